@@ -1,0 +1,245 @@
+//! The one error type: what kind of failure, in which file, at which tensor or place, what was expected, what was there.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// `std::result::Result` with [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What kind of failure. The numbers are stable: they are the C ABI's `tb_status`, and are never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[repr(i32)]
+pub enum ErrorKind {
+    /// An argument is out of its range or contradicts another (a λ that is not finite, a buffer too small).
+    InvalidArgument = 1,
+    /// A file could not be found, opened, read or written.
+    Io = 2,
+    /// A file is not in the format it should be in: truncated, corrupt, hostile, or of an unsupported version.
+    Format = 3,
+    /// A name is not known: a task, a tensor, a class.
+    NotFound = 4,
+    /// Two valid things do not belong together: a basis and the base of another model, an encoder and other weights.
+    Mismatch = 5,
+    /// Valid, but not something this build or this method can do.
+    Unsupported = 6,
+    /// A task's vector cannot be recovered from this basis.
+    NotRecoverable = 7,
+    /// ONNX Runtime is missing, unusable or too old.
+    RuntimeMissing = 8,
+    /// ONNX Runtime reported a failure.
+    Runtime = 9,
+    /// An allocation that the work needs was refused.
+    OutOfMemory = 10,
+    /// A defect in taskbasis itself; please report it.
+    Internal = 99,
+}
+
+impl ErrorKind {
+    /// The stable name, as the C ABI and `--json` spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InvalidArgument => "invalid_argument",
+            Self::Io => "io",
+            Self::Format => "format",
+            Self::NotFound => "not_found",
+            Self::Mismatch => "mismatch",
+            Self::Unsupported => "unsupported",
+            Self::NotRecoverable => "not_recoverable",
+            Self::RuntimeMissing => "runtime_missing",
+            Self::Runtime => "runtime",
+            Self::OutOfMemory => "out_of_memory",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// A failure, with everything that is known of its place.
+///
+/// Reads as one paragraph: `FILE: tensor `NAME`: what went wrong: expected X, got Y. What to do.`
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    path: Option<PathBuf>,
+    tensor: Option<String>,
+    expected: Option<String>,
+    got: Option<String>,
+    hint: Option<String>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    /// A failure of `kind`; `message` is a clause without a full stop.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            message: message.into(),
+            path: None,
+            tensor: None,
+            expected: None,
+            got: None,
+            hint: None,
+            source: None,
+        }))
+    }
+
+    /// [`ErrorKind::InvalidArgument`].
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::InvalidArgument, message)
+    }
+
+    /// [`ErrorKind::Format`].
+    pub fn format(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Format, message)
+    }
+
+    /// [`ErrorKind::Mismatch`].
+    pub fn mismatch(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Mismatch, message)
+    }
+
+    /// [`ErrorKind::NotFound`].
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::NotFound, message)
+    }
+
+    /// [`ErrorKind::Unsupported`].
+    pub fn unsupported(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Unsupported, message)
+    }
+
+    /// [`ErrorKind::OutOfMemory`] for an allocation of `bytes` bytes.
+    pub fn out_of_memory(bytes: usize) -> Self {
+        Self::new(ErrorKind::OutOfMemory, format!("cannot allocate {bytes} bytes"))
+    }
+
+    /// [`ErrorKind::Io`] from an operating system error; `doing` is a clause such as `cannot open`.
+    pub fn io(doing: impl Into<String>, path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        Self::new(ErrorKind::Io, doing).at(path).because(source)
+    }
+
+    /// Names the file, unless a file is named already (the innermost place is the most exact one).
+    #[must_use]
+    pub fn at(mut self, path: impl AsRef<Path>) -> Self {
+        self.0.path.get_or_insert_with(|| path.as_ref().to_path_buf());
+        self
+    }
+
+    /// Names the tensor, unless one is named already.
+    #[must_use]
+    pub fn tensor(mut self, name: impl Into<String>) -> Self {
+        self.0.tensor.get_or_insert_with(|| name.into());
+        self
+    }
+
+    /// What was wanted; shown as `expected …`.
+    #[must_use]
+    pub fn expected(mut self, what: impl fmt::Display) -> Self {
+        self.0.expected = Some(what.to_string());
+        self
+    }
+
+    /// What was there; shown as `got …`.
+    #[must_use]
+    pub fn got(mut self, what: impl fmt::Display) -> Self {
+        self.0.got = Some(what.to_string());
+        self
+    }
+
+    /// What to do about it, as a sentence without its full stop.
+    #[must_use]
+    pub fn hint(mut self, what: impl Into<String>) -> Self {
+        self.0.hint = Some(what.into());
+        self
+    }
+
+    /// The error underneath.
+    #[must_use]
+    pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// What kind of failure.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The file that the failure is about, where one is.
+    pub fn path(&self) -> Option<&Path> {
+        self.0.path.as_deref()
+    }
+
+    /// The tensor that the failure is about, where one is.
+    pub fn tensor_name(&self) -> Option<&str> {
+        self.0.tensor.as_deref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { message, path, tensor, expected, got, hint, source, .. } = &*self.0;
+        if let Some(path) = path {
+            write!(f, "{}: ", path.display())?;
+        }
+        if let Some(tensor) = tensor {
+            write!(f, "tensor `{tensor}`: ")?;
+        }
+        f.write_str(message)?;
+        match (expected, got) {
+            (Some(expected), Some(got)) => write!(f, ": expected {expected}, got {got}")?,
+            (Some(expected), None) => write!(f, ": expected {expected}")?,
+            (None, Some(got)) => write!(f, ": got {got}")?,
+            (None, None) => {}
+        }
+        if let Some(source) = source {
+            write!(f, " ({source})")?;
+        }
+        if let Some(hint) = hint {
+            write!(f, ". {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{}] {self}", self.0.kind.name())
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_as_one_paragraph() {
+        let error = Error::mismatch("shape differs from the base's")
+            .at("a/basis_vectors.pt")
+            .tensor("visual.proj")
+            .expected("[768, 512]")
+            .got("[1024, 768]")
+            .hint("Is this the base of another model?");
+        assert_eq!(
+            error.to_string(),
+            "a/basis_vectors.pt: tensor `visual.proj`: shape differs from the base's: \
+             expected [768, 512], got [1024, 768]. Is this the base of another model?"
+        );
+    }
+
+    #[test]
+    fn the_innermost_place_stays() {
+        let error = Error::format("truncated").at("inner").at("outer").tensor("a").tensor("b");
+        assert_eq!(error.path(), Some(Path::new("inner")));
+        assert_eq!(error.tensor_name(), Some("a"));
+    }
+}

@@ -1,0 +1,9 @@
+//! taskbasis: many fine-tuned CLIP tasks from one compressed basis.
+
+pub mod error;
+pub mod mmap;
+pub mod tensor;
+
+pub use error::{Error, ErrorKind, Result};
+pub use mmap::{MapMode, Mapping};
+pub use tensor::{DType, Tensor};

@@ -1,0 +1,96 @@
+//! The bytes of a file: mapped, or read into memory. The only user of `memmap2`.
+
+use std::fs::File;
+use std::io::Read;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// How a file's bytes are held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MapMode {
+    /// Map the file: opening costs nothing, its pages live in the page cache and are shared between processes.
+    ///
+    /// The file must not be shortened while it is open: the operating system then ends a process that touches
+    /// the lost pages (SIGBUS). Where somebody else may do that, use [`MapMode::Read`].
+    #[default]
+    Map,
+    /// Read the whole file into memory that belongs to this process.
+    Read,
+}
+
+/// The bytes of one file, immutable, with the path they came from.
+pub struct Mapping {
+    bytes: Bytes,
+    path: PathBuf,
+}
+
+enum Bytes {
+    Mmap(memmap2::Mmap),
+    Heap(Vec<u8>),
+}
+
+impl Mapping {
+    /// The bytes of the file at `path`. An empty file is empty bytes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) when it cannot be opened, mapped or read, or is not a regular file;
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) when [`MapMode::Read`] finds no room for it.
+    pub fn open(path: impl AsRef<Path>, mode: MapMode) -> Result<Self> {
+        let path = path.as_ref();
+        let mut file = File::open(path).map_err(|e| Error::io("cannot open", path, e))?;
+        let metadata = file.metadata().map_err(|e| Error::io("cannot read its metadata", path, e))?;
+        if !metadata.is_file() {
+            return Err(Error::new(crate::ErrorKind::Io, "not a regular file").at(path));
+        }
+        let length = usize::try_from(metadata.len())
+            .map_err(|_| Error::unsupported("larger than this machine's address space").at(path))?;
+        let bytes = if length == 0 {
+            Bytes::Heap(Vec::new())
+        } else if mode == MapMode::Map {
+            // SAFETY: a mapping is sound as long as nobody shortens or rewrites the file meanwhile. That cannot be
+            // checked; `MapMode::Map` says so, and our own writers replace files instead of writing into them.
+            let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io("cannot map", path, e))?;
+            Bytes::Mmap(map)
+        } else {
+            let mut bytes = Vec::new();
+            bytes.try_reserve_exact(length).map_err(|_| Error::out_of_memory(length).at(path))?;
+            file.read_to_end(&mut bytes).map_err(|e| Error::io("cannot read", path, e))?;
+            Bytes::Heap(bytes)
+        };
+        Ok(Self { bytes, path: path.to_path_buf() })
+    }
+
+    /// Bytes that are in memory already; `path` is the name that errors will show.
+    pub fn from_vec(bytes: Vec<u8>, path: impl Into<PathBuf>) -> Self {
+        Self { bytes: Bytes::Heap(bytes), path: path.into() }
+    }
+
+    /// Where the bytes came from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the bytes are mapped (their pages belong to the page cache) rather than in this process's memory.
+    pub fn is_mapped(&self) -> bool {
+        matches!(self.bytes, Bytes::Mmap(_))
+    }
+}
+
+impl Deref for Mapping {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Mmap(map) => map,
+            Bytes::Heap(bytes) => bytes,
+        }
+    }
+}
+
+impl std::fmt::Debug for Mapping {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Mapping({}, {} bytes)", self.path.display(), self.len())
+    }
+}
