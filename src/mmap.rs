@@ -94,3 +94,40 @@ impl std::fmt::Debug for Mapping {
         write!(f, "Mapping({}, {} bytes)", self.path.display(), self.len())
     }
 }
+
+/// Memory of this process, fresh from the operating system: page-aligned, zero, and no page of it in use until it is
+/// written.
+#[derive(Debug)]
+pub struct Anonymous {
+    /// `None` for no bytes, which cannot be mapped.
+    map: Option<memmap2::MmapMut>,
+}
+
+impl Anonymous {
+    /// Room for `length` f32 values.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
+    pub fn new(length: usize) -> Result<Self> {
+        if length == 0 {
+            return Ok(Self { map: None });
+        }
+        let bytes = length.checked_mul(size_of::<f32>()).ok_or_else(|| Error::out_of_memory(usize::MAX))?;
+        let map = memmap2::MmapMut::map_anon(bytes).map_err(|e| Error::out_of_memory(bytes).because(e))?;
+        Ok(Self { map: Some(map) })
+    }
+
+    /// The values.
+    pub fn as_f32(&self) -> &[f32] {
+        let Some(map) = &self.map else { return &[] };
+        // SAFETY: every bit pattern is an f32; a mapping begins at a page's start and `new` made it whole values long.
+        unsafe { std::slice::from_raw_parts(map.as_ptr().cast(), map.len() / size_of::<f32>()) }
+    }
+
+    /// The values, to be written.
+    pub fn as_f32_mut(&mut self) -> &mut [f32] {
+        let Some(map) = &mut self.map else { return &mut [] };
+        // SAFETY: as in `as_f32`, and `&mut self` says that nobody else looks.
+        unsafe { std::slice::from_raw_parts_mut(map.as_mut_ptr().cast(), map.len() / size_of::<f32>()) }
+    }
+}

@@ -425,6 +425,17 @@ impl Tensor {
         Self::contiguous(&Arc::new(Mapping::from_vec(bytes, first.mapping.path())), 0..length, first.dtype, &shape)
     }
 
+    /// The elements' bytes side by side: borrowed where they stand so, else copied.
+    ///
+    /// # Errors
+    /// When memory is refused.
+    pub fn to_bytes(&self) -> Result<Cow<'_, [u8]>> {
+        match self.bytes() {
+            Some(bytes) => Ok(Cow::Borrowed(bytes)),
+            None => Ok(Cow::Owned(self.to_contiguous()?.bytes().unwrap_or_default().to_vec())),
+        }
+    }
+
     /// Walks the elements `start..start + count` of the row-major order as runs along the last dimension:
     /// `visit(bytes from the run's first element on, stride in elements, count)`.
     fn for_each_run(&self, start: usize, count: usize, mut visit: impl FnMut(&[u8], usize, usize)) {
@@ -465,6 +476,12 @@ impl fmt::Debug for Tensor {
         }
         f.write_str(")")
     }
+}
+
+/// The bytes of f32 values, as a little-endian file holds them.
+pub(crate) fn f32_bytes(values: &[f32]) -> &[u8] {
+    // SAFETY: every f32 is four bytes that may be read as such, and the slice covers exactly those.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }
 
 /// A vector of `count` zeros, or an error where the allocator refuses.

@@ -1,1 +1,57 @@
-fn main() {}
+//! The `taskbasis` program: any task of a basis, from one command.
+
+mod args;
+mod classify;
+mod embed;
+mod eval;
+mod input;
+mod inspect;
+mod output;
+mod reconstruct;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Many fine-tuned CLIP tasks from one compressed basis.
+///
+/// A task vector basis holds T fine-tuned models in the space of M < T vectors. taskbasis rebuilds the weights of any
+/// task, or of any arithmetic of tasks, and runs them on ONNX Runtime.
+#[derive(Parser)]
+#[command(version, about, long_about, max_term_width = 110)]
+struct Program {
+    #[command(subcommand)]
+    command: Command,
+
+    /// Print JSON for programs to read, instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Inspect(inspect::Inspect),
+    Reconstruct(reconstruct::Reconstruct),
+    Embed(embed::Embed),
+    Classify(classify::Classify),
+    Eval(eval::Eval),
+}
+
+/// 0: done; 1: failed, with one paragraph on stderr; 2: not understood (clap exits by itself).
+fn main() -> ExitCode {
+    let Program { command, json } = Program::parse();
+    let done = match command {
+        Command::Inspect(command) => command.run(json),
+        Command::Reconstruct(command) => command.run(json),
+        Command::Embed(command) => command.run(json),
+        Command::Classify(command) => command.run(json),
+        Command::Eval(command) => command.run(json),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

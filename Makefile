@@ -1,0 +1,46 @@
+# Every target is a thin wrapper: the commands below also work by themselves.
+
+CARGO ?= cargo
+PYTHON ?= python3
+# Where cargo puts its output; ONNX Runtime is linked beside the programs there, where they look for it.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+export ORT_DYLIB_PATH ?= $(CURDIR)/.onnxruntime/libonnxruntime.so
+
+.PHONY: demo test bench build onnxruntime lint fuzz clean
+
+## The main job on the digits family: every task from one basis.
+demo: onnxruntime
+	$(CARGO) build --release
+	$(CARGO) run --release --quiet --example demo
+
+## The whole suite.
+test: onnxruntime
+	$(CARGO) test
+
+bench: onnxruntime
+	$(CARGO) bench
+
+## The program, target/release/taskbasis, able to find ONNX Runtime by itself.
+build: onnxruntime
+	$(CARGO) build --release
+
+## ONNX Runtime's shared library, once: a pinned version whose hash is checked.
+onnxruntime: .onnxruntime/libonnxruntime.so
+	@mkdir -p $(TARGET)/release $(TARGET)/debug
+	@for profile in release debug; do ln -sf "$(CURDIR)/.onnxruntime/libonnxruntime.so" "$(TARGET)/$$profile/libonnxruntime.so"; done
+
+.onnxruntime/libonnxruntime.so:
+	$(PYTHON) scripts/fetch-onnxruntime .onnxruntime
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
+
+## Ten minutes a target; needs nightly Rust and cargo-fuzz.
+fuzz:
+	for target in $$($(CARGO) +nightly fuzz list); do \
+		$(CARGO) +nightly fuzz run $$target -- -max_total_time=600 -rss_limit_mb=1024 -timeout=10 || exit 1; done
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,192 @@
+//! From tasks to numbers: the recovery table of a basis, and the coefficients that an expression comes to.
+
+use std::ops::Range;
+
+use super::expr::{Target, TaskExpr};
+use super::method::Method;
+use crate::error::{Error, ErrorKind, Result};
+use crate::suggest;
+
+/// What the vectors of a basis are multiplied by: `Σ_m vectors[m]·s_m + mean·(PCA's mean vector)`.
+///
+/// Everything linear in the tasks is linear in the basis, so an expression of any number of tasks comes to this.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Coefficients {
+    /// One a basis vector, in its order.
+    pub vectors: Vec<f64>,
+    /// Of PCA's mean vector; 0 for the other methods.
+    pub mean: f64,
+}
+
+impl Coefficients {
+    /// All zero: the base.
+    pub fn zero(vectors: usize) -> Self {
+        Self { vectors: vec![0.0; vectors], mean: 0.0 }
+    }
+
+    /// As the kernel takes them: f32, the mean's last where the basis has a mean.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] when one is not finite, or does not fit f32.
+    pub fn to_kernel(&self, has_mean: bool) -> Result<Vec<f32>> {
+        let mean = has_mean.then_some(self.mean);
+        self.vectors
+            .iter()
+            .copied()
+            .chain(mean)
+            .enumerate()
+            .map(|(m, a)| match a as f32 {
+                rounded if rounded.is_finite() => Ok(rounded),
+                _ => Err(Error::invalid(format!("coefficient {m} must be a finite f32")).got(a)),
+            })
+            .collect()
+    }
+}
+
+/// How a method gets its tasks back: a column of coefficients a task.
+///
+/// τ̂_t = Σ_m table[m,t]·s_m (+ mean, for PCA); Autoencoder: W, PCA: C, Random: P, RandomSample: a unit column for
+/// each selected task and none for the others.
+#[derive(Clone, Debug)]
+pub struct Recovery {
+    pub(super) method: Method,
+    pub(super) tasks: Vec<String>,
+    pub(super) vectors: usize,
+    /// M rows of T, row-major; a task that cannot be recovered has a column of NaN.
+    pub(super) table: Vec<f64>,
+}
+
+impl Recovery {
+    /// What multiplies vector `m` for task `t`; `None` where the task cannot be recovered.
+    pub fn get(&self, m: usize, t: usize) -> Option<f64> {
+        self.table.get(m * self.tasks.len() + t).copied().filter(|value| !value.is_nan())
+    }
+
+    /// Whether the method can give this task back.
+    pub fn is_recoverable(&self, t: usize) -> bool {
+        (0..self.vectors).all(|m| self.get(m, t).is_some())
+    }
+
+    /// The coefficients that `expr` comes to, in O(M·T), f64.
+    pub(super) fn coefficients(&self, expr: &TaskExpr) -> Result<Coefficients> {
+        let mut sum = Coefficients::zero(self.vectors);
+        for (target, lambda) in expr.terms() {
+            match target {
+                Target::Task(name) => self.add_task(self.task_index(name)?, *lambda, &mut sum)?,
+                Target::Merged => sum.vectors.iter_mut().for_each(|a| *a += lambda),
+                Target::All => self.add_all(*lambda, &mut sum)?,
+            }
+        }
+        if sum.vectors.iter().chain([&sum.mean]).all(|a| a.is_finite()) {
+            Ok(sum)
+        } else {
+            Err(Error::invalid(format!("the coefficients of `{expr}` are not finite")))
+        }
+    }
+
+    /// The column of the task called `name`.
+    pub(super) fn task_index(&self, name: &str) -> Result<usize> {
+        self.tasks.iter().position(|task| task == name).ok_or_else(|| {
+            let hint = match suggest::nearest(name, self.tasks.iter().map(String::as_str)) {
+                Some(near) => format!("Did you mean `{near}`? The tasks are: {}", self.tasks.join(", ")),
+                None => format!("The tasks are: {}", self.tasks.join(", ")),
+            };
+            Error::not_found(format!("the basis has no task `{name}`")).hint(hint)
+        })
+    }
+
+    fn add_task(&self, t: usize, lambda: f64, sum: &mut Coefficients) -> Result<()> {
+        for m in 0..self.vectors {
+            sum.vectors[m] += lambda * self.get(m, t).ok_or_else(|| self.not_recoverable(t))?;
+        }
+        if self.method == Method::Pca {
+            sum.mean += lambda;
+        }
+        Ok(())
+    }
+
+    /// PCA's coefficients are centred, Σ_t C[m,t] = 0, up to the rounding they were stored with: the sum of all tasks
+    /// is T·mean, and no vector need be read for it.
+    fn add_all(&self, lambda: f64, sum: &mut Coefficients) -> Result<()> {
+        let mut all = Coefficients::zero(self.vectors);
+        (0..self.tasks.len()).try_for_each(|t| self.add_task(t, 1.0, &mut all))?;
+        for (m, a) in all.vectors.iter_mut().enumerate() {
+            let size: f64 = self.row(m).map(f64::abs).sum();
+            if self.method == Method::Pca && a.abs() <= 1e-5 * size {
+                *a = 0.0;
+            }
+            sum.vectors[m] += lambda * *a;
+        }
+        sum.mean += lambda * all.mean;
+        Ok(())
+    }
+
+    fn row(&self, m: usize) -> impl Iterator<Item = f64> + '_ {
+        let row: Range<usize> = m * self.tasks.len()..(m + 1) * self.tasks.len();
+        self.table[row].iter().copied()
+    }
+
+    fn not_recoverable(&self, t: usize) -> Error {
+        let known: Vec<_> =
+            (0..self.tasks.len()).filter(|&t| self.is_recoverable(t)).map(|t| self.tasks[t].as_str()).collect();
+        Error::new(
+            ErrorKind::NotRecoverable,
+            format!("task `{}` cannot be recovered: a {} basis holds only the tasks it selected", self.tasks[t], self.method),
+        )
+        .hint(format!("The selected tasks are: {}", known.join(", ")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recovery(method: Method, table: &[f64]) -> Recovery {
+        let tasks = ["A", "B", "C"].map(String::from).to_vec();
+        Recovery { method, tasks, vectors: 2, table: table.to_vec() }
+    }
+
+    fn coefficients(recovery: &Recovery, expr: &str) -> Result<Coefficients> {
+        recovery.coefficients(&expr.parse()?)
+    }
+
+    #[test]
+    fn everything_linear_collapses() {
+        let ae = recovery(Method::Autoencoder, &[1., 2., 3., 10., 20., 30.]);
+        let sum = coefficients(&ae, "A@0.5 - C + merged@2").unwrap();
+        assert_eq!(sum, Coefficients { vectors: vec![0.5 - 3. + 2., 5. - 30. + 2.], mean: 0.0 });
+        assert_eq!(coefficients(&ae, "all@0.5").unwrap(), coefficients(&ae, "A@0.5+B@0.5+C@0.5").unwrap());
+        assert_eq!(coefficients(&ae, "base").unwrap(), Coefficients::zero(2));
+    }
+
+    #[test]
+    fn the_mean_counts_once_a_task_and_never_in_merged() {
+        let pca = recovery(Method::Pca, &[1., 2., -3.00000001, 4., -8., 4.]);
+        assert_eq!(coefficients(&pca, "A@0.5 - B@0.25").unwrap().mean, 0.25);
+        assert_eq!(coefficients(&pca, "merged@0.4").unwrap(), Coefficients { vectors: vec![0.4; 2], mean: 0.0 });
+        let all = coefficients(&pca, "all@0.5").unwrap();
+        assert_eq!(all, Coefficients { vectors: vec![0.0; 2], mean: 1.5 }, "T·mean alone");
+    }
+
+    #[test]
+    fn a_task_that_was_not_selected_is_an_error() {
+        let sample = recovery(Method::RandomSample, &[1., f64::NAN, 0., 0., f64::NAN, 1.]);
+        let error = coefficients(&sample, "A + B").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotRecoverable);
+        assert!(error.to_string().ends_with("The selected tasks are: A, C"), "{error}");
+        assert_eq!(coefficients(&sample, "all").unwrap_err().kind(), ErrorKind::NotRecoverable);
+        assert!(coefficients(&sample, "merged").is_ok());
+    }
+
+    #[test]
+    fn unknown_tasks_and_overflow() {
+        let ae = recovery(Method::Autoencoder, &[1., 2., 3., 10., 20., 30.]);
+        let error = coefficients(&ae, "a").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert!(error.to_string().contains("The tasks are: A, B, C"), "{error}");
+        assert_eq!(coefficients(&ae, "B@1e308 + B@1e308").unwrap_err().kind(), ErrorKind::InvalidArgument);
+        let big = coefficients(&ae, "B@1e300").unwrap();
+        assert_eq!(big.to_kernel(false).unwrap_err().kind(), ErrorKind::InvalidArgument);
+        assert_eq!(Coefficients { vectors: vec![0.5], mean: 2.0 }.to_kernel(true).unwrap(), [0.5, 2.0]);
+    }
+}

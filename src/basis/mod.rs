@@ -1,0 +1,173 @@
+//! A task-vector basis: M mapped vectors and the coefficients that give T tasks back.
+//!
+//! Opening reads names, shapes and coefficients; the vectors themselves are mapped and read when weights are
+//! reconstructed. The formats and formulas are those of *Task Vector Bases* (arXiv 2502.01015).
+
+mod coefficients;
+mod expr;
+mod method;
+mod published;
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use indexmap::IndexMap;
+
+pub use coefficients::{Coefficients, Recovery};
+pub use expr::{Target, TaskExpr};
+pub use method::Method;
+
+use crate::checkpoint::is_image_tower;
+use crate::error::Result;
+use crate::mmap::MapMode;
+use crate::tensor::Tensor;
+
+/// M basis vectors over the parameters of one model, and how T tasks are recovered from them.
+#[derive(Debug)]
+pub struct Basis {
+    path: PathBuf,
+    vectors: usize,
+    has_mean: bool,
+    recovery: Recovery,
+    parameters: IndexMap<String, Parameter>,
+    file_bytes: u64,
+}
+
+/// One parameter of the model: the same-shaped piece of every basis vector.
+#[derive(Debug)]
+pub struct Parameter {
+    /// A tensor a vector, PCA's mean last. Never empty.
+    sources: Vec<Tensor>,
+    changed: OnceLock<bool>,
+}
+
+impl Parameter {
+    fn new(sources: Vec<Tensor>) -> Self {
+        Self { sources, changed: OnceLock::new() }
+    }
+
+    /// The extents, the same in every vector.
+    pub fn shape(&self) -> &[usize] {
+        self.sources[0].shape()
+    }
+
+    /// How many elements.
+    pub fn numel(&self) -> usize {
+        self.sources[0].numel()
+    }
+
+    /// The piece of every basis vector in order, and of PCA's mean after them.
+    pub fn sources(&self) -> &[Tensor] {
+        &self.sources
+    }
+
+    /// Whether any vector has anything but zero here. Found out when first asked, and never again: a parameter that
+    /// is changed answers at its first element that is not zero, one that is not has to be read once to its end.
+    pub fn is_changed(&self) -> bool {
+        *self.changed.get_or_init(|| !self.sources.iter().all(Tensor::is_zero))
+    }
+}
+
+impl Basis {
+    /// Opens a published basis folder, its vectors mapped.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) and [`ErrorKind::Format`](crate::ErrorKind::Format), naming file and
+    /// place; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a method that is not known.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(path, MapMode::default())
+    }
+
+    /// [`Basis::open`] with a choice between mapping and reading.
+    ///
+    /// # Errors
+    /// As [`Basis::open`].
+    pub fn open_with(path: impl AsRef<Path>, mode: MapMode) -> Result<Self> {
+        published::open(&published::folder_of(path.as_ref())?, mode)
+    }
+
+    /// Whether `path` is a folder that holds a basis, judged by its file names alone.
+    pub fn is_basis(path: impl AsRef<Path>) -> bool {
+        published::is_basis(path.as_ref())
+    }
+
+    /// The folder it was opened from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How it was made.
+    pub fn method(&self) -> Method {
+        self.recovery.method
+    }
+
+    /// The T tasks, in the order of the recovery table's columns.
+    pub fn tasks(&self) -> &[String] {
+        &self.recovery.tasks
+    }
+
+    /// M, the number of basis vectors (PCA's mean not counted).
+    pub fn vectors(&self) -> usize {
+        self.vectors
+    }
+
+    /// Whether there is a mean vector beside the M (PCA).
+    pub fn has_mean(&self) -> bool {
+        self.has_mean
+    }
+
+    /// The recovery table [M, T].
+    pub fn recovery(&self) -> &Recovery {
+        &self.recovery
+    }
+
+    /// Bytes of the files it consists of.
+    pub fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+
+    /// Every parameter under its canonical name.
+    pub fn parameters(&self) -> impl ExactSizeIterator<Item = (&str, &Parameter)> {
+        self.parameters.iter().map(|(name, parameter)| (name.as_str(), parameter))
+    }
+
+    /// One parameter.
+    pub fn parameter(&self, name: &str) -> Option<&Parameter> {
+        self.parameters.get(name)
+    }
+
+    /// What `expr` comes to: one number a vector (and one for the mean), in O(M·T), nothing read.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a task that the basis does not know, with the nearest
+    /// name; [`ErrorKind::NotRecoverable`](crate::ErrorKind::NotRecoverable) for one that this method cannot give
+    /// back; [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) where a sum is not finite.
+    pub fn coefficients(&self, expr: &TaskExpr) -> Result<Coefficients> {
+        self.recovery.coefficients(expr)
+    }
+
+    /// Elements in all parameters, in those of the image tower, and in those that any vector changes.
+    ///
+    /// The last needs a look at the vectors: see [`Parameter::is_changed`].
+    pub fn count(&self) -> ParameterCount {
+        let sum = |keep: &dyn Fn(&str, &Parameter) -> bool| {
+            self.parameters().filter(|(name, p)| keep(name, p)).map(|(_, p)| p.numel()).sum()
+        };
+        ParameterCount {
+            total: sum(&|_, _| true),
+            image_tower: sum(&|name, _| is_image_tower(name)),
+            changed: sum(&|_, parameter| parameter.is_changed()),
+        }
+    }
+}
+
+/// How many elements a basis has, by what becomes of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct ParameterCount {
+    /// In every parameter of the model.
+    pub total: usize,
+    /// In the parameters of the image tower (`visual.…`).
+    pub image_tower: usize,
+    /// In the parameters that at least one vector changes.
+    pub changed: usize,
+}

@@ -1,0 +1,101 @@
+//! The options that several commands share, and what they open.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use taskbasis::{
+    Activation, Arch, Basis, Checkpoint, Encoder, EncoderOptions, Error, ReconstructOptions, Result, TaskExpr, Weights,
+};
+
+/// Which model.
+#[derive(Args)]
+pub struct ModelArgs {
+    /// Basis folder: `method_info.json`, `basis_vectors.pt` and the method's own file.
+    #[arg(long, value_name = "FOLDER")]
+    pub basis: Option<PathBuf>,
+
+    /// Base checkpoint (the zero-shot weights): PyTorch or safetensors, by open_clip's, OpenAI's or transformers' names.
+    #[arg(long, value_name = "FILE")]
+    pub base: PathBuf,
+}
+
+/// How to run it.
+#[derive(Args)]
+pub struct EncoderArgs {
+    /// Images a run.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub batch: u32,
+
+    /// Threads; 0 means one a processor.
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+
+    /// The encoder's activation: OpenAI's models have quick_gelu, most others gelu. The wrong one gives plausible, wrong
+    /// embeddings.
+    #[arg(long, value_enum, default_value_t)]
+    pub activation: ActivationArg,
+
+    /// Attention heads, where they are not width / 64.
+    #[arg(long, value_name = "N")]
+    pub heads_count: Option<usize>,
+
+    /// ONNX Runtime's shared library, instead of the one that would be found.
+    #[arg(long, value_name = "FILE")]
+    pub onnxruntime: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+pub enum ActivationArg {
+    #[default]
+    #[value(name = "quick_gelu", alias = "quick-gelu")]
+    QuickGelu,
+    Gelu,
+}
+
+/// A model that is open: the base, and the basis where one was given.
+pub struct Model {
+    pub base: Checkpoint,
+    pub basis: Option<Basis>,
+}
+
+impl ModelArgs {
+    pub fn open(&self) -> Result<Model> {
+        let basis = self.basis.as_deref().map(Basis::open).transpose()?;
+        Ok(Model { base: Checkpoint::open(&self.base)?, basis })
+    }
+
+    /// The files that nothing may be written over.
+    pub fn inputs(&self) -> Vec<&Path> {
+        self.basis.iter().map(PathBuf::as_path).chain([self.base.as_path()]).collect()
+    }
+}
+
+impl Model {
+    pub fn weights(&self, expr: &TaskExpr, options: &ReconstructOptions) -> Result<Weights> {
+        match &self.basis {
+            Some(basis) => Weights::reconstruct(&self.base, basis, expr, options),
+            None if expr.terms().is_empty() => Weights::of_base(&self.base, options),
+            None => Err(Error::invalid(format!("`{expr}` needs a basis")).hint("Give one with --basis")),
+        }
+    }
+}
+
+impl EncoderArgs {
+    pub fn encoder(&self, base: &Checkpoint) -> Result<Encoder> {
+        let mut arch = Arch::infer(base)?;
+        if let Some(heads) = self.heads_count {
+            arch = arch.with_heads(heads)?;
+        }
+        let activation = match self.activation {
+            ActivationArg::QuickGelu => Activation::QuickGelu,
+            ActivationArg::Gelu => Activation::Gelu,
+        };
+        let options =
+            EncoderOptions { threads: self.threads, runtime: self.onnxruntime.clone(), ..EncoderOptions::default() };
+        Encoder::new(&arch.with_activation(activation), &options)
+    }
+
+    pub fn reconstruct(&self) -> ReconstructOptions {
+        ReconstructOptions { threads: self.threads, ..ReconstructOptions::default() }
+    }
+}

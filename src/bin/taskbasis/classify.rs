@@ -1,0 +1,97 @@
+//! `taskbasis classify`
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{Value, json};
+use taskbasis::{Head, Result, TaskExpr};
+
+use crate::args::{EncoderArgs, ModelArgs};
+use crate::input::Input;
+use crate::output;
+
+/// Tell which classes of a task images belong to.
+#[derive(Args)]
+pub struct Classify {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    #[command(flatten)]
+    encoder: EncoderArgs,
+
+    /// Classification heads: a safetensors file with `TASK/weight` and `TASK/bias`, a pickled head, or a folder of heads.
+    #[arg(long, value_name = "H")]
+    heads: PathBuf,
+
+    /// Class names: {"TASK": ["name", …]}. Without them classes are numbered.
+    #[arg(long, value_name = "C.json")]
+    classes: Option<PathBuf>,
+
+    /// Whose head to use.
+    #[arg(long)]
+    task: String,
+
+    /// Which weights; the task's own by default.
+    #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
+    weights: Option<TaskExpr>,
+
+    /// How many classes to name an image.
+    #[arg(long, default_value_t = 3, value_name = "K")]
+    top: usize,
+
+    /// Image files, or folders of them.
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<PathBuf>,
+}
+
+impl Classify {
+    pub fn run(self, as_json: bool) -> Result<()> {
+        let model = self.model.open()?;
+        let encoder = self.encoder.encoder(&model.base)?;
+        let mut head = Head::open(&self.heads, Some(&self.task))?;
+        if let Some(classes) = &self.classes {
+            head = head.with_classes_file(classes, &self.task)?;
+        }
+        let input = Input::open(&self.images, encoder.arch().image_size())?;
+        let expr = self.weights.unwrap_or_else(|| TaskExpr::task(&self.task));
+        let weights = model.weights(&expr, &self.encoder.reconstruct())?;
+
+        let bar = output::progress(input.len(), "images");
+        let mut results = Vec::with_capacity(input.len());
+        let width = encoder.arch().embedding();
+        input.for_each_batch(self.encoder.batch as usize, self.encoder.threads, |pixels, n| {
+            for embedding in encoder.encode(&weights, pixels, n)?.chunks_exact(width) {
+                results.push(head.classify(embedding, self.top)?);
+            }
+            bar.inc(n as u64);
+            Ok(())
+        })?;
+        bar.finish_and_clear();
+
+        let names = input.names();
+        if as_json {
+            let images: Vec<Value> = names
+                .iter()
+                .zip(&results)
+                .map(|(name, top)| {
+                    let top: Vec<Value> = top
+                        .iter()
+                        .map(|s| json!({ "class": head.class_name(s.class), "index": s.class, "probability": s.probability, "logit": s.logit }))
+                        .collect();
+                    json!({ "image": name, "top": top })
+                })
+                .collect();
+            output::json(&json!({ "task": self.task, "weights": expr.to_string(), "images": images }))
+        } else {
+            let rows: Vec<Vec<String>> = names
+                .iter()
+                .zip(&results)
+                .map(|(name, top)| {
+                    let cells = top.iter().map(|s| format!("{} {:.1} %", head.class_name(s.class), 100.0 * s.probability));
+                    std::iter::once(name.clone()).chain(cells).collect()
+                })
+                .collect();
+            output::text(&output::table(&rows))
+        }
+    }
+}

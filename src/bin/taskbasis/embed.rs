@@ -1,0 +1,76 @@
+//! `taskbasis embed`
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use serde_json::json;
+use taskbasis::{Result, TaskExpr, save_arrays};
+
+use crate::args::{EncoderArgs, ModelArgs};
+use crate::input::Input;
+use crate::output;
+
+/// Compute the embeddings of images with the weights of any task.
+#[derive(Args)]
+pub struct Embed {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    #[command(flatten)]
+    encoder: EncoderArgs,
+
+    /// Which weights: `MNIST`, `MNIST@0.3 + SVHN@0.3`, `-Cars@0.5`, `merged@0.4`, `all@0.3`, `base`.
+    #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
+    weights: TaskExpr,
+
+    /// A safetensors file with `pixel_values` f32 [N,3,S,S] (already preprocessed), or image files, or a folder of them.
+    #[arg(short, long, value_name = "X", required = true, num_args = 1..)]
+    input: Vec<PathBuf>,
+
+    /// The file to write: `embeds` f32 [N,e], not normalised.
+    #[arg(short, long, value_name = "Y.safetensors")]
+    output: PathBuf,
+}
+
+impl Embed {
+    pub fn run(self, as_json: bool) -> Result<()> {
+        let model = self.model.open()?;
+        let encoder = self.encoder.encoder(&model.base)?;
+        let input = Input::open(&self.input, encoder.arch().image_size())?;
+        let weights = model.weights(&self.weights, &self.encoder.reconstruct())?;
+
+        let began = Instant::now();
+        let bar = output::progress(input.len(), "images");
+        let width = encoder.arch().embedding();
+        let mut embeds = Vec::with_capacity(input.len() * width);
+        input.for_each_batch(self.encoder.batch as usize, self.encoder.threads, |pixels, n| {
+            embeds.extend(encoder.encode(&weights, pixels, n)?);
+            bar.inc(n as u64);
+            Ok(())
+        })?;
+        bar.finish_and_clear();
+        let took = began.elapsed();
+
+        let mut inputs = self.model.inputs();
+        inputs.extend(self.input.iter().map(PathBuf::as_path));
+        let mut about = vec![("taskbasis.weights", self.weights.to_string())];
+        about.extend(input.files().map(|files| ("taskbasis.files", json!(files).to_string())));
+        save_arrays(&self.output, &[("embeds", &[input.len(), width], &embeds)], &about, &inputs)?;
+
+        if as_json {
+            output::json(&json!({
+                "output": self.output, "weights": self.weights.to_string(), "images": input.len(), "embedding": width,
+                "files": input.files(), "encode_ms": took.as_secs_f64() * 1e3,
+            }))
+        } else {
+            let each = took.as_secs_f64() * 1e3 / input.len().max(1) as f64;
+            output::text(&format!(
+                "{}: embeds [{}, {width}] of `{}`, {each:.2} ms an image\n",
+                self.output.display(),
+                input.len(),
+                self.weights
+            ))
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! `taskbasis inspect`
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::{Value, json};
+use taskbasis::{Arch, Basis, Checkpoint, Result, Runtime, kernel};
+
+use crate::output::{self, bytes, grouped, table};
+
+/// Show what a basis folder or a checkpoint holds, and what would run it.
+#[derive(Args)]
+pub struct Inspect {
+    /// A basis folder, or a checkpoint.
+    path: PathBuf,
+
+    /// ONNX Runtime's shared library, instead of the one that would be found.
+    #[arg(long, value_name = "FILE")]
+    onnxruntime: Option<PathBuf>,
+}
+
+impl Inspect {
+    pub fn run(self, as_json: bool) -> Result<()> {
+        let engine = Engine::look(self.onnxruntime.as_deref());
+        if self.path.is_dir() || Basis::is_basis(self.path.parent().unwrap_or(Path::new("")).join(".")) && is_part(&self.path) {
+            let basis = Basis::open(&self.path)?;
+            if as_json { output::json(&engine.added_to(basis_json(&basis))) } else { output::text(&(basis_text(&basis) + &engine.text())) }
+        } else {
+            let checkpoint = Checkpoint::open(&self.path)?;
+            if as_json {
+                output::json(&engine.added_to(checkpoint_json(&checkpoint)))
+            } else {
+                output::text(&(checkpoint_text(&checkpoint) + &engine.text()))
+            }
+        }
+    }
+}
+
+/// What would compute: the kernel and ONNX Runtime. Neither is needed to look at a file, so neither's absence fails.
+struct Engine {
+    kernel: Result<kernel::Kernel>,
+    runtime: Result<taskbasis::RuntimeInfo>,
+}
+
+impl Engine {
+    fn look(onnxruntime: Option<&Path>) -> Self {
+        Self { kernel: kernel::active(), runtime: Runtime::probe(onnxruntime) }
+    }
+
+    fn added_to(&self, mut value: Value) -> Value {
+        value["kernel"] = match &self.kernel {
+            Ok(kernel) => json!(kernel.name()),
+            Err(error) => json!({ "error": error.to_string() }),
+        };
+        value["onnxruntime"] = match &self.runtime {
+            Ok(info) => json!({ "path": info.path, "version": info.version }),
+            Err(error) => json!({ "error": error.to_string() }),
+        };
+        value
+    }
+
+    fn text(&self) -> String {
+        let kernel = self.kernel.as_ref().map_or_else(ToString::to_string, |kernel| kernel.name().to_owned());
+        let runtime = match &self.runtime {
+            Ok(info) => format!("{} ({})", info.version, info.path.display()),
+            Err(error) => error.to_string(),
+        };
+        format!("\nkernel        {kernel}\nONNX Runtime  {runtime}\n")
+    }
+}
+
+fn basis_json(basis: &Basis) -> Value {
+    let coefficients: Vec<Vec<Option<f64>>> = (0..basis.vectors())
+        .map(|m| (0..basis.tasks().len()).map(|t| basis.recovery().get(m, t)).collect())
+        .collect();
+    json!({
+        "kind": "basis",
+        "method": basis.method().name(),
+        "tasks": basis.tasks(),
+        "vectors": basis.vectors(),
+        "parameters": basis.count(),
+        "bytes": basis.file_bytes(),
+        "has_mean": basis.has_mean(),
+        "coefficients": coefficients,
+    })
+}
+
+fn basis_text(basis: &Basis) -> String {
+    let count = basis.count();
+    let share = |part: usize| format!("{} ({:.1} %)", grouped(part as u64), 100.0 * part as f64 / count.total.max(1) as f64);
+    let mean = if basis.has_mean() { " and a mean" } else { "" };
+    let mut rows = vec![std::iter::once("coefficients".to_owned()).chain((0..basis.vectors()).map(|m| format!("s{m}"))).collect()];
+    for (t, task) in basis.tasks().iter().enumerate() {
+        let cell = |m| basis.recovery().get(m, t).map_or("—".to_owned(), |a| format!("{a:.4}"));
+        rows.push(std::iter::once(task.clone()).chain((0..basis.vectors()).map(cell)).collect());
+    }
+    format!(
+        "{}\n\nmethod        {}\ntasks         {}\nvectors       {}{mean}\nparameters    {}\n  image tower {}\n  changed     {}\n\
+         bytes         {}\n\n{}",
+        basis.path().display(),
+        basis.method(),
+        basis.tasks().len(),
+        basis.vectors(),
+        grouped(count.total as u64),
+        share(count.image_tower),
+        share(count.changed),
+        bytes(basis.file_bytes()),
+        table(&rows),
+    )
+}
+
+/// The architecture, where the tensors are those of an image tower.
+fn arch(checkpoint: &Checkpoint) -> Option<Result<Arch>> {
+    checkpoint.image_tower().next().map(|_| Arch::infer(checkpoint))
+}
+
+fn image_tower_parameters(checkpoint: &Checkpoint) -> usize {
+    checkpoint.image_tower().filter(|(_, tensor)| tensor.dtype().is_float()).map(|(_, tensor)| tensor.numel()).sum()
+}
+
+fn checkpoint_json(checkpoint: &Checkpoint) -> Value {
+    let tensors: Vec<Value> = checkpoint
+        .iter()
+        .map(|(name, tensor)| json!({ "name": name, "dtype": tensor.dtype().name(), "shape": tensor.shape() }))
+        .collect();
+    let architecture = match arch(checkpoint) {
+        None => Value::Null,
+        Some(Ok(arch)) => json!({
+            "width": arch.width(), "layers": arch.layers(), "heads": arch.heads(), "mlp_width": arch.mlp_width(),
+            "patch_size": arch.patch_size(), "image_size": arch.image_size(), "embedding": arch.embedding(),
+        }),
+        Some(Err(error)) => json!({ "error": error.to_string() }),
+    };
+    json!({
+        "kind": "checkpoint",
+        "format": checkpoint.format().name(),
+        "parameters": { "total": checkpoint.parameters(), "image_tower": image_tower_parameters(checkpoint) },
+        "bytes": checkpoint.file_bytes(),
+        "architecture": architecture,
+        "tensors": tensors,
+    })
+}
+
+fn checkpoint_text(checkpoint: &Checkpoint) -> String {
+    let mut rows = vec![vec!["tensor".to_owned(), "type".into(), "shape".into()]];
+    rows.extend(checkpoint.iter().map(|(name, tensor)| {
+        vec![name.to_owned(), tensor.dtype().to_string(), format!("{:?}", tensor.shape())]
+    }));
+    let architecture = match arch(checkpoint) {
+        None => "no image tower".to_owned(),
+        Some(Ok(arch)) => arch.to_string(),
+        Some(Err(error)) => error.to_string(),
+    };
+    format!(
+        "{}\n\nformat        {}\nparameters    {}\n  image tower {}\nbytes         {}\narchitecture  {architecture}\n\n{}",
+        checkpoint.path().display(),
+        checkpoint.format().name(),
+        grouped(checkpoint.parameters() as u64),
+        grouped(image_tower_parameters(checkpoint) as u64),
+        bytes(checkpoint.file_bytes()),
+        table(&rows),
+    )
+}

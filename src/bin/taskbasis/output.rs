@@ -1,0 +1,86 @@
+//! What the program shows: the only place that prints.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::Value;
+use taskbasis::{Error, Result};
+
+/// One readable paragraph.
+pub fn error(error: &Error) {
+    eprintln!("error: {error}");
+}
+
+/// A remark that is no result.
+pub fn note(text: &str) {
+    eprintln!("note: {text}");
+}
+
+/// Text, or anything else that ends in a newline by itself. A reader that has gone away (`| head`) is no error.
+pub fn text(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::io("cannot write", Path::new("standard output"), e)),
+        _ => Ok(()),
+    }
+}
+
+/// One JSON value.
+pub fn json(value: &Value) -> Result<()> {
+    text(&format!("{value:#}\n"))
+}
+
+/// A bar on a terminal for work of over a second; nothing elsewhere.
+pub fn progress(total: usize, what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::new(total as u64).with_message(what);
+    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta}") {
+        bar.set_style(style);
+    }
+    // Drawn first when the first tick comes: what is done by then never shows a bar.
+    bar.enable_steady_tick(Duration::from_secs(1));
+    bar
+}
+
+/// `1,234,567`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `1.8 GB`, in powers of ten as disks are sold.
+pub fn bytes(number: u64) -> String {
+    const UNITS: [(f64, &str); 3] = [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
+    let number = number as f64;
+    match UNITS.iter().find(|(unit, _)| number >= *unit) {
+        Some((unit, name)) => format!("{:.1} {name}", number / unit),
+        None => format!("{number} bytes"),
+    }
+}
+
+/// A table with its first column to the left and the others to the right.
+pub fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |c: usize| rows.iter().filter_map(|row| row.get(c)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (c, cell) in row.iter().enumerate() {
+            let width = widths[c];
+            line += &if c == 0 { format!("{cell:<width$}") } else { format!("  {cell:>width$}") };
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}

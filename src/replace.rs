@@ -1,0 +1,102 @@
+//! Writing files so that nothing is ever lost: a file is replaced whole or not at all.
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// Writes a file through a sibling that takes its place when it is complete and on the disk.
+///
+/// Whatever happens on the way, `path` holds its old content or all of the new, and a mapping of the old file stays
+/// valid. `inputs` are what the content comes from: a `path` that is one of them, or lies in one that is a folder and
+/// exists already, is refused. `write` is given the sibling's path; the file exists and is empty.
+///
+/// # Errors
+/// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for an output that is an input,
+/// [`ErrorKind::Io`](crate::ErrorKind::Io) from the file system, and whatever `write` says.
+pub fn replace_file(path: &Path, inputs: &[&Path], write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    if path.is_dir() {
+        return Err(Error::new(crate::ErrorKind::Io, "is a folder: give the name of a file to write").at(path));
+    }
+    if let Some(input) = inputs.iter().find(|input| overlaps(path, input)) {
+        return Err(Error::invalid(format!("would overwrite the input {}", input.display()))
+            .at(path)
+            .hint("Choose another name for the output"));
+    }
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let failed = |doing: &str, e: std::io::Error| Error::io(doing, path, e);
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".taskbasis-").suffix(".partial");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // Temporary files are their owner's alone by default; this one is to be as any file (the umask applies).
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    let sibling = builder
+        .tempfile_in(folder)
+        .map_err(|e| failed("cannot create a file beside it", e))?;
+    // From here on an early return removes the sibling.
+    write(sibling.path())?;
+    let written = std::fs::OpenOptions::new().write(true).open(sibling.path());
+    written.and_then(|file| file.sync_all()).map_err(|e| failed("cannot write it to the disk", e))?;
+    sibling.persist(path).map_err(|e| failed("cannot take its place", e.error))?;
+    // The new name is on the disk only with its folder; a file system that cannot say so has nothing to sync.
+    let _ = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
+    Ok(())
+}
+
+fn overlaps(output: &Path, input: &Path) -> bool {
+    match (output.canonicalize(), input.canonicalize()) {
+        (Ok(output), Ok(input)) => output.starts_with(input),
+        _ => false, // An output that does not exist yet overwrites nothing.
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn entries(folder: &Path) -> usize {
+        fs::read_dir(folder).unwrap().count()
+    }
+
+    #[test]
+    fn all_or_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        fs::write(&path, "old").unwrap();
+        let failed = replace_file(&path, &[], |sibling| {
+            fs::write(sibling, "half").unwrap();
+            Err(Error::invalid("stopped half-way"))
+        });
+        assert!(failed.unwrap_err().to_string().contains("stopped half-way"));
+        assert_eq!((fs::read_to_string(&path).unwrap().as_str(), entries(folder.path())), ("old", 1));
+
+        replace_file(&path, &[], |sibling| fs::write(sibling, "new").map_err(|e| Error::io("cannot write", sibling, e)))
+            .unwrap();
+        assert_eq!((fs::read_to_string(&path).unwrap().as_str(), entries(folder.path())), ("new", 1));
+    }
+
+    #[test]
+    fn inputs_are_never_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let input = folder.path().join("basis");
+        fs::create_dir(&input).unwrap();
+        let inside = input.join("basis_vectors.pt");
+        fs::write(&inside, "precious").unwrap();
+        let spelled_differently = input.join("..").join("basis").join("basis_vectors.pt");
+        for (output, input) in [(&inside, &inside), (&inside, &input), (&spelled_differently, &inside)] {
+            let error = replace_file(output, &[input], |_| unreachable!("it must not come to writing")).unwrap_err();
+            assert!(error.to_string().contains("would overwrite the input"), "{error}");
+        }
+        assert!(replace_file(&input, &[], |_| unreachable!()).is_err(), "a folder");
+        assert!(replace_file(&input.join("new"), &[&input], |_| Ok(())).is_ok(), "a new name overwrites nothing");
+        assert!(replace_file(Path::new("no/such/folder/x"), &[], |_| unreachable!()).is_err());
+        assert_eq!(fs::read_to_string(inside).unwrap(), "precious");
+    }
+}

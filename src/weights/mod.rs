@@ -1,0 +1,164 @@
+//! Weights: immutable values, always computed from the untouched base.
+//!
+//! `weights = base + Σ_m a_m·s_m`, in one pass over what changes. What does not change is a view of the base.
+
+mod arena;
+mod plan;
+mod save;
+
+use std::ops::Range;
+
+use indexmap::IndexMap;
+
+use self::arena::Arena;
+pub use self::save::save_arrays;
+use crate::basis::{Basis, Coefficients, TaskExpr};
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::kernel::Kernel;
+use crate::tensor::Tensor;
+
+/// Which parameters weights are made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// Those of the image tower (`visual.…`): all that an encoder needs.
+    #[default]
+    ImageTower,
+    /// Every parameter that the base holds.
+    All,
+}
+
+/// How to reconstruct; `default()` is right nearly always.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReconstructOptions {
+    /// Which parameters.
+    pub scope: Scope,
+    /// Threads; 0 means one a processor. The result is the same, bit for bit, whatever their number.
+    pub threads: usize,
+    /// The kernel; `None` means the fastest that this machine has, or the one that `TASKBASIS_KERNEL` names.
+    pub kernel: Option<Kernel>,
+}
+
+/// The weights of one task expression, or a task vector: named tensors of f32. They never change.
+#[derive(Debug)]
+pub struct Weights {
+    coefficients: Coefficients,
+    tensors: IndexMap<String, Entry>,
+    arena: Arena,
+}
+
+#[derive(Debug)]
+struct Entry {
+    shape: Vec<usize>,
+    place: Place,
+}
+
+/// Where a tensor lives.
+#[derive(Debug)]
+enum Place {
+    /// Computed, in the arena.
+    Arena(Range<usize>),
+    /// Unchanged: the base's own bytes.
+    Base(Tensor),
+}
+
+/// A tensor of some [`Weights`].
+#[derive(Clone, Copy, Debug)]
+pub enum Values<'a> {
+    /// f32, row-major.
+    F32(&'a [f32]),
+    /// Not a float: carried over from the base as it is.
+    Carried(&'a Tensor),
+}
+
+impl Weights {
+    /// The weights of `expr`: `base + Σ_m a_m·s_m`, with the coefficients a that the basis gives for it.
+    ///
+    /// # Errors
+    /// What [`Basis::coefficients`] says of the expression; [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch),
+    /// naming the tensor, where base and basis are not of one model;
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
+    pub fn reconstruct(
+        base: &Checkpoint,
+        basis: &Basis,
+        expr: &TaskExpr,
+        options: &ReconstructOptions,
+    ) -> Result<Self> {
+        Self::from_coefficients(base, basis, &basis.coefficients(expr)?, options)
+    }
+
+    /// The weights that these coefficients give.
+    ///
+    /// # Errors
+    /// As [`Weights::reconstruct`]; [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a number of
+    /// coefficients that is not M, or one that is not finite.
+    pub fn from_coefficients(
+        base: &Checkpoint,
+        basis: &Basis,
+        coefficients: &Coefficients,
+        options: &ReconstructOptions,
+    ) -> Result<Self> {
+        plan::with_base(base, basis, coefficients, options.scope)?.run(options)
+    }
+
+    /// The base's own weights; nothing is computed where the base is f32.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
+    pub fn of_base(base: &Checkpoint, options: &ReconstructOptions) -> Result<Self> {
+        plan::base_alone(base, options.scope).run(options)
+    }
+
+    /// The combined task vector `Σ_m a_m·s_m`, without a base.
+    ///
+    /// # Errors
+    /// As [`Weights::from_coefficients`].
+    pub fn task_vector(basis: &Basis, coefficients: &Coefficients, options: &ReconstructOptions) -> Result<Self> {
+        plan::vector_alone(basis, coefficients, options.scope)?.run(options)
+    }
+
+    /// What multiplied the basis vectors.
+    pub fn coefficients(&self) -> &Coefficients {
+        &self.coefficients
+    }
+
+    /// The f32 values of a tensor in row-major order; `None` where there is none of that name, or it is no float.
+    pub fn get(&self, name: &str) -> Option<&[f32]> {
+        match self.values(self.tensors.get(name)?) {
+            Values::F32(values) => Some(values),
+            Values::Carried(_) => None,
+        }
+    }
+
+    /// The extents of a tensor.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|entry| entry.shape.as_slice())
+    }
+
+    /// Every tensor: name, extents, values.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &[usize], Values<'_>)> {
+        self.tensors.iter().map(|(name, entry)| (name.as_str(), entry.shape.as_slice(), self.values(entry)))
+    }
+
+    /// How many tensors.
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Whether there is no tensor at all.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    /// Bytes of memory that belong to these weights alone (views of the base are not counted).
+    pub fn nbytes(&self) -> usize {
+        self.arena.nbytes()
+    }
+
+    fn values<'a>(&'a self, entry: &'a Entry) -> Values<'a> {
+        match &entry.place {
+            Place::Arena(place) => Values::F32(self.arena.slice(place.clone())),
+            Place::Base(tensor) => tensor.as_f32().map_or(Values::Carried(tensor), Values::F32),
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What is to be computed, found out before anything is: which tensors, from what, into which place.
+
+use super::{Arena, Entry, Place, ReconstructOptions, Scope, Weights};
+use crate::basis::{Basis, Coefficients, Parameter};
+use crate::checkpoint::{Checkpoint, is_image_tower};
+use crate::error::{Error, Result};
+use crate::kernel::{self, Segment};
+use crate::tensor::Tensor;
+
+/// Weights to be.
+pub(super) struct Plan<'a> {
+    coefficients: Coefficients,
+    /// As the kernel takes them.
+    factors: Vec<f32>,
+    tensors: Vec<Planned<'a>>,
+}
+
+struct Planned<'a> {
+    name: &'a str,
+    shape: &'a [usize],
+    base: Option<&'a Tensor>,
+    /// The vectors' pieces to be added; `None` where nothing is.
+    change: Option<&'a Parameter>,
+}
+
+/// `base + Σ_m a_m·s_m`.
+pub(super) fn with_base<'a>(
+    base: &'a Checkpoint,
+    basis: &'a Basis,
+    coefficients: &Coefficients,
+    scope: Scope,
+) -> Result<Plan<'a>> {
+    let factors = factors(basis, coefficients)?;
+    // With all factors zero the weights are the base, and no vector need be looked at.
+    let adds = factors.iter().any(|&a| a != 0.0);
+    let has_text = basis.parameters().any(|(name, _)| !is_image_tower(name));
+
+    let mut tensors = Vec::with_capacity(base.len());
+    for (name, tensor) in in_scope(base.iter(), scope) {
+        let change = match basis.parameter(name) {
+            Some(parameter) if parameter.shape() != tensor.shape() => {
+                return Err(Error::mismatch(format!(
+                    "the basis {} is of another model than this base: the shapes differ",
+                    basis.path().display()
+                ))
+                .at(base.path())
+                .tensor(name)
+                .expected(format_args!("{:?}, as in the basis", parameter.shape()))
+                .got(format_args!("{:?}", tensor.shape())));
+            }
+            Some(parameter) if tensor.dtype().is_float() => (adds && parameter.is_changed()).then_some(parameter),
+            Some(_) => return Err(Error::mismatch("the basis changes it, and it is no float").at(base.path()).tensor(name)),
+            // A basis of the image tower alone says nothing about the text tower. What is no float is no weight.
+            None if !tensor.dtype().is_float() || (!has_text && !is_image_tower(name)) => None,
+            None => {
+                return Err(Error::mismatch("the base has a parameter that the basis does not know")
+                    .at(base.path())
+                    .tensor(name)
+                    .hint(format!("Is {} of another model?", basis.path().display())));
+            }
+        };
+        tensors.push(Planned { name, shape: tensor.shape(), base: Some(tensor), change });
+    }
+    for (name, parameter) in in_scope(basis.parameters(), scope) {
+        if base.get(name).is_none() && parameter.is_changed() {
+            return Err(Error::mismatch("the basis changes a parameter that the base does not have")
+                .at(base.path())
+                .tensor(name)
+                .hint(format!("Is {} of another model?", basis.path().display())));
+        }
+    }
+    Ok(Plan { coefficients: coefficients.clone(), factors, tensors })
+}
+
+/// The base as it is.
+pub(super) fn base_alone(base: &Checkpoint, scope: Scope) -> Plan<'_> {
+    let tensors = in_scope(base.iter(), scope)
+        .map(|(name, tensor)| Planned { name, shape: tensor.shape(), base: Some(tensor), change: None })
+        .collect();
+    Plan { coefficients: Coefficients::zero(0), factors: Vec::new(), tensors }
+}
+
+/// `Σ_m a_m·s_m`.
+pub(super) fn vector_alone<'a>(basis: &'a Basis, coefficients: &Coefficients, scope: Scope) -> Result<Plan<'a>> {
+    let factors = factors(basis, coefficients)?;
+    let adds = factors.iter().any(|&a| a != 0.0);
+    let tensors = in_scope(basis.parameters(), scope)
+        .map(|(name, parameter)| Planned {
+            name,
+            shape: parameter.shape(),
+            base: None,
+            change: (adds && parameter.is_changed()).then_some(parameter),
+        })
+        .collect();
+    Ok(Plan { coefficients: coefficients.clone(), factors, tensors })
+}
+
+fn factors(basis: &Basis, coefficients: &Coefficients) -> Result<Vec<f32>> {
+    if coefficients.vectors.len() != basis.vectors() {
+        return Err(Error::invalid("there must be one coefficient a basis vector")
+            .at(basis.path())
+            .expected(basis.vectors())
+            .got(coefficients.vectors.len()));
+    }
+    if coefficients.mean != 0.0 && !basis.has_mean() {
+        return Err(Error::invalid("a coefficient for the mean, and the basis has none").at(basis.path()));
+    }
+    coefficients.to_kernel(basis.has_mean()).map_err(|e| e.at(basis.path()))
+}
+
+fn in_scope<'a, T>(all: impl Iterator<Item = (&'a str, T)>, scope: Scope) -> impl Iterator<Item = (&'a str, T)> {
+    all.filter(move |(name, _)| scope == Scope::All || is_image_tower(name))
+}
+
+impl Planned<'_> {
+    /// The base's own bytes, where they can serve: nothing is added and they are f32 already, or are no floats.
+    fn as_is(&self) -> Option<&Tensor> {
+        let tensor = self.base.filter(|_| self.change.is_none())?;
+        (tensor.as_f32().is_some() || !tensor.dtype().is_float()).then_some(tensor)
+    }
+}
+
+impl Plan<'_> {
+    /// Computes it.
+    pub(super) fn run(self, options: &ReconstructOptions) -> Result<Weights> {
+        let kernel = options.kernel.map_or_else(kernel::active, Ok)?;
+        let computed: Vec<&Planned<'_>> = self.tensors.iter().filter(|planned| planned.as_is().is_none()).collect();
+        let (mut arena, places) = Arena::for_lengths(computed.iter().map(|planned| planned.shape.iter().product()))?;
+
+        let (changed, converted): (Vec<_>, Vec<_>) = computed
+            .iter()
+            .zip(arena.split_mut(&places))
+            .map(|(planned, out)| Segment {
+                name: planned.name,
+                base: planned.base,
+                terms: planned.change.map(|parameter| parameter.sources().iter().collect()).unwrap_or_default(),
+                out,
+            })
+            .partition(|segment| !segment.terms.is_empty());
+        kernel::combine(kernel, options.threads, &self.factors, changed)?;
+        // Only a change of type (or of strides); a task vector's zeros need not even that.
+        kernel::combine(kernel, options.threads, &[], converted.into_iter().filter(|s| s.base.is_some()).collect())?;
+
+        let mut places = places.into_iter();
+        let tensors = self
+            .tensors
+            .iter()
+            .map(|planned| {
+                let place = match planned.as_is() {
+                    Some(tensor) => Place::Base(tensor.clone()),
+                    None => Place::Arena(places.next().unwrap_or_default()),
+                };
+                (planned.name.to_owned(), Entry { shape: planned.shape.to_vec(), place })
+            })
+            .collect();
+        Ok(Weights { coefficients: self.coefficients, tensors, arena })
+    }
+}
