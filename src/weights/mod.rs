@@ -3,6 +3,8 @@
 //! `weights = base + Σ_m a_m·s_m`, in one pass over what changes. What does not change is a view of the base.
 
 mod arena;
+mod cache;
+mod model;
 mod plan;
 mod save;
 
@@ -11,6 +13,8 @@ use std::ops::Range;
 use indexmap::IndexMap;
 
 use self::arena::Arena;
+pub use self::cache::CacheStats;
+pub use self::model::{Model, ModelOptions, TaskWeights};
 pub use self::save::save_arrays;
 use crate::basis::{Basis, Coefficients, TaskExpr};
 use crate::checkpoint::Checkpoint;

@@ -1,11 +1,10 @@
 //! The options that several commands share, and what they open.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use taskbasis::{
-    Activation, Arch, Basis, Checkpoint, Encoder, EncoderOptions, Error, ReconstructOptions, Result, TaskExpr, Weights,
-};
+use taskbasis::{Activation, Arch, Basis, Checkpoint, Encoder, EncoderOptions, Model, ModelOptions, Result};
 
 /// Which model.
 #[derive(Args)]
@@ -52,31 +51,17 @@ pub enum ActivationArg {
     Gelu,
 }
 
-/// A model that is open: the base, and the basis where one was given.
-pub struct Model {
-    pub base: Checkpoint,
-    pub basis: Option<Basis>,
-}
-
 impl ModelArgs {
-    pub fn open(&self) -> Result<Model> {
+    /// Base and basis together; `threads` for reconstruction, 0 meaning one a processor.
+    pub fn open(&self, threads: usize) -> Result<Arc<Model>> {
         let basis = self.basis.as_deref().map(Basis::open).transpose()?;
-        Ok(Model { base: Checkpoint::open(&self.base)?, basis })
+        let options = ModelOptions { threads, ..ModelOptions::default() };
+        Model::new(Checkpoint::open(&self.base)?, basis, &options)
     }
 
     /// The files that nothing may be written over.
     pub fn inputs(&self) -> Vec<&Path> {
         self.basis.iter().map(PathBuf::as_path).chain([self.base.as_path()]).collect()
-    }
-}
-
-impl Model {
-    pub fn weights(&self, expr: &TaskExpr, options: &ReconstructOptions) -> Result<Weights> {
-        match &self.basis {
-            Some(basis) => Weights::reconstruct(&self.base, basis, expr, options),
-            None if expr.terms().is_empty() => Weights::of_base(&self.base, options),
-            None => Err(Error::invalid(format!("`{expr}` needs a basis")).hint("Give one with --basis")),
-        }
     }
 }
 
@@ -93,9 +78,5 @@ impl EncoderArgs {
         let options =
             EncoderOptions { threads: self.threads, runtime: self.onnxruntime.clone(), ..EncoderOptions::default() };
         Encoder::new(&arch.with_activation(activation), &options)
-    }
-
-    pub fn reconstruct(&self) -> ReconstructOptions {
-        ReconstructOptions { threads: self.threads, ..ReconstructOptions::default() }
     }
 }

@@ -46,15 +46,15 @@ pub struct Classify {
 
 impl Classify {
     pub fn run(self, as_json: bool) -> Result<()> {
-        let model = self.model.open()?;
-        let encoder = self.encoder.encoder(&model.base)?;
+        let model = self.model.open(self.encoder.threads)?;
+        let encoder = self.encoder.encoder(model.base())?;
         let mut head = Head::open(&self.heads, Some(&self.task))?;
         if let Some(classes) = &self.classes {
             head = head.with_classes_file(classes, &self.task)?;
         }
         let input = Input::open(&self.images, encoder.arch().image_size())?;
         let expr = self.weights.unwrap_or_else(|| TaskExpr::task(&self.task));
-        let weights = model.weights(&expr, &self.encoder.reconstruct())?;
+        let weights = model.weights(&expr)?.get()?;
 
         let bar = output::progress(input.len(), "images");
         let mut results = Vec::with_capacity(input.len());

@@ -35,10 +35,10 @@ pub struct Embed {
 
 impl Embed {
     pub fn run(self, as_json: bool) -> Result<()> {
-        let model = self.model.open()?;
-        let encoder = self.encoder.encoder(&model.base)?;
+        let model = self.model.open(self.encoder.threads)?;
+        let encoder = self.encoder.encoder(model.base())?;
         let input = Input::open(&self.input, encoder.arch().image_size())?;
-        let weights = model.weights(&self.weights, &self.encoder.reconstruct())?;
+        let weights = model.weights(&self.weights)?.get()?;
 
         let began = Instant::now();
         let bar = output::progress(input.len(), "images");

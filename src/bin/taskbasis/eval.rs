@@ -58,8 +58,8 @@ impl Accuracy {
 
 impl Eval {
     pub fn run(self, as_json: bool) -> Result<()> {
-        let model = self.model.open()?;
-        let encoder = self.encoder.encoder(&model.base)?;
+        let model = self.model.open(self.encoder.threads)?;
+        let encoder = self.encoder.encoder(model.base())?;
         let data = Dataset::open(&self.data)?;
         let tasks = if self.tasks.is_empty() { data.tasks_with(&self.split)? } else { self.tasks.clone() };
         let splits = tasks
@@ -67,14 +67,13 @@ impl Eval {
             .map(|task| Ok((task, self.head(task)?, data.split(task, &self.split)?)))
             .collect::<Result<Vec<_>>>()?;
 
-        let options = self.encoder.reconstruct();
-        let shared = self.weights.as_ref().map(|expr| model.weights(expr, &options)).transpose()?;
+        let shared = self.weights.as_ref().map(|expr| model.weights(expr)?.get()).transpose()?;
         let bar = output::progress(splits.iter().map(|(_, _, split)| split.len()).sum(), "images");
         let (mut done, mut skipped) = (Vec::new(), Vec::new());
         for (task, head, split) in splits {
             let own = match &shared {
                 Some(_) => None,
-                None => match model.weights(&TaskExpr::task(task), &options) {
+                None => match model.weights(&TaskExpr::task(task)).and_then(|weights| weights.get()) {
                     Ok(weights) => Some(weights),
                     // A basis of selected tasks has no weights for the others: their rows say so, the rest goes on.
                     Err(error) if error.kind() == ErrorKind::NotRecoverable => {
