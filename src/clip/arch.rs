@@ -1,0 +1,441 @@
+//! The architecture of a CLIP vision transformer, read off the shapes of its parameters.
+//!
+//! Names are open_clip's (`visual.…`), the ones every checkpoint is brought to before it comes here. Nothing is
+//! guessed: what shapes cannot tell (the number of heads where it is not width/64, the activation) is a hint of the
+//! caller's, and a parameter that is missing, misshapen or without a place in the graph is an error that names it.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::error::{Error, Result};
+
+/// Width of an attention head in OpenAI's models, and open_clip's default `head_width`.
+pub const HEAD_WIDTH: usize = 64;
+/// More layers than this are refused: the largest published towers have 64.
+pub const MAX_LAYERS: usize = 1_000;
+/// Extents above this are refused, so that products of a few of them cannot overflow.
+const MAX_EXTENT: usize = 1 << 20;
+
+/// Where the parameters of the image encoder are in a CLIP checkpoint.
+pub const PREFIX: &str = "visual.";
+const CLASS_EMBEDDING: &str = "visual.class_embedding";
+const POSITIONAL_EMBEDDING: &str = "visual.positional_embedding";
+const PROJECTION: &str = "visual.proj";
+const PATCH_EMBEDDING: &str = "visual.conv1.weight";
+const BLOCKS: &str = "visual.transformer.resblocks.";
+
+/// The function between the two linear layers of an MLP. The wrong one gives plausible, wrong embeddings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// x·σ(1.702·x): OpenAI's models, and models fine-tuned from them.
+    #[default]
+    QuickGelu,
+    /// x·Φ(x), exact: most models trained with open_clip (LAION, DataComp).
+    Gelu,
+}
+
+impl fmt::Display for Activation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::QuickGelu => "QuickGELU",
+            Self::Gelu => "GELU",
+        })
+    }
+}
+
+/// What shapes do not tell about an architecture.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ArchHints {
+    /// The number of attention heads; `None` is width / 64.
+    pub heads: Option<usize>,
+    /// The activation of the MLPs.
+    pub activation: Activation,
+}
+
+/// The architecture of a vision transformer with a class token and a projection: everything its graph depends on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Arch {
+    /// Channels of the residual stream, `w`.
+    pub width: usize,
+    /// Number of residual blocks.
+    pub layers: usize,
+    /// Attention heads a block; they share `width` evenly.
+    pub heads: usize,
+    /// Width of the MLPs' hidden layer; 4·w in published models.
+    pub mlp_width: usize,
+    /// Side of a patch, in pixels.
+    pub patch: usize,
+    /// Patches along a side of the image, `g`.
+    pub grid: usize,
+    /// Length of an embedding, `e`.
+    pub embed_dim: usize,
+    /// The activation of the MLPs.
+    pub activation: Activation,
+}
+
+impl Arch {
+    /// The architecture that parameters of these names and shapes belong to.
+    ///
+    /// Names outside `visual.` (the text encoder) are passed over; every one inside it has to be used.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the tensor, when a parameter is missing, a shape
+    /// contradicts the others, or a `visual.` parameter has no place in the graph (a layer scale, a ResNet tower);
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when the heads do not divide the width.
+    pub fn infer<'a>(shapes: impl IntoIterator<Item = (&'a str, &'a [usize])>, hints: ArchHints) -> Result<Self> {
+        let shapes: BTreeMap<&str, &[usize]> =
+            shapes.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
+        if shapes.is_empty() {
+            return Err(Error::mismatch("holds no image encoder")
+                .expected(format_args!("parameters named `{PREFIX}…`"))
+                .got("none"));
+        }
+        if shapes.keys().any(|name| name.starts_with("visual.layer1.") || name.starts_with("visual.trunk.")) {
+            return Err(Error::unsupported("this image encoder is no CLIP vision transformer (a ResNet or a timm model)"));
+        }
+        let get = |name: &str| shapes.get(name).copied().ok_or_else(|| missing(name));
+
+        let [width, patch] = match *get(PATCH_EMBEDDING)? {
+            [width, 3, height, across] if height == across => [width, height],
+            ref other => {
+                return Err(Error::mismatch("not a convolution over square RGB patches")
+                    .tensor(PATCH_EMBEDDING)
+                    .expected("shape [width, 3, patch, patch]")
+                    .got(format_args!("{other:?}")));
+            }
+        };
+        let grid = match *get(POSITIONAL_EMBEDDING)? {
+            [tokens, w] if w == width => side_of(tokens),
+            _ => None,
+        };
+        let grid = grid.ok_or_else(|| {
+            Error::mismatch("not the positions of a class token and a square grid of patches")
+                .tensor(POSITIONAL_EMBEDDING)
+                .expected(format_args!("shape [1 + grid², {width}]"))
+                .got(format_args!("{:?}", get(POSITIONAL_EMBEDDING).unwrap_or_default()))
+        })?;
+        let embed_dim = match *get(PROJECTION)? {
+            [w, embed_dim] if w == width => embed_dim,
+            ref other => {
+                return Err(Error::mismatch("not a projection of the class token")
+                    .tensor(PROJECTION)
+                    .expected(format_args!("shape [{width}, embedding]"))
+                    .got(format_args!("{other:?}")));
+            }
+        };
+        let layers = count_layers(&shapes)?;
+        let name = format!("{BLOCKS}0.mlp.c_fc.weight");
+        let mlp_width = match *get(&name)? {
+            [hidden, w] if w == width => hidden,
+            ref other => {
+                return Err(Error::mismatch("not the first layer of an MLP")
+                    .tensor(name)
+                    .expected(format_args!("shape [hidden, {width}]"))
+                    .got(format_args!("{other:?}")));
+            }
+        };
+        let heads = match hints.heads {
+            Some(heads) => heads,
+            None if width % HEAD_WIDTH == 0 => width / HEAD_WIDTH,
+            None => {
+                return Err(Error::invalid("the number of attention heads does not follow from the width")
+                    .expected(format_args!("a width that {HEAD_WIDTH} divides"))
+                    .got(width)
+                    .hint("Give the number of heads"));
+            }
+        };
+        let arch = Self { width, layers, heads, mlp_width, patch, grid, embed_dim, activation: hints.activation };
+        arch.check()?;
+        arch.check_parameters(&shapes)?;
+        Ok(arch)
+    }
+
+    /// Whether the numbers make an architecture that can be built.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when one is zero or absurdly large, or the
+    /// heads do not divide the width.
+    pub fn check(&self) -> Result<()> {
+        for (what, value, limit) in [
+            ("width", self.width, MAX_EXTENT),
+            ("layers", self.layers, MAX_LAYERS),
+            ("heads", self.heads, MAX_EXTENT),
+            ("MLP width", self.mlp_width, MAX_EXTENT),
+            ("patch size", self.patch, 1 << 12),
+            ("patches along a side", self.grid, 1 << 12),
+            ("embedding length", self.embed_dim, MAX_EXTENT),
+        ] {
+            if value == 0 || value > limit {
+                return Err(Error::invalid(format!("the architecture's {what} is out of range"))
+                    .expected(format_args!("1 to {limit}"))
+                    .got(value));
+            }
+        }
+        if self.width % self.heads != 0 {
+            return Err(Error::invalid("attention heads must share the width evenly")
+                .expected(format_args!("a divisor of {}", self.width))
+                .got(format_args!("{} heads", self.heads)));
+        }
+        Ok(())
+    }
+
+    /// Every parameter must be there with its shape, and every one there must have a use.
+    fn check_parameters(&self, shapes: &BTreeMap<&str, &[usize]>) -> Result<()> {
+        let parameters = self.parameters();
+        for (name, expected) in &parameters {
+            let got = *shapes.get(name.as_str()).ok_or_else(|| missing(name))?;
+            if got != expected {
+                return Err(Error::mismatch("shape contradicts the rest of the image encoder")
+                    .tensor(name)
+                    .expected(format_args!("{expected:?}"))
+                    .got(format_args!("{got:?}")));
+            }
+        }
+        let used: std::collections::HashSet<&str> = parameters.iter().map(|(name, _)| name.as_str()).collect();
+        match shapes.iter().find(|(name, _)| !used.contains(*name)) {
+            None => Ok(()),
+            Some((name, shape)) => Err(Error::mismatch("a parameter that this image encoder would not use")
+                .tensor(*name)
+                .got(format_args!("shape {shape:?}"))
+                .hint("Running without it would give wrong embeddings; the model is of a kind not known here")),
+        }
+    }
+
+    /// Names and shapes of all parameters, in the order in which the graph takes them.
+    ///
+    /// Linear weights are `[out, in]`, as PyTorch keeps them; `visual.proj` alone is `[in, out]`.
+    pub fn parameters(&self) -> Vec<(String, Vec<usize>)> {
+        let (w, p) = (self.width, self.patch);
+        let mut all: Vec<(String, Vec<usize>)> = vec![
+            (PATCH_EMBEDDING.into(), vec![w, 3, p, p]),
+            (CLASS_EMBEDDING.into(), vec![w]),
+            (POSITIONAL_EMBEDDING.into(), vec![self.tokens(), w]),
+            ("visual.ln_pre.weight".into(), vec![w]),
+            ("visual.ln_pre.bias".into(), vec![w]),
+        ];
+        for layer in 0..self.layers {
+            for (name, shape) in [
+                ("ln_1.weight", vec![w]),
+                ("ln_1.bias", vec![w]),
+                ("attn.in_proj_weight", vec![3 * w, w]),
+                ("attn.in_proj_bias", vec![3 * w]),
+                ("attn.out_proj.weight", vec![w, w]),
+                ("attn.out_proj.bias", vec![w]),
+                ("ln_2.weight", vec![w]),
+                ("ln_2.bias", vec![w]),
+                ("mlp.c_fc.weight", vec![self.mlp_width, w]),
+                ("mlp.c_fc.bias", vec![self.mlp_width]),
+                ("mlp.c_proj.weight", vec![w, self.mlp_width]),
+                ("mlp.c_proj.bias", vec![w]),
+            ] {
+                all.push((format!("{BLOCKS}{layer}.{name}"), shape));
+            }
+        }
+        all.push(("visual.ln_post.weight".into(), vec![w]));
+        all.push(("visual.ln_post.bias".into(), vec![w]));
+        all.push((PROJECTION.into(), vec![w, self.embed_dim]));
+        all
+    }
+
+    /// Number of parameters' elements, all tensors together.
+    pub fn parameter_count(&self) -> usize {
+        self.parameters().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
+    }
+
+    /// Side of the images, in pixels.
+    pub fn image_size(&self) -> usize {
+        self.grid * self.patch
+    }
+
+    /// Tokens in a sequence: the class token and one a patch.
+    pub fn tokens(&self) -> usize {
+        1 + self.grid * self.grid
+    }
+
+    /// Values in the pixels of one image, `3·S·S`.
+    pub fn pixels(&self) -> usize {
+        3 * self.image_size() * self.image_size()
+    }
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "vision transformer: {size}×{size} px, patch {}, width {}, {} layers, {} heads, embedding {}, {}",
+            self.patch,
+            self.width,
+            self.layers,
+            self.heads,
+            self.embed_dim,
+            self.activation,
+            size = self.image_size(),
+        )
+    }
+}
+
+fn missing(name: &str) -> Error {
+    Error::mismatch("the image encoder lacks this parameter").tensor(name)
+}
+
+/// g where `tokens` is 1 + g².
+fn side_of(tokens: usize) -> Option<usize> {
+    let patches = tokens.checked_sub(1)?;
+    let side = patches.isqrt();
+    (side > 0 && side.checked_mul(side) == Some(patches)).then_some(side)
+}
+
+/// The blocks' indices have to be 0, 1, 2, … without a gap.
+fn count_layers(shapes: &BTreeMap<&str, &[usize]>) -> Result<usize> {
+    let mut indices = std::collections::BTreeSet::new();
+    for name in shapes.keys() {
+        let Some((index, _)) = name.strip_prefix(BLOCKS).and_then(|rest| rest.split_once('.')) else { continue };
+        // `01` would be another spelling of 1, and its parameters have no canonical name.
+        let parsed = index.parse::<usize>().ok().filter(|n| n.to_string() == index && *n < MAX_LAYERS);
+        let Some(layer) = parsed else {
+            return Err(Error::mismatch("not the number of a block")
+                .tensor(*name)
+                .expected(format_args!("0 to {}", MAX_LAYERS - 1))
+                .got(format_args!("`{index}`")));
+        };
+        indices.insert(layer);
+    }
+    match (0..).zip(&indices).find(|(expected, layer)| expected != *layer) {
+        Some((absent, _)) => Err(missing(&format!("{BLOCKS}{absent}.ln_1.weight"))),
+        None if indices.is_empty() => Err(missing(&format!("{BLOCKS}0.ln_1.weight"))),
+        None => Ok(indices.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn small() -> Arch {
+        Arch {
+            width: 128,
+            layers: 2,
+            heads: 2,
+            mlp_width: 200,
+            patch: 7,
+            grid: 3,
+            embed_dim: 48,
+            activation: Activation::QuickGelu,
+        }
+    }
+
+    fn infer(parameters: &[(String, Vec<usize>)], hints: ArchHints) -> Result<Arch> {
+        Arch::infer(parameters.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())), hints)
+    }
+
+    /// The error after `change` was made to the parameters of a good model.
+    fn error(change: impl FnOnce(&mut Vec<(String, Vec<usize>)>)) -> String {
+        let mut parameters = small().parameters();
+        change(&mut parameters);
+        infer(&parameters, ArchHints::default()).unwrap_err().to_string()
+    }
+
+    fn set(name: &'static str, shape: &'static [usize]) -> impl FnOnce(&mut Vec<(String, Vec<usize>)>) {
+        move |parameters| parameters.iter_mut().find(|(n, _)| n == name).unwrap().1 = shape.to_vec()
+    }
+
+    #[test]
+    fn shapes_tell_the_architecture() {
+        let mut parameters = small().parameters();
+        parameters.push(("text_projection".into(), vec![5, 6]));
+        assert_eq!(infer(&parameters, ArchHints::default()).unwrap(), small());
+        let hints = ArchHints { heads: Some(4), activation: Activation::Gelu };
+        let other = infer(&parameters, hints).unwrap();
+        assert_eq!((other.heads, other.activation), (4, Activation::Gelu));
+        assert_eq!((other.image_size(), other.tokens(), other.pixels()), (21, 10, 3 * 21 * 21));
+    }
+
+    #[test]
+    fn the_published_towers_have_their_sizes() {
+        let b32 = Arch {
+            width: 768,
+            layers: 12,
+            heads: 12,
+            mlp_width: 3072,
+            patch: 32,
+            grid: 7,
+            embed_dim: 512,
+            activation: Activation::QuickGelu,
+        };
+        assert_eq!(b32.parameters().len(), 152);
+        assert_eq!(b32.parameter_count(), 87_849_216);
+        assert_eq!(infer(&b32.parameters(), ArchHints::default()).unwrap(), b32);
+    }
+
+    #[test]
+    fn every_missing_parameter_is_named() {
+        let all = small().parameters();
+        for (absent, _) in &all {
+            let message = error(|parameters| parameters.retain(|(name, _)| name != absent));
+            assert!(message.contains(&format!("`{absent}`")) && message.contains("lacks"), "{message}");
+        }
+    }
+
+    #[test]
+    fn every_contradiction_is_named() {
+        let all = small().parameters();
+        for (changed, shape) in &all {
+            for axis in 0..shape.len() {
+                if changed == PROJECTION && axis == 1 {
+                    continue; // The length of the embedding, which nothing else depends on.
+                }
+                let message = error(|parameters| {
+                    parameters.iter_mut().find(|(name, _)| name == changed).unwrap().1[axis] += 1;
+                });
+                let named = message.contains("expected") && message.contains("got");
+                // A wider patch embedding makes every other parameter the odd one out.
+                assert!(named && (message.contains(&format!("`{changed}`")) || axis == 0), "{changed} {axis}: {message}");
+            }
+        }
+    }
+
+    #[test]
+    fn shapes_that_no_model_has_are_refused() {
+        assert!(error(set(PATCH_EMBEDDING, &[128, 3, 7, 8])).contains("square"));
+        assert!(error(set(PATCH_EMBEDDING, &[128, 1, 7, 7])).contains("RGB"));
+        assert!(error(set(POSITIONAL_EMBEDDING, &[9, 128])).contains("1 + grid²"));
+        assert!(error(set(POSITIONAL_EMBEDDING, &[1, 128])).contains("1 + grid²"));
+        assert!(error(set(POSITIONAL_EMBEDDING, &[0, 128])).contains("1 + grid²"));
+        assert!(error(set(PATCH_EMBEDDING, &[128, 3, usize::MAX, usize::MAX])).contains("out of range"));
+        assert!(error(set(PROJECTION, &[128, 0])).contains("out of range"));
+    }
+
+    #[test]
+    fn nothing_is_silently_ignored() {
+        for extra in [
+            "visual.transformer.resblocks.1.ls_1.gamma",
+            "visual.transformer.resblocks.1.attn.out_proj.scale",
+            "visual.conv1.bias",
+            "visual.pool.query",
+        ] {
+            let message = error(|parameters| parameters.push((extra.into(), vec![128])));
+            assert!(message.contains(extra) && message.contains("not use"), "{message}");
+        }
+        let message = error(|parameters| parameters.push((format!("{BLOCKS}3.ln_1.weight"), vec![128])));
+        assert!(message.contains("resblocks.2"), "a gap: {message}");
+        for odd in ["01", "+1", "x", "1000", "99999999999999999999"] {
+            let name = format!("{BLOCKS}{odd}.ln_1.weight");
+            assert!(error(|parameters| parameters.push((name.clone(), vec![128]))).contains(&name));
+        }
+        assert!(error(|parameters| parameters.clear()).contains("no image encoder"));
+        assert!(error(|parameters| parameters.push(("visual.layer1.0.conv1.weight".into(), vec![1]))).contains("ResNet"));
+    }
+
+    #[test]
+    fn heads_must_divide_the_width() {
+        let narrow = Arch { width: 96, heads: 3, ..small() };
+        assert!(infer(&narrow.parameters(), ArchHints::default()).unwrap_err().to_string().contains("heads"));
+        assert_eq!(infer(&narrow.parameters(), ArchHints { heads: Some(3), ..ArchHints::default() }).unwrap(), narrow);
+        for heads in [0, 7, 97, usize::MAX] {
+            let hints = ArchHints { heads: Some(heads), ..ArchHints::default() };
+            assert!(infer(&narrow.parameters(), hints).is_err(), "{heads}");
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! The ONNX graph of a CLIP image encoder, written operator by operator.
+//!
+//! A torch export of the same network has some 1,600 nodes; this one has 13 a block, already fused, so nothing has to
+//! be optimised when a session is made. Three choices carry it:
+//!
+//! * Every parameter is an input under its own name, in the layout of the state dict: `Gemm` reads `[out, in]`
+//!   matrices with `transB`, so no weight is ever transposed or copied.
+//! * The residual stream is a matrix `[batch·tokens, width]`, the form that `Gemm` wants; it takes three dimensions
+//!   only around attention.
+//! * Only the class token leaves the last block, so that block attends, projects and transforms for that token alone.
+//!   That drops most of a block's work from every run, and no value of the result depends on what is dropped.
+#![forbid(unsafe_code)]
+
+use prost::Message;
+
+use super::arch::{Activation, Arch};
+use crate::error::Result;
+use crate::onnx::proto::{
+    AttributeProto, AttributeType, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
+    TensorShapeProto, TensorType, TensorTypeProto, TypeProto, ValueInfoProto, dimension,
+};
+
+/// The input that takes the images: f32 `[batch, 3, S, S]`.
+pub const PIXELS: &str = "pixel_values";
+/// The output: f32 `[batch, e]`, not normalised, as the reference's encoder gives it.
+pub const EMBEDS: &str = "embeds";
+
+/// The first opset with `LayerNormalization`.
+const OPSET: i64 = 17;
+/// The file format version that came with it.
+const IR_VERSION: i64 = 8;
+/// The domain of ONNX Runtime's own operators.
+const MICROSOFT: &str = "com.microsoft";
+/// `torch.nn.LayerNorm`'s default, which CLIP uses.
+const LAYER_NORM_EPSILON: f32 = 1e-5;
+/// QuickGELU(x) = x·σ(1.702·x).
+const QUICK_GELU_ALPHA: f32 = 1.702;
+
+/// The bytes of the ONNX model of `arch`, with all parameters as inputs.
+///
+/// # Errors
+/// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when [`Arch::check`] refuses `arch`.
+pub fn build(arch: &Arch) -> Result<Vec<u8>> {
+    arch.check()?;
+    let mut graph = Graph::default();
+    graph.declare_inputs(arch);
+    let stream = graph.embed_patches(arch);
+    let stream = (0..arch.layers).fold(stream, |stream, layer| graph.block(arch, layer, &stream));
+    graph.project(&stream);
+    Ok(graph.into_model().encode_to_vec())
+}
+
+/// A graph in the making. Methods append nodes and return the name of the value that they make.
+#[derive(Default)]
+struct Graph(GraphProto);
+
+impl Graph {
+    /// The pixels and every parameter become inputs. (Frozen weights would become initializers here, and nowhere else.)
+    fn declare_inputs(&mut self, arch: &Arch) {
+        let size = fixed(arch.image_size());
+        self.0.input.push(value_info(PIXELS, vec![named("batch"), fixed(3), size.clone(), size]));
+        for (name, shape) in arch.parameters() {
+            self.0.input.push(value_info(&name, shape.into_iter().map(fixed).collect()));
+        }
+        self.0.output.push(value_info(EMBEDS, vec![named("batch"), fixed(arch.embed_dim)]));
+    }
+
+    /// Pixels to the residual stream: patches, class token, positions, `ln_pre`.
+    fn embed_patches(&mut self, arch: &Arch) -> String {
+        let (w, patch, patches) = (int(arch.width), int(arch.patch), int(arch.tokens() - 1));
+        let strides = [ints("kernel_shape", &[patch, patch]), ints("strides", &[patch, patch])];
+        let x = self.node("conv1", "Conv", &[PIXELS, "visual.conv1.weight"], strides);
+        let x = self.reshape("patches", &x, &[-1, w, patches]);
+        let x = self.node("patches.transposed", "Transpose", &[&x], [ints("perm", &[0, 2, 1])]);
+
+        let batch = self.node("batch", "Shape", &[PIXELS], [attribute_int("start", 0), attribute_int("end", 1)]);
+        let one_each = self.constant("class_token.extents", &[2], &[1, w]);
+        let shape = self.node("class_token.shape", "Concat", &[&batch, &one_each], [attribute_int("axis", 0)]);
+        let class = self.node("class_token", "Expand", &["visual.class_embedding", &shape], []);
+
+        let x = self.node("tokens", "Concat", &[&class, &x], [attribute_int("axis", 1)]);
+        let x = self.node("positions", "Add", &[&x, "visual.positional_embedding"], []);
+        let x = self.reshape("stream", &x, &[-1, w]);
+        self.layer_norm("ln_pre", &x, "visual.ln_pre")
+    }
+
+    /// x + attn(ln_1(x)), then that + mlp(ln_2(that)). The last block keeps the class token alone: `[batch, width]`.
+    fn block(&mut self, arch: &Arch, layer: usize, stream: &str) -> String {
+        let (w, tokens) = (int(arch.width), int(arch.tokens()));
+        let at = |part: &str| format!("resblocks.{layer}.{part}");
+        let parameter = |part: &str| format!("visual.transformer.resblocks.{layer}.{part}");
+
+        let x = self.layer_norm(&at("ln_1"), stream, &parameter("ln_1"));
+        let weight = [parameter("attn.in_proj_weight"), parameter("attn.in_proj_bias")];
+        let qkv = self.linear(&at("attn.in_proj"), &x, &weight);
+        let qkv = self.reshape(&at("attn.qkv"), &qkv, &[-1, tokens, 3 * w]);
+        let [q, k, v] = self.split_in_three(&at("attn.split"), &qkv);
+
+        let last = layer + 1 == arch.layers;
+        let (q, residual) = if last {
+            let sequences = self.reshape(&at("sequences"), stream, &[-1, tokens, w]);
+            let class = self.constant(&at("class_token.index"), &[1], &[0]);
+            let q = self.node(&at("attn.q.class_token"), "Gather", &[&q, &class], [attribute_int("axis", 1)]);
+            let kept = self.node(&at("class_token"), "Gather", &[&sequences, &class], [attribute_int("axis", 1)]);
+            (q, self.reshape(&at("class_token.rows"), &kept, &[-1, w]))
+        } else {
+            (q, stream.to_string())
+        };
+
+        let heads = [attribute_int("num_heads", int(arch.heads))];
+        let x = self.contrib(&at("attn"), "MultiHeadAttention", &[&q, &k, &v], heads);
+        let x = self.reshape(&at("attn.rows"), &x, &[-1, w]);
+        let weight = [parameter("attn.out_proj.weight"), parameter("attn.out_proj.bias")];
+        let x = self.linear(&at("attn.out_proj"), &x, &weight);
+        let stream = self.node(&at("attn.residual"), "Add", &[&residual, &x], []);
+
+        let x = self.layer_norm(&at("ln_2"), &stream, &parameter("ln_2"));
+        let x = self.linear(&at("mlp.c_fc"), &x, &[parameter("mlp.c_fc.weight"), parameter("mlp.c_fc.bias")]);
+        let x = match arch.activation {
+            Activation::QuickGelu => {
+                self.contrib(&at("mlp.gelu"), "QuickGelu", &[&x], [attribute_float("alpha", QUICK_GELU_ALPHA)])
+            }
+            Activation::Gelu => self.contrib(&at("mlp.gelu"), "Gelu", &[&x], []),
+        };
+        let x = self.linear(&at("mlp.c_proj"), &x, &[parameter("mlp.c_proj.weight"), parameter("mlp.c_proj.bias")]);
+        self.node(&at("mlp.residual"), "Add", &[&stream, &x], [])
+    }
+
+    /// The class token through `ln_post` and the projection, which is kept `[in, out]`.
+    fn project(&mut self, class_token: &str) {
+        let x = self.layer_norm("ln_post", class_token, "visual.ln_post");
+        self.push("proj", "", "Gemm", &[&x, "visual.proj"], vec![EMBEDS.into()], []);
+    }
+
+    /// x·Wᵀ + b with W `[out, in]`.
+    fn linear(&mut self, name: &str, x: &str, [weight, bias]: &[String; 2]) -> String {
+        self.node(name, "Gemm", &[x, weight, bias], [attribute_int("transB", 1)])
+    }
+
+    fn layer_norm(&mut self, name: &str, x: &str, parameter: &str) -> String {
+        let inputs = [x, &format!("{parameter}.weight"), &format!("{parameter}.bias")];
+        let epsilon = [attribute_int("axis", -1), attribute_float("epsilon", LAYER_NORM_EPSILON)];
+        self.node(name, "LayerNormalization", &inputs, epsilon)
+    }
+
+    fn reshape(&mut self, name: &str, x: &str, shape: &[i64]) -> String {
+        let shape = self.constant(&format!("{name}.shape"), &[shape.len()], shape);
+        self.node(name, "Reshape", &[x, &shape], [])
+    }
+
+    /// Queries, keys and values, which `in_proj` computes side by side.
+    fn split_in_three(&mut self, name: &str, qkv: &str) -> [String; 3] {
+        let parts = ["q", "k", "v"].map(|part| format!("{name}.{part}"));
+        self.push(name, "", "Split", &[qkv], parts.to_vec(), [attribute_int("axis", 2)]);
+        parts
+    }
+
+    /// A small integer tensor that is part of the graph (a shape, an index).
+    fn constant(&mut self, name: &str, dims: &[usize], values: &[i64]) -> String {
+        self.0.initializer.push(TensorProto {
+            name: Some(name.into()),
+            dims: dims.iter().map(|&extent| int(extent)).collect(),
+            data_type: Some(TensorType::Int64 as i32),
+            int64_data: values.to_vec(),
+            ..TensorProto::default()
+        });
+        name.into()
+    }
+
+    fn node<const A: usize>(&mut self, name: &str, op: &str, inputs: &[&str], with: [AttributeProto; A]) -> String {
+        self.push(name, "", op, inputs, vec![name.into()], with);
+        name.into()
+    }
+
+    fn contrib<const A: usize>(&mut self, name: &str, op: &str, inputs: &[&str], with: [AttributeProto; A]) -> String {
+        self.push(name, MICROSOFT, op, inputs, vec![name.into()], with);
+        name.into()
+    }
+
+    fn push<const A: usize>(
+        &mut self,
+        name: &str,
+        domain: &str,
+        op: &str,
+        inputs: &[&str],
+        outputs: Vec<String>,
+        attributes: [AttributeProto; A],
+    ) {
+        self.0.node.push(NodeProto {
+            name: Some(name.into()),
+            domain: (!domain.is_empty()).then(|| domain.into()),
+            op_type: Some(op.into()),
+            input: inputs.iter().map(ToString::to_string).collect(),
+            output: outputs,
+            attribute: attributes.into(),
+            doc_string: None,
+        });
+    }
+
+    fn into_model(mut self) -> ModelProto {
+        self.0.name = Some("clip_image_encoder".into());
+        let opset = |domain: &str, version| OperatorSetIdProto { domain: Some(domain.into()), version: Some(version) };
+        ModelProto {
+            ir_version: Some(IR_VERSION),
+            producer_name: Some(env!("CARGO_PKG_NAME").into()),
+            producer_version: Some(env!("CARGO_PKG_VERSION").into()),
+            graph: Some(self.0),
+            opset_import: vec![opset("", OPSET), opset(MICROSOFT, 1)],
+            metadata_props: Vec::new(),
+        }
+    }
+}
+
+/// [`Arch::check`] bounds every extent far below `i64::MAX`.
+fn int(extent: usize) -> i64 {
+    i64::try_from(extent).unwrap_or(i64::MAX)
+}
+
+fn fixed(extent: usize) -> Dimension {
+    Dimension { value: Some(dimension::Value::DimValue(int(extent))) }
+}
+
+fn named(name: &str) -> Dimension {
+    Dimension { value: Some(dimension::Value::DimParam(name.into())) }
+}
+
+fn value_info(name: &str, dim: Vec<Dimension>) -> ValueInfoProto {
+    let shape = Some(TensorShapeProto { dim });
+    let tensor_type = Some(TensorTypeProto { elem_type: Some(TensorType::Float as i32), shape });
+    ValueInfoProto { name: Some(name.into()), r#type: Some(TypeProto { tensor_type }), doc_string: None }
+}
+
+fn attribute(name: &str, kind: AttributeType) -> AttributeProto {
+    AttributeProto { name: Some(name.into()), r#type: Some(kind as i32), ..AttributeProto::default() }
+}
+
+fn attribute_int(name: &str, value: i64) -> AttributeProto {
+    AttributeProto { i: Some(value), ..attribute(name, AttributeType::Int) }
+}
+
+fn attribute_float(name: &str, value: f32) -> AttributeProto {
+    AttributeProto { f: Some(value), ..attribute(name, AttributeType::Float) }
+}
+
+fn ints(name: &str, values: &[i64]) -> AttributeProto {
+    AttributeProto { ints: values.to_vec(), ..attribute(name, AttributeType::Ints) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn b32() -> Arch {
+        Arch {
+            width: 768,
+            layers: 12,
+            heads: 12,
+            mlp_width: 3072,
+            patch: 32,
+            grid: 7,
+            embed_dim: 512,
+            activation: Activation::QuickGelu,
+        }
+    }
+
+    #[test]
+    fn the_graph_is_small_and_closed() {
+        let bytes = build(&b32()).unwrap();
+        assert!(bytes.len() < 64 << 10, "{} bytes", bytes.len());
+        let graph = ModelProto::decode(&*bytes).unwrap().graph.unwrap();
+        assert!((150..200).contains(&graph.node.len()), "{} nodes", graph.node.len());
+
+        // Every value is made before it is read, once; every input is read.
+        let mut known: HashSet<&str> = graph.input.iter().map(|input| input.name()).collect();
+        let inputs = known.clone();
+        known.extend(graph.initializer.iter().map(|tensor| tensor.name()));
+        let mut read = HashSet::new();
+        let mut names = HashSet::new();
+        for node in &graph.node {
+            assert!(names.insert(node.name()), "two nodes are called {}", node.name());
+            for input in &node.input {
+                assert!(known.contains(input.as_str()), "{} reads {input} before it is made", node.name());
+                read.insert(input.as_str());
+            }
+            for output in &node.output {
+                assert!(known.insert(output), "{output} is made twice");
+            }
+        }
+        assert!(known.contains(EMBEDS));
+        assert!(inputs.is_subset(&read), "unread: {:?}", inputs.difference(&read));
+    }
+
+    #[test]
+    fn inputs_are_the_parameters_in_order() {
+        let graph = ModelProto::decode(&*build(&b32()).unwrap()).unwrap().graph.unwrap();
+        let inputs: Vec<&str> = graph.input.iter().map(|input| input.name()).collect();
+        let parameters = b32().parameters();
+        assert_eq!(inputs[0], PIXELS);
+        assert!(inputs[1..].iter().eq(parameters.iter().map(|(name, _)| name)));
+    }
+
+    #[test]
+    fn an_impossible_architecture_is_refused() {
+        assert!(build(&Arch { heads: 7, ..b32() }).is_err());
+        assert!(build(&Arch { layers: 0, ..b32() }).is_err());
+        assert!(build(&Arch { patch: usize::MAX, ..b32() }).is_err());
+    }
+}

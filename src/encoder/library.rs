@@ -1,0 +1,163 @@
+//! Looking at a library before anything relies on it: is it ONNX Runtime, and of which version?
+//!
+//! The `ort` crate loads a library too, but panics where it finds none by itself, and names neither the reason nor
+//! the place in a way that helps. So a path is handed to it only after it was found good here.
+
+use std::ffi::CStr;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::elf;
+
+/// The entry point that makes a library ONNX Runtime.
+type GetApiBase = unsafe extern "C" fn() -> *const ort::sys::OrtApiBase;
+
+/// The oldest minor version of ONNX Runtime 1.x that has every function used here.
+pub const MINIMUM_MINOR: u32 = ort::MINOR_VERSION;
+
+/// The version of an ONNX Runtime, as it reports it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Version(String);
+
+impl Version {
+    /// `1.31.1`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    #[cfg(test)]
+    pub(super) fn for_test(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// Whether it is new enough. A future 2.x may have another interface and is not trusted.
+    fn is_supported(&self) -> bool {
+        let mut parts = self.0.split('.').map(str::parse::<u32>);
+        matches!((parts.next(), parts.next()), (Some(Ok(1)), Some(Ok(minor))) if minor >= MINIMUM_MINOR)
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A library that was opened, asked, and found to be an ONNX Runtime that can be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Usable {
+    /// The file, as an absolute path where the system tells it.
+    pub(super) path: PathBuf,
+    pub(super) version: Version,
+}
+
+/// Looks at the file at `path`; the error is a clause that says what is wrong with it.
+pub(super) fn examine_file(path: &Path) -> Result<Usable, String> {
+    let path = std::path::absolute(path).map_err(|e| format!("not a path ({e})"))?;
+    match elf::objection(&path) {
+        Some(objection) => Err(objection),
+        None => examine(&path),
+    }
+}
+
+/// Looks at what the system's loader finds under `name`.
+pub(super) fn examine_by_name(name: &Path) -> Result<Usable, String> {
+    examine(name)
+}
+
+fn examine(target: &Path) -> Result<Usable, String> {
+    // SAFETY: opening a library runs its constructors, and nothing can be known of them before. The caller, the
+    // environment or the place beside the program vouches for the file; its headers were checked where it is a file.
+    let library = unsafe { libloading::Library::new(target) }.map_err(|e| reason(&e, target))?;
+    let get_api_base = {
+        // SAFETY: a library that exports this name does so with ONNX Runtime's stable signature.
+        let symbol = unsafe { library.get::<GetApiBase>(b"OrtGetApiBase\0") };
+        *symbol.map_err(|_| "a library, but not ONNX Runtime: it does not export `OrtGetApiBase`".to_string())?
+    };
+    // An ONNX Runtime stays open for good: unloading a C++ library that size is not safe, whatever is decided on it.
+    std::mem::forget(library);
+    // SAFETY: the function takes nothing and returns a static; the library is never closed.
+    let base = unsafe { get_api_base() };
+    if base.is_null() {
+        return Err("a library whose `OrtGetApiBase` returns nothing".into());
+    }
+    // SAFETY: not null (checked above), and a static of a library that is never closed.
+    let base = unsafe { &*base };
+    // SAFETY: the function takes nothing and returns a static string.
+    let text = unsafe { (base.GetVersionString)() };
+    if text.is_null() {
+        return Err("an ONNX Runtime that reports no version".into());
+    }
+    // SAFETY: not null (checked above), and NUL-terminated by ONNX Runtime's contract.
+    let text = unsafe { CStr::from_ptr(text) };
+    let version = Version(text.to_string_lossy().into_owned());
+    if !version.is_supported() {
+        return Err(format!("version {version}, which is not supported"));
+    }
+    // SAFETY: any version number may be asked for; the answer is null or a static. `ort` would panic on null.
+    if unsafe { (base.GetApi)(MINIMUM_MINOR) }.is_null() {
+        return Err(format!("version {version}, which does not offer the interface of 1.{MINIMUM_MINOR}"));
+    }
+    let path = containing(get_api_base as *const ()).unwrap_or_else(|| target.to_path_buf());
+    Ok(Usable { path, version })
+}
+
+/// The loader's own words, which name the missing file or dependency, without the path that is shown anyway.
+fn reason(error: &libloading::Error, target: &Path) -> String {
+    let cause = std::error::Error::source(error).map(ToString::to_string);
+    let text = cause.unwrap_or_else(|| error.to_string());
+    let text = text.trim_matches('"');
+    let missing = format!("{}: cannot open shared object file: No such file or directory", target.display());
+    if text == missing {
+        return "not found".into();
+    }
+    format!("cannot be loaded ({text})")
+}
+
+/// The file that the code at `address` was loaded from.
+#[cfg(unix)]
+pub(super) fn containing(address: *const ()) -> Option<PathBuf> {
+    use std::os::unix::ffi::OsStrExt;
+
+    let mut info = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: `dladdr` takes any address and writes to the struct that it is given.
+    let found = unsafe { libc::dladdr(address.cast(), info.as_mut_ptr()) };
+    // SAFETY: all bytes zero is a valid `Dl_info` (null pointers), and `dladdr` leaves a valid one.
+    let info = unsafe { info.assume_init() };
+    if found == 0 || info.dli_fname.is_null() {
+        return None;
+    }
+    // SAFETY: not null (checked above); the loader's own NUL-terminated string, which lives as long as the library.
+    let name = unsafe { CStr::from_ptr(info.dli_fname) };
+    std::path::absolute(std::ffi::OsStr::from_bytes(name.to_bytes())).ok()
+}
+
+/// The file that the code at `address` was loaded from; not known on this system.
+#[cfg(not(unix))]
+pub(super) fn containing(_: *const ()) -> Option<PathBuf> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        for (version, supported) in [
+            ("1.24.0", true),
+            ("1.31.1", true),
+            ("1.100", true),
+            ("1.24.1-dev+abc", true),
+            ("1.23.9", false),
+            ("1.3.1", false),
+            ("2.24.0", false),
+            ("0.30.0", false),
+            ("1", false),
+            ("", false),
+            ("one.two", false),
+        ] {
+            assert_eq!(Version(version.into()).is_supported(), supported, "{version}");
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Pixels and weights in, embeddings out: the CLIP image encoder on ONNX Runtime.
+//!
+//! An [`Encoder`] belongs to an architecture, not to weights: its graph has every parameter as an input, and each call
+//! names the weights that it runs with. So there is no current task, calls for different tasks may run at once, and a
+//! switch costs nothing beyond the other pointers.
+
+mod elf;
+mod library;
+mod pool;
+mod runtime;
+mod search;
+mod session;
+
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::path::PathBuf;
+
+use ndarray::{Array2, ArrayView4};
+use ort::session::Session;
+
+pub use library::{MINIMUM_MINOR, Version};
+pub use runtime::{Probe, Runtime};
+pub use search::{Origin, PATH_VARIABLE};
+
+use self::pool::Pool;
+use self::session::Input;
+use crate::clip::arch::Arch;
+use crate::clip::graph;
+use crate::error::{Error, ErrorKind, Result};
+use crate::tensor::try_zeroed;
+
+/// Weights that an [`Encoder`] can run with.
+///
+/// The slices have to stay as they are during a call, which their borrow ensures; between calls they may change, for
+/// nothing of them is kept.
+pub trait WeightSource {
+    /// The values of the parameter of this canonical name (`visual.…`), contiguous and row-major.
+    fn parameter(&self, name: &str) -> Option<&[f32]>;
+
+    /// The parameter's shape, where the source knows it. Without it only the number of values can be checked.
+    fn shape(&self, name: &str) -> Option<&[usize]> {
+        let _ = name;
+        None
+    }
+}
+
+impl<W: WeightSource + ?Sized> WeightSource for &W {
+    fn parameter(&self, name: &str) -> Option<&[f32]> {
+        (**self).parameter(name)
+    }
+
+    fn shape(&self, name: &str) -> Option<&[usize]> {
+        (**self).shape(name)
+    }
+}
+
+impl<W: WeightSource + ?Sized> WeightSource for std::sync::Arc<W> {
+    fn parameter(&self, name: &str) -> Option<&[f32]> {
+        (**self).parameter(name)
+    }
+
+    fn shape(&self, name: &str) -> Option<&[usize]> {
+        (**self).shape(name)
+    }
+}
+
+/// Parameters by name, without shapes.
+impl<V: AsRef<[f32]>, S: BuildHasher> WeightSource for HashMap<String, V, S> {
+    fn parameter(&self, name: &str) -> Option<&[f32]> {
+        self.get(name).map(AsRef::as_ref)
+    }
+}
+
+/// How an [`Encoder`] is set up. The default suits a program that encodes one batch at a time.
+#[derive(Clone, Debug, Default)]
+pub struct EncoderOptions {
+    /// Threads that compute, all runs together; 0 is as many as this process may use.
+    pub threads: usize,
+    /// Runs that may be in progress at once; 0 is 1. Each then has `threads / concurrency` threads (at least one);
+    /// further calls wait. One run on all cores answers soonest, and for most machines gives nearly the throughput of
+    /// one run a core, which this can be set to.
+    pub concurrency: usize,
+    /// The library of ONNX Runtime; see [`Runtime::load`] for what `None` means.
+    pub runtime: Option<PathBuf>,
+}
+
+/// The image encoder of one architecture, for any weights of that architecture. Shareable between threads.
+pub struct Encoder {
+    arch: Arch,
+    /// Names and shapes of the parameters, in the order of the graph's inputs.
+    parameters: Vec<(String, Vec<usize>)>,
+    runtime: &'static Runtime,
+    model: Vec<u8>,
+    threads_a_run: usize,
+    sessions: Pool<Session>,
+}
+
+impl Encoder {
+    /// Builds the graph of `arch` and opens a session over it. Some 15 ms and 10 MB, whatever the size of the weights.
+    ///
+    /// # Errors
+    /// As [`Runtime::load`] and [`Arch::check`]; [`ErrorKind::Runtime`] when ONNX Runtime refuses the graph.
+    pub fn new(arch: &Arch, options: &EncoderOptions) -> Result<Self> {
+        let model = graph::build(arch)?;
+        let runtime = Runtime::load(options.runtime.as_deref())?;
+        let concurrency = options.concurrency.max(1);
+        let threads = match options.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let threads_a_run = (threads / concurrency).max(1);
+        let first = session::create(runtime, &model, threads_a_run)?;
+        Ok(Self {
+            arch: arch.clone(),
+            parameters: arch.parameters(),
+            runtime,
+            model,
+            threads_a_run,
+            sessions: Pool::new(first, concurrency),
+        })
+    }
+
+    /// The embeddings, `[n, e]`, of `n` images with these weights; not normalised.
+    ///
+    /// `pixels` are preprocessed images, f32 `[n, 3, S, S]`. The work is done in one run, whose memory grows with `n`
+    /// (about 8 MB an image for ViT-B-32); [`Encoder::encode_in_batches`] bounds it. No images give no embeddings.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] when `pixels` is not `n` images; [`ErrorKind::Mismatch`], naming it, when a
+    /// parameter is missing or has another shape; [`ErrorKind::Runtime`] when the run fails;
+    /// [`ErrorKind::OutOfMemory`] when there is no room for the embeddings.
+    pub fn encode<W: WeightSource + ?Sized>(&self, weights: &W, pixels: &[f32], n: usize) -> Result<Vec<f32>> {
+        self.check_pixels(pixels, n)?;
+        let mut embeds = try_zeroed(n.saturating_mul(self.arch.embed_dim))?;
+        self.encode_into(weights, pixels, n, &mut embeds)?;
+        Ok(embeds)
+    }
+
+    /// As [`Encoder::encode`], into memory of the caller's: `out` is `[n, e]`.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`], and [`ErrorKind::InvalidArgument`] when `out` has another size. On an error `out` is
+    /// as it was.
+    pub fn encode_into<W: WeightSource + ?Sized>(
+        &self,
+        weights: &W,
+        pixels: &[f32],
+        n: usize,
+        out: &mut [f32],
+    ) -> Result<()> {
+        self.check_pixels(pixels, n)?;
+        if n.checked_mul(self.arch.embed_dim) != Some(out.len()) {
+            return Err(Error::invalid("the memory for the embeddings has the wrong size")
+                .expected(format_args!("{n}·{} values", self.arch.embed_dim))
+                .got(out.len()));
+        }
+        let weights = self.inputs(weights)?;
+        if n == 0 {
+            return Ok(());
+        }
+        let size = self.arch.image_size();
+        let pixels = Input { name: graph::PIXELS, shape: &[n, 3, size, size], values: pixels };
+        let mut session = self.sessions.lend(|| session::create(self.runtime, &self.model, self.threads_a_run))?;
+        session::run(&mut session, pixels, weights.into_iter(), out)
+    }
+
+    /// As [`Encoder::encode`], at most `batch` images a run, so that memory does not grow with `n`.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`], and [`ErrorKind::InvalidArgument`] when `batch` is 0.
+    pub fn encode_in_batches<W: WeightSource + ?Sized>(
+        &self,
+        weights: &W,
+        pixels: &[f32],
+        n: usize,
+        batch: usize,
+    ) -> Result<Vec<f32>> {
+        if batch == 0 {
+            return Err(Error::invalid("a batch has at least one image"));
+        }
+        self.check_pixels(pixels, n)?;
+        let batch = batch.min(n.max(1));
+        let mut embeds = try_zeroed(n.saturating_mul(self.arch.embed_dim))?;
+        let (image, embed) = (self.arch.pixels(), self.arch.embed_dim);
+        for (pixels, out) in pixels.chunks(batch * image).zip(embeds.chunks_mut(batch * embed)) {
+            self.encode_into(weights, pixels, pixels.len() / image, out)?;
+        }
+        Ok(embeds)
+    }
+
+    /// As [`Encoder::encode`], for arrays: `[n, 3, S, S]` to `[n, e]`. Copies the pixels unless they are in
+    /// standard layout.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`]; every extent of `pixels` is checked.
+    pub fn encode_array<W: WeightSource + ?Sized>(&self, weights: &W, pixels: ArrayView4<'_, f32>) -> Result<Array2<f32>> {
+        let (n, size) = (pixels.dim().0, self.arch.image_size());
+        if pixels.dim() != (n, 3, size, size) {
+            return Err(Error::invalid("these are not the images of this encoder")
+                .expected(format_args!("[n, 3, {size}, {size}]"))
+                .got(format_args!("{:?}", pixels.shape())));
+        }
+        let pixels = pixels.as_standard_layout();
+        let values = pixels.as_slice().ok_or_else(|| Error::new(ErrorKind::Internal, "pixels are not contiguous"))?;
+        let embeds = self.encode(weights, values, n)?;
+        Array2::from_shape_vec((n, self.arch.embed_dim), embeds)
+            .map_err(|e| Error::new(ErrorKind::Internal, "the embeddings have another size").because(e))
+    }
+
+    /// Whether `weights` has every parameter of this encoder in its shape; every call checks it too.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mismatch`], naming the parameter.
+    pub fn check<W: WeightSource + ?Sized>(&self, weights: &W) -> Result<()> {
+        self.inputs(weights).map(|_| ())
+    }
+
+    /// The architecture that this encoder was made for.
+    pub fn arch(&self) -> &Arch {
+        &self.arch
+    }
+
+    /// The ONNX Runtime that runs it.
+    pub fn runtime(&self) -> &'static Runtime {
+        self.runtime
+    }
+
+    /// Threads that one run computes with.
+    pub fn threads(&self) -> usize {
+        self.threads_a_run
+    }
+
+    /// Sessions that are open, idle ones included. They are opened when calls overlap, and then kept.
+    pub fn sessions(&self) -> usize {
+        self.sessions.made()
+    }
+
+    /// Views of all parameters, checked. A thousandth of a run's time, so every run can afford it.
+    fn inputs<'a, W: WeightSource + ?Sized>(&'a self, weights: &'a W) -> Result<Vec<Input<'a>>> {
+        self.parameters
+            .iter()
+            .map(|(name, shape)| {
+                let values = weights
+                    .parameter(name)
+                    .ok_or_else(|| Error::mismatch("the weights lack a parameter of this encoder").tensor(name))?;
+                let wrong_shape = weights.shape(name).filter(|got| got != shape);
+                if wrong_shape.is_some() || values.len() != shape.iter().product::<usize>() {
+                    let got = wrong_shape.map_or_else(|| format!("{} values", values.len()), |got| format!("{got:?}"));
+                    return Err(Error::mismatch("the weights are not of this encoder's architecture")
+                        .tensor(name)
+                        .expected(format_args!("{shape:?}"))
+                        .got(got));
+                }
+                Ok(Input { name, shape, values })
+            })
+            .collect()
+    }
+
+    fn check_pixels(&self, pixels: &[f32], n: usize) -> Result<()> {
+        if n.checked_mul(self.arch.pixels()) == Some(pixels.len()) {
+            return Ok(());
+        }
+        let size = self.arch.image_size();
+        Err(Error::invalid("the pixels are not that many images of this encoder")
+            .expected(format_args!("{n}·3·{size}·{size} values"))
+            .got(pixels.len()))
+    }
+}
+
+impl std::fmt::Debug for Encoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Encoder({}; {} threads a run, {} sessions)", self.arch, self.threads_a_run, self.sessions())
+    }
+}
+
+/// Turns an error of ONNX Runtime into ours, with its message.
+fn failed<R>(doing: &'static str) -> impl Fn(ort::Error<R>) -> Error {
+    move |e| Error::new(ErrorKind::Runtime, doing).because(e.message().to_string())
+}

@@ -1,0 +1,172 @@
+//! ONNX Runtime, found and loaded once a process.
+
+use std::ffi::{CStr, c_char};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ort::environment::Environment;
+use ort::logging::LogLevel;
+
+use super::library::{self, Usable, Version};
+use super::search::{self, Origin, PATH_VARIABLE, Surroundings};
+use super::{failed, search::Place};
+use crate::error::{Error, ErrorKind, Result};
+
+/// ONNX Runtime, loaded, with the one environment that all sessions share. It stays until the process ends.
+#[derive(Debug)]
+pub struct Runtime {
+    path: PathBuf,
+    version: Version,
+    origin: Origin,
+    providers: Vec<String>,
+    environment: Environment,
+}
+
+/// Which ONNX Runtime would be used, and why that one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// The library's file.
+    pub path: PathBuf,
+    /// Its version.
+    pub version: Version,
+    /// The part of the search that found it.
+    pub origin: Origin,
+}
+
+static LOADED: Mutex<Option<&'static Runtime>> = Mutex::new(None);
+
+impl Runtime {
+    /// Loads ONNX Runtime, or gives the one that is loaded already.
+    ///
+    /// The search goes, in this order, through: `path`; the environment variable `ORT_DYLIB_PATH`; beside the program,
+    /// and beside the shared library that holds this code, each also in `../lib`; the system's loader. The first two
+    /// are orders: where one does not hold a usable library, nothing else takes its place. A call that fails leaves
+    /// nothing behind, and another path can be tried.
+    ///
+    /// # Errors
+    /// [`ErrorKind::RuntimeMissing`] when no usable library is found, with every place, what was found there, and
+    /// what to do; [`ErrorKind::InvalidArgument`] when another file than `path` is loaded already (a process can have
+    /// only one); [`ErrorKind::Runtime`] when ONNX Runtime cannot start.
+    pub fn load(path: Option<&Path>) -> Result<&'static Self> {
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(runtime) = *loaded {
+            return runtime.agrees_with(path).map(|()| runtime);
+        }
+        let (origin, usable) = find(path)?;
+        let runtime: &'static Self = Box::leak(Box::new(Self::start(origin, usable)?));
+        *loaded = Some(runtime);
+        tracing::info!(path = %runtime.path.display(), version = %runtime.version, "ONNX Runtime");
+        Ok(runtime)
+    }
+
+    /// Which library [`Runtime::load`] would use, without starting it. (Its code is mapped, and stays so.)
+    ///
+    /// # Errors
+    /// As for [`Runtime::load`], except that nothing is started.
+    pub fn probe(path: Option<&Path>) -> Result<Probe> {
+        if let Some(runtime) = *LOADED.lock().unwrap_or_else(PoisonError::into_inner) {
+            runtime.agrees_with(path)?;
+            let Self { path, version, origin, .. } = runtime;
+            return Ok(Probe { path: path.clone(), version: version.clone(), origin: *origin });
+        }
+        let (origin, Usable { path, version }) = find(path)?;
+        Ok(Probe { path, version, origin })
+    }
+
+    /// The library's file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The library's version, as it reports it: `1.31.1`.
+    pub fn version(&self) -> &str {
+        self.version.as_str()
+    }
+
+    /// The part of the search that found the library.
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// The execution providers that this build of ONNX Runtime has, most preferred first. Having one does not mean
+    /// that the machine has its device.
+    pub fn providers(&self) -> &[String] {
+        &self.providers
+    }
+
+    pub(super) fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    fn start(origin: Origin, Usable { path, version }: Usable) -> Result<Self> {
+        let builder = ort::init_from(&path).map_err(|e| {
+            // Not reached as long as `ort` asks for no more than `library` has checked.
+            Error::new(ErrorKind::RuntimeMissing, "the `ort` crate refuses this ONNX Runtime").at(&path).because(e)
+        })?;
+        let environment = builder
+            .with_name("taskbasis")
+            .with_telemetry(false)
+            // A library must not write to its host's standard error.
+            .with_logger(Arc::new(log))
+            .build()
+            .map_err(failed("cannot start ONNX Runtime"))
+            .map_err(|e| e.at(&path))?;
+        environment.set_log_level(LogLevel::Warning);
+        let providers = available_providers().map_err(failed("cannot list the execution providers"))?;
+        Ok(Self { path, version, origin, providers, environment })
+    }
+
+    /// Whether a caller who asks for `path` can be given this one.
+    fn agrees_with(&self, path: Option<&Path>) -> Result<()> {
+        let Some(path) = path else { return Ok(()) };
+        let same = match (path.canonicalize(), self.path.canonicalize()) {
+            (Ok(asked), Ok(loaded)) => asked == loaded,
+            _ => path == self.path,
+        };
+        if same {
+            return Ok(());
+        }
+        Err(Error::invalid("another ONNX Runtime is loaded already, and a process can have only one")
+            .at(path)
+            .got(format_args!("version {} from {}", self.version, self.path.display())))
+    }
+}
+
+/// The library that the search ends at.
+fn find(path: Option<&Path>) -> Result<(Origin, Usable)> {
+    let around = Surroundings {
+        variable: std::env::var_os(PATH_VARIABLE),
+        executable: std::env::current_exe().ok(),
+        library: library::containing(find as *const ()),
+    };
+    search::search(&search::places(path, &around), |Place { origin, target }| match origin {
+        Origin::System => library::examine_by_name(target),
+        _ => library::examine_file(target),
+    })
+}
+
+/// Passes ONNX Runtime's messages on to whoever listens to `tracing`.
+fn log(level: LogLevel, category: &str, id: &str, place: &str, message: &str) {
+    match level {
+        LogLevel::Verbose => tracing::trace!(category, id, place, "{message}"),
+        LogLevel::Info => tracing::debug!(category, id, place, "{message}"),
+        LogLevel::Warning => tracing::warn!(category, id, place, "{message}"),
+        LogLevel::Error | LogLevel::Fatal => tracing::error!(category, id, place, "{message}"),
+    }
+}
+
+/// `ort` can only be asked for one provider at a time, by its type.
+fn available_providers() -> ort::Result<Vec<String>> {
+    let api = ort::api();
+    let mut names: *mut *mut c_char = std::ptr::null_mut();
+    let mut count = 0;
+    // SAFETY: both pointers are to locals, which the function fills with an array and its length.
+    unsafe { ort::Error::result_from_status((api.GetAvailableProviders)(&mut names, &mut count))? };
+    let providers = (0..usize::try_from(count).unwrap_or(0))
+        // SAFETY: the array holds `count` pointers to NUL-terminated strings, until it is released below.
+        .map(|i| unsafe { CStr::from_ptr(*names.add(i)) }.to_string_lossy().into_owned())
+        .collect();
+    // SAFETY: what the function above gave, once, and not used after.
+    unsafe { ort::Error::result_from_status((api.ReleaseAvailableProviders)(names, count))? };
+    Ok(providers)
+}

@@ -1,0 +1,240 @@
+//! Where ONNX Runtime is looked for, in which order, and what is said when it is not there.
+#![forbid(unsafe_code)]
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::library::{MINIMUM_MINOR, Usable};
+use crate::error::{Error, ErrorKind, Result};
+
+/// The environment variable that names the library.
+pub const PATH_VARIABLE: &str = "ORT_DYLIB_PATH";
+
+const WHAT_TO_DO: &str = "Run `make onnxruntime`, or run `pip install onnxruntime` and set ORT_DYLIB_PATH to the \
+                          `libonnxruntime` file in its `capi` folder";
+
+/// Why a place is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Origin {
+    /// The caller gave the path.
+    Caller,
+    /// `ORT_DYLIB_PATH` names it.
+    Environment,
+    /// Beside the running program, or in `../lib` from there.
+    Executable,
+    /// Beside the shared library that holds this code, or in `../lib` from there.
+    Library,
+    /// Wherever the system's loader looks for shared libraries.
+    System,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Caller => "the path given",
+            Self::Environment => PATH_VARIABLE,
+            Self::Executable => "beside the program",
+            Self::Library => "beside the library",
+            Self::System => "the system's loader",
+        })
+    }
+}
+
+/// One place of the search.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) origin: Origin,
+    /// A file, or for [`Origin::System`] a library's name.
+    pub(super) target: PathBuf,
+}
+
+/// What the search depends on.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Surroundings {
+    /// The value of `ORT_DYLIB_PATH`.
+    pub(super) variable: Option<OsString>,
+    /// The running program.
+    pub(super) executable: Option<PathBuf>,
+    /// The shared library (or program) that holds this code.
+    pub(super) library: Option<PathBuf>,
+}
+
+/// Every place, in the order of the search, each once.
+pub(super) fn places(given: Option<&Path>, around: &Surroundings) -> Vec<Place> {
+    let mut places: Vec<Place> = Vec::new();
+    let mut add = |origin, target: PathBuf| {
+        if !places.iter().any(|place| place.target == target) {
+            places.push(Place { origin, target });
+        }
+    };
+    if let Some(path) = given {
+        add(Origin::Caller, path.to_path_buf());
+    }
+    // A variable that is set to nothing is how shells unset one for a single command.
+    if let Some(value) = around.variable.as_ref().filter(|value| !value.is_empty()) {
+        add(Origin::Environment, value.into());
+    }
+    for (origin, file) in [(Origin::Executable, &around.executable), (Origin::Library, &around.library)] {
+        let Some(folder) = file.as_deref().and_then(Path::parent) else { continue };
+        let shared = folder.parent().map(|parent| parent.join("lib"));
+        for folder in std::iter::once(folder.to_path_buf()).chain(shared) {
+            for name in file_names() {
+                add(origin, folder.join(name));
+            }
+        }
+    }
+    for name in file_names() {
+        add(Origin::System, name.into());
+    }
+    places
+}
+
+/// The names that a library file of ONNX Runtime goes by.
+fn file_names() -> Vec<String> {
+    let plain = format!("{}onnxruntime{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+    // The name that a release without its development files has.
+    let versioned = cfg!(target_os = "linux").then(|| format!("{plain}.1"));
+    std::iter::once(plain).chain(versioned).collect()
+}
+
+/// The first usable library. The path given and `ORT_DYLIB_PATH` are orders: where one fails, nothing takes its place.
+///
+/// # Errors
+/// [`ErrorKind::RuntimeMissing`], with what was found at each place and what to do about it.
+pub(super) fn search(
+    places: &[Place],
+    examine: impl Fn(&Place) -> Result<Usable, String>,
+) -> Result<(Origin, Usable)> {
+    let mut found: Vec<(&Place, Result<Usable, String>)> = Vec::new();
+    for place in places {
+        let answer = examine(place);
+        let ordered = matches!(place.origin, Origin::Caller | Origin::Environment);
+        match answer {
+            Ok(usable) => return Ok((place.origin, usable)),
+            Err(why) if ordered => {
+                found.push((place, Err(why)));
+                // The rest is looked at only to be told of: it may hold what was meant.
+                let rest = places.iter().skip(found.len()).map(|other| (other, examine(other)));
+                return Err(failure(Some(place), found.iter().cloned().chain(rest)));
+            }
+            Err(why) => {
+                tracing::debug!(origin = %place.origin, path = %place.target.display(), why, "not this ONNX Runtime");
+                found.push((place, Err(why)));
+            }
+        }
+    }
+    Err(failure(None, found.into_iter()))
+}
+
+fn failure<'a>(
+    ordered: Option<&Place>,
+    found: impl Iterator<Item = (&'a Place, Result<Usable, String>)>,
+) -> Error {
+    let mut looked_at = Vec::new();
+    let mut why_ordered = String::new();
+    let mut variable_seen = false;
+    for (place, answer) in found {
+        variable_seen |= place.origin == Origin::Environment;
+        let what = match answer {
+            Ok(usable) => format!("version {}, usable, but not what was asked for", usable.version),
+            Err(why) => why,
+        };
+        looked_at.push(format!("{} ({}): {what}", place.origin, place.target.display()));
+        if ordered == Some(place) {
+            why_ordered = what;
+        }
+    }
+    if !variable_seen {
+        looked_at.push(format!("{PATH_VARIABLE}: not set"));
+    }
+    let expected = format!("ONNX Runtime 1.{MINIMUM_MINOR} or newer");
+    let hint = format!("Looked at {}. {WHAT_TO_DO}", looked_at.join("; "));
+    let error = match ordered {
+        None => Error::new(ErrorKind::RuntimeMissing, "ONNX Runtime was not found"),
+        Some(place) => Error::new(ErrorKind::RuntimeMissing, format!("{} is no usable ONNX Runtime", place.origin))
+            .at(&place.target)
+            .got(why_ordered),
+    };
+    error.expected(expected).hint(hint)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::super::library::Version;
+    use super::*;
+
+    fn around(variable: &str) -> Surroundings {
+        Surroundings {
+            variable: Some(variable.into()),
+            executable: Some("/opt/app/bin/app".into()),
+            library: Some("/opt/tb/lib/libtaskbasis.so".into()),
+        }
+    }
+
+    /// As if only `good` held a library.
+    fn look(given: Option<&Path>, around: &Surroundings, good: &[&str]) -> Result<(Origin, Usable)> {
+        search(&places(given, around), |place| {
+            let path = place.target.clone();
+            if good.iter().any(|g| path == Path::new(g)) {
+                return Ok(Usable { path, version: Version::for_test("1.31.1") });
+            }
+            Err("no such file".into())
+        })
+    }
+
+    #[test]
+    fn the_order_is_the_documented_one() {
+        let all = places(Some(Path::new("/given.so")), &around("/variable.so"));
+        let seen: Vec<_> = all.iter().map(|place| (place.origin, place.target.to_str().unwrap())).collect();
+        assert_eq!(
+            seen,
+            [
+                (Origin::Caller, "/given.so"),
+                (Origin::Environment, "/variable.so"),
+                (Origin::Executable, "/opt/app/bin/libonnxruntime.so"),
+                (Origin::Executable, "/opt/app/bin/libonnxruntime.so.1"),
+                (Origin::Executable, "/opt/app/lib/libonnxruntime.so"),
+                (Origin::Executable, "/opt/app/lib/libonnxruntime.so.1"),
+                (Origin::Library, "/opt/tb/lib/libonnxruntime.so"),
+                (Origin::Library, "/opt/tb/lib/libonnxruntime.so.1"),
+                (Origin::System, "libonnxruntime.so"),
+                (Origin::System, "libonnxruntime.so.1"),
+            ]
+        );
+        assert!(places(None, &around("")).iter().all(|place| place.origin != Origin::Environment));
+    }
+
+    #[test]
+    fn the_first_usable_place_wins() {
+        let (origin, usable) = look(None, &around(""), &["libonnxruntime.so.1", "/opt/tb/lib/libonnxruntime.so"]).unwrap();
+        assert_eq!((origin, usable.path.to_str()), (Origin::Library, Some("/opt/tb/lib/libonnxruntime.so")));
+    }
+
+    #[test]
+    fn an_order_has_no_substitute() {
+        let good = ["/opt/app/bin/libonnxruntime.so"];
+        for (given, variable, named) in [(None, "/variable.so", "/variable.so"), (Some("/given.so"), "", "/given.so")] {
+            let error = look(given.map(Path::new), &around(variable), &good).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::RuntimeMissing);
+            assert_eq!(error.path(), Some(Path::new(named)));
+            let text = error.to_string();
+            assert!(text.contains("1.24 or newer, got no such file"), "{text}");
+            assert!(text.contains("1.31.1, usable, but not what was asked for"), "{text}");
+            for place in places(given.map(Path::new), &around(variable)) {
+                assert!(text.contains(place.target.to_str().unwrap()), "{text}");
+            }
+        }
+        let error = look(Some(Path::new("/given.so")), &around("/variable.so"), &["/variable.so"]);
+        assert!(error.is_err(), "the variable does not stand in for the caller's path");
+    }
+
+    #[test]
+    fn nothing_found_says_what_to_do() {
+        let text = look(None, &Surroundings::default(), &[]).unwrap_err().to_string();
+        for part in ["not found", "1.24", "libonnxruntime.so.1", "ORT_DYLIB_PATH: not set", "make onnxruntime"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! ONNX models as data: the messages of the file format, and nothing that runs them.
+
+pub mod proto;

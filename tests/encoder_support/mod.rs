@@ -1,0 +1,118 @@
+//! What the encoder's tests share: real and random weights, and a plain implementation to compare with.
+#![allow(dead_code, unreachable_pub)] // Every test file uses a part of it.
+
+pub mod naive;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use taskbasis::{Activation, Arch, ArchHints, WeightSource};
+
+/// A file of the digits family: the part of it that the repository ships, or the whole beside it.
+pub fn digits(rel: &str) -> Option<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let found = ["examples/digits", "../shared/digits"].map(|dir| root.join(dir).join(rel)).into_iter().find(|p| p.exists());
+    if found.is_none() {
+        println!("skipped: no {rel}");
+    }
+    found
+}
+
+/// Whether ONNX Runtime is there; where it is not, the tests that need it say so and pass.
+pub fn runtime() -> bool {
+    let found = std::env::var_os("ORT_DYLIB_PATH").is_some_and(|path| Path::new(&path).is_file());
+    if !found {
+        println!("skipped: no ONNX Runtime (`make onnxruntime` fetches it)");
+    }
+    found
+}
+
+/// Named tensors with their shapes.
+#[derive(Clone, Default)]
+pub struct Tensors(pub HashMap<String, (Vec<usize>, Vec<f32>)>);
+
+impl Tensors {
+    /// The f32 tensors of a safetensors file.
+    pub fn open(path: &Path) -> Self {
+        let bytes = std::fs::read(path).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let f32s = file.iter().filter(|(_, view)| view.dtype() == safetensors::Dtype::F32);
+        Self(
+            f32s.map(|(name, view)| {
+                let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+                (name.to_string(), (view.shape().to_vec(), values))
+            })
+            .collect(),
+        )
+    }
+
+    /// Weights in the range that trained ones have; the same for the same seed.
+    pub fn random(arch: &Arch, seed: u64) -> Self {
+        let mut random = Random(seed);
+        let tensors = arch.parameters().into_iter().map(|(name, shape)| {
+            let count = shape.iter().product();
+            let scale = 1.0 / (shape.last().copied().unwrap_or(1) as f32).sqrt();
+            // Normalisations around 1, everything else around 0.
+            let centre = if name.contains("ln_") && name.ends_with("weight") { 1.0 } else { 0.0 };
+            let values = (0..count).map(|_| centre + scale * random.uniform()).collect();
+            (name, (shape, values))
+        });
+        Self(tensors.collect())
+    }
+
+    pub fn arch(&self, activation: Activation) -> Arch {
+        let shapes = self.0.iter().map(|(name, (shape, _))| (name.as_str(), shape.as_slice()));
+        Arch::infer(shapes, ArchHints { activation, ..ArchHints::default() }).unwrap()
+    }
+
+    pub fn values(&self, name: &str) -> &[f32] {
+        &self.0.get(name).unwrap_or_else(|| panic!("no {name}")).1
+    }
+
+    pub fn values_mut(&mut self, name: &str) -> &mut Vec<f32> {
+        &mut self.0.get_mut(name).unwrap_or_else(|| panic!("no {name}")).1
+    }
+}
+
+impl WeightSource for Tensors {
+    fn parameter(&self, name: &str) -> Option<&[f32]> {
+        self.0.get(name).map(|(_, values)| values.as_slice())
+    }
+
+    fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.0.get(name).map(|(shape, _)| shape.as_slice())
+    }
+}
+
+/// The digits' zero-shot weights and the reference's inputs and outputs.
+pub fn digits_model() -> Option<(Tensors, Tensors)> {
+    let weights = digits("base/open_clip_names.safetensors")?;
+    let golden = digits("golden.safetensors")?;
+    Some((Tensors::open(&weights), Tensors::open(&golden)))
+}
+
+/// xorshift64*: enough for test data, and the same everywhere.
+pub struct Random(pub u64);
+
+impl Random {
+    /// In -1..1.
+    pub fn uniform(&mut self) -> f32 {
+        self.0 = self.0.max(1);
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    pub fn many(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.uniform()).collect()
+    }
+}
+
+/// ‖a − b‖ / ‖b‖.
+pub fn relative_l2(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    let difference = norm(&mut a.iter().zip(b).map(|(&a, &b)| f64::from(a) - f64::from(b)));
+    difference / norm(&mut b.iter().map(|&b| f64::from(b)))
+}
