@@ -32,6 +32,8 @@ pub enum ErrorKind {
     Runtime = 9,
     /// An allocation that the work needs was refused.
     OutOfMemory = 10,
+    /// A buffer is too small; the size that is needed has been reported.
+    BufferTooSmall = 11,
     /// A defect in taskbasis itself; please report it.
     Internal = 99,
 }
@@ -50,6 +52,7 @@ impl ErrorKind {
             Self::RuntimeMissing => "runtime_missing",
             Self::Runtime => "runtime",
             Self::OutOfMemory => "out_of_memory",
+            Self::BufferTooSmall => "buffer_too_small",
             Self::Internal => "internal",
         }
     }

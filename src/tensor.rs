@@ -326,6 +326,27 @@ impl Tensor {
         zero
     }
 
+    /// Whether every element is finite; what is no float always is.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Format`](crate::ErrorKind::Format), with the first that is not.
+    pub fn verify_finite(&self) -> Result<()> {
+        if !self.dtype.is_float() {
+            return Ok(());
+        }
+        let mut buffer = [0.0f32; 4096];
+        for at in (0..self.numel).step_by(buffer.len()) {
+            let part = &mut buffer[..(self.numel - at).min(4096)];
+            self.read_f32(at, part)?;
+            if let Some(i) = part.iter().position(|value| !value.is_finite()) {
+                return Err(Error::format("a value is not finite")
+                    .at(self.mapping.path())
+                    .got(format_args!("{} at element {}", part[i], at + i)));
+            }
+        }
+        Ok(())
+    }
+
     /// The matrix with its two dimensions exchanged: a view, no copy.
     ///
     /// # Errors

@@ -62,6 +62,11 @@ impl Recovery {
         self.table.get(m * self.tasks.len() + t).copied().filter(|value| !value.is_nan())
     }
 
+    /// All of it, M rows of T, row-major; `None` where a task cannot be recovered.
+    pub fn iter(&self) -> impl Iterator<Item = Option<f64>> + '_ {
+        self.table.iter().map(|&value| (!value.is_nan()).then_some(value))
+    }
+
     /// Whether the method can give this task back.
     pub fn is_recoverable(&self, t: usize) -> bool {
         (0..self.vectors).all(|m| self.get(m, t).is_some())

@@ -136,6 +136,24 @@ impl Basis {
         self.parameters.get(name)
     }
 
+    /// The index of the task called `name`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound), with the nearest name and all that are known.
+    pub fn task_index(&self, name: &str) -> Result<usize> {
+        self.recovery.task_index(name)
+    }
+
+    /// Reads every vector and checks that every number is finite.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Format`](crate::ErrorKind::Format), naming file and tensor.
+    pub fn verify_finite(&self) -> Result<()> {
+        self.parameters()
+            .flat_map(|(name, parameter)| parameter.sources().iter().map(move |tensor| (name, tensor)))
+            .try_for_each(|(name, tensor)| tensor.verify_finite().map_err(|e| e.at(&self.path).tensor(name)))
+    }
+
     /// What `expr` comes to: one number a vector (and one for the mean), in O(M·T), nothing read.
     ///
     /// # Errors

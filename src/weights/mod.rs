@@ -18,8 +18,9 @@ pub use self::model::{Model, ModelOptions, TaskWeights};
 pub use self::save::save_arrays;
 use crate::basis::{Basis, Coefficients, TaskExpr};
 use crate::checkpoint::Checkpoint;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernel::Kernel;
+use crate::suggest;
 use crate::tensor::Tensor;
 
 /// Which parameters weights are made of.
@@ -142,6 +143,33 @@ impl Weights {
     /// Every tensor: name, extents, values.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &[usize], Values<'_>)> {
         self.tensors.iter().map(|(name, entry)| (name.as_str(), entry.shape.as_slice(), self.values(entry)))
+    }
+
+    /// The tensor at `index`, in the order of [`Weights::iter`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) when there are not so many.
+    pub fn at(&self, index: usize) -> Result<(&str, &[usize], Values<'_>)> {
+        let (name, entry) = self.tensors.get_index(index).ok_or_else(|| {
+            Error::not_found("there is no tensor of that index")
+                .expected(format_args!("an index below {}", self.tensors.len()))
+                .got(index)
+        })?;
+        Ok((name, &entry.shape, self.values(entry)))
+    }
+
+    /// Where the tensor called `name` stands in the order of [`Weights::iter`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound), with the nearest name.
+    pub fn index_of(&self, name: &str) -> Result<usize> {
+        self.tensors.get_index_of(name).ok_or_else(|| {
+            let error = Error::not_found("the weights have no such tensor").tensor(name);
+            match suggest::nearest(name, self.tensors.keys().map(String::as_str)) {
+                Some(near) => error.hint(format!("Did you mean `{near}`?")),
+                None => error,
+            }
+        })
     }
 
     /// How many tensors.

@@ -115,6 +115,20 @@ impl Model {
         self.cache.trim(bytes);
     }
 
+    /// Reads everything and checks it: base and basis are of one model, and every number is finite.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) and [`ErrorKind::Format`](crate::ErrorKind::Format), naming
+    /// file and tensor.
+    pub fn verify(&self) -> Result<()> {
+        self.base.verify_finite()?;
+        if let Some(basis) = &self.basis {
+            basis.verify_finite()?;
+            super::plan::check_models(&self.base, basis)?;
+        }
+        Ok(())
+    }
+
     fn reconstruct(&self, coefficients: &Coefficients) -> Result<Weights> {
         let options =
             ReconstructOptions { scope: Scope::ImageTower, threads: self.threads, kernel: Some(self.kernel) };
@@ -169,8 +183,8 @@ impl TaskWeights {
     /// As [`TaskWeights::get`].
     pub fn pin(&self) -> Result<Arc<Weights>> {
         let weights = self.get()?;
-        *self.pinned.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&weights));
-        Ok(weights)
+        // Whoever was first stays: views of what is pinned must not lose their ground.
+        Ok(Arc::clone(self.pinned.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(weights)))
     }
 
     /// Lets go of what [`TaskWeights::pin`] holds.

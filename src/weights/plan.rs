@@ -72,6 +72,13 @@ pub(super) fn with_base<'a>(
     Ok(Plan { coefficients: coefficients.clone(), factors, tensors })
 }
 
+/// Whether base and basis are of one model, in every parameter that both could have.
+pub(super) fn check_models(base: &Checkpoint, basis: &Basis) -> Result<()> {
+    let any = Coefficients { vectors: vec![1.0; basis.vectors()], mean: 0.0 };
+    let scope = if base.iter().all(|(name, _)| is_image_tower(name)) { Scope::ImageTower } else { Scope::All };
+    with_base(base, basis, &any, scope).map(drop)
+}
+
 /// The base as it is.
 pub(super) fn base_alone(base: &Checkpoint, scope: Scope) -> Plan<'_> {
     let tensors = in_scope(base.iter(), scope)

@@ -1,0 +1,329 @@
+//! `tb_basis`: a basis over a base, with the cache of reconstructed weights; `tb_cache_*`.
+
+use std::ffi::{CString, c_char};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::error::{tb_error, tb_status};
+use super::guard::{guard, infallible};
+use super::handle::{self, Handle, Info, Out, Versioned};
+use crate::basis::Basis;
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::mmap::MapMode;
+use crate::weights::{Model, ModelOptions};
+
+/// An open basis, its base, and the weights that were reconstructed last. Shareable between threads.
+pub struct tb_basis {
+    _opaque: [u8; 0],
+}
+
+/// What the handle holds, with the texts that C borrows from it.
+pub(super) struct OpenBasis {
+    pub(super) model: Arc<Model>,
+    method: CString,
+    tasks: Vec<CString>,
+}
+
+impl Handle for tb_basis {
+    type Inner = OpenBasis;
+    const NAME: &'static str = "basis";
+}
+
+/// How tb_basis_open() opens. Zero means default everywhere; begin with
+/// `tb_basis_options options = { .struct_size = sizeof options, … };`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tb_basis_options {
+    /// sizeof(tb_basis_options), as the program was compiled.
+    pub struct_size: usize,
+    /// The base checkpoint's file (the zero-shot weights): PyTorch or safetensors; UTF-8.
+    pub base: *const c_char,
+    /// Not zero: read the files into memory instead of mapping them. Mapped files must not be shortened while they are
+    /// open, or the process may end with SIGBUS.
+    pub read: u32,
+    /// Threads that reconstruct; 0: one a processor.
+    pub threads: u32,
+    /// Bytes of reconstructed weights that are kept for the next time. 0: 1 GiB. See tb_cache_set_budget() for none.
+    pub cache_bytes: u64,
+}
+
+// SAFETY: repr(C), the size first, and every field may be zero.
+unsafe impl Versioned for tb_basis_options {}
+
+/// What tb_basis_info() tells.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tb_basis_properties {
+    /// sizeof(tb_basis_properties), set by the caller.
+    pub struct_size: usize,
+    /// `AutoencoderBasisMethod`, `PCABasisMethod`, `RandomBasisMethod`, `RandomSampleMethod`, or `none` for a base alone.
+    /// Belongs to the basis.
+    pub method: *const c_char,
+    /// T, the number of tasks.
+    pub tasks: usize,
+    /// M, the number of basis vectors.
+    pub vectors: usize,
+    /// 1 where there is a mean vector beside them (PCA), else 0.
+    pub has_mean: u32,
+    /// Parameters (elements) of the whole model, and those of its image tower.
+    pub parameters: u64,
+    /// Parameters of the image tower, which is what gets reconstructed.
+    pub image_tower_parameters: u64,
+    /// Bytes of the basis files (without the base's).
+    pub file_bytes: u64,
+}
+
+// SAFETY: repr(C), the size first, and every field may be zero.
+unsafe impl Versioned for tb_basis_properties {}
+
+/// How the cache of weights has done so far.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tb_cache_statistics {
+    /// sizeof(tb_cache_statistics), set by the caller.
+    pub struct_size: usize,
+    /// Requests that found their weights ready.
+    pub hits: u64,
+    /// Requests that had to reconstruct.
+    pub misses: u64,
+    /// Weights that were dropped to keep within the budget.
+    pub evictions: u64,
+    /// Weights that are kept now.
+    pub entries: u64,
+    /// Bytes that they take.
+    pub bytes: u64,
+    /// Bytes that may be kept.
+    pub budget: u64,
+    /// Nanoseconds spent reconstructing.
+    pub reconstruct_ns: u64,
+}
+
+// SAFETY: repr(C), the size first, and every field may be zero.
+unsafe impl Versioned for tb_cache_statistics {}
+
+/// Opens a basis and its base. A folder as published: `method_info.json`, `basis_vectors.pt` and the method's own
+/// file. The vectors are mapped; nothing of them is read before weights are reconstructed.
+///
+/// `path` may be NULL: then there is only the base, and `base` is the only task expression.
+///
+/// @param path     the basis folder, UTF-8, or NULL
+/// @param options  NULL for all defaults; but `base` is needed
+/// @param out      set to the new handle, which the caller frees with tb_basis_free(); NULL on failure
+/// @param err      NULL, or set to an error that the caller frees with tb_error_free(); NULL on success
+/// @return TB_OK; TB_ERR_IO, TB_ERR_FORMAT for files that cannot be read or are not what they should be;
+///         TB_ERR_UNSUPPORTED for an unknown method; TB_ERR_INVALID_ARGUMENT
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_basis_open(
+    path: *const c_char,
+    options: *const tb_basis_options,
+    out: *mut *mut tb_basis,
+    err: *mut *mut tb_error,
+) -> tb_status {
+    // SAFETY: C's promises, as the header states them, are handed through.
+    unsafe {
+        guard(err, || {
+            let out = Out::new(out, "out", std::ptr::null_mut())?;
+            let path = handle::optional_text(path, "path")?;
+            let options = handle::options(options, "options")?;
+            let base = handle::optional_text(options.base, "options->base")?
+                .ok_or_else(|| Error::invalid("`options->base` is missing: the base checkpoint's file"))?;
+            out.set(handle::into_raw::<tb_basis>(open(path.map(Path::new), Path::new(base), &options)?));
+            Ok(())
+        })
+    }
+}
+
+fn open(path: Option<&Path>, base: &Path, options: &tb_basis_options) -> Result<OpenBasis> {
+    let mode = if options.read == 0 { MapMode::Map } else { MapMode::Read };
+    let basis = path.map(|path| Basis::open_with(path, mode)).transpose()?;
+    let text = |text: &str| CString::new(text).map_err(|e| Error::format("a name holds a NUL").because(e));
+    let method = text(basis.as_ref().map_or("none", |basis| basis.method().name()))?;
+    let tasks = basis.iter().flat_map(Basis::tasks).map(|task| text(task)).collect::<Result<_>>()?;
+    let defaults = ModelOptions::default();
+    let cache_bytes = match options.cache_bytes {
+        0 => defaults.cache_bytes,
+        bytes => usize::try_from(bytes).unwrap_or(usize::MAX),
+    };
+    let model_options = ModelOptions { threads: options.threads as usize, cache_bytes, ..defaults };
+    let model = Model::new(Checkpoint::open_with(base, mode)?, basis, &model_options)?;
+    Ok(OpenBasis { model, method, tasks })
+}
+
+/// Tells what the basis is. `info->struct_size` has to be set.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_basis_info(
+    basis: *const tb_basis,
+    info: *mut tb_basis_properties,
+    err: *mut *mut tb_error,
+) -> tb_status {
+    // SAFETY: as in `tb_basis_open`.
+    unsafe {
+        guard(err, || {
+            let info = Info::new(info, "info")?;
+            let OpenBasis { model, method, tasks } = handle::borrow(basis)?;
+            let basis = model.basis();
+            let base = model.base();
+            let image_tower: usize = base.image_tower().map(|(_, tensor)| tensor.numel()).sum();
+            info.set(tb_basis_properties {
+                struct_size: 0,
+                method: method.as_ptr(),
+                tasks: tasks.len(),
+                vectors: basis.map_or(0, Basis::vectors),
+                has_mean: basis.is_some_and(Basis::has_mean).into(),
+                parameters: base.parameters() as u64,
+                image_tower_parameters: image_tower as u64,
+                file_bytes: basis.map_or(0, Basis::file_bytes),
+            });
+            Ok(())
+        })
+    }
+}
+
+/// The name of task `index`, 0 ≤ index < T, UTF-8. It belongs to the basis. Or TB_ERR_NOT_FOUND.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_basis_task_name(
+    basis: *const tb_basis,
+    index: usize,
+    out: *mut *const c_char,
+    err: *mut *mut tb_error,
+) -> tb_status {
+    // SAFETY: as in `tb_basis_open`.
+    unsafe {
+        guard(err, || {
+            let out = Out::new(out, "out", std::ptr::null())?;
+            let tasks = &handle::borrow(basis)?.tasks;
+            let name = tasks.get(index).ok_or_else(|| {
+                Error::not_found("the basis has no task of that index")
+                    .expected(format_args!("an index below {}", tasks.len()))
+                    .got(index)
+            })?;
+            out.set(name.as_ptr());
+            Ok(())
+        })
+    }
+}
+
+/// The index of the task called `name`; SIZE_MAX and TB_ERR_NOT_FOUND, with the nearest name, where there is none.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_basis_task_index(
+    basis: *const tb_basis,
+    name: *const c_char,
+    out: *mut usize,
+    err: *mut *mut tb_error,
+) -> tb_status {
+    // SAFETY: as in `tb_basis_open`.
+    unsafe {
+        guard(err, || {
+            let out = Out::new(out, "out", usize::MAX)?;
+            let name = handle::text(name, "name")?;
+            out.set(model(basis)?.basis().ok_or_else(no_basis)?.task_index(name)?);
+            Ok(())
+        })
+    }
+}
+
+/// The recovery table: what multiplies vector m for task t, M rows of T, row-major. NaN in the column of a task that
+/// cannot be recovered.
+///
+/// @param out       room for `capacity` numbers; may be NULL where that is 0
+/// @param needed    set to M·T, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_basis_coefficients(
+    basis: *const tb_basis,
+    out: *mut f64,
+    capacity: usize,
+    needed: *mut usize,
+    err: *mut *mut tb_error,
+) -> tb_status {
+    // SAFETY: as in `tb_basis_open`.
+    unsafe {
+        guard(err, || {
+            let recovery = model(basis)?.basis().ok_or_else(no_basis)?.recovery();
+            let values: Vec<f64> = recovery.iter().map(|value| value.unwrap_or(f64::NAN)).collect();
+            handle::fill(&values, out, capacity, needed)
+        })
+    }
+}
+
+/// Reads everything and checks it: that basis and base are of one model, that the image tower's shapes are those of a
+/// vision transformer, and that every number is finite. Names what is wrong. Takes as long as reading the files does.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_basis_verify(basis: *const tb_basis, err: *mut *mut tb_error) -> tb_status {
+    // SAFETY: as in `tb_basis_open`.
+    unsafe { guard(err, || model(basis)?.verify()) }
+}
+
+/// Frees a basis. Weights and encoders made from it stay valid. NULL is fine.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_basis_free(basis: *mut tb_basis) {
+    // SAFETY: as in `tb_basis_open`.
+    infallible((), || unsafe { handle::free(basis) });
+}
+
+/// Sets how many bytes of reconstructed weights are kept, 0 for none, and drops what no longer fits, the least recently
+/// used first. Weights in use stay alive until they no longer are.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_cache_set_budget(
+    basis: *const tb_basis,
+    bytes: u64,
+    err: *mut *mut tb_error,
+) -> tb_status {
+    // SAFETY: as in `tb_basis_open`.
+    unsafe {
+        guard(err, || {
+            model(basis)?.set_cache_budget(usize::try_from(bytes).unwrap_or(usize::MAX));
+            Ok(())
+        })
+    }
+}
+
+/// Tells how the cache has done. `stats->struct_size` has to be set.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_cache_stats(
+    basis: *const tb_basis,
+    stats: *mut tb_cache_statistics,
+    err: *mut *mut tb_error,
+) -> tb_status {
+    // SAFETY: as in `tb_basis_open`.
+    unsafe {
+        guard(err, || {
+            let out = Info::new(stats, "stats")?;
+            let stats = model(basis)?.cache_stats();
+            out.set(tb_cache_statistics {
+                struct_size: 0,
+                hits: stats.hits,
+                misses: stats.misses,
+                evictions: stats.evictions,
+                entries: stats.entries as u64,
+                bytes: stats.bytes as u64,
+                budget: stats.budget as u64,
+                reconstruct_ns: u64::try_from(stats.reconstructing.as_nanos()).unwrap_or(u64::MAX),
+            });
+            Ok(())
+        })
+    }
+}
+
+/// Drops the least recently used weights until at most `bytes` are kept; the budget stays as it is.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_cache_trim(basis: *const tb_basis, bytes: u64, err: *mut *mut tb_error) -> tb_status {
+    // SAFETY: as in `tb_basis_open`.
+    unsafe {
+        guard(err, || {
+            model(basis)?.trim_cache(usize::try_from(bytes).unwrap_or(usize::MAX));
+            Ok(())
+        })
+    }
+}
+
+/// # Safety
+/// As for [`handle::borrow`].
+pub(super) unsafe fn model<'a>(basis: *const tb_basis) -> Result<&'a Arc<Model>> {
+    // SAFETY: the caller's promise.
+    Ok(&unsafe { handle::borrow(basis) }?.model)
+}
+
+fn no_basis() -> Error {
+    Error::invalid("only a base is open, no basis: there are no tasks")
+}

@@ -1,0 +1,283 @@
+//! `tb_encoder`: pixels and weights in, embeddings out.
+
+use std::ffi::{CString, c_char};
+use std::path::PathBuf;
+
+use super::basis::{model, tb_basis};
+use super::error::{tb_error, tb_status};
+use super::guard::{guard, infallible};
+use super::handle::{self, Handle, Info, Out, Versioned};
+use super::pixels::{self, tb_image};
+use super::weights::tb_weights;
+use crate::clip::{Activation, Arch, ArchHints, Preprocess};
+use crate::encoder::{Encoder, EncoderOptions};
+use crate::error::{Error, Result};
+
+/// The image encoder of one architecture. It holds no weights: every call names those it runs with, so calls for
+/// different tasks may run at the same time on one encoder. Shareable between threads.
+pub struct tb_encoder {
+    _opaque: [u8; 0],
+}
+
+pub(super) struct OpenEncoder {
+    encoder: Encoder,
+    preprocess: Preprocess,
+    onnxruntime_path: CString,
+    onnxruntime_version: CString,
+}
+
+impl Handle for tb_encoder {
+    type Inner = OpenEncoder;
+    const NAME: &'static str = "encoder";
+}
+
+/// x·σ(1.702·x): OpenAI's models. The default.
+pub const TB_ACTIVATION_QUICK_GELU: u32 = 0;
+/// x·Φ(x): most models that open_clip trained.
+pub const TB_ACTIVATION_GELU: u32 = 1;
+
+/// How tb_encoder_create() sets up. Zero means default everywhere.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tb_encoder_options {
+    /// sizeof(tb_encoder_options), as the program was compiled.
+    pub struct_size: usize,
+    /// `cpu`, or `auto` for the best that there is. NULL: `cpu`. What this build cannot do is TB_ERR_UNSUPPORTED.
+    pub provider: *const c_char,
+    /// Which device of the provider, counted from 0.
+    pub device: u32,
+    /// Threads that compute, all runs together; 0: one a processor.
+    pub threads: u32,
+    /// Runs that may be in progress at once; further calls wait. 0: 1. Each has threads / concurrency threads.
+    pub concurrency: u32,
+    /// One of TB_ACTIVATION_…. Shapes do not tell it, and the wrong one gives plausible, wrong embeddings.
+    pub activation: u32,
+    /// Attention heads; 0: width / 64.
+    pub heads: u32,
+    /// The side of the images in pixels; 0: what the base's positional embedding says. Any other than that is
+    /// TB_ERR_UNSUPPORTED.
+    pub image_size: u32,
+    /// The file of ONNX Runtime's library, UTF-8. NULL: `ORT_DYLIB_PATH`, then beside the program and beside this
+    /// library, then the system's loader. A process can have only one.
+    pub onnxruntime: *const c_char,
+}
+
+// SAFETY: repr(C), the size first, and every field may be zero.
+unsafe impl Versioned for tb_encoder_options {}
+
+/// What tb_encoder_info() tells: what is really used. The texts belong to the encoder.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tb_encoder_properties {
+    /// sizeof(tb_encoder_properties), set by the caller.
+    pub struct_size: usize,
+    /// The execution provider that runs: `cpu`.
+    pub provider: *const c_char,
+    /// The file of the ONNX Runtime that is loaded.
+    pub onnxruntime_path: *const c_char,
+    /// Its version.
+    pub onnxruntime_version: *const c_char,
+    /// Threads that one run computes with.
+    pub threads: usize,
+    /// Sessions that are open; they are opened as calls overlap.
+    pub sessions: usize,
+    /// S: images are f32 [n,3,S,S].
+    pub image_size: usize,
+    /// e: embeddings are f32 [n,e].
+    pub embedding: usize,
+    /// Channels of the residual stream.
+    pub width: usize,
+    /// Residual blocks.
+    pub layers: usize,
+    /// Attention heads a block.
+    pub heads: usize,
+    /// Side of a patch in pixels.
+    pub patch_size: usize,
+    /// One of TB_ACTIVATION_….
+    pub activation: u32,
+}
+
+// SAFETY: repr(C), the size first, and every field may be zero.
+unsafe impl Versioned for tb_encoder_properties {}
+
+/// Makes an encoder for the architecture of the basis's base, which is read off the shapes of its tensors. It runs any
+/// weights of that architecture, also those of another basis. Costs some 20 ms and 10 MB, whatever the model's size.
+///
+/// @param options  NULL for all defaults
+/// @param out      set to the new handle, which the caller frees with tb_encoder_free(); NULL on failure
+/// @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer; TB_ERR_RUNTIME_MISSING, with every place
+///         that was searched; TB_ERR_UNSUPPORTED; TB_ERR_RUNTIME
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_encoder_create(
+    basis: *const tb_basis,
+    options: *const tb_encoder_options,
+    out: *mut *mut tb_encoder,
+    err: *mut *mut tb_error,
+) -> tb_status {
+    // SAFETY: C's promises, as the header states them, are handed through.
+    unsafe {
+        guard(err, || {
+            let out = Out::new(out, "out", std::ptr::null_mut())?;
+            let base = model(basis)?.base();
+            let options = handle::options(options, "options")?;
+            if let Some(provider) = handle::optional_text(options.provider, "options->provider")? {
+                check_provider(provider)?;
+            }
+            if options.device != 0 {
+                return Err(Error::unsupported("the CPU is the only device that this build has").got(options.device));
+            }
+            let hints = ArchHints { heads: positive(options.heads), activation: activation(options.activation)? };
+            let arch = Arch::of(base, hints)?;
+            check_image_size(&arch, options.image_size)?;
+            let runtime = handle::optional_text(options.onnxruntime, "options->onnxruntime")?.map(PathBuf::from);
+            let threads = options.threads as usize;
+            let concurrency = options.concurrency as usize;
+            let encoder = Encoder::new(&arch, &EncoderOptions { threads, concurrency, runtime })?;
+            let text = |text: &str| CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default();
+            out.set(handle::into_raw::<tb_encoder>(OpenEncoder {
+                preprocess: Preprocess::new(arch.image_size()),
+                onnxruntime_path: text(&encoder.runtime().path().to_string_lossy()),
+                onnxruntime_version: text(encoder.runtime().version()),
+                encoder,
+            }));
+            Ok(())
+        })
+    }
+}
+
+fn positive(number: u32) -> Option<usize> {
+    (number > 0).then_some(number as usize)
+}
+
+fn check_provider(provider: &str) -> Result<()> {
+    match provider {
+        "cpu" | "auto" => Ok(()),
+        "cuda" | "tensorrt" => Err(Error::unsupported("this build has no such provider").expected("cpu").got(provider)),
+        _ => Err(Error::invalid("no such provider").expected("cpu or auto").got(provider)),
+    }
+}
+
+fn activation(number: u32) -> Result<Activation> {
+    match number {
+        TB_ACTIVATION_QUICK_GELU => Ok(Activation::QuickGelu),
+        TB_ACTIVATION_GELU => Ok(Activation::Gelu),
+        _ => Err(Error::invalid("no such activation").expected("one of TB_ACTIVATION_…").got(number)),
+    }
+}
+
+fn check_image_size(arch: &Arch, asked: u32) -> Result<()> {
+    match positive(asked) {
+        Some(size) if size != arch.image_size() => {
+            Err(Error::unsupported("positional embeddings are not interpolated to other image sizes")
+                .expected(arch.image_size())
+                .got(size))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Tells what is really used. `info->struct_size` has to be set.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_encoder_info(
+    encoder: *const tb_encoder,
+    info: *mut tb_encoder_properties,
+    err: *mut *mut tb_error,
+) -> tb_status {
+    // SAFETY: as in `tb_encoder_create`.
+    unsafe {
+        guard(err, || {
+            let out = Info::new(info, "info")?;
+            let OpenEncoder { encoder, onnxruntime_path, onnxruntime_version, .. } = handle::borrow(encoder)?;
+            let arch = encoder.arch();
+            out.set(tb_encoder_properties {
+                struct_size: 0,
+                provider: c"cpu".as_ptr(),
+                onnxruntime_path: onnxruntime_path.as_ptr(),
+                onnxruntime_version: onnxruntime_version.as_ptr(),
+                threads: encoder.threads(),
+                sessions: encoder.sessions(),
+                image_size: arch.image_size(),
+                embedding: arch.embed_dim,
+                width: arch.width,
+                layers: arch.layers,
+                heads: arch.heads,
+                patch_size: arch.patch,
+                activation: match arch.activation {
+                    Activation::QuickGelu => TB_ACTIVATION_QUICK_GELU,
+                    Activation::Gelu => TB_ACTIVATION_GELU,
+                },
+            });
+            Ok(())
+        })
+    }
+}
+
+/// Embeds `n` preprocessed images with these weights; the embeddings are not normalised. The weights are reconstructed
+/// if they are not ready; nothing of them is copied.
+///
+/// @param pixels    f32 [n,3,S,S], as tb_preprocess() gives them
+/// @param out       f32 [n,e]
+/// @param capacity  floats that `out` has room for: at least n·e, or TB_ERR_BUFFER_TOO_SMALL
+/// @return TB_OK; TB_ERR_MISMATCH where the weights are of another architecture; what tb_weights_prepare() returns;
+///         TB_ERR_RUNTIME. On failure `out` is as it was
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_encoder_encode(
+    encoder: *const tb_encoder,
+    weights: *const tb_weights,
+    pixels: *const f32,
+    n: usize,
+    out: *mut f32,
+    capacity: usize,
+    err: *mut *mut tb_error,
+) -> tb_status {
+    // SAFETY: as in `tb_encoder_create`.
+    unsafe {
+        guard(err, || {
+            let encoder = &handle::borrow(encoder)?.encoder;
+            let weights = &handle::borrow(weights)?.weights;
+            let pixels = handle::slice(pixels, values(n, encoder.arch().pixels())?, "pixels")?;
+            let length = values(n, encoder.arch().embed_dim)?;
+            handle::check_room(length, capacity, std::ptr::null_mut())?;
+            let out = handle::slice_mut(out, length, "out")?;
+            encoder.encode_into(&*weights.get()?, pixels, n, out)
+        })
+    }
+}
+
+/// Preprocesses `n` images and embeds them; as tb_preprocess() and tb_encoder_encode().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_encoder_encode_images(
+    encoder: *const tb_encoder,
+    weights: *const tb_weights,
+    images: *const tb_image,
+    n: usize,
+    out: *mut f32,
+    capacity: usize,
+    err: *mut *mut tb_error,
+) -> tb_status {
+    // SAFETY: as in `tb_encoder_create`.
+    unsafe {
+        guard(err, || {
+            let OpenEncoder { encoder, preprocess, .. } = handle::borrow(encoder)?;
+            let weights = &handle::borrow(weights)?.weights;
+            let length = values(n, encoder.arch().embed_dim)?;
+            handle::check_room(length, capacity, std::ptr::null_mut())?;
+            let out = handle::slice_mut(out, length, "out")?;
+            let images: Vec<_> =
+                handle::slice(images, n, "images")?.iter().map(|image| pixels::view(image)).collect::<Result<_>>()?;
+            let pixels = preprocess.batch(&images, encoder.threads())?;
+            encoder.encode_into(&*weights.get()?, &pixels, n, out)
+        })
+    }
+}
+
+fn values(n: usize, each: usize) -> Result<usize> {
+    n.checked_mul(each).ok_or_else(|| Error::invalid("more images than memory can hold").got(n))
+}
+
+/// Frees an encoder. NULL is fine.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_encoder_free(encoder: *mut tb_encoder) {
+    // SAFETY: as in `tb_encoder_create`.
+    infallible((), || unsafe { handle::free(encoder) });
+}

@@ -1,0 +1,243 @@
+//! Every pointer that comes from C is turned into something safe here, and nowhere else.
+//!
+//! A handle is an `Arc` that C holds as a raw pointer to an opaque type. Children hold their parents, so handles may be
+//! freed in any order; a handle is `Send + Sync`, so it may be used from several threads at once.
+
+use std::ffi::{CStr, c_char};
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+
+/// A type that C sees as an opaque handle.
+pub(super) trait Handle: Sized {
+    /// What the handle holds.
+    type Inner: Send + Sync;
+    /// As messages call it.
+    const NAME: &'static str;
+}
+
+/// Gives C a handle: it owns one reference from now on.
+pub(super) fn into_raw<H: Handle>(inner: H::Inner) -> *mut H {
+    Arc::into_raw(Arc::new(inner)).cast_mut().cast()
+}
+
+/// What a handle of C's holds, for the time of a call.
+///
+/// # Safety
+/// `handle` is NULL, or came from [`into_raw`] and has not been freed.
+pub(super) unsafe fn borrow<'a, H: Handle>(handle: *const H) -> Result<&'a H::Inner> {
+    if handle.is_null() {
+        return Err(null(H::NAME));
+    }
+    // SAFETY: the caller's promise; an `Arc`'s raw pointer is that of its content.
+    Ok(unsafe { &*handle.cast::<H::Inner>() })
+}
+
+/// Takes C's reference back.
+///
+/// # Safety
+/// As for [`borrow`]; the handle is not used again.
+pub(super) unsafe fn free<H: Handle>(handle: *mut H) {
+    if !handle.is_null() {
+        // SAFETY: the caller's promise: this is the reference that `into_raw` gave.
+        drop(unsafe { Arc::from_raw(handle.cast_const().cast::<H::Inner>()) });
+    }
+}
+
+/// A place for a result: set to nothing at once, written when the call succeeds.
+pub(super) struct Out<'a, T>(&'a mut T);
+
+impl<'a, T> Out<'a, T> {
+    /// # Safety
+    /// `out` is NULL or a place that C may have a `T` written to, which nobody else uses during the call.
+    pub(super) unsafe fn new(out: *mut T, name: &str, nothing: T) -> Result<Self> {
+        if out.is_null() {
+            return Err(null(name));
+        }
+        // SAFETY: the caller's promise. The place may not be initialised yet, so it is written before it is borrowed.
+        unsafe {
+            out.write(nothing);
+            Ok(Self(&mut *out))
+        }
+    }
+
+    pub(super) fn set(self, value: T) {
+        *self.0 = value;
+    }
+}
+
+/// A text of C's.
+///
+/// # Safety
+/// `text` is NULL or ends in a NUL, and stays as it is during the call.
+pub(super) unsafe fn text<'a>(text: *const c_char, name: &str) -> Result<&'a str> {
+    // SAFETY: the caller's promise.
+    unsafe { optional_text(text, name) }?.ok_or_else(|| null(name))
+}
+
+/// A text of C's that may be NULL.
+///
+/// # Safety
+/// As for [`text`].
+pub(super) unsafe fn optional_text<'a>(text: *const c_char, name: &str) -> Result<Option<&'a str>> {
+    if text.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: the caller's promise.
+    match unsafe { CStr::from_ptr(text) }.to_str() {
+        Ok(text) => Ok(Some(text)),
+        Err(e) => Err(Error::invalid(format!("`{name}` is not UTF-8")).because(e)),
+    }
+}
+
+/// An array of C's; NULL is fine for no elements.
+///
+/// # Safety
+/// `data` is NULL or `length` elements that stay as they are during the call.
+pub(super) unsafe fn slice<'a, T>(data: *const T, length: usize, name: &str) -> Result<&'a [T]> {
+    check_array(data, length, name)?;
+    if length == 0 {
+        return Ok(&[]);
+    }
+    // SAFETY: not NULL, aligned and of a possible size (`check_array`); the rest is the caller's promise.
+    Ok(unsafe { std::slice::from_raw_parts(data, length) })
+}
+
+/// An array of C's to be written; NULL is fine for no elements.
+///
+/// # Safety
+/// `data` is NULL or `length` initialised elements that nobody else uses during the call.
+pub(super) unsafe fn slice_mut<'a, T>(data: *mut T, length: usize, name: &str) -> Result<&'a mut [T]> {
+    check_array(data, length, name)?;
+    if length == 0 {
+        return Ok(&mut []);
+    }
+    // SAFETY: as in `slice`.
+    Ok(unsafe { std::slice::from_raw_parts_mut(data, length) })
+}
+
+fn check_array<T>(data: *const T, length: usize, name: &str) -> Result<()> {
+    if length > 0 && data.is_null() {
+        return Err(null(name));
+    }
+    if !data.is_aligned() {
+        return Err(Error::invalid(format!("`{name}` is not aligned for its type")));
+    }
+    match length.checked_mul(size_of::<T>()) {
+        Some(bytes) if isize::try_from(bytes).is_ok() => Ok(()),
+        _ => Err(Error::invalid(format!("`{name}` cannot have {length} elements"))),
+    }
+}
+
+pub(super) fn null(name: &str) -> Error {
+    Error::invalid(format!("`{name}` is NULL"))
+}
+
+/// A struct that begins with `size_t struct_size`, and whose all-zero state means all defaults.
+///
+/// # Safety
+/// `repr(C)`, begins with a `usize`, holds nothing for which zero bytes would be invalid.
+pub(super) unsafe trait Versioned: Copy {}
+
+/// Options of C's: as much of them as the program knows, the rest zero, which means default.
+///
+/// A program built with a newer header may hand over more than this library knows; that is fine while the rest is zero.
+///
+/// # Safety
+/// `options` is NULL or points to as many bytes as its `struct_size` says.
+pub(super) unsafe fn options<T: Versioned>(options: *const T, name: &str) -> Result<T> {
+    // SAFETY: `Versioned` promises that zero is a value.
+    let mut known: T = unsafe { std::mem::zeroed() };
+    if options.is_null() {
+        return Ok(known);
+    }
+    // SAFETY: every versioned struct begins with its size.
+    let given = unsafe { options.cast::<usize>().read() };
+    check_struct_size::<T>(given, name)?;
+    // SAFETY: both have at least that many bytes.
+    unsafe { std::ptr::copy_nonoverlapping(options.cast::<u8>(), (&raw mut known).cast(), given.min(size_of::<T>())) };
+    for at in size_of::<T>()..given {
+        // SAFETY: within `struct_size`.
+        if unsafe { options.cast::<u8>().add(at).read() } != 0 {
+            return Err(Error::unsupported(format!("`{name}` asks for something that this version does not know"))
+                .expected(format_args!("a struct of at most {} bytes, or zeros after them", size_of::<T>()))
+                .got(format_args!("struct_size {given}")));
+        }
+    }
+    Ok(known)
+}
+
+/// Where C wants information: as much of it as the program knows is written.
+pub(super) struct Info<T> {
+    out: *mut T,
+    given: usize,
+}
+
+impl<T: Versioned> Info<T> {
+    /// # Safety
+    /// `out` is NULL or points to as many writable bytes as its `struct_size` says.
+    pub(super) unsafe fn new(out: *mut T, name: &str) -> Result<Self> {
+        if out.is_null() {
+            return Err(null(name));
+        }
+        // SAFETY: every versioned struct begins with its size.
+        let given = unsafe { out.cast::<usize>().read() };
+        check_struct_size::<T>(given, name)?;
+        // SAFETY: the caller's promise; the size itself stays.
+        unsafe { out.cast::<u8>().add(size_of::<usize>()).write_bytes(0, given - size_of::<usize>()) };
+        Ok(Self { out, given })
+    }
+
+    /// Writes all but the leading `struct_size`, which stays the program's.
+    pub(super) fn set(self, value: T) {
+        let skip = size_of::<usize>();
+        let end = self.given.min(size_of::<T>());
+        // SAFETY: both have at least `end` bytes; `new` had the promise for `out`.
+        unsafe {
+            let from = (&raw const value).cast::<u8>().add(skip);
+            std::ptr::copy_nonoverlapping(from, self.out.cast::<u8>().add(skip), end - skip);
+        }
+    }
+}
+
+/// No struct of ours will ever have this many bytes: a size beyond it was never set.
+const MAX_STRUCT: usize = 4096;
+
+fn check_struct_size<T>(given: usize, name: &str) -> Result<()> {
+    if (size_of::<usize>()..=MAX_STRUCT).contains(&given) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("`{name}->struct_size` is not set"))
+        .expected(format_args!("sizeof the struct ({} bytes here)", size_of::<T>()))
+        .got(given))
+}
+
+/// Copies values into a buffer of C's, and says how many there are.
+///
+/// # Safety
+/// `out` is NULL or room for `capacity` values; `needed` is NULL or a place for a number.
+pub(super) unsafe fn fill<T: Copy>(values: &[T], out: *mut T, capacity: usize, needed: *mut usize) -> Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe { check_room(values.len(), capacity, needed) }?;
+    check_array(out, values.len(), "out")?;
+    // SAFETY: there is room for at least as many; C's buffer overlaps none of ours.
+    unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), out, values.len()) };
+    Ok(())
+}
+
+/// Says how many values there will be, and whether a buffer has room for them.
+///
+/// # Safety
+/// `needed` is NULL or a place for a number.
+pub(super) unsafe fn check_room(values: usize, capacity: usize, needed: *mut usize) -> Result<()> {
+    if !needed.is_null() {
+        // SAFETY: the caller's promise.
+        unsafe { needed.write(values) };
+    }
+    if values <= capacity {
+        return Ok(());
+    }
+    Err(Error::new(crate::ErrorKind::BufferTooSmall, "the buffer is too small")
+        .expected(format_args!("room for {values} values"))
+        .got(format_args!("capacity {capacity}")))
+}

@@ -1,0 +1,116 @@
+//! The library itself: its version, and what it would compute with.
+
+use std::ffi::{CString, c_char};
+use std::path::Path;
+use std::sync::OnceLock;
+
+use super::error::{tb_error, tb_status};
+use super::guard::guard;
+use super::handle::{self, Info, Versioned};
+use crate::encoder::Runtime;
+use crate::error::Result;
+use crate::kernel;
+
+/// What tb_library_info() tells. All texts stay valid as long as the process lives.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tb_library_properties {
+    /// sizeof(tb_library_properties), set by the caller.
+    pub struct_size: usize,
+    /// The kernel that reconstructs: `scalar`, `avx2`, `avx512`, `neon`.
+    pub kernel: *const c_char,
+    /// Processors that this process may use: what 0 threads means.
+    pub threads: usize,
+    /// The file of the ONNX Runtime that is loaded or would be; NULL where none is found.
+    pub onnxruntime_path: *const c_char,
+    /// Its version; NULL where none is found.
+    pub onnxruntime_version: *const c_char,
+    /// Why none is found, with every place that was searched; NULL where one is.
+    pub onnxruntime_error: *const c_char,
+    /// The execution providers that encoders can be made for, comma-separated: `cpu`.
+    pub providers: *const c_char,
+}
+
+// SAFETY: repr(C), the size first, and every field may be zero.
+unsafe impl Versioned for tb_library_properties {}
+
+/// The library's version as a number: major·1,000,000 + minor·1,000 + patch. Compare it with TB_VERSION_NUMBER, that of
+/// the header: the library's must have the same major (below 1.0: and minor), and be no smaller.
+#[unsafe(no_mangle)]
+pub extern "C" fn tb_version_number() -> u32 {
+    version_number()
+}
+
+/// The library's version as a text: `0.1.0`.
+#[unsafe(no_mangle)]
+pub extern "C" fn tb_version_string() -> *const c_char {
+    concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
+}
+
+pub(super) const fn version_number() -> u32 {
+    decimal(env!("CARGO_PKG_VERSION_MAJOR")) * 1_000_000
+        + decimal(env!("CARGO_PKG_VERSION_MINOR")) * 1_000
+        + decimal(env!("CARGO_PKG_VERSION_PATCH"))
+}
+
+const fn decimal(digits: &str) -> u32 {
+    let (digits, mut value, mut i) = (digits.as_bytes(), 0, 0);
+    while i < digits.len() {
+        value = value * 10 + (digits[i] - b'0') as u32;
+        i += 1;
+    }
+    value
+}
+
+/// Tells what the library would compute with. Looks for ONNX Runtime as tb_encoder_create() does, without starting it;
+/// its absence is no failure of this call. `info->struct_size` has to be set.
+///
+/// @param onnxruntime  the library's file, UTF-8; NULL to search for it
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_library_info(
+    onnxruntime: *const c_char,
+    info: *mut tb_library_properties,
+    err: *mut *mut tb_error,
+) -> tb_status {
+    // SAFETY: C's promises, as the header states them, are handed through.
+    unsafe {
+        guard(err, || {
+            let out = Info::new(info, "info")?;
+            let path = handle::optional_text(onnxruntime, "onnxruntime")?;
+            out.set(library_info(path)?);
+            Ok(())
+        })
+    }
+}
+
+fn library_info(path: Option<&str>) -> Result<tb_library_properties> {
+    let (mut found, mut version, mut error) = (std::ptr::null(), std::ptr::null(), std::ptr::null());
+    match Runtime::probe(path.map(Path::new)) {
+        Ok(probe) => {
+            found = forever(&probe.path.to_string_lossy());
+            version = forever(probe.version.as_str());
+        }
+        Err(failure) => error = forever(&failure.to_string()),
+    }
+    Ok(tb_library_properties {
+        struct_size: 0,
+        kernel: forever(kernel::active()?.name()),
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
+        onnxruntime_path: found,
+        onnxruntime_version: version,
+        onnxruntime_error: error,
+        providers: c"cpu".as_ptr(),
+    })
+}
+
+/// A C text that is never freed. The same text is kept once, so asking again and again costs no memory.
+fn forever(text: &str) -> *const c_char {
+    static TEXTS: OnceLock<std::sync::Mutex<std::collections::BTreeSet<CString>>> = OnceLock::new();
+    let text = CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default();
+    let mut texts = TEXTS.get_or_init(Default::default).lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if !texts.contains(&text) {
+        texts.insert(text.clone());
+    }
+    // A `CString`'s bytes stay where they are when the set moves it about, and it is never taken out again.
+    texts.get(&text).map_or(c"".as_ptr(), |kept| kept.as_ptr())
+}

@@ -1,0 +1,114 @@
+//! What the library remarks, handed to a function of C's.
+
+use std::ffi::{CString, c_char, c_void};
+use std::fmt::{self, Write};
+use std::sync::{OnceLock, PoisonError, RwLock};
+
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+
+use super::guard::infallible;
+
+/// Something failed.
+pub const TB_LOG_ERROR: u32 = 1;
+/// Something is not as it should be.
+pub const TB_LOG_WARN: u32 = 2;
+/// What was chosen: a library, a kernel.
+pub const TB_LOG_INFO: u32 = 3;
+/// For those who look for a fault.
+pub const TB_LOG_DEBUG: u32 = 4;
+/// Everything.
+pub const TB_LOG_TRACE: u32 = 5;
+
+/// Receives a remark: its level (TB_LOG_…), a text in UTF-8 that is gone when the function returns, and the caller's
+/// pointer. May be called from any thread, also from several at once. It must not call taskbasis.
+pub type tb_log_callback = Option<unsafe extern "C" fn(level: u32, message: *const c_char, user_data: *mut c_void)>;
+
+#[derive(Clone, Copy)]
+struct Target {
+    callback: unsafe extern "C" fn(u32, *const c_char, *mut c_void),
+    user_data: *mut c_void,
+    level: u32,
+}
+
+// SAFETY: C was told that the callback is called from any thread; the pointer is handed back to it and not used here.
+unsafe impl Send for Target {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Target {}
+
+static TARGET: RwLock<Option<Target>> = RwLock::new(None);
+static INSTALLED: OnceLock<()> = OnceLock::new();
+
+/// Sets who receives the library's remarks, for the whole process: up to `level` (TB_LOG_…), `user_data` handed along.
+/// NULL turns them off, which is how it begins. When this returns, the function set before is no longer running, and
+/// will not be called again. Nothing is ever printed by the library itself.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_set_log_callback(callback: tb_log_callback, user_data: *mut c_void, level: u32) {
+    infallible((), || {
+        // A subscriber that the host set before stays in charge; remarks then go there.
+        INSTALLED.get_or_init(|| drop(tracing::subscriber::set_global_default(ToC)));
+        *TARGET.write().unwrap_or_else(PoisonError::into_inner) =
+            callback.map(|callback| Target { callback, user_data, level });
+        tracing::callsite::rebuild_interest_cache();
+    });
+}
+
+/// Hands events on; spans, of which the library makes none, are let pass.
+struct ToC;
+
+impl Subscriber for ToC {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        let target = *TARGET.read().unwrap_or_else(PoisonError::into_inner);
+        target.is_some_and(|target| number(*metadata.level()) <= target.level)
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut text = Text(String::new());
+        event.record(&mut text);
+        let Ok(message) = CString::new(text.0.replace('\0', "\u{fffd}")) else { return };
+        // The lock is held during the call, so that whoever sets another callback knows when this one is done.
+        let target = TARGET.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Target { callback, user_data, .. }) = *target {
+            // SAFETY: C's function, with what C was told that it gets.
+            unsafe { callback(number(*event.metadata().level()), message.as_ptr(), user_data) };
+        }
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+fn number(level: Level) -> u32 {
+    match level {
+        Level::ERROR => TB_LOG_ERROR,
+        Level::WARN => TB_LOG_WARN,
+        Level::INFO => TB_LOG_INFO,
+        Level::DEBUG => TB_LOG_DEBUG,
+        Level::TRACE => TB_LOG_TRACE,
+    }
+}
+
+/// The message, and the other fields after it as `name=value`.
+struct Text(String);
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        // Writing to a `String` cannot fail.
+        let _ = if field.name() == "message" {
+            let rest = std::mem::take(&mut self.0);
+            write!(self.0, "{value:?}{rest}")
+        } else {
+            write!(self.0, " {}={value:?}", field.name())
+        };
+    }
+}

@@ -1,0 +1,334 @@
+//! `tb_weights`: the weights of a task expression.
+
+use std::ffi::{CString, c_char};
+use std::sync::{Arc, OnceLock};
+
+use super::basis::{model, tb_basis};
+use super::error::{tb_error, tb_status};
+use super::guard::{guard, infallible};
+use super::handle::{self, Handle, Info, Out, Versioned};
+use crate::basis::{Coefficients, TaskExpr};
+use crate::error::{Error, Result};
+use crate::weights::{TaskWeights, Values, Weights};
+
+/// The weights of a task expression. They never change. Making the handle computes only the coefficients; the weights
+/// themselves are reconstructed when somebody first needs them, and are kept in the basis's cache. Shareable between
+/// threads.
+pub struct tb_weights {
+    _opaque: [u8; 0],
+}
+
+pub(super) struct NamedWeights {
+    pub(super) weights: TaskWeights,
+    expression: CString,
+    /// The names as C reads them, in the order of the tensors; made when first asked for.
+    names: OnceLock<Vec<CString>>,
+}
+
+impl Handle for tb_weights {
+    type Inner = NamedWeights;
+    const NAME: &'static str = "weights";
+}
+
+/// A task and its scaling coefficient λ.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tb_task {
+    /// The task's name, UTF-8.
+    pub name: *const c_char,
+    /// λ.
+    pub lambda: f64,
+}
+
+/// A tensor of some weights: f32, row-major. Everything in it belongs to the weights handle.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tb_tensor {
+    /// sizeof(tb_tensor), set by the caller.
+    pub struct_size: usize,
+    /// The canonical name: `visual.proj`, `visual.transformer.resblocks.0.attn.in_proj_weight`, ….
+    pub name: *const c_char,
+    /// `count` values.
+    pub data: *const f32,
+    /// The product of the extents.
+    pub count: usize,
+    /// `rank` extents.
+    pub shape: *const usize,
+    /// The number of dimensions.
+    pub rank: usize,
+}
+
+// SAFETY: repr(C), the size first, and every field may be zero.
+unsafe impl Versioned for tb_tensor {}
+
+/// Names the weights of a task expression: `MNIST`, `MNIST@0.8`, `-MNIST@0.5`, `MNIST@0.3 + SVHN@0.3 - Cars@0.2`,
+/// `merged@0.4`, `all@0.3`, `base`. Nothing is reconstructed yet.
+///
+/// @return TB_OK; TB_ERR_INVALID_ARGUMENT for an expression that cannot be read or is not finite; TB_ERR_NOT_FOUND for
+///         an unknown task; TB_ERR_NOT_RECOVERABLE for one that this basis cannot give back
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_weights_create(
+    basis: *const tb_basis,
+    expression: *const c_char,
+    out: *mut *mut tb_weights,
+    err: *mut *mut tb_error,
+) -> tb_status {
+    // SAFETY: C's promises, as the header states them, are handed through.
+    unsafe {
+        guard(err, || {
+            let out = Out::new(out, "out", std::ptr::null_mut())?;
+            let model = model(basis)?;
+            let expression: TaskExpr = handle::text(expression, "expression")?.parse()?;
+            out.set(named(model.weights(&expression)?)?);
+            Ok(())
+        })
+    }
+}
+
+/// Names the weights of Σ λ·task over `n` tasks; none give the base.
+///
+/// @return as tb_weights_create()
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_weights_create_from_tasks(
+    basis: *const tb_basis,
+    tasks: *const tb_task,
+    n: usize,
+    out: *mut *mut tb_weights,
+    err: *mut *mut tb_error,
+) -> tb_status {
+    // SAFETY: as in `tb_weights_create`.
+    unsafe {
+        guard(err, || {
+            let out = Out::new(out, "out", std::ptr::null_mut())?;
+            let model = model(basis)?;
+            let mut expression = TaskExpr::base();
+            for task in handle::slice(tasks, n, "tasks")? {
+                if !task.lambda.is_finite() {
+                    return Err(Error::invalid("a scaling coefficient (λ) must be finite").got(task.lambda));
+                }
+                expression = expression + TaskExpr::task(handle::text(task.name, "tasks->name")?) * task.lambda;
+            }
+            out.set(named(model.weights(&expression)?)?);
+            Ok(())
+        })
+    }
+}
+
+/// Names the weights of Σ_m coefficients[m]·s_m + mean·(PCA's mean vector).
+///
+/// @param n     must be M
+/// @param mean  what multiplies the mean vector: 0 where there is none
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_weights_create_from_coefficients(
+    basis: *const tb_basis,
+    coefficients: *const f64,
+    n: usize,
+    mean: f64,
+    out: *mut *mut tb_weights,
+    err: *mut *mut tb_error,
+) -> tb_status {
+    // SAFETY: as in `tb_weights_create`.
+    unsafe {
+        guard(err, || {
+            let out = Out::new(out, "out", std::ptr::null_mut())?;
+            let model = model(basis)?;
+            let vectors = handle::slice(coefficients, n, "coefficients")?.to_vec();
+            out.set(named(model.weights_from(Coefficients { vectors, mean })?)?);
+            Ok(())
+        })
+    }
+}
+
+fn named(weights: TaskWeights) -> Result<*mut tb_weights> {
+    let expression = CString::new(weights.name()).map_err(|e| Error::invalid("a name holds a NUL").because(e))?;
+    Ok(handle::into_raw::<tb_weights>(NamedWeights { weights, expression, names: OnceLock::new() }))
+}
+
+/// The expression in its usual spelling, UTF-8. It belongs to the handle. NULL for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_weights_expression(weights: *const tb_weights) -> *const c_char {
+    infallible(std::ptr::null(), || {
+        // SAFETY: as in `tb_weights_create`.
+        unsafe { handle::borrow(weights) }.map_or(std::ptr::null(), |weights| weights.expression.as_ptr())
+    })
+}
+
+/// What multiplies the basis vectors: M numbers, and one for PCA's mean.
+///
+/// @param out       room for `capacity` numbers; may be NULL where that is 0
+/// @param needed    set to M, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
+/// @param mean      set to what multiplies the mean; may be NULL
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_weights_coefficients(
+    weights: *const tb_weights,
+    out: *mut f64,
+    capacity: usize,
+    needed: *mut usize,
+    mean: *mut f64,
+    err: *mut *mut tb_error,
+) -> tb_status {
+    // SAFETY: as in `tb_weights_create`.
+    unsafe {
+        guard(err, || {
+            let coefficients = handle::borrow(weights)?.weights.coefficients();
+            if !mean.is_null() {
+                mean.write(coefficients.mean);
+            }
+            handle::fill(&coefficients.vectors, out, capacity, needed)
+        })
+    }
+}
+
+/// Reconstructs now, unless the weights are ready: afterwards the first call that needs them finds them in the cache,
+/// as far as its budget goes.
+///
+/// @return TB_OK; TB_ERR_MISMATCH where base and basis are not of one model; TB_ERR_OUT_OF_MEMORY
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_weights_prepare(weights: *const tb_weights, err: *mut *mut tb_error) -> tb_status {
+    // SAFETY: as in `tb_weights_create`.
+    unsafe { guard(err, || handle::borrow(weights)?.weights.get().map(drop)) }
+}
+
+/// Starts reconstructing in the background and returns at once. A failure shows when the weights are needed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_weights_prefetch(weights: *const tb_weights, err: *mut *mut tb_error) -> tb_status {
+    // SAFETY: as in `tb_weights_create`.
+    unsafe { guard(err, || handle::borrow(weights)?.weights.prefetch()) }
+}
+
+/// Sets `out` to 1 where the weights are reconstructed and still kept, else to 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_weights_is_ready(
+    weights: *const tb_weights,
+    out: *mut i32,
+    err: *mut *mut tb_error,
+) -> tb_status {
+    // SAFETY: as in `tb_weights_create`.
+    unsafe {
+        guard(err, || {
+            let out = Out::new(out, "out", 0)?;
+            out.set(handle::borrow(weights)?.weights.is_ready().into());
+            Ok(())
+        })
+    }
+}
+
+/// The number of tensors. Reconstructs, and holds on to the weights as tb_weights_tensor() does.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_weights_tensor_count(
+    weights: *const tb_weights,
+    out: *mut usize,
+    err: *mut *mut tb_error,
+) -> tb_status {
+    // SAFETY: as in `tb_weights_create`.
+    unsafe {
+        guard(err, || {
+            let out = Out::new(out, "out", 0)?;
+            out.set(handle::borrow(weights)?.weights.pin()?.len());
+            Ok(())
+        })
+    }
+}
+
+/// A view of the tensor called `name`. `tensor->struct_size` has to be set.
+///
+/// Reconstructs, and from now on the handle holds on to the weights whatever the cache's budget: the view is valid
+/// until the handle is freed.
+///
+/// @return TB_OK; TB_ERR_NOT_FOUND; what tb_weights_prepare() returns
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_weights_tensor(
+    weights: *const tb_weights,
+    name: *const c_char,
+    tensor: *mut tb_tensor,
+    err: *mut *mut tb_error,
+) -> tb_status {
+    // SAFETY: as in `tb_weights_create`.
+    unsafe {
+        guard(err, || {
+            let out = Info::new(tensor, "tensor")?;
+            let name = handle::text(name, "name")?;
+            let named = handle::borrow(weights)?;
+            let weights = named.weights.pin()?;
+            let index = weights.index_of(name)?;
+            out.set(named.view(&weights, index)?);
+            Ok(())
+        })
+    }
+}
+
+/// A view of tensor `index`, in the order of the base's file; as tb_weights_tensor().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_weights_tensor_at(
+    weights: *const tb_weights,
+    index: usize,
+    tensor: *mut tb_tensor,
+    err: *mut *mut tb_error,
+) -> tb_status {
+    // SAFETY: as in `tb_weights_create`.
+    unsafe {
+        guard(err, || {
+            let out = Info::new(tensor, "tensor")?;
+            let named = handle::borrow(weights)?;
+            out.set(named.view(&named.weights.pin()?, index)?);
+            Ok(())
+        })
+    }
+}
+
+/// Copies the tensor called `name` into the caller's buffer. Nothing is held on to.
+///
+/// @param out       room for `capacity` values; may be NULL where that is 0
+/// @param needed    set to the number of values, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_weights_copy_tensor(
+    weights: *const tb_weights,
+    name: *const c_char,
+    out: *mut f32,
+    capacity: usize,
+    needed: *mut usize,
+    err: *mut *mut tb_error,
+) -> tb_status {
+    // SAFETY: as in `tb_weights_create`.
+    unsafe {
+        guard(err, || {
+            let name = handle::text(name, "name")?;
+            let weights = handle::borrow(weights)?.weights.get()?;
+            let (_, _, values) = weights.at(weights.index_of(name)?)?;
+            handle::fill(floats(values)?, out, capacity, needed)
+        })
+    }
+}
+
+/// Frees the handle, and the views that were taken through it. NULL is fine.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_weights_free(weights: *mut tb_weights) {
+    // SAFETY: as in `tb_weights_create`.
+    infallible((), || unsafe { handle::free(weights) });
+}
+
+impl NamedWeights {
+    /// A view that stays valid as long as `self` pins `weights`.
+    fn view(&self, weights: &Arc<Weights>, index: usize) -> Result<tb_tensor> {
+        let names = self.names.get_or_init(|| {
+            weights.iter().map(|(name, _, _)| CString::new(name.replace('\0', "\u{fffd}")).unwrap_or_default()).collect()
+        });
+        let (_, shape, values) = weights.at(index)?;
+        let values = floats(values)?;
+        Ok(tb_tensor {
+            struct_size: 0,
+            name: names[index].as_ptr(),
+            data: values.as_ptr(),
+            count: values.len(),
+            shape: shape.as_ptr(),
+            rank: shape.len(),
+        })
+    }
+}
+
+fn floats(values: Values<'_>) -> Result<&[f32]> {
+    match values {
+        Values::F32(values) => Ok(values),
+        Values::Carried(tensor) => Err(Error::unsupported("the tensor is not one of floats").got(tensor.dtype())),
+    }
+}
