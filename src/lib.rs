@@ -1,6 +1,7 @@
 //! taskbasis: many fine-tuned CLIP tasks from one compressed basis.
 
 pub mod error;
+pub mod kernel;
 pub mod mmap;
 pub mod tensor;
 
