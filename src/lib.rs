@@ -3,6 +3,7 @@
 pub mod clip;
 pub mod encoder;
 pub mod error;
+pub mod kernel;
 pub mod mmap;
 pub mod onnx;
 pub mod tensor;

@@ -1,0 +1,213 @@
+//! What the caller asks for, checked and cut into strips.
+
+use super::dispatch::Kernel;
+use super::strip::{Format, Strip};
+use super::threads;
+use crate::error::{Error, Result};
+use crate::tensor::{Tensor, try_zeroed};
+
+/// One tensor to compute: `out = base + Σ_m a_m·terms[m]`.
+pub struct Segment<'a> {
+    /// What errors call it.
+    pub name: &'a str,
+    /// What the sum is added to; `None` gives the sum alone.
+    pub base: Option<&'a Tensor>,
+    /// The terms in ascending m, one a coefficient, all of one shape and of any float types.
+    pub terms: Vec<&'a Tensor>,
+    /// Where the result goes, in row-major order.
+    pub out: &'a mut [f32],
+}
+
+/// Results of this many bytes or more are written past the caches. They would push out what the caches hold and not
+/// be there when they are read; and an ordinary store first reads the line that it will overwrite. Below, a result
+/// that stays in the cache helps whoever reads it next.
+const STREAM_FROM: usize = 4 << 20;
+
+/// A thread must have this many bytes to read and write before another one is worth its start.
+const BYTES_A_THREAD: usize = 512 << 10;
+
+/// Threads take pieces of at most this many elements. Short enough that they finish together, long enough that the
+/// hardware's prefetching is not always starting afresh.
+const PIECE: usize = 256 << 10;
+
+/// Pieces begin at multiples of this many elements, so that two threads never write into one cache line of an output
+/// that is aligned.
+const PIECE_STEP: usize = 64;
+
+/// Elements that are converted at a time where a kernel cannot load a source's own bytes: small enough that a dozen
+/// converted sources stay in the first-level cache.
+const TILE: usize = 512;
+
+/// Computes every segment with the same coefficients, by the bit contract of [this module](super).
+///
+/// Works on up to `threads` threads, the caller's among them; 0 means as many as this process may run at once. What is
+/// too small to gain from it stays on the caller's thread. Memory that was never touched is first touched by the thread
+/// that writes it.
+///
+/// # Errors
+/// Nothing is written unless everything is in order:
+/// - [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when a coefficient is not finite;
+/// - [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) when a segment has another number of terms than there are
+///   coefficients, or its base, terms and output differ in shape or number of elements;
+/// - [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when a tensor is not of floats, or this machine cannot
+///   run `kernel`.
+///
+/// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) may come later, where sources must be converted first.
+pub fn combine(kernel: Kernel, threads: usize, coefficients: &[f32], segments: Vec<Segment<'_>>) -> Result<()> {
+    let function = kernel.function()?;
+    for (m, coefficient) in coefficients.iter().enumerate() {
+        if !coefficient.is_finite() {
+            return Err(Error::invalid(format!("coefficient {m} is not finite")).got(coefficient));
+        }
+    }
+    for segment in &segments {
+        check(segment, coefficients.len()).map_err(|error| error.tensor(segment.name))?;
+    }
+
+    let (mut elements, mut traffic) = (0, 0);
+    let mut plans = Vec::with_capacity(segments.len());
+    for Segment { base, terms, out, .. } in segments {
+        let plan = Plan::new(base, coefficients, terms);
+        elements += out.len();
+        traffic += size_of_val(out) + plan.bytes();
+        plans.push((plan, out));
+    }
+    let threads = threads::count(threads).min(traffic / BYTES_A_THREAD).max(1);
+    let stream = elements * size_of::<f32>() >= STREAM_FROM;
+    // With a few pieces a thread, the one that comes last is never waited for long.
+    let length = (elements / (8 * threads)).next_multiple_of(PIECE_STEP).clamp(PIECE_STEP, PIECE);
+    let mut pieces = Vec::new();
+    for (plan, out) in &mut plans {
+        for (i, out) in out.chunks_mut(length).enumerate() {
+            pieces.push(Piece { plan, start: i * length, out });
+        }
+    }
+    threads::share(threads, pieces, |piece, scratch| piece.run(function, stream, scratch))
+}
+
+/// Everything about a segment that could be wrong.
+fn check(segment: &Segment<'_>, coefficients: usize) -> Result<()> {
+    let Segment { base, terms, out, .. } = segment;
+    if terms.len() != coefficients {
+        return Err(Error::mismatch("there must be one term a coefficient")
+            .expected(format_args!("{coefficients} terms"))
+            .got(terms.len()));
+    }
+    let Some(first) = base.or(terms.first().copied()) else {
+        return Ok(());
+    };
+    let what = |m: usize| match (base, m) {
+        (Some(_), 0) => "the base".to_owned(),
+        (Some(_), m) => format!("term {}", m - 1),
+        (None, m) => format!("term {m}"),
+    };
+    for (m, tensor) in base.iter().chain(terms).enumerate() {
+        if !tensor.dtype().is_float() {
+            return Err(Error::unsupported(format!("{} cannot be combined", what(m)))
+                .at(tensor.mapping().path())
+                .expected("f32, f16, bf16 or f64")
+                .got(tensor.dtype()));
+        }
+        if tensor.shape() != first.shape() {
+            return Err(Error::mismatch(format!("{} has another shape than {}", what(m), what(0)))
+                .at(tensor.mapping().path())
+                .expected(format_args!("{:?}", first.shape()))
+                .got(format_args!("{:?}", tensor.shape())));
+        }
+    }
+    if first.numel() != out.len() {
+        return Err(Error::mismatch("the output has another number of elements than the tensors")
+            .expected(first.numel())
+            .got(out.len()));
+    }
+    Ok(())
+}
+
+/// A segment that was checked: which sources are read, and how.
+struct Plan<'a> {
+    base: Option<(&'a Tensor, Option<Format>)>,
+    terms: Vec<(f32, &'a Tensor)>,
+    /// The format that all terms' bytes have. `None`: they differ, or cannot be loaded as they are; then those that
+    /// are not f32 already are converted to it.
+    format: Option<Format>,
+}
+
+impl<'a> Plan<'a> {
+    fn new(base: Option<&'a Tensor>, coefficients: &[f32], terms: Vec<&'a Tensor>) -> Self {
+        let terms: Vec<_> = coefficients.iter().copied().zip(terms).filter(|&(a, _)| a != 0.0).collect();
+        let mut formats = terms.iter().map(|(_, term)| Format::of(term));
+        // Without a term any format will do.
+        let first = formats.next().unwrap_or(Some(Format::F32));
+        let format = first.filter(|_| formats.all(|format| format == first));
+        Self { base: base.map(|base| (base, Format::of(base))), terms, format }
+    }
+
+    /// The bytes that are read.
+    fn bytes(&self) -> usize {
+        self.base.iter().map(|(base, _)| base).chain(self.terms.iter().map(|(_, term)| term)).map(|t| t.nbytes()).sum()
+    }
+}
+
+/// What one thread computes at a time: the elements from `start` on, as many as `out` has.
+struct Piece<'a> {
+    plan: &'a Plan<'a>,
+    start: usize,
+    out: &'a mut [f32],
+}
+
+impl Piece<'_> {
+    fn run(self, kernel: fn(Strip<'_>), stream: bool, scratch: &mut Vec<f32>) -> Result<()> {
+        let Self { plan: Plan { base, terms, format }, mut start, out } = self;
+        if base.is_none() && terms.is_empty() {
+            out.fill(0.0);
+            return Ok(());
+        }
+        let direct = format.is_some() && base.is_none_or(|(_, format)| format.is_some());
+        if !direct && scratch.len() < (terms.len() + 1) * TILE {
+            *scratch = try_zeroed((terms.len() + 1) * TILE)?;
+        }
+        let term_format = format.unwrap_or(Format::F32);
+        for out in out.chunks_mut(if direct { usize::MAX } else { TILE }) {
+            let mut reader = Reader { start, count: out.len(), scratch };
+            let base = match *base {
+                Some((base, format)) => {
+                    let format = format.unwrap_or(Format::F32);
+                    Some((format, reader.read(base, format)?))
+                }
+                None => None,
+            };
+            let mut sources = Vec::with_capacity(terms.len());
+            for &(coefficient, term) in terms {
+                sources.push((coefficient, reader.read(term, term_format)?));
+            }
+            start += out.len();
+            kernel(Strip { out, base, format: term_format, terms: &sources, stream });
+        }
+        Ok(())
+    }
+}
+
+/// Gives the elements `start..start + count` of tensors as bytes that a kernel can load.
+struct Reader<'a> {
+    start: usize,
+    count: usize,
+    /// Room for conversions that is not taken yet.
+    scratch: &'a mut [f32],
+}
+
+impl<'a> Reader<'a> {
+    /// The tensor's own bytes where they have that format, else the elements converted to f32 in scratch.
+    fn read(&mut self, tensor: &'a Tensor, format: Format) -> Result<&'a [u8]> {
+        if Format::of(tensor) == Some(format)
+            && let Some(bytes) = tensor.bytes()
+        {
+            return Ok(&bytes[self.start * format.size()..][..self.count * format.size()]);
+        }
+        let (tile, rest) = std::mem::take(&mut self.scratch).split_at_mut(self.count);
+        self.scratch = rest;
+        tensor.read_f32(self.start, tile)?;
+        // SAFETY: every f32 is four bytes, none of them padding, and bytes may have any alignment.
+        let (_, bytes, _) = unsafe { tile.align_to::<u8>() };
+        Ok(bytes)
+    }
+}

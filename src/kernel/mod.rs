@@ -1,0 +1,40 @@
+//! The combine kernel: `out = base + Σ_m a_m·s_m` in one pass over memory.
+//!
+//! # The bit contract
+//! For every element `i` of a segment, with the terms' coefficients `a_m` as f32 and the values of `base` and of
+//! the terms `s_m` converted to f32 first (f32, f16 and bf16 exactly, f64 rounded to nearest, ties to even):
+//!
+//! ```text
+//! sum    = +0.0
+//! sum    = fma(a_m, s_m[i], sum)      for m ascending over the terms whose a_m is not zero; rounded once each
+//! out[i] = base[i] + sum              (out[i] = sum where the segment has no base)
+//! ```
+//!
+//! Where no term is left, `out[i]` is `base[i]` bit for bit, or +0.0 without a base. A term whose coefficient is
+//! zero is checked but never read, so its infinities and NaNs do not matter.
+//!
+//! The result has the same bits on every instruction set, number of threads, length, alignment and data layout,
+//! in the default floating-point environment (rounding to nearest, subnormals kept). NaNs are outside the contract:
+//! where one kernel gives a NaN all do, but its sign and payload may differ.
+//!
+//! # Where to read
+//! `scalar.rs` is the specification. `generic.rs` is the algorithm over any vector type, and `avx2.rs`, `avx512.rs`
+//! and `neon.rs` are those types. `combine.rs` checks what the caller gives and turns it into strips (`strip.rs`),
+//! the contiguous pieces that kernels work on; `threads.rs` shares them out.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod combine;
+mod dispatch;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod generic;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod scalar;
+mod strip;
+mod threads;
+
+pub use combine::{Segment, combine};
+pub use dispatch::{Kernel, VARIABLE, active, choose};

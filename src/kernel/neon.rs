@@ -1,0 +1,90 @@
+//! NEON, on 64-bit ARM: four f32 a vector.
+
+use std::arch::aarch64::*;
+
+use super::generic::{self, Vector};
+use super::strip::Strip;
+
+/// Whether this machine has what [`combine`] needs.
+pub(super) fn is_detected() -> bool {
+    std::arch::is_aarch64_feature_detected!("neon")
+}
+
+/// Combines one strip.
+///
+/// # Safety
+/// [`is_detected`] must have said so.
+#[target_feature(enable = "neon")]
+pub(super) unsafe fn combine(strip: Strip<'_>) {
+    // SAFETY: the caller's promise is all that is asked.
+    unsafe { generic::combine::<float32x4_t>(strip) }
+}
+
+// In each method: the instruction set is there, and the pointer is valid for four elements, because `Vector` asks
+// that of its callers. The loads are of bytes, so that they take any alignment.
+impl Vector for float32x4_t {
+    const LANES: usize = 4;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        // SAFETY: see above.
+        unsafe { vdupq_n_f32(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f32(from: *const u8) -> Self {
+        // SAFETY: see above.
+        unsafe { vreinterpretq_f32_u8(vld1q_u8(from)) }
+    }
+
+    /// The instruction that converts f16 cannot be named in stable Rust, so this is done with integers: the f16's
+    /// exponent and mantissa in the places of an f32's are the value times 2⁻¹¹², subnormals among them; the
+    /// multiplication is exact. An f16's infinities and NaNs would become finite and get their exponent back.
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u8) -> Self {
+        // SAFETY: see above.
+        unsafe {
+            let halves = vmovl_u16(vreinterpret_u16_u8(vld1_u8(from)));
+            let sign = vshlq_n_u32::<16>(vandq_u32(halves, vdupq_n_u32(0x8000)));
+            let rest = vandq_u32(halves, vdupq_n_u32(0x7fff));
+            let scale = vdupq_n_f32(f32::from_bits((127 + 112) << 23));
+            let value = vmulq_f32(vreinterpretq_f32_u32(vshlq_n_u32::<13>(rest)), scale);
+            let special = vandq_u32(vcgeq_u32(rest, vdupq_n_u32(0x7c00)), vdupq_n_u32(0x7f80_0000));
+            vreinterpretq_f32_u32(vorrq_u32(vorrq_u32(vreinterpretq_u32_f32(value), special), sign))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u8) -> Self {
+        // SAFETY: see above. A bf16 is the upper half of the f32 of the same value.
+        unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vreinterpret_u16_u8(vld1_u8(from)))) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(self, x: Self, sum: Self) -> Self {
+        // SAFETY: see above.
+        unsafe { vfmaq_f32(sum, self, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: see above.
+        unsafe { vaddq_f32(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: see above.
+        unsafe { vst1q_f32(to, self) }
+    }
+
+    /// ARM's non-temporal stores have no intrinsic.
+    #[inline(always)]
+    unsafe fn stream(self, to: *mut f32) {
+        // SAFETY: see above.
+        unsafe { self.store(to) }
+    }
+
+    #[inline(always)]
+    unsafe fn fence() {}
+}

@@ -1,0 +1,81 @@
+//! Sharing work between threads: each takes the next piece until none is left.
+
+use std::num::NonZero;
+use std::sync::Mutex;
+use std::thread;
+
+use crate::error::Result;
+
+/// How many threads `wanted` means: itself, or for 0 as many as this process may run at once.
+pub(super) fn count(wanted: usize) -> usize {
+    if wanted > 0 { wanted } else { thread::available_parallelism().map_or(1, NonZero::get) }
+}
+
+/// Calls `work` on every piece, on the caller's thread and up to `threads − 1` others. Each thread has a state of its
+/// own, made by `S::default()`.
+///
+/// Pieces are handed out one by one, not split beforehand: cores differ in speed, and others may be using them. For
+/// the same reason a thread that the operating system refuses only makes this slower.
+///
+/// # Errors
+/// The first error of `work`; other pieces may then be left undone.
+pub(super) fn share<T: Send, S: Default>(
+    threads: usize,
+    pieces: Vec<T>,
+    work: impl Fn(T, &mut S) -> Result<()> + Sync,
+) -> Result<()> {
+    let helpers = threads.min(pieces.len()).saturating_sub(1);
+    let pieces = Mutex::new(pieces.into_iter());
+    let run = || {
+        let mut state = S::default();
+        loop {
+            // A panic while the lock is held is impossible short of one in `next`, so poison tells nothing.
+            let next = pieces.lock().unwrap_or_else(|poison| poison.into_inner()).next();
+            match next {
+                Some(piece) => work(piece, &mut state)?,
+                None => return Ok(()),
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let spawned: Vec<_> = (0..helpers)
+            .map_while(|_| thread::Builder::new().name("taskbasis".into()).spawn_scoped(scope, run).ok())
+            .collect();
+        let mut result = run();
+        for thread in spawned {
+            let other = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            result = result.and(other);
+        }
+        result
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Error;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn every_piece_is_done_once() {
+        for threads in [0, 1, 2, 7] {
+            let sum = AtomicUsize::new(0);
+            let add = |piece: usize, (): &mut ()| {
+                sum.fetch_add(piece, Ordering::Relaxed);
+                Ok(())
+            };
+            share(threads, (0..100).collect(), add).unwrap();
+            assert_eq!(sum.into_inner(), 4950);
+        }
+    }
+
+    #[test]
+    fn an_error_comes_back_whichever_thread_met_it() {
+        for bad in 0..20 {
+            let work = |piece: usize, (): &mut ()| {
+                if piece == bad { Err(Error::invalid("bad piece")) } else { Ok(()) }
+            };
+            assert!(share(3, (0..20).collect(), work).is_err());
+        }
+    }
+}

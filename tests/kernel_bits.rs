@@ -1,0 +1,292 @@
+//! The bit contract: every kernel, whatever the layout, types, alignment and threads, gives the bits of the formula.
+
+use std::sync::Arc;
+
+use half::{bf16, f16};
+use proptest::prelude::*;
+use taskbasis::kernel::{Kernel, Segment, combine};
+use taskbasis::{DType, Mapping, Tensor};
+
+/// How a tensor's elements lie in its storage.
+#[derive(Clone, Copy, Debug)]
+enum Layout {
+    Flat,
+    Transposed,
+    /// Every third element.
+    Gaps,
+}
+
+/// A tensor to be made: any type and layout, at any address.
+#[derive(Clone, Copy, Debug)]
+struct Recipe {
+    dtype: DType,
+    layout: Layout,
+    misalignment: usize,
+    seed: u64,
+}
+
+const FLOATS: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::F64];
+
+/// SplitMix64: plain, and the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.0;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    }
+
+    /// One element's bytes: mostly of the size that weights have, now and then any bits at all, or a special value.
+    fn element(&mut self, dtype: DType, to: &mut Vec<u8>) {
+        const SPECIAL: [f64; 12] = [
+            0.0,
+            -0.0,
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+            f64::NAN,
+            1e-40,
+            -1e-45,
+            6e-8,
+            -65504.0,
+            f32::MAX as f64,
+            f32::MIN_POSITIVE as f64,
+            1.0 + f32::EPSILON as f64 / 2.0,
+        ];
+        let bits = self.next();
+        let value = match bits % 16 {
+            0 => return to.extend_from_slice(&self.next().to_le_bytes()[..dtype.size()]),
+            1 => SPECIAL[(bits >> 8) as usize % SPECIAL.len()],
+            _ => ((bits >> 11) as f64 / (1u64 << 52) as f64 - 1.0) * 0.05,
+        };
+        match dtype {
+            DType::F64 => to.extend_from_slice(&value.to_le_bytes()),
+            DType::F32 => to.extend_from_slice(&(value as f32).to_le_bytes()),
+            DType::F16 => to.extend_from_slice(&f16::from_f64(value).to_le_bytes()),
+            _ => to.extend_from_slice(&bf16::from_f64(value).to_le_bytes()),
+        }
+    }
+}
+
+impl Recipe {
+    fn make(self, rows: usize, columns: usize) -> Tensor {
+        let (strides, stored) = match self.layout {
+            Layout::Flat => ([columns, 1], rows * columns),
+            Layout::Transposed => ([1, rows], rows * columns),
+            Layout::Gaps => ([3 * columns, 3], 3 * rows * columns),
+        };
+        let mut bytes = vec![0xa5; self.misalignment];
+        let mut random = Random(self.seed);
+        (0..stored).for_each(|_| random.element(self.dtype, &mut bytes));
+        let storage = self.misalignment..bytes.len();
+        let mapping = Arc::new(Mapping::from_vec(bytes, "test"));
+        Tensor::strided(&mapping, storage, self.dtype, 0, &[rows, columns], &strides).unwrap()
+    }
+}
+
+/// The contract, transcribed.
+fn expected(coefficients: &[f32], base: Option<&Tensor>, terms: &[&Tensor], count: usize) -> Vec<f32> {
+    let values: Vec<_> = terms.iter().map(|term| term.to_f32().unwrap()).collect();
+    let base = base.map(|base| base.to_f32().unwrap());
+    (0..count)
+        .map(|i| {
+            let mut sum = 0.0f32;
+            let mut any = false;
+            for (&coefficient, values) in coefficients.iter().zip(&values) {
+                if coefficient != 0.0 {
+                    sum = f32::mul_add(coefficient, values[i], sum);
+                    any = true;
+                }
+            }
+            match &base {
+                Some(base) if any => base[i] + sum,
+                Some(base) => base[i],
+                None => sum,
+            }
+        })
+        .collect()
+}
+
+/// The bits, with all NaNs alike.
+fn bits(value: f32) -> u32 {
+    if value.is_nan() { f32::NAN.to_bits() } else { value.to_bits() }
+}
+
+fn assert_same(got: &[f32], want: &[f32], what: &dyn std::fmt::Debug) {
+    assert_eq!(got.len(), want.len());
+    for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
+        assert_eq!(bits(g), bits(w), "element {i} of {}: {g:e} is not {w:e}; {what:?}", got.len());
+    }
+}
+
+fn recipe(dtypes: &'static [DType], flat: bool) -> impl Strategy<Value = Recipe> {
+    let layout = if flat {
+        Just(Layout::Flat).boxed()
+    } else {
+        prop_oneof![3 => Just(Layout::Flat), 1 => Just(Layout::Transposed), 1 => Just(Layout::Gaps)].boxed()
+    };
+    (proptest::sample::select(dtypes), layout, 0..8usize, any::<u64>())
+        .prop_map(|(dtype, layout, misalignment, seed)| Recipe { dtype, layout, misalignment, seed })
+}
+
+fn coefficient() -> impl Strategy<Value = f32> {
+    prop_oneof![6 => -1.5f32..1.5, 2 => Just(0.0f32), 1 => Just(-0.0), 1 => Just(1.0), 1 => Just(1e-40), 1 => -1e38f32..1e38]
+}
+
+#[derive(Debug)]
+struct Case {
+    rows: usize,
+    columns: usize,
+    base: Option<Recipe>,
+    terms: Vec<(f32, Recipe)>,
+    threads: usize,
+    misalignment: usize,
+}
+
+fn case(base: &'static [DType], terms: &'static [DType], flat: bool) -> impl Strategy<Value = Case> {
+    case_of(prop_oneof![(Just(1usize), 0..5000usize), (0..70usize, 0..70usize)], base, terms, flat)
+}
+
+fn case_of(
+    shape: impl Strategy<Value = (usize, usize)>,
+    base: &'static [DType],
+    terms: &'static [DType],
+    flat: bool,
+) -> impl Strategy<Value = Case> {
+    (
+        shape,
+        proptest::option::weighted(0.8, recipe(base, flat)),
+        proptest::collection::vec((coefficient(), recipe(terms, flat)), 0..12),
+        1..5usize,
+        0..17usize,
+    )
+        .prop_map(|((rows, columns), base, terms, threads, misalignment)| Case {
+            rows,
+            columns,
+            base,
+            terms,
+            threads,
+            misalignment,
+        })
+}
+
+fn check(case: &Case) {
+    let count = case.rows * case.columns;
+    let base = case.base.map(|base| base.make(case.rows, case.columns));
+    let terms: Vec<_> = case.terms.iter().map(|(_, term)| term.make(case.rows, case.columns)).collect();
+    let terms: Vec<_> = terms.iter().collect();
+    let coefficients: Vec<_> = case.terms.iter().map(|&(coefficient, _)| coefficient).collect();
+    let want = expected(&coefficients, base.as_ref(), &terms, count);
+    for &kernel in Kernel::available() {
+        let mut memory = vec![-7.0f32; count + 32];
+        let range = case.misalignment..case.misalignment + count;
+        let segment = Segment { name: "a", base: base.as_ref(), terms: terms.clone(), out: &mut memory[range.clone()] };
+        combine(kernel, case.threads, &coefficients, vec![segment]).unwrap();
+        assert_same(&memory[range.clone()], &want, &(kernel, case));
+        memory.drain(range);
+        assert!(memory.iter().all(|&v| v == -7.0), "{kernel} wrote outside its output; {case:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn f32_terms(case in case(&[DType::F32], &[DType::F32], true)) {
+        check(&case);
+    }
+
+    #[test]
+    fn f16_terms(case in case(&[DType::F32, DType::F16], &[DType::F16], true)) {
+        check(&case);
+    }
+
+    #[test]
+    fn bf16_terms(case in case(&[DType::F32, DType::BF16], &[DType::BF16], true)) {
+        check(&case);
+    }
+
+    #[test]
+    fn f64_terms(case in case(&[DType::F32, DType::F64], &[DType::F64], true)) {
+        check(&case);
+    }
+
+    #[test]
+    fn strided_f32(case in case(&[DType::F32], &[DType::F32], false)) {
+        check(&case);
+    }
+
+    #[test]
+    fn anything(case in case(&FLOATS, &FLOATS, false)) {
+        check(&case);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Enough bytes that more than one thread takes part.
+    #[test]
+    fn threads(case in case_of((200..400usize, 300..600usize), &FLOATS, &FLOATS, false)) {
+        check(&case);
+    }
+}
+
+/// Every f16 and every bf16, not only those that chance picks.
+#[test]
+fn halves_convert_exactly() {
+    let bytes: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+    let mapping = Arc::new(Mapping::from_vec(bytes, "test"));
+    for (dtype, value) in [
+        (DType::F16, (|b| f16::from_bits(b).to_f32()) as fn(u16) -> f32),
+        (DType::BF16, |b| bf16::from_bits(b).to_f32()),
+    ] {
+        let all = Tensor::contiguous(&mapping, 0..1 << 17, dtype, &[1 << 16]).unwrap();
+        let want: Vec<f32> = (0..=u16::MAX).map(value).collect();
+        for &kernel in Kernel::available() {
+            let mut out = vec![0.0; 1 << 16];
+            // As the base alone, where even the sign of zero stays, and as the only term.
+            let base = Segment { name: "a", base: Some(&all), terms: vec![], out: &mut out };
+            combine(kernel, 1, &[], vec![base]).unwrap();
+            assert_same(&out, &want, &(kernel, dtype));
+            combine(kernel, 1, &[1.0], vec![Segment { name: "a", base: None, terms: vec![&all], out: &mut out }])
+                .unwrap();
+            let want: Vec<f32> = want.iter().map(|&v| f32::mul_add(1.0, v, 0.0)).collect();
+            assert_same(&out, &want, &(kernel, dtype));
+        }
+    }
+}
+
+/// Large enough that the result is streamed past the caches and cut into pieces, in segments of odd lengths.
+#[test]
+fn large_outputs_have_the_same_bits() {
+    let lengths = [1usize, 700_001, 63, 0, 520_000, 4097];
+    for dtype in [DType::F32, DType::F16, DType::BF16, DType::F64] {
+        let make = |i: usize, m: u64, dtype| {
+            Recipe { dtype, layout: Layout::Flat, misalignment: (i + m as usize) % 8, seed: i as u64 * 10 + m }
+                .make(1, lengths[i])
+        };
+        let coefficients = [0.3, -0.0, 1.25e-3];
+        let bases: Vec<_> = (0..lengths.len()).map(|i| make(i, 9, DType::F32)).collect();
+        let terms: Vec<Vec<_>> = (0..lengths.len()).map(|i| (0..3).map(|m| make(i, m, dtype)).collect()).collect();
+        let want: Vec<f32> = (0..lengths.len())
+            .flat_map(|i| expected(&coefficients, Some(&bases[i]), &terms[i].iter().collect::<Vec<_>>(), lengths[i]))
+            .collect();
+        for &kernel in Kernel::available() {
+            for threads in [1, 3] {
+                let mut memory = vec![-7.0f32; want.len() + 1];
+                let mut rest = &mut memory[1..];
+                let mut segments = Vec::new();
+                for i in 0..lengths.len() {
+                    let (out, more) = rest.split_at_mut(lengths[i]);
+                    rest = more;
+                    segments.push(Segment { name: "a", base: Some(&bases[i]), terms: terms[i].iter().collect(), out });
+                }
+                combine(kernel, threads, &coefficients, segments).unwrap();
+                assert_same(&memory[1..], &want, &(kernel, dtype, threads));
+            }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The combine kernel's contract apart from its bits' equality: fixed results, and errors that say what is wrong.
+
+use std::sync::Arc;
+
+use taskbasis::kernel::{Kernel, Segment, combine};
+use taskbasis::{DType, ErrorKind, Mapping, Tensor};
+
+fn tensor(values: &[f32], shape: &[usize]) -> Tensor {
+    Tensor::from_f32(values, shape, "test").unwrap()
+}
+
+/// The expected bits were computed with exact rational arithmetic and one rounding an operation, not with this code.
+/// Element 6 is one unit lower where the multiplication is rounded by itself; element 7 is where −0.0 stays −0.0.
+#[test]
+fn fixed_inputs_give_these_bits() {
+    let of = |bits: [u32; 8]| tensor(&bits.map(f32::from_bits), &[8]);
+    let base =
+        of([0x3f80_0000, 0x8000_0000, 0xbf19_999a, 0x0000_0001, 0x7f7f_ffff, 0x33d6_bf95, 0x3dcc_cccd, 0x8000_0000]);
+    let terms = [
+        of([0x3f8c_cccd, 0x0000_0000, 0x3e99_999a, 0x0000_0003, 0x7f7f_ffff, 0xb3d6_bf95, 0x3eaa_aaab, 0x8000_0001]),
+        of([0x3f99_999a, 0x8000_0000, 0x3ecc_cccd, 0x8000_0002, 0xff7f_ffff, 0x3300_0000, 0x3f00_0001, 0x0000_0000]),
+        of([0x4049_0fdb, 0x0000_0000, 0xbf00_0000, 0x0000_0005, 0x7f00_0000, 0x3f80_0001, 0x3eaa_aaab, 0x8000_0000]),
+    ];
+    let sums = [0x3ece_edf7, 0, 0xbd23_d70a, 2, 0x7f0c_cccc, 0x3dcc_ccca, 0x3d08_8888, 0x8000_0000];
+    let totals = [0x3fb3_bb7e, 0, 0xbf23_d70b, 3, 0x7f80_0000, 0x3dcc_ccd7, 0x3e08_8888, 0x8000_0000];
+    for &kernel in Kernel::available() {
+        for (base, want) in [(None, sums), (Some(&base), totals)] {
+            let mut out = [7.0; 8];
+            let segment = Segment { name: "golden", base, terms: terms.iter().collect(), out: &mut out };
+            combine(kernel, 1, &[0.3, -0.2, 0.1], vec![segment]).unwrap();
+            assert_eq!(out.map(f32::to_bits), want, "{kernel}, base: {}", base.is_some());
+        }
+    }
+}
+
+#[test]
+fn without_a_term_the_base_stays_bit_for_bit() {
+    let values = [-0.0, 0.0, f32::from_bits(0x8000_0001), f32::NEG_INFINITY, 1.5];
+    let base = tensor(&values, &[5]);
+    let unread = tensor(&[f32::NAN; 5], &[5]);
+    for &kernel in Kernel::available() {
+        for base in [Some(&base), None] {
+            let mut out = [7.0; 5];
+            let segment = Segment { name: "a", base, terms: vec![&unread, &unread], out: &mut out };
+            combine(kernel, 0, &[0.0, -0.0], vec![segment]).unwrap();
+            let want = if base.is_some() { values } else { [0.0; 5] };
+            assert_eq!(out.map(f32::to_bits), want.map(f32::to_bits), "{kernel}");
+        }
+    }
+}
+
+#[test]
+fn nothing_to_do_is_no_error() {
+    combine(Kernel::best(), 0, &[1.0], vec![]).unwrap();
+    combine(Kernel::best(), 0, &[], vec![Segment { name: "a", base: None, terms: vec![], out: &mut [] }]).unwrap();
+    let empty = tensor(&[], &[0, 3]);
+    let segment = Segment { name: "a", base: Some(&empty), terms: vec![&empty], out: &mut [] };
+    combine(Kernel::best(), 4, &[1.0], vec![segment]).unwrap();
+}
+
+#[test]
+fn what_does_not_fit_is_refused_by_name() {
+    let six = tensor(&[1.0; 6], &[2, 3]);
+    let turned = six.transposed().unwrap();
+    let five = tensor(&[1.0; 5], &[5]);
+    let integers = {
+        let mapping = Arc::new(Mapping::from_vec(vec![0; 24], "test"));
+        Tensor::contiguous(&mapping, 0..24, DType::I32, &[2, 3]).unwrap()
+    };
+    let refused = |coefficients: &[f32], base: Option<&Tensor>, terms: &[&Tensor], length: usize| {
+        let (mut good, mut out) = ([7.0; 6], vec![7.0; length]);
+        let good_terms = vec![&six; coefficients.len()];
+        let segments = vec![
+            Segment { name: "visual.good", base: None, terms: good_terms, out: &mut good },
+            Segment { name: "visual.proj", base, terms: terms.to_vec(), out: &mut out },
+        ];
+        let error = combine(Kernel::best(), 2, coefficients, segments).unwrap_err();
+        assert_eq!(good, [7.0; 6], "nothing is written unless everything is in order");
+        error
+    };
+    for (coefficients, base, terms, length, kind) in [
+        (&[1.0][..], Some(&six), &[&turned][..], 6, ErrorKind::Mismatch),
+        (&[1.0], Some(&six), &[&five], 6, ErrorKind::Mismatch),
+        (&[1.0], Some(&six), &[&six], 5, ErrorKind::Mismatch),
+        (&[1.0], Some(&six), &[&six], 7, ErrorKind::Mismatch),
+        (&[1.0], Some(&six), &[&six, &six], 6, ErrorKind::Mismatch),
+        (&[1.0, 1.0], Some(&six), &[&six], 6, ErrorKind::Mismatch),
+        (&[1.0, 0.0], Some(&six), &[&six, &five], 6, ErrorKind::Mismatch),
+        (&[1.0, 1.0], None, &[&six, &turned], 6, ErrorKind::Mismatch),
+        (&[1.0], None, &[&six], 5, ErrorKind::Mismatch),
+        (&[1.0], Some(&six), &[&integers], 6, ErrorKind::Unsupported),
+        (&[1.0], Some(&integers), &[&six], 6, ErrorKind::Unsupported),
+    ] {
+        let error = refused(coefficients, base, terms, length);
+        assert_eq!((error.kind(), error.tensor_name()), (kind, Some("visual.proj")), "{error}");
+    }
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let error = refused(&[1.0, bad], Some(&six), &[&six, &six], 6);
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(error.to_string().starts_with("coefficient 1 is not finite"), "{error}");
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_kernel_that_this_machine_lacks_is_refused() {
+    let error = combine(Kernel::Neon, 1, &[], vec![]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("scalar"), "{error}");
+}
