@@ -4,13 +4,13 @@ mod common;
 
 use common::{digits, relative_l2, whole_digits};
 use taskbasis::{
-    Arch, Basis, Checkpoint, Encoder, EncoderOptions, ReconstructOptions, Scope, TaskExpr, Weights,
+    Arch, ArchHints, Basis, Checkpoint, Encoder, EncoderOptions, ReconstructOptions, Scope, TaskExpr, Weights,
 };
 
 const METHODS: [&str; 4] = ["AE", "PCA", "Random", "RandomSample"];
 
 fn encoder(base: &Checkpoint) -> Encoder {
-    Encoder::new(&Arch::infer(base).unwrap(), &EncoderOptions::default()).unwrap()
+    Encoder::new(&Arch::of(base, ArchHints::default()).unwrap(), &EncoderOptions::default()).unwrap()
 }
 
 /// `{Method}/task/MNIST@1.0/embeds` → `MNIST@1.0`, `{Method}/negated/MNIST@0.5/embeds` → `-MNIST@0.5`, ….

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use taskbasis::{
-    Arch, Basis, Checkpoint, Dataset, Encoder, EncoderOptions, Head, Preprocess, ReconstructOptions, Result, TaskExpr,
+    Arch, ArchHints, Basis, Checkpoint, Dataset, Encoder, EncoderOptions, Head, Preprocess, ReconstructOptions, Result, TaskExpr,
     Weights, kernel,
 };
 
@@ -26,7 +26,7 @@ fn demo() -> Result<()> {
 
     let base = Checkpoint::open(digits.join("base/pickled_module.pt"))?;
     let basis = Basis::open(&folder)?;
-    let encoder = Encoder::new(&Arch::infer(&base)?, &EncoderOptions::default())?;
+    let encoder = Encoder::new(&Arch::of(&base, ArchHints::default())?, &EncoderOptions::default())?;
     let data = Dataset::open(digits.join("images.safetensors"))?;
     let finetuned = finetuned_accuracies(&digits.join("golden.json"))?;
 
@@ -83,14 +83,14 @@ fn demo() -> Result<()> {
 /// The share of the task's test images whose best class is the right one.
 fn accuracy(encoder: &Encoder, weights: &Weights, head: &Head, data: &Dataset, task: &str) -> Result<f64> {
     let split = data.split(task, "test")?;
-    let labels = split.labels_for(head.classes())?;
-    let preprocess = Preprocess::new(encoder.arch().image_size());
+    let labels = head.check_labels(split.labels())?;
+    let preprocess = Preprocess::new(encoder.arch().image_size())?;
     let mut right = 0;
     for start in (0..split.len()).step_by(BATCH) {
         let batch = start..split.len().min(start + BATCH);
         let images = batch.clone().map(|i| split.image(i)).collect::<Result<Vec<_>>>()?;
-        let embeds = encoder.encode(weights, &preprocess.batch(&images, 0)?, batch.len())?;
-        for (embedding, label) in embeds.chunks_exact(encoder.arch().embedding()).zip(&labels[batch]) {
+        let embeds = encoder.encode(weights, &preprocess.images(&images, 0)?, batch.len())?;
+        for (embedding, label) in embeds.chunks_exact(encoder.arch().embed_dim).zip(&labels[batch]) {
             right += usize::from(head.classify(embedding, 1)?[0].class == *label);
         }
     }

@@ -91,13 +91,8 @@ impl Recovery {
 
     /// The column of the task called `name`.
     pub(super) fn task_index(&self, name: &str) -> Result<usize> {
-        self.tasks.iter().position(|task| task == name).ok_or_else(|| {
-            let hint = match suggest::nearest(name, self.tasks.iter().map(String::as_str)) {
-                Some(near) => format!("Did you mean `{near}`? The tasks are: {}", self.tasks.join(", ")),
-                None => format!("The tasks are: {}", self.tasks.join(", ")),
-            };
-            Error::not_found(format!("the basis has no task `{name}`")).hint(hint)
-        })
+        let known = || self.tasks.iter().map(String::as_str);
+        known().position(|task| task == name).ok_or_else(|| suggest::unknown("task", name, known()))
     }
 
     fn add_task(&self, t: usize, lambda: f64, sum: &mut Coefficients) -> Result<()> {
@@ -188,7 +183,7 @@ mod tests {
         let ae = recovery(Method::Autoencoder, &[1., 2., 3., 10., 20., 30.]);
         let error = coefficients(&ae, "a").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
-        assert!(error.to_string().contains("The tasks are: A, B, C"), "{error}");
+        assert!(error.to_string().contains("known: A, B, C"), "{error}");
         assert_eq!(coefficients(&ae, "B@1e308 + B@1e308").unwrap_err().kind(), ErrorKind::InvalidArgument);
         let big = coefficients(&ae, "B@1e300").unwrap();
         assert_eq!(big.to_kernel(false).unwrap_err().kind(), ErrorKind::InvalidArgument);

@@ -135,7 +135,7 @@ pub unsafe extern "C" fn tb_encoder_create(
             let encoder = Encoder::new(&arch, &EncoderOptions { threads, concurrency, runtime })?;
             let text = |text: &str| CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default();
             out.set(handle::into_raw::<tb_encoder>(OpenEncoder {
-                preprocess: Preprocess::new(arch.image_size()),
+                preprocess: Preprocess::new(arch.image_size())?,
                 onnxruntime_path: text(&encoder.runtime().path().to_string_lossy()),
                 onnxruntime_version: text(encoder.runtime().version()),
                 encoder,
@@ -265,7 +265,7 @@ pub unsafe extern "C" fn tb_encoder_encode_images(
             let out = handle::slice_mut(out, length, "out")?;
             let images: Vec<_> =
                 handle::slice(images, n, "images")?.iter().map(|image| pixels::view(image)).collect::<Result<_>>()?;
-            let pixels = preprocess.batch(&images, encoder.threads())?;
+            let pixels = preprocess.images(&images, encoder.threads())?;
             encoder.encode_into(&*weights.get()?, &pixels, n, out)
         })
     }

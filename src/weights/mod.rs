@@ -163,13 +163,8 @@ impl Weights {
     /// # Errors
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound), with the nearest name.
     pub fn index_of(&self, name: &str) -> Result<usize> {
-        self.tensors.get_index_of(name).ok_or_else(|| {
-            let error = Error::not_found("the weights have no such tensor").tensor(name);
-            match suggest::nearest(name, self.tensors.keys().map(String::as_str)) {
-                Some(near) => error.hint(format!("Did you mean `{near}`?")),
-                None => error,
-            }
-        })
+        let known = self.tensors.keys().map(String::as_str);
+        self.tensors.get_index_of(name).ok_or_else(|| suggest::unknown("tensor", name, known))
     }
 
     /// How many tensors.

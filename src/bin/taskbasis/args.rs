@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use taskbasis::{Activation, Arch, Basis, Checkpoint, Encoder, EncoderOptions, Model, ModelOptions, Result};
+use taskbasis::{Activation, Arch, ArchHints, Basis, Checkpoint, Encoder, EncoderOptions, Model, ModelOptions, Result};
 
 /// Which model.
 #[derive(Args)]
@@ -67,16 +67,13 @@ impl ModelArgs {
 
 impl EncoderArgs {
     pub fn encoder(&self, base: &Checkpoint) -> Result<Encoder> {
-        let mut arch = Arch::infer(base)?;
-        if let Some(heads) = self.heads_count {
-            arch = arch.with_heads(heads)?;
-        }
         let activation = match self.activation {
             ActivationArg::QuickGelu => Activation::QuickGelu,
             ActivationArg::Gelu => Activation::Gelu,
         };
+        let arch = Arch::of(base, ArchHints { heads: self.heads_count, activation })?;
         let options =
             EncoderOptions { threads: self.threads, runtime: self.onnxruntime.clone(), ..EncoderOptions::default() };
-        Encoder::new(&arch.with_activation(activation), &options)
+        Encoder::new(&arch, &options)
     }
 }

@@ -50,7 +50,7 @@ impl Classify {
         let encoder = self.encoder.encoder(model.base())?;
         let mut head = Head::open(&self.heads, Some(&self.task))?;
         if let Some(classes) = &self.classes {
-            head = head.with_classes_file(classes, &self.task)?;
+            head = head.with_class_names(classes, &self.task)?;
         }
         let input = Input::open(&self.images, encoder.arch().image_size())?;
         let expr = self.weights.unwrap_or_else(|| TaskExpr::task(&self.task));
@@ -58,7 +58,7 @@ impl Classify {
 
         let bar = output::progress(input.len(), "images");
         let mut results = Vec::with_capacity(input.len());
-        let width = encoder.arch().embedding();
+        let width = encoder.arch().embed_dim;
         input.for_each_batch(self.encoder.batch as usize, self.encoder.threads, |pixels, n| {
             for embedding in encoder.encode(&weights, pixels, n)?.chunks_exact(width) {
                 results.push(head.classify(embedding, self.top)?);

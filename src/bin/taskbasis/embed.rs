@@ -42,7 +42,7 @@ impl Embed {
 
         let began = Instant::now();
         let bar = output::progress(input.len(), "images");
-        let width = encoder.arch().embedding();
+        let width = encoder.arch().embed_dim;
         let mut embeds = Vec::with_capacity(input.len() * width);
         input.for_each_batch(self.encoder.batch as usize, self.encoder.threads, |pixels, n| {
             embeds.extend(encoder.encode(&weights, pixels, n)?);

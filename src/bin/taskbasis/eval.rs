@@ -61,7 +61,7 @@ impl Eval {
         let model = self.model.open(self.encoder.threads)?;
         let encoder = self.encoder.encoder(model.base())?;
         let data = Dataset::open(&self.data)?;
-        let tasks = if self.tasks.is_empty() { data.tasks_with(&self.split)? } else { self.tasks.clone() };
+        let tasks = if self.tasks.is_empty() { data.tasks_with(&self.split)?.into_iter().map(String::from).collect() } else { self.tasks.clone() };
         let splits = tasks
             .iter()
             .map(|task| Ok((task, self.head(task)?, data.split(task, &self.split)?)))
@@ -120,7 +120,7 @@ impl Eval {
     fn head(&self, task: &str) -> Result<Head> {
         let head = Head::open(&self.heads, Some(task))?;
         match &self.classes {
-            Some(classes) => head.with_classes_file(classes, task),
+            Some(classes) => head.with_class_names(classes, task),
             None => Ok(head),
         }
     }
@@ -133,14 +133,14 @@ impl Eval {
         split: &Split,
         bar: &ProgressBar,
     ) -> Result<usize> {
-        let preprocess = Preprocess::new(encoder.arch().image_size());
-        let labels = split.labels_for(head.classes())?;
-        let width = encoder.arch().embedding();
+        let preprocess = Preprocess::new(encoder.arch().image_size())?;
+        let labels = head.check_labels(split.labels())?;
+        let width = encoder.arch().embed_dim;
         let mut right = 0;
         for start in (0..split.len()).step_by(self.encoder.batch as usize) {
             let batch = start..split.len().min(start + self.encoder.batch as usize);
             let images = batch.clone().map(|i| split.image(i)).collect::<Result<Vec<_>>>()?;
-            let pixels = preprocess.batch(&images, self.encoder.threads)?;
+            let pixels = preprocess.images(&images, self.encoder.threads)?;
             let embeds = encoder.encode(weights, &pixels, batch.len())?;
             for (embedding, &label) in embeds.chunks_exact(width).zip(&labels[batch.clone()]) {
                 right += usize::from(head.classify(embedding, 1)?.first().is_some_and(|best| best.class == label));

@@ -29,7 +29,7 @@ impl Input {
                 files.push(path.clone());
             }
         }
-        Ok(Self::Files { files, preprocess: Preprocess::new(size) })
+        Ok(Self::Files { files, preprocess: Preprocess::new(size)? })
     }
 
     fn pixels(path: &Path, size: usize) -> Result<Self> {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Value, json};
-use taskbasis::{Arch, Basis, Checkpoint, Result, Runtime, kernel};
+use taskbasis::{Arch, ArchHints, Basis, Checkpoint, Result, Runtime, kernel};
 
 use crate::output::{self, bytes, grouped, table};
 
@@ -22,7 +22,7 @@ pub struct Inspect {
 impl Inspect {
     pub fn run(self, as_json: bool) -> Result<()> {
         let engine = Engine::look(self.onnxruntime.as_deref());
-        if self.path.is_dir() || Basis::is_basis(self.path.parent().unwrap_or(Path::new("")).join(".")) && is_part(&self.path) {
+        if self.path.is_dir() || self.path.file_name().is_some_and(|name| name == "method_info.json") {
             let basis = Basis::open(&self.path)?;
             if as_json { output::json(&engine.added_to(basis_json(&basis))) } else { output::text(&(basis_text(&basis) + &engine.text())) }
         } else {
@@ -39,7 +39,7 @@ impl Inspect {
 /// What would compute: the kernel and ONNX Runtime. Neither is needed to look at a file, so neither's absence fails.
 struct Engine {
     kernel: Result<kernel::Kernel>,
-    runtime: Result<taskbasis::RuntimeInfo>,
+    runtime: Result<taskbasis::Probe>,
 }
 
 impl Engine {
@@ -53,7 +53,7 @@ impl Engine {
             Err(error) => json!({ "error": error.to_string() }),
         };
         value["onnxruntime"] = match &self.runtime {
-            Ok(info) => json!({ "path": info.path, "version": info.version }),
+            Ok(info) => json!({ "path": info.path, "version": info.version.as_str() }),
             Err(error) => json!({ "error": error.to_string() }),
         };
         value
@@ -111,7 +111,7 @@ fn basis_text(basis: &Basis) -> String {
 
 /// The architecture, where the tensors are those of an image tower.
 fn arch(checkpoint: &Checkpoint) -> Option<Result<Arch>> {
-    checkpoint.image_tower().next().map(|_| Arch::infer(checkpoint))
+    checkpoint.image_tower().next().map(|_| Arch::of(checkpoint, ArchHints::default()))
 }
 
 fn image_tower_parameters(checkpoint: &Checkpoint) -> usize {
@@ -126,8 +126,8 @@ fn checkpoint_json(checkpoint: &Checkpoint) -> Value {
     let architecture = match arch(checkpoint) {
         None => Value::Null,
         Some(Ok(arch)) => json!({
-            "width": arch.width(), "layers": arch.layers(), "heads": arch.heads(), "mlp_width": arch.mlp_width(),
-            "patch_size": arch.patch_size(), "image_size": arch.image_size(), "embedding": arch.embedding(),
+            "width": arch.width, "layers": arch.layers, "heads": arch.heads, "mlp_width": arch.mlp_width,
+            "patch_size": arch.patch, "image_size": arch.image_size(), "embedding": arch.embed_dim,
         }),
         Some(Err(error)) => json!({ "error": error.to_string() }),
     };

@@ -1,0 +1,521 @@
+// taskbasis for C++17: header only, over the C ABI in taskbasis.h.
+//
+// Handles are move-only objects that free themselves, in any order. Every operation comes twice: `try_…` returns a
+// result that holds a value or an error and never throws; without the prefix it returns the value and throws
+// taskbasis::error. With exceptions turned off (-fno-exceptions), or TASKBASIS_NO_EXCEPTIONS defined, only the former
+// exist. Shapes, units, errors and threads are told in taskbasis.h.
+#ifndef TASKBASIS_HPP
+#define TASKBASIS_HPP
+
+#include "taskbasis.h"
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#if !defined(TASKBASIS_NO_EXCEPTIONS) && !defined(__cpp_exceptions) && !defined(_CPPUNWIND)
+#define TASKBASIS_NO_EXCEPTIONS
+#endif
+#ifndef TASKBASIS_NO_EXCEPTIONS
+#include <stdexcept>
+#endif
+
+namespace taskbasis {
+
+using status = tb_status;
+
+// What went wrong: a stable number, and one readable paragraph.
+struct failure {
+    tb_status status = TB_ERR_INTERNAL;
+    std::string message;
+};
+
+#ifndef TASKBASIS_NO_EXCEPTIONS
+class error : public std::runtime_error {
+public:
+    explicit error(const failure &what) : std::runtime_error(what.message), status_(what.status) {}
+    tb_status status() const noexcept { return status_; }
+
+private:
+    tb_status status_;
+};
+#endif
+
+// A value, or what went wrong.
+template <class T> class result {
+public:
+    result(T value) : state_(std::in_place_index<0>, std::move(value)) {}
+    result(failure what) : state_(std::in_place_index<1>, std::move(what)) {}
+
+    explicit operator bool() const noexcept { return state_.index() == 0; }
+    // Only where there is a value: checked by the caller, as with a pointer.
+    T &operator*() & noexcept { return *std::get_if<0>(&state_); }
+    const T &operator*() const & noexcept { return *std::get_if<0>(&state_); }
+    T &&operator*() && noexcept { return std::move(*std::get_if<0>(&state_)); }
+    T *operator->() noexcept { return std::get_if<0>(&state_); }
+    // Only where there is none.
+    const failure &error() const noexcept { return *std::get_if<1>(&state_); }
+
+#ifndef TASKBASIS_NO_EXCEPTIONS
+    T value() && {
+        if (!*this) {
+            throw taskbasis::error(error());
+        }
+        return std::move(**this);
+    }
+#endif
+
+private:
+    std::variant<T, failure> state_;
+};
+
+// Contiguous values that belong to somebody else: what std::span is in C++20.
+template <class T> class view {
+public:
+    using value_type = std::remove_cv_t<T>;
+
+    constexpr view() noexcept = default;
+    constexpr view(T *data, std::size_t size) noexcept : data_(data), size_(size) {}
+    template <class Container, class = std::enable_if_t<std::is_convertible_v<
+                                   decltype(std::declval<Container &>().data()), T *>>>
+    constexpr view(Container &&container) noexcept : data_(container.data()), size_(container.size()) {}
+
+    constexpr T *data() const noexcept { return data_; }
+    constexpr std::size_t size() const noexcept { return size_; }
+    constexpr bool empty() const noexcept { return size_ == 0; }
+    constexpr T *begin() const noexcept { return data_; }
+    constexpr T *end() const noexcept { return data_ + size_; }
+    constexpr T &operator[](std::size_t i) const noexcept { return data_[i]; }
+
+private:
+    T *data_ = nullptr;
+    std::size_t size_ = 0;
+};
+
+namespace detail {
+
+template <auto Free> struct freer {
+    template <class T> void operator()(T *handle) const noexcept { Free(handle); }
+};
+template <class T, auto Free> using owned = std::unique_ptr<T, freer<Free>>;
+
+inline failure take(tb_status status, tb_error *error) {
+    owned<tb_error, tb_error_free> owner(error);
+    return failure{status, tb_error_message(error)};
+}
+
+// Calls a function of the C ABI, whose last argument is the place for an error.
+template <class Function, class... Arguments>
+std::optional<failure> call(Function function, Arguments... arguments) {
+    tb_error *error = nullptr;
+    const tb_status status = function(arguments..., &error);
+    if (status == TB_OK) {
+        return std::nullopt;
+    }
+    return take(status, error);
+}
+
+template <class T> T sized() noexcept {
+    T value{};
+    value.struct_size = sizeof(T);
+    return value;
+}
+
+inline const char *or_null(const std::string &text) noexcept { return text.empty() ? nullptr : text.c_str(); }
+
+} // namespace detail
+
+struct none {};
+
+// A task and its scaling coefficient.
+struct task {
+    std::string name;
+    double lambda = 1.0;
+};
+
+// A tensor of some weights: f32, row-major. Valid as long as the weights it is of.
+struct tensor {
+    std::string name;
+    view<const float> values;
+    view<const std::size_t> shape;
+};
+
+class basis;
+
+// The weights of a task expression; reconstructed when first needed.
+class weights {
+public:
+    std::string expression() const { return tb_weights_expression(handle_.get()); }
+    const tb_weights *get() const noexcept { return handle_.get(); }
+
+    result<none> try_prepare() const { return done(detail::call(tb_weights_prepare, get())); }
+    result<none> try_prefetch() const { return done(detail::call(tb_weights_prefetch, get())); }
+
+    result<bool> try_ready() const {
+        std::int32_t ready = 0;
+        if (auto failed = detail::call(tb_weights_is_ready, get(), &ready)) {
+            return *std::move(failed);
+        }
+        return ready != 0;
+    }
+
+    result<std::size_t> try_tensor_count() const {
+        std::size_t count = 0;
+        if (auto failed = detail::call(tb_weights_tensor_count, get(), &count)) {
+            return *std::move(failed);
+        }
+        return count;
+    }
+
+    result<taskbasis::tensor> try_tensor(const std::string &name) const {
+        auto raw = detail::sized<tb_tensor>();
+        return tensor_of(detail::call(tb_weights_tensor, get(), name.c_str(), &raw), raw);
+    }
+
+    result<taskbasis::tensor> try_tensor(std::size_t index) const {
+        auto raw = detail::sized<tb_tensor>();
+        return tensor_of(detail::call(tb_weights_tensor_at, get(), index, &raw), raw);
+    }
+
+#ifndef TASKBASIS_NO_EXCEPTIONS
+    void prepare() const { try_prepare().value(); }
+    void prefetch() const { try_prefetch().value(); }
+    bool ready() const { return try_ready().value(); }
+    std::size_t tensor_count() const { return try_tensor_count().value(); }
+    taskbasis::tensor tensor(const std::string &name) const { return try_tensor(name).value(); }
+    taskbasis::tensor tensor(std::size_t index) const { return try_tensor(index).value(); }
+#endif
+
+private:
+    friend class basis;
+    explicit weights(tb_weights *handle) noexcept : handle_(handle) {}
+
+    static result<none> done(std::optional<failure> failed) {
+        if (failed) {
+            return *std::move(failed);
+        }
+        return none{};
+    }
+
+    static result<taskbasis::tensor> tensor_of(std::optional<failure> failed, const tb_tensor &raw) {
+        if (failed) {
+            return *std::move(failed);
+        }
+        return taskbasis::tensor{raw.name, {raw.data, raw.count}, {raw.shape, raw.rank}};
+    }
+
+    detail::owned<tb_weights, tb_weights_free> handle_;
+};
+
+// How basis::open() opens; as tb_basis_options.
+struct basis_options {
+    bool read = false;
+    std::uint32_t threads = 0;
+    std::uint64_t cache_bytes = 0;
+};
+
+// A basis over its base, with the cache of reconstructed weights.
+class basis {
+public:
+    // `folder` may be empty: then there is only the base.
+    static result<basis> try_open(const std::string &folder, const std::string &base, const basis_options &how = {}) {
+        auto options = detail::sized<tb_basis_options>();
+        options.base = detail::or_null(base);
+        options.read = how.read;
+        options.threads = how.threads;
+        options.cache_bytes = how.cache_bytes;
+        tb_basis *handle = nullptr;
+        if (auto failed = detail::call(tb_basis_open, detail::or_null(folder), &options, &handle)) {
+            return *std::move(failed);
+        }
+        return basis(handle);
+    }
+
+    result<tb_basis_properties> try_info() const {
+        auto info = detail::sized<tb_basis_properties>();
+        if (auto failed = detail::call(tb_basis_info, get(), &info)) {
+            return *std::move(failed);
+        }
+        return info;
+    }
+
+    result<std::vector<std::string>> try_tasks() const {
+        auto info = try_info();
+        if (!info) {
+            return info.error();
+        }
+        std::vector<std::string> names;
+        for (std::size_t i = 0; i < info->tasks; ++i) {
+            const char *name = nullptr;
+            if (auto failed = detail::call(tb_basis_task_name, get(), i, &name)) {
+                return *std::move(failed);
+            }
+            names.emplace_back(name);
+        }
+        return names;
+    }
+
+    // The recovery table, M rows of T; NaN where a task cannot be recovered.
+    result<std::vector<double>> try_coefficients() const {
+        auto info = try_info();
+        if (!info) {
+            return info.error();
+        }
+        std::vector<double> table(info->vectors * info->tasks);
+        if (auto failed = detail::call(tb_basis_coefficients, get(), table.data(), table.size(), nullptr)) {
+            return *std::move(failed);
+        }
+        return table;
+    }
+
+    // The weights of an expression: "MNIST@0.3 + SVHN@0.3 - Cars@0.2".
+    result<taskbasis::weights> try_weights(const std::string &expression) const {
+        tb_weights *handle = nullptr;
+        if (auto failed = detail::call(tb_weights_create, get(), expression.c_str(), &handle)) {
+            return *std::move(failed);
+        }
+        return taskbasis::weights(handle);
+    }
+
+    result<taskbasis::weights> try_weights(const std::vector<task> &tasks) const {
+        std::vector<tb_task> raw;
+        for (const task &each : tasks) {
+            raw.push_back({each.name.c_str(), each.lambda});
+        }
+        tb_weights *handle = nullptr;
+        if (auto failed = detail::call(tb_weights_create_from_tasks, get(), raw.data(), raw.size(), &handle)) {
+            return *std::move(failed);
+        }
+        return taskbasis::weights(handle);
+    }
+
+    result<none> try_verify() const { return weights::done(detail::call(tb_basis_verify, get())); }
+    result<none> try_set_cache_budget(std::uint64_t bytes) const {
+        return weights::done(detail::call(tb_cache_set_budget, get(), bytes));
+    }
+    result<none> try_trim_cache(std::uint64_t bytes) const {
+        return weights::done(detail::call(tb_cache_trim, get(), bytes));
+    }
+    result<tb_cache_statistics> try_cache_stats() const {
+        auto stats = detail::sized<tb_cache_statistics>();
+        if (auto failed = detail::call(tb_cache_stats, get(), &stats)) {
+            return *std::move(failed);
+        }
+        return stats;
+    }
+
+    const tb_basis *get() const noexcept { return handle_.get(); }
+
+#ifndef TASKBASIS_NO_EXCEPTIONS
+    static basis open(const std::string &folder, const std::string &base, const basis_options &how = {}) {
+        return try_open(folder, base, how).value();
+    }
+    tb_basis_properties info() const { return try_info().value(); }
+    std::vector<std::string> tasks() const { return try_tasks().value(); }
+    std::vector<double> coefficients() const { return try_coefficients().value(); }
+    taskbasis::weights weights(const std::string &expression) const { return try_weights(expression).value(); }
+    taskbasis::weights weights(const std::vector<task> &tasks) const { return try_weights(tasks).value(); }
+    void verify() const { try_verify().value(); }
+    void set_cache_budget(std::uint64_t bytes) const { try_set_cache_budget(bytes).value(); }
+    void trim_cache(std::uint64_t bytes) const { try_trim_cache(bytes).value(); }
+    tb_cache_statistics cache_stats() const { return try_cache_stats().value(); }
+#endif
+
+private:
+    explicit basis(tb_basis *handle) noexcept : handle_(handle) {}
+    detail::owned<tb_basis, tb_basis_free> handle_;
+};
+
+// How encoder::create() sets up; as tb_encoder_options.
+struct encoder_options {
+    std::string provider;
+    std::uint32_t device = 0;
+    std::uint32_t threads = 0;
+    std::uint32_t concurrency = 0;
+    std::uint32_t activation = TB_ACTIVATION_QUICK_GELU;
+    std::uint32_t heads = 0;
+    std::uint32_t image_size = 0;
+    std::string onnxruntime;
+};
+
+// The image encoder of one architecture; every call names its weights.
+class encoder {
+public:
+    static result<encoder> try_create(const basis &of, const encoder_options &how = {}) {
+        auto options = detail::sized<tb_encoder_options>();
+        options.provider = detail::or_null(how.provider);
+        options.device = how.device;
+        options.threads = how.threads;
+        options.concurrency = how.concurrency;
+        options.activation = how.activation;
+        options.heads = how.heads;
+        options.image_size = how.image_size;
+        options.onnxruntime = detail::or_null(how.onnxruntime);
+        tb_encoder *handle = nullptr;
+        if (auto failed = detail::call(tb_encoder_create, of.get(), &options, &handle)) {
+            return *std::move(failed);
+        }
+        encoder made(handle);
+        auto info = made.try_info();
+        if (!info) {
+            return info.error();
+        }
+        made.embedding_ = info->embedding;
+        made.image_values_ = 3 * info->image_size * info->image_size;
+        return made;
+    }
+
+    result<tb_encoder_properties> try_info() const {
+        auto info = detail::sized<tb_encoder_properties>();
+        if (auto failed = detail::call(tb_encoder_info, get(), &info)) {
+            return *std::move(failed);
+        }
+        return info;
+    }
+
+    // Embeddings [n,e] of the preprocessed images [n,3,S,S].
+    result<std::vector<float>> try_encode(const weights &with, view<const float> pixels) const {
+        if (pixels.size() % image_values_ != 0) {
+            return failure{TB_ERR_INVALID_ARGUMENT, "the pixels are not whole images of 3·S·S values"};
+        }
+        const std::size_t n = pixels.size() / image_values_;
+        std::vector<float> out(n * embedding_);
+        if (auto failed =
+                detail::call(tb_encoder_encode, get(), with.get(), pixels.data(), n, out.data(), out.size())) {
+            return *std::move(failed);
+        }
+        return out;
+    }
+
+    result<std::vector<float>> try_encode(const weights &with, const std::vector<tb_image> &images) const {
+        std::vector<float> out(images.size() * embedding_);
+        if (auto failed = detail::call(tb_encoder_encode_images, get(), with.get(), images.data(), images.size(),
+                                       out.data(), out.size())) {
+            return *std::move(failed);
+        }
+        return out;
+    }
+
+    std::size_t embedding() const noexcept { return embedding_; }
+    const tb_encoder *get() const noexcept { return handle_.get(); }
+
+#ifndef TASKBASIS_NO_EXCEPTIONS
+    explicit encoder(const basis &of, const encoder_options &how = {}) : encoder(try_create(of, how).value()) {}
+    tb_encoder_properties info() const { return try_info().value(); }
+    std::vector<float> encode(const weights &with, view<const float> pixels) const {
+        return try_encode(with, pixels).value();
+    }
+    std::vector<float> encode(const weights &with, const std::vector<tb_image> &images) const {
+        return try_encode(with, images).value();
+    }
+#endif
+
+private:
+    explicit encoder(tb_encoder *handle) noexcept : handle_(handle) {}
+    detail::owned<tb_encoder, tb_encoder_free> handle_;
+    std::size_t embedding_ = 0;
+    std::size_t image_values_ = 1;
+};
+
+// One class and how likely it is.
+struct score {
+    std::string name;
+    std::size_t index = 0;
+    float probability = 0;
+    float logit = 0;
+};
+
+// The classification head of a task.
+class head {
+public:
+    // `classes` is a JSON file of class names; empty for numbers.
+    static result<head> try_open(const std::string &path, const std::string &task, const std::string &classes = {}) {
+        tb_head *handle = nullptr;
+        if (auto failed = detail::call(tb_head_open, path.c_str(), detail::or_null(task), detail::or_null(classes),
+                                       &handle)) {
+            return *std::move(failed);
+        }
+        return head(handle);
+    }
+
+    result<std::vector<std::string>> try_classes() const {
+        std::size_t count = 0;
+        if (auto failed = detail::call(tb_head_classes, get(), &count)) {
+            return *std::move(failed);
+        }
+        std::vector<std::string> names;
+        for (std::size_t i = 0; i < count; ++i) {
+            const char *name = nullptr;
+            if (auto failed = detail::call(tb_head_class_name, get(), i, &name)) {
+                return *std::move(failed);
+            }
+            names.emplace_back(name);
+        }
+        return names;
+    }
+
+    // The k best classes of one embedding, the best first.
+    result<std::vector<score>> try_classify(view<const float> embedding, std::size_t k) const {
+        std::size_t count = 0;
+        if (auto failed = detail::call(tb_head_classes, get(), &count)) {
+            return *std::move(failed);
+        }
+        std::vector<tb_score> raw(k < count ? k : count);
+        if (auto failed = detail::call(tb_head_classify, get(), embedding.data(), std::size_t{1}, embedding.size(),
+                                       static_cast<float *>(nullptr), std::size_t{0}, raw.data(), raw.size())) {
+            return *std::move(failed);
+        }
+        std::vector<score> best;
+        for (const tb_score &each : raw) {
+            const char *name = nullptr;
+            if (auto failed = detail::call(tb_head_class_name, get(), each.class_index, &name)) {
+                return *std::move(failed);
+            }
+            best.push_back({name, each.class_index, each.probability, each.logit});
+        }
+        return best;
+    }
+
+    const tb_head *get() const noexcept { return handle_.get(); }
+
+#ifndef TASKBASIS_NO_EXCEPTIONS
+    static head open(const std::string &path, const std::string &task, const std::string &classes = {}) {
+        return try_open(path, task, classes).value();
+    }
+    std::vector<std::string> classes() const { return try_classes().value(); }
+    std::vector<score> classify(view<const float> embedding, std::size_t k = 1) const {
+        return try_classify(embedding, k).value();
+    }
+#endif
+
+private:
+    explicit head(tb_head *handle) noexcept : handle_(handle) {}
+    detail::owned<tb_head, tb_head_free> handle_;
+};
+
+// Decoded pixels as the encoder takes them: f32 [3,size,size].
+inline result<std::vector<float>> try_preprocess(const tb_image &image, std::size_t size) {
+    std::vector<float> pixels(3 * size * size);
+    if (auto failed = detail::call(tb_preprocess, &image, size, pixels.data(), pixels.size(), nullptr)) {
+        return *std::move(failed);
+    }
+    return pixels;
+}
+
+#ifndef TASKBASIS_NO_EXCEPTIONS
+inline std::vector<float> preprocess(const tb_image &image, std::size_t size) {
+    return try_preprocess(image, size).value();
+}
+#endif
+
+} // namespace taskbasis
+
+#endif // TASKBASIS_HPP

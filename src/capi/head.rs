@@ -1,0 +1,184 @@
+//! `tb_head`: the classification head of a task.
+
+use std::ffi::{CString, c_char};
+
+use super::error::{tb_error, tb_status};
+use super::guard::{guard, infallible};
+use super::handle::{self, Handle, Out};
+use crate::clip::{Head, class_names, softmax, top_k};
+use crate::error::{Error, Result};
+
+/// The frozen classification head of a task: logits = W·(e/‖e‖) + b. Shareable between threads.
+pub struct tb_head {
+    _opaque: [u8; 0],
+}
+
+pub(super) struct OpenHead {
+    head: Head,
+    classes: Vec<CString>,
+}
+
+impl Handle for tb_head {
+    type Inner = OpenHead;
+    const NAME: &'static str = "head";
+}
+
+/// A class and how likely it is. This struct never changes, so arrays of it are safe.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tb_score {
+    /// Which class, 0 ≤ class_index < C.
+    pub class_index: usize,
+    /// Its logit.
+    pub logit: f32,
+    /// Its share of the softmax over all classes.
+    pub probability: f32,
+}
+
+/// Opens a head: a safetensors file with `TASK/weight` [C,e] and `TASK/bias` [C], a pickled head, or a folder of
+/// `head_TASKVal.pt`, `head_TASK.pt` or `TASK.safetensors`.
+///
+/// @param task     whose head; NULL where the file has only one
+/// @param classes  a JSON file of class names, `{"TASK": ["name", …]}`; NULL: the classes are called `0`, `1`, …
+/// @param out      set to the new handle, which the caller frees with tb_head_free(); NULL on failure
+/// @return TB_OK; TB_ERR_IO; TB_ERR_FORMAT; TB_ERR_NOT_FOUND, with the tasks that there are; TB_ERR_MISMATCH where
+///         there are not as many names as classes
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_head_open(
+    path: *const c_char,
+    task: *const c_char,
+    classes: *const c_char,
+    out: *mut *mut tb_head,
+    err: *mut *mut tb_error,
+) -> tb_status {
+    // SAFETY: C's promises, as the header states them, are handed through.
+    unsafe {
+        guard(err, || {
+            let out = Out::new(out, "out", std::ptr::null_mut())?;
+            let path = handle::text(path, "path")?;
+            let task = handle::optional_text(task, "task")?;
+            let mut head = Head::open(path, task)?;
+            if let Some(classes) = handle::optional_text(classes, "classes")? {
+                head = head.with_classes(class_names(classes, task.unwrap_or_default())?).map_err(|e| e.at(classes))?;
+            }
+            let name = |name: String| CString::new(name.replace('\0', "\u{fffd}")).unwrap_or_default();
+            let classes = (0..head.num_classes()).map(|class| name(head.class_name(class))).collect();
+            out.set(handle::into_raw::<tb_head>(OpenHead { head, classes }));
+            Ok(())
+        })
+    }
+}
+
+/// C, the number of classes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_head_classes(
+    head: *const tb_head,
+    out: *mut usize,
+    err: *mut *mut tb_error,
+) -> tb_status {
+    // SAFETY: as in `tb_head_open`.
+    unsafe {
+        guard(err, || {
+            let out = Out::new(out, "out", 0)?;
+            out.set(handle::borrow(head)?.classes.len());
+            Ok(())
+        })
+    }
+}
+
+/// The name of class `index`, UTF-8. It belongs to the head. Or TB_ERR_NOT_FOUND.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_head_class_name(
+    head: *const tb_head,
+    index: usize,
+    out: *mut *const c_char,
+    err: *mut *mut tb_error,
+) -> tb_status {
+    // SAFETY: as in `tb_head_open`.
+    unsafe {
+        guard(err, || {
+            let out = Out::new(out, "out", std::ptr::null())?;
+            let classes = &handle::borrow(head)?.classes;
+            let name = classes.get(index).ok_or_else(|| {
+                Error::not_found("the head has no class of that index")
+                    .expected(format_args!("an index below {}", classes.len()))
+                    .got(index)
+            })?;
+            out.set(name.as_ptr());
+            Ok(())
+        })
+    }
+}
+
+/// Classifies `n` embeddings; they need no normalisation.
+///
+/// @param embeds     f32 [n,embedding]
+/// @param embedding  e: the length of an embedding; must be the head's, or TB_ERR_MISMATCH
+/// @param logits     f32 [n,C]; NULL where they are not wanted
+/// @param capacity   floats that `logits` has room for, or TB_ERR_BUFFER_TOO_SMALL
+/// @param top        [n,k]: the k best classes of each, the best first; NULL where k is 0
+/// @param k          at most C
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_head_classify(
+    head: *const tb_head,
+    embeds: *const f32,
+    n: usize,
+    embedding: usize,
+    logits: *mut f32,
+    capacity: usize,
+    top: *mut tb_score,
+    k: usize,
+    err: *mut *mut tb_error,
+) -> tb_status {
+    // SAFETY: as in `tb_head_open`.
+    unsafe {
+        guard(err, || {
+            let head = &handle::borrow(head)?.head;
+            let classes = head.num_classes();
+            if embedding != head.embedding_dim() {
+                return Err(Error::mismatch("the head takes embeddings of another length")
+                    .expected(head.embedding_dim())
+                    .got(embedding));
+            }
+            if k > classes {
+                return Err(Error::invalid("more best classes than there are").expected(classes).got(k));
+            }
+            let embeds = handle::slice(embeds, product(n, embedding)?, "embeds")?;
+            let top = handle::slice_mut(top, product(n, k)?, "top")?;
+            let mut all = crate::tensor::try_zeroed(product(n, classes)?)?;
+            if !logits.is_null() {
+                handle::check_room(all.len(), capacity, std::ptr::null_mut())?;
+            }
+            head.logits(embeds, &mut all)?;
+            if !logits.is_null() {
+                handle::fill(&all, logits, capacity, std::ptr::null_mut())?;
+            }
+            if k > 0 {
+                for (logits, best) in all.chunks_exact_mut(classes).zip(top.chunks_exact_mut(k)) {
+                    rank(logits, best);
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Fills `best` with the classes of the largest logits; `logits` becomes their softmax.
+fn rank(logits: &mut [f32], best: &mut [tb_score]) {
+    for (slot, (class_index, logit)) in best.iter_mut().zip(top_k(logits, best.len())) {
+        *slot = tb_score { class_index, logit, probability: 0.0 };
+    }
+    softmax(logits);
+    best.iter_mut().for_each(|score| score.probability = logits[score.class_index]);
+}
+
+fn product(n: usize, each: usize) -> Result<usize> {
+    n.checked_mul(each).ok_or_else(|| Error::invalid("more values than memory can hold"))
+}
+
+/// Frees a head. NULL is fine.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_head_free(head: *mut tb_head) {
+    // SAFETY: as in `tb_head_open`.
+    infallible((), || unsafe { handle::free(head) });
+}

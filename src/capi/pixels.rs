@@ -1,0 +1,89 @@
+//! `tb_image` and `tb_preprocess`.
+
+use super::error::{tb_error, tb_status};
+use super::guard::guard;
+use super::handle;
+use crate::clip::{PixelFormat, Pixels, Preprocess};
+use crate::error::{Error, Result};
+
+/// Red, green, blue: three bytes a pixel.
+pub const TB_PIXELS_RGB8: u32 = 0;
+/// Red, green, blue, alpha. Alpha weighs the colours while resizing, and is then dropped.
+pub const TB_PIXELS_RGBA8: u32 = 1;
+/// Gray: one byte a pixel.
+pub const TB_PIXELS_GRAY8: u32 = 2;
+/// Blue, green, red.
+pub const TB_PIXELS_BGR8: u32 = 3;
+/// Blue, green, red, alpha; alpha as in TB_PIXELS_RGBA8.
+pub const TB_PIXELS_BGRA8: u32 = 4;
+
+/// A decoded image in the caller's memory. This struct never changes, so arrays of it are safe.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tb_image {
+    /// Row after row, the top one first: (height − 1) · row_stride + width · (bytes a pixel) bytes.
+    pub data: *const u8,
+    /// In pixels, at least 1.
+    pub width: usize,
+    /// In pixels, at least 1.
+    pub height: usize,
+    /// Bytes from the start of a row to the start of the next; 0: rows follow each other without a gap.
+    pub row_stride: usize,
+    /// One of TB_PIXELS_….
+    pub format: u32,
+}
+
+/// Turns an image into what the encoder takes, as open_clip's evaluation transform does: the shortest side resized to
+/// `size` (bicubic, antialiased, Pillow's arithmetic), the centre cropped, normalised with CLIP's mean and deviation.
+///
+/// @param size      S: the side in pixels, tb_encoder_properties.image_size
+/// @param out       f32 [3,S,S]; may be NULL where `capacity` is 0
+/// @param capacity  floats that `out` has room for
+/// @param needed    set to 3·S·S, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_preprocess(
+    image: *const tb_image,
+    size: usize,
+    out: *mut f32,
+    capacity: usize,
+    needed: *mut usize,
+    err: *mut *mut tb_error,
+) -> tb_status {
+    // SAFETY: C's promises, as the header states them, are handed through.
+    unsafe {
+        guard(err, || {
+            let preprocess = Preprocess::new(size)?;
+            handle::check_room(preprocess.len(), capacity, needed)?;
+            let image = image.as_ref().ok_or_else(|| handle::null("image"))?;
+            preprocess.pixels(view(image)?, handle::slice_mut(out, preprocess.len(), "out")?)
+        })
+    }
+}
+
+/// The pixels that an image of C's describes.
+///
+/// # Safety
+/// The image's data is as the struct says, and stays so for as long as the view is used.
+pub(super) unsafe fn view<'a>(image: &tb_image) -> Result<Pixels<'a>> {
+    let format = match image.format {
+        TB_PIXELS_RGB8 => PixelFormat::Rgb8,
+        TB_PIXELS_RGBA8 => PixelFormat::Rgba8,
+        TB_PIXELS_GRAY8 => PixelFormat::Gray8,
+        TB_PIXELS_BGR8 => PixelFormat::Bgr8,
+        TB_PIXELS_BGRA8 => PixelFormat::Bgra8,
+        other => return Err(Error::invalid("no such pixel format").expected("one of TB_PIXELS_…").got(other)),
+    };
+    if image.width == 0 || image.height == 0 {
+        return Err(Error::invalid("an image has at least one pixel")
+            .got(format_args!("{} × {}", image.width, image.height)));
+    }
+    let row = image.width.checked_mul(format.channels());
+    let stride = if image.row_stride == 0 { row } else { Some(image.row_stride) };
+    let length = row.zip(stride).and_then(|(row, stride)| (image.height - 1).checked_mul(stride)?.checked_add(row));
+    let (Some(row_stride), Some(length)) = (stride, length) else {
+        return Err(Error::invalid("an image larger than memory"));
+    };
+    // SAFETY: the caller's promise.
+    let data = unsafe { handle::slice(image.data, length, "image->data") }?;
+    Ok(Pixels { data, width: image.width, height: image.height, row_stride, format })
+}
