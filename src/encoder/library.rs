@@ -107,11 +107,10 @@ fn reason(error: &libloading::Error, target: &Path) -> String {
     let cause = std::error::Error::source(error).map(ToString::to_string);
     let text = cause.unwrap_or_else(|| error.to_string());
     let text = text.trim_matches('"');
-    let missing = format!("{}: cannot open shared object file: No such file or directory", target.display());
-    if text == missing {
-        return "not found".into();
+    match text.strip_prefix(&format!("{}: ", target.display())).unwrap_or(text) {
+        "cannot open shared object file: No such file or directory" => "not found".into(),
+        text => format!("cannot be loaded ({text})"),
     }
-    format!("cannot be loaded ({text})")
 }
 
 /// The file that the code at `address` was loaded from.

@@ -149,13 +149,14 @@ fn failure<'a>(
     if !variable_seen {
         looked_at.push(format!("{PATH_VARIABLE}: not set"));
     }
-    let expected = format!("ONNX Runtime 1.{MINIMUM_MINOR} or newer");
+    let expected = format!("version 1.{MINIMUM_MINOR} or newer");
     let hint = format!("Looked at {}. {WHAT_TO_DO}", looked_at.join("; "));
     let error = match ordered {
         None => Error::new(ErrorKind::RuntimeMissing, "ONNX Runtime was not found"),
-        Some(place) => Error::new(ErrorKind::RuntimeMissing, format!("{} is no usable ONNX Runtime", place.origin))
-            .at(&place.target)
-            .got(why_ordered),
+        Some(Place { origin, target }) => {
+            let message = format!("{origin} is no usable ONNX Runtime: {why_ordered}");
+            Error::new(ErrorKind::RuntimeMissing, message).at(target)
+        }
     };
     error.expected(expected).hint(hint)
 }
@@ -220,7 +221,7 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::RuntimeMissing);
             assert_eq!(error.path(), Some(Path::new(named)));
             let text = error.to_string();
-            assert!(text.contains("1.24 or newer, got no such file"), "{text}");
+            assert!(text.contains("ONNX Runtime: no such file: expected version 1.24 or newer"), "{text}");
             assert!(text.contains("1.31.1, usable, but not what was asked for"), "{text}");
             for place in places(given.map(Path::new), &around(variable)) {
                 assert!(text.contains(place.target.to_str().unwrap()), "{text}");
