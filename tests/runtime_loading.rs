@@ -1,5 +1,6 @@
 //! Finding and loading ONNX Runtime. A process can load one once, so every case runs in a process of its own: this
 //! test program again, started for its one `child` test.
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +14,7 @@ const ORDERS: &str = "TASKBASIS_TEST_ORDERS";
 #[test]
 #[ignore = "started by the other tests, with orders"]
 fn child() {
-    let orders = std::env::var(ORDERS).expect("started by another test");
+    let Ok(orders) = std::env::var(ORDERS) else { return println!("skipped: no orders") };
     for order in orders.lines() {
         let (verb, path) = order.split_once(' ').unwrap_or((order, ""));
         let path = (!path.is_empty()).then(|| Path::new(path));

@@ -103,10 +103,7 @@ fn file_names() -> Vec<String> {
 ///
 /// # Errors
 /// [`ErrorKind::RuntimeMissing`], with what was found at each place and what to do about it.
-pub(super) fn search(
-    places: &[Place],
-    examine: impl Fn(&Place) -> Result<Usable, String>,
-) -> Result<(Origin, Usable)> {
+pub(super) fn search(places: &[Place], examine: impl Fn(&Place) -> Result<Usable, String>) -> Result<(Origin, Usable)> {
     let mut found: Vec<(&Place, Result<Usable, String>)> = Vec::new();
     for place in places {
         let answer = examine(place);
@@ -128,10 +125,7 @@ pub(super) fn search(
     Err(failure(None, found.into_iter()))
 }
 
-fn failure<'a>(
-    ordered: Option<&Place>,
-    found: impl Iterator<Item = (&'a Place, Result<Usable, String>)>,
-) -> Error {
+fn failure<'a>(ordered: Option<&Place>, found: impl Iterator<Item = (&'a Place, Result<Usable, String>)>) -> Error {
     let mut looked_at = Vec::new();
     let mut why_ordered = String::new();
     let mut variable_seen = false;
@@ -179,7 +173,7 @@ mod tests {
         search(&places(given, around), |place| {
             let path = place.target.clone();
             if good.iter().any(|g| path == Path::new(g)) {
-                return Ok(Usable { path, version: Version::for_test("1.31.1") });
+                return Ok(Usable { path, version: Version::for_test("1.31.1"), api: std::ptr::null() });
             }
             Err("no such file".into())
         })
@@ -209,7 +203,8 @@ mod tests {
 
     #[test]
     fn the_first_usable_place_wins() {
-        let (origin, usable) = look(None, &around(""), &["libonnxruntime.so.1", "/opt/tb/lib/libonnxruntime.so"]).unwrap();
+        let (origin, usable) =
+            look(None, &around(""), &["libonnxruntime.so.1", "/opt/tb/lib/libonnxruntime.so"]).unwrap();
         assert_eq!((origin, usable.path.to_str()), (Origin::Library, Some("/opt/tb/lib/libonnxruntime.so")));
     }
 
