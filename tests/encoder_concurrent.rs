@@ -1,4 +1,5 @@
 //! Every call gets the embeddings of the weights that it names, whatever else runs at the same time.
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 mod encoder_support;
 
@@ -57,6 +58,9 @@ fn calls_for_different_weights_do_not_mix() {
             }
         });
         assert!(encoder.sessions() <= concurrency.max(1), "{encoder:?}");
+        encoder.trim();
+        assert_eq!(encoder.sessions(), 0);
+        assert!(encoder.encode(&tasks[0], &pixels, 3).unwrap() == alone[0], "a session made anew gives the same bits");
     }
 }
 

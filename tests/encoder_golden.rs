@@ -1,4 +1,5 @@
 //! The encoder computes what the reference computes, and what a plain implementation computes.
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 mod encoder_support;
 
@@ -78,6 +79,18 @@ fn other_families_agree_with_a_plain_implementation() {
         println!("{arch}: {error:.1e}");
         assert!(error < 1e-5, "{arch}: {error}");
     }
+}
+
+#[test]
+fn absurd_options_are_refused() {
+    let Some((weights, _)) = digits_model() else { return };
+    let arch = weights.arch(Activation::QuickGelu);
+    for (threads, concurrency) in [(usize::MAX, 0), (0, usize::MAX)] {
+        let options = EncoderOptions { threads, concurrency, ..EncoderOptions::default() };
+        assert_eq!(Encoder::new(&arch, &options).unwrap_err().kind(), taskbasis::ErrorKind::InvalidArgument);
+    }
+    let arch = Arch { heads: 3, ..arch };
+    assert!(Encoder::new(&arch, &EncoderOptions::default()).unwrap_err().to_string().contains("heads"));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Finding and loading ONNX Runtime. A process can load one once, so every case runs in a process of its own: this
 //! test program again, started for its one `child` test.
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +14,7 @@ const ORDERS: &str = "TASKBASIS_TEST_ORDERS";
 #[test]
 #[ignore = "started by the other tests, with orders"]
 fn child() {
-    let orders = std::env::var(ORDERS).expect("started by another test");
+    let Ok(orders) = std::env::var(ORDERS) else { return println!("skipped: no orders") };
     for order in orders.lines() {
         let (verb, path) = order.split_once(' ').unwrap_or((order, ""));
         let path = (!path.is_empty()).then(|| Path::new(path));
@@ -136,8 +137,13 @@ fn what_is_no_onnx_runtime_is_a_clean_error() {
         cases.push((text, "not a shared library"));
         cases.push((empty, "not a shared library"));
         cases.push((PathBuf::from("/dev/zero"), "not a regular file"));
+        // The loader would end the process over these. (A program ends in debug notes, which it does not map.)
         let program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
-        cases.push((write("half.so", &program[..program.len() / 2]), "truncated"));
+        cases.push((write("piece.so", &program[..4096]), "truncated"));
+        if let Some(good) = good() {
+            let library = std::fs::read(good).unwrap();
+            cases.push((write("half.so", &library[..library.len() / 2]), "truncated"));
+        }
         let mut narrow = b"\x7fELF\x01\x01".to_vec();
         narrow.resize(64, 0);
         cases.push((write("narrow.so", &narrow), "32-bit"));

@@ -93,7 +93,9 @@ impl Arch {
                 .got("none"));
         }
         if shapes.keys().any(|name| name.starts_with("visual.layer1.") || name.starts_with("visual.trunk.")) {
-            return Err(Error::unsupported("this image encoder is no CLIP vision transformer (a ResNet or a timm model)"));
+            return Err(Error::unsupported(
+                "this image encoder is no CLIP vision transformer (a ResNet or a timm model)",
+            ));
         }
         let get = |name: &str| shapes.get(name).copied().ok_or_else(|| missing(name));
 
@@ -138,7 +140,7 @@ impl Arch {
         };
         let heads = match hints.heads {
             Some(heads) => heads,
-            None if width % HEAD_WIDTH == 0 => width / HEAD_WIDTH,
+            None if width.is_multiple_of(HEAD_WIDTH) => width / HEAD_WIDTH,
             None => {
                 return Err(Error::invalid("the number of attention heads does not follow from the width")
                     .expected(format_args!("a width that {HEAD_WIDTH} divides"))
@@ -173,7 +175,7 @@ impl Arch {
                     .got(value));
             }
         }
-        if self.width % self.heads != 0 {
+        if !self.width.is_multiple_of(self.heads) {
             return Err(Error::invalid("attention heads must share the width evenly")
                 .expected(format_args!("a divisor of {}", self.width))
                 .got(format_args!("{} heads", self.heads)));
@@ -391,7 +393,10 @@ mod tests {
                 });
                 let named = message.contains("expected") && message.contains("got");
                 // A wider patch embedding makes every other parameter the odd one out.
-                assert!(named && (message.contains(&format!("`{changed}`")) || axis == 0), "{changed} {axis}: {message}");
+                assert!(
+                    named && (message.contains(&format!("`{changed}`")) || axis == 0),
+                    "{changed} {axis}: {message}"
+                );
             }
         }
     }
@@ -425,7 +430,9 @@ mod tests {
             assert!(error(|parameters| parameters.push((name.clone(), vec![128]))).contains(&name));
         }
         assert!(error(|parameters| parameters.clear()).contains("no image encoder"));
-        assert!(error(|parameters| parameters.push(("visual.layer1.0.conv1.weight".into(), vec![1]))).contains("ResNet"));
+        assert!(
+            error(|parameters| parameters.push(("visual.layer1.0.conv1.weight".into(), vec![1]))).contains("ResNet")
+        );
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub(super) struct Usable {
     /// The file, as an absolute path where the system tells it.
     pub(super) path: PathBuf,
     pub(super) version: Version,
+    /// Its table of functions: two libraries never share one. Null only in tests.
+    pub(super) api: *const ort::sys::OrtApi,
 }
 
 /// Looks at the file at `path`; the error is a clause that says what is wrong with it.
@@ -95,11 +97,12 @@ fn examine(target: &Path) -> Result<Usable, String> {
         return Err(format!("version {version}, which is not supported"));
     }
     // SAFETY: any version number may be asked for; the answer is null or a static. `ort` would panic on null.
-    if unsafe { (base.GetApi)(MINIMUM_MINOR) }.is_null() {
+    let api = unsafe { (base.GetApi)(MINIMUM_MINOR) };
+    if api.is_null() {
         return Err(format!("version {version}, which does not offer the interface of 1.{MINIMUM_MINOR}"));
     }
     let path = containing(get_api_base as *const ()).unwrap_or_else(|| target.to_path_buf());
-    Ok(Usable { path, version })
+    Ok(Usable { path, version, api })
 }
 
 /// The loader's own words, which name the missing file or dependency, without the path that is shown anyway.
@@ -107,11 +110,10 @@ fn reason(error: &libloading::Error, target: &Path) -> String {
     let cause = std::error::Error::source(error).map(ToString::to_string);
     let text = cause.unwrap_or_else(|| error.to_string());
     let text = text.trim_matches('"');
-    let missing = format!("{}: cannot open shared object file: No such file or directory", target.display());
-    if text == missing {
-        return "not found".into();
+    match text.strip_prefix(&format!("{}: ", target.display())).unwrap_or(text) {
+        "cannot open shared object file: No such file or directory" => "not found".into(),
+        text => format!("cannot be loaded ({text})"),
     }
-    format!("cannot be loaded ({text})")
 }
 
 /// The file that the code at `address` was loaded from.

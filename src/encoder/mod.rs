@@ -71,6 +71,9 @@ impl<V: AsRef<[f32]>, S: BuildHasher> WeightSource for HashMap<String, V, S> {
     }
 }
 
+/// More threads than this are refused: a number mistaken for another one would take the machine down.
+const MAX_THREADS: usize = 4096;
+
 /// How an [`Encoder`] is set up. The default suits a program that encodes one batch at a time.
 #[derive(Clone, Debug, Default)]
 pub struct EncoderOptions {
@@ -85,6 +88,17 @@ pub struct EncoderOptions {
 }
 
 /// The image encoder of one architecture, for any weights of that architecture. Shareable between threads.
+///
+/// ```no_run
+/// # fn run(arch: &taskbasis::Arch, weights: &impl taskbasis::WeightSource, pixels: &[f32]) -> taskbasis::Result<()> {
+/// use taskbasis::{Encoder, EncoderOptions};
+///
+/// let encoder = Encoder::new(arch, &EncoderOptions::default())?;
+/// let embeds = encoder.encode(weights, pixels, 8)?; // eight images
+/// assert_eq!(embeds.len(), 8 * arch.embed_dim);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Encoder {
     arch: Arch,
     /// Names and shapes of the parameters, in the order of the graph's inputs.
@@ -99,11 +113,20 @@ impl Encoder {
     /// Builds the graph of `arch` and opens a session over it. Some 15 ms and 10 MB, whatever the size of the weights.
     ///
     /// # Errors
-    /// As [`Runtime::load`] and [`Arch::check`]; [`ErrorKind::Runtime`] when ONNX Runtime refuses the graph.
+    /// As [`Runtime::load`] and [`Arch::check`]; [`ErrorKind::InvalidArgument`] for thousands of threads;
+    /// [`ErrorKind::Runtime`] when ONNX Runtime refuses the graph.
     pub fn new(arch: &Arch, options: &EncoderOptions) -> Result<Self> {
+        for (what, value) in [("threads", options.threads), ("runs at once", options.concurrency)] {
+            if value > MAX_THREADS {
+                return Err(Error::invalid(format!("too many {what}"))
+                    .expected(format_args!("at most {MAX_THREADS}"))
+                    .got(value));
+            }
+        }
         let model = graph::build(arch)?;
         let runtime = Runtime::load(options.runtime.as_deref())?;
         let concurrency = options.concurrency.max(1);
+        // ONNX Runtime's own default counts the machine's cores, where a container may use fewer, and pins its threads.
         let threads = match options.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -123,7 +146,7 @@ impl Encoder {
     /// The embeddings, `[n, e]`, of `n` images with these weights; not normalised.
     ///
     /// `pixels` are preprocessed images, f32 `[n, 3, S, S]`. The work is done in one run, whose memory grows with `n`
-    /// (about 8 MB an image for ViT-B-32); [`Encoder::encode_in_batches`] bounds it. No images give no embeddings.
+    /// (some 3 MB an image for ViT-B-32); [`Encoder::encode_in_batches`] bounds it. No images give no embeddings.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] when `pixels` is not `n` images; [`ErrorKind::Mismatch`], naming it, when a
@@ -164,7 +187,8 @@ impl Encoder {
         session::run(&mut session, pixels, weights.into_iter(), out)
     }
 
-    /// As [`Encoder::encode`], at most `batch` images a run, so that memory does not grow with `n`.
+    /// As [`Encoder::encode`], at most `batch` images a run, so that memory does not grow with `n`. The embeddings are
+    /// those of a single run up to rounding: other sizes may be computed in another order.
     ///
     /// # Errors
     /// As [`Encoder::encode`], and [`ErrorKind::InvalidArgument`] when `batch` is 0.
@@ -193,7 +217,11 @@ impl Encoder {
     ///
     /// # Errors
     /// As [`Encoder::encode`]; every extent of `pixels` is checked.
-    pub fn encode_array<W: WeightSource + ?Sized>(&self, weights: &W, pixels: ArrayView4<'_, f32>) -> Result<Array2<f32>> {
+    pub fn encode_array<W: WeightSource + ?Sized>(
+        &self,
+        weights: &W,
+        pixels: ArrayView4<'_, f32>,
+    ) -> Result<Array2<f32>> {
         let (n, size) = (pixels.dim().0, self.arch.image_size());
         if pixels.dim() != (n, 3, size, size) {
             return Err(Error::invalid("these are not the images of this encoder")
@@ -233,6 +261,11 @@ impl Encoder {
     /// Sessions that are open, idle ones included. They are opened when calls overlap, and then kept.
     pub fn sessions(&self) -> usize {
         self.sessions.made()
+    }
+
+    /// Closes idle sessions, which keep the memory of their largest run. The next call opens one again.
+    pub fn trim(&self) {
+        self.sessions.trim();
     }
 
     /// Views of all parameters, checked. A thousandth of a run's time, so every run can afford it.

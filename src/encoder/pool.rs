@@ -58,6 +58,16 @@ impl<T> Pool<T> {
         Ok(loan)
     }
 
+    /// Drops the things that nobody uses.
+    pub(super) fn trim(&self) {
+        let mut shelf = self.shelf();
+        let idle = std::mem::take(&mut shelf.idle);
+        shelf.made -= idle.len();
+        drop(shelf);
+        // Those who wait for a thing may make one now.
+        self.given_back.notify_all();
+    }
+
     /// How many things there are, lent ones included.
     pub(super) fn made(&self) -> usize {
         self.shelf().made
@@ -111,6 +121,19 @@ mod tests {
         assert_eq!((*first, *second, pool.made()), (0, 1, 2));
         drop(second);
         assert_eq!(*pool.lend(|| unreachable!()).unwrap(), 1);
+    }
+
+    #[test]
+    fn trimming_spares_what_is_lent() {
+        let pool = Pool::new(0, 2);
+        let lent = pool.lend(|| unreachable!()).unwrap();
+        drop(pool.lend(|| Ok(1)).unwrap());
+        pool.trim();
+        assert_eq!((*lent, pool.made()), (0, 1));
+        drop(lent);
+        pool.trim();
+        assert_eq!(pool.made(), 0);
+        assert_eq!(*pool.lend(|| Ok(2)).unwrap(), 2);
     }
 
     #[test]

@@ -40,8 +40,8 @@ impl Runtime {
     ///
     /// The search goes, in this order, through: `path`; the environment variable `ORT_DYLIB_PATH`; beside the program,
     /// and beside the shared library that holds this code, each also in `../lib`; the system's loader. The first two
-    /// are orders: where one does not hold a usable library, nothing else takes its place. A call that fails leaves
-    /// nothing behind, and another path can be tried.
+    /// are orders: where one does not hold a usable library, nothing else takes its place. After such a failure another
+    /// path can be tried.
     ///
     /// # Errors
     /// [`ErrorKind::RuntimeMissing`] when no usable library is found, with every place, what was found there, and
@@ -69,7 +69,7 @@ impl Runtime {
             let Self { path, version, origin, .. } = runtime;
             return Ok(Probe { path: path.clone(), version: version.clone(), origin: *origin });
         }
-        let (origin, Usable { path, version }) = find(path)?;
+        let (origin, Usable { path, version, .. }) = find(path)?;
         Ok(Probe { path, version, origin })
     }
 
@@ -98,11 +98,15 @@ impl Runtime {
         &self.environment
     }
 
-    fn start(origin: Origin, Usable { path, version }: Usable) -> Result<Self> {
+    fn start(origin: Origin, Usable { path, version, api }: Usable) -> Result<Self> {
         let builder = ort::init_from(&path).map_err(|e| {
             // Not reached as long as `ort` asks for no more than `library` has checked.
             Error::new(ErrorKind::RuntimeMissing, "the `ort` crate refuses this ONNX Runtime").at(&path).because(e)
         })?;
+        // `ort` keeps the first library it was given: the host's, should the host use `ort` too.
+        if !std::ptr::eq(ort::api(), api) {
+            return Err(Error::invalid("another ONNX Runtime is in use already through the `ort` crate").at(&path));
+        }
         let environment = builder
             .with_name("taskbasis")
             .with_telemetry(false)

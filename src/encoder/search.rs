@@ -103,10 +103,7 @@ fn file_names() -> Vec<String> {
 ///
 /// # Errors
 /// [`ErrorKind::RuntimeMissing`], with what was found at each place and what to do about it.
-pub(super) fn search(
-    places: &[Place],
-    examine: impl Fn(&Place) -> Result<Usable, String>,
-) -> Result<(Origin, Usable)> {
+pub(super) fn search(places: &[Place], examine: impl Fn(&Place) -> Result<Usable, String>) -> Result<(Origin, Usable)> {
     let mut found: Vec<(&Place, Result<Usable, String>)> = Vec::new();
     for place in places {
         let answer = examine(place);
@@ -128,10 +125,7 @@ pub(super) fn search(
     Err(failure(None, found.into_iter()))
 }
 
-fn failure<'a>(
-    ordered: Option<&Place>,
-    found: impl Iterator<Item = (&'a Place, Result<Usable, String>)>,
-) -> Error {
+fn failure<'a>(ordered: Option<&Place>, found: impl Iterator<Item = (&'a Place, Result<Usable, String>)>) -> Error {
     let mut looked_at = Vec::new();
     let mut why_ordered = String::new();
     let mut variable_seen = false;
@@ -149,13 +143,14 @@ fn failure<'a>(
     if !variable_seen {
         looked_at.push(format!("{PATH_VARIABLE}: not set"));
     }
-    let expected = format!("ONNX Runtime 1.{MINIMUM_MINOR} or newer");
+    let expected = format!("version 1.{MINIMUM_MINOR} or newer");
     let hint = format!("Looked at {}. {WHAT_TO_DO}", looked_at.join("; "));
     let error = match ordered {
         None => Error::new(ErrorKind::RuntimeMissing, "ONNX Runtime was not found"),
-        Some(place) => Error::new(ErrorKind::RuntimeMissing, format!("{} is no usable ONNX Runtime", place.origin))
-            .at(&place.target)
-            .got(why_ordered),
+        Some(Place { origin, target }) => {
+            let message = format!("{origin} is no usable ONNX Runtime: {why_ordered}");
+            Error::new(ErrorKind::RuntimeMissing, message).at(target)
+        }
     };
     error.expected(expected).hint(hint)
 }
@@ -178,7 +173,7 @@ mod tests {
         search(&places(given, around), |place| {
             let path = place.target.clone();
             if good.iter().any(|g| path == Path::new(g)) {
-                return Ok(Usable { path, version: Version::for_test("1.31.1") });
+                return Ok(Usable { path, version: Version::for_test("1.31.1"), api: std::ptr::null() });
             }
             Err("no such file".into())
         })
@@ -208,7 +203,8 @@ mod tests {
 
     #[test]
     fn the_first_usable_place_wins() {
-        let (origin, usable) = look(None, &around(""), &["libonnxruntime.so.1", "/opt/tb/lib/libonnxruntime.so"]).unwrap();
+        let (origin, usable) =
+            look(None, &around(""), &["libonnxruntime.so.1", "/opt/tb/lib/libonnxruntime.so"]).unwrap();
         assert_eq!((origin, usable.path.to_str()), (Origin::Library, Some("/opt/tb/lib/libonnxruntime.so")));
     }
 
@@ -220,7 +216,7 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::RuntimeMissing);
             assert_eq!(error.path(), Some(Path::new(named)));
             let text = error.to_string();
-            assert!(text.contains("1.24 or newer, got no such file"), "{text}");
+            assert!(text.contains("ONNX Runtime: no such file: expected version 1.24 or newer"), "{text}");
             assert!(text.contains("1.31.1, usable, but not what was asked for"), "{text}");
             for place in places(given.map(Path::new), &around(variable)) {
                 assert!(text.contains(place.target.to_str().unwrap()), "{text}");

@@ -11,7 +11,8 @@ use taskbasis::{Activation, Arch, ArchHints, WeightSource};
 /// A file of the digits family: the part of it that the repository ships, or the whole beside it.
 pub fn digits(rel: &str) -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let found = ["examples/digits", "../shared/digits"].map(|dir| root.join(dir).join(rel)).into_iter().find(|p| p.exists());
+    let found =
+        ["examples/digits", "../shared/digits"].map(|dir| root.join(dir).join(rel)).into_iter().find(|p| p.exists());
     if found.is_none() {
         println!("skipped: no {rel}");
     }
