@@ -77,17 +77,17 @@ pub(super) fn read_artifact(folder: &Path, info: &Info, vectors: usize, mode: Ma
         Method::Autoencoder => {
             let path = autoencoder_file(folder)?;
             // `W` as stored, whatever `softmax_w` says: a true one means that the activation is already applied.
-            let table = table(&Archive::open_with(&path, mode)?, "W", shape)?;
+            let table = table(&Archive::open(&path, mode)?, "W", shape)?;
             (path, table, None)
         }
         Method::Random => {
             let path = required(folder, "random_basis.pt", info.method)?;
-            let table = table(&Archive::open_with(&path, mode)?, "projection_coefficients", shape)?;
+            let table = table(&Archive::open(&path, mode)?, "projection_coefficients", shape)?;
             (path, table, None)
         }
         Method::Pca => {
             let path = required(folder, "pca_components.pt", info.method)?;
-            let archive = Archive::open_with(&path, mode)?;
+            let archive = Archive::open(&path, mode)?;
             let table = table(&archive, "coefficients", shape)?;
             (path, table, Some(mean(&archive)?))
         }
@@ -136,29 +136,29 @@ fn table(archive: &Archive, key: &str, shape: [usize; 2]) -> Result<Vec<f64>> {
     let tensor = tensor(archive, key)?;
     if tensor.shape() != shape {
         return Err(Error::format("a coefficient matrix must have a row a vector and a column a task")
-            .at(archive.path())
+            .at(archive.mapping().path())
             .tensor(key)
             .expected(format_args!("{shape:?}"))
             .got(format_args!("{:?}", tensor.shape())));
     }
-    let values = tensor.to_f64().map_err(|e| e.at(archive.path()).tensor(key))?;
+    let values = tensor.to_f64().map_err(|e| e.at(archive.mapping().path()).tensor(key))?;
     match values.iter().position(|v| !v.is_finite()) {
         None => Ok(values),
         Some(at) => Err(Error::format("a coefficient is not finite")
-            .at(archive.path())
+            .at(archive.mapping().path())
             .tensor(key)
             .got(format_args!("{} for vector {}, task {}", values[at], at / shape[1], at % shape[1]))),
     }
 }
 
 fn tensor(archive: &Archive, key: &str) -> Result<Tensor> {
-    let missing = || Error::format("not in the file").at(archive.path()).tensor(key);
+    let missing = || Error::format("not in the file").at(archive.mapping().path()).tensor(key);
     archive.root().get(key).ok_or_else(missing)?.tensor()?.ok_or_else(missing)
 }
 
 /// `mean_vector` [D] with `keys_order` and `param_shapes`.
 fn mean(archive: &Archive) -> Result<Mean> {
-    let fail = |what: &str| Error::format(what.to_owned()).at(archive.path());
+    let fail = |what: &str| Error::format(what.to_owned()).at(archive.mapping().path());
     let flat = tensor(archive, "mean_vector")?;
     if flat.shape().len() != 1 {
         return Err(fail("must be flat").tensor("mean_vector").expected("[D]").got(format_args!("{:?}", flat.shape())));

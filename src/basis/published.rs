@@ -85,7 +85,7 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
 
 /// `basis_vectors`: a list of M dicts {parameter name → tensor}.
 fn read_vectors(path: &Path, mode: MapMode) -> Result<Vec<Checkpoint>> {
-    let archive = Archive::open_with(path, mode)?;
+    let archive = Archive::open(path, mode)?;
     let fail = |what: String| Error::format(what).at(path);
     let root = archive.root();
     let list = root.get("basis_vectors").ok_or_else(|| fail("holds no list `basis_vectors`".into()))?;

@@ -165,7 +165,8 @@ pub unsafe extern "C" fn tb_head_classify(
 
 /// Fills `best` with the classes of the largest logits; `logits` becomes their softmax.
 fn rank(logits: &mut [f32], best: &mut [tb_score]) {
-    for (slot, (class_index, logit)) in best.iter_mut().zip(top_k(logits, best.len())) {
+    let ranked = top_k(logits, best.len());
+    for (slot, (class_index, logit)) in best.iter_mut().zip(ranked) {
         *slot = tb_score { class_index, logit, probability: 0.0 };
     }
     softmax(logits);

@@ -15,5 +15,3 @@ mod logging;
 mod pixels;
 mod weights;
 
-#[cfg(test)]
-mod tests;

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 
 /// Width of an attention head in OpenAI's models, and open_clip's default `head_width`.
@@ -76,6 +77,15 @@ pub struct Arch {
 }
 
 impl Arch {
+    /// The architecture of the image tower in `checkpoint`.
+    ///
+    /// # Errors
+    /// As [`Arch::infer`], naming the file too.
+    pub fn of(checkpoint: &Checkpoint, hints: ArchHints) -> Result<Self> {
+        let shapes = checkpoint.image_tower().map(|(name, tensor)| (name, tensor.shape()));
+        Self::infer(shapes, hints).map_err(|e| e.at(checkpoint.path()))
+    }
+
     /// The architecture that parameters of these names and shapes belong to.
     ///
     /// Names outside `visual.` (the text encoder) are passed over; every one inside it has to be used.

@@ -28,6 +28,7 @@ use crate::clip::arch::Arch;
 use crate::clip::graph;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tensor::try_zeroed;
+use crate::weights::Weights;
 
 /// Weights that an [`Encoder`] can run with.
 ///
@@ -61,6 +62,16 @@ impl<W: WeightSource + ?Sized> WeightSource for std::sync::Arc<W> {
 
     fn shape(&self, name: &str) -> Option<&[usize]> {
         (**self).shape(name)
+    }
+}
+
+impl WeightSource for Weights {
+    fn parameter(&self, name: &str) -> Option<&[f32]> {
+        self.get(name)
+    }
+
+    fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.shape(name)
     }
 }
 
