@@ -90,9 +90,9 @@ const MAX_THREADS: usize = 4096;
 pub struct EncoderOptions {
     /// Threads that compute, all runs together; 0 is as many as this process may use.
     pub threads: usize,
-    /// Runs that may be in progress at once; 0 is 1. Each then has `threads / concurrency` threads (at least one);
-    /// further calls wait. One run on all cores answers soonest, and for most machines gives nearly the throughput of
-    /// one run a core, which this can be set to.
+    /// Runs that may be in progress at once; 0 is 1. Each has `threads / concurrency` threads, at least one; further
+    /// calls wait their turn. One run on all cores answers soonest. One run a core does most work in all: some 5 %
+    /// more on a quiet machine, and much more where other programs want the cores too.
     pub concurrency: usize,
     /// The library of ONNX Runtime; see [`Runtime::load`] for what `None` means.
     pub runtime: Option<PathBuf>,
@@ -121,7 +121,7 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Builds the graph of `arch` and opens a session over it. Some 15 ms and 10 MB, whatever the size of the weights.
+    /// Builds the graph of `arch` and opens a session over it. Some 20 ms and 10 MB, whatever the size of the weights.
     ///
     /// # Errors
     /// As [`Runtime::load`] and [`Arch::check`]; [`ErrorKind::InvalidArgument`] for thousands of threads;
