@@ -1,0 +1,187 @@
+//! Checkpoints: files that others wrote, as named tensors that are views of the mapped file.
+//!
+//! Read are PyTorch's zip archives (state dicts, training checkpoints, pickled modules, TorchScript) and safetensors,
+//! told apart by their first bytes. Nothing in a file is ever executed, and a file is taken to be hostile: it is refused
+//! with an error that names the place, in time and memory linear in its size. Whatever the source called its weights,
+//! a [`Checkpoint`] names them as open_clip does ([`names`]).
+#![forbid(unsafe_code)]
+
+pub mod names;
+pub mod pickle;
+pub mod safetensors;
+pub mod torch;
+pub mod writer;
+pub mod zip;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+
+use crate::error::{Error, Result};
+use crate::mmap::{MapMode, Mapping};
+use crate::tensor::Tensor;
+
+/// What canonical names of the image tower begin with.
+const IMAGE_TOWER: &str = "visual.";
+
+/// What kind of file a checkpoint came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Format {
+    /// `torch.save`: a state dict, a training checkpoint or a pickled module.
+    TorchZip,
+    /// `torch.jit.save`, as OpenAI published CLIP.
+    TorchScript,
+    /// Safetensors.
+    Safetensors,
+}
+
+impl Format {
+    /// `torch`, `torchscript` or `safetensors`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TorchZip => "torch",
+            Self::TorchScript => "torchscript",
+            Self::Safetensors => "safetensors",
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The tensors of one file under canonical names, in the order of the file.
+pub struct Checkpoint {
+    path: PathBuf,
+    format: Format,
+    file_bytes: u64,
+    tensors: IndexMap<String, Tensor>,
+}
+
+impl Checkpoint {
+    /// Maps the file at `path` and reads what tensors it holds; their elements are not read.
+    ///
+    /// The file must not be shortened or rewritten while it is open; see [`MapMode::Map`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) when it cannot be opened;
+    /// [`ErrorKind::Format`](crate::ErrorKind::Format) when it is neither a PyTorch zip nor safetensors, is damaged, or
+    /// holds two tensors for the same weights;
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when it is PyTorch's format from before 1.6, is
+    /// compressed, or holds tensors that are not dense numbers.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(path, MapMode::Map)
+    }
+
+    /// As [`Checkpoint::open`], mapping the file or reading it into memory.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_with(path: impl AsRef<Path>, mode: MapMode) -> Result<Self> {
+        Self::parse(Arc::new(Mapping::open(path, mode)?))
+    }
+
+    /// As [`Checkpoint::open`], of bytes that are in memory or mapped already.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`], but for the file's.
+    pub fn parse(mapping: Arc<Mapping>) -> Result<Self> {
+        let path = mapping.path().to_path_buf();
+        let file_bytes = mapping.len() as u64;
+        let (format, tensors) = if zip::Directory::is_zip(&mapping) || torch::Archive::is_old_format(&mapping) {
+            let archive = torch::Archive::parse(mapping)?;
+            let format = if archive.is_torchscript() { Format::TorchScript } else { Format::TorchZip };
+            (format, archive.tensors()?)
+        } else if safetensors::is_safetensors(&mapping) {
+            (Format::Safetensors, safetensors::read(&mapping)?.tensors)
+        } else {
+            let what = if mapping.is_empty() { "the file is empty" } else { "neither a PyTorch zip nor safetensors" };
+            return Err(Error::format(what).at(path));
+        };
+        Ok(Self { file_bytes, ..Self::from_tensors(path, format, tensors)? })
+    }
+
+    /// A checkpoint of tensors that are there already; their names are made canonical. `path` is what errors name.
+    ///
+    /// # Errors
+    /// As [`names::canonical`].
+    pub fn from_tensors(path: impl Into<PathBuf>, format: Format, tensors: Vec<(String, Tensor)>) -> Result<Self> {
+        let path = path.into();
+        let tensors = names::canonical(tensors).map_err(|error| error.at(&path))?;
+        let file_bytes = tensors.values().fold(0u64, |sum, tensor| sum.saturating_add(tensor.nbytes() as u64));
+        Ok(Self { path, format, file_bytes, tensors })
+    }
+
+    /// The tensor of this canonical name.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.get(name)
+    }
+
+    /// The tensor of this canonical name, which must be there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) naming the file, the tensor and names that are near.
+    pub fn require(&self, name: &str) -> Result<&Tensor> {
+        self.get(name).ok_or_else(|| {
+            let error = Error::not_found("the file has no such tensor").at(&self.path).tensor(name);
+            let near = names::nearest(name, self.tensors.keys().map(String::as_str));
+            if near.is_empty() {
+                error.hint(format!("It holds {} tensors", self.len()))
+            } else {
+                error.hint(format!("It has `{}`", near.join("`, `")))
+            }
+        })
+    }
+
+    /// All names and tensors, in the order of the file.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// The tensors of the image tower: those whose names begin with `visual.`.
+    pub fn image_tower(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.iter().filter(|(name, _)| name.starts_with(IMAGE_TOWER))
+    }
+
+    /// The number of tensors.
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Whether there is no tensor.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    /// The number of elements in all tensors of floats.
+    pub fn parameters(&self) -> u64 {
+        let floats = self.tensors.values().filter(|tensor| tensor.dtype().is_float());
+        floats.fold(0, |sum, tensor| sum.saturating_add(tensor.numel() as u64))
+    }
+
+    /// What kind of file it came from.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Where it came from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file's size; without a file, that of the tensors.
+    pub fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+}
+
+impl fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Checkpoint({}, {}, {} tensors)", self.path.display(), self.format, self.len())
+    }
+}

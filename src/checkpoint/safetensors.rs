@@ -1,0 +1,133 @@
+//! Safetensors files: the header is parsed with the `safetensors` crate, which checks that the tensors cover the file
+//! exactly; tensors are views of the file's bytes, at whatever alignment they have.
+#![forbid(unsafe_code)]
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+
+use crate::error::{Error, Result};
+use crate::mmap::Mapping;
+use crate::tensor::{DType, Tensor};
+
+/// The length of the header comes first.
+const PREFIX: usize = 8;
+/// The format's own limit.
+const MAX_HEADER: usize = 100_000_000;
+
+/// The content of one file: tensors in the order of their bytes, and the free-form `__metadata__`.
+#[derive(Debug)]
+pub struct Contents {
+    /// Name and tensor.
+    pub tensors: Vec<(String, Tensor)>,
+    /// The text pairs under `__metadata__`; none where there is no such key.
+    pub metadata: HashMap<String, String>,
+}
+
+/// Whether `bytes` may be such a file: a plausible length and the `{` of the header.
+pub fn is_safetensors(bytes: &[u8]) -> bool {
+    bytes.get(PREFIX) == Some(&b'{') && matches!(bytes.get(..PREFIX), Some([_, _, _, _, 0, 0, 0, 0]))
+}
+
+/// Reads the header of the file in `mapping`; no tensor is read.
+///
+/// # Errors
+/// [`ErrorKind::Format`](crate::ErrorKind::Format) when the header is too long, no JSON of the right form, names a
+/// tensor twice, or its tensors overlap, leave gaps, or reach outside the file;
+/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) naming a tensor of a type that is not read here.
+pub fn read(mapping: &Arc<Mapping>) -> Result<Contents> {
+    read_here(mapping).map_err(|error| error.at(mapping.path()))
+}
+
+fn read_here(mapping: &Arc<Mapping>) -> Result<Contents> {
+    let truncated = || Error::format("the file is too short for its header").hint("Was the download or copy cut off?");
+    let prefix = mapping.first_chunk::<PREFIX>().ok_or_else(truncated)?;
+    let length = u64::from_le_bytes(*prefix);
+    let length = usize::try_from(length).ok().filter(|&length| length <= MAX_HEADER).ok_or_else(|| {
+        Error::format("the header is too long").expected(format_args!("at most {MAX_HEADER} bytes")).got(length)
+    })?;
+    let data = PREFIX + length;
+    let header = mapping.get(PREFIX..data).ok_or_else(truncated)?;
+    let mut header: Header =
+        serde_json::from_slice(header).map_err(|e| Error::format("the header is broken").because(e))?;
+    let metadata = header.metadata.clone().unwrap_or_default();
+    // The crate checks that each begins where the one before it ends.
+    header.tensors.sort_by_key(|(_, info)| info.data_offsets);
+    let checked = Metadata::new(header.metadata, header.tensors)
+        .map_err(|e| Error::format("the tensors' places or shapes are wrong").because(e))?;
+    if checked.data_len() != mapping.len() - data {
+        return Err(Error::format("the tensors do not cover the file exactly")
+            .expected(format_args!("{} bytes after the header", checked.data_len()))
+            .got(mapping.len() - data));
+    }
+    let mut tensors = Vec::with_capacity(checked.offset_keys().len());
+    for name in checked.offset_keys() {
+        let Some(info) = checked.info(&name) else { continue };
+        let tensor = dtype(info.dtype).and_then(|dtype| {
+            // Both ends are at most `data_len`, which is what the file holds after the header.
+            Tensor::contiguous(mapping, data + info.data_offsets.0..data + info.data_offsets.1, dtype, &info.shape)
+        });
+        let tensor = tensor.map_err(|error| error.tensor(&name))?;
+        tensors.push((name, tensor));
+    }
+    Ok(Contents { tensors, metadata })
+}
+
+fn dtype(dtype: Dtype) -> Result<DType> {
+    Ok(match dtype {
+        Dtype::F64 => DType::F64,
+        Dtype::F32 => DType::F32,
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::BF16,
+        Dtype::I64 => DType::I64,
+        Dtype::I32 => DType::I32,
+        Dtype::I16 => DType::I16,
+        Dtype::I8 => DType::I8,
+        Dtype::U64 => DType::U64,
+        Dtype::U32 => DType::U32,
+        Dtype::U16 => DType::U16,
+        Dtype::U8 => DType::U8,
+        Dtype::BOOL => DType::Bool,
+        _ => return Err(Error::unsupported("the elements' type is not supported").got(format_args!("{dtype:?}"))),
+    })
+}
+
+/// The header as it stands. A map would let a second entry of one name replace the first in silence.
+struct Header {
+    metadata: Option<HashMap<String, String>>,
+    tensors: Vec<(String, TensorInfo)>,
+}
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct HeaderVisitor;
+
+        impl<'de> Visitor<'de> for HeaderVisitor {
+            type Value = Header;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object of tensors")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Header, A::Error> {
+                let mut header = Header { metadata: None, tensors: Vec::new() };
+                let mut seen = HashSet::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if !seen.insert(name.clone()) {
+                        return Err(A::Error::custom(format!("two tensors are named `{name}`")));
+                    }
+                    if name == "__metadata__" {
+                        header.metadata = Some(map.next_value()?);
+                    } else {
+                        header.tensors.push((name, map.next_value()?));
+                    }
+                }
+                Ok(header)
+            }
+        }
+
+        deserializer.deserialize_map(HeaderVisitor)
+    }
+}

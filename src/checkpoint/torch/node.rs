@@ -1,0 +1,209 @@
+//! A cursor over the pickled object.
+
+use super::super::pickle::{NodeId, Object, Value};
+use super::Archive;
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
+
+/// Classes whose objects are dicts: `collections.OrderedDict`, and `dict` itself where a pickle calls it.
+const DICTS: [(&str, &str); 4] =
+    [("collections", "OrderedDict"), ("collections", "defaultdict"), ("builtins", "dict"), ("__builtin__", "dict")];
+
+/// One object of a pickle. Copying it costs nothing.
+///
+/// A pickle may hold cycles: code that follows nodes downwards must stop at some depth of its own.
+#[derive(Clone, Copy)]
+pub struct Node<'a> {
+    archive: &'a Archive,
+    id: NodeId,
+}
+
+impl<'a> Node<'a> {
+    pub(super) fn new(archive: &'a Archive, id: NodeId) -> Self {
+        Self { archive, id }
+    }
+
+    fn value(self) -> &'a Value {
+        self.archive.pickle.value(self.id)
+    }
+
+    fn at(self, id: NodeId) -> Self {
+        Self { id, ..self }
+    }
+
+    /// The value of a dict's key, or of an object's attribute. Where a key was set twice, the later value, as in
+    /// Python.
+    ///
+    /// Looks at every key in turn: for more than a few names of a large dict, walk [`Node::entries`] once instead.
+    pub fn get(self, key: &str) -> Option<Node<'a>> {
+        self.entries().filter(|(name, _)| name.as_str() == Some(key)).last().map(|(_, value)| value)
+    }
+
+    /// The pairs of a dict, or the names and values of an object's attributes. Nothing for what has none.
+    pub fn entries(self) -> impl Iterator<Item = (Node<'a>, Node<'a>)> {
+        let [first, second] = self.pairs();
+        first.iter().chain(second).map(move |&(key, value)| (self.at(key), self.at(value)))
+    }
+
+    fn pairs(self) -> [&'a [(NodeId, NodeId)]; 2] {
+        match self.value() {
+            Value::Dict(entries) => [entries, &[]],
+            Value::Object(object) if self.is_dict() => [&object.entries, &[]],
+            Value::Object(object) => self.attributes(object),
+            _ => [&[], &[]],
+        }
+    }
+
+    /// An object's state: a dict, or a pair of dicts where the class has slots.
+    fn attributes(self, object: &Object) -> [&'a [(NodeId, NodeId)]; 2] {
+        let dict = |id: NodeId| match self.archive.pickle.value(id) {
+            Value::Dict(entries) => entries.as_slice(),
+            _ => &[],
+        };
+        match object.state {
+            Some(state) => match self.archive.pickle.tuple(state) {
+                Some(&[attributes, slots]) => [dict(attributes), dict(slots)],
+                _ => [dict(state), &[]],
+            },
+            None => [&[], &[]],
+        }
+    }
+
+    /// The items of a list, tuple, set or `torch.Size`. Nothing for what has none.
+    pub fn items(self) -> impl Iterator<Item = Node<'a>> {
+        self.children().iter().map(move |&id| self.at(id))
+    }
+
+    fn children(self) -> &'a [NodeId] {
+        match self.value() {
+            Value::List(items) | Value::Tuple(items) | Value::Set(items) => items,
+            Value::Object(object) => self.object_items(object),
+            _ => &[],
+        }
+    }
+
+    /// How much it costs to look at all of its entries and items.
+    pub(super) fn width(self) -> usize {
+        let [first, second] = self.pairs();
+        first.len() + second.len() + self.children().len()
+    }
+
+    /// `torch.Size` and the sets of protocol 2 are calls with their items as the one argument.
+    fn object_items(self, object: &'a Object) -> &'a [NodeId] {
+        let pickle = &self.archive.pickle;
+        let wraps = matches!(
+            pickle.global(object.class),
+            Some(("torch", "Size") | ("builtins" | "__builtin__", "set" | "frozenset" | "list" | "tuple"))
+        );
+        match pickle.tuple(object.args) {
+            Some(&[items]) if wraps => match pickle.value(items) {
+                Value::List(items) | Value::Tuple(items) => items,
+                _ => &[],
+            },
+            _ => &object.items,
+        }
+    }
+
+    /// The string, where it is one.
+    pub fn as_str(self) -> Option<&'a str> {
+        self.archive.pickle.text(self.id)
+    }
+
+    /// The integer, where it is one of at most 64 bits.
+    pub fn as_i64(self) -> Option<i64> {
+        match *self.value() {
+            Value::Int(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// The number, where it is a float or an integer.
+    pub fn as_f64(self) -> Option<f64> {
+        match *self.value() {
+            Value::Float(value) => Some(value),
+            Value::Int(value) => Some(value as f64),
+            _ => None,
+        }
+    }
+
+    /// The truth value, where it is one.
+    pub fn as_bool(self) -> Option<bool> {
+        match *self.value() {
+            Value::Bool(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Whether it is `None`.
+    pub fn is_none(self) -> bool {
+        matches!(self.value(), Value::None)
+    }
+
+    /// Whether it is a dict, ordered or not.
+    pub fn is_dict(self) -> bool {
+        match self.value() {
+            Value::Dict(_) => true,
+            Value::Object(object) => {
+                self.archive.pickle.global(object.class).is_some_and(|class| DICTS.contains(&class))
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether it is a list or tuple.
+    pub fn is_sequence(self) -> bool {
+        matches!(self.value(), Value::List(_) | Value::Tuple(_))
+    }
+
+    /// Module and name of the class or function that this is, or that this is an object of.
+    pub fn class_name(self) -> Option<(&'a str, &'a str)> {
+        let pickle = &self.archive.pickle;
+        pickle.global(pickle.object(self.id).map_or(self.id, |object| object.class))
+    }
+
+    /// The tensor, where it is one (or a parameter, which is one): a view, nothing is read.
+    ///
+    /// # Errors
+    /// As [`Archive::tensors`].
+    pub fn tensor(self) -> Result<Option<Tensor>> {
+        self.tensor_here().map_err(|error| self.archive.place(error))
+    }
+
+    fn tensor_here(self) -> Result<Option<Tensor>> {
+        match self.value() {
+            Value::Object(object) => self.archive.tensor(object),
+            Value::Persistent(_) => Err(Error::unsupported("a bare storage, which is not a tensor")),
+            _ => Ok(None),
+        }
+    }
+
+    /// What a reference refers to, where it is one.
+    pub(super) fn persistent(self) -> Option<Node<'a>> {
+        match *self.value() {
+            Value::Persistent(id) => Some(self.at(id)),
+            _ => None,
+        }
+    }
+
+    /// An integer that is a size: not negative.
+    pub(super) fn extent(self) -> Result<usize> {
+        let value = self.as_i64().ok_or_else(|| Error::format("a tensor's size, stride or offset is not a number"))?;
+        usize::try_from(value).map_err(|_| Error::format("a tensor's size, stride or offset is negative").got(value))
+    }
+
+    /// A tuple of sizes.
+    pub(super) fn extents(self) -> Result<Vec<usize>> {
+        const MAX_DIMENSIONS: usize = 64; // PyTorch's own limit.
+        let extents: Vec<_> = self.items().take(MAX_DIMENSIONS + 1).map(Node::extent).collect::<Result<_>>()?;
+        match self.value() {
+            Value::Tuple(_) | Value::List(_) | Value::Object(_) if extents.len() <= MAX_DIMENSIONS => Ok(extents),
+            _ => Err(Error::format("a tensor's size or stride is not a tuple of numbers")),
+        }
+    }
+}
+
+impl std::fmt::Debug for Node<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Node({:?})", self.value())
+    }
+}
