@@ -1,0 +1,76 @@
+//! Many images at once, spread over threads.
+
+use std::num::NonZero;
+#[cfg(feature = "images")]
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use super::{Pixels, Preprocess};
+use crate::error::{Error, Result};
+use crate::tensor::try_zeroed;
+
+impl Preprocess {
+    /// Preprocesses images in memory to [N, 3, S, S], on `threads` threads (0: as many as the machine has).
+    ///
+    /// # Errors
+    /// Those of [`Preprocess::pixels`], of the first image that fails;
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
+    pub fn images(&self, images: &[Pixels<'_>], threads: usize) -> Result<Vec<f32>> {
+        self.batch(images, threads, |&image, out| self.pixels(image, out))
+    }
+
+    /// Preprocesses image files to [N, 3, S, S], on `threads` threads (0: as many as the machine has).
+    ///
+    /// # Errors
+    /// Those of [`Preprocess::file`], of the first file that fails;
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
+    #[cfg(feature = "images")]
+    pub fn files<P: AsRef<Path> + Sync>(&self, paths: &[P], threads: usize) -> Result<Vec<f32>> {
+        self.batch(paths, threads, |path, out| self.file(path, out))
+    }
+
+    fn batch<T: Sync>(
+        &self,
+        items: &[T],
+        threads: usize,
+        one: impl Fn(&T, &mut [f32]) -> Result<()> + Sync,
+    ) -> Result<Vec<f32>> {
+        let mut out: Vec<f32> = try_zeroed(self.len().saturating_mul(items.len()))?;
+        let threads = match threads {
+            0 => thread::available_parallelism().map_or(1, NonZero::get),
+            threads => threads,
+        };
+        // Images differ in size, so each thread takes the next one when it is done with its last.
+        let queue = Mutex::new(items.iter().zip(out.chunks_exact_mut(self.len())).enumerate());
+        let failed = AtomicBool::new(false);
+        let first: Mutex<Option<(usize, Error)>> = Mutex::new(None);
+        let work = || {
+            while !failed.load(Ordering::Relaxed) {
+                let next = queue.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).next();
+                let Some((index, (item, out))) = next else { break };
+                if let Err(error) = one(item, out) {
+                    failed.store(true, Ordering::Relaxed);
+                    let mut first = first.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                    if first.as_ref().is_none_or(|(earlier, _)| index < *earlier) {
+                        *first = Some((index, error));
+                    }
+                }
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 1..threads.min(items.len()) {
+                // A thread that the system refuses is no loss: the others do its work.
+                if thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                    break;
+                }
+            }
+            work();
+        });
+        match first.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+            Some((_, error)) => Err(error),
+            None => Ok(out),
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! From an image to the encoder's input: open_clip's evaluation transform, to the bit.
+//!
+//! 1. Resize so that the shorter side is S, the other one ⌊S·long/short⌋: bicubic with antialiasing, in Pillow's
+//!    8-bit arithmetic, **in the image's own mode**: a palette or black-and-white image is resized by nearest
+//!    neighbour, one with alpha is premultiplied, resized and divided again. An image whose shorter side is S already
+//!    is left alone.
+//! 2. Cut S×S out of the middle, the offset rounded half to even.
+//! 3. Make it RGB: grey is repeated, **alpha is dropped** (not blended with a background).
+//! 4. Take (x/255 − mean)/std in f32, channels first.
+//!
+//! That the order is this one, and not RGB first, was checked against tensors that open_clip made: for images with
+//! a palette or with alpha the two differ by up to 1.8 and 0.13; the one built here differs by nothing.
+//!
+//! A pixel may be in memory already ([`Preprocess::pixels`]) or, with the feature `images`, in a PNG or JPEG file
+//! ([`Preprocess::file`], [`Preprocess::encoded`]).
+#![forbid(unsafe_code)]
+
+mod batch;
+#[cfg(feature = "images")]
+mod decode;
+mod resample;
+
+use std::ops::Range;
+
+use crate::error::{Error, Result};
+use crate::tensor::try_zeroed;
+use resample::Axis;
+
+/// The mean of each channel (red, green, blue) that CLIP's inputs are freed of.
+pub const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+/// The standard deviation of each channel (red, green, blue) that CLIP's inputs are divided by.
+pub const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+
+/// Encoders see a few hundred pixels a side; far more than this is a mistake, not a size.
+const LARGEST_SIZE: usize = 8192;
+/// The longer side after resizing, of which only S pixels are kept. Allows an aspect ratio of 299,593 : 1 at S = 224.
+const LONGEST_SIDE: usize = 1 << 26;
+/// Images of more pixels are refused unless [`Preprocess::with_max_pixels`] says otherwise: Pillow's limit.
+#[cfg(feature = "images")]
+const MAX_PIXELS: usize = 178_956_970;
+
+/// The bytes of a pixel, one a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PixelFormat {
+    /// Red, green, blue.
+    Rgb8,
+    /// Red, green, blue, alpha (not premultiplied). Alpha weighs the colours while resizing and is then dropped.
+    Rgba8,
+    /// Blue, green, red, as OpenCV and many cameras keep them.
+    Bgr8,
+    /// Blue, green, red, alpha; alpha as in [`PixelFormat::Rgba8`].
+    Bgra8,
+    /// Grey alone: the same as equal red, green and blue.
+    Gray8,
+    /// Grey and alpha; alpha as in [`PixelFormat::Rgba8`].
+    GrayAlpha8,
+}
+
+impl PixelFormat {
+    /// Bytes a pixel.
+    pub const fn channels(self) -> usize {
+        match self {
+            Self::Gray8 => 1,
+            Self::GrayAlpha8 => 2,
+            Self::Rgb8 | Self::Bgr8 => 3,
+            Self::Rgba8 | Self::Bgra8 => 4,
+        }
+    }
+
+    /// Which byte of a pixel is its red, green and blue.
+    const fn rgb(self) -> [usize; 3] {
+        match self {
+            Self::Gray8 | Self::GrayAlpha8 => [0, 0, 0],
+            Self::Rgb8 | Self::Rgba8 => [0, 1, 2],
+            Self::Bgr8 | Self::Bgra8 => [2, 1, 0],
+        }
+    }
+}
+
+/// An image in somebody else's memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Pixels<'a> {
+    /// Row after row, the top one first.
+    pub data: &'a [u8],
+    /// In pixels.
+    pub width: usize,
+    /// In pixels.
+    pub height: usize,
+    /// Bytes from the start of a row to the start of the next: at least `width` × bytes a pixel.
+    pub row_stride: usize,
+    /// The bytes of a pixel.
+    pub format: PixelFormat,
+}
+
+impl<'a> Pixels<'a> {
+    /// An image whose rows follow each other without a gap.
+    pub const fn packed(data: &'a [u8], width: usize, height: usize, format: PixelFormat) -> Self {
+        Self { data, width, height, row_stride: width.saturating_mul(format.channels()), format }
+    }
+
+    /// Every pixel lies within the data; what follows relies on it.
+    fn check(&self) -> Result<()> {
+        let row = self.width.checked_mul(self.format.channels());
+        // The last row needs no padding after it.
+        let needed = row.and_then(|row| self.height.saturating_sub(1).checked_mul(self.row_stride)?.checked_add(row));
+        match (row, needed) {
+            (Some(row), Some(needed)) if row <= self.row_stride && needed <= self.data.len() => Ok(()),
+            _ => Err(Error::invalid("an image's size and data disagree")
+                .expected(format_args!(
+                    "{} rows of {} {:?} pixels, {} bytes apart",
+                    self.height, self.width, self.format, self.row_stride
+                ))
+                .got(format_args!("{} bytes", self.data.len()))),
+        }
+    }
+
+    /// The pixels `columns` of row `y`, both within the image.
+    fn row(&self, y: usize, columns: &Range<usize>) -> &'a [u8] {
+        let channels = self.format.channels();
+        let start = y * self.row_stride;
+        &self.data[start + columns.start * channels..start + columns.end * channels]
+    }
+}
+
+/// open_clip's evaluation transform for encoders with inputs of S×S pixels.
+#[derive(Clone, Debug)]
+pub struct Preprocess {
+    size: usize,
+    #[cfg(feature = "images")]
+    max_pixels: usize,
+    mean: [f32; 3],
+    std: [f32; 3],
+    /// The normalised value of each 8-bit value, by channel.
+    normalised: [[f32; 256]; 3],
+}
+
+impl Preprocess {
+    /// Inputs of `size` × `size` pixels, normalised with [`CLIP_MEAN`] and [`CLIP_STD`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when `size` is 0 or above 8192.
+    pub fn new(size: usize) -> Result<Self> {
+        if !(1..=LARGEST_SIZE).contains(&size) {
+            return Err(Error::invalid("the image size is out of range")
+                .expected(format_args!("1 to {LARGEST_SIZE}"))
+                .got(size));
+        }
+        Ok(Self {
+            size,
+            #[cfg(feature = "images")]
+            max_pixels: MAX_PIXELS,
+            mean: CLIP_MEAN,
+            std: CLIP_STD,
+            normalised: normalised(&CLIP_MEAN, &CLIP_STD),
+        })
+    }
+
+    /// Normalises with another mean and standard deviation (red, green, blue; of values between 0 and 1).
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when one is not finite or a deviation is not
+    /// above 0.
+    pub fn with_mean_std(mut self, mean: [f32; 3], std: [f32; 3]) -> Result<Self> {
+        if !mean.iter().chain(&std).all(|value| value.is_finite()) || !std.iter().all(|&value| value > 0.0) {
+            return Err(Error::invalid("mean and standard deviation cannot be used")
+                .expected("finite numbers, deviations above 0")
+                .got(format_args!("mean {mean:?}, standard deviation {std:?}")));
+        }
+        (self.mean, self.std) = (mean, std);
+        self.normalised = normalised(&mean, &std);
+        Ok(self)
+    }
+
+    /// Files whose images have more pixels than this are refused before they are decoded. The default is
+    /// 178,956,970, where Pillow suspects a decompression bomb.
+    #[cfg(feature = "images")]
+    #[must_use]
+    pub fn with_max_pixels(mut self, max_pixels: usize) -> Self {
+        self.max_pixels = max_pixels;
+        self
+    }
+
+    /// S, the side of the encoder's input in pixels.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// The floats that one image takes: 3·S·S.
+    pub fn len(&self) -> usize {
+        3 * self.size * self.size
+    }
+
+    /// Never: an input has at least one pixel.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// The mean of each channel that is subtracted.
+    pub fn mean(&self) -> [f32; 3] {
+        self.mean
+    }
+
+    /// The standard deviation of each channel that is divided by.
+    pub fn std(&self) -> [f32; 3] {
+        self.std
+    }
+
+    /// Preprocesses one image into `out`, [3, S, S] in row-major order.
+    ///
+    /// Memory is taken for the part of the image that the crop keeps, never for the whole resized image.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when the image is empty, its size and data
+    /// disagree, it is so elongated that its longer side would be resized beyond 2²⁶ pixels, or `out` has another
+    /// length than [`Preprocess::len`]. `out` is not written then.
+    pub fn pixels(&self, pixels: Pixels<'_>, out: &mut [f32]) -> Result<()> {
+        self.check_out(out)?;
+        pixels.check()?;
+        let geometry = Geometry::new(pixels.width, pixels.height, self.size)?;
+        let cropped = match pixels.format {
+            PixelFormat::Gray8 => cropped::<1>(&pixels, &geometry, None),
+            PixelFormat::GrayAlpha8 => cropped::<2>(&pixels, &geometry, Some(ALPHA_OF_2)),
+            PixelFormat::Rgb8 | PixelFormat::Bgr8 => cropped::<3>(&pixels, &geometry, None),
+            PixelFormat::Rgba8 | PixelFormat::Bgra8 => cropped::<4>(&pixels, &geometry, Some(ALPHA_OF_4)),
+        }?;
+        let rgb = pixels.format.rgb();
+        let cropped = cropped.chunks_exact(pixels.format.channels());
+        self.normalise(cropped.map(|pixel| rgb.map(|channel| pixel[channel])), out);
+        Ok(())
+    }
+
+    fn check_out(&self, out: &[f32]) -> Result<()> {
+        if out.len() == self.len() {
+            return Ok(());
+        }
+        Err(Error::invalid("the output has the wrong length")
+            .expected(format_args!("{} floats for [3, {1}, {1}]", self.len(), self.size))
+            .got(out.len()))
+    }
+
+    /// Writes S×S pixels of red, green and blue as three planes of normalised floats.
+    fn normalise(&self, pixels: impl Iterator<Item = [u8; 3]>, out: &mut [f32]) {
+        let (red, rest) = out.split_at_mut(self.size * self.size);
+        let (green, blue) = rest.split_at_mut(self.size * self.size);
+        let [reds, greens, blues] = &self.normalised;
+        for (((red, green), blue), [r, g, b]) in red.iter_mut().zip(green).zip(blue).zip(pixels) {
+            (*red, *green, *blue) = (reds[usize::from(r)], greens[usize::from(g)], blues[usize::from(b)]);
+        }
+    }
+}
+
+fn normalised(mean: &[f32; 3], std: &[f32; 3]) -> [[f32; 256]; 3] {
+    std::array::from_fn(|c| std::array::from_fn(|value| (value as f32 / 255.0 - mean[c]) / std[c]))
+}
+
+/// Where the S×S crop lies within the resized image, and how large the latter is.
+struct Geometry {
+    width: usize,
+    height: usize,
+    /// The columns and rows of the resized image that are kept.
+    columns: Range<usize>,
+    rows: Range<usize>,
+}
+
+impl Geometry {
+    fn new(width: usize, height: usize, size: usize) -> Result<Self> {
+        if width == 0 || height == 0 {
+            return Err(Error::invalid("the image is empty").got(format_args!("{width} × {height} pixels")));
+        }
+        let (short, long) = (width.min(height), width.max(height));
+        let long = size as u128 * long as u128 / short as u128;
+        let long = usize::try_from(long).ok().filter(|&long| long <= LONGEST_SIDE).ok_or_else(|| {
+            Error::invalid("the image is too elongated")
+                .expected(format_args!("at most {LONGEST_SIDE} pixels on the longer side once the shorter has {size}"))
+                .got(format_args!("{width} × {height} pixels"))
+        })?;
+        let (width, height) = if width <= height { (size, long) } else { (long, size) };
+        let centred = |extent: usize| {
+            let start = half_to_even(extent - size);
+            start..start + size
+        };
+        Ok(Self { width, height, columns: centred(width), rows: centred(height) })
+    }
+}
+
+/// `n`/2, rounded half to even, as Python rounds.
+fn half_to_even(n: usize) -> usize {
+    n / 2 + usize::from(n % 4 == 3)
+}
+
+/// What must happen to an image with alpha before and after resizing.
+struct Alpha {
+    premultiply: fn(&mut [u8]),
+    unpremultiply: fn(&mut [u8]),
+}
+
+const ALPHA_OF_2: Alpha =
+    Alpha { premultiply: resample::premultiply::<2>, unpremultiply: resample::unpremultiply::<2> };
+const ALPHA_OF_4: Alpha =
+    Alpha { premultiply: resample::premultiply::<4>, unpremultiply: resample::unpremultiply::<4> };
+
+/// The crop of the resized image: S×S pixels of `CHANNELS` bytes.
+fn cropped<const CHANNELS: usize>(pixels: &Pixels<'_>, geometry: &Geometry, alpha: Option<Alpha>) -> Result<Vec<u8>> {
+    let width = geometry.columns.len() * CHANNELS;
+    let mut out: Vec<u8> = try_zeroed(width * geometry.rows.len())?;
+    if (pixels.width, pixels.height) == (geometry.width, geometry.height) {
+        for (out, y) in out.chunks_exact_mut(width).zip(geometry.rows.clone()) {
+            out.copy_from_slice(pixels.row(y, &geometry.columns));
+        }
+        return Ok(out);
+    }
+
+    let across = Axis::new(pixels.width, geometry.width, geometry.columns.clone())?;
+    let down = Axis::new(pixels.height, geometry.height, geometry.rows.clone())?;
+    let mut between: Vec<u8> = try_zeroed(width.saturating_mul(down.inputs.len()))?;
+    let mut premultiplied: Vec<u8> = try_zeroed(if alpha.is_some() { across.inputs.len() * CHANNELS } else { 0 })?;
+    for (between, y) in between.chunks_exact_mut(width).zip(down.inputs.clone()) {
+        let mut row = pixels.row(y, &across.inputs);
+        if let Some(alpha) = &alpha {
+            premultiplied.copy_from_slice(row);
+            (alpha.premultiply)(&mut premultiplied);
+            row = &premultiplied;
+        }
+        across.resize_row::<CHANNELS>(row, between);
+    }
+    down.resize_columns(&between, width, &mut out)?;
+    if let Some(alpha) = &alpha {
+        (alpha.unpremultiply)(&mut out);
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests;
