@@ -1,15 +1,51 @@
-//! taskbasis: many fine-tuned CLIP tasks from one compressed basis.
+//! taskbasis: many fine-tuned CLIP tasks from one compressed basis, switched in milliseconds.
+//!
+//! Fine-tuned models can be written as *task vectors* (fine-tuned minus zero-shot weights), and T of them compress into
+//! M < T *basis vectors*. taskbasis maps those M vectors, rebuilds the weights of any task, or of any arithmetic of
+//! tasks, in one pass when they are first asked for, and runs them on ONNX Runtime as inputs of one graph. Data flows
+//! one way:
+//!
+//! ```text
+//! files → Checkpoint → Basis → coefficients → combine kernel → Weights → Encoder → embeddings → Head → scores
+//! ```
+//!
+//! ```no_run
+//! use taskbasis::{Arch, ArchHints, Basis, Checkpoint, Encoder, EncoderOptions, Model, ModelOptions};
+//!
+//! let base = Checkpoint::open("zeroshot.pt")?;
+//! let basis = Basis::open("ViT-B-32_AE_M4_8task")?;
+//! let encoder = Encoder::new(&Arch::of(&base, ArchHints::default())?, &EncoderOptions::default())?;
+//! let model = Model::new(base, Some(basis), &ModelOptions::default())?;
+//!
+//! let weights = model.weights(&"MNIST@0.3 + SVHN@0.3".parse()?)?; // names them; nothing is computed yet
+//! # let (pixels, n) = (vec![0.0; 3 * 224 * 224], 1);
+//! let embeds = encoder.encode(&weights.get()?, &pixels, n)?; // f32 [n, e]
+//! # Ok::<(), taskbasis::Error>(())
+//! ```
 
+pub mod basis;
+pub mod capi;
+pub mod checkpoint;
 pub mod clip;
 pub mod encoder;
 pub mod error;
 pub mod kernel;
 pub mod mmap;
 pub mod onnx;
+mod replace;
+mod suggest;
 pub mod tensor;
+pub mod weights;
 
-pub use clip::{Activation, Arch, ArchHints};
-pub use encoder::{Encoder, EncoderOptions, Runtime, WeightSource};
+pub use basis::{Basis, Coefficients, Method, Target, TaskExpr};
+pub use checkpoint::{Checkpoint, Format};
+pub use clip::{Activation, Arch, ArchHints, Dataset, Head, Pixels, Preprocess, Score, Split};
+pub use encoder::{Encoder, EncoderOptions, Probe, Runtime, WeightSource};
 pub use error::{Error, ErrorKind, Result};
+pub use kernel::Kernel;
 pub use mmap::{MapMode, Mapping};
+pub use replace::replace_file;
 pub use tensor::{DType, Tensor};
+pub use weights::{
+    CacheStats, Model, ModelOptions, ReconstructOptions, Scope, TaskWeights, Values, Weights, save_arrays,
+};

@@ -56,7 +56,7 @@ fn demo() -> Result<()> {
     print_row("mean", sums.map(|sum| sum / basis.tasks().len() as f64));
     println!("* as the reference measured it\n");
 
-    let checkpoint = base.parameters() * size_of::<f32>();
+    let checkpoint = base.parameters() as usize * size_of::<f32>();
     println!("storage");
     println!("  {} fine-tuned models       {:>8.2} MB", basis.tasks().len(), mb(checkpoint * basis.tasks().len()));
     println!("  the base and {} vectors     {:>8.2} MB", basis.vectors(), mb(checkpoint * (1 + basis.vectors())));

@@ -1,6 +1,7 @@
 //! The C ABI: what `include/taskbasis.h` declares. One file a type; each function checks, calls and converts.
 //!
-//! The documentation of the items here is the header's: cbindgen copies it. It is written for C readers.
+//! Rust programs have no use for it. The documentation of the items is the header's, which cbindgen makes of it: it is
+//! written for C readers.
 #![allow(non_camel_case_types)]
 #![allow(clippy::missing_safety_doc)] // Said once, for all of them, at the header's top.
 
@@ -15,3 +16,11 @@ mod logging;
 mod pixels;
 mod weights;
 
+pub use basis::*;
+pub use encoder::*;
+pub use error::*;
+pub use head::*;
+pub use library::*;
+pub use logging::*;
+pub use pixels::*;
+pub use weights::*;

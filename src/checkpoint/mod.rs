@@ -26,6 +26,11 @@ use crate::tensor::Tensor;
 /// What canonical names of the image tower begin with.
 const IMAGE_TOWER: &str = "visual.";
 
+/// Whether a tensor of this canonical name belongs to the image tower.
+pub fn is_image_tower(name: &str) -> bool {
+    name.starts_with(IMAGE_TOWER)
+}
+
 /// What kind of file a checkpoint came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -122,6 +127,14 @@ impl Checkpoint {
         self.tensors.get(name)
     }
 
+    /// Reads every tensor and checks that every number is finite.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Format`](crate::ErrorKind::Format), naming file and tensor.
+    pub fn verify_finite(&self) -> Result<()> {
+        self.iter().try_for_each(|(name, tensor)| tensor.verify_finite().map_err(|e| e.at(&self.path).tensor(name)))
+    }
+
     /// The tensor of this canonical name, which must be there.
     ///
     /// # Errors
@@ -145,7 +158,7 @@ impl Checkpoint {
 
     /// The tensors of the image tower: those whose names begin with `visual.`.
     pub fn image_tower(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        self.iter().filter(|(name, _)| name.starts_with(IMAGE_TOWER))
+        self.iter().filter(|(name, _)| is_image_tower(name))
     }
 
     /// The number of tensors.

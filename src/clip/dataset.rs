@@ -71,6 +71,23 @@ impl Dataset {
         Ok(splits)
     }
 
+    /// The tasks that have this split, in the order of their names.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) when there is none; names the splits that there are.
+    pub fn tasks_with(&self, split: &str) -> Result<Vec<&str>> {
+        let mut tasks: Vec<&str> = self.names().filter(|(_, of)| *of == split).map(|(task, _)| task).collect();
+        if tasks.is_empty() {
+            let mut known: Vec<&str> = self.names().map(|(_, split)| split).collect();
+            known.sort_unstable();
+            known.dedup();
+            return Err(unknown("split", split, known.into_iter()).at(&self.path));
+        }
+        tasks.sort_unstable();
+        tasks.dedup();
+        Ok(tasks)
+    }
+
     /// The images and labels of `task` in `split` (`test`, `val`, …). Reads the labels.
     ///
     /// That labels are below the number of classes is the caller's to check: only a head knows it.

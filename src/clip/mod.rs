@@ -1,6 +1,15 @@
-//! CLIP: the image encoder's architecture, its graph, and what surrounds it.
+//! CLIP around the weights: the image encoder's architecture and graph, pixels in, class scores out.
 
 pub mod arch;
+mod classify;
+pub mod dataset;
 pub mod graph;
+pub mod head;
+pub mod preprocess;
+mod tensors;
 
 pub use arch::{Activation, Arch, ArchHints};
+pub use dataset::{Dataset, Split};
+pub use classify::Score;
+pub use head::{Head, class_names, head_tasks, softmax, top_k};
+pub use preprocess::{PixelFormat, Pixels, Preprocess};

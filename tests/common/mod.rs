@@ -1,5 +1,5 @@
 //! What the tests share: the digits family, and measures of difference.
-#![allow(dead_code)] // Every test program uses a part.
+#![allow(dead_code, unreachable_pub)] // Every test program uses a part.
 
 use std::path::{Path, PathBuf};
 

@@ -61,7 +61,10 @@ impl Eval {
         let model = self.model.open(self.encoder.threads)?;
         let encoder = self.encoder.encoder(model.base())?;
         let data = Dataset::open(&self.data)?;
-        let tasks = if self.tasks.is_empty() { data.tasks_with(&self.split)?.into_iter().map(String::from).collect() } else { self.tasks.clone() };
+        let tasks: Vec<String> = match self.tasks.as_slice() {
+            [] => data.tasks_with(&self.split)?.into_iter().map(String::from).collect(),
+            chosen => chosen.to_vec(),
+        };
         let splits = tasks
             .iter()
             .map(|task| Ok((task, self.head(task)?, data.split(task, &self.split)?)))

@@ -1,4 +1,5 @@
 //! The `taskbasis` program: any task of a basis, from one command.
+#![allow(unreachable_pub)] // A program exports nothing.
 
 mod args;
 mod classify;
