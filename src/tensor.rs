@@ -290,11 +290,7 @@ impl Tensor {
             DType::F16 => run!(2, |b| f16::from_le_bytes(b).to_f32()),
             DType::BF16 => run!(2, |b| bf16::from_le_bytes(b).to_f32()),
             DType::F64 => run!(8, |b| f64::from_le_bytes(b) as f32),
-            _ => {
-                return Err(Error::unsupported("not a tensor of floats")
-                    .expected("f32, f16, bf16 or f64")
-                    .got(self.dtype));
-            }
+            _ => return Err(Error::unsupported("not a tensor of floats").expected("f32, f16, bf16 or f64").got(self.dtype)),
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use taskbasis::clip::preprocess::{PixelFormat, Preprocess};
 
 const TASKS: [&str; 8] = ["MNIST", "OptDigits", "Inverted", "Rotated", "Parity", "Colors", "Quadrant", "Loops"];
 
+#[allow(clippy::print_stderr)]
 fn digits(rel: &str) -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let found = ["examples/digits", "../shared/digits"].iter().map(|d| root.join(d).join(rel)).find(|p| p.exists());
@@ -24,6 +25,7 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 }
 
 /// A safetensors file of zeros: (name, type, shape).
+#[allow(clippy::unwrap_used)] // Clippy does not see that only tests call it.
 fn file_of(tensors: &[(&str, Dtype, &[usize])]) -> tempfile::TempPath {
     let path = tempfile::Builder::new().suffix(".safetensors").tempfile().unwrap().into_temp_path();
     let zeros = vec![0u8; 1 << 16];
