@@ -10,8 +10,8 @@ export ORT_DYLIB_PATH ?= $(CURDIR)/.onnxruntime/libonnxruntime.so
 
 ## The main job on the digits family: every task from one basis.
 demo: onnxruntime
-	$(CARGO) build --release
-	$(CARGO) run --release --quiet --example demo
+	$(CARGO) build --release --workspace
+	$(CARGO) run --release --quiet --package taskbasis-examples --bin demo
 
 ## The whole suite.
 test: onnxruntime

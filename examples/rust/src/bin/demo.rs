@@ -20,7 +20,7 @@ fn main() {
 }
 
 fn demo() -> Result<()> {
-    let digits = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/digits");
+    let digits = Path::new(env!("CARGO_MANIFEST_DIR")).join("../digits");
     let folder = digits.join("bases/ViT-D-8_AE_M4_8task");
     let options = ReconstructOptions::default();
 
