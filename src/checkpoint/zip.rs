@@ -171,7 +171,7 @@ fn find_directory(bytes: &[u8]) -> Result<(Range<usize>, u64)> {
             return Err(Error::format("the archive has no zip64 end record where it should be")
                 .got(format_args!("other bytes at {at}")));
         }
-        if u64_at(bytes, at + 16) != Some(0) {
+        if u64_at(bytes, at + 16) != Some(0) || u64_at(bytes, at + 24) != u64_at(bytes, at + 32) {
             return Err(several());
         }
         // Where the 32-bit record does not defer to this one, the two must agree.
@@ -215,7 +215,7 @@ fn find_end_record(bytes: &[u8]) -> Result<usize> {
 /// The first entry of `rest`: its name, what is known of it, and the length of its record.
 fn central_entry(rest: &[u8], directory: usize) -> Result<(&str, Entry, usize)> {
     let short = || truncated("its directory");
-    if u32_at(rest, 0) != Some(CENTRAL_HEADER) {
+    if u32_at(rest, 0).ok_or_else(short)? != CENTRAL_HEADER {
         return Err(Error::format("the archive's directory has something else where an entry should be"));
     }
     let flags = u16_at(rest, 8).ok_or_else(short)?;
