@@ -436,6 +436,17 @@ fn safetensors_attacks() {
 }
 
 #[test]
+fn what_nobody_asks_for_may_be_compressed() {
+    // TorchScript compresses the code beside its weights.
+    let mut bytes = zip(&[("a/data.pkl", b"N."), ("a/code/x.py", b"print()")]);
+    let (local, central) = (find(&bytes, LOCAL)[1], find(&bytes, CENTRAL)[1]);
+    replace(&mut bytes, local + 8, &[8]);
+    replace(&mut bytes, central + 10, &[8]);
+    replace(&mut bytes, central + 24, &[200]);
+    assert!(open(bytes).unwrap().is_empty());
+}
+
+#[test]
 fn names_that_collide_name_the_file() {
     let two = "\"visual.proj\":{\"dtype\":\"U8\",\"shape\":[1,1],\"data_offsets\":[0,1]},\
                \"visual_projection.weight\":{\"dtype\":\"U8\",\"shape\":[1,1],\"data_offsets\":[1,2]}";
