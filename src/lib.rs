@@ -34,6 +34,7 @@ pub mod mmap;
 pub mod onnx;
 mod replace;
 mod suggest;
+pub mod synthetic;
 pub mod tensor;
 pub mod weights;
 

@@ -19,12 +19,14 @@
 mod pickle;
 mod zip;
 
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 pub use zip::ZipWriter;
 
 use crate::error::{Error, Result};
+use crate::replace::replace_file;
 use crate::tensor::{DType, checked_numel, contiguous_strides};
 
 /// What is to be pickled.
@@ -193,12 +195,9 @@ impl TorchWriter {
         fill: impl FnMut(StorageId, &mut dyn Write) -> io::Result<()>,
     ) -> Result<()> {
         let path = path.as_ref();
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let failed = |e: io::Error| Error::io("cannot write", path, e);
-        let mut file = tempfile::NamedTempFile::new_in(directory).map_err(failed)?;
-        self.write(BufWriter::with_capacity(1 << 20, file.as_file_mut()), value, fill).map_err(|e| e.at(path))?;
-        file.as_file().sync_all().map_err(failed)?;
-        file.persist(path).map_err(|e| failed(e.error))?;
-        Ok(())
+        replace_file(path, &[], |sibling| {
+            let file = File::create(sibling).map_err(|e| Error::io("cannot write", path, e))?;
+            self.write(BufWriter::with_capacity(1 << 20, file), value, fill).map_err(|e| e.at(path))
+        })
     }
 }
