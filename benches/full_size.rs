@@ -50,7 +50,10 @@ fn measure(folder: &Path, model: &str, tasks: usize, vectors: usize) -> Result<(
         kernel::active()?.name()
     );
     show("open the basis", &times(20, || Basis::open(&basis_path).map(drop))?);
-    show("open and count what changes (inspect)", &times(5, || Basis::open(&basis_path).map(|basis| assert!(basis.count().changed > 0)))?);
+    show(
+        "open and count what changes (inspect)",
+        &times(5, || Basis::open(&basis_path).map(|basis| assert!(basis.count().changed > 0)))?,
+    );
     show("open the base", &times(20, || Checkpoint::open(&base_path).map(drop))?);
 
     let base = Checkpoint::open(&base_path)?;
@@ -92,6 +95,7 @@ fn show(what: &str, times: &[f64]) {
 /// A line of /proc/self/status in MB; 0 where there is no such file.
 fn resident(line: &str) -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let value = status.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(':')?.split_whitespace().next()?.parse().ok());
+    let value =
+        status.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(':')?.split_whitespace().next()?.parse().ok());
     value.unwrap_or(0.0) / 1e3
 }

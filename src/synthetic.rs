@@ -134,7 +134,11 @@ impl Synthetic {
         ]);
         writer.write_file(path, &value, |StorageId(i), out| {
             let (zero, numel) = storages[i];
-            if zero { zeros(numel * self.dtype.size(), out) } else { random(self.seed ^ i as u64, 1e-3, self.dtype, numel, out) }
+            if zero {
+                zeros(numel * self.dtype.size(), out)
+            } else {
+                random(self.seed ^ i as u64, 1e-3, self.dtype, numel, out)
+            }
         })
     }
 
@@ -143,7 +147,9 @@ impl Synthetic {
         let matrix = |name: &str, file: &str, rows: usize, columns: usize| {
             let mut writer = TorchWriter::new("artifact");
             let value = Value::dict([(name, writer.tensor(DType::F32, &[rows, columns])?)]);
-            writer.write_file(folder.join(file), &value, |_, out| random(self.seed ^ 7, 1.0, DType::F32, rows * columns, out))
+            writer.write_file(folder.join(file), &value, |_, out| {
+                random(self.seed ^ 7, 1.0, DType::F32, rows * columns, out)
+            })
         };
         match self.method {
             Method::Autoencoder => matrix("W", "AWB.pt", m, t),
@@ -167,10 +173,15 @@ impl Synthetic {
         let value = Value::dict([
             ("coefficients", writer.tensor(DType::F32, &[self.vectors, self.tasks])?),
             ("mean_vector", writer.tensor(self.dtype, &[total])?),
-            ("keys_order", Value::List(parameters.iter().map(|(name, _)| Value::Str(format!("model.{name}"))).collect())),
+            (
+                "keys_order",
+                Value::List(parameters.iter().map(|(name, _)| Value::Str(format!("model.{name}"))).collect()),
+            ),
             (
                 "param_shapes",
-                Value::dict(parameters.iter().map(|(name, shape)| (format!("model.{name}"), Value::Size(shape.clone())))),
+                Value::dict(
+                    parameters.iter().map(|(name, shape)| (format!("model.{name}"), Value::Size(shape.clone()))),
+                ),
             ),
         ]);
         writer.write_file(folder.join("pca_components.pt"), &value, |StorageId(i), out| {

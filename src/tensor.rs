@@ -290,7 +290,11 @@ impl Tensor {
             DType::F16 => run!(2, |b| f16::from_le_bytes(b).to_f32()),
             DType::BF16 => run!(2, |b| bf16::from_le_bytes(b).to_f32()),
             DType::F64 => run!(8, |b| f64::from_le_bytes(b) as f32),
-            _ => return Err(Error::unsupported("not a tensor of floats").expected("f32, f16, bf16 or f64").got(self.dtype)),
+            _ => {
+                return Err(Error::unsupported("not a tensor of floats")
+                    .expected("f32, f16, bf16 or f64")
+                    .got(self.dtype));
+            }
         }
         Ok(())
     }
@@ -339,9 +343,11 @@ impl Tensor {
             let part = &mut buffer[..(self.numel - at).min(4096)];
             self.read_f32(at, part)?;
             if let Some(i) = part.iter().position(|value| !value.is_finite()) {
-                return Err(Error::format("a value is not finite")
-                    .at(self.mapping.path())
-                    .got(format_args!("{} at element {}", part[i], at + i)));
+                return Err(Error::format("a value is not finite").at(self.mapping.path()).got(format_args!(
+                    "{} at element {}",
+                    part[i],
+                    at + i
+                )));
             }
         }
         Ok(())

@@ -123,7 +123,10 @@ fn every_expression_costs_the_same_pass() {
     };
     let close = |a: &[f32], b: &[f32]| assert!(common::relative_l2(a, b) < 1e-5);
     close(&vector("Task0@0.3 + Task1@0.4 - Task2@0.2"), &sum(&[("Task0", 0.3), ("Task1", 0.4), ("Task2", -0.2)]));
-    close(&vector("all@0.5"), &sum(&[0, 1, 2, 3, 4, 5, 6].map(|t| (["Task0", "Task1", "Task2", "Task3", "Task4", "Task5", "Task6"][t], 0.5))));
+    close(
+        &vector("all@0.5"),
+        &sum(&[0, 1, 2, 3, 4, 5, 6].map(|t| (["Task0", "Task1", "Task2", "Task3", "Task4", "Task5", "Task6"][t], 0.5))),
+    );
     let sources = basis.parameter("visual.proj").unwrap().sources();
     let plain: Vec<f32> = (0..sources[0].numel())
         .map(|i| sources[..3].iter().map(|s| s.to_f32().unwrap()[i]).sum::<f32>() * 0.4)
@@ -214,10 +217,15 @@ fn write_vectors(basis: &Path, vectors: &[Vec<(&str, &[usize])>]) {
     let list = vectors
         .iter()
         .map(|vector| {
-            Value::dict(vector.iter().map(|(name, shape)| {
-                sizes.push(shape.iter().product::<usize>() * 4);
-                (*name, writer.tensor(DType::F32, shape).unwrap())
-            }).collect::<Vec<_>>())
+            Value::dict(
+                vector
+                    .iter()
+                    .map(|(name, shape)| {
+                        sizes.push(shape.iter().product::<usize>() * 4);
+                        (*name, writer.tensor(DType::F32, shape).unwrap())
+                    })
+                    .collect::<Vec<_>>(),
+            )
         })
         .collect();
     let value = Value::dict([("basis_vectors", Value::List(list))]);

@@ -120,7 +120,8 @@ fn embed_equals_the_reference() {
 
 #[test]
 fn eval_gives_the_reference_accuracies() {
-    let golden: Value = serde_json::from_str(&fs::read_to_string(whole_digits("golden.json").unwrap()).unwrap()).unwrap();
+    let golden: Value =
+        serde_json::from_str(&fs::read_to_string(whole_digits("golden.json").unwrap()).unwrap()).unwrap();
     let data = text(digits("images.safetensors").unwrap());
     let heads = heads();
     let heads: Vec<&str> = heads.iter().map(String::as_str).collect();
@@ -134,7 +135,14 @@ fn eval_gives_the_reference_accuracies() {
         let Some(folder) = digits(&format!("bases/ViT-D-8_{method}_M4_8task")) else { continue };
         let folder = text(folder);
         let eval = |extra: &[&str]| {
-            json(&[&["eval", "--basis", &folder, "--base", &base(), "--data", &data, "--batch", "100"], &heads[..], extra].concat())
+            json(
+                &[
+                    &["eval", "--basis", &folder, "--base", &base(), "--data", &data, "--batch", "100"],
+                    &heads[..],
+                    extra,
+                ]
+                .concat(),
+            )
         };
         let zero_shot = eval(&["--weights", "base"]);
         let own = eval(&[]);
@@ -181,7 +189,8 @@ fn classify_names_the_classes() {
     fail(&[&arguments[..], &["--heads", "/nonexistent"]].concat(), &["/nonexistent"]);
     fail(&[&arguments[..], &heads, &["--weights", "Party"]].concat(), &["Did you mean `Parity`?"]);
     let pickled = text(digits("heads/head_MNISTVal.pt").unwrap());
-    let result = json(&["classify", "--basis", &ae(), "--base", &base(), "--task", "MNIST", "--heads", &pickled, &image]);
+    let result =
+        json(&["classify", "--basis", &ae(), "--base", &base(), "--task", "MNIST", "--heads", &pickled, &image]);
     assert_eq!(result["images"][0]["top"].as_array().unwrap().len(), 3);
 }
 
@@ -211,7 +220,17 @@ fn outputs_are_whole_or_not_there_and_never_an_input() {
     let out = folder.path().join("out.safetensors");
     fs::write(&out, "old").unwrap();
     fail(
-        &["reconstruct", "--basis", &basis_text, "--base", &base_text, "--weights", "Nope", "-o", out.to_str().unwrap()],
+        &[
+            "reconstruct",
+            "--basis",
+            &basis_text,
+            "--base",
+            &base_text,
+            "--weights",
+            "Nope",
+            "-o",
+            out.to_str().unwrap(),
+        ],
         &["no task `Nope`"],
     );
     assert_eq!(fs::read_to_string(&out).unwrap(), "old");

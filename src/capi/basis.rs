@@ -264,11 +264,7 @@ pub unsafe extern "C" fn tb_basis_free(basis: *mut tb_basis) {
 /// Sets how many bytes of reconstructed weights are kept, 0 for none, and drops what no longer fits, the least recently
 /// used first. Weights in use stay alive until they no longer are.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn tb_cache_set_budget(
-    basis: *const tb_basis,
-    bytes: u64,
-    err: *mut *mut tb_error,
-) -> tb_status {
+pub unsafe extern "C" fn tb_cache_set_budget(basis: *const tb_basis, bytes: u64, err: *mut *mut tb_error) -> tb_status {
     // SAFETY: as in `tb_basis_open`.
     unsafe {
         guard(err, || {

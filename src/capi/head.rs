@@ -71,11 +71,7 @@ pub unsafe extern "C" fn tb_head_open(
 
 /// C, the number of classes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn tb_head_classes(
-    head: *const tb_head,
-    out: *mut usize,
-    err: *mut *mut tb_error,
-) -> tb_status {
+pub unsafe extern "C" fn tb_head_classes(head: *const tb_head, out: *mut usize, err: *mut *mut tb_error) -> tb_status {
     // SAFETY: as in `tb_head_open`.
     unsafe {
         guard(err, || {

@@ -74,8 +74,9 @@ pub(super) unsafe fn view<'a>(image: &tb_image) -> Result<Pixels<'a>> {
         other => return Err(Error::invalid("no such pixel format").expected("one of TB_PIXELS_…").got(other)),
     };
     if image.width == 0 || image.height == 0 {
-        return Err(Error::invalid("an image has at least one pixel")
-            .got(format_args!("{} × {}", image.width, image.height)));
+        return Err(
+            Error::invalid("an image has at least one pixel").got(format_args!("{} × {}", image.width, image.height))
+        );
     }
     let row = image.width.checked_mul(format.channels());
     let stride = if image.row_stride == 0 { row } else { Some(image.row_stride) };

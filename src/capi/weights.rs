@@ -311,7 +311,10 @@ impl NamedWeights {
     /// A view that stays valid as long as `self` pins `weights`.
     fn view(&self, weights: &Arc<Weights>, index: usize) -> Result<tb_tensor> {
         let names = self.names.get_or_init(|| {
-            weights.iter().map(|(name, _, _)| CString::new(name.replace('\0', "\u{fffd}")).unwrap_or_default()).collect()
+            weights
+                .iter()
+                .map(|(name, _, _)| CString::new(name.replace('\0', "\u{fffd}")).unwrap_or_default())
+                .collect()
         });
         let (_, shape, values) = weights.at(index)?;
         let values = floats(values)?;

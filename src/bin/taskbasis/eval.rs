@@ -92,16 +92,16 @@ impl Eval {
             done.push(Accuracy { task: task.clone(), right, images: split.len() });
         }
         bar.finish_and_clear();
-        if let ([], Some((_, error))) = (done.as_slice(), skipped.pop()) {
+        if done.is_empty()
+            && let Some((_, error)) = skipped.pop()
+        {
             return Err(error);
         }
 
         let mean = done.iter().map(Accuracy::share).sum::<f64>() / done.len().max(1) as f64;
         if as_json {
-            let tasks: Map<String, Value> = done
-                .iter()
-                .map(|a| (a.task.clone(), json!({ "accuracy": a.share(), "images": a.images })))
-                .collect();
+            let tasks: Map<String, Value> =
+                done.iter().map(|a| (a.task.clone(), json!({ "accuracy": a.share(), "images": a.images }))).collect();
             let mut result = json!({ "tasks": tasks, "mean": mean, "split": self.split });
             result["weights"] = self.weights.as_ref().map_or(Value::Null, |expr| json!(expr.to_string()));
             if !skipped.is_empty() {
