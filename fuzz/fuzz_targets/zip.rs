@@ -2,13 +2,15 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use taskbasis::Mapping;
 use taskbasis::checkpoint::zip::Directory;
 
 fuzz_target!(|bytes: &[u8]| {
+    let mapping = Mapping::from_vec(bytes.to_vec(), "fuzz");
     let Ok(directory) = Directory::parse(bytes) else { return };
     let mut end = 0;
     for name in directory.names() {
-        if let Ok(range) = directory.range(bytes, name) {
+        if let Ok(range) = directory.range(&mapping, name) {
             assert!(end <= range.start && range.start <= range.end && range.end <= bytes.len());
             end = range.end;
         }

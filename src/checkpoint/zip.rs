@@ -7,11 +7,13 @@
 //! Field names and numbers follow PKWARE's APPNOTE.TXT 6.3.10, sections 4.3 (layout) and 4.5.3 (zip64).
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use indexmap::IndexMap;
 
 use crate::error::{Error, Result};
+use crate::mmap::Mapping;
 
 const LOCAL_HEADER: u32 = 0x0403_4b50;
 const CENTRAL_HEADER: u32 = 0x0201_4b50;
@@ -20,6 +22,8 @@ const ZIP64_END_OF_DIRECTORY: u32 = 0x0606_4b50;
 const ZIP64_LOCATOR: u32 = 0x0706_4b50;
 
 const LOCAL_HEADER_SIZE: usize = 30;
+/// How much of a local header is read at first.
+const HEADER_GUESS: usize = 256;
 const CENTRAL_HEADER_SIZE: usize = 46;
 const END_OF_DIRECTORY_SIZE: usize = 22;
 const ZIP64_END_OF_DIRECTORY_SIZE: usize = 56;
@@ -102,16 +106,25 @@ impl Directory {
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when it is compressed or encrypted;
     /// [`ErrorKind::Format`](crate::ErrorKind::Format) when its own header contradicts the directory or its data reach
     /// into the next entry.
-    pub fn range(&self, bytes: &[u8], name: &str) -> Result<Range<usize>> {
+    pub fn range(&self, bytes: &Mapping, name: &str) -> Result<Range<usize>> {
         let entry =
             self.entries.get(name).ok_or_else(|| Error::not_found(format!("the archive has no entry `{name}`")))?;
         if !entry.stored {
             return Err(not_stored(name));
         }
-        let header = bytes
-            .get(entry.header..entry.limit)
-            .filter(|header| u32_at(header, 0) == Some(LOCAL_HEADER))
-            .ok_or_else(|| damaged(name, "has no header").got(format_args!("other bytes at {}", entry.header)))?;
+        let room = entry.header..entry.limit.min(bytes.len());
+        if room.start > room.end {
+            return Err(damaged(name, "has no header").got(format_args!("the file's end before {}", entry.header)));
+        }
+        // Usually a header is some hundred bytes: PyTorch pads it so that the data are aligned.
+        let mut header = bytes.peek(room.start..room.end.min(room.start + HEADER_GUESS));
+        if header_size(&header).is_some_and(|size| size > header.len()) {
+            header = Cow::Borrowed(&bytes[room.clone()]);
+        }
+        let header = &*header;
+        if u32_at(header, 0) != Some(LOCAL_HEADER) {
+            return Err(damaged(name, "has no header").got(format_args!("other bytes at {}", entry.header)));
+        }
         let short = || damaged(name, "has a header that reaches into the next entry");
         let flags = u16_at(header, 6).ok_or_else(short)?;
         let method = u16_at(header, 8).ok_or_else(short)?;
@@ -143,14 +156,19 @@ impl Directory {
         if crc != entry.crc && !(streamed && crc == 0) {
             return Err(damaged(name, "has two checksums"));
         }
-        if header.len() - start < entry.size {
+        if room.len() - start < entry.size {
             return Err(damaged(name, "reaches into the next entry or past the end")
                 .expected(format_args!("{} bytes", entry.size))
-                .got(format_args!("room for {}", header.len() - start)));
+                .got(format_args!("room for {}", room.len() - start)));
         }
         let start = entry.header + start;
         Ok(start..start + entry.size)
     }
+}
+
+/// The bytes of a local header with its name and extra fields.
+fn header_size(header: &[u8]) -> Option<usize> {
+    Some(LOCAL_HEADER_SIZE + usize::from(u16_at(header, 26)?) + usize::from(u16_at(header, 28)?))
 }
 
 /// The directory's range and the number of its entries, from the records at the end of the file.
