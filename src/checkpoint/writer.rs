@@ -12,7 +12,7 @@
 //! let model = Value::dict([("visual.proj", proj), ("epoch", Value::Int(3))]);
 //! let mut file = Vec::new();
 //! writer.write(&mut file, &model, |_storage, out| out.write_all(&[0; 16]))?;
-//! # taskbasis::Result::Ok(())
+//! # Ok::<(), taskbasis::Error>(())
 //! ```
 #![forbid(unsafe_code)]
 
