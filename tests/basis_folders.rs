@@ -1,4 +1,5 @@
 //! Basis folders: families never seen before, and everything that can be wrong with a folder or its base.
+#![allow(clippy::unwrap_used)] // A test may panic.
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The combine kernel's contract apart from its bits' equality: fixed results, and errors that say what is wrong.
+#![allow(clippy::unwrap_used)] // A test may panic.
 
 use std::sync::Arc;
 
