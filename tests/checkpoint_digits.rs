@@ -1,17 +1,12 @@
 //! The same model in all the forms that others save it in opens as the same model.
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // Helpers of tests are tests.
 
-use std::path::PathBuf;
+mod common;
 
+use common::digits;
 use taskbasis::checkpoint::torch::Archive;
 use taskbasis::checkpoint::{Checkpoint, Format};
 use taskbasis::{DType, MapMode};
-
-fn digits(relative: &str) -> Option<PathBuf> {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let found = ["examples/digits", "../shared/digits"].iter().map(|dir| root.join(dir).join(relative));
-    found.into_iter().find(|path| path.exists())
-}
 
 /// The checkpoint, or `None` (and a line that says so) where the test data is not there.
 fn open(relative: &str) -> Option<Checkpoint> {

@@ -1,20 +1,13 @@
 //! Preprocessing equals open_clip's evaluation transform, bit for bit.
 #![cfg(feature = "images")]
 
+mod common;
+
 use std::path::{Path, PathBuf};
 
+use common::whole_digits as digits;
 use safetensors::SafeTensors;
 use taskbasis::clip::preprocess::Preprocess;
-
-#[allow(clippy::print_stderr)]
-fn digits(rel: &str) -> Option<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let found = ["examples/digits", "../shared/digits"].iter().map(|d| root.join(d).join(rel)).find(|p| p.exists());
-    if found.is_none() {
-        eprintln!("skipped: no {rel}");
-    }
-    found
-}
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
