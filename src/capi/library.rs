@@ -34,7 +34,7 @@ pub struct tb_library_properties {
 // SAFETY: repr(C), the size first, and every field may be zero.
 unsafe impl Versioned for tb_library_properties {}
 
-/// The library's version as a number: major·1,000,000 + minor·1,000 + patch. Compare it with TB_VERSION_NUMBER, that of
+/// The library's version as a number: major*1,000,000 + minor*1,000 + patch. Compare it with TB_VERSION_NUMBER, that of
 /// the header: the library's must have the same major (below 1.0: and minor), and be no smaller.
 #[unsafe(no_mangle)]
 pub extern "C" fn tb_version_number() -> u32 {
@@ -106,7 +106,7 @@ fn library_info(path: Option<&str>) -> Result<tb_library_properties> {
 /// A C text that is never freed. The same text is kept once, so asking again and again costs no memory.
 fn forever(text: &str) -> *const c_char {
     static TEXTS: OnceLock<std::sync::Mutex<std::collections::BTreeSet<CString>>> = OnceLock::new();
-    let text = CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default();
+    let text = handle::c_text(text);
     let mut texts = TEXTS.get_or_init(Default::default).lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if !texts.contains(&text) {
         texts.insert(text.clone());

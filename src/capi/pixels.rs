@@ -2,7 +2,7 @@
 
 use super::error::{tb_error, tb_status};
 use super::guard::guard;
-use super::handle;
+use super::handle::{self, Buffer};
 use crate::clip::{PixelFormat, Pixels, Preprocess};
 use crate::error::{Error, Result};
 
@@ -21,7 +21,7 @@ pub const TB_PIXELS_BGRA8: u32 = 4;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct tb_image {
-    /// Row after row, the top one first: (height − 1) · row_stride + width · (bytes a pixel) bytes.
+    /// Row after row, the top one first: (height - 1) * row_stride + width * (bytes a pixel) bytes.
     pub data: *const u8,
     /// In pixels, at least 1.
     pub width: usize,
@@ -29,7 +29,7 @@ pub struct tb_image {
     pub height: usize,
     /// Bytes from the start of a row to the start of the next; 0: rows follow each other without a gap.
     pub row_stride: usize,
-    /// One of TB_PIXELS_….
+    /// One of TB_PIXELS_....
     pub format: u32,
 }
 
@@ -39,7 +39,7 @@ pub struct tb_image {
 /// @param size      S: the side in pixels, tb_encoder_properties.image_size
 /// @param out       f32 [3,S,S]; may be NULL where `capacity` is 0
 /// @param capacity  floats that `out` has room for
-/// @param needed    set to 3·S·S, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
+/// @param needed    set to 3*S*S, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_preprocess(
     image: *const tb_image,
@@ -52,10 +52,11 @@ pub unsafe extern "C" fn tb_preprocess(
     // SAFETY: C's promises, as the header states them, are handed through.
     unsafe {
         guard(err, || {
+            let out = Buffer::new(out, capacity, needed, "out")?;
             let preprocess = Preprocess::new(size)?;
-            handle::check_room(preprocess.len(), capacity, needed)?;
-            let image = image.as_ref().ok_or_else(|| handle::null("image"))?;
-            preprocess.pixels(view(image)?, handle::slice_mut(out, preprocess.len(), "out")?)
+            let image = handle::slice(image, 1, "image")?;
+            let out = out.room(preprocess.len())?;
+            preprocess.pixels(view(&image[0])?, out)
         })
     }
 }
