@@ -35,9 +35,7 @@ pub fn replace_file(path: &Path, inputs: &[&Path], write: impl FnOnce(&Path) -> 
         // Temporary files are their owner's alone by default; this one is to be as any file (the umask applies).
         builder.permissions(std::fs::Permissions::from_mode(0o666));
     }
-    let sibling = builder
-        .tempfile_in(folder)
-        .map_err(|e| failed("cannot create a file beside it", e))?;
+    let sibling = builder.tempfile_in(folder).map_err(|e| failed("cannot create a file beside it", e))?;
     // From here on an early return removes the sibling.
     write(sibling.path())?;
     let written = std::fs::OpenOptions::new().write(true).open(sibling.path());
@@ -77,8 +75,10 @@ mod tests {
         assert!(failed.unwrap_err().to_string().contains("stopped half-way"));
         assert_eq!((fs::read_to_string(&path).unwrap().as_str(), entries(folder.path())), ("old", 1));
 
-        replace_file(&path, &[], |sibling| fs::write(sibling, "new").map_err(|e| Error::io("cannot write", sibling, e)))
-            .unwrap();
+        replace_file(&path, &[], |sibling| {
+            fs::write(sibling, "new").map_err(|e| Error::io("cannot write", sibling, e))
+        })
+        .unwrap();
         assert_eq!((fs::read_to_string(&path).unwrap().as_str(), entries(folder.path())), ("new", 1));
     }
 

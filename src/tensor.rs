@@ -343,9 +343,11 @@ impl Tensor {
             let part = &mut buffer[..(self.numel - at).min(4096)];
             self.read_f32(at, part)?;
             if let Some(i) = part.iter().position(|value| !value.is_finite()) {
-                return Err(Error::format("a value is not finite")
-                    .at(self.mapping.path())
-                    .got(format_args!("{} at element {}", part[i], at + i)));
+                return Err(Error::format("a value is not finite").at(self.mapping.path()).got(format_args!(
+                    "{} at element {}",
+                    part[i],
+                    at + i
+                )));
             }
         }
         Ok(())

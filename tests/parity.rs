@@ -36,7 +36,8 @@ fn embeddings_equal_the_reference() {
         let Some(folder) = digits(&format!("bases/ViT-D-8_{method}_M4_8task")) else { continue };
         let basis = Basis::open(folder).unwrap();
         for (key, tensor) in golden.iter() {
-            let Some(expr) = expression(key).filter(|_| key.starts_with(&format!("{method}/")) || key == "zeroshot/embeds")
+            let Some(expr) =
+                expression(key).filter(|_| key.starts_with(&format!("{method}/")) || key == "zeroshot/embeds")
             else {
                 continue;
             };

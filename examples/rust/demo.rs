@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use taskbasis::{
-    Arch, ArchHints, Basis, Checkpoint, Dataset, Encoder, EncoderOptions, Head, Preprocess, ReconstructOptions, Result, TaskExpr,
-    Weights, kernel,
+    Arch, ArchHints, Basis, Checkpoint, Dataset, Encoder, EncoderOptions, Head, Preprocess, ReconstructOptions, Result,
+    TaskExpr, Weights, kernel,
 };
 
 const BATCH: usize = 50;
@@ -64,7 +64,12 @@ fn demo() -> Result<()> {
     let one = Weights::reconstruct(&base, &basis, &TaskExpr::task(&basis.tasks()[0]), &options)?;
     println!("  a task's weights          {:>8.2} MB (the vectors stay in the page cache)", mb(one.nbytes()));
 
-    println!("time (medians; {} images of {2}×{2} pixels; page cache warm, {1} threads)", 1, encoder.threads(), encoder.arch().image_size());
+    println!(
+        "time (medians; {} images of {2}×{2} pixels; page cache warm, {1} threads)",
+        1,
+        encoder.threads(),
+        encoder.arch().image_size()
+    );
     let open = median(50, |_| Basis::open(&folder).map(drop))?;
     println!("  open the basis            {:>8.3} ms", ms(open));
     let coefficients: Vec<_> =

@@ -131,7 +131,10 @@ impl Recovery {
             (0..self.tasks.len()).filter(|&t| self.is_recoverable(t)).map(|t| self.tasks[t].as_str()).collect();
         Error::new(
             ErrorKind::NotRecoverable,
-            format!("task `{}` cannot be recovered: a {} basis holds only the tasks it selected", self.tasks[t], self.method),
+            format!(
+                "task `{}` cannot be recovered: a {} basis holds only the tasks it selected",
+                self.tasks[t], self.method
+            ),
         )
         .hint(format!("The selected tasks are: {}", known.join(", ")))
     }

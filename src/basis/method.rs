@@ -118,7 +118,8 @@ fn autoencoder_file(folder: &Path) -> Result<PathBuf> {
     match found.len() {
         0 => Err(missing(folder, "AWB.pt", Method::Autoencoder)),
         1 => Ok(found.remove(0)),
-        n => Err(Error::format(format!("{n} files `AWB*.pt`, none of them `AWB.pt`: which one counts is not known")).at(folder)),
+        n => Err(Error::format(format!("{n} files `AWB*.pt`, none of them `AWB.pt`: which one counts is not known"))
+            .at(folder)),
     }
 }
 

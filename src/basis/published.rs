@@ -41,9 +41,18 @@ pub(super) fn open(folder: &Path, mode: MapMode) -> Result<Basis> {
     let parameters = align(&sources)?;
     let file_bytes = [&vectors_path, &artifact.path, &folder.join("method_info.json")]
         .iter()
-        .map(|path| std::fs::metadata(path).map(|m| m.len()).map_err(|e| Error::io("cannot read its metadata", path, e)))
+        .map(|path| {
+            std::fs::metadata(path).map(|m| m.len()).map_err(|e| Error::io("cannot read its metadata", path, e))
+        })
         .sum::<Result<u64>>()?;
-    Ok(Basis { path: folder.to_path_buf(), vectors: count, has_mean, recovery: artifact.recovery, parameters, file_bytes })
+    Ok(Basis {
+        path: folder.to_path_buf(),
+        vectors: count,
+        has_mean,
+        recovery: artifact.recovery,
+        parameters,
+        file_bytes,
+    })
 }
 
 fn read_info(folder: &Path) -> Result<Info> {
@@ -96,7 +105,8 @@ fn read_vectors(path: &Path, mode: MapMode) -> Result<Vec<Checkpoint>> {
             let tensors = vector
                 .entries()
                 .map(|(name, tensor)| {
-                    let name = name.as_str().ok_or_else(|| fail(format!("basis vector {m}: a name is not a string")))?;
+                    let name =
+                        name.as_str().ok_or_else(|| fail(format!("basis vector {m}: a name is not a string")))?;
                     let tensor = tensor.tensor()?.ok_or_else(|| fail("not a tensor".into()).tensor(name))?;
                     if !tensor.dtype().is_float() {
                         return Err(fail("a basis vector must hold floats".into()).tensor(name).got(tensor.dtype()));
@@ -161,9 +171,9 @@ fn align(sources: &[Checkpoint]) -> Result<IndexMap<String, Parameter>> {
                 .iter()
                 .enumerate()
                 .map(|(m, source)| {
-                    let other = source
-                        .get(name)
-                        .ok_or_else(|| Error::format(format!("missing in vector {m}")).at(source.path()).tensor(name))?;
+                    let other = source.get(name).ok_or_else(|| {
+                        Error::format(format!("missing in vector {m}")).at(source.path()).tensor(name)
+                    })?;
                     if other.shape() != tensor.shape() {
                         return Err(Error::format(format!("vector {m} has another shape than the first"))
                             .at(source.path())
@@ -194,6 +204,8 @@ pub(super) fn folder_of(path: &Path) -> Result<PathBuf> {
             Ok(if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.to_path_buf() })
         }
         _ if !path.exists() => Err(Error::new(crate::ErrorKind::Io, "no such file or folder").at(path)),
-        _ => Err(Error::format("not a basis: expected a folder with `method_info.json` and `basis_vectors.pt`").at(path)),
+        _ => {
+            Err(Error::format("not a basis: expected a folder with `method_info.json` and `basis_vectors.pt`").at(path))
+        }
     }
 }

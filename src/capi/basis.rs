@@ -1,4 +1,4 @@
-//! `tb_basis`: a basis over a base, with the cache of reconstructed weights; `tb_cache_*`.
+//! `tb_basis`: a basis over a base, with the cache of reconstructed weights.
 
 use std::ffi::{CString, c_char};
 use std::path::Path;
@@ -31,7 +31,7 @@ impl Handle for tb_basis {
 }
 
 /// How tb_basis_open() opens. Zero means default everywhere; begin with
-/// `tb_basis_options options = { .struct_size = sizeof options, … };`.
+/// `tb_basis_options options = { .struct_size = sizeof options, ... };`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct tb_basis_options {
@@ -76,31 +76,6 @@ pub struct tb_basis_properties {
 
 // SAFETY: repr(C), the size first, and every field may be zero.
 unsafe impl Versioned for tb_basis_properties {}
-
-/// How the cache of weights has done so far.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct tb_cache_statistics {
-    /// sizeof(tb_cache_statistics), set by the caller.
-    pub struct_size: usize,
-    /// Requests that found their weights ready.
-    pub hits: u64,
-    /// Requests that had to reconstruct.
-    pub misses: u64,
-    /// Weights that were dropped to keep within the budget.
-    pub evictions: u64,
-    /// Weights that are kept now.
-    pub entries: u64,
-    /// Bytes that they take.
-    pub bytes: u64,
-    /// Bytes that may be kept.
-    pub budget: u64,
-    /// Nanoseconds spent reconstructing.
-    pub reconstruct_ns: u64,
-}
-
-// SAFETY: repr(C), the size first, and every field may be zero.
-unsafe impl Versioned for tb_cache_statistics {}
 
 /// Opens a basis and its base. A folder as published: `method_info.json`, `basis_vectors.pt` and the method's own
 /// file. The vectors are mapped; nothing of them is read before weights are reconstructed.
@@ -180,7 +155,7 @@ pub unsafe extern "C" fn tb_basis_info(
     }
 }
 
-/// The name of task `index`, 0 ≤ index < T, UTF-8. It belongs to the basis. Or TB_ERR_NOT_FOUND.
+/// The name of task `index`, 0 <= index < T, UTF-8. It belongs to the basis. Or TB_ERR_NOT_FOUND.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_basis_task_name(
     basis: *const tb_basis,
@@ -227,7 +202,7 @@ pub unsafe extern "C" fn tb_basis_task_index(
 /// cannot be recovered.
 ///
 /// @param out       room for `capacity` numbers; may be NULL where that is 0
-/// @param needed    set to M·T, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
+/// @param needed    set to M*T, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_basis_coefficients(
     basis: *const tb_basis,
@@ -259,62 +234,6 @@ pub unsafe extern "C" fn tb_basis_verify(basis: *const tb_basis, err: *mut *mut 
 pub unsafe extern "C" fn tb_basis_free(basis: *mut tb_basis) {
     // SAFETY: as in `tb_basis_open`.
     infallible((), || unsafe { handle::free(basis) });
-}
-
-/// Sets how many bytes of reconstructed weights are kept, 0 for none, and drops what no longer fits, the least recently
-/// used first. Weights in use stay alive until they no longer are.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn tb_cache_set_budget(
-    basis: *const tb_basis,
-    bytes: u64,
-    err: *mut *mut tb_error,
-) -> tb_status {
-    // SAFETY: as in `tb_basis_open`.
-    unsafe {
-        guard(err, || {
-            model(basis)?.set_cache_budget(usize::try_from(bytes).unwrap_or(usize::MAX));
-            Ok(())
-        })
-    }
-}
-
-/// Tells how the cache has done. `stats->struct_size` has to be set.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn tb_cache_stats(
-    basis: *const tb_basis,
-    stats: *mut tb_cache_statistics,
-    err: *mut *mut tb_error,
-) -> tb_status {
-    // SAFETY: as in `tb_basis_open`.
-    unsafe {
-        guard(err, || {
-            let out = Info::new(stats, "stats")?;
-            let stats = model(basis)?.cache_stats();
-            out.set(tb_cache_statistics {
-                struct_size: 0,
-                hits: stats.hits,
-                misses: stats.misses,
-                evictions: stats.evictions,
-                entries: stats.entries as u64,
-                bytes: stats.bytes as u64,
-                budget: stats.budget as u64,
-                reconstruct_ns: u64::try_from(stats.reconstructing.as_nanos()).unwrap_or(u64::MAX),
-            });
-            Ok(())
-        })
-    }
-}
-
-/// Drops the least recently used weights until at most `bytes` are kept; the budget stays as it is.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn tb_cache_trim(basis: *const tb_basis, bytes: u64, err: *mut *mut tb_error) -> tb_status {
-    // SAFETY: as in `tb_basis_open`.
-    unsafe {
-        guard(err, || {
-            model(basis)?.trim_cache(usize::try_from(bytes).unwrap_or(usize::MAX));
-            Ok(())
-        })
-    }
 }
 
 /// # Safety

@@ -31,9 +31,9 @@ impl Handle for tb_encoder {
     const NAME: &'static str = "encoder";
 }
 
-/// x·σ(1.702·x): OpenAI's models. The default.
+/// x*sigmoid(1.702*x): OpenAI's models. The default.
 pub const TB_ACTIVATION_QUICK_GELU: u32 = 0;
-/// x·Φ(x): most models that open_clip trained.
+/// x*Phi(x): most models that open_clip trained.
 pub const TB_ACTIVATION_GELU: u32 = 1;
 
 /// How tb_encoder_create() sets up. Zero means default everywhere.
@@ -50,7 +50,7 @@ pub struct tb_encoder_options {
     pub threads: u32,
     /// Runs that may be in progress at once; further calls wait. 0: 1. Each has threads / concurrency threads.
     pub concurrency: u32,
-    /// One of TB_ACTIVATION_…. Shapes do not tell it, and the wrong one gives plausible, wrong embeddings.
+    /// One of TB_ACTIVATION_.... Shapes do not tell it, and the wrong one gives plausible, wrong embeddings.
     pub activation: u32,
     /// Attention heads; 0: width / 64.
     pub heads: u32,
@@ -93,7 +93,7 @@ pub struct tb_encoder_properties {
     pub heads: usize,
     /// Side of a patch in pixels.
     pub patch_size: usize,
-    /// One of TB_ACTIVATION_….
+    /// One of TB_ACTIVATION_....
     pub activation: u32,
 }
 
@@ -217,7 +217,7 @@ pub unsafe extern "C" fn tb_encoder_info(
 ///
 /// @param pixels    f32 [n,3,S,S], as tb_preprocess() gives them
 /// @param out       f32 [n,e]
-/// @param capacity  floats that `out` has room for: at least n·e, or TB_ERR_BUFFER_TOO_SMALL
+/// @param capacity  floats that `out` has room for: at least n*e, or TB_ERR_BUFFER_TOO_SMALL
 /// @return TB_OK; TB_ERR_MISMATCH where the weights are of another architecture; what tb_weights_prepare() returns;
 ///         TB_ERR_RUNTIME. On failure `out` is as it was
 #[unsafe(no_mangle)]

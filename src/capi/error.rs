@@ -75,9 +75,6 @@ impl tb_error {
 }
 
 /// The status that the failing call returned. TB_OK for NULL.
-///
-/// # Safety
-/// `error` is NULL or an error that has not been freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_error_status(error: *const tb_error) -> tb_status {
     // SAFETY: the caller's promise.
@@ -86,9 +83,6 @@ pub unsafe extern "C" fn tb_error_status(error: *const tb_error) -> tb_status {
 
 /// One readable paragraph, UTF-8: which file, which tensor, what was expected, what was there, what to do. It belongs
 /// to the error and lives as long. The empty string for NULL.
-///
-/// # Safety
-/// `error` is NULL or an error that has not been freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_error_message(error: *const tb_error) -> *const c_char {
     // SAFETY: the caller's promise.
@@ -96,9 +90,6 @@ pub unsafe extern "C" fn tb_error_message(error: *const tb_error) -> *const c_ch
 }
 
 /// Frees an error. NULL is fine.
-///
-/// # Safety
-/// `error` is NULL or an error that has not been freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_error_free(error: *mut tb_error) {
     if !error.is_null() {
@@ -107,7 +98,7 @@ pub unsafe extern "C" fn tb_error_free(error: *mut tb_error) {
     }
 }
 
-/// The stable name of a status: `ok`, `invalid_argument`, …; `unknown` for a number that this version does not know.
+/// The stable name of a status: `ok`, `invalid_argument`, ...; `unknown` for a number that this version does not know.
 /// Takes an int so that any number may be asked for.
 #[unsafe(no_mangle)]
 pub extern "C" fn tb_status_name(status: i32) -> *const c_char {

@@ -8,7 +8,7 @@ use super::handle::{self, Handle, Out};
 use crate::clip::{Head, class_names, softmax, top_k};
 use crate::error::{Error, Result};
 
-/// The frozen classification head of a task: logits = W·(e/‖e‖) + b. Shareable between threads.
+/// The frozen classification head of a task: logits = W*(e/|e|) + b. Shareable between threads.
 pub struct tb_head {
     _opaque: [u8; 0],
 }
@@ -27,7 +27,7 @@ impl Handle for tb_head {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct tb_score {
-    /// Which class, 0 ≤ class_index < C.
+    /// Which class, 0 <= class_index < C.
     pub class_index: usize,
     /// Its logit.
     pub logit: f32,
@@ -39,7 +39,7 @@ pub struct tb_score {
 /// `head_TASKVal.pt`, `head_TASK.pt` or `TASK.safetensors`.
 ///
 /// @param task     whose head; NULL where the file has only one
-/// @param classes  a JSON file of class names, `{"TASK": ["name", …]}`; NULL: the classes are called `0`, `1`, …
+/// @param classes  a JSON file of class names, `{"TASK": ["name", ...]}`; NULL: the classes are called `0`, `1`, ...
 /// @param out      set to the new handle, which the caller frees with tb_head_free(); NULL on failure
 /// @return TB_OK; TB_ERR_IO; TB_ERR_FORMAT; TB_ERR_NOT_FOUND, with the tasks that there are; TB_ERR_MISMATCH where
 ///         there are not as many names as classes
@@ -71,11 +71,7 @@ pub unsafe extern "C" fn tb_head_open(
 
 /// C, the number of classes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn tb_head_classes(
-    head: *const tb_head,
-    out: *mut usize,
-    err: *mut *mut tb_error,
-) -> tb_status {
+pub unsafe extern "C" fn tb_head_classes(head: *const tb_head, out: *mut usize, err: *mut *mut tb_error) -> tb_status {
     // SAFETY: as in `tb_head_open`.
     unsafe {
         guard(err, || {

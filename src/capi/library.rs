@@ -34,7 +34,7 @@ pub struct tb_library_properties {
 // SAFETY: repr(C), the size first, and every field may be zero.
 unsafe impl Versioned for tb_library_properties {}
 
-/// The library's version as a number: major·1,000,000 + minor·1,000 + patch. Compare it with TB_VERSION_NUMBER, that of
+/// The library's version as a number: major*1,000,000 + minor*1,000 + patch. Compare it with TB_VERSION_NUMBER, that of
 /// the header: the library's must have the same major (below 1.0: and minor), and be no smaller.
 #[unsafe(no_mangle)]
 pub extern "C" fn tb_version_number() -> u32 {

@@ -21,7 +21,7 @@ pub const TB_LOG_DEBUG: u32 = 4;
 /// Everything.
 pub const TB_LOG_TRACE: u32 = 5;
 
-/// Receives a remark: its level (TB_LOG_…), a text in UTF-8 that is gone when the function returns, and the caller's
+/// Receives a remark: its level (TB_LOG_...), a text in UTF-8 that is gone when the function returns, and the caller's
 /// pointer. May be called from any thread, also from several at once. It must not call taskbasis.
 pub type tb_log_callback = Option<unsafe extern "C" fn(level: u32, message: *const c_char, user_data: *mut c_void)>;
 
@@ -40,11 +40,11 @@ unsafe impl Sync for Target {}
 static TARGET: RwLock<Option<Target>> = RwLock::new(None);
 static INSTALLED: OnceLock<()> = OnceLock::new();
 
-/// Sets who receives the library's remarks, for the whole process: up to `level` (TB_LOG_…), `user_data` handed along.
+/// Sets who receives the library's remarks, for the whole process: up to `level` (TB_LOG_...), `user_data` handed along.
 /// NULL turns them off, which is how it begins. When this returns, the function set before is no longer running, and
 /// will not be called again. Nothing is ever printed by the library itself.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn tb_set_log_callback(callback: tb_log_callback, user_data: *mut c_void, level: u32) {
+pub unsafe extern "C" fn tb_log_set_callback(callback: tb_log_callback, user_data: *mut c_void, level: u32) {
     infallible((), || {
         // A subscriber that the host set before stays in charge; remarks then go there.
         INSTALLED.get_or_init(|| drop(tracing::subscriber::set_global_default(ToC)));

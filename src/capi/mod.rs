@@ -6,6 +6,7 @@
 #![allow(clippy::missing_safety_doc)] // Said once, for all of them, at the header's top.
 
 mod basis;
+mod cache;
 mod encoder;
 mod error;
 mod guard;
@@ -17,6 +18,7 @@ mod pixels;
 mod weights;
 
 pub use basis::*;
+pub use cache::*;
 pub use encoder::*;
 pub use error::*;
 pub use head::*;

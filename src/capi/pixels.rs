@@ -21,7 +21,7 @@ pub const TB_PIXELS_BGRA8: u32 = 4;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct tb_image {
-    /// Row after row, the top one first: (height − 1) · row_stride + width · (bytes a pixel) bytes.
+    /// Row after row, the top one first: (height - 1) * row_stride + width * (bytes a pixel) bytes.
     pub data: *const u8,
     /// In pixels, at least 1.
     pub width: usize,
@@ -29,7 +29,7 @@ pub struct tb_image {
     pub height: usize,
     /// Bytes from the start of a row to the start of the next; 0: rows follow each other without a gap.
     pub row_stride: usize,
-    /// One of TB_PIXELS_….
+    /// One of TB_PIXELS_....
     pub format: u32,
 }
 
@@ -39,7 +39,7 @@ pub struct tb_image {
 /// @param size      S: the side in pixels, tb_encoder_properties.image_size
 /// @param out       f32 [3,S,S]; may be NULL where `capacity` is 0
 /// @param capacity  floats that `out` has room for
-/// @param needed    set to 3·S·S, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
+/// @param needed    set to 3*S*S, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_preprocess(
     image: *const tb_image,
@@ -74,8 +74,9 @@ pub(super) unsafe fn view<'a>(image: &tb_image) -> Result<Pixels<'a>> {
         other => return Err(Error::invalid("no such pixel format").expected("one of TB_PIXELS_…").got(other)),
     };
     if image.width == 0 || image.height == 0 {
-        return Err(Error::invalid("an image has at least one pixel")
-            .got(format_args!("{} × {}", image.width, image.height)));
+        return Err(
+            Error::invalid("an image has at least one pixel").got(format_args!("{} × {}", image.width, image.height))
+        );
     }
     let row = image.width.checked_mul(format.channels());
     let stride = if image.row_stride == 0 { row } else { Some(image.row_stride) };

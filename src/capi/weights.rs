@@ -30,13 +30,13 @@ impl Handle for tb_weights {
     const NAME: &'static str = "weights";
 }
 
-/// A task and its scaling coefficient λ.
+/// A task and its scaling coefficient lambda.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct tb_task {
     /// The task's name, UTF-8.
     pub name: *const c_char,
-    /// λ.
+    /// lambda.
     pub lambda: f64,
 }
 
@@ -46,7 +46,7 @@ pub struct tb_task {
 pub struct tb_tensor {
     /// sizeof(tb_tensor), set by the caller.
     pub struct_size: usize,
-    /// The canonical name: `visual.proj`, `visual.transformer.resblocks.0.attn.in_proj_weight`, ….
+    /// The canonical name: `visual.proj`, `visual.transformer.resblocks.0.attn.in_proj_weight`, ....
     pub name: *const c_char,
     /// `count` values.
     pub data: *const f32,
@@ -85,7 +85,7 @@ pub unsafe extern "C" fn tb_weights_create(
     }
 }
 
-/// Names the weights of Σ λ·task over `n` tasks; none give the base.
+/// Names the weights of sum  lambda*task over `n` tasks; none give the base.
 ///
 /// @return as tb_weights_create()
 #[unsafe(no_mangle)]
@@ -114,7 +114,7 @@ pub unsafe extern "C" fn tb_weights_create_from_tasks(
     }
 }
 
-/// Names the weights of Σ_m coefficients[m]·s_m + mean·(PCA's mean vector).
+/// Names the weights of sum _m coefficients[m]*s_m + mean*(PCA's mean vector).
 ///
 /// @param n     must be M
 /// @param mean  what multiplies the mean vector: 0 where there is none
@@ -311,7 +311,10 @@ impl NamedWeights {
     /// A view that stays valid as long as `self` pins `weights`.
     fn view(&self, weights: &Arc<Weights>, index: usize) -> Result<tb_tensor> {
         let names = self.names.get_or_init(|| {
-            weights.iter().map(|(name, _, _)| CString::new(name.replace('\0', "\u{fffd}")).unwrap_or_default()).collect()
+            weights
+                .iter()
+                .map(|(name, _, _)| CString::new(name.replace('\0', "\u{fffd}")).unwrap_or_default())
+                .collect()
         });
         let (_, shape, values) = weights.at(index)?;
         let values = floats(values)?;

@@ -9,7 +9,7 @@ pub mod preprocess;
 mod tensors;
 
 pub use arch::{Activation, Arch, ArchHints};
-pub use dataset::{Dataset, Split};
 pub use classify::Score;
+pub use dataset::{Dataset, Split};
 pub use head::{Head, class_names, head_tasks, softmax, top_k};
 pub use preprocess::{PixelFormat, Pixels, Preprocess};

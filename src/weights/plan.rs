@@ -49,7 +49,9 @@ pub(super) fn with_base<'a>(
                 .got(format_args!("{:?}", tensor.shape())));
             }
             Some(parameter) if tensor.dtype().is_float() => (adds && parameter.is_changed()).then_some(parameter),
-            Some(_) => return Err(Error::mismatch("the basis changes it, and it is no float").at(base.path()).tensor(name)),
+            Some(_) => {
+                return Err(Error::mismatch("the basis changes it, and it is no float").at(base.path()).tensor(name));
+            }
             // A basis of the image tower alone says nothing about the text tower. What is no float is no weight.
             None if !tensor.dtype().is_float() || (!has_text && !is_image_tower(name)) => None,
             None => {

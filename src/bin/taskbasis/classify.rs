@@ -87,7 +87,8 @@ impl Classify {
                 .iter()
                 .zip(&results)
                 .map(|(name, top)| {
-                    let cells = top.iter().map(|s| format!("{} {:.1} %", head.class_name(s.class), 100.0 * s.probability));
+                    let cells =
+                        top.iter().map(|s| format!("{} {:.1} %", head.class_name(s.class), 100.0 * s.probability));
                     std::iter::once(name.clone()).chain(cells).collect()
                 })
                 .collect();

@@ -98,10 +98,8 @@ impl Eval {
 
         let mean = done.iter().map(Accuracy::share).sum::<f64>() / done.len().max(1) as f64;
         if as_json {
-            let tasks: Map<String, Value> = done
-                .iter()
-                .map(|a| (a.task.clone(), json!({ "accuracy": a.share(), "images": a.images })))
-                .collect();
+            let tasks: Map<String, Value> =
+                done.iter().map(|a| (a.task.clone(), json!({ "accuracy": a.share(), "images": a.images }))).collect();
             let mut result = json!({ "tasks": tasks, "mean": mean, "split": self.split });
             result["weights"] = self.weights.as_ref().map_or(Value::Null, |expr| json!(expr.to_string()));
             if !skipped.is_empty() {

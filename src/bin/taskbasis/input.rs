@@ -36,7 +36,9 @@ impl Input {
         let checkpoint = Checkpoint::open(path)?;
         let tensor = checkpoint.require("pixel_values")?;
         match tensor.shape() {
-            &[_, 3, h, w] if h == size && w == size && tensor.dtype().is_float() => Ok(Self::Pixels { checkpoint, size }),
+            &[_, 3, h, w] if h == size && w == size && tensor.dtype().is_float() => {
+                Ok(Self::Pixels { checkpoint, size })
+            }
             shape => Err(Error::mismatch("pixels must be as the encoder takes them")
                 .at(path)
                 .tensor("pixel_values")

@@ -24,7 +24,11 @@ impl Inspect {
         let engine = Engine::look(self.onnxruntime.as_deref());
         if self.path.is_dir() || self.path.file_name().is_some_and(|name| name == "method_info.json") {
             let basis = Basis::open(&self.path)?;
-            if as_json { output::json(&engine.added_to(basis_json(&basis))) } else { output::text(&(basis_text(&basis) + &engine.text())) }
+            if as_json {
+                output::json(&engine.added_to(basis_json(&basis)))
+            } else {
+                output::text(&(basis_text(&basis) + &engine.text()))
+            }
         } else {
             let checkpoint = Checkpoint::open(&self.path)?;
             if as_json {
@@ -70,9 +74,8 @@ impl Engine {
 }
 
 fn basis_json(basis: &Basis) -> Value {
-    let coefficients: Vec<Vec<Option<f64>>> = (0..basis.vectors())
-        .map(|m| (0..basis.tasks().len()).map(|t| basis.recovery().get(m, t)).collect())
-        .collect();
+    let coefficients: Vec<Vec<Option<f64>>> =
+        (0..basis.vectors()).map(|m| (0..basis.tasks().len()).map(|t| basis.recovery().get(m, t)).collect()).collect();
     json!({
         "kind": "basis",
         "method": basis.method().name(),
@@ -87,9 +90,11 @@ fn basis_json(basis: &Basis) -> Value {
 
 fn basis_text(basis: &Basis) -> String {
     let count = basis.count();
-    let share = |part: usize| format!("{} ({:.1} %)", grouped(part as u64), 100.0 * part as f64 / count.total.max(1) as f64);
+    let share =
+        |part: usize| format!("{} ({:.1} %)", grouped(part as u64), 100.0 * part as f64 / count.total.max(1) as f64);
     let mean = if basis.has_mean() { " and a mean" } else { "" };
-    let mut rows = vec![std::iter::once("coefficients".to_owned()).chain((0..basis.vectors()).map(|m| format!("s{m}"))).collect()];
+    let mut rows =
+        vec![std::iter::once("coefficients".to_owned()).chain((0..basis.vectors()).map(|m| format!("s{m}"))).collect()];
     for (t, task) in basis.tasks().iter().enumerate() {
         let cell = |m| basis.recovery().get(m, t).map_or("—".to_owned(), |a| format!("{a:.4}"));
         rows.push(std::iter::once(task.clone()).chain((0..basis.vectors()).map(cell)).collect());
@@ -143,9 +148,11 @@ fn checkpoint_json(checkpoint: &Checkpoint) -> Value {
 
 fn checkpoint_text(checkpoint: &Checkpoint) -> String {
     let mut rows = vec![vec!["tensor".to_owned(), "type".into(), "shape".into()]];
-    rows.extend(checkpoint.iter().map(|(name, tensor)| {
-        vec![name.to_owned(), tensor.dtype().to_string(), format!("{:?}", tensor.shape())]
-    }));
+    rows.extend(
+        checkpoint
+            .iter()
+            .map(|(name, tensor)| vec![name.to_owned(), tensor.dtype().to_string(), format!("{:?}", tensor.shape())]),
+    );
     let architecture = match arch(checkpoint) {
         None => "no image tower".to_owned(),
         Some(Ok(arch)) => arch.to_string(),

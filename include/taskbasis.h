@@ -1,0 +1,738 @@
+/* taskbasis: many fine-tuned CLIP tasks from one compressed basis, switched in milliseconds.
+ *
+ * This file is the manual of the C ABI. It is generated from src/capi; do not edit it. To write it anew:
+ *
+ *     TASKBASIS_BLESS=1 cargo test --test header
+ *
+ * A basis is M vectors from which the weights of T > M fine-tuned models ("tasks") can be rebuilt, given the zero-shot
+ * model that all of them began as ("base"). Open basis and base, make one encoder, name the weights of each task that
+ * is wanted, and say at every call with which weights to encode. Nothing is computed before it is needed; there is no
+ * "current task".
+ *
+ *     #include <stdio.h>
+ *     #include <taskbasis.h>
+ *
+ *     int embed(const float *pixels, size_t n, float *out, size_t capacity) {
+ *         tb_error *error = NULL;
+ *         tb_basis *basis = NULL;
+ *         tb_encoder *encoder = NULL;
+ *         tb_weights *weights = NULL;
+ *         tb_basis_options options = {.struct_size = sizeof options, .base = "zeroshot.pt"};
+ *
+ *         if (tb_basis_open("ViT-B-32_AE_M4_8task", &options, &basis, &error) != TB_OK ||
+ *             tb_encoder_create(basis, NULL, &encoder, &error) != TB_OK ||
+ *             tb_weights_create(basis, "MNIST@0.3 + SVHN@0.3", &weights, &error) != TB_OK ||
+ *             tb_encoder_encode(encoder, weights, pixels, n, out, capacity, &error) != TB_OK)
+ *             fprintf(stderr, "%s\n", tb_error_message(error));
+ *         int failed = error != NULL;
+ *
+ *         tb_error_free(error);
+ *         tb_weights_free(weights);
+ *         tb_encoder_free(encoder);
+ *         tb_basis_free(basis);
+ *         return failed;
+ *     }
+ *
+ * What holds for every function, unless it says otherwise:
+ *
+ * Failure. What can fail returns a tb_status and takes a last argument `tb_error **err`. Pass NULL, or the address of a
+ * tb_error pointer: it is set to NULL on success and to a new error on failure, which the caller frees with
+ * tb_error_free(). (It is set without a look at what was there: free an error before using its place again.) There is
+ * no error state anywhere else. A defect of the library becomes TB_ERR_INTERNAL; nothing is thrown or aborted. Besides
+ * the statuses that a function lists, any may return TB_ERR_INVALID_ARGUMENT (NULL where that is not allowed, text that
+ * is not UTF-8, a struct_size that is not set, a number out of range), TB_ERR_OUT_OF_MEMORY and TB_ERR_INTERNAL.
+ *
+ * Outputs. An output that is one value (a handle, a number, an info struct) is first set to NULL, to 0, or to what the
+ * function says, and gets its value only on success; a handle is NULL after a failure. An array is written only on
+ * success, and never beyond what was announced as its capacity, which counts elements, not bytes. Where an array is too
+ * small, the call fails with TB_ERR_BUFFER_TOO_SMALL, and the size that is needed is in the message and, where there is
+ * such an argument, in `*needed`, so that a first call with capacity 0 asks for the size. An array of no elements may
+ * be NULL. Arrays that a function reads and arrays that it writes must not overlap.
+ *
+ * Handles. tb_basis, tb_weights, tb_encoder and tb_head are made by ..._open and ..._create, and belong to the caller,
+ * who frees each once with its ..._free. Any order is fine: what a handle needs of another stays alive with it, so
+ * weights still work when their basis has been freed. Freeing NULL does nothing. Pointers that a function hands out
+ * "belong to" a handle: they are valid until it is freed, and are not to be freed or written to.
+ *
+ * Threads. Every function may be called from any thread, and several threads may use one handle at the same time;
+ * each call gets the result that it would get alone, to the bit. Only the end needs care: when a handle is freed, no
+ * other call may be using it. After fork() the child must not use handles made before.
+ *
+ * Structs whose first member is `struct_size` may grow at their end in later versions. Set it to sizeof the struct and
+ * all that you do not use to zero, which means default:
+ *
+ *     tb_encoder_options options = {.struct_size = sizeof options, .threads = 2};
+ *
+ * A library that is newer than the program keeps to the struct that the program knows. An older one accepts the longer
+ * struct as long as the part that it does not know is zero, and else says TB_ERR_UNSUPPORTED; in an info struct it sets
+ * that part to zero. The other structs never change.
+ *
+ * Text is UTF-8 and ends in a NUL; so are paths. Tensors are f32, contiguous and row-major; [n,3,S,S] says the extents,
+ * the slowest first.
+ *
+ * Files are mapped and stay open (a descriptor is not kept) as long as a handle needs them. They may be replaced by
+ * renaming, but must not be shortened or rewritten in place: the process may then end with SIGBUS. Where that cannot be
+ * promised, tb_basis_options.read makes a copy in memory.
+ *
+ * The library never prints, and installs no handlers; see tb_log_set_callback(). It starts threads to reconstruct, to
+ * prefetch, and through ONNX Runtime to encode. ONNX Runtime is loaded when the first encoder is made and stays until
+ * the process ends; one process can have only one.
+ *
+ * Versions below 1.0 may change the ABI when the minor number changes, later ones when the major number does; soname
+ * and TB_VERSION_... say which it is. One header serves every build: what a build cannot do is TB_ERR_UNSUPPORTED.
+ */
+
+#ifndef TASKBASIS_H
+#define TASKBASIS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* The version of this header. tb_version_number() is that of the library, which may be another one. */
+#define TB_VERSION_MAJOR 0
+#define TB_VERSION_MINOR 1
+#define TB_VERSION_PATCH 0
+#define TB_VERSION_STRING "0.1.0"
+/* major * 1000000 + minor * 1000 + patch */
+#define TB_VERSION_NUMBER 1000
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- Statuses and errors ----------------------------------------------------------------------------------------- */
+
+/**
+ * What became of a call. The numbers are stable and never reused; a newer library may return ones that are not
+ * listed here.
+ */
+typedef enum tb_status {
+    /** Done. */
+    TB_OK = 0,
+    /** An argument is NULL, out of its range, or contradicts another. */
+    TB_ERR_INVALID_ARGUMENT = 1,
+    /** A file could not be found, opened, read or written. */
+    TB_ERR_IO = 2,
+    /** A file is not in the format it should be in: truncated, corrupt, or of an unsupported version. */
+    TB_ERR_FORMAT = 3,
+    /** A name is not known: a task, a tensor, a class. */
+    TB_ERR_NOT_FOUND = 4,
+    /** Two valid things do not belong together: a basis and the base of another model, an encoder and other weights. */
+    TB_ERR_MISMATCH = 5,
+    /** Valid, but not something that this build or this method can do. */
+    TB_ERR_UNSUPPORTED = 6,
+    /** A task's vector cannot be recovered from this basis. */
+    TB_ERR_NOT_RECOVERABLE = 7,
+    /** ONNX Runtime is missing, unusable or too old. */
+    TB_ERR_RUNTIME_MISSING = 8,
+    /** ONNX Runtime reported a failure. */
+    TB_ERR_RUNTIME = 9,
+    /** An allocation that the work needs was refused. */
+    TB_ERR_OUT_OF_MEMORY = 10,
+    /** A buffer is too small; the size that is needed has been reported. */
+    TB_ERR_BUFFER_TOO_SMALL = 11,
+    /** A defect in taskbasis itself; please report it. */
+    TB_ERR_INTERNAL = 99,
+} tb_status;
+
+/** The full story of a failure. Belongs to the caller, who frees it with tb_error_free(). */
+typedef struct tb_error tb_error;
+
+/** The status that the failing call returned. TB_OK for NULL. */
+tb_status tb_error_status(const tb_error *error);
+
+/**
+ * One readable paragraph, UTF-8: which file, which tensor, what was expected, what was there, what to do. It belongs
+ * to the error and lives as long. The empty string for NULL.
+ */
+const char *tb_error_message(const tb_error *error);
+
+/** Frees an error. NULL is fine. */
+void tb_error_free(tb_error *error);
+
+/**
+ * The stable name of a status: `ok`, `invalid_argument`, ...; `unknown` for a number that this version does not know.
+ * Takes an int so that any number may be asked for.
+ */
+const char *tb_status_name(int32_t status);
+
+/* ---- The library: version, and what it computes with ------------------------------------------------------------- */
+
+/** What tb_library_info() tells. All texts stay valid as long as the process lives. */
+typedef struct tb_library_properties {
+    /** sizeof(tb_library_properties), set by the caller. */
+    size_t struct_size;
+    /** The kernel that reconstructs: `scalar`, `avx2`, `avx512`, `neon`. */
+    const char *kernel;
+    /** Processors that this process may use: what 0 threads means. */
+    size_t threads;
+    /** The file of the ONNX Runtime that is loaded or would be; NULL where none is found. */
+    const char *onnxruntime_path;
+    /** Its version; NULL where none is found. */
+    const char *onnxruntime_version;
+    /** Why none is found, with every place that was searched; NULL where one is. */
+    const char *onnxruntime_error;
+    /** The execution providers that encoders can be made for, comma-separated: `cpu`. */
+    const char *providers;
+} tb_library_properties;
+
+/**
+ * The library's version as a number: major*1,000,000 + minor*1,000 + patch. Compare it with TB_VERSION_NUMBER, that of
+ * the header: the library's must have the same major (below 1.0: and minor), and be no smaller.
+ */
+uint32_t tb_version_number(void);
+
+/** The library's version as a text: `0.1.0`. */
+const char *tb_version_string(void);
+
+/**
+ * Tells what the library would compute with. Looks for ONNX Runtime as tb_encoder_create() does, without starting it;
+ * its absence is no failure of this call. `info->struct_size` has to be set.
+ *
+ * @param onnxruntime  the library's file, UTF-8; NULL to search for it
+ */
+tb_status tb_library_info(const char *onnxruntime,
+                          tb_library_properties *info,
+                          tb_error **err);
+
+/* ---- Log messages ------------------------------------------------------------------------------------------------ */
+
+/** Something failed. */
+#define TB_LOG_ERROR 1
+
+/** Something is not as it should be. */
+#define TB_LOG_WARN 2
+
+/** What was chosen: a library, a kernel. */
+#define TB_LOG_INFO 3
+
+/** For those who look for a fault. */
+#define TB_LOG_DEBUG 4
+
+/** Everything. */
+#define TB_LOG_TRACE 5
+
+/**
+ * Receives a remark: its level (TB_LOG_...), a text in UTF-8 that is gone when the function returns, and the caller's
+ * pointer. May be called from any thread, also from several at once. It must not call taskbasis.
+ */
+typedef void (*tb_log_callback)(uint32_t level, const char *message, void *user_data);
+
+/**
+ * Sets who receives the library's remarks, for the whole process: up to `level` (TB_LOG_...), `user_data` handed along.
+ * NULL turns them off, which is how it begins. When this returns, the function set before is no longer running, and
+ * will not be called again. Nothing is ever printed by the library itself.
+ */
+void tb_log_set_callback(tb_log_callback callback,
+                         void *user_data,
+                         uint32_t level);
+
+/* ---- A basis: the vectors, their tasks, and the base ------------------------------------------------------------- */
+
+/** An open basis, its base, and the weights that were reconstructed last. Shareable between threads. */
+typedef struct tb_basis tb_basis;
+
+/**
+ * How tb_basis_open() opens. Zero means default everywhere; begin with
+ * `tb_basis_options options = { .struct_size = sizeof options, ... };`.
+ */
+typedef struct tb_basis_options {
+    /** sizeof(tb_basis_options), as the program was compiled. */
+    size_t struct_size;
+    /** The base checkpoint's file (the zero-shot weights): PyTorch or safetensors; UTF-8. */
+    const char *base;
+    /**
+     * Not zero: read the files into memory instead of mapping them. Mapped files must not be shortened while they are
+     * open, or the process may end with SIGBUS.
+     */
+    uint32_t read;
+    /** Threads that reconstruct; 0: one a processor. */
+    uint32_t threads;
+    /** Bytes of reconstructed weights that are kept for the next time. 0: 1 GiB. See tb_cache_set_budget() for none. */
+    uint64_t cache_bytes;
+} tb_basis_options;
+
+/** What tb_basis_info() tells. */
+typedef struct tb_basis_properties {
+    /** sizeof(tb_basis_properties), set by the caller. */
+    size_t struct_size;
+    /**
+     * `AutoencoderBasisMethod`, `PCABasisMethod`, `RandomBasisMethod`, `RandomSampleMethod`, or `none` for a base alone.
+     * Belongs to the basis.
+     */
+    const char *method;
+    /** T, the number of tasks. */
+    size_t tasks;
+    /** M, the number of basis vectors. */
+    size_t vectors;
+    /** 1 where there is a mean vector beside them (PCA), else 0. */
+    uint32_t has_mean;
+    /** Parameters (elements) of the whole model, and those of its image tower. */
+    uint64_t parameters;
+    /** Parameters of the image tower, which is what gets reconstructed. */
+    uint64_t image_tower_parameters;
+    /** Bytes of the basis files (without the base's). */
+    uint64_t file_bytes;
+} tb_basis_properties;
+
+/**
+ * Opens a basis and its base. A folder as published: `method_info.json`, `basis_vectors.pt` and the method's own
+ * file. The vectors are mapped; nothing of them is read before weights are reconstructed.
+ *
+ * `path` may be NULL: then there is only the base, and `base` is the only task expression.
+ *
+ * @param path     the basis folder, UTF-8, or NULL
+ * @param options  NULL for all defaults; but `base` is needed
+ * @param out      set to the new handle, which the caller frees with tb_basis_free(); NULL on failure
+ * @param err      NULL, or set to an error that the caller frees with tb_error_free(); NULL on success
+ * @return TB_OK; TB_ERR_IO, TB_ERR_FORMAT for files that cannot be read or are not what they should be;
+ *         TB_ERR_UNSUPPORTED for an unknown method; TB_ERR_INVALID_ARGUMENT
+ */
+tb_status tb_basis_open(const char *path,
+                        const tb_basis_options *options,
+                        tb_basis **out,
+                        tb_error **err);
+
+/** Tells what the basis is. `info->struct_size` has to be set. */
+tb_status tb_basis_info(const tb_basis *basis, tb_basis_properties *info, tb_error **err);
+
+/** The name of task `index`, 0 <= index < T, UTF-8. It belongs to the basis. Or TB_ERR_NOT_FOUND. */
+tb_status tb_basis_task_name(const tb_basis *basis, size_t index, const char **out, tb_error **err);
+
+/** The index of the task called `name`; SIZE_MAX and TB_ERR_NOT_FOUND, with the nearest name, where there is none. */
+tb_status tb_basis_task_index(const tb_basis *basis,
+                              const char *name,
+                              size_t *out,
+                              tb_error **err);
+
+/**
+ * The recovery table: what multiplies vector m for task t, M rows of T, row-major. NaN in the column of a task that
+ * cannot be recovered.
+ *
+ * @param out       room for `capacity` numbers; may be NULL where that is 0
+ * @param needed    set to M*T, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
+ */
+tb_status tb_basis_coefficients(const tb_basis *basis,
+                                double *out,
+                                size_t capacity,
+                                size_t *needed,
+                                tb_error **err);
+
+/**
+ * Reads everything and checks it: that basis and base are of one model, that the image tower's shapes are those of a
+ * vision transformer, and that every number is finite. Names what is wrong. Takes as long as reading the files does.
+ */
+tb_status tb_basis_verify(const tb_basis *basis,
+                          tb_error **err);
+
+/** Frees a basis. Weights and encoders made from it stay valid. NULL is fine. */
+void tb_basis_free(tb_basis *basis);
+
+/* ---- The cache of reconstructed weights, which belongs to a basis ------------------------------------------------ */
+
+/** How the cache of weights has done so far. */
+typedef struct tb_cache_statistics {
+    /** sizeof(tb_cache_statistics), set by the caller. */
+    size_t struct_size;
+    /** Requests that found their weights ready. */
+    uint64_t hits;
+    /** Requests that had to reconstruct. */
+    uint64_t misses;
+    /** Weights that were dropped to keep within the budget. */
+    uint64_t evictions;
+    /** Weights that are kept now. */
+    uint64_t entries;
+    /** Bytes that they take. */
+    uint64_t bytes;
+    /** Bytes that may be kept. */
+    uint64_t budget;
+    /** Nanoseconds spent reconstructing. */
+    uint64_t reconstruct_ns;
+} tb_cache_statistics;
+
+/**
+ * Sets how many bytes of reconstructed weights are kept, 0 for none, and drops what no longer fits, the least recently
+ * used first. Weights in use stay alive until they no longer are.
+ */
+tb_status tb_cache_set_budget(const tb_basis *basis,
+                              uint64_t bytes,
+                              tb_error **err);
+
+/** Tells how the cache has done. `stats->struct_size` has to be set. */
+tb_status tb_cache_stats(const tb_basis *basis, tb_cache_statistics *stats, tb_error **err);
+
+/** Drops the least recently used weights until at most `bytes` are kept; the budget stays as it is. */
+tb_status tb_cache_trim(const tb_basis *basis, uint64_t bytes, tb_error **err);
+
+/* ---- The weights of a task or of any arithmetic of tasks --------------------------------------------------------- */
+
+/**
+ * The weights of a task expression. They never change. Making the handle computes only the coefficients; the weights
+ * themselves are reconstructed when somebody first needs them, and are kept in the basis's cache. Shareable between
+ * threads.
+ */
+typedef struct tb_weights tb_weights;
+
+/** A task and its scaling coefficient lambda. */
+typedef struct tb_task {
+    /** The task's name, UTF-8. */
+    const char *name;
+    /** lambda. */
+    double lambda;
+} tb_task;
+
+/** A tensor of some weights: f32, row-major. Everything in it belongs to the weights handle. */
+typedef struct tb_tensor {
+    /** sizeof(tb_tensor), set by the caller. */
+    size_t struct_size;
+    /** The canonical name: `visual.proj`, `visual.transformer.resblocks.0.attn.in_proj_weight`, .... */
+    const char *name;
+    /** `count` values. */
+    const float *data;
+    /** The product of the extents. */
+    size_t count;
+    /** `rank` extents. */
+    const size_t *shape;
+    /** The number of dimensions. */
+    size_t rank;
+} tb_tensor;
+
+/**
+ * Names the weights of a task expression: `MNIST`, `MNIST@0.8`, `-MNIST@0.5`, `MNIST@0.3 + SVHN@0.3 - Cars@0.2`,
+ * `merged@0.4`, `all@0.3`, `base`. Nothing is reconstructed yet.
+ *
+ * @return TB_OK; TB_ERR_INVALID_ARGUMENT for an expression that cannot be read or is not finite; TB_ERR_NOT_FOUND for
+ *         an unknown task; TB_ERR_NOT_RECOVERABLE for one that this basis cannot give back
+ */
+tb_status tb_weights_create(const tb_basis *basis,
+                            const char *expression,
+                            tb_weights **out,
+                            tb_error **err);
+
+/**
+ * Names the weights of sum  lambda*task over `n` tasks; none give the base.
+ *
+ * @return as tb_weights_create()
+ */
+tb_status tb_weights_create_from_tasks(const tb_basis *basis,
+                                       const tb_task *tasks,
+                                       size_t n,
+                                       tb_weights **out,
+                                       tb_error **err);
+
+/**
+ * Names the weights of sum _m coefficients[m]*s_m + mean*(PCA's mean vector).
+ *
+ * @param n     must be M
+ * @param mean  what multiplies the mean vector: 0 where there is none
+ */
+tb_status tb_weights_create_from_coefficients(const tb_basis *basis,
+                                              const double *coefficients,
+                                              size_t n,
+                                              double mean,
+                                              tb_weights **out,
+                                              tb_error **err);
+
+/** The expression in its usual spelling, UTF-8. It belongs to the handle. NULL for NULL. */
+const char *tb_weights_expression(const tb_weights *weights);
+
+/**
+ * What multiplies the basis vectors: M numbers, and one for PCA's mean.
+ *
+ * @param out       room for `capacity` numbers; may be NULL where that is 0
+ * @param needed    set to M, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
+ * @param mean      set to what multiplies the mean; may be NULL
+ */
+tb_status tb_weights_coefficients(const tb_weights *weights,
+                                  double *out,
+                                  size_t capacity,
+                                  size_t *needed,
+                                  double *mean,
+                                  tb_error **err);
+
+/**
+ * Reconstructs now, unless the weights are ready: afterwards the first call that needs them finds them in the cache,
+ * as far as its budget goes.
+ *
+ * @return TB_OK; TB_ERR_MISMATCH where base and basis are not of one model; TB_ERR_OUT_OF_MEMORY
+ */
+tb_status tb_weights_prepare(const tb_weights *weights,
+                             tb_error **err);
+
+/** Starts reconstructing in the background and returns at once. A failure shows when the weights are needed. */
+tb_status tb_weights_prefetch(const tb_weights *weights, tb_error **err);
+
+/** Sets `out` to 1 where the weights are reconstructed and still kept, else to 0. */
+tb_status tb_weights_is_ready(const tb_weights *weights, int32_t *out, tb_error **err);
+
+/** The number of tensors. Reconstructs, and holds on to the weights as tb_weights_tensor() does. */
+tb_status tb_weights_tensor_count(const tb_weights *weights, size_t *out, tb_error **err);
+
+/**
+ * A view of the tensor called `name`. `tensor->struct_size` has to be set.
+ *
+ * Reconstructs, and from now on the handle holds on to the weights whatever the cache's budget: the view is valid
+ * until the handle is freed.
+ *
+ * @return TB_OK; TB_ERR_NOT_FOUND; what tb_weights_prepare() returns
+ */
+tb_status tb_weights_tensor(const tb_weights *weights,
+                            const char *name,
+                            tb_tensor *tensor,
+                            tb_error **err);
+
+/** A view of tensor `index`, in the order of the base's file; as tb_weights_tensor(). */
+tb_status tb_weights_tensor_at(const tb_weights *weights,
+                               size_t index,
+                               tb_tensor *tensor,
+                               tb_error **err);
+
+/**
+ * Copies the tensor called `name` into the caller's buffer. Nothing is held on to.
+ *
+ * @param out       room for `capacity` values; may be NULL where that is 0
+ * @param needed    set to the number of values, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
+ */
+tb_status tb_weights_copy_tensor(const tb_weights *weights,
+                                 const char *name,
+                                 float *out,
+                                 size_t capacity,
+                                 size_t *needed,
+                                 tb_error **err);
+
+/** Frees the handle, and the views that were taken through it. NULL is fine. */
+void tb_weights_free(tb_weights *weights);
+
+/* ---- Images, and preprocessing alone ----------------------------------------------------------------------------- */
+
+/** Red, green, blue: three bytes a pixel. */
+#define TB_PIXELS_RGB8 0
+
+/** Red, green, blue, alpha. Alpha weighs the colours while resizing, and is then dropped. */
+#define TB_PIXELS_RGBA8 1
+
+/** Gray: one byte a pixel. */
+#define TB_PIXELS_GRAY8 2
+
+/** Blue, green, red. */
+#define TB_PIXELS_BGR8 3
+
+/** Blue, green, red, alpha; alpha as in TB_PIXELS_RGBA8. */
+#define TB_PIXELS_BGRA8 4
+
+/** A decoded image in the caller's memory. This struct never changes, so arrays of it are safe. */
+typedef struct tb_image {
+    /** Row after row, the top one first: (height - 1) * row_stride + width * (bytes a pixel) bytes. */
+    const uint8_t *data;
+    /** In pixels, at least 1. */
+    size_t width;
+    /** In pixels, at least 1. */
+    size_t height;
+    /** Bytes from the start of a row to the start of the next; 0: rows follow each other without a gap. */
+    size_t row_stride;
+    /** One of TB_PIXELS_.... */
+    uint32_t format;
+} tb_image;
+
+/**
+ * Turns an image into what the encoder takes, as open_clip's evaluation transform does: the shortest side resized to
+ * `size` (bicubic, antialiased, Pillow's arithmetic), the centre cropped, normalised with CLIP's mean and deviation.
+ *
+ * @param size      S: the side in pixels, tb_encoder_properties.image_size
+ * @param out       f32 [3,S,S]; may be NULL where `capacity` is 0
+ * @param capacity  floats that `out` has room for
+ * @param needed    set to 3*S*S, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
+ */
+tb_status tb_preprocess(const tb_image *image,
+                        size_t size,
+                        float *out,
+                        size_t capacity,
+                        size_t *needed,
+                        tb_error **err);
+
+/* ---- The image encoder ------------------------------------------------------------------------------------------- */
+
+/** x*sigmoid(1.702*x): OpenAI's models. The default. */
+#define TB_ACTIVATION_QUICK_GELU 0
+
+/** x*Phi(x): most models that open_clip trained. */
+#define TB_ACTIVATION_GELU 1
+
+/**
+ * The image encoder of one architecture. It holds no weights: every call names those it runs with, so calls for
+ * different tasks may run at the same time on one encoder. Shareable between threads.
+ */
+typedef struct tb_encoder tb_encoder;
+
+/** How tb_encoder_create() sets up. Zero means default everywhere. */
+typedef struct tb_encoder_options {
+    /** sizeof(tb_encoder_options), as the program was compiled. */
+    size_t struct_size;
+    /** `cpu`, or `auto` for the best that there is. NULL: `cpu`. What this build cannot do is TB_ERR_UNSUPPORTED. */
+    const char *provider;
+    /** Which device of the provider, counted from 0. */
+    uint32_t device;
+    /** Threads that compute, all runs together; 0: one a processor. */
+    uint32_t threads;
+    /** Runs that may be in progress at once; further calls wait. 0: 1. Each has threads / concurrency threads. */
+    uint32_t concurrency;
+    /** One of TB_ACTIVATION_.... Shapes do not tell it, and the wrong one gives plausible, wrong embeddings. */
+    uint32_t activation;
+    /** Attention heads; 0: width / 64. */
+    uint32_t heads;
+    /**
+     * The side of the images in pixels; 0: what the base's positional embedding says. Any other than that is
+     * TB_ERR_UNSUPPORTED.
+     */
+    uint32_t image_size;
+    /**
+     * The file of ONNX Runtime's library, UTF-8. NULL: `ORT_DYLIB_PATH`, then beside the program and beside this
+     * library, then the system's loader. A process can have only one.
+     */
+    const char *onnxruntime;
+} tb_encoder_options;
+
+/** What tb_encoder_info() tells: what is really used. The texts belong to the encoder. */
+typedef struct tb_encoder_properties {
+    /** sizeof(tb_encoder_properties), set by the caller. */
+    size_t struct_size;
+    /** The execution provider that runs: `cpu`. */
+    const char *provider;
+    /** The file of the ONNX Runtime that is loaded. */
+    const char *onnxruntime_path;
+    /** Its version. */
+    const char *onnxruntime_version;
+    /** Threads that one run computes with. */
+    size_t threads;
+    /** Sessions that are open; they are opened as calls overlap. */
+    size_t sessions;
+    /** S: images are f32 [n,3,S,S]. */
+    size_t image_size;
+    /** e: embeddings are f32 [n,e]. */
+    size_t embedding;
+    /** Channels of the residual stream. */
+    size_t width;
+    /** Residual blocks. */
+    size_t layers;
+    /** Attention heads a block. */
+    size_t heads;
+    /** Side of a patch in pixels. */
+    size_t patch_size;
+    /** One of TB_ACTIVATION_.... */
+    uint32_t activation;
+} tb_encoder_properties;
+
+/**
+ * Makes an encoder for the architecture of the basis's base, which is read off the shapes of its tensors. It runs any
+ * weights of that architecture, also those of another basis. Costs some 20 ms and 10 MB, whatever the model's size.
+ *
+ * @param options  NULL for all defaults
+ * @param out      set to the new handle, which the caller frees with tb_encoder_free(); NULL on failure
+ * @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer; TB_ERR_RUNTIME_MISSING, with every place
+ *         that was searched; TB_ERR_UNSUPPORTED; TB_ERR_RUNTIME
+ */
+tb_status tb_encoder_create(const tb_basis *basis,
+                            const tb_encoder_options *options,
+                            tb_encoder **out,
+                            tb_error **err);
+
+/** Tells what is really used. `info->struct_size` has to be set. */
+tb_status tb_encoder_info(const tb_encoder *encoder,
+                          tb_encoder_properties *info,
+                          tb_error **err);
+
+/**
+ * Embeds `n` preprocessed images with these weights; the embeddings are not normalised. The weights are reconstructed
+ * if they are not ready; nothing of them is copied.
+ *
+ * @param pixels    f32 [n,3,S,S], as tb_preprocess() gives them
+ * @param out       f32 [n,e]
+ * @param capacity  floats that `out` has room for: at least n*e, or TB_ERR_BUFFER_TOO_SMALL
+ * @return TB_OK; TB_ERR_MISMATCH where the weights are of another architecture; what tb_weights_prepare() returns;
+ *         TB_ERR_RUNTIME. On failure `out` is as it was
+ */
+tb_status tb_encoder_encode(const tb_encoder *encoder,
+                            const tb_weights *weights,
+                            const float *pixels,
+                            size_t n,
+                            float *out,
+                            size_t capacity,
+                            tb_error **err);
+
+/** Preprocesses `n` images and embeds them; as tb_preprocess() and tb_encoder_encode(). */
+tb_status tb_encoder_encode_images(const tb_encoder *encoder,
+                                   const tb_weights *weights,
+                                   const tb_image *images,
+                                   size_t n,
+                                   float *out,
+                                   size_t capacity,
+                                   tb_error **err);
+
+/** Frees an encoder. NULL is fine. */
+void tb_encoder_free(tb_encoder *encoder);
+
+/* ---- Classification heads ---------------------------------------------------------------------------------------- */
+
+/** The frozen classification head of a task: logits = W*(e/|e|) + b. Shareable between threads. */
+typedef struct tb_head tb_head;
+
+/** A class and how likely it is. This struct never changes, so arrays of it are safe. */
+typedef struct tb_score {
+    /** Which class, 0 <= class_index < C. */
+    size_t class_index;
+    /** Its logit. */
+    float logit;
+    /** Its share of the softmax over all classes. */
+    float probability;
+} tb_score;
+
+/**
+ * Opens a head: a safetensors file with `TASK/weight` [C,e] and `TASK/bias` [C], a pickled head, or a folder of
+ * `head_TASKVal.pt`, `head_TASK.pt` or `TASK.safetensors`.
+ *
+ * @param task     whose head; NULL where the file has only one
+ * @param classes  a JSON file of class names, `{"TASK": ["name", ...]}`; NULL: the classes are called `0`, `1`, ...
+ * @param out      set to the new handle, which the caller frees with tb_head_free(); NULL on failure
+ * @return TB_OK; TB_ERR_IO; TB_ERR_FORMAT; TB_ERR_NOT_FOUND, with the tasks that there are; TB_ERR_MISMATCH where
+ *         there are not as many names as classes
+ */
+tb_status tb_head_open(const char *path,
+                       const char *task,
+                       const char *classes,
+                       tb_head **out,
+                       tb_error **err);
+
+/** C, the number of classes. */
+tb_status tb_head_classes(const tb_head *head, size_t *out, tb_error **err);
+
+/** The name of class `index`, UTF-8. It belongs to the head. Or TB_ERR_NOT_FOUND. */
+tb_status tb_head_class_name(const tb_head *head, size_t index, const char **out, tb_error **err);
+
+/**
+ * Classifies `n` embeddings; they need no normalisation.
+ *
+ * @param embeds     f32 [n,embedding]
+ * @param embedding  e: the length of an embedding; must be the head's, or TB_ERR_MISMATCH
+ * @param logits     f32 [n,C]; NULL where they are not wanted
+ * @param capacity   floats that `logits` has room for, or TB_ERR_BUFFER_TOO_SMALL
+ * @param top        [n,k]: the k best classes of each, the best first; NULL where k is 0
+ * @param k          at most C
+ */
+tb_status tb_head_classify(const tb_head *head,
+                           const float *embeds,
+                           size_t n,
+                           size_t embedding,
+                           float *logits,
+                           size_t capacity,
+                           tb_score *top,
+                           size_t k,
+                           tb_error **err);
+
+/** Frees a head. NULL is fine. */
+void tb_head_free(tb_head *head);
+
+#ifdef __cplusplus
+} /* extern "C" */
+#endif
+
+#endif /* TASKBASIS_H */
