@@ -52,7 +52,7 @@ static void nothing_given(void) {
     tb_encoder_free(NULL);
     tb_head_free(NULL);
     tb_basis_free(NULL);
-    tb_set_log_callback(NULL, NULL, TB_LOG_WARN);
+    tb_log_set_callback(NULL, NULL, TB_LOG_WARN);
 
     tb_library_properties library = {.struct_size = sizeof library};
     EXPECT(TB_ERR_INVALID_ARGUMENT, tb_library_info(NULL, NULL, &error));
