@@ -2,7 +2,6 @@
 //!
 //! `cargo bench --bench full_size [-- FOLDER]` writes synthetic ViT-B-32 (T = 8, M = 4, 1.8 GB) and ViT-L-14
 //! (T = 20, M = 4, over 4 GiB) families into FOLDER, or a temporary one, and prints what they take. Page cache warm.
-#![allow(clippy::print_stdout)]
 
 use std::path::Path;
 use std::time::Instant;

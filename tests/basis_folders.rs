@@ -1,5 +1,4 @@
 //! Basis folders: families never seen before, and everything that can be wrong with a folder or its base.
-#![allow(clippy::unwrap_used)] // A test may panic.
 
 mod common;
 

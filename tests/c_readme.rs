@@ -1,5 +1,4 @@
 //! README's code is cut from programs that are compiled and run.
-#![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 

@@ -1,5 +1,4 @@
 //! The same model in all the forms that others save it in opens as the same model.
-#![allow(clippy::unwrap_used, clippy::print_stdout)] // Helpers of tests are tests.
 
 mod common;
 

@@ -1,5 +1,4 @@
 //! Damaged and hostile files end soon, in an error that names the file and the place.
-#![allow(clippy::unwrap_used)] // Helpers of tests are tests.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,5 +1,4 @@
 //! What the writer writes, the reader reads back; `torch.load` reads it too (checked by hand against PyTorch 2.15).
-#![allow(clippy::unwrap_used)] // Helpers of tests are tests.
 
 use std::io::Write;
 use std::sync::Arc;

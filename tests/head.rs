@@ -16,7 +16,6 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 }
 
 /// A safetensors file of zeros: (name, type, shape).
-#[allow(clippy::unwrap_used)] // Clippy does not see that only tests call it.
 fn file_of(tensors: &[(&str, Dtype, &[usize])]) -> tempfile::TempPath {
     let path = tempfile::Builder::new().suffix(".safetensors").tempfile().unwrap().into_temp_path();
     let zeros = vec![0u8; 1 << 16];

@@ -1,5 +1,4 @@
 //! The bit contract: every kernel, whatever the layout, types, alignment and threads, gives the bits of the formula.
-#![allow(clippy::unwrap_used)] // A test may panic.
 
 use std::sync::Arc;
 

@@ -1,5 +1,4 @@
 //! The combine kernel's contract apart from its bits' equality: fixed results, and errors that say what is wrong.
-#![allow(clippy::unwrap_used)] // A test may panic.
 
 use std::sync::Arc;
 

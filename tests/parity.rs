@@ -1,5 +1,4 @@
 //! Embeddings and recovered tensors equal what the reference computes, for every method and every key of the goldens.
-#![allow(clippy::unwrap_used)] // A test may panic.
 
 mod common;
 

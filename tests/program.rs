@@ -1,5 +1,4 @@
 //! The `taskbasis` program as a user runs it: results, JSON, exit codes, errors, and files that are never half-written.
-#![allow(clippy::unwrap_used)] // A test may panic.
 
 mod common;
 

@@ -1,6 +1,5 @@
 //! What the tests share: the digits family, and measures of difference.
 #![allow(dead_code, unreachable_pub)] // Every test program uses a part.
-#![allow(clippy::print_stderr)] // What is skipped is said aloud.
 
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,4 @@
 //! Embeds an image with the weights of any task expression: `quickstart BASIS BASE EXPRESSION IMAGE.png`.
-#![allow(clippy::print_stdout)]
 
 use taskbasis::{Arch, ArchHints, Basis, Checkpoint, Encoder, EncoderOptions, Model, ModelOptions, Preprocess, Result};
 
