@@ -61,7 +61,10 @@ fn reading_and_mapping_give_the_same() {
     }
     assert_eq!(mapped.parameters(), 193_281);
     let error = mapped.require("visual.projj").unwrap_err().to_string();
-    assert!(error.ends_with("tensor `visual.projj`: the file has no such tensor. Did you mean `visual.proj`?"), "{error}");
+    assert!(
+        error.ends_with("tensor `visual.projj`: the file has no such tensor. Did you mean `visual.proj`?"),
+        "{error}"
+    );
 }
 
 #[test]
