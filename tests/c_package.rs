@@ -51,8 +51,7 @@ fn the_shared_library_exports_what_the_header_declares() {
     let Some(installed) = installed().filter(|_| available("nm")) else { return };
     let mut nm = Command::new("nm");
     let said = text(nm.args(["-D", "--defined-only"]).arg(installed.prefix().join("lib/libtaskbasis.so")));
-    let exported: BTreeSet<String> =
-        said.lines().map(|line| line.rsplit(' ').next().unwrap().to_string()).collect();
+    let exported: BTreeSet<String> = said.lines().map(|line| line.rsplit(' ').next().unwrap().to_string()).collect();
     assert_eq!(exported, declared());
     assert!(exported.len() >= 35 && exported.iter().all(|name| name.starts_with("tb_")), "{exported:?}");
 }
