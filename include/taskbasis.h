@@ -214,7 +214,7 @@ tb_status tb_library_info(const char *onnxruntime,
 
 /**
  * Receives a remark: its level (TB_LOG_...), a text in UTF-8 that is gone when the function returns, and the caller's
- * pointer. May be called from any thread, also from several at once. It must not call taskbasis.
+ * pointer. May be called from any thread, also from several at once. It must not call taskbasis, and not throw.
  */
 typedef void (*tb_log_callback)(uint32_t level, const char *message, void *user_data);
 
@@ -586,6 +586,11 @@ typedef struct tb_encoder_options {
      */
     uint32_t image_size;
     /**
+     * How much ONNX Runtime is to say to the log callback: TB_LOG_...; 0: as before, which begins at TB_LOG_WARN.
+     * There is one ONNX Runtime, so this changes it for the whole process.
+     */
+    uint32_t log_level;
+    /**
      * The file of ONNX Runtime's library, UTF-8. NULL: `ORT_DYLIB_PATH`, then beside the program and beside this
      * library, then the system's loader. A process can have only one.
      */
@@ -596,6 +601,8 @@ typedef struct tb_encoder_options {
 typedef struct tb_encoder_properties {
     /** sizeof(tb_encoder_properties), set by the caller. */
     size_t struct_size;
+    /** One of TB_ACTIVATION_.... */
+    uint32_t activation;
     /** The execution provider that runs: `cpu`. */
     const char *provider;
     /** The file of the ONNX Runtime that is loaded. */
@@ -618,8 +625,6 @@ typedef struct tb_encoder_properties {
     size_t heads;
     /** Side of a patch in pixels. */
     size_t patch_size;
-    /** One of TB_ACTIVATION_.... */
-    uint32_t activation;
 } tb_encoder_properties;
 
 /**
@@ -667,6 +672,13 @@ tb_status tb_encoder_encode_images(const tb_encoder *encoder,
                                    float *out,
                                    size_t capacity,
                                    tb_error **err);
+
+/**
+ * Gives back the memory that ONNX Runtime keeps for the next call: closes the sessions that no call is using. The next
+ * call opens one again, which costs some 20 ms.
+ */
+tb_status tb_encoder_trim(const tb_encoder *encoder,
+                          tb_error **err);
 
 /** Frees an encoder. NULL is fine. */
 void tb_encoder_free(tb_encoder *encoder);

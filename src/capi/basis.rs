@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::error::{tb_error, tb_status};
 use super::guard::{guard, infallible};
-use super::handle::{self, Handle, Info, Out, Versioned};
+use super::handle::{self, Buffer, Handle, Info, Out, Versioned};
 use crate::basis::Basis;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
@@ -112,9 +112,8 @@ pub unsafe extern "C" fn tb_basis_open(
 fn open(path: Option<&Path>, base: &Path, options: &tb_basis_options) -> Result<OpenBasis> {
     let mode = if options.read == 0 { MapMode::Map } else { MapMode::Read };
     let basis = path.map(|path| Basis::open_with(path, mode)).transpose()?;
-    let text = |text: &str| CString::new(text).map_err(|e| Error::format("a name holds a NUL").because(e));
-    let method = text(basis.as_ref().map_or("none", |basis| basis.method().name()))?;
-    let tasks = basis.iter().flat_map(Basis::tasks).map(|task| text(task)).collect::<Result<_>>()?;
+    let method = handle::c_text(basis.as_ref().map_or("none", |basis| basis.method().name()));
+    let tasks = basis.iter().flat_map(Basis::tasks).map(|task| handle::c_text(task)).collect();
     let defaults = ModelOptions::default();
     let cache_bytes = match options.cache_bytes {
         0 => defaults.cache_bytes,
@@ -214,9 +213,10 @@ pub unsafe extern "C" fn tb_basis_coefficients(
     // SAFETY: as in `tb_basis_open`.
     unsafe {
         guard(err, || {
+            let out = Buffer::new(out, capacity, needed, "out")?;
             let recovery = model(basis)?.basis().ok_or_else(no_basis)?.recovery();
             let values: Vec<f64> = recovery.iter().map(|value| value.unwrap_or(f64::NAN)).collect();
-            handle::fill(&values, out, capacity, needed)
+            out.fill(&values)
         })
     }
 }
@@ -236,6 +236,8 @@ pub unsafe extern "C" fn tb_basis_free(basis: *mut tb_basis) {
     infallible((), || unsafe { handle::free(basis) });
 }
 
+/// The model behind a handle.
+///
 /// # Safety
 /// As for [`handle::borrow`].
 pub(super) unsafe fn model<'a>(basis: *const tb_basis) -> Result<&'a Arc<Model>> {

@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use super::basis::{model, tb_basis};
 use super::error::{tb_error, tb_status};
 use super::guard::{guard, infallible};
-use super::handle::{self, Handle, Info, Out, Versioned};
+use super::handle::{self, Buffer, Handle, Info, Out, Versioned};
+use super::logging::log_level;
 use super::pixels::{self, tb_image};
 use super::weights::tb_weights;
 use crate::clip::{Activation, Arch, ArchHints, Preprocess};
-use crate::encoder::{Encoder, EncoderOptions};
+use crate::encoder::{Encoder, EncoderOptions, Runtime};
 use crate::error::{Error, Result};
 
 /// The image encoder of one architecture. It holds no weights: every call names those it runs with, so calls for
@@ -57,6 +58,9 @@ pub struct tb_encoder_options {
     /// The side of the images in pixels; 0: what the base's positional embedding says. Any other than that is
     /// TB_ERR_UNSUPPORTED.
     pub image_size: u32,
+    /// How much ONNX Runtime is to say to the log callback: TB_LOG_...; 0: as before, which begins at TB_LOG_WARN.
+    /// There is one ONNX Runtime, so this changes it for the whole process.
+    pub log_level: u32,
     /// The file of ONNX Runtime's library, UTF-8. NULL: `ORT_DYLIB_PATH`, then beside the program and beside this
     /// library, then the system's loader. A process can have only one.
     pub onnxruntime: *const c_char,
@@ -71,6 +75,8 @@ unsafe impl Versioned for tb_encoder_options {}
 pub struct tb_encoder_properties {
     /// sizeof(tb_encoder_properties), set by the caller.
     pub struct_size: usize,
+    /// One of TB_ACTIVATION_....
+    pub activation: u32,
     /// The execution provider that runs: `cpu`.
     pub provider: *const c_char,
     /// The file of the ONNX Runtime that is loaded.
@@ -93,8 +99,6 @@ pub struct tb_encoder_properties {
     pub heads: usize,
     /// Side of a patch in pixels.
     pub patch_size: usize,
-    /// One of TB_ACTIVATION_....
-    pub activation: u32,
 }
 
 // SAFETY: repr(C), the size first, and every field may be zero.
@@ -130,14 +134,17 @@ pub unsafe extern "C" fn tb_encoder_create(
             let arch = Arch::of(base, hints)?;
             check_image_size(&arch, options.image_size)?;
             let runtime = handle::optional_text(options.onnxruntime, "options->onnxruntime")?.map(PathBuf::from);
+            if options.log_level != 0 {
+                let level = log_level(options.log_level)?;
+                Runtime::load(runtime.as_deref())?.set_log_level(level);
+            }
             let threads = options.threads as usize;
             let concurrency = options.concurrency as usize;
             let encoder = Encoder::new(&arch, &EncoderOptions { threads, concurrency, runtime })?;
-            let text = |text: &str| CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default();
             out.set(handle::into_raw::<tb_encoder>(OpenEncoder {
                 preprocess: Preprocess::new(arch.image_size())?,
-                onnxruntime_path: text(&encoder.runtime().path().to_string_lossy()),
-                onnxruntime_version: text(encoder.runtime().version()),
+                onnxruntime_path: handle::c_text(&encoder.runtime().path().to_string_lossy()),
+                onnxruntime_version: handle::c_text(encoder.runtime().version()),
                 encoder,
             }));
             Ok(())
@@ -233,12 +240,11 @@ pub unsafe extern "C" fn tb_encoder_encode(
     // SAFETY: as in `tb_encoder_create`.
     unsafe {
         guard(err, || {
+            let out = Buffer::new(out, capacity, std::ptr::null_mut(), "out")?;
             let encoder = &handle::borrow(encoder)?.encoder;
             let weights = &handle::borrow(weights)?.weights;
             let pixels = handle::slice(pixels, values(n, encoder.arch().pixels())?, "pixels")?;
-            let length = values(n, encoder.arch().embed_dim)?;
-            handle::check_room(length, capacity, std::ptr::null_mut())?;
-            let out = handle::slice_mut(out, length, "out")?;
+            let out = out.room(values(n, encoder.arch().embed_dim)?)?;
             encoder.encode_into(&*weights.get()?, pixels, n, out)
         })
     }
@@ -258,11 +264,10 @@ pub unsafe extern "C" fn tb_encoder_encode_images(
     // SAFETY: as in `tb_encoder_create`.
     unsafe {
         guard(err, || {
+            let out = Buffer::new(out, capacity, std::ptr::null_mut(), "out")?;
             let OpenEncoder { encoder, preprocess, .. } = handle::borrow(encoder)?;
             let weights = &handle::borrow(weights)?.weights;
-            let length = values(n, encoder.arch().embed_dim)?;
-            handle::check_room(length, capacity, std::ptr::null_mut())?;
-            let out = handle::slice_mut(out, length, "out")?;
+            let out = out.room(values(n, encoder.arch().embed_dim)?)?;
             let images: Vec<_> =
                 handle::slice(images, n, "images")?.iter().map(|image| pixels::view(image)).collect::<Result<_>>()?;
             let pixels = preprocess.images(&images, encoder.threads())?;
@@ -273,6 +278,19 @@ pub unsafe extern "C" fn tb_encoder_encode_images(
 
 fn values(n: usize, each: usize) -> Result<usize> {
     n.checked_mul(each).ok_or_else(|| Error::invalid("more images than memory can hold").got(n))
+}
+
+/// Gives back the memory that ONNX Runtime keeps for the next call: closes the sessions that no call is using. The next
+/// call opens one again, which costs some 20 ms.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_encoder_trim(encoder: *const tb_encoder, err: *mut *mut tb_error) -> tb_status {
+    // SAFETY: as in `tb_encoder_create`.
+    unsafe {
+        guard(err, || {
+            handle::borrow(encoder)?.encoder.trim();
+            Ok(())
+        })
+    }
 }
 
 /// Frees an encoder. NULL is fine.

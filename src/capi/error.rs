@@ -3,6 +3,7 @@
 use std::ffi::{CString, c_char};
 
 use super::guard::infallible;
+use super::handle::c_text;
 use crate::error::{Error, ErrorKind};
 
 /// What became of a call. The numbers are stable and never reused; a newer library may return ones that are not
@@ -69,7 +70,7 @@ impl tb_error {
     pub(super) fn new(error: Error) -> *mut Self {
         let status = error.kind().into();
         // A path or a name may hold a NUL; the text must not end there.
-        let message = CString::new(error.to_string().replace('\0', "\u{fffd}")).unwrap_or_default();
+        let message = c_text(&error.to_string());
         Box::into_raw(Box::new(Self { status, message }))
     }
 }

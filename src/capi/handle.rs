@@ -3,10 +3,10 @@
 //! A handle is an `Arc` that C holds as a raw pointer to an opaque type. Children hold their parents, so handles may be
 //! freed in any order; a handle is `Send + Sync`, so it may be used from several threads at once.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, CString, c_char};
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// A type that C sees as an opaque handle.
 pub(super) trait Handle: Sized {
@@ -51,10 +51,9 @@ impl<'a, T> Out<'a, T> {
     /// # Safety
     /// `out` is NULL or a place that C may have a `T` written to, which nobody else uses during the call.
     pub(super) unsafe fn new(out: *mut T, name: &str, nothing: T) -> Result<Self> {
-        if out.is_null() {
-            return Err(null(name));
-        }
-        // SAFETY: the caller's promise. The place may not be initialised yet, so it is written before it is borrowed.
+        check_place(out, name)?;
+        // SAFETY: not NULL and aligned, checked above; the rest is the caller's promise. The place may not be
+        // initialised yet, so it is written before it is borrowed.
         unsafe {
             out.write(nothing);
             Ok(Self(&mut *out))
@@ -103,19 +102,6 @@ pub(super) unsafe fn slice<'a, T>(data: *const T, length: usize, name: &str) -> 
     Ok(unsafe { std::slice::from_raw_parts(data, length) })
 }
 
-/// An array of C's to be written; NULL is fine for no elements.
-///
-/// # Safety
-/// `data` is NULL or `length` initialised elements that nobody else uses during the call.
-pub(super) unsafe fn slice_mut<'a, T>(data: *mut T, length: usize, name: &str) -> Result<&'a mut [T]> {
-    check_array(data, length, name)?;
-    if length == 0 {
-        return Ok(&mut []);
-    }
-    // SAFETY: as in `slice`.
-    Ok(unsafe { std::slice::from_raw_parts_mut(data, length) })
-}
-
 fn check_array<T>(data: *const T, length: usize, name: &str) -> Result<()> {
     if length > 0 && data.is_null() {
         return Err(null(name));
@@ -127,6 +113,14 @@ fn check_array<T>(data: *const T, length: usize, name: &str) -> Result<()> {
         Some(bytes) if isize::try_from(bytes).is_ok() => Ok(()),
         _ => Err(Error::invalid(format!("`{name}` cannot have {length} elements"))),
     }
+}
+
+/// That something can be read or written there, as far as the address tells.
+fn check_place<T>(place: *const T, name: &str) -> Result<()> {
+    if place.is_null() {
+        return Err(null(name));
+    }
+    check_array(place, 1, name)
 }
 
 pub(super) fn null(name: &str) -> Error {
@@ -151,10 +145,11 @@ pub(super) unsafe fn options<T: Versioned>(options: *const T, name: &str) -> Res
     if options.is_null() {
         return Ok(known);
     }
-    // SAFETY: every versioned struct begins with its size.
+    check_place(options, name)?;
+    // SAFETY: aligned, checked above; every versioned struct begins with its size.
     let given = unsafe { options.cast::<usize>().read() };
     check_struct_size::<T>(given, name)?;
-    // SAFETY: both have at least that many bytes.
+    // SAFETY: both have at least that many bytes, and every struct of C's is plain data: any bytes are a value.
     unsafe { std::ptr::copy_nonoverlapping(options.cast::<u8>(), (&raw mut known).cast(), given.min(size_of::<T>())) };
     for at in size_of::<T>()..given {
         // SAFETY: within `struct_size`.
@@ -177,13 +172,12 @@ impl<T: Versioned> Info<T> {
     /// # Safety
     /// `out` is NULL or points to as many writable bytes as its `struct_size` says.
     pub(super) unsafe fn new(out: *mut T, name: &str) -> Result<Self> {
-        if out.is_null() {
-            return Err(null(name));
-        }
-        // SAFETY: every versioned struct begins with its size.
+        check_place(out, name)?;
+        // SAFETY: not NULL and aligned, checked above; every versioned struct begins with its size.
         let given = unsafe { out.cast::<usize>().read() };
         check_struct_size::<T>(given, name)?;
-        // SAFETY: the caller's promise; the size itself stays.
+        // SAFETY: `struct_size` bytes are the caller's promise, at least the size itself was checked. Zeros are a value,
+        // and written as bytes: nothing is read from, or borrowed of, what C may not have initialised.
         unsafe { out.cast::<u8>().add(size_of::<usize>()).write_bytes(0, given - size_of::<usize>()) };
         Ok(Self { out, given })
     }
@@ -192,7 +186,8 @@ impl<T: Versioned> Info<T> {
     pub(super) fn set(self, value: T) {
         let skip = size_of::<usize>();
         let end = self.given.min(size_of::<T>());
-        // SAFETY: both have at least `end` bytes; `new` had the promise for `out`.
+        // SAFETY: both have at least `end` bytes (`new` had the promise for `out`), and `end >= skip` by
+        // `check_struct_size`. The copy is one of bytes, so padding may be in it.
         unsafe {
             let from = (&raw const value).cast::<u8>().add(skip);
             std::ptr::copy_nonoverlapping(from, self.out.cast::<u8>().add(skip), end - skip);
@@ -212,32 +207,60 @@ fn check_struct_size<T>(given: usize, name: &str) -> Result<()> {
         .got(given))
 }
 
-/// Copies values into a buffer of C's, and says how many there are.
-///
-/// # Safety
-/// `out` is NULL or room for `capacity` values; `needed` is NULL or a place for a number.
-pub(super) unsafe fn fill<T: Copy>(values: &[T], out: *mut T, capacity: usize, needed: *mut usize) -> Result<()> {
-    // SAFETY: the caller's promise.
-    unsafe { check_room(values.len(), capacity, needed) }?;
-    check_array(out, values.len(), "out")?;
-    // SAFETY: there is room for at least as many; C's buffer overlaps none of ours.
-    unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), out, values.len()) };
-    Ok(())
+/// An array of C's for results, and where C wants to know how many there are. Written only when all is known.
+pub(super) struct Buffer<T> {
+    out: *mut T,
+    capacity: usize,
+    needed: *mut usize,
+    name: &'static str,
 }
 
-/// Says how many values there will be, and whether a buffer has room for them.
-///
-/// # Safety
-/// `needed` is NULL or a place for a number.
-pub(super) unsafe fn check_room(values: usize, capacity: usize, needed: *mut usize) -> Result<()> {
-    if !needed.is_null() {
-        // SAFETY: the caller's promise.
-        unsafe { needed.write(values) };
+impl<T: Copy> Buffer<T> {
+    /// `*needed` is 0 from now on, and the size as soon as that is known.
+    ///
+    /// # Safety
+    /// `out` is NULL or room for `capacity` values, `needed` is NULL or a place for a number, and nobody else uses
+    /// either during the call.
+    pub(super) unsafe fn new(out: *mut T, capacity: usize, needed: *mut usize, name: &'static str) -> Result<Self> {
+        if !needed.is_null() {
+            check_place(needed, "needed")?;
+            // SAFETY: not NULL and aligned, checked above; the rest is the caller's promise.
+            unsafe { needed.write(0) };
+        }
+        Ok(Self { out, capacity, needed, name })
     }
-    if values <= capacity {
-        return Ok(());
+
+    /// Room for exactly `count` values.
+    ///
+    /// What C has not initialised counts as initialised here: the memory is not of Rust's making, so to Rust its bytes
+    /// are unknown but there. Nothing reads them before writing.
+    pub(super) fn room<'a>(self, count: usize) -> Result<&'a mut [T]> {
+        if !self.needed.is_null() {
+            // SAFETY: `new` checked it and had the promise.
+            unsafe { self.needed.write(count) };
+        }
+        if count > self.capacity {
+            return Err(Error::new(ErrorKind::BufferTooSmall, format!("`{}` is too small", self.name))
+                .expected(format_args!("room for {count} values"))
+                .got(format_args!("a capacity of {}", self.capacity)));
+        }
+        check_array(self.out, count, self.name)?;
+        if count == 0 {
+            return Ok(&mut []);
+        }
+        // SAFETY: not NULL, aligned and of a possible size (`check_array`), at most `capacity` values, for which `new`
+        // had the promise.
+        Ok(unsafe { std::slice::from_raw_parts_mut(self.out, count) })
     }
-    Err(Error::new(crate::ErrorKind::BufferTooSmall, "the buffer is too small")
-        .expected(format_args!("room for {values} values"))
-        .got(format_args!("capacity {capacity}")))
+
+    /// Copies the values into it.
+    pub(super) fn fill(self, values: &[T]) -> Result<()> {
+        self.room(values.len())?.copy_from_slice(values);
+        Ok(())
+    }
+}
+
+/// Text for C: it ends at a NUL, so none may be in it.
+pub(super) fn c_text(text: &str) -> CString {
+    CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default()
 }

@@ -4,9 +4,10 @@ use std::ffi::{CString, c_char};
 
 use super::error::{tb_error, tb_status};
 use super::guard::{guard, infallible};
-use super::handle::{self, Handle, Out};
-use crate::clip::{Head, class_names, softmax, top_k};
+use super::handle::{self, Buffer, Handle, Out};
+use crate::clip::{Head, head_tasks, softmax, top_k};
 use crate::error::{Error, Result};
+use crate::tensor::try_zeroed;
 
 /// The frozen classification head of a task: logits = W*(e/|e|) + b. Shareable between threads.
 pub struct tb_head {
@@ -59,10 +60,11 @@ pub unsafe extern "C" fn tb_head_open(
             let task = handle::optional_text(task, "task")?;
             let mut head = Head::open(path, task)?;
             if let Some(classes) = handle::optional_text(classes, "classes")? {
-                head = head.with_classes(class_names(classes, task.unwrap_or_default())?).map_err(|e| e.at(classes))?;
+                let only = head_tasks(path)?;
+                let task = task.or(only.first().map(String::as_str)).unwrap_or_default();
+                head = head.with_class_names(classes, task)?;
             }
-            let name = |name: String| CString::new(name.replace('\0', "\u{fffd}")).unwrap_or_default();
-            let classes = (0..head.num_classes()).map(|class| name(head.class_name(class))).collect();
+            let classes = (0..head.num_classes()).map(|class| handle::c_text(&head.class_name(class))).collect();
             out.set(handle::into_raw::<tb_head>(OpenHead { head, classes }));
             Ok(())
         })
@@ -140,15 +142,14 @@ pub unsafe extern "C" fn tb_head_classify(
                 return Err(Error::invalid("more best classes than there are").expected(classes).got(k));
             }
             let embeds = handle::slice(embeds, product(n, embedding)?, "embeds")?;
-            let top = handle::slice_mut(top, product(n, k)?, "top")?;
-            let mut all = crate::tensor::try_zeroed(product(n, classes)?)?;
-            if !logits.is_null() {
-                handle::check_room(all.len(), capacity, std::ptr::null_mut())?;
-            }
+            let count = product(n, classes)?;
+            let best = product(n, k)?;
+            let top = Buffer::new(top, best, std::ptr::null_mut(), "top")?.room(best)?;
+            let wanted = if logits.is_null() { 0 } else { count };
+            let logits = Buffer::new(logits, capacity, std::ptr::null_mut(), "logits")?.room(wanted)?;
+            let mut all = try_zeroed(count)?;
             head.logits(embeds, &mut all)?;
-            if !logits.is_null() {
-                handle::fill(&all, logits, capacity, std::ptr::null_mut())?;
-            }
+            logits.copy_from_slice(&all[..wanted]);
             if k > 0 {
                 for (logits, best) in all.chunks_exact_mut(classes).zip(top.chunks_exact_mut(k)) {
                     rank(logits, best);

@@ -106,7 +106,7 @@ fn library_info(path: Option<&str>) -> Result<tb_library_properties> {
 /// A C text that is never freed. The same text is kept once, so asking again and again costs no memory.
 fn forever(text: &str) -> *const c_char {
     static TEXTS: OnceLock<std::sync::Mutex<std::collections::BTreeSet<CString>>> = OnceLock::new();
-    let text = CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default();
+    let text = handle::c_text(text);
     let mut texts = TEXTS.get_or_init(Default::default).lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if !texts.contains(&text) {
         texts.insert(text.clone());

@@ -1,6 +1,6 @@
 //! What the library remarks, handed to a function of C's.
 
-use std::ffi::{CString, c_char, c_void};
+use std::ffi::{c_char, c_void};
 use std::fmt::{self, Write};
 use std::sync::{OnceLock, PoisonError, RwLock};
 
@@ -9,6 +9,8 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
 use super::guard::infallible;
+use super::handle::c_text;
+use crate::error::{Error, Result};
 
 /// Something failed.
 pub const TB_LOG_ERROR: u32 = 1;
@@ -22,7 +24,7 @@ pub const TB_LOG_DEBUG: u32 = 4;
 pub const TB_LOG_TRACE: u32 = 5;
 
 /// Receives a remark: its level (TB_LOG_...), a text in UTF-8 that is gone when the function returns, and the caller's
-/// pointer. May be called from any thread, also from several at once. It must not call taskbasis.
+/// pointer. May be called from any thread, also from several at once. It must not call taskbasis, and not throw.
 pub type tb_log_callback = Option<unsafe extern "C" fn(level: u32, message: *const c_char, user_data: *mut c_void)>;
 
 #[derive(Clone, Copy)]
@@ -74,12 +76,13 @@ impl Subscriber for ToC {
     fn event(&self, event: &Event<'_>) {
         let mut text = Text(String::new());
         event.record(&mut text);
-        let Ok(message) = CString::new(text.0.replace('\0', "\u{fffd}")) else { return };
+        let message = c_text(&text.0);
+        let level = number(*event.metadata().level());
         // The lock is held during the call, so that whoever sets another callback knows when this one is done.
         let target = TARGET.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Target { callback, user_data, .. }) = *target {
+        if let Some(Target { callback, user_data, .. }) = target.filter(|target| level <= target.level) {
             // SAFETY: C's function, with what C was told that it gets.
-            unsafe { callback(number(*event.metadata().level()), message.as_ptr(), user_data) };
+            unsafe { callback(level, message.as_ptr(), user_data) };
         }
     }
 
@@ -95,6 +98,18 @@ fn number(level: Level) -> u32 {
         Level::INFO => TB_LOG_INFO,
         Level::DEBUG => TB_LOG_DEBUG,
         Level::TRACE => TB_LOG_TRACE,
+    }
+}
+
+/// The level that C means.
+pub(super) fn log_level(level: u32) -> Result<Level> {
+    match level {
+        TB_LOG_ERROR => Ok(Level::ERROR),
+        TB_LOG_WARN => Ok(Level::WARN),
+        TB_LOG_INFO => Ok(Level::INFO),
+        TB_LOG_DEBUG => Ok(Level::DEBUG),
+        TB_LOG_TRACE => Ok(Level::TRACE),
+        _ => Err(Error::invalid("no such log level").expected("one of TB_LOG_…").got(level)),
     }
 }
 

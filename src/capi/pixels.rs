@@ -2,7 +2,7 @@
 
 use super::error::{tb_error, tb_status};
 use super::guard::guard;
-use super::handle;
+use super::handle::{self, Buffer};
 use crate::clip::{PixelFormat, Pixels, Preprocess};
 use crate::error::{Error, Result};
 
@@ -52,10 +52,11 @@ pub unsafe extern "C" fn tb_preprocess(
     // SAFETY: C's promises, as the header states them, are handed through.
     unsafe {
         guard(err, || {
+            let out = Buffer::new(out, capacity, needed, "out")?;
             let preprocess = Preprocess::new(size)?;
-            handle::check_room(preprocess.len(), capacity, needed)?;
-            let image = image.as_ref().ok_or_else(|| handle::null("image"))?;
-            preprocess.pixels(view(image)?, handle::slice_mut(out, preprocess.len(), "out")?)
+            let image = handle::slice(image, 1, "image")?;
+            let out = out.room(preprocess.len())?;
+            preprocess.pixels(view(&image[0])?, out)
         })
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use super::basis::{model, tb_basis};
 use super::error::{tb_error, tb_status};
 use super::guard::{guard, infallible};
-use super::handle::{self, Handle, Info, Out, Versioned};
+use super::handle::{self, Buffer, Handle, Info, Out, Versioned};
 use crate::basis::{Coefficients, TaskExpr};
 use crate::error::{Error, Result};
 use crate::weights::{TaskWeights, Values, Weights};
@@ -79,7 +79,7 @@ pub unsafe extern "C" fn tb_weights_create(
             let out = Out::new(out, "out", std::ptr::null_mut())?;
             let model = model(basis)?;
             let expression: TaskExpr = handle::text(expression, "expression")?.parse()?;
-            out.set(named(model.weights(&expression)?)?);
+            out.set(named(model.weights(&expression)?));
             Ok(())
         })
     }
@@ -108,7 +108,7 @@ pub unsafe extern "C" fn tb_weights_create_from_tasks(
                 }
                 expression = expression + TaskExpr::task(handle::text(task.name, "tasks->name")?) * task.lambda;
             }
-            out.set(named(model.weights(&expression)?)?);
+            out.set(named(model.weights(&expression)?));
             Ok(())
         })
     }
@@ -133,15 +133,15 @@ pub unsafe extern "C" fn tb_weights_create_from_coefficients(
             let out = Out::new(out, "out", std::ptr::null_mut())?;
             let model = model(basis)?;
             let vectors = handle::slice(coefficients, n, "coefficients")?.to_vec();
-            out.set(named(model.weights_from(Coefficients { vectors, mean })?)?);
+            out.set(named(model.weights_from(Coefficients { vectors, mean })?));
             Ok(())
         })
     }
 }
 
-fn named(weights: TaskWeights) -> Result<*mut tb_weights> {
-    let expression = CString::new(weights.name()).map_err(|e| Error::invalid("a name holds a NUL").because(e))?;
-    Ok(handle::into_raw::<tb_weights>(NamedWeights { weights, expression, names: OnceLock::new() }))
+fn named(weights: TaskWeights) -> *mut tb_weights {
+    let expression = handle::c_text(weights.name());
+    handle::into_raw::<tb_weights>(NamedWeights { weights, expression, names: OnceLock::new() })
 }
 
 /// The expression in its usual spelling, UTF-8. It belongs to the handle. NULL for NULL.
@@ -170,11 +170,14 @@ pub unsafe extern "C" fn tb_weights_coefficients(
     // SAFETY: as in `tb_weights_create`.
     unsafe {
         guard(err, || {
+            let out = Buffer::new(out, capacity, needed, "out")?;
+            let mean = (!mean.is_null()).then(|| Out::new(mean, "mean", 0.0)).transpose()?;
             let coefficients = handle::borrow(weights)?.weights.coefficients();
-            if !mean.is_null() {
-                mean.write(coefficients.mean);
+            out.fill(&coefficients.vectors)?;
+            if let Some(mean) = mean {
+                mean.set(coefficients.mean);
             }
-            handle::fill(&coefficients.vectors, out, capacity, needed)
+            Ok(())
         })
     }
 }
@@ -292,10 +295,11 @@ pub unsafe extern "C" fn tb_weights_copy_tensor(
     // SAFETY: as in `tb_weights_create`.
     unsafe {
         guard(err, || {
+            let out = Buffer::new(out, capacity, needed, "out")?;
             let name = handle::text(name, "name")?;
             let weights = handle::borrow(weights)?.weights.get()?;
             let (_, _, values) = weights.at(weights.index_of(name)?)?;
-            handle::fill(floats(values)?, out, capacity, needed)
+            out.fill(floats(values)?)
         })
     }
 }
@@ -310,13 +314,8 @@ pub unsafe extern "C" fn tb_weights_free(weights: *mut tb_weights) {
 impl NamedWeights {
     /// A view that stays valid as long as `self` pins `weights`.
     fn view(&self, weights: &Arc<Weights>, index: usize) -> Result<tb_tensor> {
-        let names = self.names.get_or_init(|| {
-            weights
-                .iter()
-                .map(|(name, _, _)| CString::new(name.replace('\0', "\u{fffd}")).unwrap_or_default())
-                .collect()
-        });
         let (_, shape, values) = weights.at(index)?;
+        let names = self.names.get_or_init(|| weights.iter().map(|(name, ..)| handle::c_text(name)).collect());
         let values = floats(values)?;
         Ok(tb_tensor {
             struct_size: 0,

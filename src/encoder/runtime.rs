@@ -94,6 +94,17 @@ impl Runtime {
         &self.providers
     }
 
+    /// How much ONNX Runtime says to `tracing` from now on, in the whole process; at first, warnings and errors. Its
+    /// "info" is debug here, its "verbose" trace.
+    pub fn set_log_level(&self, level: tracing::Level) {
+        self.environment.set_log_level(match level {
+            tracing::Level::ERROR => LogLevel::Error,
+            tracing::Level::WARN | tracing::Level::INFO => LogLevel::Warning,
+            tracing::Level::DEBUG => LogLevel::Info,
+            tracing::Level::TRACE => LogLevel::Verbose,
+        });
+    }
+
     pub(super) fn environment(&self) -> &Environment {
         &self.environment
     }
