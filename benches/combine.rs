@@ -70,6 +70,12 @@ fn data(dtype: DType, count: usize, seed: u32) -> Tensor {
     Tensor::contiguous(&Arc::new(Mapping::from_vec(bytes, "bench")), 0..length, dtype, &[count]).unwrap()
 }
 
+/// Reads what the caches have no room for, so that no variant pays for the lines that the one before it left dirty.
+fn settle(base: &Tensor) {
+    let bytes = base.bytes().unwrap();
+    std::hint::black_box(bytes.iter().take(96 << 20).step_by(64).fold(0u8, |any, &byte| any | byte));
+}
+
 /// One way to do it; gets the output and leaves the result there.
 type Variant<'a> = (String, Box<dyn FnMut(&mut [f32]) + 'a>);
 
@@ -127,6 +133,7 @@ fn compare(base: &Tensor, terms: &[Tensor], lengths: &[usize], out: &mut [f32], 
     let mut sums = vec![0u64; variants.len()];
     for round in 0..=rounds {
         for (v, (_, run)) in variants.iter_mut().enumerate() {
+            settle(base);
             let start = Instant::now();
             run(out);
             let seconds = start.elapsed().as_secs_f64();
