@@ -20,8 +20,9 @@ pub struct Segment<'a> {
 
 /// Results of this many bytes or more are written past the caches. They would push out what the caches hold and not
 /// be there when they are read; and an ordinary store first reads the line that it will overwrite. Below, a result
-/// that stays in the cache helps whoever reads it next: counting that reader's time, ordinary stores won below 4 MiB,
-/// the two were even from 4 to 8, and streaming was ahead in most sizes from 16 on (32 MiB of third-level cache).
+/// that stays in the cache helps whoever reads it next. Counting that reader's time too (M = 4, one thread, 32 MiB of
+/// third-level cache, two runs), ordinary stores won by 3 to 7 % up to 2 MiB and by 2 % or less at 4 and 8; from 16 on
+/// the runs disagreed, between 7 % lost by streaming and 26 % won. Without the reader streaming mostly won.
 const STREAM_FROM: usize = 8 << 20;
 
 /// A thread must have this many bytes to read and write before another one is worth its start: starting and joining one
