@@ -6,12 +6,18 @@ PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 export ORT_DYLIB_PATH ?= $(CURDIR)/.onnxruntime/libonnxruntime.so
 
-.PHONY: demo test bench build onnxruntime lint fuzz clean
+# Where `make install` installs, and what packagers put before that.
+PREFIX ?= /usr/local
+DESTDIR ?=
+# The folder of libraries and program to install; given, nothing is built.
+BUILT ?=
+
+.PHONY: demo test bench build onnxruntime install uninstall check-sanitizers lint fuzz clean
 
 ## The main job on the digits family: every task from one basis.
 demo: onnxruntime
-	$(CARGO) build --release
-	$(CARGO) run --release --quiet --example demo
+	$(CARGO) build --release --workspace
+	$(CARGO) run --release --quiet --package taskbasis-examples --bin demo
 
 ## The whole suite.
 test: onnxruntime
@@ -31,6 +37,17 @@ onnxruntime: .onnxruntime/libonnxruntime.so
 
 .onnxruntime/libonnxruntime.so:
 	$(PYTHON) scripts/fetch-onnxruntime .onnxruntime
+
+## Libraries, headers, program, pkg-config and CMake files under PREFIX, and ONNX Runtime beside the library.
+install: $(if $(BUILT),,build)
+	DESTDIR="$(DESTDIR)" scripts/install "$(or $(BUILT),$(TARGET)/release)" "$(PREFIX)" .onnxruntime
+
+uninstall:
+	DESTDIR="$(DESTDIR)" scripts/install --remove "$(PREFIX)"
+
+## The C and C++ programs under valgrind and the sanitizers; needs gcc or clang, valgrind, and nightly Rust.
+check-sanitizers: onnxruntime
+	scripts/check-sanitizers
 
 lint:
 	$(CARGO) fmt --check

@@ -7,7 +7,6 @@
 //!
 //! Bytes are those that the task must read and write once: base, terms and output. Without `--bench` (as `cargo test`
 //! calls it) everything runs once on little data and only the results are compared.
-
 #![allow(clippy::print_stdout, missing_docs)]
 
 use std::sync::Arc;

@@ -23,6 +23,8 @@
 //! # Ok::<(), taskbasis::Error>(())
 //! ```
 
+#![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
 pub mod basis;
 pub mod capi;
 pub mod checkpoint;
@@ -34,6 +36,7 @@ pub mod mmap;
 pub mod onnx;
 mod replace;
 mod suggest;
+pub mod synthetic;
 pub mod tensor;
 pub mod weights;
 

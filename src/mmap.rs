@@ -1,8 +1,9 @@
 //! The bytes of a file: mapped, or read into memory. The only user of `memmap2`.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::Read;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -27,7 +28,8 @@ pub struct Mapping {
 }
 
 enum Bytes {
-    Mmap(memmap2::Mmap),
+    /// The file stays open beside its mapping, for [`Mapping::peek`].
+    Mmap(memmap2::Mmap, File),
     Heap(Vec<u8>),
 }
 
@@ -52,7 +54,7 @@ impl Mapping {
             // SAFETY: a mapping is sound as long as nobody shortens or rewrites the file meanwhile. That cannot be
             // checked; `MapMode::Map` says so, and our own writers replace files instead of writing into them.
             let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io("cannot map", path, e))?;
-            Bytes::Mmap(map)
+            Bytes::Mmap(map, file)
         } else {
             let mut bytes = Vec::new();
             bytes.try_reserve_exact(length).map_err(|_| Error::out_of_memory(length).at(path))?;
@@ -67,6 +69,27 @@ impl Mapping {
         Self { bytes: Bytes::Heap(bytes), path: path.into() }
     }
 
+    /// A few bytes, without bringing the pages around them into this process.
+    ///
+    /// Looking at one place of a mapping costs a page fault, which maps the neighbourhood too; an archive with
+    /// thousands of entries has a header to be looked at before each. Reading them is several times faster.
+    ///
+    /// # Panics
+    /// When the range leaves the file.
+    pub fn peek(&self, range: Range<usize>) -> Cow<'_, [u8]> {
+        #[cfg(unix)]
+        if let Bytes::Mmap(_, file) = &self.bytes {
+            use std::os::unix::fs::FileExt;
+
+            assert!(range.end <= self.len(), "range outside the file");
+            let mut bytes = vec![0; range.len()];
+            if file.read_exact_at(&mut bytes, range.start as u64).is_ok() {
+                return Cow::Owned(bytes);
+            }
+        }
+        Cow::Borrowed(&self[range])
+    }
+
     /// Where the bytes came from.
     pub fn path(&self) -> &Path {
         &self.path
@@ -74,7 +97,7 @@ impl Mapping {
 
     /// Whether the bytes are mapped (their pages belong to the page cache) rather than in this process's memory.
     pub fn is_mapped(&self) -> bool {
-        matches!(self.bytes, Bytes::Mmap(_))
+        matches!(self.bytes, Bytes::Mmap(..))
     }
 }
 
@@ -83,7 +106,7 @@ impl Deref for Mapping {
 
     fn deref(&self) -> &[u8] {
         match &self.bytes {
-            Bytes::Mmap(map) => map,
+            Bytes::Mmap(map, _) => map,
             Bytes::Heap(bytes) => bytes,
         }
     }
@@ -114,6 +137,9 @@ impl Anonymous {
         }
         let bytes = length.checked_mul(size_of::<f32>()).ok_or_else(|| Error::out_of_memory(usize::MAX))?;
         let map = memmap2::MmapMut::map_anon(bytes).map_err(|e| Error::out_of_memory(bytes).because(e))?;
+        // A fault for every 4 KiB would cost more than the arithmetic that fills them. Only advice: it may be refused.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
         Ok(Self { map: Some(map) })
     }
 

@@ -311,7 +311,7 @@ fn info_sizes<T>(call: impl Fn(*mut T, *mut *mut tb_error) -> tb_status) {
         words[0] = size as u64;
         let result = outcome(|e| call(words.as_mut_ptr().cast(), e));
         for (eight, word) in memory.chunks_exact_mut(8).zip(words) {
-            eight.copy_from_slice(&word.to_ne_bytes());
+            eight.copy_from_slice(&word.to_le_bytes());
         }
         (memory, result)
     };
@@ -320,7 +320,7 @@ fn info_sizes<T>(call: impl Fn(*mut T, *mut *mut tb_error) -> tb_status) {
     for size in (8..=known + 64).step_by(8) {
         let (memory, (status, message)) = try_size(size);
         assert_eq!(status, TB_OK, "struct_size {size}: {message}");
-        assert_eq!(&memory[..8], size.to_ne_bytes(), "the size stays the program's");
+        assert_eq!(&memory[..8], size.to_le_bytes(), "the size stays the program's");
         let both = size.min(known);
         // Texts may lie elsewhere in every call, numbers not; what is told at all is told to all.
         let told = |bytes: &[u8]| bytes[8..both].chunks(8).map(|b| b.iter().any(|b| *b != 0)).collect::<Vec<_>>();

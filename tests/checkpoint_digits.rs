@@ -1,16 +1,11 @@
 //! The same model in all the forms that others save it in opens as the same model.
 
-use std::path::PathBuf;
+mod common;
 
+use common::digits;
 use taskbasis::checkpoint::torch::Archive;
 use taskbasis::checkpoint::{Checkpoint, Format};
 use taskbasis::{DType, MapMode};
-
-fn digits(relative: &str) -> Option<PathBuf> {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let found = ["examples/digits", "../shared/digits"].iter().map(|dir| root.join(dir).join(relative));
-    found.into_iter().find(|path| path.exists())
-}
 
 /// The checkpoint, or `None` (and a line that says so) where the test data is not there.
 fn open(relative: &str) -> Option<Checkpoint> {
@@ -66,7 +61,10 @@ fn reading_and_mapping_give_the_same() {
     }
     assert_eq!(mapped.parameters(), 193_281);
     let error = mapped.require("visual.projj").unwrap_err().to_string();
-    assert!(error.ends_with("tensor `visual.projj`: the file has no such tensor. It has `visual.proj`"), "{error}");
+    assert!(
+        error.ends_with("tensor `visual.projj`: the file has no such tensor. Did you mean `visual.proj`?"),
+        "{error}"
+    );
 }
 
 #[test]

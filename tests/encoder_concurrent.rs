@@ -1,5 +1,4 @@
 //! Every call gets the embeddings of the weights that it names, whatever else runs at the same time.
-#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 mod encoder_support;
 

@@ -1,5 +1,4 @@
 //! The encoder computes what the reference computes, and what a plain implementation computes.
-#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 mod encoder_support;
 

@@ -1,6 +1,5 @@
 //! Weights are read where they are. (One test, in a process of its own: it watches the process's memory.)
 #![cfg(target_os = "linux")]
-#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 mod encoder_support;
 

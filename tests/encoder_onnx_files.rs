@@ -1,5 +1,4 @@
 //! The hand-written schema reads what other programs write.
-#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 mod encoder_support;
 

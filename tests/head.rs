@@ -1,7 +1,8 @@
 //! Heads and evaluation data, against what the reference computed.
 
-use std::path::{Path, PathBuf};
+mod common;
 
+use common::whole_digits as digits;
 use safetensors::{Dtype, SafeTensors, serialize_to_file, tensor::TensorView};
 use taskbasis::ErrorKind;
 use taskbasis::clip::dataset::Dataset;
@@ -9,15 +10,6 @@ use taskbasis::clip::head::{Head, class_names, head_tasks, top_k};
 use taskbasis::clip::preprocess::{PixelFormat, Preprocess};
 
 const TASKS: [&str; 8] = ["MNIST", "OptDigits", "Inverted", "Rotated", "Parity", "Colors", "Quadrant", "Loops"];
-
-fn digits(rel: &str) -> Option<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let found = ["examples/digits", "../shared/digits"].iter().map(|d| root.join(d).join(rel)).find(|p| p.exists());
-    if found.is_none() {
-        eprintln!("skipped: no {rel}");
-    }
-    found
-}
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()

@@ -1,6 +1,5 @@
 //! Finding and loading ONNX Runtime. A process can load one once, so every case runs in a process of its own: this
 //! test program again, started for its one `child` test.
-#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -45,7 +45,7 @@ impl Coefficients {
 
 /// How a method gets its tasks back: a column of coefficients a task.
 ///
-/// τ̂_t = Σ_m table[m,t]·s_m (+ mean, for PCA); Autoencoder: W, PCA: C, Random: P, RandomSample: a unit column for
+/// `τ̂_t = Σ_m table[m,t]·s_m` (+ mean, for PCA); Autoencoder: W, PCA: C, Random: P, RandomSample: a unit column for
 /// each selected task and none for the others.
 #[derive(Clone, Debug)]
 pub struct Recovery {

@@ -15,11 +15,11 @@ use crate::tensor::Tensor;
 /// How a basis was made, and so how its tasks are recovered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Method {
-    /// Softmax encoder, linear decoder: τ̂_t = Σ_m W[m,t]·s_m.
+    /// Softmax encoder, linear decoder: `τ̂_t = Σ_m W[m,t]·s_m`.
     Autoencoder,
-    /// Principal components: τ̂_t = mean + Σ_m C[m,t]·s_m.
+    /// Principal components: `τ̂_t = mean + Σ_m C[m,t]·s_m`.
     Pca,
-    /// Random projection: τ̂_t = Σ_m P[m,t]·s_m, with the vectors as stored.
+    /// Random projection: `τ̂_t = Σ_m P[m,t]·s_m`, with the vectors as stored.
     Random,
     /// M of the task vectors themselves: τ̂_t = s_m for the tasks that were selected, nothing for the others.
     RandomSample,

@@ -145,7 +145,7 @@ pub unsafe extern "C" fn tb_basis_info(
                 tasks: tasks.len(),
                 vectors: basis.map_or(0, Basis::vectors),
                 has_mean: basis.is_some_and(Basis::has_mean).into(),
-                parameters: base.parameters() as u64,
+                parameters: base.parameters(),
                 image_tower_parameters: image_tower as u64,
                 file_bytes: basis.map_or(0, Basis::file_bytes),
             });

@@ -21,6 +21,7 @@ use indexmap::IndexMap;
 
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
+use crate::suggest;
 use crate::tensor::Tensor;
 
 /// What canonical names of the image tower begin with.
@@ -142,11 +143,9 @@ impl Checkpoint {
     pub fn require(&self, name: &str) -> Result<&Tensor> {
         self.get(name).ok_or_else(|| {
             let error = Error::not_found("the file has no such tensor").at(&self.path).tensor(name);
-            let near = names::nearest(name, self.tensors.keys().map(String::as_str));
-            if near.is_empty() {
-                error.hint(format!("It holds {} tensors", self.len()))
-            } else {
-                error.hint(format!("It has `{}`", near.join("`, `")))
+            match suggest::nearest(name, self.tensors.keys().map(String::as_str)) {
+                Some(near) => error.hint(format!("Did you mean `{near}`?")),
+                None => error.hint(format!("It holds {} tensors", self.len())),
             }
         })
     }

@@ -203,37 +203,6 @@ fn layer(name: &str) -> Option<Place> {
     Some(Place::Third(format!("{block}.attn.in_proj_{kind}"), third))
 }
 
-/// At most three of `names` that look like `wanted`: what a message offers for a name that is not known.
-pub fn nearest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
-    const MAX_LENGTH: usize = 128; // Longer ones are nobody's typing error, and the distance costs the square.
-    if wanted.len() > MAX_LENGTH {
-        return Vec::new();
-    }
-    let limit = wanted.len() / 3 + 2;
-    let mut near: Vec<_> = names
-        .filter(|name| name.len().abs_diff(wanted.len()) <= limit && name.len() <= MAX_LENGTH)
-        .take(4096)
-        .map(|name| (distance(wanted.as_bytes(), name.as_bytes()), name))
-        .filter(|&(distance, _)| distance <= limit)
-        .collect();
-    near.sort();
-    near.into_iter().take(3).map(|(_, name)| name).collect()
-}
-
-/// Levenshtein's distance: the fewest insertions, deletions and replacements of bytes.
-fn distance(a: &[u8], b: &[u8]) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,13 +277,5 @@ mod tests {
             assert!(error(&[name]).starts_with(&format!("tensor `{name}`: this tensor has no place")));
         }
         assert_eq!(names(&["text_model.final_layer_norm.bias"]), ["text_model.final_layer_norm.bias"]);
-    }
-
-    #[test]
-    fn near_names_are_offered() {
-        let known = ["visual.proj", "visual.conv1.weight", "logit_scale"];
-        assert_eq!(nearest("visual.projj", known.into_iter()), ["visual.proj"]);
-        assert!(nearest("something.else", known.into_iter()).is_empty());
-        assert_eq!(distance(b"kitten", b"sitting"), 3);
     }
 }

@@ -1,17 +1,19 @@
 //! Where the entries of a zip archive lie: what is needed of the format to map stored entries in place.
 //!
-//! PyTorch writes every entry stored (not compressed), so an entry is a byte range of the file. The central directory
-//! lists them; where an entry's data begins is known only from the header in front of it, which is read when the entry
+//! PyTorch writes pickles and tensors stored (not compressed), so each is a byte range of the file; what it does
+//! compress, TorchScript's code, nobody here asks for. The central directory lists the entries; where an entry's data begins is known only from the header in front of it, which is read when the entry
 //! is first asked for: opening an archive of thousands of tensors touches its directory and nothing else.
 //!
 //! Field names and numbers follow PKWARE's APPNOTE.TXT 6.3.10, sections 4.3 (layout) and 4.5.3 (zip64).
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use indexmap::IndexMap;
 
 use crate::error::{Error, Result};
+use crate::mmap::Mapping;
 
 const LOCAL_HEADER: u32 = 0x0403_4b50;
 const CENTRAL_HEADER: u32 = 0x0201_4b50;
@@ -20,6 +22,8 @@ const ZIP64_END_OF_DIRECTORY: u32 = 0x0606_4b50;
 const ZIP64_LOCATOR: u32 = 0x0706_4b50;
 
 const LOCAL_HEADER_SIZE: usize = 30;
+/// How much of a local header is read at first.
+const HEADER_GUESS: usize = 256;
 const CENTRAL_HEADER_SIZE: usize = 46;
 const END_OF_DIRECTORY_SIZE: usize = 22;
 const ZIP64_END_OF_DIRECTORY_SIZE: usize = 56;
@@ -47,8 +51,11 @@ struct Entry {
     header: usize,
     /// The entry ends here at the latest: where the next one, or the directory, begins. So no two overlap.
     limit: usize,
+    /// The bytes it occupies.
     size: usize,
     crc: u32,
+    /// Neither compressed nor encrypted.
+    stored: bool,
 }
 
 impl Directory {
@@ -61,7 +68,7 @@ impl Directory {
     ///
     /// # Errors
     /// [`ErrorKind::Format`](crate::ErrorKind::Format) when the file is truncated, a range leaves it, two entries have
-    /// one name or begin at one place, or an entry is compressed, encrypted or on another disk.
+    /// one name or overlap, or the archive is spread over several disks.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let (directory, count) = find_directory(bytes)?;
         let end = directory.end;
@@ -96,15 +103,28 @@ impl Directory {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) when there is no such entry;
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when it is compressed or encrypted;
     /// [`ErrorKind::Format`](crate::ErrorKind::Format) when its own header contradicts the directory or its data reach
     /// into the next entry.
-    pub fn range(&self, bytes: &[u8], name: &str) -> Result<Range<usize>> {
+    pub fn range(&self, bytes: &Mapping, name: &str) -> Result<Range<usize>> {
         let entry =
             self.entries.get(name).ok_or_else(|| Error::not_found(format!("the archive has no entry `{name}`")))?;
-        let header = bytes
-            .get(entry.header..entry.limit)
-            .filter(|header| u32_at(header, 0) == Some(LOCAL_HEADER))
-            .ok_or_else(|| damaged(name, "has no header").got(format_args!("other bytes at {}", entry.header)))?;
+        if !entry.stored {
+            return Err(not_stored(name));
+        }
+        let room = entry.header..entry.limit.min(bytes.len());
+        if room.start > room.end {
+            return Err(damaged(name, "has no header").got(format_args!("the file's end before {}", entry.header)));
+        }
+        // Usually a header is some hundred bytes: PyTorch pads it so that the data are aligned.
+        let mut header = bytes.peek(room.start..room.end.min(room.start + HEADER_GUESS));
+        if header_size(&header).is_some_and(|size| size > header.len()) {
+            header = Cow::Borrowed(&bytes[room.clone()]);
+        }
+        let header = &*header;
+        if u32_at(header, 0) != Some(LOCAL_HEADER) {
+            return Err(damaged(name, "has no header").got(format_args!("other bytes at {}", entry.header)));
+        }
         let short = || damaged(name, "has a header that reaches into the next entry");
         let flags = u16_at(header, 6).ok_or_else(short)?;
         let method = u16_at(header, 8).ok_or_else(short)?;
@@ -136,14 +156,19 @@ impl Directory {
         if crc != entry.crc && !(streamed && crc == 0) {
             return Err(damaged(name, "has two checksums"));
         }
-        if header.len() - start < entry.size {
+        if room.len() - start < entry.size {
             return Err(damaged(name, "reaches into the next entry or past the end")
                 .expected(format_args!("{} bytes", entry.size))
-                .got(format_args!("room for {}", header.len() - start)));
+                .got(format_args!("room for {}", room.len() - start)));
         }
         let start = entry.header + start;
         Ok(start..start + entry.size)
     }
+}
+
+/// The bytes of a local header with its name and extra fields.
+fn header_size(header: &[u8]) -> Option<usize> {
+    Some(LOCAL_HEADER_SIZE + usize::from(u16_at(header, 26)?) + usize::from(u16_at(header, 28)?))
 }
 
 /// The directory's range and the number of its entries, from the records at the end of the file.
@@ -171,7 +196,7 @@ fn find_directory(bytes: &[u8]) -> Result<(Range<usize>, u64)> {
             return Err(Error::format("the archive has no zip64 end record where it should be")
                 .got(format_args!("other bytes at {at}")));
         }
-        if u64_at(bytes, at + 16) != Some(0) {
+        if u64_at(bytes, at + 16) != Some(0) || u64_at(bytes, at + 24) != u64_at(bytes, at + 32) {
             return Err(several());
         }
         // Where the 32-bit record does not defer to this one, the two must agree.
@@ -215,7 +240,7 @@ fn find_end_record(bytes: &[u8]) -> Result<usize> {
 /// The first entry of `rest`: its name, what is known of it, and the length of its record.
 fn central_entry(rest: &[u8], directory: usize) -> Result<(&str, Entry, usize)> {
     let short = || truncated("its directory");
-    if u32_at(rest, 0) != Some(CENTRAL_HEADER) {
+    if u32_at(rest, 0).ok_or_else(short)? != CENTRAL_HEADER {
         return Err(Error::format("the archive's directory has something else where an entry should be"));
     }
     let flags = u16_at(rest, 8).ok_or_else(short)?;
@@ -232,9 +257,6 @@ fn central_entry(rest: &[u8], directory: usize) -> Result<(&str, Entry, usize)> 
     let extra = rest.get(name_end..extra_end).ok_or_else(short)?;
     let name = std::str::from_utf8(name)
         .map_err(|_| Error::format("an entry's name is not UTF-8").got(String::from_utf8_lossy(name)))?;
-    if method != STORED || flags & FLAG_ENCRYPTED != 0 {
-        return Err(not_stored(name));
-    }
     if disk != 0 {
         return Err(Error::unsupported(format!("the archive's entry `{name}` is on another disk")));
     }
@@ -243,22 +265,23 @@ fn central_entry(rest: &[u8], directory: usize) -> Result<(&str, Entry, usize)> 
     let uncompressed = zip64.resolve(uncompressed).ok_or_else(missing)?;
     let compressed = zip64.resolve(compressed).ok_or_else(missing)?;
     let header = zip64.resolve(header).ok_or_else(missing)?;
-    if compressed != uncompressed {
+    let stored = method == STORED && flags & FLAG_ENCRYPTED == 0;
+    if stored && compressed != uncompressed {
         return Err(damaged(name, "is stored but has two sizes").expected(uncompressed).got(compressed));
     }
     let outside = || {
         damaged(name, "lies outside the file's data")
             .expected(format_args!("all of it before the directory at {directory}"))
-            .got(format_args!("{uncompressed} bytes with a header at {header}"))
+            .got(format_args!("{compressed} bytes with a header at {header}"))
             .hint(TRUNCATED_HINT)
     };
-    let size = usize::try_from(uncompressed).map_err(|_| outside())?;
+    let size = usize::try_from(compressed).map_err(|_| outside())?;
     let header = usize::try_from(header).map_err(|_| outside())?;
     let ends = header.checked_add(LOCAL_HEADER_SIZE + name.len()).and_then(|data| data.checked_add(size));
     if ends.is_none_or(|ends| ends > directory) {
         return Err(outside());
     }
-    Ok((name, Entry { header, limit: directory, size, crc }, end))
+    Ok((name, Entry { header, limit: directory, size, crc, stored }, end))
 }
 
 /// Orders the entries by place and gives each the room up to the next.
@@ -316,8 +339,7 @@ fn damaged(name: &str, what: &str) -> Error {
 
 fn not_stored(name: &str) -> Error {
     Error::unsupported(format!("the archive's entry `{name}` is compressed or encrypted"))
-        .expected("stored entries, as torch.save writes them")
-        .hint("Was the file zipped again? Open it and save it again with torch.save")
+        .hint("Was the file zipped again? PyTorch stores its entries: open it there and save it again")
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {

@@ -1,7 +1,7 @@
 //! Evaluation data: labelled images of several tasks in one mapped safetensors file.
 //!
-//! `{task}/{split}/images`: u8 [N, H, W, 3], or [N, H, W, 1] or [N, H, W] for grey; `{task}/{split}/labels`: any
-//! integer type, [N]. Opening reads the header; a split's labels are read when the split is asked for, its images
+//! `{task}/{split}/images`: u8 `[N, H, W, 3]`, or `[N, H, W, 1]` or `[N, H, W]` for grey; `{task}/{split}/labels`: any
+//! integer type, `[N]`. Opening reads the header; a split's labels are read when the split is asked for, its images
 //! when they are looked at.
 #![forbid(unsafe_code)]
 

@@ -24,7 +24,7 @@ pub struct Head {
 }
 
 impl Head {
-    /// A head of `weight` [C, e], row-major, and `bias` [C]; without names for its classes.
+    /// A head of `weight` `[C, e]`, row-major, and `bias` `[C]`; without names for its classes.
     ///
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) when the lengths do not fit together;
@@ -33,7 +33,7 @@ impl Head {
         if bias.is_empty() || weight.is_empty() {
             return Err(Error::format("a head without classes"));
         }
-        if weight.len() % bias.len() != 0 {
+        if !weight.len().is_multiple_of(bias.len()) {
             return Err(Error::mismatch("a head's weight and bias disagree")
                 .expected(format_args!("[C, e] and [C]"))
                 .got(format_args!("{} and {} values", weight.len(), bias.len())));
@@ -46,7 +46,7 @@ impl Head {
     }
 
     /// Opens the head of `task` from `path`, which is one of
-    /// - a file of several heads, `{task}/weight` [C, e] and `{task}/bias` [C];
+    /// - a file of several heads, `{task}/weight` `[C, e]` and `{task}/bias` `[C]`;
     /// - a file of one head, `weight` and `bias`;
     /// - a folder of such files named `head_{task}Val.pt`, `head_{task}.pt` or `{task}.safetensors`.
     ///
@@ -89,7 +89,7 @@ impl Head {
         Self::from_tensors(weight, find(&format!("{task}/bias")), &format!("{task}/")).map_err(|e| e.at(path))
     }
 
-    /// A head from its tensors: `weight` [C, e] and `bias` [C], of any float type; `prefix` is what errors put before
+    /// A head from its tensors: `weight` `[C, e]` and `bias` `[C]`, of any float type; `prefix` is what errors put before
     /// these names.
     ///
     /// # Errors
@@ -143,7 +143,7 @@ impl Head {
         self.embedding
     }
 
-    /// The rows of the classes, [C, e] in row-major order.
+    /// The rows of the classes, `[C, e]` in row-major order.
     pub fn weight(&self) -> &[f32] {
         &self.weight
     }
@@ -158,7 +158,7 @@ impl Head {
         &self.classes
     }
 
-    /// The logits of `embeddings`, [N, e], into `out`, [N, C]: W·(e/‖e‖) + b. The embeddings need no normalisation.
+    /// The logits of `embeddings`, `[N, e]`, into `out`, `[N, C]`: W·(e/‖e‖) + b. The embeddings need no normalisation.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when a length does not fit, or an embedding
@@ -166,7 +166,7 @@ impl Head {
     pub fn logits(&self, embeddings: &[f32], out: &mut [f32]) -> Result<()> {
         let (embedding, classes) = (self.embedding, self.num_classes());
         let count = embeddings.len() / embedding;
-        if embeddings.len() % embedding != 0 || count.checked_mul(classes) != Some(out.len()) {
+        if !embeddings.len().is_multiple_of(embedding) || count.checked_mul(classes) != Some(out.len()) {
             return Err(Error::invalid("embeddings or logits have the wrong length")
                 .expected(format_args!("N × {embedding} and N × {classes}"))
                 .got(format_args!("{} and {}", embeddings.len(), out.len())));

@@ -1,23 +1,17 @@
 //! What the encoder's tests share: real and random weights, and a plain implementation to compare with.
 #![allow(dead_code, unreachable_pub)] // Every test file uses a part of it.
 
+#[path = "../common/mod.rs"]
+mod common;
+
+pub use common::digits;
+
 pub mod naive;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use taskbasis::{Activation, Arch, ArchHints, WeightSource};
-
-/// A file of the digits family: the part of it that the repository ships, or the whole beside it.
-pub fn digits(rel: &str) -> Option<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let found =
-        ["examples/digits", "../shared/digits"].map(|dir| root.join(dir).join(rel)).into_iter().find(|p| p.exists());
-    if found.is_none() {
-        println!("skipped: no {rel}");
-    }
-    found
-}
 
 /// Whether ONNX Runtime is there; where it is not, the tests that need it say so and pass.
 pub fn runtime() -> bool {

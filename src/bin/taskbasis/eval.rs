@@ -92,7 +92,9 @@ impl Eval {
             done.push(Accuracy { task: task.clone(), right, images: split.len() });
         }
         bar.finish_and_clear();
-        if let ([], Some((_, error))) = (done.as_slice(), skipped.pop()) {
+        if done.is_empty()
+            && let Some((_, error)) = skipped.pop()
+        {
             return Err(error);
         }
 

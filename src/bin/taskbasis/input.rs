@@ -10,7 +10,7 @@ pub enum Input {
     /// `pixel_values` f32 [N,3,S,S].
     Pixels { checkpoint: Checkpoint, size: usize },
     /// Image files, decoded and preprocessed batch by batch.
-    Files { files: Vec<PathBuf>, preprocess: Preprocess },
+    Files { files: Vec<PathBuf>, preprocess: Box<Preprocess> },
 }
 
 impl Input {
@@ -29,7 +29,7 @@ impl Input {
                 files.push(path.clone());
             }
         }
-        Ok(Self::Files { files, preprocess: Preprocess::new(size)? })
+        Ok(Self::Files { files, preprocess: Box::new(Preprocess::new(size)?) })
     }
 
     fn pixels(path: &Path, size: usize) -> Result<Self> {

@@ -162,7 +162,7 @@ fn checkpoint_text(checkpoint: &Checkpoint) -> String {
         "{}\n\nformat        {}\nparameters    {}\n  image tower {}\nbytes         {}\narchitecture  {architecture}\n\n{}",
         checkpoint.path().display(),
         checkpoint.format().name(),
-        grouped(checkpoint.parameters() as u64),
+        grouped(checkpoint.parameters()),
         grouped(image_tower_parameters(checkpoint) as u64),
         bytes(checkpoint.file_bytes()),
         table(&rows),

@@ -1,5 +1,6 @@
 //! The `taskbasis` program: any task of a basis, from one command.
 #![allow(unreachable_pub)] // A program exports nothing.
+#![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 mod args;
 mod classify;

@@ -9,9 +9,9 @@
 //! 4. Take (x/255 − mean)/std in f32, channels first.
 //!
 //! That the order is this one, and not RGB first, was checked against tensors that open_clip made: for images with
-//! a palette or with alpha the two differ by up to 1.8 and 0.13; the one built here differs by nothing.
+//! a palette or with alpha the two differ by up to 1.8 and 0.13, while the one built here agrees in every bit.
 //!
-//! A pixel may be in memory already ([`Preprocess::pixels`]) or, with the feature `images`, in a PNG or JPEG file
+//! The image may be in memory already ([`Preprocess::pixels`]) or, with the feature `images`, in a PNG or JPEG file
 //! ([`Preprocess::file`], [`Preprocess::encoded`]).
 #![forbid(unsafe_code)]
 
@@ -29,6 +29,7 @@ use resample::Axis;
 /// The mean of each channel (red, green, blue) that CLIP's inputs are freed of.
 pub const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// The standard deviation of each channel (red, green, blue) that CLIP's inputs are divided by.
+#[allow(clippy::excessive_precision)] // The published digits.
 pub const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
 
 /// Encoders see a few hundred pixels a side; far more than this is a mistake, not a size.
@@ -191,7 +192,7 @@ impl Preprocess {
         3 * self.size * self.size
     }
 
-    /// Never: an input has at least one pixel.
+    /// Always false: an input has at least one pixel.
     pub fn is_empty(&self) -> bool {
         false
     }

@@ -1,6 +1,5 @@
 //! The main job on the digits family: every task from one basis, beside zero-shot and fine-tuned accuracy; then what
 //! it takes to store, to open, to reconstruct and to switch. `make demo` runs it.
-#![allow(clippy::print_stdout)]
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -20,7 +19,7 @@ fn main() {
 }
 
 fn demo() -> Result<()> {
-    let digits = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/digits");
+    let digits = Path::new(env!("CARGO_MANIFEST_DIR")).join("../digits");
     let folder = digits.join("bases/ViT-D-8_AE_M4_8task");
     let options = ReconstructOptions::default();
 

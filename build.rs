@@ -1,0 +1,23 @@
+//! Gives the shared library the name that programs linked to it ask for. Cargo by itself gives it none, and a program
+//! would then remember the path that it was linked by.
+
+use std::env;
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    let part = |name: &str| env::var(format!("CARGO_PKG_VERSION_{name}")).unwrap_or_default();
+    // What may break programs changes the name: below 1.0 the minor version does.
+    let compatible = match part("MAJOR").as_str() {
+        "0" => format!("0.{}", part("MINOR")),
+        major => major.to_owned(),
+    };
+    match env::var("CARGO_CFG_TARGET_OS").unwrap_or_default().as_str() {
+        "linux" | "android" | "freebsd" | "netbsd" | "openbsd" => {
+            println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libtaskbasis.so.{compatible}");
+        }
+        "macos" | "ios" => {
+            println!("cargo:rustc-cdylib-link-arg=-Wl,-install_name,@rpath/libtaskbasis.{compatible}.dylib");
+        }
+        _ => {}
+    }
+}

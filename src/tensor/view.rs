@@ -1,0 +1,109 @@
+//! Tensors made of tensors: transposed, cut, reshaped, put together. Views where layout allows, copies elsewhere.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::{Tensor, checked_numel, contiguous_strides, is_contiguous};
+use crate::error::{Error, Result};
+use crate::mmap::Mapping;
+
+impl Tensor {
+    /// The matrix with its two dimensions exchanged: a view, no copy.
+    ///
+    /// # Errors
+    /// When it is not a matrix.
+    pub fn transposed(&self) -> Result<Self> {
+        let (&[rows, columns], &[down, across]) = (&*self.shape, &*self.strides) else {
+            return Err(Error::format("only a matrix can be transposed").got(format_args!("shape {:?}", self.shape)));
+        };
+        let (shape, strides) = ([columns, rows], [across, down]);
+        Ok(Self {
+            contiguous: is_contiguous(&shape, &strides),
+            shape: shape.into(),
+            strides: strides.into(),
+            ..self.clone()
+        })
+    }
+
+    /// The rows `rows` of the first dimension: a view, no copy.
+    ///
+    /// # Errors
+    /// When there are not so many.
+    pub fn rows(&self, rows: Range<usize>) -> Result<Self> {
+        match self.shape.first() {
+            Some(&n) if rows.start <= rows.end && rows.end <= n => {}
+            _ => return Err(Error::format("rows outside the tensor").got(format_args!("{rows:?} of {:?}", self.shape))),
+        }
+        let mut view = self.clone();
+        view.shape[0] = rows.len();
+        view.numel = view.shape.iter().product();
+        if view.numel > 0 {
+            view.offset += rows.start * self.strides[0] * self.dtype.size();
+        }
+        view.contiguous = is_contiguous(&view.shape, &view.strides);
+        Ok(view)
+    }
+
+    /// The same elements in another shape: a view where they are contiguous, else a contiguous copy.
+    ///
+    /// # Errors
+    /// When the number of elements differs, or memory is refused.
+    pub fn reshaped(&self, shape: &[usize]) -> Result<Self> {
+        if checked_numel(shape) != Some(self.numel) {
+            return Err(Error::format("cannot reshape")
+                .expected(format_args!("{} elements", self.numel))
+                .got(format_args!("shape {shape:?}")));
+        }
+        let mut view = self.to_contiguous()?;
+        view.shape = shape.into();
+        view.strides = contiguous_strides(shape).into();
+        Ok(view)
+    }
+
+    /// Itself where contiguous, else a contiguous copy of the same type.
+    ///
+    /// # Errors
+    /// When memory is refused.
+    pub fn to_contiguous(&self) -> Result<Self> {
+        if self.contiguous {
+            return Ok(self.clone());
+        }
+        Self::concatenated(&[self])
+    }
+
+    /// The tensors one after another along their first dimension, as one contiguous copy.
+    ///
+    /// # Errors
+    /// When types or the other dimensions differ, there is none, or memory is refused.
+    pub fn concatenated(parts: &[&Self]) -> Result<Self> {
+        let Some((first, rest)) = parts.split_first() else {
+            return Err(Error::format("nothing to concatenate"));
+        };
+        let mut shape = first.shape.to_vec();
+        for part in rest {
+            if part.dtype != first.dtype || part.shape.len() != shape.len() || part.shape.get(1..) != shape.get(1..) {
+                return Err(Error::format("tensors to be concatenated differ")
+                    .expected(format_args!("{} {:?}", first.dtype, first.shape))
+                    .got(format_args!("{} {:?}", part.dtype, part.shape)));
+            }
+            match shape.first_mut() {
+                Some(rows) => *rows += part.shape[0],
+                None => return Err(Error::format("scalars cannot be concatenated")),
+            }
+        }
+        let size = first.dtype.size();
+        let length = parts.iter().map(|part| part.nbytes()).sum();
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(length).map_err(|_| Error::out_of_memory(length))?;
+        for part in parts {
+            part.for_each_run(0, part.numel, |run, stride, count| {
+                if stride == 1 {
+                    bytes.extend_from_slice(&run[..count * size]);
+                } else {
+                    (0..count).for_each(|i| bytes.extend_from_slice(&run[i * stride * size..][..size]));
+                }
+            });
+        }
+        Self::contiguous(&Arc::new(Mapping::from_vec(bytes, first.mapping.path())), 0..length, first.dtype, &shape)
+    }
+}

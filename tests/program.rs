@@ -1,0 +1,250 @@
+//! The `taskbasis` program as a user runs it: results, JSON, exit codes, errors, and files that are never half-written.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::{digits, relative_l2, whole_digits};
+use serde_json::Value;
+use taskbasis::Checkpoint;
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_taskbasis")).args(arguments).output().unwrap()
+}
+
+#[track_caller]
+fn succeed(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[track_caller]
+fn json(arguments: &[&str]) -> Value {
+    serde_json::from_str(&succeed(&[arguments, &["--json"]].concat())).unwrap()
+}
+
+/// Exit code 1, nothing on stdout, one paragraph on stderr that holds all `parts`.
+#[track_caller]
+fn fail(arguments: &[&str], parts: &[&str]) {
+    let output = run(arguments);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{text}");
+    assert!(text.starts_with("error: ") && text.trim_end().lines().count() == 1, "{text}");
+    for part in parts {
+        assert!(text.contains(part), "`{part}` is not in: {text}");
+    }
+}
+
+fn text(path: PathBuf) -> String {
+    path.to_str().unwrap().to_owned()
+}
+
+fn ae() -> String {
+    text(digits("bases/ViT-D-8_AE_M4_8task").unwrap())
+}
+
+fn base() -> String {
+    text(digits("base/pickled_module.pt").unwrap())
+}
+
+/// The options that `eval` and `classify` share.
+fn heads() -> [String; 4] {
+    let path = |relative| text(digits(relative).unwrap());
+    ["--heads".into(), path("heads.safetensors"), "--classes".into(), path("classes.json")]
+}
+
+#[test]
+fn inspect_tells_what_a_basis_is() {
+    let info = json(&["inspect", &ae()]);
+    assert_eq!(info["kind"], "basis");
+    assert_eq!(info["method"], "AutoencoderBasisMethod");
+    assert_eq!(info["tasks"].as_array().unwrap().len(), 8);
+    assert_eq!((&info["vectors"], &info["has_mean"]), (&4.into(), &false.into()));
+    assert_eq!(info["parameters"]["total"], 193_281);
+    assert_eq!(info["parameters"]["image_tower"], info["parameters"]["changed"]);
+    let coefficients = info["coefficients"].as_array().unwrap();
+    assert_eq!((coefficients.len(), coefficients[0].as_array().unwrap().len()), (4, 8));
+    assert!(info["bytes"].as_u64().unwrap() > 3_000_000);
+    assert!(info["kernel"].is_string() && info["onnxruntime"]["version"].is_string(), "{info}");
+    let shown = succeed(&["inspect", &ae()]);
+    assert!(shown.contains("Autoencoder") && shown.contains("MNIST") && shown.contains("193,281"), "{shown}");
+
+    let info = json(&["inspect", &base()]);
+    assert_eq!((&info["kind"], &info["format"]), (&"checkpoint".into(), &"torch".into()));
+    assert_eq!(info["architecture"]["width"], 64);
+    fail(&["inspect", "/nonexistent"], &["/nonexistent"]);
+}
+
+#[test]
+fn reconstruct_gives_weights_and_vectors() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = text(folder.path().join("vector.safetensors"));
+    let golden = Checkpoint::open(whole_digits("golden.safetensors").unwrap()).unwrap();
+    succeed(&["reconstruct", "--basis", &ae(), "--weights", "MNIST", "--vector", "-o", &out]);
+    let vector = Checkpoint::open(&out).unwrap();
+    let expected = golden.require("AE/task/MNIST/vector/model.visual.conv1.weight").unwrap().to_f32().unwrap();
+    assert!(relative_l2(&vector.require("visual.conv1.weight").unwrap().to_f32().unwrap(), &expected) <= 2e-5);
+
+    let info = json(&["reconstruct", "--basis", &ae(), "--base", &base(), "--weights", "base", "-o", &out]);
+    assert_eq!(info["tensors"], 50);
+    let (weights, original) = (Checkpoint::open(&out).unwrap(), Checkpoint::open(base()).unwrap());
+    for (name, tensor) in original.iter() {
+        assert_eq!(*weights.require(name).unwrap().to_f32().unwrap(), *tensor.to_f32().unwrap(), "{name}");
+    }
+}
+
+#[test]
+fn embed_equals_the_reference() {
+    let golden_path = whole_digits("golden.safetensors").unwrap();
+    let golden = Checkpoint::open(&golden_path).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let out = text(folder.path().join("embeds.safetensors"));
+    let golden_path = text(golden_path);
+    for (expr, key) in [("Loops@1.0", "AE/task/Loops@1.0/embeds"), ("merged@0.4", "AE/merged@0.4/embeds")] {
+        let arguments = ["embed", "--basis", &ae(), "--base", &base(), "--weights", expr, "--input", &golden_path];
+        succeed(&[&arguments[..], &["-o", &out, "--batch", "5", "--threads", "1"]].concat());
+        let embeds = Checkpoint::open(&out).unwrap();
+        let (got, want) = (embeds.require("embeds").unwrap(), golden.require(key).unwrap());
+        assert_eq!(got.shape(), want.shape());
+        assert!(relative_l2(&got.to_f32().unwrap(), &want.to_f32().unwrap()) <= 2e-5, "{expr}");
+    }
+    // Image files and folders; and no basis at all, for the base.
+    let photos = text(digits("preprocess").unwrap());
+    let info = json(&["embed", "--base", &base(), "--weights", "base", "--input", &photos, "-o", &out]);
+    assert!(info["images"].as_u64().unwrap() >= 3 && info["files"].is_array(), "{info}");
+    fail(&["embed", "--base", &base(), "--weights", "MNIST", "--input", &photos, "-o", &out], &["needs a basis"]);
+}
+
+#[test]
+fn eval_gives_the_reference_accuracies() {
+    let golden: Value =
+        serde_json::from_str(&fs::read_to_string(whole_digits("golden.json").unwrap()).unwrap()).unwrap();
+    let data = text(digits("images.safetensors").unwrap());
+    let heads = heads();
+    let heads: Vec<&str> = heads.iter().map(String::as_str).collect();
+    let close = |result: &Value, task: &str, expected: &Value, what: &str| {
+        let accuracy = result["tasks"][task]["accuracy"].as_f64().unwrap();
+        let expected = expected.as_f64().unwrap();
+        assert!((accuracy - expected).abs() <= 1.0 / 400.0 + 1e-6, "{what}, {task}: {accuracy}, not {expected}");
+        assert_eq!(result["tasks"][task]["images"], 400);
+    };
+    for method in ["AE", "PCA", "Random"] {
+        let Some(folder) = digits(&format!("bases/ViT-D-8_{method}_M4_8task")) else { continue };
+        let folder = text(folder);
+        let eval = |extra: &[&str]| {
+            json(
+                &[
+                    &["eval", "--basis", &folder, "--base", &base(), "--data", &data, "--batch", "100"],
+                    &heads[..],
+                    extra,
+                ]
+                .concat(),
+            )
+        };
+        let zero_shot = eval(&["--weights", "base"]);
+        let own = eval(&[]);
+        let addition = &golden["methods"][method]["addition"];
+        let merged = eval(&["--weights", &format!("merged@{}", addition["optimal_coef"])]);
+        for (task, recovered) in golden["methods"][method]["recovered"].as_object().unwrap() {
+            close(&zero_shot, task, &golden["zeroshot"][task], "zero-shot");
+            close(&own, task, &recovered["test@1.0"], method);
+            close(&merged, task, &addition["test"][task], "merged");
+            if method == "AE" {
+                let negated = eval(&["--weights", &format!("-{task}@0.5"), "--task", task]);
+                close(&negated, task, &recovered["negated_test@0.5"], "negated");
+            }
+        }
+        let mean: f64 = own["tasks"].as_object().unwrap().values().map(|t| t["accuracy"].as_f64().unwrap()).sum();
+        assert!((own["mean"].as_f64().unwrap() - mean / 8.0).abs() < 1e-12);
+    }
+}
+
+#[test]
+fn tasks_that_were_not_selected_are_told_apart() {
+    let Some(folder) = digits("bases/ViT-D-8_RandomSample_M4_8task") else { return };
+    let data = text(digits("images.safetensors").unwrap());
+    let (folder, heads) = (text(folder), heads());
+    let arguments = ["eval", "--basis", &folder, "--base", &base(), "--data", &data];
+    let heads: Vec<&str> = heads.iter().map(String::as_str).collect();
+    let result = json(&[&arguments[..], &heads].concat());
+    assert_eq!(result["tasks"].as_object().unwrap().len(), 4);
+    assert_eq!(result["skipped"].as_object().unwrap().len(), 4);
+    fail(&[&arguments[..], &heads, &["--weights", "Colors"]].concat(), &["`Colors` cannot be recovered", "MNIST"]);
+}
+
+#[test]
+fn classify_names_the_classes() {
+    let image = text(digits("preprocess/photo_small.png").unwrap());
+    let heads = heads();
+    let heads: Vec<&str> = heads.iter().map(String::as_str).collect();
+    let arguments = ["classify", "--basis", &ae(), "--base", &base(), "--task", "Parity", &image];
+    let result = json(&[&arguments[..], &heads].concat());
+    let top = result["images"][0]["top"].as_array().unwrap();
+    let total: f64 = top.iter().map(|s| s["probability"].as_f64().unwrap()).sum();
+    assert!(top.len() == 2 && (total - 1.0).abs() < 1e-5 && top[0]["class"].is_string(), "{result}");
+    assert!(top[0]["probability"].as_f64() >= top[1]["probability"].as_f64());
+    fail(&[&arguments[..], &["--heads", "/nonexistent"]].concat(), &["/nonexistent"]);
+    fail(&[&arguments[..], &heads, &["--weights", "Party"]].concat(), &["Did you mean `Parity`?"]);
+    let pickled = text(digits("heads/head_MNISTVal.pt").unwrap());
+    let result =
+        json(&["classify", "--basis", &ae(), "--base", &base(), "--task", "MNIST", "--heads", &pickled, &image]);
+    assert_eq!(result["images"][0]["top"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn outputs_are_whole_or_not_there_and_never_an_input() {
+    let folder = tempfile::tempdir().unwrap();
+    let basis = folder.path().join("basis");
+    fs::create_dir(&basis).unwrap();
+    for entry in fs::read_dir(ae()).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, basis.join(path.file_name().unwrap())).unwrap();
+    }
+    let copied_base = folder.path().join("base.pt");
+    fs::copy(base(), &copied_base).unwrap();
+    let before = fs::read(basis.join("basis_vectors.pt")).unwrap();
+    let (basis_text, base_text) = (text(basis.clone()), text(copied_base));
+    let reconstruct = |out: &Path, expected: &[&str]| {
+        let out = out.to_str().unwrap();
+        fail(&["reconstruct", "--basis", &basis_text, "--base", &base_text, "--weights", "MNIST", "-o", out], expected);
+    };
+    reconstruct(&basis.join("basis_vectors.pt"), &["would overwrite the input"]);
+    reconstruct(Path::new(&base_text), &["would overwrite the input"]);
+    reconstruct(&folder.path().join("no/such/folder/out"), &["cannot create"]);
+    reconstruct(&basis, &["is a folder"]);
+    assert_eq!(fs::read(basis.join("basis_vectors.pt")).unwrap(), before);
+
+    let out = folder.path().join("out.safetensors");
+    fs::write(&out, "old").unwrap();
+    fail(
+        &[
+            "reconstruct",
+            "--basis",
+            &basis_text,
+            "--base",
+            &base_text,
+            "--weights",
+            "Nope",
+            "-o",
+            out.to_str().unwrap(),
+        ],
+        &["no task `Nope`"],
+    );
+    assert_eq!(fs::read_to_string(&out).unwrap(), "old");
+    let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 3, "nothing half-written is left: {left:?}");
+}
+
+#[test]
+fn usage_is_exit_code_2_and_help_is_everywhere() {
+    for command in ["inspect", "reconstruct", "embed", "classify", "eval"] {
+        assert!(succeed(&[command, "--help"]).contains("--json"), "{command}");
+        assert_eq!(run(&[command, "--no-such-option"]).status.code(), Some(2), "{command}");
+    }
+    let bad = run(&["embed", "--base", "x", "--weights", "MNIST@nan", "--input", "y", "-o", "z"]);
+    assert_eq!(bad.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&bad.stderr).contains("must be finite"));
+}
