@@ -9,10 +9,8 @@
 
 #include "taskbasis.h"
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 #include <optional>
 #include <string>
@@ -50,8 +48,10 @@ private:
 #endif
 
 // A value, or what went wrong.
-template <class T> class result {
+template <class T> class [[nodiscard]] result {
 public:
+    using value_type = T;
+
     result(T value) : state_(std::in_place_index<0>, std::move(value)) {}
     result(failure what) : state_(std::in_place_index<1>, std::move(what)) {}
 
@@ -61,6 +61,8 @@ public:
     const T &operator*() const & noexcept { return *std::get_if<0>(&state_); }
     T &&operator*() && noexcept { return std::move(*std::get_if<0>(&state_)); }
     T *operator->() noexcept { return std::get_if<0>(&state_); }
+    const T *operator->() const noexcept { return std::get_if<0>(&state_); }
+    bool has_value() const noexcept { return state_.index() == 0; }
     // Only where there is none.
     const failure &error() const noexcept { return *std::get_if<1>(&state_); }
 
@@ -131,9 +133,56 @@ template <class T> T sized() noexcept {
 
 inline const char *or_null(const std::string &text) noexcept { return text.empty() ? nullptr : text.c_str(); }
 
+// Asks for the size with no buffer, then for the values: `fill(out, capacity, &needed)` gives what call() does.
+template <class T, class Fill> result<std::vector<T>> filled(Fill fill) {
+    std::size_t needed = 0;
+    auto asked = fill(static_cast<T *>(nullptr), std::size_t{0}, &needed);
+    if (!asked) {
+        return std::vector<T>();
+    }
+    if (asked->status != TB_ERR_BUFFER_TOO_SMALL) {
+        return *std::move(asked);
+    }
+    std::vector<T> values(needed);
+    if (auto failed = fill(values.data(), values.size(), &needed)) {
+        return *std::move(failed);
+    }
+    return values;
+}
+
 } // namespace detail
 
+// The value of what gives none.
 struct none {};
+
+// Whether header and library fit together: the same major version (below 1.0: and minor), and a library that is not
+// older.
+inline bool compatible() noexcept {
+    const std::uint32_t header = TB_VERSION_NUMBER, library = tb_version_number();
+    const std::uint32_t unit = TB_VERSION_MAJOR == 0 ? 1000U : 1000000U;
+    return header / unit == library / unit && library >= header;
+}
+
+// What the library computes with, and the ONNX Runtime that is at `onnxruntime` or, if that is empty, found.
+inline result<tb_library_properties> try_library_info(const std::string &onnxruntime = {}) {
+    auto info = detail::sized<tb_library_properties>();
+    if (auto failed = detail::call(tb_library_info, detail::or_null(onnxruntime), &info)) {
+        return *std::move(failed);
+    }
+    return info;
+}
+
+#ifndef TASKBASIS_NO_EXCEPTIONS
+inline tb_library_properties library_info(const std::string &onnxruntime = {}) {
+    return try_library_info(onnxruntime).value();
+}
+#endif
+
+// What multiplies the basis vectors, and PCA's mean where there is one.
+struct coefficients {
+    std::vector<double> vectors;
+    double mean = 0.0;
+};
 
 // A task and its scaling coefficient.
 struct task {
@@ -153,7 +202,11 @@ class basis;
 // The weights of a task expression; reconstructed when first needed.
 class weights {
 public:
-    std::string expression() const { return tb_weights_expression(handle_.get()); }
+    // Empty after a move, as every call on what was moved from fails with TB_ERR_INVALID_ARGUMENT.
+    std::string expression() const {
+        const char *text = tb_weights_expression(get());
+        return text == nullptr ? "" : text;
+    }
     const tb_weights *get() const noexcept { return handle_.get(); }
 
     result<none> try_prepare() const { return done(detail::call(tb_weights_prepare, get())); }
@@ -165,6 +218,24 @@ public:
             return *std::move(failed);
         }
         return ready != 0;
+    }
+
+    result<taskbasis::coefficients> try_coefficients() const {
+        double mean = 0.0;
+        auto vectors = detail::filled<double>([&](double *out, std::size_t capacity, std::size_t *needed) {
+            return detail::call(tb_weights_coefficients, get(), out, capacity, needed, &mean);
+        });
+        if (!vectors) {
+            return vectors.error();
+        }
+        return taskbasis::coefficients{*std::move(vectors), mean};
+    }
+
+    // A tensor's values as a copy: the handle does not hold on to the weights for it, as it does for views.
+    result<std::vector<float>> try_copy_tensor(const std::string &name) const {
+        return detail::filled<float>([&](float *out, std::size_t capacity, std::size_t *needed) {
+            return detail::call(tb_weights_copy_tensor, get(), name.c_str(), out, capacity, needed);
+        });
     }
 
     result<std::size_t> try_tensor_count() const {
@@ -189,6 +260,8 @@ public:
     void prepare() const { try_prepare().value(); }
     void prefetch() const { try_prefetch().value(); }
     bool ready() const { return try_ready().value(); }
+    taskbasis::coefficients coefficients() const { return try_coefficients().value(); }
+    std::vector<float> copy_tensor(const std::string &name) const { return try_copy_tensor(name).value(); }
     std::size_t tensor_count() const { return try_tensor_count().value(); }
     taskbasis::tensor tensor(const std::string &name) const { return try_tensor(name).value(); }
     taskbasis::tensor tensor(std::size_t index) const { return try_tensor(index).value(); }
@@ -263,17 +336,19 @@ public:
         return names;
     }
 
-    // The recovery table, M rows of T; NaN where a task cannot be recovered.
-    result<std::vector<double>> try_coefficients() const {
-        auto info = try_info();
-        if (!info) {
-            return info.error();
-        }
-        std::vector<double> table(info->vectors * info->tasks);
-        if (auto failed = detail::call(tb_basis_coefficients, get(), table.data(), table.size(), nullptr)) {
+    result<std::size_t> try_task_index(const std::string &name) const {
+        std::size_t index = 0;
+        if (auto failed = detail::call(tb_basis_task_index, get(), name.c_str(), &index)) {
             return *std::move(failed);
         }
-        return table;
+        return index;
+    }
+
+    // The recovery table, M rows of T; NaN where a task cannot be recovered.
+    result<std::vector<double>> try_coefficients() const {
+        return detail::filled<double>([&](double *out, std::size_t capacity, std::size_t *needed) {
+            return detail::call(tb_basis_coefficients, get(), out, capacity, needed);
+        });
     }
 
     // The weights of an expression: "MNIST@0.3 + SVHN@0.3 - Cars@0.2".
@@ -287,11 +362,21 @@ public:
 
     result<taskbasis::weights> try_weights(const std::vector<task> &tasks) const {
         std::vector<tb_task> raw;
+        raw.reserve(tasks.size());
         for (const task &each : tasks) {
             raw.push_back({each.name.c_str(), each.lambda});
         }
         tb_weights *handle = nullptr;
         if (auto failed = detail::call(tb_weights_create_from_tasks, get(), raw.data(), raw.size(), &handle)) {
+            return *std::move(failed);
+        }
+        return taskbasis::weights(handle);
+    }
+
+    result<taskbasis::weights> try_weights(const taskbasis::coefficients &of) const {
+        tb_weights *handle = nullptr;
+        if (auto failed = detail::call(tb_weights_create_from_coefficients, get(), of.vectors.data(),
+                                       of.vectors.size(), of.mean, &handle)) {
             return *std::move(failed);
         }
         return taskbasis::weights(handle);
@@ -320,9 +405,11 @@ public:
     }
     tb_basis_properties info() const { return try_info().value(); }
     std::vector<std::string> tasks() const { return try_tasks().value(); }
+    std::size_t task_index(const std::string &name) const { return try_task_index(name).value(); }
     std::vector<double> coefficients() const { return try_coefficients().value(); }
     taskbasis::weights weights(const std::string &expression) const { return try_weights(expression).value(); }
     taskbasis::weights weights(const std::vector<task> &tasks) const { return try_weights(tasks).value(); }
+    taskbasis::weights weights(const taskbasis::coefficients &of) const { return try_weights(of).value(); }
     void verify() const { try_verify().value(); }
     void set_cache_budget(std::uint64_t bytes) const { try_set_cache_budget(bytes).value(); }
     void trim_cache(std::uint64_t bytes) const { try_trim_cache(bytes).value(); }
@@ -343,6 +430,7 @@ struct encoder_options {
     std::uint32_t activation = TB_ACTIVATION_QUICK_GELU;
     std::uint32_t heads = 0;
     std::uint32_t image_size = 0;
+    std::uint32_t log_level = 0;
     std::string onnxruntime;
 };
 
@@ -358,6 +446,7 @@ public:
         options.activation = how.activation;
         options.heads = how.heads;
         options.image_size = how.image_size;
+        options.log_level = how.log_level;
         options.onnxruntime = detail::or_null(how.onnxruntime);
         tb_encoder *handle = nullptr;
         if (auto failed = detail::call(tb_encoder_create, of.get(), &options, &handle)) {
@@ -369,7 +458,7 @@ public:
             return info.error();
         }
         made.embedding_ = info->embedding;
-        made.image_values_ = 3 * info->image_size * info->image_size;
+        made.image_size_ = info->image_size;
         return made;
     }
 
@@ -383,10 +472,11 @@ public:
 
     // Embeddings [n,e] of the preprocessed images [n,3,S,S].
     result<std::vector<float>> try_encode(const weights &with, view<const float> pixels) const {
-        if (pixels.size() % image_values_ != 0) {
-            return failure{TB_ERR_INVALID_ARGUMENT, "the pixels are not whole images of 3·S·S values"};
+        const std::size_t image = 3 * image_size_ * image_size_;
+        if (image == 0 || pixels.size() % image != 0) {
+            return failure{TB_ERR_INVALID_ARGUMENT, "the pixels are not whole images of 3*S*S values"};
         }
-        const std::size_t n = pixels.size() / image_values_;
+        const std::size_t n = pixels.size() / image;
         std::vector<float> out(n * embedding_);
         if (auto failed =
                 detail::call(tb_encoder_encode, get(), with.get(), pixels.data(), n, out.data(), out.size())) {
@@ -395,7 +485,8 @@ public:
         return out;
     }
 
-    result<std::vector<float>> try_encode(const weights &with, const std::vector<tb_image> &images) const {
+    // The same of decoded images, preprocessing included.
+    result<std::vector<float>> try_encode(const weights &with, view<const tb_image> images) const {
         std::vector<float> out(images.size() * embedding_);
         if (auto failed = detail::call(tb_encoder_encode_images, get(), with.get(), images.data(), images.size(),
                                        out.data(), out.size())) {
@@ -404,16 +495,28 @@ public:
         return out;
     }
 
+    // Closes the sessions that no call is using.
+    result<none> try_trim() const {
+        if (auto failed = detail::call(tb_encoder_trim, get())) {
+            return *std::move(failed);
+        }
+        return none{};
+    }
+
+    // e, the length of an embedding.
     std::size_t embedding() const noexcept { return embedding_; }
+    // S, the side of a preprocessed image.
+    std::size_t image_size() const noexcept { return image_size_; }
     const tb_encoder *get() const noexcept { return handle_.get(); }
 
 #ifndef TASKBASIS_NO_EXCEPTIONS
     explicit encoder(const basis &of, const encoder_options &how = {}) : encoder(try_create(of, how).value()) {}
     tb_encoder_properties info() const { return try_info().value(); }
+    void trim() const { try_trim().value(); }
     std::vector<float> encode(const weights &with, view<const float> pixels) const {
         return try_encode(with, pixels).value();
     }
-    std::vector<float> encode(const weights &with, const std::vector<tb_image> &images) const {
+    std::vector<float> encode(const weights &with, view<const tb_image> images) const {
         return try_encode(with, images).value();
     }
 #endif
@@ -422,7 +525,7 @@ private:
     explicit encoder(tb_encoder *handle) noexcept : handle_(handle) {}
     detail::owned<tb_encoder, tb_encoder_free> handle_;
     std::size_t embedding_ = 0;
-    std::size_t image_values_ = 1;
+    std::size_t image_size_ = 0;
 };
 
 // One class and how likely it is.
@@ -462,6 +565,24 @@ public:
         return names;
     }
 
+    // The logits of embeddings [n,e], as [n,C].
+    result<std::vector<float>> try_logits(view<const float> embeddings, std::size_t embedding) const {
+        std::size_t count = 0;
+        if (auto failed = detail::call(tb_head_classes, get(), &count)) {
+            return *std::move(failed);
+        }
+        if (embedding == 0 || embeddings.size() % embedding != 0) {
+            return failure{TB_ERR_INVALID_ARGUMENT, "these are not whole embeddings of that length"};
+        }
+        const std::size_t n = embeddings.size() / embedding;
+        std::vector<float> logits(n * count);
+        if (auto failed = detail::call(tb_head_classify, get(), embeddings.data(), n, embedding, logits.data(),
+                                       logits.size(), static_cast<tb_score *>(nullptr), std::size_t{0})) {
+            return *std::move(failed);
+        }
+        return logits;
+    }
+
     // The k best classes of one embedding, the best first.
     result<std::vector<score>> try_classify(view<const float> embedding, std::size_t k) const {
         std::size_t count = 0;
@@ -474,6 +595,7 @@ public:
             return *std::move(failed);
         }
         std::vector<score> best;
+        best.reserve(raw.size());
         for (const tb_score &each : raw) {
             const char *name = nullptr;
             if (auto failed = detail::call(tb_head_class_name, get(), each.class_index, &name)) {
@@ -491,6 +613,9 @@ public:
         return try_open(path, task, classes).value();
     }
     std::vector<std::string> classes() const { return try_classes().value(); }
+    std::vector<float> logits(view<const float> embeddings, std::size_t embedding) const {
+        return try_logits(embeddings, embedding).value();
+    }
     std::vector<score> classify(view<const float> embedding, std::size_t k = 1) const {
         return try_classify(embedding, k).value();
     }
@@ -503,11 +628,9 @@ private:
 
 // Decoded pixels as the encoder takes them: f32 [3,size,size].
 inline result<std::vector<float>> try_preprocess(const tb_image &image, std::size_t size) {
-    std::vector<float> pixels(3 * size * size);
-    if (auto failed = detail::call(tb_preprocess, &image, size, pixels.data(), pixels.size(), nullptr)) {
-        return *std::move(failed);
-    }
-    return pixels;
+    return detail::filled<float>([&](float *out, std::size_t capacity, std::size_t *needed) {
+        return detail::call(tb_preprocess, &image, size, out, capacity, needed);
+    });
 }
 
 #ifndef TASKBASIS_NO_EXCEPTIONS
