@@ -1,6 +1,6 @@
 //! What `make install` leaves behind: names, symbols, versions, and nothing that ties it to where it was made.
 #![cfg(unix)]
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::print_stderr, clippy::unwrap_used)]
 
 mod c_support;
 

@@ -1,6 +1,6 @@
 //! The C and C++ examples: compiled as strictly as compilers can, against an installed copy, and run.
 #![cfg(unix)]
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::print_stderr, clippy::unwrap_used)]
 
 mod c_support;
 mod common;

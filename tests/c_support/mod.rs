@@ -1,5 +1,5 @@
 //! What the tests of the C side share: an installed copy outside the repository, and compilers.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // Every test program uses a part.
+#![allow(dead_code, unreachable_pub, clippy::print_stderr, clippy::unwrap_used)] // Every test program uses a part.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
