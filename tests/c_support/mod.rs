@@ -1,5 +1,5 @@
 //! What the tests of the C side share: an installed copy outside the repository, and compilers.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // Every test program uses a part.
+#![allow(dead_code, unreachable_pub, clippy::print_stderr, clippy::unwrap_used)] // Every test program uses a part.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -63,6 +63,8 @@ impl Installed {
     /// Runs a program that uses the library. It has to find the ONNX Runtime that was installed, where one was.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
+        // Cargo points tests to the build's folder, which would win over the installed copy.
+        command.env_remove("LD_LIBRARY_PATH");
         if self.prefix().join("lib/libonnxruntime.so").exists() {
             command.env_remove("ORT_DYLIB_PATH");
         }
