@@ -187,13 +187,14 @@ const char *tb_version_string(void);
 
 /**
  * Tells what the library would compute with. Looks for ONNX Runtime as tb_encoder_create() does, without starting it;
- * its absence is no failure of this call. `info->struct_size` has to be set.
+ * its absence is no failure of this call.
  *
- * @param onnxruntime  the library's file, UTF-8; NULL to search for it
+ * @param onnxruntime  the file of ONNX Runtime's library, UTF-8; NULL to search for it
+ * @param info         `struct_size` set by the caller; the rest is zero on failure
+ * @return TB_OK; TB_ERR_UNSUPPORTED or TB_ERR_INVALID_ARGUMENT where the environment variable TASKBASIS_KERNEL names a
+ *         kernel that this machine or this version does not have
  */
-tb_status tb_library_info(const char *onnxruntime,
-                          tb_library_properties *info,
-                          tb_error **err);
+tb_status tb_library_info(const char *onnxruntime, tb_library_properties *info, tb_error **err);
 
 /* ---- Log messages ------------------------------------------------------------------------------------------------ */
 
@@ -213,19 +214,24 @@ tb_status tb_library_info(const char *onnxruntime,
 #define TB_LOG_TRACE 5
 
 /**
- * Receives a remark: its level (TB_LOG_...), a text in UTF-8 that is gone when the function returns, and the caller's
- * pointer. May be called from any thread, also from several at once. It must not call taskbasis, and not throw.
+ * Receives a message: its level (a TB_LOG_ constant), a text in UTF-8 that is gone when the function returns, and the
+ * caller's pointer. May be called from any thread, also from several at once. It must not call taskbasis, and not
+ * throw.
  */
 typedef void (*tb_log_callback)(uint32_t level, const char *message, void *user_data);
 
 /**
- * Sets who receives the library's remarks, for the whole process: up to `level` (TB_LOG_...), `user_data` handed along.
- * NULL turns them off, which is how it begins. When this returns, the function set before is no longer running, and
- * will not be called again. Nothing is ever printed by the library itself.
+ * Sets who receives the library's messages and those of ONNX Runtime, for the whole process.
+ *
+ * When this returns, the function that was set before is no longer running and will not be called again, so its
+ * `user_data` can be freed. In a Rust program that has a `tracing` subscriber of its own, the messages go there
+ * instead.
+ *
+ * @param callback   NULL: nobody, which is how it begins
+ * @param user_data  handed to every call; may be NULL
+ * @param level      the most that is handed over: TB_LOG_WARN means errors and warnings
  */
-void tb_log_set_callback(tb_log_callback callback,
-                         void *user_data,
-                         uint32_t level);
+void tb_log_set_callback(tb_log_callback callback, void *user_data, uint32_t level);
 
 /* ---- A basis: the vectors, their tasks, and the base ------------------------------------------------------------- */
 
@@ -248,7 +254,10 @@ typedef struct tb_basis_options {
     uint32_t read;
     /** Threads that reconstruct; 0: one a processor. */
     uint32_t threads;
-    /** Bytes of reconstructed weights that are kept for the next time. 0: 1 GiB. See tb_cache_set_budget() for none. */
+    /**
+     * Bytes of reconstructed weights that are kept for the next time; 0: 1 GiB. tb_cache_set_budget() changes it, also
+     * to none.
+     */
     uint64_t cache_bytes;
 } tb_basis_options;
 
@@ -257,17 +266,17 @@ typedef struct tb_basis_properties {
     /** sizeof(tb_basis_properties), set by the caller. */
     size_t struct_size;
     /**
-     * `AutoencoderBasisMethod`, `PCABasisMethod`, `RandomBasisMethod`, `RandomSampleMethod`, or `none` for a base alone.
-     * Belongs to the basis.
+     * `AutoencoderBasisMethod`, `PCABasisMethod`, `RandomBasisMethod`, `RandomSampleMethod`, or `none` for a base
+     * alone. Belongs to the basis.
      */
     const char *method;
     /** T, the number of tasks. */
     size_t tasks;
     /** M, the number of basis vectors. */
     size_t vectors;
-    /** 1 where there is a mean vector beside them (PCA), else 0. */
+    /** 1 where there is a mean vector beside the M (PCA), else 0. */
     uint32_t has_mean;
-    /** Parameters (elements) of the whole model, and those of its image tower. */
+    /** Parameters (single numbers) of the whole model. */
     uint64_t parameters;
     /** Parameters of the image tower, which is what gets reconstructed. */
     uint64_t image_tower_parameters;
@@ -288,29 +297,39 @@ typedef struct tb_basis_properties {
  * @return TB_OK; TB_ERR_IO, TB_ERR_FORMAT for files that cannot be read or are not what they should be;
  *         TB_ERR_UNSUPPORTED for an unknown method; TB_ERR_INVALID_ARGUMENT
  */
-tb_status tb_basis_open(const char *path,
-                        const tb_basis_options *options,
-                        tb_basis **out,
-                        tb_error **err);
+tb_status tb_basis_open(const char *path, const tb_basis_options *options, tb_basis **out, tb_error **err);
 
-/** Tells what the basis is. `info->struct_size` has to be set. */
+/**
+ * Tells what the basis is. Reads nothing from the files.
+ *
+ * @param info  `struct_size` set by the caller; the rest is zero on failure
+ */
 tb_status tb_basis_info(const tb_basis *basis, tb_basis_properties *info, tb_error **err);
 
-/** The name of task `index`, 0 <= index < T, UTF-8. It belongs to the basis. Or TB_ERR_NOT_FOUND. */
+/**
+ * Sets `*out` to the name of task `index`, UTF-8, which belongs to the basis.
+ *
+ * @param index  0 <= index < T, in the order of the recovery table's columns
+ * @return TB_OK; TB_ERR_NOT_FOUND
+ */
 tb_status tb_basis_task_name(const tb_basis *basis, size_t index, const char **out, tb_error **err);
 
-/** The index of the task called `name`; SIZE_MAX and TB_ERR_NOT_FOUND, with the nearest name, where there is none. */
-tb_status tb_basis_task_index(const tb_basis *basis,
-                              const char *name,
-                              size_t *out,
-                              tb_error **err);
+/**
+ * Sets `*out` to the index of the task called `name`, or to SIZE_MAX where the call fails.
+ *
+ * @return TB_OK; TB_ERR_NOT_FOUND, with the nearest name and the known ones; TB_ERR_INVALID_ARGUMENT where only a base
+ *         is open
+ */
+tb_status tb_basis_task_index(const tb_basis *basis, const char *name, size_t *out, tb_error **err);
 
 /**
  * The recovery table: what multiplies vector m for task t, M rows of T, row-major. NaN in the column of a task that
  * cannot be recovered.
  *
  * @param out       room for `capacity` numbers; may be NULL where that is 0
+ * @param capacity  numbers that `out` has room for
  * @param needed    set to M*T, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
+ * @return TB_OK; TB_ERR_BUFFER_TOO_SMALL; TB_ERR_INVALID_ARGUMENT where only a base is open
  */
 tb_status tb_basis_coefficients(const tb_basis *basis,
                                 double *out,
@@ -319,13 +338,17 @@ tb_status tb_basis_coefficients(const tb_basis *basis,
                                 tb_error **err);
 
 /**
- * Reads everything and checks it: that basis and base are of one model, that the image tower's shapes are those of a
- * vision transformer, and that every number is finite. Names what is wrong. Takes as long as reading the files does.
+ * Reads everything and checks it: that basis and base are of one model, and that every number is finite. Takes as long
+ * as reading the files does.
+ *
+ * @return TB_OK; TB_ERR_MISMATCH; TB_ERR_FORMAT; TB_ERR_IO. The message names file and tensor
  */
-tb_status tb_basis_verify(const tb_basis *basis,
-                          tb_error **err);
+tb_status tb_basis_verify(const tb_basis *basis, tb_error **err);
 
-/** Frees a basis. Weights and encoders made from it stay valid. NULL is fine. */
+/**
+ * Frees a basis. Weights and encoders made from it stay valid, and with them the files and the cache they need. NULL is
+ * fine.
+ */
 void tb_basis_free(tb_basis *basis);
 
 /* ---- The cache of reconstructed weights, which belongs to a basis ------------------------------------------------ */
@@ -352,13 +375,16 @@ typedef struct tb_cache_statistics {
 
 /**
  * Sets how many bytes of reconstructed weights are kept, 0 for none, and drops what no longer fits, the least recently
- * used first. Weights in use stay alive until they no longer are.
+ * used first. Weights in use (by a running call, or by views) stay alive until they no longer are, beside the budget.
+ * A budget beyond all memory is none at all.
  */
-tb_status tb_cache_set_budget(const tb_basis *basis,
-                              uint64_t bytes,
-                              tb_error **err);
+tb_status tb_cache_set_budget(const tb_basis *basis, uint64_t bytes, tb_error **err);
 
-/** Tells how the cache has done. `stats->struct_size` has to be set. */
+/**
+ * Tells how the cache has done since the basis was opened.
+ *
+ * @param stats  `struct_size` set by the caller; the rest is zero on failure
+ */
 tb_status tb_cache_stats(const tb_basis *basis, tb_cache_statistics *stats, tb_error **err);
 
 /** Drops the least recently used weights until at most `bytes` are kept; the budget stays as it is. */
@@ -373,11 +399,11 @@ tb_status tb_cache_trim(const tb_basis *basis, uint64_t bytes, tb_error **err);
  */
 typedef struct tb_weights tb_weights;
 
-/** A task and its scaling coefficient lambda. */
+/** A task and its scaling coefficient. This struct never changes, so arrays of it are safe. */
 typedef struct tb_task {
     /** The task's name, UTF-8. */
     const char *name;
-    /** lambda. */
+    /** What its task vector is multiplied by; finite. */
     double lambda;
 } tb_task;
 
@@ -385,7 +411,7 @@ typedef struct tb_task {
 typedef struct tb_tensor {
     /** sizeof(tb_tensor), set by the caller. */
     size_t struct_size;
-    /** The canonical name: `visual.proj`, `visual.transformer.resblocks.0.attn.in_proj_weight`, .... */
+    /** The canonical name: `visual.proj`, `visual.transformer.resblocks.0.attn.in_proj_weight` and so on. */
     const char *name;
     /** `count` values. */
     const float *data;
@@ -399,19 +425,22 @@ typedef struct tb_tensor {
 
 /**
  * Names the weights of a task expression: `MNIST`, `MNIST@0.8`, `-MNIST@0.5`, `MNIST@0.3 + SVHN@0.3 - Cars@0.2`,
- * `merged@0.4`, `all@0.3`, `base`. Nothing is reconstructed yet.
+ * `merged@0.4` (the sum of the M vectors), `all@0.3` (the sum of all tasks), `base`. The number is the scaling
+ * coefficient, 1 where there is none. Nothing is reconstructed yet.
  *
+ * @param expression  the task expression; names with odd characters in double quotes
+ * @param out         set to the new handle, which the caller frees with tb_weights_free(); NULL on failure
  * @return TB_OK; TB_ERR_INVALID_ARGUMENT for an expression that cannot be read or is not finite; TB_ERR_NOT_FOUND for
  *         an unknown task; TB_ERR_NOT_RECOVERABLE for one that this basis cannot give back
  */
-tb_status tb_weights_create(const tb_basis *basis,
-                            const char *expression,
-                            tb_weights **out,
-                            tb_error **err);
+tb_status tb_weights_create(const tb_basis *basis, const char *expression, tb_weights **out, tb_error **err);
 
 /**
- * Names the weights of sum  lambda*task over `n` tasks; none give the base.
+ * Names the weights of base + lambda[0]*task[0] + ... + lambda[n-1]*task[n-1]. No tasks give the base. A name is taken
+ * as it is and needs no quotes.
  *
+ * @param tasks  `n` tasks; may be NULL where that is 0. Not needed after the call
+ * @param out    as in tb_weights_create()
  * @return as tb_weights_create()
  */
 tb_status tb_weights_create_from_tasks(const tb_basis *basis,
@@ -421,10 +450,14 @@ tb_status tb_weights_create_from_tasks(const tb_basis *basis,
                                        tb_error **err);
 
 /**
- * Names the weights of sum _m coefficients[m]*s_m + mean*(PCA's mean vector).
+ * Names the weights of base + coefficients[0]*s[0] + ... + coefficients[M-1]*s[M-1] + mean*s_mean, with s the basis
+ * vectors and s_mean PCA's mean vector.
  *
- * @param n     must be M
- * @param mean  what multiplies the mean vector: 0 where there is none
+ * @param coefficients  `n` finite numbers, as tb_weights_coefficients() gives them
+ * @param n             must be M
+ * @param mean          what multiplies the mean vector; must be 0 where there is none
+ * @param out           as in tb_weights_create()
+ * @return TB_OK; TB_ERR_INVALID_ARGUMENT
  */
 tb_status tb_weights_create_from_coefficients(const tb_basis *basis,
                                               const double *coefficients,
@@ -433,7 +466,10 @@ tb_status tb_weights_create_from_coefficients(const tb_basis *basis,
                                               tb_weights **out,
                                               tb_error **err);
 
-/** The expression in its usual spelling, UTF-8. It belongs to the handle. NULL for NULL. */
+/**
+ * The expression in its usual spelling, UTF-8; the coefficients, where it was made of those. It belongs to the handle.
+ * NULL for NULL.
+ */
 const char *tb_weights_expression(const tb_weights *weights);
 
 /**
@@ -442,6 +478,7 @@ const char *tb_weights_expression(const tb_weights *weights);
  * @param out       room for `capacity` numbers; may be NULL where that is 0
  * @param needed    set to M, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
  * @param mean      set to what multiplies the mean; may be NULL
+ * @return TB_OK; TB_ERR_BUFFER_TOO_SMALL
  */
 tb_status tb_weights_coefficients(const tb_weights *weights,
                                   double *out,
@@ -456,16 +493,27 @@ tb_status tb_weights_coefficients(const tb_weights *weights,
  *
  * @return TB_OK; TB_ERR_MISMATCH where base and basis are not of one model; TB_ERR_OUT_OF_MEMORY
  */
-tb_status tb_weights_prepare(const tb_weights *weights,
-                             tb_error **err);
+tb_status tb_weights_prepare(const tb_weights *weights, tb_error **err);
 
-/** Starts reconstructing in the background and returns at once. A failure shows when the weights are needed. */
+/**
+ * Starts reconstructing on a thread of its own and returns at once. A failure shows when the weights are needed.
+ * Whoever needs them meanwhile waits for that thread instead of doing the work twice. The handle may be freed at any
+ * time.
+ */
 tb_status tb_weights_prefetch(const tb_weights *weights, tb_error **err);
 
-/** Sets `out` to 1 where the weights are reconstructed and still kept, else to 0. */
+/**
+ * Sets `*out` to 1 where the weights are reconstructed and still kept, so that the next call that needs them need not
+ * wait; else to 0.
+ */
 tb_status tb_weights_is_ready(const tb_weights *weights, int32_t *out, tb_error **err);
 
-/** The number of tensors. Reconstructs, and holds on to the weights as tb_weights_tensor() does. */
+/**
+ * Sets `*out` to the number of tensors, those of the image tower. Reconstructs, and holds on to the weights as
+ * tb_weights_tensor() does.
+ *
+ * @return what tb_weights_prepare() returns
+ */
 tb_status tb_weights_tensor_count(const tb_weights *weights, size_t *out, tb_error **err);
 
 /**
@@ -474,24 +522,25 @@ tb_status tb_weights_tensor_count(const tb_weights *weights, size_t *out, tb_err
  * Reconstructs, and from now on the handle holds on to the weights whatever the cache's budget: the view is valid
  * until the handle is freed.
  *
- * @return TB_OK; TB_ERR_NOT_FOUND; what tb_weights_prepare() returns
+ * @param name    the canonical name
+ * @param tensor  `struct_size` set by the caller; the rest is zero on failure
+ * @return TB_OK; TB_ERR_NOT_FOUND; TB_ERR_UNSUPPORTED for a tensor that is not of floats; what tb_weights_prepare()
+ *         returns
  */
-tb_status tb_weights_tensor(const tb_weights *weights,
-                            const char *name,
-                            tb_tensor *tensor,
-                            tb_error **err);
-
-/** A view of tensor `index`, in the order of the base's file; as tb_weights_tensor(). */
-tb_status tb_weights_tensor_at(const tb_weights *weights,
-                               size_t index,
-                               tb_tensor *tensor,
-                               tb_error **err);
+tb_status tb_weights_tensor(const tb_weights *weights, const char *name, tb_tensor *tensor, tb_error **err);
 
 /**
- * Copies the tensor called `name` into the caller's buffer. Nothing is held on to.
+ * A view of tensor `index`, 0 <= index < tb_weights_tensor_count(), in the order of the base's file; otherwise as
+ * tb_weights_tensor().
+ */
+tb_status tb_weights_tensor_at(const tb_weights *weights, size_t index, tb_tensor *tensor, tb_error **err);
+
+/**
+ * Copies the tensor called `name` into the caller's buffer. Reconstructs if need be; nothing is held on to.
  *
  * @param out       room for `capacity` values; may be NULL where that is 0
  * @param needed    set to the number of values, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
+ * @return as tb_weights_tensor(); TB_ERR_BUFFER_TOO_SMALL
  */
 tb_status tb_weights_copy_tensor(const tb_weights *weights,
                                  const char *name,
@@ -530,7 +579,7 @@ typedef struct tb_image {
     size_t height;
     /** Bytes from the start of a row to the start of the next; 0: rows follow each other without a gap. */
     size_t row_stride;
-    /** One of TB_PIXELS_.... */
+    /** One of the TB_PIXELS_ constants. */
     uint32_t format;
 } tb_image;
 
@@ -542,6 +591,8 @@ typedef struct tb_image {
  * @param out       f32 [3,S,S]; may be NULL where `capacity` is 0
  * @param capacity  floats that `out` has room for
  * @param needed    set to 3*S*S, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
+ * @return TB_OK; TB_ERR_INVALID_ARGUMENT for an image without pixels, an unknown format, a row_stride that is smaller
+ *         than a row, a size of 0 or beyond reason; TB_ERR_BUFFER_TOO_SMALL
  */
 tb_status tb_preprocess(const tb_image *image,
                         size_t size,
@@ -576,7 +627,10 @@ typedef struct tb_encoder_options {
     uint32_t threads;
     /** Runs that may be in progress at once; further calls wait. 0: 1. Each has threads / concurrency threads. */
     uint32_t concurrency;
-    /** One of TB_ACTIVATION_.... Shapes do not tell it, and the wrong one gives plausible, wrong embeddings. */
+    /**
+     * One of the TB_ACTIVATION_ constants. Shapes do not tell it, and the wrong one gives plausible, wrong
+     * embeddings.
+     */
     uint32_t activation;
     /** Attention heads; 0: width / 64. */
     uint32_t heads;
@@ -601,7 +655,7 @@ typedef struct tb_encoder_options {
 typedef struct tb_encoder_properties {
     /** sizeof(tb_encoder_properties), set by the caller. */
     size_t struct_size;
-    /** One of TB_ACTIVATION_.... */
+    /** One of the TB_ACTIVATION_ constants. */
     uint32_t activation;
     /** The execution provider that runs: `cpu`. */
     const char *provider;
@@ -641,15 +695,19 @@ tb_status tb_encoder_create(const tb_basis *basis,
                             tb_encoder **out,
                             tb_error **err);
 
-/** Tells what is really used. `info->struct_size` has to be set. */
-tb_status tb_encoder_info(const tb_encoder *encoder,
-                          tb_encoder_properties *info,
-                          tb_error **err);
+/**
+ * Tells what is really used.
+ *
+ * @param info  `struct_size` set by the caller; the rest is zero on failure
+ */
+tb_status tb_encoder_info(const tb_encoder *encoder, tb_encoder_properties *info, tb_error **err);
 
 /**
- * Embeds `n` preprocessed images with these weights; the embeddings are not normalised. The weights are reconstructed
- * if they are not ready; nothing of them is copied.
+ * Embeds `n` preprocessed images with these weights, in one run; the embeddings are not normalised. The weights are
+ * reconstructed if they are not ready; nothing of them is copied. Memory grows with `n`: some 3 MB an image for
+ * ViT-B-32. Calls of several threads run at once up to tb_encoder_options.concurrency, and then wait.
  *
+ * @param weights   of any basis, as long as its base has the encoder's architecture
  * @param pixels    f32 [n,3,S,S], as tb_preprocess() gives them
  * @param out       f32 [n,e]
  * @param capacity  floats that `out` has room for: at least n*e, or TB_ERR_BUFFER_TOO_SMALL
@@ -664,7 +722,14 @@ tb_status tb_encoder_encode(const tb_encoder *encoder,
                             size_t capacity,
                             tb_error **err);
 
-/** Preprocesses `n` images and embeds them; as tb_preprocess() and tb_encoder_encode(). */
+/**
+ * Preprocesses `n` images and embeds them, as tb_preprocess() and tb_encoder_encode() do.
+ *
+ * @param images    `n` images, of any sizes and formats
+ * @param out       f32 [n,e]
+ * @param capacity  floats that `out` has room for: at least n*e, or TB_ERR_BUFFER_TOO_SMALL
+ * @return what those two return. On failure `out` is as it was
+ */
 tb_status tb_encoder_encode_images(const tb_encoder *encoder,
                                    const tb_weights *weights,
                                    const tb_image *images,
@@ -675,10 +740,9 @@ tb_status tb_encoder_encode_images(const tb_encoder *encoder,
 
 /**
  * Gives back the memory that ONNX Runtime keeps for the next call: closes the sessions that no call is using. The next
- * call opens one again, which costs some 20 ms.
+ * call opens one again, which costs some 20 ms. The encoder's graph and settings stay.
  */
-tb_status tb_encoder_trim(const tb_encoder *encoder,
-                          tb_error **err);
+tb_status tb_encoder_trim(const tb_encoder *encoder, tb_error **err);
 
 /** Frees an encoder. NULL is fine. */
 void tb_encoder_free(tb_encoder *encoder);
@@ -714,14 +778,19 @@ tb_status tb_head_open(const char *path,
                        tb_head **out,
                        tb_error **err);
 
-/** C, the number of classes. */
+/** Sets `*out` to C, the number of classes. */
 tb_status tb_head_classes(const tb_head *head, size_t *out, tb_error **err);
 
-/** The name of class `index`, UTF-8. It belongs to the head. Or TB_ERR_NOT_FOUND. */
+/**
+ * Sets `*out` to the name of class `index`, UTF-8, which belongs to the head.
+ *
+ * @param index  0 <= index < C
+ * @return TB_OK; TB_ERR_NOT_FOUND
+ */
 tb_status tb_head_class_name(const tb_head *head, size_t index, const char **out, tb_error **err);
 
 /**
- * Classifies `n` embeddings; they need no normalisation.
+ * Classifies `n` embeddings, which need no normalisation: gives all logits, the best classes, or both.
  *
  * @param embeds     f32 [n,embedding]
  * @param embedding  e: the length of an embedding; must be the head's, or TB_ERR_MISMATCH
@@ -729,6 +798,7 @@ tb_status tb_head_class_name(const tb_head *head, size_t index, const char **out
  * @param capacity   floats that `logits` has room for, or TB_ERR_BUFFER_TOO_SMALL
  * @param top        [n,k]: the k best classes of each, the best first; NULL where k is 0
  * @param k          at most C
+ * @return TB_OK; TB_ERR_MISMATCH; TB_ERR_BUFFER_TOO_SMALL. On failure `logits` and `top` are as they were
  */
 tb_status tb_head_classify(const tb_head *head,
                            const float *embeds,

@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -495,6 +496,11 @@ public:
         return out;
     }
 
+    // Of images that are listed in the call: encode(weights, {image}).
+    result<std::vector<float>> try_encode(const weights &with, std::initializer_list<tb_image> images) const {
+        return try_encode(with, view<const tb_image>(images.begin(), images.size()));
+    }
+
     // Closes the sessions that no call is using.
     result<none> try_trim() const {
         if (auto failed = detail::call(tb_encoder_trim, get())) {
@@ -517,6 +523,9 @@ public:
         return try_encode(with, pixels).value();
     }
     std::vector<float> encode(const weights &with, view<const tb_image> images) const {
+        return try_encode(with, images).value();
+    }
+    std::vector<float> encode(const weights &with, std::initializer_list<tb_image> images) const {
         return try_encode(with, images).value();
     }
 #endif

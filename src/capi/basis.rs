@@ -44,7 +44,8 @@ pub struct tb_basis_options {
     pub read: u32,
     /// Threads that reconstruct; 0: one a processor.
     pub threads: u32,
-    /// Bytes of reconstructed weights that are kept for the next time. 0: 1 GiB. See tb_cache_set_budget() for none.
+    /// Bytes of reconstructed weights that are kept for the next time; 0: 1 GiB. tb_cache_set_budget() changes it, also
+    /// to none.
     pub cache_bytes: u64,
 }
 
@@ -57,16 +58,16 @@ unsafe impl Versioned for tb_basis_options {}
 pub struct tb_basis_properties {
     /// sizeof(tb_basis_properties), set by the caller.
     pub struct_size: usize,
-    /// `AutoencoderBasisMethod`, `PCABasisMethod`, `RandomBasisMethod`, `RandomSampleMethod`, or `none` for a base alone.
-    /// Belongs to the basis.
+    /// `AutoencoderBasisMethod`, `PCABasisMethod`, `RandomBasisMethod`, `RandomSampleMethod`, or `none` for a base
+    /// alone. Belongs to the basis.
     pub method: *const c_char,
     /// T, the number of tasks.
     pub tasks: usize,
     /// M, the number of basis vectors.
     pub vectors: usize,
-    /// 1 where there is a mean vector beside them (PCA), else 0.
+    /// 1 where there is a mean vector beside the M (PCA), else 0.
     pub has_mean: u32,
-    /// Parameters (elements) of the whole model, and those of its image tower.
+    /// Parameters (single numbers) of the whole model.
     pub parameters: u64,
     /// Parameters of the image tower, which is what gets reconstructed.
     pub image_tower_parameters: u64,
@@ -124,7 +125,9 @@ fn open(path: Option<&Path>, base: &Path, options: &tb_basis_options) -> Result<
     Ok(OpenBasis { model, method, tasks })
 }
 
-/// Tells what the basis is. `info->struct_size` has to be set.
+/// Tells what the basis is. Reads nothing from the files.
+///
+/// @param info  `struct_size` set by the caller; the rest is zero on failure
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_basis_info(
     basis: *const tb_basis,
@@ -154,7 +157,10 @@ pub unsafe extern "C" fn tb_basis_info(
     }
 }
 
-/// The name of task `index`, 0 <= index < T, UTF-8. It belongs to the basis. Or TB_ERR_NOT_FOUND.
+/// Sets `*out` to the name of task `index`, UTF-8, which belongs to the basis.
+///
+/// @param index  0 <= index < T, in the order of the recovery table's columns
+/// @return TB_OK; TB_ERR_NOT_FOUND
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_basis_task_name(
     basis: *const tb_basis,
@@ -178,7 +184,10 @@ pub unsafe extern "C" fn tb_basis_task_name(
     }
 }
 
-/// The index of the task called `name`; SIZE_MAX and TB_ERR_NOT_FOUND, with the nearest name, where there is none.
+/// Sets `*out` to the index of the task called `name`, or to SIZE_MAX where the call fails.
+///
+/// @return TB_OK; TB_ERR_NOT_FOUND, with the nearest name and the known ones; TB_ERR_INVALID_ARGUMENT where only a base
+///         is open
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_basis_task_index(
     basis: *const tb_basis,
@@ -201,7 +210,9 @@ pub unsafe extern "C" fn tb_basis_task_index(
 /// cannot be recovered.
 ///
 /// @param out       room for `capacity` numbers; may be NULL where that is 0
+/// @param capacity  numbers that `out` has room for
 /// @param needed    set to M*T, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
+/// @return TB_OK; TB_ERR_BUFFER_TOO_SMALL; TB_ERR_INVALID_ARGUMENT where only a base is open
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_basis_coefficients(
     basis: *const tb_basis,
@@ -221,15 +232,18 @@ pub unsafe extern "C" fn tb_basis_coefficients(
     }
 }
 
-/// Reads everything and checks it: that basis and base are of one model, that the image tower's shapes are those of a
-/// vision transformer, and that every number is finite. Names what is wrong. Takes as long as reading the files does.
+/// Reads everything and checks it: that basis and base are of one model, and that every number is finite. Takes as long
+/// as reading the files does.
+///
+/// @return TB_OK; TB_ERR_MISMATCH; TB_ERR_FORMAT; TB_ERR_IO. The message names file and tensor
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_basis_verify(basis: *const tb_basis, err: *mut *mut tb_error) -> tb_status {
     // SAFETY: as in `tb_basis_open`.
     unsafe { guard(err, || model(basis)?.verify()) }
 }
 
-/// Frees a basis. Weights and encoders made from it stay valid. NULL is fine.
+/// Frees a basis. Weights and encoders made from it stay valid, and with them the files and the cache they need. NULL is
+/// fine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_basis_free(basis: *mut tb_basis) {
     // SAFETY: as in `tb_basis_open`.

@@ -31,7 +31,8 @@ pub struct tb_cache_statistics {
 unsafe impl Versioned for tb_cache_statistics {}
 
 /// Sets how many bytes of reconstructed weights are kept, 0 for none, and drops what no longer fits, the least recently
-/// used first. Weights in use stay alive until they no longer are.
+/// used first. Weights in use (by a running call, or by views) stay alive until they no longer are, beside the budget.
+/// A budget beyond all memory is none at all.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_cache_set_budget(basis: *const tb_basis, bytes: u64, err: *mut *mut tb_error) -> tb_status {
     // SAFETY: as in `tb_basis_open`.
@@ -43,7 +44,9 @@ pub unsafe extern "C" fn tb_cache_set_budget(basis: *const tb_basis, bytes: u64,
     }
 }
 
-/// Tells how the cache has done. `stats->struct_size` has to be set.
+/// Tells how the cache has done since the basis was opened.
+///
+/// @param stats  `struct_size` set by the caller; the rest is zero on failure
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_cache_stats(
     basis: *const tb_basis,

@@ -51,7 +51,8 @@ pub struct tb_encoder_options {
     pub threads: u32,
     /// Runs that may be in progress at once; further calls wait. 0: 1. Each has threads / concurrency threads.
     pub concurrency: u32,
-    /// One of TB_ACTIVATION_.... Shapes do not tell it, and the wrong one gives plausible, wrong embeddings.
+    /// One of the TB_ACTIVATION_ constants. Shapes do not tell it, and the wrong one gives plausible, wrong
+    /// embeddings.
     pub activation: u32,
     /// Attention heads; 0: width / 64.
     pub heads: u32,
@@ -75,7 +76,7 @@ unsafe impl Versioned for tb_encoder_options {}
 pub struct tb_encoder_properties {
     /// sizeof(tb_encoder_properties), set by the caller.
     pub struct_size: usize,
-    /// One of TB_ACTIVATION_....
+    /// One of the TB_ACTIVATION_ constants.
     pub activation: u32,
     /// The execution provider that runs: `cpu`.
     pub provider: *const c_char,
@@ -183,7 +184,9 @@ fn check_image_size(arch: &Arch, asked: u32) -> Result<()> {
     }
 }
 
-/// Tells what is really used. `info->struct_size` has to be set.
+/// Tells what is really used.
+///
+/// @param info  `struct_size` set by the caller; the rest is zero on failure
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_encoder_info(
     encoder: *const tb_encoder,
@@ -219,9 +222,11 @@ pub unsafe extern "C" fn tb_encoder_info(
     }
 }
 
-/// Embeds `n` preprocessed images with these weights; the embeddings are not normalised. The weights are reconstructed
-/// if they are not ready; nothing of them is copied.
+/// Embeds `n` preprocessed images with these weights, in one run; the embeddings are not normalised. The weights are
+/// reconstructed if they are not ready; nothing of them is copied. Memory grows with `n`: some 3 MB an image for
+/// ViT-B-32. Calls of several threads run at once up to tb_encoder_options.concurrency, and then wait.
 ///
+/// @param weights   of any basis, as long as its base has the encoder's architecture
 /// @param pixels    f32 [n,3,S,S], as tb_preprocess() gives them
 /// @param out       f32 [n,e]
 /// @param capacity  floats that `out` has room for: at least n*e, or TB_ERR_BUFFER_TOO_SMALL
@@ -250,7 +255,12 @@ pub unsafe extern "C" fn tb_encoder_encode(
     }
 }
 
-/// Preprocesses `n` images and embeds them; as tb_preprocess() and tb_encoder_encode().
+/// Preprocesses `n` images and embeds them, as tb_preprocess() and tb_encoder_encode() do.
+///
+/// @param images    `n` images, of any sizes and formats
+/// @param out       f32 [n,e]
+/// @param capacity  floats that `out` has room for: at least n*e, or TB_ERR_BUFFER_TOO_SMALL
+/// @return what those two return. On failure `out` is as it was
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_encoder_encode_images(
     encoder: *const tb_encoder,
@@ -281,7 +291,7 @@ fn values(n: usize, each: usize) -> Result<usize> {
 }
 
 /// Gives back the memory that ONNX Runtime keeps for the next call: closes the sessions that no call is using. The next
-/// call opens one again, which costs some 20 ms.
+/// call opens one again, which costs some 20 ms. The encoder's graph and settings stay.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_encoder_trim(encoder: *const tb_encoder, err: *mut *mut tb_error) -> tb_status {
     // SAFETY: as in `tb_encoder_create`.

@@ -71,7 +71,7 @@ pub unsafe extern "C" fn tb_head_open(
     }
 }
 
-/// C, the number of classes.
+/// Sets `*out` to C, the number of classes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_head_classes(head: *const tb_head, out: *mut usize, err: *mut *mut tb_error) -> tb_status {
     // SAFETY: as in `tb_head_open`.
@@ -84,7 +84,10 @@ pub unsafe extern "C" fn tb_head_classes(head: *const tb_head, out: *mut usize, 
     }
 }
 
-/// The name of class `index`, UTF-8. It belongs to the head. Or TB_ERR_NOT_FOUND.
+/// Sets `*out` to the name of class `index`, UTF-8, which belongs to the head.
+///
+/// @param index  0 <= index < C
+/// @return TB_OK; TB_ERR_NOT_FOUND
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_head_class_name(
     head: *const tb_head,
@@ -108,7 +111,7 @@ pub unsafe extern "C" fn tb_head_class_name(
     }
 }
 
-/// Classifies `n` embeddings; they need no normalisation.
+/// Classifies `n` embeddings, which need no normalisation: gives all logits, the best classes, or both.
 ///
 /// @param embeds     f32 [n,embedding]
 /// @param embedding  e: the length of an embedding; must be the head's, or TB_ERR_MISMATCH
@@ -116,6 +119,7 @@ pub unsafe extern "C" fn tb_head_class_name(
 /// @param capacity   floats that `logits` has room for, or TB_ERR_BUFFER_TOO_SMALL
 /// @param top        [n,k]: the k best classes of each, the best first; NULL where k is 0
 /// @param k          at most C
+/// @return TB_OK; TB_ERR_MISMATCH; TB_ERR_BUFFER_TOO_SMALL. On failure `logits` and `top` are as they were
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_head_classify(
     head: *const tb_head,

@@ -63,9 +63,12 @@ const fn decimal(digits: &str) -> u32 {
 }
 
 /// Tells what the library would compute with. Looks for ONNX Runtime as tb_encoder_create() does, without starting it;
-/// its absence is no failure of this call. `info->struct_size` has to be set.
+/// its absence is no failure of this call.
 ///
-/// @param onnxruntime  the library's file, UTF-8; NULL to search for it
+/// @param onnxruntime  the file of ONNX Runtime's library, UTF-8; NULL to search for it
+/// @param info         `struct_size` set by the caller; the rest is zero on failure
+/// @return TB_OK; TB_ERR_UNSUPPORTED or TB_ERR_INVALID_ARGUMENT where the environment variable TASKBASIS_KERNEL names a
+///         kernel that this machine or this version does not have
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_library_info(
     onnxruntime: *const c_char,

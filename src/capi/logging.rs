@@ -23,8 +23,9 @@ pub const TB_LOG_DEBUG: u32 = 4;
 /// Everything.
 pub const TB_LOG_TRACE: u32 = 5;
 
-/// Receives a remark: its level (TB_LOG_...), a text in UTF-8 that is gone when the function returns, and the caller's
-/// pointer. May be called from any thread, also from several at once. It must not call taskbasis, and not throw.
+/// Receives a message: its level (a TB_LOG_ constant), a text in UTF-8 that is gone when the function returns, and the
+/// caller's pointer. May be called from any thread, also from several at once. It must not call taskbasis, and not
+/// throw.
 pub type tb_log_callback = Option<unsafe extern "C" fn(level: u32, message: *const c_char, user_data: *mut c_void)>;
 
 #[derive(Clone, Copy)]
@@ -42,9 +43,15 @@ unsafe impl Sync for Target {}
 static TARGET: RwLock<Option<Target>> = RwLock::new(None);
 static INSTALLED: OnceLock<()> = OnceLock::new();
 
-/// Sets who receives the library's remarks, for the whole process: up to `level` (TB_LOG_...), `user_data` handed along.
-/// NULL turns them off, which is how it begins. When this returns, the function set before is no longer running, and
-/// will not be called again. Nothing is ever printed by the library itself.
+/// Sets who receives the library's messages and those of ONNX Runtime, for the whole process.
+///
+/// When this returns, the function that was set before is no longer running and will not be called again, so its
+/// `user_data` can be freed. In a Rust program that has a `tracing` subscriber of its own, the messages go there
+/// instead.
+///
+/// @param callback   NULL: nobody, which is how it begins
+/// @param user_data  handed to every call; may be NULL
+/// @param level      the most that is handed over: TB_LOG_WARN means errors and warnings
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_log_set_callback(callback: tb_log_callback, user_data: *mut c_void, level: u32) {
     infallible((), || {

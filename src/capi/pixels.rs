@@ -29,7 +29,7 @@ pub struct tb_image {
     pub height: usize,
     /// Bytes from the start of a row to the start of the next; 0: rows follow each other without a gap.
     pub row_stride: usize,
-    /// One of TB_PIXELS_....
+    /// One of the TB_PIXELS_ constants.
     pub format: u32,
 }
 
@@ -40,6 +40,8 @@ pub struct tb_image {
 /// @param out       f32 [3,S,S]; may be NULL where `capacity` is 0
 /// @param capacity  floats that `out` has room for
 /// @param needed    set to 3*S*S, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
+/// @return TB_OK; TB_ERR_INVALID_ARGUMENT for an image without pixels, an unknown format, a row_stride that is smaller
+///         than a row, a size of 0 or beyond reason; TB_ERR_BUFFER_TOO_SMALL
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_preprocess(
     image: *const tb_image,

@@ -30,13 +30,13 @@ impl Handle for tb_weights {
     const NAME: &'static str = "weights";
 }
 
-/// A task and its scaling coefficient lambda.
+/// A task and its scaling coefficient. This struct never changes, so arrays of it are safe.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct tb_task {
     /// The task's name, UTF-8.
     pub name: *const c_char,
-    /// lambda.
+    /// What its task vector is multiplied by; finite.
     pub lambda: f64,
 }
 
@@ -46,7 +46,7 @@ pub struct tb_task {
 pub struct tb_tensor {
     /// sizeof(tb_tensor), set by the caller.
     pub struct_size: usize,
-    /// The canonical name: `visual.proj`, `visual.transformer.resblocks.0.attn.in_proj_weight`, ....
+    /// The canonical name: `visual.proj`, `visual.transformer.resblocks.0.attn.in_proj_weight` and so on.
     pub name: *const c_char,
     /// `count` values.
     pub data: *const f32,
@@ -62,8 +62,11 @@ pub struct tb_tensor {
 unsafe impl Versioned for tb_tensor {}
 
 /// Names the weights of a task expression: `MNIST`, `MNIST@0.8`, `-MNIST@0.5`, `MNIST@0.3 + SVHN@0.3 - Cars@0.2`,
-/// `merged@0.4`, `all@0.3`, `base`. Nothing is reconstructed yet.
+/// `merged@0.4` (the sum of the M vectors), `all@0.3` (the sum of all tasks), `base`. The number is the scaling
+/// coefficient, 1 where there is none. Nothing is reconstructed yet.
 ///
+/// @param expression  the task expression; names with odd characters in double quotes
+/// @param out         set to the new handle, which the caller frees with tb_weights_free(); NULL on failure
 /// @return TB_OK; TB_ERR_INVALID_ARGUMENT for an expression that cannot be read or is not finite; TB_ERR_NOT_FOUND for
 ///         an unknown task; TB_ERR_NOT_RECOVERABLE for one that this basis cannot give back
 #[unsafe(no_mangle)]
@@ -85,8 +88,11 @@ pub unsafe extern "C" fn tb_weights_create(
     }
 }
 
-/// Names the weights of sum  lambda*task over `n` tasks; none give the base.
+/// Names the weights of base + lambda[0]*task[0] + ... + lambda[n-1]*task[n-1]. No tasks give the base. A name is taken
+/// as it is and needs no quotes.
 ///
+/// @param tasks  `n` tasks; may be NULL where that is 0. Not needed after the call
+/// @param out    as in tb_weights_create()
 /// @return as tb_weights_create()
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_weights_create_from_tasks(
@@ -114,10 +120,14 @@ pub unsafe extern "C" fn tb_weights_create_from_tasks(
     }
 }
 
-/// Names the weights of sum _m coefficients[m]*s_m + mean*(PCA's mean vector).
+/// Names the weights of base + coefficients[0]*s[0] + ... + coefficients[M-1]*s[M-1] + mean*s_mean, with s the basis
+/// vectors and s_mean PCA's mean vector.
 ///
-/// @param n     must be M
-/// @param mean  what multiplies the mean vector: 0 where there is none
+/// @param coefficients  `n` finite numbers, as tb_weights_coefficients() gives them
+/// @param n             must be M
+/// @param mean          what multiplies the mean vector; must be 0 where there is none
+/// @param out           as in tb_weights_create()
+/// @return TB_OK; TB_ERR_INVALID_ARGUMENT
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_weights_create_from_coefficients(
     basis: *const tb_basis,
@@ -144,7 +154,8 @@ fn named(weights: TaskWeights) -> *mut tb_weights {
     handle::into_raw::<tb_weights>(NamedWeights { weights, expression, names: OnceLock::new() })
 }
 
-/// The expression in its usual spelling, UTF-8. It belongs to the handle. NULL for NULL.
+/// The expression in its usual spelling, UTF-8; the coefficients, where it was made of those. It belongs to the handle.
+/// NULL for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_weights_expression(weights: *const tb_weights) -> *const c_char {
     infallible(std::ptr::null(), || {
@@ -158,6 +169,7 @@ pub unsafe extern "C" fn tb_weights_expression(weights: *const tb_weights) -> *c
 /// @param out       room for `capacity` numbers; may be NULL where that is 0
 /// @param needed    set to M, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
 /// @param mean      set to what multiplies the mean; may be NULL
+/// @return TB_OK; TB_ERR_BUFFER_TOO_SMALL
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_weights_coefficients(
     weights: *const tb_weights,
@@ -192,14 +204,17 @@ pub unsafe extern "C" fn tb_weights_prepare(weights: *const tb_weights, err: *mu
     unsafe { guard(err, || handle::borrow(weights)?.weights.get().map(drop)) }
 }
 
-/// Starts reconstructing in the background and returns at once. A failure shows when the weights are needed.
+/// Starts reconstructing on a thread of its own and returns at once. A failure shows when the weights are needed.
+/// Whoever needs them meanwhile waits for that thread instead of doing the work twice. The handle may be freed at any
+/// time.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_weights_prefetch(weights: *const tb_weights, err: *mut *mut tb_error) -> tb_status {
     // SAFETY: as in `tb_weights_create`.
     unsafe { guard(err, || handle::borrow(weights)?.weights.prefetch()) }
 }
 
-/// Sets `out` to 1 where the weights are reconstructed and still kept, else to 0.
+/// Sets `*out` to 1 where the weights are reconstructed and still kept, so that the next call that needs them need not
+/// wait; else to 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_weights_is_ready(
     weights: *const tb_weights,
@@ -216,7 +231,10 @@ pub unsafe extern "C" fn tb_weights_is_ready(
     }
 }
 
-/// The number of tensors. Reconstructs, and holds on to the weights as tb_weights_tensor() does.
+/// Sets `*out` to the number of tensors, those of the image tower. Reconstructs, and holds on to the weights as
+/// tb_weights_tensor() does.
+///
+/// @return what tb_weights_prepare() returns
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_weights_tensor_count(
     weights: *const tb_weights,
@@ -238,7 +256,10 @@ pub unsafe extern "C" fn tb_weights_tensor_count(
 /// Reconstructs, and from now on the handle holds on to the weights whatever the cache's budget: the view is valid
 /// until the handle is freed.
 ///
-/// @return TB_OK; TB_ERR_NOT_FOUND; what tb_weights_prepare() returns
+/// @param name    the canonical name
+/// @param tensor  `struct_size` set by the caller; the rest is zero on failure
+/// @return TB_OK; TB_ERR_NOT_FOUND; TB_ERR_UNSUPPORTED for a tensor that is not of floats; what tb_weights_prepare()
+///         returns
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_weights_tensor(
     weights: *const tb_weights,
@@ -260,7 +281,8 @@ pub unsafe extern "C" fn tb_weights_tensor(
     }
 }
 
-/// A view of tensor `index`, in the order of the base's file; as tb_weights_tensor().
+/// A view of tensor `index`, 0 <= index < tb_weights_tensor_count(), in the order of the base's file; otherwise as
+/// tb_weights_tensor().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_weights_tensor_at(
     weights: *const tb_weights,
@@ -279,10 +301,11 @@ pub unsafe extern "C" fn tb_weights_tensor_at(
     }
 }
 
-/// Copies the tensor called `name` into the caller's buffer. Nothing is held on to.
+/// Copies the tensor called `name` into the caller's buffer. Reconstructs if need be; nothing is held on to.
 ///
 /// @param out       room for `capacity` values; may be NULL where that is 0
 /// @param needed    set to the number of values, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
+/// @return as tb_weights_tensor(); TB_ERR_BUFFER_TOO_SMALL
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_weights_copy_tensor(
     weights: *const tb_weights,
