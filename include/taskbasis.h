@@ -70,7 +70,7 @@
  * Text is UTF-8 and ends in a NUL; so are paths. Tensors are f32, contiguous and row-major; [n,3,S,S] says the extents,
  * the slowest first.
  *
- * Files are mapped and stay open (a descriptor is not kept) as long as a handle needs them. They may be replaced by
+ * Files are mapped and stay open (a descriptor each) as long as a handle needs them. They may be replaced by
  * renaming, but must not be shortened or rewritten in place: the process may then end with SIGBUS. Where that cannot be
  * promised, tb_basis_options.read makes a copy in memory.
  *
