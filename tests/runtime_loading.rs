@@ -207,5 +207,9 @@ fn a_second_library_is_refused_and_the_first_stays() {
     );
     let ok: Vec<bool> = answers.iter().map(|answer| answer.starts_with("ok 1.")).collect();
     assert_eq!(ok, [false, true, true, true, true, false, false, true], "{answers:#?}");
-    assert!(answers[5].contains("loaded already") && answers[5].contains(good.to_str().unwrap()), "{}", answers[5]);
+    assert!(answers[5].contains("loaded already"), "{}", answers[5]);
+    // The loader may know the file by another of its names (a link beside the program, say).
+    let named = answers[5].rsplit_once(" from ").map(|(_, path)| Path::new(path.trim()));
+    let named = named.unwrap().canonicalize().unwrap();
+    assert_eq!(named, good.canonicalize().unwrap(), "{}", answers[5]);
 }
