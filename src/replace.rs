@@ -7,15 +7,22 @@ use crate::error::{Error, Result};
 /// Writes a file through a sibling that takes its place when it is complete and on the disk.
 ///
 /// Whatever happens on the way, `path` holds its old content or all of the new, and a mapping of the old file stays
-/// valid. `inputs` are what the content comes from: a `path` that is one of them, or lies in one that is a folder and
+/// valid. Where `path` is a symbolic link, the file that it names is replaced. `inputs` are what the content comes from: a `path` that is one of them, or lies in one that is a folder and
 /// exists already, is refused. `write` is given the sibling's path; the file exists and is empty.
 ///
 /// # Errors
 /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for an output that is an input,
 /// [`ErrorKind::Io`](crate::ErrorKind::Io) from the file system, and whatever `write` says.
 pub fn replace_file(path: &Path, inputs: &[&Path], write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    // What a link names is replaced, not the link.
+    let resolved = path.canonicalize();
+    let path = resolved.as_deref().unwrap_or(path);
     if path.is_dir() {
         return Err(Error::new(crate::ErrorKind::Io, "is a folder: give the name of a file to write").at(path));
+    }
+    if path.exists() && !path.is_file() {
+        // A device or a pipe would be gone, a file in its place.
+        return Err(Error::new(crate::ErrorKind::Io, "is no regular file, and cannot be replaced by one").at(path));
     }
     if let Some(input) = inputs.iter().find(|input| overlaps(path, input)) {
         return Err(Error::invalid(format!("would overwrite the input {}", input.display()))
@@ -80,6 +87,24 @@ mod tests {
         })
         .unwrap();
         assert_eq!((fs::read_to_string(&path).unwrap().as_str(), entries(folder.path())), ("new", 1));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_stay_and_devices_are_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        fs::write(&file, "old").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let write = |sibling: &Path| fs::write(sibling, "new").map_err(|e| Error::io("cannot write", sibling, e));
+        replace_file(&link, &[], write).unwrap();
+        assert!(link.is_symlink() && fs::read_to_string(&file).unwrap() == "new");
+        assert!(replace_file(&link, &[&file], |_| unreachable!("the link names an input")).is_err());
+
+        let socket = folder.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let error = replace_file(&socket, &[], |_| unreachable!("it is no file")).unwrap_err();
+        assert!(error.to_string().contains("no regular file"), "{error}");
     }
 
     #[test]
