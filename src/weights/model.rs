@@ -170,8 +170,10 @@ impl TaskWeights {
     /// # Errors
     /// As [`Weights::reconstruct`].
     pub fn get(&self) -> Result<Arc<Weights>> {
-        match &*self.pinned.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(weights) => Ok(Arc::clone(weights)),
+        // A copy, so that the lock is not held while somebody reconstructs.
+        let pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match pinned {
+            Some(weights) => Ok(weights),
             None => self.model.cache.get_or_build(&self.key, || self.model.reconstruct(&self.coefficients)),
         }
     }
