@@ -14,6 +14,8 @@ fn main() {
     match env::var("CARGO_CFG_TARGET_OS").unwrap_or_default().as_str() {
         "linux" | "android" | "freebsd" | "netbsd" | "openbsd" => {
             println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libtaskbasis.so.{compatible}");
+            // A prefetch may be running, and ONNX Runtime holds our log function, when the host calls dlclose().
+            println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
         }
         "macos" | "ios" => {
             println!("cargo:rustc-cdylib-link-arg=-Wl,-install_name,@rpath/libtaskbasis.{compatible}.dylib");

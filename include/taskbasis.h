@@ -38,7 +38,8 @@
  * Failure. What can fail returns a tb_status and takes a last argument `tb_error **err`. Pass NULL, or the address of a
  * tb_error pointer: it is set to NULL on success and to a new error on failure, which the caller frees with
  * tb_error_free(). (It is set without a look at what was there: free an error before using its place again.) There is
- * no error state anywhere else. A defect of the library becomes TB_ERR_INTERNAL; nothing is thrown or aborted. Besides
+ * no error state anywhere else. A defect of the library becomes TB_ERR_INTERNAL (and may leave a line on stderr);
+ * nothing is thrown. Only a small allocation that the system refuses ends the process; large ones are errors. Besides
  * the statuses that a function lists, any may return TB_ERR_INVALID_ARGUMENT (NULL where that is not allowed, text that
  * is not UTF-8, a struct_size that is not set, a number out of range), TB_ERR_OUT_OF_MEMORY and TB_ERR_INTERNAL.
  *
@@ -74,7 +75,8 @@
  * renaming, but must not be shortened or rewritten in place: the process may then end with SIGBUS. Where that cannot be
  * promised, tb_basis_options.read makes a copy in memory.
  *
- * The library never prints, and installs no handlers; see tb_log_set_callback(). It starts threads to reconstruct, to
+ * The library prints nothing of its own, and installs no handlers; see tb_log_set_callback(). It stays in the process
+ * after dlclose(). It starts threads to reconstruct, to
  * prefetch, and through ONNX Runtime to encode. ONNX Runtime is loaded when the first encoder is made and stays until
  * the process ends; one process can have only one.
  *

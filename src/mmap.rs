@@ -41,6 +41,15 @@ impl Mapping {
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) when [`MapMode::Read`] finds no room for it.
     pub fn open(path: impl AsRef<Path>, mode: MapMode) -> Result<Self> {
         let path = path.as_ref();
+        // Asked before it is opened too: opening a pipe waits for somebody at its other end.
+        if std::fs::metadata(path).map_err(|e| Error::io("cannot open", path, e))?.is_file() {
+            Self::open_file(path, mode)
+        } else {
+            Err(Error::new(crate::ErrorKind::Io, "not a regular file").at(path))
+        }
+    }
+
+    fn open_file(path: &Path, mode: MapMode) -> Result<Self> {
         let mut file = File::open(path).map_err(|e| Error::io("cannot open", path, e))?;
         let metadata = file.metadata().map_err(|e| Error::io("cannot read its metadata", path, e))?;
         if !metadata.is_file() {

@@ -14,21 +14,10 @@ use crate::error::{Error, Result};
 /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for an output that is an input,
 /// [`ErrorKind::Io`](crate::ErrorKind::Io) from the file system, and whatever `write` says.
 pub fn replace_file(path: &Path, inputs: &[&Path], write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    check_output(path, inputs)?;
     // What a link names is replaced, not the link.
     let resolved = path.canonicalize();
     let path = resolved.as_deref().unwrap_or(path);
-    if path.is_dir() {
-        return Err(Error::new(crate::ErrorKind::Io, "is a folder: give the name of a file to write").at(path));
-    }
-    if path.exists() && !path.is_file() {
-        // A device or a pipe would be gone, a file in its place.
-        return Err(Error::new(crate::ErrorKind::Io, "is no regular file, and cannot be replaced by one").at(path));
-    }
-    if let Some(input) = inputs.iter().find(|input| overlaps(path, input)) {
-        return Err(Error::invalid(format!("would overwrite the input {}", input.display()))
-            .at(path)
-            .hint("Choose another name for the output"));
-    }
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -43,13 +32,44 @@ pub fn replace_file(path: &Path, inputs: &[&Path], write: impl FnOnce(&Path) -> 
         builder.permissions(std::fs::Permissions::from_mode(0o666));
     }
     let sibling = builder.tempfile_in(folder).map_err(|e| failed("cannot create a file beside it", e))?;
+    let permissions = sibling.as_file().metadata().map_err(|e| failed("cannot read its metadata", e))?.permissions();
     // From here on an early return removes the sibling.
     write(sibling.path())?;
+    // `write` may have put another file in the sibling's place.
+    std::fs::set_permissions(sibling.path(), permissions).map_err(|e| failed("cannot set its permissions", e))?;
     let written = std::fs::OpenOptions::new().write(true).open(sibling.path());
     written.and_then(|file| file.sync_all()).map_err(|e| failed("cannot write it to the disk", e))?;
     sibling.persist(path).map_err(|e| failed("cannot take its place", e.error))?;
     // The new name is on the disk only with its folder; a file system that cannot say so has nothing to sync.
     let _ = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
+    Ok(())
+}
+
+/// Whether a file may be written to `path`: what [`replace_file`] checks first. For work that takes long, and whose
+/// result should not be refused at its end.
+///
+/// # Errors
+/// As [`replace_file`], before anything is written.
+pub fn check_output(path: &Path, inputs: &[&Path]) -> Result<()> {
+    let refused = |why: &str| Err(Error::new(crate::ErrorKind::Io, why).at(path));
+    if path.is_dir() {
+        return refused("is a folder: give the name of a file to write");
+    }
+    if path.is_symlink() && !path.exists() {
+        return refused("is a link to a file that is not there");
+    }
+    if path.exists() && !path.is_file() {
+        // A device or a pipe would be gone, a file in its place.
+        return refused("is no regular file, and cannot be replaced by one");
+    }
+    if path.parent().is_some_and(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
+        return refused("cannot create a file there: its folder does not exist");
+    }
+    if let Some(input) = inputs.iter().find(|input| overlaps(path, input)) {
+        return Err(Error::invalid(format!("would overwrite the input {}", input.display()))
+            .at(path)
+            .hint("Choose another name for the output"));
+    }
     Ok(())
 }
 
@@ -99,7 +119,14 @@ mod tests {
         let write = |sibling: &Path| fs::write(sibling, "new").map_err(|e| Error::io("cannot write", sibling, e));
         replace_file(&link, &[], write).unwrap();
         assert!(link.is_symlink() && fs::read_to_string(&file).unwrap() == "new");
+        let mode = |path: &Path| std::os::unix::fs::PermissionsExt::mode(&fs::metadata(path).unwrap().permissions());
+        fs::write(folder.path().join("usual"), "").unwrap();
+        assert_eq!(mode(&file), mode(&folder.path().join("usual")), "as any file that is made");
         assert!(replace_file(&link, &[&file], |_| unreachable!("the link names an input")).is_err());
+
+        let dangling = folder.path().join("dangling");
+        std::os::unix::fs::symlink("nowhere", &dangling).unwrap();
+        assert!(replace_file(&dangling, &[], |_| unreachable!("it names nothing")).is_err());
 
         let socket = folder.path().join("socket");
         let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();

@@ -252,7 +252,7 @@ fn tensors_stay_inside_their_storage() {
         (b"K\x00K\x07\x85K\x01\x85", "more elements than its storage"),
         (b"K\x00K\x03\x85K\x03\x85", "reaches outside its storage"),
         (b"K\x00K\x02\x85\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f\x85", "reaches outside its storage"),
-        (b"K\x00K\x07\x85K\x00\x85", "more elements than its storage"),
+        (b"K\x00K\x05\x85K\x00\x85", "repeats its elements (stride 0)"),
         (b"J\xff\xff\xff\xffK\x01\x85K\x01\x85", "is negative: got -1"),
         (b"K\x00J\xfe\xff\xff\xff\x85K\x01\x85", "is negative: got -2"),
         (b"K\x00K\x02\x85J\xff\xff\xff\xff\x85", "is negative: got -1"),
@@ -448,4 +448,31 @@ fn names_that_collide_name_the_file() {
     let two = "\"visual.proj\":{\"dtype\":\"U8\",\"shape\":[1,1],\"data_offsets\":[0,1]},\
                \"visual_projection.weight\":{\"dtype\":\"U8\",\"shape\":[1,1],\"data_offsets\":[1,2]}";
     refused(safetensors(&format!("{{{two}}}"), 2), "two tensors stand for the same weights: got `visual.proj` and");
+}
+
+#[test]
+fn many_names_over_one_storage_are_refused() {
+    let mut writer = TorchWriter::new("shared");
+    let storage = writer.storage(DType::F16, 4096).unwrap();
+    let tied = |names: usize, writer: &TorchWriter| {
+        let entries: Vec<_> =
+            (0..names).map(|i| (format!("w{i}"), writer.view(storage, 0, &[4096]).unwrap())).collect();
+        let mut bytes = Vec::new();
+        writer.write(&mut bytes, &Value::dict(entries), |_, out| out.write_all(&[0; 8192])).unwrap();
+        bytes
+    };
+    assert!(open(tied(2, &writer)).is_ok(), "tied weights are usual");
+    refused(tied(200, &writer), "share storage beyond any use");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    if !std::process::Command::new("mkfifo").arg(&pipe).status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: there is no mkfifo");
+        return;
+    }
+    assert!(Checkpoint::open(&pipe).unwrap_err().to_string().contains("not a regular file"));
 }

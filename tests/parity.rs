@@ -78,10 +78,6 @@ fn recovered_tensors_equal_the_reference() {
 fn every_form_of_the_base_gives_the_same() {
     let golden = Checkpoint::open(whole_digits("golden.safetensors").unwrap()).unwrap();
     let pixels = golden.require("pixel_values").unwrap().to_f32().unwrap();
-    let folder = digits("bases/ViT-D-8_AE_M4_8task").unwrap();
-    let basis = Basis::open(folder).unwrap();
-    let expr: TaskExpr = "MNIST@1.0".parse().unwrap();
-    let expected = golden.require("AE/task/MNIST@1.0/embeds").unwrap().to_f32().unwrap();
     for (file, tolerance) in [
         ("pickled_module.pt", 2e-5),
         ("state_dict.pt", 2e-5),
@@ -92,10 +88,19 @@ fn every_form_of_the_base_gives_the_same() {
     ] {
         let Some(path) = digits(&format!("base/{file}")) else { continue };
         let base = Checkpoint::open(path).unwrap();
-        let weights = Weights::reconstruct(&base, &basis, &expr, &ReconstructOptions::default()).unwrap();
-        let embeds = encoder(&base).encode(&weights, &pixels, 32).unwrap();
-        let error = relative_l2(&embeds, &expected);
-        assert!(error <= tolerance, "{file}: relative error {error:e}");
+        let encoder = encoder(&base);
+        for method in METHODS {
+            let Some(folder) = digits(&format!("bases/ViT-D-8_{method}_M4_8task")) else { continue };
+            let basis = Basis::open(folder).unwrap();
+            let keys = golden.iter().filter(|(key, _)| key.starts_with(&format!("{method}/")));
+            for (key, tensor) in keys.chain([("zeroshot/embeds", golden.require("zeroshot/embeds").unwrap())]) {
+                let Some(expr) = expression(key) else { continue };
+                let weights = Weights::reconstruct(&base, &basis, &expr, &ReconstructOptions::default()).unwrap();
+                let embeds = encoder.encode(&weights, &pixels, 32).unwrap();
+                let error = relative_l2(&embeds, &tensor.to_f32().unwrap());
+                assert!(error <= tolerance, "{file}, {method}, {key}: relative error {error:e}");
+            }
+        }
     }
 }
 

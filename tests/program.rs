@@ -152,10 +152,8 @@ fn eval_gives_the_reference_accuracies() {
             close(&zero_shot, task, &golden["zeroshot"][task], "zero-shot");
             close(&own, task, &recovered["test@1.0"], method);
             close(&merged, task, &addition["test"][task], "merged");
-            if method == "AE" {
-                let negated = eval(&["--weights", &format!("-{task}@0.5"), "--task", task]);
-                close(&negated, task, &recovered["negated_test@0.5"], "negated");
-            }
+            let negated = eval(&["--weights", &format!("-{task}@0.5"), "--task", task]);
+            close(&negated, task, &recovered["negated_test@0.5"], "negated");
         }
         let mean: f64 = own["tasks"].as_object().unwrap().values().map(|t| t["accuracy"].as_f64().unwrap()).sum();
         assert!((own["mean"].as_f64().unwrap() - mean / 8.0).abs() < 1e-12);
@@ -213,6 +211,9 @@ fn outputs_are_whole_or_not_there_and_never_an_input() {
     };
     reconstruct(&basis.join("basis_vectors.pt"), &["would overwrite the input"]);
     reconstruct(Path::new(&base_text), &["would overwrite the input"]);
+    // However the basis is named, all of its folder is an input.
+    let (info, vectors) = (text(basis.join("method_info.json")), text(basis.join("basis_vectors.pt")));
+    fail(&["reconstruct", "--basis", &info, "--weights", "MNIST", "--vector", "-o", &vectors], &["would overwrite"]);
     reconstruct(&folder.path().join("no/such/folder/out"), &["cannot create"]);
     reconstruct(&basis, &["is a folder"]);
     assert_eq!(fs::read(basis.join("basis_vectors.pt")).unwrap(), before);

@@ -1,7 +1,7 @@
 // taskbasis for C++17: header only, over the C ABI in taskbasis.h.
 //
 // Handles are move-only objects that free themselves, in any order. Every operation comes twice: `try_…` returns a
-// result that holds a value or an error and never throws; without the prefix it returns the value and throws
+// result that holds a value or an error and throws nothing but std::bad_alloc; without the prefix it returns the value and throws
 // taskbasis::error. With exceptions turned off (-fno-exceptions), or TASKBASIS_NO_EXCEPTIONS defined, only the former
 // exist. Shapes, units, errors and threads are told in taskbasis.h.
 #ifndef TASKBASIS_HPP
@@ -361,7 +361,11 @@ public:
         return taskbasis::weights(handle);
     }
 
-    result<taskbasis::weights> try_weights(const std::vector<task> &tasks) const {
+    // Names in braces would make a string of two pointers: name tasks with try_weights_of().
+    result<taskbasis::weights> try_weights(std::initializer_list<const char *>) const = delete;
+
+    // The weights of a sum of tasks: try_weights_of({{"MNIST", 0.3}, {"SVHN", 0.3}}).
+    result<taskbasis::weights> try_weights_of(const std::vector<task> &tasks) const {
         std::vector<tb_task> raw;
         raw.reserve(tasks.size());
         for (const task &each : tasks) {
@@ -374,7 +378,7 @@ public:
         return taskbasis::weights(handle);
     }
 
-    result<taskbasis::weights> try_weights(const taskbasis::coefficients &of) const {
+    result<taskbasis::weights> try_weights_from(const taskbasis::coefficients &of) const {
         tb_weights *handle = nullptr;
         if (auto failed = detail::call(tb_weights_create_from_coefficients, get(), of.vectors.data(),
                                        of.vectors.size(), of.mean, &handle)) {
@@ -409,8 +413,9 @@ public:
     std::size_t task_index(const std::string &name) const { return try_task_index(name).value(); }
     std::vector<double> coefficients() const { return try_coefficients().value(); }
     taskbasis::weights weights(const std::string &expression) const { return try_weights(expression).value(); }
-    taskbasis::weights weights(const std::vector<task> &tasks) const { return try_weights(tasks).value(); }
-    taskbasis::weights weights(const taskbasis::coefficients &of) const { return try_weights(of).value(); }
+    taskbasis::weights weights(std::initializer_list<const char *>) const = delete;
+    taskbasis::weights weights_of(const std::vector<task> &tasks) const { return try_weights_of(tasks).value(); }
+    taskbasis::weights weights_from(const taskbasis::coefficients &of) const { return try_weights_from(of).value(); }
     void verify() const { try_verify().value(); }
     void set_cache_budget(std::uint64_t bytes) const { try_set_cache_budget(bytes).value(); }
     void trim_cache(std::uint64_t bytes) const { try_trim_cache(bytes).value(); }

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use super::method::{Mean, Method, read_artifact};
 use super::{Basis, Parameter};
 use crate::checkpoint::torch::Archive;
-use crate::checkpoint::{Checkpoint, Format};
+use crate::checkpoint::{Checkpoint, Format, check_sharing};
 use crate::error::{Error, Result};
 use crate::mmap::MapMode;
 use crate::tensor::Tensor;
@@ -123,6 +123,8 @@ fn read_vectors(path: &Path, mode: MapMode) -> Result<Vec<Checkpoint>> {
     if vectors.is_empty() {
         return Err(fail("holds no basis vectors".into()));
     }
+    let tensors = vectors.iter().flat_map(Checkpoint::iter).map(|(_, tensor)| tensor);
+    check_sharing(path, archive.mapping().len() as u64, tensors)?;
     if let Some(told) = root.get("num_basis").and_then(|n| n.as_i64())
         && usize::try_from(told) != Ok(vectors.len())
     {

@@ -142,6 +142,8 @@ pub unsafe extern "C" fn tb_weights_create_from_coefficients(
         guard(err, || {
             let out = Out::new(out, "out", std::ptr::null_mut())?;
             let model = model(basis)?;
+            // Before anything is read: a wrong count must not lead beyond the caller's array.
+            model.check_count(n)?;
             let vectors = handle::slice(coefficients, n, "coefficients")?.to_vec();
             out.set(named(model.weights_from(Coefficients { vectors, mean })?));
             Ok(())

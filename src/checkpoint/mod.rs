@@ -61,6 +61,20 @@ impl fmt::Display for Format {
     }
 }
 
+/// Refuses tensors that together have many times the bytes of their file: a few kilobytes of names over one storage
+/// could ask for any amount of memory. Weights that are tied share a storage; hardly ever more than two do.
+pub(crate) fn check_sharing<'a>(path: &Path, file_bytes: u64, tensors: impl Iterator<Item = &'a Tensor>) -> Result<()> {
+    const TIMES: u64 = 4;
+    let total: u64 = tensors.map(|tensor| tensor.nbytes() as u64).fold(0, u64::saturating_add);
+    if total <= file_bytes.saturating_mul(TIMES) {
+        return Ok(());
+    }
+    Err(Error::format("its tensors share storage beyond any use")
+        .at(path)
+        .expected(format_args!("at most {TIMES} times the file's {file_bytes} bytes"))
+        .got(format_args!("{total} bytes")))
+}
+
 /// The tensors of one file under canonical names, in the order of the file.
 pub struct Checkpoint {
     path: PathBuf,
@@ -109,6 +123,7 @@ impl Checkpoint {
             let what = if mapping.is_empty() { "the file is empty" } else { "neither a PyTorch zip nor safetensors" };
             return Err(Error::format(what).at(path));
         };
+        check_sharing(&path, file_bytes, tensors.iter().map(|(_, tensor)| tensor))?;
         Ok(Self { file_bytes, ..Self::from_tensors(path, format, tensors)? })
     }
 

@@ -50,7 +50,7 @@ impl Head {
     /// - a file of one head, `weight` and `bias`;
     /// - a folder of such files named `head_{task}Val.pt`, `head_{task}.pt` or `{task}.safetensors`.
     ///
-    /// The task may be left out where there is one head only. A bias that is absent is zero. A head of one file whose
+    /// The task may be left out where there is one head only. A bias that is absent is zero. A `.pt` head whose
     /// name says another task than `task` is refused.
     ///
     /// # Errors

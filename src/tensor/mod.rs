@@ -79,6 +79,9 @@ impl Tensor {
         }
         let available = (storage.end - storage.start) / dtype.size();
         let numel = checked_numel(shape).ok_or_else(|| fail("a tensor's shape overflows"))?;
+        if numel > 1 && shape.iter().zip(strides).any(|(&extent, &stride)| extent > 1 && stride == 0) {
+            return Err(fail("a tensor repeats its elements (stride 0)"));
+        }
         if numel > available {
             return Err(fail("a tensor has more elements than its storage"));
         }
@@ -257,6 +260,7 @@ mod tests {
             (0, &[2], &[usize::MAX]),
             (0, &[usize::MAX, usize::MAX], &[0, 0]),
             (0, &[1000], &[0]),
+            (0, &[2, 3], &[1, 0]),
         ] {
             assert!(Tensor::strided(&m, 0..24, DType::F32, offset, shape, strides).is_err(), "{offset} {shape:?}");
         }

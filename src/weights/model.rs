@@ -79,14 +79,18 @@ impl Model {
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for another number of coefficients than M, or
     /// one that is not finite.
     pub fn weights_from(self: &Arc<Self>, coefficients: Coefficients) -> Result<TaskWeights> {
-        let vectors = self.basis.as_ref().map_or(0, Basis::vectors);
-        if coefficients.vectors.len() != vectors {
-            return Err(Error::invalid("there must be one coefficient a basis vector")
-                .expected(vectors)
-                .got(coefficients.vectors.len()));
-        }
+        self.check_count(coefficients.vectors.len())?;
         let text: Vec<String> = coefficients.vectors.iter().map(f64::to_string).collect();
         self.named(format!("coefficients [{}], mean {}", text.join(", "), coefficients.mean), coefficients)
+    }
+
+    /// Whether there are as many coefficients as basis vectors.
+    pub(crate) fn check_count(&self, coefficients: usize) -> Result<()> {
+        let vectors = self.basis.as_ref().map_or(0, Basis::vectors);
+        if coefficients == vectors {
+            return Ok(());
+        }
+        Err(Error::invalid("there must be one coefficient a basis vector").expected(vectors).got(coefficients))
     }
 
     fn named(self: &Arc<Self>, name: String, coefficients: Coefficients) -> Result<TaskWeights> {

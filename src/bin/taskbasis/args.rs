@@ -59,9 +59,9 @@ impl ModelArgs {
         Model::new(Checkpoint::open(&self.base)?, basis, &options)
     }
 
-    /// The files that nothing may be written over.
-    pub fn inputs(&self) -> Vec<&Path> {
-        self.basis.iter().map(PathBuf::as_path).chain([self.base.as_path()]).collect()
+    /// The files that nothing may be written over: the base, and all of the basis's folder, however it was named.
+    pub fn inputs<'a>(&'a self, model: &'a Model) -> Vec<&'a Path> {
+        model.basis().map(Basis::path).into_iter().chain([self.base.as_path()]).collect()
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use clap::Args;
 use serde_json::json;
-use taskbasis::{Result, TaskExpr, save_arrays};
+use taskbasis::{Result, TaskExpr, check_output, save_arrays};
 
 use crate::args::{EncoderArgs, ModelArgs};
 use crate::input::Input;
@@ -38,6 +38,9 @@ impl Embed {
         let model = self.model.open(self.encoder.threads)?;
         let encoder = self.encoder.encoder(model.base())?;
         let input = Input::open(&self.input, encoder.arch().image_size())?;
+        let mut inputs = self.model.inputs(&model);
+        inputs.extend(self.input.iter().map(PathBuf::as_path));
+        check_output(&self.output, &inputs)?;
         let weights = model.weights(&self.weights)?.get()?;
 
         let began = Instant::now();
@@ -52,8 +55,6 @@ impl Embed {
         bar.finish_and_clear();
         let took = began.elapsed();
 
-        let mut inputs = self.model.inputs();
-        inputs.extend(self.input.iter().map(PathBuf::as_path));
         let mut about = vec![("taskbasis.weights", self.weights.to_string())];
         about.extend(input.files().map(|files| ("taskbasis.files", json!(files).to_string())));
         save_arrays(&self.output, &[("embeds", &[input.len(), width], &embeds)], &about, &inputs)?;

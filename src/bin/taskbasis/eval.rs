@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::{Map, Value, json};
-use taskbasis::{Dataset, Encoder, ErrorKind, Head, Preprocess, Result, Split, TaskExpr, Weights};
+use taskbasis::{Dataset, Encoder, Error, ErrorKind, Head, Preprocess, Result, Split, TaskExpr, Weights, head_tasks};
 
 use crate::args::{EncoderArgs, ModelArgs};
 use crate::output;
@@ -65,6 +65,7 @@ impl Eval {
             [] => data.tasks_with(&self.split)?.into_iter().map(String::from).collect(),
             chosen => chosen.to_vec(),
         };
+        self.check_heads(&tasks)?;
         let splits = tasks
             .iter()
             .map(|task| Ok((task, self.head(task)?, data.split(task, &self.split)?)))
@@ -120,6 +121,20 @@ impl Eval {
         Ok(())
     }
 
+    /// A file of one head says of one task: for several it would be right for one and silently wrong for the others.
+    fn check_heads(&self, tasks: &[String]) -> Result<()> {
+        if tasks.len() < 2 || self.heads.is_dir() {
+            return Ok(());
+        }
+        let known = head_tasks(&self.heads)?;
+        match tasks.iter().find(|task| !known.contains(task)) {
+            None => Ok(()),
+            Some(task) => Err(Error::not_found(format!("no head of task `{task}`; known: {}", known.join(", ")))
+                .at(&self.heads)
+                .hint("Give a file or folder with a head a task, or choose tasks with --task")),
+        }
+    }
+
     fn head(&self, task: &str) -> Result<Head> {
         let head = Head::open(&self.heads, Some(task))?;
         match &self.classes {
@@ -136,6 +151,9 @@ impl Eval {
         split: &Split,
         bar: &ProgressBar,
     ) -> Result<usize> {
+        if split.is_empty() {
+            return Err(Error::format("a split without images").at(&self.data));
+        }
         let preprocess = Preprocess::new(encoder.arch().image_size())?;
         let labels = head.check_labels(split.labels())?;
         let width = encoder.arch().embed_dim;

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use taskbasis::{Checkpoint, Error, Preprocess, Result};
 
+use crate::output;
+
 /// Where the pixels come from.
 pub enum Input {
     /// `pixel_values` f32 [N,3,S,S].
@@ -103,13 +105,18 @@ impl Input {
 /// The PNG and JPEG files of a folder, by name.
 fn images_in(folder: &Path) -> Result<Vec<PathBuf>> {
     let failed = |e| Error::io("cannot list the folder", folder, e);
-    let mut files = Vec::new();
+    let (mut files, mut others) = (Vec::new(), 0);
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
         if matches!(extension.as_str(), "png" | "jpg" | "jpeg") && path.is_file() {
             files.push(path);
+        } else if path.is_file() {
+            others += 1;
         }
+    }
+    if others > 0 && !files.is_empty() {
+        output::note(&format!("{}: {others} files that are not .png, .jpg or .jpeg were left out", folder.display()));
     }
     if files.is_empty() {
         return Err(Error::not_found("the folder holds no .png, .jpg or .jpeg file").at(folder));

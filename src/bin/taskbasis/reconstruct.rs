@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use clap::Args;
 use serde_json::json;
-use taskbasis::{Basis, Checkpoint, Error, ReconstructOptions, Result, Scope, TaskExpr, Weights};
+use taskbasis::{Basis, Checkpoint, Error, ReconstructOptions, Result, Scope, TaskExpr, Weights, check_output};
 
 use crate::output;
 
@@ -47,6 +47,9 @@ impl Reconstruct {
         let options = ReconstructOptions { scope, threads: self.threads, ..ReconstructOptions::default() };
         let basis = Basis::open(&self.basis)?;
 
+        let inputs: Vec<_> = [Some(basis.path()), self.base.as_deref()].into_iter().flatten().collect();
+        check_output(&self.output, &inputs)?;
+
         let began = Instant::now();
         let weights = if self.vector {
             Weights::task_vector(&basis, &basis.coefficients(&self.weights)?, &options)?
@@ -56,7 +59,6 @@ impl Reconstruct {
         };
         let took = began.elapsed();
 
-        let inputs: Vec<_> = [Some(self.basis.as_path()), self.base.as_deref()].into_iter().flatten().collect();
         let kind = if self.vector { "task_vector" } else { "weights" };
         let about = [("taskbasis.weights", self.weights.to_string()), ("taskbasis.kind", kind.to_owned())];
         weights.save(&self.output, &about, &inputs)?;
