@@ -27,8 +27,13 @@ impl Coefficients {
     /// As the kernel takes them: f32, the mean's last where the basis has a mean.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] when one is not finite, or does not fit f32.
-    pub fn to_kernel(&self, has_mean: bool) -> Result<Vec<f32>> {
+    /// [`ErrorKind::InvalidArgument`] when there are not as many as `vectors`, the mean's is not 0 and there is no mean,
+    /// or one is not finite or does not fit f32.
+    pub fn to_kernel(&self, vectors: usize, has_mean: bool) -> Result<Vec<f32>> {
+        Self::check_count(self.vectors.len(), vectors)?;
+        if self.mean != 0.0 && !has_mean {
+            return Err(Error::invalid("a coefficient for the mean, and the basis has none"));
+        }
         let mean = has_mean.then_some(self.mean);
         self.vectors
             .iter()
@@ -40,6 +45,14 @@ impl Coefficients {
                 _ => Err(Error::invalid(format!("coefficient {m} must be a finite f32")).got(a)),
             })
             .collect()
+    }
+
+    /// Whether `given` coefficients are one a basis vector.
+    pub(crate) fn check_count(given: usize, vectors: usize) -> Result<()> {
+        if given == vectors {
+            return Ok(());
+        }
+        Err(Error::invalid("there must be one coefficient a basis vector").expected(vectors).got(given))
     }
 }
 
@@ -189,7 +202,7 @@ mod tests {
         assert!(error.to_string().contains("known: A, B, C"), "{error}");
         assert_eq!(coefficients(&ae, "B@1e308 + B@1e308").unwrap_err().kind(), ErrorKind::InvalidArgument);
         let big = coefficients(&ae, "B@1e300").unwrap();
-        assert_eq!(big.to_kernel(false).unwrap_err().kind(), ErrorKind::InvalidArgument);
-        assert_eq!(Coefficients { vectors: vec![0.5], mean: 2.0 }.to_kernel(true).unwrap(), [0.5, 2.0]);
+        assert_eq!(big.to_kernel(2, false).unwrap_err().kind(), ErrorKind::InvalidArgument);
+        assert_eq!(Coefficients { vectors: vec![0.5], mean: 2.0 }.to_kernel(1, true).unwrap(), [0.5, 2.0]);
     }
 }

@@ -79,26 +79,23 @@ impl Model {
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for another number of coefficients than M, or
     /// one that is not finite.
     pub fn weights_from(self: &Arc<Self>, coefficients: Coefficients) -> Result<TaskWeights> {
-        self.check_count(coefficients.vectors.len())?;
         let text: Vec<String> = coefficients.vectors.iter().map(f64::to_string).collect();
         self.named(format!("coefficients [{}], mean {}", text.join(", "), coefficients.mean), coefficients)
     }
 
     /// Whether there are as many coefficients as basis vectors.
     pub(crate) fn check_count(&self, coefficients: usize) -> Result<()> {
-        let vectors = self.basis.as_ref().map_or(0, Basis::vectors);
-        if coefficients == vectors {
-            return Ok(());
-        }
-        Err(Error::invalid("there must be one coefficient a basis vector").expected(vectors).got(coefficients))
+        Coefficients::check_count(coefficients, self.vectors())
+    }
+
+    /// M; 0 where there is no basis.
+    fn vectors(&self) -> usize {
+        self.basis.as_ref().map_or(0, Basis::vectors)
     }
 
     fn named(self: &Arc<Self>, name: String, coefficients: Coefficients) -> Result<TaskWeights> {
         let has_mean = self.basis.as_ref().is_some_and(Basis::has_mean);
-        if coefficients.mean != 0.0 && !has_mean {
-            return Err(Error::invalid("a coefficient for the mean, and the basis has none"));
-        }
-        let factors = coefficients.to_kernel(has_mean)?;
+        let factors = coefficients.to_kernel(self.vectors(), has_mean)?;
         // −0 and 0 both mean that the vector is left out.
         let key = factors.iter().map(|a| if *a == 0.0 { 0 } else { a.to_bits() }).collect();
         Ok(TaskWeights { model: Arc::clone(self), name, coefficients, key, pinned: Mutex::new(None) })

@@ -105,16 +105,7 @@ pub(super) fn vector_alone<'a>(basis: &'a Basis, coefficients: &Coefficients, sc
 }
 
 fn factors(basis: &Basis, coefficients: &Coefficients) -> Result<Vec<f32>> {
-    if coefficients.vectors.len() != basis.vectors() {
-        return Err(Error::invalid("there must be one coefficient a basis vector")
-            .at(basis.path())
-            .expected(basis.vectors())
-            .got(coefficients.vectors.len()));
-    }
-    if coefficients.mean != 0.0 && !basis.has_mean() {
-        return Err(Error::invalid("a coefficient for the mean, and the basis has none").at(basis.path()));
-    }
-    coefficients.to_kernel(basis.has_mean()).map_err(|e| e.at(basis.path()))
+    coefficients.to_kernel(basis.vectors(), basis.has_mean()).map_err(|e| e.at(basis.path()))
 }
 
 fn in_scope<'a, T>(all: impl Iterator<Item = (&'a str, T)>, scope: Scope) -> impl Iterator<Item = (&'a str, T)> {
