@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clip::Arch;
 use crate::error::{Error, Result};
+use crate::tensor::BlockFormat;
 
 /// The version that is written, and the only one that is read.
 pub const VERSION: u32 = 1;
@@ -20,6 +21,12 @@ pub(super) const PREFIX: usize = 8;
 pub(super) const ALIGNMENT: usize = 256;
 /// The header ends, and every section begins, at a multiple of this: a page of nearly every machine.
 pub(super) const PAGE: usize = 4096;
+
+/// The bytes from one vector's blocks of a parameter to the next one's: whole [`ALIGNMENT`]s, so that no padding is needed
+/// between tensors of blocks. `None` where that overflows.
+pub(super) fn block_stride(format: BlockFormat, numel: usize) -> Option<usize> {
+    format.bytes(numel)?.checked_next_multiple_of(ALIGNMENT)
+}
 
 /// The keys of the metadata.
 pub(super) mod key {
