@@ -1,7 +1,6 @@
 //! What a base is, whatever file it came in: a hash of its image tower's names, shapes and values.
 
 use std::fmt;
-use std::hash::Hasher;
 use std::str::FromStr;
 
 use twox_hash::XxHash3_128;
@@ -108,7 +107,10 @@ mod tests {
         let expected = of(&[proj, class]);
         assert_eq!(expected, of(&[class, proj]), "the order of the file does not count");
         assert_eq!(expected, of(&[class, ("logit_scale", &[9.], &[]), proj]), "nor does the text tower");
-        assert_eq!(expected, of(&[("model.visual.proj", proj.1, proj.2), ("model.visual.class_embedding", class.1, class.2)]));
+        assert_eq!(
+            expected,
+            of(&[("model.visual.proj", proj.1, proj.2), ("model.visual.class_embedding", class.1, class.2)])
+        );
         assert_ne!(expected, of(&[("visual.proj", proj.1, &[2, 1]), class]));
         assert_ne!(expected, of(&[("visual.proj", &[1., 2.000_000_2], proj.2), class]));
         assert_eq!(expected.parse::<Fingerprint>().unwrap().to_string(), expected);

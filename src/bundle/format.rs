@@ -57,7 +57,7 @@ pub(super) mod name {
 }
 
 /// The parts of a file that begin at a page of their own, in this order; empty ones are not there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Section {
     Base,
     Vectors,

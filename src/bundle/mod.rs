@@ -208,9 +208,10 @@ impl Bundle {
     /// # Errors
     /// None that opening did not find.
     pub fn base(&self) -> Result<Option<Checkpoint>> {
-        let base = self.base.as_ref().map(|tensors| {
-            Checkpoint::from_tensors(self.path(), Format::Safetensors, tensors.clone())
-        });
+        let base = self
+            .base
+            .as_ref()
+            .map(|tensors| Checkpoint::from_tensors(self.path(), Format::Safetensors, tensors.clone()));
         base.transpose()
     }
 
@@ -221,21 +222,7 @@ impl Bundle {
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) where none is given and the bundle has none.
     pub fn base_or(&self, given: Option<Checkpoint>) -> Result<Checkpoint> {
         match given {
-            Some(given) => {
-                let fingerprint = Fingerprint::of(&given, 0)?;
-                // The bundle's own base may have been rounded: it is as good as the one it was made of.
-                let is_own = || self.base()?.map(|own| Fingerprint::of(&own, 0)).transpose();
-                if fingerprint != self.fingerprint && is_own()? != Some(fingerprint) {
-                    return Err(Error::mismatch(format!(
-                        "not the base that the bundle {} was packed over",
-                        self.path().display()
-                    ))
-                    .at(given.path())
-                    .expected(format_args!("a base of fingerprint {}", self.fingerprint))
-                    .got(fingerprint));
-                }
-                Ok(given)
-            }
+            Some(given) => self.check_base(&given).map(|()| given),
             None => self.base()?.ok_or_else(|| {
                 Error::invalid("the bundle leaves the base out, and none was given")
                     .at(self.path())
@@ -243,6 +230,19 @@ impl Bundle {
                     .hint("Give the base checkpoint it was packed over (--base)")
             }),
         }
+    }
+
+    /// Whether `given` is the base that the bundle was packed over; its own, which may have been rounded, will do too.
+    fn check_base(&self, given: &Checkpoint) -> Result<()> {
+        let fingerprint = Fingerprint::of(given, 0)?;
+        let is_own = || self.base()?.map(|own| Fingerprint::of(&own, 0)).transpose();
+        if fingerprint == self.fingerprint || is_own()? == Some(fingerprint) {
+            return Ok(());
+        }
+        Err(Error::mismatch(format!("not the base that the bundle {} was packed over", self.path().display()))
+            .at(given.path())
+            .expected(format_args!("a base of fingerprint {}", self.fingerprint))
+            .got(fingerprint))
     }
 
     /// The basis, its vectors views of the bundle.
@@ -301,7 +301,8 @@ impl Bundle {
             *size = (size.0 + 1, size.1 + tensor.nbytes() as u64);
         }
         let header = SectionSize { kind: "header", format: "", tensors: 0, bytes: self.header_bytes as u64 };
-        let sections = sizes.into_iter().map(|((kind, format), (tensors, bytes))| SectionSize { kind, format, tensors, bytes });
+        let sections =
+            sizes.into_iter().map(|((kind, format), (tensors, bytes))| SectionSize { kind, format, tensors, bytes });
         std::iter::once(header).chain(sections).collect()
     }
 }

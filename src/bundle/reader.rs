@@ -13,7 +13,7 @@ use super::format::{
 use super::{Bundle, Fingerprint, HeadTensors, Pieces};
 use crate::basis::Method;
 use crate::checkpoint::safetensors;
-use crate::clip::{Arch, Preprocess};
+use crate::clip::Preprocess;
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
 use crate::tensor::{BlockFormat, Blocks, DType, Source, Tensor};
@@ -58,12 +58,12 @@ fn read(mapping: Arc<Mapping>) -> Result<Bundle> {
     for (tensor_name, tensor) in &tensors {
         sorter.take(tensor_name, tensor).map_err(|e| e.tensor(tensor_name))?;
     }
-    let Sorter { found, used, .. } = sorter;
+    let Sorter { mut found, used, .. } = sorter;
     if let Some(unused) = about.blocks.keys().find(|key| !used.contains(key.as_str())) {
         return Err(Error::format("the metadata say how it is quantised, and there is no such tensor of bytes")
             .tensor(unused.as_str()));
     }
-    let base = base(&about.base, &parameters, &mut found.base.clone())?;
+    let base = base(&about.base, &parameters, &mut found.base)?;
     let pieces = pieces(&about.basis, &found)?;
     let recovery = recovery(&about.basis, method, found.recovery.as_ref())?;
     let heads = heads(&about, &found)?;
@@ -94,16 +94,20 @@ fn check_places(header_bytes: usize, tensors: &[(String, Tensor)]) -> Result<()>
     let mut section = None;
     for (i, (tensor_name, tensor)) in tensors.iter().enumerate() {
         let fail = |what: &str| Error::format(what.to_owned()).tensor(tensor_name);
-        let role = Role::of(tensor_name)
-            .ok_or_else(|| fail("a tensor that version 1 of the format does not know").got(tensor.dtype()))?;
+        let role = Role::of(tensor_name).ok_or_else(|| {
+            fail(&format!("a tensor that version {VERSION} of the format does not know")).got(tensor.dtype())
+        })?;
         let Some(its) = role.section() else {
             let fine = tensor.dtype() == DType::U8 && tensor.shape().len() == 1 && (1..PAGE).contains(&tensor.numel());
             let between = i > 0 && i + 1 < tensors.len() && Role::of(&tensors[i - 1].0) != Some(Role::Padding);
             if fine && between {
                 continue;
             }
-            return Err(fail("padding must be bytes between two tensors, less than a page of them")
-                .got(format_args!("{} {:?}", tensor.dtype(), tensor.shape())));
+            return Err(fail("padding must be bytes between two tensors, less than a page of them").got(format_args!(
+                "{} {:?}",
+                tensor.dtype(),
+                tensor.shape()
+            )));
         };
         let alignment = if section == Some(its) { ALIGNMENT } else { PAGE };
         if !tensor.offset().is_multiple_of(alignment) {
@@ -162,8 +166,8 @@ fn check_about(about: &About) -> Result<AboutChecked> {
     arch.check().map_err(in_file)?;
     check_preprocess(about)?;
     let BasisInfo { method, tasks, vectors, mean, residuals } = basis;
-    let method = Method::parse(method)
-        .ok_or_else(|| Error::unsupported("an unknown method").got(format_args!("`{method}`")))?;
+    let method =
+        Method::parse(method).ok_or_else(|| Error::unsupported("an unknown method").got(format_args!("`{method}`")))?;
     let fail = |what: String| Err(Error::format(what));
     if tasks.is_empty() || *vectors == 0 {
         return fail("a basis has at least one task and one vector".into());
@@ -255,8 +259,11 @@ impl<'a> Sorter<'a> {
             Role::Recovery => self.found.recovery = Some(tensor.clone()),
             Role::Graph => {
                 if tensor.dtype() != DType::U8 || tensor.shape().len() != 1 || tensor.numel() == 0 {
-                    return Err(Error::format("a graph is a row of bytes")
-                        .got(format_args!("{} {:?}", tensor.dtype(), tensor.shape())));
+                    return Err(Error::format("a graph is a row of bytes").got(format_args!(
+                        "{} {:?}",
+                        tensor.dtype(),
+                        tensor.shape()
+                    )));
                 }
                 self.found.graph = Some(tensor.clone());
             }
@@ -273,7 +280,13 @@ impl<'a> Sorter<'a> {
     }
 
     /// The pieces of `count` vectors one after another, or a single one without that dimension.
-    fn pieces(&mut self, tensor_name: &'a str, tensor: &Tensor, parameter: &str, count: Option<usize>) -> Result<Vec<Source>> {
+    fn pieces(
+        &mut self,
+        tensor_name: &'a str,
+        tensor: &Tensor,
+        parameter: &str,
+        count: Option<usize>,
+    ) -> Result<Vec<Source>> {
         let shape = self.shape(parameter)?;
         let (rows, whole) = match count {
             Some(count) => (count, [&[count], shape].concat()),
@@ -430,13 +443,3 @@ fn heads(about: &About, found: &Found) -> Result<IndexMap<String, HeadTensors>> 
         })
         .collect()
 }
-
-/// The architecture's parameters that no vector changes are the base's alone, and have their place in a basis.
-pub(super) fn unchanged<'a>(
-    arch: &Arch,
-    pieces: &'a IndexMap<String, Pieces>,
-) -> impl Iterator<Item = (String, Vec<usize>)> + 'a {
-    arch.parameters().into_iter().filter(|(name, _)| !pieces.contains_key(name))
-}
-
-const _: () = assert!(VERSION == 1, "`check_places` names the version");

@@ -132,8 +132,8 @@ fn header(about: &About, placed: &[Placed<'_>]) -> Result<Vec<u8>> {
             return Err(Error::invalid("two tensors of one name").tensor(name));
         }
     }
-    let mut text = serde_json::to_vec(&map)
-        .map_err(|e| Error::new(ErrorKind::Internal, "a header that is no JSON").because(e))?;
+    let mut text =
+        serde_json::to_vec(&map).map_err(|e| Error::new(ErrorKind::Internal, "a header that is no JSON").because(e))?;
     text.resize((PREFIX + text.len()).next_multiple_of(PAGE) - PREFIX, b' ');
     let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
     bytes.append(&mut text);

@@ -145,7 +145,7 @@ pub unsafe extern "C" fn tb_weights_create_from_coefficients(
             // Before anything is read: a wrong count must not lead beyond the caller's array.
             model.check_count(n)?;
             let vectors = handle::slice(coefficients, n, "coefficients")?.to_vec();
-            out.set(named(model.weights_from(Coefficients { vectors, mean })?));
+            out.set(named(model.weights_from(Coefficients { vectors, mean, residuals: Vec::new() })?));
             Ok(())
         })
     }

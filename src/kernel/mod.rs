@@ -38,3 +38,4 @@ mod threads;
 
 pub use combine::{Segment, combine};
 pub use dispatch::{Kernel, VARIABLE, active, choose};
+pub(crate) use threads::share;

@@ -15,6 +15,8 @@ use indexmap::IndexMap;
 use self::arena::Arena;
 pub use self::cache::CacheStats;
 pub use self::model::{Model, ModelOptions, TaskWeights};
+pub(crate) use self::plan::check_models;
+pub(crate) use self::save::safetensors_dtype;
 pub use self::save::save_arrays;
 use crate::basis::{Basis, Coefficients, TaskExpr};
 use crate::checkpoint::Checkpoint;
