@@ -13,7 +13,7 @@ use std::ops::Range;
 use indexmap::IndexMap;
 
 use self::arena::Arena;
-pub(crate) use self::cache::{Derived, Owner};
+pub(crate) use self::cache::{Derived, Key, Owner};
 pub use self::cache::{CacheStats, WeightsCache};
 pub use self::model::{Model, ModelOptions, TaskWeights};
 pub use self::save::save_arrays;

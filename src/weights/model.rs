@@ -190,6 +190,20 @@ pub struct TaskWeights {
     prefetch: Mutex<Option<Arc<AtomicBool>>>,
 }
 
+impl Clone for TaskWeights {
+    /// Another name for the same weights, which pins nothing.
+    fn clone(&self) -> Self {
+        Self {
+            model: Arc::clone(&self.model),
+            name: self.name.clone(),
+            coefficients: self.coefficients.clone(),
+            key: self.key.clone(),
+            pinned: Mutex::new(None),
+            prefetch: Mutex::new(None),
+        }
+    }
+}
+
 impl TaskWeights {
     /// The expression, in its usual spelling.
     pub fn name(&self) -> &str {
