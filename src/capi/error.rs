@@ -54,6 +54,8 @@ impl From<ErrorKind> for tb_status {
             ErrorKind::Runtime => Self::TB_ERR_RUNTIME,
             ErrorKind::OutOfMemory => Self::TB_ERR_OUT_OF_MEMORY,
             ErrorKind::BufferTooSmall => Self::TB_ERR_BUFFER_TOO_SMALL,
+            // No function of the C ABI can call anything off yet.
+            ErrorKind::Cancelled => Self::TB_ERR_INTERNAL,
             ErrorKind::Internal => Self::TB_ERR_INTERNAL,
         }
     }

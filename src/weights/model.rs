@@ -131,7 +131,12 @@ impl Model {
     }
 
     fn reconstruct(&self, coefficients: &Coefficients) -> Result<Weights> {
-        let options = ReconstructOptions { scope: Scope::ImageTower, threads: self.threads, kernel: Some(self.kernel) };
+        let options = ReconstructOptions {
+            scope: Scope::ImageTower,
+            threads: self.threads,
+            kernel: Some(self.kernel),
+            cancel: None,
+        };
         match &self.basis {
             Some(basis) => Weights::from_coefficients(&self.base, basis, coefficients, &options),
             None => Weights::of_base(&self.base, &options),

@@ -122,7 +122,7 @@ impl Planned<'_> {
 
 impl Plan<'_> {
     /// Computes it.
-    pub(super) fn run(self, options: &ReconstructOptions) -> Result<Weights> {
+    pub(super) fn run(self, options: &ReconstructOptions<'_>) -> Result<Weights> {
         let kernel = options.kernel.map_or_else(kernel::active, Ok)?;
         let computed: Vec<&Planned<'_>> = self.tensors.iter().filter(|planned| planned.as_is().is_none()).collect();
         let (mut arena, places) = Arena::for_lengths(computed.iter().map(|planned| planned.shape.iter().product()))?;
@@ -137,9 +137,12 @@ impl Plan<'_> {
                 out,
             })
             .partition(|segment| !segment.terms.is_empty());
-        kernel::combine(kernel, options.threads, &self.factors, changed)?;
+        let combine = |factors: &[f32], segments| {
+            kernel::combine_cancellable(kernel, options.threads, factors, segments, options.cancel)
+        };
+        combine(&self.factors, changed)?;
         // Only a change of type (or of strides); a task vector's zeros need not even that.
-        kernel::combine(kernel, options.threads, &[], converted.into_iter().filter(|s| s.base.is_some()).collect())?;
+        combine(&[], converted.into_iter().filter(|s| s.base.is_some()).collect())?;
 
         let mut places = places.into_iter();
         let tensors = self
