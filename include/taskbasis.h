@@ -133,6 +133,8 @@ typedef enum tb_status {
     TB_ERR_OUT_OF_MEMORY = 10,
     /** A buffer is too small; the size that is needed has been reported. */
     TB_ERR_BUFFER_TOO_SMALL = 11,
+    /** The work was called off before it was done. */
+    TB_ERR_CANCELLED = 12,
     /** A defect in taskbasis itself; please report it. */
     TB_ERR_INTERNAL = 99,
 } tb_status;
