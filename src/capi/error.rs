@@ -119,6 +119,7 @@ pub extern "C" fn tb_status_name(status: i32) -> *const c_char {
         9 => c"runtime",
         10 => c"out_of_memory",
         11 => c"buffer_too_small",
+        12 => c"cancelled",
         99 => c"internal",
         _ => c"unknown",
     };
