@@ -1,8 +1,9 @@
 //! The combine kernel's contract apart from its bits' equality: fixed results, and errors that say what is wrong.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use taskbasis::kernel::{Kernel, Segment, combine};
+use taskbasis::kernel::{Kernel, Segment, combine, combine_cancellable};
 use taskbasis::{DType, ErrorKind, Mapping, Source, Tensor};
 
 fn tensor(values: &[f32], shape: &[usize]) -> Tensor {
@@ -129,6 +130,36 @@ fn what_does_not_fit_is_refused_by_name() {
         let error = refused(&[1.0, bad], Some(&six), &[&six, &six], 6);
         assert_eq!(error.kind(), ErrorKind::InvalidArgument);
         assert!(error.to_string().starts_with("coefficient 1 is not finite"), "{error}");
+    }
+}
+
+/// Called off while it runs on several threads: it ends long before all is done, with an error of its own kind.
+#[test]
+fn what_is_called_off_ends_early() {
+    let (base, term) = (tensor(&vec![1.0; 1 << 16], &[1 << 16]), Source::from(tensor(&vec![1.0; 1 << 16], &[1 << 16])));
+    for threads in [1, 3] {
+        let cancel = AtomicBool::new(true);
+        let mut out = vec![7.0; 1 << 16];
+        let segment = Segment { name: "a", base: Some(&base), terms: vec![&term], out: &mut out };
+        let error = combine_cancellable(Kernel::best(), threads, &[1.0], vec![segment], Some(&cancel)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
+        assert_eq!(out, vec![7.0; 1 << 16], "not a piece was begun");
+
+        // The scalar kernel over many segments takes far longer than the other thread needs to change its mind.
+        cancel.store(false, Ordering::Relaxed);
+        let mut out = vec![7.0; 400 << 16];
+        let segments = out.chunks_mut(1 << 16);
+        let segments: Vec<_> =
+            segments.map(|out| Segment { name: "a", base: Some(&base), terms: vec![&term; 8], out }).collect();
+        let error = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+                cancel.store(true, Ordering::Relaxed);
+            });
+            combine_cancellable(Kernel::Scalar, threads, &[1.0; 8], segments, Some(&cancel)).unwrap_err()
+        });
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
+        assert_eq!(out[out.len() - 1], 7.0, "the last piece was never begun");
     }
 }
 

@@ -1,11 +1,12 @@
 //! What the caller asks for, checked and cut into strips.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::dispatch::Kernel;
 use super::strip::{Format, Strip, Term};
 use super::threads;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::mmap::Mapping;
 use crate::tensor::{BLOCK, Blocks, DType, Source, Tensor, f32_bytes, try_zeroed};
 
@@ -60,6 +61,22 @@ const TILE: usize = 8 * BLOCK;
 ///
 /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) may come later, where sources must be converted first.
 pub fn combine(kernel: Kernel, threads: usize, coefficients: &[f32], segments: Vec<Segment<'_>>) -> Result<()> {
+    combine_cancellable(kernel, threads, coefficients, segments, None)
+}
+
+/// [`combine`], which ends early once `cancel` is true: it is looked at before every piece of work, each at most 1 MiB
+/// of the result.
+///
+/// # Errors
+/// As [`combine`]; [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) when it ended early. The outputs then hold
+/// nothing of use.
+pub fn combine_cancellable(
+    kernel: Kernel,
+    threads: usize,
+    coefficients: &[f32],
+    segments: Vec<Segment<'_>>,
+    cancel: Option<&AtomicBool>,
+) -> Result<()> {
     let function = kernel.function()?;
     for (m, coefficient) in coefficients.iter().enumerate() {
         if !coefficient.is_finite() {
@@ -88,7 +105,13 @@ pub fn combine(kernel: Kernel, threads: usize, coefficients: &[f32], segments: V
             pieces.push(Piece { plan, start: i * length, out });
         }
     }
-    threads::share(threads, pieces, |piece, scratch| piece.run(function, stream, scratch))
+    threads::share(threads, pieces, |piece, scratch| {
+        // Nothing is handed over with the flag, so its order against other memory does not matter.
+        if cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
+            return Err(Error::new(ErrorKind::Cancelled, "the work was called off"));
+        }
+        piece.run(function, stream, scratch)
+    })
 }
 
 /// Everything about a segment that could be wrong.

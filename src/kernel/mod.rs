@@ -36,6 +36,6 @@ mod scalar;
 mod strip;
 mod threads;
 
-pub use combine::{Segment, combine};
+pub use combine::{Segment, combine, combine_cancellable};
 pub use dispatch::{Kernel, VARIABLE, active, choose};
 pub(crate) use threads::share;
