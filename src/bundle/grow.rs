@@ -149,6 +149,18 @@ impl<'a> Growth<'a> {
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) for a checkpoint of another model;
     /// [`ErrorKind::NotRecoverable`](crate::ErrorKind::NotRecoverable) for a task without coefficients.
     pub fn residual(&mut self, task: &str, finetuned: &'a Checkpoint, format: BlockFormat) -> Result<&Fitted> {
+        let fitted = self.measure(task, finetuned)?;
+        let task = self.about.basis.tasks.iter().position(|known| known == task).unwrap_or_default();
+        self.fitted.push(fitted);
+        self.residuals.push(Residual { task, finetuned, format });
+        self.fitted.last().ok_or_else(|| Error::new(crate::ErrorKind::Internal, "nothing was fitted"))
+    }
+
+    /// What the vectors, as they are stored, lack of a task that the bundle has and that has no residual.
+    ///
+    /// # Errors
+    /// As [`Growth::residual`].
+    pub fn measure(&self, task: &str, finetuned: &Checkpoint) -> Result<Fitted> {
         let tasks = self.about.basis.tasks.iter().map(String::as_str);
         let t = tasks.clone().position(|known| known == task);
         let t = t.ok_or_else(|| crate::suggest::unknown("task", task, tasks).at(self.bundle.path()))?;
@@ -161,10 +173,7 @@ impl<'a> Growth<'a> {
                 .at(self.bundle.path())
                 .hint("Add it under another name"));
         }
-        let span = self.span(finetuned)?;
-        self.fitted.push(span.fitted(task, self.columns[t].clone(), self.about.basis.vectors));
-        self.residuals.push(Residual { task: t, finetuned, format });
-        self.fitted.last().ok_or_else(|| Error::new(crate::ErrorKind::Internal, "nothing was fitted"))
+        Ok(self.span(finetuned)?.fitted(task, self.columns[t].clone(), self.about.basis.vectors))
     }
 
     /// Writes the grown bundle: whole or not at all, and none of `inputs` is overwritten. `path` may be the bundle's own;

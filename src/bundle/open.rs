@@ -32,23 +32,43 @@ impl BasisFile {
         Basis::open_with(path, mode).map(Self::Folder)
     }
 
-    /// Base and basis together. A folder needs `base`; a bundle takes it in the place of its own, or demands it where it
-    /// has none ([`Bundle::base_or`]). Also gives the bundle back, where it is one.
+    /// The folder or the bundle's file.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Folder(basis) => basis.path(),
+            Self::Bundle(bundle) => bundle.path(),
+        }
+    }
+
+    /// Base and basis. A folder needs `base`; a bundle takes it in the place of its own, or demands it where it has none
+    /// ([`Bundle::base_or`]).
     ///
     /// # Errors
-    /// As [`Bundle::model`]; [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a folder without a
+    /// As [`Bundle::base_or`]; [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a folder without a
     /// base.
-    pub fn model(self, base: Option<Checkpoint>, options: &ModelOptions) -> Result<(Arc<Model>, Option<Box<Bundle>>)> {
+    pub fn base_and_basis(self, base: Option<Checkpoint>) -> Result<(Checkpoint, Basis)> {
         match self {
             Self::Folder(basis) => {
-                let base = base.ok_or_else(|| {
-                    Error::invalid("a basis folder needs its base, and none was given")
-                        .at(basis.path())
-                        .hint("Give the base checkpoint (--base)")
-                })?;
+                let missing = Error::invalid("a basis folder needs its base, and none was given")
+                    .at(basis.path())
+                    .hint("Give the base checkpoint (--base)");
+                Ok((base.ok_or(missing)?, basis))
+            }
+            Self::Bundle(bundle) => Ok((bundle.base_or(base)?, bundle.basis()?)),
+        }
+    }
+
+    /// [`BasisFile::base_and_basis`] as a model; and the bundle, where it is one.
+    ///
+    /// # Errors
+    /// As [`BasisFile::base_and_basis`] and [`Model::new`].
+    pub fn model(self, base: Option<Checkpoint>, options: &ModelOptions) -> Result<(Arc<Model>, Option<Box<Bundle>>)> {
+        match self {
+            Self::Bundle(bundle) => Ok((bundle.model(base, options)?, Some(bundle))),
+            folder @ Self::Folder(_) => {
+                let (base, basis) = folder.base_and_basis(base)?;
                 Ok((Model::new(base, Some(basis), options)?, None))
             }
-            Self::Bundle(bundle) => Ok((bundle.model(base, options)?, Some(bundle))),
         }
     }
 

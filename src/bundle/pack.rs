@@ -11,7 +11,7 @@ use super::format::{About, BaseInfo, BasisInfo, Lambdas, PreprocessInfo, Section
 use super::measure::{Errors, Gram, encode, ratio};
 use super::quantise::VectorFormat;
 use super::writer::{self, Item};
-use super::{Bundle, Fingerprint, Growth};
+use super::{Bundle, Fingerprint, Fitted, Growth};
 use crate::basis::{Basis, Parameter};
 use crate::checkpoint::{Checkpoint, is_image_tower};
 use crate::clip::preprocess::{CLIP_MEAN, CLIP_STD};
@@ -63,9 +63,17 @@ pub struct Packer<'a> {
     mean: [f32; 3],
     std: [f32; 3],
     graph: Option<Vec<u8>>,
-    residuals: Vec<(String, Checkpoint, BlockFormat)>,
+    residuals: Vec<Wanted>,
     ladder: RefCell<Option<Ladder>>,
     threads: usize,
+}
+
+/// A residual to be stored if the vectors lack more than `above` of the task.
+struct Wanted {
+    task: String,
+    finetuned: Checkpoint,
+    format: BlockFormat,
+    above: f64,
 }
 
 /// What was packed, and what it cost.
@@ -87,6 +95,8 @@ pub struct PackReport {
     pub errors: Errors,
     /// ‖θ'_0 − θ_0‖ / ‖θ_0‖: what rounding did to the base; `None` where it is left out.
     pub base_error: Option<f64>,
+    /// The tasks whose fine-tuned checkpoints were given for a residual, with what the vectors lack of them.
+    pub residuals: Vec<Fitted>,
     /// How many parameters have each format.
     pub formats: Vec<(String, usize)>,
     /// Parameters outside the image tower that vectors change; no image encoder uses them, and they are left out.
@@ -161,18 +171,18 @@ impl<'a> Packer<'a> {
         self
     }
 
-    /// Stores what the vectors lack of a task, given as its fine-tuned checkpoint, as a vector of its own.
+    /// Stores what the vectors lack of a task, given as its fine-tuned checkpoint, as a vector of its own, if that is more
+    /// than `above` of the task vector's norm.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a task that the basis does not know;
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) where one was given already, or where the base
-    /// is left out.
-    pub fn residual(&mut self, task: &str, finetuned: Checkpoint, format: BlockFormat) -> Result<&mut Self> {
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) where one was given already.
+    pub fn residual(&mut self, task: &str, finetuned: Checkpoint, format: BlockFormat, above: f64) -> Result<&mut Self> {
         self.basis.task_index(task)?;
-        if self.residuals.iter().any(|(known, _, _)| known == task) {
+        if self.residuals.iter().any(|wanted| wanted.task == task) {
             return Err(Error::invalid(format!("two residuals for task `{task}`")));
         }
-        self.residuals.push((task.to_owned(), finetuned, format));
+        self.residuals.push(Wanted { task: task.to_owned(), finetuned, format, above });
         Ok(self)
     }
 
@@ -249,15 +259,7 @@ impl<'a> Packer<'a> {
         }
         writer::write(path, &about, sections)?;
 
-        if !self.residuals.is_empty() {
-            let bundle = Bundle::open(path)?;
-            let mut growth = Growth::new(&bundle, (self.base_format == BaseFormat::LeftOut).then_some(self.base))?;
-            growth.threads(self.threads);
-            for (task, finetuned, format) in &self.residuals {
-                growth.residual(task, finetuned, *format)?;
-            }
-            growth.write(path, &[], &|_| {})?;
-        }
+        let residuals = self.add_residuals(path)?;
         let bundle = Bundle::open(path)?;
         let of_kind = |kinds: &[&str]| {
             bundle.sections().iter().filter(|section| kinds.contains(&section.kind)).map(|section| section.bytes).sum()
@@ -275,9 +277,34 @@ impl<'a> Packer<'a> {
             checkpoint_bytes: self.base.file_bytes(),
             errors: Errors::of(self.basis, &vectors, &errors),
             base_error: self.base_format.stored().map(|_| ratio(error, norm).sqrt()),
+            residuals,
             formats: formats.count().into_iter().map(|(format, n)| (format.name().to_owned(), n)).collect(),
             left_out: others.filter(|(_, parameter)| parameter.is_changed()).count(),
         })
+    }
+
+    /// Adds the residuals that are worth it to the bundle at `path`.
+    fn add_residuals(&self, path: &Path) -> Result<Vec<Fitted>> {
+        if self.residuals.is_empty() {
+            return Ok(Vec::new());
+        }
+        let bundle = Bundle::open(path)?;
+        let mut growth = Growth::new(&bundle, (self.base_format == BaseFormat::LeftOut).then_some(self.base))?;
+        growth.threads(self.threads);
+        let mut fitted = Vec::new();
+        for Wanted { task, finetuned, format, above } in &self.residuals {
+            let fit = growth.measure(task, finetuned)?;
+            if fit.lacking > *above {
+                growth.residual(task, finetuned, *format)?;
+            }
+            fitted.push(fit);
+        }
+        let stored = growth.write(path, &[], &|_| {})?;
+        for fit in &mut fitted {
+            let stored = stored.iter().find(|stored| stored.task == fit.task);
+            fit.lacking_with_residual = stored.and_then(|stored| stored.lacking_with_residual);
+        }
+        Ok(fitted)
     }
 
     fn about(&self) -> Result<About> {
