@@ -203,6 +203,25 @@ impl Bundle {
         if classes.is_empty() { Ok(head) } else { head.with_classes(classes.clone()).map_err(|e| e.at(self.path())) }
     }
 
+    /// The head of `task`; where none is named, the only one.
+    pub(crate) fn head_or_only(&self, task: Option<&str>) -> Result<Head> {
+        let mut tasks = self.head_tasks();
+        match (task, tasks.next(), tasks.next()) {
+            (Some(task), _, _) => self.head(task),
+            (None, Some(only), None) => self.head(only),
+            (None, None, _) => Err(Error::not_found("no head in it").at(self.path())),
+            (None, Some(_), Some(_)) => {
+                let names: Vec<&str> = self.head_tasks().collect();
+                Err(Error::invalid(format!("heads of several tasks; name one of {}", names.join(", "))).at(self.path()))
+            }
+        }
+    }
+
+    /// Whether the base is in it.
+    pub fn holds_base(&self) -> bool {
+        self.base.is_some()
+    }
+
     /// The base, where the bundle holds it.
     ///
     /// # Errors

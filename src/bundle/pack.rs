@@ -177,7 +177,13 @@ impl<'a> Packer<'a> {
     /// # Errors
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a task that the basis does not know;
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) where one was given already.
-    pub fn residual(&mut self, task: &str, finetuned: Checkpoint, format: BlockFormat, above: f64) -> Result<&mut Self> {
+    pub fn residual(
+        &mut self,
+        task: &str,
+        finetuned: Checkpoint,
+        format: BlockFormat,
+        above: f64,
+    ) -> Result<&mut Self> {
         self.basis.task_index(task)?;
         if self.residuals.iter().any(|wanted| wanted.task == task) {
             return Err(Error::invalid(format!("two residuals for task `{task}`")));

@@ -121,7 +121,8 @@ pub unsafe extern "C" fn tb_weights_create_from_tasks(
 }
 
 /// Names the weights of base + coefficients[0]*s[0] + ... + coefficients[M-1]*s[M-1] + mean*s_mean, with s the basis
-/// vectors and s_mean PCA's mean vector.
+/// vectors and s_mean PCA's mean vector. Residuals, the vectors of single tasks that a bundle can have, are not among
+/// them: tb_weights_create() with the task's name adds its own.
 ///
 /// @param coefficients  `n` finite numbers, as tb_weights_coefficients() gives them
 /// @param n             must be M

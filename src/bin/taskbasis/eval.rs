@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Map, Value, json};
-use taskbasis::{Dataset, Error, ErrorKind, Result, TaskExpr};
+use taskbasis::{Dataset, ErrorKind, Result, TaskExpr};
 
 use crate::accuracy::{Accuracy, Judge};
 use crate::args::{EncoderArgs, HeadArgs, ModelArgs};

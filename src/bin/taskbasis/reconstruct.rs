@@ -5,9 +5,7 @@ use std::time::Instant;
 
 use clap::Args;
 use serde_json::json;
-use taskbasis::{
-    BasisFile, Checkpoint, MapMode, ReconstructOptions, Result, Scope, TaskExpr, Weights, check_output,
-};
+use taskbasis::{BasisFile, Checkpoint, MapMode, ReconstructOptions, Result, Scope, TaskExpr, Weights, check_output};
 
 use crate::output;
 

@@ -52,7 +52,8 @@ pub fn text(path: &Path, report: &PackReport, accuracies: Accuracies<'_>) -> Str
         rows[0].extend(["accuracy before".to_owned(), "after".into(), "points".into()]);
     }
     let percent = |share: f64| format!("{:.2} %", 100.0 * share);
-    let cells = |before: f64, after: f64| [percent(before), percent(after), format!("{:+.2}", 100.0 * (after - before))];
+    let cells =
+        |before: f64, after: f64| [percent(before), percent(after), format!("{:+.2}", 100.0 * (after - before))];
     for error in &report.errors.tasks {
         let mut row = vec![error.task.clone(), percent(error.relative)];
         if let Some((before, after)) = accuracies
