@@ -26,13 +26,14 @@ const LADDER: [VectorFormat; 7] = [
 
 impl Formats {
     /// `format` for the matrices. What has one dimension (LayerNorms, biases, the class embedding) is kept as f16 where
-    /// `format` is smaller than that: a thousandth of the bytes, where the vectors have much of their effect.
+    /// `format` is smaller than that: on the digits family the task vectors' errors are 0.5 % smaller then (q8 to q2),
+    /// and at ViT-B-32's size it takes 0.3 % more bytes.
     pub(super) fn uniform<'a>(
         parameters: impl Iterator<Item = (&'a str, &'a Parameter)>,
         format: VectorFormat,
     ) -> Self {
         let of = |parameter: &Parameter| match format {
-            VectorFormat::Blocks(_) if parameter.shape().len() < 2 && std::env::var_os("TB_SMALL").is_none() => SMALL,
+            VectorFormat::Blocks(_) if parameter.shape().len() < 2 => SMALL,
             format => format,
         };
         Self(parameters.map(|(name, parameter)| (name.to_owned(), of(parameter))).collect())
