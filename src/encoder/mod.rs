@@ -6,6 +6,7 @@
 
 mod elf;
 mod library;
+mod memory;
 mod pool;
 mod promote;
 mod runtime;
@@ -281,6 +282,7 @@ impl Encoder {
     /// Closes idle sessions, which keep the memory of their largest run. The next call opens one again.
     pub fn trim(&self) {
         self.sessions.trim();
+        memory::release();
     }
 
     /// Another session over the graph without weights.
