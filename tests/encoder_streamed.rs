@@ -77,14 +77,16 @@ fn what_does_not_fit_is_named() {
 
     // Other models: one with a block more, and one of another width in the blocks alone.
     let deeper = Arch { layers: arch.layers + 1, ..arch.clone() };
-    let error = StreamedEncoder::new(&deeper, &EncoderOptions::default()).unwrap().encode(&task, &pixels, 2).unwrap_err();
+    let error =
+        StreamedEncoder::new(&deeper, &EncoderOptions::default()).unwrap().encode(&task, &pixels, 2).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Mismatch);
     let missing = format!("visual.transformer.resblocks.{}.ln_1.weight", arch.layers);
     assert_eq!(error.tensor_name(), Some(missing.as_str()));
     let wider = Arch { mlp_width: 2 * arch.mlp_width, ..arch.clone() };
-    let error = StreamedEncoder::new(&wider, &EncoderOptions::default()).unwrap().encode(&task, &pixels, 2).unwrap_err();
-    assert_eq!((error.kind(), error.tensor_name()), (
-        ErrorKind::Mismatch,
-        Some("visual.transformer.resblocks.0.mlp.c_fc.weight"),
-    ));
+    let error =
+        StreamedEncoder::new(&wider, &EncoderOptions::default()).unwrap().encode(&task, &pixels, 2).unwrap_err();
+    assert_eq!(
+        (error.kind(), error.tensor_name()),
+        (ErrorKind::Mismatch, Some("visual.transformer.resblocks.0.mlp.c_fc.weight"),)
+    );
 }

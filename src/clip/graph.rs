@@ -90,8 +90,7 @@ pub(crate) fn build_chain(arch: &Arch) -> Result<Chain> {
     };
 
     let stem = {
-        let (mut graph, parameters) =
-            (Graph::default(), parameters(&|name| !is_of_block(name) && !is_last(name)));
+        let (mut graph, parameters) = (Graph::default(), parameters(&|name| !is_of_block(name) && !is_last(name)));
         graph.declare_pixels(arch);
         graph.declare_parameters(&parameters);
         let output = graph.embed_patches(arch);
