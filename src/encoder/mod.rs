@@ -31,8 +31,8 @@ pub use frozen::FrozenEncoder;
 pub use library::{MINIMUM_MINOR, Version};
 pub use promote::{Promotion, PromotionState};
 pub use runtime::{Probe, Runtime};
-pub use streamed::StreamedEncoder;
 pub use search::{Origin, PATH_VARIABLE};
+pub use streamed::StreamedEncoder;
 
 use self::pool::Pool;
 use self::promote::Promotions;

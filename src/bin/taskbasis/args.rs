@@ -77,8 +77,8 @@ impl EncoderArgs {
     pub fn of_task(&self, model: &Arc<Model>, weights: &TaskExpr, streamed: bool) -> Result<TaskEncoder> {
         let (arch, options, weights) = (self.arch(model.base())?, self.options(), model.weights(weights)?);
         Ok(match streamed {
-            false => TaskEncoder::Whole(Encoder::new(&arch, &options)?, weights),
-            true => TaskEncoder::Streamed(StreamedEncoder::new(&arch, &options)?, weights),
+            false => TaskEncoder::Whole(Box::new(Encoder::new(&arch, &options)?), weights),
+            true => TaskEncoder::Streamed(Box::new(StreamedEncoder::new(&arch, &options)?), weights),
         })
     }
 
@@ -97,8 +97,8 @@ impl EncoderArgs {
 
 /// An encoder with the weights of one task: all of them at once, or a block at a time.
 pub enum TaskEncoder {
-    Whole(Encoder, TaskWeights),
-    Streamed(StreamedEncoder, TaskWeights),
+    Whole(Box<Encoder>, TaskWeights),
+    Streamed(Box<StreamedEncoder>, TaskWeights),
 }
 
 impl TaskEncoder {
