@@ -53,3 +53,60 @@ impl<'a> ReadAhead<'a> {
         }
     }
 }
+
+#[cfg(all(test, target_os = "linux", target_env = "gnu"))]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::mmap::{MapMode, Mapping};
+    use crate::tensor::{DType, Tensor};
+
+    /// A file that the page cache let go of comes back by being asked for, all that lies in the window and no more.
+    #[test]
+    fn what_is_on_the_disk_is_asked_for() {
+        const SIZE: usize = 2 << 20;
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&vec![1; 2 * SIZE]).unwrap();
+        file.as_file().sync_all().unwrap();
+        // SAFETY: plain numbers; the descriptor is open.
+        unsafe { libc::posix_fadvise(file.as_file().as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+        let mapping = Arc::new(Mapping::open(file.path(), MapMode::Map).unwrap());
+        let tensor = |at| Tensor::contiguous(&mapping, at..at + SIZE, DType::F32, &[SIZE / 4]).unwrap();
+        let tensors = [tensor(0), tensor(SIZE)];
+        let inputs = || tensors.iter().map(|tensor| vec![Input::Dense(tensor)]).collect::<Vec<_>>();
+        if mapping.is_resident(0..2 * SIZE) {
+            // A file system in memory, or one that cannot say.
+            assert!(ReadAhead::new(inputs()).segments.is_empty());
+            return;
+        }
+        let ahead = ReadAhead::new(inputs());
+        assert_eq!(ahead.segments.iter().map(|(before, _)| *before).collect::<Vec<_>>(), [0, SIZE]);
+        ahead.arrived_at(0);
+        assert_eq!(ahead.next.load(Ordering::Relaxed), 2, "both lie in the window");
+        ahead.arrived_at(1);
+        assert_eq!(ahead.next.load(Ordering::Relaxed), 2);
+        // It is only advice, so that nothing can be asserted but that the bytes are the file's.
+        let asked = Instant::now();
+        while !mapping.is_resident(0..2 * SIZE) && asked.elapsed() < Duration::from_secs(2) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(mapping.iter().all(|&byte| byte == 1));
+        assert!(ReadAhead::new(inputs()).segments.is_empty(), "all of it is in memory now");
+    }
+
+    #[test]
+    fn no_more_than_the_window_is_asked_for() {
+        let tensor = Tensor::from_f32(&[0.0; 4], &[4], "test").unwrap();
+        let of = |bytes: usize| (bytes, vec![Input::Dense(&tensor)]);
+        let next = AtomicUsize::new(0);
+        let ahead = ReadAhead { segments: (0..8).map(|i| of(i * WINDOW / 2)).collect(), next };
+        for (segment, next) in [(0, 3), (1, 4), (0, 4), (4, 7), (7, 8)] {
+            ahead.arrived_at(segment);
+            assert_eq!(ahead.next.load(Ordering::Relaxed), next, "at segment {segment}");
+        }
+    }
+}
