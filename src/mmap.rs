@@ -35,7 +35,7 @@ enum Bytes {
 
 /// One page in so many bytes is asked after by [`Mapping::is_resident`].
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const PROBE_EVERY: usize = 8 << 20;
+const PROBE_EVERY: usize = 16 << 20;
 
 /// Linux reads no more for one piece of advice than it would read ahead by itself, which is 128 KiB by default.
 #[cfg(unix)]
@@ -122,8 +122,8 @@ impl Mapping {
         Cow::Borrowed(&self[range])
     }
 
-    /// Whether the pages of `range` are in memory, as far as one of them in every 8 MiB tells, the first among them. A
-    /// question takes less than a microsecond.
+    /// Whether the pages of `range` are in memory, as far as one of them in every 16 MiB tells, the first among them. Each
+    /// is a question of a microsecond or two.
     ///
     /// Where the operating system has no answer it is `true`: then nothing is gained by [`Mapping::read_ahead`].
     ///

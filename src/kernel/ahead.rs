@@ -1,8 +1,8 @@
 //! Reading from the disk ahead of the computation, where the page cache does not hold the inputs.
 //!
-//! Base and M vectors are read side by side, at M + 1 places of one or two files. Page faults alone make short requests
-//! of that, one after the other: 1.8 GB took 21 s on a disk that reads them in a few. So each segment's inputs are asked
-//! for as long stretches, some time before their turn.
+//! Base and M vectors are read side by side, at M + 1 places of one or two files. Page faults alone make requests of that
+//! one after the other, and short ones where the operating system takes it for random access. So each segment's inputs
+//! are asked for as long stretches, some time before their turn.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,8 +11,11 @@ use super::input::Input;
 /// So many bytes are on their way from the disk while others are computed.
 const WINDOW: usize = 64 << 20;
 
-/// Inputs of fewer bytes do not tell whether anything must be read: there are many, and each question takes time.
+/// Smaller inputs do not tell whether anything must be read.
 const WORTH_ASKING: usize = 1 << 20;
+
+/// About so many questions are asked, of a microsecond or two each.
+const QUESTIONS: usize = 100;
 
 /// What is still to be asked for.
 pub(super) struct ReadAhead<'a> {
@@ -23,11 +26,16 @@ pub(super) struct ReadAhead<'a> {
 }
 
 impl<'a> ReadAhead<'a> {
-    /// Takes the inputs of each segment, and looks whether they are in memory: a question for every 8 MiB.
+    /// Takes the inputs of each segment, and looks at those of some of them, from the first on, whether they are in
+    /// memory.
     pub(super) fn new(segments: Vec<Vec<Input<'a>>>) -> Self {
         let resident = |input: &Input<'_>| input.range().is_none_or(|range| input.mapping().is_resident(range));
-        let mut large = segments.iter().flatten().filter(|input| input.nbytes() >= WORTH_ASKING);
-        let segments = if large.all(resident) { Vec::new() } else { segments };
+        let large: Vec<_> =
+            segments.iter().filter(|inputs| inputs.iter().any(|i| i.nbytes() >= WORTH_ASKING)).collect();
+        let inputs = large.iter().map(|inputs| inputs.len()).sum::<usize>();
+        // Whole segments: one input of each would always be the same vector's.
+        let mut some = large.iter().step_by(inputs.div_ceil(QUESTIONS).max(1));
+        let segments = if some.all(|inputs| inputs.iter().all(resident)) { Vec::new() } else { segments };
         let segments = segments.into_iter().scan(0, |at, inputs| {
             let before = *at;
             *at += inputs.iter().map(|input| input.nbytes()).sum::<usize>();
