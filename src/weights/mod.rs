@@ -14,7 +14,8 @@ use std::sync::atomic::AtomicBool;
 use indexmap::IndexMap;
 
 use self::arena::Arena;
-pub use self::cache::CacheStats;
+pub use self::cache::{CacheStats, WeightsCache};
+pub(crate) use self::cache::{Derived, Key, Owner};
 pub use self::model::{Model, ModelOptions, TaskWeights};
 pub use self::save::save_arrays;
 use crate::basis::{Basis, Coefficients, TaskExpr};
