@@ -19,7 +19,7 @@
 //!
 //! let weights = model.weights(&"MNIST@0.3 + SVHN@0.3".parse()?)?; // names them; nothing is computed yet
 //! # let (pixels, n) = (vec![0.0; 3 * 224 * 224], 1);
-//! let embeds = encoder.encode(&weights.get()?, &pixels, n)?; // f32 [n, e]
+//! let embeds = encoder.encode_task(&weights, &pixels, n)?; // f32 [n, e]
 //! # Ok::<(), taskbasis::Error>(())
 //! ```
 
@@ -45,7 +45,10 @@ pub use basis::{Basis, Coefficients, Method, Target, TaskExpr};
 pub use bundle::{BaseFormat, BasisFile, Bundle, Fingerprint, Growth, NewTask, PackReport, Packer, VectorFormat};
 pub use checkpoint::{Checkpoint, Format};
 pub use clip::{Activation, Arch, ArchHints, Dataset, Head, Pixels, Preprocess, Score, Split, head_tasks};
-pub use encoder::{Encoder, EncoderOptions, Probe, Promotion, PromotionState, Runtime, WeightSource};
+pub use encoder::{
+    Encoder, EncoderOptions, FrozenEncoder, Probe, Promotion, PromotionState, Runtime, StreamedEncoder, WeightSource,
+    write_onnx,
+};
 pub use error::{Error, ErrorKind, Result};
 pub use kernel::Kernel;
 pub use mmap::{MapMode, Mapping};

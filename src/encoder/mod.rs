@@ -5,13 +5,17 @@
 //! switch costs nothing beyond the other pointers.
 
 mod elf;
+mod export;
+mod frozen;
 mod library;
+mod memory;
 mod pool;
 mod promote;
 mod runtime;
 mod search;
 mod session;
 mod signature;
+mod streamed;
 mod task;
 
 use std::collections::HashMap;
@@ -22,10 +26,13 @@ use std::sync::Arc;
 use ndarray::{Array2, ArrayView4};
 use ort::session::Session;
 
+pub use export::write_onnx;
+pub use frozen::FrozenEncoder;
 pub use library::{MINIMUM_MINOR, Version};
 pub use promote::{Promotion, PromotionState};
 pub use runtime::{Probe, Runtime};
 pub use search::{Origin, PATH_VARIABLE};
+pub use streamed::StreamedEncoder;
 
 use self::pool::Pool;
 use self::promote::Promotions;
@@ -107,6 +114,26 @@ pub struct EncoderOptions {
     pub runtime: Option<PathBuf>,
 }
 
+impl EncoderOptions {
+    /// Threads that one run computes with, and how many runs may be in progress.
+    fn threads_a_run(&self) -> Result<(usize, usize)> {
+        for (what, value) in [("threads", self.threads), ("runs at once", self.concurrency)] {
+            if value > MAX_THREADS {
+                return Err(Error::invalid(format!("too many {what}"))
+                    .expected(format_args!("at most {MAX_THREADS}"))
+                    .got(value));
+            }
+        }
+        let concurrency = self.concurrency.max(1);
+        // ONNX Runtime's own default counts the machine's cores, where a container may use fewer, and pins its threads.
+        let threads = match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        Ok(((threads / concurrency).max(1), concurrency))
+    }
+}
+
 /// The image encoder of one architecture, for any weights of that architecture. Shareable between threads.
 ///
 /// ```no_run
@@ -135,22 +162,9 @@ impl Encoder {
     /// As [`Runtime::load`] and [`Arch::check`]; [`ErrorKind::InvalidArgument`] for thousands of threads;
     /// [`ErrorKind::Runtime`] when ONNX Runtime refuses the graph.
     pub fn new(arch: &Arch, options: &EncoderOptions) -> Result<Self> {
-        for (what, value) in [("threads", options.threads), ("runs at once", options.concurrency)] {
-            if value > MAX_THREADS {
-                return Err(Error::invalid(format!("too many {what}"))
-                    .expected(format_args!("at most {MAX_THREADS}"))
-                    .got(value));
-            }
-        }
+        let (threads_a_run, concurrency) = options.threads_a_run()?;
         let signature = Arc::new(Signature::built(arch)?);
         let runtime = Runtime::load(options.runtime.as_deref())?;
-        let concurrency = options.concurrency.max(1);
-        // ONNX Runtime's own default counts the machine's cores, where a container may use fewer, and pins its threads.
-        let threads = match options.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
-        };
-        let threads_a_run = (threads / concurrency).max(1);
         let first = session::create(runtime, &signature.model, threads_a_run)?;
         Ok(Self {
             arch: arch.clone(),
@@ -281,6 +295,7 @@ impl Encoder {
     /// Closes idle sessions, which keep the memory of their largest run. The next call opens one again.
     pub fn trim(&self) {
         self.sessions.trim();
+        memory::release();
     }
 
     /// Another session over the graph without weights.
@@ -298,13 +313,7 @@ impl Encoder {
     }
 
     fn check_pixels(&self, pixels: &[f32], n: usize) -> Result<()> {
-        if n.checked_mul(self.arch.pixels()) == Some(pixels.len()) {
-            return Ok(());
-        }
-        let size = self.arch.image_size();
-        Err(Error::invalid("the pixels are not that many images of this encoder")
-            .expected(format_args!("{n}·3·{size}·{size} values"))
-            .got(pixels.len()))
+        check_pixels(&self.arch, pixels, n)
     }
 }
 
@@ -317,4 +326,15 @@ impl std::fmt::Debug for Encoder {
 /// Turns an error of ONNX Runtime into ours, with its message.
 fn failed<R>(doing: &'static str) -> impl Fn(ort::Error<R>) -> Error {
     move |e| Error::new(ErrorKind::Runtime, doing).because(e.message().to_string())
+}
+
+/// Whether `pixels` is `n` images of an encoder of `arch`.
+fn check_pixels(arch: &Arch, pixels: &[f32], n: usize) -> Result<()> {
+    if n.checked_mul(arch.pixels()) == Some(pixels.len()) {
+        return Ok(());
+    }
+    let size = arch.image_size();
+    Err(Error::invalid("the pixels are not that many images of this encoder")
+        .expected(format_args!("{n}·3·{size}·{size} values"))
+        .got(pixels.len()))
 }
