@@ -67,13 +67,19 @@ impl ModelArgs {
 
 impl EncoderArgs {
     pub fn encoder(&self, base: &Checkpoint) -> Result<Encoder> {
+        Encoder::new(&Arch::of(base, self.hints())?, &self.options())
+    }
+
+    /// What shapes do not tell.
+    pub fn hints(&self) -> ArchHints {
         let activation = match self.activation {
             ActivationArg::QuickGelu => Activation::QuickGelu,
             ActivationArg::Gelu => Activation::Gelu,
         };
-        let arch = Arch::of(base, ArchHints { heads: self.heads_count, activation })?;
-        let options =
-            EncoderOptions { threads: self.threads, runtime: self.onnxruntime.clone(), ..EncoderOptions::default() };
-        Encoder::new(&arch, &options)
+        ArchHints { heads: self.heads_count, activation }
+    }
+
+    pub fn options(&self) -> EncoderOptions {
+        EncoderOptions { threads: self.threads, runtime: self.onnxruntime.clone(), ..EncoderOptions::default() }
     }
 }
