@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 
@@ -25,6 +26,35 @@ pub enum MapMode {
 pub struct Mapping {
     bytes: Bytes,
     path: PathBuf,
+    identity: Identity,
+}
+
+/// What tells one file's bytes from another's within a process: the file itself, whatever paths lead to it, at one state
+/// of its content. Bytes that came from no file equal only themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Identity([u64; 4]);
+
+impl Identity {
+    /// Different from every other.
+    fn unique() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self([0, 0, 0, NEXT.fetch_add(1, Ordering::Relaxed)])
+    }
+
+    /// Device, inode, length and time of the last change. Devices are not 0, so no file is taken for one that is unique.
+    #[cfg(unix)]
+    fn of(metadata: &std::fs::Metadata) -> Self {
+        use std::os::unix::fs::MetadataExt;
+
+        let changed = metadata.mtime().wrapping_mul(1_000_000_000).wrapping_add(metadata.mtime_nsec());
+        Self([metadata.dev().max(1), metadata.ino(), metadata.len(), changed as u64])
+    }
+
+    /// Without inodes, every opening counts as a file of its own.
+    #[cfg(not(unix))]
+    fn of(_: &std::fs::Metadata) -> Self {
+        Self::unique()
+    }
 }
 
 enum Bytes {
@@ -70,12 +100,12 @@ impl Mapping {
             file.read_to_end(&mut bytes).map_err(|e| Error::io("cannot read", path, e))?;
             Bytes::Heap(bytes)
         };
-        Ok(Self { bytes, path: path.to_path_buf() })
+        Ok(Self { bytes, path: path.to_path_buf(), identity: Identity::of(&metadata) })
     }
 
     /// Bytes that are in memory already; `path` is the name that errors will show.
     pub fn from_vec(bytes: Vec<u8>, path: impl Into<PathBuf>) -> Self {
-        Self { bytes: Bytes::Heap(bytes), path: path.into() }
+        Self { bytes: Bytes::Heap(bytes), path: path.into(), identity: Identity::unique() }
     }
 
     /// A few bytes, without bringing the pages around them into this process.
@@ -104,6 +134,11 @@ impl Mapping {
         &self.path
     }
 
+    /// What tells these bytes from others in this process.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
     /// Whether the bytes are mapped (their pages belong to the page cache) rather than in this process's memory.
     pub fn is_mapped(&self) -> bool {
         matches!(self.bytes, Bytes::Mmap(..))
@@ -129,7 +164,7 @@ impl std::fmt::Debug for Mapping {
 
 /// Memory of this process, fresh from the operating system: page-aligned, zero, and no page of it in use until it is
 /// written.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Anonymous {
     /// `None` for no bytes, which cannot be mapped.
     map: Option<memmap2::MmapMut>,

@@ -11,7 +11,7 @@ use crate::basis::Basis;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::mmap::MapMode;
-use crate::weights::{Model, ModelOptions};
+use crate::weights::{Model, ModelOptions, WeightsCache};
 
 /// An open basis, its base, and the weights that were reconstructed last. Shareable between threads.
 pub struct tb_basis {
@@ -44,9 +44,12 @@ pub struct tb_basis_options {
     pub read: u32,
     /// Threads that reconstruct; 0: one a processor.
     pub threads: u32,
-    /// Bytes of reconstructed weights that are kept for the next time; 0: 1 GiB. tb_cache_set_budget() changes it, also
-    /// to none.
+    /// Bytes of reconstructed weights and promoted sessions that are kept for the next time; 0: room for the weights of
+    /// three tasks, and 1 GiB at least. tb_cache_set_budget() changes it, also to none.
     pub cache_bytes: u64,
+    /// A basis whose cache this one is to use, with its budget, instead of one of its own: several bases within one
+    /// budget. NULL: its own. Only one of the two fields may be set. It may be freed first.
+    pub share_cache: *const tb_basis,
 }
 
 // SAFETY: repr(C), the size first, and every field may be zero.
@@ -104,23 +107,32 @@ pub unsafe extern "C" fn tb_basis_open(
             let options = handle::options(options, "options")?;
             let base = handle::optional_text(options.base, "options->base")?
                 .ok_or_else(|| Error::invalid("`options->base` is missing: the base checkpoint's file"))?;
-            out.set(handle::into_raw::<tb_basis>(open(path.map(Path::new), Path::new(base), &options)?));
+            let cache = match options.share_cache.is_null() {
+                true => None,
+                false => Some(Arc::clone(model(options.share_cache)?.cache())),
+            };
+            out.set(handle::into_raw::<tb_basis>(open(path.map(Path::new), Path::new(base), &options, cache)?));
             Ok(())
         })
     }
 }
 
-fn open(path: Option<&Path>, base: &Path, options: &tb_basis_options) -> Result<OpenBasis> {
+fn open(
+    path: Option<&Path>,
+    base: &Path,
+    options: &tb_basis_options,
+    cache: Option<Arc<WeightsCache>>,
+) -> Result<OpenBasis> {
     let mode = if options.read == 0 { MapMode::Map } else { MapMode::Read };
     let basis = path.map(|path| Basis::open_with(path, mode)).transpose()?;
     let method = handle::c_text(basis.as_ref().map_or("none", |basis| basis.method().name()));
     let tasks = basis.iter().flat_map(Basis::tasks).map(|task| handle::c_text(task)).collect();
-    let defaults = ModelOptions::default();
-    let cache_bytes = match options.cache_bytes {
-        0 => defaults.cache_bytes,
-        bytes => usize::try_from(bytes).unwrap_or(usize::MAX),
+    let model_options = ModelOptions {
+        threads: options.threads as usize,
+        cache_bytes: (options.cache_bytes > 0).then(|| usize::try_from(options.cache_bytes).unwrap_or(usize::MAX)),
+        cache,
+        ..ModelOptions::default()
     };
-    let model_options = ModelOptions { threads: options.threads as usize, cache_bytes, ..defaults };
     let model = Model::new(Checkpoint::open_with(base, mode)?, basis, &model_options)?;
     Ok(OpenBasis { model, method, tasks })
 }

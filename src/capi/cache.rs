@@ -25,12 +25,20 @@ pub struct tb_cache_statistics {
     pub budget: u64,
     /// Nanoseconds spent reconstructing.
     pub reconstruct_ns: u64,
+    /// Reconstructions that tb_weights_cancel_prefetch() stopped.
+    pub cancelled: u64,
+    /// Promoted sessions that are kept now. `bytes` and `evictions` count them too.
+    pub promoted: u64,
+    /// Bytes that they take.
+    pub promoted_bytes: u64,
+    /// Bytes of memory that held weights and waits to hold others; within the budget, beside `bytes`.
+    pub spare_bytes: u64,
 }
 
 // SAFETY: repr(C), the size first, and every field may be zero.
 unsafe impl Versioned for tb_cache_statistics {}
 
-/// Sets how many bytes of reconstructed weights are kept, 0 for none, and drops what no longer fits, the least recently
+/// Sets how many bytes of reconstructed weights and promoted sessions are kept, 0 for none, and drops what no longer fits, the least recently
 /// used first. Weights in use (by a running call, or by views) stay alive until they no longer are, beside the budget.
 /// A budget beyond all memory is none at all.
 #[unsafe(no_mangle)]
@@ -38,7 +46,7 @@ pub unsafe extern "C" fn tb_cache_set_budget(basis: *const tb_basis, bytes: u64,
     // SAFETY: as in `tb_basis_open`.
     unsafe {
         guard(err, || {
-            model(basis)?.set_cache_budget(usize::try_from(bytes).unwrap_or(usize::MAX));
+            model(basis)?.cache().set_budget(usize::try_from(bytes).unwrap_or(usize::MAX));
             Ok(())
         })
     }
@@ -57,7 +65,7 @@ pub unsafe extern "C" fn tb_cache_stats(
     unsafe {
         guard(err, || {
             let out = Info::new(stats, "stats")?;
-            let stats = model(basis)?.cache_stats();
+            let stats = model(basis)?.cache().stats();
             out.set(tb_cache_statistics {
                 struct_size: 0,
                 hits: stats.hits,
@@ -67,6 +75,10 @@ pub unsafe extern "C" fn tb_cache_stats(
                 bytes: stats.bytes as u64,
                 budget: stats.budget as u64,
                 reconstruct_ns: u64::try_from(stats.reconstructing.as_nanos()).unwrap_or(u64::MAX),
+                cancelled: stats.cancelled,
+                promoted: stats.promoted as u64,
+                promoted_bytes: stats.promoted_bytes as u64,
+                spare_bytes: stats.spare_bytes as u64,
             });
             Ok(())
         })
@@ -79,7 +91,7 @@ pub unsafe extern "C" fn tb_cache_trim(basis: *const tb_basis, bytes: u64, err: 
     // SAFETY: as in `tb_basis_open`.
     unsafe {
         guard(err, || {
-            model(basis)?.trim_cache(usize::try_from(bytes).unwrap_or(usize::MAX));
+            model(basis)?.cache().trim(usize::try_from(bytes).unwrap_or(usize::MAX));
             Ok(())
         })
     }

@@ -11,7 +11,7 @@ use super::logging::log_level;
 use super::pixels::{self, tb_image};
 use super::weights::tb_weights;
 use crate::clip::{Activation, Arch, ArchHints, Preprocess};
-use crate::encoder::{Encoder, EncoderOptions, Runtime};
+use crate::encoder::{Encoder, EncoderOptions, Promotion, Runtime};
 use crate::error::{Error, Result};
 
 /// The image encoder of one architecture. It holds no weights: every call names those it runs with, so calls for
@@ -21,7 +21,7 @@ pub struct tb_encoder {
 }
 
 pub(super) struct OpenEncoder {
-    encoder: Encoder,
+    pub(super) encoder: Encoder,
     preprocess: Preprocess,
     onnxruntime_path: CString,
     onnxruntime_version: CString,
@@ -36,6 +36,13 @@ impl Handle for tb_encoder {
 pub const TB_ACTIVATION_QUICK_GELU: u32 = 0;
 /// x*Phi(x): most models that open_clip trained.
 pub const TB_ACTIVATION_GELU: u32 = 1;
+
+/// Tasks are promoted after a number of runs. The default.
+pub const TB_PROMOTION_AUTO: u32 = 0;
+/// No task is promoted.
+pub const TB_PROMOTION_OFF: u32 = 1;
+/// Only tb_encoder_promote() promotes.
+pub const TB_PROMOTION_MANUAL: u32 = 2;
 
 /// How tb_encoder_create() sets up. Zero means default everywhere.
 #[repr(C)]
@@ -65,6 +72,13 @@ pub struct tb_encoder_options {
     /// The file of ONNX Runtime's library, UTF-8. NULL: `ORT_DYLIB_PATH`, then beside the program and beside this
     /// library, then the system's loader. A process can have only one.
     pub onnxruntime: *const c_char,
+    /// One of the TB_PROMOTION_ constants: which tasks get a session with their weights frozen into it. Such a session
+    /// runs faster, takes as much memory as the weights (in the budget of the basis's cache), and is built in the
+    /// background. Embeddings before and after agree to 1e-5 of their size; with TB_PROMOTION_OFF the same call gives the
+    /// same bits every time.
+    pub promotion: u32,
+    /// With TB_PROMOTION_AUTO: after so many runs; 0: 32.
+    pub promote_after: u32,
 }
 
 // SAFETY: repr(C), the size first, and every field may be zero.
@@ -141,7 +155,8 @@ pub unsafe extern "C" fn tb_encoder_create(
             }
             let threads = options.threads as usize;
             let concurrency = options.concurrency as usize;
-            let encoder = Encoder::new(&arch, &EncoderOptions { threads, concurrency, runtime })?;
+            let promotion = promotion(options.promotion, options.promote_after)?;
+            let encoder = Encoder::new(&arch, &EncoderOptions { threads, concurrency, promotion, runtime })?;
             out.set(handle::into_raw::<tb_encoder>(OpenEncoder {
                 preprocess: Preprocess::new(arch.image_size())?,
                 onnxruntime_path: handle::c_text(&encoder.runtime().path().to_string_lossy()),
@@ -170,6 +185,16 @@ fn activation(number: u32) -> Result<Activation> {
         TB_ACTIVATION_QUICK_GELU => Ok(Activation::QuickGelu),
         TB_ACTIVATION_GELU => Ok(Activation::Gelu),
         _ => Err(Error::invalid("no such activation").expected("one of TB_ACTIVATION_…").got(number)),
+    }
+}
+
+fn promotion(number: u32, after: u32) -> Result<Promotion> {
+    match number {
+        TB_PROMOTION_AUTO if after > 0 => Ok(Promotion::After(after)),
+        TB_PROMOTION_AUTO => Ok(Promotion::default()),
+        TB_PROMOTION_OFF => Ok(Promotion::Off),
+        TB_PROMOTION_MANUAL => Ok(Promotion::Manual),
+        _ => Err(Error::invalid("no such promotion").expected("one of TB_PROMOTION_…").got(number)),
     }
 }
 
@@ -223,7 +248,7 @@ pub unsafe extern "C" fn tb_encoder_info(
 }
 
 /// Embeds `n` preprocessed images with these weights, in one run; the embeddings are not normalised. The weights are
-/// reconstructed if they are not ready; nothing of them is copied. Memory grows with `n`: some 3 MB an image for
+/// reconstructed if they are not ready; nothing of them is copied. A promoted task runs in its own session instead. Memory grows with `n`: some 3 MB an image for
 /// ViT-B-32. Calls of several threads run at once up to tb_encoder_options.concurrency, and then wait.
 ///
 /// @param weights   of any basis, as long as its base has the encoder's architecture
@@ -250,7 +275,7 @@ pub unsafe extern "C" fn tb_encoder_encode(
             let weights = &handle::borrow(weights)?.weights;
             let pixels = handle::slice(pixels, values(n, encoder.arch().pixels())?, "pixels")?;
             let out = out.room(values(n, encoder.arch().embed_dim)?)?;
-            encoder.encode_into(&*weights.get()?, pixels, n, out)
+            encoder.encode_task_into(weights, pixels, n, out)
         })
     }
 }
@@ -281,7 +306,7 @@ pub unsafe extern "C" fn tb_encoder_encode_images(
             let images: Vec<_> =
                 handle::slice(images, n, "images")?.iter().map(|image| pixels::view(image)).collect::<Result<_>>()?;
             let pixels = preprocess.images(&images, encoder.threads())?;
-            encoder.encode_into(&*weights.get()?, &pixels, n, out)
+            encoder.encode_task_into(weights, &pixels, n, out)
         })
     }
 }

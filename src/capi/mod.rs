@@ -16,6 +16,7 @@ mod head;
 mod library;
 mod logging;
 mod pixels;
+mod promotion;
 mod weights;
 
 pub use basis::*;
@@ -26,4 +27,5 @@ pub use head::*;
 pub use library::*;
 pub use logging::*;
 pub use pixels::*;
+pub use promotion::*;
 pub use weights::*;

@@ -215,6 +215,29 @@ pub unsafe extern "C" fn tb_weights_prefetch(weights: *const tb_weights, err: *m
     unsafe { guard(err, || handle::borrow(weights)?.weights.prefetch()) }
 }
 
+/// Stops the reconstruction that tb_weights_prefetch() started through this handle, within a millisecond or so, and
+/// frees its memory. Where somebody already waits for these weights it goes on. Nothing happens where none is under way.
+///
+/// @param stopped  set to 1 where a reconstruction was stopped, else to 0; may be NULL
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_weights_cancel_prefetch(
+    weights: *const tb_weights,
+    stopped: *mut i32,
+    err: *mut *mut tb_error,
+) -> tb_status {
+    // SAFETY: as in `tb_weights_create`.
+    unsafe {
+        guard(err, || {
+            let stopped = (!stopped.is_null()).then(|| Out::new(stopped, "stopped", 0)).transpose()?;
+            let cancelled = handle::borrow(weights)?.weights.cancel_prefetch();
+            if let Some(stopped) = stopped {
+                stopped.set(cancelled.into());
+            }
+            Ok(())
+        })
+    }
+}
+
 /// Sets `*out` to 1 where the weights are reconstructed and still kept, so that the next call that needs them need not
 /// wait; else to 0.
 #[unsafe(no_mangle)]

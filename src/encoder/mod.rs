@@ -7,23 +7,30 @@
 mod elf;
 mod library;
 mod pool;
+mod promote;
 mod runtime;
 mod search;
 mod session;
+mod signature;
+mod task;
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ndarray::{Array2, ArrayView4};
 use ort::session::Session;
 
 pub use library::{MINIMUM_MINOR, Version};
+pub use promote::{Promotion, PromotionState};
 pub use runtime::{Probe, Runtime};
 pub use search::{Origin, PATH_VARIABLE};
 
 use self::pool::Pool;
+use self::promote::Promotions;
 use self::session::Input;
+use self::signature::Signature;
 use crate::clip::arch::Arch;
 use crate::clip::graph;
 use crate::error::{Error, ErrorKind, Result};
@@ -94,6 +101,8 @@ pub struct EncoderOptions {
     /// calls wait their turn. One run on all cores answers soonest. One run a core does most work in all: some 5 %
     /// more on a quiet machine, and much more where other programs want the cores too.
     pub concurrency: usize,
+    /// Which tasks get sessions of their own, as [`Encoder::encode_task`] runs them.
+    pub promotion: Promotion,
     /// The library of ONNX Runtime; see [`Runtime::load`] for what `None` means.
     pub runtime: Option<PathBuf>,
 }
@@ -112,12 +121,11 @@ pub struct EncoderOptions {
 /// ```
 pub struct Encoder {
     arch: Arch,
-    /// Names and shapes of the parameters, in the order of the graph's inputs.
-    parameters: Vec<(String, Vec<usize>)>,
+    signature: Arc<Signature>,
     runtime: &'static Runtime,
-    model: Vec<u8>,
     threads_a_run: usize,
     sessions: Pool<Session>,
+    promotions: Promotions,
 }
 
 impl Encoder {
@@ -134,7 +142,7 @@ impl Encoder {
                     .got(value));
             }
         }
-        let model = graph::build(arch)?;
+        let signature = Arc::new(Signature::built(arch)?);
         let runtime = Runtime::load(options.runtime.as_deref())?;
         let concurrency = options.concurrency.max(1);
         // ONNX Runtime's own default counts the machine's cores, where a container may use fewer, and pins its threads.
@@ -143,14 +151,14 @@ impl Encoder {
             threads => threads,
         };
         let threads_a_run = (threads / concurrency).max(1);
-        let first = session::create(runtime, &model, threads_a_run)?;
+        let first = session::create(runtime, &signature.model, threads_a_run)?;
         Ok(Self {
             arch: arch.clone(),
-            parameters: arch.parameters(),
             runtime,
-            model,
             threads_a_run,
             sessions: Pool::new(first, concurrency),
+            promotions: Promotions::new(options.promotion, runtime, Arc::clone(&signature), threads_a_run),
+            signature,
         })
     }
 
@@ -183,18 +191,14 @@ impl Encoder {
         out: &mut [f32],
     ) -> Result<()> {
         self.check_pixels(pixels, n)?;
-        if n.checked_mul(self.arch.embed_dim) != Some(out.len()) {
-            return Err(Error::invalid("the memory for the embeddings has the wrong size")
-                .expected(format_args!("{n}·{} values", self.arch.embed_dim))
-                .got(out.len()));
-        }
-        let weights = self.inputs(weights)?;
+        self.check_out(n, out)?;
+        let weights = self.signature.inputs(weights)?;
         if n == 0 {
             return Ok(());
         }
         let size = self.arch.image_size();
         let pixels = Input { name: graph::PIXELS, shape: &[n, 3, size, size], values: pixels };
-        let mut session = self.sessions.lend(|| session::create(self.runtime, &self.model, self.threads_a_run))?;
+        let mut session = self.sessions.lend(|| self.session())?;
         session::run(&mut session, pixels, weights.into_iter(), out)
     }
 
@@ -251,7 +255,7 @@ impl Encoder {
     /// # Errors
     /// [`ErrorKind::Mismatch`], naming the parameter.
     pub fn check<W: WeightSource + ?Sized>(&self, weights: &W) -> Result<()> {
-        self.inputs(weights).map(|_| ())
+        self.signature.inputs(weights).map(drop)
     }
 
     /// The architecture that this encoder was made for.
@@ -279,25 +283,18 @@ impl Encoder {
         self.sessions.trim();
     }
 
-    /// Views of all parameters, checked. A thousandth of a run's time, so every run can afford it.
-    fn inputs<'a, W: WeightSource + ?Sized>(&'a self, weights: &'a W) -> Result<Vec<Input<'a>>> {
-        self.parameters
-            .iter()
-            .map(|(name, shape)| {
-                let values = weights
-                    .parameter(name)
-                    .ok_or_else(|| Error::mismatch("the weights lack a parameter of this encoder").tensor(name))?;
-                let wrong_shape = weights.shape(name).filter(|got| got != shape);
-                if wrong_shape.is_some() || values.len() != shape.iter().product::<usize>() {
-                    let got = wrong_shape.map_or_else(|| format!("{} values", values.len()), |got| format!("{got:?}"));
-                    return Err(Error::mismatch("the weights are not of this encoder's architecture")
-                        .tensor(name)
-                        .expected(format_args!("{shape:?}"))
-                        .got(got));
-                }
-                Ok(Input { name, shape, values })
-            })
-            .collect()
+    /// Another session over the graph without weights.
+    fn session(&self) -> Result<Session> {
+        session::create(self.runtime, &self.signature.model, self.threads_a_run)
+    }
+
+    fn check_out(&self, n: usize, out: &[f32]) -> Result<()> {
+        if n.checked_mul(self.arch.embed_dim) == Some(out.len()) {
+            return Ok(());
+        }
+        Err(Error::invalid("the memory for the embeddings has the wrong size")
+            .expected(format_args!("{n}·{} values", self.arch.embed_dim))
+            .got(out.len()))
     }
 
     fn check_pixels(&self, pixels: &[f32], n: usize) -> Result<()> {

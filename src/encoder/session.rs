@@ -1,14 +1,17 @@
-//! One ONNX Runtime session over the graph without weights: made, and run.
-#![forbid(unsafe_code)]
+//! ONNX Runtime sessions: over the graph without weights, and with some weights frozen into it. Made, and run.
 
 use std::borrow::Cow;
+use std::ffi::CString;
 
-use ort::session::builder::GraphOptimizationLevel;
+use ort::AsPointer;
+use ort::environment::ThreadManager;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session, SessionInputValue};
-use ort::value::TensorRef;
+use ort::value::{TensorRef, TensorRefMut};
 
 use super::failed;
 use super::runtime::Runtime;
+use super::signature::Signature;
 use crate::clip::graph::{EMBEDS, PIXELS};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -25,19 +28,100 @@ pub(super) struct Input<'a> {
 /// every batch size; without them ViT-B-32 takes a quarter less memory and the same time. Threads stop spinning at the
 /// end of each run: several sessions that spin take the cores from each other, and from the host.
 pub(super) fn create(runtime: &Runtime, model: &[u8], threads: usize) -> Result<Session> {
-    let doing = "cannot create a session for the image encoder";
+    builder(runtime, threads)?.commit_from_memory(model).map_err(failed(CREATING))
+}
+
+const CREATING: &str = "cannot create a session for the image encoder";
+
+fn builder(runtime: &Runtime, threads: usize) -> Result<SessionBuilder> {
     Session::builder(runtime.environment())
-        .map_err(failed(doing))?
+        .map_err(failed(CREATING))?
         .with_optimization_level(GraphOptimizationLevel::Disable)
-        .map_err(failed(doing))?
+        .map_err(failed(CREATING))?
         .with_memory_pattern(false)
-        .map_err(failed(doing))?
+        .map_err(failed(CREATING))?
         .with_intra_threads(threads)
-        .map_err(failed(doing))?
+        .map_err(failed(CREATING))?
         .with_config_entry("session.force_spinning_stop", "1")
-        .map_err(failed(doing))?
-        .commit_from_memory(model)
-        .map_err(failed(doing))
+        .map_err(failed(CREATING))
+}
+
+/// A session with the weights frozen into it: ONNX Runtime copies them, packs the matrices as its kernels like them best,
+/// and keeps no pointer to the caller's memory.
+///
+/// `stub` is the graph with the weights as constants that have no values yet. `threads` are made by `spawner`.
+pub(super) fn create_frozen<'a>(
+    runtime: &Runtime,
+    stub: &[u8],
+    weights: impl Iterator<Item = Input<'a>>,
+    threads: usize,
+    spawner: impl ThreadManager + 'static,
+) -> Result<Session> {
+    let mut builder = builder(runtime, threads)?.with_thread_manager(spawner).map_err(failed(CREATING))?;
+    let mut names = Vec::new();
+    let mut values = Vec::new();
+    for input in weights {
+        let name = CString::new(input.name).map_err(|_| Error::invalid("a NUL in a name").tensor(input.name))?;
+        names.push(name);
+        values.push(view(&input)?);
+    }
+    let name_pointers: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
+    let value_pointers: Vec<_> = values.iter().map(|value| value.ptr()).collect();
+    let (builder_pointer, api) = (builder.ptr_mut(), ort::api());
+    // SAFETY: both arrays hold as many valid pointers as is said, to names and tensors that outlive the session's making;
+    // it copies what it needs of them.
+    let status = unsafe {
+        let status = (api.AddExternalInitializers)(
+            builder_pointer,
+            name_pointers.as_ptr(),
+            value_pointers.as_ptr(),
+            value_pointers.len(),
+        );
+        ort::Error::result_from_status(status)
+    };
+    status.map_err(failed("cannot freeze weights"))?;
+    builder.commit_from_memory(stub).map_err(failed(CREATING))
+}
+
+/// A view of the caller's memory: for CPU tensors ONNX Runtime takes the pointer as it is.
+fn view<'a>(input: &Input<'a>) -> Result<TensorRef<'a, f32>> {
+    TensorRef::from_array_view((input.shape, input.values))
+        .map_err(failed("cannot make a view"))
+        .map_err(|e| e.tensor(input.name))
+}
+
+/// Runs a session that has its weights, whoever else runs it at the same time, and writes the embeddings to `out`, f32
+/// `[batch, e]`. On an error `out` may have been written to in part.
+pub(super) fn run_frozen(
+    session: &Session,
+    signature: &Signature,
+    pixels: &Input<'_>,
+    embed_dim: usize,
+    out: &mut [f32],
+) -> Result<()> {
+    let batch = out.len() / embed_dim;
+    let pixels = view(pixels)?;
+    let shape = [batch, embed_dim];
+    let embeds = TensorRefMut::from_array_view_mut((&shape[..], out)).map_err(failed("cannot make a view"))?;
+    let mut output = embeds.ptr().cast_mut();
+    let api = ort::api();
+    // SAFETY: names, input and output are valid until the call ends, each array has one element, and only ONNX Runtime
+    // writes to the output meanwhile. It declares `Run` safe for any number of threads on one session (the `ort` crate
+    // asks for `&mut` because providers for other devices did not keep to that; this is the CPU's).
+    let status = unsafe {
+        let status = (api.Run)(
+            session.ptr().cast_mut(),
+            std::ptr::null(),
+            &signature.pixels.as_ptr(),
+            &pixels.ptr(),
+            1,
+            &signature.embeds.as_ptr(),
+            1,
+            &mut output,
+        );
+        ort::Error::result_from_status(status)
+    };
+    status.map_err(failed("the image encoder failed"))
 }
 
 /// Runs the graph and writes the embeddings, f32 `[batch, e]`, to `out`.
@@ -50,13 +134,7 @@ pub(super) fn run<'a>(
     debug_assert_eq!(pixels.name, PIXELS);
     let inputs = std::iter::once(pixels)
         .chain(weights)
-        .map(|Input { name, shape, values }| {
-            // A view of the caller's memory: for CPU tensors ONNX Runtime takes the pointer as it is.
-            let view = TensorRef::from_array_view((shape, values))
-                .map_err(failed("cannot make a view"))
-                .map_err(|e| e.tensor(name))?;
-            Ok((Cow::Borrowed(name), SessionInputValue::from(view)))
-        })
+        .map(|input| Ok((Cow::Borrowed(input.name), SessionInputValue::from(view(&input)?))))
         .collect::<Result<Vec<_>>>()?;
     let outputs = session.run(inputs).map_err(failed("the image encoder failed"))?;
     let embeds = outputs

@@ -221,6 +221,19 @@ pub enum TensorType {
     Bfloat16 = 16,
 }
 
+impl TensorType {
+    /// Bytes an element; `None` where there is no fixed number.
+    pub const fn size(self) -> Option<u64> {
+        match self {
+            Self::Undefined | Self::String => None,
+            Self::Uint8 | Self::Int8 | Self::Bool => Some(1),
+            Self::Uint16 | Self::Int16 | Self::Float16 | Self::Bfloat16 => Some(2),
+            Self::Float | Self::Int32 | Self::Uint32 => Some(4),
+            Self::Int64 | Self::Double | Self::Uint64 => Some(8),
+        }
+    }
+}
+
 /// A value's name and type.
 #[derive(Clone, PartialEq, Message)]
 pub struct ValueInfoProto {

@@ -1,6 +1,8 @@
-//! The memory that reconstructed weights live in.
+//! The memory that reconstructed weights live in, and how it is used again.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::error::{Error, Result};
 use crate::mmap::Anonymous;
@@ -8,15 +10,21 @@ use crate::mmap::Anonymous;
 /// Every tensor begins at a multiple of this many elements: 256 bytes, whole cache lines for every kernel.
 const ALIGNMENT: usize = 64;
 
-/// Fresh pages of f32, zero until written; each page is first touched by the thread that writes it.
+/// Pages of f32; each fresh one is first touched by the thread that writes it.
 #[derive(Debug)]
 pub(super) struct Arena {
     memory: Anonymous,
+    /// Where the memory goes when nobody needs it any more.
+    home: Weak<Spares>,
 }
 
 impl Arena {
-    /// An arena for tensors of `lengths` elements, and where in it each of them lies.
-    pub(super) fn for_lengths(lengths: impl Iterator<Item = usize>) -> Result<(Self, Vec<Range<usize>>)> {
+    /// An arena for tensors of `lengths` elements, and where in it each of them lies. It takes the memory of an arena
+    /// that `spares` keeps, if one has the right size; its old values are then still there. Fresh memory is zero.
+    pub(super) fn for_lengths(
+        lengths: impl Iterator<Item = usize>,
+        spares: Option<&Arc<Spares>>,
+    ) -> Result<(Self, Vec<Range<usize>>)> {
         let mut end = 0usize;
         let places = lengths
             .map(|length| {
@@ -28,7 +36,11 @@ impl Arena {
             })
             .collect::<Option<Vec<_>>>()
             .ok_or_else(|| Error::out_of_memory(usize::MAX))?;
-        Ok((Self { memory: Anonymous::new(end)? }, places))
+        let memory = match spares.and_then(|spares| spares.take(end)) {
+            Some(memory) => memory,
+            None => Anonymous::new(end)?,
+        };
+        Ok((Self { memory, home: spares.map(Arc::downgrade).unwrap_or_default() }, places))
     }
 
     pub(super) fn slice(&self, place: Range<usize>) -> &[f32] {
@@ -50,8 +62,74 @@ impl Arena {
 
     /// Bytes that it holds.
     pub(super) fn nbytes(&self) -> usize {
-        size_of_val(self.memory.as_f32())
+        nbytes(&self.memory)
     }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        if let Some(spares) = self.home.upgrade() {
+            spares.keep(std::mem::take(&mut self.memory));
+        }
+    }
+}
+
+/// Memory of arenas that are gone, for the next ones. Fresh pages have to be faulted in and zeroed by the kernel before
+/// they are written, which costs about as much as a reconstruction reads in that time.
+#[derive(Debug, Default)]
+pub(super) struct Spares {
+    /// Bytes that may be kept; the cache lowers it as it fills.
+    limit: AtomicUsize,
+    kept: Mutex<Vec<Anonymous>>,
+}
+
+impl Spares {
+    /// Sets how many bytes may be kept, and gives what is beyond: dropping it takes milliseconds, and whoever holds a
+    /// lock can do that later.
+    pub(super) fn set_limit(&self, bytes: usize) -> Vec<Anonymous> {
+        // Under the lock, so that nobody who is just giving memory back goes by the old limit.
+        let mut kept = self.kept();
+        self.limit.store(bytes, Ordering::Relaxed);
+        let mut beyond = Vec::new();
+        while total(&kept) > bytes {
+            beyond.extend(kept.pop());
+        }
+        beyond
+    }
+
+    /// Bytes that are kept.
+    pub(super) fn nbytes(&self) -> usize {
+        total(&self.kept())
+    }
+
+    fn keep(&self, memory: Anonymous) {
+        /// More than two arenas that nobody needs would be a leak of sorts, whatever the budget says.
+        const MOST: usize = 2;
+
+        let mut kept = self.kept();
+        if kept.len() < MOST && total(&kept) + nbytes(&memory) <= self.limit.load(Ordering::Relaxed) {
+            kept.push(memory);
+        }
+    }
+
+    /// Memory of exactly `length` values; all weights of one model take the same.
+    fn take(&self, length: usize) -> Option<Anonymous> {
+        let mut kept = self.kept();
+        let at = kept.iter().position(|memory| memory.as_f32().len() == length)?;
+        Some(kept.swap_remove(at))
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Vec<Anonymous>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn nbytes(memory: &Anonymous) -> usize {
+    size_of_val(memory.as_f32())
+}
+
+fn total(memory: &[Anonymous]) -> usize {
+    memory.iter().map(nbytes).sum()
 }
 
 #[cfg(test)]
@@ -60,7 +138,7 @@ mod tests {
 
     #[test]
     fn places_are_disjoint_and_aligned() {
-        let (mut arena, places) = Arena::for_lengths([1, 64, 0, 65].into_iter()).unwrap();
+        let (mut arena, places) = Arena::for_lengths([1, 64, 0, 65].into_iter(), None).unwrap();
         assert_eq!(places, [0..1, 64..128, 128..128, 128..193]);
         for (i, piece) in arena.split_mut(&places).into_iter().enumerate() {
             piece.fill(i as f32 + 1.0);
@@ -72,7 +150,32 @@ mod tests {
 
     #[test]
     fn too_much_is_an_error() {
-        assert!(Arena::for_lengths([usize::MAX, 2].into_iter()).is_err());
-        assert!(Arena::for_lengths([usize::MAX / 8].into_iter()).is_err());
+        assert!(Arena::for_lengths([usize::MAX, 2].into_iter(), None).is_err());
+        assert!(Arena::for_lengths([usize::MAX / 8].into_iter(), None).is_err());
+    }
+
+    #[test]
+    fn memory_is_used_again_within_the_limit() {
+        let spares = Arc::new(Spares::default());
+        let arena = |length: usize| Arena::for_lengths([length].into_iter(), Some(&spares)).unwrap().0;
+        drop(arena(1024));
+        assert_eq!(spares.nbytes(), 0, "nothing may be kept yet");
+
+        spares.set_limit(8192);
+        let first = arena(1024);
+        let address = first.memory.as_f32().as_ptr();
+        drop((first, arena(1024), arena(1024)));
+        assert_eq!(spares.nbytes(), 8192, "two fit");
+        assert_eq!(arena(512).nbytes(), 2048, "another size takes fresh memory");
+        let (one, other) = (arena(1024), arena(1024));
+        assert!([&one, &other].iter().any(|arena| arena.memory.as_f32().as_ptr() == address));
+        assert_eq!(spares.nbytes(), 0);
+
+        drop((one, other));
+        spares.set_limit(4096);
+        assert_eq!(spares.nbytes(), 4096);
+        let left = arena(1024);
+        drop(spares);
+        drop(left);
     }
 }

@@ -1,30 +1,33 @@
 //! A model as a program holds it: base, basis, and the weights that were reconstructed last.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::cache::{Cache, CacheStats, Key};
-use super::{ReconstructOptions, Scope, Weights};
+use indexmap::IndexSet;
+
+use super::cache::{Key, WeightsCache};
+use super::{ReconstructOptions, Scope, Weights, plan};
 use crate::basis::{Basis, Coefficients, TaskExpr};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, is_image_tower};
 use crate::error::{Error, Result};
 use crate::kernel::{self, Kernel};
+use crate::mmap::Identity;
+
+/// What is kept where nobody says otherwise, at least.
+const DEFAULT_BUDGET: usize = 1 << 30;
 
 /// How a [`Model`] reconstructs and what it keeps.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ModelOptions {
     /// Threads for reconstruction; 0 means one a processor.
     pub threads: usize,
     /// The kernel; `None` means the fastest that this machine has, or the one that `TASKBASIS_KERNEL` names.
     pub kernel: Option<Kernel>,
-    /// Bytes of reconstructed weights that are kept for the next time. Zero keeps nothing.
-    pub cache_bytes: usize,
-}
-
-impl Default for ModelOptions {
-    /// All processors, the fastest kernel, 1 GiB of weights.
-    fn default() -> Self {
-        Self { threads: 0, kernel: None, cache_bytes: 1 << 30 }
-    }
+    /// Bytes of reconstructed weights and promoted sessions that are kept for the next time. Zero keeps nothing; `None`
+    /// is room for the weights of three tasks, and 1 GiB at least.
+    pub cache_bytes: Option<usize>,
+    /// A cache that several models share, with its own budget, instead of one of this model's own.
+    pub cache: Option<Arc<WeightsCache>>,
 }
 
 /// A base, and a basis over it where there is one. Shared between threads; [`Model::weights`] names weights,
@@ -35,18 +38,35 @@ pub struct Model {
     basis: Option<Basis>,
     threads: usize,
     kernel: Kernel,
-    cache: Cache,
+    cache: Arc<WeightsCache>,
+    /// The files that the bits of weights come from, the base's first.
+    files: Arc<[Identity]>,
+    /// Bytes that the weights of a task take; before the first ones are there, what they would take if all was changed.
+    weights_bytes: AtomicUsize,
 }
 
 impl Model {
     /// Puts base and basis together; nothing is read yet.
     ///
     /// # Errors
-    /// When the kernel that `TASKBASIS_KERNEL` names is not one of this machine.
+    /// When the kernel that `TASKBASIS_KERNEL` names is not one of this machine;
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for both a cache and a budget for another.
     pub fn new(base: Checkpoint, basis: Option<Basis>, options: &ModelOptions) -> Result<Arc<Self>> {
         let kernel = options.kernel.map_or_else(kernel::active, Ok)?;
-        let cache = Cache::new(options.cache_bytes);
-        Ok(Arc::new(Self { base, basis, threads: options.threads, kernel, cache }))
+        let tower: usize = base
+            .iter()
+            .filter(|(name, tensor)| is_image_tower(name) && tensor.dtype().is_float())
+            .map(|(_, tensor)| tensor.numel() * size_of::<f32>())
+            .sum();
+        let cache = match (&options.cache, options.cache_bytes) {
+            (Some(_), Some(_)) => return Err(Error::invalid("a shared cache has its own budget").hint("Set it there")),
+            (Some(shared), None) => Arc::clone(shared),
+            (None, Some(budget)) => Arc::new(WeightsCache::new(budget)),
+            (None, None) => Arc::new(WeightsCache::new(DEFAULT_BUDGET.max(tower.saturating_mul(3)))),
+        };
+        let files = files(&base, basis.as_ref());
+        let weights_bytes = AtomicUsize::new(tower);
+        Ok(Arc::new(Self { base, basis, threads: options.threads, kernel, cache, files, weights_bytes }))
     }
 
     /// The zero-shot weights.
@@ -97,23 +117,21 @@ impl Model {
         let has_mean = self.basis.as_ref().is_some_and(Basis::has_mean);
         let factors = coefficients.to_kernel(self.vectors(), has_mean)?;
         // −0 and 0 both mean that the vector is left out.
-        let key = factors.iter().map(|a| if *a == 0.0 { 0 } else { a.to_bits() }).collect();
-        Ok(TaskWeights { model: Arc::clone(self), name, coefficients, key, pinned: Mutex::new(None) })
+        let factors = factors.iter().map(|a| if *a == 0.0 { 0 } else { a.to_bits() }).collect();
+        let key = Key { files: Arc::clone(&self.files), factors };
+        Ok(TaskWeights {
+            model: Arc::clone(self),
+            name,
+            coefficients,
+            key,
+            pinned: Mutex::new(None),
+            prefetch: Mutex::new(None),
+        })
     }
 
-    /// How the cache has done.
-    pub fn cache_stats(&self) -> CacheStats {
-        self.cache.stats()
-    }
-
-    /// Changes how many bytes of weights are kept, and drops what no longer fits.
-    pub fn set_cache_budget(&self, bytes: usize) {
-        self.cache.set_budget(bytes);
-    }
-
-    /// Drops the least recently used weights until at most `bytes` are kept. Weights in use stay alive where they are.
-    pub fn trim_cache(&self, bytes: usize) {
-        self.cache.trim(bytes);
+    /// The cache that its weights are kept in.
+    pub fn cache(&self) -> &Arc<WeightsCache> {
+        &self.cache
     }
 
     /// Reads everything and checks it: base and basis are of one model, and every number is finite.
@@ -130,13 +148,33 @@ impl Model {
         Ok(())
     }
 
-    fn reconstruct(&self, coefficients: &Coefficients) -> Result<Weights> {
-        let options = ReconstructOptions { scope: Scope::ImageTower, threads: self.threads, kernel: Some(self.kernel) };
-        match &self.basis {
-            Some(basis) => Weights::from_coefficients(&self.base, basis, coefficients, &options),
-            None => Weights::of_base(&self.base, &options),
-        }
+    /// From the cache, or reconstructed now.
+    fn get(&self, key: &Key, coefficients: &Coefficients, cancel: &Arc<AtomicBool>) -> Result<Arc<Weights>> {
+        let bytes = self.weights_bytes.load(Ordering::Relaxed);
+        self.cache.get_or_build(key, bytes, cancel, |spares| {
+            let scope = Scope::ImageTower;
+            let options = ReconstructOptions { scope, threads: self.threads, kernel: Some(self.kernel) };
+            let plan = match &self.basis {
+                Some(basis) => plan::with_base(&self.base, basis, coefficients, scope)?,
+                None => plan::base_alone(&self.base, scope),
+            };
+            let weights = plan.run_in(&options, Some(spares), Some(cancel))?;
+            // The base's own take nothing, or less than a task's.
+            if coefficients.vectors.iter().any(|&a| a != 0.0) {
+                self.weights_bytes.store(weights.nbytes(), Ordering::Relaxed);
+            }
+            Ok(weights)
+        })
     }
+}
+
+/// The files whose bytes the weights come from.
+fn files(base: &Checkpoint, basis: Option<&Basis>) -> Arc<[Identity]> {
+    let of_base = base.iter().map(|(_, tensor)| tensor);
+    let of_basis = basis.into_iter().flat_map(Basis::parameters).flat_map(|(_, parameter)| parameter.sources());
+    // Once each, in order: there are few.
+    let files: IndexSet<Identity> = of_base.chain(of_basis).map(|tensor| tensor.mapping().identity()).collect();
+    files.into_iter().collect()
 }
 
 /// The name of some weights of a [`Model`]: an expression and its coefficients. The weights themselves come into being
@@ -148,6 +186,22 @@ pub struct TaskWeights {
     coefficients: Coefficients,
     key: Key,
     pinned: Mutex<Option<Arc<Weights>>>,
+    /// What stops the reconstruction that [`TaskWeights::prefetch`] started last.
+    prefetch: Mutex<Option<Arc<AtomicBool>>>,
+}
+
+impl Clone for TaskWeights {
+    /// Another name for the same weights, which pins nothing.
+    fn clone(&self) -> Self {
+        Self {
+            model: Arc::clone(&self.model),
+            name: self.name.clone(),
+            coefficients: self.coefficients.clone(),
+            key: self.key.clone(),
+            pinned: Mutex::new(None),
+            prefetch: Mutex::new(None),
+        }
+    }
 }
 
 impl TaskWeights {
@@ -172,11 +226,16 @@ impl TaskWeights {
     /// As [`Weights::reconstruct`].
     pub fn get(&self) -> Result<Arc<Weights>> {
         // A copy, so that the lock is not held while somebody reconstructs.
-        let pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let pinned = lock(&self.pinned).clone();
         match pinned {
             Some(weights) => Ok(weights),
-            None => self.model.cache.get_or_build(&self.key, || self.model.reconstruct(&self.coefficients)),
+            None => self.model.get(&self.key, &self.coefficients, &Arc::default()),
         }
+    }
+
+    /// What tells these weights from others, in the cache and for promoted sessions.
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
     }
 
     /// [`TaskWeights::get`], and holds on to them until [`TaskWeights::unpin`] or the end of `self`.
@@ -186,21 +245,21 @@ impl TaskWeights {
     pub fn pin(&self) -> Result<Arc<Weights>> {
         let weights = self.get()?;
         // Whoever was first stays: views of what is pinned must not lose their ground.
-        Ok(Arc::clone(self.pinned.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(weights)))
+        Ok(Arc::clone(lock(&self.pinned).get_or_insert(weights)))
     }
 
     /// Lets go of what [`TaskWeights::pin`] holds.
     pub fn unpin(&self) {
-        *self.pinned.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.pinned) = None;
     }
 
     /// Whether [`TaskWeights::get`] would find them ready.
     pub fn is_ready(&self) -> bool {
-        self.pinned.lock().unwrap_or_else(PoisonError::into_inner).is_some() || self.model.cache.contains(&self.key)
+        lock(&self.pinned).is_some() || self.model.cache.contains(&self.key)
     }
 
     /// Starts reconstructing on a thread of its own, unless the weights are ready. A failure shows when they are asked
-    /// for.
+    /// for. [`TaskWeights::cancel_prefetch`] stops it; dropping `self` does not.
     ///
     /// # Errors
     /// When the operating system gives no thread.
@@ -209,10 +268,22 @@ impl TaskWeights {
             return Ok(());
         }
         let (model, key, coefficients) = (Arc::clone(&self.model), self.key.clone(), self.coefficients.clone());
+        let cancel: Arc<AtomicBool> = Arc::default();
+        *lock(&self.prefetch) = Some(Arc::clone(&cancel));
         std::thread::Builder::new()
             .name("taskbasis-prefetch".into())
-            .spawn(move || drop(model.cache.get_or_build(&key, || model.reconstruct(&coefficients))))
+            .spawn(move || drop(model.get(&key, &coefficients, &cancel)))
             .map(drop)
             .map_err(|e| Error::new(crate::ErrorKind::OutOfMemory, "cannot start a thread").because(e))
     }
+
+    /// Stops the reconstruction that [`TaskWeights::prefetch`] started, within a millisecond or so, and frees its memory.
+    /// Where somebody already waits for these weights it goes on. Whether anything was stopped.
+    pub fn cancel_prefetch(&self) -> bool {
+        lock(&self.prefetch).take().is_some_and(|token| self.model.cache.cancel(&self.key, &token))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,6 +1,10 @@
 //! What is to be computed, found out before anything is: which tensors, from what, into which place.
 
-use super::{Arena, Entry, Place, ReconstructOptions, Scope, Weights};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::arena::{Arena, Spares};
+use super::{Entry, Place, ReconstructOptions, Scope, Weights};
 use crate::basis::{Basis, Coefficients, Parameter};
 use crate::checkpoint::{Checkpoint, is_image_tower};
 use crate::error::{Error, Result};
@@ -123,9 +127,22 @@ impl Planned<'_> {
 impl Plan<'_> {
     /// Computes it.
     pub(super) fn run(self, options: &ReconstructOptions) -> Result<Weights> {
+        self.run_in(options, None, None)
+    }
+
+    /// Computes it in memory that `spares` keeps, where it has some, and gives up soon after `cancel` is set.
+    pub(super) fn run_in(
+        self,
+        options: &ReconstructOptions,
+        spares: Option<&Arc<Spares>>,
+        cancel: Option<&AtomicBool>,
+    ) -> Result<Weights> {
         let kernel = options.kernel.map_or_else(kernel::active, Ok)?;
         let computed: Vec<&Planned<'_>> = self.tensors.iter().filter(|planned| planned.as_is().is_none()).collect();
-        let (mut arena, places) = Arena::for_lengths(computed.iter().map(|planned| planned.shape.iter().product()))?;
+        // A tensor with neither base nor change is left at zero, which only fresh memory is.
+        let spares = spares.filter(|_| computed.iter().all(|planned| planned.base.is_some()));
+        let lengths = computed.iter().map(|planned| planned.shape.iter().product());
+        let (mut arena, places) = Arena::for_lengths(lengths, spares)?;
 
         let (changed, converted): (Vec<_>, Vec<_>) = computed
             .iter()

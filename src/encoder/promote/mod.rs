@@ -1,0 +1,380 @@
+//! Hot tasks get sessions of their own.
+//!
+//! Weights as inputs cost ONNX Runtime its prepacking: a matrix that is a constant is laid out once as the kernels like
+//! it best, one that is an input is laid out anew in every run. So a task that is run again and again is *promoted*: a
+//! session with its weights frozen into it is built in the background and takes over from one run to the next. It lives
+//! in the cache of the model's weights, within that budget, and is dropped when it has not been used for longest.
+
+mod build;
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::JoinHandle;
+
+use ort::session::Session;
+
+use self::build::{Spawner, Spawning, lower_priority};
+use super::session::{self, Input};
+use super::runtime::Runtime;
+use super::signature::Signature;
+use crate::error::{Error, ErrorKind, Result};
+use crate::onnx::stub;
+use crate::weights::{Derived, Key, Owner, TaskWeights, WeightsCache};
+
+/// Which tasks an encoder promotes: gives a session with the weights frozen into it, which runs faster and takes as
+/// much memory as the weights.
+///
+/// Before and after, embeddings agree to 1e-5 of their size; each way of running gives the same bits every time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Promotion {
+    /// None.
+    Off,
+    /// Those that [`Encoder::promote`](super::Encoder::promote) names.
+    Manual,
+    /// Those too, and any task after this many runs.
+    After(u32),
+}
+
+impl Promotion {
+    /// Where a promoted task begins to pay on the machines that were measured: building its session takes as long as
+    /// some 30 runs of one image gain.
+    pub const DEFAULT_RUNS: u32 = 32;
+}
+
+impl Default for Promotion {
+    fn default() -> Self {
+        Self::After(Self::DEFAULT_RUNS)
+    }
+}
+
+/// How far a task has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PromotionState {
+    /// Runs with its weights as inputs; so many runs so far.
+    Inputs(u32),
+    /// Its session is being built, or waits for its turn.
+    Building,
+    /// Runs in its own session.
+    Promoted,
+    /// Its session could not be built; it goes on with its weights as inputs. Asking again tries again.
+    Failed(String),
+}
+
+/// A session with weights frozen into it.
+pub(super) struct Frozen(Session);
+
+/// The promotions of one encoder.
+pub(super) struct Promotions {
+    shared: Arc<Shared>,
+    policy: Promotion,
+}
+
+/// What the building thread needs; it must not keep the encoder alive.
+struct Shared {
+    owner: Owner,
+    runtime: &'static Runtime,
+    signature: Arc<Signature>,
+    threads: usize,
+    /// The graph with constants without values; made when first needed.
+    stub: Mutex<Option<Arc<[u8]>>>,
+    state: Mutex<State>,
+    /// Some session is ready, or has failed.
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    tasks: HashMap<Key, Task>,
+    queue: Vec<TaskWeights>,
+    builder: Option<JoinHandle<()>>,
+    /// The builder looks into the queue again before it ends.
+    is_building: bool,
+    /// The encoder is gone.
+    is_closed: bool,
+}
+
+struct Task {
+    progress: Progress,
+    cache: Weak<WeightsCache>,
+}
+
+enum Progress {
+    Counting(u32),
+    Building,
+    /// The cache has it, unless it has been evicted since.
+    Built,
+    Failed(ErrorKind, String),
+}
+
+impl Promotions {
+    pub(super) fn new(
+        policy: Promotion,
+        runtime: &'static Runtime,
+        signature: Arc<Signature>,
+        threads: usize,
+    ) -> Self {
+        let shared = Shared {
+            owner: Owner::new(),
+            runtime,
+            signature,
+            threads,
+            stub: Mutex::default(),
+            state: Mutex::default(),
+            ended: Condvar::new(),
+        };
+        Self { shared: Arc::new(shared), policy }
+    }
+
+    pub(super) fn policy(&self) -> Promotion {
+        self.policy
+    }
+
+    /// The session of a promoted task.
+    pub(super) fn find(&self, task: &TaskWeights) -> Option<Arc<Frozen>> {
+        if self.policy == Promotion::Off {
+            return None;
+        }
+        self.shared.find(task)
+    }
+
+    /// Counts a run with weights as inputs, and promotes the task when it has had enough of them.
+    pub(super) fn count(&self, task: &TaskWeights) {
+        let Promotion::After(runs) = self.policy else { return };
+        let mut state = self.shared.lock();
+        let progress = &mut state.task(task).progress;
+        match progress {
+            // Evicted: it starts from the beginning.
+            Progress::Built => *progress = Progress::Counting(1),
+            Progress::Counting(count) => *count = count.saturating_add(1),
+            Progress::Building | Progress::Failed(..) => return,
+        }
+        if matches!(progress, Progress::Counting(count) if *count >= runs) {
+            // A failure is kept for whoever asks; the runs go on as they did.
+            if let Err(error) = self.shared.enqueue(state, task) {
+                tracing::warn!(task = task.name(), %error, "not promoted");
+            }
+        }
+    }
+
+    /// Starts building in the background, unless the task is promoted or about to be.
+    pub(super) fn start(&self, task: &TaskWeights) -> Result<()> {
+        if self.policy == Promotion::Off {
+            return Err(Error::invalid("promotion is off for this encoder"));
+        }
+        if self.shared.contains(task) {
+            return Ok(());
+        }
+        let mut state = self.shared.lock();
+        match state.task(task).progress {
+            Progress::Building => Ok(()),
+            _ => self.shared.enqueue(state, task),
+        }
+    }
+
+    /// Waits until the task is promoted, or cannot be.
+    pub(super) fn wait(&self, task: &TaskWeights) -> Result<()> {
+        let mut state = self.shared.lock();
+        loop {
+            match &state.task(task).progress {
+                Progress::Building => {
+                    state = self.shared.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+                Progress::Built | Progress::Counting(_) => return Ok(()),
+                Progress::Failed(kind, message) => return Err(Error::new(*kind, message.clone())),
+            }
+        }
+    }
+
+    /// Drops the task's session; it counts from the beginning. Whether there was one.
+    pub(super) fn demote(&self, task: &TaskWeights) -> bool {
+        if let Some(task) = self.shared.lock().tasks.get_mut(task.key())
+            && !matches!(task.progress, Progress::Building)
+        {
+            task.progress = Progress::Counting(0);
+        }
+        task.model().cache().drop_derived(&self.shared.id(task))
+    }
+
+    pub(super) fn state(&self, task: &TaskWeights) -> PromotionState {
+        if self.shared.contains(task) {
+            return PromotionState::Promoted;
+        }
+        match self.shared.lock().tasks.get(task.key()).map(|task| &task.progress) {
+            None | Some(Progress::Built) => PromotionState::Inputs(0),
+            Some(Progress::Counting(runs)) => PromotionState::Inputs(*runs),
+            Some(Progress::Building) => PromotionState::Building,
+            Some(Progress::Failed(_, why)) => PromotionState::Failed(why.clone()),
+        }
+    }
+}
+
+impl Drop for Promotions {
+    /// Waits for a session that is being built: ONNX Runtime must not be at work when the process ends.
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.is_closed = true;
+        state.queue.clear();
+        let (builder, tasks) = (state.builder.take(), std::mem::take(&mut state.tasks));
+        drop(state);
+        if let Some(builder) = builder {
+            // It catches its panics.
+            let _ = builder.join();
+        }
+        let mut caches: Vec<_> = tasks.into_values().filter_map(|task| task.cache.upgrade()).collect();
+        caches.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        caches.iter().for_each(|cache| cache.drop_owner(self.shared.owner));
+    }
+}
+
+impl State {
+    fn task(&mut self, task: &TaskWeights) -> &mut Task {
+        /// Tasks that are counted. Programs may make up any number of expressions; those that were seen least are
+        /// forgotten, and count from the beginning when they come again.
+        const MOST: usize = 4096;
+
+        if self.tasks.len() >= MOST && !self.tasks.contains_key(task.key()) {
+            let mut counts: Vec<u32> = self.tasks.values().map(|task| task.progress.runs()).collect();
+            let (_, median, _) = counts.select_nth_unstable(MOST / 2);
+            let median = *median;
+            self.tasks.retain(|_, task| task.progress.runs() > median);
+        }
+        match self.tasks.entry(task.key().clone()) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                entry.insert(Task { progress: Progress::Counting(0), cache: Arc::downgrade(task.model().cache()) })
+            }
+        }
+    }
+}
+
+impl Progress {
+    /// Runs counted so far; what is more than counting counts as more than any.
+    fn runs(&self) -> u32 {
+        match self {
+            Self::Counting(runs) => *runs,
+            Self::Building | Self::Built | Self::Failed(..) => u32::MAX,
+        }
+    }
+}
+
+impl Shared {
+    fn id(&self, task: &TaskWeights) -> (Owner, Key) {
+        (self.owner, task.key().clone())
+    }
+
+    fn find(&self, task: &TaskWeights) -> Option<Arc<Frozen>> {
+        task.model().cache().find_derived(&self.id(task))?.downcast().ok()
+    }
+
+    fn contains(&self, task: &TaskWeights) -> bool {
+        task.model().cache().contains_derived(&self.id(task))
+    }
+
+    /// Puts the task into the queue and sees to it that somebody works on it.
+    fn enqueue(self: &Arc<Self>, mut state: MutexGuard<'_, State>, task: &TaskWeights) -> Result<()> {
+        state.queue.push(task.clone());
+        state.task(task).progress = Progress::Building;
+        if state.is_building {
+            return Ok(());
+        }
+        let finished = state.builder.take();
+        let shared = Arc::clone(self);
+        let started = Spawner::new().and_then(|spawner| {
+            let body = move || shared.build_all(&Arc::new(spawner));
+            std::thread::Builder::new().name("taskbasis-promote".into()).spawn(body)
+        });
+        match started {
+            Ok(builder) => {
+                state.builder = Some(builder);
+                state.is_building = true;
+                drop(state);
+                // It has left its loop; this takes no time.
+                finished.map(JoinHandle::join);
+                Ok(())
+            }
+            Err(e) => {
+                let error = Error::new(ErrorKind::OutOfMemory, "cannot start a thread").because(e);
+                state.queue.clear();
+                state.task(task).progress = Progress::Failed(error.kind(), error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    /// The builder's thread: one session after another until the queue is empty.
+    fn build_all(&self, spawner: &Arc<Spawner>) {
+        lower_priority();
+        loop {
+            let task = {
+                let mut state = self.lock();
+                if state.queue.is_empty() || state.is_closed {
+                    state.is_building = false;
+                    return;
+                }
+                state.queue.remove(0)
+            };
+            let built = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.build(&task, spawner)))
+                .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "building a session panicked")));
+            if let Err(error) = &built {
+                tracing::warn!(task = task.name(), %error, "not promoted");
+            }
+            self.lock().task(&task).progress = match built {
+                Ok(()) => Progress::Built,
+                Err(error) => Progress::Failed(error.kind(), error.to_string()),
+            };
+            self.ended.notify_all();
+        }
+    }
+
+    fn build(&self, task: &TaskWeights, spawner: &Arc<Spawner>) -> Result<()> {
+        let cache = task.model().cache();
+        let budget = cache.stats().budget;
+        let bytes = self.signature.nbytes();
+        let no_room = || {
+            Error::new(ErrorKind::OutOfMemory, "the cache's budget has no room for a promoted session")
+                .expected(format_args!("at least {bytes} bytes"))
+                .got(budget)
+        };
+        if bytes > budget {
+            return Err(no_room());
+        }
+        let weights = task.get()?;
+        let stub = self.stub()?;
+        let inputs = self.signature.inputs(&*weights)?;
+        let spawner = Spawning(Arc::clone(spawner));
+        let session = session::create_frozen(self.runtime, &stub, inputs.into_iter(), self.threads, spawner)?;
+        // Before room is made for the session: memory in use cannot be given up.
+        drop(weights);
+        let session: Derived = Arc::new(Frozen(session));
+        if cache.keep_derived(self.id(task), session, bytes) { Ok(()) } else { Err(no_room()) }
+    }
+
+    fn stub(&self) -> Result<Arc<[u8]>> {
+        let mut stub = self.stub.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*stub {
+            Some(stub) => Ok(Arc::clone(stub)),
+            None => {
+                let names = self.signature.parameters.iter().map(|(name, _)| name.as_str());
+                let made: Arc<[u8]> = stub::with_external_parameters(&self.signature.model, names)?.into();
+                *stub = Some(Arc::clone(&made));
+                Ok(made)
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs a promoted task; several may run at the same time.
+pub(super) fn run(
+    frozen: &Frozen,
+    signature: &Signature,
+    pixels: &Input<'_>,
+    embed_dim: usize,
+    out: &mut [f32],
+) -> Result<()> {
+    session::run_frozen(&frozen.0, signature, pixels, embed_dim, out)
+}

@@ -1,0 +1,92 @@
+//! Encoding with the weights of a task: promoted tasks run in sessions of their own.
+
+use super::promote::{self, PromotionState};
+use super::session::Input;
+use super::{Encoder, Promotion};
+use crate::error::Result;
+use crate::tensor::try_zeroed;
+use crate::weights::TaskWeights;
+
+impl Encoder {
+    /// The embeddings, `[n, e]`, of `n` images with the weights of a task: from its own session where it is promoted, else
+    /// as [`Encoder::encode`] with its weights, which are reconstructed or come from the cache. A task that is run often
+    /// gets promoted on the way ([`Promotion`]).
+    ///
+    /// # Errors
+    /// As [`TaskWeights::get`] and [`Encoder::encode`].
+    pub fn encode_task(&self, task: &TaskWeights, pixels: &[f32], n: usize) -> Result<Vec<f32>> {
+        self.check_pixels(pixels, n)?;
+        let mut embeds = try_zeroed(n.saturating_mul(self.arch.embed_dim))?;
+        self.encode_task_into(task, pixels, n, &mut embeds)?;
+        Ok(embeds)
+    }
+
+    /// As [`Encoder::encode_task`], into memory of the caller's: `out` is `[n, e]`.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode_task`] and [`Encoder::encode_into`]. On an error `out` is as it was.
+    pub fn encode_task_into(&self, task: &TaskWeights, pixels: &[f32], n: usize, out: &mut [f32]) -> Result<()> {
+        let Some(frozen) = self.promotions.find(task) else {
+            // Held on to for the whole run; whatever the cache does meanwhile.
+            self.encode_into(&*task.get()?, pixels, n, out)?;
+            self.promotions.count(task);
+            return Ok(());
+        };
+        self.check_pixels(pixels, n)?;
+        self.check_out(n, out)?;
+        if n == 0 {
+            return Ok(());
+        }
+        let size = self.arch.image_size();
+        let pixels = Input { name: "", shape: &[n, 3, size, size], values: pixels };
+        let mut embeds = try_zeroed(out.len())?;
+        // Not to be run, but so that never more runs are in progress than there may be.
+        let turn = self.sessions.lend(|| self.session())?;
+        promote::run(&frozen, &self.signature, &pixels, self.arch.embed_dim, &mut embeds)?;
+        drop(turn);
+        out.copy_from_slice(&embeds);
+        Ok(())
+    }
+
+    /// Gives the task a session with its weights frozen into it, and waits until it is there. It takes as much memory as
+    /// the weights, in the budget of the model's cache.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) with [`Promotion::Off`];
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) where the whole budget has no room for it; as
+    /// [`TaskWeights::get`]; [`ErrorKind::Runtime`](crate::ErrorKind::Runtime) when ONNX Runtime refuses.
+    pub fn promote(&self, task: &TaskWeights) -> Result<()> {
+        self.promotions.start(task)?;
+        self.promotions.wait(task)
+    }
+
+    /// As [`Encoder::promote`], without waiting: the session is built by a thread of low priority and takes over from one
+    /// run to the next. What goes wrong shows in [`Encoder::promotion`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) with [`Promotion::Off`]; when the operating
+    /// system gives no thread.
+    pub fn promote_in_background(&self, task: &TaskWeights) -> Result<()> {
+        self.promotions.start(task)
+    }
+
+    /// Drops the task's session, if it has one: runs take its weights as inputs again. Whether it had one.
+    pub fn demote(&self, task: &TaskWeights) -> bool {
+        self.promotions.demote(task)
+    }
+
+    /// How far the task has come.
+    pub fn promotion(&self, task: &TaskWeights) -> PromotionState {
+        self.promotions.state(task)
+    }
+
+    /// Whether the task has a session of its own now.
+    pub fn is_promoted(&self, task: &TaskWeights) -> bool {
+        self.promotion(task) == PromotionState::Promoted
+    }
+
+    /// Which tasks are promoted.
+    pub fn promotes(&self) -> Promotion {
+        self.promotions.policy()
+    }
+}

@@ -1,0 +1,30 @@
+//! What a cache has done so far.
+
+use std::time::Duration;
+
+/// How a [`WeightsCache`](super::WeightsCache) has done so far, and what it holds now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheStats {
+    /// Requests that found their weights, or waited for somebody who was reconstructing them.
+    pub hits: u64,
+    /// Requests that had to reconstruct.
+    pub misses: u64,
+    /// Weights and promoted sessions dropped to keep within the budget.
+    pub evictions: u64,
+    /// Reconstructions that were given up because their prefetch was cancelled.
+    pub cancelled: u64,
+    /// Weights kept now.
+    pub entries: usize,
+    /// Promoted sessions kept now.
+    pub promoted: usize,
+    /// Bytes of memory that weights and promoted sessions take.
+    pub bytes: usize,
+    /// Bytes of them that the promoted sessions take.
+    pub promoted_bytes: usize,
+    /// Bytes of memory that held weights and waits to hold others. Within the budget too.
+    pub spare_bytes: usize,
+    /// Bytes that may be kept.
+    pub budget: usize,
+    /// Time spent reconstructing, summed over all misses.
+    pub reconstructing: Duration,
+}
