@@ -50,6 +50,5 @@ pub use mmap::{MapMode, Mapping};
 pub use replace::{check_output, replace_file};
 pub use tensor::{DType, Tensor};
 pub use weights::{
-    CacheStats, Model, ModelOptions, ReconstructOptions, Scope, TaskWeights, Values, Weights, WeightsCache,
-    save_arrays,
+    CacheStats, Model, ModelOptions, ReconstructOptions, Scope, TaskWeights, Values, Weights, WeightsCache, save_arrays,
 };

@@ -13,8 +13,8 @@ use std::ops::Range;
 use indexmap::IndexMap;
 
 use self::arena::Arena;
-pub(crate) use self::cache::{Derived, Key, Owner};
 pub use self::cache::{CacheStats, WeightsCache};
+pub(crate) use self::cache::{Derived, Key, Owner};
 pub use self::model::{Model, ModelOptions, TaskWeights};
 pub use self::save::save_arrays;
 use crate::basis::{Basis, Coefficients, TaskExpr};

@@ -15,8 +15,8 @@ use std::thread::JoinHandle;
 use ort::session::Session;
 
 use self::build::{Spawner, Spawning, lower_priority};
-use super::session::{self, Input};
 use super::runtime::Runtime;
+use super::session::{self, Input};
 use super::signature::Signature;
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::stub;
@@ -108,12 +108,7 @@ enum Progress {
 }
 
 impl Promotions {
-    pub(super) fn new(
-        policy: Promotion,
-        runtime: &'static Runtime,
-        signature: Arc<Signature>,
-        threads: usize,
-    ) -> Self {
+    pub(super) fn new(policy: Promotion, runtime: &'static Runtime, signature: Arc<Signature>, threads: usize) -> Self {
         let shared = Shared {
             owner: Owner::new(),
             runtime,

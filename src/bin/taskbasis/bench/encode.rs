@@ -1,10 +1,10 @@
 //! Steady state: the same task again and again, its weights as inputs, promoted, and frozen in a session of its own.
 
 use serde::Serialize;
-use taskbasis::{Result, TaskExpr};
+use taskbasis::{Promotion, Result, TaskExpr};
 
 use super::Setup;
-use super::family::recoverable;
+use super::family::{basis_of, recoverable};
 use super::frozen::Frozen;
 use super::samples::{Samples, Variant, digits, take_turns, time};
 
@@ -45,15 +45,14 @@ fn rounds(setup: &Setup<'_>, batch: usize) -> usize {
 }
 
 pub fn measure(setup: &Setup<'_>) -> Result<Encode> {
-    let encoder = setup.encoder()?;
+    let encoder = setup.encoder(Promotion::Off)?;
     let model = setup.family.open(setup.threads, usize::MAX)?;
-    let task: TaskExpr = recoverable(setup.basis_of(&model)?)?.swap_remove(0);
+    let task: TaskExpr = recoverable(basis_of(&model)?)?.swap_remove(0);
     let named = model.weights(&task)?;
     let weights = named.get()?;
-    let frozen = Frozen::write(setup, &encoder, &task)?.open(setup)?;
-    // The plain encoder never promotes; this one does when it is told to.
-    let promoting = setup.promoting_encoder()?;
-    let (promotion_ms, ()) = time(|| promote(&promoting, &named))?;
+    let frozen = Frozen::write(setup, &task)?.open(setup)?;
+    let promoting = setup.encoder(Promotion::Manual)?;
+    let (promotion_ms, ()) = time(|| promoting.promote(&named))?;
 
     let mut batches = Vec::new();
     let (mut inputs_difference, mut promoted_difference) = (0f64, 0f64);
@@ -128,7 +127,10 @@ impl Encode {
     pub fn other_rows(&self) -> Vec<[String; 2]> {
         vec![
             ["promotion".into(), format!("{} ms", digits(self.promotion_ms))],
-            ["difference as inputs, promoted".into(), format!("{:.1e}, {:.1e}", self.inputs_difference, self.promoted_difference)],
+            [
+                "difference as inputs, promoted".into(),
+                format!("{:.1e}, {:.1e}", self.inputs_difference, self.promoted_difference),
+            ],
         ]
     }
 }

@@ -1,14 +1,17 @@
 //! What is measured: a basis and a base, given or made.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 use taskbasis::synthetic::Synthetic;
 use taskbasis::{
-    Arch, ArchHints, Basis, Checkpoint, Coefficients, DType, Error, ErrorKind, Model, ModelOptions, Result, TaskExpr,
+    Arch, ArchHints, Basis, Checkpoint, Coefficients, DType, Error, ErrorKind, Model, ModelOptions, ReconstructOptions,
+    Result, TaskExpr, TaskWeights, Weights,
 };
 
 use super::machine;
+use super::samples::time;
 use crate::output;
 
 /// The files of one family, and of the same family with its vectors in other formats.
@@ -34,6 +37,8 @@ pub struct About {
     pub parameters: usize,
     /// Bytes of the image tower as f32.
     pub model_bytes: usize,
+    /// Bytes of memory that one task's weights take.
+    pub weights_bytes: usize,
     pub arch: Arch,
 }
 
@@ -117,13 +122,13 @@ impl Family {
     }
 
     /// Base and basis, opened.
-    pub fn open(&self, threads: usize, cache_bytes: usize) -> Result<std::sync::Arc<Model>> {
+    pub fn open(&self, threads: usize, cache_bytes: usize) -> Result<Arc<Model>> {
         self.open_format(self.basis(), threads, cache_bytes)
     }
 
     /// The same with one of [`Family::bases`].
-    pub fn open_format(&self, basis: &Path, threads: usize, cache_bytes: usize) -> Result<std::sync::Arc<Model>> {
-        let options = ModelOptions { threads, cache_bytes, ..ModelOptions::default() };
+    pub fn open_format(&self, basis: &Path, threads: usize, cache_bytes: usize) -> Result<Arc<Model>> {
+        let options = ModelOptions { threads, cache_bytes: Some(cache_bytes), ..ModelOptions::default() };
         Model::new(Checkpoint::open(&self.base)?, Some(Basis::open(basis)?), &options)
     }
 
@@ -139,8 +144,16 @@ impl Family {
             format: self.bases[0].0.clone(),
             parameters: arch.parameter_count(),
             model_bytes: arch.parameter_count() * size_of::<f32>(),
+            weights_bytes: self.weights_bytes()?,
             arch,
         })
+    }
+
+    /// Bytes of memory that one task's weights take.
+    pub fn weights_bytes(&self) -> Result<usize> {
+        let (base, basis) = (Checkpoint::open(&self.base)?, Basis::open(self.basis())?);
+        let coefficients = first_vectors(&basis, basis.vectors(), 0);
+        Weights::from_coefficients(&base, &basis, &coefficients, &ReconstructOptions::default()).map(|w| w.nbytes())
     }
 
     /// The base's file and those of the basis that was given.
@@ -188,6 +201,33 @@ pub fn recoverable(basis: &Basis) -> Result<Vec<TaskExpr>> {
 pub fn first_vectors(basis: &Basis, m: usize, n: usize) -> Coefficients {
     let value = |i: usize| if i < m { 0.3 + 0.01 * ((i + 3 * n) % 17) as f64 } else { 0.0 };
     Coefficients { vectors: (0..basis.vectors()).map(value).collect(), mean: 0.0 }
+}
+
+/// Two tasks that need the first `m` vectors, reconstructed in turn: as each is asked for, the other one is dropped, and
+/// its memory used again. That is how a model works whose cache has room for one.
+pub struct InTurn {
+    tasks: [TaskWeights; 2],
+    turn: usize,
+}
+
+impl InTurn {
+    /// `model` must have room for one task.
+    pub fn new(model: &Arc<Model>, m: usize) -> Result<Self> {
+        let basis = basis_of(model)?;
+        let task = |n| model.weights_from(first_vectors(basis, m, n));
+        Ok(Self { tasks: [task(0)?, task(1)?], turn: 0 })
+    }
+
+    /// Milliseconds for the next one. What it gives is dropped outside the timing.
+    pub fn reconstruct(&mut self) -> Result<f64> {
+        self.turn = 1 - self.turn;
+        time(|| self.tasks[self.turn].get()).map(|(ms, _)| ms)
+    }
+}
+
+/// The basis that a family's model was opened with.
+pub fn basis_of(model: &Model) -> Result<&Basis> {
+    model.basis().ok_or_else(|| Error::new(ErrorKind::Internal, "the model has lost its basis"))
 }
 
 /// A sequence of numbers that is random enough to choose tasks by, and the same every time.

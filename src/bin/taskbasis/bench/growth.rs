@@ -4,11 +4,11 @@ use std::path::Path;
 
 use serde::Serialize;
 use taskbasis::synthetic::Synthetic;
-use taskbasis::{Activation, Arch, Basis, Method, DType, Result, TaskExpr};
+use taskbasis::{Activation, Arch, DType, Method, Result, TaskExpr};
 
-use super::family::{Family, first_vectors};
+use super::family::{Family, InTurn, basis_of};
 use super::machine;
-use super::samples::{Line, Samples, Variant, digits, line, repeat, take_turns, time};
+use super::samples::{Line, Samples, Variant, digits, line, repeat, take_turns};
 
 #[derive(Serialize)]
 pub struct Growth {
@@ -94,14 +94,13 @@ pub fn measure(threads: usize, quick: bool, keep: Option<&Path>) -> Result<Growt
 }
 
 fn by_vectors(family: &Family, threads: usize, rounds: usize) -> Result<Series> {
-    let model = family.open(threads, 0)?;
-    let Some(basis) = model.basis() else { return Ok(series(Vec::new(), Vec::new())) };
-    let mut counts: Vec<usize> = (1..=basis.vectors()).collect();
+    let model = family.open(threads, family.weights_bytes()?)?;
+    let mut counts: Vec<usize> = (1..=basis_of(&model)?.vectors()).collect();
     counts.retain(|&m| m <= 6 || m % 2 == 0);
     let mut variants: Vec<Variant<'_>> = Vec::new();
     for &m in &counts {
-        let weights = model.weights_from(first_vectors(basis, m, 0))?;
-        variants.push(Box::new(move || time(|| weights.get()).map(|(ms, _)| ms)));
+        let mut in_turn = InTurn::new(&model, m)?;
+        variants.push(Box::new(move || in_turn.reconstruct()));
     }
     Ok(series(counts.iter().map(|&m| m as f64).collect(), take_turns(rounds, &mut variants)?))
 }
@@ -109,13 +108,16 @@ fn by_vectors(family: &Family, threads: usize, rounds: usize) -> Result<Series> 
 fn by_parameters(towers: &[(usize, Family)], threads: usize, rounds: usize) -> Result<Series> {
     let mut variants: Vec<Variant<'_>> = Vec::new();
     for (_, family) in towers {
-        let model = family.open(threads, 0)?;
-        let m = model.basis().map_or(0, Basis::vectors);
-        let weights = model.basis().map(|basis| model.weights_from(first_vectors(basis, m, 0))).transpose()?;
-        variants.push(Box::new(move || time(|| weights.as_ref().map(|weights| weights.get()).transpose()).map(|(ms, _)| ms)));
+        variants.push(all_vectors(family, threads)?);
     }
     let millions = towers.iter().map(|(parameters, _)| *parameters as f64 / 1e6).collect();
     Ok(series(millions, take_turns(rounds, &mut variants)?))
+}
+
+fn all_vectors(family: &Family, threads: usize) -> Result<Variant<'static>> {
+    let model = family.open(threads, family.weights_bytes()?)?;
+    let mut in_turn = InTurn::new(&model, basis_of(&model)?.vectors())?;
+    Ok(Box::new(move || in_turn.reconstruct()))
 }
 
 /// One and two threads and one a processor, with all processors and pinned to one.
@@ -128,12 +130,7 @@ fn by_threads(family: &Family, rounds: usize) -> Result<Vec<Threads>> {
         let measured = machine::pinned(processors, || -> Result<Vec<Samples>> {
             let mut variants: Vec<Variant<'_>> = Vec::new();
             for &threads in &wanted {
-                let model = family.open(threads, 0)?;
-                let all = model.basis().map(|basis| first_vectors(basis, basis.vectors(), 0));
-                let weights = all.map(|all| model.weights_from(all)).transpose()?;
-                variants.push(Box::new(move || {
-                    time(|| weights.as_ref().map(|weights| weights.get()).transpose()).map(|(ms, _)| ms)
-                }));
+                variants.push(all_vectors(family, threads)?);
             }
             take_turns(rounds, &mut variants)
         });
@@ -159,15 +156,8 @@ fn by_tasks(tasks: usize, keep: Option<&Path>, quick: bool) -> Result<Tasks> {
         activation: Activation::QuickGelu,
     };
     let vectors = tasks.min(100);
-    let wanted = Synthetic {
-        arch,
-        text: Vec::new(),
-        method: Method::Autoencoder,
-        tasks,
-        vectors,
-        dtype: DType::F32,
-        seed: 0,
-    };
+    let wanted =
+        Synthetic { arch, text: Vec::new(), method: Method::Autoencoder, tasks, vectors, dtype: DType::F32, seed: 0 };
     let family = Family::synthetic(&wanted, &format!("small-{tasks}"), &[], keep)?;
     let runs = if quick { 10 } else { 100 };
     let model = family.open(1, usize::MAX)?;
@@ -202,7 +192,8 @@ fn series(x: Vec<f64>, samples: Vec<Samples>) -> Series {
 impl Growth {
     pub fn tables(&self) -> Vec<Vec<Vec<String>>> {
         let series = |name: &str, unit: &str, series: &Series| {
-            let mut rows = vec![vec![format!("reconstruct by {name}"), "ms".into(), "half of the runs".into(), "line".into()]];
+            let mut rows =
+                vec![vec![format!("reconstruct by {name}"), "ms".into(), "half of the runs".into(), "line".into()]];
             rows.extend(series.points.iter().map(|Point { x, ms }| {
                 let half = format!("{}–{}", digits(ms.p25), digits(ms.p75));
                 vec![digits(*x), digits(ms.median), half, digits(series.line.at(*x))]

@@ -132,7 +132,8 @@ fn reconstruction(out: &mut String, measured: &reconstruct::Reconstruct) -> Resu
         }
         let lines = Lines { x: "M, the basis vectors that are combined", y: "ms", log_x: false, curves };
         let title = format!("Reconstruction, {threads} thread{}", if threads == 1 { "" } else { "s" });
-        let about = "A task's weights from M vectors, beside what moving the same bytes would take at the speed of a copy.";
+        let about =
+            "A task's weights from M vectors, beside what moving the same bytes would take at the speed of a copy.";
         section(out, &title, about, &(lines.svg()? + &legend(&lines.curves)));
     }
     let tables = rows_table(&measured.rows()) + &pairs_table(&measured.other_rows());
@@ -214,8 +215,14 @@ fn grow(out: &mut String, measured: &growth::Growth) -> Result<()> {
         let points = measured.tasks.iter().map(point).collect();
         Curve { name: name.into(), points, colour: which, dashed: false, marks: true }
     };
-    let lines = Lines { x: "T, the tasks; M = 100 at most", y: "ms", log_x: true, curves: curves.iter().map(curve).collect() };
-    section(out, "Time by tasks", "A small model, so that only T and M count.", &(lines.svg()? + &legend(&lines.curves)));
+    let lines =
+        Lines { x: "T, the tasks; M = 100 at most", y: "ms", log_x: true, curves: curves.iter().map(curve).collect() };
+    section(
+        out,
+        "Time by tasks",
+        "A small model, so that only T and M count.",
+        &(lines.svg()? + &legend(&lines.curves)),
+    );
     let tables: String = measured.tables().iter().map(|table| rows_table(table)).collect();
     section(out, "Growth in numbers", "", &tables);
     Ok(())
@@ -258,13 +265,17 @@ fn legend(curves: &[Curve]) -> String {
 fn rows_table(rows: &[Vec<String>]) -> String {
     let row = |(i, row): (usize, &Vec<String>)| {
         let tag = if i == 0 { "th" } else { "td" };
-        format!("<tr>{}</tr>\n", row.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell.trim()))).collect::<String>())
+        format!(
+            "<tr>{}</tr>\n",
+            row.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell.trim()))).collect::<String>()
+        )
     };
     format!("<div class=\"scroll\"><table>\n{}</table></div>\n", rows.iter().enumerate().map(row).collect::<String>())
 }
 
 fn pairs_table(rows: &[[String; 2]]) -> String {
-    let row = |[name, value]: &[String; 2]| format!("<tr><td>{}</td><td>{}</td></tr>\n", escape(name.trim()), escape(value));
+    let row =
+        |[name, value]: &[String; 2]| format!("<tr><td>{}</td><td>{}</td></tr>\n", escape(name.trim()), escape(value));
     format!("<div class=\"scroll\"><table>\n{}</table></div>\n", rows.iter().map(row).collect::<String>())
 }
 

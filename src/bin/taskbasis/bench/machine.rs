@@ -156,7 +156,10 @@ mod tests {
     #[test]
     fn fields_and_sizes() {
         assert_eq!(field("a\t: 1\nmodel name\t: X Y: Z\n", "model name"), Some("X Y: Z"));
-        assert_eq!((kilobytes("32768K"), kilobytes("12 kB"), kilobytes("many")), (Some(32 << 20), Some(12 << 10), None));
+        assert_eq!(
+            (kilobytes("32768K"), kilobytes("12 kB"), kilobytes("many")),
+            (Some(32 << 20), Some(12 << 10), None)
+        );
     }
 
     #[cfg(target_os = "linux")]

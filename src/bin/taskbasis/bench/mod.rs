@@ -19,7 +19,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use taskbasis::synthetic::Synthetic;
 use taskbasis::{
-    Activation, Basis, DType, Encoder, EncoderOptions, Error, ErrorKind, Model, Result, check_output, replace_file,
+    Activation, DType, Encoder, EncoderOptions, Error, ErrorKind, Promotion, Result, check_output, replace_file,
 };
 
 use self::family::{About, Dice, Family};
@@ -138,7 +138,6 @@ struct Setup<'a> {
     threads: usize,
     quick: bool,
     encoder: EncoderOptions,
-    args: &'a EncoderArgs,
     batches: Vec<usize>,
 }
 
@@ -172,7 +171,6 @@ impl Bench {
                 threads,
                 quick: self.quick,
                 encoder: EncoderOptions { threads, ..self.encoder.options() },
-                args: &self.encoder,
                 batches: batches(self.encoder.batch as usize),
             };
             if self.probe_memory {
@@ -213,11 +211,8 @@ impl Bench {
         }
         let wanted = Synthetic::named(&self.synthetic, self.tasks, self.vectors)?;
         // Other formats are measured by reconstruction alone.
-        let formats: &[DType] = if self.wants(Part::Reconstruct) && self.soak.is_none() {
-            &[DType::F16, DType::BF16]
-        } else {
-            &[]
-        };
+        let formats: &[DType] =
+            if self.wants(Part::Reconstruct) && self.soak.is_none() { &[DType::F16, DType::BF16] } else { &[] };
         Family::synthetic(&wanted, &self.synthetic, formats, self.keep.as_deref())
     }
 
@@ -265,19 +260,14 @@ fn batches(most: usize) -> Vec<usize> {
 }
 
 impl Setup<'_> {
-    /// One that never promotes.
-    fn encoder(&self) -> Result<Encoder> {
-        Encoder::new(&self.about.arch, &self.encoder)
+    /// An encoder that promotes as it is told, for one call at a time.
+    fn encoder(&self, promotion: Promotion) -> Result<Encoder> {
+        Encoder::new(&self.about.arch, &EncoderOptions { promotion, ..self.encoder.clone() })
     }
 
     /// Preprocessed images, the same every time.
     fn pixels(&self, n: usize) -> Vec<f32> {
         Dice::new(2).pixels(n * self.about.arch.pixels())
-    }
-
-    /// The basis that `model` was opened with.
-    fn basis_of<'m>(&self, model: &'m Model) -> Result<&'m Basis> {
-        model.basis().ok_or_else(|| Error::new(ErrorKind::Internal, "the model has lost its basis"))
     }
 
     /// Numbers of vectors that are worth a measurement: all of a few, some of many.
@@ -299,9 +289,9 @@ impl Setup<'_> {
 
 impl Report {
     fn text(&self) -> String {
-        let pairs = |rows: Vec<[String; 2]>| rows.iter().fold(String::new(), |text, [name, value]| {
-            text + &format!("{name:<46}  {value}\n")
-        });
+        let pairs = |rows: Vec<[String; 2]>| {
+            rows.iter().fold(String::new(), |text, [name, value]| text + &format!("{name:<46}  {value}\n"))
+        };
         let mut parts = vec![self.machine.text() + "\n" + &self.family.as_ref().map_or(String::new(), About::text)];
         if self.quick {
             parts[0] += "--quick: few repetitions, not to be quoted\n";
@@ -311,7 +301,9 @@ impl Report {
             parts.push(output::table(&reconstruct.rows()) + "\n" + &pairs(reconstruct.other_rows()));
         }
         parts.extend(self.switch.as_ref().map(|switch| pairs(switch.rows())));
-        parts.extend(self.encode.as_ref().map(|encode| output::table(&encode.rows()) + "\n" + &pairs(encode.other_rows())));
+        parts.extend(
+            self.encode.as_ref().map(|encode| output::table(&encode.rows()) + "\n" + &pairs(encode.other_rows())),
+        );
         parts.extend(self.memory.as_ref().map(|memory| pairs(memory.rows())));
         parts.extend(self.storage.as_ref().map(|storage| pairs(storage.rows(self.tasks()))));
         parts.extend(self.growth.iter().flat_map(growth::Growth::tables).map(|table| output::table(&table)));

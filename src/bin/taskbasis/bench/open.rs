@@ -1,9 +1,9 @@
 //! Opening base and basis, and the files' sizes.
 
 use serde::Serialize;
-use taskbasis::{Basis, Checkpoint, Encoder, ReconstructOptions, Result, Weights};
+use taskbasis::{Basis, Checkpoint, Encoder, Model, ModelOptions, Result, TaskWeights};
 
-use super::family::{first_vectors, recoverable};
+use super::family::{basis_of, first_vectors, recoverable};
 use super::samples::{Samples, digits, repeat, time};
 use super::{Setup, machine};
 use crate::output;
@@ -65,7 +65,8 @@ impl Open {
             ["  the basis alone".into(), self.basis_ms.text()],
         ];
         if let Some(cold) = &self.cold_ms {
-            let read = self.cold_bytes.map_or(String::new(), |bytes| format!(", {} from storage", output::bytes(bytes)));
+            let read =
+                self.cold_bytes.map_or(String::new(), |bytes| format!(", {} from storage", output::bytes(bytes)));
             rows.push(["  not in the page cache".into(), cold.text() + &read]);
         }
         rows.push(["make an encoder".into(), self.encoder_ms.text()]);
@@ -145,7 +146,8 @@ pub fn memory(setup: &Setup<'_>) -> Result<Memory> {
     let said: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap_or_default();
     let number = |key: &str| said.get(key).and_then(serde_json::Value::as_u64);
     let weights = number("weights").ok_or_else(|| {
-        let error = taskbasis::Error::new(taskbasis::ErrorKind::Internal, "the process whose memory is measured failed");
+        let error =
+            taskbasis::Error::new(taskbasis::ErrorKind::Internal, "the process whose memory is measured failed");
         error.because(String::from_utf8_lossy(&done.stderr).into_owned())
     })?;
     let peak_over_model = number("peak").map(|peak| peak as f64 / setup.about.model_bytes as f64);
@@ -161,7 +163,7 @@ fn failed(doing: &str, e: std::io::Error) -> taskbasis::Error {
 pub fn probe(setup: &Setup<'_>) -> Result<serde_json::Value> {
     let before = machine::anonymous_memory();
     let done = std::sync::atomic::AtomicBool::new(false);
-    let (weights, peak) = std::thread::scope(|scope| {
+    let (embedded, peak) = std::thread::scope(|scope| {
         let watch = scope.spawn(|| {
             let mut peak = before;
             while !done.load(std::sync::atomic::Ordering::Relaxed) {
@@ -174,19 +176,20 @@ pub fn probe(setup: &Setup<'_>) -> Result<serde_json::Value> {
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         (result, watch.join().unwrap_or(None))
     });
-    let weights = weights?;
-    Ok(serde_json::json!({ "before": before, "peak": peak, "weights": weights.nbytes() }))
+    let (weights, _encoder) = embedded?;
+    Ok(serde_json::json!({ "before": before, "peak": peak, "weights": weights.get()?.nbytes() }))
 }
 
-/// Gives the weights back, so that they still count while memory is looked at for the last time.
-fn embed_one(setup: &Setup<'_>) -> Result<Weights> {
-    let (base, basis) = (Checkpoint::open(&setup.family.base)?, Basis::open(setup.family.basis())?);
+/// Gives everything back, so that it still counts while memory is looked at for the last time.
+fn embed_one(setup: &Setup<'_>) -> Result<(TaskWeights, Encoder)> {
+    let options = ModelOptions { threads: setup.threads, ..ModelOptions::default() };
+    let basis = Basis::open(setup.family.basis())?;
+    let model = Model::new(Checkpoint::open(&setup.family.base)?, Some(basis), &options)?;
     let encoder = Encoder::new(&setup.about.arch, &setup.encoder)?;
-    let coefficients = first_vectors(&basis, basis.vectors(), 0);
-    let options = ReconstructOptions { threads: setup.threads, ..ReconstructOptions::default() };
-    let weights = Weights::from_coefficients(&base, &basis, &coefficients, &options)?;
-    encoder.encode(&weights, &setup.pixels(1), 1)?;
-    Ok(weights)
+    let all = first_vectors(basis_of(&model)?, setup.about.vectors, 0);
+    let weights = model.weights_from(all)?;
+    encoder.encode_task(&weights, &setup.pixels(1), 1)?;
+    Ok((weights, encoder))
 }
 
 impl Memory {

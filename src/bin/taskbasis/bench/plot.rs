@@ -61,12 +61,18 @@ impl Lines {
         drawn.map(|()| svg).map_err(failed)
     }
 
-    fn draw<X>(&self, svg: &mut String, x: impl plotters::coord::ranged1d::AsRangedCoord<CoordDescType = X, Value = f64>, y: Range<f64>) -> Drawn
+    fn draw<X>(
+        &self,
+        svg: &mut String,
+        x: impl plotters::coord::ranged1d::AsRangedCoord<CoordDescType = X, Value = f64>,
+        y: Range<f64>,
+    ) -> Drawn
     where
         X: Ranged<ValueType = f64> + ValueFormatter<f64>,
     {
         let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
-        let mut chart = ChartBuilder::on(&root).margin(12).x_label_area_size(46).y_label_area_size(64).build_cartesian_2d(x, y)?;
+        let mut chart =
+            ChartBuilder::on(&root).margin(12).x_label_area_size(46).y_label_area_size(64).build_cartesian_2d(x, y)?;
         chart
             .configure_mesh()
             .light_line_style(TRANSPARENT)
@@ -190,7 +196,10 @@ mod tests {
         for log_x in [false, true] {
             let lines = Lines { x: "M", y: "ms", log_x, curves: vec![curve(false), curve(true)] };
             let svg = lines.svg().unwrap();
-            assert!(svg.starts_with("<svg") && svg.contains("<circle") && svg.contains(">ms<") || svg.contains("ms\n"), "{svg}");
+            assert!(
+                svg.starts_with("<svg") && svg.contains("<circle") && svg.contains(">ms<") || svg.contains("ms\n"),
+                "{svg}"
+            );
         }
         let bars = Bars { y: "1/s", groups: vec!["1".into(), "8".into()], series: vec![("x".into(), vec![3.0, 4.5])] };
         let svg = bars.svg().unwrap();

@@ -1,13 +1,14 @@
 //! Reconstruction beside the speed at which this machine copies memory.
 
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
 
 use serde::Serialize;
 use taskbasis::kernel::Copy;
 use taskbasis::{Basis, Checkpoint, Error, ReconstructOptions, Result, Weights};
 
 use super::Setup;
-use super::family::first_vectors;
+use super::family::{InTurn, basis_of, first_vectors};
 use super::samples::{Samples, Variant, digits, repeat, take_turns, time};
 
 #[derive(Serialize)]
@@ -58,7 +59,7 @@ pub struct Case {
 pub struct Cold {
     /// Opening and reconstructing.
     pub ms: Samples,
-    /// Reading the basis's largest file from its begin to its end.
+    /// Reading the basis's largest file from its begin to its end, an even part a thread.
     pub storage_gb_s: f64,
     /// Bytes of base and vectors that reconstruction needs, a second.
     pub gb_s: f64,
@@ -77,7 +78,7 @@ pub fn measure(setup: &Setup<'_>) -> Result<Reconstruct> {
     }
 
     let model = setup.family.open(setup.threads, 0)?;
-    let (base, basis) = (model.base(), setup.basis_of(&model)?);
+    let (base, basis) = (model.base(), basis_of(&model)?);
     let all = first_vectors(basis, basis.vectors(), 0);
     let options = ReconstructOptions { threads: setup.threads, ..ReconstructOptions::default() };
     let fresh_ms = repeat(rounds, || Weights::from_coefficients(base, basis, &all, &options))?;
@@ -120,14 +121,11 @@ fn with_threads(setup: &Setup<'_>, threads: usize, rounds: usize) -> Result<(Cop
     }
     let mut cases = Vec::new();
     for (format, path) in &setup.family.bases {
-        let model = setup.family.open_format(path, threads, 0)?;
+        let model = setup.family.open_format(path, threads, setup.about.weights_bytes)?;
         for vectors in setup.vector_counts() {
-            let basis = setup.basis_of(&model)?;
-            let weights = model.weights_from(first_vectors(basis, vectors, 0))?;
-            let bytes = bytes_moved(model.base(), basis, vectors);
-            cases.push((format.clone(), vectors, bytes));
-            // What was reconstructed is dropped outside the timing, so that the next one finds its memory to use again.
-            variants.push(Box::new(move || time(|| weights.get()).map(|(ms, _)| ms)));
+            cases.push((format.clone(), vectors, bytes_moved(model.base(), basis_of(&model)?, vectors)));
+            let mut in_turn = InTurn::new(&model, vectors)?;
+            variants.push(Box::new(move || in_turn.reconstruct()));
         }
     }
     let mut samples = take_turns(rounds, &mut variants)?.into_iter();
@@ -164,30 +162,41 @@ fn cold(setup: &Setup<'_>) -> Result<Option<Cold>> {
         if !setup.family.evict()? {
             return Ok(None);
         }
-        let (ms, read) = time(|| {
-            let mut file = std::fs::File::open(largest).map_err(|e| Error::io("cannot open", largest, e))?;
-            let (mut buffer, mut total) = (vec![0; 4 << 20], 0);
-            loop {
-                match file.read(&mut buffer).map_err(|e| Error::io("cannot read", largest, e))? {
-                    0 => return Ok(total),
-                    n => total += n,
-                }
-            }
-        })?;
-        rates.push(read as f64 / ms / 1e6);
+        let (ms, ()) = time(|| read_all(largest, setup.threads).map_err(|e| Error::io("cannot read", largest, e)))?;
+        rates.push(size(largest) as f64 / ms / 1e6);
         setup.family.evict()?;
         let (ms, model) = time(|| {
             let model = setup.family.open(setup.threads, 0)?;
-            let all = first_vectors(setup.basis_of(&model)?, setup.about.vectors, 0);
+            let all = first_vectors(basis_of(&model)?, setup.about.vectors, 0);
             model.weights_from(all)?.get()?;
             Ok(model)
         })?;
         each.push(ms);
-        let basis = setup.basis_of(&model)?;
+        let basis = basis_of(&model)?;
         needed = bytes_moved(model.base(), basis, basis.vectors()) - setup.about.model_bytes as u64;
     }
     let (ms, rate) = (Samples::of(each), Samples::of(rates).median);
     Ok(Some(Cold { gb_s: needed as f64 / ms.median / 1e6, ms, storage_gb_s: rate }))
+}
+
+/// Reads a file from its begin to its end, an even part a thread.
+fn read_all(path: &Path, threads: usize) -> std::io::Result<()> {
+    let length = std::fs::metadata(path)?.len();
+    let part = length.div_ceil(threads as u64).max(1);
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = (0..threads as u64)
+            .map(|thread| {
+                scope.spawn(move || -> std::io::Result<()> {
+                    let mut file = std::fs::File::open(path)?;
+                    file.seek(SeekFrom::Start(thread * part))?;
+                    let (mut part, mut buffer) = (file.take(part), vec![0; 4 << 20]);
+                    while part.read(&mut buffer)? > 0 {}
+                    Ok(())
+                })
+            })
+            .collect();
+        parts.into_iter().try_for_each(|part| part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
 }
 
 impl Reconstruct {

@@ -1,6 +1,6 @@
 //! Repeated timings: variants take turns within one process, and medians are compared.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use taskbasis::Result;
@@ -82,19 +82,26 @@ pub fn time<T>(run: impl FnOnce() -> Result<T>) -> Result<(f64, T)> {
 
 /// `runs` timings of one thing, after one that is not counted. What it gives is dropped outside the timing.
 pub fn repeat<T>(runs: usize, mut run: impl FnMut() -> Result<T>) -> Result<Samples> {
-    drop(run()?);
-    (0..runs.max(1)).map(|_| time(&mut run).map(|(ms, _)| ms)).collect::<Result<_>>().map(Samples::of)
+    let run: Variant<'_> = Box::new(move || time(&mut run).map(|(ms, _)| ms));
+    take_turns(runs, &mut [run]).map(|mut samples| samples.swap_remove(0))
 }
 
 /// One way to do something; gives the milliseconds that count.
 pub type Variant<'a> = Box<dyn FnMut() -> Result<f64> + 'a>;
+
+/// What is quick is done this many times as often as was asked for, as long as all of it takes no longer than this.
+const QUICK: (usize, Duration) = (20, Duration::from_millis(500));
 
 /// Every variant once a round, after a round that is not counted. What else the machine does changes from second to
 /// second, so only variants that took turns can be compared; and who begins changes from round to round, so that none
 /// always has the same one before it.
 pub fn take_turns(rounds: usize, variants: &mut [Variant<'_>]) -> Result<Vec<Samples>> {
     let mut each = vec![Vec::with_capacity(rounds); variants.len()];
-    for round in 0..=rounds.max(1) {
+    let began = Instant::now();
+    for round in 0..=rounds.max(1) * QUICK.0 {
+        if round > rounds.max(1) && began.elapsed() > QUICK.1 {
+            break;
+        }
         for turn in 0..variants.len() {
             let v = (turn + round) % variants.len();
             let ms = variants[v]()?;
@@ -120,8 +127,7 @@ pub fn line(points: &[(f64, f64)]) -> Line {
     let n = points.len().max(1) as f64;
     let mean = |of: &dyn Fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / n;
     let (x, y) = (mean(&|p| p.0), mean(&|p| p.1));
-    let (xx, xy, yy) =
-        (mean(&|p| (p.0 - x).powi(2)), mean(&|p| (p.0 - x) * (p.1 - y)), mean(&|p| (p.1 - y).powi(2)));
+    let (xx, xy, yy) = (mean(&|p| (p.0 - x).powi(2)), mean(&|p| (p.0 - x) * (p.1 - y)), mean(&|p| (p.1 - y).powi(2)));
     let slope = if xx > 0.0 { xy / xx } else { 0.0 };
     Line { intercept: y - slope * x, slope, r2: if xx * yy > 0.0 { xy * xy / (xx * yy) } else { 1.0 } }
 }
@@ -162,6 +168,7 @@ mod tests {
                 let counts = &counts;
                 Box::new(move || {
                     counts.borrow_mut()[v] += 1;
+                    std::thread::sleep(QUICK.1 / 10);
                     Ok(v as f64)
                 }) as Variant<'_>
             })
@@ -169,6 +176,7 @@ mod tests {
         let samples = take_turns(4, &mut variants).unwrap();
         assert_eq!(*counts.borrow(), [5; 3], "four rounds, and one to warm up");
         assert_eq!((samples[2].median, samples[2].runs), (2.0, 4));
+        assert_eq!(repeat(3, || Ok(())).unwrap().runs, 60, "what is quick is done more often");
     }
 
     #[test]

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use taskbasis::{Encoder, Model, Result, TaskExpr};
+use taskbasis::{Encoder, EncoderOptions, Model, Promotion, Result, TaskExpr};
 
 use super::encode::difference;
-use super::family::{Dice, recoverable};
+use super::family::{Dice, basis_of, recoverable};
 use super::samples::{digits, line};
 use super::{Setup, machine};
 use crate::output;
@@ -22,6 +22,8 @@ const BUDGET: usize = 3;
 const EXPRESSIONS: usize = 24;
 /// Images a run, at most; every number of images has its own first result.
 const MOST_IMAGES: usize = 3;
+/// Runs after which a task is promoted: soon, so that it happens often.
+const PROMOTE_AFTER: u32 = 8;
 /// How far results may lie apart once tasks are promoted, relative to their length.
 const PROMOTED_TOLERANCE: f64 = 1e-5;
 /// Memory may grow by this share and this many bytes from the second third of the time to the last, as which thread
@@ -55,6 +57,8 @@ pub struct Mode {
     pub hits: u64,
     pub misses: u64,
     pub evictions: u64,
+    /// Tasks that are promoted at the end.
+    pub promoted: usize,
     pub memory: Option<MemoryOverTime>,
     pub passed: bool,
 }
@@ -80,7 +84,7 @@ pub struct MemoryOverTime {
 pub fn run(setup: &Setup<'_>, seconds: f64) -> Result<Soak> {
     let half = Duration::from_secs_f64(seconds / 2.0);
     let model = setup.family.open(1, 0)?;
-    let expressions = expressions(&model, setup)?;
+    let expressions = expressions(&model)?;
     let budget_bytes = BUDGET * model.weights(&expressions[0])?.get()?.nbytes();
     drop(model);
     let plain = mode(setup, &expressions, budget_bytes, half, false)?;
@@ -90,8 +94,8 @@ pub fn run(setup: &Setup<'_>, seconds: f64) -> Result<Soak> {
 }
 
 /// Every task, and sums of up to three.
-fn expressions(model: &Arc<Model>, setup: &Setup<'_>) -> Result<Vec<TaskExpr>> {
-    let tasks = recoverable(setup.basis_of(model)?)?;
+fn expressions(model: &Arc<Model>) -> Result<Vec<TaskExpr>> {
+    let tasks = recoverable(basis_of(model)?)?;
     let mut dice = Dice::new(3);
     let mut all = vec!["base".parse()?, "merged@0.4".parse()?];
     all.extend(tasks.iter().take(EXPRESSIONS / 2).cloned());
@@ -122,15 +126,14 @@ struct Shared<'a> {
     errors: Mutex<Vec<String>>,
 }
 
-fn mode(
-    setup: &Setup<'_>,
-    expressions: &[TaskExpr],
-    budget: usize,
-    length: Duration,
-    promotion: bool,
-) -> Result<Mode> {
+fn mode(setup: &Setup<'_>, expressions: &[TaskExpr], budget: usize, length: Duration, promotion: bool) -> Result<Mode> {
     let model = setup.family.open(1, budget)?;
-    let encoder = setup.concurrent_encoder(THREADS, promotion)?;
+    let options = EncoderOptions {
+        concurrency: THREADS,
+        promotion: if promotion { Promotion::After(PROMOTE_AFTER) } else { Promotion::Off },
+        ..setup.encoder.clone()
+    };
+    let encoder = Encoder::new(&setup.about.arch, &options)?;
     let pixels = setup.pixels(MOST_IMAGES);
     let shared = Shared {
         model: &model,
@@ -163,7 +166,7 @@ fn mode(
     });
     bar.finish_and_clear();
 
-    let stats = model.cache_stats();
+    let stats = model.cache().stats();
     let memory = over_time(memory);
     let errors = shared.errors.into_inner().unwrap_or_else(PoisonError::into_inner);
     let (runs, differing) = (shared.runs.into_inner(), shared.differing.into_inner());
@@ -178,6 +181,7 @@ fn mode(
         hits: stats.hits,
         misses: stats.misses,
         evictions: stats.evictions,
+        promoted: stats.promoted,
         memory,
     })
 }
@@ -232,7 +236,12 @@ fn one(shared: &Shared<'_>, which: usize, images: usize) -> Result<()> {
 fn over_time(samples: Vec<(f64, u64)>) -> Option<MemoryOverTime> {
     let [(_, first_bytes), .., (end, last_bytes)] = samples[..] else { return None };
     let highest = |from: f64, to: f64| {
-        samples.iter().filter(|(at, _)| (from * end..=to * end).contains(at)).map(|(_, bytes)| *bytes).max().unwrap_or(0)
+        samples
+            .iter()
+            .filter(|(at, _)| (from * end..=to * end).contains(at))
+            .map(|(_, bytes)| *bytes)
+            .max()
+            .unwrap_or(0)
     };
     let (second, last) = (highest(1.0 / 3.0, 2.0 / 3.0), highest(2.0 / 3.0, 1.0));
     let settled: Vec<(f64, f64)> =
@@ -252,9 +261,8 @@ fn over_time(samples: Vec<(f64, u64)>) -> Option<MemoryOverTime> {
 impl Soak {
     pub fn rows(&self) -> Vec<Vec<String>> {
         let [plain, promoted] = [&self.plain, &self.promoted];
-        let memory = |mode: &Mode, of: &dyn Fn(&MemoryOverTime) -> String| {
-            mode.memory.as_ref().map_or("unknown".to_owned(), of)
-        };
+        let memory =
+            |mode: &Mode, of: &dyn Fn(&MemoryOverTime) -> String| mode.memory.as_ref().map_or("unknown".to_owned(), of);
         let row = |name: &str, value: &dyn Fn(&Mode) -> String| vec![name.to_owned(), value(plain), value(promoted)];
         vec![
             vec!["soak".into(), "as inputs".into(), "promoting".into()],
@@ -267,6 +275,7 @@ impl Soak {
             row("cache: hits, misses, evictions", &|mode| {
                 [mode.hits, mode.misses, mode.evictions].map(output::grouped).join(", ")
             }),
+            row("promoted at the end", &|mode| mode.promoted.to_string()),
             row("memory, first", &|mode| memory(mode, &|memory| output::bytes(memory.first_bytes))),
             row("memory, last", &|mode| memory(mode, &|memory| output::bytes(memory.last_bytes))),
             row("memory, peak", &|mode| memory(mode, &|memory| output::bytes(memory.peak_bytes))),

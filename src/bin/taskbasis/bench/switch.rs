@@ -1,10 +1,10 @@
 //! Switching: from a task's name to its first embedding.
 
 use serde::Serialize;
-use taskbasis::{Encoder, Result, TaskExpr};
+use taskbasis::{Promotion, ReconstructOptions, Result, TaskExpr, Weights};
 
 use super::Setup;
-use super::family::{Dice, recoverable};
+use super::family::{Dice, basis_of, recoverable};
 use super::frozen::Frozen;
 use super::samples::{Samples, Variant, digits, paired_difference, repeat, take_turns, time};
 
@@ -40,10 +40,11 @@ pub struct Switch {
 }
 
 pub fn measure(setup: &Setup<'_>) -> Result<Switch> {
-    let encoder = setup.encoder()?;
+    let encoder = setup.encoder(Promotion::Off)?;
     let pixels = setup.pixels(1);
-    let cold = setup.family.open(setup.threads, 0)?;
-    let tasks = recoverable(setup.basis_of(&cold)?)?;
+    // Room for one task: every switch finds the memory of the one before, and nothing else.
+    let cold = setup.family.open(setup.threads, setup.about.weights_bytes)?;
+    let tasks = recoverable(basis_of(&cold)?)?;
     let mut turn = Sequence::new(tasks.clone());
     // From the name to the embedding; also how long it took until the weights were there.
     let switch = |task: &TaskExpr| -> Result<(f64, f64)> {
@@ -55,9 +56,10 @@ pub fn measure(setup: &Setup<'_>) -> Result<Switch> {
         Ok((ms, until_ready))
     };
 
-    let (reload_ms, reload_open_ms, beside_reload_ms) = reload(setup, &encoder, &tasks, &pixels, &mut |task| switch(task))?;
+    let (reload_ms, reload_open_ms, beside_reload_ms) = reload(setup, &tasks, &pixels, &mut |task| switch(task))?;
 
-    let held = cold.weights(&tasks[0])?.get()?;
+    // None of the model's, which would find what is held here instead of reconstructing it.
+    let held = Weights::reconstruct(cold.base(), basis_of(&cold)?, &tasks[0], &ReconstructOptions::default())?;
     // Two tasks are enough to change between, and fit where eight would not.
     let warm = setup.family.open(setup.threads, usize::MAX)?;
     let cached: Vec<&TaskExpr> = tasks.iter().take(2).collect();
@@ -110,12 +112,11 @@ pub fn measure(setup: &Setup<'_>) -> Result<Switch> {
 /// Sessions on the tasks' own files, and switches with taskbasis, in turns.
 fn reload(
     setup: &Setup<'_>,
-    encoder: &Encoder,
     tasks: &[TaskExpr],
     pixels: &[f32],
     switch: &mut dyn FnMut(&TaskExpr) -> Result<(f64, f64)>,
 ) -> Result<(Samples, Samples, Samples)> {
-    let files = tasks.iter().take(2).map(|task| Frozen::write(setup, encoder, task)).collect::<Result<Vec<_>>>()?;
+    let files = tasks.iter().take(2).map(|task| Frozen::write(setup, task)).collect::<Result<Vec<_>>>()?;
     let opened = std::cell::RefCell::new(Vec::new());
     let mut which = 0;
     let mut turn = Sequence::new(tasks.to_vec());
