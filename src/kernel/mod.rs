@@ -37,6 +37,6 @@ mod scalar;
 mod strip;
 mod threads;
 
-pub use combine::{Segment, combine};
+pub use combine::{Segment, combine, combine_cancellable};
 pub use copy::Copy;
 pub use dispatch::{Kernel, VARIABLE, active, choose};

@@ -184,7 +184,7 @@ pub fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
 /// The type that the image tower's vectors have.
 pub fn format_of(basis: &Basis) -> String {
     let source = basis.parameters().find(|(name, _)| taskbasis::checkpoint::is_image_tower(name));
-    source.map_or_else(|| "none".into(), |(_, parameter)| parameter.sources()[0].dtype().to_string())
+    source.map_or_else(|| "none".into(), |(_, parameter)| parameter.sources()[0].format_name().to_owned())
 }
 
 /// The tasks that the basis can give back; never none.

@@ -147,7 +147,7 @@ fn with_threads(setup: &Setup<'_>, threads: usize, rounds: usize) -> Result<(Cop
 fn bytes_moved(base: &Checkpoint, basis: &Basis, vectors: usize) -> u64 {
     let changed = base.image_tower().filter_map(|(name, tensor)| {
         let parameter = basis.parameter(name).filter(|parameter| parameter.is_changed())?;
-        let read: usize = parameter.sources().iter().take(vectors).map(taskbasis::Tensor::nbytes).sum();
+        let read: usize = parameter.sources().iter().take(vectors).map(taskbasis::tensor::Source::nbytes).sum();
         Some(read + tensor.nbytes() + tensor.numel() * size_of::<f32>())
     });
     changed.sum::<usize>() as u64
