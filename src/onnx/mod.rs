@@ -2,3 +2,4 @@
 
 pub mod proto;
 pub(crate) mod stub;
+pub(crate) mod write;
