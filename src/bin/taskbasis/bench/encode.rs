@@ -41,7 +41,7 @@ pub struct Batch {
 
 /// Runs a variant takes at a batch size: about as long at each, so that the small ones, where less shows, run often.
 fn rounds(setup: &Setup<'_>, batch: usize) -> usize {
-    if setup.quick { 3 } else { (120 / batch).clamp(11, 60) }
+    if setup.quick { 3 } else { (120 / batch).clamp(7, 40) }
 }
 
 pub fn measure(setup: &Setup<'_>) -> Result<Encode> {

@@ -1,5 +1,6 @@
 //! Reconstruction beside the speed at which this machine copies memory.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
@@ -19,6 +20,8 @@ pub struct Reconstruct {
     pub ms: f64,
     /// The lowest ratio of all cases.
     pub lowest_ratio: f64,
+    /// All vectors on all threads, by format: the time over that of the basis's own format.
+    pub over_own_format: BTreeMap<String, f64>,
     /// How fast this machine copies, by threads.
     pub copy: Vec<CopyRate>,
     /// Every format, number of vectors and number of threads.
@@ -90,11 +93,15 @@ pub fn measure(setup: &Setup<'_>) -> Result<Reconstruct> {
     }
 
     let main = cases.iter().rfind(|case| case.format == setup.about.format && case.vectors == setup.about.vectors);
+    let whole = cases.iter().filter(|case| (case.vectors, case.threads) == (setup.about.vectors, setup.threads));
+    let own = main.map_or(f64::NAN, |case| case.ms.median);
+    let over_own_format = whole.map(|case| (case.format.clone(), case.ms.median / own)).collect();
     let lowest_ratio = cases.iter().map(|case| case.ratio).fold(f64::INFINITY, f64::min);
     Ok(Reconstruct {
         bandwidth_ratio: main.map_or(0.0, |case| case.ratio),
         ms: main.map_or(0.0, |case| case.ms.median),
         lowest_ratio,
+        over_own_format,
         copy,
         cases,
         fresh_ms,
