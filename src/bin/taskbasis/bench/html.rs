@@ -24,10 +24,12 @@ section { background: #fff; border: 1px solid #e2e5e9; border-radius: 8px; paddi
 .legend i { display: inline-block; width: 22px; height: 0; border-top: 3px solid; vertical-align: middle; margin-right: 6px; }
 .legend i.dashed { border-top-style: dashed; }
 svg { display: block; width: 100%; height: auto; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; margin: 10px 0; }
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 3px 14px 3px 0; border-bottom: 1px solid #eceef1; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; white-space: normal; }
+table.pairs td { text-align: left; }
+td.part { padding-left: 18px; }
 th { color: #555c64; font-weight: 600; }
 pre { font-size: 12px; overflow-x: auto; }
 summary { cursor: pointer; color: #555c64; }
@@ -130,7 +132,7 @@ fn reconstruction(out: &mut String, measured: &reconstruct::Reconstruct) -> Resu
             curves[at].points.push((case.vectors as f64, case.ms.median));
             curves[at + 1].points.push((case.vectors as f64, case.limit_ms));
         }
-        let lines = Lines { x: "M, the basis vectors that are combined", y: "ms", log_x: false, curves };
+        let lines = Lines { x: "M, the basis vectors that are combined", y: "ms", log_x: false, log_y: false, curves };
         let title = format!("Reconstruction, {threads} thread{}", if threads == 1 { "" } else { "s" });
         let about =
             "A task's weights from M vectors, beside what moving the same bytes would take at the speed of a copy.";
@@ -156,7 +158,8 @@ fn switching(out: &mut String, measured: &switch::Switch) -> Result<()> {
         marks: false,
     };
     let curves = curves.iter().enumerate().map(curve).collect();
-    let lines = Lines { x: "ms, from a task's name to its first embedding", y: "% of runs", log_x: true, curves };
+    let lines =
+        Lines { x: "ms, from a task's name to its first embedding", y: "% of runs", log_x: true, log_y: false, curves };
     let about = "How many of the runs were done after so many milliseconds; random tasks, batch 1.";
     section(out, "Switching", about, &(lines.svg()? + &legend(&lines.curves) + &pairs_table(&measured.rows())));
     Ok(())
@@ -196,7 +199,7 @@ fn grow(out: &mut String, measured: &growth::Growth) -> Result<()> {
         let fit = points.iter().map(|(x, _)| (*x, series.line.at(*x))).collect();
         let curve = |name: &str, points, dashed| Curve { name: name.into(), points, colour: 0, dashed, marks: !dashed };
         let curves = vec![curve("measured", points, false), Curve { colour: 4, ..curve("straight line", fit, true) }];
-        let lines = Lines { x, y: "ms", log_x: false, curves };
+        let lines = Lines { x, y: "ms", log_x: false, log_y: false, curves };
         let about = format!("Reconstruction; R² = {:.4} for a straight line.", series.line.r2);
         section(out, title, &about, &(lines.svg()? + &legend(&lines.curves)));
     }
@@ -215,8 +218,13 @@ fn grow(out: &mut String, measured: &growth::Growth) -> Result<()> {
         let points = measured.tasks.iter().map(point).collect();
         Curve { name: name.into(), points, colour: which, dashed: false, marks: true }
     };
-    let lines =
-        Lines { x: "T, the tasks; M = 100 at most", y: "ms", log_x: true, curves: curves.iter().map(curve).collect() };
+    let lines = Lines {
+        x: "T, the tasks; M = 100 at most",
+        y: "ms",
+        log_x: true,
+        log_y: true,
+        curves: curves.iter().map(curve).collect(),
+    };
     section(
         out,
         "Time by tasks",
@@ -237,7 +245,7 @@ fn soaking(out: &mut String, measured: &soak::Soak) -> Result<()> {
     };
     let modes = [("as inputs", &measured.plain), ("promoting", &measured.promoted)];
     let curves = modes.into_iter().enumerate().map(curve).collect();
-    let lines = Lines { x: "seconds", y: "MB of anonymous memory", log_x: false, curves };
+    let lines = Lines { x: "seconds", y: "MB of anonymous memory", log_x: false, log_y: false, curves };
     let about = format!("{} threads, {} expressions, room for three weights.", measured.threads, measured.expressions);
     section(out, "Soak", &about, &(lines.svg()? + &legend(&lines.curves) + &rows_table(&measured.rows())));
     Ok(())
@@ -274,9 +282,12 @@ fn rows_table(rows: &[Vec<String>]) -> String {
 }
 
 fn pairs_table(rows: &[[String; 2]]) -> String {
-    let row =
-        |[name, value]: &[String; 2]| format!("<tr><td>{}</td><td>{}</td></tr>\n", escape(name.trim()), escape(value));
-    format!("<div class=\"scroll\"><table>\n{}</table></div>\n", rows.iter().map(row).collect::<String>())
+    let row = |[name, value]: &[String; 2]| {
+        let part = if name.starts_with(' ') { " class=\"part\"" } else { "" };
+        format!("<tr><td{part}>{}</td><td>{}</td></tr>\n", escape(name.trim()), escape(value))
+    };
+    let rows: String = rows.iter().map(row).collect();
+    format!("<div class=\"scroll\"><table class=\"pairs\">\n{rows}</table></div>\n")
 }
 
 fn escape(text: &str) -> String {

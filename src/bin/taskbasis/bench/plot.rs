@@ -1,8 +1,6 @@
 //! Plots as SVG text. Titles and legends are the page's, as it knows how wide text is.
 
-use std::ops::Range;
-
-use plotters::coord::ranged1d::{Ranged, ValueFormatter};
+use plotters::coord::ranged1d::{AsRangedCoord, Ranged, ValueFormatter};
 use plotters::prelude::*;
 use taskbasis::{Error, ErrorKind, Result};
 
@@ -34,6 +32,8 @@ pub struct Lines {
     pub y: &'static str,
     /// The horizontal axis is logarithmic.
     pub log_x: bool,
+    /// The vertical axis is logarithmic.
+    pub log_y: bool,
     pub curves: Vec<Curve>,
 }
 
@@ -49,27 +49,34 @@ pub struct Bars {
 impl Lines {
     pub fn svg(&self) -> Result<String> {
         let points = || self.curves.iter().flat_map(|curve| &curve.points);
-        let end = |of: fn(&(f64, f64)) -> f64| points().map(of).fold(0.0, f64::max).max(f64::MIN_POSITIVE);
-        let (x, y) = (end(|p| p.0), 0.0..1.06 * end(|p| p.1));
+        // From below the least to above the highest, as a logarithmic axis has no 0.
+        let ends = |of: fn(&(f64, f64)) -> f64| {
+            let highest = points().map(of).fold(0.0, f64::max).max(f64::MIN_POSITIVE);
+            let least = points().map(of).filter(|value| *value > 0.0).fold(highest, f64::min);
+            (0.9 * least, 1.1 * highest)
+        };
+        let ((left, right), (bottom, top)) = (ends(|p| p.0), ends(|p| p.1));
         let mut svg = String::new();
-        let drawn = if self.log_x {
-            let least = points().map(|p| p.0).filter(|x| *x > 0.0).fold(x, f64::min);
-            self.draw(&mut svg, (0.9 * least..1.1 * x).log_scale(), y)
-        } else {
-            self.draw(&mut svg, 0.0..1.02 * x, y)
+        let drawn = match (self.log_x, self.log_y) {
+            (false, false) => self.draw(&mut svg, 0.0..right, 0.0..top),
+            (true, false) => self.draw(&mut svg, (left..right).log_scale(), 0.0..top),
+            (false, true) => self.draw(&mut svg, 0.0..right, (bottom..top).log_scale()),
+            (true, true) => self.draw(&mut svg, (left..right).log_scale(), (bottom..top).log_scale()),
         };
         drawn.map(|()| svg).map_err(failed)
     }
 
-    fn draw<X>(
+    fn draw<X, Y>(
         &self,
         svg: &mut String,
-        x: impl plotters::coord::ranged1d::AsRangedCoord<CoordDescType = X, Value = f64>,
-        y: Range<f64>,
+        x: impl AsRangedCoord<CoordDescType = X, Value = f64>,
+        y: impl AsRangedCoord<CoordDescType = Y, Value = f64>,
     ) -> Drawn
     where
         X: Ranged<ValueType = f64> + ValueFormatter<f64>,
+        Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
     {
+        let farthest = self.curves.iter().flat_map(|curve| &curve.points).map(|p| p.0).fold(0.0, f64::max);
         let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
         let mut chart =
             ChartBuilder::on(&root).margin(12).x_label_area_size(46).y_label_area_size(64).build_cartesian_2d(x, y)?;
@@ -79,6 +86,8 @@ impl Lines {
             .bold_line_style(GRID)
             .axis_style(INK)
             .x_desc(self.x)
+            // No parts between whole numbers of vectors.
+            .x_labels((farthest.ceil() as usize + 1).clamp(2, 11))
             .y_desc(self.y)
             .x_label_formatter(&|x| plain(*x))
             .y_label_formatter(&|y| plain(*y))
@@ -131,7 +140,7 @@ impl Bars {
             .axis_style(INK)
             .y_desc(self.y)
             .x_labels(2 * groups + 1)
-            .set_tick_mark_size(LabelAreaPosition::Bottom, 0)
+            .set_tick_mark_size(LabelAreaPosition::Bottom, 5)
             .x_label_formatter(&name)
             .y_label_formatter(&|y| plain(*y))
             .label_style(("sans-serif", 15, &INK))
@@ -167,7 +176,7 @@ fn failed(error: Box<dyn std::error::Error + Send + Sync>) -> Error {
 
 /// A number on an axis: `20`, `0.5`.
 fn plain(value: f64) -> String {
-    let text = format!("{value:.3}");
+    let text = format!("{value:.4}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
@@ -193,8 +202,8 @@ mod tests {
             dashed,
             marks: !dashed,
         };
-        for log_x in [false, true] {
-            let lines = Lines { x: "M", y: "ms", log_x, curves: vec![curve(false), curve(true)] };
+        for (log_x, log_y) in [(false, false), (true, false), (false, true), (true, true)] {
+            let lines = Lines { x: "M", y: "ms", log_x, log_y, curves: vec![curve(false), curve(true)] };
             let svg = lines.svg().unwrap();
             assert!(
                 svg.starts_with("<svg") && svg.contains("<circle") && svg.contains(">ms<") || svg.contains("ms\n"),

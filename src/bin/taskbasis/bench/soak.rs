@@ -234,22 +234,16 @@ fn one(shared: &Shared<'_>, which: usize, images: usize) -> Result<()> {
 
 /// `None` where there is nothing to judge by.
 fn over_time(samples: Vec<(f64, u64)>) -> Option<MemoryOverTime> {
-    let [(_, first_bytes), .., (end, last_bytes)] = samples[..] else { return None };
-    let highest = |from: f64, to: f64| {
-        samples
-            .iter()
-            .filter(|(at, _)| (from * end..=to * end).contains(at))
-            .map(|(_, bytes)| *bytes)
-            .max()
-            .unwrap_or(0)
-    };
-    let (second, last) = (highest(1.0 / 3.0, 2.0 / 3.0), highest(2.0 / 3.0, 1.0));
-    let settled: Vec<(f64, f64)> =
-        samples.iter().filter(|(at, _)| *at >= end / 3.0).map(|&(at, bytes)| (at / 60.0, bytes as f64)).collect();
+    let [(_, first_bytes), _, .., (_, last_bytes)] = samples[..] else { return None };
+    // Thirds of the samples: time in which this process was stopped has none.
+    let third = samples.len() / 3;
+    let highest = |part: &[(f64, u64)]| part.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0);
+    let (second, last) = (highest(&samples[third..2 * third]), highest(&samples[2 * third..]));
+    let settled: Vec<(f64, f64)> = samples[third..].iter().map(|&(at, bytes)| (at / 60.0, bytes as f64)).collect();
     Some(MemoryOverTime {
         first_bytes,
         last_bytes,
-        peak_bytes: highest(0.0, 1.0),
+        peak_bytes: highest(&samples),
         slope_bytes_per_minute: line(&settled).slope,
         second_third_bytes: second,
         last_third_bytes: last,
@@ -297,6 +291,6 @@ mod tests {
         assert!(over_time(samples(0)).unwrap().flat);
         let grows = over_time(samples(200_000)).unwrap();
         assert!(!grows.flat && (grows.slope_bytes_per_minute / 120e6 - 1.0).abs() < 1e-6);
-        assert!(over_time(vec![(0.1, 1)]).is_none(), "nothing to judge by");
+        assert!(over_time(vec![(0.1, 1), (0.2, 1)]).is_none(), "nothing to judge by");
     }
 }
