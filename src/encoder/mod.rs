@@ -8,6 +8,7 @@ mod elf;
 mod export;
 mod frozen;
 mod library;
+mod memory;
 mod pool;
 mod promote;
 mod runtime;
@@ -292,6 +293,7 @@ impl Encoder {
     /// Closes idle sessions, which keep the memory of their largest run. The next call opens one again.
     pub fn trim(&self) {
         self.sessions.trim();
+        memory::release();
     }
 
     /// Another session over the graph without weights.

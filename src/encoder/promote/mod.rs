@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use ort::session::Session;
 
 use self::build::{Spawner, Spawning, lower_priority};
+use super::memory::{self, ReleaseAfter};
 use super::runtime::Runtime;
 use super::session::{self, Input};
 use super::signature::Signature;
@@ -62,7 +63,7 @@ pub enum PromotionState {
 }
 
 /// A session with weights frozen into it.
-pub(super) struct Frozen(Session);
+pub(super) struct Frozen(Session, #[allow(dead_code)] ReleaseAfter);
 
 /// The promotions of one encoder.
 pub(super) struct Promotions {
@@ -341,7 +342,8 @@ impl Shared {
         let session = session::create_frozen(self.runtime, &stub, inputs.into_iter(), self.threads, spawner)?;
         // Before room is made for the session: memory in use cannot be given up.
         drop(weights);
-        let session: Derived = Arc::new(Frozen(session));
+        let session: Derived = Arc::new(Frozen(session, ReleaseAfter));
+        memory::release();
         if cache.keep_derived(self.id(task), session, bytes) { Ok(()) } else { Err(no_room()) }
     }
 
