@@ -26,8 +26,8 @@ const MOST_IMAGES: usize = 3;
 const PROMOTE_AFTER: u32 = 8;
 /// How far results may lie apart once tasks are promoted, relative to their length.
 const PROMOTED_TOLERANCE: f64 = 1e-5;
-/// Memory may grow by this share and this many bytes from the second third of the time to the last, as which thread
-/// holds what varies.
+/// Memory may grow by this share and this many bytes, and one task's weights, from the second third of the time to the
+/// last, as which thread holds what varies.
 const GROWTH: (f64, f64) = (0.02, 8e6);
 
 #[derive(Serialize)]
@@ -167,7 +167,7 @@ fn mode(setup: &Setup<'_>, expressions: &[TaskExpr], budget: usize, length: Dura
     bar.finish_and_clear();
 
     let stats = model.cache().stats();
-    let memory = over_time(memory);
+    let memory = over_time(memory, budget / BUDGET);
     let errors = shared.errors.into_inner().unwrap_or_else(PoisonError::into_inner);
     let (runs, differing) = (shared.runs.into_inner(), shared.differing.into_inner());
     Ok(Mode {
@@ -233,7 +233,7 @@ fn one(shared: &Shared<'_>, which: usize, images: usize) -> Result<()> {
 }
 
 /// `None` where there is nothing to judge by.
-fn over_time(samples: Vec<(f64, u64)>) -> Option<MemoryOverTime> {
+fn over_time(samples: Vec<(f64, u64)>, weights: usize) -> Option<MemoryOverTime> {
     let [(_, first_bytes), _, .., (_, last_bytes)] = samples[..] else { return None };
     // Thirds of the samples: time in which this process was stopped has none.
     let third = samples.len() / 3;
@@ -247,7 +247,7 @@ fn over_time(samples: Vec<(f64, u64)>) -> Option<MemoryOverTime> {
         slope_bytes_per_minute: line(&settled).slope,
         second_third_bytes: second,
         last_third_bytes: last,
-        flat: last as f64 <= second as f64 * (1.0 + GROWTH.0) + GROWTH.1,
+        flat: last as f64 <= second as f64 * (1.0 + GROWTH.0) + GROWTH.1 + weights as f64,
         samples,
     })
 }
@@ -288,9 +288,9 @@ mod tests {
     #[test]
     fn memory_that_grows_is_not_flat() {
         let samples = |grow: u64| (1..=300).map(|i| (i as f64 * 0.1, 100_000_000 + i * grow)).collect();
-        assert!(over_time(samples(0)).unwrap().flat);
-        let grows = over_time(samples(200_000)).unwrap();
+        assert!(over_time(samples(0), 0).unwrap().flat);
+        let grows = over_time(samples(200_000), 1 << 20).unwrap();
         assert!(!grows.flat && (grows.slope_bytes_per_minute / 120e6 - 1.0).abs() < 1e-6);
-        assert!(over_time(vec![(0.1, 1), (0.2, 1)]).is_none(), "nothing to judge by");
+        assert!(over_time(vec![(0.1, 1), (0.2, 1)], 0).is_none(), "nothing to judge by");
     }
 }
