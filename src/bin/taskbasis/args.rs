@@ -83,14 +83,19 @@ impl EncoderArgs {
     }
 
     fn arch(&self, base: &Checkpoint) -> Result<Arch> {
+        Arch::of(base, self.hints())
+    }
+
+    /// What shapes do not tell.
+    pub fn hints(&self) -> ArchHints {
         let activation = match self.activation {
             ActivationArg::QuickGelu => Activation::QuickGelu,
             ActivationArg::Gelu => Activation::Gelu,
         };
-        Arch::of(base, ArchHints { heads: self.heads_count, activation })
+        ArchHints { heads: self.heads_count, activation }
     }
 
-    fn options(&self) -> EncoderOptions {
+    pub fn options(&self) -> EncoderOptions {
         EncoderOptions { threads: self.threads, runtime: self.onnxruntime.clone(), ..EncoderOptions::default() }
     }
 }
