@@ -12,7 +12,7 @@ DESTDIR ?=
 # The folder of libraries and program to install; given, nothing is built.
 BUILT ?=
 
-.PHONY: demo test bench build onnxruntime install uninstall check-sanitizers lint fuzz clean
+.PHONY: demo test bench microbench build onnxruntime install uninstall check-sanitizers lint fuzz clean
 
 ## The main job on the digits family: every task from one basis.
 demo: onnxruntime
@@ -23,7 +23,12 @@ demo: onnxruntime
 test: onnxruntime
 	$(CARGO) test
 
-bench: onnxruntime
+## The figures of docs/performance.md on this machine, for ViT-B-32 with random weights; needs 4 GB in the temporary folder.
+bench: build
+	$(CARGO) run --release --quiet -- bench --report $(TARGET)/bench.html
+
+## Smaller things, one by one, to watch for regressions.
+microbench: onnxruntime
 	$(CARGO) bench
 
 ## The program, target/release/taskbasis, able to find ONNX Runtime by itself.

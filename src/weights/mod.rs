@@ -5,6 +5,7 @@
 mod arena;
 mod cache;
 mod model;
+mod parts;
 mod plan;
 mod save;
 
@@ -17,6 +18,7 @@ use self::arena::Arena;
 pub use self::cache::{CacheStats, WeightsCache};
 pub(crate) use self::cache::{Derived, Key, Owner};
 pub use self::model::{Model, ModelOptions, TaskWeights};
+pub(crate) use self::parts::Ring;
 pub use self::save::save_arrays;
 use crate::basis::{Basis, Coefficients, TaskExpr};
 use crate::checkpoint::Checkpoint;

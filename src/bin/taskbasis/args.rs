@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use taskbasis::{Activation, Arch, ArchHints, Basis, Checkpoint, Encoder, EncoderOptions, Model, ModelOptions, Result};
+use taskbasis::{
+    Activation, Arch, ArchHints, Basis, Checkpoint, Encoder, EncoderOptions, Model, ModelOptions, Result,
+    StreamedEncoder, TaskExpr, TaskWeights,
+};
 
 /// Which model.
 #[derive(Args)]
@@ -67,13 +70,62 @@ impl ModelArgs {
 
 impl EncoderArgs {
     pub fn encoder(&self, base: &Checkpoint) -> Result<Encoder> {
+        Encoder::new(&self.arch(base)?, &self.options())
+    }
+
+    /// The encoder with the weights of one task, of which nothing is reconstructed yet.
+    pub fn of_task(&self, model: &Arc<Model>, weights: &TaskExpr, streamed: bool) -> Result<TaskEncoder> {
+        let (arch, options, weights) = (self.arch(model.base())?, self.options(), model.weights(weights)?);
+        Ok(match streamed {
+            false => TaskEncoder::Whole(Box::new(Encoder::new(&arch, &options)?), weights),
+            true => TaskEncoder::Streamed(Box::new(StreamedEncoder::new(&arch, &options)?), weights),
+        })
+    }
+
+    fn arch(&self, base: &Checkpoint) -> Result<Arch> {
+        Arch::of(base, self.hints())
+    }
+
+    /// What shapes do not tell.
+    pub fn hints(&self) -> ArchHints {
         let activation = match self.activation {
             ActivationArg::QuickGelu => Activation::QuickGelu,
             ActivationArg::Gelu => Activation::Gelu,
         };
-        let arch = Arch::of(base, ArchHints { heads: self.heads_count, activation })?;
-        let options =
-            EncoderOptions { threads: self.threads, runtime: self.onnxruntime.clone(), ..EncoderOptions::default() };
-        Encoder::new(&arch, &options)
+        ArchHints { heads: self.heads_count, activation }
+    }
+
+    pub fn options(&self) -> EncoderOptions {
+        EncoderOptions { threads: self.threads, runtime: self.onnxruntime.clone(), ..EncoderOptions::default() }
+    }
+}
+
+/// An encoder with the weights of one task: all of them at once, or a block at a time.
+pub enum TaskEncoder {
+    Whole(Box<Encoder>, TaskWeights),
+    Streamed(Box<StreamedEncoder>, TaskWeights),
+}
+
+impl TaskEncoder {
+    pub fn arch(&self) -> &Arch {
+        match self {
+            Self::Whole(encoder, _) => encoder.arch(),
+            Self::Streamed(encoder, _) => encoder.arch(),
+        }
+    }
+
+    /// Reconstructs what can be reconstructed before the first run.
+    pub fn prepare(&self) -> Result<()> {
+        match self {
+            Self::Whole(_, weights) => weights.pin().map(drop),
+            Self::Streamed(..) => Ok(()),
+        }
+    }
+
+    pub fn encode(&self, pixels: &[f32], n: usize) -> Result<Vec<f32>> {
+        match self {
+            Self::Whole(encoder, weights) => encoder.encode(&weights.get()?, pixels, n),
+            Self::Streamed(encoder, weights) => encoder.encode(weights, pixels, n),
+        }
     }
 }

@@ -3,6 +3,7 @@
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 mod args;
+mod bench;
 mod classify;
 mod embed;
 mod eval;
@@ -37,6 +38,7 @@ enum Command {
     Embed(embed::Embed),
     Classify(classify::Classify),
     Eval(eval::Eval),
+    Bench(bench::Bench),
 }
 
 /// 0: done; 1: failed, with one paragraph on stderr; 2: not understood (clap exits by itself).
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::Embed(command) => command.run(json),
         Command::Classify(command) => command.run(json),
         Command::Eval(command) => command.run(json),
+        Command::Bench(command) => command.run(json),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
