@@ -46,8 +46,8 @@ def test_classes(encoder, head, golden):
     assert close(head.logits(embeds), golden["zeroshot/logits/MNIST"])
     best = head.classify(embeds, top=2)
     assert len(best) == 32 and len(best[0]) == 2 and best[0][0].probability >= best[0][1].probability
-    assert [row[0].index for row in best] == list(golden["zeroshot/logits/MNIST"].argmax(1))
-    assert best[0][0].name == head.classes[best[0][0].index]
+    assert [row[0].class_index for row in best] == list(golden["zeroshot/logits/MNIST"].argmax(1))
+    assert best[0][0].name == head.classes[best[0][0].class_index]
     assert taskbasis.classify(encoder, head, golden["pixel_values"], "base", top=2) == best
 
 

@@ -131,7 +131,7 @@ class Encoder(Handle):
 class Score(NamedTuple):
     """A class and how likely it is."""
 
-    index: int
+    class_index: int
     name: str
     logit: float
     probability: float
