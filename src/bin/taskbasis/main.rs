@@ -2,6 +2,8 @@
 #![allow(unreachable_pub)] // A program exports nothing.
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
+mod accuracy;
+mod add_task;
 mod args;
 mod bench;
 mod classify;
@@ -10,7 +12,9 @@ mod eval;
 mod input;
 mod inspect;
 mod output;
+mod pack;
 mod reconstruct;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -39,6 +43,9 @@ enum Command {
     Classify(classify::Classify),
     Eval(eval::Eval),
     Bench(bench::Bench),
+    Pack(Box<pack::Pack>),
+    Verify(verify::Verify),
+    AddTask(add_task::AddTask),
 }
 
 /// 0: done; 1: failed, with one paragraph on stderr; 2: not understood (clap exits by itself).
@@ -51,6 +58,9 @@ fn main() -> ExitCode {
         Command::Classify(command) => command.run(json),
         Command::Eval(command) => command.run(json),
         Command::Bench(command) => command.run(json),
+        Command::Pack(command) => command.run(json),
+        Command::Verify(command) => command.run(json),
+        Command::AddTask(command) => command.run(json),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

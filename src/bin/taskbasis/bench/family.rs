@@ -200,7 +200,7 @@ pub fn recoverable(basis: &Basis) -> Result<Vec<TaskExpr>> {
 /// Coefficients for the first `m` vectors; the others are left out. `n` makes them other ones.
 pub fn first_vectors(basis: &Basis, m: usize, n: usize) -> Coefficients {
     let value = |i: usize| if i < m { 0.3 + 0.01 * ((i + 3 * n) % 17) as f64 } else { 0.0 };
-    Coefficients { vectors: (0..basis.vectors()).map(value).collect(), mean: 0.0 }
+    Coefficients { vectors: (0..basis.vectors()).map(value).collect(), mean: 0.0, residuals: Vec::new() }
 }
 
 /// Two tasks that need the first `m` vectors, reconstructed in turn: as each is asked for, the other one is dropped, and

@@ -164,7 +164,7 @@ impl Bench {
             report.growth = Some(growth::measure(threads, self.quick, self.keep.as_deref())?);
         } else {
             let family = self.family()?;
-            let about = family.about(self.encoder.hints())?;
+            let about = family.about(self.encoder.hints(None))?;
             let setup = Setup {
                 family: &family,
                 about: &about,
