@@ -4,6 +4,7 @@
 
 mod arena;
 mod cache;
+mod layout;
 mod model;
 mod plan;
 mod save;
@@ -15,6 +16,7 @@ use indexmap::IndexMap;
 use self::arena::Arena;
 pub(crate) use self::cache::{Derived, Key, Owner};
 pub use self::cache::{CacheStats, WeightsCache};
+pub use self::layout::{LaidOut, Layout, View};
 pub use self::model::{Model, ModelOptions, TaskWeights};
 pub use self::save::save_arrays;
 use crate::basis::{Basis, Coefficients, TaskExpr};
