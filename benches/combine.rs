@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use half::{bf16, f16};
 use taskbasis::kernel::{Kernel, Segment, combine};
-use taskbasis::{DType, Mapping, Tensor};
+use taskbasis::{DType, Mapping, Source, Tensor};
 
 /// A transformer block's tensors, again and again.
 const LENGTHS: [usize; 8] = [768, 2304 * 768, 2304, 768 * 768, 3072 * 768, 3072, 768 * 3072, 768];
@@ -87,7 +87,8 @@ fn compare(base: &Tensor, terms: &[Tensor], lengths: &[usize], out: &mut [f32], 
         starts.zip(lengths).map(|(start, length)| tensor.rows(start..start + length).unwrap()).collect()
     };
     let base_parts = parts(base);
-    let term_parts: Vec<_> = terms.iter().map(parts).collect();
+    let term_parts: Vec<Vec<_>> =
+        terms.iter().map(|term| parts(term).into_iter().map(Source::from).collect()).collect();
 
     let mut variants: Vec<Variant<'_>> = Vec::new();
     #[cfg(target_arch = "x86_64")]

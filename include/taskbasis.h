@@ -133,6 +133,8 @@ typedef enum tb_status {
     TB_ERR_OUT_OF_MEMORY = 10,
     /** A buffer is too small; the size that is needed has been reported. */
     TB_ERR_BUFFER_TOO_SMALL = 11,
+    /** The work was called off before it was done. */
+    TB_ERR_CANCELLED = 12,
     /** A defect in taskbasis itself; please report it. */
     TB_ERR_INTERNAL = 99,
 } tb_status;
@@ -257,10 +259,15 @@ typedef struct tb_basis_options {
     /** Threads that reconstruct; 0: one a processor. */
     uint32_t threads;
     /**
-     * Bytes of reconstructed weights that are kept for the next time; 0: 1 GiB. tb_cache_set_budget() changes it, also
-     * to none.
+     * Bytes of reconstructed weights and promoted sessions that are kept for the next time; 0: room for the weights of
+     * three tasks, and 1 GiB at least. tb_cache_set_budget() changes it, also to none.
      */
     uint64_t cache_bytes;
+    /**
+     * A basis whose cache this one is to use, with its budget, instead of one of its own: several bases within one
+     * budget. NULL: its own. Only one of the two fields may be set. It may be freed first.
+     */
+    const tb_basis *share_cache;
 } tb_basis_options;
 
 /** What tb_basis_info() tells. */
@@ -373,12 +380,20 @@ typedef struct tb_cache_statistics {
     uint64_t budget;
     /** Nanoseconds spent reconstructing. */
     uint64_t reconstruct_ns;
+    /** Reconstructions that tb_weights_cancel_prefetch() stopped. */
+    uint64_t cancelled;
+    /** Promoted sessions that are kept now. `bytes` and `evictions` count them too. */
+    uint64_t promoted;
+    /** Bytes that they take. */
+    uint64_t promoted_bytes;
+    /** Bytes of memory that held weights and waits to hold others; within the budget, beside `bytes`. */
+    uint64_t spare_bytes;
 } tb_cache_statistics;
 
 /**
- * Sets how many bytes of reconstructed weights are kept, 0 for none, and drops what no longer fits, the least recently
- * used first. Weights in use (by a running call, or by views) stay alive until they no longer are, beside the budget.
- * A budget beyond all memory is none at all.
+ * Sets how many bytes of reconstructed weights and promoted sessions are kept, 0 for none, and drops what no longer
+ * fits, the least recently used first. What is in use (by a running call, or by views) stays alive until it no longer
+ * is, beside the budget. A budget beyond all memory is none at all. Bases that share a cache share its budget.
  */
 tb_status tb_cache_set_budget(const tb_basis *basis, uint64_t bytes, tb_error **err);
 
@@ -505,6 +520,14 @@ tb_status tb_weights_prepare(const tb_weights *weights, tb_error **err);
 tb_status tb_weights_prefetch(const tb_weights *weights, tb_error **err);
 
 /**
+ * Stops the reconstruction that tb_weights_prefetch() started through this handle, within a millisecond or so, and
+ * frees its memory. Where somebody already waits for these weights it goes on. Nothing happens where none is under way.
+ *
+ * @param stopped  set to 1 where a reconstruction was stopped, else to 0; may be NULL
+ */
+tb_status tb_weights_cancel_prefetch(const tb_weights *weights, int32_t *stopped, tb_error **err);
+
+/**
  * Sets `*out` to 1 where the weights are reconstructed and still kept, so that the next call that needs them need not
  * wait; else to 0.
  */
@@ -611,6 +634,15 @@ tb_status tb_preprocess(const tb_image *image,
 /** x*Phi(x): most models that open_clip trained. */
 #define TB_ACTIVATION_GELU 1
 
+/** Tasks are promoted after a number of runs. The default. */
+#define TB_PROMOTION_AUTO 0
+
+/** No task is promoted. */
+#define TB_PROMOTION_OFF 1
+
+/** Only tb_encoder_promote() promotes. */
+#define TB_PROMOTION_MANUAL 2
+
 /**
  * The image encoder of one architecture. It holds no weights: every call names those it runs with, so calls for
  * different tasks may run at the same time on one encoder. Shareable between threads.
@@ -651,6 +683,15 @@ typedef struct tb_encoder_options {
      * library, then the system's loader. A process can have only one.
      */
     const char *onnxruntime;
+    /**
+     * One of the TB_PROMOTION_ constants: which tasks get a session with their weights frozen into it. Such a session
+     * runs faster, takes as much memory as the weights (in the budget of the basis's cache), and is built in the
+     * background. Embeddings before and after agree to 1e-5 of their size; with TB_PROMOTION_OFF the same call gives
+     * the same bits every time.
+     */
+    uint32_t promotion;
+    /** With TB_PROMOTION_AUTO: after so many runs; 0: 32. */
+    uint32_t promote_after;
 } tb_encoder_options;
 
 /** What tb_encoder_info() tells: what is really used. The texts belong to the encoder. */
@@ -706,8 +747,9 @@ tb_status tb_encoder_info(const tb_encoder *encoder, tb_encoder_properties *info
 
 /**
  * Embeds `n` preprocessed images with these weights, in one run; the embeddings are not normalised. The weights are
- * reconstructed if they are not ready; nothing of them is copied. Memory grows with `n`: some 3 MB an image for
- * ViT-B-32. Calls of several threads run at once up to tb_encoder_options.concurrency, and then wait.
+ * reconstructed if they are not ready; nothing of them is copied. A promoted task runs in its own session instead.
+ * Memory grows with `n`: some 3 MB an image for ViT-B-32. Calls of several threads run at once up to
+ * tb_encoder_options.concurrency, and then wait.
  *
  * @param weights   of any basis, as long as its base has the encoder's architecture
  * @param pixels    f32 [n,3,S,S], as tb_preprocess() gives them
@@ -748,6 +790,51 @@ tb_status tb_encoder_trim(const tb_encoder *encoder, tb_error **err);
 
 /** Frees an encoder. NULL is fine. */
 void tb_encoder_free(tb_encoder *encoder);
+
+/* ---- Sessions of their own for tasks that run often -------------------------------------------------------------- */
+
+/** Runs with the weights as inputs. */
+#define TB_PROMOTION_STATE_INPUTS 0
+
+/** A session is being built, or waits for its turn; runs go on with the weights as inputs. */
+#define TB_PROMOTION_STATE_BUILDING 1
+
+/** Runs in a session of its own. */
+#define TB_PROMOTION_STATE_PROMOTED 2
+
+/** The session could not be built; runs go on with the weights as inputs. */
+#define TB_PROMOTION_STATE_FAILED 3
+
+/**
+ * Gives these weights a session of their own on this encoder, unless they have one: their matrices are packed once, as
+ * ONNX Runtime's kernels like them best, instead of in every run. It is built by a thread of low priority while runs go
+ * on, takes over from one run to the next, takes as much memory as the weights in the budget of the basis's cache, and
+ * is dropped there when it has not been used for longest.
+ *
+ * @param wait  not zero: return when the session is there, or could not be built
+ * @return TB_OK; TB_ERR_INVALID_ARGUMENT with TB_PROMOTION_OFF; with `wait` also TB_ERR_OUT_OF_MEMORY where the whole
+ *         budget has no room for it, TB_ERR_RUNTIME, and what tb_weights_prepare() returns
+ */
+tb_status tb_encoder_promote(const tb_encoder *encoder,
+                             const tb_weights *weights,
+                             int32_t wait,
+                             tb_error **err);
+
+/**
+ * Drops the session that these weights have on this encoder, if there is one. Runs that use it end as if nothing had
+ * happened.
+ */
+tb_status tb_encoder_demote(const tb_encoder *encoder, const tb_weights *weights, tb_error **err);
+
+/**
+ * Tells how these weights run on this encoder.
+ *
+ * @param state  set to one of the TB_PROMOTION_STATE_ constants; 0 on failure
+ */
+tb_status tb_encoder_promotion(const tb_encoder *encoder,
+                               const tb_weights *weights,
+                               int32_t *state,
+                               tb_error **err);
 
 /* ---- Classification heads ---------------------------------------------------------------------------------------- */
 

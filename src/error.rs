@@ -34,6 +34,8 @@ pub enum ErrorKind {
     OutOfMemory = 10,
     /// A buffer is too small; the size that is needed has been reported.
     BufferTooSmall = 11,
+    /// Whoever asked for the work has called it off; nothing is wrong.
+    Cancelled = 12,
     /// A defect in taskbasis itself; please report it.
     Internal = 99,
 }
@@ -53,6 +55,7 @@ impl ErrorKind {
             Self::Runtime => "runtime",
             Self::OutOfMemory => "out_of_memory",
             Self::BufferTooSmall => "buffer_too_small",
+            Self::Cancelled => "cancelled",
             Self::Internal => "internal",
         }
     }

@@ -43,13 +43,14 @@ pub mod weights;
 pub use basis::{Basis, Coefficients, Method, Target, TaskExpr};
 pub use checkpoint::{Checkpoint, Format};
 pub use clip::{Activation, Arch, ArchHints, Dataset, Head, Pixels, Preprocess, Score, Split, head_tasks};
-pub use encoder::{Encoder, EncoderOptions, Probe, Promotion, PromotionState, Runtime, WeightSource};
+pub use encoder::{
+    Encoder, EncoderOptions, FrozenEncoder, Probe, Promotion, PromotionState, Runtime, WeightSource, write_onnx,
+};
 pub use error::{Error, ErrorKind, Result};
 pub use kernel::Kernel;
 pub use mmap::{MapMode, Mapping};
 pub use replace::{check_output, replace_file};
-pub use tensor::{DType, Tensor};
+pub use tensor::{BlockFormat, Blocks, DType, Rounding, Source, Tensor};
 pub use weights::{
-    CacheStats, Model, ModelOptions, ReconstructOptions, Scope, TaskWeights, Values, Weights, WeightsCache,
-    save_arrays,
+    CacheStats, Model, ModelOptions, ReconstructOptions, Scope, TaskWeights, Values, Weights, WeightsCache, save_arrays,
 };

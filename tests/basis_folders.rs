@@ -49,8 +49,8 @@ fn recovered(basis: &Basis, task: usize, name: &str) -> Vec<f64> {
     for (m, source) in parameter.sources().iter().enumerate() {
         // The mean, where there is one, comes last and counts once.
         let a = if m < basis.vectors() { basis.recovery().get(m, task).unwrap() } else { 1.0 };
-        for (sum, s) in sum.iter_mut().zip(source.to_f64().unwrap()) {
-            *sum += a * s;
+        for (sum, s) in sum.iter_mut().zip(source.to_f32().unwrap().iter()) {
+            *sum += a * f64::from(*s);
         }
     }
     sum

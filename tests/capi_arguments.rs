@@ -113,6 +113,9 @@ fn null_in_every_pointer_argument() {
         });
         nulls("tb_weights_prepare", &[NO], |t, e| tb_weights_prepare(p(t, 0, o.weights), e));
         nulls("tb_weights_prefetch", &[NO], |t, e| tb_weights_prefetch(p(t, 0, o.weights), e));
+        nulls("tb_weights_cancel_prefetch", &[NO, FINE], |t, e| {
+            tb_weights_cancel_prefetch(p(t, 0, o.weights), m(t, 1, flag), e)
+        });
         nulls("tb_weights_is_ready", &[NO, NO], |t, e| tb_weights_is_ready(p(t, 0, o.weights), m(t, 1, flag), e));
         nulls("tb_weights_tensor_count", &[NO, NO], |t, e| {
             tb_weights_tensor_count(p(t, 0, o.weights), m(t, 1, number), e)
@@ -142,6 +145,11 @@ fn null_in_every_pointer_argument() {
             let images = p(t, 2, if t == 4 { &no_data } else { image });
             tb_encoder_encode_images(encoder, weights, images, 1, m(t, 3, out), ROOM, e)
         });
+        nulls("tb_encoder_promote", &[NO, NO], |t, e| tb_encoder_promote(p(t, 0, o.encoder), p(t, 1, o.weights), 1, e));
+        nulls("tb_encoder_promotion", &[NO, NO, NO], |t, e| {
+            tb_encoder_promotion(p(t, 0, o.encoder), p(t, 1, o.weights), m(t, 2, flag), e)
+        });
+        nulls("tb_encoder_demote", &[NO, NO], |t, e| tb_encoder_demote(p(t, 0, o.encoder), p(t, 1, o.weights), e));
         nulls("tb_encoder_trim", &[NO], |t, e| tb_encoder_trim(p(t, 0, o.encoder), e));
         nulls("tb_head_open", &[NO, NO, FINE, NO], |t, e| {
             let (path, task, classes) = (p(t, 0, o.heads.as_ptr()), p(t, 1, mnist), p(t, 2, o.classes.as_ptr()));
@@ -352,10 +360,10 @@ fn names_numbers_and_expressions_that_are_wrong() {
         fails(TB_ERR_NOT_FOUND, |e| tb_head_class_name(o.head, 10_000, &mut name, e));
         assert!(name.is_null());
 
-        for status in (0..=11).chain([99]) {
+        for status in (0..=12).chain([99]) {
             assert_ne!(text(tb_status_name(status)), "unknown", "{status}");
         }
-        for status in [-1, 12, 98, i32::MAX, i32::MIN] {
+        for status in [-1, 13, 98, i32::MAX, i32::MIN] {
             assert_eq!(text(tb_status_name(status)), "unknown");
         }
     }
@@ -426,6 +434,7 @@ fn options_that_cannot_be_had() {
     fails(TB_ERR_UNSUPPORTED, create(tb_encoder_options { device: 1, ..none }));
     fails(TB_ERR_UNSUPPORTED, create(tb_encoder_options { image_size: 7, ..none }));
     fails(NO, create(tb_encoder_options { activation: 9, ..none }));
+    fails(NO, create(tb_encoder_options { promotion: 9, ..none }));
     fails(NO, create(tb_encoder_options { log_level: 9, ..none }));
     let message = outcome(create(tb_encoder_options { onnxruntime: c"/no/such/libonnxruntime.so".as_ptr(), ..none })).1;
     assert!(message.contains("/no/such/libonnxruntime.so"), "{message}");
@@ -433,6 +442,8 @@ fn options_that_cannot_be_had() {
     let base_alone = basis_options(&o.base);
     unsafe {
         ok(|e| made(usize::MAX, 0, tb_basis_free, |to| tb_basis_open(null(), &base_alone, to, e)));
+        let both = tb_basis_options { share_cache: o.basis, cache_bytes: 1, ..base_alone };
+        fails(NO, |e| tb_basis_open(null(), &both, &mut null_mut(), e));
         let missing = tb_basis_options { base: c"/no/such/base.pt".as_ptr(), ..base_alone };
         let message = fails(TB_ERR_IO, |e| tb_basis_open(o.folder.as_ptr(), &missing, &mut null_mut(), e));
         assert!(message.contains("/no/such/base.pt"), "{message}");

@@ -13,12 +13,6 @@ use taskbasis::capi::tb_status::*;
 use taskbasis::capi::*;
 use taskbasis::{Activation, Arch};
 
-fn encode(o: &Opened, weights: *const tb_weights, pixels: &[f32], n: usize) -> Vec<f32> {
-    let mut out = vec![0.0; n * o.model.embedding];
-    ok(|e| unsafe { tb_encoder_encode(o.encoder, weights, pixels.as_ptr(), n, out.as_mut_ptr(), out.len(), e) });
-    out
-}
-
 #[test]
 fn every_order_of_frees() {
     let free = |o: &mut Opened, which: usize| unsafe {
@@ -237,7 +231,7 @@ unsafe impl Sync for Shared<'_> {}
 fn threads_get_their_own_tasks_bits() {
     let Some(mut o) = open(AE) else { return };
     let pixels = o.pixels(1);
-    let options = tb_encoder_options { concurrency: 4, ..sized() };
+    let options = tb_encoder_options { concurrency: 4, promotion: TB_PROMOTION_OFF, ..sized() };
     let seconds = std::env::var("TASKBASIS_SOAK_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(3);
     let weights: Vec<*mut tb_weights> = (0..o.about.tasks)
         .map(|task| unsafe {

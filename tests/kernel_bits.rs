@@ -5,7 +5,8 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use proptest::prelude::*;
 use taskbasis::kernel::{Kernel, Segment, combine};
-use taskbasis::{DType, Mapping, Tensor};
+use taskbasis::tensor::BLOCK;
+use taskbasis::{BlockFormat, Blocks, DType, Mapping, Source, Tensor};
 
 /// How a tensor's elements lie in its storage.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +15,8 @@ enum Layout {
     Transposed,
     /// Every third element.
     Gaps,
+    /// Quantised; the data type does not matter.
+    Blocks(BlockFormat),
 }
 
 /// A tensor to be made: any type and layout, at any address.
@@ -71,11 +74,28 @@ impl Random {
 }
 
 impl Recipe {
+    fn source(self, rows: usize, columns: usize) -> Source {
+        let Layout::Blocks(format) = self.layout else {
+            return self.make(rows, columns).into();
+        };
+        let mut bytes = vec![0xa5; self.misalignment];
+        let mut random = Random(self.seed);
+        for _ in 0..(rows * columns).div_ceil(BLOCK) {
+            // Scales are of the size of weights', or any bits at all.
+            random.element(DType::BF16, &mut bytes);
+            (2..format.block_bytes()).for_each(|_| bytes.push(random.next() as u8));
+        }
+        let range = self.misalignment..bytes.len();
+        let mapping = Arc::new(Mapping::from_vec(bytes, "test"));
+        Blocks::new(&mapping, range, format, &[rows, columns]).unwrap().into()
+    }
+
     fn make(self, rows: usize, columns: usize) -> Tensor {
         let (strides, stored) = match self.layout {
             Layout::Flat => ([columns, 1], rows * columns),
             Layout::Transposed => ([1, rows], rows * columns),
             Layout::Gaps => ([3 * columns, 3], 3 * rows * columns),
+            Layout::Blocks(_) => unreachable!("a base is never quantised"),
         };
         let mut bytes = vec![0xa5; self.misalignment];
         let mut random = Random(self.seed);
@@ -87,7 +107,7 @@ impl Recipe {
 }
 
 /// The contract, transcribed.
-fn expected(coefficients: &[f32], base: Option<&Tensor>, terms: &[&Tensor], count: usize) -> Vec<f32> {
+fn expected(coefficients: &[f32], base: Option<&Tensor>, terms: &[&Source], count: usize) -> Vec<f32> {
     let values: Vec<_> = terms.iter().map(|term| term.to_f32().unwrap()).collect();
     let base = base.map(|base| base.to_f32().unwrap());
     (0..count)
@@ -131,6 +151,18 @@ fn recipe(dtypes: &'static [DType], flat: bool) -> impl Strategy<Value = Recipe>
         .prop_map(|(dtype, layout, misalignment, seed)| Recipe { dtype, layout, misalignment, seed })
 }
 
+/// Blocks of any of the formats, and now and then something else among them.
+fn blocks(formats: &'static [BlockFormat]) -> impl Strategy<Value = Recipe> {
+    let quantised =
+        (proptest::sample::select(formats), 0..8usize, any::<u64>()).prop_map(|(format, misalignment, seed)| Recipe {
+            dtype: DType::U8,
+            layout: Layout::Blocks(format),
+            misalignment,
+            seed,
+        });
+    prop_oneof![12 => quantised, 1 => recipe(&FLOATS, false)]
+}
+
 fn coefficient() -> impl Strategy<Value = f32> {
     prop_oneof![6 => -1.5f32..1.5, 2 => Just(0.0f32), 1 => Just(-0.0), 1 => Just(1.0), 1 => Just(1e-40), 1 => -1e38f32..1e38]
 }
@@ -146,19 +178,22 @@ struct Case {
 }
 
 fn case(base: &'static [DType], terms: &'static [DType], flat: bool) -> impl Strategy<Value = Case> {
-    case_of(prop_oneof![(Just(1usize), 0..5000usize), (0..70usize, 0..70usize)], base, terms, flat)
+    case_of(shapes(), recipe(base, flat), recipe(terms, flat))
+}
+
+fn shapes() -> impl Strategy<Value = (usize, usize)> {
+    prop_oneof![(Just(1usize), 0..5000usize), (0..70usize, 0..70usize)]
 }
 
 fn case_of(
     shape: impl Strategy<Value = (usize, usize)>,
-    base: &'static [DType],
-    terms: &'static [DType],
-    flat: bool,
+    base: impl Strategy<Value = Recipe>,
+    terms: impl Strategy<Value = Recipe>,
 ) -> impl Strategy<Value = Case> {
     (
         shape,
-        proptest::option::weighted(0.8, recipe(base, flat)),
-        proptest::collection::vec((coefficient(), recipe(terms, flat)), 0..12),
+        proptest::option::weighted(0.8, base),
+        proptest::collection::vec((coefficient(), terms), 0..12),
         1..5usize,
         0..17usize,
     )
@@ -175,7 +210,7 @@ fn case_of(
 fn check(case: &Case) {
     let count = case.rows * case.columns;
     let base = case.base.map(|base| base.make(case.rows, case.columns));
-    let terms: Vec<_> = case.terms.iter().map(|(_, term)| term.make(case.rows, case.columns)).collect();
+    let terms: Vec<_> = case.terms.iter().map(|(_, term)| term.source(case.rows, case.columns)).collect();
     let terms: Vec<_> = terms.iter().collect();
     let coefficients: Vec<_> = case.terms.iter().map(|&(coefficient, _)| coefficient).collect();
     let want = expected(&coefficients, base.as_ref(), &terms, count);
@@ -219,6 +254,19 @@ proptest! {
     }
 
     #[test]
+    fn blocks_of_one_format(
+        case in proptest::sample::select(vec![0, 1, 2, 3, 4])
+            .prop_flat_map(|f| case_of(shapes(), recipe(&[DType::F32, DType::F16], true), blocks(&BlockFormat::ALL[f..][..1])))
+    ) {
+        check(&case);
+    }
+
+    #[test]
+    fn blocks_of_any_format(case in case_of(shapes(), recipe(&FLOATS, false), blocks(&BlockFormat::ALL))) {
+        check(&case);
+    }
+
+    #[test]
     fn anything(case in case(&FLOATS, &FLOATS, false)) {
         check(&case);
     }
@@ -229,7 +277,14 @@ proptest! {
 
     /// Enough bytes that more than one thread takes part.
     #[test]
-    fn threads(case in case_of((200..400usize, 300..600usize), &FLOATS, &FLOATS, false)) {
+    fn threads(case in case_of((200..400usize, 300..600usize), recipe(&FLOATS, false), recipe(&FLOATS, false))) {
+        check(&case);
+    }
+
+    #[test]
+    fn threads_and_blocks(
+        case in case_of((200..400usize, 300..600usize), recipe(&FLOATS, false), blocks(&BlockFormat::ALL))
+    ) {
         check(&case);
     }
 }
@@ -251,7 +306,8 @@ fn halves_convert_exactly() {
             let base = Segment { name: "a", base: Some(&all), terms: vec![], out: &mut out };
             combine(kernel, 1, &[], vec![base]).unwrap();
             assert_same(&out, &want, &(kernel, dtype));
-            combine(kernel, 1, &[1.0], vec![Segment { name: "a", base: None, terms: vec![&all], out: &mut out }])
+            let term = Source::from(all.clone());
+            combine(kernel, 1, &[1.0], vec![Segment { name: "a", base: None, terms: vec![&term], out: &mut out }])
                 .unwrap();
             let want: Vec<f32> = want.iter().map(|&v| f32::mul_add(1.0, v, 0.0)).collect();
             assert_same(&out, &want, &(kernel, dtype));
@@ -263,14 +319,20 @@ fn halves_convert_exactly() {
 #[test]
 fn large_outputs_have_the_same_bits() {
     let lengths = [1usize, 1_400_001, 63, 0, 900_000, 4097];
-    for dtype in [DType::F32, DType::F16, DType::BF16, DType::F64] {
-        let make = |i: usize, m: u64, dtype| {
-            Recipe { dtype, layout: Layout::Flat, misalignment: (i + m as usize) % 8, seed: i as u64 * 10 + m }
-                .make(1, lengths[i])
+    let dense = [DType::F32, DType::F16, DType::BF16, DType::F64].map(|dtype| (dtype, Layout::Flat));
+    for (dtype, layout) in dense.into_iter().chain(BlockFormat::ALL.map(|format| (DType::U8, Layout::Blocks(format)))) {
+        let recipe = |i: usize, m: u64, dtype, layout| Recipe {
+            dtype,
+            layout,
+            misalignment: (i + m as usize) % 8,
+            seed: i as u64 * 10 + m,
         };
         let coefficients = [0.3, -0.0, 1.25e-3];
-        let bases: Vec<_> = (0..lengths.len()).map(|i| make(i, 9, DType::F32)).collect();
-        let terms: Vec<Vec<_>> = (0..lengths.len()).map(|i| (0..3).map(|m| make(i, m, dtype)).collect()).collect();
+        let bases: Vec<_> =
+            (0..lengths.len()).map(|i| recipe(i, 9, DType::F32, Layout::Flat).make(1, lengths[i])).collect();
+        let terms: Vec<Vec<_>> = (0..lengths.len())
+            .map(|i| (0..3).map(|m| recipe(i, m, dtype, layout).source(1, lengths[i])).collect())
+            .collect();
         let want: Vec<f32> = (0..lengths.len())
             .flat_map(|i| expected(&coefficients, Some(&bases[i]), &terms[i].iter().collect::<Vec<_>>(), lengths[i]))
             .collect();
@@ -285,7 +347,7 @@ fn large_outputs_have_the_same_bits() {
                     segments.push(Segment { name: "a", base: Some(&bases[i]), terms: terms[i].iter().collect(), out });
                 }
                 combine(kernel, threads, &coefficients, segments).unwrap();
-                assert_same(&memory[1..], &want, &(kernel, dtype, threads));
+                assert_same(&memory[1..], &want, &(kernel, dtype, layout, threads));
             }
         }
     }

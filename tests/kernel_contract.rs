@@ -1,9 +1,10 @@
 //! The combine kernel's contract apart from its bits' equality: fixed results, and errors that say what is wrong.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use taskbasis::kernel::{Kernel, Segment, combine};
-use taskbasis::{DType, ErrorKind, Mapping, Tensor};
+use taskbasis::kernel::{Kernel, Segment, combine, combine_cancellable};
+use taskbasis::{DType, ErrorKind, Mapping, Source, Tensor};
 
 fn tensor(values: &[f32], shape: &[usize]) -> Tensor {
     Tensor::from_f32(values, shape, "test").unwrap()
@@ -14,12 +15,40 @@ fn tensor(values: &[f32], shape: &[usize]) -> Tensor {
 #[test]
 fn fixed_inputs_give_these_bits() {
     let of = |bits: [u32; 8]| tensor(&bits.map(f32::from_bits), &[8]);
+    let source = |bits| Source::from(of(bits));
     let base =
         of([0x3f80_0000, 0x8000_0000, 0xbf19_999a, 0x0000_0001, 0x7f7f_ffff, 0x33d6_bf95, 0x3dcc_cccd, 0x8000_0000]);
     let terms = [
-        of([0x3f8c_cccd, 0x0000_0000, 0x3e99_999a, 0x0000_0003, 0x7f7f_ffff, 0xb3d6_bf95, 0x3eaa_aaab, 0x8000_0001]),
-        of([0x3f99_999a, 0x8000_0000, 0x3ecc_cccd, 0x8000_0002, 0xff7f_ffff, 0x3300_0000, 0x3f00_0001, 0x0000_0000]),
-        of([0x4049_0fdb, 0x0000_0000, 0xbf00_0000, 0x0000_0005, 0x7f00_0000, 0x3f80_0001, 0x3eaa_aaab, 0x8000_0000]),
+        source([
+            0x3f8c_cccd,
+            0x0000_0000,
+            0x3e99_999a,
+            0x0000_0003,
+            0x7f7f_ffff,
+            0xb3d6_bf95,
+            0x3eaa_aaab,
+            0x8000_0001,
+        ]),
+        source([
+            0x3f99_999a,
+            0x8000_0000,
+            0x3ecc_cccd,
+            0x8000_0002,
+            0xff7f_ffff,
+            0x3300_0000,
+            0x3f00_0001,
+            0x0000_0000,
+        ]),
+        source([
+            0x4049_0fdb,
+            0x0000_0000,
+            0xbf00_0000,
+            0x0000_0005,
+            0x7f00_0000,
+            0x3f80_0001,
+            0x3eaa_aaab,
+            0x8000_0000,
+        ]),
     ];
     let sums = [0x3ece_edf7, 0, 0xbd23_d70a, 2, 0x7f0c_cccc, 0x3dcc_ccca, 0x3d08_8888, 0x8000_0000];
     let totals = [0x3fb3_bb7e, 0, 0xbf23_d70b, 3, 0x7f80_0000, 0x3dcc_ccd7, 0x3e08_8888, 0x8000_0000];
@@ -37,7 +66,7 @@ fn fixed_inputs_give_these_bits() {
 fn without_a_term_the_base_stays_bit_for_bit() {
     let values = [-0.0, 0.0, f32::from_bits(0x8000_0001), f32::NEG_INFINITY, 1.5];
     let base = tensor(&values, &[5]);
-    let unread = tensor(&[f32::NAN; 5], &[5]);
+    let unread = Source::from(tensor(&[f32::NAN; 5], &[5]));
     for &kernel in Kernel::available() {
         for base in [Some(&base), None] {
             let mut out = [7.0; 5];
@@ -54,7 +83,8 @@ fn nothing_to_do_is_no_error() {
     combine(Kernel::best(), 0, &[1.0], vec![]).unwrap();
     combine(Kernel::best(), 0, &[], vec![Segment { name: "a", base: None, terms: vec![], out: &mut [] }]).unwrap();
     let empty = tensor(&[], &[0, 3]);
-    let segment = Segment { name: "a", base: Some(&empty), terms: vec![&empty], out: &mut [] };
+    let term = Source::from(empty.clone());
+    let segment = Segment { name: "a", base: Some(&empty), terms: vec![&term], out: &mut [] };
     combine(Kernel::best(), 4, &[1.0], vec![segment]).unwrap();
 }
 
@@ -67,12 +97,14 @@ fn what_does_not_fit_is_refused_by_name() {
         let mapping = Arc::new(Mapping::from_vec(vec![0; 24], "test"));
         Tensor::contiguous(&mapping, 0..24, DType::I32, &[2, 3]).unwrap()
     };
+    let good_term = Source::from(six.clone());
     let refused = |coefficients: &[f32], base: Option<&Tensor>, terms: &[&Tensor], length: usize| {
+        let terms: Vec<_> = terms.iter().map(|&term| Source::from(term.clone())).collect();
         let (mut good, mut out) = ([7.0; 6], vec![7.0; length]);
-        let good_terms = vec![&six; coefficients.len()];
+        let good_terms = vec![&good_term; coefficients.len()];
         let segments = vec![
             Segment { name: "visual.good", base: None, terms: good_terms, out: &mut good },
-            Segment { name: "visual.proj", base, terms: terms.to_vec(), out: &mut out },
+            Segment { name: "visual.proj", base, terms: terms.iter().collect(), out: &mut out },
         ];
         let error = combine(Kernel::best(), 2, coefficients, segments).unwrap_err();
         assert_eq!(good, [7.0; 6], "nothing is written unless everything is in order");
@@ -98,6 +130,36 @@ fn what_does_not_fit_is_refused_by_name() {
         let error = refused(&[1.0, bad], Some(&six), &[&six, &six], 6);
         assert_eq!(error.kind(), ErrorKind::InvalidArgument);
         assert!(error.to_string().starts_with("coefficient 1 is not finite"), "{error}");
+    }
+}
+
+/// Called off while it runs on several threads: it ends long before all is done, with an error of its own kind.
+#[test]
+fn what_is_called_off_ends_early() {
+    let (base, term) = (tensor(&vec![1.0; 1 << 16], &[1 << 16]), Source::from(tensor(&vec![1.0; 1 << 16], &[1 << 16])));
+    for threads in [1, 3] {
+        let cancel = AtomicBool::new(true);
+        let mut out = vec![7.0; 1 << 16];
+        let segment = Segment { name: "a", base: Some(&base), terms: vec![&term], out: &mut out };
+        let error = combine_cancellable(Kernel::best(), threads, &[1.0], vec![segment], Some(&cancel)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
+        assert_eq!(out, vec![7.0; 1 << 16], "not a piece was begun");
+
+        // The scalar kernel over many segments takes far longer than the other thread needs to change its mind.
+        cancel.store(false, Ordering::Relaxed);
+        let mut out = vec![7.0; 400 << 16];
+        let segments = out.chunks_mut(1 << 16);
+        let segments: Vec<_> =
+            segments.map(|out| Segment { name: "a", base: Some(&base), terms: vec![&term; 8], out }).collect();
+        let error = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+                cancel.store(true, Ordering::Relaxed);
+            });
+            combine_cancellable(Kernel::Scalar, threads, &[1.0; 8], segments, Some(&cancel)).unwrap_err()
+        });
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
+        assert_eq!(out[out.len() - 1], 7.0, "the last piece was never begun");
     }
 }
 

@@ -156,6 +156,17 @@ template <class T, class Fill> result<std::vector<T>> filled(Fill fill) {
 // The value of what gives none.
 struct none {};
 
+namespace detail {
+
+inline result<none> done(std::optional<failure> failed) {
+    if (failed) {
+        return *std::move(failed);
+    }
+    return none{};
+}
+
+} // namespace detail
+
 // Whether header and library fit together: the same major version (below 1.0: and minor), and a library that is not
 // older.
 inline bool compatible() noexcept {
@@ -210,8 +221,17 @@ public:
     }
     const tb_weights *get() const noexcept { return handle_.get(); }
 
-    result<none> try_prepare() const { return done(detail::call(tb_weights_prepare, get())); }
-    result<none> try_prefetch() const { return done(detail::call(tb_weights_prefetch, get())); }
+    result<none> try_prepare() const { return detail::done(detail::call(tb_weights_prepare, get())); }
+    result<none> try_prefetch() const { return detail::done(detail::call(tb_weights_prefetch, get())); }
+
+    // Stops what prefetch() started, unless somebody waits for it; whether anything was stopped.
+    result<bool> try_cancel_prefetch() const {
+        std::int32_t stopped = 0;
+        if (auto failed = detail::call(tb_weights_cancel_prefetch, get(), &stopped)) {
+            return *std::move(failed);
+        }
+        return stopped != 0;
+    }
 
     result<bool> try_ready() const {
         std::int32_t ready = 0;
@@ -260,6 +280,7 @@ public:
 #ifndef TASKBASIS_NO_EXCEPTIONS
     void prepare() const { try_prepare().value(); }
     void prefetch() const { try_prefetch().value(); }
+    bool cancel_prefetch() const { return try_cancel_prefetch().value(); }
     bool ready() const { return try_ready().value(); }
     taskbasis::coefficients coefficients() const { return try_coefficients().value(); }
     std::vector<float> copy_tensor(const std::string &name) const { return try_copy_tensor(name).value(); }
@@ -271,13 +292,6 @@ public:
 private:
     friend class basis;
     explicit weights(tb_weights *handle) noexcept : handle_(handle) {}
-
-    static result<none> done(std::optional<failure> failed) {
-        if (failed) {
-            return *std::move(failed);
-        }
-        return none{};
-    }
 
     static result<taskbasis::tensor> tensor_of(std::optional<failure> failed, const tb_tensor &raw) {
         if (failed) {
@@ -294,6 +308,8 @@ struct basis_options {
     bool read = false;
     std::uint32_t threads = 0;
     std::uint64_t cache_bytes = 0;
+    // A basis whose cache and budget this one is to use too.
+    const basis *share_cache = nullptr;
 };
 
 // A basis over its base, with the cache of reconstructed weights.
@@ -306,6 +322,7 @@ public:
         options.read = how.read;
         options.threads = how.threads;
         options.cache_bytes = how.cache_bytes;
+        options.share_cache = how.share_cache == nullptr ? nullptr : how.share_cache->get();
         tb_basis *handle = nullptr;
         if (auto failed = detail::call(tb_basis_open, detail::or_null(folder), &options, &handle)) {
             return *std::move(failed);
@@ -387,12 +404,12 @@ public:
         return taskbasis::weights(handle);
     }
 
-    result<none> try_verify() const { return weights::done(detail::call(tb_basis_verify, get())); }
+    result<none> try_verify() const { return detail::done(detail::call(tb_basis_verify, get())); }
     result<none> try_set_cache_budget(std::uint64_t bytes) const {
-        return weights::done(detail::call(tb_cache_set_budget, get(), bytes));
+        return detail::done(detail::call(tb_cache_set_budget, get(), bytes));
     }
     result<none> try_trim_cache(std::uint64_t bytes) const {
-        return weights::done(detail::call(tb_cache_trim, get(), bytes));
+        return detail::done(detail::call(tb_cache_trim, get(), bytes));
     }
     result<tb_cache_statistics> try_cache_stats() const {
         auto stats = detail::sized<tb_cache_statistics>();
@@ -438,6 +455,8 @@ struct encoder_options {
     std::uint32_t image_size = 0;
     std::uint32_t log_level = 0;
     std::string onnxruntime;
+    std::uint32_t promotion = TB_PROMOTION_AUTO;
+    std::uint32_t promote_after = 0;
 };
 
 // The image encoder of one architecture; every call names its weights.
@@ -454,6 +473,8 @@ public:
         options.image_size = how.image_size;
         options.log_level = how.log_level;
         options.onnxruntime = detail::or_null(how.onnxruntime);
+        options.promotion = how.promotion;
+        options.promote_after = how.promote_after;
         tb_encoder *handle = nullptr;
         if (auto failed = detail::call(tb_encoder_create, of.get(), &options, &handle)) {
             return *std::move(failed);
@@ -506,13 +527,26 @@ public:
         return try_encode(with, view<const tb_image>(images.begin(), images.size()));
     }
 
-    // Closes the sessions that no call is using.
-    result<none> try_trim() const {
-        if (auto failed = detail::call(tb_encoder_trim, get())) {
+    // Gives these weights a session of their own, and waits for it or not.
+    result<none> try_promote(const weights &what, bool wait = true) const {
+        return detail::done(detail::call(tb_encoder_promote, get(), what.get(), wait ? 1 : 0));
+    }
+
+    result<none> try_demote(const weights &what) const {
+        return detail::done(detail::call(tb_encoder_demote, get(), what.get()));
+    }
+
+    // One of the TB_PROMOTION_STATE_ constants.
+    result<std::int32_t> try_promotion(const weights &what) const {
+        std::int32_t state = 0;
+        if (auto failed = detail::call(tb_encoder_promotion, get(), what.get(), &state)) {
             return *std::move(failed);
         }
-        return none{};
+        return state;
     }
+
+    // Closes the sessions that no call is using.
+    result<none> try_trim() const { return detail::done(detail::call(tb_encoder_trim, get())); }
 
     // e, the length of an embedding.
     std::size_t embedding() const noexcept { return embedding_; }
@@ -524,6 +558,9 @@ public:
     explicit encoder(const basis &of, const encoder_options &how = {}) : encoder(try_create(of, how).value()) {}
     tb_encoder_properties info() const { return try_info().value(); }
     void trim() const { try_trim().value(); }
+    void promote(const weights &what, bool wait = true) const { try_promote(what, wait).value(); }
+    void demote(const weights &what) const { try_demote(what).value(); }
+    std::int32_t promotion(const weights &what) const { return try_promotion(what).value(); }
     std::vector<float> encode(const weights &with, view<const float> pixels) const {
         return try_encode(with, pixels).value();
     }

@@ -20,7 +20,7 @@ pub use method::Method;
 use crate::checkpoint::is_image_tower;
 use crate::error::Result;
 use crate::mmap::MapMode;
-use crate::tensor::Tensor;
+use crate::tensor::Source;
 
 /// M basis vectors over the parameters of one model, and how T tasks are recovered from them.
 #[derive(Debug)]
@@ -36,13 +36,13 @@ pub struct Basis {
 /// One parameter of the model: the same-shaped piece of every basis vector.
 #[derive(Debug)]
 pub struct Parameter {
-    /// A tensor a vector, PCA's mean last. Never empty.
-    sources: Vec<Tensor>,
+    /// One a vector, PCA's mean last. Never empty.
+    sources: Vec<Source>,
     changed: OnceLock<bool>,
 }
 
 impl Parameter {
-    fn new(sources: Vec<Tensor>) -> Self {
+    pub(crate) fn new(sources: Vec<Source>) -> Self {
         Self { sources, changed: OnceLock::new() }
     }
 
@@ -57,14 +57,14 @@ impl Parameter {
     }
 
     /// The piece of every basis vector in order, and of PCA's mean after them.
-    pub fn sources(&self) -> &[Tensor] {
+    pub fn sources(&self) -> &[Source] {
         &self.sources
     }
 
     /// Whether any vector has anything but zero here. Found out when first asked, and never again: a parameter that
     /// is changed answers at its first element that is not zero, one that is not has to be read once to its end.
     pub fn is_changed(&self) -> bool {
-        *self.changed.get_or_init(|| !self.sources.iter().all(Tensor::is_zero))
+        *self.changed.get_or_init(|| !self.sources.iter().all(Source::is_zero))
     }
 }
 
@@ -150,8 +150,8 @@ impl Basis {
     /// [`ErrorKind::Format`](crate::ErrorKind::Format), naming file and tensor.
     pub fn verify_finite(&self) -> Result<()> {
         self.parameters()
-            .flat_map(|(name, parameter)| parameter.sources().iter().map(move |tensor| (name, tensor)))
-            .try_for_each(|(name, tensor)| tensor.verify_finite().map_err(|e| e.at(&self.path).tensor(name)))
+            .flat_map(|(name, parameter)| parameter.sources().iter().map(move |source| (name, source)))
+            .try_for_each(|(name, source)| source.verify_finite().map_err(|e| e.at(&self.path).tensor(name)))
     }
 
     /// What `expr` comes to: one number a vector (and one for the mean), in O(M·T), nothing read.

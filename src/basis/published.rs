@@ -12,7 +12,7 @@ use crate::checkpoint::torch::Archive;
 use crate::checkpoint::{Checkpoint, Format, check_sharing};
 use crate::error::{Error, Result};
 use crate::mmap::MapMode;
-use crate::tensor::Tensor;
+use crate::tensor::Source;
 
 /// JSON files beside the vectors are a few kilobytes; one of more than this is not one of them.
 const MAX_JSON: u64 = 16 << 20;
@@ -183,9 +183,9 @@ fn align(sources: &[Checkpoint]) -> Result<IndexMap<String, Parameter>> {
                             .expected(format_args!("{:?}", tensor.shape()))
                             .got(format_args!("{:?}", other.shape())));
                     }
-                    Ok(other.clone())
+                    Ok(Source::Dense(other.clone()))
                 })
-                .collect::<Result<Vec<Tensor>>>()?;
+                .collect::<Result<Vec<Source>>>()?;
             Ok((name.to_owned(), Parameter::new(tensors)))
         })
         .collect()

@@ -38,9 +38,9 @@ pub struct tb_cache_statistics {
 // SAFETY: repr(C), the size first, and every field may be zero.
 unsafe impl Versioned for tb_cache_statistics {}
 
-/// Sets how many bytes of reconstructed weights and promoted sessions are kept, 0 for none, and drops what no longer fits, the least recently
-/// used first. Weights in use (by a running call, or by views) stay alive until they no longer are, beside the budget.
-/// A budget beyond all memory is none at all.
+/// Sets how many bytes of reconstructed weights and promoted sessions are kept, 0 for none, and drops what no longer
+/// fits, the least recently used first. What is in use (by a running call, or by views) stays alive until it no longer
+/// is, beside the budget. A budget beyond all memory is none at all. Bases that share a cache share its budget.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_cache_set_budget(basis: *const tb_basis, bytes: u64, err: *mut *mut tb_error) -> tb_status {
     // SAFETY: as in `tb_basis_open`.

@@ -74,8 +74,8 @@ pub struct tb_encoder_options {
     pub onnxruntime: *const c_char,
     /// One of the TB_PROMOTION_ constants: which tasks get a session with their weights frozen into it. Such a session
     /// runs faster, takes as much memory as the weights (in the budget of the basis's cache), and is built in the
-    /// background. Embeddings before and after agree to 1e-5 of their size; with TB_PROMOTION_OFF the same call gives the
-    /// same bits every time.
+    /// background. Embeddings before and after agree to 1e-5 of their size; with TB_PROMOTION_OFF the same call gives
+    /// the same bits every time.
     pub promotion: u32,
     /// With TB_PROMOTION_AUTO: after so many runs; 0: 32.
     pub promote_after: u32,
@@ -248,8 +248,9 @@ pub unsafe extern "C" fn tb_encoder_info(
 }
 
 /// Embeds `n` preprocessed images with these weights, in one run; the embeddings are not normalised. The weights are
-/// reconstructed if they are not ready; nothing of them is copied. A promoted task runs in its own session instead. Memory grows with `n`: some 3 MB an image for
-/// ViT-B-32. Calls of several threads run at once up to tb_encoder_options.concurrency, and then wait.
+/// reconstructed if they are not ready; nothing of them is copied. A promoted task runs in its own session instead.
+/// Memory grows with `n`: some 3 MB an image for ViT-B-32. Calls of several threads run at once up to
+/// tb_encoder_options.concurrency, and then wait.
 ///
 /// @param weights   of any basis, as long as its base has the encoder's architecture
 /// @param pixels    f32 [n,3,S,S], as tb_preprocess() gives them

@@ -36,6 +36,8 @@ pub enum tb_status {
     TB_ERR_OUT_OF_MEMORY = 10,
     /// A buffer is too small; the size that is needed has been reported.
     TB_ERR_BUFFER_TOO_SMALL = 11,
+    /// The work was called off before it was done.
+    TB_ERR_CANCELLED = 12,
     /// A defect in taskbasis itself; please report it.
     TB_ERR_INTERNAL = 99,
 }
@@ -54,6 +56,7 @@ impl From<ErrorKind> for tb_status {
             ErrorKind::Runtime => Self::TB_ERR_RUNTIME,
             ErrorKind::OutOfMemory => Self::TB_ERR_OUT_OF_MEMORY,
             ErrorKind::BufferTooSmall => Self::TB_ERR_BUFFER_TOO_SMALL,
+            ErrorKind::Cancelled => Self::TB_ERR_CANCELLED,
             ErrorKind::Internal => Self::TB_ERR_INTERNAL,
         }
     }
@@ -116,6 +119,7 @@ pub extern "C" fn tb_status_name(status: i32) -> *const c_char {
         9 => c"runtime",
         10 => c"out_of_memory",
         11 => c"buffer_too_small",
+        12 => c"cancelled",
         99 => c"internal",
         _ => c"unknown",
     };

@@ -5,7 +5,10 @@
 //! switch costs nothing beyond the other pointers.
 
 mod elf;
+mod export;
+mod frozen;
 mod library;
+mod memory;
 mod pool;
 mod promote;
 mod runtime;
@@ -22,6 +25,8 @@ use std::sync::Arc;
 use ndarray::{Array2, ArrayView4};
 use ort::session::Session;
 
+pub use export::write_onnx;
+pub use frozen::FrozenEncoder;
 pub use library::{MINIMUM_MINOR, Version};
 pub use promote::{Promotion, PromotionState};
 pub use runtime::{Probe, Runtime};
@@ -107,6 +112,26 @@ pub struct EncoderOptions {
     pub runtime: Option<PathBuf>,
 }
 
+impl EncoderOptions {
+    /// Threads that one run computes with, and how many runs may be in progress.
+    fn threads_a_run(&self) -> Result<(usize, usize)> {
+        for (what, value) in [("threads", self.threads), ("runs at once", self.concurrency)] {
+            if value > MAX_THREADS {
+                return Err(Error::invalid(format!("too many {what}"))
+                    .expected(format_args!("at most {MAX_THREADS}"))
+                    .got(value));
+            }
+        }
+        let concurrency = self.concurrency.max(1);
+        // ONNX Runtime's own default counts the machine's cores, where a container may use fewer, and pins its threads.
+        let threads = match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        Ok(((threads / concurrency).max(1), concurrency))
+    }
+}
+
 /// The image encoder of one architecture, for any weights of that architecture. Shareable between threads.
 ///
 /// ```no_run
@@ -135,22 +160,9 @@ impl Encoder {
     /// As [`Runtime::load`] and [`Arch::check`]; [`ErrorKind::InvalidArgument`] for thousands of threads;
     /// [`ErrorKind::Runtime`] when ONNX Runtime refuses the graph.
     pub fn new(arch: &Arch, options: &EncoderOptions) -> Result<Self> {
-        for (what, value) in [("threads", options.threads), ("runs at once", options.concurrency)] {
-            if value > MAX_THREADS {
-                return Err(Error::invalid(format!("too many {what}"))
-                    .expected(format_args!("at most {MAX_THREADS}"))
-                    .got(value));
-            }
-        }
+        let (threads_a_run, concurrency) = options.threads_a_run()?;
         let signature = Arc::new(Signature::built(arch)?);
         let runtime = Runtime::load(options.runtime.as_deref())?;
-        let concurrency = options.concurrency.max(1);
-        // ONNX Runtime's own default counts the machine's cores, where a container may use fewer, and pins its threads.
-        let threads = match options.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
-        };
-        let threads_a_run = (threads / concurrency).max(1);
         let first = session::create(runtime, &signature.model, threads_a_run)?;
         Ok(Self {
             arch: arch.clone(),
@@ -281,6 +293,7 @@ impl Encoder {
     /// Closes idle sessions, which keep the memory of their largest run. The next call opens one again.
     pub fn trim(&self) {
         self.sessions.trim();
+        memory::release();
     }
 
     /// Another session over the graph without weights.

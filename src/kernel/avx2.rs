@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::generic::{self, Vector};
+use super::generic::{self, Vector, place};
 use super::strip::Strip;
 
 /// Whether this machine has what [`combine`] needs.
@@ -17,7 +17,7 @@ pub(super) fn is_detected() -> bool {
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn combine(strip: Strip<'_>) {
     // SAFETY: the caller's promise is all that is asked.
-    unsafe { generic::combine::<__m256>(strip) }
+    unsafe { generic::combine::<__m256, 8>(strip) }
 }
 
 // In each method: the instruction set is there, and the pointer is valid for eight elements, because `Vector` asks
@@ -53,6 +53,21 @@ impl Vector for __m256 {
     }
 
     #[inline(always)]
+    unsafe fn load_codes<const P: usize, const Q: usize>(codes: *const u8, at: usize) -> Self {
+        // SAFETY: see above; the second plane begins where the first one ends.
+        unsafe {
+            let low = plane::<P>(codes, at);
+            let codes = if Q == 0 {
+                low
+            } else {
+                let high = plane::<Q>(codes.add(8 * P), at);
+                _mm256_or_si256(low, _mm256_sllv_epi32(high, _mm256_set1_epi32(P as i32)))
+            };
+            _mm256_cvtepi32_ps(codes)
+        }
+    }
+
+    #[inline(always)]
     unsafe fn mul_add(self, x: Self, sum: Self) -> Self {
         // SAFETY: see above.
         unsafe { _mm256_fmadd_ps(self, x, sum) }
@@ -80,5 +95,22 @@ impl Vector for __m256 {
     unsafe fn fence() {
         // SAFETY: SSE is part of x86-64.
         unsafe { _mm_sfence() }
+    }
+}
+
+/// Eight codes of a plane of `P` bits.
+///
+/// # Safety
+/// The instruction set is there, and the plane can be read to its end.
+#[inline(always)]
+unsafe fn plane<const P: usize>(from: *const u8, at: usize) -> __m256i {
+    let (byte, shift) = place(P, at);
+    // SAFETY: the caller's promise; the plane is a multiple of eight bytes long, and so is `byte`.
+    unsafe {
+        let codes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.add(byte).cast()));
+        if P == 8 {
+            return codes;
+        }
+        _mm256_and_si256(_mm256_srlv_epi32(codes, _mm256_set1_epi32(shift as i32)), _mm256_set1_epi32((1 << P) - 1))
     }
 }

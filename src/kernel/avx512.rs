@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::generic::{self, Vector};
+use super::generic::{self, Vector, place};
 use super::strip::Strip;
 
 /// Whether this machine has what [`combine`] needs.
@@ -20,7 +20,7 @@ pub(super) fn is_detected() -> bool {
 #[target_feature(enable = "avx512f,avx2,fma,f16c")]
 pub(super) unsafe fn combine(strip: Strip<'_>) {
     // SAFETY: the caller's promise is all that is asked.
-    unsafe { generic::combine::<__m512>(strip) }
+    unsafe { generic::combine::<__m512, 4>(strip) }
 }
 
 // In each method: the instruction set is there, and the pointer is valid for sixteen elements, because `Vector` asks
@@ -56,6 +56,21 @@ impl Vector for __m512 {
     }
 
     #[inline(always)]
+    unsafe fn load_codes<const P: usize, const Q: usize>(codes: *const u8, at: usize) -> Self {
+        // SAFETY: see above; the second plane begins where the first one ends.
+        unsafe {
+            let low = plane::<P>(codes, at);
+            let codes = if Q == 0 {
+                low
+            } else {
+                let high = plane::<Q>(codes.add(8 * P), at);
+                _mm512_or_si512(low, _mm512_sllv_epi32(high, _mm512_set1_epi32(P as i32)))
+            };
+            _mm512_cvtepi32_ps(codes)
+        }
+    }
+
+    #[inline(always)]
     unsafe fn mul_add(self, x: Self, sum: Self) -> Self {
         // SAFETY: see above.
         unsafe { _mm512_fmadd_ps(self, x, sum) }
@@ -83,5 +98,31 @@ impl Vector for __m512 {
     unsafe fn fence() {
         // SAFETY: SSE is part of x86-64.
         unsafe { _mm_sfence() }
+    }
+}
+
+/// Sixteen codes of a plane of `P` bits.
+///
+/// # Safety
+/// The instruction set is there, and the plane can be read to its end.
+#[inline(always)]
+unsafe fn plane<const P: usize>(from: *const u8, at: usize) -> __m512i {
+    let (byte, shift) = place(P, at);
+    // SAFETY: the caller's promise; with two bits or more, the plane is a multiple of sixteen bytes long, and so is
+    // `byte`. With one bit it is eight long, and `byte` is 0.
+    unsafe {
+        let (bytes, shifts) = if P == 1 {
+            // The upper eight codes are one bit further up in the same bytes.
+            let bytes = _mm_loadl_epi64(from.cast());
+            let up = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi32(1));
+            (_mm_unpacklo_epi64(bytes, bytes), _mm512_add_epi32(_mm512_set1_epi32(shift as i32), up))
+        } else {
+            (_mm_loadu_si128(from.add(byte).cast()), _mm512_set1_epi32(shift as i32))
+        };
+        let codes = _mm512_cvtepu8_epi32(bytes);
+        if P == 8 {
+            return codes;
+        }
+        _mm512_and_si512(_mm512_srlv_epi32(codes, shifts), _mm512_set1_epi32((1 << P) - 1))
     }
 }

@@ -1,10 +1,14 @@
 //! What the caller asks for, checked and cut into strips.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::dispatch::Kernel;
-use super::strip::{Format, Strip};
+use super::strip::{Format, Strip, Term};
 use super::threads;
-use crate::error::{Error, Result};
-use crate::tensor::{Tensor, try_zeroed};
+use crate::error::{Error, ErrorKind, Result};
+use crate::mmap::Mapping;
+use crate::tensor::{BLOCK, Blocks, DType, Source, Tensor, f32_bytes, try_zeroed};
 
 /// One tensor to compute: `out = base + Σ_m a_m·terms[m]`.
 pub struct Segment<'a> {
@@ -12,8 +16,8 @@ pub struct Segment<'a> {
     pub name: &'a str,
     /// What the sum is added to; `None` gives the sum alone.
     pub base: Option<&'a Tensor>,
-    /// The terms in ascending m, one a coefficient, all of one shape and of any float types.
-    pub terms: Vec<&'a Tensor>,
+    /// The terms in ascending m, one a coefficient, all of one shape, of any float types and block formats.
+    pub terms: Vec<&'a Source>,
     /// Where the result goes, in row-major order.
     pub out: &'a mut [f32],
 }
@@ -33,13 +37,13 @@ const BYTES_A_THREAD: usize = 1 << 20;
 /// hardware's prefetching is not always starting afresh.
 const PIECE: usize = 256 << 10;
 
-/// Pieces begin at multiples of this many elements, so that two threads never write into one cache line of an output
-/// that is aligned.
-const PIECE_STEP: usize = 64;
+/// Pieces begin at multiples of this many elements: where blocks do, and so that two threads never write into one cache
+/// line of an output that is aligned.
+const PIECE_STEP: usize = BLOCK;
 
 /// Elements that are converted at a time where a kernel cannot load a source's own bytes: small enough that a dozen
-/// converted sources stay in the first-level cache.
-const TILE: usize = 512;
+/// converted sources stay in the first-level cache. Whole blocks.
+const TILE: usize = 8 * BLOCK;
 
 /// Computes every segment with the same coefficients, by the bit contract of [this module](super).
 ///
@@ -57,6 +61,22 @@ const TILE: usize = 512;
 ///
 /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) may come later, where sources must be converted first.
 pub fn combine(kernel: Kernel, threads: usize, coefficients: &[f32], segments: Vec<Segment<'_>>) -> Result<()> {
+    combine_cancellable(kernel, threads, coefficients, segments, None)
+}
+
+/// [`combine`], which ends early once `cancel` is true: it is looked at before every piece of work, each at most 1 MiB
+/// of the result.
+///
+/// # Errors
+/// As [`combine`]; [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) when it ended early. The outputs then hold
+/// nothing of use.
+pub fn combine_cancellable(
+    kernel: Kernel,
+    threads: usize,
+    coefficients: &[f32],
+    segments: Vec<Segment<'_>>,
+    cancel: Option<&AtomicBool>,
+) -> Result<()> {
     let function = kernel.function()?;
     for (m, coefficient) in coefficients.iter().enumerate() {
         if !coefficient.is_finite() {
@@ -85,7 +105,13 @@ pub fn combine(kernel: Kernel, threads: usize, coefficients: &[f32], segments: V
             pieces.push(Piece { plan, start: i * length, out });
         }
     }
-    threads::share(threads, pieces, |piece, scratch| piece.run(function, stream, scratch))
+    threads::share(threads, pieces, |piece, scratch| {
+        // Nothing is handed over with the flag, so its order against other memory does not matter.
+        if cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
+            return Err(Error::new(ErrorKind::Cancelled, "the work was called off"));
+        }
+        piece.run(function, stream, scratch)
+    })
 }
 
 /// Everything about a segment that could be wrong.
@@ -96,7 +122,9 @@ fn check(segment: &Segment<'_>, coefficients: usize) -> Result<()> {
             .expected(format_args!("{coefficients} terms"))
             .got(terms.len()));
     }
-    let Some(first) = base.or(terms.first().copied()) else {
+    let base = base.map(Input::Dense);
+    let inputs = || base.into_iter().chain(terms.iter().map(|term| Input::from(*term)));
+    let Some(first) = inputs().next() else {
         return Ok(());
     };
     let what = |m: usize| match (base, m) {
@@ -104,18 +132,20 @@ fn check(segment: &Segment<'_>, coefficients: usize) -> Result<()> {
         (Some(_), m) => format!("term {}", m - 1),
         (None, m) => format!("term {m}"),
     };
-    for (m, tensor) in base.iter().chain(terms).enumerate() {
-        if !tensor.dtype().is_float() {
+    for (m, input) in inputs().enumerate() {
+        if let Input::Dense(tensor) = input
+            && !tensor.dtype().is_float()
+        {
             return Err(Error::unsupported(format!("{} cannot be combined", what(m)))
                 .at(tensor.mapping().path())
-                .expected("f32, f16, bf16 or f64")
+                .expected("f32, f16, bf16, f64 or blocks")
                 .got(tensor.dtype()));
         }
-        if tensor.shape() != first.shape() {
+        if input.shape() != first.shape() {
             return Err(Error::mismatch(format!("{} has another shape than {}", what(m), what(0)))
-                .at(tensor.mapping().path())
+                .at(input.mapping().path())
                 .expected(format_args!("{:?}", first.shape()))
-                .got(format_args!("{:?}", tensor.shape())));
+                .got(format_args!("{:?}", input.shape())));
         }
     }
     if first.numel() != out.len() {
@@ -126,32 +156,103 @@ fn check(segment: &Segment<'_>, coefficients: usize) -> Result<()> {
     Ok(())
 }
 
-/// A segment that was checked: which sources are read, and how.
+/// What the kernel reads: the base, or a term.
+#[derive(Clone, Copy)]
+enum Input<'a> {
+    Dense(&'a Tensor),
+    Blocks(&'a Blocks),
+}
+
+impl<'a> From<&'a Source> for Input<'a> {
+    fn from(source: &'a Source) -> Self {
+        match source {
+            Source::Dense(tensor) => Self::Dense(tensor),
+            Source::Blocks(blocks) => Self::Blocks(blocks),
+        }
+    }
+}
+
+impl<'a> Input<'a> {
+    fn shape(self) -> &'a [usize] {
+        match self {
+            Self::Dense(tensor) => tensor.shape(),
+            Self::Blocks(blocks) => blocks.shape(),
+        }
+    }
+
+    fn numel(self) -> usize {
+        match self {
+            Self::Dense(tensor) => tensor.numel(),
+            Self::Blocks(blocks) => blocks.numel(),
+        }
+    }
+
+    fn nbytes(self) -> usize {
+        match self {
+            Self::Dense(tensor) => tensor.nbytes(),
+            Self::Blocks(blocks) => blocks.nbytes(),
+        }
+    }
+
+    fn mapping(self) -> &'a Arc<Mapping> {
+        match self {
+            Self::Dense(tensor) => tensor.mapping(),
+            Self::Blocks(blocks) => blocks.mapping(),
+        }
+    }
+
+    /// The bytes as a kernel can load them, and how; `None` where they must be converted first.
+    fn loadable(self) -> Option<(Format, &'a [u8])> {
+        match self {
+            Self::Dense(tensor) => {
+                let format = match tensor.dtype() {
+                    DType::F32 => Format::F32,
+                    DType::F16 => Format::F16,
+                    DType::BF16 => Format::BF16,
+                    _ => return None,
+                };
+                Some((format, tensor.bytes()?))
+            }
+            Self::Blocks(blocks) => Some((Format::Blocks(blocks.format()), blocks.bytes())),
+        }
+    }
+
+    fn read_f32(self, start: usize, out: &mut [f32]) -> Result<()> {
+        match self {
+            Self::Dense(tensor) => tensor.read_f32(start, out),
+            Self::Blocks(blocks) => {
+                blocks.read_f32(start, out);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A segment that was checked: which inputs are read, and how.
 struct Plan<'a> {
-    base: Option<(&'a Tensor, Option<Format>)>,
-    terms: Vec<(f32, &'a Tensor)>,
-    /// The format that all terms' bytes have. `None`: they differ, or cannot be loaded as they are; then those that
-    /// are not f32 already are converted to it.
-    format: Option<Format>,
+    base: Option<Input<'a>>,
+    terms: Vec<(f32, Input<'a>)>,
+    /// Whether a kernel can load all of them as they are. Where it cannot, those that must be are converted tile by
+    /// tile.
+    direct: bool,
 }
 
 impl<'a> Plan<'a> {
-    fn new(base: Option<&'a Tensor>, coefficients: &[f32], terms: Vec<&'a Tensor>) -> Self {
-        let terms: Vec<_> = coefficients.iter().copied().zip(terms).filter(|&(a, _)| a != 0.0).collect();
-        let mut formats = terms.iter().map(|(_, term)| Format::of(term));
-        // Without a term any format will do.
-        let first = formats.next().unwrap_or(Some(Format::F32));
-        let format = first.filter(|_| formats.all(|format| format == first));
-        Self { base: base.map(|base| (base, Format::of(base))), terms, format }
+    fn new(base: Option<&'a Tensor>, coefficients: &[f32], terms: Vec<&'a Source>) -> Self {
+        let base = base.map(Input::Dense);
+        let terms: Vec<_> =
+            coefficients.iter().copied().zip(terms).filter(|&(a, _)| a != 0.0).map(|(a, s)| (a, s.into())).collect();
+        let direct = base.iter().chain(terms.iter().map(|(_, term)| term)).all(|input| input.loadable().is_some());
+        Self { base, terms, direct }
     }
 
     /// The bytes that are read.
     fn bytes(&self) -> usize {
-        self.base.iter().map(|(base, _)| base).chain(self.terms.iter().map(|(_, term)| term)).map(|t| t.nbytes()).sum()
+        self.base.iter().chain(self.terms.iter().map(|(_, term)| term)).map(|input| input.nbytes()).sum()
     }
 }
 
-/// What one thread computes at a time: the elements from `start` on, as many as `out` has.
+/// What one thread computes at a time: the elements from `start` on, as many as `out` has. Begins where a block does.
 struct Piece<'a> {
     plan: &'a Plan<'a>,
     start: usize,
@@ -160,37 +261,30 @@ struct Piece<'a> {
 
 impl Piece<'_> {
     fn run(self, kernel: fn(Strip<'_>), stream: bool, scratch: &mut Vec<f32>) -> Result<()> {
-        let Self { plan: Plan { base, terms, format }, mut start, out } = self;
+        let Self { plan: Plan { base, terms, direct }, mut start, out } = self;
         if base.is_none() && terms.is_empty() {
             out.fill(0.0);
             return Ok(());
         }
-        let direct = format.is_some() && base.is_none_or(|(_, format)| format.is_some());
         if !direct && scratch.len() < (terms.len() + 1) * TILE {
             *scratch = try_zeroed((terms.len() + 1) * TILE)?;
         }
-        let term_format = format.unwrap_or(Format::F32);
-        for out in out.chunks_mut(if direct { usize::MAX } else { TILE }) {
+        for out in out.chunks_mut(if *direct { usize::MAX } else { TILE }) {
             let mut reader = Reader { start, count: out.len(), scratch };
-            let base = match *base {
-                Some((base, format)) => {
-                    let format = format.unwrap_or(Format::F32);
-                    Some((format, reader.read(base, format)?))
-                }
-                None => None,
-            };
-            let mut sources = Vec::with_capacity(terms.len());
+            let base = base.map(|base| reader.read(base)).transpose()?;
+            let mut loaded = Vec::with_capacity(terms.len());
             for &(coefficient, term) in terms {
-                sources.push((coefficient, reader.read(term, term_format)?));
+                let (format, bytes) = reader.read(term)?;
+                loaded.push(Term { coefficient, format, bytes });
             }
             start += out.len();
-            kernel(Strip { out, base, format: term_format, terms: &sources, stream });
+            kernel(Strip { out, base, terms: &loaded, stream });
         }
         Ok(())
     }
 }
 
-/// Gives the elements `start..start + count` of tensors as bytes that a kernel can load.
+/// Gives the elements `start..start + count` of inputs as bytes that a kernel can load.
 struct Reader<'a> {
     start: usize,
     count: usize,
@@ -199,18 +293,14 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// The tensor's own bytes where they have that format, else the elements converted to f32 in scratch.
-    fn read(&mut self, tensor: &'a Tensor, format: Format) -> Result<&'a [u8]> {
-        if Format::of(tensor) == Some(format)
-            && let Some(bytes) = tensor.bytes()
-        {
-            return Ok(&bytes[self.start * format.size()..][..self.count * format.size()]);
+    /// The input's own bytes where they can be loaded, else the elements converted to f32 in scratch.
+    fn read(&mut self, input: Input<'a>) -> Result<(Format, &'a [u8])> {
+        if let Some((format, bytes)) = input.loadable() {
+            return Ok((format, &bytes[format.bytes(self.start)..][..format.bytes(self.count)]));
         }
         let (tile, rest) = std::mem::take(&mut self.scratch).split_at_mut(self.count);
         self.scratch = rest;
-        tensor.read_f32(self.start, tile)?;
-        // SAFETY: every f32 is four bytes, none of them padding, and bytes may have any alignment.
-        let (_, bytes, _) = unsafe { tile.align_to::<u8>() };
-        Ok(bytes)
+        input.read_f32(self.start, tile)?;
+        Ok((Format::F32, f32_bytes(tile)))
     }
 }

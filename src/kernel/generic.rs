@@ -5,7 +5,8 @@
 
 use half::{bf16, f16};
 
-use super::strip::{Format, Strip};
+use super::strip::{Format, Strip, Term};
+use crate::tensor::{BLOCK, BlockFormat, SCALE_BYTES};
 
 /// A register full of f32, and the instructions of one instruction set on it.
 ///
@@ -24,6 +25,10 @@ pub(super) trait Vector: Copy {
     unsafe fn load_f16(from: *const u8) -> Self;
     /// The next [`Vector::LANES`] bf16, converted.
     unsafe fn load_bf16(from: *const u8) -> Self;
+    /// Codes `at..at + LANES` of a block as numbers: those of a plane of `P` bits, and above them those of one of `Q`
+    /// bits behind it (0: there is none). The layout is that of [`crate::tensor::BlockFormat`]; `codes` is where the
+    /// first plane begins, `at` a multiple of `LANES`, and both planes can be read to their ends.
+    unsafe fn load_codes<const P: usize, const Q: usize>(codes: *const u8, at: usize) -> Self;
     /// `self · x + sum`, rounded once.
     unsafe fn mul_add(self, x: Self, sum: Self) -> Self;
     /// `self + other`.
@@ -64,6 +69,18 @@ impl Vector for f32 {
     }
 
     #[inline(always)]
+    unsafe fn load_codes<const P: usize, const Q: usize>(codes: *const u8, at: usize) -> Self {
+        let plane = |from: *const u8, bits: usize| {
+            let (byte, shift) = place(bits, at);
+            // SAFETY: the caller's promise: the plane can be read to its end.
+            unsafe { from.add(byte).read() >> shift & (0xff >> (8 - bits)) }
+        };
+        let low = plane(codes, P);
+        // SAFETY: as above; the second plane begins where the first one ends.
+        f32::from(if Q == 0 { low } else { low | plane(unsafe { codes.add(8 * P) }, Q) << P })
+    }
+
+    #[inline(always)]
     unsafe fn mul_add(self, x: Self, sum: Self) -> Self {
         f32::mul_add(self, x, sum)
     }
@@ -89,121 +106,48 @@ impl Vector for f32 {
     unsafe fn fence() {}
 }
 
-/// How the elements of a source become vectors.
-trait Source {
-    /// Bytes an element.
-    const SIZE: usize;
-    /// # Safety
-    /// As [`Vector`]'s loads.
-    unsafe fn load<V: Vector>(from: *const u8) -> V;
+/// Where in a plane of `bits` bits the codes from `at` on begin: at which byte, and how far up in it.
+#[inline(always)]
+pub(super) const fn place(bits: usize, at: usize) -> (usize, usize) {
+    (at % (8 * bits), at / (8 * bits) * bits)
 }
 
-struct F32;
-struct F16;
-struct BF16;
-/// The base that is not there: −0.0 everywhere, which leaves the bits of whatever it is added to.
-struct Absent;
-
-impl Source for F32 {
-    const SIZE: usize = Format::F32.size();
-    #[inline(always)]
-    unsafe fn load<V: Vector>(from: *const u8) -> V {
-        // SAFETY: the caller's promise, passed on.
-        unsafe { V::load_f32(from) }
-    }
-}
-
-impl Source for F16 {
-    const SIZE: usize = Format::F16.size();
-    #[inline(always)]
-    unsafe fn load<V: Vector>(from: *const u8) -> V {
-        // SAFETY: the caller's promise, passed on.
-        unsafe { V::load_f16(from) }
-    }
-}
-
-impl Source for BF16 {
-    const SIZE: usize = Format::BF16.size();
-    #[inline(always)]
-    unsafe fn load<V: Vector>(from: *const u8) -> V {
-        // SAFETY: the caller's promise, passed on.
-        unsafe { V::load_bf16(from) }
-    }
-}
-
-impl Source for Absent {
-    const SIZE: usize = 0;
-    #[inline(always)]
-    unsafe fn load<V: Vector>(_: *const u8) -> V {
-        // SAFETY: the caller's promise, passed on: the instruction set is there.
-        unsafe { V::splat(-0.0) }
-    }
-}
-
-/// Combines one strip with the vectors `V`.
+/// Combines one strip with the vectors `V`, `N` of which hold one block.
 ///
 /// # Safety
 /// The instruction set of `V` must be there. Everything else is checked here.
 #[inline(always)]
-pub(super) unsafe fn combine<V: Vector>(strip: Strip<'_>) {
+pub(super) unsafe fn combine<V: Vector, const N: usize>(strip: Strip<'_>) {
+    const { assert!(N * V::LANES == BLOCK) }
     strip.check();
-    // SAFETY: the caller's promise, and the lengths were just checked.
-    unsafe {
-        match strip.format {
-            Format::F32 => with_terms::<V, F32>(strip),
-            Format::F16 => with_terms::<V, F16>(strip),
-            Format::BF16 => with_terms::<V, BF16>(strip),
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn with_terms<V: Vector, T: Source>(strip: Strip<'_>) {
-    let Strip { out, base, terms, stream, .. } = strip;
-    // SAFETY: `combine`'s caller's promise, and each base goes with the source that matches its format.
-    unsafe {
-        match base {
-            Some((Format::F32, base)) => sweep::<V, T, F32>(out, base, terms, stream),
-            Some((Format::F16, base)) => sweep::<V, T, F16>(out, base, terms, stream),
-            Some((Format::BF16, base)) => sweep::<V, T, BF16>(out, base, terms, stream),
-            None => sweep::<V, T, Absent>(out, &[], terms, stream),
-        }
-    }
-}
-
-/// Single elements up to the first aligned vector of `out`, then blocks, vectors and single elements.
-///
-/// # Safety
-/// `V`'s instruction set is there; `base` and every term have `out.len()` elements of their source.
-#[inline(always)]
-unsafe fn sweep<V: Vector, T: Source, B: Source>(out: &mut [f32], base: &[u8], terms: &[(f32, &[u8])], stream: bool) {
-    /// Vectors a block. Against four (AVX-512, f32, M = 10), one took about 13 % longer and two 6 %; eight was a few per
-    /// cent faster or slower from run to run. Software prefetching lost: about 10 % at M = 4 and 30 to 60 % at M = 10,
-    /// for some 5 to 10 % won at M = 1.
-    const BLOCK: usize = 4;
-
+    let Strip { out, base, terms, stream } = strip;
+    let base = base.map(|(format, bytes)| (format, bytes.as_ptr()));
     let count = out.len();
-    let (out, base) = (out.as_mut_ptr(), base.as_ptr());
+    let out = out.as_mut_ptr();
     // Streaming stores must be aligned. Ordinary ones profit too: no store then straddles two cache lines.
-    let aligned = out.align_offset(size_of::<V>()).min(count);
+    let aligned = out.align_offset(size_of::<V>());
+    let blocks = terms.iter().any(|term| matches!(term.format, Format::Blocks(_)));
+    // Steps must not straddle blocks.
+    let (head, stream) = if blocks { (0, stream && aligned == 0) } else { (aligned.min(count), stream) };
     let mut at = 0;
-    // SAFETY: every step stays below `count`, which all sources have (the caller's promise). `stream` is true only
-    // from the first aligned element on, and steps by whole vectors.
+    // SAFETY: the caller's promise of the instruction set. Every step stays below `count`, which all inputs have: that
+    // was just checked. `stream` is true only from the first aligned element on, and steps by whole vectors. Steps are
+    // aligned to their own length where there are blocks, because then they begin at 0 and get shorter only.
     unsafe {
-        while at < aligned {
-            step::<f32, T, B, 1>(out, base, terms, at, false);
+        while at < head {
+            step::<f32, 1>(out, base, terms, at, false);
             at += 1;
         }
-        while count - at >= BLOCK * V::LANES {
-            step::<V, T, B, BLOCK>(out, base, terms, at, stream);
-            at += BLOCK * V::LANES;
+        while count - at >= BLOCK {
+            step::<V, N>(out, base, terms, at, stream);
+            at += BLOCK;
         }
         while count - at >= V::LANES {
-            step::<V, T, B, 1>(out, base, terms, at, stream);
+            step::<V, 1>(out, base, terms, at, stream);
             at += V::LANES;
         }
         while at < count {
-            step::<f32, T, B, 1>(out, base, terms, at, false);
+            step::<f32, 1>(out, base, terms, at, false);
             at += 1;
         }
         if stream {
@@ -214,14 +158,17 @@ unsafe fn sweep<V: Vector, T: Source, B: Source>(out: &mut [f32], base: &[u8], t
 
 /// Combines the `N · V::LANES` elements from `at` on, with the `N` sums in registers.
 ///
+/// A format is looked at once a term and step, not once a strip: that costs nothing that could be measured, and terms
+/// of different formats need no code of their own.
+///
 /// # Safety
-/// `V`'s instruction set is there; the elements lie inside `out`, `base` and every term; with `stream`, `out + at` is
-/// aligned to the size of `V`.
+/// `V`'s instruction set is there; the elements lie inside `out`, `base` and every term, and inside one block where a
+/// term is of blocks; with `stream`, `out + at` is aligned to the size of `V`.
 #[inline(always)]
-unsafe fn step<V: Vector, T: Source, B: Source, const N: usize>(
+unsafe fn step<V: Vector, const N: usize>(
     out: *mut f32,
-    base: *const u8,
-    terms: &[(f32, &[u8])],
+    base: Option<(Format, *const u8)>,
+    terms: &[Term<'_>],
     at: usize,
     stream: bool,
 ) {
@@ -231,21 +178,97 @@ unsafe fn step<V: Vector, T: Source, B: Source, const N: usize>(
     // SAFETY: the caller's promises, passed on; the offsets are those of the elements it promised.
     unsafe {
         let mut sums = [V::splat(start); N];
-        for (coefficient, term) in terms {
-            let coefficient = V::splat(*coefficient);
-            let term = term.as_ptr().add(at * T::SIZE);
-            for (k, sum) in sums.iter_mut().enumerate() {
-                *sum = coefficient.mul_add(T::load(term.add(k * V::LANES * T::SIZE)), *sum);
+        for term in terms {
+            let a = V::splat(term.coefficient);
+            let from = term.bytes.as_ptr();
+            match term.format {
+                Format::F32 => add_dense(a, from.add(4 * at), 4, V::load_f32, &mut sums),
+                Format::F16 => add_dense(a, from.add(2 * at), 2, V::load_f16, &mut sums),
+                Format::BF16 => add_dense(a, from.add(2 * at), 2, V::load_bf16, &mut sums),
+                Format::Blocks(format) => {
+                    let block = from.add(at / BLOCK * format.block_bytes());
+                    match format {
+                        BlockFormat::Q8 => add_block::<V, 8, 0, N>(a, format, block, at % BLOCK, &mut sums),
+                        BlockFormat::Q6 => add_block::<V, 4, 2, N>(a, format, block, at % BLOCK, &mut sums),
+                        BlockFormat::Q4 => add_block::<V, 4, 0, N>(a, format, block, at % BLOCK, &mut sums),
+                        BlockFormat::Q3 => add_block::<V, 2, 1, N>(a, format, block, at % BLOCK, &mut sums),
+                        BlockFormat::Q2 => add_block::<V, 2, 0, N>(a, format, block, at % BLOCK, &mut sums),
+                    }
+                }
             }
         }
-        let (out, base) = (out.add(at), base.add(at * B::SIZE));
+        match base {
+            Some((Format::F32, from)) => add_base(from.add(4 * at), 4, V::load_f32, &mut sums),
+            Some((Format::F16, from)) => add_base(from.add(2 * at), 2, V::load_f16, &mut sums),
+            Some((Format::BF16, from)) => add_base(from.add(2 * at), 2, V::load_bf16, &mut sums),
+            Some((Format::Blocks(_), _)) | None => {}
+        }
+        let out = out.add(at);
         for (k, sum) in sums.into_iter().enumerate() {
-            let value = B::load::<V>(base.add(k * V::LANES * B::SIZE)).add(sum);
             if stream {
-                value.stream(out.add(k * V::LANES));
+                sum.stream(out.add(k * V::LANES));
             } else {
-                value.store(out.add(k * V::LANES));
+                sum.store(out.add(k * V::LANES));
             }
+        }
+    }
+}
+
+/// Adds `a` times the elements at `from`, of `size` bytes each.
+///
+/// # Safety
+/// As [`Vector`]'s loads, for every sum.
+#[inline(always)]
+unsafe fn add_dense<V: Vector, const N: usize>(
+    a: V,
+    from: *const u8,
+    size: usize,
+    load: unsafe fn(*const u8) -> V,
+    sums: &mut [V; N],
+) {
+    for (k, sum) in sums.iter_mut().enumerate() {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { *sum = a.mul_add(load(from.add(k * V::LANES * size)), *sum) };
+    }
+}
+
+/// Adds the base's elements at `from` to the sums.
+///
+/// # Safety
+/// As [`add_dense`].
+#[inline(always)]
+unsafe fn add_base<V: Vector, const N: usize>(
+    from: *const u8,
+    size: usize,
+    load: unsafe fn(*const u8) -> V,
+    sums: &mut [V; N],
+) {
+    for (k, sum) in sums.iter_mut().enumerate() {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { *sum = load(from.add(k * V::LANES * size)).add(*sum) };
+    }
+}
+
+/// Adds `a` times the values from `at` on in a block: see [`BlockFormat::dequantize`], whose bits these are.
+///
+/// # Safety
+/// As [`Vector::load_codes`], for every sum, with `block` a whole block of `format`, whose planes are `P` and `Q`.
+#[inline(always)]
+unsafe fn add_block<V: Vector, const P: usize, const Q: usize, const N: usize>(
+    a: V,
+    format: BlockFormat,
+    block: *const u8,
+    at: usize,
+    sums: &mut [V; N],
+) {
+    // SAFETY: the caller's promise, passed on; a block begins with its scale.
+    unsafe {
+        let scale = <f32 as Vector>::load_bf16(block);
+        let (zero, scale) = (V::splat(scale * -format.offset()), V::splat(scale));
+        for (k, sum) in sums.iter_mut().enumerate() {
+            let at = if N == 1 { at } else { k * V::LANES };
+            let codes = V::load_codes::<P, Q>(block.add(SCALE_BYTES), at);
+            *sum = a.mul_add(scale.mul_add(codes, zero), *sum);
         }
     }
 }

@@ -36,5 +36,5 @@ mod scalar;
 mod strip;
 mod threads;
 
-pub use combine::{Segment, combine};
+pub use combine::{Segment, combine, combine_cancellable};
 pub use dispatch::{Kernel, VARIABLE, active, choose};

@@ -2,7 +2,7 @@
 
 use std::arch::aarch64::*;
 
-use super::generic::{self, Vector};
+use super::generic::{self, Vector, place};
 use super::strip::Strip;
 
 /// Whether this machine has what [`combine`] needs.
@@ -17,7 +17,7 @@ pub(super) fn is_detected() -> bool {
 #[target_feature(enable = "neon")]
 pub(super) unsafe fn combine(strip: Strip<'_>) {
     // SAFETY: the caller's promise is all that is asked.
-    unsafe { generic::combine::<float32x4_t>(strip) }
+    unsafe { generic::combine::<float32x4_t, 16>(strip) }
 }
 
 // In each method: the instruction set is there, and the pointer is valid for four elements, because `Vector` asks
@@ -61,6 +61,21 @@ impl Vector for float32x4_t {
     }
 
     #[inline(always)]
+    unsafe fn load_codes<const P: usize, const Q: usize>(codes: *const u8, at: usize) -> Self {
+        // SAFETY: see above; the second plane begins where the first one ends.
+        unsafe {
+            let low = plane::<P>(codes, at);
+            let codes = if Q == 0 {
+                low
+            } else {
+                let high = plane::<Q>(codes.add(8 * P), at);
+                vorrq_u32(low, vshlq_u32(high, vdupq_n_s32(P as i32)))
+            };
+            vcvtq_f32_u32(codes)
+        }
+    }
+
+    #[inline(always)]
     unsafe fn mul_add(self, x: Self, sum: Self) -> Self {
         // SAFETY: see above.
         unsafe { vfmaq_f32(sum, self, x) }
@@ -87,4 +102,23 @@ impl Vector for float32x4_t {
 
     #[inline(always)]
     unsafe fn fence() {}
+}
+
+/// Four codes of a plane of `P` bits.
+///
+/// # Safety
+/// The instruction set is there, and the plane can be read to its end.
+#[inline(always)]
+unsafe fn plane<const P: usize>(from: *const u8, at: usize) -> uint32x4_t {
+    let (byte, shift) = place(P, at);
+    // SAFETY: the caller's promise; the plane is a multiple of eight bytes long, and `byte` one of four.
+    unsafe {
+        let bytes = vcreate_u8(from.add(byte).cast::<u32>().read_unaligned().into());
+        let codes = vmovl_u16(vget_low_u16(vmovl_u8(bytes)));
+        if P == 8 {
+            return codes;
+        }
+        // A negative shift to the left is one to the right.
+        vandq_u32(vshlq_u32(codes, vdupq_n_s32(-(shift as i32))), vdupq_n_u32((1 << P) - 1))
+    }
 }

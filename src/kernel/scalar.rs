@@ -3,29 +3,50 @@
 use half::{bf16, f16};
 
 use super::strip::{Format, Strip};
+use crate::tensor::BLOCK;
 
-/// Combines one strip, element by element.
+/// Combines one strip, element by element, sixty-four at a time.
 pub(super) fn combine(strip: Strip<'_>) {
     strip.check();
-    let Strip { out, base, format, terms, .. } = strip;
-    for (i, out) in out.iter_mut().enumerate() {
-        let mut sum = 0.0;
-        for &(coefficient, bytes) in terms {
-            sum = f32::mul_add(coefficient, element(format, bytes, i), sum);
+    let Strip { out, base, terms, .. } = strip;
+    for (block, out) in out.chunks_mut(BLOCK).enumerate() {
+        let mut sums = [0.0f32; BLOCK];
+        for term in terms {
+            let values = values(term.format, term.bytes, block, out.len());
+            for (sum, value) in sums.iter_mut().zip(values) {
+                *sum = f32::mul_add(term.coefficient, value, *sum);
+            }
         }
-        *out = match base {
-            Some((format, bytes)) if terms.is_empty() => element(format, bytes, i),
-            Some((format, bytes)) => element(format, bytes, i) + sum,
-            None => sum,
-        };
+        match base {
+            Some((format, bytes)) => {
+                let base = values(format, bytes, block, out.len());
+                for ((out, base), sum) in out.iter_mut().zip(base).zip(sums) {
+                    *out = if terms.is_empty() { base } else { base + sum };
+                }
+            }
+            None => out.copy_from_slice(&sums[..out.len()]),
+        }
     }
 }
 
-/// Element `i` as f32; exact for every format.
-fn element(format: Format, bytes: &[u8], i: usize) -> f32 {
+/// The elements from `64·block` on as f32, `count` of them; exact for every format.
+fn values(format: Format, bytes: &[u8], block: usize, count: usize) -> [f32; BLOCK] {
+    let bytes = &bytes[format.bytes(block * BLOCK)..][..format.bytes(count)];
+    let mut values = [0.0; BLOCK];
     match format {
-        Format::F32 => f32::from_le_bytes([bytes[4 * i], bytes[4 * i + 1], bytes[4 * i + 2], bytes[4 * i + 3]]),
-        Format::F16 => f16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]]).to_f32(),
-        Format::BF16 => bf16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]]).to_f32(),
+        Format::F32 => {
+            let floats = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+            values.iter_mut().zip(floats).for_each(|(value, float)| *value = float);
+        }
+        Format::F16 => {
+            let halves = bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32());
+            values.iter_mut().zip(halves).for_each(|(value, half)| *value = half);
+        }
+        Format::BF16 => {
+            let halves = bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32());
+            values.iter_mut().zip(halves).for_each(|(value, half)| *value = half);
+        }
+        Format::Blocks(format) => values = format.dequantize(bytes),
     }
+    values
 }

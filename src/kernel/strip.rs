@@ -1,60 +1,58 @@
-//! What a kernel works on: a stretch of the output with the bytes of the same elements in every source.
+//! What a kernel works on: a stretch of the output with the bytes of the same elements in every input.
 
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{BLOCK, BlockFormat};
 
-/// The types that kernels load directly; everything else is converted to f32 first.
+/// What kernels load as it is; everything else is converted to f32 first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
     F32,
     F16,
     BF16,
+    Blocks(BlockFormat),
 }
 
 impl Format {
-    /// Bytes an element.
-    pub(super) const fn size(self) -> usize {
+    /// Bytes of `count` elements; a last block that they do not fill counts whole.
+    pub(super) const fn bytes(self, count: usize) -> usize {
         match self {
-            Self::F32 => 4,
-            Self::F16 | Self::BF16 => 2,
+            Self::F32 => 4 * count,
+            Self::F16 | Self::BF16 => 2 * count,
+            Self::Blocks(format) => count.div_ceil(BLOCK) * format.block_bytes(),
         }
     }
+}
 
-    /// The format in which the tensor's own bytes can be loaded, if there is one.
-    pub(super) fn of(tensor: &Tensor) -> Option<Self> {
-        let format = match tensor.dtype() {
-            DType::F32 => Self::F32,
-            DType::F16 => Self::F16,
-            DType::BF16 => Self::BF16,
-            _ => return None,
-        };
-        tensor.is_contiguous().then_some(format)
-    }
+/// A term of the sum over a strip.
+#[derive(Clone, Copy)]
+pub(super) struct Term<'a> {
+    /// Not zero.
+    pub(super) coefficient: f32,
+    pub(super) format: Format,
+    pub(super) bytes: &'a [u8],
 }
 
 /// One strip: `out[i] = base[i] + Σ_m a_m·s_m[i]`, by the bit contract of [`super`].
 ///
-/// The byte slices may start at any address.
+/// The byte slices may start at any address. Element 0 is the first of a block.
 pub(super) struct Strip<'a> {
     /// Where the result goes; its length is the number of elements.
     pub(super) out: &'a mut [f32],
+    /// Never blocks.
     pub(super) base: Option<(Format, &'a [u8])>,
-    /// The format of every term.
-    pub(super) format: Format,
-    /// The terms in ascending m: coefficient, not zero, and the elements' bytes.
-    pub(super) terms: &'a [(f32, &'a [u8])],
+    /// In ascending m.
+    pub(super) terms: &'a [Term<'a>],
     /// Whether to write past the caches; a hint that a kernel may ignore.
     pub(super) stream: bool,
 }
 
 impl Strip<'_> {
-    /// Panics unless every source has as many elements as `out`.
+    /// Panics unless every input has as many elements as `out`.
     ///
     /// The vector kernels read through pointers, and this is where they learn that they may. It is outside their
     /// loops and costs nothing; `combine` has always made it true.
     pub(super) fn check(&self) {
-        let count = self.out.len();
-        assert!(self.base.is_none_or(|(format, bytes)| bytes.len() == count * format.size()), "base of another length");
-        let size = count * self.format.size();
-        assert!(self.terms.iter().all(|(_, bytes)| bytes.len() == size), "term of another length");
+        let fits = |format: Format, bytes: &[u8]| bytes.len() == format.bytes(self.out.len());
+        assert!(self.base.is_none_or(|(format, bytes)| fits(format, bytes)), "base of another length");
+        assert!(self.terms.iter().all(|term| fits(term.format, term.bytes)), "term of another length");
     }
 }

@@ -165,7 +165,8 @@ impl Constant {
     ) -> Result<Option<Tensor>> {
         let size = usize::try_from(element_size(self.data_type).unwrap_or(0)).unwrap_or(0);
         let length = checked_numel(&self.shape).and_then(|numel| numel.checked_mul(size));
-        let length = length.ok_or_else(|| Error::format("its shape overflows").got(format_args!("{:?}", self.shape)))?;
+        let length =
+            length.ok_or_else(|| Error::format("its shape overflows").got(format_args!("{:?}", self.shape)))?;
         if values.is_external {
             if size == 0 {
                 return Err(Error::unsupported("values in another file of a type that is no number"));

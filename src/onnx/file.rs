@@ -146,7 +146,8 @@ impl OnnxFile {
                 _ => {}
             }
         }
-        if let ("Constant", true, [output], Some((_, tensor))) = (&*node.op, is_onnx(&node.domain), &*node.outputs, value)
+        if let ("Constant", true, [output], Some((_, tensor))) =
+            (&*node.op, is_onnx(&node.domain), &*node.outputs, value)
         {
             let constant = constant::read(&mapping, tensor, others)?;
             node.constant = Some(self.constants.len());
@@ -184,13 +185,7 @@ impl OnnxFile {
 
 impl std::fmt::Debug for OnnxFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "OnnxFile({}, {} nodes, {} constants)",
-            self.path().display(),
-            self.nodes.len(),
-            self.constants.len()
-        )
+        write!(f, "OnnxFile({}, {} nodes, {} constants)", self.path().display(), self.nodes.len(), self.constants.len())
     }
 }
 

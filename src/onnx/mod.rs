@@ -4,10 +4,11 @@ mod bind;
 mod constant;
 mod file;
 pub mod proto;
-pub(crate) mod stub;
 mod rewrite;
 mod rope;
+pub(crate) mod stub;
 mod wire;
+pub(crate) mod write;
 
 pub use bind::{BindOptions, GraphMap, Mapped, bind, describe};
 pub use file::{OnnxFile, Port};

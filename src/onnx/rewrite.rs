@@ -9,10 +9,7 @@ use prost::Message;
 
 use super::constant::{Constant, onnx_type};
 use super::file::{Node, OnnxFile};
-use super::proto::{
-    Dimension, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
-    dimension,
-};
+use super::proto::{Dimension, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto, dimension};
 use super::rope::Rope;
 use super::wire::{fields, put_bytes};
 use crate::error::{Error, Result};
@@ -233,10 +230,8 @@ impl<'a> Replacement<'a> {
 
     fn value_info(&self) -> Result<ValueInfoProto> {
         let dim = self.dims()?.into_iter().map(|n| Dimension { value: Some(dimension::Value::DimValue(n)) }).collect();
-        let tensor_type = TensorTypeProto {
-            elem_type: Some(onnx_type(self.dtype)? as i32),
-            shape: Some(TensorShapeProto { dim }),
-        };
+        let tensor_type =
+            TensorTypeProto { elem_type: Some(onnx_type(self.dtype)? as i32), shape: Some(TensorShapeProto { dim }) };
         Ok(ValueInfoProto {
             name: Some(self.name.to_owned()),
             r#type: Some(TypeProto { tensor_type: Some(tensor_type) }),

@@ -18,10 +18,7 @@ const LOCATION: &str = "taskbasis.weights";
 ///
 /// # Errors
 /// [`ErrorKind::Internal`] when `model` cannot be decoded, or a parameter is no input of fixed shape.
-pub(crate) fn with_external_parameters<'a>(
-    model: &[u8],
-    parameters: impl Iterator<Item = &'a str>,
-) -> Result<Vec<u8>> {
+pub(crate) fn with_external_parameters<'a>(model: &[u8], parameters: impl Iterator<Item = &'a str>) -> Result<Vec<u8>> {
     let defect = |what: &str| Error::new(ErrorKind::Internal, what.to_owned());
     let mut model = ModelProto::decode(model).map_err(|e| defect("a graph cannot be decoded").because(e))?;
     let graph = model.graph.as_mut().ok_or_else(|| defect("a model has no graph"))?;
@@ -111,7 +108,10 @@ mod tests {
         }
 
         assert!(with_external_parameters(&model, ["stranger"].into_iter()).is_err());
-        assert!(with_external_parameters(&model, [graph::PIXELS].into_iter()).is_err(), "its batch has no fixed extent");
+        assert!(
+            with_external_parameters(&model, [graph::PIXELS].into_iter()).is_err(),
+            "its batch has no fixed extent"
+        );
         assert!(with_external_parameters(b"no model", std::iter::empty()).is_err());
     }
 }

@@ -1,14 +1,20 @@
 //! Tensors as views into a [`Mapping`]: data type, shape, strides, place. Nothing is copied until somebody asks.
+//! [`Blocks`] are their quantised counterpart, and a [`Source`] is either.
 
+mod block;
 mod dtype;
 mod read;
+mod source;
 mod view;
 
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+pub(crate) use block::SCALE_BYTES;
+pub use block::{BLOCK, BlockFormat, MAX_SCALE, Rounding};
 pub use dtype::DType;
+pub use source::{Blocks, Source};
 
 use crate::error::{Error, Result};
 use crate::mmap::Mapping;

@@ -10,12 +10,13 @@ mod plan;
 mod save;
 
 use std::ops::Range;
+use std::sync::atomic::AtomicBool;
 
 use indexmap::IndexMap;
 
 use self::arena::Arena;
-pub(crate) use self::cache::{Derived, Key, Owner};
 pub use self::cache::{CacheStats, WeightsCache};
+pub(crate) use self::cache::{Derived, Key, Owner};
 pub use self::layout::{LaidOut, Layout, View};
 pub use self::model::{Model, ModelOptions, TaskWeights};
 pub use self::save::save_arrays;
@@ -38,13 +39,16 @@ pub enum Scope {
 
 /// How to reconstruct; `default()` is right nearly always.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct ReconstructOptions {
+pub struct ReconstructOptions<'a> {
     /// Which parameters.
     pub scope: Scope,
     /// Threads; 0 means one a processor. The result is the same, bit for bit, whatever their number.
     pub threads: usize,
     /// The kernel; `None` means the fastest that this machine has, or the one that `TASKBASIS_KERNEL` names.
     pub kernel: Option<Kernel>,
+    /// Calls it off: once this is true, reconstruction ends soon with
+    /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled).
+    pub cancel: Option<&'a AtomicBool>,
 }
 
 /// The weights of one task expression, or a task vector: named tensors of f32. They never change.
@@ -90,7 +94,7 @@ impl Weights {
         base: &Checkpoint,
         basis: &Basis,
         expr: &TaskExpr,
-        options: &ReconstructOptions,
+        options: &ReconstructOptions<'_>,
     ) -> Result<Self> {
         Self::from_coefficients(base, basis, &basis.coefficients(expr)?, options)
     }
@@ -104,7 +108,7 @@ impl Weights {
         base: &Checkpoint,
         basis: &Basis,
         coefficients: &Coefficients,
-        options: &ReconstructOptions,
+        options: &ReconstructOptions<'_>,
     ) -> Result<Self> {
         plan::with_base(base, basis, coefficients, options.scope)?.run(options)
     }
@@ -113,7 +117,7 @@ impl Weights {
     ///
     /// # Errors
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
-    pub fn of_base(base: &Checkpoint, options: &ReconstructOptions) -> Result<Self> {
+    pub fn of_base(base: &Checkpoint, options: &ReconstructOptions<'_>) -> Result<Self> {
         plan::base_alone(base, options.scope).run(options)
     }
 
@@ -121,7 +125,7 @@ impl Weights {
     ///
     /// # Errors
     /// As [`Weights::from_coefficients`].
-    pub fn task_vector(basis: &Basis, coefficients: &Coefficients, options: &ReconstructOptions) -> Result<Self> {
+    pub fn task_vector(basis: &Basis, coefficients: &Coefficients, options: &ReconstructOptions<'_>) -> Result<Self> {
         plan::vector_alone(basis, coefficients, options.scope)?.run(options)
     }
 

@@ -153,12 +153,13 @@ impl Model {
         let bytes = self.weights_bytes.load(Ordering::Relaxed);
         self.cache.get_or_build(key, bytes, cancel, |spares| {
             let scope = Scope::ImageTower;
-            let options = ReconstructOptions { scope, threads: self.threads, kernel: Some(self.kernel) };
+            let options =
+                ReconstructOptions { scope, threads: self.threads, kernel: Some(self.kernel), cancel: Some(cancel) };
             let plan = match &self.basis {
                 Some(basis) => plan::with_base(&self.base, basis, coefficients, scope)?,
                 None => plan::base_alone(&self.base, scope),
             };
-            let weights = plan.run_in(&options, Some(spares), Some(cancel))?;
+            let weights = plan.run_in(&options, Some(spares))?;
             // The base's own take nothing, or less than a task's.
             if coefficients.vectors.iter().any(|&a| a != 0.0) {
                 self.weights_bytes.store(weights.nbytes(), Ordering::Relaxed);
@@ -170,10 +171,13 @@ impl Model {
 
 /// The files whose bytes the weights come from.
 fn files(base: &Checkpoint, basis: Option<&Basis>) -> Arc<[Identity]> {
-    let of_base = base.iter().map(|(_, tensor)| tensor);
-    let of_basis = basis.into_iter().flat_map(Basis::parameters).flat_map(|(_, parameter)| parameter.sources());
+    let of_base = base.iter().map(|(_, tensor)| tensor.mapping());
+    let of_basis = basis
+        .into_iter()
+        .flat_map(Basis::parameters)
+        .flat_map(|(_, parameter)| parameter.sources().iter().map(|source| source.mapping()));
     // Once each, in order: there are few.
-    let files: IndexSet<Identity> = of_base.chain(of_basis).map(|tensor| tensor.mapping().identity()).collect();
+    let files: IndexSet<Identity> = of_base.chain(of_basis).map(|mapping| mapping.identity()).collect();
     files.into_iter().collect()
 }
 

@@ -1,7 +1,6 @@
 //! What is to be computed, found out before anything is: which tensors, from what, into which place.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use super::arena::{Arena, Spares};
 use super::{Entry, Place, ReconstructOptions, Scope, Weights};
@@ -126,17 +125,12 @@ impl Planned<'_> {
 
 impl Plan<'_> {
     /// Computes it.
-    pub(super) fn run(self, options: &ReconstructOptions) -> Result<Weights> {
-        self.run_in(options, None, None)
+    pub(super) fn run(self, options: &ReconstructOptions<'_>) -> Result<Weights> {
+        self.run_in(options, None)
     }
 
-    /// Computes it in memory that `spares` keeps, where it has some, and gives up soon after `cancel` is set.
-    pub(super) fn run_in(
-        self,
-        options: &ReconstructOptions,
-        spares: Option<&Arc<Spares>>,
-        cancel: Option<&AtomicBool>,
-    ) -> Result<Weights> {
+    /// Computes it in memory that `spares` keeps, where it has some.
+    pub(super) fn run_in(self, options: &ReconstructOptions<'_>, spares: Option<&Arc<Spares>>) -> Result<Weights> {
         let kernel = options.kernel.map_or_else(kernel::active, Ok)?;
         let computed: Vec<&Planned<'_>> = self.tensors.iter().filter(|planned| planned.as_is().is_none()).collect();
         // A tensor with neither base nor change is left at zero, which only fresh memory is.
@@ -154,9 +148,12 @@ impl Plan<'_> {
                 out,
             })
             .partition(|segment| !segment.terms.is_empty());
-        kernel::combine(kernel, options.threads, &self.factors, changed)?;
+        let combine = |factors: &[f32], segments| {
+            kernel::combine_cancellable(kernel, options.threads, factors, segments, options.cancel)
+        };
+        combine(&self.factors, changed)?;
         // Only a change of type (or of strides); a task vector's zeros need not even that.
-        kernel::combine(kernel, options.threads, &[], converted.into_iter().filter(|s| s.base.is_some()).collect())?;
+        combine(&[], converted.into_iter().filter(|s| s.base.is_some()).collect())?;
 
         let mut places = places.into_iter();
         let tensors = self

@@ -129,3 +129,10 @@ pub fn fails(expected: tb_status, call: impl FnOnce(*mut *mut tb_error) -> tb_st
     assert!(!message.is_empty());
     message
 }
+
+/// The embeddings [n,e] of `n` images.
+pub fn encode(o: &Opened, weights: *const tb_weights, pixels: &[f32], n: usize) -> Vec<f32> {
+    let mut out = vec![0.0; n * o.model.embedding];
+    ok(|e| unsafe { tb_encoder_encode(o.encoder, weights, pixels.as_ptr(), n, out.as_mut_ptr(), out.len(), e) });
+    out
+}

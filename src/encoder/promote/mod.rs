@@ -15,8 +15,9 @@ use std::thread::JoinHandle;
 use ort::session::Session;
 
 use self::build::{Spawner, Spawning, lower_priority};
-use super::session::{self, Input};
+use super::memory::{self, ReleaseAfter};
 use super::runtime::Runtime;
+use super::session::{self, Input};
 use super::signature::Signature;
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::stub;
@@ -62,7 +63,7 @@ pub enum PromotionState {
 }
 
 /// A session with weights frozen into it.
-pub(super) struct Frozen(Session);
+pub(super) struct Frozen(Session, #[allow(dead_code)] ReleaseAfter);
 
 /// The promotions of one encoder.
 pub(super) struct Promotions {
@@ -108,12 +109,7 @@ enum Progress {
 }
 
 impl Promotions {
-    pub(super) fn new(
-        policy: Promotion,
-        runtime: &'static Runtime,
-        signature: Arc<Signature>,
-        threads: usize,
-    ) -> Self {
+    pub(super) fn new(policy: Promotion, runtime: &'static Runtime, signature: Arc<Signature>, threads: usize) -> Self {
         let shared = Shared {
             owner: Owner::new(),
             runtime,
@@ -346,7 +342,8 @@ impl Shared {
         let session = session::create_frozen(self.runtime, &stub, inputs.into_iter(), self.threads, spawner)?;
         // Before room is made for the session: memory in use cannot be given up.
         drop(weights);
-        let session: Derived = Arc::new(Frozen(session));
+        let session: Derived = Arc::new(Frozen(session, ReleaseAfter));
+        memory::release();
         if cache.keep_derived(self.id(task), session, bytes) { Ok(()) } else { Err(no_room()) }
     }
 

@@ -138,8 +138,11 @@ fn enter(
     offers: &Offers,
     mut found: HashMap<usize, Vec<(usize, Match)>>,
 ) {
-    let mut taken: HashSet<String> =
-        file.nodes.iter().flat_map(|node| node.inputs.iter().chain(&node.outputs).chain(&node.captured).cloned()).collect();
+    let mut taken: HashSet<String> = file
+        .nodes
+        .iter()
+        .flat_map(|node| node.inputs.iter().chain(&node.outputs).chain(&node.captured).cloned())
+        .collect();
     for (i, constant) in file.constants.iter().enumerate() {
         let Some(bound) = found.remove(&i) else { continue };
         let uses = (0..sites.sites.len()).filter(|site| sites.sites[*site].constant == i);
@@ -248,9 +251,7 @@ fn why_missing(
 
 fn ambiguous(file: &OnnxFile, sites: &Sites, site: usize, several: &[Match], offers: &Offers) -> Error {
     let site = &sites.sites[site];
-    let describe = |m: &Match| {
-        offers.all[m.offer].parts.iter().map(describe).collect::<Vec<_>>().join(" + ")
-    };
+    let describe = |m: &Match| offers.all[m.offer].parts.iter().map(describe).collect::<Vec<_>>().join(" + ");
     let candidates: Vec<String> = several.iter().take(8).map(describe).collect();
     Error::mismatch("these values are several parameters', and the graph does not tell which")
         .tensor(&file.constants[site.constant].name)

@@ -173,7 +173,10 @@ impl Offers {
         let quotient = theirs / ours;
         let near = |scale: f32| ((quotient / scale) - 1.0).abs() < 1e-2;
         let widths = (1..=third).filter(|width| third % width == 0);
-        Ok(widths.map(|d| d as f32).flat_map(|d| [1.0 / d.sqrt(), 1.0 / d.sqrt().sqrt()]).find(|s| *s < 1.0 && near(*s)))
+        Ok(widths
+            .map(|d| d as f32)
+            .flat_map(|d| [1.0 / d.sqrt(), 1.0 / d.sqrt().sqrt()])
+            .find(|s| *s < 1.0 && near(*s)))
     }
 }
 

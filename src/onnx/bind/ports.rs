@@ -11,7 +11,8 @@ use crate::error::{Error, Result};
 use crate::suggest;
 
 /// What embeddings are called by those who export encoders, the likeliest first.
-const EMBEDS: [&str; 6] = ["image_embeds", "image_features", "image_embedding", "image_embeddings", "embeds", "embedding"];
+const EMBEDS: [&str; 6] =
+    ["image_embeds", "image_features", "image_embedding", "image_embeddings", "embeds", "embedding"];
 
 /// The output that gives the embeddings: the one that is named, else the only one that can be.
 ///

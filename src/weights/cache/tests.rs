@@ -11,7 +11,7 @@ fn build(spares: &Arc<Spares>) -> Result<Weights> {
     let bytes = Arc::new(crate::Mapping::from_vec(vec![0; 128], "test"));
     let tensor = Tensor::contiguous(&bytes, 0..128, DType::F16, &[64]).unwrap();
     let base = Checkpoint::from_tensors("test", Format::Safetensors, vec![("visual.a".into(), tensor)]).unwrap();
-    plan::base_alone(&base, Scope::ImageTower).run_in(&ReconstructOptions::default(), Some(spares), None)
+    plan::base_alone(&base, Scope::ImageTower).run_in(&ReconstructOptions::default(), Some(spares))
 }
 
 fn key(n: u32) -> Key {

@@ -1,0 +1,27 @@
+//! One task as a plain .onnx file, for programs that know nothing of bases.
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+
+use super::WeightSource;
+use super::signature::Signature;
+use crate::clip::arch::Arch;
+use crate::error::Result;
+use crate::onnx::write::write_with_parameters;
+
+/// Writes the image encoder of `arch` with these weights as constants: the graph that an [`Encoder`](super::Encoder)
+/// runs, from `pixel_values` to `embeds`. It needs ONNX Runtime, whose own operators it uses, and is as large as the
+/// weights; weights of 2 GiB and more go into a second file beside it.
+///
+/// The file is replaced whole or not at all, and none of `inputs` is overwritten
+/// ([`replace_file`](crate::replace_file)). The weights are not copied on the way.
+///
+/// # Errors
+/// As [`Arch::check`]; [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming it, when a parameter is missing or
+/// has another shape; [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for an output that is an input;
+/// [`ErrorKind::Io`](crate::ErrorKind::Io).
+pub fn write_onnx<W: WeightSource + ?Sized>(arch: &Arch, weights: &W, path: &Path, inputs: &[&Path]) -> Result<()> {
+    let signature = Signature::built(arch)?;
+    let parameters: Vec<_> = signature.inputs(weights)?.iter().map(|input| (input.name, input.values)).collect();
+    write_with_parameters(&signature.model, &parameters, path, inputs)
+}
