@@ -19,7 +19,7 @@
 //!
 //! let weights = model.weights(&"MNIST@0.3 + SVHN@0.3".parse()?)?; // names them; nothing is computed yet
 //! # let (pixels, n) = (vec![0.0; 3 * 224 * 224], 1);
-//! let embeds = encoder.encode(&weights.get()?, &pixels, n)?; // f32 [n, e]
+//! let embeds = encoder.encode_task(&weights, &pixels, n)?; // f32 [n, e]
 //! # Ok::<(), taskbasis::Error>(())
 //! ```
 
