@@ -33,8 +33,11 @@ mod generic;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
+mod scatter;
 mod strip;
 mod threads;
 
 pub use combine::{Segment, combine, combine_cancellable};
 pub use dispatch::{Kernel, VARIABLE, active, choose};
+pub(crate) use scatter::cast;
+pub use scatter::{Destination, Scattered, scatter};

@@ -1,6 +1,7 @@
 //! ONNX models as data: the messages of the file format, users' own files, and nothing that runs them.
 
 mod bind;
+mod bound;
 mod constant;
 mod file;
 pub mod proto;
@@ -11,4 +12,5 @@ mod wire;
 pub(crate) mod write;
 
 pub use bind::{BindOptions, GraphMap, Mapped, bind, describe};
+pub use bound::BoundGraph;
 pub use file::{OnnxFile, Port};

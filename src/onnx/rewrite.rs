@@ -11,6 +11,7 @@ use super::constant::{Constant, onnx_type};
 use super::file::{Node, OnnxFile};
 use super::proto::{Dimension, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto, dimension};
 use super::rope::Rope;
+use super::stub;
 use super::wire::{fields, put_bytes};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
@@ -32,6 +33,8 @@ pub(super) enum Given<'a> {
     Input,
     /// They are part of the model.
     Constant(&'a [u8]),
+    /// Whoever makes a session gives them: a constant in a file that nobody opens.
+    Elsewhere,
 }
 
 /// The part of a graph that one of its outputs needs.
@@ -108,9 +111,19 @@ impl OnnxFile {
                 self.put_constant(&mut graph, constant)?;
             }
         }
+        let mut offset = 0;
         for replacement in replacements {
-            if let Given::Constant(values) = replacement.values {
-                graph.field(5, replacement.tensor(values)?);
+            match replacement.values {
+                Given::Input => {}
+                Given::Constant(values) => graph.field(5, replacement.tensor(values)?),
+                Given::Elsewhere => {
+                    let info = replacement.value_info()?;
+                    let tensor = stub::external(&info, &mut offset)
+                        .ok_or_else(|| Error::unsupported("too large").tensor(replacement.name))?;
+                    let mut message = Rope::default();
+                    message.own(&tensor.encode_to_vec());
+                    graph.field(5, message);
+                }
             }
         }
         for port in &self.inputs {

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
@@ -65,23 +66,32 @@ impl View {
         }
     }
 
+    /// The shape that the rows are seen in, before its dimensions are permuted.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where rows or shape do not fit the parameter's.
+    pub(crate) fn seen(&self, parameter: &[usize]) -> Result<Vec<usize>> {
+        let count = self.elements(parameter)?.len();
+        Ok(match (&self.shape, self.rows) {
+            (Some(shape), _) if checked_numel(shape) == Some(count) => shape.clone(),
+            (Some(shape), _) => {
+                return Err(Error::mismatch("another number of elements than the parameter's rows have")
+                    .tensor(&self.parameter)
+                    .expected(count)
+                    .got(format_args!("{shape:?}")));
+            }
+            (None, None) => parameter.to_vec(),
+            (None, Some([from, to])) => std::iter::once(to - from).chain(parameter[1..].iter().copied()).collect(),
+        })
+    }
+
     /// Where its elements lie in a parameter of this shape.
     ///
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where rows, shape or permutation do not fit.
     pub(crate) fn strided(&self, parameter: &[usize]) -> Result<Strided> {
-        let Range { start, end } = self.elements(parameter)?;
-        let seen = match (&self.shape, self.rows) {
-            (Some(shape), _) if checked_numel(shape) == Some(end - start) => shape.clone(),
-            (Some(shape), _) => {
-                return Err(Error::mismatch("another number of elements than the parameter's rows have")
-                    .tensor(&self.parameter)
-                    .expected(end - start)
-                    .got(format_args!("{shape:?}")));
-            }
-            (None, None) => parameter.to_vec(),
-            (None, Some([from, to])) => std::iter::once(to - from).chain(parameter[1..].iter().copied()).collect(),
-        };
+        let Range { start, .. } = self.elements(parameter)?;
+        let seen = self.seen(parameter)?;
         let strides = contiguous_strides(&seen);
         let Some(order) = &self.permute else { return Ok(Strided { offset: start, shape: seen, strides }) };
         let mut sorted = order.clone();
@@ -135,6 +145,8 @@ impl LaidOut {
 #[derive(Debug)]
 pub struct Layout {
     tensors: Vec<LaidOut>,
+    /// The shape of every parameter that they are made of.
+    parameters: IndexMap<String, Vec<usize>>,
     /// Different from every other layout of this process; weights of different layouts are different weights.
     id: u64,
 }
@@ -148,10 +160,15 @@ impl Layout {
     /// that is no float.
     pub fn new(tensors: Vec<LaidOut>, base: &Checkpoint) -> Result<Arc<Self>> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
+        let mut parameters = IndexMap::new();
         for tensor in &tensors {
             check(tensor, base).map_err(|e| e.tensor(&tensor.name))?;
+            for part in &tensor.parts {
+                let shape = base.require(&part.parameter)?.shape().to_vec();
+                parameters.insert(part.parameter.clone(), shape);
+            }
         }
-        Ok(Arc::new(Self { tensors, id: NEXT.fetch_add(1, Ordering::Relaxed) }))
+        Ok(Arc::new(Self { tensors, parameters, id: NEXT.fetch_add(1, Ordering::Relaxed) }))
     }
 
     /// The tensors, in the order of the graph's inputs.
@@ -162,6 +179,11 @@ impl Layout {
     /// Bytes that all tensors take.
     pub fn nbytes(&self) -> usize {
         self.tensors.iter().map(LaidOut::nbytes).sum()
+    }
+
+    /// The parameters that they are made of, with their shapes.
+    pub(crate) fn parameters(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.parameters.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()))
     }
 
     /// What tells it from other layouts in this process.

@@ -204,6 +204,24 @@ pub(super) fn check_complete(map: &GraphMap, base: &Checkpoint, options: &BindOp
     Ok(())
 }
 
+/// Whether a constant has the values of the sum of these views.
+pub(super) fn is_sum(sum: &[View], base: &Checkpoint, constant: &Tensor) -> Result<bool> {
+    let of = |view: &View| view.of(base.require(&view.parameter)?);
+    if let [one] = sum {
+        return offers::same(&of(one)?, one.scale.unwrap_or(1.0), constant, false);
+    }
+    let mut total = vec![0.0; constant.numel()];
+    for view in sum {
+        let scale = view.scale.unwrap_or(1.0);
+        let part = of(view)?;
+        if part.numel() != total.len() {
+            return Ok(false);
+        }
+        total.iter_mut().zip(&*part.to_f32()?).for_each(|(total, value)| *total += value * scale);
+    }
+    offers::same(&Tensor::from_f32(&total, constant.shape(), "sum")?, 1.0, constant, false)
+}
+
 /// What in the graph comes nearest to a parameter that was not found.
 fn why_missing(
     file: &OnnxFile,
