@@ -6,6 +6,7 @@
 
 mod elf;
 mod export;
+mod fastest;
 mod frozen;
 mod library;
 mod memory;
@@ -26,6 +27,7 @@ use ndarray::{Array2, ArrayView4};
 use ort::session::Session;
 
 pub use export::write_onnx;
+pub use fastest::{Trial, optimise_graph};
 pub use frozen::FrozenEncoder;
 pub use library::{MINIMUM_MINOR, Version};
 pub use promote::{Promotion, PromotionState};

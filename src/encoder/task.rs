@@ -50,7 +50,13 @@ impl Encoder {
         Ok(())
     }
 
-    /// The task as the graph wants its weights.
+    /// The task's weights as this encoder takes them: those of a user's graph in its layout. For
+    /// [`Encoder::encode`] with weights that the caller gets and holds.
+    #[must_use]
+    pub fn as_taken(&self, task: &TaskWeights) -> TaskWeights {
+        self.as_wanted(task).into_owned()
+    }
+
     fn as_wanted<'a>(&self, task: &'a TaskWeights) -> Cow<'a, TaskWeights> {
         match self.signature.layout() {
             Some(layout) => Cow::Owned(task.laid_out(layout)),

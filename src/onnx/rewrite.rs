@@ -56,7 +56,7 @@ impl OnnxFile {
     pub(super) fn needed(&self, output: &str) -> Needed {
         let mut producers: HashMap<&str, usize> = HashMap::with_capacity(self.nodes.len());
         for (i, node) in self.nodes.iter().enumerate() {
-            node.outputs.iter().filter(|name| !name.is_empty()).for_each(|name| drop(producers.insert(name, i)));
+            producers.extend(node.outputs.iter().filter(|name| !name.is_empty()).map(|name| (name.as_str(), i)));
         }
         let mut needed = Needed { nodes: vec![false; self.nodes.len()], names: HashSet::new() };
         let mut wanted = vec![output];

@@ -4,7 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use taskbasis::onnx::BoundGraph;
 use taskbasis::{Activation, Arch, ArchHints, Basis, Checkpoint, Encoder, EncoderOptions, Model, ModelOptions, Result};
+
+use crate::graph::BindArgs;
+use crate::output;
 
 /// Which model.
 #[derive(Args)]
@@ -41,6 +45,17 @@ pub struct EncoderArgs {
     /// ONNX Runtime's shared library, instead of the one that would be found.
     #[arg(long, value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
+
+    /// An image encoder that somebody exported as .onnx with the base's weights, to run instead of the built one.
+    #[arg(long, value_name = "MODEL.onnx")]
+    pub graph: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub binding: BindArgs,
+
+    /// Try what ONNX Runtime's optimiser makes of the graph first, and run the faster form.
+    #[arg(long, requires = "graph")]
+    pub optimise_graph: bool,
 }
 
 #[derive(Clone, Copy, Default, ValueEnum)]
@@ -66,14 +81,33 @@ impl ModelArgs {
 }
 
 impl EncoderArgs {
-    pub fn encoder(&self, base: &Checkpoint) -> Result<Encoder> {
+    pub fn arch(&self, base: &Checkpoint) -> Result<Arch> {
         let activation = match self.activation {
             ActivationArg::QuickGelu => Activation::QuickGelu,
             ActivationArg::Gelu => Activation::Gelu,
         };
-        let arch = Arch::of(base, ArchHints { heads: self.heads_count, activation })?;
-        let options =
-            EncoderOptions { threads: self.threads, runtime: self.onnxruntime.clone(), ..EncoderOptions::default() };
-        Encoder::new(&arch, &options)
+        Arch::of(base, ArchHints { heads: self.heads_count, activation })
+    }
+
+    pub fn options(&self) -> EncoderOptions {
+        EncoderOptions { threads: self.threads, runtime: self.onnxruntime.clone(), ..EncoderOptions::default() }
+    }
+
+    /// The user's graph, where one is given.
+    pub fn graph(&self, model: &Model) -> Result<Option<BoundGraph>> {
+        self.graph.as_ref().map(|path| self.binding.bind(path, model)).transpose()
+    }
+
+    pub fn encoder(&self, model: &Arc<Model>) -> Result<Encoder> {
+        let (arch, options) = (self.arch(model.base())?, self.options());
+        let Some(graph) = self.graph(model)? else { return Encoder::new(&arch, &options) };
+        if !self.optimise_graph {
+            return Encoder::with_graph(&arch, &graph, &options);
+        }
+        let (encoder, trials) = Encoder::with_fastest_graph(&arch, &graph, model, &options)?;
+        for trial in trials.iter().filter(|trial| trial.is_chosen) {
+            output::note(&format!("the fastest of {1} forms of the graph is the one {0}", trial.form, trials.len()));
+        }
+        Ok(encoder)
     }
 }

@@ -47,14 +47,14 @@ pub struct Classify {
 impl Classify {
     pub fn run(self, as_json: bool) -> Result<()> {
         let model = self.model.open(self.encoder.threads)?;
-        let encoder = self.encoder.encoder(model.base())?;
+        let encoder = self.encoder.encoder(&model)?;
         let mut head = Head::open(&self.heads, Some(&self.task))?;
         if let Some(classes) = &self.classes {
             head = head.with_class_names(classes, &self.task)?;
         }
         let input = Input::open(&self.images, encoder.arch().image_size())?;
         let expr = self.weights.unwrap_or_else(|| TaskExpr::task(&self.task));
-        let weights = model.weights(&expr)?.get()?;
+        let weights = encoder.as_taken(&model.weights(&expr)?).get()?;
 
         let bar = output::progress(input.len(), "images");
         let mut results = Vec::with_capacity(input.len());

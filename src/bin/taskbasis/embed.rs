@@ -36,12 +36,12 @@ pub struct Embed {
 impl Embed {
     pub fn run(self, as_json: bool) -> Result<()> {
         let model = self.model.open(self.encoder.threads)?;
-        let encoder = self.encoder.encoder(model.base())?;
+        let encoder = self.encoder.encoder(&model)?;
         let input = Input::open(&self.input, encoder.arch().image_size())?;
         let mut inputs = self.model.inputs(&model);
         inputs.extend(self.input.iter().map(PathBuf::as_path));
         check_output(&self.output, &inputs)?;
-        let weights = model.weights(&self.weights)?.get()?;
+        let weights = encoder.as_taken(&model.weights(&self.weights)?).get()?;
 
         let began = Instant::now();
         let bar = output::progress(input.len(), "images");

@@ -59,7 +59,7 @@ impl Accuracy {
 impl Eval {
     pub fn run(self, as_json: bool) -> Result<()> {
         let model = self.model.open(self.encoder.threads)?;
-        let encoder = self.encoder.encoder(model.base())?;
+        let encoder = self.encoder.encoder(&model)?;
         let data = Dataset::open(&self.data)?;
         let tasks: Vec<String> = match self.tasks.as_slice() {
             [] => data.tasks_with(&self.split)?.into_iter().map(String::from).collect(),
@@ -71,13 +71,14 @@ impl Eval {
             .map(|task| Ok((task, self.head(task)?, data.split(task, &self.split)?)))
             .collect::<Result<Vec<_>>>()?;
 
-        let shared = self.weights.as_ref().map(|expr| model.weights(expr)?.get()).transpose()?;
+        let shared = self.weights.as_ref().map(|expr| encoder.as_taken(&model.weights(expr)?).get()).transpose()?;
         let bar = output::progress(splits.iter().map(|(_, _, split)| split.len()).sum(), "images");
         let (mut done, mut skipped) = (Vec::new(), Vec::new());
         for (task, head, split) in splits {
             let own = match &shared {
                 Some(_) => None,
-                None => match model.weights(&TaskExpr::task(task)).and_then(|weights| weights.get()) {
+                None => match model.weights(&TaskExpr::task(task)).and_then(|weights| encoder.as_taken(&weights).get())
+                {
                     Ok(weights) => Some(weights),
                     // A basis of selected tasks has no weights for the others: their rows say so, the rest goes on.
                     Err(error) if error.kind() == ErrorKind::NotRecoverable => {

@@ -3,9 +3,12 @@
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 mod args;
+mod bind;
 mod classify;
 mod embed;
 mod eval;
+mod export;
+mod graph;
 mod input;
 mod inspect;
 mod output;
@@ -37,6 +40,8 @@ enum Command {
     Embed(embed::Embed),
     Classify(classify::Classify),
     Eval(eval::Eval),
+    Bind(bind::Bind),
+    Export(export::Export),
 }
 
 /// 0: done; 1: failed, with one paragraph on stderr; 2: not understood (clap exits by itself).
@@ -48,6 +53,8 @@ fn main() -> ExitCode {
         Command::Embed(command) => command.run(json),
         Command::Classify(command) => command.run(json),
         Command::Eval(command) => command.run(json),
+        Command::Bind(command) => command.run(json),
+        Command::Export(command) => command.run(json),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

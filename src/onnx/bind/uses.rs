@@ -123,7 +123,7 @@ impl<'a> Flow<'a> {
             if !is_shape && node.inputs.iter().chain(&node.captured).any(reads) {
                 data.extend(node.outputs.iter().map(String::as_str));
             }
-            node.outputs.iter().for_each(|name| drop(producers.insert(name.as_str(), i)));
+            producers.extend(node.outputs.iter().map(|name| (name.as_str(), i)));
         }
         Self { data, readers, producers }
     }
