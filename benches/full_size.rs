@@ -1,6 +1,6 @@
 //! Full-size folders: opening, inspecting, reconstructing, and the memory of an embedding.
 //!
-//! `cargo bench --bench full_size [-- FOLDER]` writes synthetic ViT-B-32 (T = 8, M = 4, 1.8 GB) and ViT-L-14
+//! `cargo bench --bench full_size [-- FOLDER [MODEL]]` writes synthetic ViT-B-32 (T = 8, M = 4, 1.8 GB) and ViT-L-14
 //! (T = 20, M = 4, over 4 GiB) families into FOLDER, or a temporary one, and prints what they take. Page cache warm.
 
 use std::path::Path;
@@ -25,6 +25,9 @@ fn main() {
         (None, Err(error)) => return println!("error: no temporary folder: {error}"),
     };
     for (model, tasks, vectors) in [("ViT-B-32", 8, 4), ("ViT-L-14", 20, 4)] {
+        if arguments.get(1).is_some_and(|only| only != model) {
+            continue;
+        }
         if let Err(error) = measure(folder, model, tasks, vectors) {
             println!("error: {error}");
         }
@@ -67,11 +70,76 @@ fn measure(folder: &Path, model: &str, tasks: usize, vectors: usize) -> Result<(
     let weights = Weights::reconstruct(&base, &basis, &expr, &ReconstructOptions::default())?;
     let size = encoder.arch().image_size();
     encoder.encode(&weights, &vec![0.1; 3 * size * size], 1)?;
+    let anonymous = resident("RssAnon") - before;
     println!(
-        "  memory of a process that embeds    {:>9.1} MB anonymous, {:.1} MB of it weights\n",
-        resident("RssAnon") - before,
+        "  memory of a process that embeds    {:>9.1} MB anonymous, {:.1} MB of it weights",
+        anonymous,
         weights.nbytes() as f64 / 1e6
     );
+    // Pages that somebody maps stay in the page cache.
+    drop((weights, base, basis));
+    cold(&base_path, &basis_path, &expr)
+}
+
+/// Reconstruction from files that the page cache does not hold, beside reading the same files from end to end.
+fn cold(base_path: &Path, basis_path: &Path, expr: &TaskExpr) -> Result<()> {
+    let files = [base_path.to_path_buf(), basis_path.join("basis_vectors.pt")];
+    let bytes: u64 = files.iter().filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum();
+    for threads in [1, 2] {
+        let (mut cold, mut disk) = (Vec::new(), Vec::new());
+        for _ in 0..3 {
+            if !files.iter().all(|file| evict(file)) {
+                println!("  cold: the page cache cannot be emptied here");
+                return Ok(());
+            }
+            let began = Instant::now();
+            let (base, basis) = (Checkpoint::open(base_path)?, Basis::open(basis_path)?);
+            let options = ReconstructOptions { threads, ..ReconstructOptions::default() };
+            let weights = Weights::reconstruct(&base, &basis, expr, &options)?;
+            cold.push(began.elapsed().as_secs_f64() * 1e3);
+            drop((weights, base, basis));
+
+            files.iter().for_each(|file| assert!(evict(file), "it could be evicted before"));
+            let began = Instant::now();
+            for file in &files {
+                read_through(file).map_err(|e| taskbasis::Error::io("cannot read", file, e))?;
+            }
+            disk.push(began.elapsed().as_secs_f64() * 1e3);
+        }
+        cold.sort_by(f64::total_cmp);
+        disk.sort_by(f64::total_cmp);
+        show(&format!("cold: open, reconstruct, {threads} threads"), &cold);
+        show(&format!("cold: read {:.2} GB, nothing else", bytes as f64 / 1e9), &disk);
+    }
+    Ok(())
+}
+
+/// Lets the page cache forget a file that nobody maps; whether it did.
+#[cfg(target_os = "linux")]
+fn evict(path: &Path) -> bool {
+    use std::os::fd::AsRawFd;
+
+    let Ok(file) = std::fs::File::open(path) else { return false };
+    if file.sync_all().is_err() {
+        return false;
+    }
+    // SAFETY: plain numbers; the descriptor is open.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    drop(file);
+    taskbasis::Mapping::open(path, taskbasis::MapMode::Map).is_ok_and(|map| !map.is_resident(map.len() / 2..map.len()))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn evict(_: &Path) -> bool {
+    false
+}
+
+fn read_through(path: &Path) -> std::io::Result<()> {
+    use std::io::Read;
+
+    let mut file = std::fs::File::open(path)?;
+    let mut buffer = vec![0; 4 << 20];
+    while file.read(&mut buffer)? > 0 {}
     Ok(())
 }
 

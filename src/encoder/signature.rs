@@ -18,8 +18,8 @@ use crate::weights::{Layout, Values, Weights};
 pub(super) struct Signature {
     /// The ONNX model.
     pub(super) model: Vec<u8>,
-    /// The parameters, in the order of the graph's inputs.
-    pub(super) parameters: Vec<Parameter>,
+    /// Names and shapes of the parameters, in the order of the graph's inputs.
+    pub(super) parameters: Vec<(String, Vec<usize>)>,
     /// The input that takes the images, and the type that it takes.
     pub(super) pixels: CString,
     pub(super) pixels_dtype: DType,
@@ -32,20 +32,12 @@ pub(super) struct Signature {
     graph: Option<BoundGraph>,
 }
 
-/// An input that takes a part of the weights.
-pub(super) struct Parameter {
-    pub(super) name: String,
-    pub(super) shape: Vec<usize>,
-    pub(super) dtype: DType,
-}
-
 impl Signature {
     /// The graph that is built for an architecture.
     pub(super) fn built(arch: &Arch) -> Result<Self> {
-        let parameters = arch.parameters().into_iter();
         Ok(Self {
             model: graph::build(arch)?,
-            parameters: parameters.map(|(name, shape)| Parameter { name, shape, dtype: DType::F32 }).collect(),
+            parameters: arch.parameters(),
             pixels: c_name(graph::PIXELS)?,
             pixels_dtype: DType::F32,
             embeds: c_name(graph::EMBEDS)?,
@@ -57,11 +49,8 @@ impl Signature {
 
     /// A user's graph.
     pub(super) fn bound(graph: &BoundGraph) -> Result<Self> {
-        let parameters = graph.layout().tensors().iter().map(|tensor| Parameter {
-            name: tensor.name.clone(),
-            shape: tensor.shape.clone(),
-            dtype: tensor.dtype,
-        });
+        let tensors = graph.layout().tensors().iter();
+        let parameters = tensors.map(|tensor| (tensor.name.clone(), tensor.shape.clone()));
         let dtype = |data_type: i32| match TensorType::try_from(data_type) {
             Ok(TensorType::Float | TensorType::Undefined) => Ok(DType::F32),
             Ok(TensorType::Float16) => Ok(DType::F16),
@@ -98,7 +87,7 @@ impl Signature {
         match &self.graph {
             Some(graph) => graph.with_placeholders(),
             None => {
-                let names = self.parameters.iter().map(|parameter| parameter.name.as_str());
+                let names = self.parameters.iter().map(|(name, _)| name.as_str());
                 stub::with_external_parameters(&self.model, names)
             }
         }
@@ -111,54 +100,63 @@ impl Signature {
         weights: &'a W,
         converted: &'a mut Option<Weights>,
     ) -> Result<Vec<Input<'a>>> {
-        let Some(layout) = self.layout() else { return self.canonical(weights) };
+        let Some(layout) = self.layout() else { return inputs(&self.parameters, weights) };
         let weights = match weights.laid_out(layout) {
             Some(weights) => weights,
             None => converted.insert(Weights::in_layout(layout, |name| weights.parameter(name))?),
         };
         self.parameters
             .iter()
-            .map(|parameter| {
-                let (_, shape, values) = weights.at(weights.index_of(&parameter.name)?)?;
+            .map(|(name, _)| {
+                let (_, shape, values) = weights.at(weights.index_of(name)?)?;
                 let values = match values {
                     Values::F32(values) => Elements::F32(values),
                     Values::Cast(dtype, bytes) => Elements::Other(dtype, bytes),
                     Values::Carried(_) => {
-                        return Err(Error::new(ErrorKind::Internal, "a weight is no float").tensor(&parameter.name));
+                        return Err(Error::new(ErrorKind::Internal, "a weight is no float").tensor(name));
                     }
                 };
-                Ok(Input { name: &parameter.name, shape, values })
-            })
-            .collect()
-    }
-
-    fn canonical<'a, W: WeightSource + ?Sized>(&'a self, weights: &'a W) -> Result<Vec<Input<'a>>> {
-        self.parameters
-            .iter()
-            .map(|Parameter { name, shape, .. }| {
-                let values = weights
-                    .parameter(name)
-                    .ok_or_else(|| Error::mismatch("the weights lack a parameter of this encoder").tensor(name))?;
-                let wrong_shape = weights.shape(name).filter(|got| got != shape);
-                if wrong_shape.is_some() || values.len() != shape.iter().product::<usize>() {
-                    let got = wrong_shape.map_or_else(|| format!("{} values", values.len()), |got| format!("{got:?}"));
-                    return Err(Error::mismatch("the weights are not of this encoder's architecture")
-                        .tensor(name)
-                        .expected(format_args!("{shape:?}"))
-                        .got(got));
-                }
-                Ok(Input { name, shape, values: Elements::F32(values) })
+                Ok(Input { name, shape, values })
             })
             .collect()
     }
 
     /// Bytes that all parameters take.
     pub(super) fn nbytes(&self) -> usize {
-        let bytes = |p: &Parameter| p.shape.iter().product::<usize>() * p.dtype.size();
-        self.parameters.iter().map(bytes).sum()
+        match self.layout() {
+            Some(layout) => layout.nbytes(),
+            None => self.parameters.iter().map(|(_, shape)| shape.iter().product::<usize>() * size_of::<f32>()).sum(),
+        }
     }
 }
 
 fn c_name(name: &str) -> Result<CString> {
     CString::new(name).map_err(|_| Error::invalid("a NUL in a name").tensor(name))
+}
+
+/// Views of these parameters, names and shapes, of some weights.
+///
+/// # Errors
+/// [`ErrorKind::Mismatch`], naming it, when one is missing or has another shape.
+pub(super) fn inputs<'a, W: WeightSource + ?Sized>(
+    parameters: &'a [(String, Vec<usize>)],
+    weights: &'a W,
+) -> Result<Vec<Input<'a>>> {
+    parameters
+        .iter()
+        .map(|(name, shape)| {
+            let values = weights
+                .parameter(name)
+                .ok_or_else(|| Error::mismatch("the weights lack a parameter of this encoder").tensor(name))?;
+            let wrong_shape = weights.shape(name).filter(|got| got != shape);
+            if wrong_shape.is_some() || values.len() != shape.iter().product::<usize>() {
+                let got = wrong_shape.map_or_else(|| format!("{} values", values.len()), |got| format!("{got:?}"));
+                return Err(Error::mismatch("the weights are not of this encoder's architecture")
+                    .tensor(name)
+                    .expected(format_args!("{shape:?}"))
+                    .got(got));
+            }
+            Ok(Input { name, shape, values: Elements::F32(values) })
+        })
+        .collect()
 }

@@ -7,6 +7,7 @@ mod cache;
 mod lay_out;
 mod layout;
 mod model;
+mod parts;
 mod plan;
 mod save;
 
@@ -21,6 +22,7 @@ pub use self::cache::{CacheStats, WeightsCache};
 pub(crate) use self::cache::{Derived, Key, Owner};
 pub use self::layout::{LaidOut, Layout, View};
 pub use self::model::{Model, ModelOptions, TaskWeights};
+pub(crate) use self::parts::Ring;
 pub use self::save::save_arrays;
 use crate::basis::{Basis, Coefficients, TaskExpr};
 use crate::checkpoint::Checkpoint;

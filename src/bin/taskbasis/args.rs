@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use taskbasis::onnx::BoundGraph;
-use taskbasis::{Activation, Arch, ArchHints, Basis, Checkpoint, Encoder, EncoderOptions, Model, ModelOptions, Result};
+use taskbasis::{
+    Activation, Arch, ArchHints, Basis, Checkpoint, Encoder, EncoderOptions, Error, Model, ModelOptions, Result,
+    StreamedEncoder, TaskExpr, TaskWeights,
+};
 
 use crate::graph::BindArgs;
 use crate::output;
@@ -81,6 +84,21 @@ impl ModelArgs {
 }
 
 impl EncoderArgs {
+    /// The encoder with the weights of one task, of which nothing is reconstructed yet.
+    pub fn of_task(&self, model: &Arc<Model>, weights: &TaskExpr, streamed: bool) -> Result<TaskEncoder> {
+        let weights = model.weights(weights)?;
+        if !streamed {
+            let encoder = self.encoder(model)?;
+            let weights = encoder.as_taken(&weights);
+            return Ok(TaskEncoder::Whole(Box::new(encoder), weights));
+        }
+        if self.graph.is_some() {
+            return Err(Error::unsupported("only the built graph can be streamed"));
+        }
+        let encoder = StreamedEncoder::new(&self.arch(model.base())?, &self.options())?;
+        Ok(TaskEncoder::Streamed(Box::new(encoder), weights))
+    }
+
     pub fn arch(&self, base: &Checkpoint) -> Result<Arch> {
         let activation = match self.activation {
             ActivationArg::QuickGelu => Activation::QuickGelu,
@@ -109,5 +127,35 @@ impl EncoderArgs {
             output::note(&format!("the fastest of {1} forms of the graph is the one {0}", trial.form, trials.len()));
         }
         Ok(encoder)
+    }
+}
+
+/// An encoder with the weights of one task: all of them at once, or a block at a time.
+pub enum TaskEncoder {
+    Whole(Box<Encoder>, TaskWeights),
+    Streamed(Box<StreamedEncoder>, TaskWeights),
+}
+
+impl TaskEncoder {
+    pub fn arch(&self) -> &Arch {
+        match self {
+            Self::Whole(encoder, _) => encoder.arch(),
+            Self::Streamed(encoder, _) => encoder.arch(),
+        }
+    }
+
+    /// Reconstructs what can be reconstructed before the first run.
+    pub fn prepare(&self) -> Result<()> {
+        match self {
+            Self::Whole(_, weights) => weights.pin().map(drop),
+            Self::Streamed(..) => Ok(()),
+        }
+    }
+
+    pub fn encode(&self, pixels: &[f32], n: usize) -> Result<Vec<f32>> {
+        match self {
+            Self::Whole(encoder, weights) => encoder.encode(&weights.get()?, pixels, n),
+            Self::Streamed(encoder, weights) => encoder.encode(weights, pixels, n),
+        }
     }
 }

@@ -35,6 +35,10 @@ pub struct Classify {
     #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
     weights: Option<TaskExpr>,
 
+    /// Reconstruct and run a block at a time: a tenth of the memory for weights, and a reconstruction a batch.
+    #[arg(long)]
+    streamed: bool,
+
     /// How many classes to name an image.
     #[arg(long, default_value_t = 3, value_name = "K")]
     top: usize,
@@ -47,20 +51,20 @@ pub struct Classify {
 impl Classify {
     pub fn run(self, as_json: bool) -> Result<()> {
         let model = self.model.open(self.encoder.threads)?;
-        let encoder = self.encoder.encoder(&model)?;
+        let expr = self.weights.unwrap_or_else(|| TaskExpr::task(&self.task));
+        let encoder = self.encoder.of_task(&model, &expr, self.streamed)?;
         let mut head = Head::open(&self.heads, Some(&self.task))?;
         if let Some(classes) = &self.classes {
             head = head.with_class_names(classes, &self.task)?;
         }
         let input = Input::open(&self.images, encoder.arch().image_size())?;
-        let expr = self.weights.unwrap_or_else(|| TaskExpr::task(&self.task));
-        let weights = encoder.as_taken(&model.weights(&expr)?).get()?;
+        encoder.prepare()?;
 
         let bar = output::progress(input.len(), "images");
         let mut results = Vec::with_capacity(input.len());
         let width = encoder.arch().embed_dim;
         input.for_each_batch(self.encoder.batch as usize, self.encoder.threads, |pixels, n| {
-            for embedding in encoder.encode(&weights, pixels, n)?.chunks_exact(width) {
+            for embedding in encoder.encode(pixels, n)?.chunks_exact(width) {
                 results.push(head.classify(embedding, self.top)?);
             }
             bar.inc(n as u64);

@@ -339,8 +339,8 @@ impl Shared {
         let mut converted = None;
         let inputs = self.signature.inputs(&*weights, &mut converted)?;
         let spawner = Spawning(Arc::clone(spawner));
-        let level = session::level(self.signature.is_users());
-        let session = session::create_frozen(self.runtime, &stub, inputs.into_iter(), self.threads, level, spawner)?;
+        let session =
+            session::create_frozen(self.runtime, &stub, inputs.into_iter(), self.threads, session::FROZEN, spawner)?;
         // Before room is made for the session: memory in use cannot be given up.
         drop(weights);
         let session: Derived = Arc::new(Frozen(session, ReleaseAfter));
