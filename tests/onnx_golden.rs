@@ -174,3 +174,30 @@ fn other_ways_to_the_same_embeddings() {
         assert!(relative_l2(&frozen.encode(pixels, 32).unwrap(), &expected) < 1e-5);
     }
 }
+
+/// What a basis leaves as it is stays in the graph; weights that have it otherwise are refused, not run.
+#[test]
+fn weights_of_another_base_do_not_fit_what_the_graph_holds() {
+    let (Some(golden), Some(ae), Some(pca)) =
+        (digits("golden.safetensors").filter(|_| runtime()), model("AE"), model("PCA"))
+    else {
+        return;
+    };
+    let golden = Tensors::open(&golden);
+    let (Some(path), pixels) = (digits(GRAPHS[0]), golden.values("pixel_values")) else { return };
+    // Bound as if nothing but one parameter were changed: the rest stays in the graph.
+    let graph = bound(&ae, &path);
+    let (inputs, held): (Vec<_>, Vec<_>) =
+        graph.layout().tensors().iter().cloned().partition(|tensor| tensor.name == "visual.proj");
+    let kept: Vec<&str> = held.iter().flat_map(|tensor| &tensor.parts).map(|part| part.parameter.as_str()).collect();
+    let layout = taskbasis::weights::Layout::new(inputs, &kept, ae.base()).unwrap();
+    assert!(ae.weights(&"base".parse().unwrap()).unwrap().laid_out(&layout).get().is_ok());
+    for model in [&ae, &pca] {
+        let task = model.weights(&"MNIST".parse().unwrap()).unwrap();
+        let error = task.laid_out(&layout).get().unwrap_err();
+        assert!(error.to_string().contains("another"), "{error}");
+    }
+    // Another basis over the same base runs on a graph that holds nothing of it.
+    let embeds = over(&ae, &graph).encode_task(&pca.weights(&"MNIST".parse().unwrap()).unwrap(), pixels, 32).unwrap();
+    assert!(relative_l2(&embeds, golden.values("PCA/task/MNIST@1.0/embeds")) <= 5e-5);
+}

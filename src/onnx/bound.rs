@@ -102,16 +102,18 @@ impl BoundGraph {
         let changes = |parameter: &str| {
             basis.is_none_or(|basis| basis.parameter(parameter).is_some_and(|parameter| parameter.is_changed()))
         };
-        let mut tensors = Vec::new();
+        let (mut tensors, mut kept) = (Vec::new(), Vec::new());
         for (name, mapped) in &map.tensors {
             let constant = constant(&file, name, mapped)?;
             let dtype = constant.tensor.as_ref().ok_or_else(|| not_floats(&file, constant))?.dtype();
             if mapped.sum.iter().any(|part| changes(&part.parameter)) {
                 let (shape, parts) = (constant.shape.clone(), mapped.sum.clone());
                 tensors.push(LaidOut { name: name.clone(), dtype, shape, parts });
+            } else {
+                kept.extend(mapped.sum.iter().map(|part| part.parameter.as_str()));
             }
         }
-        let layout = Layout::new(tensors, base).map_err(|e| e.at(file.path()))?;
+        let layout = Layout::new(tensors, &kept, base).map_err(|e| e.at(file.path()))?;
         Ok(Self { file, map, layout, pixels, output })
     }
 

@@ -30,6 +30,17 @@ impl Plan<'_> {
                 .ok_or_else(|| Error::mismatch("the model lacks a parameter of the layout").tensor(name))
         };
 
+        for (name, held) in layout.kept() {
+            let own = find(name)?;
+            // Of the same bytes of the same file; comparing values would cost as much as reconstructing.
+            let same = own.base.is_some_and(|base| {
+                base.mapping().identity() == held.mapping().identity() && base.offset() == held.offset()
+            });
+            if !same || own.change.is_some() {
+                return Err(of_another(name).hint("Bind the graph with this base and this basis"));
+            }
+        }
+
         let mut views = Vec::with_capacity(layout.tensors().len());
         for tensor in layout.tensors() {
             views.push(as_it_is(tensor, &find)?);
@@ -94,6 +105,15 @@ impl Weights {
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming it, where a parameter is missing or has another size;
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
     pub(crate) fn in_layout<'a>(layout: &Arc<Layout>, parameter: impl Fn(&str) -> Option<&'a [f32]>) -> Result<Self> {
+        for (name, held) in layout.kept() {
+            let same = match parameter(name) {
+                Some(values) => values == &*held.to_f32()?,
+                None => false,
+            };
+            if !same {
+                return Err(of_another(name));
+            }
+        }
         let mut bases = Vec::new();
         for (name, shape) in layout.parameters() {
             let values = parameter(name)
@@ -111,6 +131,13 @@ impl Weights {
         let plan = Plan { coefficients: Coefficients::zero(0), factors: Vec::new(), tensors };
         plan.run_laid_out(&ReconstructOptions::default(), None, layout)
     }
+}
+
+fn of_another(parameter: &str) -> Error {
+    Error::mismatch(
+        "the graph holds this parameter as the basis that it was bound with leaves it, and these weights have another",
+    )
+    .tensor(parameter)
 }
 
 /// The base's own bytes, where nothing changes and the graph wants them as they are.

@@ -147,18 +147,20 @@ pub struct Layout {
     tensors: Vec<LaidOut>,
     /// The shape of every parameter that they are made of.
     parameters: IndexMap<String, Vec<usize>>,
+    /// What the graph itself holds of the base's parameters. Weights in which one of them is another fit no run of it.
+    kept: IndexMap<String, Tensor>,
     /// Different from every other layout of this process; weights of different layouts are different weights.
     id: u64,
 }
 
 impl Layout {
-    /// A layout of these tensors, for a model of this base.
+    /// A layout of these tensors, for a model of this base. `kept` are the base's parameters that the graph holds itself.
     ///
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the tensor, where a part is of no parameter of the
     /// base, or does not fit it or the tensor; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a type
     /// that is no float.
-    pub fn new(tensors: Vec<LaidOut>, base: &Checkpoint) -> Result<Arc<Self>> {
+    pub fn new(tensors: Vec<LaidOut>, kept: &[&str], base: &Checkpoint) -> Result<Arc<Self>> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let mut parameters = IndexMap::new();
         for tensor in &tensors {
@@ -168,7 +170,11 @@ impl Layout {
                 parameters.insert(part.parameter.clone(), shape);
             }
         }
-        Ok(Arc::new(Self { tensors, parameters, id: NEXT.fetch_add(1, Ordering::Relaxed) }))
+        let mut held = IndexMap::new();
+        for name in kept {
+            held.insert((*name).to_owned(), base.require(name)?.clone());
+        }
+        Ok(Arc::new(Self { tensors, parameters, kept: held, id: NEXT.fetch_add(1, Ordering::Relaxed) }))
     }
 
     /// The tensors, in the order of the graph's inputs.
@@ -184,6 +190,11 @@ impl Layout {
     /// The parameters that they are made of, with their shapes.
     pub(crate) fn parameters(&self) -> impl Iterator<Item = (&str, &[usize])> {
         self.parameters.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()))
+    }
+
+    /// The base's parameters that the graph holds itself.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.kept.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
 
     /// What tells it from other layouts in this process.
