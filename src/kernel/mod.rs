@@ -20,7 +20,7 @@
 //! # Where to read
 //! `scalar.rs` is the specification. `generic.rs` is the algorithm over any vector type, and `avx2.rs`, `avx512.rs`
 //! and `neon.rs` are those types. `combine.rs` checks what the caller gives and turns it into strips (`strip.rs`),
-//! the contiguous pieces that kernels work on; `threads.rs` shares them out.
+//! the contiguous pieces that kernels work on; `threads.rs` shares them out. `copy.rs` is the yardstick.
 
 mod ahead;
 #[cfg(target_arch = "x86_64")]
@@ -28,6 +28,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod combine;
+mod copy;
 mod dispatch;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod generic;
@@ -40,6 +41,8 @@ mod strip;
 mod threads;
 
 pub use combine::{Segment, combine, combine_cancellable};
+pub use copy::Copy;
 pub use dispatch::{Kernel, VARIABLE, active, choose};
 pub(crate) use scatter::cast;
 pub use scatter::{Destination, Scattered, scatter};
+pub(crate) use threads::share;

@@ -46,7 +46,7 @@ pub struct Bind {
 
 impl Bind {
     pub fn run(self, as_json: bool) -> Result<()> {
-        let model = self.model.open(self.threads)?;
+        let model = self.model.open(self.threads)?.model;
         let graph = self.binding.bind(&self.graph, &model)?;
         let map = graph.map();
         let trials = if self.measure {

@@ -24,7 +24,7 @@ pub struct Embed {
     #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
     weights: TaskExpr,
 
-    /// Reconstruct and run a block at a time: a tenth of the memory for weights, and a reconstruction a batch.
+    /// Reconstruct and run a block at a time: a fraction of the memory for weights, and a reconstruction a batch.
     #[arg(long)]
     streamed: bool,
 
@@ -39,10 +39,10 @@ pub struct Embed {
 
 impl Embed {
     pub fn run(self, as_json: bool) -> Result<()> {
-        let model = self.model.open(self.encoder.threads)?;
-        let encoder = self.encoder.of_task(&model, &self.weights, self.streamed)?;
-        let input = Input::open(&self.input, encoder.arch().image_size())?;
-        let mut inputs = self.model.inputs(&model);
+        let session = self.model.open(self.encoder.threads)?;
+        let encoder = self.encoder.of_task(&session, &self.weights, self.streamed)?;
+        let input = Input::open(&self.input, session.preprocess(encoder.arch().image_size())?)?;
+        let mut inputs = self.model.inputs(&session.model);
         inputs.extend(self.input.iter().map(PathBuf::as_path));
         check_output(&self.output, &inputs)?;
         encoder.prepare()?;

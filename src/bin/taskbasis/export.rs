@@ -30,15 +30,16 @@ pub struct Export {
 
 impl Export {
     pub fn run(self, as_json: bool) -> Result<()> {
-        let model = self.model.open(self.encoder.threads)?;
-        let graph = self.encoder.graph(&model)?;
-        let mut inputs = self.model.inputs(&model);
+        let session = self.model.open(self.encoder.threads)?;
+        let model = &session.model;
+        let graph = self.encoder.graph(model)?;
+        let mut inputs = self.model.inputs(model);
         inputs.extend(graph.iter().flat_map(|graph: &BoundGraph| graph.file().files()));
         check_output(&self.output, &inputs)?;
         let weights = model.weights(&self.weights)?;
         match &graph {
             Some(graph) => graph.write(&*weights.laid_out(graph.layout()).get()?, &self.output, &inputs)?,
-            None => write_onnx(&self.encoder.arch(model.base())?, &weights.get()?, &self.output, &inputs)?,
+            None => write_onnx(&self.encoder.arch(&session)?, &weights.get()?, &self.output, &inputs)?,
         }
         let bytes = std::fs::metadata(&self.output).map_or(0, |m| m.len());
         if as_json {
