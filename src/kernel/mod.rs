@@ -38,10 +38,13 @@ mod input;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
+mod scatter;
 mod strip;
 mod threads;
 
 pub use combine::{Segment, combine, combine_cancellable};
 pub use copy::Copy;
 pub use dispatch::{Kernel, VARIABLE, active, choose};
+pub(crate) use scatter::cast;
+pub use scatter::{Destination, Scattered, scatter};
 pub(crate) use threads::share;
