@@ -26,6 +26,7 @@
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 pub mod basis;
+pub mod bundle;
 pub mod capi;
 pub mod checkpoint;
 pub mod clip;
@@ -41,6 +42,7 @@ pub mod tensor;
 pub mod weights;
 
 pub use basis::{Basis, Coefficients, Method, Target, TaskExpr};
+pub use bundle::{BaseFormat, BasisFile, Bundle, Fingerprint, Growth, NewTask, PackReport, Packer, VectorFormat};
 pub use checkpoint::{Checkpoint, Format};
 pub use clip::{Activation, Arch, ArchHints, Dataset, Head, Pixels, Preprocess, Score, Split, head_tasks};
 pub use encoder::{

@@ -10,6 +10,8 @@ use super::handle::{self, Buffer, Handle, Info, Out, Versioned};
 use super::logging::log_level;
 use super::pixels::{self, tb_image};
 use super::weights::tb_weights;
+use crate::bundle::Bundle;
+use crate::checkpoint::Checkpoint;
 use crate::clip::{Activation, Arch, ArchHints, Preprocess};
 use crate::encoder::{Encoder, EncoderOptions, Promotion, Runtime};
 use crate::error::{Error, Result};
@@ -59,9 +61,9 @@ pub struct tb_encoder_options {
     /// Runs that may be in progress at once; further calls wait. 0: 1. Each has threads / concurrency threads.
     pub concurrency: u32,
     /// One of the TB_ACTIVATION_ constants. Shapes do not tell it, and the wrong one gives plausible, wrong
-    /// embeddings.
+    /// embeddings. A bundle knows; there 0 is what it says.
     pub activation: u32,
-    /// Attention heads; 0: width / 64.
+    /// Attention heads; 0: what a bundle says, else width / 64.
     pub heads: u32,
     /// The side of the images in pixels; 0: what the base's positional embedding says. Any other than that is
     /// TB_ERR_UNSUPPORTED.
@@ -145,8 +147,8 @@ pub unsafe extern "C" fn tb_encoder_create(
             if options.device != 0 {
                 return Err(Error::unsupported("the CPU is the only device that this build has").got(options.device));
             }
-            let hints = ArchHints { heads: positive(options.heads), activation: activation(options.activation)? };
-            let arch = Arch::of(base, hints)?;
+            let bundle = handle::borrow(basis)?.bundle.as_deref();
+            let arch = arch(base, bundle, &options)?;
             check_image_size(&arch, options.image_size)?;
             let runtime = handle::optional_text(options.onnxruntime, "options->onnxruntime")?.map(PathBuf::from);
             if options.log_level != 0 {
@@ -158,7 +160,7 @@ pub unsafe extern "C" fn tb_encoder_create(
             let promotion = promotion(options.promotion, options.promote_after)?;
             let encoder = Encoder::new(&arch, &EncoderOptions { threads, concurrency, promotion, runtime })?;
             out.set(handle::into_raw::<tb_encoder>(OpenEncoder {
-                preprocess: Preprocess::new(arch.image_size())?,
+                preprocess: bundle.map_or_else(|| Preprocess::new(arch.image_size()), Bundle::preprocess)?,
                 onnxruntime_path: handle::c_text(&encoder.runtime().path().to_string_lossy()),
                 onnxruntime_version: handle::c_text(encoder.runtime().version()),
                 encoder,
@@ -166,6 +168,15 @@ pub unsafe extern "C" fn tb_encoder_create(
             Ok(())
         })
     }
+}
+
+/// What shapes do not tell, the options do, and then the bundle.
+fn arch(base: &Checkpoint, bundle: Option<&Bundle>, options: &tb_encoder_options) -> Result<Arch> {
+    let asked = activation(options.activation)?;
+    let known = bundle.map(Bundle::arch);
+    let heads = positive(options.heads).or(known.map(|arch| arch.heads));
+    let activation = known.map(|arch| arch.activation).filter(|_| options.activation == TB_ACTIVATION_QUICK_GELU);
+    Arch::of(base, ArchHints { heads, activation: activation.unwrap_or(asked) })
 }
 
 fn positive(number: u32) -> Option<usize> {

@@ -40,3 +40,4 @@ mod threads;
 pub use combine::{Segment, combine, combine_cancellable};
 pub use copy::Copy;
 pub use dispatch::{Kernel, VARIABLE, active, choose};
+pub(crate) use threads::share;

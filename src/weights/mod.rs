@@ -17,6 +17,8 @@ use self::arena::Arena;
 pub use self::cache::{CacheStats, WeightsCache};
 pub(crate) use self::cache::{Derived, Key, Owner};
 pub use self::model::{Model, ModelOptions, TaskWeights};
+pub(crate) use self::plan::check_models;
+pub(crate) use self::save::safetensors_dtype;
 pub use self::save::save_arrays;
 use crate::basis::{Basis, Coefficients, TaskExpr};
 use crate::checkpoint::Checkpoint;

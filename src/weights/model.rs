@@ -114,8 +114,10 @@ impl Model {
     }
 
     fn named(self: &Arc<Self>, name: String, coefficients: Coefficients) -> Result<TaskWeights> {
-        let has_mean = self.basis.as_ref().is_some_and(Basis::has_mean);
-        let factors = coefficients.to_kernel(self.vectors(), has_mean)?;
+        let factors = match &self.basis {
+            Some(basis) => basis.factors(&coefficients)?,
+            None => coefficients.to_kernel(0, false, 0)?,
+        };
         // −0 and 0 both mean that the vector is left out.
         let factors = factors.iter().map(|a| if *a == 0.0 { 0 } else { a.to_bits() }).collect();
         let key = Key { files: Arc::clone(&self.files), factors };

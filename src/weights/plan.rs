@@ -78,8 +78,8 @@ pub(super) fn with_base<'a>(
 }
 
 /// Whether base and basis are of one model, in every parameter that both could have.
-pub(super) fn check_models(base: &Checkpoint, basis: &Basis) -> Result<()> {
-    let any = Coefficients { vectors: vec![1.0; basis.vectors()], mean: 0.0 };
+pub(crate) fn check_models(base: &Checkpoint, basis: &Basis) -> Result<()> {
+    let any = Coefficients { vectors: vec![1.0; basis.vectors()], ..Coefficients::zero(0) };
     let scope = if base.iter().all(|(name, _)| is_image_tower(name)) { Scope::ImageTower } else { Scope::All };
     with_base(base, basis, &any, scope).map(drop)
 }
@@ -108,7 +108,7 @@ pub(super) fn vector_alone<'a>(basis: &'a Basis, coefficients: &Coefficients, sc
 }
 
 fn factors(basis: &Basis, coefficients: &Coefficients) -> Result<Vec<f32>> {
-    coefficients.to_kernel(basis.vectors(), basis.has_mean()).map_err(|e| e.at(basis.path()))
+    basis.factors(coefficients).map_err(|e| e.at(basis.path()))
 }
 
 fn in_scope<'a, T>(all: impl Iterator<Item = (&'a str, T)>, scope: Scope) -> impl Iterator<Item = (&'a str, T)> {

@@ -78,7 +78,7 @@ impl View for Out<'_> {
     }
 }
 
-fn safetensors_dtype(dtype: DType) -> Result<Dtype> {
+pub(crate) fn safetensors_dtype(dtype: DType) -> Result<Dtype> {
     Ok(match dtype {
         DType::F64 => Dtype::F64,
         DType::F32 => Dtype::F32,

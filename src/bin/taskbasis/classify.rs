@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
-use taskbasis::{Head, Result, TaskExpr};
+use taskbasis::{Result, TaskExpr};
 
-use crate::args::{EncoderArgs, ModelArgs};
+use crate::args::{EncoderArgs, HeadArgs, ModelArgs};
 use crate::input::Input;
 use crate::output;
 
@@ -19,13 +19,8 @@ pub struct Classify {
     #[command(flatten)]
     encoder: EncoderArgs,
 
-    /// Classification heads: a safetensors file with `TASK/weight` and `TASK/bias`, a pickled head, or a folder of heads.
-    #[arg(long, value_name = "H")]
-    heads: PathBuf,
-
-    /// Class names: {"TASK": ["name", …]}. Without them classes are numbered.
-    #[arg(long, value_name = "C.json")]
-    classes: Option<PathBuf>,
+    #[command(flatten)]
+    heads: HeadArgs,
 
     /// Whose head to use.
     #[arg(long)]
@@ -46,15 +41,12 @@ pub struct Classify {
 
 impl Classify {
     pub fn run(self, as_json: bool) -> Result<()> {
-        let model = self.model.open(self.encoder.threads)?;
-        let encoder = self.encoder.encoder(model.base())?;
-        let mut head = Head::open(&self.heads, Some(&self.task))?;
-        if let Some(classes) = &self.classes {
-            head = head.with_class_names(classes, &self.task)?;
-        }
-        let input = Input::open(&self.images, encoder.arch().image_size())?;
+        let session = self.model.open(self.encoder.threads)?;
+        let encoder = self.encoder.encoder(&session)?;
+        let head = self.heads.head(session.bundle.as_deref(), &self.task)?;
+        let input = Input::open(&self.images, session.preprocess(encoder.arch().image_size())?)?;
         let expr = self.weights.unwrap_or_else(|| TaskExpr::task(&self.task));
-        let weights = model.weights(&expr)?.get()?;
+        let weights = session.model.weights(&expr)?.get()?;
 
         let bar = output::progress(input.len(), "images");
         let mut results = Vec::with_capacity(input.len());

@@ -35,13 +35,13 @@ pub struct Embed {
 
 impl Embed {
     pub fn run(self, as_json: bool) -> Result<()> {
-        let model = self.model.open(self.encoder.threads)?;
-        let encoder = self.encoder.encoder(model.base())?;
-        let input = Input::open(&self.input, encoder.arch().image_size())?;
-        let mut inputs = self.model.inputs(&model);
+        let session = self.model.open(self.encoder.threads)?;
+        let encoder = self.encoder.encoder(&session)?;
+        let input = Input::open(&self.input, session.preprocess(encoder.arch().image_size())?)?;
+        let mut inputs = self.model.inputs(&session.model);
         inputs.extend(self.input.iter().map(PathBuf::as_path));
         check_output(&self.output, &inputs)?;
-        let weights = model.weights(&self.weights)?.get()?;
+        let weights = session.model.weights(&self.weights)?.get()?;
 
         let began = Instant::now();
         let bar = output::progress(input.len(), "images");

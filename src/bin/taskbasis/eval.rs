@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use indicatif::ProgressBar;
 use serde_json::{Map, Value, json};
-use taskbasis::{Dataset, Encoder, Error, ErrorKind, Head, Preprocess, Result, Split, TaskExpr, Weights, head_tasks};
+use taskbasis::{Dataset, ErrorKind, Result, TaskExpr};
 
-use crate::args::{EncoderArgs, ModelArgs};
+use crate::accuracy::{Accuracy, Judge};
+use crate::args::{EncoderArgs, HeadArgs, ModelArgs};
 use crate::output;
 
 /// Measure the accuracy of tasks on labelled images.
@@ -19,13 +19,8 @@ pub struct Eval {
     #[command(flatten)]
     encoder: EncoderArgs,
 
-    /// Classification heads: a safetensors file with `TASK/weight` and `TASK/bias`, or a folder of heads.
-    #[arg(long, value_name = "H")]
-    heads: PathBuf,
-
-    /// Class names: {"TASK": ["name", …]}; only their number is checked here.
-    #[arg(long, value_name = "C.json")]
-    classes: Option<PathBuf>,
+    #[command(flatten)]
+    heads: HeadArgs,
 
     /// Labelled images: a safetensors file with `TASK/SPLIT/images` u8 [N,H,W,3] or [N,H,W], and `TASK/SPLIT/labels` [N].
     #[arg(long, value_name = "images.safetensors")]
@@ -44,35 +39,31 @@ pub struct Eval {
     tasks: Vec<String>,
 }
 
-struct Accuracy {
-    task: String,
-    right: usize,
-    images: usize,
-}
-
-impl Accuracy {
-    fn share(&self) -> f64 {
-        self.right as f64 / self.images.max(1) as f64
-    }
-}
-
 impl Eval {
     pub fn run(self, as_json: bool) -> Result<()> {
-        let model = self.model.open(self.encoder.threads)?;
-        let encoder = self.encoder.encoder(model.base())?;
+        let session = self.model.open(self.encoder.threads)?;
+        let model = &session.model;
+        let encoder = self.encoder.encoder(&session)?;
         let data = Dataset::open(&self.data)?;
         let tasks: Vec<String> = match self.tasks.as_slice() {
             [] => data.tasks_with(&self.split)?.into_iter().map(String::from).collect(),
             chosen => chosen.to_vec(),
         };
-        self.check_heads(&tasks)?;
+        let bundle = session.bundle.as_deref();
+        self.heads.check(bundle, &tasks)?;
         let splits = tasks
             .iter()
-            .map(|task| Ok((task, self.head(task)?, data.split(task, &self.split)?)))
+            .map(|task| Ok((task, self.heads.head(bundle, task)?, data.split(task, &self.split)?)))
             .collect::<Result<Vec<_>>>()?;
 
         let shared = self.weights.as_ref().map(|expr| model.weights(expr)?.get()).transpose()?;
         let bar = output::progress(splits.iter().map(|(_, _, split)| split.len()).sum(), "images");
+        let judge = Judge {
+            encoder: &encoder,
+            preprocess: session.preprocess(encoder.arch().image_size())?,
+            batch: self.encoder.batch as usize,
+            threads: self.encoder.threads,
+        };
         let (mut done, mut skipped) = (Vec::new(), Vec::new());
         for (task, head, split) in splits {
             let own = match &shared {
@@ -89,8 +80,8 @@ impl Eval {
                 },
             };
             let Some(weights) = own.as_ref().or(shared.as_ref()) else { continue };
-            let right = self.count_right(&encoder, weights, &head, &split, &bar)?;
-            done.push(Accuracy { task: task.clone(), right, images: split.len() });
+            let accuracy = judge.accuracy(task, weights, &head, &split, |n| bar.inc(n as u64));
+            done.push(accuracy.map_err(|e| e.at(&self.data))?);
         }
         bar.finish_and_clear();
         if done.is_empty()
@@ -119,55 +110,5 @@ impl Eval {
         output::text(&output::table(&rows))?;
         skipped.iter().for_each(|(_, error)| output::note(&error.to_string()));
         Ok(())
-    }
-
-    /// A file of one head says of one task: for several it would be right for one and silently wrong for the others.
-    fn check_heads(&self, tasks: &[String]) -> Result<()> {
-        if tasks.len() < 2 || self.heads.is_dir() {
-            return Ok(());
-        }
-        let known = head_tasks(&self.heads)?;
-        match tasks.iter().find(|task| !known.contains(task)) {
-            None => Ok(()),
-            Some(task) => Err(Error::not_found(format!("no head of task `{task}`; known: {}", known.join(", ")))
-                .at(&self.heads)
-                .hint("Give a file or folder with a head a task, or choose tasks with --task")),
-        }
-    }
-
-    fn head(&self, task: &str) -> Result<Head> {
-        let head = Head::open(&self.heads, Some(task))?;
-        match &self.classes {
-            Some(classes) => head.with_class_names(classes, task),
-            None => Ok(head),
-        }
-    }
-
-    fn count_right(
-        &self,
-        encoder: &Encoder,
-        weights: &Weights,
-        head: &Head,
-        split: &Split,
-        bar: &ProgressBar,
-    ) -> Result<usize> {
-        if split.is_empty() {
-            return Err(Error::format("a split without images").at(&self.data));
-        }
-        let preprocess = Preprocess::new(encoder.arch().image_size())?;
-        let labels = head.check_labels(split.labels())?;
-        let width = encoder.arch().embed_dim;
-        let mut right = 0;
-        for start in (0..split.len()).step_by(self.encoder.batch as usize) {
-            let batch = start..split.len().min(start + self.encoder.batch as usize);
-            let images = batch.clone().map(|i| split.image(i)).collect::<Result<Vec<_>>>()?;
-            let pixels = preprocess.images(&images, self.encoder.threads)?;
-            let embeds = encoder.encode(weights, &pixels, batch.len())?;
-            for (embedding, &label) in embeds.chunks_exact(width).zip(&labels[batch.clone()]) {
-                right += usize::from(head.classify(embedding, 1)?.first().is_some_and(|best| best.class == label));
-            }
-            bar.inc(batch.len() as u64);
-        }
-        Ok(right)
     }
 }

@@ -2,6 +2,8 @@
 #![allow(unreachable_pub)] // A program exports nothing.
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
+mod accuracy;
+mod add_task;
 mod args;
 mod bench;
 mod classify;
@@ -10,7 +12,9 @@ mod eval;
 mod input;
 mod inspect;
 mod output;
+mod pack;
 mod reconstruct;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -38,6 +42,9 @@ enum Command {
     Embed(embed::Embed),
     Classify(classify::Classify),
     Eval(eval::Eval),
+    Pack(Box<pack::Pack>),
+    Verify(verify::Verify),
+    AddTask(add_task::AddTask),
     Bench(bench::Bench),
 }
 
@@ -50,6 +57,9 @@ fn main() -> ExitCode {
         Command::Embed(command) => command.run(json),
         Command::Classify(command) => command.run(json),
         Command::Eval(command) => command.run(json),
+        Command::Pack(command) => command.run(json),
+        Command::Verify(command) => command.run(json),
+        Command::AddTask(command) => command.run(json),
         Command::Bench(command) => command.run(json),
     };
     match done {

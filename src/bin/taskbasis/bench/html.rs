@@ -205,14 +205,22 @@ fn grow(out: &mut String, measured: &growth::Growth) -> Result<()> {
     }
     let curves = [
         ("open base and basis", 0usize),
-        ("one task, to coefficients", 1),
-        ("all tasks named in one sum", 2),
-        ("all@0.3", 3),
-        ("a task in the cache", 4),
+        ("open them as a bundle", 1),
+        ("one task, to coefficients", 2),
+        ("all tasks named in one sum", 3),
+        ("all@0.3", 4),
+        ("a task in the cache", 5),
     ];
     let curve = |&(name, which): &(&str, usize)| {
         let point = |tasks: &growth::Tasks| {
-            let of = [&tasks.open_ms, &tasks.task_ms, &tasks.all_named_ms, &tasks.all_ms, &tasks.cached_ms];
+            let of = [
+                &tasks.open_ms,
+                &tasks.open_bundle_ms,
+                &tasks.task_ms,
+                &tasks.all_named_ms,
+                &tasks.all_ms,
+                &tasks.cached_ms,
+            ];
             (tasks.tasks as f64, of[which].median)
         };
         let points = measured.tasks.iter().map(point).collect();
