@@ -200,16 +200,18 @@ impl Growth {
                 vec![vec![format!("reconstruct by {name}"), "ms".into(), "half of the runs".into(), "line".into()]];
             rows.extend(series.points.iter().map(|Point { x, ms }| {
                 let half = format!("{}–{}", digits(ms.p25), digits(ms.p75));
-                vec![digits(*x), digits(ms.median), half, digits(series.line.at(*x))]
+                vec![
+                    if x.fract() == 0.0 { x.to_string() } else { digits(*x) },
+                    digits(ms.median),
+                    half,
+                    digits(series.line.at(*x)),
+                ]
             }));
             let Line { intercept, slope, r2 } = series.line;
-            rows.push(vec![format!(
-                "{} + {} ms {unit}, R² = {r2:.4}, farthest {:.1} %",
-                digits(intercept),
-                digits(slope),
-                series.farthest * 100.0
-            )]);
-            rows
+            let farthest = series.farthest * 100.0;
+            let (intercept, slope) = (digits(intercept), digits(slope));
+            let line = format!("line: {intercept} + {slope} ms {unit}, R² = {r2:.4}, farthest {farthest:.1} %");
+            [rows, vec![vec![line]]]
         };
         let mut threads = vec![["threads", "processors", "ms", "half of the runs"].map(String::from).to_vec()];
         threads.extend(self.threads.iter().map(|case| {
@@ -243,11 +245,8 @@ impl Growth {
                 micros(&case.cached_ms),
             ]
         }));
-        vec![
-            series("vectors", "a vector", &self.vectors),
-            series("millions of parameters", "a million", &self.parameters),
-            threads,
-            tasks,
-        ]
+        let vectors = series("vectors", "a vector", &self.vectors);
+        let parameters = series("millions of parameters", "a million", &self.parameters);
+        vectors.into_iter().chain(parameters).chain([threads, tasks]).collect()
     }
 }
