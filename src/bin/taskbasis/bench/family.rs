@@ -88,8 +88,8 @@ impl Family {
         Ok(Self { name: format!("{name}, synthetic"), base: Some(base), bases, root, _folder: folder })
     }
 
-    /// Packs bundles of the basis with its vectors in these formats, the base left out. The basis's own format is passed
-    /// over, and so are all where it cannot be packed, which is said.
+    /// Packs bundles of the basis with its vectors in these formats, the base left out. The basis's own format is
+    /// passed over, and so are all where it cannot be packed, which is said.
     pub fn add_formats(&mut self, formats: &[VectorFormat], hints: ArchHints) -> Result<()> {
         let (base, basis) = BasisFile::open(self.basis(), MapMode::Map)?.base_and_basis(self.open_base()?)?;
         let mut packer = match Packer::new(&base, &basis, hints) {
@@ -216,8 +216,8 @@ fn root(keep: Option<&Path>) -> Result<(PathBuf, Option<tempfile::TempDir>)> {
     Ok((keep.to_owned(), None))
 }
 
-/// Makes a file or folder unless it is there. Under another name first: what was interrupted must not be taken for whole
-/// the next time. What is still to be written to disk would be written while something is measured, so it waits for it.
+/// Makes a file or folder unless it is there. Under another name first: what was interrupted must not be taken for
+/// whole the next time. And waits until it is on storage, so that nothing is written back while something is measured.
 fn make(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     if path.exists() {
         return Ok(());
@@ -269,8 +269,8 @@ pub fn first_vectors(basis: &Basis, m: usize, n: usize) -> Coefficients {
     Coefficients { vectors, ..Coefficients::zero(basis.vectors()) }
 }
 
-/// Two tasks that need the first `m` vectors, reconstructed in turn: as each is asked for, the other one is dropped, and
-/// its memory used again. That is how a model works whose cache has room for one.
+/// Two tasks that need the first `m` vectors, reconstructed in turn: as each is asked for, the other one is dropped,
+/// and its memory used again. That is how a model works whose cache has room for one.
 pub struct InTurn {
     tasks: [TaskWeights; 2],
     turn: usize,

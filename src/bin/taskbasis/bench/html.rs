@@ -21,7 +21,7 @@ section { background: #fff; border: 1px solid #e2e5e9; border-radius: 8px; paddi
 .figure b { display: block; font-size: 24px; font-weight: 600; }
 .figure span { color: #555c64; font-size: 13px; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: 13px; color: #464c54; }
-.legend i { display: inline-block; width: 22px; height: 0; border-top: 3px solid; vertical-align: middle; margin-right: 6px; }
+.legend i { display: inline-block; width: 22px; border-top: 3px solid; vertical-align: middle; margin-right: 6px; }
 .legend i.dashed { border-top-style: dashed; }
 svg { display: block; width: 100%; height: auto; }
 .scroll { overflow-x: auto; margin: 10px 0; }
