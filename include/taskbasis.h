@@ -56,8 +56,9 @@
  * "belong to" a handle: they are valid until it is freed, and are not to be freed or written to.
  *
  * Threads. Every function may be called from any thread, and several threads may use one handle at the same time;
- * each call gets the result that it would get alone, to the bit. Only the end needs care: when a handle is freed, no
- * other call may be using it. After fork() the child must not use handles made before.
+ * each call gets the result that it would get alone: to the bit, except that a task that is promoted on the way may
+ * give other last bits from then on (tb_encoder_options.promotion). Only the end needs care: when a handle is freed,
+ * no other call may be using it. After fork() the child must not use handles made before.
  *
  * Structs whose first member is `struct_size` may grow at their end in later versions. Set it to sizeof the struct and
  * all that you do not use to zero, which means default:
