@@ -22,6 +22,7 @@
 //! and `neon.rs` are those types. `combine.rs` checks what the caller gives and turns it into strips (`strip.rs`),
 //! the contiguous pieces that kernels work on; `threads.rs` shares them out. `copy.rs` is the yardstick.
 
+mod ahead;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -31,6 +32,7 @@ mod copy;
 mod dispatch;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod generic;
+mod input;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
