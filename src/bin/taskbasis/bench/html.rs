@@ -148,6 +148,7 @@ fn switching(out: &mut String, measured: &switch::Switch) -> Result<()> {
         ("a run without a switch", &measured.run_ms),
         ("another task, in the cache", &measured.cached_ms),
         ("another task, reconstructed", &measured.switch_ms),
+        ("another task, a block at a time", &measured.streamed_ms),
         ("a session on the task's own .onnx", &measured.reload_ms),
     ];
     let curve = |(colour, (name, ms)): (usize, &(&str, &super::samples::Samples))| Curve {
