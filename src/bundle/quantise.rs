@@ -118,6 +118,7 @@ impl VectorFormat {
 }
 
 /// Values as a format keeps them.
+#[derive(Debug)]
 pub(super) struct Encoded {
     /// As they are stored, without the zeros that fill a row of blocks to its stride.
     pub(super) bytes: Vec<u8>,

@@ -258,14 +258,20 @@ pub unsafe extern "C" fn tb_basis_coefficients(
     }
 }
 
-/// Reads everything and checks it: that basis and base are of one model, and that every number is finite. Takes as long
-/// as reading the files does.
+/// Reads everything and checks it: that basis and base are of one model, that every number is finite, and of a bundle
+/// every checksum. Takes as long as reading the files does.
 ///
 /// @return TB_OK; TB_ERR_MISMATCH; TB_ERR_FORMAT; TB_ERR_IO. The message names file and tensor
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_basis_verify(basis: *const tb_basis, err: *mut *mut tb_error) -> tb_status {
     // SAFETY: as in `tb_basis_open`.
-    unsafe { guard(err, || model(basis)?.verify()) }
+    unsafe {
+        guard(err, || {
+            let OpenBasis { model, bundle, .. } = handle::borrow(basis)?;
+            let faults = bundle.as_ref().map(|bundle| bundle.verify(0, &|_| {})).unwrap_or_default();
+            faults.into_iter().next().map_or_else(|| model.verify(), Err)
+        })
+    }
 }
 
 /// Frees a basis. Weights and encoders made from it stay valid, and with them the files and the cache they need. NULL is

@@ -15,6 +15,7 @@ mod runtime;
 mod search;
 mod session;
 mod signature;
+mod streamed;
 mod task;
 
 use std::collections::HashMap;
@@ -31,6 +32,7 @@ pub use library::{MINIMUM_MINOR, Version};
 pub use promote::{Promotion, PromotionState};
 pub use runtime::{Probe, Runtime};
 pub use search::{Origin, PATH_VARIABLE};
+pub use streamed::StreamedEncoder;
 
 use self::pool::Pool;
 use self::promote::Promotions;
@@ -311,13 +313,7 @@ impl Encoder {
     }
 
     fn check_pixels(&self, pixels: &[f32], n: usize) -> Result<()> {
-        if n.checked_mul(self.arch.pixels()) == Some(pixels.len()) {
-            return Ok(());
-        }
-        let size = self.arch.image_size();
-        Err(Error::invalid("the pixels are not that many images of this encoder")
-            .expected(format_args!("{n}·3·{size}·{size} values"))
-            .got(pixels.len()))
+        check_pixels(&self.arch, pixels, n)
     }
 }
 
@@ -330,4 +326,15 @@ impl std::fmt::Debug for Encoder {
 /// Turns an error of ONNX Runtime into ours, with its message.
 fn failed<R>(doing: &'static str) -> impl Fn(ort::Error<R>) -> Error {
     move |e| Error::new(ErrorKind::Runtime, doing).because(e.message().to_string())
+}
+
+/// Whether `pixels` is `n` images of an encoder of `arch`.
+fn check_pixels(arch: &Arch, pixels: &[f32], n: usize) -> Result<()> {
+    if n.checked_mul(arch.pixels()) == Some(pixels.len()) {
+        return Ok(());
+    }
+    let size = arch.image_size();
+    Err(Error::invalid("the pixels are not that many images of this encoder")
+        .expected(format_args!("{n}·3·{size}·{size} values"))
+        .got(pixels.len()))
 }

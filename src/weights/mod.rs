@@ -5,6 +5,7 @@
 mod arena;
 mod cache;
 mod model;
+mod parts;
 mod plan;
 mod save;
 
@@ -17,6 +18,7 @@ use self::arena::Arena;
 pub use self::cache::{CacheStats, WeightsCache};
 pub(crate) use self::cache::{Derived, Key, Owner};
 pub use self::model::{Model, ModelOptions, TaskWeights};
+pub(crate) use self::parts::Ring;
 pub(crate) use self::plan::check_models;
 pub(crate) use self::save::safetensors_dtype;
 pub use self::save::save_arrays;

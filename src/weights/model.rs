@@ -79,6 +79,11 @@ impl Model {
         self.basis.as_ref()
     }
 
+    /// The kernel that reconstructs.
+    pub(crate) fn kernel(&self) -> Kernel {
+        self.kernel
+    }
+
     /// Names the weights of `expr`. Nothing is reconstructed before somebody asks for them.
     ///
     /// # Errors

@@ -124,6 +124,12 @@ impl Planned<'_> {
 }
 
 impl Plan<'_> {
+    /// Without the tensors that `wanted` does not accept.
+    pub(super) fn limited_to(mut self, wanted: impl Fn(&str) -> bool) -> Self {
+        self.tensors.retain(|planned| wanted(planned.name));
+        self
+    }
+
     /// Computes it.
     pub(super) fn run(self, options: &ReconstructOptions<'_>) -> Result<Weights> {
         self.run_in(options, None)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use taskbasis::{
     Activation, Arch, ArchHints, Basis, BasisFile, Bundle, Checkpoint, Encoder, EncoderOptions, Error, Head, MapMode,
-    Model, ModelOptions, Preprocess, Result, head_tasks,
+    Model, ModelOptions, Preprocess, Result, StreamedEncoder, TaskExpr, TaskWeights, head_tasks,
 };
 
 /// Which model.
@@ -148,19 +148,63 @@ impl Session {
 }
 
 impl EncoderArgs {
-    /// The architecture: the bundle's, where there is one and nothing else was asked for.
-    pub fn arch(&self, session: &Session) -> Result<Arch> {
-        let known = session.bundle.as_ref().map(|bundle| bundle.arch());
-        let heads = self.heads_count.or(known.map(|arch| arch.heads));
-        let activation = self.activation.map(Activation::from).or(known.map(|arch| arch.activation));
-        Arch::of(session.model.base(), ArchHints { heads, activation: activation.unwrap_or_default() })
-    }
-
     pub fn encoder(&self, session: &Session) -> Result<Encoder> {
         Encoder::new(&self.arch(session)?, &self.options())
     }
 
+    /// The encoder with the weights of one task, of which nothing is reconstructed yet.
+    pub fn of_task(&self, session: &Session, weights: &TaskExpr, streamed: bool) -> Result<TaskEncoder> {
+        let (arch, options, weights) = (self.arch(session)?, self.options(), session.model.weights(weights)?);
+        Ok(match streamed {
+            false => TaskEncoder::Whole(Box::new(Encoder::new(&arch, &options)?), weights),
+            true => TaskEncoder::Streamed(Box::new(StreamedEncoder::new(&arch, &options)?), weights),
+        })
+    }
+
+    /// The architecture: the bundle's, where there is one and nothing else was asked for.
+    pub fn arch(&self, session: &Session) -> Result<Arch> {
+        Arch::of(session.model.base(), self.hints(session.bundle.as_deref()))
+    }
+
+    /// What shapes do not tell: as asked for, else as the bundle says, where there is one.
+    pub fn hints(&self, bundle: Option<&Bundle>) -> ArchHints {
+        let known = bundle.map(Bundle::arch);
+        let heads = self.heads_count.or(known.map(|arch| arch.heads));
+        let activation = self.activation.map(Activation::from).or(known.map(|arch| arch.activation));
+        ArchHints { heads, activation: activation.unwrap_or_default() }
+    }
+
     pub fn options(&self) -> EncoderOptions {
         EncoderOptions { threads: self.threads, runtime: self.onnxruntime.clone(), ..EncoderOptions::default() }
+    }
+}
+
+/// An encoder with the weights of one task: all of them at once, or a block at a time.
+pub enum TaskEncoder {
+    Whole(Box<Encoder>, TaskWeights),
+    Streamed(Box<StreamedEncoder>, TaskWeights),
+}
+
+impl TaskEncoder {
+    pub fn arch(&self) -> &Arch {
+        match self {
+            Self::Whole(encoder, _) => encoder.arch(),
+            Self::Streamed(encoder, _) => encoder.arch(),
+        }
+    }
+
+    /// Reconstructs what can be reconstructed before the first run.
+    pub fn prepare(&self) -> Result<()> {
+        match self {
+            Self::Whole(_, weights) => weights.pin().map(drop),
+            Self::Streamed(..) => Ok(()),
+        }
+    }
+
+    pub fn encode(&self, pixels: &[f32], n: usize) -> Result<Vec<f32>> {
+        match self {
+            Self::Whole(encoder, weights) => encoder.encode(&weights.get()?, pixels, n),
+            Self::Streamed(encoder, weights) => encoder.encode(weights, pixels, n),
+        }
     }
 }

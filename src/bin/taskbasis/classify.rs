@@ -30,6 +30,10 @@ pub struct Classify {
     #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
     weights: Option<TaskExpr>,
 
+    /// Reconstruct and run a block at a time: a tenth of the memory for weights, and a reconstruction a batch.
+    #[arg(long)]
+    streamed: bool,
+
     /// How many classes to name an image.
     #[arg(long, default_value_t = 3, value_name = "K")]
     top: usize,
@@ -42,17 +46,17 @@ pub struct Classify {
 impl Classify {
     pub fn run(self, as_json: bool) -> Result<()> {
         let session = self.model.open(self.encoder.threads)?;
-        let encoder = self.encoder.encoder(&session)?;
+        let expr = self.weights.unwrap_or_else(|| TaskExpr::task(&self.task));
+        let encoder = self.encoder.of_task(&session, &expr, self.streamed)?;
         let head = self.heads.head(session.bundle.as_deref(), &self.task)?;
         let input = Input::open(&self.images, session.preprocess(encoder.arch().image_size())?)?;
-        let expr = self.weights.unwrap_or_else(|| TaskExpr::task(&self.task));
-        let weights = session.model.weights(&expr)?.get()?;
+        encoder.prepare()?;
 
         let bar = output::progress(input.len(), "images");
         let mut results = Vec::with_capacity(input.len());
         let width = encoder.arch().embed_dim;
         input.for_each_batch(self.encoder.batch as usize, self.encoder.threads, |pixels, n| {
-            for embedding in encoder.encode(&weights, pixels, n)?.chunks_exact(width) {
+            for embedding in encoder.encode(pixels, n)?.chunks_exact(width) {
                 results.push(head.classify(embedding, self.top)?);
             }
             bar.inc(n as u64);

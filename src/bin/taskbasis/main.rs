@@ -42,10 +42,10 @@ enum Command {
     Embed(embed::Embed),
     Classify(classify::Classify),
     Eval(eval::Eval),
+    Bench(bench::Bench),
     Pack(Box<pack::Pack>),
     Verify(verify::Verify),
     AddTask(add_task::AddTask),
-    Bench(bench::Bench),
 }
 
 /// 0: done; 1: failed, with one paragraph on stderr; 2: not understood (clap exits by itself).
@@ -57,10 +57,10 @@ fn main() -> ExitCode {
         Command::Embed(command) => command.run(json),
         Command::Classify(command) => command.run(json),
         Command::Eval(command) => command.run(json),
+        Command::Bench(command) => command.run(json),
         Command::Pack(command) => command.run(json),
         Command::Verify(command) => command.run(json),
         Command::AddTask(command) => command.run(json),
-        Command::Bench(command) => command.run(json),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
