@@ -58,8 +58,8 @@ pub(super) fn create_frozen<'a>(
     spawner: impl ThreadManager + 'static,
 ) -> Result<Session> {
     let mut builder = builder(runtime, threads)?
-        // With constant weights the patch embedding can take the layout that convolutions like best: a quarter of its
-        // time, one hundredth of a run's. Nothing else changes.
+        // With constant weights the patch embedding gets the layout that convolutions like best, which saves a fifth to a
+        // quarter of its time and one hundredth of a run's. The other nodes stay as they are.
         .with_optimization_level(GraphOptimizationLevel::All)
         .map_err(failed(CREATING))?
         .with_thread_manager(spawner)

@@ -30,7 +30,7 @@ pub struct Classify {
     #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
     weights: Option<TaskExpr>,
 
-    /// Reconstruct and run a block at a time: a tenth of the memory for weights, and a reconstruction a batch.
+    /// Reconstruct and run a block at a time: a fraction of the memory for weights, and a reconstruction a batch.
     #[arg(long)]
     streamed: bool,
 

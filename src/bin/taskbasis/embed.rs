@@ -24,7 +24,7 @@ pub struct Embed {
     #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
     weights: TaskExpr,
 
-    /// Reconstruct and run a block at a time: a tenth of the memory for weights, and a reconstruction a batch.
+    /// Reconstruct and run a block at a time: a fraction of the memory for weights, and a reconstruction a batch.
     #[arg(long)]
     streamed: bool,
 
