@@ -164,7 +164,7 @@ fn by_tasks(tasks: usize, keep: Option<&Path>, quick: bool) -> Result<Tasks> {
     let bundle = family.packed(VectorFormat::F32)?;
     let runs = if quick { 10 } else { 100 };
     let model = family.open(1, usize::MAX)?;
-    let names: Vec<String> = (0..tasks).map(|t| TaskExpr::task(&format!("Task{t}")).to_string()).collect();
+    let names: Vec<String> = (0..tasks).map(|t| TaskExpr::task(format!("Task{t}")).to_string()).collect();
     let (last, sum) = (&names[tasks - 1], names.join(" + "));
     let coefficients = |text: &str| -> Result<_> { model.weights(&text.parse()?) };
     let entries = tasks.min(1000);
