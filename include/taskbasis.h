@@ -353,8 +353,8 @@ tb_status tb_basis_coefficients(const tb_basis *basis,
                                 tb_error **err);
 
 /**
- * Reads everything and checks it: that basis and base are of one model, and that every number is finite. Takes as long
- * as reading the files does.
+ * Reads everything and checks it: that basis and base are of one model, that every number is finite, and of a bundle
+ * every checksum. Takes as long as reading the files does.
  *
  * @return TB_OK; TB_ERR_MISMATCH; TB_ERR_FORMAT; TB_ERR_IO. The message names file and tensor
  */
@@ -699,6 +699,14 @@ typedef struct tb_encoder_options {
     uint32_t promotion;
     /** With TB_PROMOTION_AUTO: after so many runs; 0: 32. */
     uint32_t promote_after;
+    /**
+     * An image encoder that somebody exported as .onnx with the base's weights in it, to run instead of the built one;
+     * UTF-8. NULL: the built one. Its constants are compared with the base's values; those that the basis changes
+     * become its inputs, in the order and type that it wants. The encoder then belongs to bases of this model.
+     */
+    const char *graph;
+    /** With graph: what its constants are, as `taskbasis bind` writes it. NULL: found out. */
+    const char *map;
 } tb_encoder_options;
 
 /** What tb_encoder_info() tells: what is really used. The texts belong to the encoder. */
@@ -737,7 +745,8 @@ typedef struct tb_encoder_properties {
  *
  * @param options  NULL for all defaults
  * @param out      set to the new handle, which the caller frees with tb_encoder_free(); NULL on failure
- * @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer; TB_ERR_RUNTIME_MISSING, with every place
+ * @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer, or options->graph not its weights;
+ *         TB_ERR_IO and TB_ERR_FORMAT for its files; TB_ERR_RUNTIME_MISSING, with every place
  *         that was searched; TB_ERR_UNSUPPORTED; TB_ERR_RUNTIME
  */
 tb_status tb_encoder_create(const tb_basis *basis,

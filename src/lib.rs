@@ -46,8 +46,8 @@ pub use bundle::{BaseFormat, BasisFile, Bundle, Fingerprint, Growth, NewTask, Pa
 pub use checkpoint::{Checkpoint, Format};
 pub use clip::{Activation, Arch, ArchHints, Dataset, Head, Pixels, Preprocess, Score, Split, head_tasks};
 pub use encoder::{
-    Encoder, EncoderOptions, FrozenEncoder, Probe, Promotion, PromotionState, Runtime, StreamedEncoder, WeightSource,
-    write_onnx,
+    Encoder, EncoderOptions, FrozenEncoder, Probe, Promotion, PromotionState, Runtime, StreamedEncoder, Trial,
+    WeightSource, write_onnx,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use kernel::Kernel;

@@ -457,6 +457,8 @@ struct encoder_options {
     std::string onnxruntime;
     std::uint32_t promotion = TB_PROMOTION_AUTO;
     std::uint32_t promote_after = 0;
+    std::string graph;
+    std::string map;
 };
 
 // The image encoder of one architecture; every call names its weights.
@@ -475,6 +477,8 @@ public:
         options.onnxruntime = detail::or_null(how.onnxruntime);
         options.promotion = how.promotion;
         options.promote_after = how.promote_after;
+        options.graph = detail::or_null(how.graph);
+        options.map = detail::or_null(how.map);
         tb_encoder *handle = nullptr;
         if (auto failed = detail::call(tb_encoder_create, of.get(), &options, &handle)) {
             return *std::move(failed);

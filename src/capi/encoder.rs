@@ -2,6 +2,7 @@
 
 use std::ffi::{CString, c_char};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::basis::{model, tb_basis};
 use super::error::{tb_error, tb_status};
@@ -15,6 +16,8 @@ use crate::checkpoint::Checkpoint;
 use crate::clip::{Activation, Arch, ArchHints, Preprocess};
 use crate::encoder::{Encoder, EncoderOptions, Promotion, Runtime};
 use crate::error::{Error, Result};
+use crate::onnx::{BindOptions, BoundGraph, GraphMap, OnnxFile};
+use crate::weights::Model;
 
 /// The image encoder of one architecture. It holds no weights: every call names those it runs with, so calls for
 /// different tasks may run at the same time on one encoder. Shareable between threads.
@@ -81,6 +84,12 @@ pub struct tb_encoder_options {
     pub promotion: u32,
     /// With TB_PROMOTION_AUTO: after so many runs; 0: 32.
     pub promote_after: u32,
+    /// An image encoder that somebody exported as .onnx with the base's weights in it, to run instead of the built one;
+    /// UTF-8. NULL: the built one. Its constants are compared with the base's values; those that the basis changes
+    /// become its inputs, in the order and type that it wants. The encoder then belongs to bases of this model.
+    pub graph: *const c_char,
+    /// With graph: what its constants are, as `taskbasis bind` writes it. NULL: found out.
+    pub map: *const c_char,
 }
 
 // SAFETY: repr(C), the size first, and every field may be zero.
@@ -126,7 +135,8 @@ unsafe impl Versioned for tb_encoder_properties {}
 ///
 /// @param options  NULL for all defaults
 /// @param out      set to the new handle, which the caller frees with tb_encoder_free(); NULL on failure
-/// @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer; TB_ERR_RUNTIME_MISSING, with every place
+/// @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer, or options->graph not its weights;
+///         TB_ERR_IO and TB_ERR_FORMAT for its files; TB_ERR_RUNTIME_MISSING, with every place
 ///         that was searched; TB_ERR_UNSUPPORTED; TB_ERR_RUNTIME
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_encoder_create(
@@ -158,7 +168,16 @@ pub unsafe extern "C" fn tb_encoder_create(
             let threads = options.threads as usize;
             let concurrency = options.concurrency as usize;
             let promotion = promotion(options.promotion, options.promote_after)?;
-            let encoder = Encoder::new(&arch, &EncoderOptions { threads, concurrency, promotion, runtime })?;
+            let options_of_encoder = EncoderOptions { threads, concurrency, promotion, runtime };
+            let graph = handle::optional_text(options.graph, "options->graph")?;
+            let map = handle::optional_text(options.map, "options->map")?;
+            let encoder = match (graph, map) {
+                (None, None) => Encoder::new(&arch, &options_of_encoder)?,
+                (Some(graph), map) => {
+                    Encoder::with_graph(&arch, &bound(graph, map, model(basis)?)?, &options_of_encoder)?
+                }
+                (None, Some(_)) => return Err(Error::invalid("`options->map` needs `options->graph`")),
+            };
             out.set(handle::into_raw::<tb_encoder>(OpenEncoder {
                 preprocess: bundle.map_or_else(|| Preprocess::new(arch.image_size()), Bundle::preprocess)?,
                 onnxruntime_path: handle::c_text(&encoder.runtime().path().to_string_lossy()),
@@ -167,6 +186,17 @@ pub unsafe extern "C" fn tb_encoder_create(
             }));
             Ok(())
         })
+    }
+}
+
+/// A user's graph, and what its constants are where a map says so.
+fn bound(graph: &str, map: Option<&str>, model: &Model) -> Result<BoundGraph> {
+    match map {
+        None => BoundGraph::open(graph, model.base(), model.basis(), &BindOptions::default()),
+        Some(map) => {
+            let file = Arc::new(OnnxFile::open(graph)?);
+            BoundGraph::with_map(file, GraphMap::open(map)?, model.base(), model.basis()).map_err(|e| e.at(map))
+        }
     }
 }
 

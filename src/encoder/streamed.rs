@@ -8,7 +8,7 @@ use ort::session::Session;
 
 use super::pool::Pool;
 use super::runtime::Runtime;
-use super::session::{self, Input};
+use super::session::{self, Elements, Input};
 use super::signature;
 use super::{EncoderOptions, WeightSource, check_pixels};
 use crate::clip::arch::Arch;
@@ -104,7 +104,7 @@ impl StreamedEncoder {
         let rows = [n.saturating_mul(self.arch.tokens()), self.arch.width];
         let mut stream = try_zeroed(rows[0].saturating_mul(rows[1]))?;
         let size = self.arch.image_size();
-        let input = Input { name: &stem.input, shape: &[n, 3, size, size], values: pixels };
+        let input = Input { name: &stem.input, shape: &[n, 3, size, size], values: Elements::F32(pixels) };
         run(&mut sessions.stem, stem, input, &stem.parameters, &Parts(&outer, &outer), &mut stream)?;
 
         if let (Some(session), Some(link)) = (&mut sessions.block, link) {
@@ -112,13 +112,13 @@ impl StreamedEncoder {
             for (layer, parameters) in self.blocks.iter().enumerate() {
                 // Its memory is the next block's when it is dropped.
                 let weights = block(layer)?;
-                let input = Input { name: &link.input, shape: &rows, values: &stream };
+                let input = Input { name: &link.input, shape: &rows, values: Elements::F32(&stream) };
                 run(session, link, input, parameters, &Parts(&weights, &outer), &mut next)?;
                 std::mem::swap(&mut stream, &mut next);
             }
         }
         let weights = block(self.arch.layers - 1)?;
-        let input = Input { name: &last.input, shape: &rows, values: &stream };
+        let input = Input { name: &last.input, shape: &rows, values: Elements::F32(&stream) };
         run(&mut sessions.last, last, input, &last.parameters, &Parts(&weights, &outer), &mut embeds)?;
         Ok(embeds)
     }
@@ -149,7 +149,7 @@ impl std::fmt::Debug for StreamedEncoder {
 
 impl Sessions {
     fn create(runtime: &Runtime, chain: &Chain, threads: usize) -> Result<Self> {
-        let create = |link: &Link| session::create(runtime, &link.model, threads);
+        let create = |link: &Link| session::create(runtime, &link.model, threads, session::level(false));
         Ok(Self {
             stem: create(&chain.stem)?,
             block: chain.block.as_ref().map(create).transpose()?,

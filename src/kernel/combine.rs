@@ -84,7 +84,8 @@ pub fn combine_cancellable(
         }
     }
     for segment in &segments {
-        check(segment, coefficients.len()).map_err(|error| error.tensor(segment.name))?;
+        check(segment.base, &segment.terms, coefficients.len(), segment.out.len())
+            .map_err(|error| error.tensor(segment.name))?;
     }
 
     let (mut elements, mut traffic) = (0, 0);
@@ -117,8 +118,7 @@ pub fn combine_cancellable(
 }
 
 /// Everything about a segment that could be wrong.
-fn check(segment: &Segment<'_>, coefficients: usize) -> Result<()> {
-    let Segment { base, terms, out, .. } = segment;
+pub(super) fn check(base: Option<&Tensor>, terms: &[&Source], coefficients: usize, out: usize) -> Result<()> {
     if terms.len() != coefficients {
         return Err(Error::mismatch("there must be one term a coefficient")
             .expected(format_args!("{coefficients} terms"))
@@ -150,16 +150,16 @@ fn check(segment: &Segment<'_>, coefficients: usize) -> Result<()> {
                 .got(format_args!("{:?}", input.shape())));
         }
     }
-    if first.numel() != out.len() {
+    if first.numel() != out {
         return Err(Error::mismatch("the output has another number of elements than the tensors")
             .expected(first.numel())
-            .got(out.len()));
+            .got(out));
     }
     Ok(())
 }
 
 /// A segment that was checked: which inputs are read, and how.
-struct Plan<'a> {
+pub(super) struct Plan<'a> {
     base: Option<Input<'a>>,
     terms: Vec<(f32, Input<'a>)>,
     /// Whether a kernel can load all of them as they are. Where it cannot, those that must be are converted tile by
@@ -168,7 +168,7 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(base: Option<&'a Tensor>, coefficients: &[f32], terms: Vec<&'a Source>) -> Self {
+    pub(super) fn new(base: Option<&'a Tensor>, coefficients: &[f32], terms: Vec<&'a Source>) -> Self {
         let base = base.map(Input::Dense);
         let terms: Vec<_> =
             coefficients.iter().copied().zip(terms).filter(|&(a, _)| a != 0.0).map(|(a, s)| (a, s.into())).collect();
@@ -184,14 +184,14 @@ impl<'a> Plan<'a> {
 }
 
 /// What one thread computes at a time: the elements from `start` on, as many as `out` has. Begins where a block does.
-struct Piece<'a> {
-    plan: &'a Plan<'a>,
-    start: usize,
-    out: &'a mut [f32],
+pub(super) struct Piece<'a> {
+    pub(super) plan: &'a Plan<'a>,
+    pub(super) start: usize,
+    pub(super) out: &'a mut [f32],
 }
 
 impl Piece<'_> {
-    fn run(self, kernel: fn(Strip<'_>), stream: bool, scratch: &mut Vec<f32>) -> Result<()> {
+    pub(super) fn run(self, kernel: fn(Strip<'_>), stream: bool, scratch: &mut Vec<f32>) -> Result<()> {
         let Self { plan: Plan { base, terms, direct }, mut start, out } = self;
         if base.is_none() && terms.is_empty() {
             out.fill(0.0);

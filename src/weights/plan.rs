@@ -8,22 +8,23 @@ use crate::basis::{Basis, Coefficients, Parameter};
 use crate::checkpoint::{Checkpoint, is_image_tower};
 use crate::error::{Error, Result};
 use crate::kernel::{self, Segment};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// Weights to be.
 pub(super) struct Plan<'a> {
-    coefficients: Coefficients,
+    pub(super) coefficients: Coefficients,
     /// As the kernel takes them.
-    factors: Vec<f32>,
-    tensors: Vec<Planned<'a>>,
+    pub(super) factors: Vec<f32>,
+    pub(super) tensors: Vec<Planned<'a>>,
 }
 
-struct Planned<'a> {
-    name: &'a str,
-    shape: &'a [usize],
-    base: Option<&'a Tensor>,
+/// One tensor of them.
+pub(super) struct Planned<'a> {
+    pub(super) name: &'a str,
+    pub(super) shape: &'a [usize],
+    pub(super) base: Option<&'a Tensor>,
     /// The vectors' pieces to be added; `None` where nothing is.
-    change: Option<&'a Parameter>,
+    pub(super) change: Option<&'a Parameter>,
 }
 
 /// `base + Σ_m a_m·s_m`.
@@ -170,9 +171,9 @@ impl Plan<'_> {
                     Some(tensor) => Place::Base(tensor.clone()),
                     None => Place::Arena(places.next().unwrap_or_default()),
                 };
-                (planned.name.to_owned(), Entry { shape: planned.shape.to_vec(), place })
+                (planned.name.to_owned(), Entry { shape: planned.shape.to_vec(), dtype: DType::F32, place })
             })
             .collect();
-        Ok(Weights { coefficients: self.coefficients, tensors, arena })
+        Ok(Weights { coefficients: self.coefficients, tensors, arena, layout: None })
     }
 }

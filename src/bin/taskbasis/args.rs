@@ -4,10 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use taskbasis::onnx::BoundGraph;
 use taskbasis::{
     Activation, Arch, ArchHints, Basis, BasisFile, Bundle, Checkpoint, Encoder, EncoderOptions, Error, Head, MapMode,
     Model, ModelOptions, Preprocess, Result, StreamedEncoder, TaskExpr, TaskWeights, head_tasks,
 };
+
+use crate::graph::BindArgs;
+use crate::output;
 
 /// Which model.
 #[derive(Args)]
@@ -66,6 +70,17 @@ pub struct EncoderArgs {
     /// ONNX Runtime's shared library, instead of the one that would be found.
     #[arg(long, value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
+
+    /// An image encoder that somebody exported as .onnx with the base's weights, to run instead of the built one.
+    #[arg(long, value_name = "MODEL.onnx")]
+    pub graph: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub binding: BindArgs,
+
+    /// Try what ONNX Runtime's optimiser makes of the graph first, and run the faster form.
+    #[arg(long, requires = "graph")]
+    pub optimise_graph: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -148,17 +163,19 @@ impl Session {
 }
 
 impl EncoderArgs {
-    pub fn encoder(&self, session: &Session) -> Result<Encoder> {
-        Encoder::new(&self.arch(session)?, &self.options())
-    }
-
     /// The encoder with the weights of one task, of which nothing is reconstructed yet.
     pub fn of_task(&self, session: &Session, weights: &TaskExpr, streamed: bool) -> Result<TaskEncoder> {
-        let (arch, options, weights) = (self.arch(session)?, self.options(), session.model.weights(weights)?);
-        Ok(match streamed {
-            false => TaskEncoder::Whole(Box::new(Encoder::new(&arch, &options)?), weights),
-            true => TaskEncoder::Streamed(Box::new(StreamedEncoder::new(&arch, &options)?), weights),
-        })
+        let weights = session.model.weights(weights)?;
+        if !streamed {
+            let encoder = self.encoder(session)?;
+            let weights = encoder.as_taken(&weights);
+            return Ok(TaskEncoder::Whole(Box::new(encoder), weights));
+        }
+        if self.graph.is_some() {
+            return Err(Error::unsupported("only the built graph can be streamed"));
+        }
+        let encoder = StreamedEncoder::new(&self.arch(session)?, &self.options())?;
+        Ok(TaskEncoder::Streamed(Box::new(encoder), weights))
     }
 
     /// The architecture: the bundle's, where there is one and nothing else was asked for.
@@ -176,6 +193,25 @@ impl EncoderArgs {
 
     pub fn options(&self) -> EncoderOptions {
         EncoderOptions { threads: self.threads, runtime: self.onnxruntime.clone(), ..EncoderOptions::default() }
+    }
+
+    /// The user's graph, where one is given.
+    pub fn graph(&self, model: &Model) -> Result<Option<BoundGraph>> {
+        self.graph.as_ref().map(|path| self.binding.bind(path, model)).transpose()
+    }
+
+    /// The built encoder, or one over the user's graph.
+    pub fn encoder(&self, session: &Session) -> Result<Encoder> {
+        let (arch, options, model) = (self.arch(session)?, self.options(), &session.model);
+        let Some(graph) = self.graph(model)? else { return Encoder::new(&arch, &options) };
+        if !self.optimise_graph {
+            return Encoder::with_graph(&arch, &graph, &options);
+        }
+        let (encoder, trials) = Encoder::with_fastest_graph(&arch, &graph, model, &options)?;
+        for trial in trials.iter().filter(|trial| trial.is_chosen) {
+            output::note(&format!("the fastest of {1} forms of the graph is the one {0}", trial.form, trials.len()));
+        }
+        Ok(encoder)
     }
 }
 

@@ -56,7 +56,7 @@ impl Eval {
             .map(|task| Ok((task, self.heads.head(bundle, task)?, data.split(task, &self.split)?)))
             .collect::<Result<Vec<_>>>()?;
 
-        let shared = self.weights.as_ref().map(|expr| model.weights(expr)?.get()).transpose()?;
+        let shared = self.weights.as_ref().map(|expr| encoder.as_taken(&model.weights(expr)?).get()).transpose()?;
         let bar = output::progress(splits.iter().map(|(_, _, split)| split.len()).sum(), "images");
         let judge = Judge {
             encoder: &encoder,
@@ -68,7 +68,8 @@ impl Eval {
         for (task, head, split) in splits {
             let own = match &shared {
                 Some(_) => None,
-                None => match model.weights(&TaskExpr::task(task)).and_then(|weights| weights.get()) {
+                None => match model.weights(&TaskExpr::task(task)).and_then(|weights| encoder.as_taken(&weights).get())
+                {
                     Ok(weights) => Some(weights),
                     // A basis of selected tasks has no weights for the others: their rows say so, the rest goes on.
                     Err(error) if error.kind() == ErrorKind::NotRecoverable => {

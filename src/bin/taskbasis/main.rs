@@ -6,9 +6,12 @@ mod accuracy;
 mod add_task;
 mod args;
 mod bench;
+mod bind;
 mod classify;
 mod embed;
 mod eval;
+mod export;
+mod graph;
 mod input;
 mod inspect;
 mod output;
@@ -42,6 +45,8 @@ enum Command {
     Embed(embed::Embed),
     Classify(classify::Classify),
     Eval(eval::Eval),
+    Bind(bind::Bind),
+    Export(export::Export),
     Bench(bench::Bench),
     Pack(Box<pack::Pack>),
     Verify(verify::Verify),
@@ -57,6 +62,8 @@ fn main() -> ExitCode {
         Command::Embed(command) => command.run(json),
         Command::Classify(command) => command.run(json),
         Command::Eval(command) => command.run(json),
+        Command::Bind(command) => command.run(json),
+        Command::Export(command) => command.run(json),
         Command::Bench(command) => command.run(json),
         Command::Pack(command) => command.run(json),
         Command::Verify(command) => command.run(json),
