@@ -353,8 +353,8 @@ tb_status tb_basis_coefficients(const tb_basis *basis,
                                 tb_error **err);
 
 /**
- * Reads everything and checks it: that basis and base are of one model, and that every number is finite. Takes as long
- * as reading the files does.
+ * Reads everything and checks it: that basis and base are of one model, that every number is finite, and of a bundle
+ * every checksum. Takes as long as reading the files does.
  *
  * @return TB_OK; TB_ERR_MISMATCH; TB_ERR_FORMAT; TB_ERR_IO. The message names file and tensor
  */
