@@ -2,7 +2,7 @@
 //! the folder, page cache warm and dropped.
 //!
 //! `cargo bench --bench bundle [-- MODEL T M FOLDER]`; ViT-B-32, 20 and 10 in a temporary folder where nothing is said
-//! (some 6 GB). Values are random: sizes and times are real, errors are not.
+//! (some 6 GB); what is in FOLDER already is used again. Values are random: sizes and times are real, errors are not.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -44,7 +44,22 @@ fn measure(folder: &Path, model: &str, tasks: usize, vectors: usize) -> Result<(
     if !basis_path.join("method_info.json").is_file() {
         family.write_basis(&basis_path)?;
     }
-    let (base, basis) = (Checkpoint::open(&base_path)?, Basis::open(&basis_path)?);
+    let files = Files { base: base_path, basis: basis_path, bundles: Vec::new() };
+    let files = pack(&family, files, folder, model)?;
+    warm(&files)?;
+    // Nothing has the files mapped any more, or their pages would stay.
+    cold(&files)
+}
+
+struct Files {
+    base: PathBuf,
+    basis: PathBuf,
+    bundles: Vec<(VectorFormat, PathBuf)>,
+}
+
+fn pack(family: &Synthetic, mut files: Files, folder: &Path, model: &str) -> Result<Files> {
+    let (base, basis) = (Checkpoint::open(&files.base)?, Basis::open(&files.basis)?);
+    let (tasks, vectors) = (family.tasks, family.vectors);
     let task_vectors = (tasks * family.parameter_count() * 4) as f64;
     let gb = |bytes: u64| format!("{:.3} GB", bytes as f64 / 1e9);
     println!(
@@ -53,41 +68,46 @@ fn measure(folder: &Path, model: &str, tasks: usize, vectors: usize) -> Result<(
         gb(basis.file_bytes()),
         gb(base.file_bytes())
     );
-    let packer = Packer::new(&base, &basis, ArchHints::default())?;
-    let mut bundles: Vec<(VectorFormat, PathBuf)> = Vec::new();
     for name in ["q8", "q4", "q3", "q2"] {
         let format: VectorFormat = name.parse()?;
         let path = folder.join(format!("{model}_M{vectors}_T{tasks}_{name}.taskbasis"));
-        let began = Instant::now();
-        let mut packer_of_base = Packer::new(&base, &basis, ArchHints::default())?;
-        packer_of_base.base_format(BaseFormat::F16);
-        let report = packer_of_base.write(&path, &packer.uniform(format), &[], &|_| {})?;
+        if !path.is_file() {
+            let began = Instant::now();
+            let mut packer = Packer::new(&base, &basis, ArchHints::default())?;
+            packer.base_format(BaseFormat::F16);
+            packer.write(&path, &packer.uniform(format), &[], &|_| {})?;
+            println!("{name}: packed in {:.1} s", began.elapsed().as_secs_f64());
+        }
+        let bundle = Bundle::open(&path)?;
+        let of_vectors = bundle.sections().iter().filter(|part| part.kind == "vectors").map(|part| part.bytes).sum();
         println!(
-            "{name}: {} with an f16 base, {} of vectors; {:.1} x less than the task vectors; packed in {:.1} s",
-            gb(report.bytes),
-            gb(report.vector_bytes),
-            task_vectors / report.bytes as f64,
-            began.elapsed().as_secs_f64()
+            "{name}: {} with an f16 base, {} of vectors; {:.1} x less than the task vectors",
+            gb(bundle.file_bytes()),
+            gb(of_vectors),
+            task_vectors / bundle.file_bytes() as f64
         );
-        bundles.push((format, path));
+        files.bundles.push((format, path));
     }
+    Ok(files)
+}
 
-    let mut opening = Vec::new();
-    for _ in 0..20 {
-        opening.push(seconds(|| Bundle::open(&bundles[1].1).map(drop))?);
+fn warm(files: &Files) -> Result<()> {
+    let mut all = vec![("folder, f32".to_owned(), Basis::open(&files.basis)?, Checkpoint::open(&files.base)?)];
+    for (format, path) in &files.bundles {
+        let mut times = Vec::new();
+        for _ in 0..20 {
+            times.push(seconds(|| Bundle::open(path).map(drop))?);
+        }
+        println!("open the {format} bundle: {:.2} ms (median of 20)", 1e3 * median(&mut times));
+        let bundle = Bundle::open(path)?;
+        all.push((format.to_string(), bundle.basis()?, bundle.base_or(None)?));
     }
-    println!("open the q4 bundle: {:.2} ms (median of 20)", 1e3 * median(&mut opening));
-
-    let expr = TaskExpr::task("Task1");
-    let opened = bundles.iter().map(|(_, path)| Bundle::open(path)?.basis()).collect::<Result<Vec<_>>>()?;
-    let own = bundles.iter().map(|(_, path)| Bundle::open(path)?.base_or(None)).collect::<Result<Vec<_>>>()?;
-    let mut all = vec![("folder, f32".to_owned(), &basis, &base)];
-    all.extend(bundles.iter().zip(opened.iter().zip(&own)).map(|((f, _), (basis, base))| (f.to_string(), basis, base)));
     for threads in [1, 2] {
         let options = ReconstructOptions { threads, ..ReconstructOptions::default() };
         let mut times = vec![Vec::new(); all.len()];
         for round in 0..8 {
             for (times, (_, basis, base)) in times.iter_mut().zip(&all) {
+                let expr = TaskExpr::task("Task1");
                 let time = seconds(|| Weights::reconstruct(base, basis, &expr, &options).map(drop))?;
                 // The first brings everything into the page cache.
                 times.extend((round > 0).then_some(time));
@@ -99,35 +119,32 @@ fn measure(folder: &Path, model: &str, tasks: usize, vectors: usize) -> Result<(
             println!("warm, {threads} threads, {name}: {:.1} ms, {:.2} of f32", 1e3 * time, time / folder_time);
         }
     }
-    drop(all);
-    drop((opened, own));
+    Ok(())
+}
 
-    // Nothing may have the files mapped, or their pages stay.
-    drop(packer);
-    drop((basis, base));
-    let mut cold = Vec::new();
-    let vectors_file = basis_path.join("basis_vectors.pt");
+fn cold(files: &Files) -> Result<()> {
+    let expr = TaskExpr::task("Task1");
+    let reconstruct = |base: &Checkpoint, basis: &Basis| {
+        Weights::reconstruct(base, basis, &expr, &ReconstructOptions::default()).map(drop)
+    };
+    let mut times = Vec::new();
     for _ in 0..3 {
-        forget(&vectors_file);
-        forget(&base_path);
-        cold.push(seconds(|| {
-            let (base, basis) = (Checkpoint::open(&base_path)?, Basis::open(&basis_path)?);
-            Weights::reconstruct(&base, &basis, &expr, &ReconstructOptions::default()).map(drop)
-        })?);
+        forget(&files.basis.join("basis_vectors.pt"));
+        forget(&files.base);
+        times.push(seconds(|| reconstruct(&Checkpoint::open(&files.base)?, &Basis::open(&files.basis)?))?);
     }
-    let folder_time = median(&mut cold);
+    let folder_time = median(&mut times);
     println!("cold, folder, f32: {:.0} ms with opening", 1e3 * folder_time);
-    for (format, path) in &bundles {
-        let mut cold = Vec::new();
+    for (format, path) in &files.bundles {
+        let mut times = Vec::new();
         for _ in 0..3 {
             forget(path);
-            cold.push(seconds(|| {
+            times.push(seconds(|| {
                 let bundle = Bundle::open(path)?;
-                let (base, basis) = (bundle.base_or(None)?, bundle.basis()?);
-                Weights::reconstruct(&base, &basis, &expr, &ReconstructOptions::default()).map(drop)
+                reconstruct(&bundle.base_or(None)?, &bundle.basis()?)
             })?);
         }
-        let time = median(&mut cold);
+        let time = median(&mut times);
         println!("cold, {format}: {:.0} ms with opening, {:.2} of f32", 1e3 * time, time / folder_time);
     }
     Ok(())

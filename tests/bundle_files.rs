@@ -16,7 +16,9 @@ fn the_same_content_gives_the_same_bytes() {
     for method in [Method::Autoencoder, Method::Pca, Method::RandomSample] {
         let family = tiny_files(method);
         let of_threads = |threads: usize| {
-            let path = family.pack_with(&format!("{threads}"), "q3", BaseFormat::BF16, |p| drop(p.threads(threads)));
+            let path = family.pack_with(&format!("{threads}"), "q3", BaseFormat::BF16, |packer| {
+                packer.threads(threads);
+            });
             fs::read(path).unwrap()
         };
         let once = of_threads(1);

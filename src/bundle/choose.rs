@@ -129,7 +129,7 @@ impl Ladder {
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a bound that is negative or no number.
     pub(super) fn choose(&self, max_error: f64) -> Result<Formats> {
-        if !(max_error >= 0.0) {
+        if max_error.is_nan() || max_error < 0.0 {
             return Err(Error::invalid("the largest error must be a number of at least 0").got(max_error));
         }
         let mixed = self.mixture(max_error * max_error);

@@ -20,7 +20,9 @@ pub(super) fn least_squares(gram: &[f64], b: &[f64]) -> (Vec<f64>, usize) {
     // Row-major lower triangle of L in `a`, rows and columns in the order of `order`.
     while rank < n {
         let pivot = (rank..n).fold(rank, |best, i| if a[i * n + i] > a[best * n + best] { i } else { best });
-        if !(a[pivot * n + pivot] > RANK_TOLERANCE) {
+        // A NaN ends it too.
+        let large_enough = a[pivot * n + pivot] > RANK_TOLERANCE;
+        if !large_enough {
             break;
         }
         order.swap(rank, pivot);

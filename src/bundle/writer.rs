@@ -16,13 +16,15 @@ use crate::weights::safetensors_dtype;
 /// Bytes that are gathered before they go to the operating system.
 const BUFFER: usize = 1 << 20;
 
+type Fill<'a> = Box<dyn FnOnce(&mut Sink) -> Result<()> + 'a>;
+
 /// A tensor to be written.
 pub(super) struct Item<'a> {
     pub(super) name: String,
     pub(super) dtype: DType,
     pub(super) shape: Vec<usize>,
     /// Writes exactly the bytes that type and shape say.
-    pub(super) fill: Box<dyn FnOnce(&mut Sink) -> Result<()> + 'a>,
+    pub(super) fill: Fill<'a>,
 }
 
 impl<'a> Item<'a> {

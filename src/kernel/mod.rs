@@ -2,7 +2,8 @@
 //!
 //! # The bit contract
 //! For every element `i` of a segment, with the terms' coefficients `a_m` as f32 and the values of `base` and of
-//! the terms `s_m` converted to f32 first (f32, f16 and bf16 exactly, f64 rounded to nearest, ties to even):
+//! the terms `s_m` converted to f32 first (f32, f16, bf16 and blocks exactly, f64 rounded to nearest, ties to even; for
+//! blocks [`BlockFormat::dequantize`](crate::tensor::BlockFormat::dequantize) is the specification):
 //!
 //! ```text
 //! sum    = +0.0
@@ -19,8 +20,9 @@
 //!
 //! # Where to read
 //! `scalar.rs` is the specification. `generic.rs` is the algorithm over any vector type, and `avx2.rs`, `avx512.rs`
-//! and `neon.rs` are those types. `combine.rs` checks what the caller gives and turns it into strips (`strip.rs`),
-//! the contiguous pieces that kernels work on; `threads.rs` shares them out. `copy.rs` is the yardstick.
+//! and `neon.rs` are those types. `combine.rs` checks what the caller gives (`input.rs`: dense or blocks) and turns it
+//! into strips (`strip.rs`), the contiguous pieces that kernels work on; `threads.rs` shares them out, and `ahead.rs` has
+//! the disk read before they are due. `copy.rs` is the yardstick.
 
 mod ahead;
 #[cfg(target_arch = "x86_64")]

@@ -197,7 +197,7 @@ impl Pack {
 
     /// From coarse to fine, the first formats with which every task keeps its accuracy.
     fn within_drop(&self, packer: &Packer<'_>, points: f64, before: &[Accuracy]) -> Result<Formats> {
-        if !(points >= 0.0) {
+        if points.is_nan() || points < 0.0 {
             return Err(Error::invalid("--max-drop must be a number of at least 0").got(points));
         }
         let folder = self.output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
