@@ -34,7 +34,7 @@ mod generic;
 mod neon;
 mod scalar;
 mod strip;
-mod threads;
+pub(crate) mod threads;
 
 pub use combine::{Segment, combine, combine_cancellable};
 pub use dispatch::{Kernel, VARIABLE, active, choose};

@@ -7,7 +7,7 @@ use std::thread;
 use crate::error::Result;
 
 /// How many threads `wanted` means: itself, or for 0 as many as this process may run at once.
-pub(super) fn count(wanted: usize) -> usize {
+pub(crate) fn count(wanted: usize) -> usize {
     if wanted > 0 { wanted } else { thread::available_parallelism().map_or(1, NonZero::get) }
 }
 
@@ -19,7 +19,7 @@ pub(super) fn count(wanted: usize) -> usize {
 ///
 /// # Errors
 /// The first error of `work`; other pieces may then be left undone.
-pub(super) fn share<T: Send, S: Default>(
+pub(crate) fn share<T: Send, S: Default>(
     threads: usize,
     pieces: Vec<T>,
     work: impl Fn(T, &mut S) -> Result<()> + Sync,

@@ -2,10 +2,13 @@
 #![allow(unreachable_pub)] // A program exports nothing.
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
+mod analyze;
 mod args;
+mod build;
 mod classify;
 mod embed;
 mod eval;
+mod family;
 mod input;
 mod inspect;
 mod output;
@@ -37,6 +40,8 @@ enum Command {
     Embed(embed::Embed),
     Classify(classify::Classify),
     Eval(eval::Eval),
+    Build(build::Build),
+    Analyze(analyze::Analyze),
 }
 
 /// 0: done; 1: failed, with one paragraph on stderr; 2: not understood (clap exits by itself).
@@ -48,6 +53,8 @@ fn main() -> ExitCode {
         Command::Embed(command) => command.run(json),
         Command::Classify(command) => command.run(json),
         Command::Eval(command) => command.run(json),
+        Command::Build(command) => command.run(json),
+        Command::Analyze(command) => command.run(json),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
