@@ -4,14 +4,15 @@
 //! and Pereyra 1973): `∂F/∂B = −2·G·(I − BW)·Wᵀ`, and through the softmax of every column. F depends on the span of B
 //! alone, and cannot be below the sum of the T − M smallest eigenvalues of G. That bound is attained where the span of
 //! the M largest eigenvectors holds M independent positive vectors; a descent that comes near it is then finished by a
-//! projection onto that span, which moves its B as little as can be. Where it holds none, the descent's best of several
-//! starts is taken.
+//! projection onto that span, and of all B within it a well-conditioned one is taken (`spread.rs`). Where it holds none,
+//! the descent's best of several starts is.
 
 use nalgebra::{DMatrix, DVector};
 use rand_mt::Mt;
 
 use super::descent::minimise;
 use super::gram::eigen;
+use super::spread::spread;
 
 /// Starts that are tried where the bound was not attained.
 const STARTS: u32 = 12;
@@ -46,9 +47,16 @@ pub(super) fn fit(gram: &DMatrix<f64>, vectors: usize, seed: u32) -> Found {
         let found = minimise(start, bound + 1e-9, ITERATIONS, objective);
         iterations += found.iterations;
         let descended = softmax(&DMatrix::from_column_slice(tasks, vectors, &found.at));
-        for b in std::iter::once(descended.clone()).chain(projected(&descended, &top)) {
-            let loss = loss(&g, &b);
-            if best.as_ref().is_none_or(|(least, _)| loss < *least) {
+        let mut candidates = vec![descended];
+        if let Some(b) = projected(&candidates[0], &top) {
+            // A span of less than M dimensions has no M independent vectors.
+            let full = values[vectors - 1] > RANK * values[0];
+            candidates.push(if full { spread(&top, &values[..vectors], &b) } else { b });
+        }
+        for b in candidates {
+            // The descent may be below the bound by rounding; what is as good is better where it is well-conditioned.
+            let loss = loss(&g, &b).max(bound + 1e-12);
+            if best.as_ref().is_none_or(|(least, _)| loss <= *least) {
                 best = Some((loss, b));
             }
         }

@@ -26,6 +26,7 @@ mod fit;
 mod folder;
 mod gram;
 mod sample;
+mod spread;
 mod tile;
 
 pub use family::Family;
