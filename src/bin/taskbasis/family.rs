@@ -37,9 +37,9 @@ pub struct FamilyArgs {
 }
 
 #[derive(Clone)]
-struct NamedFile {
-    name: String,
-    path: PathBuf,
+pub struct NamedFile {
+    pub name: String,
+    pub path: PathBuf,
 }
 
 impl FromStr for NamedFile {
@@ -101,7 +101,7 @@ impl FamilyArgs {
 }
 
 /// The checkpoints in `folder`, by the names of their tasks. A base that lies among them is none of them.
-fn files_in(folder: &Path, base: &Path) -> Result<Vec<NamedFile>> {
+pub fn files_in(folder: &Path, base: &Path) -> Result<Vec<NamedFile>> {
     let failed = |e| Error::io("cannot list the folder", folder, e);
     let (mut folders, mut files) = (Vec::new(), Vec::new());
     for entry in std::fs::read_dir(folder).map_err(failed)? {
