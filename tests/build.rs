@@ -202,7 +202,7 @@ fn pca_of_the_digits_is_the_references() {
     let fit = Fit::pca(&family.gram(0, &|_| {}).unwrap(), 4).unwrap();
     family.write_basis(&fit, &out, &WriteOptions::default()).unwrap();
     let (ours, reference) = (Basis::open(&out).unwrap(), Basis::open(reference).unwrap());
-    for t in 0..8 {
+    for (t, task) in TASKS.iter().enumerate() {
         let (mut difference, mut all) = (0.0, 0.0);
         for (name, parameter) in reference.parameters() {
             let recovered = |basis: &Basis, sources: &[taskbasis::Source]| {
@@ -218,7 +218,7 @@ fn pca_of_the_digits_is_the_references() {
             difference += theirs.iter().zip(&ours).map(|(a, b)| (a - b).powi(2)).sum::<f64>();
             all += theirs.iter().map(|a| a * a).sum::<f64>();
         }
-        assert!((difference / all).sqrt() <= 1e-5, "{}: {}", TASKS[t], (difference / all).sqrt());
+        assert!((difference / all).sqrt() <= 1e-5, "{task}: {}", (difference / all).sqrt());
     }
 }
 
