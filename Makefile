@@ -12,7 +12,7 @@ DESTDIR ?=
 # The folder of libraries and program to install; given, nothing is built.
 BUILT ?=
 
-.PHONY: demo test bench build onnxruntime install uninstall check-sanitizers lint fuzz clean
+.PHONY: demo test test-python bench microbench build onnxruntime install uninstall check-sanitizers lint fuzz clean
 
 ## The main job on the digits family: every task from one basis.
 demo: onnxruntime
@@ -22,8 +22,19 @@ demo: onnxruntime
 ## The whole suite.
 test: onnxruntime
 	$(CARGO) test
+	$(MAKE) test-python
 
-bench: onnxruntime
+## The Python package: built, installed into an environment of its own outside its sources, and tested there.
+test-python: onnxruntime
+	$(CARGO) build --release
+	PYTHON="$(PYTHON)" scripts/test-python "$(TARGET)"
+
+## The figures of docs/performance.md on this machine, for ViT-B-32 with random weights; needs 4 GB in the temporary folder.
+bench: build
+	$(CARGO) run --release --quiet -- bench --report $(TARGET)/bench.html
+
+## Smaller things, one by one, to watch for regressions.
+microbench: onnxruntime
 	$(CARGO) bench
 
 ## The program, target/release/taskbasis, able to find ONNX Runtime by itself.

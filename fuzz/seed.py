@@ -19,7 +19,7 @@ def shrunk(path):
     return out
 
 
-for target in ("zip", "pickle", "checkpoint"):
+for target in ("zip", "pickle", "checkpoint", "bundle"):
     (HERE / "corpus" / target).mkdir(parents=True, exist_ok=True)
 for path in sorted(DIGITS.rglob("*.pt")):
     small = shrunk(path).read_bytes()
@@ -36,3 +36,5 @@ for path in sorted(DIGITS.rglob("*.safetensors")):
     whole = path.read_bytes()
     if len(whole) <= LARGEST:
         (HERE / "corpus" / "checkpoint" / path.name).write_bytes(whole)
+for path in (HERE.parent / "tests" / "data").glob("*.taskbasis"):
+    (HERE / "corpus" / "bundle" / path.name).write_bytes(path.read_bytes())

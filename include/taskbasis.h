@@ -56,8 +56,9 @@
  * "belong to" a handle: they are valid until it is freed, and are not to be freed or written to.
  *
  * Threads. Every function may be called from any thread, and several threads may use one handle at the same time;
- * each call gets the result that it would get alone, to the bit. Only the end needs care: when a handle is freed, no
- * other call may be using it. After fork() the child must not use handles made before.
+ * each call gets the result that it would get alone: to the bit, except that a task that is promoted on the way may
+ * give other last bits from then on (tb_encoder_options.promotion). Only the end needs care: when a handle is freed,
+ * no other call may be using it. After fork() the child must not use handles made before.
  *
  * Structs whose first member is `struct_size` may grow at their end in later versions. Set it to sizeof the struct and
  * all that you do not use to zero, which means default:
@@ -249,7 +250,10 @@ typedef struct tb_basis tb_basis;
 typedef struct tb_basis_options {
     /** sizeof(tb_basis_options), as the program was compiled. */
     size_t struct_size;
-    /** The base checkpoint's file (the zero-shot weights): PyTorch or safetensors; UTF-8. */
+    /**
+     * The base checkpoint's file (the zero-shot weights): PyTorch or safetensors; UTF-8. NULL for a bundle that holds
+     * its base. One given with a bundle must be the base that it was packed over.
+     */
     const char *base;
     /**
      * Not zero: read the files into memory instead of mapping them. Mapped files must not be shortened while they are
@@ -289,22 +293,24 @@ typedef struct tb_basis_properties {
     uint64_t parameters;
     /** Parameters of the image tower, which is what gets reconstructed. */
     uint64_t image_tower_parameters;
-    /** Bytes of the basis files (without the base's). */
+    /** Bytes of the basis files (without the base's), or of the bundle (with all that is in it). */
     uint64_t file_bytes;
 } tb_basis_properties;
 
 /**
  * Opens a basis and its base. A folder as published: `method_info.json`, `basis_vectors.pt` and the method's own
- * file. The vectors are mapped; nothing of them is read before weights are reconstructed.
+ * file; or a bundle, the single file that `taskbasis pack` makes, which holds the base too unless it was left out. The
+ * vectors are mapped; nothing of them is read before weights are reconstructed.
  *
  * `path` may be NULL: then there is only the base, and `base` is the only task expression.
  *
- * @param path     the basis folder, UTF-8, or NULL
- * @param options  NULL for all defaults; but `base` is needed
+ * @param path     the basis folder or the bundle, UTF-8, or NULL
+ * @param options  NULL for all defaults; but `base` is needed unless a bundle holds it
  * @param out      set to the new handle, which the caller frees with tb_basis_free(); NULL on failure
  * @param err      NULL, or set to an error that the caller frees with tb_error_free(); NULL on success
  * @return TB_OK; TB_ERR_IO, TB_ERR_FORMAT for files that cannot be read or are not what they should be;
- *         TB_ERR_UNSUPPORTED for an unknown method; TB_ERR_INVALID_ARGUMENT
+ *         TB_ERR_UNSUPPORTED for an unknown method or version; TB_ERR_MISMATCH for a base that is not the bundle's;
+ *         TB_ERR_INVALID_ARGUMENT
  */
 tb_status tb_basis_open(const char *path, const tb_basis_options *options, tb_basis **out, tb_error **err);
 
@@ -347,8 +353,8 @@ tb_status tb_basis_coefficients(const tb_basis *basis,
                                 tb_error **err);
 
 /**
- * Reads everything and checks it: that basis and base are of one model, and that every number is finite. Takes as long
- * as reading the files does.
+ * Reads everything and checks it: that basis and base are of one model, that every number is finite, and of a bundle
+ * every checksum. Takes as long as reading the files does.
  *
  * @return TB_OK; TB_ERR_MISMATCH; TB_ERR_FORMAT; TB_ERR_IO. The message names file and tensor
  */
@@ -468,7 +474,8 @@ tb_status tb_weights_create_from_tasks(const tb_basis *basis,
 
 /**
  * Names the weights of base + coefficients[0]*s[0] + ... + coefficients[M-1]*s[M-1] + mean*s_mean, with s the basis
- * vectors and s_mean PCA's mean vector.
+ * vectors and s_mean PCA's mean vector. Residuals, the vectors of single tasks that a bundle can have, are not among
+ * them: tb_weights_create() with the task's name adds its own.
  *
  * @param coefficients  `n` finite numbers, as tb_weights_coefficients() gives them
  * @param n             must be M
@@ -663,10 +670,10 @@ typedef struct tb_encoder_options {
     uint32_t concurrency;
     /**
      * One of the TB_ACTIVATION_ constants. Shapes do not tell it, and the wrong one gives plausible, wrong
-     * embeddings.
+     * embeddings. A bundle knows; there 0 is what it says.
      */
     uint32_t activation;
-    /** Attention heads; 0: width / 64. */
+    /** Attention heads; 0: what a bundle says, else width / 64. */
     uint32_t heads;
     /**
      * The side of the images in pixels; 0: what the base's positional embedding says. Any other than that is
@@ -692,6 +699,14 @@ typedef struct tb_encoder_options {
     uint32_t promotion;
     /** With TB_PROMOTION_AUTO: after so many runs; 0: 32. */
     uint32_t promote_after;
+    /**
+     * An image encoder that somebody exported as .onnx with the base's weights in it, to run instead of the built one;
+     * UTF-8. NULL: the built one. Its constants are compared with the base's values; those that the basis changes
+     * become its inputs, in the order and type that it wants. The encoder then belongs to bases of this model.
+     */
+    const char *graph;
+    /** With graph: what its constants are, as `taskbasis bind` writes it. NULL: found out. */
+    const char *map;
 } tb_encoder_options;
 
 /** What tb_encoder_info() tells: what is really used. The texts belong to the encoder. */
@@ -730,7 +745,8 @@ typedef struct tb_encoder_properties {
  *
  * @param options  NULL for all defaults
  * @param out      set to the new handle, which the caller frees with tb_encoder_free(); NULL on failure
- * @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer; TB_ERR_RUNTIME_MISSING, with every place
+ * @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer, or options->graph not its weights;
+ *         TB_ERR_IO and TB_ERR_FORMAT for its files; TB_ERR_RUNTIME_MISSING, with every place
  *         that was searched; TB_ERR_UNSUPPORTED; TB_ERR_RUNTIME
  */
 tb_status tb_encoder_create(const tb_basis *basis,
@@ -852,8 +868,8 @@ typedef struct tb_score {
 } tb_score;
 
 /**
- * Opens a head: a safetensors file with `TASK/weight` [C,e] and `TASK/bias` [C], a pickled head, or a folder of
- * `head_TASKVal.pt`, `head_TASK.pt` or `TASK.safetensors`.
+ * Opens a head: a safetensors file with `TASK/weight` [C,e] and `TASK/bias` [C], a pickled head, a folder of
+ * `head_TASKVal.pt`, `head_TASK.pt` or `TASK.safetensors`, or a bundle, which holds class names too.
  *
  * @param task     whose head; NULL where the file has only one
  * @param classes  a JSON file of class names, `{"TASK": ["name", ...]}`; NULL: the classes are called `0`, `1`, ...

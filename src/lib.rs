@@ -28,6 +28,7 @@
 pub mod basis;
 #[cfg(feature = "build")]
 pub mod build;
+pub mod bundle;
 pub mod capi;
 pub mod checkpoint;
 pub mod clip;
@@ -43,10 +44,12 @@ pub mod tensor;
 pub mod weights;
 
 pub use basis::{Basis, Coefficients, Method, Target, TaskExpr};
+pub use bundle::{BaseFormat, BasisFile, Bundle, Fingerprint, Growth, NewTask, PackReport, Packer, VectorFormat};
 pub use checkpoint::{Checkpoint, Format};
 pub use clip::{Activation, Arch, ArchHints, Dataset, Head, Pixels, Preprocess, Score, Split, head_tasks};
 pub use encoder::{
-    Encoder, EncoderOptions, FrozenEncoder, Probe, Promotion, PromotionState, Runtime, WeightSource, write_onnx,
+    Encoder, EncoderOptions, FrozenEncoder, Probe, Promotion, PromotionState, Runtime, StreamedEncoder, Trial,
+    WeightSource, write_onnx,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use kernel::Kernel;

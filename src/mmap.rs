@@ -63,6 +63,29 @@ enum Bytes {
     Heap(Vec<u8>),
 }
 
+/// One page in so many bytes is asked after by [`Mapping::is_resident`].
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const PROBE_EVERY: usize = 16 << 20;
+
+/// Linux reads no more for one piece of advice than it would read ahead by itself, which is 128 KiB by default.
+#[cfg(unix)]
+const ADVICE_BYTES: usize = 128 << 10;
+
+/// Whether reading the byte at `at` would wait for the disk.
+///
+/// This and not `mincore`, which tells the truth only to those who might write to the file.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn would_wait(file: &File, at: usize) -> bool {
+    use std::os::fd::AsRawFd;
+
+    let mut byte = 0u8;
+    let buffer = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    let Ok(at) = libc::off64_t::try_from(at) else { return false };
+    // SAFETY: one buffer of one byte, which outlives the call; the descriptor is open as long as `file` is.
+    let read = unsafe { libc::preadv64v2(file.as_raw_fd(), &raw const buffer, 1, at, libc::RWF_NOWAIT) };
+    read < 0 && std::io::Error::last_os_error().kind() == std::io::ErrorKind::WouldBlock
+}
+
 impl Mapping {
     /// The bytes of the file at `path`. An empty file is empty bytes.
     ///
@@ -127,6 +150,40 @@ impl Mapping {
             }
         }
         Cow::Borrowed(&self[range])
+    }
+
+    /// Whether the pages of `range` are in memory, as far as one of them in every 16 MiB tells, the first among them. Each
+    /// is a question of a microsecond or two.
+    ///
+    /// Where the operating system has no answer it is `true`: then nothing is gained by [`Mapping::read_ahead`].
+    ///
+    /// # Panics
+    /// When the range leaves the file.
+    pub fn is_resident(&self, range: Range<usize>) -> bool {
+        assert!(range.start <= range.end && range.end <= self.len(), "range outside the file");
+        #[cfg(all(target_os = "linux", target_env = "gnu"))]
+        if let Bytes::Mmap(_, file) = &self.bytes {
+            return range.step_by(PROBE_EVERY).all(|at| !would_wait(file, at));
+        }
+        true
+    }
+
+    /// Asks the operating system to read `range` from the disk, and does not wait for it.
+    ///
+    /// Page faults on several places of a file by turns look like random access, and are read a little at a time; this
+    /// makes long requests of them.
+    ///
+    /// # Panics
+    /// When the range leaves the file.
+    pub fn read_ahead(&self, range: Range<usize>) {
+        assert!(range.start <= range.end && range.end <= self.len(), "range outside the file");
+        #[cfg(unix)]
+        if let Bytes::Mmap(map, _) = &self.bytes {
+            for at in range.clone().step_by(ADVICE_BYTES) {
+                // Only advice: it may be refused.
+                let _ = map.advise_range(memmap2::Advice::WillNeed, at, ADVICE_BYTES.min(range.end - at));
+            }
+        }
     }
 
     /// Where the bytes came from.

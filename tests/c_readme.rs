@@ -41,7 +41,7 @@ fn blocks_are_what_the_programs_say() {
         let marked = marked(&program).unwrap_or_else(|| panic!("{path} has no [quickstart]"));
         assert_eq!(code, &without_empty_lines(&marked), "README.md and {path} differ");
     }
-    for path in ["examples/c/quickstart.c", "examples/cpp/quickstart.cpp"] {
+    for path in ["examples/c/quickstart.c", "examples/cpp/quickstart.cpp", "examples/python/quickstart.py"] {
         assert!(blocks.iter().any(|(found, _)| found == path), "README.md shows nothing of {path}");
     }
 }

@@ -220,6 +220,10 @@ fn text_that_is_not_utf8() {
         no("provider", &|e| tb_encoder_create(o.basis, &provider, encoder, e));
         let runtime = tb_encoder_options { onnxruntime: bad, ..good_encoder };
         no("onnxruntime", &|e| tb_encoder_create(o.basis, &runtime, encoder, e));
+        let graph = tb_encoder_options { graph: bad, ..good_encoder };
+        no("graph", &|e| tb_encoder_create(o.basis, &graph, encoder, e));
+        let map = tb_encoder_options { map: bad, ..good_encoder };
+        no("map", &|e| tb_encoder_create(o.basis, &map, encoder, e));
         no("path", &|e| tb_head_open(bad, null(), null(), head, e));
         no("task", &|e| tb_head_open(o.heads.as_ptr(), bad, null(), head, e));
         no("classes", &|e| tb_head_open(o.heads.as_ptr(), c"MNIST".as_ptr(), bad, head, e));
@@ -431,6 +435,8 @@ fn options_that_cannot_be_had() {
     let none: tb_encoder_options = sized();
     fails(TB_ERR_UNSUPPORTED, create(tb_encoder_options { provider: c"cuda".as_ptr(), ..none }));
     fails(NO, create(tb_encoder_options { provider: c"gpu".as_ptr(), ..none }));
+    fails(NO, create(tb_encoder_options { map: c"map.json".as_ptr(), ..none }));
+    fails(TB_ERR_IO, create(tb_encoder_options { graph: c"no/such.onnx".as_ptr(), ..none }));
     fails(TB_ERR_UNSUPPORTED, create(tb_encoder_options { device: 1, ..none }));
     fails(TB_ERR_UNSUPPORTED, create(tb_encoder_options { image_size: 7, ..none }));
     fails(NO, create(tb_encoder_options { activation: 9, ..none }));

@@ -272,3 +272,21 @@ fn threads_get_their_own_tasks_bits() {
     assert!(runs.load(Ordering::Relaxed) >= 8);
     shared.1.iter().for_each(|weights| unsafe { tb_weights_free(*weights) });
 }
+
+/// A user's graph gives what the built one gives.
+#[test]
+fn a_graph_of_the_users_own() {
+    let (Some(o), Some(graph)) = (open(AE), common::digits("onnx/transformers_style_opset14.onnx")) else { return };
+    let (graph, pixels) = (c(graph), o.pixels(2));
+    let options = tb_encoder_options { graph: graph.as_ptr(), ..sized() };
+    let mut encoder = std::ptr::null_mut();
+    ok(|e| unsafe { tb_encoder_create(o.basis, &options, &mut encoder, e) });
+    let mut embeds = [vec![0.0f32; 2 * o.model.embedding], vec![0.0f32; 2 * o.model.embedding]];
+    for (encoder, out) in [encoder, o.encoder].into_iter().zip(&mut embeds) {
+        let capacity = out.len();
+        ok(|e| unsafe { tb_encoder_encode(encoder, o.weights, pixels.as_ptr(), 2, out.as_mut_ptr(), capacity, e) });
+    }
+    let [theirs, ours] = embeds;
+    assert!(common::relative_l2(&theirs, &ours) < 1e-5);
+    unsafe { tb_encoder_free(encoder) };
+}

@@ -105,11 +105,13 @@ fn embed_equals_the_reference() {
     let golden_path = text(golden_path);
     for (expr, key) in [("Loops@1.0", "AE/task/Loops@1.0/embeds"), ("merged@0.4", "AE/merged@0.4/embeds")] {
         let arguments = ["embed", "--basis", &ae(), "--base", &base(), "--weights", expr, "--input", &golden_path];
-        succeed(&[&arguments[..], &["-o", &out, "--batch", "5", "--threads", "1"]].concat());
-        let embeds = Checkpoint::open(&out).unwrap();
-        let (got, want) = (embeds.require("embeds").unwrap(), golden.require(key).unwrap());
-        assert_eq!(got.shape(), want.shape());
-        assert!(relative_l2(&got.to_f32().unwrap(), &want.to_f32().unwrap()) <= 2e-5, "{expr}");
+        for more in [&[][..], &["--streamed"]] {
+            succeed(&[&arguments[..], &["-o", &out, "--batch", "5", "--threads", "1"], more].concat());
+            let embeds = Checkpoint::open(&out).unwrap();
+            let (got, want) = (embeds.require("embeds").unwrap(), golden.require(key).unwrap());
+            assert_eq!(got.shape(), want.shape());
+            assert!(relative_l2(&got.to_f32().unwrap(), &want.to_f32().unwrap()) <= 2e-5, "{expr}");
+        }
     }
     // Image files and folders; and no basis at all, for the base.
     let photos = text(digits("preprocess").unwrap());
@@ -185,6 +187,8 @@ fn classify_names_the_classes() {
     let total: f64 = top.iter().map(|s| s["probability"].as_f64().unwrap()).sum();
     assert!(top.len() == 2 && (total - 1.0).abs() < 1e-5 && top[0]["class"].is_string(), "{result}");
     assert!(top[0]["probability"].as_f64() >= top[1]["probability"].as_f64());
+    let streamed = json(&[&arguments[..], &heads, &["--streamed"]].concat());
+    assert_eq!(streamed["images"][0]["top"][0]["class"], top[0]["class"]);
     fail(&[&arguments[..], &["--heads", "/nonexistent"]].concat(), &["/nonexistent"]);
     fail(&[&arguments[..], &heads, &["--weights", "Party"]].concat(), &["Did you mean `Parity`?"]);
     let pickled = text(digits("heads/head_MNISTVal.pt").unwrap());

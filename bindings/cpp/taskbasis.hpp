@@ -315,8 +315,8 @@ struct basis_options {
 // A basis over its base, with the cache of reconstructed weights.
 class basis {
 public:
-    // `folder` may be empty: then there is only the base.
-    static result<basis> try_open(const std::string &folder, const std::string &base, const basis_options &how = {}) {
+    // `folder` may be a bundle, which needs no base unless it leaves its own out; or empty: then there is only the base.
+    static result<basis> try_open(const std::string &folder, const std::string &base = {}, const basis_options &how = {}) {
         auto options = detail::sized<tb_basis_options>();
         options.base = detail::or_null(base);
         options.read = how.read;
@@ -422,7 +422,7 @@ public:
     const tb_basis *get() const noexcept { return handle_.get(); }
 
 #ifndef TASKBASIS_NO_EXCEPTIONS
-    static basis open(const std::string &folder, const std::string &base, const basis_options &how = {}) {
+    static basis open(const std::string &folder, const std::string &base = {}, const basis_options &how = {}) {
         return try_open(folder, base, how).value();
     }
     tb_basis_properties info() const { return try_info().value(); }
@@ -457,6 +457,8 @@ struct encoder_options {
     std::string onnxruntime;
     std::uint32_t promotion = TB_PROMOTION_AUTO;
     std::uint32_t promote_after = 0;
+    std::string graph;
+    std::string map;
 };
 
 // The image encoder of one architecture; every call names its weights.
@@ -475,6 +477,8 @@ public:
         options.onnxruntime = detail::or_null(how.onnxruntime);
         options.promotion = how.promotion;
         options.promote_after = how.promote_after;
+        options.graph = detail::or_null(how.graph);
+        options.map = detail::or_null(how.map);
         tb_encoder *handle = nullptr;
         if (auto failed = detail::call(tb_encoder_create, of.get(), &options, &handle)) {
             return *std::move(failed);

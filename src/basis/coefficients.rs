@@ -7,7 +7,8 @@ use super::method::Method;
 use crate::error::{Error, ErrorKind, Result};
 use crate::suggest;
 
-/// What the vectors of a basis are multiplied by: `Σ_m vectors[m]·s_m + mean·(PCA's mean vector)`.
+/// What the vectors of a basis are multiplied by: `Σ_m vectors[m]·s_m + mean·(PCA's mean vector)`, and in a bundle with
+/// residuals `+ Σ_r residuals[r]·r_r`.
 ///
 /// Everything linear in the tasks is linear in the basis, so an expression of any number of tasks comes to this.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,29 +17,40 @@ pub struct Coefficients {
     pub vectors: Vec<f64>,
     /// Of PCA's mean vector; 0 for the other methods.
     pub mean: f64,
+    /// One a residual, in the order of [`Basis::residuals`](super::Basis::residuals); empty is all zero.
+    pub residuals: Vec<f64>,
 }
 
 impl Coefficients {
     /// All zero: the base.
     pub fn zero(vectors: usize) -> Self {
-        Self { vectors: vec![0.0; vectors], mean: 0.0 }
+        Self { vectors: vec![0.0; vectors], mean: 0.0, residuals: Vec::new() }
     }
 
-    /// As the kernel takes them: f32, the mean's last where the basis has a mean.
+    /// As the kernel takes them: f32, the vectors', then the mean's where the basis has a mean, then the `residuals`
+    /// residuals'.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] when there are not as many as `vectors`, the mean's is not 0 and there is no mean,
-    /// or one is not finite or does not fit f32.
-    pub fn to_kernel(&self, vectors: usize, has_mean: bool) -> Result<Vec<f32>> {
+    /// [`ErrorKind::InvalidArgument`] when there are not as many as `vectors` and `residuals`, the mean's is not 0 and
+    /// there is no mean, or one is not finite or does not fit f32.
+    pub fn to_kernel(&self, vectors: usize, has_mean: bool, residuals: usize) -> Result<Vec<f32>> {
         Self::check_count(self.vectors.len(), vectors)?;
+        if !self.residuals.is_empty() && self.residuals.len() != residuals {
+            return Err(Error::invalid("there must be one coefficient a residual, or none")
+                .expected(residuals)
+                .got(self.residuals.len()));
+        }
         if self.mean != 0.0 && !has_mean {
             return Err(Error::invalid("a coefficient for the mean, and the basis has none"));
         }
         let mean = has_mean.then_some(self.mean);
+        let left_out = if self.residuals.is_empty() { residuals } else { 0 };
         self.vectors
             .iter()
             .copied()
             .chain(mean)
+            .chain(self.residuals.iter().copied())
+            .chain(std::iter::repeat_n(0.0, left_out))
             .enumerate()
             .map(|(m, a)| match a as f32 {
                 rounded if rounded.is_finite() => Ok(rounded),
@@ -58,7 +70,7 @@ impl Coefficients {
 
 /// How a method gets its tasks back: a column of coefficients a task.
 ///
-/// `τ̂_t = Σ_m table[m,t]·s_m` (+ mean, for PCA); Autoencoder: W, PCA: C, Random: P, RandomSample: a unit column for
+/// `τ̂_t = Σ_m table[m,t]·s_m` (+ mean, for PCA; + the task's residual, where a bundle has one); Autoencoder: W, PCA: C, Random: P, RandomSample: a unit column for
 /// each selected task and none for the others.
 #[derive(Clone, Debug)]
 pub struct Recovery {
@@ -67,6 +79,8 @@ pub struct Recovery {
     pub(super) vectors: usize,
     /// M rows of T, row-major; a task that cannot be recovered has a column of NaN.
     pub(super) table: Vec<f64>,
+    /// The task of each residual.
+    pub(super) residual_tasks: Vec<usize>,
 }
 
 impl Recovery {
@@ -87,7 +101,7 @@ impl Recovery {
 
     /// The coefficients that `expr` comes to, in O(M·T), f64.
     pub(super) fn coefficients(&self, expr: &TaskExpr) -> Result<Coefficients> {
-        let mut sum = Coefficients::zero(self.vectors);
+        let mut sum = self.zero();
         for (target, lambda) in expr.terms() {
             match target {
                 Target::Task(name) => self.add_task(self.task_index(name)?, *lambda, &mut sum)?,
@@ -95,7 +109,7 @@ impl Recovery {
                 Target::All => self.add_all(*lambda, &mut sum)?,
             }
         }
-        if sum.vectors.iter().chain([&sum.mean]).all(|a| a.is_finite()) {
+        if sum.vectors.iter().chain([&sum.mean]).chain(&sum.residuals).all(|a| a.is_finite()) {
             Ok(sum)
         } else {
             Err(Error::invalid(format!("the coefficients of `{expr}` are not finite")))
@@ -115,13 +129,16 @@ impl Recovery {
         if self.method == Method::Pca {
             sum.mean += lambda;
         }
+        if let Some(r) = self.residual_tasks.iter().position(|&task| task == t) {
+            sum.residuals[r] += lambda;
+        }
         Ok(())
     }
 
     /// PCA's coefficients are centred, Σ_t C[m,t] = 0, up to the rounding they were stored with: the sum of all tasks
     /// is T·mean, and no vector need be read for it.
     fn add_all(&self, lambda: f64, sum: &mut Coefficients) -> Result<()> {
-        let mut all = Coefficients::zero(self.vectors);
+        let mut all = self.zero();
         (0..self.tasks.len()).try_for_each(|t| self.add_task(t, 1.0, &mut all))?;
         for (m, a) in all.vectors.iter_mut().enumerate() {
             let size: f64 = self.row(m).map(f64::abs).sum();
@@ -131,7 +148,12 @@ impl Recovery {
             sum.vectors[m] += lambda * *a;
         }
         sum.mean += lambda * all.mean;
+        sum.residuals.iter_mut().zip(&all.residuals).for_each(|(sum, r)| *sum += lambda * r);
         Ok(())
+    }
+
+    fn zero(&self) -> Coefficients {
+        Coefficients { residuals: vec![0.0; self.residual_tasks.len()], ..Coefficients::zero(self.vectors) }
     }
 
     fn row(&self, m: usize) -> impl Iterator<Item = f64> + '_ {
@@ -159,7 +181,7 @@ mod tests {
 
     fn recovery(method: Method, table: &[f64]) -> Recovery {
         let tasks = ["A", "B", "C"].map(String::from).to_vec();
-        Recovery { method, tasks, vectors: 2, table: table.to_vec() }
+        Recovery { method, tasks, vectors: 2, table: table.to_vec(), residual_tasks: Vec::new() }
     }
 
     fn coefficients(recovery: &Recovery, expr: &str) -> Result<Coefficients> {
@@ -170,7 +192,7 @@ mod tests {
     fn everything_linear_collapses() {
         let ae = recovery(Method::Autoencoder, &[1., 2., 3., 10., 20., 30.]);
         let sum = coefficients(&ae, "A@0.5 - C + merged@2").unwrap();
-        assert_eq!(sum, Coefficients { vectors: vec![0.5 - 3. + 2., 5. - 30. + 2.], mean: 0.0 });
+        assert_eq!(sum, Coefficients { vectors: vec![0.5 - 3. + 2., 5. - 30. + 2.], mean: 0.0, residuals: vec![] });
         assert_eq!(coefficients(&ae, "all@0.5").unwrap(), coefficients(&ae, "A@0.5+B@0.5+C@0.5").unwrap());
         assert_eq!(coefficients(&ae, "base").unwrap(), Coefficients::zero(2));
     }
@@ -179,9 +201,12 @@ mod tests {
     fn the_mean_counts_once_a_task_and_never_in_merged() {
         let pca = recovery(Method::Pca, &[1., 2., -3.00000001, 4., -8., 4.]);
         assert_eq!(coefficients(&pca, "A@0.5 - B@0.25").unwrap().mean, 0.25);
-        assert_eq!(coefficients(&pca, "merged@0.4").unwrap(), Coefficients { vectors: vec![0.4; 2], mean: 0.0 });
+        assert_eq!(
+            coefficients(&pca, "merged@0.4").unwrap(),
+            Coefficients { vectors: vec![0.4; 2], mean: 0.0, residuals: vec![] }
+        );
         let all = coefficients(&pca, "all@0.5").unwrap();
-        assert_eq!(all, Coefficients { vectors: vec![0.0; 2], mean: 1.5 }, "T·mean alone");
+        assert_eq!(all, Coefficients { vectors: vec![0.0; 2], mean: 1.5, residuals: vec![] }, "T·mean alone");
     }
 
     #[test]
@@ -202,7 +227,21 @@ mod tests {
         assert!(error.to_string().contains("known: A, B, C"), "{error}");
         assert_eq!(coefficients(&ae, "B@1e308 + B@1e308").unwrap_err().kind(), ErrorKind::InvalidArgument);
         let big = coefficients(&ae, "B@1e300").unwrap();
-        assert_eq!(big.to_kernel(2, false).unwrap_err().kind(), ErrorKind::InvalidArgument);
-        assert_eq!(Coefficients { vectors: vec![0.5], mean: 2.0 }.to_kernel(1, true).unwrap(), [0.5, 2.0]);
+        assert_eq!(big.to_kernel(2, false, 0).unwrap_err().kind(), ErrorKind::InvalidArgument);
+        let sum = Coefficients { vectors: vec![0.5], mean: 2.0, residuals: vec![] };
+        assert_eq!(sum.to_kernel(1, true, 0).unwrap(), [0.5, 2.0]);
+        assert_eq!(sum.to_kernel(1, true, 2).unwrap(), [0.5, 2.0, 0.0, 0.0]);
+        let sum = Coefficients { residuals: vec![1.0], ..sum };
+        assert_eq!(sum.to_kernel(1, true, 1).unwrap(), [0.5, 2.0, 1.0]);
+        assert!(sum.to_kernel(1, true, 2).is_err());
+    }
+
+    #[test]
+    fn a_residual_counts_with_its_task_and_never_in_merged() {
+        let ae = Recovery { residual_tasks: vec![2], ..recovery(Method::Autoencoder, &[1., 2., 3., 10., 20., 30.]) };
+        let residual = |expr| coefficients(&ae, expr).unwrap().residuals;
+        assert_eq!(residual("A@0.5 + C@0.25 - C"), [-0.75]);
+        assert_eq!(residual("A + merged"), [0.0]);
+        assert_eq!(residual("all@0.5"), [0.5]);
     }
 }

@@ -29,7 +29,7 @@ impl Method {
     const ALL: [Self; 4] = [Self::Autoencoder, Self::Pca, Self::Random, Self::RandomSample];
 
     /// From the name that `method_info.json` gives it.
-    pub(super) fn parse(name: &str) -> Option<Self> {
+    pub(crate) fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|method| method.name() == name)
     }
 
@@ -97,7 +97,11 @@ pub(super) fn read_artifact(folder: &Path, info: &Info, vectors: usize, mode: Ma
             (path, table, None)
         }
     };
-    Ok(Artifact { recovery: Recovery { method: info.method, tasks, vectors, table }, mean, path })
+    Ok(Artifact {
+        recovery: Recovery { method: info.method, tasks, vectors, table, residual_tasks: Vec::new() },
+        mean,
+        path,
+    })
 }
 
 /// `AWB.pt`, or the only `AWB*.pt` where that name is not used.

@@ -33,30 +33,61 @@ pub struct Basis {
     file_bytes: u64,
 }
 
+/// What a basis consists of, from whatever file.
+pub(crate) struct Parts {
+    pub(crate) path: PathBuf,
+    pub(crate) method: Method,
+    pub(crate) tasks: Vec<String>,
+    /// M.
+    pub(crate) vectors: usize,
+    pub(crate) has_mean: bool,
+    /// M rows of T, row-major; a task that cannot be recovered has a column of NaN.
+    pub(crate) table: Vec<f64>,
+    /// The task of each residual.
+    pub(crate) residual_tasks: Vec<usize>,
+    pub(crate) parameters: IndexMap<String, Parameter>,
+    pub(crate) file_bytes: u64,
+}
+
 /// One parameter of the model: the same-shaped piece of every basis vector.
 #[derive(Debug)]
 pub struct Parameter {
-    /// One a vector, PCA's mean last. Never empty.
+    shape: Box<[usize]>,
+    /// One a vector, then PCA's mean, then the residuals. Empty where it is known that none changes anything.
     sources: Vec<Source>,
     changed: OnceLock<bool>,
 }
 
 impl Parameter {
+    /// Of pieces of one shape, of which it is not known yet whether they change anything.
     pub(crate) fn new(sources: Vec<Source>) -> Self {
-        Self { sources, changed: OnceLock::new() }
+        let shape = sources.first().map(Source::shape).unwrap_or_default().into();
+        Self { shape, sources, changed: OnceLock::new() }
+    }
+
+    /// Of pieces that are known to change something.
+    pub(crate) fn changed(sources: Vec<Source>) -> Self {
+        Self { changed: OnceLock::from(true), ..Self::new(sources) }
+    }
+
+    /// A parameter that no vector changes.
+    pub(crate) fn unchanged(shape: &[usize]) -> Self {
+        Self { shape: shape.into(), sources: Vec::new(), changed: OnceLock::from(false) }
     }
 
     /// The extents, the same in every vector.
     pub fn shape(&self) -> &[usize] {
-        self.sources[0].shape()
+        &self.shape
     }
 
     /// How many elements.
     pub fn numel(&self) -> usize {
-        self.sources[0].numel()
+        self.shape.iter().product()
     }
 
-    /// The piece of every basis vector in order, and of PCA's mean after them.
+    /// The piece of every basis vector in order, then of PCA's mean, then of the residuals ([`Basis::residuals`]): what
+    /// the numbers of [`Basis::factors`] multiply. Empty for a parameter of which a bundle stores nothing, because no
+    /// vector changes it.
     pub fn sources(&self) -> &[Source] {
         &self.sources
     }
@@ -69,6 +100,13 @@ impl Parameter {
 }
 
 impl Basis {
+    /// Everything is as the caller checked it.
+    pub(crate) fn from_parts(parts: Parts) -> Self {
+        let Parts { path, method, tasks, vectors, has_mean, table, residual_tasks, parameters, file_bytes } = parts;
+        let recovery = Recovery { method, tasks, vectors, table, residual_tasks };
+        Self { path, vectors, has_mean, recovery, parameters, file_bytes }
+    }
+
     /// Opens a published basis folder, its vectors mapped.
     ///
     /// # Errors
@@ -114,6 +152,12 @@ impl Basis {
     /// Whether there is a mean vector beside the M (PCA).
     pub fn has_mean(&self) -> bool {
         self.has_mean
+    }
+
+    /// The tasks that have a residual: a vector of their own beside the M, added with the task's coefficient. Bundles
+    /// can have some ([`Bundle`](crate::Bundle)), folders have none.
+    pub fn residuals(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.recovery.residual_tasks.iter().map(|&t| self.recovery.tasks[t].as_str())
     }
 
     /// The recovery table [M, T].
@@ -162,6 +206,14 @@ impl Basis {
     /// back; [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) where a sum is not finite.
     pub fn coefficients(&self, expr: &TaskExpr) -> Result<Coefficients> {
         self.recovery.coefficients(expr)
+    }
+
+    /// `coefficients` as the kernel takes them: one f32 for each of [`Parameter::sources`].
+    ///
+    /// # Errors
+    /// As [`Coefficients::to_kernel`].
+    pub fn factors(&self, coefficients: &Coefficients) -> Result<Vec<f32>> {
+        coefficients.to_kernel(self.vectors, self.has_mean, self.recovery.residual_tasks.len())
     }
 
     /// Elements in all parameters, in those of the image tower, and in those that any vector changes.

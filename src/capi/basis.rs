@@ -8,6 +8,7 @@ use super::error::{tb_error, tb_status};
 use super::guard::{guard, infallible};
 use super::handle::{self, Buffer, Handle, Info, Out, Versioned};
 use crate::basis::Basis;
+use crate::bundle::{BasisFile, Bundle};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::mmap::MapMode;
@@ -21,6 +22,8 @@ pub struct tb_basis {
 /// What the handle holds, with the texts that C borrows from it.
 pub(super) struct OpenBasis {
     pub(super) model: Arc<Model>,
+    /// Where it was opened from one: it knows more of the encoder than shapes tell.
+    pub(super) bundle: Option<Box<Bundle>>,
     method: CString,
     tasks: Vec<CString>,
 }
@@ -37,7 +40,8 @@ impl Handle for tb_basis {
 pub struct tb_basis_options {
     /// sizeof(tb_basis_options), as the program was compiled.
     pub struct_size: usize,
-    /// The base checkpoint's file (the zero-shot weights): PyTorch or safetensors; UTF-8.
+    /// The base checkpoint's file (the zero-shot weights): PyTorch or safetensors; UTF-8. NULL for a bundle that holds
+    /// its base. One given with a bundle must be the base that it was packed over.
     pub base: *const c_char,
     /// Not zero: read the files into memory instead of mapping them. Mapped files must not be shortened while they are
     /// open, or the process may end with SIGBUS.
@@ -74,7 +78,7 @@ pub struct tb_basis_properties {
     pub parameters: u64,
     /// Parameters of the image tower, which is what gets reconstructed.
     pub image_tower_parameters: u64,
-    /// Bytes of the basis files (without the base's).
+    /// Bytes of the basis files (without the base's), or of the bundle (with all that is in it).
     pub file_bytes: u64,
 }
 
@@ -82,16 +86,18 @@ pub struct tb_basis_properties {
 unsafe impl Versioned for tb_basis_properties {}
 
 /// Opens a basis and its base. A folder as published: `method_info.json`, `basis_vectors.pt` and the method's own
-/// file. The vectors are mapped; nothing of them is read before weights are reconstructed.
+/// file; or a bundle, the single file that `taskbasis pack` makes, which holds the base too unless it was left out. The
+/// vectors are mapped; nothing of them is read before weights are reconstructed.
 ///
 /// `path` may be NULL: then there is only the base, and `base` is the only task expression.
 ///
-/// @param path     the basis folder, UTF-8, or NULL
-/// @param options  NULL for all defaults; but `base` is needed
+/// @param path     the basis folder or the bundle, UTF-8, or NULL
+/// @param options  NULL for all defaults; but `base` is needed unless a bundle holds it
 /// @param out      set to the new handle, which the caller frees with tb_basis_free(); NULL on failure
 /// @param err      NULL, or set to an error that the caller frees with tb_error_free(); NULL on success
 /// @return TB_OK; TB_ERR_IO, TB_ERR_FORMAT for files that cannot be read or are not what they should be;
-///         TB_ERR_UNSUPPORTED for an unknown method; TB_ERR_INVALID_ARGUMENT
+///         TB_ERR_UNSUPPORTED for an unknown method or version; TB_ERR_MISMATCH for a base that is not the bundle's;
+///         TB_ERR_INVALID_ARGUMENT
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_basis_open(
     path: *const c_char,
@@ -105,13 +111,12 @@ pub unsafe extern "C" fn tb_basis_open(
             let out = Out::new(out, "out", std::ptr::null_mut())?;
             let path = handle::optional_text(path, "path")?;
             let options = handle::options(options, "options")?;
-            let base = handle::optional_text(options.base, "options->base")?
-                .ok_or_else(|| Error::invalid("`options->base` is missing: the base checkpoint's file"))?;
+            let base = handle::optional_text(options.base, "options->base")?;
             let cache = match options.share_cache.is_null() {
                 true => None,
                 false => Some(Arc::clone(model(options.share_cache)?.cache())),
             };
-            out.set(handle::into_raw::<tb_basis>(open(path.map(Path::new), Path::new(base), &options, cache)?));
+            out.set(handle::into_raw::<tb_basis>(open(path.map(Path::new), base.map(Path::new), &options, cache)?));
             Ok(())
         })
     }
@@ -119,22 +124,31 @@ pub unsafe extern "C" fn tb_basis_open(
 
 fn open(
     path: Option<&Path>,
-    base: &Path,
+    base: Option<&Path>,
     options: &tb_basis_options,
     cache: Option<Arc<WeightsCache>>,
 ) -> Result<OpenBasis> {
     let mode = if options.read == 0 { MapMode::Map } else { MapMode::Read };
-    let basis = path.map(|path| Basis::open_with(path, mode)).transpose()?;
-    let method = handle::c_text(basis.as_ref().map_or("none", |basis| basis.method().name()));
-    let tasks = basis.iter().flat_map(Basis::tasks).map(|task| handle::c_text(task)).collect();
+    let missing = || Error::invalid("`options->base` is missing: the base checkpoint's file");
+    let file = path.map(|path| BasisFile::open(path, mode)).transpose()?;
+    if base.is_none() && !matches!(file, Some(BasisFile::Bundle(_))) {
+        return Err(missing());
+    }
     let model_options = ModelOptions {
         threads: options.threads as usize,
         cache_bytes: (options.cache_bytes > 0).then(|| usize::try_from(options.cache_bytes).unwrap_or(usize::MAX)),
         cache,
         ..ModelOptions::default()
     };
-    let model = Model::new(Checkpoint::open_with(base, mode)?, basis, &model_options)?;
-    Ok(OpenBasis { model, method, tasks })
+    let base = base.map(|base| Checkpoint::open_with(base, mode)).transpose()?;
+    let (model, bundle) = match (file, base) {
+        (Some(file), base) => file.model(base, &model_options)?,
+        (None, Some(base)) => (Model::new(base, None, &model_options)?, None),
+        (None, None) => return Err(missing()),
+    };
+    let method = handle::c_text(model.basis().map_or("none", |basis| basis.method().name()));
+    let tasks = model.basis().into_iter().flat_map(Basis::tasks).map(|task| handle::c_text(task)).collect();
+    Ok(OpenBasis { model, bundle, method, tasks })
 }
 
 /// Tells what the basis is. Reads nothing from the files.
@@ -150,7 +164,7 @@ pub unsafe extern "C" fn tb_basis_info(
     unsafe {
         guard(err, || {
             let info = Info::new(info, "info")?;
-            let OpenBasis { model, method, tasks } = handle::borrow(basis)?;
+            let OpenBasis { model, method, tasks, .. } = handle::borrow(basis)?;
             let basis = model.basis();
             let base = model.base();
             let image_tower: usize = base.image_tower().map(|(_, tensor)| tensor.numel()).sum();
@@ -244,14 +258,20 @@ pub unsafe extern "C" fn tb_basis_coefficients(
     }
 }
 
-/// Reads everything and checks it: that basis and base are of one model, and that every number is finite. Takes as long
-/// as reading the files does.
+/// Reads everything and checks it: that basis and base are of one model, that every number is finite, and of a bundle
+/// every checksum. Takes as long as reading the files does.
 ///
 /// @return TB_OK; TB_ERR_MISMATCH; TB_ERR_FORMAT; TB_ERR_IO. The message names file and tensor
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_basis_verify(basis: *const tb_basis, err: *mut *mut tb_error) -> tb_status {
     // SAFETY: as in `tb_basis_open`.
-    unsafe { guard(err, || model(basis)?.verify()) }
+    unsafe {
+        guard(err, || {
+            let OpenBasis { model, bundle, .. } = handle::borrow(basis)?;
+            let faults = bundle.as_ref().map(|bundle| bundle.verify(0, &|_| {})).unwrap_or_default();
+            faults.into_iter().next().map_or_else(|| model.verify(), Err)
+        })
+    }
 }
 
 /// Frees a basis. Weights and encoders made from it stay valid, and with them the files and the cache they need. NULL is

@@ -2,6 +2,7 @@
 
 use std::ffi::{CString, c_char};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::basis::{model, tb_basis};
 use super::error::{tb_error, tb_status};
@@ -10,9 +11,13 @@ use super::handle::{self, Buffer, Handle, Info, Out, Versioned};
 use super::logging::log_level;
 use super::pixels::{self, tb_image};
 use super::weights::tb_weights;
+use crate::bundle::Bundle;
+use crate::checkpoint::Checkpoint;
 use crate::clip::{Activation, Arch, ArchHints, Preprocess};
 use crate::encoder::{Encoder, EncoderOptions, Promotion, Runtime};
 use crate::error::{Error, Result};
+use crate::onnx::{BindOptions, BoundGraph, GraphMap, OnnxFile};
+use crate::weights::Model;
 
 /// The image encoder of one architecture. It holds no weights: every call names those it runs with, so calls for
 /// different tasks may run at the same time on one encoder. Shareable between threads.
@@ -59,9 +64,9 @@ pub struct tb_encoder_options {
     /// Runs that may be in progress at once; further calls wait. 0: 1. Each has threads / concurrency threads.
     pub concurrency: u32,
     /// One of the TB_ACTIVATION_ constants. Shapes do not tell it, and the wrong one gives plausible, wrong
-    /// embeddings.
+    /// embeddings. A bundle knows; there 0 is what it says.
     pub activation: u32,
-    /// Attention heads; 0: width / 64.
+    /// Attention heads; 0: what a bundle says, else width / 64.
     pub heads: u32,
     /// The side of the images in pixels; 0: what the base's positional embedding says. Any other than that is
     /// TB_ERR_UNSUPPORTED.
@@ -79,6 +84,12 @@ pub struct tb_encoder_options {
     pub promotion: u32,
     /// With TB_PROMOTION_AUTO: after so many runs; 0: 32.
     pub promote_after: u32,
+    /// An image encoder that somebody exported as .onnx with the base's weights in it, to run instead of the built one;
+    /// UTF-8. NULL: the built one. Its constants are compared with the base's values; those that the basis changes
+    /// become its inputs, in the order and type that it wants. The encoder then belongs to bases of this model.
+    pub graph: *const c_char,
+    /// With graph: what its constants are, as `taskbasis bind` writes it. NULL: found out.
+    pub map: *const c_char,
 }
 
 // SAFETY: repr(C), the size first, and every field may be zero.
@@ -124,7 +135,8 @@ unsafe impl Versioned for tb_encoder_properties {}
 ///
 /// @param options  NULL for all defaults
 /// @param out      set to the new handle, which the caller frees with tb_encoder_free(); NULL on failure
-/// @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer; TB_ERR_RUNTIME_MISSING, with every place
+/// @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer, or options->graph not its weights;
+///         TB_ERR_IO and TB_ERR_FORMAT for its files; TB_ERR_RUNTIME_MISSING, with every place
 ///         that was searched; TB_ERR_UNSUPPORTED; TB_ERR_RUNTIME
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_encoder_create(
@@ -145,8 +157,8 @@ pub unsafe extern "C" fn tb_encoder_create(
             if options.device != 0 {
                 return Err(Error::unsupported("the CPU is the only device that this build has").got(options.device));
             }
-            let hints = ArchHints { heads: positive(options.heads), activation: activation(options.activation)? };
-            let arch = Arch::of(base, hints)?;
+            let bundle = handle::borrow(basis)?.bundle.as_deref();
+            let arch = arch(base, bundle, &options)?;
             check_image_size(&arch, options.image_size)?;
             let runtime = handle::optional_text(options.onnxruntime, "options->onnxruntime")?.map(PathBuf::from);
             if options.log_level != 0 {
@@ -156,9 +168,18 @@ pub unsafe extern "C" fn tb_encoder_create(
             let threads = options.threads as usize;
             let concurrency = options.concurrency as usize;
             let promotion = promotion(options.promotion, options.promote_after)?;
-            let encoder = Encoder::new(&arch, &EncoderOptions { threads, concurrency, promotion, runtime })?;
+            let options_of_encoder = EncoderOptions { threads, concurrency, promotion, runtime };
+            let graph = handle::optional_text(options.graph, "options->graph")?;
+            let map = handle::optional_text(options.map, "options->map")?;
+            let encoder = match (graph, map) {
+                (None, None) => Encoder::new(&arch, &options_of_encoder)?,
+                (Some(graph), map) => {
+                    Encoder::with_graph(&arch, &bound(graph, map, model(basis)?)?, &options_of_encoder)?
+                }
+                (None, Some(_)) => return Err(Error::invalid("`options->map` needs `options->graph`")),
+            };
             out.set(handle::into_raw::<tb_encoder>(OpenEncoder {
-                preprocess: Preprocess::new(arch.image_size())?,
+                preprocess: bundle.map_or_else(|| Preprocess::new(arch.image_size()), Bundle::preprocess)?,
                 onnxruntime_path: handle::c_text(&encoder.runtime().path().to_string_lossy()),
                 onnxruntime_version: handle::c_text(encoder.runtime().version()),
                 encoder,
@@ -166,6 +187,26 @@ pub unsafe extern "C" fn tb_encoder_create(
             Ok(())
         })
     }
+}
+
+/// A user's graph, and what its constants are where a map says so.
+fn bound(graph: &str, map: Option<&str>, model: &Model) -> Result<BoundGraph> {
+    match map {
+        None => BoundGraph::open(graph, model.base(), model.basis(), &BindOptions::default()),
+        Some(map) => {
+            let file = Arc::new(OnnxFile::open(graph)?);
+            BoundGraph::with_map(file, GraphMap::open(map)?, model.base(), model.basis()).map_err(|e| e.at(map))
+        }
+    }
+}
+
+/// What shapes do not tell, the options do, and then the bundle.
+fn arch(base: &Checkpoint, bundle: Option<&Bundle>, options: &tb_encoder_options) -> Result<Arch> {
+    let asked = activation(options.activation)?;
+    let known = bundle.map(Bundle::arch);
+    let heads = positive(options.heads).or(known.map(|arch| arch.heads));
+    let activation = known.map(|arch| arch.activation).filter(|_| options.activation == TB_ACTIVATION_QUICK_GELU);
+    Arch::of(base, ArchHints { heads, activation: activation.unwrap_or(asked) })
 }
 
 fn positive(number: u32) -> Option<usize> {

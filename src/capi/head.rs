@@ -5,6 +5,7 @@ use std::ffi::{CString, c_char};
 use super::error::{tb_error, tb_status};
 use super::guard::{guard, infallible};
 use super::handle::{self, Buffer, Handle, Out};
+use crate::bundle::Bundle;
 use crate::clip::{Head, head_tasks, softmax, top_k};
 use crate::error::{Error, Result};
 use crate::tensor::try_zeroed;
@@ -36,8 +37,8 @@ pub struct tb_score {
     pub probability: f32,
 }
 
-/// Opens a head: a safetensors file with `TASK/weight` [C,e] and `TASK/bias` [C], a pickled head, or a folder of
-/// `head_TASKVal.pt`, `head_TASK.pt` or `TASK.safetensors`.
+/// Opens a head: a safetensors file with `TASK/weight` [C,e] and `TASK/bias` [C], a pickled head, a folder of
+/// `head_TASKVal.pt`, `head_TASK.pt` or `TASK.safetensors`, or a bundle, which holds class names too.
 ///
 /// @param task     whose head; NULL where the file has only one
 /// @param classes  a JSON file of class names, `{"TASK": ["name", ...]}`; NULL: the classes are called `0`, `1`, ...
@@ -58,9 +59,16 @@ pub unsafe extern "C" fn tb_head_open(
             let out = Out::new(out, "out", std::ptr::null_mut())?;
             let path = handle::text(path, "path")?;
             let task = handle::optional_text(task, "task")?;
-            let mut head = Head::open(path, task)?;
+            let bundle = Bundle::is_bundle(path).then(|| Bundle::open(path)).transpose()?;
+            let mut head = match &bundle {
+                Some(bundle) => bundle.head_or_only(task)?,
+                None => Head::open(path, task)?,
+            };
             if let Some(classes) = handle::optional_text(classes, "classes")? {
-                let only = head_tasks(path)?;
+                let only: Vec<String> = match &bundle {
+                    Some(bundle) => bundle.head_tasks().map(String::from).collect(),
+                    None => head_tasks(path)?,
+                };
                 let task = task.or(only.first().map(String::as_str)).unwrap_or_default();
                 head = head.with_class_names(classes, task)?;
             }

@@ -121,7 +121,8 @@ pub unsafe extern "C" fn tb_weights_create_from_tasks(
 }
 
 /// Names the weights of base + coefficients[0]*s[0] + ... + coefficients[M-1]*s[M-1] + mean*s_mean, with s the basis
-/// vectors and s_mean PCA's mean vector.
+/// vectors and s_mean PCA's mean vector. Residuals, the vectors of single tasks that a bundle can have, are not among
+/// them: tb_weights_create() with the task's name adds its own.
 ///
 /// @param coefficients  `n` finite numbers, as tb_weights_coefficients() gives them
 /// @param n             must be M
@@ -145,7 +146,7 @@ pub unsafe extern "C" fn tb_weights_create_from_coefficients(
             // Before anything is read: a wrong count must not lead beyond the caller's array.
             model.check_count(n)?;
             let vectors = handle::slice(coefficients, n, "coefficients")?.to_vec();
-            out.set(named(model.weights_from(Coefficients { vectors, mean })?));
+            out.set(named(model.weights_from(Coefficients { vectors, mean, residuals: Vec::new() })?));
             Ok(())
         })
     }
@@ -380,5 +381,6 @@ fn floats(values: Values<'_>) -> Result<&[f32]> {
     match values {
         Values::F32(values) => Ok(values),
         Values::Carried(tensor) => Err(Error::unsupported("the tensor is not one of floats").got(tensor.dtype())),
+        Values::Cast(dtype, _) => Err(Error::unsupported("the tensor is not one of f32").got(dtype)),
     }
 }

@@ -22,9 +22,9 @@ const MAX_EXTENT: usize = 1 << 20;
 pub const PREFIX: &str = "visual.";
 const CLASS_EMBEDDING: &str = "visual.class_embedding";
 const POSITIONAL_EMBEDDING: &str = "visual.positional_embedding";
-const PROJECTION: &str = "visual.proj";
+pub(super) const PROJECTION: &str = "visual.proj";
 const PATCH_EMBEDDING: &str = "visual.conv1.weight";
-const BLOCKS: &str = "visual.transformer.resblocks.";
+pub(super) const BLOCKS: &str = "visual.transformer.resblocks.";
 
 /// The function between the two linear layers of an MLP. The wrong one gives plausible, wrong embeddings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]

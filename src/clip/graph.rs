@@ -13,7 +13,7 @@
 
 use prost::Message;
 
-use super::arch::{Activation, Arch};
+use super::arch::{Activation, Arch, BLOCKS, PROJECTION};
 use crate::error::Result;
 use crate::onnx::proto::{
     AttributeProto, AttributeType, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
@@ -24,6 +24,8 @@ use crate::onnx::proto::{
 pub const PIXELS: &str = "pixel_values";
 /// The output: f32 `[batch, e]`, not normalised, as the reference's encoder gives it.
 pub const EMBEDS: &str = "embeds";
+/// The residual stream between the graphs of a chain: f32 `[batch·tokens, width]`.
+const STREAM: &str = "stream.in";
 
 /// The first opset with `LayerNormalization`.
 const OPSET: i64 = 17;
@@ -43,11 +45,86 @@ const QUICK_GELU_ALPHA: f32 = 1.702;
 pub fn build(arch: &Arch) -> Result<Vec<u8>> {
     arch.check()?;
     let mut graph = Graph::default();
-    graph.declare_inputs(arch);
+    graph.declare_pixels(arch);
+    graph.declare_parameters(&arch.parameters());
     let stream = graph.embed_patches(arch);
     let stream = (0..arch.layers).fold(stream, |stream, layer| graph.block(arch, layer, &stream));
-    graph.project(&stream);
+    graph.project(arch, &stream);
     Ok(graph.into_model().encode_to_vec())
+}
+
+/// The tower as a chain of graphs, so that not all weights need be there at once.
+pub(crate) struct Chain {
+    /// Pixels to the residual stream.
+    pub(crate) stem: Link,
+    /// One block but the last: stream to stream. Its parameters are called as those of block 0. `None` where the last
+    /// is the only one.
+    pub(crate) block: Option<Link>,
+    /// The last block and the projection: stream to embeddings.
+    pub(crate) last: Link,
+}
+
+/// One graph of a [`Chain`].
+pub(crate) struct Link {
+    /// The bytes of the ONNX model.
+    pub(crate) model: Vec<u8>,
+    /// Names and shapes of its parameters, all inputs.
+    pub(crate) parameters: Vec<(String, Vec<usize>)>,
+    /// The input that takes what the link before gives, f32: pixels, or the stream `[batch·tokens, width]`.
+    pub(crate) input: String,
+    /// The output.
+    pub(crate) output: String,
+}
+
+/// The graphs that, one after the other, compute what [`build`]'s computes.
+///
+/// # Errors
+/// As [`build`].
+pub(crate) fn build_chain(arch: &Arch) -> Result<Chain> {
+    arch.check()?;
+    let last_layer = arch.layers - 1;
+    let of_block = |name: &str, layer: usize| name.starts_with(&block_prefix(layer));
+    let is_last = |name: &str| name.starts_with("visual.ln_post.") || name == PROJECTION;
+    let parameters = |wanted: &dyn Fn(&str) -> bool| -> Vec<_> {
+        arch.parameters().into_iter().filter(|(name, _)| wanted(name)).collect()
+    };
+
+    let stem = {
+        let (mut graph, parameters) = (Graph::default(), parameters(&|name| !is_of_block(name) && !is_last(name)));
+        graph.declare_pixels(arch);
+        graph.declare_parameters(&parameters);
+        let output = graph.embed_patches(arch);
+        graph.give_stream(arch, &output);
+        graph.into_link(parameters, PIXELS, output)
+    };
+    let block = (last_layer > 0).then(|| {
+        let (mut graph, parameters) = (Graph::default(), parameters(&|name| of_block(name, 0)));
+        graph.take_stream(arch);
+        graph.declare_parameters(&parameters);
+        let output = graph.block(arch, 0, STREAM);
+        graph.give_stream(arch, &output);
+        graph.into_link(parameters, STREAM, output)
+    });
+    let last = {
+        let (mut graph, parameters) =
+            (Graph::default(), parameters(&|name| of_block(name, last_layer) || is_last(name)));
+        graph.take_stream(arch);
+        graph.declare_parameters(&parameters);
+        let output = graph.block(arch, last_layer, STREAM);
+        graph.project(arch, &output);
+        graph.into_link(parameters, STREAM, EMBEDS.into())
+    };
+    Ok(Chain { stem, block, last })
+}
+
+/// What the names of a block's parameters begin with.
+pub(crate) fn block_prefix(layer: usize) -> String {
+    format!("{BLOCKS}{layer}.")
+}
+
+/// Whether a parameter belongs to any block.
+pub(crate) fn is_of_block(name: &str) -> bool {
+    name.starts_with(BLOCKS)
 }
 
 /// A graph in the making. Methods append nodes and return the name of the value that they make.
@@ -55,14 +132,24 @@ pub fn build(arch: &Arch) -> Result<Vec<u8>> {
 struct Graph(GraphProto);
 
 impl Graph {
-    /// The pixels and every parameter become inputs. (Frozen weights would become initializers here, and nowhere else.)
-    fn declare_inputs(&mut self, arch: &Arch) {
+    fn declare_pixels(&mut self, arch: &Arch) {
         let size = fixed(arch.image_size());
         self.0.input.push(value_info(PIXELS, vec![named("batch"), fixed(3), size.clone(), size]));
-        for (name, shape) in arch.parameters() {
-            self.0.input.push(value_info(&name, shape.into_iter().map(fixed).collect()));
+    }
+
+    /// Parameters become inputs. (Whoever freezes weights turns these inputs into constants.)
+    fn declare_parameters(&mut self, parameters: &[(String, Vec<usize>)]) {
+        for (name, shape) in parameters {
+            self.0.input.push(value_info(name, shape.iter().copied().map(fixed).collect()));
         }
-        self.0.output.push(value_info(EMBEDS, vec![named("batch"), fixed(arch.embed_dim)]));
+    }
+
+    fn take_stream(&mut self, arch: &Arch) {
+        self.0.input.push(value_info(STREAM, vec![named("rows"), fixed(arch.width)]));
+    }
+
+    fn give_stream(&mut self, arch: &Arch, name: &str) {
+        self.0.output.push(value_info(name, vec![named("rows"), fixed(arch.width)]));
     }
 
     /// Pixels to the residual stream: patches, class token, positions, `ln_pre`.
@@ -88,7 +175,7 @@ impl Graph {
     fn block(&mut self, arch: &Arch, layer: usize, stream: &str) -> String {
         let (w, tokens) = (int(arch.width), int(arch.tokens()));
         let at = |part: &str| format!("resblocks.{layer}.{part}");
-        let parameter = |part: &str| format!("visual.transformer.resblocks.{layer}.{part}");
+        let parameter = |part: &str| block_prefix(layer) + part;
 
         let x = self.layer_norm(&at("ln_1"), stream, &parameter("ln_1"));
         let weight = [parameter("attn.in_proj_weight"), parameter("attn.in_proj_bias")];
@@ -127,9 +214,10 @@ impl Graph {
     }
 
     /// The class token through `ln_post` and the projection, which is kept `[in, out]`.
-    fn project(&mut self, class_token: &str) {
+    fn project(&mut self, arch: &Arch, class_token: &str) {
         let x = self.layer_norm("ln_post", class_token, "visual.ln_post");
-        self.push("proj", "", "Gemm", &[&x, "visual.proj"], vec![EMBEDS.into()], []);
+        self.push("proj", "", "Gemm", &[&x, PROJECTION], vec![EMBEDS.into()], []);
+        self.0.output.push(value_info(EMBEDS, vec![named("batch"), fixed(arch.embed_dim)]));
     }
 
     /// x·Wᵀ + b with W `[out, in]`.
@@ -195,6 +283,10 @@ impl Graph {
             attribute: attributes.into(),
             doc_string: None,
         });
+    }
+
+    fn into_link(self, parameters: Vec<(String, Vec<usize>)>, input: &str, output: String) -> Link {
+        Link { model: self.into_model().encode_to_vec(), parameters, input: input.into(), output }
     }
 
     fn into_model(mut self) -> ModelProto {

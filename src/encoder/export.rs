@@ -4,9 +4,10 @@
 use std::path::Path;
 
 use super::WeightSource;
+use super::session::Elements;
 use super::signature::Signature;
 use crate::clip::arch::Arch;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::write::write_with_parameters;
 
 /// Writes the image encoder of `arch` with these weights as constants: the graph that an [`Encoder`](super::Encoder)
@@ -22,6 +23,14 @@ use crate::onnx::write::write_with_parameters;
 /// [`ErrorKind::Io`](crate::ErrorKind::Io).
 pub fn write_onnx<W: WeightSource + ?Sized>(arch: &Arch, weights: &W, path: &Path, inputs: &[&Path]) -> Result<()> {
     let signature = Signature::built(arch)?;
-    let parameters: Vec<_> = signature.inputs(weights)?.iter().map(|input| (input.name, input.values)).collect();
+    let mut converted = None;
+    let inputs_of_graph = signature.inputs(weights, &mut converted)?;
+    let parameters = inputs_of_graph
+        .iter()
+        .map(|input| match input.values {
+            Elements::F32(values) => Ok((input.name, values)),
+            Elements::Other(dtype, _) => Err(Error::new(ErrorKind::Internal, "the built graph takes f32").got(dtype)),
+        })
+        .collect::<Result<Vec<_>>>()?;
     write_with_parameters(&signature.model, &parameters, path, inputs)
 }

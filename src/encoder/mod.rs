@@ -6,6 +6,7 @@
 
 mod elf;
 mod export;
+mod fastest;
 mod frozen;
 mod library;
 mod memory;
@@ -15,6 +16,7 @@ mod runtime;
 mod search;
 mod session;
 mod signature;
+mod streamed;
 mod task;
 
 use std::collections::HashMap;
@@ -26,21 +28,23 @@ use ndarray::{Array2, ArrayView4};
 use ort::session::Session;
 
 pub use export::write_onnx;
+pub use fastest::{Trial, optimise_graph};
 pub use frozen::FrozenEncoder;
 pub use library::{MINIMUM_MINOR, Version};
 pub use promote::{Promotion, PromotionState};
 pub use runtime::{Probe, Runtime};
 pub use search::{Origin, PATH_VARIABLE};
+pub use streamed::StreamedEncoder;
 
 use self::pool::Pool;
 use self::promote::Promotions;
-use self::session::Input;
+use self::session::{Elements, Input};
 use self::signature::Signature;
 use crate::clip::arch::Arch;
-use crate::clip::graph;
 use crate::error::{Error, ErrorKind, Result};
-use crate::tensor::try_zeroed;
-use crate::weights::Weights;
+use crate::onnx::BoundGraph;
+use crate::tensor::{DType, try_zeroed, u16_bytes};
+use crate::weights::{Layout, Weights};
 
 /// Weights that an [`Encoder`] can run with.
 ///
@@ -55,6 +59,12 @@ pub trait WeightSource {
         let _ = name;
         None
     }
+
+    /// These weights as a user's graph wants them, where they are in that layout.
+    fn laid_out(&self, layout: &Layout) -> Option<&Weights> {
+        let _ = layout;
+        None
+    }
 }
 
 impl<W: WeightSource + ?Sized> WeightSource for &W {
@@ -64,6 +74,10 @@ impl<W: WeightSource + ?Sized> WeightSource for &W {
 
     fn shape(&self, name: &str) -> Option<&[usize]> {
         (**self).shape(name)
+    }
+
+    fn laid_out(&self, layout: &Layout) -> Option<&Weights> {
+        (**self).laid_out(layout)
     }
 }
 
@@ -75,6 +89,10 @@ impl<W: WeightSource + ?Sized> WeightSource for std::sync::Arc<W> {
     fn shape(&self, name: &str) -> Option<&[usize]> {
         (**self).shape(name)
     }
+
+    fn laid_out(&self, layout: &Layout) -> Option<&Weights> {
+        (**self).laid_out(layout)
+    }
 }
 
 impl WeightSource for Weights {
@@ -84,6 +102,10 @@ impl WeightSource for Weights {
 
     fn shape(&self, name: &str) -> Option<&[usize]> {
         self.shape(name)
+    }
+
+    fn laid_out(&self, layout: &Layout) -> Option<&Weights> {
+        self.layout().filter(|own| own.id() == layout.id()).map(|_| self)
     }
 }
 
@@ -160,12 +182,39 @@ impl Encoder {
     /// As [`Runtime::load`] and [`Arch::check`]; [`ErrorKind::InvalidArgument`] for thousands of threads;
     /// [`ErrorKind::Runtime`] when ONNX Runtime refuses the graph.
     pub fn new(arch: &Arch, options: &EncoderOptions) -> Result<Self> {
+        Self::over(arch.clone(), Signature::built(arch)?, options)
+    }
+
+    /// An encoder over a user's graph, of a model with this architecture. It runs with the weights of any task
+    /// ([`Encoder::encode_task`] reconstructs them straight into the graph's layout). Canonical weights are put into that
+    /// layout in every call, which costs a copy of all of them.
+    ///
+    /// # Errors
+    /// As [`Encoder::new`]; [`ErrorKind::Mismatch`] for a graph that takes images of another size;
+    /// [`ErrorKind::Unsupported`] for one that takes or gives something else than f32 or f16.
+    pub fn with_graph(arch: &Arch, graph: &BoundGraph, options: &EncoderOptions) -> Result<Self> {
+        let (size, mut arch) = (arch.image_size(), arch.clone());
+        let extents = graph.pixels().shape.as_deref().unwrap_or_default();
+        if extents.iter().skip(2).flatten().any(|extent| *extent != size) {
+            return Err(Error::mismatch("the graph takes images of another size")
+                .at(graph.file().path())
+                .expected(format_args!("{size}×{size}"))
+                .got(format_args!("{extents:?}")));
+        }
+        // What the graph gives may be something else than the projected embedding.
+        if let Some([_, Some(length)]) = graph.output().shape.as_deref() {
+            arch.embed_dim = *length;
+        }
+        Self::over(arch, Signature::bound(graph)?, options)
+    }
+
+    fn over(arch: Arch, signature: Signature, options: &EncoderOptions) -> Result<Self> {
         let (threads_a_run, concurrency) = options.threads_a_run()?;
-        let signature = Arc::new(Signature::built(arch)?);
+        let signature = Arc::new(signature);
         let runtime = Runtime::load(options.runtime.as_deref())?;
-        let first = session::create(runtime, &signature.model, threads_a_run)?;
+        let first = session::create(runtime, &signature.model, threads_a_run, session::level(signature.is_users()))?;
         Ok(Self {
-            arch: arch.clone(),
+            arch,
             runtime,
             threads_a_run,
             sessions: Pool::new(first, concurrency),
@@ -204,14 +253,53 @@ impl Encoder {
     ) -> Result<()> {
         self.check_pixels(pixels, n)?;
         self.check_out(n, out)?;
-        let weights = self.signature.inputs(weights)?;
+        let mut converted = None;
+        let weights = self.signature.inputs(weights, &mut converted)?;
         if n == 0 {
             return Ok(());
         }
-        let size = self.arch.image_size();
-        let pixels = Input { name: graph::PIXELS, shape: &[n, 3, size, size], values: pixels };
         let mut session = self.sessions.lend(|| self.session())?;
-        session::run(&mut session, pixels, weights.into_iter(), out)
+        let name = self.signature.pixels.to_string_lossy();
+        self.in_runs(pixels, n, out, |pixels, out| {
+            let pixels = Input { name: &name, ..pixels };
+            session::run(&mut session, &self.signature, pixels, weights.iter().copied(), out)
+        })
+    }
+
+    /// Hands the images over as the graph takes them: in its type, and as many at a time as it wants. `run` is given the
+    /// pixels and room for their embeddings. What was computed is written to `out` at the end.
+    fn in_runs(
+        &self,
+        pixels: &[f32],
+        n: usize,
+        out: &mut [f32],
+        mut run: impl FnMut(Input<'_>, &mut [f32]) -> Result<()>,
+    ) -> Result<()> {
+        let (size, image, embed) = (self.arch.image_size(), self.arch.pixels(), self.arch.embed_dim);
+        let dtype = self.signature.pixels_dtype;
+        let batch = self.signature.batch.unwrap_or(n);
+        if dtype == DType::F32 && batch == n {
+            return run(Input { name: "", shape: &[n, 3, size, size], values: Elements::F32(pixels) }, out);
+        }
+        let mut embeds = try_zeroed(n.div_ceil(batch) * batch * embed)?;
+        let mut images = try_zeroed::<f32>(batch * image)?;
+        // Room for half floats at an address that they may have.
+        let mut cast = try_zeroed::<u16>(if dtype == DType::F32 { 0 } else { batch * image })?;
+        for (some, out) in pixels.chunks(batch * image).zip(embeds.chunks_mut(batch * embed)) {
+            // The last run is filled up with black images, whose embeddings nobody sees.
+            images[..some.len()].copy_from_slice(some);
+            images[some.len()..].fill(0.0);
+            let shape = [batch, 3, size, size];
+            let values = if dtype == DType::F32 {
+                Elements::F32(&images)
+            } else {
+                cast.iter_mut().zip(&images).for_each(|(slot, value)| *slot = half::f16::from_f32(*value).to_bits());
+                Elements::Other(dtype, u16_bytes(&cast))
+            };
+            run(Input { name: "", shape: &shape, values }, out)?;
+        }
+        out.copy_from_slice(&embeds[..n * embed]);
+        Ok(())
     }
 
     /// As [`Encoder::encode`], at most `batch` images a run, so that memory does not grow with `n`. The embeddings are
@@ -267,7 +355,7 @@ impl Encoder {
     /// # Errors
     /// [`ErrorKind::Mismatch`], naming the parameter.
     pub fn check<W: WeightSource + ?Sized>(&self, weights: &W) -> Result<()> {
-        self.signature.inputs(weights).map(drop)
+        self.signature.inputs(weights, &mut None).map(drop)
     }
 
     /// The architecture that this encoder was made for.
@@ -298,7 +386,8 @@ impl Encoder {
 
     /// Another session over the graph without weights.
     fn session(&self) -> Result<Session> {
-        session::create(self.runtime, &self.signature.model, self.threads_a_run)
+        let level = session::level(self.signature.is_users());
+        session::create(self.runtime, &self.signature.model, self.threads_a_run, level)
     }
 
     fn check_out(&self, n: usize, out: &[f32]) -> Result<()> {
@@ -311,13 +400,7 @@ impl Encoder {
     }
 
     fn check_pixels(&self, pixels: &[f32], n: usize) -> Result<()> {
-        if n.checked_mul(self.arch.pixels()) == Some(pixels.len()) {
-            return Ok(());
-        }
-        let size = self.arch.image_size();
-        Err(Error::invalid("the pixels are not that many images of this encoder")
-            .expected(format_args!("{n}·3·{size}·{size} values"))
-            .got(pixels.len()))
+        check_pixels(&self.arch, pixels, n)
     }
 }
 
@@ -330,4 +413,15 @@ impl std::fmt::Debug for Encoder {
 /// Turns an error of ONNX Runtime into ours, with its message.
 fn failed<R>(doing: &'static str) -> impl Fn(ort::Error<R>) -> Error {
     move |e| Error::new(ErrorKind::Runtime, doing).because(e.message().to_string())
+}
+
+/// Whether `pixels` is `n` images of an encoder of `arch`.
+fn check_pixels(arch: &Arch, pixels: &[f32], n: usize) -> Result<()> {
+    if n.checked_mul(arch.pixels()) == Some(pixels.len()) {
+        return Ok(());
+    }
+    let size = arch.image_size();
+    Err(Error::invalid("the pixels are not that many images of this encoder")
+        .expected(format_args!("{n}·3·{size}·{size} values"))
+        .got(pixels.len()))
 }

@@ -2,12 +2,17 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::CString;
+use std::sync::Arc;
 
 use super::WeightSource;
-use super::session::Input;
+use super::session::{Elements, Input};
 use crate::clip::arch::Arch;
 use crate::clip::graph;
 use crate::error::{Error, ErrorKind, Result};
+use crate::onnx::proto::TensorType;
+use crate::onnx::{BoundGraph, stub};
+use crate::tensor::DType;
+use crate::weights::{Layout, Values, Weights};
 
 /// A graph with its parameters as inputs.
 pub(super) struct Signature {
@@ -15,42 +20,102 @@ pub(super) struct Signature {
     pub(super) model: Vec<u8>,
     /// Names and shapes of the parameters, in the order of the graph's inputs.
     pub(super) parameters: Vec<(String, Vec<usize>)>,
-    /// The input that takes the images.
+    /// The input that takes the images, and the type that it takes.
     pub(super) pixels: CString,
-    /// The output that gives the embeddings.
+    pub(super) pixels_dtype: DType,
+    /// The output that gives the embeddings, and the type that it gives.
     pub(super) embeds: CString,
+    pub(super) embeds_dtype: DType,
+    /// How many images a run takes, where the graph takes no other number.
+    pub(super) batch: Option<usize>,
+    /// The user's graph, where it is one.
+    graph: Option<BoundGraph>,
 }
 
 impl Signature {
     /// The graph that is built for an architecture.
     pub(super) fn built(arch: &Arch) -> Result<Self> {
-        let name = |name: &str| {
-            CString::new(name).map_err(|_| Error::new(ErrorKind::Internal, "a NUL in a name").tensor(name))
-        };
         Ok(Self {
             model: graph::build(arch)?,
             parameters: arch.parameters(),
-            pixels: name(graph::PIXELS)?,
-            embeds: name(graph::EMBEDS)?,
+            pixels: c_name(graph::PIXELS)?,
+            pixels_dtype: DType::F32,
+            embeds: c_name(graph::EMBEDS)?,
+            embeds_dtype: DType::F32,
+            batch: None,
+            graph: None,
         })
     }
 
-    /// Views of all parameters, checked. A thousandth of a run's time, so every run can afford it.
-    pub(super) fn inputs<'a, W: WeightSource + ?Sized>(&'a self, weights: &'a W) -> Result<Vec<Input<'a>>> {
+    /// A user's graph.
+    pub(super) fn bound(graph: &BoundGraph) -> Result<Self> {
+        let tensors = graph.layout().tensors().iter();
+        let parameters = tensors.map(|tensor| (tensor.name.clone(), tensor.shape.clone()));
+        let dtype = |data_type: i32| match TensorType::try_from(data_type) {
+            Ok(TensorType::Float | TensorType::Undefined) => Ok(DType::F32),
+            Ok(TensorType::Float16) => Ok(DType::F16),
+            other => Err(Error::unsupported("a graph that takes or gives another type than floats")
+                .at(graph.file().path())
+                .expected("f32 or f16")
+                .got(other.map_or(data_type, |known| known as i32))),
+        };
+        let (pixels, output) = (graph.pixels(), graph.output());
+        Ok(Self {
+            model: graph.with_inputs()?,
+            parameters: parameters.collect(),
+            pixels: c_name(&pixels.name)?,
+            pixels_dtype: dtype(pixels.data_type)?,
+            embeds: c_name(&output.name)?,
+            embeds_dtype: dtype(output.data_type)?,
+            batch: pixels.shape.as_ref().and_then(|shape| shape.first().copied().flatten()).filter(|batch| *batch > 0),
+            graph: Some(graph.clone()),
+        })
+    }
+
+    /// Whether the graph is one that somebody exported, which ONNX Runtime can improve on.
+    pub(super) fn is_users(&self) -> bool {
+        self.graph.is_some()
+    }
+
+    /// How the graph wants its weights; `None` for the canonical ones.
+    pub(super) fn layout(&self) -> Option<&Arc<Layout>> {
+        self.graph.as_ref().map(BoundGraph::layout)
+    }
+
+    /// The graph with its parameters as constants without values.
+    pub(super) fn stub(&self) -> Result<Vec<u8>> {
+        match &self.graph {
+            Some(graph) => graph.with_placeholders(),
+            None => {
+                let names = self.parameters.iter().map(|(name, _)| name.as_str());
+                stub::with_external_parameters(&self.model, names)
+            }
+        }
+    }
+
+    /// Views of all parameters, checked. A thousandth of a run's time, so every run can afford it. Where the graph wants
+    /// another layout than `weights` are in, they are put into it and kept in `converted`.
+    pub(super) fn inputs<'a, W: WeightSource + ?Sized>(
+        &'a self,
+        weights: &'a W,
+        converted: &'a mut Option<Weights>,
+    ) -> Result<Vec<Input<'a>>> {
+        let Some(layout) = self.layout() else { return inputs(&self.parameters, weights) };
+        let weights = match weights.laid_out(layout) {
+            Some(weights) => weights,
+            None => converted.insert(Weights::in_layout(layout, |name| weights.parameter(name))?),
+        };
         self.parameters
             .iter()
-            .map(|(name, shape)| {
-                let values = weights
-                    .parameter(name)
-                    .ok_or_else(|| Error::mismatch("the weights lack a parameter of this encoder").tensor(name))?;
-                let wrong_shape = weights.shape(name).filter(|got| got != shape);
-                if wrong_shape.is_some() || values.len() != shape.iter().product::<usize>() {
-                    let got = wrong_shape.map_or_else(|| format!("{} values", values.len()), |got| format!("{got:?}"));
-                    return Err(Error::mismatch("the weights are not of this encoder's architecture")
-                        .tensor(name)
-                        .expected(format_args!("{shape:?}"))
-                        .got(got));
-                }
+            .map(|(name, _)| {
+                let (_, shape, values) = weights.at(weights.index_of(name)?)?;
+                let values = match values {
+                    Values::F32(values) => Elements::F32(values),
+                    Values::Cast(dtype, bytes) => Elements::Other(dtype, bytes),
+                    Values::Carried(_) => {
+                        return Err(Error::new(ErrorKind::Internal, "a weight is no float").tensor(name));
+                    }
+                };
                 Ok(Input { name, shape, values })
             })
             .collect()
@@ -58,6 +123,40 @@ impl Signature {
 
     /// Bytes that all parameters take.
     pub(super) fn nbytes(&self) -> usize {
-        self.parameters.iter().map(|(_, shape)| shape.iter().product::<usize>() * size_of::<f32>()).sum()
+        match self.layout() {
+            Some(layout) => layout.nbytes(),
+            None => self.parameters.iter().map(|(_, shape)| shape.iter().product::<usize>() * size_of::<f32>()).sum(),
+        }
     }
+}
+
+fn c_name(name: &str) -> Result<CString> {
+    CString::new(name).map_err(|_| Error::invalid("a NUL in a name").tensor(name))
+}
+
+/// Views of these parameters, names and shapes, of some weights.
+///
+/// # Errors
+/// [`ErrorKind::Mismatch`], naming it, when one is missing or has another shape.
+pub(super) fn inputs<'a, W: WeightSource + ?Sized>(
+    parameters: &'a [(String, Vec<usize>)],
+    weights: &'a W,
+) -> Result<Vec<Input<'a>>> {
+    parameters
+        .iter()
+        .map(|(name, shape)| {
+            let values = weights
+                .parameter(name)
+                .ok_or_else(|| Error::mismatch("the weights lack a parameter of this encoder").tensor(name))?;
+            let wrong_shape = weights.shape(name).filter(|got| got != shape);
+            if wrong_shape.is_some() || values.len() != shape.iter().product::<usize>() {
+                let got = wrong_shape.map_or_else(|| format!("{} values", values.len()), |got| format!("{got:?}"));
+                return Err(Error::mismatch("the weights are not of this encoder's architecture")
+                    .tensor(name)
+                    .expected(format_args!("{shape:?}"))
+                    .got(got));
+            }
+            Ok(Input { name, shape, values: Elements::F32(values) })
+        })
+        .collect()
 }

@@ -1,7 +1,8 @@
 //! Encoding with the weights of a task: promoted tasks run in sessions of their own.
 
+use std::borrow::Cow;
+
 use super::promote::{self, PromotionState};
-use super::session::Input;
 use super::{Encoder, Promotion};
 use crate::error::Result;
 use crate::tensor::try_zeroed;
@@ -26,6 +27,7 @@ impl Encoder {
     /// # Errors
     /// As [`Encoder::encode_task`] and [`Encoder::encode_into`]. On an error `out` is as it was.
     pub fn encode_task_into(&self, task: &TaskWeights, pixels: &[f32], n: usize, out: &mut [f32]) -> Result<()> {
+        let task = &*self.as_wanted(task);
         let Some(frozen) = self.promotions.find(task) else {
             // Held on to for the whole run; whatever the cache does meanwhile.
             self.encode_into(&*task.get()?, pixels, n, out)?;
@@ -37,15 +39,29 @@ impl Encoder {
         if n == 0 {
             return Ok(());
         }
-        let size = self.arch.image_size();
-        let pixels = Input { name: "", shape: &[n, 3, size, size], values: pixels };
         let mut embeds = try_zeroed(out.len())?;
         // Not to be run, but so that never more runs are in progress than there may be.
         let turn = self.sessions.lend(|| self.session())?;
-        promote::run(&frozen, &self.signature, &pixels, self.arch.embed_dim, &mut embeds)?;
+        self.in_runs(pixels, n, &mut embeds, |pixels, out| {
+            promote::run(&frozen, &self.signature, &pixels, self.arch.embed_dim, out)
+        })?;
         drop(turn);
         out.copy_from_slice(&embeds);
         Ok(())
+    }
+
+    /// The task's weights as this encoder takes them: those of a user's graph in its layout. For
+    /// [`Encoder::encode`] with weights that the caller gets and holds.
+    #[must_use]
+    pub fn as_taken(&self, task: &TaskWeights) -> TaskWeights {
+        self.as_wanted(task).into_owned()
+    }
+
+    fn as_wanted<'a>(&self, task: &'a TaskWeights) -> Cow<'a, TaskWeights> {
+        match self.signature.layout() {
+            Some(layout) => Cow::Owned(task.laid_out(layout)),
+            None => Cow::Borrowed(task),
+        }
     }
 
     /// Gives the task a session with its weights frozen into it, and waits until it is there. It takes as much memory as
@@ -56,8 +72,8 @@ impl Encoder {
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) where the whole budget has no room for it; as
     /// [`TaskWeights::get`]; [`ErrorKind::Runtime`](crate::ErrorKind::Runtime) when ONNX Runtime refuses.
     pub fn promote(&self, task: &TaskWeights) -> Result<()> {
-        self.promotions.start(task)?;
-        self.promotions.wait(task)
+        self.promotions.start(&self.as_wanted(task))?;
+        self.promotions.wait(&self.as_wanted(task))
     }
 
     /// As [`Encoder::promote`], without waiting: the session is built by a thread of low priority and takes over from one
@@ -67,17 +83,17 @@ impl Encoder {
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) with [`Promotion::Off`]; when the operating
     /// system gives no thread.
     pub fn promote_in_background(&self, task: &TaskWeights) -> Result<()> {
-        self.promotions.start(task)
+        self.promotions.start(&self.as_wanted(task))
     }
 
     /// Drops the task's session, if it has one: runs take its weights as inputs again. Whether it had one.
     pub fn demote(&self, task: &TaskWeights) -> bool {
-        self.promotions.demote(task)
+        self.promotions.demote(&self.as_wanted(task))
     }
 
     /// How far the task has come.
     pub fn promotion(&self, task: &TaskWeights) -> PromotionState {
-        self.promotions.state(task)
+        self.promotions.state(&self.as_wanted(task))
     }
 
     /// Whether the task has a session of its own now.

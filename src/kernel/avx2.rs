@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::generic::{self, Vector, place};
+use super::generic::{self, Vector, affine, place};
 use super::strip::Strip;
 
 /// Whether this machine has what [`combine`] needs.
@@ -52,18 +52,40 @@ impl Vector for __m256 {
         }
     }
 
+    /// Up to eight levels fit into a register, as a table of values: no code then needs to become a number.
     #[inline(always)]
-    unsafe fn load_codes<const P: usize, const Q: usize>(codes: *const u8, at: usize) -> Self {
+    unsafe fn decoder<const P: usize, const Q: usize>(scale: f32, offset: f32) -> [Self; 2] {
+        // SAFETY: see above.
+        unsafe {
+            let [scale, zero] = affine::<Self>(scale, offset);
+            if P + Q > 3 {
+                return [scale, zero];
+            }
+            let codes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+            // Fewer levels are there again and again: whatever stands above a code then does not matter.
+            let codes = _mm256_and_si256(codes, _mm256_set1_epi32((1 << (P + Q)) - 1));
+            let table = scale.mul_add(_mm256_cvtepi32_ps(codes), zero);
+            [table, table]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn decode<const P: usize, const Q: usize>([scale, zero]: [Self; 2], codes: *const u8, at: usize) -> Self {
         // SAFETY: see above; the second plane begins where the first one ends.
         unsafe {
             let low = plane::<P>(codes, at);
             let codes = if Q == 0 {
                 low
             } else {
-                let high = plane::<Q>(codes.add(8 * P), at);
-                _mm256_or_si256(low, _mm256_sllv_epi32(high, _mm256_set1_epi32(P as i32)))
+                let low = _mm256_and_si256(low, _mm256_set1_epi32((1 << P) - 1));
+                let high = plane_above::<Q, P>(codes.add(8 * P), at);
+                _mm256_or_si256(low, _mm256_and_si256(high, _mm256_set1_epi32(((1 << Q) - 1) << P)))
             };
-            _mm256_cvtepi32_ps(codes)
+            if P + Q <= 3 {
+                return _mm256_permutevar8x32_ps(scale, codes);
+            }
+            let codes = if P == 8 || Q > 0 { codes } else { _mm256_and_si256(codes, _mm256_set1_epi32((1 << P) - 1)) };
+            scale.mul_add(_mm256_cvtepi32_ps(codes), zero)
         }
     }
 
@@ -96,21 +118,35 @@ impl Vector for __m256 {
         // SAFETY: SSE is part of x86-64.
         unsafe { _mm_sfence() }
     }
+
+    #[inline(always)]
+    fn prefetch(line: *const u8) {
+        // SAFETY: SSE is part of x86-64, and prefetching never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
+    }
 }
 
-/// Eight codes of a plane of `P` bits.
+/// The bytes of a plane of `P` bits that hold eight codes, shifted down to them: other codes stand above.
 ///
 /// # Safety
 /// The instruction set is there, and the plane can be read to its end.
 #[inline(always)]
 unsafe fn plane<const P: usize>(from: *const u8, at: usize) -> __m256i {
+    // SAFETY: the caller's promise, passed on.
+    unsafe { plane_above::<P, 0>(from, at) }
+}
+
+/// The same with `B` bits below the codes. What stands there is no part of them.
+///
+/// # Safety
+/// As [`plane`].
+#[inline(always)]
+unsafe fn plane_above<const P: usize, const B: usize>(from: *const u8, at: usize) -> __m256i {
     let (byte, shift) = place(P, at);
     // SAFETY: the caller's promise; the plane is a multiple of eight bytes long, and so is `byte`.
     unsafe {
-        let codes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.add(byte).cast()));
-        if P == 8 {
-            return codes;
-        }
-        _mm256_and_si256(_mm256_srlv_epi32(codes, _mm256_set1_epi32(shift as i32)), _mm256_set1_epi32((1 << P) - 1))
+        let bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.add(byte).cast()));
+        let bytes = _mm256_sllv_epi32(bytes, _mm256_set1_epi32(B as i32));
+        _mm256_srlv_epi32(bytes, _mm256_set1_epi32(shift as i32))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::generic::{self, Vector, place};
+use super::generic::{self, Vector, affine, place};
 use super::strip::Strip;
 
 /// Whether this machine has what [`combine`] needs.
@@ -55,18 +55,40 @@ impl Vector for __m512 {
         }
     }
 
+    /// Up to sixteen levels fit into a register, as a table of values: no code then needs to become a number.
     #[inline(always)]
-    unsafe fn load_codes<const P: usize, const Q: usize>(codes: *const u8, at: usize) -> Self {
+    unsafe fn decoder<const P: usize, const Q: usize>(scale: f32, offset: f32) -> [Self; 2] {
+        // SAFETY: see above.
+        unsafe {
+            let [scale, zero] = affine::<Self>(scale, offset);
+            if P + Q > 4 {
+                return [scale, zero];
+            }
+            let codes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            // Fewer levels are there again and again: whatever stands above a code then does not matter.
+            let codes = _mm512_and_si512(codes, _mm512_set1_epi32((1 << (P + Q)) - 1));
+            let table = scale.mul_add(_mm512_cvtepi32_ps(codes), zero);
+            [table, table]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn decode<const P: usize, const Q: usize>([scale, zero]: [Self; 2], codes: *const u8, at: usize) -> Self {
         // SAFETY: see above; the second plane begins where the first one ends.
         unsafe {
             let low = plane::<P>(codes, at);
             let codes = if Q == 0 {
                 low
             } else {
-                let high = plane::<Q>(codes.add(8 * P), at);
-                _mm512_or_si512(low, _mm512_sllv_epi32(high, _mm512_set1_epi32(P as i32)))
+                // Bits below P from the one, all others from the other.
+                let high = plane_above::<Q, P>(codes.add(8 * P), at);
+                _mm512_ternarylogic_epi32::<0xca>(_mm512_set1_epi32((1 << P) - 1), low, high)
             };
-            _mm512_cvtepi32_ps(codes)
+            if P + Q <= 4 {
+                return _mm512_permutexvar_ps(codes, scale);
+            }
+            let codes = if P + Q == 8 { codes } else { _mm512_and_si512(codes, _mm512_set1_epi32((1 << (P + Q)) - 1)) };
+            scale.mul_add(_mm512_cvtepi32_ps(codes), zero)
         }
     }
 
@@ -99,30 +121,44 @@ impl Vector for __m512 {
         // SAFETY: SSE is part of x86-64.
         unsafe { _mm_sfence() }
     }
+
+    #[inline(always)]
+    fn prefetch(line: *const u8) {
+        // SAFETY: SSE is part of x86-64, and prefetching never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
+    }
 }
 
-/// Sixteen codes of a plane of `P` bits.
+/// The bytes of a plane of `P` bits that hold sixteen codes, shifted down to them: other codes stand above.
 ///
 /// # Safety
 /// The instruction set is there, and the plane can be read to its end.
 #[inline(always)]
 unsafe fn plane<const P: usize>(from: *const u8, at: usize) -> __m512i {
+    // SAFETY: the caller's promise, passed on.
+    unsafe { plane_above::<P, 0>(from, at) }
+}
+
+/// The same with `B` bits below the codes. What stands there is no part of them.
+///
+/// # Safety
+/// As [`plane`].
+#[inline(always)]
+unsafe fn plane_above<const P: usize, const B: usize>(from: *const u8, at: usize) -> __m512i {
     let (byte, shift) = place(P, at);
     // SAFETY: the caller's promise; with two bits or more, the plane is a multiple of sixteen bytes long, and so is
     // `byte`. With one bit it is eight long, and `byte` is 0.
     unsafe {
+        let shifts = _mm512_set1_epi32(shift as i32);
         let (bytes, shifts) = if P == 1 {
             // The upper eight codes are one bit further up in the same bytes.
             let bytes = _mm_loadl_epi64(from.cast());
-            let up = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi32(1));
-            (_mm_unpacklo_epi64(bytes, bytes), _mm512_add_epi32(_mm512_set1_epi32(shift as i32), up))
+            let further = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi32(1));
+            (_mm_unpacklo_epi64(bytes, bytes), _mm512_add_epi32(shifts, further))
         } else {
-            (_mm_loadu_si128(from.add(byte).cast()), _mm512_set1_epi32(shift as i32))
+            (_mm_loadu_si128(from.add(byte).cast()), shifts)
         };
-        let codes = _mm512_cvtepu8_epi32(bytes);
-        if P == 8 {
-            return codes;
-        }
-        _mm512_and_si512(_mm512_srlv_epi32(codes, shifts), _mm512_set1_epi32((1 << P) - 1))
+        let bytes = _mm512_sllv_epi32(_mm512_cvtepu8_epi32(bytes), _mm512_set1_epi32(B as i32));
+        _mm512_srlv_epi32(bytes, shifts)
     }
 }

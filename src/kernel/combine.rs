@@ -1,14 +1,14 @@
 //! What the caller asks for, checked and cut into strips.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::ahead::ReadAhead;
 use super::dispatch::Kernel;
+use super::input::Input;
 use super::strip::{Format, Strip, Term};
 use super::threads;
 use crate::error::{Error, ErrorKind, Result};
-use crate::mmap::Mapping;
-use crate::tensor::{BLOCK, Blocks, DType, Source, Tensor, f32_bytes, try_zeroed};
+use crate::tensor::{BLOCK, Source, Tensor, f32_bytes, try_zeroed};
 
 /// One tensor to compute: `out = base + Σ_m a_m·terms[m]`.
 pub struct Segment<'a> {
@@ -84,7 +84,8 @@ pub fn combine_cancellable(
         }
     }
     for segment in &segments {
-        check(segment, coefficients.len()).map_err(|error| error.tensor(segment.name))?;
+        check(segment.base, &segment.terms, coefficients.len(), segment.out.len())
+            .map_err(|error| error.tensor(segment.name))?;
     }
 
     let (mut elements, mut traffic) = (0, 0);
@@ -92,31 +93,32 @@ pub fn combine_cancellable(
     for Segment { base, terms, out, .. } in segments {
         let plan = Plan::new(base, coefficients, terms);
         elements += out.len();
-        traffic += size_of_val(out) + plan.bytes();
+        traffic += size_of_val(out) + plan.inputs().map(Input::nbytes).sum::<usize>();
         plans.push((plan, out));
     }
     let threads = threads::count(threads).min(traffic / BYTES_A_THREAD).max(1);
     let stream = elements * size_of::<f32>() >= STREAM_FROM;
     // With a few pieces a thread, the one that comes last is never waited for long.
     let length = (elements / (8 * threads)).next_multiple_of(PIECE_STEP).clamp(PIECE_STEP, PIECE);
+    let ahead = ReadAhead::new(plans.iter().map(|(plan, _)| plan.inputs().collect()).collect());
     let mut pieces = Vec::new();
-    for (plan, out) in &mut plans {
+    for (segment, (plan, out)) in plans.iter_mut().enumerate() {
         for (i, out) in out.chunks_mut(length).enumerate() {
-            pieces.push(Piece { plan, start: i * length, out });
+            pieces.push((segment, Piece { plan, start: i * length, out }));
         }
     }
-    threads::share(threads, pieces, |piece, scratch| {
+    threads::share(threads, pieces, |(segment, piece), scratch| {
         // Nothing is handed over with the flag, so its order against other memory does not matter.
         if cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
             return Err(Error::new(ErrorKind::Cancelled, "the work was called off"));
         }
+        ahead.arrived_at(segment);
         piece.run(function, stream, scratch)
     })
 }
 
 /// Everything about a segment that could be wrong.
-fn check(segment: &Segment<'_>, coefficients: usize) -> Result<()> {
-    let Segment { base, terms, out, .. } = segment;
+pub(super) fn check(base: Option<&Tensor>, terms: &[&Source], coefficients: usize, out: usize) -> Result<()> {
     if terms.len() != coefficients {
         return Err(Error::mismatch("there must be one term a coefficient")
             .expected(format_args!("{coefficients} terms"))
@@ -148,88 +150,16 @@ fn check(segment: &Segment<'_>, coefficients: usize) -> Result<()> {
                 .got(format_args!("{:?}", input.shape())));
         }
     }
-    if first.numel() != out.len() {
+    if first.numel() != out {
         return Err(Error::mismatch("the output has another number of elements than the tensors")
             .expected(first.numel())
-            .got(out.len()));
+            .got(out));
     }
     Ok(())
 }
 
-/// What the kernel reads: the base, or a term.
-#[derive(Clone, Copy)]
-enum Input<'a> {
-    Dense(&'a Tensor),
-    Blocks(&'a Blocks),
-}
-
-impl<'a> From<&'a Source> for Input<'a> {
-    fn from(source: &'a Source) -> Self {
-        match source {
-            Source::Dense(tensor) => Self::Dense(tensor),
-            Source::Blocks(blocks) => Self::Blocks(blocks),
-        }
-    }
-}
-
-impl<'a> Input<'a> {
-    fn shape(self) -> &'a [usize] {
-        match self {
-            Self::Dense(tensor) => tensor.shape(),
-            Self::Blocks(blocks) => blocks.shape(),
-        }
-    }
-
-    fn numel(self) -> usize {
-        match self {
-            Self::Dense(tensor) => tensor.numel(),
-            Self::Blocks(blocks) => blocks.numel(),
-        }
-    }
-
-    fn nbytes(self) -> usize {
-        match self {
-            Self::Dense(tensor) => tensor.nbytes(),
-            Self::Blocks(blocks) => blocks.nbytes(),
-        }
-    }
-
-    fn mapping(self) -> &'a Arc<Mapping> {
-        match self {
-            Self::Dense(tensor) => tensor.mapping(),
-            Self::Blocks(blocks) => blocks.mapping(),
-        }
-    }
-
-    /// The bytes as a kernel can load them, and how; `None` where they must be converted first.
-    fn loadable(self) -> Option<(Format, &'a [u8])> {
-        match self {
-            Self::Dense(tensor) => {
-                let format = match tensor.dtype() {
-                    DType::F32 => Format::F32,
-                    DType::F16 => Format::F16,
-                    DType::BF16 => Format::BF16,
-                    _ => return None,
-                };
-                Some((format, tensor.bytes()?))
-            }
-            Self::Blocks(blocks) => Some((Format::Blocks(blocks.format()), blocks.bytes())),
-        }
-    }
-
-    fn read_f32(self, start: usize, out: &mut [f32]) -> Result<()> {
-        match self {
-            Self::Dense(tensor) => tensor.read_f32(start, out),
-            Self::Blocks(blocks) => {
-                blocks.read_f32(start, out);
-                Ok(())
-            }
-        }
-    }
-}
-
 /// A segment that was checked: which inputs are read, and how.
-struct Plan<'a> {
+pub(super) struct Plan<'a> {
     base: Option<Input<'a>>,
     terms: Vec<(f32, Input<'a>)>,
     /// Whether a kernel can load all of them as they are. Where it cannot, those that must be are converted tile by
@@ -238,29 +168,30 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(base: Option<&'a Tensor>, coefficients: &[f32], terms: Vec<&'a Source>) -> Self {
+    pub(super) fn new(base: Option<&'a Tensor>, coefficients: &[f32], terms: Vec<&'a Source>) -> Self {
         let base = base.map(Input::Dense);
         let terms: Vec<_> =
             coefficients.iter().copied().zip(terms).filter(|&(a, _)| a != 0.0).map(|(a, s)| (a, s.into())).collect();
-        let direct = base.iter().chain(terms.iter().map(|(_, term)| term)).all(|input| input.loadable().is_some());
-        Self { base, terms, direct }
+        let plan = Self { base, terms, direct: false };
+        let direct = plan.inputs().all(|input| input.loadable().is_some());
+        Self { direct, ..plan }
     }
 
-    /// The bytes that are read.
-    fn bytes(&self) -> usize {
-        self.base.iter().chain(self.terms.iter().map(|(_, term)| term)).map(|input| input.nbytes()).sum()
+    /// What is read.
+    fn inputs(&self) -> impl Iterator<Item = Input<'a>> {
+        self.base.into_iter().chain(self.terms.iter().map(|&(_, term)| term))
     }
 }
 
 /// What one thread computes at a time: the elements from `start` on, as many as `out` has. Begins where a block does.
-struct Piece<'a> {
-    plan: &'a Plan<'a>,
-    start: usize,
-    out: &'a mut [f32],
+pub(super) struct Piece<'a> {
+    pub(super) plan: &'a Plan<'a>,
+    pub(super) start: usize,
+    pub(super) out: &'a mut [f32],
 }
 
 impl Piece<'_> {
-    fn run(self, kernel: fn(Strip<'_>), stream: bool, scratch: &mut Vec<f32>) -> Result<()> {
+    pub(super) fn run(self, kernel: fn(Strip<'_>), stream: bool, scratch: &mut Vec<f32>) -> Result<()> {
         let Self { plan: Plan { base, terms, direct }, mut start, out } = self;
         if base.is_none() && terms.is_empty() {
             out.fill(0.0);

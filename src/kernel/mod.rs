@@ -2,7 +2,8 @@
 //!
 //! # The bit contract
 //! For every element `i` of a segment, with the terms' coefficients `a_m` as f32 and the values of `base` and of
-//! the terms `s_m` converted to f32 first (f32, f16 and bf16 exactly, f64 rounded to nearest, ties to even):
+//! the terms `s_m` converted to f32 first (f32, f16, bf16 and blocks exactly, f64 rounded to nearest, ties to even; for
+//! blocks [`BlockFormat::dequantize`](crate::tensor::BlockFormat::dequantize) is the specification):
 //!
 //! ```text
 //! sum    = +0.0
@@ -19,22 +20,31 @@
 //!
 //! # Where to read
 //! `scalar.rs` is the specification. `generic.rs` is the algorithm over any vector type, and `avx2.rs`, `avx512.rs`
-//! and `neon.rs` are those types. `combine.rs` checks what the caller gives and turns it into strips (`strip.rs`),
-//! the contiguous pieces that kernels work on; `threads.rs` shares them out.
+//! and `neon.rs` are those types. `combine.rs` checks what the caller gives (`input.rs`: dense or blocks) and turns it
+//! into strips (`strip.rs`), the contiguous pieces that kernels work on; `threads.rs` shares them out, and `ahead.rs` has
+//! the disk read before they are due. `copy.rs` is the yardstick.
 
+mod ahead;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod combine;
+mod copy;
 mod dispatch;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod generic;
+mod input;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
+mod scatter;
 mod strip;
 pub(crate) mod threads;
 
 pub use combine::{Segment, combine, combine_cancellable};
+pub use copy::Copy;
 pub use dispatch::{Kernel, VARIABLE, active, choose};
+pub(crate) use scatter::cast;
+pub use scatter::{Destination, Scattered, scatter};
+pub(crate) use threads::share;

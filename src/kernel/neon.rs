@@ -2,7 +2,7 @@
 
 use std::arch::aarch64::*;
 
-use super::generic::{self, Vector, place};
+use super::generic::{self, Vector, affine, place};
 use super::strip::Strip;
 
 /// Whether this machine has what [`combine`] needs.
@@ -61,7 +61,13 @@ impl Vector for float32x4_t {
     }
 
     #[inline(always)]
-    unsafe fn load_codes<const P: usize, const Q: usize>(codes: *const u8, at: usize) -> Self {
+    unsafe fn decoder<const P: usize, const Q: usize>(scale: f32, offset: f32) -> [Self; 2] {
+        // SAFETY: see above.
+        unsafe { affine(scale, offset) }
+    }
+
+    #[inline(always)]
+    unsafe fn decode<const P: usize, const Q: usize>([scale, zero]: [Self; 2], codes: *const u8, at: usize) -> Self {
         // SAFETY: see above; the second plane begins where the first one ends.
         unsafe {
             let low = plane::<P>(codes, at);
@@ -71,7 +77,7 @@ impl Vector for float32x4_t {
                 let high = plane::<Q>(codes.add(8 * P), at);
                 vorrq_u32(low, vshlq_u32(high, vdupq_n_s32(P as i32)))
             };
-            vcvtq_f32_u32(codes)
+            scale.mul_add(vcvtq_f32_u32(codes), zero)
         }
     }
 
@@ -102,6 +108,10 @@ impl Vector for float32x4_t {
 
     #[inline(always)]
     unsafe fn fence() {}
+
+    /// Left to the hardware: there is no intrinsic, and no machine at hand to measure on.
+    #[inline(always)]
+    fn prefetch(_: *const u8) {}
 }
 
 /// Four codes of a plane of `P` bits.

@@ -11,7 +11,7 @@ pub(crate) fn count(wanted: usize) -> usize {
     if wanted > 0 { wanted } else { thread::available_parallelism().map_or(1, NonZero::get) }
 }
 
-/// Calls `work` on every piece, on the caller's thread and up to `threads − 1` others. Each thread has a state of its
+/// Calls `work` on every piece, on the caller's thread and up to `threads − 1` others; 0 threads are one a processor. Each thread has a state of its
 /// own, made by `S::default()`.
 ///
 /// Pieces are handed out one by one, not split beforehand: cores differ in speed, and others may be using them. For
@@ -24,7 +24,7 @@ pub(crate) fn share<T: Send, S: Default>(
     pieces: Vec<T>,
     work: impl Fn(T, &mut S) -> Result<()> + Sync,
 ) -> Result<()> {
-    let helpers = threads.min(pieces.len()).saturating_sub(1);
+    let helpers = count(threads).min(pieces.len()).saturating_sub(1);
     let pieces = Mutex::new(pieces.into_iter());
     let run = || {
         let mut state = S::default();

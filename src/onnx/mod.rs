@@ -1,5 +1,16 @@
-//! ONNX models as data: the messages of the file format, and nothing that runs them.
+//! ONNX models as data: the messages of the file format, users' own files, and nothing that runs them.
 
+mod bind;
+mod bound;
+mod constant;
+mod file;
 pub mod proto;
+mod rewrite;
+mod rope;
 pub(crate) mod stub;
+mod wire;
 pub(crate) mod write;
+
+pub use bind::{BindOptions, GraphMap, Mapped, bind, describe};
+pub use bound::BoundGraph;
+pub use file::{OnnxFile, Port};

@@ -39,7 +39,7 @@ pub(crate) fn with_external_parameters<'a>(model: &[u8], parameters: impl Iterat
 }
 
 /// The constant in the place of an input, its data after those before it.
-fn external(input: &ValueInfoProto, offset: &mut u64) -> Option<TensorProto> {
+pub(super) fn external(input: &ValueInfoProto, offset: &mut u64) -> Option<TensorProto> {
     let tensor_type = input.r#type.as_ref()?.tensor_type.as_ref()?;
     let dims = tensor_type.shape.as_ref()?.dim.iter().map(extent).collect::<Option<Vec<i64>>>()?;
     let numel = dims.iter().try_fold(1u64, |n, &extent| n.checked_mul(u64::try_from(extent).ok()?))?;

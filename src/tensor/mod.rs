@@ -199,6 +199,18 @@ pub(crate) fn f32_bytes(values: &[f32]) -> &[u8] {
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }
 
+/// The bytes of f32 values, to be written.
+pub(crate) fn f32_bytes_mut(values: &mut [f32]) -> &mut [u8] {
+    // SAFETY: as in `f32_bytes`; any four bytes are an f32.
+    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size_of_val(values)) }
+}
+
+/// The bytes of half floats' bits.
+pub(crate) fn u16_bytes(values: &[u16]) -> &[u8] {
+    // SAFETY: every u16 is two bytes that may be read as such, and the slice covers exactly those.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
 /// A vector of `count` zeros, or an error where the allocator refuses.
 pub(crate) fn try_zeroed<T: Clone + Default>(count: usize) -> Result<Vec<T>> {
     let mut values = Vec::new();

@@ -60,6 +60,18 @@ impl Tensor {
         Ok(view)
     }
 
+    /// The elements of a contiguous tensor at other places: `offset` and `strides` in elements. A view, no copy.
+    ///
+    /// # Errors
+    /// When an element would lie outside, or the tensor is not contiguous.
+    pub(crate) fn rearranged(&self, offset: usize, shape: &[usize], strides: &[usize]) -> Result<Self> {
+        if !self.contiguous {
+            return Err(Error::format("only a contiguous tensor can be rearranged").got(format_args!("{self:?}")));
+        }
+        let storage = self.offset..self.offset + self.nbytes();
+        Self::strided(&self.mapping, storage, self.dtype, offset, shape, strides)
+    }
+
     /// Itself where contiguous, else a contiguous copy of the same type.
     ///
     /// # Errors

@@ -4,11 +4,15 @@
 
 mod arena;
 mod cache;
+mod lay_out;
+mod layout;
 mod model;
+mod parts;
 mod plan;
 mod save;
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use indexmap::IndexMap;
@@ -16,14 +20,18 @@ use indexmap::IndexMap;
 use self::arena::Arena;
 pub use self::cache::{CacheStats, WeightsCache};
 pub(crate) use self::cache::{Derived, Key, Owner};
+pub use self::layout::{LaidOut, Layout, View};
 pub use self::model::{Model, ModelOptions, TaskWeights};
+pub(crate) use self::parts::Ring;
+pub(crate) use self::plan::check_models;
+pub(crate) use self::save::safetensors_dtype;
 pub use self::save::save_arrays;
 use crate::basis::{Basis, Coefficients, TaskExpr};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernel::Kernel;
 use crate::suggest;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor, f32_bytes};
 
 /// Which parameters weights are made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,11 +63,15 @@ pub struct Weights {
     coefficients: Coefficients,
     tensors: IndexMap<String, Entry>,
     arena: Arena,
+    /// Whose names, shapes and types the tensors have, where it is a graph's.
+    layout: Option<Arc<Layout>>,
 }
 
 #[derive(Debug)]
 struct Entry {
     shape: Vec<usize>,
+    /// Of what lies in the arena.
+    dtype: DType,
     place: Place,
 }
 
@@ -79,6 +91,8 @@ pub enum Values<'a> {
     F32(&'a [f32]),
     /// Not a float: carried over from the base as it is.
     Carried(&'a Tensor),
+    /// Floats of another type, as a graph's layout wants them: their bytes, little-endian.
+    Cast(DType, &'a [u8]),
 }
 
 impl Weights {
@@ -136,8 +150,13 @@ impl Weights {
     pub fn get(&self, name: &str) -> Option<&[f32]> {
         match self.values(self.tensors.get(name)?) {
             Values::F32(values) => Some(values),
-            Values::Carried(_) => None,
+            Values::Carried(_) | Values::Cast(..) => None,
         }
+    }
+
+    /// Whose names, shapes and types the tensors have: a graph's, or `None` for the canonical ones in f32.
+    pub fn layout(&self) -> Option<&Arc<Layout>> {
+        self.layout.as_ref()
     }
 
     /// The extents of a tensor.
@@ -189,8 +208,16 @@ impl Weights {
 
     fn values<'a>(&'a self, entry: &'a Entry) -> Values<'a> {
         match &entry.place {
-            Place::Arena(place) => Values::F32(self.arena.slice(place.clone())),
-            Place::Base(tensor) => tensor.as_f32().map_or(Values::Carried(tensor), Values::F32),
+            Place::Arena(place) if entry.dtype == DType::F32 => Values::F32(self.arena.slice(place.clone())),
+            Place::Arena(place) => {
+                let length = entry.shape.iter().product::<usize>() * entry.dtype.size();
+                Values::Cast(entry.dtype, &f32_bytes(self.arena.slice(place.clone()))[..length])
+            }
+            Place::Base(tensor) => match (tensor.as_f32(), tensor.bytes()) {
+                (Some(values), _) => Values::F32(values),
+                (None, Some(bytes)) if self.layout.is_some() => Values::Cast(tensor.dtype(), bytes),
+                _ => Values::Carried(tensor),
+            },
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use indexmap::IndexSet;
 
 use super::cache::{Key, WeightsCache};
-use super::{ReconstructOptions, Scope, Weights, plan};
+use super::{Layout, ReconstructOptions, Scope, Weights, plan};
 use crate::basis::{Basis, Coefficients, TaskExpr};
 use crate::checkpoint::{Checkpoint, is_image_tower};
 use crate::error::{Error, Result};
@@ -79,6 +79,11 @@ impl Model {
         self.basis.as_ref()
     }
 
+    /// The kernel that reconstructs.
+    pub(crate) fn kernel(&self) -> Kernel {
+        self.kernel
+    }
+
     /// Names the weights of `expr`. Nothing is reconstructed before somebody asks for them.
     ///
     /// # Errors
@@ -114,16 +119,19 @@ impl Model {
     }
 
     fn named(self: &Arc<Self>, name: String, coefficients: Coefficients) -> Result<TaskWeights> {
-        let has_mean = self.basis.as_ref().is_some_and(Basis::has_mean);
-        let factors = coefficients.to_kernel(self.vectors(), has_mean)?;
+        let factors = match &self.basis {
+            Some(basis) => basis.factors(&coefficients)?,
+            None => coefficients.to_kernel(0, false, 0)?,
+        };
         // −0 and 0 both mean that the vector is left out.
         let factors = factors.iter().map(|a| if *a == 0.0 { 0 } else { a.to_bits() }).collect();
-        let key = Key { files: Arc::clone(&self.files), factors };
+        let key = Key { files: Arc::clone(&self.files), factors, layout: 0 };
         Ok(TaskWeights {
             model: Arc::clone(self),
             name,
             coefficients,
             key,
+            layout: None,
             pinned: Mutex::new(None),
             prefetch: Mutex::new(None),
         })
@@ -149,8 +157,14 @@ impl Model {
     }
 
     /// From the cache, or reconstructed now.
-    fn get(&self, key: &Key, coefficients: &Coefficients, cancel: &Arc<AtomicBool>) -> Result<Arc<Weights>> {
-        let bytes = self.weights_bytes.load(Ordering::Relaxed);
+    fn get(
+        &self,
+        key: &Key,
+        layout: Option<&Arc<Layout>>,
+        coefficients: &Coefficients,
+        cancel: &Arc<AtomicBool>,
+    ) -> Result<Arc<Weights>> {
+        let bytes = layout.map_or_else(|| self.weights_bytes.load(Ordering::Relaxed), |layout| layout.nbytes());
         self.cache.get_or_build(key, bytes, cancel, |spares| {
             let scope = Scope::ImageTower;
             let options =
@@ -159,6 +173,9 @@ impl Model {
                 Some(basis) => plan::with_base(&self.base, basis, coefficients, scope)?,
                 None => plan::base_alone(&self.base, scope),
             };
+            if let Some(layout) = layout {
+                return plan.run_laid_out(&options, Some(spares), layout);
+            }
             let weights = plan.run_in(&options, Some(spares))?;
             // The base's own take nothing, or less than a task's.
             if coefficients.vectors.iter().any(|&a| a != 0.0) {
@@ -189,6 +206,7 @@ pub struct TaskWeights {
     name: String,
     coefficients: Coefficients,
     key: Key,
+    layout: Option<Arc<Layout>>,
     pinned: Mutex<Option<Arc<Weights>>>,
     /// What stops the reconstruction that [`TaskWeights::prefetch`] started last.
     prefetch: Mutex<Option<Arc<AtomicBool>>>,
@@ -202,6 +220,7 @@ impl Clone for TaskWeights {
             name: self.name.clone(),
             coefficients: self.coefficients.clone(),
             key: self.key.clone(),
+            layout: self.layout.clone(),
             pinned: Mutex::new(None),
             prefetch: Mutex::new(None),
         }
@@ -233,8 +252,16 @@ impl TaskWeights {
         let pinned = lock(&self.pinned).clone();
         match pinned {
             Some(weights) => Ok(weights),
-            None => self.model.get(&self.key, &self.coefficients, &Arc::default()),
+            None => self.model.get(&self.key, self.layout.as_ref(), &self.coefficients, &Arc::default()),
         }
+    }
+
+    /// The same weights as a graph wants them: under its names, in its order and types. They are reconstructed straight
+    /// into that, and kept in the cache beside those of other layouts.
+    #[must_use]
+    pub fn laid_out(&self, layout: &Arc<Layout>) -> Self {
+        let key = Key { layout: layout.id(), ..self.key.clone() };
+        Self { key, layout: Some(Arc::clone(layout)), ..self.clone() }
     }
 
     /// What tells these weights from others, in the cache and for promoted sessions.
@@ -272,11 +299,12 @@ impl TaskWeights {
             return Ok(());
         }
         let (model, key, coefficients) = (Arc::clone(&self.model), self.key.clone(), self.coefficients.clone());
+        let layout = self.layout.clone();
         let cancel: Arc<AtomicBool> = Arc::default();
         *lock(&self.prefetch) = Some(Arc::clone(&cancel));
         std::thread::Builder::new()
             .name("taskbasis-prefetch".into())
-            .spawn(move || drop(model.get(&key, &coefficients, &cancel)))
+            .spawn(move || drop(model.get(&key, layout.as_ref(), &coefficients, &cancel)))
             .map(drop)
             .map_err(|e| Error::new(crate::ErrorKind::OutOfMemory, "cannot start a thread").because(e))
     }

@@ -8,22 +8,23 @@ use crate::basis::{Basis, Coefficients, Parameter};
 use crate::checkpoint::{Checkpoint, is_image_tower};
 use crate::error::{Error, Result};
 use crate::kernel::{self, Segment};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// Weights to be.
 pub(super) struct Plan<'a> {
-    coefficients: Coefficients,
+    pub(super) coefficients: Coefficients,
     /// As the kernel takes them.
-    factors: Vec<f32>,
-    tensors: Vec<Planned<'a>>,
+    pub(super) factors: Vec<f32>,
+    pub(super) tensors: Vec<Planned<'a>>,
 }
 
-struct Planned<'a> {
-    name: &'a str,
-    shape: &'a [usize],
-    base: Option<&'a Tensor>,
+/// One tensor of them.
+pub(super) struct Planned<'a> {
+    pub(super) name: &'a str,
+    pub(super) shape: &'a [usize],
+    pub(super) base: Option<&'a Tensor>,
     /// The vectors' pieces to be added; `None` where nothing is.
-    change: Option<&'a Parameter>,
+    pub(super) change: Option<&'a Parameter>,
 }
 
 /// `base + Σ_m a_m·s_m`.
@@ -78,8 +79,8 @@ pub(super) fn with_base<'a>(
 }
 
 /// Whether base and basis are of one model, in every parameter that both could have.
-pub(super) fn check_models(base: &Checkpoint, basis: &Basis) -> Result<()> {
-    let any = Coefficients { vectors: vec![1.0; basis.vectors()], mean: 0.0 };
+pub(crate) fn check_models(base: &Checkpoint, basis: &Basis) -> Result<()> {
+    let any = Coefficients { vectors: vec![1.0; basis.vectors()], ..Coefficients::zero(0) };
     let scope = if base.iter().all(|(name, _)| is_image_tower(name)) { Scope::ImageTower } else { Scope::All };
     with_base(base, basis, &any, scope).map(drop)
 }
@@ -108,7 +109,7 @@ pub(super) fn vector_alone<'a>(basis: &'a Basis, coefficients: &Coefficients, sc
 }
 
 fn factors(basis: &Basis, coefficients: &Coefficients) -> Result<Vec<f32>> {
-    coefficients.to_kernel(basis.vectors(), basis.has_mean()).map_err(|e| e.at(basis.path()))
+    basis.factors(coefficients).map_err(|e| e.at(basis.path()))
 }
 
 fn in_scope<'a, T>(all: impl Iterator<Item = (&'a str, T)>, scope: Scope) -> impl Iterator<Item = (&'a str, T)> {
@@ -124,6 +125,12 @@ impl Planned<'_> {
 }
 
 impl Plan<'_> {
+    /// Without the tensors that `wanted` does not accept.
+    pub(super) fn limited_to(mut self, wanted: impl Fn(&str) -> bool) -> Self {
+        self.tensors.retain(|planned| wanted(planned.name));
+        self
+    }
+
     /// Computes it.
     pub(super) fn run(self, options: &ReconstructOptions<'_>) -> Result<Weights> {
         self.run_in(options, None)
@@ -164,9 +171,9 @@ impl Plan<'_> {
                     Some(tensor) => Place::Base(tensor.clone()),
                     None => Place::Arena(places.next().unwrap_or_default()),
                 };
-                (planned.name.to_owned(), Entry { shape: planned.shape.to_vec(), place })
+                (planned.name.to_owned(), Entry { shape: planned.shape.to_vec(), dtype: DType::F32, place })
             })
             .collect();
-        Ok(Weights { coefficients: self.coefficients, tensors, arena })
+        Ok(Weights { coefficients: self.coefficients, tensors, arena, layout: None })
     }
 }

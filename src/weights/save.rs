@@ -22,6 +22,7 @@ impl Weights {
             let (dtype, bytes) = match values {
                 Values::F32(values) => (DType::F32, Cow::Borrowed(f32_bytes(values))),
                 Values::Carried(tensor) => (tensor.dtype(), tensor.to_bytes()?),
+                Values::Cast(dtype, bytes) => (dtype, Cow::Borrowed(bytes)),
             };
             Ok((name, Out { dtype: safetensors_dtype(dtype)?, shape, bytes }))
         });
@@ -78,7 +79,7 @@ impl View for Out<'_> {
     }
 }
 
-fn safetensors_dtype(dtype: DType) -> Result<Dtype> {
+pub(crate) fn safetensors_dtype(dtype: DType) -> Result<Dtype> {
     Ok(match dtype {
         DType::F64 => Dtype::F64,
         DType::F32 => Dtype::F32,

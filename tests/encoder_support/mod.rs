@@ -4,7 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-pub use common::digits;
+pub use common::{digits, whole_digits};
 
 pub mod naive;
 

@@ -4,18 +4,47 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use taskbasis::{Activation, Arch, ArchHints, Basis, Checkpoint, Encoder, EncoderOptions, Model, ModelOptions, Result};
+use taskbasis::onnx::BoundGraph;
+use taskbasis::{
+    Activation, Arch, ArchHints, Basis, BasisFile, Bundle, Checkpoint, Encoder, EncoderOptions, Error, Head, MapMode,
+    Model, ModelOptions, Preprocess, Result, StreamedEncoder, TaskExpr, TaskWeights, head_tasks,
+};
+
+use crate::graph::BindArgs;
+use crate::output;
 
 /// Which model.
 #[derive(Args)]
 pub struct ModelArgs {
-    /// Basis folder: `method_info.json`, `basis_vectors.pt` and the method's own file.
-    #[arg(long, value_name = "FOLDER")]
+    /// Basis folder: `method_info.json`, `basis_vectors.pt` and the method's own file. Or a bundle (`model.taskbasis`),
+    /// which has base, heads and class names in it.
+    #[arg(long, value_name = "FOLDER|BUNDLE")]
     pub basis: Option<PathBuf>,
 
     /// Base checkpoint (the zero-shot weights): PyTorch or safetensors, by open_clip's, OpenAI's or transformers' names.
-    #[arg(long, value_name = "FILE")]
-    pub base: PathBuf,
+    /// A bundle that holds its base needs none.
+    #[arg(long, value_name = "FILE", required_unless_present = "basis")]
+    pub base: Option<PathBuf>,
+}
+
+/// Heads and class names.
+#[derive(Args)]
+pub struct HeadArgs {
+    /// Classification heads: a safetensors file with `TASK/weight` and `TASK/bias`, a pickled head, or a folder of heads.
+    /// A bundle that holds its heads needs none.
+    #[arg(long, value_name = "H")]
+    pub heads: Option<PathBuf>,
+
+    /// Class names: {"TASK": ["name", …]}. Without them classes are numbered.
+    #[arg(long, value_name = "C.json")]
+    pub classes: Option<PathBuf>,
+}
+
+/// What [`ModelArgs`] name, open.
+pub struct Session {
+    pub model: Arc<Model>,
+    /// Where the basis is a bundle.
+    pub bundle: Option<Box<Bundle>>,
 }
 
 /// How to run it.
@@ -30,50 +59,188 @@ pub struct EncoderArgs {
     pub threads: usize,
 
     /// The encoder's activation: OpenAI's models have quick_gelu, most others gelu. The wrong one gives plausible, wrong
-    /// embeddings.
-    #[arg(long, value_enum, default_value_t)]
-    pub activation: ActivationArg,
+    /// embeddings. A bundle says which; else quick_gelu.
+    #[arg(long, value_enum)]
+    pub activation: Option<ActivationArg>,
 
-    /// Attention heads, where they are not width / 64.
+    /// Attention heads, where they are not width / 64. A bundle says how many.
     #[arg(long, value_name = "N")]
     pub heads_count: Option<usize>,
 
     /// ONNX Runtime's shared library, instead of the one that would be found.
     #[arg(long, value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
+
+    /// An image encoder that somebody exported as .onnx with the base's weights, to run instead of the built one.
+    #[arg(long, value_name = "MODEL.onnx")]
+    pub graph: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub binding: BindArgs,
+
+    /// Try what ONNX Runtime's optimiser makes of the graph first, and run the faster form.
+    #[arg(long, requires = "graph")]
+    pub optimise_graph: bool,
 }
 
-#[derive(Clone, Copy, Default, ValueEnum)]
+#[derive(Clone, Copy, ValueEnum)]
 pub enum ActivationArg {
-    #[default]
     #[value(name = "quick_gelu", alias = "quick-gelu")]
     QuickGelu,
     Gelu,
 }
 
+impl From<ActivationArg> for Activation {
+    fn from(activation: ActivationArg) -> Self {
+        match activation {
+            ActivationArg::QuickGelu => Self::QuickGelu,
+            ActivationArg::Gelu => Self::Gelu,
+        }
+    }
+}
+
 impl ModelArgs {
     /// Base and basis together; `threads` for reconstruction, 0 meaning one a processor.
-    pub fn open(&self, threads: usize) -> Result<Arc<Model>> {
-        let basis = self.basis.as_deref().map(Basis::open).transpose()?;
+    pub fn open(&self, threads: usize) -> Result<Session> {
         let options = ModelOptions { threads, ..ModelOptions::default() };
-        Model::new(Checkpoint::open(&self.base)?, basis, &options)
+        let base = self.base.as_deref().map(Checkpoint::open).transpose()?;
+        let Some(basis) = &self.basis else {
+            let base = base.ok_or_else(|| Error::invalid("neither --basis nor --base is given"))?;
+            return Ok(Session { model: Model::new(base, None, &options)?, bundle: None });
+        };
+        let (model, bundle) = BasisFile::open(basis, MapMode::Map)?.model(base, &options)?;
+        Ok(Session { model, bundle })
     }
 
     /// The files that nothing may be written over: the base, and all of the basis's folder, however it was named.
     pub fn inputs<'a>(&'a self, model: &'a Model) -> Vec<&'a Path> {
-        model.basis().map(Basis::path).into_iter().chain([self.base.as_path()]).collect()
+        model.basis().map(Basis::path).into_iter().chain(self.base.as_deref()).collect()
+    }
+}
+
+impl HeadArgs {
+    /// The head of `task`: of the file that was given, else of the bundle.
+    pub fn head(&self, bundle: Option<&Bundle>, task: &str) -> Result<Head> {
+        let head = match (&self.heads, bundle) {
+            (Some(heads), _) if Bundle::is_bundle(heads) => Bundle::open(heads)?.head(task)?,
+            (Some(heads), _) => Head::open(heads, Some(task))?,
+            (None, Some(bundle)) => bundle.head(task)?,
+            (None, None) => return Err(Error::invalid("--heads is missing: the tasks' classification heads")),
+        };
+        match &self.classes {
+            Some(classes) => head.with_class_names(classes, task),
+            None => Ok(head),
+        }
+    }
+
+    /// A file of one head says of one task: for several it would be right for one and silently wrong for the others.
+    pub fn check(&self, bundle: Option<&Bundle>, tasks: &[String]) -> Result<()> {
+        let known = match (&self.heads, bundle) {
+            (Some(heads), _) if tasks.len() < 2 || heads.is_dir() || Bundle::is_bundle(heads) => return Ok(()),
+            (Some(heads), _) => head_tasks(heads)?,
+            // Asked for a head that it does not have, a bundle says so by itself.
+            (None, _) => return Ok(()),
+        };
+        match (tasks.iter().find(|task| !known.contains(task)), &self.heads) {
+            (Some(task), Some(heads)) => {
+                Err(Error::not_found(format!("no head of task `{task}`; known: {}", known.join(", ")))
+                    .at(heads)
+                    .hint("Give a file or folder with a head a task, or choose tasks with --task"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Session {
+    /// As the bundle says; CLIP's own where there is none.
+    pub fn preprocess(&self, size: usize) -> Result<Preprocess> {
+        match &self.bundle {
+            Some(bundle) if bundle.arch().image_size() == size => bundle.preprocess(),
+            _ => Preprocess::new(size),
+        }
     }
 }
 
 impl EncoderArgs {
-    pub fn encoder(&self, base: &Checkpoint) -> Result<Encoder> {
-        let activation = match self.activation {
-            ActivationArg::QuickGelu => Activation::QuickGelu,
-            ActivationArg::Gelu => Activation::Gelu,
-        };
-        let arch = Arch::of(base, ArchHints { heads: self.heads_count, activation })?;
-        let options =
-            EncoderOptions { threads: self.threads, runtime: self.onnxruntime.clone(), ..EncoderOptions::default() };
-        Encoder::new(&arch, &options)
+    /// The encoder with the weights of one task, of which nothing is reconstructed yet.
+    pub fn of_task(&self, session: &Session, weights: &TaskExpr, streamed: bool) -> Result<TaskEncoder> {
+        let weights = session.model.weights(weights)?;
+        if !streamed {
+            let encoder = self.encoder(session)?;
+            let weights = encoder.as_taken(&weights);
+            return Ok(TaskEncoder::Whole(Box::new(encoder), weights));
+        }
+        if self.graph.is_some() {
+            return Err(Error::unsupported("only the built graph can be streamed"));
+        }
+        let encoder = StreamedEncoder::new(&self.arch(session)?, &self.options())?;
+        Ok(TaskEncoder::Streamed(Box::new(encoder), weights))
+    }
+
+    /// The architecture: the bundle's, where there is one and nothing else was asked for.
+    pub fn arch(&self, session: &Session) -> Result<Arch> {
+        Arch::of(session.model.base(), self.hints(session.bundle.as_deref()))
+    }
+
+    /// What shapes do not tell: as asked for, else as the bundle says, where there is one.
+    pub fn hints(&self, bundle: Option<&Bundle>) -> ArchHints {
+        let known = bundle.map(Bundle::arch);
+        let heads = self.heads_count.or(known.map(|arch| arch.heads));
+        let activation = self.activation.map(Activation::from).or(known.map(|arch| arch.activation));
+        ArchHints { heads, activation: activation.unwrap_or_default() }
+    }
+
+    pub fn options(&self) -> EncoderOptions {
+        EncoderOptions { threads: self.threads, runtime: self.onnxruntime.clone(), ..EncoderOptions::default() }
+    }
+
+    /// The user's graph, where one is given.
+    pub fn graph(&self, model: &Model) -> Result<Option<BoundGraph>> {
+        self.graph.as_ref().map(|path| self.binding.bind(path, model)).transpose()
+    }
+
+    /// The built encoder, or one over the user's graph.
+    pub fn encoder(&self, session: &Session) -> Result<Encoder> {
+        let (arch, options, model) = (self.arch(session)?, self.options(), &session.model);
+        let Some(graph) = self.graph(model)? else { return Encoder::new(&arch, &options) };
+        if !self.optimise_graph {
+            return Encoder::with_graph(&arch, &graph, &options);
+        }
+        let (encoder, trials) = Encoder::with_fastest_graph(&arch, &graph, model, &options)?;
+        for trial in trials.iter().filter(|trial| trial.is_chosen) {
+            output::note(&format!("the fastest of {1} forms of the graph is the one {0}", trial.form, trials.len()));
+        }
+        Ok(encoder)
+    }
+}
+
+/// An encoder with the weights of one task: all of them at once, or a block at a time.
+pub enum TaskEncoder {
+    Whole(Box<Encoder>, TaskWeights),
+    Streamed(Box<StreamedEncoder>, TaskWeights),
+}
+
+impl TaskEncoder {
+    pub fn arch(&self) -> &Arch {
+        match self {
+            Self::Whole(encoder, _) => encoder.arch(),
+            Self::Streamed(encoder, _) => encoder.arch(),
+        }
+    }
+
+    /// Reconstructs what can be reconstructed before the first run.
+    pub fn prepare(&self) -> Result<()> {
+        match self {
+            Self::Whole(_, weights) => weights.pin().map(drop),
+            Self::Streamed(..) => Ok(()),
+        }
+    }
+
+    pub fn encode(&self, pixels: &[f32], n: usize) -> Result<Vec<f32>> {
+        match self {
+            Self::Whole(encoder, weights) => encoder.encode(&weights.get()?, pixels, n),
+            Self::Streamed(encoder, weights) => encoder.encode(weights, pixels, n),
+        }
     }
 }

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
-use taskbasis::{Head, Result, TaskExpr};
+use taskbasis::{Result, TaskExpr};
 
-use crate::args::{EncoderArgs, ModelArgs};
+use crate::args::{EncoderArgs, HeadArgs, ModelArgs};
 use crate::input::Input;
 use crate::output;
 
@@ -19,13 +19,8 @@ pub struct Classify {
     #[command(flatten)]
     encoder: EncoderArgs,
 
-    /// Classification heads: a safetensors file with `TASK/weight` and `TASK/bias`, a pickled head, or a folder of heads.
-    #[arg(long, value_name = "H")]
-    heads: PathBuf,
-
-    /// Class names: {"TASK": ["name", …]}. Without them classes are numbered.
-    #[arg(long, value_name = "C.json")]
-    classes: Option<PathBuf>,
+    #[command(flatten)]
+    heads: HeadArgs,
 
     /// Whose head to use.
     #[arg(long)]
@@ -34,6 +29,10 @@ pub struct Classify {
     /// Which weights; the task's own by default.
     #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
     weights: Option<TaskExpr>,
+
+    /// Reconstruct and run a block at a time: a fraction of the memory for weights, and a reconstruction a batch.
+    #[arg(long)]
+    streamed: bool,
 
     /// How many classes to name an image.
     #[arg(long, default_value_t = 3, value_name = "K")]
@@ -46,21 +45,18 @@ pub struct Classify {
 
 impl Classify {
     pub fn run(self, as_json: bool) -> Result<()> {
-        let model = self.model.open(self.encoder.threads)?;
-        let encoder = self.encoder.encoder(model.base())?;
-        let mut head = Head::open(&self.heads, Some(&self.task))?;
-        if let Some(classes) = &self.classes {
-            head = head.with_class_names(classes, &self.task)?;
-        }
-        let input = Input::open(&self.images, encoder.arch().image_size())?;
+        let session = self.model.open(self.encoder.threads)?;
         let expr = self.weights.unwrap_or_else(|| TaskExpr::task(&self.task));
-        let weights = model.weights(&expr)?.get()?;
+        let encoder = self.encoder.of_task(&session, &expr, self.streamed)?;
+        let head = self.heads.head(session.bundle.as_deref(), &self.task)?;
+        let input = Input::open(&self.images, session.preprocess(encoder.arch().image_size())?)?;
+        encoder.prepare()?;
 
         let bar = output::progress(input.len(), "images");
         let mut results = Vec::with_capacity(input.len());
         let width = encoder.arch().embed_dim;
         input.for_each_batch(self.encoder.batch as usize, self.encoder.threads, |pixels, n| {
-            for embedding in encoder.encode(&weights, pixels, n)?.chunks_exact(width) {
+            for embedding in encoder.encode(pixels, n)?.chunks_exact(width) {
                 results.push(head.classify(embedding, self.top)?);
             }
             bar.inc(n as u64);

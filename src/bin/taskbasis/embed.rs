@@ -24,6 +24,10 @@ pub struct Embed {
     #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
     weights: TaskExpr,
 
+    /// Reconstruct and run a block at a time: a fraction of the memory for weights, and a reconstruction a batch.
+    #[arg(long)]
+    streamed: bool,
+
     /// A safetensors file with `pixel_values` f32 [N,3,S,S] (already preprocessed), or image files, or a folder of them.
     #[arg(short, long, value_name = "X", required = true, num_args = 1..)]
     input: Vec<PathBuf>,
@@ -35,20 +39,20 @@ pub struct Embed {
 
 impl Embed {
     pub fn run(self, as_json: bool) -> Result<()> {
-        let model = self.model.open(self.encoder.threads)?;
-        let encoder = self.encoder.encoder(model.base())?;
-        let input = Input::open(&self.input, encoder.arch().image_size())?;
-        let mut inputs = self.model.inputs(&model);
+        let session = self.model.open(self.encoder.threads)?;
+        let encoder = self.encoder.of_task(&session, &self.weights, self.streamed)?;
+        let input = Input::open(&self.input, session.preprocess(encoder.arch().image_size())?)?;
+        let mut inputs = self.model.inputs(&session.model);
         inputs.extend(self.input.iter().map(PathBuf::as_path));
         check_output(&self.output, &inputs)?;
-        let weights = model.weights(&self.weights)?.get()?;
+        encoder.prepare()?;
 
         let began = Instant::now();
         let bar = output::progress(input.len(), "images");
         let width = encoder.arch().embed_dim;
         let mut embeds = Vec::with_capacity(input.len() * width);
         input.for_each_batch(self.encoder.batch as usize, self.encoder.threads, |pixels, n| {
-            embeds.extend(encoder.encode(&weights, pixels, n)?);
+            embeds.extend(encoder.encode(pixels, n)?);
             bar.inc(n as u64);
             Ok(())
         })?;

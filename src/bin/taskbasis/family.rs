@@ -83,7 +83,7 @@ impl FamilyArgs {
     /// Opens all of them and checks that they are of one model.
     pub fn open(&self) -> Result<Family> {
         let files = match &self.tasks_dir {
-            Some(folder) => files_in(folder, &self.base)?,
+            Some(folder) => files_in(folder, Some(&self.base))?,
             None => self.tasks.clone(),
         };
         let open = |NamedFile { name, path }| Ok((name, Checkpoint::open(path)?));
@@ -101,7 +101,7 @@ impl FamilyArgs {
 }
 
 /// The checkpoints in `folder`, by the names of their tasks. A base that lies among them is none of them.
-pub fn files_in(folder: &Path, base: &Path) -> Result<Vec<NamedFile>> {
+pub fn files_in(folder: &Path, base: Option<&Path>) -> Result<Vec<NamedFile>> {
     let failed = |e| Error::io("cannot list the folder", folder, e);
     let (mut folders, mut files) = (Vec::new(), Vec::new());
     for entry in std::fs::read_dir(folder).map_err(failed)? {
@@ -116,7 +116,7 @@ pub fn files_in(folder: &Path, base: &Path) -> Result<Vec<NamedFile>> {
                 folders.push(NamedFile { name, path });
             }
         } else if path.extension().is_some_and(|extension| extension == "pt" || extension == "safetensors")
-            && !same_file(&path, base)
+            && !base.is_some_and(|base| same_file(&path, base))
         {
             files.push(NamedFile { name: stem(&path), path });
         }

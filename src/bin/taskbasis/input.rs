@@ -16,12 +16,12 @@ pub enum Input {
 }
 
 impl Input {
-    /// `paths` as the command line gave them; `size` is the encoder's image size.
-    pub fn open(paths: &[PathBuf], size: usize) -> Result<Self> {
+    /// `paths` as the command line gave them; `preprocess` is for those that are not preprocessed yet.
+    pub fn open(paths: &[PathBuf], preprocess: Preprocess) -> Result<Self> {
         if let [path] = paths
             && path.extension().is_some_and(|e| e == "safetensors")
         {
-            return Self::pixels(path, size);
+            return Self::pixels(path, preprocess.size());
         }
         let mut files = Vec::new();
         for path in paths {
@@ -31,7 +31,7 @@ impl Input {
                 files.push(path.clone());
             }
         }
-        Ok(Self::Files { files, preprocess: Box::new(Preprocess::new(size)?) })
+        Ok(Self::Files { files, preprocess: Box::new(preprocess) })
     }
 
     fn pixels(path: &Path, size: usize) -> Result<Self> {

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Value, json};
-use taskbasis::{Arch, ArchHints, Basis, Checkpoint, Result, Runtime, kernel};
+use taskbasis::{Arch, ArchHints, Basis, Bundle, Checkpoint, Result, Runtime, kernel};
 
 use crate::output::{self, bytes, grouped, table};
 
-/// Show what a basis folder or a checkpoint holds, and what would run it.
+/// Show what a basis folder, a bundle or a checkpoint holds, and what would run it.
 #[derive(Args)]
 pub struct Inspect {
-    /// A basis folder, or a checkpoint.
+    /// A basis folder, a bundle, or a checkpoint.
     path: PathBuf,
 
     /// ONNX Runtime's shared library, instead of the one that would be found.
@@ -28,6 +28,16 @@ impl Inspect {
                 output::json(&engine.added_to(basis_json(&basis)))
             } else {
                 output::text(&(basis_text(&basis) + &engine.text()))
+            }
+        } else if Bundle::is_bundle(&self.path) {
+            let bundle = Bundle::open(&self.path)?;
+            let basis = bundle.basis()?;
+            if as_json {
+                let mut value = basis_json(&basis);
+                add_bundle(&mut value, &bundle);
+                output::json(&engine.added_to(value))
+            } else {
+                output::text(&(basis_text(&basis) + &bundle_text(&bundle) + &engine.text()))
             }
         } else {
             let checkpoint = Checkpoint::open(&self.path)?;
@@ -114,6 +124,54 @@ fn basis_text(basis: &Basis) -> String {
     )
 }
 
+fn add_bundle(value: &mut Value, bundle: &Bundle) {
+    value["kind"] = json!("bundle");
+    value["architecture"] = arch_json(bundle.arch());
+    value["architecture"]["activation"] = json!(bundle.arch().activation);
+    value["base"] = json!({
+        "stored": bundle.holds_base(), "fingerprint": bundle.fingerprint().to_string(),
+    });
+    value["heads"] = json!(bundle.head_tasks().collect::<Vec<_>>());
+    value["residuals"] = json!(bundle.residuals());
+    value["lambda"] = json!(bundle.lambdas());
+    value["sections"] = json!(bundle.sections());
+    value["writer"] = json!(bundle.writer());
+}
+
+fn bundle_text(bundle: &Bundle) -> String {
+    let list = |names: Vec<&str>| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    let lambdas = bundle.lambdas();
+    let lambda = [("task", lambdas.task), ("merged", lambdas.merged), ("all", lambdas.all)]
+        .into_iter()
+        .filter_map(|(kind, lambda)| lambda.map(|lambda| format!("{kind} {lambda}")))
+        .collect::<Vec<_>>();
+    let rows: Vec<Vec<String>> =
+        std::iter::once(vec!["in the file".to_owned(), "type".into(), "tensors".into(), "bytes".into()])
+            .chain(bundle.sections().iter().map(|section| {
+                vec![section.kind.to_owned(), section.format.into(), section.tensors.to_string(), bytes(section.bytes)]
+            }))
+            .collect();
+    let base = if bundle.holds_base() { "in the file" } else { "left out" };
+    format!(
+        "\nencoder       {}\nbase          {base}, fingerprint {}\nheads         {}\nresiduals     {}\n\
+         suggested λ   {}\nwritten by    {}\n\n{}",
+        bundle.arch(),
+        bundle.fingerprint(),
+        list(bundle.head_tasks().collect()),
+        list(bundle.residuals().iter().map(String::as_str).collect()),
+        if lambda.is_empty() { "none".to_owned() } else { lambda.join(", ") },
+        bundle.writer(),
+        table(&rows),
+    )
+}
+
+fn arch_json(arch: &Arch) -> Value {
+    json!({
+        "width": arch.width, "layers": arch.layers, "heads": arch.heads, "mlp_width": arch.mlp_width,
+        "patch_size": arch.patch, "image_size": arch.image_size(), "embedding": arch.embed_dim,
+    })
+}
+
 /// The architecture, where the tensors are those of an image tower.
 fn arch(checkpoint: &Checkpoint) -> Option<Result<Arch>> {
     checkpoint.image_tower().next().map(|_| Arch::of(checkpoint, ArchHints::default()))
@@ -130,10 +188,7 @@ fn checkpoint_json(checkpoint: &Checkpoint) -> Value {
         .collect();
     let architecture = match arch(checkpoint) {
         None => Value::Null,
-        Some(Ok(arch)) => json!({
-            "width": arch.width, "layers": arch.layers, "heads": arch.heads, "mlp_width": arch.mlp_width,
-            "patch_size": arch.patch, "image_size": arch.image_size(), "embedding": arch.embed_dim,
-        }),
+        Some(Ok(arch)) => arch_json(&arch),
         Some(Err(error)) => json!({ "error": error.to_string() }),
     };
     json!({

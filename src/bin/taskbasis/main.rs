@@ -2,17 +2,25 @@
 #![allow(unreachable_pub)] // A program exports nothing.
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
+mod accuracy;
+mod add_task;
 mod analyze;
 mod args;
+mod bench;
+mod bind;
 mod build;
 mod classify;
 mod embed;
 mod eval;
+mod export;
 mod family;
+mod graph;
 mod input;
 mod inspect;
 mod output;
+mod pack;
 mod reconstruct;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -42,6 +50,12 @@ enum Command {
     Eval(eval::Eval),
     Build(build::Build),
     Analyze(analyze::Analyze),
+    Bind(bind::Bind),
+    Export(export::Export),
+    Bench(bench::Bench),
+    Pack(Box<pack::Pack>),
+    Verify(verify::Verify),
+    AddTask(add_task::AddTask),
 }
 
 /// 0: done; 1: failed, with one paragraph on stderr; 2: not understood (clap exits by itself).
@@ -55,6 +69,12 @@ fn main() -> ExitCode {
         Command::Eval(command) => command.run(json),
         Command::Build(command) => command.run(json),
         Command::Analyze(command) => command.run(json),
+        Command::Bind(command) => command.run(json),
+        Command::Export(command) => command.run(json),
+        Command::Bench(command) => command.run(json),
+        Command::Pack(command) => command.run(json),
+        Command::Verify(command) => command.run(json),
+        Command::AddTask(command) => command.run(json),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

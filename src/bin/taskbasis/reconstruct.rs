@@ -5,19 +5,19 @@ use std::time::Instant;
 
 use clap::Args;
 use serde_json::json;
-use taskbasis::{Basis, Checkpoint, Error, ReconstructOptions, Result, Scope, TaskExpr, Weights, check_output};
+use taskbasis::{BasisFile, Checkpoint, MapMode, ReconstructOptions, Result, Scope, TaskExpr, Weights, check_output};
 
 use crate::output;
 
 /// Write the weights of a task, or of any arithmetic of tasks, as safetensors.
 #[derive(Args)]
 pub struct Reconstruct {
-    /// Basis folder.
-    #[arg(long, value_name = "FOLDER")]
+    /// Basis folder or bundle.
+    #[arg(long, value_name = "FOLDER|BUNDLE")]
     basis: PathBuf,
 
-    /// Base checkpoint (the zero-shot weights).
-    #[arg(long, value_name = "FILE", required_unless_present = "vector")]
+    /// Base checkpoint (the zero-shot weights); a bundle that holds its base needs none.
+    #[arg(long, value_name = "FILE")]
     base: Option<PathBuf>,
 
     /// Which weights: `MNIST`, `MNIST@0.3 + SVHN@0.3`, `-Cars@0.5`, `merged@0.4`, `all@0.3`, `base`.
@@ -45,17 +45,21 @@ impl Reconstruct {
     pub fn run(self, as_json: bool) -> Result<()> {
         let scope = if self.image_tower { Scope::ImageTower } else { Scope::All };
         let options = ReconstructOptions { scope, threads: self.threads, ..ReconstructOptions::default() };
-        let basis = Basis::open(&self.basis)?;
+        let file = BasisFile::open(&self.basis, MapMode::Map)?;
 
-        let inputs: Vec<_> = [Some(basis.path()), self.base.as_deref()].into_iter().flatten().collect();
+        // However a folder was named, all of it is an input.
+        let folder = file.path().to_path_buf();
+        let inputs: Vec<_> = [Some(folder.as_path()), self.base.as_deref()].into_iter().flatten().collect();
         check_output(&self.output, &inputs)?;
 
         let began = Instant::now();
         let weights = if self.vector {
+            let basis = file.into_basis()?;
             Weights::task_vector(&basis, &basis.coefficients(&self.weights)?, &options)?
         } else {
-            let path = self.base.as_deref().ok_or_else(|| Error::invalid("--base is missing"))?;
-            Weights::reconstruct(&Checkpoint::open(path)?, &basis, &self.weights, &options)?
+            let base = self.base.as_deref().map(Checkpoint::open).transpose()?;
+            let (base, basis) = file.base_and_basis(base)?;
+            Weights::reconstruct(&base, &basis, &self.weights, &options)?
         };
         let took = began.elapsed();
 

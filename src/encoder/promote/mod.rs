@@ -20,7 +20,6 @@ use super::runtime::Runtime;
 use super::session::{self, Input};
 use super::signature::Signature;
 use crate::error::{Error, ErrorKind, Result};
-use crate::onnx::stub;
 use crate::weights::{Derived, Key, Owner, TaskWeights, WeightsCache};
 
 /// Which tasks an encoder promotes: gives a session with the weights frozen into it, which runs faster and takes as
@@ -337,9 +336,11 @@ impl Shared {
         }
         let weights = task.get()?;
         let stub = self.stub()?;
-        let inputs = self.signature.inputs(&*weights)?;
+        let mut converted = None;
+        let inputs = self.signature.inputs(&*weights, &mut converted)?;
         let spawner = Spawning(Arc::clone(spawner));
-        let session = session::create_frozen(self.runtime, &stub, inputs.into_iter(), self.threads, spawner)?;
+        let session =
+            session::create_frozen(self.runtime, &stub, inputs.into_iter(), self.threads, session::FROZEN, spawner)?;
         // Before room is made for the session: memory in use cannot be given up.
         drop(weights);
         let session: Derived = Arc::new(Frozen(session, ReleaseAfter));
@@ -352,8 +353,7 @@ impl Shared {
         match &*stub {
             Some(stub) => Ok(Arc::clone(stub)),
             None => {
-                let names = self.signature.parameters.iter().map(|(name, _)| name.as_str());
-                let made: Arc<[u8]> = stub::with_external_parameters(&self.signature.model, names)?.into();
+                let made: Arc<[u8]> = self.signature.stub()?.into();
                 *stub = Some(Arc::clone(&made));
                 Ok(made)
             }

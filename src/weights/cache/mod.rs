@@ -27,6 +27,8 @@ pub(crate) struct Key {
     pub(super) files: Arc<[Identity]>,
     /// Bits of f32.
     pub(super) factors: Arc<[u32]>,
+    /// The [`Layout`](super::Layout) that they are in; 0 is none.
+    pub(super) layout: u64,
 }
 
 /// Whose promoted session it is. Each encoder has its own.

@@ -15,7 +15,7 @@ fn build(spares: &Arc<Spares>) -> Result<Weights> {
 }
 
 fn key(n: u32) -> Key {
-    Key { files: Arc::new([]), factors: Arc::new([n]) }
+    Key { files: Arc::new([]), factors: Arc::new([n]), layout: 0 }
 }
 
 fn get(cache: &WeightsCache, n: u32) -> Arc<Weights> {

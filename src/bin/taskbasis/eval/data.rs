@@ -9,9 +9,11 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use indicatif::ProgressBar;
-use taskbasis::{Dataset, Encoder, Error, Head, Preprocess, Result, Split, Weights, head_tasks};
+use taskbasis::{Bundle, Dataset, Encoder, Error, Head, Preprocess, Result, Split, Weights};
 
 use super::Eval;
+use crate::accuracy::count_right;
+use crate::args::{HeadArgs, Session};
 
 /// Batches that are preprocessed before the encoder asks for them.
 const AHEAD: usize = 2;
@@ -48,10 +50,10 @@ pub(super) fn open_data(arguments: &[DataArg]) -> Result<Dataset> {
 }
 
 /// The data and heads, and what is kept of preprocessed images.
-pub(super) struct Images {
+pub(super) struct Images<'a> {
     data: Dataset,
-    heads: PathBuf,
-    classes: Option<PathBuf>,
+    heads: &'a HeadArgs,
+    bundle: Option<&'a Bundle>,
     preprocess: Preprocess,
     batch: usize,
     threads: usize,
@@ -75,13 +77,13 @@ impl Labelled {
     }
 }
 
-impl Images {
-    pub(super) fn new(data: Dataset, eval: &Eval, size: usize) -> Result<Self> {
+impl<'a> Images<'a> {
+    pub(super) fn new(data: Dataset, eval: &'a Eval, session: &'a Session, size: usize) -> Result<Self> {
         Ok(Self {
             data,
-            heads: eval.heads.clone(),
-            classes: eval.classes.clone(),
-            preprocess: Preprocess::new(size)?,
+            heads: &eval.heads,
+            bundle: session.bundle.as_deref(),
+            preprocess: session.preprocess(size)?,
             batch: eval.encoder.batch as usize,
             threads: eval.encoder.threads,
             room: AtomicUsize::new(eval.image_cache.saturating_mul(1 << 20)),
@@ -94,15 +96,12 @@ impl Images {
 
     /// Heads, labels and images of these tasks.
     pub(super) fn labelled(&self, tasks: &[String], split: &str) -> Result<Vec<Labelled>> {
-        self.check_heads(tasks)?;
+        self.heads.check(self.bundle, tasks)?;
         tasks.iter().map(|task| self.of_task(task, split)).collect()
     }
 
     fn of_task(&self, task: &str, name: &str) -> Result<Labelled> {
-        let mut head = Head::open(&self.heads, Some(task))?;
-        if let Some(classes) = &self.classes {
-            head = head.with_class_names(classes, task)?;
-        }
+        let head = self.heads.head(self.bundle, task)?;
         let split = self.data.split(task, name)?;
         if split.is_empty() {
             return Err(Error::format(format!("split `{name}` of task `{task}` has no images")));
@@ -110,20 +109,6 @@ impl Images {
         let labels = labels(&head, &split).map_err(|e| e.tensor(task))?;
         let pixels = (0..split.len().div_ceil(self.batch)).map(|_| OnceLock::new()).collect();
         Ok(Labelled { task: task.to_owned(), head, labels, split, pixels })
-    }
-
-    /// A file of one head says of one task: for several it would be right for one and silently wrong for the others.
-    fn check_heads(&self, tasks: &[String]) -> Result<()> {
-        if tasks.len() < 2 || self.heads.is_dir() {
-            return Ok(());
-        }
-        let known = head_tasks(&self.heads)?;
-        match tasks.iter().find(|task| !known.contains(task)) {
-            None => Ok(()),
-            Some(task) => Err(Error::not_found(format!("no head of task `{task}`; known: {}", known.join(", ")))
-                .at(&self.heads)
-                .hint("Give a file or folder with a head a task, or choose tasks with --task")),
-        }
     }
 
     /// The share of images whose class the head finds first.
@@ -134,7 +119,6 @@ impl Images {
         labelled: &Labelled,
         bar: &ProgressBar,
     ) -> Result<f64> {
-        let width = encoder.arch().embed_dim;
         let (send, receive) = sync_channel(AHEAD);
         let right = thread::scope(|scope| {
             scope.spawn(move || {
@@ -145,18 +129,13 @@ impl Images {
                     }
                 }
             });
-            let mut right = 0;
-            for (pixels, labels) in receive.into_iter().zip(labelled.labels.chunks(self.batch)) {
-                let embeds = encoder.encode(weights, &pixels?, labels.len())?;
-                for (embedding, &label) in embeds.chunks_exact(width).zip(labels) {
-                    let best = labelled.head.classify(embedding, 1)?;
-                    right += usize::from(best.first().is_some_and(|best| best.class == label));
-                }
+            receive.into_iter().zip(labelled.labels.chunks(self.batch)).try_fold(0, |right, (pixels, labels)| {
+                let more = count_right(encoder, weights, &labelled.head, &pixels?, labels)?;
                 bar.inc(labels.len() as u64);
-            }
-            Ok::<_, Error>(right)
+                Ok::<_, Error>(right + more)
+            })
         })?;
-        Ok(f64::from(u32::try_from(right).unwrap_or(u32::MAX)) / labelled.len() as f64)
+        Ok(right as f64 / labelled.len() as f64)
     }
 
     /// A batch, [n, 3, S, S]: kept from the last time, or preprocessed now and kept where there is room.

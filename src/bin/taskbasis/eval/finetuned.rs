@@ -15,7 +15,7 @@ pub(super) struct Finetuned(HashMap<String, f64>);
 
 impl Finetuned {
     /// Given in a file, measured, or `None` where neither is asked for. `val` and `test` are the tasks' images.
-    pub(super) fn of(eval: &Eval, bench: &Bench, val: &[Labelled], test: &[Labelled]) -> Result<Option<Self>> {
+    pub(super) fn of(eval: &Eval, bench: &Bench<'_>, val: &[Labelled], test: &[Labelled]) -> Result<Option<Self>> {
         match (&eval.finetuned, &eval.finetuned_dir) {
             (Some(file), _) => Ok(Some(Self::read(file)?)),
             (None, Some(folder)) => Ok(Some(Self::measure(eval, bench, folder, val, test)?)),
@@ -37,8 +37,8 @@ impl Finetuned {
         }
     }
 
-    fn measure(eval: &Eval, bench: &Bench, folder: &Path, val: &[Labelled], test: &[Labelled]) -> Result<Self> {
-        let files = files_in(folder, &eval.model.base)?;
+    fn measure(eval: &Eval, bench: &Bench<'_>, folder: &Path, val: &[Labelled], test: &[Labelled]) -> Result<Self> {
+        let files = files_in(folder, eval.model.base.as_deref())?;
         let bar = output::progress(val.iter().chain(test).map(Labelled::len).sum(), "images, fine-tuned");
         let mut accuracies = HashMap::new();
         for (val, test) in val.iter().zip(test) {
@@ -48,9 +48,9 @@ impl Finetuned {
             })?;
             let options = ModelOptions { threads: eval.encoder.threads, ..ModelOptions::default() };
             let model = Model::new(Checkpoint::open(path)?, None, &options)?;
-            let weights = model.weights(&TaskExpr::base())?.get()?;
+            let weights = bench.encoder.as_taken(&model.weights(&TaskExpr::base())?).get()?;
             for (name, labelled) in [(format!("{}Val", val.task), val), (test.task.clone(), test)] {
-                accuracies.insert(name, bench.images.accuracy(&bench.encoder, &weights, labelled, &bar)?);
+                accuracies.insert(name, bench.accuracy(&weights, labelled, &bar)?);
             }
         }
         bar.finish_and_clear();

@@ -8,13 +8,13 @@ mod sweep;
 
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
 
 use clap::Args;
-use taskbasis::{Encoder, Error, Model, Result, TaskExpr};
+use indicatif::ProgressBar;
+use taskbasis::{Encoder, Error, Result, TaskExpr, TaskWeights, Weights};
 
-use self::data::{DataArg, Images, open_data};
-use crate::args::{EncoderArgs, ModelArgs};
+use self::data::{DataArg, Images, Labelled, open_data};
+use crate::args::{EncoderArgs, HeadArgs, ModelArgs, Session};
 
 /// Measure the accuracy of tasks on labelled images.
 ///
@@ -29,13 +29,8 @@ pub struct Eval {
     #[command(flatten)]
     encoder: EncoderArgs,
 
-    /// Classification heads: a safetensors file with `TASK/weight` and `TASK/bias`, or a folder of heads.
-    #[arg(long, value_name = "H")]
-    heads: PathBuf,
-
-    /// Class names: {"TASK": ["name", …]}. Their number is checked, and data that name their classes are matched by them.
-    #[arg(long, value_name = "C.json")]
-    classes: Option<PathBuf>,
+    #[command(flatten)]
+    heads: HeadArgs,
 
     /// Labelled images: a safetensors file with `TASK/SPLIT/images` u8 [N,H,W,3] or [N,H,W], and `TASK/SPLIT/labels`
     /// [N]; or a folder a task; or TASK=FOLDER, once a task: MNIST's IDX files, CIFAR's .bin files, or
@@ -114,19 +109,29 @@ impl FromStr for Sweep {
 }
 
 /// What every kind of evaluation works with.
-struct Bench {
-    model: Arc<Model>,
+struct Bench<'a> {
+    session: &'a Session,
     encoder: Encoder,
-    images: Images,
+    images: Images<'a>,
+}
+
+impl Bench<'_> {
+    /// The weights of `expr` as the encoder takes them; the expression is checked, nothing is reconstructed yet.
+    fn weights(&self, expr: &TaskExpr) -> Result<TaskWeights> {
+        Ok(self.encoder.as_taken(&self.session.model.weights(expr)?))
+    }
+
+    fn accuracy(&self, weights: &Weights, labelled: &Labelled, bar: &ProgressBar) -> Result<f64> {
+        self.images.accuracy(&self.encoder, weights, labelled, bar)
+    }
 }
 
 impl Eval {
     pub fn run(self, as_json: bool) -> Result<()> {
-        let model = self.model.open(self.encoder.threads)?;
-        let encoder = self.encoder.encoder(model.base())?;
-        let data = open_data(&self.data)?;
-        let images = Images::new(data, &self, encoder.arch().image_size())?;
-        let bench = Bench { model, encoder, images };
+        let session = self.model.open(self.encoder.threads)?;
+        let encoder = self.encoder.encoder(&session)?;
+        let images = Images::new(open_data(&self.data)?, &self, &session, encoder.arch().image_size())?;
+        let bench = Bench { session: &session, encoder, images };
         match (&self.sweep, self.negate) {
             (sweep, true) => negate::run(&self, &bench, sweep.clone(), as_json),
             (Some(sweep), false) => sweep::run(&self, &bench, sweep, as_json),
@@ -135,7 +140,7 @@ impl Eval {
     }
 
     /// The tasks that are asked for: those given, or all that have images in every one of `splits`.
-    fn tasks(&self, bench: &Bench, splits: &[&str]) -> Result<Vec<String>> {
+    fn tasks(&self, bench: &Bench<'_>, splits: &[&str]) -> Result<Vec<String>> {
         if !self.tasks.is_empty() {
             return Ok(self.tasks.clone());
         }

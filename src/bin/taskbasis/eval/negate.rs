@@ -19,7 +19,7 @@ struct Negated {
     zero_shot: f64,
 }
 
-pub(super) fn run(eval: &Eval, bench: &Bench, sweep: Option<Sweep>, as_json: bool) -> Result<()> {
+pub(super) fn run(eval: &Eval, bench: &Bench<'_>, sweep: Option<Sweep>, as_json: bool) -> Result<()> {
     let Some(control) = &eval.control else { return Err(Error::invalid("--negate needs --control")) };
     if !(eval.keep > 0.0 && eval.keep <= 1.0) {
         return Err(Error::invalid("the share to keep is out of range")
@@ -33,7 +33,7 @@ pub(super) fn run(eval: &Eval, bench: &Bench, sweep: Option<Sweep>, as_json: boo
     let mut tasks = eval.tasks(bench, &[&eval.val_split, &eval.split])?;
     tasks.retain(|task| task != control);
     for task in &tasks {
-        bench.model.weights(&TaskExpr::task(task))?;
+        bench.weights(&TaskExpr::task(task))?;
     }
     let with_control: Vec<String> = tasks.iter().chain([control]).cloned().collect();
     let mut val = bench.images.labelled(&with_control, &eval.val_split)?;
@@ -52,18 +52,18 @@ pub(super) fn run(eval: &Eval, bench: &Bench, sweep: Option<Sweep>, as_json: boo
     };
     let total = images(&val, &control_val) * sweep.0.len() + 2 * images(&test, &control_test) + control_val.len();
     let bar = output::progress(total, "images");
-    let base = bench.model.weights(&TaskExpr::base())?.get()?;
-    let zero_shot_control = bench.images.accuracy(&bench.encoder, &base, &control_val, &bar)?;
+    let base = bench.weights(&TaskExpr::base())?.get()?;
+    let zero_shot_control = bench.accuracy(&base, &control_val, &bar)?;
     let enough = eval.keep * zero_shot_control;
 
     let mut negated = Vec::new();
     for ((task, val), test) in tasks.iter().zip(&val).zip(&test) {
         let measure = |lambda: f64, part: Part, labelled: &Labelled, control: &Labelled| -> Result<Measured> {
-            let weights = bench.model.weights(&(TaskExpr::task(task) * -lambda))?.get()?;
+            let weights = bench.weights(&(TaskExpr::task(task) * -lambda))?.get()?;
             let mut measured =
                 Measured::of(bench, &weights, part, std::slice::from_ref(labelled), finetuned.as_ref(), &bar)?;
             measured.names.push(part.name(&control.task));
-            measured.top1.push(bench.images.accuracy(&bench.encoder, &weights, control, &bar)?);
+            measured.top1.push(bench.accuracy(&weights, control, &bar)?);
             Ok(measured)
         };
         let grid: Vec<(f64, Measured)> = sweep
@@ -82,12 +82,12 @@ pub(super) fn run(eval: &Eval, bench: &Bench, sweep: Option<Sweep>, as_json: boo
                 .expected(format_args!("an accuracy of {} on its validation split", percent(enough)))
                 .hint("Let --sweep begin at 0, or --keep less"));
         };
-        let zero_shot = bench.images.accuracy(&bench.encoder, &base, test, &bar)?;
+        let zero_shot = bench.accuracy(&base, test, &bar)?;
         let test = measure(lambda, Part::Test, test, &control_test)?;
         negated.push(Negated { task: task.clone(), lambda, grid, test, zero_shot });
     }
     bar.finish_and_clear();
-    let control_zero_shot = bench.images.accuracy(&bench.encoder, &base, &control_test, &bar)?;
+    let control_zero_shot = bench.accuracy(&base, &control_test, &bar)?;
 
     if as_json {
         let of_task = |negated: &Negated| {

@@ -12,17 +12,17 @@ struct Accuracy {
     images: usize,
 }
 
-pub(super) fn run(eval: &Eval, bench: &Bench, as_json: bool) -> Result<()> {
+pub(super) fn run(eval: &Eval, bench: &Bench<'_>, as_json: bool) -> Result<()> {
     let tasks = eval.tasks(bench, &[&eval.split])?;
     let labelled = bench.images.labelled(&tasks, &eval.split)?;
-    let shared = eval.weights.as_ref().map(|expr| bench.model.weights(expr)?.get()).transpose()?;
+    let shared = eval.weights.as_ref().map(|expr| bench.weights(expr)?.get()).transpose()?;
     let bar = output::progress(labelled.iter().map(|labelled| labelled.len()).sum(), "images");
     let (mut done, mut skipped) = (Vec::new(), Vec::new());
     for labelled in &labelled {
         let task = &labelled.task;
         let own = match &shared {
             Some(_) => None,
-            None => match bench.model.weights(&TaskExpr::task(task)).and_then(|weights| weights.get()) {
+            None => match bench.weights(&TaskExpr::task(task)).and_then(|weights| weights.get()) {
                 Ok(weights) => Some(weights),
                 // A basis of selected tasks has no weights for the others: their rows say so, the rest goes on.
                 Err(error) if error.kind() == ErrorKind::NotRecoverable => {
@@ -34,7 +34,7 @@ pub(super) fn run(eval: &Eval, bench: &Bench, as_json: bool) -> Result<()> {
             },
         };
         let Some(weights) = own.as_ref().or(shared.as_ref()) else { continue };
-        let share = bench.images.accuracy(&bench.encoder, weights, labelled, &bar)?;
+        let share = bench.accuracy(weights, labelled, &bar)?;
         done.push(Accuracy { task: task.clone(), share, images: labelled.len() });
     }
     bar.finish_and_clear();

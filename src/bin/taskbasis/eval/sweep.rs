@@ -37,7 +37,7 @@ impl Part {
 
 impl Measured {
     pub(super) fn of(
-        bench: &Bench,
+        bench: &Bench<'_>,
         weights: &Weights,
         part: Part,
         labelled: &[Labelled],
@@ -45,10 +45,8 @@ impl Measured {
         bar: &ProgressBar,
     ) -> Result<Self> {
         let names: Vec<String> = labelled.iter().map(|labelled| part.name(&labelled.task)).collect();
-        let top1 = labelled
-            .iter()
-            .map(|labelled| bench.images.accuracy(&bench.encoder, weights, labelled, bar))
-            .collect::<Result<Vec<_>>>()?;
+        let top1 =
+            labelled.iter().map(|labelled| bench.accuracy(weights, labelled, bar)).collect::<Result<Vec<_>>>()?;
         let normalised = match finetuned {
             Some(finetuned) => {
                 names.iter().zip(&top1).map(|(name, top1)| Ok(top1 / finetuned.get(name)?)).collect::<Result<_>>()?
@@ -93,19 +91,19 @@ pub(super) fn key(lambda: f64) -> String {
     format!("{lambda:?}")
 }
 
-pub(super) fn run(eval: &Eval, bench: &Bench, sweep: &Sweep, as_json: bool) -> Result<()> {
+pub(super) fn run(eval: &Eval, bench: &Bench<'_>, sweep: &Sweep, as_json: bool) -> Result<()> {
     let direction = eval.weights.clone().unwrap_or_else(TaskExpr::merged);
     if direction.terms().is_empty() {
         return Err(Error::invalid("λ times nothing is the base: give --sweep something to scale"));
     }
     // A direction that the basis does not know is found out before the first image is looked at.
-    bench.model.weights(&direction)?;
+    bench.weights(&direction)?;
     let tasks = eval.tasks(bench, &[&eval.val_split, &eval.split])?;
     let val = bench.images.labelled(&tasks, &eval.val_split)?;
     let test = bench.images.labelled(&tasks, &eval.split)?;
     let finetuned = Finetuned::of(eval, bench, &val, &test)?;
     let measure = |lambda: f64, part, labelled: &[Labelled], bar: &ProgressBar| {
-        let weights = bench.model.weights(&(direction.clone() * lambda))?.get()?;
+        let weights = bench.weights(&(direction.clone() * lambda))?.get()?;
         Measured::of(bench, &weights, part, labelled, finetuned.as_ref(), bar)
     };
 

@@ -1,0 +1,96 @@
+"""Many fine-tuned CLIP tasks from one compressed basis, switched in milliseconds.
+
+    basis = taskbasis.open("ViT-B-32_AE_M4_8task", base="zeroshot.pt")
+    encoder = taskbasis.Encoder(basis)
+    embeds = encoder(["a.png"], 0.3 * basis["MNIST"] + 0.3 * basis["SVHN"])   # f32 [1, e]
+
+Everything is safe to use from several threads; the interpreter's lock is released while the library works. After `fork`
+the child must not use what was made before: use `spawn`, or open everything in the child. Subinterpreters cannot import
+cffi, and so not this package.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ._basis import Basis, Path, Tensors, Weights
+from ._encoder import Encoder, Head, Score
+from ._errors import (
+    CancelledError,
+    FormatError,
+    InvalidArgumentError,
+    IoError,
+    MismatchError,
+    NotFoundError,
+    NotRecoverableError,
+    OnnxRuntimeError,
+    OutOfMemoryError,
+    RuntimeMissingError,
+    TaskbasisError,
+    UnsupportedError,
+)
+from ._expression import Expression
+from ._native import lib as _lib
+from ._native import text as _text
+from ._program import run
+
+__version__: str = _text(_lib.tb_version_string())
+__all__ = [
+    "Basis",
+    "CancelledError",
+    "Encoder",
+    "Expression",
+    "FormatError",
+    "Head",
+    "InvalidArgumentError",
+    "IoError",
+    "MismatchError",
+    "NotFoundError",
+    "NotRecoverableError",
+    "OnnxRuntimeError",
+    "OutOfMemoryError",
+    "RuntimeMissingError",
+    "Score",
+    "TaskbasisError",
+    "Tensors",
+    "UnsupportedError",
+    "Weights",
+    "bench",
+    "classify",
+    "open",
+    "pack",
+    "run",
+    "verify",
+]
+
+
+def open(path: "Path | None", base: "Path | None" = None, **options: Any) -> Basis:
+    """Opens a basis (a folder as published, or a bundle) over its base.
+
+    `base` is the zero-shot checkpoint; a bundle may hold it. `path` may be None: a base alone. Options: `read` (copy into
+    memory instead of mapping), `threads`, `cache_bytes`, `share_cache` (another basis). Raises IoError, FormatError,
+    MismatchError, with file and tensor in the text.
+    """
+    return Basis(path, base, **options)
+
+
+def classify(
+    encoder: Encoder, head: Head, images: Any, weights: "Weights | str | Expression", top: int = 3
+) -> "list[list[Score]]":
+    """The `top` best classes of each image, the best first."""
+    return head.classify(encoder(images, weights), top)
+
+
+def pack(**options: Any) -> "dict[str, Any]":
+    """Makes a bundle, as `taskbasis pack` does: `pack(basis=P, base=B, format="q4", output="m.taskbasis")`."""
+    return run("pack", **options)
+
+
+def verify(path: Path) -> "dict[str, Any]":
+    """Checks everything in a bundle, as `taskbasis verify` does. Raises TaskbasisError, naming what is wrong."""
+    return run("verify", path)
+
+
+def bench(**options: Any) -> "dict[str, Any]":
+    """Measures, as `taskbasis bench` does: `bench(basis=P, base=B, quick=True)`."""
+    return run("bench", **options)

@@ -1,0 +1,218 @@
+"""Images in, embeddings and classes out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Optional, Union
+
+import numpy as np
+
+from ._basis import Basis, Handle, Named, Path, Weights
+from ._expression import Expression
+from ._native import call, constants, encoded, ffi, lib, onnxruntime, sized, text
+
+Floats = "np.ndarray[Any, np.dtype[np.float32]]"
+_ACTIVATIONS = {"quick_gelu": "TB_ACTIVATION_QUICK_GELU", "gelu": "TB_ACTIVATION_GELU"}
+_PROMOTIONS = {"auto": "TB_PROMOTION_AUTO", "off": "TB_PROMOTION_OFF", "manual": "TB_PROMOTION_MANUAL"}
+_STATES = ("inputs", "building", "promoted", "failed")
+
+
+class Encoder(Handle):
+    """The image encoder of the basis's model. It holds no weights: every call names those that it runs with.
+
+    `promotion` is "auto" (a task that is run often gets a session of its own), "manual" or "off"; with "off" the same
+    call gives the same bits every time.
+    """
+
+    #: S: preprocessed images are f32 [n, 3, S, S].
+    image_size: int
+    #: e: embeddings are f32 [n, e].
+    embedding: int
+    #: What really runs: "cpu".
+    provider: str
+
+    def __init__(
+        self,
+        basis: Basis,
+        *,
+        provider: str = "auto",
+        device: int = 0,
+        threads: int = 0,
+        concurrency: int = 0,
+        activation: str = "quick_gelu",
+        heads: int = 0,
+        promotion: str = "auto",
+        promote_after: int = 0,
+        onnxruntime_library: Optional[Path] = None,
+    ) -> None:
+        options = sized("tb_encoder_options")
+        texts = encoded(provider), encoded(onnxruntime_library or onnxruntime())
+        options.provider, options.onnxruntime = texts
+        options.device, options.threads, options.concurrency, options.heads = device, threads, concurrency, heads
+        options.activation = _choice(_ACTIVATIONS, "activation", activation)
+        options.promotion = _choice(_PROMOTIONS, "promotion", promotion)
+        options.promote_after = promote_after
+        out = ffi.new("tb_encoder **")
+        call(lib.tb_encoder_create, basis._handle, options, out)
+        super().__init__(out[0], lib.tb_encoder_free)
+        self._basis = basis
+        info = self.info()
+        self.image_size, self.embedding, self.provider = info["image_size"], info["embedding"], info["provider"]
+
+    def __call__(self, images: Any, weights: "Union[Weights, Named]") -> Any:
+        """The embeddings f32 [n, e] of some images, not normalised, in one run.
+
+        `images`: f32 [n, 3, S, S] (preprocessed) or [3, S, S]; u8 [n, H, W, 3], [n, H, W] or one such image; a PIL image,
+        a path, or a sequence of these. `weights`: Weights, or what names them in the encoder's basis.
+        """
+        if isinstance(weights, (str, Expression)):
+            weights = self._basis.weights(weights)
+        if isinstance(images, np.ndarray) and images.dtype == np.float32:
+            return self._encode(images, weights)
+        return self._encode_images(_images(images), weights)
+
+    def _encode(self, pixels: Any, weights: Weights) -> Any:
+        size = self.image_size
+        pixels = np.ascontiguousarray(pixels if pixels.ndim == 4 else pixels[np.newaxis])
+        if pixels.shape[1:] != (3, size, size):
+            raise ValueError(f"preprocessed images are [n, 3, {size}, {size}], got {list(pixels.shape)}")
+        out = np.empty((len(pixels), self.embedding), np.float32)
+        source, target = ffi.cast("float *", pixels.ctypes.data), ffi.cast("float *", out.ctypes.data)
+        call(lib.tb_encoder_encode, self._handle, weights._handle, source, len(pixels), target, out.size)
+        return out
+
+    def _encode_images(self, images: "list[Any]", weights: Weights) -> Any:
+        array, out = _as_c(images), np.empty((len(images), self.embedding), np.float32)
+        target = ffi.cast("float *", out.ctypes.data)
+        call(lib.tb_encoder_encode_images, self._handle, weights._handle, array, len(images), target, out.size)
+        return out
+
+    def preprocess(self, images: Any) -> Any:
+        """Images as `__call__` takes them, preprocessed as open_clip does: f32 [n, 3, S, S]."""
+        images, size = _images(images), self.image_size
+        out = np.empty((len(images), 3, size, size), np.float32)
+        array = _as_c(images)
+        for i in range(len(images)):
+            target = ffi.cast("float *", out[i].ctypes.data)
+            call(lib.tb_preprocess, array + i, size, target, 3 * size * size, ffi.NULL)
+        return out
+
+    def promote(self, weights: Weights, wait: bool = True) -> None:
+        """Gives these weights a session of their own, which runs faster and takes as much memory as they do."""
+        call(lib.tb_encoder_promote, self._handle, weights._handle, int(wait))
+
+    def demote(self, weights: Weights) -> None:
+        """Drops that session."""
+        call(lib.tb_encoder_demote, self._handle, weights._handle)
+
+    def promotion(self, weights: Weights) -> str:
+        """How these weights run: "inputs", "building", "promoted" or "failed"."""
+        state = ffi.new("int32_t *")
+        call(lib.tb_encoder_promotion, self._handle, weights._handle, state)
+        return _STATES[state[0]]
+
+    def info(self) -> "dict[str, Any]":
+        """What is really used: provider, threads, sessions, ONNX Runtime's file and version, the architecture."""
+        info = sized("tb_encoder_properties")
+        call(lib.tb_encoder_info, self._handle, info)
+        fields = [name for name, _ in ffi.typeof(info).item.fields if name != "struct_size"]
+        values = ((name, getattr(info, name)) for name in fields)
+        return {name: text(value) if isinstance(value, ffi.CData) else int(value) for name, value in values}
+
+    def trim(self) -> None:
+        """Gives back the memory that ONNX Runtime keeps for the next call."""
+        call(lib.tb_encoder_trim, self._handle)
+
+    def __repr__(self) -> str:
+        return f"Encoder({self.provider}, {self.image_size}×{self.image_size} px → {self.embedding})"
+
+
+class Score(NamedTuple):
+    """A class and how likely it is."""
+
+    class_index: int
+    name: str
+    logit: float
+    probability: float
+
+
+class Head(Handle):
+    """The classification head of a task: logits = W·(e/|e|) + b."""
+
+    #: The class names; numbers where none are known.
+    classes: "tuple[str, ...]"
+
+    def __init__(self, path: Path, task: Optional[str] = None, classes: Optional[Path] = None) -> None:
+        out = ffi.new("tb_head **")
+        call(lib.tb_head_open, encoded(path), encoded(task), encoded(classes), out)
+        super().__init__(out[0], lib.tb_head_free)
+        count, name, names = ffi.new("size_t *"), ffi.new("char **"), []
+        call(lib.tb_head_classes, self._handle, count)
+        for index in range(count[0]):
+            call(lib.tb_head_class_name, self._handle, index, name)
+            names.append(text(name[0]))
+        self.classes = tuple(names)
+
+    def logits(self, embeds: Any) -> Any:
+        """The logits f32 [n, C] of embeddings f32 [n, e]."""
+        return self._classify(embeds, 0)[0]
+
+    def classify(self, embeds: Any, top: int = 3) -> "list[list[Score]]":
+        """The `top` best classes of each embedding, the best first."""
+        scores = self._classify(embeds, min(top, len(self.classes)))[1]
+        return [
+            [Score(s.class_index, self.classes[s.class_index], s.logit, s.probability) for s in row] for row in scores
+        ]
+
+    def _classify(self, embeds: Any, top: int) -> "tuple[Any, list[list[Any]]]":
+        embeds = np.ascontiguousarray(embeds, np.float32)
+        if embeds.ndim == 1:
+            embeds = embeds[np.newaxis]
+        n, width = embeds.shape
+        logits, scores = np.empty((n, len(self.classes)), np.float32), ffi.new("tb_score[]", max(n * top, 1))
+        source, target = ffi.cast("float *", embeds.ctypes.data), ffi.cast("float *", logits.ctypes.data)
+        best = scores if top else ffi.NULL
+        call(lib.tb_head_classify, self._handle, source, n, width, target, logits.size, best, top)
+        return logits, [[scores[i * top + k] for k in range(top)] for i in range(n)]
+
+
+def _choice(known: "dict[str, str]", what: str, value: str) -> int:
+    if value not in known:
+        raise ValueError(f"{what} is one of {', '.join(known)}; got {value!r}")
+    return constants[known[value]]
+
+
+def _images(images: Any) -> "list[Any]":
+    """Every image as a contiguous array u8 [H, W, 3], [H, W, 4] or [H, W]."""
+    if isinstance(images, np.ndarray):
+        is_one = images.ndim == 2 or (images.ndim == 3 and images.shape[-1] in (3, 4))
+        images = [images] if is_one else list(images)
+    elif isinstance(images, (str, os.PathLike)) or not isinstance(images, Sequence):
+        images = [images]
+    return [_image(image) for image in images]
+
+
+def _image(image: Any) -> Any:
+    if isinstance(image, (str, os.PathLike)):
+        from PIL import Image
+
+        with Image.open(image) as opened:
+            return _image(opened)
+    if hasattr(image, "convert"):  # a PIL image
+        image = image if image.mode in ("RGB", "L") else image.convert("RGB")
+    image = np.ascontiguousarray(image)
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)):
+        raise ValueError(f"an image is u8 [H, W, 3], [H, W, 4] or [H, W]; got {image.dtype} {list(image.shape)}")
+    return image
+
+
+def _as_c(images: "list[Any]") -> Any:
+    """The images as C sees them; they have to outlive what is returned."""
+    formats = {2: "TB_PIXELS_GRAY8", 3: "TB_PIXELS_RGB8", 4: "TB_PIXELS_RGBA8"}
+    array = ffi.new("tb_image[]", max(len(images), 1))
+    for slot, image in zip(array, images):
+        slot.data = ffi.cast("uint8_t *", image.ctypes.data)
+        slot.height, slot.width = image.shape[:2]
+        slot.format = constants[formats[2 if image.ndim == 2 else image.shape[2]]]
+    return array

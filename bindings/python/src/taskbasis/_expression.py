@@ -1,0 +1,82 @@
+"""Arithmetic of tasks: `0.3 * basis["MNIST"] - 0.2 * basis["Cars"]`."""
+
+from __future__ import annotations
+
+import re
+from typing import Union
+
+_PLAIN = re.compile(r"[A-Za-z0-9_./]+\Z")
+_KEYWORDS = {"base", "merged", "all"}
+
+
+class Expression:
+    """A sum of scaled task vectors over the base; immutable. `str()` gives the task expression that every part of
+    taskbasis reads: `MNIST@0.3 - Cars@0.2`."""
+
+    __slots__ = ("terms",)
+
+    #: Names and scaling coefficients (λ), in order. Names stand as expressions spell them.
+    terms: "tuple[tuple[str, float], ...]"
+
+    def __init__(self, terms: "tuple[tuple[str, float], ...]" = ()) -> None:
+        object.__setattr__(self, "terms", terms)
+
+    @staticmethod
+    def task(name: str) -> "Expression":
+        """One task with λ = 1. Any name can be a task's: it is quoted where it has to be."""
+        if not _PLAIN.match(name) or name in _KEYWORDS:
+            name = '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return Expression(((name, 1.0),))
+
+    @staticmethod
+    def merged() -> "Expression":
+        """The plain sum of the basis vectors: the paper's task addition."""
+        return Expression((("merged", 1.0),))
+
+    @staticmethod
+    def all() -> "Expression":
+        """Every task recovered and summed."""
+        return Expression((("all", 1.0),))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("an expression does not change")
+
+    def __add__(self, other: "Expression") -> "Expression":
+        return Expression(self.terms + other.terms) if isinstance(other, Expression) else NotImplemented
+
+    def __sub__(self, other: "Expression") -> "Expression":
+        return self + -other if isinstance(other, Expression) else NotImplemented
+
+    def __neg__(self) -> "Expression":
+        return self * -1.0
+
+    def __mul__(self, factor: Union[int, float]) -> "Expression":
+        try:
+            factor = float(factor)
+        except (TypeError, ValueError):
+            return NotImplemented
+        return Expression(tuple((name, value * factor) for name, value in self.terms))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: Union[int, float]) -> "Expression":
+        return self * (1.0 / divisor)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Expression) and self.terms == other.terms
+
+    def __hash__(self) -> int:
+        return hash(self.terms)
+
+    def __str__(self) -> str:
+        text = ""
+        for name, value in self.terms:
+            if text:
+                text += " - " if value < 0 else " + "
+            elif value < 0:
+                text = "-"
+            text += name if abs(value) == 1 else f"{name}@{abs(value)!r}"
+        return text or "base"
+
+    def __repr__(self) -> str:
+        return f"Expression({str(self)!r})"

@@ -1,0 +1,71 @@
+"""The C library, its declarations taken from its own header."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import cffi
+
+from ._errors import error_of
+
+_FOLDER = Path(__file__).resolve().parent / "native"
+_NAMES = {"darwin": "libtaskbasis.dylib", "win32": "taskbasis.dll"}
+
+
+def _declarations(header: str) -> tuple[str, dict[str, int]]:
+    """What cffi can read of the header, and the constants that it defines."""
+    constants = {name: int(value) for name, value in re.findall(r"^#define (TB_\w+) (\d+)$", header, re.MULTILINE)}
+    header = re.sub(r"^#ifdef __cplusplus\n.*?^#endif.*?$", "", header, flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"^#.*$", "", header, flags=re.MULTILINE), constants
+
+
+ffi = cffi.FFI()
+_text, constants = _declarations((_FOLDER / "taskbasis.h").read_text(encoding="utf-8"))
+ffi.cdef(_text)
+lib: Any = ffi.dlopen(str(_FOLDER / _NAMES.get(sys.platform, "libtaskbasis.so")))
+
+#: Where the program is.
+program: Path = _FOLDER / ("taskbasis.exe" if sys.platform == "win32" else "taskbasis")
+
+
+def call(function: Callable[..., int], *arguments: Any) -> None:
+    """Calls a function that returns a status; raises what it reports. Other threads run meanwhile."""
+    error = ffi.new("tb_error **")
+    if function(*arguments, error) != 0:
+        raise error_of(
+            lib.tb_error_status(error[0]), text(lib.tb_error_message(error[0])), lambda: lib.tb_error_free(error[0])
+        )
+
+
+def text(pointer: Any) -> str:
+    """A text of the library's; empty for NULL."""
+    return "" if pointer == ffi.NULL else ffi.string(pointer).decode("utf-8")
+
+
+def encoded(value: "Optional[str | os.PathLike[str]]") -> Any:
+    """A text or a path as C takes it; NULL for None."""
+    return ffi.NULL if value is None else ffi.new("char[]", os.fspath(value).encode("utf-8", "surrogateescape"))
+
+
+def sized(struct: str) -> Any:
+    """A struct of zeros that knows its size."""
+    value = ffi.new(struct + " *")
+    value.struct_size = ffi.sizeof(struct)
+    return value
+
+
+def onnxruntime() -> Optional[str]:
+    """The library inside an installed package of ONNX Runtime; None where there is none, or the environment names one."""
+    if os.environ.get("ORT_DYLIB_PATH"):
+        return None
+    found = importlib.util.find_spec("onnxruntime")
+    for folder in (found.submodule_search_locations or []) if found else []:
+        for pattern in ("libonnxruntime.so*", "libonnxruntime*.dylib", "onnxruntime.dll"):
+            for library in sorted((Path(folder) / "capi").glob(pattern)):
+                return str(library)
+    return None

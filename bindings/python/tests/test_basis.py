@@ -1,0 +1,109 @@
+"""Bases, expressions, weights."""
+
+import gc
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import taskbasis
+from conftest import BASE, FOLDER
+
+
+def test_what_a_basis_tells(basis):
+    assert (len(basis.tasks), basis.vectors, basis.method) == (8, 4, "AutoencoderBasisMethod")
+    assert basis.coefficients.shape == (4, 8) and np.isfinite(basis.coefficients).all()
+    assert "MNIST" in basis and list(basis) == list(basis.tasks)
+
+
+@pytest.mark.parametrize("scale", [1, -1, 0.3, -0.25, 1e-7, 1 / 3, 12345.678])
+def test_arithmetic_means_what_the_text_means(basis, scale):
+    arithmetic = scale * basis["MNIST"] - basis["Parity"] / 4 + 0.5 * taskbasis.Expression.merged()
+    by_hand = scale * basis.coefficients[:, basis.tasks.index("MNIST")]
+    by_hand = by_hand - basis.coefficients[:, basis.tasks.index("Parity")] / 4 + 0.5
+    weights = basis.weights(arithmetic)
+    np.testing.assert_allclose(weights.coefficients, by_hand, rtol=1e-12, atol=1e-15)
+    again = basis.weights(str(arithmetic))
+    assert weights.expression == again.expression
+    assert np.array_equal(weights.coefficients, again.coefficients)
+
+
+def test_an_expression_is_a_value(basis):
+    assert basis["MNIST"] + basis["Parity"] == basis["MNIST"] + basis["Parity"]
+    assert hash(basis["MNIST"]) == hash(taskbasis.Expression.task("MNIST"))
+    assert str(taskbasis.Expression()) == "base" and str(-basis["MNIST"]) == "-MNIST"
+    assert str(taskbasis.Expression.task('odd "name" \\ @')) == '"odd \\"name\\" \\\\ @"'
+    assert str(taskbasis.Expression.task("merged")) == '"merged"'
+    with pytest.raises(TypeError):
+        basis["MNIST"] * basis["Parity"]
+    with pytest.raises(AttributeError):
+        basis["MNIST"].terms = ()
+
+
+def test_failures_carry_kind_and_story(basis, tmp_path):
+    with pytest.raises(taskbasis.NotFoundError, match="MNIST") as failure:
+        basis["MNITS"]
+    assert (failure.value.status, failure.value.name) == (4, "not_found") and isinstance(failure.value, LookupError)
+    with pytest.raises(taskbasis.InvalidArgumentError):
+        basis.weights("MNIST@@")
+    with pytest.raises(taskbasis.IoError, match="no_such"):
+        taskbasis.open(tmp_path / "no_such", BASE)
+    with pytest.raises(taskbasis.NotFoundError, match="visual.proj"):
+        basis.weights("MNIST")["visual.porj"]
+    basis.close()
+    basis.close()
+    with pytest.raises(ValueError, match="closed"):
+        basis.coefficients
+
+
+def test_tensors_are_views_that_keep_their_owner(basis):
+    weights = basis.weights("MNIST")
+    tensors = weights.tensors()
+    assert len(tensors) == len(list(tensors)) == len(set(tensors))
+    view = weights["visual.proj"]
+    assert view.dtype == np.float32 and view.shape == (64, 64) and not view.flags.writeable
+    assert view.ctypes.data == tensors["visual.proj"].ctypes.data, "no copy"
+    copy = view.copy()
+    with pytest.raises(ValueError):
+        view[0, 0] = 1
+    del weights, tensors
+    basis.set_cache_budget(0)
+    del basis
+    gc.collect()
+    # Other memory of the same size would land in a freed arena.
+    _ = [np.full(1 << 18, 7.0) for _ in range(8)]
+    assert np.array_equal(view, copy)
+
+
+def test_tensors_are_base_plus_coefficients(basis):
+    base = taskbasis.open(None, BASE)
+    change = basis.weights("MNIST@0.5")["visual.proj"] - base.weights("base")["visual.proj"]
+    full = basis.weights("MNIST")["visual.proj"] - base.weights("base")["visual.proj"]
+    np.testing.assert_allclose(2 * change, full, atol=2e-6)
+    assert np.abs(full).max() > 1e-4
+
+
+def test_the_cache_can_be_watched_shared_and_emptied(basis):
+    weights = basis.weights("MNIST").prepare()
+    assert weights.ready and basis.cache["misses"] == 1 and basis.cache["bytes"] > 0
+    other = taskbasis.open(FOLDER, BASE, share_cache=basis)
+    assert other.weights("MNIST").ready, "the same files and coefficients"
+    assert not weights.cancel_prefetch()
+    basis.trim_cache()
+    assert not weights.ready and basis.cache["spare_bytes"] == 0
+    basis.weights("Parity").prefetch()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_that_opens_everything_itself_works():
+    code = (
+        "import os, sys, taskbasis\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        f"    w = taskbasis.open({str(FOLDER)!r}, {str(BASE)!r}).weights('MNIST')\n"
+        "    os._exit(0 if w['visual.proj'].shape == (64, 64) else 1)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -1,0 +1,122 @@
+"""Embeddings and classes: the reference's, through Python."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import taskbasis
+from conftest import DIGITS
+
+pytest.importorskip("onnxruntime", reason="ONNX Runtime's package is not installed")
+
+
+def close(ours, theirs):
+    return np.abs(ours - theirs).max() <= 2e-5 * np.abs(theirs).max()
+
+
+def test_the_goldens(basis, encoder, golden):
+    pixels = golden["pixel_values"]
+    assert close(encoder(pixels, "base"), golden["zeroshot/embeds"])
+    assert close(encoder(pixels, "merged@0.4"), golden["AE/merged@0.4/embeds"])
+    for task in basis.tasks:
+        assert close(encoder(pixels, basis[task]), golden[f"AE/task/{task}@1.0/embeds"]), task
+        assert close(encoder(pixels, -0.5 * basis[task]), golden[f"AE/negated/{task}@0.5/embeds"]), task
+
+
+def test_images_of_every_kind_are_the_same_image(encoder, tmp_path):
+    Image = pytest.importorskip("PIL.Image")
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "image.png")
+    ways = [image, image[np.newaxis], Image.fromarray(image), tmp_path / "image.png", [str(tmp_path / "image.png")]]
+    embeds = [encoder(way, "MNIST") for way in ways] + [encoder(encoder.preprocess(image), "MNIST")]
+    assert all(e.shape == (1, encoder.embedding) and np.array_equal(e, embeds[0]) for e in embeds)
+    assert encoder([image, image[:, ::-1]], "MNIST").shape == (2, 64)
+    assert encoder(image[..., 0], "MNIST").shape == (1, 64)
+    for wrong in [image.astype(np.float64), np.zeros((2, 3, 3, 7), np.uint8), np.zeros((1, 3, 8, 8), np.float32)]:
+        with pytest.raises(ValueError):
+            encoder(wrong, "MNIST")
+
+
+def test_classes(encoder, head, golden):
+    embeds = encoder(golden["pixel_values"], "base")
+    assert close(head.logits(embeds), golden["zeroshot/logits/MNIST"])
+    best = head.classify(embeds, top=2)
+    assert len(best) == 32 and len(best[0]) == 2 and best[0][0].probability >= best[0][1].probability
+    assert [row[0].class_index for row in best] == list(golden["zeroshot/logits/MNIST"].argmax(1))
+    assert best[0][0].name == head.classes[best[0][0].class_index]
+    assert taskbasis.classify(encoder, head, golden["pixel_values"], "base", top=2) == best
+
+
+def test_promotion(basis, encoder, golden):
+    weights = basis.weights("MNIST")
+    before = encoder(golden["pixel_values"], weights)
+    encoder.promote(weights)
+    assert encoder.promotion(weights) == "promoted" and basis.cache["promoted"] == 1
+    assert np.abs(encoder(golden["pixel_values"], weights) - before).max() <= 1e-5 * np.abs(before).max()
+    encoder.demote(weights)
+    assert encoder.promotion(weights) == "inputs"
+
+
+def test_what_is_really_used(encoder):
+    info = encoder.info()
+    assert info["provider"] == "cpu" and "onnxruntime" in info["onnxruntime_path"] and info["layers"] == 3
+    encoder.trim()
+
+
+def test_eight_threads(basis, golden):
+    encoder = taskbasis.Encoder(basis, concurrency=2, promotion="off")
+    pixels = golden["pixel_values"][:4]
+    alone = [encoder(pixels, task) for task in basis.tasks]
+    wrong = []
+
+    def work(t):
+        for i in range(40):
+            task = (t + i) % len(alone)
+            if not np.array_equal(encoder(pixels, basis.tasks[task]), alone[task]):
+                wrong.append(task)
+
+    threads = [threading.Thread(target=work, args=(t,)) for t in range(8)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert not wrong
+
+
+def test_providers_that_cannot_be_had(basis):
+    with pytest.raises(taskbasis.UnsupportedError):
+        taskbasis.Encoder(basis, provider="cuda")
+    with pytest.raises(ValueError, match="quick_gelu"):
+        taskbasis.Encoder(basis, activation="relu")
+
+
+def test_the_program(tmp_path):
+    told = taskbasis.run("inspect", DIGITS / "bases" / "ViT-D-8_AE_M4_8task")
+    assert told["method"] and isinstance(told, dict)
+    with pytest.raises(taskbasis.TaskbasisError, match="no_such"):
+        taskbasis.run("inspect", tmp_path / "no_such")
+
+
+def test_the_quickstart():
+    paths = ["bases/ViT-D-8_AE_M4_8task", "base/pickled_module.pt", "heads.safetensors", "classes.json"]
+    image = DIGITS / "preprocess" / "photo_gray.png"
+    pytest.importorskip("PIL.Image")
+    program = DIGITS.parent / "python" / "quickstart.py"
+    line = [sys.executable, str(program), *(str(DIGITS / path) for path in paths), str(image)]
+    done = subprocess.run(line, stdout=subprocess.PIPE, text=True, timeout=120, check=True)
+    rows = done.stdout.splitlines()
+    assert len(rows) == 3 and all(row.endswith("%") for row in rows), done.stdout
+    assert sum(1 for line in program.read_text().splitlines() if line.strip()) < 25
+
+
+def test_a_call_costs_little(basis, encoder):
+    """Prints what a call through Python costs beside the same call in C: no images, so that nothing is computed."""
+    weights = basis.weights("base").prepare()
+    none = np.empty((0, 3, encoder.image_size, encoder.image_size), np.float32)
+    runs = 2000
+    began = time.perf_counter()
+    for _ in range(runs):
+        encoder(none, weights)
+    print(f"{(time.perf_counter() - began) / runs * 1e6:.1f} µs a call without images")

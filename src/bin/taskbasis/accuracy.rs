@@ -1,0 +1,66 @@
+//! How often a task's weights are right on labelled images.
+
+use taskbasis::{Encoder, Error, Head, Preprocess, Result, Split, Weights};
+
+/// What was counted.
+pub struct Accuracy {
+    pub task: String,
+    pub right: usize,
+    pub images: usize,
+}
+
+impl Accuracy {
+    pub fn share(&self) -> f64 {
+        self.right as f64 / self.images.max(1) as f64
+    }
+}
+
+/// Whoever counts.
+pub struct Judge<'a> {
+    pub encoder: &'a Encoder,
+    pub preprocess: Preprocess,
+    /// Images a run.
+    pub batch: usize,
+    pub threads: usize,
+}
+
+impl Judge<'_> {
+    /// Classifies every image; `done` is told how many more are done.
+    pub fn accuracy(
+        &self,
+        task: &str,
+        weights: &Weights,
+        head: &Head,
+        split: &Split,
+        mut done: impl FnMut(usize),
+    ) -> Result<Accuracy> {
+        if split.is_empty() {
+            return Err(Error::format("a split without images"));
+        }
+        let labels = head.check_labels(split.labels())?;
+        let mut right = 0;
+        for start in (0..split.len()).step_by(self.batch) {
+            let batch = start..split.len().min(start + self.batch);
+            let pixels = split.preprocess(&self.preprocess, batch.clone(), self.threads)?;
+            right += count_right(self.encoder, weights, head, &pixels, &labels[batch.clone()])?;
+            done(batch.len());
+        }
+        Ok(Accuracy { task: task.to_owned(), right, images: split.len() })
+    }
+}
+
+/// Of these images, [n, 3, S, S], how many belong to the class that the head finds first.
+pub fn count_right(
+    encoder: &Encoder,
+    weights: &Weights,
+    head: &Head,
+    pixels: &[f32],
+    labels: &[usize],
+) -> Result<usize> {
+    let embeds = encoder.encode(weights, pixels, labels.len())?;
+    let mut right = 0;
+    for (embedding, &label) in embeds.chunks_exact(encoder.arch().embed_dim).zip(labels) {
+        right += usize::from(head.classify(embedding, 1)?.first().is_some_and(|best| best.class == label));
+    }
+    Ok(right)
+}

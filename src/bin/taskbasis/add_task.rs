@@ -1,0 +1,84 @@
+//! `taskbasis add-task`
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+use taskbasis::{BlockFormat, Bundle, Checkpoint, Growth, NewTask, Result, check_output};
+
+use crate::args::HeadArgs;
+use crate::output;
+use crate::verify::pair;
+
+/// Add a task to a bundle: the vectors' best approximation of its fine-tuned weights.
+#[derive(Args)]
+pub struct AddTask {
+    /// The bundle.
+    file: PathBuf,
+
+    /// The new task's name and its fine-tuned checkpoint.
+    #[arg(long, value_name = "NAME=FINETUNED", value_parser = pair)]
+    task: (String, String),
+
+    /// Store what the vectors lack of it as a vector of its own: q8, q6, q4, q3 or q2.
+    #[arg(long, value_name = "FORMAT")]
+    residual: Option<BlockFormat>,
+
+    /// The base, for a bundle that leaves it out.
+    #[arg(long, value_name = "FILE")]
+    base: Option<PathBuf>,
+
+    #[command(flatten)]
+    heads: HeadArgs,
+
+    /// Threads; 0 means one a processor.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+
+    /// Where to write the grown bundle, instead of in the place of the old one.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+impl AddTask {
+    pub fn run(self, as_json: bool) -> Result<()> {
+        let (task, finetuned_path) = &self.task;
+        let bundle = Bundle::open(&self.file)?;
+        let finetuned = Checkpoint::open(finetuned_path)?;
+        let base = self.base.as_deref().map(Checkpoint::open).transpose()?;
+        let output_path = self.output.as_deref().unwrap_or(&self.file);
+        let mut inputs = vec![finetuned.path()];
+        inputs.extend(self.base.iter().chain(&self.heads.heads).chain(&self.heads.classes).map(PathBuf::as_path));
+        check_output(output_path, &inputs)?;
+
+        let head = self.heads.heads.is_some().then(|| self.heads.head(None, task)).transpose()?;
+        let mut growth = Growth::new(&bundle, base.as_ref())?;
+        growth.threads(self.threads);
+        growth.task(NewTask { name: task, finetuned: &finetuned, head, residual: self.residual })?;
+        let bar = output::progress(bundle.arch().parameter_count() / 4, "bytes");
+        let fitted = growth.write(output_path, &inputs, &|bytes| bar.inc(bytes))?;
+        bar.finish_and_clear();
+
+        let grown = Bundle::open(output_path)?;
+        if as_json {
+            return output::json(&json!({
+                "output": output_path, "bytes": grown.file_bytes(), "bytes_before": bundle.file_bytes(),
+                "fitted": fitted,
+            }));
+        }
+        let mut text = format!(
+            "{}: {}, {} before\n",
+            output_path.display(),
+            output::bytes(grown.file_bytes()),
+            output::bytes(bundle.file_bytes())
+        );
+        for fit in &fitted {
+            text += &format!("task {}: the vectors lack {:.1} % of its task vector", fit.task, 100.0 * fit.lacking);
+            if let Some(lacking) = fit.lacking_with_residual {
+                text += &format!(", with the residual {:.1} %", 100.0 * lacking);
+            }
+            text += "\n";
+        }
+        output::text(&text)
+    }
+}

@@ -1,0 +1,32 @@
+//! What taskbasis is compared with: a task's weights in an `.onnx` file of its own, and a session on it.
+
+use std::path::PathBuf;
+
+use taskbasis::{Error, FrozenEncoder, Result, TaskExpr, write_onnx};
+
+use super::Setup;
+
+/// A task's own `.onnx`, in a temporary folder that goes with it.
+pub struct Frozen {
+    path: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Frozen {
+    /// Reconstructs the task and writes it. The file is in the page cache then.
+    pub fn write(setup: &Setup<'_>, task: &TaskExpr) -> Result<Self> {
+        let folder = tempfile::tempdir().map_err(|e| Error::io("cannot make", std::env::temp_dir(), e))?;
+        let path = folder.path().join("task.onnx");
+        let weights = setup.family.open(setup.threads, 0)?.weights(task)?.get()?;
+        write_onnx(&setup.about.arch, &weights, &path, &[])?;
+        // Not to be written back while something is measured.
+        let written = std::fs::File::open(&path).and_then(|file| file.sync_all());
+        written.map_err(|e| Error::io("cannot write back", &path, e))?;
+        Ok(Self { path, _folder: folder })
+    }
+
+    /// A session on it, as many threads as taskbasis has.
+    pub fn open(&self, setup: &Setup<'_>) -> Result<FrozenEncoder> {
+        FrozenEncoder::open(&self.path, &setup.encoder)
+    }
+}

@@ -1,0 +1,304 @@
+//! The report: one HTML file with its plots inside, which loads nothing.
+
+use std::fmt::Write;
+
+use taskbasis::{Error, ErrorKind, Result};
+
+use super::plot::{Bars, COLOURS, Curve, Lines, cumulative};
+use super::samples::digits;
+use super::{Report, encode, growth, reconstruct, soak, switch};
+
+const STYLE: &str = "
+:root { color-scheme: light; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #23272c; background: #f6f7f9; margin: 0; }
+main { max-width: 860px; margin: 0 auto; padding: 24px 20px 60px; }
+h1 { font-size: 26px; margin: 8px 0 4px; }
+h2 { font-size: 18px; margin: 0 0 2px; }
+p { margin: 4px 0 10px; color: #555c64; }
+section { background: #fff; border: 1px solid #e2e5e9; border-radius: 8px; padding: 18px 20px; margin: 18px 0; }
+.figures { display: flex; flex-wrap: wrap; gap: 12px; margin: 18px 0; }
+.figure { background: #fff; border: 1px solid #e2e5e9; border-radius: 8px; padding: 10px 16px; flex: 1 1 150px; }
+.figure b { display: block; font-size: 24px; font-weight: 600; }
+.figure span { color: #555c64; font-size: 13px; }
+.legend { display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: 13px; color: #464c54; }
+.legend i { display: inline-block; width: 22px; border-top: 3px solid; vertical-align: middle; margin-right: 6px; }
+.legend i.dashed { border-top-style: dashed; }
+svg { display: block; width: 100%; height: auto; }
+.scroll { overflow-x: auto; margin: 10px 0; }
+table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: 3px 14px 3px 0; border-bottom: 1px solid #eceef1; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; white-space: normal; }
+table.pairs td { text-align: left; }
+td.part { padding-left: 18px; }
+th { color: #555c64; font-weight: 600; }
+pre { font-size: 12px; overflow-x: auto; }
+summary { cursor: pointer; color: #555c64; }
+";
+
+/// All of it.
+pub(super) fn page(report: &Report) -> Result<String> {
+    let name = report.family.as_ref().map_or("growth on synthetic families", |family| family.name.as_str());
+    let mut out = format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" \
+         content=\"width=device-width\">\n<title>taskbasis: {0}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n\
+         <main>\n<h1>taskbasis: {0}</h1>\n",
+        escape(name)
+    );
+    if let Some(family) = &report.family {
+        out += &paragraph(&family.text());
+    }
+    out += &paragraph(&report.machine.text());
+    if report.quick {
+        out += &paragraph("Measured with --quick: few repetitions, not to be quoted.");
+    }
+    out += &figures(report);
+    if let Some(reconstruct) = &report.reconstruct {
+        reconstruction(&mut out, reconstruct)?;
+    }
+    if let Some(switch) = &report.switch {
+        switching(&mut out, switch)?;
+    }
+    if let Some(encode) = &report.encode {
+        encoding(&mut out, encode)?;
+    }
+    let pairs = [
+        ("Opening", report.open.as_ref().map(super::open::Open::rows)),
+        ("Memory", report.memory.as_ref().map(super::open::Memory::rows)),
+        ("Storage", report.storage.as_ref().map(|storage| storage.rows(report.tasks()))),
+    ];
+    for (title, rows) in pairs {
+        if let Some(rows) = rows {
+            section(&mut out, title, "", &pairs_table(&rows));
+        }
+    }
+    if let Some(growth) = &report.growth {
+        grow(&mut out, growth)?;
+    }
+    if let Some(soak) = &report.soak {
+        soaking(&mut out, soak)?;
+    }
+    let json = serde_json::to_string_pretty(report)
+        .map_err(|e| Error::new(ErrorKind::Internal, "cannot write JSON").because(e))?;
+    let _ = write!(
+        out,
+        "<section><details><summary>Every figure, as --json prints it</summary>\n<pre>{}</pre></details></section>\n\
+         </main>\n</body>\n</html>\n",
+        escape(&json)
+    );
+    Ok(out)
+}
+
+/// The figures that a program asks for first.
+fn figures(report: &Report) -> String {
+    let mut figures: Vec<(String, String)> = Vec::new();
+    let mut add = |value: String, name: &str| figures.push((value, name.into()));
+    if let Some(open) = &report.open {
+        add(format!("{} ms", digits(open.ms)), "to open base and basis");
+    }
+    if let Some(reconstruct) = &report.reconstruct {
+        add(format!("{} ms", digits(reconstruct.ms)), "to reconstruct a task");
+        add(digits(reconstruct.bandwidth_ratio), "of the speed at which memory is copied");
+    }
+    if let Some(switch) = &report.switch {
+        add(format!("{} ×", digits(switch.vs_reload)), "faster to another task than a new session");
+        add(format!("{} ms", digits(switch.cached_overhead_ms)), "to switch to a cached task");
+    }
+    if let Some(encode) = &report.encode {
+        add(digits(encode.lowest_promoted_vs_frozen), "of a frozen session's throughput, promoted, at least");
+    }
+    if let Some(over) = report.memory.as_ref().and_then(|memory| memory.peak_over_model) {
+        add(format!("{} ×", digits(over)), "the model's size in memory, at most");
+    }
+    let figure = |(value, name): &(String, String)| {
+        format!("<div class=\"figure\"><b>{}</b><span>{}</span></div>\n", escape(value), escape(name))
+    };
+    format!("<div class=\"figures\">\n{}</div>\n", figures.iter().map(figure).collect::<String>())
+}
+
+fn reconstruction(out: &mut String, measured: &reconstruct::Reconstruct) -> Result<()> {
+    let mut thread_counts: Vec<usize> = measured.copy.iter().map(|copy| copy.threads).collect();
+    thread_counts.dedup();
+    for threads in thread_counts {
+        let mut curves: Vec<Curve> = Vec::new();
+        for case in measured.cases.iter().filter(|case| case.threads == threads) {
+            let known = curves.iter().position(|curve| curve.name == case.format);
+            let at = known.unwrap_or_else(|| {
+                let colour = curves.len() / 2;
+                let curve = |name: String, dashed| Curve { name, points: Vec::new(), colour, dashed, marks: !dashed };
+                curves.push(curve(case.format.clone(), false));
+                curves.push(curve(format!("{} at the copy's speed", case.format), true));
+                curves.len() - 2
+            });
+            curves[at].points.push((case.vectors as f64, case.ms.median));
+            curves[at + 1].points.push((case.vectors as f64, case.limit_ms));
+        }
+        let lines = Lines { x: "M, the basis vectors that are combined", y: "ms", log_x: false, log_y: false, curves };
+        let title = format!("Reconstruction, {threads} thread{}", if threads == 1 { "" } else { "s" });
+        let about =
+            "A task's weights from M vectors, beside what moving the same bytes would take at the speed of a copy.";
+        section(out, &title, about, &(lines.svg()? + &legend(&lines.curves)));
+    }
+    let tables = rows_table(&measured.rows()) + &pairs_table(&measured.other_rows());
+    section(out, "Reconstruction in numbers", "", &tables);
+    Ok(())
+}
+
+fn switching(out: &mut String, measured: &switch::Switch) -> Result<()> {
+    let curves = [
+        ("a run without a switch", &measured.run_ms),
+        ("another task, in the cache", &measured.cached_ms),
+        ("another task, reconstructed", &measured.switch_ms),
+        ("another task, a block at a time", &measured.streamed_ms),
+        ("a session on the task's own .onnx", &measured.reload_ms),
+    ];
+    let curve = |(colour, (name, ms)): (usize, &(&str, &super::samples::Samples))| Curve {
+        name: (*name).into(),
+        points: cumulative(&ms.each),
+        colour,
+        dashed: false,
+        marks: false,
+    };
+    let curves = curves.iter().enumerate().map(curve).collect();
+    let lines =
+        Lines { x: "ms, from a task's name to its first embedding", y: "% of runs", log_x: true, log_y: false, curves };
+    let about = "How many of the runs were done after so many milliseconds; random tasks, batch 1.";
+    section(out, "Switching", about, &(lines.svg()? + &legend(&lines.curves) + &pairs_table(&measured.rows())));
+    Ok(())
+}
+
+fn encoding(out: &mut String, measured: &encode::Encode) -> Result<()> {
+    let per_s = |of: fn(&encode::Batch) -> f64| measured.batches.iter().map(of).collect();
+    let bars = Bars {
+        y: "images / s",
+        groups: measured.batches.iter().map(|batch| format!("batch {}", batch.batch)).collect(),
+        series: vec![
+            ("weights as inputs".into(), per_s(|batch| batch.inputs_per_s)),
+            ("promoted".into(), per_s(|batch| batch.promoted_per_s)),
+            ("a frozen session".into(), per_s(|batch| batch.frozen_per_s)),
+        ],
+    };
+    let names = bars.series.iter().enumerate().map(|(colour, (name, _))| Curve {
+        name: name.clone(),
+        points: Vec::new(),
+        colour,
+        dashed: false,
+        marks: false,
+    });
+    let legend = legend(&names.collect::<Vec<_>>());
+    let about = "The same task again and again, in turns within one process.";
+    let tables = rows_table(&measured.rows()) + &pairs_table(&measured.other_rows());
+    section(out, "Throughput", about, &(bars.svg()? + &legend + &tables));
+    Ok(())
+}
+
+fn grow(out: &mut String, measured: &growth::Growth) -> Result<()> {
+    for (title, x, series) in [
+        ("Time by vectors", "M, the basis vectors", &measured.vectors),
+        ("Time by parameters", "millions of parameters, M = 4", &measured.parameters),
+    ] {
+        let points: Vec<(f64, f64)> = series.points.iter().map(|point| (point.x, point.ms.median)).collect();
+        let fit = points.iter().map(|(x, _)| (*x, series.line.at(*x))).collect();
+        let curve = |name: &str, points, dashed| Curve { name: name.into(), points, colour: 0, dashed, marks: !dashed };
+        let curves = vec![curve("measured", points, false), Curve { colour: 4, ..curve("straight line", fit, true) }];
+        let lines = Lines { x, y: "ms", log_x: false, log_y: false, curves };
+        let about = format!("Reconstruction; R² = {:.4} for a straight line.", series.line.r2);
+        section(out, title, &about, &(lines.svg()? + &legend(&lines.curves)));
+    }
+    let curves = [
+        ("open base and basis", 0usize),
+        ("open them as a bundle", 1),
+        ("one task, to coefficients", 2),
+        ("all tasks named in one sum", 3),
+        ("all@0.3", 4),
+        ("a task in the cache", 5),
+    ];
+    let curve = |&(name, which): &(&str, usize)| {
+        let point = |tasks: &growth::Tasks| {
+            let of = [
+                &tasks.open_ms,
+                &tasks.open_bundle_ms,
+                &tasks.task_ms,
+                &tasks.all_named_ms,
+                &tasks.all_ms,
+                &tasks.cached_ms,
+            ];
+            (tasks.tasks as f64, of[which].median)
+        };
+        let points = measured.tasks.iter().map(point).collect();
+        Curve { name: name.into(), points, colour: which, dashed: false, marks: true }
+    };
+    let lines = Lines {
+        x: "T, the tasks; M = 100 at most",
+        y: "ms",
+        log_x: true,
+        log_y: true,
+        curves: curves.iter().map(curve).collect(),
+    };
+    section(
+        out,
+        "Time by tasks",
+        "A small model, so that only T and M count.",
+        &(lines.svg()? + &legend(&lines.curves)),
+    );
+    let tables: String = measured.tables().iter().map(|table| rows_table(table)).collect();
+    section(out, "Growth in numbers", "", &tables);
+    Ok(())
+}
+
+fn soaking(out: &mut String, measured: &soak::Soak) -> Result<()> {
+    let curve = |(colour, (name, mode)): (usize, (&str, &soak::Mode))| {
+        let points = mode.memory.as_ref().map(|memory| {
+            memory.samples.iter().map(|&(seconds, bytes)| (seconds, bytes as f64 / 1e6)).collect::<Vec<_>>()
+        });
+        Curve { name: name.into(), points: points.unwrap_or_default(), colour, dashed: false, marks: false }
+    };
+    let modes = [("as inputs", &measured.plain), ("promoting", &measured.promoted)];
+    let curves = modes.into_iter().enumerate().map(curve).collect();
+    let lines = Lines { x: "seconds", y: "MB of anonymous memory", log_x: false, log_y: false, curves };
+    let about = format!("{} threads, {} expressions, room for three weights.", measured.threads, measured.expressions);
+    section(out, "Soak", &about, &(lines.svg()? + &legend(&lines.curves) + &rows_table(&measured.rows())));
+    Ok(())
+}
+
+fn section(out: &mut String, title: &str, about: &str, content: &str) {
+    let about = if about.is_empty() { String::new() } else { paragraph(about) };
+    let _ = write!(out, "<section>\n<h2>{}</h2>\n{about}{content}\n</section>\n", escape(title));
+}
+
+fn paragraph(text: &str) -> String {
+    format!("<p>{}</p>\n", escape(text.trim_end()))
+}
+
+fn legend(curves: &[Curve]) -> String {
+    let entry = |curve: &Curve| {
+        let (r, g, b) = COLOURS[curve.colour % COLOURS.len()];
+        let dashed = if curve.dashed { " class=\"dashed\"" } else { "" };
+        format!("<span><i{dashed} style=\"border-color: rgb({r},{g},{b})\"></i>{}</span>\n", escape(&curve.name))
+    };
+    format!("<div class=\"legend\">\n{}</div>\n", curves.iter().map(entry).collect::<String>())
+}
+
+/// The first row is the header.
+fn rows_table(rows: &[Vec<String>]) -> String {
+    let row = |(i, row): (usize, &Vec<String>)| {
+        let tag = if i == 0 { "th" } else { "td" };
+        format!(
+            "<tr>{}</tr>\n",
+            row.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell.trim()))).collect::<String>()
+        )
+    };
+    format!("<div class=\"scroll\"><table>\n{}</table></div>\n", rows.iter().enumerate().map(row).collect::<String>())
+}
+
+fn pairs_table(rows: &[[String; 2]]) -> String {
+    let row = |[name, value]: &[String; 2]| {
+        let part = if name.starts_with(' ') { " class=\"part\"" } else { "" };
+        format!("<tr><td{part}>{}</td><td>{}</td></tr>\n", escape(name.trim()), escape(value))
+    };
+    let rows: String = rows.iter().map(row).collect();
+    format!("<div class=\"scroll\"><table class=\"pairs\">\n{rows}</table></div>\n")
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}

@@ -1,0 +1,324 @@
+//! `taskbasis bench`
+
+mod encode;
+mod family;
+mod frozen;
+mod growth;
+mod html;
+mod machine;
+mod open;
+mod plot;
+mod reconstruct;
+mod samples;
+mod soak;
+mod switch;
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use taskbasis::synthetic::Synthetic;
+use taskbasis::{
+    Activation, ArchHints, Encoder, EncoderOptions, Error, ErrorKind, Promotion, Result, VectorFormat, check_output,
+    replace_file,
+};
+
+use self::family::{About, Dice, Family};
+use self::machine::Machine;
+use crate::args::EncoderArgs;
+use crate::output;
+
+/// Measure opening, reconstruction, switching, encoding, memory and storage, as ratios taken in one run.
+///
+/// Every comparison is made within this process, its variants taking turns, and medians are compared. Files of a
+/// synthetic family need up to 4 GB in the temporary folder, or in --keep. docs/performance.md tells what each figure
+/// is.
+#[derive(Args)]
+pub struct Bench {
+    /// Basis to measure: a folder or a bundle.
+    #[arg(long, value_name = "FOLDER|BUNDLE")]
+    basis: Option<PathBuf>,
+
+    /// The base of that basis; a bundle that holds its base needs none.
+    #[arg(long, value_name = "FILE", requires = "basis")]
+    base: Option<PathBuf>,
+
+    /// Make a family with random values instead: ViT-B-32, ViT-B-16 or ViT-L-14.
+    #[arg(long, value_name = "MODEL", default_value = "ViT-B-32", conflicts_with = "basis")]
+    synthetic: String,
+
+    /// T, the tasks of a synthetic family.
+    #[arg(long, value_name = "T", default_value_t = 8, conflicts_with = "basis")]
+    tasks: usize,
+
+    /// M, the vectors of a synthetic family.
+    #[arg(long, value_name = "M", default_value_t = 4, conflicts_with = "basis")]
+    vectors: usize,
+
+    /// Reconstruct from vectors in these formats too.
+    #[arg(long, value_name = "FORMAT", value_delimiter = ',', num_args = 0.., default_value = "f16,bf16,q8,q4")]
+    formats: Vec<VectorFormat>,
+
+    /// Keep the synthetic family's files in this folder, and use those that are there.
+    #[arg(long, value_name = "FOLDER")]
+    keep: Option<PathBuf>,
+
+    /// Measure these alone.
+    #[arg(long, value_name = "PART", value_delimiter = ',', value_enum)]
+    only: Vec<Part>,
+
+    /// Fewer repetitions: to see that it works, not to quote.
+    #[arg(long)]
+    quick: bool,
+
+    /// Write a report with plots, too: one HTML file that needs nothing else.
+    #[arg(long, value_name = "OUT.html")]
+    report: Option<PathBuf>,
+
+    /// Measure instead how time grows with vectors, parameters, threads and tasks, on synthetic families.
+    #[arg(long, conflicts_with_all = ["basis", "soak"])]
+    growth: bool,
+
+    /// For so many seconds, run instead random tasks and expressions on four threads with a budget of three weights:
+    /// every result must be its first's, and memory must not grow. Exits with 1 otherwise.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    soak: Option<f64>,
+
+    /// What `bench` starts to measure a process's memory.
+    #[arg(long, hide = true)]
+    probe_memory: bool,
+
+    #[command(flatten)]
+    encoder: EncoderArgs,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Open,
+    Reconstruct,
+    Switch,
+    Encode,
+    Memory,
+    Storage,
+}
+
+fn seconds(text: &str) -> std::result::Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 1e6 => Ok(seconds),
+        _ => Err("a number of seconds, more than 0".into()),
+    }
+}
+
+/// Everything that was measured, as `--json` prints it.
+#[derive(Serialize)]
+struct Report {
+    machine: Machine,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    family: Option<About>,
+    quick: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    open: Option<open::Open>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reconstruct: Option<reconstruct::Reconstruct>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    switch: Option<switch::Switch>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encode: Option<encode::Encode>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<open::Memory>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    storage: Option<open::Storage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    growth: Option<growth::Growth>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    soak: Option<soak::Soak>,
+}
+
+/// What every measurement needs to know.
+struct Setup<'a> {
+    family: &'a Family,
+    about: &'a About,
+    /// For reconstruction and for encoding; never 0.
+    threads: usize,
+    quick: bool,
+    encoder: EncoderOptions,
+    batches: Vec<usize>,
+}
+
+impl Bench {
+    pub fn run(self, as_json: bool) -> Result<()> {
+        let threads = if self.encoder.threads == 0 { machine::processors() } else { self.encoder.threads };
+        if let Some(report) = &self.report {
+            check_output(report, &self.inputs())?;
+        }
+        let mut report = Report {
+            machine: Machine::look(threads, self.encoder.onnxruntime.as_deref())?,
+            family: None,
+            quick: self.quick,
+            open: None,
+            reconstruct: None,
+            switch: None,
+            encode: None,
+            memory: None,
+            storage: None,
+            growth: None,
+            soak: None,
+        };
+        if self.growth {
+            report.growth = Some(growth::measure(threads, self.quick, self.keep.as_deref())?);
+        } else {
+            let mut family = self.family()?;
+            let about = family.about(&self.encoder)?;
+            let parts = self.wants(Part::Reconstruct) || self.wants(Part::Storage);
+            if parts && self.soak.is_none() && !self.probe_memory {
+                let hints = ArchHints { heads: Some(about.arch.heads), activation: about.arch.activation };
+                family.add_formats(&self.formats, hints)?;
+            }
+            let setup = Setup {
+                family: &family,
+                about: &about,
+                threads,
+                quick: self.quick,
+                encoder: EncoderOptions { threads, ..self.encoder.options() },
+                batches: batches(self.encoder.batch as usize),
+            };
+            if self.probe_memory {
+                return output::json(&open::probe(&setup)?);
+            }
+            match self.soak {
+                Some(seconds) => report.soak = Some(soak::run(&setup, seconds)?),
+                None => self.measure(&setup, &mut report)?,
+            }
+            report.family = Some(about);
+        }
+        if as_json {
+            let value = serde_json::to_value(&report);
+            output::json(&value.map_err(|e| Error::new(ErrorKind::Internal, "cannot write JSON").because(e))?)?;
+        } else {
+            output::text(&report.text())?;
+        }
+        if let Some(path) = &self.report {
+            let page = html::page(&report)?;
+            replace_file(path, &self.inputs(), |sibling| {
+                std::fs::write(sibling, &page).map_err(|e| Error::io("cannot write", path, e))
+            })?;
+        }
+        match &report.soak {
+            Some(soak) if !soak.passed => Err(Error::new(ErrorKind::Internal, "the soak failed")
+                .expected("no error, every result its first's, memory that does not grow")),
+            _ => Ok(()),
+        }
+    }
+
+    fn inputs(&self) -> Vec<&Path> {
+        [&self.basis, &self.base].into_iter().flatten().map(PathBuf::as_path).collect()
+    }
+
+    fn family(&self) -> Result<Family> {
+        if let Some(basis) = &self.basis {
+            return Family::given(basis, self.base.as_deref());
+        }
+        let wanted = Synthetic::named(&self.synthetic, self.tasks, self.vectors)?;
+        Family::synthetic(&wanted, &self.synthetic, self.keep.as_deref())
+    }
+
+    fn wants(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
+
+    fn measure(&self, setup: &Setup<'_>, report: &mut Report) -> Result<()> {
+        let bar = output::progress(if self.only.is_empty() { 6 } else { self.only.len() }, "measuring");
+        // Memory first: what this process maps and allocates later is not its child's, but the machine's.
+        if self.wants(Part::Memory) {
+            report.memory = Some(open::memory(setup)?);
+            bar.inc(1);
+        }
+        if self.wants(Part::Storage) {
+            report.storage = Some(open::storage(setup)?);
+            bar.inc(1);
+        }
+        if self.wants(Part::Open) {
+            report.open = Some(open::measure(setup)?);
+            bar.inc(1);
+        }
+        if self.wants(Part::Reconstruct) {
+            report.reconstruct = Some(reconstruct::measure(setup)?);
+            bar.inc(1);
+        }
+        if self.wants(Part::Switch) {
+            report.switch = Some(switch::measure(setup)?);
+            bar.inc(1);
+        }
+        if self.wants(Part::Encode) {
+            report.encode = Some(encode::measure(setup)?);
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+}
+
+/// 1, 2, 8 and 32, as far as `most` allows, and `most`.
+fn batches(most: usize) -> Vec<usize> {
+    let mut batches: Vec<usize> = [1, 2, 8, 32].into_iter().filter(|&batch| batch < most).collect();
+    batches.push(most);
+    batches
+}
+
+impl Setup<'_> {
+    /// An encoder that promotes as it is told, for one call at a time.
+    fn encoder(&self, promotion: Promotion) -> Result<Encoder> {
+        Encoder::new(&self.about.arch, &EncoderOptions { promotion, ..self.encoder.clone() })
+    }
+
+    /// Preprocessed images, the same every time.
+    fn pixels(&self, n: usize) -> Vec<f32> {
+        Dice::new(2).pixels(n * self.about.arch.pixels())
+    }
+
+    /// Numbers of vectors that are worth a measurement: all of a few, some of many.
+    fn vector_counts(&self) -> Vec<usize> {
+        let all = self.about.vectors;
+        (1..=all).filter(|&m| m <= 4 || m == all || (m.is_power_of_two() && m < all)).collect()
+    }
+
+    /// What of the architecture shapes do not tell, as another `taskbasis bench` takes it.
+    fn arch_arguments(&self) -> Vec<String> {
+        let mut arguments = Vec::new();
+        if self.about.arch.activation == Activation::Gelu {
+            arguments.extend(["--activation".into(), "gelu".into()]);
+        }
+        arguments.extend(["--heads-count".into(), self.about.arch.heads.to_string()]);
+        arguments
+    }
+}
+
+impl Report {
+    fn text(&self) -> String {
+        let pairs = |rows: Vec<[String; 2]>| {
+            rows.iter().fold(String::new(), |text, [name, value]| text + &format!("{name:<46}  {value}\n"))
+        };
+        let mut parts = vec![self.machine.text() + "\n" + &self.family.as_ref().map_or(String::new(), About::text)];
+        if self.quick {
+            parts[0] += "--quick: few repetitions, not to be quoted\n";
+        }
+        parts.extend(self.open.as_ref().map(|open| pairs(open.rows())));
+        if let Some(reconstruct) = &self.reconstruct {
+            parts.push(output::table(&reconstruct.rows()) + "\n" + &pairs(reconstruct.other_rows()));
+        }
+        parts.extend(self.switch.as_ref().map(|switch| pairs(switch.rows())));
+        parts.extend(
+            self.encode.as_ref().map(|encode| output::table(&encode.rows()) + "\n" + &pairs(encode.other_rows())),
+        );
+        parts.extend(self.memory.as_ref().map(|memory| pairs(memory.rows())));
+        parts.extend(self.storage.as_ref().map(|storage| pairs(storage.rows(self.tasks()))));
+        parts.extend(self.growth.iter().flat_map(growth::Growth::tables).map(|table| output::table(&table)));
+        parts.extend(self.soak.as_ref().map(|soak| output::table(&soak.rows())));
+        parts.join("\n")
+    }
+
+    fn tasks(&self) -> usize {
+        self.family.as_ref().map_or(0, |family| family.tasks)
+    }
+}

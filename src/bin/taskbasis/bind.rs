@@ -1,0 +1,104 @@
+//! `taskbasis bind`
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+use taskbasis::onnx::describe;
+use taskbasis::{Arch, ArchHints, Encoder, EncoderOptions, Result};
+
+use crate::args::ModelArgs;
+use crate::graph::BindArgs;
+use crate::output;
+
+/// Show what the constants of an .onnx file are, and save it as a map.
+///
+/// Constants are told by their values, compared with the base's, never by their names; equal values by where the graph
+/// uses them. What the basis changes becomes an input of the graph.
+#[derive(Args)]
+pub struct Bind {
+    /// The image encoder, exported with the base's weights.
+    #[arg(value_name = "MODEL.onnx")]
+    graph: PathBuf,
+
+    #[command(flatten)]
+    model: ModelArgs,
+
+    #[command(flatten)]
+    binding: BindArgs,
+
+    /// ONNX Runtime's shared library, for `--measure`.
+    #[arg(long, value_name = "FILE")]
+    onnxruntime: Option<PathBuf>,
+
+    /// Threads; 0 means one a processor.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+
+    /// Run the graph as it is and as ONNX Runtime optimises it, and say which is faster.
+    #[arg(long)]
+    measure: bool,
+
+    /// Where to write the map.
+    #[arg(short, long, value_name = "M.json")]
+    output: Option<PathBuf>,
+}
+
+impl Bind {
+    pub fn run(self, as_json: bool) -> Result<()> {
+        let model = self.model.open(self.threads)?.model;
+        let graph = self.binding.bind(&self.graph, &model)?;
+        let map = graph.map();
+        let trials = if self.measure {
+            // The heads are in the graph; only extents are asked of the architecture.
+            let arch = Arch::of(model.base(), ArchHints { heads: Some(1), ..ArchHints::default() })?;
+            let options = EncoderOptions {
+                threads: self.threads,
+                runtime: self.onnxruntime.clone(),
+                ..EncoderOptions::default()
+            };
+            Encoder::with_fastest_graph(&arch, &graph, &model, &options)?.1
+        } else {
+            Vec::new()
+        };
+        if let Some(path) = &self.output {
+            let inputs: Vec<_> = self.model.inputs(&model).into_iter().chain(graph.file().files()).collect();
+            map.save(path, &inputs)?;
+        }
+
+        let (kept, kept_bytes) = graph.kept();
+        if as_json {
+            let trials: Vec<_> = trials
+                .iter()
+                .map(|t| json!({ "form": t.form, "ms": t.result.as_ref().ok(), "failed": t.result.as_ref().err(), "chosen": t.is_chosen }))
+                .collect();
+            return output::json(&json!({
+                "graph": self.graph, "map": map, "inputs": graph.layout().tensors().len(),
+                "kept": { "constants": kept, "bytes": kept_bytes }, "forms": trials,
+            }));
+        }
+        let mut rows = Vec::new();
+        for (name, mapped) in &map.tensors {
+            let sum: Vec<_> = mapped.sum.iter().map(describe).collect();
+            rows.push(vec![name.clone(), sum.join(" + ")]);
+        }
+        let mut text = output::table(&rows);
+        text += &format!(
+            "\n{}: {} → {}, {} constants found; {} become inputs, {kept} others stay ({})\n",
+            self.graph.display(),
+            map.pixels,
+            map.output,
+            map.tensors.len(),
+            graph.layout().tensors().len(),
+            output::bytes(kept_bytes),
+        );
+        for trial in &trials {
+            let chosen = if trial.is_chosen { ", the fastest" } else { "" };
+            text += &match &trial.result {
+                Ok(ms) => format!("{}: {ms:.2} ms an image{chosen}\n", trial.form),
+                Err(why) => format!("{}: not possible: {why}\n", trial.form),
+            };
+        }
+        output::text(&text)
+    }
+}

@@ -1,0 +1,52 @@
+//! `taskbasis export`
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+use taskbasis::onnx::BoundGraph;
+use taskbasis::{Result, TaskExpr, check_output, write_onnx};
+
+use crate::args::{EncoderArgs, ModelArgs};
+use crate::output;
+
+/// Write one task as a plain .onnx file, for programs that know nothing of bases.
+#[derive(Args)]
+pub struct Export {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    #[command(flatten)]
+    encoder: EncoderArgs,
+
+    /// Which weights: `MNIST`, `MNIST@0.3 + SVHN@0.3`, `-Cars@0.5`, `merged@0.4`, `all@0.3`, `base`.
+    #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
+    weights: TaskExpr,
+
+    /// The file to write: from `pixel_values` to `embeds`, or as the graph of `--graph` calls them.
+    #[arg(short, long, value_name = "TASK.onnx")]
+    output: PathBuf,
+}
+
+impl Export {
+    pub fn run(self, as_json: bool) -> Result<()> {
+        let session = self.model.open(self.encoder.threads)?;
+        let model = &session.model;
+        let graph = self.encoder.graph(model)?;
+        let mut inputs = self.model.inputs(model);
+        inputs.extend(graph.iter().flat_map(|graph: &BoundGraph| graph.file().files()));
+        check_output(&self.output, &inputs)?;
+        let weights = model.weights(&self.weights)?;
+        match &graph {
+            Some(graph) => graph.write(&*weights.laid_out(graph.layout()).get()?, &self.output, &inputs)?,
+            None => write_onnx(&self.encoder.arch(&session)?, &weights.get()?, &self.output, &inputs)?,
+        }
+        let bytes = std::fs::metadata(&self.output).map_or(0, |m| m.len());
+        if as_json {
+            output::json(&json!({ "output": self.output, "weights": self.weights.to_string(), "bytes": bytes }))
+        } else {
+            let text = format!("{}: `{}`, {}\n", self.output.display(), self.weights, output::bytes(bytes));
+            output::text(&text)
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! `taskbasis pack`
+
+mod report;
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use taskbasis::bundle::{Formats, Lambdas};
+use taskbasis::{
+    ArchHints, BaseFormat, Basis, BlockFormat, Bundle, Checkpoint, Dataset, Error, ErrorKind, Model, ModelOptions,
+    PackReport, Packer, Result, TaskExpr, VectorFormat, check_output, head_tasks,
+};
+
+use crate::accuracy::{Accuracy, Judge};
+use crate::args::{EncoderArgs, HeadArgs, Session};
+use crate::output;
+use crate::verify::pair;
+
+/// Pack a basis folder and its base into one small file, a bundle.
+#[derive(Args)]
+pub struct Pack {
+    /// Basis folder.
+    #[arg(long, value_name = "FOLDER")]
+    basis: PathBuf,
+
+    /// Base checkpoint (the zero-shot weights).
+    #[arg(long, value_name = "FILE")]
+    base: PathBuf,
+
+    #[command(flatten)]
+    heads: HeadArgs,
+
+    /// How to store the vectors: f32, f16, bf16, q8, q6, q4, q3 or q2. q4 where nothing is said.
+    #[arg(long, value_name = "FORMAT", conflicts_with_all = ["max_error", "max_drop"])]
+    format: Option<VectorFormat>,
+
+    /// Find the smallest formats, tensor by tensor, with which no task's vector is off by more than this share of its norm.
+    #[arg(long, value_name = "E")]
+    max_error: Option<f64>,
+
+    /// Find small formats with which no task loses more than so many points of accuracy on --data.
+    #[arg(long, value_name = "POINTS", conflicts_with = "max_error", requires = "data")]
+    max_drop: Option<f64>,
+
+    /// How to store the base; `none` leaves it out, and whoever opens the bundle gives it.
+    #[arg(long, value_enum, default_value_t)]
+    base_format: BaseFormatArg,
+
+    /// Labelled images to measure accuracy with, before and after; as `eval` takes them. Needs --heads.
+    #[arg(long, value_name = "images.safetensors")]
+    data: Option<PathBuf>,
+
+    /// Which part of the data.
+    #[arg(long, default_value = "test")]
+    split: String,
+
+    /// A scaling coefficient to suggest to whoever opens the bundle: `task=1.0`, `merged=0.3` or `all=0.3`; may be given
+    /// several times.
+    #[arg(long, value_name = "KIND=LAMBDA", value_parser = pair)]
+    suggest: Vec<(String, String)>,
+
+    /// Store what the vectors lack of a task as a vector of its own, in this format, for tasks that --finetuned-dir has.
+    #[arg(long, value_name = "FORMAT", requires = "finetuned_dir")]
+    residual: Option<BlockFormat>,
+
+    /// A folder with the fine-tuned checkpoints `TASK.pt` or `TASK.safetensors`.
+    #[arg(long, value_name = "FOLDER", requires = "residual")]
+    finetuned_dir: Option<PathBuf>,
+
+    /// Store a residual only where the vectors lack more than this share of the task vector.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5, requires = "residual")]
+    residual_above: f64,
+
+    #[command(flatten)]
+    encoder: EncoderArgs,
+
+    /// The file to write.
+    #[arg(short, long, value_name = "model.taskbasis")]
+    output: PathBuf,
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+enum BaseFormatArg {
+    F32,
+    #[default]
+    F16,
+    Bf16,
+    None,
+}
+
+impl From<BaseFormatArg> for BaseFormat {
+    fn from(format: BaseFormatArg) -> Self {
+        match format {
+            BaseFormatArg::F32 => Self::F32,
+            BaseFormatArg::F16 => Self::F16,
+            BaseFormatArg::Bf16 => Self::BF16,
+            BaseFormatArg::None => Self::LeftOut,
+        }
+    }
+}
+
+/// The accuracies of the tasks that can be recovered.
+type Accuracies = Vec<Accuracy>;
+
+impl Pack {
+    pub fn run(self, as_json: bool) -> Result<()> {
+        let basis = Basis::open(&self.basis)?;
+        let base = Checkpoint::open(&self.base)?;
+        let optional = [&self.heads.heads, &self.heads.classes, &self.data, &self.finetuned_dir];
+        let mut inputs = vec![basis.path(), base.path()];
+        inputs.extend(optional.into_iter().flatten().map(PathBuf::as_path));
+        check_output(&self.output, &inputs)?;
+
+        let activation = self.encoder.activation.map(Into::into).unwrap_or_default();
+        let mut packer = Packer::new(&base, &basis, ArchHints { heads: self.encoder.heads_count, activation })?;
+        packer.base_format(self.base_format.into()).threads(self.encoder.threads).lambdas(self.lambdas()?);
+        for task in self.tasks_with_heads()? {
+            packer.head(&task, self.heads.head(None, &task)?)?;
+        }
+        for (task, file) in self.finetuned(&basis)? {
+            let format = self.residual.unwrap_or(BlockFormat::Q2);
+            packer.residual(&task, Checkpoint::open(&file)?, format, self.residual_above)?;
+        }
+
+        let before = self.data.as_deref().map(|data| self.accuracies_before(data)).transpose()?;
+        let formats = match (self.max_error, self.max_drop, &before) {
+            (Some(max_error), _, _) => self.smallest(&packer, max_error)?,
+            (_, Some(points), Some(before)) => self.within_drop(&packer, points, before)?,
+            _ => packer.uniform(self.format.unwrap_or(VectorFormat::Blocks(BlockFormat::Q4))),
+        };
+        let report = self.write(&packer, &formats, &self.output, &inputs)?;
+        let after = before.as_ref().map(|_| self.accuracies_after(&self.output)).transpose()?;
+        let accuracies = before.as_deref().zip(after.as_deref());
+        if as_json {
+            output::json(&report::json(&self.output, &report, accuracies))
+        } else {
+            output::text(&report::text(&self.output, &report, accuracies))
+        }
+    }
+
+    fn lambdas(&self) -> Result<Lambdas> {
+        let mut lambdas = Lambdas::default();
+        for (kind, value) in &self.suggest {
+            let number = value.parse().map_err(|e| {
+                Error::invalid(format!("--suggest {kind}: not a number")).got(format_args!("`{value}`")).because(e)
+            });
+            let number: f64 = number?;
+            match kind.as_str() {
+                "task" => lambdas.task = Some(number),
+                "merged" => lambdas.merged = Some(number),
+                "all" => lambdas.all = Some(number),
+                _ => return Err(Error::invalid("--suggest takes task, merged or all").got(format_args!("`{kind}`"))),
+            }
+        }
+        Ok(lambdas)
+    }
+
+    fn tasks_with_heads(&self) -> Result<Vec<String>> {
+        match &self.heads.heads {
+            None => Ok(Vec::new()),
+            Some(heads) if Bundle::is_bundle(heads) => {
+                Ok(Bundle::open(heads)?.head_tasks().map(String::from).collect())
+            }
+            Some(heads) => head_tasks(heads),
+        }
+    }
+
+    /// The tasks of the basis that the folder has a checkpoint of.
+    fn finetuned(&self, basis: &Basis) -> Result<Vec<(String, PathBuf)>> {
+        let Some(folder) = &self.finetuned_dir else { return Ok(Vec::new()) };
+        let file = |task: &String| {
+            let files = ["pt", "safetensors"].map(|extension| folder.join(format!("{task}.{extension}")));
+            files.into_iter().find(|file| file.is_file()).map(|file| (task.clone(), file))
+        };
+        let found: Vec<_> = basis.tasks().iter().filter_map(file).collect();
+        if found.is_empty() {
+            return Err(Error::not_found("the folder holds no `TASK.pt` or `TASK.safetensors` of the basis's tasks")
+                .at(folder)
+                .hint(format!("The tasks are {}", basis.tasks().join(", "))));
+        }
+        Ok(found)
+    }
+
+    fn smallest(&self, packer: &Packer<'_>, max_error: f64) -> Result<Formats> {
+        let bar = output::progress(packer.source_bytes() as usize, "measuring");
+        let formats = packer.smallest(max_error, &|bytes| bar.inc(bytes))?;
+        bar.finish_and_clear();
+        Ok(formats)
+    }
+
+    fn write(&self, packer: &Packer<'_>, formats: &Formats, path: &Path, inputs: &[&Path]) -> Result<PackReport> {
+        let bar = output::progress(packer.source_bytes() as usize, "packing");
+        let report = packer.write(path, formats, inputs, &|bytes| bar.inc(bytes))?;
+        bar.finish_and_clear();
+        Ok(report)
+    }
+
+    /// From coarse to fine, the first formats with which every task keeps its accuracy.
+    fn within_drop(&self, packer: &Packer<'_>, points: f64, before: &[Accuracy]) -> Result<Formats> {
+        if points.is_nan() || points < 0.0 {
+            return Err(Error::invalid("--max-drop must be a number of at least 0").got(points));
+        }
+        let folder = self.output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let trial = tempfile::Builder::new().prefix(".taskbasis-").tempdir_in(folder);
+        let trial = trial.map_err(|e| Error::io("cannot create a folder in it", folder, e))?;
+        let mut last = None;
+        // The error of a format is half that of one with a bit less; two tries between.
+        let bounds = (0..24).map(|step| 0.7 * 0.5f64.powf(f64::from(step) / 2.0)).chain([0.0]);
+        for bound in bounds {
+            let formats = self.smallest(packer, bound)?;
+            if last.as_ref() == Some(&formats) {
+                continue;
+            }
+            let file = trial.path().join("trial.taskbasis");
+            self.write(packer, &formats, &file, &[])?;
+            let after = self.accuracies_after(&file)?;
+            let drop = before.iter().zip(&after).map(|(b, a)| 100.0 * (b.share() - a.share())).fold(f64::MIN, f64::max);
+            // Shares of images are no round numbers.
+            if drop <= points + 1e-9 {
+                return Ok(formats);
+            }
+            last = Some(formats);
+        }
+        let rounded = if matches!(self.base_format, BaseFormatArg::F32 | BaseFormatArg::None) { "" } else { " f32" };
+        Err(Error::new(ErrorKind::NotFound, format!("no format keeps every task within {points} points"))
+            .hint(format!("Rounding the base may be what costs; try --base-format{rounded}")))
+    }
+
+    fn accuracies_before(&self, data: &Path) -> Result<Accuracies> {
+        let model = Model::new(Checkpoint::open(&self.base)?, Some(Basis::open(&self.basis)?), &self.options())?;
+        self.accuracies(&Session { model, bundle: None }).map_err(|e| e.at(data))
+    }
+
+    fn accuracies_after(&self, bundle: &Path) -> Result<Accuracies> {
+        let bundle = Bundle::open(bundle)?;
+        let base = matches!(self.base_format, BaseFormatArg::None).then(|| Checkpoint::open(&self.base)).transpose()?;
+        let model = bundle.model(base, &self.options())?;
+        self.accuracies(&Session { model, bundle: Some(Box::new(bundle)) })
+    }
+
+    fn options(&self) -> ModelOptions {
+        ModelOptions { threads: self.encoder.threads, cache_bytes: Some(0), ..ModelOptions::default() }
+    }
+
+    /// Each task's own, in the order of the data.
+    fn accuracies(&self, session: &Session) -> Result<Accuracies> {
+        let Some(data) = &self.data else { return Ok(Vec::new()) };
+        let data = Dataset::open(data)?;
+        let encoder = self.encoder.encoder(session)?;
+        let judge = Judge {
+            encoder: &encoder,
+            preprocess: session.preprocess(encoder.arch().image_size())?,
+            batch: self.encoder.batch as usize,
+            threads: self.encoder.threads,
+        };
+        let known = session.model.basis().map(Basis::tasks).unwrap_or_default();
+        let mut all = Vec::new();
+        for task in data.tasks_with(&self.split)? {
+            if !known.iter().any(|known| known == task) {
+                continue;
+            }
+            let weights = match session.model.weights(&TaskExpr::task(task)) {
+                Err(error) if error.kind() == ErrorKind::NotRecoverable => continue,
+                weights => weights?.get()?,
+            };
+            let head = self.heads.head(session.bundle.as_deref(), task)?;
+            all.push(judge.accuracy(task, &weights, &head, &data.split(task, &self.split)?, |_| {})?);
+        }
+        if all.is_empty() {
+            return Err(Error::not_found(format!("no images in split `{}` of any task of the basis", self.split)));
+        }
+        Ok(all)
+    }
+}

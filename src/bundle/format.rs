@@ -1,0 +1,295 @@
+//! What version 1 of the file consists of: names, metadata, alignment. `docs/bundle-format.md` draws it.
+
+use std::collections::HashMap;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::clip::Arch;
+use crate::error::{Error, Result};
+use crate::tensor::BlockFormat;
+
+/// The version that is written, and the only one that is read.
+pub const VERSION: u32 = 1;
+
+/// What every bundle has after the eight bytes of the header's length: the metadata first, and in it the version.
+pub(super) const MAGIC: &[u8] = br#"{"__metadata__":{"taskbasis.version":""#;
+/// The header's length, which comes before it.
+pub(super) const PREFIX: usize = 8;
+
+/// Every tensor begins at a multiple of this many bytes from the file's start.
+pub(super) const ALIGNMENT: usize = 256;
+/// The header ends, and every section begins, at a multiple of this: a page of nearly every machine.
+pub(super) const PAGE: usize = 4096;
+
+/// The bytes from one vector's blocks of a parameter to the next one's: whole [`ALIGNMENT`]s, so that no padding is needed
+/// between tensors of blocks. `None` where that overflows.
+pub(super) fn block_stride(format: BlockFormat, numel: usize) -> Option<usize> {
+    format.bytes(numel)?.checked_next_multiple_of(ALIGNMENT)
+}
+
+/// The keys of the metadata.
+pub(super) mod key {
+    pub(in super::super) const VERSION: &str = "taskbasis.version";
+    pub(in super::super) const WRITER: &str = "taskbasis.writer";
+    pub(in super::super) const ARCH: &str = "taskbasis.arch";
+    pub(in super::super) const BASE: &str = "taskbasis.base";
+    pub(in super::super) const BASIS: &str = "taskbasis.basis";
+    pub(in super::super) const BLOCKS: &str = "taskbasis.blocks";
+    pub(in super::super) const CLASSES: &str = "taskbasis.classes";
+    pub(in super::super) const LAMBDA: &str = "taskbasis.lambda";
+    pub(in super::super) const PREPROCESS: &str = "taskbasis.preprocess";
+}
+
+/// What the names of tensors are made of.
+pub(super) mod name {
+    pub(in super::super) const BASE: &str = "base/";
+    pub(in super::super) const VECTORS: &str = "vectors/";
+    pub(in super::super) const MEAN: &str = "mean/";
+    pub(in super::super) const RESIDUALS: &str = "residuals/";
+    pub(in super::super) const HEADS: &str = "heads/";
+    pub(in super::super) const WEIGHT: &str = "/weight";
+    pub(in super::super) const BIAS: &str = "/bias";
+    pub(in super::super) const RECOVERY: &str = "recovery";
+    pub(in super::super) const GRAPH: &str = "graph";
+    pub(in super::super) const PADDING: &str = "padding/";
+    pub(in super::super) const CHECKSUMS: &str = "checksums";
+}
+
+/// The parts of a file that begin at a page of their own, in this order; empty ones are not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Section {
+    Base,
+    Vectors,
+    Residuals,
+    Heads,
+    Recovery,
+    Graph,
+    Checksums,
+}
+
+/// What a tensor is, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role<'a> {
+    /// A parameter of the base.
+    Base(&'a str),
+    /// A parameter's piece of all M vectors.
+    Vectors(&'a str),
+    /// A parameter's piece of PCA's mean.
+    Mean(&'a str),
+    /// A parameter's piece of the residual of this index.
+    Residual(usize, &'a str),
+    /// A task's head.
+    HeadWeight(&'a str),
+    HeadBias(&'a str),
+    Recovery,
+    Graph,
+    Padding,
+    Checksums,
+}
+
+impl<'a> Role<'a> {
+    /// `None` for a name that version 1 does not know.
+    pub(super) fn of(tensor: &'a str) -> Option<Self> {
+        match tensor {
+            name::RECOVERY => return Some(Self::Recovery),
+            name::GRAPH => return Some(Self::Graph),
+            name::CHECKSUMS => return Some(Self::Checksums),
+            _ => {}
+        }
+        for (prefix, role) in [
+            (name::BASE, Self::Base as fn(&'a str) -> Self),
+            (name::VECTORS, Self::Vectors),
+            (name::MEAN, Self::Mean),
+            (name::PADDING, |_| Self::Padding),
+        ] {
+            if let Some(rest) = tensor.strip_prefix(prefix) {
+                return Some(role(rest));
+            }
+        }
+        if let Some(rest) = tensor.strip_prefix(name::RESIDUALS) {
+            let (index, parameter) = rest.split_once('/')?;
+            let parsed: usize = index.parse().ok()?;
+            return (parsed.to_string() == index).then_some(Self::Residual(parsed, parameter));
+        }
+        let rest = tensor.strip_prefix(name::HEADS)?;
+        if let Some(task) = rest.strip_suffix(name::WEIGHT) {
+            return Some(Self::HeadWeight(task));
+        }
+        rest.strip_suffix(name::BIAS).map(Self::HeadBias)
+    }
+
+    /// Where it lies; padding lies anywhere.
+    pub(super) fn section(self) -> Option<Section> {
+        Some(match self {
+            Self::Base(_) => Section::Base,
+            Self::Vectors(_) | Self::Mean(_) => Section::Vectors,
+            Self::Residual(..) => Section::Residuals,
+            Self::HeadWeight(_) | Self::HeadBias(_) => Section::Heads,
+            Self::Recovery => Section::Recovery,
+            Self::Graph => Section::Graph,
+            Self::Checksums => Section::Checksums,
+            Self::Padding => return None,
+        })
+    }
+}
+
+/// `taskbasis.base`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BaseInfo {
+    /// Whether the bundle holds the base.
+    pub(super) stored: bool,
+    /// Of the base that the bundle was packed over, before any rounding.
+    pub(super) fingerprint: String,
+}
+
+/// `taskbasis.basis`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BasisInfo {
+    /// As `method_info.json` spells it.
+    pub(super) method: String,
+    /// The columns of the recovery table.
+    pub(super) tasks: Vec<String>,
+    /// M.
+    pub(super) vectors: usize,
+    /// Whether there is a mean beside the M.
+    pub(super) mean: bool,
+    /// The tasks that have a residual, by its index.
+    pub(super) residuals: Vec<String>,
+}
+
+/// One tensor of blocks under `taskbasis.blocks`: what its bytes stand for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BlockInfo {
+    /// `q8`, `q4`, ….
+    pub(super) format: String,
+    /// The extents of one vector's piece.
+    pub(super) shape: Vec<usize>,
+}
+
+/// `taskbasis.preprocess`: resized bicubically with antialiasing to the shorter side, cropped to the centre,
+/// divided by 255, and by channel freed of `mean` and divided by `std`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PreprocessInfo {
+    pub(super) image_size: usize,
+    pub(super) mean: [f32; 3],
+    pub(super) std: [f32; 3],
+}
+
+/// The scaling coefficients that whoever packed the bundle suggests (`taskbasis.lambda`); `None` where nothing was
+/// said. They change nothing by themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lambdas {
+    /// For a single task, `MNIST@λ`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<f64>,
+    /// For the paper's addition, `merged@λ`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merged: Option<f64>,
+    /// For all tasks recovered and summed, `all@λ`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub all: Option<f64>,
+}
+
+/// Everything that the metadata says.
+#[derive(Clone, Debug)]
+pub(super) struct About {
+    pub(super) arch: Arch,
+    pub(super) base: BaseInfo,
+    pub(super) basis: BasisInfo,
+    /// By the tensor's name.
+    pub(super) blocks: HashMap<String, BlockInfo>,
+    /// Class names by task.
+    pub(super) classes: HashMap<String, Vec<String>>,
+    pub(super) lambda: Lambdas,
+    pub(super) preprocess: PreprocessInfo,
+    /// What wrote the file; for people.
+    pub(super) writer: String,
+}
+
+impl About {
+    pub(super) fn read(metadata: &HashMap<String, String>) -> Result<Self> {
+        let version = metadata.get(key::VERSION).map_or("", String::as_str);
+        if version != VERSION.to_string() {
+            return Err(Error::unsupported("a bundle of another version of the format")
+                .expected(format_args!("version {VERSION}"))
+                .got(format_args!("`{version}`"))
+                .hint("A newer taskbasis may read it"));
+        }
+        if let Some(unknown) = metadata.keys().find(|key| key.starts_with("taskbasis.") && !KNOWN.contains(&&***key)) {
+            return Err(Error::format(format!("the metadata hold `{unknown}`, which version {VERSION} does not know")));
+        }
+        Ok(Self {
+            arch: field(metadata, key::ARCH)?,
+            base: field(metadata, key::BASE)?,
+            basis: field(metadata, key::BASIS)?,
+            blocks: field(metadata, key::BLOCKS)?,
+            classes: field(metadata, key::CLASSES)?,
+            lambda: field(metadata, key::LAMBDA)?,
+            preprocess: field(metadata, key::PREPROCESS)?,
+            writer: metadata.get(key::WRITER).cloned().unwrap_or_default(),
+        })
+    }
+
+    /// As the header holds them: the version first, then in the order of the keys; maps in the order of their keys, so
+    /// that the same content gives the same bytes.
+    pub(super) fn metadata(&self) -> Result<Vec<(&'static str, String)>> {
+        fn sorted<V: Serialize>(map: &HashMap<String, V>) -> std::collections::BTreeMap<&String, &V> {
+            map.iter().collect()
+        }
+        Ok(vec![
+            (key::VERSION, VERSION.to_string()),
+            (key::ARCH, text(&self.arch)?),
+            (key::BASE, text(&self.base)?),
+            (key::BASIS, text(&self.basis)?),
+            (key::BLOCKS, text(&sorted(&self.blocks))?),
+            (key::CLASSES, text(&sorted(&self.classes))?),
+            (key::LAMBDA, text(&self.lambda)?),
+            (key::PREPROCESS, text(&self.preprocess)?),
+            (key::WRITER, self.writer.clone()),
+        ])
+    }
+}
+
+const KNOWN: [&str; 9] = [
+    key::VERSION,
+    key::WRITER,
+    key::ARCH,
+    key::BASE,
+    key::BASIS,
+    key::BLOCKS,
+    key::CLASSES,
+    key::LAMBDA,
+    key::PREPROCESS,
+];
+
+fn field<T: DeserializeOwned>(metadata: &HashMap<String, String>, key: &str) -> Result<T> {
+    let text = metadata.get(key).ok_or_else(|| Error::format(format!("the metadata lack `{key}`")))?;
+    serde_json::from_str(text).map_err(|e| Error::format(format!("the metadata's `{key}` is broken")).because(e))
+}
+
+fn text(value: &impl Serialize) -> Result<String> {
+    serde_json::to_string(value)
+        .map_err(|e| Error::new(crate::ErrorKind::Internal, "metadata that are no JSON").because(e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_one_meaning() {
+        assert_eq!(Role::of("base/visual.proj"), Some(Role::Base("visual.proj")));
+        assert_eq!(Role::of("residuals/12/visual.proj"), Some(Role::Residual(12, "visual.proj")));
+        assert_eq!(Role::of("residuals/012/visual.proj"), None, "two names for one tensor");
+        assert_eq!(Role::of("residuals/+1/visual.proj"), None);
+        assert_eq!(Role::of("heads/a/weight/bias"), Some(Role::HeadBias("a/weight")));
+        assert_eq!(Role::of("heads/MNIST"), None);
+        assert_eq!(Role::of("graphs"), None);
+    }
+}

@@ -1,0 +1,350 @@
+//! The bundle: one file with everything that a device needs to run the tasks of a basis, and nothing else.
+//!
+//! The image tower of the base, the vectors (quantised, mostly) of the parameters that they change, the recovery table,
+//! heads with their class names, architecture, preprocessing: a valid safetensors file, checked by checksums, whose
+//! layout `docs/bundle-format.md` draws byte by byte. [`Bundle`] opens one, [`Packer`] makes one of a basis folder,
+//! [`Growth`] adds tasks and residuals to one.
+//!
+//! ```no_run
+//! use taskbasis::{Bundle, Encoder, EncoderOptions, ModelOptions};
+//!
+//! let bundle = Bundle::open("model.taskbasis")?;
+//! let encoder = Encoder::new(bundle.arch(), &EncoderOptions::default())?;
+//! let model = bundle.model(None, &ModelOptions::default())?;
+//! let weights = model.weights(&"MNIST".parse()?)?.get()?;
+//! let head = bundle.head("MNIST")?;
+//! # let (pixels, n) = (vec![0.0; 3 * 224 * 224], 1);
+//! let best = head.classify(&encoder.encode(&weights, &pixels, n)?, 1)?;
+//! # Ok::<(), taskbasis::Error>(())
+//! ```
+#![forbid(unsafe_code)]
+
+mod choose;
+mod fingerprint;
+mod format;
+mod grow;
+mod measure;
+mod open;
+mod pack;
+mod quantise;
+mod reader;
+mod solve;
+mod verify;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+
+pub use self::choose::Formats;
+pub use self::fingerprint::Fingerprint;
+pub use self::format::{Lambdas, VERSION};
+pub use self::grow::{Fitted, Growth, NewTask};
+pub use self::measure::{Errors, TaskError};
+pub use self::open::BasisFile;
+pub use self::pack::{BaseFormat, PackReport, Packer};
+pub use self::quantise::VectorFormat;
+use crate::basis::{Basis, Method, Parameter, Parts};
+use crate::checkpoint::{Checkpoint, Format};
+use crate::clip::{Arch, Head, Preprocess};
+use crate::error::{Error, Result};
+use crate::mmap::{MapMode, Mapping};
+use crate::suggest;
+use crate::tensor::{Source, Tensor};
+use crate::weights::{Model, ModelOptions};
+
+/// An open bundle. Its tensors are views of the mapped file.
+pub struct Bundle {
+    mapping: Arc<Mapping>,
+    header_bytes: usize,
+    about: format::About,
+    method: Method,
+    fingerprint: Fingerprint,
+    /// The base's parameters, all of them, where it is stored.
+    base: Option<Vec<(String, Tensor)>>,
+    /// The architecture's parameters with their shapes.
+    parameters: IndexMap<String, Vec<usize>>,
+    /// What the vectors change.
+    pieces: IndexMap<String, Pieces>,
+    /// M rows of T.
+    recovery: Vec<f64>,
+    heads: IndexMap<String, HeadTensors>,
+    graph: Option<Tensor>,
+    /// The header's, then one a tensor in the order of their bytes, padding left out.
+    checksums: Vec<u64>,
+    /// Every tensor in the order of their bytes.
+    tensors: Vec<(String, Tensor)>,
+}
+
+/// A parameter's piece of every vector: the M, PCA's mean, the residuals.
+#[derive(Clone, Debug)]
+struct Pieces {
+    sources: Vec<Source>,
+}
+
+#[derive(Clone, Debug)]
+struct HeadTensors {
+    weight: Tensor,
+    bias: Tensor,
+    classes: Vec<String>,
+}
+
+impl Bundle {
+    /// Whether the file at `path` is a bundle, of whatever version, judged by its first bytes.
+    pub fn is_bundle(path: impl AsRef<Path>) -> bool {
+        reader::is_bundle(path.as_ref())
+    }
+
+    /// Maps the file and checks its header, the header's checksum, and everything that can be known without looking at
+    /// the tensors: names, types, shapes, places, alignment, metadata. What the tensors hold is not read;
+    /// [`Bundle::verify`] does that.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) when it cannot be opened; [`ErrorKind::Format`](crate::ErrorKind::Format),
+    /// naming file and tensor, when a rule of the format is broken;
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for another version of the format.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(path, MapMode::default())
+    }
+
+    /// [`Bundle::open`] with a choice between mapping and reading.
+    ///
+    /// # Errors
+    /// As [`Bundle::open`].
+    pub fn open_with(path: impl AsRef<Path>, mode: MapMode) -> Result<Self> {
+        reader::open(path.as_ref(), mode)
+    }
+
+    /// As [`Bundle::open`], of bytes that are in memory or mapped already.
+    ///
+    /// # Errors
+    /// As [`Bundle::open`], but for the file's.
+    pub fn parse(mapping: Arc<Mapping>) -> Result<Self> {
+        reader::parse(mapping)
+    }
+
+    /// Reads everything and gives everything that is wrong: wrong checksums, padding that is not zero, numbers that are
+    /// not finite, a stored base that is not the one of the fingerprint. Empty where all is well. `progress` is called
+    /// after every tensor with its bytes. Threads: 0 means one a processor.
+    pub fn verify(&self, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Vec<Error> {
+        verify::verify(self, threads, progress)
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        self.mapping.path()
+    }
+
+    /// The file's size.
+    pub fn file_bytes(&self) -> u64 {
+        self.mapping.len() as u64
+    }
+
+    /// The image encoder.
+    pub fn arch(&self) -> &Arch {
+        &self.about.arch
+    }
+
+    /// The T tasks, in the order of the recovery table's columns.
+    pub fn tasks(&self) -> &[String] {
+        &self.about.basis.tasks
+    }
+
+    /// The tasks that have a residual: a small vector of their own, added with the task's coefficient.
+    pub fn residuals(&self) -> &[String] {
+        &self.about.basis.residuals
+    }
+
+    /// What the images must go through.
+    ///
+    /// # Errors
+    /// None that opening did not find.
+    pub fn preprocess(&self) -> Result<Preprocess> {
+        preprocess(&self.about.preprocess)
+    }
+
+    /// The scaling coefficients that whoever packed it suggests.
+    pub fn lambdas(&self) -> Lambdas {
+        self.about.lambda
+    }
+
+    /// Of the base that it was packed over.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    /// The program that wrote it.
+    pub fn writer(&self) -> &str {
+        &self.about.writer
+    }
+
+    /// The optional graph section: an ONNX graph as bytes.
+    pub fn graph(&self) -> Option<&[u8]> {
+        self.graph.as_ref().and_then(Tensor::bytes)
+    }
+
+    /// The tasks that it has heads for.
+    pub fn head_tasks(&self) -> impl ExactSizeIterator<Item = &str> + Clone {
+        self.heads.keys().map(String::as_str)
+    }
+
+    /// The head of `task`, with its class names where the bundle has them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound), with the known ones;
+    /// [`ErrorKind::Format`](crate::ErrorKind::Format) where a number of it is not finite.
+    pub fn head(&self, task: &str) -> Result<Head> {
+        let Some(HeadTensors { weight, bias, classes }) = self.heads.get(task) else {
+            return Err(suggest::unknown("head of task", task, self.head_tasks()).at(self.path()));
+        };
+        let head = Head::from_tensors(weight, Some(bias), &format!("{}{task}/", format::name::HEADS));
+        let head = head.map_err(|e| e.at(self.path()))?;
+        if classes.is_empty() { Ok(head) } else { head.with_classes(classes.clone()).map_err(|e| e.at(self.path())) }
+    }
+
+    /// The head of `task`; where none is named, the only one.
+    pub(crate) fn head_or_only(&self, task: Option<&str>) -> Result<Head> {
+        let mut tasks = self.head_tasks();
+        match (task, tasks.next(), tasks.next()) {
+            (Some(task), _, _) => self.head(task),
+            (None, Some(only), None) => self.head(only),
+            (None, None, _) => Err(Error::not_found("no head in it").at(self.path())),
+            (None, Some(_), Some(_)) => {
+                let names: Vec<&str> = self.head_tasks().collect();
+                Err(Error::invalid(format!("heads of several tasks; name one of {}", names.join(", "))).at(self.path()))
+            }
+        }
+    }
+
+    /// Whether the base is in it.
+    pub fn holds_base(&self) -> bool {
+        self.base.is_some()
+    }
+
+    /// The base, where the bundle holds it.
+    ///
+    /// # Errors
+    /// None that opening did not find.
+    pub fn base(&self) -> Result<Option<Checkpoint>> {
+        let base = self
+            .base
+            .as_ref()
+            .map(|tensors| Checkpoint::from_tensors(self.path(), Format::Safetensors, tensors.clone()));
+        base.transpose()
+    }
+
+    /// The base: `given`, which must be the one that the bundle was packed over, or its own.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming both fingerprints, where `given` is another base;
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) where none is given and the bundle has none.
+    pub fn base_or(&self, given: Option<Checkpoint>) -> Result<Checkpoint> {
+        match given {
+            Some(given) => self.check_base(&given).map(|()| given),
+            None => self.base()?.ok_or_else(|| {
+                Error::invalid("the bundle leaves the base out, and none was given")
+                    .at(self.path())
+                    .expected(format_args!("a base of fingerprint {}", self.fingerprint))
+                    .hint("Give the base checkpoint it was packed over (--base)")
+            }),
+        }
+    }
+
+    /// Whether `given` is the base that the bundle was packed over; its own, which may have been rounded, will do too.
+    fn check_base(&self, given: &Checkpoint) -> Result<()> {
+        let fingerprint = Fingerprint::of(given, 0)?;
+        let is_own = || self.base()?.map(|own| Fingerprint::of(&own, 0)).transpose();
+        if fingerprint == self.fingerprint || is_own()? == Some(fingerprint) {
+            return Ok(());
+        }
+        Err(Error::mismatch(format!("not the base that the bundle {} was packed over", self.path().display()))
+            .at(given.path())
+            .expected(format_args!("a base of fingerprint {}", self.fingerprint))
+            .got(fingerprint))
+    }
+
+    /// The basis, its vectors views of the bundle.
+    ///
+    /// # Errors
+    /// None that opening did not find.
+    pub fn basis(&self) -> Result<Basis> {
+        let mut parameters: IndexMap<String, Parameter> = IndexMap::with_capacity(self.parameters.len());
+        for (name, shape) in &self.parameters {
+            let parameter = match self.pieces.get(name) {
+                // Only what a vector changes is stored at all.
+                Some(Pieces { sources }) => Parameter::changed(sources.clone()),
+                None => Parameter::unchanged(shape),
+            };
+            parameters.insert(name.clone(), parameter);
+        }
+        let format::BasisInfo { tasks, vectors, mean, residuals, .. } = &self.about.basis;
+        let residual_tasks = residuals.iter().filter_map(|task| tasks.iter().position(|known| known == task)).collect();
+        Ok(Basis::from_parts(Parts {
+            path: self.path().to_path_buf(),
+            method: self.method,
+            tasks: tasks.clone(),
+            vectors: *vectors,
+            has_mean: *mean,
+            table: self.recovery.clone(),
+            residual_tasks,
+            parameters,
+            file_bytes: self.file_bytes(),
+        }))
+    }
+
+    /// Base and basis together, ready to reconstruct; `base` as [`Bundle::base_or`] takes it.
+    ///
+    /// # Errors
+    /// As [`Bundle::base_or`] and [`Model::new`].
+    pub fn model(&self, base: Option<Checkpoint>, options: &ModelOptions) -> Result<Arc<Model>> {
+        Model::new(self.base_or(base)?, Some(self.basis()?), options)
+    }
+
+    /// Bytes of the tensors of each kind, and in which formats, in the order of the file.
+    pub fn sections(&self) -> Vec<SectionSize> {
+        let mut sizes: IndexMap<(&'static str, &'static str), (usize, u64)> = IndexMap::new();
+        for (name, tensor) in &self.tensors {
+            let kind = match name.split('/').next() {
+                Some("base") => "base",
+                Some("vectors") => "vectors",
+                Some("mean") => "mean",
+                Some("residuals") => "residuals",
+                Some("heads") => "heads",
+                Some("padding") => "padding",
+                _ => "other",
+            };
+            let blocks = self.about.blocks.get(name).and_then(|info| info.format.parse::<VectorFormat>().ok());
+            let format = blocks.map_or(tensor.dtype().name(), VectorFormat::name);
+            let size = sizes.entry((kind, if kind == "other" { "" } else { format })).or_default();
+            *size = (size.0 + 1, size.1 + tensor.nbytes() as u64);
+        }
+        let header = SectionSize { kind: "header", format: "", tensors: 0, bytes: self.header_bytes as u64 };
+        let sections =
+            sizes.into_iter().map(|((kind, format), (tensors, bytes))| SectionSize { kind, format, tensors, bytes });
+        std::iter::once(header).chain(sections).collect()
+    }
+}
+
+/// What a part of a bundle takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct SectionSize {
+    /// `header`, `base`, `vectors`, `mean`, `residuals`, `heads`, `padding`, `other`.
+    pub kind: &'static str,
+    /// The data type or block format, where it has one.
+    pub format: &'static str,
+    /// How many tensors.
+    pub tensors: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl std::fmt::Debug for Bundle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Bundle({}, {} tensors)", self.path().display(), self.tensors.len())
+    }
+}
+
+fn preprocess(info: &format::PreprocessInfo) -> Result<Preprocess> {
+    Preprocess::new(info.image_size)?.with_mean_std(info.mean, info.std)
+}

@@ -1,0 +1,175 @@
+//! How vectors are stored: dense or in blocks, and the bytes of either.
+
+use std::fmt;
+use std::str::FromStr;
+
+use half::{bf16, f16};
+
+use super::format::{BlockInfo, block_stride};
+use crate::error::{Error, Result};
+use crate::tensor::{BlockFormat, DType, Rounding, f32_bytes};
+
+/// How the values of basis vectors are stored in a bundle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // The names say it all.
+pub enum VectorFormat {
+    F32,
+    F16,
+    BF16,
+    /// In blocks of 64 values with a scale.
+    Blocks(BlockFormat),
+}
+
+impl VectorFormat {
+    /// Every format, the largest first.
+    pub const ALL: [Self; 8] = [
+        Self::F32,
+        Self::F16,
+        Self::BF16,
+        Self::Blocks(BlockFormat::Q8),
+        Self::Blocks(BlockFormat::Q6),
+        Self::Blocks(BlockFormat::Q4),
+        Self::Blocks(BlockFormat::Q3),
+        Self::Blocks(BlockFormat::Q2),
+    ];
+
+    /// `f32`, `f16`, `bf16`, `q8`, ….
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::BF16 => "bf16",
+            Self::Blocks(format) => format.name(),
+        }
+    }
+
+    /// The type of the tensor that holds it.
+    pub(super) fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::F16 => DType::F16,
+            Self::BF16 => DType::BF16,
+            Self::Blocks(_) => DType::U8,
+        }
+    }
+
+    /// The bytes that `numel` values of one vector take in the file.
+    pub(super) fn stored_bytes(self, numel: usize) -> Result<usize> {
+        let bytes = match self {
+            Self::Blocks(format) => block_stride(format, numel),
+            _ => numel.checked_mul(self.dtype().size()),
+        };
+        bytes.ok_or_else(|| Error::out_of_memory(usize::MAX))
+    }
+
+    /// The shape of the tensor that holds `count` vectors' pieces of this shape (`None`: one, without that dimension),
+    /// and what the metadata say of it.
+    pub(super) fn stored_shape(self, shape: &[usize], count: Option<usize>) -> Result<(Vec<usize>, Option<BlockInfo>)> {
+        let mut whole: Vec<usize> = count.into_iter().collect();
+        let Self::Blocks(format) = self else {
+            whole.extend(shape);
+            return Ok((whole, None));
+        };
+        whole.push(self.stored_bytes(shape.iter().product())?);
+        Ok((whole, Some(BlockInfo { format: format.name().to_owned(), shape: shape.to_vec() })))
+    }
+
+    /// The bytes of `values` as they are stored, and the values that are read back. To do it piece by piece, cut at
+    /// multiples of [`BLOCK`](crate::tensor::BLOCK).
+    pub(super) fn encode(self, values: &[f32]) -> Result<Encoded> {
+        let unfit = |i: usize| {
+            Err(Error::invalid(format!("a value cannot be stored as {}", self.name()))
+                .got(format_args!("{} at element {i}", values[i])))
+        };
+        if let Some(i) = values.iter().position(|value| !value.is_finite()) {
+            return unfit(i);
+        }
+        let (bytes, read_back): (Vec<u8>, Vec<f32>) = match self {
+            Self::F32 => (f32_bytes(values).to_vec(), values.to_vec()),
+            Self::F16 => {
+                let halves: Vec<f16> = values.iter().map(|&value| f16::from_f32(value)).collect();
+                (
+                    halves.iter().flat_map(|half| half.to_le_bytes()).collect(),
+                    halves.iter().map(|half| half.to_f32()).collect(),
+                )
+            }
+            Self::BF16 => {
+                let halves: Vec<bf16> = values.iter().map(|&value| bf16::from_f32(value)).collect();
+                (
+                    halves.iter().flat_map(|half| half.to_le_bytes()).collect(),
+                    halves.iter().map(|half| half.to_f32()).collect(),
+                )
+            }
+            Self::Blocks(format) => {
+                let bytes = format.quantize(values, Rounding::default())?;
+                let mut read_back = Vec::with_capacity(values.len().next_multiple_of(crate::tensor::BLOCK));
+                for block in bytes.chunks_exact(format.block_bytes()) {
+                    read_back.extend(format.dequantize(block));
+                }
+                read_back.truncate(values.len());
+                (bytes, read_back)
+            }
+        };
+        match read_back.iter().position(|value| !value.is_finite()) {
+            Some(i) => unfit(i),
+            None => Ok(Encoded { bytes, values: read_back }),
+        }
+    }
+}
+
+/// Values as a format keeps them.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    /// As they are stored, without the zeros that fill a row of blocks to its stride.
+    pub(super) bytes: Vec<u8>,
+    /// As they are read back.
+    pub(super) values: Vec<f32>,
+}
+
+impl From<BlockFormat> for VectorFormat {
+    fn from(format: BlockFormat) -> Self {
+        Self::Blocks(format)
+    }
+}
+
+impl fmt::Display for VectorFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for VectorFormat {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|format| format.name() == name).ok_or_else(|| {
+            let known: Vec<&str> = Self::ALL.iter().map(|format| format.name()).collect();
+            Error::invalid(format!("unknown format `{name}`")).expected(format_args!("one of {}", known.join(", ")))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_encoded_is_what_is_read_back() {
+        let values: Vec<f32> = (0..200).map(|i| ((i * 37 % 101) as f32 - 50.0) * 1e-4).collect();
+        let mut last = 0.0;
+        for format in VectorFormat::ALL {
+            let Encoded { bytes, values: back } = format.encode(&values).unwrap();
+            assert!(bytes.len() <= format.stored_bytes(200).unwrap());
+            let error: f64 = values.iter().zip(&back).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+            assert!(format == VectorFormat::F16 || error >= last, "{format}: {error} after {last}");
+            last = if format == VectorFormat::F16 { last } else { error };
+            assert_eq!(format.name().parse::<VectorFormat>().unwrap(), format);
+        }
+        assert!("q5".parse::<VectorFormat>().is_err());
+        for (format, value) in
+            [(VectorFormat::F32, f32::NAN), (VectorFormat::F16, 1e6), (BlockFormat::Q8.into(), f32::INFINITY)]
+        {
+            assert!(format.encode(&[0.0, value]).unwrap_err().to_string().contains("element 1"));
+        }
+    }
+}

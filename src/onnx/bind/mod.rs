@@ -1,0 +1,298 @@
+//! Binding: which constants of a graph are which parameters of a base.
+//!
+//! Values decide, never names: a constant is a parameter when it has the parameter's values, in some form that exporters
+//! give them (`offers.rs`). Where several parameters have the same values, the places where the graph uses them decide
+//! (`uses.rs`, `order.rs`, `solve.rs`). Where neither tells, binding fails: a weight in the wrong place would give
+//! plausible, wrong embeddings.
+#![forbid(unsafe_code)]
+
+mod map;
+mod offers;
+mod order;
+mod ports;
+mod solve;
+mod uses;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use indexmap::IndexMap;
+
+pub use self::map::{GraphMap, Mapped};
+use self::offers::{Match, Offers};
+use self::uses::Sites;
+use super::file::OnnxFile;
+use super::rewrite::Needed;
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
+use crate::weights::View;
+
+/// What the caller knows beforehand; `default()` finds everything.
+#[derive(Clone, Debug, Default)]
+pub struct BindOptions {
+    /// The input that takes the images, where there are several.
+    pub pixels: Option<String>,
+    /// The output that gives the embeddings, where there are several.
+    pub output: Option<String>,
+    /// Parameters that the graph may lack.
+    pub missing: Vec<String>,
+    /// Parameters that the graph may hold several times.
+    pub repeated: Vec<String>,
+}
+
+/// Finds the parameters of the base's image tower among the constants of a graph.
+///
+/// # Errors
+/// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming it, for a parameter that the graph lacks or holds more than
+/// once, unless the options allow that, and for constants of equal values that nothing tells apart;
+/// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) where inputs or outputs have to be named.
+pub fn bind(file: &OnnxFile, base: &Checkpoint, options: &BindOptions) -> Result<GraphMap> {
+    let named = |error: Error| error.at(file.path());
+    let output = ports::output(file, base, options.output.as_deref()).map_err(named)?;
+    let needed = file.needed(&output);
+    let pixels = ports::pixels(file, &needed, options.pixels.as_deref()).map_err(named)?;
+
+    let offers = Offers::of(base)?;
+    let matches = match_all(file, &needed, &offers)?;
+    let sites = Sites::find(file, &needed, |constant| !matches[constant].is_empty()).map_err(named)?;
+    let mut uniform = Vec::with_capacity(sites.sites.len());
+    for site in &sites.sites {
+        uniform.push(file.constants[site.constant].tensor.as_ref().map_or(Ok(true), offers::is_uniform)?);
+    }
+    let domains = sites.sites.iter().map(|site| matches[site.constant].clone()).collect();
+    let solution = solve::solve(&sites, &offers, domains, &uniform);
+
+    let mut map = GraphMap {
+        pixels,
+        output,
+        tensors: IndexMap::new(),
+        missing: options.missing.clone(),
+        repeated: options.repeated.clone(),
+    };
+    let mut found: HashMap<usize, Vec<(usize, Match)>> = HashMap::new();
+    for (at, domain) in solution.domains.iter().enumerate() {
+        match domain.as_slice() {
+            [] => {}
+            [one] => found.entry(sites.sites[at].constant).or_default().push((at, *one)),
+            several => return Err(named(ambiguous(file, &sites, at, several, &offers))),
+        }
+    }
+    enter(&mut map, file, &sites, &solution, &offers, found);
+    check_complete(&map, base, options).map_err(|error| match error.tensor_name() {
+        Some(name) => {
+            let hint = why_missing(file, &needed, base, &map, &solution, &sites, name);
+            named(error).hint(hint)
+        }
+        None => named(error),
+    })?;
+    Ok(map)
+}
+
+/// For every constant the offers that it is.
+fn match_all(file: &OnnxFile, needed: &Needed, offers: &Offers) -> Result<Vec<Vec<Match>>> {
+    let used: HashSet<&str> = file
+        .nodes
+        .iter()
+        .zip(&needed.nodes)
+        .filter(|(_, needed)| **needed)
+        .flat_map(|(node, _)| node.inputs.iter().map(String::as_str))
+        .collect();
+    let wanted: Vec<(usize, &Tensor)> = file
+        .constants
+        .iter()
+        .enumerate()
+        .filter(|(_, constant)| used.contains(constant.name.as_str()))
+        .filter_map(|(i, constant)| Some((i, constant.tensor.as_ref().filter(|tensor| tensor.numel() > 1)?)))
+        .collect();
+    // Comparing reads base and graph once: seconds for a large model, so all processors do it.
+    let (next, results) = (AtomicUsize::new(0), Mutex::new(vec![Vec::new(); file.constants.len()]));
+    let failure = Mutex::new(None);
+    let work = || {
+        while let Some((constant, tensor)) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
+            match offers.matching(tensor) {
+                Ok(found) => results.lock().unwrap_or_else(|e| e.into_inner())[*constant] = found,
+                Err(error) => *failure.lock().unwrap_or_else(|e| e.into_inner()) = Some(error),
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        (1..threads.min(wanted.len())).for_each(|_| drop(scope.spawn(work)));
+        work();
+    });
+    match failure.into_inner().unwrap_or_else(|e| e.into_inner()) {
+        Some(error) => Err(error),
+        None => Ok(results.into_inner().unwrap_or_else(|e| e.into_inner())),
+    }
+}
+
+/// Writes what was found into the map: a constant that is one parameter wherever it is used keeps its name; one that
+/// was merged from equal parameters becomes several inputs.
+fn enter(
+    map: &mut GraphMap,
+    file: &OnnxFile,
+    sites: &Sites,
+    solution: &solve::Solution,
+    offers: &Offers,
+    mut found: HashMap<usize, Vec<(usize, Match)>>,
+) {
+    let mut taken: HashSet<String> = file
+        .nodes
+        .iter()
+        .flat_map(|node| node.inputs.iter().chain(&node.outputs).chain(&node.captured).cloned())
+        .collect();
+    for (i, constant) in file.constants.iter().enumerate() {
+        let Some(bound) = found.remove(&i) else { continue };
+        let uses = (0..sites.sites.len()).filter(|site| sites.sites[*site].constant == i);
+        let everywhere = uses.clone().all(|site| !solution.domains[site].is_empty());
+        let mut kinds: IndexMap<(usize, u32), Vec<usize>> = IndexMap::new();
+        for (site, m) in bound {
+            kinds.entry((m.offer, m.scale.to_bits())).or_default().push(site);
+        }
+        let alone = everywhere && kinds.len() == 1 && !file.nodes.iter().any(|n| n.captured.contains(&constant.name));
+        for ((offer, scale), sites_of_it) in kinds {
+            let offer = offers::Offer { scale: f32::from_bits(scale), ..offers.all[offer].clone() };
+            let mapped = Mapped { constant: None, uses: Vec::new(), sum: offer.scaled_parts(), unchecked: false };
+            if alone {
+                map.tensors.insert(constant.name.clone(), mapped);
+                continue;
+            }
+            let name = (1..)
+                .map(|n| if n == 1 { offer.parameter().to_owned() } else { format!("{}#{n}", offer.parameter()) })
+                .find(|name| !taken.contains(name))
+                .unwrap_or_default();
+            taken.insert(name.clone());
+            let uses = sites_of_it.iter().map(|site| sites.sites[*site].at).collect();
+            map.tensors.insert(name, Mapped { constant: Some(constant.name.clone()), uses, ..mapped });
+        }
+    }
+}
+
+/// Whether every parameter of the image tower is there, once.
+pub(super) fn check_complete(map: &GraphMap, base: &Checkpoint, options: &BindOptions) -> Result<()> {
+    let mut rows: HashMap<&str, Vec<([usize; 2], &str)>> = HashMap::new();
+    for (name, mapped) in &map.tensors {
+        for part in &mapped.sum {
+            let count = base.require(&part.parameter)?.shape().first().copied().unwrap_or(1);
+            let range = part.rows.unwrap_or([0, count]);
+            rows.entry(part.parameter.as_str()).or_default().push((range, name));
+        }
+    }
+    for (name, tensor) in base.image_tower().filter(|(_, tensor)| tensor.dtype().is_float()) {
+        let (count, mut covered) = (tensor.shape().first().copied().unwrap_or(1), 0);
+        let mut pieces = rows.remove(name).unwrap_or_default();
+        pieces.sort_unstable();
+        let mut last: Option<&str> = None;
+        for ([start, end], holder) in pieces {
+            if start < covered && !options.repeated.iter().any(|allowed| allowed == name) {
+                return Err(Error::mismatch("the graph holds this parameter more than once")
+                    .tensor(name)
+                    .got(format_args!("`{}` and `{holder}`", last.unwrap_or_default())));
+            }
+            if start > covered {
+                break;
+            }
+            (covered, last) = (covered.max(end), Some(holder));
+        }
+        if covered < count && !options.missing.iter().any(|allowed| allowed == name) {
+            let error = Error::mismatch("the graph lacks this parameter").tensor(name);
+            return Err(if covered == 0 { error } else { error.got(format_args!("rows 0 to {covered} of {count}")) });
+        }
+    }
+    Ok(())
+}
+
+/// Whether a constant has the values of the sum of these views.
+pub(super) fn is_sum(sum: &[View], base: &Checkpoint, constant: &Tensor) -> Result<bool> {
+    let of = |view: &View| view.of(base.require(&view.parameter)?);
+    if let [one] = sum {
+        return offers::same(&of(one)?, one.scale.unwrap_or(1.0), constant, false);
+    }
+    let mut total = vec![0.0; constant.numel()];
+    for view in sum {
+        let scale = view.scale.unwrap_or(1.0);
+        let part = of(view)?;
+        if part.numel() != total.len() {
+            return Ok(false);
+        }
+        total.iter_mut().zip(&*part.to_f32()?).for_each(|(total, value)| *total += value * scale);
+    }
+    offers::same(&Tensor::from_f32(&total, constant.shape(), "sum")?, 1.0, constant, false)
+}
+
+/// What in the graph comes nearest to a parameter that was not found.
+fn why_missing(
+    file: &OnnxFile,
+    needed: &Needed,
+    base: &Checkpoint,
+    map: &GraphMap,
+    solution: &solve::Solution,
+    sites: &Sites,
+    name: &str,
+) -> String {
+    const ALLOW: &str = "Is it a graph of another model? What is meant to be absent can be allowed by name";
+    let equal = sites.sites.iter().zip(&solution.contradicted).find(|(_, contradicted)| **contradicted);
+    let Some(tensor) = base.get(name) else { return ALLOW.into() };
+    let used = |constant: &&super::constant::Constant| {
+        let mut uses = file.nodes.iter().zip(&needed.nodes).filter(|(_, needed)| **needed);
+        uses.any(|(node, _)| node.inputs.contains(&constant.name))
+    };
+    let free = |constant: &&super::constant::Constant| {
+        !map.tensors.contains_key(&constant.name)
+            && !map.tensors.values().any(|mapped| mapped.constant.as_ref() == Some(&constant.name))
+    };
+    let mut near: Option<(f32, &str)> = None;
+    for constant in file.constants.iter().filter(used).filter(free) {
+        let Some(theirs) = constant.tensor.as_ref().filter(|theirs| theirs.numel() == tensor.numel()) else { continue };
+        let transposed = View { permute: Some(vec![1, 0]), ..View::whole(name) };
+        for ours in [Ok(tensor.clone()), transposed.of(tensor)].into_iter().flatten() {
+            if let Ok(distance) = offers::distance(&ours, theirs)
+                && near.is_none_or(|(least, _)| distance < least)
+            {
+                near = Some((distance, &constant.name));
+            }
+        }
+    }
+    match (near, equal) {
+        (Some((distance, constant)), _) if distance > 0.0 => {
+            format!("`{constant}` has its size, but values that differ by up to {distance:e}. {ALLOW}")
+        }
+        (_, Some((site, _))) => format!(
+            "`{}` has the values of several parameters, and its uses in the graph do not tell which it is; a map can",
+            file.constants[site.constant].name
+        ),
+        _ => ALLOW.into(),
+    }
+}
+
+fn ambiguous(file: &OnnxFile, sites: &Sites, site: usize, several: &[Match], offers: &Offers) -> Error {
+    let site = &sites.sites[site];
+    let describe = |m: &Match| offers.all[m.offer].parts.iter().map(describe).collect::<Vec<_>>().join(" + ");
+    let candidates: Vec<String> = several.iter().take(8).map(describe).collect();
+    Error::mismatch("these values are several parameters', and the graph does not tell which")
+        .tensor(&file.constants[site.constant].name)
+        .got(format_args!("at input {} of node {}: {}", site.at.1, site.at.0, candidates.join(", or ")))
+        .hint("Say it in a map")
+}
+
+/// `visual.proj`, or `visual.x rows 0 to 64, transposed, ×0.125`.
+pub fn describe(view: &View) -> String {
+    let mut text = view.parameter.clone();
+    if let Some([start, end]) = view.rows {
+        text += &format!(" rows {start} to {end}");
+    }
+    if let Some(shape) = &view.shape {
+        text += &format!(" as {shape:?}");
+    }
+    match view.permute.as_deref() {
+        None => {}
+        Some([1, 0]) => text += ", transposed",
+        Some(order) => text += &format!(", permuted {order:?}"),
+    }
+    if let Some(scale) = view.scale {
+        text += &format!(", ×{scale}");
+    }
+    text
+}

@@ -1,0 +1,73 @@
+//! In which order a CLIP image encoder uses its parameters.
+#![forbid(unsafe_code)]
+
+use super::uses::Relation;
+use crate::weights::View;
+
+/// Where in the encoder a part of a parameter is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slot {
+    stage: usize,
+    /// q, k and v run beside each other: one bit each.
+    branches: u8,
+}
+
+const ALL: u8 = 0b111;
+/// The class embedding and the positions: exporters put them together in more than one order.
+const TOKENS: usize = 1;
+/// Steps of a block.
+const BLOCK: [&str; 12] = [
+    "ln_1.weight",
+    "ln_1.bias",
+    "attn.in_proj_weight",
+    "attn.in_proj_bias",
+    "attn.out_proj.weight",
+    "attn.out_proj.bias",
+    "ln_2.weight",
+    "ln_2.bias",
+    "mlp.c_fc.weight",
+    "mlp.c_fc.bias",
+    "mlp.c_proj.weight",
+    "mlp.c_proj.bias",
+];
+
+/// The slot of a view of a parameter of this shape; `None` for a parameter that is not in every CLIP encoder.
+pub(super) fn slot(view: &View, shape: &[usize]) -> Option<Slot> {
+    let name = view.parameter.strip_prefix("visual.")?;
+    let at = |stage| Some(Slot { stage, branches: ALL });
+    match name {
+        "conv1.weight" => return at(0),
+        "class_embedding" | "positional_embedding" => return at(TOKENS),
+        "ln_pre.weight" => return at(2),
+        "ln_pre.bias" => return at(3),
+        "ln_post.weight" => return at(usize::MAX - 2),
+        "ln_post.bias" => return at(usize::MAX - 1),
+        "proj" => return at(usize::MAX),
+        _ => {}
+    }
+    let (block, rest) = name.strip_prefix("transformer.resblocks.")?.split_once('.')?;
+    let step = BLOCK.iter().position(|step| *step == rest)?;
+    let stage = 4 + block.parse::<u16>().ok().map(usize::from)? * BLOCK.len() + step;
+    let branches = match (view.rows, shape.first()) {
+        (Some([start, end]), Some(&rows)) if rest.contains("in_proj") && rows % 3 == 0 => {
+            let third = rows / 3;
+            (0..3).filter(|i| start < (i + 1) * third && i * third < end).fold(0, |bits, i| bits | 1 << i)
+        }
+        _ => ALL,
+    };
+    Some(Slot { stage, branches })
+}
+
+/// How uses of the two slots must relate; `None` where nothing is known.
+pub(super) fn relation(a: Slot, b: Slot) -> Option<Relation> {
+    use std::cmp::Ordering::{Equal, Greater, Less};
+    match a.stage.cmp(&b.stage) {
+        Equal if a.stage == TOKENS => None,
+        // Before attention brings them together, the three do not meet. Two uses of one slot would be one after another.
+        Equal => Some(Relation::Beside),
+        // Weight and bias of the projections of one block; two blocks apart, everything of one comes first.
+        _ if a.branches & b.branches == 0 && a.stage.abs_diff(b.stage) == 1 => Some(Relation::Beside),
+        Less => Some(Relation::Before),
+        Greater => Some(Relation::After),
+    }
+}

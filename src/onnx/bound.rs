@@ -1,0 +1,234 @@
+//! A user's graph whose weights can be any task's.
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::bind::{self, BindOptions, GraphMap, Mapped};
+use super::constant::Constant;
+use super::file::{OnnxFile, Port};
+use super::rewrite::{Given, Replacement, Use};
+use crate::basis::Basis;
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, ErrorKind, Result};
+use crate::replace::replace_file;
+use crate::suggest;
+use crate::tensor::f32_bytes;
+use crate::weights::{LaidOut, Layout, Values, Weights};
+
+/// A graph of somebody else's, and what in it are the weights: those that a basis changes become inputs, in the order, the
+/// type and the pieces that the graph wants. What the basis does not change stays in the graph.
+///
+/// ```no_run
+/// # use std::sync::Arc;
+/// use taskbasis::{Arch, ArchHints, Basis, Checkpoint, Encoder, EncoderOptions, Model, ModelOptions};
+/// use taskbasis::onnx::{BindOptions, BoundGraph};
+///
+/// let base = Checkpoint::open("zeroshot.pt")?;
+/// let basis = Basis::open("ViT-B-32_AE_M4_8task")?;
+/// let graph = BoundGraph::open("encoder.onnx", &base, Some(&basis), &BindOptions::default())?;
+/// let arch = Arch::of(&base, ArchHints::default())?;
+/// let encoder = Encoder::with_graph(&arch, &graph, &EncoderOptions::default())?;
+/// let model = Model::new(base, Some(basis), &ModelOptions::default())?;
+/// # let pixels = vec![0.0; 3 * 224 * 224];
+/// let embeds = encoder.encode_task(&model.weights(&"MNIST@0.3".parse()?)?, &pixels, 1)?;
+/// # Ok::<(), taskbasis::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct BoundGraph {
+    file: Arc<OnnxFile>,
+    map: GraphMap,
+    layout: Arc<Layout>,
+    pixels: Port,
+    output: Port,
+}
+
+impl BoundGraph {
+    /// Opens the file at `path` and finds the base's parameters in it ([`bind`](super::bind())).
+    ///
+    /// # Errors
+    /// As [`OnnxFile::open`] and [`bind`](super::bind()).
+    pub fn open(
+        path: impl AsRef<Path>,
+        base: &Checkpoint,
+        basis: Option<&Basis>,
+        options: &BindOptions,
+    ) -> Result<Self> {
+        Self::bind(Arc::new(OnnxFile::open(path)?), base, basis, options)
+    }
+
+    /// Finds the base's parameters in a file. Without a basis everything found becomes an input.
+    ///
+    /// # Errors
+    /// As [`bind`](super::bind()).
+    pub fn bind(file: Arc<OnnxFile>, base: &Checkpoint, basis: Option<&Basis>, options: &BindOptions) -> Result<Self> {
+        let map = bind::bind(&file, base, options)?;
+        Self::new(file, map, base, basis)
+    }
+
+    /// A file with a map of what its constants are. The constants' values are compared with the base's, unless the map
+    /// says that they should not be.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the tensor, for a map of another graph or another
+    /// model; as [`bind`](super::bind()) for parameters that the map leaves out.
+    pub fn with_map(file: Arc<OnnxFile>, map: GraphMap, base: &Checkpoint, basis: Option<&Basis>) -> Result<Self> {
+        let allowed =
+            BindOptions { missing: map.missing.clone(), repeated: map.repeated.clone(), ..BindOptions::default() };
+        bind::check_complete(&map, base, &allowed).map_err(|e| e.at(file.path()))?;
+        for (name, mapped) in map.tensors.iter().filter(|(_, mapped)| !mapped.unchecked) {
+            let constant = constant(&file, name, mapped)?;
+            let values = constant.tensor.as_ref().ok_or_else(|| not_floats(&file, constant))?;
+            if !bind::is_sum(&mapped.sum, base, values).map_err(|e| e.at(file.path()).tensor(name))? {
+                return Err(Error::mismatch("its values are not those of the base that the map names")
+                    .at(file.path())
+                    .tensor(name)
+                    .expected(mapped.sum.iter().map(bind::describe).collect::<Vec<_>>().join(" + "))
+                    .hint("Is the map one of another graph? `\"unchecked\": true` takes it as it is"));
+            }
+        }
+        Self::new(file, map, base, basis)
+    }
+
+    fn new(file: Arc<OnnxFile>, map: GraphMap, base: &Checkpoint, basis: Option<&Basis>) -> Result<Self> {
+        let port = |what: &str, ports: &[Port], name: &str| {
+            let known = ports.iter().map(|port| port.name.as_str());
+            let found = ports.iter().find(|port| port.name == name).cloned();
+            found.ok_or_else(|| suggest::unknown(what, name, known).at(file.path()))
+        };
+        let pixels = port("input", &file.inputs, &map.pixels)?;
+        let output = port("output", &file.outputs, &map.output)?;
+        let changes = |parameter: &str| {
+            basis.is_none_or(|basis| basis.parameter(parameter).is_some_and(|parameter| parameter.is_changed()))
+        };
+        let (mut tensors, mut kept) = (Vec::new(), Vec::new());
+        for (name, mapped) in &map.tensors {
+            let constant = constant(&file, name, mapped)?;
+            let dtype = constant.tensor.as_ref().ok_or_else(|| not_floats(&file, constant))?.dtype();
+            if mapped.sum.iter().any(|part| changes(&part.parameter)) {
+                let (shape, parts) = (constant.shape.clone(), mapped.sum.clone());
+                tensors.push(LaidOut { name: name.clone(), dtype, shape, parts });
+            } else {
+                kept.extend(mapped.sum.iter().map(|part| part.parameter.as_str()));
+            }
+        }
+        let layout = Layout::new(tensors, &kept, base).map_err(|e| e.at(file.path()))?;
+        Ok(Self { file, map, layout, pixels, output })
+    }
+
+    /// What its constants are.
+    pub fn map(&self) -> &GraphMap {
+        &self.map
+    }
+
+    /// The tensors that it is given in every run.
+    pub fn layout(&self) -> &Arc<Layout> {
+        &self.layout
+    }
+
+    /// The file.
+    pub fn file(&self) -> &Arc<OnnxFile> {
+        &self.file
+    }
+
+    /// The input that takes the images.
+    pub fn pixels(&self) -> &Port {
+        &self.pixels
+    }
+
+    /// The output that gives the embeddings.
+    pub fn output(&self) -> &Port {
+        &self.output
+    }
+
+    /// Its constants that are no parameters, or none that the basis changes: how many, and their bytes.
+    pub fn kept(&self) -> (usize, u64) {
+        let replaced = |constant: &&Constant| {
+            self.layout.tensors().iter().any(|tensor| {
+                let mapped = self.map.tensors.get(&tensor.name);
+                mapped.and_then(|mapped| mapped.constant.as_ref()).unwrap_or(&tensor.name) == &constant.name
+            })
+        };
+        let kept = self.file.constants.iter().filter(|constant| !replaced(constant));
+        kept.filter_map(|constant| constant.tensor.as_ref())
+            .fold((0, 0), |(count, bytes), tensor| (count + 1, bytes + tensor.nbytes() as u64))
+    }
+
+    /// The model with the weights as inputs.
+    pub(crate) fn with_inputs(&self) -> Result<Vec<u8>> {
+        self.rewritten(|_| Ok(Given::Input))?.to_vec()
+    }
+
+    /// The model with the weights as constants without values, in a file that is never opened.
+    pub(crate) fn with_placeholders(&self) -> Result<Vec<u8>> {
+        self.rewritten(|_| Ok(Given::Elsewhere))?.to_vec()
+    }
+
+    /// Writes the model with these weights in it, which must be in this graph's layout, as a plain .onnx file. The file is
+    /// replaced whole or not at all, and neither `inputs` nor the graph's own files are overwritten.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) for weights of another layout;
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for 2 GiB and more;
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io).
+    pub fn write(&self, weights: &Weights, path: &Path, inputs: &[&Path]) -> Result<()> {
+        if weights.layout().is_none_or(|layout| layout.id() != self.layout.id()) {
+            return Err(Error::mismatch("the weights are not laid out as this graph wants them"));
+        }
+        let model = self.rewritten(|tensor| {
+            let (_, _, values) = weights.at(weights.index_of(&tensor.name)?)?;
+            match values {
+                Values::F32(values) => Ok(Given::Constant(f32_bytes(values))),
+                Values::Cast(_, bytes) => Ok(Given::Constant(bytes)),
+                Values::Carried(_) => Err(Error::new(ErrorKind::Internal, "no float").tensor(&tensor.name)),
+            }
+        })?;
+        let inputs: Vec<&Path> = inputs.iter().copied().chain(self.file.files()).collect();
+        replace_file(path, &inputs, |sibling| {
+            let file = std::fs::File::create(sibling).map_err(|e| Error::io("cannot write", path, e))?;
+            model.write(std::io::BufWriter::with_capacity(1 << 20, file)).map_err(|e| e.at(path))
+        })
+    }
+
+    fn rewritten<'a>(&'a self, given: impl Fn(&LaidOut) -> Result<Given<'a>>) -> Result<super::rope::Rope<'a>> {
+        let mut replacements = Vec::with_capacity(self.layout.tensors().len());
+        let mut uses: HashMap<Use, String> = HashMap::new();
+        for tensor in self.layout.tensors() {
+            let values = given(tensor)?;
+            replacements.push(Replacement { name: &tensor.name, dtype: tensor.dtype, shape: &tensor.shape, values });
+            let Some(Mapped { constant: Some(constant), uses: given, .. }) = self.map.tensors.get(&tensor.name) else {
+                continue;
+            };
+            if given.is_empty() {
+                let everywhere = self.file.nodes.iter().enumerate().flat_map(|(i, node)| {
+                    node.inputs.iter().enumerate().filter(|(_, name)| *name == constant).map(move |(k, _)| (i, k))
+                });
+                uses.extend(everywhere.map(|at| (at, tensor.name.clone())));
+            }
+            uses.extend(given.iter().map(|at| (*at, tensor.name.clone())));
+        }
+        self.file.rewritten(&self.output.name, &replacements, &uses).map_err(|e| e.at(self.file.path()))
+    }
+}
+
+/// The constant whose place an input takes, checked.
+fn constant<'a>(file: &'a OnnxFile, name: &str, mapped: &Mapped) -> Result<&'a Constant> {
+    let wanted = mapped.constant.as_deref().unwrap_or(name);
+    let known = file.constants.iter().map(|constant| constant.name.as_str());
+    let found = file.constants.iter().find(|constant| constant.name == wanted);
+    let found = found.ok_or_else(|| suggest::unknown("constant", wanted, known).at(file.path()))?;
+    for &(i, k) in &mapped.uses {
+        if file.nodes.get(i).and_then(|node| node.inputs.get(k)).map(String::as_str) != Some(wanted) {
+            return Err(Error::mismatch("the graph does not use the constant there")
+                .at(file.path())
+                .tensor(wanted)
+                .got(format_args!("input {k} of node {i}")));
+        }
+    }
+    Ok(found)
+}
+
+fn not_floats(file: &OnnxFile, constant: &Constant) -> Error {
+    Error::unsupported("weights are floats").at(file.path()).tensor(&constant.name)
+}

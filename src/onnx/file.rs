@@ -1,0 +1,259 @@
+//! A user's `.onnx`: what it consists of, as places in the mapped file.
+#![forbid(unsafe_code)]
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use prost::Message;
+
+use super::constant::{self, Constant, ExternalFiles};
+use super::proto::{TypeProto, ValueInfoProto, dimension};
+use super::wire::{Field, fields};
+use crate::error::{Error, Result};
+use crate::mmap::{MapMode, Mapping};
+
+/// An ONNX model as a file holds it: its graph's nodes, constants, inputs and outputs. Values are not read before
+/// somebody asks for them, and what nothing here understands stays as it is in the file.
+pub struct OnnxFile {
+    pub(super) mapping: Arc<Mapping>,
+    /// The fields of the model but its graph, in order.
+    pub(super) around: Vec<Range<usize>>,
+    /// The fields of the graph that are none of those below.
+    pub(super) rest: Vec<Range<usize>>,
+    pub(super) nodes: Vec<Node>,
+    pub(super) constants: Vec<Constant>,
+    pub(super) inputs: Vec<Port>,
+    pub(super) outputs: Vec<Port>,
+    others: Vec<PathBuf>,
+}
+
+/// One application of an operator.
+#[derive(Debug, Default)]
+pub(super) struct Node {
+    pub(super) op: String,
+    pub(super) domain: String,
+    /// Names of the values that it reads; empty where an optional one is left out.
+    pub(super) inputs: Vec<String>,
+    pub(super) outputs: Vec<String>,
+    /// Names that its subgraphs read from outside.
+    pub(super) captured: Vec<String>,
+    /// The tensor of a `Constant`: its place in [`OnnxFile::constants`].
+    pub(super) constant: Option<usize>,
+    /// Its message in the file.
+    pub(super) message: Range<usize>,
+}
+
+/// An input or output of the graph.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Port {
+    /// The name of the value.
+    pub name: String,
+    /// The ONNX type of its elements (1 is f32, 10 is f16); 0 where the file does not say.
+    pub data_type: i32,
+    /// The extents, where the rank is known: a number, or `None` for one that is only known in a run.
+    pub shape: Option<Vec<Option<usize>>>,
+    /// Its message in the file.
+    pub(super) message: Range<usize>,
+}
+
+/// Subgraphs in subgraphs in …: no model has many.
+const MAX_DEPTH: usize = 16;
+
+impl OnnxFile {
+    /// Maps the file at `path` and reads what it consists of. Values in other files must be inside its folder.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) when a file cannot be opened;
+    /// [`ErrorKind::Format`](crate::ErrorKind::Format) when it is damaged, or no ONNX model.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(path, MapMode::Map)
+    }
+
+    /// As [`OnnxFile::open`], mapping the files or reading them into memory.
+    ///
+    /// # Errors
+    /// As [`OnnxFile::open`].
+    pub fn open_with(path: impl AsRef<Path>, mode: MapMode) -> Result<Self> {
+        let path = path.as_ref();
+        let mapping = Arc::new(Mapping::open(path, mode)?);
+        Self::read(mapping, ExternalFiles::beside(Some(path), mode)).map_err(|e| e.at(path))
+    }
+
+    /// As [`OnnxFile::open`], of a model in memory that has all of its values inside.
+    ///
+    /// # Errors
+    /// As [`OnnxFile::open`], and [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for values in other files.
+    pub fn parse(mapping: Arc<Mapping>) -> Result<Self> {
+        let path = mapping.path().to_path_buf();
+        Self::read(mapping, ExternalFiles::beside(None, MapMode::Map)).map_err(|e| e.at(path))
+    }
+
+    fn read(mapping: Arc<Mapping>, mut others: ExternalFiles) -> Result<Self> {
+        let (mut around, mut graph) = (Vec::new(), None);
+        for field in fields(&mapping, 0..mapping.len()) {
+            let field = field.map_err(|e| e.hint("Is it an ONNX model?"))?;
+            match (field.number, &graph) {
+                (7, None) => graph = Some(field.range()?),
+                (7, Some(_)) => return Err(Error::format("the model has two graphs")),
+                _ => around.push(field.whole),
+            }
+        }
+        let graph = graph.ok_or_else(|| Error::format("no graph in it").hint("Is it an ONNX model?"))?;
+        let mut file = Self {
+            mapping: Arc::clone(&mapping),
+            around,
+            rest: Vec::new(),
+            nodes: Vec::new(),
+            constants: Vec::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            others: Vec::new(),
+        };
+        for field in fields(&mapping, graph) {
+            let field = field?;
+            match field.number {
+                1 => {
+                    let node = file.read_node(field.range()?, &mut others)?;
+                    file.nodes.push(node);
+                }
+                5 => file.constants.push(constant::read(&mapping, field.range()?, &mut others)?),
+                11 => file.inputs.push(port(&mapping, &field)?),
+                12 => file.outputs.push(port(&mapping, &field)?),
+                _ => file.rest.push(field.whole),
+            }
+        }
+        file.others = others.paths().map(Path::to_path_buf).collect();
+        file.others.sort();
+        Ok(file)
+    }
+
+    fn read_node(&mut self, message: Range<usize>, others: &mut ExternalFiles) -> Result<Node> {
+        let mapping = Arc::clone(&self.mapping);
+        let mut node = Node { message: message.clone(), ..Node::default() };
+        let mut value = None;
+        for field in fields(&mapping, message) {
+            let field = field?;
+            match field.number {
+                1 => node.inputs.push(field.text(&mapping)?),
+                2 => node.outputs.push(field.text(&mapping)?),
+                4 => node.op = field.text(&mapping)?,
+                7 => node.domain = field.text(&mapping)?,
+                5 => {
+                    let attribute = attribute(&mapping, &field, MAX_DEPTH, &mut node.captured)?;
+                    value = value.or(attribute.filter(|(name, _)| name == "value"));
+                }
+                _ => {}
+            }
+        }
+        if let ("Constant", true, [output], Some((_, tensor))) =
+            (&*node.op, is_onnx(&node.domain), &*node.outputs, value)
+        {
+            let constant = constant::read(&mapping, tensor, others)?;
+            node.constant = Some(self.constants.len());
+            // The value's name is the node's output; the tensor's own says nothing.
+            self.constants.push(Constant { name: output.clone(), ..constant });
+        }
+        Ok(node)
+    }
+
+    /// Where it came from.
+    pub fn path(&self) -> &Path {
+        self.mapping.path()
+    }
+
+    /// Every file that it consists of: the model, and those that hold its values.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        std::iter::once(self.path()).chain(self.others.iter().map(PathBuf::as_path))
+    }
+
+    /// What a run is given. Models of old also list their constants here.
+    pub fn inputs(&self) -> &[Port] {
+        &self.inputs
+    }
+
+    /// What a run gives back.
+    pub fn outputs(&self) -> &[Port] {
+        &self.outputs
+    }
+
+    /// How many nodes.
+    pub fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+}
+
+impl std::fmt::Debug for OnnxFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "OnnxFile({}, {} nodes, {} constants)", self.path().display(), self.nodes.len(), self.constants.len())
+    }
+}
+
+/// Whether a domain is ONNX's own, which has two spellings.
+pub(super) fn is_onnx(domain: &str) -> bool {
+    matches!(domain, "" | "ai.onnx")
+}
+
+/// The name and the tensor of an attribute, where it has one; names that its graphs read are added to `captured`.
+fn attribute(
+    file: &[u8],
+    field: &Field,
+    depth: usize,
+    captured: &mut Vec<String>,
+) -> Result<Option<(String, Range<usize>)>> {
+    let (mut name, mut tensor) = (String::new(), None);
+    for field in fields(file, field.range()?) {
+        let field = field?;
+        match field.number {
+            1 => name = field.text(file)?,
+            5 => tensor = Some(field.range()?),
+            6 | 11 => capture(file, field.range()?, depth, captured)?,
+            _ => {}
+        }
+    }
+    Ok(tensor.map(|tensor| (name, tensor)))
+}
+
+/// Everything that a subgraph reads, its own values among them: a name too many only keeps more of the graph.
+fn capture(file: &[u8], graph: Range<usize>, depth: usize, captured: &mut Vec<String>) -> Result<()> {
+    let Some(depth) = depth.checked_sub(1) else {
+        return Err(Error::format("graphs are nested too deeply").expected(format_args!("at most {MAX_DEPTH} levels")));
+    };
+    for field in fields(file, graph) {
+        let field = field?;
+        match field.number {
+            1 => {
+                for field in fields(file, field.range()?) {
+                    let field = field?;
+                    match field.number {
+                        1 => captured.push(field.text(file)?),
+                        5 => drop(attribute(file, &field, depth, captured)?),
+                        _ => {}
+                    }
+                }
+            }
+            // A subgraph may give back an outer value as it is.
+            12 => captured.push(port(file, &field)?.name),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn port(file: &[u8], field: &Field) -> Result<Port> {
+    let message = field.range()?;
+    let info = ValueInfoProto::decode(&file[message.clone()])
+        .map_err(|e| Error::format("an input or output of the graph is damaged").because(e))?;
+    let (data_type, shape) = match info.r#type {
+        Some(TypeProto { tensor_type: Some(tensor) }) => {
+            let extent = |value: Option<dimension::Value>| match value {
+                Some(dimension::Value::DimValue(extent)) => usize::try_from(extent).ok(),
+                _ => None,
+            };
+            let shape = tensor.shape.map(|shape| shape.dim.into_iter().map(|dim| extent(dim.value)).collect());
+            (tensor.elem_type.unwrap_or(0), shape)
+        }
+        _ => (0, None),
+    };
+    Ok(Port { name: info.name.unwrap_or_default(), data_type, shape, message })
+}

@@ -1,0 +1,208 @@
+//! Protocol buffers at the level of the wire: fields as places in the bytes, so that what nobody looks at can be copied
+//! as it is. A file is taken to be hostile: every length is checked against what is left.
+#![forbid(unsafe_code)]
+
+use std::ops::Range;
+
+use crate::error::{Error, Result};
+
+/// One field of a message.
+#[derive(Clone, Debug)]
+pub(super) struct Field {
+    /// Its number in the schema.
+    pub(super) number: u32,
+    /// What it holds.
+    pub(super) value: Value,
+    /// Tag, length and content together, in bytes of the file.
+    pub(super) whole: Range<usize>,
+}
+
+/// What a field holds.
+#[derive(Clone, Debug)]
+pub(super) enum Value {
+    /// An integer, a boolean or an enumeration.
+    Varint(u64),
+    /// Eight bytes: a double.
+    Fixed64([u8; 8]),
+    /// Four bytes: a float.
+    Fixed32([u8; 4]),
+    /// Text, bytes, a message or packed numbers: where in the file.
+    Bytes(Range<usize>),
+}
+
+/// The fields of the message that fills `range` of `file`, in their order.
+pub(super) struct Fields<'a> {
+    file: &'a [u8],
+    at: usize,
+    end: usize,
+}
+
+/// The fields of a message.
+///
+/// # Panics
+/// When the range leaves the file.
+pub(super) fn fields(file: &[u8], range: Range<usize>) -> Fields<'_> {
+    assert!(range.start <= range.end && range.end <= file.len(), "range outside the file");
+    Fields { file, at: range.start, end: range.end }
+}
+
+impl Iterator for Fields<'_> {
+    type Item = Result<Field>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        (self.at < self.end).then(|| {
+            let field = self.read();
+            if field.is_err() {
+                self.at = self.end; // Nothing after a damaged field can be trusted.
+            }
+            field
+        })
+    }
+}
+
+impl Fields<'_> {
+    fn read(&mut self) -> Result<Field> {
+        let start = self.at;
+        let tag = self.varint()?;
+        let number = u32::try_from(tag >> 3).ok().filter(|number| (1..1 << 29).contains(number));
+        let number = number.ok_or_else(|| damaged("a field has an impossible number", start))?;
+        let value = match tag & 7 {
+            0 => Value::Varint(self.varint()?),
+            1 => Value::Fixed64(self.fixed()?),
+            2 => {
+                let length = self.varint()?;
+                let length = usize::try_from(length).ok().filter(|length| *length <= self.end - self.at);
+                let length = length.ok_or_else(|| damaged("a field is longer than what is left", start))?;
+                self.at += length;
+                Value::Bytes(self.at - length..self.at)
+            }
+            5 => Value::Fixed32(self.fixed()?),
+            _ => return Err(damaged("a field of a kind that ONNX does not use", start)),
+        };
+        Ok(Field { number, value, whole: start..self.at })
+    }
+
+    fn varint(&mut self) -> Result<u64> {
+        let (value, length) = varint(&self.file[self.at..self.end]).ok_or_else(|| damaged("a number", self.at))?;
+        self.at += length;
+        Ok(value)
+    }
+
+    fn fixed<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let bytes = self.file[self.at..self.end].first_chunk().ok_or_else(|| damaged("a number", self.at))?;
+        self.at += N;
+        Ok(*bytes)
+    }
+}
+
+/// The number at the beginning of `bytes`, and how many bytes it takes.
+pub(super) fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
+    let mut value = 0u64;
+    for (i, &byte) in bytes.iter().take(10).enumerate() {
+        if i == 9 && byte > 1 {
+            return None;
+        }
+        value |= u64::from(byte & 0x7f) << (7 * i);
+        if byte < 0x80 {
+            return Some((value, i + 1));
+        }
+    }
+    None
+}
+
+fn damaged(what: &str, at: usize) -> Error {
+    Error::format("the file is damaged").got(format_args!("{what} at byte {at}"))
+}
+
+impl Field {
+    /// The content of a length-delimited field.
+    pub(super) fn range(&self) -> Result<Range<usize>> {
+        match &self.value {
+            Value::Bytes(range) => Ok(range.clone()),
+            _ => Err(damaged("a number where text or a message belongs", self.whole.start)),
+        }
+    }
+
+    /// The content as text.
+    pub(super) fn text(&self, file: &[u8]) -> Result<String> {
+        let text = std::str::from_utf8(&file[self.range()?]);
+        text.map(str::to_owned).map_err(|e| damaged("text that is no UTF-8", self.whole.start).because(e))
+    }
+
+    /// The content as an integer.
+    pub(super) fn integer(&self) -> Result<i64> {
+        match self.value {
+            Value::Varint(value) => Ok(value.cast_signed()),
+            _ => Err(damaged("no integer where one belongs", self.whole.start)),
+        }
+    }
+
+    /// One integer, or several packed into one field: both are legal for a repeated field.
+    pub(super) fn integers(&self, file: &[u8], mut take: impl FnMut(i64) -> Result<()>) -> Result<()> {
+        let Value::Bytes(range) = &self.value else { return take(self.integer()?) };
+        let mut rest = &file[range.clone()];
+        while !rest.is_empty() {
+            let (value, length) = varint(rest).ok_or_else(|| damaged("a packed number", self.whole.start))?;
+            take(value.cast_signed())?;
+            rest = &rest[length..];
+        }
+        Ok(())
+    }
+}
+
+/// Appends an integer.
+pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// Appends a length-delimited field: text, bytes or a message.
+pub(super) fn put_bytes(out: &mut Vec<u8>, number: u32, content: &[u8]) {
+    put_varint(out, u64::from(number) << 3 | 2);
+    put_varint(out, content.len() as u64);
+    out.extend_from_slice(content);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut bytes = Vec::new();
+        for value in [0, 1, 127, 128, 300, u64::from(u32::MAX), u64::MAX] {
+            let start = bytes.len();
+            put_varint(&mut bytes, value);
+            assert_eq!(varint(&bytes[start..]), Some((value, bytes.len() - start)));
+        }
+        let mut bytes = Vec::new();
+        put_bytes(&mut bytes, 7, b"text");
+        put_bytes(&mut bytes, 1 << 20, &[3, 0x80, 1]);
+        let read: Vec<_> = fields(&bytes, 0..bytes.len()).collect::<Result<_>>().unwrap();
+        assert_eq!((read[0].number, read[0].text(&bytes).unwrap().as_str()), (7, "text"));
+        let mut packed = Vec::new();
+        read[1].integers(&bytes, |value| Ok(packed.push(value))).unwrap();
+        assert_eq!((read[1].number, packed), (1 << 20, vec![3, 128]));
+    }
+
+    #[test]
+    fn nothing_reaches_outside() {
+        for bytes in [
+            &[0x0a][..],
+            &[0x0a, 5, 1],
+            &[0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1],
+            &[0x00, 1],
+            &[0x0b],
+            &[0x0d, 1, 2, 3],
+            &[0x09, 1],
+            &[0xff; 11],
+            &[0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2],
+        ] {
+            let read: Vec<_> = fields(bytes, 0..bytes.len()).collect();
+            assert!(read.len() == 1 && read[0].is_err(), "{bytes:?}");
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! How somebody else's graph wants its weights: under other names, transposed, in pieces, scaled, in other types.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Tensor, checked_numel, contiguous_strides};
+
+/// A parameter, or a part of it, with its elements in another order: some of its rows, seen in another shape, its
+/// dimensions permuted, all multiplied by a number. In this order; what is not given changes nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct View {
+    /// The parameter's canonical name.
+    pub parameter: String,
+    /// The rows of its first dimension: from this one, up to that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<[usize; 2]>,
+    /// The shape that they are seen in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shape: Option<Vec<usize>>,
+    /// Which dimension of that shape becomes the first, the second, …; `[1, 0]` transposes a matrix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permute: Option<Vec<usize>>,
+    /// What every element is multiplied by, in f32.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<f32>,
+}
+
+/// Where the elements of a [`View`] lie in its parameter: what a tensor of the parameter's shape, row-major, becomes.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Strided {
+    /// Of the first element.
+    pub(crate) offset: usize,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) strides: Vec<usize>,
+}
+
+impl View {
+    /// All of a parameter, as it is.
+    pub fn whole(parameter: &str) -> Self {
+        Self { parameter: parameter.to_owned(), rows: None, shape: None, permute: None, scale: None }
+    }
+
+    /// The rows that it takes of a parameter of this shape, and their place in it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where the parameter has no such rows.
+    pub(crate) fn elements(&self, shape: &[usize]) -> Result<Range<usize>> {
+        let all = checked_numel(shape).ok_or_else(|| Error::format("a shape overflows"))?;
+        match (self.rows, shape.first()) {
+            (None, _) => Ok(0..all),
+            (Some([start, end]), Some(&count)) if start < end && end <= count => {
+                let row = all / count;
+                Ok(start * row..end * row)
+            }
+            (Some([start, end]), _) => Err(Error::mismatch("the parameter has no such rows")
+                .tensor(&self.parameter)
+                .expected(format_args!("rows of {shape:?}"))
+                .got(format_args!("[{start}, {end}]"))),
+        }
+    }
+
+    /// The shape that the rows are seen in, before its dimensions are permuted.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where rows or shape do not fit the parameter's.
+    pub(crate) fn seen(&self, parameter: &[usize]) -> Result<Vec<usize>> {
+        let count = self.elements(parameter)?.len();
+        Ok(match (&self.shape, self.rows) {
+            (Some(shape), _) if checked_numel(shape) == Some(count) => shape.clone(),
+            (Some(shape), _) => {
+                return Err(Error::mismatch("another number of elements than the parameter's rows have")
+                    .tensor(&self.parameter)
+                    .expected(count)
+                    .got(format_args!("{shape:?}")));
+            }
+            (None, None) => parameter.to_vec(),
+            (None, Some([from, to])) => std::iter::once(to - from).chain(parameter[1..].iter().copied()).collect(),
+        })
+    }
+
+    /// Where its elements lie in a parameter of this shape.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where rows, shape or permutation do not fit.
+    pub(crate) fn strided(&self, parameter: &[usize]) -> Result<Strided> {
+        let Range { start, .. } = self.elements(parameter)?;
+        let seen = self.seen(parameter)?;
+        let strides = contiguous_strides(&seen);
+        let Some(order) = &self.permute else { return Ok(Strided { offset: start, shape: seen, strides }) };
+        let mut sorted = order.clone();
+        sorted.sort_unstable();
+        if !sorted.into_iter().eq(0..seen.len()) {
+            return Err(Error::mismatch("not a permutation of the dimensions")
+                .tensor(&self.parameter)
+                .expected(format_args!("each of 0 to {} once", seen.len().saturating_sub(1)))
+                .got(format_args!("{order:?}")));
+        }
+        let pick = |of: &[usize]| order.iter().map(|&d| of[d]).collect();
+        Ok(Strided { offset: start, shape: pick(&seen), strides: pick(&strides) })
+    }
+
+    /// The elements, in their order, of a tensor that is the parameter. The scale is not applied.
+    ///
+    /// # Errors
+    /// As [`View::strided`]; when memory for a copy is refused, which a tensor of odd strides needs.
+    pub(crate) fn of(&self, parameter: &Tensor) -> Result<Tensor> {
+        let strided = self.strided(parameter.shape())?;
+        parameter.to_contiguous()?.rearranged(strided.offset, &strided.shape, &strided.strides)
+    }
+}
+
+/// A tensor as a graph wants it: the sum of its parts, in its type.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LaidOut {
+    /// What the graph calls it.
+    pub name: String,
+    /// The type of its elements: a float.
+    pub dtype: DType,
+    /// Its extents.
+    pub shape: Vec<usize>,
+    /// What it is made of, added up in this order; usually one.
+    pub parts: Vec<View>,
+}
+
+impl LaidOut {
+    /// How many elements.
+    pub fn numel(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Bytes that its elements take.
+    pub fn nbytes(&self) -> usize {
+        self.numel() * self.dtype.size()
+    }
+}
+
+/// All tensors that a graph is given: what [`TaskWeights::laid_out`](super::TaskWeights::laid_out) reconstructs into.
+#[derive(Debug)]
+pub struct Layout {
+    tensors: Vec<LaidOut>,
+    /// The shape of every parameter that they are made of.
+    parameters: IndexMap<String, Vec<usize>>,
+    /// What the graph itself holds of the base's parameters. Weights in which one of them is another fit no run of it.
+    kept: IndexMap<String, Tensor>,
+    /// Different from every other layout of this process; weights of different layouts are different weights.
+    id: u64,
+}
+
+impl Layout {
+    /// A layout of these tensors, for a model of this base. `kept` are the base's parameters that the graph holds itself.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the tensor, where a part is of no parameter of the
+    /// base, or does not fit it or the tensor; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a type
+    /// that is no float.
+    pub fn new(tensors: Vec<LaidOut>, kept: &[&str], base: &Checkpoint) -> Result<Arc<Self>> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let mut parameters = IndexMap::new();
+        for tensor in &tensors {
+            check(tensor, base).map_err(|e| e.tensor(&tensor.name))?;
+            for part in &tensor.parts {
+                let shape = base.require(&part.parameter)?.shape().to_vec();
+                parameters.insert(part.parameter.clone(), shape);
+            }
+        }
+        let mut held = IndexMap::new();
+        for name in kept {
+            held.insert((*name).to_owned(), base.require(name)?.clone());
+        }
+        Ok(Arc::new(Self { tensors, parameters, kept: held, id: NEXT.fetch_add(1, Ordering::Relaxed) }))
+    }
+
+    /// The tensors, in the order of the graph's inputs.
+    pub fn tensors(&self) -> &[LaidOut] {
+        &self.tensors
+    }
+
+    /// Bytes that all tensors take.
+    pub fn nbytes(&self) -> usize {
+        self.tensors.iter().map(LaidOut::nbytes).sum()
+    }
+
+    /// The parameters that they are made of, with their shapes.
+    pub(crate) fn parameters(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.parameters.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()))
+    }
+
+    /// The base's parameters that the graph holds itself.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.kept.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// What tells it from other layouts in this process.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+}
+
+fn check(tensor: &LaidOut, base: &Checkpoint) -> Result<()> {
+    if !tensor.dtype.is_float() {
+        return Err(Error::unsupported("weights are floats").got(tensor.dtype));
+    }
+    if tensor.parts.is_empty() {
+        return Err(Error::mismatch("made of nothing"));
+    }
+    let numel = checked_numel(&tensor.shape).ok_or_else(|| Error::format("its shape overflows"))?;
+    for part in &tensor.parts {
+        let parameter = base.get(&part.parameter).ok_or_else(|| {
+            Error::mismatch(format!("made of `{}`, which the base does not have", part.parameter)).at(base.path())
+        })?;
+        let strided = part.strided(parameter.shape())?;
+        if checked_numel(&strided.shape) != Some(numel) {
+            return Err(Error::mismatch(format!("a part of another size: `{}`", part.parameter))
+                .expected(format_args!("{numel} elements"))
+                .got(format_args!("{:?}", strided.shape)));
+        }
+        if part.scale.is_some_and(|scale| !scale.is_finite()) {
+            return Err(Error::invalid("a scale is not finite"));
+        }
+    }
+    Ok(())
+}

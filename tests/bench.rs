@@ -1,0 +1,197 @@
+//! `taskbasis bench`: the keys that it promises, a report that needs nothing else, and the soak.
+
+mod common;
+
+use std::process::{Command, Output};
+
+use common::digits;
+use serde_json::Value;
+
+/// Whether ONNX Runtime is there; where it is not, the tests that need it say so and pass.
+fn runtime() -> bool {
+    let found = taskbasis::Runtime::probe(None).is_ok();
+    if !found {
+        println!("skipped: no ONNX Runtime (`make onnxruntime` fetches it)");
+    }
+    found
+}
+
+/// On the digits family.
+fn bench(arguments: &[&str]) -> Output {
+    let path = |relative| digits(relative).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_taskbasis"))
+        .arg("bench")
+        .arg("--basis")
+        .arg(path("bases/ViT-D-8_AE_M4_8task"))
+        .arg("--base")
+        .arg(path("base/pickled_module.pt"))
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+#[track_caller]
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+/// `a.b.c`, as a number.
+#[track_caller]
+fn number(value: &Value, path: &str) -> f64 {
+    let found = path.split('.').try_fold(value, |value, key| value.get(key));
+    found.and_then(Value::as_f64).unwrap_or_else(|| panic!("no number at {path} in {value:#}"))
+}
+
+#[test]
+fn every_promised_figure_is_there_and_documented() {
+    if !runtime() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let report = folder.path().join("report.html");
+    let output = bench(&["--quick", "--json", "--batch", "2", "--threads", "2", "--report", report.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let measured = json(&output);
+    for path in [
+        "reconstruct.bandwidth_ratio",
+        "reconstruct.ms",
+        "switch.vs_reload",
+        "encode.promoted_vs_frozen.1",
+        "encode.promoted_vs_frozen.2",
+        "encode.inputs_vs_frozen.1",
+        "encode.inputs_vs_frozen.2",
+        "open.ms",
+        "memory.peak_over_model",
+        "storage.basis",
+        "machine.processors",
+        "machine.page_size",
+    ] {
+        assert!(number(&measured, path) > 0.0, "{path}");
+    }
+    assert!(number(&measured, "switch.cached_overhead_ms").is_finite());
+    assert!(number(&measured, "encode.inputs_difference") < 1e-5, "both ways compute the same");
+    assert!(number(&measured, "encode.promoted_difference") < 1e-5);
+    // One and two threads, M = 1 to 4, five formats; each the bytes of M vectors, base and result.
+    let cases = measured["reconstruct"]["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 2 * 4 * 5);
+    let tower = 4.0 * number(&measured, "family.parameters");
+    for case in cases {
+        let vector = (number(case, "bytes") - 2.0 * tower) / number(case, "vectors") / tower;
+        match case["format"].as_str().unwrap() {
+            "f32" => assert_eq!(vector, 1.0),
+            "f16" | "bf16" => assert_eq!(vector, 0.5),
+            // A block of 64 values has a scale, and what has one dimension is f16.
+            "q8" => assert!((8.25 / 32.0..0.27).contains(&vector), "{case}"),
+            "q4" => assert!((4.25 / 32.0..0.15).contains(&vector), "{case}"),
+            other => panic!("{other}"),
+        }
+    }
+    for format in ["f16", "bf16", "q8", "q4"] {
+        assert!(number(&measured, &format!("reconstruct.over_own_format.{format}")) > 0.0);
+    }
+    assert_eq!(measured["machine"]["onnxruntime"], taskbasis::Runtime::probe(None).unwrap().version.as_str());
+
+    let docs = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md")).unwrap();
+    let mut missing = Vec::new();
+    undocumented(&measured, &docs, &mut missing);
+    assert!(missing.is_empty(), "docs/performance.md does not tell of {missing:?}");
+
+    let page = std::fs::read_to_string(report).unwrap();
+    assert!(page.starts_with("<!doctype html>") && page.trim_end().ends_with("</html>"));
+    assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
+    assert!(page.matches("<svg").count() >= 4, "reconstruction twice, switching, throughput");
+    let address = page.replace("http://www.w3.org/2000/svg", "");
+    for outside in ["http:", "https:", "src=", "href=", "@import", "url(", "<script"] {
+        assert!(!address.contains(outside), "the report refers to something outside: {outside}");
+    }
+}
+
+/// Keys that the documentation does not name, but for those of maps whose keys are data.
+fn undocumented(value: &Value, docs: &str, missing: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                let formats = ["f32", "f16", "bf16", "q8", "q4"];
+                let is_data = key.parse::<u32>().is_ok() || formats.contains(&key.as_str());
+                if !is_data && !docs.contains(&format!("`{key}`")) {
+                    missing.push(key.clone());
+                }
+                undocumented(value, docs, missing);
+            }
+        }
+        Value::Array(values) => values.iter().for_each(|value| undocumented(value, docs, missing)),
+        _ => {}
+    }
+}
+
+#[test]
+fn a_bundle_is_measured_without_another_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = folder.path().join("model.taskbasis");
+    let path = |relative| digits(relative).unwrap();
+    let packed = Command::new(env!("CARGO_BIN_EXE_taskbasis"))
+        .args(["pack", "--format", "q8", "--basis"])
+        .arg(path("bases/ViT-D-8_AE_M4_8task"))
+        .arg("--base")
+        .arg(path("base/pickled_module.pt"))
+        .arg("-o")
+        .arg(&bundle)
+        .output()
+        .unwrap();
+    assert!(packed.status.success(), "{}", String::from_utf8_lossy(&packed.stderr));
+    if !runtime() {
+        return;
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_taskbasis"))
+        .args(["bench", "--quick", "--json", "--formats", "--only", "open,reconstruct,memory,storage", "--basis"])
+        .arg(&bundle)
+        .output()
+        .unwrap();
+    let measured = json(&output);
+    assert_eq!(measured["family"]["format"], "q8");
+    assert!(measured["reconstruct"]["cases"].as_array().unwrap().iter().all(|case| case["format"] == "q8"));
+    assert_eq!(number(&measured, "storage.basis") as u64, std::fs::metadata(&bundle).unwrap().len());
+    assert!(number(&measured, "memory.peak_over_model") > 1.0 && number(&measured, "open.ms") > 0.0);
+    assert!(measured.get("switch").is_none(), "only what was asked for");
+}
+
+#[test]
+fn a_short_soak_passes() {
+    if !runtime() {
+        return;
+    }
+    let output = bench(&["--soak", "3", "--json"]);
+    let soak = json(&output);
+    assert_eq!(output.status.code(), Some(0), "{soak:#}");
+    let docs = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md")).unwrap();
+    let mut missing = Vec::new();
+    undocumented(&soak, &docs, &mut missing);
+    assert!(missing.is_empty(), "docs/performance.md does not tell of {missing:?}");
+
+    let soak = &soak["soak"];
+    assert_eq!(soak["passed"], true);
+    for mode in ["plain", "promoted"] {
+        let mode = &soak[mode];
+        assert_eq!((number(mode, "differing"), mode["errors"].as_array().unwrap().len()), (0.0, 0));
+        // More tasks than fit: there must have been switches, and weights dropped and made again.
+        assert!(number(mode, "switches") > 0.0 && number(mode, "evictions") > 0.0, "{mode}");
+    }
+    assert_eq!(number(soak, "plain.difference"), 0.0, "bit for bit");
+}
+
+#[test]
+fn what_cannot_be_measured_is_said() {
+    let output = Command::new(env!("CARGO_BIN_EXE_taskbasis"))
+        .args(["bench", "--synthetic", "ViT-B-99", "--only", "open"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{text}");
+    assert!(text.contains("ViT-B-99") && text.contains("ViT-B-32"), "{text}");
+    // A report is never written over what is measured.
+    let base = digits("base/pickled_module.pt").unwrap();
+    let before = std::fs::read(&base).unwrap();
+    let output = bench(&["--quick", "--only", "storage", "--report", base.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(std::fs::read(&base).unwrap(), before);
+}
