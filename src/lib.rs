@@ -26,6 +26,8 @@
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 pub mod basis;
+#[cfg(feature = "build")]
+pub mod build;
 pub mod bundle;
 pub mod capi;
 pub mod checkpoint;

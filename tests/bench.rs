@@ -71,12 +71,23 @@ fn every_promised_figure_is_there_and_documented() {
     assert!(number(&measured, "switch.cached_overhead_ms").is_finite());
     assert!(number(&measured, "encode.inputs_difference") < 1e-5, "both ways compute the same");
     assert!(number(&measured, "encode.promoted_difference") < 1e-5);
-    // One and two threads, M = 1 to 4, f32; each the bytes of M vectors, base and result.
+    // One and two threads, M = 1 to 4, five formats; each the bytes of M vectors, base and result.
     let cases = measured["reconstruct"]["cases"].as_array().unwrap();
-    assert_eq!(cases.len(), 8);
+    assert_eq!(cases.len(), 2 * 4 * 5);
+    let tower = 4.0 * number(&measured, "family.parameters");
     for case in cases {
-        let tower = 4.0 * number(&measured, "family.parameters");
-        assert_eq!(number(case, "bytes"), tower * (number(case, "vectors") + 2.0));
+        let vector = (number(case, "bytes") - 2.0 * tower) / number(case, "vectors") / tower;
+        match case["format"].as_str().unwrap() {
+            "f32" => assert_eq!(vector, 1.0),
+            "f16" | "bf16" => assert_eq!(vector, 0.5),
+            // A block of 64 values has a scale, and what has one dimension is f16.
+            "q8" => assert!((8.25 / 32.0..0.27).contains(&vector), "{case}"),
+            "q4" => assert!((4.25 / 32.0..0.15).contains(&vector), "{case}"),
+            other => panic!("{other}"),
+        }
+    }
+    for format in ["f16", "bf16", "q8", "q4"] {
+        assert!(number(&measured, &format!("reconstruct.over_own_format.{format}")) > 0.0);
     }
     assert_eq!(measured["machine"]["onnxruntime"], taskbasis::Runtime::probe(None).unwrap().version.as_str());
 
@@ -100,7 +111,8 @@ fn undocumented(value: &Value, docs: &str, missing: &mut Vec<String>) {
     match value {
         Value::Object(map) => {
             for (key, value) in map {
-                let is_data = key.parse::<u32>().is_ok() || key == "f32";
+                let formats = ["f32", "f16", "bf16", "q8", "q4"];
+                let is_data = key.parse::<u32>().is_ok() || formats.contains(&key.as_str());
                 if !is_data && !docs.contains(&format!("`{key}`")) {
                     missing.push(key.clone());
                 }
@@ -110,6 +122,37 @@ fn undocumented(value: &Value, docs: &str, missing: &mut Vec<String>) {
         Value::Array(values) => values.iter().for_each(|value| undocumented(value, docs, missing)),
         _ => {}
     }
+}
+
+#[test]
+fn a_bundle_is_measured_without_another_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = folder.path().join("model.taskbasis");
+    let path = |relative| digits(relative).unwrap();
+    let packed = Command::new(env!("CARGO_BIN_EXE_taskbasis"))
+        .args(["pack", "--format", "q8", "--basis"])
+        .arg(path("bases/ViT-D-8_AE_M4_8task"))
+        .arg("--base")
+        .arg(path("base/pickled_module.pt"))
+        .arg("-o")
+        .arg(&bundle)
+        .output()
+        .unwrap();
+    assert!(packed.status.success(), "{}", String::from_utf8_lossy(&packed.stderr));
+    if !runtime() {
+        return;
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_taskbasis"))
+        .args(["bench", "--quick", "--json", "--formats", "--only", "open,reconstruct,memory,storage", "--basis"])
+        .arg(&bundle)
+        .output()
+        .unwrap();
+    let measured = json(&output);
+    assert_eq!(measured["family"]["format"], "q8");
+    assert!(measured["reconstruct"]["cases"].as_array().unwrap().iter().all(|case| case["format"] == "q8"));
+    assert_eq!(number(&measured, "storage.basis") as u64, std::fs::metadata(&bundle).unwrap().len());
+    assert!(number(&measured, "memory.peak_over_model") > 1.0 && number(&measured, "open.ms") > 0.0);
+    assert!(measured.get("switch").is_none(), "only what was asked for");
 }
 
 #[test]

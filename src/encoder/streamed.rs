@@ -1,7 +1,7 @@
 //! An encoder that never holds all weights of a task: it reconstructs a block, runs it, and goes on to the next.
 //!
 //! Reconstructing the next block while one runs was tried and lost: both want every core. On two of them it took 3 to
-//! 18 % longer for one image, and for eight at best as long (`docs/graph-notes.md`).
+//! 18 % longer for one image, and for eight at best as long (`docs/performance.md`).
 #![forbid(unsafe_code)]
 
 use ort::session::Session;

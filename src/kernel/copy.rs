@@ -24,7 +24,7 @@ impl Copy {
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
     pub fn new(length: usize) -> Result<Self> {
         let (mut from, mut to) = (Anonymous::new(length)?, Anonymous::new(length)?);
-        // Values that differ: a page of zeros that was never written is the same page everywhere, and stays in the cache.
+        // Written before they are read: pages of zeros that nobody wrote are all the same page, which stays in the cache.
         from.as_f32_mut().iter_mut().zip(0u32..).for_each(|(value, i)| *value = i as f32);
         to.as_f32_mut().fill(-1.0);
         Ok(Self { from, to })

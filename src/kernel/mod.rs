@@ -40,7 +40,7 @@ mod neon;
 mod scalar;
 mod scatter;
 mod strip;
-mod threads;
+pub(crate) mod threads;
 
 pub use combine::{Segment, combine, combine_cancellable};
 pub use copy::Copy;

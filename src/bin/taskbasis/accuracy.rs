@@ -38,18 +38,29 @@ impl Judge<'_> {
             return Err(Error::format("a split without images"));
         }
         let labels = head.check_labels(split.labels())?;
-        let width = self.encoder.arch().embed_dim;
         let mut right = 0;
         for start in (0..split.len()).step_by(self.batch) {
             let batch = start..split.len().min(start + self.batch);
-            let images = batch.clone().map(|i| split.image(i)).collect::<Result<Vec<_>>>()?;
-            let pixels = self.preprocess.images(&images, self.threads)?;
-            let embeds = self.encoder.encode(weights, &pixels, batch.len())?;
-            for (embedding, &label) in embeds.chunks_exact(width).zip(&labels[batch.clone()]) {
-                right += usize::from(head.classify(embedding, 1)?.first().is_some_and(|best| best.class == label));
-            }
+            let pixels = split.preprocess(&self.preprocess, batch.clone(), self.threads)?;
+            right += count_right(self.encoder, weights, head, &pixels, &labels[batch.clone()])?;
             done(batch.len());
         }
         Ok(Accuracy { task: task.to_owned(), right, images: split.len() })
     }
+}
+
+/// Of these images, [n, 3, S, S], how many belong to the class that the head finds first.
+pub fn count_right(
+    encoder: &Encoder,
+    weights: &Weights,
+    head: &Head,
+    pixels: &[f32],
+    labels: &[usize],
+) -> Result<usize> {
+    let embeds = encoder.encode(weights, pixels, labels.len())?;
+    let mut right = 0;
+    for (embedding, &label) in embeds.chunks_exact(encoder.arch().embed_dim).zip(labels) {
+        right += usize::from(head.classify(embedding, 1)?.first().is_some_and(|best| best.class == label));
+    }
+    Ok(right)
 }

@@ -178,6 +178,7 @@ impl EncoderArgs {
         Ok(TaskEncoder::Streamed(Box::new(encoder), weights))
     }
 
+    /// The architecture: the bundle's, where there is one and nothing else was asked for.
     pub fn arch(&self, session: &Session) -> Result<Arch> {
         Arch::of(session.model.base(), self.hints(session.bundle.as_deref()))
     }

@@ -4,13 +4,16 @@
 
 mod accuracy;
 mod add_task;
+mod analyze;
 mod args;
 mod bench;
 mod bind;
+mod build;
 mod classify;
 mod embed;
 mod eval;
 mod export;
+mod family;
 mod graph;
 mod input;
 mod inspect;
@@ -45,6 +48,8 @@ enum Command {
     Embed(embed::Embed),
     Classify(classify::Classify),
     Eval(eval::Eval),
+    Build(build::Build),
+    Analyze(analyze::Analyze),
     Bind(bind::Bind),
     Export(export::Export),
     Bench(bench::Bench),
@@ -62,6 +67,8 @@ fn main() -> ExitCode {
         Command::Embed(command) => command.run(json),
         Command::Classify(command) => command.run(json),
         Command::Eval(command) => command.run(json),
+        Command::Build(command) => command.run(json),
+        Command::Analyze(command) => command.run(json),
         Command::Bind(command) => command.run(json),
         Command::Export(command) => command.run(json),
         Command::Bench(command) => command.run(json),

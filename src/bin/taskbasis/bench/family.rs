@@ -6,21 +6,25 @@ use std::sync::Arc;
 use serde::Serialize;
 use taskbasis::synthetic::Synthetic;
 use taskbasis::{
-    Arch, ArchHints, Basis, Checkpoint, Coefficients, DType, Error, ErrorKind, Model, ModelOptions, ReconstructOptions,
-    Result, TaskExpr, TaskWeights, Weights,
+    Arch, ArchHints, BaseFormat, Basis, BasisFile, Checkpoint, Coefficients, Error, ErrorKind, MapMode, Model,
+    ModelOptions, Packer, Result, TaskExpr, TaskWeights, VectorFormat,
 };
 
 use super::machine;
 use super::samples::time;
+use crate::args::{EncoderArgs, Session};
 use crate::output;
 
-/// The files of one family, and of the same family with its vectors in other formats.
+/// The files of one family, and bundles of it with its vectors in other formats.
 pub struct Family {
     pub name: String,
-    pub base: PathBuf,
-    /// The basis as it was given first, then other formats of it.
-    pub bases: Vec<(String, PathBuf)>,
-    /// What temporary files lie in; they go with it.
+    /// A bundle may hold it.
+    base: Option<PathBuf>,
+    /// The basis as it was given first, then others by the name of their format.
+    bases: Vec<(String, PathBuf)>,
+    /// Where what is made goes.
+    root: PathBuf,
+    /// The root, where it is temporary: its files go with it.
     _folder: Option<tempfile::TempDir>,
 }
 
@@ -61,64 +65,90 @@ impl About {
 
 impl Family {
     /// Files that somebody has.
-    pub fn given(basis: &Path, base: &Path) -> Result<Self> {
-        let format = format_of(&Basis::open(basis)?);
+    pub fn given(basis: &Path, base: Option<&Path>) -> Result<Self> {
+        let format = format_of(&BasisFile::open(basis, MapMode::Map)?.into_basis()?);
         let name = basis.file_name().map_or_else(|| basis.to_string_lossy(), |name| name.to_string_lossy());
-        let bases = vec![(format, basis.to_owned())];
-        Ok(Self { name: name.into_owned(), base: base.to_owned(), bases, _folder: None })
+        let (root, folder) = root(None)?;
+        let (name, base) = (name.into_owned(), base.map(Path::to_owned));
+        Ok(Self { name, base, bases: vec![(format, basis.to_owned())], root, _folder: folder })
     }
 
-    /// Random values in the published layout, with f32 vectors and those of `formats`; written into `keep` unless
-    /// they are there from the last time, or into a temporary folder.
-    pub fn synthetic(wanted: &Synthetic, name: &str, formats: &[DType], keep: Option<&Path>) -> Result<Self> {
-        let folder = match keep {
-            Some(_) => None,
-            None => Some(tempfile::tempdir().map_err(|e| Error::io("cannot make", std::env::temp_dir(), e))?),
-        };
-        let root = keep.or(folder.as_ref().map(|folder| folder.path())).unwrap_or(Path::new("."));
-        std::fs::create_dir_all(root).map_err(|e| Error::io("cannot make the folder", root, e))?;
-
+    /// Random values in the published layout, with f32 vectors; written into `keep` unless they are there from the last
+    /// time, or into a temporary folder.
+    pub fn synthetic(wanted: &Synthetic, name: &str, keep: Option<&Path>) -> Result<Self> {
+        let (root, folder) = root(keep)?;
         let base = root.join(format!("{name}.pt"));
-        let bar = output::progress(2 + formats.len(), "writing a synthetic family");
-        // Written under another name first: what was interrupted must not be taken for whole the next time.
-        let whole = |path: &Path, write: &dyn Fn(&Path) -> Result<()>| -> Result<()> {
-            if !path.exists() {
-                let part = path.with_extension("part");
-                if part.is_dir() {
-                    std::fs::remove_dir_all(&part).map_err(|e| Error::io("cannot remove", &part, e))?;
-                }
-                write(&part)?;
-                std::fs::rename(&part, path).map_err(|e| Error::io("cannot rename", &part, e))?;
+        let basis = root.join(format!("{name}_M{}_T{}", wanted.vectors, wanted.tasks));
+        let bar = output::progress(2, "writing a synthetic family");
+        make(&base, |path| wanted.write_base(path))?;
+        bar.inc(1);
+        make(&basis, |path| wanted.write_basis(path))?;
+        bar.finish_and_clear();
+        let bases = vec![(wanted.dtype.to_string(), basis)];
+        Ok(Self { name: format!("{name}, synthetic"), base: Some(base), bases, root, _folder: folder })
+    }
+
+    /// Packs bundles of the basis with its vectors in these formats, the base left out. The basis's own format is
+    /// passed over, and so are all where it cannot be packed, which is said.
+    pub fn add_formats(&mut self, formats: &[VectorFormat], hints: ArchHints) -> Result<()> {
+        let (base, basis) = BasisFile::open(self.basis(), MapMode::Map)?.base_and_basis(self.open_base()?)?;
+        let mut packer = match Packer::new(&base, &basis, hints) {
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                output::note(&error.to_string());
+                return Ok(());
             }
-            bar.inc(1);
-            Ok(())
+            packer => packer?,
         };
-        whole(&base, &|path| wanted.write_base(path))?;
-        let mut bases = Vec::new();
-        for &dtype in [DType::F32].iter().chain(formats) {
-            let of_format = Synthetic {
-                dtype,
-                // Only the image tower is combined: the zeros of the text tower are in one of the files, as published.
-                text: if dtype == DType::F32 { wanted.text.clone() } else { Vec::new() },
-                ..wanted.clone()
-            };
-            let path = root.join(format!("{name}_M{}_T{}_{dtype}", wanted.vectors, wanted.tasks));
-            whole(&path, &|path| of_format.write_basis(path))?;
-            bases.push((dtype.to_string(), path));
+        packer.base_format(BaseFormat::LeftOut);
+        let bar = output::progress(formats.len(), "packing other formats");
+        let stem = self.basis().file_stem().map_or("basis".into(), |stem| stem.to_string_lossy().into_owned());
+        let mut packed = Vec::new();
+        for format in formats.iter().filter(|format| format.name() != self.bases[0].0) {
+            let path = self.root.join(format!("{stem}_{}.taskbasis", format.name()));
+            make(&path, |path| packer.write(path, &packer.uniform(*format), &[], &|_| ()).map(drop))?;
+            packed.push((format.name().to_owned(), path));
+            bar.inc(1);
         }
         bar.finish_and_clear();
-        let family = Self { name: format!("{name}, synthetic"), base, bases, _folder: folder };
-        // What is still to be written to disk would be written while something is measured.
-        for file in family.files()? {
-            let file = std::fs::File::open(&file).and_then(|open| open.sync_all()).map_err(|e| (file, e));
-            file.map_err(|(file, e)| Error::io("cannot write back", file, e))?;
-        }
-        Ok(family)
+        self.bases.extend(packed);
+        Ok(())
     }
 
-    /// The basis in the format that it was given in.
+    /// The same family as one bundle that holds its base, f32. For image towers whose shapes tell everything.
+    pub fn packed(&self, format: VectorFormat) -> Result<Self> {
+        let (base, basis) = BasisFile::open(self.basis(), MapMode::Map)?.base_and_basis(self.open_base()?)?;
+        let mut packer = Packer::new(&base, &basis, ArchHints::default())?;
+        packer.base_format(BaseFormat::F32);
+        let (root, folder) = root(None)?;
+        let path = root.join("model.taskbasis");
+        packer.write(&path, &packer.uniform(format), &[], &|_| ())?;
+        let bases = vec![(format.name().to_owned(), path)];
+        Ok(Self { name: self.name.clone(), base: None, bases, root, _folder: folder })
+    }
+
+    /// The basis as it was given.
     pub fn basis(&self) -> &Path {
         &self.bases[0].1
+    }
+
+    /// The base's own file, where it has one.
+    pub fn base(&self) -> Option<&Path> {
+        self.base.as_deref()
+    }
+
+    /// The basis in every format: names and files.
+    pub fn bases(&self) -> &[(String, PathBuf)] {
+        &self.bases
+    }
+
+    /// The base, where it has a file of its own.
+    pub fn open_base(&self) -> Result<Option<Checkpoint>> {
+        self.base.as_deref().map(Checkpoint::open).transpose()
+    }
+
+    /// The basis alone.
+    pub fn open_basis(&self) -> Result<Basis> {
+        BasisFile::open(self.basis(), MapMode::Map)?.into_basis()
     }
 
     /// Base and basis, opened.
@@ -128,14 +158,19 @@ impl Family {
 
     /// The same with one of [`Family::bases`].
     pub fn open_format(&self, basis: &Path, threads: usize, cache_bytes: usize) -> Result<Arc<Model>> {
+        self.session(basis, threads, cache_bytes).map(|session| session.model)
+    }
+
+    fn session(&self, basis: &Path, threads: usize, cache_bytes: usize) -> Result<Session> {
         let options = ModelOptions { threads, cache_bytes: Some(cache_bytes), ..ModelOptions::default() };
-        Model::new(Checkpoint::open(&self.base)?, Some(Basis::open(basis)?), &options)
+        let (model, bundle) = BasisFile::open(basis, MapMode::Map)?.model(self.open_base()?, &options)?;
+        Ok(Session { model, bundle })
     }
 
     /// What it is.
-    pub fn about(&self, hints: ArchHints) -> Result<About> {
-        let (base, basis) = (Checkpoint::open(&self.base)?, Basis::open(self.basis())?);
-        let arch = Arch::of(&base, hints)?;
+    pub fn about(&self, args: &EncoderArgs) -> Result<About> {
+        let session = self.session(self.basis(), 0, 0)?;
+        let (arch, basis) = (args.arch(&session)?, basis_of(&session.model)?);
         Ok(About {
             name: self.name.clone(),
             tasks: basis.tasks().len(),
@@ -151,14 +186,14 @@ impl Family {
 
     /// Bytes of memory that one task's weights take.
     pub fn weights_bytes(&self) -> Result<usize> {
-        let (base, basis) = (Checkpoint::open(&self.base)?, Basis::open(self.basis())?);
-        let coefficients = first_vectors(&basis, basis.vectors(), 0);
-        Weights::from_coefficients(&base, &basis, &coefficients, &ReconstructOptions::default()).map(|w| w.nbytes())
+        let model = self.open(0, 0)?;
+        let basis = basis_of(&model)?;
+        model.weights_from(first_vectors(basis, basis.vectors(), 0))?.get().map(|weights| weights.nbytes())
     }
 
     /// The base's file and those of the basis that was given.
     pub fn files(&self) -> Result<Vec<PathBuf>> {
-        let mut files = vec![self.base.clone()];
+        let mut files: Vec<PathBuf> = self.base.iter().cloned().collect();
         files.extend(files_of(self.basis())?);
         Ok(files)
     }
@@ -169,6 +204,36 @@ impl Family {
             machine::evict(file).map(|one| all && one).map_err(|e| Error::io("cannot evict", file, e))
         })
     }
+}
+
+/// `keep`, or a folder that goes with what is given back beside it.
+fn root(keep: Option<&Path>) -> Result<(PathBuf, Option<tempfile::TempDir>)> {
+    let Some(keep) = keep else {
+        let folder = tempfile::tempdir().map_err(|e| Error::io("cannot make a folder", std::env::temp_dir(), e))?;
+        return Ok((folder.path().to_owned(), Some(folder)));
+    };
+    std::fs::create_dir_all(keep).map_err(|e| Error::io("cannot make the folder", keep, e))?;
+    Ok((keep.to_owned(), None))
+}
+
+/// Makes a file or folder unless it is there. Under another name first: what was interrupted must not be taken for
+/// whole the next time. And waits until it is on storage, so that nothing is written back while something is measured.
+fn make(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    let part = Path::new(&part);
+    if part.is_dir() {
+        std::fs::remove_dir_all(part).map_err(|e| Error::io("cannot remove", part, e))?;
+    }
+    write(part)?;
+    for file in files_of(part)? {
+        let synced = std::fs::File::open(&file).and_then(|file| file.sync_all());
+        synced.map_err(|e| Error::io("cannot write back", &file, e))?;
+    }
+    std::fs::rename(part, path).map_err(|e| Error::io("cannot rename", part, e))
 }
 
 /// A folder's files, or the file itself.
@@ -200,11 +265,12 @@ pub fn recoverable(basis: &Basis) -> Result<Vec<TaskExpr>> {
 /// Coefficients for the first `m` vectors; the others are left out. `n` makes them other ones.
 pub fn first_vectors(basis: &Basis, m: usize, n: usize) -> Coefficients {
     let value = |i: usize| if i < m { 0.3 + 0.01 * ((i + 3 * n) % 17) as f64 } else { 0.0 };
-    Coefficients { vectors: (0..basis.vectors()).map(value).collect(), mean: 0.0, residuals: Vec::new() }
+    let vectors = (0..basis.vectors()).map(value).collect();
+    Coefficients { vectors, ..Coefficients::zero(basis.vectors()) }
 }
 
-/// Two tasks that need the first `m` vectors, reconstructed in turn: as each is asked for, the other one is dropped, and
-/// its memory used again. That is how a model works whose cache has room for one.
+/// Two tasks that need the first `m` vectors, reconstructed in turn: as each is asked for, the other one is dropped,
+/// and its memory used again. That is how a model works whose cache has room for one.
 pub struct InTurn {
     tasks: [TaskWeights; 2],
     turn: usize,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use taskbasis::{Basis, Checkpoint, Error, FrozenEncoder, ReconstructOptions, Result, TaskExpr, Weights, write_onnx};
+use taskbasis::{Error, FrozenEncoder, Result, TaskExpr, write_onnx};
 
 use super::Setup;
 
@@ -17,8 +17,7 @@ impl Frozen {
     pub fn write(setup: &Setup<'_>, task: &TaskExpr) -> Result<Self> {
         let folder = tempfile::tempdir().map_err(|e| Error::io("cannot make", std::env::temp_dir(), e))?;
         let path = folder.path().join("task.onnx");
-        let (base, basis) = (Checkpoint::open(&setup.family.base)?, Basis::open(setup.family.basis())?);
-        let weights = Weights::reconstruct(&base, &basis, task, &ReconstructOptions::default())?;
+        let weights = setup.family.open(setup.threads, 0)?.weights(task)?.get()?;
         write_onnx(&setup.about.arch, &weights, &path, &[])?;
         // Not to be written back while something is measured.
         let written = std::fs::File::open(&path).and_then(|file| file.sync_all());

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use taskbasis::synthetic::Synthetic;
-use taskbasis::{Activation, Arch, DType, Method, Result, TaskExpr};
+use taskbasis::{Activation, Arch, DType, Method, Result, TaskExpr, VectorFormat};
 
 use super::family::{Family, InTurn, basis_of};
 use super::machine;
@@ -49,8 +49,10 @@ pub struct Threads {
 pub struct Tasks {
     pub tasks: usize,
     pub vectors: usize,
-    /// Base and basis, page cache warm.
+    /// Base and basis as published, page cache warm.
     pub open_ms: Samples,
+    /// The same packed into one bundle, its base in it.
+    pub open_bundle_ms: Samples,
     /// One task, from text to coefficients.
     pub task_ms: Samples,
     /// Every task in one sum, from text to coefficients.
@@ -69,7 +71,7 @@ fn tower(layers: usize, tasks: usize, vectors: usize) -> Result<Synthetic> {
 }
 
 pub fn measure(threads: usize, quick: bool, keep: Option<&Path>) -> Result<Growth> {
-    let make = |family: &Synthetic, name: &str| Family::synthetic(family, name, &[], keep);
+    let make = |family: &Synthetic, name: &str| Family::synthetic(family, name, keep);
     let rounds = if quick { 3 } else { 15 };
     let (few, many) = if quick { (1, 4) } else { (2, 12) };
     let family = make(&tower(few, many, many)?, &format!("ViT-B-32-layers-{few}"))?;
@@ -158,10 +160,11 @@ fn by_tasks(tasks: usize, keep: Option<&Path>, quick: bool) -> Result<Tasks> {
     let vectors = tasks.min(100);
     let wanted =
         Synthetic { arch, text: Vec::new(), method: Method::Autoencoder, tasks, vectors, dtype: DType::F32, seed: 0 };
-    let family = Family::synthetic(&wanted, &format!("small-{tasks}"), &[], keep)?;
+    let family = Family::synthetic(&wanted, &format!("small-{tasks}"), keep)?;
+    let bundle = family.packed(VectorFormat::F32)?;
     let runs = if quick { 10 } else { 100 };
     let model = family.open(1, usize::MAX)?;
-    let names: Vec<String> = (0..tasks).map(|t| TaskExpr::task(&format!("Task{t}")).to_string()).collect();
+    let names: Vec<String> = (0..tasks).map(|t| TaskExpr::task(format!("Task{t}")).to_string()).collect();
     let (last, sum) = (&names[tasks - 1], names.join(" + "));
     let coefficients = |text: &str| -> Result<_> { model.weights(&text.parse()?) };
     let entries = tasks.min(1000);
@@ -173,6 +176,7 @@ fn by_tasks(tasks: usize, keep: Option<&Path>, quick: bool) -> Result<Tasks> {
         tasks,
         vectors,
         open_ms: repeat(runs, || family.open(1, 0))?,
+        open_bundle_ms: repeat(runs, || bundle.open(1, 0))?,
         task_ms: repeat(runs, || coefficients(last))?,
         all_named_ms: repeat(runs, || coefficients(&sum))?,
         all_ms: repeat(runs, || coefficients("all@0.3"))?,
@@ -196,16 +200,18 @@ impl Growth {
                 vec![vec![format!("reconstruct by {name}"), "ms".into(), "half of the runs".into(), "line".into()]];
             rows.extend(series.points.iter().map(|Point { x, ms }| {
                 let half = format!("{}–{}", digits(ms.p25), digits(ms.p75));
-                vec![digits(*x), digits(ms.median), half, digits(series.line.at(*x))]
+                vec![
+                    if x.fract() == 0.0 { x.to_string() } else { digits(*x) },
+                    digits(ms.median),
+                    half,
+                    digits(series.line.at(*x)),
+                ]
             }));
             let Line { intercept, slope, r2 } = series.line;
-            rows.push(vec![format!(
-                "{} + {} ms {unit}, R² = {r2:.4}, farthest {:.1} %",
-                digits(intercept),
-                digits(slope),
-                series.farthest * 100.0
-            )]);
-            rows
+            let farthest = series.farthest * 100.0;
+            let (intercept, slope) = (digits(intercept), digits(slope));
+            let line = format!("line: {intercept} + {slope} ms {unit}, R² = {r2:.4}, farthest {farthest:.1} %");
+            [rows, vec![vec![line]]]
         };
         let mut threads = vec![["threads", "processors", "ms", "half of the runs"].map(String::from).to_vec()];
         threads.extend(self.threads.iter().map(|case| {
@@ -213,9 +219,18 @@ impl Growth {
             vec![case.threads.to_string(), case.processors.to_string(), digits(case.ms.median), half]
         }));
         let mut tasks = vec![
-            ["tasks", "vectors", "open, ms", "one task, µs", "all named, µs", "all@0.3, µs", "cached, µs"]
-                .map(String::from)
-                .to_vec(),
+            [
+                "tasks",
+                "vectors",
+                "open, ms",
+                "a bundle, ms",
+                "one task, µs",
+                "all named, µs",
+                "all@0.3, µs",
+                "cached, µs",
+            ]
+            .map(String::from)
+            .to_vec(),
         ];
         tasks.extend(self.tasks.iter().map(|case| {
             let micros = |ms: &Samples| digits(ms.median * 1e3);
@@ -223,17 +238,15 @@ impl Growth {
                 case.tasks.to_string(),
                 case.vectors.to_string(),
                 digits(case.open_ms.median),
+                digits(case.open_bundle_ms.median),
                 micros(&case.task_ms),
                 micros(&case.all_named_ms),
                 micros(&case.all_ms),
                 micros(&case.cached_ms),
             ]
         }));
-        vec![
-            series("vectors", "a vector", &self.vectors),
-            series("millions of parameters", "a million", &self.parameters),
-            threads,
-            tasks,
-        ]
+        let vectors = series("vectors", "a vector", &self.vectors);
+        let parameters = series("millions of parameters", "a million", &self.parameters);
+        vectors.into_iter().chain(parameters).chain([threads, tasks]).collect()
     }
 }

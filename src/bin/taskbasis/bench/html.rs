@@ -21,7 +21,7 @@ section { background: #fff; border: 1px solid #e2e5e9; border-radius: 8px; paddi
 .figure b { display: block; font-size: 24px; font-weight: 600; }
 .figure span { color: #555c64; font-size: 13px; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: 13px; color: #464c54; }
-.legend i { display: inline-block; width: 22px; height: 0; border-top: 3px solid; vertical-align: middle; margin-right: 6px; }
+.legend i { display: inline-block; width: 22px; border-top: 3px solid; vertical-align: middle; margin-right: 6px; }
 .legend i.dashed { border-top-style: dashed; }
 svg { display: block; width: 100%; height: auto; }
 .scroll { overflow-x: auto; margin: 10px 0; }
@@ -148,6 +148,7 @@ fn switching(out: &mut String, measured: &switch::Switch) -> Result<()> {
         ("a run without a switch", &measured.run_ms),
         ("another task, in the cache", &measured.cached_ms),
         ("another task, reconstructed", &measured.switch_ms),
+        ("another task, a block at a time", &measured.streamed_ms),
         ("a session on the task's own .onnx", &measured.reload_ms),
     ];
     let curve = |(colour, (name, ms)): (usize, &(&str, &super::samples::Samples))| Curve {
@@ -205,14 +206,22 @@ fn grow(out: &mut String, measured: &growth::Growth) -> Result<()> {
     }
     let curves = [
         ("open base and basis", 0usize),
-        ("one task, to coefficients", 1),
-        ("all tasks named in one sum", 2),
-        ("all@0.3", 3),
-        ("a task in the cache", 4),
+        ("open them as a bundle", 1),
+        ("one task, to coefficients", 2),
+        ("all tasks named in one sum", 3),
+        ("all@0.3", 4),
+        ("a task in the cache", 5),
     ];
     let curve = |&(name, which): &(&str, usize)| {
         let point = |tasks: &growth::Tasks| {
-            let of = [&tasks.open_ms, &tasks.task_ms, &tasks.all_named_ms, &tasks.all_ms, &tasks.cached_ms];
+            let of = [
+                &tasks.open_ms,
+                &tasks.open_bundle_ms,
+                &tasks.task_ms,
+                &tasks.all_named_ms,
+                &tasks.all_ms,
+                &tasks.cached_ms,
+            ];
             (tasks.tasks as f64, of[which].median)
         };
         let points = measured.tasks.iter().map(point).collect();

@@ -19,7 +19,8 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use taskbasis::synthetic::Synthetic;
 use taskbasis::{
-    Activation, DType, Encoder, EncoderOptions, Error, ErrorKind, Promotion, Result, check_output, replace_file,
+    Activation, ArchHints, Encoder, EncoderOptions, Error, ErrorKind, Promotion, Result, VectorFormat, check_output,
+    replace_file,
 };
 
 use self::family::{About, Dice, Family};
@@ -34,11 +35,11 @@ use crate::output;
 /// is.
 #[derive(Args)]
 pub struct Bench {
-    /// Basis to measure.
-    #[arg(long, value_name = "BASIS", requires = "base")]
+    /// Basis to measure: a folder or a bundle.
+    #[arg(long, value_name = "FOLDER|BUNDLE")]
     basis: Option<PathBuf>,
 
-    /// The base of that basis.
+    /// The base of that basis; a bundle that holds its base needs none.
     #[arg(long, value_name = "FILE", requires = "basis")]
     base: Option<PathBuf>,
 
@@ -53,6 +54,10 @@ pub struct Bench {
     /// M, the vectors of a synthetic family.
     #[arg(long, value_name = "M", default_value_t = 4, conflicts_with = "basis")]
     vectors: usize,
+
+    /// Reconstruct from vectors in these formats too.
+    #[arg(long, value_name = "FORMAT", value_delimiter = ',', num_args = 0.., default_value = "f16,bf16,q8,q4")]
+    formats: Vec<VectorFormat>,
 
     /// Keep the synthetic family's files in this folder, and use those that are there.
     #[arg(long, value_name = "FOLDER")]
@@ -163,8 +168,13 @@ impl Bench {
         if self.growth {
             report.growth = Some(growth::measure(threads, self.quick, self.keep.as_deref())?);
         } else {
-            let family = self.family()?;
-            let about = family.about(self.encoder.hints(None))?;
+            let mut family = self.family()?;
+            let about = family.about(&self.encoder)?;
+            let parts = self.wants(Part::Reconstruct) || self.wants(Part::Storage);
+            if parts && self.soak.is_none() && !self.probe_memory {
+                let hints = ArchHints { heads: Some(about.arch.heads), activation: about.arch.activation };
+                family.add_formats(&self.formats, hints)?;
+            }
             let setup = Setup {
                 family: &family,
                 about: &about,
@@ -206,14 +216,11 @@ impl Bench {
     }
 
     fn family(&self) -> Result<Family> {
-        if let (Some(basis), Some(base)) = (&self.basis, &self.base) {
-            return Family::given(basis, base);
+        if let Some(basis) = &self.basis {
+            return Family::given(basis, self.base.as_deref());
         }
         let wanted = Synthetic::named(&self.synthetic, self.tasks, self.vectors)?;
-        // Other formats are measured by reconstruction alone.
-        let formats: &[DType] =
-            if self.wants(Part::Reconstruct) && self.soak.is_none() { &[DType::F16, DType::BF16] } else { &[] };
-        Family::synthetic(&wanted, &self.synthetic, formats, self.keep.as_deref())
+        Family::synthetic(&wanted, &self.synthetic, self.keep.as_deref())
     }
 
     fn wants(&self, part: Part) -> bool {

@@ -1,7 +1,9 @@
 //! Opening base and basis, and the files' sizes.
 
+use std::path::PathBuf;
+
 use serde::Serialize;
-use taskbasis::{Basis, Checkpoint, Encoder, Model, ModelOptions, Result, TaskWeights};
+use taskbasis::{BasisFile, Checkpoint, Encoder, MapMode, ModelOptions, Result, TaskWeights};
 
 use super::family::{basis_of, first_vectors, recoverable};
 use super::samples::{Samples, digits, repeat, time};
@@ -13,7 +15,8 @@ pub struct Open {
     /// Base and basis together, page cache warm: the median of `warm_ms`.
     pub ms: f64,
     pub warm_ms: Samples,
-    pub base_ms: Samples,
+    /// The base's file, where it has one.
+    pub base_ms: Option<Samples>,
     pub basis_ms: Samples,
     /// With the files evicted from the page cache before.
     pub cold_ms: Option<Samples>,
@@ -30,13 +33,13 @@ pub fn measure(setup: &Setup<'_>) -> Result<Open> {
     let cold = cold(setup)?;
     let runs = if setup.quick { 5 } else { 30 };
     let warm = repeat(runs, || family.open(setup.threads, 0))?;
-    let basis = Basis::open(family.basis())?;
+    let basis = family.open_basis()?;
     let text = recoverable(&basis)?.iter().map(ToString::to_string).collect::<Vec<_>>().join(" + ");
     Ok(Open {
         ms: warm.median,
         warm_ms: warm,
-        base_ms: repeat(runs, || Checkpoint::open(&family.base))?,
-        basis_ms: repeat(runs, || Basis::open(family.basis()))?,
+        base_ms: family.base().map(|base| repeat(runs, || Checkpoint::open(base))).transpose()?,
+        basis_ms: repeat(runs, || family.open_basis())?,
         cold_bytes: cold.as_ref().and_then(|(_, bytes)| *bytes),
         cold_ms: cold.map(|(samples, _)| samples),
         encoder_ms: repeat(runs.min(10), || Encoder::new(&setup.about.arch, &setup.encoder))?,
@@ -61,9 +64,9 @@ impl Open {
     pub fn rows(&self) -> Vec<[String; 2]> {
         let mut rows = vec![
             ["open base and basis".into(), self.warm_ms.text()],
-            ["  the base alone".into(), self.base_ms.text()],
             ["  the basis alone".into(), self.basis_ms.text()],
         ];
+        rows.extend(self.base_ms.as_ref().map(|ms| ["  the base alone".into(), ms.text()]));
         if let Some(cold) = &self.cold_ms {
             let read =
                 self.cold_bytes.map_or(String::new(), |bytes| format!(", {} from storage", output::bytes(bytes)));
@@ -78,12 +81,13 @@ impl Open {
 /// Bytes on storage.
 #[derive(Serialize)]
 pub struct Storage {
-    pub base: u64,
+    /// The base's file, where it has one.
+    pub base: Option<u64>,
     /// The basis as it was given.
     pub basis: u64,
     /// By format, as far as they were made.
     pub bases: Vec<(String, u64)>,
-    /// T checkpoints like the base's.
+    /// T checkpoints like the base's; T image towers where a bundle holds the base.
     pub checkpoints: u64,
     /// T task vectors of the image tower, f32.
     pub task_vectors: u64,
@@ -92,18 +96,18 @@ pub struct Storage {
 }
 
 pub fn storage(setup: &Setup<'_>) -> Result<Storage> {
-    let base = Checkpoint::open(&setup.family.base)?.file_bytes();
-    let size = |path| Basis::open(path).map(|basis| basis.file_bytes());
-    let bases =
-        setup.family.bases.iter().map(|(name, path)| Ok((name.clone(), size(path)?))).collect::<Result<Vec<_>>>()?;
-    let tasks = setup.about.tasks as u64;
-    let checkpoints = tasks * base;
+    let base = setup.family.open_base()?.map(|base| base.file_bytes());
+    let size = |path: &PathBuf| Ok(BasisFile::open(path, MapMode::Map)?.into_basis()?.file_bytes());
+    let bases = setup.family.bases().iter().map(|(name, path)| Ok((name.clone(), size(path)?)));
+    let bases = bases.collect::<Result<Vec<_>>>()?;
+    let (basis, tasks) = (bases.first().map_or(0, |(_, bytes)| *bytes), setup.about.tasks as u64);
+    let checkpoints = tasks * base.unwrap_or(setup.about.model_bytes as u64);
     Ok(Storage {
         base,
-        basis: bases[0].1,
+        basis,
         checkpoints,
         task_vectors: tasks * setup.about.model_bytes as u64,
-        basis_over_checkpoints: bases[0].1 as f64 / checkpoints.max(1) as f64,
+        basis_over_checkpoints: basis as f64 / checkpoints.max(1) as f64,
         bases,
     })
 }
@@ -111,10 +115,10 @@ pub fn storage(setup: &Setup<'_>) -> Result<Storage> {
 impl Storage {
     pub fn rows(&self, tasks: usize) -> Vec<[String; 2]> {
         let mut rows = vec![
-            ["base".into(), output::bytes(self.base)],
             [format!("{tasks} checkpoints"), output::bytes(self.checkpoints)],
             [format!("{tasks} task vectors, image tower, f32"), output::bytes(self.task_vectors)],
         ];
+        rows.extend(self.base.map(|bytes| ["base".into(), output::bytes(bytes)]));
         rows.extend(self.bases.iter().map(|(format, size)| [format!("basis, {format}"), output::bytes(*size)]));
         rows
     }
@@ -137,7 +141,10 @@ pub struct Memory {
 pub fn memory(setup: &Setup<'_>) -> Result<Memory> {
     let mut child = std::process::Command::new(std::env::current_exe().map_err(|e| failed("find", e))?);
     child.args(["bench", "--probe-memory", "--threads", &setup.threads.to_string()]);
-    child.arg("--basis").arg(setup.family.basis()).arg("--base").arg(&setup.family.base);
+    child.arg("--basis").arg(setup.family.basis());
+    if let Some(base) = setup.family.base() {
+        child.arg("--base").arg(base);
+    }
     if let Some(runtime) = &setup.encoder.runtime {
         child.arg("--onnxruntime").arg(runtime);
     }
@@ -183,8 +190,7 @@ pub fn probe(setup: &Setup<'_>) -> Result<serde_json::Value> {
 /// Gives everything back, so that it still counts while memory is looked at for the last time.
 fn embed_one(setup: &Setup<'_>) -> Result<(TaskWeights, Encoder)> {
     let options = ModelOptions { threads: setup.threads, ..ModelOptions::default() };
-    let basis = Basis::open(setup.family.basis())?;
-    let model = Model::new(Checkpoint::open(&setup.family.base)?, Some(basis), &options)?;
+    let (model, _) = BasisFile::open(setup.family.basis(), MapMode::Map)?.model(setup.family.open_base()?, &options)?;
     let encoder = Encoder::new(&setup.about.arch, &setup.encoder)?;
     let all = first_vectors(basis_of(&model)?, setup.about.vectors, 0);
     let weights = model.weights_from(all)?;

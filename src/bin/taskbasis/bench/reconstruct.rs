@@ -62,7 +62,7 @@ pub struct Case {
 pub struct Cold {
     /// Opening and reconstructing.
     pub ms: Samples,
-    /// Reading the basis's largest file from its begin to its end, an even part a thread.
+    /// Reading the largest file from its begin to its end, an even part a thread.
     pub storage_gb_s: f64,
     /// Bytes of base and vectors that reconstruction needs, a second.
     pub gb_s: f64,
@@ -127,7 +127,7 @@ fn with_threads(setup: &Setup<'_>, threads: usize, rounds: usize) -> Result<(Cop
         }));
     }
     let mut cases = Vec::new();
-    for (format, path) in &setup.family.bases {
+    for (format, path) in setup.family.bases() {
         let model = setup.family.open_format(path, threads, setup.about.weights_bytes)?;
         for vectors in setup.vector_counts() {
             cases.push((format.clone(), vectors, bytes_moved(model.base(), basis_of(&model)?, vectors)));
@@ -164,7 +164,7 @@ fn cold(setup: &Setup<'_>) -> Result<Option<Cold>> {
     let (mut each, mut rates, mut needed) = (Vec::new(), Vec::new(), 0);
     let files = setup.family.files()?;
     let size = |file: &std::path::PathBuf| std::fs::metadata(file).map_or(0, |metadata| metadata.len());
-    let Some(largest) = files.iter().skip(1).max_by_key(|file| size(file)) else { return Ok(None) };
+    let Some(largest) = files.iter().max_by_key(|file| size(file)) else { return Ok(None) };
     for _ in 0..if setup.quick { 1 } else { 3 } {
         if !setup.family.evict()? {
             return Ok(None);

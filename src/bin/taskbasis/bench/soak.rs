@@ -226,7 +226,7 @@ fn one(shared: &Shared<'_>, which: usize, images: usize) -> Result<()> {
     let apart = difference(&embeds, expected);
     shared.difference.fetch_max(apart.to_bits(), Ordering::Relaxed);
     // Also where it is no number.
-    if !shared.promotion || !(apart <= PROMOTED_TOLERANCE) {
+    if !shared.promotion || apart.is_nan() || apart > PROMOTED_TOLERANCE {
         shared.differing.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())

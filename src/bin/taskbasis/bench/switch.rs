@@ -1,12 +1,13 @@
 //! Switching: from a task's name to its first embedding.
 
 use serde::Serialize;
-use taskbasis::{Promotion, ReconstructOptions, Result, TaskExpr, Weights};
+use taskbasis::{Promotion, ReconstructOptions, Result, StreamedEncoder, TaskExpr, Weights};
 
 use super::Setup;
 use super::family::{Dice, basis_of, recoverable};
 use super::frozen::Frozen;
 use super::samples::{Samples, Variant, digits, paired_difference, repeat, take_turns, time};
+use crate::output;
 
 #[derive(Serialize)]
 pub struct Switch {
@@ -37,6 +38,10 @@ pub struct Switch {
     pub cached_ms: Samples,
     /// From the name to the weights where the cache has them, without a run.
     pub lookup_ms: Samples,
+    /// From the name to the embedding, a block at a time in a small part of the memory, nothing kept.
+    pub streamed_ms: Samples,
+    /// Bytes of weights that this holds at most.
+    pub streamed_weight_bytes: usize,
     /// A new session on the task's own `.onnx`, page cache warm, and its first embedding.
     pub reload_ms: Samples,
     /// Of that, until the session was there.
@@ -74,8 +79,9 @@ pub fn measure(setup: &Setup<'_>) -> Result<Switch> {
     for task in &cached {
         warm.weights(task)?.get()?;
     }
+    let streamed = StreamedEncoder::new(&setup.about.arch, &setup.encoder)?;
     let reconstruct = std::cell::RefCell::new(Vec::new());
-    let mut which = 0;
+    let (mut which, mut streamed_turn) = (0, Sequence::new(tasks.clone()));
     let mut variants: Vec<Variant<'_>> = vec![
         Box::new(|| time(|| encoder.encode(&held, &pixels, 1)).map(|(ms, _)| ms)),
         Box::new(|| {
@@ -86,6 +92,10 @@ pub fn measure(setup: &Setup<'_>) -> Result<Switch> {
             let (ms, until_ready) = switch(turn.next())?;
             reconstruct.borrow_mut().push(until_ready);
             Ok(ms)
+        }),
+        Box::new(|| {
+            let task = streamed_turn.next();
+            time(|| streamed.encode(&cold.weights(task)?, &pixels, 1)).map(|(ms, _)| ms)
         }),
     ];
     let rounds = if setup.quick { 10 } else { 100 };
@@ -107,7 +117,8 @@ pub fn measure(setup: &Setup<'_>) -> Result<Switch> {
 
     let (again, named) = (both.swap_remove(0), both.swap_remove(0));
     let (run_difference, run_interval) = paired_difference(&named.each, &again.each);
-    let (switch_ms, cached_ms, run_ms) = (samples.swap_remove(2), samples.swap_remove(1), samples.swap_remove(0));
+    let streamed_ms = samples.remove(3);
+    let (switch_ms, cached_ms, run_ms) = (samples.remove(2), samples.remove(1), samples.remove(0));
     let reconstruct_ms = Samples::of(reconstruct.into_inner().split_off(1));
     let after: Vec<f64> = switch_ms.each.iter().zip(&reconstruct_ms.each).map(|(all, part)| all - part).collect();
     let (beyond_parts_ms, beyond_parts_interval_ms) = paired_difference(&after, &run_ms.each);
@@ -124,6 +135,8 @@ pub fn measure(setup: &Setup<'_>) -> Result<Switch> {
         run_ms,
         cached_ms,
         lookup_ms,
+        streamed_ms,
+        streamed_weight_bytes: streamed.weight_bytes(),
         reload_ms,
         reload_open_ms,
         beside_reload_ms,
@@ -203,6 +216,10 @@ impl Switch {
                 ),
             ],
             ["  name to weights alone".into(), format!("{} µs", digits(self.lookup_ms.median * 1e3))],
+            [
+                "another task, a block at a time".into(),
+                self.streamed_ms.text() + &format!(", {} of weights", output::bytes(self.streamed_weight_bytes as u64)),
+            ],
             ["a session on the task's own .onnx".into(), self.reload_ms.text() + &tail(&self.reload_ms)],
             ["  over taskbasis".into(), format!("{} ×", digits(self.vs_reload))],
         ]

@@ -1,45 +1,56 @@
-//! Evaluation data: labelled images of several tasks in one mapped safetensors file.
+//! Evaluation data: labelled images of several tasks.
 //!
-//! `{task}/{split}/images`: u8 `[N, H, W, 3]`, or `[N, H, W, 1]` or `[N, H, W]` for grey; `{task}/{split}/labels`: any
-//! integer type, `[N]`. Opening reads the header; a split's labels are read when the split is asked for, its images
-//! when they are looked at.
+//! In one mapped safetensors file: `{task}/{split}/images`: u8 `[N, H, W, 3]`, or `[N, H, W, 1]` or `[N, H, W]` for
+//! grey; `{task}/{split}/labels`: any integer type, `[N]`. Or in a folder a task, as the datasets are distributed:
+//! MNIST's IDX files, CIFAR's binary files, image files in a folder a class. Opening reads headers and the names of
+//! splits; a split's labels are read when the split is asked for, its images when they are looked at.
 #![forbid(unsafe_code)]
+
+mod cifar;
+mod folder;
+mod idx;
+mod split;
 
 use std::path::{Path, PathBuf};
 
-use crate::clip::preprocess::{PixelFormat, Pixels};
+use self::folder::TaskFolder;
+use self::split::Images;
+pub use self::split::Split;
+
+use crate::clip::preprocess::PixelFormat;
 use crate::clip::tensors::tensors;
 use crate::error::{Error, Result};
 use crate::suggest::unknown;
 use crate::tensor::{DType, Tensor};
 
-/// A file of labelled images, by task and split.
+/// Labelled images, by task and split.
 #[derive(Debug)]
 pub struct Dataset {
     path: PathBuf,
     /// In the order of their names.
     tensors: Vec<(String, Tensor)>,
-}
-
-/// The labelled images of one task and split.
-#[derive(Debug)]
-pub struct Split {
-    images: Tensor,
-    labels: Vec<usize>,
-    height: usize,
-    width: usize,
-    format: PixelFormat,
+    folders: Vec<TaskFolder>,
 }
 
 impl Dataset {
-    /// Maps the file at `path`.
+    /// Maps the file at `path`, or looks into a folder with one folder a task, each as [`Dataset::of_task`] takes it.
     ///
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io); [`ErrorKind::Format`](crate::ErrorKind::Format) when it is not a valid
-    /// safetensors file or holds no `{task}/{split}/images` at all.
+    /// safetensors file or holds no `{task}/{split}/images` at all; those of [`Dataset::of_task`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let dataset = Self { path: path.to_path_buf(), tensors: tensors(path)? };
+        if path.is_dir() {
+            let folders = folder::subfolders(path)?
+                .into_iter()
+                .map(|(task, folder)| TaskFolder::open(&task, &folder))
+                .collect::<Result<Vec<_>>>()?;
+            if folders.is_empty() {
+                return Err(Error::format("no evaluation data in it").at(path).expected("a folder a task"));
+            }
+            return Ok(Self { path: path.to_path_buf(), tensors: Vec::new(), folders });
+        }
+        let dataset = Self { path: path.to_path_buf(), tensors: tensors(path)?, folders: Vec::new() };
         if dataset.names().next().is_none() {
             return Err(Error::format("no evaluation data in it")
                 .at(path)
@@ -47,6 +58,38 @@ impl Dataset {
                 .got(format_args!("{} other tensors", dataset.tensors.len())));
         }
         Ok(dataset)
+    }
+
+    /// The data of one task, in a folder: MNIST's IDX files (`train-images-idx3-ubyte`, …; splits `train` and `test`),
+    /// CIFAR's binary files (`data_batch_1.bin`, …, `test_batch.bin` of CIFAR-10, `train.bin` and `test.bin` of
+    /// CIFAR-100, whose fine labels count), or a folder a split with a folder a class in each, in which PNG and JPEG
+    /// files lie. Without folders of splits, the classes are those of one split, `test`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io); [`ErrorKind::Format`](crate::ErrorKind::Format) when it is none of
+    /// these.
+    pub fn of_task(task: &str, path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        Ok(Self { path: path.to_path_buf(), tensors: Vec::new(), folders: vec![TaskFolder::open(task, path)?] })
+    }
+
+    /// The tasks of both.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when both have a task of one name, or both
+    /// are files of tensors.
+    pub fn join(mut self, other: Self) -> Result<Self> {
+        if let Some(task) = other.tasks().into_iter().find(|task| self.tasks().contains(task)) {
+            return Err(Error::invalid(format!("task `{task}` has data twice")).at(&other.path));
+        }
+        if !other.tensors.is_empty() && !self.tensors.is_empty() {
+            return Err(Error::invalid("only one file of tensors can be joined").at(&other.path));
+        }
+        if self.tensors.is_empty() {
+            (self.path, self.tensors) = (other.path, other.tensors);
+        }
+        self.folders.extend(other.folders);
+        Ok(self)
     }
 
     /// The tasks, in the order of their names.
@@ -101,6 +144,9 @@ impl Dataset {
         if !splits.contains(&split) {
             return Err(unknown(&format!("split of {task}"), split, splits.into_iter()).at(&self.path));
         }
+        if let Some(folder) = self.folders.iter().find(|folder| folder.task == task) {
+            return folder.split(split);
+        }
         let named = |what: &str| -> Result<(String, &Tensor)> {
             let name = format!("{task}/{split}/{what}");
             let place = self.tensors.binary_search_by(|(known, _)| known.as_str().cmp(&name));
@@ -138,12 +184,18 @@ impl Dataset {
                 .expected(format_args!("{count} labels"))
                 .got(labels.len()));
         }
-        Ok(Split { images: images.to_contiguous()?, labels, height, width, format })
+        Ok(Split {
+            images: Images::Packed { pixels: images.to_contiguous()?, height, width, format },
+            labels,
+            classes: Vec::new(),
+        })
     }
 
     /// Every (task, split) that has images. Task names may hold slashes, split names not.
     fn names(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.tensors.iter().filter_map(|(name, _)| name.strip_suffix("/images")?.rsplit_once('/'))
+        let of_tensors = self.tensors.iter().filter_map(|(name, _)| name.strip_suffix("/images")?.rsplit_once('/'));
+        let of_folders = self.folders.iter().flat_map(|folder| folder.splits().map(|split| (&*folder.task, split)));
+        of_tensors.chain(of_folders)
     }
 }
 
@@ -163,42 +215,4 @@ fn labels(tensor: &Tensor) -> Result<Vec<usize>> {
         return Err(Error::format("a label is negative").got(format_args!("{} for image {image}", values[image])));
     }
     Ok(values.into_iter().map(|label| label as usize).collect())
-}
-
-impl Split {
-    /// How many images.
-    pub fn len(&self) -> usize {
-        self.labels.len()
-    }
-
-    /// Whether there is no image at all.
-    pub fn is_empty(&self) -> bool {
-        self.labels.is_empty()
-    }
-
-    /// The class of each image, counted from 0.
-    pub fn labels(&self) -> &[usize] {
-        &self.labels
-    }
-
-    /// Image `index` where it lies in the mapped file.
-    ///
-    /// # Errors
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when there are not so many.
-    pub fn image(&self, index: usize) -> Result<Pixels<'_>> {
-        let length = self.height * self.width * self.format.channels();
-        // Of an image beyond the last one the start may overflow.
-        let data =
-            index.checked_mul(length).and_then(|start| self.images.bytes()?.get(start..)?.get(..length)).ok_or_else(
-                || Error::invalid("no such image").expected(format_args!("an index below {}", self.len())).got(index),
-            )?;
-        Ok(Pixels::packed(data, self.width, self.height, self.format))
-    }
-
-    /// All images, in order, where they lie in the mapped file.
-    pub fn images(&self) -> impl ExactSizeIterator<Item = Pixels<'_>> {
-        let length = self.height * self.width * self.format.channels();
-        let bytes = self.images.bytes().unwrap_or_default();
-        bytes.chunks_exact(length).map(|data| Pixels::packed(data, self.width, self.height, self.format))
-    }
 }

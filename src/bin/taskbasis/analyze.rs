@@ -1,0 +1,152 @@
+//! `taskbasis analyze`
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+use taskbasis::build::{Fit, Gram};
+use taskbasis::{Method, Result};
+
+use crate::build::percent;
+use crate::family::{FamilyArgs, MethodArg};
+use crate::output;
+
+/// Tell how well fine-tuned checkpoints can be compressed: their spectrum, what they have in common, and what every
+/// number of vectors leaves of each task. Nothing is written.
+#[derive(Args)]
+pub struct Analyze {
+    #[command(flatten)]
+    family: FamilyArgs,
+
+    /// Only this method.
+    #[arg(long, value_enum)]
+    method: Option<MethodArg>,
+
+    /// Only this many vectors.
+    #[arg(long, value_name = "M")]
+    vectors: Option<usize>,
+
+    /// As for `build`.
+    #[arg(long, default_value_t = 0)]
+    seed: u32,
+}
+
+impl Analyze {
+    pub fn run(self, as_json: bool) -> Result<()> {
+        let family = self.family.open()?;
+        let gram = self.family.gram(&family)?;
+        let methods = self.method.map_or(MethodArg::ALL.to_vec(), |method| vec![method]);
+        let counts = self.vectors.map_or((1..=gram.tasks().len()).collect(), |vectors| vec![vectors]);
+        let mut fits = Vec::new();
+        for method in methods {
+            for &vectors in &counts {
+                fits.push(Fit::of(method.method(), &gram, vectors, self.seed)?);
+            }
+        }
+        if as_json {
+            return output::json(&report(&gram, &fits));
+        }
+        let mut text = spectrum_text(&gram) + "\n" + &cosines_text(&gram);
+        for method in MethodArg::ALL.map(MethodArg::method) {
+            let fits: Vec<&Fit> = fits.iter().filter(|fit| fit.method() == method).collect();
+            if !fits.is_empty() {
+                text += &format!("\n{method}: what is missing of each task\n{}", errors_text(&gram, &fits));
+            }
+        }
+        if let [fit] = fits.as_slice() {
+            text += &format!("\n{}: coefficients\n{}", fit.method(), coefficients_text(&gram, fit));
+        }
+        output::text(&text)
+    }
+}
+
+fn report(gram: &Gram, fits: &[Fit]) -> Value {
+    let t = gram.tasks().len();
+    let square = |of: &dyn Fn(usize, usize) -> f64| -> Vec<Vec<f64>> {
+        (0..t).map(|i| (0..t).map(|j| of(i, j)).collect()).collect()
+    };
+    let fits: Vec<Value> = fits
+        .iter()
+        .map(|fit| {
+            let m = fit.vectors();
+            let errors: Map<String, Value> =
+                gram.tasks().iter().zip(fit.errors()).map(|(task, error)| (task.clone(), json!(error))).collect();
+            let combine: Vec<Vec<f64>> = (0..t).map(|t| (0..m).map(|m| fit.combine(t, m)).collect()).collect();
+            let recover: Vec<Vec<Option<f64>>> = (0..m).map(|m| (0..t).map(|t| fit.recover(m, t)).collect()).collect();
+            json!({
+                "method": fit.method().name(), "vectors": m, "relative_errors": errors, "combine": combine,
+                "recover": recover, "loss": fit.loss(), "spectral_lower_bound": fit.bound(),
+            })
+        })
+        .collect();
+    json!({
+        "tasks": gram.tasks(),
+        "norms": (0..t).map(|i| gram.get(i, i).sqrt()).collect::<Vec<_>>(),
+        "gram": square(&|i, j| gram.get(i, j)),
+        "cosines": square(&|i, j| gram.cosine(i, j)),
+        "spectrum": gram.spectrum(false),
+        "spectrum_centred": gram.spectrum(true),
+        "fits": fits,
+    })
+}
+
+/// The eigenvalues' shares, one by one and summed, with a bar of the sum.
+fn spectrum_text(gram: &Gram) -> String {
+    const WIDTH: f64 = 30.0;
+    let header = ["vectors", "share", "kept", "", "kept, PCA"].map(String::from).to_vec();
+    let (spectrum, centred) = (gram.spectrum(false), gram.spectrum(true));
+    let share =
+        |of: &[f64], upto: usize| of[..upto].iter().sum::<f64>() / of.iter().sum::<f64>().max(f64::MIN_POSITIVE);
+    let row = |m: usize| {
+        let kept = share(&spectrum, m);
+        let bar = "█".repeat((WIDTH * kept).round() as usize);
+        vec![
+            m.to_string(),
+            format!("{:.2} %", 100.0 * (kept - share(&spectrum, m - 1))),
+            format!("{:.2} %", 100.0 * kept),
+            format!("{bar:<30}"),
+            format!("{:.2} %", 100.0 * share(&centred, m)),
+        ]
+    };
+    let rows: Vec<_> = std::iter::once(header).chain((1..=spectrum.len()).map(row)).collect();
+    format!("spectrum of the task vectors\n{}", output::table(&rows))
+}
+
+fn cosines_text(gram: &Gram) -> String {
+    let tasks = gram.tasks();
+    let header = std::iter::once(String::new()).chain(tasks.iter().cloned()).collect();
+    let row = |i: usize| {
+        let cells = (0..tasks.len()).map(|j| format!("{:.3}", gram.cosine(i, j)));
+        std::iter::once(tasks[i].clone()).chain(cells).collect()
+    };
+    let rows: Vec<Vec<String>> = std::iter::once(header).chain((0..tasks.len()).map(row)).collect();
+    format!("cosine similarities\n{}", output::table(&rows))
+}
+
+fn errors_text(gram: &Gram, fits: &[&Fit]) -> String {
+    let header = std::iter::once("vectors".to_owned()).chain(fits.iter().map(|fit| fit.vectors().to_string()));
+    let mut rows: Vec<Vec<String>> = vec![header.collect()];
+    for (t, task) in gram.tasks().iter().enumerate() {
+        let cells = fits.iter().map(|fit| percent(fit.errors()[t]));
+        rows.push(std::iter::once(task.clone()).chain(cells).collect());
+    }
+    if fits.iter().any(|fit| fit.method() == Method::Autoencoder) {
+        let number = |value: Option<f64>| value.map_or_else(String::new, |value| format!("{value:.3e}"));
+        for (name, of) in [("loss", Fit::loss as fn(&Fit) -> Option<f64>), ("at least", Fit::bound)] {
+            let cells = fits.iter().map(|fit| number(of(fit)));
+            rows.push(std::iter::once(name.to_owned()).chain(cells).collect());
+        }
+    }
+    output::table(&rows)
+}
+
+/// B (or U) beside W (or C): a row a task.
+fn coefficients_text(gram: &Gram, fit: &Fit) -> String {
+    let vectors = 0..fit.vectors();
+    let header = ["combine", "recover"].iter().flat_map(|what| vectors.clone().map(move |m| format!("{what} s{m}")));
+    let mut rows: Vec<Vec<String>> = vec![std::iter::once("task".to_owned()).chain(header).collect()];
+    for (t, task) in gram.tasks().iter().enumerate() {
+        let combine = vectors.clone().map(|m| format!("{:.4}", fit.combine(t, m)));
+        let recover = vectors.clone().map(|m| fit.recover(m, t).map_or_else(|| "—".into(), |a| format!("{a:.4}")));
+        rows.push(std::iter::once(task.clone()).chain(combine).chain(recover).collect());
+    }
+    output::table(&rows)
+}

@@ -1,0 +1,119 @@
+//! `taskbasis build`
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Instant;
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+use taskbasis::build::{Family, Fit, WriteOptions};
+use taskbasis::{Method, Result};
+
+use crate::family::{FamilyArgs, MethodArg};
+use crate::output;
+
+/// Make a basis of fine-tuned checkpoints, in the published layout.
+///
+/// Reads the checkpoints twice, mapped, whatever their number: once for the Gram matrix of the task vectors, from which
+/// everything is chosen, and once for the vectors that are written.
+#[derive(Args)]
+pub struct Build {
+    #[command(flatten)]
+    family: FamilyArgs,
+
+    /// How the tasks are compressed.
+    #[arg(long, value_enum, default_value_t)]
+    method: MethodArg,
+
+    /// How many basis vectors; `auto` for the fewest that keep enough of the spectrum.
+    #[arg(long, value_name = "M|auto", default_value = "auto")]
+    vectors: Vectors,
+
+    /// What share of the spectrum (of the task vectors' energy) `--vectors auto` keeps.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.95)]
+    keep: f64,
+
+    /// Another seed gives another of the Autoencoder's equally good bases, or other tasks selected.
+    #[arg(long, default_value_t = 0)]
+    seed: u32,
+
+    /// The model's name, for `method_info.json`.
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+
+    /// The folder to make.
+    #[arg(short, long, value_name = "FOLDER")]
+    output: PathBuf,
+}
+
+#[derive(Clone, Copy)]
+enum Vectors {
+    Auto,
+    Exactly(usize),
+}
+
+impl FromStr for Vectors {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match (text, text.parse()) {
+            ("auto", _) => Ok(Self::Auto),
+            (_, Ok(count)) if count > 0 => Ok(Self::Exactly(count)),
+            _ => Err("expected a number of vectors, or `auto`".into()),
+        }
+    }
+}
+
+impl Build {
+    pub fn run(self, as_json: bool) -> Result<()> {
+        // A result that could not be written is found out before the work, not after.
+        Family::check_output(&self.output)?;
+        let began = Instant::now();
+        let family = self.family.open()?;
+        let gram = self.family.gram(&family)?;
+        let method = self.method.method();
+        let vectors = match self.vectors {
+            Vectors::Exactly(vectors) => vectors,
+            Vectors::Auto => gram.vectors_for(self.keep, method == Method::Pca)?,
+        };
+        let fit = Fit::of(method, &gram, vectors, self.seed)?;
+        let bar = output::progress(family.output_bytes(&fit) as usize, "writing the vectors");
+        let advance = |bytes| bar.inc(bytes);
+        let options =
+            WriteOptions { threads: self.family.threads, model: self.model.as_deref(), progress: Some(&advance) };
+        family.write_basis(&fit, &self.output, &options)?;
+        bar.finish_and_clear();
+        let seconds = began.elapsed().as_secs_f64();
+
+        let tasks: Vec<&str> = family.tasks().collect();
+        if as_json {
+            let errors: Map<String, Value> =
+                tasks.iter().zip(fit.errors()).map(|(task, error)| ((*task).into(), json!(error))).collect();
+            let selected: Vec<&str> = fit.selected().iter().map(|&t| tasks[t]).collect();
+            return output::json(&json!({
+                "output": self.output, "method": method.name(), "tasks": tasks, "vectors": vectors,
+                "parameters": family.parameter_count(), "bytes": family.output_bytes(&fit), "seconds": seconds,
+                "loss": fit.loss(), "spectral_lower_bound": fit.bound(), "relative_errors": errors,
+                "selected": if method == Method::RandomSample { json!(selected) } else { Value::Null },
+            }));
+        }
+        let mut rows = vec![vec!["task".to_owned(), "what is missing of it".into()]];
+        rows.extend(tasks.iter().zip(fit.errors()).map(|(task, error)| vec![(*task).into(), percent(*error)]));
+        let loss = match (fit.loss(), fit.bound()) {
+            (Some(loss), Some(bound)) => format!("loss {loss:.6e}, at least {bound:.6e} for any {vectors} vectors\n"),
+            _ => String::new(),
+        };
+        output::text(&format!(
+            "{}: {method}, {vectors} vectors for {} tasks, {} in {seconds:.1} s\n{loss}\n{}",
+            self.output.display(),
+            tasks.len(),
+            output::bytes(family.output_bytes(&fit)),
+            output::table(&rows),
+        ))
+    }
+}
+
+/// A relative error, or the sign for a task that cannot be recovered.
+pub fn percent(error: Option<f64>) -> String {
+    error.map_or_else(|| "—".into(), |error| format!("{:.2} %", 100.0 * error))
+}

@@ -1,0 +1,69 @@
+//! What the fine-tuned models reach: what accuracies are normalised by.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use taskbasis::{Checkpoint, Error, Model, ModelOptions, Result, TaskExpr};
+
+use super::data::Labelled;
+use super::{Bench, Eval};
+use crate::family::{NamedFile, files_in};
+use crate::output;
+
+/// Accuracies by the reference's names of data: `MNIST` on the test split, `MNISTVal` on the validation split.
+pub(super) struct Finetuned(HashMap<String, f64>);
+
+impl Finetuned {
+    /// Given in a file, measured, or `None` where neither is asked for. `val` and `test` are the tasks' images.
+    pub(super) fn of(eval: &Eval, bench: &Bench<'_>, val: &[Labelled], test: &[Labelled]) -> Result<Option<Self>> {
+        match (&eval.finetuned, &eval.finetuned_dir) {
+            (Some(file), _) => Ok(Some(Self::read(file)?)),
+            (None, Some(folder)) => Ok(Some(Self::measure(eval, bench, folder, val, test)?)),
+            (None, None) => Ok(None),
+        }
+    }
+
+    fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read(path).map_err(|e| Error::io("cannot read", path, e))?;
+        let accuracies: HashMap<String, f64> = serde_json::from_slice(&text).map_err(|e| {
+            Error::format("not accuracies as they should be").at(path).expected(r#"{"TASK": 0.99, …}"#).because(e)
+        })?;
+        match accuracies.iter().find(|(_, accuracy)| !(**accuracy > 0.0 && **accuracy <= 1.0)) {
+            None => Ok(Self(accuracies)),
+            Some((task, accuracy)) => Err(Error::format(format!("the accuracy of `{task}` is out of range"))
+                .at(path)
+                .expected("above 0 and at most 1")
+                .got(accuracy)),
+        }
+    }
+
+    fn measure(eval: &Eval, bench: &Bench<'_>, folder: &Path, val: &[Labelled], test: &[Labelled]) -> Result<Self> {
+        let files = files_in(folder, eval.model.base.as_deref())?;
+        let bar = output::progress(val.iter().chain(test).map(Labelled::len).sum(), "images, fine-tuned");
+        let mut accuracies = HashMap::new();
+        for (val, test) in val.iter().zip(test) {
+            let file = files.iter().find(|file| file.name == val.task);
+            let NamedFile { path, .. } = file.ok_or_else(|| {
+                Error::not_found(format!("no fine-tuned checkpoint of task `{}`", val.task)).at(folder)
+            })?;
+            let options = ModelOptions { threads: eval.encoder.threads, ..ModelOptions::default() };
+            let model = Model::new(Checkpoint::open(path)?, None, &options)?;
+            let weights = bench.encoder.as_taken(&model.weights(&TaskExpr::base())?).get()?;
+            for (name, labelled) in [(format!("{}Val", val.task), val), (test.task.clone(), test)] {
+                accuracies.insert(name, bench.accuracy(&weights, labelled, &bar)?);
+            }
+        }
+        bar.finish_and_clear();
+        Ok(Self(accuracies))
+    }
+
+    /// The fine-tuned accuracy that `name` (`MNIST`, `MNISTVal`) is normalised by; that of the test split serves for
+    /// the validation split where there is no other.
+    pub(super) fn get(&self, name: &str) -> Result<f64> {
+        let without_val = name.strip_suffix("Val");
+        self.0.get(name).or_else(|| self.0.get(without_val?)).copied().ok_or_else(|| {
+            Error::not_found(format!("no fine-tuned accuracy of `{name}`"))
+                .hint("Give one a task with --finetuned, or the checkpoints with --finetuned-dir")
+        })
+    }
+}

@@ -1,0 +1,185 @@
+//! `taskbasis eval`
+
+mod data;
+mod finetuned;
+mod negate;
+mod plain;
+mod sweep;
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::Args;
+use indicatif::ProgressBar;
+use taskbasis::{Encoder, Error, Result, TaskExpr, TaskWeights, Weights};
+
+use self::data::{DataArg, Images, Labelled, open_data};
+use crate::args::{EncoderArgs, HeadArgs, ModelArgs, Session};
+
+/// Measure the accuracy of tasks on labelled images.
+///
+/// Alone, each task with its own weights. With --sweep, the paper's task addition: `merged@λ` for every λ on the
+/// validation split, then the best of them on the test split. With --negate, its task negation: for every task the λ
+/// of `-TASK@λ` that forgets most, as long as a control task is kept.
+#[derive(Args)]
+pub struct Eval {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    #[command(flatten)]
+    encoder: EncoderArgs,
+
+    #[command(flatten)]
+    heads: HeadArgs,
+
+    /// Labelled images: a safetensors file with `TASK/SPLIT/images` u8 [N,H,W,3] or [N,H,W], and `TASK/SPLIT/labels`
+    /// [N]; or a folder a task; or TASK=FOLDER, once a task: MNIST's IDX files, CIFAR's .bin files, or
+    /// SPLIT/CLASS/*.png.
+    #[arg(long, value_name = "DATA", required = true)]
+    data: Vec<DataArg>,
+
+    /// Which part of the data to test on.
+    #[arg(long, default_value = "test")]
+    split: String,
+
+    /// Which part of the data λ is chosen on.
+    #[arg(long, default_value = "val", value_name = "SPLIT")]
+    val_split: String,
+
+    /// Which weights, for every task; each task's own by default. With --sweep, what λ multiplies: `merged` by default.
+    #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
+    weights: Option<TaskExpr>,
+
+    /// Only this task; may be given several times.
+    #[arg(long = "task", value_name = "TASK")]
+    tasks: Vec<String>,
+
+    /// The λ to try: from, to, and how many, `0:1:21`.
+    #[arg(long, value_name = "FROM:TO:N", num_args = 0..=1, default_missing_value = "0:1:21")]
+    sweep: Option<Sweep>,
+
+    /// Negate every task.
+    #[arg(long, requires = "control", conflicts_with = "weights")]
+    negate: bool,
+
+    /// The task that negation must not harm.
+    #[arg(long, value_name = "TASK", requires = "negate")]
+    control: Option<String>,
+
+    /// The share of the control task's zero-shot accuracy that negation must keep.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.95)]
+    keep: f64,
+
+    /// The accuracies of the fine-tuned models, which normalise those of --sweep and --negate: {"TASK": 0.99, …};
+    /// `TASKVal` for the validation split, where it differs.
+    #[arg(long, value_name = "F.json")]
+    finetuned: Option<PathBuf>,
+
+    /// The fine-tuned checkpoints themselves, to be measured: NAMEVal/finetuned.pt, NAME/finetuned.pt or NAME.pt.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "finetuned")]
+    finetuned_dir: Option<PathBuf>,
+
+    /// Bytes of preprocessed images to keep between one λ and the next, in MiB; more are preprocessed again.
+    #[arg(long, value_name = "MIB", default_value_t = 4096)]
+    image_cache: usize,
+}
+
+/// Evenly spaced λ, both ends among them.
+#[derive(Clone, Debug)]
+struct Sweep(Vec<f64>);
+
+impl FromStr for Sweep {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let parts: Vec<&str> = text.split(':').collect();
+        let [from, to, count] = parts.as_slice() else { return Err("expected FROM:TO:N, as in 0:1:21".into()) };
+        let number = |text: &str| text.parse::<f64>().ok().filter(|value| value.is_finite());
+        let (Some(from), Some(to), Ok(count @ 2..=10_000)) = (number(from), number(to), count.parse::<usize>()) else {
+            return Err("expected two numbers and how many λ, at least 2: 0:1:21".into());
+        };
+        // As numpy.linspace computes them, so that λ are the same numbers, and the last is exactly `to`.
+        let step = (to - from) / (count - 1) as f64;
+        let mut values: Vec<f64> = (0..count).map(|i| i as f64 * step + from).collect();
+        if let Some(last) = values.last_mut() {
+            *last = to;
+        }
+        Ok(Self(values))
+    }
+}
+
+/// What every kind of evaluation works with.
+struct Bench<'a> {
+    session: &'a Session,
+    encoder: Encoder,
+    images: Images<'a>,
+}
+
+impl Bench<'_> {
+    /// The weights of `expr` as the encoder takes them; the expression is checked, nothing is reconstructed yet.
+    fn weights(&self, expr: &TaskExpr) -> Result<TaskWeights> {
+        Ok(self.encoder.as_taken(&self.session.model.weights(expr)?))
+    }
+
+    fn accuracy(&self, weights: &Weights, labelled: &Labelled, bar: &ProgressBar) -> Result<f64> {
+        self.images.accuracy(&self.encoder, weights, labelled, bar)
+    }
+}
+
+impl Eval {
+    pub fn run(self, as_json: bool) -> Result<()> {
+        let session = self.model.open(self.encoder.threads)?;
+        let encoder = self.encoder.encoder(&session)?;
+        let images = Images::new(open_data(&self.data)?, &self, &session, encoder.arch().image_size())?;
+        let bench = Bench { session: &session, encoder, images };
+        match (&self.sweep, self.negate) {
+            (sweep, true) => negate::run(&self, &bench, sweep.clone(), as_json),
+            (Some(sweep), false) => sweep::run(&self, &bench, sweep, as_json),
+            (None, false) => plain::run(&self, &bench, as_json),
+        }
+    }
+
+    /// The tasks that are asked for: those given, or all that have images in every one of `splits`.
+    fn tasks(&self, bench: &Bench<'_>, splits: &[&str]) -> Result<Vec<String>> {
+        if !self.tasks.is_empty() {
+            return Ok(self.tasks.clone());
+        }
+        let mut tasks: Vec<String> = Vec::new();
+        for (i, split) in splits.iter().enumerate() {
+            let of_split = bench.images.data().tasks_with(split)?;
+            if i == 0 {
+                tasks = of_split.into_iter().map(String::from).collect();
+            } else {
+                tasks.retain(|task| of_split.contains(&task.as_str()));
+            }
+        }
+        if tasks.is_empty() {
+            return Err(Error::not_found(format!("no task has all of the splits {}", splits.join(", "))));
+        }
+        Ok(tasks)
+    }
+}
+
+/// `97.25 %`
+fn percent(share: f64) -> String {
+    format!("{:.2} %", 100.0 * share)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sweeps_are_those_of_numpy() {
+        let Sweep(values) = "0:1:21".parse().unwrap();
+        // numpy.linspace(0, 1, 21)[[3, 6, 20]]
+        assert_eq!(
+            (values.len(), values[3], values[6], values[20]),
+            (21, 0.15000000000000002, 0.30000000000000004, 1.0)
+        );
+        assert_eq!("-1:1:3".parse::<Sweep>().unwrap().0, [-1.0, 0.0, 1.0]);
+        for wrong in ["0:1", "0:1:1", "0:1:x", "a:1:3", "0:inf:3", "0:1:3:4", ""] {
+            assert!(wrong.parse::<Sweep>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! A base and what was fine-tuned from it, checked to be of one model before anything is read.
+
+use std::sync::OnceLock;
+
+use crate::checkpoint::{Checkpoint, is_image_tower};
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
+use crate::weights::Scope;
+
+/// A base and T checkpoints that were fine-tuned from it. Their tensors stay where they are mapped.
+#[derive(Debug)]
+pub struct Family {
+    base: Checkpoint,
+    tasks: Vec<(String, Checkpoint)>,
+    pub(super) parameters: Vec<Parameter>,
+}
+
+/// One parameter of the model, in every checkpoint.
+#[derive(Debug)]
+pub(super) struct Parameter {
+    pub(super) name: String,
+    pub(super) base: Tensor,
+    /// One a task.
+    pub(super) tuned: Vec<Tensor>,
+    /// Whether any task changes it: known once the Gram matrix is.
+    pub(super) changed: OnceLock<bool>,
+}
+
+impl Parameter {
+    pub(super) fn shape(&self) -> &[usize] {
+        self.base.shape()
+    }
+
+    pub(super) fn numel(&self) -> usize {
+        self.base.numel()
+    }
+
+    /// What reading all of its checkpoints reads.
+    pub(super) fn bytes(&self) -> u64 {
+        self.tuned.iter().chain([&self.base]).map(|tensor| tensor.nbytes() as u64).sum()
+    }
+}
+
+impl Family {
+    /// Puts the checkpoints together. Tensors that are no floats are no weights and are left out; every other one
+    /// within `scope` must be in all of them, in one shape.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for no task, a task without a name or two of
+    /// one name; [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming file and tensor, where the checkpoints
+    /// are not of one model.
+    pub fn new(base: Checkpoint, tasks: Vec<(String, Checkpoint)>, scope: Scope) -> Result<Self> {
+        if tasks.is_empty() {
+            return Err(Error::invalid("a basis needs at least one task"));
+        }
+        for (t, (task, checkpoint)) in tasks.iter().enumerate() {
+            let known = tasks[..t].iter().find(|(other, _)| other == task);
+            if let Some((_, other)) = known {
+                let both = format_args!("{} and {}", other.path().display(), checkpoint.path().display()).to_string();
+                return Err(Error::invalid(format!("two checkpoints for task `{task}`")).got(both));
+            }
+            if task.is_empty() {
+                return Err(Error::invalid("a task needs a name").at(checkpoint.path()));
+            }
+        }
+        let in_scope =
+            |name: &str, tensor: &Tensor| tensor.dtype().is_float() && (scope == Scope::All || is_image_tower(name));
+        let mut parameters = Vec::with_capacity(base.len());
+        for (name, tensor) in base.iter().filter(|(name, tensor)| in_scope(name, tensor)) {
+            let tuned = tasks.iter().map(|(_, checkpoint)| matching(&base, checkpoint, name, tensor));
+            let tuned = tuned.collect::<Result<Vec<_>>>()?;
+            parameters.push(Parameter { name: name.to_owned(), base: tensor.clone(), tuned, changed: OnceLock::new() });
+        }
+        for (_, checkpoint) in &tasks {
+            let unknown = checkpoint.iter().find(|(name, tensor)| in_scope(name, tensor) && base.get(name).is_none());
+            if let Some((name, _)) = unknown {
+                return Err(Error::mismatch(format!("the base {} has no such tensor", base.path().display()))
+                    .at(checkpoint.path())
+                    .tensor(name)
+                    .hint(other_model(name)));
+            }
+        }
+        if parameters.is_empty() {
+            return Err(Error::mismatch("holds no weights of an image tower").at(base.path()));
+        }
+        Ok(Self { base, tasks, parameters })
+    }
+
+    /// The zero-shot weights.
+    pub fn base(&self) -> &Checkpoint {
+        &self.base
+    }
+
+    /// The names of the tasks, in order.
+    pub fn tasks(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.tasks.iter().map(|(task, _)| task.as_str())
+    }
+
+    /// The fine-tuned checkpoints, in the order of the tasks.
+    pub fn tuned(&self) -> impl ExactSizeIterator<Item = &Checkpoint> {
+        self.tasks.iter().map(|(_, checkpoint)| checkpoint)
+    }
+
+    /// Elements of a task vector: D.
+    pub fn parameter_count(&self) -> usize {
+        self.parameters.iter().map(Parameter::numel).sum()
+    }
+
+    /// Bytes that one pass over all checkpoints reads at most: what [`Family::gram`] reports its progress of.
+    pub fn bytes(&self) -> u64 {
+        self.parameters.iter().map(Parameter::bytes).sum()
+    }
+}
+
+/// The tensor of `tuned` that `of_base` was fine-tuned to.
+fn matching(base: &Checkpoint, tuned: &Checkpoint, name: &str, of_base: &Tensor) -> Result<Tensor> {
+    let tensor = tuned.get(name).ok_or_else(|| {
+        Error::mismatch(format!("the file has no such tensor, and the base {} has", base.path().display()))
+            .at(tuned.path())
+            .tensor(name)
+            .hint(other_model(name))
+    })?;
+    if tensor.shape() != of_base.shape() || !tensor.dtype().is_float() {
+        return Err(Error::mismatch("it is not what it is in the base")
+            .at(tuned.path())
+            .tensor(name)
+            .expected(format_args!("floats {:?}, as in {}", of_base.shape(), base.path().display()))
+            .got(format_args!("{} {:?}", tensor.dtype(), tensor.shape())));
+    }
+    Ok(tensor.clone())
+}
+
+fn other_model(name: &str) -> &'static str {
+    if is_image_tower(name) {
+        "Is it of another model?"
+    } else {
+        "Where some of the checkpoints hold image towers only, build from the image towers alone"
+    }
+}

@@ -1,0 +1,395 @@
+//! Writing the published layout: the vectors in one pass over the checkpoints, and what the method keeps beside them.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use nalgebra::DMatrix;
+use ndarray::linalg::general_mat_mul;
+use ndarray::{Array2, ArrayView2, Axis};
+use serde_json::{Map, Value as Json, json};
+
+use super::autoencoder::logits;
+use super::family::{Family, Parameter};
+use super::fit::Fit;
+use super::tile::{TILE, Tiles, split};
+use crate::basis::Method;
+use crate::checkpoint::writer::{StorageId, TorchWriter, Value};
+use crate::error::{Error, Result};
+use crate::kernel::threads;
+use crate::tensor::{DType, f32_bytes, try_zeroed};
+
+/// All vectors of a parameter are computed in one reading where together they take at most this many bytes; of larger
+/// ones a vector at a time.
+const TOGETHER: usize = 256 << 20;
+/// What is computed before it is written, of those.
+const CHUNK: usize = 4 << 20;
+/// A thread takes this many elements at a time.
+const PIECE: usize = 16 * TILE;
+/// The temperature that the reference's softmax starts with: `B = softmax(A / τ)`.
+const TAU: f64 = 5.0;
+/// What the layout's names begin with: the reference's encoder wraps the model.
+const PREFIX: &str = "model.";
+
+/// How [`Family::write_basis`] writes; `default()` is right nearly always.
+#[derive(Clone, Copy, Default)]
+pub struct WriteOptions<'a> {
+    /// Threads; 0 means one a processor.
+    pub threads: usize,
+    /// The model's name, for `method_info.json`.
+    pub model: Option<&'a str>,
+    /// Told how many more bytes of vectors are written, of [`Family::output_bytes`].
+    pub progress: Option<&'a dyn Fn(u64)>,
+}
+
+impl std::fmt::Debug for WriteOptions<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WriteOptions").field("threads", &self.threads).field("model", &self.model).finish()
+    }
+}
+
+impl Family {
+    /// Bytes of the vectors that [`Family::write_basis`] will write, PCA's mean among them.
+    pub fn output_bytes(&self, fit: &Fit) -> u64 {
+        let vectors = fit.vectors() + usize::from(fit.method() == Method::Pca);
+        (vectors * self.parameter_count() * size_of::<f32>()) as u64
+    }
+
+    /// Whether [`Family::write_basis`] may write to `folder`: it must not be there yet, or be empty.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) where it holds anything, and
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) where it is a file, or the folder around it is not there.
+    pub fn check_output(folder: impl AsRef<Path>) -> Result<()> {
+        let folder = folder.as_ref();
+        if folder.is_dir() {
+            let mut entries = fs::read_dir(folder).map_err(|e| Error::io("cannot list the folder", folder, e))?;
+            return match entries.next() {
+                None => Ok(()),
+                Some(_) => Err(Error::invalid("is there already, and not empty: nothing is overwritten")
+                    .at(folder)
+                    .hint("Choose another name, or remove it first")),
+            };
+        }
+        if folder.symlink_metadata().is_ok() {
+            return Err(Error::new(crate::ErrorKind::Io, "is a file, not a folder").at(folder));
+        }
+        match parent(folder) {
+            around if around.is_dir() => Ok(()),
+            _ => {
+                Err(Error::new(crate::ErrorKind::Io, "cannot create a folder there: the one around it does not exist")
+                    .at(folder))
+            }
+        }
+    }
+
+    /// Writes the basis as a folder in the published layout, which [`Basis::open`](crate::Basis::open) and the
+    /// reference read: f32, names with the prefix `model.`. It is written beside its place and put there when it is
+    /// complete and on the disk; nothing half-written is left.
+    ///
+    /// # Errors
+    /// As [`Family::check_output`]; [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file;
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) for a fit of another number of tasks.
+    pub fn write_basis(&self, fit: &Fit, folder: impl AsRef<Path>, options: &WriteOptions<'_>) -> Result<()> {
+        let folder = folder.as_ref();
+        let tasks = self.tasks().len();
+        if fit.combine.nrows() != tasks {
+            return Err(Error::mismatch("the fit is of other tasks").expected(tasks).got(fit.combine.nrows()));
+        }
+        Self::check_output(folder)?;
+        let partial = tempfile::Builder::new()
+            .prefix(".taskbasis-")
+            .suffix(".partial")
+            .tempdir_in(parent(folder))
+            .map_err(|e| Error::io("cannot create a folder beside it", folder, e))?;
+        let output = Output { family: self, fit, options, folder, partial: partial.path() };
+        output.vectors()?;
+        match fit.method() {
+            Method::Autoencoder => output.awb()?,
+            Method::Pca => output.pca()?,
+            _ => output.selection()?,
+        }
+        output.info()?;
+        share_permissions(partial.path()).map_err(|e| Error::io("cannot set its permissions", folder, e))?;
+        let written = partial.keep();
+        if let Err(e) = fs::rename(&written, folder) {
+            let _ = fs::remove_dir_all(&written);
+            return Err(Error::io("cannot take its place", folder, e));
+        }
+        // The new name is on the disk only with its folder; a file system that cannot say so has nothing to sync.
+        let _ = File::open(parent(folder)).and_then(|around| around.sync_all());
+        Ok(())
+    }
+}
+
+/// The folder that `path` lies in.
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// Temporary folders are their owner's alone; this one is to be as any other.
+#[cfg(unix)]
+fn share_permissions(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+
+    // What the umask makes of a new folder can only be seen on one.
+    let probe = folder.join(".permissions");
+    fs::create_dir(&probe)?;
+    let mode = fs::metadata(&probe)?.permissions().mode();
+    fs::remove_dir(&probe)?;
+    fs::set_permissions(folder, fs::Permissions::from_mode(mode))
+}
+
+#[cfg(not(unix))]
+fn share_permissions(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// A folder in the making.
+struct Output<'a> {
+    family: &'a Family,
+    fit: &'a Fit,
+    options: &'a WriteOptions<'a>,
+    /// What errors call it.
+    folder: &'a Path,
+    /// Where it is written.
+    partial: &'a Path,
+}
+
+impl Output<'_> {
+    /// Opens `name`, lets `write` fill it, and syncs it.
+    fn file(&self, name: &str, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
+        let shown: PathBuf = self.folder.join(name);
+        let failed = |e| Error::io("cannot write", &shown, e);
+        let file = File::create(self.partial.join(name)).map_err(failed)?;
+        let mut out = BufWriter::with_capacity(1 << 20, file);
+        write(&mut out).map_err(|e| e.at(&shown))?;
+        out.into_inner().map_err(|e| failed(e.into_error()))?.sync_all().map_err(failed)
+    }
+
+    fn json(&self, name: &str, value: &Json) -> Result<()> {
+        self.file(name, |out| {
+            writeln!(out, "{value:#}").map_err(|e| Error::io("cannot write", self.folder.join(name), e))
+        })
+    }
+
+    fn progress(&self, bytes: usize) {
+        if let Some(progress) = self.options.progress {
+            progress(bytes as u64);
+        }
+    }
+
+    fn names(&self) -> impl Iterator<Item = String> + '_ {
+        self.family.parameters.iter().map(|parameter| format!("{PREFIX}{}", parameter.name))
+    }
+
+    /// `basis_vectors.pt`. The storages stand in the file parameter by parameter, all vectors of one side by side, so
+    /// that they can be written as they are computed.
+    fn vectors(&self) -> Result<()> {
+        let count = self.fit.vectors();
+        let mut writer = TorchWriter::new("basis_vectors");
+        let mut vectors = vec![Vec::with_capacity(self.family.parameters.len()); count];
+        for (parameter, name) in self.family.parameters.iter().zip(self.names()) {
+            for vector in &mut vectors {
+                vector.push((name.clone(), writer.tensor(DType::F32, parameter.shape())?));
+            }
+        }
+        let value = Value::dict([
+            ("basis_vectors", Value::List(vectors.into_iter().map(Value::Dict).collect())),
+            ("num_basis", Value::Int(count as i64)),
+            ("method", Value::from(self.fit.method().name())),
+        ]);
+        let combine = to_array(&self.fit.combine.transpose());
+        let mut all: Vec<Vec<f32>> = Vec::new();
+        self.file("basis_vectors.pt", |out| {
+            writer.write(out, &value, |StorageId(storage), out| {
+                let (parameter, m) = (&self.family.parameters[storage / count], storage % count);
+                if count * parameter.numel() * size_of::<f32>() > TOGETHER {
+                    return self.stream(parameter, combine.slice_axis(Axis(0), (m..m + 1).into()), out);
+                }
+                if m == 0 {
+                    all = self.compute(parameter, 0..parameter.numel(), combine.view()).map_err(io::Error::other)?;
+                }
+                self.progress(size_of_val(all[m].as_slice()));
+                out.write_all(f32_bytes(&all[m]))
+            })
+        })
+    }
+
+    /// One combination of a whole parameter, computed chunk by chunk.
+    fn stream(&self, parameter: &Parameter, combine: ArrayView2<'_, f64>, out: &mut dyn Write) -> io::Result<()> {
+        for range in split(0..parameter.numel(), CHUNK) {
+            for chunk in self.compute(parameter, range, combine).map_err(io::Error::other)? {
+                self.progress(size_of_val(chunk.as_slice()));
+                out.write_all(f32_bytes(&chunk))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `combine [N, T] · τ [T, range]`, summed in f64 and rounded once.
+    fn compute(
+        &self,
+        parameter: &Parameter,
+        range: std::ops::Range<usize>,
+        combine: ArrayView2<'_, f64>,
+    ) -> Result<Vec<Vec<f32>>> {
+        let count = combine.nrows();
+        let mut all = (0..count).map(|_| try_zeroed(range.len())).collect::<Result<Vec<Vec<f32>>>>()?;
+        if parameter.changed.get() == Some(&false) {
+            return Ok(all);
+        }
+        let mut rows: Vec<_> = all.iter_mut().map(|vector| vector.chunks_mut(PIECE)).collect();
+        let pieces = split(range, PIECE)
+            .map(|piece| (piece, rows.iter_mut().filter_map(Iterator::next).collect::<Vec<&mut [f32]>>()))
+            .collect();
+        threads::share(threads::count(self.options.threads), pieces, |(piece, mut outs), scratch: &mut Scratch| {
+            if scratch.sums.nrows() != count {
+                scratch.sums = Array2::zeros((count, TILE));
+            }
+            let start = piece.start;
+            for tile in split(piece, TILE) {
+                let (vectors, _) = scratch.tiles.read(parameter, tile.clone())?;
+                let mut sums = scratch.sums.slice_axis_mut(Axis(1), (..tile.len()).into());
+                general_mat_mul(1.0, &combine, &vectors, 0.0, &mut sums);
+                for (out, sums) in outs.iter_mut().zip(sums.rows()) {
+                    let out = &mut out[tile.start - start..tile.end - start];
+                    out.iter_mut().zip(sums).for_each(|(out, sum)| *out = *sum as f32);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// `AWB.pt`.
+    fn awb(&self) -> Result<()> {
+        let (b, w) = (&self.fit.combine, &self.fit.recover);
+        let mut writer = TorchWriter::new("AWB");
+        let matrices = [("A", logits(b, TAU)), ("W", w.clone()), ("B", b.clone())];
+        let tensors = matrices
+            .iter()
+            .map(|(name, matrix)| Ok((*name, writer.tensor(DType::F32, &[matrix.nrows(), matrix.ncols()])?)))
+            .collect::<Result<Vec<_>>>()?;
+        let metadata = from_json(&self.about());
+        let value = Value::dict(tensors.into_iter().chain([("metadata", metadata)]));
+        self.file("AWB.pt", |out| writer.write(out, &value, |StorageId(i), out| write_matrix(&matrices[i].1, out)))
+    }
+
+    /// `pca_components.pt`, with the mean as one flat tensor.
+    fn pca(&self) -> Result<()> {
+        let parameters = &self.family.parameters;
+        let (total, tasks, count) = (self.family.parameter_count(), self.family.tasks().len(), self.fit.vectors());
+        let mut writer = TorchWriter::new("pca_components");
+        let singular = self.fit.singular_values();
+        let compact = (tasks * count + total + count) * size_of::<f32>();
+        let full = total * count * size_of::<f32>();
+        let storage_info = [
+            ("compact_size_mb", compact as f64 / f64::from(1 << 20)),
+            ("full_matrix_size_gb", full as f64 / f64::from(1 << 30)),
+            ("compression_ratio", full as f64 / compact as f64),
+        ];
+        let shapes =
+            self.names().zip(parameters).map(|(name, parameter)| (name, Value::Size(parameter.shape().to_vec())));
+        let value = Value::dict([
+            ("coefficients", writer.tensor(DType::F32, &[count, tasks])?),
+            ("mean_vector", writer.tensor(DType::F32, &[total])?),
+            ("singular_values", writer.tensor(DType::F32, &[count])?),
+            ("M_actual", Value::Int(count as i64)),
+            ("total_dim", Value::Int(total as i64)),
+            ("keys_order", Value::List(self.names().map(Value::Str).collect())),
+            ("param_shapes", Value::dict(shapes)),
+            ("dataset_names", Value::List(self.family.tasks().map(Value::from).collect())),
+            ("storage_info", Value::dict(storage_info.map(|(name, value)| (name, Value::Float(value))))),
+        ]);
+        let mean = Array2::from_elem((1, tasks), 1.0 / tasks as f64);
+        self.file("pca_components.pt", |out| {
+            writer.write(out, &value, |StorageId(i), out| match i {
+                0 => write_matrix(&self.fit.recover, out),
+                1 => parameters.iter().try_for_each(|parameter| self.stream(parameter, mean.view(), out)),
+                _ => singular.iter().try_for_each(|value| out.write_all(&(*value as f32).to_le_bytes())),
+            })
+        })
+    }
+
+    /// `random_selection.json`.
+    fn selection(&self) -> Result<()> {
+        let names: Vec<&str> = self.family.tasks().collect();
+        let selected = self.fit.selected();
+        let about = json!({
+            "seed": self.fit.seed,
+            "M": self.fit.vectors(),
+            "selected_indices": selected,
+            "selected_datasets": selected.iter().map(|&t| names[t]).collect::<Vec<_>>(),
+            "total_tasks": names.len(),
+        });
+        self.json("random_selection.json", &about)
+    }
+
+    fn info(&self) -> Result<()> {
+        self.json("method_info.json", &Json::Object(self.about()))
+    }
+
+    /// What `method_info.json` and the Autoencoder's metadata tell: the reference's fields, as far as they mean
+    /// anything here. `lr` and `weight_decay` are null, there being neither.
+    fn about(&self) -> Map<String, Json> {
+        let fit = self.fit;
+        let tasks: Vec<&str> = self.family.tasks().collect();
+        let mut about = Map::new();
+        let mut add = |fields: Json| {
+            if let Json::Object(fields) = fields {
+                about.extend(fields);
+            }
+        };
+        add(json!({
+            "model": self.options.model, "finetuning_mode": "standard", "datasets": tasks, "M": fit.vectors(),
+        }));
+        if fit.method() == Method::Autoencoder {
+            add(json!({
+                "steps": fit.iterations, "lr": null, "tau_init": TAU, "anneal_every": null, "anneal_factor": null,
+                "weight_decay": null, "grad_clip": null, "batch_cols": null, "device": "cpu",
+            }));
+        }
+        add(json!({ "seed": fit.seed }));
+        if fit.method() == Method::Autoencoder {
+            add(json!({
+                "softmax_w": false, "encoder": "softmax", "w_activation": "linear", "gram_dtype": "float64",
+                "loss": fit.loss(), "spectral_lower_bound": fit.bound(),
+            }));
+        }
+        add(json!({
+            "notes": concat!("taskbasis ", env!("CARGO_PKG_VERSION")), "task_scenario": tasks.len().to_string(),
+            "method": fit.method().name(),
+        }));
+        about
+    }
+}
+
+#[derive(Default)]
+struct Scratch {
+    tiles: Tiles,
+    sums: Array2<f64>,
+}
+
+fn to_array(matrix: &DMatrix<f64>) -> Array2<f64> {
+    Array2::from_shape_fn((matrix.nrows(), matrix.ncols()), |(i, j)| matrix[(i, j)])
+}
+
+/// Row-major f32.
+fn write_matrix(matrix: &DMatrix<f64>, out: &mut dyn Write) -> io::Result<()> {
+    matrix.row_iter().try_for_each(|row| row.iter().try_for_each(|value| out.write_all(&(*value as f32).to_le_bytes())))
+}
+
+fn from_json(fields: &Map<String, Json>) -> Value {
+    let convert = |value: &Json| match value {
+        Json::Bool(value) => Value::Bool(*value),
+        Json::Number(number) => number.as_i64().map_or(Value::Float(number.as_f64().unwrap_or(f64::NAN)), Value::Int),
+        Json::String(text) => Value::Str(text.clone()),
+        Json::Array(items) => Value::List(items.iter().filter_map(Json::as_str).map(Value::from).collect()),
+        Json::Null | Json::Object(_) => Value::None,
+    };
+    Value::dict(fields.iter().map(|(name, value)| (name.clone(), convert(value))))
+}

@@ -1,0 +1,200 @@
+//! The Gram matrix of task vectors, and what it tells.
+
+use nalgebra::{DMatrix, SymmetricEigen};
+use ndarray::Array2;
+use ndarray::linalg::general_mat_mul;
+
+use super::family::{Family, Parameter};
+use super::tile::{TILE, Tiles, split};
+use crate::error::{Error, Result};
+use crate::kernel::threads;
+
+/// A thread takes this many elements of a parameter at a time. Each such piece has a sum of its own, and these are added
+/// in order, so that the result has the same bits on any number of threads.
+const PIECE: usize = 64 * TILE;
+
+/// `G[i,j] = ⟨τ_i, τ_j⟩` over all parameters, f64.
+#[derive(Clone, Debug)]
+pub struct Gram {
+    tasks: Vec<String>,
+    pub(super) values: DMatrix<f64>,
+}
+
+impl Gram {
+    /// From its entries, T rows of T.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) where there are not T·T of them, one is not
+    /// finite, they are not symmetric, a task vector is 0, or there is no task.
+    pub fn new(tasks: Vec<String>, values: &[f64]) -> Result<Self> {
+        let t = tasks.len();
+        if t == 0 || values.len() != t * t || values.iter().any(|value| !value.is_finite()) {
+            return Err(Error::invalid("a Gram matrix has T·T finite entries").got(values.len()));
+        }
+        let values = DMatrix::from_row_slice(t, t, values);
+        if (&values - values.transpose()).amax() > 1e-9 * values.amax() {
+            return Err(Error::invalid("a Gram matrix is symmetric"));
+        }
+        if let Some(zero) = (0..t).find(|&t| values[(t, t)] <= 0.0) {
+            return Err(Error::invalid(format!("the weights of task `{}` are the base's", tasks[zero]))
+                .hint("A task that changes nothing has no place in a basis"));
+        }
+        Ok(Self { tasks, values })
+    }
+
+    /// The tasks, in the order of rows and columns.
+    pub fn tasks(&self) -> &[String] {
+        &self.tasks
+    }
+
+    /// `⟨τ_i, τ_j⟩`.
+    ///
+    /// # Panics
+    /// For an index of T or above.
+    pub fn get(&self, i: usize, j: usize) -> f64 {
+        self.values[(i, j)]
+    }
+
+    /// The cosine of the angle between two task vectors.
+    ///
+    /// # Panics
+    /// For an index of T or above.
+    pub fn cosine(&self, i: usize, j: usize) -> f64 {
+        (self.get(i, j) / (self.get(i, i).sqrt() * self.get(j, j).sqrt())).clamp(-1.0, 1.0)
+    }
+
+    /// The eigenvalues, the largest first, none below 0: the squared singular values of the matrix of task vectors.
+    /// `centred` takes those of the vectors without their mean, as PCA does.
+    pub fn spectrum(&self, centred: bool) -> Vec<f64> {
+        let matrix = if centred { self.centred() } else { self.values.clone() };
+        eigen(matrix).0
+    }
+
+    /// The fewest vectors whose share of the spectrum's sum is `keep` or more.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a share that is not above 0 and at most 1.
+    pub fn vectors_for(&self, keep: f64, centred: bool) -> Result<usize> {
+        if !(keep > 0.0 && keep <= 1.0) {
+            return Err(Error::invalid("the share of the spectrum to keep is out of range")
+                .expected("above 0 and at most 1")
+                .got(keep));
+        }
+        let spectrum = self.spectrum(centred);
+        let wanted = keep * spectrum.iter().sum::<f64>();
+        let mut sum = 0.0;
+        // Rounding may leave the last sum short of 1.0 times the whole.
+        let enough = spectrum.iter().position(|value| {
+            sum += value;
+            sum >= wanted * (1.0 - 1e-12)
+        });
+        Ok(enough.map_or(self.tasks.len(), |at| at + 1))
+    }
+
+    /// `H·G·H` with `H = I − 1·1ᵀ/T`: the Gram matrix of the task vectors without their mean.
+    pub(super) fn centred(&self) -> DMatrix<f64> {
+        let t = self.tasks.len();
+        let h = DMatrix::identity(t, t) - DMatrix::from_element(t, t, 1.0 / t as f64);
+        &h * &self.values * &h
+    }
+}
+
+/// Eigenvalues, the largest first and none below 0, and the eigenvectors as columns. A column's sign makes its largest
+/// entry positive, so that it is always the same.
+pub(super) fn eigen(matrix: DMatrix<f64>) -> (Vec<f64>, DMatrix<f64>) {
+    let matrix = (&matrix + matrix.transpose()) * 0.5;
+    let SymmetricEigen { eigenvalues, eigenvectors } = SymmetricEigen::new(matrix);
+    let mut order: Vec<usize> = (0..eigenvalues.len()).collect();
+    order.sort_by(|&i, &j| eigenvalues[j].total_cmp(&eigenvalues[i]));
+    let columns: Vec<_> = order
+        .iter()
+        .map(|&i| {
+            let column = eigenvectors.column(i);
+            let largest = column[column.iamax()];
+            column * largest.signum()
+        })
+        .collect();
+    (order.iter().map(|&i| eigenvalues[i].max(0.0)).collect(), DMatrix::from_columns(&columns))
+}
+
+/// What a thread is given: a part of one parameter, and where its sum goes.
+struct Piece<'a> {
+    parameter: &'a Parameter,
+    range: std::ops::Range<usize>,
+    sum: &'a mut Array2<f64>,
+    changed: &'a mut bool,
+}
+
+impl Family {
+    /// The Gram matrix of the task vectors, in one pass over all checkpoints on up to `threads` threads (0: one a
+    /// processor). `progress` is told how many more of [`Family::bytes`] have been read, from any thread.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Format`](crate::ErrorKind::Format) where a value is not finite, naming file and tensor;
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a task whose weights are the base's.
+    pub fn gram(&self, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Result<Gram> {
+        let t = self.tasks().len();
+        let places: Vec<(usize, std::ops::Range<usize>)> = self
+            .parameters
+            .iter()
+            .enumerate()
+            .flat_map(|(p, parameter)| split(0..parameter.numel(), PIECE).map(move |range| (p, range)))
+            .collect();
+        let mut sums = vec![(Array2::<f64>::zeros((0, 0)), false); places.len()];
+        let pieces = places.iter().zip(&mut sums).map(|((p, range), (sum, changed))| Piece {
+            parameter: &self.parameters[*p],
+            range: range.clone(),
+            sum,
+            changed,
+        });
+        threads::share(threads::count(threads), pieces.collect(), |mut piece: Piece<'_>, tiles: &mut Tiles| {
+            piece.run(t, tiles).map_err(|e| e.tensor(&piece.parameter.name))?;
+            progress(piece.parameter.bytes() * piece.range.len() as u64 / piece.parameter.numel() as u64);
+            Ok(())
+        })?;
+
+        let mut total = Array2::<f64>::zeros((t, t));
+        for ((p, _), (sum, changed)) in places.iter().zip(&sums) {
+            if *changed {
+                total += sum;
+            }
+            let parameter = &self.parameters[*p];
+            if sum.iter().any(|value| !value.is_finite()) {
+                return Err(not_finite(parameter));
+            }
+        }
+        for (p, parameter) in self.parameters.iter().enumerate() {
+            let changed = places.iter().zip(&sums).any(|((of, _), (_, changed))| *of == p && *changed);
+            let _ = parameter.changed.set(changed);
+        }
+        let values: Vec<f64> = (0..t * t).map(|i| (total[[i / t, i % t]] + total[[i % t, i / t]]) / 2.0).collect();
+        Gram::new(self.tasks().map(str::to_owned).collect(), &values)
+    }
+}
+
+impl Piece<'_> {
+    fn run(&mut self, tasks: usize, tiles: &mut Tiles) -> Result<()> {
+        for range in split(self.range.clone(), TILE) {
+            let (vectors, changed) = tiles.read(self.parameter, range)?;
+            // Most of a text tower is never touched.
+            if changed {
+                if !*self.changed {
+                    *self.sum = Array2::zeros((tasks, tasks));
+                    *self.changed = true;
+                }
+                general_mat_mul(1.0, &vectors, &vectors.t(), 1.0, self.sum);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The error that says where a value is that is not finite.
+fn not_finite(parameter: &Parameter) -> Error {
+    let tensors = parameter.tuned.iter().chain([&parameter.base]);
+    let found = tensors.map(|tensor| (tensor, tensor.verify_finite())).find_map(|(tensor, verified)| {
+        let error = verified.err()?;
+        Some(error.at(tensor.mapping().path()))
+    });
+    found.unwrap_or_else(|| Error::format("the task vectors' values overflow")).tensor(&parameter.name)
+}

@@ -1,0 +1,66 @@
+//! Task vectors, a tile at a time: what both passes over the checkpoints read.
+
+use std::ops::Range;
+
+use ndarray::{Array2, ArrayView2, Axis};
+
+use super::family::Parameter;
+use crate::error::{Error, Result};
+
+/// Elements of a tile: T rows of them in f64 stay in the second-level cache for the T of published families.
+pub(super) const TILE: usize = 4096;
+
+/// One thread's room for a tile.
+#[derive(Default)]
+pub(super) struct Tiles {
+    /// `[T, TILE]`: the task vectors.
+    vectors: Array2<f64>,
+    base: Vec<f32>,
+    tuned: Vec<f32>,
+}
+
+impl Tiles {
+    /// The elements `range` of every task's vector of `parameter`, `[T, range.len()]`, and whether any is not 0.
+    ///
+    /// Differences are taken in f32, as the reference takes them; the sums that come after are f64.
+    pub(super) fn read(&mut self, parameter: &Parameter, range: Range<usize>) -> Result<(ArrayView2<'_, f64>, bool)> {
+        let count = range.len();
+        if self.vectors.nrows() != parameter.tuned.len() {
+            self.vectors = Array2::zeros((parameter.tuned.len(), TILE));
+            self.base.resize(TILE, 0.0);
+            self.tuned.resize(TILE, 0.0);
+        }
+        let base = match parameter.base.as_f32() {
+            Some(all) => &all[range.clone()],
+            None => {
+                parameter.base.read_f32(range.start, &mut self.base[..count])?;
+                &self.base[..count]
+            }
+        };
+        let mut changed = false;
+        for (tensor, mut row) in parameter.tuned.iter().zip(self.vectors.rows_mut()) {
+            let tuned = match tensor.as_f32() {
+                Some(all) => &all[range.clone()],
+                None => {
+                    tensor.read_f32(range.start, &mut self.tuned[..count])?;
+                    &self.tuned[..count]
+                }
+            };
+            let row = row.as_slice_mut().ok_or_else(|| Error::new(crate::ErrorKind::Internal, "a tile has gaps"))?;
+            let mut differs = false;
+            for ((out, tuned), base) in row.iter_mut().zip(tuned).zip(base) {
+                let difference = tuned - base;
+                differs |= difference != 0.0;
+                *out = f64::from(difference);
+            }
+            changed |= differs;
+        }
+        Ok((self.vectors.slice_axis(Axis(1), (..count).into()), changed))
+    }
+}
+
+/// `range` in pieces of at most `length`, in order.
+pub(super) fn split(range: Range<usize>, length: usize) -> impl Iterator<Item = Range<usize>> {
+    let end = range.end;
+    range.step_by(length).map(move |start| start..end.min(start + length))
+}
