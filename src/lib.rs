@@ -49,7 +49,7 @@ pub use checkpoint::{Checkpoint, Format};
 pub use clip::{Activation, Arch, ArchHints, Dataset, Head, Pixels, Preprocess, Score, Split, head_tasks};
 pub use encoder::{
     Encoder, EncoderOptions, FrozenEncoder, Probe, Promotion, PromotionState, Runtime, StreamedEncoder, Trial,
-    WeightSource, write_onnx,
+    WeightSource, write_onnx, write_onnx_f16,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use kernel::Kernel;

@@ -62,6 +62,16 @@ fn a_graph_from_binding_to_export() {
         let values = golden.require("pixel_values").unwrap();
         let found = encoder.encode(&values.to_f32().unwrap(), 32).unwrap();
         assert!(relative_l2(&found, &expected) <= 5e-5);
+
+        let halves = path("halves.onnx");
+        json(&[&["export", "--f16", "--weights", "MNIST", "-o", &halves][..], &model, of_graph].concat());
+        let size = |path: &str| std::fs::metadata(path).unwrap().len() as f64;
+        let share = size(&halves) / size(&plain);
+        assert!((0.5..0.6).contains(&share), "{of_graph:?}: {share}");
+        let encoder = taskbasis::FrozenEncoder::open(&halves, &taskbasis::EncoderOptions::default()).unwrap();
+        let rounded = encoder.encode(&values.to_f32().unwrap(), 32).unwrap();
+        let error = relative_l2(&rounded, &found);
+        assert!((1e-7..2e-3).contains(&error), "{of_graph:?}: {error}");
         let refused = run(&[&["bind", &plain][..], &model].concat());
         let message = String::from_utf8(refused.stderr).unwrap();
         assert!(refused.status.code() == Some(1) && message.contains("the graph lacks this parameter"), "{message}");

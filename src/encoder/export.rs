@@ -8,7 +8,7 @@ use super::session::Elements;
 use super::signature::Signature;
 use crate::clip::arch::Arch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::onnx::write::write_with_parameters;
+use crate::onnx::write::{Stored, write_with_parameters};
 
 /// Writes the image encoder of `arch` with these weights as constants: the graph that an [`Encoder`](super::Encoder)
 /// runs, from `pixel_values` to `embeds`. It needs ONNX Runtime, whose own operators it uses, and is as large as the
@@ -22,6 +22,26 @@ use crate::onnx::write::write_with_parameters;
 /// has another shape; [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for an output that is an input;
 /// [`ErrorKind::Io`](crate::ErrorKind::Io).
 pub fn write_onnx<W: WeightSource + ?Sized>(arch: &Arch, weights: &W, path: &Path, inputs: &[&Path]) -> Result<()> {
+    write(arch, weights, Stored::F32, path, inputs)
+}
+
+/// [`write_onnx`] with the weights rounded to f16, in a file half as large. What is computed stays f32: the graph casts
+/// the weights first, which ONNX Runtime does once, when it loads the file.
+///
+/// # Errors
+/// As [`write_onnx`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), naming the tensor, for values beyond
+/// the range of f16.
+pub fn write_onnx_f16<W: WeightSource + ?Sized>(arch: &Arch, weights: &W, path: &Path, inputs: &[&Path]) -> Result<()> {
+    write(arch, weights, Stored::F16, path, inputs)
+}
+
+fn write<W: WeightSource + ?Sized>(
+    arch: &Arch,
+    weights: &W,
+    stored: Stored,
+    path: &Path,
+    inputs: &[&Path],
+) -> Result<()> {
     let signature = Signature::built(arch)?;
     let mut converted = None;
     let inputs_of_graph = signature.inputs(weights, &mut converted)?;
@@ -32,5 +52,5 @@ pub fn write_onnx<W: WeightSource + ?Sized>(arch: &Arch, weights: &W, path: &Pat
             Elements::Other(dtype, _) => Err(Error::new(ErrorKind::Internal, "the built graph takes f32").got(dtype)),
         })
         .collect::<Result<Vec<_>>>()?;
-    write_with_parameters(&signature.model, &parameters, path, inputs)
+    write_with_parameters(&signature.model, &parameters, stored, path, inputs)
 }

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use ndarray::{Array2, ArrayView4};
 use ort::session::Session;
 
-pub use export::write_onnx;
+pub use export::{write_onnx, write_onnx_f16};
 pub use fastest::{Trial, optimise_graph};
 pub use frozen::FrozenEncoder;
 pub use library::{MINIMUM_MINOR, Version};

@@ -9,6 +9,7 @@ use super::bind::{self, BindOptions, GraphMap, Mapped};
 use super::constant::Constant;
 use super::file::{OnnxFile, Port};
 use super::rewrite::{Given, Replacement, Use};
+use super::write::{Stored, check_range};
 use crate::basis::Basis;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
@@ -173,12 +174,35 @@ impl BoundGraph {
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for 2 GiB and more;
     /// [`ErrorKind::Io`](crate::ErrorKind::Io).
     pub fn write(&self, weights: &Weights, path: &Path, inputs: &[&Path]) -> Result<()> {
+        self.write_as(weights, Stored::F32, path, inputs)
+    }
+
+    /// [`BoundGraph::write`] with those weights that the graph takes as f32 rounded to f16, and cast to f32 before they
+    /// are used. What the graph takes as f16 already, and its own constants, stay as they are.
+    ///
+    /// # Errors
+    /// As [`BoundGraph::write`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), naming the tensor, for values
+    /// beyond the range of f16, and for graphs of operator sets before 6, whose casts are others.
+    pub fn write_f16(&self, weights: &Weights, path: &Path, inputs: &[&Path]) -> Result<()> {
+        if self.file.opset()?.is_none_or(|version| version < 6) {
+            return Err(Error::unsupported("weights as f16 need ONNX's operator set 6 or a later one")
+                .at(self.file.path())
+                .hint("Write the weights as f32 instead"));
+        }
+        self.write_as(weights, Stored::F16, path, inputs)
+    }
+
+    fn write_as(&self, weights: &Weights, stored: Stored, path: &Path, inputs: &[&Path]) -> Result<()> {
         if weights.layout().is_none_or(|layout| layout.id() != self.layout.id()) {
             return Err(Error::mismatch("the weights are not laid out as this graph wants them"));
         }
         let model = self.rewritten(|tensor| {
             let (_, _, values) = weights.at(weights.index_of(&tensor.name)?)?;
             match values {
+                Values::F32(values) if stored == Stored::F16 => {
+                    check_range(&tensor.name, values)?;
+                    Ok(Given::Narrowed(values))
+                }
                 Values::F32(values) => Ok(Given::Constant(f32_bytes(values))),
                 Values::Cast(_, bytes) => Ok(Given::Constant(bytes)),
                 Values::Carried(_) => Err(Error::new(ErrorKind::Internal, "no float").tensor(&tensor.name)),

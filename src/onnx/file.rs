@@ -8,7 +8,7 @@ use std::sync::Arc;
 use prost::Message;
 
 use super::constant::{self, Constant, ExternalFiles};
-use super::proto::{TypeProto, ValueInfoProto, dimension};
+use super::proto::{OperatorSetIdProto, TypeProto, ValueInfoProto, dimension};
 use super::wire::{Field, fields};
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
@@ -87,6 +87,24 @@ impl OnnxFile {
     pub fn parse(mapping: Arc<Mapping>) -> Result<Self> {
         let path = mapping.path().to_path_buf();
         Self::read(mapping, ExternalFiles::beside(None, MapMode::Map)).map_err(|e| e.at(path))
+    }
+
+    /// The version of ONNX's own operator set that the graph is written in, where it says.
+    pub(super) fn opset(&self) -> Result<Option<i64>> {
+        for field in &self.around {
+            for field in fields(&self.mapping, field.clone()) {
+                let field = field?;
+                if field.number != 8 {
+                    continue;
+                }
+                let damaged = |e| Error::format("an operator set cannot be read").because(e);
+                let set = OperatorSetIdProto::decode(&self.mapping[field.range()?]).map_err(damaged)?;
+                if matches!(set.domain(), "" | "ai.onnx") {
+                    return Ok(Some(set.version()));
+                }
+            }
+        }
+        Ok(None)
     }
 
     fn read(mapping: Arc<Mapping>, mut others: ExternalFiles) -> Result<Self> {

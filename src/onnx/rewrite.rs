@@ -13,6 +13,7 @@ use super::proto::{Dimension, TensorProto, TensorShapeProto, TensorTypeProto, Ty
 use super::rope::Rope;
 use super::stub;
 use super::wire::{fields, put_bytes};
+use super::write::{halves, narrowed_name, widening};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
@@ -33,6 +34,8 @@ pub(super) enum Given<'a> {
     Input,
     /// They are part of the model.
     Constant(&'a [u8]),
+    /// They are part of the model as f16, and cast to f32 in front of everything.
+    Narrowed(&'a [f32]),
     /// Whoever makes a session gives them: a constant in a file that nobody opens.
     Elsewhere,
 }
@@ -95,6 +98,17 @@ impl OnnxFile {
                 alive.insert(uses.get(&(i, k)).unwrap_or(name));
             }
         }
+        for replacement in replacements.iter().filter(|r| matches!(r.values, Given::Narrowed(_))) {
+            let mut message = Rope::default();
+            let narrowed = narrowed_name(replacement.name);
+            if self.has(&narrowed) || replaced.contains_key(narrowed.as_str()) {
+                return Err(Error::unsupported("the graph has a value of this name, which weights as f16 would need")
+                    .tensor(narrowed)
+                    .hint("Write the weights as f32 instead"));
+            }
+            message.own(&widening(&narrowed, replacement.name).encode_to_vec());
+            graph.field(1, message);
+        }
         for (i, node) in self.nodes.iter().enumerate().filter(|(i, _)| needed.nodes[*i]) {
             if node.constant.is_some_and(|c| {
                 let name = self.constants[c].name.as_str();
@@ -115,6 +129,14 @@ impl OnnxFile {
         for replacement in replacements {
             match replacement.values {
                 Given::Input => {}
+                Given::Narrowed(values) => {
+                    let mut tensor = Rope::default();
+                    tensor.own(&replacement.head(&narrowed_name(replacement.name), DType::F16)?.encode_to_vec());
+                    let halves = halves(values)?;
+                    tensor.head(9, halves.len());
+                    tensor.take(halves);
+                    graph.field(5, tensor);
+                }
                 Given::Constant(values) => graph.field(5, replacement.tensor(values)?),
                 Given::Elsewhere => {
                     let info = replacement.value_info()?;
@@ -159,6 +181,13 @@ impl OnnxFile {
         }
         model.field(7, graph);
         Ok(model)
+    }
+
+    /// Whether a value of the graph has this name.
+    fn has(&self, name: &str) -> bool {
+        self.constants.iter().any(|constant| constant.name == name)
+            || self.inputs.iter().any(|port| port.name == name)
+            || self.nodes.iter().any(|node| outputs(node).any(|given| given == name))
     }
 
     fn put_node<'a>(
@@ -252,15 +281,19 @@ impl<'a> Replacement<'a> {
         })
     }
 
-    fn tensor(&self, values: &'a [u8]) -> Result<Rope<'a>> {
-        let head = TensorProto {
-            name: Some(self.name.to_owned()),
+    /// A constant without its values.
+    fn head(&self, name: &str, dtype: DType) -> Result<TensorProto> {
+        Ok(TensorProto {
+            name: Some(name.to_owned()),
             dims: self.dims()?,
-            data_type: Some(onnx_type(self.dtype)? as i32),
+            data_type: Some(onnx_type(dtype)? as i32),
             ..TensorProto::default()
-        };
+        })
+    }
+
+    fn tensor(&self, values: &'a [u8]) -> Result<Rope<'a>> {
         let mut tensor = Rope::default();
-        tensor.own(&head.encode_to_vec());
+        tensor.own(&self.head(self.name, self.dtype)?.encode_to_vec());
         tensor.head(9, values.len());
         tensor.borrow(values);
         Ok(tensor)

@@ -41,6 +41,12 @@ impl<'a> Rope<'a> {
         }
     }
 
+    /// Appends many bytes, which become its own.
+    pub(super) fn take(&mut self, bytes: Vec<u8>) {
+        self.length += bytes.len();
+        self.pieces.push(Piece::Own(bytes));
+    }
+
     /// Appends the tag and the length of a field whose `length` bytes follow.
     pub(super) fn head(&mut self, number: u32, length: usize) {
         let mut head = Vec::with_capacity(12);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 use taskbasis::onnx::BoundGraph;
-use taskbasis::{Result, TaskExpr, check_output, write_onnx};
+use taskbasis::{Result, TaskExpr, check_output, write_onnx, write_onnx_f16};
 
 use crate::args::{EncoderArgs, ModelArgs};
 use crate::output;
@@ -23,6 +23,10 @@ pub struct Export {
     #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
     weights: TaskExpr,
 
+    /// Keep the weights as f16, in half the bytes; they are cast to f32 when the file is loaded, and computed with as such.
+    #[arg(long)]
+    f16: bool,
+
     /// The file to write: from `pixel_values` to `embeds`, or as the graph of `--graph` calls them.
     #[arg(short, long, value_name = "TASK.onnx")]
     output: PathBuf,
@@ -38,8 +42,14 @@ impl Export {
         check_output(&self.output, &inputs)?;
         let weights = model.weights(&self.weights)?;
         match &graph {
-            Some(graph) => graph.write(&*weights.laid_out(graph.layout()).get()?, &self.output, &inputs)?,
-            None => write_onnx(&self.encoder.arch(&session)?, &weights.get()?, &self.output, &inputs)?,
+            Some(graph) => {
+                let write = if self.f16 { BoundGraph::write_f16 } else { BoundGraph::write };
+                write(graph, &*weights.laid_out(graph.layout()).get()?, &self.output, &inputs)?;
+            }
+            None => {
+                let write = if self.f16 { write_onnx_f16 } else { write_onnx };
+                write(&self.encoder.arch(&session)?, &weights.get()?, &self.output, &inputs)?;
+            }
         }
         let bytes = std::fs::metadata(&self.output).map_or(0, |m| m.len());
         if as_json {
