@@ -156,6 +156,30 @@ fn a_bundle_is_measured_without_another_file() {
 }
 
 #[test]
+fn a_users_graph_is_measured_beside_the_built_one() {
+    let Some(graph) = digits("onnx/transformers_style_opset14.onnx").filter(|_| runtime()) else { return };
+    let of_graph = ["--quick", "--json", "--batch", "2", "--threads", "2", "--graph", graph.to_str().unwrap()];
+    let measured = json(&bench(&[&of_graph[..], &["--only", "encode"]].concat()));
+    for ratio in ["inputs_vs_frozen", "promoted_vs_frozen", "vs_built"] {
+        for batch in ["1", "2"] {
+            assert!(number(&measured, &format!("encode.graph.{ratio}.{batch}")) > 0.0, "{ratio}, {batch}");
+        }
+    }
+    assert!(number(&measured, "encode.graph.inputs_difference") < 1e-5, "each way computes the same");
+    assert!(number(&measured, "encode.graph.promoted_difference") < 1e-5);
+    assert_eq!(measured["encode"]["graph"]["batches"].as_array().unwrap().len(), 2);
+    let docs = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md")).unwrap();
+    let mut missing = Vec::new();
+    undocumented(&measured, &docs, &mut missing);
+    assert!(missing.is_empty(), "docs/performance.md does not tell of {missing:?}");
+
+    // Never taken and left out in silence.
+    let output = bench(&[&of_graph[..], &["--only", "open"]].concat());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--only leaves out"));
+    assert_eq!(bench(&[&of_graph[..], &["--soak", "1"]].concat()).status.code(), Some(2));
+}
+
+#[test]
 fn a_short_soak_passes() {
     if !runtime() {
         return;

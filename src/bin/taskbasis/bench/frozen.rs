@@ -1,7 +1,8 @@
 //! What taskbasis is compared with: a task's weights in an `.onnx` file of its own, and a session on it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use taskbasis::onnx::BoundGraph;
 use taskbasis::{Error, FrozenEncoder, Result, TaskExpr, write_onnx};
 
 use super::Setup;
@@ -15,10 +16,20 @@ pub struct Frozen {
 impl Frozen {
     /// Reconstructs the task and writes it. The file is in the page cache then.
     pub fn write(setup: &Setup<'_>, task: &TaskExpr) -> Result<Self> {
+        let weights = setup.family.open(setup.threads, 0)?.weights(task)?.get()?;
+        Self::with(|path| write_onnx(&setup.about.arch, &weights, path, &[]))
+    }
+
+    /// The same of a user's graph.
+    pub fn of_graph(setup: &Setup<'_>, graph: &BoundGraph, task: &TaskExpr) -> Result<Self> {
+        let weights = setup.family.open(setup.threads, 0)?.weights(task)?.laid_out(graph.layout()).get()?;
+        Self::with(|path| graph.write(&weights, path, &[]))
+    }
+
+    fn with(write: impl FnOnce(&Path) -> Result<()>) -> Result<Self> {
         let folder = tempfile::tempdir().map_err(|e| Error::io("cannot make", std::env::temp_dir(), e))?;
         let path = folder.path().join("task.onnx");
-        let weights = setup.family.open(setup.threads, 0)?.weights(task)?.get()?;
-        write_onnx(&setup.about.arch, &weights, &path, &[])?;
+        write(&path)?;
         // Not to be written back while something is measured.
         let written = std::fs::File::open(&path).and_then(|file| file.sync_all());
         written.map_err(|e| Error::io("cannot write back", &path, e))?;

@@ -76,12 +76,12 @@ pub struct Bench {
     report: Option<PathBuf>,
 
     /// Measure instead how time grows with vectors, parameters, threads and tasks, on synthetic families.
-    #[arg(long, conflicts_with_all = ["basis", "soak"])]
+    #[arg(long, conflicts_with_all = ["basis", "soak", "graph"])]
     growth: bool,
 
     /// For so many seconds, run instead random tasks and expressions on four threads with a budget of three weights:
     /// every result must be its first's, and memory must not grow. Exits with 1 otherwise.
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, conflicts_with = "graph")]
     soak: Option<f64>,
 
     /// What `bench` starts to measure a process's memory.
@@ -143,6 +143,8 @@ struct Setup<'a> {
     threads: usize,
     quick: bool,
     encoder: EncoderOptions,
+    /// Which user's graph, and how it is bound.
+    args: &'a EncoderArgs,
     batches: Vec<usize>,
 }
 
@@ -181,8 +183,16 @@ impl Bench {
                 threads,
                 quick: self.quick,
                 encoder: EncoderOptions { threads, ..self.encoder.options() },
+                args: &self.encoder,
                 batches: batches(self.encoder.batch as usize),
             };
+            // What is wrong with a graph is said before minutes are spent on the rest. Nothing of it stays mapped.
+            if self.encoder.graph.is_some() && !self.probe_memory {
+                if !self.wants(Part::Encode) {
+                    return Err(Error::invalid("--graph is for encoding, which --only leaves out"));
+                }
+                encode::graph(&setup, &*family.open(threads, 0)?)?;
+            }
             if self.probe_memory {
                 return output::json(&open::probe(&setup)?);
             }
