@@ -169,9 +169,27 @@ fn other_ways_to_the_same_embeddings() {
 
         // Exported with the task's weights it is a plain file.
         let plain = folder.path().join("task.onnx");
-        graph.write(&task.laid_out(graph.layout()).get().unwrap(), &plain, &[]).unwrap();
+        let weights = task.laid_out(graph.layout()).get().unwrap();
+        graph.write(&weights, &plain, &[]).unwrap();
         let frozen = taskbasis::FrozenEncoder::open(&plain, &EncoderOptions::default()).unwrap();
         assert!(relative_l2(&frozen.encode(pixels, 32).unwrap(), &expected) < 1e-5);
+
+        // Kept as f16, unless a name is taken or the operator set is of old.
+        graph.write_f16(&weights, &plain, &[]).unwrap();
+        let frozen = taskbasis::FrozenEncoder::open(&plain, &EncoderOptions::default()).unwrap();
+        assert!(relative_l2(&frozen.encode(pixels, 32).unwrap(), &expected) < 2e-3);
+        let name = format!("{}.f16", graph.layout().tensors()[0].name);
+        let (mut taken, mut old) = (onnx_support::decode(&path), onnx_support::decode(&path));
+        let identity = onnx_support::node("Identity", &[&graph.map().pixels], &name, Vec::new());
+        onnx_support::graph(&mut taken).node.push(identity);
+        old.opset_import.iter_mut().for_each(|set| set.version = Some(5));
+        for (model_file, what) in [(&taken, "has a value of this name"), (&old, "operator set 6")] {
+            let graph = bound(&model, &onnx_support::write(model_file, folder.path(), "refused.onnx"));
+            let (weights, path) = (task.laid_out(graph.layout()).get().unwrap(), folder.path().join("none.onnx"));
+            let error = graph.write_f16(&weights, &path, &[]).unwrap_err();
+            assert!(error.kind() == taskbasis::ErrorKind::Unsupported && error.to_string().contains(what), "{error}");
+            assert!(!path.exists());
+        }
     }
 }
 

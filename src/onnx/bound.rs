@@ -181,8 +181,9 @@ impl BoundGraph {
     /// are used. What the graph takes as f16 already, and its own constants, stay as they are.
     ///
     /// # Errors
-    /// As [`BoundGraph::write`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), naming the tensor, for values
-    /// beyond the range of f16, and for graphs of operator sets before 6, whose casts are others.
+    /// As [`BoundGraph::write`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for values beyond the range of
+    /// f16, naming the tensor, for a graph that has the constant's name (the tensor's, and `.f16`) for another value, and
+    /// for operator sets before 6, whose casts are others.
     pub fn write_f16(&self, weights: &Weights, path: &Path, inputs: &[&Path]) -> Result<()> {
         if self.file.opset()?.is_none_or(|version| version < 6) {
             return Err(Error::unsupported("weights as f16 need ONNX's operator set 6 or a later one")

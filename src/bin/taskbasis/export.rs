@@ -23,7 +23,8 @@ pub struct Export {
     #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
     weights: TaskExpr,
 
-    /// Keep the weights as f16, in half the bytes; they are cast to f32 when the file is loaded, and computed with as such.
+    /// Keep the weights as f16, in half the bytes: they are cast to f32 when the file is loaded, and computed with as
+    /// such. A value beyond f16's range is refused.
     #[arg(long)]
     f16: bool,
 

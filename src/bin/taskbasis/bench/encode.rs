@@ -244,7 +244,9 @@ impl Encode {
             ],
         ];
         if let Some(graph) = &self.graph {
-            let vs: Vec<_> = graph.vs_built.values().map(|ratio| digits(*ratio)).collect();
+            // In the order of the batches: that of the map's keys is another.
+            let ratio = |of: &Batch| graph.vs_built.get(&of.batch.to_string()).map(|ratio| digits(*ratio));
+            let vs: Vec<_> = graph.batches.iter().filter_map(ratio).collect();
             let differences = format!("{:.1e}, {:.1e}", graph.inputs_difference, graph.promoted_difference);
             rows.push(["the graph over the built one, as inputs".into(), vs.join(", ")]);
             rows.push(["difference as inputs, promoted, of the graph".into(), differences]);
