@@ -1,7 +1,7 @@
 //! Bundles at full size: what they take, how long packing and opening take, and what a switch takes from them and from
 //! the folder, page cache warm and dropped.
 //!
-//! `cargo bench --bench bundle [-- MODEL T M FOLDER]`; ViT-B-32, 20 and 10 in a temporary folder where nothing is said
+//! `cargo bench --bench bundle [-- MODEL T M FOLDER FORMATS]`; ViT-B-32, 20, 10, a temporary folder and q8,q4,q3,q2 by default
 //! (some 6 GB); what is in FOLDER already is used again. Values are random: sizes and times are real, errors are not.
 
 use std::path::{Path, PathBuf};
@@ -29,12 +29,13 @@ fn main() {
         (None, Ok(temporary)) => temporary.path(),
         (None, Err(error)) => return println!("error: no temporary folder: {error}"),
     };
-    if let Err(error) = measure(folder, model, number(1, 20), number(2, 10)) {
+    let formats = arguments.get(4).map_or("q8,q4,q3,q2", String::as_str);
+    if let Err(error) = measure(folder, model, [number(1, 20), number(2, 10)], formats) {
         println!("error: {error}");
     }
 }
 
-fn measure(folder: &Path, model: &str, tasks: usize, vectors: usize) -> Result<()> {
+fn measure(folder: &Path, model: &str, [tasks, vectors]: [usize; 2], formats: &str) -> Result<()> {
     let family = Synthetic::named(model, tasks, vectors)?;
     let base_path = folder.join(format!("{model}.pt"));
     let basis_path = folder.join(format!("{model}_AE_M{vectors}_{tasks}task"));
@@ -45,7 +46,7 @@ fn measure(folder: &Path, model: &str, tasks: usize, vectors: usize) -> Result<(
         family.write_basis(&basis_path)?;
     }
     let files = Files { base: base_path, basis: basis_path, bundles: Vec::new() };
-    let files = pack(&family, files, folder, model)?;
+    let files = pack(&family, files, folder, model, formats)?;
     warm(&files)?;
     // Nothing has the files mapped any more, or their pages would stay.
     cold(&files)
@@ -57,7 +58,7 @@ struct Files {
     bundles: Vec<(VectorFormat, PathBuf)>,
 }
 
-fn pack(family: &Synthetic, mut files: Files, folder: &Path, model: &str) -> Result<Files> {
+fn pack(family: &Synthetic, mut files: Files, folder: &Path, model: &str, formats: &str) -> Result<Files> {
     let (base, basis) = (Checkpoint::open(&files.base)?, Basis::open(&files.basis)?);
     let (tasks, vectors) = (family.tasks, family.vectors);
     let task_vectors = (tasks * family.parameter_count() * 4) as f64;
@@ -68,7 +69,7 @@ fn pack(family: &Synthetic, mut files: Files, folder: &Path, model: &str) -> Res
         gb(basis.file_bytes()),
         gb(base.file_bytes())
     );
-    for name in ["q8", "q4", "q3", "q2"] {
+    for name in formats.split(',') {
         let format: VectorFormat = name.parse()?;
         let path = folder.join(format!("{model}_M{vectors}_T{tasks}_{name}.taskbasis"));
         if !path.is_file() {

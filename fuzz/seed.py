@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Makes the first corpus of every target from the small real files: python3 fuzz/seed.py [folder of digits]."""
 import pathlib
+import struct
 import sys
 import zipfile
 
@@ -19,7 +20,7 @@ def shrunk(path):
     return out
 
 
-for target in ("zip", "pickle", "checkpoint", "bundle"):
+for target in ("zip", "pickle", "checkpoint", "bundle", "onnx"):
     (HERE / "corpus" / target).mkdir(parents=True, exist_ok=True)
 for path in sorted(DIGITS.rglob("*.pt")):
     small = shrunk(path).read_bytes()
@@ -38,3 +39,23 @@ for path in sorted(DIGITS.rglob("*.safetensors")):
         (HERE / "corpus" / "checkpoint" / path.name).write_bytes(whole)
 for path in (HERE.parent / "tests" / "data").glob("*.taskbasis"):
     (HERE / "corpus" / "bundle" / path.name).write_bytes(path.read_bytes())
+
+
+def field(number, content):
+    """A length-delimited field of protocol buffers."""
+    if isinstance(content, str):
+        content = content.encode()
+    assert len(content) < 128
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+def port(number, name):
+    return field(number, field(1, name))
+
+
+# pixels x [2,3] -> MatMul -> embeds, with the constant that the target's base has.
+matrix = struct.pack("<6f", *range(6))
+tensor = b"\x08\x02\x08\x03\x10\x01" + field(8, "w") + field(9, matrix)
+node = field(1, "x") + field(1, "w") + field(2, "y") + field(4, "MatMul")
+graph = field(1, node) + field(5, tensor) + port(11, "x") + port(12, "y")
+(HERE / "corpus" / "onnx" / "matmul.onnx").write_bytes(b"\x08\x08" + field(7, graph))

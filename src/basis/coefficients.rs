@@ -1,5 +1,6 @@
 //! From tasks to numbers: the recovery table of a basis, and the coefficients that an expression comes to.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use super::expr::{Target, TaskExpr};
@@ -70,8 +71,8 @@ impl Coefficients {
 
 /// How a method gets its tasks back: a column of coefficients a task.
 ///
-/// `τ̂_t = Σ_m table[m,t]·s_m` (+ mean, for PCA; + the task's residual, where a bundle has one); Autoencoder: W, PCA: C, Random: P, RandomSample: a unit column for
-/// each selected task and none for the others.
+/// `τ̂_t = Σ_m table[m,t]·s_m` (+ mean, for PCA; + the task's residual, where a bundle has one); Autoencoder: W, PCA: C,
+/// Random: P, RandomSample: a unit column for each selected task and none for the others.
 #[derive(Clone, Debug)]
 pub struct Recovery {
     pub(super) method: Method,
@@ -81,9 +82,23 @@ pub struct Recovery {
     pub(super) table: Vec<f64>,
     /// The task of each residual.
     pub(super) residual_tasks: Vec<usize>,
+    /// The columns by name: an expression may name a thousand tasks.
+    columns: HashMap<String, usize>,
 }
 
 impl Recovery {
+    pub(super) fn new(
+        method: Method,
+        tasks: Vec<String>,
+        vectors: usize,
+        table: Vec<f64>,
+        residual_tasks: Vec<usize>,
+    ) -> Self {
+        // Should two columns have one name, the first counts.
+        let columns = tasks.iter().enumerate().rev().map(|(t, task)| (task.clone(), t)).collect();
+        Self { method, tasks, vectors, table, residual_tasks, columns }
+    }
+
     /// What multiplies vector `m` for task `t`; `None` where the task cannot be recovered.
     pub fn get(&self, m: usize, t: usize) -> Option<f64> {
         self.table.get(m * self.tasks.len() + t).copied().filter(|value| !value.is_nan())
@@ -118,8 +133,8 @@ impl Recovery {
 
     /// The column of the task called `name`.
     pub(super) fn task_index(&self, name: &str) -> Result<usize> {
-        let known = || self.tasks.iter().map(String::as_str);
-        known().position(|task| task == name).ok_or_else(|| suggest::unknown("task", name, known()))
+        let known = self.tasks.iter().map(String::as_str);
+        self.columns.get(name).copied().ok_or_else(|| suggest::unknown("task", name, known))
     }
 
     fn add_task(&self, t: usize, lambda: f64, sum: &mut Coefficients) -> Result<()> {
@@ -181,7 +196,7 @@ mod tests {
 
     fn recovery(method: Method, table: &[f64]) -> Recovery {
         let tasks = ["A", "B", "C"].map(String::from).to_vec();
-        Recovery { method, tasks, vectors: 2, table: table.to_vec(), residual_tasks: Vec::new() }
+        Recovery::new(method, tasks, 2, table.to_vec(), Vec::new())
     }
 
     fn coefficients(recovery: &Recovery, expr: &str) -> Result<Coefficients> {

@@ -97,11 +97,7 @@ pub(super) fn read_artifact(folder: &Path, info: &Info, vectors: usize, mode: Ma
             (path, table, None)
         }
     };
-    Ok(Artifact {
-        recovery: Recovery { method: info.method, tasks, vectors, table, residual_tasks: Vec::new() },
-        mean,
-        path,
-    })
+    Ok(Artifact { recovery: Recovery::new(info.method, tasks, vectors, table, Vec::new()), mean, path })
 }
 
 /// `AWB.pt`, or the only `AWB*.pt` where that name is not used.

@@ -103,7 +103,7 @@ impl Basis {
     /// Everything is as the caller checked it.
     pub(crate) fn from_parts(parts: Parts) -> Self {
         let Parts { path, method, tasks, vectors, has_mean, table, residual_tasks, parameters, file_bytes } = parts;
-        let recovery = Recovery { method, tasks, vectors, table, residual_tasks };
+        let recovery = Recovery::new(method, tasks, vectors, table, residual_tasks);
         Self { path, vectors, has_mean, recovery, parameters, file_bytes }
     }
 

@@ -14,7 +14,7 @@ use crate::weights::{Model, ModelOptions};
 #[derive(Debug)]
 pub enum BasisFile {
     /// A folder, which knows nothing of its base.
-    Folder(Basis),
+    Folder(Box<Basis>),
     /// A bundle, which knows everything.
     Bundle(Box<Bundle>),
 }
@@ -29,7 +29,7 @@ impl BasisFile {
         if Bundle::is_bundle(path) {
             return Ok(Self::Bundle(Box::new(Bundle::open_with(path, mode)?)));
         }
-        Basis::open_with(path, mode).map(Self::Folder)
+        Basis::open_with(path, mode).map(|basis| Self::Folder(Box::new(basis)))
     }
 
     /// The folder or the bundle's file.
@@ -52,7 +52,7 @@ impl BasisFile {
                 let missing = Error::invalid("a basis folder needs its base, and none was given")
                     .at(basis.path())
                     .hint("Give the base checkpoint (--base)");
-                Ok((base.ok_or(missing)?, basis))
+                Ok((base.ok_or(missing)?, *basis))
             }
             Self::Bundle(bundle) => Ok((bundle.base_or(base)?, bundle.basis()?)),
         }
@@ -78,7 +78,7 @@ impl BasisFile {
     /// None that opening did not find.
     pub fn into_basis(self) -> Result<Basis> {
         match self {
-            Self::Folder(basis) => Ok(basis),
+            Self::Folder(basis) => Ok(*basis),
             Self::Bundle(bundle) => bundle.basis(),
         }
     }

@@ -184,7 +184,12 @@ mod tests {
         let read: Vec<_> = fields(&bytes, 0..bytes.len()).collect::<Result<_>>().unwrap();
         assert_eq!((read[0].number, read[0].text(&bytes).unwrap().as_str()), (7, "text"));
         let mut packed = Vec::new();
-        read[1].integers(&bytes, |value| Ok(packed.push(value))).unwrap();
+        read[1]
+            .integers(&bytes, |value| {
+                packed.push(value);
+                Ok(())
+            })
+            .unwrap();
         assert_eq!((read[1].number, packed), (1 << 20, vec![3, 128]));
     }
 

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[allow(unused_imports)] // Every test file uses a part of it.
 pub use common::{digits, whole_digits};
 
 pub mod naive;

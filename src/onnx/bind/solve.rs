@@ -30,7 +30,7 @@ pub(super) fn solve(sites: &Sites, offers: &Offers, mut domains: Vec<Vec<Match>>
 
 /// Rules out until nothing changes, and says which uses lost their last possibility. Each round judges by what was left
 /// after the one before, so that no order of the uses favours one of two that exclude each other.
-fn reduce(sites: &Sites, offers: &Offers, domains: &mut Vec<Vec<Match>>, judges: impl Fn(usize) -> bool) -> Vec<bool> {
+fn reduce(sites: &Sites, offers: &Offers, domains: &mut [Vec<Match>], judges: impl Fn(usize) -> bool) -> Vec<bool> {
     let slot = |m: &Match| offers.all[m.offer].slot;
     let before: Vec<bool> = domains.iter().map(|domain| !domain.is_empty()).collect();
     let slots = |domains: &[Vec<Match>]| -> Vec<Vec<Option<Slot>>> {

@@ -1,0 +1,71 @@
+//! `bind`, `export` and `--graph`, as a user runs them.
+
+mod common;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use common::{digits, relative_l2};
+use serde_json::Value;
+use taskbasis::Checkpoint;
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_taskbasis")).args(arguments).output().unwrap()
+}
+
+#[track_caller]
+fn json(arguments: &[&str]) -> Value {
+    let output = run(&[arguments, &["--json"]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn embeds(path: &Path) -> Vec<f32> {
+    Checkpoint::open(path).unwrap().require("embeds").unwrap().to_f32().unwrap().into_owned()
+}
+
+#[test]
+fn a_graph_from_binding_to_export() {
+    let Some(graph) = digits("onnx/transformers_style_opset14.onnx") else { return };
+    let (basis, base) = (digits("bases/ViT-D-8_AE_M4_8task").unwrap(), digits("base/pickled_module.pt").unwrap());
+    let [graph, basis, base] = [&graph, &basis, &base].map(|path| path.to_str().unwrap());
+    let model = ["--basis", basis, "--base", base];
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+
+    let map = path("map.json");
+    let told = json(&[&["bind", graph, "-o", &map][..], &model].concat());
+    assert_eq!((&told["inputs"], &told["map"]["output"]), (&56.into(), &"image_embeds".into()));
+    assert_eq!(told["map"], serde_json::from_slice::<Value>(&std::fs::read(&map).unwrap()).unwrap());
+    let shown = run(&[&["bind", graph][..], &model].concat());
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("visual.proj") && shown.contains("rows 0 to 64, transposed"), "{shown}");
+
+    let golden = digits("golden.safetensors").unwrap();
+    let (pixels, golden) = (golden.to_str().unwrap(), Checkpoint::open(&golden).unwrap());
+    let expected = golden.require("AE/task/MNIST@1.0/embeds").unwrap().to_f32().unwrap();
+    if std::env::var_os("ORT_DYLIB_PATH").is_none() {
+        return;
+    }
+    for extra in [&[][..], &["--map", &map], &["--optimise-graph"]] {
+        let out = path("embeds.safetensors");
+        let embed = ["embed", "--weights", "MNIST", "--input", pixels, "-o", &out, "--graph", graph];
+        json(&[&embed[..], &model, extra].concat());
+        assert!(relative_l2(&embeds(Path::new(&out)), &expected) <= 5e-5, "{extra:?}");
+    }
+
+    // Exported with the task's weights, the file binds to no other weights than those.
+    for of_graph in [&[][..], &["--graph", graph]] {
+        let plain = path("task.onnx");
+        json(&[&["export", "--weights", "MNIST", "-o", &plain][..], &model, of_graph].concat());
+        let encoder = taskbasis::FrozenEncoder::open(&plain, &taskbasis::EncoderOptions::default()).unwrap();
+        let values = golden.require("pixel_values").unwrap();
+        let found = encoder.encode(&values.to_f32().unwrap(), 32).unwrap();
+        assert!(relative_l2(&found, &expected) <= 5e-5);
+        let refused = run(&[&["bind", &plain][..], &model].concat());
+        let message = String::from_utf8(refused.stderr).unwrap();
+        assert!(refused.status.code() == Some(1) && message.contains("the graph lacks this parameter"), "{message}");
+    }
+    let overwrite = run(&[&["export", "--weights", "MNIST", "-o", graph, "--graph", graph][..], &model].concat());
+    assert!(String::from_utf8(overwrite.stderr).unwrap().contains("would overwrite the input"));
+}
