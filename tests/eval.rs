@@ -114,6 +114,33 @@ fn fine_tuned_accuracies_are_measured_and_negation_keeps_the_control() {
     assert!(missing.is_err_and(|error| error.contains("/nonexistent.json")));
 }
 
+#[test]
+fn a_sweep_on_the_test_images_and_its_page() {
+    let path = |relative: &str| digits(relative).unwrap();
+    let (basis, base) = (path("bases/ViT-D-8_PCA_M4_8task"), path("base/pickled_module.pt"));
+    let (heads, images) = (path("heads.safetensors"), path("images.safetensors"));
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("page.html");
+    let arguments = ["eval", "--basis", text(&basis), "--base", text(&base), "--heads", text(&heads)];
+    let sweep = ["--val-split", "test", "--task", "MNIST", "--task", "Parity", "--weights", "MNIST", "--batch", "100"];
+    let data = ["--data", text(&images), "--sweep", "0:1:3", "--report", text(&page)];
+    let result = run(&[&arguments[..], &sweep, &data].concat()).unwrap();
+    let at = |lambda: &str| result["val"][lambda]["avg_top1"].as_f64().unwrap();
+    let best = format!("{:?}", result["optimal_coefficient"].as_f64().unwrap());
+    assert!(["0.0", "0.5", "1.0"].into_iter().all(|lambda| at(lambda) <= at(&best)), "{result}");
+    assert_eq!(result["test"]["avg_top1"].as_f64().unwrap(), at(&best));
+    assert!(result["test"]["avg_normalized_top1"].is_null(), "nothing to normalise by");
+    let page = fs::read_to_string(page).unwrap();
+    for part in ["<!doctype html>", "Accuracy over λ", "zero-shot", "Coefficients", "rgba(", "optimal_coefficient"] {
+        assert!(page.contains(part), "`{part}` is not in the page");
+    }
+    assert_eq!(page.matches("<svg").count(), 2);
+    assert!(!page.contains("<script") && !page.contains("src=") && !page.contains("<link"), "it loads nothing");
+    let over = ["--data", text(&images), "--sweep", "--report", text(&images)];
+    let refused = run(&[&arguments[..], &sweep, &over].concat()).unwrap_err();
+    assert!(refused.contains("would overwrite the input"), "{refused}");
+}
+
 /// The pixels of one digit, as PNG, IDX, CIFAR's binary file and tensor, must become the same floats.
 #[test]
 fn datasets_as_they_are_distributed() {

@@ -20,6 +20,7 @@ mod inspect;
 mod output;
 mod pack;
 mod reconstruct;
+mod report;
 mod verify;
 
 use std::process::ExitCode;

@@ -57,6 +57,17 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
+/// Three digits that count.
+pub fn digits(value: f64) -> String {
+    match value.abs() {
+        a if a >= 100.0 || a == 0.0 => format!("{value:.0}"),
+        a if a >= 10.0 => format!("{value:.1}"),
+        a if a >= 1.0 => format!("{value:.2}"),
+        a if a >= 0.1 => format!("{value:.3}"),
+        _ => format!("{value:.4}"),
+    }
+}
+
 /// `1.8 GB`, in powers of ten as disks are sold.
 pub fn bytes(number: u64) -> String {
     const UNITS: [(f64, &str); 3] = [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")];

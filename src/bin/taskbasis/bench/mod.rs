@@ -7,7 +7,6 @@ mod growth;
 mod html;
 mod machine;
 mod open;
-mod plot;
 mod reconstruct;
 mod samples;
 mod soak;

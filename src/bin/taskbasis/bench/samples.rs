@@ -1,5 +1,6 @@
 //! Repeated timings: variants take turns within one process, and medians are compared.
 
+pub use crate::output::digits;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -42,17 +43,6 @@ impl Samples {
     /// `53.2 ms (52.9–54.0)`: the median, and between which values half of the runs lie.
     pub fn text(&self) -> String {
         format!("{} ms ({}–{})", digits(self.median), digits(self.p25), digits(self.p75))
-    }
-}
-
-/// Three digits that count.
-pub fn digits(value: f64) -> String {
-    match value.abs() {
-        a if a >= 100.0 || a == 0.0 => format!("{value:.0}"),
-        a if a >= 10.0 => format!("{value:.1}"),
-        a if a >= 1.0 => format!("{value:.2}"),
-        a if a >= 0.1 => format!("{value:.3}"),
-        _ => format!("{value:.4}"),
     }
 }
 

@@ -25,6 +25,12 @@ pub struct DataArg {
     path: PathBuf,
 }
 
+impl DataArg {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 impl FromStr for DataArg {
     type Err = Infallible;
 

@@ -4,6 +4,7 @@ mod data;
 mod finetuned;
 mod negate;
 mod plain;
+mod report;
 mod sweep;
 
 use std::path::PathBuf;
@@ -78,6 +79,10 @@ pub struct Eval {
     /// The fine-tuned checkpoints themselves, to be measured: NAMEVal/finetuned.pt, NAME/finetuned.pt or NAME.pt.
     #[arg(long, value_name = "FOLDER", conflicts_with = "finetuned")]
     finetuned_dir: Option<PathBuf>,
+
+    /// Write the sweep as one HTML page with plots.
+    #[arg(long, value_name = "FILE.html", requires = "sweep", conflicts_with = "negate")]
+    report: Option<PathBuf>,
 
     /// Bytes of preprocessed images to keep between one λ and the next, in MiB; more are preprocessed again.
     #[arg(long, value_name = "MIB", default_value_t = 4096)]

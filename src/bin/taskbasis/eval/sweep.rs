@@ -4,10 +4,11 @@ use std::time::Instant;
 
 use indicatif::ProgressBar;
 use serde_json::{Map, Value, json};
-use taskbasis::{Error, Result, TaskExpr, Weights};
+use taskbasis::{Error, Result, TaskExpr, Weights, check_output, replace_file};
 
 use super::data::Labelled;
 use super::finetuned::Finetuned;
+use super::report::Page;
 use super::{Bench, Eval, Sweep, percent};
 use crate::output;
 
@@ -98,6 +99,11 @@ pub(super) fn run(eval: &Eval, bench: &Bench<'_>, sweep: &Sweep, as_json: bool) 
     }
     // A direction that the basis does not know is found out before the first image is looked at.
     bench.weights(&direction)?;
+    let mut inputs = eval.model.inputs(&bench.session.model);
+    inputs.extend(eval.data.iter().map(|data| data.path()));
+    if let Some(path) = &eval.report {
+        check_output(path, &inputs)?;
+    }
     let tasks = eval.tasks(bench, &[&eval.val_split, &eval.split])?;
     let val = bench.images.labelled(&tasks, &eval.val_split)?;
     let test = bench.images.labelled(&tasks, &eval.split)?;
@@ -122,16 +128,34 @@ pub(super) fn run(eval: &Eval, bench: &Bench<'_>, sweep: &Sweep, as_json: bool) 
     let began = Instant::now();
     let tested = measure(best.0, Part::Test, &test, &bar)?;
     let test_time = began.elapsed().as_secs_f64();
+    let of_grid: Map<String, Value> = grid.iter().map(|(lambda, measured)| (key(*lambda), measured.json())).collect();
+    let json = json!({
+        "test": tested.json(), "val": of_grid, "optimal_coefficient": best.0, "weights": direction.to_string(),
+        "timing": {
+            "validation_time": validation_time, "test_time": test_time, "total_time": validation_time + test_time,
+        },
+    });
+    if let Some(path) = &eval.report {
+        let zero_shot = measure(0.0, Part::Test, &test, &bar)?;
+        let page = Page {
+            weights: direction.to_string(),
+            tasks: &tasks,
+            grid: &grid,
+            best: best.0,
+            test: &tested,
+            zero_shot: &zero_shot,
+            finetuned: finetuned.as_ref(),
+            basis: bench.session.model.basis(),
+            json: &json,
+        };
+        let html = page.html()?;
+        replace_file(path, &inputs, |sibling| {
+            std::fs::write(sibling, html).map_err(|e| Error::io("cannot write", path, e))
+        })?;
+    }
     bar.finish_and_clear();
-
     if as_json {
-        let val: Map<String, Value> = grid.iter().map(|(lambda, measured)| (key(*lambda), measured.json())).collect();
-        return output::json(&json!({
-            "test": tested.json(), "val": val, "optimal_coefficient": best.0, "weights": direction.to_string(),
-            "timing": {
-                "validation_time": validation_time, "test_time": test_time, "total_time": validation_time + test_time,
-            },
-        }));
+        return output::json(&json);
     }
     let mut rows = vec![
         std::iter::once("λ".to_owned())

@@ -4,7 +4,7 @@ use plotters::coord::ranged1d::{AsRangedCoord, Ranged, ValueFormatter};
 use plotters::prelude::*;
 use taskbasis::{Error, ErrorKind, Result};
 
-use super::samples::digits;
+use crate::output::digits;
 
 /// Pixels, across and down.
 const SIZE: (u32, u32) = (760, 340);
@@ -86,8 +86,8 @@ impl Lines {
             .bold_line_style(GRID)
             .axis_style(INK)
             .x_desc(self.x)
-            // No parts between whole numbers of vectors.
-            .x_labels((farthest.ceil() as usize + 1).clamp(2, 11))
+            // No parts between whole numbers of vectors; shares in tenths.
+            .x_labels(if farthest > 1.0 { (farthest.ceil() as usize + 1).clamp(2, 11) } else { 11 })
             .y_desc(self.y)
             .x_label_formatter(&|x| plain(*x))
             .y_label_formatter(&|y| plain(*y))
