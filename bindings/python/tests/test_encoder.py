@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import taskbasis
-from conftest import DIGITS
+from conftest import BASE, DIGITS, FOLDER
 
 pytest.importorskip("onnxruntime", reason="ONNX Runtime's package is not installed")
 
@@ -97,6 +97,27 @@ def test_the_program(tmp_path):
     assert told["method"] and isinstance(told, dict)
     with pytest.raises(taskbasis.TaskbasisError, match="no_such"):
         taskbasis.run("inspect", tmp_path / "no_such")
+
+
+def test_a_bundle_needs_nothing_else(tmp_path, golden):
+    path = tmp_path / "digits.taskbasis"
+    told = taskbasis.pack(basis=FOLDER, base=BASE, format="q8", output=path, heads=DIGITS / "heads.safetensors")
+    assert isinstance(told, dict) and path.is_file()
+    taskbasis.verify(path)
+    basis = taskbasis.open(path)
+    embeds = taskbasis.Encoder(basis)(golden["pixel_values"], "MNIST")
+    theirs = golden["AE/task/MNIST@1.0/embeds"]
+    assert np.abs(embeds - theirs).max() <= 1e-2 * np.abs(theirs).max()
+    assert taskbasis.Head(path, "MNIST").logits(embeds).shape == (32, 10)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(taskbasis.TaskbasisError, match="digits.taskbasis"):
+        taskbasis.verify(path)
+
+
+def test_a_graph_of_ones_own(basis, golden):
+    graph = DIGITS / "onnx" / "transformers_style_opset14.onnx"
+    encoder = taskbasis.Encoder(basis, graph=graph)
+    assert close(encoder(golden["pixel_values"], "MNIST"), golden["AE/task/MNIST@1.0/embeds"])
 
 
 def test_the_quickstart():

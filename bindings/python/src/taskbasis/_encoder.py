@@ -22,7 +22,8 @@ class Encoder(Handle):
     """The image encoder of the basis's model. It holds no weights: every call names those that it runs with.
 
     `promotion` is "auto" (a task that is run often gets a session of its own), "manual" or "off"; with "off" the same
-    call gives the same bits every time.
+    call gives the same bits every time. `graph` is an .onnx image encoder of one's own, exported with the base's weights,
+    to run instead of the built one; `map` says which of its constants are which parameters, where that is known.
     """
 
     #: S: preprocessed images are f32 [n, 3, S, S].
@@ -44,11 +45,13 @@ class Encoder(Handle):
         heads: int = 0,
         promotion: str = "auto",
         promote_after: int = 0,
+        graph: Optional[Path] = None,
+        map: Optional[Path] = None,
         onnxruntime_library: Optional[Path] = None,
     ) -> None:
         options = sized("tb_encoder_options")
-        texts = encoded(provider), encoded(onnxruntime_library or onnxruntime())
-        options.provider, options.onnxruntime = texts
+        texts = encoded(provider), encoded(onnxruntime_library or onnxruntime()), encoded(graph), encoded(map)
+        options.provider, options.onnxruntime, options.graph, options.map = texts
         options.device, options.threads, options.concurrency, options.heads = device, threads, concurrency, heads
         options.activation = _choice(_ACTIVATIONS, "activation", activation)
         options.promotion = _choice(_PROMOTIONS, "promotion", promotion)
