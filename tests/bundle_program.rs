@@ -216,6 +216,8 @@ fn pack_refuses_what_makes_no_sense() {
     pack(&["-o", &files.path("x"), "--suggest", "mine=1"]);
     pack(&["-o", &files.path("x"), "--max-error", "nan"]);
     pack(&["-o", &files.path("x"), "--data", &files.data]);
+    // It would not be in the bundle, and nobody would notice.
+    pack(&["-o", &files.path("x"), "--graph", &text(digits("onnx/torchscript_export_opset16.onnx").unwrap())]);
     assert_eq!(fs::read_dir(files.folder.path()).unwrap().count(), 0);
     let usage = run(&["pack", "--basis", &files.basis, "--base", &files.base, "-o", "x", "--format", "q5"]);
     assert!(usage.status.code() == Some(2) && String::from_utf8_lossy(&usage.stderr).contains("one of f32, f16"));

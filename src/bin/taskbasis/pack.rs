@@ -104,6 +104,10 @@ type Accuracies = Vec<Accuracy>;
 
 impl Pack {
     pub fn run(self, as_json: bool) -> Result<()> {
+        if self.encoder.graph.is_some() {
+            return Err(Error::unsupported("a bundle does not carry a user's graph")
+                .hint("Give --graph to embed, classify or eval together with the bundle"));
+        }
         let basis = Basis::open(&self.basis)?;
         let base = Checkpoint::open(&self.base)?;
         let optional = [&self.heads.heads, &self.heads.classes, &self.data, &self.finetuned_dir];
