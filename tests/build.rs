@@ -3,13 +3,15 @@
 #![cfg(feature = "build")]
 
 mod common;
+mod program_support;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use common::{digits, whole_digits};
+use program_support::{json, run};
 use serde_json::Value;
 use taskbasis::build::{Family, Fit, Gram, WriteOptions};
 use taskbasis::checkpoint::torch::Archive;
@@ -250,17 +252,6 @@ fn the_autoencoders_loss_on_the_digits_is_not_above_the_references() {
     }
     let sample = Fit::random_sample(&gram, 4, 0).unwrap();
     assert_eq!(sample.selected(), [0, 3, 6, 7], "the tasks that the reference selected with this seed");
-}
-
-fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_taskbasis")).args(arguments).output().unwrap()
-}
-
-#[track_caller]
-fn json(arguments: &[&str]) -> Value {
-    let output = run(&[arguments, &["--json"]].concat());
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 /// Fails with one paragraph that holds all of `parts`.

@@ -1,26 +1,16 @@
 //! The program with bundles: packed, and then taken wherever a folder is, with nothing else to be named.
 
 mod bundle_support;
+mod program_support;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
 
 use bundle_support::common::{digits, relative_l2, whole_digits};
 use bundle_support::{Parts, digits_files};
+use program_support::{json, run};
 use serde_json::Value;
 use taskbasis::{Bundle, Checkpoint};
-
-fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_taskbasis")).args(arguments).output().unwrap()
-}
-
-#[track_caller]
-fn json(arguments: &[&str]) -> Value {
-    let output = run(&[arguments, &["--json"]].concat());
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
 
 /// Exit code 1, nothing on stdout, and all `parts` on stderr.
 #[track_caller]

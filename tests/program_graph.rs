@@ -1,24 +1,14 @@
 //! `bind`, `export` and `--graph`, as a user runs them.
 
 mod common;
+mod program_support;
 
 use std::path::Path;
-use std::process::{Command, Output};
 
 use common::{digits, relative_l2};
+use program_support::{json, run};
 use serde_json::Value;
 use taskbasis::Checkpoint;
-
-fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_taskbasis")).args(arguments).output().unwrap()
-}
-
-#[track_caller]
-fn json(arguments: &[&str]) -> Value {
-    let output = run(&[arguments, &["--json"]].concat());
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
 
 fn embeds(path: &Path) -> Vec<f32> {
     Checkpoint::open(path).unwrap().require("embeds").unwrap().to_f32().unwrap().into_owned()
