@@ -232,7 +232,9 @@ impl State {
             let mut counts: Vec<u32> = self.tasks.values().map(|task| task.progress.runs()).collect();
             let (_, median, _) = counts.select_nth_unstable(MOST / 2);
             let median = *median;
-            self.tasks.retain(|_, task| task.progress.runs() > median);
+            // Whoever waits for a session must find it again, and so must the end of the encoder.
+            let stays = |progress: &Progress| matches!(progress, Progress::Building | Progress::Built);
+            self.tasks.retain(|_, task| stays(&task.progress) || task.progress.runs() > median);
         }
         match self.tasks.entry(task.key().clone()) {
             Entry::Occupied(entry) => entry.into_mut(),
