@@ -9,7 +9,7 @@ from typing import Any, Optional, Union
 import numpy as np
 
 from ._expression import Expression
-from ._native import call, encoded, ffi, lib, sized, text
+from ._native import call, encoded, ffi, fields, lib, sized, text
 
 Path = Union[str, "os.PathLike[str]"]
 #: What names weights: a task expression, as text or as arithmetic of tasks.
@@ -68,14 +68,20 @@ class Basis(Handle):
         options.share_cache = ffi.NULL if share_cache is None else share_cache._handle
         call(lib.tb_basis_open, encoded(path), options, out)
         super().__init__(out[0], lib.tb_basis_free)
-        info = sized("tb_basis_properties")
-        call(lib.tb_basis_info, self._handle, info)
-        self.method, self.vectors = text(info.method), int(info.vectors)
+        info = self.info()
+        self.method, self.vectors = info["method"], info["vectors"]
         names, name = [], ffi.new("char **")
-        for index in range(info.tasks):
+        for index in range(info["tasks"]):
             call(lib.tb_basis_task_name, self._handle, index, name)
             names.append(text(name[0]))
         self.tasks = tuple(names)
+
+    def info(self) -> "dict[str, Any]":
+        """What the basis is, in numbers: `method`, `tasks` (T), `vectors` (M), `has_mean`, `parameters` and
+        `image_tower_parameters` (times four are the bytes of a task's weights), `file_bytes`. Reads no files."""
+        info = sized("tb_basis_properties")
+        call(lib.tb_basis_info, self._handle, info)
+        return fields(info)
 
     @property
     def coefficients(self) -> "np.ndarray[Any, np.dtype[np.float64]]":
@@ -115,7 +121,7 @@ class Basis(Handle):
         """What the cache of weights holds and how it has done: hits, misses, bytes, budget, …"""
         stats = sized("tb_cache_statistics")
         call(lib.tb_cache_stats, self._handle, stats)
-        return {name: int(getattr(stats, name)) for name, _ in ffi.typeof(stats).item.fields if name != "struct_size"}
+        return fields(stats)
 
     def set_cache_budget(self, bytes: int) -> None:
         """Sets how many bytes of weights and promoted sessions are kept; 0 keeps nothing."""

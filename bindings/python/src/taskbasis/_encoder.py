@@ -10,7 +10,7 @@ import numpy as np
 
 from ._basis import Basis, Handle, Named, Path, Weights
 from ._expression import Expression
-from ._native import call, constants, encoded, ffi, lib, onnxruntime, sized, text
+from ._native import call, constants, encoded, ffi, fields, lib, onnxruntime, sized, text
 
 Floats = "np.ndarray[Any, np.dtype[np.float32]]"
 _ACTIVATIONS = {"quick_gelu": "TB_ACTIVATION_QUICK_GELU", "gelu": "TB_ACTIVATION_GELU"}
@@ -119,9 +119,7 @@ class Encoder(Handle):
         """What is really used: provider, threads, sessions, ONNX Runtime's file and version, the architecture."""
         info = sized("tb_encoder_properties")
         call(lib.tb_encoder_info, self._handle, info)
-        fields = [name for name, _ in ffi.typeof(info).item.fields if name != "struct_size"]
-        values = ((name, getattr(info, name)) for name in fields)
-        return {name: text(value) if isinstance(value, ffi.CData) else int(value) for name, value in values}
+        return fields(info)
 
     def trim(self) -> None:
         """Gives back the memory that ONNX Runtime keeps for the next call."""

@@ -59,6 +59,12 @@ def sized(struct: str) -> Any:
     return value
 
 
+def fields(struct: Any) -> "dict[str, Any]":
+    """What an info struct tells, without its size."""
+    values = ((name, getattr(struct, name)) for name, _ in ffi.typeof(struct).item.fields if name != "struct_size")
+    return {name: text(value) if isinstance(value, ffi.CData) else int(value) for name, value in values}
+
+
 def onnxruntime() -> Optional[str]:
     """The library inside an installed package of ONNX Runtime; None where there is none, or the environment names one."""
     if os.environ.get("ORT_DYLIB_PATH"):
