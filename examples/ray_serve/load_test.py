@@ -1,9 +1,9 @@
 """Two replicas on one machine under load: requests sent where their task is warm against requests sent anywhere, a
 replica killed, a replica drained. Prints JSON; docs/scaling.md tells what came out.
 
-    python -m examples.ray_serve.load_test bundle=model.taskbasis [seconds=20] [clients=8] [budget=2048] …
+    python -m examples.ray_serve.load_test bundle=model.taskbasis [seconds=20] [clients=8] [rounds=3] [port=8000] …
 
-takes the options of app.py too. Everything stays on this machine.
+It takes the options of app.py too. Everything stays on this machine.
 """
 
 import asyncio
@@ -29,7 +29,6 @@ from ray.serve.request_router import FIFOMixin, RequestRouter
 import taskbasis
 from examples.ray_serve.app import Encoder, Front, Options
 
-PORT = 8000
 #: Another try after 503 or a broken connection, at most so many times, each after a longer wait.
 TRIES, WAIT_S = 12, 0.1
 
@@ -49,12 +48,12 @@ def start(options: Options, routing: str, replicas: int) -> None:
     serve.run(front.bind(options, encoder.bind(options)))
 
 
-async def ask(session: aiohttp.ClientSession, task: str, image: bytes) -> "tuple[int, Any, int]":
+async def ask(session: aiohttp.ClientSession, url: str, task: str, image: bytes) -> "tuple[int, Any, int]":
     """The last status, the answer, and how many tries were needed."""
-    status, url = 0, f"http://127.0.0.1:{PORT}/classify"
+    status = 0
     for tries in range(1, TRIES + 1):
         try:
-            async with session.post(url, params={"task": task}, data=image) as answer:
+            async with session.post(f"{url}/classify", params={"task": task}, data=image) as answer:
                 status = answer.status
                 if status != 503:
                     return status, await answer.json(content_type=None) if status == 200 else await answer.text(), tries
@@ -64,21 +63,22 @@ async def ask(session: aiohttp.ClientSession, task: str, image: bytes) -> "tuple
     return status, None, TRIES
 
 
-async def load(seconds: float, clients: int, image: bytes, event: Any = None) -> "dict[str, Any]":
+async def load(url: str, seconds: float, clients: int, event: Any = None) -> "dict[str, Any]":
     """Clients that each send the next request when the last one is answered, tasks at random; `event` happens after a
     third of the time."""
+    image = photo()
     rows: "list[tuple[float, int, Any, int, float]]" = []
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
-        async with session.get(f"http://127.0.0.1:{PORT}/tasks") as answer:
+        async with session.get(f"{url}/tasks") as answer:
             tasks = await answer.json()
-        await asyncio.gather(*(ask(session, task, image) for task in tasks * 2))
+        await asyncio.gather(*(ask(session, url, task, image) for task in tasks * 2))
         began = time.perf_counter()
 
         async def client(seed: int) -> None:
             choose = random.Random(seed)
             while time.perf_counter() - began < seconds:
                 sent = time.perf_counter()
-                rows.append((sent, *(await ask(session, choose.choice(tasks), image)), time.perf_counter()))
+                rows.append((sent, *(await ask(session, url, choose.choice(tasks), image)), time.perf_counter()))
 
         waiting = asyncio.gather(*(client(seed) for seed in range(clients)))
         if event is not None:
@@ -136,19 +136,18 @@ def kill_one() -> None:
     os.kill(replicas()[0], signal.SIGKILL)
 
 
-def measure(options: Options, seconds: float, clients: int, rounds: int) -> "dict[str, Any]":
-    image = photo()
+def measure(options: Options, url: str, seconds: float, clients: int, rounds: int) -> "dict[str, Any]":
     found: "dict[str, list[dict[str, Any]]]" = {"warm": [], "anywhere": []}
     shares: "list[dict[str, float]]" = []
     for turn in range(rounds):
         for routing in ("warm", "anywhere") if turn % 2 == 0 else ("anywhere", "warm"):
             start(options, routing, options.replicas)
-            found[routing].append(asyncio.run(load(seconds, clients, image)))
+            found[routing].append(asyncio.run(load(url, seconds, clients)))
             shares = [memory(process, os.path.realpath(options.bundle)) for process in replicas()]
             serve.delete("default")
     start(options, "warm", options.replicas)
-    killed = asyncio.run(load(2 * seconds, clients, image, kill_one))
-    drained = asyncio.run(load(seconds, clients, image, lambda: start(options, "warm", options.replicas - 1)))
+    killed = asyncio.run(load(url, 2 * seconds, clients, kill_one))
+    drained = asyncio.run(load(url, seconds, clients, lambda: start(options, "warm", options.replicas - 1)))
     serve.delete("default")
     medians = {
         routing: {key: statistics.median(run[key] for run in runs) for key in ("throughput", "p50_ms", "p99_ms", "warm", "batch")}
@@ -187,14 +186,15 @@ def photo() -> bytes:
 
 def main() -> None:
     given: "dict[str, Any]" = dict(argument.split("=", 1) for argument in sys.argv[1:])
-    seconds, clients, rounds = (float(given.pop(n, d)) for n, d in (("seconds", 20), ("clients", 8), ("rounds", 3)))
+    ours = (("seconds", 20), ("clients", 8), ("rounds", 3), ("port", 8000))
+    seconds, clients, rounds, port = (int(given.pop(name, default)) for name, default in ours)
     options = Options(**given)
     ray.init(num_cpus=options.replicas * options.cpus, include_dashboard=False, logging_level="error", log_to_driver=False)
-    serve.start(http_options={"host": "127.0.0.1", "port": PORT})
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
     with tempfile.TemporaryDirectory() as folder:
         if options.heads is None and os.path.isdir(options.bundle):
             options = with_heads(options, folder)
-        print(json.dumps(measure(options, seconds, int(clients), int(rounds)), indent=2))
+        print(json.dumps(measure(options, f"http://127.0.0.1:{port}", seconds, clients, rounds), indent=2))
     serve.shutdown()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import taskbasis
-from conftest import BASE, DIGITS, FOLDER
+from conftest import BASE, DIGITS, FOLDER, tensors
 
 pytest.importorskip("onnxruntime", reason="ONNX Runtime's package is not installed")
 
@@ -39,6 +39,26 @@ def test_images_of_every_kind_are_the_same_image(encoder, tmp_path):
     for wrong in [image.astype(np.float64), np.zeros((2, 3, 3, 7), np.uint8), np.zeros((1, 3, 8, 8), np.float32)]:
         with pytest.raises(ValueError):
             encoder(wrong, "MNIST")
+
+
+def test_pillow_images_are_preprocessed_as_open_clip_does(encoder):
+    Image = pytest.importorskip("PIL.Image")
+    expected = tensors(DIGITS / "preprocess" / "expected.safetensors")
+    modes = set()
+    for name, theirs in expected.items():
+        path = DIGITS / "preprocess" / name.rsplit("/", 1)[0]
+        with Image.open(path) as image:
+            modes.add(image.mode)
+            assert np.array_equal(encoder.preprocess(image)[0], theirs), name
+        assert np.array_equal(encoder.preprocess(str(path))[0], theirs), name
+    assert {"L", "P", "RGB"} <= modes
+    # The alpha of a gray image counts as that of a coloured one does, the colours under it do not vanish.
+    gray = Image.merge("LA", [Image.linear_gradient("L"), Image.radial_gradient("L")])
+    assert np.array_equal(encoder.preprocess(gray), encoder.preprocess(gray.convert("RGBA")))
+    deep = np.arange(40 * 50, dtype=np.uint16).reshape(40, 50) * 32
+    assert np.array_equal(encoder.preprocess(Image.fromarray(deep)), encoder.preprocess((deep >> 8).astype(np.uint8)))
+    with pytest.raises(ValueError, match="mode F"):
+        encoder.preprocess(Image.new("F", (40, 40)))
 
 
 def test_classes(encoder, head, golden):

@@ -73,7 +73,7 @@ class Encoder(Handle):
             weights = self._basis.weights(weights)
         if isinstance(images, np.ndarray) and images.dtype == np.float32:
             return self._encode(images, weights)
-        return self._encode_images(_images(images), weights)
+        return self._encode_images(_images(images, self.image_size), weights)
 
     def _encode(self, pixels: Any, weights: Weights) -> Any:
         size = self.image_size
@@ -93,7 +93,8 @@ class Encoder(Handle):
 
     def preprocess(self, images: Any) -> Any:
         """Images as `__call__` takes them, preprocessed as open_clip does: f32 [n, 3, S, S]."""
-        images, size = _images(images), self.image_size
+        size = self.image_size
+        images = _images(images, size)
         out = np.empty((len(images), 3, size, size), np.float32)
         array = _as_c(images)
         for i in range(len(images)):
@@ -184,28 +185,49 @@ def _choice(known: "dict[str, str]", what: str, value: str) -> int:
     return constants[known[value]]
 
 
-def _images(images: Any) -> "list[Any]":
-    """Every image as a contiguous array u8 [H, W, 3], [H, W, 4] or [H, W]."""
+def _images(images: Any, size: int) -> "list[Any]":
+    """Every image as a contiguous array u8 [H, W, 3], [H, W, 4] or [H, W]; `size` is S."""
     if isinstance(images, np.ndarray):
         is_one = images.ndim == 2 or (images.ndim == 3 and images.shape[-1] in (3, 4))
         images = [images] if is_one else list(images)
     elif isinstance(images, (str, os.PathLike)) or not isinstance(images, Sequence):
         images = [images]
-    return [_image(image) for image in images]
+    return [_image(image, size) for image in images]
 
 
-def _image(image: Any) -> Any:
+def _image(image: Any, size: int) -> Any:
     if isinstance(image, (str, os.PathLike)):
         from PIL import Image
 
         with Image.open(image) as opened:
-            return _image(opened)
-    if hasattr(image, "convert"):  # a PIL image
-        image = image if image.mode in ("RGB", "L") else image.convert("RGB")
+            return _image(opened, size)
+    if hasattr(image, "convert"):
+        image = _of_pillow(image, size)
     image = np.ascontiguousarray(image)
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)):
         raise ValueError(f"an image is u8 [H, W, 3], [H, W, 4] or [H, W]; got {image.dtype} {list(image.shape)}")
     return image
+
+
+def _of_pillow(image: Any, size: int) -> Any:
+    """A PIL image as an array that the library preprocesses to what open_clip makes of the image, which resizes it
+    before it converts it."""
+    if image.mode in ("RGB", "RGBA", "L"):
+        return np.asarray(image)
+    if image.mode in ("P", "1"):
+        # Indices cannot be averaged: Pillow takes the nearest ones. What comes out has S pixels on the shorter side, and
+        # is not resized again.
+        width, height = image.size
+        short = max(min(width, height), 1)
+        resized = image.resize((size * width // short, size * height // short), resample=0)
+        return np.asarray(resized.convert("RGB"))
+    if image.mode in ("LA", "La", "PA", "RGBa"):
+        return np.asarray(image.convert("RGBA"))
+    if image.mode.startswith("I;16"):
+        return (np.asarray(image) >> 8).astype(np.uint8)
+    if image.mode in ("I", "F"):
+        raise ValueError(f"an image of mode {image.mode} has no known range: convert it to L or RGB first")
+    return np.asarray(image.convert("RGB"))
 
 
 def _as_c(images: "list[Any]") -> Any:
