@@ -103,17 +103,23 @@ async def load(url: str, seconds: float, clients: int, event: Any = None) -> "di
     }
 
 
-def replicas() -> "list[int]":
-    """The processes of the encoder's replicas."""
-    found = []
-    for process in filter(str.isdigit, os.listdir("/proc")):
+def replicas(above: int) -> "list[int]":
+    """The processes of the encoder's replicas that descend from process `above`."""
+    parents, found = {}, []
+    for process in map(int, filter(str.isdigit, os.listdir("/proc"))):
         try:
+            with open(f"/proc/{process}/stat", encoding="utf-8", errors="replace") as file:
+                parents[process] = int(file.read().rpartition(")")[2].split()[1])
             with open(f"/proc/{process}/cmdline", encoding="utf-8", errors="replace") as file:
                 if file.read().startswith("ray::ServeReplica:default:Encoder"):
-                    found.append(int(process))
+                    found.append(process)
         except OSError:
             continue
-    return found
+
+    def descends(process: int) -> bool:
+        return process == above or (process in parents and descends(parents[process]))
+
+    return [process for process in found if descends(process)]
 
 
 def memory(process: int, folder: str) -> "dict[str, float]":
@@ -133,7 +139,7 @@ def memory(process: int, folder: str) -> "dict[str, float]":
 
 
 def kill_one() -> None:
-    os.kill(replicas()[0], signal.SIGKILL)
+    os.kill(replicas(os.getpid())[0], signal.SIGKILL)
 
 
 def measure(options: Options, url: str, seconds: float, clients: int, rounds: int) -> "dict[str, Any]":
@@ -143,7 +149,7 @@ def measure(options: Options, url: str, seconds: float, clients: int, rounds: in
         for routing in ("warm", "anywhere") if turn % 2 == 0 else ("anywhere", "warm"):
             start(options, routing, options.replicas)
             found[routing].append(asyncio.run(load(url, seconds, clients)))
-            shares = [memory(process, os.path.realpath(options.bundle)) for process in replicas()]
+            shares = [memory(process, os.path.realpath(options.bundle)) for process in replicas(os.getpid())]
             serve.delete("default")
     start(options, "warm", options.replicas)
     killed = asyncio.run(load(url, 2 * seconds, clients, kill_one))
@@ -189,12 +195,15 @@ def main() -> None:
     ours = (("seconds", 20), ("clients", 8), ("rounds", 3), ("port", 8000))
     seconds, clients, rounds, port = (int(given.pop(name, default)) for name, default in ours)
     options = Options(**given)
+    # Ray writes to both outputs, from several processes; what is said here is JSON alone.
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     ray.init(num_cpus=options.replicas * options.cpus, include_dashboard=False, logging_level="error", log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     with tempfile.TemporaryDirectory() as folder:
         if options.heads is None and os.path.isdir(options.bundle):
             options = with_heads(options, folder)
-        print(json.dumps(measure(options, f"http://127.0.0.1:{port}", seconds, clients, rounds), indent=2))
+        print(json.dumps(measure(options, f"http://127.0.0.1:{port}", seconds, clients, rounds), indent=2), file=out)
     serve.shutdown()
 
 

@@ -133,17 +133,17 @@ def test_a_killed_replica_loses_nothing(served):
 
     def one(i):
         if i == 40:
-            killed.append(replicas()[0])
+            killed.append(replicas(served.pid)[0])
             os.kill(killed[0], signal.SIGKILL)
         return classify(PHOTOS[i % 3], tries=40, task=tasks[i % 8])[0]
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(one, range(200))) == {200}
     for _ in range(60):
-        if len(replicas()) == 2:
+        if len(replicas(served.pid)) == 2:
             break
         time.sleep(1)
-    assert len(replicas()) == 2 and killed[0] not in replicas(), "nobody took its place"
+    assert len(replicas(served.pid)) == 2 and killed[0] not in replicas(served.pid), "nobody took its place"
 
 
 def test_the_load_test(tmp_path, served):
