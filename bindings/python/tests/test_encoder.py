@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -134,6 +133,38 @@ def test_a_bundle_needs_nothing_else(tmp_path, golden):
         taskbasis.verify(path)
 
 
+def test_progress_of_long_work(tmp_path):
+    """Told to a function on the caller's thread; what that raises ends the program."""
+    line = {"basis": FOLDER, "base": BASE, "format": "q8", "output": tmp_path / "a.taskbasis"}
+    told = []
+    taskbasis.pack(**line, progress=lambda *state: told.append((threading.get_ident(), *state)))
+    assert told and {state[:2] for state in told} == {(threading.get_ident(), "packing")}
+    assert all(0 <= done <= total for _, _, done, total in told)
+
+    class Enough(Exception):
+        pass
+
+    def stop(what, done, total):
+        raise Enough
+
+    with pytest.raises(Enough):
+        taskbasis.pack(**{**line, "output": tmp_path / "b.taskbasis"}, progress=stop)
+    with pytest.raises(taskbasis.TaskbasisError, match="no_such"):
+        taskbasis.verify(tmp_path / "no_such", progress=told.append)
+
+
+def test_a_bar_of_tqdm(tmp_path, capfd):
+    pytest.importorskip("tqdm")
+    line = {"basis": FOLDER, "base": BASE, "format": "q8", "output": tmp_path / "a.taskbasis"}
+    assert taskbasis.pack(**line, progress=True)["bytes"] > 0
+    assert "packing" in capfd.readouterr().err
+
+
+def test_bench_gives_its_figures():
+    told = taskbasis.bench(basis=FOLDER, base=BASE, quick=True, only="open")
+    assert told["open"]["ms"] > 0 and told["family"]["tasks"] == 8
+
+
 def test_a_graph_of_ones_own(basis, golden):
     graph = DIGITS / "onnx" / "transformers_style_opset14.onnx"
     encoder = taskbasis.Encoder(basis, graph=graph)
@@ -150,14 +181,3 @@ def test_the_quickstart():
     rows = done.stdout.splitlines()
     assert len(rows) == 3 and all(row.endswith("%") for row in rows), done.stdout
     assert sum(1 for line in program.read_text().splitlines() if line.strip()) < 25
-
-
-def test_a_call_costs_little(basis, encoder):
-    """Prints what a call through Python costs beside the same call in C: no images, so that nothing is computed."""
-    weights = basis.weights("base").prepare()
-    none = np.empty((0, 3, encoder.image_size, encoder.image_size), np.float32)
-    runs = 2000
-    began = time.perf_counter()
-    for _ in range(runs):
-        encoder(none, weights)
-    print(f"{(time.perf_counter() - began) / runs * 1e6:.1f} µs a call without images")

@@ -55,7 +55,7 @@ impl AddTask {
         let mut growth = Growth::new(&bundle, base.as_ref())?;
         growth.threads(self.threads);
         growth.task(NewTask { name: task, finetuned: &finetuned, head, residual: self.residual })?;
-        let bar = output::progress(bundle.arch().parameter_count() / 4, "bytes");
+        let bar = output::progress(bundle.arch().parameter_count() / 4, "adding");
         let fitted = growth.write(output_path, &inputs, &|bytes| bar.inc(bytes))?;
         bar.finish_and_clear();
 

@@ -40,6 +40,10 @@ struct Program {
     /// Print JSON for programs to read, instead of text.
     #[arg(long, global = true)]
     json: bool,
+
+    /// Tell the progress of long work on stderr, as JSON lines for programs to read.
+    #[arg(long, global = true)]
+    progress: bool,
 }
 
 #[derive(Subcommand)]
@@ -61,7 +65,8 @@ enum Command {
 
 /// 0: done; 1: failed, with one paragraph on stderr; 2: not understood (clap exits by itself).
 fn main() -> ExitCode {
-    let Program { command, json } = Program::parse();
+    let Program { command, json, progress } = Program::parse();
+    output::progress_for_programs(progress);
     let done = match command {
         Command::Inspect(command) => command.run(json),
         Command::Reconstruct(command) => command.run(json),

@@ -3,9 +3,10 @@
 
 use std::io::{ErrorKind, Write};
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 use serde_json::Value;
 use taskbasis::{Error, Result};
 
@@ -33,15 +34,79 @@ pub fn json(value: &Value) -> Result<()> {
     text(&format!("{value:#}\n"))
 }
 
-/// A bar on a terminal for work of over a second; nothing elsewhere.
+/// Whether progress is told to a program, as `--progress` asks; set once, before any work.
+static FOR_PROGRAMS: OnceLock<bool> = OnceLock::new();
+
+/// Says who reads the progress: a program (`--progress`) or a person.
+pub fn progress_for_programs(yes: bool) {
+    FOR_PROGRAMS.get_or_init(|| yes);
+}
+
+/// A bar on a terminal for work of over a second; nothing elsewhere. With `--progress` JSON lines on stderr, some ten
+/// a second: `{"progress": what, "done": n, "total": n}`.
 pub fn progress(total: usize, what: &'static str) -> ProgressBar {
+    let for_programs = FOR_PROGRAMS.get() == Some(&true);
     let bar = ProgressBar::new(total as u64).with_message(what);
-    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta}") {
+    let template = match for_programs {
+        true => r#"{{"progress": "{msg}", "done": {pos}, "total": {len}}}"#,
+        false => "{msg} {wide_bar} {pos}/{len} {eta}",
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
-    // Drawn first when the first tick comes: what is done by then never shows a bar.
-    bar.enable_steady_tick(Duration::from_secs(1));
+    if for_programs {
+        bar.set_draw_target(ProgressDrawTarget::term_like_with_hz(Box::new(Lines), 10));
+    } else {
+        // Drawn first when the first tick comes: what is done by then never shows a bar.
+        bar.enable_steady_tick(Duration::from_secs(1));
+    }
     bar
+}
+
+/// Stderr as a terminal on which nothing is ever drawn over: each state of a bar becomes a line.
+#[derive(Debug)]
+struct Lines;
+
+impl TermLike for Lines {
+    fn width(&self) -> u16 {
+        1000 // Wider than any line is.
+    }
+
+    fn write_line(&self, line: &str) -> std::io::Result<()> {
+        // What pads a line, and what goes back to its start, is for eyes.
+        match line.trim() {
+            "" => Ok(()),
+            line => writeln!(std::io::stderr().lock(), "{line}"),
+        }
+    }
+
+    fn write_str(&self, text: &str) -> std::io::Result<()> {
+        self.write_line(text)
+    }
+
+    fn move_cursor_up(&self, _: usize) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn move_cursor_down(&self, _: usize) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn move_cursor_right(&self, _: usize) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn move_cursor_left(&self, _: usize) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn clear_line(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn flush(&self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// `1,234,567`.

@@ -22,7 +22,7 @@ pub struct Verify {
 impl Verify {
     pub fn run(self, as_json: bool) -> Result<()> {
         let bundle = Bundle::open(&self.file)?;
-        let bar = output::progress(bundle.file_bytes() as usize, "bytes");
+        let bar = output::progress(bundle.file_bytes() as usize, "verifying");
         let mut errors = bundle.verify(self.threads, &|bytes| bar.inc(bytes));
         bar.finish_and_clear();
         if let Some(last) = errors.pop() {

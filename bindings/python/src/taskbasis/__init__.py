@@ -32,7 +32,7 @@ from ._errors import (
 from ._expression import Expression
 from ._native import lib as _lib
 from ._native import text as _text
-from ._program import run
+from ._program import Progress, run
 
 __version__: str = _text(_lib.tb_version_string())
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "UnsupportedError",
     "Weights",
     "bench",
+    "build",
     "classify",
     "open",
     "pack",
@@ -81,16 +82,23 @@ def classify(
     return head.classify(encoder(images, weights), top)
 
 
-def pack(**options: Any) -> "dict[str, Any]":
-    """Makes a bundle, as `taskbasis pack` does: `pack(basis=P, base=B, format="q4", output="m.taskbasis")`."""
-    return run("pack", **options)
+def pack(*, progress: Progress = False, **options: Any) -> "dict[str, Any]":
+    """Makes a bundle, as `taskbasis pack` does: `pack(basis=P, base=B, format="q4", output="m.taskbasis")`. `progress`
+    as in `run()`."""
+    return run("pack", progress=progress, **options)
 
 
-def verify(path: Path) -> "dict[str, Any]":
+def verify(path: Path, *, progress: Progress = False) -> "dict[str, Any]":
     """Checks everything in a bundle, as `taskbasis verify` does. Raises TaskbasisError, naming what is wrong."""
-    return run("verify", path)
+    return run("verify", path, progress=progress)
 
 
-def bench(**options: Any) -> "dict[str, Any]":
-    """Measures, as `taskbasis bench` does: `bench(basis=P, base=B, quick=True)`."""
-    return run("bench", **options)
+def build(*, progress: Progress = False, **options: Any) -> "dict[str, Any]":
+    """Makes a basis of fine-tuned checkpoints, as `taskbasis build` does: `build(base=B, tasks_dir="finetuned/",
+    vectors="auto", output="basis")`."""
+    return run("build", progress=progress, **options)
+
+
+def bench(*, progress: Progress = False, **options: Any) -> "dict[str, Any]":
+    """Measures, as `taskbasis bench` does: `bench(basis=P, base=B, quick=True)`; docs/performance.md tells the keys."""
+    return run("bench", progress=progress, **options)
