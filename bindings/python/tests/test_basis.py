@@ -1,9 +1,6 @@
 """Bases, expressions, weights."""
 
 import gc
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -94,16 +91,3 @@ def test_the_cache_can_be_watched_shared_and_emptied(basis):
     basis.trim_cache()
     assert not weights.ready and basis.cache["spare_bytes"] == 0
     basis.weights("Parity").prefetch()
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_child_that_opens_everything_itself_works():
-    code = (
-        "import os, sys, taskbasis\n"
-        "pid = os.fork()\n"
-        "if pid == 0:\n"
-        f"    w = taskbasis.open({str(FOLDER)!r}, {str(BASE)!r}).weights('MNIST')\n"
-        "    os._exit(0 if w['visual.proj'].shape == (64, 64) else 1)\n"
-        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
-    )
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

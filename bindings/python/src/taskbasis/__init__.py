@@ -5,8 +5,8 @@
     embeds = encoder(["a.png"], 0.3 * basis["MNIST"] + 0.3 * basis["SVHN"])   # f32 [1, e]
 
 Everything is safe to use from several threads; the interpreter's lock is released while the library works. After `fork`
-the child must not use what was made before: use `spawn`, or open everything in the child. Subinterpreters cannot import
-cffi, and so not this package.
+the child opens its own: what was made before says so in a RuntimeError when it is used (views of tensors can still be
+read). One interpreter of a process can import NumPy, and so this package; another gets an ImportError.
 """
 
 from __future__ import annotations

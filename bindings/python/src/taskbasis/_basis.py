@@ -17,16 +17,25 @@ Named = Union[str, Expression]
 
 
 class Handle:
-    """Something that the library holds for us. Usable from any thread; closed once, by `close()`, by `with`, or with
-    the last reference. What others made of it stays usable."""
+    """Something that the library holds for us. Usable from any thread, in the process that made it; closed once, by
+    `close()`, by `with`, or with the last reference. What others made of it stays usable."""
 
     def __init__(self, pointer: Any, free: Any) -> None:
-        self._pointer = ffi.gc(pointer, free)
+        made_in = self._made_in = os.getpid()
+
+        # A child of fork() has none of the threads that freeing would wait for.
+        def free_here(pointer: Any, getpid: Any = os.getpid) -> None:
+            if getpid() == made_in:
+                free(pointer)
+
+        self._pointer = ffi.gc(pointer, free_here)
 
     @property
     def _handle(self) -> Any:
         if self._pointer is None:
             raise ValueError(f"this {type(self).__name__} is closed")
+        if os.getpid() != self._made_in:
+            raise RuntimeError(f"this {type(self).__name__} was made before fork(): make one in the child, or use `spawn`")
         return self._pointer
 
     def close(self) -> None:
