@@ -12,7 +12,7 @@ DESTDIR ?=
 # The folder of libraries and program to install; given, nothing is built.
 BUILT ?=
 
-.PHONY: demo test test-python bench microbench build onnxruntime install uninstall check-sanitizers lint fuzz clean
+.PHONY: demo test test-python test-python-full bench microbench build onnxruntime install uninstall check-sanitizers lint fuzz clean
 
 ## The main job on the digits family: every task from one basis.
 demo: onnxruntime
@@ -28,6 +28,11 @@ test: onnxruntime
 test-python: onnxruntime
 	$(CARGO) build --release
 	PYTHON="$(PYTHON)" scripts/test-python "$(TARGET)"
+
+## The same with PyTorch and Ray Serve, which take 6 GB in the temporary folder meanwhile.
+test-python-full: onnxruntime
+	$(CARGO) build --release
+	PYTHON="$(PYTHON)" scripts/test-python "$(TARGET)" full
 
 ## The figures of docs/performance.md on this machine, for ViT-B-32 with random weights; needs 4 GB in the temporary folder.
 bench: build

@@ -60,7 +60,7 @@ sys.exit(status or not np.array_equal(encoder(PIXELS, weights), embeds))
 
 @fork
 def test_workers_of_multiprocessing():
-    """Started by `spawn` or `fork`, each opens the files itself, as a data loader's workers would."""
+    """Forked, each opens the files itself, as a data loader's workers would."""
     run("""
 import multiprocessing
 

@@ -18,6 +18,7 @@ import taskbasis
 from conftest import BASE, DIGITS, FOLDER, ROOT
 
 pytest.importorskip("ray.serve", reason="Ray Serve is not installed")
+sys.path.append(str(ROOT))  # where `examples` is found
 URL = "http://127.0.0.1:8000"
 PHOTOS = [DIGITS / "preprocess" / name for name in ("photo_gray.png", "photo_palette.png", "photo_small.png")]
 OPTIONS = {"bundle": FOLDER, "base": BASE, "heads": DIGITS / "heads.safetensors", "classes": DIGITS / "classes.json"}
@@ -127,7 +128,7 @@ def test_batches_hold_one_task(served):
 
 
 def test_a_killed_replica_loses_nothing(served):
-    from examples.ray_serve.load_test import replicas
+    from examples.ray_serve.load_test import replicas  # imports Ray, which takes a second
 
     tasks, killed = ask("/tasks")[1], []
 
