@@ -10,7 +10,7 @@ use taskbasis::{BaseFormat, BlockFormat, Checkpoint, ErrorKind, Method};
 fn everything() -> Vec<u8> {
     let family = tiny_files(Method::Pca);
     let path = family.pack_with("all.taskbasis", "q4", BaseFormat::F16, |packer| {
-        packer.graph(b"onnx".to_vec());
+        packer.graph(&family.graph()).unwrap();
         packer.lambdas(taskbasis::bundle::Lambdas { merged: Some(0.3), ..Default::default() });
         packer.residual("Task1", Checkpoint::open(&family.base).unwrap(), BlockFormat::Q2, 0.0).unwrap();
     });

@@ -7,8 +7,10 @@ use twox_hash::XxHash3_64;
 use super::format::{Role, name};
 use super::reader::wrong_checksum;
 use super::{Bundle, Fingerprint};
+use crate::checkpoint::{Checkpoint, Format};
 use crate::error::{Error, Result};
 use crate::kernel::share;
+use crate::onnx::BoundGraph;
 use crate::tensor::{DType, Source, Tensor};
 
 pub(super) fn verify(bundle: &Bundle, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Vec<Error> {
@@ -37,6 +39,7 @@ pub(super) fn verify(bundle: &Bundle, threads: usize, progress: &(dyn Fn(u64) + 
     let mut errors: Vec<Error> = found.into_iter().map(|(_, error)| error).chain(done.err()).collect();
     if errors.is_empty() {
         errors.extend(check_fingerprint(bundle, threads).err());
+        errors.extend(check_graph(bundle).err());
         for task in bundle.head_tasks() {
             errors.extend(bundle.head(task).err());
         }
@@ -83,6 +86,24 @@ fn check_source(source: &Source, tensor: &Tensor) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The graph takes every weight of the base and nothing else; of a base that is left out the shapes are known.
+fn check_graph(bundle: &Bundle) -> Result<()> {
+    let basis = bundle.basis()?;
+    if let Some(base) = bundle.base()? {
+        return bundle.bound_graph(&base, Some(&basis)).map(drop);
+    }
+    let shapes = shapes(bundle)?;
+    bundle.with_graph(|file, map| BoundGraph::of_carried_shapes(file, map, &shapes, Some(&basis))).map(drop)
+}
+
+/// The base's parameters without values: one zero, seen in every shape.
+fn shapes(bundle: &Bundle) -> Result<Checkpoint> {
+    let zero = Tensor::from_f32(&[0.0], &[1], "shapes")?;
+    let of = |shape: &[usize]| zero.rearranged(0, shape, &vec![0; shape.len()]);
+    let tensors = bundle.parameters.iter().map(|(name, shape)| Ok((name.clone(), of(shape)?)));
+    Checkpoint::from_tensors(bundle.path(), Format::Safetensors, tensors.collect::<Result<_>>()?)
 }
 
 /// A base that was not rounded must be the one of the fingerprint.

@@ -7,10 +7,11 @@ pub mod common;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use taskbasis::onnx::{BindOptions, BoundGraph};
 use taskbasis::synthetic::Synthetic;
 use taskbasis::{
     Activation, Arch, ArchHints, BaseFormat, Basis, Bundle, Checkpoint, DType, Error, Head, Mapping, Method,
-    PackReport, Packer, VectorFormat,
+    PackReport, Packer, ReconstructOptions, VectorFormat, Weights,
 };
 
 pub const METHODS: [&str; 4] = ["AE", "PCA", "Random", "RandomSample"];
@@ -104,6 +105,14 @@ impl Family {
         let path = self.path(name);
         packer.write(&path, &packer.uniform(format(vectors)), &[], &|_| {}).unwrap();
         path
+    }
+
+    /// The built graph with the base's weights in it, as if somebody had exported it, bound to the family.
+    pub fn graph(&self) -> BoundGraph {
+        let (path, base) = (self.path("graph.onnx"), Checkpoint::open(&self.base).unwrap());
+        let weights = Weights::of_base(&base, &ReconstructOptions::default()).unwrap();
+        taskbasis::write_onnx(&self.arch, &weights, &path, &[]).unwrap();
+        BoundGraph::open(path, &base, Some(&Basis::open(&self.basis).unwrap()), &BindOptions::default()).unwrap()
     }
 
     pub fn hints(&self) -> ArchHints {

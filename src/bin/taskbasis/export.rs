@@ -28,7 +28,7 @@ pub struct Export {
     #[arg(long)]
     f16: bool,
 
-    /// The file to write: from `pixel_values` to `embeds`, or as the graph of `--graph` calls them.
+    /// The file to write: from `pixel_values` to `embeds`, or as the user's graph calls them.
     #[arg(short, long, value_name = "TASK.onnx")]
     output: PathBuf,
 }
@@ -37,7 +37,7 @@ impl Export {
     pub fn run(self, as_json: bool) -> Result<()> {
         let session = self.model.open(self.encoder.threads)?;
         let model = &session.model;
-        let graph = self.encoder.graph(model)?;
+        let graph = self.encoder.chosen_graph(&session)?;
         let mut inputs = self.model.inputs(model);
         inputs.extend(graph.iter().flat_map(|graph: &BoundGraph| graph.file().files()));
         check_output(&self.output, &inputs)?;

@@ -23,7 +23,8 @@ class Encoder(Handle):
 
     `promotion` is "auto" (a task that is run often gets a session of its own), "manual" or "off"; with "off" the same
     call gives the same bits every time. `graph` is an .onnx image encoder of one's own, exported with the base's weights,
-    to run instead of the built one; `map` says which of its constants are which parameters, where that is known.
+    to run instead of the built one, or of the one that a bundle carries; `map` says which of its constants are which
+    parameters, where that is known. `built_graph` runs the built one, whatever the bundle carries.
     """
 
     #: S: preprocessed images are f32 [n, 3, S, S].
@@ -47,6 +48,7 @@ class Encoder(Handle):
         promote_after: int = 0,
         graph: Optional[Path] = None,
         map: Optional[Path] = None,
+        built_graph: bool = False,
         onnxruntime_library: Optional[Path] = None,
     ) -> None:
         options = sized("tb_encoder_options")
@@ -55,7 +57,7 @@ class Encoder(Handle):
         options.device, options.threads, options.concurrency, options.heads = device, threads, concurrency, heads
         options.activation = _choice(_ACTIVATIONS, "activation", activation)
         options.promotion = _choice(_PROMOTIONS, "promotion", promotion)
-        options.promote_after = promote_after
+        options.promote_after, options.built_graph = promote_after, int(built_graph)
         out = ffi.new("tb_encoder **")
         call(lib.tb_encoder_create, basis._handle, options, out)
         super().__init__(out[0], lib.tb_encoder_free)
