@@ -1,6 +1,6 @@
 //! Everything that opening does not look at.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use twox_hash::XxHash3_64;
 
@@ -10,8 +10,9 @@ use super::{Bundle, Fingerprint};
 use crate::checkpoint::{Checkpoint, Format};
 use crate::error::{Error, Result};
 use crate::kernel::share;
+use crate::mmap::Mapping;
 use crate::onnx::BoundGraph;
-use crate::tensor::{DType, Source, Tensor};
+use crate::tensor::{DType, Source, Tensor, checked_numel, try_zeroed};
 
 pub(super) fn verify(bundle: &Bundle, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Vec<Error> {
     let found = Mutex::new(Vec::new());
@@ -98,10 +99,13 @@ fn check_graph(bundle: &Bundle) -> Result<()> {
     bundle.with_graph(|file, map| BoundGraph::of_carried_shapes(file, map, &shapes, Some(&basis))).map(drop)
 }
 
-/// The base's parameters without values: one zero, seen in every shape.
+/// The base's parameters without values: all of them the same zeros, as many as the largest one has.
 fn shapes(bundle: &Bundle) -> Result<Checkpoint> {
-    let zero = Tensor::from_f32(&[0.0], &[1], "shapes")?;
-    let of = |shape: &[usize]| zero.rearranged(0, shape, &vec![0; shape.len()]);
+    let bytes = |shape: &[usize]| checked_numel(shape).and_then(|n| n.checked_mul(size_of::<f32>()));
+    let sizes = bundle.parameters.values().map(|shape| bytes(shape));
+    let most = sizes.max().flatten().ok_or_else(|| Error::format("a shape overflows").at(bundle.path()))?;
+    let zeros = Arc::new(Mapping::from_vec(try_zeroed(most)?, bundle.path()));
+    let of = |shape: &[usize]| Tensor::contiguous(&zeros, 0..bytes(shape).unwrap_or(most), DType::F32, shape);
     let tensors = bundle.parameters.iter().map(|(name, shape)| Ok((name.clone(), of(shape)?)));
     Checkpoint::from_tensors(bundle.path(), Format::Safetensors, tensors.collect::<Result<_>>()?)
 }

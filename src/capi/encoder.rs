@@ -81,7 +81,8 @@ pub struct tb_encoder_options {
     /// How much ONNX Runtime is to say to the log callback: TB_LOG_...; 0: as before, which begins at TB_LOG_WARN.
     /// There is one ONNX Runtime, so this changes it for the whole process.
     pub log_level: u32,
-    /// Nonzero: the built graph, though the bundle carries another one. 0: what the bundle carries, unless graph is given.
+    /// Nonzero: the built graph, though the bundle carries another one. 0: what the bundle carries, unless graph is
+    /// given.
     pub built_graph: u32,
     /// The file of ONNX Runtime's library, UTF-8. NULL: `ORT_DYLIB_PATH`, then beside the program and beside this
     /// library, then the system's loader. A process can have only one.
@@ -94,8 +95,9 @@ pub struct tb_encoder_options {
     /// With TB_PROMOTION_AUTO: after so many runs; 0: 32.
     pub promote_after: u32,
     /// An image encoder that somebody exported as .onnx with the base's weights in it, to run instead of the built one;
-    /// UTF-8. NULL: what the bundle carries, else the built one. Its constants are compared with the base's values; those that the basis changes
-    /// become its inputs, in the order and type that it wants. The encoder then belongs to bases of this model.
+    /// UTF-8. NULL: what the bundle carries, else the built one. Its constants are compared with the base's values;
+    /// those that the basis changes become its inputs, in the order and type that it wants. The encoder then belongs to
+    /// bases of this model.
     pub graph: *const c_char,
     /// With graph: what its constants are, as `taskbasis bind` writes it. NULL: found out.
     pub map: *const c_char,

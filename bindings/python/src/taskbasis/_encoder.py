@@ -16,6 +16,7 @@ Floats = "np.ndarray[Any, np.dtype[np.float32]]"
 _ACTIVATIONS = {"quick_gelu": "TB_ACTIVATION_QUICK_GELU", "gelu": "TB_ACTIVATION_GELU"}
 _PROMOTIONS = {"auto": "TB_PROMOTION_AUTO", "off": "TB_PROMOTION_OFF", "manual": "TB_PROMOTION_MANUAL"}
 _STATES = ("inputs", "building", "promoted", "failed")
+_GRAPHS = ("built", "bundle", "file")
 
 
 class Encoder(Handle):
@@ -118,12 +119,16 @@ class Encoder(Handle):
         return _STATES[state[0]]
 
     def info(self) -> "dict[str, Any]":
-        """What is really used: provider, threads, sessions, ONNX Runtime's file and version, the architecture."""
+        """What is really used: provider, threads, sessions, ONNX Runtime's file and version, the architecture, and which
+        graph: "built", "bundle" (the one that it carries) or "file".
+        """
         info = sized("tb_encoder_properties")
         call(lib.tb_encoder_info, self._handle, info)
         fields = [name for name, _ in ffi.typeof(info).item.fields if name != "struct_size"]
         values = ((name, getattr(info, name)) for name in fields)
-        return {name: text(value) if isinstance(value, ffi.CData) else int(value) for name, value in values}
+        told = {name: text(value) if isinstance(value, ffi.CData) else int(value) for name, value in values}
+        told["graph"] = _GRAPHS[told["graph"]]
+        return told
 
     def trim(self) -> None:
         """Gives back the memory that ONNX Runtime keeps for the next call."""
