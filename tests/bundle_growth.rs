@@ -2,7 +2,7 @@
 
 mod bundle_support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bundle_support::{METHODS, common, format, pack_digits, tiny_files};
 use taskbasis::bundle::Fitted;

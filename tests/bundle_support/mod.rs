@@ -152,7 +152,7 @@ pub fn write_without(folder: &Path, unchanged: &[&str], copy: &Path) {
     let fill = |StorageId(i): StorageId, out: &mut dyn std::io::Write| {
         storages[i].iter().try_for_each(|value| out.write_all(&value.to_le_bytes()))
     };
-    writer.write_file(&copy.join("basis_vectors.pt"), &value, fill).unwrap();
+    writer.write_file(copy.join("basis_vectors.pt"), &value, fill).unwrap();
 }
 
 /// What opening and verifying these bytes finds.
