@@ -35,7 +35,7 @@ fn values(name: &str, count: usize) -> Vec<f32> {
     let value = |index: u32| {
         let mut x = index.wrapping_add(seed);
         for _ in 0..2 {
-            x = ((x >> 16) ^ x).wrapping_mul(0x45D9_F3B);
+            x = ((x >> 16) ^ x).wrapping_mul(0x045D_9F3B);
         }
         x ^= x >> 16;
         ((f64::from(x) / 4_294_967_296.0 - 0.5) * 0.2 + around) as f32
