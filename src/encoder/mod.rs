@@ -18,6 +18,8 @@ mod session;
 mod signature;
 mod streamed;
 mod task;
+#[cfg(feature = "text")]
+mod text;
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -35,6 +37,8 @@ pub use promote::{Promotion, PromotionState};
 pub use runtime::{Probe, Runtime};
 pub use search::{Origin, PATH_VARIABLE};
 pub use streamed::StreamedEncoder;
+#[cfg(feature = "text")]
+pub use text::TextEncoder;
 
 use self::pool::Pool;
 use self::promote::Promotions;
