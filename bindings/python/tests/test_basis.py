@@ -1,6 +1,7 @@
 """Bases, expressions, weights."""
 
 import gc
+import pickle
 
 import numpy as np
 import pytest
@@ -80,6 +81,36 @@ def test_tensors_are_base_plus_coefficients(basis):
     full = basis.weights("MNIST")["visual.proj"] - base.weights("base")["visual.proj"]
     np.testing.assert_allclose(2 * change, full, atol=2e-6)
     assert np.abs(full).max() > 1e-4
+
+
+def test_coefficients_of_ones_own(basis):
+    weights = basis.weights("MNIST@0.5 + Parity")
+    same = basis.combine(weights.coefficients, weights.mean)
+    assert weights.mean == 0 and np.array_equal(same.coefficients, weights.coefficients)
+    assert np.array_equal(same["visual.proj"], weights["visual.proj"])
+    for wrong in [[1, 2, 3], [1, 2, 3, np.nan]]:
+        with pytest.raises(taskbasis.InvalidArgumentError):
+            basis.combine(wrong)
+    pca = taskbasis.open(FOLDER.parent / "ViT-D-8_PCA_M4_8task", BASE)
+    assert pca.info()["has_mean"] == 1 and pca.weights("MNIST").mean != 0
+
+
+def test_what_travels_between_processes(basis):
+    expression = 0.3 * basis["MNIST"] - basis["Parity"]
+    assert pickle.loads(pickle.dumps(expression)) == expression
+    with pytest.raises(taskbasis.NotFoundError) as failure:
+        basis["MNITS"]
+    again = pickle.loads(pickle.dumps(failure.value))
+    assert type(again) is taskbasis.NotFoundError and str(again) == str(failure.value)
+    for handle in (basis, basis.weights("MNIST")):
+        with pytest.raises(TypeError, match="each process"):
+            pickle.dumps(handle)
+
+
+def test_what_the_library_is():
+    told = taskbasis.library()
+    assert told["kernel"] and told["threads"] >= 1 and "cpu" in told["providers"]
+    assert bool(told["onnxruntime_version"]) != bool(told["onnxruntime_error"])
 
 
 def test_the_cache_can_be_watched_shared_and_emptied(basis):

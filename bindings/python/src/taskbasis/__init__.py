@@ -30,11 +30,10 @@ from ._errors import (
     UnsupportedError,
 )
 from ._expression import Expression
-from ._native import lib as _lib
-from ._native import text as _text
+from ._native import call, encoded, fields, lib, onnxruntime, sized, text
 from ._program import Progress, run
 
-__version__: str = _text(_lib.tb_version_string())
+__version__: str = text(lib.tb_version_string())
 __all__ = [
     "Basis",
     "CancelledError",
@@ -58,6 +57,7 @@ __all__ = [
     "bench",
     "build",
     "classify",
+    "library",
     "open",
     "pack",
     "run",
@@ -73,6 +73,14 @@ def open(path: "Path | None", base: "Path | None" = None, **options: Any) -> Bas
     MismatchError, with file and tensor in the text.
     """
     return Basis(path, base, **options)
+
+
+def library() -> "dict[str, Any]":
+    """What computes here: the kernel that reconstructs, threads, the ONNX Runtime that is found (`onnxruntime_path` and
+    `onnxruntime_version`, or `onnxruntime_error`: why none is), the providers."""
+    info = sized("tb_library_properties")
+    call(lib.tb_library_info, encoded(onnxruntime()), info)
+    return fields(info)
 
 
 def classify(

@@ -38,6 +38,9 @@ class Handle:
             raise RuntimeError(f"this {type(self).__name__} was made before fork(): make one in the child, or use `spawn`")
         return self._pointer
 
+    def __reduce__(self) -> Any:
+        raise TypeError(f"a {type(self).__name__} cannot be pickled: open the files in each process, they are shared there")
+
     def close(self) -> None:
         """Frees it now. No other thread may be using it."""
         if self._pointer is not None:
@@ -119,7 +122,17 @@ class Basis(Handle):
 
         Raises NotFoundError for an unknown task, InvalidArgumentError for what is no expression.
         """
-        return Weights(self, expression)
+        out = ffi.new("tb_weights **")
+        call(lib.tb_weights_create, self._handle, encoded(str(expression)), out)
+        return Weights(out[0])
+
+    def combine(self, coefficients: Any, mean: float = 0.0) -> "Weights":
+        """Names the weights base + Σ coefficients[m]·(vector m) + mean·(PCA's mean): `coefficients` are M finite numbers,
+        as `Weights.coefficients` gives them. Raises InvalidArgumentError."""
+        values = np.ascontiguousarray(coefficients, np.float64).ravel()
+        source, out = ffi.cast("double *", values.ctypes.data), ffi.new("tb_weights **")
+        call(lib.tb_weights_create_from_coefficients, self._handle, source, values.size, mean, out)
+        return Weights(out[0])
 
     def verify(self) -> None:
         """Reads everything and checks it; raises FormatError or MismatchError, naming file and tensor."""
@@ -145,12 +158,11 @@ class Basis(Handle):
 
 
 class Weights(Handle):
-    """The weights of a task expression; they never change. Reconstructed when first needed, kept in the basis's cache."""
+    """The weights of a task expression; they never change. Reconstructed when first needed, kept in the basis's cache.
+    Made by `Basis.weights()` and `Basis.combine()`."""
 
-    def __init__(self, basis: Basis, expression: Named) -> None:
-        out = ffi.new("tb_weights **")
-        call(lib.tb_weights_create, basis._handle, encoded(str(expression)), out)
-        super().__init__(out[0], lib.tb_weights_free)
+    def __init__(self, pointer: Any) -> None:
+        super().__init__(pointer, lib.tb_weights_free)
 
     @property
     def expression(self) -> str:
@@ -160,12 +172,20 @@ class Weights(Handle):
     @property
     def coefficients(self) -> "np.ndarray[Any, np.dtype[np.float64]]":
         """What multiplies the basis vectors, f64 [M]."""
-        needed = ffi.new("size_t *")
+        return self._coefficients()[0]
+
+    @property
+    def mean(self) -> float:
+        """What multiplies PCA's mean vector; 0 where there is none."""
+        return self._coefficients()[1]
+
+    def _coefficients(self) -> "tuple[Any, float]":
+        needed, mean = ffi.new("size_t *"), ffi.new("double *")
         lib.tb_weights_coefficients(self._handle, ffi.NULL, 0, needed, ffi.NULL, ffi.NULL)
         values = np.empty(needed[0])
         pointer = ffi.cast("double *", values.ctypes.data)
-        call(lib.tb_weights_coefficients, self._handle, pointer, values.size, needed, ffi.NULL)
-        return values
+        call(lib.tb_weights_coefficients, self._handle, pointer, values.size, needed, mean)
+        return values, float(mean[0])
 
     def prepare(self) -> "Weights":
         """Reconstructs now, unless they are ready."""

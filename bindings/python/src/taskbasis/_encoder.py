@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
@@ -16,6 +15,7 @@ Floats = "np.ndarray[Any, np.dtype[np.float32]]"
 _ACTIVATIONS = {"quick_gelu": "TB_ACTIVATION_QUICK_GELU", "gelu": "TB_ACTIVATION_GELU"}
 _PROMOTIONS = {"auto": "TB_PROMOTION_AUTO", "off": "TB_PROMOTION_OFF", "manual": "TB_PROMOTION_MANUAL"}
 _STATES = ("inputs", "building", "promoted", "failed")
+_GRAPHS = ("built", "bundle", "file")
 
 
 class Encoder(Handle):
@@ -23,7 +23,8 @@ class Encoder(Handle):
 
     `promotion` is "auto" (a task that is run often gets a session of its own), "manual" or "off"; with "off" the same
     call gives the same bits every time. `graph` is an .onnx image encoder of one's own, exported with the base's weights,
-    to run instead of the built one; `map` says which of its constants are which parameters, where that is known.
+    to run instead of the built one, or of the one that a bundle carries; `map` says which of its constants are which
+    parameters, where that is known. `built_graph` runs the built one, whatever the bundle carries.
     """
 
     #: S: preprocessed images are f32 [n, 3, S, S].
@@ -47,6 +48,7 @@ class Encoder(Handle):
         promote_after: int = 0,
         graph: Optional[Path] = None,
         map: Optional[Path] = None,
+        built_graph: bool = False,
         onnxruntime_library: Optional[Path] = None,
     ) -> None:
         options = sized("tb_encoder_options")
@@ -55,7 +57,7 @@ class Encoder(Handle):
         options.device, options.threads, options.concurrency, options.heads = device, threads, concurrency, heads
         options.activation = _choice(_ACTIVATIONS, "activation", activation)
         options.promotion = _choice(_PROMOTIONS, "promotion", promotion)
-        options.promote_after = promote_after
+        options.promote_after, options.built_graph = promote_after, int(built_graph)
         out = ffi.new("tb_encoder **")
         call(lib.tb_encoder_create, basis._handle, options, out)
         super().__init__(out[0], lib.tb_encoder_free)
@@ -66,11 +68,15 @@ class Encoder(Handle):
     def __call__(self, images: Any, weights: "Union[Weights, Named]") -> Any:
         """The embeddings f32 [n, e] of some images, not normalised, in one run.
 
-        `images`: f32 [n, 3, S, S] (preprocessed) or [3, S, S]; u8 [n, H, W, 3], [n, H, W] or one such image; a PIL image,
-        a path, or a sequence of these. `weights`: Weights, or what names them in the encoder's basis.
+        `images`: f32 [n, 3, S, S] (preprocessed) or [3, S, S], u8 [n, H, W, 3], [n, H, W] or one such image, as an array
+        or a tensor of PyTorch; a PIL image, a path, or a sequence of these and of u8 arrays. `weights`: Weights, or what
+        names them in the encoder's basis. Raises ValueError for what is no image, MismatchError for weights of another
+        architecture, OnnxRuntimeError.
         """
         if isinstance(weights, (str, Expression)):
             weights = self._basis.weights(weights)
+        if hasattr(images, "__array__") and not hasattr(images, "convert"):
+            images = np.asarray(images)
         if isinstance(images, np.ndarray) and images.dtype == np.float32:
             return self._encode(images, weights)
         return self._encode_images(_images(images, self.image_size), weights)
@@ -117,10 +123,14 @@ class Encoder(Handle):
         return _STATES[state[0]]
 
     def info(self) -> "dict[str, Any]":
-        """What is really used: provider, threads, sessions, ONNX Runtime's file and version, the architecture."""
+        """What is really used: provider, threads, sessions, ONNX Runtime's file and version, the architecture, and which
+        graph: "built", "bundle" (the one that it carries) or "file".
+        """
         info = sized("tb_encoder_properties")
         call(lib.tb_encoder_info, self._handle, info)
-        return fields(info)
+        told = fields(info)
+        told["graph"] = _GRAPHS[told["graph"]]
+        return told
 
     def trim(self) -> None:
         """Gives back the memory that ONNX Runtime keeps for the next call."""
@@ -190,7 +200,7 @@ def _images(images: Any, size: int) -> "list[Any]":
     if isinstance(images, np.ndarray):
         is_one = images.ndim == 2 or (images.ndim == 3 and images.shape[-1] in (3, 4))
         images = [images] if is_one else list(images)
-    elif isinstance(images, (str, os.PathLike)) or not isinstance(images, Sequence):
+    elif isinstance(images, (str, os.PathLike)) or hasattr(images, "convert"):
         images = [images]
     return [_image(image, size) for image in images]
 
@@ -205,7 +215,10 @@ def _image(image: Any, size: int) -> Any:
         image = _of_pillow(image, size)
     image = np.ascontiguousarray(image)
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)):
-        raise ValueError(f"an image is u8 [H, W, 3], [H, W, 4] or [H, W]; got {image.dtype} {list(image.shape)}")
+        raise ValueError(
+            f"an image is u8 [H, W, 3], [H, W, 4] or [H, W], preprocessed ones are f32 [n, 3, {size}, {size}]; "
+            f"got {image.dtype} {list(image.shape)}"
+        )
     return image
 
 

@@ -38,6 +38,9 @@ class Expression:
         """Every task recovered and summed."""
         return Expression((("all", 1.0),))
 
+    def __reduce__(self) -> "tuple[type[Expression], tuple[object, ...]]":
+        return Expression, (self.terms,)
+
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("an expression does not change")
 
