@@ -10,12 +10,10 @@ how this goes to many machines, and what was measured.
 """
 
 import asyncio
-import io
 from typing import Any, Optional
 
 import numpy as np
 from fastapi import FastAPI, HTTPException, Query, Request
-from PIL import Image
 from pydantic import BaseModel
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
@@ -23,9 +21,8 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 import taskbasis
+from examples.ray_serve.upload import BadImage, decoded, image_of
 
-#: Bytes of an image file that are read at most.
-LARGEST_IMAGE = 32 << 20
 #: Images in one run at most; what one replica has taken on at most.
 BATCH, ONGOING = 32, 64
 #: What the failures of the library are over HTTP; any other is the server's: 500.
@@ -54,14 +51,15 @@ class Options(BaseModel, extra="forbid"):
     budget: int = 2048
     #: Whether tasks that run often get sessions of their own: "auto" or "off".
     promotion: str = "auto"
-
-
-class BadImage(ValueError):
-    """The bytes of a request are no image that can be read."""
+    #: Milliseconds for which an image waits for others of its task where nothing is running.
+    wait: float = 2
 
 
 @serve.deployment(
-    max_ongoing_requests=ONGOING, health_check_period_s=10, graceful_shutdown_wait_loop_s=1, graceful_shutdown_timeout_s=60
+    max_ongoing_requests=ONGOING,
+    health_check_period_s=10,
+    graceful_shutdown_wait_loop_s=1,
+    graceful_shutdown_timeout_s=60,
 )
 class Encoder:
     """A replica: the basis mapped (all replicas of a machine share the page cache), weights within its budget."""
@@ -83,6 +81,7 @@ class Encoder:
         self.last: Optional[taskbasis.Weights] = None
         self.runs, self.free = 0, asyncio.Event()
         self.free.set()
+        self.run.set_batch_wait_timeout_s(options.wait / 1000)
 
     async def __call__(self, image: bytes) -> "tuple[Any, dict[str, Any]]":
         """The embedding f32 [1, e] of an image file with the weights whose task expression is the request's model id,
@@ -96,9 +95,9 @@ class Encoder:
         embedding, together = await self.run(weights, pixels)
         return embedding, {"replica": self.replica, "batch": together, "warm": was_ready}
 
-    @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=0.002)
+    @serve.batch(max_batch_size=BATCH)
     async def run(self, weights: "list[taskbasis.Weights]", pixels: "list[Any]") -> "list[tuple[Any, int]]":
-        """Images of one task in one run. Serve splits batches by model id; with any other it would be wrong, not slow."""
+        """Images of one task in one run. Serve splits batches by model id; with another it would be wrong, not slow."""
         if len({each.expression for each in weights}) != 1:
             raise RuntimeError("a batch of several tasks: Ray 2.54 or newer is needed")
         self.runs += 1
@@ -113,40 +112,14 @@ class Encoder:
         return [(embeds[i : i + 1], len(pixels)) for i in range(len(pixels))]
 
     def pixels(self, image: bytes) -> Any:
-        """A PNG, a JPEG or what else Pillow reads, as the encoder takes it: f32 [1, 3, S, S]."""
-        try:
-            with Image.open(io.BytesIO(image)) as opened:
-                opened.load()
-                return self.encoder.preprocess(opened)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-            raise BadImage(f"not an image that can be read: {type(e).__name__}") from None
+        """An image file as the encoder takes it: f32 [1, 3, S, S]."""
+        return self.encoder.preprocess(decoded(image))
 
     async def check_health(self) -> None:
         """Runs an image with the weights that were used last. A replica that cannot is replaced."""
         if self.last is not None and self.last.ready:
             size = self.encoder.image_size
             await asyncio.to_thread(self.encoder, np.zeros((1, 3, size, size), np.float32), self.last)
-
-
-async def image_of(request: Request) -> bytes:
-    """The image file that a request carries."""
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
-        async with request.form(max_files=1, max_fields=1) as form:
-            part = form.get("image")
-            if part is None or isinstance(part, str):
-                raise HTTPException(400, {"error": "the form has no file `image`"})
-            data = await part.read(LARGEST_IMAGE + 1)
-    else:
-        data = b""
-        async for chunk in request.stream():
-            data += chunk
-            if len(data) > LARGEST_IMAGE:
-                break
-    if len(data) > LARGEST_IMAGE:
-        raise HTTPException(413, {"error": f"an image file of more than {LARGEST_IMAGE >> 20} MiB"})
-    if not data:
-        raise HTTPException(400, {"error": "no image: send it as the body, or as the file `image` of a form"})
-    return data
 
 
 @serve.deployment(max_ongoing_requests=1000, graceful_shutdown_wait_loop_s=1, graceful_shutdown_timeout_s=60)
@@ -167,8 +140,8 @@ class Front:
     async def classify(
         self, request: Request, task: str, weights: Optional[str] = None, top: int = Query(3, ge=1)
     ) -> "dict[str, Any]":
-        """The `top` best classes of an image: the body, or the file `image` of a form. `task` says whose head, `weights`
-        which weights as a task expression, the task's own by default."""
+        """The `top` best classes of an image: the body, or the file `image` of a form. `task` says whose head,
+        `weights` which weights as a task expression, the task's own by default."""
         try:
             # The usual spelling, so that everybody who means the same weights gets the same ones.
             named = self.basis.weights(self.basis[task] if weights is None else weights).expression

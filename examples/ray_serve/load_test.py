@@ -28,9 +28,11 @@ from ray.serve.request_router import FIFOMixin, RequestRouter
 
 import taskbasis
 from examples.ray_serve.app import Encoder, Front, Options
+from examples.ray_serve.processes import memory, replicas
 
 #: Another try after 503 or a broken connection, at most so many times, each after a longer wait.
 TRIES, WAIT_S = 12, 0.1
+COMPARED = ("throughput", "p50_ms", "p99_ms", "warm", "batch")
 
 
 class Anywhere(FIFOMixin, RequestRouter):
@@ -40,10 +42,11 @@ class Anywhere(FIFOMixin, RequestRouter):
         return [random.sample(candidate_replicas, min(2, len(candidate_replicas)))]
 
 
-def start(options: Options, routing: str, replicas: int) -> None:
-    """The application of app.py; `routing` is "warm" or "anywhere". Where it runs already, only what differs changes."""
-    given = {"request_router_config": RequestRouterConfig(request_router_class=Anywhere)} if routing == "anywhere" else {}
-    encoder = Encoder.options(num_replicas=replicas, ray_actor_options={"num_cpus": options.cpus}, **given)
+def start(options: Options, routing: str, count: int) -> None:
+    """The application of app.py with `count` replicas; `routing` is "warm" or "anywhere". One that runs is replaced."""
+    encoder = Encoder.options(num_replicas=count, ray_actor_options={"num_cpus": options.cpus})
+    if routing == "anywhere":
+        encoder = encoder.options(request_router_config=RequestRouterConfig(request_router_class=Anywhere))
     front = Front.options(ray_actor_options={"num_cpus": 0})
     serve.run(front.bind(options, encoder.bind(options)))
 
@@ -103,41 +106,6 @@ async def load(url: str, seconds: float, clients: int, event: Any = None) -> "di
     }
 
 
-def replicas(above: int) -> "list[int]":
-    """The processes of the encoder's replicas that descend from process `above`."""
-    parents, found = {}, []
-    for process in map(int, filter(str.isdigit, os.listdir("/proc"))):
-        try:
-            with open(f"/proc/{process}/stat", encoding="utf-8", errors="replace") as file:
-                parents[process] = int(file.read().rpartition(")")[2].split()[1])
-            with open(f"/proc/{process}/cmdline", encoding="utf-8", errors="replace") as file:
-                if file.read().startswith("ray::ServeReplica:default:Encoder"):
-                    found.append(process)
-        except OSError:
-            continue
-
-    def descends(process: int) -> bool:
-        return process == above or (process in parents and descends(parents[process]))
-
-    return [process for process in found if descends(process)]
-
-
-def memory(process: int, folder: str) -> "dict[str, float]":
-    """MB of a process: anonymous, and of the files below `folder` what it maps (`rss`) and its share of that (`pss`)."""
-    sums = {"anonymous": 0.0, "mapped_rss": 0.0, "mapped_pss": 0.0}
-    is_ours = False
-    with open(f"/proc/{process}/smaps", encoding="utf-8") as file:
-        for line in file:
-            name, *rest = line.split()
-            if not name.endswith(":"):
-                is_ours = len(rest) > 4 and rest[4].startswith(folder)
-            elif name == "Anonymous:":
-                sums["anonymous"] += int(rest[0]) / 1000
-            elif is_ours and name in ("Rss:", "Pss:"):
-                sums["mapped_" + name[:-1].lower()] += int(rest[0]) / 1000
-    return sums
-
-
 def kill_one() -> None:
     os.kill(replicas(os.getpid())[0], signal.SIGKILL)
 
@@ -156,14 +124,22 @@ def measure(options: Options, url: str, seconds: float, clients: int, rounds: in
     drained = asyncio.run(load(url, seconds, clients, lambda: start(options, "warm", options.replicas - 1)))
     serve.delete("default")
     medians = {
-        routing: {key: statistics.median(run[key] for run in runs) for key in ("throughput", "p50_ms", "p99_ms", "warm", "batch")}
+        routing: {key: statistics.median(run[key] for run in runs) for key in COMPARED}
         for routing, runs in found.items()
     }
-    ratios = {key: medians["warm"][key] / medians["anywhere"][key] for key in ("throughput", "p50_ms", "p99_ms")}
+    ratios = {key: medians["warm"][key] / medians["anywhere"][key] for key in COMPARED[:3]}
     return {
-        "cores": os.cpu_count(), "options": options.model_dump(), "seconds": seconds, "clients": clients, "medians": medians,
-        "warm_over_anywhere": ratios, "memory_mb": shares, "killed": killed, "drained": drained, "runs": found,
-    }  # fmt: skip
+        "cores": os.cpu_count(),
+        "options": options.model_dump(),
+        "seconds": seconds,
+        "clients": clients,
+        "medians": medians,
+        "warm_over_anywhere": ratios,
+        "memory_mb": shares,
+        "killed": killed,
+        "drained": drained,
+        "runs": found,
+    }
 
 
 def with_heads(options: Options, folder: str) -> Options:
@@ -198,7 +174,8 @@ def main() -> None:
     # Ray writes to both outputs, from several processes; what is said here is JSON alone.
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    ray.init(num_cpus=options.replicas * options.cpus, include_dashboard=False, logging_level="error", log_to_driver=False)
+    cpus = options.replicas * options.cpus
+    ray.init(num_cpus=cpus, include_dashboard=False, logging_level="error", log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     with tempfile.TemporaryDirectory() as folder:
         if options.heads is None and os.path.isdir(options.bundle):

@@ -35,11 +35,11 @@ class Handle:
         if self._pointer is None:
             raise ValueError(f"this {type(self).__name__} is closed")
         if os.getpid() != self._made_in:
-            raise RuntimeError(f"this {type(self).__name__} was made before fork(): make one in the child, or use `spawn`")
+            raise RuntimeError(f"this {type(self).__name__} was made before fork(): make one in the child, or spawn")
         return self._pointer
 
     def __reduce__(self) -> Any:
-        raise TypeError(f"a {type(self).__name__} cannot be pickled: open the files in each process, they are shared there")
+        raise TypeError(f"a {type(self).__name__} cannot be pickled: open the files in each process")
 
     def close(self) -> None:
         """Frees it now. No other thread may be using it."""
@@ -127,8 +127,8 @@ class Basis(Handle):
         return Weights(out[0])
 
     def combine(self, coefficients: Any, mean: float = 0.0) -> "Weights":
-        """Names the weights base + Σ coefficients[m]·(vector m) + mean·(PCA's mean): `coefficients` are M finite numbers,
-        as `Weights.coefficients` gives them. Raises InvalidArgumentError."""
+        """Names the weights base + Σ coefficients[m]·(vector m) + mean·(PCA's mean): `coefficients` are M finite
+        numbers, as `Weights.coefficients` gives them. Raises InvalidArgumentError."""
         values = np.ascontiguousarray(coefficients, np.float64).ravel()
         source, out = ffi.cast("double *", values.ctypes.data), ffi.new("tb_weights **")
         call(lib.tb_weights_create_from_coefficients, self._handle, source, values.size, mean, out)

@@ -68,10 +68,10 @@ class Encoder(Handle):
     def __call__(self, images: Any, weights: "Union[Weights, Named]") -> Any:
         """The embeddings f32 [n, e] of some images, not normalised, in one run.
 
-        `images`: f32 [n, 3, S, S] (preprocessed) or [3, S, S], u8 [n, H, W, 3], [n, H, W] or one such image, as an array
-        or a tensor of PyTorch; a PIL image, a path, or a sequence of these and of u8 arrays. `weights`: Weights, or what
-        names them in the encoder's basis. Raises ValueError for what is no image, MismatchError for weights of another
-        architecture, OnnxRuntimeError.
+        `images`: f32 [n, 3, S, S] (preprocessed) or [3, S, S], u8 [n, H, W, 3], [n, H, W] or one such image, as an
+        array or a tensor of PyTorch; a PIL image, a path, or a sequence of these and of u8 arrays. `weights`: Weights,
+        or what names them in the encoder's basis. Raises ValueError for what is no image, MismatchError for weights
+        of another architecture, OnnxRuntimeError.
         """
         if isinstance(weights, (str, Expression)):
             weights = self._basis.weights(weights)
@@ -228,8 +228,8 @@ def _of_pillow(image: Any, size: int) -> Any:
     if image.mode in ("RGB", "RGBA", "L"):
         return np.asarray(image)
     if image.mode in ("P", "1"):
-        # Indices cannot be averaged: Pillow takes the nearest ones. What comes out has S pixels on the shorter side, and
-        # is not resized again.
+        # Indices cannot be averaged: Pillow takes the nearest ones. What comes out has S pixels on the shorter side,
+        # and is not resized again.
         width, height = image.size
         short = max(min(width, height), 1)
         resized = image.resize((size * width // short, size * height // short), resample=0)

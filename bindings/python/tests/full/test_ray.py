@@ -18,7 +18,9 @@ import taskbasis
 from conftest import BASE, DIGITS, FOLDER, ROOT
 
 pytest.importorskip("ray.serve", reason="Ray Serve is not installed")
-sys.path.append(str(ROOT))  # where `examples` is found
+sys.path.append(str(ROOT))
+from examples.ray_serve.processes import replicas  # noqa: E402
+
 URL = "http://127.0.0.1:8000"
 PHOTOS = [DIGITS / "preprocess" / name for name in ("photo_gray.png", "photo_palette.png", "photo_small.png")]
 OPTIONS = {"bundle": FOLDER, "base": BASE, "heads": DIGITS / "heads.safetensors", "classes": DIGITS / "classes.json"}
@@ -49,7 +51,9 @@ def classify(photo, tries=1, **query):
 def served(tmp_path_factory):
     log = tmp_path_factory.mktemp("serve") / "log"
     program = Path(sys.executable).parent / "serve"
-    line = [program, "run", "examples.ray_serve.app:app", *(f"{name}={value}" for name, value in OPTIONS.items())]
+    # Images wait for a while, so that there are batches even of a model that takes no time.
+    options = [f"{name}={value}" for name, value in {**OPTIONS, "wait": 50}.items()]
+    line = [program, "run", "examples.ray_serve.app:app", *options]
     with open(log, "wb") as out:
         running = subprocess.Popen([*map(str, line)], cwd=ROOT, env=ENVIRONMENT, stdout=out, stderr=out)
     try:
@@ -128,8 +132,6 @@ def test_batches_hold_one_task(served):
 
 
 def test_a_killed_replica_loses_nothing(served):
-    from examples.ray_serve.load_test import replicas  # imports Ray, which takes a second
-
     tasks, killed = ask("/tasks")[1], []
 
     def one(i):
@@ -149,8 +151,9 @@ def test_a_killed_replica_loses_nothing(served):
 
 def test_the_load_test(tmp_path, served):
     """Small, but whole; it starts a Ray of its own on another port."""
-    line = [sys.executable, "-m", "examples.ray_serve.load_test", *(f"{name}={value}" for name, value in OPTIONS.items())]
-    line += ["seconds=4", "rounds=1", "clients=4", "port=8012"]
+    options = [f"{name}={value}" for name, value in OPTIONS.items()]
+    options += ["seconds=4", "rounds=1", "clients=4", "port=8012"]
+    line = [sys.executable, "-m", "examples.ray_serve.load_test", *options]
     done = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-4000:]
     told = json.loads(done.stdout)
