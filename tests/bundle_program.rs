@@ -215,6 +215,23 @@ fn promises_are_kept_and_mixtures_are_smaller() {
 }
 
 #[test]
+fn progress_is_told_to_programs_and_else_to_nobody() {
+    let files = Files::new();
+    files.pack("m.taskbasis", &["--format", "q8"]);
+    let bundle = files.path("m.taskbasis");
+    assert!(run(&["verify", &bundle]).stderr.is_empty());
+    let output = run(&["verify", "--progress", &bundle]);
+    let lines = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && !lines.is_empty());
+    for line in lines.lines() {
+        let told: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        assert_eq!(told["progress"], "verifying");
+        let (done, total) = (told["done"].as_u64().unwrap(), told["total"].as_u64().unwrap());
+        assert!(done <= total && total == fs::metadata(&bundle).unwrap().len(), "{line}");
+    }
+}
+
+#[test]
 fn verify_names_everything_that_is_wrong() {
     let files = Files::new();
     files.pack("m.taskbasis", &[]);
