@@ -6,7 +6,8 @@
 
 Everything is safe to use from several threads; the interpreter's lock is released while the library works. After `fork`
 the child opens its own: what was made before says so in a RuntimeError when it is used (views of tensors can still be
-read). One interpreter of a process can import NumPy, and so this package; another gets an ImportError.
+read). One interpreter of a process can import NumPy, and so this package: another gets an ImportError from NumPy (from old
+versions a warning, and no promise).
 """
 
 from __future__ import annotations

@@ -71,7 +71,8 @@ class _Bar:
     def __init__(self) -> None:
         from tqdm.auto import tqdm
 
-        self._new, self._bar, self._what = tqdm, None, ""
+        self._new, self._what = tqdm, ""
+        self._bar: Any = None
 
     def __call__(self, what: str, done: int, total: int) -> None:
         if self._bar is None or what != self._what:
