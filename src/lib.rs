@@ -34,6 +34,7 @@ pub mod checkpoint;
 pub mod clip;
 pub mod encoder;
 pub mod error;
+pub mod hub;
 pub mod kernel;
 pub mod mmap;
 pub mod onnx;

@@ -15,10 +15,12 @@ mod eval;
 mod export;
 mod family;
 mod graph;
+mod hub;
 mod input;
 mod inspect;
 mod output;
 mod pack;
+mod pull;
 mod reconstruct;
 mod report;
 mod verify;
@@ -57,11 +59,21 @@ enum Command {
     Pack(Box<pack::Pack>),
     Verify(verify::Verify),
     AddTask(add_task::AddTask),
+    Pull(pull::Pull),
 }
 
 /// 0: done; 1: failed, with one paragraph on stderr; 2: not understood (clap exits by itself).
 fn main() -> ExitCode {
-    let Program { command, json } = Program::parse();
+    let Program { mut command, json } = Program::parse();
+    match hub::localized(std::env::args_os()) {
+        Ok(None) => {}
+        // The same arguments, now with local paths.
+        Ok(Some(arguments)) => command = Program::parse_from(arguments).command,
+        Err(error) => {
+            output::error(&error);
+            return ExitCode::FAILURE;
+        }
+    }
     let done = match command {
         Command::Inspect(command) => command.run(json),
         Command::Reconstruct(command) => command.run(json),
@@ -76,6 +88,7 @@ fn main() -> ExitCode {
         Command::Pack(command) => command.run(json),
         Command::Verify(command) => command.run(json),
         Command::AddTask(command) => command.run(json),
+        Command::Pull(command) => command.run(json),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
