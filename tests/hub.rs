@@ -6,7 +6,7 @@ mod hub_support;
 
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -393,7 +393,7 @@ fn a_full_disk_is_a_clear_error_and_leaves_nothing() {
     assert!(partial.symlink_metadata().is_err() && !server.cache(REPO).join("snapshots").exists());
 
     // A limit on the size of files, which the program may not exceed.
-    let mut shell = std::process::Command::new("sh");
+    let mut shell = Command::new("sh");
     shell.args(["-c", "trap '' XFSZ; ulimit -f 100; exec \"$@\"", "sh"]);
     shell.arg(env!("CARGO_BIN_EXE_taskbasis")).args(["pull", REPO, "folder"]);
     server.environment(&mut shell);
@@ -448,4 +448,92 @@ fn part_of_a_folder_is_not_the_folder() {
     assert!(!error.contains("hf://"), "it is no basis: {error}");
     let snapshot = server.cache(REPO).join("snapshots").join(server.commit(REPO));
     assert!(fs::read(snapshot.join("folder/large.bin")).unwrap() == content, "what was missing has come");
+}
+
+/// What Python's client says of a repository that this program pulled, and what this program takes of its downloads.
+const PYTHON: &str = r#"
+import json, sys
+from huggingface_hub import hf_hub_download, scan_cache_dir, try_to_load_from_cache
+repo = sys.argv[1]
+scanned = scan_cache_dir()
+assert not scanned.warnings, scanned.warnings
+(found,) = scanned.repos
+print(json.dumps({
+    "repo": found.repo_id, "files": found.nb_files, "bytes": found.size_on_disk, "refs": sorted(found.refs),
+    "cached": try_to_load_from_cache(repo, "folder/large.bin"),
+    "offline": hf_hub_download(repo, "folder/inner/small.json", local_files_only=True),
+    "asked": hf_hub_download(repo, "folder/large.bin"),
+    "new": hf_hub_download(repo, "folder2/other.bin"),
+}))
+"#;
+
+#[test]
+fn python_sees_what_was_pulled_and_the_other_way_round() {
+    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());
+    let ready = Command::new(&python).args(["-c", "import huggingface_hub"]).output();
+    if !ready.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: {python} has no huggingface_hub (set PYTHON to one that has)");
+        return;
+    }
+    let (server, _) = server();
+    let local = server.succeed(&["pull", REPO, "folder"]);
+    server.requests();
+    let mut command = Command::new(python);
+    server.environment(&mut command);
+    let output = command.args(["-c", PYTHON, REPO]).output().unwrap();
+    let seen: Value = serde_json::from_str(&stdout(output)).unwrap();
+    assert_eq!((seen["repo"].as_str(), seen["files"].as_u64()), (Some(REPO), Some(2)));
+    assert_eq!((seen["bytes"].as_u64(), &seen["refs"]), (Some(1_000_002), &serde_json::json!(["main"])));
+    for (field, file) in [("cached", "large.bin"), ("offline", "inner/small.json"), ("asked", "large.bin")] {
+        assert_eq!(seen[field].as_str(), Path::new(&local).join(file).to_str(), "{field}");
+    }
+    let large = of(&server.requests(), On::Cdn).len();
+    assert_eq!(large, 1, "Python downloads the new file alone");
+    assert_eq!(server.succeed(&["pull", REPO, "folder2/other.bin"]), seen["new"].as_str().unwrap());
+    assert!(of(&server.requests(), On::Cdn).is_empty(), "what Python has downloaded does not come again");
+}
+
+#[test]
+fn the_c_abi_opens_paths_of_the_hub() {
+    let Some(basis) = common::digits(&format!("bases/{BASIS}")) else { return };
+    let Some(base) = common::digits("base/pickled_module.pt") else { return };
+    let Some(heads) = common::digits("heads.safetensors") else { return };
+    let server = Server::start();
+    server.put_folder(REPO, BASIS, &basis);
+    server.put(REPO, "heads.safetensors", &fs::read(&heads).unwrap());
+    server.put("owner/base", "zeroshot.pt", &fs::read(&base).unwrap());
+    // The environment is the process's: another one has the server's.
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    server.environment(&mut command);
+    let output = command.args(["--exact", "opened_through_the_c_abi", "--ignored", "--nocapture"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(server.blobs("owner/base").len(), 1);
+}
+
+#[test]
+#[ignore = "the process of `the_c_abi_opens_paths_of_the_hub`"]
+#[allow(clippy::undocumented_unsafe_blocks)] // As a C program would.
+fn opened_through_the_c_abi() {
+    use std::ptr::{null, null_mut};
+    use taskbasis::capi::*;
+
+    let text = |text: &str| std::ffi::CString::new(text).unwrap();
+    let (path, base) = (text(&format!("hf://{REPO}/{BASIS}")), text("hf://owner/base"));
+    let heads = text(&format!("hf://{REPO}/heads.safetensors"));
+    let missing = text(&format!("hf://{REPO}/nothing"));
+    unsafe {
+        let mut options: tb_basis_options = std::mem::zeroed();
+        (options.struct_size, options.base) = (size_of::<tb_basis_options>(), base.as_ptr());
+        let (mut basis, mut head, mut error) = (null_mut(), null_mut(), null_mut());
+        assert_eq!(tb_basis_open(path.as_ptr(), &options, &mut basis, &mut error), tb_status::TB_OK);
+        tb_basis_free(basis);
+        let task = text("MNIST");
+        assert_eq!(tb_head_open(heads.as_ptr(), task.as_ptr(), null(), &mut head, &mut error), tb_status::TB_OK);
+        tb_head_free(head);
+        let status = tb_basis_open(missing.as_ptr(), &options, &mut basis, &mut error);
+        assert_eq!(status, tb_status::TB_ERR_NOT_FOUND);
+        let message = std::ffi::CStr::from_ptr(tb_error_message(error)).to_str().unwrap();
+        assert!(message.contains("no folder `nothing`"), "{message}");
+        tb_error_free(error);
+    }
 }

@@ -182,7 +182,7 @@ impl RepoCache {
     pub(super) fn free(&self) -> Option<u64> {
         #[cfg(unix)]
         {
-            let found = rustix::fs::statvfs(&self.folder()).ok()?;
+            let found = rustix::fs::statvfs(self.folder()).ok()?;
             Some(found.f_bavail.saturating_mul(found.f_frsize))
         }
         #[cfg(not(unix))]

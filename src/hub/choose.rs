@@ -26,10 +26,8 @@ pub(super) fn checkpoint<'a>(address: &HubPath, files: &[&'a str]) -> Result<&'a
         for kinds in KINDS {
             let found: Vec<&str> =
                 of_kind(kinds).into_iter().filter(|path| name(path).starts_with(OPEN_CLIP) == is_open_clip).collect();
-            if let [one] = found[..] {
-                if candidates.is_empty() {
-                    return Ok(one);
-                }
+            if let ([one], true) = (&found[..], candidates.is_empty()) {
+                return Ok(one);
             }
             candidates.extend(found);
         }

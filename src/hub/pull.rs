@@ -359,10 +359,11 @@ fn files_in(folder: &Path, path: &str) -> Vec<String> {
 
 /// What a snapshot has below `path`.
 fn walk(snapshot: &Path, path: &str, tree: &mut Tree) {
-    let first = tree.folders.len();
+    let mut next = tree.folders.len();
     walk_one(&snapshot.join(path), path, tree);
-    for folder in tree.folders[first..].to_vec() {
-        walk(snapshot, &folder, tree);
+    while let Some(folder) = tree.folders.get(next).cloned() {
+        walk_one(&snapshot.join(&folder), &folder, tree);
+        next += 1;
     }
 }
 

@@ -54,6 +54,8 @@ pub enum Fault {
 pub struct Request {
     pub on: On,
     pub target: String,
+    /// HEAD, where it is not GET.
+    pub is_head: bool,
     pub headers: BTreeMap<String, String>,
     pub when: Instant,
 }
@@ -312,7 +314,8 @@ impl State {
             () if target.contains("/tree/") => On::Tree,
             () => On::Resolve,
         };
-        let request = Request { on, target, headers, when: Instant::now() };
+        let is_head = line.starts_with("HEAD ");
+        let request = Request { on, target, is_head, headers, when: Instant::now() };
         self.log.lock().unwrap().push(request.clone());
         let fault = {
             let mut faults = self.faults.lock().unwrap();
@@ -354,6 +357,9 @@ impl State {
             head += &format!("Content-Length: {length}\r\n");
         }
         stream.write_all(format!("{head}\r\n").as_bytes())?;
+        if request.is_head {
+            return Ok(());
+        }
         match fault {
             Some(Fault::Cut(n)) => stream.write_all(&answer.body[..n]),
             Some(Fault::Stall(n, pause)) => {

@@ -32,7 +32,8 @@ use clap::{Parser, Subcommand};
 /// Many fine-tuned CLIP tasks from one compressed basis.
 ///
 /// A task vector basis holds T fine-tuned models in the space of M < T vectors. taskbasis rebuilds the weights of any
-/// task, or of any arithmetic of tasks, and runs them on ONNX Runtime.
+/// task, or of any arithmetic of tasks, and runs them on ONNX Runtime. Every path that is read may be one on the Hugging
+/// Face Hub, as hf://owner/repo[@revision]/path.
 #[derive(Parser)]
 #[command(version, about, long_about, max_term_width = 110)]
 struct Program {
