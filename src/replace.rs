@@ -1,8 +1,20 @@
 //! Writing files so that nothing is ever lost: a file is replaced whole or not at all.
 
+use std::fs::{self, File};
 use std::path::Path;
+#[cfg(feature = "build")]
+use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
+
+/// What is being written is called so until it takes its place.
+const PREFIX: &str = ".taskbasis-";
+const SUFFIX: &str = ".partial";
+/// Held by whoever writes a folder.
+const LOCK: &str = ".lock";
+/// A file that nobody has written to for so long, and nobody has locked, was left behind.
+const ABANDONED: Duration = Duration::from_secs(600);
 
 /// Writes a file through a sibling that takes its place when it is complete and on the disk.
 ///
@@ -23,8 +35,9 @@ pub fn replace_file(path: &Path, inputs: &[&Path], write: impl FnOnce(&Path) -> 
         _ => Path::new("."),
     };
     let failed = |doing: &str, e: std::io::Error| Error::io(doing, path, e);
+    sweep(folder);
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".taskbasis-").suffix(".partial");
+    builder.prefix(PREFIX).suffix(SUFFIX);
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
@@ -32,6 +45,9 @@ pub fn replace_file(path: &Path, inputs: &[&Path], write: impl FnOnce(&Path) -> 
         builder.permissions(std::fs::Permissions::from_mode(0o666));
     }
     let sibling = builder.tempfile_in(folder).map_err(|e| failed("cannot create a file beside it", e))?;
+    // Where locks are mandatory, `write` could not open it; elsewhere a failure costs no more than an early `sweep`.
+    #[cfg(unix)]
+    let _ = sibling.as_file().try_lock();
     let permissions = sibling.as_file().metadata().map_err(|e| failed("cannot read its metadata", e))?.permissions();
     // From here on an early return removes the sibling.
     write(sibling.path())?;
@@ -43,6 +59,63 @@ pub fn replace_file(path: &Path, inputs: &[&Path], write: impl FnOnce(&Path) -> 
     // The new name is on the disk only with its folder; a file system that cannot say so has nothing to sync.
     let _ = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
     Ok(())
+}
+
+/// A folder in the making, beside its place. Dropped, it is gone.
+#[cfg(feature = "build")]
+pub(crate) struct PartialFolder {
+    folder: tempfile::TempDir,
+    /// Tells that somebody is at it; released with the process, however that ends.
+    lock: File,
+}
+
+#[cfg(feature = "build")]
+impl PartialFolder {
+    /// A new one in `around`, from which those that killed processes left are removed.
+    pub(crate) fn in_folder(around: &Path) -> std::io::Result<Self> {
+        sweep(around);
+        let folder = tempfile::Builder::new().prefix(PREFIX).suffix(SUFFIX).tempdir_in(around)?;
+        // Locked before it has the name by which `sweep` looks.
+        let new = folder.path().join(".lock.new");
+        let lock = File::create(&new)?;
+        lock.lock()?;
+        fs::rename(new, folder.path().join(LOCK))?;
+        Ok(Self { folder, lock })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The folder, to be renamed now; it holds what was put there and nothing else.
+    pub(crate) fn keep(self) -> std::io::Result<PathBuf> {
+        fs::remove_file(self.path().join(LOCK))?;
+        drop(self.lock);
+        Ok(self.folder.keep())
+    }
+}
+
+/// Removes what killed processes left in `folder`: partial folders and files that nobody holds. What cannot be removed
+/// stays; it is in nobody's way but the disk's.
+fn sweep(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if !name.to_str().is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX)) {
+            continue;
+        }
+        let path = entry.path();
+        let Ok(about) = entry.metadata() else { continue };
+        let is_free = |file: &Path| File::open(file).is_ok_and(|file| file.try_lock().is_ok());
+        if about.is_dir() && is_free(&path.join(LOCK)) {
+            let _ = fs::remove_dir_all(&path);
+        } else if about.is_file() {
+            let age = about.modified().ok().and_then(|modified| modified.elapsed().ok());
+            if age.is_some_and(|age| age > ABANDONED) && is_free(&path) {
+                let _ = fs::remove_file(&path);
+            }
+        }
+    }
 }
 
 /// Whether a file may be written to `path`: what [`replace_file`] checks first. For work that takes long, and whose
@@ -132,6 +205,37 @@ mod tests {
         let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         let error = replace_file(&socket, &[], |_| unreachable!("it is no file")).unwrap_err();
         assert!(error.to_string().contains("no regular file"), "{error}");
+    }
+
+    #[test]
+    fn what_others_left_is_removed_and_what_they_write_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let old = std::time::SystemTime::now() - 2 * ABANDONED;
+        let file = |name: &str| {
+            let file = File::create(at(name)).unwrap();
+            file.set_modified(old).unwrap();
+            file
+        };
+        let (_, locked) = (file(".taskbasis-left.partial"), file(".taskbasis-locked.partial"));
+        locked.lock().unwrap();
+        file("theirs.partial");
+        file(".taskbasis-other");
+        File::create(at(".taskbasis-new.partial")).unwrap();
+        for name in [".taskbasis-a.partial", ".taskbasis-b.partial", ".taskbasis-c.partial"] {
+            fs::create_dir(at(name)).unwrap();
+        }
+        File::create(at(".taskbasis-a.partial").join(LOCK)).unwrap();
+        let busy = File::create(at(".taskbasis-b.partial").join(LOCK)).unwrap();
+        busy.lock().unwrap();
+        sweep(folder.path());
+        let mut names: Vec<_> =
+            fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        // `c` may be somebody's who has not come to locking it.
+        let stay =
+            ["b.partial", "c.partial", "locked.partial", "new.partial", "other"].map(|n| format!(".taskbasis-{n}"));
+        assert_eq!(names, [&stay[..], &["theirs.partial".into()]].concat());
     }
 
     #[test]

@@ -33,7 +33,7 @@ fn server() -> (Server, Vec<u8>) {
     (server, content)
 }
 
-fn of<'a>(requests: &'a [hub_support::Request], on: On) -> Vec<&'a hub_support::Request> {
+fn of(requests: &[hub_support::Request], on: On) -> Vec<&hub_support::Request> {
     requests.iter().filter(|request| request.on == on).collect()
 }
 
