@@ -55,7 +55,7 @@ pub use encoder::{
 pub use error::{Error, ErrorKind, Result};
 pub use kernel::Kernel;
 pub use mmap::{MapMode, Mapping};
-pub use replace::{check_output, replace_file};
+pub use replace::{PartialFolder, check_output, replace_file};
 pub use tensor::{BlockFormat, Blocks, DType, Rounding, Source, Tensor};
 pub use weights::{
     CacheStats, Model, ModelOptions, ReconstructOptions, Scope, TaskWeights, Values, Weights, WeightsCache, save_arrays,

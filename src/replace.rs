@@ -1,9 +1,7 @@
 //! Writing files so that nothing is ever lost: a file is replaced whole or not at all.
 
 use std::fs::{self, File};
-use std::path::Path;
-#[cfg(feature = "build")]
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -61,35 +59,44 @@ pub fn replace_file(path: &Path, inputs: &[&Path], write: impl FnOnce(&Path) -> 
     Ok(())
 }
 
-/// A folder in the making, beside its place. Dropped, it is gone.
-#[cfg(feature = "build")]
-pub(crate) struct PartialFolder {
+/// A folder in the making, beside the place that it or what is made in it will take. Dropped, it is gone; one whose
+/// process was killed is removed by the next that writes there.
+#[derive(Debug)]
+pub struct PartialFolder {
     folder: tempfile::TempDir,
     /// Tells that somebody is at it; released with the process, however that ends.
     lock: File,
 }
 
-#[cfg(feature = "build")]
 impl PartialFolder {
-    /// A new one in `around`, from which those that killed processes left are removed.
-    pub(crate) fn in_folder(around: &Path) -> std::io::Result<Self> {
+    /// A new one in `around`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) from the file system.
+    pub fn in_folder(around: &Path) -> Result<Self> {
+        let failed = |e| Error::io("cannot create a folder in it", around, e);
         sweep(around);
-        let folder = tempfile::Builder::new().prefix(PREFIX).suffix(SUFFIX).tempdir_in(around)?;
+        let folder = tempfile::Builder::new().prefix(PREFIX).suffix(SUFFIX).tempdir_in(around).map_err(failed)?;
         // Locked before it has the name by which `sweep` looks.
         let new = folder.path().join(".lock.new");
-        let lock = File::create(&new)?;
-        lock.lock()?;
-        fs::rename(new, folder.path().join(LOCK))?;
+        let lock = File::create(&new).map_err(failed)?;
+        lock.lock().map_err(failed)?;
+        fs::rename(new, folder.path().join(LOCK)).map_err(failed)?;
         Ok(Self { folder, lock })
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
     /// The folder, to be renamed now; it holds what was put there and nothing else.
-    pub(crate) fn keep(self) -> std::io::Result<PathBuf> {
-        fs::remove_file(self.path().join(LOCK))?;
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) from the file system.
+    pub fn keep(self) -> Result<PathBuf> {
+        let lock = self.path().join(LOCK);
+        fs::remove_file(&lock).map_err(|e| Error::io("cannot remove", &lock, e))?;
         drop(self.lock);
         Ok(self.folder.keep())
     }

@@ -460,6 +460,52 @@ fn killing_build_leaves_nothing_half_written() {
     }
 }
 
+/// What `build` packs is what `pack` makes of what it builds, whole or not at all.
+#[test]
+fn a_bundle_is_built_as_it_would_be_packed() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = write_family(folder.path());
+    let around = tempfile::tempdir().unwrap();
+    let at = |name: &str| around.path().join(name);
+    let (base, tasks) = (text(&files[0]), text(folder.path()));
+    let of_model = ["--activation", "quick_gelu", "--heads-count", "3"];
+    for (method, formats) in [
+        ("ae", &["--format", "q4"][..]),
+        ("pca", &["--max-error", "0.1"]),
+        ("ae", &["--residual", "q8", "--residual-above", "0"]),
+    ] {
+        let build = |output: &str, more: &[&str]| {
+            let out = at(output);
+            let arguments =
+                ["build", "--base", base, "--tasks-dir", tasks, "--method", method, "--vectors", "3", "-o", text(&out)];
+            json(&[&arguments[..], more].concat())
+        };
+        build("folder", &[]);
+        let basis = at("folder");
+        let packed = at("packed.taskbasis");
+        let pack = ["pack", "--basis", text(&basis), "--base", base, "-o", text(&packed)];
+        let finetuned: &[&str] = if formats.contains(&"--residual") { &["--finetuned-dir", tasks] } else { &[] };
+        let report = json(&[&pack[..], &of_model, formats, finetuned].concat());
+        let built = build("built.taskbasis", &[&of_model[..], formats].concat());
+        assert!(fs::read(&packed).unwrap() == fs::read(at("built.taskbasis")).unwrap(), "{method} {formats:?}");
+        assert_eq!((&built["bytes"], &built["built"]["vectors"]), (&report["bytes"], &Value::from(3)));
+        assert_eq!(fs::read_dir(around.path()).unwrap().count(), 3, "nothing else is left");
+        fs::remove_dir_all(at("folder")).unwrap();
+    }
+
+    let says = |arguments: &[&str]| {
+        let output = run(&[&["build", "--base", base, "--tasks-dir", tasks, "--vectors", "3"], arguments].concat());
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(says(&["-o", text(&at("x")), "--format", "q4"]).contains("Name the output `model.taskbasis`"));
+    assert!(says(&["-o", text(&at("no/x.taskbasis"))]).contains("its folder does not exist"));
+    let whole = fs::read(at("built.taskbasis")).unwrap();
+    assert!(says(&["-o", text(&at("built.taskbasis")), "--heads-count", "5"]).contains("heads"));
+    assert!(fs::read(at("built.taskbasis")).unwrap() == whole, "what failed has changed nothing");
+    assert_eq!(fs::read_dir(around.path()).unwrap().count(), 2);
+}
+
 #[test]
 fn pytorch_reads_what_is_written() {
     let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());

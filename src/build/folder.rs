@@ -98,8 +98,7 @@ impl Family {
             return Err(Error::mismatch("the fit is of other tasks").expected(tasks).got(fit.combine.nrows()));
         }
         Self::check_output(folder)?;
-        let partial = PartialFolder::in_folder(parent(folder))
-            .map_err(|e| Error::io("cannot create a folder beside it", folder, e))?;
+        let partial = PartialFolder::in_folder(parent(folder))?;
         let output = Output { family: self, fit, options, folder, partial: partial.path() };
         output.vectors()?;
         match fit.method() {
@@ -109,7 +108,7 @@ impl Family {
         }
         output.info()?;
         share_permissions(partial.path()).map_err(|e| Error::io("cannot set its permissions", folder, e))?;
-        let written = partial.keep().map_err(|e| Error::io("cannot finish it", folder, e))?;
+        let written = partial.keep()?;
         if let Err(e) = fs::rename(&written, folder) {
             let _ = fs::remove_dir_all(&written);
             return Err(Error::io("cannot take its place", folder, e));

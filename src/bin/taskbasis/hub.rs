@@ -27,7 +27,7 @@ pub fn localized(arguments: impl Iterator<Item = OsString>) -> Result<Option<Vec
     for i in 1..arguments.len() {
         let Some((flag, before, address)) = split(&arguments[i], &arguments[i - 1]) else { continue };
         if OUTPUTS.contains(&flag.as_str()) {
-            return Err(Error::unsupported("nothing can be written to the Hub").at(address.to_string()));
+            return Err(Error::unsupported("nothing can be written to the Hub").at(&address));
         }
         // Only a task's `--task NAME=…` is a checkpoint; where it is a name alone, there is no address in it.
         let wanted = if CHECKPOINTS.contains(&flag.as_str()) { Wanted::Checkpoint } else { Wanted::Path };
@@ -102,8 +102,6 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn addresses_are_found_where_paths_are() {
         let split = |argument: &str| super::split(&argument.into(), &"--basis".into());
