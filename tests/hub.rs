@@ -125,11 +125,38 @@ fn a_redirect_elsewhere_does_not_tell_who_asks() {
     server.program(&["pull", REPO, "folder"]).env("HF_TOKEN", TOKEN).output().unwrap();
     let requests = elsewhere.requests();
     assert!(requests.len() == 1 && requests[0].header("authorization").is_none());
+    let error = {
+        server.fault(On::Cdn, Fault::Status(403, vec![]));
+        server.fail(&["pull", REPO, "folder"])
+    };
+    assert!(error.contains("127.0.0.1 answers 403") && error.contains("The Hub redirects there"), "{error}");
     // A repository that was renamed: relative, the same host.
     server.requests();
     server.fault(On::Revision, Fault::Redirect(format!("/api/models/{REPO}/revision/main")));
     stdout(server.program(&["pull", REPO, "folder"]).env("HF_TOKEN", TOKEN).output().unwrap());
     assert!(of(&server.requests(), On::Revision).iter().all(|request| request.header("authorization").is_some()));
+}
+
+#[test]
+fn https_is_spoken_and_certificates_are_checked() {
+    let server = Server::start_tls();
+    let content = large(1_000_000);
+    server.put(REPO, "folder/large.bin", &content);
+    let error = server.fail(&["pull", REPO, "folder"]);
+    assert!(error.contains("cannot be reached") && error.contains("certificate"), "{error}");
+    assert!(server.requests().is_empty());
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let trusting =
+        |file: &str| server.program(&["pull", REPO, "folder"]).env("SSL_CERT_FILE", data.join(file)).output().unwrap();
+    let local = stdout(trusting("localhost_cert.pem"));
+    assert!(fs::read(Path::new(&local).join("large.bin")).unwrap() == content);
+    assert!(complaint(trusting("localhost_key.pem")).contains("there is no certificate in it"));
+    assert!(complaint(trusting("missing.pem")).contains("cannot read the certificates"));
+    // Whoever is trusted, nobody is asked over a connection that others can read.
+    let plain = Server::start();
+    server.fault(On::Revision, Fault::Redirect(plain.endpoint()));
+    assert!(complaint(trusting("localhost_cert.pem")).contains("a redirect from https to http"));
+    assert!(plain.requests().is_empty());
 }
 
 #[test]
@@ -236,7 +263,8 @@ fn what_may_pass_is_tried_again() {
     let output = server.run(&["pull", REPO, "folder"]);
     let notes = String::from_utf8_lossy(&output.stderr).into_owned();
     stdout(output);
-    assert!(notes.contains("note: hf://owner/bases/folder/large.bin: the Hub answers 429; again in 1.00 s"), "{notes}");
+    assert!(notes.contains("note: hf://owner/bases/folder/large.bin: 127.0.0.1 answers 429"), "{notes}");
+    assert!(notes.contains("; again in 1.00 s\n"), "{notes}");
     let requests = server.requests();
     let cdn = of(&requests, On::Cdn);
     assert!(cdn.len() == 2 && cdn[1].when - cdn[0].when >= Duration::from_secs(1), "as long as it was told");

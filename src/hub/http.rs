@@ -1,10 +1,13 @@
 //! Requests: redirects followed without telling other hosts who asks, failures told apart.
 
+use std::fs;
 use std::io::{self, Read};
+use std::path::Path;
 use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use ureq::http::{HeaderMap, Uri, header};
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body, BodyReader};
 
 use super::HubPath;
@@ -52,7 +55,12 @@ impl Client {
             Error::invalid("the Hub's endpoint").expected("an http or https URL").got(format!("`{}`", options.endpoint))
         };
         let origin = options.endpoint.parse().ok().and_then(|uri| Origin::of(&uri)).ok_or_else(refused)?;
+        let roots = match &options.certificates {
+            Some(file) => RootCerts::new_with_certs(&certificates(file)?),
+            None => RootCerts::WebPki,
+        };
         let agent = Agent::config_builder()
+            .tls_config(TlsConfig::builder().root_certs(roots).build())
             .max_redirects(0)
             .http_status_as_error(false)
             .user_agent(concat!("taskbasis/", env!("CARGO_PKG_VERSION")))
@@ -135,25 +143,32 @@ impl Client {
                 continue;
             }
             let answer = Answer { status, headers, body };
-            return if matches!(status, 200..=299 | 416) { Ok(answer) } else { Err(self.of_status(answer, address)) };
+            return match status {
+                200..=299 | 416 => Ok(answer),
+                _ => Err(self.of_status(answer, address, &origin)),
+            };
         }
         Err(Error::format(format!("more than {REDIRECTS} redirects")).at(address.to_string()).into())
     }
 
     /// What an answer that is no success means, and what to do about it.
-    fn of_status(&self, mut answer: Answer, address: &HubPath) -> Failure {
+    fn of_status(&self, mut answer: Answer, address: &HubPath, from: &Origin) -> Failure {
         let status = answer.status;
+        let is_hub = *from == self.origin;
+        let who = if is_hub { "the Hub" } else { &*from.host };
         let code = text_of(&answer.headers, "x-error-code").unwrap_or_default().to_owned();
         let said = text_of(&answer.headers, "x-error-message").map(str::to_owned);
         let said = said.or_else(|| json_message(&mut answer.body));
         let message = match said.as_deref().map(str::trim).filter(|said| !said.is_empty()) {
-            Some(said) => format!("the Hub answers {status}: {}", said.chars().take(QUOTED).collect::<String>()),
-            None => format!("the Hub answers {status}"),
+            Some(said) => format!("{who} answers {status}: {}", said.chars().take(QUOTED).collect::<String>()),
+            None => format!("{who} answers {status}"),
         };
-        let kind = if status == 404 { ErrorKind::NotFound } else { ErrorKind::Io };
+        // What is not where the Hub redirects to is not missing from the repository.
+        let kind = if status == 404 && is_hub { ErrorKind::NotFound } else { ErrorKind::Io };
         let error = Error::new(kind, message).at(address.to_string());
         let page = format!("{}/{}", self.endpoint, address.repo());
         let error = match (status, code.as_str()) {
+            _ if !is_hub => error.hint(format!("The Hub redirects there, from {page}")),
             (401, _) if self.token.is_none() => error.hint(
                 "Check the repository's name. If it is private or gated, a token is needed: set HF_TOKEN, or run \
                  `hf auth login`",
@@ -175,6 +190,21 @@ impl Client {
             _ => Again::Never,
         };
         Failure { error, again }
+    }
+}
+
+/// All certificates of a PEM file.
+fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>> {
+    let text = fs::read(file).map_err(|e| Error::io("cannot read the certificates", file, e))?;
+    let mut all = Vec::new();
+    for item in parse_pem(&text) {
+        if let PemItem::Certificate(certificate) = item.map_err(|e| Error::format("no PEM").at(file).because(e))? {
+            all.push(certificate);
+        }
+    }
+    match all.is_empty() {
+        true => Err(Error::format("there is no certificate in it").at(file).hint("SSL_CERT_FILE names a PEM file")),
+        false => Ok(all),
     }
 }
 

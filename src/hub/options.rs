@@ -19,6 +19,9 @@ pub struct HubOptions {
     pub cache: PathBuf,
     /// Who asks: `HF_TOKEN`, else the file that `hf auth login` wrote. Sent to the endpoint alone.
     pub token: Option<String>,
+    /// Certificates (PEM) of those who may vouch for the endpoint and for where it redirects to, instead of Mozilla's
+    /// list: `SSL_CERT_FILE`, `REQUESTS_CA_BUNDLE` or `CURL_CA_BUNDLE`, for networks whose proxy reads what passes.
+    pub certificates: Option<PathBuf>,
     /// Only what the cache has: `HF_HUB_OFFLINE`.
     pub offline: bool,
     /// How often a request is made again, one after the other without a byte of progress. 5.
@@ -49,42 +52,53 @@ impl HubOptions {
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for values that cannot be understood, or where
     /// nothing tells where the cache is; [`ErrorKind::Io`](crate::ErrorKind::Io) for a token file that cannot be read.
     pub fn from_env() -> Result<Self> {
-        let home = match first(&["HF_HOME"]) {
-            Some(home) => Some(expand(&home)),
-            None => match first(&["XDG_CACHE_HOME"]) {
-                Some(caches) => Some(Path::new(&caches).join("huggingface")),
-                None => env::home_dir().map(|home| home.join(".cache/huggingface")),
-            },
+        let home = match (first(&["HF_HOME"])?, first(&["XDG_CACHE_HOME"])?) {
+            (Some(home), _) => Some(expand(&home)),
+            (None, Some(caches)) => Some(Path::new(&caches).join("huggingface")),
+            (None, None) => env::home_dir().map(|home| home.join(".cache/huggingface")),
         };
-        let cache = match (first(&["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"]), &home) {
+        let cache = match (first(&["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"])?, &home) {
             (Some(cache), _) => expand(&cache),
             (None, Some(home)) => home.join("hub"),
             (None, None) => return Err(Error::invalid("nothing tells where the Hub's cache is").hint("Set HF_HOME")),
         };
-        let endpoint = first(&["HF_ENDPOINT"]).unwrap_or_else(|| "https://huggingface.co".into());
+        let endpoint = first(&["HF_ENDPOINT"])?.unwrap_or_else(|| "https://huggingface.co".into());
+        let certificates = first(&["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])?;
         Ok(Self {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             cache,
             token: token(home.as_deref())?,
-            offline: is_set("HF_HUB_OFFLINE") || is_set("TRANSFORMERS_OFFLINE"),
+            certificates: certificates.map(|file| expand(&file)),
+            offline: is_set("HF_HUB_OFFLINE")? || is_set("TRANSFORMERS_OFFLINE")?,
             retries: 5,
             retry_delay: number("TASKBASIS_HUB_RETRY_MS")?.map_or(Duration::from_millis(500), Duration::from_millis),
-            timeout: number("HF_HUB_DOWNLOAD_TIMEOUT")?.map_or(Duration::from_secs(30), Duration::from_secs),
+            timeout: number("HF_HUB_DOWNLOAD_TIMEOUT")?
+                .map_or(Duration::from_secs(30), |s| Duration::from_secs(s.max(1))),
         })
     }
 }
 
 /// The first of the variables that says anything.
-fn first(names: &[&str]) -> Option<String> {
-    names.iter().find_map(|name| env::var(name).ok().filter(|value| !value.trim().is_empty()))
+fn first(names: &[&str]) -> Result<Option<String>> {
+    for name in names {
+        match env::var(name) {
+            Ok(value) if !value.trim().is_empty() => return Ok(Some(value)),
+            Ok(_) | Err(env::VarError::NotPresent) => {}
+            Err(e @ env::VarError::NotUnicode(_)) => {
+                return Err(Error::invalid(format!("the variable {name}")).because(e));
+            }
+        }
+    }
+    Ok(None)
 }
 
-fn is_set(name: &str) -> bool {
-    first(&[name]).is_some_and(|value| matches!(value.to_ascii_lowercase().as_str(), "1" | "on" | "yes" | "true"))
+fn is_set(name: &str) -> Result<bool> {
+    let value = first(&[name])?;
+    Ok(value.is_some_and(|value| matches!(value.to_ascii_lowercase().as_str(), "1" | "on" | "yes" | "true")))
 }
 
 fn number(name: &str) -> Result<Option<u64>> {
-    let Some(text) = first(&[name]) else { return Ok(None) };
+    let Some(text) = first(&[name])? else { return Ok(None) };
     match text.trim().parse() {
         Ok(number) if number <= 86_400_000 => Ok(Some(number)),
         _ => Err(Error::invalid(format!("the variable {name}")).expected("a whole number").got(format!("`{text}`"))),
@@ -100,11 +114,11 @@ fn expand(path: &str) -> PathBuf {
 }
 
 fn token(home: Option<&Path>) -> Result<Option<String>> {
-    let (found, place) = match first(&["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"]) {
+    let (found, place) = match first(&["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"])? {
         Some(token) => (token, PathBuf::from("HF_TOKEN")),
-        None if is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN") => return Ok(None),
+        None if is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN")? => return Ok(None),
         None => {
-            let file = first(&["HF_TOKEN_PATH"]).map(|path| expand(&path));
+            let file = first(&["HF_TOKEN_PATH"])?.map(|path| expand(&path));
             let Some(file) = file.or_else(|| home.map(|home| home.join("token"))) else { return Ok(None) };
             match fs::read_to_string(&file) {
                 Ok(token) => (token, file),

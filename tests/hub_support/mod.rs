@@ -2,8 +2,8 @@
 #![allow(dead_code, unreachable_pub)] // Every test program uses a part.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -82,6 +82,7 @@ struct State {
     ranges: AtomicBool,
     page: AtomicUsize,
     ports: Mutex<(u16, u16)>,
+    scheme: Mutex<&'static str>,
 }
 
 #[derive(Default)]
@@ -100,18 +101,41 @@ pub struct Server {
 
 impl Server {
     pub fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// One that talks https, with the certificate in tests/data.
+    pub fn start_tls() -> Self {
+        use rustls::pki_types::pem::PemObject;
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+        let certificate = rustls::pki_types::CertificateDer::from_pem_file(data.join("localhost_cert.pem")).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::from_pem_file(data.join("localhost_key.pem")).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config =
+            rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        Self::start_with(Some(Arc::new(config.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap())))
+    }
+
+    fn start_with(tls: Option<Arc<rustls::ServerConfig>>) -> Self {
         let state = Arc::new(State::default());
+        *state.scheme.lock().unwrap() = if tls.is_some() { "https" } else { "http" };
         state.ranges.store(true, Ordering::SeqCst);
         state.page.store(2, Ordering::SeqCst);
         let listen = |is_cdn: bool| {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let port = listener.local_addr().unwrap().port();
-            let state = Arc::clone(&state);
+            let (state, tls) = (Arc::clone(&state), tls.clone());
             thread::spawn(move || {
                 for stream in listener.incoming().flatten() {
-                    let state = Arc::clone(&state);
+                    let (state, tls) = (Arc::clone(&state), tls.clone());
                     // A client that goes away is none of the server's business.
-                    thread::spawn(move || drop(state.serve(stream, is_cdn)));
+                    thread::spawn(move || match tls {
+                        None => drop(state.serve(stream, is_cdn)),
+                        Some(tls) => {
+                            let connection = rustls::ServerConnection::new(tls).unwrap();
+                            drop(state.serve(rustls::StreamOwned::new(connection, stream), is_cdn));
+                        }
+                    });
                 }
             });
             port
@@ -121,7 +145,7 @@ impl Server {
     }
 
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.state.ports.lock().unwrap().0)
+        self.state.endpoint()
     }
 
     /// Adds a file, or changes it. Files of 1 kB and more are kept on the other host.
@@ -296,8 +320,12 @@ impl Answer {
 }
 
 impl State {
-    fn serve(&self, stream: TcpStream, is_cdn: bool) -> std::io::Result<()> {
-        let mut reader = BufReader::new(stream.try_clone()?);
+    fn endpoint(&self) -> String {
+        format!("{}://127.0.0.1:{}", self.scheme.lock().unwrap(), self.ports.lock().unwrap().0)
+    }
+
+    fn serve(&self, mut stream: impl Read + Write, is_cdn: bool) -> std::io::Result<()> {
+        let mut reader = BufReader::new(&mut stream);
         let mut line = String::new();
         reader.read_line(&mut line)?;
         let target = line.split(' ').nth(1).unwrap_or_default().to_owned();
@@ -324,7 +352,7 @@ impl State {
         self.answer(stream, &request, fault)
     }
 
-    fn answer(&self, mut stream: TcpStream, request: &Request, fault: Option<Fault>) -> std::io::Result<()> {
+    fn answer(&self, mut stream: impl Write, request: &Request, fault: Option<Fault>) -> std::io::Result<()> {
         let mut answer = match &fault {
             Some(Fault::Status(status, headers)) => {
                 headers.iter().fold(Answer::new(*status, "busy"), |answer, (name, value)| answer.with(name, value))
@@ -433,9 +461,8 @@ impl State {
         if start + page.len() == items.len() {
             return answer;
         }
-        let port = self.ports.lock().unwrap().0;
         let target = target.split("&cursor=").next().unwrap();
-        answer.with("Link", format!("<http://127.0.0.1:{port}{target}&cursor={}>; rel=\"next\"", start + page.len()))
+        answer.with("Link", format!("<{}{target}&cursor={}>; rel=\"next\"", self.endpoint(), start + page.len()))
     }
 
     fn resolve(&self, repo: &Repo, path: &str, commit: &str, request: &Request) -> Answer {
@@ -449,7 +476,7 @@ impl State {
         let hash = sha256(&content.bytes);
         let port = self.ports.lock().unwrap().1;
         Answer::new(302, "Found. Redirecting")
-            .with("Location", format!("http://127.0.0.1:{port}/repos/{hash}?signature=x"))
+            .with("Location", format!("{}://127.0.0.1:{port}/repos/{hash}?signature=x", self.scheme.lock().unwrap()))
             .with("X-Linked-ETag", format!("\"{hash}\""))
             .with("X-Linked-Size", content.bytes.len())
             .with("ETag", format!("\"{hash}\""))
