@@ -117,11 +117,17 @@ impl Client {
     /// so called by `address`, except 416 (no such range).
     pub(super) fn get(&self, url: &str, from: u64, address: &HubPath) -> Result<Answer, Failure> {
         let mut url = url.to_owned();
+        let mut is_secret = false;
         for _ in 0..=REDIRECTS {
             let bad =
                 || Error::format(format!("a redirect to `{url}`, which is no web address")).at(address.to_string());
             let uri: Uri = url.parse().map_err(|_| bad())?;
             let origin = Origin::of(&uri).ok_or_else(bad)?;
+            if is_secret && origin.scheme != "https" {
+                let error = Error::format("a redirect from https to http").at(address.to_string());
+                return Err(error.got(origin.host).into());
+            }
+            is_secret = origin.scheme == "https";
             let mut request = self.agent.get(uri.clone());
             if from > 0 {
                 request = request.header(header::RANGE, format!("bytes={from}-"));
@@ -132,14 +138,7 @@ impl Client {
             let (parts, body) = request.call().map_err(|e| of_transport(e, address))?.into_parts();
             let (status, headers) = (parts.status.as_u16(), parts.headers);
             if let (301 | 302 | 303 | 307 | 308, Some(location)) = (status, text_of(&headers, "location")) {
-                let next = join(&uri, location);
-                if origin.scheme == "https" && next.starts_with("http:") {
-                    return Err(Error::format("a redirect from https to http")
-                        .at(address.to_string())
-                        .got(next)
-                        .into());
-                }
-                url = next;
+                url = join(&uri, location);
                 continue;
             }
             let answer = Answer { status, headers, body };
@@ -159,9 +158,11 @@ impl Client {
         let code = text_of(&answer.headers, "x-error-code").unwrap_or_default().to_owned();
         let said = text_of(&answer.headers, "x-error-message").map(str::to_owned);
         let said = said.or_else(|| json_message(&mut answer.body));
-        let message = match said.as_deref().map(str::trim).filter(|said| !said.is_empty()) {
-            Some(said) => format!("{who} answers {status}: {}", said.chars().take(QUOTED).collect::<String>()),
-            None => format!("{who} answers {status}"),
+        // It may say anything: one line of it is enough, and nothing that a terminal would obey.
+        let said: String = said.unwrap_or_default().trim().chars().take(QUOTED).filter(|c| !c.is_control()).collect();
+        let message = match said.as_str() {
+            "" => format!("{who} answers {status}"),
+            said => format!("{who} answers {status}: {said}"),
         };
         // What is not where the Hub redirects to is not missing from the repository.
         let kind = if status == 404 && is_hub { ErrorKind::NotFound } else { ErrorKind::Io };
@@ -274,6 +275,8 @@ pub(super) fn of_transport(error: ureq::Error, address: &HubPath) -> Failure {
     let story = Error::new(ErrorKind::Io, "the Hub cannot be reached").at(address.to_string());
     let offline = "Without a network, HF_HUB_OFFLINE=1 takes what the cache has";
     match error {
+        // What TLS refuses (a certificate, say), it will refuse again.
+        ureq::Error::Io(e) if e.kind() == io::ErrorKind::InvalidData => Failure::never(story.because(e)),
         ureq::Error::Io(e) => Failure::later(story.because(e).hint(offline)),
         ureq::Error::Timeout(e) => Failure::later(story.because(format!("timeout: {e}")).hint(offline)),
         e @ (ureq::Error::ConnectionFailed | ureq::Error::Protocol(_) | ureq::Error::BodyStalled) => {

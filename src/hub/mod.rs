@@ -74,3 +74,23 @@ pub fn local(path: &Path, wanted: Wanted) -> Result<Cow<'_, Path>> {
             .hint("Fetch it with `taskbasis pull`, and give the path that it prints; or build with the feature `hub`"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_paths_are_left_alone() {
+        for path in ["basis", "/a/b", "hf:/owner/repo", "folder/hf://owner/repo"] {
+            assert_eq!(local(Path::new(path), Wanted::Path).unwrap(), Path::new(path));
+        }
+    }
+
+    #[cfg(not(feature = "hub"))]
+    #[test]
+    fn without_the_feature_they_are_refused() {
+        let error = local(Path::new("hf://owner/repo/folder"), Wanted::Path).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Unsupported);
+        assert!(error.to_string().contains("taskbasis pull"), "{error}");
+    }
+}
