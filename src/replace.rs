@@ -1,7 +1,7 @@
 //! Writing files so that nothing is ever lost: a file is replaced whole or not at all.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -9,9 +9,7 @@ use crate::error::{Error, Result};
 /// What is being written is called so until it takes its place.
 const PREFIX: &str = ".taskbasis-";
 const SUFFIX: &str = ".partial";
-/// Held by whoever writes a folder.
-const LOCK: &str = ".lock";
-/// A file that nobody has written to for so long, and nobody has locked, was left behind.
+/// What nobody has written to for so long, and nobody has locked, was left behind.
 const ABANDONED: Duration = Duration::from_secs(600);
 
 /// Writes a file through a sibling that takes its place when it is complete and on the disk.
@@ -64,8 +62,9 @@ pub fn replace_file(path: &Path, inputs: &[&Path], write: impl FnOnce(&Path) -> 
 #[derive(Debug)]
 pub struct PartialFolder {
     folder: tempfile::TempDir,
-    /// Tells that somebody is at it; released with the process, however that ends.
-    lock: File,
+    /// The folder itself, locked: somebody is at it. Released with the process, however that ends.
+    #[cfg(unix)]
+    _lock: File,
 }
 
 impl PartialFolder {
@@ -77,12 +76,16 @@ impl PartialFolder {
         let failed = |e| Error::io("cannot create a folder in it", around, e);
         sweep(around);
         let folder = tempfile::Builder::new().prefix(PREFIX).suffix(SUFFIX).tempdir_in(around).map_err(failed)?;
-        // Locked before it has the name by which `sweep` looks.
-        let new = folder.path().join(".lock.new");
-        let lock = File::create(&new).map_err(failed)?;
-        lock.lock().map_err(failed)?;
-        fs::rename(new, folder.path().join(LOCK)).map_err(failed)?;
-        Ok(Self { folder, lock })
+        // Locked before anything is in it: until then `sweep` leaves it alone.
+        #[cfg(unix)]
+        let _lock = File::open(folder.path()).map_err(failed)?;
+        #[cfg(unix)]
+        _lock.lock().map_err(failed)?;
+        Ok(Self {
+            folder,
+            #[cfg(unix)]
+            _lock,
+        })
     }
 
     /// Where it is.
@@ -90,15 +93,15 @@ impl PartialFolder {
         self.folder.path()
     }
 
-    /// The folder, to be renamed now; it holds what was put there and nothing else.
+    /// Gives it its place. Where that fails, it is gone.
     ///
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) from the file system.
-    pub fn keep(self) -> Result<PathBuf> {
-        let lock = self.path().join(LOCK);
-        fs::remove_file(&lock).map_err(|e| Error::io("cannot remove", &lock, e))?;
-        drop(self.lock);
-        Ok(self.folder.keep())
+    pub fn take_place(self, place: &Path) -> Result<()> {
+        fs::rename(self.path(), place).map_err(|e| Error::io("cannot take its place", place, e))?;
+        // It is not where it would be removed from.
+        let _ = self.folder.keep();
+        Ok(())
     }
 }
 
@@ -113,14 +116,22 @@ fn sweep(folder: &Path) {
         }
         let path = entry.path();
         let Ok(about) = entry.metadata() else { continue };
-        let is_free = |file: &Path| File::open(file).is_ok_and(|file| file.try_lock().is_ok());
-        if about.is_dir() && is_free(&path.join(LOCK)) {
+        if !about.is_dir() && !about.is_file() {
+            continue;
+        }
+        // Locked while it is removed, so that of two one does it.
+        let Ok(held) = File::open(&path) else { continue };
+        if held.try_lock().is_err() {
+            continue;
+        }
+        let age = about.modified().ok().and_then(|modified| modified.elapsed().ok());
+        let is_old = age.is_some_and(|age| age > ABANDONED);
+        // An empty folder may be somebody's who has not come to locking it.
+        let is_empty = fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_none());
+        if about.is_dir() && (is_old || !is_empty) {
             let _ = fs::remove_dir_all(&path);
-        } else if about.is_file() {
-            let age = about.modified().ok().and_then(|modified| modified.elapsed().ok());
-            if age.is_some_and(|age| age > ABANDONED) && is_free(&path) {
-                let _ = fs::remove_file(&path);
-            }
+        } else if about.is_file() && is_old {
+            let _ = fs::remove_file(&path);
         }
     }
 }
@@ -214,6 +225,7 @@ mod tests {
         assert!(error.to_string().contains("no regular file"), "{error}");
     }
 
+    #[cfg(unix)]
     #[test]
     fn what_others_left_is_removed_and_what_they_write_is_not() {
         let folder = tempfile::tempdir().unwrap();
@@ -229,12 +241,15 @@ mod tests {
         file("theirs.partial");
         file(".taskbasis-other");
         File::create(at(".taskbasis-new.partial")).unwrap();
-        for name in [".taskbasis-a.partial", ".taskbasis-b.partial", ".taskbasis-c.partial"] {
-            fs::create_dir(at(name)).unwrap();
+        for name in ["a", "b", "c", "d"] {
+            fs::create_dir(at(&format!(".taskbasis-{name}.partial"))).unwrap();
         }
-        File::create(at(".taskbasis-a.partial").join(LOCK)).unwrap();
-        let busy = File::create(at(".taskbasis-b.partial").join(LOCK)).unwrap();
+        for name in ["a", "b"] {
+            File::create(at(&format!(".taskbasis-{name}.partial")).join("half")).unwrap();
+        }
+        let busy = File::open(at(".taskbasis-b.partial")).unwrap();
         busy.lock().unwrap();
+        File::open(at(".taskbasis-d.partial")).unwrap().set_modified(old).unwrap();
         sweep(folder.path());
         let mut names: Vec<_> =
             fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();

@@ -108,11 +108,7 @@ impl Family {
         }
         output.info()?;
         share_permissions(partial.path()).map_err(|e| Error::io("cannot set its permissions", folder, e))?;
-        let written = partial.keep()?;
-        if let Err(e) = fs::rename(&written, folder) {
-            let _ = fs::remove_dir_all(&written);
-            return Err(Error::io("cannot take its place", folder, e));
-        }
+        partial.take_place(folder)?;
         // The new name is on the disk only with its folder; a file system that cannot say so has nothing to sync.
         let _ = File::open(parent(folder)).and_then(|around| around.sync_all());
         Ok(())
