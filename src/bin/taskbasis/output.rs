@@ -45,11 +45,20 @@ pub fn progress_for_programs(yes: bool) {
 /// A bar on a terminal for work of over a second; nothing elsewhere. With `--progress` JSON lines on stderr, some ten
 /// a second: `{"progress": what, "done": n, "total": n}`.
 pub fn progress(total: usize, what: &'static str) -> ProgressBar {
+    bar(total as u64, what, "{msg} {wide_bar} {pos}/{len} {eta}")
+}
+
+/// The same for bytes that come over the network, with their speed.
+pub fn transfer(total: u64, what: &'static str) -> ProgressBar {
+    bar(total, what, "{msg} {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}")
+}
+
+fn bar(total: u64, what: &'static str, for_people: &str) -> ProgressBar {
     let for_programs = FOR_PROGRAMS.get() == Some(&true);
-    let bar = ProgressBar::new(total as u64).with_message(what);
+    let bar = ProgressBar::new(total).with_message(what);
     let template = match for_programs {
         true => r#"{{"progress": "{msg}", "done": {pos}, "total": {len}}}"#,
-        false => "{msg} {wide_bar} {pos}/{len} {eta}",
+        false => for_people,
     };
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
