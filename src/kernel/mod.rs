@@ -31,6 +31,7 @@ mod avx2;
 mod avx512;
 mod combine;
 mod copy;
+mod cuda;
 mod dispatch;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod generic;
