@@ -12,7 +12,7 @@ DESTDIR ?=
 # The folder of libraries and program to install; given, nothing is built.
 BUILT ?=
 
-.PHONY: demo test test-python bench microbench build onnxruntime install uninstall check-sanitizers lint fuzz clean
+.PHONY: demo test test-python test-gpu bench microbench build onnxruntime install uninstall check-sanitizers lint fuzz clean
 
 ## The main job on the digits family: every task from one basis.
 demo: onnxruntime
@@ -28,6 +28,15 @@ test: onnxruntime
 test-python: onnxruntime
 	$(CARGO) build --release
 	PYTHON="$(PYTHON)" scripts/test-python "$(TARGET)"
+
+## What needs an NVIDIA GPU, its driver and NVRTC (docs/gpu.md); says what is missing, and skips it. Again under
+## compute-sanitizer where that is installed.
+test-gpu: onnxruntime
+	$(CARGO) test --features cuda --lib -- --nocapture kernel::cuda weights::device
+	$(CARGO) test --features cuda --test gpu -- --nocapture
+	if command -v compute-sanitizer >/dev/null; then \
+		$(CARGO) test --features cuda --test gpu --config "target.'cfg(all())'.runner = 'compute-sanitizer --error-exitcode=1'"; \
+	else echo "skipped: compute-sanitizer is not installed"; fi
 
 ## The figures of docs/performance.md on this machine, for ViT-B-32 with random weights; needs 4 GB in the temporary folder.
 bench: build

@@ -52,10 +52,11 @@ pub use encoder::{
     WeightSource, write_onnx, write_onnx_f16,
 };
 pub use error::{Error, ErrorKind, Result};
-pub use kernel::Kernel;
+pub use kernel::{Cuda, Kernel};
 pub use mmap::{MapMode, Mapping};
 pub use replace::{check_output, replace_file};
 pub use tensor::{BlockFormat, Blocks, DType, Rounding, Source, Tensor};
 pub use weights::{
-    CacheStats, Model, ModelOptions, ReconstructOptions, Scope, TaskWeights, Values, Weights, WeightsCache, save_arrays,
+    CacheStats, DeviceModel, DeviceOptions, DeviceStats, DeviceTensor, DeviceWeights, Model, ModelOptions,
+    ReconstructOptions, Scope, TaskWeights, Values, Weights, WeightsCache, save_arrays,
 };

@@ -2,9 +2,91 @@
 //!
 //! # Where to read
 //! `combine.cu` is the kernel, in CUDA C. `form.rs` says how inputs lie in device memory, `table.rs` what one launch is
-//! told.
+//! told. `nvrtc.rs` compiles it, `compiled.rs` keeps the result on the disk. `device.rs` is what is asked of a device,
+//! `driver.rs` the one that is a GPU, and `host.rs` the one that tests have.
 
-mod form;
+#[cfg(any(feature = "cuda", test))]
+mod compiled;
+mod device;
+#[cfg(feature = "cuda")]
+mod driver;
+pub(crate) mod form;
+#[cfg(test)]
+mod host;
+#[cfg(any(feature = "cuda", test))]
+mod nvrtc;
 mod table;
 #[cfg(test)]
 mod tests;
+
+use std::sync::Arc;
+
+pub(crate) use device::{Device, Event, Memory, Pinned, Queue};
+#[cfg(test)]
+pub(crate) use host::HostDevice;
+pub(crate) use table::{Launch, Part, Table};
+
+use crate::error::Result;
+
+/// The kernel's source.
+#[cfg(any(feature = "cuda", test))]
+pub(crate) const SOURCE: &str = include_str!("combine.cu");
+
+/// A GPU that weights can be reconstructed on; [`DeviceModel`](crate::weights::DeviceModel) does.
+///
+/// It lives in the GPU's primary context, as everything that uses the CUDA runtime in this process.
+#[derive(Clone, Debug)]
+pub struct Cuda {
+    device: Arc<dyn Device>,
+}
+
+impl Cuda {
+    /// The GPU of this number, as the CUDA driver counts them; the first is 0.
+    ///
+    /// The kernel is compiled for it the first time, by NVRTC, and then kept in the user's folder for caches
+    /// (`TASKBASIS_KERNEL_CACHE` names another one). `docs/gpu.md` says what has to be installed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where this library was built without the feature `cuda`;
+    /// [`ErrorKind::RuntimeMissing`](crate::ErrorKind::RuntimeMissing), saying what is missing: driver, GPU or NVRTC;
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a number beyond the last;
+    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime) with the words of the driver.
+    pub fn open(ordinal: usize) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        return Ok(Self { device: Arc::new(driver::Driver::open(ordinal)?) });
+        #[cfg(not(feature = "cuda"))]
+        return Err(crate::Error::unsupported(format!(
+            "GPU {ordinal} cannot be used: built without the feature `cuda`"
+        ))
+        .hint("Build with `--features cuda`"));
+    }
+
+    /// What the driver calls it.
+    pub fn name(&self) -> &str {
+        &self.device.info().name
+    }
+
+    /// Its compute capability, major and minor.
+    pub fn compute_capability(&self) -> (u32, u32) {
+        let architecture = self.device.info().architecture;
+        (architecture / 10, architecture % 10)
+    }
+
+    /// Bytes of its memory that are free now, and all there are.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
+    pub fn memory(&self) -> Result<(usize, usize)> {
+        self.device.memory()
+    }
+
+    pub(crate) fn device(&self) -> &Arc<dyn Device> {
+        &self.device
+    }
+
+    /// A device of the tests.
+    #[cfg(test)]
+    pub(crate) fn of(device: Arc<HostDevice>) -> Self {
+        Self { device }
+    }
+}
