@@ -72,6 +72,7 @@ check-sanitizers: onnxruntime
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
+	$(CARGO) clippy --all-targets --features cuda -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
 
 ## Ten minutes a target; needs nightly Rust and cargo-fuzz.

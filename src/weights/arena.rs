@@ -90,7 +90,7 @@ impl ArenaMemory for Anonymous {
 /// Memory of arenas that are gone, for the next ones. Fresh pages have to be faulted in and zeroed by the kernel before
 /// they are written, which costs about as much as a reconstruction reads in that time.
 #[derive(Debug)]
-pub struct Spares<M = Anonymous> {
+pub(crate) struct Spares<M = Anonymous> {
     /// Bytes that may be kept; the cache lowers it as it fills.
     limit: AtomicUsize,
     kept: Mutex<Vec<M>>,

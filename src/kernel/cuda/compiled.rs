@@ -1,5 +1,6 @@
 //! The compiled kernel, kept on the disk: compiling takes a third of a second, loading what was compiled nothing.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use twox_hash::XxHash3_128;
@@ -16,17 +17,16 @@ pub(crate) const VARIABLE: &str = "TASKBASIS_KERNEL_CACHE";
 const MAGIC: [u8; 8] = *b"tbcuda01";
 
 /// The folder: what [`VARIABLE`] says, else `taskbasis` in the user's folder for caches. `None` where there is none, or
-/// none is wanted.
-pub(crate) fn folder() -> Option<PathBuf> {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    match std::env::var_os(VARIABLE) {
-        Some(folder) => (!folder.is_empty()).then(|| folder.into()),
-        // A relative path is no valid XDG_CACHE_HOME.
-        None => variable("XDG_CACHE_HOME")
-            .filter(|folder| folder.is_absolute())
-            .or_else(|| variable("HOME").map(|home| home.join(".cache")))
-            .map(|caches| caches.join("taskbasis")),
+/// none is wanted. `variable` looks up the environment.
+pub(crate) fn folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    if let Some(folder) = variable(VARIABLE) {
+        return (!folder.is_empty()).then(|| folder.into());
     }
+    let path = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    // A relative path is no valid XDG_CACHE_HOME.
+    let caches = path("XDG_CACHE_HOME").filter(|folder| folder.is_absolute());
+    let caches = caches.or_else(|| path("HOME").map(|home| home.join(".cache"))).or_else(|| path("LOCALAPPDATA"));
+    caches.map(|caches| caches.join("taskbasis"))
 }
 
 /// The code of `source` for a device: from `folder` where it is there, else made by `compile` and left there for the next
@@ -115,6 +115,20 @@ mod tests {
         }
         assert_eq!(load("source", 90, Some(b"anew")).unwrap(), b"anew");
         assert_eq!(load("source", 90, None).unwrap(), b"anew");
+    }
+
+    #[test]
+    fn the_folder_is_the_users() {
+        let folder = |set: &[(&str, &str)]| {
+            folder(|name| set.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).into()))
+        };
+        let home = ("HOME", "/home/me");
+        assert_eq!(folder(&[home]), Some("/home/me/.cache/taskbasis".into()));
+        assert_eq!(folder(&[home, ("XDG_CACHE_HOME", "/caches")]), Some("/caches/taskbasis".into()));
+        assert_eq!(folder(&[home, ("XDG_CACHE_HOME", "caches")]), Some("/home/me/.cache/taskbasis".into()));
+        assert_eq!(folder(&[home, (VARIABLE, "here")]), Some("here".into()));
+        assert_eq!(folder(&[home, (VARIABLE, "")]), None);
+        assert_eq!(folder(&[]), None);
     }
 
     #[test]

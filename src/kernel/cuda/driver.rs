@@ -79,8 +79,8 @@ impl Driver {
             return Err(Error::not_found(format!("there is no GPU {ordinal}")).expected(format_args!("below {count}")));
         }
         let ordinal = device::get(ordinal as i32).map_err(failed("cannot find the GPU"))?;
-        // SAFETY: the device was just found.
         let number = |attribute| {
+            // SAFETY: the device was just found.
             unsafe { device::get_attribute(ordinal, attribute) }.map_err(failed("cannot ask the GPU what it is"))
         };
         use sys::CUdevice_attribute_enum as Attribute;
@@ -92,9 +92,12 @@ impl Driver {
             architecture: (10 * major + minor).unsigned_abs(),
             multiprocessors: multiprocessors.unsigned_abs(),
         };
-        let image = compiled::load_or(compiled::folder().as_deref(), SOURCE, info.architecture, || {
-            Ok(Nvrtc::load()?.code_for(SOURCE, info.architecture)?.image)
-        })?;
+        let image = compiled::load_or(
+            compiled::folder(|name| std::env::var_os(name)).as_deref(),
+            SOURCE,
+            info.architecture,
+            || Ok(Nvrtc::load()?.code_for(SOURCE, info.architecture)?.image),
+        )?;
 
         // SAFETY: the device was just found.
         let context = unsafe { primary_ctx::retain(ordinal) }.map_err(failed("cannot use the GPU"))?;

@@ -338,7 +338,7 @@ mod tests {
         if cfg!(unix) {
             let library = lib.join("libnvrtc.so.12");
             std::fs::write(&library, b"").unwrap();
-            assert_eq!(places(None, toolkit())[..1], [library.clone()]);
+            assert_eq!(places(None, toolkit())[0], library);
             assert!(places(Some(lib.into()), std::iter::empty()).contains(&library));
         }
         let named = folder.path().join("missing.so");

@@ -81,9 +81,9 @@ impl Staging {
             while let Some((input, tiles)) = inputs.peek_mut() {
                 let a_tile = form::tile_bytes(form::format(*input));
                 let now = tiles.start..tiles.end.min(tiles.start + (self.bytes - used) / a_tile);
+                let is_full = now.end < tiles.end;
                 used += now.len() * a_tile;
                 tiles.start = now.end;
-                let is_full = tiles.len() > 0;
                 some.push((*input, now));
                 if is_full {
                     break;

@@ -118,7 +118,7 @@ fn next_wave<'a>(left: &mut Vec<Stretch<'a>>, bytes: usize, active: &[(u32, f32)
         room -= entry + count * a_tile;
         wave.push(Stretch { of, tiles: tiles.start..tiles.start + count });
         tiles.start += count;
-        if tiles.len() > 0 {
+        if tiles.start < tiles.end {
             break;
         }
         left.pop();

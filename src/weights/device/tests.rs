@@ -89,7 +89,9 @@ fn task(model: &Arc<Model>, coefficients: &[f64]) -> TaskWeights {
 
 /// Coefficients that differ from those of every other number, some of them zero.
 fn coefficients(vectors: usize, number: usize) -> Vec<f64> {
-    (0..vectors).map(|m| if (number + m) % 3 == 0 { 0.0 } else { (number * 7 + m) as f64 / 10.0 - 1.0 }).collect()
+    (0..vectors)
+        .map(|m| if (number + m).is_multiple_of(3) { 0.0 } else { (number * 7 + m) as f64 / 10.0 - 1.0 })
+        .collect()
 }
 
 fn on(device: &Arc<HostDevice>, model: &Arc<Model>, budget: usize) -> Result<Arc<DeviceModel>> {
