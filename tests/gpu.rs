@@ -1,9 +1,12 @@
 //! Weights reconstructed on a GPU, against those of the CPU: `make test-gpu`. Skipped, aloud, where there is no GPU or
-//! the library was built without the feature `cuda`.
+//! the library was built without the feature `cuda`. With the feature, all of it runs on a driver without a GPU too
+//! (`tests/cuda_host/driver.cpp`): our calls of the driver, and the kernel's source, but for the GPU.
 
 #[path = "bundle_support/mod.rs"]
 mod bundle_support;
+mod cuda_host;
 
+use std::process::{Command, Output};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bundle_support::{common, format, pack_digits};
@@ -143,4 +146,109 @@ fn a_gpu_that_is_not_there_is_an_error_that_says_so() {
     let error = Cuda::open(4096).map(drop).unwrap_err();
     let kinds = [ErrorKind::NotFound, ErrorKind::RuntimeMissing, ErrorKind::Unsupported];
     assert!(kinds.contains(&error.kind()), "{error:?}");
+}
+
+/// Runs a test of this program, or all of them, on the driver without a GPU. `None`, said aloud, where there is none.
+fn on_the_hosts_driver(test: &[&str], settings: &[(&str, &str)]) -> Option<Output> {
+    if !cfg!(all(feature = "cuda", target_os = "linux")) {
+        eprintln!("skipped: built without the feature `cuda`, or not for Linux");
+        return None;
+    }
+    static FOLDER: Mutex<Option<Option<tempfile::TempDir>>> = Mutex::new(None);
+    let mut folder = FOLDER.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = folder.get_or_insert_with(|| {
+        let folder = tempfile::tempdir().unwrap();
+        cuda_host::compile("driver.cpp", &folder.path().join("libcuda.so")).then_some(folder)
+    });
+    let folder = folder.as_ref()?.path();
+    let cache = tempfile::tempdir().unwrap();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--test-threads=1", "--nocapture"])
+        .args(test)
+        .env("LD_LIBRARY_PATH", folder)
+        .env("TASKBASIS_NVRTC", folder.join("libcuda.so"))
+        .env("TASKBASIS_KERNEL_CACHE", cache.path())
+        .env("ON_THE_HOSTS_DRIVER", "1")
+        .envs(settings.iter().copied())
+        .output()
+        .unwrap();
+    Some(output)
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn all_of_it_on_a_driver_without_a_gpu() {
+    if std::env::var_os("ON_THE_HOSTS_DRIVER").is_some() {
+        return;
+    }
+    let Some(output) = on_the_hosts_driver(&[], &[]) else { return };
+    let text = text(&output);
+    assert!(output.status.success(), "{text}");
+    assert_eq!(text.matches("on none at all, compute capability 9.0").count(), 4, "{text}");
+}
+
+/// Opens the GPU, brings a model there, reconstructs, and prints what went wrong.
+#[test]
+#[ignore = "run by `what_is_wrong_is_said`"]
+fn try_it() {
+    let Some((_folder, model)) = model("q4", BaseFormat::F16) else { return };
+    let attempt = || {
+        let device = DeviceModel::new(&model, &Cuda::open(0)?, &DeviceOptions::default())?;
+        let task = &tasks(&model)[0];
+        let weights = device.get(task)?;
+        weights.wait_in(0)?;
+        weights.used_in(0)?;
+        weights.used_in(0)?;
+        weights.synchronize()?;
+        weights.to_host("visual.proj")?;
+        device.pin(task)
+    };
+    match attempt() {
+        Ok(_) => eprintln!("nothing is wrong"),
+        Err(error) => eprintln!("{error:?}"),
+    }
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    if std::env::var_os("ON_THE_HOSTS_DRIVER").is_some() {
+        return;
+    }
+    let cases = [
+        (("FAKE_DEVICES", "1"), "nothing is wrong"),
+        (("FAKE_DEVICES", "0"), "[runtime_missing] the CUDA driver finds no GPU that it can use"),
+        (("FAKE_VERSION", "11030"), "[runtime_missing] the CUDA driver is too old: expected one for CUDA 11.4"),
+        (("LD_LIBRARY_PATH", "/nowhere"), "[runtime_missing] the library of the CUDA driver was not found"),
+        (
+            ("TASKBASIS_NVRTC", "/nowhere.so"),
+            "[runtime_missing] NVRTC, which compiles the kernel for the GPU, was not found",
+        ),
+        (("FAKE_REFUSED", "nvrtcCompileProgram"), "[runtime] /"),
+        (("FAKE_REFUSED", "cuModuleLoadData"), "[runtime] the driver, one for CUDA 12.8, refuses the compiled kernel"),
+        (("FAKE_MEMORY", "100000"), "[invalid_argument] the budget of device memory is too small"),
+        (("FAKE_REFUSED", "cuMemHostAlloc"), "[runtime] cannot allocate pinned memory (FAKE_ERROR_1: as asked for)"),
+        (("FAKE_REFUSED", "cuMemAlloc_v2"), "[runtime] cannot allocate memory of the GPU"),
+        (("FAKE_REFUSED", "cuMemcpyHtoDAsync_v2"), "[runtime] cannot copy to the GPU"),
+        (("FAKE_REFUSED", "cuMemcpyDtoHAsync_v2"), "[runtime] cannot copy from the GPU"),
+        (("FAKE_REFUSED", "cuLaunchKernel"), "[runtime] cannot launch the kernel"),
+        (("FAKE_REFUSED", "cuEventCreate"), "[runtime] cannot make an event"),
+        (("FAKE_REFUSED", "cuEventRecord"), "[runtime] cannot record an event"),
+        (("FAKE_REFUSED", "cuEventSynchronize"), "[runtime] work on the GPU failed"),
+        (("FAKE_REFUSED", "cuStreamCreate"), "[runtime] cannot make a stream"),
+        (("FAKE_REFUSED", "cuStreamWaitEvent"), "[runtime] cannot wait for an event"),
+        (("FAKE_REFUSED", "cuCtxPushCurrent_v2"), "[runtime] cannot use the GPU"),
+        (("FAKE_REFUSED", "cuDevicePrimaryCtxRetain"), "[runtime] cannot use the GPU"),
+        (("FAKE_REFUSED", "cuDeviceGetAttribute"), "[runtime] cannot ask the GPU what it is"),
+        (("FAKE_REFUSED", "cuMemGetInfo_v2"), "[runtime] cannot ask how much memory is free"),
+        // Asked only to forget what has ended.
+        (("FAKE_REFUSED", "cuEventQuery"), "nothing is wrong"),
+    ];
+    for (setting, said) in cases {
+        let Some(output) = on_the_hosts_driver(&["--ignored", "--exact", "try_it"], &[setting]) else { return };
+        let text = text(&output);
+        assert!(output.status.success() && text.contains(said), "{setting:?}, expected {said}: {text}");
+    }
 }

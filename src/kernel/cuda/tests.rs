@@ -1,7 +1,8 @@
 //! `combine.cu`, compiled as plain C++ for this machine, against the scalar kernel: equal bits for anything at all.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+#[path = "../../../tests/cuda_host/mod.rs"]
+mod cuda_host;
+
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use libloading::Library;
@@ -29,24 +30,11 @@ impl Host {
     }
 
     fn compile() -> Option<Self> {
-        let named = std::env::var_os("CXX").filter(|name| !name.is_empty());
-        let names = named.into_iter().chain(["c++", "g++", "clang++"].map(Into::into));
-        let Some(compiler) = names.into_iter().find(|name| Command::new(name).arg("--version").output().is_ok()) else {
-            eprintln!("skipped: there is no C++ compiler to compile the kernel with");
-            return None;
-        };
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let folder = tempfile::tempdir().unwrap();
-        let library: PathBuf = folder.path().join("libhost.so");
-        let output = Command::new(&compiler)
-            .args(["-std=c++17", "-O2", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror"])
-            // As --fmad=false on the device: every rounding is one that the source names.
-            .args(["-ffp-contract=off", "-shared", "-fPIC"])
-            .args([Path::new("-I"), &root.join("src/kernel/cuda"), Path::new("-I"), &root.join("tests/cuda_host")])
-            .args([Path::new("-o"), &library, &root.join("tests/cuda_host/host.cpp")])
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let library = folder.path().join("libhost.so");
+        if !cuda_host::compile("host.cpp", &library) {
+            return None;
+        }
         // SAFETY: the library was just made of sources that are known, and runs nothing when it is loaded.
         let library = unsafe { Library::new(&library) }.unwrap();
         Some(Self { library, _folder: folder })
