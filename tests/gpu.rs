@@ -112,6 +112,7 @@ fn a_thousand_switches_leave_memory_flat() {
     let Some((_one, cuda)) = gpu() else { return };
     let Some((_folder, model)) = model("q4", BaseFormat::F16) else { return };
     let (resident, weights) = sizes(&model, &cuda);
+    assert!(cuda.copy_bandwidth(8 << 20).unwrap() > 0.0);
     let before = cuda.memory().unwrap().0;
     let options = DeviceOptions { budget: Some(resident + 3 * weights) };
     let device = DeviceModel::new(&model, &cuda, &options).unwrap();

@@ -227,6 +227,13 @@ API cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *stream) {
     return SUCCESS;
 }
 
+API cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void *stream) {
+    ENTER_CONTEXT;
+    if (!is_memory(from, bytes) || !is_memory(to, bytes) || !is_stream(stream)) return INVALID_VALUE;
+    std::memcpy((void *)to, (const void *)from, bytes);
+    return SUCCESS;
+}
+
 API cuStreamCreate(void **stream, unsigned) {
     ENTER_CONTEXT;
     *stream = make();

@@ -60,6 +60,9 @@ pub(crate) trait Device: fmt::Debug + Send + Sync {
     /// Copies to the host once all that is in the queue now is done, and waits for it.
     fn copy_out(&self, queue: Queue, from: u64, to: &mut [u8]) -> Result<()>;
 
+    /// Copies within the device's memory, in [`Queue::Combine`].
+    fn copy_within(&self, from: u64, to: u64, bytes: usize) -> Result<()>;
+
     /// Runs the kernel, in [`Queue::Combine`].
     fn combine(&self, launch: &Launch) -> Result<()>;
 

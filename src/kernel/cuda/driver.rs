@@ -242,6 +242,12 @@ impl Device for Driver {
         }
     }
 
+    fn copy_within(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        let _here = self.enter()?;
+        // SAFETY: both are memory that `alloc` gave, and that stays until an event after this copy.
+        unsafe { result::memcpy_dtod_async(to, from, bytes, self.combine) }.map_err(failed("cannot copy on the GPU"))
+    }
+
     fn combine(&self, launch: &Launch) -> Result<()> {
         let geometry = launch.geometry();
         if geometry.blocks == 0 {

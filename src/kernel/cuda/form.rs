@@ -78,12 +78,18 @@ pub(crate) fn pack(input: Input<'_>, tiles: Range<usize>, out: &mut [u8]) -> Res
 
 /// Two bytes an element, up to a tile of them.
 fn pack_halves(bytes: &[u8], out: &mut [u8]) {
+    /// Bytes of the four elements that a lane has of a row.
     const QUAD: usize = 8;
 
-    out.fill(0);
-    for (quad, bytes) in bytes.chunks(QUAD).enumerate() {
-        let (row, lane) = (quad / LANES, quad % LANES);
-        out[row / 2 * CHUNK + lane * 2 * QUAD + row % 2 * QUAD..][..bytes.len()].copy_from_slice(bytes);
+    let mut tile = [0; 2 * TILE];
+    tile[..bytes.len()].copy_from_slice(bytes);
+    let (rows, _) = tile.as_chunks::<{ QUAD * LANES }>();
+    for (rows, chunk) in rows.chunks_exact(2).zip(out.chunks_exact_mut(CHUNK)) {
+        let ((first, _), (second, _)) = (rows[0].as_chunks::<QUAD>(), rows[1].as_chunks::<QUAD>());
+        for ((lane, first), second) in chunk.chunks_exact_mut(2 * QUAD).zip(first).zip(second) {
+            lane[..QUAD].copy_from_slice(first);
+            lane[QUAD..].copy_from_slice(second);
+        }
     }
 }
 

@@ -50,6 +50,7 @@ struct State {
 #[derive(Debug)]
 enum Work {
     Copy { to: u64, from: usize, bytes: usize },
+    Move { from: u64, to: u64, bytes: usize },
     Combine(Vec<u8>),
     Record(u64),
     Wait(u64),
@@ -115,6 +116,10 @@ impl State {
                 let source = unsafe { std::slice::from_raw_parts(from as *const u8, bytes) }.to_vec();
                 self.bytes_mut(to, bytes).copy_from_slice(&source);
                 self.tally.copied += bytes;
+            }
+            Work::Move { from, to, bytes } => {
+                let bytes = self.bytes(from, bytes).to_vec();
+                self.bytes_mut(to, bytes.len()).copy_from_slice(&bytes);
             }
             Work::Combine(launch) => {
                 self.combine(&launch);
@@ -253,6 +258,11 @@ impl Device for HostDevice {
         let mut state = self.lock();
         state.until(|state| state.queues.get(&queue).is_none_or(VecDeque::is_empty));
         to.copy_from_slice(state.bytes(from, to.len()));
+        Ok(())
+    }
+
+    fn copy_within(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        self.lock().queues.entry(Queue::Combine).or_default().push_back(Work::Move { from, to, bytes });
         Ok(())
     }
 

@@ -20,6 +20,7 @@ mod table;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 pub(crate) use device::{Device, Event, Memory, Pinned, Queue};
 #[cfg(test)]
@@ -78,6 +79,28 @@ impl Cuda {
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
     pub fn memory(&self) -> Result<(usize, usize)> {
         self.device.memory()
+    }
+
+    /// Bytes a second that are read and written by copies of `bytes` bytes within its memory: the yardstick of
+    /// reconstruction.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) without room for twice as many bytes;
+    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
+    pub fn copy_bandwidth(&self, bytes: usize) -> Result<f64> {
+        const COPIES: u32 = 20;
+
+        let (from, to) = (Memory::new(&self.device, bytes)?, Memory::new(&self.device, bytes)?);
+        let copy = |times: u32| {
+            let began = Instant::now();
+            let copies: Result<()> =
+                (0..times).try_for_each(|_| self.device.copy_within(from.address(), to.address(), bytes));
+            // Before the memory is freed, whatever failed.
+            Event::record(&self.device, Queue::Combine)?.synchronize()?;
+            copies.map(|()| began.elapsed())
+        };
+        copy(1)?;
+        Ok(2.0 * bytes as f64 * f64::from(COPIES) / copy(COPIES)?.as_secs_f64())
     }
 
     pub(crate) fn device(&self) -> &Arc<dyn Device> {
