@@ -650,6 +650,15 @@ tb_status tb_preprocess(const tb_image *image,
 /** Only tb_encoder_promote() promotes. */
 #define TB_PROMOTION_MANUAL 2
 
+/** The graph that follows from the architecture. */
+#define TB_GRAPH_BUILT 0
+
+/** The graph that the bundle carries. */
+#define TB_GRAPH_BUNDLE 1
+
+/** The file that tb_encoder_options.graph named. */
+#define TB_GRAPH_FILE 2
+
 /**
  * The image encoder of one architecture. It holds no weights: every call names those it runs with, so calls for
  * different tasks may run at the same time on one encoder. Shareable between threads.
@@ -686,6 +695,11 @@ typedef struct tb_encoder_options {
      */
     uint32_t log_level;
     /**
+     * Nonzero: the built graph, though the bundle carries another one. 0: what the bundle carries, unless graph is
+     * given.
+     */
+    uint32_t built_graph;
+    /**
      * The file of ONNX Runtime's library, UTF-8. NULL: `ORT_DYLIB_PATH`, then beside the program and beside this
      * library, then the system's loader. A process can have only one.
      */
@@ -701,8 +715,9 @@ typedef struct tb_encoder_options {
     uint32_t promote_after;
     /**
      * An image encoder that somebody exported as .onnx with the base's weights in it, to run instead of the built one;
-     * UTF-8. NULL: the built one. Its constants are compared with the base's values; those that the basis changes
-     * become its inputs, in the order and type that it wants. The encoder then belongs to bases of this model.
+     * UTF-8. NULL: what the bundle carries, else the built one. Its constants are compared with the base's values;
+     * those that the basis changes become its inputs, in the order and type that it wants. The encoder then belongs to
+     * bases of this model.
      */
     const char *graph;
     /** With graph: what its constants are, as `taskbasis bind` writes it. NULL: found out. */
@@ -715,6 +730,8 @@ typedef struct tb_encoder_properties {
     size_t struct_size;
     /** One of the TB_ACTIVATION_ constants. */
     uint32_t activation;
+    /** One of the TB_GRAPH_ constants: which graph runs. Of a user's graph the activation is whatever is in it. */
+    uint32_t graph;
     /** The execution provider that runs: `cpu`. */
     const char *provider;
     /** The file of the ONNX Runtime that is loaded. */

@@ -46,7 +46,11 @@ pub mod weights;
 pub use basis::{Basis, Coefficients, Method, Target, TaskExpr};
 pub use bundle::{BaseFormat, BasisFile, Bundle, Fingerprint, Growth, NewTask, PackReport, Packer, VectorFormat};
 pub use checkpoint::{Checkpoint, Format};
+#[cfg(feature = "text")]
+pub use clip::text::{Prompts, TextHints, TextModel};
 pub use clip::{Activation, Arch, ArchHints, Dataset, Head, Pixels, Preprocess, Score, Split, head_tasks};
+#[cfg(feature = "text")]
+pub use encoder::TextEncoder;
 pub use encoder::{
     Encoder, EncoderOptions, FrozenEncoder, Probe, Promotion, PromotionState, Runtime, StreamedEncoder, Trial,
     WeightSource, write_onnx, write_onnx_f16,

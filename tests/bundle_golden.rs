@@ -13,6 +13,9 @@ use taskbasis::{
     Arch, ArchHints, Basis, BlockFormat, Bundle, Checkpoint, Head, Method, ModelOptions, Packer, VectorFormat, Weights,
 };
 
+/// With a user's graph.
+const WITH_GRAPH: &str = "golden_v1_graph.taskbasis";
+
 const EXPRESSIONS: [&str; 5] = ["Task0", "Task1@0.5 - Task2", "merged@0.4", "all@0.25", "base"];
 
 fn data(name: &str) -> PathBuf {
@@ -38,8 +41,9 @@ fn told(bundle: &Bundle) -> Value {
     Value::Object(EXPRESSIONS.iter().map(of_expr).collect())
 }
 
-/// Every format, PCA's mean, a residual, heads with and without class names, suggested λ, a graph.
-fn write(path: &Path) {
+/// Every format, PCA's mean, a residual, heads with and without class names, suggested λ, and a user's graph: the one of
+/// the bundle `with`, or where there is none what an export of the built graph comes to.
+fn write(path: &Path, with: Option<&Bundle>) {
     let folder = tempfile::tempdir().unwrap();
     let arch = Arch { width: 16, mlp_width: 24, grid: 2, layers: 2, ..tiny(Method::Pca).arch };
     let family = Synthetic { arch, ..tiny(Method::Pca) };
@@ -52,7 +56,11 @@ fn write(path: &Path) {
     let head = || Head::new(vec![0.5; 2 * 4], vec![0.25; 2]).unwrap();
     packer.head("Task0", head()).unwrap();
     packer.head("Task1", head().with_classes(vec!["no".into(), "yes, \"é\"".into()]).unwrap()).unwrap();
-    packer.graph(b"not really onnx".to_vec());
+    let graph = match with {
+        Some(bundle) => bundle.bound_graph(&base, Some(&basis)).unwrap().unwrap(),
+        None => bundle_support::exported(&family.arch, &base, &basis, &folder.path().join("graph.onnx")),
+    };
+    packer.graph(&graph).unwrap();
     packer.lambdas(taskbasis::bundle::Lambdas { task: Some(1.0), merged: Some(0.3), all: None });
     packer.residual("Task2", Checkpoint::open(base.path()).unwrap(), BlockFormat::Q3, 0.0).unwrap();
     let mut formats = packer.uniform(format("q4"));
@@ -65,24 +73,35 @@ fn write(path: &Path) {
 
 #[test]
 fn version_1_is_read_for_ever() {
-    let (file, values) = (data("golden_v1.taskbasis"), data("golden_v1.json"));
     if std::env::var_os("TASKBASIS_BLESS").is_some() {
-        std::fs::create_dir_all(data("")).unwrap();
-        write(&file);
-        let told = told(&Bundle::open(&file).unwrap());
-        std::fs::write(&values, serde_json::to_string(&told).unwrap() + "\n").unwrap();
+        write(&data(WITH_GRAPH), None);
+        let told = told(&Bundle::open(data(WITH_GRAPH)).unwrap());
+        std::fs::write(data("golden_v1_graph.json"), serde_json::to_string(&told).unwrap() + "\n").unwrap();
     }
-    let bundle = Bundle::open(&file).unwrap();
-    let errors = bundle.verify(0, &|_| {});
-    assert!(errors.is_empty(), "{errors:?}");
-    let expected: Value = serde_json::from_slice(&std::fs::read(&values).unwrap()).unwrap();
-    assert_eq!(told(&bundle), expected);
-    assert_eq!(bundle.head("Task1").unwrap().classes(), ["no", "yes, \"é\""]);
-    assert_eq!(bundle.head_tasks().collect::<Vec<_>>(), ["Task0", "Task1"]);
-    assert_eq!(bundle.residuals(), ["Task2"]);
-    assert_eq!(bundle.lambdas().merged, Some(0.3));
-    assert_eq!(bundle.graph(), Some(&b"not really onnx"[..]));
-    assert_eq!((bundle.arch().heads, bundle.arch().image_size()), (2, 4));
+    // The first one is from before graphs were run; what is in its section is of no consequence.
+    for (file, values) in [("golden_v1.taskbasis", "golden_v1.json"), (WITH_GRAPH, "golden_v1_graph.json")] {
+        let bundle = Bundle::open(data(file)).unwrap();
+        let errors = bundle.verify(0, &|_| {});
+        assert!(errors.is_empty(), "{file}: {errors:?}");
+        let expected: Value = serde_json::from_slice(&std::fs::read(data(values)).unwrap()).unwrap();
+        assert!(told(&bundle) == expected, "{file}");
+        assert_eq!(bundle.head("Task1").unwrap().classes(), ["no", "yes, \"é\""]);
+        assert_eq!(bundle.head_tasks().collect::<Vec<_>>(), ["Task0", "Task1"]);
+        assert_eq!(bundle.residuals(), ["Task2"]);
+        assert_eq!(bundle.lambdas().merged, Some(0.3));
+        assert_eq!((bundle.arch().heads, bundle.arch().image_size()), (2, 4));
+        let (model, is_carried) = (bundle.model(None, &ModelOptions::default()).unwrap(), file == WITH_GRAPH);
+        let graph = bundle.bound_graph(model.base(), model.basis()).unwrap();
+        assert_eq!((graph.is_some(), bundle.graph_map().is_some()), (is_carried, is_carried));
+        let Some(graph) = graph else {
+            assert_eq!(bundle.graph(), Some(&b"not really onnx"[..]));
+            continue;
+        };
+        assert_eq!((graph.map().tensors.len(), graph.layout().tensors().len()), (32, 32));
+        let task = model.weights(&"Task0".parse().unwrap()).unwrap();
+        let (laid_out, canonical) = (task.laid_out(graph.layout()).get().unwrap(), task.get().unwrap());
+        assert_eq!(laid_out.get("visual.proj"), canonical.get("visual.proj"));
+    }
 }
 
 /// The same layout, name by name and byte by byte; what scales blocks get may improve, and who wrote it is told.
@@ -90,13 +109,14 @@ fn version_1_is_read_for_ever() {
 fn the_writer_still_writes_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("golden");
-    write(&path);
+    write(&path, Some(&Bundle::open(data(WITH_GRAPH)).unwrap()));
     let taken = |path: &Path| {
         let mut parts = bundle_support::Parts::of(&std::fs::read(path).unwrap());
         parts.header["__metadata__"]["taskbasis.writer"] = Value::Null;
-        (parts.header, parts.data.len())
+        let graph = parts.data[parts.range("graph")].to_vec();
+        (parts.header, parts.data.len(), graph)
     };
-    assert_eq!(taken(&path), taken(&data("golden_v1.taskbasis")));
+    assert_eq!(taken(&path), taken(&data(WITH_GRAPH)));
 }
 
 #[test]
@@ -110,15 +130,15 @@ fn a_reader_in_another_language_agrees() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/python/read_bundle.py");
     assert!(std::fs::read_to_string(&script).unwrap().lines().count() <= 60, "it is to be short");
     let folder = tempfile::tempdir().unwrap();
-    let (bundle_path, out) = (data("golden_v1.taskbasis"), folder.path().join("out.safetensors"));
-    let bundle = Bundle::open(&bundle_path).unwrap();
-    for task in bundle.tasks() {
+    let out = folder.path().join("out.safetensors");
+    let bundles = ["golden_v1.taskbasis", WITH_GRAPH].map(|file| Bundle::open(data(file)).unwrap());
+    for (bundle, task) in bundles.iter().flat_map(|bundle| bundle.tasks().iter().map(move |task| (bundle, task))) {
         let run = "import sys, read_bundle; from safetensors.numpy import save_file\n\
                    w = read_bundle.weights(sys.argv[1], sys.argv[2])\n\
                    save_file({k: v.astype('<f4') for k, v in w.items()}, sys.argv[3])";
         let output = Command::new(&python)
             .args(["-c", run])
-            .arg(&bundle_path)
+            .arg(bundle.path())
             .arg(task)
             .arg(&out)
             .env("PYTHONPATH", script.parent().unwrap())
@@ -127,7 +147,7 @@ fn a_reader_in_another_language_agrees() {
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let theirs = Checkpoint::open(&out).unwrap();
-        let ours = weights(&bundle, task);
+        let ours = weights(bundle, task);
         assert_eq!(theirs.len(), ours.len());
         for (name, shape, _) in ours.iter() {
             let tensor = theirs.require(name).unwrap();

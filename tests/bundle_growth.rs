@@ -2,7 +2,7 @@
 
 mod bundle_support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bundle_support::{METHODS, common, format, pack_digits, tiny_files};
 use taskbasis::bundle::Fitted;
@@ -157,12 +157,7 @@ fn a_parameter_that_no_vector_changes_can_have_a_residual() {
     let path = out.path().join("x.taskbasis");
     // A basis whose first layer norm never changes.
     let copy = out.path().join("basis");
-    std::fs::create_dir(&copy).unwrap();
-    for file in ["method_info.json", "AWB.pt"] {
-        std::fs::copy(folder.join(file), copy.join(file)).unwrap();
-    }
-    let basis = taskbasis::Basis::open(&folder).unwrap();
-    write_without(&basis, "visual.ln_pre.weight", &copy.join("basis_vectors.pt"));
+    bundle_support::write_without(&folder, &["visual.ln_pre.weight"], &copy);
     let (basis, base) = (taskbasis::Basis::open(&copy).unwrap(), Checkpoint::open(base_path).unwrap());
     assert!(!basis.parameter("visual.ln_pre.weight").unwrap().is_changed());
     let packer = taskbasis::Packer::new(&base, &basis, taskbasis::ArchHints::default()).unwrap();
@@ -181,32 +176,6 @@ fn a_parameter_that_no_vector_changes_can_have_a_residual() {
         weights(&grown, "MNIST").get("visual.ln_pre.weight"),
         weights(&grown, "base").get("visual.ln_pre.weight")
     );
-}
-
-/// `basis_vectors.pt` with zeros in one parameter.
-fn write_without(basis: &taskbasis::Basis, zero: &str, path: &PathBuf) {
-    use taskbasis::checkpoint::writer::{StorageId, TorchWriter, Value};
-
-    let mut writer = TorchWriter::new("basis_vectors");
-    let (mut storages, mut vectors) = (Vec::new(), Vec::new());
-    for m in 0..basis.vectors() {
-        let mut vector = Vec::new();
-        for (name, parameter) in basis.parameters() {
-            let mut values = parameter.sources()[m].to_f32().unwrap().into_owned();
-            if name == zero {
-                values.fill(0.0);
-            }
-            storages.push(values);
-            vector.push((format!("model.{name}"), writer.tensor(taskbasis::DType::F32, parameter.shape()).unwrap()));
-        }
-        vectors.push(Value::dict(vector));
-    }
-    let value = Value::dict([("basis_vectors", Value::List(vectors))]);
-    writer
-        .write_file(path, &value, |StorageId(i), out| {
-            storages[i].iter().try_for_each(|value| out.write_all(&value.to_le_bytes()))
-        })
-        .unwrap();
 }
 
 #[test]

@@ -110,6 +110,73 @@ fn a_bundle_needs_nothing_beside_it() {
     fail(&["embed", "--basis", &bundle, "--weights", "Nope", "--input", &image, "-o", &out], &["no task `Nope`"]);
 }
 
+/// Every command runs the graph that the bundle carries, unless it is told otherwise.
+#[test]
+fn a_carried_graph_is_what_runs() {
+    let Some(graph) = digits("onnx/transformers_style_opset14.onnx").map(text) else { return };
+    let files = Files::new();
+    let report = files.pack("m.taskbasis", &["--format", "f32", "--base-format", "f32", "--graph", &graph]);
+    let plain = files.pack("plain.taskbasis", &["--format", "f32", "--base-format", "f32"]);
+    let (bundle, more) = (files.path("m.taskbasis"), report["graph_bytes"].as_u64().unwrap());
+    assert!(more > 0 && plain["graph_bytes"] == 0);
+    // The section, its map in the header, and padding; the file that was exported has 729 kB.
+    let grown = report["bytes"].as_u64().unwrap() - plain["bytes"].as_u64().unwrap();
+    assert!((more..more + 20_000).contains(&grown) && grown < 150_000, "{grown}");
+    assert_eq!(json(&["verify", &bundle])["ok"], true);
+    let info = json(&["inspect", &bundle]);
+    assert_eq!((&info["graph"]["source"], &info["graph"]["output"]), (&"carried".into(), &"image_embeds".into()));
+    assert_eq!(info["graph"]["tensors"], 56);
+    let shown = String::from_utf8(run(&["inspect", &bundle]).stdout).unwrap();
+    assert!(shown.contains("carried, ") && shown.contains("`image_embeds`"), "{shown}");
+    assert_eq!(json(&["inspect", &files.path("plain.taskbasis")])["graph"]["source"], "built");
+    if std::env::var_os("ORT_DYLIB_PATH").is_none() {
+        return;
+    }
+
+    let pixels = text(digits("golden.safetensors").unwrap());
+    let embed = |basis: &[&str], more: &[&str]| {
+        let out = files.path("embeds.safetensors");
+        let usual = ["embed", "--weights", "MNIST", "--input", &pixels, "--threads", "2", "-o", &out];
+        json(&[&usual[..], basis, more].concat());
+        Checkpoint::open(&out).unwrap().require("embeds").unwrap().to_f32().unwrap().into_owned()
+    };
+    let (of_bundle, of_folder) = (["--basis", &bundle], ["--basis", &files.basis, "--base", &files.base]);
+    let carried = embed(&of_bundle, &[]);
+    assert!(carried == embed(&of_folder, &["--graph", &graph]), "the bits of the graph beside a folder");
+    let built = embed(&of_bundle, &["--built-graph"]);
+    assert!(built == embed(&of_folder, &[]) && built != carried && relative_l2(&built, &carried) < 1e-5);
+    let other = text(digits("onnx/torchscript_export_opset16.onnx").unwrap());
+    assert!(embed(&of_bundle, &["--graph", &other]) == embed(&of_folder, &["--graph", &other]), "--graph overrides");
+    assert!(relative_l2(&embed(&of_bundle, &["--optimise-graph"]), &carried) < 1e-5);
+    let streamed = ["embed", "--basis", &bundle, "--weights", "MNIST", "--input", &pixels, "-o", "x", "--streamed"];
+    fail(&streamed, &["only the built graph can be streamed", "--built-graph"]);
+    assert!(relative_l2(&embed(&of_bundle, &["--streamed", "--built-graph"]), &carried) < 1e-5);
+    assert_eq!(run(&[&streamed[..], &["--built-graph", "--graph", &graph]].concat()).status.code(), Some(2));
+
+    // One task as a plain file, from the graph that the bundle carries and with its names.
+    let task = files.path("task.onnx");
+    json(&["export", "--basis", &bundle, "--weights", "MNIST", "-o", &task]);
+    let names = |port: &taskbasis::onnx::Port| port.name.clone();
+    let exported = taskbasis::onnx::OnnxFile::open(&task).unwrap();
+    assert_eq!(exported.outputs().iter().map(names).collect::<Vec<_>>(), ["image_embeds"]);
+    assert_eq!(exported.inputs().iter().map(names).collect::<Vec<_>>(), ["pixel_values"]);
+    let encoder = taskbasis::FrozenEncoder::open(&task, &taskbasis::EncoderOptions::default()).unwrap();
+    let images = Checkpoint::open(&pixels).unwrap().require("pixel_values").unwrap().to_f32().unwrap().into_owned();
+    assert!(relative_l2(&encoder.encode(&images, 32).unwrap(), &carried) < 1e-5);
+    fail(&["export", "--basis", &bundle, "--weights", "MNIST", "-o", &bundle], &["would overwrite the input"]);
+
+    // Accuracies, of a bundle with the faster form of the graph in it.
+    let told = files.pack("fast", &["--format", "q8", "--graph", &graph, "--optimise-graph", "--data", &files.data]);
+    let eval = json(&["eval", "--basis", &files.path("fast"), "--data", &files.data]);
+    for (task, result) in eval["tasks"].as_object().unwrap() {
+        assert_eq!(result["accuracy"], told["accuracy"]["tasks"][task]["after"], "{task}");
+        assert_eq!(told["accuracy"]["tasks"][task]["before"], told["accuracy"]["tasks"][task]["after"], "{task}");
+    }
+    let quick = ["bench", "--basis", &bundle, "--only", "encode", "--quick", "--batch", "2", "--threads", "2"];
+    assert!(json(&quick)["encode"]["graph"]["inputs_difference"].as_f64().unwrap() < 1e-5);
+    assert!(json(&[&quick[..], &["--built-graph"]].concat())["encode"].get("graph").is_none());
+}
+
 #[test]
 fn a_bundle_without_base_demands_it() {
     let files = Files::new();
@@ -206,8 +273,13 @@ fn pack_refuses_what_makes_no_sense() {
     pack(&["-o", &files.path("x"), "--suggest", "mine=1"]);
     pack(&["-o", &files.path("x"), "--max-error", "nan"]);
     pack(&["-o", &files.path("x"), "--data", &files.data]);
-    // It would not be in the bundle, and nobody would notice.
-    pack(&["-o", &files.path("x"), "--graph", &text(digits("onnx/torchscript_export_opset16.onnx").unwrap())]);
+    // A graph of another model, one that would be overwritten, and what is said of no graph.
+    let graph = text(digits("onnx/torchscript_export_opset16.onnx").unwrap());
+    pack(&["-o", &files.path("x"), "--graph", &files.base]);
+    pack(&["-o", &graph, "--graph", &graph]);
+    pack(&["-o", &files.path("x"), "--optimise-graph"]);
+    let lost = ["pack", "--basis", &files.basis, "--base", &files.base, "-o", "x", "--map", "m.json"];
+    assert_eq!(run(&lost).status.code(), Some(2), "a map without a graph");
     assert_eq!(fs::read_dir(files.folder.path()).unwrap().count(), 0);
     let usage = run(&["pack", "--basis", &files.basis, "--base", &files.base, "-o", "x", "--format", "q5"]);
     assert!(usage.status.code() == Some(2) && String::from_utf8_lossy(&usage.stderr).contains("one of f32, f16"));

@@ -5,10 +5,11 @@ mod capi_support;
 
 use std::ptr::{null, null_mut};
 
-use capi_support::common::digits;
+use capi_support::common::{digits, relative_l2};
 use capi_support::{basis_options, c, fails, ok, sized, text};
 use taskbasis::bundle::BaseFormat;
 use taskbasis::capi::*;
+use taskbasis::onnx::{BindOptions, BoundGraph};
 use taskbasis::{Activation, ArchHints, Basis, Checkpoint, Head, Packer};
 
 fn pack(path: &std::path::Path, base_format: BaseFormat) {
@@ -73,6 +74,61 @@ fn one_path_is_enough() {
         let message =
             fails(tb_status::TB_ERR_NOT_FOUND, |err| tb_head_open(path.as_ptr(), unknown, null(), &mut head, err));
         assert!(message.contains("Parity"), "{message}");
+    }
+}
+
+/// The graph that the bundle carries is the default; options override it, and properties tell.
+#[test]
+fn a_carried_graph_is_the_default() {
+    let Some(graph) = digits("onnx/transformers_style_opset14.onnx") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.taskbasis");
+    let basis = Basis::open(digits(capi_support::PCA).unwrap()).unwrap();
+    let base = Checkpoint::open(digits("base/pickled_module.pt").unwrap()).unwrap();
+    let bound = BoundGraph::open(&graph, &base, Some(&basis), &BindOptions::default()).unwrap();
+    let mut packer = Packer::new(&base, &basis, ArchHints::default()).unwrap();
+    packer.graph(&bound).unwrap().base_format(BaseFormat::F32);
+    packer.write(&path, &packer.uniform("q4".parse().unwrap()), &[], &|_| {}).unwrap();
+    let (path, graph) = (c(path), c(graph));
+    unsafe {
+        let mut basis = null_mut();
+        ok(|err| tb_basis_open(path.as_ptr(), null(), &mut basis, err));
+        ok(|err| tb_basis_verify(basis, err));
+        let mut library: tb_library_properties = sized();
+        ok(|err| tb_library_info(null(), &mut library, err));
+        if library.onnxruntime_path.is_null() {
+            return tb_basis_free(basis);
+        }
+        let mut weights = null_mut();
+        ok(|err| tb_weights_create(basis, c"MNIST".as_ptr(), &mut weights, err));
+        let none: tb_encoder_options = sized();
+        let built = tb_encoder_options { built_graph: 1, ..none };
+        let given = tb_encoder_options { graph: graph.as_ptr(), ..none };
+        let mut all = Vec::new();
+        for (options, which) in [(none, TB_GRAPH_BUNDLE), (built, TB_GRAPH_BUILT), (given, TB_GRAPH_FILE)] {
+            let mut encoder = null_mut();
+            ok(|err| tb_encoder_create(basis, &options, &mut encoder, err));
+            let mut about: tb_encoder_properties = sized();
+            ok(|err| tb_encoder_info(encoder, &mut about, err));
+            assert_eq!(about.graph, which);
+            let (pixels, mut out) = (vec![0.1f32; 3 * 32 * 32], vec![0.0f32; about.embedding]);
+            ok(|err| tb_encoder_encode(encoder, weights, pixels.as_ptr(), 1, out.as_mut_ptr(), out.len(), err));
+            ok(|err| tb_encoder_promote(encoder, weights, 1, err));
+            let mut promoted = out.clone();
+            let capacity = promoted.len();
+            ok(|err| tb_encoder_encode(encoder, weights, pixels.as_ptr(), 1, promoted.as_mut_ptr(), capacity, err));
+            assert!(relative_l2(&promoted, &out) < 1e-5);
+            all.push(out);
+            tb_encoder_free(encoder);
+        }
+        assert!(all[0] == all[2] && relative_l2(&all[0], &all[1]) < 1e-5);
+        let both = tb_encoder_options { built_graph: 1, ..given };
+        let mut encoder = null_mut();
+        let message =
+            fails(tb_status::TB_ERR_INVALID_ARGUMENT, |err| tb_encoder_create(basis, &both, &mut encoder, err));
+        assert!(message.contains("exclude each other"), "{message}");
+        tb_weights_free(weights);
+        tb_basis_free(basis);
     }
 }
 

@@ -221,6 +221,78 @@ fn transpose_some(model: &mut ModelProto, random: &mut Random) {
     graph.node.splice(0..0, turns);
 }
 
+/// Fused projections stored in pieces, q, k and v or two of them together, which a node puts side by side.
+#[test]
+fn projections_in_pieces_are_found() {
+    let Some(base) = base() else { return };
+    let mut pieces = 0;
+    for seed in 1..=12u64 {
+        for mut model in exports() {
+            let mut random = Random(seed * 131);
+            let truth = bind(&parse(&model), &base, &BindOptions::default()).unwrap();
+            let mut expected = Vec::new();
+            for (name, mapped) in &truth.tensors {
+                if let [View { parameter, rows: None, permute, .. }] = mapped.sum.as_slice()
+                    && parameter.contains(".attn.in_proj_")
+                    && random.uniform() > 0.0
+                {
+                    let axis = permute.as_ref().map_or(0, |order| order.iter().position(|d| *d == 0).unwrap());
+                    let thirds = [&[1, 1, 1][..], &[2, 1], &[1, 2]][random.uniform().to_bits() as usize % 3];
+                    for (piece, rows) in split(&mut model, name, axis, thirds) {
+                        expected.push((piece, View { rows: Some(rows), ..mapped.sum[0].clone() }));
+                    }
+                }
+            }
+            // Names that lie, but for the pieces', which are looked for.
+            let found = bind(&parse(&model), &base, &BindOptions::default()).unwrap();
+            for (piece, view) in &expected {
+                assert_eq!(found.tensors[piece.as_str()].sum, std::slice::from_ref(view), "seed {seed}: {piece}");
+            }
+            pieces += expected.len();
+            permute_names(&mut model, &mut random);
+            let renamed = bind(&parse(&model), &base, &BindOptions::default()).unwrap();
+            let views = |map: &GraphMap| {
+                let mut all: Vec<String> = map.tensors.values().map(|mapped| format!("{:?}", mapped.sum)).collect();
+                all.sort();
+                all
+            };
+            assert_eq!(views(&renamed), views(&found), "seed {seed}");
+        }
+    }
+    assert!(pieces > 50, "{pieces}");
+}
+
+/// Cuts a constant along an axis into so many thirds each, put side by side again by a node; gives the pieces with their
+/// places.
+fn split(model: &mut ModelProto, name: &str, axis: usize, thirds: &[usize]) -> Vec<(String, [usize; 2])> {
+    let graph = graph(model);
+    let at = graph.initializer.iter().position(|tensor| tensor.name() == name).unwrap();
+    let whole = graph.initializer.remove(at);
+    let dims: Vec<usize> = whole.dims.iter().map(|n| *n as usize).collect();
+    let (third, inner) = (dims[axis] / 3, 4 * dims[axis + 1..].iter().product::<usize>());
+    let (mut start, mut pieces) = (0, Vec::new());
+    for (i, count) in thirds.iter().enumerate() {
+        let end = start + count * third;
+        let rows = whole.raw_data().chunks_exact(dims[axis] * inner);
+        let mut piece = whole.clone();
+        piece.name = Some(format!("{name}.{i}"));
+        piece.dims[axis] = (count * third) as i64;
+        piece.raw_data = Some(rows.flat_map(|row| row[start * inner..end * inner].to_vec()).collect());
+        pieces.push((piece.name().to_owned(), [start, end]));
+        graph.initializer.push(piece);
+        start = end;
+    }
+    let axis = AttributeProto {
+        name: Some("axis".into()),
+        i: Some(axis as i64),
+        r#type: Some(AttributeType::Int as i32),
+        ..AttributeProto::default()
+    };
+    let names: Vec<&str> = pieces.iter().map(|(name, _)| name.as_str()).collect();
+    graph.node.insert(0, node("Concat", &names, name, vec![axis]));
+    pieces
+}
+
 fn permute_names(model: &mut ModelProto, random: &mut Random) {
     let graph = graph(model);
     let names: Vec<String> = graph.initializer.iter().map(|tensor| tensor.name().to_owned()).collect();

@@ -454,6 +454,7 @@ struct encoder_options {
     std::uint32_t heads = 0;
     std::uint32_t image_size = 0;
     std::uint32_t log_level = 0;
+    bool built_graph = false;
     std::string onnxruntime;
     std::uint32_t promotion = TB_PROMOTION_AUTO;
     std::uint32_t promote_after = 0;
@@ -474,6 +475,7 @@ public:
         options.heads = how.heads;
         options.image_size = how.image_size;
         options.log_level = how.log_level;
+        options.built_graph = how.built_graph ? 1 : 0;
         options.onnxruntime = detail::or_null(how.onnxruntime);
         options.promotion = how.promotion;
         options.promote_after = how.promote_after;

@@ -1,4 +1,5 @@
-//! Any file: a bundle that opens can be verified, and reconstructed from to its last element.
+//! Any file: a bundle that opens can be verified, and reconstructed from to its last element; a graph in it is bound or
+//! refused.
 #![no_main]
 
 use std::sync::Arc;
@@ -32,6 +33,7 @@ fuzz_target!(|bytes: &[u8]| {
     bundle.preprocess().unwrap();
     let options = ModelOptions { threads: 1, cache_bytes: Some(0), ..ModelOptions::default() };
     let Ok(model) = bundle.model(None, &options) else { return };
+    assert!(bundle.bound_graph(model.base(), model.basis()).is_ok() || !sound);
     for expr in bundle
         .tasks()
         .iter()

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clip::Arch;
 use crate::error::{Error, Result};
+use crate::onnx::GraphMap;
 use crate::tensor::BlockFormat;
 
 /// The version that is written, and the only one that is read.
@@ -37,6 +38,7 @@ pub(super) mod key {
     pub(in super::super) const BASIS: &str = "taskbasis.basis";
     pub(in super::super) const BLOCKS: &str = "taskbasis.blocks";
     pub(in super::super) const CLASSES: &str = "taskbasis.classes";
+    pub(in super::super) const GRAPH: &str = "taskbasis.graph";
     pub(in super::super) const LAMBDA: &str = "taskbasis.lambda";
     pub(in super::super) const PREPROCESS: &str = "taskbasis.preprocess";
 }
@@ -206,6 +208,8 @@ pub(super) struct About {
     pub(super) blocks: HashMap<String, BlockInfo>,
     /// Class names by task.
     pub(super) classes: HashMap<String, Vec<String>>,
+    /// What the inputs of the graph in it are, where it is to be run.
+    pub(super) graph: Option<GraphMap>,
     pub(super) lambda: Lambdas,
     pub(super) preprocess: PreprocessInfo,
     /// What wrote the file; for people.
@@ -230,6 +234,7 @@ impl About {
             basis: field(metadata, key::BASIS)?,
             blocks: field(metadata, key::BLOCKS)?,
             classes: field(metadata, key::CLASSES)?,
+            graph: metadata.contains_key(key::GRAPH).then(|| field(metadata, key::GRAPH)).transpose()?,
             lambda: field(metadata, key::LAMBDA)?,
             preprocess: field(metadata, key::PREPROCESS)?,
             writer: metadata.get(key::WRITER).cloned().unwrap_or_default(),
@@ -242,21 +247,27 @@ impl About {
         fn sorted<V: Serialize>(map: &HashMap<String, V>) -> std::collections::BTreeMap<&String, &V> {
             map.iter().collect()
         }
-        Ok(vec![
+        let mut all = vec![
             (key::VERSION, VERSION.to_string()),
             (key::ARCH, text(&self.arch)?),
             (key::BASE, text(&self.base)?),
             (key::BASIS, text(&self.basis)?),
             (key::BLOCKS, text(&sorted(&self.blocks))?),
             (key::CLASSES, text(&sorted(&self.classes))?),
+        ];
+        if let Some(map) = &self.graph {
+            all.push((key::GRAPH, text(map)?));
+        }
+        all.extend([
             (key::LAMBDA, text(&self.lambda)?),
             (key::PREPROCESS, text(&self.preprocess)?),
             (key::WRITER, self.writer.clone()),
-        ])
+        ]);
+        Ok(all)
     }
 }
 
-const KNOWN: [&str; 9] = [
+const KNOWN: [&str; 10] = [
     key::VERSION,
     key::WRITER,
     key::ARCH,
@@ -264,6 +275,7 @@ const KNOWN: [&str; 9] = [
     key::BASIS,
     key::BLOCKS,
     key::CLASSES,
+    key::GRAPH,
     key::LAMBDA,
     key::PREPROCESS,
 ];

@@ -9,8 +9,8 @@
 //! use taskbasis::{Bundle, Encoder, EncoderOptions, ModelOptions};
 //!
 //! let bundle = Bundle::open("model.taskbasis")?;
-//! let encoder = Encoder::new(bundle.arch(), &EncoderOptions::default())?;
 //! let model = bundle.model(None, &ModelOptions::default())?;
+//! let encoder = Encoder::of_bundle(&bundle, &model, &EncoderOptions::default())?;
 //! let weights = model.weights(&"MNIST".parse()?)?.get()?;
 //! let head = bundle.head("MNIST")?;
 //! # let (pixels, n) = (vec![0.0; 3 * 224 * 224], 1);
@@ -50,6 +50,7 @@ use crate::checkpoint::{Checkpoint, Format};
 use crate::clip::{Arch, Head, Preprocess};
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
+use crate::onnx::{BoundGraph, GraphMap, OnnxFile};
 use crate::suggest;
 use crate::tensor::{Source, Tensor};
 use crate::weights::{Model, ModelOptions};
@@ -125,8 +126,8 @@ impl Bundle {
     }
 
     /// Reads everything and gives everything that is wrong: wrong checksums, padding that is not zero, numbers that are
-    /// not finite, a stored base that is not the one of the fingerprint. Empty where all is well. `progress` is called
-    /// after every tensor with its bytes. Threads: 0 means one a processor.
+    /// not finite, a stored base that is not the one of the fingerprint, a graph that does not take the base's weights.
+    /// Empty where all is well. `progress` is called after every tensor with its bytes. Threads: 0 means one a processor.
     pub fn verify(&self, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Vec<Error> {
         verify::verify(self, threads, progress)
     }
@@ -179,9 +180,38 @@ impl Bundle {
         &self.about.writer
     }
 
-    /// The optional graph section: an ONNX graph as bytes.
+    /// The optional graph section as bytes: an ONNX model whose weights are inputs.
     pub fn graph(&self) -> Option<&[u8]> {
         self.graph.as_ref().and_then(Tensor::bytes)
+    }
+
+    /// What the inputs of the graph in it are, where it carries one that is to be run in the place of the built one.
+    pub fn graph_map(&self) -> Option<&GraphMap> {
+        self.about.graph.as_ref()
+    }
+
+    /// The graph that it carries, for weights of this base and this basis, which are usually its own; `None` where it
+    /// carries none, and encoders run the graph that follows from the architecture.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Format`](crate::ErrorKind::Format) for a graph that is damaged;
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the tensor, where it does not take this base's weights.
+    pub fn bound_graph(&self, base: &Checkpoint, basis: Option<&Basis>) -> Result<Option<BoundGraph>> {
+        self.with_graph(|file, map| BoundGraph::of_carried(file, map, base, basis))
+    }
+
+    fn with_graph(
+        &self,
+        bind: impl FnOnce(Arc<OnnxFile>, GraphMap) -> Result<BoundGraph>,
+    ) -> Result<Option<BoundGraph>> {
+        let (Some(map), Some(tensor)) = (&self.about.graph, &self.graph) else { return Ok(None) };
+        let place = tensor.offset()..tensor.offset() + tensor.nbytes();
+        let bound = OnnxFile::parse_within(Arc::clone(tensor.mapping()), place).and_then(|file| {
+            let graph = bind(Arc::new(file), map.clone())?;
+            graph.check_image_size(self.about.arch.image_size())?;
+            Ok(graph)
+        });
+        bound.map(Some).map_err(|e| e.at(self.path()))
     }
 
     /// The tasks that it has heads for.
@@ -311,6 +341,7 @@ impl Bundle {
                 Some("mean") => "mean",
                 Some("residuals") => "residuals",
                 Some("heads") => "heads",
+                Some("graph") => "graph",
                 Some("padding") => "padding",
                 _ => "other",
             };
@@ -329,7 +360,7 @@ impl Bundle {
 /// What a part of a bundle takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct SectionSize {
-    /// `header`, `base`, `vectors`, `mean`, `residuals`, `heads`, `padding`, `other`.
+    /// `header`, `base`, `vectors`, `mean`, `residuals`, `heads`, `graph`, `padding`, `other`.
     pub kind: &'static str,
     /// The data type or block format, where it has one.
     pub format: &'static str,

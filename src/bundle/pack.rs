@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use indexmap::IndexMap;
 
@@ -17,6 +18,8 @@ use crate::checkpoint::{Checkpoint, is_image_tower};
 use crate::clip::preprocess::{CLIP_MEAN, CLIP_STD};
 use crate::clip::{Arch, ArchHints, Head};
 use crate::error::{Error, Result};
+use crate::mmap::Mapping;
+use crate::onnx::{BoundGraph, GraphMap, OnnxFile};
 use crate::replace::replace_file;
 use crate::tensor::{BlockFormat, DType, Source, Tensor, try_zeroed};
 use crate::weights::check_models;
@@ -62,7 +65,7 @@ pub struct Packer<'a> {
     lambdas: Lambdas,
     mean: [f32; 3],
     std: [f32; 3],
-    graph: Option<Vec<u8>>,
+    graph: Option<(Vec<u8>, GraphMap)>,
     residuals: Vec<Wanted>,
     ladder: RefCell<Option<Ladder>>,
     threads: usize,
@@ -85,6 +88,8 @@ pub struct PackReport {
     pub vector_bytes: u64,
     /// Of the base.
     pub base_bytes: u64,
+    /// Of a user's graph without its weights; 0 where none is carried.
+    pub graph_bytes: u64,
     /// T task vectors as they were before there was a basis: f32, all parameters of the model.
     pub task_vectors_bytes: u64,
     /// The files of the basis that was packed.
@@ -165,10 +170,20 @@ impl<'a> Packer<'a> {
         self
     }
 
-    /// The optional graph section.
-    pub fn graph(&mut self, onnx: Vec<u8>) -> &mut Self {
-        self.graph = Some(onnx);
-        self
+    /// Carries this graph, which must have been bound to the base and the basis, for encoders to run in the place of the
+    /// built one. Its weights are not stored twice: what the base has becomes an input of the graph.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the tensor, for a graph of another model;
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where what is no weight takes 2 GiB and more.
+    pub fn graph(&mut self, graph: &BoundGraph) -> Result<&mut Self> {
+        graph.check_image_size(self.arch.image_size())?;
+        let (model, map) = graph.carried()?;
+        // Whoever opens the bundle does the same.
+        let file = OnnxFile::parse(Arc::new(Mapping::from_vec(model.clone(), graph.file().path())))?;
+        BoundGraph::of_carried(Arc::new(file), map.clone(), self.base, Some(self.basis))?;
+        self.graph = Some((model, map));
+        Ok(self)
     }
 
     /// Stores what the vectors lack of a task, given as its fine-tuned checkpoint, as a vector of its own, if that is more
@@ -259,7 +274,7 @@ impl<'a> Packer<'a> {
         sections.push((Section::Vectors, self.vector_items(formats, &mut about.blocks, &sums, progress)?));
         sections.push((Section::Heads, head_items(self.heads.iter().map(|(task, head)| (task.as_str(), head)))));
         sections.push((Section::Recovery, vec![recovery_item(&table, &shape)]));
-        if let Some(graph) = &self.graph {
+        if let Some((graph, _)) = &self.graph {
             let item = Item::new(name::GRAPH, DType::U8, &[graph.len()], |sink| sink.write(graph));
             sections.push((Section::Graph, vec![item]));
         }
@@ -278,6 +293,7 @@ impl<'a> Packer<'a> {
             bytes: bundle.file_bytes(),
             vector_bytes: of_kind(&["vectors", "mean", "residuals"]),
             base_bytes: of_kind(&["base"]),
+            graph_bytes: of_kind(&["graph"]),
             task_vectors_bytes: self.basis.tasks().len() as u64 * count * size_of::<f32>() as u64,
             basis_bytes: self.basis.file_bytes(),
             checkpoint_bytes: self.base.file_bytes(),
@@ -338,6 +354,7 @@ impl<'a> Packer<'a> {
             },
             blocks: HashMap::new(),
             classes: heads.map(|(task, head)| (task.clone(), head.classes().to_vec())).collect(),
+            graph: self.graph.as_ref().map(|(_, map)| map.clone()),
             lambda: self.lambdas,
             preprocess,
             writer: concat!("taskbasis ", env!("CARGO_PKG_VERSION")).to_owned(),

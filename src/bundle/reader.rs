@@ -63,6 +63,9 @@ fn read(mapping: Arc<Mapping>) -> Result<Bundle> {
         return Err(Error::format("the metadata say how it is quantised, and there is no such tensor of bytes")
             .tensor(unused.as_str()));
     }
+    if about.graph.is_some() && found.graph.is_none() {
+        return Err(Error::format("missing: the metadata say what its inputs are").tensor(name::GRAPH));
+    }
     let base = base(&about.base, &parameters, &mut found.base)?;
     let pieces = pieces(&about.basis, &found)?;
     let recovery = recovery(&about.basis, method, found.recovery.as_ref())?;

@@ -1,15 +1,18 @@
 //! Everything that opening does not look at.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use twox_hash::XxHash3_64;
 
 use super::format::{Role, name};
 use super::reader::wrong_checksum;
 use super::{Bundle, Fingerprint};
+use crate::checkpoint::{Checkpoint, Format};
 use crate::error::{Error, Result};
 use crate::kernel::share;
-use crate::tensor::{DType, Source, Tensor};
+use crate::mmap::Mapping;
+use crate::onnx::BoundGraph;
+use crate::tensor::{DType, Source, Tensor, checked_numel, try_zeroed};
 
 pub(super) fn verify(bundle: &Bundle, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Vec<Error> {
     let found = Mutex::new(Vec::new());
@@ -37,6 +40,7 @@ pub(super) fn verify(bundle: &Bundle, threads: usize, progress: &(dyn Fn(u64) + 
     let mut errors: Vec<Error> = found.into_iter().map(|(_, error)| error).chain(done.err()).collect();
     if errors.is_empty() {
         errors.extend(check_fingerprint(bundle, threads).err());
+        errors.extend(check_graph(bundle).err());
         for task in bundle.head_tasks() {
             errors.extend(bundle.head(task).err());
         }
@@ -83,6 +87,27 @@ fn check_source(source: &Source, tensor: &Tensor) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The graph takes every weight of the base and nothing else; of a base that is left out the shapes are known.
+fn check_graph(bundle: &Bundle) -> Result<()> {
+    let basis = bundle.basis()?;
+    if let Some(base) = bundle.base()? {
+        return bundle.bound_graph(&base, Some(&basis)).map(drop);
+    }
+    let shapes = shapes(bundle)?;
+    bundle.with_graph(|file, map| BoundGraph::of_carried_shapes(file, map, &shapes, Some(&basis))).map(drop)
+}
+
+/// The base's parameters without values: all of them the same zeros, as many as the largest one has.
+fn shapes(bundle: &Bundle) -> Result<Checkpoint> {
+    let bytes = |shape: &[usize]| checked_numel(shape).and_then(|n| n.checked_mul(size_of::<f32>()));
+    let sizes = bundle.parameters.values().map(|shape| bytes(shape));
+    let most = sizes.max().flatten().ok_or_else(|| Error::format("a shape overflows").at(bundle.path()))?;
+    let zeros = Arc::new(Mapping::from_vec(try_zeroed(most)?, bundle.path()));
+    let of = |shape: &[usize]| Tensor::contiguous(&zeros, 0..bytes(shape).unwrap_or(most), DType::F32, shape);
+    let tensors = bundle.parameters.iter().map(|(name, shape)| Ok((name.clone(), of(shape)?)));
+    Checkpoint::from_tensors(bundle.path(), Format::Safetensors, tensors.collect::<Result<_>>()?)
 }
 
 /// A base that was not rounded must be the one of the fingerprint.

@@ -49,6 +49,13 @@ pub const TB_PROMOTION_OFF: u32 = 1;
 /// Only tb_encoder_promote() promotes.
 pub const TB_PROMOTION_MANUAL: u32 = 2;
 
+/// The graph that follows from the architecture.
+pub const TB_GRAPH_BUILT: u32 = 0;
+/// The graph that the bundle carries.
+pub const TB_GRAPH_BUNDLE: u32 = 1;
+/// The file that tb_encoder_options.graph named.
+pub const TB_GRAPH_FILE: u32 = 2;
+
 /// How tb_encoder_create() sets up. Zero means default everywhere.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -74,6 +81,9 @@ pub struct tb_encoder_options {
     /// How much ONNX Runtime is to say to the log callback: TB_LOG_...; 0: as before, which begins at TB_LOG_WARN.
     /// There is one ONNX Runtime, so this changes it for the whole process.
     pub log_level: u32,
+    /// Nonzero: the built graph, though the bundle carries another one. 0: what the bundle carries, unless graph is
+    /// given.
+    pub built_graph: u32,
     /// The file of ONNX Runtime's library, UTF-8. NULL: `ORT_DYLIB_PATH`, then beside the program and beside this
     /// library, then the system's loader. A process can have only one.
     pub onnxruntime: *const c_char,
@@ -85,8 +95,9 @@ pub struct tb_encoder_options {
     /// With TB_PROMOTION_AUTO: after so many runs; 0: 32.
     pub promote_after: u32,
     /// An image encoder that somebody exported as .onnx with the base's weights in it, to run instead of the built one;
-    /// UTF-8. NULL: the built one. Its constants are compared with the base's values; those that the basis changes
-    /// become its inputs, in the order and type that it wants. The encoder then belongs to bases of this model.
+    /// UTF-8. NULL: what the bundle carries, else the built one. Its constants are compared with the base's values;
+    /// those that the basis changes become its inputs, in the order and type that it wants. The encoder then belongs to
+    /// bases of this model.
     pub graph: *const c_char,
     /// With graph: what its constants are, as `taskbasis bind` writes it. NULL: found out.
     pub map: *const c_char,
@@ -103,6 +114,8 @@ pub struct tb_encoder_properties {
     pub struct_size: usize,
     /// One of the TB_ACTIVATION_ constants.
     pub activation: u32,
+    /// One of the TB_GRAPH_ constants: which graph runs. Of a user's graph the activation is whatever is in it.
+    pub graph: u32,
     /// The execution provider that runs: `cpu`.
     pub provider: *const c_char,
     /// The file of the ONNX Runtime that is loaded.
@@ -171,12 +184,21 @@ pub unsafe extern "C" fn tb_encoder_create(
             let options_of_encoder = EncoderOptions { threads, concurrency, promotion, runtime };
             let graph = handle::optional_text(options.graph, "options->graph")?;
             let map = handle::optional_text(options.map, "options->map")?;
-            let encoder = match (graph, map) {
-                (None, None) => Encoder::new(&arch, &options_of_encoder)?,
-                (Some(graph), map) => {
-                    Encoder::with_graph(&arch, &bound(graph, map, model(basis)?)?, &options_of_encoder)?
+            let model = model(basis)?;
+            let graph = match (graph, map, bundle) {
+                (Some(_), _, _) if options.built_graph != 0 => {
+                    return Err(Error::invalid("`options->graph` and `options->built_graph` exclude each other"));
                 }
-                (None, Some(_)) => return Err(Error::invalid("`options->map` needs `options->graph`")),
+                (Some(graph), map, _) => Some(bound(graph, map, model)?),
+                (None, Some(_), _) => return Err(Error::invalid("`options->map` needs `options->graph`")),
+                (None, None, Some(bundle)) if options.built_graph == 0 => {
+                    bundle.bound_graph(model.base(), model.basis())?
+                }
+                (None, None, _) => None,
+            };
+            let encoder = match &graph {
+                Some(graph) => Encoder::with_graph(&arch, graph, &options_of_encoder)?,
+                None => Encoder::new(&arch, &options_of_encoder)?,
             };
             out.set(handle::into_raw::<tb_encoder>(OpenEncoder {
                 preprocess: bundle.map_or_else(|| Preprocess::new(arch.image_size()), Bundle::preprocess)?,
@@ -281,6 +303,11 @@ pub unsafe extern "C" fn tb_encoder_info(
                 activation: match arch.activation {
                     Activation::QuickGelu => TB_ACTIVATION_QUICK_GELU,
                     Activation::Gelu => TB_ACTIVATION_GELU,
+                },
+                graph: match encoder.graph() {
+                    None => TB_GRAPH_BUILT,
+                    Some(graph) if graph.is_carried() => TB_GRAPH_BUNDLE,
+                    Some(_) => TB_GRAPH_FILE,
                 },
             });
             Ok(())

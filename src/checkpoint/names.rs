@@ -2,8 +2,8 @@
 //! `visual.class_embedding`, `visual.transformer.resblocks.{i}.attn.in_proj_weight`, `logit_scale`, …
 //!
 //! OpenAI's archives use the same names. The transformers library's image tower (`vision_model.…`) is renamed, its q, k
-//! and v joined to one tensor and its projection transposed; its text tower, which no image encoder uses, keeps the
-//! names it has.
+//! and v joined to one tensor and its projection transposed. A text tower, which no image encoder uses, keeps the names
+//! it has until somebody wants it ([`text_tower`]): joining would copy it.
 #![forbid(unsafe_code)]
 
 use indexmap::IndexMap;
@@ -16,18 +16,56 @@ const WRAPPERS: [&str; 5] = ["model.", "module.", "state_dict.", "_orig_mod.", "
 /// Where an image tower's names begin: open_clip's, and the transformers library's.
 const TOWERS: [&str; 3] = ["visual.", "vision_model.", "visual_projection."];
 
-/// The transformers library's names outside the layers, and open_clip's. `pre_layrnorm` is how the library spells it.
-const TOWER: [(&str, &str); 9] = [
-    ("vision_model.embeddings.class_embedding", "visual.class_embedding"),
-    ("vision_model.embeddings.patch_embedding.weight", "visual.conv1.weight"),
-    ("vision_model.embeddings.position_embedding.weight", "visual.positional_embedding"),
-    ("vision_model.pre_layrnorm.weight", "visual.ln_pre.weight"),
-    ("vision_model.pre_layrnorm.bias", "visual.ln_pre.bias"),
-    ("vision_model.pre_layernorm.weight", "visual.ln_pre.weight"),
-    ("vision_model.pre_layernorm.bias", "visual.ln_pre.bias"),
-    ("vision_model.post_layernorm.weight", "visual.ln_post.weight"),
-    ("vision_model.post_layernorm.bias", "visual.ln_post.bias"),
-];
+/// How the transformers library names one tower, and how open_clip does.
+struct Scheme {
+    /// What its names begin with.
+    root: &'static str,
+    /// The names outside the layers.
+    outside: &'static [(&'static str, &'static str)],
+    /// What the names of layers begin with.
+    layers: (&'static str, &'static str),
+    /// The projection: `nn.Linear` holds [out, in], open_clip has [in, out].
+    projection: (&'static str, &'static str),
+    /// What errors call it.
+    what: &'static str,
+}
+
+/// `pre_layrnorm` is how the library spells it.
+const IMAGE: Scheme = Scheme {
+    root: "vision_model.",
+    outside: &[
+        ("vision_model.embeddings.class_embedding", "visual.class_embedding"),
+        ("vision_model.embeddings.patch_embedding.weight", "visual.conv1.weight"),
+        ("vision_model.embeddings.position_embedding.weight", "visual.positional_embedding"),
+        ("vision_model.pre_layrnorm.weight", "visual.ln_pre.weight"),
+        ("vision_model.pre_layrnorm.bias", "visual.ln_pre.bias"),
+        ("vision_model.pre_layernorm.weight", "visual.ln_pre.weight"),
+        ("vision_model.pre_layernorm.bias", "visual.ln_pre.bias"),
+        ("vision_model.post_layernorm.weight", "visual.ln_post.weight"),
+        ("vision_model.post_layernorm.bias", "visual.ln_post.bias"),
+    ],
+    layers: ("vision_model.encoder.layers.", "visual.transformer.resblocks."),
+    projection: ("visual_projection.weight", "visual.proj"),
+    what: "image tower",
+};
+
+const TEXT: Scheme = Scheme {
+    root: "text_model.",
+    outside: &[
+        ("text_model.embeddings.token_embedding.weight", "token_embedding.weight"),
+        ("text_model.embeddings.position_embedding.weight", "positional_embedding"),
+        ("text_model.final_layer_norm.weight", "ln_final.weight"),
+        ("text_model.final_layer_norm.bias", "ln_final.bias"),
+    ],
+    layers: ("text_model.encoder.layers.", "transformer.resblocks."),
+    projection: ("text_projection.weight", "text_projection"),
+    what: "text tower",
+};
+
+/// What a checkpoint holds beside the towers and no text tower uses: the scale of the logits, and what OpenAI's archives
+/// and old versions of open_clip saved along.
+const BESIDE: [&str; 6] =
+    ["logit_scale", "logit_bias", "attn_mask", "input_resolution", "context_length", "vocab_size"];
 
 /// The modules of a layer, `weight` and `bias` alike.
 const LAYER: [(&str, &str); 5] = [
@@ -57,10 +95,29 @@ enum Place {
 /// architecture is then not CLIP's, and leaving the tensor out would change the result.
 pub fn canonical(tensors: Vec<(String, Tensor)>) -> Result<IndexMap<String, Tensor>> {
     let wrapper = wrapper(tensors.iter().map(|(name, _)| name.as_str()))?.to_owned();
+    rename(tensors, &wrapper, &IMAGE)
+}
+
+/// The text tower among `tensors`, whose names have been through [`canonical`], under open_clip's names:
+/// `token_embedding.weight`, `positional_embedding`, `transformer.resblocks.{i}.…`, `ln_final.…`, `text_projection`.
+/// Whatever is no part of the image tower, and known to be no part of the text tower either, is given too.
+///
+/// # Errors
+/// As [`canonical`], for a `text_model`.
+pub fn text_tower<'a>(tensors: impl Iterator<Item = (&'a str, &'a Tensor)>) -> Result<IndexMap<String, Tensor>> {
+    // open_clip keeps the text tower of some models in a module of its own.
+    let bare = |name: &'a str| name.strip_prefix("text.").unwrap_or(name);
+    let text = tensors
+        .map(|(name, tensor)| (bare(name), tensor))
+        .filter(|(name, _)| !name.starts_with("visual.") && !BESIDE.contains(name));
+    rename(text.map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect(), "", &TEXT)
+}
+
+fn rename(tensors: Vec<(String, Tensor)>, wrapper: &str, scheme: &Scheme) -> Result<IndexMap<String, Tensor>> {
     // Where every tensor of the result comes from: one source, or the three thirds.
     let mut found: IndexMap<String, Sources> = IndexMap::with_capacity(tensors.len());
     for (source, tensor) in tensors {
-        let (name, slot, tensor) = match place(source.strip_prefix(&wrapper).unwrap_or(&source))? {
+        let (name, slot, tensor) = match place(source.strip_prefix(wrapper).unwrap_or(&source), scheme)? {
             Place::Whole(name) => (name, None, tensor),
             Place::Transposed(name) => {
                 let transposed = tensor.transposed().map_err(|error| error.tensor(&source))?;
@@ -165,27 +222,29 @@ fn wrapper<'a>(names: impl Iterator<Item = &'a str>) -> Result<&'a str> {
 }
 
 /// Where the tensor of this name, without its wrapper, goes.
-fn place(name: &str) -> Result<Place> {
-    if name == "visual_projection.weight" {
-        return Ok(Place::Transposed("visual.proj".to_owned()));
+fn place(name: &str, scheme: &Scheme) -> Result<Place> {
+    if name == scheme.projection.0 {
+        return Ok(Place::Transposed(scheme.projection.1.to_owned()));
     }
+    let Some(rest) = name.strip_prefix(scheme.root) else { return Ok(Place::Whole(name.to_owned())) };
     // A counter that old versions of the library saved with the weights.
-    if !name.starts_with("vision_model.") || name == "vision_model.embeddings.position_ids" {
+    if rest == "embeddings.position_ids" {
         return Ok(Place::Whole(name.to_owned()));
     }
-    if let Some((_, canonical)) = TOWER.iter().find(|(theirs, _)| *theirs == name) {
+    if let Some((_, canonical)) = scheme.outside.iter().find(|(theirs, _)| *theirs == name) {
         return Ok(Place::Whole((*canonical).to_owned()));
     }
-    layer(name).ok_or_else(|| {
-        Error::unsupported("this tensor has no place in CLIP's image tower")
+    layer(name, scheme).ok_or_else(|| {
+        Error::unsupported(format!("this tensor has no place in CLIP's {}", scheme.what))
             .tensor(name)
-            .hint("Only CLIP's own vision transformers are supported")
+            .hint("Only CLIP's own transformers are supported")
     })
 }
 
 /// A name of the form `vision_model.encoder.layers.{i}.{module}.{weight|bias}`.
-fn layer(name: &str) -> Option<Place> {
-    let (index, rest) = name.strip_prefix("vision_model.encoder.layers.")?.split_once('.')?;
+fn layer(name: &str, scheme: &Scheme) -> Option<Place> {
+    let (theirs, ours) = scheme.layers;
+    let (index, rest) = name.strip_prefix(theirs)?.split_once('.')?;
     // The digits alone, so that `+1` or `01` is not taken for a second layer 1.
     if index.parse::<u32>().ok()?.to_string() != index {
         return None;
@@ -194,7 +253,7 @@ fn layer(name: &str) -> Option<Place> {
     if !matches!(kind, "weight" | "bias") {
         return None;
     }
-    let block = format!("visual.transformer.resblocks.{index}");
+    let block = format!("{ours}{index}");
     if let Some((_, ours)) = LAYER.iter().find(|(theirs, _)| *theirs == module) {
         return Some(Place::Whole(format!("{block}.{ours}.{kind}")));
     }

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::tower::{self, Tower};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 
@@ -16,7 +17,7 @@ pub const HEAD_WIDTH: usize = 64;
 /// More layers than this are refused: the largest published towers have 64.
 pub const MAX_LAYERS: usize = 1_000;
 /// Extents above this are refused, so that products of a few of them cannot overflow.
-const MAX_EXTENT: usize = 1 << 20;
+pub(super) const MAX_EXTENT: usize = 1 << 20;
 
 /// Where the parameters of the image encoder are in a CLIP checkpoint.
 pub const PREFIX: &str = "visual.";
@@ -107,7 +108,8 @@ impl Arch {
                 "this image encoder is no CLIP vision transformer (a ResNet or a timm model)",
             ));
         }
-        let get = |name: &str| shapes.get(name).copied().ok_or_else(|| missing(name));
+        let tower = Tower { what: "image encoder", shapes };
+        let get = |name: &str| tower.get(name);
 
         let [width, patch] = match *get(PATCH_EMBEDDING)? {
             [width, 3, height, across] if height == across => [width, height],
@@ -137,30 +139,12 @@ impl Arch {
                     .got(format_args!("{other:?}")));
             }
         };
-        let layers = count_layers(&shapes)?;
-        let name = format!("{BLOCKS}0.mlp.c_fc.weight");
-        let mlp_width = match *get(&name)? {
-            [hidden, w] if w == width => hidden,
-            ref other => {
-                return Err(Error::mismatch("not the first layer of an MLP")
-                    .tensor(name)
-                    .expected(format_args!("shape [hidden, {width}]"))
-                    .got(format_args!("{other:?}")));
-            }
-        };
-        let heads = match hints.heads {
-            Some(heads) => heads,
-            None if width.is_multiple_of(HEAD_WIDTH) => width / HEAD_WIDTH,
-            None => {
-                return Err(Error::invalid("the number of attention heads does not follow from the width")
-                    .expected(format_args!("a width that {HEAD_WIDTH} divides"))
-                    .got(width)
-                    .hint("Give the number of heads"));
-            }
-        };
+        let layers = tower.layers(BLOCKS)?;
+        let mlp_width = tower.mlp_width(BLOCKS, width)?;
+        let heads = tower::heads(width, hints.heads)?;
         let arch = Self { width, layers, heads, mlp_width, patch, grid, embed_dim, activation: hints.activation };
         arch.check()?;
-        arch.check_parameters(&shapes)?;
+        tower.check(&arch.parameters())?;
         Ok(arch)
     }
 
@@ -170,7 +154,7 @@ impl Arch {
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when one is zero or absurdly large, or the
     /// heads do not divide the width.
     pub fn check(&self) -> Result<()> {
-        for (what, value, limit) in [
+        let extents = [
             ("width", self.width, MAX_EXTENT),
             ("layers", self.layers, MAX_LAYERS),
             ("heads", self.heads, MAX_EXTENT),
@@ -178,41 +162,8 @@ impl Arch {
             ("patch size", self.patch, 1 << 12),
             ("patches along a side", self.grid, 1 << 12),
             ("embedding length", self.embed_dim, MAX_EXTENT),
-        ] {
-            if value == 0 || value > limit {
-                return Err(Error::invalid(format!("the architecture's {what} is out of range"))
-                    .expected(format_args!("1 to {limit}"))
-                    .got(value));
-            }
-        }
-        if !self.width.is_multiple_of(self.heads) {
-            return Err(Error::invalid("attention heads must share the width evenly")
-                .expected(format_args!("a divisor of {}", self.width))
-                .got(format_args!("{} heads", self.heads)));
-        }
-        Ok(())
-    }
-
-    /// Every parameter must be there with its shape, and every one there must have a use.
-    fn check_parameters(&self, shapes: &BTreeMap<&str, &[usize]>) -> Result<()> {
-        let parameters = self.parameters();
-        for (name, expected) in &parameters {
-            let got = *shapes.get(name.as_str()).ok_or_else(|| missing(name))?;
-            if got != expected {
-                return Err(Error::mismatch("shape contradicts the rest of the image encoder")
-                    .tensor(name)
-                    .expected(format_args!("{expected:?}"))
-                    .got(format_args!("{got:?}")));
-            }
-        }
-        let used: std::collections::HashSet<&str> = parameters.iter().map(|(name, _)| name.as_str()).collect();
-        match shapes.iter().find(|(name, _)| !used.contains(*name)) {
-            None => Ok(()),
-            Some((name, shape)) => Err(Error::mismatch("a parameter that this image encoder would not use")
-                .tensor(*name)
-                .got(format_args!("shape {shape:?}"))
-                .hint("Running without it would give wrong embeddings; the model is of a kind not known here")),
-        }
+        ];
+        tower::check_extents(&extents, self.width, self.heads)
     }
 
     /// Names and shapes of all parameters, in the order in which the graph takes them.
@@ -228,22 +179,7 @@ impl Arch {
             ("visual.ln_pre.bias".into(), vec![w]),
         ];
         for layer in 0..self.layers {
-            for (name, shape) in [
-                ("ln_1.weight", vec![w]),
-                ("ln_1.bias", vec![w]),
-                ("attn.in_proj_weight", vec![3 * w, w]),
-                ("attn.in_proj_bias", vec![3 * w]),
-                ("attn.out_proj.weight", vec![w, w]),
-                ("attn.out_proj.bias", vec![w]),
-                ("ln_2.weight", vec![w]),
-                ("ln_2.bias", vec![w]),
-                ("mlp.c_fc.weight", vec![self.mlp_width, w]),
-                ("mlp.c_fc.bias", vec![self.mlp_width]),
-                ("mlp.c_proj.weight", vec![w, self.mlp_width]),
-                ("mlp.c_proj.bias", vec![w]),
-            ] {
-                all.push((format!("{BLOCKS}{layer}.{name}"), shape));
-            }
+            all.extend(tower::block_parameters(&format!("{BLOCKS}{layer}."), w, self.mlp_width));
         }
         all.push(("visual.ln_post.weight".into(), vec![w]));
         all.push(("visual.ln_post.bias".into(), vec![w]));
@@ -288,37 +224,11 @@ impl fmt::Display for Arch {
     }
 }
 
-fn missing(name: &str) -> Error {
-    Error::mismatch("the image encoder lacks this parameter").tensor(name)
-}
-
 /// g where `tokens` is 1 + g².
 fn side_of(tokens: usize) -> Option<usize> {
     let patches = tokens.checked_sub(1)?;
     let side = patches.isqrt();
     (side > 0 && side.checked_mul(side) == Some(patches)).then_some(side)
-}
-
-/// The blocks' indices have to be 0, 1, 2, … without a gap.
-fn count_layers(shapes: &BTreeMap<&str, &[usize]>) -> Result<usize> {
-    let mut indices = std::collections::BTreeSet::new();
-    for name in shapes.keys() {
-        let Some((index, _)) = name.strip_prefix(BLOCKS).and_then(|rest| rest.split_once('.')) else { continue };
-        // `01` would be another spelling of 1, and its parameters have no canonical name.
-        let parsed = index.parse::<usize>().ok().filter(|n| n.to_string() == index && *n < MAX_LAYERS);
-        let Some(layer) = parsed else {
-            return Err(Error::mismatch("not the number of a block")
-                .tensor(*name)
-                .expected(format_args!("0 to {}", MAX_LAYERS - 1))
-                .got(format_args!("`{index}`")));
-        };
-        indices.insert(layer);
-    }
-    match (0..).zip(&indices).find(|(expected, layer)| expected != *layer) {
-        Some((absent, _)) => Err(missing(&format!("{BLOCKS}{absent}.ln_1.weight"))),
-        None if indices.is_empty() => Err(missing(&format!("{BLOCKS}0.ln_1.weight"))),
-        None => Ok(indices.len()),
-    }
 }
 
 #[cfg(test)]

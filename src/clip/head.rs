@@ -8,6 +8,8 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use indexmap::IndexMap;
+
 use crate::clip::tensors::tensors;
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
@@ -254,25 +256,47 @@ pub fn head_tasks(path: impl AsRef<Path>) -> Result<Vec<String>> {
 /// [`ErrorKind::Io`](crate::ErrorKind::Io); [`ErrorKind::Format`](crate::ErrorKind::Format) when it is neither;
 /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) when the task is not in it, naming the known ones.
 pub fn class_names(path: impl AsRef<Path>, task: &str) -> Result<Vec<String>> {
-    #[derive(serde::Deserialize)]
-    #[serde(untagged)]
-    enum Classes {
-        OfTasks(BTreeMap<String, Vec<String>>),
-        OfOne(Vec<String>),
-    }
-    let path = path.as_ref();
-    let json = Mapping::open(path, MapMode::Read)?;
-    match serde_json::from_slice(&json) {
-        Ok(Classes::OfOne(names)) => Ok(names),
-        Ok(Classes::OfTasks(mut tasks)) => match tasks.remove(task) {
-            Some(names) => Ok(names),
+    of_task(path.as_ref(), task, "class names")
+}
+
+/// The tasks whose class names the JSON file at `path` has, in the order of the file; none where it is one list.
+///
+/// # Errors
+/// As [`class_names`].
+pub fn class_tasks(path: impl AsRef<Path>) -> Result<Vec<String>> {
+    Ok(match lists(path.as_ref(), "class names")? {
+        Lists::OfTasks(tasks) => tasks.into_keys().collect(),
+        Lists::OfOne(_) => Vec::new(),
+    })
+}
+
+/// The texts of `task` in a file of such lists.
+pub(super) fn of_task(path: &Path, task: &str, what: &str) -> Result<Vec<String>> {
+    match lists(path, what)? {
+        Lists::OfOne(texts) => Ok(texts),
+        Lists::OfTasks(mut tasks) => match tasks.shift_remove(task) {
+            Some(texts) => Ok(texts),
             None => Err(unknown("task", task, tasks.keys().map(String::as_str)).at(path)),
         },
-        Err(e) => Err(Error::format("not class names")
-            .at(path)
-            .expected("JSON of the form {\"task\": [\"name\", …]} or [\"name\", …]")
-            .because(e)),
     }
+}
+
+/// Texts in a JSON file.
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum Lists {
+    OfTasks(IndexMap<String, Vec<String>>),
+    OfOne(Vec<String>),
+}
+
+fn lists(path: &Path, what: &str) -> Result<Lists> {
+    let json = Mapping::open(path, MapMode::Read)?;
+    serde_json::from_slice(&json).map_err(|e| {
+        Error::format(format!("not {what}"))
+            .at(path)
+            .expected("JSON of the form {\"task\": [\"…\", …]} or [\"…\", …]")
+            .because(e)
+    })
 }
 
 /// `task` where it is known; where none is named, the only one.

@@ -7,9 +7,12 @@ pub mod graph;
 pub mod head;
 pub mod preprocess;
 mod tensors;
+#[cfg(feature = "text")]
+pub mod text;
+mod tower;
 
 pub use arch::{Activation, Arch, ArchHints};
 pub use classify::Score;
 pub use dataset::{Dataset, Split};
-pub use head::{Head, class_names, head_tasks, softmax, top_k};
+pub use head::{Head, class_names, class_tasks, head_tasks, softmax, top_k};
 pub use preprocess::{PixelFormat, Pixels, Preprocess};

@@ -49,7 +49,7 @@ fn write<W: WeightSource + ?Sized>(
         .iter()
         .map(|input| match input.values {
             Elements::F32(values) => Ok((input.name, values)),
-            Elements::Other(dtype, _) => Err(Error::new(ErrorKind::Internal, "the built graph takes f32").got(dtype)),
+            _ => Err(Error::new(ErrorKind::Internal, "the built graph takes f32").tensor(input.name)),
         })
         .collect::<Result<Vec<_>>>()?;
     write_with_parameters(&signature.model, &parameters, stored, path, inputs)

@@ -56,15 +56,21 @@ impl Encoder {
         };
         let mut trials = vec![Trial { form: AS_IT_IS, result: Ok(0.0), is_chosen: false }];
         let mut encoders = vec![(0, Self::with_graph(arch, graph, options)?, graph.clone())];
+        // A graph out of a bundle has no file with weights in it: it gets one, with the base's.
+        let folder = tempfile::tempdir().map_err(|e| Error::io("cannot make a folder", std::env::temp_dir(), e))?;
+        let source = if graph.is_carried() { folder.path().join("graph.onnx") } else { graph.file().path().to_owned() };
+        let base = model.weights(&"base".parse()?)?;
+        if graph.is_carried() {
+            graph.write(&*base.laid_out(graph.layout()).get()?, &source, &[])?;
+        }
         for (form, level) in LEVELS {
-            let made = optimised(runtime, graph.file().path(), level)
+            let made = optimised(runtime, &source, level)
                 .and_then(|file| BoundGraph::bind(Arc::new(file), model.base(), model.basis(), &binding))
                 .and_then(|graph| Ok((Self::with_graph(arch, &graph, options)?, graph)));
             let result = made.map(|(encoder, graph)| encoders.push((trials.len(), encoder, graph)));
             trials.push(Trial { form, result: result.map(|()| 0.0).map_err(|e| e.to_string()), is_chosen: false });
         }
 
-        let base = model.weights(&"base".parse()?)?;
         let images = vec![0.5; arch.pixels()];
         let mut times = vec![Vec::with_capacity(ROUNDS); encoders.len()];
         for round in 0..=ROUNDS {

@@ -18,6 +18,8 @@ mod session;
 mod signature;
 mod streamed;
 mod task;
+#[cfg(feature = "text")]
+mod text;
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -35,16 +37,19 @@ pub use promote::{Promotion, PromotionState};
 pub use runtime::{Probe, Runtime};
 pub use search::{Origin, PATH_VARIABLE};
 pub use streamed::StreamedEncoder;
+#[cfg(feature = "text")]
+pub use text::TextEncoder;
 
 use self::pool::Pool;
 use self::promote::Promotions;
 use self::session::{Elements, Input};
 use self::signature::Signature;
+use crate::bundle::Bundle;
 use crate::clip::arch::Arch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::BoundGraph;
 use crate::tensor::{DType, try_zeroed, u16_bytes};
-use crate::weights::{Layout, Weights};
+use crate::weights::{Layout, Model, Weights};
 
 /// Weights that an [`Encoder`] can run with.
 ///
@@ -193,19 +198,25 @@ impl Encoder {
     /// As [`Encoder::new`]; [`ErrorKind::Mismatch`] for a graph that takes images of another size;
     /// [`ErrorKind::Unsupported`] for one that takes or gives something else than f32 or f16.
     pub fn with_graph(arch: &Arch, graph: &BoundGraph, options: &EncoderOptions) -> Result<Self> {
-        let (size, mut arch) = (arch.image_size(), arch.clone());
-        let extents = graph.pixels().shape.as_deref().unwrap_or_default();
-        if extents.iter().skip(2).flatten().any(|extent| *extent != size) {
-            return Err(Error::mismatch("the graph takes images of another size")
-                .at(graph.file().path())
-                .expected(format_args!("{size}×{size}"))
-                .got(format_args!("{extents:?}")));
-        }
+        let mut arch = arch.clone();
+        graph.check_image_size(arch.image_size())?;
         // What the graph gives may be something else than the projected embedding.
         if let Some([_, Some(length)]) = graph.output().shape.as_deref() {
             arch.embed_dim = *length;
         }
         Self::over(arch, Signature::bound(graph)?, options)
+    }
+
+    /// The encoder of a bundle: over the graph that it carries, or the built one where it carries none. `model` is the
+    /// bundle's ([`Bundle::model`]). [`Encoder::new`] with [`Bundle::arch`] is the built one of any bundle.
+    ///
+    /// # Errors
+    /// As [`Encoder::new`], [`Encoder::with_graph`] and [`Bundle::bound_graph`].
+    pub fn of_bundle(bundle: &Bundle, model: &Model, options: &EncoderOptions) -> Result<Self> {
+        match bundle.bound_graph(model.base(), model.basis())? {
+            Some(graph) => Self::with_graph(bundle.arch(), &graph, options),
+            None => Self::new(bundle.arch(), options),
+        }
     }
 
     fn over(arch: Arch, signature: Signature, options: &EncoderOptions) -> Result<Self> {
@@ -356,6 +367,11 @@ impl Encoder {
     /// [`ErrorKind::Mismatch`], naming the parameter.
     pub fn check<W: WeightSource + ?Sized>(&self, weights: &W) -> Result<()> {
         self.signature.inputs(weights, &mut None).map(drop)
+    }
+
+    /// The user's graph that it runs; `None` for the built one.
+    pub fn graph(&self) -> Option<&BoundGraph> {
+        self.signature.graph()
     }
 
     /// The architecture that this encoder was made for.

@@ -29,6 +29,9 @@ pub(super) struct Input<'a> {
 #[derive(Clone, Copy)]
 pub(super) enum Elements<'a> {
     F32(&'a [f32]),
+    /// Indices.
+    #[cfg(feature = "text")]
+    I64(&'a [i64]),
     /// Little-endian bytes at an address that the type may have.
     Other(DType, &'a [u8]),
 }
@@ -47,7 +50,7 @@ pub(super) fn create(
     builder(runtime, threads, level)?.commit_from_memory(model).map_err(failed(CREATING))
 }
 
-const CREATING: &str = "cannot create a session for the image encoder";
+const CREATING: &str = "cannot create a session for the encoder";
 
 /// What ONNX Runtime does to a graph before it runs it. The built one is fused already. A user's gets every improvement
 /// that leaves the layout of its weights alone.
@@ -127,6 +130,10 @@ fn view<'a>(input: &Input<'a>) -> Result<DynValueRef<'a>> {
         Elements::F32(values) => TensorRef::from_array_view((input.shape, values))
             .map_err(failed("cannot make a view"))
             .map(TensorRef::into_dyn),
+        #[cfg(feature = "text")]
+        Elements::I64(values) => TensorRef::from_array_view((input.shape, values))
+            .map_err(failed("cannot make a view"))
+            .map(TensorRef::into_dyn),
         Elements::Other(DType::F16, bytes) => typed::<f16>(input.shape, bytes),
         Elements::Other(DType::BF16, bytes) => typed::<bf16>(input.shape, bytes),
         Elements::Other(DType::F64, bytes) => typed::<f64>(input.shape, bytes),
@@ -183,7 +190,7 @@ fn run_raw(
         );
         ort::Error::result_from_status(status)
     };
-    status.map_err(failed("the image encoder failed"))
+    status.map_err(failed("the encoder failed"))
 }
 
 /// Runs the graph and writes the embeddings, f32 `[batch, e]`, to `out`.
@@ -207,7 +214,7 @@ pub(super) fn run_to<'a>(
     let inputs = inputs
         .map(|input| Ok((Cow::Borrowed(input.name), SessionInputValue::from(view(&input)?))))
         .collect::<Result<Vec<_>>>()?;
-    let outputs = session.run(inputs).map_err(failed("the image encoder failed"))?;
+    let outputs = session.run(inputs).map_err(failed("the encoder failed"))?;
     let embeds = outputs
         .get(output)
         .ok_or_else(|| Error::new(ErrorKind::Internal, "the image encoder has no output").expected(output))?;

@@ -77,6 +77,11 @@ impl Signature {
         self.graph.is_some()
     }
 
+    /// The user's graph, where it is one.
+    pub(super) fn graph(&self) -> Option<&BoundGraph> {
+        self.graph.as_ref()
+    }
+
     /// How the graph wants its weights; `None` for the canonical ones.
     pub(super) fn layout(&self) -> Option<&Arc<Layout>> {
         self.graph.as_ref().map(BoundGraph::layout)

@@ -6,16 +6,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::bind::{self, BindOptions, GraphMap, Mapped};
-use super::constant::Constant;
+use super::constant::{Constant, float_dtype};
 use super::file::{OnnxFile, Port};
 use super::rewrite::{Given, Replacement, Use};
+use super::rope::Rope;
 use super::write::{Stored, check_range};
 use crate::basis::Basis;
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::replace::replace_file;
 use crate::suggest;
-use crate::tensor::f32_bytes;
 use crate::weights::{LaidOut, Layout, Values, Weights};
 
 /// A graph of somebody else's, and what in it are the weights: those that a basis changes become inputs, in the order, the
@@ -38,11 +38,13 @@ use crate::weights::{LaidOut, Layout, Values, Weights};
 /// ```
 #[derive(Clone, Debug)]
 pub struct BoundGraph {
-    file: Arc<OnnxFile>,
-    map: GraphMap,
-    layout: Arc<Layout>,
-    pixels: Port,
-    output: Port,
+    pub(super) file: Arc<OnnxFile>,
+    pub(super) map: GraphMap,
+    pub(super) layout: Arc<Layout>,
+    pub(super) pixels: Port,
+    pub(super) output: Port,
+    /// Whether a bundle carries it: its file has no weights, and is no .onnx file.
+    pub(super) is_carried: bool,
 }
 
 impl BoundGraph {
@@ -78,21 +80,14 @@ impl BoundGraph {
         let allowed =
             BindOptions { missing: map.missing.clone(), repeated: map.repeated.clone(), ..BindOptions::default() };
         bind::check_complete(&map, base, &allowed).map_err(|e| e.at(file.path()))?;
-        for (name, mapped) in map.tensors.iter().filter(|(_, mapped)| !mapped.unchecked) {
-            let constant = constant(&file, name, mapped)?;
-            let values = constant.tensor.as_ref().ok_or_else(|| not_floats(&file, constant))?;
-            if !bind::is_sum(&mapped.sum, base, values).map_err(|e| e.at(file.path()).tensor(name))? {
-                return Err(Error::mismatch("its values are not those of the base that the map names")
-                    .at(file.path())
-                    .tensor(name)
-                    .expected(mapped.sum.iter().map(bind::describe).collect::<Vec<_>>().join(" + "))
-                    .hint("Is the map one of another graph? `\"unchecked\": true` takes it as it is"));
-            }
+        for (name, mapped) in &map.tensors {
+            check_values(&file, name, mapped, base)?;
         }
         Self::new(file, map, base, basis)
     }
 
-    fn new(file: Arc<OnnxFile>, map: GraphMap, base: &Checkpoint, basis: Option<&Basis>) -> Result<Self> {
+    /// What the map says, as far as it can be checked without values.
+    pub(super) fn new(file: Arc<OnnxFile>, map: GraphMap, base: &Checkpoint, basis: Option<&Basis>) -> Result<Self> {
         let port = |what: &str, ports: &[Port], name: &str| {
             let known = ports.iter().map(|port| port.name.as_str());
             let found = ports.iter().find(|port| port.name == name).cloned();
@@ -105,17 +100,15 @@ impl BoundGraph {
         };
         let (mut tensors, mut kept) = (Vec::new(), Vec::new());
         for (name, mapped) in &map.tensors {
-            let constant = constant(&file, name, mapped)?;
-            let dtype = constant.tensor.as_ref().ok_or_else(|| not_floats(&file, constant))?.dtype();
+            let tensor = laid_out(&file, name, mapped)?;
             if mapped.sum.iter().any(|part| changes(&part.parameter)) {
-                let (shape, parts) = (constant.shape.clone(), mapped.sum.clone());
-                tensors.push(LaidOut { name: name.clone(), dtype, shape, parts });
+                tensors.push(tensor);
             } else {
                 kept.extend(mapped.sum.iter().map(|part| part.parameter.as_str()));
             }
         }
         let layout = Layout::new(tensors, &kept, base).map_err(|e| e.at(file.path()))?;
-        Ok(Self { file, map, layout, pixels, output })
+        Ok(Self { file, map, layout, pixels, output, is_carried: false })
     }
 
     /// What its constants are.
@@ -143,6 +136,11 @@ impl BoundGraph {
         &self.output
     }
 
+    /// Whether it came out of a bundle; then [`BoundGraph::file`] is that bundle's.
+    pub fn is_carried(&self) -> bool {
+        self.is_carried
+    }
+
     /// Its constants that are no parameters, or none that the basis changes: how many, and their bytes.
     pub fn kept(&self) -> (usize, u64) {
         let replaced = |constant: &&Constant| {
@@ -154,6 +152,21 @@ impl BoundGraph {
         let kept = self.file.constants.iter().filter(|constant| !replaced(constant));
         kept.filter_map(|constant| constant.tensor.as_ref())
             .fold((0, 0), |(count, bytes), tensor| (count + 1, bytes + tensor.nbytes() as u64))
+    }
+
+    /// Whether it takes images of this size.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch).
+    pub(crate) fn check_image_size(&self, size: usize) -> Result<()> {
+        let extents = self.pixels.shape.as_deref().unwrap_or_default();
+        if extents.iter().skip(2).flatten().all(|extent| *extent == size) {
+            return Ok(());
+        }
+        Err(Error::mismatch("the graph takes images of another size")
+            .at(self.file.path())
+            .expected(format_args!("{size}×{size}"))
+            .got(format_args!("{extents:?}")))
     }
 
     /// The model with the weights as inputs.
@@ -204,9 +217,7 @@ impl BoundGraph {
                     check_range(&tensor.name, values)?;
                     Ok(Given::Narrowed(values))
                 }
-                Values::F32(values) => Ok(Given::Constant(f32_bytes(values))),
-                Values::Cast(_, bytes) => Ok(Given::Constant(bytes)),
-                Values::Carried(_) => Err(Error::new(ErrorKind::Internal, "no float").tensor(&tensor.name)),
+                _ => Given::of(weights, tensor),
             }
         })?;
         let inputs: Vec<&Path> = inputs.iter().copied().chain(self.file.files()).collect();
@@ -216,10 +227,19 @@ impl BoundGraph {
         })
     }
 
-    fn rewritten<'a>(&'a self, given: impl Fn(&LaidOut) -> Result<Given<'a>>) -> Result<super::rope::Rope<'a>> {
-        let mut replacements = Vec::with_capacity(self.layout.tensors().len());
+    fn rewritten<'a>(&'a self, given: impl Fn(&LaidOut) -> Result<Given<'a>>) -> Result<Rope<'a>> {
+        self.rewritten_with(self.layout.tensors(), given)
+    }
+
+    /// The model with other values for these tensors, which the map names.
+    pub(super) fn rewritten_with<'a>(
+        &'a self,
+        tensors: &'a [LaidOut],
+        given: impl Fn(&LaidOut) -> Result<Given<'a>>,
+    ) -> Result<Rope<'a>> {
+        let mut replacements = Vec::with_capacity(tensors.len());
         let mut uses: HashMap<Use, String> = HashMap::new();
-        for tensor in self.layout.tensors() {
+        for tensor in tensors {
             let values = given(tensor)?;
             replacements.push(Replacement { name: &tensor.name, dtype: tensor.dtype, shape: &tensor.shape, values });
             let Some(Mapped { constant: Some(constant), uses: given, .. }) = self.map.tensors.get(&tensor.name) else {
@@ -235,6 +255,45 @@ impl BoundGraph {
         }
         self.file.rewritten(&self.output.name, &replacements, &uses).map_err(|e| e.at(self.file.path()))
     }
+}
+
+/// What a tensor of the map is in the graph: type, extents, and what it is made of. It is a constant of the graph, or an
+/// input of the same name where a bundle carries it.
+pub(super) fn laid_out(file: &OnnxFile, name: &str, mapped: &Mapped) -> Result<LaidOut> {
+    let parts = mapped.sum.clone();
+    if let Some(port) = as_input(file, name, mapped) {
+        let extents = port.shape.as_deref().unwrap_or_default().iter().copied().collect::<Option<Vec<_>>>();
+        let (Some(dtype), Some(shape), Some(_)) = (float_dtype(port.data_type), extents, &port.shape) else {
+            return Err(Error::format("an input for weights is of no fixed type and shape")
+                .at(file.path())
+                .tensor(name)
+                .got(format_args!("type {} {:?}", port.data_type, port.shape)));
+        };
+        return Ok(LaidOut { name: name.to_owned(), dtype, shape, parts });
+    }
+    let constant = constant(file, name, mapped)?;
+    let dtype = constant.tensor.as_ref().ok_or_else(|| not_floats(file, constant))?.dtype();
+    Ok(LaidOut { name: name.to_owned(), dtype, shape: constant.shape.clone(), parts })
+}
+
+/// The input that takes these weights already: no constant has their name.
+pub(super) fn as_input<'a>(file: &'a OnnxFile, name: &str, mapped: &Mapped) -> Option<&'a Port> {
+    let is_constant = || file.constants.iter().any(|constant| constant.name == name);
+    file.inputs.iter().find(|port| port.name == name).filter(|_| mapped.constant.is_none() && !is_constant())
+}
+
+/// Whether a constant has the values that the map says, unless it says that they do not matter.
+pub(super) fn check_values(file: &OnnxFile, name: &str, mapped: &Mapped, base: &Checkpoint) -> Result<()> {
+    let constant = constant(file, name, mapped)?;
+    let values = constant.tensor.as_ref().ok_or_else(|| not_floats(file, constant))?;
+    if mapped.unchecked || bind::is_sum(&mapped.sum, base, values).map_err(|e| e.at(file.path()).tensor(name))? {
+        return Ok(());
+    }
+    Err(Error::mismatch("its values are not those of the base that the map names")
+        .at(file.path())
+        .tensor(name)
+        .expected(mapped.sum.iter().map(bind::describe).collect::<Vec<_>>().join(" + "))
+        .hint("Is the map one of another graph? `\"unchecked\": true` takes it as it is"))
 }
 
 /// The constant whose place an input takes, checked.

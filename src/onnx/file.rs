@@ -77,7 +77,8 @@ impl OnnxFile {
     pub fn open_with(path: impl AsRef<Path>, mode: MapMode) -> Result<Self> {
         let path = path.as_ref();
         let mapping = Arc::new(Mapping::open(path, mode)?);
-        Self::read(mapping, ExternalFiles::beside(Some(path), mode)).map_err(|e| e.at(path))
+        let all = 0..mapping.len();
+        Self::read(mapping, all, ExternalFiles::beside(Some(path), mode)).map_err(|e| e.at(path))
     }
 
     /// As [`OnnxFile::open`], of a model in memory that has all of its values inside.
@@ -85,8 +86,17 @@ impl OnnxFile {
     /// # Errors
     /// As [`OnnxFile::open`], and [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for values in other files.
     pub fn parse(mapping: Arc<Mapping>) -> Result<Self> {
+        let all = 0..mapping.len();
+        Self::parse_within(mapping, all)
+    }
+
+    /// As [`OnnxFile::parse`], of a model that is the bytes `range` of something larger.
+    ///
+    /// # Panics
+    /// When the range leaves the mapping.
+    pub(crate) fn parse_within(mapping: Arc<Mapping>, range: Range<usize>) -> Result<Self> {
         let path = mapping.path().to_path_buf();
-        Self::read(mapping, ExternalFiles::beside(None, MapMode::Map)).map_err(|e| e.at(path))
+        Self::read(mapping, range, ExternalFiles::beside(None, MapMode::Map)).map_err(|e| e.at(path))
     }
 
     /// The version of ONNX's own operator set that the graph is written in, where it says.
@@ -107,9 +117,9 @@ impl OnnxFile {
         Ok(None)
     }
 
-    fn read(mapping: Arc<Mapping>, mut others: ExternalFiles) -> Result<Self> {
+    fn read(mapping: Arc<Mapping>, model: Range<usize>, mut others: ExternalFiles) -> Result<Self> {
         let (mut around, mut graph) = (Vec::new(), None);
-        for field in fields(&mapping, 0..mapping.len()) {
+        for field in fields(&mapping, model) {
             let field = field.map_err(|e| e.hint("Is it an ONNX model?"))?;
             match (field.number, &graph) {
                 (7, None) => graph = Some(field.range()?),

@@ -2,6 +2,7 @@
 
 mod bind;
 mod bound;
+mod carried;
 mod constant;
 mod file;
 pub mod proto;

@@ -8,14 +8,15 @@ use std::ops::Range;
 use prost::Message;
 
 use super::constant::{Constant, onnx_type};
-use super::file::{Node, OnnxFile};
+use super::file::{Node, OnnxFile, Port};
 use super::proto::{Dimension, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto, dimension};
 use super::rope::Rope;
 use super::stub;
 use super::wire::{fields, put_bytes};
 use super::write::{halves, narrowed_name, widening};
-use crate::error::{Error, Result};
-use crate::tensor::DType;
+use crate::error::{Error, ErrorKind, Result};
+use crate::tensor::{DType, f32_bytes};
+use crate::weights::{LaidOut, Values, Weights};
 
 /// A place where a node reads a value.
 pub(super) type Use = (usize, usize);
@@ -38,6 +39,17 @@ pub(super) enum Given<'a> {
     Narrowed(&'a [f32]),
     /// Whoever makes a session gives them: a constant in a file that nobody opens.
     Elsewhere,
+}
+
+impl<'a> Given<'a> {
+    /// The values of some weights in a graph's layout.
+    pub(super) fn of(weights: &'a Weights, tensor: &LaidOut) -> Result<Self> {
+        match weights.at(weights.index_of(&tensor.name)?)?.2 {
+            Values::F32(values) => Ok(Self::Constant(f32_bytes(values))),
+            Values::Cast(_, bytes) => Ok(Self::Constant(bytes)),
+            Values::Carried(_) => Err(Error::new(ErrorKind::Internal, "no float").tensor(&tensor.name)),
+        }
+    }
 }
 
 /// The part of a graph that one of its outputs needs.
@@ -148,20 +160,16 @@ impl OnnxFile {
                 }
             }
         }
-        for port in &self.inputs {
-            let is_given = replaced.get(port.name.as_str()).is_none_or(|r| matches!(r.values, Given::Input));
-            if alive.contains(port.name.as_str()) && is_given {
-                graph.head(11, port.message.len());
-                graph.borrow(&self.mapping[port.message.clone()]);
-            }
+        // Models of old list their constants as inputs too.
+        let is_replaced = |port: &&Port| replaced.contains_key(port.name.as_str());
+        for port in self.inputs.iter().filter(|port| alive.contains(port.name.as_str()) && !is_replaced(port)) {
+            graph.head(11, port.message.len());
+            graph.borrow(&self.mapping[port.message.clone()]);
         }
         for replacement in replacements.iter().filter(|r| matches!(r.values, Given::Input)) {
-            // Models of old list their constants as inputs too.
-            if !self.inputs.iter().any(|port| port.name == replacement.name) {
-                let mut info = Rope::default();
-                info.own(&replacement.value_info()?.encode_to_vec());
-                graph.field(11, info);
-            }
+            let mut info = Rope::default();
+            info.own(&replacement.value_info()?.encode_to_vec());
+            graph.field(11, info);
         }
         for port in self.outputs.iter().filter(|port| port.name == output) {
             graph.head(12, port.message.len());

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::arena::{Arena, Spares};
 use super::layout::{LaidOut, Layout};
-use super::plan::{Plan, Planned};
-use super::{Entry, Place, ReconstructOptions, Weights};
+use super::plan::{self, Plan, Planned};
+use super::{Entry, Place, ReconstructOptions, Scope, Weights};
 use crate::basis::Coefficients;
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernel::{self, Destination, Kernel, Scattered};
 use crate::tensor::{DType, Tensor, f32_bytes_mut, try_zeroed};
@@ -99,6 +100,15 @@ impl Plan<'_> {
 }
 
 impl Weights {
+    /// The base's own values in a layout; views of it where the layout wants them as they are.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where the base's image tower lacks a parameter;
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
+    pub(crate) fn of_base_in(base: &Checkpoint, layout: &Arc<Layout>) -> Result<Self> {
+        plan::base_alone(base, Scope::ImageTower).run_laid_out(&ReconstructOptions::default(), None, layout)
+    }
+
     /// Canonical weights, which `parameter` gives by name, put into a layout: a copy of all of them.
     ///
     /// # Errors

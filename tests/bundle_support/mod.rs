@@ -7,10 +7,11 @@ pub mod common;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use taskbasis::onnx::{BindOptions, BoundGraph};
 use taskbasis::synthetic::Synthetic;
 use taskbasis::{
     Activation, Arch, ArchHints, BaseFormat, Basis, Bundle, Checkpoint, DType, Error, Head, Mapping, Method,
-    PackReport, Packer, VectorFormat,
+    PackReport, Packer, ReconstructOptions, VectorFormat, Weights,
 };
 
 pub const METHODS: [&str; 4] = ["AE", "PCA", "Random", "RandomSample"];
@@ -69,6 +70,13 @@ pub struct Family {
     pub arch: Arch,
 }
 
+/// The built graph with the base's weights in it, written to `path` and bound.
+pub fn exported(arch: &Arch, base: &Checkpoint, basis: &Basis, path: &Path) -> BoundGraph {
+    let weights = Weights::of_base(base, &ReconstructOptions::default()).unwrap();
+    taskbasis::write_onnx(arch, &weights, path, &[]).unwrap();
+    BoundGraph::open(path, base, Some(basis), &BindOptions::default()).unwrap()
+}
+
 /// The files of [`tiny`].
 pub fn tiny_files(method: Method) -> Family {
     let folder = tempfile::tempdir().unwrap();
@@ -106,9 +114,45 @@ impl Family {
         path
     }
 
+    /// The built graph with the base's weights in it, as if somebody had exported it, bound to the family.
+    pub fn graph(&self) -> BoundGraph {
+        let (base, basis) = (Checkpoint::open(&self.base).unwrap(), Basis::open(&self.basis).unwrap());
+        exported(&self.arch, &base, &basis, &self.path("graph.onnx"))
+    }
+
     pub fn hints(&self) -> ArchHints {
         ArchHints { heads: Some(self.arch.heads), activation: self.arch.activation }
     }
+}
+
+/// A copy of the basis in `folder`, an Autoencoder's, that leaves these parameters alone.
+pub fn write_without(folder: &Path, unchanged: &[&str], copy: &Path) {
+    use taskbasis::checkpoint::writer::{StorageId, TorchWriter, Value};
+
+    std::fs::create_dir(copy).unwrap();
+    for file in ["method_info.json", "AWB.pt"] {
+        std::fs::copy(folder.join(file), copy.join(file)).unwrap();
+    }
+    let basis = Basis::open(folder).unwrap();
+    let mut writer = TorchWriter::new("basis_vectors");
+    let (mut storages, mut vectors) = (Vec::new(), Vec::new());
+    for m in 0..basis.vectors() {
+        let mut vector = Vec::new();
+        for (name, parameter) in basis.parameters() {
+            let mut values = parameter.sources()[m].to_f32().unwrap().into_owned();
+            if unchanged.contains(&name) {
+                values.fill(0.0);
+            }
+            storages.push(values);
+            vector.push((format!("model.{name}"), writer.tensor(DType::F32, parameter.shape()).unwrap()));
+        }
+        vectors.push(Value::dict(vector));
+    }
+    let value = Value::dict([("basis_vectors", Value::List(vectors))]);
+    let fill = |StorageId(i): StorageId, out: &mut dyn std::io::Write| {
+        storages[i].iter().try_for_each(|value| out.write_all(&value.to_le_bytes()))
+    };
+    writer.write_file(copy.join("basis_vectors.pt"), &value, fill).unwrap();
 }
 
 /// What opening and verifying these bytes finds.

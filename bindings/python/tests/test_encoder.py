@@ -118,6 +118,18 @@ def test_a_graph_of_ones_own(basis, golden):
     graph = DIGITS / "onnx" / "transformers_style_opset14.onnx"
     encoder = taskbasis.Encoder(basis, graph=graph)
     assert close(encoder(golden["pixel_values"], "MNIST"), golden["AE/task/MNIST@1.0/embeds"])
+    assert (encoder.info()["graph"], taskbasis.Encoder(basis).info()["graph"]) == ("file", "built")
+
+
+def test_a_graph_that_the_bundle_carries(tmp_path, golden):
+    path, graph = tmp_path / "digits.taskbasis", DIGITS / "onnx" / "transformers_style_opset14.onnx"
+    taskbasis.pack(basis=FOLDER, base=BASE, format="f32", base_format="f32", graph=graph, output=path)
+    taskbasis.verify(path)
+    basis = taskbasis.open(path)
+    carried, built = taskbasis.Encoder(basis), taskbasis.Encoder(basis, built_graph=True)
+    assert (carried.info()["graph"], built.info()["graph"]) == ("bundle", "built")
+    for encoder in carried, built:
+        assert close(encoder(golden["pixel_values"], "MNIST"), golden["AE/task/MNIST@1.0/embeds"])
 
 
 def test_the_quickstart():

@@ -71,15 +71,20 @@ pub struct EncoderArgs {
     #[arg(long, value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
 
-    /// An image encoder that somebody exported as .onnx with the base's weights, to run instead of the built one.
+    /// An image encoder that somebody exported as .onnx with the base's weights, to run instead of the built one, or of
+    /// the one that a bundle carries.
     #[arg(long, value_name = "MODEL.onnx")]
     pub graph: Option<PathBuf>,
+
+    /// Run the built graph, though the bundle carries another one.
+    #[arg(long, conflicts_with = "graph")]
+    pub built_graph: bool,
 
     #[command(flatten)]
     pub binding: BindArgs,
 
-    /// Try what ONNX Runtime's optimiser makes of the graph first, and run the faster form.
-    #[arg(long, requires = "graph")]
+    /// Try what ONNX Runtime's optimiser makes of the user's graph first, and run the faster form.
+    #[arg(long, conflicts_with = "built_graph")]
     pub optimise_graph: bool,
 }
 
@@ -160,6 +165,11 @@ impl Session {
             _ => Preprocess::new(size),
         }
     }
+
+    /// Whether there is a bundle that carries a user's graph.
+    fn carries_graph(&self) -> bool {
+        self.bundle.as_ref().is_some_and(|bundle| bundle.graph_map().is_some())
+    }
 }
 
 impl EncoderArgs {
@@ -171,8 +181,9 @@ impl EncoderArgs {
             let weights = encoder.as_taken(&weights);
             return Ok(TaskEncoder::Whole(Box::new(encoder), weights));
         }
-        if self.graph.is_some() {
-            return Err(Error::unsupported("only the built graph can be streamed"));
+        if self.graph.is_some() || (!self.built_graph && session.carries_graph()) {
+            return Err(Error::unsupported("only the built graph can be streamed")
+                .hint("--built-graph runs it, whatever a bundle carries"));
         }
         let encoder = StreamedEncoder::new(&self.arch(session)?, &self.options())?;
         Ok(TaskEncoder::Streamed(Box::new(encoder), weights))
@@ -195,24 +206,49 @@ impl EncoderArgs {
         EncoderOptions { threads: self.threads, runtime: self.onnxruntime.clone(), ..EncoderOptions::default() }
     }
 
-    /// The user's graph, where one is given.
-    pub fn graph(&self, model: &Model) -> Result<Option<BoundGraph>> {
-        self.graph.as_ref().map(|path| self.binding.bind(path, model)).transpose()
+    /// The user's graph: the one that is given, else the one that the bundle carries. `None` is the built one.
+    pub fn graph(&self, session: &Session) -> Result<Option<BoundGraph>> {
+        let (base, basis) = (session.model.base(), session.model.basis());
+        match (&self.graph, &session.bundle) {
+            (Some(path), _) => self.binding.bind(path, base, basis).map(Some),
+            (None, Some(bundle)) if !self.built_graph => bundle.bound_graph(base, basis),
+            (None, _) => Ok(None),
+        }
+    }
+
+    /// [`EncoderArgs::graph`] in the form that encoders run: the fastest, where that is asked for.
+    pub fn chosen_graph(&self, session: &Session) -> Result<Option<BoundGraph>> {
+        let graph = self.graph(session)?;
+        if !self.optimise_graph {
+            return Ok(graph);
+        }
+        Ok(self.encoder_over(graph.as_ref(), session)?.graph().cloned())
     }
 
     /// The built encoder, or one over the user's graph.
     pub fn encoder(&self, session: &Session) -> Result<Encoder> {
+        self.encoder_over(self.graph(session)?.as_ref(), session)
+    }
+
+    fn encoder_over(&self, graph: Option<&BoundGraph>, session: &Session) -> Result<Encoder> {
         let (arch, options, model) = (self.arch(session)?, self.options(), &session.model);
-        let Some(graph) = self.graph(model)? else { return Encoder::new(&arch, &options) };
+        let Some(graph) = graph else {
+            return if self.optimise_graph { Err(no_graph()) } else { Encoder::new(&arch, &options) };
+        };
         if !self.optimise_graph {
-            return Encoder::with_graph(&arch, &graph, &options);
+            return Encoder::with_graph(&arch, graph, &options);
         }
-        let (encoder, trials) = Encoder::with_fastest_graph(&arch, &graph, model, &options)?;
+        let (encoder, trials) = Encoder::with_fastest_graph(&arch, graph, model, &options)?;
         for trial in trials.iter().filter(|trial| trial.is_chosen) {
             output::note(&format!("the fastest of {1} forms of the graph is the one {0}", trial.form, trials.len()));
         }
         Ok(encoder)
     }
+}
+
+/// The built graph is as good as optimising makes it.
+pub fn no_graph() -> Error {
+    Error::invalid("--optimise-graph needs a user's graph: --graph, or a bundle that carries one")
 }
 
 /// An encoder with the weights of one task: all of them at once, or a block at a time.

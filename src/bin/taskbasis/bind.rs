@@ -47,7 +47,7 @@ pub struct Bind {
 impl Bind {
     pub fn run(self, as_json: bool) -> Result<()> {
         let model = self.model.open(self.threads)?.model;
-        let graph = self.binding.bind(&self.graph, &model)?;
+        let graph = self.binding.bind(&self.graph, model.base(), model.basis())?;
         let map = graph.map();
         let trials = if self.measure {
             // The heads are in the graph; only extents are asked of the architecture.

@@ -131,6 +131,13 @@ fn add_bundle(value: &mut Value, bundle: &Bundle) {
     value["base"] = json!({
         "stored": bundle.holds_base(), "fingerprint": bundle.fingerprint().to_string(),
     });
+    value["graph"] = match bundle.graph_map() {
+        None => json!({ "source": "built" }),
+        Some(map) => json!({
+            "source": "carried", "bytes": bundle.graph().map_or(0, <[u8]>::len),
+            "pixels": map.pixels, "output": map.output, "tensors": map.tensors.len(),
+        }),
+    };
     value["heads"] = json!(bundle.head_tasks().collect::<Vec<_>>());
     value["residuals"] = json!(bundle.residuals());
     value["lambda"] = json!(bundle.lambdas());
@@ -152,8 +159,18 @@ fn bundle_text(bundle: &Bundle) -> String {
             }))
             .collect();
     let base = if bundle.holds_base() { "in the file" } else { "left out" };
+    let graph = match bundle.graph_map() {
+        None => "the built one".to_owned(),
+        Some(map) => format!(
+            "carried, {}: `{}` → `{}`, {} tensors of the base's",
+            bytes(bundle.graph().map_or(0, <[u8]>::len) as u64),
+            map.pixels,
+            map.output,
+            map.tensors.len()
+        ),
+    };
     format!(
-        "\nencoder       {}\nbase          {base}, fingerprint {}\nheads         {}\nresiduals     {}\n\
+        "\nencoder       {}\ngraph         {graph}\nbase          {base}, fingerprint {}\nheads         {}\nresiduals     {}\n\
          suggested λ   {}\nwritten by    {}\n\n{}",
         bundle.arch(),
         bundle.fingerprint(),

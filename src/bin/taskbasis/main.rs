@@ -15,6 +15,7 @@ mod eval;
 mod export;
 mod family;
 mod graph;
+mod heads;
 mod input;
 mod inspect;
 mod output;
@@ -49,6 +50,7 @@ enum Command {
     Embed(embed::Embed),
     Classify(classify::Classify),
     Eval(eval::Eval),
+    Heads(heads::Heads),
     Build(build::Build),
     Analyze(analyze::Analyze),
     Bind(bind::Bind),
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
         Command::Embed(command) => command.run(json),
         Command::Classify(command) => command.run(json),
         Command::Eval(command) => command.run(json),
+        Command::Heads(command) => command.run(json),
         Command::Build(command) => command.run(json),
         Command::Analyze(command) => command.run(json),
         Command::Bind(command) => command.run(json),

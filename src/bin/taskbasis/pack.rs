@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use taskbasis::bundle::{Formats, Lambdas};
+use taskbasis::onnx::BoundGraph;
 use taskbasis::{
-    ArchHints, BaseFormat, Basis, BlockFormat, Bundle, Checkpoint, Dataset, Error, ErrorKind, Model, ModelOptions,
-    PackReport, Packer, Result, TaskExpr, VectorFormat, check_output, head_tasks,
+    ArchHints, BaseFormat, Basis, BlockFormat, Bundle, Checkpoint, Dataset, Encoder, Error, ErrorKind, Model,
+    ModelOptions, PackReport, Packer, Result, TaskExpr, VectorFormat, check_output, head_tasks,
 };
 
 use crate::accuracy::{Accuracy, Judge};
@@ -17,6 +18,8 @@ use crate::output;
 use crate::verify::pair;
 
 /// Pack a basis folder and its base into one small file, a bundle.
+///
+/// With --graph it carries that graph, which is then run wherever the bundle is, instead of the built one.
 #[derive(Args)]
 pub struct Pack {
     /// Basis folder.
@@ -104,15 +107,12 @@ type Accuracies = Vec<Accuracy>;
 
 impl Pack {
     pub fn run(self, as_json: bool) -> Result<()> {
-        if self.encoder.graph.is_some() {
-            return Err(Error::unsupported("a bundle does not carry a user's graph")
-                .hint("Give --graph to embed, classify or eval together with the bundle"));
-        }
         let basis = Basis::open(&self.basis)?;
         let base = Checkpoint::open(&self.base)?;
         let optional = [&self.heads.heads, &self.heads.classes, &self.data, &self.finetuned_dir];
         let mut inputs = vec![basis.path(), base.path()];
         inputs.extend(optional.into_iter().flatten().map(PathBuf::as_path));
+        inputs.extend(self.encoder.graph.iter().chain(&self.encoder.binding.map).map(PathBuf::as_path));
         check_output(&self.output, &inputs)?;
 
         let activation = self.encoder.activation.map(Into::into).unwrap_or_default();
@@ -121,12 +121,23 @@ impl Pack {
         for task in self.tasks_with_heads()? {
             packer.head(&task, self.heads.head(None, &task)?)?;
         }
+        let graph = self.graph()?;
+        let files: Vec<PathBuf> = graph
+            .iter()
+            .flat_map(|graph| graph.file().files())
+            .filter(|file| file.is_file())
+            .map(Path::to_path_buf)
+            .collect();
+        inputs.extend(files.iter().map(PathBuf::as_path));
+        if let Some(graph) = &graph {
+            packer.graph(graph)?;
+        }
         for (task, file) in self.finetuned(&basis)? {
             let format = self.residual.unwrap_or(BlockFormat::Q2);
             packer.residual(&task, Checkpoint::open(&file)?, format, self.residual_above)?;
         }
 
-        let before = self.data.as_deref().map(|data| self.accuracies_before(data)).transpose()?;
+        let before = self.data.as_deref().map(|data| self.accuracies_before(data, graph.as_ref())).transpose()?;
         let formats = match (self.max_error, self.max_drop, &before) {
             (Some(max_error), _, _) => self.smallest(&packer, max_error)?,
             (_, Some(points), Some(before)) => self.within_drop(&packer, points, before)?,
@@ -230,16 +241,30 @@ impl Pack {
             .hint(format!("Rounding the base may be what costs; try --base-format{rounded}")))
     }
 
-    fn accuracies_before(&self, data: &Path) -> Result<Accuracies> {
+    /// The graph that is to be carried: the faster form of it, where that was asked for.
+    fn graph(&self) -> Result<Option<BoundGraph>> {
+        if self.encoder.graph.is_none() && !self.encoder.optimise_graph {
+            return Ok(None);
+        }
+        self.encoder.chosen_graph(&self.session()?)
+    }
+
+    /// What is packed, before it is.
+    fn session(&self) -> Result<Session> {
         let model = Model::new(Checkpoint::open(&self.base)?, Some(Basis::open(&self.basis)?), &self.options())?;
-        self.accuracies(&Session { model, bundle: None }).map_err(|e| e.at(data))
+        Ok(Session { model, bundle: None })
+    }
+
+    fn accuracies_before(&self, data: &Path, graph: Option<&BoundGraph>) -> Result<Accuracies> {
+        self.accuracies(&self.session()?, graph).map_err(|e| e.at(data))
     }
 
     fn accuracies_after(&self, bundle: &Path) -> Result<Accuracies> {
         let bundle = Bundle::open(bundle)?;
         let base = matches!(self.base_format, BaseFormatArg::None).then(|| Checkpoint::open(&self.base)).transpose()?;
         let model = bundle.model(base, &self.options())?;
-        self.accuracies(&Session { model, bundle: Some(Box::new(bundle)) })
+        let graph = bundle.bound_graph(model.base(), model.basis())?;
+        self.accuracies(&Session { model, bundle: Some(Box::new(bundle)) }, graph.as_ref())
     }
 
     fn options(&self) -> ModelOptions {
@@ -247,10 +272,14 @@ impl Pack {
     }
 
     /// Each task's own, in the order of the data.
-    fn accuracies(&self, session: &Session) -> Result<Accuracies> {
+    fn accuracies(&self, session: &Session, graph: Option<&BoundGraph>) -> Result<Accuracies> {
         let Some(data) = &self.data else { return Ok(Vec::new()) };
         let data = Dataset::open(data)?;
-        let encoder = self.encoder.encoder(session)?;
+        let (arch, options) = (self.encoder.arch(session)?, self.encoder.options());
+        let encoder = match graph {
+            Some(graph) => Encoder::with_graph(&arch, graph, &options)?,
+            None => Encoder::new(&arch, &options)?,
+        };
         let judge = Judge {
             encoder: &encoder,
             preprocess: session.preprocess(encoder.arch().image_size())?,

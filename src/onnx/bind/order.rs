@@ -58,16 +58,18 @@ pub(super) fn slot(view: &View, shape: &[usize]) -> Option<Slot> {
     Some(Slot { stage, branches })
 }
 
-/// How uses of the two slots must relate; `None` where nothing is known.
-pub(super) fn relation(a: Slot, b: Slot) -> Option<Relation> {
+/// Whether uses of the two slots may relate so, as far as anything is known of them.
+pub(super) fn allows(a: Slot, b: Slot, found: Relation) -> bool {
     use std::cmp::Ordering::{Equal, Greater, Less};
-    match a.stage.cmp(&b.stage) {
-        Equal if a.stage == TOKENS => None,
+    let in_order = match a.stage.cmp(&b.stage) {
+        Equal if a.stage == TOKENS => return true,
         // Before attention brings them together, the three do not meet. Two uses of one slot would be one after another.
-        Equal => Some(Relation::Beside),
-        // Weight and bias of the projections of one block; two blocks apart, everything of one comes first.
-        _ if a.branches & b.branches == 0 && a.stage.abs_diff(b.stage) == 1 => Some(Relation::Beside),
-        Less => Some(Relation::Before),
-        Greater => Some(Relation::After),
-    }
+        Equal => return found == Relation::Beside,
+        Less => Relation::Before,
+        Greater => Relation::After,
+    };
+    // Weight and bias of the projections of one block: apart where each has nodes of its own, in order where the three are
+    // computed at once of constants in pieces. Two blocks apart, everything of one comes first.
+    let are_apart = a.branches & b.branches == 0 && a.stage.abs_diff(b.stage) == 1;
+    found == in_order || (are_apart && found == Relation::Beside)
 }

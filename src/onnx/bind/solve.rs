@@ -46,9 +46,7 @@ fn reduce(sites: &Sites, offers: &Offers, domains: &mut [Vec<Match>], judges: im
                 (0..known.len()).filter(|v| *v != u && judges(*v) && !known[*v].is_empty()).all(|v| {
                     let relation = sites.relation(u, v);
                     known[v].iter().any(|theirs| match (mine, theirs) {
-                        (Some(mine), Some(theirs)) => {
-                            order::relation(mine, *theirs).is_none_or(|needed| needed == relation)
-                        }
+                        (Some(mine), Some(theirs)) => order::allows(mine, *theirs, relation),
                         // Nothing is known of where it belongs.
                         _ => true,
                     })

@@ -16,6 +16,7 @@ Floats = "np.ndarray[Any, np.dtype[np.float32]]"
 _ACTIVATIONS = {"quick_gelu": "TB_ACTIVATION_QUICK_GELU", "gelu": "TB_ACTIVATION_GELU"}
 _PROMOTIONS = {"auto": "TB_PROMOTION_AUTO", "off": "TB_PROMOTION_OFF", "manual": "TB_PROMOTION_MANUAL"}
 _STATES = ("inputs", "building", "promoted", "failed")
+_GRAPHS = ("built", "bundle", "file")
 
 
 class Encoder(Handle):
@@ -23,7 +24,8 @@ class Encoder(Handle):
 
     `promotion` is "auto" (a task that is run often gets a session of its own), "manual" or "off"; with "off" the same
     call gives the same bits every time. `graph` is an .onnx image encoder of one's own, exported with the base's weights,
-    to run instead of the built one; `map` says which of its constants are which parameters, where that is known.
+    to run instead of the built one, or of the one that a bundle carries; `map` says which of its constants are which
+    parameters, where that is known. `built_graph` runs the built one, whatever the bundle carries.
     """
 
     #: S: preprocessed images are f32 [n, 3, S, S].
@@ -47,6 +49,7 @@ class Encoder(Handle):
         promote_after: int = 0,
         graph: Optional[Path] = None,
         map: Optional[Path] = None,
+        built_graph: bool = False,
         onnxruntime_library: Optional[Path] = None,
     ) -> None:
         options = sized("tb_encoder_options")
@@ -55,7 +58,7 @@ class Encoder(Handle):
         options.device, options.threads, options.concurrency, options.heads = device, threads, concurrency, heads
         options.activation = _choice(_ACTIVATIONS, "activation", activation)
         options.promotion = _choice(_PROMOTIONS, "promotion", promotion)
-        options.promote_after = promote_after
+        options.promote_after, options.built_graph = promote_after, int(built_graph)
         out = ffi.new("tb_encoder **")
         call(lib.tb_encoder_create, basis._handle, options, out)
         super().__init__(out[0], lib.tb_encoder_free)
@@ -116,12 +119,16 @@ class Encoder(Handle):
         return _STATES[state[0]]
 
     def info(self) -> "dict[str, Any]":
-        """What is really used: provider, threads, sessions, ONNX Runtime's file and version, the architecture."""
+        """What is really used: provider, threads, sessions, ONNX Runtime's file and version, the architecture, and which
+        graph: "built", "bundle" (the one that it carries) or "file".
+        """
         info = sized("tb_encoder_properties")
         call(lib.tb_encoder_info, self._handle, info)
         fields = [name for name, _ in ffi.typeof(info).item.fields if name != "struct_size"]
         values = ((name, getattr(info, name)) for name in fields)
-        return {name: text(value) if isinstance(value, ffi.CData) else int(value) for name, value in values}
+        told = {name: text(value) if isinstance(value, ffi.CData) else int(value) for name, value in values}
+        told["graph"] = _GRAPHS[told["graph"]]
+        return told
 
     def trim(self) -> None:
         """Gives back the memory that ONNX Runtime keeps for the next call."""

@@ -12,6 +12,7 @@ use super::Setup;
 use super::family::{basis_of, recoverable};
 use super::frozen::Frozen;
 use super::samples::{Samples, Variant, digits, take_turns, time};
+use crate::args::no_graph;
 
 /// By batch size, as JSON's keys must be text.
 type ByBatch = std::collections::BTreeMap<String, f64>;
@@ -50,16 +51,18 @@ pub struct OfGraph {
     pub promoted_difference: f64,
 }
 
-/// The user's graph, where one is given, bound to `model`.
-pub fn graph(setup: &Setup<'_>, model: &Model) -> Result<Option<BoundGraph>> {
-    let Some(graph) = setup.args.graph(model)? else { return Ok(None) };
+/// The user's graph, where one is given or the bundle carries one, bound to `model`.
+pub fn graph(setup: &Setup<'_>, model: &Arc<Model>) -> Result<Option<BoundGraph>> {
+    let Some(graph) = setup.family.graph(setup.args, model)? else {
+        return if setup.args.optimise_graph { Err(no_graph()) } else { Ok(None) };
+    };
     let batch = graph.pixels().shape.as_ref().and_then(|shape| shape.first().copied().flatten());
     match batch {
         Some(batch) if setup.batches != [batch] => {
             Err(Error::unsupported("a graph for one batch size alone is not measured beside others")
                 .at(graph.file().path())
                 .got(format_args!("batch {batch}"))
-                .hint("Export it with a dynamic batch"))
+                .hint("Export it with a dynamic batch, or leave out the one of a bundle with --built-graph"))
         }
         _ => Ok(Some(graph)),
     }

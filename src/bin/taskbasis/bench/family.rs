@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
+use taskbasis::onnx::BoundGraph;
 use taskbasis::synthetic::Synthetic;
 use taskbasis::{
     Arch, ArchHints, BaseFormat, Basis, BasisFile, Checkpoint, Coefficients, Error, ErrorKind, MapMode, Model,
@@ -124,6 +125,15 @@ impl Family {
         packer.write(&path, &packer.uniform(format), &[], &|_| ())?;
         let bases = vec![(format.name().to_owned(), path)];
         Ok(Self { name: self.name.clone(), base: None, bases, root, _folder: folder })
+    }
+
+    /// The user's graph: the one that is asked for, else the one that the bundle carries.
+    pub fn graph(&self, args: &EncoderArgs, model: &Arc<Model>) -> Result<Option<BoundGraph>> {
+        let bundle = match BasisFile::open(self.basis(), MapMode::Map)? {
+            BasisFile::Bundle(bundle) => Some(bundle),
+            BasisFile::Folder(_) => None,
+        };
+        args.graph(&Session { model: Arc::clone(model), bundle })
     }
 
     /// The basis as it was given.

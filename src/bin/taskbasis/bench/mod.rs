@@ -190,7 +190,7 @@ impl Bench {
                 if !self.wants(Part::Encode) {
                     return Err(Error::invalid("--graph is for encoding, which --only leaves out"));
                 }
-                encode::graph(&setup, &*family.open(threads, 0)?)?;
+                encode::graph(&setup, &family.open(threads, 0)?)?;
             }
             if self.probe_memory {
                 return output::json(&open::probe(&setup)?);

@@ -36,12 +36,16 @@ pub fn text(path: &Path, report: &PackReport, accuracies: Accuracies<'_>) -> Str
         ("bundle", report.bytes, String::new()),
         ("  vectors", report.vector_bytes, formats.join(", ")),
         ("  base", report.base_bytes, report.base_error.map_or("left out".into(), |e| format!("error {e:.1e}"))),
+        ("  graph", report.graph_bytes, "a user's, without weights".into()),
         ("task vectors, f32", report.task_vectors_bytes, times(report.task_vectors_bytes)),
         ("basis folder", report.basis_bytes, times(report.basis_bytes)),
         ("one checkpoint", report.checkpoint_bytes, times(report.checkpoint_bytes)),
     ];
-    let rows: Vec<Vec<String>> =
-        rows.into_iter().map(|(what, bytes, note)| vec![what.to_owned(), output::bytes(bytes), note]).collect();
+    let rows: Vec<Vec<String>> = rows
+        .into_iter()
+        .filter(|(what, bytes, _)| *bytes > 0 || *what != "  graph")
+        .map(|(what, bytes, note)| vec![what.to_owned(), output::bytes(bytes), note])
+        .collect();
     let mut text = format!("{}\n\n{}", path.display(), output::table(&rows));
     if report.left_out > 0 {
         text += &format!("\n{} parameters outside the image tower were left out\n", report.left_out);

@@ -11,14 +11,12 @@
 //!   That drops most of a block's work from every run, and no value of the result depends on what is dropped.
 #![forbid(unsafe_code)]
 
-use prost::Message;
+pub(super) mod nodes;
 
-use super::arch::{Activation, Arch, BLOCKS, PROJECTION};
+use self::nodes::{Block, Graph, attribute_int, fixed, int, ints, named};
+use super::arch::{Arch, BLOCKS, PROJECTION};
 use crate::error::Result;
-use crate::onnx::proto::{
-    AttributeProto, AttributeType, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-    TensorShapeProto, TensorType, TensorTypeProto, TypeProto, ValueInfoProto, dimension,
-};
+use crate::onnx::proto::TensorType;
 
 /// The input that takes the images: f32 `[batch, 3, S, S]`.
 pub const PIXELS: &str = "pixel_values";
@@ -27,16 +25,8 @@ pub const EMBEDS: &str = "embeds";
 /// The residual stream between the graphs of a chain: f32 `[batch·tokens, width]`.
 const STREAM: &str = "stream.in";
 
-/// The first opset with `LayerNormalization`.
-const OPSET: i64 = 17;
-/// The file format version that came with it.
-const IR_VERSION: i64 = 8;
-/// The domain of ONNX Runtime's own operators.
-const MICROSOFT: &str = "com.microsoft";
-/// `torch.nn.LayerNorm`'s default, which CLIP uses.
-const LAYER_NORM_EPSILON: f32 = 1e-5;
-/// QuickGELU(x) = x·σ(1.702·x).
-const QUICK_GELU_ALPHA: f32 = 1.702;
+/// The name of the graph.
+const NAME: &str = "clip_image_encoder";
 
 /// The bytes of the ONNX model of `arch`, with all parameters as inputs.
 ///
@@ -50,7 +40,7 @@ pub fn build(arch: &Arch) -> Result<Vec<u8>> {
     let stream = graph.embed_patches(arch);
     let stream = (0..arch.layers).fold(stream, |stream, layer| graph.block(arch, layer, &stream));
     graph.project(arch, &stream);
-    Ok(graph.into_model().encode_to_vec())
+    Ok(graph.into_bytes(NAME))
 }
 
 /// The tower as a chain of graphs, so that not all weights need be there at once.
@@ -127,29 +117,18 @@ pub(crate) fn is_of_block(name: &str) -> bool {
     name.starts_with(BLOCKS)
 }
 
-/// A graph in the making. Methods append nodes and return the name of the value that they make.
-#[derive(Default)]
-struct Graph(GraphProto);
-
 impl Graph {
     fn declare_pixels(&mut self, arch: &Arch) {
         let size = fixed(arch.image_size());
-        self.0.input.push(value_info(PIXELS, vec![named("batch"), fixed(3), size.clone(), size]));
-    }
-
-    /// Parameters become inputs. (Whoever freezes weights turns these inputs into constants.)
-    fn declare_parameters(&mut self, parameters: &[(String, Vec<usize>)]) {
-        for (name, shape) in parameters {
-            self.0.input.push(value_info(name, shape.iter().copied().map(fixed).collect()));
-        }
+        self.declare(PIXELS, TensorType::Float, vec![named("batch"), fixed(3), size.clone(), size]);
     }
 
     fn take_stream(&mut self, arch: &Arch) {
-        self.0.input.push(value_info(STREAM, vec![named("rows"), fixed(arch.width)]));
+        self.declare(STREAM, TensorType::Float, vec![named("rows"), fixed(arch.width)]);
     }
 
     fn give_stream(&mut self, arch: &Arch, name: &str) {
-        self.0.output.push(value_info(name, vec![named("rows"), fixed(arch.width)]));
+        self.give(name, vec![named("rows"), fixed(arch.width)]);
     }
 
     /// Pixels to the residual stream: patches, class token, positions, `ln_pre`.
@@ -174,12 +153,10 @@ impl Graph {
     /// x + attn(ln_1(x)), then that + mlp(ln_2(that)). The last block keeps the class token alone: `[batch, width]`.
     fn block(&mut self, arch: &Arch, layer: usize, stream: &str) -> String {
         let (w, tokens) = (int(arch.width), int(arch.tokens()));
-        let at = |part: &str| format!("resblocks.{layer}.{part}");
-        let parameter = |part: &str| block_prefix(layer) + part;
+        let block = Block { layer, parameters: block_prefix(layer), activation: arch.activation };
+        let at = |part: &str| block.node(part);
 
-        let x = self.layer_norm(&at("ln_1"), stream, &parameter("ln_1"));
-        let weight = [parameter("attn.in_proj_weight"), parameter("attn.in_proj_bias")];
-        let qkv = self.linear(&at("attn.in_proj"), &x, &weight);
+        let qkv = self.queries_keys_values(&block, stream);
         let qkv = self.reshape(&at("attn.qkv"), &qkv, &[-1, tokens, 3 * w]);
         let [q, k, v] = self.split_in_three(&at("attn.split"), &qkv);
 
@@ -197,152 +174,30 @@ impl Graph {
         let heads = [attribute_int("num_heads", int(arch.heads))];
         let x = self.contrib(&at("attn"), "MultiHeadAttention", &[&q, &k, &v], heads);
         let x = self.reshape(&at("attn.rows"), &x, &[-1, w]);
-        let weight = [parameter("attn.out_proj.weight"), parameter("attn.out_proj.bias")];
-        let x = self.linear(&at("attn.out_proj"), &x, &weight);
-        let stream = self.node(&at("attn.residual"), "Add", &[&residual, &x], []);
-
-        let x = self.layer_norm(&at("ln_2"), &stream, &parameter("ln_2"));
-        let x = self.linear(&at("mlp.c_fc"), &x, &[parameter("mlp.c_fc.weight"), parameter("mlp.c_fc.bias")]);
-        let x = match arch.activation {
-            Activation::QuickGelu => {
-                self.contrib(&at("mlp.gelu"), "QuickGelu", &[&x], [attribute_float("alpha", QUICK_GELU_ALPHA)])
-            }
-            Activation::Gelu => self.contrib(&at("mlp.gelu"), "Gelu", &[&x], []),
-        };
-        let x = self.linear(&at("mlp.c_proj"), &x, &[parameter("mlp.c_proj.weight"), parameter("mlp.c_proj.bias")]);
-        self.node(&at("mlp.residual"), "Add", &[&stream, &x], [])
+        self.after_attention(&block, &residual, &x)
     }
 
     /// The class token through `ln_post` and the projection, which is kept `[in, out]`.
     fn project(&mut self, arch: &Arch, class_token: &str) {
         let x = self.layer_norm("ln_post", class_token, "visual.ln_post");
         self.push("proj", "", "Gemm", &[&x, PROJECTION], vec![EMBEDS.into()], []);
-        self.0.output.push(value_info(EMBEDS, vec![named("batch"), fixed(arch.embed_dim)]));
-    }
-
-    /// x·Wᵀ + b with W `[out, in]`.
-    fn linear(&mut self, name: &str, x: &str, [weight, bias]: &[String; 2]) -> String {
-        self.node(name, "Gemm", &[x, weight, bias], [attribute_int("transB", 1)])
-    }
-
-    fn layer_norm(&mut self, name: &str, x: &str, parameter: &str) -> String {
-        let inputs = [x, &format!("{parameter}.weight"), &format!("{parameter}.bias")];
-        let epsilon = [attribute_int("axis", -1), attribute_float("epsilon", LAYER_NORM_EPSILON)];
-        self.node(name, "LayerNormalization", &inputs, epsilon)
-    }
-
-    fn reshape(&mut self, name: &str, x: &str, shape: &[i64]) -> String {
-        let shape = self.constant(&format!("{name}.shape"), &[shape.len()], shape);
-        self.node(name, "Reshape", &[x, &shape], [])
-    }
-
-    /// Queries, keys and values, which `in_proj` computes side by side.
-    fn split_in_three(&mut self, name: &str, qkv: &str) -> [String; 3] {
-        let parts = ["q", "k", "v"].map(|part| format!("{name}.{part}"));
-        self.push(name, "", "Split", &[qkv], parts.to_vec(), [attribute_int("axis", 2)]);
-        parts
-    }
-
-    /// A small integer tensor that is part of the graph (a shape, an index).
-    fn constant(&mut self, name: &str, dims: &[usize], values: &[i64]) -> String {
-        self.0.initializer.push(TensorProto {
-            name: Some(name.into()),
-            dims: dims.iter().map(|&extent| int(extent)).collect(),
-            data_type: Some(TensorType::Int64 as i32),
-            int64_data: values.to_vec(),
-            ..TensorProto::default()
-        });
-        name.into()
-    }
-
-    fn node<const A: usize>(&mut self, name: &str, op: &str, inputs: &[&str], with: [AttributeProto; A]) -> String {
-        self.push(name, "", op, inputs, vec![name.into()], with);
-        name.into()
-    }
-
-    fn contrib<const A: usize>(&mut self, name: &str, op: &str, inputs: &[&str], with: [AttributeProto; A]) -> String {
-        self.push(name, MICROSOFT, op, inputs, vec![name.into()], with);
-        name.into()
-    }
-
-    fn push<const A: usize>(
-        &mut self,
-        name: &str,
-        domain: &str,
-        op: &str,
-        inputs: &[&str],
-        outputs: Vec<String>,
-        attributes: [AttributeProto; A],
-    ) {
-        self.0.node.push(NodeProto {
-            name: Some(name.into()),
-            domain: (!domain.is_empty()).then(|| domain.into()),
-            op_type: Some(op.into()),
-            input: inputs.iter().map(ToString::to_string).collect(),
-            output: outputs,
-            attribute: attributes.into(),
-            doc_string: None,
-        });
+        self.give(EMBEDS, vec![named("batch"), fixed(arch.embed_dim)]);
     }
 
     fn into_link(self, parameters: Vec<(String, Vec<usize>)>, input: &str, output: String) -> Link {
-        Link { model: self.into_model().encode_to_vec(), parameters, input: input.into(), output }
+        Link { model: self.into_bytes(NAME), parameters, input: input.into(), output }
     }
-
-    fn into_model(mut self) -> ModelProto {
-        self.0.name = Some("clip_image_encoder".into());
-        let opset = |domain: &str, version| OperatorSetIdProto { domain: Some(domain.into()), version: Some(version) };
-        ModelProto {
-            ir_version: Some(IR_VERSION),
-            producer_name: Some(env!("CARGO_PKG_NAME").into()),
-            producer_version: Some(env!("CARGO_PKG_VERSION").into()),
-            graph: Some(self.0),
-            opset_import: vec![opset("", OPSET), opset(MICROSOFT, 1)],
-            metadata_props: Vec::new(),
-        }
-    }
-}
-
-/// [`Arch::check`] bounds every extent far below `i64::MAX`.
-fn int(extent: usize) -> i64 {
-    i64::try_from(extent).unwrap_or(i64::MAX)
-}
-
-fn fixed(extent: usize) -> Dimension {
-    Dimension { value: Some(dimension::Value::DimValue(int(extent))) }
-}
-
-fn named(name: &str) -> Dimension {
-    Dimension { value: Some(dimension::Value::DimParam(name.into())) }
-}
-
-fn value_info(name: &str, dim: Vec<Dimension>) -> ValueInfoProto {
-    let shape = Some(TensorShapeProto { dim });
-    let tensor_type = Some(TensorTypeProto { elem_type: Some(TensorType::Float as i32), shape });
-    ValueInfoProto { name: Some(name.into()), r#type: Some(TypeProto { tensor_type }), doc_string: None }
-}
-
-fn attribute(name: &str, kind: AttributeType) -> AttributeProto {
-    AttributeProto { name: Some(name.into()), r#type: Some(kind as i32), ..AttributeProto::default() }
-}
-
-fn attribute_int(name: &str, value: i64) -> AttributeProto {
-    AttributeProto { i: Some(value), ..attribute(name, AttributeType::Int) }
-}
-
-fn attribute_float(name: &str, value: f32) -> AttributeProto {
-    AttributeProto { f: Some(value), ..attribute(name, AttributeType::Float) }
-}
-
-fn ints(name: &str, values: &[i64]) -> AttributeProto {
-    AttributeProto { ints: values.to_vec(), ..attribute(name, AttributeType::Ints) }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
 
+    use prost::Message;
+
     use super::*;
+    use crate::clip::arch::Activation;
+    use crate::onnx::proto::ModelProto;
 
     fn b32() -> Arch {
         Arch {

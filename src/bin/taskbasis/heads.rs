@@ -1,0 +1,132 @@
+//! `taskbasis heads`
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::json;
+use taskbasis::clip::{class_names, class_tasks};
+use taskbasis::{EncoderOptions, Error, Prompts, Result, TextEncoder, TextHints, TextModel, check_output, save_arrays};
+
+use crate::args::ActivationArg;
+use crate::output;
+
+/// Make classification heads from class names, with CLIP's text encoder.
+///
+/// Each class name is put into every prompt template of its task; the normalised embeddings are averaged, the mean is
+/// normalised and multiplied by the model's scale.
+#[derive(Args)]
+pub struct Heads {
+    /// The CLIP model whose text encoder to use: a checkpoint of the whole model, or its folder as the Hugging Face Hub
+    /// keeps one.
+    #[arg(long, value_name = "FOLDER|FILE")]
+    text_model: PathBuf,
+
+    /// Class names: {"TASK": ["name", …]}, or ["name", …] with one `--task`.
+    #[arg(long, value_name = "C.json")]
+    classes: PathBuf,
+
+    /// Prompt templates: {"TASK": ["a photo of {a|the} {}.", …]}, or ["…", …] for every task; `{}` is the class, and
+    /// `{a|the}` two templates. Without them, CLIP's own for the datasets that task vectors are usually made for.
+    #[arg(long, value_name = "T.json")]
+    templates: Option<PathBuf>,
+
+    /// The tasks to make heads for; else all in C.json.
+    #[arg(long = "task", value_name = "TASK")]
+    tasks: Vec<String>,
+
+    /// The text encoder's activation, where the folder's configuration does not say it; else quick_gelu.
+    #[arg(long, value_enum)]
+    activation: Option<ActivationArg>,
+
+    /// The text encoder's attention heads, where they are not width / 64.
+    #[arg(long, value_name = "N")]
+    heads_count: Option<usize>,
+
+    /// The logarithm of the scale, where the model holds none.
+    #[arg(long, value_name = "X")]
+    logit_scale: Option<f32>,
+
+    /// Threads; 0 means one a processor.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+
+    /// ONNX Runtime's shared library, instead of the one that would be found.
+    #[arg(long, value_name = "FILE")]
+    onnxruntime: Option<PathBuf>,
+
+    /// The file to write: `TASK/weight` [C, e] and `TASK/bias` [C], as `--heads` takes it.
+    #[arg(short, long, value_name = "H.safetensors")]
+    output: PathBuf,
+}
+
+impl Heads {
+    pub fn run(self, as_json: bool) -> Result<()> {
+        let inputs: Vec<&Path> = [Some(&self.text_model), Some(&self.classes), self.templates.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(PathBuf::as_path)
+            .collect();
+        check_output(&self.output, &inputs)?;
+        // All that can be wrong in small files is said before the large one is opened.
+        let mut tasks = Vec::new();
+        for task in self.tasks()? {
+            let classes = class_names(&self.classes, &task)?;
+            if classes.is_empty() {
+                return Err(Error::format(format!("no class of task `{task}`")).at(&self.classes));
+            }
+            let prompts = match &self.templates {
+                Some(path) => Prompts::open(path, &task)?,
+                None => Prompts::known(&task)?,
+            };
+            tasks.push((task, classes, prompts));
+        }
+
+        let hints = TextHints { heads: self.heads_count, activation: self.activation.map(Into::into) };
+        let options =
+            EncoderOptions { threads: self.threads, runtime: self.onnxruntime.clone(), ..EncoderOptions::default() };
+        let mut encoder = TextEncoder::new(TextModel::open(&self.text_model, hints)?, &options)?;
+        let total = tasks.iter().map(|(_, classes, prompts)| classes.len() * prompts.len()).sum();
+        let bar = output::progress(total, "prompts");
+        let mut heads = Vec::new();
+        for (_, classes, prompts) in &tasks {
+            let before = bar.position();
+            let progress = |done: usize| bar.set_position(before + done as u64);
+            heads.push(encoder.head(classes, prompts, self.logit_scale, &progress)?);
+        }
+        bar.finish_and_clear();
+
+        let e = encoder.model().arch().embed_dim;
+        let names: Vec<_> = tasks.iter().map(|(task, ..)| (format!("{task}/weight"), format!("{task}/bias"))).collect();
+        let shapes: Vec<_> = heads.iter().map(|head| ([head.num_classes(), e], [head.num_classes()])).collect();
+        let mut arrays: Vec<(&str, &[usize], &[f32])> = Vec::new();
+        for ((head, names), shapes) in heads.iter().zip(&names).zip(&shapes) {
+            arrays.push((&names.0, &shapes.0, head.weight()));
+            arrays.push((&names.1, &shapes.1, head.bias()));
+        }
+        let about = [("text_model", encoder.model().path().display().to_string())];
+        save_arrays(&self.output, &arrays, &about, &inputs)?;
+
+        if as_json {
+            let made = tasks.iter().map(
+                |(task, classes, prompts)| json!({ "task": task, "classes": classes.len(), "prompts": prompts.len() }),
+            );
+            return output::json(&json!({ "output": self.output, "embedding": e, "heads": made.collect::<Vec<_>>() }));
+        }
+        let mut rows = vec![["task", "classes", "prompts a class"].map(String::from).to_vec()];
+        for (task, classes, prompts) in &tasks {
+            rows.push(vec![task.clone(), classes.len().to_string(), prompts.len().to_string()]);
+        }
+        output::text(&format!("{}\n{}: embeddings of {e}\n", output::table(&rows), self.output.display()))
+    }
+
+    fn tasks(&self) -> Result<Vec<String>> {
+        let known = class_tasks(&self.classes)?;
+        match (self.tasks.len(), known.is_empty()) {
+            (0, false) => Ok(known),
+            (1, true) | (1.., false) => Ok(self.tasks.clone()),
+            _ => Err(Error::invalid("the classes of one task without its name")
+                .at(&self.classes)
+                .hint("Give one --task")),
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Texts in, embeddings out: CLIP's text encoder, and the heads that come of it.
+#![forbid(unsafe_code)]
+
+use ort::session::Session;
+
+use super::EncoderOptions;
+use super::runtime::Runtime;
+use super::session::{self, Elements, Input};
+use crate::clip::Head;
+use crate::clip::text::tokenizer::VOCABULARY;
+use crate::clip::text::{Prompts, TextModel, Tokenizer, graph};
+use crate::error::{Error, ErrorKind, Result};
+use crate::tensor::try_zeroed;
+
+/// Texts a run: enough to keep every core busy, and some tens of megabytes of activations.
+const BATCH: usize = 64;
+
+/// A CLIP text encoder on ONNX Runtime, with its weights read where they are mapped.
+///
+/// ```no_run
+/// use taskbasis::{EncoderOptions, Prompts, TextEncoder, TextHints, TextModel};
+///
+/// let model = TextModel::open("open_clip_model.safetensors", TextHints::default())?;
+/// let mut encoder = TextEncoder::new(model, &EncoderOptions::default())?;
+/// let classes: Vec<String> = (0..10).map(|digit| digit.to_string()).collect();
+/// let head = encoder.head(&classes, &Prompts::known("MNIST")?, None, &|_| ())?;
+/// # Ok::<(), taskbasis::Error>(())
+/// ```
+pub struct TextEncoder {
+    model: TextModel,
+    tokenizer: Tokenizer,
+    session: Session,
+}
+
+impl TextEncoder {
+    /// Builds the graph of the model and opens a session over it; of the options, threads and the library apply.
+    ///
+    /// # Errors
+    /// As [`Runtime::load`]; [`ErrorKind::Unsupported`] for a model whose tokens are not those of CLIP's vocabulary;
+    /// [`ErrorKind::InvalidArgument`] for thousands of threads; [`ErrorKind::Runtime`] when ONNX Runtime refuses the
+    /// graph.
+    pub fn new(model: TextModel, options: &EncoderOptions) -> Result<Self> {
+        if model.arch().vocabulary != VOCABULARY {
+            return Err(Error::unsupported("this text encoder reads the tokens of another vocabulary than CLIP's")
+                .at(model.path())
+                .expected(format_args!("{VOCABULARY} tokens"))
+                .got(model.arch().vocabulary));
+        }
+        let (threads, _) = EncoderOptions { concurrency: 1, ..options.clone() }.threads_a_run()?;
+        let runtime = Runtime::load(options.runtime.as_deref())?;
+        let graph = graph::build(model.arch())?;
+        let session = session::create(runtime, &graph, threads, session::level(false))?;
+        Ok(Self { model, tokenizer: Tokenizer::new(), session })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &TextModel {
+        &self.model
+    }
+
+    /// The embeddings of texts, `[n, e]`, not normalised. A text is cut where the context ends.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Runtime`] when a run fails; [`ErrorKind::OutOfMemory`].
+    pub fn encode<S: AsRef<str>>(&mut self, texts: &[S]) -> Result<Vec<f32>> {
+        let e = self.model.arch().embed_dim;
+        let mut embeds = try_zeroed(texts.len().saturating_mul(e))?;
+        let tokens: Vec<_> = texts.iter().map(|text| self.tokens(text.as_ref())).collect();
+        self.in_batches(&tokens, |index, embedding| {
+            embeds[index * e..][..e].copy_from_slice(embedding);
+            Ok(())
+        })?;
+        Ok(embeds)
+    }
+
+    /// The head for these classes: of each class, the normalised embeddings of its prompts are averaged, the mean is
+    /// normalised, and multiplied by exp(`logit_scale`). The scale is the model's own unless another is given.
+    ///
+    /// `progress` is called with the number of prompts that are done, now and then.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] when there is no class, or an embedding cannot be normalised;
+    /// [`ErrorKind::NotFound`] when neither the model nor the caller has a scale; as [`TextEncoder::encode`].
+    pub fn head(
+        &mut self,
+        classes: &[String],
+        prompts: &Prompts,
+        logit_scale: Option<f32>,
+        progress: &dyn Fn(usize),
+    ) -> Result<Head> {
+        let scale = logit_scale.or(self.model.logit_scale()).ok_or_else(|| {
+            Error::not_found("the model has no `logit_scale`, which a head's rows are multiplied by")
+                .at(self.model.path())
+                .hint("Give the logarithm of the scale; most CLIP models have ln 100 = 4.6052")
+        })?;
+        let scale = f64::from(scale).exp();
+        let e = self.model.arch().embed_dim;
+        let per_class = prompts.len();
+        let tokens: Vec<_> =
+            classes.iter().flat_map(|class| prompts.of(class).map(|prompt| self.tokens(&prompt))).collect();
+        let mut sums = try_zeroed::<f64>(classes.len().saturating_mul(e))?;
+        let mut done = 0;
+        self.in_batches(&tokens, |index, embedding| {
+            let class = index / per_class;
+            let norm = norm(embedding.iter().map(|&value| f64::from(value)));
+            check_norm(norm, &classes[class])?;
+            for (sum, &value) in sums[class * e..][..e].iter_mut().zip(embedding) {
+                *sum += f64::from(value) / norm;
+            }
+            done += 1;
+            progress(done);
+            Ok(())
+        })?;
+        for (sum, class) in sums.chunks_exact_mut(e).zip(classes) {
+            let norm = norm(sum.iter().copied());
+            check_norm(norm, class)?;
+            sum.iter_mut().for_each(|value| *value *= scale / norm);
+        }
+        let weight = sums.iter().map(|&value| value as f32).collect();
+        Head::new(weight, vec![0.0; classes.len()])?.with_classes(classes.to_vec())
+    }
+
+    fn tokens(&self, text: &str) -> Vec<i64> {
+        self.tokenizer.tokens(text, self.model.arch().context)
+    }
+
+    /// Encodes texts of like length together, and calls `take` with the index and embedding of each.
+    fn in_batches(&mut self, texts: &[Vec<i64>], mut take: impl FnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
+        let e = self.model.arch().embed_dim;
+        let mut order: Vec<usize> = (0..texts.len()).collect();
+        order.sort_by_key(|&index| texts[index].len());
+        for batch in order.chunks(BATCH) {
+            let length = batch.last().map_or(0, |&longest| texts[longest].len());
+            let mut tokens = Vec::with_capacity(batch.len() * length);
+            let mut ends = Vec::with_capacity(batch.len());
+            for &index in batch {
+                tokens.extend(&texts[index]);
+                ends.push(i64::try_from(texts[index].len() - 1).unwrap_or(i64::MAX));
+                // What follows a text's end is never looked at.
+                tokens.resize(ends.len() * length, 0);
+            }
+            let mut embeds = try_zeroed(batch.len() * e)?;
+            self.run(&tokens, &ends, length, &mut embeds)?;
+            for (&index, embedding) in batch.iter().zip(embeds.chunks_exact(e)) {
+                take(index, embedding)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, tokens: &[i64], ends: &[i64], length: usize, out: &mut [f32]) -> Result<()> {
+        let batch = [ends.len(), length];
+        let texts = [
+            Input { name: graph::TOKENS, shape: &batch, values: Elements::I64(tokens) },
+            Input { name: graph::ENDS, shape: &batch[..1], values: Elements::I64(ends) },
+        ];
+        let parameters = self.model.parameters().map(|(name, tensor)| {
+            let values = tensor.as_f32().ok_or_else(|| Error::new(ErrorKind::Internal, "no f32").tensor(name))?;
+            Ok(Input { name, shape: tensor.shape(), values: Elements::F32(values) })
+        });
+        let inputs = texts.into_iter().map(Ok).chain(parameters).collect::<Result<Vec<_>>>()?;
+        session::run_to(&mut self.session, inputs.into_iter(), graph::EMBEDS, out).map_err(|e| e.at(self.model.path()))
+    }
+}
+
+impl std::fmt::Debug for TextEncoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TextEncoder({})", self.model.arch())
+    }
+}
+
+fn norm(values: impl Iterator<Item = f64>) -> f64 {
+    values.map(|value| value * value).sum::<f64>().sqrt()
+}
+
+fn check_norm(norm: f64, class: &str) -> Result<()> {
+    if norm.is_finite() && norm > 0.0 {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("the embedding of class `{class}` cannot be normalised"))
+        .got(format_args!("a norm of {norm}")))
+}
