@@ -84,7 +84,7 @@ fn traffic(model: &Model) -> (usize, usize) {
 fn switches(cuda: &Cuda, name: &str, model: &Arc<Model>) -> Result<()> {
     const SWITCHES: usize = 200;
 
-    let tasks = [1, 2, 3].map(|t| model.weights(&TaskExpr::task(format!("Task{t}"))));
+    let tasks = [0, 1, 2].map(|t| model.weights(&TaskExpr::task(format!("Task{t}"))));
     let tasks = tasks.into_iter().collect::<Result<Vec<_>>>()?;
     let began = Instant::now();
     let device = DeviceModel::new(model, cuda, &DeviceOptions::default())?;
@@ -112,8 +112,8 @@ fn switches(cuda: &Cuda, name: &str, model: &Arc<Model>) -> Result<()> {
     let (queued, computed) = (percentiles(queued), percentiles(computed));
     let speed = bytes as f64 / computed[0].as_secs_f64();
     println!(
-        "{name}: upload {:.2} s, {:.2} GB on the device; in the queue after {:.3} ms (p99 {:.3}); computed after {:.3} ms \
-         (p99 {:.3}): {:.0} GB/s, copies {:.0} GB/s, ratio {:.2}",
+        "{name}: upload {:.2} s, {:.2} GB on the device; in the queue after {:.3} ms (p99 {:.3}); \
+         computed after {:.3} ms (p99 {:.3}): {:.0} GB/s, copies {:.0} GB/s, ratio {:.2}",
         upload.as_secs_f64(),
         device.stats().resident_bytes as f64 / 1e9,
         1e3 * queued[0].as_secs_f64(),

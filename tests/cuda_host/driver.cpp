@@ -1,9 +1,10 @@
-// A CUDA driver that has no GPU: device memory is the host's, streams do their work at once, and a launch runs the combine
-// kernel, compiled as plain C++. NVRTC too, which compiles nothing. So everything of src/kernel/cuda runs as it would with
-// a GPU, but for the GPU. What a real driver would refuse is refused: calls without a context, handles that are gone,
-// accesses outside of what was allocated.
+// A CUDA driver that has no GPU: device memory is the host's, streams do their work at once, and a launch runs the
+// combine kernel, compiled as plain C++. NVRTC too, which compiles nothing. So everything of src/kernel/cuda runs as
+// it would with a GPU, but for the GPU. What a real driver would refuse is refused: calls without a context, handles
+// that are gone, accesses outside of what was allocated.
 //
-// FAKE_DEVICES, FAKE_VERSION, FAKE_MEMORY (bytes) and FAKE_REFUSED (the name of a function that fails) change what it is.
+// FAKE_DEVICES, FAKE_VERSION, FAKE_MEMORY (bytes) and FAKE_REFUSED (the name of a function that fails) change what it
+// is.
 
 // clang-format off
 #include "shim.hpp"

@@ -1,9 +1,9 @@
 // The combine kernel on the device: out = base + sum over m of a_m * s_m, with the bits of `scalar.rs`.
 //
 // One launch computes any number of tensors. All of them are cut into tiles of 2048 elements, and a warp takes a few
-// tiles, one after the other. In a tile, lane l has the elements 128*r + 4*l + i (r < 16, i < 4), as its values 4*r + i:
-// what the 32 lanes of a warp load and store at a time lies side by side, 16 bytes a lane. Everything in device memory is
-// in the form that this asks for (`form.rs` has the layout), in whole tiles: there are no tails here.
+// tiles, one after the other. In a tile, lane l has the elements 128*r + 4*l + i (r < 16, i < 4), as its values 4*r +
+// i: what the 32 lanes of a warp load and store at a time lies side by side, 16 bytes a lane. Everything in device
+// memory is in the form that this asks for (`form.rs` has the layout), in whole tiles: there are no tails here.
 //
 // Compiled by NVRTC for the device, and as plain C++ by the tests (tests/cuda_host). So it includes nothing, and no
 // thread needs another one.
@@ -212,8 +212,8 @@ static __device__ __forceinline__ u64 address(const unsigned *words) {
     return (u64)words[1] << 32 | words[0];
 }
 
-// Has the blocks of a term brought into the second-level cache: a lane asks for a line. What a warp computes of one term
-// does not keep enough loads on their way. Dense terms do, and are not asked for.
+// Has the blocks of a term brought into the second-level cache: a lane asks for a line. What a warp computes of one
+// term does not keep enough loads on their way. Dense terms do, and are not asked for.
 static __device__ __forceinline__ void fetch_ahead(u64 term, unsigned tile, unsigned lane) {
     unsigned words[4];
     load16(term, words);

@@ -29,8 +29,8 @@ pub(crate) fn folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<Path
     caches.map(|caches| caches.join("taskbasis"))
 }
 
-/// The code of `source` for a device: from `folder` where it is there, else made by `compile` and left there for the next
-/// time. A file that is damaged is written anew; a folder that cannot be written to only costs the time.
+/// The code of `source` for a device: from `folder` where it is there, else made by `compile` and left there for the
+/// next time. A file that is damaged is written anew; a folder that cannot be written to only costs the time.
 ///
 /// # Errors
 /// Those of `compile`.

@@ -31,11 +31,11 @@ pub(crate) struct Info {
     pub(crate) multiprocessors: u32,
 }
 
-/// A device, by its bare handles; [`Memory`], [`Pinned`] and [`Event`] own them. Calls only put work into a queue, except
-/// where something else is said.
+/// A device, by its bare handles; [`Memory`], [`Pinned`] and [`Event`] own them. Calls only put work into a queue,
+/// except where something else is said.
 ///
-/// No call can harm the memory of this process, but for one thing: a copy reads its source after the call. So sources are
-/// only ever given by [`Pinned`], whose end waits for them.
+/// No call can harm the memory of this process, but for one thing: a copy reads its source after the call. So sources
+/// are only ever given by [`Pinned`], whose end waits for them.
 pub(crate) trait Device: fmt::Debug + Send + Sync {
     fn info(&self) -> &Info;
 

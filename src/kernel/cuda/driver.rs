@@ -2,6 +2,7 @@
 //! when it is first needed.
 
 use std::ffi::c_void;
+use std::marker::PhantomData;
 use std::ptr::NonNull;
 
 use cudarc::driver::result::{self, DriverError, device, event, module, primary_ctx, stream};
@@ -138,7 +139,7 @@ impl Driver {
     fn enter(&self) -> Result<Entered> {
         // SAFETY: the context is retained as long as `self` lives.
         unsafe { sys::cuCtxPushCurrent_v2(self.context) }.result().map_err(failed("cannot use the GPU"))?;
-        Ok(Entered)
+        Ok(Entered(PhantomData))
     }
 
     fn stream(&self, queue: Queue) -> sys::CUstream {
@@ -150,13 +151,13 @@ impl Driver {
     }
 }
 
-/// While it lives, a context is this thread's.
-struct Entered;
+/// While it lives, a context is this thread's. It stays on the thread that it was made on.
+struct Entered(PhantomData<*const ()>);
 
 impl Drop for Entered {
     fn drop(&mut self) {
         let mut context = std::ptr::null_mut();
-        // SAFETY: `enter` pushed one. The threads that it is dropped on is the one that made it: it is never handed on.
+        // SAFETY: `enter` pushed one, on this thread.
         let _ = unsafe { sys::cuCtxPopCurrent_v2(&raw mut context) };
     }
 }
@@ -216,8 +217,8 @@ impl Device for Driver {
 
     fn free_pinned(&self, start: NonNull<u8>, _bytes: usize) {
         if let Ok(_here) = self.enter() {
-            // SAFETY: the stream lives as long as `self`; after it nothing reads the memory, which `alloc_pinned` gave and
-            // `Pinned` frees once.
+            // SAFETY: the stream lives as long as `self`; after it nothing reads the memory, which `alloc_pinned` gave
+            // and `Pinned` frees once.
             unsafe {
                 let _ = stream::synchronize(self.copy);
                 let _ = result::free_host(start.as_ptr().cast());
@@ -256,8 +257,8 @@ impl Device for Driver {
         let _here = self.enter()?;
         let mut parameters = [launch.bytes().as_ptr().cast_mut().cast::<c_void>()];
         // SAFETY: the kernel's one parameter, of its size and alignment, which the driver copies during the call; the
-        // module stays loaded as long as `self` lives. The addresses in it are those of memory that stays until an event
-        // after this launch.
+        // module stays loaded as long as `self` lives. The addresses in it are those of memory that stays until an
+        // event after this launch.
         unsafe {
             let (grid, block) = ((geometry.blocks, 1, 1), (geometry.threads, 1, 1));
             result::launch_kernel(self.kernel, grid, block, 0, self.combine, &mut parameters)

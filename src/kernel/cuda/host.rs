@@ -1,8 +1,8 @@
 //! A device that is none: its memory is the host's, its kernel the specification. For tests.
 //!
-//! What is put into a queue is not done then, but when somebody waits for it, and which queue goes on is left to chance.
-//! So work that should have waited for other work will not, sooner or later, and a copy whose source is overwritten too
-//! soon brings the wrong bytes. Work that touches memory that is not there is a panic.
+//! What is put into a queue is not done then, but when somebody waits for it, and which queue goes on is left to
+//! chance. So work that should have waited for other work will not, sooner or later, and a copy whose source is
+//! overwritten too soon brings the wrong bytes. Work that touches memory that is not there is a panic.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ptr::NonNull;

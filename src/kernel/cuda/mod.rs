@@ -48,9 +48,9 @@ impl Cuda {
     /// (`TASKBASIS_KERNEL_CACHE` names another one). `docs/gpu.md` says what has to be installed.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where this library was built without the feature `cuda`;
-    /// [`ErrorKind::RuntimeMissing`](crate::ErrorKind::RuntimeMissing), saying what is missing: driver, GPU or NVRTC;
-    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a number beyond the last;
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where this library was built without the feature
+    /// `cuda`; [`ErrorKind::RuntimeMissing`](crate::ErrorKind::RuntimeMissing), saying what is missing: driver, GPU or
+    /// NVRTC; [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a number beyond the last;
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime) with the words of the driver.
     pub fn open(ordinal: usize) -> Result<Self> {
         #[cfg(feature = "cuda")]

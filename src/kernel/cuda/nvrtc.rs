@@ -1,7 +1,7 @@
 //! NVRTC, NVIDIA's compiler as a library: found, loaded and called. It needs no GPU and no driver.
 //!
-//! Written here and not taken from `cudarc`, which loads it by name only (a Python wheel keeps it in a folder of its own,
-//! where no loader looks) and panics where it is missing.
+//! Written here and not taken from `cudarc`, which loads it by name only (a Python wheel keeps it in a folder of its
+//! own, where no loader looks) and panics where it is missing.
 
 use std::ffi::{CStr, CString, OsString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
@@ -17,8 +17,8 @@ pub(crate) const VARIABLE: &str = "TASKBASIS_NVRTC";
 /// Majors of NVRTC that are looked for, the newest first.
 const MAJORS: [u32; 3] = [13, 12, 11];
 
-/// What the kernel is compiled with, apart from the architecture. No fused multiply-add that the source does not name, no
-/// subnormal that becomes zero: the bit contract.
+/// What the kernel is compiled with, apart from the architecture. No fused multiply-add that the source does not name,
+/// no subnormal that becomes zero: the bit contract.
 pub(super) const OPTIONS: [&str; 4] = ["--std=c++17", "--fmad=false", "--ftz=false", "--ptxas-options=-v"];
 
 /// Code for one architecture.
@@ -85,14 +85,14 @@ impl Nvrtc {
         Err(Error::new(ErrorKind::RuntimeMissing, "NVRTC, which compiles the kernel for the GPU, was not found")
             .got(tried.join("; "))
             .hint(format!(
-                "Install the CUDA toolkit, or run `pip install nvidia-cuda-nvrtc-cu12` and set {VARIABLE} to the folder \
-                 `nvidia/cuda_nvrtc/lib` that it brings"
+                "Install the CUDA toolkit, or run `pip install nvidia-cuda-nvrtc-cu12` and set {VARIABLE} to the \
+                 folder `nvidia/cuda_nvrtc/lib` that it brings"
             )))
     }
 
     fn open(path: &Path) -> Result<Self, libloading::Error> {
-        // SAFETY: loading NVRTC runs only its own initialisers. The types of its functions are those of nvrtc.h, the same
-        // in every version since 11.2.
+        // SAFETY: loading NVRTC runs only its own initialisers. The types of its functions are those of nvrtc.h, the
+        // same in every version since 11.2.
         unsafe {
             let library = Library::new(path)?;
             macro_rules! function {
@@ -127,8 +127,8 @@ impl Nvrtc {
         }
     }
 
-    /// Code for a device of this architecture: its own machine code, or, for one that is newer than this compiler, PTX of
-    /// the newest that it knows, of which the driver makes machine code.
+    /// Code for a device of this architecture: its own machine code, or, for one that is newer than this compiler, PTX
+    /// of the newest that it knows, of which the driver makes machine code.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] for a device that is too old; [`ErrorKind::Runtime`] with the compiler's own words.

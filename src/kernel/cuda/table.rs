@@ -144,8 +144,8 @@ pub(crate) struct Launch {
 
 #[cfg_attr(not(any(feature = "cuda", test)), allow(dead_code))] // Only devices read it.
 impl Launch {
-    /// A launch over `table`, which lies at `address`, with its results at `out`. `active` are the terms that are added,
-    /// counted in each segment, and their coefficients, in ascending order.
+    /// A launch over `table`, which lies at `address`, with its results at `out`. `active` are the terms that are
+    /// added, counted in each segment, and their coefficients, in ascending order.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for more than [`MOST_ACTIVE`] terms.

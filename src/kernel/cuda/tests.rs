@@ -44,8 +44,8 @@ impl Host {
     fn launch(&mut self, launch: &Launch, readable: &[&Memory], writable: &Memory) {
         type Allow = unsafe extern "C" fn(i32, u64, u64);
         type Run = unsafe extern "C" fn(u32, u32, *const u8);
-        // SAFETY: the types are those of tests/cuda_host/host.cpp. The kernel touches only what is allowed here, all of it
-        // alive until the call ends, and `writable` borrowed by nobody.
+        // SAFETY: the types are those of tests/cuda_host/host.cpp. The kernel touches only what is allowed here, all
+        // of it alive until the call ends, and `writable` borrowed by nobody.
         unsafe {
             let bytes = self.library.get::<unsafe extern "C" fn() -> u64>(b"host_launch_bytes").unwrap();
             assert_eq!(bytes() as usize, launch.bytes().len());
@@ -192,7 +192,14 @@ fn length() -> impl Strategy<Value = usize> {
 }
 
 fn coefficient() -> impl Strategy<Value = f32> {
-    prop_oneof![6 => -1.5f32..1.5, 2 => Just(0.0f32), 1 => Just(-0.0), 1 => Just(1.0), 1 => Just(1e-40), 1 => -1e38f32..1e38]
+    prop_oneof![
+        6 => -1.5f32..1.5,
+        2 => Just(0.0f32),
+        1 => Just(-0.0),
+        1 => Just(1.0),
+        1 => Just(1e-40),
+        1 => -1e38f32..1e38,
+    ]
 }
 
 #[derive(Clone, Debug)]

@@ -87,9 +87,9 @@ impl DeviceModel {
     ///
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where base and basis are not of one model;
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a budget that is too small for the weights of
-    /// one task and what never changes; [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) where the device has
-    /// less than the budget, or no memory can be pinned; [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a budget that is too small for the
+    /// weights of one task and what never changes; [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) where the
+    /// device has less than the budget, or no memory can be pinned; [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
     pub fn new(model: &Arc<Model>, cuda: &Cuda, options: &DeviceOptions) -> Result<Arc<Self>> {
         let device = cuda.device();
         let budget = match options.budget {
@@ -109,8 +109,8 @@ impl DeviceModel {
         }))
     }
 
-    /// The weights of a task of this model: kept ones, or put into the queue now. Returns before they are computed, unless
-    /// parameters have to be streamed.
+    /// The weights of a task of this model: kept ones, or put into the queue now. Returns before they are computed,
+    /// unless parameters have to be streamed.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a task of another model;

@@ -1,5 +1,5 @@
-//! Getting inputs onto the device: put into its form by all threads, in pinned memory, from where it is copied while the
-//! next ones are.
+//! Getting inputs onto the device: put into its form by all threads, in pinned memory, from where it is copied while
+//! the next ones are.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -42,8 +42,8 @@ impl Stream {
         Ok(Self { slots: [slot()?, slot()?], staging, next: 0, copied: 0 })
     }
 
-    /// Computes the parameters that do not stay on the device into the memory at `out`. Inputs whose coefficient is zero
-    /// are not brought there.
+    /// Computes the parameters that do not stay on the device into the memory at `out`. Inputs whose coefficient is
+    /// zero are not brought there.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for more terms than a launch takes;
