@@ -56,7 +56,7 @@ pub use encoder::{
     WeightSource, write_onnx, write_onnx_f16,
 };
 pub use error::{Error, ErrorKind, Result};
-pub use kernel::{Cuda, Kernel};
+pub use kernel::{Cuda, CudaStream, Kernel};
 pub use mmap::{MapMode, Mapping};
 pub use replace::{check_output, replace_file};
 pub use tensor::{BlockFormat, Blocks, DType, Rounding, Source, Tensor};

@@ -113,6 +113,7 @@ fn a_thousand_switches_leave_memory_flat() {
     let Some((_folder, model)) = model("q4", BaseFormat::F16) else { return };
     let (resident, weights) = sizes(&model, &cuda);
     assert!(cuda.copy_bandwidth(8 << 20).unwrap() > 0.0);
+    let stream = cuda.stream().unwrap();
     let before = cuda.memory().unwrap().0;
     let options = DeviceOptions { budget: Some(resident + 3 * weights) };
     let device = DeviceModel::new(&model, &cuda, &options).unwrap();
@@ -124,10 +125,9 @@ fn a_thousand_switches_leave_memory_flat() {
         if switch % 50 == 0 {
             assert_same(&device, task, "a switch");
         } else {
-            // The legacy default stream stands for what an encoder runs in.
             let weights = device.get(task).unwrap();
-            weights.wait_in(0).unwrap();
-            weights.used_in(0).unwrap();
+            weights.wait_in(stream.as_raw()).unwrap();
+            weights.used_in(stream.as_raw()).unwrap();
         }
         if switch == 100 {
             settled = cuda.memory().unwrap().0;
@@ -136,6 +136,7 @@ fn a_thousand_switches_leave_memory_flat() {
     let after = cuda.memory().unwrap().0;
     assert!(after + SLACK >= settled, "{settled} bytes were free after 100 switches, {after} after 1000");
     assert!(device.stats().weights_bytes <= 3 * weights);
+    stream.synchronize().unwrap();
     drop(device);
     let end = cuda.memory().unwrap().0;
     assert!(end + SLACK >= before, "{before} bytes were free before, {end} after");

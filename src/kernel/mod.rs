@@ -45,7 +45,7 @@ pub(crate) mod threads;
 
 pub use combine::{Segment, combine, combine_cancellable};
 pub use copy::Copy;
-pub use cuda::Cuda;
+pub use cuda::{Cuda, CudaStream};
 pub use dispatch::{Kernel, VARIABLE, active, choose};
 pub(crate) use input::Input;
 pub(crate) use scatter::cast;

@@ -39,6 +39,12 @@ pub(crate) struct Info {
 pub(crate) trait Device: fmt::Debug + Send + Sync {
     fn info(&self) -> &Info;
 
+    /// A stream for somebody else: a `CUstream`, as a number, and what [`Queue::Foreign`] takes.
+    fn new_stream(&self) -> Result<u64>;
+
+    /// Gives back what [`Device::new_stream`] made, once all that is in it has ended.
+    fn free_stream(&self, stream: u64);
+
     /// Bytes of memory that are free now, and all there are.
     fn memory(&self) -> Result<(usize, usize)>;
 

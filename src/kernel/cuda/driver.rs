@@ -187,6 +187,23 @@ impl Device for Driver {
         &self.info
     }
 
+    fn new_stream(&self) -> Result<u64> {
+        let _here = self.enter()?;
+        let made = stream::create(stream::StreamKind::NonBlocking).map_err(failed("cannot make a stream"))?;
+        Ok(made.expose_provenance() as u64)
+    }
+
+    fn free_stream(&self, stream: u64) {
+        if let Ok(_here) = self.enter() {
+            let stream = self.stream(Queue::Foreign(stream));
+            // SAFETY: `new_stream` made it, and `CudaStream` gives it back once.
+            unsafe {
+                let _ = stream::synchronize(stream);
+                let _ = stream::destroy(stream);
+            }
+        }
+    }
+
     fn memory(&self) -> Result<(usize, usize)> {
         let _here = self.enter()?;
         result::mem_get_info().map_err(failed("cannot ask how much memory is free"))

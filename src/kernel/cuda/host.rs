@@ -210,6 +210,16 @@ impl Device for HostDevice {
         &self.info
     }
 
+    fn new_stream(&self) -> Result<u64> {
+        let mut state = self.lock();
+        state.next += 256;
+        Ok(state.next)
+    }
+
+    fn free_stream(&self, stream: u64) {
+        self.lock().until(|state| state.queues.get(&Queue::Foreign(stream)).is_none_or(VecDeque::is_empty));
+    }
+
     fn memory(&self) -> Result<(usize, usize)> {
         Ok((self.capacity - self.lock().tally.bytes, self.capacity))
     }

@@ -81,6 +81,14 @@ impl Cuda {
         self.device.memory()
     }
 
+    /// A stream of its own, to run something in.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
+    pub fn stream(&self) -> Result<CudaStream> {
+        Ok(CudaStream { device: Arc::clone(&self.device), raw: self.device.new_stream()? })
+    }
+
     /// Bytes a second that are read and written by copies of `bytes` bytes within its memory: the yardstick of
     /// reconstruction.
     ///
@@ -111,5 +119,35 @@ impl Cuda {
     #[cfg(test)]
     pub(crate) fn of(device: Arc<HostDevice>) -> Self {
         Self { device }
+    }
+}
+
+/// A stream of a GPU, in its primary context: what is put into it is done in order. ONNX Runtime can run in it
+/// (`user_compute_stream` of its CUDA provider). Dropping it waits for all that is in it.
+#[derive(Debug)]
+pub struct CudaStream {
+    device: Arc<dyn Device>,
+    raw: u64,
+}
+
+impl CudaStream {
+    /// The `CUstream`, which is a `cudaStream_t` too, as a number: what
+    /// [`DeviceWeights`](crate::weights::DeviceWeights) asks for.
+    pub fn as_raw(&self) -> u64 {
+        self.raw
+    }
+
+    /// Waits for all that is in it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime), where some of it failed.
+    pub fn synchronize(&self) -> Result<()> {
+        Event::record(&self.device, Queue::Foreign(self.raw))?.synchronize()
+    }
+}
+
+impl Drop for CudaStream {
+    fn drop(&mut self) {
+        self.device.free_stream(self.raw);
     }
 }

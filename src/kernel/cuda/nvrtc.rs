@@ -217,7 +217,8 @@ impl Drop for Made {
 fn places(variable: Option<OsString>, toolkits: impl Iterator<Item = OsString>) -> Vec<PathBuf> {
     let names = || -> Vec<String> {
         if cfg!(windows) {
-            MAJORS.iter().map(|major| format!("nvrtc64_{major}0_0.dll")).collect()
+            // From 11.2 on the name stays for all of a major version.
+            MAJORS.iter().map(|major| format!("nvrtc64_{major}{}_0.dll", if *major == 11 { 2 } else { 0 })).collect()
         } else {
             MAJORS.iter().map(|major| format!("libnvrtc.so.{major}")).chain(["libnvrtc.so".to_owned()]).collect()
         }

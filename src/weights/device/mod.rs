@@ -45,7 +45,8 @@ pub struct DeviceStats {
     pub streamed: u64,
     /// Bytes that weights take now, those in use elsewhere and memory that waits for others among them.
     pub weights_bytes: usize,
-    /// The weights that are kept, within a budget of their own: what base, basis and slots leave.
+    /// The weights that are kept, within a budget of their own: what base, basis and slots leave. Its time is that until
+    /// they are in the queue, not until they are computed.
     pub cache: CacheStats,
 }
 
@@ -56,16 +57,17 @@ pub struct DeviceStats {
 /// threads.
 ///
 /// ```no_run
-/// # fn run(model: &std::sync::Arc<taskbasis::Model>, stream: u64) -> taskbasis::Result<()> {
+/// # fn run(model: &std::sync::Arc<taskbasis::Model>) -> taskbasis::Result<()> {
 /// use taskbasis::{Cuda, DeviceModel, DeviceOptions};
 ///
-/// let device = DeviceModel::new(model, &Cuda::open(0)?, &DeviceOptions::default())?;
+/// let cuda = Cuda::open(0)?;
+/// let (device, stream) = (DeviceModel::new(model, &cuda, &DeviceOptions::default())?, cuda.stream()?);
 /// let weights = device.get(&model.weights(&"MNIST@0.3 + SVHN@0.3".parse()?)?)?;
-/// weights.wait_in(stream)?;
+/// weights.wait_in(stream.as_raw())?;
 /// for tensor in weights.iter() {
-///     // Give `tensor.address` to what runs in `stream` …
+///     // Give `tensor.address` to what runs in the stream …
 /// }
-/// weights.used_in(stream)?; // … and let go of the weights whenever you like
+/// weights.used_in(stream.as_raw())?; // … and let go of the weights whenever you like
 /// # Ok(())
 /// # }
 /// ```

@@ -26,6 +26,15 @@ struct Slot {
     combined: Option<Event>,
 }
 
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(combined) = self.combined.take() {
+            // A failure has ended the work as well.
+            let _ = combined.synchronize();
+        }
+    }
+}
+
 /// Tiles of one parameter.
 struct Stretch<'a> {
     of: &'a Changed,

@@ -36,9 +36,9 @@ fn blocks(format: BlockFormat, shape: &[usize], seed: usize) -> Source {
     Blocks::new(&Arc::new(Mapping::from_vec(bytes, "test")), 0..length, format, shape).unwrap().into()
 }
 
-/// A model of M vectors: parameters of every kind of base and of every format.
-fn model(vectors: usize) -> Arc<Model> {
-    let bases = [
+/// Parameters of every type that a base may have.
+fn bases() -> [(&'static str, DType, Vec<usize>); 7] {
+    [
         ("visual.a", DType::F32, vec![70, 90]),
         ("visual.unchanged", DType::F32, vec![33, 64]),
         ("visual.b", DType::F16, vec![5000]),
@@ -46,13 +46,19 @@ fn model(vectors: usize) -> Arc<Model> {
         ("visual.half", DType::F16, vec![100]),
         ("visual.d", DType::BF16, vec![2, 2048]),
         ("visual.e", DType::F32, vec![9, 999]),
-    ];
-    let base = bases.iter().enumerate().map(|(i, (name, dtype, shape))| ((*name).into(), tensor(*dtype, shape, i)));
-    let mut base: Vec<(String, Tensor)> = base.collect();
-    base.push(("visual.counter".into(), tensor(DType::F32, &[1], 0).rearranged(0, &[1], &[1]).unwrap()));
-    let base = Checkpoint::from_tensors("base", Format::Safetensors, base).unwrap();
+    ]
+}
+
+fn base() -> Checkpoint {
+    let tensors =
+        bases().into_iter().enumerate().map(|(i, (name, dtype, shape))| (name.into(), tensor(dtype, &shape, i)));
+    Checkpoint::from_tensors("base", Format::Safetensors, tensors.collect()).unwrap()
+}
+
+/// A model of M vectors, of every format.
+fn model(vectors: usize) -> Arc<Model> {
     let mut parameters = IndexMap::new();
-    for (i, (name, _, shape)) in bases.iter().enumerate() {
+    for (i, (name, _, shape)) in bases().iter().enumerate() {
         let source = |m: usize| -> Source {
             let seed = 100 * (i + 1) + m;
             match (i + m) % 7 {
@@ -67,7 +73,6 @@ fn model(vectors: usize) -> Arc<Model> {
         };
         parameters.insert((*name).to_owned(), parameter);
     }
-    parameters.insert("visual.counter".to_owned(), Parameter::unchanged(&[1]));
     let basis = Basis::from_parts(Parts {
         path: "basis".into(),
         method: Method::Autoencoder,
@@ -80,7 +85,7 @@ fn model(vectors: usize) -> Arc<Model> {
         parameters,
         file_bytes: 0,
     });
-    Model::new(base, Some(basis), &ModelOptions { threads: 2, ..ModelOptions::default() }).unwrap()
+    Model::new(base(), Some(basis), &ModelOptions { threads: 2, ..ModelOptions::default() }).unwrap()
 }
 
 fn task(model: &Arc<Model>, coefficients: &[f64]) -> TaskWeights {
@@ -257,6 +262,35 @@ fn runs_in_flight_keep_their_weights() {
     assert!((1..40).all(|seed| read_while_others_come(seed, true)));
     // The order that this test's device works in does show whether anybody waits.
     assert!((1..40).any(|seed| !read_while_others_come(seed, false)));
+}
+
+/// Whoever holds weights holds what they need, at whatever point the model is let go of.
+#[test]
+fn weights_outlive_their_model() {
+    let model = model(3);
+    let (resident, arena) = sizes(&model);
+    for (seed, budget) in (1..20).flat_map(|seed| [(seed, resident + arena), (seed, resident / 2 + arena)]) {
+        let host = Arc::new(HostDevice::new(ROOM, seed));
+        let device = on(&host, &model, budget).unwrap();
+        let task = task(&model, &[0.5, -1.0, 0.25]);
+        let weights = device.get(&task).unwrap();
+        drop(device);
+        assert_same(&weights, &task);
+        drop(weights);
+        assert_eq!(host.tally().bytes, 0);
+    }
+}
+
+#[test]
+fn a_base_alone_takes_no_memory_a_task() {
+    let model = Model::new(base(), None, &ModelOptions::default()).unwrap();
+    let host = Arc::new(HostDevice::new(ROOM, 2));
+    let device = on(&host, &model, ROOM).unwrap();
+    let base = model.weights(&"base".parse().unwrap()).unwrap();
+    let weights = device.get(&base).unwrap();
+    assert_same(&weights, &base);
+    assert_eq!((weights.nbytes(), device.stats().weights_bytes), (0, 0));
+    assert!(device.stats().resident_bytes > 0);
 }
 
 #[test]
