@@ -12,7 +12,7 @@ DESTDIR ?=
 # The folder of libraries and program to install; given, nothing is built.
 BUILT ?=
 
-.PHONY: demo test test-python test-python-full bench microbench build onnxruntime install uninstall check-sanitizers lint fuzz clean
+.PHONY: demo test test-python test-python-full test-gpu bench microbench build onnxruntime install uninstall check-sanitizers lint fuzz clean
 
 ## The main job on the digits family: every task from one basis.
 demo: onnxruntime
@@ -33,6 +33,15 @@ test-python: onnxruntime
 test-python-full: onnxruntime
 	$(CARGO) build --release
 	PYTHON="$(PYTHON)" scripts/test-python "$(TARGET)" full
+
+## What needs an NVIDIA GPU, its driver and NVRTC (docs/gpu.md); says what is missing, and skips it. Again under
+## compute-sanitizer where that is installed.
+test-gpu: onnxruntime
+	$(CARGO) test --features cuda --lib -- --nocapture kernel::cuda weights::device
+	$(CARGO) test --features cuda --test gpu -- --nocapture
+	if command -v compute-sanitizer >/dev/null; then \
+		$(CARGO) test --features cuda --test gpu --config "target.'cfg(all())'.runner = 'compute-sanitizer --error-exitcode=1'"; \
+	else echo "skipped: compute-sanitizer is not installed"; fi
 
 ## The figures of docs/performance.md on this machine, for ViT-B-32 with random weights; needs 4 GB in the temporary folder.
 bench: build
@@ -68,6 +77,7 @@ check-sanitizers: onnxruntime
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
+	$(CARGO) clippy --all-targets --features cuda -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
 
 ## Ten minutes a target; needs nightly Rust and cargo-fuzz.

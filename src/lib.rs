@@ -57,10 +57,11 @@ pub use encoder::{
     WeightSource, write_onnx, write_onnx_f16,
 };
 pub use error::{Error, ErrorKind, Result};
-pub use kernel::Kernel;
+pub use kernel::{Cuda, CudaStream, Kernel};
 pub use mmap::{MapMode, Mapping};
 pub use replace::{PartialFolder, check_output, replace_file};
 pub use tensor::{BlockFormat, Blocks, DType, Rounding, Source, Tensor};
 pub use weights::{
-    CacheStats, Model, ModelOptions, ReconstructOptions, Scope, TaskWeights, Values, Weights, WeightsCache, save_arrays,
+    CacheStats, DeviceModel, DeviceOptions, DeviceStats, DeviceTensor, DeviceWeights, Model, ModelOptions,
+    ReconstructOptions, Scope, TaskWeights, Values, Weights, WeightsCache, save_arrays,
 };

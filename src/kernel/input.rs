@@ -10,7 +10,7 @@ use crate::tensor::{Blocks, DType, Source, Tensor};
 
 /// The base, or a term.
 #[derive(Clone, Copy)]
-pub(super) enum Input<'a> {
+pub(crate) enum Input<'a> {
     Dense(&'a Tensor),
     Blocks(&'a Blocks),
 }
@@ -32,7 +32,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    pub(super) fn numel(self) -> usize {
+    pub(crate) fn numel(self) -> usize {
         match self {
             Self::Dense(tensor) => tensor.numel(),
             Self::Blocks(blocks) => blocks.numel(),

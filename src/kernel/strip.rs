@@ -4,7 +4,7 @@ use crate::tensor::{BLOCK, BlockFormat};
 
 /// What kernels load as it is; everything else is converted to f32 first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
+pub(crate) enum Format {
     F32,
     F16,
     BF16,
@@ -13,7 +13,7 @@ pub(super) enum Format {
 
 impl Format {
     /// Bytes of `count` elements; a last block that they do not fill counts whole.
-    pub(super) const fn bytes(self, count: usize) -> usize {
+    pub(crate) const fn bytes(self, count: usize) -> usize {
         match self {
             Self::F32 => 4 * count,
             Self::F16 | Self::BF16 => 2 * count,

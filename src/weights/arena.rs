@@ -36,7 +36,8 @@ impl Arena {
             })
             .collect::<Option<Vec<_>>>()
             .ok_or_else(|| Error::out_of_memory(usize::MAX))?;
-        let memory = match spares.and_then(|spares| spares.take(end)) {
+        let bytes = end.checked_mul(size_of::<f32>()).ok_or_else(|| Error::out_of_memory(usize::MAX))?;
+        let memory = match spares.and_then(|spares| spares.take(bytes)) {
             Some(memory) => memory,
             None => Anonymous::new(end)?,
         };
@@ -62,7 +63,7 @@ impl Arena {
 
     /// Bytes that it holds.
     pub(super) fn nbytes(&self) -> usize {
-        nbytes(&self.memory)
+        self.memory.nbytes()
     }
 }
 
@@ -74,19 +75,37 @@ impl Drop for Arena {
     }
 }
 
-/// Memory of arenas that are gone, for the next ones. Fresh pages have to be faulted in and zeroed by the kernel before
-/// they are written, which costs about as much as a reconstruction reads in that time.
-#[derive(Debug, Default)]
-pub(super) struct Spares {
-    /// Bytes that may be kept; the cache lowers it as it fills.
-    limit: AtomicUsize,
-    kept: Mutex<Vec<Anonymous>>,
+/// Memory that weights live in, and that other weights can take over.
+pub trait ArenaMemory: std::fmt::Debug + Send + Sync {
+    /// Bytes that it holds.
+    fn nbytes(&self) -> usize;
 }
 
-impl Spares {
+impl ArenaMemory for Anonymous {
+    fn nbytes(&self) -> usize {
+        size_of_val(self.as_f32())
+    }
+}
+
+/// Memory of arenas that are gone, for the next ones. Fresh pages have to be faulted in and zeroed by the kernel before
+/// they are written, which costs about as much as a reconstruction reads in that time.
+#[derive(Debug)]
+pub(crate) struct Spares<M = Anonymous> {
+    /// Bytes that may be kept; the cache lowers it as it fills.
+    limit: AtomicUsize,
+    kept: Mutex<Vec<M>>,
+}
+
+impl<M> Default for Spares<M> {
+    fn default() -> Self {
+        Self { limit: AtomicUsize::default(), kept: Mutex::default() }
+    }
+}
+
+impl<M: ArenaMemory> Spares<M> {
     /// Sets how many bytes may be kept, and gives what is beyond: dropping it takes milliseconds, and whoever holds a
     /// lock can do that later.
-    pub(super) fn set_limit(&self, bytes: usize) -> Vec<Anonymous> {
+    pub(super) fn set_limit(&self, bytes: usize) -> Vec<M> {
         // Under the lock, so that nobody who is just giving memory back goes by the old limit.
         let mut kept = self.kept();
         self.limit.store(bytes, Ordering::Relaxed);
@@ -102,34 +121,30 @@ impl Spares {
         total(&self.kept())
     }
 
-    fn keep(&self, memory: Anonymous) {
+    pub(super) fn keep(&self, memory: M) {
         /// More than two arenas that nobody needs would be a leak of sorts, whatever the budget says.
         const MOST: usize = 2;
 
         let mut kept = self.kept();
-        if kept.len() < MOST && total(&kept) + nbytes(&memory) <= self.limit.load(Ordering::Relaxed) {
+        if kept.len() < MOST && total(&kept) + memory.nbytes() <= self.limit.load(Ordering::Relaxed) {
             kept.push(memory);
         }
     }
 
-    /// Memory of exactly `length` values; all weights of one model take the same.
-    fn take(&self, length: usize) -> Option<Anonymous> {
+    /// Memory of exactly so many bytes; all weights of one model take the same.
+    pub(super) fn take(&self, bytes: usize) -> Option<M> {
         let mut kept = self.kept();
-        let at = kept.iter().position(|memory| memory.as_f32().len() == length)?;
+        let at = kept.iter().position(|memory| memory.nbytes() == bytes)?;
         Some(kept.swap_remove(at))
     }
 
-    fn kept(&self) -> MutexGuard<'_, Vec<Anonymous>> {
+    fn kept(&self) -> MutexGuard<'_, Vec<M>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn nbytes(memory: &Anonymous) -> usize {
-    size_of_val(memory.as_f32())
-}
-
-fn total(memory: &[Anonymous]) -> usize {
-    memory.iter().map(nbytes).sum()
+fn total<M: ArenaMemory>(memory: &[M]) -> usize {
+    memory.iter().map(M::nbytes).sum()
 }
 
 #[cfg(test)]

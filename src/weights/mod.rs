@@ -4,6 +4,7 @@
 
 mod arena;
 mod cache;
+mod device;
 mod lay_out;
 mod layout;
 mod model;
@@ -18,8 +19,9 @@ use std::sync::atomic::AtomicBool;
 use indexmap::IndexMap;
 
 use self::arena::Arena;
-pub use self::cache::{CacheStats, WeightsCache};
+pub use self::cache::{CacheStats, Reconstructed, WeightsCache};
 pub(crate) use self::cache::{Derived, Key, Owner};
+pub use self::device::{DeviceModel, DeviceOptions, DeviceStats, DeviceTensor, DeviceWeights};
 pub use self::layout::{LaidOut, Layout, View};
 pub use self::model::{Model, ModelOptions, TaskWeights};
 pub(crate) use self::parts::Ring;

@@ -79,6 +79,11 @@ impl Model {
         self.basis.as_ref()
     }
 
+    /// Threads that reconstruct; 0 means one a processor.
+    pub(super) fn threads(&self) -> usize {
+        self.threads
+    }
+
     /// The kernel that reconstructs.
     pub(crate) fn kernel(&self) -> Kernel {
         self.kernel
@@ -262,6 +267,11 @@ impl TaskWeights {
     pub fn laid_out(&self, layout: &Arc<Layout>) -> Self {
         let key = Key { layout: layout.id(), ..self.key.clone() };
         Self { key, layout: Some(Arc::clone(layout)), ..self.clone() }
+    }
+
+    /// Whose names and types they have, where it is a graph's.
+    pub(super) fn layout(&self) -> Option<&Arc<Layout>> {
+        self.layout.as_ref()
     }
 
     /// What tells these weights from others, in the cache and for promoted sessions.

@@ -16,8 +16,9 @@ pub(crate) use self::state::Derived;
 use self::state::{Found, State};
 pub use self::stats::CacheStats;
 use super::Weights;
-use super::arena::Spares;
+use super::arena::{ArenaMemory, Spares};
 use crate::error::Result;
+use crate::mmap::Anonymous;
 use crate::mmap::Identity;
 
 /// What determines the bits of weights: the files of base and basis, and the coefficients as the kernel takes them.
@@ -43,22 +44,46 @@ impl Owner {
     }
 }
 
+/// Weights that a [`WeightsCache`] can keep: those in memory, or those on a device.
+pub trait Reconstructed: std::fmt::Debug + Send + Sync {
+    /// The memory that they live in.
+    type Memory: ArenaMemory;
+
+    /// Bytes of it.
+    fn nbytes(&self) -> usize;
+}
+
+impl Reconstructed for Weights {
+    type Memory = Anonymous;
+
+    fn nbytes(&self) -> usize {
+        self.nbytes()
+    }
+}
+
 /// Weights of any number of models, and the sessions promoted from them, within one budget of bytes.
 ///
 /// Least recently used goes first. What is in use elsewhere stays alive there whatever the cache does, and is found
 /// again as long as it lives: a budget smaller than one task still works. Shareable between threads and, in an
 /// [`Arc`], between models ([`ModelOptions::cache`](super::ModelOptions::cache)).
 #[derive(Debug)]
-pub struct WeightsCache {
-    state: Mutex<State>,
+pub struct WeightsCache<W: Reconstructed = Weights> {
+    state: Mutex<State<W>>,
     /// Some reconstruction has ended, well or not.
     ended: Condvar,
-    spares: Arc<Spares>,
+    spares: Arc<Spares<W::Memory>>,
 }
 
 impl WeightsCache {
     /// An empty cache that keeps at most `budget` bytes; 0 keeps nothing.
     pub fn new(budget: usize) -> Self {
+        Self::with_budget(budget)
+    }
+}
+
+impl<W: Reconstructed> WeightsCache<W> {
+    /// [`WeightsCache::new`], for weights of any kind.
+    pub(crate) fn with_budget(budget: usize) -> Self {
         let cache = Self { state: Mutex::default(), ended: Condvar::new(), spares: Arc::default() };
         cache.set_budget(budget);
         cache
@@ -98,8 +123,8 @@ impl WeightsCache {
         key: &Key,
         bytes: usize,
         cancel: &Arc<AtomicBool>,
-        build: impl FnOnce(&Arc<Spares>) -> Result<Weights>,
-    ) -> Result<Arc<Weights>> {
+        build: impl FnOnce(&Arc<Spares<W::Memory>>) -> Result<W>,
+    ) -> Result<Arc<W>> {
         let mut state = self.lock();
         loop {
             match state.find(key) {
@@ -161,7 +186,7 @@ impl WeightsCache {
         self.change(|state| state.drop_owner(owner));
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+    fn change<T>(&self, change: impl FnOnce(&mut State<W>) -> T) -> T {
         let mut state = self.lock();
         let result = change(&mut state);
         self.settle(state);
@@ -169,7 +194,7 @@ impl WeightsCache {
     }
 
     /// Ends a change: what was dropped is freed, or kept as spare memory where the budget has room.
-    fn settle(&self, mut state: MutexGuard<'_, State>) {
+    fn settle(&self, mut state: MutexGuard<'_, State<W>>) {
         let dropped = std::mem::take(&mut state.dropped);
         let limit = state.stats.budget.saturating_sub(state.stats.bytes);
         // While the lock is held, so that the last change has the last word.
@@ -179,19 +204,19 @@ impl WeightsCache {
     }
 
     /// A panic elsewhere leaves the state whole: every change is made in one step.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<W>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A reconstruction under way.
-struct Flight<'a> {
-    cache: &'a WeightsCache,
+struct Flight<'a, W: Reconstructed> {
+    cache: &'a WeightsCache<W>,
     key: &'a Key,
-    landed: Option<(Arc<Weights>, Duration)>,
+    landed: Option<(Arc<W>, Duration)>,
 }
 
-impl Drop for Flight<'_> {
+impl<W: Reconstructed> Drop for Flight<'_, W> {
     fn drop(&mut self) {
         self.cache.change(|state| match self.landed.take() {
             Some((weights, took)) => {

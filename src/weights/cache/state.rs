@@ -5,38 +5,49 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
-use super::{CacheStats, Key, Owner};
-use crate::weights::Weights;
+use super::{CacheStats, Key, Owner, Reconstructed};
 
 /// Something that was made of weights and serves in their place: a session with the weights frozen into it.
 pub(crate) type Derived = Arc<dyn Any + Send + Sync>;
 
-#[derive(Debug, Default)]
-pub(super) struct State {
-    entries: HashMap<Key, Entry>,
+#[derive(Debug)]
+pub(super) struct State<W> {
+    entries: HashMap<Key, Entry<W>>,
     derived: HashMap<(Owner, Key), Kept<Derived>>,
     /// Counts requests, to tell what was used last.
     clock: u64,
     pub(super) stats: CacheStats,
     /// What was dropped and still has to be freed, which takes milliseconds: outside the lock.
-    pub(super) dropped: Vec<Dropped>,
+    pub(super) dropped: Vec<Dropped<W>>,
+}
+
+impl<W> Default for State<W> {
+    fn default() -> Self {
+        Self {
+            entries: HashMap::new(),
+            derived: HashMap::new(),
+            clock: 0,
+            stats: CacheStats::default(),
+            dropped: Vec::new(),
+        }
+    }
 }
 
 /// The last references to what is kept no more, or what is left of them.
 #[derive(Debug)]
 #[allow(dead_code)] // Held only to be dropped.
-pub(super) enum Dropped {
-    Weights(Arc<Weights>),
+pub(super) enum Dropped<W> {
+    Weights(Arc<W>),
     Derived(Derived),
 }
 
 #[derive(Debug)]
-enum Entry {
+enum Entry<W> {
     /// Somebody is at it; others wait instead of doing it again.
     Building(Building),
-    Kept(Kept<Arc<Weights>>),
+    Kept(Kept<Arc<W>>),
     /// Dropped by the cache, perhaps still alive elsewhere.
-    Dropped(Weak<Weights>),
+    Dropped(Weak<W>),
 }
 
 #[derive(Debug)]
@@ -53,15 +64,15 @@ struct Kept<T> {
     used: u64,
 }
 
-pub(super) enum Found {
-    Ready(Arc<Weights>),
+pub(super) enum Found<W> {
+    Ready(Arc<W>),
     Building,
     Nothing,
 }
 
-impl State {
+impl<W: Reconstructed> State<W> {
     /// Looks for weights, as a request.
-    pub(super) fn find(&mut self, key: &Key) -> Found {
+    pub(super) fn find(&mut self, key: &Key) -> Found<W> {
         self.clock += 1;
         let weights = match self.entries.get_mut(key) {
             None => return Found::Nothing,
@@ -121,7 +132,7 @@ impl State {
     }
 
     /// Keeps the weights as the most recently used, as far as the budget goes.
-    pub(super) fn keep(&mut self, key: &Key, weights: &Arc<Weights>) {
+    pub(super) fn keep(&mut self, key: &Key, weights: &Arc<W>) {
         let kept = Kept { what: Arc::clone(weights), bytes: weights.nbytes(), used: self.clock };
         self.stats.entries += 1;
         self.stats.bytes += kept.bytes;

@@ -1,0 +1,305 @@
+// The combine kernel on the device: out = base + sum over m of a_m * s_m, with the bits of `scalar.rs`.
+//
+// One launch computes any number of tensors. All of them are cut into tiles of 2048 elements, and a warp takes a few
+// tiles, one after the other. In a tile, lane l has the elements 128*r + 4*l + i (r < 16, i < 4), as its values 4*r +
+// i: what the 32 lanes of a warp load and store at a time lies side by side, 16 bytes a lane. Everything in device
+// memory is in the form that this asks for (`form.rs` has the layout), in whole tiles: there are no tails here.
+//
+// Compiled by NVRTC for the device, and as plain C++ by the tests (tests/cuda_host). So it includes nothing, and no
+// thread needs another one.
+
+typedef unsigned long long u64;
+
+#define LANES 32u
+#define ROWS 16
+#define TILE 2048u
+#define VALUES 64   // of a tile, a lane
+#define CHUNK 512u  // bytes that a warp loads at a time
+#define LINE 128u   // bytes of a cache line
+#define WARPS 4u    // of a block; `table.rs` launches blocks of that size
+#define MOST_ACTIVE 504
+
+// Formats, as `table.rs` numbers them.
+#define NONE 0u
+#define F32 1u
+#define F16 2u
+#define BF16 3u
+#define Q8 4u
+#define Q6 5u
+#define Q4 6u
+#define Q3 7u
+#define Q2 8u
+
+// In memory, all little-endian:
+//
+// segment, 32 bytes   u64 base         address of its first tile
+//                     u64 out          bytes from the launch's `out`
+//                     u32 first_tile   of the launch
+//                     u32 base_format  NONE: there is no base
+//                     u32 first_term   in `terms`
+//                     u32 has_terms    0 or 1
+// term, 16 bytes      u64 address      of the segment's first tile
+//                     u32 format
+//                     u32 tile_bytes
+
+// A term that is added: those whose coefficient is zero are not here.
+struct Active {
+    unsigned term;  // counted from the segment's first
+    float coefficient;
+};
+
+struct Launch {
+    u64 segments;
+    u64 terms;
+    u64 out;
+    unsigned segment_count;
+    unsigned tiles;
+    unsigned run;  // tiles a warp
+    unsigned active_count;
+    Active active[MOST_ACTIVE];  // in ascending m
+};
+
+#ifdef __CUDACC__
+// Exact, subnormals included. A function of the toolkit's headers, which NVRTC comes without.
+static __device__ __forceinline__ float half_to_float(unsigned bits) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"((unsigned short)bits));
+    return value;
+}
+
+static __device__ __forceinline__ void prefetch(u64 address) {
+    asm volatile("prefetch.global.L2 [%0];" : : "l"(address));
+}
+#endif
+
+static __device__ __forceinline__ void load16(u64 address, unsigned *words) {
+    const uint4 loaded = __ldg((const uint4 *)address);
+    words[0] = loaded.x;
+    words[1] = loaded.y;
+    words[2] = loaded.z;
+    words[3] = loaded.w;
+}
+
+// The two halves of a word as values; `IS_BF16`: the upper 16 bits of an f32, else f16.
+template <bool IS_BF16>
+static __device__ __forceinline__ void halves(unsigned word, float *values) {
+    values[0] = IS_BF16 ? __uint_as_float(word << 16) : half_to_float(word & 0xffffu);
+    values[1] = IS_BF16 ? __uint_as_float(word & 0xffff0000u) : half_to_float(word >> 16);
+}
+
+// Two rows of a tile of half floats at `at`: values 8*pair to 8*pair + 7 of this lane.
+template <bool IS_BF16>
+static __device__ __forceinline__ void load_halves(u64 at, unsigned lane, int pair, float *values) {
+    unsigned words[4];
+    load16(at + CHUNK * pair + 16u * lane, words);
+#pragma unroll
+    for (int w = 0; w < 4; ++w) {
+        halves<IS_BF16>(words[w], values + 2 * w);
+    }
+}
+
+static __device__ __forceinline__ void add_f32(float a, u64 at, unsigned lane, float *sums) {
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+        unsigned words[4];
+        load16(at + CHUNK * r + 16u * lane, words);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            sums[4 * r + i] = __fmaf_rn(a, __uint_as_float(words[i]), sums[4 * r + i]);
+        }
+    }
+}
+
+template <bool IS_BF16>
+static __device__ __forceinline__ void add_halves(float a, u64 at, unsigned lane, float *sums) {
+#pragma unroll
+    for (int pair = 0; pair < ROWS / 2; ++pair) {
+        float values[8];
+        load_halves<IS_BF16>(at, lane, pair, values);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            sums[8 * pair + i] = __fmaf_rn(a, values[i], sums[8 * pair + i]);
+        }
+    }
+}
+
+// This lane's words of a plane of P bits.
+template <int P>
+static __device__ __forceinline__ void load_plane(u64 at, unsigned lane, unsigned *words) {
+    if (P == 1) {
+        const uint2 loaded = __ldg((const uint2 *)(at + 8u * lane));
+        words[0] = loaded.x;
+        words[1] = loaded.y;
+    } else {
+#pragma unroll
+        for (int chunk = 0; chunk < P / 2; ++chunk) {
+            load16(at + CHUNK * chunk + 16u * lane, words + 4 * chunk);
+        }
+    }
+}
+
+// The code of value v in a plane of P bits.
+template <int P>
+static __device__ __forceinline__ unsigned code(const unsigned *words, int v) {
+    return (words[v * P / 32] >> (v * P % 32)) & ((1u << P) - 1u);
+}
+
+// Blocks whose codes have planes of P bits and, above them, of Q (0: there is none).
+template <int P, int Q>
+static __device__ __forceinline__ void add_blocks(float a, float offset, u64 at, unsigned lane, float *sums) {
+    unsigned low[2 * P], high[Q > 0 ? 2 * Q : 1], scales[8];
+    load_plane<P>(at, lane, low);
+    if (Q > 0) {
+        load_plane<Q>(at + TILE / 8 * P, lane, high);
+    }
+    // Half the lanes have even blocks, half odd ones: sixteen scales each, of the rows in turn.
+    const u64 scales_at = at + TILE / 8 * (P + Q) + 32u * (lane / 16u);
+    load16(scales_at, scales);
+    load16(scales_at + 16u, scales + 4);
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+        const float d = __uint_as_float(r % 2 ? scales[r / 2] & 0xffff0000u : scales[r / 2] << 16);
+        const float zero = __fmul_rn(d, -offset);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const int v = 4 * r + i;
+            unsigned u = code<P>(low, v);
+            if (Q > 0) {
+                u |= code<Q>(high, v) << P;
+            }
+            // 2^23 + u, of which 2^23 is taken away exactly: cheaper than a conversion.
+            const float number = __fadd_rn(__uint_as_float(0x4b000000u | u), -8388608.0f);
+            sums[v] = __fmaf_rn(a, __fmaf_rn(d, number, zero), sums[v]);
+        }
+    }
+}
+
+static __device__ __forceinline__ void store_row(u64 out, unsigned lane, int r, const float *values) {
+    const float4 row = {values[0], values[1], values[2], values[3]};
+    __stcg((float4 *)(out + CHUNK * r + 16u * lane), row);
+}
+
+template <bool IS_BF16>
+static __device__ __forceinline__ void store_on_halves(u64 out, u64 base, unsigned lane, const float *sums) {
+#pragma unroll
+    for (int pair = 0; pair < ROWS / 2; ++pair) {
+        float values[8];
+        load_halves<IS_BF16>(base, lane, pair, values);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            values[i] = __fadd_rn(values[i], sums[8 * pair + i]);
+        }
+        store_row(out, lane, 2 * pair, values);
+        store_row(out, lane, 2 * pair + 1, values + 4);
+    }
+}
+
+static __device__ __forceinline__ void store_on_f32(u64 out, u64 base, unsigned lane, const float *sums) {
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+        unsigned words[4];
+        float values[4];
+        load16(base + CHUNK * r + 16u * lane, words);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            values[i] = __fadd_rn(__uint_as_float(words[i]), sums[4 * r + i]);
+        }
+        store_row(out, lane, r, values);
+    }
+}
+
+static __device__ __forceinline__ u64 address(const unsigned *words) {
+    return (u64)words[1] << 32 | words[0];
+}
+
+// Has the blocks of a term brought into the second-level cache: a lane asks for a line. What a warp computes of one
+// term does not keep enough loads on their way. Dense terms do, and are not asked for.
+static __device__ __forceinline__ void fetch_ahead(u64 term, unsigned tile, unsigned lane) {
+    unsigned words[4];
+    load16(term, words);
+    if (words[2] >= Q8 && lane * LINE < words[3]) {
+        prefetch(address(words) + (u64)tile * words[3] + lane * LINE);
+    }
+}
+
+// The tile `tile` of the launch, which lies in the segment at `segment`.
+static __device__ __forceinline__ void combine_tile(const Launch &launch, u64 segment, unsigned tile, unsigned lane) {
+    unsigned words[4];
+    load16(segment + 16, words);
+    tile -= words[0];
+    const unsigned base_format = words[1];
+    const u64 terms = launch.terms + 16ull * words[2];
+    const unsigned active = words[3] ? launch.active_count : 0;
+
+    for (unsigned m = 1; m < active; ++m) {
+        fetch_ahead(terms + 16u * launch.active[m].term, tile, lane);
+    }
+    // Without a term, a sum of -0.0 leaves the base's bits as they are; +0.0 would turn -0.0 into +0.0.
+    const float start = active == 0 && base_format != NONE ? -0.0f : 0.0f;
+    float sums[VALUES];
+#pragma unroll
+    for (int v = 0; v < VALUES; ++v) {
+        sums[v] = start;
+    }
+    for (unsigned m = 0; m < active; ++m) {
+        const float a = launch.active[m].coefficient;
+        load16(terms + 16u * launch.active[m].term, words);
+        const u64 at = address(words) + (u64)tile * words[3];
+        switch (words[2]) {
+            case F32: add_f32(a, at, lane, sums); break;
+            case F16: add_halves<false>(a, at, lane, sums); break;
+            case BF16: add_halves<true>(a, at, lane, sums); break;
+            case Q8: add_blocks<8, 0>(a, 128.0f, at, lane, sums); break;
+            case Q6: add_blocks<4, 2>(a, 32.0f, at, lane, sums); break;
+            case Q4: add_blocks<4, 0>(a, 8.0f, at, lane, sums); break;
+            case Q3: add_blocks<2, 1>(a, 4.0f, at, lane, sums); break;
+            case Q2: add_blocks<2, 0>(a, 1.5f, at, lane, sums); break;
+        }
+    }
+
+    load16(segment, words);
+    const u64 base = address(words) + (u64)tile * (base_format == F32 ? 4 * TILE : 2 * TILE);
+    const u64 out = launch.out + address(words + 2) + (u64)tile * (4 * TILE);
+    switch (base_format) {
+        case F32: store_on_f32(out, base, lane, sums); break;
+        case F16: store_on_halves<false>(out, base, lane, sums); break;
+        case BF16: store_on_halves<true>(out, base, lane, sums); break;
+        default:
+#pragma unroll
+            for (int r = 0; r < ROWS; ++r) {
+                store_row(out, lane, r, sums + 4 * r);
+            }
+    }
+}
+
+// Where the segment at `index` begins, in tiles of the launch.
+static __device__ __forceinline__ unsigned first_tile(const Launch &launch, unsigned index) {
+    return __ldg((const unsigned *)(launch.segments + 32ull * index + 16));
+}
+
+extern "C" __global__ void __launch_bounds__(WARPS *LANES, 4) taskbasis_combine(const __grid_constant__ Launch launch) {
+    const unsigned lane = threadIdx.x % LANES;
+    // `table.rs` sees to it that this fits: there are at most 2^31 tiles.
+    unsigned tile = (blockIdx.x * WARPS + threadIdx.x / LANES) * launch.run;
+    if (tile >= launch.tiles) {
+        return;
+    }
+    const unsigned end = launch.tiles - tile < launch.run ? launch.tiles : tile + launch.run;
+    // The last segment that does not begin after `tile`; the first one begins at 0.
+    unsigned index = 0;
+    for (unsigned beyond = launch.segment_count; beyond - index > 1;) {
+        const unsigned middle = index + (beyond - index) / 2;
+        if (first_tile(launch, middle) <= tile) {
+            index = middle;
+        } else {
+            beyond = middle;
+        }
+    }
+    for (; tile < end; ++tile) {
+        // No segment is empty, so the next tile is of this segment or of the one after.
+        if (index + 1 < launch.segment_count && first_tile(launch, index + 1) <= tile) {
+            ++index;
+        }
+        combine_tile(launch, launch.segments + 32ull * index, tile, lane);
+    }
+}

@@ -1,0 +1,352 @@
+//! A GPU, through the CUDA driver: `libcuda` (on Windows `nvcuda.dll`), which comes with NVIDIA's driver and is loaded
+//! when it is first needed.
+
+use std::ffi::c_void;
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+
+use cudarc::driver::result::{self, DriverError, device, event, module, primary_ctx, stream};
+use cudarc::driver::sys;
+
+use super::device::{Device, Info, Queue};
+use super::nvrtc::Nvrtc;
+use super::table::Launch;
+use super::{SOURCE, compiled};
+use crate::error::{Error, ErrorKind, Result};
+
+/// The driver of CUDA 11.4, the oldest whose functions are used here.
+const OLDEST: i32 = 11_040;
+
+/// A device, with the kernel loaded. It lives in the device's primary context, which every user of the CUDA runtime in
+/// this process shares, ONNX Runtime among them: addresses of one are those of the other.
+#[derive(Debug)]
+pub(super) struct Driver {
+    info: Info,
+    ordinal: sys::CUdevice,
+    context: sys::CUcontext,
+    copy: sys::CUstream,
+    combine: sys::CUstream,
+    module: sys::CUmodule,
+    kernel: sys::CUfunction,
+}
+
+// SAFETY: handles of the driver, whose functions may be called from any thread.
+unsafe impl Send for Driver {}
+// SAFETY: as above.
+unsafe impl Sync for Driver {}
+
+/// How many devices there are.
+pub(super) fn count() -> Result<usize> {
+    init()?;
+    let count = device::get_count().map_err(failed("cannot count the GPUs"))?;
+    Ok(usize::try_from(count).unwrap_or_default())
+}
+
+/// Loads the driver.
+fn init() -> Result<()> {
+    let missing = |message: &str| {
+        Error::new(ErrorKind::RuntimeMissing, message).hint("Install NVIDIA's driver, or run on the CPU")
+    };
+    // `cudarc` panics where the library is not there, so that is asked first.
+    // SAFETY: loading the driver's library runs only its own initialisers.
+    if !unsafe { sys::is_culib_present() } {
+        let library = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
+        return Err(missing("the library of the CUDA driver was not found").expected(library));
+    }
+    let mut version = 0;
+    // SAFETY: writes one number. It may be asked before anything else.
+    unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().map_err(failed("the CUDA driver does not answer"))?;
+    if version < OLDEST {
+        return Err(missing("the CUDA driver is too old")
+            .expected("one for CUDA 11.4 or newer")
+            .got(version_text(version)));
+    }
+    result::init().map_err(|e| missing("the CUDA driver finds no GPU that it can use").because(text(e)))
+}
+
+fn version_text(version: i32) -> String {
+    format!("one for CUDA {}.{}", version / 1000, version % 1000 / 10)
+}
+
+impl Driver {
+    /// The device of this number, with the kernel compiled for it or taken from the disk.
+    ///
+    /// # Errors
+    /// [`ErrorKind::RuntimeMissing`], saying what is missing: the driver, a GPU, NVRTC; [`ErrorKind::NotFound`] for a
+    /// number beyond the last; [`ErrorKind::Runtime`] with the driver's words.
+    pub(super) fn open(ordinal: usize) -> Result<Self> {
+        let count = count()?;
+        if ordinal >= count {
+            return Err(Error::not_found(format!("there is no GPU {ordinal}")).expected(format_args!("below {count}")));
+        }
+        let ordinal = device::get(ordinal as i32).map_err(failed("cannot find the GPU"))?;
+        let number = |attribute| {
+            // SAFETY: the device was just found.
+            unsafe { device::get_attribute(ordinal, attribute) }.map_err(failed("cannot ask the GPU what it is"))
+        };
+        use sys::CUdevice_attribute_enum as Attribute;
+        let major = number(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let minor = number(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        let multiprocessors = number(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let info = Info {
+            name: device::get_name(ordinal).map_err(failed("cannot ask the GPU what it is"))?,
+            architecture: (10 * major + minor).unsigned_abs(),
+            multiprocessors: multiprocessors.unsigned_abs(),
+        };
+        let image = compiled::load_or(
+            compiled::folder(|name| std::env::var_os(name)).as_deref(),
+            SOURCE,
+            info.architecture,
+            || Ok(Nvrtc::load()?.code_for(SOURCE, info.architecture)?.image),
+        )?;
+
+        // SAFETY: the device was just found.
+        let context = unsafe { primary_ctx::retain(ordinal) }.map_err(failed("cannot use the GPU"))?;
+        // Whatever was made by then is given back where a later step fails.
+        let mut driver = Self {
+            info,
+            ordinal,
+            context,
+            copy: std::ptr::null_mut(),
+            combine: std::ptr::null_mut(),
+            module: std::ptr::null_mut(),
+            kernel: std::ptr::null_mut(),
+        };
+        let here = driver.enter()?;
+        driver.copy = stream::create(stream::StreamKind::NonBlocking).map_err(failed("cannot make a stream"))?;
+        driver.combine = stream::create(stream::StreamKind::NonBlocking).map_err(failed("cannot make a stream"))?;
+        let refused = |e: DriverError| {
+            let mut version = 0;
+            // SAFETY: writes one number.
+            let _ = unsafe { sys::cuDriverGetVersion(&raw mut version) };
+            Error::new(
+                ErrorKind::Runtime,
+                format!("the driver, {}, refuses the compiled kernel", version_text(version)),
+            )
+            .because(text(e))
+            .hint("NVRTC must not be of a newer major version of CUDA than the driver")
+        };
+        // SAFETY: a whole cubin, or PTX with a zero at its end: NVRTC made it, and its hash was checked.
+        driver.module = unsafe { module::load_data(image.as_ptr().cast()) }.map_err(refused)?;
+        // SAFETY: the module was just loaded.
+        driver.kernel =
+            unsafe { module::get_function(driver.module, c"taskbasis_combine".to_owned()) }.map_err(refused)?;
+        drop(here);
+        Ok(driver)
+    }
+
+    /// Makes the device's context that of this thread, until what it gives is dropped.
+    fn enter(&self) -> Result<Entered> {
+        // SAFETY: the context is retained as long as `self` lives.
+        unsafe { sys::cuCtxPushCurrent_v2(self.context) }.result().map_err(failed("cannot use the GPU"))?;
+        Ok(Entered(PhantomData))
+    }
+
+    fn stream(&self, queue: Queue) -> sys::CUstream {
+        match queue {
+            Queue::Copy => self.copy,
+            Queue::Combine => self.combine,
+            Queue::Foreign(stream) => std::ptr::with_exposed_provenance_mut(stream as usize),
+        }
+    }
+}
+
+/// While it lives, a context is this thread's. It stays on the thread that it was made on.
+struct Entered(PhantomData<*const ()>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let mut context = std::ptr::null_mut();
+        // SAFETY: `enter` pushed one, on this thread.
+        let _ = unsafe { sys::cuCtxPopCurrent_v2(&raw mut context) };
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let entered = self.enter();
+        // SAFETY: everything was made by `open` in this context, is used by nobody else, and is given back once. What
+        // fails now can neither be told nor helped.
+        unsafe {
+            if entered.is_ok() {
+                if !self.module.is_null() {
+                    let _ = module::unload(self.module);
+                }
+                for stream in [self.copy, self.combine].into_iter().filter(|stream| !stream.is_null()) {
+                    let _ = stream::destroy(stream);
+                }
+            }
+            drop(entered);
+            let _ = primary_ctx::release(self.ordinal);
+        }
+    }
+}
+
+impl Device for Driver {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+
+    fn new_stream(&self) -> Result<u64> {
+        let _here = self.enter()?;
+        let made = stream::create(stream::StreamKind::NonBlocking).map_err(failed("cannot make a stream"))?;
+        Ok(made.expose_provenance() as u64)
+    }
+
+    fn free_stream(&self, stream: u64) {
+        if let Ok(_here) = self.enter() {
+            let stream = self.stream(Queue::Foreign(stream));
+            // SAFETY: `new_stream` made it, and `CudaStream` gives it back once.
+            unsafe {
+                let _ = stream::synchronize(stream);
+                let _ = stream::destroy(stream);
+            }
+        }
+    }
+
+    fn memory(&self) -> Result<(usize, usize)> {
+        let _here = self.enter()?;
+        result::mem_get_info().map_err(failed("cannot ask how much memory is free"))
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<u64> {
+        let _here = self.enter()?;
+        // SAFETY: nothing is asked of the caller but not to use it before it is written.
+        unsafe { result::malloc_sync(bytes) }.map_err(failed("cannot allocate memory of the GPU"))
+    }
+
+    fn free(&self, address: u64) {
+        if let Ok(_here) = self.enter() {
+            // SAFETY: `alloc` gave it, `Memory` frees it once, and no work that uses it is left.
+            let _ = unsafe { result::free_sync(address) };
+        }
+    }
+
+    fn alloc_pinned(&self, bytes: usize) -> Result<NonNull<u8>> {
+        let _here = self.enter()?;
+        // SAFETY: any number of bytes may be asked for.
+        let start = unsafe { result::malloc_host(bytes, 0) }.map_err(failed("cannot allocate pinned memory"))?;
+        let start = NonNull::new(start.cast::<u8>()).ok_or_else(|| Error::out_of_memory(bytes))?;
+        // SAFETY: so many bytes were just allocated.
+        unsafe { start.write_bytes(0, bytes) };
+        Ok(start)
+    }
+
+    fn free_pinned(&self, start: NonNull<u8>, _bytes: usize) {
+        if let Ok(_here) = self.enter() {
+            // SAFETY: the stream lives as long as `self`; after it nothing reads the memory, which `alloc_pinned` gave
+            // and `Pinned` frees once.
+            unsafe {
+                let _ = stream::synchronize(self.copy);
+                let _ = result::free_host(start.as_ptr().cast());
+            }
+        }
+    }
+
+    fn copy_in(&self, to: u64, from: &[u8]) -> Result<()> {
+        let _here = self.enter()?;
+        // SAFETY: `from` is part of a `Pinned`, which waits for this stream at its end.
+        unsafe { result::memcpy_htod_async(to, from, self.copy) }.map_err(failed("cannot copy to the GPU"))
+    }
+
+    fn copy_out(&self, queue: Queue, from: u64, to: &mut [u8]) -> Result<()> {
+        let _here = self.enter()?;
+        let stream = self.stream(queue);
+        // SAFETY: `to` is borrowed until the stream has come to the copy's end, or to a failure that ends all its work.
+        unsafe {
+            let copied = result::memcpy_dtoh_async(to, from, stream);
+            let ended = stream::synchronize(stream);
+            copied.and(ended).map_err(failed("cannot copy from the GPU"))
+        }
+    }
+
+    fn copy_within(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        let _here = self.enter()?;
+        // SAFETY: both are memory that `alloc` gave, and that stays until an event after this copy.
+        unsafe { result::memcpy_dtod_async(to, from, bytes, self.combine) }.map_err(failed("cannot copy on the GPU"))
+    }
+
+    fn combine(&self, launch: &Launch) -> Result<()> {
+        let geometry = launch.geometry();
+        if geometry.blocks == 0 {
+            return Ok(());
+        }
+        let _here = self.enter()?;
+        let mut parameters = [launch.bytes().as_ptr().cast_mut().cast::<c_void>()];
+        // SAFETY: the kernel's one parameter, of its size and alignment, which the driver copies during the call; the
+        // module stays loaded as long as `self` lives. The addresses in it are those of memory that stays until an
+        // event after this launch.
+        unsafe {
+            let (grid, block) = ((geometry.blocks, 1, 1), (geometry.threads, 1, 1));
+            result::launch_kernel(self.kernel, grid, block, 0, self.combine, &mut parameters)
+        }
+        .map_err(failed("cannot launch the kernel"))
+    }
+
+    fn record(&self, queue: Queue) -> Result<u64> {
+        let _here = self.enter()?;
+        let made =
+            event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).map_err(failed("cannot make an event"))?;
+        let raw = made.expose_provenance() as u64;
+        // SAFETY: the event was just made. A foreign stream is the caller's word.
+        unsafe { event::record(made, self.stream(queue)) }.map_err(|e| {
+            self.free_event(raw);
+            failed("cannot record an event")(e)
+        })?;
+        Ok(raw)
+    }
+
+    fn wait(&self, queue: Queue, event: u64) -> Result<()> {
+        let _here = self.enter()?;
+        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+        // SAFETY: `Event` keeps it; the driver keeps what waits for it. A foreign stream is the caller's word.
+        unsafe { stream::wait_event(self.stream(queue), raw(event), flags) }.map_err(failed("cannot wait for an event"))
+    }
+
+    fn has_happened(&self, event: u64) -> Result<bool> {
+        let _here = self.enter()?;
+        // SAFETY: `Event` keeps it.
+        match unsafe { event::query(raw(event)) } {
+            Ok(()) => Ok(true),
+            Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_READY)) => Ok(false),
+            Err(e) => Err(failed("work on the GPU failed")(e)),
+        }
+    }
+
+    fn synchronize(&self, event: u64) -> Result<()> {
+        let _here = self.enter()?;
+        // SAFETY: `Event` keeps it.
+        unsafe { event::synchronize(raw(event)) }.map_err(failed("work on the GPU failed"))
+    }
+
+    fn free_event(&self, event: u64) {
+        if let Ok(_here) = self.enter() {
+            // SAFETY: `record` made it, and `Event` frees it once. One that has not happened yet is kept by the driver.
+            let _ = unsafe { event::destroy(raw(event)) };
+        }
+    }
+}
+
+fn raw(event: u64) -> sys::CUevent {
+    std::ptr::with_exposed_provenance_mut(event as usize)
+}
+
+/// Turns an error of the driver into ours.
+fn failed(doing: &'static str) -> impl Fn(DriverError) -> Error {
+    move |e| {
+        let kind = match e.0 {
+            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => ErrorKind::OutOfMemory,
+            _ => ErrorKind::Runtime,
+        };
+        Error::new(kind, doing).because(text(e))
+    }
+}
+
+/// Name and text of an error: `CUDA_ERROR_NO_DEVICE: no CUDA-capable device is detected`.
+fn text(e: DriverError) -> String {
+    let words = |words: Result<&std::ffi::CStr, DriverError>| words.map(|s| s.to_string_lossy().into_owned());
+    match (words(e.error_name()), words(e.error_string())) {
+        (Ok(name), Ok(what)) => format!("{name}: {what}"),
+        _ => format!("{:?}", e.0),
+    }
+}

@@ -1,0 +1,153 @@
+//! The combine kernel on a GPU: the bits of `scalar.rs`, computed where the encoder will read them.
+//!
+//! # Where to read
+//! `combine.cu` is the kernel, in CUDA C. `form.rs` says how inputs lie in device memory, `table.rs` what one launch is
+//! told. `nvrtc.rs` compiles it, `compiled.rs` keeps the result on the disk. `device.rs` is what is asked of a device,
+//! `driver.rs` the one that is a GPU, and `host.rs` the one that tests have.
+
+#[cfg(any(feature = "cuda", test))]
+mod compiled;
+mod device;
+#[cfg(feature = "cuda")]
+mod driver;
+pub(crate) mod form;
+#[cfg(test)]
+mod host;
+#[cfg(any(feature = "cuda", test))]
+mod nvrtc;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+pub(crate) use device::{Device, Event, Memory, Pinned, Queue};
+#[cfg(test)]
+pub(crate) use host::HostDevice;
+pub(crate) use table::{Launch, Part, Table};
+
+use crate::error::Result;
+
+/// The kernel's source.
+#[cfg(any(feature = "cuda", test))]
+pub(crate) const SOURCE: &str = include_str!("combine.cu");
+
+/// A GPU that weights can be reconstructed on; [`DeviceModel`](crate::weights::DeviceModel) does.
+///
+/// It lives in the GPU's primary context, as everything that uses the CUDA runtime in this process.
+#[derive(Clone, Debug)]
+pub struct Cuda {
+    device: Arc<dyn Device>,
+}
+
+impl Cuda {
+    /// The GPU of this number, as the CUDA driver counts them; the first is 0.
+    ///
+    /// The kernel is compiled for it the first time, by NVRTC, and then kept in the user's folder for caches
+    /// (`TASKBASIS_KERNEL_CACHE` names another one). `docs/gpu.md` says what has to be installed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where this library was built without the feature
+    /// `cuda`; [`ErrorKind::RuntimeMissing`](crate::ErrorKind::RuntimeMissing), saying what is missing: driver, GPU or
+    /// NVRTC; [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a number beyond the last;
+    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime) with the words of the driver.
+    pub fn open(ordinal: usize) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        return Ok(Self { device: Arc::new(driver::Driver::open(ordinal)?) });
+        #[cfg(not(feature = "cuda"))]
+        return Err(crate::Error::unsupported(format!(
+            "GPU {ordinal} cannot be used: built without the feature `cuda`"
+        ))
+        .hint("Build with `--features cuda`"));
+    }
+
+    /// What the driver calls it.
+    pub fn name(&self) -> &str {
+        &self.device.info().name
+    }
+
+    /// Its compute capability, major and minor.
+    pub fn compute_capability(&self) -> (u32, u32) {
+        let architecture = self.device.info().architecture;
+        (architecture / 10, architecture % 10)
+    }
+
+    /// Bytes of its memory that are free now, and all there are.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
+    pub fn memory(&self) -> Result<(usize, usize)> {
+        self.device.memory()
+    }
+
+    /// A stream of its own, to run something in.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
+    pub fn stream(&self) -> Result<CudaStream> {
+        Ok(CudaStream { device: Arc::clone(&self.device), raw: self.device.new_stream()? })
+    }
+
+    /// Bytes a second that are read and written by copies of `bytes` bytes within its memory: the yardstick of
+    /// reconstruction.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) without room for twice as many bytes;
+    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
+    pub fn copy_bandwidth(&self, bytes: usize) -> Result<f64> {
+        const COPIES: u32 = 20;
+
+        let (from, to) = (Memory::new(&self.device, bytes)?, Memory::new(&self.device, bytes)?);
+        let copy = |times: u32| {
+            let began = Instant::now();
+            let copies: Result<()> =
+                (0..times).try_for_each(|_| self.device.copy_within(from.address(), to.address(), bytes));
+            // Before the memory is freed, whatever failed.
+            Event::record(&self.device, Queue::Combine)?.synchronize()?;
+            copies.map(|()| began.elapsed())
+        };
+        copy(1)?;
+        Ok(2.0 * bytes as f64 * f64::from(COPIES) / copy(COPIES)?.as_secs_f64())
+    }
+
+    pub(crate) fn device(&self) -> &Arc<dyn Device> {
+        &self.device
+    }
+
+    /// A device of the tests.
+    #[cfg(test)]
+    pub(crate) fn of(device: Arc<HostDevice>) -> Self {
+        Self { device }
+    }
+}
+
+/// A stream of a GPU, in its primary context: what is put into it is done in order. ONNX Runtime can run in it
+/// (`user_compute_stream` of its CUDA provider). Dropping it waits for all that is in it.
+#[derive(Debug)]
+pub struct CudaStream {
+    device: Arc<dyn Device>,
+    raw: u64,
+}
+
+impl CudaStream {
+    /// The `CUstream`, which is a `cudaStream_t` too, as a number: what
+    /// [`DeviceWeights`](crate::weights::DeviceWeights) asks for.
+    pub fn as_raw(&self) -> u64 {
+        self.raw
+    }
+
+    /// Waits for all that is in it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime), where some of it failed.
+    pub fn synchronize(&self) -> Result<()> {
+        Event::record(&self.device, Queue::Foreign(self.raw))?.synchronize()
+    }
+}
+
+impl Drop for CudaStream {
+    fn drop(&mut self) {
+        self.device.free_stream(self.raw);
+    }
+}

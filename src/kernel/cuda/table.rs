@@ -1,0 +1,254 @@
+//! What one launch is told: the segments that it computes, and how many threads do it. The layout is that of
+//! `combine.cu`.
+
+use super::super::strip::Format;
+use super::form::tile_bytes;
+use crate::error::{Error, Result};
+use crate::tensor::BlockFormat;
+
+/// Terms whose coefficient is not zero, at most: what fits into 4 KiB, the parameters of a kernel on every device.
+pub(crate) const MOST_ACTIVE: usize = 504;
+
+const SEGMENT_BYTES: usize = 32;
+const TERM_BYTES: usize = 16;
+const LAUNCH_BYTES: usize = 40 + 8 * MOST_ACTIVE;
+
+/// Warps of a block, and the threads of one.
+const WARPS: u32 = 4;
+const LANES: u32 = 32;
+
+/// Beyond this many a thread could not count them.
+const MOST_TILES: u32 = 1 << 31;
+
+/// A stretch of whole tiles of one tensor. Addresses are those of its first tile.
+pub(crate) struct Part<'a> {
+    /// Never blocks.
+    pub(crate) base: Option<(Format, u64)>,
+    /// One a coefficient, or none at all.
+    pub(crate) terms: &'a [(Format, u64)],
+    /// Where the result goes, in bytes from the launch's output.
+    pub(crate) out: u64,
+    /// How many tiles.
+    pub(crate) tiles: usize,
+}
+
+/// The segments of a launch, as they lie in device memory.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    segments: Vec<u8>,
+    terms: Vec<u8>,
+    tiles: u32,
+}
+
+impl Table {
+    /// Adds a stretch of tiles; one without tiles is nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for more than 2³¹ tiles, or terms that 32 bits cannot
+    /// count.
+    pub(crate) fn push(&mut self, part: &Part<'_>) -> Result<()> {
+        if part.tiles == 0 {
+            return Ok(());
+        }
+        let tiles = u32::try_from(part.tiles).ok().and_then(|more| self.tiles.checked_add(more));
+        let (Some(tiles), Ok(first_term)) =
+            (tiles.filter(|&tiles| tiles <= MOST_TILES), u32::try_from(self.terms.len() / TERM_BYTES))
+        else {
+            return Err(Error::unsupported("too much for one launch on a device")
+                .expected(format_args!("at most {MOST_TILES} tiles")));
+        };
+        let (base_format, base) = part.base.map_or((0, 0), |(format, address)| (number(format), address));
+        self.segments.extend(base.to_le_bytes());
+        self.segments.extend(part.out.to_le_bytes());
+        for word in [self.tiles, base_format, first_term, u32::from(!part.terms.is_empty())] {
+            self.segments.extend(word.to_le_bytes());
+        }
+        for &(format, address) in part.terms {
+            self.terms.extend(address.to_le_bytes());
+            self.terms.extend(number(format).to_le_bytes());
+            self.terms.extend((tile_bytes(format) as u32).to_le_bytes());
+        }
+        self.tiles = tiles;
+        Ok(())
+    }
+
+    /// Tiles of all segments.
+    pub(crate) fn tiles(&self) -> u32 {
+        self.tiles
+    }
+
+    /// Bytes that it takes in device memory.
+    pub(crate) fn nbytes(&self) -> usize {
+        self.segments.len() + self.terms.len()
+    }
+
+    /// Bytes that a table takes at most.
+    pub(crate) const fn most_bytes(segments: usize, terms_a_segment: usize) -> usize {
+        segments * (SEGMENT_BYTES + terms_a_segment * TERM_BYTES)
+    }
+
+    /// Writes it over the first [`Table::nbytes`] of `out`.
+    pub(crate) fn write(&self, out: &mut [u8]) {
+        let (segments, terms) = out[..self.nbytes()].split_at_mut(self.segments.len());
+        segments.copy_from_slice(&self.segments);
+        terms.copy_from_slice(&self.terms);
+    }
+}
+
+/// How `combine.cu` numbers formats; 0 is none.
+const fn number(format: Format) -> u32 {
+    match format {
+        Format::F32 => 1,
+        Format::F16 => 2,
+        Format::BF16 => 3,
+        Format::Blocks(BlockFormat::Q8) => 4,
+        Format::Blocks(BlockFormat::Q6) => 5,
+        Format::Blocks(BlockFormat::Q4) => 6,
+        Format::Blocks(BlockFormat::Q3) => 7,
+        Format::Blocks(BlockFormat::Q2) => 8,
+    }
+}
+
+/// How many threads a launch has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Geometry {
+    pub(crate) blocks: u32,
+    pub(crate) threads: u32,
+    /// Tiles that a warp computes, one after the other.
+    pub(crate) run: u32,
+}
+
+impl Geometry {
+    /// For so many tiles on a device of so many multiprocessors.
+    ///
+    /// A warp has to find its segment first, so it should compute several tiles. But what is left over when the last
+    /// blocks run is lost, so there are at least sixteen rounds of blocks before a warp gets a second tile.
+    pub(crate) fn of(tiles: u32, multiprocessors: u32) -> Self {
+        const BLOCKS_A_MULTIPROCESSOR: u32 = 4;
+        const ROUNDS: u32 = 16;
+        const LONGEST: u32 = 8;
+
+        let at_once = multiprocessors.saturating_mul(BLOCKS_A_MULTIPROCESSOR * WARPS * ROUNDS).max(1);
+        let run = (tiles / at_once).clamp(1, LONGEST);
+        Self { blocks: tiles.div_ceil(run * WARPS), threads: WARPS * LANES, run }
+    }
+}
+
+/// The one parameter of the kernel.
+#[derive(Clone)]
+#[repr(C, align(8))]
+pub(crate) struct Launch {
+    bytes: [u8; LAUNCH_BYTES],
+    geometry: Geometry,
+}
+
+#[cfg_attr(not(any(feature = "cuda", test)), allow(dead_code))] // Only devices read it.
+impl Launch {
+    /// A launch over `table`, which lies at `address`, with its results at `out`. `active` are the terms that are
+    /// added, counted in each segment, and their coefficients, in ascending order.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for more than [`MOST_ACTIVE`] terms.
+    pub(crate) fn new(
+        table: &Table,
+        address: u64,
+        out: u64,
+        active: &[(u32, f32)],
+        multiprocessors: u32,
+    ) -> Result<Self> {
+        if active.len() > MOST_ACTIVE {
+            return Err(Error::unsupported("too many terms for a device")
+                .expected(format_args!("at most {MOST_ACTIVE} that are not zero"))
+                .got(active.len()));
+        }
+        let geometry = Geometry::of(table.tiles, multiprocessors);
+        let segments = (table.segments.len() / SEGMENT_BYTES) as u32;
+        let mut fields = Vec::with_capacity(LAUNCH_BYTES);
+        for wide in [address, address + table.segments.len() as u64, out] {
+            fields.extend(wide.to_le_bytes());
+        }
+        for word in [segments, table.tiles, geometry.run, active.len() as u32] {
+            fields.extend(word.to_le_bytes());
+        }
+        for (term, coefficient) in active {
+            fields.extend(term.to_le_bytes());
+            fields.extend(coefficient.to_le_bytes());
+        }
+        let mut bytes = [0; LAUNCH_BYTES];
+        bytes[..fields.len()].copy_from_slice(&fields);
+        Ok(Self { bytes, geometry })
+    }
+
+    /// As the kernel takes it; aligned to 8 bytes.
+    pub(crate) fn bytes(&self) -> &[u8; LAUNCH_BYTES] {
+        &self.bytes
+    }
+
+    pub(crate) fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    #[test]
+    fn every_tile_has_a_warp_and_no_warp_is_idle() {
+        for multiprocessors in [1, 8, 132, 1000] {
+            for tiles in [1, 2, 4, 5, 63, 2048, 43_000, 148_481, 1 << 27, MOST_TILES] {
+                let Geometry { blocks, threads, run } = Geometry::of(tiles, multiprocessors);
+                let (blocks, tiles) = (u64::from(blocks), u64::from(tiles));
+                let a_block = u64::from(threads / LANES * run);
+                assert!(blocks * a_block >= tiles && (blocks - 1) * a_block < tiles);
+                assert!((1..=8).contains(&run) && blocks < 1 << 31, "{tiles} tiles");
+                // The kernel counts tiles in 32 bits.
+                assert!((blocks * 4 - 1) * u64::from(run) <= u64::from(u32::MAX));
+            }
+        }
+        assert_eq!(Geometry::of(0, 132).blocks, 0);
+        assert_eq!(Geometry::of(43_000, 132).run, 1, "a ViT-B-32 on a large device");
+        assert_eq!(Geometry::of(148_481, 132).run, 4, "a ViT-L-14");
+    }
+
+    #[test]
+    fn a_table_is_laid_out_as_the_kernel_reads_it() {
+        let mut table = Table::default();
+        let q4 = Format::Blocks(BlockFormat::Q4);
+        let terms = [(q4, 0x1111_0000_2222), (Format::BF16, 0x3333)];
+        table.push(&Part { base: Some((Format::F16, 0x44)), terms: &terms, out: 0x55, tiles: 3 }).unwrap();
+        table.push(&Part { base: None, terms: &terms, out: 0x66, tiles: 0 }).unwrap();
+        table.push(&Part { base: None, terms: &[], out: 0x77, tiles: 1 }).unwrap();
+        assert_eq!((table.tiles(), table.nbytes()), (4, 2 * 32 + 2 * 16));
+        assert!(table.nbytes() <= Table::most_bytes(2, 2));
+        let mut bytes = vec![0xee; table.nbytes() + 1];
+        table.write(&mut bytes);
+        let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+        let words: Vec<u32> = (0..24).map(|i| word(4 * i)).collect();
+        assert_eq!(words[..8], [0x44, 0, 0x55, 0, 0, 2, 0, 1]);
+        assert_eq!(words[8..16], [0, 0, 0x77, 0, 3, 0, 2, 0]);
+        assert_eq!(words[16..], [0x2222, 0x1111, 6, 1088, 0x3333, 0, 3, 4096]);
+        assert_eq!(bytes[96], 0xee);
+
+        let launch = Launch::new(&table, 0x1000, 0x9000, &[(1, 0.5)], 132).unwrap();
+        let at = |at: usize| u64::from_le_bytes(launch.bytes()[at..at + 8].try_into().unwrap());
+        assert_eq!([at(0), at(8), at(16)], [0x1000, 0x1040, 0x9000]);
+        assert_eq!([at(24), at(32), at(40)], [4 << 32 | 2, 1 << 32 | 1, u64::from(0.5f32.to_bits()) << 32 | 1]);
+        assert_eq!(launch.bytes().len(), 4072);
+    }
+
+    #[test]
+    fn what_the_kernel_cannot_count_is_refused() {
+        let mut table = Table::default();
+        let huge = Part { base: None, terms: &[], out: 0, tiles: 1 << 31 };
+        table.push(&huge).unwrap();
+        assert_eq!(table.push(&Part { tiles: 1, ..huge }).unwrap_err().kind(), ErrorKind::Unsupported);
+        let huge = Part { base: None, terms: &[], out: 0, tiles: 1 << 40 };
+        assert_eq!(Table::default().push(&huge).unwrap_err().kind(), ErrorKind::Unsupported);
+        let active = vec![(0, 1.0); MOST_ACTIVE + 1];
+        assert!(Launch::new(&table, 0, 0, &active[1..], 1).is_ok());
+        let error = Launch::new(&table, 0, 0, &active, 1).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+    }
+}

@@ -1,0 +1,371 @@
+//! `combine.cu`, compiled as plain C++ for this machine, against the scalar kernel: equal bits for anything at all.
+
+#[path = "../../../tests/cuda_host/mod.rs"]
+mod cuda_host;
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use libloading::Library;
+use proptest::prelude::*;
+
+use super::super::input::Input;
+use super::super::strip::Format;
+use super::super::{Kernel, Segment, combine};
+use super::form::{self, TILE};
+use super::table::{Launch, Part, Table};
+use crate::tensor::{BLOCK, BlockFormat, Blocks, DType, Source, Tensor};
+use crate::{Error, Mapping};
+
+/// What the tests know of the library that they make of the kernel.
+struct Host {
+    library: Library,
+    _folder: tempfile::TempDir,
+}
+
+impl Host {
+    /// Compiled once. `None`, said aloud, where this machine has no C++ compiler.
+    fn get() -> Option<&'static Mutex<Self>> {
+        static HOST: OnceLock<Option<Mutex<Host>>> = OnceLock::new();
+        HOST.get_or_init(|| Self::compile().map(Mutex::new)).as_ref()
+    }
+
+    fn compile() -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let library = folder.path().join("libhost.so");
+        if !cuda_host::compile("host.cpp", &library) {
+            return None;
+        }
+        // SAFETY: the library was just made of sources that are known, and runs nothing when it is loaded.
+        let library = unsafe { Library::new(&library) }.unwrap();
+        Some(Self { library, _folder: folder })
+    }
+
+    /// Launches the kernel, which may touch nothing but these ranges of memory.
+    fn launch(&mut self, launch: &Launch, readable: &[&Memory], writable: &Memory) {
+        type Allow = unsafe extern "C" fn(i32, u64, u64);
+        type Run = unsafe extern "C" fn(u32, u32, *const u8);
+        // SAFETY: the types are those of tests/cuda_host/host.cpp. The kernel touches only what is allowed here, all
+        // of it alive until the call ends, and `writable` borrowed by nobody.
+        unsafe {
+            let bytes = self.library.get::<unsafe extern "C" fn() -> u64>(b"host_launch_bytes").unwrap();
+            assert_eq!(bytes() as usize, launch.bytes().len());
+            self.library.get::<unsafe extern "C" fn()>(b"host_forget").unwrap()();
+            let allow = self.library.get::<Allow>(b"host_allow").unwrap();
+            readable.iter().for_each(|memory| allow(0, memory.address(), memory.bytes as u64));
+            allow(1, writable.address(), writable.bytes as u64);
+            let run = self.library.get::<Run>(b"host_launch").unwrap();
+            run(launch.geometry().blocks, launch.geometry().threads, launch.bytes().as_ptr());
+            let faults = self.library.get::<unsafe extern "C" fn() -> u64>(b"host_faults").unwrap()();
+            assert_eq!(faults, 0, "accesses outside of what there is, and (above bit 32) misaligned ones");
+        }
+    }
+}
+
+/// Memory at an address as a device gives it, of exactly so many bytes.
+struct Memory {
+    words: Vec<u128>,
+    bytes: usize,
+}
+
+impl Memory {
+    fn new(bytes: usize) -> Self {
+        Self { words: vec![u128::MAX; bytes.div_ceil(16)], bytes }
+    }
+
+    fn address(&self) -> u64 {
+        self.words.as_ptr().addr() as u64
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        // SAFETY: any bytes may be read as such, and the words cover them.
+        unsafe { std::slice::from_raw_parts(self.words.as_ptr().cast(), self.bytes) }
+    }
+
+    fn as_bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above; any bytes are words.
+        unsafe { std::slice::from_raw_parts_mut(self.words.as_mut_ptr().cast(), self.bytes) }
+    }
+
+    /// An input's tiles.
+    fn of(input: Input<'_>) -> Self {
+        let tiles = form::tiles(input.numel());
+        let mut memory = Self::new(tiles * form::tile_bytes(form::format(input)));
+        form::pack(input, 0..tiles, memory.as_bytes_mut()).unwrap();
+        memory
+    }
+}
+
+/// Elements of one kind.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Dense(DType),
+    /// With gaps between the elements: no kernel can load that.
+    Gaps(DType),
+    Blocks(BlockFormat),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Recipe {
+    kind: Kind,
+    seed: u64,
+}
+
+impl Recipe {
+    fn make(self, numel: usize) -> Source {
+        let mut state = self.seed;
+        let mut next = move || {
+            // SplitMix64.
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut x = state;
+            x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            x ^ (x >> 31)
+        };
+        // Mostly of the size of weights; now and then any bits, or zeros and subnormals.
+        let mut element = |dtype: DType| -> [u8; 8] {
+            let bits = next();
+            let value = ((bits >> 11) as f64 / (1u64 << 52) as f64 - 1.0) * 0.05;
+            let value = match bits % 16 {
+                0 => return next().to_le_bytes(),
+                1 => 0.0,
+                2 => -0.0,
+                3 => value * 1e-38,
+                4 => value * 1e-6,
+                _ => value,
+            };
+            let mut bytes = [0; 8];
+            match dtype {
+                DType::F64 => bytes = value.to_le_bytes(),
+                DType::F32 => bytes[..4].copy_from_slice(&(value as f32).to_le_bytes()),
+                DType::F16 => bytes[..2].copy_from_slice(&half::f16::from_f64(value).to_le_bytes()),
+                _ => bytes[..2].copy_from_slice(&half::bf16::from_f64(value).to_le_bytes()),
+            }
+            bytes
+        };
+        let mut bytes = Vec::new();
+        let mapping = |bytes: Vec<u8>| Arc::new(Mapping::from_vec(bytes, "test"));
+        match self.kind {
+            Kind::Dense(dtype) => {
+                (0..numel).for_each(|_| bytes.extend_from_slice(&element(dtype)[..dtype.size()]));
+                let length = bytes.len();
+                Tensor::contiguous(&mapping(bytes), 0..length, dtype, &[numel]).unwrap().into()
+            }
+            Kind::Gaps(dtype) => {
+                (0..3 * numel).for_each(|_| bytes.extend_from_slice(&element(dtype)[..dtype.size()]));
+                let length = bytes.len();
+                Tensor::strided(&mapping(bytes), 0..length, dtype, 0, &[numel], &[3]).unwrap().into()
+            }
+            Kind::Blocks(format) => {
+                for _ in 0..numel.div_ceil(BLOCK) {
+                    bytes.extend_from_slice(&element(DType::BF16)[..2]);
+                    (2..format.block_bytes()).for_each(|_| bytes.push(element(DType::F64)[0]));
+                }
+                let length = bytes.len();
+                Blocks::new(&mapping(bytes), 0..length, format, &[numel]).unwrap().into()
+            }
+        }
+    }
+}
+
+/// Floats side by side, and now and then with gaps.
+fn dense() -> Vec<Kind> {
+    let dtypes = [DType::F32, DType::F16, DType::BF16, DType::F64];
+    [dtypes, dtypes].concat().into_iter().map(Kind::Dense).chain([Kind::Gaps(DType::F16)]).collect()
+}
+
+fn any_kind() -> Vec<Kind> {
+    let blocks = BlockFormat::ALL.map(Kind::Blocks);
+    dense().into_iter().chain([blocks, blocks, blocks].concat()).collect()
+}
+
+fn recipe(kinds: Vec<Kind>) -> impl Strategy<Value = Recipe> {
+    (proptest::sample::select(kinds), any::<u64>()).prop_map(|(kind, seed)| Recipe { kind, seed })
+}
+
+/// Few elements, one element around what fills a block, a row or a tile, or several tiles.
+fn length() -> impl Strategy<Value = usize> {
+    prop_oneof![
+        1..200usize,
+        proptest::sample::select(vec![63, 64, 65, 127, 128, 129, 2047, 2048, 2049, 4095, 4096, 4097]),
+        1..9000usize,
+    ]
+}
+
+fn coefficient() -> impl Strategy<Value = f32> {
+    prop_oneof![
+        6 => -1.5f32..1.5,
+        2 => Just(0.0f32),
+        1 => Just(-0.0),
+        1 => Just(1.0),
+        1 => Just(1e-40),
+        1 => -1e38f32..1e38,
+    ]
+}
+
+#[derive(Clone, Debug)]
+struct Tensors {
+    numel: usize,
+    base: Option<Recipe>,
+    /// None for a tensor that only changes its type.
+    terms: Vec<Recipe>,
+}
+
+/// Tensors of so many terms each.
+fn tensors(m: usize, kinds: Vec<Kind>) -> impl Strategy<Value = Tensors> {
+    let terms = prop_oneof![7 => Just(m), 1 => Just(0)]
+        .prop_flat_map(move |m| proptest::collection::vec(recipe(kinds.clone()), m));
+    (length(), proptest::option::weighted(0.8, recipe(dense())), terms).prop_map(|(numel, base, terms)| Tensors {
+        numel,
+        base,
+        terms,
+    })
+}
+
+/// The bits, with all NaNs alike: those are outside the contract.
+fn bits(value: f32) -> u32 {
+    if value.is_nan() { f32::NAN.to_bits() } else { value.to_bits() }
+}
+
+/// Computes all tensors in one launch, of as many warps as a device of so many multiprocessors would have.
+fn check(coefficients: &[f32], tensors: &[Tensors], multiprocessors: u32) {
+    let Some(host) = Host::get() else { return };
+    let inputs: Vec<(Option<Tensor>, Vec<Source>)> = tensors
+        .iter()
+        .map(|tensor| {
+            let base = tensor.base.map(|recipe| match recipe.make(tensor.numel) {
+                Source::Dense(base) => base,
+                Source::Blocks(_) => unreachable!("a base is dense"),
+            });
+            (base, tensor.terms.iter().map(|recipe| recipe.make(tensor.numel)).collect())
+        })
+        .collect();
+
+    let (mut table, mut memory, mut end) = (Table::default(), Vec::new(), 0);
+    let mut places = Vec::new();
+    for (tensor, (base, terms)) in tensors.iter().zip(&inputs) {
+        let mut put = |input: Input<'_>| {
+            memory.push(Memory::of(input));
+            (form::format(input), memory.last().unwrap().address())
+        };
+        let base = base.as_ref().map(|base| put(Input::Dense(base)));
+        let terms: Vec<(Format, u64)> = terms.iter().map(|term| put(term.into())).collect();
+        let tiles = form::tiles(tensor.numel);
+        table.push(&Part { base, terms: &terms, out: end as u64, tiles }).unwrap();
+        places.push(end);
+        end += tiles * TILE * 4;
+    }
+    let mut table_memory = Memory::new(table.nbytes());
+    table.write(table_memory.as_bytes_mut());
+    let out = Memory::new(end);
+    let active: Vec<(u32, f32)> =
+        (0u32..).zip(coefficients.iter().copied()).filter(|&(_, coefficient)| coefficient != 0.0).collect();
+    let launch = Launch::new(&table, table_memory.address(), out.address(), &active, multiprocessors).unwrap();
+    let readable: Vec<&Memory> = memory.iter().chain([&table_memory]).collect();
+    host.lock().unwrap_or_else(PoisonError::into_inner).launch(&launch, &readable, &out);
+
+    for ((tensor, (base, terms)), place) in tensors.iter().zip(&inputs).zip(places) {
+        let mut want = vec![0.0; tensor.numel];
+        let coefficients = if terms.is_empty() { &[] } else { coefficients };
+        let segment = Segment { name: "a", base: base.as_ref(), terms: terms.iter().collect(), out: &mut want };
+        combine(Kernel::Scalar, 1, coefficients, vec![segment]).unwrap();
+        let got = out.as_bytes()[place..].chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+        for (i, (got, want)) in got.zip(want).enumerate() {
+            assert_eq!(bits(got), bits(want), "element {i}: {got:e} is not {want:e}; {coefficients:?} {tensor:?}");
+        }
+    }
+}
+
+/// A few tensors of M terms with their coefficients.
+fn case(m: std::ops::Range<usize>, kinds: Vec<Kind>) -> impl Strategy<Value = (Vec<f32>, Vec<Tensors>)> {
+    m.prop_flat_map(move |m| {
+        (proptest::collection::vec(coefficient(), m), proptest::collection::vec(tensors(m, kinds.clone()), 1..6))
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn dense_terms((coefficients, tensors) in case(0..8, dense()), multiprocessors in 1..4u32) {
+        check(&coefficients, &tensors, multiprocessors);
+    }
+
+    #[test]
+    fn terms_of_any_kind((coefficients, tensors) in case(1..12, any_kind()), multiprocessors in 1..4u32) {
+        check(&coefficients, &tensors, multiprocessors);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn up_to_a_hundred_terms((coefficients, tensors) in case(40..101, any_kind())) {
+        check(&coefficients, &tensors, 1);
+    }
+}
+
+/// Each format by itself, so that none is left to chance.
+#[test]
+fn every_format_has_the_bits_of_the_scalar_kernel() {
+    let kinds = [DType::F32, DType::F16, DType::BF16, DType::F64].map(Kind::Dense);
+    for kind in kinds.into_iter().chain(BlockFormat::ALL.map(Kind::Blocks)) {
+        for base in [None, Some(DType::F32), Some(DType::F16), Some(DType::BF16)] {
+            let recipe = |kind, seed| Recipe { kind, seed };
+            let tensor = |numel| Tensors {
+                numel,
+                base: base.map(|dtype| recipe(Kind::Dense(dtype), numel as u64)),
+                terms: (0..3).map(|m| recipe(kind, 7 * numel as u64 + m)).collect(),
+            };
+            check(&[0.3, -0.0, 1.25e-3], &[1, 100, 2048, 2049, 10_000].map(tensor), 1);
+            check(&[0.0, 0.0, -0.0], &[2049].map(tensor), 1);
+        }
+    }
+}
+
+/// More tiles than one warp each, and hundreds of segments, many of them of one tile.
+#[test]
+fn many_segments_and_long_runs() {
+    let tensor = |i: usize| Tensors {
+        numel: if i % 50 == 7 { 40_000 } else { 1 + i % 5000 },
+        base: Some(Recipe { kind: Kind::Dense(DType::F32), seed: i as u64 }),
+        terms: vec![Recipe { kind: Kind::Blocks(BlockFormat::ALL[i % 5]), seed: i as u64 + 1 }],
+    };
+    let tensors: Vec<Tensors> = (0..401).map(tensor).collect();
+    let tiles: usize = tensors.iter().map(|tensor| form::tiles(tensor.numel)).sum();
+    let run = super::table::Geometry::of(tiles as u32, 1).run as usize;
+    assert!(run >= 2 && !tiles.is_multiple_of(run), "{tiles} tiles, {run} a warp: the last warp has fewer");
+    check(&[-0.7], &tensors, 1);
+}
+
+#[test]
+fn device_forms_hold_the_same_values() {
+    let kinds = [DType::F32, DType::F16, DType::BF16, DType::F64].map(Kind::Dense);
+    let kinds = kinds.into_iter().chain([Kind::Gaps(DType::F16)]).chain(BlockFormat::ALL.map(Kind::Blocks));
+    for (seed, kind) in kinds.enumerate() {
+        for numel in [1, 3, 64, 130, 2047, 2048, 2049, 6000] {
+            let source = Recipe { kind, seed: seed as u64 }.make(numel);
+            let input = Input::from(&source);
+            let memory = Memory::of(input);
+            let format = form::format(input);
+            let tiles = memory.as_bytes().chunks(form::tile_bytes(format));
+            let got: Vec<f32> = tiles.flat_map(|tile| form::unpack(format, tile)).collect();
+            let want = source.to_f32().unwrap();
+            for (i, (got, want)) in got.iter().zip(&*want).enumerate() {
+                assert_eq!(bits(*got), bits(*want), "element {i} of {numel}, {kind:?}");
+            }
+            // What fills the last tile up; of blocks, what the file's last block has beyond.
+            let beyond = if matches!(kind, Kind::Blocks(_)) { numel.next_multiple_of(BLOCK) } else { numel };
+            assert!(got[beyond..].iter().all(|value| value.to_bits() == 0), "{kind:?} of {numel}");
+            // In pieces, as they are uploaded.
+            let tiles = form::tiles(numel);
+            let mut last = vec![0xaa; form::tile_bytes(format)];
+            form::pack(input, tiles - 1..tiles, &mut last).unwrap();
+            assert!(memory.as_bytes().ends_with(&last));
+        }
+    }
+    let integers =
+        Tensor::contiguous(&Arc::new(Mapping::from_vec(vec![0; 8], "test")), 0..8, DType::I64, &[1]).unwrap();
+    let error: Error = form::pack(Input::Dense(&integers), 0..1, &mut vec![0; 8192]).unwrap_err();
+    assert_eq!(error.kind(), crate::ErrorKind::Unsupported);
+}

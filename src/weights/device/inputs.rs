@@ -1,0 +1,237 @@
+//! What tasks are computed from: base and basis, as far as they stay on the device.
+
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+
+use super::budget::{Split, Wants};
+use super::staging::Staging;
+use crate::basis::Coefficients;
+use crate::error::{Error, Result};
+use crate::kernel::cuda::form::{self, TILE};
+use crate::kernel::cuda::{Device, Event, Launch, Memory, Part, Queue, Table};
+use crate::kernel::{Format, Input};
+use crate::tensor::{DType, Source, Tensor};
+use crate::weights::model::Model;
+use crate::weights::{Scope, plan};
+
+/// Where a tensor of some weights lies.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place {
+    /// In the task's own memory, so many bytes from its start.
+    Arena(u64),
+    /// Unchanged, at this address.
+    Resident(u64),
+}
+
+/// A parameter that vectors change.
+#[derive(Debug)]
+pub(super) struct Changed {
+    base: Tensor,
+    /// One a vector.
+    sources: Vec<Source>,
+    /// Where the result goes, in bytes from the arena's start.
+    pub(super) out: u64,
+    pub(super) tiles: usize,
+}
+
+impl Changed {
+    /// The base, then the terms: all of them, or those of these numbers.
+    pub(super) fn inputs<'a>(&'a self, terms: impl Iterator<Item = usize> + 'a) -> impl Iterator<Item = Input<'a>> {
+        std::iter::once(Input::Dense(&self.base)).chain(terms.map(|term| Input::from(&self.sources[term])))
+    }
+
+    fn all_inputs(&self) -> impl Iterator<Item = Input<'_>> {
+        self.inputs(0..self.sources.len())
+    }
+
+    /// Bytes of one tile of all inputs.
+    fn tile_bytes(&self) -> usize {
+        self.all_inputs().map(|input| form::tile_bytes(form::format(input))).sum()
+    }
+
+    /// Bytes of its place in a table.
+    fn table_bytes(&self) -> usize {
+        Table::most_bytes(1, self.sources.len())
+    }
+}
+
+/// The tensors of a model, and what of them is on the device.
+#[derive(Debug)]
+pub(super) struct Inputs {
+    pub(super) device: Arc<dyn Device>,
+    tensors: IndexMap<String, (Box<[usize]>, Place)>,
+    /// Of one task's weights.
+    pub(super) arena_bytes: usize,
+    /// Those parameters that stay on the device, as one launch computes them.
+    table: Table,
+    table_address: u64,
+    memory: Memory,
+    /// The end of the upload.
+    uploaded: Option<Event>,
+    /// Those that come from the host every time.
+    pub(super) streamed: Vec<Changed>,
+}
+
+/// What is planned, before anything is on the device.
+struct Planned {
+    tensors: IndexMap<String, (Box<[usize]>, Place)>,
+    /// In f32.
+    unchanged: Vec<Tensor>,
+    changed: Vec<Changed>,
+    arena_bytes: usize,
+}
+
+impl Inputs {
+    /// Brings the model to the device, as far as there is room within `budget`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where base and basis are not of one model;
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a budget that is too small;
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory); [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
+    pub(super) fn upload(
+        model: &Model,
+        device: &Arc<dyn Device>,
+        budget: usize,
+        threads: usize,
+    ) -> Result<(Self, Split, Option<Staging>)> {
+        let Planned { mut tensors, unchanged, changed, arena_bytes } = planned(model)?;
+        let f32_bytes = form::tile_bytes(Format::F32);
+        let wanted: Vec<usize> = changed.iter().map(|c| c.tiles * c.tile_bytes() + c.table_bytes()).collect();
+        let split = Wants {
+            budget,
+            unchanged: unchanged.iter().map(|tensor| form::tiles(tensor.numel()) * f32_bytes).sum(),
+            arena: arena_bytes,
+            inputs: &wanted,
+            smallest_slot: changed.iter().map(|c| c.tile_bytes() + c.table_bytes()).max().unwrap_or(0),
+        }
+        .split()?;
+
+        let (mut resident, mut streamed, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for ((changed, stays), wanted) in changed.into_iter().zip(&split.resident).zip(&wanted) {
+            if *stays {
+                bytes += wanted;
+                resident.push(changed);
+            } else {
+                streamed.push(changed);
+            }
+        }
+        bytes += unchanged.iter().map(|tensor| form::tiles(tensor.numel()) * f32_bytes).sum::<usize>();
+        let memory = Memory::new(device, bytes)?;
+        let mut end = memory.address();
+        let mut place = |input: Input<'_>| {
+            let (format, address) = (form::format(input), end);
+            end += (form::tiles(input.numel()) * form::tile_bytes(format)) as u64;
+            (format, address)
+        };
+        let mut places = unchanged.iter().map(|tensor| place(Input::Dense(tensor)).1).collect::<Vec<_>>().into_iter();
+        for (_, at) in tensors.values_mut() {
+            if let Place::Resident(address) = at {
+                *address = places.next().unwrap_or_default();
+            }
+        }
+        let mut table = Table::default();
+        for changed in &resident {
+            let mut inputs = changed.all_inputs();
+            let base = inputs.next().map(&mut place);
+            let terms: Vec<_> = inputs.map(&mut place).collect();
+            table.push(&Part { base, terms: &terms, out: changed.out, tiles: changed.tiles })?;
+        }
+        let table_address = end;
+
+        // A slot holds at least one tile of anything.
+        let slot = if split.slot > 0 { split.slot } else { bytes.clamp(f32_bytes, UPLOAD_SLOT) };
+        let mut staging = Staging::new(device, slot.max(f32_bytes), threads)?;
+        let base = unchanged.iter().map(Input::Dense);
+        staging.send_inputs(memory.address(), base.chain(resident.iter().flat_map(Changed::all_inputs)))?;
+        let mut bytes = vec![0; table.nbytes()];
+        table.write(&mut bytes);
+        staging.send_bytes(table_address, &bytes)?;
+        let uploaded = Some(Event::record(device, Queue::Copy)?);
+
+        let device = Arc::clone(device);
+        let inputs = Self { device, tensors, arena_bytes, table, table_address, memory, uploaded, streamed };
+        let staging = (split.slot > 0).then_some(staging);
+        Ok((inputs, split, staging))
+    }
+
+    /// Computes what needs nothing from the host into the memory at `out`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for more terms than a launch takes;
+    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
+    pub(super) fn combine(&self, out: u64, active: &[(u32, f32)]) -> Result<()> {
+        if let Some(uploaded) = &self.uploaded {
+            uploaded.hold_up(Queue::Combine)?;
+        }
+        if self.table.tiles() == 0 {
+            return Ok(());
+        }
+        let multiprocessors = self.device.info().multiprocessors;
+        self.device.combine(&Launch::new(&self.table, self.table_address, out, active, multiprocessors)?)
+    }
+
+    /// Bytes that stay on the device.
+    pub(super) fn resident_bytes(&self) -> usize {
+        self.memory.nbytes()
+    }
+
+    /// Every tensor: name, extents, place.
+    pub(super) fn tensors(&self) -> impl ExactSizeIterator<Item = (&str, &[usize], Place)> {
+        self.tensors.iter().map(|(name, (shape, place))| (name.as_str(), &**shape, *place))
+    }
+
+    pub(super) fn tensor(&self, name: &str) -> Option<(&str, &[usize], Place)> {
+        self.tensors.get_key_value(name).map(|(name, (shape, place))| (name.as_str(), &**shape, *place))
+    }
+}
+
+/// Where nothing is streamed afterwards, the upload goes through two pieces of pinned memory of this size.
+const UPLOAD_SLOT: usize = 32 << 20;
+
+impl Drop for Inputs {
+    fn drop(&mut self) {
+        for queue in [Queue::Copy, Queue::Combine] {
+            // A failure has ended the work as well.
+            let _ = Event::record(&self.device, queue).and_then(|end| end.synchronize());
+        }
+    }
+}
+
+/// The tensors of the image tower, and what changes which of them.
+fn planned(model: &Model) -> Result<Planned> {
+    let (base, scope) = (model.base(), Scope::ImageTower);
+    let plan = match model.basis() {
+        Some(basis) => {
+            // All that some task could ask for.
+            let any = Coefficients { vectors: vec![1.0; basis.vectors()], ..Coefficients::zero(0) };
+            plan::with_base(base, basis, &any, scope)?
+        }
+        None => plan::base_alone(base, scope),
+    };
+    let (mut tensors, mut unchanged, mut changed, mut end) = (IndexMap::new(), Vec::new(), Vec::new(), 0u64);
+    for planned in plan.tensors {
+        // A plan with a base has it for every tensor. What is no float is no weight of a graph's.
+        let Some(base) = planned.base.filter(|base| base.dtype().is_float()) else { continue };
+        let place = match planned.change {
+            None => {
+                let tensor = if base.dtype() == DType::F32 {
+                    base.clone()
+                } else {
+                    Tensor::from_f32(&base.to_f32()?, base.shape(), "the base in f32")?
+                };
+                unchanged.push(tensor);
+                Place::Resident(0)
+            }
+            Some(parameter) => {
+                let (tiles, out) = (form::tiles(base.numel()), end);
+                end += (tiles * TILE * size_of::<f32>()) as u64;
+                changed.push(Changed { base: base.clone(), sources: parameter.sources().to_vec(), out, tiles });
+                Place::Arena(out)
+            }
+        };
+        tensors.insert(planned.name.to_owned(), (planned.shape.into(), place));
+    }
+    let arena_bytes = usize::try_from(end).map_err(|_| Error::out_of_memory(usize::MAX))?;
+    Ok(Planned { tensors, unchanged, changed, arena_bytes })
+}

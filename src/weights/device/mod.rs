@@ -1,0 +1,219 @@
+//! Weights in device memory: base and basis are brought there once, and tasks are reconstructed where they run.
+//!
+//! `inputs.rs` is what stays on the device (`budget.rs` decides how much), `staging.rs` how it gets there, `stream.rs`
+//! how the rest passes through. `arena.rs` is the memory of weights, `task.rs` the weights.
+
+mod arena;
+mod budget;
+mod inputs;
+mod staging;
+mod stream;
+mod task;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use self::arena::{Allowance, DeviceArena};
+use self::inputs::Inputs;
+use self::stream::Stream;
+pub use self::task::{DeviceTensor, DeviceWeights};
+use super::arena::Spares;
+use super::cache::{CacheStats, Key, WeightsCache};
+use super::model::{Model, TaskWeights};
+use crate::error::{Error, Result};
+use crate::kernel::Cuda;
+use crate::kernel::cuda::{Event, Queue};
+
+/// How a [`DeviceModel`] uses its device.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DeviceOptions {
+    /// Bytes of device memory for everything: base, basis and the weights of tasks. `None` is three quarters of what is
+    /// free, which leaves room for what the encoder computes with.
+    pub budget: Option<usize>,
+}
+
+/// What a [`DeviceModel`] takes, and how it has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceStats {
+    /// Bytes of base and basis that stay on the device.
+    pub resident_bytes: usize,
+    /// Bytes of the slots that the rest is streamed through; 0 where everything stays.
+    pub slot_bytes: usize,
+    /// Bytes that have been streamed so far.
+    pub streamed: u64,
+    /// Bytes that weights take now, those in use elsewhere and memory that waits for others among them.
+    pub weights_bytes: usize,
+    /// The weights that are kept, within a budget of their own: what base, basis and slots leave. Its time is that until
+    /// they are in the queue, not until they are computed.
+    pub cache: CacheStats,
+}
+
+/// A [`Model`] on a GPU: base and basis in device memory, and the weights of the tasks that were asked for last.
+///
+/// The bits are those of [`Weights`](super::Weights). Where the budget has no room for all of the basis, as many
+/// parameters stay as it has room for, and the others are brought from the host for every task. Shareable between
+/// threads.
+///
+/// ```no_run
+/// # fn run(model: &std::sync::Arc<taskbasis::Model>) -> taskbasis::Result<()> {
+/// use taskbasis::{Cuda, DeviceModel, DeviceOptions};
+///
+/// let cuda = Cuda::open(0)?;
+/// let (device, stream) = (DeviceModel::new(model, &cuda, &DeviceOptions::default())?, cuda.stream()?);
+/// let weights = device.get(&model.weights(&"MNIST@0.3 + SVHN@0.3".parse()?)?)?;
+/// weights.wait_in(stream.as_raw())?;
+/// for tensor in weights.iter() {
+///     // Give `tensor.address` to what runs in the stream …
+/// }
+/// weights.used_in(stream.as_raw())?; // … and let go of the weights whenever you like
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct DeviceModel {
+    model: Arc<Model>,
+    /// Before the inputs: what it keeps is freed first.
+    cache: WeightsCache<DeviceWeights>,
+    pinned: Mutex<HashMap<Key, Arc<DeviceWeights>>>,
+    allowance: Arc<Allowance>,
+    /// One task is put into the queue at a time.
+    stream: Mutex<Option<Stream>>,
+    slot_bytes: usize,
+    inputs: Arc<Inputs>,
+}
+
+impl DeviceModel {
+    /// Brings base and basis to the device, as far as there is room; returns while the last of it is on its way.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where base and basis are not of one model;
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a budget that is too small for the
+    /// weights of one task and what never changes; [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) where the
+    /// device has less than the budget, or no memory can be pinned; [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
+    pub fn new(model: &Arc<Model>, cuda: &Cuda, options: &DeviceOptions) -> Result<Arc<Self>> {
+        let device = cuda.device();
+        let budget = match options.budget {
+            Some(budget) => budget,
+            None => device.memory()?.0 / 4 * 3,
+        };
+        let (inputs, split, staging) = Inputs::upload(model, device, budget, model.threads())?;
+        let stream = staging.map(|staging| Stream::new(&inputs, staging, split.slot)).transpose()?;
+        Ok(Arc::new(Self {
+            model: Arc::clone(model),
+            cache: WeightsCache::with_budget(split.arenas),
+            pinned: Mutex::default(),
+            allowance: Allowance::new(split.arenas),
+            stream: Mutex::new(stream),
+            slot_bytes: 2 * split.slot,
+            inputs: Arc::new(inputs),
+        }))
+    }
+
+    /// The weights of a task of this model: kept ones, or put into the queue now. Returns before they are computed,
+    /// unless parameters have to be streamed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a task of another model;
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for weights in a graph's layout, or more than 504
+    /// coefficients that are not zero; [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) where the weights that
+    /// others hold leave no room; [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
+    pub fn get(&self, task: &TaskWeights) -> Result<Arc<DeviceWeights>> {
+        if !Arc::ptr_eq(task.model(), &self.model) {
+            return Err(Error::invalid("the weights are of another model than the one on the device"));
+        }
+        if task.layout().is_some() {
+            return Err(Error::unsupported("a graph's own layout is not reconstructed on a device")
+                .hint("Reconstruct these weights on the CPU, or use the graph that is built from the architecture"));
+        }
+        let bytes = self.inputs.arena_bytes;
+        self.cache.get_or_build(task.key(), bytes, &Arc::default(), |spares| self.reconstruct(task, spares))
+    }
+
+    fn reconstruct(&self, task: &TaskWeights, spares: &Arc<Spares<DeviceArena>>) -> Result<DeviceWeights> {
+        let factors = task.key().factors.iter().map(|&bits| f32::from_bits(bits));
+        let active: Vec<(u32, f32)> = (0u32..).zip(factors).filter(|&(_, factor)| factor != 0.0).collect();
+        let mut stream = lock(&self.stream);
+        let mut arena = self.arena(spares)?;
+        let mut put_into_queue = || {
+            // Whoever still reads what is in this memory reads it to the end.
+            for event in arena.uses.drain(..) {
+                event.hold_up(Queue::Combine)?;
+            }
+            self.inputs.combine(arena.address(), &active)?;
+            match stream.as_mut() {
+                Some(stream) => stream.combine(&self.inputs, arena.address(), &active),
+                None => Ok(()),
+            }
+        };
+        let queued = put_into_queue();
+        // Even after a failure something may be at work in it.
+        let ready = Arc::new(Event::record(&self.inputs.device, Queue::Combine)?);
+        arena.uses.push(Arc::clone(&ready));
+        queued?;
+        Ok(DeviceWeights::new(&self.inputs, task.coefficients(), arena, ready, spares))
+    }
+
+    /// Memory for the weights of a task: of others that are gone, else fresh.
+    fn arena(&self, spares: &Arc<Spares<DeviceArena>>) -> Result<DeviceArena> {
+        let bytes = self.inputs.arena_bytes;
+        loop {
+            if let Some(arena) = spares.take(bytes) {
+                return Ok(arena);
+            }
+            let fresh = DeviceArena::new(&self.inputs.device, bytes, &self.allowance);
+            let kept = self.cache.stats().bytes;
+            if fresh.is_ok() || kept == 0 {
+                return fresh;
+            }
+            // The cache has made room before; but what it dropped may live on elsewhere, or others, at work at the same
+            // time, have taken it.
+            self.cache.trim(kept - 1);
+        }
+    }
+
+    /// [`DeviceModel::get`], and holds on to them until [`DeviceModel::unpin`].
+    ///
+    /// # Errors
+    /// As [`DeviceModel::get`].
+    pub fn pin(&self, task: &TaskWeights) -> Result<Arc<DeviceWeights>> {
+        let weights = self.get(task)?;
+        Ok(Arc::clone(lock(&self.pinned).entry(task.key().clone()).or_insert(weights)))
+    }
+
+    /// Lets go of what [`DeviceModel::pin`] holds; whether it held anything.
+    pub fn unpin(&self, task: &TaskWeights) -> bool {
+        lock(&self.pinned).remove(task.key()).is_some()
+    }
+
+    /// Whether [`DeviceModel::get`] would find the weights.
+    pub fn is_ready(&self, task: &TaskWeights) -> bool {
+        self.cache.contains(task.key())
+    }
+
+    /// Drops the weights that were used least recently until at most `bytes` are kept.
+    pub fn trim(&self, bytes: usize) {
+        self.cache.trim(bytes);
+    }
+
+    /// What it takes, and how it has done so far.
+    pub fn stats(&self) -> DeviceStats {
+        DeviceStats {
+            resident_bytes: self.inputs.resident_bytes(),
+            slot_bytes: self.slot_bytes,
+            streamed: lock(&self.stream).as_ref().map_or(0, |stream| stream.copied),
+            weights_bytes: self.allowance.taken(),
+            cache: self.cache.stats(),
+        }
+    }
+
+    /// The model that is on the device.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

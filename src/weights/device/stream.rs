@@ -1,0 +1,136 @@
+//! Parameters for which the device has no room: what they are computed from comes through two slots by turns. While the
+//! kernel works on one, the other is filled.
+
+use std::ops::Range;
+
+use super::inputs::{Changed, Inputs};
+use super::staging::{Staging, pack};
+use crate::error::Result;
+use crate::kernel::Format;
+use crate::kernel::cuda::{Event, Launch, Memory, Part, Queue, Table, form};
+
+/// The two slots on the device, and what fills them.
+#[derive(Debug)]
+pub(super) struct Stream {
+    staging: Staging,
+    slots: [Slot; 2],
+    next: usize,
+    /// Bytes that came from the host so far.
+    pub(super) copied: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    memory: Memory,
+    /// When the kernel needs it no more.
+    combined: Option<Event>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(combined) = self.combined.take() {
+            // A failure has ended the work as well.
+            let _ = combined.synchronize();
+        }
+    }
+}
+
+/// Tiles of one parameter.
+struct Stretch<'a> {
+    of: &'a Changed,
+    tiles: Range<usize>,
+}
+
+impl Stream {
+    /// Slots of `bytes` bytes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
+    pub(super) fn new(inputs: &Inputs, staging: Staging, bytes: usize) -> Result<Self> {
+        let slot = || Ok(Slot { memory: Memory::new(&inputs.device, bytes)?, combined: None });
+        Ok(Self { slots: [slot()?, slot()?], staging, next: 0, copied: 0 })
+    }
+
+    /// Computes the parameters that do not stay on the device into the memory at `out`. Inputs whose coefficient is
+    /// zero are not brought there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for more terms than a launch takes;
+    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
+    pub(super) fn combine(&mut self, inputs: &Inputs, out: u64, active: &[(u32, f32)]) -> Result<()> {
+        let mut left = inputs.streamed.iter().map(|of| Stretch { of, tiles: 0..of.tiles }).collect::<Vec<_>>();
+        left.reverse();
+        // In a slot there are only terms that are added.
+        let here: Vec<(u32, f32)> =
+            (0u32..).zip(active).map(|(place, &(_, coefficient))| (place, coefficient)).collect();
+        while !left.is_empty() {
+            let wave = next_wave(&mut left, self.slots[0].memory.nbytes(), active);
+            self.send(inputs, &wave, out, active, &here)?;
+        }
+        Ok(())
+    }
+
+    fn send(
+        &mut self,
+        inputs: &Inputs,
+        wave: &[Stretch<'_>],
+        out: u64,
+        active: &[(u32, f32)],
+        here: &[(u32, f32)],
+    ) -> Result<()> {
+        let slot = &mut self.slots[self.next];
+        self.next = 1 - self.next;
+        let (mut table, mut places, mut end) = (Table::default(), Vec::new(), slot.memory.address());
+        for Stretch { of, tiles } in wave {
+            let mut put = Vec::new();
+            for input in of.inputs(active.iter().map(|&(term, _)| term as usize)) {
+                let format = form::format(input);
+                put.push((format, end));
+                places.push((input, tiles.clone()));
+                end += (tiles.len() * form::tile_bytes(format)) as u64;
+            }
+            let (base, terms) = put.split_at(1);
+            let out = of.out + (tiles.start * form::tile_bytes(Format::F32)) as u64;
+            table.push(&Part { base: base.first().copied(), terms, out, tiles: tiles.len() })?;
+        }
+        let (start, table_address) = (slot.memory.address(), end);
+        let (data, all) = ((end - start) as usize, (end - start) as usize + table.nbytes());
+        // Whatever was in the slot is needed until the kernel has read it.
+        if let Some(combined) = slot.combined.take() {
+            combined.hold_up(Queue::Copy)?;
+        }
+        let copied = self.staging.send(start, |bytes, threads| {
+            pack(&places, &mut bytes[..data], threads)?;
+            table.write(&mut bytes[data..all]);
+            Ok(all)
+        })?;
+        copied.hold_up(Queue::Combine)?;
+        let launch = Launch::new(&table, table_address, out, here, inputs.device.info().multiprocessors)?;
+        inputs.device.combine(&launch)?;
+        slot.combined = Some(Event::record(&inputs.device, Queue::Combine)?);
+        self.copied += all as u64;
+        Ok(())
+    }
+}
+
+/// Takes as many tiles as a slot of `bytes` bytes holds, inputs and table, from the end of `left`; at least one.
+fn next_wave<'a>(left: &mut Vec<Stretch<'a>>, bytes: usize, active: &[(u32, f32)]) -> Vec<Stretch<'a>> {
+    let (mut wave, mut room) = (Vec::new(), bytes);
+    while let Some(Stretch { of, tiles }) = left.last_mut() {
+        let inputs = of.inputs(active.iter().map(|&(term, _)| term as usize));
+        let a_tile: usize = inputs.map(|input| form::tile_bytes(form::format(input))).sum();
+        let entry = Table::most_bytes(1, active.len());
+        let count = (room.saturating_sub(entry) / a_tile).min(tiles.len());
+        if count == 0 {
+            break;
+        }
+        room -= entry + count * a_tile;
+        wave.push(Stretch { of, tiles: tiles.start..tiles.start + count });
+        tiles.start += count;
+        if tiles.start < tiles.end {
+            break;
+        }
+        left.pop();
+    }
+    wave
+}

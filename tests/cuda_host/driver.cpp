@@ -1,0 +1,394 @@
+// A CUDA driver that has no GPU: device memory is the host's, streams do their work at once, and a launch runs the
+// combine kernel, compiled as plain C++. NVRTC too, which compiles nothing. So everything of src/kernel/cuda runs as
+// it would with a GPU, but for the GPU. What a real driver would refuse is refused: calls without a context, handles
+// that are gone, accesses outside of what was allocated.
+//
+// FAKE_DEVICES, FAKE_VERSION, FAKE_MEMORY (bytes) and FAKE_REFUSED (the name of a function that fails) change what it
+// is.
+
+// clang-format off
+#include "shim.hpp"
+#include "combine.cu"
+// clang-format on
+
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <set>
+#include <vector>
+
+namespace {
+
+enum Result {
+    SUCCESS = 0,
+    INVALID_VALUE = 1,
+    OUT_OF_MEMORY = 2,
+    NOT_INITIALIZED = 3,
+    NO_DEVICE = 100,
+    INVALID_DEVICE = 101,
+    INVALID_IMAGE = 200,
+    INVALID_CONTEXT = 201,
+    INVALID_HANDLE = 400,
+    NOT_FOUND = 500,
+    ILLEGAL_ADDRESS = 700,
+};
+
+// One at a time: the kernel's thread indices are global.
+std::recursive_mutex one;
+bool is_initialised;
+int retained;
+char context;
+thread_local std::vector<void *> contexts;
+// What is there: streams, events, modules, pinned memory.
+std::set<void *> handles;
+size_t used;
+
+long setting(const char *name, long otherwise) {
+    const char *value = std::getenv(name);
+    return value ? std::atol(value) : otherwise;
+}
+
+size_t capacity() {
+    return (size_t)setting("FAKE_MEMORY", 1l << 32);
+}
+
+bool is_refused(const char *function) {
+    const char *refused = std::getenv("FAKE_REFUSED");
+    return refused && std::strcmp(refused, function) == 0;
+}
+
+bool has_context() {
+    return retained > 0 && !contexts.empty() && contexts.back() == &context;
+}
+
+void *make() {
+    void *handle = std::malloc(1);
+    handles.insert(handle);
+    return handle;
+}
+
+Result destroy(void *handle) {
+    if (handles.erase(handle) == 0) {
+        return INVALID_HANDLE;
+    }
+    std::free(handle);
+    return SUCCESS;
+}
+
+// The legacy default stream is a null pointer.
+bool is_stream(void *stream) {
+    return stream == nullptr || handles.count(stream);
+}
+
+bool is_memory(uint64_t address, size_t bytes) {
+    auto after = readable.upper_bound(address);
+    return after != readable.begin() && std::prev(after)->second >= address + bytes;
+}
+
+const char IMAGE[] = "the kernel";
+
+}  // namespace
+
+#define API extern "C" int
+#define ENTER                                                \
+    std::lock_guard<std::recursive_mutex> guard(one);        \
+    if (is_refused(__func__)) return INVALID_VALUE;          \
+    if (!is_initialised) return NOT_INITIALIZED
+#define ENTER_CONTEXT \
+    ENTER;            \
+    if (!has_context()) return INVALID_CONTEXT
+
+API cuDriverGetVersion(int *version) {
+    *version = (int)setting("FAKE_VERSION", 12080);
+    return SUCCESS;
+}
+
+API cuInit(unsigned flags) {
+    if (flags != 0) return INVALID_VALUE;
+    if (setting("FAKE_DEVICES", 1) == 0) return NO_DEVICE;
+    is_initialised = true;
+    return SUCCESS;
+}
+
+API cuDeviceGetCount(int *count) {
+    ENTER;
+    *count = (int)setting("FAKE_DEVICES", 1);
+    return SUCCESS;
+}
+
+API cuDeviceGet(int *device, int ordinal) {
+    ENTER;
+    if (ordinal < 0 || ordinal >= setting("FAKE_DEVICES", 1)) return INVALID_DEVICE;
+    *device = ordinal;
+    return SUCCESS;
+}
+
+API cuDeviceGetAttribute(int *value, int attribute, int) {
+    ENTER;
+    switch (attribute) {
+        case 16: *value = 2; return SUCCESS;  // multiprocessors
+        case 75: *value = 9; return SUCCESS;  // compute capability, major
+        case 76: *value = 0; return SUCCESS;  // and minor
+        default: return INVALID_VALUE;
+    }
+}
+
+API cuDeviceGetName(char *name, int length, int) {
+    ENTER;
+    std::snprintf(name, (size_t)length, "none at all");
+    return SUCCESS;
+}
+
+API cuDevicePrimaryCtxRetain(void **made, int) {
+    ENTER;
+    ++retained;
+    *made = &context;
+    return SUCCESS;
+}
+
+API cuDevicePrimaryCtxRelease_v2(int) {
+    ENTER;
+    // Whoever used it has given everything back, and left it.
+    if (--retained == 0 && (!handles.empty() || !readable.empty() || !contexts.empty())) {
+        std::fprintf(stderr, "%zu handles, %zu allocations and %zu contexts are left\n", handles.size(), readable.size(),
+                     contexts.size());
+        std::abort();
+    }
+    return SUCCESS;
+}
+
+API cuCtxPushCurrent_v2(void *pushed) {
+    ENTER;
+    if (pushed != &context || retained == 0) return INVALID_CONTEXT;
+    contexts.push_back(pushed);
+    return SUCCESS;
+}
+
+API cuCtxPopCurrent_v2(void **popped) {
+    ENTER;
+    if (contexts.empty()) return INVALID_CONTEXT;
+    *popped = contexts.back();
+    contexts.pop_back();
+    return SUCCESS;
+}
+
+API cuMemGetInfo_v2(size_t *available, size_t *total) {
+    ENTER_CONTEXT;
+    *available = capacity() - used;
+    *total = capacity();
+    return SUCCESS;
+}
+
+API cuMemAlloc_v2(uint64_t *address, size_t bytes) {
+    ENTER_CONTEXT;
+    if (bytes == 0) return INVALID_VALUE;
+    if (bytes > capacity() - used) return OUT_OF_MEMORY;
+    void *memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+    std::memset(memory, 0xff, bytes);
+    *address = (uint64_t)memory;
+    readable[*address] = writable[*address] = *address + bytes;
+    used += bytes;
+    return SUCCESS;
+}
+
+API cuMemFree_v2(uint64_t address) {
+    ENTER_CONTEXT;
+    auto found = readable.find(address);
+    if (found == readable.end()) return INVALID_VALUE;
+    used -= found->second - address;
+    readable.erase(found);
+    writable.erase(address);
+    std::free((void *)address);
+    return SUCCESS;
+}
+
+API cuMemHostAlloc(void **memory, size_t bytes, unsigned) {
+    ENTER_CONTEXT;
+    *memory = std::malloc(bytes);
+    handles.insert(*memory);
+    return SUCCESS;
+}
+
+API cuMemFreeHost(void *memory) {
+    ENTER_CONTEXT;
+    return destroy(memory);
+}
+
+API cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *stream) {
+    ENTER_CONTEXT;
+    if (!is_memory(to, bytes) || !is_stream(stream)) return INVALID_VALUE;
+    std::memcpy((void *)to, from, bytes);
+    return SUCCESS;
+}
+
+API cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *stream) {
+    ENTER_CONTEXT;
+    if (!is_memory(from, bytes) || !is_stream(stream)) return INVALID_VALUE;
+    std::memcpy(to, (const void *)from, bytes);
+    return SUCCESS;
+}
+
+API cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void *stream) {
+    ENTER_CONTEXT;
+    if (!is_memory(from, bytes) || !is_memory(to, bytes) || !is_stream(stream)) return INVALID_VALUE;
+    std::memcpy((void *)to, (const void *)from, bytes);
+    return SUCCESS;
+}
+
+API cuStreamCreate(void **stream, unsigned) {
+    ENTER_CONTEXT;
+    *stream = make();
+    return SUCCESS;
+}
+
+API cuStreamDestroy_v2(void *stream) {
+    ENTER_CONTEXT;
+    return destroy(stream);
+}
+
+API cuStreamSynchronize(void *stream) {
+    ENTER_CONTEXT;
+    return is_stream(stream) ? SUCCESS : INVALID_HANDLE;
+}
+
+API cuStreamWaitEvent(void *stream, void *event, unsigned flags) {
+    ENTER_CONTEXT;
+    return is_stream(stream) && handles.count(event) && flags == 0 ? SUCCESS : INVALID_HANDLE;
+}
+
+API cuEventCreate(void **event, unsigned flags) {
+    ENTER_CONTEXT;
+    if (flags != 2) return INVALID_VALUE;  // without times
+    *event = make();
+    return SUCCESS;
+}
+
+API cuEventRecord(void *event, void *stream) {
+    ENTER_CONTEXT;
+    return handles.count(event) && is_stream(stream) ? SUCCESS : INVALID_HANDLE;
+}
+
+API cuEventQuery(void *event) {
+    ENTER_CONTEXT;
+    return handles.count(event) ? SUCCESS : INVALID_HANDLE;
+}
+
+API cuEventSynchronize(void *event) {
+    ENTER_CONTEXT;
+    return handles.count(event) ? SUCCESS : INVALID_HANDLE;
+}
+
+API cuEventDestroy_v2(void *event) {
+    ENTER_CONTEXT;
+    return destroy(event);
+}
+
+API cuModuleLoadData(void **module, const void *image) {
+    ENTER_CONTEXT;
+    if (std::memcmp(image, IMAGE, sizeof(IMAGE)) != 0) return INVALID_IMAGE;
+    *module = make();
+    return SUCCESS;
+}
+
+API cuModuleUnload(void *module) {
+    ENTER_CONTEXT;
+    return destroy(module);
+}
+
+API cuModuleGetFunction(void **function, void *module, const char *name) {
+    ENTER_CONTEXT;
+    if (!handles.count(module)) return INVALID_HANDLE;
+    if (std::strcmp(name, "taskbasis_combine") != 0) return NOT_FOUND;
+    *function = (void *)&taskbasis_combine;
+    return SUCCESS;
+}
+
+API cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
+                   unsigned block_z, unsigned shared, void *stream, void **parameters, void **extra) {
+    ENTER_CONTEXT;
+    if (function != (void *)&taskbasis_combine || !is_stream(stream)) return INVALID_HANDLE;
+    const bool is_flat = grid_y == 1 && grid_z == 1 && block_y == 1 && block_z == 1;
+    if (!is_flat || grid_x == 0 || block_x != WARPS * LANES || shared != 0 || extra) return INVALID_VALUE;
+    Launch launch;
+    std::memcpy(&launch, parameters[0], sizeof(launch));
+    for (blockIdx.x = 0; blockIdx.x < grid_x; ++blockIdx.x) {
+        for (threadIdx.x = 0; threadIdx.x < block_x; ++threadIdx.x) {
+            taskbasis_combine(launch);
+        }
+    }
+    return forbidden || misaligned ? ILLEGAL_ADDRESS : SUCCESS;
+}
+
+API cuGetErrorName(int error, const char **name) {
+    static thread_local char text[32];
+    std::snprintf(text, sizeof(text), "FAKE_ERROR_%d", error);
+    *name = text;
+    return SUCCESS;
+}
+
+API cuGetErrorString(int error, const char **text) {
+    *text = error == NO_DEVICE ? "there is no device" : "as asked for";
+    return SUCCESS;
+}
+
+API nvrtcVersion(int *major, int *minor) {
+    *major = 12;
+    *minor = 8;
+    return 0;
+}
+
+API nvrtcGetNumSupportedArchs(int *count) {
+    *count = 1;
+    return 0;
+}
+
+API nvrtcGetSupportedArchs(int *architectures) {
+    architectures[0] = 90;
+    return 0;
+}
+
+API nvrtcCreateProgram(void **program, const char *source, const char *, int, const char *const *, const char *const *) {
+    *program = (void *)source;
+    return std::strstr(source, "taskbasis_combine") ? 0 : 6;
+}
+
+API nvrtcCompileProgram(void *, int, const char *const *) {
+    return is_refused("nvrtcCompileProgram") ? 6 : 0;
+}
+
+API nvrtcDestroyProgram(void **program) {
+    *program = nullptr;
+    return 0;
+}
+
+API nvrtcGetProgramLogSize(void *, size_t *bytes) {
+    *bytes = 1;
+    return 0;
+}
+
+API nvrtcGetProgramLog(void *, char *log) {
+    *log = 0;
+    return 0;
+}
+
+API nvrtcGetPTXSize(void *, size_t *bytes) {
+    *bytes = sizeof(IMAGE);
+    return 0;
+}
+
+API nvrtcGetPTX(void *, char *image) {
+    std::memcpy(image, IMAGE, sizeof(IMAGE));
+    return 0;
+}
+
+API nvrtcGetCUBINSize(void *program, size_t *bytes) {
+    return nvrtcGetPTXSize(program, bytes);
+}
+
+API nvrtcGetCUBIN(void *program, char *image) {
+    return nvrtcGetPTX(program, image);
+}
+
+extern "C" const char *nvrtcGetErrorString(int error) {
+    return error == 0 ? "NVRTC_SUCCESS" : "NVRTC_ERROR_COMPILATION";
+}

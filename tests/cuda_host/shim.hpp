@@ -1,0 +1,95 @@
+// What src/kernel/cuda/combine.cu needs to be plain C++: each thread of a launch is a call of the kernel. Every access
+// to memory is checked: inside what the test allowed, and aligned to its own size, as the device demands.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <map>
+
+#define __device__
+#define __global__
+#define __forceinline__ inline
+#define __grid_constant__
+#define __launch_bounds__(...)
+
+struct Index {
+    unsigned x;
+};
+static Index threadIdx, blockIdx;
+
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+
+// First address -> the address after the last, of what may be read and of what may be written.
+static std::map<uint64_t, uint64_t> readable, writable;
+static uint64_t forbidden, misaligned;
+
+static bool is_allowed(const std::map<uint64_t, uint64_t> &ranges, uint64_t address, uint64_t size) {
+    if (address % size != 0) {
+        ++misaligned;
+        return false;
+    }
+    auto after = ranges.upper_bound(address);
+    if (after == ranges.begin() || std::prev(after)->second < address + size) {
+        ++forbidden;
+        return false;
+    }
+    return true;
+}
+
+template <class T>
+static T __ldg(const T *from) {
+    T value{};
+    if (is_allowed(readable, (uint64_t)from, sizeof(T))) {
+        std::memcpy(&value, from, sizeof(T));
+    }
+    return value;
+}
+
+template <class T>
+static void __stcg(T *to, T value) {
+    if (is_allowed(writable, (uint64_t)to, sizeof(T))) {
+        std::memcpy(to, &value, sizeof(T));
+    }
+}
+
+static float __uint_as_float(unsigned bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+static float __fmaf_rn(float a, float b, float c) {
+    return std::fma(a, b, c);
+}
+
+static float __fmul_rn(float a, float b) {
+    return a * b;
+}
+
+static float __fadd_rn(float a, float b) {
+    return a + b;
+}
+
+// By the format's definition: one bit of sign, five of exponent, ten of fraction.
+static float half_to_float(unsigned bits) {
+    const int exponent = bits >> 10 & 31;
+    const float fraction = (float)(bits & 1023);
+    const float magnitude = exponent == 31  ? (bits & 1023 ? NAN : INFINITY)
+                            : exponent == 0 ? std::ldexp(fraction, -24)
+                                            : std::ldexp(1024 + fraction, exponent - 25);
+    return bits & 0x8000 ? -magnitude : magnitude;
+}
+
+// A hint, which must not reach beyond what is there all the same.
+static void prefetch(uint64_t address) {
+    is_allowed(readable, address, 1);
+}

@@ -1,0 +1,256 @@
+//! Weights reconstructed on a GPU, against those of the CPU: `make test-gpu`. Skipped, aloud, where there is no GPU or
+//! the library was built without the feature `cuda`. With the feature, all of it runs on a driver without a GPU too
+//! (`tests/cuda_host/driver.cpp`): our calls of the driver, and the kernel's source, but for the GPU.
+
+#[path = "bundle_support/mod.rs"]
+mod bundle_support;
+mod cuda_host;
+
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bundle_support::{common, format, pack_digits};
+use taskbasis::{
+    BaseFormat, Bundle, Checkpoint, Cuda, DeviceModel, DeviceOptions, ErrorKind, Model, ModelOptions, TaskWeights,
+};
+
+/// The first GPU, for one test at a time: they look at how much memory is free.
+fn gpu() -> Option<(MutexGuard<'static, ()>, Cuda)> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let guard = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    match Cuda::open(0) {
+        Ok(cuda) => {
+            let (major, minor) = cuda.compute_capability();
+            eprintln!("on {}, compute capability {major}.{minor}", cuda.name());
+            Some((guard, cuda))
+        }
+        Err(error) if matches!(error.kind(), ErrorKind::RuntimeMissing | ErrorKind::Unsupported) => {
+            eprintln!("skipped: {error}");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// The digits family from a bundle.
+fn model(vectors: &str, base: BaseFormat) -> Option<(tempfile::TempDir, Arc<Model>)> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("digits.taskbasis");
+    pack_digits("AE", format(vectors), base, &path)?;
+    let model = Bundle::open(&path).unwrap().model(None, &ModelOptions::default()).unwrap();
+    Some((folder, model))
+}
+
+fn tasks(model: &Arc<Model>) -> Vec<TaskWeights> {
+    let names = model.basis().unwrap().tasks().to_vec();
+    let sums = ["base", "merged@0.4", "all@0.3"].map(str::to_owned).into_iter();
+    let exprs =
+        names.iter().map(|name| format!("\"{name}\"")).chain(names.iter().map(|name| format!("-\"{name}\"@0.5")));
+    exprs.chain(sums).map(|expr| model.weights(&expr.parse().unwrap()).unwrap()).collect()
+}
+
+fn assert_same(device: &DeviceModel, task: &TaskWeights, what: &str) {
+    let (cpu, gpu) = (task.get().unwrap(), device.get(task).unwrap());
+    assert_eq!(gpu.iter().len(), cpu.len());
+    for tensor in gpu.iter() {
+        let (got, want) = (gpu.to_host(tensor.name).unwrap(), cpu.get(tensor.name).unwrap());
+        assert!(common::bits(&got) == common::bits(want), "{} of {}, {what}", tensor.name, task.name());
+    }
+}
+
+#[test]
+fn the_bits_are_those_of_the_cpu_in_every_format() {
+    let Some((_one, cuda)) = gpu() else { return };
+    for vectors in ["f32", "f16", "bf16", "q8", "q6", "q4", "q3", "q2"] {
+        for base in [BaseFormat::F32, BaseFormat::F16, BaseFormat::BF16] {
+            let Some((_folder, model)) = model(vectors, base) else { return };
+            let device = DeviceModel::new(&model, &cuda, &DeviceOptions::default()).unwrap();
+            tasks(&model).iter().for_each(|task| assert_same(&device, task, vectors));
+        }
+    }
+}
+
+/// The published folder too, whose tensors lie at any alignment.
+#[test]
+fn a_folder_has_the_bits_of_the_cpu() {
+    let Some((_one, cuda)) = gpu() else { return };
+    for method in bundle_support::METHODS {
+        let Some((folder, base)) = bundle_support::digits_files(method) else { return };
+        let (base, basis) = (Checkpoint::open(base).unwrap(), taskbasis::Basis::open(folder).unwrap());
+        let model = Model::new(base, Some(basis), &ModelOptions::default()).unwrap();
+        let device = DeviceModel::new(&model, &cuda, &DeviceOptions::default()).unwrap();
+        for expr in ["base", "merged@0.4"] {
+            assert_same(&device, &model.weights(&expr.parse().unwrap()).unwrap(), method);
+        }
+    }
+}
+
+/// Bytes of a device with everything of the model, and of one task's weights.
+fn sizes(model: &Arc<Model>, cuda: &Cuda) -> (usize, usize) {
+    let device = DeviceModel::new(model, cuda, &DeviceOptions::default()).unwrap();
+    let weights = device.get(&tasks(model)[0]).unwrap().nbytes();
+    (device.stats().resident_bytes, weights)
+}
+
+#[test]
+fn a_basis_that_does_not_fit_is_streamed() {
+    let Some((_one, cuda)) = gpu() else { return };
+    for vectors in ["f32", "q4"] {
+        let Some((_folder, model)) = model(vectors, BaseFormat::F32) else { return };
+        let (resident, weights) = sizes(&model, &cuda);
+        let options = DeviceOptions { budget: Some(resident / 2 + 2 * weights) };
+        let device = DeviceModel::new(&model, &cuda, &options).unwrap();
+        tasks(&model).iter().for_each(|task| assert_same(&device, task, vectors));
+        assert!(device.stats().slot_bytes > 0 && device.stats().streamed > 0);
+    }
+}
+
+#[test]
+fn a_thousand_switches_leave_memory_flat() {
+    const SLACK: usize = 4 << 20;
+
+    let Some((_one, cuda)) = gpu() else { return };
+    let Some((_folder, model)) = model("q4", BaseFormat::F16) else { return };
+    let (resident, weights) = sizes(&model, &cuda);
+    assert!(cuda.copy_bandwidth(8 << 20).unwrap() > 0.0);
+    let stream = cuda.stream().unwrap();
+    let before = cuda.memory().unwrap().0;
+    let options = DeviceOptions { budget: Some(resident + 3 * weights) };
+    let device = DeviceModel::new(&model, &cuda, &options).unwrap();
+    let tasks = tasks(&model);
+    let (mut random, mut settled) = (1u64, 0);
+    for switch in 0..1000 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let task = &tasks[(random >> 40) as usize % tasks.len()];
+        if switch % 50 == 0 {
+            assert_same(&device, task, "a switch");
+        } else {
+            let weights = device.get(task).unwrap();
+            weights.wait_in(stream.as_raw()).unwrap();
+            weights.used_in(stream.as_raw()).unwrap();
+        }
+        if switch == 100 {
+            settled = cuda.memory().unwrap().0;
+        }
+    }
+    let after = cuda.memory().unwrap().0;
+    assert!(after + SLACK >= settled, "{settled} bytes were free after 100 switches, {after} after 1000");
+    assert!(device.stats().weights_bytes <= 3 * weights);
+    stream.synchronize().unwrap();
+    drop(device);
+    let end = cuda.memory().unwrap().0;
+    assert!(end + SLACK >= before, "{before} bytes were free before, {end} after");
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_an_error_that_says_so() {
+    // Whatever this machine has: never a panic.
+    let error = Cuda::open(4096).map(drop).unwrap_err();
+    let kinds = [ErrorKind::NotFound, ErrorKind::RuntimeMissing, ErrorKind::Unsupported];
+    assert!(kinds.contains(&error.kind()), "{error:?}");
+}
+
+/// Runs a test of this program, or all of them, on the driver without a GPU. `None`, said aloud, where there is none.
+fn on_the_hosts_driver(test: &[&str], settings: &[(&str, &str)]) -> Option<Output> {
+    if !cfg!(all(feature = "cuda", target_os = "linux")) {
+        eprintln!("skipped: built without the feature `cuda`, or not for Linux");
+        return None;
+    }
+    static FOLDER: Mutex<Option<Option<tempfile::TempDir>>> = Mutex::new(None);
+    let mut folder = FOLDER.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = folder.get_or_insert_with(|| {
+        let folder = tempfile::tempdir().unwrap();
+        cuda_host::compile("driver.cpp", &folder.path().join("libcuda.so")).then_some(folder)
+    });
+    let folder = folder.as_ref()?.path();
+    let cache = tempfile::tempdir().unwrap();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--test-threads=1", "--nocapture"])
+        .args(test)
+        .env("LD_LIBRARY_PATH", folder)
+        .env("TASKBASIS_NVRTC", folder.join("libcuda.so"))
+        .env("TASKBASIS_KERNEL_CACHE", cache.path())
+        .env("ON_THE_HOSTS_DRIVER", "1")
+        .envs(settings.iter().copied())
+        .output()
+        .unwrap();
+    Some(output)
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn all_of_it_on_a_driver_without_a_gpu() {
+    if std::env::var_os("ON_THE_HOSTS_DRIVER").is_some() {
+        return;
+    }
+    let Some(output) = on_the_hosts_driver(&[], &[]) else { return };
+    let text = text(&output);
+    assert!(output.status.success(), "{text}");
+    assert_eq!(text.matches("on none at all, compute capability 9.0").count(), 4, "{text}");
+}
+
+/// Opens the GPU, brings a model there, reconstructs, and prints what went wrong.
+#[test]
+#[ignore = "run by `what_is_wrong_is_said`"]
+fn try_it() {
+    let Some((_folder, model)) = model("q4", BaseFormat::F16) else { return };
+    let attempt = || {
+        let device = DeviceModel::new(&model, &Cuda::open(0)?, &DeviceOptions::default())?;
+        let task = &tasks(&model)[0];
+        let weights = device.get(task)?;
+        weights.wait_in(0)?;
+        weights.used_in(0)?;
+        weights.used_in(0)?;
+        weights.synchronize()?;
+        weights.to_host("visual.proj")?;
+        device.pin(task)
+    };
+    match attempt() {
+        Ok(_) => eprintln!("nothing is wrong"),
+        Err(error) => eprintln!("{error:?}"),
+    }
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    if std::env::var_os("ON_THE_HOSTS_DRIVER").is_some() {
+        return;
+    }
+    let cases = [
+        (("FAKE_DEVICES", "1"), "nothing is wrong"),
+        (("FAKE_DEVICES", "0"), "[runtime_missing] the CUDA driver finds no GPU that it can use"),
+        (("FAKE_VERSION", "11030"), "[runtime_missing] the CUDA driver is too old: expected one for CUDA 11.4"),
+        (("LD_LIBRARY_PATH", "/nowhere"), "[runtime_missing] the library of the CUDA driver was not found"),
+        (
+            ("TASKBASIS_NVRTC", "/nowhere.so"),
+            "[runtime_missing] NVRTC, which compiles the kernel for the GPU, was not found",
+        ),
+        (("FAKE_REFUSED", "nvrtcCompileProgram"), "[runtime] /"),
+        (("FAKE_REFUSED", "cuModuleLoadData"), "[runtime] the driver, one for CUDA 12.8, refuses the compiled kernel"),
+        (("FAKE_MEMORY", "100000"), "[invalid_argument] the budget of device memory is too small"),
+        (("FAKE_REFUSED", "cuMemHostAlloc"), "[runtime] cannot allocate pinned memory (FAKE_ERROR_1: as asked for)"),
+        (("FAKE_REFUSED", "cuMemAlloc_v2"), "[runtime] cannot allocate memory of the GPU"),
+        (("FAKE_REFUSED", "cuMemcpyHtoDAsync_v2"), "[runtime] cannot copy to the GPU"),
+        (("FAKE_REFUSED", "cuMemcpyDtoHAsync_v2"), "[runtime] cannot copy from the GPU"),
+        (("FAKE_REFUSED", "cuLaunchKernel"), "[runtime] cannot launch the kernel"),
+        (("FAKE_REFUSED", "cuEventCreate"), "[runtime] cannot make an event"),
+        (("FAKE_REFUSED", "cuEventRecord"), "[runtime] cannot record an event"),
+        (("FAKE_REFUSED", "cuEventSynchronize"), "[runtime] work on the GPU failed"),
+        (("FAKE_REFUSED", "cuStreamCreate"), "[runtime] cannot make a stream"),
+        (("FAKE_REFUSED", "cuStreamWaitEvent"), "[runtime] cannot wait for an event"),
+        (("FAKE_REFUSED", "cuCtxPushCurrent_v2"), "[runtime] cannot use the GPU"),
+        (("FAKE_REFUSED", "cuDevicePrimaryCtxRetain"), "[runtime] cannot use the GPU"),
+        (("FAKE_REFUSED", "cuDeviceGetAttribute"), "[runtime] cannot ask the GPU what it is"),
+        (("FAKE_REFUSED", "cuMemGetInfo_v2"), "[runtime] cannot ask how much memory is free"),
+        // Asked only to forget what has ended.
+        (("FAKE_REFUSED", "cuEventQuery"), "nothing is wrong"),
+    ];
+    for (setting, said) in cases {
+        let Some(output) = on_the_hosts_driver(&["--ignored", "--exact", "try_it"], &[setting]) else { return };
+        let text = text(&output);
+        assert!(output.status.success() && text.contains(said), "{setting:?}, expected {said}: {text}");
+    }
+}
