@@ -181,7 +181,8 @@ pub unsafe extern "C" fn tb_encoder_create(
             let threads = options.threads as usize;
             let concurrency = options.concurrency as usize;
             let promotion = promotion(options.promotion, options.promote_after)?;
-            let options_of_encoder = EncoderOptions { threads, concurrency, promotion, runtime };
+            let options_of_encoder =
+                EncoderOptions { threads, concurrency, promotion, runtime, ..EncoderOptions::default() };
             let graph = handle::optional_text(options.graph, "options->graph")?;
             let map = handle::optional_text(options.map, "options->map")?;
             let model = model(basis)?;

@@ -20,6 +20,7 @@ mod input;
 mod inspect;
 mod output;
 mod pack;
+mod provider;
 mod reconstruct;
 mod report;
 mod verify;
