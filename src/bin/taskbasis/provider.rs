@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Once;
 
 use clap::{Args, ValueEnum};
-use taskbasis::{EncoderOptions, Execution, Provider, TensorRtOptions};
+use taskbasis::{EncoderOptions, Execution, Provider, Result, Runtime, TensorRtOptions};
 
 use crate::output;
 
@@ -63,10 +63,29 @@ impl ProviderArgs {
     }
 }
 
+/// The options with a provider in the place of `auto`, so that everything runs on the same.
+pub fn settled(options: EncoderOptions) -> Result<EncoderOptions> {
+    if options.provider != Provider::Auto {
+        return Ok(options);
+    }
+    let runtime = Runtime::load(options.runtime.as_deref())?;
+    match runtime.check_provider(Provider::Cuda, options.device) {
+        Ok(()) => Ok(EncoderOptions { provider: Provider::Cuda, ..options }),
+        Err(why) => {
+            say(&why.to_string());
+            Ok(EncoderOptions { provider: Provider::Cpu, device: 0, ..options })
+        }
+    }
+}
+
 /// Says once, however many encoders are made, that `auto` took the CPU, and why.
 pub fn tell(execution: &Execution) {
-    static TOLD: Once = Once::new();
     if let Some(why) = &execution.fallback {
-        TOLD.call_once(|| output::note(&format!("the CPU computes, as CUDA cannot be had: {why}")));
+        say(why);
     }
+}
+
+fn say(why: &str) {
+    static TOLD: Once = Once::new();
+    TOLD.call_once(|| output::note(&format!("the CPU computes, as CUDA cannot be had: {why}")));
 }

@@ -59,6 +59,15 @@ fn recognise(message: &str) -> Option<Trouble> {
     if message.contains("Invalid device ID") {
         return Some(Trouble::NoSuchDevice);
     }
+    // A function of the driver's, all of whose begin like this, which a newer driver has.
+    let symbol = message.split_once("undefined symbol: cu").and_then(|(_, rest)| rest.chars().next());
+    if symbol.is_some_and(|letter| letter.is_ascii_uppercase()) {
+        return Some(Trouble::DriverTooOld);
+    }
+    // CUDA's provider opens cuDNN itself, late.
+    if message.contains("Unable to find symbol cudnn") {
+        return Some(Trouble::Library("libcudnn.so.9".to_owned()));
+    }
     let number = ["CUDA failure ", "CUDA error "].iter().find_map(|before| {
         let digits = message.split_once(before)?.1;
         digits.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u32>().ok()
@@ -89,10 +98,15 @@ pub(super) fn diagnose(provider: Provider, device: u32, runtime: &Runtime, messa
     }
     let folder = runtime.path().parent().unwrap_or(Path::new("."));
     // Of all that it needs, for the loader names the first alone.
-    let missing = match &trouble {
+    let mut missing = match &trouble {
         Trouble::Library(_) | Trouble::Provider => missing(provider, folder),
         _ => Vec::new(),
     };
+    if let Trouble::Library(name) = &trouble
+        && !missing.contains(name)
+    {
+        missing.push(name.clone());
+    }
     Some(error(provider, device, &trouble, &missing, said(message)))
 }
 
@@ -102,7 +116,9 @@ fn said(message: &str) -> &str {
         // `[ONNXRuntimeError] : 1 : FAIL : what happened`
         message[at..].match_indices(" : ").nth(2).map(|(behind, between)| at + behind + between.len())
     });
-    message[start.unwrap_or(0)..].trim()
+    let message = &message[start.unwrap_or(0)..];
+    // CUDA's goes on with device, host, file and line.
+    message.split(" ; GPU=").next().unwrap_or(message).trim()
 }
 
 /// The libraries that the provider's own needs and that are not there; or that one, if it is not there itself.
@@ -143,17 +159,13 @@ fn error(provider: Provider, device: u32, trouble: &Trouble, missing: &[String],
     let plain = |kind, what: String| Error::new(kind, what).because(message.to_owned());
     match trouble {
         Trouble::Library(_) | Trouble::Provider => {
-            let named = match trouble {
-                Trouble::Library(name) if missing.is_empty() => std::slice::from_ref(name),
-                _ => missing,
-            };
-            if named.is_empty() {
+            if missing.is_empty() {
                 return plain(ErrorKind::Unsupported, format!("{title}: ONNX Runtime cannot load its provider"))
                     .hint("All libraries that it names are there, so one of them may be of another version");
             }
-            let quoted: Vec<_> = named.iter().map(|name| format!("`{name}`")).collect();
+            let quoted: Vec<_> = missing.iter().map(|name| format!("`{name}`")).collect();
             let what = format!("{title}: not found: {}", quoted.join(", "));
-            plain(ErrorKind::Unsupported, what).hint(advice(named))
+            plain(ErrorKind::Unsupported, what).hint(advice(missing))
         }
         Trouble::DriverTooOld => plain(
             ErrorKind::Unsupported,
@@ -228,5 +240,155 @@ fn part_of(library: &str) -> Part {
         }
         (stem, _) if stem.starts_with("libonnxruntime") => Part::OnnxRuntime,
         _ => Part::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // What ONNX Runtime 1.31.1 of the package `onnxruntime-gpu` really said, on a machine without a GPU: without CUDA's
+    // libraries; with them, but without a driver; and with a driver that has no GPU, is of CUDA 12, of another version than
+    // its kernel module, fails for no reason that it tells, or lacks a function.
+    const NOT_BUILT_IN: &str = "CUDA execution provider is not enabled in this build. ";
+    const NO_CUBLAS: &str = "/onnxruntime_src/onnxruntime/core/session/provider_bridge_ort.cc:2043 onnxruntime::Provider& \
+        onnxruntime::ProviderLibrary::Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load library \
+        /opt/ort/libonnxruntime_providers_cuda.so with error: libcublasLt.so.13: cannot open shared object file: No such file \
+        or directory";
+    const NO_DRIVER: &str = "/onnxruntime_src/onnxruntime/core/session/provider_bridge_ort.cc:2043 onnxruntime::Provider& \
+        onnxruntime::ProviderLibrary::Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load library \
+        /opt/ort/libonnxruntime_providers_cuda.so with error: libcuda.so.1: cannot open shared object file: No such file or \
+        directory";
+    const NO_TENSORRT: &str = "/onnxruntime_src/onnxruntime/core/session/provider_bridge_ort.cc:2043 onnxruntime::Provider& \
+        onnxruntime::ProviderLibrary::Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load library \
+        /opt/ort/libonnxruntime_providers_tensorrt.so with error: libnvinfer.so.10: cannot open shared object file: No such \
+        file or directory";
+    const OLD_DRIVER: &str = "/onnxruntime_src/onnxruntime/core/session/provider_bridge_ort.cc:2043 onnxruntime::Provider& \
+        onnxruntime::ProviderLibrary::Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load library \
+        /opt/ort/libonnxruntime_providers_cuda.so with error: /opt/ort/libonnxruntime_providers_cuda.so: undefined symbol: \
+        cuTensorMapEncodeTiled";
+
+    /// What all messages of the CUDA runtime look like.
+    fn of_cuda(what: &str) -> String {
+        format!(
+            "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_execution_provider_info.cc:63 static \
+             onnxruntime::CUDAExecutionProviderInfo onnxruntime::CUDAExecutionProviderInfo::FromProviderOptions(const \
+             onnxruntime::ProviderOptions&) [ONNXRuntimeError] : 1 : FAIL : provider_options_utils.h:187 Parse Failed to \
+             parse provider option \"device_id\": {what} ; GPU=-1 ; hostname=vm ; \
+             file=/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_execution_provider_info.cc ; line=70 ; \
+             expr=cudaGetDeviceCount(&num_devices);"
+        )
+    }
+
+    #[test]
+    fn real_messages_are_understood() {
+        let library = |name: &str| Some(Trouble::Library(name.to_owned()));
+        for (message, trouble) in [
+            (NOT_BUILT_IN.to_owned(), Some(Trouble::NotBuiltIn)),
+            (NO_CUBLAS.to_owned(), library("libcublasLt.so.13")),
+            (NO_DRIVER.to_owned(), library("libcuda.so.1")),
+            (NO_TENSORRT.to_owned(), library("libnvinfer.so.10")),
+            (OLD_DRIVER.to_owned(), Some(Trouble::DriverTooOld)),
+            (of_cuda("CUDA failure 100: no CUDA-capable device is detected"), Some(Trouble::NoDevice)),
+            (of_cuda("CUDA failure 999: unknown error"), Some(Trouble::NoDevice)),
+            (
+                of_cuda("CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version"),
+                Some(Trouble::DriverTooOld),
+            ),
+            (
+                of_cuda("CUDA failure 803: system has unsupported display driver / cuda driver combination"),
+                Some(Trouble::DriverTooOld),
+            ),
+        ] {
+            assert_eq!(recognise(&message), trouble, "{message}");
+        }
+    }
+
+    /// As the sources and libraries have them; they were not seen to be said.
+    #[test]
+    fn messages_that_only_a_gpu_would_give() {
+        let number = "Invalid device ID: 7, must be between 0 (inclusive) and 2 (exclusive).";
+        for (message, trouble) in [
+            (of_cuda(number), Some(Trouble::NoSuchDevice)),
+            (of_cuda("CUDA failure 101: invalid device ordinal"), Some(Trouble::NoSuchDevice)),
+            (of_cuda("CUDA failure 2: out of memory"), Some(Trouble::OutOfMemory)),
+            (of_cuda("CUDA failure 209: no kernel image is available for execution"), Some(Trouble::OtherDevice)),
+            ("CUDA error out of memory".to_owned(), Some(Trouble::OutOfMemory)),
+            ("Unable to find symbol cudnnGetVersion".to_owned(), Some(Trouble::Library("libcudnn.so.9".into()))),
+            ("Failed to load shared library".to_owned(), Some(Trouble::Provider)),
+            // Not of the machine.
+            (of_cuda("CUDA failure 700: an illegal memory access was encountered"), None),
+            ("Invalid Feed Input Name:stranger".to_owned(), None),
+            ("undefined symbol: custom_function".to_owned(), None),
+            (String::new(), None),
+        ] {
+            assert_eq!(recognise(&message), trouble, "{message}");
+        }
+    }
+
+    #[test]
+    fn errors_say_what_is_missing_and_what_to_do() {
+        let strings = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let all =
+            strings(&["libcublasLt.so.13", "libcurand.so.10", "libcudart.so.13", "libcuda.so.1", "libnvinfer.so.10"]);
+        let trouble = recognise(NO_CUBLAS).unwrap();
+        let text = error(Provider::TensorRt, 0, &trouble, &all, said(NO_CUBLAS)).to_string();
+        assert_eq!(
+            text,
+            "TensorRT: not found: `libcublasLt.so.13`, `libcurand.so.10`, `libcudart.so.13`, `libcuda.so.1`, \
+             `libnvinfer.so.10` (Failed to load library /opt/ort/libonnxruntime_providers_cuda.so with error: \
+             libcublasLt.so.13: cannot open shared object file: No such file or directory). Needed: CUDA 13 (the toolkit, or \
+             NVIDIA's packages on PyPI); NVIDIA's driver, of the system; TensorRT 10. LD_LIBRARY_PATH names folders of \
+             libraries that the system does not know"
+        );
+        let driver = strings(&["libcuda.so.1"]);
+        let text = error(Provider::Cuda, 0, &recognise(NO_DRIVER).unwrap(), &driver, said(NO_DRIVER)).to_string();
+        assert!(text.ends_with("Needed: NVIDIA's driver, of the system"), "{text}");
+
+        for (message, kind, says) in [
+            (of_cuda("CUDA failure 100: x"), ErrorKind::Unsupported, "no NVIDIA GPU"),
+            (of_cuda("CUDA failure 35: x"), ErrorKind::Unsupported, "driver is older"),
+            (of_cuda("CUDA failure 101: x"), ErrorKind::InvalidArgument, "no device 3"),
+            (of_cuda("CUDA failure 209: x"), ErrorKind::Unsupported, "no code for device 3"),
+            (of_cuda("CUDA failure 2: x"), ErrorKind::OutOfMemory, "memory of device 3 is full"),
+            ("Failed to load shared library".to_owned(), ErrorKind::Unsupported, "cannot load its provider"),
+        ] {
+            let error = error(Provider::Cuda, 3, &recognise(&message).unwrap(), &[], said(&message));
+            let text = error.to_string();
+            assert!(error.kind() == kind && text.contains(says) && text.starts_with("CUDA: "), "{text}");
+            // The message itself is there, without its place in a source that nobody has, and without the host's name.
+            assert!(!text.contains("onnxruntime_src") && !text.contains("hostname"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_build_without_the_provider_names_the_package() {
+        let providers = ["CPUExecutionProvider".to_owned()];
+        let error = lacking(Provider::TensorRt, Path::new("/opt/libonnxruntime.so"), "1.31.1", &providers);
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        let text = error.to_string();
+        for part in
+            ["/opt/", "1.31.1", "without TensorRT", "onnxruntime-gpu", "fetch-onnxruntime --gpu", "CPUExecution"]
+        {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+
+    #[test]
+    fn whose_a_library_is() {
+        for (name, part) in [
+            ("libcuda.so.1", Part::Driver),
+            ("libcudart.so.12", Part::Cuda(Some(12))),
+            ("libcublasLt.so.13", Part::Cuda(Some(13))),
+            ("libcufft.so.12", Part::Cuda(None)),
+            ("libcudnn_graph.so.9", Part::CuDnn(9)),
+            ("libnvonnxparser.so.10", Part::TensorRt(10)),
+            ("libonnxruntime_providers_shared.so", Part::OnnxRuntime),
+            ("libzstd.so.1", Part::Other),
+        ] {
+            assert_eq!(part_of(name), part, "{name}");
+        }
+        let text = advice(&["libonnxruntime_providers_cuda.so".to_owned()]);
+        assert!(text.contains("beside libonnxruntime itself") && !text.contains("LD_LIBRARY_PATH"), "{text}");
     }
 }
