@@ -104,8 +104,8 @@ pub struct tb_encoder_options {
     pub graph: *const c_char,
     /// With graph: what its constants are, as `taskbasis bind` writes it. NULL: found out.
     pub map: *const c_char,
-    /// With `tensorrt`: a folder for the engines that it builds, which takes minutes, and for its timings; UTF-8, made where
-    /// it is not there. NULL: nothing is kept.
+    /// With `tensorrt`: a folder for the engines that it builds, which takes minutes, and for its timings; UTF-8, made
+    /// where it is not there. NULL: nothing is kept.
     pub tensorrt_cache: *const c_char,
     /// With `tensorrt`, nonzero: it may compute in half floats. The first embeddings of an encoder, and of each promoted
     /// task, are then compared with the CPU's, and TB_ERR_RUNTIME where they are others.

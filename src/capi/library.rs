@@ -27,8 +27,9 @@ pub struct tb_library_properties {
     pub onnxruntime_version: *const c_char,
     /// Why none is found, with every place that was searched; NULL where one is.
     pub onnxruntime_error: *const c_char,
-    /// The execution providers that this ONNX Runtime was built with, comma-separated: `cpu`, or `cpu,cuda,tensorrt`. Whether
-    /// the machine has what they need is found out by tb_encoder_create(). NULL where no ONNX Runtime is found.
+    /// The execution providers that this ONNX Runtime was built with, comma-separated: `cpu`, or
+    /// `cpu,cuda,tensorrt`. Whether the machine has what they need is found out by tb_encoder_create(). NULL where
+    /// no ONNX Runtime is found.
     pub providers: *const c_char,
 }
 

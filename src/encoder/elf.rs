@@ -193,6 +193,40 @@ mod tests {
         assert!(objection_to(|bytes| bytes[56..58].fill(0xff)).contains("truncated"));
     }
 
+    /// Offsets and lengths of a hostile file lead nowhere.
+    #[test]
+    fn what_a_library_needs_is_read_or_not_told() {
+        let names = |bytes: &[u8]| names_of_needed(&mut Cursor::new(bytes));
+        // Two segments: all of the file at address 4096, and the tags; then the names.
+        let mut bytes = library();
+        bytes.resize(400, 0);
+        bytes[56] = 2;
+        let mut put = |at: usize, value: u64| bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        put(64 + 16, 4096);
+        put(64 + 32, 400);
+        put(120, 2);
+        put(120 + 8, 200);
+        put(120 + 32, 64);
+        for (i, value) in [NEEDED, 1, NAMES, 4096 + 300, NEEDED, 11].into_iter().enumerate() {
+            put(200 + 8 * i, value);
+        }
+        bytes[300..322].copy_from_slice(b"\0libcuda.so\0libm.so.6\0");
+        bytes[311] = 0;
+        assert_eq!(names(&bytes), Some(vec!["libcuda.so".to_owned(), String::new()]));
+        for at in (56..64).chain(64..64 + 2 * SEGMENT).chain(200..264) {
+            for value in [0, 1, 0x7f, 0xff] {
+                let mut changed = bytes.clone();
+                changed[at] = value;
+                let _ = names(&changed);
+                changed[at..at + 8].fill(value);
+                let _ = names(&changed);
+            }
+        }
+        for length in HEADER..bytes.len() {
+            let _ = names(&bytes[..length]);
+        }
+    }
+
     #[test]
     fn other_files_and_machines_are_told_apart() {
         assert!(objection_to(|bytes| bytes[0] = b'#').contains("not a shared library"));

@@ -141,10 +141,17 @@ pub(super) fn begin<T>(
     options: &EncoderOptions,
     create: impl Fn(&Target) -> Result<T>,
 ) -> Result<(T, Target, Execution)> {
-    let EncoderOptions { provider, device, tensorrt, .. } = options;
-    let (mut target, mut fallback) = choose(runtime, *provider, *device, tensorrt)?;
+    let chosen = choose(runtime, options.provider, options.device, &options.tensorrt)?;
+    begin_on(chosen, options.provider == Provider::Auto, create)
+}
+
+fn begin_on<T>(
+    (mut target, mut fallback): (Target, Option<String>),
+    is_auto: bool,
+    create: impl Fn(&Target) -> Result<T>,
+) -> Result<(T, Target, Execution)> {
     let made = match create(&target) {
-        Err(error) if *provider == Provider::Auto && !target.is_cpu() => {
+        Err(error) if is_auto && !target.is_cpu() => {
             (target, fallback) = (Target::cpu(), Some(fall_back(&error)));
             create(&target)?
         }
@@ -205,7 +212,109 @@ impl Runtime {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering;
+
     use super::*;
+    use crate::checkpoint::Checkpoint;
+    use crate::clip::arch::{Arch, ArchHints};
+    use crate::encoder::{Encoder, Promotion};
+    use crate::error::ErrorKind;
+    use crate::onnx::proto::ModelProto;
+    use crate::weights::{Model, ModelOptions};
+
+    /// An encoder of the digits, and its base as a task.
+    #[allow(clippy::print_stdout)]
+    fn encoder() -> Option<(Encoder, crate::weights::TaskWeights)> {
+        if Runtime::load(None).is_err() {
+            println!("skipped: no ONNX Runtime");
+            return None;
+        }
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/digits/base/pickled_module.pt");
+        let base = Checkpoint::open(path).unwrap();
+        let arch = Arch::of(&base, ArchHints::default()).unwrap();
+        let options = EncoderOptions { promotion: Promotion::Manual, threads: 1, ..EncoderOptions::default() };
+        let encoder = Encoder::new(&arch, &options).unwrap();
+        let model = Model::new(base, None, &ModelOptions::default()).unwrap();
+        Some((encoder, model.weights(&"base".parse().unwrap()).unwrap()))
+    }
+
+    /// As if the CPU computed in half floats: the first run is compared, those as inputs and promoted each.
+    #[test]
+    fn half_floats_run_only_where_they_give_the_embeddings_of_the_cpu() {
+        let Some((mut encoder, task)) = encoder() else { return };
+        let pixels: Vec<f32> = (0..2 * encoder.arch().pixels()).map(|i| (i % 17) as f32 / 17.0).collect();
+        let expected = encoder.encode_task(&task, &pixels, 2).unwrap();
+        let refused = |encoder: &Encoder| {
+            let mut out = vec![7.0; expected.len()];
+            let error = encoder.encode_task_into(&task, &pixels, 2, &mut out).unwrap_err();
+            assert!(error.kind() == ErrorKind::Runtime && error.to_string().contains("cosine"), "{error}");
+            assert!(out.iter().all(|value| *value == 7.0), "nothing is written");
+        };
+        // No cosine is 2.
+        encoder.target = Arc::new(Target::compared(2.0));
+        refused(&encoder);
+        refused(&encoder);
+        assert!(!encoder.is_precise.load(Ordering::Acquire));
+        encoder.promote(&task).unwrap();
+        refused(&encoder);
+
+        encoder.target = Arc::new(Target::compared(TensorRtOptions::DEFAULT_COSINE));
+        let promoted = encoder.encode_task(&task, &pixels, 2).unwrap();
+        assert!(!encoder.is_precise.load(Ordering::Acquire), "the promoted session is compared by itself");
+        assert!(encoder.demote(&task));
+        assert_eq!(encoder.encode_task(&task, &pixels, 2).unwrap(), expected);
+        assert!(encoder.is_precise.load(Ordering::Acquire));
+        precision::check(&promoted, &expected, encoder.arch().embed_dim, 0.9999).unwrap();
+        // Not looked at again.
+        encoder.target = Arc::new(Target::compared(2.0));
+        assert_eq!(encoder.encode_task(&task, &pixels, 2).unwrap(), expected);
+    }
+
+    #[test]
+    fn every_node_is_somewhere() {
+        let Some((encoder, _)) = encoder() else { return };
+        assert!(encoder.execution().nodes.is_empty());
+        let model = &encoder.signature.model;
+        let level = ort::session::builder::GraphOptimizationLevel::Disable;
+        let builder = ort::session::Session::builder(encoder.runtime().environment()).unwrap();
+        let builder = builder.with_optimization_level(level).unwrap().with_config_entry(nodes::RECORD, "1").unwrap();
+        let session = builder.clone().commit_from_memory(model).unwrap();
+        let graph = <ModelProto as prost::Message>::decode(&**model).unwrap().graph.unwrap();
+        assert_eq!(nodes::count(&session).unwrap(), [("CPUExecutionProvider".to_owned(), graph.node.len())]);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let Some((encoder, _)) = encoder() else { return };
+        let choose = |provider, device, tensorrt: TensorRtOptions| {
+            choose(encoder.runtime(), provider, device, &tensorrt).map(|(target, why)| (target.provider(), why))
+        };
+        assert_eq!(choose(Provider::Cpu, 0, TensorRtOptions::default()).unwrap(), (Provider::Cpu, None));
+        assert_eq!(choose(Provider::Cpu, 1, TensorRtOptions::default()).unwrap_err().kind(), ErrorKind::Unsupported);
+        for cosine in [2.0, f32::NAN] {
+            let options = TensorRtOptions { min_cosine: Some(cosine), ..TensorRtOptions::default() };
+            assert_eq!(choose(Provider::Cpu, 0, options).unwrap_err().kind(), ErrorKind::InvalidArgument);
+        }
+    }
+
+    /// The first session of all cannot be made for CUDA, though it was found to work.
+    #[test]
+    fn auto_falls_back_whatever_goes_wrong_and_nothing_else_does() {
+        let cuda = || (Target::new(Provider::Cuda, 3, &TensorRtOptions::default()).unwrap(), None);
+        let create = |target: &Target| if target.is_cpu() { Ok(5) } else { Err(Error::invalid("no room")) };
+        let (made, target, execution) = begin_on(cuda(), true, create).unwrap();
+        assert!(made == 5 && target.is_cpu() && execution.provider == Provider::Cpu && execution.device == 0);
+        assert!(execution.fallback.unwrap().contains("no room"));
+        assert!(begin_on(cuda(), false, create).map(|(made, ..)| made).unwrap_err().to_string().contains("no room"));
+        let create = |target: &Target| if target.is_cpu() { Err(Error::invalid("no graph")) } else { Ok(()) };
+        let (_, target, execution) = begin_on(cuda(), true, create).unwrap();
+        assert_eq!((target.provider(), execution.provider, execution.device), (Provider::Cuda, Provider::Cuda, 3));
+        assert_eq!(execution.fallback, None);
+        let create = |_: &Target| Err::<(), _>(Error::invalid("no graph"));
+        assert!(begin_on(cuda(), true, create).map(drop).unwrap_err().to_string().contains("no graph"));
+    }
 
     #[test]
     fn names_there_and_back() {
