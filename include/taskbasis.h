@@ -308,6 +308,11 @@ typedef struct tb_basis_properties {
  *
  * `path` may be NULL: then there is only the base, and `base` is the only task expression.
  *
+ * Here and wherever else this library is given a file or folder to read, `hf://owner/repo[@revision]/path` is one on
+ * the Hugging Face Hub: the copy that the Hub's cache (HF_HOME) has, else one that is downloaded before the function
+ * returns, under the environment variables of all clients of the Hub (HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE). A library
+ * built without the feature `hub` answers TB_ERR_UNSUPPORTED.
+ *
  * @param path     the basis folder or the bundle, UTF-8, or NULL
  * @param options  NULL for all defaults; but `base` is needed unless a bundle holds it
  * @param out      set to the new handle, which the caller frees with tb_basis_free(); NULL on failure

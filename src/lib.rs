@@ -34,6 +34,7 @@ pub mod checkpoint;
 pub mod clip;
 pub mod encoder;
 pub mod error;
+pub mod hub;
 pub mod kernel;
 pub mod mmap;
 pub mod onnx;
@@ -58,7 +59,7 @@ pub use encoder::{
 pub use error::{Error, ErrorKind, Result};
 pub use kernel::Kernel;
 pub use mmap::{MapMode, Mapping};
-pub use replace::{check_output, replace_file};
+pub use replace::{PartialFolder, check_output, replace_file};
 pub use tensor::{BlockFormat, Blocks, DType, Rounding, Source, Tensor};
 pub use weights::{
     CacheStats, Model, ModelOptions, ReconstructOptions, Scope, TaskWeights, Values, Weights, WeightsCache, save_arrays,

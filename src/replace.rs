@@ -1,8 +1,16 @@
 //! Writing files so that nothing is ever lost: a file is replaced whole or not at all.
 
+use std::fs::{self, File};
 use std::path::Path;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
+
+/// What is being written is called so until it takes its place.
+const PREFIX: &str = ".taskbasis-";
+const SUFFIX: &str = ".partial";
+/// What nobody has written to for so long, and nobody has locked, was left behind.
+const ABANDONED: Duration = Duration::from_secs(600);
 
 /// Writes a file through a sibling that takes its place when it is complete and on the disk.
 ///
@@ -23,8 +31,9 @@ pub fn replace_file(path: &Path, inputs: &[&Path], write: impl FnOnce(&Path) -> 
         _ => Path::new("."),
     };
     let failed = |doing: &str, e: std::io::Error| Error::io(doing, path, e);
+    sweep(folder);
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".taskbasis-").suffix(".partial");
+    builder.prefix(PREFIX).suffix(SUFFIX);
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
@@ -32,6 +41,9 @@ pub fn replace_file(path: &Path, inputs: &[&Path], write: impl FnOnce(&Path) -> 
         builder.permissions(std::fs::Permissions::from_mode(0o666));
     }
     let sibling = builder.tempfile_in(folder).map_err(|e| failed("cannot create a file beside it", e))?;
+    // Where locks are mandatory, `write` could not open it; elsewhere a failure costs no more than an early `sweep`.
+    #[cfg(unix)]
+    let _ = sibling.as_file().try_lock();
     let permissions = sibling.as_file().metadata().map_err(|e| failed("cannot read its metadata", e))?.permissions();
     // From here on an early return removes the sibling.
     write(sibling.path())?;
@@ -43,6 +55,85 @@ pub fn replace_file(path: &Path, inputs: &[&Path], write: impl FnOnce(&Path) -> 
     // The new name is on the disk only with its folder; a file system that cannot say so has nothing to sync.
     let _ = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
     Ok(())
+}
+
+/// A folder in the making, beside the place that it or what is made in it will take. Dropped, it is gone; one whose
+/// process was killed is removed by the next that writes there.
+#[derive(Debug)]
+pub struct PartialFolder {
+    folder: tempfile::TempDir,
+    /// The folder itself, locked: somebody is at it. Released with the process, however that ends.
+    #[cfg(unix)]
+    _lock: File,
+}
+
+impl PartialFolder {
+    /// A new one in `around`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) from the file system.
+    pub fn in_folder(around: &Path) -> Result<Self> {
+        let failed = |e| Error::io("cannot create a folder in it", around, e);
+        sweep(around);
+        let folder = tempfile::Builder::new().prefix(PREFIX).suffix(SUFFIX).tempdir_in(around).map_err(failed)?;
+        // Locked before anything is in it: until then `sweep` leaves it alone.
+        #[cfg(unix)]
+        let _lock = File::open(folder.path()).map_err(failed)?;
+        #[cfg(unix)]
+        _lock.lock().map_err(failed)?;
+        Ok(Self {
+            folder,
+            #[cfg(unix)]
+            _lock,
+        })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Gives it its place. Where that fails, it is gone.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) from the file system.
+    pub fn take_place(self, place: &Path) -> Result<()> {
+        fs::rename(self.path(), place).map_err(|e| Error::io("cannot take its place", place, e))?;
+        // It is not where it would be removed from.
+        let _ = self.folder.keep();
+        Ok(())
+    }
+}
+
+/// Removes what killed processes left in `folder`: partial folders and files that nobody holds. What cannot be removed
+/// stays; it is in nobody's way but the disk's.
+fn sweep(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if !name.to_str().is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX)) {
+            continue;
+        }
+        let path = entry.path();
+        let Ok(about) = entry.metadata() else { continue };
+        if !about.is_dir() && !about.is_file() {
+            continue;
+        }
+        // Locked while it is removed, so that of two one does it.
+        let Ok(held) = File::open(&path) else { continue };
+        if held.try_lock().is_err() {
+            continue;
+        }
+        let age = about.modified().ok().and_then(|modified| modified.elapsed().ok());
+        let is_old = age.is_some_and(|age| age > ABANDONED);
+        // An empty folder may be somebody's who has not come to locking it.
+        let is_empty = fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_none());
+        if about.is_dir() && (is_old || !is_empty) {
+            let _ = fs::remove_dir_all(&path);
+        } else if about.is_file() && is_old {
+            let _ = fs::remove_file(&path);
+        }
+    }
 }
 
 /// Whether a file may be written to `path`: what [`replace_file`] checks first. For work that takes long, and whose
@@ -132,6 +223,41 @@ mod tests {
         let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         let error = replace_file(&socket, &[], |_| unreachable!("it is no file")).unwrap_err();
         assert!(error.to_string().contains("no regular file"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_others_left_is_removed_and_what_they_write_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let old = std::time::SystemTime::now() - 2 * ABANDONED;
+        let file = |name: &str| {
+            let file = File::create(at(name)).unwrap();
+            file.set_modified(old).unwrap();
+            file
+        };
+        let (_, locked) = (file(".taskbasis-left.partial"), file(".taskbasis-locked.partial"));
+        locked.lock().unwrap();
+        file("theirs.partial");
+        file(".taskbasis-other");
+        File::create(at(".taskbasis-new.partial")).unwrap();
+        for name in ["a", "b", "c", "d"] {
+            fs::create_dir(at(&format!(".taskbasis-{name}.partial"))).unwrap();
+        }
+        for name in ["a", "b"] {
+            File::create(at(&format!(".taskbasis-{name}.partial")).join("half")).unwrap();
+        }
+        let busy = File::open(at(".taskbasis-b.partial")).unwrap();
+        busy.lock().unwrap();
+        File::open(at(".taskbasis-d.partial")).unwrap().set_modified(old).unwrap();
+        sweep(folder.path());
+        let mut names: Vec<_> =
+            fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        // `c` may be somebody's who has not come to locking it.
+        let stay =
+            ["b.partial", "c.partial", "locked.partial", "new.partial", "other"].map(|n| format!(".taskbasis-{n}"));
+        assert_eq!(names, [&stay[..], &["theirs.partial".into()]].concat());
     }
 
     #[test]

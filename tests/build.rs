@@ -8,7 +8,9 @@ mod program_support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Instant;
 
 use common::{digits, whole_digits};
 use program_support::{json, run};
@@ -409,6 +411,98 @@ fn a_full_disk_is_a_clear_error_that_leaves_nothing() {
     assert_eq!(output.status.code(), Some(1), "{message}");
     assert!(message.contains("out/basis_vectors.pt") && message.contains("large"), "{message}");
     assert_eq!(fs::read_dir(inputs.path()).unwrap().count(), 0);
+}
+
+/// Killed at any moment, `build` leaves no basis or a whole one, and the next removes what it left.
+#[test]
+fn killing_build_leaves_nothing_half_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = write_family(folder.path());
+    let around = tempfile::tempdir().unwrap();
+    let out = around.path().join("out");
+    let build = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_taskbasis"));
+        command.args(["build", "--vectors", "3", "--base"]).arg(&files[0]).arg("--tasks-dir").arg(folder.path());
+        command.arg("-o").arg(&out).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    let began = Instant::now();
+    assert!(build().status().unwrap().success());
+    let (whole, took) = (content(&out), began.elapsed());
+    let names = || fs::read_dir(around.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    let mut left = 0;
+    for i in 0..40 {
+        let _ = fs::remove_dir_all(&out);
+        let mut child = build().spawn().unwrap();
+        // As long as it lasts, or until it is at its most vulnerable: something stands beside the place.
+        let began = Instant::now();
+        if i % 2 == 0 {
+            thread::sleep(took * i / 40);
+        } else {
+            let is_partial = |name: &std::ffi::OsString| name.to_string_lossy().ends_with(".partial");
+            while !names().iter().any(is_partial) && began.elapsed() < 10 * took {
+                thread::yield_now();
+            }
+        }
+        let _ = child.kill();
+        child.wait().unwrap();
+        assert!(!out.exists() || content(&out) == whole, "half a basis after kill {i}");
+        left += usize::from(names().iter().any(|name| name != "out"));
+    }
+    assert!(left > 0, "never killed while it wrote");
+    let _ = fs::remove_dir_all(&out);
+    assert!(build().status().unwrap().success());
+    assert!(content(&out) == whole);
+    // One that was killed before it had written anything leaves an empty folder for a while.
+    for name in names().into_iter().filter(|name| name != "out") {
+        assert_eq!(fs::read_dir(around.path().join(&name)).unwrap().count(), 0, "{name:?}");
+    }
+}
+
+/// What `build` packs is what `pack` makes of what it builds, whole or not at all.
+#[test]
+fn a_bundle_is_built_as_it_would_be_packed() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = write_family(folder.path());
+    let around = tempfile::tempdir().unwrap();
+    let at = |name: &str| around.path().join(name);
+    let (base, tasks) = (text(&files[0]), text(folder.path()));
+    let of_model = ["--activation", "quick_gelu", "--heads-count", "3"];
+    for (method, formats) in [
+        ("ae", &["--format", "q4"][..]),
+        ("pca", &["--max-error", "0.1"]),
+        ("ae", &["--residual", "q8", "--residual-above", "0"]),
+    ] {
+        let build = |output: &str, more: &[&str]| {
+            let out = at(output);
+            let arguments =
+                ["build", "--base", base, "--tasks-dir", tasks, "--method", method, "--vectors", "3", "-o", text(&out)];
+            json(&[&arguments[..], more].concat())
+        };
+        build("folder", &[]);
+        let basis = at("folder");
+        let packed = at("packed.taskbasis");
+        let pack = ["pack", "--basis", text(&basis), "--base", base, "-o", text(&packed)];
+        let finetuned: &[&str] = if formats.contains(&"--residual") { &["--finetuned-dir", tasks] } else { &[] };
+        let report = json(&[&pack[..], &of_model, formats, finetuned].concat());
+        let built = build("built.taskbasis", &[&of_model[..], formats].concat());
+        assert!(fs::read(&packed).unwrap() == fs::read(at("built.taskbasis")).unwrap(), "{method} {formats:?}");
+        assert_eq!((&built["bytes"], &built["built"]["vectors"]), (&report["bytes"], &Value::from(3)));
+        assert_eq!(fs::read_dir(around.path()).unwrap().count(), 3, "nothing else is left");
+        fs::remove_dir_all(at("folder")).unwrap();
+    }
+
+    let says = |arguments: &[&str]| {
+        let output = run(&[&["build", "--base", base, "--tasks-dir", tasks, "--vectors", "3"], arguments].concat());
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(says(&["-o", text(&at("x")), "--format", "q4"]).contains("Name the output `model.taskbasis`"));
+    assert!(says(&["-o", text(&at("no/x.taskbasis"))]).contains("its folder does not exist"));
+    let whole = fs::read(at("built.taskbasis")).unwrap();
+    assert!(says(&["-o", text(&at("built.taskbasis")), "--heads-count", "5"]).contains("heads"));
+    assert!(fs::read(at("built.taskbasis")).unwrap() == whole, "what failed has changed nothing");
+    assert_eq!(fs::read_dir(around.path()).unwrap().count(), 2);
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::basis::Method;
 use crate::checkpoint::writer::{StorageId, TorchWriter, Value};
 use crate::error::{Error, Result};
 use crate::kernel::threads;
+use crate::replace::PartialFolder;
 use crate::tensor::{DType, f32_bytes, try_zeroed};
 
 /// All vectors of a parameter are computed in one reading where together they take at most this many bytes; of larger
@@ -85,7 +86,7 @@ impl Family {
 
     /// Writes the basis as a folder in the published layout, which [`Basis::open`](crate::Basis::open) and the
     /// reference read: f32, names with the prefix `model.`. It is written beside its place and put there when it is
-    /// complete and on the disk; nothing half-written is left.
+    /// complete and on the disk; nothing half-written is left, and what a killed process left beside it is removed.
     ///
     /// # Errors
     /// As [`Family::check_output`]; [`ErrorKind::Io`](crate::ErrorKind::Io), naming the file;
@@ -97,11 +98,7 @@ impl Family {
             return Err(Error::mismatch("the fit is of other tasks").expected(tasks).got(fit.combine.nrows()));
         }
         Self::check_output(folder)?;
-        let partial = tempfile::Builder::new()
-            .prefix(".taskbasis-")
-            .suffix(".partial")
-            .tempdir_in(parent(folder))
-            .map_err(|e| Error::io("cannot create a folder beside it", folder, e))?;
+        let partial = PartialFolder::in_folder(parent(folder))?;
         let output = Output { family: self, fit, options, folder, partial: partial.path() };
         output.vectors()?;
         match fit.method() {
@@ -111,11 +108,7 @@ impl Family {
         }
         output.info()?;
         share_permissions(partial.path()).map_err(|e| Error::io("cannot set its permissions", folder, e))?;
-        let written = partial.keep();
-        if let Err(e) = fs::rename(&written, folder) {
-            let _ = fs::remove_dir_all(&written);
-            return Err(Error::io("cannot take its place", folder, e));
-        }
+        partial.take_place(folder)?;
         // The new name is on the disk only with its folder; a file system that cannot say so has nothing to sync.
         let _ = File::open(parent(folder)).and_then(|around| around.sync_all());
         Ok(())

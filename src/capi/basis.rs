@@ -11,6 +11,7 @@ use crate::basis::Basis;
 use crate::bundle::{BasisFile, Bundle};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::hub::{self, Wanted};
 use crate::mmap::MapMode;
 use crate::weights::{Model, ModelOptions, WeightsCache};
 
@@ -91,6 +92,11 @@ unsafe impl Versioned for tb_basis_properties {}
 ///
 /// `path` may be NULL: then there is only the base, and `base` is the only task expression.
 ///
+/// Here and wherever else this library is given a file or folder to read, `hf://owner/repo[@revision]/path` is one on
+/// the Hugging Face Hub: the copy that the Hub's cache (HF_HOME) has, else one that is downloaded before the function
+/// returns, under the environment variables of all clients of the Hub (HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE). A library
+/// built without the feature `hub` answers TB_ERR_UNSUPPORTED.
+///
 /// @param path     the basis folder or the bundle, UTF-8, or NULL
 /// @param options  NULL for all defaults; but `base` is needed unless a bundle holds it
 /// @param out      set to the new handle, which the caller frees with tb_basis_free(); NULL on failure
@@ -116,7 +122,9 @@ pub unsafe extern "C" fn tb_basis_open(
                 true => None,
                 false => Some(Arc::clone(model(options.share_cache)?.cache())),
             };
-            out.set(handle::into_raw::<tb_basis>(open(path.map(Path::new), base.map(Path::new), &options, cache)?));
+            let path = path.map(|path| hub::local(Path::new(path), Wanted::Path)).transpose()?;
+            let base = base.map(|base| hub::local(Path::new(base), Wanted::Checkpoint)).transpose()?;
+            out.set(handle::into_raw::<tb_basis>(open(path.as_deref(), base.as_deref(), &options, cache)?));
             Ok(())
         })
     }

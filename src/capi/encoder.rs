@@ -1,7 +1,7 @@
 //! `tb_encoder`: pixels and weights in, embeddings out.
 
 use std::ffi::{CString, c_char};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::basis::{model, tb_basis};
@@ -16,6 +16,7 @@ use crate::checkpoint::Checkpoint;
 use crate::clip::{Activation, Arch, ArchHints, Preprocess};
 use crate::encoder::{Encoder, EncoderOptions, Promotion, Provider, Runtime, TensorRtOptions};
 use crate::error::{Error, Result};
+use crate::hub::{self, Wanted};
 use crate::onnx::{BindOptions, BoundGraph, GraphMap, OnnxFile};
 use crate::weights::Model;
 
@@ -229,11 +230,12 @@ pub unsafe extern "C" fn tb_encoder_create(
 
 /// A user's graph, and what its constants are where a map says so.
 fn bound(graph: &str, map: Option<&str>, model: &Model) -> Result<BoundGraph> {
-    match map {
+    let graph = hub::local(Path::new(graph), Wanted::Path)?;
+    match map.map(|map| hub::local(Path::new(map), Wanted::Path)).transpose()? {
         None => BoundGraph::open(graph, model.base(), model.basis(), &BindOptions::default()),
         Some(map) => {
             let file = Arc::new(OnnxFile::open(graph)?);
-            BoundGraph::with_map(file, GraphMap::open(map)?, model.base(), model.basis()).map_err(|e| e.at(map))
+            BoundGraph::with_map(file, GraphMap::open(&map)?, model.base(), model.basis()).map_err(|e| e.at(&map))
         }
     }
 }

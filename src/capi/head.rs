@@ -1,6 +1,7 @@
 //! `tb_head`: the classification head of a task.
 
 use std::ffi::{CString, c_char};
+use std::path::Path;
 
 use super::error::{tb_error, tb_status};
 use super::guard::{guard, infallible};
@@ -8,6 +9,7 @@ use super::handle::{self, Buffer, Handle, Out};
 use crate::bundle::Bundle;
 use crate::clip::{Head, head_tasks, softmax, top_k};
 use crate::error::{Error, Result};
+use crate::hub::{self, Wanted};
 use crate::tensor::try_zeroed;
 
 /// The frozen classification head of a task: logits = W*(e/|e|) + b. Shareable between threads.
@@ -57,7 +59,7 @@ pub unsafe extern "C" fn tb_head_open(
     unsafe {
         guard(err, || {
             let out = Out::new(out, "out", std::ptr::null_mut())?;
-            let path = handle::text(path, "path")?;
+            let path = &*hub::local(Path::new(handle::text(path, "path")?), Wanted::Path)?;
             let task = handle::optional_text(task, "task")?;
             let bundle = Bundle::is_bundle(path).then(|| Bundle::open(path)).transpose()?;
             let mut head = match &bundle {
@@ -70,7 +72,7 @@ pub unsafe extern "C" fn tb_head_open(
                     None => head_tasks(path)?,
                 };
                 let task = task.or(only.first().map(String::as_str)).unwrap_or_default();
-                head = head.with_class_names(classes, task)?;
+                head = head.with_class_names(hub::local(Path::new(classes), Wanted::Path)?, task)?;
             }
             let classes = (0..head.num_classes()).map(|class| handle::c_text(&head.class_name(class))).collect();
             out.set(handle::into_raw::<tb_head>(OpenHead { head, classes }));

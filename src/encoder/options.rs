@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// More threads than this are refused: a number mistaken for another one would take the machine down.
 const MAX_THREADS: usize = 4096;
 
-/// How an [`Encoder`] is set up. The default suits a program that encodes one batch at a time.
+/// How an [`Encoder`](super::Encoder) is set up. The default suits a program that encodes one batch at a time.
 #[derive(Clone, Debug, Default)]
 pub struct EncoderOptions {
     /// Threads that compute, all runs together; 0 is as many as this process may use.
@@ -19,7 +19,7 @@ pub struct EncoderOptions {
     /// calls wait their turn. One run on all cores answers soonest. One run a core does most work in all: some 5 %
     /// more on a quiet machine, and much more where other programs want the cores too.
     pub concurrency: usize,
-    /// Which tasks get sessions of their own, as [`Encoder::encode_task`] runs them.
+    /// Which tasks get sessions of their own, as [`Encoder::encode_task`](super::Encoder::encode_task) runs them.
     pub promotion: Promotion,
     /// The library of ONNX Runtime; see [`Runtime::load`](super::Runtime::load) for what `None` means.
     pub runtime: Option<PathBuf>,

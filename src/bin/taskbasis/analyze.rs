@@ -27,12 +27,16 @@ pub struct Analyze {
     /// As for `build`.
     #[arg(long, default_value_t = 0)]
     seed: u32,
+
+    /// Threads; 0 means one a processor.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
 }
 
 impl Analyze {
     pub fn run(self, as_json: bool) -> Result<()> {
         let family = self.family.open()?;
-        let gram = self.family.gram(&family)?;
+        let gram = self.family.gram(&family, self.threads)?;
         let methods = self.method.map_or(MethodArg::ALL.to_vec(), |method| vec![method]);
         let counts = self.vectors.map_or((1..=gram.tasks().len()).collect(), |vectors| vec![vectors]);
         let mut fits = Vec::new();

@@ -1,21 +1,23 @@
 //! `taskbasis build`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Instant;
 
 use clap::Args;
 use serde_json::{Map, Value, json};
 use taskbasis::build::{Family, Fit, WriteOptions};
-use taskbasis::{Method, Result};
+use taskbasis::{Error, Method, PartialFolder, Result, check_output};
 
 use crate::family::{FamilyArgs, MethodArg};
 use crate::output;
+use crate::pack::{Built, BundleArgs};
 
-/// Make a basis of fine-tuned checkpoints, in the published layout.
+/// Make a basis of fine-tuned checkpoints: a folder in the published layout, or a bundle (-o model.taskbasis).
 ///
 /// Reads the checkpoints twice, mapped, whatever their number: once for the Gram matrix of the task vectors, from which
-/// everything is chosen, and once for the vectors that are written.
+/// everything is chosen, and once for the vectors that are written. A bundle is packed, as `pack` would, from a folder that
+/// stands beside it meanwhile and needs room for the vectors in f32.
 #[derive(Args)]
 pub struct Build {
     #[command(flatten)]
@@ -41,9 +43,12 @@ pub struct Build {
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
 
-    /// The folder to make.
-    #[arg(short, long, value_name = "FOLDER")]
+    /// The folder to make, or the bundle.
+    #[arg(short, long, value_name = "FOLDER|model.taskbasis")]
     output: PathBuf,
+
+    #[command(flatten, next_help_heading = "For a bundle, and threads")]
+    bundle: BundleArgs,
 }
 
 #[derive(Clone, Copy)]
@@ -67,10 +72,39 @@ impl FromStr for Vectors {
 impl Build {
     pub fn run(self, as_json: bool) -> Result<()> {
         // A result that could not be written is found out before the work, not after.
+        if self.output.extension().is_some_and(|extension| extension == "taskbasis") {
+            return self.bundle(as_json);
+        }
+        if self.bundle.is_asked() {
+            return Err(Error::invalid("what was asked for is of bundles, and the output is a folder")
+                .at(&self.output)
+                .hint("Name the output `model.taskbasis`"));
+        }
         Family::check_output(&self.output)?;
+        let (text, json) = self.write(&self.output, &self.output)?;
+        if as_json { output::json(&json) } else { output::text(&text) }
+    }
+
+    /// A folder beside the bundle, then the bundle.
+    fn bundle(self, as_json: bool) -> Result<()> {
+        let finetuned: Vec<_> = self.family.files()?.into_iter().map(|file| (file.name, file.path)).collect();
+        let mut inputs = vec![self.family.base.as_path()];
+        inputs.extend(finetuned.iter().map(|(_, path)| path.as_path()));
+        check_output(&self.output, &inputs)?;
+        let around = self.output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let partial = PartialFolder::in_folder(around)?;
+        let folder = partial.path().join("basis");
+        let (text, json) = self.write(&folder, &self.output)?;
+        let built = Built { text, json, finetuned };
+        self.bundle.packing(folder, self.family.base, self.output, built).run(as_json)
+    }
+
+    /// Makes the basis as `folder`, and tells of it under the name `shown`.
+    fn write(&self, folder: &Path, shown: &Path) -> Result<(String, Value)> {
+        let threads = self.bundle.encoder.threads;
         let began = Instant::now();
         let family = self.family.open()?;
-        let gram = self.family.gram(&family)?;
+        let gram = self.family.gram(&family, threads)?;
         let method = self.method.method();
         let vectors = match self.vectors {
             Vectors::Exactly(vectors) => vectors,
@@ -79,37 +113,35 @@ impl Build {
         let fit = Fit::of(method, &gram, vectors, self.seed)?;
         let bar = output::progress(family.output_bytes(&fit) as usize, "writing the vectors");
         let advance = |bytes| bar.inc(bytes);
-        let options =
-            WriteOptions { threads: self.family.threads, model: self.model.as_deref(), progress: Some(&advance) };
-        family.write_basis(&fit, &self.output, &options)?;
+        let options = WriteOptions { threads, model: self.model.as_deref(), progress: Some(&advance) };
+        family.write_basis(&fit, folder, &options)?;
         bar.finish_and_clear();
         let seconds = began.elapsed().as_secs_f64();
 
         let tasks: Vec<&str> = family.tasks().collect();
-        if as_json {
-            let errors: Map<String, Value> =
-                tasks.iter().zip(fit.errors()).map(|(task, error)| ((*task).into(), json!(error))).collect();
-            let selected: Vec<&str> = fit.selected().iter().map(|&t| tasks[t]).collect();
-            return output::json(&json!({
-                "output": self.output, "method": method.name(), "tasks": tasks, "vectors": vectors,
-                "parameters": family.parameter_count(), "bytes": family.output_bytes(&fit), "seconds": seconds,
-                "loss": fit.loss(), "spectral_lower_bound": fit.bound(), "relative_errors": errors,
-                "selected": if method == Method::RandomSample { json!(selected) } else { Value::Null },
-            }));
-        }
+        let errors: Map<String, Value> =
+            tasks.iter().zip(fit.errors()).map(|(task, error)| ((*task).into(), json!(error))).collect();
+        let selected: Vec<&str> = fit.selected().iter().map(|&t| tasks[t]).collect();
+        let json = json!({
+            "output": shown, "method": method.name(), "tasks": tasks, "vectors": vectors,
+            "parameters": family.parameter_count(), "bytes": family.output_bytes(&fit), "seconds": seconds,
+            "loss": fit.loss(), "spectral_lower_bound": fit.bound(), "relative_errors": errors,
+            "selected": if method == Method::RandomSample { json!(selected) } else { Value::Null },
+        });
         let mut rows = vec![vec!["task".to_owned(), "what is missing of it".into()]];
         rows.extend(tasks.iter().zip(fit.errors()).map(|(task, error)| vec![(*task).into(), percent(*error)]));
         let loss = match (fit.loss(), fit.bound()) {
             (Some(loss), Some(bound)) => format!("loss {loss:.6e}, at least {bound:.6e} for any {vectors} vectors\n"),
             _ => String::new(),
         };
-        output::text(&format!(
+        let text = format!(
             "{}: {method}, {vectors} vectors for {} tasks, {} in {seconds:.1} s\n{loss}\n{}",
-            self.output.display(),
+            shown.display(),
             tasks.len(),
             output::bytes(family.output_bytes(&fit)),
             output::table(&rows),
-        ))
+        );
+        Ok((text, json))
     }
 }
 

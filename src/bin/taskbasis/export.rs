@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
-use taskbasis::onnx::BoundGraph;
+use taskbasis::onnx::{BoundGraph, OnnxFile};
 use taskbasis::{Result, TaskExpr, check_output, write_onnx, write_onnx_f16};
 
 use crate::args::{EncoderArgs, ModelArgs};
@@ -52,12 +52,16 @@ impl Export {
                 write(&self.encoder.arch(&session)?, &weights.get()?, &self.output, &inputs)?;
             }
         }
-        let bytes = std::fs::metadata(&self.output).map_or(0, |m| m.len());
+        // Weights of 2 GiB and more are in a second file.
+        let written = OnnxFile::open(&self.output)?;
+        let files: Vec<_> = written.files().collect();
+        let bytes = files.iter().filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum();
         if as_json {
-            output::json(&json!({ "output": self.output, "weights": self.weights.to_string(), "bytes": bytes }))
-        } else {
-            let text = format!("{}: `{}`, {}\n", self.output.display(), self.weights, output::bytes(bytes));
-            output::text(&text)
+            return output::json(&json!({
+                "output": self.output, "files": files, "weights": self.weights.to_string(), "bytes": bytes,
+            }));
         }
+        let names: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+        output::text(&format!("{}: `{}`, {}\n", names.join(" and "), self.weights, output::bytes(bytes)))
     }
 }

@@ -30,10 +30,6 @@ pub struct FamilyArgs {
     /// The image towers alone, where some of the checkpoints hold nothing else.
     #[arg(long)]
     image_tower: bool,
-
-    /// Threads; 0 means one a processor.
-    #[arg(long, default_value_t = 0)]
-    pub threads: usize,
 }
 
 #[derive(Clone)]
@@ -80,21 +76,26 @@ impl MethodArg {
 }
 
 impl FamilyArgs {
+    /// The fine-tuned checkpoints, by the names of their tasks.
+    pub fn files(&self) -> Result<Vec<NamedFile>> {
+        match &self.tasks_dir {
+            Some(folder) => files_in(folder, Some(&self.base)),
+            None => Ok(self.tasks.clone()),
+        }
+    }
+
     /// Opens all of them and checks that they are of one model.
     pub fn open(&self) -> Result<Family> {
-        let files = match &self.tasks_dir {
-            Some(folder) => files_in(folder, Some(&self.base))?,
-            None => self.tasks.clone(),
-        };
         let open = |NamedFile { name, path }| Ok((name, Checkpoint::open(path)?));
-        let tasks = files.into_iter().map(open).collect::<Result<Vec<_>>>()?;
+        let tasks = self.files()?.into_iter().map(open).collect::<Result<Vec<_>>>()?;
         let scope = if self.image_tower { Scope::ImageTower } else { Scope::All };
         Family::new(Checkpoint::open(&self.base)?, tasks, scope)
     }
 
-    pub fn gram(&self, family: &Family) -> Result<Gram> {
+    /// `threads` of 0 means one a processor.
+    pub fn gram(&self, family: &Family, threads: usize) -> Result<Gram> {
         let bar = output::progress(family.bytes() as usize, "reading the checkpoints");
-        let gram = family.gram(self.threads, &|bytes| bar.inc(bytes));
+        let gram = family.gram(threads, &|bytes| bar.inc(bytes));
         bar.finish_and_clear();
         gram
     }

@@ -16,11 +16,13 @@ mod export;
 mod family;
 mod graph;
 mod heads;
+mod hub;
 mod input;
 mod inspect;
 mod output;
 mod pack;
 mod provider;
+mod pull;
 mod reconstruct;
 mod report;
 mod verify;
@@ -32,7 +34,8 @@ use clap::{Parser, Subcommand};
 /// Many fine-tuned CLIP tasks from one compressed basis.
 ///
 /// A task vector basis holds T fine-tuned models in the space of M < T vectors. taskbasis rebuilds the weights of any
-/// task, or of any arithmetic of tasks, and runs them on ONNX Runtime.
+/// task, or of any arithmetic of tasks, and runs them on ONNX Runtime. Every path that is read may be one on the Hugging
+/// Face Hub, as hf://owner/repo[@revision]/path.
 #[derive(Parser)]
 #[command(version, about, long_about, max_term_width = 110)]
 struct Program {
@@ -60,11 +63,21 @@ enum Command {
     Pack(Box<pack::Pack>),
     Verify(verify::Verify),
     AddTask(add_task::AddTask),
+    Pull(pull::Pull),
 }
 
 /// 0: done; 1: failed, with one paragraph on stderr; 2: not understood (clap exits by itself).
 fn main() -> ExitCode {
-    let Program { command, json } = Program::parse();
+    let Program { mut command, json } = Program::parse();
+    match hub::localized(std::env::args_os()) {
+        Ok(None) => {}
+        // The same arguments, now with local paths.
+        Ok(Some(arguments)) => command = Program::parse_from(arguments).command,
+        Err(error) => {
+            output::error(&error);
+            return ExitCode::FAILURE;
+        }
+    }
     let done = match command {
         Command::Inspect(command) => command.run(json),
         Command::Reconstruct(command) => command.run(json),
@@ -80,6 +93,7 @@ fn main() -> ExitCode {
         Command::Pack(command) => command.run(json),
         Command::Verify(command) => command.run(json),
         Command::AddTask(command) => command.run(json),
+        Command::Pull(command) => command.run(json),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

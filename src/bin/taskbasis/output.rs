@@ -44,6 +44,18 @@ pub fn progress(total: usize, what: &'static str) -> ProgressBar {
     bar
 }
 
+/// The same for bytes that come over the network, with their speed.
+pub fn transfer(total: u64, what: &'static str) -> ProgressBar {
+    let bar = progress(0, what);
+    bar.set_length(total);
+    if let Ok(style) = ProgressStyle::with_template(
+        "{msg} {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}",
+    ) {
+        bar.set_style(style);
+    }
+    bar
+}
+
 /// `1,234,567`.
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();

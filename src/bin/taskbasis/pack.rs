@@ -9,7 +9,7 @@ use taskbasis::bundle::{Formats, Lambdas};
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
     ArchHints, BaseFormat, Basis, BlockFormat, Bundle, Checkpoint, Dataset, Encoder, Error, ErrorKind, Model,
-    ModelOptions, PackReport, Packer, Result, TaskExpr, VectorFormat, check_output, head_tasks,
+    ModelOptions, PackReport, Packer, PartialFolder, Result, TaskExpr, VectorFormat, check_output, head_tasks,
 };
 
 use crate::accuracy::{Accuracy, Judge};
@@ -30,6 +30,25 @@ pub struct Pack {
     #[arg(long, value_name = "FILE")]
     base: PathBuf,
 
+    #[command(flatten)]
+    how: BundleArgs,
+
+    /// A folder with the fine-tuned checkpoints `TASK.pt` or `TASK.safetensors`.
+    #[arg(long, value_name = "FOLDER", requires = "residual")]
+    finetuned_dir: Option<PathBuf>,
+
+    /// The file to write.
+    #[arg(short, long, value_name = "model.taskbasis")]
+    output: PathBuf,
+
+    /// What `build` has to say of the basis that it made for this.
+    #[arg(skip)]
+    built: Option<Built>,
+}
+
+/// What goes into a bundle, and how.
+#[derive(Args)]
+pub struct BundleArgs {
     #[command(flatten)]
     heads: HeadArgs,
 
@@ -62,24 +81,54 @@ pub struct Pack {
     #[arg(long, value_name = "KIND=LAMBDA", value_parser = pair)]
     suggest: Vec<(String, String)>,
 
-    /// Store what the vectors lack of a task as a vector of its own, in this format, for tasks that --finetuned-dir has.
-    #[arg(long, value_name = "FORMAT", requires = "finetuned_dir")]
+    /// Store what the vectors lack of a task as a vector of its own, in this format, for tasks whose fine-tuned checkpoints
+    /// are given (to `pack` with --finetuned-dir).
+    #[arg(long, value_name = "FORMAT")]
     residual: Option<BlockFormat>,
-
-    /// A folder with the fine-tuned checkpoints `TASK.pt` or `TASK.safetensors`.
-    #[arg(long, value_name = "FOLDER", requires = "residual")]
-    finetuned_dir: Option<PathBuf>,
 
     /// Store a residual only where the vectors lack more than this share of the task vector.
     #[arg(long, value_name = "SHARE", default_value_t = 0.5, requires = "residual")]
     residual_above: f64,
 
     #[command(flatten)]
-    encoder: EncoderArgs,
+    pub encoder: EncoderArgs,
+}
 
-    /// The file to write.
-    #[arg(short, long, value_name = "model.taskbasis")]
-    output: PathBuf,
+/// The basis that `build` made to be packed, which is gone when the bundle is there.
+pub struct Built {
+    pub text: String,
+    pub json: serde_json::Value,
+    pub finetuned: Vec<(String, PathBuf)>,
+}
+
+/// The flags of the command are its bundle's.
+impl std::ops::Deref for Pack {
+    type Target = BundleArgs;
+
+    fn deref(&self) -> &BundleArgs {
+        &self.how
+    }
+}
+
+impl BundleArgs {
+    /// The command that packs what `build` has made.
+    pub fn packing(self, basis: PathBuf, base: PathBuf, output: PathBuf, built: Built) -> Pack {
+        Pack { basis, base, how: self, finetuned_dir: None, output, built: Some(built) }
+    }
+
+    /// Whether anything was asked of a bundle that a folder could not do.
+    pub fn is_asked(&self) -> bool {
+        self.format.is_some()
+            || !matches!(self.base_format, BaseFormatArg::F16)
+            || self.max_error.is_some()
+            || self.max_drop.is_some()
+            || self.residual.is_some()
+            || self.heads.heads.is_some()
+            || self.heads.classes.is_some()
+            || self.data.is_some()
+            || !self.suggest.is_empty()
+            || self.encoder.graph.is_some()
+    }
 }
 
 #[derive(Clone, Copy, Default, ValueEnum)]
@@ -147,9 +196,14 @@ impl Pack {
         let after = before.as_ref().map(|_| self.accuracies_after(&self.output)).transpose()?;
         let accuracies = before.as_deref().zip(after.as_deref());
         if as_json {
-            output::json(&report::json(&self.output, &report, accuracies))
+            let mut json = report::json(&self.output, &report, accuracies);
+            if let Some(built) = self.built {
+                json["built"] = built.json;
+            }
+            output::json(&json)
         } else {
-            output::text(&report::text(&self.output, &report, accuracies))
+            let built = self.built.as_ref().map(|built| format!("{}\n", built.text)).unwrap_or_default();
+            output::text(&(built + &report::text(&self.output, &report, accuracies)))
         }
     }
 
@@ -182,7 +236,13 @@ impl Pack {
 
     /// The tasks of the basis that the folder has a checkpoint of.
     fn finetuned(&self, basis: &Basis) -> Result<Vec<(String, PathBuf)>> {
-        let Some(folder) = &self.finetuned_dir else { return Ok(Vec::new()) };
+        let Some(folder) = &self.finetuned_dir else {
+            return match (&self.built, self.residual) {
+                (_, None) => Ok(Vec::new()),
+                (Some(built), _) => Ok(built.finetuned.clone()),
+                (None, _) => Err(Error::invalid("--residual needs --finetuned-dir: what the tasks were tuned to")),
+            };
+        };
         let file = |task: &String| {
             let files = ["pt", "safetensors"].map(|extension| folder.join(format!("{task}.{extension}")));
             files.into_iter().find(|file| file.is_file()).map(|file| (task.clone(), file))
@@ -216,8 +276,7 @@ impl Pack {
             return Err(Error::invalid("--max-drop must be a number of at least 0").got(points));
         }
         let folder = self.output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let trial = tempfile::Builder::new().prefix(".taskbasis-").tempdir_in(folder);
-        let trial = trial.map_err(|e| Error::io("cannot create a folder in it", folder, e))?;
+        let trial = PartialFolder::in_folder(folder)?;
         let mut last = None;
         // The error of a format is half that of one with a bit less; two tries between.
         let bounds = (0..24).map(|step| 0.7 * 0.5f64.powf(f64::from(step) / 2.0)).chain([0.0]);

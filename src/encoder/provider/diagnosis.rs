@@ -117,7 +117,8 @@ fn said(message: &str) -> &str {
         message[at..].match_indices(" : ").nth(2).map(|(behind, between)| at + behind + between.len())
     });
     let message = &message[start.unwrap_or(0)..];
-    // CUDA's goes on with device, host, file and line.
+    // Before and after what CUDA says are the option that was looked at, device, host, file and line.
+    let message = message.find("CUDA failure ").map_or(message, |at| &message[at..]);
     message.split(" ; GPU=").next().unwrap_or(message).trim()
 }
 

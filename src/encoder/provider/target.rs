@@ -85,12 +85,11 @@ impl Target {
         if self.is_cpu() {
             return Ok(builder);
         }
-        builder
-            // Tells who got which nodes.
-            .with_config_entry(nodes::RECORD, "1")
-            .and_then(|builder| builder.with_execution_providers(self.providers(reusable)))
-            .map_err(failed("cannot use the execution provider"))
-            .map_err(|e| self.explain(runtime, e))
+        let doing = "cannot use the execution provider";
+        // Tells who got which nodes.
+        let builder = builder.with_config_entry(nodes::RECORD, "1").map_err(failed(doing))?;
+        let registered = builder.with_execution_providers(self.providers(reusable)).map_err(failed(doing));
+        registered.map_err(|e| self.explain(runtime, e))
     }
 
     /// In the order in which they are asked for nodes. Without `error_on_failure` ONNX Runtime would go on without one

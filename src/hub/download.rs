@@ -1,0 +1,239 @@
+//! One file's way into the cache: resumed, counted, hashed, and only then given its place.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind as IoKind, Read, Write};
+use std::path::Path;
+
+use sha1::Sha1;
+use sha2::{Digest as _, Sha256};
+
+use super::HubPath;
+use super::cache::RepoCache;
+use super::http::{Answer, Client, of_body};
+use super::listing::{Digest, Entry};
+use super::pull::Listener;
+use super::retry::{Again, Failure};
+use crate::error::{Error, ErrorKind, Result};
+
+/// What is read at a time.
+const PIECE: usize = 256 << 10;
+
+/// The hash of a file as it comes.
+enum Hash {
+    Sha256(Sha256),
+    Git(Sha1),
+}
+
+impl Hash {
+    fn new(entry: &Entry) -> Self {
+        match entry.digest {
+            Digest::Sha256(_) => Self::Sha256(Sha256::new()),
+            // What git calls a blob: its length, a zero byte, its content.
+            Digest::Git(_) => Self::Git(Sha1::new_with_prefix(format!("blob {}\0", entry.size))),
+        }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha256(hash) => hash.update(bytes),
+            Self::Git(hash) => hash.update(bytes),
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Sha256(hash) => hex(&hash.clone().finalize()),
+            Self::Git(hash) => hex(&hash.clone().finalize()),
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Sha256(_) => "SHA-256",
+            Self::Git(_) => "git's SHA-1",
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A file on its way.
+pub(super) struct Download<'a> {
+    pub(super) client: &'a Client,
+    pub(super) cache: &'a RepoCache,
+    /// The file's own address, which errors name.
+    pub(super) address: &'a HubPath,
+    pub(super) commit: &'a str,
+    pub(super) entry: &'a Entry,
+    /// Told how many of the file's bytes are there.
+    pub(super) progress: &'a dyn Fn(u64),
+    pub(super) listener: Listener<'a>,
+}
+
+/// What has come so far.
+struct Part<'a> {
+    path: &'a Path,
+    file: File,
+    have: u64,
+    hash: Hash,
+}
+
+impl Download<'_> {
+    /// Brings the content to its place in the cache; nothing is asked for where it is there by then. Says whether
+    /// anything was downloaded.
+    pub(super) fn run(&self) -> Result<bool> {
+        let Self { cache, commit, entry, .. } = self;
+        let _lock = cache.lock(&entry.digest, &entry.path, self.listener)?;
+        if cache.has(commit, entry) {
+            (self.progress)(entry.size);
+            return Ok(false);
+        }
+        let (blob, incomplete) = (cache.blob(&entry.digest), cache.incomplete(&entry.digest));
+        let mut part = self.open(&incomplete)?;
+        let resumed = part.have > 0;
+        self.fill(&mut part)?;
+        if part.hash.text() != entry.digest.text() && resumed {
+            // What an earlier run left may be at fault: once more, from the start.
+            self.restart(&mut part)?;
+            self.fill(&mut part)?;
+        }
+        let found = part.hash.text();
+        if found != entry.digest.text() {
+            let _ = fs::remove_file(&incomplete);
+            return Err(Error::format(format!("{} differs from the one that the repository lists", part.hash.name()))
+                .at(self.address.to_string())
+                .expected(entry.digest.text())
+                .got(found)
+                .hint("Nothing of it was kept. Something between here and the Hub changed it; try again"));
+        }
+        part.file.sync_all().map_err(|e| self.unwritten(&part, e))?;
+        fs::rename(&incomplete, &blob).map_err(|e| Error::io("cannot take its place", &blob, e))?;
+        // The new name is on the disk only with its folder; a file system that cannot say so has nothing to sync.
+        let _ = blob.parent().map(|folder| File::open(folder).and_then(|folder| folder.sync_all()));
+        Ok(true)
+    }
+
+    /// What an earlier run left, hashed; else an empty file.
+    fn open<'p>(&self, path: &'p Path) -> Result<Part<'p>> {
+        let failed = |e| Error::io("cannot open", path, e);
+        let file = File::options().read(true).append(true).create(true).open(path).map_err(failed)?;
+        let have = file.metadata().map_err(failed)?.len();
+        let mut part = Part { path, file, have, hash: Hash::new(self.entry) };
+        if have > self.entry.size {
+            self.restart(&mut part)?;
+        }
+        let mut piece = vec![0; PIECE];
+        let mut left = part.have;
+        while left > 0 {
+            match part.file.read(&mut piece) {
+                Ok(0) => return Err(failed(IoKind::UnexpectedEof.into())),
+                Ok(n) => {
+                    part.hash.update(&piece[..n]);
+                    left = left.saturating_sub(n as u64);
+                }
+                Err(e) if e.kind() == IoKind::Interrupted => {}
+                Err(e) => return Err(failed(e)),
+            }
+        }
+        Ok(part)
+    }
+
+    fn restart(&self, part: &mut Part<'_>) -> Result<()> {
+        part.file.set_len(0).map_err(|e| Error::io("cannot empty", part.path, e))?;
+        part.have = 0;
+        part.hash = Hash::new(self.entry);
+        Ok(())
+    }
+
+    /// Requests what is missing, again and again while that may help.
+    fn fill(&self, part: &mut Part<'_>) -> Result<()> {
+        let url = self.client.file(self.address, self.commit, &self.entry.path);
+        let mut retries = self.client.retries(self.listener);
+        while part.have < self.entry.size {
+            let before = part.have;
+            let done = self.client.get(&url, part.have, self.address).and_then(|answer| self.take(answer, part));
+            if part.have > before {
+                retries.progressed();
+            }
+            if let Err(failure) = done {
+                let (have, size, again) = (part.have, self.entry.size, failure.again);
+                retries.wait(failure).map_err(|error| match (have, again) {
+                    (0, _) | (_, Again::Never) => error,
+                    _ => error.got(format!("{have} of {size} bytes, which are kept: run it again to go on from there")),
+                })?;
+            }
+        }
+        (self.progress)(part.have);
+        Ok(())
+    }
+
+    /// Writes what an answer holds behind what is there.
+    fn take(&self, answer: Answer, part: &mut Part<'_>) -> Result<(), Failure> {
+        let size = self.entry.size;
+        match (answer.status, answer.range()) {
+            (206, Some((from, _))) if from == part.have => {}
+            // The server knows no ranges, or gives another one than was asked for: from the start then.
+            (200, _) if part.have > 0 => self.restart(part)?,
+            (200, _) => {}
+            _ if part.have > 0 => {
+                self.restart(part)?;
+                return Err(Failure::later(self.wrong("the range that was asked for", answer.status)));
+            }
+            (status, _) => return Err(self.wrong("the file", status).into()),
+        }
+        if let Some((_, Some(total))) =
+            answer.range().filter(|_| answer.status == 206).filter(|&(_, n)| n != Some(size))
+        {
+            return Err(self.other_size(total).into());
+        }
+        if let Some(length) = answer.length().filter(|&length| length != size - part.have) {
+            return Err(self.other_size(part.have.saturating_add(length)).into());
+        }
+        let mut reader = answer.into_reader();
+        let mut piece = vec![0; PIECE];
+        loop {
+            let n = match reader.read(&mut piece) {
+                Ok(0) if part.have < size => return Err(of_body(IoKind::UnexpectedEof.into(), self.address)),
+                Ok(0) => return Ok(()),
+                Ok(n) => n,
+                Err(e) if e.kind() == IoKind::Interrupted => continue,
+                Err(e) => return Err(of_body(e, self.address)),
+            };
+            if n as u64 > size - part.have {
+                let _ = fs::remove_file(part.path);
+                return Err(self.other_size(part.have + n as u64).into());
+            }
+            part.file.write_all(&piece[..n]).map_err(|e| self.unwritten(part, e))?;
+            part.hash.update(&piece[..n]);
+            part.have += n as u64;
+            (self.progress)(part.have);
+        }
+    }
+
+    fn wrong(&self, expected: &str, status: u16) -> Error {
+        Error::format("the Hub answers with something else").at(self.address.to_string()).expected(expected).got(status)
+    }
+
+    fn other_size(&self, got: u64) -> Error {
+        Error::format("what comes has another length than the repository lists")
+            .at(self.address.to_string())
+            .expected(format!("{} bytes", self.entry.size))
+            .got(format!("{got} or more"))
+    }
+
+    /// A write that failed. On a full disk the part is given up: it would be in everybody's way.
+    fn unwritten(&self, part: &Part<'_>, error: io::Error) -> Error {
+        let is_full = matches!(error.kind(), IoKind::StorageFull | IoKind::QuotaExceeded | IoKind::FileTooLarge);
+        if !is_full {
+            return Error::io("cannot write", part.path, error);
+        }
+        let _ = fs::remove_file(part.path);
+        Error::new(ErrorKind::Io, format!("no room for {}", self.address))
+            .at(part.path)
+            .expected(format!("{} bytes", self.entry.size))
+            .because(error)
+            .hint("Nothing of it was kept. Make room, or set HF_HOME to a folder on another disk")
+    }
+}

@@ -1,0 +1,241 @@
+//! What a repository has: its commits, folders and files, as the Hub's API lists them.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::HubPath;
+use super::address::is_relative;
+use super::http::{Client, text_of};
+use super::pull::Listener;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Pages of a listing, of up to 1,000 entries each; a repository with more is none of ours.
+const PAGES: usize = 2_000;
+
+/// A file as the repository lists it.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) path: String,
+    pub(super) size: u64,
+    pub(super) digest: Digest,
+}
+
+impl Entry {
+    /// A file of a snapshot, whose hash nobody asks for.
+    pub(super) fn local(path: String, size: u64) -> Self {
+        Self { path, size, digest: Digest::Git(String::new()) }
+    }
+}
+
+/// What a file's content is known by; also its name in the cache.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Digest {
+    /// Of large files: SHA-256 of the content, in 64 digits.
+    Sha256(String),
+    /// Of small files: SHA-1 of git's header and the content, in 40 digits.
+    Git(String),
+}
+
+impl Digest {
+    pub(super) fn text(&self) -> &str {
+        match self {
+            Self::Sha256(text) | Self::Git(text) => text,
+        }
+    }
+}
+
+/// A folder with files in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HubFolder {
+    /// From the repository's root; empty for the root itself.
+    pub path: String,
+    /// Files that lie in it, not counting its folders'.
+    pub files: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Whether the cache has all of them.
+    pub cached: bool,
+}
+
+#[derive(Deserialize)]
+struct Info {
+    sha: String,
+}
+
+#[derive(Deserialize)]
+struct Item {
+    r#type: String,
+    path: String,
+    oid: Option<String>,
+    size: Option<u64>,
+    lfs: Option<Lfs>,
+}
+
+#[derive(Deserialize)]
+struct Lfs {
+    oid: String,
+    size: u64,
+}
+
+/// Files and folders.
+#[derive(Default)]
+pub(super) struct Tree {
+    pub(super) files: Vec<Entry>,
+    pub(super) folders: Vec<String>,
+}
+
+impl Tree {
+    /// The folders that the error for a missing one names: those with files in them, and those above these.
+    pub(super) fn all_folders(&self) -> Vec<&str> {
+        let mut all: Vec<&str> = self.folders.iter().map(String::as_str).collect();
+        all.extend(self.files.iter().filter_map(|file| Some(file.path.rsplit_once('/')?.0)));
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// Folders that have files of their own.
+    pub(super) fn with_files(&self, is_cached: impl Fn(&Entry) -> bool) -> Vec<HubFolder> {
+        let mut folders: BTreeMap<&str, HubFolder> = BTreeMap::new();
+        for file in &self.files {
+            let path = file.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+            let folder = folders.entry(path).or_insert_with(|| HubFolder {
+                path: path.into(),
+                files: 0,
+                bytes: 0,
+                cached: true,
+            });
+            folder.files += 1;
+            folder.bytes = folder.bytes.saturating_add(file.size);
+            folder.cached &= is_cached(file);
+        }
+        folders.into_values().collect()
+    }
+}
+
+impl Client {
+    /// The commit that the revision is at now.
+    pub(super) fn commit(&self, address: &HubPath, listener: Listener<'_>) -> Result<String> {
+        let url = self.api(address, "revision", address.revision(), "");
+        let root = address.with_path("")?;
+        let (_, text) = self.text(&url, &root, listener)?;
+        let info: Info = serde_json::from_str(&text).map_err(|e| not_the_hub(&root).because(e))?;
+        match is_hex(&info.sha, 40) {
+            true => Ok(info.sha),
+            false => Err(not_the_hub(&root).expected("a commit's 40 digits").got(format!("`{}`", info.sha))),
+        }
+    }
+
+    /// What is in the folder `path` at `commit`. `None` where there is no such folder.
+    pub(super) fn tree(
+        &self,
+        address: &HubPath,
+        commit: &str,
+        path: &str,
+        recursive: bool,
+        listener: Listener<'_>,
+    ) -> Result<Option<Tree>> {
+        let mut url = format!("{}?recursive={recursive}", self.api(address, "tree", commit, path));
+        let folder = address.with_path(path)?;
+        let mut tree = Tree::default();
+        for _ in 0..PAGES {
+            let (headers, text) = match self.text(&url, &folder, listener) {
+                Ok(page) => page,
+                // Revision and repository are there, so it is the folder that is not.
+                Err(e) if e.kind() == ErrorKind::NotFound && !path.is_empty() => return Ok(None),
+                Err(e) => return Err(e),
+            };
+            let items: Vec<Item> = serde_json::from_str(&text).map_err(|e| not_the_hub(&folder).because(e))?;
+            for item in items {
+                tree.add(item, address, path)?;
+            }
+            match text_of(&headers, "link").and_then(next_page) {
+                Some(next) => url = next.to_owned(),
+                None => return Ok(Some(tree)),
+            }
+        }
+        Err(not_the_hub(&folder).expected(format!("at most {PAGES} pages")))
+    }
+}
+
+impl Tree {
+    /// Takes one line of a listing of `folder`, which may come from anybody: what it names becomes a path on the disk.
+    fn add(&mut self, item: Item, address: &HubPath, folder: &str) -> Result<()> {
+        let broken = |what: &str| not_the_hub(address).got(format!("{what} of `{}`", item.path.escape_debug()));
+        let inside = folder.is_empty()
+            || item.path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        if !is_relative(&item.path) || !inside {
+            return Err(broken("the path"));
+        }
+        match (item.r#type.as_str(), item.lfs, item.oid, item.size) {
+            ("directory", ..) => self.folders.push(item.path),
+            ("file", Some(Lfs { oid, size }), ..) if is_hex(&oid, 64) => {
+                self.files.push(Entry { path: item.path, size, digest: Digest::Sha256(oid) });
+            }
+            ("file", None, Some(oid), Some(size)) if is_hex(&oid, 40) => {
+                self.files.push(Entry { path: item.path, size, digest: Digest::Git(oid) });
+            }
+            ("file", ..) => return Err(broken("no size and hash")),
+            // Submodules and whatever else git has hold no files of this repository.
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn not_the_hub(address: &HubPath) -> Error {
+    Error::format("the answer is not what the Hub would say").at(address.to_string())
+}
+
+/// Lower-case hexadecimal digits: also a safe name for a file.
+pub(super) fn is_hex(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Of `<https://…>; rel="next"` among others: the address.
+fn next_page(mut link: &str) -> Option<&str> {
+    loop {
+        let (address, rest) = link.split_once('<')?.1.split_once('>')?;
+        let (parameters, others) = rest.split_at(rest.find('<').unwrap_or(rest.len()));
+        if parameters.contains("rel=\"next\"") {
+            return Some(address);
+        }
+        link = others;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_page_is_found_among_others() {
+        assert_eq!(next_page("<https://hub.test/a?cursor=b>; rel=\"next\""), Some("https://hub.test/a?cursor=b"));
+        assert_eq!(next_page("<https://a>; rel=\"prev\", <https://b>; rel=\"next\""), Some("https://b"));
+        assert_eq!(next_page("<https://a>; rel=\"prev\""), None);
+    }
+
+    #[test]
+    fn a_listing_cannot_lead_out_of_the_cache() {
+        let address: HubPath = "hf://o/r/folder".parse().unwrap();
+        let item = |path: &str, oid: &str| Item {
+            r#type: "file".into(),
+            path: path.into(),
+            oid: Some(oid.into()),
+            size: Some(1),
+            lfs: None,
+        };
+        let hash = "a".repeat(40);
+        let add = |path: &str, oid: &str| Tree::default().add(item(path, oid), &address, "folder");
+        assert!(add("folder/a", &hash).is_ok());
+        for path in ["../a", "/etc/passwd", "folder/../../a", "folder//a", "folder/a\\b", "other/a", "folderx/a", "C:a"]
+        {
+            assert!(add(path, &hash).is_err(), "{path}");
+        }
+        for oid in ["", "../../a", &"A".repeat(40), &"a".repeat(39), &"a".repeat(64)] {
+            assert!(add("folder/a", oid).is_err(), "{oid}");
+        }
+    }
+}

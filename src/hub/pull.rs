@@ -1,0 +1,383 @@
+//! Listing and pulling: a folder, a file, a base, from the Hub or from what the cache has.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::cache::{RepoCache, Whole};
+use super::choose;
+use super::download::Download;
+use super::http::Client;
+use super::listing::{Entry, HubFolder, Tree};
+use super::{HubOptions, HubPath, Wanted};
+use crate::error::{Error, ErrorKind, Result};
+use crate::suggest;
+
+/// What a basis folder always has.
+const BASIS: &str = "method_info.json";
+
+/// Who is told how it goes.
+pub(super) type Listener<'a> = &'a dyn Fn(HubEvent<'_>);
+
+/// How it goes.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum HubEvent<'a> {
+    /// So many bytes are there, of so many that were missing; fewer than before where a download starts anew.
+    Progress {
+        /// Bytes that are there.
+        done: u64,
+        /// Bytes that were missing.
+        total: u64,
+    },
+    /// Another process downloads this file; what it downloads is waited for.
+    Waiting {
+        /// The file, from the repository's root.
+        path: &'a str,
+    },
+    /// A request failed and will be made again.
+    Retry {
+        /// After so long.
+        pause: Duration,
+        /// What went wrong.
+        why: &'a Error,
+    },
+}
+
+/// What [`Hub::pull`] brought.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Pulled {
+    /// What was asked for.
+    pub address: HubPath,
+    /// The commit that its revision is at.
+    pub commit: String,
+    /// The file or folder on the disk.
+    pub local: PathBuf,
+    /// What is in it.
+    pub files: Vec<PulledFile>,
+}
+
+/// One file of it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PulledFile {
+    /// From the repository's root.
+    pub path: String,
+    /// Bytes.
+    pub bytes: u64,
+    /// Whether it came from the Hub just now; else the cache had it.
+    pub downloaded: bool,
+}
+
+/// The Hugging Face Hub, and its cache on this machine.
+pub struct Hub {
+    options: HubOptions,
+    client: Client,
+}
+
+impl std::fmt::Debug for Hub {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hub").field("options", &self.options).finish()
+    }
+}
+
+/// What an address names at a commit.
+struct Found {
+    entries: Vec<Entry>,
+    is_folder: bool,
+}
+
+impl Hub {
+    /// Nothing is asked for yet.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] for an endpoint that is no web address.
+    pub fn new(options: HubOptions) -> Result<Self> {
+        let client = Client::new(&options)?;
+        Ok(Self { options, client })
+    }
+
+    /// The local copy of what `address` names. Where the cache has all of it, nothing is asked for; a branch is then
+    /// where it was when it was pulled.
+    ///
+    /// # Errors
+    /// As [`Hub::pull`] and, for [`Wanted::Checkpoint`], [`Hub::checkpoint`].
+    pub fn resolve(&self, address: &HubPath, wanted: Wanted, listener: &dyn Fn(HubEvent<'_>)) -> Result<PathBuf> {
+        if let Some(local) = self.cached(address, wanted) {
+            return Ok(local);
+        }
+        let address = match wanted {
+            Wanted::Path => address,
+            Wanted::Checkpoint => &self.checkpoint(address, listener)?,
+        };
+        Ok(self.pull(address, listener)?.local)
+    }
+
+    /// Brings the file or folder that `address` names, as it is now, into the cache: what is missing of it, and nothing
+    /// else of the repository. A repository without a path is its own basis folder, if it is one.
+    ///
+    /// `listener` is told how it goes. A download that was interrupted goes on; of processes that pull the same at once
+    /// one downloads and the others wait.
+    ///
+    /// # Errors
+    /// Each names the address and what to do. [`ErrorKind::NotFound`] for a repository, revision, file or folder that is
+    /// not there (it lists the folders that are), or that the cache lacks where only that may be used;
+    /// [`ErrorKind::Format`] for content of another size or hash than the repository lists, of which nothing is kept;
+    /// [`ErrorKind::Io`] for a Hub that cannot be reached or refuses, and for a full disk.
+    pub fn pull(&self, address: &HubPath, listener: &dyn Fn(HubEvent<'_>)) -> Result<Pulled> {
+        let cache = self.cache(address);
+        if self.options.offline {
+            return self.pull_offline(address, &cache);
+        }
+        let commit = self.client.commit(address, listener)?;
+        let Found { entries, is_folder } = self.find(address, &commit, listener)?;
+        cache.create()?;
+        let missing: Vec<&Entry> = entries.iter().filter(|entry| !cache.has(&commit, entry)).collect();
+        let mut total = 0_u64;
+        for entry in &missing {
+            let come = fs::metadata(cache.incomplete(&entry.digest)).map_or(0, |part| part.len());
+            total = total.saturating_add(entry.size.saturating_sub(come));
+        }
+        if let Some(free) = cache.free().filter(|&free| free < total) {
+            return Err(Error::new(ErrorKind::Io, format!("no room for {address} on the disk"))
+                .at(&self.options.cache)
+                .expected(format!("{total} bytes free"))
+                .got(free)
+                .hint("Nothing was downloaded. Make room, or set HF_HOME to a folder on another disk"));
+        }
+        let total = missing.iter().map(|entry| entry.size).sum();
+        let mut before = 0;
+        let mut downloaded = Vec::new();
+        for entry in missing {
+            let address = address.with_path(&entry.path)?;
+            let progress = |done| listener(HubEvent::Progress { done: before + done, total });
+            let download = Download {
+                client: &self.client,
+                cache: &cache,
+                address: &address,
+                commit: &commit,
+                entry,
+                progress: &progress,
+                listener,
+            };
+            if download.run()? {
+                downloaded.push(&entry.path);
+            }
+            before += entry.size;
+        }
+        // The snapshot shows a folder when all of it is there.
+        for entry in &entries {
+            cache.link(&commit, entry)?;
+        }
+        if is_folder {
+            cache.mark(&commit, address.path(), &entries)?;
+        }
+        cache.set_ref(address.revision(), &commit)?;
+        let file = |entry: &Entry| PulledFile {
+            path: entry.path.clone(),
+            bytes: entry.size,
+            downloaded: downloaded.contains(&&entry.path),
+        };
+        let files = entries.iter().map(file).collect();
+        let local = cache.snapshot(&commit).join(address.path());
+        Ok(Pulled { address: address.clone(), commit, local, files })
+    }
+
+    /// The address of the one checkpoint in the folder that `address` names: open_clip's own file before those of other
+    /// libraries, safetensors before pickles. A file is itself.
+    ///
+    /// # Errors
+    /// As [`Hub::pull`]; [`ErrorKind::NotFound`] where no file is that one, naming those that could be.
+    pub fn checkpoint(&self, address: &HubPath, listener: &dyn Fn(HubEvent<'_>)) -> Result<HubPath> {
+        let cache = self.cache(address);
+        let files = if self.options.offline {
+            let commit = self.commit_offline(address, &cache)?;
+            match cache.snapshot(&commit).join(address.path()) {
+                local if local.is_dir() => files_in(&local, address.path()),
+                _ => return Ok(address.clone()),
+            }
+        } else {
+            let commit = self.client.commit(address, listener)?;
+            match self.client.tree(address, &commit, address.path(), false, listener)? {
+                Some(tree) => tree.files.into_iter().map(|file| file.path).collect(),
+                None => return Ok(address.clone()),
+            }
+        };
+        if files.iter().any(|file| file == address.path()) {
+            return Ok(address.clone());
+        }
+        let files: Vec<&str> = files.iter().map(String::as_str).collect();
+        address.with_path(choose::checkpoint(address, &files)?)
+    }
+
+    /// The commit that the revision of `address` is at, and the folders of the repository that have files, below the
+    /// path of `address`.
+    ///
+    /// # Errors
+    /// As [`Hub::pull`].
+    pub fn folders(&self, address: &HubPath, listener: &dyn Fn(HubEvent<'_>)) -> Result<(String, Vec<HubFolder>)> {
+        let cache = self.cache(address);
+        if self.options.offline {
+            let commit = self.commit_offline(address, &cache)?;
+            let mut tree = Tree::default();
+            walk(&cache.snapshot(&commit), address.path(), &mut tree);
+            return Ok((commit, tree.with_files(|_| true)));
+        }
+        let commit = self.client.commit(address, listener)?;
+        match self.client.tree(address, &commit, address.path(), true, listener)? {
+            Some(tree) => {
+                let folders = tree.with_files(|file| cache.has(&commit, file));
+                Ok((commit, folders))
+            }
+            None => Err(self.no_such(address, &commit, listener)?),
+        }
+    }
+
+    fn cache(&self, address: &HubPath) -> RepoCache {
+        RepoCache::new(&self.options.cache, address)
+    }
+
+    /// What the cache has for certain.
+    fn cached(&self, address: &HubPath, wanted: Wanted) -> Option<PathBuf> {
+        let cache = self.cache(address);
+        let commit = cache.commit(address.revision())?;
+        let local = cache.snapshot(&commit).join(address.path());
+        if local.is_file() {
+            return Some(local);
+        }
+        match wanted {
+            Wanted::Path => (local.is_dir() && cache.whole(&commit, address.path()) == Whole::Yes).then_some(local),
+            // The Hub may have a better one than the cache, except than the best.
+            Wanted::Checkpoint => Some(local.join(choose::BEST)).filter(|best| best.is_file()),
+        }
+    }
+
+    fn commit_offline(&self, address: &HubPath, cache: &RepoCache) -> Result<String> {
+        cache.commit(address.revision()).filter(|commit| cache.snapshot(commit).is_dir()).ok_or_else(|| {
+            self.not_cached("nothing of it is in the cache", address).hint(format!(
+                "The cache is {}. With a network, unset HF_HUB_OFFLINE and leave --offline out",
+                self.options.cache.display()
+            ))
+        })
+    }
+
+    fn not_cached(&self, what: &str, address: &HubPath) -> Error {
+        Error::not_found(format!("{what}, and the Hub may not be asked (offline)")).at(address.to_string())
+    }
+
+    fn pull_offline(&self, address: &HubPath, cache: &RepoCache) -> Result<Pulled> {
+        let commit = self.commit_offline(address, cache)?;
+        let snapshot = cache.snapshot(&commit);
+        let local = snapshot.join(address.path());
+        if let Whole::No(file) = cache.whole(&commit, address.path()) {
+            return Err(self.not_cached(&format!("the cache has lost {file} of it"), address));
+        }
+        let mut tree = Tree::default();
+        if local.is_file() {
+            let bytes = fs::metadata(&local).map_or(0, |found| found.len());
+            let file = PulledFile { path: address.path().into(), bytes, downloaded: false };
+            return Ok(Pulled { address: address.clone(), commit, local, files: vec![file] });
+        }
+        walk(&snapshot, address.path(), &mut tree);
+        if address.path().is_empty() && !local.join(BASIS).is_file() || tree.files.is_empty() {
+            let mut all = Tree::default();
+            walk(&snapshot, "", &mut all);
+            return Err(match address.path() {
+                "" => unnamed(address, &all),
+                _ => missing(address, &all, "cached folder"),
+            });
+        }
+        let file = |entry: Entry| PulledFile { path: entry.path, bytes: entry.size, downloaded: false };
+        let files = tree.files.into_iter().filter(|file| !address.path().is_empty() || !file.path.contains('/'));
+        Ok(Pulled { address: address.clone(), commit, local, files: files.map(file).collect() })
+    }
+
+    /// The files that `address` names.
+    fn find(&self, address: &HubPath, commit: &str, listener: Listener<'_>) -> Result<Found> {
+        let path = address.path();
+        let is_folder = !path.is_empty();
+        let tree = self.client.tree(address, commit, path, is_folder, listener)?;
+        match tree {
+            // All of a repository is never meant.
+            Some(tree) if path.is_empty() => match tree.files.iter().any(|file| file.path == BASIS) {
+                true => Ok(Found { entries: tree.files, is_folder: true }),
+                false => Err(unnamed(address, &tree)),
+            },
+            Some(tree) if !tree.files.is_empty() => {
+                let is_folder = tree.files[0].path != path;
+                Ok(Found { entries: tree.files, is_folder })
+            }
+            _ => {
+                let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+                let around = self.client.tree(address, commit, folder, false, listener)?.unwrap_or_default();
+                match around.files.into_iter().find(|file| file.path == path) {
+                    Some(file) => Ok(Found { entries: vec![file], is_folder: false }),
+                    None => Err(self.no_such(address, commit, listener)?),
+                }
+            }
+        }
+    }
+
+    /// The error for a path that the repository lacks.
+    fn no_such(&self, address: &HubPath, commit: &str, listener: Listener<'_>) -> Result<Error> {
+        let all = self.client.tree(address, commit, "", true, listener)?.unwrap_or_default();
+        Ok(missing(address, &all, "folder"))
+    }
+}
+
+/// For a path that is not among `tree`'s: names the folders, and what was probably meant.
+fn missing(address: &HubPath, tree: &Tree, what: &str) -> Error {
+    let folders = tree.all_folders();
+    let error = suggest::unknown(what, address.path(), folders.iter().copied());
+    let files = tree.files.iter().map(|file| file.path.as_str());
+    let nearest = suggest::nearest(address.path(), folders.iter().copied().chain(files));
+    let error = match nearest {
+        Some(nearest) => error.hint(format!("Did you mean `{nearest}`?")),
+        None => error,
+    };
+    error.at(address.to_string())
+}
+
+/// For an address without a path, where one is needed.
+fn unnamed(address: &HubPath, tree: &Tree) -> Error {
+    let mut known = tree.all_folders();
+    known.truncate(40);
+    let files = tree.files.iter().map(|file| file.path.as_str()).filter(|path| !path.contains('/')).take(10);
+    Error::invalid("a folder or a file of the repository has to be named")
+        .at(address.to_string())
+        .expected(format!("one of {}", known.into_iter().chain(files).collect::<Vec<_>>().join(", ")))
+        .hint("`taskbasis pull --list` shows them all, `--base` takes the checkpoint")
+}
+
+/// The files in a folder of a snapshot, by their paths in the repository.
+fn files_in(folder: &Path, path: &str) -> Vec<String> {
+    let mut tree = Tree::default();
+    walk_one(folder, path, &mut tree);
+    tree.files.into_iter().map(|file| file.path).collect()
+}
+
+/// What a snapshot has below `path`.
+fn walk(snapshot: &Path, path: &str, tree: &mut Tree) {
+    let mut next = tree.folders.len();
+    walk_one(&snapshot.join(path), path, tree);
+    while let Some(folder) = tree.folders.get(next).cloned() {
+        walk_one(&snapshot.join(&folder), &folder, tree);
+        next += 1;
+    }
+}
+
+fn walk_one(folder: &Path, path: &str, tree: &mut Tree) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    let mut names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    for name in names {
+        let inner = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
+        // Links are followed: files are links to blobs, and a dangling one is no file.
+        match fs::metadata(folder.join(&name)) {
+            Ok(found) if found.is_dir() => tree.folders.push(inner),
+            Ok(found) => tree.files.push(Entry::local(inner, found.len())),
+            Err(_) => {}
+        }
+    }
+}
