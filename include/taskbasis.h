@@ -177,7 +177,11 @@ typedef struct tb_library_properties {
     const char *onnxruntime_version;
     /** Why none is found, with every place that was searched; NULL where one is. */
     const char *onnxruntime_error;
-    /** The execution providers that encoders can be made for, comma-separated: `cpu`. */
+    /**
+     * The execution providers that this ONNX Runtime was built with, comma-separated: `cpu`, or
+     * `cpu,cuda,tensorrt`. Whether the machine has what they need is found out by tb_encoder_create(). NULL where
+     * no ONNX Runtime is found.
+     */
     const char *providers;
 } tb_library_properties;
 
@@ -674,7 +678,10 @@ typedef struct tb_encoder tb_encoder;
 typedef struct tb_encoder_options {
     /** sizeof(tb_encoder_options), as the program was compiled. */
     size_t struct_size;
-    /** `cpu`, or `auto` for the best that there is. NULL: `cpu`. What this build cannot do is TB_ERR_UNSUPPORTED. */
+    /**
+     * What computes: `cpu`, `cuda`, `tensorrt`, or `auto`, which takes CUDA where it works, else the CPU. NULL: `cpu`.
+     * One that cannot be had is TB_ERR_UNSUPPORTED, and the message says what is missing.
+     */
     const char *provider;
     /** Which device of the provider, counted from 0. */
     uint32_t device;
@@ -727,6 +734,18 @@ typedef struct tb_encoder_options {
     const char *graph;
     /** With graph: what its constants are, as `taskbasis bind` writes it. NULL: found out. */
     const char *map;
+    /**
+     * With `tensorrt`: a folder for the engines that it builds, which takes minutes, and for its timings; UTF-8, made
+     * where it is not there. NULL: nothing is kept.
+     */
+    const char *tensorrt_cache;
+    /**
+     * With `tensorrt`, nonzero: it may compute in half floats. The first embeddings of an encoder, and of each promoted
+     * task, are then compared with the CPU's, and TB_ERR_RUNTIME where they are others.
+     */
+    uint32_t tensorrt_fp16;
+    /** With tensorrt_fp16: the least cosine between an embedding and the CPU's; 0: 0.999. */
+    float tensorrt_min_cosine;
 } tb_encoder_options;
 
 /** What tb_encoder_info() tells: what is really used. The texts belong to the encoder. */
@@ -737,7 +756,7 @@ typedef struct tb_encoder_properties {
     uint32_t activation;
     /** One of the TB_GRAPH_ constants: which graph runs. Of a user's graph the activation is whatever is in it. */
     uint32_t graph;
-    /** The execution provider that runs: `cpu`. */
+    /** The execution provider that runs: `cpu`, `cuda` or `tensorrt`. */
     const char *provider;
     /** The file of the ONNX Runtime that is loaded. */
     const char *onnxruntime_path;
@@ -759,6 +778,10 @@ typedef struct tb_encoder_properties {
     size_t heads;
     /** Side of a patch in pixels. */
     size_t patch_size;
+    /** Which of the provider's devices. */
+    size_t device;
+    /** Why `auto` took the CPU; NULL where it did not, or was not asked for. */
+    const char *fallback;
 } tb_encoder_properties;
 
 /**

@@ -218,6 +218,8 @@ fn text_that_is_not_utf8() {
         no("name", &|e| tb_weights_copy_tensor(o.weights, bad, null_mut(), 0, null_mut(), e));
         let provider = tb_encoder_options { provider: bad, ..good_encoder };
         no("provider", &|e| tb_encoder_create(o.basis, &provider, encoder, e));
+        let cache = tb_encoder_options { tensorrt_cache: bad, ..good_encoder };
+        no("tensorrt_cache", &|e| tb_encoder_create(o.basis, &cache, encoder, e));
         let runtime = tb_encoder_options { onnxruntime: bad, ..good_encoder };
         no("onnxruntime", &|e| tb_encoder_create(o.basis, &runtime, encoder, e));
         let graph = tb_encoder_options { graph: bad, ..good_encoder };
@@ -433,8 +435,20 @@ fn options_that_cannot_be_had() {
         }
     };
     let none: tb_encoder_options = sized();
-    fails(TB_ERR_UNSUPPORTED, create(tb_encoder_options { provider: c"cuda".as_ptr(), ..none }));
+    let mut about: tb_library_properties = sized();
+    ok(|e| unsafe { tb_library_info(null(), &mut about, e) });
+    let providers = unsafe { std::ffi::CStr::from_ptr(about.providers) }.to_str().unwrap();
+    if providers == "cpu" {
+        for provider in [c"cuda", c"tensorrt"] {
+            let options = tb_encoder_options { provider: provider.as_ptr(), ..none };
+            let message = fails(TB_ERR_UNSUPPORTED, create(options));
+            assert!(message.contains("onnxruntime-gpu"), "{message}");
+        }
+    } else {
+        assert_eq!(providers, "cpu,cuda,tensorrt");
+    }
     fails(NO, create(tb_encoder_options { provider: c"gpu".as_ptr(), ..none }));
+    fails(NO, create(tb_encoder_options { tensorrt_min_cosine: 2.0, ..none }));
     fails(NO, create(tb_encoder_options { map: c"map.json".as_ptr(), ..none }));
     fails(TB_ERR_IO, create(tb_encoder_options { graph: c"no/such.onnx".as_ptr(), ..none }));
     fails(TB_ERR_UNSUPPORTED, create(tb_encoder_options { device: 1, ..none }));
@@ -455,5 +469,25 @@ fn options_that_cannot_be_had() {
         assert!(message.contains("/no/such/base.pt"), "{message}");
         assert_ne!(outcome(|e| tb_basis_open(o.base.as_ptr(), &base_alone, &mut null_mut(), e)).0, TB_OK);
         fails(TB_ERR_NOT_FOUND, |e| tb_head_open(o.heads.as_ptr(), c"NoTask".as_ptr(), null(), &mut null_mut(), e));
+    }
+}
+
+/// What is really used, with `auto` as well as by default.
+#[test]
+fn what_computes_is_told() {
+    let Some(o) = open(AE) else { return };
+    let none: tb_encoder_options = sized();
+    for provider in [null(), c"cpu".as_ptr(), c"auto".as_ptr()] {
+        let (mut encoder, options) = (null_mut(), tb_encoder_options { provider, ..none });
+        let mut info: tb_encoder_properties = sized();
+        unsafe {
+            ok(|e| tb_encoder_create(o.basis, &options, &mut encoder, e));
+            ok(|e| tb_encoder_info(encoder, &mut info, e));
+            let used = std::ffi::CStr::from_ptr(info.provider).to_str().unwrap();
+            let is_auto = provider == c"auto".as_ptr();
+            assert!(used == "cpu" || (is_auto && used == "cuda"));
+            assert_eq!((info.device, info.fallback.is_null()), (0, !is_auto || used == "cuda"));
+            tb_encoder_free(encoder);
+        }
     }
 }

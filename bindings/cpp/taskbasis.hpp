@@ -460,6 +460,9 @@ struct encoder_options {
     std::uint32_t promote_after = 0;
     std::string graph;
     std::string map;
+    std::string tensorrt_cache;
+    bool tensorrt_fp16 = false;
+    float tensorrt_min_cosine = 0;
 };
 
 // The image encoder of one architecture; every call names its weights.
@@ -481,6 +484,9 @@ public:
         options.promote_after = how.promote_after;
         options.graph = detail::or_null(how.graph);
         options.map = detail::or_null(how.map);
+        options.tensorrt_cache = detail::or_null(how.tensorrt_cache);
+        options.tensorrt_fp16 = how.tensorrt_fp16 ? 1 : 0;
+        options.tensorrt_min_cosine = how.tensorrt_min_cosine;
         tb_encoder *handle = nullptr;
         if (auto failed = detail::call(tb_encoder_create, of.get(), &options, &handle)) {
             return *std::move(failed);

@@ -14,7 +14,7 @@ use super::weights::tb_weights;
 use crate::bundle::Bundle;
 use crate::checkpoint::Checkpoint;
 use crate::clip::{Activation, Arch, ArchHints, Preprocess};
-use crate::encoder::{Encoder, EncoderOptions, Promotion, Runtime};
+use crate::encoder::{Encoder, EncoderOptions, Promotion, Provider, Runtime, TensorRtOptions};
 use crate::error::{Error, Result};
 use crate::hub::{self, Wanted};
 use crate::onnx::{BindOptions, BoundGraph, GraphMap, OnnxFile};
@@ -31,6 +31,8 @@ pub(super) struct OpenEncoder {
     preprocess: Preprocess,
     onnxruntime_path: CString,
     onnxruntime_version: CString,
+    provider: CString,
+    fallback: Option<CString>,
 }
 
 impl Handle for tb_encoder {
@@ -63,7 +65,8 @@ pub const TB_GRAPH_FILE: u32 = 2;
 pub struct tb_encoder_options {
     /// sizeof(tb_encoder_options), as the program was compiled.
     pub struct_size: usize,
-    /// `cpu`, or `auto` for the best that there is. NULL: `cpu`. What this build cannot do is TB_ERR_UNSUPPORTED.
+    /// What computes: `cpu`, `cuda`, `tensorrt`, or `auto`, which takes CUDA where it works, else the CPU. NULL: `cpu`.
+    /// One that cannot be had is TB_ERR_UNSUPPORTED, and the message says what is missing.
     pub provider: *const c_char,
     /// Which device of the provider, counted from 0.
     pub device: u32,
@@ -102,6 +105,14 @@ pub struct tb_encoder_options {
     pub graph: *const c_char,
     /// With graph: what its constants are, as `taskbasis bind` writes it. NULL: found out.
     pub map: *const c_char,
+    /// With `tensorrt`: a folder for the engines that it builds, which takes minutes, and for its timings; UTF-8, made
+    /// where it is not there. NULL: nothing is kept.
+    pub tensorrt_cache: *const c_char,
+    /// With `tensorrt`, nonzero: it may compute in half floats. The first embeddings of an encoder, and of each promoted
+    /// task, are then compared with the CPU's, and TB_ERR_RUNTIME where they are others.
+    pub tensorrt_fp16: u32,
+    /// With tensorrt_fp16: the least cosine between an embedding and the CPU's; 0: 0.999.
+    pub tensorrt_min_cosine: f32,
 }
 
 // SAFETY: repr(C), the size first, and every field may be zero.
@@ -117,7 +128,7 @@ pub struct tb_encoder_properties {
     pub activation: u32,
     /// One of the TB_GRAPH_ constants: which graph runs. Of a user's graph the activation is whatever is in it.
     pub graph: u32,
-    /// The execution provider that runs: `cpu`.
+    /// The execution provider that runs: `cpu`, `cuda` or `tensorrt`.
     pub provider: *const c_char,
     /// The file of the ONNX Runtime that is loaded.
     pub onnxruntime_path: *const c_char,
@@ -139,6 +150,10 @@ pub struct tb_encoder_properties {
     pub heads: usize,
     /// Side of a patch in pixels.
     pub patch_size: usize,
+    /// Which of the provider's devices.
+    pub device: usize,
+    /// Why `auto` took the CPU; NULL where it did not, or was not asked for.
+    pub fallback: *const c_char,
 }
 
 // SAFETY: repr(C), the size first, and every field may be zero.
@@ -165,12 +180,9 @@ pub unsafe extern "C" fn tb_encoder_create(
             let out = Out::new(out, "out", std::ptr::null_mut())?;
             let base = model(basis)?.base();
             let options = handle::options(options, "options")?;
-            if let Some(provider) = handle::optional_text(options.provider, "options->provider")? {
-                check_provider(provider)?;
-            }
-            if options.device != 0 {
-                return Err(Error::unsupported("the CPU is the only device that this build has").got(options.device));
-            }
+            let provider = handle::optional_text(options.provider, "options->provider")?;
+            let provider = provider.map_or(Ok(Provider::default()), str::parse)?;
+            let tensorrt = tensorrt(&options)?;
             let bundle = handle::borrow(basis)?.bundle.as_deref();
             let arch = arch(base, bundle, &options)?;
             check_image_size(&arch, options.image_size)?;
@@ -182,7 +194,9 @@ pub unsafe extern "C" fn tb_encoder_create(
             let threads = options.threads as usize;
             let concurrency = options.concurrency as usize;
             let promotion = promotion(options.promotion, options.promote_after)?;
-            let options_of_encoder = EncoderOptions { threads, concurrency, promotion, runtime };
+            let device = options.device;
+            let options_of_encoder =
+                EncoderOptions { threads, concurrency, promotion, runtime, provider, device, tensorrt };
             let graph = handle::optional_text(options.graph, "options->graph")?;
             let map = handle::optional_text(options.map, "options->map")?;
             let model = model(basis)?;
@@ -205,6 +219,8 @@ pub unsafe extern "C" fn tb_encoder_create(
                 preprocess: bundle.map_or_else(|| Preprocess::new(arch.image_size()), Bundle::preprocess)?,
                 onnxruntime_path: handle::c_text(&encoder.runtime().path().to_string_lossy()),
                 onnxruntime_version: handle::c_text(encoder.runtime().version()),
+                provider: handle::c_text(encoder.execution().provider.name()),
+                fallback: encoder.execution().fallback.as_deref().map(handle::c_text),
                 encoder,
             }));
             Ok(())
@@ -237,12 +253,13 @@ fn positive(number: u32) -> Option<usize> {
     (number > 0).then_some(number as usize)
 }
 
-fn check_provider(provider: &str) -> Result<()> {
-    match provider {
-        "cpu" | "auto" => Ok(()),
-        "cuda" | "tensorrt" => Err(Error::unsupported("this build has no such provider").expected("cpu").got(provider)),
-        _ => Err(Error::invalid("no such provider").expected("cpu or auto").got(provider)),
-    }
+/// # Safety
+/// As for [`handle::optional_text`].
+unsafe fn tensorrt(options: &tb_encoder_options) -> Result<TensorRtOptions> {
+    // SAFETY: the caller's promise.
+    let cache = unsafe { handle::optional_text(options.tensorrt_cache, "options->tensorrt_cache")? };
+    let min_cosine = (options.tensorrt_min_cosine != 0.0).then_some(options.tensorrt_min_cosine);
+    Ok(TensorRtOptions { cache: cache.map(PathBuf::from), fp16: options.tensorrt_fp16 != 0, min_cosine })
 }
 
 fn activation(number: u32) -> Result<Activation> {
@@ -287,11 +304,14 @@ pub unsafe extern "C" fn tb_encoder_info(
     unsafe {
         guard(err, || {
             let out = Info::new(info, "info")?;
-            let OpenEncoder { encoder, onnxruntime_path, onnxruntime_version, .. } = handle::borrow(encoder)?;
+            let OpenEncoder { encoder, onnxruntime_path, onnxruntime_version, provider, fallback, .. } =
+                handle::borrow(encoder)?;
             let arch = encoder.arch();
             out.set(tb_encoder_properties {
                 struct_size: 0,
-                provider: c"cpu".as_ptr(),
+                provider: provider.as_ptr(),
+                device: encoder.execution().device as usize,
+                fallback: fallback.as_ref().map_or(std::ptr::null(), |why| why.as_ptr()),
                 onnxruntime_path: onnxruntime_path.as_ptr(),
                 onnxruntime_version: onnxruntime_version.as_ptr(),
                 threads: encoder.threads(),

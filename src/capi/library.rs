@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use super::error::{tb_error, tb_status};
 use super::guard::guard;
 use super::handle::{self, Info, Versioned};
-use crate::encoder::Runtime;
+use crate::encoder::{Provider, Runtime};
 use crate::error::Result;
 use crate::kernel;
 
@@ -27,7 +27,9 @@ pub struct tb_library_properties {
     pub onnxruntime_version: *const c_char,
     /// Why none is found, with every place that was searched; NULL where one is.
     pub onnxruntime_error: *const c_char,
-    /// The execution providers that encoders can be made for, comma-separated: `cpu`.
+    /// The execution providers that this ONNX Runtime was built with, comma-separated: `cpu`, or
+    /// `cpu,cuda,tensorrt`. Whether the machine has what they need is found out by tb_encoder_create(). NULL where
+    /// no ONNX Runtime is found.
     pub providers: *const c_char,
 }
 
@@ -87,11 +89,14 @@ pub unsafe extern "C" fn tb_library_info(
 }
 
 fn library_info(path: Option<&str>) -> Result<tb_library_properties> {
+    let mut providers = std::ptr::null();
     let (mut found, mut version, mut error) = (std::ptr::null(), std::ptr::null(), std::ptr::null());
     match Runtime::probe(path.map(Path::new)) {
         Ok(probe) => {
             found = forever(&probe.path.to_string_lossy());
             version = forever(probe.version.as_str());
+            let known: Vec<_> = Provider::known_among(&probe.providers).into_iter().map(Provider::name).collect();
+            providers = forever(&known.join(","));
         }
         Err(failure) => error = forever(&failure.to_string()),
     }
@@ -102,7 +107,7 @@ fn library_info(path: Option<&str>) -> Result<tb_library_properties> {
         onnxruntime_path: found,
         onnxruntime_version: version,
         onnxruntime_error: error,
-        providers: c"cpu".as_ptr(),
+        providers,
     })
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The loader maps a library and trusts its headers: one whose tail is missing (an interrupted copy, a full disk) ends
 //! the process with SIGBUS instead of an error. So the headers are read first. Only ELF is looked into; elsewhere the
-//! loader's own checks have to do.
+//! loader's own checks have to do. And which other libraries it needs, to say which of them are missing.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
@@ -17,6 +17,15 @@ const SEGMENT: usize = 56;
 const SHARED_OBJECT: u16 = 3;
 /// A segment that is mapped (`PT_LOAD`).
 const LOADED: u32 = 1;
+/// The segment of what the loader has to know (`PT_DYNAMIC`), and two of its tags: where the names are (`DT_STRTAB`), and
+/// one that is the name of a library that is needed (`DT_NEEDED`).
+const DYNAMIC: u32 = 2;
+const NAMES: u64 = 5;
+const NEEDED: u64 = 1;
+/// Bytes of a tag and its value.
+const TAG: usize = 16;
+/// Bytes of tags, at most: more than any library has.
+const MOST: usize = 64 << 10;
 
 /// The `e_machine` of this build, where it is known.
 const MACHINE: Option<u16> = if cfg!(target_arch = "x86_64") {
@@ -90,6 +99,48 @@ fn elf_objection(file: &mut (impl Read + Seek), length: u64) -> Result<(), Strin
     Ok(())
 }
 
+/// The libraries that the one at `path` says it needs, by name, in its order. Empty where it is no such library.
+pub(super) fn needed(path: &Path) -> Vec<String> {
+    if objection(path).is_some() || cfg!(not(target_os = "linux")) {
+        return Vec::new();
+    }
+    File::open(path).ok().and_then(|mut file| names_of_needed(&mut file)).unwrap_or_default()
+}
+
+/// The headers are those of a library for this machine.
+fn names_of_needed(file: &mut (impl Read + Seek)) -> Option<Vec<String>> {
+    let mut header = Vec::new();
+    read_at(file, 0, HEADER, &mut header).ok()?;
+    let count = u16::from_le_bytes([*header.get(56)?, *header.get(57)?]);
+    let mut table = Vec::new();
+    read_at(file, u64_at(&header, 32), usize::from(count) * SEGMENT, &mut table).ok()?;
+    // Type, place in the file, address, bytes in the file.
+    let segments: Vec<_> = table
+        .chunks_exact(SEGMENT)
+        .map(|s| (u32::from_le_bytes([s[0], s[1], s[2], s[3]]), u64_at(s, 8), u64_at(s, 16), u64_at(s, 32)))
+        .collect();
+    let (_, place, _, length) = *segments.iter().find(|(kind, ..)| *kind == DYNAMIC)?;
+    let mut tags = Vec::new();
+    read_at(file, place, usize::try_from(length).ok()?.min(MOST), &mut tags).ok()?;
+    let tags: Vec<_> = tags.chunks_exact(TAG).map(|tag| (u64_at(tag, 0), u64_at(tag, 8))).collect();
+    // An address, which is at another place in the file.
+    let (_, names) = *tags.iter().find(|(tag, _)| *tag == NAMES)?;
+    let within = |&&(kind, _, address, length): &&(u32, u64, u64, u64)| {
+        kind == LOADED && names >= address && names - address < length
+    };
+    let (_, place, address, _) = *segments.iter().find(within)?;
+    let names = place.checked_add(names - address)?;
+    tags.iter()
+        .filter(|(tag, _)| *tag == NEEDED)
+        .map(|(_, offset)| {
+            let mut name = Vec::new();
+            read_at(file, names.checked_add(*offset)?, 256, &mut name).ok()?;
+            let end = name.iter().position(|byte| *byte == 0)?;
+            String::from_utf8(name[..end].to_vec()).ok()
+        })
+        .collect()
+}
+
 /// Up to `count` bytes from `start` on; fewer where the file ends.
 fn read_at(file: &mut (impl Read + Seek), start: u64, count: usize, into: &mut Vec<u8>) -> Result<(), String> {
     file.seek(SeekFrom::Start(start))
@@ -140,6 +191,40 @@ mod tests {
         assert!(objection_to(|bytes| bytes[64 + 8..64 + 16].fill(0xff)).contains("truncated"));
         assert!(objection_to(|bytes| bytes[32..40].fill(0xff)).contains("truncated"));
         assert!(objection_to(|bytes| bytes[56..58].fill(0xff)).contains("truncated"));
+    }
+
+    /// Offsets and lengths of a hostile file lead nowhere.
+    #[test]
+    fn what_a_library_needs_is_read_or_not_told() {
+        let names = |bytes: &[u8]| names_of_needed(&mut Cursor::new(bytes));
+        // Two segments: all of the file at address 4096, and the tags; then the names.
+        let mut bytes = library();
+        bytes.resize(400, 0);
+        bytes[56] = 2;
+        let mut put = |at: usize, value: u64| bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        put(64 + 16, 4096);
+        put(64 + 32, 400);
+        put(120, 2);
+        put(120 + 8, 200);
+        put(120 + 32, 64);
+        for (i, value) in [NEEDED, 1, NAMES, 4096 + 300, NEEDED, 11].into_iter().enumerate() {
+            put(200 + 8 * i, value);
+        }
+        bytes[300..322].copy_from_slice(b"\0libcuda.so\0libm.so.6\0");
+        bytes[311] = 0;
+        assert_eq!(names(&bytes), Some(vec!["libcuda.so".to_owned(), String::new()]));
+        for at in (56..64).chain(64..64 + 2 * SEGMENT).chain(200..264) {
+            for value in [0, 1, 0x7f, 0xff] {
+                let mut changed = bytes.clone();
+                changed[at] = value;
+                let _ = names(&changed);
+                changed[at..at + 8].fill(value);
+                let _ = names(&changed);
+            }
+        }
+        for length in HEADER..bytes.len() {
+            let _ = names(&bytes[..length]);
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use ort::session::{Session, SessionInputValue};
 use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
 
 use super::pool::Pool;
+use super::provider::{self, Execution, Target};
 use super::runtime::Runtime;
 use super::{EncoderOptions, failed};
 use crate::error::{Error, ErrorKind, Result};
@@ -23,6 +24,8 @@ pub struct FrozenEncoder {
     path: PathBuf,
     runtime: &'static Runtime,
     threads_a_run: usize,
+    target: Target,
+    execution: Execution,
     input: String,
     output: String,
     /// `[3, S, S]`.
@@ -33,10 +36,10 @@ pub struct FrozenEncoder {
 
 impl FrozenEncoder {
     /// Opens a session on the file. It must take one input, f32 `[batch, 3, S, S]`, and its first output must be f32
-    /// `[batch, e]`; of the options, those of promotion do not apply.
+    /// `[batch, e]`; of the options, those of promotion do not apply, and half floats are not compared with the CPU's.
     ///
     /// # Errors
-    /// As [`Runtime::load`]; [`ErrorKind::InvalidArgument`] for thousands of threads; [`ErrorKind::Io`] when the file
+    /// As [`Runtime::load`] and [`Runtime::check_provider`]; [`ErrorKind::InvalidArgument`] for thousands of threads; [`ErrorKind::Io`] when the file
     /// cannot be read; [`ErrorKind::Runtime`] when ONNX Runtime refuses it; [`ErrorKind::Unsupported`] for other inputs
     /// or outputs.
     pub fn open(path: impl AsRef<Path>, options: &EncoderOptions) -> Result<Self> {
@@ -45,7 +48,9 @@ impl FrozenEncoder {
         let runtime = Runtime::load(options.runtime.as_deref())?;
         // ONNX Runtime's own message would be the same for a file that is missing and one that is damaged.
         std::fs::File::open(path).map_err(|e| Error::io("cannot open", path, e))?;
-        let session = create(runtime, path, threads_a_run)?;
+        let create = |target: &Target| create(runtime, path, threads_a_run, target);
+        let (session, target, mut execution) = provider::begin(runtime, options, create)?;
+        execution.nodes = target.nodes(&session)?;
         let (input, pixels) = tensor(session.inputs(), "inputs", path)?;
         let (output, embeds) = tensor(session.outputs().get(..1).unwrap_or_default(), "outputs", path)?;
         let extent = |shape: &[i64], axis: usize| shape.get(axis).and_then(|&extent| usize::try_from(extent).ok());
@@ -63,6 +68,8 @@ impl FrozenEncoder {
             path: path.to_path_buf(),
             runtime,
             threads_a_run,
+            target,
+            execution,
             input,
             output,
             image: [3, height, width],
@@ -89,11 +96,11 @@ impl FrozenEncoder {
         }
         let view = TensorRef::from_array_view(([n, channels, height, width], pixels))
             .map_err(failed("cannot make a view of the pixels"))?;
-        let mut session = self.sessions.lend(|| create(self.runtime, &self.path, self.threads_a_run))?;
+        let mut session = self.sessions.lend(|| create(self.runtime, &self.path, self.threads_a_run, &self.target))?;
         let outputs = session
             .run(vec![(Cow::Borrowed(self.input.as_str()), SessionInputValue::from(view))])
             .map_err(failed("the image encoder failed"))
-            .map_err(|e| e.at(&self.path))?;
+            .map_err(|e| self.target.explain(self.runtime, e).at(&self.path))?;
         let output = outputs.get(&self.output).ok_or_else(|| Error::new(ErrorKind::Internal, "a run has no output"))?;
         let (shape, values) = output.try_extract_tensor::<f32>().map_err(failed("cannot read the embeddings"))?;
         if values.len() != embeds.len() {
@@ -114,6 +121,11 @@ impl FrozenEncoder {
         self.image
     }
 
+    /// What it runs on, and why where that is not what was asked for.
+    pub fn execution(&self) -> &Execution {
+        &self.execution
+    }
+
     /// Threads that one run computes with.
     pub fn threads(&self) -> usize {
         self.threads_a_run
@@ -126,16 +138,17 @@ impl std::fmt::Debug for FrozenEncoder {
     }
 }
 
-fn create(runtime: &Runtime, path: &Path, threads: usize) -> Result<Session> {
+fn create(runtime: &Runtime, path: &Path, threads: usize, target: &Target) -> Result<Session> {
     let doing = "cannot create a session on the file";
-    let session = Session::builder(runtime.environment())
+    let builder = Session::builder(runtime.environment())
         .map_err(failed(doing))?
         .with_intra_threads(threads)
         .map_err(failed(doing))?
         .with_config_entry("session.force_spinning_stop", "1")
-        .map_err(failed(doing))?
-        .commit_from_file(path);
-    session.map_err(failed(doing)).map_err(|e| e.at(path))
+        .map_err(failed(doing))?;
+    // Engines have the weights in them.
+    let session = target.register(runtime, builder, None)?.commit_from_file(path);
+    session.map_err(failed(doing)).map_err(|e| target.explain(runtime, e).at(path))
 }
 
 /// Name and shape of the one tensor of f32 that `outlets` must be; unknown extents are −1.

@@ -3,7 +3,7 @@
 //! The `ort` crate loads a library too, but panics where it finds none by itself, and names neither the reason nor
 //! the place in a way that helps. So a path is handed to it only after it was found good here.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_char};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -51,6 +51,8 @@ pub(super) struct Usable {
     pub(super) version: Version,
     /// Its table of functions: two libraries never share one. Null only in tests.
     pub(super) api: *const ort::sys::OrtApi,
+    /// The execution providers that it was built with, by its names.
+    pub(super) providers: Vec<String>,
 }
 
 /// Looks at the file at `path`; the error is a clause that says what is wrong with it.
@@ -101,8 +103,32 @@ fn examine(target: &Path) -> Result<Usable, String> {
     if api.is_null() {
         return Err(format!("version {version}, which does not offer the interface of 1.{MINIMUM_MINOR}"));
     }
+    // SAFETY: not null (checked above), and a static of a library that is never closed.
+    let providers = providers(unsafe { &*api });
     let path = containing(get_api_base as *const ()).unwrap_or_else(|| target.to_path_buf());
-    Ok(Usable { path, version, api })
+    Ok(Usable { path, version, api, providers })
+}
+
+/// The execution providers that the library was built with, most preferred first. (`ort` can only be asked for one at a
+/// time, by its type, once it has a library.)
+fn providers(api: &ort::sys::OrtApi) -> Vec<String> {
+    let mut names: *mut *mut c_char = std::ptr::null_mut();
+    let mut count = 0;
+    // SAFETY: both pointers are to locals, which the function fills with an array and its length.
+    let status = unsafe { (api.GetAvailableProviders)(&mut names, &mut count) };
+    if !status.0.is_null() {
+        // It reports want of memory alone.
+        // SAFETY: a status that is not null is the caller's to release, once.
+        unsafe { (api.ReleaseStatus)(status.0) };
+        return Vec::new();
+    }
+    let providers = (0..usize::try_from(count).unwrap_or(0))
+        // SAFETY: the array holds `count` pointers to NUL-terminated strings, until it is released below.
+        .map(|i| unsafe { CStr::from_ptr(*names.add(i)) }.to_string_lossy().into_owned())
+        .collect();
+    // SAFETY: what the function above gave, once, and not used after. Its own status says nothing that could be acted on.
+    let _ = unsafe { (api.ReleaseAvailableProviders)(names, count) };
+    providers
 }
 
 /// The loader's own words, which name the missing file or dependency, without the path that is shown anyway.

@@ -10,8 +10,10 @@ mod fastest;
 mod frozen;
 mod library;
 mod memory;
+mod options;
 mod pool;
 mod promote;
+mod provider;
 mod runtime;
 mod search;
 mod session;
@@ -23,8 +25,8 @@ mod text;
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ndarray::{Array2, ArrayView4};
 use ort::session::Session;
@@ -33,7 +35,9 @@ pub use export::{write_onnx, write_onnx_f16};
 pub use fastest::{Trial, optimise_graph};
 pub use frozen::FrozenEncoder;
 pub use library::{MINIMUM_MINOR, Version};
+pub use options::EncoderOptions;
 pub use promote::{Promotion, PromotionState};
+pub use provider::{Execution, Provider, TensorRtOptions};
 pub use runtime::{Probe, Runtime};
 pub use search::{Origin, PATH_VARIABLE};
 pub use streamed::StreamedEncoder;
@@ -42,6 +46,7 @@ pub use text::TextEncoder;
 
 use self::pool::Pool;
 use self::promote::Promotions;
+use self::provider::{Target, precision};
 use self::session::{Elements, Input};
 use self::signature::Signature;
 use crate::bundle::Bundle;
@@ -121,44 +126,6 @@ impl<V: AsRef<[f32]>, S: BuildHasher> WeightSource for HashMap<String, V, S> {
     }
 }
 
-/// More threads than this are refused: a number mistaken for another one would take the machine down.
-const MAX_THREADS: usize = 4096;
-
-/// How an [`Encoder`] is set up. The default suits a program that encodes one batch at a time.
-#[derive(Clone, Debug, Default)]
-pub struct EncoderOptions {
-    /// Threads that compute, all runs together; 0 is as many as this process may use.
-    pub threads: usize,
-    /// Runs that may be in progress at once; 0 is 1. Each has `threads / concurrency` threads, at least one; further
-    /// calls wait their turn. One run on all cores answers soonest. One run a core does most work in all: some 5 %
-    /// more on a quiet machine, and much more where other programs want the cores too.
-    pub concurrency: usize,
-    /// Which tasks get sessions of their own, as [`Encoder::encode_task`] runs them.
-    pub promotion: Promotion,
-    /// The library of ONNX Runtime; see [`Runtime::load`] for what `None` means.
-    pub runtime: Option<PathBuf>,
-}
-
-impl EncoderOptions {
-    /// Threads that one run computes with, and how many runs may be in progress.
-    fn threads_a_run(&self) -> Result<(usize, usize)> {
-        for (what, value) in [("threads", self.threads), ("runs at once", self.concurrency)] {
-            if value > MAX_THREADS {
-                return Err(Error::invalid(format!("too many {what}"))
-                    .expected(format_args!("at most {MAX_THREADS}"))
-                    .got(value));
-            }
-        }
-        let concurrency = self.concurrency.max(1);
-        // ONNX Runtime's own default counts the machine's cores, where a container may use fewer, and pins its threads.
-        let threads = match self.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
-        };
-        Ok(((threads / concurrency).max(1), concurrency))
-    }
-}
-
 /// The image encoder of one architecture, for any weights of that architecture. Shareable between threads.
 ///
 /// ```no_run
@@ -176,6 +143,10 @@ pub struct Encoder {
     signature: Arc<Signature>,
     runtime: &'static Runtime,
     threads_a_run: usize,
+    target: Arc<Target>,
+    execution: Execution,
+    /// Half floats have given the CPU's embeddings.
+    is_precise: AtomicBool,
     sessions: Pool<Session>,
     promotions: Promotions,
 }
@@ -184,8 +155,8 @@ impl Encoder {
     /// Builds the graph of `arch` and opens a session over it. Some 20 ms and 10 MB, whatever the size of the weights.
     ///
     /// # Errors
-    /// As [`Runtime::load`] and [`Arch::check`]; [`ErrorKind::InvalidArgument`] for thousands of threads;
-    /// [`ErrorKind::Runtime`] when ONNX Runtime refuses the graph.
+    /// As [`Runtime::load`], [`Runtime::check_provider`] and [`Arch::check`]; [`ErrorKind::InvalidArgument`] for thousands
+    /// of threads; [`ErrorKind::Runtime`] when ONNX Runtime refuses the graph.
     pub fn new(arch: &Arch, options: &EncoderOptions) -> Result<Self> {
         Self::over(arch.clone(), Signature::built(arch)?, options)
     }
@@ -223,13 +194,22 @@ impl Encoder {
         let (threads_a_run, concurrency) = options.threads_a_run()?;
         let signature = Arc::new(signature);
         let runtime = Runtime::load(options.runtime.as_deref())?;
-        let first = session::create(runtime, &signature.model, threads_a_run, session::level(signature.is_users()))?;
+        let level = session::level(signature.is_users());
+        let create = |target: &Target| session::create(runtime, &signature.model, threads_a_run, level, target);
+        let (first, target, mut execution) = provider::begin(runtime, options, create)?;
+        execution.nodes = target.nodes(&first)?;
+        let target = Arc::new(target);
+        let promotions =
+            Promotions::new(options.promotion, runtime, Arc::clone(&signature), threads_a_run, Arc::clone(&target));
         Ok(Self {
             arch,
             runtime,
             threads_a_run,
+            target,
+            execution,
+            is_precise: AtomicBool::new(false),
             sessions: Pool::new(first, concurrency),
-            promotions: Promotions::new(options.promotion, runtime, Arc::clone(&signature), threads_a_run),
+            promotions,
             signature,
         })
     }
@@ -270,11 +250,61 @@ impl Encoder {
             return Ok(());
         }
         let mut session = self.sessions.lend(|| self.session())?;
+        let run = |out: &mut [f32]| {
+            self.run_with(&mut session, &weights, pixels, n, out).map_err(|e| self.target.explain(self.runtime, e))
+        };
+        let on_cpu = |pixels: &[f32], n, out: &mut [f32]| self.run_on_cpu(&weights, pixels, n, out);
+        self.with_precision(&self.is_precise, (pixels, n), out, run, on_cpu)
+    }
+
+    /// Runs a session over the graph without weights.
+    fn run_with(
+        &self,
+        session: &mut Session,
+        weights: &[Input<'_>],
+        pixels: &[f32],
+        n: usize,
+        out: &mut [f32],
+    ) -> Result<()> {
         let name = self.signature.pixels.to_string_lossy();
         self.in_runs(pixels, n, out, |pixels, out| {
             let pixels = Input { name: &name, ..pixels };
-            session::run(&mut session, &self.signature, pixels, weights.iter().copied(), out)
+            session::run(session, &self.signature, pixels, weights.iter().copied(), out)
         })
+    }
+
+    /// The same on the CPU, whatever the encoder's provider, in a session that is made for it alone.
+    fn run_on_cpu(&self, weights: &[Input<'_>], pixels: &[f32], n: usize, out: &mut [f32]) -> Result<()> {
+        let level = session::level(self.signature.is_users());
+        let mut session =
+            session::create(self.runtime, &self.signature.model, self.threads_a_run, level, &Target::cpu())?;
+        self.run_with(&mut session, weights, pixels, n, out)
+    }
+
+    /// Runs, and compares what comes of it with the CPU's embeddings of a few of the images, where that has to be done and
+    /// `is_precise` tells that it has not been. Until it has been, nothing is written to `out` on an error.
+    fn with_precision(
+        &self,
+        is_precise: &AtomicBool,
+        (pixels, n): (&[f32], usize),
+        out: &mut [f32],
+        run: impl FnOnce(&mut [f32]) -> Result<()>,
+        on_cpu: impl FnOnce(&[f32], usize, &mut [f32]) -> Result<()>,
+    ) -> Result<()> {
+        const IMAGES: usize = 8;
+
+        let Some(least) = self.target.min_cosine().filter(|_| !is_precise.load(Ordering::Acquire)) else {
+            return run(out);
+        };
+        let mut embeds = try_zeroed(out.len())?;
+        run(&mut embeds)?;
+        let some = n.min(IMAGES);
+        let mut cpu = try_zeroed(some * self.arch.embed_dim)?;
+        on_cpu(&pixels[..some * self.arch.pixels()], some, &mut cpu)?;
+        precision::check(&embeds, &cpu, self.arch.embed_dim, least)?;
+        is_precise.store(true, Ordering::Release);
+        out.copy_from_slice(&embeds);
+        Ok(())
     }
 
     /// Hands the images over as the graph takes them: in its type, and as many at a time as it wants. `run` is given the
@@ -384,6 +414,11 @@ impl Encoder {
         self.runtime
     }
 
+    /// What it runs on, and why where that is not what was asked for.
+    pub fn execution(&self) -> &Execution {
+        &self.execution
+    }
+
     /// Threads that one run computes with.
     pub fn threads(&self) -> usize {
         self.threads_a_run
@@ -403,7 +438,7 @@ impl Encoder {
     /// Another session over the graph without weights.
     fn session(&self) -> Result<Session> {
         let level = session::level(self.signature.is_users());
-        session::create(self.runtime, &self.signature.model, self.threads_a_run, level)
+        session::create(self.runtime, &self.signature.model, self.threads_a_run, level, &self.target)
     }
 
     fn check_out(&self, n: usize, out: &[f32]) -> Result<()> {
@@ -422,7 +457,8 @@ impl Encoder {
 
 impl std::fmt::Debug for Encoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Encoder({}; {} threads a run, {} sessions)", self.arch, self.threads_a_run, self.sessions())
+        let Self { arch, execution, threads_a_run, .. } = self;
+        write!(f, "Encoder({arch}; {execution}, {threads_a_run} threads a run, {} sessions)", self.sessions())
     }
 }
 

@@ -1,6 +1,5 @@
 //! ONNX Runtime, found and loaded once a process.
 
-use std::ffi::{CStr, c_char};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -31,6 +30,8 @@ pub struct Probe {
     pub version: Version,
     /// The part of the search that found it.
     pub origin: Origin,
+    /// The execution providers that it was built with, as [`Runtime::providers`].
+    pub providers: Vec<String>,
 }
 
 static LOADED: Mutex<Option<&'static Runtime>> = Mutex::new(None);
@@ -66,11 +67,16 @@ impl Runtime {
     pub fn probe(path: Option<&Path>) -> Result<Probe> {
         if let Some(runtime) = *LOADED.lock().unwrap_or_else(PoisonError::into_inner) {
             runtime.agrees_with(path)?;
-            let Self { path, version, origin, .. } = runtime;
-            return Ok(Probe { path: path.clone(), version: version.clone(), origin: *origin });
+            let Self { path, version, origin, providers, .. } = runtime;
+            return Ok(Probe {
+                path: path.clone(),
+                version: version.clone(),
+                origin: *origin,
+                providers: providers.clone(),
+            });
         }
-        let (origin, Usable { path, version, .. }) = find(path)?;
-        Ok(Probe { path, version, origin })
+        let (origin, Usable { path, version, providers, .. }) = find(path)?;
+        Ok(Probe { path, version, origin, providers })
     }
 
     /// The library's file.
@@ -109,7 +115,7 @@ impl Runtime {
         &self.environment
     }
 
-    fn start(origin: Origin, Usable { path, version, api }: Usable) -> Result<Self> {
+    fn start(origin: Origin, Usable { path, version, api, providers }: Usable) -> Result<Self> {
         let builder = ort::init_from(&path).map_err(|e| {
             // Not reached as long as `ort` asks for no more than `library` has checked.
             Error::new(ErrorKind::RuntimeMissing, "the `ort` crate refuses this ONNX Runtime").at(&path).because(e)
@@ -127,7 +133,6 @@ impl Runtime {
             .map_err(failed("cannot start ONNX Runtime"))
             .map_err(|e| e.at(&path))?;
         environment.set_log_level(LogLevel::Warning);
-        let providers = available_providers().map_err(failed("cannot list the execution providers"))?;
         Ok(Self { path, version, origin, providers, environment })
     }
 
@@ -168,20 +173,4 @@ fn log(level: LogLevel, category: &str, id: &str, place: &str, message: &str) {
         LogLevel::Warning => tracing::warn!(category, id, place, "{message}"),
         LogLevel::Error | LogLevel::Fatal => tracing::error!(category, id, place, "{message}"),
     }
-}
-
-/// `ort` can only be asked for one provider at a time, by its type.
-fn available_providers() -> ort::Result<Vec<String>> {
-    let api = ort::api();
-    let mut names: *mut *mut c_char = std::ptr::null_mut();
-    let mut count = 0;
-    // SAFETY: both pointers are to locals, which the function fills with an array and its length.
-    unsafe { ort::Error::result_from_status((api.GetAvailableProviders)(&mut names, &mut count))? };
-    let providers = (0..usize::try_from(count).unwrap_or(0))
-        // SAFETY: the array holds `count` pointers to NUL-terminated strings, until it is released below.
-        .map(|i| unsafe { CStr::from_ptr(*names.add(i)) }.to_string_lossy().into_owned())
-        .collect();
-    // SAFETY: what the function above gave, once, and not used after.
-    unsafe { ort::Error::result_from_status((api.ReleaseAvailableProviders)(names, count))? };
-    Ok(providers)
 }

@@ -173,7 +173,12 @@ mod tests {
         search(&places(given, around), |place| {
             let path = place.target.clone();
             if good.iter().any(|g| path == Path::new(g)) {
-                return Ok(Usable { path, version: Version::for_test("1.31.1"), api: std::ptr::null() });
+                return Ok(Usable {
+                    path,
+                    version: Version::for_test("1.31.1"),
+                    api: std::ptr::null(),
+                    providers: Vec::new(),
+                });
             }
             Err("no such file".into())
         })

@@ -12,6 +12,7 @@ use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, DynValueRef, PrimitiveTensorElementType, Shape, TensorRef, TensorRefMut};
 
 use super::failed;
+use super::provider::Target;
 use super::runtime::Runtime;
 use super::signature::Signature;
 use crate::error::{Error, ErrorKind, Result};
@@ -46,8 +47,13 @@ pub(super) fn create(
     model: &[u8],
     threads: usize,
     level: GraphOptimizationLevel,
+    target: &Target,
 ) -> Result<Session> {
-    builder(runtime, threads, level)?.commit_from_memory(model).map_err(failed(CREATING))
+    target
+        .register(runtime, builder(runtime, threads, level)?, Some(model))?
+        .commit_from_memory(model)
+        .map_err(failed(CREATING))
+        .map_err(|e| target.explain(runtime, e))
 }
 
 const CREATING: &str = "cannot create a session for the encoder";
@@ -79,6 +85,7 @@ fn builder(runtime: &Runtime, threads: usize, level: GraphOptimizationLevel) -> 
 /// and keeps no pointer to the caller's memory.
 ///
 /// `stub` is the graph with the weights as constants that have no values yet. `threads` are made by `spawner`.
+#[allow(clippy::too_many_arguments)] // Each is another thing.
 pub(super) fn create_frozen<'a>(
     runtime: &Runtime,
     stub: &[u8],
@@ -86,8 +93,11 @@ pub(super) fn create_frozen<'a>(
     threads: usize,
     level: GraphOptimizationLevel,
     spawner: impl ThreadManager + 'static,
+    target: &Target,
 ) -> Result<Session> {
-    let mut builder = builder(runtime, threads, level)?.with_thread_manager(spawner).map_err(failed(CREATING))?;
+    let builder = builder(runtime, threads, level)?.with_thread_manager(spawner).map_err(failed(CREATING))?;
+    // Engines have the weights in them.
+    let mut builder = target.register(runtime, builder, None)?;
     let mut names = Vec::new();
     let mut values = Vec::new();
     for input in weights {
@@ -110,7 +120,7 @@ pub(super) fn create_frozen<'a>(
         ort::Error::result_from_status(status)
     };
     status.map_err(failed("cannot freeze weights"))?;
-    builder.commit_from_memory(stub).map_err(failed(CREATING))
+    builder.commit_from_memory(stub).map_err(failed(CREATING)).map_err(|e| target.explain(runtime, e))
 }
 
 /// A view of the caller's memory: for CPU tensors ONNX Runtime takes the pointer as it is.
@@ -143,8 +153,8 @@ fn view<'a>(input: &Input<'a>) -> Result<DynValueRef<'a>> {
     made.map_err(|e| e.tensor(input.name))
 }
 
-/// Runs a session that has its weights, whoever else runs it at the same time, and writes the embeddings to `out`, f32
-/// `[batch, e]`. On an error `out` may have been written to in part.
+/// Runs a session that has its weights, and writes the embeddings to `out`, f32 `[batch, e]`. One that was made for the CPU
+/// may be run by several threads at the same time, no other. On an error `out` may have been written to in part.
 pub(super) fn run_frozen(
     session: &Session,
     signature: &Signature,
@@ -166,7 +176,7 @@ pub(super) fn run_frozen(
     run_raw(session, signature, &pixels, embeds.ptr().cast_mut())
 }
 
-/// Runs a session that any number of threads may run; `output` is a tensor of the right type and shape.
+/// Runs a session as [`run_frozen`] says; `output` is a tensor of the right type and shape.
 fn run_raw(
     session: &Session,
     signature: &Signature,
@@ -175,8 +185,9 @@ fn run_raw(
 ) -> Result<()> {
     let api = ort::api();
     // SAFETY: names, input and output are valid until the call ends, each array has one element, and only ONNX Runtime
-    // writes to the output meanwhile. It declares `Run` safe for any number of threads on one session (the `ort` crate
-    // asks for `&mut` because providers for other devices did not keep to that; this is the CPU's).
+    // writes to the output meanwhile. It declares `Run` safe for any number of threads on one session; the `ort`
+    // crate asks for `&mut` because providers for other devices did not keep to that, and for those `promote` has one
+    // thread at a time run a session.
     let status = unsafe {
         let status = (api.Run)(
             session.ptr().cast_mut(),
@@ -254,7 +265,7 @@ mod tests {
     #[allow(clippy::print_stdout)]
     fn what_onnx_runtime_says_is_passed_on() {
         let Ok(runtime) = Runtime::load(None) else { return println!("skipped: no ONNX Runtime") };
-        let error = create(runtime, b"no model", 1, level(false)).unwrap_err();
+        let error = create(runtime, b"no model", 1, level(false), &Target::cpu()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Runtime);
         assert!(error.to_string().to_lowercase().contains("protobuf"), "{error}");
 
@@ -269,7 +280,7 @@ mod tests {
             activation: Activation::QuickGelu,
         };
         let signature = Signature::built(&arch).unwrap();
-        let mut session = create(runtime, &graph::build(&arch).unwrap(), 1, level(false)).unwrap();
+        let mut session = create(runtime, &graph::build(&arch).unwrap(), 1, level(false), &Target::cpu()).unwrap();
         let parameters: Vec<_> =
             arch.parameters().into_iter().map(|(n, s)| (n, vec![0.5; s.iter().product()], s)).collect();
         let weights =

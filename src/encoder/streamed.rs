@@ -7,6 +7,7 @@
 use ort::session::Session;
 
 use super::pool::Pool;
+use super::provider::{self, Execution, Target};
 use super::runtime::Runtime;
 use super::session::{self, Elements, Input};
 use super::signature;
@@ -41,6 +42,8 @@ pub struct StreamedEncoder {
     blocks: Vec<Parameters>,
     runtime: &'static Runtime,
     threads: usize,
+    target: Target,
+    execution: Execution,
     sessions: Pool<Sessions>,
     /// Memory of the parameters outside the blocks, and of one block.
     outer_memory: Ring,
@@ -58,12 +61,14 @@ impl StreamedEncoder {
     /// Builds the graphs of `arch` and opens sessions over them; of the options, those of promotion do not apply.
     ///
     /// # Errors
-    /// As [`Encoder::new`](super::Encoder::new).
+    /// As [`Encoder::new`](super::Encoder::new); [`ErrorKind::Unsupported`] for half floats, which would have to be compared
+    /// with the CPU's.
     pub fn new(arch: &Arch, options: &EncoderOptions) -> Result<Self> {
         let (threads, concurrency) = options.threads_a_run()?;
         let chain = graph::build_chain(arch)?;
         let runtime = Runtime::load(options.runtime.as_deref())?;
-        let first = Sessions::create(runtime, &chain, threads)?;
+        let create = |target: &Target| Sessions::create(runtime, &chain, threads, target);
+        let (first, target, execution) = provider::begin(runtime, options.without_fp16()?, create)?;
         let of_block = |layer: usize| -> Parameters {
             let prefix = block_prefix(layer);
             arch.parameters().into_iter().filter(|(name, _)| name.starts_with(&prefix)).collect()
@@ -74,6 +79,8 @@ impl StreamedEncoder {
             chain,
             runtime,
             threads,
+            target,
+            execution,
             sessions: Pool::new(first, concurrency),
             outer_memory: Ring::default(),
             block_memory: Ring::default(),
@@ -93,7 +100,8 @@ impl StreamedEncoder {
         if n == 0 {
             return Ok(embeds);
         }
-        let mut sessions = self.sessions.lend(|| Sessions::create(self.runtime, &self.chain, self.threads))?;
+        let mut sessions =
+            self.sessions.lend(|| Sessions::create(self.runtime, &self.chain, self.threads, &self.target))?;
         let outer = task.part(|name| !graph::is_of_block(name), self.threads, &self.outer_memory)?;
         let block = |layer: usize| {
             let prefix = block_prefix(layer);
@@ -128,6 +136,11 @@ impl StreamedEncoder {
         &self.arch
     }
 
+    /// What it runs on, and why where that is not what was asked for.
+    pub fn execution(&self) -> &Execution {
+        &self.execution
+    }
+
     /// Threads that reconstruct, and threads that one run computes with.
     pub fn threads(&self) -> usize {
         self.threads
@@ -148,8 +161,8 @@ impl std::fmt::Debug for StreamedEncoder {
 }
 
 impl Sessions {
-    fn create(runtime: &Runtime, chain: &Chain, threads: usize) -> Result<Self> {
-        let create = |link: &Link| session::create(runtime, &link.model, threads, session::level(false));
+    fn create(runtime: &Runtime, chain: &Chain, threads: usize, target: &Target) -> Result<Self> {
+        let create = |link: &Link| session::create(runtime, &link.model, threads, session::level(false), target);
         Ok(Self {
             stem: create(&chain.stem)?,
             block: chain.block.as_ref().map(create).transpose()?,

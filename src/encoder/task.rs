@@ -42,9 +42,17 @@ impl Encoder {
         let mut embeds = try_zeroed(out.len())?;
         // Not to be run, but so that never more runs are in progress than there may be.
         let turn = self.sessions.lend(|| self.session())?;
-        self.in_runs(pixels, n, &mut embeds, |pixels, out| {
-            promote::run(&frozen, &self.signature, &pixels, self.arch.embed_dim, out)
-        })?;
+        let run = |out: &mut [f32]| {
+            self.in_runs(pixels, n, out, |pixels, out| {
+                promote::run(&frozen, &self.signature, &pixels, self.arch.embed_dim, out)
+            })
+            .map_err(|e| self.target.explain(self.runtime, e))
+        };
+        let on_cpu = |pixels: &[f32], n, out: &mut [f32]| {
+            let (weights, mut converted) = (task.get()?, None);
+            self.run_on_cpu(&self.signature.inputs(&*weights, &mut converted)?, pixels, n, out)
+        };
+        self.with_precision(frozen.is_precise(), (pixels, n), &mut embeds, run, on_cpu)?;
         drop(turn);
         out.copy_from_slice(&embeds);
         Ok(())

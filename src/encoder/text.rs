@@ -4,6 +4,7 @@
 use ort::session::Session;
 
 use super::EncoderOptions;
+use super::provider::{self, Execution, Target};
 use super::runtime::Runtime;
 use super::session::{self, Elements, Input};
 use crate::clip::Head;
@@ -29,11 +30,15 @@ const BATCH: usize = 64;
 pub struct TextEncoder {
     model: TextModel,
     tokenizer: Tokenizer,
+    runtime: &'static Runtime,
     session: Session,
+    target: Target,
+    execution: Execution,
 }
 
 impl TextEncoder {
-    /// Builds the graph of the model and opens a session over it; of the options, threads and the library apply.
+    /// Builds the graph of the model and opens a session over it; of the options, those of promotion and
+    /// concurrency do not apply.
     ///
     /// # Errors
     /// As [`Runtime::load`]; [`ErrorKind::Unsupported`] for a model whose tokens are not those of CLIP's vocabulary;
@@ -49,8 +54,14 @@ impl TextEncoder {
         let (threads, _) = EncoderOptions { concurrency: 1, ..options.clone() }.threads_a_run()?;
         let runtime = Runtime::load(options.runtime.as_deref())?;
         let graph = graph::build(model.arch())?;
-        let session = session::create(runtime, &graph, threads, session::level(false))?;
-        Ok(Self { model, tokenizer: Tokenizer::new(), session })
+        let create = |target: &Target| session::create(runtime, &graph, threads, session::level(false), target);
+        let (session, target, execution) = provider::begin(runtime, options.without_fp16()?, create)?;
+        Ok(Self { model, tokenizer: Tokenizer::new(), runtime, session, target, execution })
+    }
+
+    /// What it runs on, and why where that is not what was asked for.
+    pub fn execution(&self) -> &Execution {
+        &self.execution
     }
 
     /// The model.
@@ -159,7 +170,8 @@ impl TextEncoder {
             Ok(Input { name, shape: tensor.shape(), values: Elements::F32(values) })
         });
         let inputs = texts.into_iter().map(Ok).chain(parameters).collect::<Result<Vec<_>>>()?;
-        session::run_to(&mut self.session, inputs.into_iter(), graph::EMBEDS, out).map_err(|e| e.at(self.model.path()))
+        session::run_to(&mut self.session, inputs.into_iter(), graph::EMBEDS, out)
+            .map_err(|e| self.target.explain(self.runtime, e).at(self.model.path()))
     }
 }
 

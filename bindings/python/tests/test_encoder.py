@@ -105,8 +105,13 @@ def test_eight_threads(basis, golden):
 
 
 def test_providers_that_cannot_be_had(basis):
-    with pytest.raises(taskbasis.UnsupportedError):
+    with pytest.raises(taskbasis.UnsupportedError, match="onnxruntime-gpu"):
         taskbasis.Encoder(basis, provider="cuda")
+    with pytest.raises(taskbasis.TaskbasisError, match="abacus"):
+        taskbasis.Encoder(basis, provider="abacus")
+    auto = taskbasis.Encoder(basis, provider="auto", device=0).info()
+    assert auto["provider"] == "cpu" and auto["device"] == 0 and "built without CUDA" in auto["fallback"]
+    assert taskbasis.Encoder(basis).info()["fallback"] == ""
     with pytest.raises(ValueError, match="quick_gelu"):
         taskbasis.Encoder(basis, activation="relu")
 

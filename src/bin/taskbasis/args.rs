@@ -6,12 +6,13 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
-    Activation, Arch, ArchHints, Basis, BasisFile, Bundle, Checkpoint, Encoder, EncoderOptions, Error, Head, MapMode,
-    Model, ModelOptions, Preprocess, Result, StreamedEncoder, TaskExpr, TaskWeights, head_tasks,
+    Activation, Arch, ArchHints, Basis, BasisFile, Bundle, Checkpoint, Encoder, EncoderOptions, Error, Execution, Head,
+    MapMode, Model, ModelOptions, Preprocess, Result, StreamedEncoder, TaskExpr, TaskWeights, head_tasks,
 };
 
 use crate::graph::BindArgs;
 use crate::output;
+use crate::provider::{self, ProviderArgs};
 
 /// Which model.
 #[derive(Args)]
@@ -79,6 +80,9 @@ pub struct EncoderArgs {
     /// Run the built graph, though the bundle carries another one.
     #[arg(long, conflicts_with = "graph")]
     pub built_graph: bool,
+
+    #[command(flatten)]
+    pub provider: ProviderArgs,
 
     #[command(flatten)]
     pub binding: BindArgs,
@@ -186,6 +190,7 @@ impl EncoderArgs {
                 .hint("--built-graph runs it, whatever a bundle carries"));
         }
         let encoder = StreamedEncoder::new(&self.arch(session)?, &self.options())?;
+        provider::tell(encoder.execution());
         Ok(TaskEncoder::Streamed(Box::new(encoder), weights))
     }
 
@@ -203,7 +208,8 @@ impl EncoderArgs {
     }
 
     pub fn options(&self) -> EncoderOptions {
-        EncoderOptions { threads: self.threads, runtime: self.onnxruntime.clone(), ..EncoderOptions::default() }
+        let (threads, runtime) = (self.threads, self.onnxruntime.clone());
+        self.provider.applied_to(EncoderOptions { threads, runtime, ..EncoderOptions::default() })
     }
 
     /// The user's graph: the one that is given, else the one that the bundle carries. `None` is the built one.
@@ -231,6 +237,12 @@ impl EncoderArgs {
     }
 
     fn encoder_over(&self, graph: Option<&BoundGraph>, session: &Session) -> Result<Encoder> {
+        let encoder = self.untold_encoder_over(graph, session)?;
+        provider::tell(encoder.execution());
+        Ok(encoder)
+    }
+
+    fn untold_encoder_over(&self, graph: Option<&BoundGraph>, session: &Session) -> Result<Encoder> {
         let (arch, options, model) = (self.arch(session)?, self.options(), &session.model);
         let Some(graph) = graph else {
             return if self.optimise_graph { Err(no_graph()) } else { Encoder::new(&arch, &options) };
@@ -262,6 +274,14 @@ impl TaskEncoder {
         match self {
             Self::Whole(encoder, _) => encoder.arch(),
             Self::Streamed(encoder, _) => encoder.arch(),
+        }
+    }
+
+    /// What it runs on.
+    pub fn execution(&self) -> &Execution {
+        match self {
+            Self::Whole(encoder, _) => encoder.execution(),
+            Self::Streamed(encoder, _) => encoder.execution(),
         }
     }
 

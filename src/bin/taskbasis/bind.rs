@@ -10,6 +10,7 @@ use taskbasis::{Arch, ArchHints, Encoder, EncoderOptions, Result};
 use crate::args::ModelArgs;
 use crate::graph::BindArgs;
 use crate::output;
+use crate::provider::{self, ProviderArgs};
 
 /// Show what the constants of an .onnx file are, and save it as a map.
 ///
@@ -35,6 +36,9 @@ pub struct Bind {
     #[arg(long, default_value_t = 0)]
     threads: usize,
 
+    #[command(flatten)]
+    provider: ProviderArgs,
+
     /// Run the graph as it is and as ONNX Runtime optimises it, and say which is faster.
     #[arg(long)]
     measure: bool,
@@ -52,12 +56,11 @@ impl Bind {
         let trials = if self.measure {
             // The heads are in the graph; only extents are asked of the architecture.
             let arch = Arch::of(model.base(), ArchHints { heads: Some(1), ..ArchHints::default() })?;
-            let options = EncoderOptions {
-                threads: self.threads,
-                runtime: self.onnxruntime.clone(),
-                ..EncoderOptions::default()
-            };
-            Encoder::with_fastest_graph(&arch, &graph, &model, &options)?.1
+            let (threads, runtime) = (self.threads, self.onnxruntime.clone());
+            let options = self.provider.applied_to(EncoderOptions { threads, runtime, ..EncoderOptions::default() });
+            let (encoder, trials) = Encoder::with_fastest_graph(&arch, &graph, &model, &options)?;
+            provider::tell(encoder.execution());
+            trials
         } else {
             Vec::new()
         };

@@ -67,14 +67,16 @@ impl Embed {
             output::json(&json!({
                 "output": self.output, "weights": self.weights.to_string(), "images": input.len(), "embedding": width,
                 "files": input.files(), "encode_ms": took.as_secs_f64() * 1e3,
+                "provider": encoder.execution().provider.name(), "device": encoder.execution().device,
             }))
         } else {
             let each = took.as_secs_f64() * 1e3 / input.len().max(1) as f64;
             output::text(&format!(
-                "{}: embeds [{}, {width}] of `{}`, {each:.2} ms an image\n",
+                "{}: embeds [{}, {width}] of `{}`, {each:.2} ms an image on {}\n",
                 self.output.display(),
                 input.len(),
-                self.weights
+                self.weights,
+                encoder.execution(),
             ))
         }
     }

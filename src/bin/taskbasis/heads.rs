@@ -9,6 +9,7 @@ use taskbasis::{EncoderOptions, Error, Prompts, Result, TextEncoder, TextHints, 
 
 use crate::args::ActivationArg;
 use crate::output;
+use crate::provider::{self, ProviderArgs};
 
 /// Make classification heads from class names, with CLIP's text encoder.
 ///
@@ -54,6 +55,9 @@ pub struct Heads {
     #[arg(long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
 
+    #[command(flatten)]
+    provider: ProviderArgs,
+
     /// The file to write: `TASK/weight` [C, e] and `TASK/bias` [C], as `--heads` takes it.
     #[arg(short, long, value_name = "H.safetensors")]
     output: PathBuf,
@@ -82,9 +86,10 @@ impl Heads {
         }
 
         let hints = TextHints { heads: self.heads_count, activation: self.activation.map(Into::into) };
-        let options =
-            EncoderOptions { threads: self.threads, runtime: self.onnxruntime.clone(), ..EncoderOptions::default() };
+        let (threads, runtime) = (self.threads, self.onnxruntime.clone());
+        let options = self.provider.applied_to(EncoderOptions { threads, runtime, ..EncoderOptions::default() });
         let mut encoder = TextEncoder::new(TextModel::open(&self.text_model, hints)?, &options)?;
+        provider::tell(encoder.execution());
         let total = tasks.iter().map(|(_, classes, prompts)| classes.len() * prompts.len()).sum();
         let bar = output::progress(total, "prompts");
         let mut heads = Vec::new();

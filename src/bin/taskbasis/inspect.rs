@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Value, json};
-use taskbasis::{Arch, ArchHints, Basis, Bundle, Checkpoint, Result, Runtime, kernel};
+use taskbasis::{Arch, ArchHints, Basis, Bundle, Checkpoint, Provider, Result, Runtime, kernel};
 
 use crate::output::{self, bytes, grouped, table};
 
@@ -54,11 +54,19 @@ impl Inspect {
 struct Engine {
     kernel: Result<kernel::Kernel>,
     runtime: Result<taskbasis::Probe>,
+    /// Those that ONNX Runtime was built with, and what keeps them from being used here.
+    providers: Vec<(Provider, Result<()>)>,
 }
 
 impl Engine {
     fn look(onnxruntime: Option<&Path>) -> Self {
-        Self { kernel: kernel::active(), runtime: Runtime::probe(onnxruntime) }
+        let runtime = Runtime::probe(onnxruntime);
+        let built_in = runtime.as_ref().map_or(Vec::new(), |probe| Provider::known_among(&probe.providers));
+        let tried = |provider| {
+            let usable = Runtime::load(onnxruntime).and_then(|runtime| runtime.check_provider(provider, 0));
+            (provider, usable)
+        };
+        Self { kernel: kernel::active(), runtime, providers: built_in.into_iter().map(tried).collect() }
     }
 
     fn added_to(&self, mut value: Value) -> Value {
@@ -67,7 +75,13 @@ impl Engine {
             Err(error) => json!({ "error": error.to_string() }),
         };
         value["onnxruntime"] = match &self.runtime {
-            Ok(info) => json!({ "path": info.path, "version": info.version.as_str() }),
+            Ok(info) => json!({
+                "path": info.path, "version": info.version.as_str(), "providers": info.providers,
+                "usable": self.providers.iter().filter(|(_, usable)| usable.is_ok()).map(|(p, _)| p.name()).collect::<Vec<_>>(),
+                "not_usable": self.providers.iter().filter_map(|(provider, usable)| {
+                    Some((provider.name().to_owned(), json!(usable.as_ref().err()?.to_string())))
+                }).collect::<serde_json::Map<_, _>>(),
+            }),
             Err(error) => json!({ "error": error.to_string() }),
         };
         value
@@ -79,7 +93,16 @@ impl Engine {
             Ok(info) => format!("{} ({})", info.version, info.path.display()),
             Err(error) => error.to_string(),
         };
-        format!("\nkernel        {kernel}\nONNX Runtime  {runtime}\n")
+        let usable: Vec<_> =
+            self.providers.iter().filter(|(_, usable)| usable.is_ok()).map(|(p, _)| p.name()).collect();
+        let mut text = format!("\nkernel        {kernel}\nONNX Runtime  {runtime}\n");
+        if !self.providers.is_empty() {
+            text += &format!("providers     {}\n", usable.join(", "));
+        }
+        for (provider, error) in self.providers.iter().filter_map(|(p, usable)| Some((p, usable.as_ref().err()?))) {
+            text += &format!("  not {provider:<9} {error}\n");
+        }
+        text
     }
 }
 

@@ -21,6 +21,7 @@ mod input;
 mod inspect;
 mod output;
 mod pack;
+mod provider;
 mod pull;
 mod reconstruct;
 mod report;

@@ -9,6 +9,7 @@ mod build;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 
@@ -16,6 +17,7 @@ use ort::session::Session;
 
 use self::build::{Spawner, Spawning, lower_priority};
 use super::memory::{self, ReleaseAfter};
+use super::provider::Target;
 use super::runtime::Runtime;
 use super::session::{self, Input};
 use super::signature::Signature;
@@ -62,7 +64,21 @@ pub enum PromotionState {
 }
 
 /// A session with weights frozen into it.
-pub(super) struct Frozen(Session, #[allow(dead_code)] ReleaseAfter);
+pub(super) struct Frozen {
+    session: Session,
+    /// Held by whoever runs the session, where only one thread may: for another provider than the CPU's.
+    turn: Option<Mutex<()>>,
+    /// Half floats have given the CPU's embeddings.
+    is_precise: AtomicBool,
+    /// Dropped after the session.
+    _release: ReleaseAfter,
+}
+
+impl Frozen {
+    pub(super) fn is_precise(&self) -> &AtomicBool {
+        &self.is_precise
+    }
+}
 
 /// The promotions of one encoder.
 pub(super) struct Promotions {
@@ -76,6 +92,7 @@ struct Shared {
     runtime: &'static Runtime,
     signature: Arc<Signature>,
     threads: usize,
+    target: Arc<Target>,
     /// The graph with constants without values; made when first needed.
     stub: Mutex<Option<Arc<[u8]>>>,
     state: Mutex<State>,
@@ -108,12 +125,19 @@ enum Progress {
 }
 
 impl Promotions {
-    pub(super) fn new(policy: Promotion, runtime: &'static Runtime, signature: Arc<Signature>, threads: usize) -> Self {
+    pub(super) fn new(
+        policy: Promotion,
+        runtime: &'static Runtime,
+        signature: Arc<Signature>,
+        threads: usize,
+        target: Arc<Target>,
+    ) -> Self {
         let shared = Shared {
             owner: Owner::new(),
             runtime,
             signature,
             threads,
+            target,
             stub: Mutex::default(),
             state: Mutex::default(),
             ended: Condvar::new(),
@@ -341,11 +365,13 @@ impl Shared {
         let mut converted = None;
         let inputs = self.signature.inputs(&*weights, &mut converted)?;
         let spawner = Spawning(Arc::clone(spawner));
-        let session =
-            session::create_frozen(self.runtime, &stub, inputs.into_iter(), self.threads, session::FROZEN, spawner)?;
+        let (weights_in, level, target) = (inputs.into_iter(), session::FROZEN, &*self.target);
+        let session = session::create_frozen(self.runtime, &stub, weights_in, self.threads, level, spawner, target)?;
         // Before room is made for the session: memory in use cannot be given up.
         drop(weights);
-        let session: Derived = Arc::new(Frozen(session, ReleaseAfter));
+        let turn = (!target.is_cpu()).then(Mutex::default);
+        let session: Derived =
+            Arc::new(Frozen { session, turn, is_precise: AtomicBool::new(false), _release: ReleaseAfter });
         memory::release();
         if cache.keep_derived(self.id(task), session, bytes) { Ok(()) } else { Err(no_room()) }
     }
@@ -367,7 +393,7 @@ impl Shared {
     }
 }
 
-/// Runs a promoted task; several may run at the same time.
+/// Runs a promoted task; several may run at the same time, and the same one where that is allowed.
 pub(super) fn run(
     frozen: &Frozen,
     signature: &Signature,
@@ -375,5 +401,8 @@ pub(super) fn run(
     embed_dim: usize,
     out: &mut [f32],
 ) -> Result<()> {
-    session::run_frozen(&frozen.0, signature, pixels, embed_dim, out)
+    let turn = frozen.turn.as_ref().map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner));
+    let done = session::run_frozen(&frozen.session, signature, pixels, embed_dim, out);
+    drop(turn);
+    done
 }

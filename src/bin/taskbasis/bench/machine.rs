@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::Serialize;
-use taskbasis::{Result, Runtime, kernel};
+use taskbasis::{EncoderOptions, Result, Runtime, kernel};
 
 /// What a figure depends on beside the program. What the operating system does not tell is null.
 #[derive(Debug, Serialize)]
@@ -23,13 +23,16 @@ pub struct Machine {
     /// Threads that reconstruct, and that encode.
     pub threads: usize,
     pub onnxruntime: String,
+    /// What encodes, and which of its devices.
+    pub provider: &'static str,
+    pub device: u32,
     pub taskbasis: &'static str,
     /// Processes that ran or waited for a processor in the minute before: near 0 on a quiet machine.
     pub load: Option<f64>,
 }
 
 impl Machine {
-    pub fn look(threads: usize, onnxruntime: Option<&Path>) -> Result<Self> {
+    pub fn look(threads: usize, options: &EncoderOptions) -> Result<Self> {
         let read = |path: &str| std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
         let huge = "/sys/kernel/mm/transparent_hugepage";
         Ok(Self {
@@ -44,7 +47,9 @@ impl Machine {
                 .and_then(|text| Some(text.split_once('[')?.1.split_once(']')?.0.to_owned())),
             kernel: kernel::active()?.name(),
             threads,
-            onnxruntime: Runtime::load(onnxruntime)?.version().to_owned(),
+            onnxruntime: Runtime::load(options.runtime.as_deref())?.version().to_owned(),
+            provider: options.provider.name(),
+            device: options.device,
             taskbasis: env!("CARGO_PKG_VERSION"),
             load: read("/proc/loadavg").and_then(|text| text.split(' ').next()?.parse().ok()),
         })
@@ -53,13 +58,14 @@ impl Machine {
     /// One line.
     pub fn text(&self) -> String {
         format!(
-            "{}, {} processors, {}; {} kernel, {} threads, ONNX Runtime {}, taskbasis {}",
+            "{}, {} processors, {}; {} kernel, {} threads, ONNX Runtime {} on {}, taskbasis {}",
             self.cpu.as_deref().unwrap_or("unknown processor"),
             self.processors,
             self.os,
             self.kernel,
             self.threads,
             self.onnxruntime,
+            if self.device == 0 { self.provider.to_owned() } else { format!("{} {}", self.provider, self.device) },
             self.taskbasis
         )
     }

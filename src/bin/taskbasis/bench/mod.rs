@@ -25,7 +25,7 @@ use taskbasis::{
 use self::family::{About, Dice, Family};
 use self::machine::Machine;
 use crate::args::EncoderArgs;
-use crate::output;
+use crate::{output, provider};
 
 /// Measure opening, reconstruction, switching, encoding, memory and storage, as ratios taken in one run.
 ///
@@ -153,8 +153,9 @@ impl Bench {
         if let Some(report) = &self.report {
             check_output(report, &self.inputs())?;
         }
+        let options = provider::settled(EncoderOptions { threads, ..self.encoder.options() })?;
         let mut report = Report {
-            machine: Machine::look(threads, self.encoder.onnxruntime.as_deref())?,
+            machine: Machine::look(threads, &options)?,
             family: None,
             quick: self.quick,
             open: None,
@@ -181,7 +182,7 @@ impl Bench {
                 about: &about,
                 threads,
                 quick: self.quick,
-                encoder: EncoderOptions { threads, ..self.encoder.options() },
+                encoder: options,
                 args: &self.encoder,
                 batches: batches(self.encoder.batch as usize),
             };

@@ -148,6 +148,7 @@ pub fn memory(setup: &Setup<'_>) -> Result<Memory> {
     if let Some(runtime) = &setup.encoder.runtime {
         child.arg("--onnxruntime").arg(runtime);
     }
+    child.args(["--provider", setup.encoder.provider.name(), "--device", &setup.encoder.device.to_string()]);
     child.args(setup.arch_arguments());
     let done = child.output().map_err(|e| failed("start", e))?;
     let said: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap_or_default();

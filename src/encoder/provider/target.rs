@@ -1,0 +1,198 @@
+//! A provider and its device, as sessions are made for it.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use ort::ep::{CUDA, ExecutionProviderDispatch, TensorRT};
+use ort::session::Session;
+use ort::session::builder::SessionBuilder;
+use twox_hash::XxHash3_128;
+
+use super::{Provider, TensorRtOptions, diagnosis, nodes, trial};
+use crate::encoder::failed;
+use crate::encoder::runtime::Runtime;
+use crate::error::{Error, ErrorKind, Result};
+
+/// What a session is made for.
+#[derive(Clone, Debug)]
+pub(in crate::encoder) struct Target {
+    /// Never [`Provider::Auto`].
+    provider: Provider,
+    device: u32,
+    tensorrt: TensorRtOptions,
+    /// The least cosine with the CPU's embeddings, where that is to be looked at.
+    least: Option<f32>,
+}
+
+impl Target {
+    pub(in crate::encoder) fn cpu() -> Self {
+        Self { provider: Provider::Cpu, device: 0, tensorrt: TensorRtOptions::default(), least: None }
+    }
+
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a number that no device can have;
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) where the folder for engines cannot be made.
+    pub(super) fn new(provider: Provider, device: u32, tensorrt: &TensorRtOptions) -> Result<Self> {
+        if i32::try_from(device).is_err() {
+            return Err(Error::invalid("no device has this number").got(device));
+        }
+        match &tensorrt.cache {
+            Some(folder) if provider == Provider::TensorRt => {
+                std::fs::create_dir_all(folder).map_err(|e| Error::io("cannot make the folder", folder, e))?;
+            }
+            _ => {}
+        }
+        let least = (provider == Provider::TensorRt && tensorrt.fp16)
+            .then(|| tensorrt.min_cosine.unwrap_or(TensorRtOptions::DEFAULT_COSINE));
+        Ok(Self { provider, device, tensorrt: tensorrt.clone(), least })
+    }
+
+    pub(in crate::encoder) fn provider(&self) -> Provider {
+        self.provider
+    }
+
+    pub(in crate::encoder) fn device(&self) -> u32 {
+        self.device
+    }
+
+    pub(in crate::encoder) fn is_cpu(&self) -> bool {
+        self.provider == Provider::Cpu
+    }
+
+    /// The least cosine with the CPU's embeddings, where that is to be looked at.
+    pub(in crate::encoder) fn min_cosine(&self) -> Option<f32> {
+        self.least
+    }
+
+    /// The CPU, as if it computed in half floats.
+    #[cfg(test)]
+    pub(in crate::encoder) fn compared(least: f32) -> Self {
+        Self { least: Some(least), ..Self::cpu() }
+    }
+
+    /// Has the sessions of this builder made for the target. `reusable` is the graph where it holds all that its engines
+    /// depend on: ONNX Runtime tells engines in a folder apart by the names in the graph alone, so those of a graph with
+    /// other constants would be taken for its own, and are kept in no folder or in another.
+    ///
+    /// Nodes that the provider cannot compute go to the CPU ([`nodes`](super::nodes) counts them).
+    pub(in crate::encoder) fn register(
+        &self,
+        runtime: &Runtime,
+        builder: SessionBuilder,
+        reusable: Option<&[u8]>,
+    ) -> Result<SessionBuilder> {
+        if self.is_cpu() {
+            return Ok(builder);
+        }
+        let doing = "cannot use the execution provider";
+        // Tells who got which nodes.
+        let builder = builder.with_config_entry(nodes::RECORD, "1").map_err(failed(doing))?;
+        let registered = builder.with_execution_providers(self.providers(reusable)).map_err(failed(doing));
+        registered.map_err(|e| self.explain(runtime, e))
+    }
+
+    /// In the order in which they are asked for nodes. Without `error_on_failure` ONNX Runtime would go on without one
+    /// that cannot be had.
+    fn providers(&self, reusable: Option<&[u8]>) -> Vec<ExecutionProviderDispatch> {
+        // `new` has checked it.
+        let device = i32::try_from(self.device).unwrap_or(i32::MAX);
+        // ONNX Runtime's default keeps ten bits of a factor (TF32).
+        let cuda = CUDA::default().with_device_id(device).with_tf32(false).build().error_on_failure();
+        if self.provider != Provider::TensorRt {
+            return vec![cuda];
+        }
+        let mut tensorrt = TensorRT::default().with_device_id(device).with_fp16(self.tensorrt.fp16);
+        if self.tensorrt.fp16 {
+            // A normalisation's sum of squares is what overflows first.
+            tensorrt = tensorrt.with_layer_norm_fp32_fallback(true);
+        }
+        if let Some(folder) = &self.tensorrt.cache {
+            tensorrt = tensorrt.with_timing_cache(true).with_timing_cache_path(folder.display());
+            if let Some(graph) = reusable {
+                tensorrt = tensorrt.with_engine_cache(true).with_engine_cache_path(engines(folder, graph).display());
+            }
+        }
+        vec![tensorrt.build().error_on_failure(), cuda]
+    }
+
+    /// An error of ONNX Runtime's, from making or running a session for this target, as what it means; where that is not
+    /// known, as it is.
+    pub(in crate::encoder) fn explain(&self, runtime: &Runtime, error: Error) -> Error {
+        if self.is_cpu() || error.kind() != ErrorKind::Runtime {
+            return error;
+        }
+        let Some(message) = std::error::Error::source(&error).map(ToString::to_string) else { return error };
+        diagnosis::diagnose(self.provider, self.device, runtime, &message).unwrap_or(error)
+    }
+
+    /// Which provider has got how many nodes of the session's graph; nothing for the CPU, which has all.
+    pub(in crate::encoder) fn nodes(&self, session: &Session) -> Result<Vec<(String, usize)>> {
+        if self.is_cpu() { Ok(Vec::new()) } else { nodes::count(session) }
+    }
+
+    /// Whether it can be had: asks ONNX Runtime for it, and runs something small. What has worked is not tried again.
+    ///
+    /// # Errors
+    /// As [`Runtime::check_provider`].
+    pub(super) fn check(&self, runtime: &Runtime) -> Result<()> {
+        static WORKING: Mutex<Vec<(Provider, u32)>> = Mutex::new(Vec::new());
+
+        if !runtime.providers().iter().any(|name| name == self.provider.onnx_name()) {
+            return Err(diagnosis::not_built_in(self.provider, runtime));
+        }
+        // Held meanwhile: two that are tried at once on one device could fail for want of memory.
+        let mut working = WORKING.lock().unwrap_or_else(PoisonError::into_inner);
+        let this = (self.provider, self.device);
+        if !working.contains(&this) {
+            trial::run(runtime, self)?;
+            working.push(this);
+        }
+        Ok(())
+    }
+}
+
+/// Where the engines of one graph are.
+fn engines(folder: &Path, graph: &[u8]) -> PathBuf {
+    folder.join(format!("{:032x}", XxHash3_128::oneshot(graph)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_a_target() {
+        let error = Target::new(Provider::Cuda, u32::MAX, &TensorRtOptions::default()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+
+        let folder = tempfile::tempdir().unwrap();
+        let (file, made) = (folder.path().join("file"), folder.path().join("a/b"));
+        std::fs::write(&file, b"").unwrap();
+        let with = |cache| TensorRtOptions { cache: Some(cache), ..TensorRtOptions::default() };
+        Target::new(Provider::TensorRt, 0, &with(made.clone())).unwrap();
+        assert!(made.is_dir());
+        let error = Target::new(Provider::TensorRt, 0, &with(file.join("c"))).unwrap_err();
+        assert_eq!((error.kind(), error.path()), (ErrorKind::Io, Some(&*file.join("c"))));
+        // CUDA keeps no engines.
+        Target::new(Provider::Cuda, 0, &with(file)).unwrap();
+    }
+
+    #[test]
+    fn graphs_do_not_share_engines() {
+        let folder = Path::new("cache");
+        assert_eq!(engines(folder, b"a graph"), engines(folder, b"a graph"));
+        assert_ne!(engines(folder, b"a graph"), engines(folder, b"another"));
+        assert_eq!(engines(folder, b"a graph").parent(), Some(folder));
+    }
+
+    #[test]
+    fn half_floats_are_compared_with_the_cpu() {
+        let of = |provider, tensorrt: TensorRtOptions| Target::new(provider, 0, &tensorrt).unwrap().min_cosine();
+        let fp16 = TensorRtOptions { fp16: true, ..TensorRtOptions::default() };
+        assert_eq!(of(Provider::TensorRt, TensorRtOptions::default()), None);
+        assert_eq!(of(Provider::Cuda, fp16.clone()), None);
+        assert_eq!(of(Provider::TensorRt, fp16.clone()), Some(TensorRtOptions::DEFAULT_COSINE));
+        assert_eq!(of(Provider::TensorRt, TensorRtOptions { min_cosine: Some(0.5), ..fp16 }), Some(0.5));
+    }
+}
