@@ -4,6 +4,7 @@
 //! names the weights that it runs with. So there is no current task, calls for different tasks may run at once, and a
 //! switch costs nothing beyond the other pointers.
 
+mod device;
 mod elf;
 mod export;
 mod fastest;
@@ -31,6 +32,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ndarray::{Array2, ArrayView4};
 use ort::session::Session;
 
+pub use device::DeviceEncoder;
 pub use export::{write_onnx, write_onnx_f16};
 pub use fastest::{Trial, optimise_graph};
 pub use frozen::FrozenEncoder;

@@ -1,12 +1,13 @@
 //! ONNX Runtime sessions: over the graph without weights, and with some weights frozen into it. Made, and run.
 
 use std::borrow::Cow;
-use std::ffi::CString;
+use std::ffi::{CString, c_void};
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use ort::AsPointer;
 use ort::environment::ThreadManager;
+use ort::memory::MemoryInfo;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, DynValueRef, PrimitiveTensorElementType, Shape, TensorRef, TensorRefMut};
@@ -35,6 +36,24 @@ pub(super) enum Elements<'a> {
     I64(&'a [i64]),
     /// Little-endian bytes at an address that the type may have.
     Other(DType, &'a [u8]),
+    /// f32 in the memory of a device.
+    Device(OnDevice<'a>),
+}
+
+/// Where values lie in a device's memory.
+#[derive(Clone, Copy)]
+pub(super) struct OnDevice<'a> {
+    address: u64,
+    memory: &'a MemoryInfo<'static>,
+}
+
+impl<'a> OnDevice<'a> {
+    /// # Safety
+    /// At `address`, of memory that is `memory`, there have to be as many f32 as the [`Input`] has elements, during
+    /// every run of it and until its session's stream has come past that.
+    pub(super) unsafe fn new(address: u64, memory: &'a MemoryInfo<'static>) -> Self {
+        Self { address, memory }
+    }
 }
 
 /// A session over `model` that computes with `threads` threads, the calling one among them.
@@ -148,6 +167,13 @@ fn view<'a>(input: &Input<'a>) -> Result<DynValueRef<'a>> {
         Elements::Other(DType::BF16, bytes) => typed::<bf16>(input.shape, bytes),
         Elements::Other(DType::F64, bytes) => typed::<f64>(input.shape, bytes),
         Elements::Other(DType::F32, bytes) => typed::<f32>(input.shape, bytes),
+        Elements::Device(OnDevice { address, memory }) => {
+            let shape: Shape = input.shape.iter().map(|&extent| extent as i64).collect();
+            let start = std::ptr::with_exposed_provenance_mut::<c_void>(address as usize);
+            // SAFETY: who made the `OnDevice` answers for the values. Inputs are only read.
+            let tensor = unsafe { TensorRefMut::<f32>::from_raw(memory.clone(), start, shape) };
+            tensor.map_err(failed("cannot make a view")).map(|tensor| tensor.into_dyn().into())
+        }
         Elements::Other(dtype, _) => Err(Error::unsupported("weights are floats").got(dtype)),
     };
     made.map_err(|e| e.tensor(input.name))

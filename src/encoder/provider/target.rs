@@ -1,5 +1,4 @@
 //! A provider and its device, as sessions are made for it.
-#![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -23,11 +22,13 @@ pub(in crate::encoder) struct Target {
     tensorrt: TensorRtOptions,
     /// The least cosine with the CPU's embeddings, where that is to be looked at.
     least: Option<f32>,
+    /// A `cudaStream_t` for CUDA to compute in, as a number; `None` has it make its own.
+    stream: Option<u64>,
 }
 
 impl Target {
     pub(in crate::encoder) fn cpu() -> Self {
-        Self { provider: Provider::Cpu, device: 0, tensorrt: TensorRtOptions::default(), least: None }
+        Self { provider: Provider::Cpu, device: 0, tensorrt: TensorRtOptions::default(), least: None, stream: None }
     }
 
     /// # Errors
@@ -45,7 +46,15 @@ impl Target {
         }
         let least = (provider == Provider::TensorRt && tensorrt.fp16)
             .then(|| tensorrt.min_cosine.unwrap_or(TensorRtOptions::DEFAULT_COSINE));
-        Ok(Self { provider, device, tensorrt: tensorrt.clone(), least })
+        Ok(Self { provider, device, tensorrt: tensorrt.clone(), least, stream: None })
+    }
+
+    /// The same, for a session that computes in this stream of the device. The CPU knows no streams.
+    ///
+    /// # Safety
+    /// The stream has to outlive every session that is made for the target.
+    pub(in crate::encoder) unsafe fn in_stream(&self, stream: u64) -> Self {
+        Self { stream: Some(stream), ..self.clone() }
     }
 
     pub(in crate::encoder) fn provider(&self) -> Provider {
@@ -98,7 +107,12 @@ impl Target {
         // `new` has checked it.
         let device = i32::try_from(self.device).unwrap_or(i32::MAX);
         // ONNX Runtime's default keeps ten bits of a factor (TF32).
-        let cuda = CUDA::default().with_device_id(device).with_tf32(false).build().error_on_failure();
+        let mut cuda = CUDA::default().with_device_id(device).with_tf32(false);
+        if let Some(stream) = self.stream {
+            // SAFETY: `in_stream` demands that it outlives the sessions.
+            cuda = unsafe { cuda.with_compute_stream(std::ptr::with_exposed_provenance_mut(stream as usize)) };
+        }
+        let cuda = cuda.build().error_on_failure();
         if self.provider != Provider::TensorRt {
             return vec![cuda];
         }

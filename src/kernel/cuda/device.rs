@@ -27,6 +27,8 @@ pub(crate) enum Queue {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Info {
     pub(crate) name: String,
+    /// As the driver counts.
+    pub(crate) ordinal: u32,
     pub(crate) architecture: Architecture,
     pub(crate) multiprocessors: u32,
 }

@@ -79,6 +79,7 @@ impl Driver {
         if ordinal >= count {
             return Err(Error::not_found(format!("there is no GPU {ordinal}")).expected(format_args!("below {count}")));
         }
+        let asked = ordinal as u32;
         let ordinal = device::get(ordinal as i32).map_err(failed("cannot find the GPU"))?;
         let number = |attribute| {
             // SAFETY: the device was just found.
@@ -90,6 +91,7 @@ impl Driver {
         let multiprocessors = number(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         let info = Info {
             name: device::get_name(ordinal).map_err(failed("cannot ask the GPU what it is"))?,
+            ordinal: asked,
             architecture: (10 * major + minor).unsigned_abs(),
             multiprocessors: multiprocessors.unsigned_abs(),
         };

@@ -17,7 +17,7 @@ mod host;
 mod nvrtc;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -113,6 +113,16 @@ impl Cuda {
 
     pub(crate) fn device(&self) -> &Arc<dyn Device> {
         &self.device
+    }
+
+    /// That of what is on it.
+    pub(crate) fn on(device: &Arc<dyn Device>) -> Self {
+        Self { device: Arc::clone(device) }
+    }
+
+    /// Its number, as [`Cuda::open`] takes it.
+    pub(crate) fn ordinal(&self) -> u32 {
+        self.device.info().ordinal
     }
 
     /// A device of the tests.

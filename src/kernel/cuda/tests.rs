@@ -1,7 +1,7 @@
 //! `combine.cu`, compiled as plain C++ for this machine, against the scalar kernel: equal bits for anything at all.
 
 #[path = "../../../tests/cuda_host/mod.rs"]
-mod cuda_host;
+pub(crate) mod cuda_host;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 

@@ -208,6 +208,11 @@ impl DeviceModel {
         }
     }
 
+    /// The device that it is on.
+    pub(crate) fn cuda(&self) -> Cuda {
+        Cuda::on(&self.inputs.device)
+    }
+
     /// The model that is on the device.
     pub fn model(&self) -> &Arc<Model> {
         &self.model
