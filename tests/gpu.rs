@@ -6,12 +6,14 @@
 mod bundle_support;
 mod cuda_host;
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bundle_support::{common, format, pack_digits};
 use taskbasis::{
-    BaseFormat, Bundle, Checkpoint, Cuda, DeviceModel, DeviceOptions, ErrorKind, Model, ModelOptions, TaskWeights,
+    Arch, ArchHints, BaseFormat, Bundle, Checkpoint, Cuda, DeviceEncoder, DeviceModel, DeviceOptions, EncoderOptions,
+    ErrorKind, Model, ModelOptions, Provider, Runtime, TaskWeights,
 };
 
 /// The first GPU, for one test at a time: they look at how much memory is free.
@@ -140,6 +142,67 @@ fn a_thousand_switches_leave_memory_flat() {
     drop(device);
     let end = cuda.memory().unwrap().0;
     assert!(end + SLACK >= before, "{before} bytes were free before, {end} after");
+}
+
+/// The golden embeddings, from weights that lie on the GPU, by ONNX Runtime's CUDA provider: `TASKBASIS_ONNXRUNTIME_GPU`
+/// names its library, or `scripts/fetch-onnxruntime --gpu` has fetched it. Without a GPU, `encoder::device::tests` of
+/// the library.
+#[test]
+fn the_encoder_reads_the_weights_where_they_are() {
+    // The driver without a GPU is none for the provider.
+    if std::env::var_os("ON_THE_HOSTS_DRIVER").is_some() {
+        return;
+    }
+    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join(".onnxruntime-gpu/libonnxruntime.so");
+    let named = std::env::var_os("TASKBASIS_ONNXRUNTIME_GPU").map(PathBuf::from);
+    let Some(library) = named.or_else(|| fetched.is_file().then_some(fetched)) else {
+        eprintln!("skipped: no ONNX Runtime for GPUs (`scripts/fetch-onnxruntime --gpu` fetches it)");
+        return;
+    };
+    let Some((_one, cuda)) = gpu() else { return };
+    let usable = Runtime::load(Some(&library)).and_then(|runtime| runtime.check_provider(Provider::Cuda, 0));
+    if let Err(error) = usable {
+        eprintln!("skipped: {error}");
+        return;
+    }
+    let Some(((folder, base), golden)) = bundle_support::digits_files("AE").zip(common::digits("golden.safetensors"))
+    else {
+        return;
+    };
+    let (base, basis) = (Checkpoint::open(base).unwrap(), taskbasis::Basis::open(folder).unwrap());
+    let arch = Arch::of(&base, ArchHints::default()).unwrap();
+    let model = Model::new(base, Some(basis), &ModelOptions::default()).unwrap();
+    let golden = Checkpoint::open(golden).unwrap();
+    let values = |name: &str| golden.require(name).unwrap().to_f32().unwrap().into_owned();
+    let pixels = values("pixel_values");
+
+    let weights = sizes(&model, &cuda);
+    let options = DeviceOptions { budget: Some(weights.0 + 2 * weights.1) };
+    let device = DeviceModel::new(&model, &cuda, &options).unwrap();
+    let options = EncoderOptions { runtime: Some(library), concurrency: 2, ..EncoderOptions::default() };
+    let encoder = DeviceEncoder::new(&arch, &device, &options).unwrap();
+    assert_eq!(encoder.execution().provider, Provider::Cuda);
+    let of = |expr: &str| model.weights(&expr.parse().unwrap()).unwrap();
+    let cases: Vec<(TaskWeights, Vec<f32>)> = ["base", "MNIST", "Loops", "Rotated", "merged@0.4"]
+        .into_iter()
+        .map(|expr| match expr {
+            "base" => (of(expr), values("zeroshot/embeds")),
+            "merged@0.4" => (of(expr), values("AE/merged@0.4/embeds")),
+            task => (of(task), values(&format!("AE/task/{task}@1.0/embeds"))),
+        })
+        .collect();
+    let check = |(task, expected): &(TaskWeights, Vec<f32>)| {
+        let error = common::relative_l2(&encoder.encode(task, &pixels, 32).unwrap(), expected);
+        // In f32: TF32, which would give 1e-3, is off.
+        assert!(error <= 2e-5, "{}: {error:.2e}", task.name());
+    };
+    (0..200).for_each(|switch| check(&cases[switch * 7 % cases.len()]));
+    std::thread::scope(|scope| {
+        for first in 0..3 {
+            let (cases, check) = (&cases, &check);
+            scope.spawn(move || (0..50).for_each(|switch| check(&cases[(first + switch) % cases.len()])));
+        }
+    });
 }
 
 #[test]

@@ -184,8 +184,10 @@ fn in_memory_of_the_host() {
     }
     assert!(streamed.stats().streamed > 0);
 
-    // The provider itself is not there, unless there is a GPU after all.
+    // The provider itself, where this ONNX Runtime has it, would take this driver for a real one.
+    if Runtime::load(None).unwrap().providers().iter().any(|name| name == "CUDAExecutionProvider") {
+        return;
+    }
     let asked = DeviceEncoder::new(&arch, &device, &options);
-    let kinds = [ErrorKind::Unsupported, ErrorKind::RuntimeMissing, ErrorKind::Runtime, ErrorKind::NotFound];
-    assert!(asked.map(drop).is_err_and(|error| kinds.contains(&error.kind())));
+    assert!(asked.map(drop).is_err_and(|error| error.kind() == ErrorKind::Unsupported));
 }
