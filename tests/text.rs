@@ -2,6 +2,8 @@
 //! (`text_support/golden.py`).
 
 mod common;
+#[cfg(feature = "cli")]
+mod hub_support;
 mod program_support;
 mod text_support;
 
@@ -144,6 +146,48 @@ fn the_program_makes_heads() {
         !done && error.contains("would overwrite the input") || error.contains("cannot be used multiple times"),
         "{error}"
     );
+}
+
+/// A repository of the Hub stands for the checkpoint in it, and what its configuration says is not lost.
+#[test]
+fn a_model_on_the_hub_comes_with_its_configuration() {
+    if Runtime::load(None).is_err() {
+        return println!("skipped: no ONNX Runtime (`make onnxruntime` fetches it)");
+    }
+    let golden = golden();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    save(Path::new(&at("model")), &parameters());
+    std::fs::write(at("classes.json"), golden["classes"].to_string()).unwrap();
+    std::fs::write(at("templates.json"), golden["templates"].to_string()).unwrap();
+    let server = hub_support::Server::start();
+    let model = std::fs::read(at("model")).unwrap();
+    let config = json!({ "model_cfg": { "text_cfg": { "heads": HEADS } } }).to_string();
+    for place in ["", "inner/"] {
+        server.put("owner/clip", &format!("{place}open_clip_model.safetensors"), &model);
+        server.put("owner/clip", &format!("{place}open_clip_config.json"), config.as_bytes());
+    }
+    server.put("owner/clip", "large.bin", &[1; 5000]);
+    server.put("owner/bare", "open_clip_model.safetensors", &model);
+    let run = |text_model: &str, extra: &[&str]| {
+        let (classes, templates, output) = (at("classes.json"), at("templates.json"), at("heads.safetensors"));
+        let common = ["heads", "--text-model", text_model, "--classes", &classes, "--templates", &templates];
+        server.run(&[&common[..], &["--task", "Pets", "-o", &output], extra].concat())
+    };
+    for text_model in ["hf://owner/clip", "hf://owner/clip/open_clip_model.safetensors", "hf://owner/clip/inner"] {
+        let output = run(text_model, &[]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let head = Head::open(at("heads.safetensors"), Some("Pets")).unwrap();
+        // The configuration says GELU by saying nothing of OpenAI's.
+        assert!(relative_l2(head.weight(), &floats(&golden["gelu"]["head"])) < 1e-5, "{text_model}");
+    }
+    assert_eq!(server.blobs("owner/clip").len(), 2, "nothing else came");
+
+    let output = run("hf://owner/bare", &["--heads-count", "2"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.contains("no open_clip_config.json or config.json"), "{said}");
+    let head = Head::open(at("heads.safetensors"), Some("Pets")).unwrap();
+    assert!(relative_l2(head.weight(), &floats(&golden["quick_gelu"]["head"])) < 1e-5);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::provider::{self, ProviderArgs};
 #[derive(Args)]
 pub struct Heads {
     /// The CLIP model whose text encoder to use: a checkpoint of the whole model, or its folder as the Hugging Face Hub
-    /// keeps one.
+    /// keeps one (`hf://owner/repo`).
     #[arg(long, value_name = "FOLDER|FILE")]
     text_model: PathBuf,
 

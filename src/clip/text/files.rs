@@ -15,8 +15,8 @@ use crate::tensor::Tensor;
 /// Names under which open_clip and the transformers library publish weights, the first that is there being taken.
 const WEIGHTS: [&str; 4] =
     ["open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin"];
-/// The configurations beside them.
-const CONFIGS: [&str; 2] = ["open_clip_config.json", "config.json"];
+/// The configurations that lie beside them.
+pub const CONFIGS: [&str; 2] = ["open_clip_config.json", "config.json"];
 
 /// A text encoder's weights and architecture.
 pub struct TextModel {
@@ -31,7 +31,8 @@ pub struct TextModel {
 impl TextModel {
     /// Opens the text tower of the CLIP model at `path`: a checkpoint of the whole model, or a folder with one in it under
     /// the name that open_clip or the transformers library gives it. What `hints` leave open is taken from the
-    /// configuration in that folder, where there is one; else heads are width / 64, and the activation is QuickGELU.
+    /// configuration in that folder, where there is one ([`CONFIGS`]; also where the file in it is given, if it has such a
+    /// name); else heads are width / 64, and the activation is QuickGELU.
     ///
     /// # Errors
     /// As [`Checkpoint::open`], [`names::text_tower`] and [`TextArch::infer`];
@@ -39,7 +40,13 @@ impl TextModel {
     /// [`ErrorKind::Format`](crate::ErrorKind::Format) for a configuration that is no JSON.
     pub fn open(path: impl AsRef<Path>, hints: TextHints) -> Result<Self> {
         let path = path.as_ref();
-        let (file, config) = if path.is_dir() { (weights_in(path)?, config_in(path)?) } else { (path.into(), None) };
+        let file = if path.is_dir() { weights_in(path)? } else { path.to_path_buf() };
+        let is_published =
+            path.is_dir() || file.file_name().is_some_and(|name| WEIGHTS.iter().any(|known| name == *known));
+        let config = match file.parent() {
+            Some(folder) if is_published => config_in(folder)?,
+            _ => None,
+        };
         let stated = config.map(|config| stated(&config)).unwrap_or_default();
         let hints = ArchHints {
             heads: hints.heads.or(stated.heads),

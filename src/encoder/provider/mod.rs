@@ -158,7 +158,10 @@ fn begin_on<T>(
         made => made?,
     };
     let (provider, device) = (target.provider(), target.device());
-    tracing::info!(provider = provider.name(), device, "encoder");
+    // The CPU is what everybody expects.
+    if !target.is_cpu() {
+        tracing::info!(provider = provider.name(), device, "encoder");
+    }
     Ok((made, target, Execution { provider, device, fallback, nodes: Vec::new() }))
 }
 
