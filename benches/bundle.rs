@@ -4,49 +4,24 @@
 //! `cargo bench --bench bundle [-- MODEL T M FOLDER FORMATS]`; ViT-B-32, 20, 10, a temporary folder and q8,q4,q3,q2 by default
 //! (some 6 GB); what is in FOLDER already is used again. Values are random: sizes and times are real, errors are not.
 
+mod support;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use taskbasis::synthetic::Synthetic;
-use taskbasis::{
-    ArchHints, BaseFormat, Basis, Bundle, Checkpoint, Packer, ReconstructOptions, Result, TaskExpr, VectorFormat,
-    Weights,
-};
+use support::full_size::{FullSize, pack};
+use taskbasis::{Basis, Bundle, Checkpoint, ReconstructOptions, Result, TaskExpr, VectorFormat, Weights};
 
 fn main() {
-    // Cargo's test runner starts benches too, to see that they work: that would write gigabytes.
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
-    if arguments.iter().any(|a| a == "--test") || cfg!(debug_assertions) {
-        println!("skipped: run it with `cargo bench --bench bundle`");
-        return;
-    }
-    let number = |i: usize, default| arguments.get(i).and_then(|text| text.parse().ok()).unwrap_or(default);
-    let model = arguments.first().map_or("ViT-B-32", String::as_str);
-    let temporary = tempfile::tempdir();
-    let folder = match (arguments.get(3), &temporary) {
-        (Some(folder), _) => Path::new(folder),
-        (None, Ok(temporary)) => temporary.path(),
-        (None, Err(error)) => return println!("error: no temporary folder: {error}"),
-    };
-    let formats = arguments.get(4).map_or("q8,q4,q3,q2", String::as_str);
-    if let Err(error) = measure(folder, model, [number(1, 20), number(2, 10)], formats) {
+    let Some(size) = FullSize::of_arguments("cargo bench --bench bundle", [20, 10], "q8,q4,q3,q2") else { return };
+    if let Err(error) = measure(&size) {
         println!("error: {error}");
     }
 }
 
-fn measure(folder: &Path, model: &str, [tasks, vectors]: [usize; 2], formats: &str) -> Result<()> {
-    let family = Synthetic::named(model, tasks, vectors)?;
-    let base_path = folder.join(format!("{model}.pt"));
-    let basis_path = folder.join(format!("{model}_AE_M{vectors}_{tasks}task"));
-    if !base_path.is_file() {
-        family.write_base(&base_path)?;
-    }
-    if !basis_path.join("method_info.json").is_file() {
-        family.write_basis(&basis_path)?;
-    }
-    let files = Files { base: base_path, basis: basis_path, bundles: Vec::new() };
-    let files = pack(&family, files, folder, model, formats)?;
+fn measure(size: &FullSize) -> Result<()> {
+    let files = pack_all(size)?;
     warm(&files)?;
     // Nothing has the files mapped any more, or their pages would stay.
     cold(&files)
@@ -58,9 +33,11 @@ struct Files {
     bundles: Vec<(VectorFormat, PathBuf)>,
 }
 
-fn pack(family: &Synthetic, mut files: Files, folder: &Path, model: &str, formats: &str) -> Result<Files> {
+fn pack_all(size: &FullSize) -> Result<Files> {
+    let (family, base, basis) = size.family()?;
+    let mut files = Files { base, basis, bundles: Vec::new() };
     let (base, basis) = (Checkpoint::open(&files.base)?, Basis::open(&files.basis)?);
-    let (tasks, vectors) = (family.tasks, family.vectors);
+    let (model, tasks, vectors) = (&size.model, size.tasks, size.vectors);
     let task_vectors = (tasks * family.parameter_count() * 4) as f64;
     let gb = |bytes: u64| format!("{:.3} GB", bytes as f64 / 1e9);
     println!(
@@ -69,14 +46,12 @@ fn pack(family: &Synthetic, mut files: Files, folder: &Path, model: &str, format
         gb(basis.file_bytes()),
         gb(base.file_bytes())
     );
-    for name in formats.split(',') {
+    for name in &size.formats {
         let format: VectorFormat = name.parse()?;
-        let path = folder.join(format!("{model}_M{vectors}_T{tasks}_{name}.taskbasis"));
+        let path = size.bundle(name);
         if !path.is_file() {
             let began = Instant::now();
-            let mut packer = Packer::new(&base, &basis, ArchHints::default())?;
-            packer.base_format(BaseFormat::F16);
-            packer.write(&path, &packer.uniform(format), &[], &|_| {})?;
+            pack(&base, &basis, format, &path)?;
             println!("{name}: packed in {:.1} s", began.elapsed().as_secs_f64());
         }
         let bundle = Bundle::open(&path)?;

@@ -3,63 +3,39 @@
 //! `cargo bench --features cuda --bench gpu [-- MODEL T M FOLDER FORMATS]`; ViT-B-32, 8, 4, a temporary folder and
 //! f32,q8,q4,q3,q2 by default; what is in FOLDER already is used again. Values are random.
 
-use std::path::Path;
+mod support;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use taskbasis::synthetic::Synthetic;
-use taskbasis::{
-    ArchHints, BaseFormat, Basis, Bundle, Checkpoint, Cuda, DeviceModel, DeviceOptions, Model, ModelOptions, Packer,
-    Result, TaskExpr,
-};
+use support::full_size::{FullSize, pack};
+use taskbasis::{Basis, Bundle, Checkpoint, Cuda, DeviceModel, DeviceOptions, Model, ModelOptions, Result, TaskExpr};
 
 fn main() {
-    // Cargo's test runner starts benches too, to see that they work: that would write gigabytes.
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
-    if arguments.iter().any(|a| a == "--test") || cfg!(debug_assertions) {
-        println!("skipped: run it with `cargo bench --features cuda --bench gpu`");
-        return;
-    }
-    let number = |i: usize, default| arguments.get(i).and_then(|text| text.parse().ok()).unwrap_or(default);
-    let model = arguments.first().map_or("ViT-B-32", String::as_str);
-    let formats = arguments.get(4).map_or("f32,q8,q4,q3,q2", String::as_str);
+    let command = "cargo bench --features cuda --bench gpu";
+    let Some(size) = FullSize::of_arguments(command, [8, 4], "f32,q8,q4,q3,q2") else { return };
     let cuda = match Cuda::open(0) {
         Ok(cuda) => cuda,
         Err(error) => return println!("skipped: {error}"),
     };
-    let temporary = tempfile::tempdir();
-    let folder = match (arguments.get(3), &temporary) {
-        (Some(folder), _) => Path::new(folder),
-        (None, Ok(temporary)) => temporary.path(),
-        (None, Err(error)) => return println!("error: no temporary folder: {error}"),
-    };
-    if let Err(error) = measure(&cuda, folder, model, [number(1, 8), number(2, 4)], formats) {
+    if let Err(error) = measure(&cuda, &size) {
         println!("error: {error}");
     }
 }
 
-fn measure(cuda: &Cuda, folder: &Path, model: &str, [tasks, vectors]: [usize; 2], formats: &str) -> Result<()> {
-    let family = Synthetic::named(model, tasks, vectors)?;
-    let base_path = folder.join(format!("{model}.pt"));
-    let basis_path = folder.join(format!("{model}_AE_M{vectors}_{tasks}task"));
-    if !base_path.is_file() {
-        family.write_base(&base_path)?;
-    }
-    if !basis_path.join("method_info.json").is_file() {
-        family.write_basis(&basis_path)?;
-    }
+fn measure(cuda: &Cuda, size: &FullSize) -> Result<()> {
+    let (_, base_path, basis_path) = size.family()?;
+    let (model, tasks, vectors) = (&size.model, size.tasks, size.vectors);
     let (major, minor) = cuda.compute_capability();
     println!("{}, compute capability {major}.{minor}; {model}, T = {tasks}, M = {vectors}", cuda.name());
-    for name in formats.split(',') {
+    for name in &size.formats {
         let (base, basis) = (Checkpoint::open(&base_path)?, Basis::open(&basis_path)?);
         let model = if name == "f32" {
             Model::new(base, Some(basis), &ModelOptions::default())?
         } else {
-            let path = folder.join(format!("{model}_M{vectors}_T{tasks}_{name}.taskbasis"));
+            let path = size.bundle(name);
             if !path.is_file() {
-                let mut packer = Packer::new(&base, &basis, ArchHints::default())?;
-                packer.base_format(BaseFormat::F16);
-                packer.write(&path, &packer.uniform(name.parse()?), &[], &|_| {})?;
+                pack(&base, &basis, name.parse()?, &path)?;
             }
             Bundle::open(&path)?.model(None, &ModelOptions::default())?
         };

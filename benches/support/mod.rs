@@ -3,6 +3,8 @@
 //! They watch for regressions; figures to quote, as ratios taken in one run, are `taskbasis bench`'s.
 #![allow(dead_code, unreachable_pub, missing_docs)] // Every bench uses a part.
 
+pub mod full_size;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
