@@ -1,5 +1,5 @@
 //! Weights reconstructed on a GPU, against those of the CPU: `make test-gpu`. Skipped, aloud, where there is no GPU or
-//! the library was built without the feature `cuda`. With the feature, all of it runs on a driver without a GPU too
+//! the library was built without the feature `cuda`. It runs on a driver without a GPU too
 //! (`tests/cuda_host/driver.cpp`): our calls of the driver, and the kernel's source, but for the GPU.
 
 #[path = "bundle_support/mod.rs"]
