@@ -4,13 +4,15 @@
 
 #[path = "bundle_support/mod.rs"]
 mod bundle_support;
-mod cuda_host;
+#[path = "cuda_host/driver.rs"]
+mod driver;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bundle_support::{common, format, pack_digits};
+use driver::on_the_hosts_driver;
 use taskbasis::{
     Arch, ArchHints, BaseFormat, Bundle, Checkpoint, Cuda, DeviceModel, DeviceOptions, Encoder, EncoderOptions,
     ErrorKind, Model, ModelOptions, Provider, Runtime, TaskWeights, WeightsOn,
@@ -229,30 +231,10 @@ fn a_gpu_that_is_not_there_is_an_error_that_says_so() {
 }
 
 /// Runs a test of this program, or all of them, on the driver without a GPU. `None`, said aloud, where there is none.
-fn on_the_hosts_driver(test: &[&str], settings: &[(&str, &str)]) -> Option<Output> {
-    if !cfg!(all(feature = "cuda", target_os = "linux")) {
-        eprintln!("skipped: built without the feature `cuda`, or not for Linux");
-        return None;
-    }
-    static FOLDER: Mutex<Option<Option<tempfile::TempDir>>> = Mutex::new(None);
-    let mut folder = FOLDER.lock().unwrap_or_else(PoisonError::into_inner);
-    let folder = folder.get_or_insert_with(|| {
-        let folder = tempfile::tempdir().unwrap();
-        cuda_host::compile("driver.cpp", &folder.path().join("libcuda.so")).then_some(folder)
-    });
-    let folder = folder.as_ref()?.path();
-    let cache = tempfile::tempdir().unwrap();
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--test-threads=1", "--nocapture"])
-        .args(test)
-        .env("LD_LIBRARY_PATH", folder)
-        .env("TASKBASIS_NVRTC", folder.join("libcuda.so"))
-        .env("TASKBASIS_KERNEL_CACHE", cache.path())
-        .env("ON_THE_HOSTS_DRIVER", "1")
-        .envs(settings.iter().copied())
-        .output()
-        .unwrap();
-    Some(output)
+fn tests_on_the_hosts_driver(test: &[&str], settings: &[(&str, &str)]) -> Option<Output> {
+    let mut tests = Command::new(std::env::current_exe().unwrap());
+    tests.args(["--test-threads=1", "--nocapture"]).args(test).env("ON_THE_HOSTS_DRIVER", "1");
+    on_the_hosts_driver(&mut tests, settings)
 }
 
 fn text(output: &Output) -> String {
@@ -264,7 +246,7 @@ fn all_of_it_on_a_driver_without_a_gpu() {
     if std::env::var_os("ON_THE_HOSTS_DRIVER").is_some() {
         return;
     }
-    let Some(output) = on_the_hosts_driver(&[], &[]) else { return };
+    let Some(output) = tests_on_the_hosts_driver(&[], &[]) else { return };
     let text = text(&output);
     assert!(output.status.success(), "{text}");
     assert_eq!(text.matches("on none at all, compute capability 9.0").count(), 4, "{text}");
@@ -327,7 +309,7 @@ fn what_is_wrong_is_said() {
         (("FAKE_REFUSED", "cuEventQuery"), "nothing is wrong"),
     ];
     for (setting, said) in cases {
-        let Some(output) = on_the_hosts_driver(&["--ignored", "--exact", "try_it"], &[setting]) else { return };
+        let Some(output) = tests_on_the_hosts_driver(&["--ignored", "--exact", "try_it"], &[setting]) else { return };
         let text = text(&output);
         assert!(output.status.success() && text.contains(said), "{setting:?}, expected {said}: {text}");
     }

@@ -31,6 +31,8 @@ pub(crate) struct Info {
     pub(crate) ordinal: u32,
     pub(crate) architecture: Architecture,
     pub(crate) multiprocessors: u32,
+    /// The CUDA that its driver is for, major and minor.
+    pub(crate) driver: (u32, u32),
 }
 
 /// A device, by its bare handles; [`Memory`], [`Pinned`] and [`Event`] own them. Calls only put work into a queue,

@@ -72,15 +72,21 @@ fn init() -> Result<()> {
         let library = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
         return Err(missing("the library of the CUDA driver was not found").expected(library));
     }
-    let mut version = 0;
-    // SAFETY: writes one number. It may be asked before anything else.
-    unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().map_err(failed("the CUDA driver does not answer"))?;
+    let version = version()?;
     if version < OLDEST {
         return Err(missing("the CUDA driver is too old")
             .expected("one for CUDA 11.4 or newer")
             .got(version_text(version)));
     }
     result::init().map_err(|e| missing("the CUDA driver finds no GPU that it can use").because(text(e)))
+}
+
+/// The CUDA that the driver, which is there, is for: 12080 is 12.8.
+fn version() -> Result<i32> {
+    let mut version = 0;
+    // SAFETY: writes one number. It may be asked before anything else.
+    unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().map_err(failed("the CUDA driver does not answer"))?;
+    Ok(version)
 }
 
 fn version_text(version: i32) -> String {
@@ -98,7 +104,7 @@ impl Driver {
         if ordinal >= count {
             return Err(Error::not_found(format!("there is no GPU {ordinal}")).expected(format_args!("below {count}")));
         }
-        let asked = ordinal as u32;
+        let (asked, version) = (ordinal as u32, version()?);
         let ordinal = device::get(ordinal as i32).map_err(failed("cannot find the GPU"))?;
         let number = |attribute| {
             // SAFETY: the device was just found.
@@ -113,6 +119,7 @@ impl Driver {
             ordinal: asked,
             architecture: (10 * major + minor).unsigned_abs(),
             multiprocessors: multiprocessors.unsigned_abs(),
+            driver: ((version / 1000).unsigned_abs(), (version % 1000 / 10).unsigned_abs()),
         };
         let image = compiled::load_or(
             compiled::folder(|name| std::env::var_os(name)).as_deref(),
@@ -137,9 +144,6 @@ impl Driver {
         driver.copy = stream::create(stream::StreamKind::NonBlocking).map_err(failed("cannot make a stream"))?;
         driver.combine = stream::create(stream::StreamKind::NonBlocking).map_err(failed("cannot make a stream"))?;
         let refused = |e: DriverError| {
-            let mut version = 0;
-            // SAFETY: writes one number.
-            let _ = unsafe { sys::cuDriverGetVersion(&raw mut version) };
             Error::new(
                 ErrorKind::Runtime,
                 format!("the driver, {}, refuses the compiled kernel", version_text(version)),

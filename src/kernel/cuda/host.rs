@@ -60,7 +60,7 @@ enum Work {
 impl HostDevice {
     /// With so many bytes of memory. `seed` decides what is done when.
     pub(crate) fn new(capacity: usize, seed: u64) -> Self {
-        let info = Info { name: "host".to_owned(), ordinal: 0, architecture: 90, multiprocessors: 1 };
+        let info = Info { name: "host".to_owned(), ordinal: 0, architecture: 90, multiprocessors: 1, driver: (12, 8) };
         let state = State { next: 1 << 20, random: seed | 1, ..State::default() };
         Self { info, capacity, state: Mutex::new(state) }
     }

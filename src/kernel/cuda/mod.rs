@@ -75,6 +75,11 @@ impl Cuda {
         (architecture / 10, architecture % 10)
     }
 
+    /// The CUDA that its driver is for, major and minor: the newest that can run on it.
+    pub fn driver_version(&self) -> (u32, u32) {
+        self.device.info().driver
+    }
+
     /// Bytes of its memory that are free now, and all there are.
     ///
     /// # Errors

@@ -172,6 +172,14 @@ impl Inputs {
         self.device.combine(&Launch::new(&self.table, self.table_address, out, active, multiprocessors)?)
     }
 
+    /// Waits until all that stays on the device is there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
+    pub(super) fn synchronize(&self) -> Result<()> {
+        self.uploaded.as_ref().map_or(Ok(()), Event::synchronize)
+    }
+
     /// Bytes that stay on the device.
     pub(super) fn resident_bytes(&self) -> usize {
         self.memory.nbytes()

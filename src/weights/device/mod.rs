@@ -115,6 +115,15 @@ impl DeviceModel {
         }))
     }
 
+    /// Waits until base and basis are on the device, as far as they stay there. Nobody has to:
+    /// [`DeviceModel::get`] puts its work behind them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime), where bringing them there failed.
+    pub fn synchronize(&self) -> Result<()> {
+        self.inputs.synchronize()
+    }
+
     /// The weights of a task of this model: kept ones, or put into the queue now. Returns before they are computed,
     /// unless parameters have to be streamed.
     ///

@@ -15,7 +15,7 @@ use super::samples::{Samples, Variant, digits, take_turns, time};
 use crate::args::no_graph;
 
 /// By batch size, as JSON's keys must be text.
-type ByBatch = std::collections::BTreeMap<String, f64>;
+pub type ByBatch = std::collections::BTreeMap<String, f64>;
 
 #[derive(Serialize)]
 pub struct Encode {
@@ -124,7 +124,7 @@ pub struct Batch {
 }
 
 /// Runs a variant takes at a batch size: about as long at each, so that the small ones, where less shows, run often.
-fn rounds(setup: &Setup<'_>, batch: usize) -> usize {
+pub fn rounds(setup: &Setup<'_>, batch: usize) -> usize {
     if setup.quick { 3 } else { (120 / batch).clamp(7, 40) }
 }
 
@@ -190,7 +190,7 @@ pub fn measure(setup: &Setup<'_>) -> Result<Encode> {
 
 impl Batch {
     fn of(batch: usize, inputs_ms: Samples, promoted_ms: Samples, frozen_ms: Samples) -> Self {
-        let per_s = |ms: &Samples| batch as f64 / ms.median * 1e3;
+        let per_s = |ms: &Samples| images_per_s(batch, ms);
         Self {
             batch,
             inputs_per_s: per_s(&inputs_ms),
@@ -208,6 +208,11 @@ fn over(these: &[Batch], this: fn(&Batch) -> f64, those: &[Batch], that: fn(&Bat
     these.iter().zip(those).map(|(a, b)| (a.batch.to_string(), this(a) / that(b))).collect()
 }
 
+/// Images a second, by the median.
+pub fn images_per_s(batch: usize, ms: &Samples) -> f64 {
+    batch as f64 / ms.median * 1e3
+}
+
 /// ‖a − b‖ / ‖b‖.
 pub fn difference(a: &[f32], b: &[f32]) -> f64 {
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
@@ -215,27 +220,37 @@ pub fn difference(a: &[f32], b: &[f32]) -> f64 {
     apart / norm(&mut b.iter().map(|b| f64::from(*b))).max(f64::MIN_POSITIVE)
 }
 
+/// A table of batches, each in the same ways, of which the last is the frozen session.
+pub fn batch_rows<'a>(
+    title: &str,
+    batches: impl Iterator<Item = (usize, Vec<(String, &'a Samples)>)>,
+) -> Vec<Vec<String>> {
+    let header = [title, "ms", "half of the runs", "images/s", "of frozen"];
+    let mut rows = vec![header.map(String::from).to_vec()];
+    for (batch, ways) in batches {
+        let frozen = ways.last().map_or(f64::NAN, |(_, ms)| images_per_s(batch, ms));
+        for (name, ms) in ways {
+            let per_s = images_per_s(batch, ms);
+            rows.push(vec![
+                format!("batch {batch}, {name}"),
+                digits(ms.median),
+                format!("{}–{}", digits(ms.p25), digits(ms.p75)),
+                digits(per_s),
+                digits(per_s / frozen),
+            ]);
+        }
+    }
+    rows
+}
+
 impl Encode {
     pub fn rows(&self) -> Vec<Vec<String>> {
-        let header = ["encode", "ms", "half of the runs", "images/s", "of frozen"];
-        let mut rows = vec![header.map(String::from).to_vec()];
         let of_graph = self.graph.iter().flat_map(|graph| &graph.batches).map(|batch| ("the graph ", batch));
-        for (which, batch) in self.batches.iter().map(|batch| ("", batch)).chain(of_graph) {
-            for (name, ms, per_s) in [
-                ("as inputs", &batch.inputs_ms, batch.inputs_per_s),
-                ("promoted", &batch.promoted_ms, batch.promoted_per_s),
-                ("frozen", &batch.frozen_ms, batch.frozen_per_s),
-            ] {
-                rows.push(vec![
-                    format!("batch {}, {which}{name}", batch.batch),
-                    digits(ms.median),
-                    format!("{}–{}", digits(ms.p25), digits(ms.p75)),
-                    digits(per_s),
-                    digits(per_s / batch.frozen_per_s),
-                ]);
-            }
-        }
-        rows
+        let batches = self.batches.iter().map(|batch| ("", batch)).chain(of_graph).map(|(which, of)| {
+            let ways = [("as inputs", &of.inputs_ms), ("promoted", &of.promoted_ms), ("frozen", &of.frozen_ms)];
+            (of.batch, ways.map(|(name, ms)| (format!("{which}{name}"), ms)).to_vec())
+        });
+        batch_rows("encode", batches)
     }
 
     pub fn other_rows(&self) -> Vec<[String; 2]> {

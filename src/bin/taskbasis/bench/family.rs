@@ -272,9 +272,9 @@ pub fn recoverable(basis: &Basis) -> Result<Vec<TaskExpr>> {
     Ok(tasks)
 }
 
-/// Coefficients for the first `m` vectors; the others are left out. `n` makes them other ones.
+/// Coefficients for the first `m` vectors; the others are left out. Each `n` makes them other ones.
 pub fn first_vectors(basis: &Basis, m: usize, n: usize) -> Coefficients {
-    let value = |i: usize| if i < m { 0.3 + 0.01 * ((i + 3 * n) % 17) as f64 } else { 0.0 };
+    let value = |i: usize| if i < m { 0.3 + 0.01 * ((i + 3 * n) % 17) as f64 + 1e-6 * n as f64 } else { 0.0 };
     let vectors = (0..basis.vectors()).map(value).collect();
     Coefficients { vectors, ..Coefficients::zero(basis.vectors()) }
 }
@@ -298,6 +298,24 @@ impl InTurn {
     pub fn reconstruct(&mut self) -> Result<f64> {
         self.turn = 1 - self.turn;
         time(|| self.tasks[self.turn].get()).map(|(ms, _)| ms)
+    }
+}
+
+/// Tasks of all vectors, none of which was asked for before: no cache has their weights.
+pub struct Fresh {
+    model: Arc<Model>,
+    pub given: usize,
+}
+
+impl Fresh {
+    pub fn of(model: &Arc<Model>) -> Self {
+        Self { model: Arc::clone(model), given: 0 }
+    }
+
+    pub fn next(&mut self) -> Result<TaskWeights> {
+        let basis = basis_of(&self.model)?;
+        self.given += 1;
+        self.model.weights_from(first_vectors(basis, basis.vectors(), self.given))
     }
 }
 

@@ -146,7 +146,8 @@ fn by_threads(family: &Family, rounds: usize) -> Result<Vec<Threads>> {
 }
 
 /// A small model, so that only the numbers of tasks and vectors count.
-fn by_tasks(tasks: usize, keep: Option<&Path>, quick: bool) -> Result<Tasks> {
+/// A model of some hundred thousand parameters.
+pub fn small(tasks: usize, vectors: usize) -> Synthetic {
     let arch = Arch {
         width: 64,
         layers: 2,
@@ -157,9 +158,12 @@ fn by_tasks(tasks: usize, keep: Option<&Path>, quick: bool) -> Result<Tasks> {
         embed_dim: 64,
         activation: Activation::QuickGelu,
     };
+    Synthetic { arch, text: Vec::new(), method: Method::Autoencoder, tasks, vectors, dtype: DType::F32, seed: 0 }
+}
+
+fn by_tasks(tasks: usize, keep: Option<&Path>, quick: bool) -> Result<Tasks> {
     let vectors = tasks.min(100);
-    let wanted =
-        Synthetic { arch, text: Vec::new(), method: Method::Autoencoder, tasks, vectors, dtype: DType::F32, seed: 0 };
+    let wanted = small(tasks, vectors);
     let family = Family::synthetic(&wanted, &format!("small-{tasks}"), keep)?;
     let bundle = family.packed(VectorFormat::F32)?;
     let runs = if quick { 10 } else { 100 };

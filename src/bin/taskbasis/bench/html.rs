@@ -3,7 +3,7 @@
 use taskbasis::{Error, ErrorKind, Result};
 
 use super::samples::digits;
-use super::{Report, encode, growth, reconstruct, soak, switch};
+use super::{Report, device, encode, growth, reconstruct, soak, switch};
 use crate::report::plot::{Bars, Curve, Lines, cumulative};
 use crate::report::{begin, end, escape, legend, pairs_table, paragraph, rows_table, section};
 
@@ -27,6 +27,9 @@ pub(super) fn page(report: &Report) -> Result<String> {
     }
     if let Some(encode) = &report.encode {
         encoding(&mut out, encode)?;
+    }
+    if let Some(device) = &report.device {
+        on_device(&mut out, device)?;
     }
     let pairs = [
         ("Opening", report.open.as_ref().map(super::open::Open::rows)),
@@ -67,6 +70,13 @@ fn figures(report: &Report) -> String {
     }
     if let Some(encode) = &report.encode {
         add(digits(encode.lowest_promoted_vs_frozen), "of a frozen session's throughput, promoted, at least");
+    }
+    if let Some(device) = &report.device {
+        add(format!("{} ms", digits(device.switch_p50_ms)), "to a task's weights on the GPU");
+        add(digits(device.bandwidth_ratio), "of the speed at which the GPU copies its memory");
+        if let Some(encode) = &device.encode {
+            add(digits(encode.lowest_switched_vs_frozen), "of a frozen session's throughput after a switch, at least");
+        }
     }
     if let Some(over) = report.memory.as_ref().and_then(|memory| memory.peak_over_model) {
         add(format!("{} ×", digits(over)), "the model's size in memory, at most");
@@ -130,15 +140,49 @@ fn switching(out: &mut String, measured: &switch::Switch) -> Result<()> {
 
 fn encoding(out: &mut String, measured: &encode::Encode) -> Result<()> {
     let per_s = |of: fn(&encode::Batch) -> f64| measured.batches.iter().map(of).collect();
-    let bars = Bars {
-        y: "images / s",
-        groups: measured.batches.iter().map(|batch| format!("batch {}", batch.batch)).collect(),
-        series: vec![
-            ("weights as inputs".into(), per_s(|batch| batch.inputs_per_s)),
-            ("promoted".into(), per_s(|batch| batch.promoted_per_s)),
-            ("a frozen session".into(), per_s(|batch| batch.frozen_per_s)),
-        ],
+    let series = vec![
+        ("weights as inputs".into(), per_s(|batch| batch.inputs_per_s)),
+        ("promoted".into(), per_s(|batch| batch.promoted_per_s)),
+        ("a frozen session".into(), per_s(|batch| batch.frozen_per_s)),
+    ];
+    let bars = throughput(measured.batches.iter().map(|batch| batch.batch), series)?;
+    let about = "The same task again and again, in turns within one process.";
+    let tables = rows_table(&measured.rows()) + &pairs_table(&measured.other_rows());
+    section(out, "Throughput", about, &(bars + &tables));
+    Ok(())
+}
+
+fn on_device(out: &mut String, measured: &device::Device) -> Result<()> {
+    let curve = |(colour, of): (usize, &device::InFormat)| Curve {
+        name: of.format.clone(),
+        points: cumulative(&of.computed_ms.each),
+        colour,
+        dashed: false,
+        marks: false,
     };
+    let curves = measured.formats.iter().enumerate().map(curve).collect();
+    let lines =
+        Lines { x: "ms, from a task's name to its weights", y: "% of switches", log_x: true, log_y: false, curves };
+    let mut plots = lines.svg()? + &legend(&lines.curves);
+    if let Some(encode) = &measured.encode {
+        let per_s = |of: fn(&device::Batch) -> f64| encode.batches.iter().map(of).collect();
+        let series = vec![
+            ("just switched".into(), per_s(|batch| batch.switched_per_s)),
+            ("steady".into(), per_s(|batch| batch.steady_per_s)),
+            ("weights of the host's".into(), per_s(|batch| batch.host_per_s)),
+            ("a frozen session".into(), per_s(|batch| batch.frozen_per_s)),
+        ];
+        plots += &throughput(encode.batches.iter().map(|batch| batch.batch), series)?;
+    }
+    let tables: String = measured.tables().iter().map(|table| rows_table(table)).collect();
+    let about = "Weights reconstructed in the GPU's memory, another task every time.";
+    section(out, "On the GPU", about, &(plots + &tables + &pairs_table(&measured.rows())));
+    Ok(())
+}
+
+/// Images a second by batch size, with its legend.
+fn throughput(batches: impl Iterator<Item = usize>, series: Vec<(String, Vec<f64>)>) -> Result<String> {
+    let bars = Bars { y: "images / s", groups: batches.map(|batch| format!("batch {batch}")).collect(), series };
     let names = bars.series.iter().enumerate().map(|(colour, (name, _))| Curve {
         name: name.clone(),
         points: Vec::new(),
@@ -146,11 +190,7 @@ fn encoding(out: &mut String, measured: &encode::Encode) -> Result<()> {
         dashed: false,
         marks: false,
     });
-    let legend = legend(&names.collect::<Vec<_>>());
-    let about = "The same task again and again, in turns within one process.";
-    let tables = rows_table(&measured.rows()) + &pairs_table(&measured.other_rows());
-    section(out, "Throughput", about, &(bars.svg()? + &legend + &tables));
-    Ok(())
+    Ok(bars.svg()? + &legend(&names.collect::<Vec<_>>()))
 }
 
 fn grow(out: &mut String, measured: &growth::Growth) -> Result<()> {

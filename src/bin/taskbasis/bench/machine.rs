@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::Serialize;
-use taskbasis::{EncoderOptions, Result, Runtime, kernel};
+use taskbasis::{EncoderOptions, Provider, Result, Runtime, kernel};
 
 /// What a figure depends on beside the program. What the operating system does not tell is null.
 #[derive(Debug, Serialize)]
@@ -22,9 +22,10 @@ pub struct Machine {
     pub kernel: &'static str,
     /// Threads that reconstruct, and that encode.
     pub threads: usize,
-    pub onnxruntime: String,
-    /// What encodes, and which of its devices.
-    pub provider: &'static str,
+    /// Its version; null where nothing that is measured needs one, and there is none.
+    pub onnxruntime: Option<String>,
+    /// What encodes, and which of its devices; null where nothing that is measured has to, and it may not be there.
+    pub provider: Option<&'static str>,
     pub device: u32,
     pub taskbasis: &'static str,
     /// Processes that ran or waited for a processor in the minute before: near 0 on a quiet machine.
@@ -32,8 +33,14 @@ pub struct Machine {
 }
 
 impl Machine {
-    pub fn look(threads: usize, options: &EncoderOptions) -> Result<Self> {
+    /// `encodes` says whether ONNX Runtime has to be there.
+    pub fn look(threads: usize, options: &EncoderOptions, encodes: bool) -> Result<Self> {
         let read = |path: &str| std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
+        let onnxruntime = match Runtime::load(options.runtime.as_deref()) {
+            Ok(runtime) => Some(runtime.version().to_owned()),
+            Err(error) if encodes => return Err(error),
+            Err(_) => None,
+        };
         let huge = "/sys/kernel/mm/transparent_hugepage";
         Ok(Self {
             cpu: read("/proc/cpuinfo").and_then(|text| field(&text, "model name").map(String::from)),
@@ -47,8 +54,8 @@ impl Machine {
                 .and_then(|text| Some(text.split_once('[')?.1.split_once(']')?.0.to_owned())),
             kernel: kernel::active()?.name(),
             threads,
-            onnxruntime: Runtime::load(options.runtime.as_deref())?.version().to_owned(),
-            provider: options.provider.name(),
+            onnxruntime,
+            provider: (encodes || options.provider == Provider::Cpu).then_some(options.provider.name()),
             device: options.device,
             taskbasis: env!("CARGO_PKG_VERSION"),
             load: read("/proc/loadavg").and_then(|text| text.split(' ').next()?.parse().ok()),
@@ -57,15 +64,20 @@ impl Machine {
 
     /// One line.
     pub fn text(&self) -> String {
+        let runtime = self.onnxruntime.as_ref().map_or("no ONNX Runtime".into(), |version| {
+            let on = self.provider.map_or(String::new(), |provider| format!(" on {provider}"));
+            format!(
+                "ONNX Runtime {version}{on}{}",
+                if self.device == 0 { String::new() } else { format!(" {}", self.device) }
+            )
+        });
         format!(
-            "{}, {} processors, {}; {} kernel, {} threads, ONNX Runtime {} on {}, taskbasis {}",
+            "{}, {} processors, {}; {} kernel, {} threads, {runtime}, taskbasis {}",
             self.cpu.as_deref().unwrap_or("unknown processor"),
             self.processors,
             self.os,
             self.kernel,
             self.threads,
-            self.onnxruntime,
-            if self.device == 0 { self.provider.to_owned() } else { format!("{} {}", self.provider, self.device) },
             self.taskbasis
         )
     }
@@ -85,6 +97,17 @@ pub fn anonymous_memory() -> Option<u64> {
 /// Bytes that this process has had read from storage. `None` where the operating system does not tell.
 pub fn bytes_from_storage() -> Option<u64> {
     field(&std::fs::read_to_string("/proc/self/io").ok()?, "read_bytes")?.parse().ok()
+}
+
+/// The version of NVIDIA's driver. `None` where the operating system does not tell.
+pub fn nvidia_driver() -> Option<String> {
+    driver_version(&std::fs::read_to_string("/proc/driver/nvidia/version").ok()?)
+}
+
+/// Of `NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue …`: the word that is a version.
+fn driver_version(text: &str) -> Option<String> {
+    let is_version = |word: &&str| word.contains('.') && word.bytes().all(|byte| byte == b'.' || byte.is_ascii_digit());
+    field(text, "NVRM version")?.split_whitespace().find(is_version).map(ToOwned::to_owned)
 }
 
 /// Writes a file back and drops it from the page cache, as far as no process has it mapped; whether that could be asked
@@ -166,6 +189,14 @@ mod tests {
             (kilobytes("32768K"), kilobytes("12 kB"), kilobytes("many")),
             (Some(32 << 20), Some(12 << 10), None)
         );
+    }
+
+    #[test]
+    fn the_version_of_a_driver() {
+        let told =
+            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.82.07  Release Build\nGCC version: 12.3.0\n";
+        assert_eq!(driver_version(told).as_deref(), Some("580.82.07"));
+        assert_eq!(driver_version("GCC version: 12.3.0\n"), None);
     }
 
     #[cfg(target_os = "linux")]

@@ -1,5 +1,6 @@
 //! `taskbasis bench`
 
+mod device;
 mod encode;
 mod family;
 mod frozen;
@@ -18,8 +19,8 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use taskbasis::synthetic::Synthetic;
 use taskbasis::{
-    Activation, ArchHints, Encoder, EncoderOptions, Error, ErrorKind, Promotion, Result, VectorFormat, check_output,
-    replace_file,
+    Activation, ArchHints, Cuda, Encoder, EncoderOptions, Error, ErrorKind, Promotion, Provider, Result, Runtime,
+    VectorFormat, check_output, replace_file,
 };
 
 use self::family::{About, Dice, Family};
@@ -30,8 +31,8 @@ use crate::{output, provider};
 /// Measure opening, reconstruction, switching, encoding, memory and storage, as ratios taken in one run.
 ///
 /// Every comparison is made within this process, its variants taking turns, and medians are compared. Files of a
-/// synthetic family need up to 4 GB in the temporary folder, or in --keep. docs/performance.md tells what each figure
-/// is.
+/// synthetic family need up to 4 GB in the temporary folder, or in --keep. With --provider cuda or tensorrt also
+/// weights in the GPU's memory, and what encodes with them. docs/performance.md tells what each figure is.
 #[derive(Args)]
 pub struct Bench {
     /// Basis to measure: a folder or a bundle.
@@ -100,6 +101,8 @@ enum Part {
     Encode,
     Memory,
     Storage,
+    /// Weights in a GPU's memory; without --provider's library, all but encoding.
+    Device,
 }
 
 fn seconds(text: &str) -> std::result::Result<f64, String> {
@@ -129,6 +132,8 @@ struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     storage: Option<open::Storage>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<device::Device>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     growth: Option<growth::Growth>,
     #[serde(skip_serializing_if = "Option::is_none")]
     soak: Option<soak::Soak>,
@@ -153,26 +158,19 @@ impl Bench {
         if let Some(report) = &self.report {
             check_output(report, &self.inputs())?;
         }
-        let options = provider::settled(EncoderOptions { threads, ..self.encoder.options() })?;
-        let mut report = Report {
-            machine: Machine::look(threads, &options)?,
-            family: None,
-            quick: self.quick,
-            open: None,
-            reconstruct: None,
-            switch: None,
-            encode: None,
-            memory: None,
-            storage: None,
-            growth: None,
-            soak: None,
-        };
+        let options = self.settled(EncoderOptions { threads, ..self.encoder.options() })?;
+        // What cannot be had is said before minutes are spent on the rest.
+        let gpu = self.gpu(&options)?;
+        if self.encodes() && device::is_asked_for(&options) {
+            Runtime::load(options.runtime.as_deref())?.check_provider(options.provider, options.device)?;
+        }
+        let mut report = Report::of(Machine::look(threads, &options, self.encodes())?, self.quick);
         if self.growth {
             report.growth = Some(growth::measure(threads, self.quick, self.keep.as_deref())?);
         } else {
             let mut family = self.family()?;
             let about = family.about(&self.encoder)?;
-            let parts = self.wants(Part::Reconstruct) || self.wants(Part::Storage);
+            let parts = self.wants(Part::Reconstruct) || self.wants(Part::Storage) || gpu.is_some();
             if parts && self.soak.is_none() && !self.probe_memory {
                 let hints = ArchHints { heads: Some(about.arch.heads), activation: about.arch.activation };
                 family.add_formats(&self.formats, hints)?;
@@ -182,9 +180,9 @@ impl Bench {
                 about: &about,
                 threads,
                 quick: self.quick,
+                batches: batches(self.encoder.batch as usize, device::is_asked_for(&options)),
                 encoder: options,
                 args: &self.encoder,
-                batches: batches(self.encoder.batch as usize),
             };
             // What is wrong with a graph is said before minutes are spent on the rest. Nothing of it stays mapped.
             if self.encoder.graph.is_some() && !self.probe_memory {
@@ -198,7 +196,7 @@ impl Bench {
             }
             match self.soak {
                 Some(seconds) => report.soak = Some(soak::run(&setup, seconds)?),
-                None => self.measure(&setup, &mut report)?,
+                None => self.measure(&setup, gpu.as_ref(), &mut report)?,
             }
             report.family = Some(about);
         }
@@ -237,8 +235,42 @@ impl Bench {
         self.only.is_empty() || self.only.contains(&part)
     }
 
-    fn measure(&self, setup: &Setup<'_>, report: &mut Report) -> Result<()> {
-        let bar = output::progress(if self.only.is_empty() { 6 } else { self.only.len() }, "measuring");
+    /// Whether anything that is measured needs ONNX Runtime, and the provider.
+    fn encodes(&self) -> bool {
+        let parts = [Part::Open, Part::Switch, Part::Encode, Part::Memory];
+        !self.growth && (self.soak.is_some() || self.probe_memory || parts.into_iter().any(|part| self.wants(part)))
+    }
+
+    /// The options with a provider in the place of `auto`.
+    fn settled(&self, options: EncoderOptions) -> Result<EncoderOptions> {
+        if options.provider == Provider::Auto && self.only == [Part::Device] {
+            // There is nothing that the CPU could do instead.
+            return Ok(EncoderOptions { provider: Provider::Cuda, ..options });
+        }
+        provider::settled(options)
+    }
+
+    /// The GPU, where it is to be measured.
+    fn gpu(&self, options: &EncoderOptions) -> Result<Option<Cuda>> {
+        if self.growth || self.soak.is_some() || self.probe_memory || !self.wants(Part::Device) {
+            return Ok(None);
+        }
+        if !device::is_asked_for(options) {
+            // By itself it is not measured without a GPU.
+            return if self.only.is_empty() { Ok(None) } else { Err(no_gpu(options.provider)) };
+        }
+        match Cuda::open(options.device as usize) {
+            Err(error) if self.only.is_empty() && self.encoder.options().provider == Provider::Auto => {
+                output::note(&format!("weights in the GPU's memory are not measured: {error}"));
+                Ok(None)
+            }
+            opened => opened.map(Some),
+        }
+    }
+
+    fn measure(&self, setup: &Setup<'_>, gpu: Option<&Cuda>, report: &mut Report) -> Result<()> {
+        let parts = if self.only.is_empty() { 6 + usize::from(gpu.is_some()) } else { self.only.len() };
+        let bar = output::progress(parts, "measuring");
         // Memory first: what this process maps and allocates later is not its child's, but the machine's.
         if self.wants(Part::Memory) {
             report.memory = Some(open::memory(setup)?);
@@ -264,14 +296,24 @@ impl Bench {
             report.encode = Some(encode::measure(setup)?);
             bar.inc(1);
         }
+        if let Some(cuda) = gpu {
+            report.device = Some(device::measure(setup, cuda)?);
+            bar.inc(1);
+        }
         bar.finish_and_clear();
         Ok(())
     }
 }
 
-/// 1, 2, 8 and 32, as far as `most` allows, and `most`.
-fn batches(most: usize) -> Vec<usize> {
-    let mut batches: Vec<usize> = [1, 2, 8, 32].into_iter().filter(|&batch| batch < most).collect();
+fn no_gpu(provider: Provider) -> Error {
+    let error = Error::invalid("the part `device` is measured on a GPU").got(format_args!("--provider {provider}"));
+    error.hint("Ask for one with --provider cuda or tensorrt")
+}
+
+/// 1, 2, 8 and 32, on a GPU 64, 128 and 256 too, as far as `most` allows, and `most`.
+fn batches(most: usize, on_gpu: bool) -> Vec<usize> {
+    let usual: &[usize] = if on_gpu { &[1, 2, 8, 32, 64, 128, 256] } else { &[1, 2, 8, 32] };
+    let mut batches: Vec<usize> = usual.iter().copied().filter(|&batch| batch < most).collect();
     batches.push(most);
     batches
 }
@@ -305,6 +347,24 @@ impl Setup<'_> {
 }
 
 impl Report {
+    /// Of nothing yet.
+    fn of(machine: Machine, quick: bool) -> Self {
+        Self {
+            machine,
+            family: None,
+            quick,
+            open: None,
+            reconstruct: None,
+            switch: None,
+            encode: None,
+            memory: None,
+            storage: None,
+            device: None,
+            growth: None,
+            soak: None,
+        }
+    }
+
     fn text(&self) -> String {
         let pairs = |rows: Vec<[String; 2]>| {
             rows.iter().fold(String::new(), |text, [name, value]| text + &format!("{name:<46}  {value}\n"))
@@ -323,6 +383,10 @@ impl Report {
         );
         parts.extend(self.memory.as_ref().map(|memory| pairs(memory.rows())));
         parts.extend(self.storage.as_ref().map(|storage| pairs(storage.rows(self.tasks()))));
+        if let Some(device) = &self.device {
+            parts.extend(device.tables().iter().map(|table| output::table(table)));
+            parts.push(pairs(device.rows()));
+        }
         parts.extend(self.growth.iter().flat_map(growth::Growth::tables).map(|table| output::table(&table)));
         parts.extend(self.soak.as_ref().map(|soak| output::table(&soak.rows())));
         parts.join("\n")

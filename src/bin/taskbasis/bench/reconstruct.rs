@@ -151,7 +151,7 @@ fn with_threads(setup: &Setup<'_>, threads: usize, rounds: usize) -> Result<(Cop
 }
 
 /// What must be moved for `vectors` of them: only parameters of the image tower that change.
-fn bytes_moved(base: &Checkpoint, basis: &Basis, vectors: usize) -> u64 {
+pub fn bytes_moved(base: &Checkpoint, basis: &Basis, vectors: usize) -> u64 {
     let changed = base.image_tower().filter_map(|(name, tensor)| {
         let parameter = basis.parameter(name).filter(|parameter| parameter.is_changed())?;
         let read: usize = parameter.sources().iter().take(vectors).map(taskbasis::tensor::Source::nbytes).sum();

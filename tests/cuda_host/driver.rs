@@ -1,0 +1,31 @@
+//! Programs on the CUDA driver that has no GPU (`driver.cpp`).
+#![allow(unreachable_pub)]
+
+#[path = "mod.rs"]
+mod cuda_host;
+
+use std::process::{Command, Output};
+use std::sync::{Mutex, PoisonError};
+
+/// What `command` gives where that driver, with these settings, is the only one, and compiles the kernel too. `None`,
+/// said aloud, where there is none.
+pub fn on_the_hosts_driver(command: &mut Command, settings: &[(&str, &str)]) -> Option<Output> {
+    if !cfg!(all(feature = "cuda", target_os = "linux")) {
+        eprintln!("skipped: built without the feature `cuda`, or not for Linux");
+        return None;
+    }
+    static FOLDER: Mutex<Option<Option<tempfile::TempDir>>> = Mutex::new(None);
+    let mut folder = FOLDER.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = folder.get_or_insert_with(|| {
+        let folder = tempfile::tempdir().unwrap();
+        cuda_host::compile("driver.cpp", &folder.path().join("libcuda.so")).then_some(folder)
+    });
+    let folder = folder.as_ref()?.path();
+    let cache = tempfile::tempdir().unwrap();
+    command
+        .env("LD_LIBRARY_PATH", folder)
+        .env("TASKBASIS_NVRTC", folder.join("libcuda.so"))
+        .env("TASKBASIS_KERNEL_CACHE", cache.path())
+        .envs(settings.iter().copied());
+    Some(command.output().unwrap())
+}
