@@ -192,13 +192,14 @@ fn a_users_graph_is_measured_beside_the_built_one() {
     assert_eq!(bench(&[&of_graph[..], &["--soak", "1"]].concat()).status.code(), Some(2));
 }
 
-/// On a driver that has no GPU: nothing but ONNX Runtime's provider is missing.
+/// On a driver that has no GPU, and without ONNX Runtime.
 #[test]
 fn weights_on_a_gpu_are_measured_without_a_provider() {
     let folder = tempfile::tempdir().unwrap();
     let report = folder.path().join("report.html");
     let arguments = ["--only", "device", "--quick", "--json", "--threads", "2", "--formats", "f16,q4", "--report"];
-    let mut command = bench_command(&[&arguments[..], &[report.to_str().unwrap(), "--provider", "cuda"]].concat());
+    let others = [report.to_str().unwrap(), "--provider", "auto", "--onnxruntime", "/nowhere/libonnxruntime.so"];
+    let mut command = bench_command(&[&arguments[..], &others].concat());
     let Some(output) = on_the_hosts_driver(&mut command, &[]) else { return };
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let measured = json(&output);
@@ -208,7 +209,8 @@ fn weights_on_a_gpu_are_measured_without_a_provider() {
     let gpu = &device["gpu"];
     assert_eq!((gpu["name"].as_str(), gpu["compute_capability"].as_str()), (Some("none at all"), Some("9.0")));
     assert_eq!((gpu["cuda"].as_str(), number(gpu, "memory_bytes")), (Some("12.8"), (1u64 << 32) as f64));
-    assert!(device["encode"].is_null() && !device["not_encoded"].as_str().unwrap().is_empty(), "{device}");
+    assert!(measured["machine"]["onnxruntime"].is_null() && measured["machine"]["provider"].is_null());
+    assert!(device["encode"].is_null() && device["not_encoded"].as_str().unwrap().contains("/nowhere/"), "{device}");
 
     let tower = 4.0 * number(&measured, "family.parameters");
     let formats = device["formats"].as_array().unwrap();

@@ -101,7 +101,7 @@ enum Part {
     Encode,
     Memory,
     Storage,
-    /// Weights in a GPU's memory; without --provider's library, all but encoding.
+    // Without the provider's libraries all of it but encoding.
     Device,
 }
 
