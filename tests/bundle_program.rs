@@ -8,20 +8,9 @@ use std::path::Path;
 
 use bundle_support::common::{digits, relative_l2, whole_digits};
 use bundle_support::{Parts, digits_files};
-use program_support::{json, run};
+use program_support::{fail, fail_times, json, run};
 use serde_json::Value;
 use taskbasis::{Bundle, Checkpoint};
-
-/// Exit code 1, nothing on stdout, and all `parts` on stderr.
-#[track_caller]
-fn fail(arguments: &[&str], parts: &[&str]) {
-    let output = run(arguments);
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{text}");
-    for part in parts {
-        assert!(text.contains(part), "`{part}` is not in: {text}");
-    }
-}
 
 fn text(path: impl AsRef<Path>) -> String {
     path.as_ref().to_str().unwrap().to_owned()
@@ -244,7 +233,7 @@ fn verify_names_everything_that_is_wrong() {
         bytes[at] ^= 1;
     }
     fs::write(&bundle, bytes).unwrap();
-    fail(&["verify", &bundle], &[&bundle, "`base/visual.proj`", "`vectors/visual.proj`", "another checksum"]);
+    fail_times(2, &["verify", &bundle], &[&bundle, "`base/visual.proj`", "`vectors/visual.proj`", "another checksum"]);
     fail(&["verify", &files.base], &["not a bundle"]);
     // It opens all the same: looking at every byte is what verify is for.
     json(&["inspect", &bundle]);

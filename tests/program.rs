@@ -1,42 +1,15 @@
 //! The `taskbasis` program as a user runs it: results, JSON, exit codes, errors, and files that are never half-written.
 
 mod common;
+mod program_support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use common::{digits, relative_l2, whole_digits};
+use program_support::{fail, json, run, succeed};
 use serde_json::Value;
 use taskbasis::Checkpoint;
-
-fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_taskbasis")).args(arguments).output().unwrap()
-}
-
-#[track_caller]
-fn succeed(arguments: &[&str]) -> String {
-    let output = run(arguments);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-#[track_caller]
-fn json(arguments: &[&str]) -> Value {
-    serde_json::from_str(&succeed(&[arguments, &["--json"]].concat())).unwrap()
-}
-
-/// Exit code 1, nothing on stdout, one paragraph on stderr that holds all `parts`.
-#[track_caller]
-fn fail(arguments: &[&str], parts: &[&str]) {
-    let output = run(arguments);
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{text}");
-    assert!(text.starts_with("error: ") && text.trim_end().lines().count() == 1, "{text}");
-    for part in parts {
-        assert!(text.contains(part), "`{part}` is not in: {text}");
-    }
-}
 
 fn text(path: PathBuf) -> String {
     path.to_str().unwrap().to_owned()
