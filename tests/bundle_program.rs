@@ -8,7 +8,7 @@ use std::path::Path;
 
 use bundle_support::common::{digits, relative_l2, whole_digits};
 use bundle_support::{Parts, digits_files};
-use program_support::{fail, fail_times, json, run};
+use program_support::{fail, fail_times, json, run, succeed};
 use serde_json::Value;
 use taskbasis::{Bundle, Checkpoint};
 
@@ -164,6 +164,24 @@ fn a_carried_graph_is_what_runs() {
     let quick = ["bench", "--basis", &bundle, "--only", "encode", "--quick", "--batch", "2", "--threads", "2"];
     assert!(json(&quick)["encode"]["graph"]["inputs_difference"].as_f64().unwrap() < 1e-5);
     assert!(json(&[&quick[..], &["--built-graph"]].concat())["encode"].get("graph").is_none());
+}
+
+/// Which graph runs is told to those who open a bundle.
+#[test]
+fn packing_the_built_graph_is_refused() {
+    let files = Files::new();
+    let out = files.path("m.taskbasis");
+    let pack = ["pack", "--basis", &files.basis, "--base", &files.base, "--built-graph", "-o", &out];
+    fail(&pack, &["--built-graph", "Without --graph, a bundle carries no graph"]);
+    let data = digits("base").map(text).unwrap();
+    let build = ["build", "--base", &files.base, "--tasks-dir", &data, "--built-graph"];
+    for name in ["m.taskbasis", "folder"] {
+        fail(&[&build[..], &["-o", &files.path(name)]].concat(), &["--built-graph", "carries no graph"]);
+        assert!(!files.folder.path().join(name).exists());
+    }
+    for command in ["pack", "build"] {
+        assert!(!succeed(&[command, "--help"]).contains("built-graph"));
+    }
 }
 
 #[test]
