@@ -69,6 +69,32 @@ fn reconstruct_gives_weights_and_vectors() {
     }
 }
 
+/// In every process: whoever caches or signs what is exported may go by its bytes.
+#[test]
+fn exports_are_the_same_bytes_every_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let (basis, base) = (ae(), base());
+    let graph = digits("onnx/transformers_style_opset14.onnx").map(text);
+    let weights = ["--basis", &basis, "--base", &base, "--weights", "MNIST@0.3 + Parity@0.2"];
+    let mut commands: Vec<Vec<&str>> =
+        vec![vec!["reconstruct"], vec!["reconstruct", "--image-tower"], vec!["export"], vec!["export", "--f16"]];
+    if let Some(graph) = &graph {
+        commands.push(vec!["export", "--graph", graph]);
+        commands.push(vec!["pack", "--graph", graph]);
+    }
+    for command in commands {
+        let arguments = if command[0] == "pack" { &weights[..4] } else { &weights };
+        let written = |number: usize| {
+            let out = folder.path().join(format!("{number}"));
+            succeed(&[&command[..], arguments, &["-o", out.to_str().unwrap()]].concat());
+            fs::read(out).unwrap()
+        };
+        let first = written(0);
+        // Two entries in no order would be in the same one every other time.
+        assert!((1..6).all(|number| written(number) == first), "{command:?}");
+    }
+}
+
 #[test]
 fn embed_equals_the_reference() {
     let golden_path = whole_digits("golden.safetensors").unwrap();
