@@ -15,6 +15,7 @@ pub(crate) mod form;
 mod host;
 #[cfg(any(feature = "cuda", test))]
 mod nvrtc;
+mod staging;
 mod table;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -25,6 +26,7 @@ use std::time::Instant;
 pub(crate) use device::{Device, Event, Memory, Pinned, Queue};
 #[cfg(test)]
 pub(crate) use host::HostDevice;
+pub(crate) use staging::Staging;
 pub(crate) use table::{Launch, Part, Table};
 
 use crate::error::Result;
@@ -44,7 +46,7 @@ pub struct Cuda {
 impl Cuda {
     /// The GPU of this number, as the CUDA driver counts them; the first is 0.
     ///
-    /// The kernel is compiled for it the first time, by NVRTC, and then kept in the user's folder for caches
+    /// Opening it again, while somebody uses it, gives the same one. The kernel is compiled for it the first time, by NVRTC, and then kept in the user's folder for caches
     /// (`TASKBASIS_KERNEL_CACHE` names another one). `docs/gpu.md` says what has to be installed.
     ///
     /// # Errors
@@ -54,7 +56,7 @@ impl Cuda {
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime) with the words of the driver.
     pub fn open(ordinal: usize) -> Result<Self> {
         #[cfg(feature = "cuda")]
-        return Ok(Self { device: Arc::new(driver::Driver::open(ordinal)?) });
+        return Ok(Self { device: driver::open(ordinal)? });
         #[cfg(not(feature = "cuda"))]
         return Err(crate::Error::unsupported(format!(
             "GPU {ordinal} cannot be used: built without the feature `cuda`"
@@ -118,6 +120,11 @@ impl Cuda {
     /// That of what is on it.
     pub(crate) fn on(device: &Arc<dyn Device>) -> Self {
         Self { device: Arc::clone(device) }
+    }
+
+    /// Whether both are the same device.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.ordinal() == other.ordinal()
     }
 
     /// Its number, as [`Cuda::open`] takes it.
