@@ -146,21 +146,27 @@ fn a_thousand_switches_leave_memory_flat() {
     assert!(end + SLACK >= before, "{before} bytes were free before, {end} after");
 }
 
+/// ONNX Runtime with the providers of GPUs.
+fn runtime_for_gpus() -> Option<PathBuf> {
+    // The driver without a GPU is none for the provider.
+    if std::env::var_os("ON_THE_HOSTS_DRIVER").is_some() {
+        return None;
+    }
+    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join(".onnxruntime-gpu/libonnxruntime.so");
+    let named = std::env::var_os("TASKBASIS_ONNXRUNTIME_GPU").map(PathBuf::from);
+    let library = named.or_else(|| fetched.is_file().then_some(fetched));
+    if library.is_none() {
+        eprintln!("skipped: no ONNX Runtime for GPUs (`scripts/fetch-onnxruntime --gpu` fetches it)");
+    }
+    library
+}
+
 /// The golden embeddings, from weights that lie on the GPU, by ONNX Runtime's CUDA provider and by TensorRT's:
 /// `TASKBASIS_ONNXRUNTIME_GPU` names its library, or `scripts/fetch-onnxruntime --gpu` has fetched it. Without a GPU,
 /// `encoder::device::tests` of the library.
 #[test]
 fn the_encoder_reads_the_weights_where_they_are() {
-    // The driver without a GPU is none for the provider.
-    if std::env::var_os("ON_THE_HOSTS_DRIVER").is_some() {
-        return;
-    }
-    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join(".onnxruntime-gpu/libonnxruntime.so");
-    let named = std::env::var_os("TASKBASIS_ONNXRUNTIME_GPU").map(PathBuf::from);
-    let Some(library) = named.or_else(|| fetched.is_file().then_some(fetched)) else {
-        eprintln!("skipped: no ONNX Runtime for GPUs (`scripts/fetch-onnxruntime --gpu` fetches it)");
-        return;
-    };
+    let Some(library) = runtime_for_gpus() else { return };
     let Some((_one, cuda)) = gpu() else { return };
     let Some(((folder, base), golden)) = bundle_support::digits_files("AE").zip(common::digits("golden.safetensors"))
     else {
@@ -220,6 +226,32 @@ fn the_encoder_reads_the_weights_where_they_are() {
             assert!(common::relative_l2(&host.encode_task(task, &pixels, 32).unwrap(), expected) <= within);
         }
     }
+}
+
+/// What `taskbasis bench` does with an encoder. Without a GPU: `bench::device` of the program, and `tests/bench.rs`.
+#[test]
+fn the_bench_encodes_with_weights_on_the_gpu() {
+    let Some(library) = runtime_for_gpus() else { return };
+    let Some((_one, _cuda)) = gpu() else { return };
+    let usable = Runtime::load(Some(&library)).and_then(|runtime| runtime.check_provider(Provider::Cuda, 0));
+    if let Err(error) = usable {
+        eprintln!("skipped: {error}");
+        return;
+    }
+    let Some((folder, base)) = bundle_support::digits_files("AE") else { return };
+    let mut bench = Command::new(env!("CARGO_BIN_EXE_taskbasis"));
+    bench.args(["bench", "--only", "device", "--quick", "--json", "--provider", "cuda", "--batch", "64", "--formats"]);
+    let output = bench.arg("--basis").arg(folder).arg("--base").arg(base).arg("--onnxruntime").arg(&library).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let measured: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let encode = &measured["device"]["encode"];
+    assert!(encode["execution"].as_str().unwrap().contains("weights on the device"), "{measured:#}");
+    for difference in ["steady_difference", "host_difference"] {
+        assert!(encode[difference].as_f64().unwrap() < 2e-5, "{difference}: {encode:#}");
+    }
+    assert_eq!(encode["batches"].as_array().unwrap().len(), 5, "1, 2, 8, 32, 64");
+    assert!(encode["encoder_bytes"].as_u64().unwrap() > 0);
 }
 
 #[test]

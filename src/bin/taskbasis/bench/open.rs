@@ -149,6 +149,10 @@ pub fn memory(setup: &Setup<'_>) -> Result<Memory> {
         child.arg("--onnxruntime").arg(runtime);
     }
     child.args(["--provider", setup.encoder.provider.name(), "--device", &setup.encoder.device.to_string()]);
+    child.args(["--weights-on", setup.encoder.weights_on.name()]);
+    if let Some(bytes) = setup.encoder.device_budget {
+        child.args(["--device-budget", &(bytes >> 20).to_string()]);
+    }
     child.args(setup.arch_arguments());
     let done = child.output().map_err(|e| failed("start", e))?;
     let said: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap_or_default();
