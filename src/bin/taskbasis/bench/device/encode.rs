@@ -2,9 +2,12 @@
 //!
 //! With the CPU as provider all of it runs too, on weights of the host's: that is how it is tested.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use taskbasis::{
-    Cuda, Encoder, EncoderOptions, Error, ErrorKind, Execution, Promotion, Result, TaskExpr, TaskWeights, WeightsOn,
+    Cuda, Encoder, EncoderOptions, Error, ErrorKind, Execution, FrozenEncoder, Promotion, Result, TaskExpr,
+    TaskWeights, Weights, WeightsOn,
 };
 
 use super::super::Setup;
@@ -69,6 +72,8 @@ pub fn measure(setup: &Setup<'_>, cuda: Option<&Cuda>, budget: Option<usize>) ->
     let model = setup.family.open(setup.threads, TASKS * setup.about.weights_bytes)?;
     let task: TaskExpr = recoverable(basis_of(&model)?)?.swap_remove(0);
     let (steady, mut fresh) = (model.weights(&task)?, Fresh::of(&model));
+    let (pixels, image) = (setup.pixels(setup.batches.iter().max().copied().unwrap_or(1)), setup.about.arch.pixels());
+    let all = Batches { sizes: &setup.batches, pixels: &pixels, image };
     let mut memory = Fallen::from_now(cuda)?;
 
     // Of a GPU, never the host's memory in silence.
@@ -78,57 +83,25 @@ pub fn measure(setup: &Setup<'_>, cuda: Option<&Cuda>, budget: Option<usize>) ->
         Some(device) => drop(device.pin(&steady)?),
         None => drop(steady.pin()?),
     }
-    let largest = setup.batches.iter().max().copied().unwrap_or(1);
-    let pixels = setup.pixels(largest);
-    let image = setup.about.arch.pixels();
-    let all = |run: &dyn Fn(&[f32], usize) -> Result<Vec<f32>>| {
-        setup.batches.iter().map(|&batch| run(&pixels[..batch * image], batch)).collect::<Result<Vec<_>>>()
-    };
-    let of_steady = all(&|pixels, batch| encoder.encode_task(&steady, pixels, batch))?;
+    let of_steady = all.run(|pixels, batch| encoder.encode_task(&steady, pixels, batch))?;
     let encoder_bytes = memory.since()?;
     let frozen = Frozen::write(setup, &task)?.open(setup)?;
-    let of_frozen = all(&|pixels, batch| frozen.encode(pixels, batch))?;
+    let of_frozen = all.run(|pixels, batch| frozen.encode(pixels, batch))?;
     let frozen_bytes = memory.since()?;
     let host = with_weights(setup, EncoderOptions { weights_on: WeightsOn::Host, ..setup.encoder.clone() })?;
     let held = steady.get()?;
-    let of_host = all(&|pixels, batch| host.encode(&held, pixels, batch))?;
+    let of_host = all.run(|pixels, batch| host.encode(&held, pixels, batch))?;
     let farthest = |these: &[Vec<f32>]| {
         these.iter().zip(&of_frozen).map(|(these, frozen)| difference(these, frozen)).fold(0.0, f64::max)
     };
 
-    let one = &pixels[..image];
-    let mut variants: Vec<Variant<'_>> = vec![
-        Box::new(|| {
-            let task = fresh.next()?;
-            time(|| encoder.encode_task(&task, one, 1)).map(|(ms, _)| ms)
-        }),
-        Box::new(|| time(|| encoder.encode_task(&steady, one, 1)).map(|(ms, _)| ms)),
-    ];
-    let mut samples = take_turns(if setup.quick { 10 } else { 100 }, &mut variants)?;
-    drop(variants);
-    let (ready_ms, not_ready_ms) = (samples.remove(1), samples.remove(0));
+    let ways = Ways { encoder, steady, host, held, frozen };
+    let [not_ready_ms, ready_ms] = ways.switches(&mut fresh, &pixels[..image], if setup.quick { 10 } else { 100 })?;
     let (switch_ms, switch_interval_ms) = paired_difference(&not_ready_ms.each, &ready_ms.each);
-
-    let mut batches = Vec::new();
-    for &batch in &setup.batches {
-        let pixels = &pixels[..batch * image];
-        let mut variants: Vec<Variant<'_>> = vec![
-            Box::new(|| {
-                let task = fresh.next()?;
-                compute(&encoder, &task)?;
-                time(|| encoder.encode_task(&task, pixels, batch)).map(|(ms, _)| ms)
-            }),
-            Box::new(|| time(|| encoder.encode_task(&steady, pixels, batch)).map(|(ms, _)| ms)),
-            Box::new(|| time(|| host.encode(&held, pixels, batch)).map(|(ms, _)| ms)),
-            Box::new(|| time(|| frozen.encode(pixels, batch)).map(|(ms, _)| ms)),
-        ];
-        let samples = take_turns(rounds(setup, batch), &mut variants)?;
-        drop(variants);
-        if let Ok([switched, steady, host, frozen]) = <[Samples; 4]>::try_from(samples) {
-            batches.push(Batch::of(batch, switched, steady, host, frozen));
-        }
-    }
-    let kept = encoder.device_model(&model)?.map_or_else(|| model.cache().stats(), |device| device.stats().cache);
+    let of_size = |&batch: &usize| ways.batch(&mut fresh, &pixels[..batch * image], batch, rounds(setup, batch));
+    let batches = setup.batches.iter().map(of_size).collect::<Result<Vec<_>>>()?;
+    let device = ways.encoder.device_model(&model)?;
+    let kept = device.map_or_else(|| model.cache().stats(), |device| device.stats().cache);
     if kept.misses != fresh.given as u64 + 1 {
         return Err(Error::new(ErrorKind::Internal, "some weights were there already, or one task's not any more"));
     }
@@ -137,7 +110,7 @@ pub fn measure(setup: &Setup<'_>, cuda: Option<&Cuda>, budget: Option<usize>) ->
     };
     let switched_vs_frozen = over_frozen(|batch| batch.switched_per_s);
     Ok(Encode {
-        execution: told(encoder.execution()),
+        execution: told(ways.encoder.execution()),
         not_ready_ms,
         ready_ms,
         switch_ms,
@@ -152,6 +125,65 @@ pub fn measure(setup: &Setup<'_>, cuda: Option<&Cuda>, budget: Option<usize>) ->
         encoder_bytes,
         frozen_bytes,
     })
+}
+
+/// The ways to run one task, and others.
+struct Ways {
+    /// With weights on the device.
+    encoder: Encoder,
+    steady: TaskWeights,
+    /// With weights of the host's.
+    host: Encoder,
+    held: Arc<Weights>,
+    frozen: FrozenEncoder,
+}
+
+impl Ways {
+    /// Embeddings of one image by tasks whose weights are not there, and by one whose weights are.
+    fn switches(&self, fresh: &mut Fresh, pixels: &[f32], rounds: usize) -> Result<[Samples; 2]> {
+        let variants: [Variant<'_>; 2] = [
+            Box::new(|| {
+                let task = fresh.next()?;
+                time(|| self.encoder.encode_task(&task, pixels, 1)).map(|(ms, _)| ms)
+            }),
+            Box::new(|| time(|| self.encoder.encode_task(&self.steady, pixels, 1)).map(|(ms, _)| ms)),
+        ];
+        in_turns(rounds, variants)
+    }
+
+    fn batch(&self, fresh: &mut Fresh, pixels: &[f32], batch: usize, rounds: usize) -> Result<Batch> {
+        let variants: [Variant<'_>; 4] = [
+            Box::new(|| {
+                let task = fresh.next()?;
+                compute(&self.encoder, &task)?;
+                time(|| self.encoder.encode_task(&task, pixels, batch)).map(|(ms, _)| ms)
+            }),
+            Box::new(|| time(|| self.encoder.encode_task(&self.steady, pixels, batch)).map(|(ms, _)| ms)),
+            Box::new(|| time(|| self.host.encode(&self.held, pixels, batch)).map(|(ms, _)| ms)),
+            Box::new(|| time(|| self.frozen.encode(pixels, batch)).map(|(ms, _)| ms)),
+        ];
+        in_turns(rounds, variants).map(|samples| Batch::of(batch, samples))
+    }
+}
+
+fn in_turns<const N: usize>(rounds: usize, mut variants: [Variant<'_>; N]) -> Result<[Samples; N]> {
+    let samples = take_turns(rounds, &mut variants)?;
+    samples.try_into().map_err(|_| Error::new(ErrorKind::Internal, "a variant was not measured"))
+}
+
+/// Images for runs of every size.
+struct Batches<'a> {
+    sizes: &'a [usize],
+    pixels: &'a [f32],
+    /// Values of one.
+    image: usize,
+}
+
+impl Batches<'_> {
+    /// The embeddings of a run of each size.
+    fn run(&self, run: impl Fn(&[f32], usize) -> Result<Vec<f32>>) -> Result<Vec<Vec<f32>>> {
+        self.sizes.iter().map(|&batch| run(&self.pixels[..batch * self.image], batch)).collect()
+    }
 }
 
 /// One that never promotes.
@@ -195,7 +227,7 @@ impl<'a> Fallen<'a> {
 }
 
 impl Batch {
-    fn of(batch: usize, switched_ms: Samples, steady_ms: Samples, host_ms: Samples, frozen_ms: Samples) -> Self {
+    fn of(batch: usize, [switched_ms, steady_ms, host_ms, frozen_ms]: [Samples; 4]) -> Self {
         let per_s = |ms: &Samples| images_per_s(batch, ms);
         Self {
             batch,
