@@ -162,6 +162,21 @@ fn the_bits_are_those_of_the_cpu_whatever_the_budget() {
 }
 
 #[test]
+fn an_upload_can_be_waited_for() {
+    let model = model(2);
+    let (resident, arena) = sizes(&model);
+    let host = Arc::new(HostDevice::new(ROOM, 1));
+    // Where all of it stays, the pinned memory that it came through has been waited for, and is gone.
+    let device = on(&host, &model, resident * 2 / 3 + 2 * arena).unwrap();
+    let begun = host.tally().copied;
+    device.synchronize().unwrap();
+    let copied = host.tally().copied;
+    assert!(begun < copied, "the last of it was on its way");
+    host.finish();
+    assert_eq!(host.tally().copied, copied, "nothing of it was left");
+}
+
+#[test]
 fn a_thousand_switches_stay_within_the_budget() {
     let model = model(2);
     let (resident, arena) = sizes(&model);
