@@ -209,6 +209,15 @@ fn the_encoder_reads_the_weights_where_they_are() {
                 scope.spawn(move || (0..50).for_each(|switch| check(&cases[(first + switch) % cases.len()])));
             }
         });
+        if provider == Provider::Cuda {
+            let encoder = Encoder::new(&arch, &EncoderOptions { cuda_graphs: true, ..options.clone() }).unwrap();
+            for switch in 0..200 {
+                let ((task, expected), n) = (&cases[switch * 7 % cases.len()], [32, 1][switch / 50 % 2]);
+                let embeds = encoder.encode_task(task, &pixels[..n * arch.pixels()], n).unwrap();
+                let error = common::relative_l2(&embeds, &expected[..embeds.len()]);
+                assert!(error <= within, "{} as a CUDA graph: {error:.2e}", task.name());
+            }
+        }
         // The same from weights of the host's, and promoted.
         let host = EncoderOptions { weights_on: WeightsOn::Host, ..options };
         let host = Encoder::new(&arch, &host).unwrap();
