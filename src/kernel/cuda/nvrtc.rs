@@ -91,7 +91,7 @@ impl Nvrtc {
             .got(tried.join("; "))
             .hint(format!(
                 "Install the CUDA toolkit, or run `pip install nvidia-cuda-nvrtc-cu12` and set {VARIABLE} to the \
-                 folder `nvidia/cuda_nvrtc/lib` that it brings"
+                 folder `nvidia/cuda_nvrtc/lib` that it brings (for CUDA 13: `nvidia-cuda-nvrtc`, `nvidia/cu13/lib`)"
             )))
     }
 
