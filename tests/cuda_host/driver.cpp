@@ -168,7 +168,7 @@ API cuDevicePrimaryCtxRelease_v2(int) {
     // Whoever used it has given everything back, and left it.
     const bool is_clean = handles.empty() && readable.empty() && contexts.empty() && capture_mode == GLOBAL;
     if (--retained == 0 && !is_clean) {
-        std::fprintf(stderr, "%zu handles, %zu allocations, %zu contexts and capture mode %d are left\n", handles.size(),
+        std::fprintf(stderr, "%zu handles, %zu allocations, %zu contexts, capture mode %d are left\n", handles.size(),
                      readable.size(), contexts.size(), capture_mode);
         std::abort();
     }

@@ -243,9 +243,9 @@ static __device__ __forceinline__ u64 address(const unsigned *words) {
     return (u64)words[1] << 32 | words[0];
 }
 
-// Has the blocks of a term brought into the second-level cache: a lane asks for a sector, for how much more comes with
-// one is nowhere promised. What a warp computes of one term does not keep enough loads on their way. Dense terms do, and
-// are not asked for.
+// Has the blocks of a term brought into the second-level cache: a lane asks for a sector, for how much more comes
+// with one is nowhere promised. What a warp computes of one term does not keep enough loads on their way. Dense terms
+// do, and are not asked for.
 static __device__ __forceinline__ void fetch_ahead(u64 term, unsigned tile, unsigned lane) {
     unsigned words[4];
     load16(term, words);

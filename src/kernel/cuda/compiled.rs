@@ -29,10 +29,10 @@ pub(crate) fn folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<Path
     caches.map(|caches| caches.join("taskbasis"))
 }
 
-/// What `load` makes of the code of `source` for a device: from `folder` where it is there, else made by `compile` and
-/// left there for the next time. A file that is damaged is written anew, and so is one that `load` refuses: a folder that
-/// machines share may have code that is too new for the driver of one of them. A folder that cannot be written to only
-/// costs the time.
+/// What `load` makes of the code of `source` for a device: from `folder` where it is there, else made by `compile`
+/// and left there for the next time. A file that is damaged is written anew, and so is one that `load` refuses: a
+/// folder that machines share may have code that is too new for the driver of one of them. A folder that cannot be
+/// written to only costs the time.
 ///
 /// # Errors
 /// Those of `compile`, and those of `load` for what was just compiled.

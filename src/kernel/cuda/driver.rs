@@ -162,9 +162,9 @@ impl Driver {
     }
 
     /// Makes the device's context that of this thread, until what it gives is dropped. Meanwhile nothing that others
-    /// capture concerns this thread: while somebody in this process captures a CUDA graph, as ONNX Runtime does, memory
-    /// could not be allocated otherwise, nor events be asked, and the capture would fail as well. What is asked for here
-    /// is never part of a graph.
+    /// capture concerns this thread: while somebody in this process captures a CUDA graph, as ONNX Runtime does,
+    /// memory could not be allocated otherwise, nor events be asked, and the capture would fail as well. What is
+    /// asked for here is never part of a graph.
     fn enter(&self) -> Result<Entered> {
         // SAFETY: the context is retained as long as `self` lives.
         unsafe { sys::cuCtxPushCurrent_v2(self.context) }.result().map_err(failed("cannot use the GPU"))?;

@@ -65,8 +65,9 @@ type Size = unsafe extern "C" fn(Program, *mut usize) -> c_int;
 type Get = unsafe extern "C" fn(Program, *mut c_char) -> c_int;
 
 impl Nvrtc {
-    /// The one that [`VARIABLE`] names, else that of the toolkit (`CUDA_HOME`, `CUDA_PATH`), else the system loader's. One
-    /// of a newer major version of CUDA than `newest`, the driver's, is passed over: the driver would refuse its code.
+    /// The one that [`VARIABLE`] names, else that of the toolkit (`CUDA_HOME`, `CUDA_PATH`), else the system
+    /// loader's. One of a newer major version of CUDA than `newest`, the driver's, is passed over: the driver would
+    /// refuse its code.
     ///
     /// # Errors
     /// [`ErrorKind::RuntimeMissing`], with every place that was tried.
