@@ -2,15 +2,17 @@
 //!
 //! Each session runs in a stream of ours (`user_compute_stream`). So the order is one of streams: the images' copy and
 //! the weights' kernel, then the run, then the embeddings' copy and whatever uses the weights' memory next. The host
-//! waits for the embeddings alone. `io.rs` is what a run has for its images and embeddings.
+//! waits for the embeddings alone. `io.rs` is what a run has for its images and embeddings,
+//! `graphs.rs` records runs.
 
+mod graphs;
 mod io;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 
@@ -69,6 +71,9 @@ pub(super) struct Device {
     cuda: Cuda,
     memory: MemoryInfo<'static>,
     options: DeviceOptions,
+    /// Where runs are recorded and replayed: held by runs, by a single one while it is recorded, as the driver then
+    /// refuses much of what others would ask it.
+    recording: Option<RwLock<()>>,
     owner: Owner,
     /// Those that were brought there for this encoder.
     models: Mutex<Vec<Weak<Model>>>,
@@ -80,8 +85,12 @@ impl Device {
     ///
     /// # Errors
     /// With [`WeightsOn::Device`], as [`Cuda::open`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for
-    /// weights on a device where the CPU was asked to compute.
+    /// weights on a device where the CPU was asked to compute, and for CUDA graphs without CUDA or weights on the device.
     pub(super) fn choose(target: &Target, options: &EncoderOptions) -> Result<(Option<Self>, Option<String>)> {
+        let can_record = matches!(options.provider, Provider::Cuda | Provider::Auto);
+        if options.cuda_graphs && (!can_record || options.weights_on == WeightsOn::Host) {
+            return Err(Error::unsupported("CUDA graphs need the provider `cuda`, and weights on the device"));
+        }
         match options.weights_on {
             WeightsOn::Host => Ok((None, None)),
             WeightsOn::Device if target.is_cpu() && options.provider == Provider::Cpu => {
@@ -111,8 +120,9 @@ impl Device {
     }
 
     fn on(cuda: Cuda, memory: MemoryInfo<'static>, options: &EncoderOptions) -> Self {
+        let recording = options.cuda_graphs.then(RwLock::default);
         let options = DeviceOptions { budget: options.device_budget };
-        Self { cuda, memory, options, owner: Owner::new(), models: Mutex::default() }
+        Self { cuda, memory, options, recording, owner: Owner::new(), models: Mutex::default() }
     }
 
     /// The model on this device, brought there unless it is.

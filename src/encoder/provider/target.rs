@@ -24,11 +24,20 @@ pub(in crate::encoder) struct Target {
     least: Option<f32>,
     /// A `cudaStream_t` for CUDA to compute in, as a number; `None` has it make its own.
     stream: Option<u64>,
+    /// Whether CUDA may record runs, and replay them.
+    graphs: bool,
 }
 
 impl Target {
     pub(in crate::encoder) fn cpu() -> Self {
-        Self { provider: Provider::Cpu, device: 0, tensorrt: TensorRtOptions::default(), least: None, stream: None }
+        Self {
+            provider: Provider::Cpu,
+            device: 0,
+            tensorrt: TensorRtOptions::default(),
+            least: None,
+            stream: None,
+            graphs: false,
+        }
     }
 
     /// # Errors
@@ -46,15 +55,15 @@ impl Target {
         }
         let least = (provider == Provider::TensorRt && tensorrt.fp16)
             .then(|| tensorrt.min_cosine.unwrap_or(TensorRtOptions::DEFAULT_COSINE));
-        Ok(Self { provider, device, tensorrt: tensorrt.clone(), least, stream: None })
+        Ok(Self { provider, device, tensorrt: tensorrt.clone(), least, stream: None, graphs: false })
     }
 
-    /// The same, for a session that computes in this stream of the device. The CPU knows no streams.
+    /// The same, for a session that computes in this stream of the device, as CUDA graphs or not. The CPU knows neither.
     ///
     /// # Safety
     /// The stream has to outlive every session that is made for the target.
-    pub(in crate::encoder) unsafe fn in_stream(&self, stream: u64) -> Self {
-        Self { stream: Some(stream), ..self.clone() }
+    pub(in crate::encoder) unsafe fn in_stream(&self, stream: u64, graphs: bool) -> Self {
+        Self { stream: Some(stream), graphs, ..self.clone() }
     }
 
     pub(in crate::encoder) fn provider(&self) -> Provider {
@@ -116,6 +125,9 @@ impl Target {
         if let Some(stream) = self.stream {
             // SAFETY: `in_stream` demands that it outlives the sessions.
             cuda = unsafe { cuda.with_compute_stream(std::ptr::with_exposed_provenance_mut(stream as usize)) };
+        }
+        if self.graphs {
+            cuda = cuda.with_cuda_graph(true);
         }
         let cuda = cuda.build().error_on_failure();
         if self.provider != Provider::TensorRt {
