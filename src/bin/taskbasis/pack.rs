@@ -369,7 +369,7 @@ impl Pack {
             }
             let weights = match session.model.weights(&TaskExpr::task(task)) {
                 Err(error) if error.kind() == ErrorKind::NotRecoverable => continue,
-                weights => weights?.get()?,
+                weights => weights?,
             };
             let head = self.heads.head(session.bundle.as_deref(), task)?;
             all.push(judge.accuracy(task, &weights, &head, &data.split(task, &self.split)?, |_| {})?);
