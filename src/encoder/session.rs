@@ -13,7 +13,7 @@ use ort::session::{NoSelectedOutputs, RunOptions, Session, SessionInputValue};
 use ort::value::{DynValue, DynValueRef, PrimitiveTensorElementType, Shape, TensorRef, TensorRefMut};
 
 use super::failed;
-use super::provider::Target;
+use super::provider::{Target, recording};
 use super::runtime::Runtime;
 use super::signature::Signature;
 use crate::error::{Error, ErrorKind, Result};
@@ -89,6 +89,7 @@ pub(super) fn create(
     level: GraphOptimizationLevel,
     target: &Target,
 ) -> Result<Session> {
+    let _turn = recording::with_others();
     target
         .register(runtime, builder(runtime, threads, level)?, Some(model))?
         .commit_from_memory(model)
@@ -135,6 +136,7 @@ pub(super) fn create_frozen<'a>(
     spawner: impl ThreadManager + 'static,
     target: &Target,
 ) -> Result<Session> {
+    let _turn = recording::with_others();
     let builder = builder(runtime, threads, level)?.with_thread_manager(spawner).map_err(failed(CREATING))?;
     // Engines have the weights in them.
     let mut builder = target.register(runtime, builder, None)?;
@@ -220,6 +222,7 @@ pub(super) fn run_frozen(
     embed_dim: usize,
     out: &mut [f32],
 ) -> Result<()> {
+    let _turn = recording::with_others();
     let batch = out.len() / embed_dim;
     let pixels = view(pixels)?;
     let shape = [batch, embed_dim];
@@ -236,7 +239,7 @@ pub(super) fn run_frozen(
 }
 
 /// Runs the graph with pixels and weights where they are, and has the embeddings written where `embeds` is, all in a device's
-/// memory: nothing is copied.
+/// memory: nothing is copied. The caller sees to `recording`.
 pub(super) fn run_in_place(
     session: &mut Session,
     signature: &Signature,
@@ -309,6 +312,7 @@ pub(super) fn run_to<'a>(
     let inputs = inputs
         .map(|input| Ok((Cow::Borrowed(input.name), SessionInputValue::from(view(&input)?))))
         .collect::<Result<Vec<_>>>()?;
+    let _turn = recording::with_others();
     let outputs = match options {
         Some(options) => session.run_with_options(inputs, options),
         None => session.run(inputs),

@@ -4,6 +4,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use ort::session::{NoSelectedOutputs, RunOptions, Session};
 
+use super::super::provider::recording;
 use super::super::session::{self, Elements, Input, OnDevice};
 use super::super::signature::Signature;
 use super::graphs::{self, Graphs, Way};
@@ -38,7 +39,7 @@ impl DeviceLane {
     /// # Errors
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
     pub(in crate::encoder) fn new(device: &Device) -> Result<Self> {
-        let graphs = device.recording.as_ref().map(|_| Graphs::new()).transpose()?;
+        let graphs = device.graphs.then(Graphs::new).transpose()?;
         Ok(Self { stream: device.cuda.stream()?, io: None, graphs })
     }
 
@@ -104,10 +105,17 @@ impl DeviceLane {
         let batch = pixels.shape.first().copied().unwrap_or(1).max(1);
         let shape = [batch, out.len() / batch];
         let embeds = Input { name: "", shape: &shape, values: Elements::Device(signature.embeds_dtype, to) };
+        if signature.is_users() {
+            // What a node on the CPU reads ONNX Runtime copies there without waiting for any stream. In the built graph
+            // there is no such thing.
+            weights.synchronize()?;
+            self.stream.synchronize()?;
+        }
         let run = |session: &mut Session, options: Option<&RunOptions<NoSelectedOutputs>>| {
             in_stream(weights, stream, || session::run_in_place(session, signature, &pixels, inputs, &embeds, options))
         };
-        let (Some(graphs), Some(recording)) = (&mut self.graphs, &device.recording) else {
+        let Some(graphs) = &mut self.graphs else {
+            let _turn = recording::with_others();
             run(session, None)?;
             return io.take(bytes, signature.embeds_dtype, out);
         };
@@ -115,12 +123,12 @@ impl DeviceLane {
         addresses.extend(inputs.iter().filter_map(|input| input.values.address()));
         match graphs.way(&addresses)? {
             Way::Plain(options) | Way::Graph(options) => {
-                let _turn = recording.read();
+                let _turn = recording::with_others();
                 graphs.on_thread(|| run(session, Some(&options)))?;
                 io.take(bytes, signature.embeds_dtype, out)
             }
             Way::First(plain, recorded) => {
-                let _turn = recording.write();
+                let _turn = recording::alone();
                 graphs.on_thread(|| run(session, Some(&plain)))?;
                 let mut expected = try_zeroed(out.len())?;
                 io.take(bytes, signature.embeds_dtype, &mut expected)?;

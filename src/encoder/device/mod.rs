@@ -12,7 +12,7 @@ mod tests;
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 
@@ -71,9 +71,8 @@ pub(super) struct Device {
     cuda: Cuda,
     memory: MemoryInfo<'static>,
     options: DeviceOptions,
-    /// Where runs are recorded and replayed: held by runs, by a single one while it is recorded, as the driver then
-    /// refuses much of what others would ask it.
-    recording: Option<RwLock<()>>,
+    /// Runs are recorded, and replayed.
+    graphs: bool,
     owner: Owner,
     /// Those that were brought there for this encoder.
     models: Mutex<Vec<Weak<Model>>>,
@@ -120,9 +119,8 @@ impl Device {
     }
 
     fn on(cuda: Cuda, memory: MemoryInfo<'static>, options: &EncoderOptions) -> Self {
-        let recording = options.cuda_graphs.then(RwLock::default);
-        let options = DeviceOptions { budget: options.device_budget };
-        Self { cuda, memory, options, recording, owner: Owner::new(), models: Mutex::default() }
+        let (graphs, options) = (options.cuda_graphs, DeviceOptions { budget: options.device_budget });
+        Self { cuda, memory, options, graphs, owner: Owner::new(), models: Mutex::default() }
     }
 
     /// The model on this device, brought there unless it is.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use ort::ep::cuda::ConvAlgorithmSearch;
 use ort::ep::{CUDA, ExecutionProviderDispatch, TensorRT};
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
@@ -120,11 +121,16 @@ impl Target {
     fn providers(&self, reusable: Option<&[u8]>) -> Vec<ExecutionProviderDispatch> {
         // `new` has checked it.
         let device = i32::try_from(self.device).unwrap_or(i32::MAX);
-        // ONNX Runtime's default keeps ten bits of a factor (TF32).
-        let mut cuda = CUDA::default().with_device_id(device).with_tf32(false);
-        if let Some(stream) = self.stream {
+        let stream = self.stream.map(|stream| std::ptr::with_exposed_provenance_mut(stream as usize));
+        // ONNX Runtime's defaults keep ten bits of a factor (TF32), and time convolutions anew for every batch size, which
+        // may end otherwise in the next process.
+        let mut cuda = CUDA::default()
+            .with_device_id(device)
+            .with_tf32(false)
+            .with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic);
+        if let Some(stream) = stream {
             // SAFETY: `in_stream` demands that it outlives the sessions.
-            cuda = unsafe { cuda.with_compute_stream(std::ptr::with_exposed_provenance_mut(stream as usize)) };
+            cuda = unsafe { cuda.with_compute_stream(stream) };
         }
         if self.graphs {
             cuda = cuda.with_cuda_graph(true);
@@ -134,6 +140,12 @@ impl Target {
             return vec![cuda];
         }
         let mut tensorrt = TensorRT::default().with_device_id(device).with_fp16(self.tensorrt.fp16);
+        if let Some(stream) = stream {
+            // Of two providers of one device ONNX Runtime asks the first for streams: without this it would make its own,
+            // which wait for nothing of ours.
+            // SAFETY: as above.
+            tensorrt = unsafe { tensorrt.with_compute_stream(stream) };
+        }
         if self.tensorrt.fp16 {
             // A normalisation's sum of squares is what overflows first.
             tensorrt = tensorrt.with_layer_norm_fp32_fallback(true);
