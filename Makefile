@@ -37,10 +37,10 @@ test-python-full: onnxruntime
 ## What needs an NVIDIA GPU, its driver and NVRTC (docs/gpu.md); says what is missing, and skips it. Again under
 ## compute-sanitizer where that is installed.
 test-gpu: onnxruntime
-	$(CARGO) test --features cuda --lib -- --nocapture kernel::cuda weights::device encoder::device
-	$(CARGO) test --features cuda --test gpu -- --nocapture
+	$(CARGO) test --lib -- --nocapture kernel::cuda weights::device encoder::device
+	$(CARGO) test --test gpu -- --nocapture
 	if command -v compute-sanitizer >/dev/null; then \
-		$(CARGO) test --features cuda --test gpu --config "target.'cfg(all())'.runner = 'compute-sanitizer --error-exitcode=1'"; \
+		$(CARGO) test --test gpu --config "target.'cfg(all())'.runner = 'compute-sanitizer --error-exitcode=1'"; \
 	else echo "skipped: compute-sanitizer is not installed"; fi
 
 ## The figures of docs/performance.md on this machine, for ViT-B-32 with random weights; needs 4 GB in the temporary folder.
@@ -77,7 +77,7 @@ check-sanitizers: onnxruntime
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
-	$(CARGO) clippy --all-targets --features cuda -- -D warnings
+	$(CARGO) clippy --lib --no-default-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
 
 ## Ten minutes a target; needs nightly Rust and cargo-fuzz.

@@ -1,6 +1,6 @@
 //! Reconstruction on a GPU, at full size, beside copies in its memory.
 //!
-//! `cargo bench --features cuda --bench gpu [-- MODEL T M FOLDER FORMATS]`; ViT-B-32, 8, 4, a temporary folder and
+//! `cargo bench --bench gpu [-- MODEL T M FOLDER FORMATS]`; ViT-B-32, 8, 4, a temporary folder and
 //! f32,q8,q4,q3,q2 by default; what is in FOLDER already is used again. Values are random.
 
 mod support;
@@ -12,7 +12,7 @@ use support::full_size::{FullSize, pack};
 use taskbasis::{Basis, Bundle, Checkpoint, Cuda, DeviceModel, DeviceOptions, Model, ModelOptions, Result, TaskExpr};
 
 fn main() {
-    let command = "cargo bench --features cuda --bench gpu";
+    let command = "cargo bench --bench gpu";
     let Some(size) = FullSize::of_arguments(command, [8, 4], "f32,q8,q4,q3,q2") else { return };
     let cuda = match Cuda::open(0) {
         Ok(cuda) => cuda,

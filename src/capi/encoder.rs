@@ -195,8 +195,16 @@ pub unsafe extern "C" fn tb_encoder_create(
             let concurrency = options.concurrency as usize;
             let promotion = promotion(options.promotion, options.promote_after)?;
             let device = options.device;
-            let options_of_encoder =
-                EncoderOptions { threads, concurrency, promotion, runtime, provider, device, tensorrt };
+            let options_of_encoder = EncoderOptions {
+                threads,
+                concurrency,
+                promotion,
+                runtime,
+                provider,
+                device,
+                tensorrt,
+                ..EncoderOptions::default()
+            };
             let graph = handle::optional_text(options.graph, "options->graph")?;
             let map = handle::optional_text(options.map, "options->map")?;
             let model = model(basis)?;

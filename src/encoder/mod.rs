@@ -9,30 +9,30 @@ mod elf;
 mod export;
 mod fastest;
 mod frozen;
+mod lane;
 mod library;
 mod memory;
 mod options;
 mod pool;
 mod promote;
 mod provider;
+mod run;
 mod runtime;
 mod search;
 mod session;
 mod signature;
+mod source;
 mod streamed;
 mod task;
 #[cfg(feature = "text")]
 mod text;
 
-use std::collections::HashMap;
-use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use ndarray::{Array2, ArrayView4};
-use ort::session::Session;
 
-pub use device::DeviceEncoder;
+pub use device::WeightsOn;
 pub use export::{write_onnx, write_onnx_f16};
 pub use fastest::{Trial, optimise_graph};
 pub use frozen::FrozenEncoder;
@@ -42,91 +42,23 @@ pub use promote::{Promotion, PromotionState};
 pub use provider::{Execution, Provider, TensorRtOptions};
 pub use runtime::{Probe, Runtime};
 pub use search::{Origin, PATH_VARIABLE};
+pub use source::WeightSource;
 pub use streamed::StreamedEncoder;
 #[cfg(feature = "text")]
 pub use text::TextEncoder;
 
+use self::device::Device;
+use self::lane::Lane;
 use self::pool::Pool;
 use self::promote::Promotions;
-use self::provider::{Target, precision};
-use self::session::{Elements, Input};
+use self::provider::Target;
 use self::signature::Signature;
 use crate::bundle::Bundle;
 use crate::clip::arch::Arch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::BoundGraph;
-use crate::tensor::{DType, try_zeroed, u16_bytes};
-use crate::weights::{Layout, Model, Weights};
-
-/// Weights that an [`Encoder`] can run with.
-///
-/// The slices have to stay as they are during a call, which their borrow ensures; between calls they may change, for
-/// nothing of them is kept.
-pub trait WeightSource {
-    /// The values of the parameter of this canonical name (`visual.…`), contiguous and row-major.
-    fn parameter(&self, name: &str) -> Option<&[f32]>;
-
-    /// The parameter's shape, where the source knows it. Without it only the number of values can be checked.
-    fn shape(&self, name: &str) -> Option<&[usize]> {
-        let _ = name;
-        None
-    }
-
-    /// These weights as a user's graph wants them, where they are in that layout.
-    fn laid_out(&self, layout: &Layout) -> Option<&Weights> {
-        let _ = layout;
-        None
-    }
-}
-
-impl<W: WeightSource + ?Sized> WeightSource for &W {
-    fn parameter(&self, name: &str) -> Option<&[f32]> {
-        (**self).parameter(name)
-    }
-
-    fn shape(&self, name: &str) -> Option<&[usize]> {
-        (**self).shape(name)
-    }
-
-    fn laid_out(&self, layout: &Layout) -> Option<&Weights> {
-        (**self).laid_out(layout)
-    }
-}
-
-impl<W: WeightSource + ?Sized> WeightSource for std::sync::Arc<W> {
-    fn parameter(&self, name: &str) -> Option<&[f32]> {
-        (**self).parameter(name)
-    }
-
-    fn shape(&self, name: &str) -> Option<&[usize]> {
-        (**self).shape(name)
-    }
-
-    fn laid_out(&self, layout: &Layout) -> Option<&Weights> {
-        (**self).laid_out(layout)
-    }
-}
-
-impl WeightSource for Weights {
-    fn parameter(&self, name: &str) -> Option<&[f32]> {
-        self.get(name)
-    }
-
-    fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.shape(name)
-    }
-
-    fn laid_out(&self, layout: &Layout) -> Option<&Weights> {
-        self.layout().filter(|own| own.id() == layout.id()).map(|_| self)
-    }
-}
-
-/// Parameters by name, without shapes.
-impl<V: AsRef<[f32]>, S: BuildHasher> WeightSource for HashMap<String, V, S> {
-    fn parameter(&self, name: &str) -> Option<&[f32]> {
-        self.get(name).map(AsRef::as_ref)
-    }
-}
+use crate::tensor::try_zeroed;
+use crate::weights::Model;
 
 /// The image encoder of one architecture, for any weights of that architecture. Shareable between threads.
 ///
@@ -149,7 +81,10 @@ pub struct Encoder {
     execution: Execution,
     /// Half floats have given the CPU's embeddings.
     is_precise: AtomicBool,
-    sessions: Pool<Session>,
+    /// Before the device: dropped first.
+    lanes: Pool<Lane>,
+    /// Where the weights of tasks are reconstructed, where that is not the host's memory.
+    device: Option<Device>,
     promotions: Promotions,
 }
 
@@ -193,16 +128,34 @@ impl Encoder {
     }
 
     fn over(arch: Arch, signature: Signature, options: &EncoderOptions) -> Result<Self> {
+        Self::over_with(arch, signature, options, |target| Device::choose(target, options))
+    }
+
+    /// `choose` says where weights are reconstructed, and why where that is not what one would expect.
+    fn over_with(
+        arch: Arch,
+        signature: Signature,
+        options: &EncoderOptions,
+        choose: impl Fn(&Target) -> Result<(Option<Device>, Option<String>)>,
+    ) -> Result<Self> {
         let (threads_a_run, concurrency) = options.threads_a_run()?;
         let signature = Arc::new(signature);
         let runtime = Runtime::load(options.runtime.as_deref())?;
-        let level = session::level(signature.is_users());
-        let create = |target: &Target| session::create(runtime, &signature.model, threads_a_run, level, target);
-        let (first, target, mut execution) = provider::begin(runtime, options, create)?;
-        execution.nodes = target.nodes(&first)?;
+        let create = |target: &Target| {
+            let (device, why) = choose(target)?;
+            Ok((Lane::open(runtime, &signature, threads_a_run, target, device.as_ref())?, device, why))
+        };
+        let ((first, device, why), target, mut execution) = provider::begin(runtime, options, create)?;
+        execution.nodes = target.nodes(&first.session)?;
+        execution.weights_on = device.as_ref().map_or(WeightsOn::Host, |_| WeightsOn::Device);
+        execution.weights_fallback = why;
         let target = Arc::new(target);
-        let promotions =
-            Promotions::new(options.promotion, runtime, Arc::clone(&signature), threads_a_run, Arc::clone(&target));
+        let policy = match options.promotion {
+            // On the device a session of its own gains a task nothing.
+            Promotion::After(_) if device.is_some() => Promotion::Manual,
+            policy => policy,
+        };
+        let promotions = Promotions::new(policy, runtime, Arc::clone(&signature), threads_a_run, Arc::clone(&target));
         Ok(Self {
             arch,
             runtime,
@@ -210,7 +163,8 @@ impl Encoder {
             target,
             execution,
             is_precise: AtomicBool::new(false),
-            sessions: Pool::new(first, concurrency),
+            lanes: Pool::new(first, concurrency),
+            device,
             promotions,
             signature,
         })
@@ -251,98 +205,12 @@ impl Encoder {
         if n == 0 {
             return Ok(());
         }
-        let mut session = self.sessions.lend(|| self.session())?;
+        let mut lane = self.lanes.lend(|| self.lane())?;
         let run = |out: &mut [f32]| {
-            self.run_with(&mut session, &weights, pixels, n, out).map_err(|e| self.target.explain(self.runtime, e))
+            self.run_with(&mut lane.session, &weights, pixels, n, out).map_err(|e| self.target.explain(self.runtime, e))
         };
         let on_cpu = |pixels: &[f32], n, out: &mut [f32]| self.run_on_cpu(&weights, pixels, n, out);
         self.with_precision(&self.is_precise, (pixels, n), out, run, on_cpu)
-    }
-
-    /// Runs a session over the graph without weights.
-    fn run_with(
-        &self,
-        session: &mut Session,
-        weights: &[Input<'_>],
-        pixels: &[f32],
-        n: usize,
-        out: &mut [f32],
-    ) -> Result<()> {
-        let name = self.signature.pixels.to_string_lossy();
-        self.in_runs(pixels, n, out, |pixels, out| {
-            let pixels = Input { name: &name, ..pixels };
-            session::run(session, &self.signature, pixels, weights.iter().copied(), out)
-        })
-    }
-
-    /// The same on the CPU, whatever the encoder's provider, in a session that is made for it alone.
-    fn run_on_cpu(&self, weights: &[Input<'_>], pixels: &[f32], n: usize, out: &mut [f32]) -> Result<()> {
-        let level = session::level(self.signature.is_users());
-        let mut session =
-            session::create(self.runtime, &self.signature.model, self.threads_a_run, level, &Target::cpu())?;
-        self.run_with(&mut session, weights, pixels, n, out)
-    }
-
-    /// Runs, and compares what comes of it with the CPU's embeddings of a few of the images, where that has to be done and
-    /// `is_precise` tells that it has not been. Until it has been, nothing is written to `out` on an error.
-    fn with_precision(
-        &self,
-        is_precise: &AtomicBool,
-        (pixels, n): (&[f32], usize),
-        out: &mut [f32],
-        run: impl FnOnce(&mut [f32]) -> Result<()>,
-        on_cpu: impl FnOnce(&[f32], usize, &mut [f32]) -> Result<()>,
-    ) -> Result<()> {
-        const IMAGES: usize = 8;
-
-        let Some(least) = self.target.min_cosine().filter(|_| !is_precise.load(Ordering::Acquire)) else {
-            return run(out);
-        };
-        let mut embeds = try_zeroed(out.len())?;
-        run(&mut embeds)?;
-        let some = n.min(IMAGES);
-        let mut cpu = try_zeroed(some * self.arch.embed_dim)?;
-        on_cpu(&pixels[..some * self.arch.pixels()], some, &mut cpu)?;
-        precision::check(&embeds, &cpu, self.arch.embed_dim, least)?;
-        is_precise.store(true, Ordering::Release);
-        out.copy_from_slice(&embeds);
-        Ok(())
-    }
-
-    /// Hands the images over as the graph takes them: in its type, and as many at a time as it wants. `run` is given the
-    /// pixels and room for their embeddings. What was computed is written to `out` at the end.
-    fn in_runs(
-        &self,
-        pixels: &[f32],
-        n: usize,
-        out: &mut [f32],
-        mut run: impl FnMut(Input<'_>, &mut [f32]) -> Result<()>,
-    ) -> Result<()> {
-        let (size, image, embed) = (self.arch.image_size(), self.arch.pixels(), self.arch.embed_dim);
-        let dtype = self.signature.pixels_dtype;
-        let batch = self.signature.batch.unwrap_or(n);
-        if dtype == DType::F32 && batch == n {
-            return run(Input { name: "", shape: &[n, 3, size, size], values: Elements::F32(pixels) }, out);
-        }
-        let mut embeds = try_zeroed(n.div_ceil(batch) * batch * embed)?;
-        let mut images = try_zeroed::<f32>(batch * image)?;
-        // Room for half floats at an address that they may have.
-        let mut cast = try_zeroed::<u16>(if dtype == DType::F32 { 0 } else { batch * image })?;
-        for (some, out) in pixels.chunks(batch * image).zip(embeds.chunks_mut(batch * embed)) {
-            // The last run is filled up with black images, whose embeddings nobody sees.
-            images[..some.len()].copy_from_slice(some);
-            images[some.len()..].fill(0.0);
-            let shape = [batch, 3, size, size];
-            let values = if dtype == DType::F32 {
-                Elements::F32(&images)
-            } else {
-                cast.iter_mut().zip(&images).for_each(|(slot, value)| *slot = half::f16::from_f32(*value).to_bits());
-                Elements::Other(dtype, u16_bytes(&cast))
-            };
-            run(Input { name: "", shape: &shape, values }, out)?;
-        }
-        out.copy_from_slice(&embeds[..n * embed]);
-        Ok(())
     }
 
     /// As [`Encoder::encode`], at most `batch` images a run, so that memory does not grow with `n`. The embeddings are
@@ -428,19 +296,18 @@ impl Encoder {
 
     /// Sessions that are open, idle ones included. They are opened when calls overlap, and then kept.
     pub fn sessions(&self) -> usize {
-        self.sessions.made()
+        self.lanes.made()
     }
 
     /// Closes idle sessions, which keep the memory of their largest run. The next call opens one again.
     pub fn trim(&self) {
-        self.sessions.trim();
+        self.lanes.trim();
         memory::release();
     }
 
     /// Another session over the graph without weights.
-    fn session(&self) -> Result<Session> {
-        let level = session::level(self.signature.is_users());
-        session::create(self.runtime, &self.signature.model, self.threads_a_run, level, &self.target)
+    fn lane(&self) -> Result<Lane> {
+        Lane::open(self.runtime, &self.signature, self.threads_a_run, &self.target, self.device.as_ref())
     }
 
     fn check_out(&self, n: usize, out: &[f32]) -> Result<()> {

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use super::device::WeightsOn;
 use super::promote::Promotion;
 use super::provider::{Provider, TensorRtOptions};
 use crate::error::{Error, Result};
@@ -19,7 +20,8 @@ pub struct EncoderOptions {
     /// calls wait their turn. One run on all cores answers soonest. One run a core does most work in all: some 5 %
     /// more on a quiet machine, and much more where other programs want the cores too.
     pub concurrency: usize,
-    /// Which tasks get sessions of their own, as [`Encoder::encode_task`](super::Encoder::encode_task) runs them.
+    /// Which tasks get sessions of their own, as [`Encoder::encode_task`](super::Encoder::encode_task) runs them. With
+    /// weights on a device none gets one by being counted: it would gain nothing.
     pub promotion: Promotion,
     /// The library of ONNX Runtime; see [`Runtime::load`](super::Runtime::load) for what `None` means.
     pub runtime: Option<PathBuf>,
@@ -29,6 +31,11 @@ pub struct EncoderOptions {
     pub device: u32,
     /// How TensorRT is set up.
     pub tensorrt: TensorRtOptions,
+    /// With a GPU's provider: where the weights of tasks are reconstructed.
+    pub weights_on: WeightsOn,
+    /// Of weights on a device: bytes of its memory for everything of a model, as
+    /// [`DeviceOptions::budget`](crate::DeviceOptions). Where other encoders have the model there already, theirs holds.
+    pub device_budget: Option<usize>,
 }
 
 impl EncoderOptions {

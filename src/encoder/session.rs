@@ -1,7 +1,7 @@
 //! ONNX Runtime sessions: over the graph without weights, and with some weights frozen into it. Made, and run.
 
 use std::borrow::Cow;
-use std::ffi::{CString, c_void};
+use std::ffi::{CStr, CString, c_void};
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -17,7 +17,7 @@ use super::provider::Target;
 use super::runtime::Runtime;
 use super::signature::Signature;
 use crate::error::{Error, ErrorKind, Result};
-use crate::tensor::{DType, try_zeroed};
+use crate::tensor::{DType, f32_bytes, try_zeroed};
 
 /// A tensor of the caller's: name, shape and values. The values are read in place, not copied.
 #[derive(Clone, Copy)]
@@ -36,8 +36,21 @@ pub(super) enum Elements<'a> {
     I64(&'a [i64]),
     /// Little-endian bytes at an address that the type may have.
     Other(DType, &'a [u8]),
-    /// f32 in the memory of a device.
-    Device(OnDevice<'a>),
+    /// Floats of this type in the memory of a device.
+    Device(DType, OnDevice<'a>),
+}
+
+impl<'a> Elements<'a> {
+    /// The bytes of floats in the host's memory; none of others.
+    pub(super) fn bytes(&self) -> &'a [u8] {
+        match *self {
+            Self::F32(values) => f32_bytes(values),
+            Self::Other(_, bytes) => bytes,
+            #[cfg(feature = "text")]
+            Self::I64(_) => &[],
+            Self::Device(..) => &[],
+        }
+    }
 }
 
 /// Where values lie in a device's memory.
@@ -49,8 +62,8 @@ pub(super) struct OnDevice<'a> {
 
 impl<'a> OnDevice<'a> {
     /// # Safety
-    /// At `address`, of memory that is `memory`, there have to be as many f32 as the [`Input`] has elements, during
-    /// every run of it and until its session's stream has come past that.
+    /// At `address`, of memory that is `memory`, there have to be as many values of the type that is said with it as the
+    /// [`Input`] has elements, during every run of it and until its session's stream has come past that.
     pub(super) unsafe fn new(address: u64, memory: &'a MemoryInfo<'static>) -> Self {
         Self { address, memory }
     }
@@ -155,6 +168,18 @@ fn view<'a>(input: &Input<'a>) -> Result<DynValueRef<'a>> {
         }
         Ok(TensorRef::from_array_view((shape, values)).map_err(failed("cannot make a view"))?.into_dyn())
     }
+    /// In a device's memory.
+    fn there<'a, T: PrimitiveTensorElementType + Clone + std::fmt::Debug + 'static>(
+        shape: &[usize],
+        OnDevice { address, memory }: OnDevice<'a>,
+    ) -> Result<DynValueRef<'a>> {
+        let shape: Shape = shape.iter().map(|&extent| extent as i64).collect();
+        let start = std::ptr::with_exposed_provenance_mut::<c_void>(address as usize);
+        // SAFETY: who made the `OnDevice` answers for the values. What is written to is a run's output, which `run_in_place`
+        // passes on as one.
+        let tensor = unsafe { TensorRefMut::<T>::from_raw(memory.clone(), start, shape) };
+        tensor.map_err(failed("cannot make a view")).map(|tensor| tensor.into_dyn().into())
+    }
     let made = match input.values {
         Elements::F32(values) => TensorRef::from_array_view((input.shape, values))
             .map_err(failed("cannot make a view"))
@@ -167,14 +192,13 @@ fn view<'a>(input: &Input<'a>) -> Result<DynValueRef<'a>> {
         Elements::Other(DType::BF16, bytes) => typed::<bf16>(input.shape, bytes),
         Elements::Other(DType::F64, bytes) => typed::<f64>(input.shape, bytes),
         Elements::Other(DType::F32, bytes) => typed::<f32>(input.shape, bytes),
-        Elements::Device(OnDevice { address, memory }) => {
-            let shape: Shape = input.shape.iter().map(|&extent| extent as i64).collect();
-            let start = std::ptr::with_exposed_provenance_mut::<c_void>(address as usize);
-            // SAFETY: who made the `OnDevice` answers for the values. Inputs are only read.
-            let tensor = unsafe { TensorRefMut::<f32>::from_raw(memory.clone(), start, shape) };
-            tensor.map_err(failed("cannot make a view")).map(|tensor| tensor.into_dyn().into())
+        Elements::Device(DType::F32, place) => there::<f32>(input.shape, place),
+        Elements::Device(DType::F16, place) => there::<f16>(input.shape, place),
+        Elements::Device(DType::BF16, place) => there::<bf16>(input.shape, place),
+        Elements::Device(DType::F64, place) => there::<f64>(input.shape, place),
+        Elements::Other(dtype, _) | Elements::Device(dtype, _) => {
+            Err(Error::unsupported("weights are floats").got(dtype))
         }
-        Elements::Other(dtype, _) => Err(Error::unsupported("weights are floats").got(dtype)),
     };
     made.map_err(|e| e.tensor(input.name))
 }
@@ -194,33 +218,56 @@ pub(super) fn run_frozen(
     if signature.embeds_dtype == DType::F16 {
         let mut halves = try_zeroed::<f16>(out.len())?;
         let embeds = TensorRefMut::from_array_view_mut((&shape[..], halves.as_mut_slice()));
-        run_raw(session, signature, &pixels, embeds.map_err(failed("cannot make a view"))?.ptr().cast_mut())?;
+        let embeds = embeds.map_err(failed("cannot make a view"))?;
+        run_raw(session, signature, &[&signature.pixels], &[&pixels], embeds.ptr().cast_mut())?;
         halves.convert_to_f32_slice(out);
         return Ok(());
     }
     let embeds = TensorRefMut::from_array_view_mut((&shape[..], out)).map_err(failed("cannot make a view"))?;
-    run_raw(session, signature, &pixels, embeds.ptr().cast_mut())
+    run_raw(session, signature, &[&signature.pixels], &[&pixels], embeds.ptr().cast_mut())
+}
+
+/// Runs the graph with pixels and weights where they are, and has the embeddings written where `embeds` is, all in a device's
+/// memory: nothing is copied.
+pub(super) fn run_in_place(
+    session: &mut Session,
+    signature: &Signature,
+    pixels: &Input<'_>,
+    weights: &[Input<'_>],
+    embeds: &Input<'_>,
+) -> Result<()> {
+    let (pixels, embeds) = (view(pixels)?, view(embeds)?);
+    let values = weights.iter().map(view).collect::<Result<Vec<_>>>()?;
+    let names = weights.iter().map(|weight| CString::new(weight.name)).collect::<std::result::Result<Vec<_>, _>>();
+    let names = names.map_err(|_| Error::invalid("a NUL in a name"))?;
+    let names: Vec<_> = std::iter::once(&*signature.pixels).chain(names.iter().map(|name| &**name)).collect();
+    let values: Vec<_> = std::iter::once(&pixels).chain(&values).collect();
+    run_raw(session, signature, &names, &values, embeds.ptr().cast_mut())
 }
 
 /// Runs a session as [`run_frozen`] says; `output` is a tensor of the right type and shape.
 fn run_raw(
     session: &Session,
     signature: &Signature,
-    pixels: &DynValueRef<'_>,
+    names: &[&CStr],
+    values: &[&DynValueRef<'_>],
     mut output: *mut ort::sys::OrtValue,
 ) -> Result<()> {
     let api = ort::api();
-    // SAFETY: names, input and output are valid until the call ends, each array has one element, and only ONNX Runtime
-    // writes to the output meanwhile. It declares `Run` safe for any number of threads on one session; the `ort`
+    let names: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
+    let values: Vec<_> = values.iter().map(|value| value.ptr()).collect();
+    debug_assert_eq!(names.len(), values.len());
+    // SAFETY: names, inputs and output are valid until the call ends, the first two arrays are of one length, the others
+    // have one element, and only ONNX Runtime writes to the output meanwhile. It declares `Run` safe for any number of threads on one session; the `ort`
     // crate asks for `&mut` because providers for other devices did not keep to that, and for those `promote` has one
     // thread at a time run a session.
     let status = unsafe {
         let status = (api.Run)(
             session.ptr().cast_mut(),
             std::ptr::null(),
-            &signature.pixels.as_ptr(),
-            &pixels.ptr(),
-            1,
+            names.as_ptr(),
+            values.as_ptr(),
+            values.len(),
             &signature.embeds.as_ptr(),
             1,
             &mut output,

@@ -1,12 +1,16 @@
-//! Encoding with the weights of a task: promoted tasks run in sessions of their own.
+//! Encoding with the weights of a task: on a device where they are, promoted tasks in sessions of their own.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
+use super::device::Device;
+use super::lane::Lane;
 use super::promote::{self, PromotionState};
+use super::session::Input;
 use super::{Encoder, Promotion};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::tensor::try_zeroed;
-use crate::weights::TaskWeights;
+use crate::weights::{DeviceModel, Model, TaskWeights};
 
 impl Encoder {
     /// The embeddings, `[n, e]`, of `n` images with the weights of a task: from its own session where it is promoted, else
@@ -29,6 +33,9 @@ impl Encoder {
     pub fn encode_task_into(&self, task: &TaskWeights, pixels: &[f32], n: usize, out: &mut [f32]) -> Result<()> {
         let task = &*self.as_wanted(task);
         let Some(frozen) = self.promotions.find(task) else {
+            if let Some(device) = &self.device {
+                return self.encode_on(device, task, pixels, n, out);
+            }
             // Held on to for the whole run; whatever the cache does meanwhile.
             self.encode_into(&*task.get()?, pixels, n, out)?;
             self.promotions.count(task);
@@ -41,21 +48,85 @@ impl Encoder {
         }
         let mut embeds = try_zeroed(out.len())?;
         // Not to be run, but so that never more runs are in progress than there may be.
-        let turn = self.sessions.lend(|| self.session())?;
+        let turn = self.lanes.lend(|| self.lane())?;
         let run = |out: &mut [f32]| {
             self.in_runs(pixels, n, out, |pixels, out| {
                 promote::run(&frozen, &self.signature, &pixels, self.arch.embed_dim, out)
             })
             .map_err(|e| self.target.explain(self.runtime, e))
         };
-        let on_cpu = |pixels: &[f32], n, out: &mut [f32]| {
-            let (weights, mut converted) = (task.get()?, None);
-            self.run_on_cpu(&self.signature.inputs(&*weights, &mut converted)?, pixels, n, out)
-        };
+        let on_cpu = |pixels: &[f32], n, out: &mut [f32]| self.run_task_on_cpu(task, pixels, n, out);
         self.with_precision(frozen.is_precise(), (pixels, n), &mut embeds, run, on_cpu)?;
         drop(turn);
         out.copy_from_slice(&embeds);
         Ok(())
+    }
+
+    /// With weights that are reconstructed on the device, in this encoder's layout.
+    fn encode_on(&self, device: &Device, task: &TaskWeights, pixels: &[f32], n: usize, out: &mut [f32]) -> Result<()> {
+        self.check_pixels(pixels, n)?;
+        self.check_out(n, out)?;
+        if n == 0 {
+            return Ok(());
+        }
+        // Before the weights: who waits for a turn holds no device memory.
+        let mut lane = self.lanes.lend(|| self.lane())?;
+        let Lane { session, device: Some(own) } = &mut *lane else {
+            return Err(Error::new(ErrorKind::Internal, "a session without a stream"));
+        };
+        let weights = device.weights(task)?;
+        let inputs = device.inputs(&self.signature, &weights)?;
+        let name = self.signature.pixels.to_string_lossy();
+        let run = |out: &mut [f32]| {
+            self.in_runs(pixels, n, out, |pixels, out| {
+                let pixels = Input { name: &name, ..pixels };
+                own.run(device, (session, &self.signature), &pixels, (&weights, &inputs), out)
+            })
+            .map_err(|e| self.target.explain(self.runtime, e))
+        };
+        let on_cpu = |pixels: &[f32], n, out: &mut [f32]| self.run_task_on_cpu(task, pixels, n, out);
+        self.with_precision(&self.is_precise, (pixels, n), out, run, on_cpu)
+    }
+
+    fn run_task_on_cpu(&self, task: &TaskWeights, pixels: &[f32], n: usize, out: &mut [f32]) -> Result<()> {
+        let (weights, mut converted) = (task.get()?, None);
+        self.run_on_cpu(&self.signature.inputs(&*weights, &mut converted)?, pixels, n, out)
+    }
+
+    /// Reconstructs the task's weights where this encoder reads them, unless they are there: the next run with them need
+    /// not. On a device it returns when that is in the queue; the first task of a model brings the model there.
+    ///
+    /// # Errors
+    /// As [`TaskWeights::get`]; on a device, as [`DeviceModel::new`] and [`DeviceModel::get`].
+    pub fn prepare(&self, task: &TaskWeights) -> Result<()> {
+        let task = &*self.as_wanted(task);
+        match &self.device {
+            Some(device) => device.weights(task).map(drop),
+            None => task.get().map(drop),
+        }
+    }
+
+    /// Whether the next run need not reconstruct the task's weights: they are kept where this encoder reads them, or the
+    /// task is promoted.
+    ///
+    /// # Errors
+    /// As [`Encoder::device_model`].
+    pub fn is_prepared(&self, task: &TaskWeights) -> Result<bool> {
+        let task = &*self.as_wanted(task);
+        let is_ready = match &self.device {
+            Some(device) => device.model(task.model())?.is_ready(task),
+            None => task.is_ready(),
+        };
+        Ok(is_ready || self.is_promoted(task))
+    }
+
+    /// The model on this encoder's device, brought there unless it is: what it takes there, and which tasks are pinned.
+    /// Encoders on one device share it, with the budget of the first. `None` where weights are in the host's memory.
+    ///
+    /// # Errors
+    /// As [`DeviceModel::new`].
+    pub fn device_model(&self, model: &Arc<Model>) -> Result<Option<Arc<DeviceModel>>> {
+        self.device.as_ref().map(|device| device.model(model)).transpose()
     }
 
     /// The task's weights as this encoder takes them: those of a user's graph in its layout. For

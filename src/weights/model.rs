@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use indexmap::IndexSet;
 
 use super::cache::{Key, WeightsCache};
+use super::device::OnDevices;
 use super::{Layout, ReconstructOptions, Scope, Weights, plan};
 use crate::basis::{Basis, Coefficients, TaskExpr};
 use crate::checkpoint::{Checkpoint, is_image_tower};
@@ -43,6 +44,7 @@ pub struct Model {
     files: Arc<[Identity]>,
     /// Bytes that the weights of a task take; before the first ones are there, what they would take if all was changed.
     weights_bytes: AtomicUsize,
+    devices: OnDevices,
 }
 
 impl Model {
@@ -66,7 +68,13 @@ impl Model {
         };
         let files = files(&base, basis.as_ref());
         let weights_bytes = AtomicUsize::new(tower);
-        Ok(Arc::new(Self { base, basis, threads: options.threads, kernel, cache, files, weights_bytes }))
+        let (threads, devices) = (options.threads, OnDevices::default());
+        Ok(Arc::new(Self { base, basis, threads, kernel, cache, files, weights_bytes, devices }))
+    }
+
+    /// The devices that it is on.
+    pub(super) fn on_devices(&self) -> &OnDevices {
+        &self.devices
     }
 
     /// The zero-shot weights.

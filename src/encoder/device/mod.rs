@@ -1,162 +1,148 @@
-//! An encoder on a GPU whose weights are there already: ONNX Runtime's CUDA provider reads them where the kernel has
-//! written them.
+//! Weights on a GPU: ONNX Runtime's provider reads them where the kernel has written them.
 //!
-//! Each session runs in a stream of ours (`user_compute_stream`). So the order is one of streams: the weights' kernel,
-//! then the run, then whatever uses the weights' memory next; the host waits for the embeddings alone.
+//! Each session runs in a stream of ours (`user_compute_stream`). So the order is one of streams: the images' copy and
+//! the weights' kernel, then the run, then the embeddings' copy and whatever uses the weights' memory next. The host
+//! waits for the embeddings alone. `io.rs` is what a run has for its images and embeddings.
 
+mod io;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
-use ort::session::Session;
 
-use super::pool::Pool;
-use super::provider::{self, Execution, Provider, Target};
-use super::runtime::Runtime;
-use super::session::{self, Elements, Input, OnDevice};
+pub(super) use self::io::DeviceLane;
+use super::provider::{Provider, Target};
+use super::session::{Elements, Input, OnDevice};
 use super::signature::Signature;
-use super::{EncoderOptions, check_pixels, failed};
-use crate::clip::arch::Arch;
+use super::{EncoderOptions, failed};
 use crate::error::{Error, Result};
-use crate::kernel::CudaStream;
-use crate::tensor::try_zeroed;
-use crate::weights::{DeviceModel, DeviceWeights, TaskWeights};
+use crate::kernel::Cuda;
+use crate::weights::{DeviceModel, DeviceOptions, DeviceWeights, Model, Owner, TaskWeights};
 
-/// The image encoder over weights in device memory. Images come from the host's memory, embeddings go there; nothing
-/// of the weights does. Shareable between threads.
-///
-/// ```no_run
-/// # fn run(arch: &taskbasis::Arch, model: &std::sync::Arc<taskbasis::Model>, pixels: &[f32]) -> taskbasis::Result<()> {
-/// use taskbasis::{Cuda, DeviceEncoder, DeviceModel, DeviceOptions, EncoderOptions};
-///
-/// let device = DeviceModel::new(model, &Cuda::open(0)?, &DeviceOptions::default())?;
-/// let encoder = DeviceEncoder::new(arch, &device, &EncoderOptions::default())?;
-/// let embeds = encoder.encode(&model.weights(&"MNIST@0.3".parse()?)?, pixels, 8)?; // eight images
-/// # Ok(())
-/// # }
-/// ```
-pub struct DeviceEncoder {
-    arch: Arch,
-    signature: Signature,
-    device: Arc<DeviceModel>,
-    place: Place,
-    runtime: &'static Runtime,
-    threads: usize,
-    execution: Execution,
-    lanes: Pool<Lane>,
+/// Where the weights of tasks are reconstructed, and so where the encoder reads them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum WeightsOn {
+    /// In the memory of the device that computes, where that can be had (`docs/gpu.md` says what it takes), else in the
+    /// host's, with a warning and the reason in [`Execution`](super::Execution).
+    #[default]
+    Auto,
+    /// In the host's memory. A GPU gets them anew in every run.
+    Host,
+    /// In the memory of the device that computes, or it is an error.
+    Device,
 }
 
-/// What computes, and how ONNX Runtime calls the memory in which the weights lie.
-struct Place {
-    target: Target,
-    memory: MemoryInfo<'static>,
-}
-
-impl Place {
-    /// The CUDA provider on the model's GPU.
-    fn of(runtime: &Runtime, device: &DeviceModel, options: &EncoderOptions) -> Result<Self> {
-        let ordinal = device.cuda().ordinal();
-        let (target, _) = provider::choose(runtime, Provider::Cuda, ordinal, &options.tensorrt)?;
-        let (kind, allocator) = (AllocationDevice::CUDA, AllocatorType::Device);
-        // `choose` has refused a larger number.
-        let ordinal = i32::try_from(ordinal).unwrap_or(i32::MAX);
-        let memory = MemoryInfo::new(kind, ordinal, allocator, MemoryType::Default);
-        Ok(Self { target, memory: memory.map_err(failed("cannot name the GPU's memory"))? })
-    }
-}
-
-/// A session, and the stream that it runs in.
-struct Lane {
-    /// Before the stream: dropped first.
-    session: Session,
-    stream: CudaStream,
-}
-
-impl Lane {
-    fn open(
-        runtime: &Runtime,
-        signature: &Signature,
-        device: &DeviceModel,
-        threads: usize,
-        target: &Target,
-    ) -> Result<Self> {
-        let stream = device.cuda().stream()?;
-        // SAFETY: the stream is kept beside the session, and dropped after it.
-        let target = unsafe { target.in_stream(stream.as_raw()) };
-        let level = session::level(signature.is_users());
-        Ok(Self { session: session::create(runtime, &signature.model, threads, level, &target)?, stream })
-    }
-}
-
-impl DeviceEncoder {
-    /// Builds the graph of `arch` and opens a session over it, for the CUDA provider on the GPU that `device` is on. Of
-    /// the options, `runtime`, `concurrency` and `threads` (for what is left to the CPU) apply.
-    ///
-    /// ONNX Runtime computes in device memory beside the budget of `device`, which must leave room for it.
-    ///
-    /// # Errors
-    /// As [`Runtime::load`], [`Runtime::check_provider`] for CUDA, and [`Arch::check`];
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for thousands of threads;
-    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
-    pub fn new(arch: &Arch, device: &Arc<DeviceModel>, options: &EncoderOptions) -> Result<Self> {
-        let runtime = Runtime::load(options.runtime.as_deref())?;
-        Self::at(Place::of(runtime, device, options)?, arch, device, options)
-    }
-
-    fn at(place: Place, arch: &Arch, device: &Arc<DeviceModel>, options: &EncoderOptions) -> Result<Self> {
-        let (threads, concurrency) = options.threads_a_run()?;
-        let runtime = Runtime::load(options.runtime.as_deref())?;
-        let signature = Signature::built(arch)?;
-        let first = Lane::open(runtime, &signature, device, threads, &place.target)?;
-        let (provider, ordinal) = (place.target.provider(), place.target.device());
-        let nodes = place.target.nodes(&first.session)?;
-        tracing::info!(provider = provider.name(), device = ordinal, "encoder over device weights");
-        Ok(Self {
-            arch: arch.clone(),
-            signature,
-            device: Arc::clone(device),
-            place,
-            runtime,
-            threads,
-            execution: Execution { provider, device: ordinal, fallback: None, nodes },
-            lanes: Pool::new(first, concurrency),
-        })
-    }
-
-    /// The embeddings, `[n, e]`, of `n` images, preprocessed, f32 `[n, 3, S, S]`, with the weights of a task; not
-    /// normalised. The weights are reconstructed on the device unless they are there. No images give no embeddings.
-    ///
-    /// # Errors
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when `pixels` is not `n` images; as
-    /// [`DeviceModel::get`]; [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming it, when a parameter is missing
-    /// or has another shape; [`ErrorKind::Runtime`](crate::ErrorKind::Runtime) when the run fails.
-    pub fn encode(&self, task: &TaskWeights, pixels: &[f32], n: usize) -> Result<Vec<f32>> {
-        check_pixels(&self.arch, pixels, n)?;
-        let mut embeds = try_zeroed(n.saturating_mul(self.arch.embed_dim))?;
-        if n == 0 {
-            return Ok(embeds);
+impl WeightsOn {
+    /// `auto`, `host`, `device`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Host => "host",
+            Self::Device => "device",
         }
-        let open = || Lane::open(self.runtime, &self.signature, &self.device, self.threads, &self.place.target);
-        // Before the weights: who waits for a turn holds no device memory.
-        let mut lane = self.lanes.lend(open)?;
-        let Lane { session, stream } = &mut *lane;
-        let weights = self.device.get(task)?;
-        let inputs = self.inputs(&weights)?;
-        let (name, size) = (self.signature.pixels.to_string_lossy(), self.arch.image_size());
-        let pixels = Input { name: &name, shape: &[n, 3, size, size], values: Elements::F32(pixels) };
-        in_stream(&weights, stream.as_raw(), || {
-            // Returns when the embeddings are in `embeds`.
-            session::run(session, &self.signature, pixels, inputs.into_iter(), &mut embeds)
-        })
-        .map_err(|e| self.place.target.explain(self.runtime, e))?;
-        Ok(embeds)
+    }
+}
+
+impl fmt::Display for WeightsOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for WeightsOn {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let all = [Self::Auto, Self::Host, Self::Device];
+        all.into_iter()
+            .find(|place| place.name() == name)
+            .ok_or_else(|| Error::invalid("no such place for weights").expected("auto, host or device").got(name))
+    }
+}
+
+/// The GPU that an encoder's weights are on, and how ONNX Runtime calls its memory.
+pub(super) struct Device {
+    cuda: Cuda,
+    memory: MemoryInfo<'static>,
+    options: DeviceOptions,
+    owner: Owner,
+    /// Those that were brought there for this encoder.
+    models: Mutex<Vec<Weak<Model>>>,
+}
+
+impl Device {
+    /// Where the weights for sessions of this target are to be, and why in the host's memory where that is not what one
+    /// would expect.
+    ///
+    /// # Errors
+    /// With [`WeightsOn::Device`], as [`Cuda::open`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for
+    /// weights on a device where the CPU was asked to compute.
+    pub(super) fn choose(target: &Target, options: &EncoderOptions) -> Result<(Option<Self>, Option<String>)> {
+        match options.weights_on {
+            WeightsOn::Host => Ok((None, None)),
+            WeightsOn::Device if target.is_cpu() && options.provider == Provider::Cpu => {
+                Err(Error::unsupported("the CPU reads weights in the host's memory alone")
+                    .hint("Weights on a device need a provider that computes there: cuda or tensorrt"))
+            }
+            // `auto` has fallen back, and told so.
+            WeightsOn::Auto | WeightsOn::Device if target.is_cpu() => Ok((None, None)),
+            WeightsOn::Device => Ok((Some(Self::open(target, options)?), None)),
+            WeightsOn::Auto => match Self::open(target, options) {
+                Ok(device) => Ok((Some(device), None)),
+                Err(error) => {
+                    tracing::warn!(%error, "every run copies the weights from the host: they cannot be on the device");
+                    Ok((None, Some(error.to_string())))
+                }
+            },
+        }
     }
 
-    /// All parameters where they lie, checked.
-    fn inputs<'a>(&'a self, weights: &'a DeviceWeights) -> Result<Vec<Input<'a>>> {
-        let parameters = self.signature.parameters.iter();
+    fn open(target: &Target, options: &EncoderOptions) -> Result<Self> {
+        let cuda = Cuda::open(target.device() as usize)?;
+        // `Target` has refused a larger number.
+        let ordinal = i32::try_from(target.device()).unwrap_or(i32::MAX);
+        let (kind, allocator) = (AllocationDevice::CUDA, AllocatorType::Device);
+        let memory = MemoryInfo::new(kind, ordinal, allocator, MemoryType::Default);
+        Ok(Self::on(cuda, memory.map_err(failed("cannot name the GPU's memory"))?, options))
+    }
+
+    fn on(cuda: Cuda, memory: MemoryInfo<'static>, options: &EncoderOptions) -> Self {
+        let options = DeviceOptions { budget: options.device_budget };
+        Self { cuda, memory, options, owner: Owner::new(), models: Mutex::default() }
+    }
+
+    /// The model on this device, brought there unless it is.
+    ///
+    /// # Errors
+    /// As [`DeviceModel::new`].
+    pub(super) fn model(&self, model: &Arc<Model>) -> Result<Arc<DeviceModel>> {
+        let device = model.on_device(&self.cuda, &self.options, self.owner)?;
+        let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
+        if !models.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(model))) {
+            models.retain(|known| known.strong_count() > 0);
+            models.push(Arc::downgrade(model));
+        }
+        Ok(device)
+    }
+
+    /// The weights of a task: kept ones, or in the queue now.
+    ///
+    /// # Errors
+    /// As [`Device::model`] and [`DeviceModel::get`].
+    pub(super) fn weights(&self, task: &TaskWeights) -> Result<Arc<DeviceWeights>> {
+        self.model(task.model())?.get(task)
+    }
+
+    /// All parameters of the graph where they lie, checked.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming it, when a parameter is missing or has another shape.
+    pub(super) fn inputs<'a>(&'a self, signature: &'a Signature, weights: &'a DeviceWeights) -> Result<Vec<Input<'a>>> {
+        let parameters = signature.parameters.iter();
         parameters
             .map(|(name, shape)| {
                 let tensor = weights
@@ -168,38 +154,19 @@ impl DeviceEncoder {
                         .expected(format_args!("{shape:?}"))
                         .got(format_args!("{:?}", tensor.shape)));
                 }
-                // SAFETY: so many f32 lie there as long as `weights` live, in the memory that `place` was made for; a
-                // run reads them after `wait_in`, and they are not overwritten before `used_in` allows it.
-                let values = unsafe { OnDevice::new(tensor.address, &self.place.memory) };
-                Ok(Input { name, shape, values: Elements::Device(values) })
+                // SAFETY: so many values lie there as long as `weights` live, in the memory that `self` is of; a run
+                // reads them after `wait_in`, and they are not overwritten before `used_in` allows it.
+                let values = unsafe { OnDevice::new(tensor.address, &self.memory) };
+                Ok(Input { name, shape, values: Elements::Device(crate::tensor::DType::F32, values) })
             })
             .collect()
     }
-
-    /// The architecture that this encoder was made for.
-    pub fn arch(&self) -> &Arch {
-        &self.arch
-    }
-
-    /// Where its weights come from.
-    pub fn device(&self) -> &Arc<DeviceModel> {
-        &self.device
-    }
-
-    /// What it runs on.
-    pub fn execution(&self) -> &Execution {
-        &self.execution
-    }
-
-    /// Sessions that are open, idle ones included. They are opened when calls overlap, and then kept.
-    pub fn sessions(&self) -> usize {
-        self.lanes.made()
-    }
 }
 
-impl std::fmt::Debug for DeviceEncoder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "DeviceEncoder({}; {}, {} sessions)", self.arch, self.execution, self.sessions())
+impl Drop for Device {
+    fn drop(&mut self) {
+        let models = self.models.get_mut().unwrap_or_else(PoisonError::into_inner);
+        models.iter().filter_map(Weak::upgrade).for_each(|model| model.leave_devices(self.owner));
     }
 }
 

@@ -4,14 +4,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use super::super::signature::Signature;
+use super::super::{Encoder, PromotionState, Runtime};
 use super::*;
 use crate::basis::Basis;
 use crate::checkpoint::Checkpoint;
-use crate::clip::arch::ArchHints;
+use crate::clip::arch::{Arch, ArchHints};
 use crate::error::ErrorKind;
 use crate::kernel::Cuda;
 use crate::kernel::cuda::{HostDevice, Queue};
-use crate::weights::{DeviceOptions, Model, ModelOptions};
+use crate::weights::ModelOptions;
 
 fn digits(relative: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/digits").join(relative)
@@ -109,6 +111,17 @@ fn on_a_driver_without_a_gpu_it_has_the_bits_of_the_cpu() {
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
 
+/// A budget for everything and the weights of `arenas` tasks, or for less than everything.
+fn options(budget: usize) -> EncoderOptions {
+    EncoderOptions { threads: 2, concurrency: 2, device_budget: Some(budget), ..EncoderOptions::default() }
+}
+
+/// An encoder whose sessions are the CPU's, with its weights on the driver's device.
+fn encoder(arch: &Arch, cuda: &Cuda, options: &EncoderOptions) -> Encoder {
+    let device = |_: &Target| Ok((Some(Device::on(cuda.clone(), MemoryInfo::default(), options)), None));
+    Encoder::over_with(arch.clone(), Signature::built(arch).unwrap(), options, device).unwrap()
+}
+
 /// Sessions of the CPU over weights that a launch has written, by the address.
 #[test]
 #[ignore = "run by `on_a_driver_without_a_gpu_it_has_the_bits_of_the_cpu`"]
@@ -118,36 +131,61 @@ fn in_memory_of_the_host() {
     Runtime::load(None).unwrap();
     let (arch, model) = digits_model();
     let tasks = tasks(&model);
-    let options = EncoderOptions { threads: 2, concurrency: 2, ..EncoderOptions::default() };
     let pixels: Vec<f32> = (0..2 * arch.pixels()).map(|i| (i % 17) as f32 / 17.0 - 0.4).collect();
-    let cpu = crate::encoder::Encoder::new(&arch, &options).unwrap();
+    let cpu = Encoder::new(&arch, &EncoderOptions { device_budget: None, ..options(0) }).unwrap();
     let expected: Vec<_> =
         tasks.iter().map(|task| bits(&cpu.encode(&*task.get().unwrap(), &pixels, 2).unwrap())).collect();
     assert!((1..tasks.len()).all(|i| expected[i] != expected[0]), "the tasks are to differ");
+    let (resident, arena) = {
+        let all = DeviceModel::new(&model, &cuda, &DeviceOptions { budget: Some(1 << 30) }).unwrap();
+        (all.stats().resident_bytes, all.get(&tasks[0]).unwrap().nbytes())
+    };
 
-    let device = with_room(&model, &cuda, 2);
-    let place = || Place { target: Target::cpu(), memory: MemoryInfo::default() };
-    let encoder = DeviceEncoder::at(place(), &arch, &device, &options).unwrap();
+    let run = options(resident + 2 * arena);
+    let own = encoder(&arch, &cuda, &run);
+    assert_eq!((own.execution().weights_on, &own.execution().weights_fallback), (WeightsOn::Device, &None));
     let mut state = 1;
     for _ in 0..1000 {
         let i = random(&mut state, tasks.len());
-        assert!(bits(&encoder.encode(&tasks[i], &pixels, 2).unwrap()) == expected[i], "{}", tasks[i].name());
+        assert!(bits(&own.encode_task(&tasks[i], &pixels, 2).unwrap()) == expected[i], "{}", tasks[i].name());
     }
+    let device = own.device_model(&model).unwrap().unwrap();
     let stats = device.stats();
     assert!(stats.cache.evictions > 500 && stats.cache.hits > 50, "{stats:?}");
-    assert!(stats.weights_bytes <= 2 * device.get(&tasks[0]).unwrap().nbytes(), "{stats:?}");
-    assert_eq!(encoder.sessions(), 1);
+    assert!(stats.weights_bytes <= 2 * arena, "{stats:?}");
+    assert_eq!(own.sessions(), 1);
+    let on_host = model.cache().stats();
+    own.prepare(&tasks[0]).unwrap();
+    assert!(own.is_prepared(&tasks[0]).unwrap());
+    assert_eq!(model.cache().stats().misses, on_host.misses, "nothing is reconstructed on the host");
+    assert_eq!(own.promotion(&tasks[0]), PromotionState::Inputs(0), "a thousand runs promote nothing here");
+
+    // Larger runs, and smaller ones again; embeddings of one image do not depend on the others.
+    let many: Vec<f32> = pixels.iter().copied().cycle().take(7 * arch.pixels()).collect();
+    for n in [1, 7, 3, 7, 1] {
+        let some = &many[..n * arch.pixels()];
+        let expected = cpu.encode(&*tasks[2].get().unwrap(), some, n).unwrap();
+        assert!(bits(&own.encode_task(&tasks[2], some, n).unwrap()) == bits(&expected), "{n} images");
+    }
+    // Weights of the caller's go the other way.
+    let by_hand = own.encode(&*tasks[1].get().unwrap(), &pixels, 2).unwrap();
+    assert!(bits(&by_hand) == expected[1]);
+    own.promote(&tasks[1]).unwrap();
+    assert!(own.is_promoted(&tasks[1]));
+    let promoted = own.encode_task(&tasks[1], &pixels, 2).unwrap();
+    assert!(promoted.iter().zip(&by_hand).all(|(a, b)| (a - b).abs() <= 1e-4));
+    assert!(own.demote(&tasks[1]));
 
     // Two at once, each in a stream of its own; a third waits, and holds no weights meanwhile.
     let failed = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for thread in 0..3 {
-            let (encoder, tasks, expected, pixels, failed) = (&encoder, &tasks, &expected, &pixels, &failed);
+            let (own, tasks, expected, pixels, failed) = (&own, &tasks, &expected, &pixels, &failed);
             scope.spawn(move || {
                 let mut state = 10 + thread;
                 for _ in 0..100 {
                     let i = random(&mut state, tasks.len());
-                    match encoder.encode(&tasks[i], pixels, 2) {
+                    match own.encode_task(&tasks[i], pixels, 2) {
                         Ok(embeds) if bits(&embeds) == expected[i] => {}
                         other => failed.lock().unwrap().push(format!("{}: {:?}", tasks[i].name(), other.err())),
                     }
@@ -156,38 +194,66 @@ fn in_memory_of_the_host() {
         }
     });
     assert_eq!(failed.into_inner().unwrap(), Vec::<String>::new());
-    assert!(encoder.sessions() <= 2);
+    assert!(own.sessions() <= 2);
 
     // What is wrong is said, and harms nothing.
-    assert_eq!(encoder.encode(&tasks[0], &pixels[1..], 2).unwrap_err().kind(), ErrorKind::InvalidArgument);
-    assert!(encoder.encode(&tasks[0], &[], 0).unwrap().is_empty());
-    let stranger = digits_model().1.weights(&"base".parse().unwrap()).unwrap();
-    assert_eq!(encoder.encode(&stranger, &pixels, 2).unwrap_err().kind(), ErrorKind::InvalidArgument);
-    let taller = Arch { layers: arch.layers + 1, ..arch.clone() };
-    let taller = DeviceEncoder::at(place(), &taller, &device, &options).unwrap();
-    let error = taller.encode(&tasks[0], &pixels, 2).unwrap_err();
+    let mut out = vec![7.0; 2 * arch.embed_dim];
+    let error = own.encode_task_into(&tasks[0], &pixels[1..], 2, &mut out).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    assert!(own.encode_task(&tasks[0], &[], 0).unwrap().is_empty());
+    let taller = encoder(&Arch { layers: arch.layers + 1, ..arch.clone() }, &cuda, &run);
+    let error = taller.encode_task_into(&tasks[0], &pixels, 2, &mut out).unwrap_err();
     let lacks = format!("visual.transformer.resblocks.{}.", arch.layers);
     assert!(error.kind() == ErrorKind::Mismatch && error.to_string().contains(&lacks), "{error}");
-    let wider = Arch { mlp_width: 2 * arch.mlp_width, ..arch.clone() };
-    let wider = DeviceEncoder::at(place(), &wider, &device, &options).unwrap();
-    assert_eq!(wider.encode(&tasks[0], &pixels, 2).unwrap_err().kind(), ErrorKind::Mismatch);
-    assert!(bits(&encoder.encode(&tasks[3], &pixels, 2).unwrap()) == expected[3]);
+    let wider = encoder(&Arch { mlp_width: 2 * arch.mlp_width, ..arch.clone() }, &cuda, &run);
+    assert_eq!(wider.encode_task_into(&tasks[0], &pixels, 2, &mut out).unwrap_err().kind(), ErrorKind::Mismatch);
+    assert!(out.iter().all(|value| *value == 7.0), "nothing is written");
+    assert!(bits(&own.encode_task(&tasks[3], &pixels, 2).unwrap()) == expected[3]);
+    drop((taller, wider));
+
+    // Another encoder finds the model there; it goes with the last of them, though the model stays.
+    let other = encoder(&arch, &cuda, &options(1 << 30));
+    assert!(Arc::ptr_eq(&device, &other.device_model(&model).unwrap().unwrap()));
+    drop(own);
+    assert!(bits(&other.encode_task(&tasks[4], &pixels, 2).unwrap()) == expected[4]);
+    let gone = Arc::downgrade(&device);
+    drop(device);
+    assert!(gone.upgrade().is_some());
+    drop(other);
+    assert!(gone.upgrade().is_none());
 
     // A basis that does not fit is streamed.
-    let everything = DeviceModel::new(&model, &cuda, &DeviceOptions { budget: Some(1 << 30) }).unwrap();
-    let (resident, weights) = (everything.stats().resident_bytes, everything.get(&tasks[0]).unwrap().nbytes());
-    let streamed =
-        DeviceModel::new(&model, &cuda, &DeviceOptions { budget: Some(resident / 2 + 2 * weights) }).unwrap();
-    let encoder = DeviceEncoder::at(place(), &arch, &streamed, &options).unwrap();
+    let own = encoder(&arch, &cuda, &options(resident / 2 + 2 * arena));
     for (task, expected) in tasks.iter().zip(&expected) {
-        assert!(bits(&encoder.encode(task, &pixels, 2).unwrap()) == *expected, "{}", task.name());
+        assert!(bits(&own.encode_task(task, &pixels, 2).unwrap()) == *expected, "{}", task.name());
     }
-    assert!(streamed.stats().streamed > 0);
+    let device = own.device_model(&model).unwrap().unwrap();
+    assert!(device.stats().streamed > 0);
+    // A model that nobody holds any more goes from the device too, though the encoder stays.
+    let gone = Arc::downgrade(&device);
+    drop((device, tasks, model));
+    assert!(gone.upgrade().is_none());
+}
 
-    // The provider itself, where this ONNX Runtime has it, would take this driver for a real one.
-    if Runtime::load(None).unwrap().providers().iter().any(|name| name == "CUDAExecutionProvider") {
-        return;
+#[test]
+fn weights_on_a_device_need_one_that_computes() {
+    let (arch, _) = digits_model();
+    let asked = EncoderOptions { weights_on: WeightsOn::Device, ..EncoderOptions::default() };
+    let error = Device::choose(&Target::cpu(), &asked).map(drop).unwrap_err();
+    assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("cuda"), "{error}");
+    // `auto` that has fallen back to the CPU has said why.
+    for (provider, weights_on) in [(Provider::Auto, WeightsOn::Device), (Provider::Cpu, WeightsOn::Auto)] {
+        let options = EncoderOptions { provider, weights_on, ..EncoderOptions::default() };
+        assert!(matches!(Device::choose(&Target::cpu(), &options), Ok((None, None))));
     }
-    let asked = DeviceEncoder::new(&arch, &device, &options);
-    assert!(asked.map(drop).is_err_and(|error| error.kind() == ErrorKind::Unsupported));
+    // A GPU computes, but weights cannot be there: no driver, no such GPU, or built without it.
+    let gpu = Target::cuda(4096);
+    let wanted = |weights_on| EncoderOptions { provider: Provider::Cuda, weights_on, ..EncoderOptions::default() };
+    assert!(matches!(Device::choose(&gpu, &wanted(WeightsOn::Auto)), Ok((None, Some(why))) if !why.is_empty()));
+    assert!(matches!(Device::choose(&gpu, &wanted(WeightsOn::Host)), Ok((None, None))));
+    assert!(Device::choose(&gpu, &wanted(WeightsOn::Device)).is_err());
+    assert!(Runtime::load(None).is_err() || Encoder::new(&arch, &asked).is_err());
+    for place in [WeightsOn::Auto, WeightsOn::Host, WeightsOn::Device] {
+        assert_eq!(place.to_string().parse::<WeightsOn>().unwrap(), place);
+    }
 }

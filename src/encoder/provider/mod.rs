@@ -17,6 +17,7 @@ use std::str::FromStr;
 
 pub(super) use self::target::Target;
 use super::EncoderOptions;
+use super::device::WeightsOn;
 use super::runtime::Runtime;
 use crate::error::{Error, Result};
 
@@ -120,13 +121,23 @@ pub struct Execution {
     /// How many nodes of the graph each of ONNX Runtime's providers has got, where that is not all of them on the CPU.
     /// A few on the CPU are arithmetic with shapes.
     pub nodes: Vec<(String, usize)>,
+    /// Where the weights of tasks are reconstructed; never [`WeightsOn::Auto`].
+    pub weights_on: WeightsOn,
+    /// Why [`WeightsOn::Auto`] took the host's memory, though a GPU computes.
+    pub weights_fallback: Option<String>,
 }
 
 impl fmt::Display for Execution {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.provider {
             Provider::Cpu => f.write_str("cpu"),
-            provider => write!(f, "{provider}, device {}", self.device),
+            provider => {
+                write!(f, "{provider}, device {}", self.device)?;
+                match self.weights_on {
+                    WeightsOn::Device => f.write_str(", weights on the device"),
+                    _ => f.write_str(", weights from the host"),
+                }
+            }
         }
     }
 }
@@ -162,7 +173,18 @@ fn begin_on<T>(
     if !target.is_cpu() {
         tracing::info!(provider = provider.name(), device, "encoder");
     }
-    Ok((made, target, Execution { provider, device, fallback, nodes: Vec::new() }))
+    Ok((
+        made,
+        target,
+        Execution {
+            provider,
+            device,
+            fallback,
+            nodes: Vec::new(),
+            weights_on: WeightsOn::Host,
+            weights_fallback: None,
+        },
+    ))
 }
 
 fn fall_back(error: &Error) -> String {

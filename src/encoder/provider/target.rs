@@ -74,6 +74,11 @@ impl Target {
         self.least
     }
 
+    #[cfg(test)]
+    pub(in crate::encoder) fn cuda(device: u32) -> Self {
+        Self { provider: Provider::Cuda, device, ..Self::cpu() }
+    }
+
     /// The CPU, as if it computed in half floats.
     #[cfg(test)]
     pub(in crate::encoder) fn compared(least: f32) -> Self {

@@ -60,11 +60,11 @@ pub(crate) trait Device: fmt::Debug + Send + Sync {
     /// Memory of the host that the device reads fast, and while the host does something else; zeros.
     fn alloc_pinned(&self, bytes: usize) -> Result<NonNull<u8>>;
 
-    /// Frees what [`Device::alloc_pinned`] gave, after all that waits in [`Queue::Copy`].
-    fn free_pinned(&self, start: NonNull<u8>, bytes: usize);
+    /// Frees what [`Device::alloc_pinned`] gave, after all that waits in the queue.
+    fn free_pinned(&self, queue: Queue, start: NonNull<u8>, bytes: usize);
 
-    /// Copies from pinned memory, in [`Queue::Copy`].
-    fn copy_in(&self, to: u64, from: &[u8]) -> Result<()>;
+    /// Copies from pinned memory.
+    fn copy_in(&self, queue: Queue, to: u64, from: &[u8]) -> Result<()>;
 
     /// Copies to the host once all that is in the queue now is done, and waits for it.
     fn copy_out(&self, queue: Queue, from: u64, to: &mut [u8]) -> Result<()>;
@@ -132,10 +132,11 @@ impl fmt::Debug for Memory {
     }
 }
 
-/// Memory of the host from which is copied.
+/// Memory of the host which copies of one queue read or write.
 #[derive(Debug)]
 pub(crate) struct Pinned {
     device: Arc<dyn Device>,
+    queue: Queue,
     start: NonNull<u8>,
     bytes: usize,
 }
@@ -148,9 +149,9 @@ unsafe impl Sync for Pinned {}
 impl Pinned {
     /// # Errors
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
-    pub(crate) fn new(device: &Arc<dyn Device>, bytes: usize) -> Result<Self> {
+    pub(crate) fn new(device: &Arc<dyn Device>, queue: Queue, bytes: usize) -> Result<Self> {
         let bytes = bytes.max(1);
-        Ok(Self { device: Arc::clone(device), start: device.alloc_pinned(bytes)?, bytes })
+        Ok(Self { device: Arc::clone(device), queue, start: device.alloc_pinned(bytes)?, bytes })
     }
 
     /// The bytes, to be written. What was copied from here before has to be at its end: an event says so.
@@ -159,7 +160,7 @@ impl Pinned {
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.bytes) }
     }
 
-    /// Copies the first `bytes` bytes to the device, in [`Queue::Copy`].
+    /// Copies the first `bytes` bytes to the device, in its queue.
     ///
     /// # Errors
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
@@ -169,13 +170,27 @@ impl Pinned {
     pub(crate) fn copy_to(&self, to: u64, bytes: usize) -> Result<()> {
         // SAFETY: as above, and nobody writes while `self` is borrowed.
         let all = unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.bytes) };
-        self.device.copy_in(to, &all[..bytes])
+        self.device.copy_in(self.queue, to, &all[..bytes])
+    }
+
+    /// Copies from the device to its start, once all that is in its queue now is done; waits for it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
+    ///
+    /// # Panics
+    /// When there are not so many bytes.
+    pub(crate) fn copy_from(&mut self, from: u64, bytes: usize) -> Result<&[u8]> {
+        let (device, queue) = (Arc::clone(&self.device), self.queue);
+        let here = &mut self.bytes_mut()[..bytes];
+        device.copy_out(queue, from, here)?;
+        Ok(here)
     }
 }
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        self.device.free_pinned(self.start, self.bytes);
+        self.device.free_pinned(self.queue, self.start, self.bytes);
     }
 }
 

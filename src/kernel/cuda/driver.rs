@@ -4,6 +4,7 @@
 use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use cudarc::driver::result::{self, DriverError, device, event, module, primary_ctx, stream};
 use cudarc::driver::sys;
@@ -44,6 +45,24 @@ pub(super) fn count() -> Result<usize> {
     Ok(usize::try_from(count).unwrap_or_default())
 }
 
+/// The device of this number: as others in this process have it open, else opened now.
+///
+/// # Errors
+/// As [`Driver::open`].
+pub(super) fn open(ordinal: usize) -> Result<Arc<Driver>> {
+    static OPEN: Mutex<Vec<(usize, Weak<Driver>)>> = Mutex::new(Vec::new());
+
+    // Held meanwhile: whoever comes second finds what the first has opened.
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    open.retain(|(_, driver)| driver.strong_count() > 0);
+    if let Some(driver) = open.iter().find(|(number, _)| *number == ordinal).and_then(|(_, driver)| driver.upgrade()) {
+        return Ok(driver);
+    }
+    let driver = Arc::new(Driver::open(ordinal)?);
+    open.push((ordinal, Arc::downgrade(&driver)));
+    Ok(driver)
+}
+
 /// Loads the driver.
 fn init() -> Result<()> {
     let missing = |message: &str| {
@@ -76,7 +95,7 @@ impl Driver {
     /// # Errors
     /// [`ErrorKind::RuntimeMissing`], saying what is missing: the driver, a GPU, NVRTC; [`ErrorKind::NotFound`] for a
     /// number beyond the last; [`ErrorKind::Runtime`] with the driver's words.
-    pub(super) fn open(ordinal: usize) -> Result<Self> {
+    fn open(ordinal: usize) -> Result<Self> {
         let count = count()?;
         if ordinal >= count {
             return Err(Error::not_found(format!("there is no GPU {ordinal}")).expected(format_args!("below {count}")));
@@ -256,21 +275,21 @@ impl Device for Driver {
         Ok(start)
     }
 
-    fn free_pinned(&self, start: NonNull<u8>, _bytes: usize) {
+    fn free_pinned(&self, queue: Queue, start: NonNull<u8>, _bytes: usize) {
         if let Ok(_here) = self.enter() {
-            // SAFETY: the stream lives as long as `self`; after it nothing reads the memory, which `alloc_pinned` gave
-            // and `Pinned` frees once.
+            // SAFETY: the stream outlives the `Pinned`; after it nothing uses the memory, which `alloc_pinned` gave and
+            // `Pinned` frees once.
             unsafe {
-                let _ = stream::synchronize(self.copy);
+                let _ = stream::synchronize(self.stream(queue));
                 let _ = result::free_host(start.as_ptr().cast());
             }
         }
     }
 
-    fn copy_in(&self, to: u64, from: &[u8]) -> Result<()> {
+    fn copy_in(&self, queue: Queue, to: u64, from: &[u8]) -> Result<()> {
         let _here = self.enter()?;
         // SAFETY: `from` is part of a `Pinned`, which waits for this stream at its end.
-        unsafe { result::memcpy_htod_async(to, from, self.copy) }.map_err(failed("cannot copy to the GPU"))
+        unsafe { result::memcpy_htod_async(to, from, self.stream(queue)) }.map_err(failed("cannot copy to the GPU"))
     }
 
     fn copy_out(&self, queue: Queue, from: u64, to: &mut [u8]) -> Result<()> {

@@ -310,17 +310,17 @@ impl Device for HostDevice {
         Ok(start)
     }
 
-    fn free_pinned(&self, start: NonNull<u8>, bytes: usize) {
+    fn free_pinned(&self, queue: Queue, start: NonNull<u8>, bytes: usize) {
         let mut state = self.lock();
-        state.until(|state| state.queues.get(&Queue::Copy).is_none_or(VecDeque::is_empty));
+        state.until(|state| state.queues.get(&queue).is_none_or(VecDeque::is_empty));
         assert_eq!(state.pinned.remove(&start.as_ptr().addr()), Some(bytes));
         // SAFETY: a boxed slice of so many bytes, leaked by `alloc_pinned`, and forgotten here.
         drop(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(start.as_ptr(), bytes)) });
     }
 
-    fn copy_in(&self, to: u64, from: &[u8]) -> Result<()> {
+    fn copy_in(&self, queue: Queue, to: u64, from: &[u8]) -> Result<()> {
         let work = Work::Copy { to, from: from.as_ptr().addr(), bytes: from.len() };
-        self.lock().queues.entry(Queue::Copy).or_default().push_back(work);
+        self.lock().queues.entry(queue).or_default().push_back(work);
         Ok(())
     }
 

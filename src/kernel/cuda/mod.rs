@@ -18,6 +18,7 @@ mod host;
 mod lay_out;
 #[cfg(any(feature = "cuda", test))]
 mod nvrtc;
+mod staging;
 mod table;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -29,6 +30,7 @@ pub(crate) use device::{Device, Event, Memory, Pinned, Queue};
 #[cfg(test)]
 pub(crate) use host::HostDevice;
 pub(crate) use lay_out::{Elements, LayOut, LayOutTable};
+pub(crate) use staging::Staging;
 pub(crate) use table::{Launch, Part, Table};
 
 use crate::error::Result;
@@ -49,7 +51,7 @@ pub struct Cuda {
 impl Cuda {
     /// The GPU of this number, as the CUDA driver counts them; the first is 0.
     ///
-    /// The kernel is compiled for it the first time, by NVRTC, and then kept in the user's folder for caches
+    /// Opening it again, while somebody uses it, gives the same one. The kernel is compiled for it the first time, by NVRTC, and then kept in the user's folder for caches
     /// (`TASKBASIS_KERNEL_CACHE` names another one). `docs/gpu.md` says what has to be installed.
     ///
     /// # Errors
@@ -59,7 +61,7 @@ impl Cuda {
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime) with the words of the driver.
     pub fn open(ordinal: usize) -> Result<Self> {
         #[cfg(feature = "cuda")]
-        return Ok(Self { device: Arc::new(driver::Driver::open(ordinal)?) });
+        return Ok(Self { device: driver::open(ordinal)? });
         #[cfg(not(feature = "cuda"))]
         return Err(crate::Error::unsupported(format!(
             "GPU {ordinal} cannot be used: built without the feature `cuda`"
@@ -123,6 +125,11 @@ impl Cuda {
     /// That of what is on it.
     pub(crate) fn on(device: &Arc<dyn Device>) -> Self {
         Self { device: Arc::clone(device) }
+    }
+
+    /// Whether both are the same device.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.ordinal() == other.ordinal()
     }
 
     /// Its number, as [`Cuda::open`] takes it.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 
 use super::budget::{Split, Wants};
-use super::staging::Staging;
+use super::staging::send_inputs;
 use crate::basis::Coefficients;
 use crate::error::{Error, Result};
 use crate::kernel::cuda::form::{self, TILE};
-use crate::kernel::cuda::{Device, Event, Launch, Memory, Part, Queue, Table};
+use crate::kernel::cuda::{Device, Event, Launch, Memory, Part, Queue, Staging, Table};
 use crate::kernel::{Format, Input};
 use crate::tensor::{DType, Source, Tensor};
 use crate::weights::model::Model;
@@ -141,9 +141,10 @@ impl Inputs {
 
         // A slot holds at least one tile of anything.
         let slot = if split.slot > 0 { split.slot } else { bytes.clamp(f32_bytes, UPLOAD_SLOT) };
-        let mut staging = Staging::new(device, slot.max(f32_bytes), threads)?;
+        let mut staging = Staging::new(device, Queue::Copy, slot.max(f32_bytes))?;
         let base = unchanged.iter().map(Input::Dense);
-        staging.send_inputs(memory.address(), base.chain(resident.iter().flat_map(Changed::all_inputs)))?;
+        let all = base.chain(resident.iter().flat_map(Changed::all_inputs));
+        send_inputs(&mut staging, memory.address(), all, threads)?;
         let mut bytes = vec![0; table.nbytes()];
         table.write(&mut bytes);
         staging.send_bytes(table_address, &bytes)?;

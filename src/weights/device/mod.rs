@@ -1,11 +1,13 @@
 //! Weights in device memory: base and basis are brought there once, and tasks are reconstructed where they run.
 //!
 //! `inputs.rs` is what stays on the device (`budget.rs` decides how much), `staging.rs` how it gets there, `stream.rs`
-//! how the rest passes through. `arena.rs` is the memory of weights, `task.rs` the weights.
+//! how the rest passes through. `arena.rs` is the memory of weights, `task.rs` the weights. `shared.rs` has encoders share
+//! what is on a device.
 
 mod arena;
 mod budget;
 mod inputs;
+mod shared;
 mod staging;
 mod stream;
 mod task;
@@ -13,10 +15,11 @@ mod task;
 mod tests;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use self::arena::{Allowance, DeviceArena};
 use self::inputs::Inputs;
+pub(super) use self::shared::OnDevices;
 use self::stream::Stream;
 pub use self::task::{DeviceTensor, DeviceWeights};
 use super::arena::Spares;
@@ -73,7 +76,8 @@ pub struct DeviceStats {
 /// ```
 #[derive(Debug)]
 pub struct DeviceModel {
-    model: Arc<Model>,
+    /// It may own this value.
+    model: Weak<Model>,
     /// Before the inputs: what it keeps is freed first.
     cache: WeightsCache<DeviceWeights>,
     pinned: Mutex<HashMap<Key, Arc<DeviceWeights>>>,
@@ -99,9 +103,9 @@ impl DeviceModel {
             None => device.memory()?.0 / 4 * 3,
         };
         let (inputs, split, staging) = Inputs::upload(model, device, budget, model.threads())?;
-        let stream = staging.map(|staging| Stream::new(&inputs, staging, split.slot)).transpose()?;
+        let stream = staging.map(|staging| Stream::new(&inputs, staging, split.slot, model.threads())).transpose()?;
         Ok(Arc::new(Self {
-            model: Arc::clone(model),
+            model: Arc::downgrade(model),
             cache: WeightsCache::with_budget(split.arenas),
             pinned: Mutex::default(),
             allowance: Allowance::new(split.arenas),
@@ -120,7 +124,7 @@ impl DeviceModel {
     /// coefficients that are not zero; [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) where the weights that
     /// others hold leave no room; [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
     pub fn get(&self, task: &TaskWeights) -> Result<Arc<DeviceWeights>> {
-        if !Arc::ptr_eq(task.model(), &self.model) {
+        if !std::ptr::eq(Arc::as_ptr(task.model()), self.model.as_ptr()) {
             return Err(Error::invalid("the weights are of another model than the one on the device"));
         }
         if task.layout().is_some() {
@@ -213,9 +217,9 @@ impl DeviceModel {
         Cuda::on(&self.inputs.device)
     }
 
-    /// The model that is on the device.
-    pub fn model(&self) -> &Arc<Model> {
-        &self.model
+    /// The model that is on the device; `None` once nobody else holds it.
+    pub fn model(&self) -> Option<Arc<Model>> {
+        self.model.upgrade()
     }
 }
 

@@ -4,10 +4,10 @@
 use std::ops::Range;
 
 use super::inputs::{Changed, Inputs};
-use super::staging::{Staging, pack};
+use super::staging::pack;
 use crate::error::Result;
 use crate::kernel::Format;
-use crate::kernel::cuda::{Event, Launch, Memory, Part, Queue, Table, form};
+use crate::kernel::cuda::{Event, Launch, Memory, Part, Queue, Staging, Table, form};
 
 /// The two slots on the device, and what fills them.
 #[derive(Debug)]
@@ -15,6 +15,7 @@ pub(super) struct Stream {
     staging: Staging,
     slots: [Slot; 2],
     next: usize,
+    threads: usize,
     /// Bytes that came from the host so far.
     pub(super) copied: u64,
 }
@@ -42,13 +43,13 @@ struct Stretch<'a> {
 }
 
 impl Stream {
-    /// Slots of `bytes` bytes.
+    /// Slots of `bytes` bytes, which `threads` threads fill.
     ///
     /// # Errors
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
-    pub(super) fn new(inputs: &Inputs, staging: Staging, bytes: usize) -> Result<Self> {
+    pub(super) fn new(inputs: &Inputs, staging: Staging, bytes: usize, threads: usize) -> Result<Self> {
         let slot = || Ok(Slot { memory: Memory::new(&inputs.device, bytes)?, combined: None });
-        Ok(Self { slots: [slot()?, slot()?], staging, next: 0, copied: 0 })
+        Ok(Self { slots: [slot()?, slot()?], staging, next: 0, threads, copied: 0 })
     }
 
     /// Computes the parameters that do not stay on the device into the memory at `out`. Inputs whose coefficient is
@@ -99,7 +100,8 @@ impl Stream {
         if let Some(combined) = slot.combined.take() {
             combined.hold_up(Queue::Copy)?;
         }
-        let copied = self.staging.send(start, |bytes, threads| {
+        let threads = self.threads;
+        let copied = self.staging.send(start, |bytes| {
             pack(&places, &mut bytes[..data], threads)?;
             table.write(&mut bytes[data..all]);
             Ok(all)

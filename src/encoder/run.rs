@@ -1,0 +1,100 @@
+//! One run of an encoder: images handed over as the graph takes them, and half floats compared with the CPU.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ort::session::Session;
+
+use super::Encoder;
+use super::provider::{Target, precision};
+use super::session::{self, Elements, Input};
+use crate::error::Result;
+use crate::tensor::{DType, try_zeroed, u16_bytes};
+
+impl Encoder {
+    /// Runs a session over the graph without weights.
+    pub(super) fn run_with(
+        &self,
+        session: &mut Session,
+        weights: &[Input<'_>],
+        pixels: &[f32],
+        n: usize,
+        out: &mut [f32],
+    ) -> Result<()> {
+        let name = self.signature.pixels.to_string_lossy();
+        self.in_runs(pixels, n, out, |pixels, out| {
+            let pixels = Input { name: &name, ..pixels };
+            session::run(session, &self.signature, pixels, weights.iter().copied(), out)
+        })
+    }
+
+    /// The same on the CPU, whatever the encoder's provider, in a session that is made for it alone.
+    pub(super) fn run_on_cpu(&self, weights: &[Input<'_>], pixels: &[f32], n: usize, out: &mut [f32]) -> Result<()> {
+        let level = session::level(self.signature.is_users());
+        let mut session =
+            session::create(self.runtime, &self.signature.model, self.threads_a_run, level, &Target::cpu())?;
+        self.run_with(&mut session, weights, pixels, n, out)
+    }
+
+    /// Runs, and compares what comes of it with the CPU's embeddings of a few of the images, where that has to be done and
+    /// `is_precise` tells that it has not been. Until it has been, nothing is written to `out` on an error.
+    pub(super) fn with_precision(
+        &self,
+        is_precise: &AtomicBool,
+        (pixels, n): (&[f32], usize),
+        out: &mut [f32],
+        run: impl FnOnce(&mut [f32]) -> Result<()>,
+        on_cpu: impl FnOnce(&[f32], usize, &mut [f32]) -> Result<()>,
+    ) -> Result<()> {
+        const IMAGES: usize = 8;
+
+        let Some(least) = self.target.min_cosine().filter(|_| !is_precise.load(Ordering::Acquire)) else {
+            return run(out);
+        };
+        let mut embeds = try_zeroed(out.len())?;
+        run(&mut embeds)?;
+        let some = n.min(IMAGES);
+        let mut cpu = try_zeroed(some * self.arch.embed_dim)?;
+        on_cpu(&pixels[..some * self.arch.pixels()], some, &mut cpu)?;
+        precision::check(&embeds, &cpu, self.arch.embed_dim, least)?;
+        is_precise.store(true, Ordering::Release);
+        out.copy_from_slice(&embeds);
+        Ok(())
+    }
+
+    /// Hands the images over as the graph takes them: in its type, and as many at a time as it wants. `run` is given the
+    /// pixels and room for their embeddings. What was computed is written to `out` at the end.
+    pub(super) fn in_runs(
+        &self,
+        pixels: &[f32],
+        n: usize,
+        out: &mut [f32],
+        mut run: impl FnMut(Input<'_>, &mut [f32]) -> Result<()>,
+    ) -> Result<()> {
+        let (size, image, embed) = (self.arch.image_size(), self.arch.pixels(), self.arch.embed_dim);
+        let dtype = self.signature.pixels_dtype;
+        let batch = self.signature.batch.unwrap_or(n);
+        if dtype == DType::F32 && batch == n {
+            return run(Input { name: "", shape: &[n, 3, size, size], values: Elements::F32(pixels) }, out);
+        }
+        let mut embeds = try_zeroed(n.div_ceil(batch) * batch * embed)?;
+        let mut images = try_zeroed::<f32>(batch * image)?;
+        // Room for half floats at an address that they may have.
+        let mut cast = try_zeroed::<u16>(if dtype == DType::F32 { 0 } else { batch * image })?;
+        for (some, out) in pixels.chunks(batch * image).zip(embeds.chunks_mut(batch * embed)) {
+            // The last run is filled up with black images, whose embeddings nobody sees.
+            images[..some.len()].copy_from_slice(some);
+            images[some.len()..].fill(0.0);
+            let shape = [batch, 3, size, size];
+            let values = if dtype == DType::F32 {
+                Elements::F32(&images)
+            } else {
+                cast.iter_mut().zip(&images).for_each(|(slot, value)| *slot = half::f16::from_f32(*value).to_bits());
+                Elements::Other(dtype, u16_bytes(&cast))
+            };
+            run(Input { name: "", shape: &shape, values }, out)?;
+        }
+        out.copy_from_slice(&embeds[..n * embed]);
+        Ok(())
+    }
+}

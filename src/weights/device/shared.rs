@@ -1,0 +1,56 @@
+//! A model that is on a device once, however many encoders run its tasks there.
+
+use std::sync::{Arc, Mutex};
+
+use super::{DeviceModel, DeviceOptions, lock};
+use crate::error::Result;
+use crate::kernel::Cuda;
+use crate::weights::cache::Owner;
+use crate::weights::model::Model;
+
+/// On which devices a model is, and for whom. It goes from a device with the last one who wants it there, or with the
+/// model.
+#[derive(Debug, Default)]
+pub(in crate::weights) struct OnDevices(Mutex<Vec<Shared>>);
+
+#[derive(Debug)]
+struct Shared {
+    device: Arc<DeviceModel>,
+    owners: Vec<Owner>,
+}
+
+impl Model {
+    /// This model on a device, for `owner`: as it is there for others, else brought there now, which others wait for.
+    ///
+    /// # Errors
+    /// As [`DeviceModel::new`].
+    pub(crate) fn on_device(
+        self: &Arc<Self>,
+        cuda: &Cuda,
+        options: &DeviceOptions,
+        owner: Owner,
+    ) -> Result<Arc<DeviceModel>> {
+        let mut all = lock(&self.on_devices().0);
+        if let Some(here) = all.iter_mut().find(|shared| shared.device.cuda().is_same(cuda)) {
+            if !here.owners.contains(&owner) {
+                here.owners.push(owner);
+            }
+            return Ok(Arc::clone(&here.device));
+        }
+        let device = DeviceModel::new(self, cuda, options)?;
+        all.push(Shared { device: Arc::clone(&device), owners: vec![owner] });
+        Ok(device)
+    }
+
+    /// Says that `owner` wants it on no device any more.
+    pub(crate) fn leave_devices(&self, owner: Owner) {
+        let mut all = lock(&self.on_devices().0);
+        for shared in all.iter_mut() {
+            shared.owners.retain(|other| *other != owner);
+        }
+        let gone: Vec<_> = all.extract_if(.., |shared| shared.owners.is_empty()).collect();
+        // Freeing waits for the device.
+        drop(all);
+        drop(gone);
+    }
+}
