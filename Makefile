@@ -9,6 +9,8 @@ export ORT_DYLIB_PATH ?= $(CURDIR)/.onnxruntime/libonnxruntime.so
 # Where `make install` installs, and what packagers put before that.
 PREFIX ?= /usr/local
 DESTDIR ?=
+# How long each target is fuzzed.
+FUZZ_SECONDS ?= 600
 # The folder of libraries and program to install; given, nothing is built.
 BUILT ?=
 
@@ -80,10 +82,11 @@ lint:
 	$(CARGO) clippy --lib --no-default-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
 
-## Ten minutes a target; needs nightly Rust and cargo-fuzz.
+## Ten minutes a target, from the small real files on; needs nightly Rust and cargo-fuzz.
 fuzz:
+	$(PYTHON) fuzz/seed.py
 	for target in $$($(CARGO) +nightly fuzz list); do \
-		$(CARGO) +nightly fuzz run $$target -- -max_total_time=600 -rss_limit_mb=1024 -timeout=10 || exit 1; done
+		$(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 -timeout=10 || exit 1; done
 
 clean:
 	$(CARGO) clean

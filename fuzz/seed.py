@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Makes the first corpus of every target from the small real files: python3 fuzz/seed.py [folder of digits]."""
+import json
 import pathlib
 import struct
 import sys
@@ -20,7 +21,7 @@ def shrunk(path):
     return out
 
 
-for target in ("zip", "pickle", "checkpoint", "bundle", "onnx"):
+for target in ("zip", "pickle", "checkpoint", "bundle", "onnx", "graph"):
     (HERE / "corpus" / target).mkdir(parents=True, exist_ok=True)
 for path in sorted(DIGITS.rglob("*.pt")):
     small = shrunk(path).read_bytes()
@@ -53,9 +54,24 @@ def port(number, name):
     return field(number, field(1, name))
 
 
-# pixels x [2,3] -> MatMul -> embeds, with the constant that the target's base has.
-matrix = struct.pack("<6f", *range(6))
-tensor = b"\x08\x02\x08\x03\x10\x01" + field(8, "w") + field(9, matrix)
-node = field(1, "x") + field(1, "w") + field(2, "y") + field(4, "MatMul")
-graph = field(1, node) + field(5, tensor) + port(11, "x") + port(12, "y")
-(HERE / "corpus" / "onnx" / "matmul.onnx").write_bytes(b"\x08\x08" + field(7, graph))
+# pixels x [n,2] -> MatMul -> y, with the constant that the targets' base has, and with its transpose in another shape.
+def model(values, dims, operator="MatMul"):
+    tensor = b"".join(bytes([8, dim]) for dim in dims) + b"\x10\x01" + field(8, "w") + field(9, struct.pack("<6f", *values))
+    node = field(1, "x") + field(1, "w") + field(2, "y") + field(4, operator)
+    graph = field(1, node) + field(5, tensor) + port(11, "x") + port(12, "y")
+    return b"\x08\x08" + field(7, graph) + field(8, b"\x10\x0d")
+
+
+plain, transposed = model(range(6), (2, 3)), model((0, 3, 1, 4, 2, 5), (3, 2), "Gemm")
+for name, onnx in (("matmul", plain), ("gemm", transposed)):
+    (HERE / "corpus" / "onnx" / f"{name}.onnx").write_bytes(onnx)
+
+whole = {"parameter": "visual.proj"}
+for name, onnx, inputs in (
+    ("whole", plain, {"w": {"sum": [whole]}}),
+    ("renamed", plain, {"p": {"constant": "w", "uses": [[0, 1]], "sum": [whole]}}),
+    ("permuted", transposed, {"w": {"sum": [whole | {"shape": [2, 3], "permute": [1, 0]}]}}),
+    ("unchecked", plain, {"w": {"sum": [whole | {"rows": [0, 2], "scale": 0.5}], "unchecked": True}}),
+):
+    text = json.dumps({"pixels": "x", "output": "y", "tensors": inputs, "missing": ["visual.ln_pre.weight"]})
+    (HERE / "corpus" / "graph" / name).write_bytes(text.encode() + b"\0" + onnx)

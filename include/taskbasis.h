@@ -659,6 +659,15 @@ tb_status tb_preprocess(const tb_image *image,
 /** Only tb_encoder_promote() promotes. */
 #define TB_PROMOTION_MANUAL 2
 
+/** On the device that computes where that can be had, else in the host's memory, with a warning. The default. */
+#define TB_WEIGHTS_ON_AUTO 0
+
+/** In the host's memory. A GPU gets them anew in every run. */
+#define TB_WEIGHTS_ON_HOST 1
+
+/** In the memory of the device that computes, or it is an error. */
+#define TB_WEIGHTS_ON_DEVICE 2
+
 /** The graph that follows from the architecture. */
 #define TB_GRAPH_BUILT 0
 
@@ -746,6 +755,16 @@ typedef struct tb_encoder_options {
     uint32_t tensorrt_fp16;
     /** With tensorrt_fp16: the least cosine between an embedding and the CPU's; 0: 0.999. */
     float tensorrt_min_cosine;
+    /**
+     * With weights on a device: bytes of its memory for base, basis and the weights of tasks; 0: three quarters of what
+     * is free. Where another encoder has the basis there already, its budget holds.
+     */
+    uint64_t device_budget;
+    /**
+     * With `cuda` and `tensorrt`, one of the TB_WEIGHTS_ON_ constants: where the weights of tasks are reconstructed. On
+     * the device none of them crosses the bus at a switch, and no task is promoted by itself.
+     */
+    uint32_t weights_on;
 } tb_encoder_options;
 
 /** What tb_encoder_info() tells: what is really used. The texts belong to the encoder. */
@@ -782,11 +801,17 @@ typedef struct tb_encoder_properties {
     size_t device;
     /** Why `auto` took the CPU; NULL where it did not, or was not asked for. */
     const char *fallback;
+    /** Where the weights of tasks are reconstructed: TB_WEIGHTS_ON_HOST or TB_WEIGHTS_ON_DEVICE. */
+    size_t weights_on;
+    /** Why TB_WEIGHTS_ON_AUTO took the host's memory, though a GPU computes; else NULL. */
+    const char *weights_fallback;
 } tb_encoder_properties;
 
 /**
  * Makes an encoder for the architecture of the basis's base, which is read off the shapes of its tensors. It runs any
  * weights of that architecture, also those of another basis. Costs some 20 ms and 10 MB, whatever the model's size.
+ * With weights on a device the basis is brought there too, unless it is there for another encoder, and goes with the
+ * last of them.
  *
  * @param options  NULL for all defaults
  * @param out      set to the new handle, which the caller frees with tb_encoder_free(); NULL on failure
@@ -805,6 +830,17 @@ tb_status tb_encoder_create(const tb_basis *basis,
  * @param info  `struct_size` set by the caller; the rest is zero on failure
  */
 tb_status tb_encoder_info(const tb_encoder *encoder, tb_encoder_properties *info, tb_error **err);
+
+/**
+ * Gives back the memory that ONNX Runtime keeps for the next call: closes the sessions that no call is using. The next
+ * call opens one again, which costs some 20 ms. The encoder's graph and settings stay.
+ */
+tb_status tb_encoder_trim(const tb_encoder *encoder, tb_error **err);
+
+/** Frees an encoder. NULL is fine. */
+void tb_encoder_free(tb_encoder *encoder);
+
+/* ---- Images in, embeddings out ----------------------------------------------------------------------------------- */
 
 /**
  * Embeds `n` preprocessed images with these weights, in one run; the embeddings are not normalised. The weights are
@@ -843,14 +879,61 @@ tb_status tb_encoder_encode_images(const tb_encoder *encoder,
                                    size_t capacity,
                                    tb_error **err);
 
-/**
- * Gives back the memory that ONNX Runtime keeps for the next call: closes the sessions that no call is using. The next
- * call opens one again, which costs some 20 ms. The encoder's graph and settings stay.
- */
-tb_status tb_encoder_trim(const tb_encoder *encoder, tb_error **err);
+/* ---- Weights where the encoder reads them: on a GPU, in its memory ----------------------------------------------- */
 
-/** Frees an encoder. NULL is fine. */
-void tb_encoder_free(tb_encoder *encoder);
+/** What a basis takes on an encoder's device, and how it has done so far. */
+typedef struct tb_device_statistics {
+    /** sizeof(tb_device_statistics), set by the caller. */
+    size_t struct_size;
+    /** Bytes of base and basis that stay on the device. */
+    uint64_t resident_bytes;
+    /** Bytes of the slots that the rest is streamed through; 0 where everything stays. */
+    uint64_t slot_bytes;
+    /** Bytes that have been streamed so far. */
+    uint64_t streamed;
+    /** Bytes that weights take now, those in use and memory that waits for others among them. */
+    uint64_t weights_bytes;
+    /** Bytes that they may take: what base, basis and slots leave of the budget. */
+    uint64_t weights_budget;
+    /** Requests that found their weights there. */
+    uint64_t hits;
+    /** Requests that had to reconstruct. */
+    uint64_t misses;
+    /** Weights that were dropped to keep within the budget. */
+    uint64_t evictions;
+    /** Weights that are kept now. */
+    uint64_t entries;
+} tb_device_statistics;
+
+/**
+ * Reconstructs these weights where this encoder reads them, unless they are there: the next call with them need not.
+ * In the host's memory that is tb_weights_prepare(). On a device it returns when the work is in the queue, before it is
+ * done.
+ *
+ * @return TB_OK; what tb_weights_prepare() returns; on a device TB_ERR_OUT_OF_MEMORY where weights in use leave no
+ *         room, TB_ERR_RUNTIME
+ */
+tb_status tb_encoder_prepare(const tb_encoder *encoder, const tb_weights *weights, tb_error **err);
+
+/**
+ * Sets `*out` to 1 where the next call with these weights need not reconstruct them: they are kept where this encoder
+ * reads them, or promoted; else to 0.
+ */
+tb_status tb_encoder_is_prepared(const tb_encoder *encoder,
+                                 const tb_weights *weights,
+                                 int32_t *out,
+                                 tb_error **err);
+
+/**
+ * Tells what the basis takes on this encoder's device: nothing, where the encoder's weights are in the host's memory,
+ * which tb_encoder_info() says.
+ *
+ * @param stats  `struct_size` set by the caller; the rest is zero on failure
+ */
+tb_status tb_encoder_device_stats(const tb_encoder *encoder,
+                                  const tb_basis *basis,
+                                  tb_device_statistics *stats,
+                                  tb_error **err);
 
 /* ---- Sessions of their own for tasks that run often -------------------------------------------------------------- */
 

@@ -1,31 +1,21 @@
 //! Basis folders: families never seen before, and everything that can be wrong with a folder or its base.
 
 mod common;
+mod family_support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use family_support::small;
 use taskbasis::checkpoint::writer::{TorchWriter, Value};
 use taskbasis::synthetic::Synthetic;
 use taskbasis::{
-    Activation, Arch, ArchHints, Basis, Checkpoint, DType, Encoder, EncoderOptions, Error, ErrorKind, Method,
-    ReconstructOptions, Scope, TaskExpr, Weights,
+    Arch, ArchHints, Basis, Checkpoint, DType, Encoder, EncoderOptions, Error, ErrorKind, Method, ReconstructOptions,
+    Scope, TaskExpr, Weights,
 };
 
-/// A small family of no published shape.
 fn family(method: Method) -> Synthetic {
-    let arch = Arch {
-        width: 48,
-        layers: 2,
-        heads: 3,
-        mlp_width: 80,
-        patch: 5,
-        grid: 3,
-        embed_dim: 20,
-        activation: Activation::QuickGelu,
-    };
-    let text = vec![("token_embedding.weight".to_owned(), vec![10, 48]), ("logit_scale".to_owned(), vec![])];
-    Synthetic { arch, text, method, tasks: 7, vectors: 3, dtype: DType::F32, seed: 1 }
+    small(method, 7)
 }
 
 struct Files {

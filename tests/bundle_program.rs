@@ -8,20 +8,9 @@ use std::path::Path;
 
 use bundle_support::common::{digits, relative_l2, whole_digits};
 use bundle_support::{Parts, digits_files};
-use program_support::{json, run};
+use program_support::{fail, fail_times, json, run, succeed};
 use serde_json::Value;
 use taskbasis::{Bundle, Checkpoint};
-
-/// Exit code 1, nothing on stdout, and all `parts` on stderr.
-#[track_caller]
-fn fail(arguments: &[&str], parts: &[&str]) {
-    let output = run(arguments);
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{text}");
-    for part in parts {
-        assert!(text.contains(part), "`{part}` is not in: {text}");
-    }
-}
 
 fn text(path: impl AsRef<Path>) -> String {
     path.as_ref().to_str().unwrap().to_owned()
@@ -177,6 +166,24 @@ fn a_carried_graph_is_what_runs() {
     assert!(json(&[&quick[..], &["--built-graph"]].concat())["encode"].get("graph").is_none());
 }
 
+/// Which graph runs is told to those who open a bundle.
+#[test]
+fn packing_the_built_graph_is_refused() {
+    let files = Files::new();
+    let out = files.path("m.taskbasis");
+    let pack = ["pack", "--basis", &files.basis, "--base", &files.base, "--built-graph", "-o", &out];
+    fail(&pack, &["--built-graph", "Without --graph, a bundle carries no graph"]);
+    let data = digits("base").map(text).unwrap();
+    let build = ["build", "--base", &files.base, "--tasks-dir", &data, "--built-graph"];
+    for name in ["m.taskbasis", "folder"] {
+        fail(&[&build[..], &["-o", &files.path(name)]].concat(), &["--built-graph", "carries no graph"]);
+        assert!(!files.folder.path().join(name).exists());
+    }
+    for command in ["pack", "build"] {
+        assert!(!succeed(&[command, "--help"]).contains("built-graph"));
+    }
+}
+
 #[test]
 fn a_bundle_without_base_demands_it() {
     let files = Files::new();
@@ -244,7 +251,7 @@ fn verify_names_everything_that_is_wrong() {
         bytes[at] ^= 1;
     }
     fs::write(&bundle, bytes).unwrap();
-    fail(&["verify", &bundle], &[&bundle, "`base/visual.proj`", "`vectors/visual.proj`", "another checksum"]);
+    fail_times(2, &["verify", &bundle], &[&bundle, "`base/visual.proj`", "`vectors/visual.proj`", "another checksum"]);
     fail(&["verify", &files.base], &["not a bundle"]);
     // It opens all the same: looking at every byte is what verify is for.
     json(&["inspect", &bundle]);

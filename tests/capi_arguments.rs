@@ -73,6 +73,8 @@ fn null_in_every_pointer_argument() {
     let (mut tensor, mut library, mut about, mut stats, mut model) = (sized(), sized(), sized(), sized(), sized());
     let (tensor, library, about) = (&raw mut tensor, &raw mut library, &raw mut about);
     let (stats, model): (*mut tb_cache_statistics, *mut tb_encoder_properties) = (&raw mut stats, &raw mut model);
+    let mut on_device: tb_device_statistics = sized();
+    let on_device = &raw mut on_device;
     let mnist = c"MNIST".as_ptr();
     let proj = c"visual.proj".as_ptr();
     let embedding = o.model.embedding;
@@ -144,6 +146,13 @@ fn null_in_every_pointer_argument() {
             let (encoder, weights) = (p(t, 0, o.encoder), p(t, 1, o.weights));
             let images = p(t, 2, if t == 4 { &no_data } else { image });
             tb_encoder_encode_images(encoder, weights, images, 1, m(t, 3, out), ROOM, e)
+        });
+        nulls("tb_encoder_prepare", &[NO, NO], |t, e| tb_encoder_prepare(p(t, 0, o.encoder), p(t, 1, o.weights), e));
+        nulls("tb_encoder_is_prepared", &[NO, NO, NO], |t, e| {
+            tb_encoder_is_prepared(p(t, 0, o.encoder), p(t, 1, o.weights), m(t, 2, flag), e)
+        });
+        nulls("tb_encoder_device_stats", &[NO, NO, NO], |t, e| {
+            tb_encoder_device_stats(p(t, 0, o.encoder), p(t, 1, o.basis), m(t, 2, on_device), e)
         });
         nulls("tb_encoder_promote", &[NO, NO], |t, e| tb_encoder_promote(p(t, 0, o.encoder), p(t, 1, o.weights), 1, e));
         nulls("tb_encoder_promotion", &[NO, NO, NO], |t, e| {
@@ -454,6 +463,9 @@ fn options_that_cannot_be_had() {
     fails(TB_ERR_UNSUPPORTED, create(tb_encoder_options { device: 1, ..none }));
     fails(TB_ERR_UNSUPPORTED, create(tb_encoder_options { image_size: 7, ..none }));
     fails(NO, create(tb_encoder_options { activation: 9, ..none }));
+    fails(NO, create(tb_encoder_options { weights_on: 9, ..none }));
+    let on_device = tb_encoder_options { weights_on: TB_WEIGHTS_ON_DEVICE, ..none };
+    assert!(fails(TB_ERR_UNSUPPORTED, create(on_device)).contains("cuda"));
     fails(NO, create(tb_encoder_options { promotion: 9, ..none }));
     fails(NO, create(tb_encoder_options { log_level: 9, ..none }));
     let message = outcome(create(tb_encoder_options { onnxruntime: c"/no/such/libonnxruntime.so".as_ptr(), ..none })).1;

@@ -76,6 +76,7 @@ fn programs_older_and_newer_than_the_library() {
         info_sizes::<tb_library_properties>(|info, e| tb_library_info(null(), info, e));
         info_sizes::<tb_basis_properties>(|info, e| tb_basis_info(o.basis, info, e));
         info_sizes::<tb_encoder_properties>(|info, e| tb_encoder_info(o.encoder, info, e));
+        info_sizes::<tb_device_statistics>(|info, e| tb_encoder_device_stats(o.encoder, o.basis, info, e));
         info_sizes::<tb_cache_statistics>(|info, e| tb_cache_stats(o.basis, info, e));
         info_sizes::<tb_tensor>(|info, e| tb_weights_tensor(o.weights, c"visual.proj".as_ptr(), info, e));
         info_sizes::<tb_tensor>(|info, e| tb_weights_tensor_at(o.weights, 0, info, e));

@@ -10,7 +10,7 @@ use cbindgen::{Builder, Config};
 const HEADER: &str = "include/taskbasis.h";
 
 /// The header's sections in order, each a file of `src/capi`: what a section uses is declared before it.
-const SECTIONS: [(&str, &str); 10] = [
+const SECTIONS: [(&str, &str); 12] = [
     ("error", "Statuses and errors"),
     ("library", "The library: version, and what it computes with"),
     ("logging", "Log messages"),
@@ -19,6 +19,8 @@ const SECTIONS: [(&str, &str); 10] = [
     ("weights", "The weights of a task or of any arithmetic of tasks"),
     ("pixels", "Images, and preprocessing alone"),
     ("encoder", "The image encoder"),
+    ("encode", "Images in, embeddings out"),
+    ("device", "Weights where the encoder reads them: on a GPU, in its memory"),
     ("promotion", "Sessions of their own for tasks that run often"),
     ("head", "Classification heads"),
 ];

@@ -1,42 +1,15 @@
 //! The `taskbasis` program as a user runs it: results, JSON, exit codes, errors, and files that are never half-written.
 
 mod common;
+mod program_support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use common::{digits, relative_l2, whole_digits};
+use program_support::{fail, json, run, succeed};
 use serde_json::Value;
 use taskbasis::Checkpoint;
-
-fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_taskbasis")).args(arguments).output().unwrap()
-}
-
-#[track_caller]
-fn succeed(arguments: &[&str]) -> String {
-    let output = run(arguments);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-#[track_caller]
-fn json(arguments: &[&str]) -> Value {
-    serde_json::from_str(&succeed(&[arguments, &["--json"]].concat())).unwrap()
-}
-
-/// Exit code 1, nothing on stdout, one paragraph on stderr that holds all `parts`.
-#[track_caller]
-fn fail(arguments: &[&str], parts: &[&str]) {
-    let output = run(arguments);
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{text}");
-    assert!(text.starts_with("error: ") && text.trim_end().lines().count() == 1, "{text}");
-    for part in parts {
-        assert!(text.contains(part), "`{part}` is not in: {text}");
-    }
-}
 
 fn text(path: PathBuf) -> String {
     path.to_str().unwrap().to_owned()
@@ -93,6 +66,32 @@ fn reconstruct_gives_weights_and_vectors() {
     let (weights, original) = (Checkpoint::open(&out).unwrap(), Checkpoint::open(base()).unwrap());
     for (name, tensor) in original.iter() {
         assert_eq!(*weights.require(name).unwrap().to_f32().unwrap(), *tensor.to_f32().unwrap(), "{name}");
+    }
+}
+
+/// In every process: whoever caches or signs what is exported may go by its bytes.
+#[test]
+fn exports_are_the_same_bytes_every_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let (basis, base) = (ae(), base());
+    let graph = digits("onnx/transformers_style_opset14.onnx").map(text);
+    let weights = ["--basis", &basis, "--base", &base, "--weights", "MNIST@0.3 + Parity@0.2"];
+    let mut commands: Vec<Vec<&str>> =
+        vec![vec!["reconstruct"], vec!["reconstruct", "--image-tower"], vec!["export"], vec!["export", "--f16"]];
+    if let Some(graph) = &graph {
+        commands.push(vec!["export", "--graph", graph]);
+        commands.push(vec!["pack", "--graph", graph]);
+    }
+    for command in commands {
+        let arguments = if command[0] == "pack" { &weights[..4] } else { &weights };
+        let written = |number: usize| {
+            let out = folder.path().join(format!("{number}"));
+            succeed(&[&command[..], arguments, &["-o", out.to_str().unwrap()]].concat());
+            fs::read(out).unwrap()
+        };
+        let first = written(0);
+        // Two entries in no order would be in the same one every other time.
+        assert!((1..6).all(|number| written(number) == first), "{command:?}");
     }
 }
 

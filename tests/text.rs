@@ -229,9 +229,9 @@ fn what_is_no_text_encoder_is_refused() {
         assert!(error.kind() == ErrorKind::NotFound && error.to_string().contains("4.6052"), "{error}");
     }
     std::fs::rename(&path, folder.path().join("a.safetensors")).unwrap();
-    std::fs::write(folder.path().join("b.pt"), "").unwrap();
+    std::fs::write(folder.path().join("b.safetensors"), "").unwrap();
     let error = TextModel::open(folder.path(), TextHints::default()).unwrap_err().to_string();
-    assert!(error.contains("2 other files of weights"), "{error}");
+    assert!(error.contains("several checkpoints: a.safetensors, b.safetensors"), "{error}");
 }
 
 #[test]

@@ -463,6 +463,8 @@ struct encoder_options {
     std::string tensorrt_cache;
     bool tensorrt_fp16 = false;
     float tensorrt_min_cosine = 0;
+    std::uint64_t device_budget = 0;
+    std::uint32_t weights_on = TB_WEIGHTS_ON_AUTO;
 };
 
 // The image encoder of one architecture; every call names its weights.
@@ -487,6 +489,8 @@ public:
         options.tensorrt_cache = detail::or_null(how.tensorrt_cache);
         options.tensorrt_fp16 = how.tensorrt_fp16 ? 1 : 0;
         options.tensorrt_min_cosine = how.tensorrt_min_cosine;
+        options.device_budget = how.device_budget;
+        options.weights_on = how.weights_on;
         tb_encoder *handle = nullptr;
         if (auto failed = detail::call(tb_encoder_create, of.get(), &options, &handle)) {
             return *std::move(failed);
@@ -539,6 +543,29 @@ public:
         return try_encode(with, view<const tb_image>(images.begin(), images.size()));
     }
 
+    // Reconstructs these weights where this encoder reads them, unless they are there.
+    result<none> try_prepare(const weights &what) const {
+        return detail::done(detail::call(tb_encoder_prepare, get(), what.get()));
+    }
+
+    // Whether the next call with them need not reconstruct them.
+    result<bool> try_is_prepared(const weights &what) const {
+        std::int32_t is = 0;
+        if (auto failed = detail::call(tb_encoder_is_prepared, get(), what.get(), &is)) {
+            return *std::move(failed);
+        }
+        return is != 0;
+    }
+
+    // What a basis takes on this encoder's device.
+    result<tb_device_statistics> try_device_stats(const basis &of) const {
+        auto stats = detail::sized<tb_device_statistics>();
+        if (auto failed = detail::call(tb_encoder_device_stats, get(), of.get(), &stats)) {
+            return *std::move(failed);
+        }
+        return stats;
+    }
+
     // Gives these weights a session of their own, and waits for it or not.
     result<none> try_promote(const weights &what, bool wait = true) const {
         return detail::done(detail::call(tb_encoder_promote, get(), what.get(), wait ? 1 : 0));
@@ -570,6 +597,9 @@ public:
     explicit encoder(const basis &of, const encoder_options &how = {}) : encoder(try_create(of, how).value()) {}
     tb_encoder_properties info() const { return try_info().value(); }
     void trim() const { try_trim().value(); }
+    void prepare(const weights &what) const { try_prepare(what).value(); }
+    bool is_prepared(const weights &what) const { return try_is_prepared(what).value(); }
+    tb_device_statistics device_stats(const basis &of) const { return try_device_stats(of).value(); }
     void promote(const weights &what, bool wait = true) const { try_promote(what, wait).value(); }
     void demote(const weights &what) const { try_demote(what).value(); }
     std::int32_t promotion(const weights &what) const { return try_promotion(what).value(); }

@@ -5,13 +5,12 @@ use std::hash::Hasher;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use serde_json::json;
 use twox_hash::XxHash3_64;
 
-use super::format::{ALIGNMENT, About, PAGE, PREFIX, Section, name};
+use super::format::{ALIGNMENT, About, PAGE, Section, name};
+use crate::checkpoint::safetensors::{self, Entry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tensor::{DType, Tensor, checked_numel};
-use crate::weights::safetensors_dtype;
 
 /// Bytes that are gathered before they go to the operating system.
 const BUFFER: usize = 1 << 20;
@@ -123,23 +122,13 @@ fn place<'a>(sections: Vec<(Section, Vec<Item<'a>>)>) -> Result<Vec<Placed<'a>>>
 
 /// The header with its length before it, filled with spaces to a whole page.
 fn header(about: &About, placed: &[Placed<'_>]) -> Result<Vec<u8>> {
-    let mut map = serde_json::Map::new();
-    let metadata = about.metadata()?.into_iter().map(|(key, value)| (key.to_owned(), json!(value))).collect();
-    map.insert("__metadata__".to_owned(), serde_json::Value::Object(metadata));
-    for Placed { name, dtype, shape, place, .. } in placed {
-        let entry = json!({
-            "dtype": safetensors_dtype(*dtype)?, "shape": shape, "data_offsets": [place.start, place.end],
-        });
-        if map.insert(name.clone(), entry).is_some() {
-            return Err(Error::invalid("two tensors of one name").tensor(name));
-        }
-    }
-    let mut text =
-        serde_json::to_vec(&map).map_err(|e| Error::new(ErrorKind::Internal, "a header that is no JSON").because(e))?;
-    text.resize((PREFIX + text.len()).next_multiple_of(PAGE) - PREFIX, b' ');
-    let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
-    bytes.append(&mut text);
-    Ok(bytes)
+    let tensors = placed.iter().map(|Placed { name, dtype, shape, place, .. }| Entry {
+        name,
+        dtype: *dtype,
+        shape,
+        place: place.clone(),
+    });
+    safetensors::header(about.metadata()?, tensors, PAGE)
 }
 
 /// Writes a whole bundle into the file at `path`, which exists; [`replace_file`](crate::replace_file) gives such a

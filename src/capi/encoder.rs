@@ -1,4 +1,4 @@
-//! `tb_encoder`: pixels and weights in, embeddings out.
+//! `tb_encoder`: the image encoder of an architecture, and how it is set up. `encode.rs` runs it.
 
 use std::ffi::{CString, c_char};
 use std::path::{Path, PathBuf};
@@ -7,14 +7,12 @@ use std::sync::Arc;
 use super::basis::{model, tb_basis};
 use super::error::{tb_error, tb_status};
 use super::guard::{guard, infallible};
-use super::handle::{self, Buffer, Handle, Info, Out, Versioned};
+use super::handle::{self, Handle, Info, Out, Versioned};
 use super::logging::log_level;
-use super::pixels::{self, tb_image};
-use super::weights::tb_weights;
 use crate::bundle::Bundle;
 use crate::checkpoint::Checkpoint;
 use crate::clip::{Activation, Arch, ArchHints, Preprocess};
-use crate::encoder::{Encoder, EncoderOptions, Promotion, Provider, Runtime, TensorRtOptions};
+use crate::encoder::{Encoder, EncoderOptions, Promotion, Provider, Runtime, TensorRtOptions, WeightsOn};
 use crate::error::{Error, Result};
 use crate::hub::{self, Wanted};
 use crate::onnx::{BindOptions, BoundGraph, GraphMap, OnnxFile};
@@ -28,11 +26,12 @@ pub struct tb_encoder {
 
 pub(super) struct OpenEncoder {
     pub(super) encoder: Encoder,
-    preprocess: Preprocess,
+    pub(super) preprocess: Preprocess,
     onnxruntime_path: CString,
     onnxruntime_version: CString,
     provider: CString,
     fallback: Option<CString>,
+    weights_fallback: Option<CString>,
 }
 
 impl Handle for tb_encoder {
@@ -51,6 +50,13 @@ pub const TB_PROMOTION_AUTO: u32 = 0;
 pub const TB_PROMOTION_OFF: u32 = 1;
 /// Only tb_encoder_promote() promotes.
 pub const TB_PROMOTION_MANUAL: u32 = 2;
+
+/// On the device that computes where that can be had, else in the host's memory, with a warning. The default.
+pub const TB_WEIGHTS_ON_AUTO: u32 = 0;
+/// In the host's memory. A GPU gets them anew in every run.
+pub const TB_WEIGHTS_ON_HOST: u32 = 1;
+/// In the memory of the device that computes, or it is an error.
+pub const TB_WEIGHTS_ON_DEVICE: u32 = 2;
 
 /// The graph that follows from the architecture.
 pub const TB_GRAPH_BUILT: u32 = 0;
@@ -113,6 +119,12 @@ pub struct tb_encoder_options {
     pub tensorrt_fp16: u32,
     /// With tensorrt_fp16: the least cosine between an embedding and the CPU's; 0: 0.999.
     pub tensorrt_min_cosine: f32,
+    /// With weights on a device: bytes of its memory for base, basis and the weights of tasks; 0: three quarters of what
+    /// is free. Where another encoder has the basis there already, its budget holds.
+    pub device_budget: u64,
+    /// With `cuda` and `tensorrt`, one of the TB_WEIGHTS_ON_ constants: where the weights of tasks are reconstructed. On
+    /// the device none of them crosses the bus at a switch, and no task is promoted by itself.
+    pub weights_on: u32,
 }
 
 // SAFETY: repr(C), the size first, and every field may be zero.
@@ -154,6 +166,10 @@ pub struct tb_encoder_properties {
     pub device: usize,
     /// Why `auto` took the CPU; NULL where it did not, or was not asked for.
     pub fallback: *const c_char,
+    /// Where the weights of tasks are reconstructed: TB_WEIGHTS_ON_HOST or TB_WEIGHTS_ON_DEVICE.
+    pub weights_on: usize,
+    /// Why TB_WEIGHTS_ON_AUTO took the host's memory, though a GPU computes; else NULL.
+    pub weights_fallback: *const c_char,
 }
 
 // SAFETY: repr(C), the size first, and every field may be zero.
@@ -161,6 +177,8 @@ unsafe impl Versioned for tb_encoder_properties {}
 
 /// Makes an encoder for the architecture of the basis's base, which is read off the shapes of its tensors. It runs any
 /// weights of that architecture, also those of another basis. Costs some 20 ms and 10 MB, whatever the model's size.
+/// With weights on a device the basis is brought there too, unless it is there for another encoder, and goes with the
+/// last of them.
 ///
 /// @param options  NULL for all defaults
 /// @param out      set to the new handle, which the caller frees with tb_encoder_free(); NULL on failure
@@ -180,31 +198,14 @@ pub unsafe extern "C" fn tb_encoder_create(
             let out = Out::new(out, "out", std::ptr::null_mut())?;
             let base = model(basis)?.base();
             let options = handle::options(options, "options")?;
-            let provider = handle::optional_text(options.provider, "options->provider")?;
-            let provider = provider.map_or(Ok(Provider::default()), str::parse)?;
-            let tensorrt = tensorrt(&options)?;
+            let how = read(&options)?;
             let bundle = handle::borrow(basis)?.bundle.as_deref();
             let arch = arch(base, bundle, &options)?;
             check_image_size(&arch, options.image_size)?;
-            let runtime = handle::optional_text(options.onnxruntime, "options->onnxruntime")?.map(PathBuf::from);
             if options.log_level != 0 {
                 let level = log_level(options.log_level)?;
-                Runtime::load(runtime.as_deref())?.set_log_level(level);
+                Runtime::load(how.runtime.as_deref())?.set_log_level(level);
             }
-            let threads = options.threads as usize;
-            let concurrency = options.concurrency as usize;
-            let promotion = promotion(options.promotion, options.promote_after)?;
-            let device = options.device;
-            let options_of_encoder = EncoderOptions {
-                threads,
-                concurrency,
-                promotion,
-                runtime,
-                provider,
-                device,
-                tensorrt,
-                ..EncoderOptions::default()
-            };
             let graph = handle::optional_text(options.graph, "options->graph")?;
             let map = handle::optional_text(options.map, "options->map")?;
             let model = model(basis)?;
@@ -220,15 +221,18 @@ pub unsafe extern "C" fn tb_encoder_create(
                 (None, None, _) => None,
             };
             let encoder = match &graph {
-                Some(graph) => Encoder::with_graph(&arch, graph, &options_of_encoder)?,
-                None => Encoder::new(&arch, &options_of_encoder)?,
+                Some(graph) => Encoder::with_graph(&arch, graph, &how)?,
+                None => Encoder::new(&arch, &how)?,
             };
+            // What is wrong with the device shows now, and the first call need not wait for it.
+            encoder.device_model(model)?;
             out.set(handle::into_raw::<tb_encoder>(OpenEncoder {
                 preprocess: bundle.map_or_else(|| Preprocess::new(arch.image_size()), Bundle::preprocess)?,
                 onnxruntime_path: handle::c_text(&encoder.runtime().path().to_string_lossy()),
                 onnxruntime_version: handle::c_text(encoder.runtime().version()),
                 provider: handle::c_text(encoder.execution().provider.name()),
                 fallback: encoder.execution().fallback.as_deref().map(handle::c_text),
+                weights_fallback: encoder.execution().weights_fallback.as_deref().map(handle::c_text),
                 encoder,
             }));
             Ok(())
@@ -261,6 +265,33 @@ fn positive(number: u32) -> Option<usize> {
     (number > 0).then_some(number as usize)
 }
 
+/// The options as the library takes them. Those that are of the architecture or the graph are not among them.
+///
+/// # Safety
+/// As for [`handle::optional_text`], for every text.
+unsafe fn read(options: &tb_encoder_options) -> Result<EncoderOptions> {
+    // SAFETY: the caller's promise.
+    let (provider, runtime) = unsafe {
+        (
+            handle::optional_text(options.provider, "options->provider")?,
+            handle::optional_text(options.onnxruntime, "options->onnxruntime")?,
+        )
+    };
+    let budget = (options.device_budget > 0).then(|| usize::try_from(options.device_budget).unwrap_or(usize::MAX));
+    Ok(EncoderOptions {
+        threads: options.threads as usize,
+        concurrency: options.concurrency as usize,
+        promotion: promotion(options.promotion, options.promote_after)?,
+        runtime: runtime.map(PathBuf::from),
+        provider: provider.map_or(Ok(Provider::default()), str::parse)?,
+        device: options.device,
+        // SAFETY: the caller's promise.
+        tensorrt: unsafe { tensorrt(options)? },
+        weights_on: weights_on(options.weights_on)?,
+        device_budget: budget,
+    })
+}
+
 /// # Safety
 /// As for [`handle::optional_text`].
 unsafe fn tensorrt(options: &tb_encoder_options) -> Result<TensorRtOptions> {
@@ -288,6 +319,15 @@ fn promotion(number: u32, after: u32) -> Result<Promotion> {
     }
 }
 
+fn weights_on(number: u32) -> Result<WeightsOn> {
+    match number {
+        TB_WEIGHTS_ON_AUTO => Ok(WeightsOn::Auto),
+        TB_WEIGHTS_ON_HOST => Ok(WeightsOn::Host),
+        TB_WEIGHTS_ON_DEVICE => Ok(WeightsOn::Device),
+        _ => Err(Error::invalid("no such place for weights").expected("one of TB_WEIGHTS_ON_…").got(number)),
+    }
+}
+
 fn check_image_size(arch: &Arch, asked: u32) -> Result<()> {
     match positive(asked) {
         Some(size) if size != arch.image_size() => {
@@ -312,14 +352,19 @@ pub unsafe extern "C" fn tb_encoder_info(
     unsafe {
         guard(err, || {
             let out = Info::new(info, "info")?;
-            let OpenEncoder { encoder, onnxruntime_path, onnxruntime_version, provider, fallback, .. } =
-                handle::borrow(encoder)?;
+            let open = handle::borrow(encoder)?;
+            let OpenEncoder { encoder, onnxruntime_path, onnxruntime_version, provider, fallback, .. } = open;
             let arch = encoder.arch();
             out.set(tb_encoder_properties {
                 struct_size: 0,
                 provider: provider.as_ptr(),
                 device: encoder.execution().device as usize,
                 fallback: fallback.as_ref().map_or(std::ptr::null(), |why| why.as_ptr()),
+                weights_on: match encoder.execution().weights_on {
+                    WeightsOn::Device => TB_WEIGHTS_ON_DEVICE as usize,
+                    _ => TB_WEIGHTS_ON_HOST as usize,
+                },
+                weights_fallback: open.weights_fallback.as_ref().map_or(std::ptr::null(), |why| why.as_ptr()),
                 onnxruntime_path: onnxruntime_path.as_ptr(),
                 onnxruntime_version: onnxruntime_version.as_ptr(),
                 threads: encoder.threads(),
@@ -343,75 +388,6 @@ pub unsafe extern "C" fn tb_encoder_info(
             Ok(())
         })
     }
-}
-
-/// Embeds `n` preprocessed images with these weights, in one run; the embeddings are not normalised. The weights are
-/// reconstructed if they are not ready; nothing of them is copied. A promoted task runs in its own session instead.
-/// Memory grows with `n`: some 3 MB an image for ViT-B-32. Calls of several threads run at once up to
-/// tb_encoder_options.concurrency, and then wait.
-///
-/// @param weights   of any basis, as long as its base has the encoder's architecture
-/// @param pixels    f32 [n,3,S,S], as tb_preprocess() gives them
-/// @param out       f32 [n,e]
-/// @param capacity  floats that `out` has room for: at least n*e, or TB_ERR_BUFFER_TOO_SMALL
-/// @return TB_OK; TB_ERR_MISMATCH where the weights are of another architecture; what tb_weights_prepare() returns;
-///         TB_ERR_RUNTIME. On failure `out` is as it was
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn tb_encoder_encode(
-    encoder: *const tb_encoder,
-    weights: *const tb_weights,
-    pixels: *const f32,
-    n: usize,
-    out: *mut f32,
-    capacity: usize,
-    err: *mut *mut tb_error,
-) -> tb_status {
-    // SAFETY: as in `tb_encoder_create`.
-    unsafe {
-        guard(err, || {
-            let out = Buffer::new(out, capacity, std::ptr::null_mut(), "out")?;
-            let encoder = &handle::borrow(encoder)?.encoder;
-            let weights = &handle::borrow(weights)?.weights;
-            let pixels = handle::slice(pixels, values(n, encoder.arch().pixels())?, "pixels")?;
-            let out = out.room(values(n, encoder.arch().embed_dim)?)?;
-            encoder.encode_task_into(weights, pixels, n, out)
-        })
-    }
-}
-
-/// Preprocesses `n` images and embeds them, as tb_preprocess() and tb_encoder_encode() do.
-///
-/// @param images    `n` images, of any sizes and formats
-/// @param out       f32 [n,e]
-/// @param capacity  floats that `out` has room for: at least n*e, or TB_ERR_BUFFER_TOO_SMALL
-/// @return what those two return. On failure `out` is as it was
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn tb_encoder_encode_images(
-    encoder: *const tb_encoder,
-    weights: *const tb_weights,
-    images: *const tb_image,
-    n: usize,
-    out: *mut f32,
-    capacity: usize,
-    err: *mut *mut tb_error,
-) -> tb_status {
-    // SAFETY: as in `tb_encoder_create`.
-    unsafe {
-        guard(err, || {
-            let out = Buffer::new(out, capacity, std::ptr::null_mut(), "out")?;
-            let OpenEncoder { encoder, preprocess, .. } = handle::borrow(encoder)?;
-            let weights = &handle::borrow(weights)?.weights;
-            let out = out.room(values(n, encoder.arch().embed_dim)?)?;
-            let images: Vec<_> =
-                handle::slice(images, n, "images")?.iter().map(|image| pixels::view(image)).collect::<Result<_>>()?;
-            let pixels = preprocess.images(&images, encoder.threads())?;
-            encoder.encode_task_into(weights, &pixels, n, out)
-        })
-    }
-}
-
-fn values(n: usize, each: usize) -> Result<usize> {
-    n.checked_mul(each).ok_or_else(|| Error::invalid("more images than memory can hold").got(n))
 }
 
 /// Gives back the memory that ONNX Runtime keeps for the next call: closes the sessions that no call is using. The next

@@ -8,6 +8,8 @@
 
 mod basis;
 mod cache;
+mod device;
+mod encode;
 mod encoder;
 mod error;
 mod guard;
@@ -21,6 +23,8 @@ mod weights;
 
 pub use basis::*;
 pub use cache::*;
+pub use device::*;
+pub use encode::*;
 pub use encoder::*;
 pub use error::*;
 pub use head::*;

@@ -6,6 +6,7 @@
 //! a [`Checkpoint`] names them as open_clip does ([`names`]).
 #![forbid(unsafe_code)]
 
+pub mod choose;
 pub mod names;
 pub mod pickle;
 pub mod safetensors;

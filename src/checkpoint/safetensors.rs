@@ -1,19 +1,25 @@
 //! Safetensors files: the header is parsed with the `safetensors` crate, which checks that the tensors cover the file
 //! exactly; tensors are views of the file's bytes, at whatever alignment they have.
+//!
+//! Headers are written here: the crate keeps the metadata in no order, so that the same content would give other bytes
+//! every time.
 #![forbid(unsafe_code)]
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::mmap::Mapping;
 use crate::tensor::{DType, Tensor};
 
 /// The length of the header comes first.
 const PREFIX: usize = 8;
+/// The header's entry that is no tensor.
+const METADATA: &str = "__metadata__";
 /// The format's own limit.
 const MAX_HEADER: usize = 100_000_000;
 
@@ -94,6 +100,66 @@ fn dtype(dtype: Dtype) -> Result<DType> {
     })
 }
 
+/// A tensor that is to be written.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) dtype: DType,
+    pub(crate) shape: &'a [usize],
+    /// Its bytes, from the first after the header.
+    pub(crate) place: Range<usize>,
+}
+
+/// The header of a file with its length before it, everything in the order in which it is given, filled with spaces so
+/// that what follows begins at a multiple of `alignment`.
+///
+/// # Errors
+/// [`ErrorKind::InvalidArgument`] for two tensors of one name.
+pub(crate) fn header<'a, K: Into<String>>(
+    metadata: impl IntoIterator<Item = (K, String)>,
+    tensors: impl IntoIterator<Item = Entry<'a>>,
+    alignment: usize,
+) -> Result<Vec<u8>> {
+    let mut map = serde_json::Map::new();
+    let metadata: serde_json::Map<_, _> = metadata.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+    if !metadata.is_empty() {
+        map.insert(METADATA.to_owned(), metadata.into());
+    }
+    for Entry { name, dtype, shape, place } in tensors {
+        let entry = serde_json::json!({
+            "dtype": dtype_name(dtype), "shape": shape, "data_offsets": [place.start, place.end],
+        });
+        if map.insert(name.to_owned(), entry).is_some() {
+            return Err(Error::invalid("two tensors of one name").tensor(name));
+        }
+    }
+    let mut text =
+        serde_json::to_vec(&map).map_err(|e| Error::new(ErrorKind::Internal, "a header that is no JSON").because(e))?;
+    text.resize((PREFIX + text.len()).next_multiple_of(alignment) - PREFIX, b' ');
+    let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+    bytes.append(&mut text);
+    Ok(bytes)
+}
+
+/// What the format calls the type.
+fn dtype_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F64 => "F64",
+        DType::F32 => "F32",
+        DType::F16 => "F16",
+        DType::BF16 => "BF16",
+        DType::I64 => "I64",
+        DType::I32 => "I32",
+        DType::I16 => "I16",
+        DType::I8 => "I8",
+        DType::U64 => "U64",
+        DType::U32 => "U32",
+        DType::U16 => "U16",
+        DType::U8 => "U8",
+        DType::Bool => "BOOL",
+    }
+}
+
 /// The header as it stands. A map would let a second entry of one name replace the first in silence.
 struct Header {
     metadata: Option<HashMap<String, String>>,
@@ -118,7 +184,7 @@ impl<'de> Deserialize<'de> for Header {
                     if !seen.insert(name.clone()) {
                         return Err(A::Error::custom(format!("two tensors are named `{name}`")));
                     }
-                    if name == "__metadata__" {
+                    if name == METADATA {
                         header.metadata = Some(map.next_value()?);
                     } else {
                         header.tensors.push((name, map.next_value()?));

@@ -15,8 +15,6 @@ mod address;
 #[cfg(feature = "hub")]
 mod cache;
 #[cfg(feature = "hub")]
-mod choose;
-#[cfg(feature = "hub")]
 mod download;
 #[cfg(feature = "hub")]
 mod http;
@@ -47,7 +45,7 @@ use crate::error::Result;
 pub enum Wanted {
     /// The file or folder that it names.
     Path,
-    /// A checkpoint: of a folder, the one model file that is in it, open_clip's before others.
+    /// A checkpoint: of a folder, the one model file that is in it, as [`crate::checkpoint::choose`] decides.
     Checkpoint,
 }
 

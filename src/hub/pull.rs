@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::cache::{RepoCache, Whole};
-use super::choose;
 use super::download::Download;
 use super::http::Client;
 use super::listing::{Entry, HubFolder, Tree};
 use super::{HubOptions, HubPath, Wanted};
+use crate::checkpoint::choose;
 use crate::error::{Error, ErrorKind, Result};
 use crate::suggest;
 
@@ -184,8 +184,8 @@ impl Hub {
         Ok(Pulled { address: address.clone(), commit, local, files })
     }
 
-    /// The address of the one checkpoint in the folder that `address` names: open_clip's own file before those of other
-    /// libraries, safetensors before pickles. A file is itself.
+    /// The address of the one checkpoint in the folder that `address` names, as [`choose::choose`] decides. A file is
+    /// itself.
     ///
     /// # Errors
     /// As [`Hub::pull`]; [`ErrorKind::NotFound`] where no file is that one, naming those that could be.
@@ -208,7 +208,9 @@ impl Hub {
             return Ok(address.clone());
         }
         let files: Vec<&str> = files.iter().map(String::as_str).collect();
-        address.with_path(choose::checkpoint(address, &files)?)
+        let at = |file: &str| address.with_path(file).map_or_else(|_| file.to_owned(), |at| at.to_string());
+        let chosen = choose::choose(&files, at).map_err(|e| e.at(address.to_string()))?;
+        address.with_path(chosen)
     }
 
     /// The commit that the revision of `address` is at, and the folders of the repository that have files, below the
@@ -249,7 +251,7 @@ impl Hub {
         match wanted {
             Wanted::Path => (local.is_dir() && cache.whole(&commit, address.path()) == Whole::Yes).then_some(local),
             // The Hub may have a better one than the cache, except than the best.
-            Wanted::Checkpoint => Some(local.join(choose::BEST)).filter(|best| best.is_file()),
+            Wanted::Checkpoint => Some(local.join(choose::PUBLISHED[0])).filter(|best| best.is_file()),
         }
     }
 

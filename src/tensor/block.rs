@@ -20,8 +20,8 @@
 //!
 //! # Why so
 //! Measured as the relative error of the basis vectors of a small real family (`cargo bench --bench blocks` prints that of
-//! the formats, `docs/kernel-notes.md` that of what was not taken). A bit
-//! more a value halves the error, which is the rate everything else is held against.
+//! the formats, `docs/bundle-format.md` has that of what was not taken too). A bit more a value halves the error, which is
+//! the rate everything else is held against.
 //! - *64 values*: blocks of 32 take 0.25 bits more and lower the error by 8 to 11 %, where bits would by 16 %; blocks
 //!   of 128 save 0.125 bits, worth 9 %, for errors 3 % (q2) to 12 % (q8) higher.
 //! - *Signed scales*: the levels reach one step further down than up, and the sign of the scale says to which side

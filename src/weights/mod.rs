@@ -26,7 +26,6 @@ pub use self::layout::{LaidOut, Layout, View};
 pub use self::model::{Model, ModelOptions, TaskWeights};
 pub(crate) use self::parts::Ring;
 pub(crate) use self::plan::check_models;
-pub(crate) use self::save::safetensors_dtype;
 pub use self::save::save_arrays;
 use crate::basis::{Basis, Coefficients, TaskExpr};
 use crate::checkpoint::Checkpoint;

@@ -1,22 +1,28 @@
 //! Weights as a safetensors file.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, View, serialize_to_file};
-
 use super::{Values, Weights};
-use crate::error::{Error, ErrorKind, Result};
+use crate::checkpoint::safetensors::{self, Entry};
+use crate::error::{Error, Result};
 use crate::replace::replace_file;
-use crate::tensor::{DType, f32_bytes};
+use crate::tensor::{DType, checked_numel, f32_bytes};
+
+/// What the data's first byte lies at a multiple of.
+const ALIGNMENT: usize = 8;
 
 impl Weights {
-    /// Writes every tensor under its canonical name; `about` becomes the file's metadata. The file is replaced whole
-    /// or not at all, and none of `inputs` is overwritten ([`replace_file`]).
+    /// Writes every tensor under its canonical name; `about` becomes the file's metadata. The same weights and metadata
+    /// give the same bytes. The file is replaced whole or not at all, and none of `inputs` is overwritten
+    /// ([`replace_file`]).
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] for an output that is an input; [`ErrorKind::Io`].
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for an output that is an input;
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io).
     pub fn save(&self, path: &Path, about: &[(&str, String)], inputs: &[&Path]) -> Result<()> {
         let tensors = self.iter().map(|(name, shape, values)| {
             let (dtype, bytes) = match values {
@@ -24,7 +30,7 @@ impl Weights {
                 Values::Carried(tensor) => (tensor.dtype(), tensor.to_bytes()?),
                 Values::Cast(dtype, bytes) => (dtype, Cow::Borrowed(bytes)),
             };
-            Ok((name, Out { dtype: safetensors_dtype(dtype)?, shape, bytes }))
+            Ok(Out { name, dtype, shape, bytes })
         });
         let tensors = tensors.collect::<Result<Vec<_>>>()?;
         save_tensors(path, tensors, about, inputs)
@@ -41,58 +47,96 @@ pub fn save_arrays(
     about: &[(&str, String)],
     inputs: &[&Path],
 ) -> Result<()> {
-    let tensors = arrays
-        .iter()
-        .map(|&(name, shape, values)| (name, Out { dtype: Dtype::F32, shape, bytes: f32_bytes(values).into() }));
+    let tensors = arrays.iter().map(|&(name, shape, values)| Out {
+        name,
+        dtype: DType::F32,
+        shape,
+        bytes: f32_bytes(values).into(),
+    });
     save_tensors(path, tensors.collect(), about, inputs)
 }
 
-fn save_tensors(path: &Path, tensors: Vec<(&str, Out<'_>)>, about: &[(&str, String)], inputs: &[&Path]) -> Result<()> {
-    let about: HashMap<String, String> = about.iter().map(|(key, value)| ((*key).into(), value.clone())).collect();
+/// The same tensors and metadata give the same bytes.
+fn save_tensors(path: &Path, mut tensors: Vec<Out<'_>>, about: &[(&str, String)], inputs: &[&Path]) -> Result<()> {
+    // As the format advises: no tensor lies at less than its alignment.
+    tensors.sort_by_key(|tensor| (Reverse(tensor.dtype.size()), tensor.name));
+    let mut end = 0usize;
+    let mut entries = Vec::with_capacity(tensors.len());
+    for &Out { name, dtype, shape, ref bytes } in &tensors {
+        let expected = checked_numel(shape).and_then(|n| n.checked_mul(dtype.size()));
+        if expected != Some(bytes.len()) {
+            return Err(Error::invalid("the values do not fill the shape")
+                .tensor(name)
+                .expected(format_args!("{shape:?} of {dtype}"))
+                .got(format_args!("{} bytes", bytes.len())));
+        }
+        let start = end;
+        end = start.checked_add(bytes.len()).ok_or_else(|| Error::invalid("more bytes than a file can have"))?;
+        entries.push(Entry { name, dtype, shape, place: start..end });
+    }
+    let header = safetensors::header(about.iter().cloned(), entries, ALIGNMENT)?;
     replace_file(path, inputs, |sibling| {
-        serialize_to_file(tensors, Some(about), sibling)
-            .map_err(|e| Error::new(ErrorKind::Io, "cannot write").at(path).because(e))
+        let fail = |e| Error::io("cannot write", path, e);
+        let mut file = OpenOptions::new().write(true).truncate(true).open(sibling).map_err(fail)?;
+        let parts = std::iter::once(&header[..]).chain(tensors.iter().map(|tensor| &*tensor.bytes));
+        parts.into_iter().try_for_each(|bytes| file.write_all(bytes)).map_err(fail)
     })
 }
 
+/// A tensor and its bytes.
 struct Out<'a> {
-    dtype: Dtype,
+    name: &'a str,
+    dtype: DType,
     shape: &'a [usize],
     bytes: Cow<'a, [u8]>,
 }
 
-impl View for Out<'_> {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
 
-    fn shape(&self) -> &[usize] {
-        self.shape
-    }
+    use super::*;
+    use crate::ErrorKind;
+    use crate::mmap::{MapMode, Mapping};
 
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.bytes)
-    }
+    #[test]
+    fn what_is_written_reads_back_in_a_fixed_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        let bytes = |bytes: &[u8]| Cow::Owned(bytes.to_vec());
+        let tensors = || {
+            vec![
+                Out { name: "b", dtype: DType::F32, shape: &[2], bytes: f32_bytes(&[1.0, 2.0]).into() },
+                Out { name: "c", dtype: DType::I64, shape: &[], bytes: bytes(&7i64.to_le_bytes()) },
+                Out { name: "z", dtype: DType::U8, shape: &[3], bytes: bytes(&[1, 2, 3]) },
+                Out { name: "a", dtype: DType::F32, shape: &[1, 0], bytes: bytes(&[]) },
+            ]
+        };
+        let about = [("z", "1".to_owned()), ("a", "2".to_owned()), ("m", "3".to_owned())];
+        save_tensors(&path, tensors(), &about, &[]).unwrap();
+        let written = std::fs::read(&path).unwrap();
+        let header = &written[8..];
+        assert!(header.starts_with(br#"{"__metadata__":{"z":"1","a":"2","m":"3"},"c":{"dtype":"I64""#));
+        assert_eq!((written.len() - (8 + 8 + 3)) % ALIGNMENT, 0);
 
-    fn data_len(&self) -> usize {
-        self.bytes.len()
-    }
-}
+        // The crate that the format comes from takes it too.
+        let theirs = ::safetensors::SafeTensors::deserialize(&written).unwrap();
+        assert_eq!(theirs.tensor("z").unwrap().data(), [1, 2, 3]);
+        let read = safetensors::read(&Arc::new(Mapping::open(&path, MapMode::Map).unwrap())).unwrap();
+        assert_eq!(read.metadata["m"], "3");
+        let mut left = tensors();
+        for (name, tensor) in &read.tensors {
+            let at = left.iter().position(|out| out.name == name).unwrap();
+            let out = left.remove(at);
+            assert_eq!((tensor.dtype(), tensor.shape(), tensor.to_bytes().unwrap()), (out.dtype, out.shape, out.bytes));
+        }
+        assert!(left.is_empty());
 
-pub(crate) fn safetensors_dtype(dtype: DType) -> Result<Dtype> {
-    Ok(match dtype {
-        DType::F64 => Dtype::F64,
-        DType::F32 => Dtype::F32,
-        DType::F16 => Dtype::F16,
-        DType::BF16 => Dtype::BF16,
-        DType::I64 => Dtype::I64,
-        DType::I32 => Dtype::I32,
-        DType::I16 => Dtype::I16,
-        DType::I8 => Dtype::I8,
-        DType::U64 => Dtype::U64,
-        DType::U32 => Dtype::U32,
-        DType::U16 => Dtype::U16,
-        DType::U8 => Dtype::U8,
-        DType::Bool => Dtype::BOOL,
-    })
+        let twice = vec![tensors().remove(2), tensors().remove(2)];
+        assert!(save_tensors(&path, twice, &about, &[]).unwrap_err().to_string().contains("tensor `z`: two tensors"));
+        let error = save_arrays(&path, &[("w", &[2, 2], &[1.0])], &[], &[]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(error.to_string().contains("`w`") && error.to_string().contains("got 4 bytes"), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), written, "what failed has changed nothing");
+    }
 }

@@ -178,6 +178,8 @@ static void encoding(const char *folder, const char *base) {
     EXPECT(TB_ERR_RUNTIME_MISSING, tb_encoder_create(basis, &how, &encoder, &error));
     how = (tb_encoder_options){.struct_size = sizeof how, .activation = 99};
     EXPECT(TB_ERR_INVALID_ARGUMENT, tb_encoder_create(basis, &how, &encoder, &error));
+    how = (tb_encoder_options){.struct_size = sizeof how, .weights_on = TB_WEIGHTS_ON_DEVICE};
+    EXPECT(TB_ERR_UNSUPPORTED, tb_encoder_create(basis, &how, &encoder, &error));
     how = (tb_encoder_options){.struct_size = sizeof how, .image_size = 33};
     EXPECT(TB_ERR_UNSUPPORTED, tb_encoder_create(basis, &how, &encoder, &error));
     EXPECT(TB_ERR_INVALID_ARGUMENT, tb_encoder_create(NULL, NULL, &encoder, &error));
@@ -195,6 +197,13 @@ static void encoding(const char *folder, const char *base) {
     EXPECT(TB_ERR_INVALID_ARGUMENT, tb_encoder_encode(encoder, NULL, image, 1, out, e, &error));
     EXPECT(TB_ERR_INVALID_ARGUMENT, tb_encoder_encode(encoder, weights, image, SIZE_MAX / 2, out, e, &error));
     EXPECT(TB_OK, tb_encoder_encode(encoder, weights, image, 1, out, e, &error));
+
+    int32_t is_prepared = -1;
+    HOLDS(model.weights_on == TB_WEIGHTS_ON_HOST && model.weights_fallback == NULL);
+    EXPECT(TB_OK, tb_encoder_prepare(encoder, weights, &error));
+    EXPECT(TB_OK, tb_encoder_is_prepared(encoder, weights, &is_prepared, &error));
+    HOLDS(is_prepared == 1);
+    EXPECT(TB_ERR_INVALID_ARGUMENT, tb_encoder_prepare(encoder, NULL, &error));
 
     uint8_t gray[4] = {0, 85, 170, 255};
     tb_image picture = {.data = gray, .width = 2, .height = 2, .format = TB_PIXELS_GRAY8};

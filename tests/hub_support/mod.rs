@@ -15,6 +15,8 @@ use serde_json::json;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
+pub const REPO: &str = "owner/bases";
+
 /// What the private repository wants.
 pub const TOKEN: &str = "hf_secret";
 
@@ -255,6 +257,27 @@ impl Server {
         names.sort();
         names
     }
+}
+
+/// Content that differs wherever it is cut.
+pub fn large(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i.wrapping_mul(2_654_435_761) >> 16) as u8).collect()
+}
+
+/// A repository with a large and a small file in a folder, and other folders; and the large file.
+pub fn server() -> (Server, Vec<u8>) {
+    let server = Server::start();
+    let content = large(1_000_000);
+    server.put(REPO, "README.md", b"bases");
+    server.put(REPO, "folder/large.bin", &content);
+    server.put(REPO, "folder/inner/small.json", b"{}");
+    server.put(REPO, "folder2/other.bin", &large(5_000));
+    server.put(REPO, "ViT-B-32_AE_M4_8task/basis_vectors.pt", &large(2_000));
+    (server, content)
+}
+
+pub fn of(requests: &[Request], on: On) -> Vec<&Request> {
+    requests.iter().filter(|request| request.on == on).collect()
 }
 
 #[track_caller]

@@ -86,6 +86,16 @@ def test_what_is_really_used(encoder):
     encoder.trim()
 
 
+def test_weights_where_the_encoder_reads_them(encoder, basis):
+    info = encoder.info()
+    assert (info["weights_on"], info["weights_fallback"]) == ("host", "")
+    basis.trim_cache()
+    assert not encoder.is_prepared("SVHN@0.25")
+    encoder.prepare("SVHN@0.25")
+    assert encoder.is_prepared("SVHN@0.25") and encoder.is_prepared(basis.weights("SVHN@0.25"))
+    assert set(encoder.device_stats().values()) == {0}
+
+
 def test_eight_threads(basis, golden):
     encoder = taskbasis.Encoder(basis, concurrency=2, promotion="off")
     pixels = golden["pixel_values"][:4]
@@ -112,6 +122,10 @@ def test_providers_that_cannot_be_had(basis):
     auto = taskbasis.Encoder(basis, provider="auto", device=0).info()
     assert auto["provider"] == "cpu" and auto["device"] == 0 and "built without CUDA" in auto["fallback"]
     assert taskbasis.Encoder(basis).info()["fallback"] == ""
+    with pytest.raises(taskbasis.UnsupportedError, match="cuda"):
+        taskbasis.Encoder(basis, weights_on="device")
+    with pytest.raises(ValueError, match="auto, host, device"):
+        taskbasis.Encoder(basis, weights_on="moon")
     with pytest.raises(ValueError, match="quick_gelu"):
         taskbasis.Encoder(basis, activation="relu")
 

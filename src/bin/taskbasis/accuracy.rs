@@ -1,6 +1,6 @@
 //! How often a task's weights are right on labelled images.
 
-use taskbasis::{Encoder, Error, Head, Preprocess, Result, Split, Weights};
+use taskbasis::{Encoder, Error, Head, Preprocess, Result, Split, TaskWeights};
 
 /// What was counted.
 pub struct Accuracy {
@@ -29,7 +29,7 @@ impl Judge<'_> {
     pub fn accuracy(
         &self,
         task: &str,
-        weights: &Weights,
+        weights: &TaskWeights,
         head: &Head,
         split: &Split,
         mut done: impl FnMut(usize),
@@ -52,12 +52,12 @@ impl Judge<'_> {
 /// Of these images, [n, 3, S, S], how many belong to the class that the head finds first.
 pub fn count_right(
     encoder: &Encoder,
-    weights: &Weights,
+    weights: &TaskWeights,
     head: &Head,
     pixels: &[f32],
     labels: &[usize],
 ) -> Result<usize> {
-    let embeds = encoder.encode(weights, pixels, labels.len())?;
+    let embeds = encoder.encode_task(weights, pixels, labels.len())?;
     let mut right = 0;
     for (embedding, &label) in embeds.chunks_exact(encoder.arch().embed_dim).zip(labels) {
         right += usize::from(head.classify(embedding, 1)?.first().is_some_and(|best| best.class == label));

@@ -7,7 +7,8 @@ use clap::{Args, ValueEnum};
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
     Activation, Arch, ArchHints, Basis, BasisFile, Bundle, Checkpoint, Encoder, EncoderOptions, Error, Execution, Head,
-    MapMode, Model, ModelOptions, Preprocess, Result, StreamedEncoder, TaskExpr, TaskWeights, head_tasks,
+    MapMode, Model, ModelOptions, Preprocess, Promotion, Result, StreamedEncoder, TaskExpr, TaskWeights, WeightsOn,
+    head_tasks,
 };
 
 use crate::graph::BindArgs;
@@ -209,7 +210,9 @@ impl EncoderArgs {
 
     pub fn options(&self) -> EncoderOptions {
         let (threads, runtime) = (self.threads, self.onnxruntime.clone());
-        self.provider.applied_to(EncoderOptions { threads, runtime, ..EncoderOptions::default() })
+        // The same command gives the same bits: nothing is promoted on the way.
+        let options = EncoderOptions { threads, runtime, promotion: Promotion::Off, ..EncoderOptions::default() };
+        self.provider.applied_to(options)
     }
 
     /// The user's graph: the one that is given, else the one that the bundle carries. `None` is the built one.
@@ -288,6 +291,10 @@ impl TaskEncoder {
     /// Reconstructs what can be reconstructed before the first run.
     pub fn prepare(&self) -> Result<()> {
         match self {
+            // Kept there, as nothing else is run.
+            Self::Whole(encoder, weights) if encoder.execution().weights_on == WeightsOn::Device => {
+                encoder.prepare(weights)
+            }
             Self::Whole(_, weights) => weights.pin().map(drop),
             Self::Streamed(..) => Ok(()),
         }
@@ -295,7 +302,7 @@ impl TaskEncoder {
 
     pub fn encode(&self, pixels: &[f32], n: usize) -> Result<Vec<f32>> {
         match self {
-            Self::Whole(encoder, weights) => encoder.encode(&weights.get()?, pixels, n),
+            Self::Whole(encoder, weights) => encoder.encode_task(weights, pixels, n),
             Self::Streamed(encoder, weights) => encoder.encode(weights, pixels, n),
         }
     }

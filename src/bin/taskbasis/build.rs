@@ -71,6 +71,7 @@ impl FromStr for Vectors {
 
 impl Build {
     pub fn run(self, as_json: bool) -> Result<()> {
+        self.bundle.check()?;
         // A result that could not be written is found out before the work, not after.
         if self.output.extension().is_some_and(|extension| extension == "taskbasis") {
             return self.bundle(as_json);

@@ -48,6 +48,7 @@ pub struct Pack {
 
 /// What goes into a bundle, and how.
 #[derive(Args)]
+#[command(mut_arg("built_graph", |flag| flag.hide(true)))] // Refused: see `check`.
 pub struct BundleArgs {
     #[command(flatten)]
     heads: HeadArgs,
@@ -116,6 +117,20 @@ impl BundleArgs {
         Pack { basis, base, how: self, finetuned_dir: None, output, built: Some(built) }
     }
 
+    /// Refuses what the encoder's arguments have and no bundle can be told.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] for `--built-graph`.
+    pub fn check(&self) -> Result<()> {
+        if !self.encoder.built_graph {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            "--built-graph is of those who open a bundle: there is none here that carries another graph",
+        )
+        .hint("Without --graph, a bundle carries no graph, and the built one is run"))
+    }
+
     /// Whether anything was asked of a bundle that a folder could not do.
     pub fn is_asked(&self) -> bool {
         self.format.is_some()
@@ -156,6 +171,7 @@ type Accuracies = Vec<Accuracy>;
 
 impl Pack {
     pub fn run(self, as_json: bool) -> Result<()> {
+        self.check()?;
         let basis = Basis::open(&self.basis)?;
         let base = Checkpoint::open(&self.base)?;
         let optional = [&self.heads.heads, &self.heads.classes, &self.data, &self.finetuned_dir];
@@ -353,7 +369,7 @@ impl Pack {
             }
             let weights = match session.model.weights(&TaskExpr::task(task)) {
                 Err(error) if error.kind() == ErrorKind::NotRecoverable => continue,
-                weights => weights?.get()?,
+                weights => weights?,
             };
             let head = self.heads.head(session.bundle.as_deref(), task)?;
             all.push(judge.accuracy(task, &weights, &head, &data.split(task, &self.split)?, |_| {})?);

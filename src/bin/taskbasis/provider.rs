@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Once;
 
 use clap::{Args, ValueEnum};
-use taskbasis::{EncoderOptions, Execution, Provider, Result, Runtime, TensorRtOptions};
+use taskbasis::{EncoderOptions, Execution, Provider, Result, Runtime, TensorRtOptions, WeightsOn};
 
 use crate::output;
 
@@ -29,6 +29,32 @@ pub struct ProviderArgs {
     /// The least cosine between those embeddings and the CPU's. [default: 0.999]
     #[arg(long, value_name = "X", requires = "tensorrt_fp16")]
     pub tensorrt_cosine: Option<f32>,
+
+    /// With a GPU: where the weights of tasks are rebuilt. `device` is its own memory, or an error; `auto` that where it can
+    /// be had, else the host's, and says so.
+    #[arg(long, value_enum, default_value_t = WeightsOnArg::Auto)]
+    pub weights_on: WeightsOnArg,
+
+    /// MiB of the GPU's memory for base, basis and weights. [default: three quarters of what is free]
+    #[arg(long, value_name = "MIB")]
+    pub device_budget: Option<u32>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WeightsOnArg {
+    Auto,
+    Host,
+    Device,
+}
+
+impl From<WeightsOnArg> for WeightsOn {
+    fn from(place: WeightsOnArg) -> Self {
+        match place {
+            WeightsOnArg::Auto => Self::Auto,
+            WeightsOnArg::Host => Self::Host,
+            WeightsOnArg::Device => Self::Device,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -59,7 +85,14 @@ impl ProviderArgs {
             fp16: self.tensorrt_fp16,
             min_cosine: self.tensorrt_cosine,
         };
-        EncoderOptions { provider: self.provider.into(), device: self.device, tensorrt, ..options }
+        EncoderOptions {
+            provider: self.provider.into(),
+            device: self.device,
+            tensorrt,
+            weights_on: self.weights_on.into(),
+            device_budget: self.device_budget.map(|mib| (mib as usize) << 20),
+            ..options
+        }
     }
 }
 
@@ -78,10 +111,15 @@ pub fn settled(options: EncoderOptions) -> Result<EncoderOptions> {
     }
 }
 
-/// Says once, however many encoders are made, that `auto` took the CPU, and why.
+/// Says once, however many encoders are made, what `auto` took where that is not what one would wish, and why.
 pub fn tell(execution: &Execution) {
+    static TOLD: Once = Once::new();
     if let Some(why) = &execution.fallback {
         say(why);
+    }
+    if let Some(why) = &execution.weights_fallback {
+        let text = format!("every run copies the weights to the GPU, as they cannot be rebuilt there: {why}");
+        TOLD.call_once(|| output::note(&text));
     }
 }
 

@@ -7,15 +7,13 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::arch::TextArch;
+use crate::checkpoint::choose::{PUBLISHED, choose};
 use crate::checkpoint::{Checkpoint, names};
 use crate::clip::arch::{Activation, ArchHints};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
-/// Names under which open_clip and the transformers library publish weights, the first that is there being taken.
-const WEIGHTS: [&str; 4] =
-    ["open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin"];
-/// The configurations that lie beside them.
+/// The configurations that lie beside the weights that libraries publish ([`PUBLISHED`]).
 pub const CONFIGS: [&str; 2] = ["open_clip_config.json", "config.json"];
 
 /// A text encoder's weights and architecture.
@@ -29,10 +27,10 @@ pub struct TextModel {
 }
 
 impl TextModel {
-    /// Opens the text tower of the CLIP model at `path`: a checkpoint of the whole model, or a folder with one in it under
-    /// the name that open_clip or the transformers library gives it. What `hints` leave open is taken from the
-    /// configuration in that folder, where there is one ([`CONFIGS`]; also where the file in it is given, if it has such a
-    /// name); else heads are width / 64, and the activation is QuickGELU.
+    /// Opens the text tower of the CLIP model at `path`: a checkpoint of the whole model, or a folder with one in it, as
+    /// [`choose`] decides. What `hints` leave open is taken from the configuration in that folder, where there is one
+    /// ([`CONFIGS`]; also where the file in it is given, if it has a name of [`PUBLISHED`]); else heads are width / 64, and
+    /// the activation is QuickGELU.
     ///
     /// # Errors
     /// As [`Checkpoint::open`], [`names::text_tower`] and [`TextArch::infer`];
@@ -42,7 +40,7 @@ impl TextModel {
         let path = path.as_ref();
         let file = if path.is_dir() { weights_in(path)? } else { path.to_path_buf() };
         let is_published =
-            path.is_dir() || file.file_name().is_some_and(|name| WEIGHTS.iter().any(|known| name == *known));
+            path.is_dir() || file.file_name().is_some_and(|name| PUBLISHED.iter().any(|known| name == *known));
         let config = match file.parent() {
             Some(folder) if is_published => config_in(folder)?,
             _ => None,
@@ -121,32 +119,21 @@ pub struct TextHints {
     pub activation: Option<Activation>,
 }
 
-/// The file of weights in a folder: the best known name, else the only file that could be one.
+/// The file of weights in a folder.
 fn weights_in(folder: &Path) -> Result<PathBuf> {
-    if let Some(file) = WEIGHTS.iter().map(|name| folder.join(name)).find(|file| file.is_file()) {
-        return Ok(file);
-    }
     let fail = |e| Error::io("cannot list the folder", folder, e);
-    let mut found = Vec::new();
+    let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(fail)? {
         let path = entry.map_err(fail)?.path();
-        let is_weights = path.extension().is_some_and(|e| e == "safetensors" || e == "pt" || e == "bin");
-        if is_weights && path.is_file() {
-            found.push(path);
+        if path.is_file() {
+            files.push(path);
         }
     }
-    found.sort();
-    match found.as_slice() {
-        [file] => Ok(file.clone()),
-        files => Err(Error::not_found("no file here is plainly the model's weights")
-            .at(folder)
-            .expected(WEIGHTS.join(" or "))
-            .got(match files.len() {
-                0 => "no .safetensors, .pt or .bin file".to_owned(),
-                count => format!("{count} other files of weights"),
-            })
-            .hint("Give the file instead of its folder")),
-    }
+    files.sort();
+    let names: Vec<_> = files.iter().filter_map(|file| Some(file.file_name()?.to_string_lossy())).collect();
+    let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+    let path = |name: &str| folder.join(name).display().to_string();
+    Ok(folder.join(choose(&names, path).map_err(|e| e.at(folder))?))
 }
 
 fn config_in(folder: &Path) -> Result<Option<Value>> {

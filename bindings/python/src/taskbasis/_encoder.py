@@ -14,6 +14,7 @@ from ._native import call, constants, encoded, ffi, fields, lib, onnxruntime, si
 Floats = "np.ndarray[Any, np.dtype[np.float32]]"
 _ACTIVATIONS = {"quick_gelu": "TB_ACTIVATION_QUICK_GELU", "gelu": "TB_ACTIVATION_GELU"}
 _PROMOTIONS = {"auto": "TB_PROMOTION_AUTO", "off": "TB_PROMOTION_OFF", "manual": "TB_PROMOTION_MANUAL"}
+_WEIGHTS_ON = {"auto": "TB_WEIGHTS_ON_AUTO", "host": "TB_WEIGHTS_ON_HOST", "device": "TB_WEIGHTS_ON_DEVICE"}
 _STATES = ("inputs", "building", "promoted", "failed")
 _GRAPHS = ("built", "bundle", "file")
 
@@ -30,6 +31,11 @@ class Encoder(Handle):
     where it works, else the CPU, and `info()["fallback"]` says why. `tensorrt_cache` is a folder for TensorRT's engines;
     `tensorrt_fp16` lets it compute in half floats, as long as its first embeddings have a cosine of at least
     `tensorrt_min_cosine` (0: 0.999) with the CPU's.
+
+    On a GPU, `weights_on` says where the weights of tasks are reconstructed: "device", in its memory, so that none of them
+    crosses the bus at a switch; "host"; or "auto", the device where it can be had, else the host, and
+    `info()["weights_fallback"]` says why. `device_budget` is how many bytes of its memory base, basis and weights may
+    take (0: three quarters of what is free).
     """
 
     #: S: preprocessed images are f32 [n, 3, S, S].
@@ -57,6 +63,8 @@ class Encoder(Handle):
         tensorrt_cache: Optional[Path] = None,
         tensorrt_fp16: bool = False,
         tensorrt_min_cosine: float = 0.0,
+        weights_on: str = "auto",
+        device_budget: int = 0,
         onnxruntime_library: Optional[Path] = None,
     ) -> None:
         options = sized("tb_encoder_options")
@@ -69,6 +77,8 @@ class Encoder(Handle):
         cache = encoded(tensorrt_cache)  # has to live until the call, as `texts` do
         options.tensorrt_cache, options.tensorrt_fp16 = cache, int(tensorrt_fp16)
         options.tensorrt_min_cosine = tensorrt_min_cosine
+        options.weights_on = _choice(_WEIGHTS_ON, "weights_on", weights_on)
+        options.device_budget = device_budget
         out = ffi.new("tb_encoder **")
         call(lib.tb_encoder_create, basis._handle, options, out)
         super().__init__(out[0], lib.tb_encoder_free)
@@ -84,13 +94,15 @@ class Encoder(Handle):
         or what names them in the encoder's basis. Raises ValueError for what is no image, MismatchError for weights
         of another architecture, OnnxRuntimeError.
         """
-        if isinstance(weights, (str, Expression)):
-            weights = self._basis.weights(weights)
+        weights = self._weights(weights)
         if hasattr(images, "__array__") and not hasattr(images, "convert"):
             images = np.asarray(images)
         if isinstance(images, np.ndarray) and images.dtype == np.float32:
             return self._encode(images, weights)
         return self._encode_images(_images(images, self.image_size), weights)
+
+    def _weights(self, weights: "Union[Weights, Named]") -> Weights:
+        return self._basis.weights(weights) if isinstance(weights, (str, Expression)) else weights
 
     def _encode(self, pixels: Any, weights: Weights) -> Any:
         size = self.image_size
@@ -119,6 +131,22 @@ class Encoder(Handle):
             call(lib.tb_preprocess, array + i, size, target, 3 * size * size, ffi.NULL)
         return out
 
+    def prepare(self, weights: "Union[Weights, Named]") -> None:
+        """Reconstructs these weights where this encoder reads them, unless they are there: the next call need not."""
+        call(lib.tb_encoder_prepare, self._handle, self._weights(weights)._handle)
+
+    def is_prepared(self, weights: "Union[Weights, Named]") -> bool:
+        """Whether the next call with these weights need not reconstruct them."""
+        out = ffi.new("int32_t *")
+        call(lib.tb_encoder_is_prepared, self._handle, self._weights(weights)._handle, out)
+        return bool(out[0])
+
+    def device_stats(self) -> "dict[str, int]":
+        """What the encoder's basis takes on its device: nothing, where weights are in the host's memory."""
+        stats = sized("tb_device_statistics")
+        call(lib.tb_encoder_device_stats, self._handle, self._basis._handle, stats)
+        return fields(stats)
+
     def promote(self, weights: Weights, wait: bool = True) -> None:
         """Gives these weights a session of their own, which runs faster and takes as much memory as they do."""
         call(lib.tb_encoder_promote, self._handle, weights._handle, int(wait))
@@ -134,13 +162,15 @@ class Encoder(Handle):
         return _STATES[state[0]]
 
     def info(self) -> "dict[str, Any]":
-        """What is really used: provider, device and why `auto` fell back (empty: it did not), threads, sessions, ONNX Runtime's file and version, the architecture, and which
-        graph: "built", "bundle" (the one that it carries) or "file".
+        """What is really used: provider, device and why `auto` fell back (empty: it did not), where weights are ("host" or
+        "device") and why not on the device, threads, sessions, ONNX Runtime's file and version, the architecture, and
+        which graph: "built", "bundle" (the one that it carries) or "file".
         """
         info = sized("tb_encoder_properties")
         call(lib.tb_encoder_info, self._handle, info)
         told = fields(info)
         told["graph"] = _GRAPHS[told["graph"]]
+        told["weights_on"] = ("auto", "host", "device")[told["weights_on"]]
         return told
 
     def trim(self) -> None:

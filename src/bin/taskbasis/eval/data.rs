@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use indicatif::ProgressBar;
-use taskbasis::{Bundle, Dataset, Encoder, Error, Head, Preprocess, Result, Split, Weights};
+use taskbasis::{Bundle, Dataset, Encoder, Error, Head, Preprocess, Result, Split, TaskWeights};
 
 use super::Eval;
 use crate::accuracy::count_right;
@@ -121,7 +121,7 @@ impl<'a> Images<'a> {
     pub(super) fn accuracy(
         &self,
         encoder: &Encoder,
-        weights: &Weights,
+        weights: &TaskWeights,
         labelled: &Labelled,
         bar: &ProgressBar,
     ) -> Result<f64> {

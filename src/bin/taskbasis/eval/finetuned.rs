@@ -48,7 +48,7 @@ impl Finetuned {
             })?;
             let options = ModelOptions { threads: eval.encoder.threads, ..ModelOptions::default() };
             let model = Model::new(Checkpoint::open(path)?, None, &options)?;
-            let weights = bench.encoder.as_taken(&model.weights(&TaskExpr::base())?).get()?;
+            let weights = model.weights(&TaskExpr::base())?;
             for (name, labelled) in [(format!("{}Val", val.task), val), (test.task.clone(), test)] {
                 accuracies.insert(name, bench.accuracy(&weights, labelled, &bar)?);
             }

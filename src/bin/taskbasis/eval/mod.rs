@@ -12,7 +12,7 @@ use std::str::FromStr;
 
 use clap::Args;
 use indicatif::ProgressBar;
-use taskbasis::{Encoder, Error, Result, TaskExpr, TaskWeights, Weights};
+use taskbasis::{Encoder, Error, Result, TaskExpr, TaskWeights};
 
 use self::data::{DataArg, Images, Labelled, open_data};
 use crate::args::{EncoderArgs, HeadArgs, ModelArgs, Session};
@@ -126,7 +126,7 @@ impl Bench<'_> {
         Ok(self.encoder.as_taken(&self.session.model.weights(expr)?))
     }
 
-    fn accuracy(&self, weights: &Weights, labelled: &Labelled, bar: &ProgressBar) -> Result<f64> {
+    fn accuracy(&self, weights: &TaskWeights, labelled: &Labelled, bar: &ProgressBar) -> Result<f64> {
         self.images.accuracy(&self.encoder, weights, labelled, bar)
     }
 }

@@ -52,14 +52,14 @@ pub(super) fn run(eval: &Eval, bench: &Bench<'_>, sweep: Option<Sweep>, as_json:
     };
     let total = images(&val, &control_val) * sweep.0.len() + 2 * images(&test, &control_test) + control_val.len();
     let bar = output::progress(total, "images");
-    let base = bench.weights(&TaskExpr::base())?.get()?;
+    let base = bench.weights(&TaskExpr::base())?;
     let zero_shot_control = bench.accuracy(&base, &control_val, &bar)?;
     let enough = eval.keep * zero_shot_control;
 
     let mut negated = Vec::new();
     for ((task, val), test) in tasks.iter().zip(&val).zip(&test) {
         let measure = |lambda: f64, part: Part, labelled: &Labelled, control: &Labelled| -> Result<Measured> {
-            let weights = bench.weights(&(TaskExpr::task(task) * -lambda))?.get()?;
+            let weights = bench.weights(&(TaskExpr::task(task) * -lambda))?;
             let mut measured =
                 Measured::of(bench, &weights, part, std::slice::from_ref(labelled), finetuned.as_ref(), &bar)?;
             measured.names.push(part.name(&control.task));

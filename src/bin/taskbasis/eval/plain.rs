@@ -15,14 +15,14 @@ struct Accuracy {
 pub(super) fn run(eval: &Eval, bench: &Bench<'_>, as_json: bool) -> Result<()> {
     let tasks = eval.tasks(bench, &[&eval.split])?;
     let labelled = bench.images.labelled(&tasks, &eval.split)?;
-    let shared = eval.weights.as_ref().map(|expr| bench.weights(expr)?.get()).transpose()?;
+    let shared = eval.weights.as_ref().map(|expr| bench.weights(expr)).transpose()?;
     let bar = output::progress(labelled.iter().map(|labelled| labelled.len()).sum(), "images");
     let (mut done, mut skipped) = (Vec::new(), Vec::new());
     for labelled in &labelled {
         let task = &labelled.task;
         let own = match &shared {
             Some(_) => None,
-            None => match bench.weights(&TaskExpr::task(task)).and_then(|weights| weights.get()) {
+            None => match bench.weights(&TaskExpr::task(task)) {
                 Ok(weights) => Some(weights),
                 // A basis of selected tasks has no weights for the others: their rows say so, the rest goes on.
                 Err(error) if error.kind() == ErrorKind::NotRecoverable => {

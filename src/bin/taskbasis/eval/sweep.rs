@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use indicatif::ProgressBar;
 use serde_json::{Map, Value, json};
-use taskbasis::{Error, Result, TaskExpr, Weights, check_output, replace_file};
+use taskbasis::{Error, Result, TaskExpr, TaskWeights, check_output, replace_file};
 
 use super::data::Labelled;
 use super::finetuned::Finetuned;
@@ -39,7 +39,7 @@ impl Part {
 impl Measured {
     pub(super) fn of(
         bench: &Bench<'_>,
-        weights: &Weights,
+        weights: &TaskWeights,
         part: Part,
         labelled: &[Labelled],
         finetuned: Option<&Finetuned>,
@@ -109,7 +109,7 @@ pub(super) fn run(eval: &Eval, bench: &Bench<'_>, sweep: &Sweep, as_json: bool) 
     let test = bench.images.labelled(&tasks, &eval.split)?;
     let finetuned = Finetuned::of(eval, bench, &val, &test)?;
     let measure = |lambda: f64, part, labelled: &[Labelled], bar: &ProgressBar| {
-        let weights = bench.weights(&(direction.clone() * lambda))?.get()?;
+        let weights = bench.weights(&(direction.clone() * lambda))?;
         Measured::of(bench, &weights, part, labelled, finetuned.as_ref(), bar)
     };
 
