@@ -9,7 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use support::full_size::{FullSize, pack};
-use taskbasis::{Basis, Bundle, Checkpoint, Cuda, DeviceModel, DeviceOptions, Model, ModelOptions, Result, TaskExpr};
+use taskbasis::weights::{LaidOut, Layout, View};
+use taskbasis::{
+    Basis, Bundle, Checkpoint, Cuda, DType, DeviceModel, DeviceOptions, Model, ModelOptions, Result, TaskExpr,
+    TaskWeights,
+};
 
 fn main() {
     let command = "cargo bench --bench gpu";
@@ -58,8 +62,6 @@ fn traffic(model: &Model) -> (usize, usize) {
 }
 
 fn switches(cuda: &Cuda, name: &str, model: &Arc<Model>) -> Result<()> {
-    const SWITCHES: usize = 200;
-
     let tasks = [0, 1, 2].map(|t| model.weights(&TaskExpr::task(format!("Task{t}"))));
     let tasks = tasks.into_iter().collect::<Result<Vec<_>>>()?;
     let began = Instant::now();
@@ -72,20 +74,8 @@ fn switches(cuda: &Cuda, name: &str, model: &Arc<Model>) -> Result<()> {
     drop((weights, device));
     let device = DeviceModel::new(model, cuda, &DeviceOptions { budget: Some(budget) })?;
     let (bytes, written) = traffic(model);
-    let (mut queued, mut computed) = (Vec::new(), Vec::new());
-    // The first two allocate.
-    for switch in 0..SWITCHES + 2 {
-        let began = Instant::now();
-        let weights = device.get(&tasks[switch % tasks.len()])?;
-        let in_queue = began.elapsed();
-        weights.synchronize()?;
-        if switch >= 2 {
-            queued.push(in_queue);
-            computed.push(began.elapsed());
-        }
-    }
+    let [queued, computed] = times(&device, &tasks)?;
     let copies = cuda.copy_bandwidth(written)?;
-    let (queued, computed) = (percentiles(queued), percentiles(computed));
     let speed = bytes as f64 / computed[0].as_secs_f64();
     println!(
         "{name}: upload {:.2} s, {:.2} GB on the device; in the queue after {:.3} ms (p99 {:.3}); \
@@ -100,7 +90,64 @@ fn switches(cuda: &Cuda, name: &str, model: &Arc<Model>) -> Result<()> {
         copies / 1e9,
         speed / copies
     );
+    drop(device);
+    for dtype in [DType::F32, DType::F16] {
+        let layout = turned(model, dtype)?;
+        let tasks: Vec<TaskWeights> = tasks.iter().map(|task| task.laid_out(&layout)).collect();
+        let device = DeviceModel::for_layout(model, cuda, &DeviceOptions::default(), &layout)?;
+        let weights = device.get(&tasks[0])?.nbytes();
+        let stats = device.stats();
+        drop(device);
+        let budget = stats.resident_bytes + stats.layout_bytes + 2 * weights;
+        let device = DeviceModel::for_layout(model, cuda, &DeviceOptions { budget: Some(budget) }, &layout)?;
+        let [_, in_layout] = times(&device, &tasks)?;
+        // What the second kernel reads and writes, in the time by which a switch is longer.
+        let more = in_layout[0].saturating_sub(computed[0]).as_secs_f64();
+        let speed = (written + weights) as f64 / more;
+        println!(
+            "{name}, matrices transposed, in {dtype}: computed after {:.3} ms (p99 {:.3}), {:.3} ms more: {:.0} GB/s, \
+             ratio {:.2}",
+            1e3 * in_layout[0].as_secs_f64(),
+            1e3 * in_layout[1].as_secs_f64(),
+            1e3 * more,
+            speed / 1e9,
+            speed / copies
+        );
+    }
     Ok(())
+}
+
+/// The tower as a graph of `MatMul`s wants it.
+fn turned(model: &Model, dtype: DType) -> Result<Arc<Layout>> {
+    let tower = model.base().iter().filter(|(name, tensor)| name.starts_with("visual.") && tensor.dtype().is_float());
+    let tensors = tower.map(|(name, tensor)| {
+        let (shape, permute) = match *tensor.shape() {
+            [rows, columns] => (vec![columns, rows], Some(vec![1, 0])),
+            ref shape => (shape.to_vec(), None),
+        };
+        LaidOut { name: name.to_owned(), dtype, shape, parts: vec![View { permute, ..View::whole(name) }] }
+    });
+    Layout::new(tensors.collect(), &[], model.base())
+}
+
+/// Of switches by turns between tasks, with room for two: median and 99th percentile until one is in the queue, and until
+/// it is computed.
+fn times(device: &DeviceModel, tasks: &[TaskWeights]) -> Result<[[Duration; 2]; 2]> {
+    const SWITCHES: usize = 200;
+
+    let (mut queued, mut computed) = (Vec::new(), Vec::new());
+    // The first two allocate.
+    for switch in 0..SWITCHES + 2 {
+        let began = Instant::now();
+        let weights = device.get(&tasks[switch % tasks.len()])?;
+        let in_queue = began.elapsed();
+        weights.synchronize()?;
+        if switch >= 2 {
+            queued.push(in_queue);
+            computed.push(began.elapsed());
+        }
+    }
+    Ok([percentiles(queued), percentiles(computed)])
 }
 
 /// The median and the 99th.
