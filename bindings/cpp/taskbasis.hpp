@@ -465,6 +465,7 @@ struct encoder_options {
     float tensorrt_min_cosine = 0;
     std::uint64_t device_budget = 0;
     std::uint32_t weights_on = TB_WEIGHTS_ON_AUTO;
+    bool cuda_graphs = false;
 };
 
 // The image encoder of one architecture; every call names its weights.
@@ -491,6 +492,7 @@ public:
         options.tensorrt_min_cosine = how.tensorrt_min_cosine;
         options.device_budget = how.device_budget;
         options.weights_on = how.weights_on;
+        options.cuda_graphs = how.cuda_graphs ? 1 : 0;
         tb_encoder *handle = nullptr;
         if (auto failed = detail::call(tb_encoder_create, of.get(), &options, &handle)) {
             return *std::move(failed);

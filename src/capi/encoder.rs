@@ -125,6 +125,10 @@ pub struct tb_encoder_options {
     /// With `cuda` and `tensorrt`, one of the TB_WEIGHTS_ON_ constants: where the weights of tasks are reconstructed. On
     /// the device none of them crosses the bus at a switch, and no task is promoted by itself.
     pub weights_on: u32,
+    /// With `cuda` and weights on the device, nonzero: runs are recorded as CUDA graphs, one for each number of images
+    /// and memory that they are given, and replayed later, which spares the host some hundred launches a run. The
+    /// first run of each is made three times more. For few batch sizes.
+    pub cuda_graphs: u32,
 }
 
 // SAFETY: repr(C), the size first, and every field may be zero.
@@ -289,6 +293,7 @@ unsafe fn read(options: &tb_encoder_options) -> Result<EncoderOptions> {
         tensorrt: unsafe { tensorrt(options)? },
         weights_on: weights_on(options.weights_on)?,
         device_budget: budget,
+        cuda_graphs: options.cuda_graphs != 0,
     })
 }
 

@@ -40,9 +40,9 @@ pub fn is_safetensors(bytes: &[u8]) -> bool {
 /// Reads the header of the file in `mapping`; no tensor is read.
 ///
 /// # Errors
-/// [`ErrorKind::Format`](crate::ErrorKind::Format) when the header is too long, no JSON of the right form, names a
+/// [`ErrorKind::Format`] when the header is too long, no JSON of the right form, names a
 /// tensor twice, or its tensors overlap, leave gaps, or reach outside the file;
-/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) naming a tensor of a type that is not read here.
+/// [`ErrorKind::Unsupported`] naming a tensor of a type that is not read here.
 pub fn read(mapping: &Arc<Mapping>) -> Result<Contents> {
     read_here(mapping).map_err(|error| error.at(mapping.path()))
 }

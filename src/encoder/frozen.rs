@@ -9,7 +9,7 @@ use ort::session::{Session, SessionInputValue};
 use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
 
 use super::pool::Pool;
-use super::provider::{self, Execution, Target};
+use super::provider::{self, Execution, Target, recording};
 use super::runtime::Runtime;
 use super::{EncoderOptions, failed};
 use crate::error::{Error, ErrorKind, Result};
@@ -97,6 +97,7 @@ impl FrozenEncoder {
         let view = TensorRef::from_array_view(([n, channels, height, width], pixels))
             .map_err(failed("cannot make a view of the pixels"))?;
         let mut session = self.sessions.lend(|| create(self.runtime, &self.path, self.threads_a_run, &self.target))?;
+        let _turn = recording::with_others();
         let outputs = session
             .run(vec![(Cow::Borrowed(self.input.as_str()), SessionInputValue::from(view))])
             .map_err(failed("the image encoder failed"))
@@ -140,6 +141,7 @@ impl std::fmt::Debug for FrozenEncoder {
 
 fn create(runtime: &Runtime, path: &Path, threads: usize, target: &Target) -> Result<Session> {
     let doing = "cannot create a session on the file";
+    let _turn = recording::with_others();
     let builder = Session::builder(runtime.environment())
         .map_err(failed(doing))?
         .with_intra_threads(threads)

@@ -35,7 +35,7 @@ impl Lane {
         let Some(device) = device else { return Ok(Self { session: create(target)?, device: None }) };
         let lane = DeviceLane::new(device)?;
         // SAFETY: the stream is kept beside the session, and dropped after it.
-        let target = unsafe { target.in_stream(lane.stream().as_raw()) };
+        let target = unsafe { target.in_stream(lane.stream().as_raw(), lane.has_graphs()) };
         Ok(Self { session: create(&target)?, device: Some(lane) })
     }
 }

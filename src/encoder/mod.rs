@@ -207,7 +207,7 @@ impl Encoder {
         }
         let mut lane = self.lanes.lend(|| self.lane())?;
         let run = |out: &mut [f32]| {
-            self.run_with(&mut lane.session, &weights, pixels, n, out).map_err(|e| self.target.explain(self.runtime, e))
+            self.run_with(&mut lane, &weights, pixels, n, out).map_err(|e| self.target.explain(self.runtime, e))
         };
         let on_cpu = |pixels: &[f32], n, out: &mut [f32]| self.run_on_cpu(&weights, pixels, n, out);
         self.with_precision(&self.is_precise, (pixels, n), out, run, on_cpu)

@@ -9,11 +9,11 @@ use ort::AsPointer;
 use ort::environment::ThreadManager;
 use ort::memory::MemoryInfo;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
-use ort::session::{Session, SessionInputValue};
+use ort::session::{NoSelectedOutputs, RunOptions, Session, SessionInputValue};
 use ort::value::{DynValue, DynValueRef, PrimitiveTensorElementType, Shape, TensorRef, TensorRefMut};
 
 use super::failed;
-use super::provider::Target;
+use super::provider::{Target, recording};
 use super::runtime::Runtime;
 use super::signature::Signature;
 use crate::error::{Error, ErrorKind, Result};
@@ -41,6 +41,14 @@ pub(super) enum Elements<'a> {
 }
 
 impl<'a> Elements<'a> {
+    /// Where it lies in a device's memory, if it does.
+    pub(super) fn address(&self) -> Option<u64> {
+        match self {
+            Self::Device(_, place) => Some(place.address),
+            _ => None,
+        }
+    }
+
     /// The bytes of floats in the host's memory; none of others.
     pub(super) fn bytes(&self) -> &'a [u8] {
         match *self {
@@ -81,6 +89,7 @@ pub(super) fn create(
     level: GraphOptimizationLevel,
     target: &Target,
 ) -> Result<Session> {
+    let _turn = recording::with_others();
     target
         .register(runtime, builder(runtime, threads, level)?, Some(model))?
         .commit_from_memory(model)
@@ -127,6 +136,7 @@ pub(super) fn create_frozen<'a>(
     spawner: impl ThreadManager + 'static,
     target: &Target,
 ) -> Result<Session> {
+    let _turn = recording::with_others();
     let builder = builder(runtime, threads, level)?.with_thread_manager(spawner).map_err(failed(CREATING))?;
     // Engines have the weights in them.
     let mut builder = target.register(runtime, builder, None)?;
@@ -212,6 +222,7 @@ pub(super) fn run_frozen(
     embed_dim: usize,
     out: &mut [f32],
 ) -> Result<()> {
+    let _turn = recording::with_others();
     let batch = out.len() / embed_dim;
     let pixels = view(pixels)?;
     let shape = [batch, embed_dim];
@@ -219,22 +230,23 @@ pub(super) fn run_frozen(
         let mut halves = try_zeroed::<f16>(out.len())?;
         let embeds = TensorRefMut::from_array_view_mut((&shape[..], halves.as_mut_slice()));
         let embeds = embeds.map_err(failed("cannot make a view"))?;
-        run_raw(session, signature, &[&signature.pixels], &[&pixels], embeds.ptr().cast_mut())?;
+        run_raw(session, signature, None, (&[&signature.pixels], &[&pixels]), embeds.ptr().cast_mut())?;
         halves.convert_to_f32_slice(out);
         return Ok(());
     }
     let embeds = TensorRefMut::from_array_view_mut((&shape[..], out)).map_err(failed("cannot make a view"))?;
-    run_raw(session, signature, &[&signature.pixels], &[&pixels], embeds.ptr().cast_mut())
+    run_raw(session, signature, None, (&[&signature.pixels], &[&pixels]), embeds.ptr().cast_mut())
 }
 
 /// Runs the graph with pixels and weights where they are, and has the embeddings written where `embeds` is, all in a device's
-/// memory: nothing is copied.
+/// memory: nothing is copied. The caller sees to `recording`.
 pub(super) fn run_in_place(
     session: &mut Session,
     signature: &Signature,
     pixels: &Input<'_>,
     weights: &[Input<'_>],
     embeds: &Input<'_>,
+    options: Option<&RunOptions<NoSelectedOutputs>>,
 ) -> Result<()> {
     let (pixels, embeds) = (view(pixels)?, view(embeds)?);
     let values = weights.iter().map(view).collect::<Result<Vec<_>>>()?;
@@ -242,29 +254,29 @@ pub(super) fn run_in_place(
     let names = names.map_err(|_| Error::invalid("a NUL in a name"))?;
     let names: Vec<_> = std::iter::once(&*signature.pixels).chain(names.iter().map(|name| &**name)).collect();
     let values: Vec<_> = std::iter::once(&pixels).chain(&values).collect();
-    run_raw(session, signature, &names, &values, embeds.ptr().cast_mut())
+    run_raw(session, signature, options, (&names, &values), embeds.ptr().cast_mut())
 }
 
 /// Runs a session as [`run_frozen`] says; `output` is a tensor of the right type and shape.
 fn run_raw(
     session: &Session,
     signature: &Signature,
-    names: &[&CStr],
-    values: &[&DynValueRef<'_>],
+    options: Option<&RunOptions<NoSelectedOutputs>>,
+    (names, values): (&[&CStr], &[&DynValueRef<'_>]),
     mut output: *mut ort::sys::OrtValue,
 ) -> Result<()> {
     let api = ort::api();
     let names: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
     let values: Vec<_> = values.iter().map(|value| value.ptr()).collect();
     debug_assert_eq!(names.len(), values.len());
-    // SAFETY: names, inputs and output are valid until the call ends, the first two arrays are of one length, the others
+    // SAFETY: options, names, inputs and output are valid until the call ends, the first two arrays are of one length, the others
     // have one element, and only ONNX Runtime writes to the output meanwhile. It declares `Run` safe for any number of threads on one session; the `ort`
     // crate asks for `&mut` because providers for other devices did not keep to that, and for those `promote` has one
     // thread at a time run a session.
     let status = unsafe {
         let status = (api.Run)(
             session.ptr().cast_mut(),
-            std::ptr::null(),
+            options.map_or(std::ptr::null(), |options| options.ptr()),
             names.as_ptr(),
             values.as_ptr(),
             values.len(),
@@ -283,9 +295,10 @@ pub(super) fn run<'a>(
     signature: &Signature,
     pixels: Input<'a>,
     weights: impl Iterator<Item = Input<'a>>,
+    options: Option<&RunOptions<NoSelectedOutputs>>,
     out: &mut [f32],
 ) -> Result<()> {
-    run_to(session, std::iter::once(pixels).chain(weights), &signature.embeds.to_string_lossy(), out)
+    run_to(session, std::iter::once(pixels).chain(weights), &signature.embeds.to_string_lossy(), options, out)
 }
 
 /// Runs any graph of the encoder and writes its output to `out`.
@@ -293,12 +306,18 @@ pub(super) fn run_to<'a>(
     session: &mut Session,
     inputs: impl Iterator<Item = Input<'a>>,
     output: &str,
+    options: Option<&RunOptions<NoSelectedOutputs>>,
     out: &mut [f32],
 ) -> Result<()> {
     let inputs = inputs
         .map(|input| Ok((Cow::Borrowed(input.name), SessionInputValue::from(view(&input)?))))
         .collect::<Result<Vec<_>>>()?;
-    let outputs = session.run(inputs).map_err(failed("the encoder failed"))?;
+    let _turn = recording::with_others();
+    let outputs = match options {
+        Some(options) => session.run_with_options(inputs, options),
+        None => session.run(inputs),
+    };
+    let outputs = outputs.map_err(failed("the encoder failed"))?;
     let embeds = outputs
         .get(output)
         .ok_or_else(|| Error::new(ErrorKind::Internal, "the image encoder has no output").expected(output))?;
@@ -364,16 +383,16 @@ mod tests {
             values: Elements::F32(&[0.0; 12][..3 << (side - 2)]),
         };
         let mut out = [0.0; 4];
-        run(&mut session, &signature, pixels(4), weights(), &mut out).unwrap();
+        run(&mut session, &signature, pixels(4), weights(), None, &mut out).unwrap();
 
         // The wrong rank, an input that is not there, and none of the weights.
-        let error = run(&mut session, &signature, pixels(3), weights(), &mut out).unwrap_err();
+        let error = run(&mut session, &signature, pixels(3), weights(), None, &mut out).unwrap_err();
         assert!(error.kind() == ErrorKind::Runtime && error.to_string().contains(PIXELS), "{error}");
         let stranger = Input { name: "stranger", ..pixels(4) };
-        let error = run(&mut session, &signature, pixels(4), weights().chain([stranger]), &mut out).unwrap_err();
+        let error = run(&mut session, &signature, pixels(4), weights().chain([stranger]), None, &mut out).unwrap_err();
         assert!(error.to_string().contains("stranger"), "{error}");
-        assert!(run(&mut session, &signature, pixels(4), std::iter::empty(), &mut out).is_err());
+        assert!(run(&mut session, &signature, pixels(4), std::iter::empty(), None, &mut out).is_err());
 
-        run(&mut session, &signature, pixels(4), weights(), &mut out).unwrap();
+        run(&mut session, &signature, pixels(4), weights(), None, &mut out).unwrap();
     }
 }

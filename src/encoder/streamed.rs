@@ -198,5 +198,5 @@ fn run(
         return Err(Error::new(ErrorKind::Internal, "a block has other parameters than the first one"));
     }
     let renamed = link.parameters.iter().zip(values).map(|((name, _), input)| Input { name, ..input });
-    session::run_to(session, std::iter::once(input).chain(renamed), &link.output, out)
+    session::run_to(session, std::iter::once(input).chain(renamed), &link.output, None, out)
 }

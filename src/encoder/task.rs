@@ -147,9 +147,9 @@ impl Encoder {
     /// the weights, in the budget of the model's cache.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) with [`Promotion::Off`];
-    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) where the whole budget has no room for it; as
-    /// [`TaskWeights::get`]; [`ErrorKind::Runtime`](crate::ErrorKind::Runtime) when ONNX Runtime refuses.
+    /// [`ErrorKind::InvalidArgument`] with [`Promotion::Off`];
+    /// [`ErrorKind::OutOfMemory`] where the whole budget has no room for it; as
+    /// [`TaskWeights::get`]; [`ErrorKind::Runtime`] when ONNX Runtime refuses.
     pub fn promote(&self, task: &TaskWeights) -> Result<()> {
         self.promotions.start(&self.as_wanted(task))?;
         self.promotions.wait(&self.as_wanted(task))
@@ -159,7 +159,7 @@ impl Encoder {
     /// run to the next. What goes wrong shows in [`Encoder::promotion`].
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) with [`Promotion::Off`]; when the operating
+    /// [`ErrorKind::InvalidArgument`] with [`Promotion::Off`]; when the operating
     /// system gives no thread.
     pub fn promote_in_background(&self, task: &TaskWeights) -> Result<()> {
         self.promotions.start(&self.as_wanted(task))

@@ -170,7 +170,7 @@ impl TextEncoder {
             Ok(Input { name, shape: tensor.shape(), values: Elements::F32(values) })
         });
         let inputs = texts.into_iter().map(Ok).chain(parameters).collect::<Result<Vec<_>>>()?;
-        session::run_to(&mut self.session, inputs.into_iter(), graph::EMBEDS, out)
+        session::run_to(&mut self.session, inputs.into_iter(), graph::EMBEDS, None, out)
             .map_err(|e| self.target.explain(self.runtime, e).at(self.model.path()))
     }
 }

@@ -3,8 +3,9 @@
 // it would with a GPU, but for the GPU. What a real driver would refuse is refused: calls without a context, handles
 // that are gone, accesses outside of what was allocated.
 //
-// FAKE_DEVICES, FAKE_VERSION, FAKE_MEMORY (bytes) and FAKE_REFUSED (the name of a function that fails) change what it
-// is.
+// FAKE_DEVICES, FAKE_VERSION, FAKE_MEMORY (bytes), FAKE_REFUSED (the name of a function that fails), FAKE_IMAGE (what
+// NVRTC compiles to), FAKE_DRIVER_WANTS (the image that is not refused) and FAKE_CAPTURING (1: somebody else captures a
+// graph all the time) change what it is.
 
 // clang-format off
 #include "shim.hpp"
@@ -16,6 +17,7 @@
 #include <cstdlib>
 #include <mutex>
 #include <set>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -32,6 +34,7 @@ enum Result {
     INVALID_HANDLE = 400,
     NOT_FOUND = 500,
     ILLEGAL_ADDRESS = 700,
+    CAPTURE_UNSUPPORTED = 900,
 };
 
 // One at a time: the kernel's thread indices are global.
@@ -40,6 +43,9 @@ bool is_initialised;
 int retained;
 char context;
 thread_local std::vector<void *> contexts;
+// How captures of others concern this thread; RELAXED: not at all.
+enum { GLOBAL = 0, RELAXED = 2 };
+thread_local int capture_mode = GLOBAL;
 // What is there: streams, events, modules, pinned memory.
 std::set<void *> handles;
 size_t used;
@@ -86,7 +92,14 @@ bool is_memory(uint64_t address, size_t bytes) {
     return after != readable.begin() && std::prev(after)->second >= address + bytes;
 }
 
-const char IMAGE[] = "the kernel";
+const char *image(const char *setting) {
+    const char *other = std::getenv(setting);
+    return other ? other : "the kernel";
+}
+
+bool may_be_unsafe() {
+    return setting("FAKE_CAPTURING", 0) == 0 || capture_mode == RELAXED;
+}
 
 }  // namespace
 
@@ -98,6 +111,10 @@ const char IMAGE[] = "the kernel";
 #define ENTER_CONTEXT \
     ENTER;            \
     if (!has_context()) return INVALID_CONTEXT
+// What might change what somebody captures meanwhile.
+#define ENTER_UNSAFE \
+    ENTER_CONTEXT;   \
+    if (!may_be_unsafe()) return CAPTURE_UNSUPPORTED
 
 API cuDriverGetVersion(int *version) {
     *version = (int)setting("FAKE_VERSION", 12080);
@@ -150,9 +167,10 @@ API cuDevicePrimaryCtxRetain(void **made, int) {
 API cuDevicePrimaryCtxRelease_v2(int) {
     ENTER;
     // Whoever used it has given everything back, and left it.
-    if (--retained == 0 && (!handles.empty() || !readable.empty() || !contexts.empty())) {
-        std::fprintf(stderr, "%zu handles, %zu allocations and %zu contexts are left\n", handles.size(), readable.size(),
-                     contexts.size());
+    const bool is_clean = handles.empty() && readable.empty() && contexts.empty() && capture_mode == GLOBAL;
+    if (--retained == 0 && !is_clean) {
+        std::fprintf(stderr, "%zu handles, %zu allocations, %zu contexts, capture mode %d are left\n", handles.size(),
+                     readable.size(), contexts.size(), capture_mode);
         std::abort();
     }
     return SUCCESS;
@@ -173,6 +191,13 @@ API cuCtxPopCurrent_v2(void **popped) {
     return SUCCESS;
 }
 
+API cuThreadExchangeStreamCaptureMode(int *mode) {
+    ENTER;
+    if (*mode < GLOBAL || *mode > RELAXED) return INVALID_VALUE;
+    std::swap(*mode, capture_mode);
+    return SUCCESS;
+}
+
 API cuMemGetInfo_v2(size_t *available, size_t *total) {
     ENTER_CONTEXT;
     *available = capacity() - used;
@@ -181,7 +206,7 @@ API cuMemGetInfo_v2(size_t *available, size_t *total) {
 }
 
 API cuMemAlloc_v2(uint64_t *address, size_t bytes) {
-    ENTER_CONTEXT;
+    ENTER_UNSAFE;
     if (bytes == 0) return INVALID_VALUE;
     if (bytes > capacity() - used) return OUT_OF_MEMORY;
     void *memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
@@ -193,7 +218,7 @@ API cuMemAlloc_v2(uint64_t *address, size_t bytes) {
 }
 
 API cuMemFree_v2(uint64_t address) {
-    ENTER_CONTEXT;
+    ENTER_UNSAFE;
     auto found = readable.find(address);
     if (found == readable.end()) return INVALID_VALUE;
     used -= found->second - address;
@@ -204,14 +229,14 @@ API cuMemFree_v2(uint64_t address) {
 }
 
 API cuMemHostAlloc(void **memory, size_t bytes, unsigned) {
-    ENTER_CONTEXT;
+    ENTER_UNSAFE;
     *memory = std::malloc(bytes);
     handles.insert(*memory);
     return SUCCESS;
 }
 
 API cuMemFreeHost(void *memory) {
-    ENTER_CONTEXT;
+    ENTER_UNSAFE;
     return destroy(memory);
 }
 
@@ -237,18 +262,18 @@ API cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void *stream)
 }
 
 API cuStreamCreate(void **stream, unsigned) {
-    ENTER_CONTEXT;
+    ENTER_UNSAFE;
     *stream = make();
     return SUCCESS;
 }
 
 API cuStreamDestroy_v2(void *stream) {
-    ENTER_CONTEXT;
+    ENTER_UNSAFE;
     return destroy(stream);
 }
 
 API cuStreamSynchronize(void *stream) {
-    ENTER_CONTEXT;
+    ENTER_UNSAFE;
     return is_stream(stream) ? SUCCESS : INVALID_HANDLE;
 }
 
@@ -270,12 +295,12 @@ API cuEventRecord(void *event, void *stream) {
 }
 
 API cuEventQuery(void *event) {
-    ENTER_CONTEXT;
+    ENTER_UNSAFE;
     return handles.count(event) ? SUCCESS : INVALID_HANDLE;
 }
 
 API cuEventSynchronize(void *event) {
-    ENTER_CONTEXT;
+    ENTER_UNSAFE;
     return handles.count(event) ? SUCCESS : INVALID_HANDLE;
 }
 
@@ -284,15 +309,15 @@ API cuEventDestroy_v2(void *event) {
     return destroy(event);
 }
 
-API cuModuleLoadData(void **module, const void *image) {
-    ENTER_CONTEXT;
-    if (std::memcmp(image, IMAGE, sizeof(IMAGE)) != 0) return INVALID_IMAGE;
+API cuModuleLoadData(void **module, const void *code) {
+    ENTER_UNSAFE;
+    if (std::strcmp((const char *)code, image("FAKE_DRIVER_WANTS")) != 0) return INVALID_IMAGE;
     *module = make();
     return SUCCESS;
 }
 
 API cuModuleUnload(void *module) {
-    ENTER_CONTEXT;
+    ENTER_UNSAFE;
     return destroy(module);
 }
 
@@ -388,12 +413,12 @@ API nvrtcGetProgramLog(void *, char *log) {
 }
 
 API nvrtcGetPTXSize(void *, size_t *bytes) {
-    *bytes = sizeof(IMAGE);
+    *bytes = std::strlen(image("FAKE_IMAGE")) + 1;
     return 0;
 }
 
-API nvrtcGetPTX(void *, char *image) {
-    std::memcpy(image, IMAGE, sizeof(IMAGE));
+API nvrtcGetPTX(void *, char *ptx) {
+    std::strcpy(ptx, image("FAKE_IMAGE"));
     return 0;
 }
 
@@ -401,8 +426,8 @@ API nvrtcGetCUBINSize(void *program, size_t *bytes) {
     return nvrtcGetPTXSize(program, bytes);
 }
 
-API nvrtcGetCUBIN(void *program, char *image) {
-    return nvrtcGetPTX(program, image);
+API nvrtcGetCUBIN(void *program, char *cubin) {
+    return nvrtcGetPTX(program, cubin);
 }
 
 extern "C" const char *nvrtcGetErrorString(int error) {

@@ -64,6 +64,16 @@ static void __stcg(T *to, T value) {
     }
 }
 
+// Four of the eight bytes of x and y, those that the nibbles of `which` count.
+static unsigned __byte_perm(unsigned x, unsigned y, unsigned which) {
+    const uint64_t bytes = (uint64_t)y << 32 | x;
+    unsigned out = 0;
+    for (int i = 0; i < 4; ++i) {
+        out |= (unsigned)(bytes >> (8 * (which >> (4 * i) & 7)) & 0xff) << (8 * i);
+    }
+    return out;
+}
+
 static float __uint_as_float(unsigned bits) {
     float value;
     std::memcpy(&value, &bits, sizeof(value));

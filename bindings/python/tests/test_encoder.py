@@ -90,9 +90,9 @@ def test_weights_where_the_encoder_reads_them(encoder, basis):
     info = encoder.info()
     assert (info["weights_on"], info["weights_fallback"]) == ("host", "")
     basis.trim_cache()
-    assert not encoder.is_prepared("SVHN@0.25")
-    encoder.prepare("SVHN@0.25")
-    assert encoder.is_prepared("SVHN@0.25") and encoder.is_prepared(basis.weights("SVHN@0.25"))
+    assert not encoder.is_prepared("Rotated@0.25")
+    encoder.prepare("Rotated@0.25")
+    assert encoder.is_prepared("Rotated@0.25") and encoder.is_prepared(basis.weights("Rotated@0.25"))
     assert set(encoder.device_stats().values()) == {0}
 
 
@@ -124,6 +124,8 @@ def test_providers_that_cannot_be_had(basis):
     assert taskbasis.Encoder(basis).info()["fallback"] == ""
     with pytest.raises(taskbasis.UnsupportedError, match="cuda"):
         taskbasis.Encoder(basis, weights_on="device")
+    with pytest.raises(taskbasis.UnsupportedError, match="CUDA graphs"):
+        taskbasis.Encoder(basis, cuda_graphs=True)
     with pytest.raises(ValueError, match="auto, host, device"):
         taskbasis.Encoder(basis, weights_on="moon")
     with pytest.raises(ValueError, match="quick_gelu"):

@@ -38,6 +38,10 @@ pub struct ProviderArgs {
     /// MiB of the GPU's memory for base, basis and weights. [default: three quarters of what is free]
     #[arg(long, value_name = "MIB")]
     pub device_budget: Option<u32>,
+
+    /// With CUDA and weights on the device: record runs, one for each number of images, and replay them.
+    #[arg(long)]
+    pub cuda_graphs: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -91,6 +95,7 @@ impl ProviderArgs {
             tensorrt,
             weights_on: self.weights_on.into(),
             device_budget: self.device_budget.map(|mib| (mib as usize) << 20),
+            cuda_graphs: self.cuda_graphs,
             ..options
         }
     }

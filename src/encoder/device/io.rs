@@ -2,15 +2,17 @@
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use ort::session::Session;
+use ort::session::{NoSelectedOutputs, RunOptions, Session};
 
+use super::super::provider::recording;
 use super::super::session::{self, Elements, Input, OnDevice};
 use super::super::signature::Signature;
+use super::graphs::{self, Graphs, Way};
 use super::{Device, in_stream};
 use crate::error::Result;
 use crate::kernel::CudaStream;
 use crate::kernel::cuda::{Memory, Pinned, Queue, Staging};
-use crate::tensor::DType;
+use crate::tensor::{DType, f32_bytes_mut, try_zeroed};
 use crate::weights::DeviceWeights;
 
 /// Images are copied in pieces of at most this size, one while the next is written.
@@ -20,6 +22,8 @@ const PIECE: usize = 4 << 20;
 pub(in crate::encoder) struct DeviceLane {
     /// Before the stream: its copies end first.
     io: Option<Io>,
+    /// Where runs are recorded.
+    graphs: Option<Graphs>,
     stream: CudaStream,
 }
 
@@ -35,7 +39,20 @@ impl DeviceLane {
     /// # Errors
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
     pub(in crate::encoder) fn new(device: &Device) -> Result<Self> {
-        Ok(Self { stream: device.cuda.stream()?, io: None })
+        let graphs = device.graphs.then(Graphs::new).transpose()?;
+        Ok(Self { stream: device.cuda.stream()?, io: None, graphs })
+    }
+
+    pub(in crate::encoder) fn has_graphs(&self) -> bool {
+        self.graphs.is_some()
+    }
+
+    /// What a run of the lane's session is told that is not to be recorded, where others are.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
+    pub(in crate::encoder) fn without_graph(&self) -> Result<Option<RunOptions<NoSelectedOutputs>>> {
+        self.graphs.as_ref().map(|_| graphs::plain()).transpose()
     }
 
     pub(in crate::encoder) fn stream(&self) -> &CudaStream {
@@ -88,15 +105,41 @@ impl DeviceLane {
         let batch = pixels.shape.first().copied().unwrap_or(1).max(1);
         let shape = [batch, out.len() / batch];
         let embeds = Input { name: "", shape: &shape, values: Elements::Device(signature.embeds_dtype, to) };
-        in_stream(weights, stream, || session::run_in_place(session, signature, &pixels, inputs, &embeds))?;
-        let result = io.result.copy_from(io.embeds.address(), bytes)?;
-        if signature.embeds_dtype == DType::F16 {
-            let halves: Vec<f16> = result.chunks_exact(2).map(|half| f16::from_le_bytes([half[0], half[1]])).collect();
-            halves.convert_to_f32_slice(out);
-        } else {
-            crate::tensor::f32_bytes_mut(out).copy_from_slice(result);
+        if signature.is_users() {
+            // What a node on the CPU reads ONNX Runtime copies there without waiting for any stream. In the built graph
+            // there is no such thing.
+            weights.synchronize()?;
+            self.stream.synchronize()?;
         }
-        Ok(())
+        let run = |session: &mut Session, options: Option<&RunOptions<NoSelectedOutputs>>| {
+            in_stream(weights, stream, || session::run_in_place(session, signature, &pixels, inputs, &embeds, options))
+        };
+        let Some(graphs) = &mut self.graphs else {
+            let _turn = recording::with_others();
+            run(session, None)?;
+            return io.take(bytes, signature.embeds_dtype, out);
+        };
+        let mut addresses = vec![batch as u64, io.pixels.address(), io.embeds.address()];
+        addresses.extend(inputs.iter().filter_map(|input| input.values.address()));
+        match graphs.way(&addresses)? {
+            Way::Plain(options) | Way::Graph(options) => {
+                let _turn = recording::with_others();
+                graphs.on_thread(|| run(session, Some(&options)))?;
+                io.take(bytes, signature.embeds_dtype, out)
+            }
+            Way::First(plain, recorded) => {
+                let _turn = recording::alone();
+                graphs.on_thread(|| run(session, Some(&plain)))?;
+                let mut expected = try_zeroed(out.len())?;
+                io.take(bytes, signature.embeds_dtype, &mut expected)?;
+                graphs.on_thread(|| run(session, Some(&recorded)))?;
+                io.take(bytes, signature.embeds_dtype, out)?;
+                // What was recorded has to be the whole run.
+                graphs::check(out, &expected)?;
+                graphs.is_recorded(addresses);
+                Ok(())
+            }
+        }
     }
 }
 
@@ -109,6 +152,18 @@ impl Io {
             embeds: Memory::new(gpu, embeds)?,
             result: Pinned::new(gpu, queue, embeds)?,
         })
+    }
+
+    /// The embeddings, once the run is over.
+    fn take(&mut self, bytes: usize, dtype: DType, out: &mut [f32]) -> Result<()> {
+        let result = self.result.copy_from(self.embeds.address(), bytes)?;
+        if dtype == DType::F16 {
+            let halves: Vec<f16> = result.chunks_exact(2).map(|half| f16::from_le_bytes([half[0], half[1]])).collect();
+            halves.convert_to_f32_slice(out);
+        } else {
+            f32_bytes_mut(out).copy_from_slice(result);
+        }
+        Ok(())
     }
 
     fn holds(&self, images: usize, embeds: usize) -> bool {

@@ -2,8 +2,10 @@
 //!
 //! Each session runs in a stream of ours (`user_compute_stream`). So the order is one of streams: the images' copy and
 //! the weights' kernel, then the run, then the embeddings' copy and whatever uses the weights' memory next. The host
-//! waits for the embeddings alone. `io.rs` is what a run has for its images and embeddings.
+//! waits for the embeddings alone. `io.rs` is what a run has for its images and embeddings,
+//! `graphs.rs` records runs.
 
+mod graphs;
 mod io;
 #[cfg(test)]
 mod tests;
@@ -69,6 +71,8 @@ pub(super) struct Device {
     cuda: Cuda,
     memory: MemoryInfo<'static>,
     options: DeviceOptions,
+    /// Runs are recorded, and replayed.
+    graphs: bool,
     owner: Owner,
     /// Those that were brought there for this encoder.
     models: Mutex<Vec<Weak<Model>>>,
@@ -80,8 +84,12 @@ impl Device {
     ///
     /// # Errors
     /// With [`WeightsOn::Device`], as [`Cuda::open`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for
-    /// weights on a device where the CPU was asked to compute.
+    /// weights on a device where the CPU was asked to compute, and for CUDA graphs without CUDA or weights on the device.
     pub(super) fn choose(target: &Target, options: &EncoderOptions) -> Result<(Option<Self>, Option<String>)> {
+        let can_record = matches!(options.provider, Provider::Cuda | Provider::Auto);
+        if options.cuda_graphs && (!can_record || options.weights_on == WeightsOn::Host) {
+            return Err(Error::unsupported("CUDA graphs need the provider `cuda`, and weights on the device"));
+        }
         match options.weights_on {
             WeightsOn::Host => Ok((None, None)),
             WeightsOn::Device if target.is_cpu() && options.provider == Provider::Cpu => {
@@ -111,8 +119,8 @@ impl Device {
     }
 
     fn on(cuda: Cuda, memory: MemoryInfo<'static>, options: &EncoderOptions) -> Self {
-        let options = DeviceOptions { budget: options.device_budget };
-        Self { cuda, memory, options, owner: Owner::new(), models: Mutex::default() }
+        let (graphs, options) = (options.cuda_graphs, DeviceOptions { budget: options.device_budget });
+        Self { cuda, memory, options, graphs, owner: Owner::new(), models: Mutex::default() }
     }
 
     /// The model on this device, brought there unless it is.

@@ -196,6 +196,16 @@ fn in_memory_of_the_host() {
     assert_eq!(failed.into_inner().unwrap(), Vec::<String>::new());
     assert!(own.sessions() <= 2);
 
+    // Recorded where a provider can, each by its addresses; here that is to run plainly and once more.
+    let recording = encoder(&arch, &cuda, &EncoderOptions { cuda_graphs: true, ..run.clone() });
+    for i in 0..60 {
+        let (task, n) = (random(&mut state, tasks.len()), 1 + i % 2);
+        let embeds = recording.encode_task(&tasks[task], &pixels[..n * arch.pixels()], n).unwrap();
+        assert!(n == 1 || bits(&embeds) == expected[task]);
+    }
+    assert!(bits(&recording.encode(&*tasks[1].get().unwrap(), &pixels, 2).unwrap()) == expected[1]);
+    drop(recording);
+
     // What is wrong is said, and harms nothing.
     let mut out = vec![7.0; 2 * arch.embed_dim];
     let error = own.encode_task_into(&tasks[0], &pixels[1..], 2, &mut out).unwrap_err();
@@ -253,6 +263,13 @@ fn weights_on_a_device_need_one_that_computes() {
     assert!(matches!(Device::choose(&gpu, &wanted(WeightsOn::Host)), Ok((None, None))));
     assert!(Device::choose(&gpu, &wanted(WeightsOn::Device)).is_err());
     assert!(Runtime::load(None).is_err() || Encoder::new(&arch, &asked).is_err());
+    for (provider, weights_on) in
+        [(Provider::Cpu, WeightsOn::Auto), (Provider::TensorRt, WeightsOn::Device), (Provider::Cuda, WeightsOn::Host)]
+    {
+        let options = EncoderOptions { provider, weights_on, cuda_graphs: true, ..EncoderOptions::default() };
+        let error = Device::choose(&gpu, &options).map(drop).unwrap_err();
+        assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("CUDA graphs"), "{error}");
+    }
     for place in [WeightsOn::Auto, WeightsOn::Host, WeightsOn::Device] {
         assert_eq!(place.to_string().parse::<WeightsOn>().unwrap(), place);
     }

@@ -8,6 +8,7 @@ mod diagnosis;
 mod needs;
 pub(super) mod nodes;
 pub(super) mod precision;
+pub(super) mod recording;
 mod target;
 mod trial;
 

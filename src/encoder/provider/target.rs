@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use ort::ep::cuda::ConvAlgorithmSearch;
 use ort::ep::{CUDA, ExecutionProviderDispatch, TensorRT};
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
@@ -24,11 +25,20 @@ pub(in crate::encoder) struct Target {
     least: Option<f32>,
     /// A `cudaStream_t` for CUDA to compute in, as a number; `None` has it make its own.
     stream: Option<u64>,
+    /// Whether CUDA may record runs, and replay them.
+    graphs: bool,
 }
 
 impl Target {
     pub(in crate::encoder) fn cpu() -> Self {
-        Self { provider: Provider::Cpu, device: 0, tensorrt: TensorRtOptions::default(), least: None, stream: None }
+        Self {
+            provider: Provider::Cpu,
+            device: 0,
+            tensorrt: TensorRtOptions::default(),
+            least: None,
+            stream: None,
+            graphs: false,
+        }
     }
 
     /// # Errors
@@ -46,15 +56,15 @@ impl Target {
         }
         let least = (provider == Provider::TensorRt && tensorrt.fp16)
             .then(|| tensorrt.min_cosine.unwrap_or(TensorRtOptions::DEFAULT_COSINE));
-        Ok(Self { provider, device, tensorrt: tensorrt.clone(), least, stream: None })
+        Ok(Self { provider, device, tensorrt: tensorrt.clone(), least, stream: None, graphs: false })
     }
 
-    /// The same, for a session that computes in this stream of the device. The CPU knows no streams.
+    /// The same, for a session that computes in this stream of the device, as CUDA graphs or not. The CPU knows neither.
     ///
     /// # Safety
     /// The stream has to outlive every session that is made for the target.
-    pub(in crate::encoder) unsafe fn in_stream(&self, stream: u64) -> Self {
-        Self { stream: Some(stream), ..self.clone() }
+    pub(in crate::encoder) unsafe fn in_stream(&self, stream: u64, graphs: bool) -> Self {
+        Self { stream: Some(stream), graphs, ..self.clone() }
     }
 
     pub(in crate::encoder) fn provider(&self) -> Provider {
@@ -111,17 +121,31 @@ impl Target {
     fn providers(&self, reusable: Option<&[u8]>) -> Vec<ExecutionProviderDispatch> {
         // `new` has checked it.
         let device = i32::try_from(self.device).unwrap_or(i32::MAX);
-        // ONNX Runtime's default keeps ten bits of a factor (TF32).
-        let mut cuda = CUDA::default().with_device_id(device).with_tf32(false);
-        if let Some(stream) = self.stream {
+        let stream = self.stream.map(|stream| std::ptr::with_exposed_provenance_mut(stream as usize));
+        // ONNX Runtime's defaults keep ten bits of a factor (TF32), and time convolutions anew for every batch size, which
+        // may end otherwise in the next process.
+        let mut cuda = CUDA::default()
+            .with_device_id(device)
+            .with_tf32(false)
+            .with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic);
+        if let Some(stream) = stream {
             // SAFETY: `in_stream` demands that it outlives the sessions.
-            cuda = unsafe { cuda.with_compute_stream(std::ptr::with_exposed_provenance_mut(stream as usize)) };
+            cuda = unsafe { cuda.with_compute_stream(stream) };
+        }
+        if self.graphs {
+            cuda = cuda.with_cuda_graph(true);
         }
         let cuda = cuda.build().error_on_failure();
         if self.provider != Provider::TensorRt {
             return vec![cuda];
         }
         let mut tensorrt = TensorRT::default().with_device_id(device).with_fp16(self.tensorrt.fp16);
+        if let Some(stream) = stream {
+            // Of two providers of one device ONNX Runtime asks the first for streams: without this it would make its own,
+            // which wait for nothing of ours.
+            // SAFETY: as above.
+            tensorrt = unsafe { tensorrt.with_compute_stream(stream) };
+        }
         if self.tensorrt.fp16 {
             // A normalisation's sum of squares is what overflows first.
             tensorrt = tensorrt.with_layer_norm_fp32_fallback(true);

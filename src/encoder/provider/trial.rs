@@ -34,7 +34,8 @@ pub(super) fn run(runtime: &Runtime, target: &Target) -> Result<()> {
     let name = signature.pixels.to_string_lossy();
     let pixels = Input { name: &name, shape: &[1, 3, size, size], values: Elements::F32(&pixels) };
     let mut embeds = vec![f32::NAN; arch.embed_dim];
-    session::run(&mut session, &signature, pixels, weights, &mut embeds).map_err(|e| target.explain(runtime, e))?;
+    session::run(&mut session, &signature, pixels, weights, None, &mut embeds)
+        .map_err(|e| target.explain(runtime, e))?;
     if embeds.iter().any(|value| !value.is_finite()) {
         let what = format!("{} computes embeddings that are no numbers", target.provider().title());
         return Err(Error::new(ErrorKind::Runtime, what));

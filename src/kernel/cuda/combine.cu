@@ -15,7 +15,8 @@ typedef unsigned long long u64;
 #define TILE 2048u
 #define VALUES 64   // of a tile, a lane
 #define CHUNK 512u  // bytes that a warp loads at a time
-#define LINE 128u   // bytes of a cache line
+#define SECTOR 32u  // bytes of a cache line that are fetched at least
+#define MOST_BLOCKS 2112u  // bytes of a tile of blocks: those of q8
 #define WARPS 4u    // of a block; `table.rs` launches blocks of that size
 #define MOST_ACTIVE 504
 
@@ -138,10 +139,41 @@ static __device__ __forceinline__ void load_plane(u64 at, unsigned lane, unsigne
     }
 }
 
-// The code of value v in a plane of P bits.
-template <int P>
-static __device__ __forceinline__ unsigned code(const unsigned *words, int v) {
-    return (words[v * P / 32] >> (v * P % 32)) & ((1u << P) - 1u);
+// The codes of values 16*w to 16*w + 15 of this lane, one a byte of four words; `place` says which is where. Four at a
+// time: taken one by one they cost more than their memory does.
+template <int P, int Q>
+static __device__ __forceinline__ void unpack(const unsigned *low, const unsigned *high, int w, unsigned *bytes) {
+    // The bits of sixteen values in the plane above, four a byte.
+    const unsigned half = Q == 1 ? __byte_perm(high[w / 2], 0, w % 2 ? 0x4342 : 0x4140) : 0;
+    const unsigned ones = (half | half << 4) & 0x0f0f0f0fu;
+    const unsigned twos = Q == 2 ? __byte_perm(high[w], 0, 0x3120) : 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        if (P == 8) {
+            bytes[i] = low[4 * w + i];
+        } else if (P == 4 && Q == 0) {
+            bytes[i] = low[2 * w + i / 2] >> (i % 2 * 4) & 0x0f0f0f0fu;
+        } else if (P == 4) {
+            const unsigned second = i < 2 ? low[2 * w + 1] << (8 - 4 * i) : low[2 * w + 1] >> (4 * i - 8);
+            const unsigned above = i < 2 ? twos << (4 - 2 * i) : twos >> (2 * i - 4);
+            bytes[i] = (low[2 * w] >> (4 * i) & 0x000f000fu) | (second & 0x0f000f00u) | (above & 0x30303030u);
+        } else {
+            const unsigned above = i < 2 ? ones << (2 - i) : ones >> (i - 2);
+            bytes[i] = (low[w] >> (2 * i) & 0x03030303u) | (above & 0x04040404u);
+        }
+    }
+}
+
+// Which of the sixteen bytes has value k of the sixteen.
+template <int P, int Q>
+static __device__ __forceinline__ int place(int k) {
+    if (P == 8) {
+        return k;
+    }
+    if (P == 4 && Q == 0) {
+        return k / 8 * 8 + k % 2 * 4 + k % 8 / 2;
+    }
+    return k % 4 * 4 + (P == 4 ? k / 4 % 2 * 2 + k / 8 : k / 4);
 }
 
 // Blocks whose codes have planes of P bits and, above them, of Q (0: there is none).
@@ -157,19 +189,18 @@ static __device__ __forceinline__ void add_blocks(float a, float offset, u64 at,
     load16(scales_at, scales);
     load16(scales_at + 16u, scales + 4);
 #pragma unroll
-    for (int r = 0; r < ROWS; ++r) {
-        const float d = __uint_as_float(r % 2 ? scales[r / 2] & 0xffff0000u : scales[r / 2] << 16);
-        const float zero = __fmul_rn(d, -offset);
+    for (int w = 0; w < VALUES / 16; ++w) {
+        unsigned bytes[4];
+        unpack<P, Q>(low, high, w, bytes);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const int v = 4 * r + i;
-            unsigned u = code<P>(low, v);
-            if (Q > 0) {
-                u |= code<Q>(high, v) << P;
-            }
-            // 2^23 + u, of which 2^23 is taken away exactly: cheaper than a conversion.
-            const float number = __fadd_rn(__uint_as_float(0x4b000000u | u), -8388608.0f);
-            sums[v] = __fmaf_rn(a, __fmaf_rn(d, number, zero), sums[v]);
+        for (int k = 0; k < 16; ++k) {
+            const int r = 4 * w + k / 4, at_byte = place<P, Q>(k);
+            const float d = __uint_as_float(r % 2 ? scales[r / 2] & 0xffff0000u : scales[r / 2] << 16);
+            const float zero = __fmul_rn(d, -offset);
+            // 2^23 + the code, of which 2^23 is taken away exactly: cheaper than a conversion.
+            const unsigned bits = __byte_perm(bytes[at_byte / 4], 0x4b000000u, 0x7440u + at_byte % 4);
+            const float number = __fadd_rn(__uint_as_float(bits), -8388608.0f);
+            sums[16 * w + k] = __fmaf_rn(a, __fmaf_rn(d, number, zero), sums[16 * w + k]);
         }
     }
 }
@@ -212,13 +243,19 @@ static __device__ __forceinline__ u64 address(const unsigned *words) {
     return (u64)words[1] << 32 | words[0];
 }
 
-// Has the blocks of a term brought into the second-level cache: a lane asks for a line. What a warp computes of one
-// term does not keep enough loads on their way. Dense terms do, and are not asked for.
+// Has the blocks of a term brought into the second-level cache: a lane asks for a sector, for how much more comes
+// with one is nowhere promised. What a warp computes of one term does not keep enough loads on their way. Dense terms
+// do, and are not asked for.
 static __device__ __forceinline__ void fetch_ahead(u64 term, unsigned tile, unsigned lane) {
     unsigned words[4];
     load16(term, words);
-    if (words[2] >= Q8 && lane * LINE < words[3]) {
-        prefetch(address(words) + (u64)tile * words[3] + lane * LINE);
+    const unsigned bytes = words[2] >= Q8 ? words[3] : 0;
+    const u64 at = address(words) + (u64)tile * words[3];
+#pragma unroll
+    for (unsigned offset = 0; offset < MOST_BLOCKS; offset += SECTOR * LANES) {
+        if (offset + SECTOR * lane < bytes) {
+            prefetch(at + (offset + SECTOR * lane));
+        }
     }
 }
 

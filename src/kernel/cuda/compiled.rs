@@ -29,28 +29,35 @@ pub(crate) fn folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<Path
     caches.map(|caches| caches.join("taskbasis"))
 }
 
-/// The code of `source` for a device: from `folder` where it is there, else made by `compile` and left there for the
-/// next time. A file that is damaged is written anew; a folder that cannot be written to only costs the time.
+/// What `load` makes of the code of `source` for a device: from `folder` where it is there, else made by `compile`
+/// and left there for the next time. A file that is damaged is written anew, and so is one that `load` refuses: a
+/// folder that machines share may have code that is too new for the driver of one of them. A folder that cannot be
+/// written to only costs the time.
 ///
 /// # Errors
-/// Those of `compile`.
-pub(crate) fn load_or(
+/// Those of `compile`, and those of `load` for what was just compiled.
+pub(crate) fn load_or<T>(
     folder: Option<&Path>,
     source: &str,
     device: Architecture,
     compile: impl FnOnce() -> Result<Vec<u8>>,
-) -> Result<Vec<u8>> {
+    load: impl Fn(&[u8]) -> Result<T>,
+) -> Result<T> {
     let path = folder.map(|folder| folder.join(file_name(source, device)));
     if let Some(image) = path.as_deref().and_then(read) {
-        return Ok(image);
+        match load(&image) {
+            Ok(loaded) => return Ok(loaded),
+            Err(error) => tracing::warn!(%error, "the kernel that was kept is compiled anew"),
+        }
     }
     let image = compile()?;
+    let loaded = load(&image)?;
     if let Some(path) = path
         && let Err(error) = write(&path, &image)
     {
         tracing::warn!(%error, "the compiled kernel was not kept");
     }
-    Ok(image)
+    Ok(loaded)
 }
 
 /// Of everything that the code depends on.
@@ -90,9 +97,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("of/caches");
         let load = |source: &str, device, compiled: Option<&[u8]>| {
-            load_or(Some(&folder), source, device, || {
-                compiled.map(<[u8]>::to_vec).ok_or_else(|| Error::invalid("compiled again"))
-            })
+            let compile = || compiled.map(<[u8]>::to_vec).ok_or_else(|| Error::invalid("compiled again"));
+            load_or(Some(&folder), source, device, compile, |image| Ok(image.to_vec()))
         };
         assert!(load("source", 90, None).is_err(), "a failure leaves nothing");
         assert_eq!(load("source", 90, Some(b"image")).unwrap(), b"image");
@@ -135,8 +141,29 @@ mod tests {
     fn a_folder_that_cannot_be_written_to_is_no_failure() {
         let file = tempfile::NamedTempFile::new().unwrap();
         for folder in [Some(file.path()), None] {
-            assert_eq!(load_or(folder, "source", 90, || Ok(vec![1])).unwrap(), [1]);
-            assert!(load_or(folder, "source", 90, || Err(Error::invalid("compiled again"))).is_err());
+            let load = |image: &[u8]| Ok(image.to_vec());
+            assert_eq!(load_or(folder, "source", 90, || Ok(vec![1]), load).unwrap(), [1]);
+            assert!(load_or(folder, "source", 90, || Err(Error::invalid("compiled again")), load).is_err());
         }
+    }
+
+    #[test]
+    fn code_that_is_refused_is_compiled_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let load = |compiled: &[u8], wanted: &[u8]| {
+            load_or(
+                Some(folder.path()),
+                "source",
+                90,
+                || Ok(compiled.to_vec()),
+                |image| {
+                    if image == wanted { Ok(()) } else { Err(Error::invalid("of another driver")) }
+                },
+            )
+        };
+        assert!(load(b"new", b"old").is_err(), "compiled, and refused: not kept");
+        load(b"new", b"new").unwrap();
+        load(b"old", b"old").unwrap();
+        load(b"neither", b"old").unwrap();
     }
 }

@@ -76,13 +76,22 @@ fn init() -> Result<()> {
     }
     let mut version = 0;
     // SAFETY: writes one number. It may be asked before anything else.
-    unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().map_err(failed("the CUDA driver does not answer"))?;
+    let answer = unsafe { sys::cuDriverGetVersion(&raw mut version) }.result();
+    answer.map_err(|e| missing("the CUDA driver does not answer").because(text(e)))?;
     if version < OLDEST {
         return Err(missing("the CUDA driver is too old")
             .expected("one for CUDA 11.4 or newer")
             .got(version_text(version)));
     }
     result::init().map_err(|e| missing("the CUDA driver finds no GPU that it can use").because(text(e)))
+}
+
+/// The newest CUDA that the driver knows, as it counts: 12080 is 12.8.
+fn version() -> i32 {
+    let mut version = 0;
+    // SAFETY: writes one number.
+    let _ = unsafe { sys::cuDriverGetVersion(&raw mut version) };
+    version
 }
 
 fn version_text(version: i32) -> String {
@@ -116,13 +125,6 @@ impl Driver {
             architecture: (10 * major + minor).unsigned_abs(),
             multiprocessors: multiprocessors.unsigned_abs(),
         };
-        let image = compiled::load_or(
-            compiled::folder(|name| std::env::var_os(name)).as_deref(),
-            SOURCE,
-            info.architecture,
-            || Ok(Nvrtc::load()?.code_for(SOURCE, info.architecture)?.image),
-        )?;
-
         // SAFETY: the device was just found.
         let context = unsafe { primary_ctx::retain(ordinal) }.map_err(failed("cannot use the GPU"))?;
         // Whatever was made by then is given back where a later step fails.
@@ -140,18 +142,21 @@ impl Driver {
         driver.copy = stream::create(stream::StreamKind::NonBlocking).map_err(failed("cannot make a stream"))?;
         driver.combine = stream::create(stream::StreamKind::NonBlocking).map_err(failed("cannot make a stream"))?;
         let refused = |e: DriverError| {
-            let mut version = 0;
-            // SAFETY: writes one number.
-            let _ = unsafe { sys::cuDriverGetVersion(&raw mut version) };
             Error::new(
                 ErrorKind::Runtime,
-                format!("the driver, {}, refuses the compiled kernel", version_text(version)),
+                format!("the driver, {}, refuses the compiled kernel", version_text(version())),
             )
             .because(text(e))
             .hint("NVRTC must not be of a newer major version of CUDA than the driver")
         };
-        // SAFETY: a whole cubin, or PTX with a zero at its end: NVRTC made it, and its hash was checked.
-        driver.module = unsafe { module::load_data(image.as_ptr().cast()) }.map_err(refused)?;
+        driver.module = compiled::load_or(
+            compiled::folder(|name| std::env::var_os(name)).as_deref(),
+            SOURCE,
+            driver.info.architecture,
+            || Ok(Nvrtc::load(Some(version() / 1000))?.code_for(SOURCE, driver.info.architecture)?.image),
+            // SAFETY: a whole cubin, or PTX with a zero at its end: NVRTC made it, and its hash was checked.
+            |image| unsafe { module::load_data(image.as_ptr().cast()) }.map_err(refused),
+        )?;
         let function = |name: &std::ffi::CStr| {
             // SAFETY: the module was just loaded.
             unsafe { module::get_function(driver.module, name.to_owned()) }.map_err(refused)
@@ -161,11 +166,14 @@ impl Driver {
         Ok(driver)
     }
 
-    /// Makes the device's context that of this thread, until what it gives is dropped.
+    /// Makes the device's context that of this thread, until what it gives is dropped. Meanwhile nothing that others
+    /// capture concerns this thread: while somebody in this process captures a CUDA graph, as ONNX Runtime does,
+    /// memory could not be allocated otherwise, nor events be asked, and the capture would fail as well. What is
+    /// asked for here is never part of a graph.
     fn enter(&self) -> Result<Entered> {
         // SAFETY: the context is retained as long as `self` lives.
         unsafe { sys::cuCtxPushCurrent_v2(self.context) }.result().map_err(failed("cannot use the GPU"))?;
-        Ok(Entered(PhantomData))
+        Ok(Entered { captures: exchange(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED), here: PhantomData })
     }
 
     /// Puts a kernel into [`Queue::Combine`], with its one parameter.
@@ -194,11 +202,22 @@ impl Driver {
     }
 }
 
+/// Sets how captures of others concern this thread; the way that it was before.
+fn exchange(mut mode: sys::CUstreamCaptureMode) -> sys::CUstreamCaptureMode {
+    // SAFETY: reads and writes one number. Where it fails, `mode` stays, and is set again in the end.
+    let _ = unsafe { sys::cuThreadExchangeStreamCaptureMode(&raw mut mode) };
+    mode
+}
+
 /// While it lives, a context is this thread's. It stays on the thread that it was made on.
-struct Entered(PhantomData<*const ()>);
+struct Entered {
+    captures: sys::CUstreamCaptureMode,
+    here: PhantomData<*const ()>,
+}
 
 impl Drop for Entered {
     fn drop(&mut self) {
+        exchange(self.captures);
         let mut context = std::ptr::null_mut();
         // SAFETY: `enter` pushed one, on this thread.
         let _ = unsafe { sys::cuCtxPopCurrent_v2(&raw mut context) };

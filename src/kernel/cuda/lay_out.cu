@@ -111,7 +111,7 @@ static __device__ __forceinline__ void store_four(u64 out, unsigned index, const
 
 // Where the element `index` of what is written comes from, in elements of the source; and how many lie side by side
 // there from it on, as far as the innermost dimension says.
-static __device__ __forceinline__ unsigned place(u64 dimension, unsigned dimensions, unsigned index, unsigned *run) {
+static __device__ __forceinline__ unsigned locate(u64 dimension, unsigned dimensions, unsigned index, unsigned *run) {
     unsigned words[4], from = 0;
     load16(dimension, words);
     *run = 1;
@@ -134,7 +134,7 @@ static __device__ __forceinline__ unsigned place(u64 dimension, unsigned dimensi
 static __device__ __forceinline__ void gather(u64 source, u64 dimension, unsigned dimensions, unsigned index,
                                               unsigned count, float *values) {
     unsigned run, words[4];
-    const u64 at = source + 4ull * place(dimension, dimensions, index, &run);
+    const u64 at = source + 4ull * locate(dimension, dimensions, index, &run);
     if (count == 4 && run >= 4 && at % 16 == 0) {
         load16(at, words);
 #pragma unroll
@@ -146,7 +146,7 @@ static __device__ __forceinline__ void gather(u64 source, u64 dimension, unsigne
 #pragma unroll
     for (unsigned i = 0; i < 4; ++i) {
         if (i < count) {
-            values[i] = __ldg((const float *)(source + 4ull * place(dimension, dimensions, index + i, &run)));
+            values[i] = __ldg((const float *)(source + 4ull * locate(dimension, dimensions, index + i, &run)));
         }
     }
 }

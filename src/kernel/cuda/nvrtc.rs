@@ -14,8 +14,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// The environment variable that names NVRTC: the library, or the folder that holds it.
 pub(crate) const VARIABLE: &str = "TASKBASIS_NVRTC";
 
-/// Majors of NVRTC that are looked for, the newest first.
-const MAJORS: [u32; 3] = [13, 12, 11];
+/// The versions in the names of NVRTC that are looked for, the newest first. From 11.2 on the name stays for all of a
+/// major version.
+const VERSIONS: [&str; 3] = ["13", "12", "11.2"];
 
 /// What the kernel is compiled with, apart from the architecture. No fused multiply-add that the source does not name,
 /// no subnormal that becomes zero: the bit contract.
@@ -64,20 +65,25 @@ type Size = unsafe extern "C" fn(Program, *mut usize) -> c_int;
 type Get = unsafe extern "C" fn(Program, *mut c_char) -> c_int;
 
 impl Nvrtc {
-    /// The one that [`VARIABLE`] names, else that of the toolkit (`CUDA_HOME`, `CUDA_PATH`), else the system loader's.
+    /// The one that [`VARIABLE`] names, else that of the toolkit (`CUDA_HOME`, `CUDA_PATH`), else the system
+    /// loader's. One of a newer major version of CUDA than `newest`, the driver's, is passed over: the driver would
+    /// refuse its code.
     ///
     /// # Errors
     /// [`ErrorKind::RuntimeMissing`], with every place that was tried.
-    pub(crate) fn load() -> Result<Self> {
+    pub(crate) fn load(newest: Option<c_int>) -> Result<Self> {
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         let toolkits = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(variable);
-        Self::first_of(&places(variable(VARIABLE), toolkits))
+        Self::first_of(&places(variable(VARIABLE), toolkits), newest)
     }
 
-    fn first_of(places: &[PathBuf]) -> Result<Self> {
+    fn first_of(places: &[PathBuf], newest: Option<c_int>) -> Result<Self> {
         let mut tried = Vec::new();
         for place in places {
             match Self::open(place) {
+                Ok(Self { version: (major, _), .. }) if newest.is_some_and(|newest| major > newest) => {
+                    tried.push(format!("{}: for CUDA {major}, which the driver does not know", place.display()));
+                }
                 Ok(nvrtc) => return Ok(nvrtc),
                 Err(why) => tried.push(format!("{}: {why}", place.display())),
             }
@@ -86,7 +92,7 @@ impl Nvrtc {
             .got(tried.join("; "))
             .hint(format!(
                 "Install the CUDA toolkit, or run `pip install nvidia-cuda-nvrtc-cu12` and set {VARIABLE} to the \
-                 folder `nvidia/cuda_nvrtc/lib` that it brings"
+                 folder `nvidia/cuda_nvrtc/lib` that it brings (for CUDA 13: `nvidia-cuda-nvrtc`, `nvidia/cu13/lib`)"
             )))
     }
 
@@ -217,10 +223,11 @@ impl Drop for Made {
 fn places(variable: Option<OsString>, toolkits: impl Iterator<Item = OsString>) -> Vec<PathBuf> {
     let names = || -> Vec<String> {
         if cfg!(windows) {
-            // From 11.2 on the name stays for all of a major version.
-            MAJORS.iter().map(|major| format!("nvrtc64_{major}{}_0.dll", if *major == 11 { 2 } else { 0 })).collect()
+            // `nvrtc64_130_0.dll`, `nvrtc64_112_0.dll`
+            let names = VERSIONS.iter().map(|version| version.split_once('.').unwrap_or((version, "0")));
+            names.map(|(major, minor)| format!("nvrtc64_{major}{minor}_0.dll")).collect()
         } else {
-            MAJORS.iter().map(|major| format!("libnvrtc.so.{major}")).chain(["libnvrtc.so".to_owned()]).collect()
+            VERSIONS.iter().map(|version| format!("libnvrtc.so.{version}")).chain(["libnvrtc.so".to_owned()]).collect()
         }
     };
     let inside = |folder: &Path| names().into_iter().map(|name| folder.join(name)).collect::<Vec<_>>();
@@ -245,7 +252,7 @@ mod tests {
 
     /// `None`, said aloud, where there is no NVRTC. One that is asked for has to be there.
     fn nvrtc() -> Option<Nvrtc> {
-        match Nvrtc::load() {
+        match Nvrtc::load(None) {
             Ok(nvrtc) => Some(nvrtc),
             Err(error) if std::env::var_os(VARIABLE).is_none() => {
                 eprintln!("skipped: {error}");
@@ -356,8 +363,9 @@ mod tests {
         let Some(nvrtc) = nvrtc() else { return };
         let folder = tempfile::tempdir().unwrap();
         let compile = || Ok(nvrtc.code_for(SOURCE, 80)?.image);
-        let first = super::super::compiled::load_or(Some(folder.path()), SOURCE, 80, compile).unwrap();
-        let again = super::super::compiled::load_or(Some(folder.path()), SOURCE, 80, || panic!("compiled again"));
+        let load = |image: &[u8]| Ok(image.to_vec());
+        let first = super::super::compiled::load_or(Some(folder.path()), SOURCE, 80, compile, load).unwrap();
+        let again = super::super::compiled::load_or(Some(folder.path()), SOURCE, 80, || panic!("compiled again"), load);
         assert!(first == again.unwrap());
     }
 
@@ -370,16 +378,26 @@ mod tests {
         let all = places(None, toolkit());
         assert!(all.len() >= 3 && all.iter().all(|place| place.parent() == Some(Path::new(""))), "{all:?}");
         if cfg!(unix) {
-            let library = lib.join("libnvrtc.so.12");
-            std::fs::write(&library, b"").unwrap();
-            assert_eq!(places(None, toolkit())[0], library);
-            assert!(places(Some(lib.into()), std::iter::empty()).contains(&library));
+            // As CUDA's libraries are really called.
+            for name in ["libnvrtc.so.11.2", "libnvrtc.so.12", "libnvrtc.so.13"] {
+                let library = lib.join(name);
+                std::fs::write(&library, b"").unwrap();
+                assert_eq!(places(None, toolkit())[0], library);
+                assert!(places(Some(lib.clone().into()), std::iter::empty()).contains(&library));
+            }
         }
         let named = folder.path().join("missing.so");
         let named = places(Some(named.into()), toolkit());
         assert_eq!(named.len(), 1, "an order");
 
-        let error = Nvrtc::first_of(&named).unwrap_err();
+        // One that the driver is too old for, and nothing else.
+        if let Some(nvrtc) = nvrtc() {
+            let error = Nvrtc::first_of(std::slice::from_ref(&nvrtc.path), Some(nvrtc.version.0 - 1)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::RuntimeMissing);
+            assert!(error.to_string().contains("which the driver does not know"), "{error}");
+            Nvrtc::first_of(&[nvrtc.path], Some(nvrtc.version.0)).unwrap();
+        }
+        let error = Nvrtc::first_of(&named, None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::RuntimeMissing);
         assert!(error.to_string().contains("missing.so") && error.to_string().contains(VARIABLE), "{error}");
     }

@@ -35,7 +35,7 @@ class Encoder(Handle):
     On a GPU, `weights_on` says where the weights of tasks are reconstructed: "device", in its memory, so that none of them
     crosses the bus at a switch; "host"; or "auto", the device where it can be had, else the host, and
     `info()["weights_fallback"]` says why. `device_budget` is how many bytes of its memory base, basis and weights may
-    take (0: three quarters of what is free).
+    take (0: three quarters of what is free). `cuda_graphs` records runs and replays them, with "cuda": for few batch sizes.
     """
 
     #: S: preprocessed images are f32 [n, 3, S, S].
@@ -65,6 +65,7 @@ class Encoder(Handle):
         tensorrt_min_cosine: float = 0.0,
         weights_on: str = "auto",
         device_budget: int = 0,
+        cuda_graphs: bool = False,
         onnxruntime_library: Optional[Path] = None,
     ) -> None:
         options = sized("tb_encoder_options")
@@ -78,7 +79,7 @@ class Encoder(Handle):
         options.tensorrt_cache, options.tensorrt_fp16 = cache, int(tensorrt_fp16)
         options.tensorrt_min_cosine = tensorrt_min_cosine
         options.weights_on = _choice(_WEIGHTS_ON, "weights_on", weights_on)
-        options.device_budget = device_budget
+        options.device_budget, options.cuda_graphs = device_budget, int(cuda_graphs)
         out = ffi.new("tb_encoder **")
         call(lib.tb_encoder_create, basis._handle, options, out)
         super().__init__(out[0], lib.tb_encoder_free)

@@ -64,8 +64,7 @@ fn demo() -> Result<()> {
     println!("  a task's weights          {:>8.2} MB (the vectors stay in the page cache)", mb(one.nbytes()));
 
     println!(
-        "time (medians; {} images of {2}×{2} pixels; page cache warm, {1} threads)",
-        1,
+        "time (medians; an image of {1}×{1} pixels; page cache warm, {0} threads)",
         encoder.threads(),
         encoder.arch().image_size()
     );
