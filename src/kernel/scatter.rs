@@ -193,8 +193,9 @@ pub(crate) fn cast(values: &[f32], dtype: DType, out: &mut [u8]) {
     }
 }
 
-/// The same mapping in as few dimensions as it has: neighbours that go on where the inner one ends are one.
-fn simplified(shape: &[usize], strides: &[usize]) -> (Vec<usize>, Vec<usize>) {
+/// The same mapping in as few dimensions as it has, but at least one: neighbours that go on where the inner one ends are
+/// one.
+pub(super) fn simplified(shape: &[usize], strides: &[usize]) -> (Vec<usize>, Vec<usize>) {
     let (mut extents, mut steps): (Vec<usize>, Vec<usize>) = (Vec::new(), Vec::new());
     for (&extent, &stride) in shape.iter().zip(strides).filter(|(extent, _)| **extent != 1) {
         match (extents.last_mut(), steps.last_mut()) {

@@ -125,10 +125,25 @@ impl<M: ArenaMemory> Spares<M> {
         /// More than two arenas that nobody needs would be a leak of sorts, whatever the budget says.
         const MOST: usize = 2;
 
+        // Freed once the lock is open again.
+        let mut beyond = Vec::new();
         let mut kept = self.kept();
-        if kept.len() < MOST && total(&kept) + memory.nbytes() <= self.limit.load(Ordering::Relaxed) {
-            kept.push(memory);
+        let mut has_room = |kept: &mut Vec<M>| loop {
+            if kept.len() < MOST && total(kept) + memory.nbytes() <= self.limit.load(Ordering::Relaxed) {
+                return true;
+            }
+            // What was wanted last is wanted next, rather than a size that is wanted no more.
+            match kept.iter().position(|other| other.nbytes() != memory.nbytes()) {
+                Some(other) => beyond.push(kept.remove(other)),
+                None => return false,
+            }
+        };
+        if has_room(&mut kept) {
+            kept.push(memory)
+        } else {
+            beyond.push(memory)
         }
+        drop(kept);
     }
 
     /// Memory of exactly so many bytes; all weights of one model take the same.
@@ -181,7 +196,8 @@ mod tests {
         let address = first.memory.as_f32().as_ptr();
         drop((first, arena(1024), arena(1024)));
         assert_eq!(spares.nbytes(), 8192, "two fit");
-        assert_eq!(arena(512).nbytes(), 2048, "another size takes fresh memory");
+        let another = arena(512);
+        assert_eq!((another.nbytes(), spares.nbytes()), (2048, 8192), "another size takes fresh memory");
         let (one, other) = (arena(1024), arena(1024));
         assert!([&one, &other].iter().any(|arena| arena.memory.as_f32().as_ptr() == address));
         assert_eq!(spares.nbytes(), 0);
@@ -189,7 +205,9 @@ mod tests {
         drop((one, other));
         spares.set_limit(4096);
         assert_eq!(spares.nbytes(), 4096);
-        let left = arena(1024);
+        drop(another);
+        assert_eq!(spares.nbytes(), 2048, "the size that came last takes the place of another");
+        let left = arena(512);
         drop(spares);
         drop(left);
     }

@@ -31,15 +31,8 @@ impl Plan<'_> {
                 .ok_or_else(|| Error::mismatch("the model lacks a parameter of the layout").tensor(name))
         };
 
-        for (name, held) in layout.kept() {
-            let own = find(name)?;
-            // Of the same bytes of the same file; comparing values would cost as much as reconstructing.
-            let same = own.base.is_some_and(|base| {
-                base.mapping().identity() == held.mapping().identity() && base.offset() == held.offset()
-            });
-            if !same || own.change.is_some() {
-                return Err(of_another(name).hint("Bind the graph with this base and this basis"));
-            }
+        if let Some(name) = changed_of_kept(layout, &find)? {
+            return Err(of_another(name));
         }
 
         let mut views = Vec::with_capacity(layout.tensors().len());
@@ -121,7 +114,7 @@ impl Weights {
                 None => false,
             };
             if !same {
-                return Err(of_another(name));
+                return Err(holds_another(name));
             }
         }
         let mut bases = Vec::new();
@@ -143,7 +136,35 @@ impl Weights {
     }
 }
 
-fn of_another(parameter: &str) -> Error {
+/// Which of the parameters that the graph holds itself is changed; the first one.
+///
+/// # Errors
+/// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where one is not that of the base that the graph was bound with.
+pub(super) fn changed_of_kept<'a, 'l>(
+    layout: &'l Layout,
+    find: &impl Fn(&str) -> Result<&'a Planned<'a>>,
+) -> Result<Option<&'l str>> {
+    let mut changed = None;
+    for (name, held) in layout.kept() {
+        let own = find(name)?;
+        // Of the same bytes of the same file; comparing values would cost as much as reconstructing.
+        let same = own.base.is_some_and(|base| {
+            base.mapping().identity() == held.mapping().identity() && base.offset() == held.offset()
+        });
+        if !same {
+            return Err(of_another(name));
+        }
+        changed = changed.or(own.change.is_some().then_some(name));
+    }
+    Ok(changed)
+}
+
+/// The graph holds the parameter itself, and these weights have another.
+pub(super) fn of_another(parameter: &str) -> Error {
+    holds_another(parameter).hint("Bind the graph with this base and this basis")
+}
+
+fn holds_another(parameter: &str) -> Error {
     Error::mismatch(
         "the graph holds this parameter as the basis that it was bound with leaves it, and these weights have another",
     )
@@ -151,7 +172,10 @@ fn of_another(parameter: &str) -> Error {
 }
 
 /// The base's own bytes, where nothing changes and the graph wants them as they are.
-fn as_it_is<'a>(tensor: &LaidOut, find: &impl Fn(&str) -> Result<&'a Planned<'a>>) -> Result<Option<Tensor>> {
+pub(super) fn as_it_is<'a>(
+    tensor: &LaidOut,
+    find: &impl Fn(&str) -> Result<&'a Planned<'a>>,
+) -> Result<Option<Tensor>> {
     let [part] = tensor.parts.as_slice() else { return Ok(None) };
     let planned = find(&part.parameter)?;
     let Some(base) = planned.base.filter(|base| planned.change.is_none() && base.dtype() == tensor.dtype) else {

@@ -1,5 +1,5 @@
-// A CUDA driver that has no GPU: device memory is the host's, streams do their work at once, and a launch runs the
-// combine kernel, compiled as plain C++. NVRTC too, which compiles nothing. So everything of src/kernel/cuda runs as
+// A CUDA driver that has no GPU: device memory is the host's, streams do their work at once, and a launch runs a
+// kernel, compiled as plain C++. NVRTC too, which compiles nothing. So everything of src/kernel/cuda runs as
 // it would with a GPU, but for the GPU. What a real driver would refuse is refused: calls without a context, handles
 // that are gone, accesses outside of what was allocated.
 //
@@ -10,6 +10,7 @@
 // clang-format off
 #include "shim.hpp"
 #include "combine.cu"
+#include "lay_out.cu"
 // clang-format on
 
 #include <cstdio>
@@ -323,23 +324,38 @@ API cuModuleUnload(void *module) {
 API cuModuleGetFunction(void **function, void *module, const char *name) {
     ENTER_CONTEXT;
     if (!handles.count(module)) return INVALID_HANDLE;
-    if (std::strcmp(name, "taskbasis_combine") != 0) return NOT_FOUND;
-    *function = (void *)&taskbasis_combine;
+    if (std::strcmp(name, "taskbasis_combine") == 0) {
+        *function = (void *)&taskbasis_combine;
+    } else if (std::strcmp(name, "taskbasis_lay_out") == 0) {
+        *function = (void *)&taskbasis_lay_out;
+    } else {
+        return NOT_FOUND;
+    }
     return SUCCESS;
+}
+
+template <class Parameter>
+static void launch(void (*kernel)(const Parameter), unsigned blocks, unsigned threads, const void *parameter) {
+    const Parameter copy = *(const Parameter *)parameter;
+    for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) {
+        for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) {
+            kernel(copy);
+        }
+    }
 }
 
 API cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
                    unsigned block_z, unsigned shared, void *stream, void **parameters, void **extra) {
     ENTER_CONTEXT;
-    if (function != (void *)&taskbasis_combine || !is_stream(stream)) return INVALID_HANDLE;
+    if (!is_stream(stream)) return INVALID_HANDLE;
     const bool is_flat = grid_y == 1 && grid_z == 1 && block_y == 1 && block_z == 1;
     if (!is_flat || grid_x == 0 || block_x != WARPS * LANES || shared != 0 || extra) return INVALID_VALUE;
-    Launch launch;
-    std::memcpy(&launch, parameters[0], sizeof(launch));
-    for (blockIdx.x = 0; blockIdx.x < grid_x; ++blockIdx.x) {
-        for (threadIdx.x = 0; threadIdx.x < block_x; ++threadIdx.x) {
-            taskbasis_combine(launch);
-        }
+    if (function == (void *)&taskbasis_combine) {
+        launch<Launch>(&taskbasis_combine, grid_x, block_x, parameters[0]);
+    } else if (function == (void *)&taskbasis_lay_out) {
+        launch<LayOut>(&taskbasis_lay_out, grid_x, block_x, parameters[0]);
+    } else {
+        return INVALID_HANDLE;
     }
     return forbidden || misaligned ? ILLEGAL_ADDRESS : SUCCESS;
 }

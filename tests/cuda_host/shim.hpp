@@ -1,4 +1,4 @@
-// What src/kernel/cuda/combine.cu needs to be plain C++: each thread of a launch is a call of the kernel. Every access
+// What the kernels of src/kernel/cuda need to be plain C++: each thread of a launch is a call of the kernel. Every access
 // to memory is checked: inside what the test allowed, and aligned to its own size, as the device demands.
 #pragma once
 
@@ -26,6 +26,9 @@ struct alignas(16) uint4 {
 };
 struct alignas(16) float4 {
     float x, y, z, w;
+};
+struct alignas(16) ulonglong2 {
+    unsigned long long x, y;
 };
 
 // First address -> the address after the last, of what may be read and of what may be written.
@@ -77,6 +80,18 @@ static float __uint_as_float(unsigned bits) {
     return value;
 }
 
+static unsigned __float_as_uint(float value) {
+    unsigned bits;
+    std::memcpy(&bits, &value, sizeof(bits));
+    return bits;
+}
+
+static long long __double_as_longlong(double value) {
+    long long bits;
+    std::memcpy(&bits, &value, sizeof(bits));
+    return bits;
+}
+
 static float __fmaf_rn(float a, float b, float c) {
     return std::fma(a, b, c);
 }
@@ -97,6 +112,21 @@ static float half_to_float(unsigned bits) {
                             : exponent == 0 ? std::ldexp(fraction, -24)
                                             : std::ldexp(1024 + fraction, exponent - 25);
     return bits & 0x8000 ? -magnitude : magnitude;
+}
+
+// By the format's definition, for what is no NaN; `std::nearbyint` rounds to nearest, ties to even.
+static unsigned float_to_half(float value) {
+    const unsigned sign = std::signbit(value) ? 0x8000 : 0;
+    const float magnitude = std::fabs(value);
+    if (magnitude >= 65520) {
+        return sign | 0x7c00;
+    }
+    int exponent;
+    std::frexp(magnitude, &exponent);
+    exponent = magnitude == 0 || exponent < -13 ? -13 : exponent;
+    // 1024 to 2048 of the last place, or fewer in a subnormal; a carry goes into the exponent by itself.
+    const unsigned places = (unsigned)std::nearbyint(std::ldexp(magnitude, 11 - exponent));
+    return sign | (((unsigned)(exponent + 13) << 10) + places);
 }
 
 // A hint, which must not reach beyond what is there all the same.

@@ -165,7 +165,7 @@ impl Device {
                 // SAFETY: so many values lie there as long as `weights` live, in the memory that `self` is of; a run
                 // reads them after `wait_in`, and they are not overwritten before `used_in` allows it.
                 let values = unsafe { OnDevice::new(tensor.address, &self.memory) };
-                Ok(Input { name, shape, values: Elements::Device(crate::tensor::DType::F32, values) })
+                Ok(Input { name, shape, values: Elements::Device(tensor.dtype, values) })
             })
             .collect()
     }

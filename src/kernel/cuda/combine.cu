@@ -310,8 +310,22 @@ static __device__ __forceinline__ void combine_tile(const Launch &launch, u64 se
 }
 
 // Where the segment at `index` begins, in tiles of the launch.
-static __device__ __forceinline__ unsigned first_tile(const Launch &launch, unsigned index) {
-    return __ldg((const unsigned *)(launch.segments + 32ull * index + 16));
+static __device__ __forceinline__ unsigned first_tile(u64 segments, unsigned index) {
+    return __ldg((const unsigned *)(segments + 32ull * index + 16));
+}
+
+// The segment of a tile: the last one that does not begin after it; the first one begins at 0.
+static __device__ __forceinline__ unsigned segment_of(u64 segments, unsigned count, unsigned tile) {
+    unsigned index = 0;
+    for (unsigned beyond = count; beyond - index > 1;) {
+        const unsigned middle = index + (beyond - index) / 2;
+        if (first_tile(segments, middle) <= tile) {
+            index = middle;
+        } else {
+            beyond = middle;
+        }
+    }
+    return index;
 }
 
 extern "C" __global__ void __launch_bounds__(WARPS *LANES, 4) taskbasis_combine(const __grid_constant__ Launch launch) {
@@ -322,19 +336,10 @@ extern "C" __global__ void __launch_bounds__(WARPS *LANES, 4) taskbasis_combine(
         return;
     }
     const unsigned end = launch.tiles - tile < launch.run ? launch.tiles : tile + launch.run;
-    // The last segment that does not begin after `tile`; the first one begins at 0.
-    unsigned index = 0;
-    for (unsigned beyond = launch.segment_count; beyond - index > 1;) {
-        const unsigned middle = index + (beyond - index) / 2;
-        if (first_tile(launch, middle) <= tile) {
-            index = middle;
-        } else {
-            beyond = middle;
-        }
-    }
+    unsigned index = segment_of(launch.segments, launch.segment_count, tile);
     for (; tile < end; ++tile) {
         // No segment is empty, so the next tile is of this segment or of the one after.
-        if (index + 1 < launch.segment_count && first_tile(launch, index + 1) <= tile) {
+        if (index + 1 < launch.segment_count && first_tile(launch.segments, index + 1) <= tile) {
             ++index;
         }
         combine_tile(launch, launch.segments + 32ull * index, tile, lane);

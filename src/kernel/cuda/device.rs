@@ -5,6 +5,7 @@ use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use super::lay_out::LayOut;
 use super::table::Launch;
 use crate::error::Result;
 
@@ -75,6 +76,9 @@ pub(crate) trait Device: fmt::Debug + Send + Sync {
 
     /// Runs the kernel, in [`Queue::Combine`].
     fn combine(&self, launch: &Launch) -> Result<()>;
+
+    /// Runs the kernel that puts tensors into a layout, in [`Queue::Combine`].
+    fn lay_out(&self, launch: &LayOut) -> Result<()>;
 
     /// An event that happens when all that is in the queue now is done.
     fn record(&self, queue: Queue) -> Result<u64>;

@@ -10,8 +10,9 @@ use cudarc::driver::result::{self, DriverError, device, event, module, primary_c
 use cudarc::driver::sys;
 
 use super::device::{Device, Info, Queue};
+use super::lay_out::LayOut;
 use super::nvrtc::Nvrtc;
-use super::table::Launch;
+use super::table::{Geometry, Launch};
 use super::{SOURCE, compiled};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -29,6 +30,7 @@ pub(super) struct Driver {
     combine: sys::CUstream,
     module: sys::CUmodule,
     kernel: sys::CUfunction,
+    lay_out: sys::CUfunction,
 }
 
 // SAFETY: handles of the driver, whose functions may be called from any thread.
@@ -135,6 +137,7 @@ impl Driver {
             combine: std::ptr::null_mut(),
             module: std::ptr::null_mut(),
             kernel: std::ptr::null_mut(),
+            lay_out: std::ptr::null_mut(),
         };
         let here = driver.enter()?;
         driver.copy = stream::create(stream::StreamKind::NonBlocking).map_err(failed("cannot make a stream"))?;
@@ -155,9 +158,11 @@ impl Driver {
             // SAFETY: a whole cubin, or PTX with a zero at its end: NVRTC made it, and its hash was checked.
             |image| unsafe { module::load_data(image.as_ptr().cast()) }.map_err(refused),
         )?;
-        // SAFETY: the module was just loaded.
-        driver.kernel =
-            unsafe { module::get_function(driver.module, c"taskbasis_combine".to_owned()) }.map_err(refused)?;
+        let function = |name: &std::ffi::CStr| {
+            // SAFETY: the module was just loaded.
+            unsafe { module::get_function(driver.module, name.to_owned()) }.map_err(refused)
+        };
+        (driver.kernel, driver.lay_out) = (function(c"taskbasis_combine")?, function(c"taskbasis_lay_out")?);
         drop(here);
         Ok(driver)
     }
@@ -170,6 +175,23 @@ impl Driver {
         // SAFETY: the context is retained as long as `self` lives.
         unsafe { sys::cuCtxPushCurrent_v2(self.context) }.result().map_err(failed("cannot use the GPU"))?;
         Ok(Entered { captures: exchange(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED), here: PhantomData })
+    }
+
+    /// Puts a kernel into [`Queue::Combine`], with its one parameter.
+    fn launch(&self, kernel: sys::CUfunction, geometry: Geometry, parameter: &[u8]) -> Result<()> {
+        if geometry.blocks == 0 {
+            return Ok(());
+        }
+        let _here = self.enter()?;
+        let mut parameters = [parameter.as_ptr().cast_mut().cast::<c_void>()];
+        // SAFETY: the kernel's one parameter, of its size and alignment, which the driver copies during the call; the
+        // module stays loaded as long as `self` lives. The addresses in it are those of memory that stays until an
+        // event after this launch.
+        unsafe {
+            let (grid, block) = ((geometry.blocks, 1, 1), (geometry.threads, 1, 1));
+            result::launch_kernel(kernel, grid, block, 0, self.combine, &mut parameters)
+        }
+        .map_err(failed("cannot launch the kernel"))
     }
 
     fn stream(&self, queue: Queue) -> sys::CUstream {
@@ -308,20 +330,11 @@ impl Device for Driver {
     }
 
     fn combine(&self, launch: &Launch) -> Result<()> {
-        let geometry = launch.geometry();
-        if geometry.blocks == 0 {
-            return Ok(());
-        }
-        let _here = self.enter()?;
-        let mut parameters = [launch.bytes().as_ptr().cast_mut().cast::<c_void>()];
-        // SAFETY: the kernel's one parameter, of its size and alignment, which the driver copies during the call; the
-        // module stays loaded as long as `self` lives. The addresses in it are those of memory that stays until an
-        // event after this launch.
-        unsafe {
-            let (grid, block) = ((geometry.blocks, 1, 1), (geometry.threads, 1, 1));
-            result::launch_kernel(self.kernel, grid, block, 0, self.combine, &mut parameters)
-        }
-        .map_err(failed("cannot launch the kernel"))
+        self.launch(self.kernel, launch.geometry(), launch.bytes())
+    }
+
+    fn lay_out(&self, launch: &LayOut) -> Result<()> {
+        self.launch(self.lay_out, launch.geometry(), launch.bytes())
     }
 
     fn record(&self, queue: Queue) -> Result<u64> {

@@ -11,9 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::super::strip::Format;
 use super::device::{Device, Info, Queue};
 use super::form::{self, TILE};
+use super::lay_out::LayOut;
 use super::table::Launch;
 use crate::error::{Error, Result};
-use crate::tensor::BlockFormat;
+use crate::kernel::cast;
+use crate::tensor::{BlockFormat, DType};
 
 /// What has happened on a [`HostDevice`] so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub(crate) struct Tally {
     /// Bytes copied from the host.
     pub(crate) copied: usize,
     pub(crate) launches: usize,
+    /// Launches of the kernel for layouts.
+    pub(crate) laid_out: usize,
 }
 
 #[derive(Debug)]
@@ -52,6 +56,7 @@ enum Work {
     Copy { to: u64, from: usize, bytes: usize },
     Move { from: u64, to: u64, bytes: usize },
     Combine(Vec<u8>),
+    LayOut(Vec<u8>),
     Record(u64),
     Wait(u64),
     Read { from: u64, to: Arc<Mutex<Vec<u8>>> },
@@ -125,6 +130,10 @@ impl State {
                 self.combine(&launch);
                 self.tally.launches += 1;
             }
+            Work::LayOut(launch) => {
+                self.lay_out(&launch);
+                self.tally.laid_out += 1;
+            }
             Work::Record(event) => {
                 self.events.insert(event, true);
             }
@@ -156,8 +165,6 @@ impl State {
 
     /// What the kernel does, read from the table as it reads it, element by element by the bit contract.
     fn combine(&mut self, launch: &[u8]) {
-        let u32_at = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
-        let u64_at = |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
         let (segments, terms, out) = (u64_at(launch, 0), u64_at(launch, 8), u64_at(launch, 16));
         let (count, tiles, active) = (u32_at(launch, 24), u32_at(launch, 28), u32_at(launch, 36));
         let active: Vec<(u32, f32)> = (0..active as usize)
@@ -194,6 +201,59 @@ impl State {
             }
         }
     }
+
+    /// What the kernel for layouts does, by the text in `lay_out.cu` on its table.
+    fn lay_out(&mut self, launch: &[u8]) {
+        let (segments, parts, dimensions) = (u64_at(launch, 0), u64_at(launch, 8), u64_at(launch, 16));
+        for i in 0..u64::from(u32_at(launch, 32)) {
+            let segment = self.bytes(segments + 32 * i, 32).to_vec();
+            let mut sums: Vec<f32> = Vec::new();
+            for p in 0..u32_at(&segment, 24) {
+                let part = self.bytes(parts + 32 * u64::from(u32_at(&segment, 20) + p), 32);
+                let all = self.bytes(dimensions + 16 * u64::from(u32_at(part, 8)), 16 * u32_at(part, 12) as usize);
+                // From and to, of every element, whatever the order of the dimensions.
+                let mut places = vec![(0u64, 0usize)];
+                for dimension in all.chunks_exact(16) {
+                    let [extent, stride, out] = [0, 4, 8].map(|at| u32_at(dimension, at));
+                    let step = |&(from, to): &(u64, usize), k: u32| {
+                        (from + u64::from(k) * u64::from(stride), to + k as usize * out as usize)
+                    };
+                    places = places.iter().flat_map(|at| (0..extent).map(move |k| step(at, k))).collect();
+                }
+                assert_eq!(places.len(), u32_at(&segment, 8) as usize);
+                let mut values = vec![f32::NAN; places.len()];
+                for (from, to) in places {
+                    values[to] = f32::from_bits(u32_at(self.bytes(u64_at(part, 0) + 4 * from, 4), 0));
+                }
+                if u32_at(part, 16) == 1 {
+                    let scale = f32::from_bits(u32_at(part, 20));
+                    values.iter_mut().for_each(|value| *value *= scale);
+                }
+                if p == 0 {
+                    sums = values;
+                } else {
+                    sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+                }
+            }
+            let dtype = match u32_at(&segment, 12) {
+                1 => DType::F32,
+                2 => DType::F16,
+                3 => DType::BF16,
+                _ => DType::F64,
+            };
+            let mut bytes = vec![0; sums.len() * dtype.size()];
+            cast(&sums, dtype, &mut bytes);
+            self.bytes_mut(u64_at(launch, 24) + u64_at(&segment, 0), bytes.len()).copy_from_slice(&bytes);
+        }
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
 }
 
 fn format_of(number: u32) -> Format {
@@ -278,6 +338,12 @@ impl Device for HostDevice {
 
     fn combine(&self, launch: &Launch) -> Result<()> {
         let work = Work::Combine(launch.bytes().to_vec());
+        self.lock().queues.entry(Queue::Combine).or_default().push_back(work);
+        Ok(())
+    }
+
+    fn lay_out(&self, launch: &LayOut) -> Result<()> {
+        let work = Work::LayOut(launch.bytes().to_vec());
         self.lock().queues.entry(Queue::Combine).or_default().push_back(work);
         Ok(())
     }

@@ -1,9 +1,11 @@
-//! The combine kernel on a GPU: the bits of `scalar.rs`, computed where the encoder will read them.
+//! The combine kernel on a GPU: the bits of `scalar.rs`, computed where the encoder will read them. And the one that
+//! puts them into the layout of a user's graph.
 //!
 //! # Where to read
 //! `combine.cu` is the kernel, in CUDA C. `form.rs` says how inputs lie in device memory, `table.rs` what one launch is
-//! told. `nvrtc.rs` compiles it, `compiled.rs` keeps the result on the disk. `device.rs` is what is asked of a device,
-//! `driver.rs` the one that is a GPU, and `host.rs` the one that tests have.
+//! told. `lay_out.cu` and `lay_out.rs` are the same for layouts. `nvrtc.rs` compiles them, `compiled.rs` keeps the result
+//! on the disk. `device.rs` is what is asked of a device, `driver.rs` the one that is a GPU, and `host.rs` the one that
+//! tests have.
 
 #[cfg(any(feature = "cuda", test))]
 mod compiled;
@@ -13,6 +15,7 @@ mod driver;
 pub(crate) mod form;
 #[cfg(test)]
 mod host;
+mod lay_out;
 #[cfg(any(feature = "cuda", test))]
 mod nvrtc;
 mod staging;
@@ -26,14 +29,16 @@ use std::time::Instant;
 pub(crate) use device::{Device, Event, Memory, Pinned, Queue};
 #[cfg(test)]
 pub(crate) use host::HostDevice;
+pub(crate) use lay_out::{Elements, LayOut, LayOutTable};
 pub(crate) use staging::Staging;
 pub(crate) use table::{Launch, Part, Table};
 
 use crate::error::Result;
 
-/// The kernel's source.
+/// The kernels' source, one program.
 #[cfg(any(feature = "cuda", test))]
-pub(crate) const SOURCE: &str = include_str!("combine.cu");
+pub(crate) const SOURCE: &str =
+    concat!(include_str!("combine.cu"), "#line 1 \"lay_out.cu\"\n", include_str!("lay_out.cu"));
 
 /// A GPU that weights can be reconstructed on; [`DeviceModel`](crate::weights::DeviceModel) does.
 ///

@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_compiles_for_every_architecture() {
+    fn the_kernels_compile_for_every_architecture() {
         let Some(nvrtc) = nvrtc() else { return };
         let (major, minor) = nvrtc.version;
         let mut compiled = Vec::new();
@@ -274,27 +274,38 @@ mod tests {
             }
             let code = nvrtc.code_for(SOURCE, architecture).unwrap();
             assert!(code.image.starts_with(b"\x7fELF"), "sm_{architecture}");
-            // What the assembler reports: `… 8 bytes spill stores, 8 bytes spill loads`, `Used 128 registers`.
-            let number_before = |words: &str| -> Option<u32> {
-                let before = &code.log[..code.log.find(words)?];
-                before.trim_end().rsplit(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-            };
-            let (spilled, registers) = (number_before("bytes spill stores"), number_before("registers, used"));
-            eprintln!("sm_{architecture}: {registers:?} registers, {spilled:?} bytes spilled");
             // A warp's sums have to stay in registers; a word or two of what is needed once a tile need not.
-            assert!(spilled.is_some_and(|bytes| bytes <= 64), "{}", code.log);
-            assert!(registers.is_some_and(|count| count <= 128), "{}", code.log);
+            for (kernel, registers_at_most, spilled_at_most) in
+                [("taskbasis_combine", 128, 64), ("taskbasis_lay_out", 80, 0)]
+            {
+                // What the assembler reports of each: `… 8 bytes spill stores, 8 bytes spill loads`, `Used 128 registers`.
+                let named = format!("Compiling entry function '{kernel}'");
+                let log = &code.log[code.log.find(&named).unwrap_or_else(|| panic!("{}", code.log))..];
+                let number_before = |words: &str| -> Option<u32> {
+                    let before = &log[..log.find(words)?];
+                    before.trim_end().rsplit(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+                };
+                let (spilled, registers) = (number_before("bytes spill stores"), number_before("registers, used"));
+                eprintln!("sm_{architecture}, {kernel}: {registers:?} registers, {spilled:?} bytes spilled");
+                assert!(spilled.is_some_and(|bytes| bytes <= spilled_at_most), "{}", code.log);
+                assert!(registers.is_some_and(|count| count <= registers_at_most), "{}", code.log);
+            }
             compiled.push(architecture);
         }
         assert!(compiled.contains(&80) && compiled.contains(&90), "{compiled:?}");
     }
 
+    /// The instructions of a kernel.
+    fn ptx_of(nvrtc: &Nvrtc, kernel: &str) -> String {
+        let ptx = String::from_utf8(nvrtc.ptx(SOURCE, 80).unwrap().image).unwrap();
+        let (_, from) = ptx.split_once(&format!(".visible .entry {kernel}(")).unwrap();
+        from.split(".visible .entry").next().unwrap().to_owned()
+    }
+
     #[test]
     fn it_loads_sixteen_bytes_at_a_time_and_rounds_as_the_contract_says() {
         let Some(nvrtc) = nvrtc() else { return };
-        let ptx = nvrtc.ptx(SOURCE, 80).unwrap().image;
-        let ptx = String::from_utf8(ptx).unwrap();
-        assert!(ptx.contains(".visible .entry taskbasis_combine("));
+        let ptx = ptx_of(&nvrtc, "taskbasis_combine");
         let count = |what: &str| ptx.matches(what).count();
         assert!(count("ld.global.nc.v4.u32") > 50 && count("st.global.cg.v4.f32") >= 16);
         // Apart from those: the upper plane of q3, eight bytes a lane, and the search for the segment.
@@ -304,6 +315,28 @@ mod tests {
             assert_eq!(count(never), 0, "{never}");
         }
         assert!(count("fma.rn.f32") >= 64 && count("add.rn.f32") >= 64);
+    }
+
+    #[test]
+    fn layouts_are_read_and_written_in_wide_pieces() {
+        let Some(nvrtc) = nvrtc() else { return };
+        let ptx = ptx_of(&nvrtc, "taskbasis_lay_out");
+        let count = |what: &str| ptx.matches(what).count();
+        // Eight loads of a square, and one for each row that is gathered. Alone are only elements that no 16 bytes hold:
+        // a square's 32, four a gathered row; and the search for the segment.
+        assert!(count("ld.global.nc.v4.u32") >= 8 + 4);
+        assert!(count("ld.global.nc.f32") <= 32 + 16, "{}", count("ld.global.nc.f32"));
+        assert_eq!(count("ld.global"), count("ld.global.nc.v4.u32") + count("ld.global.nc.f32") + 2);
+        // Four elements of a gathered row at a time, for each type; a square's columns, side by side over the lanes.
+        let wide = [("v4.f32", 4), ("v2.u32", 2 * 4), ("v2.u64", 2 * 4)];
+        let narrow = [("f32", 32 + 16), ("u16", 2 * (32 + 16)), ("u64", 32 + 16)];
+        for (kind, expected) in wide.into_iter().chain(narrow) {
+            assert_eq!(count(&format!("st.global.cg.{kind}")), expected, "{kind}");
+        }
+        for never in [".local", "ld.u", "st.u", ".ftz", "fma", "mad.f32", "approx", "bar.sync", ".shared"] {
+            assert_eq!(count(never), 0, "{never}");
+        }
+        assert!(count("cvt.rn.f16.f32") > 0 && count("mul.rn.f32") >= 32 && count("add.rn.f32") >= 16);
     }
 
     #[test]

@@ -18,7 +18,7 @@ const WARPS: u32 = 4;
 const LANES: u32 = 32;
 
 /// Beyond this many a thread could not count them.
-const MOST_TILES: u32 = 1 << 31;
+pub(super) const MOST_TILES: u32 = 1 << 31;
 
 /// A stretch of whole tiles of one tensor. Addresses are those of its first tile.
 pub(crate) struct Part<'a> {

@@ -2,6 +2,7 @@
 
 #[path = "../../../tests/cuda_host/mod.rs"]
 pub(crate) mod cuda_host;
+mod lay_out;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -12,7 +13,8 @@ use super::super::input::Input;
 use super::super::strip::Format;
 use super::super::{Kernel, Segment, combine};
 use super::form::{self, TILE};
-use super::table::{Launch, Part, Table};
+use super::lay_out::LayOut;
+use super::table::{Geometry, Launch, Part, Table};
 use crate::tensor::{BLOCK, BlockFormat, Blocks, DType, Source, Tensor};
 use crate::{Error, Mapping};
 
@@ -42,19 +44,35 @@ impl Host {
 
     /// Launches the kernel, which may touch nothing but these ranges of memory.
     fn launch(&mut self, launch: &Launch, readable: &[&Memory], writable: &Memory) {
+        self.run(["host_launch", "host_launch_bytes"], launch.bytes(), launch.geometry(), readable, writable);
+    }
+
+    /// The same with the kernel for layouts.
+    fn lay_out(&mut self, launch: &LayOut, readable: &[&Memory], writable: &Memory) {
+        self.run(["host_lay_out", "host_lay_out_bytes"], launch.bytes(), launch.geometry(), readable, writable);
+    }
+
+    fn run(
+        &mut self,
+        [kernel, size]: [&str; 2],
+        launch: &[u8],
+        Geometry { blocks, threads, .. }: Geometry,
+        readable: &[&Memory],
+        writable: &Memory,
+    ) {
         type Allow = unsafe extern "C" fn(i32, u64, u64);
         type Run = unsafe extern "C" fn(u32, u32, *const u8);
         // SAFETY: the types are those of tests/cuda_host/host.cpp. The kernel touches only what is allowed here, all
         // of it alive until the call ends, and `writable` borrowed by nobody.
         unsafe {
-            let bytes = self.library.get::<unsafe extern "C" fn() -> u64>(b"host_launch_bytes").unwrap();
-            assert_eq!(bytes() as usize, launch.bytes().len());
+            let bytes = self.library.get::<unsafe extern "C" fn() -> u64>(size.as_bytes()).unwrap();
+            assert_eq!(bytes() as usize, launch.len());
             self.library.get::<unsafe extern "C" fn()>(b"host_forget").unwrap()();
             let allow = self.library.get::<Allow>(b"host_allow").unwrap();
             readable.iter().for_each(|memory| allow(0, memory.address(), memory.bytes as u64));
             allow(1, writable.address(), writable.bytes as u64);
-            let run = self.library.get::<Run>(b"host_launch").unwrap();
-            run(launch.geometry().blocks, launch.geometry().threads, launch.bytes().as_ptr());
+            let run = self.library.get::<Run>(kernel.as_bytes()).unwrap();
+            run(blocks, threads, launch.as_ptr());
             let faults = self.library.get::<unsafe extern "C" fn() -> u64>(b"host_faults").unwrap()();
             assert_eq!(faults, 0, "accesses outside of what there is, and (above bit 32) misaligned ones");
         }
@@ -333,7 +351,7 @@ fn many_segments_and_long_runs() {
     };
     let tensors: Vec<Tensors> = (0..401).map(tensor).collect();
     let tiles: usize = tensors.iter().map(|tensor| form::tiles(tensor.numel)).sum();
-    let run = super::table::Geometry::of(tiles as u32, 1).run as usize;
+    let run = Geometry::of(tiles as u32, 1).run as usize;
     assert!(run >= 2 && !tiles.is_multiple_of(run), "{tiles} tiles, {run} a warp: the last warp has fewer");
     check(&[-0.7], &tensors, 1);
 }

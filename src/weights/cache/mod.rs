@@ -151,6 +151,11 @@ impl<W: Reconstructed> WeightsCache<W> {
         Ok(weights)
     }
 
+    /// Drops the weights of all keys that `which` accepts.
+    pub(super) fn forget(&self, which: impl Fn(&Key) -> bool) {
+        self.change(|state| state.forget(which));
+    }
+
     /// Stops the reconstruction that was begun with this token, unless somebody waits for it; whether it did.
     pub(super) fn cancel(&self, key: &Key, token: &Arc<AtomicBool>) -> bool {
         self.lock().cancel(key, token)

@@ -217,6 +217,12 @@ impl<W: Reconstructed> State<W> {
         self.entries.retain(|_, entry| !matches!(entry, Entry::Dropped(weights) if weights.strong_count() == 0));
     }
 
+    /// Drops the weights of all keys that `which` accepts.
+    pub(super) fn forget(&mut self, which: impl Fn(&Key) -> bool) {
+        let keys: Vec<Key> = self.entries.keys().filter(|key| which(key)).cloned().collect();
+        keys.iter().for_each(|key| self.drop_weights(key));
+    }
+
     fn drop_weights(&mut self, key: &Key) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         if let Entry::Kept(kept) = entry {

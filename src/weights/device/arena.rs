@@ -7,28 +7,45 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::cuda::{Device, Event, Memory};
 use crate::weights::arena::ArenaMemory;
 
-/// How much memory weights take on a device, all together: kept, spare, and held by whoever runs with them.
+/// How much memory weights take on a device, all together: kept, spare, and held by whoever runs with them. And what
+/// serves the layouts that they are in.
 #[derive(Debug)]
 pub(super) struct Allowance {
     pub(super) limit: usize,
     taken: AtomicUsize,
+    layouts: AtomicUsize,
 }
 
 impl Allowance {
     pub(super) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, taken: AtomicUsize::new(0) })
+        Arc::new(Self { limit, taken: AtomicUsize::new(0), layouts: AtomicUsize::new(0) })
     }
 
     /// Bytes that are taken.
     pub(super) fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
     }
+
+    /// Those of them that serve layouts.
+    pub(super) fn layouts(&self) -> usize {
+        self.layouts.load(Ordering::Relaxed)
+    }
 }
 
-/// Memory for the weights of a task.
+/// What memory is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// The weights of a task.
+    Weights,
+    /// All tasks of a layout, or of all layouts.
+    Layout,
+}
+
+/// Memory for the weights of a task, or for a layout.
 #[derive(Debug)]
 pub struct DeviceArena {
     memory: Memory,
+    purpose: Purpose,
     /// The ends of all work that uses it.
     pub(super) uses: Vec<Arc<Event>>,
     allowance: Arc<Allowance>,
@@ -39,16 +56,35 @@ impl DeviceArena {
     ///
     /// # Errors
     /// [`ErrorKind::OutOfMemory`] where the allowance has no room, or the device.
-    pub(super) fn new(device: &Arc<dyn Device>, bytes: usize, allowance: &Arc<Allowance>) -> Result<Self> {
+    pub(super) fn new(
+        device: &Arc<dyn Device>,
+        bytes: usize,
+        allowance: &Arc<Allowance>,
+        purpose: Purpose,
+    ) -> Result<Self> {
         let more = |taken: usize| taken.checked_add(bytes).filter(|&all| all <= allowance.limit);
         if allowance.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
-            return Err(Error::new(ErrorKind::OutOfMemory, "the budget of device memory is taken by weights in use")
-                .expected(format_args!("room for {bytes} bytes in {}", allowance.limit))
-                .got(format_args!("{} bytes in use", allowance.taken()))
-                .hint("Let go of weights that no longer run, or raise the budget"));
+            let (taken, layouts) = (allowance.taken(), allowance.layouts());
+            let error = Error::new(ErrorKind::OutOfMemory, "the budget of device memory is taken by weights in use")
+                .expected(format_args!("room for {bytes} bytes in {}", allowance.limit));
+            return Err(if purpose == Purpose::Weights && layouts == 0 {
+                error
+                    .got(format_args!("{taken} bytes in use"))
+                    .hint("Let go of weights that no longer run, or raise the budget")
+            } else {
+                error.got(format_args!("{taken} bytes in use, {layouts} of them for layouts of graphs")).hint(
+                    "Let go of weights that no longer run and of graphs, raise the budget, or bring the model there for \
+                     this layout (`DeviceModel::for_layout`)",
+                )
+            });
         }
         match Memory::new(device, bytes) {
-            Ok(memory) => Ok(Self { memory, uses: Vec::new(), allowance: Arc::clone(allowance) }),
+            Ok(memory) => {
+                if purpose == Purpose::Layout {
+                    allowance.layouts.fetch_add(bytes, Ordering::Relaxed);
+                }
+                Ok(Self { memory, purpose, uses: Vec::new(), allowance: Arc::clone(allowance) })
+            }
             Err(error) => {
                 allowance.taken.fetch_sub(bytes, Ordering::Relaxed);
                 Err(error)
@@ -58,6 +94,13 @@ impl DeviceArena {
 
     pub(super) fn address(&self) -> u64 {
         self.memory.address()
+    }
+
+    /// It is not given to others, or freed, before this.
+    pub(super) fn used_until(&mut self, event: Arc<Event>) {
+        // Those that have happened say nothing any more. One that cannot be asked stays.
+        self.uses.retain(|event| !event.has_happened().unwrap_or(false));
+        self.uses.push(event);
     }
 }
 
@@ -73,6 +116,10 @@ impl Drop for DeviceArena {
             // A failure has ended the work as well.
             let _ = event.synchronize();
         }
-        self.allowance.taken.fetch_sub(self.memory.nbytes(), Ordering::Relaxed);
+        let bytes = self.memory.nbytes();
+        self.allowance.taken.fetch_sub(bytes, Ordering::Relaxed);
+        if self.purpose == Purpose::Layout {
+            self.allowance.layouts.fetch_sub(bytes, Ordering::Relaxed);
+        }
     }
 }

@@ -10,7 +10,7 @@ const SLOT: usize = 32 << 20;
 pub(super) struct Wants<'a> {
     /// Bytes that may be used for everything.
     pub(super) budget: usize,
-    /// The parameters that no vector changes: they are always there.
+    /// What is always there: the parameters that no vector changes, and what serves a layout.
     pub(super) unchanged: usize,
     /// One task's weights.
     pub(super) arena: usize,

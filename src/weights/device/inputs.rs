@@ -5,6 +5,7 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 
 use super::budget::{Split, Wants};
+use super::layout::LayoutPlan;
 use super::staging::send_inputs;
 use crate::basis::Coefficients;
 use crate::error::{Error, Result};
@@ -12,8 +13,9 @@ use crate::kernel::cuda::form::{self, TILE};
 use crate::kernel::cuda::{Device, Event, Launch, Memory, Part, Queue, Staging, Table};
 use crate::kernel::{Format, Input};
 use crate::tensor::{DType, Source, Tensor};
+use crate::weights::Scope;
 use crate::weights::model::Model;
-use crate::weights::{Scope, plan};
+use crate::weights::plan::{self, Plan};
 
 /// Where a tensor of some weights lies.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +25,17 @@ pub(super) enum Place {
     /// Unchanged, at this address.
     Resident(u64),
 }
+
+/// A tensor of some weights.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) shape: Box<[usize]>,
+    pub(super) dtype: DType,
+    pub(super) place: Place,
+}
+
+/// By name.
+pub(super) type Tensors = IndexMap<String, Held>;
 
 /// A parameter that vectors change.
 #[derive(Debug)]
@@ -60,7 +73,8 @@ impl Changed {
 #[derive(Debug)]
 pub(super) struct Inputs {
     pub(super) device: Arc<dyn Device>,
-    tensors: IndexMap<String, (Box<[usize]>, Place)>,
+    /// In f32, by their canonical names.
+    pub(super) tensors: Tensors,
     /// Of one task's weights.
     pub(super) arena_bytes: usize,
     /// Those parameters that stay on the device, as one launch computes them.
@@ -75,7 +89,7 @@ pub(super) struct Inputs {
 
 /// What is planned, before anything is on the device.
 struct Planned {
-    tensors: IndexMap<String, (Box<[usize]>, Place)>,
+    tensors: Tensors,
     /// In f32.
     unchanged: Vec<Tensor>,
     changed: Vec<Changed>,
@@ -83,7 +97,8 @@ struct Planned {
 }
 
 impl Inputs {
-    /// Brings the model to the device, as far as there is room within `budget`.
+    /// Brings the model to the device, as far as there is room within `budget` beside tasks' weights, and beside what
+    /// serves their layout.
     ///
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where base and basis are not of one model;
@@ -94,18 +109,22 @@ impl Inputs {
         device: &Arc<dyn Device>,
         budget: usize,
         threads: usize,
+        layout: Option<&LayoutPlan>,
     ) -> Result<(Self, Split, Option<Staging>)> {
         let Planned { mut tensors, unchanged, changed, arena_bytes } = planned(model)?;
         let f32_bytes = form::tile_bytes(Format::F32);
         let wanted: Vec<usize> = changed.iter().map(|c| c.tiles * c.tile_bytes() + c.table_bytes()).collect();
-        let split = Wants {
+        let for_layout = layout.map_or(0, |layout| layout.nbytes() + arena_bytes);
+        let mut split = Wants {
             budget,
-            unchanged: unchanged.iter().map(|tensor| form::tiles(tensor.numel()) * f32_bytes).sum(),
-            arena: arena_bytes,
+            unchanged: for_layout
+                + unchanged.iter().map(|tensor| form::tiles(tensor.numel()) * f32_bytes).sum::<usize>(),
+            arena: layout.map_or(arena_bytes, LayoutPlan::arena_bytes),
             inputs: &wanted,
             smallest_slot: changed.iter().map(|c| c.tile_bytes() + c.table_bytes()).max().unwrap_or(0),
         }
         .split()?;
+        split.arenas += for_layout;
 
         let (mut resident, mut streamed, mut bytes) = (Vec::new(), Vec::new(), 0);
         for ((changed, stays), wanted) in changed.into_iter().zip(&split.resident).zip(&wanted) {
@@ -125,8 +144,8 @@ impl Inputs {
             (format, address)
         };
         let mut places = unchanged.iter().map(|tensor| place(Input::Dense(tensor)).1).collect::<Vec<_>>().into_iter();
-        for (_, at) in tensors.values_mut() {
-            if let Place::Resident(address) = at {
+        for tensor in tensors.values_mut() {
+            if let Place::Resident(address) = &mut tensor.place {
                 *address = places.next().unwrap_or_default();
             }
         }
@@ -162,9 +181,7 @@ impl Inputs {
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for more terms than a launch takes;
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
     pub(super) fn combine(&self, out: u64, active: &[(u32, f32)]) -> Result<()> {
-        if let Some(uploaded) = &self.uploaded {
-            uploaded.hold_up(Queue::Combine)?;
-        }
+        self.wait_for_upload()?;
         if self.table.tiles() == 0 {
             return Ok(());
         }
@@ -180,18 +197,17 @@ impl Inputs {
         self.uploaded.as_ref().map_or(Ok(()), Event::synchronize)
     }
 
+    /// Has the kernels wait until everything is there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
+    pub(super) fn wait_for_upload(&self) -> Result<()> {
+        self.uploaded.as_ref().map_or(Ok(()), |uploaded| uploaded.hold_up(Queue::Combine))
+    }
+
     /// Bytes that stay on the device.
     pub(super) fn resident_bytes(&self) -> usize {
         self.memory.nbytes()
-    }
-
-    /// Every tensor: name, extents, place.
-    pub(super) fn tensors(&self) -> impl ExactSizeIterator<Item = (&str, &[usize], Place)> {
-        self.tensors.iter().map(|(name, (shape, place))| (name.as_str(), &**shape, *place))
-    }
-
-    pub(super) fn tensor(&self, name: &str) -> Option<(&str, &[usize], Place)> {
-        self.tensors.get_key_value(name).map(|(name, (shape, place))| (name.as_str(), &**shape, *place))
     }
 }
 
@@ -207,17 +223,24 @@ impl Drop for Inputs {
     }
 }
 
-/// The tensors of the image tower, and what changes which of them.
-fn planned(model: &Model) -> Result<Planned> {
+/// The tensors of the image tower, with all that some task could ask for.
+///
+/// # Errors
+/// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where base and basis are not of one model.
+pub(super) fn everything(model: &Model) -> Result<Plan<'_>> {
     let (base, scope) = (model.base(), Scope::ImageTower);
-    let plan = match model.basis() {
+    match model.basis() {
         Some(basis) => {
-            // All that some task could ask for.
             let any = Coefficients { vectors: vec![1.0; basis.vectors()], ..Coefficients::zero(0) };
-            plan::with_base(base, basis, &any, scope)?
+            plan::with_base(base, basis, &any, scope)
         }
-        None => plan::base_alone(base, scope),
-    };
+        None => Ok(plan::base_alone(base, scope)),
+    }
+}
+
+/// What of them is changed, and where it goes.
+fn planned(model: &Model) -> Result<Planned> {
+    let plan = everything(model)?;
     let (mut tensors, mut unchanged, mut changed, mut end) = (IndexMap::new(), Vec::new(), Vec::new(), 0u64);
     for planned in plan.tensors {
         // A plan with a base has it for every tensor. What is no float is no weight of a graph's.
@@ -239,7 +262,7 @@ fn planned(model: &Model) -> Result<Planned> {
                 Place::Arena(out)
             }
         };
-        tensors.insert(planned.name.to_owned(), (planned.shape.into(), place));
+        tensors.insert(planned.name.to_owned(), Held { shape: planned.shape.into(), dtype: DType::F32, place });
     }
     let arena_bytes = usize::try_from(end).map_err(|_| Error::out_of_memory(usize::MAX))?;
     Ok(Planned { tensors, unchanged, changed, arena_bytes })

@@ -1,12 +1,14 @@
 //! Weights in device memory: base and basis are brought there once, and tasks are reconstructed where they run.
 //!
 //! `inputs.rs` is what stays on the device (`budget.rs` decides how much), `staging.rs` how it gets there, `stream.rs`
-//! how the rest passes through. `arena.rs` is the memory of weights, `task.rs` the weights. `shared.rs` has encoders share
-//! what is on a device.
+//! how the rest passes through. `arena.rs` is the memory of weights, `task.rs` the weights. `layout.rs` is the layout of
+//! a user's graph, `layouts.rs` those that are in use. `shared.rs` has encoders share what is on a device.
 
 mod arena;
 mod budget;
 mod inputs;
+mod layout;
+mod layouts;
 mod shared;
 mod staging;
 mod stream;
@@ -17,13 +19,16 @@ mod tests;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use self::arena::{Allowance, DeviceArena};
+use self::arena::{Allowance, DeviceArena, Purpose};
 use self::inputs::Inputs;
+use self::layout::{DeviceLayout, LayoutPlan};
+use self::layouts::Layouts;
 pub(super) use self::shared::OnDevices;
 use self::stream::Stream;
 pub use self::task::{DeviceTensor, DeviceWeights};
 use super::arena::Spares;
 use super::cache::{CacheStats, Key, WeightsCache};
+use super::layout::Layout;
 use super::model::{Model, TaskWeights};
 use crate::error::{Error, Result};
 use crate::kernel::Cuda;
@@ -48,7 +53,10 @@ pub struct DeviceStats {
     pub streamed: u64,
     /// Bytes that weights take now, those in use elsewhere and memory that waits for others among them.
     pub weights_bytes: usize,
-    /// The weights that are kept, within a budget of their own: what base, basis and slots leave. Its time is that until
+    /// Bytes that the layouts of graphs take: their tensors that no vector changes, and one task's weights in f32, which
+    /// all layouts are made from. 0 where no layout is in use.
+    pub layout_bytes: usize,
+    /// The weights that are kept, within a budget of their own: what base, basis, slots and layouts leave. Its time is that until
     /// they are in the queue, not until they are computed.
     pub cache: CacheStats,
 }
@@ -81,6 +89,7 @@ pub struct DeviceModel {
     /// Before the inputs: what it keeps is freed first.
     cache: WeightsCache<DeviceWeights>,
     pinned: Mutex<HashMap<Key, Arc<DeviceWeights>>>,
+    layouts: Mutex<Layouts>,
     allowance: Arc<Allowance>,
     /// One task is put into the queue at a time.
     stream: Mutex<Option<Stream>>,
@@ -97,17 +106,44 @@ impl DeviceModel {
     /// weights of one task and what never changes; [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) where the
     /// device has less than the budget, or no memory can be pinned; [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
     pub fn new(model: &Arc<Model>, cuda: &Cuda, options: &DeviceOptions) -> Result<Arc<Self>> {
+        Self::open(model, cuda, options, None)
+    }
+
+    /// [`DeviceModel::new`] for tasks in the layout of a graph ([`TaskWeights::laid_out`]): what it takes, and room for two
+    /// tasks' weights in it, come before as much of the basis as there is room for. After `new`, a layout gets what is
+    /// left, and may find no room in a small budget.
+    ///
+    /// # Errors
+    /// As [`DeviceModel::new`], and what [`DeviceModel::get`] says of layouts.
+    pub fn for_layout(
+        model: &Arc<Model>,
+        cuda: &Cuda,
+        options: &DeviceOptions,
+        layout: &Arc<Layout>,
+    ) -> Result<Arc<Self>> {
+        let this = Self::open(model, cuda, options, Some(&LayoutPlan::new(model, layout)?))?;
+        this.layout(model, layout)?;
+        Ok(this)
+    }
+
+    fn open(
+        model: &Arc<Model>,
+        cuda: &Cuda,
+        options: &DeviceOptions,
+        layout: Option<&LayoutPlan>,
+    ) -> Result<Arc<Self>> {
         let device = cuda.device();
         let budget = match options.budget {
             Some(budget) => budget,
             None => device.memory()?.0 / 4 * 3,
         };
-        let (inputs, split, staging) = Inputs::upload(model, device, budget, model.threads())?;
+        let (inputs, split, staging) = Inputs::upload(model, device, budget, model.threads(), layout)?;
         let stream = staging.map(|staging| Stream::new(&inputs, staging, split.slot, model.threads())).transpose()?;
         Ok(Arc::new(Self {
             model: Arc::downgrade(model),
             cache: WeightsCache::with_budget(split.arenas),
             pinned: Mutex::default(),
+            layouts: Mutex::default(),
             allowance: Allowance::new(split.arenas),
             stream: Mutex::new(stream),
             slot_bytes: 2 * split.slot,
@@ -127,63 +163,68 @@ impl DeviceModel {
     /// The weights of a task of this model: kept ones, or put into the queue now. Returns before they are computed,
     /// unless parameters have to be streamed.
     ///
+    /// With [`TaskWeights::laid_out`] they are in the layout of a graph. Its tensors that no vector changes are made the
+    /// first time, and stay until the layout itself is gone, or [`DeviceModel::forget`] is called.
+    ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a task of another model;
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for weights in a graph's layout, or more than 504
-    /// coefficients that are not zero; [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) where the weights that
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) for a layout of another base, or one whose graph holds a
+    /// parameter that the task changes; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for more than 504
+    /// coefficients that are not zero, or a tensor of a layout with 2³¹ elements or more;
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) where the weights that
     /// others hold leave no room; [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
     pub fn get(&self, task: &TaskWeights) -> Result<Arc<DeviceWeights>> {
         if !std::ptr::eq(Arc::as_ptr(task.model()), self.model.as_ptr()) {
             return Err(Error::invalid("the weights are of another model than the one on the device"));
         }
-        if task.layout().is_some() {
-            return Err(Error::unsupported("a graph's own layout is not reconstructed on a device")
-                .hint("Reconstruct these weights on the CPU, or use the graph that is built from the architecture"));
-        }
-        let bytes = self.inputs.arena_bytes;
-        self.cache.get_or_build(task.key(), bytes, &Arc::default(), |spares| self.reconstruct(task, spares))
+        let layout = match task.layout() {
+            Some(layout) => Some(self.layout(task.model(), layout)?),
+            None => {
+                self.forget_gone();
+                None
+            }
+        };
+        let bytes = layout.as_ref().map_or(self.inputs.arena_bytes, |layout| layout.arena_bytes);
+        let build = |spares: &Arc<_>| self.reconstruct(task, layout.as_ref(), bytes, spares);
+        self.cache.get_or_build(task.key(), bytes, &Arc::default(), build)
     }
 
-    fn reconstruct(&self, task: &TaskWeights, spares: &Arc<Spares<DeviceArena>>) -> Result<DeviceWeights> {
+    fn reconstruct(
+        &self,
+        task: &TaskWeights,
+        layout: Option<&Arc<DeviceLayout>>,
+        bytes: usize,
+        spares: &Arc<Spares<DeviceArena>>,
+    ) -> Result<DeviceWeights> {
         let factors = task.key().factors.iter().map(|&bits| f32::from_bits(bits));
         let active: Vec<(u32, f32)> = (0u32..).zip(factors).filter(|&(_, factor)| factor != 0.0).collect();
+        layout.map_or(Ok(()), |layout| layout.check(active.is_empty()))?;
         let mut stream = lock(&self.stream);
-        let mut arena = self.arena(spares)?;
+        let mut arena = self.with_room(|| match spares.take(bytes) {
+            Some(arena) => Ok(arena),
+            None => DeviceArena::new(&self.inputs.device, bytes, &self.allowance, Purpose::Weights),
+        })?;
         let mut put_into_queue = || {
             // Whoever still reads what is in this memory reads it to the end.
             for event in arena.uses.drain(..) {
                 event.hold_up(Queue::Combine)?;
             }
-            self.inputs.combine(arena.address(), &active)?;
-            match stream.as_mut() {
-                Some(stream) => stream.combine(&self.inputs, arena.address(), &active),
-                None => Ok(()),
+            let out = layout.map_or(arena.address(), |layout| layout.scratch());
+            self.inputs.combine(out, &active)?;
+            if let Some(stream) = stream.as_mut() {
+                stream.combine(&self.inputs, out, &active)?;
             }
+            layout.map_or(Ok(()), |layout| layout.lay_out(arena.address(), active.is_empty()))
         };
         let queued = put_into_queue();
         // Even after a failure something may be at work in it.
         let ready = Arc::new(Event::record(&self.inputs.device, Queue::Combine)?);
         arena.uses.push(Arc::clone(&ready));
-        queued?;
-        Ok(DeviceWeights::new(&self.inputs, task.coefficients(), arena, ready, spares))
-    }
-
-    /// Memory for the weights of a task: of others that are gone, else fresh.
-    fn arena(&self, spares: &Arc<Spares<DeviceArena>>) -> Result<DeviceArena> {
-        let bytes = self.inputs.arena_bytes;
-        loop {
-            if let Some(arena) = spares.take(bytes) {
-                return Ok(arena);
-            }
-            let fresh = DeviceArena::new(&self.inputs.device, bytes, &self.allowance);
-            let kept = self.cache.stats().bytes;
-            if fresh.is_ok() || kept == 0 {
-                return fresh;
-            }
-            // The cache has made room before; but what it dropped may live on elsewhere, or others, at work at the same
-            // time, have taken it.
-            self.cache.trim(kept - 1);
+        if let Some(layout) = layout {
+            layout.used_until(Arc::clone(&ready));
         }
+        queued?;
+        Ok(DeviceWeights::new(&self.inputs, layout, task.coefficients(), arena, ready, spares))
     }
 
     /// [`DeviceModel::get`], and holds on to them until [`DeviceModel::unpin`].
@@ -205,18 +246,23 @@ impl DeviceModel {
         self.cache.contains(task.key())
     }
 
-    /// Drops the weights that were used least recently until at most `bytes` are kept.
+    /// Drops the weights that were used least recently until at most `bytes` are kept, and what is left of layouts that
+    /// are gone.
     pub fn trim(&self, bytes: usize) {
+        self.forget_gone();
         self.cache.trim(bytes);
     }
 
     /// What it takes, and how it has done so far.
     pub fn stats(&self) -> DeviceStats {
+        self.forget_gone();
+        let layout_bytes = self.allowance.layouts();
         DeviceStats {
             resident_bytes: self.inputs.resident_bytes(),
             slot_bytes: self.slot_bytes,
             streamed: lock(&self.stream).as_ref().map_or(0, |stream| stream.copied),
-            weights_bytes: self.allowance.taken(),
+            weights_bytes: self.allowance.taken().saturating_sub(layout_bytes),
+            layout_bytes,
             cache: self.cache.stats(),
         }
     }

@@ -4,24 +4,28 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::arena::DeviceArena;
-use super::inputs::{Inputs, Place};
+use super::inputs::{Held, Inputs, Place, Tensors};
+use super::layout::DeviceLayout;
 use crate::basis::Coefficients;
 use crate::error::{Error, Result};
 use crate::kernel::cuda::{Event, Queue};
-use crate::tensor::try_zeroed;
+use crate::tensor::{DType, f32_bytes_mut, try_zeroed};
 use crate::weights::Reconstructed;
 use crate::weights::arena::{ArenaMemory, Spares};
 
-/// The weights of one task expression in device memory: named tensors of f32. They never change.
+/// The weights of one task expression in device memory: named tensors, of f32 or as a graph's layout has them. They never
+/// change.
 ///
 /// They are computed in a stream of their own, perhaps still when this value is there already. Whoever reads them in
 /// another stream calls [`DeviceWeights::wait_in`] before, and [`DeviceWeights::used_in`] after, unless the work has
 /// ended by then.
 pub struct DeviceWeights {
-    inputs: Arc<Inputs>,
-    coefficients: Coefficients,
     /// `None` only in `drop`.
     arena: Mutex<Option<DeviceArena>>,
+    /// Whose names, shapes and types the tensors have, where it is a graph's.
+    layout: Option<Arc<DeviceLayout>>,
+    inputs: Arc<Inputs>,
+    coefficients: Coefficients,
     address: u64,
     bytes: usize,
     ready: Arc<Event>,
@@ -29,13 +33,15 @@ pub struct DeviceWeights {
     home: Weak<Spares<DeviceArena>>,
 }
 
-/// A tensor of some [`DeviceWeights`]: f32, row-major.
+/// A tensor of some [`DeviceWeights`], row-major.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceTensor<'a> {
-    /// Its canonical name.
+    /// Its name: the canonical one, or the graph's.
     pub name: &'a str,
     /// Its extents.
     pub shape: &'a [usize],
+    /// The type of its elements: f32, or what the graph wants.
+    pub dtype: DType,
     /// Where its first element lies in device memory, a multiple of 256; in the device's primary context.
     pub address: u64,
 }
@@ -45,12 +51,18 @@ impl DeviceTensor<'_> {
     pub fn numel(&self) -> usize {
         self.shape.iter().product()
     }
+
+    /// Bytes that they take.
+    pub fn nbytes(&self) -> usize {
+        self.numel() * self.dtype.size()
+    }
 }
 
 impl DeviceWeights {
     /// Those that the work in [`Queue::Combine`] writes into the arena.
     pub(super) fn new(
         inputs: &Arc<Inputs>,
+        layout: Option<&Arc<DeviceLayout>>,
         coefficients: &Coefficients,
         arena: DeviceArena,
         ready: Arc<Event>,
@@ -58,6 +70,7 @@ impl DeviceWeights {
     ) -> Self {
         Self {
             inputs: Arc::clone(inputs),
+            layout: layout.cloned(),
             coefficients: coefficients.clone(),
             address: arena.address(),
             bytes: arena.nbytes(),
@@ -72,22 +85,26 @@ impl DeviceWeights {
         &self.coefficients
     }
 
-    /// Every tensor, in the order of the base.
+    /// Every tensor, in the order of the base, or of the graph's inputs.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = DeviceTensor<'_>> {
-        self.inputs.tensors().map(|(name, shape, place)| DeviceTensor { name, shape, address: self.at(place) })
+        self.tensors().iter().map(|(name, held)| self.tensor(name, held))
     }
 
     /// The tensor called `name`; `None` where there is none, or it is no float.
     pub fn get(&self, name: &str) -> Option<DeviceTensor<'_>> {
-        let (name, shape, place) = self.inputs.tensor(name)?;
-        Some(DeviceTensor { name, shape, address: self.at(place) })
+        self.tensors().get_key_value(name).map(|(name, held)| self.tensor(name, held))
     }
 
-    fn at(&self, place: Place) -> u64 {
-        match place {
+    fn tensors(&self) -> &Tensors {
+        self.layout.as_ref().map_or(&self.inputs.tensors, |layout| &layout.tensors)
+    }
+
+    fn tensor<'a>(&self, name: &'a str, held: &'a Held) -> DeviceTensor<'a> {
+        let address = match held.place {
             Place::Arena(at) => self.address + at,
             Place::Resident(address) => address,
-        }
+        };
+        DeviceTensor { name, shape: &held.shape, dtype: held.dtype, address }
     }
 
     /// Bytes of device memory that belong to these weights alone.
@@ -109,12 +126,13 @@ impl DeviceWeights {
     /// # Errors
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
     pub fn used_in(&self, stream: u64) -> Result<()> {
-        let event = Event::record(&self.inputs.device, Queue::Foreign(stream))?;
+        let event = Arc::new(Event::record(&self.inputs.device, Queue::Foreign(stream))?);
         let mut arena = self.arena.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(arena) = arena.as_mut() {
-            // Those that have happened say nothing any more. One that cannot be asked stays.
-            arena.uses.retain(|event| !event.has_happened().unwrap_or(false));
-            arena.uses.push(Arc::new(event));
+            arena.used_until(Arc::clone(&event));
+        }
+        if let Some(layout) = &self.layout {
+            layout.used_until(event);
         }
         Ok(())
     }
@@ -127,17 +145,45 @@ impl DeviceWeights {
         self.ready.synchronize()
     }
 
-    /// A tensor's values, copied from the device: to look at, not to run with.
+    /// The values of a tensor of f32, copied from the device: to look at, not to run with.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) where there is none of that name;
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for one of another type;
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
     pub fn to_host(&self, name: &str) -> Result<Vec<f32>> {
-        let tensor = self.get(name).ok_or_else(|| Error::not_found("there is no tensor of that name").tensor(name))?;
+        let tensor = self.known(name)?;
+        if tensor.dtype != DType::F32 {
+            return Err(Error::unsupported("the tensor is not of f32")
+                .tensor(name)
+                .got(tensor.dtype)
+                .hint("`bytes_to_host` copies any type"));
+        }
         let mut values = try_zeroed::<f32>(tensor.numel())?;
-        let bytes = crate::tensor::f32_bytes_mut(&mut values);
-        self.inputs.device.copy_out(Queue::Combine, tensor.address, bytes)?;
+        self.copy_out(tensor, f32_bytes_mut(&mut values))?;
         Ok(values)
+    }
+
+    /// A tensor's elements as bytes, little-endian, copied from the device.
+    ///
+    /// # Errors
+    /// As [`DeviceWeights::to_host`], but of any type.
+    pub fn bytes_to_host(&self, name: &str) -> Result<Vec<u8>> {
+        let tensor = self.known(name)?;
+        let mut bytes = try_zeroed::<u8>(tensor.nbytes())?;
+        self.copy_out(tensor, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn known(&self, name: &str) -> Result<DeviceTensor<'_>> {
+        self.get(name).ok_or_else(|| Error::not_found("there is no tensor of that name").tensor(name))
+    }
+
+    fn copy_out(&self, tensor: DeviceTensor<'_>, to: &mut [u8]) -> Result<()> {
+        if to.is_empty() {
+            return Ok(());
+        }
+        self.inputs.device.copy_out(Queue::Combine, tensor.address, to)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Device weights on the tests' device, which does things in any order that it may.
 
+mod layouts;
+
 use std::sync::Arc;
 
 use indexmap::IndexMap;
@@ -10,7 +12,7 @@ use crate::checkpoint::{Checkpoint, Format};
 use crate::kernel::Cuda;
 use crate::kernel::cuda::{HostDevice, Queue};
 use crate::tensor::{BlockFormat, Blocks, DType, Rounding, Source, Tensor};
-use crate::weights::{LaidOut, Layout, Model, ModelOptions, TaskWeights, View};
+use crate::weights::{Model, ModelOptions, TaskWeights, Values};
 use crate::{ErrorKind, Mapping, Result};
 
 /// Numbers of the size of weights.
@@ -106,16 +108,23 @@ fn on(device: &Arc<HostDevice>, model: &Arc<Model>, budget: usize) -> Result<Arc
 /// Whether they are the bits that the CPU computes.
 fn assert_same(device: &DeviceWeights, task: &TaskWeights) {
     let cpu = task.get().unwrap();
-    let mut seen = 0;
-    for tensor in device.iter() {
-        assert_eq!(cpu.shape(tensor.name), Some(tensor.shape));
-        assert!(tensor.address.is_multiple_of(256), "{}", tensor.name);
-        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
-        let got = device.to_host(tensor.name).unwrap();
-        assert!(bits(&got) == bits(cpu.get(tensor.name).unwrap()), "{} of {}", tensor.name, task.name());
-        seen += 1;
+    assert_eq!(device.iter().len(), cpu.len());
+    for (tensor, (name, shape, values)) in device.iter().zip(cpu.iter()) {
+        assert_eq!((tensor.name, tensor.shape), (name, shape));
+        assert!(tensor.address.is_multiple_of(256), "{name}");
+        let (dtype, want) = bytes(values);
+        assert_eq!(tensor.dtype, dtype, "{name}");
+        assert!(device.bytes_to_host(name).unwrap() == want, "{name} of {}", task.name());
+        assert_eq!(device.get(name), Some(tensor));
     }
-    assert_eq!(seen, cpu.len());
+}
+
+fn bytes(values: Values<'_>) -> (DType, &[u8]) {
+    match values {
+        Values::F32(values) => (DType::F32, crate::tensor::f32_bytes(values)),
+        Values::Cast(dtype, bytes) => (dtype, bytes),
+        Values::Carried(_) => unreachable!("a float"),
+    }
 }
 
 const ROOM: usize = 1 << 30;
@@ -352,16 +361,6 @@ fn what_cannot_be_done_is_refused() {
     let device = on(&host, &model, ROOM).unwrap();
     let error = device.get(&task(&other, &[1.0, 0.0])).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
-
-    let laid_out = LaidOut {
-        name: "w".into(),
-        dtype: DType::F16,
-        shape: vec![90, 70],
-        parts: vec![View { permute: Some(vec![1, 0]), ..View::whole("visual.a") }],
-    };
-    let layout = Layout::new(vec![laid_out], &[], model.base()).unwrap();
-    let error = device.get(&task(&model, &[1.0, 0.0]).laid_out(&layout)).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(device.get(&task(&model, &[1.0, 0.0])).unwrap().to_host("visual.z").is_err());
 
     // A device that has less than it is to use, found out at the upload or later.

@@ -1,0 +1,311 @@
+//! The layout of a user's graph on a device: what of it is made once and stays, and how a task's part is made.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::arena::DeviceArena;
+use super::inputs::{Held, Inputs, Place, Tensors, everything};
+use crate::error::{Error, Result};
+use crate::kernel::cuda::{Elements, Event, LayOut, LayOutTable, Queue, Staging};
+use crate::tensor::{DType, Tensor, contiguous_strides};
+use crate::weights::lay_out::{as_it_is, changed_of_kept, of_another};
+use crate::weights::layout::{LaidOut, Layout, Strided};
+use crate::weights::model::Model;
+use crate::weights::plan::Planned;
+
+/// Every tensor begins at a multiple of this many bytes.
+const ALIGNMENT: u64 = 256;
+
+/// The base's own bytes go to the device through two pieces of at most this size.
+const PIECE: usize = 8 << 20;
+
+/// What is to be done for a layout, found out before anything is on the device.
+#[derive(Debug)]
+pub(super) struct LayoutPlan {
+    /// For each of the layout's tensors.
+    origins: Vec<Origin>,
+    /// Of one task's weights.
+    arena_bytes: u64,
+    /// Of the tensors that are made once, and of the base's own bytes.
+    once_bytes: u64,
+    /// Those changed tensors that are the base's own bytes where nothing is added: f64, of which f32 keeps but a part. With
+    /// the tensor's place among what a task has, and that of the bytes among what is made once.
+    of_base: Vec<OfBase>,
+    /// A parameter that the graph holds itself and that the basis changes: no task but the base fits it.
+    changed_of_kept: Option<String>,
+    /// Bytes of both tables.
+    table_bytes: usize,
+}
+
+/// How a tensor of a layout comes to be.
+#[derive(Debug)]
+enum Origin {
+    /// Made for every task, so many bytes behind its arena's start.
+    Task(u64),
+    /// Made once, so many bytes behind the start of what is.
+    Once(u64),
+    /// The base's own bytes, which lie there.
+    Own(u64, Tensor),
+    /// The canonical tensor serves as it is, from so many bytes behind its start on.
+    Canonical(String, u64),
+}
+
+#[derive(Debug)]
+struct OfBase {
+    task: u64,
+    once: u64,
+    bytes: Tensor,
+}
+
+impl LayoutPlan {
+    /// # Errors
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where the layout is of another model;
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a tensor too large.
+    pub(super) fn new(model: &Model, layout: &Layout) -> Result<Self> {
+        let changing = everything(model)?.tensors;
+        let unchanged: Vec<Planned<'_>> = changing
+            .iter()
+            .map(|&Planned { name, shape, base, .. }| Planned { name, shape, base, change: None })
+            .collect();
+        let by_name = |all: &'_ [Planned<'_>]| all.iter().enumerate().map(|(i, p)| (p.name.to_owned(), i)).collect();
+        let places: HashMap<String, usize> = by_name(&changing);
+        let place = |name: &str| {
+            let place = places.get(name).copied();
+            place.ok_or_else(|| Error::mismatch("the model lacks a parameter of the layout").tensor(name))
+        };
+        let find = |name: &str| Ok(&changing[place(name)?]);
+        let find_base = |name: &str| Ok(&unchanged[place(name)?]);
+        // What a launch reads is where the layout says: nothing checks it there.
+        for (name, shape) in layout.parameters() {
+            let own = find(name)?.shape;
+            if own != shape {
+                return Err(Error::mismatch("the layout is of another model")
+                    .tensor(name)
+                    .expected(format_args!("{shape:?}"))
+                    .got(format_args!("{own:?}")));
+            }
+        }
+
+        let (mut task, mut once) = (0, 0);
+        let next = |end: &mut u64, bytes: usize| {
+            let start = *end;
+            *end = (start + bytes as u64).next_multiple_of(ALIGNMENT);
+            start
+        };
+        let (mut origins, mut of_base) = (Vec::new(), Vec::new());
+        for tensor in layout.tensors() {
+            let mut is_changed = false;
+            for part in &tensor.parts {
+                is_changed |= find(&part.parameter)?.change.is_some();
+            }
+            let own = as_it_is(tensor, &find_base)?.filter(|_| tensor.dtype != DType::F32);
+            let bytes = tensor.nbytes();
+            origins.push(match (is_changed, own) {
+                (true, own) => {
+                    let at = next(&mut task, bytes);
+                    if let Some(own) = own.filter(|_| tensor.dtype == DType::F64) {
+                        of_base.push(OfBase { task: at, once: next(&mut once, bytes), bytes: own });
+                    }
+                    Origin::Task(at)
+                }
+                (false, Some(own)) => Origin::Own(next(&mut once, bytes), own),
+                (false, None) => match serves(tensor, find(&tensor.parts[0].parameter)?)? {
+                    Some((name, behind)) => Origin::Canonical(name, behind),
+                    None => Origin::Once(next(&mut once, bytes)),
+                },
+            });
+        }
+        let changed_of_kept = changed_of_kept(layout, &find)?.map(str::to_owned);
+        let mut plan = Self { origins, arena_bytes: task, once_bytes: once, of_base, changed_of_kept, table_bytes: 0 };
+        // Addresses do not change their size.
+        let (for_tasks, for_once) = plan.tables(layout, |_| Ok(0))?;
+        plan.table_bytes = for_tasks.nbytes() + for_once.nbytes();
+        Ok(plan)
+    }
+
+    /// Bytes of one task's weights.
+    pub(super) fn arena_bytes(&self) -> usize {
+        self.arena_bytes as usize
+    }
+
+    /// Bytes that serve all tasks.
+    pub(super) fn nbytes(&self) -> usize {
+        self.once_bytes as usize + self.table_bytes
+    }
+
+    /// What makes a task's tensors, and what makes those that are made once, of parameters that lie where `address` says.
+    fn tables(&self, layout: &Layout, address: impl Fn(&str) -> Result<u64>) -> Result<(LayOutTable, LayOutTable)> {
+        let mut tables = (LayOutTable::default(), LayOutTable::default());
+        let shapes: HashMap<&str, &[usize]> = layout.parameters().collect();
+        for (tensor, origin) in layout.tensors().iter().zip(&self.origins) {
+            let (table, out) = match origin {
+                Origin::Task(at) => (&mut tables.0, *at),
+                Origin::Once(at) => (&mut tables.1, *at),
+                Origin::Own(..) | Origin::Canonical(..) => continue,
+            };
+            let mut views = Vec::with_capacity(tensor.parts.len());
+            for part in &tensor.parts {
+                let view = part.strided(shapes.get(part.parameter.as_str()).copied().unwrap_or_default())?;
+                let start = address(&part.parameter)? + (view.offset * size_of::<f32>()) as u64;
+                views.push((start, view, part.scale));
+            }
+            let parts: Vec<Elements<'_>> = views
+                .iter()
+                .map(|(address, Strided { shape, strides, .. }, scale)| Elements {
+                    address: *address,
+                    shape,
+                    strides,
+                    scale: *scale,
+                })
+                .collect();
+            table.push(out, tensor.dtype, &parts).map_err(|e| e.tensor(&tensor.name))?;
+        }
+        Ok(tables)
+    }
+}
+
+/// The parameter, and how many bytes behind its start, where the canonical tensor in f32 holds this one as it is.
+fn serves(tensor: &LaidOut, of: &Planned<'_>) -> Result<Option<(String, u64)>> {
+    let ([part], DType::F32) = (tensor.parts.as_slice(), tensor.dtype) else { return Ok(None) };
+    let Strided { offset, shape, strides } = part.strided(of.shape)?;
+    let behind = (offset * size_of::<f32>()) as u64;
+    let is_as_it_is = part.scale.is_none() && strides == contiguous_strides(&shape);
+    Ok((is_as_it_is && behind.is_multiple_of(ALIGNMENT)).then(|| (part.parameter.clone(), behind)))
+}
+
+/// A layout on a device.
+#[derive(Debug)]
+pub(super) struct DeviceLayout {
+    /// What is made once, and the tables. Before what its work reads: dropping it waits for that.
+    memory: Mutex<DeviceArena>,
+    /// Where a task is reconstructed before it is laid out; the same for all layouts.
+    scratch: Arc<DeviceArena>,
+    inputs: Arc<Inputs>,
+    pub(super) tensors: Tensors,
+    pub(super) arena_bytes: usize,
+    table: LayOutTable,
+    table_address: u64,
+    /// From where, to where in a task's weights, how many bytes.
+    of_base: Vec<(u64, u64, usize)>,
+    changed_of_kept: Option<String>,
+}
+
+impl DeviceLayout {
+    /// Puts into the queue what is made once, into `memory`, which has [`LayoutPlan::nbytes`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) where no memory can be pinned;
+    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
+    pub(super) fn new(
+        layout: &Layout,
+        plan: LayoutPlan,
+        inputs: &Arc<Inputs>,
+        mut memory: DeviceArena,
+        scratch: &Arc<DeviceArena>,
+    ) -> Result<Self> {
+        let once = memory.address();
+        let place = |name: &str| {
+            let tensor = inputs.tensors.get(name);
+            tensor
+                .map(|tensor| tensor.place)
+                .ok_or_else(|| Error::mismatch("a parameter of the layout is no float").tensor(name))
+        };
+        let (for_tasks, for_once) = plan.tables(layout, |name| {
+            Ok(match place(name)? {
+                Place::Arena(at) => scratch.address() + at,
+                Place::Resident(address) => address,
+            })
+        })?;
+        let table_address = once + plan.once_bytes;
+        let mut own: Vec<(u64, &Tensor)> = Vec::new();
+        let mut tensors = Tensors::with_capacity(plan.origins.len());
+        for (tensor, origin) in layout.tensors().iter().zip(&plan.origins) {
+            let place = match origin {
+                Origin::Task(at) => Place::Arena(*at),
+                Origin::Once(at) => Place::Resident(once + at),
+                Origin::Own(at, bytes) => {
+                    own.push((once + at, bytes));
+                    Place::Resident(once + at)
+                }
+                Origin::Canonical(name, behind) => match place(name)? {
+                    Place::Resident(address) => Place::Resident(address + behind),
+                    Place::Arena(_) => return Err(Error::mismatch("the basis has changed").tensor(name)),
+                },
+            };
+            tensors.insert(
+                tensor.name.clone(),
+                Held { shape: tensor.shape.as_slice().into(), dtype: tensor.dtype, place },
+            );
+        }
+        own.extend(plan.of_base.iter().map(|of| (once + of.once, &of.bytes)));
+
+        let device = &inputs.device;
+        let tables = [for_tasks.to_bytes(), for_once.to_bytes()].concat();
+        let largest = own.iter().map(|(_, tensor)| tensor.nbytes()).max().unwrap_or(0).max(tables.len());
+        let mut staging = Staging::new(device, Queue::Copy, largest.clamp(1, PIECE))?;
+        let put_into_queue = || {
+            for (to, tensor) in own {
+                let bytes = tensor.bytes().ok_or_else(|| Error::invalid("the base's own bytes are gone"))?;
+                staging.send_bytes(to, bytes)?;
+            }
+            staging.send_bytes(table_address, &tables)?;
+            Event::record(device, Queue::Copy)?.hold_up(Queue::Combine)?;
+            inputs.wait_for_upload()?;
+            let address = table_address + for_tasks.nbytes() as u64;
+            device.lay_out(&LayOut::new(&for_once, address, once, device.info().multiprocessors))
+        };
+        let queued = put_into_queue();
+        // Even after a failure something may be at work in it.
+        memory.used_until(Arc::new(Event::record(device, Queue::Combine)?));
+        queued?;
+        Ok(Self {
+            memory: Mutex::new(memory),
+            scratch: Arc::clone(scratch),
+            inputs: Arc::clone(inputs),
+            tensors,
+            arena_bytes: plan.arena_bytes(),
+            table: for_tasks,
+            table_address,
+            of_base: plan.of_base.iter().map(|of| (once + of.once, of.task, of.bytes.nbytes())).collect(),
+            changed_of_kept: plan.changed_of_kept,
+        })
+    }
+
+    /// Whether a task fits the graph, which may hold parameters itself. `is_base`: nothing is added.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the parameter.
+    pub(super) fn check(&self, is_base: bool) -> Result<()> {
+        match &self.changed_of_kept {
+            Some(name) if !is_base => Err(of_another(name)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Where a task has to be reconstructed first.
+    pub(super) fn scratch(&self) -> u64 {
+        self.scratch.address()
+    }
+
+    /// Makes the weights of the task that was reconstructed last, in the memory at `out`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
+    pub(super) fn lay_out(&self, out: u64, is_base: bool) -> Result<()> {
+        let device = &self.inputs.device;
+        device.lay_out(&LayOut::new(&self.table, self.table_address, out, device.info().multiprocessors))?;
+        for &(from, to, bytes) in self.of_base.iter().filter(|_| is_base) {
+            device.copy_within(from, out + to, bytes)?;
+        }
+        Ok(())
+    }
+
+    /// It is not freed before this.
+    pub(super) fn used_until(&self, event: Arc<Event>) {
+        self.lock().used_until(event);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, DeviceArena> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,116 @@
+//! The layouts of graphs that tasks on a device are in: they come with the first task, and go when nobody has them any
+//! more.
+
+use std::collections::HashMap;
+use std::sync::{Arc, TryLockError, Weak};
+
+use super::arena::{DeviceArena, Purpose};
+use super::layout::{DeviceLayout, LayoutPlan};
+use super::{DeviceModel, lock};
+use crate::error::{ErrorKind, Result};
+use crate::weights::layout::Layout;
+use crate::weights::model::Model;
+
+/// Those in use, by [`Layout::id`].
+#[derive(Debug, Default)]
+pub(super) struct Layouts {
+    known: HashMap<u64, Known>,
+    /// That of [`DeviceLayout`], which keep it.
+    scratch: Weak<DeviceArena>,
+}
+
+#[derive(Debug)]
+struct Known {
+    /// Whoever encodes has it; once nobody does, no task in it can be asked for.
+    of: Weak<Layout>,
+    here: Arc<DeviceLayout>,
+}
+
+impl DeviceModel {
+    /// A layout on this device: as it is there, else brought there now.
+    ///
+    /// # Errors
+    /// What [`DeviceModel::get`] says of layouts.
+    pub(super) fn layout(&self, model: &Model, layout: &Arc<Layout>) -> Result<Arc<DeviceLayout>> {
+        let mut layouts = lock(&self.layouts);
+        self.drop_layouts(&mut layouts, |known| known.of.strong_count() == 0);
+        if let Some(known) = layouts.known.get(&layout.id()) {
+            return Ok(Arc::clone(&known.here));
+        }
+        let plan = LayoutPlan::new(model, layout)?;
+        let memory = |bytes: usize| {
+            self.with_room(|| DeviceArena::new(&self.inputs.device, bytes, &self.allowance, Purpose::Layout))
+        };
+        let scratch = match layouts.scratch.upgrade() {
+            Some(scratch) => scratch,
+            None => {
+                let scratch = Arc::new(memory(self.inputs.arena_bytes)?);
+                layouts.scratch = Arc::downgrade(&scratch);
+                scratch
+            }
+        };
+        let memory = memory(plan.nbytes())?;
+        let here = Arc::new(DeviceLayout::new(layout, plan, &self.inputs, memory, &scratch)?);
+        layouts.known.insert(layout.id(), Known { of: Arc::downgrade(layout), here: Arc::clone(&here) });
+        self.share_what_is_left();
+        Ok(here)
+    }
+
+    /// Drops what serves a layout, and the weights in it that are kept, pinned ones too. It is made again for the next
+    /// task in it; what is left of a layout that is gone is dropped without this, with the next call. Weights that are in
+    /// use elsewhere keep what they need.
+    pub fn forget(&self, layout: &Layout) {
+        let mut layouts = lock(&self.layouts);
+        let of = layouts.known.get(&layout.id()).map(|known| known.of.clone());
+        self.drop_layouts(&mut layouts, |known| of.as_ref().is_some_and(|of| known.of.ptr_eq(of)));
+    }
+
+    /// Drops what is left of layouts that are gone, unless somebody is bringing one here.
+    pub(super) fn forget_gone(&self) {
+        match self.layouts.try_lock() {
+            Ok(mut layouts) => self.drop_layouts(&mut layouts, |known| known.of.strong_count() == 0),
+            Err(TryLockError::Poisoned(poisoned)) => {
+                self.drop_layouts(&mut poisoned.into_inner(), |known| known.of.strong_count() == 0);
+            }
+            Err(TryLockError::WouldBlock) => {}
+        }
+    }
+
+    fn drop_layouts(&self, layouts: &mut Layouts, which: impl Fn(&Known) -> bool) {
+        let gone: HashMap<u64, Known> = layouts.known.extract_if(|_, known| which(known)).collect();
+        if gone.is_empty() {
+            return;
+        }
+        // Dropped after the lock is open: their drop frees memory of the device, which waits for it.
+        let pinned: Vec<_> = lock(&self.pinned).extract_if(|key, _| gone.contains_key(&key.layout)).collect();
+        self.cache.forget(|key| gone.contains_key(&key.layout));
+        drop(pinned);
+        drop(gone);
+        self.share_what_is_left();
+    }
+
+    /// The cache has what layouts leave.
+    fn share_what_is_left(&self) {
+        self.cache.set_budget(self.allowance.limit.saturating_sub(self.allowance.layouts()));
+    }
+
+    /// Memory, for which others make room: what waits to be used again and was not taken, then weights that are kept. The
+    /// cache has made room before; but memory of another size is of no use, what it dropped may live on elsewhere, and
+    /// others, at work at the same time, may have taken it.
+    pub(super) fn with_room<T>(&self, take: impl Fn() -> Result<T>) -> Result<T> {
+        loop {
+            let error = match take() {
+                Err(error) if error.kind() == ErrorKind::OutOfMemory => error,
+                done => return done,
+            };
+            let stats = self.cache.stats();
+            if stats.spare_bytes > 0 {
+                self.cache.trim(stats.bytes);
+            } else if stats.bytes > 0 {
+                self.cache.trim(stats.bytes - 1);
+            } else {
+                return Err(error);
+            }
+        }
+    }
+}

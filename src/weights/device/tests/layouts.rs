@@ -1,0 +1,433 @@
+//! Weights on a device in the layouts of graphs.
+
+use super::*;
+use crate::weights::{LaidOut, Layout, View};
+
+fn part(parameter: &str) -> View {
+    View::whole(parameter)
+}
+
+fn laid_out(name: &str, dtype: DType, shape: &[usize], parts: Vec<View>) -> LaidOut {
+    LaidOut { name: name.into(), dtype, shape: shape.to_vec(), parts }
+}
+
+/// Of everything that a layout can ask for, of what is changed and of what is not.
+fn everything() -> Vec<LaidOut> {
+    use DType::{BF16, F16, F32, F64};
+    let turned = |parameter: &str| View { permute: Some(vec![1, 0]), ..part(parameter) };
+    let rows = |parameter: &str, rows| View { rows: Some(rows), ..part(parameter) };
+    vec![
+        laid_out("a", F32, &[70, 90], vec![part("visual.a")]),
+        laid_out("a.turned", F32, &[90, 70], vec![turned("visual.a")]),
+        laid_out("a.turned.f16", F16, &[90, 70], vec![turned("visual.a")]),
+        laid_out("a.rows", BF16, &[20, 90], vec![rows("visual.a", [30, 50])]),
+        laid_out(
+            "a.rows.turned",
+            F32,
+            &[90, 33],
+            vec![View { permute: Some(vec![1, 0]), ..rows("visual.a", [1, 34]) }],
+        ),
+        laid_out(
+            "a.heads",
+            F16,
+            &[7, 90, 10],
+            vec![View {
+                shape: Some(vec![7, 10, 90]),
+                permute: Some(vec![0, 2, 1]),
+                scale: Some(0.125),
+                ..part("visual.a")
+            }],
+        ),
+        laid_out("b.half", F16, &[5000], vec![part("visual.b")]),
+        laid_out("b.scaled", F32, &[50, 100], vec![View { scale: Some(-1.5), ..part("visual.b") }]),
+        laid_out("c.double", F64, &[3, 7], vec![part("visual.c")]),
+        laid_out("c.turned", F64, &[7, 3], vec![turned("visual.c")]),
+        laid_out(
+            "d.mixed",
+            F64,
+            &[8, 16, 32],
+            vec![View { shape: Some(vec![16, 8, 32]), permute: Some(vec![1, 0, 2]), ..rows("visual.d", [0, 2]) }],
+        ),
+        laid_out("e", BF16, &[9, 999], vec![part("visual.e")]),
+        laid_out("unchanged", F32, &[33, 64], vec![part("visual.unchanged")]),
+        laid_out("unchanged.f16", F16, &[33, 64], vec![part("visual.unchanged")]),
+        laid_out("unchanged.turned", F32, &[64, 33], vec![turned("visual.unchanged")]),
+        laid_out("unchanged.rows", F32, &[8, 64], vec![rows("visual.unchanged", [4, 12])]),
+        laid_out("half", F16, &[100], vec![part("visual.half")]),
+        laid_out("half.f32", F32, &[4, 25], vec![part("visual.half")]),
+        laid_out("half.few", F32, &[63], vec![View { rows: Some([7, 70]), ..part("visual.half") }]),
+        laid_out(
+            "sum",
+            F32,
+            &[3, 30],
+            vec![
+                rows("visual.a", [2, 3]),
+                View {
+                    rows: Some([10, 100]),
+                    shape: Some(vec![30, 3]),
+                    permute: Some(vec![1, 0]),
+                    ..part("visual.half")
+                },
+                View { scale: Some(3.0), ..rows("visual.a", [9, 10]) },
+            ],
+        ),
+        laid_out("sum.f16", F16, &[7], vec![rows("visual.c", [0, 1]), rows("visual.c", [2, 3])]),
+        laid_out(
+            "sum.unchanged",
+            BF16,
+            &[64],
+            vec![rows("visual.unchanged", [0, 1]), rows("visual.unchanged", [7, 8])],
+        ),
+    ]
+}
+
+fn layout_of(model: &Arc<Model>, tensors: Vec<LaidOut>) -> Arc<Layout> {
+    Layout::new(tensors, &[], model.base()).unwrap()
+}
+
+/// A few large tensors, one of them unchanged; `turned` or not.
+fn simple(model: &Arc<Model>, dtype: DType, is_turned: bool) -> Arc<Layout> {
+    let tensor = |parameter: &str, [rows, columns]: [usize; 2]| {
+        let permute = is_turned.then(|| vec![1, 0]);
+        let shape = if is_turned { [columns, rows] } else { [rows, columns] };
+        laid_out(parameter, dtype, &shape, vec![View { permute, ..part(parameter) }])
+    };
+    layout_of(
+        model,
+        vec![tensor("visual.a", [70, 90]), tensor("visual.unchanged", [33, 64]), tensor("visual.e", [9, 999])],
+    )
+}
+
+fn for_layout(
+    device: &Arc<HostDevice>,
+    model: &Arc<Model>,
+    budget: usize,
+    layout: &Arc<Layout>,
+) -> Result<Arc<DeviceModel>> {
+    let options = DeviceOptions { budget: Some(budget) };
+    DeviceModel::for_layout(model, &Cuda::of(Arc::clone(device)), &options, layout)
+}
+
+/// The least that an error says there has to be.
+fn least(error: &crate::Error) -> usize {
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+    error.to_string().split("at least ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn the_bits_are_those_of_the_cpu_whatever_the_budget() {
+    for vectors in [1, 5] {
+        let model = model(vectors);
+        let layout = layout_of(&model, everything());
+        let host = || Arc::new(HostDevice::new(ROOM, 1));
+        let least = least(&for_layout(&host(), &model, 0, &layout).unwrap_err());
+        assert!(for_layout(&host(), &model, least - 1, &layout).is_err());
+        let all = {
+            let device = for_layout(&host(), &model, ROOM, &layout).unwrap();
+            let weights = device.get(&task(&model, &coefficients(vectors, 1)).laid_out(&layout)).unwrap();
+            let stats = device.stats();
+            stats.resident_bytes + stats.layout_bytes + 2 * weights.nbytes()
+        };
+        let budgets = [least, least + (all - least) / 3, least + (all - least) / 2, all - 1, all];
+        for (seed, budget) in budgets.into_iter().enumerate() {
+            let host = Arc::new(HostDevice::new(ROOM, seed as u64 + 7));
+            let device = for_layout(&host, &model, budget, &layout).unwrap();
+            if budget == least || budget == all {
+                assert_eq!(device.stats().slot_bytes > 0, budget == least, "{:?}", device.stats());
+            }
+            for number in 0..5 {
+                let task = task(&model, &coefficients(vectors, number)).laid_out(&layout);
+                assert_same(&device.get(&task).unwrap(), &task);
+            }
+            let base = task(&model, &vec![0.0; vectors]).laid_out(&layout);
+            assert_same(&device.get(&base).unwrap(), &base);
+            assert!(host.tally().peak <= budget, "{:?} of {budget}", host.tally());
+            drop((device, base));
+            assert_eq!(host.tally().bytes, 0);
+        }
+    }
+}
+
+#[test]
+fn what_no_vector_changes_is_made_once_or_not_at_all() {
+    let model = model(2);
+    let host = Arc::new(HostDevice::new(ROOM, 3));
+    let device = on(&host, &model, ROOM).unwrap();
+    let canonical = device.get(&task(&model, &[1.0, 0.0])).unwrap();
+    let layout = layout_of(&model, everything());
+    let of = |number: usize| device.get(&task(&model, &coefficients(2, number)).laid_out(&layout)).unwrap();
+    let (one, other) = (of(1), of(2));
+    let at = |weights: &DeviceWeights, name: &str| weights.get(name).unwrap().address;
+    for tensor in one.iter() {
+        let stays = ["unchanged", "half", "sum.unchanged"].iter().any(|prefix| tensor.name.starts_with(prefix));
+        assert_eq!(tensor.address == at(&other, tensor.name), stays, "{}", tensor.name);
+    }
+    // In f32, and aligned: where the canonical one lies.
+    assert_eq!(at(&one, "unchanged"), at(&canonical, "visual.unchanged"));
+    assert_eq!(at(&one, "unchanged.rows"), at(&canonical, "visual.unchanged") + 4 * 64 * 4);
+    assert_eq!(at(&one, "half.f32"), at(&canonical, "visual.half"));
+    assert_ne!(at(&one, "half.few"), at(&canonical, "visual.half") + 4 * 7, "not at a multiple of 256");
+
+    let error = one.to_host("half").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(one.to_host("half.f32").is_ok() && one.bytes_to_host("none").is_err());
+    host.finish();
+    assert_eq!((host.tally().launches, host.tally().laid_out), (3, 3), "two tasks' and what stays");
+}
+
+#[test]
+fn layouts_come_and_go() {
+    let model = model(2);
+    let host = Arc::new(HostDevice::new(ROOM, 5));
+    let device = on(&host, &model, ROOM).unwrap();
+    let canonical = task(&model, &[0.5, -1.0]);
+    drop(device.get(&canonical).unwrap());
+    let (nothing, budget) = (host.tally().bytes, device.stats().cache.budget);
+    assert_eq!(device.stats().layout_bytes, 0);
+
+    for round in 0..40 {
+        let layout = simple(&model, [DType::F32, DType::F16, DType::BF16][round % 3], round % 2 == 0);
+        let task = canonical.laid_out(&layout);
+        let pinned = device.pin(&task).unwrap();
+        assert_same(&device.get(&task).unwrap(), &task);
+        let stats = device.stats();
+        assert!(stats.layout_bytes > device.inputs.arena_bytes, "with what all tasks share: {stats:?}");
+        assert_eq!(stats.cache.budget + stats.layout_bytes, budget);
+        assert_eq!(stats.cache.entries, 2);
+
+        drop((layout, task, pinned));
+        // The model's own cache has weights of the CPU in this layout.
+        model.cache().trim(0);
+        match round % 3 {
+            0 => device.trim(usize::MAX),
+            1 => drop(device.get(&canonical).unwrap()),
+            _ => {}
+        }
+        let stats = device.stats();
+        assert_eq!((stats.layout_bytes, stats.cache.entries, stats.cache.budget), (0, 1, budget), "round {round}");
+    }
+    device.trim(device.stats().cache.bytes);
+    assert_eq!(host.tally().bytes, nothing, "nothing is left of them");
+
+    // Or when somebody says so; weights that are in use keep what they need.
+    let layout = simple(&model, DType::F16, true);
+    let task = canonical.laid_out(&layout);
+    let (pinned, first) = (device.pin(&task).unwrap(), device.stats());
+    device.forget(&simple(&model, DType::F16, true));
+    assert_eq!(device.stats(), first, "another layout");
+    device.forget(&layout);
+    assert!(!device.unpin(&task));
+    assert_eq!(device.stats().layout_bytes, first.layout_bytes);
+    assert_same(&pinned, &task);
+    drop(pinned);
+    device.trim(0);
+    assert_eq!(device.stats().layout_bytes, 0);
+    assert_same(&device.get(&task).unwrap(), &task);
+}
+
+#[test]
+fn a_thousand_switches_between_layouts_stay_within_the_budget() {
+    let model = model(6);
+    let layouts =
+        [simple(&model, DType::F16, true), simple(&model, DType::F32, true), simple(&model, DType::F32, false)];
+    let (resident, arena) = sizes(&model);
+    let least = least(&for_layout(&Arc::new(HostDevice::new(ROOM, 1)), &model, 0, &layouts[1]).unwrap_err());
+    for (budget, streams) in [(resident + 5 * arena, false), (least + arena, true)] {
+        let host = Arc::new(HostDevice::new(budget, 5));
+        let device = for_layout(&host, &model, budget, &layouts[1]).unwrap();
+        assert_eq!(device.stats().slot_bytes > 0, streams);
+        let tasks: Vec<TaskWeights> = (0..8).map(|t| task(&model, &coefficients(6, t))).collect();
+        let tasks: Vec<TaskWeights> = tasks
+            .iter()
+            .flat_map(|task| layouts.iter().map(|layout| task.laid_out(layout)).chain([task.clone()]))
+            .collect();
+        let mut random = 1u64;
+        for switch in 0..1000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let task = &tasks[(random >> 40) as usize % tasks.len()];
+            let weights = device.get(task).unwrap();
+            weights.wait_in(9).unwrap();
+            weights.used_in(9).unwrap();
+            if switch % 37 == 0 {
+                assert_same(&weights, task);
+            }
+        }
+        let stats = device.stats();
+        assert!(stats.cache.evictions > 100 && stats.cache.hits > 50, "{stats:?}");
+        assert!(host.tally().peak <= budget, "{:?}", host.tally());
+        drop(device);
+        assert_eq!(host.tally().bytes, 0);
+    }
+}
+
+/// Reads the weights of one task in a stream of its own while their memory is wanted for others, whose layouts are
+/// dropped. Whether what was read are the bits of that task.
+fn read_while_others_come(seed: u64) -> bool {
+    let model = model(1);
+    let host = Arc::new(HostDevice::new(ROOM, seed));
+    let budget = least(&for_layout(&host, &model, 0, &simple(&model, DType::F32, true)).unwrap_err());
+    let device = for_layout(&host, &model, budget, &simple(&model, DType::F32, true)).unwrap();
+    let (stream, mut reads) = (77, Vec::new());
+    for t in 0..3 {
+        let layout = simple(&model, DType::F32, true);
+        let task = task(&model, &[f64::from(t) + 1.0]).laid_out(&layout);
+        let weights = device.get(&task).unwrap();
+        weights.wait_in(stream).unwrap();
+        let cpu = task.get().unwrap();
+        for (tensor, (_, _, values)) in weights.iter().zip(cpu.iter()) {
+            let read = host.read(Queue::Foreign(stream), tensor.address, tensor.nbytes());
+            reads.push((bytes(values).1.to_vec(), read));
+        }
+        weights.used_in(stream).unwrap();
+        // The model's own cache has weights of the CPU in this layout.
+        drop((cpu, task, layout));
+        model.cache().trim(0);
+    }
+    host.finish();
+    reads.iter().all(|(want, read)| *read.lock().unwrap() == *want)
+}
+
+/// This device takes a use of memory that is freed for a fault.
+#[test]
+fn runs_in_flight_keep_their_weights_and_layouts() {
+    assert!((1..40).all(read_while_others_come));
+}
+
+/// Whoever holds weights holds what they need, whatever is let go of.
+#[test]
+fn weights_outlive_model_and_layout() {
+    let model = model(3);
+    for seed in 1..20 {
+        let host = Arc::new(HostDevice::new(ROOM, seed));
+        let layout = layout_of(&model, everything());
+        let device = on(&host, &model, ROOM).unwrap();
+        let task = task(&model, &[0.5, -1.0, 0.25]).laid_out(&layout);
+        let weights = device.get(&task).unwrap();
+        drop(layout);
+        drop(device);
+        assert_same(&weights, &task);
+        drop(weights);
+        assert_eq!(host.tally().bytes, 0);
+    }
+}
+
+#[test]
+fn what_the_graph_holds_itself_has_to_be_the_base() {
+    let model = model(2);
+    let device = on(&Arc::new(HostDevice::new(ROOM, 1)), &model, ROOM).unwrap();
+    let tensors = || vec![laid_out("a", DType::F32, &[70, 90], vec![part("visual.a")])];
+    let (task, nothing) = (task(&model, &[1.0, 0.0]), task(&model, &[0.0, -0.0]));
+
+    let fits = Layout::new(tensors(), &["visual.unchanged"], model.base()).unwrap();
+    assert_same(&device.get(&task.laid_out(&fits)).unwrap(), &task.laid_out(&fits));
+    let holds_a_changed_one = Layout::new(tensors(), &["visual.unchanged", "visual.b"], model.base()).unwrap();
+    let of_another = Layout::new(tensors(), &["visual.unchanged"], &base()).unwrap();
+    for (layout, named) in [(&holds_a_changed_one, "visual.b"), (&of_another, "visual.unchanged")] {
+        let (cpu, here) = (task.laid_out(layout).get().unwrap_err(), device.get(&task.laid_out(layout)).unwrap_err());
+        assert_eq!((here.kind(), here.to_string()), (cpu.kind(), cpu.to_string()));
+        assert!(here.to_string().contains(named), "{here}");
+    }
+    // Nothing is added to it.
+    assert_same(&device.get(&nothing.laid_out(&holds_a_changed_one)).unwrap(), &nothing.laid_out(&holds_a_changed_one));
+    assert!(device.get(&nothing.laid_out(&of_another)).is_err());
+}
+
+#[test]
+fn a_layout_of_another_model_is_refused() {
+    let model = model(2);
+    let device = on(&Arc::new(HostDevice::new(ROOM, 1)), &model, ROOM).unwrap();
+    let task = task(&model, &[1.0, 0.0]);
+    let of = |name: &str, shape: &[usize]| {
+        let larger = vec![(name.to_owned(), tensor(DType::F32, shape, 1))];
+        let larger = Checkpoint::from_tensors("larger", Format::Safetensors, larger.into_iter().collect()).unwrap();
+        Layout::new(vec![laid_out("w", DType::F32, shape, vec![part(name)])], &[], &larger).unwrap()
+    };
+    for layout in [of("visual.a", &[700, 900]), of("visual.z", &[3])] {
+        let error = device.get(&task.laid_out(&layout)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
+        assert_eq!(device.stats().layout_bytes, 0);
+    }
+}
+
+#[test]
+fn no_room_is_an_error_that_says_how_much() {
+    let model = model(2);
+    let (resident, arena) = sizes(&model);
+    let layout = layout_of(&model, everything());
+    let task = task(&model, &[1.0, 0.0]);
+    // Room for one task's weights alone; what is to serve all layouts takes it.
+    let host = Arc::new(HostDevice::new(ROOM, 1));
+    let device = on(&host, &model, resident + arena).unwrap();
+    let error = device.get(&task.laid_out(&layout)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+    assert!(error.to_string().contains("room for ") && error.to_string().contains("bytes"), "{error}");
+    // The layout found room, a task in it did not.
+    assert!(
+        device.stats().layout_bytes > 0 && device.stats().weights_bytes == 0 && error.to_string().contains("layouts")
+    );
+    device.forget(&layout);
+    assert_eq!(device.stats().layout_bytes, 0);
+    assert_same(&device.get(&task).unwrap(), &task);
+
+    // Weights that were kept make room; weights that somebody holds do not.
+    let fits = resident + 4 * arena;
+    let device = on(&host, &model, fits).unwrap();
+    let held: Vec<_> = (0..4).map(|t| device.get(&super::task(&model, &coefficients(2, t))).unwrap()).collect();
+    let error = device.get(&task.laid_out(&layout)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
+    drop(held);
+    assert_same(&device.get(&task.laid_out(&layout)).unwrap(), &task.laid_out(&layout));
+
+    // A device that has less than its budget, found out at any point.
+    let mut failed = 0;
+    for capacity in (0..fits).step_by(arena / 3) {
+        let host = Arc::new(HostDevice::new(capacity, 1));
+        let result = on(&host, &model, ROOM).and_then(|device| device.get(&task.laid_out(&layout)));
+        match result {
+            Ok(weights) => assert_same(&weights, &task.laid_out(&layout)),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
+                failed += 1;
+            }
+        }
+        assert_eq!(host.tally().bytes, 0);
+    }
+    assert!(failed > 3);
+}
+
+#[test]
+fn a_base_alone_has_layouts_too() {
+    let model = Model::new(base(), None, &ModelOptions::default()).unwrap();
+    let host = Arc::new(HostDevice::new(ROOM, 2));
+    let device = on(&host, &model, ROOM).unwrap();
+    let layout = layout_of(&model, everything());
+    let base = model.weights(&"base".parse().unwrap()).unwrap().laid_out(&layout);
+    let weights = device.get(&base).unwrap();
+    assert_same(&weights, &base);
+    assert_eq!((weights.nbytes(), device.stats().weights_bytes), (0, 0));
+}
+
+#[test]
+fn many_threads_share_layouts() {
+    let model = model(3);
+    let layouts = [simple(&model, DType::F16, true), simple(&model, DType::F32, false)];
+    let (resident, arena) = sizes(&model);
+    for budget in [resident + 14 * arena, resident / 2 + 14 * arena] {
+        let host = Arc::new(HostDevice::new(ROOM, 11));
+        let device = on(&host, &model, budget).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (device, model, layouts) = (&device, &model, &layouts);
+                scope.spawn(move || {
+                    for round in 0..10 {
+                        let task = task(model, &coefficients(3, (thread + round) % 6));
+                        let layout = layouts.get((thread + round / 3) % 3);
+                        let task = layout.map_or(task.clone(), |layout| task.laid_out(layout));
+                        assert_same(&device.get(&task).unwrap(), &task);
+                    }
+                });
+            }
+        });
+        assert!(host.tally().peak <= budget);
+    }
+}
