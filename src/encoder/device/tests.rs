@@ -13,6 +13,7 @@ use crate::clip::arch::{Arch, ArchHints};
 use crate::error::ErrorKind;
 use crate::kernel::Cuda;
 use crate::kernel::cuda::{HostDevice, Queue};
+use crate::onnx::{BindOptions, BoundGraph};
 use crate::weights::ModelOptions;
 
 fn digits(relative: &str) -> PathBuf {
@@ -206,6 +207,8 @@ fn in_memory_of_the_host() {
     assert!(bits(&recording.encode(&*tasks[1].get().unwrap(), &pixels, 2).unwrap()) == expected[1]);
     drop(recording);
 
+    a_users_graph(&arch, &cuda, &pixels);
+
     // What is wrong is said, and harms nothing.
     let mut out = vec![7.0; 2 * arch.embed_dim];
     let error = own.encode_task_into(&tasks[0], &pixels[1..], 2, &mut out).unwrap_err();
@@ -243,6 +246,22 @@ fn in_memory_of_the_host() {
     let gone = Arc::downgrade(&device);
     drop((device, tasks, model));
     assert!(gone.upgrade().is_none());
+}
+
+/// A user's graph gets its weights in its layout on the device too, with the bits of the host's.
+fn a_users_graph(arch: &Arch, cuda: &Cuda, pixels: &[f32]) {
+    let (folder, (_, model), run) = (tempfile::tempdir().unwrap(), digits_model(), options(1 << 30));
+    let (path, tasks) = (folder.path().join("exported.onnx"), tasks(&model));
+    let base = model.weights(&"base".parse().unwrap()).unwrap();
+    crate::encoder::write_onnx(arch, &*base.get().unwrap(), &path, &[]).unwrap();
+    let graph = BoundGraph::open(&path, model.base(), model.basis(), &BindOptions::default()).unwrap();
+    let on_host = Encoder::with_graph(arch, &graph, &EncoderOptions { device_budget: None, ..run.clone() }).unwrap();
+    let there = |_: &Target| Ok((Some(Device::on(cuda.clone(), MemoryInfo::default(), &run)), None));
+    let theirs = Encoder::over_with(arch.clone(), Signature::bound(&graph).unwrap(), &run, there).unwrap();
+    for task in &tasks {
+        let expected = on_host.encode(&*on_host.as_taken(task).get().unwrap(), pixels, 2).unwrap();
+        assert!(bits(&theirs.encode_task(task, pixels, 2).unwrap()) == bits(&expected), "{}", task.name());
+    }
 }
 
 #[test]
