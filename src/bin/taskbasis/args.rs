@@ -7,8 +7,7 @@ use clap::{Args, ValueEnum};
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
     Activation, Arch, ArchHints, Basis, BasisFile, Bundle, Checkpoint, Encoder, EncoderOptions, Error, Execution, Head,
-    MapMode, Model, ModelOptions, Preprocess, Promotion, Result, StreamedEncoder, TaskExpr, TaskWeights, WeightsOn,
-    head_tasks,
+    MapMode, Model, ModelOptions, Preprocess, Promotion, Result, StreamedEncoder, TaskExpr, TaskWeights, head_tasks,
 };
 
 use crate::graph::BindArgs;
@@ -183,7 +182,6 @@ impl EncoderArgs {
         let weights = session.model.weights(weights)?;
         if !streamed {
             let encoder = self.encoder(session)?;
-            let weights = encoder.as_taken(&weights);
             return Ok(TaskEncoder::Whole(Box::new(encoder), weights));
         }
         if self.graph.is_some() || (!self.built_graph && session.carries_graph()) {
@@ -291,11 +289,8 @@ impl TaskEncoder {
     /// Reconstructs what can be reconstructed before the first run.
     pub fn prepare(&self) -> Result<()> {
         match self {
-            // Kept there, as nothing else is run.
-            Self::Whole(encoder, weights) if encoder.execution().weights_on == WeightsOn::Device => {
-                encoder.prepare(weights)
-            }
-            Self::Whole(_, weights) => weights.pin().map(drop),
+            // Kept, as nothing else is run.
+            Self::Whole(encoder, weights) => encoder.prepare(weights),
             Self::Streamed(..) => Ok(()),
         }
     }

@@ -121,9 +121,9 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// The weights of `expr` as the encoder takes them; the expression is checked, nothing is reconstructed yet.
+    /// The weights of `expr`; the expression is checked, nothing is reconstructed yet.
     fn weights(&self, expr: &TaskExpr) -> Result<TaskWeights> {
-        Ok(self.encoder.as_taken(&self.session.model.weights(expr)?))
+        self.session.model.weights(expr)
     }
 
     fn accuracy(&self, weights: &TaskWeights, labelled: &Labelled, bar: &ProgressBar) -> Result<f64> {
