@@ -931,8 +931,8 @@ tb_status tb_encoder_is_prepared(const tb_encoder *encoder,
                                  tb_error **err);
 
 /**
- * Tells what the basis takes on this encoder's device: nothing, where the encoder's weights are in the host's memory,
- * which tb_encoder_info() says.
+ * Tells what the basis takes on this encoder's device: nothing where it is not there, or the encoder's weights are in
+ * the host's memory, which tb_encoder_info() says.
  *
  * @param stats  `struct_size` set by the caller; the rest is zero on failure
  */

@@ -6,7 +6,6 @@ use super::error::{tb_error, tb_status};
 use super::guard::guard;
 use super::handle::{self, Info, Out, Versioned};
 use super::weights::tb_weights;
-use crate::weights::DeviceStats;
 
 /// What a basis takes on an encoder's device, and how it has done so far.
 #[repr(C)]
@@ -67,14 +66,14 @@ pub unsafe extern "C" fn tb_encoder_is_prepared(
         guard(err, || {
             let out = Out::new(out, "out", 0)?;
             let encoder = &handle::borrow(encoder)?.encoder;
-            out.set(encoder.is_prepared(&handle::borrow(weights)?.weights)?.into());
+            out.set(encoder.is_prepared(&handle::borrow(weights)?.weights).into());
             Ok(())
         })
     }
 }
 
-/// Tells what the basis takes on this encoder's device: nothing, where the encoder's weights are in the host's memory,
-/// which tb_encoder_info() says.
+/// Tells what the basis takes on this encoder's device: nothing where it is not there, or the encoder's weights are in
+/// the host's memory, which tb_encoder_info() says.
 ///
 /// @param stats  `struct_size` set by the caller; the rest is zero on failure
 #[unsafe(no_mangle)]
@@ -88,9 +87,7 @@ pub unsafe extern "C" fn tb_encoder_device_stats(
     unsafe {
         guard(err, || {
             let out = Info::new(stats, "stats")?;
-            let encoder = &handle::borrow(encoder)?.encoder;
-            let device = encoder.device_model(model(basis)?)?;
-            let stats = device.map_or_else(DeviceStats::default, |device| device.stats());
+            let stats = handle::borrow(encoder)?.encoder.device_stats(model(basis)?);
             out.set(tb_device_statistics {
                 struct_size: 0,
                 resident_bytes: stats.resident_bytes as u64,

@@ -142,7 +142,10 @@ impl Encoder {
         let signature = Arc::new(signature);
         let runtime = Runtime::load(options.runtime.as_deref())?;
         let create = |target: &Target| {
-            let (device, why) = choose(target)?;
+            let (mut device, why) = choose(target)?;
+            if let Some(device) = &mut device {
+                device.make_room_for(&signature);
+            }
             Ok((Lane::open(runtime, &signature, threads_a_run, target, device.as_ref())?, device, why))
         };
         let ((first, device, why), target, mut execution) = provider::begin(runtime, options, create)?;

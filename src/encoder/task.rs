@@ -10,7 +10,7 @@ use super::session::Input;
 use super::{Encoder, Promotion};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tensor::try_zeroed;
-use crate::weights::{DeviceModel, Model, TaskWeights};
+use crate::weights::{DeviceModel, DeviceStats, Model, TaskWeights};
 
 impl Encoder {
     /// The embeddings, `[n, e]`, of `n` images with the weights of a task: from its own session where it is promoted, else
@@ -107,24 +107,28 @@ impl Encoder {
     }
 
     /// Whether the next run need not reconstruct the task's weights: they are kept where this encoder reads them, or the
-    /// task is promoted.
-    ///
-    /// # Errors
-    /// As [`Encoder::device_model`].
-    pub fn is_prepared(&self, task: &TaskWeights) -> Result<bool> {
+    /// task is promoted. Asking brings nothing to a device.
+    pub fn is_prepared(&self, task: &TaskWeights) -> bool {
         let task = &*self.as_wanted(task);
         let is_ready = match &self.device {
-            Some(device) => device.model(task.model())?.is_ready(task),
+            Some(device) => device.find(task.model()).is_some_and(|model| model.is_ready(task)),
             None => task.is_ready(),
         };
-        Ok(is_ready || self.is_promoted(task))
+        is_ready || self.is_promoted(task)
     }
 
-    /// The model on this encoder's device, brought there unless it is: what it takes there, and which tasks are pinned.
+    /// What a model takes on this encoder's device, and how it has done there: nothing where it is not there, or weights
+    /// are in the host's memory.
+    pub fn device_stats(&self, model: &Model) -> DeviceStats {
+        let there = self.device.as_ref().and_then(|device| device.find(model));
+        there.map_or_else(DeviceStats::default, |model| model.stats())
+    }
+
+    /// The model on this encoder's device, brought there unless it is: to pin tasks there, or to have it there in time.
     /// Encoders on one device share it, with the budget of the first. `None` where weights are in the host's memory.
     ///
     /// # Errors
-    /// As [`DeviceModel::new`].
+    /// As [`DeviceModel::new`] and [`DeviceModel::for_layout`].
     pub fn device_model(&self, model: &Arc<Model>) -> Result<Option<Arc<DeviceModel>>> {
         self.device.as_ref().map(|device| device.model(model)).transpose()
     }

@@ -23,7 +23,7 @@ use super::signature::Signature;
 use super::{EncoderOptions, failed};
 use crate::error::{Error, Result};
 use crate::kernel::Cuda;
-use crate::weights::{DeviceModel, DeviceOptions, DeviceWeights, Model, Owner, TaskWeights};
+use crate::weights::{DeviceModel, DeviceOptions, DeviceWeights, Layout, Model, Owner, TaskWeights};
 
 /// Where the weights of tasks are reconstructed, and so where the encoder reads them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -71,6 +71,8 @@ pub(super) struct Device {
     cuda: Cuda,
     memory: MemoryInfo<'static>,
     options: DeviceOptions,
+    /// How the user's graph wants its weights, where it is one.
+    layout: Option<Arc<Layout>>,
     /// Runs are recorded, and replayed.
     graphs: bool,
     owner: Owner,
@@ -120,21 +122,31 @@ impl Device {
 
     fn on(cuda: Cuda, memory: MemoryInfo<'static>, options: &EncoderOptions) -> Self {
         let (graphs, options) = (options.cuda_graphs, DeviceOptions { budget: options.device_budget });
-        Self { cuda, memory, options, graphs, owner: Owner::new(), models: Mutex::default() }
+        Self { cuda, memory, options, layout: None, graphs, owner: Owner::new(), models: Mutex::default() }
+    }
+
+    /// Makes room on the device for weights as this graph wants them.
+    pub(super) fn make_room_for(&mut self, signature: &Signature) {
+        self.layout = signature.layout().cloned();
     }
 
     /// The model on this device, brought there unless it is.
     ///
     /// # Errors
-    /// As [`DeviceModel::new`].
+    /// As [`DeviceModel::new`] and [`DeviceModel::for_layout`].
     pub(super) fn model(&self, model: &Arc<Model>) -> Result<Arc<DeviceModel>> {
-        let device = model.on_device(&self.cuda, &self.options, self.owner)?;
+        let device = model.on_device(&self.cuda, &self.options, self.layout.as_ref(), self.owner)?;
         let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
         if !models.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(model))) {
             models.retain(|known| known.strong_count() > 0);
             models.push(Arc::downgrade(model));
         }
         Ok(device)
+    }
+
+    /// The model on this device, where it is there, for this encoder or another.
+    pub(super) fn find(&self, model: &Model) -> Option<Arc<DeviceModel>> {
+        model.found_on(&self.cuda)
     }
 
     /// The weights of a task: kept ones, or in the queue now.

@@ -14,7 +14,7 @@ use crate::error::ErrorKind;
 use crate::kernel::Cuda;
 use crate::kernel::cuda::{HostDevice, Queue};
 use crate::onnx::{BindOptions, BoundGraph};
-use crate::weights::ModelOptions;
+use crate::weights::{DeviceStats, ModelOptions};
 
 fn digits(relative: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/digits").join(relative)
@@ -144,6 +144,9 @@ fn in_memory_of_the_host() {
 
     let run = options(resident + 2 * arena);
     let own = encoder(&arch, &cuda, &run);
+    // Only what runs there brings it there.
+    assert!(!own.is_prepared(&tasks[0]) && own.device_stats(&model) == DeviceStats::default());
+    assert!(model.found_on(&cuda).is_none());
     assert_eq!((own.execution().weights_on, &own.execution().weights_fallback), (WeightsOn::Device, &None));
     let mut state = 1;
     for _ in 0..1000 {
@@ -152,12 +155,13 @@ fn in_memory_of_the_host() {
     }
     let device = own.device_model(&model).unwrap().unwrap();
     let stats = device.stats();
+    assert_eq!(own.device_stats(&model), stats);
     assert!(stats.cache.evictions > 500 && stats.cache.hits > 50, "{stats:?}");
     assert!(stats.weights_bytes <= 2 * arena, "{stats:?}");
     assert_eq!(own.sessions(), 1);
     let on_host = model.cache().stats();
     own.prepare(&tasks[0]).unwrap();
-    assert!(own.is_prepared(&tasks[0]).unwrap());
+    assert!(own.is_prepared(&tasks[0]));
     assert_eq!(model.cache().stats().misses, on_host.misses, "nothing is reconstructed on the host");
     assert_eq!(own.promotion(&tasks[0]), PromotionState::Inputs(0), "a thousand runs promote nothing here");
 
@@ -207,7 +211,9 @@ fn in_memory_of_the_host() {
     assert!(bits(&recording.encode(&*tasks[1].get().unwrap(), &pixels, 2).unwrap()) == expected[1]);
     drop(recording);
 
-    a_users_graph(&arch, &cuda, &pixels);
+    a_users_graph(&arch, &cuda, &pixels, 1 << 30);
+    // So small a budget that the layout has room only where it was counted before the basis.
+    a_users_graph(&arch, &cuda, &pixels, 2 * arena);
 
     // What is wrong is said, and harms nothing.
     let mut out = vec![7.0; 2 * arch.embed_dim];
@@ -249,8 +255,8 @@ fn in_memory_of_the_host() {
 }
 
 /// A user's graph gets its weights in its layout on the device too, with the bits of the host's.
-fn a_users_graph(arch: &Arch, cuda: &Cuda, pixels: &[f32]) {
-    let (folder, (_, model), run) = (tempfile::tempdir().unwrap(), digits_model(), options(1 << 30));
+fn a_users_graph(arch: &Arch, cuda: &Cuda, pixels: &[f32], budget: usize) {
+    let (folder, (_, model), run) = (tempfile::tempdir().unwrap(), digits_model(), options(budget));
     let (path, tasks) = (folder.path().join("exported.onnx"), tasks(&model));
     let base = model.weights(&"base".parse().unwrap()).unwrap();
     crate::encoder::write_onnx(arch, &*base.get().unwrap(), &path, &[]).unwrap();

@@ -6,6 +6,7 @@ use super::{DeviceModel, DeviceOptions, lock};
 use crate::error::Result;
 use crate::kernel::Cuda;
 use crate::weights::cache::Owner;
+use crate::weights::layout::Layout;
 use crate::weights::model::Model;
 
 /// On which devices a model is, and for whom. It goes from a device with the last one who wants it there, or with the
@@ -20,14 +21,16 @@ struct Shared {
 }
 
 impl Model {
-    /// This model on a device, for `owner`: as it is there for others, else brought there now, which others wait for.
+    /// This model on a device, for `owner`: as it is there for others, else brought there now, which others wait for, with
+    /// room for tasks in `layout`, where it is for a graph.
     ///
     /// # Errors
-    /// As [`DeviceModel::new`].
+    /// As [`DeviceModel::new`] and [`DeviceModel::for_layout`].
     pub(crate) fn on_device(
         self: &Arc<Self>,
         cuda: &Cuda,
         options: &DeviceOptions,
+        layout: Option<&Arc<Layout>>,
         owner: Owner,
     ) -> Result<Arc<DeviceModel>> {
         let mut all = lock(&self.on_devices().0);
@@ -37,9 +40,18 @@ impl Model {
             }
             return Ok(Arc::clone(&here.device));
         }
-        let device = DeviceModel::new(self, cuda, options)?;
+        let device = match layout {
+            Some(layout) => DeviceModel::for_layout(self, cuda, options, layout)?,
+            None => DeviceModel::new(self, cuda, options)?,
+        };
         all.push(Shared { device: Arc::clone(&device), owners: vec![owner] });
         Ok(device)
+    }
+
+    /// This model on a device, where it is there for somebody.
+    pub(crate) fn found_on(&self, cuda: &Cuda) -> Option<Arc<DeviceModel>> {
+        let all = lock(&self.on_devices().0);
+        all.iter().find(|shared| shared.device.cuda().is_same(cuda)).map(|shared| Arc::clone(&shared.device))
     }
 
     /// Says that `owner` wants it on no device any more.
