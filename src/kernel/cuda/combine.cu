@@ -17,7 +17,7 @@ typedef unsigned long long u64;
 #define CHUNK 512u  // bytes that a warp loads at a time
 #define SECTOR 32u  // bytes of a cache line that are fetched at least
 #define MOST_BLOCKS 2112u  // bytes of a tile of blocks: those of q8
-#define WARPS 4u    // of a block; `table.rs` launches blocks of that size
+#define WARPS 4u    // of a block; `launch.rs` launches blocks of that size
 #define MOST_ACTIVE 504
 
 // Formats, as `table.rs` numbers them.
@@ -328,9 +328,10 @@ static __device__ __forceinline__ unsigned segment_of(u64 segments, unsigned cou
     return index;
 }
 
-extern "C" __global__ void __launch_bounds__(WARPS *LANES, 4) taskbasis_combine(const __grid_constant__ Launch launch) {
-    const unsigned lane = threadIdx.x % LANES;
-    // `table.rs` sees to it that this fits: there are at most 2^31 tiles.
+// Has this warp's tiles computed, one after the other: `compute(segment, tile)`. No segment is empty.
+template <class Launched, class Compute>
+static __device__ __forceinline__ void each_tile(const Launched &launch, Compute compute) {
+    // `launch.rs` sees to it that this fits: there are at most 2^31 tiles.
     unsigned tile = (blockIdx.x * WARPS + threadIdx.x / LANES) * launch.run;
     if (tile >= launch.tiles) {
         return;
@@ -338,10 +339,15 @@ extern "C" __global__ void __launch_bounds__(WARPS *LANES, 4) taskbasis_combine(
     const unsigned end = launch.tiles - tile < launch.run ? launch.tiles : tile + launch.run;
     unsigned index = segment_of(launch.segments, launch.segment_count, tile);
     for (; tile < end; ++tile) {
-        // No segment is empty, so the next tile is of this segment or of the one after.
+        // The next tile is of this segment or of the one after.
         if (index + 1 < launch.segment_count && first_tile(launch.segments, index + 1) <= tile) {
             ++index;
         }
-        combine_tile(launch, launch.segments + 32ull * index, tile, lane);
+        compute(launch.segments + 32ull * index, tile);
     }
+}
+
+extern "C" __global__ void __launch_bounds__(WARPS *LANES, 4) taskbasis_combine(const __grid_constant__ Launch launch) {
+    const unsigned lane = threadIdx.x % LANES;
+    each_tile(launch, [&](u64 segment, unsigned tile) { combine_tile(launch, segment, tile, lane); });
 }

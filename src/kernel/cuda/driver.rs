@@ -10,9 +10,10 @@ use cudarc::driver::result::{self, DriverError, device, event, module, primary_c
 use cudarc::driver::sys;
 
 use super::device::{Device, Info, Queue};
+use super::launch::Parameter;
 use super::lay_out::LayOut;
 use super::nvrtc::Nvrtc;
-use super::table::{Geometry, Launch};
+use super::table::Launch;
 use super::{SOURCE, compiled};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -178,12 +179,13 @@ impl Driver {
     }
 
     /// Puts a kernel into [`Queue::Combine`], with its one parameter.
-    fn launch(&self, kernel: sys::CUfunction, geometry: Geometry, parameter: &[u8]) -> Result<()> {
+    fn launch<const BYTES: usize>(&self, kernel: sys::CUfunction, launch: &Parameter<BYTES>) -> Result<()> {
+        let geometry = launch.geometry();
         if geometry.blocks == 0 {
             return Ok(());
         }
         let _here = self.enter()?;
-        let mut parameters = [parameter.as_ptr().cast_mut().cast::<c_void>()];
+        let mut parameters = [launch.bytes().as_ptr().cast_mut().cast::<c_void>()];
         // SAFETY: the kernel's one parameter, of its size and alignment, which the driver copies during the call; the
         // module stays loaded as long as `self` lives. The addresses in it are those of memory that stays until an
         // event after this launch.
@@ -330,11 +332,11 @@ impl Device for Driver {
     }
 
     fn combine(&self, launch: &Launch) -> Result<()> {
-        self.launch(self.kernel, launch.geometry(), launch.bytes())
+        self.launch(self.kernel, launch)
     }
 
     fn lay_out(&self, launch: &LayOut) -> Result<()> {
-        self.launch(self.lay_out, launch.geometry(), launch.bytes())
+        self.launch(self.lay_out, launch)
     }
 
     fn record(&self, queue: Queue) -> Result<u64> {

@@ -74,8 +74,12 @@ impl HostDevice {
     pub(crate) fn read(&self, queue: Queue, from: u64, bytes: usize) -> Arc<Mutex<Vec<u8>>> {
         let to = Arc::new(Mutex::new(vec![0; bytes]));
         let work = Work::Read { from, to: Arc::clone(&to) };
-        self.lock().queues.entry(queue).or_default().push_back(work);
+        self.put(queue, work);
         to
+    }
+
+    fn put(&self, queue: Queue, work: Work) {
+        self.lock().queues.entry(queue).or_default().push_back(work);
     }
 
     /// Does all that waits.
@@ -320,7 +324,7 @@ impl Device for HostDevice {
 
     fn copy_in(&self, queue: Queue, to: u64, from: &[u8]) -> Result<()> {
         let work = Work::Copy { to, from: from.as_ptr().addr(), bytes: from.len() };
-        self.lock().queues.entry(queue).or_default().push_back(work);
+        self.put(queue, work);
         Ok(())
     }
 
@@ -332,19 +336,17 @@ impl Device for HostDevice {
     }
 
     fn copy_within(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
-        self.lock().queues.entry(Queue::Combine).or_default().push_back(Work::Move { from, to, bytes });
+        self.put(Queue::Combine, Work::Move { from, to, bytes });
         Ok(())
     }
 
     fn combine(&self, launch: &Launch) -> Result<()> {
-        let work = Work::Combine(launch.bytes().to_vec());
-        self.lock().queues.entry(Queue::Combine).or_default().push_back(work);
+        self.put(Queue::Combine, Work::Combine(launch.bytes().to_vec()));
         Ok(())
     }
 
     fn lay_out(&self, launch: &LayOut) -> Result<()> {
-        let work = Work::LayOut(launch.bytes().to_vec());
-        self.lock().queues.entry(Queue::Combine).or_default().push_back(work);
+        self.put(Queue::Combine, Work::LayOut(launch.bytes().to_vec()));
         Ok(())
     }
 
@@ -358,7 +360,7 @@ impl Device for HostDevice {
     }
 
     fn wait(&self, queue: Queue, event: u64) -> Result<()> {
-        self.lock().queues.entry(queue).or_default().push_back(Work::Wait(event));
+        self.put(queue, Work::Wait(event));
         Ok(())
     }
 

@@ -287,17 +287,7 @@ static __device__ __forceinline__ void transpose_tile(const LayOut &launch, u64 
 
 extern "C" __global__ void __launch_bounds__(WARPS *LANES, 6) taskbasis_lay_out(const __grid_constant__ LayOut launch) {
     const unsigned lane = threadIdx.x % LANES;
-    unsigned tile = (blockIdx.x * WARPS + threadIdx.x / LANES) * launch.run;
-    if (tile >= launch.tiles) {
-        return;
-    }
-    const unsigned end = launch.tiles - tile < launch.run ? launch.tiles : tile + launch.run;
-    unsigned index = segment_of(launch.segments, launch.segment_count, tile);
-    for (; tile < end; ++tile) {
-        if (index + 1 < launch.segment_count && first_tile(launch.segments, index + 1) <= tile) {
-            ++index;
-        }
-        const u64 segment = launch.segments + 32ull * index;
+    each_tile(launch, [&](u64 segment, unsigned tile) {
         unsigned words[4];
         load16(segment, words);
         const u64 out = launch.out + address(words);
@@ -309,5 +299,5 @@ extern "C" __global__ void __launch_bounds__(WARPS *LANES, 6) taskbasis_lay_out(
         } else {
             gather_tile(launch, out, numel, dtype, part, words[2], tile - words[0], lane);
         }
-    }
+    });
 }

@@ -2,7 +2,7 @@
 
 use super::super::scatter::simplified;
 use super::form::TILE;
-use super::table::{Geometry, MOST_TILES};
+use super::launch::{Geometry, MOST_TILES, Parameter};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, contiguous_strides};
 
@@ -121,39 +121,17 @@ impl LayOutTable {
     }
 }
 
-/// The one parameter of the kernel.
-#[derive(Clone, Debug)]
-#[repr(C, align(8))]
-pub(crate) struct LayOut {
-    bytes: [u8; LAUNCH_BYTES],
-    geometry: Geometry,
-}
+/// A launch of the kernel.
+pub(crate) type LayOut = Parameter<LAUNCH_BYTES>;
 
-#[cfg_attr(not(any(feature = "cuda", test)), allow(dead_code))] // Only devices read it.
 impl LayOut {
     /// A launch over `table`, which lies at `address`, with its results at `out`.
     pub(crate) fn new(table: &LayOutTable, address: u64, out: u64, multiprocessors: u32) -> Self {
         let geometry = Geometry::of(table.tiles, multiprocessors);
         let parts = address + table.segments.len() as u64;
-        let mut fields = Vec::with_capacity(LAUNCH_BYTES);
-        for wide in [address, parts, parts + table.parts.len() as u64, out] {
-            fields.extend(wide.to_le_bytes());
-        }
-        for word in [(table.segments.len() / SEGMENT_BYTES) as u32, table.tiles, geometry.run, 0] {
-            fields.extend(word.to_le_bytes());
-        }
-        let mut bytes = [0; LAUNCH_BYTES];
-        bytes.copy_from_slice(&fields);
-        Self { bytes, geometry }
-    }
-
-    /// As the kernel takes it; aligned to 8 bytes.
-    pub(crate) fn bytes(&self) -> &[u8; LAUNCH_BYTES] {
-        &self.bytes
-    }
-
-    pub(crate) fn geometry(&self) -> Geometry {
-        self.geometry
+        let addresses = [address, parts, parts + table.parts.len() as u64, out];
+        let segments = (table.segments.len() / SEGMENT_BYTES) as u32;
+        Self::of(geometry, &addresses, [segments, table.tiles, geometry.run, 0].into_iter())
     }
 }
 

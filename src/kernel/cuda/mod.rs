@@ -3,7 +3,7 @@
 //!
 //! # Where to read
 //! `combine.cu` is the kernel, in CUDA C. `form.rs` says how inputs lie in device memory, `table.rs` what one launch is
-//! told. `lay_out.cu` and `lay_out.rs` are the same for layouts. `nvrtc.rs` compiles them, `compiled.rs` keeps the result
+//! told. `lay_out.cu` and `lay_out.rs` are the same for layouts; `launch.rs` is what launches of both have. `nvrtc.rs` compiles them, `compiled.rs` keeps the result
 //! on the disk. `device.rs` is what is asked of a device, `driver.rs` the one that is a GPU, and `host.rs` the one that
 //! tests have.
 
@@ -15,6 +15,7 @@ mod driver;
 pub(crate) mod form;
 #[cfg(test)]
 mod host;
+mod launch;
 mod lay_out;
 #[cfg(any(feature = "cuda", test))]
 mod nvrtc;

@@ -1,8 +1,8 @@
-//! What one launch is told: the segments that it computes, and how many threads do it. The layout is that of
-//! `combine.cu`.
+//! What one launch of the combine kernel is told: the segments that it computes. The layout is that of `combine.cu`.
 
 use super::super::strip::Format;
 use super::form::tile_bytes;
+use super::launch::{Geometry, MOST_TILES, Parameter};
 use crate::error::{Error, Result};
 use crate::tensor::BlockFormat;
 
@@ -12,13 +12,6 @@ pub(crate) const MOST_ACTIVE: usize = 504;
 const SEGMENT_BYTES: usize = 32;
 const TERM_BYTES: usize = 16;
 const LAUNCH_BYTES: usize = 40 + 8 * MOST_ACTIVE;
-
-/// Warps of a block, and the threads of one.
-const WARPS: u32 = 4;
-const LANES: u32 = 32;
-
-/// Beyond this many a thread could not count them.
-pub(super) const MOST_TILES: u32 = 1 << 31;
 
 /// A stretch of whole tiles of one tensor. Addresses are those of its first tile.
 pub(crate) struct Part<'a> {
@@ -109,40 +102,9 @@ const fn number(format: Format) -> u32 {
     }
 }
 
-/// How many threads a launch has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Geometry {
-    pub(crate) blocks: u32,
-    pub(crate) threads: u32,
-    /// Tiles that a warp computes, one after the other.
-    pub(crate) run: u32,
-}
+/// A launch of the combine kernel.
+pub(crate) type Launch = Parameter<LAUNCH_BYTES>;
 
-impl Geometry {
-    /// For so many tiles on a device of so many multiprocessors.
-    ///
-    /// A warp has to find its segment first, so it should compute several tiles. But what is left over when the last
-    /// blocks run is lost, so there are at least sixteen rounds of blocks before a warp gets a second tile.
-    pub(crate) fn of(tiles: u32, multiprocessors: u32) -> Self {
-        const BLOCKS_A_MULTIPROCESSOR: u32 = 4;
-        const ROUNDS: u32 = 16;
-        const LONGEST: u32 = 8;
-
-        let at_once = multiprocessors.saturating_mul(BLOCKS_A_MULTIPROCESSOR * WARPS * ROUNDS).max(1);
-        let run = (tiles / at_once).clamp(1, LONGEST);
-        Self { blocks: tiles.div_ceil(run * WARPS), threads: WARPS * LANES, run }
-    }
-}
-
-/// The one parameter of the kernel.
-#[derive(Clone)]
-#[repr(C, align(8))]
-pub(crate) struct Launch {
-    bytes: [u8; LAUNCH_BYTES],
-    geometry: Geometry,
-}
-
-#[cfg_attr(not(any(feature = "cuda", test)), allow(dead_code))] // Only devices read it.
 impl Launch {
     /// A launch over `table`, which lies at `address`, with its results at `out`. `active` are the terms that are
     /// added, counted in each segment, and their coefficients, in ascending order.
@@ -163,29 +125,10 @@ impl Launch {
         }
         let geometry = Geometry::of(table.tiles, multiprocessors);
         let segments = (table.segments.len() / SEGMENT_BYTES) as u32;
-        let mut fields = Vec::with_capacity(LAUNCH_BYTES);
-        for wide in [address, address + table.segments.len() as u64, out] {
-            fields.extend(wide.to_le_bytes());
-        }
-        for word in [segments, table.tiles, geometry.run, active.len() as u32] {
-            fields.extend(word.to_le_bytes());
-        }
-        for (term, coefficient) in active {
-            fields.extend(term.to_le_bytes());
-            fields.extend(coefficient.to_le_bytes());
-        }
-        let mut bytes = [0; LAUNCH_BYTES];
-        bytes[..fields.len()].copy_from_slice(&fields);
-        Ok(Self { bytes, geometry })
-    }
-
-    /// As the kernel takes it; aligned to 8 bytes.
-    pub(crate) fn bytes(&self) -> &[u8; LAUNCH_BYTES] {
-        &self.bytes
-    }
-
-    pub(crate) fn geometry(&self) -> Geometry {
-        self.geometry
+        let addresses = [address, address + table.segments.len() as u64, out];
+        let words = [segments, table.tiles, geometry.run, active.len() as u32];
+        let active = active.iter().flat_map(|(term, coefficient)| [*term, coefficient.to_bits()]);
+        Ok(Self::of(geometry, &addresses, words.into_iter().chain(active)))
     }
 }
 
@@ -193,24 +136,6 @@ impl Launch {
 mod tests {
     use super::*;
     use crate::ErrorKind;
-
-    #[test]
-    fn every_tile_has_a_warp_and_no_warp_is_idle() {
-        for multiprocessors in [1, 8, 132, 1000] {
-            for tiles in [1, 2, 4, 5, 63, 2048, 43_000, 148_481, 1 << 27, MOST_TILES] {
-                let Geometry { blocks, threads, run } = Geometry::of(tiles, multiprocessors);
-                let (blocks, tiles) = (u64::from(blocks), u64::from(tiles));
-                let a_block = u64::from(threads / LANES * run);
-                assert!(blocks * a_block >= tiles && (blocks - 1) * a_block < tiles);
-                assert!((1..=8).contains(&run) && blocks < 1 << 31, "{tiles} tiles");
-                // The kernel counts tiles in 32 bits.
-                assert!((blocks * 4 - 1) * u64::from(run) <= u64::from(u32::MAX));
-            }
-        }
-        assert_eq!(Geometry::of(0, 132).blocks, 0);
-        assert_eq!(Geometry::of(43_000, 132).run, 1, "a ViT-B-32 on a large device");
-        assert_eq!(Geometry::of(148_481, 132).run, 4, "a ViT-L-14");
-    }
 
     #[test]
     fn a_table_is_laid_out_as_the_kernel_reads_it() {

@@ -13,8 +13,9 @@ use super::super::input::Input;
 use super::super::strip::Format;
 use super::super::{Kernel, Segment, combine};
 use super::form::{self, TILE};
+use super::launch::Geometry;
 use super::lay_out::LayOut;
-use super::table::{Geometry, Launch, Part, Table};
+use super::table::{Launch, Part, Table};
 use crate::tensor::{BLOCK, BlockFormat, Blocks, DType, Source, Tensor};
 use crate::{Error, Mapping};
 

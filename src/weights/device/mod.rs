@@ -56,8 +56,8 @@ pub struct DeviceStats {
     /// Bytes that the layouts of graphs take: their tensors that no vector changes, and one task's weights in f32, which
     /// all layouts are made from. 0 where no layout is in use.
     pub layout_bytes: usize,
-    /// The weights that are kept, within a budget of their own: what base, basis, slots and layouts leave. Its time is that until
-    /// they are in the queue, not until they are computed.
+    /// The weights that are kept, within a budget of their own: what base, basis, slots and layouts leave. Its time is
+    /// that until they are in the queue, not until they are computed.
     pub cache: CacheStats,
 }
 
@@ -171,8 +171,8 @@ impl DeviceModel {
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) for a layout of another base, or one whose graph holds a
     /// parameter that the task changes; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for more than 504
     /// coefficients that are not zero, or a tensor of a layout with 2³¹ elements or more;
-    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) where the weights that
-    /// others hold leave no room; [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) where the weights that others hold leave no room;
+    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
     pub fn get(&self, task: &TaskWeights) -> Result<Arc<DeviceWeights>> {
         if !std::ptr::eq(Arc::as_ptr(task.model()), self.model.as_ptr()) {
             return Err(Error::invalid("the weights are of another model than the one on the device"));
