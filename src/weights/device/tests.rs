@@ -185,6 +185,21 @@ fn an_upload_can_be_waited_for() {
     assert_eq!(host.tally().copied, copied, "nothing of it was left");
 }
 
+/// A thousand switches, each to be used in a stream; every so many of them is compared with the CPU's weights.
+fn switch_at_random(device: &DeviceModel, tasks: &[TaskWeights], compared: usize) {
+    let mut random = 1u64;
+    for switch in 0..1000 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let task = &tasks[(random >> 40) as usize % tasks.len()];
+        let weights = device.get(task).unwrap();
+        weights.wait_in(9).unwrap();
+        weights.used_in(9).unwrap();
+        if switch % compared == 0 {
+            assert_same(&weights, task);
+        }
+    }
+}
+
 #[test]
 fn a_thousand_switches_stay_within_the_budget() {
     let model = model(2);
@@ -194,17 +209,7 @@ fn a_thousand_switches_stay_within_the_budget() {
         let device = on(&host, &model, budget).unwrap();
         assert_eq!(device.stats().slot_bytes > 0, streams);
         let tasks: Vec<TaskWeights> = (0..8).map(|t| task(&model, &coefficients(2, t))).collect();
-        let mut random = 1u64;
-        for switch in 0..1000 {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            let task = &tasks[(random >> 40) as usize % tasks.len()];
-            let weights = device.get(task).unwrap();
-            weights.wait_in(9).unwrap();
-            weights.used_in(9).unwrap();
-            if switch % 97 == 0 {
-                assert_same(&weights, task);
-            }
-        }
+        switch_at_random(&device, &tasks, 97);
         let stats = device.stats();
         assert_eq!(stats.cache.hits + stats.cache.misses, 1000);
         assert!(stats.cache.evictions > 100 && stats.cache.hits > 100, "{stats:?}");

@@ -241,17 +241,7 @@ fn a_thousand_switches_between_layouts_stay_within_the_budget() {
             .iter()
             .flat_map(|task| layouts.iter().map(|layout| task.laid_out(layout)).chain([task.clone()]))
             .collect();
-        let mut random = 1u64;
-        for switch in 0..1000 {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            let task = &tasks[(random >> 40) as usize % tasks.len()];
-            let weights = device.get(task).unwrap();
-            weights.wait_in(9).unwrap();
-            weights.used_in(9).unwrap();
-            if switch % 37 == 0 {
-                assert_same(&weights, task);
-            }
-        }
+        switch_at_random(&device, &tasks, 37);
         let stats = device.stats();
         assert!(stats.cache.evictions > 100 && stats.cache.hits > 50, "{stats:?}");
         assert!(host.tally().peak <= budget, "{:?}", host.tally());
