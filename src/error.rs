@@ -122,6 +122,11 @@ impl Error {
         Self::new(ErrorKind::OutOfMemory, format!("cannot allocate {bytes} bytes"))
     }
 
+    /// [`ErrorKind::OutOfMemory`] for a thread that the operating system refuses.
+    pub fn no_thread(source: std::io::Error) -> Self {
+        Self::new(ErrorKind::OutOfMemory, "cannot start a thread").because(source)
+    }
+
     /// [`ErrorKind::Io`] from an operating system error; `doing` is a clause such as `cannot open`.
     pub fn io(doing: impl Into<String>, path: impl AsRef<Path>, source: std::io::Error) -> Self {
         Self::new(ErrorKind::Io, doing).at(path).because(source)
@@ -159,6 +164,13 @@ impl Error {
     #[must_use]
     pub fn hint(mut self, what: impl Into<String>) -> Self {
         self.0.hint = Some(what.into());
+        self
+    }
+
+    /// What to do about it, unless that is said already.
+    #[must_use]
+    pub fn or_hint(mut self, what: impl Into<String>) -> Self {
+        self.0.hint.get_or_insert_with(|| what.into());
         self
     }
 

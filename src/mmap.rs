@@ -86,6 +86,15 @@ fn would_wait(file: &File, at: usize) -> bool {
     read < 0 && std::io::Error::last_os_error().kind() == std::io::ErrorKind::WouldBlock
 }
 
+fn regular(path: &Path, metadata: &std::fs::Metadata) -> Result<()> {
+    let refused = |what| Error::new(crate::ErrorKind::Io, what).at(path);
+    match metadata.file_type() {
+        file if file.is_file() => Ok(()),
+        file if file.is_dir() => Err(refused("cannot open").expected("a file").got("a folder")),
+        _ => Err(refused("not a regular file")),
+    }
+}
+
 impl Mapping {
     /// The bytes of the file at `path`. An empty file is empty bytes.
     ///
@@ -95,19 +104,14 @@ impl Mapping {
     pub fn open(path: impl AsRef<Path>, mode: MapMode) -> Result<Self> {
         let path = path.as_ref();
         // Asked before it is opened too: opening a pipe waits for somebody at its other end.
-        if std::fs::metadata(path).map_err(|e| Error::io("cannot open", path, e))?.is_file() {
-            Self::open_file(path, mode)
-        } else {
-            Err(Error::new(crate::ErrorKind::Io, "not a regular file").at(path))
-        }
+        regular(path, &std::fs::metadata(path).map_err(|e| Error::io("cannot open", path, e))?)?;
+        Self::open_file(path, mode)
     }
 
     fn open_file(path: &Path, mode: MapMode) -> Result<Self> {
         let mut file = File::open(path).map_err(|e| Error::io("cannot open", path, e))?;
         let metadata = file.metadata().map_err(|e| Error::io("cannot read its metadata", path, e))?;
-        if !metadata.is_file() {
-            return Err(Error::new(crate::ErrorKind::Io, "not a regular file").at(path));
-        }
+        regular(path, &metadata)?;
         let length = usize::try_from(metadata.len())
             .map_err(|_| Error::unsupported("larger than this machine's address space").at(path))?;
         let bytes = if length == 0 {

@@ -218,6 +218,8 @@ fn outputs_are_whole_or_not_there_and_never_an_input() {
     // However the basis is named, all of its folder is an input.
     let (info, vectors) = (text(basis.join("method_info.json")), text(basis.join("basis_vectors.pt")));
     fail(&["reconstruct", "--basis", &info, "--weights", "MNIST", "--vector", "-o", &vectors], &["would overwrite"]);
+    let embed = ["embed", "--basis", &info, "--base", &base_text, "--weights", "MNIST", "--input", "x.png", "-o"];
+    fail(&[&embed[..], &[&vectors]].concat(), &["would overwrite"]);
     reconstruct(&folder.path().join("no/such/folder/out"), &["cannot create"]);
     reconstruct(&basis, &["is a folder"]);
     assert_eq!(fs::read(basis.join("basis_vectors.pt")).unwrap(), before);
@@ -241,6 +243,54 @@ fn outputs_are_whole_or_not_there_and_never_an_input() {
     assert_eq!(fs::read_to_string(&out).unwrap(), "old");
     let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left.len(), 3, "nothing half-written is left: {left:?}");
+}
+
+/// Whatever option names a file, and however: nothing is read before it is refused.
+#[test]
+fn no_command_writes_over_what_it_is_told_to_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| {
+        fs::write(folder.path().join(name), "precious").unwrap();
+        text(folder.path().join(name))
+    };
+    let (x, base, inside) = (file("x"), file("base"), file("x.png"));
+    let around = text(folder.path().to_owned());
+    let (named, other_way) = (format!("New={x}"), format!("--map={around}/./x"));
+    let model = ["--base", &base];
+    let weights = ["--base", &base, "--weights", "base"];
+    let eval = ["eval", "--base", &base, "--sweep"];
+    let commands: [(&[&str], &[&str]); 26] = [
+        (&["embed", "--input", &base, "--graph", &x, "-o", &x], &weights),
+        (&["embed", "--input", &base, "--graph", &base, &other_way, "-o", &x], &weights),
+        (&["embed", "--input", &around, "-o", &inside], &weights),
+        (&["embed", "--input", &base, "--onnxruntime", &x, "-o", &x], &weights),
+        (&["export", "--graph", &x, "-o", &x], &weights),
+        (&["export", "--graph", &base, "--map", &x, "-o", &x], &weights),
+        (&["bind", &x, "-o", &x], &model),
+        (&["bind", &base, "--map", &x, "-o", &x], &model),
+        (&eval, &["--data", &x, "--report", &x]),
+        (&eval, &["--data", &format!("MNIST={around}"), "--report", &x]),
+        (&eval, &["--data", &base, "--graph", &x, "--report", &x]),
+        (&eval, &["--data", &base, "--graph", &base, "--map", &x, "--report", &x]),
+        (&eval, &["--data", &base, "--heads", &x, "--report", &x]),
+        (&eval, &["--data", &base, "--classes", &x, "--report", &x]),
+        (&eval, &["--data", &base, "--finetuned", &x, "--report", &x]),
+        (&eval, &["--data", &base, "--finetuned-dir", &around, "--report", &x]),
+        (&["bench", "--graph", &x, "--report", &x], &[]),
+        (&["bench", "--graph", &base, "--map", &x, "--report", &x], &[]),
+        (&["heads", "--text-model", &base, "--classes", &base, "--templates", &x, "-o", &x], &[]),
+        (&["pack", "--basis", &base, "--heads", &x, "-o", &x], &model),
+        (&["pack", "--basis", &base, "--graph", &base, "--map", &x, "-o", &x], &model),
+        (&["add-task", &base, "--task", &named, "-o", &x], &[]),
+        (&["add-task", &x, "--task", &named], &[]),
+        (&["add-task", &base, "--task", "New=y", "--classes", &x, "-o", &x], &[]),
+        (&["reconstruct", "--basis", &x, "-o", &x], &weights),
+        (&["build", "--task", &named, "-o", &x], &model),
+    ];
+    for (command, more) in commands {
+        fail(&[command, more].concat(), &["would overwrite the input"]);
+    }
+    assert!(["x", "base", "x.png"].iter().all(|name| fs::read(folder.path().join(name)).unwrap() == b"precious"));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::expr::{Target, TaskExpr};
+use super::expr::{self, Target, TaskExpr};
 use super::method::Method;
 use crate::error::{Error, ErrorKind, Result};
 use crate::suggest;
@@ -119,7 +119,7 @@ impl Recovery {
         let mut sum = self.zero();
         for (target, lambda) in expr.terms() {
             match target {
-                Target::Task(name) => self.add_task(self.task_index(name)?, *lambda, &mut sum)?,
+                Target::Task(name) => self.add_task(self.term_index(name)?, *lambda, &mut sum)?,
                 Target::Merged => sum.vectors.iter_mut().for_each(|a| *a += lambda),
                 Target::All => self.add_all(*lambda, &mut sum)?,
             }
@@ -135,6 +135,20 @@ impl Recovery {
     pub(super) fn task_index(&self, name: &str) -> Result<usize> {
         let known = self.tasks.iter().map(String::as_str);
         self.columns.get(name).copied().ok_or_else(|| suggest::unknown("task", name, known))
+    }
+
+    /// The column of the task called `name` in an expression; what is suggested instead is written as in one.
+    fn term_index(&self, name: &str) -> Result<usize> {
+        self.task_index(name).map_err(|error| {
+            let known = self.tasks.iter().map(String::as_str);
+            match suggest::nearest(name, known.chain(expr::WORDS)) {
+                Some(task) if self.columns.contains_key(task) => {
+                    error.hint(format!("Did you mean `{}`?", TaskExpr::task(task)))
+                }
+                Some(word) => error.hint(format!("Did you mean `{word}`?")),
+                None => error,
+            }
+        })
     }
 
     fn add_task(&self, t: usize, lambda: f64, sum: &mut Coefficients) -> Result<()> {

@@ -18,6 +18,9 @@ use crate::error::{Error, Result};
 /// More terms than any use has; bounds the work that a hostile expression can ask for.
 const MAX_TERMS: usize = 100_000;
 
+/// What an expression may name beside tasks.
+pub(super) const WORDS: [&str; 3] = ["base", "merged", "all"];
+
 /// What one term of an expression names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
@@ -139,7 +142,7 @@ impl FromStr for TaskExpr {
 }
 
 fn is_bare(name: &str) -> bool {
-    !name.is_empty() && name.chars().all(is_name_char) && !matches!(name, "base" | "merged" | "all")
+    !name.is_empty() && name.chars().all(is_name_char) && !WORDS.contains(&name)
 }
 
 fn is_name_char(c: char) -> bool {

@@ -129,7 +129,8 @@ fn required(folder: &Path, name: &str, method: Method) -> Result<PathBuf> {
 }
 
 fn missing(folder: &Path, name: &str, method: Method) -> Error {
-    Error::format(format!("a {method} basis needs `{name}` beside its vectors, and it is not there")).at(folder)
+    Error::format(format!("a basis of method {method} needs `{name}` beside its vectors, and it is not there"))
+        .at(folder)
 }
 
 /// The matrix `key`, M rows of T, every number finite.

@@ -10,7 +10,7 @@ use super::Bundle;
 use super::choose::SMALL;
 use super::format::{About, BlockInfo, Role, Section, name};
 use super::measure::{Gram, ratio};
-use super::pack::{check_head, head_items, read_all, recovery_item};
+use super::pack::{head_items, read_all, recovery_item};
 use super::quantise::VectorFormat;
 use super::solve::least_squares;
 use super::writer::{self, Item};
@@ -111,13 +111,16 @@ impl<'a> Growth<'a> {
     /// embeddings.
     pub fn task(&mut self, task: NewTask<'a>) -> Result<&Fitted> {
         let NewTask { name, finetuned, head, residual } = task;
-        if name.is_empty() || self.about.basis.tasks.iter().any(|known| known == name) {
-            return Err(Error::invalid(format!("the bundle has a task `{name}`, or the name is empty"))
+        if name.is_empty() {
+            return Err(Error::invalid("the new task's name is empty"));
+        }
+        if self.about.basis.tasks.iter().any(|known| known == name) {
+            return Err(Error::invalid(format!("the bundle has a task `{name}` already"))
                 .at(self.bundle.path())
                 .hint("Choose another name"));
         }
         if let Some(head) = head {
-            check_head(&self.about.arch, name, &head)?;
+            head.check_embedding(name, self.about.arch.embed_dim)?;
             if self.bundle.heads.contains_key(name) {
                 return Err(Error::invalid(format!("the bundle has a head of `{name}`")).at(self.bundle.path()));
             }

@@ -153,7 +153,7 @@ impl<'a> Packer<'a> {
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) for a head of other embeddings.
     pub fn head(&mut self, task: &str, head: Head) -> Result<&mut Self> {
-        check_head(&self.arch, task, &head)?;
+        head.check_embedding(task, self.arch.embed_dim)?;
         self.heads.insert(task.to_owned(), head);
         Ok(self)
     }
@@ -449,15 +449,6 @@ fn convert(
     }
     rounding.set((error, norm));
     Ok(())
-}
-
-pub(super) fn check_head(arch: &Arch, task: &str, head: &Head) -> Result<()> {
-    if head.embedding_dim() == arch.embed_dim {
-        return Ok(());
-    }
-    Err(Error::mismatch(format!("the head of task `{task}` takes other embeddings than the encoder gives"))
-        .expected(format_args!("{} values", arch.embed_dim))
-        .got(head.embedding_dim()))
 }
 
 pub(super) fn head_items<'h>(heads: impl Iterator<Item = (&'h str, &'h Head)>) -> Vec<Item<'h>> {

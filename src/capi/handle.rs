@@ -202,7 +202,8 @@ fn check_struct_size<T>(given: usize, name: &str) -> Result<()> {
     if (size_of::<usize>()..=MAX_STRUCT).contains(&given) {
         return Ok(());
     }
-    Err(Error::invalid(format!("`{name}->struct_size` is not set"))
+    let why = if (1..size_of::<usize>()).contains(&given) { "too small" } else { "not set" };
+    Err(Error::invalid(format!("`{name}->struct_size` is {why}"))
         .expected(format_args!("sizeof the struct ({} bytes here)", size_of::<T>()))
         .got(given))
 }

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod choose;
+mod foreign;
 pub mod names;
 pub mod pickle;
 pub mod safetensors;
@@ -121,8 +122,7 @@ impl Checkpoint {
         } else if safetensors::is_safetensors(&mapping) {
             (Format::Safetensors, safetensors::read(&mapping)?.tensors)
         } else {
-            let what = if mapping.is_empty() { "the file is empty" } else { "neither a PyTorch zip nor safetensors" };
-            return Err(Error::format(what).at(path));
+            return Err(foreign::refused(&mapping, "neither a PyTorch zip nor safetensors").at(path));
         };
         check_sharing(&path, file_bytes, tensors.iter().map(|(_, tensor)| tensor))?;
         Ok(Self { file_bytes, ..Self::from_tensors(path, format, tensors)? })

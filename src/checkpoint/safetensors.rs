@@ -12,6 +12,7 @@ use std::sync::Arc;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
+use super::zip::TRUNCATED_HINT;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mmap::Mapping;
 use crate::tensor::{DType, Tensor};
@@ -48,7 +49,7 @@ pub fn read(mapping: &Arc<Mapping>) -> Result<Contents> {
 }
 
 fn read_here(mapping: &Arc<Mapping>) -> Result<Contents> {
-    let truncated = || Error::format("the file is too short for its header").hint("Was the download or copy cut off?");
+    let truncated = || Error::format("the file is too short for its header").hint(TRUNCATED_HINT);
     let prefix = mapping.first_chunk::<PREFIX>().ok_or_else(truncated)?;
     let length = u64::from_le_bytes(*prefix);
     let length = usize::try_from(length).ok().filter(|&length| length <= MAX_HEADER).ok_or_else(|| {
@@ -64,9 +65,10 @@ fn read_here(mapping: &Arc<Mapping>) -> Result<Contents> {
     let checked = Metadata::new(header.metadata, header.tensors)
         .map_err(|e| Error::format("the tensors' places or shapes are wrong").because(e))?;
     if checked.data_len() != mapping.len() - data {
-        return Err(Error::format("the tensors do not cover the file exactly")
+        let error = Error::format("the tensors do not cover the file exactly")
             .expected(format_args!("{} bytes after the header", checked.data_len()))
-            .got(mapping.len() - data));
+            .got(mapping.len() - data);
+        return Err(if mapping.len() - data < checked.data_len() { error.hint(TRUNCATED_HINT) } else { error });
     }
     let mut tensors = Vec::with_capacity(checked.offset_keys().len());
     for name in checked.offset_keys() {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 pub use node::Node;
 
+use super::foreign;
 use super::pickle::{Object, Pickle, Value};
 use super::zip::Directory;
 use crate::error::{Error, Result};
@@ -64,7 +65,7 @@ impl Archive {
                 .hint("Open it with PyTorch and save it again with torch.save"));
         }
         if !Directory::is_zip(&mapping) {
-            return Err(Error::format("not a zip archive as torch.save writes them"));
+            return Err(foreign::refused(&mapping, "not a zip archive as torch.save writes them"));
         }
         let directory = Directory::parse(&mapping)?;
         let folder = find_folder(&directory)?;

@@ -327,7 +327,7 @@ impl<'a> Zip64<'a> {
     }
 }
 
-const TRUNCATED_HINT: &str = "Was the download or copy cut off?";
+pub(super) const TRUNCATED_HINT: &str = "Was the download or copy cut off?";
 
 fn truncated(what: &str) -> Error {
     Error::format(format!("the archive is truncated: {what} is not there")).hint(TRUNCATED_HINT)

@@ -212,7 +212,7 @@ impl fmt::Display for Arch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "vision transformer: {size}×{size} px, patch {}, width {}, {} layers, {} heads, embedding {}, {}",
+            "vision transformer: {size}×{size} px, patch {}, width {}, layers {}, heads {}, embedding {}, {}",
             self.patch,
             self.width,
             self.layers,

@@ -145,6 +145,20 @@ impl Head {
         self.embedding
     }
 
+    /// Checks that this head, that of `task`, takes embeddings as long as an encoder gives.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch).
+    pub fn check_embedding(&self, task: &str, embedding: usize) -> Result<()> {
+        if self.embedding == embedding {
+            return Ok(());
+        }
+        Err(Error::mismatch(format!("the head of `{task}` takes embeddings of another length"))
+            .expected(embedding)
+            .got(self.embedding)
+            .hint("Is it of another model?"))
+    }
+
     /// The rows of the classes, `[C, e]` in row-major order.
     pub fn weight(&self) -> &[f32] {
         &self.weight

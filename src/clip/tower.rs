@@ -118,7 +118,7 @@ pub(super) fn heads(width: usize, asked: Option<usize>) -> Result<usize> {
 pub(super) fn check_extents(extents: &[(&str, usize, usize)], width: usize, heads: usize) -> Result<()> {
     for &(what, value, limit) in extents {
         if value == 0 || value > limit {
-            return Err(Error::invalid(format!("the architecture's {what} is out of range"))
+            return Err(Error::invalid(format!("out of range: the architecture's {what}"))
                 .expected(format_args!("1 to {limit}"))
                 .got(value));
         }
@@ -126,7 +126,7 @@ pub(super) fn check_extents(extents: &[(&str, usize, usize)], width: usize, head
     if !width.is_multiple_of(heads) {
         return Err(Error::invalid("attention heads must share the width evenly")
             .expected(format_args!("a divisor of {width}"))
-            .got(format_args!("{heads} heads")));
+            .got(heads));
     }
     Ok(())
 }

@@ -35,21 +35,21 @@ impl HubPath {
     /// paths that lead out of the repository.
     pub fn new(repo: &str, revision: Option<&str>, path: &str) -> Result<Self> {
         let revision = revision.unwrap_or(MAIN);
-        let refused = |what: &str, text: &str| Err(Error::invalid(format!("`{text}` is no {what}")).expected(FORM));
+        let refused = |what: &str, text: &str| Error::invalid(format!("`{text}` is no {what}"));
         match repo.split_once('/') {
             Some(("datasets" | "spaces", _)) => {
                 return Err(Error::unsupported(format!("`{repo}`: only model repositories hold what runs here")));
             }
             Some((owner, name)) if is_name(owner) && is_name(name) => {}
-            _ => return refused("repository", repo),
+            _ => return Err(refused("repository", repo).expected("OWNER/REPO")),
         }
         if !is_relative(revision) {
-            return refused("revision", revision);
+            return Err(refused("revision", revision).expected(FORM));
         }
         let path = path.trim_matches('/');
         let path = if path == "." { "" } else { path };
         if !path.is_empty() && !is_relative(path) {
-            return refused("path within a repository", path);
+            return Err(refused("path within a repository", path).expected(FORM));
         }
         Ok(Self { repo: repo.into(), revision: revision.into(), path: path.into() })
     }

@@ -3,7 +3,7 @@
 use std::thread;
 
 use super::threads;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::mmap::Anonymous;
 
 /// Two buffers, one to be copied to the other past the caches: one read and one write of every byte, no arithmetic and
@@ -38,7 +38,11 @@ impl Copy {
     /// Copies all of it on `threads` threads, the caller's among them, each an even part; 0 means as many as this
     /// process may run at once. `past_caches` chooses non-temporal stores, else it is the C library's `memcpy`. Where
     /// this crate has none (not x86-64), both are `memcpy`.
-    pub fn run(&mut self, threads: usize, past_caches: bool) {
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) where the operating system refuses a thread: fewer would
+    /// be another measurement.
+    pub fn run(&mut self, threads: usize, past_caches: bool) -> Result<()> {
         let (from, to) = (self.from.as_f32(), self.to.as_f32_mut());
         // Whole pages, so that every part is aligned as the whole is.
         let length = to.len().div_ceil(threads::count(threads)).next_multiple_of(1024).max(1024);
@@ -47,12 +51,14 @@ impl Copy {
             let mut parts = to.chunks_mut(length).zip(from.chunks(length));
             let own = parts.next();
             for (to, from) in parts {
-                scope.spawn(move || copy(to, from));
+                let started = thread::Builder::new().spawn_scoped(scope, move || copy(to, from));
+                started.map_err(Error::no_thread)?;
             }
             if let Some((to, from)) = own {
                 copy(to, from);
             }
-        });
+            Ok(())
+        })
     }
 }
 
@@ -112,7 +118,7 @@ mod tests {
         for length in [0, 1, 1023, 5000] {
             for (threads, past_caches) in [(1, true), (3, true), (1, false), (2, false)] {
                 let mut copy = Copy::new(length).unwrap();
-                copy.run(threads, past_caches);
+                copy.run(threads, past_caches).unwrap();
                 assert_eq!(copy.from.as_f32(), copy.to.as_f32(), "{length} {threads} {past_caches}");
                 assert_eq!(copy.bytes(), 8 * length);
             }

@@ -120,7 +120,7 @@ impl OnnxFile {
     fn read(mapping: Arc<Mapping>, model: Range<usize>, mut others: ExternalFiles) -> Result<Self> {
         let (mut around, mut graph) = (Vec::new(), None);
         for field in fields(&mapping, model) {
-            let field = field.map_err(|e| e.hint("Is it an ONNX model?"))?;
+            let field = field?;
             match (field.number, &graph) {
                 (7, None) => graph = Some(field.range()?),
                 (7, Some(_)) => return Err(Error::format("the model has two graphs")),

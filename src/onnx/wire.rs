@@ -65,14 +65,14 @@ impl Fields<'_> {
         let start = self.at;
         let tag = self.varint()?;
         let number = u32::try_from(tag >> 3).ok().filter(|number| (1..1 << 29).contains(number));
-        let number = number.ok_or_else(|| damaged("a field has an impossible number", start))?;
+        let number = number.ok_or_else(|| damaged("a field with an impossible number", start))?;
         let value = match tag & 7 {
             0 => Value::Varint(self.varint()?),
             1 => Value::Fixed64(self.fixed()?),
             2 => {
                 let length = self.varint()?;
                 let length = usize::try_from(length).ok().filter(|length| *length <= self.end - self.at);
-                let length = length.ok_or_else(|| damaged("a field is longer than what is left", start))?;
+                let length = length.ok_or_else(|| damaged("a field that is longer than what is left", start))?;
                 self.at += length;
                 Value::Bytes(self.at - length..self.at)
             }
@@ -83,13 +83,15 @@ impl Fields<'_> {
     }
 
     fn varint(&mut self) -> Result<u64> {
-        let (value, length) = varint(&self.file[self.at..self.end]).ok_or_else(|| damaged("a number", self.at))?;
+        let (value, length) =
+            varint(&self.file[self.at..self.end]).ok_or_else(|| damaged("a number that does not end", self.at))?;
         self.at += length;
         Ok(value)
     }
 
     fn fixed<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let bytes = self.file[self.at..self.end].first_chunk().ok_or_else(|| damaged("a number", self.at))?;
+        let bytes =
+            self.file[self.at..self.end].first_chunk().ok_or_else(|| damaged("a number that does not end", self.at))?;
         self.at += N;
         Ok(*bytes)
     }
@@ -111,7 +113,7 @@ pub(super) fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
 }
 
 fn damaged(what: &str, at: usize) -> Error {
-    Error::format("the file is damaged").got(format_args!("{what} at byte {at}"))
+    Error::format(format!("not an ONNX model, or cut off: {what} at byte {at}"))
 }
 
 impl Field {

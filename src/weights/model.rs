@@ -324,7 +324,7 @@ impl TaskWeights {
             .name("taskbasis-prefetch".into())
             .spawn(move || drop(model.get(&key, layout.as_ref(), &coefficients, &cancel)))
             .map(drop)
-            .map_err(|e| Error::new(crate::ErrorKind::OutOfMemory, "cannot start a thread").because(e))
+            .map_err(Error::no_thread)
     }
 
     /// Stops the reconstruction that [`TaskWeights::prefetch`] started, within a millisecond or so, and frees its memory.

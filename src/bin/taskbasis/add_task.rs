@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use serde_json::json;
 use taskbasis::{BlockFormat, Bundle, Checkpoint, Growth, NewTask, Result, check_output};
 
-use crate::args::HeadArgs;
+use crate::args::{HeadArgs, threads};
 use crate::output;
 use crate::verify::pair;
 
@@ -14,10 +14,11 @@ use crate::verify::pair;
 #[derive(Args)]
 pub struct AddTask {
     /// The bundle.
-    file: PathBuf,
+    #[arg(value_name = "FILE")]
+    grown: PathBuf,
 
     /// The new task's name and its fine-tuned checkpoint.
-    #[arg(long, value_name = "NAME=FINETUNED", value_parser = pair)]
+    #[arg(long, value_name = "NAME=FINETUNED", value_parser = pair, value_hint = ValueHint::AnyPath)]
     task: (String, String),
 
     /// Store what the vectors lack of it as a vector of its own: q8, q6, q4, q3 or q2.
@@ -32,7 +33,7 @@ pub struct AddTask {
     heads: HeadArgs,
 
     /// Threads; 0 means one a processor.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     threads: usize,
 
     /// Where to write the grown bundle, instead of in the place of the old one.
@@ -43,20 +44,19 @@ pub struct AddTask {
 impl AddTask {
     pub fn run(self, as_json: bool) -> Result<()> {
         let (task, finetuned_path) = &self.task;
-        let bundle = Bundle::open(&self.file)?;
+        let bundle = Bundle::open(&self.grown)?;
         let finetuned = Checkpoint::open(finetuned_path)?;
         let base = self.base.as_deref().map(Checkpoint::open).transpose()?;
-        let output_path = self.output.as_deref().unwrap_or(&self.file);
-        let mut inputs = vec![finetuned.path()];
-        inputs.extend(self.base.iter().chain(&self.heads.heads).chain(&self.heads.classes).map(PathBuf::as_path));
-        check_output(output_path, &inputs)?;
+        let output_path = self.output.as_deref().unwrap_or(&self.grown);
+        check_output(output_path, &[])?;
 
-        let head = self.heads.heads.is_some().then(|| self.heads.head(None, task)).transpose()?;
+        let head =
+            self.heads.heads.is_some().then(|| self.heads.head(None, task, bundle.arch().embed_dim)).transpose()?;
         let mut growth = Growth::new(&bundle, base.as_ref())?;
         growth.threads(self.threads);
         growth.task(NewTask { name: task, finetuned: &finetuned, head, residual: self.residual })?;
         let bar = output::progress(bundle.arch().parameter_count() / 4, "adding");
-        let fitted = growth.write(output_path, &inputs, &|bytes| bar.inc(bytes))?;
+        let fitted = growth.write(output_path, &[], &|bytes| bar.inc(bytes))?;
         bar.finish_and_clear();
 
         let grown = Bundle::open(output_path)?;

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use taskbasis::build::{Fit, Gram};
 use taskbasis::{Method, Result};
 
+use crate::args::threads;
 use crate::build::percent;
 use crate::family::{FamilyArgs, MethodArg};
 use crate::output;
@@ -29,7 +30,7 @@ pub struct Analyze {
     seed: u32,
 
     /// Threads; 0 means one a processor.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     threads: usize,
 }
 

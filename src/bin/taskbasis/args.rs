@@ -1,21 +1,23 @@
 //! The options that several commands share, and what they open.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
-    Activation, Arch, ArchHints, Basis, BasisFile, Bundle, Checkpoint, Encoder, EncoderOptions, Error, Execution, Head,
+    Activation, Arch, ArchHints, BasisFile, Bundle, Checkpoint, Encoder, EncoderOptions, Error, Execution, Head,
     MapMode, Model, ModelOptions, Preprocess, Promotion, Result, StreamedEncoder, TaskExpr, TaskWeights, head_tasks,
 };
 
 use crate::graph::BindArgs;
-use crate::output;
 use crate::provider::{self, ProviderArgs};
+use crate::{output, paths};
 
 /// Which model.
 #[derive(Args)]
+#[group(required = true, multiple = true)]
 pub struct ModelArgs {
     /// Basis folder: `method_info.json`, `basis_vectors.pt` and the method's own file. Or a bundle (`model.taskbasis`),
     /// which has base, heads and class names in it.
@@ -24,7 +26,7 @@ pub struct ModelArgs {
 
     /// Base checkpoint (the zero-shot weights): PyTorch or safetensors, by open_clip's, OpenAI's or transformers' names.
     /// A bundle that holds its base needs none.
-    #[arg(long, value_name = "FILE", required_unless_present = "basis")]
+    #[arg(long, value_name = "FILE")]
     pub base: Option<PathBuf>,
 }
 
@@ -48,6 +50,11 @@ pub struct Session {
     pub bundle: Option<Box<Bundle>>,
 }
 
+/// What every `--threads` takes: a number mistaken for another one would take the machine down.
+pub fn threads() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(0..=4096)
+}
+
 /// How to run it.
 #[derive(Args)]
 pub struct EncoderArgs {
@@ -56,7 +63,7 @@ pub struct EncoderArgs {
     pub batch: u32,
 
     /// Threads; 0 means one a processor.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     pub threads: usize,
 
     /// The encoder's activation: OpenAI's models have quick_gelu, most others gelu. The wrong one gives plausible, wrong
@@ -117,25 +124,24 @@ impl ModelArgs {
             let base = base.ok_or_else(|| Error::invalid("neither --basis nor --base is given"))?;
             return Ok(Session { model: Model::new(base, None, &options)?, bundle: None });
         };
-        let (model, bundle) = BasisFile::open(basis, MapMode::Map)?.model(base, &options)?;
+        let file = BasisFile::open(basis, MapMode::Map)?;
+        // However a folder was named, all of it is read.
+        paths::protect([file.path()])?;
+        let (model, bundle) = file.model(base, &options)?;
         Ok(Session { model, bundle })
-    }
-
-    /// The files that nothing may be written over: the base, and all of the basis's folder, however it was named.
-    pub fn inputs<'a>(&'a self, model: &'a Model) -> Vec<&'a Path> {
-        model.basis().map(Basis::path).into_iter().chain(self.base.as_deref()).collect()
     }
 }
 
 impl HeadArgs {
-    /// The head of `task`: of the file that was given, else of the bundle.
-    pub fn head(&self, bundle: Option<&Bundle>, task: &str) -> Result<Head> {
-        let head = match (&self.heads, bundle) {
-            (Some(heads), _) if Bundle::is_bundle(heads) => Bundle::open(heads)?.head(task)?,
-            (Some(heads), _) => Head::open(heads, Some(task))?,
-            (None, Some(bundle)) => bundle.head(task)?,
+    /// The head of `task`, for embeddings of this length: of the file that was given, else of the bundle.
+    pub fn head(&self, bundle: Option<&Bundle>, task: &str, embedding: usize) -> Result<Head> {
+        let (head, path) = match (&self.heads, bundle) {
+            (Some(heads), _) if Bundle::is_bundle(heads) => (Bundle::open(heads)?.head(task)?, heads.as_path()),
+            (Some(heads), _) => (Head::open(heads, Some(task))?, heads.as_path()),
+            (None, Some(bundle)) => (bundle.head(task)?, bundle.path()),
             (None, None) => return Err(Error::invalid("--heads is missing: the tasks' classification heads")),
         };
+        head.check_embedding(task, embedding).map_err(|e| e.at(path))?;
         match &self.classes {
             Some(classes) => head.with_class_names(classes, task),
             None => Ok(head),
@@ -162,6 +168,12 @@ impl HeadArgs {
 }
 
 impl Session {
+    /// Names the weights of `expr`; nothing is reconstructed yet.
+    pub fn weights(&self, expr: &TaskExpr) -> Result<TaskWeights> {
+        let needs_basis = self.model.basis().is_none();
+        self.model.weights(expr).map_err(|e| if needs_basis { e.hint("Give it with --basis") } else { e })
+    }
+
     /// As the bundle says; CLIP's own where there is none.
     pub fn preprocess(&self, size: usize) -> Result<Preprocess> {
         match &self.bundle {
@@ -179,7 +191,7 @@ impl Session {
 impl EncoderArgs {
     /// The encoder with the weights of one task, of which nothing is reconstructed yet.
     pub fn of_task(&self, session: &Session, weights: &TaskExpr, streamed: bool) -> Result<TaskEncoder> {
-        let weights = session.model.weights(weights)?;
+        let weights = session.weights(weights)?;
         if !streamed {
             let encoder = self.encoder(session)?;
             return Ok(TaskEncoder::Whole(Box::new(encoder), weights));

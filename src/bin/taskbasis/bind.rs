@@ -7,7 +7,7 @@ use serde_json::json;
 use taskbasis::onnx::describe;
 use taskbasis::{Arch, ArchHints, Encoder, EncoderOptions, Result};
 
-use crate::args::ModelArgs;
+use crate::args::{ModelArgs, threads};
 use crate::graph::BindArgs;
 use crate::output;
 use crate::provider::{self, ProviderArgs};
@@ -33,7 +33,7 @@ pub struct Bind {
     onnxruntime: Option<PathBuf>,
 
     /// Threads; 0 means one a processor.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     threads: usize,
 
     #[command(flatten)]
@@ -65,8 +65,7 @@ impl Bind {
             Vec::new()
         };
         if let Some(path) = &self.output {
-            let inputs: Vec<_> = self.model.inputs(&model).into_iter().chain(graph.file().files()).collect();
-            map.save(path, &inputs)?;
+            map.save(path, &[])?;
         }
 
         let (kept, kept_bytes) = graph.kept();

@@ -32,7 +32,7 @@ pub struct Build {
     vectors: Vectors,
 
     /// What share of the spectrum (of the task vectors' energy) `--vectors auto` keeps.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.95)]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, default_value_t = 0.95)]
     keep: f64,
 
     /// Another seed gives another of the Autoencoder's equally good bases, or other tasks selected.
@@ -43,7 +43,7 @@ pub struct Build {
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
 
-    /// The folder to make, or the bundle.
+    /// The folder to make; or the bundle, where the name ends in `.taskbasis`.
     #[arg(short, long, value_name = "FOLDER|model.taskbasis")]
     output: PathBuf,
 
@@ -89,9 +89,7 @@ impl Build {
     /// A folder beside the bundle, then the bundle.
     fn bundle(self, as_json: bool) -> Result<()> {
         let finetuned: Vec<_> = self.family.files()?.into_iter().map(|file| (file.name, file.path)).collect();
-        let mut inputs = vec![self.family.base.as_path()];
-        inputs.extend(finetuned.iter().map(|(_, path)| path.as_path()));
-        check_output(&self.output, &inputs)?;
+        check_output(&self.output, &[])?;
         let around = self.output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let partial = PartialFolder::in_folder(around)?;
         let folder = partial.path().join("basis");
@@ -132,13 +130,14 @@ impl Build {
         let mut rows = vec![vec!["task".to_owned(), "what is missing of it".into()]];
         rows.extend(tasks.iter().zip(fit.errors()).map(|(task, error)| vec![(*task).into(), percent(*error)]));
         let loss = match (fit.loss(), fit.bound()) {
-            (Some(loss), Some(bound)) => format!("loss {loss:.6e}, at least {bound:.6e} for any {vectors} vectors\n"),
+            (Some(loss), Some(bound)) => format!("loss {loss:.6e}, at least {bound:.6e} with as many vectors\n"),
             _ => String::new(),
         };
         let text = format!(
-            "{}: {method}, {vectors} vectors for {} tasks, {} in {seconds:.1} s\n{loss}\n{}",
+            "{}: {method}, {} for {}, {} in {seconds:.1} s\n{loss}\n{}",
             shown.display(),
-            tasks.len(),
+            output::counted(vectors, "vector"),
+            output::counted(tasks.len(), "task"),
             output::bytes(family.output_bytes(&fit)),
             output::table(&rows),
         );

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 use serde_json::{Value, json};
 use taskbasis::{Result, TaskExpr};
 
@@ -35,7 +36,7 @@ pub struct Classify {
     streamed: bool,
 
     /// How many classes to name an image.
-    #[arg(long, default_value_t = 3, value_name = "K")]
+    #[arg(long, default_value_t = 3, value_name = "K", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     top: usize,
 
     /// Image files, or folders of them.
@@ -48,7 +49,7 @@ impl Classify {
         let session = self.model.open(self.encoder.threads)?;
         let expr = self.weights.unwrap_or_else(|| TaskExpr::task(&self.task));
         let encoder = self.encoder.of_task(&session, &expr, self.streamed)?;
-        let head = self.heads.head(session.bundle.as_deref(), &self.task)?;
+        let head = self.heads.head(session.bundle.as_deref(), &self.task, encoder.arch().embed_dim)?;
         let input = Input::open(&self.images, session.preprocess(encoder.arch().image_size())?)?;
         encoder.prepare()?;
 

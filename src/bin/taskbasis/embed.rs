@@ -42,9 +42,7 @@ impl Embed {
         let session = self.model.open(self.encoder.threads)?;
         let encoder = self.encoder.of_task(&session, &self.weights, self.streamed)?;
         let input = Input::open(&self.input, session.preprocess(encoder.arch().image_size())?)?;
-        let mut inputs = self.model.inputs(&session.model);
-        inputs.extend(self.input.iter().map(PathBuf::as_path));
-        check_output(&self.output, &inputs)?;
+        check_output(&self.output, &[])?;
         encoder.prepare()?;
 
         let began = Instant::now();
@@ -61,7 +59,7 @@ impl Embed {
 
         let mut about = vec![("taskbasis.weights", self.weights.to_string())];
         about.extend(input.files().map(|files| ("taskbasis.files", json!(files).to_string())));
-        save_arrays(&self.output, &[("embeds", &[input.len(), width], &embeds)], &about, &inputs)?;
+        save_arrays(&self.output, &[("embeds", &[input.len(), width], &embeds)], &about, &[])?;
 
         if as_json {
             output::json(&json!({

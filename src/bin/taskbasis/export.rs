@@ -36,20 +36,17 @@ pub struct Export {
 impl Export {
     pub fn run(self, as_json: bool) -> Result<()> {
         let session = self.model.open(self.encoder.threads)?;
-        let model = &session.model;
         let graph = self.encoder.chosen_graph(&session)?;
-        let mut inputs = self.model.inputs(model);
-        inputs.extend(graph.iter().flat_map(|graph: &BoundGraph| graph.file().files()));
-        check_output(&self.output, &inputs)?;
-        let weights = model.weights(&self.weights)?;
+        check_output(&self.output, &[])?;
+        let weights = session.weights(&self.weights)?;
         match &graph {
             Some(graph) => {
                 let write = if self.f16 { BoundGraph::write_f16 } else { BoundGraph::write };
-                write(graph, &*weights.laid_out(graph.layout()).get()?, &self.output, &inputs)?;
+                write(graph, &*weights.laid_out(graph.layout()).get()?, &self.output, &[])?;
             }
             None => {
                 let write = if self.f16 { write_onnx_f16 } else { write_onnx };
-                write(&self.encoder.arch(&session)?, &weights.get()?, &self.output, &inputs)?;
+                write(&self.encoder.arch(&session)?, &weights.get()?, &self.output, &[])?;
             }
         }
         // Weights of 2 GiB and more are in a second file.

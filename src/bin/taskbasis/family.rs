@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum, ValueHint};
 use taskbasis::build::{Family, Gram};
 use taskbasis::{Checkpoint, Error, Method, Result, Scope};
 
@@ -13,18 +13,19 @@ use crate::output;
 const TUNED: &str = "finetuned.pt";
 
 #[derive(Args)]
+#[command(group = ArgGroup::new("finetuned checkpoints").args(["tasks", "tasks_dir"]).required(true).multiple(false))]
 pub struct FamilyArgs {
     /// Base checkpoint (the zero-shot weights): PyTorch or safetensors.
     #[arg(long, value_name = "FILE")]
     pub base: PathBuf,
 
     /// A fine-tuned checkpoint and its task's name; once a task, in the order that the basis is to have.
-    #[arg(long = "task", value_name = "NAME=FILE")]
+    #[arg(long = "task", value_name = "NAME=FILE", value_hint = ValueHint::AnyPath)]
     tasks: Vec<NamedFile>,
 
     /// A folder of fine-tuned checkpoints: `NAMEVal/finetuned.pt` or `NAME/finetuned.pt`, else `NAME.pt` and
     /// `NAME.safetensors`; taken in the order of their names.
-    #[arg(long, value_name = "FOLDER", conflicts_with = "tasks", required_unless_present = "tasks")]
+    #[arg(long, value_name = "FOLDER")]
     tasks_dir: Option<PathBuf>,
 
     /// The image towers alone, where some of the checkpoints hold nothing else.

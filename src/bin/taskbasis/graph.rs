@@ -1,11 +1,14 @@
 //! A user's graph: which one, and what it is told about its constants.
 
+use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 use taskbasis::onnx::{BindOptions, BoundGraph, GraphMap, OnnxFile};
 use taskbasis::{Basis, Checkpoint, Error, Result};
+
+use crate::paths;
 
 /// How to bind a graph.
 #[derive(Args)]
@@ -30,6 +33,8 @@ pub struct BindArgs {
 impl BindArgs {
     pub fn bind(&self, path: &Path, base: &Checkpoint, basis: Option<&Basis>) -> Result<BoundGraph> {
         let file = Arc::new(OnnxFile::open(path)?);
+        // Weights of 2 GiB and more are in a file beside it.
+        paths::protect(file.files())?;
         let Some(map) = &self.map else {
             let options = BindOptions {
                 pixels: None,
@@ -45,6 +50,9 @@ impl BindArgs {
         }
         read.missing.extend(self.allow_missing.iter().cloned());
         read.repeated.extend(self.allow_repeated.iter().cloned());
-        BoundGraph::with_map(file, read, base, basis).map_err(|e: Error| e.at(map))
+        BoundGraph::with_map(file, read, base, basis).map_err(|e: Error| match e.source() {
+            None => e.because(format!("the map is {}", map.display())),
+            Some(_) => e,
+        })
     }
 }

@@ -1,13 +1,13 @@
 //! `taskbasis heads`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
 use taskbasis::clip::{class_names, class_tasks};
 use taskbasis::{EncoderOptions, Error, Prompts, Result, TextEncoder, TextHints, TextModel, check_output, save_arrays};
 
-use crate::args::ActivationArg;
+use crate::args::{ActivationArg, threads};
 use crate::output;
 use crate::provider::{self, ProviderArgs};
 
@@ -44,11 +44,11 @@ pub struct Heads {
     heads_count: Option<usize>,
 
     /// The logarithm of the scale, where the model holds none.
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     logit_scale: Option<f32>,
 
     /// Threads; 0 means one a processor.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     threads: usize,
 
     /// ONNX Runtime's shared library, instead of the one that would be found.
@@ -65,12 +65,7 @@ pub struct Heads {
 
 impl Heads {
     pub fn run(self, as_json: bool) -> Result<()> {
-        let inputs: Vec<&Path> = [Some(&self.text_model), Some(&self.classes), self.templates.as_ref()]
-            .into_iter()
-            .flatten()
-            .map(PathBuf::as_path)
-            .collect();
-        check_output(&self.output, &inputs)?;
+        check_output(&self.output, &[])?;
         // All that can be wrong in small files is said before the large one is opened.
         let mut tasks = Vec::new();
         for task in self.tasks()? {
@@ -80,7 +75,7 @@ impl Heads {
             }
             let prompts = match &self.templates {
                 Some(path) => Prompts::open(path, &task)?,
-                None => Prompts::known(&task)?,
+                None => Prompts::known(&task).map_err(|e| e.or_hint("Give them with --templates"))?,
             };
             tasks.push((task, classes, prompts));
         }
@@ -109,7 +104,7 @@ impl Heads {
             arrays.push((&names.1, &shapes.1, head.bias()));
         }
         let about = [("text_model", encoder.model().path().display().to_string())];
-        save_arrays(&self.output, &arrays, &about, &inputs)?;
+        save_arrays(&self.output, &arrays, &about, &[])?;
 
         if as_json {
             let made = tasks.iter().map(

@@ -9,14 +9,12 @@ use taskbasis::clip::text::files::CONFIGS;
 use taskbasis::hub::{Hub, HubEvent, HubOptions, HubPath, Wanted};
 use taskbasis::{Error, ErrorKind, Result};
 
-use crate::output;
+use crate::{output, paths};
 
 /// Flags whose folders on the Hub mean the checkpoint that is in them.
 const CHECKPOINTS: [&str; 3] = ["--base", "--task", TEXT_MODEL];
 /// The checkpoint that is read together with the configuration beside it.
 const TEXT_MODEL: &str = "--text-model";
-/// Flags of what is written.
-const OUTPUTS: [&str; 5] = ["-o", "--output", "--report", "--keep", "--image-cache"];
 
 /// The arguments of the program with every path of the Hub replaced by that of its local copy; `None` where there is
 /// none. `pull` is about such paths, and keeps them.
@@ -30,7 +28,7 @@ pub fn localized(arguments: impl Iterator<Item = OsString>) -> Result<Option<Vec
     let mut hub = None;
     for i in 1..arguments.len() {
         let Some((flag, before, address)) = split(&arguments[i], &arguments[i - 1]) else { continue };
-        if OUTPUTS.contains(&flag.as_str()) {
+        if paths::is_written(&flag) {
             return Err(Error::unsupported("nothing can be written to the Hub").at(&address));
         }
         // Only a task's `--task NAME=…` is a checkpoint; where it is a name alone, there is no address in it.

@@ -116,7 +116,11 @@ fn images_in(folder: &Path) -> Result<Vec<PathBuf>> {
         }
     }
     if others > 0 && !files.is_empty() {
-        output::note(&format!("{}: {others} files that are not .png, .jpg or .jpeg were left out", folder.display()));
+        output::note(&format!(
+            "{}: {others} of {} files left out, as they are not .png, .jpg or .jpeg",
+            folder.display(),
+            others + files.len()
+        ));
     }
     if files.is_empty() {
         return Err(Error::not_found("the folder holds no .png, .jpg or .jpeg file").at(folder));

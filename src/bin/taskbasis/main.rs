@@ -21,15 +21,18 @@ mod input;
 mod inspect;
 mod output;
 mod pack;
+mod paths;
 mod provider;
 mod pull;
 mod reconstruct;
 mod report;
 mod verify;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use taskbasis::Result;
 
 /// Many fine-tuned CLIP tasks from one compressed basis.
 ///
@@ -72,18 +75,35 @@ enum Command {
 
 /// 0: done; 1: failed, with one paragraph on stderr; 2: not understood (clap exits by itself).
 fn main() -> ExitCode {
-    let Program { mut command, json, progress } = Program::parse();
-    output::progress_for_programs(progress);
-    match hub::localized(std::env::args_os()) {
-        Ok(None) => {}
-        // The same arguments, now with local paths.
-        Ok(Some(arguments)) => command = Program::parse_from(arguments).command,
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::error(&error);
-            return ExitCode::FAILURE;
+            ExitCode::FAILURE
         }
     }
-    let done = match command {
+}
+
+/// What the arguments ask for, and the arguments themselves, one by one; ends the process where they are not understood.
+fn understood(arguments: impl Iterator<Item = OsString>) -> (Program, ArgMatches) {
+    let matches = Program::command().get_matches_from(arguments);
+    match Program::from_arg_matches(&matches) {
+        Ok(program) => (program, matches),
+        Err(error) => error.format(&mut Program::command()).exit(),
+    }
+}
+
+fn run() -> Result<()> {
+    // Understood before anything is downloaded.
+    let (mut program, mut arguments) = understood(std::env::args_os());
+    output::progress_for_programs(program.progress);
+    if let Some(local) = hub::localized(std::env::args_os())? {
+        // The same arguments, now with local paths.
+        (program, arguments) = understood(local.into_iter());
+    }
+    paths::check(&Program::command(), &arguments)?;
+    let json = program.json;
+    match program.command {
         Command::Inspect(command) => command.run(json),
         Command::Reconstruct(command) => command.run(json),
         Command::Embed(command) => command.run(json),
@@ -99,12 +119,5 @@ fn main() -> ExitCode {
         Command::Verify(command) => command.run(json),
         Command::AddTask(command) => command.run(json),
         Command::Pull(command) => command.run(json),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            output::error(&error);
-            ExitCode::FAILURE
-        }
     }
 }

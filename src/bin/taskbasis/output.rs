@@ -131,6 +131,11 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
+/// `1 vector`, `2 vectors`.
+pub fn counted(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
 /// Three digits that count.
 pub fn digits(value: f64) -> String {
     match value.abs() {

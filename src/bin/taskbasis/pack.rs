@@ -8,14 +8,14 @@ use clap::{Args, ValueEnum};
 use taskbasis::bundle::{Formats, Lambdas};
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
-    ArchHints, BaseFormat, Basis, BlockFormat, Bundle, Checkpoint, Dataset, Encoder, Error, ErrorKind, Model,
-    ModelOptions, PackReport, Packer, PartialFolder, Result, TaskExpr, VectorFormat, check_output, head_tasks,
+    Arch, BaseFormat, Basis, BlockFormat, Bundle, Checkpoint, Dataset, Encoder, Error, ErrorKind, Model, ModelOptions,
+    PackReport, Packer, PartialFolder, Result, TaskExpr, VectorFormat, check_output, head_tasks,
 };
 
 use crate::accuracy::{Accuracy, Judge};
 use crate::args::{EncoderArgs, HeadArgs, Session};
-use crate::output;
 use crate::verify::pair;
+use crate::{output, paths};
 
 /// Pack a basis folder and its base into one small file, a bundle.
 ///
@@ -58,11 +58,11 @@ pub struct BundleArgs {
     format: Option<VectorFormat>,
 
     /// Find the smallest formats, tensor by tensor, with which no task's vector is off by more than this share of its norm.
-    #[arg(long, value_name = "E")]
+    #[arg(long, value_name = "E", allow_negative_numbers = true)]
     max_error: Option<f64>,
 
     /// Find small formats with which no task loses more than so many points of accuracy on --data.
-    #[arg(long, value_name = "POINTS", conflicts_with = "max_error", requires = "data")]
+    #[arg(long, value_name = "POINTS", allow_negative_numbers = true, conflicts_with = "max_error", requires = "data")]
     max_drop: Option<f64>,
 
     /// How to store the base; `none` leaves it out, and whoever opens the bundle gives it.
@@ -88,7 +88,7 @@ pub struct BundleArgs {
     residual: Option<BlockFormat>,
 
     /// Store a residual only where the vectors lack more than this share of the task vector.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.5, requires = "residual")]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, default_value_t = 0.5, requires = "residual")]
     residual_above: f64,
 
     #[command(flatten)]
@@ -174,26 +174,16 @@ impl Pack {
         self.check()?;
         let basis = Basis::open(&self.basis)?;
         let base = Checkpoint::open(&self.base)?;
-        let optional = [&self.heads.heads, &self.heads.classes, &self.data, &self.finetuned_dir];
-        let mut inputs = vec![basis.path(), base.path()];
-        inputs.extend(optional.into_iter().flatten().map(PathBuf::as_path));
-        inputs.extend(self.encoder.graph.iter().chain(&self.encoder.binding.map).map(PathBuf::as_path));
-        check_output(&self.output, &inputs)?;
+        paths::protect([basis.path()])?;
+        check_output(&self.output, &[])?;
 
-        let activation = self.encoder.activation.map(Into::into).unwrap_or_default();
-        let mut packer = Packer::new(&base, &basis, ArchHints { heads: self.encoder.heads_count, activation })?;
+        let hints = self.encoder.hints(None);
+        let mut packer = Packer::new(&base, &basis, hints)?;
         packer.base_format(self.base_format.into()).threads(self.encoder.threads).lambdas(self.lambdas()?);
         for task in self.tasks_with_heads()? {
-            packer.head(&task, self.heads.head(None, &task)?)?;
+            packer.head(&task, self.heads.head(None, &task, Arch::of(&base, hints)?.embed_dim)?)?;
         }
         let graph = self.graph()?;
-        let files: Vec<PathBuf> = graph
-            .iter()
-            .flat_map(|graph| graph.file().files())
-            .filter(|file| file.is_file())
-            .map(Path::to_path_buf)
-            .collect();
-        inputs.extend(files.iter().map(PathBuf::as_path));
         if let Some(graph) = &graph {
             packer.graph(graph)?;
         }
@@ -202,13 +192,13 @@ impl Pack {
             packer.residual(&task, Checkpoint::open(&file)?, format, self.residual_above)?;
         }
 
-        let before = self.data.as_deref().map(|data| self.accuracies_before(data, graph.as_ref())).transpose()?;
+        let before = self.data.is_some().then(|| self.accuracies(&self.session()?, graph.as_ref())).transpose()?;
         let formats = match (self.max_error, self.max_drop, &before) {
             (Some(max_error), _, _) => self.smallest(&packer, max_error)?,
             (_, Some(points), Some(before)) => self.within_drop(&packer, points, before)?,
             _ => packer.uniform(self.format.unwrap_or(VectorFormat::Blocks(BlockFormat::Q4))),
         };
-        let report = self.write(&packer, &formats, &self.output, &inputs)?;
+        let report = self.write(&packer, &formats, &self.output)?;
         let after = before.as_ref().map(|_| self.accuracies_after(&self.output)).transpose()?;
         let accuracies = before.as_deref().zip(after.as_deref());
         if as_json {
@@ -279,9 +269,9 @@ impl Pack {
         Ok(formats)
     }
 
-    fn write(&self, packer: &Packer<'_>, formats: &Formats, path: &Path, inputs: &[&Path]) -> Result<PackReport> {
+    fn write(&self, packer: &Packer<'_>, formats: &Formats, path: &Path) -> Result<PackReport> {
         let bar = output::progress(packer.source_bytes() as usize, "packing");
-        let report = packer.write(path, formats, inputs, &|bytes| bar.inc(bytes))?;
+        let report = packer.write(path, formats, &[], &|bytes| bar.inc(bytes))?;
         bar.finish_and_clear();
         Ok(report)
     }
@@ -302,7 +292,7 @@ impl Pack {
                 continue;
             }
             let file = trial.path().join("trial.taskbasis");
-            self.write(packer, &formats, &file, &[])?;
+            self.write(packer, &formats, &file)?;
             let after = self.accuracies_after(&file)?;
             let drop = before.iter().zip(&after).map(|(b, a)| 100.0 * (b.share() - a.share())).fold(f64::MIN, f64::max);
             // Shares of images are no round numbers.
@@ -330,10 +320,6 @@ impl Pack {
         Ok(Session { model, bundle: None })
     }
 
-    fn accuracies_before(&self, data: &Path, graph: Option<&BoundGraph>) -> Result<Accuracies> {
-        self.accuracies(&self.session()?, graph).map_err(|e| e.at(data))
-    }
-
     fn accuracies_after(&self, bundle: &Path) -> Result<Accuracies> {
         let bundle = Bundle::open(bundle)?;
         let base = matches!(self.base_format, BaseFormatArg::None).then(|| Checkpoint::open(&self.base)).transpose()?;
@@ -348,8 +334,8 @@ impl Pack {
 
     /// Each task's own, in the order of the data.
     fn accuracies(&self, session: &Session, graph: Option<&BoundGraph>) -> Result<Accuracies> {
-        let Some(data) = &self.data else { return Ok(Vec::new()) };
-        let data = Dataset::open(data)?;
+        let Some(path) = &self.data else { return Ok(Vec::new()) };
+        let data = Dataset::open(path)?;
         let (arch, options) = (self.encoder.arch(session)?, self.encoder.options());
         let encoder = match graph {
             Some(graph) => Encoder::with_graph(&arch, graph, &options)?,
@@ -371,11 +357,13 @@ impl Pack {
                 Err(error) if error.kind() == ErrorKind::NotRecoverable => continue,
                 weights => weights?,
             };
-            let head = self.heads.head(session.bundle.as_deref(), task)?;
+            let head = self.heads.head(session.bundle.as_deref(), task, arch.embed_dim)?;
             all.push(judge.accuracy(task, &weights, &head, &data.split(task, &self.split)?, |_| {})?);
         }
         if all.is_empty() {
-            return Err(Error::not_found(format!("no images in split `{}` of any task of the basis", self.split)));
+            return Err(
+                Error::not_found(format!("no images in split `{}` of any task of the basis", self.split)).at(path)
+            );
         }
         Ok(all)
     }

@@ -26,8 +26,8 @@ pub struct ProviderArgs {
     #[arg(long)]
     pub tensorrt_fp16: bool,
 
-    /// The least cosine between those embeddings and the CPU's. [default: 0.999]
-    #[arg(long, value_name = "X", requires = "tensorrt_fp16")]
+    /// The least cosine between those embeddings and the CPU's [default: 0.999]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, requires = "tensorrt_fp16")]
     pub tensorrt_cosine: Option<f32>,
 
     /// With a GPU: where the weights of tasks are rebuilt. `device` is its own memory, or an error; `auto` that where it can
@@ -35,7 +35,7 @@ pub struct ProviderArgs {
     #[arg(long, value_enum, default_value_t = WeightsOnArg::Auto)]
     pub weights_on: WeightsOnArg,
 
-    /// MiB of the GPU's memory for base, basis and weights. [default: three quarters of what is free]
+    /// MiB of the GPU's memory for base, basis and weights [default: three quarters of what is free]
     #[arg(long, value_name = "MIB")]
     pub device_budget: Option<u32>,
 

@@ -7,7 +7,8 @@ use clap::Args;
 use serde_json::json;
 use taskbasis::{BasisFile, Checkpoint, MapMode, ReconstructOptions, Result, Scope, TaskExpr, Weights, check_output};
 
-use crate::output;
+use crate::args::threads;
+use crate::{output, paths};
 
 /// Write the weights of a task, or of any arithmetic of tasks, as safetensors.
 #[derive(Args)]
@@ -33,7 +34,7 @@ pub struct Reconstruct {
     image_tower: bool,
 
     /// Threads; 0 means one a processor.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     threads: usize,
 
     /// The file to write.
@@ -46,11 +47,8 @@ impl Reconstruct {
         let scope = if self.image_tower { Scope::ImageTower } else { Scope::All };
         let options = ReconstructOptions { scope, threads: self.threads, ..ReconstructOptions::default() };
         let file = BasisFile::open(&self.basis, MapMode::Map)?;
-
-        // However a folder was named, all of it is an input.
-        let folder = file.path().to_path_buf();
-        let inputs: Vec<_> = [Some(folder.as_path()), self.base.as_deref()].into_iter().flatten().collect();
-        check_output(&self.output, &inputs)?;
+        paths::protect([file.path()])?;
+        check_output(&self.output, &[])?;
 
         let began = Instant::now();
         let weights = if self.vector {
@@ -65,7 +63,7 @@ impl Reconstruct {
 
         let kind = if self.vector { "task_vector" } else { "weights" };
         let about = [("taskbasis.weights", self.weights.to_string()), ("taskbasis.kind", kind.to_owned())];
-        weights.save(&self.output, &about, &inputs)?;
+        weights.save(&self.output, &about, &[])?;
 
         let bytes = std::fs::metadata(&self.output).map_or(0, |m| m.len());
         if as_json {

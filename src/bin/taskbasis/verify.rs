@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::json;
 use taskbasis::{Bundle, Error, Result};
 
+use crate::args::threads;
 use crate::output;
 
 /// Read a whole bundle and check it: structure, checksums, padding, numbers that are not finite.
@@ -15,7 +16,7 @@ pub struct Verify {
     file: PathBuf,
 
     /// Threads; 0 means one a processor.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     threads: usize,
 }
 

@@ -104,9 +104,14 @@ impl<'a> Pixels<'a> {
     fn check(&self) -> Result<()> {
         let row = self.width.checked_mul(self.format.channels());
         // The last row needs no padding after it.
+        if let Some(row) = row.filter(|&row| row > self.row_stride) {
+            return Err(Error::invalid("row_stride is smaller than a row")
+                .expected(format_args!("at least {row}"))
+                .got(self.row_stride));
+        }
         let needed = row.and_then(|row| self.height.saturating_sub(1).checked_mul(self.row_stride)?.checked_add(row));
-        match (row, needed) {
-            (Some(row), Some(needed)) if row <= self.row_stride && needed <= self.data.len() => Ok(()),
+        match needed {
+            Some(needed) if needed <= self.data.len() => Ok(()),
             _ => Err(Error::invalid("an image's size and data disagree")
                 .expected(format_args!(
                     "{} rows of {} {:?} pixels, {} bytes apart",

@@ -111,7 +111,7 @@ impl fmt::Display for TextArch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "text transformer: {} tokens of {}, width {}, {} layers, {} heads, embedding {}, {}",
+            "text transformer: {} tokens of {}, width {}, layers {}, heads {}, embedding {}, {}",
             self.context, self.vocabulary, self.width, self.layers, self.heads, self.embed_dim, self.activation,
         )
     }

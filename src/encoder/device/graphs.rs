@@ -118,7 +118,7 @@ impl Worker {
         let (jobs, inbox): (_, Receiver<Job>) = channel();
         let body = move || inbox.into_iter().for_each(|job| job());
         let thread = std::thread::Builder::new().name("taskbasis-graph".into()).spawn(body);
-        let thread = thread.map_err(|e| Error::new(ErrorKind::OutOfMemory, "cannot start a thread").because(e))?;
+        let thread = thread.map_err(Error::no_thread)?;
         Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
 

@@ -315,7 +315,7 @@ impl Shared {
                 Ok(())
             }
             Err(e) => {
-                let error = Error::new(ErrorKind::OutOfMemory, "cannot start a thread").because(e);
+                let error = Error::no_thread(e);
                 state.queue.clear();
                 state.task(task).progress = Progress::Failed(error.kind(), error.to_string());
                 Err(error)

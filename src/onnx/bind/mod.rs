@@ -15,7 +15,6 @@ mod uses;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use indexmap::IndexMap;
 
@@ -26,6 +25,7 @@ use super::file::OnnxFile;
 use super::rewrite::Needed;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::kernel::threads;
 use crate::tensor::Tensor;
 use crate::weights::View;
 
@@ -107,25 +107,13 @@ fn match_all(file: &OnnxFile, needed: &Needed, offers: &Offers) -> Result<Vec<Ve
         .filter_map(|(i, constant)| Some((i, constant.tensor.as_ref().filter(|tensor| tensor.numel() > 1)?)))
         .collect();
     // Comparing reads base and graph once: seconds for a large model, so all processors do it.
-    let (next, results) = (AtomicUsize::new(0), Mutex::new(vec![Vec::new(); file.constants.len()]));
-    let failure = Mutex::new(None);
-    let work = || {
-        while let Some((constant, tensor)) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
-            match offers.matching(tensor) {
-                Ok(found) => results.lock().unwrap_or_else(|e| e.into_inner())[*constant] = found,
-                Err(error) => *failure.lock().unwrap_or_else(|e| e.into_inner()) = Some(error),
-            }
-        }
-    };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        (1..threads.min(wanted.len())).for_each(|_| drop(scope.spawn(work)));
-        work();
-    });
-    match failure.into_inner().unwrap_or_else(|e| e.into_inner()) {
-        Some(error) => Err(error),
-        None => Ok(results.into_inner().unwrap_or_else(|e| e.into_inner())),
-    }
+    let results = Mutex::new(vec![Vec::new(); file.constants.len()]);
+    threads::share(0, wanted, |(constant, tensor), (): &mut ()| {
+        let found = offers.matching(tensor)?;
+        results.lock().unwrap_or_else(|e| e.into_inner())[constant] = found;
+        Ok(())
+    })?;
+    Ok(results.into_inner().unwrap_or_else(|e| e.into_inner()))
 }
 
 /// Writes what was found into the map: a constant that is one parameter wherever it is used keeps its name; one that

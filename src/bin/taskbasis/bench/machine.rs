@@ -128,7 +128,7 @@ pub fn evict(path: &Path) -> std::io::Result<bool> {
 }
 
 /// Runs `work` on a thread that may use only the first `count` of this process's processors, as may all threads that
-/// it starts. `None` where threads cannot be pinned.
+/// it starts. `None` where threads cannot be pinned or started.
 pub fn pinned<T: Send>(count: usize, work: impl FnOnce() -> T + Send) -> Option<T> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
@@ -137,7 +137,8 @@ pub fn pinned<T: Send>(count: usize, work: impl FnOnce() -> T + Send) -> Option<
         let mut few = CpuSet::new();
         (0..CpuSet::MAX_CPU).filter(|&cpu| all.is_set(cpu)).take(count).for_each(|cpu| few.set(cpu));
         std::thread::scope(|scope| {
-            let thread = scope.spawn(move || sched_setaffinity(None, &few).ok().map(|()| work()));
+            let pinned = move || sched_setaffinity(None, &few).ok().map(|()| work());
+            let thread = std::thread::Builder::new().spawn_scoped(scope, pinned).ok()?;
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }

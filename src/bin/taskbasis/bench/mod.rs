@@ -13,7 +13,7 @@ mod samples;
 mod soak;
 mod switch;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -31,7 +31,7 @@ use crate::{output, provider};
 /// Measure opening, reconstruction, switching, encoding, memory and storage, as ratios taken in one run.
 ///
 /// Every comparison is made within this process, its variants taking turns, and medians are compared. Files of a
-/// synthetic family need up to 4 GB in the temporary folder, or in --keep. With --provider cuda or tensorrt also
+/// synthetic family need up to 4 GB in the temporary folder, or in --keep-files. With --provider cuda or tensorrt also
 /// weights in the GPU's memory, and what encodes with them. docs/performance.md tells what each figure is.
 #[derive(Args)]
 pub struct Bench {
@@ -61,7 +61,7 @@ pub struct Bench {
 
     /// Keep the synthetic family's files in this folder, and use those that are there.
     #[arg(long, value_name = "FOLDER")]
-    keep: Option<PathBuf>,
+    keep_files: Option<PathBuf>,
 
     /// Measure these alone.
     #[arg(long, value_name = "PART", value_delimiter = ',', value_enum)]
@@ -81,7 +81,7 @@ pub struct Bench {
 
     /// For so many seconds, run instead random tasks and expressions on four threads with a budget of three weights:
     /// every result must be its first's, and memory must not grow. Exits with 1 otherwise.
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, conflicts_with = "graph")]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds, conflicts_with = "graph")]
     soak: Option<f64>,
 
     /// What `bench` starts to measure a process's memory.
@@ -156,7 +156,7 @@ impl Bench {
     pub fn run(self, as_json: bool) -> Result<()> {
         let threads = if self.encoder.threads == 0 { machine::processors() } else { self.encoder.threads };
         if let Some(report) = &self.report {
-            check_output(report, &self.inputs())?;
+            check_output(report, &[])?;
         }
         let options = self.settled(EncoderOptions { threads, ..self.encoder.options() })?;
         // What cannot be had is said before minutes are spent on the rest.
@@ -166,7 +166,7 @@ impl Bench {
         }
         let mut report = Report::of(Machine::look(threads, &options, self.encodes())?, self.quick);
         if self.growth {
-            report.growth = Some(growth::measure(threads, self.quick, self.keep.as_deref())?);
+            report.growth = Some(growth::measure(threads, self.quick, self.keep_files.as_deref())?);
         } else {
             let mut family = self.family()?;
             let about = family.about(&self.encoder)?;
@@ -208,7 +208,7 @@ impl Bench {
         }
         if let Some(path) = &self.report {
             let page = html::page(&report)?;
-            replace_file(path, &self.inputs(), |sibling| {
+            replace_file(path, &[], |sibling| {
                 std::fs::write(sibling, &page).map_err(|e| Error::io("cannot write", path, e))
             })?;
         }
@@ -219,16 +219,12 @@ impl Bench {
         }
     }
 
-    fn inputs(&self) -> Vec<&Path> {
-        [&self.basis, &self.base].into_iter().flatten().map(PathBuf::as_path).collect()
-    }
-
     fn family(&self) -> Result<Family> {
         if let Some(basis) = &self.basis {
             return Family::given(basis, self.base.as_deref());
         }
         let wanted = Synthetic::named(&self.synthetic, self.tasks, self.vectors)?;
-        Family::synthetic(&wanted, &self.synthetic, self.keep.as_deref())
+        Family::synthetic(&wanted, &self.synthetic, self.keep_files.as_deref())
     }
 
     fn wants(&self, part: Part) -> bool {

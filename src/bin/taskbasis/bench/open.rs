@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
-use taskbasis::{BasisFile, Checkpoint, Encoder, MapMode, ModelOptions, Result, TaskWeights};
+use taskbasis::{BasisFile, Checkpoint, Encoder, Error, MapMode, ModelOptions, Result, TaskWeights};
 
 use super::family::{basis_of, first_vectors, recoverable};
 use super::samples::{Samples, digits, repeat, time};
@@ -176,19 +176,20 @@ pub fn probe(setup: &Setup<'_>) -> Result<serde_json::Value> {
     let before = machine::anonymous_memory();
     let done = std::sync::atomic::AtomicBool::new(false);
     let (embedded, peak) = std::thread::scope(|scope| {
-        let watch = scope.spawn(|| {
+        let watch = || {
             let mut peak = before;
             while !done.load(std::sync::atomic::Ordering::Relaxed) {
                 peak = peak.max(machine::anonymous_memory());
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
             peak.max(machine::anonymous_memory())
-        });
+        };
+        let watch = std::thread::Builder::new().spawn_scoped(scope, watch).map_err(Error::no_thread)?;
         let result = embed_one(setup);
         done.store(true, std::sync::atomic::Ordering::Relaxed);
-        (result, watch.join().unwrap_or(None))
-    });
-    let (weights, _encoder) = embedded?;
+        result.map(|embedded| (embedded, watch.join().unwrap_or(None)))
+    })?;
+    let (weights, _encoder) = embedded;
     Ok(serde_json::json!({ "before": before, "peak": peak, "weights": weights.get()?.nbytes() }))
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
+use std::thread::ScopedJoinHandle;
 
 use serde::Serialize;
 use taskbasis::kernel::Copy;
@@ -118,13 +119,7 @@ fn with_threads(setup: &Setup<'_>, threads: usize, rounds: usize) -> Result<(Cop
     let mut variants: Vec<Variant<'_>> = Vec::new();
     for past_caches in [true, false] {
         let copy = &copy;
-        variants.push(Box::new(move || {
-            time(|| {
-                copy.borrow_mut().run(threads, past_caches);
-                Ok(())
-            })
-            .map(|(ms, ())| ms)
-        }));
+        variants.push(Box::new(move || time(|| copy.borrow_mut().run(threads, past_caches)).map(|(ms, ())| ms)));
     }
     let mut cases = Vec::new();
     for (format, path) in setup.family.bases() {
@@ -169,7 +164,7 @@ fn cold(setup: &Setup<'_>) -> Result<Option<Cold>> {
         if !setup.family.evict()? {
             return Ok(None);
         }
-        let (ms, ()) = time(|| read_all(largest, setup.threads).map_err(|e| Error::io("cannot read", largest, e)))?;
+        let (ms, ()) = time(|| read_all(largest, setup.threads))?;
         rates.push(size(largest) as f64 / ms / 1e6);
         setup.family.evict()?;
         let (ms, model) = time(|| {
@@ -187,22 +182,25 @@ fn cold(setup: &Setup<'_>) -> Result<Option<Cold>> {
 }
 
 /// Reads a file from its begin to its end, an even part a thread.
-fn read_all(path: &Path, threads: usize) -> std::io::Result<()> {
-    let length = std::fs::metadata(path)?.len();
+fn read_all(path: &Path, threads: usize) -> Result<()> {
+    let failed = |e| Error::io("cannot read", path, e);
+    let length = std::fs::metadata(path).map_err(failed)?.len();
     let part = length.div_ceil(threads as u64).max(1);
     std::thread::scope(|scope| {
         let parts: Vec<_> = (0..threads as u64)
             .map(|thread| {
-                scope.spawn(move || -> std::io::Result<()> {
+                let read = move || -> std::io::Result<()> {
                     let mut file = std::fs::File::open(path)?;
                     file.seek(SeekFrom::Start(thread * part))?;
                     let (mut part, mut buffer) = (file.take(part), vec![0; 4 << 20]);
                     while part.read(&mut buffer)? > 0 {}
                     Ok(())
-                })
+                };
+                std::thread::Builder::new().spawn_scoped(scope, read).map_err(Error::no_thread)
             })
-            .collect();
-        parts.into_iter().try_for_each(|part| part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect::<Result<_>>()?;
+        let join = |part: ScopedJoinHandle<'_, _>| part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        parts.into_iter().try_for_each(join).map_err(failed)
     })
 }
 

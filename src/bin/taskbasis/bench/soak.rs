@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use taskbasis::{Encoder, EncoderOptions, Model, Promotion, Result, TaskExpr};
+use taskbasis::{Encoder, EncoderOptions, Error, Model, Promotion, Result, TaskExpr};
 
 use super::encode::difference;
 use super::family::{Dice, basis_of, recoverable};
@@ -153,9 +153,12 @@ fn mode(setup: &Setup<'_>, expressions: &[TaskExpr], budget: usize, length: Dura
     let bar = output::progress(length.as_secs() as usize, if promotion { "soak, promoting" } else { "soak" });
     let mut memory = Vec::new();
     std::thread::scope(|scope| {
-        for seed in 0..THREADS {
-            let shared = &shared;
-            scope.spawn(move || work(shared, seed as u64));
+        let shared = &shared;
+        let start = |seed| std::thread::Builder::new().spawn_scoped(scope, move || work(shared, seed as u64));
+        if let Err(error) = (0..THREADS).try_for_each(|seed| start(seed).map(drop)) {
+            // Those that were started are waited for.
+            shared.stop.store(true, Ordering::Relaxed);
+            return Err(Error::no_thread(error));
         }
         while began.elapsed() < length {
             std::thread::sleep(Duration::from_millis(50).min(length));
@@ -163,7 +166,8 @@ fn mode(setup: &Setup<'_>, expressions: &[TaskExpr], budget: usize, length: Dura
             bar.set_position(began.elapsed().as_secs());
         }
         shared.stop.store(true, Ordering::Relaxed);
-    });
+        Ok(())
+    })?;
     bar.finish_and_clear();
 
     let stats = model.cache().stats();

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use indicatif::ProgressBar;
-use taskbasis::{Bundle, Dataset, Encoder, Error, Head, Preprocess, Result, Split, TaskWeights};
+use taskbasis::{Arch, Bundle, Dataset, Encoder, Error, Head, Preprocess, Result, Split, TaskWeights};
 
 use super::Eval;
 use crate::accuracy::count_right;
@@ -23,12 +23,6 @@ const AHEAD: usize = 2;
 pub struct DataArg {
     task: Option<String>,
     path: PathBuf,
-}
-
-impl DataArg {
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
 }
 
 impl FromStr for DataArg {
@@ -61,6 +55,8 @@ pub(super) struct Images<'a> {
     heads: &'a HeadArgs,
     bundle: Option<&'a Bundle>,
     preprocess: Preprocess,
+    /// Values in one.
+    embedding: usize,
     batch: usize,
     threads: usize,
     /// Bytes that preprocessed images may yet take.
@@ -84,12 +80,13 @@ impl Labelled {
 }
 
 impl<'a> Images<'a> {
-    pub(super) fn new(data: Dataset, eval: &'a Eval, session: &'a Session, size: usize) -> Result<Self> {
+    pub(super) fn new(data: Dataset, eval: &'a Eval, session: &'a Session, arch: &Arch) -> Result<Self> {
         Ok(Self {
             data,
             heads: &eval.heads,
             bundle: session.bundle.as_deref(),
-            preprocess: session.preprocess(size)?,
+            preprocess: session.preprocess(arch.image_size())?,
+            embedding: arch.embed_dim,
             batch: eval.encoder.batch as usize,
             threads: eval.encoder.threads,
             room: AtomicUsize::new(eval.image_cache.saturating_mul(1 << 20)),
@@ -107,7 +104,7 @@ impl<'a> Images<'a> {
     }
 
     fn of_task(&self, task: &str, name: &str) -> Result<Labelled> {
-        let head = self.heads.head(self.bundle, task)?;
+        let head = self.heads.head(self.bundle, task, self.embedding)?;
         let split = self.data.split(task, name)?;
         if split.is_empty() {
             return Err(Error::format(format!("split `{name}` of task `{task}` has no images")));
@@ -127,14 +124,15 @@ impl<'a> Images<'a> {
     ) -> Result<f64> {
         let (send, receive) = sync_channel(AHEAD);
         let right = thread::scope(|scope| {
-            scope.spawn(move || {
+            let ahead = move || {
                 for batch in 0..labelled.pixels.len() {
                     // Nobody receives any more where the encoder has failed.
                     if send.send(self.pixels(labelled, batch)).is_err() {
                         break;
                     }
                 }
-            });
+            };
+            thread::Builder::new().spawn_scoped(scope, ahead).map_err(Error::no_thread)?;
             receive.into_iter().zip(labelled.labels.chunks(self.batch)).try_fold(0, |right, (pixels, labels)| {
                 let more = count_right(encoder, weights, &labelled.head, &pixels?, labels)?;
                 bar.inc(labels.len() as u64);

@@ -10,9 +10,9 @@ mod sweep;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use indicatif::ProgressBar;
-use taskbasis::{Encoder, Error, Result, TaskExpr, TaskWeights};
+use taskbasis::{Encoder, Error, ErrorKind, Result, TaskExpr, TaskWeights};
 
 use self::data::{DataArg, Images, Labelled, open_data};
 use crate::args::{EncoderArgs, HeadArgs, ModelArgs, Session};
@@ -36,7 +36,7 @@ pub struct Eval {
     /// Labelled images: a safetensors file with `TASK/SPLIT/images` u8 [N,H,W,3] or [N,H,W], and `TASK/SPLIT/labels`
     /// [N]; or a folder a task; or TASK=FOLDER, once a task: MNIST's IDX files, CIFAR's .bin files, or
     /// SPLIT/CLASS/*.png.
-    #[arg(long, value_name = "DATA", required = true)]
+    #[arg(long, value_name = "DATA", required = true, value_hint = ValueHint::AnyPath)]
     data: Vec<DataArg>,
 
     /// Which part of the data to test on.
@@ -68,7 +68,7 @@ pub struct Eval {
     control: Option<String>,
 
     /// The share of the control task's zero-shot accuracy that negation must keep.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.95)]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, default_value_t = 0.95)]
     keep: f64,
 
     /// The accuracies of the fine-tuned models, which normalise those of --sweep and --negate: {"TASK": 0.99, …};
@@ -76,7 +76,8 @@ pub struct Eval {
     #[arg(long, value_name = "F.json")]
     finetuned: Option<PathBuf>,
 
-    /// The fine-tuned checkpoints themselves, to be measured: NAMEVal/finetuned.pt, NAME/finetuned.pt or NAME.pt.
+    /// The fine-tuned checkpoints themselves, to be measured: `NAMEVal/finetuned.pt` or `NAME/finetuned.pt`, else `NAME.pt` and
+    /// `NAME.safetensors`.
     #[arg(long, value_name = "FOLDER", conflicts_with = "finetuned")]
     finetuned_dir: Option<PathBuf>,
 
@@ -84,7 +85,7 @@ pub struct Eval {
     #[arg(long, value_name = "FILE.html", requires = "sweep", conflicts_with = "negate")]
     report: Option<PathBuf>,
 
-    /// Bytes of preprocessed images to keep between one λ and the next, in MiB; more are preprocessed again.
+    /// MiB of preprocessed images to keep between one λ and the next; more are preprocessed again.
     #[arg(long, value_name = "MIB", default_value_t = 4096)]
     image_cache: usize,
 }
@@ -123,7 +124,19 @@ struct Bench<'a> {
 impl Bench<'_> {
     /// The weights of `expr`; the expression is checked, nothing is reconstructed yet.
     fn weights(&self, expr: &TaskExpr) -> Result<TaskWeights> {
-        self.session.model.weights(expr)
+        self.session.weights(expr)
+    }
+
+    /// As [`Bench::weights`], of a task that the data named: it may be no task of the basis.
+    fn own_weights(&self, task: &str) -> Result<TaskWeights> {
+        self.weights(&TaskExpr::task(task)).map_err(|error| match self.session.model.basis() {
+            Some(basis) if error.kind() == ErrorKind::NotFound && self.images.data().tasks().contains(&task) => {
+                Error::not_found(format!("no task `{task}`, which is in the data; known: {}", basis.tasks().join(", ")))
+                    .at(basis.path())
+                    .hint("Choose tasks with --task")
+            }
+            _ => error,
+        })
     }
 
     fn accuracy(&self, weights: &TaskWeights, labelled: &Labelled, bar: &ProgressBar) -> Result<f64> {
@@ -135,7 +148,7 @@ impl Eval {
     pub fn run(self, as_json: bool) -> Result<()> {
         let session = self.model.open(self.encoder.threads)?;
         let encoder = self.encoder.encoder(&session)?;
-        let images = Images::new(open_data(&self.data)?, &self, &session, encoder.arch().image_size())?;
+        let images = Images::new(open_data(&self.data)?, &self, &session, encoder.arch())?;
         let bench = Bench { session: &session, encoder, images };
         match (&self.sweep, self.negate) {
             (sweep, true) => negate::run(&self, &bench, sweep.clone(), as_json),

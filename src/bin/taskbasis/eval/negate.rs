@@ -33,7 +33,7 @@ pub(super) fn run(eval: &Eval, bench: &Bench<'_>, sweep: Option<Sweep>, as_json:
     let mut tasks = eval.tasks(bench, &[&eval.val_split, &eval.split])?;
     tasks.retain(|task| task != control);
     for task in &tasks {
-        bench.weights(&TaskExpr::task(task))?;
+        bench.own_weights(task)?;
     }
     let with_control: Vec<String> = tasks.iter().chain([control]).cloned().collect();
     let mut val = bench.images.labelled(&with_control, &eval.val_split)?;

@@ -1,7 +1,7 @@
 //! Every task once: with its own weights, or with those that are given.
 
 use serde_json::{Map, Value, json};
-use taskbasis::{ErrorKind, Result, TaskExpr};
+use taskbasis::{ErrorKind, Result};
 
 use super::{Bench, Eval, percent};
 use crate::output;
@@ -22,7 +22,7 @@ pub(super) fn run(eval: &Eval, bench: &Bench<'_>, as_json: bool) -> Result<()> {
         let task = &labelled.task;
         let own = match &shared {
             Some(_) => None,
-            None => match bench.weights(&TaskExpr::task(task)) {
+            None => match bench.own_weights(task) {
                 Ok(weights) => Some(weights),
                 // A basis of selected tasks has no weights for the others: their rows say so, the rest goes on.
                 Err(error) if error.kind() == ErrorKind::NotRecoverable => {
