@@ -157,7 +157,8 @@ pub fn check_output(path: &Path, inputs: &[&Path]) -> Result<()> {
         return refused("cannot create a file there: its folder does not exist");
     }
     if let Some(input) = inputs.iter().find(|input| overlaps(path, input)) {
-        return Err(Error::invalid(format!("would overwrite the input {}", input.display()))
+        let what = if input.is_dir() { "a file of the input folder" } else { "the input" };
+        return Err(Error::invalid(format!("would overwrite {what} {}", input.display()))
             .at(path)
             .hint("Choose another name for the output"));
     }
@@ -270,7 +271,8 @@ mod tests {
         let spelled_differently = input.join("..").join("basis").join("basis_vectors.pt");
         for (output, input) in [(&inside, &inside), (&inside, &input), (&spelled_differently, &inside)] {
             let error = replace_file(output, &[input], |_| unreachable!("it must not come to writing")).unwrap_err();
-            assert!(error.to_string().contains("would overwrite the input"), "{error}");
+            let folder = if input.is_dir() { "a file of the input folder" } else { "the input" };
+            assert!(error.to_string().contains(&format!("would overwrite {folder} ")), "{error}");
         }
         assert!(replace_file(&input, &[], |_| unreachable!()).is_err(), "a folder");
         assert!(replace_file(&input.join("new"), &[&input], |_| Ok(())).is_ok(), "a new name overwrites nothing");

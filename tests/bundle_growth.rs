@@ -192,8 +192,8 @@ fn what_does_not_belong_is_refused() {
         let error = result.unwrap_err();
         assert!(error.kind() == kind && error.to_string().contains(part), "{error:?}");
     };
-    refused(growth.task(task("Task1", &base, None)), ErrorKind::InvalidArgument, "has a task `Task1`");
-    refused(growth.task(task("", &base, None)), ErrorKind::InvalidArgument, "empty");
+    refused(growth.task(task("Task1", &base, None)), ErrorKind::InvalidArgument, "has a task `Task1` already");
+    refused(growth.task(task("", &base, None)), ErrorKind::InvalidArgument, "the new task's name is empty");
     refused(growth.residual("Task9", &base, BlockFormat::Q2), ErrorKind::NotFound, "Task9");
     let unselected =
         bundle.tasks().iter().position(|task| bundle.basis().unwrap().coefficients(&TaskExpr::task(task)).is_err());
@@ -207,5 +207,5 @@ fn what_does_not_belong_is_refused() {
     }
     let head = taskbasis::Head::new(vec![0.5; 6], vec![0.0; 2]).unwrap();
     let with_head = NewTask { name: "New", finetuned: &base, head: Some(head), residual: None };
-    refused(growth.task(with_head), ErrorKind::Mismatch, "other embeddings");
+    refused(growth.task(with_head), ErrorKind::Mismatch, "the head of `New` takes embeddings of another length");
 }

@@ -297,6 +297,13 @@ fn pack_refuses_what_makes_no_sense() {
     pack(&["-o", &files.path("x"), "--suggest", "mine=1"]);
     pack(&["-o", &files.path("x"), "--max-error", "nan"]);
     pack(&["-o", &files.path("x"), "--data", &files.data]);
+    fail(
+        &["pack", "--basis", &files.basis, "--base", &files.base, "-o", &files.path("x"), "--max-error", "-1"],
+        &["at least 0: got -1"],
+    );
+    let no_heads =
+        ["pack", "--basis", &files.basis, "--base", &files.base, "-o", &files.path("x"), "--data", &files.data];
+    fail(&no_heads, &["error: --heads is missing"]);
     // A graph of another model, one that would be overwritten, and what is said of no graph.
     let graph = text(digits("onnx/torchscript_export_opset16.onnx").unwrap());
     pack(&["-o", &files.path("x"), "--graph", &files.base]);

@@ -1,5 +1,7 @@
 //! Damaged and hostile files end soon, in an error that names the file and the place.
 
+mod common;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -105,6 +107,14 @@ fn every_changed_byte_is_survived() {
 fn other_files_are_named_as_such() {
     refused(Vec::new(), "the file is empty");
     refused(b"#!/bin/sh\n".to_vec(), "neither a PyTorch zip nor safetensors");
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+    refused(pointer.to_vec(), "a git-LFS pointer, not the file that it stands for. Run `git lfs pull`");
+    refused(b"\n<!DOCTYPE html>\n<html>".to_vec(), "a web page");
+    refused(b"<html><body>Not found".to_vec(), "a web page");
+    for graph in ["transformers_style_opset14", "torchscript_export_opset16"] {
+        let Some(graph) = common::digits(&format!("onnx/{graph}.onnx")) else { continue };
+        refused(std::fs::read(graph).unwrap(), "an ONNX model, no checkpoint. See `taskbasis bind --help`");
+    }
     refused(
         b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.".to_vec(),
         "hostile.pt: written by PyTorch before 1.6. Open it with PyTorch and save it again with torch.save",
@@ -418,7 +428,8 @@ fn safetensors_attacks() {
     refused(file(&[tensor("a", "[2]", 8, 0)], 8), wrong);
     let cover = "the tensors do not cover the file exactly: expected";
     refused(file(&[tensor("a", "[2]", 0, 8)], 9), cover);
-    refused(file(&[tensor("a", "[2]", 0, 8)], 4), cover);
+    let cut = "expected 8 bytes after the header, got 4. Was the download or copy cut off?";
+    refused(file(&[tensor("a", "[2]", 0, 8)], 4), cut);
     // Places at the end of the address space.
     let size = 1usize << 60;
     let mut huge: Vec<_> =
@@ -469,6 +480,8 @@ fn many_names_over_one_storage_are_refused() {
 #[test]
 fn a_pipe_is_refused_at_once() {
     let folder = tempfile::tempdir().unwrap();
+    let error = Checkpoint::open(folder.path()).unwrap_err().to_string();
+    assert!(error.ends_with("cannot open: expected a file, got a folder"), "{error}");
     let pipe = folder.path().join("pipe");
     if !std::process::Command::new("mkfifo").arg(&pipe).status().is_ok_and(|status| status.success()) {
         eprintln!("skipped: there is no mkfifo");

@@ -110,6 +110,17 @@ fn fine_tuned_accuracies_are_measured_and_negation_keeps_the_control() {
     }
     let error = run(&[&base[..], &some, &["--negate", "--control", "OptDigits", "--sweep", "1:2:2"]].concat());
     assert!(error.is_err_and(|error| error.contains("no λ") && error.contains("--sweep begin at 0")));
+    // Data of a task that the basis has not.
+    let folder = tempfile::tempdir().unwrap();
+    let class = folder.path().join("0");
+    fs::create_dir(&class).unwrap();
+    png(&class.join("a.png"), &[0; 32 * 32]);
+    let new = format!("New={}", text(folder.path()));
+    let negate = ["--negate", "--control", "MNIST", "--data", &new, "--val-split", "test"];
+    let unknown = run(&[&base[..], &negate].concat()).unwrap_err();
+    for part in [base[2], "no task `New`, which is in the data; known: MNIST, ", ". Choose tasks with --task"] {
+        assert!(unknown.contains(part), "{unknown}");
+    }
     let missing = run(&[&base[..], &["--sweep", "--finetuned", "/nonexistent.json"]].concat());
     assert!(missing.is_err_and(|error| error.contains("/nonexistent.json")));
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use common::whole_digits as digits;
 use safetensors::SafeTensors;
-use taskbasis::clip::preprocess::Preprocess;
+use taskbasis::clip::preprocess::{PixelFormat, Pixels, Preprocess};
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
@@ -63,4 +63,12 @@ fn a_batch_of_files_is_in_their_order_and_names_the_one_that_fails() {
     let missing = PathBuf::from("no/such.png");
     let error = preprocess.files(&[photo, missing.clone(), ramp], 2).unwrap_err();
     assert_eq!(error.path(), Some(missing.as_path()));
+}
+
+#[test]
+fn rows_must_fit_their_stride() {
+    let preprocess = Preprocess::new(8).unwrap();
+    let image = Pixels { row_stride: 3, ..Pixels::packed(&[0; 8 * 8 * 3], 8, 8, PixelFormat::Rgb8) };
+    let error = preprocess.pixels(image, &mut vec![0.0; preprocess.len()]).unwrap_err().to_string();
+    assert_eq!(error, "row_stride is smaller than a row: expected at least 24, got 3");
 }

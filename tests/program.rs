@@ -117,7 +117,18 @@ fn embed_equals_the_reference() {
     let info = json(&["embed", "--base", &base(), "--weights", "base", "--input", &photos, "-o", &out]);
     assert!(info["images"].as_u64().unwrap() >= 3 && info["files"].is_array(), "{info}");
     let photo = text(digits("preprocess/photo_small.png").unwrap());
-    fail(&["embed", "--base", &base(), "--weights", "MNIST", "--input", &photo, "-o", &out], &["needs a basis"]);
+    fail(
+        &["embed", "--base", &base(), "--weights", "MNIST", "--input", &photo, "-o", &out],
+        &["`MNIST` needs a basis", "Give it with --basis"],
+    );
+    // What is left out is told.
+    let mixed = tempfile::tempdir().unwrap();
+    fs::copy(&photo, mixed.path().join("a.png")).unwrap();
+    fs::write(mixed.path().join("notes.txt"), "").unwrap();
+    let mixed_path = text(mixed.path().to_owned());
+    let both = run(&["embed", "--base", &base(), "--weights", "base", "--input", &mixed_path, "-o", &out]);
+    let told = String::from_utf8(both.stderr).unwrap();
+    assert!(told.contains("1 of 2 files left out"), "{told}");
 }
 
 #[test]
@@ -190,6 +201,14 @@ fn classify_names_the_classes() {
     assert_eq!(streamed["images"][0]["top"][0]["class"], top[0]["class"]);
     fail(&[&arguments[..], &["--heads", "/nonexistent"]].concat(), &["/nonexistent"]);
     fail(&[&arguments[..], &heads, &["--weights", "Party"]].concat(), &["Did you mean `Parity`?"]);
+    let folder = tempfile::tempdir().unwrap();
+    let narrow = text(folder.path().join("narrow.safetensors"));
+    let head: [(&str, &[usize], &[f32]); 2] =
+        [("Parity/weight", &[2, 32], &[0.5; 64]), ("Parity/bias", &[2], &[0.0; 2])];
+    taskbasis::save_arrays(Path::new(&narrow), &head, &[], &[]).unwrap();
+    let length =
+        "the head of `Parity` takes embeddings of another length: expected 64, got 32. Is it of another model?";
+    fail(&[&arguments[..], &["--heads", &narrow]].concat(), &[&narrow, length]);
     let pickled = text(digits("heads/head_MNISTVal.pt").unwrap());
     let result =
         json(&["classify", "--basis", &ae(), "--base", &base(), "--task", "MNIST", "--heads", &pickled, &image]);
@@ -213,7 +232,7 @@ fn outputs_are_whole_or_not_there_and_never_an_input() {
         let out = out.to_str().unwrap();
         fail(&["reconstruct", "--basis", &basis_text, "--base", &base_text, "--weights", "MNIST", "-o", out], expected);
     };
-    reconstruct(&basis.join("basis_vectors.pt"), &["would overwrite the input"]);
+    reconstruct(&basis.join("basis_vectors.pt"), &["would overwrite a file of the input folder"]);
     reconstruct(Path::new(&base_text), &["would overwrite the input"]);
     // However the basis is named, all of its folder is an input.
     let (info, vectors) = (text(basis.join("method_info.json")), text(basis.join("basis_vectors.pt")));
@@ -288,7 +307,7 @@ fn no_command_writes_over_what_it_is_told_to_read() {
         (&["build", "--task", &named, "-o", &x], &model),
     ];
     for (command, more) in commands {
-        fail(&[command, more].concat(), &["would overwrite the input"]);
+        fail(&[command, more].concat(), &["would overwrite ", " input "]);
     }
     assert!(["x", "base", "x.png"].iter().all(|name| fs::read(folder.path().join(name)).unwrap() == b"precious"));
 }
@@ -298,6 +317,21 @@ fn usage_is_exit_code_2_and_help_is_everywhere() {
     for command in ["inspect", "reconstruct", "embed", "classify", "eval"] {
         assert!(succeed(&[command, "--help"]).contains("--json"), "{command}");
         assert_eq!(run(&[command, "--no-such-option"]).status.code(), Some(2), "{command}");
+    }
+    let usage = |arguments: &[&str], parts: &[&str]| {
+        let output = run(arguments);
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && parts.iter().all(|part| told.contains(part)), "{told}");
+    };
+    usage(&["embed", "--weights", "MNIST", "--input", "y", "-o", "z"], &["--basis <", "--base <"]);
+    usage(&["build", "--base", "x", "-o", "z"], &["--task <", "--tasks-dir <"]);
+    usage(&["build", "--base", "x", "-o", "z", "--task", "A=x", "--tasks-dir", "y"], &["cannot be used with"]);
+    usage(&["classify", "--base", "x", "--task", "A", "--top", "0", "y.png"], &["'0' for '--top"]);
+    usage(&["pull", "owner"], &["`owner` is no repository: expected OWNER/REPO"]);
+    // One limit wherever there are threads.
+    for command in ["embed", "eval", "bench", "heads", "analyze", "reconstruct", "bind", "verify", "add-task", "build"]
+    {
+        usage(&[command, "--threads", "4097"], &["4097 is not in 0..=4096"]);
     }
     let bad = run(&["embed", "--base", "x", "--weights", "MNIST@nan", "--input", "y", "-o", "z"]);
     assert_eq!(bad.status.code(), Some(2));

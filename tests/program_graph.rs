@@ -1,12 +1,13 @@
 //! `bind`, `export` and `--graph`, as a user runs them.
 
 mod common;
+mod onnx_support;
 mod program_support;
 
 use std::path::Path;
 
 use common::{digits, relative_l2};
-use program_support::{json, run};
+use program_support::{fail, json, run};
 use serde_json::Value;
 use taskbasis::Checkpoint;
 
@@ -66,6 +67,20 @@ fn a_graph_from_binding_to_export() {
         let message = String::from_utf8(refused.stderr).unwrap();
         assert!(refused.status.code() == Some(1) && message.contains("the graph lacks this parameter"), "{message}");
     }
+    // What is wrong with a map names it, and the graph.
+    let mut wrong: Value = serde_json::from_slice(&std::fs::read(&map).unwrap()).unwrap();
+    wrong["output"] = "nowhere".into();
+    std::fs::write(&map, wrong.to_string()).unwrap();
+    fail(&[&["bind", graph, "--map", &map][..], &model].concat(), &[graph, &map, "no output `nowhere`"]);
+    let cut = path("cut.onnx");
+    std::fs::write(&cut, &std::fs::read(graph).unwrap()[..20_000]).unwrap();
+    fail(&[&["bind", &cut][..], &model].concat(), &[&cut, "not an ONNX model, or cut off: a field that is longer"]);
+    // Also what lies beside a graph is not written over.
+    let mut apart = onnx_support::decode(Path::new(graph));
+    onnx_support::external(&mut apart, folder.path());
+    let (apart, values) = (onnx_support::write(&apart, folder.path(), "apart.onnx"), path("weights/model.bin"));
+    let apart = ["export", "--weights", "MNIST", "--graph", apart.to_str().unwrap(), "-o", &values];
+    fail(&[&apart[..], &model].concat(), &["would overwrite the input"]);
     let overwrite = run(&[&["export", "--weights", "MNIST", "-o", graph, "--graph", graph][..], &model].concat());
     assert!(String::from_utf8(overwrite.stderr).unwrap().contains("would overwrite the input"));
 }

@@ -254,6 +254,20 @@ mod tests {
         let error = coefficients(&ae, "a").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert!(error.to_string().contains("known: A, B, C"), "{error}");
+        // What is suggested can be put in the place of what was not understood.
+        let mut named = recovery(Method::Autoencoder, &[1., 2., 3., 10., 20., 30.]);
+        for (expr, name, suggested) in [
+            ("CIFAR-10@0.5", "CIFAR-10", "Did you mean `\"CIFAR-10\"`?"),
+            ("mnst", "MNIST", "Did you mean `MNIST`?"),
+            ("Merged@0.5", "Inverted", "Did you mean `merged`?"),
+            ("\"Base\"", "base", "Did you mean `\"base\"`?"),
+        ] {
+            named.columns = HashMap::from([(name.to_owned(), 0)]);
+            named.tasks[0] = name.to_owned();
+            let error = coefficients(&named, expr).unwrap_err().to_string();
+            assert!(error.ends_with(suggested), "{error}");
+        }
+        assert!(named.task_index("Base").unwrap_err().to_string().ends_with("Did you mean `base`?"), "no expression");
         assert_eq!(coefficients(&ae, "B@1e308 + B@1e308").unwrap_err().kind(), ErrorKind::InvalidArgument);
         let big = coefficients(&ae, "B@1e300").unwrap();
         assert_eq!(big.to_kernel(2, false, 0).unwrap_err().kind(), ErrorKind::InvalidArgument);

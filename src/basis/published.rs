@@ -9,9 +9,9 @@ use serde::de::DeserializeOwned;
 use super::method::{Mean, Method, read_artifact};
 use super::{Basis, Parameter};
 use crate::checkpoint::torch::Archive;
-use crate::checkpoint::{Checkpoint, Format, check_sharing};
+use crate::checkpoint::{Checkpoint, Format, check_sharing, foreign};
 use crate::error::{Error, Result};
-use crate::mmap::MapMode;
+use crate::mmap::{MapMode, Mapping};
 use crate::tensor::Source;
 
 /// JSON files beside the vectors are a few kilobytes; one of more than this is not one of them.
@@ -207,7 +207,9 @@ pub(super) fn folder_of(path: &Path) -> Result<PathBuf> {
         }
         _ if !path.exists() => Err(Error::new(crate::ErrorKind::Io, "no such file or folder").at(path)),
         _ => {
-            Err(Error::format("not a basis: expected a folder with `method_info.json` and `basis_vectors.pt`").at(path))
+            let file = Mapping::open(path, MapMode::Map)?;
+            let otherwise = "not a basis: expected a folder with `method_info.json` and `basis_vectors.pt`";
+            Err(foreign::refused(&file, otherwise).at(path))
         }
     }
 }

@@ -7,8 +7,8 @@ use crate::error::Error;
 /// How pointer files of Git LFS begin: <https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md>.
 const LFS: &[u8] = b"version https://git-lfs.github.com/spec/";
 
-/// The error for `bytes` that are no checkpoint; `otherwise` where nothing more can be told.
-pub(super) fn refused(bytes: &[u8], otherwise: &str) -> Error {
+/// The error for `bytes` that are not the weights they were taken for; `otherwise` where nothing more can be told.
+pub(crate) fn refused(bytes: &[u8], otherwise: &str) -> Error {
     let page = bytes.trim_ascii_start();
     let begins = |start: &[u8]| page.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start));
     if bytes.is_empty() {
@@ -16,9 +16,9 @@ pub(super) fn refused(bytes: &[u8], otherwise: &str) -> Error {
     } else if bytes.starts_with(LFS) {
         Error::format("a git-LFS pointer, not the file that it stands for").hint("Run `git lfs pull`")
     } else if begins(b"<!doctype html") || begins(b"<html") {
-        Error::format("a web page, not a checkpoint").hint("Was it downloaded from the page of the file, not the file?")
+        Error::format("a web page, no weights").hint("Was it downloaded from the page of the file, not the file?")
     } else if is_onnx(bytes) {
-        Error::format("an ONNX model, not a checkpoint").hint("See `taskbasis bind --help`")
+        Error::format("an ONNX model, no checkpoint").hint("See `taskbasis bind --help`")
     } else {
         Error::format(otherwise)
     }

@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod choose;
-mod foreign;
+pub(crate) mod foreign;
 pub mod names;
 pub mod pickle;
 pub mod safetensors;

@@ -1,9 +1,9 @@
 //! `taskbasis classify`
 
+use std::num::NonZero;
 use std::path::PathBuf;
 
 use clap::Args;
-use clap::builder::RangedU64ValueParser;
 use serde_json::{Value, json};
 use taskbasis::{Result, TaskExpr};
 
@@ -36,8 +36,8 @@ pub struct Classify {
     streamed: bool,
 
     /// How many classes to name an image.
-    #[arg(long, default_value_t = 3, value_name = "K", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
-    top: usize,
+    #[arg(long, default_value = "3", value_name = "K")]
+    top: NonZero<usize>,
 
     /// Image files, or folders of them.
     #[arg(required = true, value_name = "IMAGE")]
@@ -58,7 +58,7 @@ impl Classify {
         let width = encoder.arch().embed_dim;
         input.for_each_batch(self.encoder.batch as usize, self.encoder.threads, |pixels, n| {
             for embedding in encoder.encode(pixels, n)?.chunks_exact(width) {
-                results.push(head.classify(embedding, self.top)?);
+                results.push(head.classify(embedding, self.top.get())?);
             }
             bar.inc(n as u64);
             Ok(())
