@@ -77,9 +77,8 @@
  * promised, tb_basis_options.read makes a copy in memory.
  *
  * The library prints nothing of its own, and installs no handlers; see tb_log_set_callback(). It stays in the process
- * after dlclose(). It starts threads to reconstruct, to
- * prefetch, and through ONNX Runtime to encode. ONNX Runtime is loaded when the first encoder is made and stays until
- * the process ends; one process can have only one.
+ * after dlclose(). It starts threads to reconstruct, to prefetch, and through ONNX Runtime to encode. ONNX Runtime is
+ * loaded when the first encoder is made and stays until the process ends; one process can have only one.
  *
  * Versions below 1.0 may change the ABI when the minor number changes, later ones when the major number does; soname
  * and TB_VERSION_... say which it is. One header serves every build: what a build cannot do is TB_ERR_UNSUPPORTED.
@@ -126,15 +125,15 @@ typedef enum tb_status {
     TB_ERR_UNSUPPORTED = 6,
     /** A task's vector cannot be recovered from this basis. */
     TB_ERR_NOT_RECOVERABLE = 7,
-    /** ONNX Runtime is missing, unusable or too old. */
+    /** ONNX Runtime, or what a GPU needs (its driver, NVRTC), is missing, unusable or too old. */
     TB_ERR_RUNTIME_MISSING = 8,
-    /** ONNX Runtime reported a failure. */
+    /** ONNX Runtime or a GPU's driver reported a failure. */
     TB_ERR_RUNTIME = 9,
     /** An allocation that the work needs was refused. */
     TB_ERR_OUT_OF_MEMORY = 10,
     /** A buffer is too small; the size that is needed has been reported. */
     TB_ERR_BUFFER_TOO_SMALL = 11,
-    /** The work was called off before it was done. */
+    /** The work was called off before it was done. No function returns it yet. */
     TB_ERR_CANCELLED = 12,
     /** A defect in taskbasis itself; please report it. */
     TB_ERR_INTERNAL = 99,
@@ -508,7 +507,8 @@ const char *tb_weights_expression(const tb_weights *weights);
 /**
  * What multiplies the basis vectors: M numbers, and one for PCA's mean.
  *
- * @param out       room for `capacity` numbers; may be NULL where that is 0
+ * @param out       f64 [M]; may be NULL where `capacity` is 0
+ * @param capacity  numbers that `out` has room for: at least M, or TB_ERR_BUFFER_TOO_SMALL
  * @param needed    set to M, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
  * @param mean      set to what multiplies the mean; may be NULL
  * @return TB_OK; TB_ERR_BUFFER_TOO_SMALL
@@ -579,7 +579,8 @@ tb_status tb_weights_tensor_at(const tb_weights *weights, size_t index, tb_tenso
 /**
  * Copies the tensor called `name` into the caller's buffer. Reconstructs if need be; nothing is held on to.
  *
- * @param out       room for `capacity` values; may be NULL where that is 0
+ * @param out       f32, the tensor's shape; may be NULL where `capacity` is 0
+ * @param capacity  floats that `out` has room for: at least as many as the tensor has, or TB_ERR_BUFFER_TOO_SMALL
  * @param needed    set to the number of values, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
  * @return as tb_weights_tensor(); TB_ERR_BUFFER_TOO_SMALL
  */
@@ -633,7 +634,8 @@ typedef struct tb_image {
  * @param capacity  floats that `out` has room for
  * @param needed    set to 3*S*S, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
  * @return TB_OK; TB_ERR_INVALID_ARGUMENT for an image without pixels, an unknown format, a row_stride that is smaller
- *         than a row, a size of 0 or beyond reason; TB_ERR_BUFFER_TOO_SMALL
+ *         than a row, a size that is not 1 to 8192, or an image so long that its longer side would have more than
+ *         2^26 pixels when it is resized; TB_ERR_BUFFER_TOO_SMALL
  */
 tb_status tb_preprocess(const tb_image *image,
                         size_t size,
@@ -762,7 +764,9 @@ typedef struct tb_encoder_options {
     uint64_t device_budget;
     /**
      * With `cuda` and `tensorrt`, one of the TB_WEIGHTS_ON_ constants: where the weights of tasks are reconstructed. On
-     * the device none of them crosses the bus at a switch, and no task is promoted by itself.
+     * the device none of them crosses the bus at a switch, and no task is promoted by itself. What that takes (a
+     * driver, NVRTC, room for the basis) and is not there is TB_ERR_RUNTIME_MISSING or TB_ERR_OUT_OF_MEMORY with
+     * TB_WEIGHTS_ON_DEVICE, and told in tb_encoder_properties.weights_fallback with TB_WEIGHTS_ON_AUTO.
      */
     uint32_t weights_on;
     /**
@@ -823,7 +827,10 @@ typedef struct tb_encoder_properties {
  * @param out      set to the new handle, which the caller frees with tb_encoder_free(); NULL on failure
  * @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer, or options->graph not its weights;
  *         TB_ERR_IO and TB_ERR_FORMAT for its files; TB_ERR_RUNTIME_MISSING, with every place
- *         that was searched; TB_ERR_UNSUPPORTED; TB_ERR_RUNTIME
+ *         that was searched, and for a driver or NVRTC that a GPU lacks; TB_ERR_INVALID_ARGUMENT for more than
+ *         4096 threads or concurrent runs; TB_ERR_UNSUPPORTED for an image size that the base does not have, a
+ *         graph that takes or gives other types than floats, or a provider that this ONNX Runtime was built without;
+ *         TB_ERR_RUNTIME
  */
 tb_status tb_encoder_create(const tb_basis *basis,
                             const tb_encoder_options *options,
@@ -1034,10 +1041,11 @@ tb_status tb_head_class_name(const tb_head *head, size_t index, const char **out
  * @param embeds     f32 [n,embedding]
  * @param embedding  e: the length of an embedding; must be the head's, or TB_ERR_MISMATCH
  * @param logits     f32 [n,C]; NULL where they are not wanted
- * @param capacity   floats that `logits` has room for, or TB_ERR_BUFFER_TOO_SMALL
- * @param top        [n,k]: the k best classes of each, the best first; NULL where k is 0
+ * @param capacity   floats that `logits` has room for: at least n*C, or TB_ERR_BUFFER_TOO_SMALL
+ * @param top        [n,k], room for n*k: the k best classes of each, the best first; NULL where k is 0
  * @param k          at most C
- * @return TB_OK; TB_ERR_MISMATCH; TB_ERR_BUFFER_TOO_SMALL. On failure `logits` and `top` are as they were
+ * @return TB_OK; TB_ERR_MISMATCH; TB_ERR_INVALID_ARGUMENT for a k beyond C, or an embedding that cannot be normalised
+ *         because its norm is 0 or not finite; TB_ERR_BUFFER_TOO_SMALL. On failure `logits` and `top` are as they were
  */
 tb_status tb_head_classify(const tb_head *head,
                            const float *embeds,

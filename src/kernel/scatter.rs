@@ -1,6 +1,7 @@
 //! Results that go elsewhere than side by side: transposed, cut, in other types. Computed strip by strip in a buffer that
 //! stays in the cache, by the same kernels and with the same bits, and written from there in the same pass.
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,7 +27,17 @@ pub struct Scattered<'a> {
     pub destinations: Vec<Destination<'a>>,
 }
 
+impl fmt::Debug for Scattered<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, terms, destinations, .. } = self;
+        let mut shown = f.debug_struct("Scattered");
+        shown.field("name", name).field("terms", &terms.len()).field("destinations", destinations);
+        shown.finish_non_exhaustive()
+    }
+}
+
 /// Where a run of a tensor's elements goes.
+#[derive(Debug)]
 pub struct Destination<'a> {
     /// Which elements of the tensor, in row-major order.
     elements: Range<usize>,

@@ -31,8 +31,9 @@ use crate::{output, provider};
 /// Measure opening, reconstruction, switching, encoding, memory and storage, as ratios taken in one run.
 ///
 /// Every comparison is made within this process, its variants taking turns, and medians are compared. Files of a
-/// synthetic family need up to 4 GB in the temporary folder, or in --keep. With --provider cuda or tensorrt also
-/// weights in the GPU's memory, and what encodes with them. docs/performance.md tells what each figure is.
+/// synthetic family need 4 GB in the temporary folder (or where they are kept) by default, 14 GB for ViT-L-14 with ten
+/// vectors. With --provider cuda or tensorrt also weights in the GPU's memory, and what encodes with them.
+/// docs/performance.md tells what each figure is.
 #[derive(Args)]
 pub struct Bench {
     /// Basis to measure: a folder or a bundle.
