@@ -3,9 +3,10 @@
 //!
 //! # Where to read
 //! `combine.cu` is the kernel, in CUDA C. `form.rs` says how inputs lie in device memory, `table.rs` what one launch is
-//! told. `lay_out.cu` and `lay_out.rs` are the same for layouts; `launch.rs` is what launches of both have. `nvrtc.rs` compiles them, `compiled.rs` keeps the result
-//! on the disk. `device.rs` is what is asked of a device, `driver.rs` the one that is a GPU, and `host.rs` the one that
-//! tests have.
+//! told. `lay_out.cu` and `lay_out.rs` are the same for layouts; `launch.rs` is what launches of both have. `nvrtc.rs`
+//! compiles them, `compiled.rs` keeps the result on the disk. `device.rs` is what is asked of a device, `driver.rs` the
+//! one that is a GPU, and `host.rs` the one that tests have. Tests run the kernels without a GPU (`tests/machines.rs`):
+//! as C++, and as the PTX that NVRTC makes of them.
 
 #[cfg(any(feature = "cuda", test))]
 mod compiled;
@@ -52,8 +53,9 @@ pub struct Cuda {
 impl Cuda {
     /// The GPU of this number, as the CUDA driver counts them; the first is 0.
     ///
-    /// Opening it again, while somebody uses it, gives the same one. The kernel is compiled for it the first time, by NVRTC, and then kept in the user's folder for caches
-    /// (`TASKBASIS_KERNEL_CACHE` names another one). `docs/gpu.md` says what has to be installed.
+    /// Opening it again, while somebody uses it, gives the same one. The kernel is compiled for it the first time, by
+    /// NVRTC, and then kept in the user's folder for caches (`TASKBASIS_KERNEL_CACHE` names another one). `docs/gpu.md`
+    /// says what has to be installed.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where this library was built without the feature

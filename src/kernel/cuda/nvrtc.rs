@@ -133,6 +133,11 @@ impl Nvrtc {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn architectures(&self) -> &[Architecture] {
+        &self.architectures
+    }
+
     /// Code for a device of this architecture: its own machine code, or, for one that is newer than this compiler, PTX
     /// of the newest that it knows, of which the driver makes machine code.
     ///
@@ -246,12 +251,12 @@ fn places(variable: Option<OsString>, toolkits: impl Iterator<Item = OsString>) 
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::SOURCE;
     use super::*;
 
     /// `None`, said aloud, where there is no NVRTC. One that is asked for has to be there.
-    fn nvrtc() -> Option<Nvrtc> {
+    pub(in super::super) fn nvrtc() -> Option<Nvrtc> {
         match Nvrtc::load(None) {
             Ok(nvrtc) => Some(nvrtc),
             Err(error) if std::env::var_os(VARIABLE).is_none() => {

@@ -1,12 +1,13 @@
-//! `combine.cu`, compiled as plain C++ for this machine, against the scalar kernel: equal bits for anything at all.
+//! `combine.cu`, as C++ and as PTX, against the scalar kernel: equal bits for anything at all.
 
 #[path = "../../../tests/cuda_host/mod.rs"]
 pub(crate) mod cuda_host;
 mod lay_out;
+mod machines;
+mod ptx;
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
 
-use libloading::Library;
 use proptest::prelude::*;
 
 use super::super::input::Input;
@@ -14,105 +15,10 @@ use super::super::strip::Format;
 use super::super::{Kernel, Segment, combine};
 use super::form::{self, TILE};
 use super::launch::Geometry;
-use super::lay_out::LayOut;
 use super::table::{Launch, Part, Table};
 use crate::tensor::{BLOCK, BlockFormat, Blocks, DType, Source, Tensor};
 use crate::{Error, Mapping};
-
-/// What the tests know of the library that they make of the kernel.
-struct Host {
-    library: Library,
-    _folder: tempfile::TempDir,
-}
-
-impl Host {
-    /// Compiled once. `None`, said aloud, where this machine has no C++ compiler.
-    fn get() -> Option<&'static Mutex<Self>> {
-        static HOST: OnceLock<Option<Mutex<Host>>> = OnceLock::new();
-        HOST.get_or_init(|| Self::compile().map(Mutex::new)).as_ref()
-    }
-
-    fn compile() -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let library = folder.path().join("libhost.so");
-        if !cuda_host::compile("host.cpp", &library) {
-            return None;
-        }
-        // SAFETY: the library was just made of sources that are known, and runs nothing when it is loaded.
-        let library = unsafe { Library::new(&library) }.unwrap();
-        Some(Self { library, _folder: folder })
-    }
-
-    /// Launches the kernel, which may touch nothing but these ranges of memory.
-    fn launch(&mut self, launch: &Launch, readable: &[&Memory], writable: &Memory) {
-        self.run(["host_launch", "host_launch_bytes"], launch.bytes(), launch.geometry(), readable, writable);
-    }
-
-    /// The same with the kernel for layouts.
-    fn lay_out(&mut self, launch: &LayOut, readable: &[&Memory], writable: &Memory) {
-        self.run(["host_lay_out", "host_lay_out_bytes"], launch.bytes(), launch.geometry(), readable, writable);
-    }
-
-    fn run(
-        &mut self,
-        [kernel, size]: [&str; 2],
-        launch: &[u8],
-        Geometry { blocks, threads, .. }: Geometry,
-        readable: &[&Memory],
-        writable: &Memory,
-    ) {
-        type Allow = unsafe extern "C" fn(i32, u64, u64);
-        type Run = unsafe extern "C" fn(u32, u32, *const u8);
-        // SAFETY: the types are those of tests/cuda_host/host.cpp. The kernel touches only what is allowed here, all
-        // of it alive until the call ends, and `writable` borrowed by nobody.
-        unsafe {
-            let bytes = self.library.get::<unsafe extern "C" fn() -> u64>(size.as_bytes()).unwrap();
-            assert_eq!(bytes() as usize, launch.len());
-            self.library.get::<unsafe extern "C" fn()>(b"host_forget").unwrap()();
-            let allow = self.library.get::<Allow>(b"host_allow").unwrap();
-            readable.iter().for_each(|memory| allow(0, memory.address(), memory.bytes as u64));
-            allow(1, writable.address(), writable.bytes as u64);
-            let run = self.library.get::<Run>(kernel.as_bytes()).unwrap();
-            run(blocks, threads, launch.as_ptr());
-            let faults = self.library.get::<unsafe extern "C" fn() -> u64>(b"host_faults").unwrap()();
-            assert_eq!(faults, 0, "accesses outside of what there is, and (above bit 32) misaligned ones");
-        }
-    }
-}
-
-/// Memory at an address as a device gives it, of exactly so many bytes.
-struct Memory {
-    words: Vec<u128>,
-    bytes: usize,
-}
-
-impl Memory {
-    fn new(bytes: usize) -> Self {
-        Self { words: vec![u128::MAX; bytes.div_ceil(16)], bytes }
-    }
-
-    fn address(&self) -> u64 {
-        self.words.as_ptr().addr() as u64
-    }
-
-    fn as_bytes(&self) -> &[u8] {
-        // SAFETY: any bytes may be read as such, and the words cover them.
-        unsafe { std::slice::from_raw_parts(self.words.as_ptr().cast(), self.bytes) }
-    }
-
-    fn as_bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above; any bytes are words.
-        unsafe { std::slice::from_raw_parts_mut(self.words.as_mut_ptr().cast(), self.bytes) }
-    }
-
-    /// An input's tiles.
-    fn of(input: Input<'_>) -> Self {
-        let tiles = form::tiles(input.numel());
-        let mut memory = Self::new(tiles * form::tile_bytes(form::format(input)));
-        form::pack(input, 0..tiles, memory.as_bytes_mut()).unwrap();
-        memory
-    }
-}
+use machines::{Machine, Memory};
 
 /// Elements of one kind.
 #[derive(Clone, Copy, Debug)]
@@ -247,7 +153,6 @@ fn bits(value: f32) -> u32 {
 
 /// Computes all tensors in one launch, of as many warps as a device of so many multiprocessors would have.
 fn check(coefficients: &[f32], tensors: &[Tensors], multiprocessors: u32) {
-    let Some(host) = Host::get() else { return };
     let inputs: Vec<(Option<Tensor>, Vec<Source>)> = tensors
         .iter()
         .map(|tensor| {
@@ -275,21 +180,35 @@ fn check(coefficients: &[f32], tensors: &[Tensors], multiprocessors: u32) {
     }
     let mut table_memory = Memory::new(table.nbytes());
     table.write(table_memory.as_bytes_mut());
-    let out = Memory::new(end);
+    let mut out = Memory::new(end);
     let active: Vec<(u32, f32)> =
         (0u32..).zip(coefficients.iter().copied()).filter(|&(_, coefficient)| coefficient != 0.0).collect();
     let launch = Launch::new(&table, table_memory.address(), out.address(), &active, multiprocessors).unwrap();
     let readable: Vec<&Memory> = memory.iter().chain([&table_memory]).collect();
-    host.lock().unwrap_or_else(PoisonError::into_inner).launch(&launch, &readable, &out);
+    let want: Vec<Vec<f32>> = tensors
+        .iter()
+        .zip(&inputs)
+        .map(|(tensor, (base, terms))| {
+            let mut want = vec![0.0; tensor.numel];
+            let coefficients = if terms.is_empty() { &[] } else { coefficients };
+            let segment = Segment { name: "a", base: base.as_ref(), terms: terms.iter().collect(), out: &mut want };
+            combine(Kernel::Scalar, 1, coefficients, vec![segment]).unwrap();
+            want
+        })
+        .collect();
 
-    for ((tensor, (base, terms)), place) in tensors.iter().zip(&inputs).zip(places) {
-        let mut want = vec![0.0; tensor.numel];
-        let coefficients = if terms.is_empty() { &[] } else { coefficients };
-        let segment = Segment { name: "a", base: base.as_ref(), terms: terms.iter().collect(), out: &mut want };
-        combine(Kernel::Scalar, 1, coefficients, vec![segment]).unwrap();
-        let got = out.as_bytes()[place..].chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
-        for (i, (got, want)) in got.zip(want).enumerate() {
-            assert_eq!(bits(got), bits(want), "element {i}: {got:e} is not {want:e}; {coefficients:?} {tensor:?}");
+    for machine in Machine::all() {
+        machine.launch(machines::Kernel::Combine, &launch, &readable, &mut out);
+        for ((tensor, want), &place) in tensors.iter().zip(&want).zip(&places) {
+            let got = out.as_bytes()[place..].chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+            for (i, (got, &want)) in got.zip(want).enumerate() {
+                let machine = machine.name();
+                assert_eq!(
+                    bits(got),
+                    bits(want),
+                    "{machine}: element {i}: {got:e} is not {want:e}; {coefficients:?} {tensor:?}"
+                );
+            }
         }
     }
 }
