@@ -148,7 +148,7 @@ impl Encoder {
     }
 
     /// Gives the task a session with its weights frozen into it, and waits until it is there. It takes as much memory as
-    /// the weights, in the budget of the model's cache.
+    /// the weights, in the budget of the model's cache, even where that memory is a GPU's.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] with [`Promotion::Off`];

@@ -207,7 +207,7 @@ impl BoundGraph {
     }
 
     fn write_as(&self, weights: &Weights, stored: Stored, path: &Path, inputs: &[&Path]) -> Result<()> {
-        if weights.layout().is_none_or(|layout| layout.id() != self.layout.id()) {
+        if !weights.is_in(&self.layout) {
             return Err(Error::mismatch("the weights are not laid out as this graph wants them"));
         }
         let model = self.rewritten(|tensor| {

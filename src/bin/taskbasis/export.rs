@@ -38,6 +38,7 @@ impl Export {
         let session = self.model.open(self.encoder.threads)?;
         let model = &session.model;
         let graph = self.encoder.chosen_graph(&session)?;
+        self.encoder.check_activation(graph.as_ref())?;
         let mut inputs = self.model.inputs(model);
         inputs.extend(graph.iter().flat_map(|graph: &BoundGraph| graph.file().files()));
         check_output(&self.output, &inputs)?;

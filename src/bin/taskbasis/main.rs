@@ -10,6 +10,7 @@ mod bench;
 mod bind;
 mod build;
 mod classify;
+mod effect;
 mod embed;
 mod eval;
 mod export;
@@ -27,9 +28,10 @@ mod reconstruct;
 mod report;
 mod verify;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Many fine-tuned CLIP tasks from one compressed basis.
 ///
@@ -70,14 +72,26 @@ enum Command {
     Pull(pull::Pull),
 }
 
+impl Program {
+    /// What the arguments say; exits where they are not understood, or say something in vain.
+    fn given(arguments: impl Iterator<Item = OsString>) -> Self {
+        let mut command = Self::command();
+        let given = command.try_get_matches_from_mut(arguments).and_then(|matches| {
+            effect::check(&mut command, &matches)?;
+            Self::from_arg_matches(&matches)
+        });
+        given.unwrap_or_else(|error| error.exit())
+    }
+}
+
 /// 0: done; 1: failed, with one paragraph on stderr; 2: not understood (clap exits by itself).
 fn main() -> ExitCode {
-    let Program { mut command, json, progress } = Program::parse();
+    let Program { mut command, json, progress } = Program::given(std::env::args_os());
     output::progress_for_programs(progress);
     match hub::localized(std::env::args_os()) {
         Ok(None) => {}
         // The same arguments, now with local paths.
-        Ok(Some(arguments)) => command = Program::parse_from(arguments).command,
+        Ok(Some(arguments)) => command = Program::given(arguments.into_iter()).command,
         Err(error) => {
             output::error(&error);
             return ExitCode::FAILURE;

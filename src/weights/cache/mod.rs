@@ -151,9 +151,16 @@ impl<W: Reconstructed> WeightsCache<W> {
         Ok(weights)
     }
 
-    /// Drops the weights of all keys that `which` accepts.
+    /// Drops the weights of all keys that `which` accepts, which nobody will ask for again.
     pub(super) fn forget(&self, which: impl Fn(&Key) -> bool) {
         self.change(|state| state.forget(which));
+        // Their memory too: the weights of others seldom have its size.
+        self.drop_spares();
+    }
+
+    fn drop_spares(&self) {
+        drop(self.spares.set_limit(0));
+        self.change(|_| ());
     }
 
     /// Stops the reconstruction that was begun with this token, unless somebody waits for it; whether it did.

@@ -164,7 +164,8 @@ impl DeviceModel {
     /// unless parameters have to be streamed.
     ///
     /// With [`TaskWeights::laid_out`] they are in the layout of a graph. Its tensors that no vector changes are made the
-    /// first time, and stay until the layout itself is gone, or [`DeviceModel::forget`] is called.
+    /// first time, and stay until the last encoder over that graph is dropped, the layout itself is gone, or
+    /// [`DeviceModel::forget`] is called.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a task of another model;
@@ -227,7 +228,7 @@ impl DeviceModel {
         Ok(DeviceWeights::new(&self.inputs, layout, task.coefficients(), arena, ready, spares))
     }
 
-    /// [`DeviceModel::get`], and holds on to them until [`DeviceModel::unpin`].
+    /// [`DeviceModel::get`], and holds on to them until [`DeviceModel::unpin`]; to the layout that they are in, too.
     ///
     /// # Errors
     /// As [`DeviceModel::get`].
@@ -238,7 +239,10 @@ impl DeviceModel {
 
     /// Lets go of what [`DeviceModel::pin`] holds; whether it held anything.
     pub fn unpin(&self, task: &TaskWeights) -> bool {
-        lock(&self.pinned).remove(task.key()).is_some()
+        let Some(pinned) = lock(&self.pinned).remove(task.key()) else { return false };
+        drop(pinned);
+        self.drop_left(task.key().layout);
+        true
     }
 
     /// Whether [`DeviceModel::get`] would find the weights.

@@ -61,7 +61,7 @@ pub struct Bench {
     formats: Vec<VectorFormat>,
 
     /// Keep the synthetic family's files in this folder, and use those that are there.
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", conflicts_with = "basis")]
     keep: Option<PathBuf>,
 
     /// Measure these alone.
@@ -187,9 +187,6 @@ impl Bench {
             };
             // What is wrong with a graph is said before minutes are spent on the rest. Nothing of it stays mapped.
             if self.encoder.graph.is_some() && !self.probe_memory {
-                if !self.wants(Part::Encode) {
-                    return Err(Error::invalid("--graph is for encoding, which --only leaves out"));
-                }
                 encode::graph(&setup, &family.open(threads, 0)?)?;
             }
             if self.probe_memory {

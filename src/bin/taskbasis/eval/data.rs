@@ -92,7 +92,7 @@ impl<'a> Images<'a> {
             preprocess: session.preprocess(size)?,
             batch: eval.encoder.batch as usize,
             threads: eval.encoder.threads,
-            room: AtomicUsize::new(eval.image_cache.saturating_mul(1 << 20)),
+            room: AtomicUsize::new(if eval.has_lambdas() { eval.image_cache.saturating_mul(1 << 20) } else { 0 }),
         })
     }
 
