@@ -309,8 +309,8 @@ typedef struct tb_basis_properties {
  *
  * Here and wherever else this library is given a file or folder to read, `hf://owner/repo[@revision]/path` is one on
  * the Hugging Face Hub: the copy that the Hub's cache (HF_HOME) has, else one that is downloaded before the function
- * returns, under the environment variables of all clients of the Hub (HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE). A library
- * built without the feature `hub` answers TB_ERR_UNSUPPORTED.
+ * returns, under the environment variables of all clients of the Hub (HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE). A
+ * library built without the feature `hub` answers TB_ERR_UNSUPPORTED.
  *
  * @param path     the basis folder or the bundle, UTF-8, or NULL
  * @param options  NULL for all defaults; but `base` is needed unless a bundle holds it
@@ -369,8 +369,8 @@ tb_status tb_basis_coefficients(const tb_basis *basis,
 tb_status tb_basis_verify(const tb_basis *basis, tb_error **err);
 
 /**
- * Frees a basis. Weights and encoders made from it stay valid, and with them the files and the cache they need. NULL is
- * fine.
+ * Frees a basis. Weights and encoders made from it stay valid, and with them the files and the cache they need. NULL
+ * is fine.
  */
 void tb_basis_free(tb_basis *basis);
 
@@ -537,7 +537,8 @@ tb_status tb_weights_prefetch(const tb_weights *weights, tb_error **err);
 
 /**
  * Stops the reconstruction that tb_weights_prefetch() started through this handle, within a millisecond or so, and
- * frees its memory. Where somebody already waits for these weights it goes on. Nothing happens where none is under way.
+ * frees its memory. Where somebody already waits for these weights it goes on. Nothing happens where none is under
+ * way.
  *
  * @param stopped  set to 1 where a reconstruction was stopped, else to 0; may be NULL
  */
@@ -751,20 +752,20 @@ typedef struct tb_encoder_options {
      */
     const char *tensorrt_cache;
     /**
-     * With `tensorrt`, nonzero: it may compute in half floats. The first embeddings of an encoder, and of each promoted
-     * task, are then compared with the CPU's, and TB_ERR_RUNTIME where they are others.
+     * With `tensorrt`, nonzero: it may compute in half floats. The first embeddings of an encoder, and of each
+     * promoted task, are then compared with the CPU's, and TB_ERR_RUNTIME where they are others.
      */
     uint32_t tensorrt_fp16;
     /** With tensorrt_fp16: the least cosine between an embedding and the CPU's; 0: 0.999. */
     float tensorrt_min_cosine;
     /**
-     * With weights on a device: bytes of its memory for base, basis and the weights of tasks; 0: three quarters of what
-     * is free. Where another encoder has the basis there already, its budget holds.
+     * With weights on a device: bytes of its memory for base, basis and the weights of tasks; 0: three quarters of
+     * what is free. Where another encoder has the basis there already, its budget holds.
      */
     uint64_t device_budget;
     /**
-     * With `cuda` and `tensorrt`, one of the TB_WEIGHTS_ON_ constants: where the weights of tasks are reconstructed. On
-     * the device none of them crosses the bus at a switch, and no task is promoted by itself. What that takes (a
+     * With `cuda` and `tensorrt`, one of the TB_WEIGHTS_ON_ constants: where the weights of tasks are reconstructed.
+     * On the device none of them crosses the bus at a switch, and no task is promoted by itself. What that takes (a
      * driver, NVRTC, room for the basis) and is not there is TB_ERR_RUNTIME_MISSING or TB_ERR_OUT_OF_MEMORY with
      * TB_WEIGHTS_ON_DEVICE, and told in tb_encoder_properties.weights_fallback with TB_WEIGHTS_ON_AUTO.
      */
@@ -920,8 +921,8 @@ typedef struct tb_device_statistics {
 
 /**
  * Reconstructs these weights where this encoder reads them, unless they are there: the next call with them need not.
- * In the host's memory that is tb_weights_prepare(). On a device it returns when the work is in the queue, before it is
- * done.
+ * In the host's memory that is tb_weights_prepare(). On a device it returns when the work is in the queue, before it
+ * is done.
  *
  * @return TB_OK; what tb_weights_prepare() returns; on a device TB_ERR_OUT_OF_MEMORY where weights in use leave no
  *         room, TB_ERR_RUNTIME
@@ -964,9 +965,9 @@ tb_status tb_encoder_device_stats(const tb_encoder *encoder,
 
 /**
  * Gives these weights a session of their own on this encoder, unless they have one: their matrices are packed once, as
- * ONNX Runtime's kernels like them best, instead of in every run. It is built by a thread of low priority while runs go
- * on, takes over from one run to the next, takes as much memory as the weights in the budget of the basis's cache, and
- * is dropped there when it has not been used for longest.
+ * ONNX Runtime's kernels like them best, instead of in every run. It is built by a thread of low priority while runs
+ * go on, takes over from one run to the next, takes as much memory as the weights in the budget of the basis's cache,
+ * and is dropped there when it has not been used for longest.
  *
  * @param wait  not zero: return when the session is there, or could not be built
  * @return TB_OK; TB_ERR_INVALID_ARGUMENT with TB_PROMOTION_OFF; with `wait` also TB_ERR_OUT_OF_MEMORY where the whole

@@ -1,5 +1,5 @@
-//! Every function of the C ABI with every pointer NULL and every text that is none: an error each, and nothing written that
-//! should not be. `capi_values.rs` has sizes, numbers and names.
+//! Every function of the C ABI with every pointer NULL and every text that is none: an error each, and nothing written
+//! that should not be. `capi_values.rs` has sizes, numbers and names.
 #![allow(clippy::undocumented_unsafe_blocks)] // Each calls the C ABI as a C program would; the point is what it survives.
 
 mod capi_support;

@@ -1,5 +1,5 @@
-//! Sizes, numbers, names and options of the C ABI that are wrong, and those at the edge: an error that says so, and nothing
-//! written that should not be.
+//! Sizes, numbers, names and options of the C ABI that are wrong, and those at the edge: an error that says so, and
+//! nothing written that should not be.
 #![allow(clippy::undocumented_unsafe_blocks)] // Each calls the C ABI as a C program would; the point is what it survives.
 
 mod capi_support;

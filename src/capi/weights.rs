@@ -218,7 +218,8 @@ pub unsafe extern "C" fn tb_weights_prefetch(weights: *const tb_weights, err: *m
 }
 
 /// Stops the reconstruction that tb_weights_prefetch() started through this handle, within a millisecond or so, and
-/// frees its memory. Where somebody already waits for these weights it goes on. Nothing happens where none is under way.
+/// frees its memory. Where somebody already waits for these weights it goes on. Nothing happens where none is under
+/// way.
 ///
 /// @param stopped  set to 1 where a reconstruction was stopped, else to 0; may be NULL
 #[unsafe(no_mangle)]

@@ -14,8 +14,8 @@ use crate::kernel::{self, Destination, Kernel, Scattered};
 use crate::tensor::{DType, Tensor, f32_bytes_mut, try_zeroed};
 
 impl Plan<'_> {
-    /// Computes it in this layout; the bits are those of [`Plan::run_in`] afterwards put in that order, scaled, added up
-    /// and rounded to the layout's types.
+    /// Computes it in this layout; the bits are those of [`Plan::run_in`] afterwards put in that order, scaled, added
+    /// up and rounded to the layout's types.
     pub(super) fn run_laid_out(
         self,
         options: &ReconstructOptions<'_>,
@@ -105,8 +105,8 @@ impl Weights {
     /// Canonical weights, which `parameter` gives by name, put into a layout: a copy of all of them.
     ///
     /// # Errors
-    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming it, where a parameter is missing or has another size;
-    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming it, where a parameter is missing or has another
+    /// size; [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
     pub(crate) fn in_layout<'a>(layout: &Layout, parameter: impl Fn(&str) -> Option<&'a [f32]>) -> Result<Self> {
         for (name, held) in layout.kept() {
             let same = match parameter(name) {

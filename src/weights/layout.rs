@@ -159,7 +159,8 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// A layout of these tensors, for a model of this base. `kept` are the base's parameters that the graph holds itself.
+    /// A layout of these tensors, for a model of this base. `kept` are the base's parameters that the graph holds
+    /// itself.
     ///
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the tensor, where a part is of no parameter of the

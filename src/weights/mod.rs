@@ -63,8 +63,8 @@ pub struct Weights {
     coefficients: Coefficients,
     tensors: IndexMap<String, Entry>,
     arena: Arena,
-    /// The [`Layout::id`] of the layout that they are in, where it is a graph's. It does not hold the layout, which is to
-    /// go with the last who asks for weights in it.
+    /// The [`Layout::id`] of the layout that they are in, where it is a graph's. It does not hold the layout, which is
+    /// to go with the last who asks for weights in it.
     layout: Option<u64>,
 }
 

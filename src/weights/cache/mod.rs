@@ -113,8 +113,9 @@ impl<W: Reconstructed> WeightsCache<W> {
     }
 
     /// The weights of `key`, reconstructed by `build` unless they are there. However many threads ask at once, one
-    /// reconstructs and the others wait for it; no lock is held meanwhile. `bytes` is what they will take: room for that
-    /// is made before, so that the budget holds while `build` runs, and `build` can use the memory that became free.
+    /// reconstructs and the others wait for it; no lock is held meanwhile. `bytes` is what they will take: room for
+    /// that is made before, so that the budget holds while `build` runs, and `build` can use the memory that became
+    /// free.
     ///
     /// # Errors
     /// Those of `build`.

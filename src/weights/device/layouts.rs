@@ -1,5 +1,5 @@
-//! The layouts of graphs that tasks on a device are in: they come with the first task, and go with the last encoder that
-//! runs tasks in them, or when nobody has them any more.
+//! The layouts of graphs that tasks on a device are in: they come with the first task, and go with the last encoder
+//! that runs tasks in them, or when nobody has them any more.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, TryLockError, Weak};
@@ -61,13 +61,14 @@ impl DeviceModel {
     }
 
     /// Drops what serves a layout, and the weights in it that are kept, pinned ones too. It is made again for the next
-    /// task in it; what is left of a layout that is gone is dropped without this, with the next call. Weights that are in
-    /// use elsewhere keep what they need.
+    /// task in it; what is left of a layout that is gone is dropped without this, with the next call. Weights that are
+    /// in use elsewhere keep what they need.
     pub fn forget(&self, layout: &Layout) {
         self.drop_layouts(&mut lock(&self.layouts), &HashSet::from([layout.id()]));
     }
 
-    /// [`DeviceModel::forget`], for the last encoder that ran tasks in it. What is pinned stays, and the layout with it.
+    /// [`DeviceModel::forget`], for the last encoder that ran tasks in it. What is pinned stays, and the layout with
+    /// it.
     pub(super) fn leave(&self, layout: u64) {
         if let Some(known) = lock(&self.layouts).known.get_mut(&layout) {
             known.is_left = true;
@@ -116,9 +117,9 @@ impl DeviceModel {
         self.cache.set_budget(self.allowance.limit.saturating_sub(self.allowance.layouts()));
     }
 
-    /// Memory, for which others make room: what waits to be used again and was not taken, then weights that are kept. The
-    /// cache has made room before; but memory of another size is of no use, what it dropped may live on elsewhere, and
-    /// others, at work at the same time, may have taken it.
+    /// Memory, for which others make room: what waits to be used again and was not taken, then weights that are kept.
+    /// The cache has made room before; but memory of another size is of no use, what it dropped may live on elsewhere,
+    /// and others, at work at the same time, may have taken it.
     pub(super) fn with_room<T>(&self, take: impl Fn() -> Result<T>) -> Result<T> {
         loop {
             let error = match take() {

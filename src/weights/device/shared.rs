@@ -22,8 +22,8 @@ struct Shared {
 }
 
 impl Model {
-    /// This model on a device, for `owner`: as it is there for others, else brought there now, which others wait for, with
-    /// room for tasks in `layout`, where it is for a graph.
+    /// This model on a device, for `owner`: as it is there for others, else brought there now, which others wait for,
+    /// with room for tasks in `layout`, where it is for a graph.
     ///
     /// # Errors
     /// As [`DeviceModel::new`] and [`DeviceModel::for_layout`].
