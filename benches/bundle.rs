@@ -1,8 +1,9 @@
 //! Bundles at full size: what they take, how long packing and opening take, and what a switch takes from them and from
 //! the folder, page cache warm and dropped.
 //!
-//! `cargo bench --bench bundle [-- MODEL T M FOLDER FORMATS]`; ViT-B-32, 20, 10, a temporary folder and q8,q4,q3,q2 by default
-//! (some 6 GB); what is in FOLDER already is used again. Values are random: sizes and times are real, errors are not.
+//! `cargo bench --bench bundle [-- MODEL T M FOLDER FORMATS]`; ViT-B-32, 20, 10, a temporary folder and q8,q4,q3,q2 by
+//! default (some 6 GB); what is in FOLDER already is used again. Values are random: sizes and times are real, errors
+//! are not.
 
 mod support;
 

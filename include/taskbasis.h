@@ -77,9 +77,8 @@
  * promised, tb_basis_options.read makes a copy in memory.
  *
  * The library prints nothing of its own, and installs no handlers; see tb_log_set_callback(). It stays in the process
- * after dlclose(). It starts threads to reconstruct, to
- * prefetch, and through ONNX Runtime to encode. ONNX Runtime is loaded when the first encoder is made and stays until
- * the process ends; one process can have only one.
+ * after dlclose(). It starts threads to reconstruct, to prefetch, and through ONNX Runtime to encode. ONNX Runtime is
+ * loaded when the first encoder is made and stays until the process ends; one process can have only one.
  *
  * Versions below 1.0 may change the ABI when the minor number changes, later ones when the major number does; soname
  * and TB_VERSION_... say which it is. One header serves every build: what a build cannot do is TB_ERR_UNSUPPORTED.
@@ -126,15 +125,15 @@ typedef enum tb_status {
     TB_ERR_UNSUPPORTED = 6,
     /** A task's vector cannot be recovered from this basis. */
     TB_ERR_NOT_RECOVERABLE = 7,
-    /** ONNX Runtime is missing, unusable or too old. */
+    /** ONNX Runtime, or what a GPU needs (its driver, NVRTC), is missing, unusable or too old. */
     TB_ERR_RUNTIME_MISSING = 8,
-    /** ONNX Runtime reported a failure. */
+    /** ONNX Runtime or a GPU's driver reported a failure. */
     TB_ERR_RUNTIME = 9,
     /** An allocation that the work needs was refused. */
     TB_ERR_OUT_OF_MEMORY = 10,
     /** A buffer is too small; the size that is needed has been reported. */
     TB_ERR_BUFFER_TOO_SMALL = 11,
-    /** The work was called off before it was done. */
+    /** The work was called off before it was done. No function returns it yet. */
     TB_ERR_CANCELLED = 12,
     /** A defect in taskbasis itself; please report it. */
     TB_ERR_INTERNAL = 99,
@@ -310,8 +309,8 @@ typedef struct tb_basis_properties {
  *
  * Here and wherever else this library is given a file or folder to read, `hf://owner/repo[@revision]/path` is one on
  * the Hugging Face Hub: the copy that the Hub's cache (HF_HOME) has, else one that is downloaded before the function
- * returns, under the environment variables of all clients of the Hub (HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE). A library
- * built without the feature `hub` answers TB_ERR_UNSUPPORTED.
+ * returns, under the environment variables of all clients of the Hub (HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE). A
+ * library built without the feature `hub` answers TB_ERR_UNSUPPORTED.
  *
  * @param path     the basis folder or the bundle, UTF-8, or NULL
  * @param options  NULL for all defaults; but `base` is needed unless a bundle holds it
@@ -370,8 +369,8 @@ tb_status tb_basis_coefficients(const tb_basis *basis,
 tb_status tb_basis_verify(const tb_basis *basis, tb_error **err);
 
 /**
- * Frees a basis. Weights and encoders made from it stay valid, and with them the files and the cache they need. NULL is
- * fine.
+ * Frees a basis. Weights and encoders made from it stay valid, and with them the files and the cache they need. NULL
+ * is fine.
  */
 void tb_basis_free(tb_basis *basis);
 
@@ -508,7 +507,8 @@ const char *tb_weights_expression(const tb_weights *weights);
 /**
  * What multiplies the basis vectors: M numbers, and one for PCA's mean.
  *
- * @param out       room for `capacity` numbers; may be NULL where that is 0
+ * @param out       f64 [M]; may be NULL where `capacity` is 0
+ * @param capacity  numbers that `out` has room for: at least M, or TB_ERR_BUFFER_TOO_SMALL
  * @param needed    set to M, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
  * @param mean      set to what multiplies the mean; may be NULL
  * @return TB_OK; TB_ERR_BUFFER_TOO_SMALL
@@ -537,7 +537,8 @@ tb_status tb_weights_prefetch(const tb_weights *weights, tb_error **err);
 
 /**
  * Stops the reconstruction that tb_weights_prefetch() started through this handle, within a millisecond or so, and
- * frees its memory. Where somebody already waits for these weights it goes on. Nothing happens where none is under way.
+ * frees its memory. Where somebody already waits for these weights it goes on. Nothing happens where none is under
+ * way.
  *
  * @param stopped  set to 1 where a reconstruction was stopped, else to 0; may be NULL
  */
@@ -579,7 +580,8 @@ tb_status tb_weights_tensor_at(const tb_weights *weights, size_t index, tb_tenso
 /**
  * Copies the tensor called `name` into the caller's buffer. Reconstructs if need be; nothing is held on to.
  *
- * @param out       room for `capacity` values; may be NULL where that is 0
+ * @param out       f32, the tensor's shape; may be NULL where `capacity` is 0
+ * @param capacity  floats that `out` has room for: at least as many as the tensor has, or TB_ERR_BUFFER_TOO_SMALL
  * @param needed    set to the number of values, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
  * @return as tb_weights_tensor(); TB_ERR_BUFFER_TOO_SMALL
  */
@@ -633,7 +635,8 @@ typedef struct tb_image {
  * @param capacity  floats that `out` has room for
  * @param needed    set to 3*S*S, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
  * @return TB_OK; TB_ERR_INVALID_ARGUMENT for an image without pixels, an unknown format, a row_stride that is smaller
- *         than a row, a size of 0 or beyond reason; TB_ERR_BUFFER_TOO_SMALL
+ *         than a row, a size that is not 1 to 8192, or an image so long that its longer side would have more than
+ *         2^26 pixels when it is resized; TB_ERR_BUFFER_TOO_SMALL
  */
 tb_status tb_preprocess(const tb_image *image,
                         size_t size,
@@ -749,20 +752,22 @@ typedef struct tb_encoder_options {
      */
     const char *tensorrt_cache;
     /**
-     * With `tensorrt`, nonzero: it may compute in half floats. The first embeddings of an encoder, and of each promoted
-     * task, are then compared with the CPU's, and TB_ERR_RUNTIME where they are others.
+     * With `tensorrt`, nonzero: it may compute in half floats. The first embeddings of an encoder, and of each
+     * promoted task, are then compared with the CPU's, and TB_ERR_RUNTIME where they are others.
      */
     uint32_t tensorrt_fp16;
     /** With tensorrt_fp16: the least cosine between an embedding and the CPU's; 0: 0.999. */
     float tensorrt_min_cosine;
     /**
-     * With weights on a device: bytes of its memory for base, basis and the weights of tasks; 0: three quarters of what
-     * is free. Where another encoder has the basis there already, its budget holds.
+     * With weights on a device: bytes of its memory for base, basis and the weights of tasks; 0: three quarters of
+     * what is free. Where another encoder has the basis there already, its budget holds.
      */
     uint64_t device_budget;
     /**
-     * With `cuda` and `tensorrt`, one of the TB_WEIGHTS_ON_ constants: where the weights of tasks are reconstructed. On
-     * the device none of them crosses the bus at a switch, and no task is promoted by itself.
+     * With `cuda` and `tensorrt`, one of the TB_WEIGHTS_ON_ constants: where the weights of tasks are reconstructed.
+     * On the device none of them crosses the bus at a switch, and no task is promoted by itself. What that takes (a
+     * driver, NVRTC, room for the basis) and is not there is TB_ERR_RUNTIME_MISSING or TB_ERR_OUT_OF_MEMORY with
+     * TB_WEIGHTS_ON_DEVICE, and told in tb_encoder_properties.weights_fallback with TB_WEIGHTS_ON_AUTO.
      */
     uint32_t weights_on;
     /**
@@ -823,7 +828,10 @@ typedef struct tb_encoder_properties {
  * @param out      set to the new handle, which the caller frees with tb_encoder_free(); NULL on failure
  * @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer, or options->graph not its weights;
  *         TB_ERR_IO and TB_ERR_FORMAT for its files; TB_ERR_RUNTIME_MISSING, with every place
- *         that was searched; TB_ERR_UNSUPPORTED; TB_ERR_RUNTIME
+ *         that was searched, and for a driver or NVRTC that a GPU lacks; TB_ERR_INVALID_ARGUMENT for more than
+ *         4096 threads or concurrent runs; TB_ERR_UNSUPPORTED for an image size that the base does not have, a
+ *         graph that takes or gives other types than floats, or a provider that this ONNX Runtime was built without;
+ *         TB_ERR_RUNTIME
  */
 tb_status tb_encoder_create(const tb_basis *basis,
                             const tb_encoder_options *options,
@@ -913,8 +921,8 @@ typedef struct tb_device_statistics {
 
 /**
  * Reconstructs these weights where this encoder reads them, unless they are there: the next call with them need not.
- * In the host's memory that is tb_weights_prepare(). On a device it returns when the work is in the queue, before it is
- * done.
+ * In the host's memory that is tb_weights_prepare(). On a device it returns when the work is in the queue, before it
+ * is done.
  *
  * @return TB_OK; what tb_weights_prepare() returns; on a device TB_ERR_OUT_OF_MEMORY where weights in use leave no
  *         room, TB_ERR_RUNTIME
@@ -957,9 +965,9 @@ tb_status tb_encoder_device_stats(const tb_encoder *encoder,
 
 /**
  * Gives these weights a session of their own on this encoder, unless they have one: their matrices are packed once, as
- * ONNX Runtime's kernels like them best, instead of in every run. It is built by a thread of low priority while runs go
- * on, takes over from one run to the next, takes as much memory as the weights in the budget of the basis's cache, and
- * is dropped there when it has not been used for longest.
+ * ONNX Runtime's kernels like them best, instead of in every run. It is built by a thread of low priority while runs
+ * go on, takes over from one run to the next, takes as much memory as the weights in the budget of the basis's cache,
+ * and is dropped there when it has not been used for longest.
  *
  * @param wait  not zero: return when the session is there, or could not be built
  * @return TB_OK; TB_ERR_INVALID_ARGUMENT with TB_PROMOTION_OFF; with `wait` also TB_ERR_OUT_OF_MEMORY where the whole
@@ -1034,10 +1042,11 @@ tb_status tb_head_class_name(const tb_head *head, size_t index, const char **out
  * @param embeds     f32 [n,embedding]
  * @param embedding  e: the length of an embedding; must be the head's, or TB_ERR_MISMATCH
  * @param logits     f32 [n,C]; NULL where they are not wanted
- * @param capacity   floats that `logits` has room for, or TB_ERR_BUFFER_TOO_SMALL
- * @param top        [n,k]: the k best classes of each, the best first; NULL where k is 0
+ * @param capacity   floats that `logits` has room for: at least n*C, or TB_ERR_BUFFER_TOO_SMALL
+ * @param top        [n,k], room for n*k: the k best classes of each, the best first; NULL where k is 0
  * @param k          at most C
- * @return TB_OK; TB_ERR_MISMATCH; TB_ERR_BUFFER_TOO_SMALL. On failure `logits` and `top` are as they were
+ * @return TB_OK; TB_ERR_MISMATCH; TB_ERR_INVALID_ARGUMENT for a k beyond C, or an embedding that cannot be normalised
+ *         because its norm is 0 or not finite; TB_ERR_BUFFER_TOO_SMALL. On failure `logits` and `top` are as they were
  */
 tb_status tb_head_classify(const tb_head *head,
                            const float *embeds,

@@ -12,7 +12,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 #[repr(i32)]
 pub enum ErrorKind {
-    /// An argument is out of its range or contradicts another (a λ that is not finite, a buffer too small).
+    /// An argument is out of its range or contradicts another (a λ that is not finite, an image without pixels).
     InvalidArgument = 1,
     /// A file could not be found, opened, read or written.
     Io = 2,
@@ -28,7 +28,7 @@ pub enum ErrorKind {
     NotRecoverable = 7,
     /// ONNX Runtime, or what a GPU needs (its driver, NVRTC), is missing, unusable or too old.
     RuntimeMissing = 8,
-    /// ONNX Runtime reported a failure.
+    /// ONNX Runtime or a GPU's driver reported a failure.
     Runtime = 9,
     /// An allocation that the work needs was refused.
     OutOfMemory = 10,

@@ -22,13 +22,26 @@
 //! let embeds = encoder.encode_task(&weights, &pixels, n)?; // f32 [n, e]
 //! # Ok::<(), taskbasis::Error>(())
 //! ```
+//!
+//! # Features
+//! Beyond what is always there: reading files, reconstructing, encoding, classifying, bundles, the C ABI.
+//!
+//! | feature | brings |
+//! | --- | --- |
+//! | `cli` (default) | the program, and with it all below but `cuda` |
+//! | `cuda` (default) | reconstruction on NVIDIA GPUs; nothing of CUDA is needed to build |
+//! | `images` | decoding PNG and JPEG files |
+//! | `build` | making bases from fine-tuned checkpoints |
+//! | `text` | making heads from class names |
+//! | `hub` | `hf://` paths |
 
-#![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+#![warn(missing_debug_implementations, clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 pub mod basis;
 #[cfg(feature = "build")]
 pub mod build;
 pub mod bundle;
+#[doc(hidden)] // Documented in include/taskbasis.h.
 pub mod capi;
 pub mod checkpoint;
 pub mod clip;
@@ -40,6 +53,7 @@ pub mod mmap;
 pub mod onnx;
 mod replace;
 mod suggest;
+#[doc(hidden)] // For benchmarks and tests.
 pub mod synthetic;
 pub mod tensor;
 pub mod weights;

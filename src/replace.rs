@@ -15,8 +15,9 @@ const ABANDONED: Duration = Duration::from_secs(600);
 /// Writes a file through a sibling that takes its place when it is complete and on the disk.
 ///
 /// Whatever happens on the way, `path` holds its old content or all of the new, and a mapping of the old file stays
-/// valid. Where `path` is a symbolic link, the file that it names is replaced. `inputs` are what the content comes from: a `path` that is one of them, or lies in one that is a folder and
-/// exists already, is refused. `write` is given the sibling's path; the file exists and is empty.
+/// valid. Where `path` is a symbolic link, the file that it names is replaced. `inputs` are what the content comes
+/// from: a `path` that is one of them, or lies in one that is a folder and exists already, is refused. `write` is given
+/// the sibling's path; the file exists and is empty.
 ///
 /// # Errors
 /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for an output that is an input,

@@ -188,7 +188,7 @@ fn a_users_graph_is_measured_beside_the_built_one() {
 
     // Never taken and left out in silence.
     let output = bench(&[&of_graph[..], &["--only", "open"]].concat());
-    assert!(String::from_utf8_lossy(&output.stderr).contains("--only leaves out"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("'--only' leaves out"));
     assert_eq!(bench(&[&of_graph[..], &["--soak", "1"]].concat()).status.code(), Some(2));
 }
 

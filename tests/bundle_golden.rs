@@ -1,5 +1,5 @@
-//! A bundle of version 1, in `tests/data`, is opened for ever and gives the bits that it gave when it was written; and a
-//! reader in another language, `examples/python/read_bundle.py`, gives the same values.
+//! A bundle of version 1, in `tests/data`, is opened for ever and gives the bits that it gave when it was written; and
+//! a reader in another language, `examples/python/read_bundle.py`, gives the same values.
 
 mod bundle_support;
 
@@ -41,8 +41,8 @@ fn told(bundle: &Bundle) -> Value {
     Value::Object(EXPRESSIONS.iter().map(of_expr).collect())
 }
 
-/// Every format, PCA's mean, a residual, heads with and without class names, suggested λ, and a user's graph: the one of
-/// the bundle `with`, or where there is none what an export of the built graph comes to.
+/// Every format, PCA's mean, a residual, heads with and without class names, suggested λ, and a user's graph: the one
+/// of the bundle `with`, or where there is none what an export of the built graph comes to.
 fn write(path: &Path, with: Option<&Bundle>) {
     let folder = tempfile::tempdir().unwrap();
     let arch = Arch { width: 16, mlp_width: 24, grid: 2, layers: 2, ..tiny(Method::Pca).arch };

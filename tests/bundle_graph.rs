@@ -1,5 +1,5 @@
-//! A bundle that carries the user's graph: encoders run it, with the bits that it has beside a folder, and nothing of it
-//! is stored twice.
+//! A bundle that carries the user's graph: encoders run it, with the bits that it has beside a folder, and nothing of
+//! it is stored twice.
 
 mod bundle_support;
 mod onnx_support;

@@ -1,4 +1,5 @@
-//! `taskbasis pull` where connections are cut, servers err, disks are full and processes are killed: whole files or none.
+//! `taskbasis pull` where connections are cut, servers err, disks are full and processes are killed: whole files or
+//! none.
 #![cfg(feature = "cli")]
 
 mod hub_support;

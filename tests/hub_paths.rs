@@ -1,4 +1,5 @@
-//! `hf://` paths in the place of any other: of the program and of the C ABI, and which file of a folder is the checkpoint.
+//! `hf://` paths in the place of any other: of the program and of the C ABI, and which file of a folder is the
+//! checkpoint.
 #![cfg(feature = "cli")]
 
 mod common;

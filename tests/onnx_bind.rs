@@ -262,8 +262,8 @@ fn projections_in_pieces_are_found() {
     assert!(pieces > 50, "{pieces}");
 }
 
-/// Cuts a constant along an axis into so many thirds each, put side by side again by a node; gives the pieces with their
-/// places.
+/// Cuts a constant along an axis into so many thirds each, put side by side again by a node; gives the pieces with
+/// their places.
 fn split(model: &mut ModelProto, name: &str, axis: usize, thirds: &[usize]) -> Vec<(String, [usize; 2])> {
     let graph = graph(model);
     let at = graph.initializer.iter().position(|tensor| tensor.name() == name).unwrap();
@@ -353,7 +353,8 @@ fn other_models_and_odd_graphs_are_refused() {
             assert!(error.to_string().contains(what), "{error}");
         }
 
-        // A second output that is not the embeddings, and a part of the graph that needs something else: both are left out.
+        // A second output that is not the embeddings, and a part of the graph that needs something else: both are left
+        // out.
         let before = graph(&mut model).node.len();
         graph(&mut model).node.push(node("Sin", &["text"], "text_embeds", Vec::new()));
         let port = graph(&mut model).input[0].clone();

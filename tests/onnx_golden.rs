@@ -193,6 +193,39 @@ fn other_ways_to_the_same_embeddings() {
     }
 }
 
+/// Weights in a graph's layout, which nobody can ask for any more, do not fill the cache; those of others stay.
+#[test]
+fn what_a_graph_needed_goes_with_the_last_who_has_it() {
+    let (Some(path), Some(model)) = (digits(GRAPHS[0]).filter(|_| runtime()), model("AE")) else { return };
+    let pixels = vec![0.25; Arch::of(model.base(), ArchHints::default()).unwrap().pixels()];
+    let tasks = ["MNIST", "merged@0.4"].map(|task| model.weights(&task.parse().unwrap()).unwrap());
+    drop(tasks[0].get().unwrap());
+    let (first, second, graph) = (encoder(&model, &path), encoder(&model, &path), bound(&model, &path));
+    let third = over(&model, &graph);
+    for task in &tasks {
+        let expected = first.encode_task(task, &pixels, 1).unwrap();
+        assert_eq!(second.encode_task(task, &pixels, 1).unwrap(), expected);
+        assert_eq!(third.encode_task(task, &pixels, 1).unwrap(), expected);
+    }
+    first.promote(&tasks[0]).unwrap();
+    let entries = || (model.cache().stats().entries, model.cache().stats().promoted, model.cache().stats().spare_bytes);
+    assert_eq!(entries(), (7, 1, 0), "each binding of a graph is a layout of its own");
+    drop(first);
+    assert_eq!(entries(), (5, 0, 0));
+    // Whoever holds the graph can run with what is kept.
+    drop(third);
+    assert_eq!(entries(), (5, 0, 0));
+    assert!(over(&model, &graph).is_prepared(&tasks[1]));
+    // So can whoever holds a name of such weights.
+    let taken = second.as_taken(&tasks[0]);
+    drop((graph, second));
+    assert_eq!(entries(), (3, 0, 0));
+    let held = taken.get().unwrap();
+    drop(taken);
+    assert_eq!(entries(), (1, 0, 0));
+    assert!(held.iter().count() > 0 && tasks[0].is_ready());
+}
+
 /// What a basis leaves as it is stays in the graph; weights that have it otherwise are refused, not run.
 #[test]
 fn weights_of_another_base_do_not_fit_what_the_graph_holds() {

@@ -302,7 +302,7 @@ fn no_command_writes_over_what_it_is_told_to_read() {
         (&["pack", "--basis", &base, "--graph", &base, "--map", &x, "-o", &x], &model),
         (&["add-task", &base, "--task", &named, "-o", &x], &[]),
         (&["add-task", &x, "--task", &named], &[]),
-        (&["add-task", &base, "--task", "New=y", "--classes", &x, "-o", &x], &[]),
+        (&["add-task", &base, "--task", "New=y", "--heads", &base, "--classes", &x, "-o", &x], &[]),
         (&["reconstruct", "--basis", &x, "-o", &x], &weights),
         (&["build", "--task", &named, "-o", &x], &model),
     ];

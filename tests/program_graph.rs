@@ -45,6 +45,15 @@ fn a_graph_from_binding_to_export() {
         assert!(relative_l2(&embeds(Path::new(&out)), &expected) <= 5e-5, "{extra:?}");
     }
 
+    // The graph has its activation.
+    for command in [&["embed", "--input", pixels][..], &["export"]] {
+        let (out, of_graph) = (path("none"), ["--activation", "quick_gelu", "--graph", graph]);
+        let refused = run(&[command, &["--weights", "MNIST", "-o", &out], &model, &of_graph].concat());
+        let message = String::from_utf8(refused.stderr).unwrap();
+        assert!(refused.status.code() == Some(1) && message.contains("--activation"), "{message}");
+        assert!(!Path::new(&out).exists());
+    }
+
     // Exported with the task's weights, the file binds to no other weights than those.
     for of_graph in [&[][..], &["--graph", graph]] {
         let plain = path("task.onnx");

@@ -1,4 +1,5 @@
-//! What computes: a provider is had, or there is an error that says what is missing; only `auto` falls back, and says so.
+//! What computes: a provider is had, or there is an error that says what is missing; only `auto` falls back, and says
+//! so.
 //!
 //! Without a GPU, most of it is about not having one. With the libraries of `onnxruntime-gpu`
 //! (`scripts/fetch-onnxruntime --gpu`, or `TASKBASIS_ONNXRUNTIME_GPU` naming libonnxruntime.so), its real errors too.

@@ -1,9 +1,9 @@
 // taskbasis for C++17: header only, over the C ABI in taskbasis.h.
 //
 // Handles are move-only objects that free themselves, in any order. Every operation comes twice: `try_…` returns a
-// result that holds a value or an error and throws nothing but std::bad_alloc; without the prefix it returns the value and throws
-// taskbasis::error. With exceptions turned off (-fno-exceptions), or TASKBASIS_NO_EXCEPTIONS defined, only the former
-// exist. Shapes, units, errors and threads are told in taskbasis.h.
+// result that holds a value or an error and throws nothing but std::bad_alloc; without the prefix it returns the value
+// and throws taskbasis::error. With exceptions turned off (-fno-exceptions), or TASKBASIS_NO_EXCEPTIONS defined, only
+// the former exist. Shapes, units, errors and threads are told in taskbasis.h.
 #ifndef TASKBASIS_HPP
 #define TASKBASIS_HPP
 
@@ -315,7 +315,8 @@ struct basis_options {
 // A basis over its base, with the cache of reconstructed weights.
 class basis {
 public:
-    // `folder` may be a bundle, which needs no base unless it leaves its own out; or empty: then there is only the base.
+    // `folder` may be a bundle, which needs no base unless it leaves its own out; or empty: then there is only the
+    // base.
     static result<basis> try_open(const std::string &folder, const std::string &base = {}, const basis_options &how = {}) {
         auto options = detail::sized<tb_basis_options>();
         options.base = detail::or_null(base);

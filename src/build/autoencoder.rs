@@ -4,8 +4,8 @@
 //! and Pereyra 1973): `∂F/∂B = −2·G·(I − BW)·Wᵀ`, and through the softmax of every column. F depends on the span of B
 //! alone, and cannot be below the sum of the T − M smallest eigenvalues of G. That bound is attained where the span of
 //! the M largest eigenvectors holds M independent positive vectors; a descent that comes near it is then finished by a
-//! projection onto that span, and of all B within it a well-conditioned one is taken (`spread.rs`). Where it holds none,
-//! the descent's best of several starts is.
+//! projection onto that span, and of all B within it a well-conditioned one is taken (`spread.rs`). Where it holds
+//! none, the descent's best of several starts is.
 
 use nalgebra::{DMatrix, DVector};
 use rand_mt::Mt;

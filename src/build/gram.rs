@@ -9,8 +9,8 @@ use super::tile::{TILE, Tiles, split};
 use crate::error::{Error, Result};
 use crate::kernel::threads;
 
-/// A thread takes this many elements of a parameter at a time. Each such piece has a sum of its own, and these are added
-/// in order, so that the result has the same bits on any number of threads.
+/// A thread takes this many elements of a parameter at a time. Each such piece has a sum of its own, and these are
+/// added in order, so that the result has the same bits on any number of threads.
 const PIECE: usize = 64 * TILE;
 
 /// `G[i,j] = ⟨τ_i, τ_j⟩` over all parameters, f64.

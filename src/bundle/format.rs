@@ -23,8 +23,8 @@ pub(super) const ALIGNMENT: usize = 256;
 /// The header ends, and every section begins, at a multiple of this: a page of nearly every machine.
 pub(super) const PAGE: usize = 4096;
 
-/// The bytes from one vector's blocks of a parameter to the next one's: whole [`ALIGNMENT`]s, so that no padding is needed
-/// between tensors of blocks. `None` where that overflows.
+/// The bytes from one vector's blocks of a parameter to the next one's: whole [`ALIGNMENT`]s, so that no padding is
+/// needed between tensors of blocks. `None` where that overflows.
 pub(super) fn block_stride(format: BlockFormat, numel: usize) -> Option<usize> {
     format.bytes(numel)?.checked_next_multiple_of(ALIGNMENT)
 }

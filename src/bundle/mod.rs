@@ -102,8 +102,8 @@ impl Bundle {
     /// [`Bundle::verify`] does that.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`](crate::ErrorKind::Io) when it cannot be opened; [`ErrorKind::Format`](crate::ErrorKind::Format),
-    /// naming file and tensor, when a rule of the format is broken;
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) when it cannot be opened;
+    /// [`ErrorKind::Format`](crate::ErrorKind::Format), naming file and tensor, when a rule of the format is broken;
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for another version of the format.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_with(path, MapMode::default())
@@ -127,7 +127,8 @@ impl Bundle {
 
     /// Reads everything and gives everything that is wrong: wrong checksums, padding that is not zero, numbers that are
     /// not finite, a stored base that is not the one of the fingerprint, a graph that does not take the base's weights.
-    /// Empty where all is well. `progress` is called after every tensor with its bytes. Threads: 0 means one a processor.
+    /// Empty where all is well. `progress` is called after every tensor with its bytes. Threads: 0 means one a
+    /// processor.
     pub fn verify(&self, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Vec<Error> {
         verify::verify(self, threads, progress)
     }
@@ -195,7 +196,8 @@ impl Bundle {
     ///
     /// # Errors
     /// [`ErrorKind::Format`](crate::ErrorKind::Format) for a graph that is damaged;
-    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the tensor, where it does not take this base's weights.
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the tensor, where it does not take this base's
+    /// weights.
     pub fn bound_graph(&self, base: &Checkpoint, basis: Option<&Basis>) -> Result<Option<BoundGraph>> {
         self.with_graph(|file, map| BoundGraph::of_carried(file, map, base, basis))
     }

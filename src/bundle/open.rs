@@ -40,8 +40,8 @@ impl BasisFile {
         }
     }
 
-    /// Base and basis. A folder needs `base`; a bundle takes it in the place of its own, or demands it where it has none
-    /// ([`Bundle::base_or`]).
+    /// Base and basis. A folder needs `base`; a bundle takes it in the place of its own, or demands it where it has
+    /// none ([`Bundle::base_or`]).
     ///
     /// # Errors
     /// As [`Bundle::base_or`]; [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a folder without a

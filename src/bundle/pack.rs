@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -69,6 +70,15 @@ pub struct Packer<'a> {
     residuals: Vec<Wanted>,
     ladder: RefCell<Option<Ladder>>,
     threads: usize,
+}
+
+impl fmt::Debug for Packer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { basis, arch, base_format, threads, .. } = self;
+        let mut shown = f.debug_struct("Packer");
+        shown.field("basis", basis).field("arch", arch).field("base_format", base_format).field("threads", threads);
+        shown.finish_non_exhaustive()
+    }
 }
 
 /// A residual to be stored if the vectors lack more than `above` of the task.

@@ -5,8 +5,8 @@
 /// dependence.
 const RANK_TOLERANCE: f64 = 1e-10;
 
-/// The x of the least ‖Σ_k x_k·s_k − y‖, from G[i][j] = s_i·s_j (symmetric, row-major, `size`²) and b[k] = s_k·y; and the
-/// rank. Vectors that depend on others get 0.
+/// The x of the least ‖Σ_k x_k·s_k − y‖, from G[i][j] = s_i·s_j (symmetric, row-major, `size`²) and b[k] = s_k·y; and
+/// the rank. Vectors that depend on others get 0.
 ///
 /// Rows and columns are scaled to a diagonal of ones first, so that only directions count.
 pub(super) fn least_squares(gram: &[f64], b: &[f64]) -> (Vec<f64>, usize) {

@@ -94,8 +94,8 @@ unsafe impl Versioned for tb_basis_properties {}
 ///
 /// Here and wherever else this library is given a file or folder to read, `hf://owner/repo[@revision]/path` is one on
 /// the Hugging Face Hub: the copy that the Hub's cache (HF_HOME) has, else one that is downloaded before the function
-/// returns, under the environment variables of all clients of the Hub (HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE). A library
-/// built without the feature `hub` answers TB_ERR_UNSUPPORTED.
+/// returns, under the environment variables of all clients of the Hub (HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE). A
+/// library built without the feature `hub` answers TB_ERR_UNSUPPORTED.
 ///
 /// @param path     the basis folder or the bundle, UTF-8, or NULL
 /// @param options  NULL for all defaults; but `base` is needed unless a bundle holds it
@@ -282,8 +282,8 @@ pub unsafe extern "C" fn tb_basis_verify(basis: *const tb_basis, err: *mut *mut 
     }
 }
 
-/// Frees a basis. Weights and encoders made from it stay valid, and with them the files and the cache they need. NULL is
-/// fine.
+/// Frees a basis. Weights and encoders made from it stay valid, and with them the files and the cache they need. NULL
+/// is fine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_basis_free(basis: *mut tb_basis) {
     // SAFETY: as in `tb_basis_open`.

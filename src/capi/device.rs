@@ -37,8 +37,8 @@ pub struct tb_device_statistics {
 unsafe impl Versioned for tb_device_statistics {}
 
 /// Reconstructs these weights where this encoder reads them, unless they are there: the next call with them need not.
-/// In the host's memory that is tb_weights_prepare(). On a device it returns when the work is in the queue, before it is
-/// done.
+/// In the host's memory that is tb_weights_prepare(). On a device it returns when the work is in the queue, before it
+/// is done.
 ///
 /// @return TB_OK; what tb_weights_prepare() returns; on a device TB_ERR_OUT_OF_MEMORY where weights in use leave no
 ///         room, TB_ERR_RUNTIME

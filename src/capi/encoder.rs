@@ -114,16 +114,18 @@ pub struct tb_encoder_options {
     /// With `tensorrt`: a folder for the engines that it builds, which takes minutes, and for its timings; UTF-8, made
     /// where it is not there. NULL: nothing is kept.
     pub tensorrt_cache: *const c_char,
-    /// With `tensorrt`, nonzero: it may compute in half floats. The first embeddings of an encoder, and of each promoted
-    /// task, are then compared with the CPU's, and TB_ERR_RUNTIME where they are others.
+    /// With `tensorrt`, nonzero: it may compute in half floats. The first embeddings of an encoder, and of each
+    /// promoted task, are then compared with the CPU's, and TB_ERR_RUNTIME where they are others.
     pub tensorrt_fp16: u32,
     /// With tensorrt_fp16: the least cosine between an embedding and the CPU's; 0: 0.999.
     pub tensorrt_min_cosine: f32,
-    /// With weights on a device: bytes of its memory for base, basis and the weights of tasks; 0: three quarters of what
-    /// is free. Where another encoder has the basis there already, its budget holds.
+    /// With weights on a device: bytes of its memory for base, basis and the weights of tasks; 0: three quarters of
+    /// what is free. Where another encoder has the basis there already, its budget holds.
     pub device_budget: u64,
-    /// With `cuda` and `tensorrt`, one of the TB_WEIGHTS_ON_ constants: where the weights of tasks are reconstructed. On
-    /// the device none of them crosses the bus at a switch, and no task is promoted by itself.
+    /// With `cuda` and `tensorrt`, one of the TB_WEIGHTS_ON_ constants: where the weights of tasks are reconstructed.
+    /// On the device none of them crosses the bus at a switch, and no task is promoted by itself. What that takes (a
+    /// driver, NVRTC, room for the basis) and is not there is TB_ERR_RUNTIME_MISSING or TB_ERR_OUT_OF_MEMORY with
+    /// TB_WEIGHTS_ON_DEVICE, and told in tb_encoder_properties.weights_fallback with TB_WEIGHTS_ON_AUTO.
     pub weights_on: u32,
     /// With `cuda` and weights on the device, nonzero: runs are recorded as CUDA graphs, one for each number of images
     /// and memory that they are given, and replayed later, which spares the host some hundred launches a run. The
@@ -188,7 +190,10 @@ unsafe impl Versioned for tb_encoder_properties {}
 /// @param out      set to the new handle, which the caller frees with tb_encoder_free(); NULL on failure
 /// @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer, or options->graph not its weights;
 ///         TB_ERR_IO and TB_ERR_FORMAT for its files; TB_ERR_RUNTIME_MISSING, with every place
-///         that was searched; TB_ERR_UNSUPPORTED; TB_ERR_RUNTIME
+///         that was searched, and for a driver or NVRTC that a GPU lacks; TB_ERR_INVALID_ARGUMENT for more than
+///         4096 threads or concurrent runs; TB_ERR_UNSUPPORTED for an image size that the base does not have, a
+///         graph that takes or gives other types than floats, or a provider that this ONNX Runtime was built without;
+///         TB_ERR_RUNTIME
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_encoder_create(
     basis: *const tb_basis,

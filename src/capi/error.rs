@@ -28,15 +28,15 @@ pub enum tb_status {
     TB_ERR_UNSUPPORTED = 6,
     /// A task's vector cannot be recovered from this basis.
     TB_ERR_NOT_RECOVERABLE = 7,
-    /// ONNX Runtime is missing, unusable or too old.
+    /// ONNX Runtime, or what a GPU needs (its driver, NVRTC), is missing, unusable or too old.
     TB_ERR_RUNTIME_MISSING = 8,
-    /// ONNX Runtime reported a failure.
+    /// ONNX Runtime or a GPU's driver reported a failure.
     TB_ERR_RUNTIME = 9,
     /// An allocation that the work needs was refused.
     TB_ERR_OUT_OF_MEMORY = 10,
     /// A buffer is too small; the size that is needed has been reported.
     TB_ERR_BUFFER_TOO_SMALL = 11,
-    /// The work was called off before it was done.
+    /// The work was called off before it was done. No function returns it yet.
     TB_ERR_CANCELLED = 12,
     /// A defect in taskbasis itself; please report it.
     TB_ERR_INTERNAL = 99,

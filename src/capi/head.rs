@@ -126,10 +126,11 @@ pub unsafe extern "C" fn tb_head_class_name(
 /// @param embeds     f32 [n,embedding]
 /// @param embedding  e: the length of an embedding; must be the head's, or TB_ERR_MISMATCH
 /// @param logits     f32 [n,C]; NULL where they are not wanted
-/// @param capacity   floats that `logits` has room for, or TB_ERR_BUFFER_TOO_SMALL
-/// @param top        [n,k]: the k best classes of each, the best first; NULL where k is 0
+/// @param capacity   floats that `logits` has room for: at least n*C, or TB_ERR_BUFFER_TOO_SMALL
+/// @param top        [n,k], room for n*k: the k best classes of each, the best first; NULL where k is 0
 /// @param k          at most C
-/// @return TB_OK; TB_ERR_MISMATCH; TB_ERR_BUFFER_TOO_SMALL. On failure `logits` and `top` are as they were
+/// @return TB_OK; TB_ERR_MISMATCH; TB_ERR_INVALID_ARGUMENT for a k beyond C, or an embedding that cannot be normalised
+///         because its norm is 0 or not finite; TB_ERR_BUFFER_TOO_SMALL. On failure `logits` and `top` are as they were
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_head_classify(
     head: *const tb_head,

@@ -2,7 +2,7 @@
 //!
 //! Rust programs have no use for it. The documentation of the items is the header's, which cbindgen makes of it: it is
 //! written for C readers.
-#![allow(non_camel_case_types)]
+#![allow(non_camel_case_types, missing_debug_implementations)] // C's.
 #![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)] // Shapes such as [n,e] are no links in C.
 #![allow(clippy::missing_safety_doc)] // Said once, for all of them, at the header's top.
 

@@ -41,7 +41,8 @@ pub struct tb_image {
 /// @param capacity  floats that `out` has room for
 /// @param needed    set to 3*S*S, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
 /// @return TB_OK; TB_ERR_INVALID_ARGUMENT for an image without pixels, an unknown format, a row_stride that is smaller
-///         than a row, a size of 0 or beyond reason; TB_ERR_BUFFER_TOO_SMALL
+///         than a row, a size that is not 1 to 8192, or an image so long that its longer side would have more than
+///         2^26 pixels when it is resized; TB_ERR_BUFFER_TOO_SMALL
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_preprocess(
     image: *const tb_image,

@@ -17,9 +17,9 @@ pub const TB_PROMOTION_STATE_PROMOTED: i32 = 2;
 pub const TB_PROMOTION_STATE_FAILED: i32 = 3;
 
 /// Gives these weights a session of their own on this encoder, unless they have one: their matrices are packed once, as
-/// ONNX Runtime's kernels like them best, instead of in every run. It is built by a thread of low priority while runs go
-/// on, takes over from one run to the next, takes as much memory as the weights in the budget of the basis's cache, and
-/// is dropped there when it has not been used for longest.
+/// ONNX Runtime's kernels like them best, instead of in every run. It is built by a thread of low priority while runs
+/// go on, takes over from one run to the next, takes as much memory as the weights in the budget of the basis's cache,
+/// and is dropped there when it has not been used for longest.
 ///
 /// @param wait  not zero: return when the session is there, or could not be built
 /// @return TB_OK; TB_ERR_INVALID_ARGUMENT with TB_PROMOTION_OFF; with `wait` also TB_ERR_OUT_OF_MEMORY where the whole

@@ -169,7 +169,8 @@ pub unsafe extern "C" fn tb_weights_expression(weights: *const tb_weights) -> *c
 
 /// What multiplies the basis vectors: M numbers, and one for PCA's mean.
 ///
-/// @param out       room for `capacity` numbers; may be NULL where that is 0
+/// @param out       f64 [M]; may be NULL where `capacity` is 0
+/// @param capacity  numbers that `out` has room for: at least M, or TB_ERR_BUFFER_TOO_SMALL
 /// @param needed    set to M, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
 /// @param mean      set to what multiplies the mean; may be NULL
 /// @return TB_OK; TB_ERR_BUFFER_TOO_SMALL
@@ -217,7 +218,8 @@ pub unsafe extern "C" fn tb_weights_prefetch(weights: *const tb_weights, err: *m
 }
 
 /// Stops the reconstruction that tb_weights_prefetch() started through this handle, within a millisecond or so, and
-/// frees its memory. Where somebody already waits for these weights it goes on. Nothing happens where none is under way.
+/// frees its memory. Where somebody already waits for these weights it goes on. Nothing happens where none is under
+/// way.
 ///
 /// @param stopped  set to 1 where a reconstruction was stopped, else to 0; may be NULL
 #[unsafe(no_mangle)]
@@ -329,7 +331,8 @@ pub unsafe extern "C" fn tb_weights_tensor_at(
 
 /// Copies the tensor called `name` into the caller's buffer. Reconstructs if need be; nothing is held on to.
 ///
-/// @param out       room for `capacity` values; may be NULL where that is 0
+/// @param out       f32, the tensor's shape; may be NULL where `capacity` is 0
+/// @param capacity  floats that `out` has room for: at least as many as the tensor has, or TB_ERR_BUFFER_TOO_SMALL
 /// @param needed    set to the number of values, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
 /// @return as tb_weights_tensor(); TB_ERR_BUFFER_TOO_SMALL
 #[unsafe(no_mangle)]

@@ -9,8 +9,8 @@ pub const PUBLISHED: [&str; 4] =
 /// What checkpoints of other names end with: safetensors first, which hold tensors and nothing else.
 const KINDS: [&[&str]; 2] = [&["safetensors"], &["bin", "pt", "pth"]];
 
-/// Of `files` (names or paths, all in one folder) the one that is the model's: the first of [`PUBLISHED`] that is there,
-/// else the only safetensors, else the only pickle. Among several of a kind nothing is guessed.
+/// Of `files` (names or paths, all in one folder) the one that is the model's: the first of [`PUBLISHED`] that is
+/// there, else the only safetensors, else the only pickle. Among several of a kind nothing is guessed.
 ///
 /// `path` gives a file's full path or address, for the hint.
 ///

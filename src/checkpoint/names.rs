@@ -62,8 +62,8 @@ const TEXT: Scheme = Scheme {
     what: "text tower",
 };
 
-/// What a checkpoint holds beside the towers and no text tower uses: the scale of the logits, and what OpenAI's archives
-/// and old versions of open_clip saved along.
+/// What a checkpoint holds beside the towers and no text tower uses: the scale of the logits, and what OpenAI's
+/// archives and old versions of open_clip saved along.
 const BESIDE: [&str; 6] =
     ["logit_scale", "logit_bias", "attn_mask", "input_resolution", "context_length", "vocab_size"];
 

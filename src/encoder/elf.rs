@@ -17,8 +17,8 @@ const SEGMENT: usize = 56;
 const SHARED_OBJECT: u16 = 3;
 /// A segment that is mapped (`PT_LOAD`).
 const LOADED: u32 = 1;
-/// The segment of what the loader has to know (`PT_DYNAMIC`), and two of its tags: where the names are (`DT_STRTAB`), and
-/// one that is the name of a library that is needed (`DT_NEEDED`).
+/// The segment of what the loader has to know (`PT_DYNAMIC`), and two of its tags: where the names are (`DT_STRTAB`),
+/// and one that is the name of a library that is needed (`DT_NEEDED`).
 const DYNAMIC: u32 = 2;
 const NAMES: u64 = 5;
 const NEEDED: u64 = 1;

@@ -34,9 +34,9 @@ const LEVELS: [(&str, GraphOptimizationLevel); 2] =
     [("optimised (basic)", GraphOptimizationLevel::Level1), ("optimised (extended)", GraphOptimizationLevel::Level2)];
 
 impl Encoder {
-    /// As [`Encoder::with_graph`], over the fastest form of the graph: as it is, or as ONNX Runtime's optimiser makes it
-    /// while the weights are constants, where the result still binds completely. Each form is run a few times with the
-    /// base's weights. It takes as long as opening two plain sessions on the file, and the runs.
+    /// As [`Encoder::with_graph`], over the fastest form of the graph: as it is, or as ONNX Runtime's optimiser makes
+    /// it while the weights are constants, where the result still binds completely. Each form is run a few times with
+    /// the base's weights. It takes as long as opening two plain sessions on the file, and the runs.
     ///
     /// # Errors
     /// As [`Encoder::with_graph`], for the graph as it is; what goes wrong with other forms is in their [`Trial`].
@@ -104,8 +104,8 @@ impl Encoder {
 /// The model at `path` as ONNX Runtime's optimiser makes it at level basic, or at level extended.
 ///
 /// # Errors
-/// As [`Runtime::load`]; [`ErrorKind::Runtime`](crate::ErrorKind::Runtime) where ONNX Runtime refuses the model, or cannot
-/// write the result (of 2 GiB and more).
+/// As [`Runtime::load`]; [`ErrorKind::Runtime`](crate::ErrorKind::Runtime) where ONNX Runtime refuses the model, or
+/// cannot write the result (of 2 GiB and more).
 pub fn optimise_graph(path: &Path, extended: bool, options: &EncoderOptions) -> Result<OnnxFile> {
     let (_, level) = LEVELS[usize::from(extended)];
     optimised(Runtime::load(options.runtime.as_deref())?, path, level)

@@ -39,9 +39,9 @@ impl FrozenEncoder {
     /// `[batch, e]`; of the options, those of promotion do not apply, and half floats are not compared with the CPU's.
     ///
     /// # Errors
-    /// As [`Runtime::load`] and [`Runtime::check_provider`]; [`ErrorKind::InvalidArgument`] for thousands of threads; [`ErrorKind::Io`] when the file
-    /// cannot be read; [`ErrorKind::Runtime`] when ONNX Runtime refuses it; [`ErrorKind::Unsupported`] for other inputs
-    /// or outputs.
+    /// As [`Runtime::load`] and [`Runtime::check_provider`]; [`ErrorKind::InvalidArgument`] for thousands of threads;
+    /// [`ErrorKind::Io`] when the file cannot be read; [`ErrorKind::Runtime`] when ONNX Runtime refuses it;
+    /// [`ErrorKind::Unsupported`] for other inputs or outputs.
     pub fn open(path: impl AsRef<Path>, options: &EncoderOptions) -> Result<Self> {
         let path = path.as_ref();
         let (threads_a_run, concurrency) = options.threads_a_run()?;

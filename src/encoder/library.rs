@@ -126,7 +126,8 @@ fn providers(api: &ort::sys::OrtApi) -> Vec<String> {
         // SAFETY: the array holds `count` pointers to NUL-terminated strings, until it is released below.
         .map(|i| unsafe { CStr::from_ptr(*names.add(i)) }.to_string_lossy().into_owned())
         .collect();
-    // SAFETY: what the function above gave, once, and not used after. Its own status says nothing that could be acted on.
+    // SAFETY: what the function above gave, once, and not used after. Its own status says nothing that could be acted
+    // on.
     let _ = unsafe { (api.ReleaseAvailableProviders)(names, count) };
     providers
 }

@@ -92,15 +92,15 @@ impl Encoder {
     /// Builds the graph of `arch` and opens a session over it. Some 20 ms and 10 MB, whatever the size of the weights.
     ///
     /// # Errors
-    /// As [`Runtime::load`], [`Runtime::check_provider`] and [`Arch::check`]; [`ErrorKind::InvalidArgument`] for thousands
-    /// of threads; [`ErrorKind::Runtime`] when ONNX Runtime refuses the graph.
+    /// As [`Runtime::load`], [`Runtime::check_provider`] and [`Arch::check`]; [`ErrorKind::InvalidArgument`] for
+    /// thousands of threads; [`ErrorKind::Runtime`] when ONNX Runtime refuses the graph.
     pub fn new(arch: &Arch, options: &EncoderOptions) -> Result<Self> {
         Self::over(arch.clone(), Signature::built(arch)?, options)
     }
 
     /// An encoder over a user's graph, of a model with this architecture. It runs with the weights of any task
-    /// ([`Encoder::encode_task`] reconstructs them straight into the graph's layout). Canonical weights are put into that
-    /// layout in every call, which costs a copy of all of them.
+    /// ([`Encoder::encode_task`] reconstructs them straight into the graph's layout). Canonical weights are put into
+    /// that layout in every call, which costs a copy of all of them.
     ///
     /// # Errors
     /// As [`Encoder::new`]; [`ErrorKind::Mismatch`] for a graph that takes images of another size;

@@ -34,11 +34,12 @@ pub struct EncoderOptions {
     /// With a GPU's provider: where the weights of tasks are reconstructed.
     pub weights_on: WeightsOn,
     /// Of weights on a device: bytes of its memory for everything of a model, as
-    /// [`DeviceOptions::budget`](crate::DeviceOptions). Where other encoders have the model there already, theirs holds.
+    /// [`DeviceOptions::budget`](crate::DeviceOptions). Where other encoders have the model there already, theirs
+    /// holds.
     pub device_budget: Option<usize>,
-    /// With CUDA and weights on the device: records a run, once for each number of images and memory that it is given, and
-    /// replays it later, which spares the host some hundred launches a run. The first run of each is made three times
-    /// more. For few batch sizes.
+    /// With CUDA and weights on the device: records a run, once for each number of images and memory that it is given,
+    /// and replays it later, which spares the host some hundred launches a run. The first run of each is made three
+    /// times more. For few batch sizes.
     pub cuda_graphs: bool,
 }
 

@@ -37,8 +37,8 @@ impl Encoder {
         self.run_with(&mut Lane { session, device: None }, weights, pixels, n, out)
     }
 
-    /// Runs, and compares what comes of it with the CPU's embeddings of a few of the images, where that has to be done and
-    /// `is_precise` tells that it has not been. Until it has been, nothing is written to `out` on an error.
+    /// Runs, and compares what comes of it with the CPU's embeddings of a few of the images, where that has to be done
+    /// and `is_precise` tells that it has not been. Until it has been, nothing is written to `out` on an error.
     pub(super) fn with_precision(
         &self,
         is_precise: &AtomicBool,
@@ -63,8 +63,8 @@ impl Encoder {
         Ok(())
     }
 
-    /// Hands the images over as the graph takes them: in its type, and as many at a time as it wants. `run` is given the
-    /// pixels and room for their embeddings. What was computed is written to `out` at the end.
+    /// Hands the images over as the graph takes them: in its type, and as many at a time as it wants. `run` is given
+    /// the pixels and room for their embeddings. What was computed is written to `out` at the end.
     pub(super) fn in_runs(
         &self,
         pixels: &[f32],

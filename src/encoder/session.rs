@@ -70,8 +70,8 @@ pub(super) struct OnDevice<'a> {
 
 impl<'a> OnDevice<'a> {
     /// # Safety
-    /// At `address`, of memory that is `memory`, there have to be as many values of the type that is said with it as the
-    /// [`Input`] has elements, during every run of it and until its session's stream has come past that.
+    /// At `address`, of memory that is `memory`, there have to be as many values of the type that is said with it as
+    /// the [`Input`] has elements, during every run of it and until its session's stream has come past that.
     pub(super) unsafe fn new(address: u64, memory: &'a MemoryInfo<'static>) -> Self {
         Self { address, memory }
     }
@@ -105,8 +105,8 @@ pub(super) fn level(is_users: bool) -> GraphOptimizationLevel {
     if is_users { GraphOptimizationLevel::Level2 } else { GraphOptimizationLevel::Disable }
 }
 
-/// The same for a graph with its weights in it. Then the patch embedding can take the layout that convolutions like best:
-/// a quarter of its time, one hundredth of a run's.
+/// The same for a graph with its weights in it. Then the patch embedding can take the layout that convolutions like
+/// best: a quarter of its time, one hundredth of a run's.
 pub(super) const FROZEN: GraphOptimizationLevel = GraphOptimizationLevel::All;
 
 fn builder(runtime: &Runtime, threads: usize, level: GraphOptimizationLevel) -> Result<SessionBuilder> {
@@ -122,8 +122,8 @@ fn builder(runtime: &Runtime, threads: usize, level: GraphOptimizationLevel) -> 
         .map_err(failed(CREATING))
 }
 
-/// A session with the weights frozen into it: ONNX Runtime copies them, packs the matrices as its kernels like them best,
-/// and keeps no pointer to the caller's memory.
+/// A session with the weights frozen into it: ONNX Runtime copies them, packs the matrices as its kernels like them
+/// best, and keeps no pointer to the caller's memory.
 ///
 /// `stub` is the graph with the weights as constants that have no values yet. `threads` are made by `spawner`.
 #[allow(clippy::too_many_arguments)] // Each is another thing.
@@ -150,8 +150,8 @@ pub(super) fn create_frozen<'a>(
     let name_pointers: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
     let value_pointers: Vec<_> = values.iter().map(|value| value.ptr()).collect();
     let (builder_pointer, api) = (builder.ptr_mut(), ort::api());
-    // SAFETY: both arrays hold as many valid pointers as is said, to names and tensors that outlive the session's making;
-    // it copies what it needs of them.
+    // SAFETY: both arrays hold as many valid pointers as is said, to names and tensors that outlive the session's
+    // making; it copies what it needs of them.
     let status = unsafe {
         let status = (api.AddExternalInitializers)(
             builder_pointer,
@@ -185,8 +185,8 @@ fn view<'a>(input: &Input<'a>) -> Result<DynValueRef<'a>> {
     ) -> Result<DynValueRef<'a>> {
         let shape: Shape = shape.iter().map(|&extent| extent as i64).collect();
         let start = std::ptr::with_exposed_provenance_mut::<c_void>(address as usize);
-        // SAFETY: who made the `OnDevice` answers for the values. What is written to is a run's output, which `run_in_place`
-        // passes on as one.
+        // SAFETY: who made the `OnDevice` answers for the values. What is written to is a run's output, which
+        // `run_in_place` passes on as one.
         let tensor = unsafe { TensorRefMut::<T>::from_raw(memory.clone(), start, shape) };
         tensor.map_err(failed("cannot make a view")).map(|tensor| tensor.into_dyn().into())
     }
@@ -213,8 +213,8 @@ fn view<'a>(input: &Input<'a>) -> Result<DynValueRef<'a>> {
     made.map_err(|e| e.tensor(input.name))
 }
 
-/// Runs a session that has its weights, and writes the embeddings to `out`, f32 `[batch, e]`. One that was made for the CPU
-/// may be run by several threads at the same time, no other. On an error `out` may have been written to in part.
+/// Runs a session that has its weights, and writes the embeddings to `out`, f32 `[batch, e]`. One that was made for the
+/// CPU may be run by several threads at the same time, no other. On an error `out` may have been written to in part.
 pub(super) fn run_frozen(
     session: &Session,
     signature: &Signature,
@@ -238,8 +238,8 @@ pub(super) fn run_frozen(
     run_raw(session, signature, None, (&[&signature.pixels], &[&pixels]), embeds.ptr().cast_mut())
 }
 
-/// Runs the graph with pixels and weights where they are, and has the embeddings written where `embeds` is, all in a device's
-/// memory: nothing is copied. The caller sees to `recording`.
+/// Runs the graph with pixels and weights where they are, and has the embeddings written where `embeds` is, all in a
+/// device's memory: nothing is copied. The caller sees to `recording`.
 pub(super) fn run_in_place(
     session: &mut Session,
     signature: &Signature,
@@ -269,10 +269,10 @@ fn run_raw(
     let names: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
     let values: Vec<_> = values.iter().map(|value| value.ptr()).collect();
     debug_assert_eq!(names.len(), values.len());
-    // SAFETY: options, names, inputs and output are valid until the call ends, the first two arrays are of one length, the others
-    // have one element, and only ONNX Runtime writes to the output meanwhile. It declares `Run` safe for any number of threads on one session; the `ort`
-    // crate asks for `&mut` because providers for other devices did not keep to that, and for those `promote` has one
-    // thread at a time run a session.
+    // SAFETY: options, names, inputs and output are valid until the call ends, the first two arrays are of one length,
+    // the others have one element, and only ONNX Runtime writes to the output meanwhile. It declares `Run` safe for any
+    // number of threads on one session; the `ort` crate asks for `&mut` because providers for other devices did not
+    // keep to that, and for those `promote` has one thread at a time run a session.
     let status = unsafe {
         let status = (api.Run)(
             session.ptr().cast_mut(),

@@ -98,8 +98,8 @@ impl Signature {
         }
     }
 
-    /// Views of all parameters, checked. A thousandth of a run's time, so every run can afford it. Where the graph wants
-    /// another layout than `weights` are in, they are put into it and kept in `converted`.
+    /// Views of all parameters, checked. A thousandth of a run's time, so every run can afford it. Where the graph
+    /// wants another layout than `weights` are in, they are put into it and kept in `converted`.
     pub(super) fn inputs<'a, W: WeightSource + ?Sized>(
         &'a self,
         weights: &'a W,

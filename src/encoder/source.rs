@@ -66,7 +66,7 @@ impl WeightSource for Weights {
     }
 
     fn laid_out(&self, layout: &Layout) -> Option<&Weights> {
-        self.layout().filter(|own| own.id() == layout.id()).map(|_| self)
+        self.is_in(layout).then_some(self)
     }
 }
 

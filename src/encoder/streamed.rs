@@ -61,8 +61,8 @@ impl StreamedEncoder {
     /// Builds the graphs of `arch` and opens sessions over them; of the options, those of promotion do not apply.
     ///
     /// # Errors
-    /// As [`Encoder::new`](super::Encoder::new); [`ErrorKind::Unsupported`] for half floats, which would have to be compared
-    /// with the CPU's.
+    /// As [`Encoder::new`](super::Encoder::new); [`ErrorKind::Unsupported`] for half floats, which would have to be
+    /// compared with the CPU's.
     pub fn new(arch: &Arch, options: &EncoderOptions) -> Result<Self> {
         let (threads, concurrency) = options.threads_a_run()?;
         let chain = graph::build_chain(arch)?;

@@ -13,9 +13,9 @@ use crate::tensor::try_zeroed;
 use crate::weights::{DeviceModel, DeviceStats, Model, TaskWeights};
 
 impl Encoder {
-    /// The embeddings, `[n, e]`, of `n` images with the weights of a task: from its own session where it is promoted, else
-    /// as [`Encoder::encode`] with its weights, which are reconstructed or come from the cache. A task that is run often
-    /// gets promoted on the way ([`Promotion`]).
+    /// The embeddings, `[n, e]`, of `n` images with the weights of a task: from its own session where it is promoted,
+    /// else as [`Encoder::encode`] with its weights, which are reconstructed or come from the cache. A task that is run
+    /// often gets promoted on the way ([`Promotion`]).
     ///
     /// # Errors
     /// As [`TaskWeights::get`] and [`Encoder::encode`].
@@ -93,8 +93,8 @@ impl Encoder {
         self.run_on_cpu(&self.signature.inputs(&*weights, &mut converted)?, pixels, n, out)
     }
 
-    /// Reconstructs the task's weights where this encoder reads them, unless they are there: the next run with them need
-    /// not. On a device it returns when that is in the queue; the first task of a model brings the model there.
+    /// Reconstructs the task's weights where this encoder reads them, unless they are there: the next run with them
+    /// need not. On a device it returns when that is in the queue; the first task of a model brings the model there.
     ///
     /// # Errors
     /// As [`TaskWeights::get`]; on a device, as [`DeviceModel::new`] and [`DeviceModel::get`].
@@ -106,8 +106,8 @@ impl Encoder {
         }
     }
 
-    /// Whether the next run need not reconstruct the task's weights: they are kept where this encoder reads them, or the
-    /// task is promoted. Asking brings nothing to a device.
+    /// Whether the next run need not reconstruct the task's weights: they are kept where this encoder reads them, or
+    /// the task is promoted. Asking brings nothing to a device.
     pub fn is_prepared(&self, task: &TaskWeights) -> bool {
         let task = &*self.as_wanted(task);
         let is_ready = match &self.device {
@@ -117,8 +117,8 @@ impl Encoder {
         is_ready || self.is_promoted(task)
     }
 
-    /// What a model takes on this encoder's device, and how it has done there: nothing where it is not there, or weights
-    /// are in the host's memory.
+    /// What a model takes on this encoder's device, and how it has done there: nothing where it is not there, or
+    /// weights are in the host's memory.
     pub fn device_stats(&self, model: &Model) -> DeviceStats {
         let there = self.device.as_ref().and_then(|device| device.find(model));
         there.map_or_else(DeviceStats::default, |model| model.stats())
@@ -147,8 +147,8 @@ impl Encoder {
         }
     }
 
-    /// Gives the task a session with its weights frozen into it, and waits until it is there. It takes as much memory as
-    /// the weights, in the budget of the model's cache.
+    /// Gives the task a session with its weights frozen into it, and waits until it is there. It takes as much memory
+    /// as the weights, in the budget of the model's cache, even where that memory is a GPU's.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] with [`Promotion::Off`];
@@ -159,8 +159,8 @@ impl Encoder {
         self.promotions.wait(&self.as_wanted(task))
     }
 
-    /// As [`Encoder::promote`], without waiting: the session is built by a thread of low priority and takes over from one
-    /// run to the next. What goes wrong shows in [`Encoder::promotion`].
+    /// As [`Encoder::promote`], without waiting: the session is built by a thread of low priority and takes over from
+    /// one run to the next. What goes wrong shows in [`Encoder::promotion`].
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] with [`Promotion::Off`]; when the operating

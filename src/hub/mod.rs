@@ -5,8 +5,9 @@
 //! other way round. A file gets its place there when its size and its hash are those that the repository lists: SHA-256
 //! of large files, git's SHA-1 of small ones. A download that was interrupted goes on where it stopped.
 //!
-//! The requests are made here, over `ureq`: of the crates named hf-hub, 1.0 neither resumes nor compares hashes nor heeds
-//! `Retry-After`, and brings an asynchronous runtime; 0.5 lists no folders and keeps partial files by names of its own.
+//! The requests are made here, over `ureq`: of the crates named hf-hub, 1.0 neither resumes nor compares hashes nor
+//! heeds `Retry-After`, and brings an asynchronous runtime; 0.5 lists no folders and keeps partial files by names of
+//! its own.
 //!
 //! Without the feature `hub`, [`local`] knows such paths and refuses them.
 #![forbid(unsafe_code)]
@@ -53,8 +54,8 @@ pub enum Wanted {
 /// request, else one that is downloaded now. [`HubOptions::from_env`] tells what the environment has to say.
 ///
 /// # Errors
-/// As [`Hub::resolve`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a path of the Hub where the feature
-/// `hub` is not built in.
+/// As [`Hub::resolve`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a path of the Hub where the
+/// feature `hub` is not built in.
 pub fn local(path: &Path, wanted: Wanted) -> Result<Cow<'_, Path>> {
     if !HubPath::is_meant(path) {
         return Ok(Cow::Borrowed(path));

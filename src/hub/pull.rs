@@ -121,8 +121,8 @@ impl Hub {
     /// one downloads and the others wait.
     ///
     /// # Errors
-    /// Each names the address and what to do. [`ErrorKind::NotFound`] for a repository, revision, file or folder that is
-    /// not there (it lists the folders that are), or that the cache lacks where only that may be used;
+    /// Each names the address and what to do. [`ErrorKind::NotFound`] for a repository, revision, file or folder that
+    /// is not there (it lists the folders that are), or that the cache lacks where only that may be used;
     /// [`ErrorKind::Format`] for content of another size or hash than the repository lists, of which nothing is kept;
     /// [`ErrorKind::Io`] for a Hub that cannot be reached or refuses, and for a full disk.
     pub fn pull(&self, address: &HubPath, listener: &dyn Fn(HubEvent<'_>)) -> Result<Pulled> {

@@ -1,8 +1,8 @@
 //! Reading from the disk ahead of the computation, where the page cache does not hold the inputs.
 //!
-//! Base and M vectors are read side by side, at M + 1 places of one or two files. Page faults alone make requests of that
-//! one after the other, and short ones where the operating system takes it for random access. So each segment's inputs
-//! are asked for as long stretches, some time before their turn.
+//! Base and M vectors are read side by side, at M + 1 places of one or two files. Page faults alone make requests of
+//! that one after the other, and short ones where the operating system takes it for random access. So each segment's
+//! inputs are asked for as long stretches, some time before their turn.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

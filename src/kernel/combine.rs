@@ -1,5 +1,6 @@
 //! What the caller asks for, checked and cut into strips.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::ahead::ReadAhead;
@@ -20,6 +21,13 @@ pub struct Segment<'a> {
     pub terms: Vec<&'a Source>,
     /// Where the result goes, in row-major order.
     pub out: &'a mut [f32],
+}
+
+impl fmt::Debug for Segment<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let terms = self.terms.len();
+        f.debug_struct("Segment").field("name", &self.name).field("terms", &terms).finish_non_exhaustive()
+    }
 }
 
 /// Results of this many bytes or more are written past the caches. They would push out what the caches hold and not

@@ -28,9 +28,9 @@ pub(super) trait Vector: Copy + Sized {
     /// What [`Vector::decode`] needs to know of a block with codes of `P + Q` bits whose value is
     /// `scale · (code − offset)`; made by [`affine`] where there is nothing faster.
     unsafe fn decoder<const P: usize, const Q: usize>(scale: f32, offset: f32) -> [Self; 2];
-    /// The values `at..at + LANES` of a block: their codes are those of a plane of `P` bits, and above them those of one
-    /// of `Q` bits behind it (0: there is none). The layout is that of [`crate::tensor::BlockFormat`]; `codes` is where
-    /// the first plane begins, `at` a multiple of `LANES`, and both planes can be read to their ends.
+    /// The values `at..at + LANES` of a block: their codes are those of a plane of `P` bits, and above them those of
+    /// one of `Q` bits behind it (0: there is none). The layout is that of [`crate::tensor::BlockFormat`]; `codes` is
+    /// where the first plane begins, `at` a multiple of `LANES`, and both planes can be read to their ends.
     unsafe fn decode<const P: usize, const Q: usize>(decoder: [Self; 2], codes: *const u8, at: usize) -> Self;
     /// `self · x + sum`, rounded once.
     unsafe fn mul_add(self, x: Self, sum: Self) -> Self;
@@ -49,8 +49,8 @@ pub(super) trait Vector: Copy + Sized {
 /// How far ahead lines of dense inputs are asked for, in bytes.
 ///
 /// The hardware's own prefetching stops at every 4 KiB of every input, and starts again only after a few misses. On a
-/// Zen 4 this took 5 to 15 % of the time away for every M, on pages of 4 KiB and of 2 MiB; half and twice as far were up
-/// to 6 % worse, four times as far was worse than nothing. It must be the second-level cache: asking for the first
+/// Zen 4 this took 5 to 15 % of the time away for every M, on pages of 4 KiB and of 2 MiB; half and twice as far were
+/// up to 6 % worse, four times as far was worse than nothing. It must be the second-level cache: asking for the first
 /// level lost 10 % at M = 4 and 30 to 60 % at M = 10, and so did non-temporal prefetching.
 const AHEAD: usize = 1024;
 

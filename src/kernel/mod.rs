@@ -21,8 +21,8 @@
 //! # Where to read
 //! `scalar.rs` is the specification. `generic.rs` is the algorithm over any vector type, and `avx2.rs`, `avx512.rs`
 //! and `neon.rs` are those types. `combine.rs` checks what the caller gives (`input.rs`: dense or blocks) and turns it
-//! into strips (`strip.rs`), the contiguous pieces that kernels work on; `threads.rs` shares them out, and `ahead.rs` has
-//! the disk read before they are due. `copy.rs` is the yardstick. `cuda/` is the same on a GPU.
+//! into strips (`strip.rs`), the contiguous pieces that kernels work on; `threads.rs` shares them out, and `ahead.rs`
+//! has the disk read before they are due. `copy.rs` is the yardstick. `cuda/` is the same on a GPU.
 
 mod ahead;
 #[cfg(target_arch = "x86_64")]

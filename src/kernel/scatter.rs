@@ -1,6 +1,7 @@
-//! Results that go elsewhere than side by side: transposed, cut, in other types. Computed strip by strip in a buffer that
-//! stays in the cache, by the same kernels and with the same bits, and written from there in the same pass.
+//! Results that go elsewhere than side by side: transposed, cut, in other types. Computed strip by strip in a buffer
+//! that stays in the cache, by the same kernels and with the same bits, and written from there in the same pass.
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,7 +27,17 @@ pub struct Scattered<'a> {
     pub destinations: Vec<Destination<'a>>,
 }
 
+impl fmt::Debug for Scattered<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, terms, destinations, .. } = self;
+        let mut shown = f.debug_struct("Scattered");
+        shown.field("name", name).field("terms", &terms.len()).field("destinations", destinations);
+        shown.finish_non_exhaustive()
+    }
+}
+
 /// Where a run of a tensor's elements goes.
+#[derive(Debug)]
 pub struct Destination<'a> {
     /// Which elements of the tensor, in row-major order.
     elements: Range<usize>,
@@ -39,16 +50,16 @@ pub struct Destination<'a> {
     borrowed: PhantomData<&'a mut [u8]>,
 }
 
-// SAFETY: `out` is an exclusive borrow of bytes for `'a`. Threads that share a destination write disjoint elements of it:
-// every element of the tensor goes to a place of its own (`Destination::new` makes sure of it), and every thread has
-// elements of its own.
+// SAFETY: `out` is an exclusive borrow of bytes for `'a`. Threads that share a destination write disjoint elements of
+// it: every element of the tensor goes to a place of its own (`Destination::new` makes sure of it), and every thread
+// has elements of its own.
 unsafe impl Sync for Destination<'_> {}
 // SAFETY: as above; nothing in it belongs to a thread.
 unsafe impl Send for Destination<'_> {}
 
 impl<'a> Destination<'a> {
-    /// The elements `elements` of a tensor, seen in `shape`, with its dimensions in the order `permute`, times `scale`, as
-    /// `dtype`, side by side in `out`.
+    /// The elements `elements` of a tensor, seen in `shape`, with its dimensions in the order `permute`, times `scale`,
+    /// as `dtype`, side by side in `out`.
     ///
     /// # Errors
     /// [`ErrorKind::Mismatch`] where the number of elements or the permutation does not fit;
@@ -193,8 +204,8 @@ pub(crate) fn cast(values: &[f32], dtype: DType, out: &mut [u8]) {
     }
 }
 
-/// The same mapping in as few dimensions as it has, but at least one: neighbours that go on where the inner one ends are
-/// one.
+/// The same mapping in as few dimensions as it has, but at least one: neighbours that go on where the inner one ends
+/// are one.
 pub(super) fn simplified(shape: &[usize], strides: &[usize]) -> (Vec<usize>, Vec<usize>) {
     let (mut extents, mut steps): (Vec<usize>, Vec<usize>) = (Vec::new(), Vec::new());
     for (&extent, &stride) in shape.iter().zip(strides).filter(|(extent, _)| **extent != 1) {

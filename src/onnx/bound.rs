@@ -18,8 +18,8 @@ use crate::replace::replace_file;
 use crate::suggest;
 use crate::weights::{LaidOut, Layout, Values, Weights};
 
-/// A graph of somebody else's, and what in it are the weights: those that a basis changes become inputs, in the order, the
-/// type and the pieces that the graph wants. What the basis does not change stays in the graph.
+/// A graph of somebody else's, and what in it are the weights: those that a basis changes become inputs, in the order,
+/// the type and the pieces that the graph wants. What the basis does not change stays in the graph.
 ///
 /// ```no_run
 /// # use std::sync::Arc;
@@ -179,8 +179,8 @@ impl BoundGraph {
         self.rewritten(|_| Ok(Given::Elsewhere))?.to_vec()
     }
 
-    /// Writes the model with these weights in it, which must be in this graph's layout, as a plain .onnx file. The file is
-    /// replaced whole or not at all, and neither `inputs` nor the graph's own files are overwritten.
+    /// Writes the model with these weights in it, which must be in this graph's layout, as a plain .onnx file. The file
+    /// is replaced whole or not at all, and neither `inputs` nor the graph's own files are overwritten.
     ///
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) for weights of another layout;
@@ -194,9 +194,9 @@ impl BoundGraph {
     /// are used. What the graph takes as f16 already, and its own constants, stay as they are.
     ///
     /// # Errors
-    /// As [`BoundGraph::write`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for values beyond the range of
-    /// f16, naming the tensor, for a graph that has the constant's name (the tensor's, and `.f16`) for another value, and
-    /// for operator sets before 6, whose casts are others.
+    /// As [`BoundGraph::write`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for values beyond the range
+    /// of f16, naming the tensor, for a graph that has the constant's name (the tensor's, and `.f16`) for another
+    /// value, and for operator sets before 6, whose casts are others.
     pub fn write_f16(&self, weights: &Weights, path: &Path, inputs: &[&Path]) -> Result<()> {
         if self.file.opset()?.is_none_or(|version| version < 6) {
             return Err(Error::unsupported("weights as f16 need ONNX's operator set 6 or a later one")
@@ -207,7 +207,7 @@ impl BoundGraph {
     }
 
     fn write_as(&self, weights: &Weights, stored: Stored, path: &Path, inputs: &[&Path]) -> Result<()> {
-        if weights.layout().is_none_or(|layout| layout.id() != self.layout.id()) {
+        if !weights.is_in(&self.layout) {
             return Err(Error::mismatch("the weights are not laid out as this graph wants them"));
         }
         let model = self.rewritten(|tensor| {
@@ -257,8 +257,8 @@ impl BoundGraph {
     }
 }
 
-/// What a tensor of the map is in the graph: type, extents, and what it is made of. It is a constant of the graph, or an
-/// input of the same name where a bundle carries it.
+/// What a tensor of the map is in the graph: type, extents, and what it is made of. It is a constant of the graph, or
+/// an input of the same name where a bundle carries it.
 pub(super) fn laid_out(file: &OnnxFile, name: &str, mapped: &Mapped) -> Result<LaidOut> {
     let parts = mapped.sum.clone();
     if let Some(port) = as_input(file, name, mapped) {

@@ -18,9 +18,9 @@ use crate::mmap::Mapping;
 use crate::weights::{Layout, Weights};
 
 impl BoundGraph {
-    /// The model with every parameter of the base as an input, those that the basis leaves alone too, and the map of these
-    /// inputs. Constants that the map takes unchecked stay where the basis does not change them: the base has other
-    /// values.
+    /// The model with every parameter of the base as an input, those that the basis leaves alone too, and the map of
+    /// these inputs. Constants that the map takes unchecked stay where the basis does not change them: the base has
+    /// other values.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where what is no weight takes 2 GiB and more.
@@ -44,13 +44,13 @@ impl BoundGraph {
         Ok((model, GraphMap { tensors: entries, ..self.map.clone() }))
     }
 
-    /// The graph that [`BoundGraph::carried`] made. What this basis changes are its inputs; what it leaves alone gets the
-    /// base's values and is a constant again.
+    /// The graph that [`BoundGraph::carried`] made. What this basis changes are its inputs; what it leaves alone gets
+    /// the base's values and is a constant again.
     ///
     /// # Errors
-    /// As [`BoundGraph::of_carried_shapes`]; [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming it, for a constant
-    /// that does not have the base's values; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where constants take
-    /// 2 GiB and more; [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
+    /// As [`BoundGraph::of_carried_shapes`]; [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming it, for a
+    /// constant that does not have the base's values; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where
+    /// constants take 2 GiB and more; [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
     pub(crate) fn of_carried(
         file: Arc<OnnxFile>,
         map: GraphMap,
@@ -76,13 +76,14 @@ impl BoundGraph {
         Self::new(file, graph.map, base, basis).map(|graph| Self { is_carried: true, ..graph })
     }
 
-    /// Everything that can be known without a value: the map names tensors of the graph and parameters of the base, their
-    /// shapes agree, and nothing is missing.
+    /// Everything that can be known without a value: the map names tensors of the graph and parameters of the base,
+    /// their shapes agree, and nothing is missing.
     ///
     /// # Errors
     /// [`ErrorKind::Format`](crate::ErrorKind::Format) for a graph that wants what nobody gives;
-    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the tensor, for a map that fits neither graph nor base,
-    /// or leaves out a parameter; [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a name that the graph lacks.
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the tensor, for a map that fits neither graph nor
+    /// base, or leaves out a parameter; [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a name that the graph
+    /// lacks.
     pub(crate) fn of_carried_shapes(
         file: Arc<OnnxFile>,
         map: GraphMap,

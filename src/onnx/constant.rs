@@ -131,7 +131,8 @@ impl Values {
             (4 | 10, Value::Bytes(range)) => self.packed.push(range.clone()),
             (4, Value::Fixed32(value)) => self.bytes.extend(value),
             (10, Value::Fixed64(value)) => self.bytes.extend(value),
-            // Half floats are kept as the numbers that their bits make. Four bytes of memory at most for one of the file.
+            // Half floats are kept as the numbers that their bits make. Four bytes of memory at most for one of the
+            // file.
             (5, _) => field.integers(file, |value| {
                 self.bytes.extend((value as u16).to_le_bytes());
                 Ok(())

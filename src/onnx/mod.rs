@@ -5,6 +5,7 @@ mod bound;
 mod carried;
 mod constant;
 mod file;
+#[doc(hidden)] // As the schema has them; for tests.
 pub mod proto;
 mod rewrite;
 mod rope;

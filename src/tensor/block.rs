@@ -19,9 +19,9 @@
 //! | q2     | 18            | 2.25         | 2      | 1.5    | −1.5 −0.5 0.5 1.5 |
 //!
 //! # Why so
-//! Measured as the relative error of the basis vectors of a small real family (`cargo bench --bench blocks` prints that of
-//! the formats, `docs/bundle-format.md` has that of what was not taken too). A bit more a value halves the error, which is
-//! the rate everything else is held against.
+//! Measured as the relative error of the basis vectors of a small real family (`cargo bench --bench blocks` prints that
+//! of the formats, `docs/bundle-format.md` has that of what was not taken too). A bit more a value halves the error,
+//! which is the rate everything else is held against.
 //! - *64 values*: blocks of 32 take 0.25 bits more and lower the error by 8 to 11 %, where bits would by 16 %; blocks
 //!   of 128 save 0.125 bits, worth 9 %, for errors 3 % (q2) to 12 % (q8) higher.
 //! - *Signed scales*: the levels reach one step further down than up, and the sign of the scale says to which side
@@ -29,7 +29,8 @@
 //!   symmetric ones are 5 % better, because a level for zero would leave three for the rest.
 //! - *No minimum a block*: with one, two bits have 5 % less error for 0.25 bits.
 //! - *bf16 scales*: an f16's smallest normal number is 6·10⁻⁵, and a q8 block of values up to 10⁻⁴ has a scale of 10⁻⁶:
-//!   f16 would round it by per cents. A bf16 has every f32's range and rounds by 0.4 % at most, which nothing could measure.
+//!   f16 would round it by per cents. A bf16 has every f32's range and rounds by 0.4 % at most, which nothing could
+//!   measure.
 
 use std::fmt;
 use std::str::FromStr;

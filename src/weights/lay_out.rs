@@ -14,13 +14,13 @@ use crate::kernel::{self, Destination, Kernel, Scattered};
 use crate::tensor::{DType, Tensor, f32_bytes_mut, try_zeroed};
 
 impl Plan<'_> {
-    /// Computes it in this layout; the bits are those of [`Plan::run_in`] afterwards put in that order, scaled, added up
-    /// and rounded to the layout's types.
+    /// Computes it in this layout; the bits are those of [`Plan::run_in`] afterwards put in that order, scaled, added
+    /// up and rounded to the layout's types.
     pub(super) fn run_laid_out(
         self,
         options: &ReconstructOptions<'_>,
         spares: Option<&Arc<Spares>>,
-        layout: &Arc<Layout>,
+        layout: &Layout,
     ) -> Result<Weights> {
         let kernel = options.kernel.map_or_else(kernel::active, Ok)?;
         let planned: HashMap<&str, &Planned<'_>> = self.tensors.iter().map(|planned| (planned.name, planned)).collect();
@@ -88,7 +88,7 @@ impl Plan<'_> {
                 (tensor.name.clone(), Entry { shape: tensor.shape.clone(), dtype: tensor.dtype, place })
             })
             .collect();
-        Ok(Weights { coefficients: self.coefficients, tensors, arena, layout: Some(Arc::clone(layout)) })
+        Ok(Weights { coefficients: self.coefficients, tensors, arena, layout: Some(layout.id()) })
     }
 }
 
@@ -98,16 +98,16 @@ impl Weights {
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where the base's image tower lacks a parameter;
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
-    pub(crate) fn of_base_in(base: &Checkpoint, layout: &Arc<Layout>) -> Result<Self> {
+    pub(crate) fn of_base_in(base: &Checkpoint, layout: &Layout) -> Result<Self> {
         plan::base_alone(base, Scope::ImageTower).run_laid_out(&ReconstructOptions::default(), None, layout)
     }
 
     /// Canonical weights, which `parameter` gives by name, put into a layout: a copy of all of them.
     ///
     /// # Errors
-    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming it, where a parameter is missing or has another size;
-    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
-    pub(crate) fn in_layout<'a>(layout: &Arc<Layout>, parameter: impl Fn(&str) -> Option<&'a [f32]>) -> Result<Self> {
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming it, where a parameter is missing or has another
+    /// size; [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
+    pub(crate) fn in_layout<'a>(layout: &Layout, parameter: impl Fn(&str) -> Option<&'a [f32]>) -> Result<Self> {
         for (name, held) in layout.kept() {
             let same = match parameter(name) {
                 Some(values) => values == &*held.to_f32()?,

@@ -1,12 +1,13 @@
 //! How somebody else's graph wants its weights: under other names, transposed, in pieces, scaled, in other types.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use super::cache::WeightsCache;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor, checked_numel, contiguous_strides};
@@ -142,6 +143,8 @@ impl LaidOut {
 }
 
 /// All tensors that a graph is given: what [`TaskWeights::laid_out`](super::TaskWeights::laid_out) reconstructs into.
+///
+/// Nobody can ask for weights in it once it is gone, so caches then keep none.
 #[derive(Debug)]
 pub struct Layout {
     tensors: Vec<LaidOut>,
@@ -151,10 +154,13 @@ pub struct Layout {
     kept: IndexMap<String, Tensor>,
     /// Different from every other layout of this process; weights of different layouts are different weights.
     id: u64,
+    /// Those that may keep weights in it.
+    caches: Mutex<Vec<Weak<WeightsCache>>>,
 }
 
 impl Layout {
-    /// A layout of these tensors, for a model of this base. `kept` are the base's parameters that the graph holds itself.
+    /// A layout of these tensors, for a model of this base. `kept` are the base's parameters that the graph holds
+    /// itself.
     ///
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the tensor, where a part is of no parameter of the
@@ -174,7 +180,8 @@ impl Layout {
         for name in kept {
             held.insert((*name).to_owned(), base.require(name)?.clone());
         }
-        Ok(Arc::new(Self { tensors, parameters, kept: held, id: NEXT.fetch_add(1, Ordering::Relaxed) }))
+        let (id, caches) = (NEXT.fetch_add(1, Ordering::Relaxed), Mutex::default());
+        Ok(Arc::new(Self { tensors, parameters, kept: held, id, caches }))
     }
 
     /// The tensors, in the order of the graph's inputs.
@@ -200,6 +207,22 @@ impl Layout {
     /// What tells it from other layouts in this process.
     pub(crate) fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Says that this cache may keep weights in it from now on.
+    pub(super) fn may_be_in(&self, cache: &Arc<WeightsCache>) {
+        let mut caches = self.caches.lock().unwrap_or_else(PoisonError::into_inner);
+        if !caches.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(cache))) {
+            caches.retain(|known| known.strong_count() > 0);
+            caches.push(Arc::downgrade(cache));
+        }
+    }
+}
+
+impl Drop for Layout {
+    fn drop(&mut self) {
+        let caches = self.caches.get_mut().unwrap_or_else(PoisonError::into_inner);
+        caches.iter().filter_map(Weak::upgrade).for_each(|cache| cache.forget(|key| key.layout == self.id));
     }
 }
 

@@ -13,7 +13,6 @@ mod plan;
 mod save;
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use indexmap::IndexMap;
@@ -64,8 +63,9 @@ pub struct Weights {
     coefficients: Coefficients,
     tensors: IndexMap<String, Entry>,
     arena: Arena,
-    /// Whose names, shapes and types the tensors have, where it is a graph's.
-    layout: Option<Arc<Layout>>,
+    /// The [`Layout::id`] of the layout that they are in, where it is a graph's. It does not hold the layout, which is
+    /// to go with the last who asks for weights in it.
+    layout: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -155,9 +155,9 @@ impl Weights {
         }
     }
 
-    /// Whose names, shapes and types the tensors have: a graph's, or `None` for the canonical ones in f32.
-    pub fn layout(&self) -> Option<&Arc<Layout>> {
-        self.layout.as_ref()
+    /// Whether the tensors have the names, shapes and types of this layout of a graph, instead of the canonical ones.
+    pub fn is_in(&self, layout: &Layout) -> bool {
+        self.layout == Some(layout.id())
     }
 
     /// The extents of a tensor.

@@ -173,10 +173,13 @@ impl Model {
     fn get(
         &self,
         key: &Key,
-        layout: Option<&Arc<Layout>>,
+        layout: Option<&Layout>,
         coefficients: &Coefficients,
         cancel: &Arc<AtomicBool>,
     ) -> Result<Arc<Weights>> {
+        if let Some(layout) = layout {
+            layout.may_be_in(&self.cache);
+        }
         let bytes = layout.map_or_else(|| self.weights_bytes.load(Ordering::Relaxed), |layout| layout.nbytes());
         self.cache.get_or_build(key, bytes, cancel, |spares| {
             let scope = Scope::ImageTower;
@@ -265,7 +268,7 @@ impl TaskWeights {
         let pinned = lock(&self.pinned).clone();
         match pinned {
             Some(weights) => Ok(weights),
-            None => self.model.get(&self.key, self.layout.as_ref(), &self.coefficients, &Arc::default()),
+            None => self.model.get(&self.key, self.layout.as_deref(), &self.coefficients, &Arc::default()),
         }
     }
 
@@ -322,7 +325,7 @@ impl TaskWeights {
         *lock(&self.prefetch) = Some(Arc::clone(&cancel));
         std::thread::Builder::new()
             .name("taskbasis-prefetch".into())
-            .spawn(move || drop(model.get(&key, layout.as_ref(), &coefficients, &cancel)))
+            .spawn(move || drop(model.get(&key, layout.as_deref(), &coefficients, &cancel)))
             .map(drop)
             .map_err(Error::no_thread)
     }

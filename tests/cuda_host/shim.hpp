@@ -1,5 +1,5 @@
-// What the kernels of src/kernel/cuda need to be plain C++: each thread of a launch is a call of the kernel. Every access
-// to memory is checked: inside what the test allowed, and aligned to its own size, as the device demands.
+// What the kernels of src/kernel/cuda need to be plain C++: each thread of a launch is a call of the kernel. Every
+// access to memory is checked: inside what the test allowed, and aligned to its own size, as the device demands.
 #pragma once
 
 #include <cmath>

@@ -12,7 +12,7 @@ use taskbasis::{
 };
 
 use crate::graph::BindArgs;
-use crate::provider::{self, ProviderArgs};
+use crate::provider::{self, PlacementArgs, ProviderArgs};
 use crate::{output, paths};
 
 /// Which model.
@@ -67,7 +67,7 @@ pub struct EncoderArgs {
     pub threads: usize,
 
     /// The encoder's activation: OpenAI's models have quick_gelu, most others gelu. The wrong one gives plausible, wrong
-    /// embeddings. A bundle says which; else quick_gelu.
+    /// embeddings. A bundle says which; else quick_gelu. A user's graph has its own.
     #[arg(long, value_enum)]
     pub activation: Option<ActivationArg>,
 
@@ -90,6 +90,9 @@ pub struct EncoderArgs {
 
     #[command(flatten)]
     pub provider: ProviderArgs,
+
+    #[command(flatten)]
+    pub placement: PlacementArgs,
 
     #[command(flatten)]
     pub binding: BindArgs,
@@ -222,7 +225,7 @@ impl EncoderArgs {
         let (threads, runtime) = (self.threads, self.onnxruntime.clone());
         // The same command gives the same bits: nothing is promoted on the way.
         let options = EncoderOptions { threads, runtime, promotion: Promotion::Off, ..EncoderOptions::default() };
-        self.provider.applied_to(options)
+        self.placement.applied_to(self.provider.applied_to(options))
     }
 
     /// The user's graph: the one that is given, else the one that the bundle carries. `None` is the built one.
@@ -246,7 +249,21 @@ impl EncoderArgs {
 
     /// The built encoder, or one over the user's graph.
     pub fn encoder(&self, session: &Session) -> Result<Encoder> {
-        self.encoder_over(self.graph(session)?.as_ref(), session)
+        let graph = self.graph(session)?;
+        self.check_activation(graph.as_ref())?;
+        self.encoder_over(graph.as_ref(), session)
+    }
+
+    /// Refuses an activation for a graph that has its own.
+    pub fn check_activation(&self, graph: Option<&BoundGraph>) -> Result<()> {
+        match (graph, self.activation) {
+            (Some(graph), Some(_)) => {
+                Err(Error::invalid("--activation is of the built graph, and this one has its own")
+                    .at(graph.file().path())
+                    .hint("Leave it out; --built-graph runs the built one, whatever a bundle carries"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn encoder_over(&self, graph: Option<&BoundGraph>, session: &Session) -> Result<Encoder> {

@@ -10,7 +10,7 @@ use taskbasis::{Arch, ArchHints, Encoder, EncoderOptions, Result};
 use crate::args::{ModelArgs, threads};
 use crate::graph::BindArgs;
 use crate::output;
-use crate::provider::{self, ProviderArgs};
+use crate::provider::{self, PlacementArgs, ProviderArgs};
 
 /// Show what the constants of an .onnx file are, and save it as a map.
 ///
@@ -39,6 +39,9 @@ pub struct Bind {
     #[command(flatten)]
     provider: ProviderArgs,
 
+    #[command(flatten)]
+    placement: PlacementArgs,
+
     /// Run the graph as it is and as ONNX Runtime optimises it, and say which is faster.
     #[arg(long)]
     measure: bool,
@@ -57,7 +60,8 @@ impl Bind {
             // The heads are in the graph; only extents are asked of the architecture.
             let arch = Arch::of(model.base(), ArchHints { heads: Some(1), ..ArchHints::default() })?;
             let (threads, runtime) = (self.threads, self.onnxruntime.clone());
-            let options = self.provider.applied_to(EncoderOptions { threads, runtime, ..EncoderOptions::default() });
+            let options = EncoderOptions { threads, runtime, ..EncoderOptions::default() };
+            let options = self.placement.applied_to(self.provider.applied_to(options));
             let (encoder, trials) = Encoder::with_fastest_graph(&arch, &graph, &model, &options)?;
             provider::tell(encoder.execution());
             trials

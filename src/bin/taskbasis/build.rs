@@ -7,8 +7,9 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::{Map, Value, json};
 use taskbasis::build::{Family, Fit, WriteOptions};
-use taskbasis::{Error, Method, PartialFolder, Result, check_output};
+use taskbasis::{Method, PartialFolder, Result, check_output};
 
+use crate::effect::is_bundle;
 use crate::family::{FamilyArgs, MethodArg};
 use crate::output;
 use crate::pack::{Built, BundleArgs};
@@ -39,7 +40,7 @@ pub struct Build {
     #[arg(long, default_value_t = 0)]
     seed: u32,
 
-    /// The model's name, for `method_info.json`.
+    /// The model's name, for a folder's `method_info.json`.
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
 
@@ -73,13 +74,8 @@ impl Build {
     pub fn run(self, as_json: bool) -> Result<()> {
         self.bundle.check()?;
         // A result that could not be written is found out before the work, not after.
-        if self.output.extension().is_some_and(|extension| extension == "taskbasis") {
+        if is_bundle(&self.output) {
             return self.bundle(as_json);
-        }
-        if self.bundle.is_asked() {
-            return Err(Error::invalid("what was asked for is of bundles, and the output is a folder")
-                .at(&self.output)
-                .hint("Name the output `model.taskbasis`"));
         }
         Family::check_output(&self.output)?;
         let (text, json) = self.write(&self.output, &self.output)?;

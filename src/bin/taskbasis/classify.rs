@@ -32,7 +32,7 @@ pub struct Classify {
     weights: Option<TaskExpr>,
 
     /// Reconstruct and run a block at a time: a fraction of the memory for weights, and a reconstruction a batch.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["optimise_graph", "weights_on", "device_budget", "cuda_graphs"])]
     streamed: bool,
 
     /// How many classes to name an image.

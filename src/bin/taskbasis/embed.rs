@@ -25,7 +25,7 @@ pub struct Embed {
     weights: TaskExpr,
 
     /// Reconstruct and run a block at a time: a fraction of the memory for weights, and a reconstruction a batch.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["optimise_graph", "weights_on", "device_budget", "cuda_graphs"])]
     streamed: bool,
 
     /// A safetensors file with `pixel_values` f32 [N,3,S,S] (already preprocessed), or image files, or a folder of them.

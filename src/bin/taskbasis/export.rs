@@ -37,6 +37,7 @@ impl Export {
     pub fn run(self, as_json: bool) -> Result<()> {
         let session = self.model.open(self.encoder.threads)?;
         let graph = self.encoder.chosen_graph(&session)?;
+        self.encoder.check_activation(graph.as_ref())?;
         check_output(&self.output, &[])?;
         let weights = session.weights(&self.weights)?;
         match &graph {

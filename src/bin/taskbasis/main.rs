@@ -10,6 +10,7 @@ mod bench;
 mod bind;
 mod build;
 mod classify;
+mod effect;
 mod embed;
 mod eval;
 mod export;
@@ -73,6 +74,19 @@ enum Command {
     Pull(pull::Pull),
 }
 
+impl Program {
+    /// What the arguments say, and the arguments themselves, one by one; exits where they are not understood, or say
+    /// something in vain.
+    fn given(arguments: impl Iterator<Item = OsString>) -> (Self, ArgMatches) {
+        let mut command = Self::command();
+        let given = command.try_get_matches_from_mut(arguments).and_then(|matches| {
+            effect::check(&mut command, &matches)?;
+            Ok((Self::from_arg_matches(&matches)?, matches))
+        });
+        given.unwrap_or_else(|error| error.exit())
+    }
+}
+
 /// 0: done; 1: failed, with one paragraph on stderr; 2: not understood (clap exits by itself).
 fn main() -> ExitCode {
     match run() {
@@ -84,22 +98,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// What the arguments ask for, and the arguments themselves, one by one; ends the process where they are not understood.
-fn understood(arguments: impl Iterator<Item = OsString>) -> (Program, ArgMatches) {
-    let matches = Program::command().get_matches_from(arguments);
-    match Program::from_arg_matches(&matches) {
-        Ok(program) => (program, matches),
-        Err(error) => error.format(&mut Program::command()).exit(),
-    }
-}
-
 fn run() -> Result<()> {
     // Understood before anything is downloaded.
-    let (mut program, mut arguments) = understood(std::env::args_os());
+    let (mut program, mut arguments) = Program::given(std::env::args_os());
     output::progress_for_programs(program.progress);
     if let Some(local) = hub::localized(std::env::args_os())? {
         // The same arguments, now with local paths.
-        (program, arguments) = understood(local.into_iter());
+        (program, arguments) = Program::given(local.into_iter());
     }
     paths::check(&Program::command(), &arguments)?;
     let json = program.json;

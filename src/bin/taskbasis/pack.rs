@@ -74,7 +74,7 @@ pub struct BundleArgs {
     data: Option<PathBuf>,
 
     /// Which part of the data.
-    #[arg(long, default_value = "test")]
+    #[arg(long, default_value = "test", requires = "data")]
     split: String,
 
     /// A scaling coefficient to suggest to whoever opens the bundle: `task=1.0`, `merged=0.3` or `all=0.3`; may be given
@@ -129,20 +129,6 @@ impl BundleArgs {
             "--built-graph is of those who open a bundle: there is none here that carries another graph",
         )
         .hint("Without --graph, a bundle carries no graph, and the built one is run"))
-    }
-
-    /// Whether anything was asked of a bundle that a folder could not do.
-    pub fn is_asked(&self) -> bool {
-        self.format.is_some()
-            || !matches!(self.base_format, BaseFormatArg::F16)
-            || self.max_error.is_some()
-            || self.max_drop.is_some()
-            || self.residual.is_some()
-            || self.heads.heads.is_some()
-            || self.heads.classes.is_some()
-            || self.data.is_some()
-            || !self.suggest.is_empty()
-            || self.encoder.graph.is_some()
     }
 }
 

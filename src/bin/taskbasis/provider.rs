@@ -29,7 +29,11 @@ pub struct ProviderArgs {
     /// The least cosine between those embeddings and the CPU's [default: 0.999]
     #[arg(long, value_name = "X", allow_negative_numbers = true, requires = "tensorrt_fp16")]
     pub tensorrt_cosine: Option<f32>,
+}
 
+/// Where weights are, and how runs with them are made.
+#[derive(Args)]
+pub struct PlacementArgs {
     /// With a GPU: where the weights of tasks are rebuilt. `device` is its own memory, or an error; `auto` that where it can
     /// be had, else the host's, and says so.
     #[arg(long, value_enum, default_value_t = WeightsOnArg::Auto)]
@@ -89,10 +93,14 @@ impl ProviderArgs {
             fp16: self.tensorrt_fp16,
             min_cosine: self.tensorrt_cosine,
         };
+        EncoderOptions { provider: self.provider.into(), device: self.device, tensorrt, ..options }
+    }
+}
+
+impl PlacementArgs {
+    /// `options`, with these.
+    pub fn applied_to(&self, options: EncoderOptions) -> EncoderOptions {
         EncoderOptions {
-            provider: self.provider.into(),
-            device: self.device,
-            tensorrt,
             weights_on: self.weights_on.into(),
             device_budget: self.device_budget.map(|mib| (mib as usize) << 20),
             cuda_graphs: self.cuda_graphs,

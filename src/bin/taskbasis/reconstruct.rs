@@ -26,7 +26,7 @@ pub struct Reconstruct {
     weights: TaskExpr,
 
     /// The combined task vector alone, without the base.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "base")]
     vector: bool,
 
     /// The parameters of the image tower alone.

@@ -10,8 +10,8 @@ use crate::tensor::Tensor;
 const WRAPPERS: [&str; 4] = ["state_dict", "model_state_dict", "model", "module"];
 
 const MAX_DEPTH: usize = 64;
-/// What one walk may visit: a node costs 1, the length of its name and the number of its children. Real models need some 100,000; a pickle whose
-/// nodes share each other could ask for any number.
+/// What one walk may visit: a node costs 1, the length of its name and the number of its children. Real models need
+/// some 100,000; a pickle whose nodes share each other could ask for any number.
 const BUDGET: usize = 16 << 20;
 
 pub(super) fn tensors(archive: &Archive) -> Result<Vec<(String, Tensor)>> {

@@ -1,5 +1,6 @@
 //! A zip archive of stored entries, written in one pass: sizes and checksums follow the data, as PyTorch writes them.
 
+use std::fmt;
 use std::io::{self, Write};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -21,6 +22,12 @@ pub struct ZipWriter<W: Write> {
     at: u64,
     entries: Vec<Entry>,
     zip64: bool,
+}
+
+impl<W: Write> fmt::Debug for ZipWriter<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ZipWriter").field("at", &self.at).field("entries", &self.entries.len()).finish_non_exhaustive()
+    }
 }
 
 struct Entry {

@@ -27,10 +27,10 @@ pub struct TextModel {
 }
 
 impl TextModel {
-    /// Opens the text tower of the CLIP model at `path`: a checkpoint of the whole model, or a folder with one in it, as
-    /// [`choose`] decides. What `hints` leave open is taken from the configuration in that folder, where there is one
-    /// ([`CONFIGS`]; also where the file in it is given, if it has a name of [`PUBLISHED`]); else heads are width / 64, and
-    /// the activation is QuickGELU.
+    /// Opens the text tower of the CLIP model at `path`: a checkpoint of the whole model, or a folder with one in it,
+    /// as [`choose`] decides. What `hints` leave open is taken from the configuration in that folder, where there is
+    /// one ([`CONFIGS`]; also where the file in it is given, if it has a name of [`PUBLISHED`]); else heads are width /
+    /// 64, and the activation is QuickGELU.
     ///
     /// # Errors
     /// As [`Checkpoint::open`], [`names::text_tower`] and [`TextArch::infer`];

@@ -23,8 +23,8 @@ impl Prompts {
     /// `a photo of {a|the} {small|big} {}.` is four sentences.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument), with the template, when there is none, one has
-    /// no `{}`, a brace is alone, or alternatives multiply beyond 10,000 sentences.
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument), with the template, when there is none, one
+    /// has no `{}`, a brace is alone, or alternatives multiply beyond 10,000 sentences.
     pub fn new<S: AsRef<str>>(templates: impl IntoIterator<Item = S>) -> Result<Self> {
         let mut sentences = Vec::new();
         for template in templates {

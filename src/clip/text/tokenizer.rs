@@ -24,8 +24,8 @@ impl Tokenizer {
         Self(Bpe::new())
     }
 
-    /// The tokens of `text` between those of its start and its end, cut to `context` tokens at most, the last of which is
-    /// the end's.
+    /// The tokens of `text` between those of its start and its end, cut to `context` tokens at most, the last of which
+    /// is the end's.
     pub fn tokens(&self, text: &str, context: usize) -> Vec<i64> {
         let mut tokens = vec![self.0.start_of_text()];
         self.0.encode(text, &mut tokens);

@@ -96,8 +96,8 @@ impl DeviceLane {
             None => self.io.insert(Io::new(device, Queue::Foreign(stream), images.len(), bytes)?),
         };
         io.staging.send_bytes(io.pixels.address(), images)?;
-        // SAFETY: memory of this lane on this device, of at least these sizes. It is used in the lane's stream alone, and
-        // stays until the run is over.
+        // SAFETY: memory of this lane on this device, of at least these sizes. It is used in the lane's stream alone,
+        // and stays until the run is over.
         let (at, to) = unsafe {
             (OnDevice::new(io.pixels.address(), &device.memory), OnDevice::new(io.embeds.address(), &device.memory))
         };

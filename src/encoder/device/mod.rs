@@ -86,7 +86,8 @@ impl Device {
     ///
     /// # Errors
     /// With [`WeightsOn::Device`], as [`Cuda::open`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for
-    /// weights on a device where the CPU was asked to compute, and for CUDA graphs without CUDA or weights on the device.
+    /// weights on a device where the CPU was asked to compute, and for CUDA graphs without CUDA or weights on the
+    /// device.
     pub(super) fn choose(target: &Target, options: &EncoderOptions) -> Result<(Option<Self>, Option<String>)> {
         let can_record = matches!(options.provider, Provider::Cuda | Provider::Auto);
         if options.cuda_graphs && (!can_record || options.weights_on == WeightsOn::Host) {
@@ -160,7 +161,8 @@ impl Device {
     /// All parameters of the graph where they lie, checked.
     ///
     /// # Errors
-    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming it, when a parameter is missing or has another shape.
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming it, when a parameter is missing or has another
+    /// shape.
     pub(super) fn inputs<'a>(&'a self, signature: &'a Signature, weights: &'a DeviceWeights) -> Result<Vec<Input<'a>>> {
         let parameters = signature.parameters.iter();
         parameters

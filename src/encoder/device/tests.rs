@@ -214,6 +214,7 @@ fn in_memory_of_the_host() {
     a_users_graph(&arch, &cuda, &pixels, 1 << 30);
     // So small a budget that the layout has room only where it was counted before the basis.
     a_users_graph(&arch, &cuda, &pixels, 2 * arena);
+    a_graph_that_is_left(&arch, &cuda, &pixels);
 
     // What is wrong is said, and harms nothing.
     let mut out = vec![7.0; 2 * arch.embed_dim];
@@ -254,20 +255,50 @@ fn in_memory_of_the_host() {
     assert!(gone.upgrade().is_none());
 }
 
-/// A user's graph gets its weights in its layout on the device too, with the bits of the host's.
-fn a_users_graph(arch: &Arch, cuda: &Cuda, pixels: &[f32], budget: usize) {
-    let (folder, (_, model), run) = (tempfile::tempdir().unwrap(), digits_model(), options(budget));
-    let (path, tasks) = (folder.path().join("exported.onnx"), tasks(&model));
+/// A user's graph, bound to a model of its own.
+fn bound(arch: &Arch) -> (Arc<Model>, BoundGraph) {
+    let (folder, (_, model)) = (tempfile::tempdir().unwrap(), digits_model());
+    let path = folder.path().join("exported.onnx");
     let base = model.weights(&"base".parse().unwrap()).unwrap();
     crate::encoder::write_onnx(arch, &*base.get().unwrap(), &path, &[]).unwrap();
     let graph = BoundGraph::open(&path, model.base(), model.basis(), &BindOptions::default()).unwrap();
+    (model, graph)
+}
+
+/// As [`encoder`], over a user's graph.
+fn over(arch: &Arch, graph: &BoundGraph, cuda: &Cuda, options: &EncoderOptions) -> Encoder {
+    let there = |_: &Target| Ok((Some(Device::on(cuda.clone(), MemoryInfo::default(), options)), None));
+    Encoder::over_with(arch.clone(), Signature::bound(graph).unwrap(), options, there).unwrap()
+}
+
+/// A user's graph gets its weights in its layout on the device too, with the bits of the host's.
+fn a_users_graph(arch: &Arch, cuda: &Cuda, pixels: &[f32], budget: usize) {
+    let ((model, graph), run) = (bound(arch), options(budget));
     let on_host = Encoder::with_graph(arch, &graph, &EncoderOptions { device_budget: None, ..run.clone() }).unwrap();
-    let there = |_: &Target| Ok((Some(Device::on(cuda.clone(), MemoryInfo::default(), &run)), None));
-    let theirs = Encoder::over_with(arch.clone(), Signature::bound(&graph).unwrap(), &run, there).unwrap();
-    for task in &tasks {
+    let theirs = over(arch, &graph, cuda, &run);
+    for task in &tasks(&model) {
         let expected = on_host.encode(&*on_host.as_taken(task).get().unwrap(), pixels, 2).unwrap();
         assert!(bits(&theirs.encode_task(task, pixels, 2).unwrap()) == bits(&expected), "{}", task.name());
     }
+}
+
+/// What serves a graph on the device goes with its last encoder, while others go on and the graph stays.
+fn a_graph_that_is_left(arch: &Arch, cuda: &Cuda, pixels: &[f32]) {
+    let ((model, graph), run) = (bound(arch), options(1 << 30));
+    let task = &tasks(&model)[0];
+    let built = encoder(arch, cuda, &run);
+    let embeds = bits(&built.encode_task(task, pixels, 2).unwrap());
+    let before = built.device_stats(&model);
+    let [one, other] = [(); 2].map(|()| over(arch, &graph, cuda, &run));
+    one.encode_task(task, pixels, 2).unwrap();
+    other.prepare(task).unwrap();
+    drop(one);
+    assert!(built.device_stats(&model).layout_bytes > 0 && other.is_prepared(task));
+    other.encode_task(task, pixels, 2).unwrap();
+    drop(other);
+    let after = built.device_stats(&model);
+    assert_eq!((after.layout_bytes, after.weights_bytes), (0, before.weights_bytes));
+    assert!(built.is_prepared(task) && bits(&built.encode_task(task, pixels, 2).unwrap()) == embeds);
 }
 
 #[test]

@@ -4,6 +4,10 @@
 //! it best, one that is an input is laid out anew in every run. So a task that is run again and again is *promoted*: a
 //! session with its weights frozen into it is built in the background and takes over from one run to the next. It lives
 //! in the cache of the model's weights, within that budget, and is dropped when it has not been used for longest.
+//!
+//! That is so on a GPU too, where ONNX Runtime has the weights in the device's memory: no other budget knows of these
+//! sessions, and something has to bound their number. What it keeps of the weights in the host's memory is its own
+//! affair, and not known.
 
 mod build;
 

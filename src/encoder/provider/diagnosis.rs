@@ -1,6 +1,7 @@
 //! What a message of ONNX Runtime's means for somebody who wants a provider: what is missing, and what to do.
 //!
-//! The messages are those of ONNX Runtime 1.31, of the system's loader and of the CUDA runtime; the tests hold real ones.
+//! The messages are those of ONNX Runtime 1.31, of the system's loader and of the CUDA runtime; the tests hold real
+//! ones.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
@@ -249,8 +250,8 @@ mod tests {
     use super::*;
 
     // What ONNX Runtime 1.31.1 of the package `onnxruntime-gpu` really said, on a machine without a GPU: without CUDA's
-    // libraries; with them, but without a driver; and with a driver that has no GPU, is of CUDA 12, of another version than
-    // its kernel module, fails for no reason that it tells, or lacks a function.
+    // libraries; with them, but without a driver; and with a driver that has no GPU, is of CUDA 12, of another version
+    // than its kernel module, fails for no reason that it tells, or lacks a function.
     const NOT_BUILT_IN: &str = "CUDA execution provider is not enabled in this build. ";
     const NO_CUBLAS: &str = "/onnxruntime_src/onnxruntime/core/session/provider_bridge_ort.cc:2043 onnxruntime::Provider& \
         onnxruntime::ProviderLibrary::Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load library \

@@ -196,7 +196,8 @@ fn fall_back(error: &Error) -> String {
 /// What sessions are made for, and why that is the CPU where `auto` took it. It has been tried out.
 ///
 /// # Errors
-/// As [`Runtime::check_provider`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for another device of the CPU than 0.
+/// As [`Runtime::check_provider`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for another device of the
+/// CPU than 0.
 pub(super) fn choose(
     runtime: &Runtime,
     provider: Provider,

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use crate::encoder::elf;
 
-/// The libraries that the one at `path` asks for and the system's loader cannot give, as it asks for them. Empty where that
-/// cannot be told.
+/// The libraries that the one at `path` asks for and the system's loader cannot give, as it asks for them. Empty where
+/// that cannot be told.
 pub(super) fn missing(path: &Path) -> Vec<String> {
     elf::needed(path).into_iter().filter(|name| !can_be_loaded(name)).collect()
 }

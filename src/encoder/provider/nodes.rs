@@ -13,8 +13,8 @@ use crate::error::Result;
 /// The session's setting without which nothing is known afterwards.
 pub(super) const RECORD: &str = "session.record_ep_graph_assignment_info";
 
-/// How many nodes each provider has got, by ONNX Runtime's names, the most first. A node that TensorRT takes may be many
-/// of the graph's.
+/// How many nodes each provider has got, by ONNX Runtime's names, the most first. A node that TensorRT takes may be
+/// many of the graph's.
 ///
 /// # Errors
 /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime) where the session was made without [`RECORD`].

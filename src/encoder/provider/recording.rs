@@ -1,5 +1,5 @@
-//! While ONNX Runtime records a CUDA graph, the driver refuses much of what any other thread asks it, memory among it, and
-//! spoils the recording. So whoever records one is alone.
+//! While ONNX Runtime records a CUDA graph, the driver refuses much of what any other thread asks it, memory among it,
+//! and spoils the recording. So whoever records one is alone.
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 

@@ -59,7 +59,8 @@ impl Target {
         Ok(Self { provider, device, tensorrt: tensorrt.clone(), least, stream: None, graphs: false })
     }
 
-    /// The same, for a session that computes in this stream of the device, as CUDA graphs or not. The CPU knows neither.
+    /// The same, for a session that computes in this stream of the device, as CUDA graphs or not. The CPU knows
+    /// neither.
     ///
     /// # Safety
     /// The stream has to outlive every session that is made for the target.
@@ -95,9 +96,9 @@ impl Target {
         Self { least: Some(least), ..Self::cpu() }
     }
 
-    /// Has the sessions of this builder made for the target. `reusable` is the graph where it holds all that its engines
-    /// depend on: ONNX Runtime tells engines in a folder apart by the names in the graph alone, so those of a graph with
-    /// other constants would be taken for its own, and are kept in no folder or in another.
+    /// Has the sessions of this builder made for the target. `reusable` is the graph where it holds all that its
+    /// engines depend on: ONNX Runtime tells engines in a folder apart by the names in the graph alone, so those of a
+    /// graph with other constants would be taken for its own, and are kept in no folder or in another.
     ///
     /// Nodes that the provider cannot compute go to the CPU ([`nodes`](super::nodes) counts them).
     pub(in crate::encoder) fn register(
@@ -122,8 +123,8 @@ impl Target {
         // `new` has checked it.
         let device = i32::try_from(self.device).unwrap_or(i32::MAX);
         let stream = self.stream.map(|stream| std::ptr::with_exposed_provenance_mut(stream as usize));
-        // ONNX Runtime's defaults keep ten bits of a factor (TF32), and time convolutions anew for every batch size, which
-        // may end otherwise in the next process.
+        // ONNX Runtime's defaults keep ten bits of a factor (TF32), and time convolutions anew for every batch size,
+        // which may end otherwise in the next process.
         let mut cuda = CUDA::default()
             .with_device_id(device)
             .with_tf32(false)
@@ -141,9 +142,8 @@ impl Target {
         }
         let mut tensorrt = TensorRT::default().with_device_id(device).with_fp16(self.tensorrt.fp16);
         if let Some(stream) = stream {
-            // Of two providers of one device ONNX Runtime asks the first for streams: without this it would make its own,
-            // which wait for nothing of ours.
-            // SAFETY: as above.
+            // Of two providers of one device ONNX Runtime asks the first for streams: without this it would make its
+            // own, which wait for nothing of ours. SAFETY: as above.
             tensorrt = unsafe { tensorrt.with_compute_stream(stream) };
         }
         if self.tensorrt.fp16 {
@@ -159,8 +159,8 @@ impl Target {
         vec![tensorrt.build().error_on_failure(), cuda]
     }
 
-    /// An error of ONNX Runtime's, from making or running a session for this target, as what it means; where that is not
-    /// known, as it is.
+    /// An error of ONNX Runtime's, from making or running a session for this target, as what it means; where that is
+    /// not known, as it is.
     pub(in crate::encoder) fn explain(&self, runtime: &Runtime, error: Error) -> Error {
         if self.is_cpu() || error.kind() != ErrorKind::Runtime {
             return error;

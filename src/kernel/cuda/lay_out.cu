@@ -6,9 +6,9 @@
 //
 // One launch makes any number of tensors, cut into tiles that a warp takes one after the other. A tile is 2048 elements
 // side by side of what is written (`gather_tile`), 16 bytes or more a lane and store. But where neighbours in what is
-// written come from different rows, it is a square of 32 rows and 32 columns (`transpose_tile`): a lane loads a piece of
-// a row, 16 bytes at a time and all of its sectors, and the lanes side by side write a column each. What is loaded goes
-// through registers and no shared memory.
+// written come from different rows, it is a square of 32 rows and 32 columns (`transpose_tile`): a lane loads a piece
+// of a row, 16 bytes at a time and all of its sectors, and the lanes side by side write a column each. What is loaded
+// goes through registers and no shared memory.
 
 #define F64 9u
 #define GROUP 4     // rows of a gathered tile whose loads are on their way together

@@ -38,12 +38,13 @@ pub(crate) struct LayOutTable {
 }
 
 impl LayOutTable {
-    /// Adds a tensor, row-major, which is the sum of its parts in this order: each has its number of elements, in whatever
-    /// shape. It goes `out` bytes behind the launch's output, a multiple of 256. A tensor without elements is nothing.
+    /// Adds a tensor, row-major, which is the sum of its parts in this order: each has its number of elements, in
+    /// whatever shape. It goes `out` bytes behind the launch's output, a multiple of 256. A tensor without elements is
+    /// nothing.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for 2³¹ elements or more, more than 2³¹ tiles, or a type
-    /// that is no float.
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for 2³¹ elements or more, more than 2³¹ tiles, or a
+    /// type that is no float.
     pub(crate) fn push(&mut self, out: u64, dtype: DType, parts: &[Elements<'_>]) -> Result<()> {
         let numel = parts.first().map_or(0, |part| part.shape.iter().product::<usize>());
         if numel == 0 {

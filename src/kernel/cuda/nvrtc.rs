@@ -283,7 +283,8 @@ pub(super) mod tests {
             for (kernel, registers_at_most, spilled_at_most) in
                 [("taskbasis_combine", 128, 64), ("taskbasis_lay_out", 80, 0)]
             {
-                // What the assembler reports of each: `… 8 bytes spill stores, 8 bytes spill loads`, `Used 128 registers`.
+                // What the assembler reports of each: `… 8 bytes spill stores, 8 bytes spill loads`,
+                // `Used 128 registers`.
                 let named = format!("Compiling entry function '{kernel}'");
                 let log = &code.log[code.log.find(&named).unwrap_or_else(|| panic!("{}", code.log))..];
                 let number_before = |words: &str| -> Option<u32> {
@@ -327,8 +328,8 @@ pub(super) mod tests {
         let Some(nvrtc) = nvrtc() else { return };
         let ptx = ptx_of(&nvrtc, "taskbasis_lay_out");
         let count = |what: &str| ptx.matches(what).count();
-        // Eight loads of a square, and one for each row that is gathered. Alone are only elements that no 16 bytes hold:
-        // a square's 32, four a gathered row; and the search for the segment.
+        // Eight loads of a square, and one for each row that is gathered. Alone are only elements that no 16 bytes
+        // hold: a square's 32, four a gathered row; and the search for the segment.
         assert!(count("ld.global.nc.v4.u32") >= 8 + 4);
         assert!(count("ld.global.nc.f32") <= 32 + 16, "{}", count("ld.global.nc.f32"));
         assert_eq!(count("ld.global"), count("ld.global.nc.v4.u32") + count("ld.global.nc.f32") + 2);

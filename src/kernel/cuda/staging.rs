@@ -37,7 +37,8 @@ impl Staging {
         self.bytes
     }
 
-    /// Lets `fill` write a piece, and copies its first bytes, as many as it says, to the device. Their end is the event.
+    /// Lets `fill` write a piece, and copies its first bytes, as many as it says, to the device. Their end is the
+    /// event.
     ///
     /// # Errors
     /// Those of `fill`; [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).

@@ -243,7 +243,8 @@ pub(super) fn same(ours: &Tensor, scale: f32, theirs: &Tensor, exact: bool) -> R
     })
 }
 
-/// Whether `check(start, a, b)` holds for all pieces of `numel` elements; `a` and `b` are buffers of the piece's length.
+/// Whether `check(start, a, b)` holds for all pieces of `numel` elements; `a` and `b` are buffers of the piece's
+/// length.
 fn all(numel: usize, mut check: impl FnMut(usize, &mut [f32], &mut [f32]) -> Result<bool>) -> Result<bool> {
     const PIECE: usize = 4096;
     let (mut a, mut b) = (vec![0.0; PIECE], vec![0.0; PIECE]);

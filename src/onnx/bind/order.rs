@@ -63,13 +63,14 @@ pub(super) fn allows(a: Slot, b: Slot, found: Relation) -> bool {
     use std::cmp::Ordering::{Equal, Greater, Less};
     let in_order = match a.stage.cmp(&b.stage) {
         Equal if a.stage == TOKENS => return true,
-        // Before attention brings them together, the three do not meet. Two uses of one slot would be one after another.
+        // Before attention brings them together, the three do not meet. Two uses of one slot would be one after
+        // another.
         Equal => return found == Relation::Beside,
         Less => Relation::Before,
         Greater => Relation::After,
     };
-    // Weight and bias of the projections of one block: apart where each has nodes of its own, in order where the three are
-    // computed at once of constants in pieces. Two blocks apart, everything of one comes first.
+    // Weight and bias of the projections of one block: apart where each has nodes of its own, in order where the three
+    // are computed at once of constants in pieces. Two blocks apart, everything of one comes first.
     let are_apart = a.branches & b.branches == 0 && a.stage.abs_diff(b.stage) == 1;
     found == in_order || (are_apart && found == Relation::Beside)
 }

@@ -113,8 +113,9 @@ impl<W: Reconstructed> WeightsCache<W> {
     }
 
     /// The weights of `key`, reconstructed by `build` unless they are there. However many threads ask at once, one
-    /// reconstructs and the others wait for it; no lock is held meanwhile. `bytes` is what they will take: room for that
-    /// is made before, so that the budget holds while `build` runs, and `build` can use the memory that became free.
+    /// reconstructs and the others wait for it; no lock is held meanwhile. `bytes` is what they will take: room for
+    /// that is made before, so that the budget holds while `build` runs, and `build` can use the memory that became
+    /// free.
     ///
     /// # Errors
     /// Those of `build`.
@@ -151,9 +152,16 @@ impl<W: Reconstructed> WeightsCache<W> {
         Ok(weights)
     }
 
-    /// Drops the weights of all keys that `which` accepts.
+    /// Drops the weights of all keys that `which` accepts, which nobody will ask for again.
     pub(super) fn forget(&self, which: impl Fn(&Key) -> bool) {
         self.change(|state| state.forget(which));
+        // Their memory too: the weights of others seldom have its size.
+        self.drop_spares();
+    }
+
+    fn drop_spares(&self) {
+        drop(self.spares.set_limit(0));
+        self.change(|_| ());
     }
 
     /// Stops the reconstruction that was begun with this token, unless somebody waits for it; whether it did.

@@ -19,7 +19,8 @@ pub struct CacheStats {
     pub promoted: usize,
     /// Bytes of memory that weights and promoted sessions take.
     pub bytes: usize,
-    /// Bytes of them that the promoted sessions take.
+    /// Bytes of them that the promoted sessions take: as much as their weights, in whatever memory ONNX Runtime has
+    /// them.
     pub promoted_bytes: usize,
     /// Bytes of memory that held weights and waits to hold others. Within the budget too.
     pub spare_bytes: usize,

@@ -28,8 +28,8 @@ pub(super) struct LayoutPlan {
     arena_bytes: u64,
     /// Of the tensors that are made once, and of the base's own bytes.
     once_bytes: u64,
-    /// Those changed tensors that are the base's own bytes where nothing is added: f64, of which f32 keeps but a part. With
-    /// the tensor's place among what a task has, and that of the bytes among what is made once.
+    /// Those changed tensors that are the base's own bytes where nothing is added: f64, of which f32 keeps but a part.
+    /// With the tensor's place among what a task has, and that of the bytes among what is made once.
     of_base: Vec<OfBase>,
     /// A parameter that the graph holds itself and that the basis changes: no task but the base fits it.
     changed_of_kept: Option<String>,
@@ -133,7 +133,8 @@ impl LayoutPlan {
         self.once_bytes as usize + self.table_bytes
     }
 
-    /// What makes a task's tensors, and what makes those that are made once, of parameters that lie where `address` says.
+    /// What makes a task's tensors, and what makes those that are made once, of parameters that lie where `address`
+    /// says.
     fn tables(&self, layout: &Layout, address: impl Fn(&str) -> Result<u64>) -> Result<(LayOutTable, LayOutTable)> {
         let mut tables = (LayOutTable::default(), LayOutTable::default());
         let shapes: HashMap<&str, &[usize]> = layout.parameters().collect();

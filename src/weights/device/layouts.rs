@@ -1,7 +1,7 @@
-//! The layouts of graphs that tasks on a device are in: they come with the first task, and go when nobody has them any
-//! more.
+//! The layouts of graphs that tasks on a device are in: they come with the first task, and go with the last encoder
+//! that runs tasks in them, or when nobody has them any more.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, TryLockError, Weak};
 
 use super::arena::{DeviceArena, Purpose};
@@ -24,6 +24,8 @@ struct Known {
     /// Whoever encodes has it; once nobody does, no task in it can be asked for.
     of: Weak<Layout>,
     here: Arc<DeviceLayout>,
+    /// No encoder runs tasks in it any more: it stays for those that are pinned.
+    is_left: bool,
 }
 
 impl DeviceModel {
@@ -33,8 +35,9 @@ impl DeviceModel {
     /// What [`DeviceModel::get`] says of layouts.
     pub(super) fn layout(&self, model: &Model, layout: &Arc<Layout>) -> Result<Arc<DeviceLayout>> {
         let mut layouts = lock(&self.layouts);
-        self.drop_layouts(&mut layouts, |known| known.of.strong_count() == 0);
-        if let Some(known) = layouts.known.get(&layout.id()) {
+        self.drop_gone(&mut layouts);
+        if let Some(known) = layouts.known.get_mut(&layout.id()) {
+            known.is_left = false;
             return Ok(Arc::clone(&known.here));
         }
         let plan = LayoutPlan::new(model, layout)?;
@@ -51,39 +54,59 @@ impl DeviceModel {
         };
         let memory = memory(plan.nbytes())?;
         let here = Arc::new(DeviceLayout::new(layout, plan, &self.inputs, memory, &scratch)?);
-        layouts.known.insert(layout.id(), Known { of: Arc::downgrade(layout), here: Arc::clone(&here) });
+        let known = Known { of: Arc::downgrade(layout), here: Arc::clone(&here), is_left: false };
+        layouts.known.insert(layout.id(), known);
         self.share_what_is_left();
         Ok(here)
     }
 
     /// Drops what serves a layout, and the weights in it that are kept, pinned ones too. It is made again for the next
-    /// task in it; what is left of a layout that is gone is dropped without this, with the next call. Weights that are in
-    /// use elsewhere keep what they need.
+    /// task in it; what is left of a layout that is gone is dropped without this, with the next call. Weights that are
+    /// in use elsewhere keep what they need.
     pub fn forget(&self, layout: &Layout) {
+        self.drop_layouts(&mut lock(&self.layouts), &HashSet::from([layout.id()]));
+    }
+
+    /// [`DeviceModel::forget`], for the last encoder that ran tasks in it. What is pinned stays, and the layout with
+    /// it.
+    pub(super) fn leave(&self, layout: u64) {
+        if let Some(known) = lock(&self.layouts).known.get_mut(&layout) {
+            known.is_left = true;
+        }
+        self.drop_left(layout);
+    }
+
+    /// Drops a layout that no encoder wants any more, unless a task in it is pinned.
+    pub(super) fn drop_left(&self, layout: u64) {
         let mut layouts = lock(&self.layouts);
-        let of = layouts.known.get(&layout.id()).map(|known| known.of.clone());
-        self.drop_layouts(&mut layouts, |known| of.as_ref().is_some_and(|of| known.of.ptr_eq(of)));
+        let is_left = layouts.known.get(&layout).is_some_and(|known| known.is_left);
+        if is_left && !lock(&self.pinned).keys().any(|key| key.layout == layout) {
+            self.drop_layouts(&mut layouts, &HashSet::from([layout]));
+        }
     }
 
     /// Drops what is left of layouts that are gone, unless somebody is bringing one here.
     pub(super) fn forget_gone(&self) {
         match self.layouts.try_lock() {
-            Ok(mut layouts) => self.drop_layouts(&mut layouts, |known| known.of.strong_count() == 0),
-            Err(TryLockError::Poisoned(poisoned)) => {
-                self.drop_layouts(&mut poisoned.into_inner(), |known| known.of.strong_count() == 0);
-            }
+            Ok(mut layouts) => self.drop_gone(&mut layouts),
+            Err(TryLockError::Poisoned(poisoned)) => self.drop_gone(&mut poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => {}
         }
     }
 
-    fn drop_layouts(&self, layouts: &mut Layouts, which: impl Fn(&Known) -> bool) {
-        let gone: HashMap<u64, Known> = layouts.known.extract_if(|_, known| which(known)).collect();
-        if gone.is_empty() {
-            return;
+    fn drop_gone(&self, layouts: &mut Layouts) {
+        let is_gone = |known: &Known| known.of.strong_count() == 0;
+        let gone: HashSet<u64> = layouts.known.iter().filter(|(_, known)| is_gone(known)).map(|(&id, _)| id).collect();
+        if !gone.is_empty() {
+            self.drop_layouts(layouts, &gone);
         }
+    }
+
+    fn drop_layouts(&self, layouts: &mut Layouts, ids: &HashSet<u64>) {
+        let gone: Vec<_> = layouts.known.extract_if(|id, _| ids.contains(id)).collect();
         // Dropped after the lock is open: their drop frees memory of the device, which waits for it.
-        let pinned: Vec<_> = lock(&self.pinned).extract_if(|key, _| gone.contains_key(&key.layout)).collect();
-        self.cache.forget(|key| gone.contains_key(&key.layout));
+        let pinned: Vec<_> = lock(&self.pinned).extract_if(|key, _| ids.contains(&key.layout)).collect();
+        self.cache.forget(|key| ids.contains(&key.layout));
         drop(pinned);
         drop(gone);
         self.share_what_is_left();
@@ -94,9 +117,9 @@ impl DeviceModel {
         self.cache.set_budget(self.allowance.limit.saturating_sub(self.allowance.layouts()));
     }
 
-    /// Memory, for which others make room: what waits to be used again and was not taken, then weights that are kept. The
-    /// cache has made room before; but memory of another size is of no use, what it dropped may live on elsewhere, and
-    /// others, at work at the same time, may have taken it.
+    /// Memory, for which others make room: what waits to be used again and was not taken, then weights that are kept.
+    /// The cache has made room before; but memory of another size is of no use, what it dropped may live on elsewhere,
+    /// and others, at work at the same time, may have taken it.
     pub(super) fn with_room<T>(&self, take: impl Fn() -> Result<T>) -> Result<T> {
         loop {
             let error = match take() {

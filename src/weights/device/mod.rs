@@ -1,8 +1,8 @@
 //! Weights in device memory: base and basis are brought there once, and tasks are reconstructed where they run.
 //!
 //! `inputs.rs` is what stays on the device (`budget.rs` decides how much), `staging.rs` how it gets there, `stream.rs`
-//! how the rest passes through. `arena.rs` is the memory of weights, `task.rs` the weights. `layout.rs` is the layout of
-//! a user's graph, `layouts.rs` those that are in use. `shared.rs` has encoders share what is on a device.
+//! how the rest passes through. `arena.rs` is the memory of weights, `task.rs` the weights. `layout.rs` is the layout
+//! of a user's graph, `layouts.rs` those that are in use. `shared.rs` has encoders share what is on a device.
 
 mod arena;
 mod budget;
@@ -53,8 +53,8 @@ pub struct DeviceStats {
     pub streamed: u64,
     /// Bytes that weights take now, those in use elsewhere and memory that waits for others among them.
     pub weights_bytes: usize,
-    /// Bytes that the layouts of graphs take: their tensors that no vector changes, and one task's weights in f32, which
-    /// all layouts are made from. 0 where no layout is in use.
+    /// Bytes that the layouts of graphs take: their tensors that no vector changes, and one task's weights in f32,
+    /// which all layouts are made from. 0 where no layout is in use.
     pub layout_bytes: usize,
     /// The weights that are kept, within a budget of their own: what base, basis, slots and layouts leave. Its time is
     /// that until they are in the queue, not until they are computed.
@@ -109,9 +109,9 @@ impl DeviceModel {
         Self::open(model, cuda, options, None)
     }
 
-    /// [`DeviceModel::new`] for tasks in the layout of a graph ([`TaskWeights::laid_out`]): what it takes, and room for two
-    /// tasks' weights in it, come before as much of the basis as there is room for. After `new`, a layout gets what is
-    /// left, and may find no room in a small budget.
+    /// [`DeviceModel::new`] for tasks in the layout of a graph ([`TaskWeights::laid_out`]): what it takes, and room for
+    /// two tasks' weights in it, come before as much of the basis as there is room for. After `new`, a layout gets what
+    /// is left, and may find no room in a small budget.
     ///
     /// # Errors
     /// As [`DeviceModel::new`], and what [`DeviceModel::get`] says of layouts.
@@ -163,8 +163,9 @@ impl DeviceModel {
     /// The weights of a task of this model: kept ones, or put into the queue now. Returns before they are computed,
     /// unless parameters have to be streamed.
     ///
-    /// With [`TaskWeights::laid_out`] they are in the layout of a graph. Its tensors that no vector changes are made the
-    /// first time, and stay until the layout itself is gone, or [`DeviceModel::forget`] is called.
+    /// With [`TaskWeights::laid_out`] they are in the layout of a graph. Its tensors that no vector changes are made
+    /// the first time, and stay until the last encoder over that graph is dropped, the layout itself is gone, or
+    /// [`DeviceModel::forget`] is called.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a task of another model;
@@ -227,7 +228,7 @@ impl DeviceModel {
         Ok(DeviceWeights::new(&self.inputs, layout, task.coefficients(), arena, ready, spares))
     }
 
-    /// [`DeviceModel::get`], and holds on to them until [`DeviceModel::unpin`].
+    /// [`DeviceModel::get`], and holds on to them until [`DeviceModel::unpin`]; to the layout that they are in, too.
     ///
     /// # Errors
     /// As [`DeviceModel::get`].
@@ -238,7 +239,10 @@ impl DeviceModel {
 
     /// Lets go of what [`DeviceModel::pin`] holds; whether it held anything.
     pub fn unpin(&self, task: &TaskWeights) -> bool {
-        lock(&self.pinned).remove(task.key()).is_some()
+        let Some(pinned) = lock(&self.pinned).remove(task.key()) else { return false };
+        drop(pinned);
+        self.drop_left(task.key().layout);
+        true
     }
 
     /// Whether [`DeviceModel::get`] would find the weights.

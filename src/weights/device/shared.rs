@@ -17,12 +17,13 @@ pub(in crate::weights) struct OnDevices(Mutex<Vec<Shared>>);
 #[derive(Debug)]
 struct Shared {
     device: Arc<DeviceModel>,
-    owners: Vec<Owner>,
+    /// With the layouts that they run tasks in.
+    owners: Vec<(Owner, Option<u64>)>,
 }
 
 impl Model {
-    /// This model on a device, for `owner`: as it is there for others, else brought there now, which others wait for, with
-    /// room for tasks in `layout`, where it is for a graph.
+    /// This model on a device, for `owner`: as it is there for others, else brought there now, which others wait for,
+    /// with room for tasks in `layout`, where it is for a graph.
     ///
     /// # Errors
     /// As [`DeviceModel::new`] and [`DeviceModel::for_layout`].
@@ -34,6 +35,7 @@ impl Model {
         owner: Owner,
     ) -> Result<Arc<DeviceModel>> {
         let mut all = lock(&self.on_devices().0);
+        let owner = (owner, layout.map(|layout| layout.id()));
         if let Some(here) = all.iter_mut().find(|shared| shared.device.cuda().is_same(cuda)) {
             if !here.owners.contains(&owner) {
                 here.owners.push(owner);
@@ -54,11 +56,17 @@ impl Model {
         all.iter().find(|shared| shared.device.cuda().is_same(cuda)).map(|shared| Arc::clone(&shared.device))
     }
 
-    /// Says that `owner` wants it on no device any more.
+    /// Says that `owner` wants it on no device any more, nor what serves its layout, if it was the last in that.
     pub(crate) fn leave_devices(&self, owner: Owner) {
         let mut all = lock(&self.on_devices().0);
         for shared in all.iter_mut() {
-            shared.owners.retain(|other| *other != owner);
+            let left: Vec<_> = shared.owners.extract_if(.., |(other, _)| *other == owner).collect();
+            for layout in left.into_iter().filter_map(|(_, layout)| layout) {
+                // Here, where nobody can come for it meanwhile.
+                if !shared.owners.iter().any(|(_, other)| *other == Some(layout)) {
+                    shared.device.leave(layout);
+                }
+            }
         }
         let gone: Vec<_> = all.extract_if(.., |shared| shared.owners.is_empty()).collect();
         // Freeing waits for the device.

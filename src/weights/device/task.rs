@@ -13,8 +13,8 @@ use crate::tensor::{DType, f32_bytes_mut, try_zeroed};
 use crate::weights::Reconstructed;
 use crate::weights::arena::{ArenaMemory, Spares};
 
-/// The weights of one task expression in device memory: named tensors, of f32 or as a graph's layout has them. They never
-/// change.
+/// The weights of one task expression in device memory: named tensors, of f32 or as a graph's layout has them. They
+/// never change.
 ///
 /// They are computed in a stream of their own, perhaps still when this value is there already. Whoever reads them in
 /// another stream calls [`DeviceWeights::wait_in`] before, and [`DeviceWeights::used_in`] after, unless the work has

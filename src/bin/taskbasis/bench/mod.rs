@@ -31,8 +31,9 @@ use crate::{output, provider};
 /// Measure opening, reconstruction, switching, encoding, memory and storage, as ratios taken in one run.
 ///
 /// Every comparison is made within this process, its variants taking turns, and medians are compared. Files of a
-/// synthetic family need up to 4 GB in the temporary folder, or in --keep-files. With --provider cuda or tensorrt also
-/// weights in the GPU's memory, and what encodes with them. docs/performance.md tells what each figure is.
+/// synthetic family need 4 GB in the temporary folder (or where they are kept) by default, 14 GB for ViT-L-14 with ten
+/// vectors. With --provider cuda or tensorrt also weights in the GPU's memory, and what encodes with them.
+/// docs/performance.md tells what each figure is.
 #[derive(Args)]
 pub struct Bench {
     /// Basis to measure: a folder or a bundle.
@@ -60,7 +61,7 @@ pub struct Bench {
     formats: Vec<VectorFormat>,
 
     /// Keep the synthetic family's files in this folder, and use those that are there.
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", conflicts_with = "basis")]
     keep_files: Option<PathBuf>,
 
     /// Measure these alone.
@@ -186,9 +187,6 @@ impl Bench {
             };
             // What is wrong with a graph is said before minutes are spent on the rest. Nothing of it stays mapped.
             if self.encoder.graph.is_some() && !self.probe_memory {
-                if !self.wants(Part::Encode) {
-                    return Err(Error::invalid("--graph is for encoding, which --only leaves out"));
-                }
                 encode::graph(&setup, &family.open(threads, 0)?)?;
             }
             if self.probe_memory {

@@ -89,7 +89,7 @@ impl<'a> Images<'a> {
             embedding: arch.embed_dim,
             batch: eval.encoder.batch as usize,
             threads: eval.encoder.threads,
-            room: AtomicUsize::new(eval.image_cache.saturating_mul(1 << 20)),
+            room: AtomicUsize::new(if eval.has_lambdas() { eval.image_cache.saturating_mul(1 << 20) } else { 0 }),
         })
     }
 

@@ -10,7 +10,7 @@ mod sweep;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{Args, ValueHint};
+use clap::{ArgGroup, Args, ValueHint};
 use indicatif::ProgressBar;
 use taskbasis::{Encoder, Error, ErrorKind, Result, TaskExpr, TaskWeights};
 
@@ -23,6 +23,7 @@ use crate::args::{EncoderArgs, HeadArgs, ModelArgs, Session};
 /// validation split, then the best of them on the test split. With --negate, its task negation: for every task the λ
 /// of `-TASK@λ` that forgets most, as long as a control task is kept.
 #[derive(Args)]
+#[command(group(ArgGroup::new("lambdas").args(["sweep", "negate"]).multiple(true)))]
 pub struct Eval {
     #[command(flatten)]
     model: ModelArgs,
@@ -44,7 +45,7 @@ pub struct Eval {
     split: String,
 
     /// Which part of the data λ is chosen on.
-    #[arg(long, default_value = "val", value_name = "SPLIT")]
+    #[arg(long, default_value = "val", value_name = "SPLIT", requires = "lambdas")]
     val_split: String,
 
     /// Which weights, for every task; each task's own by default. With --sweep, what λ multiplies: `merged` by default.
@@ -68,17 +69,17 @@ pub struct Eval {
     control: Option<String>,
 
     /// The share of the control task's zero-shot accuracy that negation must keep.
-    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, default_value_t = 0.95)]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, default_value_t = 0.95, requires = "negate")]
     keep: f64,
 
     /// The accuracies of the fine-tuned models, which normalise those of --sweep and --negate: {"TASK": 0.99, …};
     /// `TASKVal` for the validation split, where it differs.
-    #[arg(long, value_name = "F.json")]
+    #[arg(long, value_name = "F.json", requires = "lambdas")]
     finetuned: Option<PathBuf>,
 
     /// The fine-tuned checkpoints themselves, to be measured: `NAMEVal/finetuned.pt` or `NAME/finetuned.pt`, else `NAME.pt` and
     /// `NAME.safetensors`.
-    #[arg(long, value_name = "FOLDER", conflicts_with = "finetuned")]
+    #[arg(long, value_name = "FOLDER", conflicts_with = "finetuned", requires = "lambdas")]
     finetuned_dir: Option<PathBuf>,
 
     /// Write the sweep as one HTML page with plots.
@@ -86,7 +87,7 @@ pub struct Eval {
     report: Option<PathBuf>,
 
     /// MiB of preprocessed images to keep between one λ and the next; more are preprocessed again.
-    #[arg(long, value_name = "MIB", default_value_t = 4096)]
+    #[arg(long, value_name = "MIB", default_value_t = 4096, requires = "lambdas")]
     image_cache: usize,
 }
 
@@ -155,6 +156,11 @@ impl Eval {
             (Some(sweep), false) => sweep::run(&self, &bench, sweep, as_json),
             (None, false) => plain::run(&self, &bench, as_json),
         }
+    }
+
+    /// Whether images are seen more than once: with one λ and the next.
+    fn has_lambdas(&self) -> bool {
+        self.sweep.is_some() || self.negate
     }
 
     /// The tasks that are asked for: those given, or all that have images in every one of `splits`.

@@ -1,5 +1,7 @@
 //! Weights on a device in the layouts of graphs.
 
+mod lifetimes;
+
 use super::*;
 use crate::weights::{LaidOut, Layout, View};
 
@@ -176,56 +178,6 @@ fn what_no_vector_changes_is_made_once_or_not_at_all() {
 }
 
 #[test]
-fn layouts_come_and_go() {
-    let model = model(2);
-    let host = Arc::new(HostDevice::new(ROOM, 5));
-    let device = on(&host, &model, ROOM).unwrap();
-    let canonical = task(&model, &[0.5, -1.0]);
-    drop(device.get(&canonical).unwrap());
-    let (nothing, budget) = (host.tally().bytes, device.stats().cache.budget);
-    assert_eq!(device.stats().layout_bytes, 0);
-
-    for round in 0..40 {
-        let layout = simple(&model, [DType::F32, DType::F16, DType::BF16][round % 3], round % 2 == 0);
-        let task = canonical.laid_out(&layout);
-        let pinned = device.pin(&task).unwrap();
-        assert_same(&device.get(&task).unwrap(), &task);
-        let stats = device.stats();
-        assert!(stats.layout_bytes > device.inputs.arena_bytes, "with what all tasks share: {stats:?}");
-        assert_eq!(stats.cache.budget + stats.layout_bytes, budget);
-        assert_eq!(stats.cache.entries, 2);
-
-        drop((layout, task, pinned));
-        // The model's own cache has weights of the CPU in this layout.
-        model.cache().trim(0);
-        match round % 3 {
-            0 => device.trim(usize::MAX),
-            1 => drop(device.get(&canonical).unwrap()),
-            _ => {}
-        }
-        let stats = device.stats();
-        assert_eq!((stats.layout_bytes, stats.cache.entries, stats.cache.budget), (0, 1, budget), "round {round}");
-    }
-    device.trim(device.stats().cache.bytes);
-    assert_eq!(host.tally().bytes, nothing, "nothing is left of them");
-
-    // Or when somebody says so; weights that are in use keep what they need.
-    let layout = simple(&model, DType::F16, true);
-    let task = canonical.laid_out(&layout);
-    let (pinned, first) = (device.pin(&task).unwrap(), device.stats());
-    device.forget(&simple(&model, DType::F16, true));
-    assert_eq!(device.stats(), first, "another layout");
-    device.forget(&layout);
-    assert!(!device.unpin(&task));
-    assert_eq!(device.stats().layout_bytes, first.layout_bytes);
-    assert_same(&pinned, &task);
-    drop(pinned);
-    device.trim(0);
-    assert_eq!(device.stats().layout_bytes, 0);
-    assert_same(&device.get(&task).unwrap(), &task);
-}
-
-#[test]
 fn a_thousand_switches_between_layouts_stay_within_the_budget() {
     let model = model(6);
     let layouts =
@@ -246,57 +198,6 @@ fn a_thousand_switches_between_layouts_stay_within_the_budget() {
         assert!(stats.cache.evictions > 100 && stats.cache.hits > 50, "{stats:?}");
         assert!(host.tally().peak <= budget, "{:?}", host.tally());
         drop(device);
-        assert_eq!(host.tally().bytes, 0);
-    }
-}
-
-/// Reads the weights of one task in a stream of its own while their memory is wanted for others, whose layouts are
-/// dropped. Whether what was read are the bits of that task.
-fn read_while_others_come(seed: u64) -> bool {
-    let model = model(1);
-    let host = Arc::new(HostDevice::new(ROOM, seed));
-    let budget = least(&for_layout(&host, &model, 0, &simple(&model, DType::F32, true)).unwrap_err());
-    let device = for_layout(&host, &model, budget, &simple(&model, DType::F32, true)).unwrap();
-    let (stream, mut reads) = (77, Vec::new());
-    for t in 0..3 {
-        let layout = simple(&model, DType::F32, true);
-        let task = task(&model, &[f64::from(t) + 1.0]).laid_out(&layout);
-        let weights = device.get(&task).unwrap();
-        weights.wait_in(stream).unwrap();
-        let cpu = task.get().unwrap();
-        for (tensor, (_, _, values)) in weights.iter().zip(cpu.iter()) {
-            let read = host.read(Queue::Foreign(stream), tensor.address, tensor.nbytes());
-            reads.push((bytes(values).1.to_vec(), read));
-        }
-        weights.used_in(stream).unwrap();
-        // The model's own cache has weights of the CPU in this layout.
-        drop((cpu, task, layout));
-        model.cache().trim(0);
-    }
-    host.finish();
-    reads.iter().all(|(want, read)| *read.lock().unwrap() == *want)
-}
-
-/// This device takes a use of memory that is freed for a fault.
-#[test]
-fn runs_in_flight_keep_their_weights_and_layouts() {
-    assert!((1..40).all(read_while_others_come));
-}
-
-/// Whoever holds weights holds what they need, whatever is let go of.
-#[test]
-fn weights_outlive_model_and_layout() {
-    let model = model(3);
-    for seed in 1..20 {
-        let host = Arc::new(HostDevice::new(ROOM, seed));
-        let layout = layout_of(&model, everything());
-        let device = on(&host, &model, ROOM).unwrap();
-        let task = task(&model, &[0.5, -1.0, 0.25]).laid_out(&layout);
-        let weights = device.get(&task).unwrap();
-        drop(layout);
-        drop(device);
-        assert_same(&weights, &task);
-        drop(weights);
         assert_eq!(host.tally().bytes, 0);
     }
 }

@@ -1,11 +1,11 @@
 //! A machine for PTX, as far as NVRTC makes it of our kernels: the code that the driver gets, and not only its source,
-//! does what it should. `__byte_perm`, wide loads and conversions are here what NVIDIA's "Parallel Thread Execution ISA"
-//! says that their instructions do; the kernels as C++ have them from a shim of ours.
+//! does what it should. `__byte_perm`, wide loads and conversions are here what NVIDIA's "Parallel Thread Execution
+//! ISA" says that their instructions do; the kernels as C++ have them from a shim of ours.
 //!
-//! Threads run one after the other, since none of the kernels needs another thread: what such code would need (barriers,
-//! shared memory, atomics) is not known here. What is not known, or not right, is a panic that names the instruction:
-//! registers read before they are written or at another width, accesses outside of the memory that there is, misaligned
-//! ones, memory written twice.
+//! Threads run one after the other, since none of the kernels needs another thread: what such code would need
+//! (barriers, shared memory, atomics) is not known here. What is not known, or not right, is a panic that names the
+//! instruction: registers read before they are written or at another width, accesses outside of the memory that there
+//! is, misaligned ones, memory written twice.
 
 mod memory;
 mod parse;

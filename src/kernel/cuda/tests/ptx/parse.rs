@@ -183,8 +183,8 @@ fn type_of(name: &str) -> Option<Type> {
     })
 }
 
-/// What an instruction does. Without `.rn` a sum or product of floats may be fused with another one by the assembler, so
-/// those are not known.
+/// What an instruction does. Without `.rn` a sum or product of floats may be fused with another one by the assembler,
+/// so those are not known.
 fn op(parts: &[&str]) -> Option<Op> {
     let integer = |name: &str| match type_of(name)? {
         of @ (Type::Bits(16..) | Type::Signed(_)) => Some(of),
