@@ -215,6 +215,13 @@ fn a_bundle_is_built_as_it_would_be_packed() {
     let at = |name: &str| around.path().join(name);
     let (base, tasks) = (text(&files[0]), text(folder.path()));
     let of_model = ["--activation", "quick_gelu", "--heads-count", "3"];
+    // `pack` finds them in every layout that `build` does.
+    let layout = folder.path().join("layout");
+    for file in &files[1..] {
+        let place = layout.join(file.file_stem().unwrap());
+        fs::create_dir_all(&place).unwrap();
+        fs::copy(file, place.join("finetuned.pt")).unwrap();
+    }
     for (method, formats) in [
         ("ae", &["--format", "q4"][..]),
         ("pca", &["--max-error", "0.1"]),
@@ -230,7 +237,8 @@ fn a_bundle_is_built_as_it_would_be_packed() {
         let basis = at("folder");
         let packed = at("packed.taskbasis");
         let pack = ["pack", "--basis", text(&basis), "--base", base, "-o", text(&packed)];
-        let finetuned: &[&str] = if formats.contains(&"--residual") { &["--finetuned-dir", tasks] } else { &[] };
+        let finetuned: &[&str] =
+            if formats.contains(&"--residual") { &["--finetuned-dir", text(&layout)] } else { &[] };
         let report = json(&[&pack[..], &of_model, formats, finetuned].concat());
         let built = build("built.taskbasis", &[&of_model[..], formats].concat());
         assert!(fs::read(&packed).unwrap() == fs::read(at("built.taskbasis")).unwrap(), "{method} {formats:?}");

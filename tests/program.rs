@@ -315,8 +315,34 @@ fn no_command_writes_over_what_it_is_told_to_read() {
 #[test]
 fn usage_is_exit_code_2_and_help_is_everywhere() {
     for command in ["inspect", "reconstruct", "embed", "classify", "eval"] {
-        assert!(succeed(&[command, "--help"]).contains("--json"), "{command}");
+        let help = succeed(&[command, "--help"]);
+        let global = help.split("Of every command:\n").nth(1).unwrap_or_else(|| panic!("{help}"));
+        assert_eq!(global.matches("      --").count(), 2, "nothing else comes after: {help}");
         assert_eq!(run(&[command, "--no-such-option"]).status.code(), Some(2), "{command}");
+    }
+    // What has to be given is told first, then what may be, by what it is for.
+    for (command, order) in [
+        (
+            "embed",
+            &["--basis", "--weights <", "--input", "--output", "--batch", "Your own graph:", "--map", "GPU:"][..],
+        ),
+        (
+            "pack",
+            &["--basis", "--base <", "--output", "--heads <", "Your own graph:", "--graph <", "GPU:", "--provider"],
+        ),
+        ("heads", &["--text-model", "--classes", "--output", "--templates", "GPU:", "--provider"]),
+    ] {
+        let help = succeed(&[command, "--help"]);
+        let options = &help[help.find("Options:").unwrap()..];
+        let places: Vec<_> = order.iter().map(|part| options.find(part).unwrap_or_else(|| panic!("{part}"))).collect();
+        assert!(places.is_sorted(), "{order:?} {places:?}: {help}");
+    }
+    // What is true of those who open a bundle is not told to those who make one.
+    for command in ["pack", "build", "add-task"] {
+        let help = succeed(&[command, "--help"]).split_whitespace().collect::<Vec<_>>().join(" ");
+        for wrong in ["needs none", "A bundle says", "that a bundle carries"] {
+            assert!(!help.contains(wrong), "{command}: {wrong}: {help}");
+        }
     }
     let usage = |arguments: &[&str], parts: &[&str]| {
         let output = run(arguments);

@@ -10,8 +10,14 @@ use crate::args::{HeadArgs, threads};
 use crate::output;
 use crate::verify::pair;
 
+const HEADS: &str = "The new task's classification head, in a safetensors file with `TASK/weight` and `TASK/bias`, a \
+    pickled head, or a folder of heads";
+const CLASSES: &str = "The new task's class names: {\"TASK\": [\"name\", …]}. Without them its classes are numbered";
+
 /// Add a task to a bundle: the vectors' best approximation of its fine-tuned weights.
 #[derive(Args)]
+#[command(mut_arg("heads", |heads| heads.help(HEADS)))]
+#[command(mut_arg("classes", |classes| classes.help(CLASSES)))]
 pub struct AddTask {
     /// The bundle.
     #[arg(value_name = "FILE")]

@@ -55,6 +55,9 @@ pub fn threads() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(0..=4096)
 }
 
+/// Where help lists the options of a user's graph.
+const GRAPH: &str = "Your own graph";
+
 /// How to run it.
 #[derive(Args)]
 pub struct EncoderArgs {
@@ -81,25 +84,25 @@ pub struct EncoderArgs {
 
     /// An image encoder that somebody exported as .onnx with the base's weights, to run instead of the built one, or of
     /// the one that a bundle carries.
-    #[arg(long, value_name = "MODEL.onnx")]
+    #[arg(long, value_name = "MODEL.onnx", help_heading = GRAPH)]
     pub graph: Option<PathBuf>,
 
     /// Run the built graph, though the bundle carries another one.
-    #[arg(long, conflicts_with = "graph")]
+    #[arg(long, conflicts_with = "graph", help_heading = GRAPH)]
     pub built_graph: bool,
+
+    #[command(flatten, next_help_heading = GRAPH)]
+    pub binding: BindArgs,
+
+    /// Try what ONNX Runtime's optimiser makes of the user's graph first, and run the faster form.
+    #[arg(long, conflicts_with = "built_graph", help_heading = GRAPH)]
+    pub optimise_graph: bool,
 
     #[command(flatten)]
     pub provider: ProviderArgs,
 
     #[command(flatten)]
     pub placement: PlacementArgs,
-
-    #[command(flatten)]
-    pub binding: BindArgs,
-
-    /// Try what ONNX Runtime's optimiser makes of the user's graph first, and run the faster form.
-    #[arg(long, conflicts_with = "built_graph")]
-    pub optimise_graph: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

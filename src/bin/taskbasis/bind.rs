@@ -25,8 +25,16 @@ pub struct Bind {
     #[command(flatten)]
     model: ModelArgs,
 
+    /// Where to write the map.
+    #[arg(short, long, value_name = "M.json")]
+    output: Option<PathBuf>,
+
     #[command(flatten)]
     binding: BindArgs,
+
+    /// Run the graph as it is and as ONNX Runtime optimises it, and say which is faster.
+    #[arg(long)]
+    measure: bool,
 
     /// ONNX Runtime's shared library, for `--measure`.
     #[arg(long, value_name = "FILE")]
@@ -41,14 +49,6 @@ pub struct Bind {
 
     #[command(flatten)]
     placement: PlacementArgs,
-
-    /// Run the graph as it is and as ONNX Runtime optimises it, and say which is faster.
-    #[arg(long)]
-    measure: bool,
-
-    /// Where to write the map.
-    #[arg(short, long, value_name = "M.json")]
-    output: Option<PathBuf>,
 }
 
 impl Bind {

@@ -24,6 +24,10 @@ pub struct Build {
     #[command(flatten)]
     family: FamilyArgs,
 
+    /// The folder to make; or the bundle, where the name ends in `.taskbasis`.
+    #[arg(short, long, value_name = "FOLDER|model.taskbasis")]
+    output: PathBuf,
+
     /// How the tasks are compressed.
     #[arg(long, value_enum, default_value_t)]
     method: MethodArg,
@@ -43,10 +47,6 @@ pub struct Build {
     /// The model's name, for a folder's `method_info.json`.
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
-
-    /// The folder to make; or the bundle, where the name ends in `.taskbasis`.
-    #[arg(short, long, value_name = "FOLDER|model.taskbasis")]
-    output: PathBuf,
 
     #[command(flatten, next_help_heading = "For a bundle, and threads")]
     bundle: BundleArgs,

@@ -17,15 +17,12 @@ pub struct Classify {
     #[command(flatten)]
     model: ModelArgs,
 
-    #[command(flatten)]
-    encoder: EncoderArgs,
-
-    #[command(flatten)]
-    heads: HeadArgs,
-
     /// Whose head to use.
     #[arg(long)]
     task: String,
+
+    #[command(flatten)]
+    heads: HeadArgs,
 
     /// Which weights; the task's own by default.
     #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
@@ -42,6 +39,9 @@ pub struct Classify {
     /// Image files, or folders of them.
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
+
+    #[command(flatten)]
+    encoder: EncoderArgs,
 }
 
 impl Classify {

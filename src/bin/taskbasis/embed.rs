@@ -17,16 +17,9 @@ pub struct Embed {
     #[command(flatten)]
     model: ModelArgs,
 
-    #[command(flatten)]
-    encoder: EncoderArgs,
-
     /// Which weights: `MNIST`, `MNIST@0.3 + SVHN@0.3`, `-Cars@0.5`, `merged@0.4`, `all@0.3`, `base`.
     #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
     weights: TaskExpr,
-
-    /// Reconstruct and run a block at a time: a fraction of the memory for weights, and a reconstruction a batch.
-    #[arg(long, conflicts_with_all = ["optimise_graph", "weights_on", "device_budget", "cuda_graphs"])]
-    streamed: bool,
 
     /// A safetensors file with `pixel_values` f32 [N,3,S,S] (already preprocessed), or image files, or a folder of them.
     #[arg(short, long, value_name = "X", required = true, num_args = 1..)]
@@ -35,6 +28,13 @@ pub struct Embed {
     /// The file to write: `embeds` f32 [N,e], not normalised.
     #[arg(short, long, value_name = "Y.safetensors")]
     output: PathBuf,
+
+    /// Reconstruct and run a block at a time: a fraction of the memory for weights, and a reconstruction a batch.
+    #[arg(long, conflicts_with_all = ["optimise_graph", "weights_on", "device_budget", "cuda_graphs"])]
+    streamed: bool,
+
+    #[command(flatten)]
+    encoder: EncoderArgs,
 }
 
 impl Embed {

@@ -16,21 +16,21 @@ pub struct Export {
     #[command(flatten)]
     model: ModelArgs,
 
-    #[command(flatten)]
-    encoder: EncoderArgs,
-
     /// Which weights: `MNIST`, `MNIST@0.3 + SVHN@0.3`, `-Cars@0.5`, `merged@0.4`, `all@0.3`, `base`.
     #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
     weights: TaskExpr,
+
+    /// The file to write: from `pixel_values` to `embeds`, or as the user's graph calls them.
+    #[arg(short, long, value_name = "TASK.onnx")]
+    output: PathBuf,
 
     /// Keep the weights as f16, in half the bytes: they are cast to f32 when the file is loaded, and computed with as
     /// such. A value beyond f16's range is refused.
     #[arg(long)]
     f16: bool,
 
-    /// The file to write: from `pixel_values` to `embeds`, or as the user's graph calls them.
-    #[arg(short, long, value_name = "TASK.onnx")]
-    output: PathBuf,
+    #[command(flatten)]
+    encoder: EncoderArgs,
 }
 
 impl Export {

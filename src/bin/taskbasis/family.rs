@@ -1,4 +1,4 @@
-//! The fine-tuned checkpoints that `build` and `analyze` are given.
+//! Fine-tuned checkpoints, as commands are given them.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;

@@ -26,6 +26,10 @@ pub struct Heads {
     #[arg(long, value_name = "C.json")]
     classes: PathBuf,
 
+    /// The file to write: `TASK/weight` [C, e] and `TASK/bias` [C], as `--heads` takes it.
+    #[arg(short, long, value_name = "H.safetensors")]
+    output: PathBuf,
+
     /// Prompt templates: {"TASK": ["a photo of {a|the} {}.", …]}, or ["…", …] for every task; `{}` is the class, and
     /// `{a|the}` two templates. Without them, CLIP's own for the datasets that task vectors are usually made for.
     #[arg(long, value_name = "T.json")]
@@ -57,10 +61,6 @@ pub struct Heads {
 
     #[command(flatten)]
     provider: ProviderArgs,
-
-    /// The file to write: `TASK/weight` [C, e] and `TASK/bias` [C], as `--heads` takes it.
-    #[arg(short, long, value_name = "H.safetensors")]
-    output: PathBuf,
 }
 
 impl Heads {

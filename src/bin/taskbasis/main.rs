@@ -47,11 +47,11 @@ struct Program {
     command: Command,
 
     /// Print JSON for programs to read, instead of text.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Of every command")]
     json: bool,
 
     /// Tell the progress of long work on stderr, as JSON lines for programs to read.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Of every command")]
     progress: bool,
 }
 

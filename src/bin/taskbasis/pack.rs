@@ -14,6 +14,7 @@ use taskbasis::{
 
 use crate::accuracy::{Accuracy, Judge};
 use crate::args::{EncoderArgs, HeadArgs, Session};
+use crate::family::files_in;
 use crate::verify::pair;
 use crate::{output, paths};
 
@@ -30,24 +31,40 @@ pub struct Pack {
     #[arg(long, value_name = "FILE")]
     base: PathBuf,
 
-    #[command(flatten)]
-    how: BundleArgs,
-
-    /// A folder with the fine-tuned checkpoints `TASK.pt` or `TASK.safetensors`.
-    #[arg(long, value_name = "FOLDER", requires = "residual")]
-    finetuned_dir: Option<PathBuf>,
-
     /// The file to write.
     #[arg(short, long, value_name = "model.taskbasis")]
     output: PathBuf,
+
+    /// A folder of fine-tuned checkpoints: `NAMEVal/finetuned.pt` or `NAME/finetuned.pt`, else `NAME.pt` and
+    /// `NAME.safetensors`.
+    #[arg(long, value_name = "FOLDER", requires = "residual")]
+    finetuned_dir: Option<PathBuf>,
+
+    #[command(flatten)]
+    how: BundleArgs,
 
     /// What `build` has to say of the basis that it made for this.
     #[arg(skip)]
     built: Option<Built>,
 }
 
+const HEADS: &str = "Classification heads to put in: a safetensors file with `TASK/weight` and `TASK/bias`, a pickled \
+    head, or a folder of heads";
+const CLASSES: &str = "Class names to put in: {\"TASK\": [\"name\", …]}. Without them classes are numbered";
+const ACTIVATION: &str = "The encoder's activation, which the bundle will say: OpenAI's models have quick_gelu, most \
+    others gelu. The wrong one gives plausible, wrong embeddings. quick_gelu where nothing is said";
+const HEADS_COUNT: &str = "Attention heads, where they are not width / 64; the bundle will say how many";
+const GRAPH: &str = "An image encoder that somebody exported as .onnx with the base's weights, to put in: it is run \
+    instead of the built one wherever the bundle is";
+
 /// What goes into a bundle, and how.
 #[derive(Args)]
+// What is shared with those who open a bundle reads differently for those who make one.
+#[command(mut_arg("heads", |heads| heads.help(HEADS)))]
+#[command(mut_arg("classes", |classes| classes.help(CLASSES)))]
+#[command(mut_arg("activation", |activation| activation.help(ACTIVATION)))]
+#[command(mut_arg("heads_count", |count| count.help(HEADS_COUNT)))]
+#[command(mut_arg("graph", |graph| graph.help(GRAPH)))]
 #[command(mut_arg("built_graph", |flag| flag.hide(true)))] // Refused: see `check`.
 pub struct BundleArgs {
     #[command(flatten)]
@@ -235,13 +252,11 @@ impl Pack {
                 (None, _) => Err(Error::invalid("--residual needs --finetuned-dir: what the tasks were tuned to")),
             };
         };
-        let file = |task: &String| {
-            let files = ["pt", "safetensors"].map(|extension| folder.join(format!("{task}.{extension}")));
-            files.into_iter().find(|file| file.is_file()).map(|file| (task.clone(), file))
-        };
-        let found: Vec<_> = basis.tasks().iter().filter_map(file).collect();
+        let files = files_in(folder, Some(&self.base))?;
+        let file = |task: &String| files.iter().find(|file| file.name == *task).map(|file| file.path.clone());
+        let found: Vec<_> = basis.tasks().iter().filter_map(|task| Some((task.clone(), file(task)?))).collect();
         if found.is_empty() {
-            return Err(Error::not_found("the folder holds no `TASK.pt` or `TASK.safetensors` of the basis's tasks")
+            return Err(Error::not_found("the folder holds no fine-tuned checkpoint of the basis's tasks")
                 .at(folder)
                 .hint(format!("The tasks are {}", basis.tasks().join(", "))));
         }

@@ -9,6 +9,7 @@ use taskbasis::{EncoderOptions, Execution, Provider, Result, Runtime, TensorRtOp
 use crate::output;
 
 #[derive(Args)]
+#[command(next_help_heading = "GPU")]
 pub struct ProviderArgs {
     /// What computes. One that cannot be had is an error; `auto` takes CUDA where it works, else the CPU, and says so.
     #[arg(long, value_enum, default_value_t = ProviderArg::Cpu)]
@@ -33,6 +34,7 @@ pub struct ProviderArgs {
 
 /// Where weights are, and how runs with them are made.
 #[derive(Args)]
+#[command(next_help_heading = "GPU")]
 pub struct PlacementArgs {
     /// With a GPU: where the weights of tasks are rebuilt. `device` is its own memory, or an error; `auto` that where it can
     /// be had, else the host's, and says so.

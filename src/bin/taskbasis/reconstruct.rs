@@ -25,6 +25,10 @@ pub struct Reconstruct {
     #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
     weights: TaskExpr,
 
+    /// The file to write.
+    #[arg(short, long, value_name = "OUT.safetensors")]
+    output: PathBuf,
+
     /// The combined task vector alone, without the base.
     #[arg(long, conflicts_with = "base")]
     vector: bool,
@@ -36,10 +40,6 @@ pub struct Reconstruct {
     /// Threads; 0 means one a processor.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     threads: usize,
-
-    /// The file to write.
-    #[arg(short, long, value_name = "OUT.safetensors")]
-    output: PathBuf,
 }
 
 impl Reconstruct {

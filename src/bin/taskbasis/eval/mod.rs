@@ -28,17 +28,14 @@ pub struct Eval {
     #[command(flatten)]
     model: ModelArgs,
 
-    #[command(flatten)]
-    encoder: EncoderArgs,
-
-    #[command(flatten)]
-    heads: HeadArgs,
-
     /// Labelled images: a safetensors file with `TASK/SPLIT/images` u8 [N,H,W,3] or [N,H,W], and `TASK/SPLIT/labels`
     /// [N]; or a folder a task; or TASK=FOLDER, once a task: MNIST's IDX files, CIFAR's .bin files, or
     /// SPLIT/CLASS/*.png.
     #[arg(long, value_name = "DATA", required = true, value_hint = ValueHint::AnyPath)]
     data: Vec<DataArg>,
+
+    #[command(flatten)]
+    heads: HeadArgs,
 
     /// Which part of the data to test on.
     #[arg(long, default_value = "test")]
@@ -89,6 +86,9 @@ pub struct Eval {
     /// MiB of preprocessed images to keep between one λ and the next; more are preprocessed again.
     #[arg(long, value_name = "MIB", default_value_t = 4096, requires = "lambdas")]
     image_cache: usize,
+
+    #[command(flatten)]
+    encoder: EncoderArgs,
 }
 
 /// Evenly spaced λ, both ends among them.
