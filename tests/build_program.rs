@@ -126,7 +126,10 @@ fn what_is_wrong_is_named_and_nothing_is_left() {
         &["build", "--base", base, "--tasks-dir", text(folder.path()), "-o", text(folder.path())],
         &["nothing is overwritten"],
     );
-    fail(&["build", "--base", base, "--task", &format!("A={}", text(&files[1])), "-o", base], &["is a file"]);
+    fail(
+        &["build", "--base", base, "--task", &format!("A={}", text(&files[1])), "-o", base],
+        &["would overwrite the input"],
+    );
     let nowhere = folder.path().join("no/such/place");
     fail(&["build", "--base", base, "--task", &format!("A={}", text(&files[1])), "-o", text(&nowhere)], &["no/such"]);
     let family = open(&files);
