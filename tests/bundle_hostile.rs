@@ -94,9 +94,13 @@ fn metadata() {
         }
     };
     broken("unknown key", |p| p.header["__metadata__"]["taskbasis.more"] = json!(""), &["`taskbasis.more`"]);
-    broken("no heads", set("taskbasis.arch", "heads", json!(0)), &["heads is out of range"]);
+    broken("no heads", set("taskbasis.arch", "heads", json!(0)), &["out of range: the architecture's heads"]);
     broken("another width", set("taskbasis.arch", "width", json!(16)), &["has another shape than it must have"]);
-    broken("many layers", set("taskbasis.arch", "layers", json!(u64::MAX)), &["layers is out of range"]);
+    broken(
+        "many layers",
+        set("taskbasis.arch", "layers", json!(u64::MAX)),
+        &["out of range: the architecture's layers"],
+    );
     broken("fewer layers", set("taskbasis.arch", "layers", json!(2)), &["missing", "resblocks.1"]);
     broken("fingerprint", set("taskbasis.base", "fingerprint", json!("0")), &["not a fingerprint"]);
     broken("base said to be out", set("taskbasis.base", "stored", json!(false)), &["the base is left out"]);

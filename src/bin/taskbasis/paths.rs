@@ -59,7 +59,7 @@ mod tests {
         let program = crate::Program::command();
         let mut written = Vec::new();
         for command in program.get_subcommands().filter(|command| command.get_name() != "pull") {
-            for argument in command.get_arguments() {
+            for argument in command.get_arguments().filter(|argument| argument.get_action().takes_values()) {
                 let names = argument.get_value_names().unwrap_or_default();
                 let is_file = |name: &str| {
                     name.contains('.') || ["FILE", "FOLDER", "DATA", "IMAGE"].iter().any(|n| name.contains(n))

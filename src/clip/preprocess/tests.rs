@@ -138,6 +138,6 @@ fn a_batch_is_its_images_one_after_another() {
     assert!(preprocess.images(&[], 2).unwrap().is_empty());
     images[4].width = 31;
     images[2].width = 33;
-    assert!(preprocess.images(&images, 1).unwrap_err().to_string().contains("33"));
+    assert!(preprocess.images(&images, 1).unwrap_err().to_string().contains("at least 99"));
     assert!(preprocess.images(&images, 4).is_err());
 }
