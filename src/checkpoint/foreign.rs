@@ -1,5 +1,5 @@
-//! What a file is that is no checkpoint, where its first bytes say so: most such files are not damaged, but something else
-//! that was taken for one.
+//! What a file is that is no checkpoint, where its first bytes say so: most such files are not damaged, but something
+//! else that was taken for one.
 #![forbid(unsafe_code)]
 
 use crate::error::Error;

@@ -74,8 +74,8 @@ pub struct Eval {
     #[arg(long, value_name = "F.json", requires = "lambdas")]
     finetuned: Option<PathBuf>,
 
-    /// The fine-tuned checkpoints themselves, to be measured: `NAMEVal/finetuned.pt` or `NAME/finetuned.pt`, else `NAME.pt` and
-    /// `NAME.safetensors`.
+    /// The fine-tuned checkpoints themselves, to be measured: `NAMEVal/finetuned.pt` or `NAME/finetuned.pt`, else
+    /// `NAME.pt` and `NAME.safetensors`.
     #[arg(long, value_name = "FOLDER", conflicts_with = "finetuned", requires = "lambdas")]
     finetuned_dir: Option<PathBuf>,
 
