@@ -776,6 +776,13 @@ typedef struct tb_encoder_options {
      * first run of each is made three times more. For few batch sizes.
      */
     uint32_t cuda_graphs;
+    /**
+     * Nonzero: never has more of a task's weights in memory than those of one block and what is outside the blocks, 40
+     * MB instead of 351 for ViT-B-32 (tb_encoder_properties.weight_bytes). Every run reconstructs them anew, past the
+     * cache: it takes a reconstruction longer, whatever the number of images. Embeddings agree with the other
+     * encoders' to 1e-5, and are the same bits every time. It runs the built graph, and nothing is promoted.
+     */
+    size_t streamed;
 } tb_encoder_options;
 
 /** What tb_encoder_info() tells: what is really used. The texts belong to the encoder. */
@@ -816,6 +823,10 @@ typedef struct tb_encoder_properties {
     size_t weights_on;
     /** Why TB_WEIGHTS_ON_AUTO took the host's memory, though a GPU computes; else NULL. */
     const char *weights_fallback;
+    /** Nonzero: tb_encoder_options.streamed was set. */
+    size_t streamed;
+    /** Bytes of weights that one run needs in memory at a time. */
+    size_t weight_bytes;
 } tb_encoder_properties;
 
 /**
@@ -829,9 +840,9 @@ typedef struct tb_encoder_properties {
  * @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer, or options->graph not its weights;
  *         TB_ERR_IO and TB_ERR_FORMAT for its files; TB_ERR_RUNTIME_MISSING, with every place
  *         that was searched, and for a driver or NVRTC that a GPU lacks; TB_ERR_INVALID_ARGUMENT for more than
- *         4096 threads or concurrent runs; TB_ERR_UNSUPPORTED for an image size that the base does not have, a
- *         graph that takes or gives other types than floats, or a provider that this ONNX Runtime was built without;
- *         TB_ERR_RUNTIME
+ *         4096 threads or concurrent runs, and for options that exclude each other; TB_ERR_UNSUPPORTED for an image
+ *         size that the base does not have, a graph that takes or gives other types than floats or is to be streamed,
+ *         or a provider that this ONNX Runtime was built without; TB_ERR_RUNTIME
  */
 tb_status tb_encoder_create(const tb_basis *basis,
                             const tb_encoder_options *options,
@@ -925,13 +936,13 @@ typedef struct tb_device_statistics {
  * is done.
  *
  * @return TB_OK; what tb_weights_prepare() returns; on a device TB_ERR_OUT_OF_MEMORY where weights in use leave no
- *         room, TB_ERR_RUNTIME
+ *         room, TB_ERR_RUNTIME; TB_ERR_UNSUPPORTED with tb_encoder_options.streamed
  */
 tb_status tb_encoder_prepare(const tb_encoder *encoder, const tb_weights *weights, tb_error **err);
 
 /**
  * Sets `*out` to 1 where the next call with these weights need not reconstruct them: they are kept where this encoder
- * reads them, or promoted; else to 0.
+ * reads them, or promoted; else to 0, as always with tb_encoder_options.streamed.
  */
 tb_status tb_encoder_is_prepared(const tb_encoder *encoder,
                                  const tb_weights *weights,
@@ -970,8 +981,9 @@ tb_status tb_encoder_device_stats(const tb_encoder *encoder,
  * and is dropped there when it has not been used for longest.
  *
  * @param wait  not zero: return when the session is there, or could not be built
- * @return TB_OK; TB_ERR_INVALID_ARGUMENT with TB_PROMOTION_OFF; with `wait` also TB_ERR_OUT_OF_MEMORY where the whole
- *         budget has no room for it, TB_ERR_RUNTIME, and what tb_weights_prepare() returns
+ * @return TB_OK; TB_ERR_INVALID_ARGUMENT with TB_PROMOTION_OFF, TB_ERR_UNSUPPORTED with tb_encoder_options.streamed;
+ *         with `wait` also TB_ERR_OUT_OF_MEMORY where the whole budget has no room for it, TB_ERR_RUNTIME, and what
+ *         tb_weights_prepare() returns
  */
 tb_status tb_encoder_promote(const tb_encoder *encoder,
                              const tb_weights *weights,

@@ -467,6 +467,7 @@ struct encoder_options {
     std::uint64_t device_budget = 0;
     std::uint32_t weights_on = TB_WEIGHTS_ON_AUTO;
     bool cuda_graphs = false;
+    bool streamed = false;
 };
 
 // The image encoder of one architecture; every call names its weights.
@@ -494,6 +495,7 @@ public:
         options.device_budget = how.device_budget;
         options.weights_on = how.weights_on;
         options.cuda_graphs = how.cuda_graphs ? 1 : 0;
+        options.streamed = how.streamed ? 1 : 0;
         tb_encoder *handle = nullptr;
         if (auto failed = detail::call(tb_encoder_create, of.get(), &options, &handle)) {
             return *std::move(failed);

@@ -41,7 +41,7 @@ unsafe impl Versioned for tb_device_statistics {}
 /// is done.
 ///
 /// @return TB_OK; what tb_weights_prepare() returns; on a device TB_ERR_OUT_OF_MEMORY where weights in use leave no
-///         room, TB_ERR_RUNTIME
+///         room, TB_ERR_RUNTIME; TB_ERR_UNSUPPORTED with tb_encoder_options.streamed
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_encoder_prepare(
     encoder: *const tb_encoder,
@@ -49,11 +49,13 @@ pub unsafe extern "C" fn tb_encoder_prepare(
     err: *mut *mut tb_error,
 ) -> tb_status {
     // SAFETY: C's promises, as the header states them, are handed through.
-    unsafe { guard(err, || handle::borrow(encoder)?.encoder.prepare(&handle::borrow(weights)?.weights)) }
+    unsafe {
+        guard(err, || handle::borrow(encoder)?.encoder.with_weights()?.prepare(&handle::borrow(weights)?.weights))
+    }
 }
 
 /// Sets `*out` to 1 where the next call with these weights need not reconstruct them: they are kept where this encoder
-/// reads them, or promoted; else to 0.
+/// reads them, or promoted; else to 0, as always with tb_encoder_options.streamed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_encoder_is_prepared(
     encoder: *const tb_encoder,
@@ -66,7 +68,8 @@ pub unsafe extern "C" fn tb_encoder_is_prepared(
         guard(err, || {
             let out = Out::new(out, "out", 0)?;
             let encoder = &handle::borrow(encoder)?.encoder;
-            out.set(encoder.is_prepared(&handle::borrow(weights)?.weights).into());
+            let weights = &handle::borrow(weights)?.weights;
+            out.set(encoder.if_whole().is_some_and(|encoder| encoder.is_prepared(weights)).into());
             Ok(())
         })
     }
@@ -87,7 +90,8 @@ pub unsafe extern "C" fn tb_encoder_device_stats(
     unsafe {
         guard(err, || {
             let out = Info::new(stats, "stats")?;
-            let stats = handle::borrow(encoder)?.encoder.device_stats(model(basis)?);
+            let (encoder, model) = (&handle::borrow(encoder)?.encoder, model(basis)?);
+            let stats = encoder.if_whole().map(|encoder| encoder.device_stats(model)).unwrap_or_default();
             out.set(tb_device_statistics {
                 struct_size: 0,
                 resident_bytes: stats.resident_bytes as u64,

@@ -37,7 +37,7 @@ pub unsafe extern "C" fn tb_encoder_encode(
             let weights = &handle::borrow(weights)?.weights;
             let pixels = handle::slice(pixels, values(n, encoder.arch().pixels())?, "pixels")?;
             let out = out.room(values(n, encoder.arch().embed_dim)?)?;
-            encoder.encode_task_into(weights, pixels, n, out)
+            encoder.encode_into(weights, pixels, n, out)
         })
     }
 }
@@ -68,7 +68,7 @@ pub unsafe extern "C" fn tb_encoder_encode_images(
             let images: Vec<_> =
                 handle::slice(images, n, "images")?.iter().map(|image| pixels::view(image)).collect::<Result<_>>()?;
             let pixels = preprocess.images(&images, encoder.threads())?;
-            encoder.encode_task_into(weights, &pixels, n, out)
+            encoder.encode_into(weights, &pixels, n, out)
         })
     }
 }

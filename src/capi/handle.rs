@@ -176,8 +176,8 @@ impl<T: Versioned> Info<T> {
         // SAFETY: not NULL and aligned, checked above; every versioned struct begins with its size.
         let given = unsafe { out.cast::<usize>().read() };
         check_struct_size::<T>(given, name)?;
-        // SAFETY: `struct_size` bytes are the caller's promise, at least the size itself was checked. Zeros are a value,
-        // and written as bytes: nothing is read from, or borrowed of, what C may not have initialised.
+        // SAFETY: `struct_size` bytes are the caller's promise, at least the size itself was checked. Zeros are a
+        // value, and written as bytes: nothing is read from, or borrowed of, what C may not have initialised.
         unsafe { out.cast::<u8>().add(size_of::<usize>()).write_bytes(0, given - size_of::<usize>()) };
         Ok(Self { out, given })
     }

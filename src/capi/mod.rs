@@ -19,6 +19,7 @@ mod library;
 mod logging;
 mod pixels;
 mod promotion;
+mod runs;
 mod weights;
 
 pub use basis::*;

@@ -22,8 +22,9 @@ pub const TB_PROMOTION_STATE_FAILED: i32 = 3;
 /// and is dropped there when it has not been used for longest.
 ///
 /// @param wait  not zero: return when the session is there, or could not be built
-/// @return TB_OK; TB_ERR_INVALID_ARGUMENT with TB_PROMOTION_OFF; with `wait` also TB_ERR_OUT_OF_MEMORY where the whole
-///         budget has no room for it, TB_ERR_RUNTIME, and what tb_weights_prepare() returns
+/// @return TB_OK; TB_ERR_INVALID_ARGUMENT with TB_PROMOTION_OFF, TB_ERR_UNSUPPORTED with tb_encoder_options.streamed;
+///         with `wait` also TB_ERR_OUT_OF_MEMORY where the whole budget has no room for it, TB_ERR_RUNTIME, and what
+///         tb_weights_prepare() returns
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_encoder_promote(
     encoder: *const tb_encoder,
@@ -34,7 +35,7 @@ pub unsafe extern "C" fn tb_encoder_promote(
     // SAFETY: C's promises, as the header states them, are handed through.
     unsafe {
         guard(err, || {
-            let encoder = &handle::borrow(encoder)?.encoder;
+            let encoder = handle::borrow(encoder)?.encoder.with_weights()?;
             let weights = &handle::borrow(weights)?.weights;
             if wait == 0 { encoder.promote_in_background(weights) } else { encoder.promote(weights) }
         })
@@ -52,7 +53,10 @@ pub unsafe extern "C" fn tb_encoder_demote(
     // SAFETY: as in `tb_encoder_promote`.
     unsafe {
         guard(err, || {
-            handle::borrow(encoder)?.encoder.demote(&handle::borrow(weights)?.weights);
+            let (encoder, weights) = (&handle::borrow(encoder)?.encoder, &handle::borrow(weights)?.weights);
+            if let Some(encoder) = encoder.if_whole() {
+                encoder.demote(weights);
+            }
             Ok(())
         })
     }
@@ -73,7 +77,8 @@ pub unsafe extern "C" fn tb_encoder_promotion(
         guard(err, || {
             let out = Out::new(state, "state", 0)?;
             let encoder = &handle::borrow(encoder)?.encoder;
-            out.set(match encoder.promotion(&handle::borrow(weights)?.weights) {
+            let weights = &handle::borrow(weights)?.weights;
+            out.set(match encoder.if_whole().map_or(PromotionState::Inputs(0), |encoder| encoder.promotion(weights)) {
                 PromotionState::Inputs(_) => TB_PROMOTION_STATE_INPUTS,
                 PromotionState::Building => TB_PROMOTION_STATE_BUILDING,
                 PromotionState::Promoted => TB_PROMOTION_STATE_PROMOTED,

@@ -314,12 +314,7 @@ impl Encoder {
     }
 
     fn check_out(&self, n: usize, out: &[f32]) -> Result<()> {
-        if n.checked_mul(self.arch.embed_dim) == Some(out.len()) {
-            return Ok(());
-        }
-        Err(Error::invalid("the memory for the embeddings has the wrong size")
-            .expected(format_args!("{n}·{} values", self.arch.embed_dim))
-            .got(out.len()))
+        check_out(&self.arch, n, out)
     }
 
     fn check_pixels(&self, pixels: &[f32], n: usize) -> Result<()> {
@@ -337,6 +332,16 @@ impl std::fmt::Debug for Encoder {
 /// Turns an error of ONNX Runtime into ours, with its message.
 fn failed<R>(doing: &'static str) -> impl Fn(ort::Error<R>) -> Error {
     move |e| Error::new(ErrorKind::Runtime, doing).because(e.message().to_string())
+}
+
+/// Whether `out` is memory for `n` embeddings of an encoder of `arch`.
+fn check_out(arch: &Arch, n: usize, out: &[f32]) -> Result<()> {
+    if n.checked_mul(arch.embed_dim) == Some(out.len()) {
+        return Ok(());
+    }
+    Err(Error::invalid("the memory for the embeddings has the wrong size")
+        .expected(format_args!("{n}·{} values", arch.embed_dim))
+        .got(out.len()))
 }
 
 /// Whether `pixels` is `n` images of an encoder of `arch`.

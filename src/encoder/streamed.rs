@@ -11,7 +11,7 @@ use super::provider::{self, Execution, Target};
 use super::runtime::Runtime;
 use super::session::{self, Elements, Input};
 use super::signature;
-use super::{EncoderOptions, WeightSource, check_pixels};
+use super::{EncoderOptions, WeightSource, check_out, check_pixels, memory};
 use crate::clip::arch::Arch;
 use crate::clip::graph::{self, Chain, Link, block_prefix};
 use crate::error::{Error, ErrorKind, Result};
@@ -97,8 +97,20 @@ impl StreamedEncoder {
     pub fn encode(&self, task: &TaskWeights, pixels: &[f32], n: usize) -> Result<Vec<f32>> {
         check_pixels(&self.arch, pixels, n)?;
         let mut embeds = try_zeroed(n.saturating_mul(self.arch.embed_dim))?;
+        self.encode_into(task, pixels, n, &mut embeds)?;
+        Ok(embeds)
+    }
+
+    /// As [`StreamedEncoder::encode`], into memory of the caller's: `out` is `[n, e]`.
+    ///
+    /// # Errors
+    /// As [`StreamedEncoder::encode`]; [`ErrorKind::InvalidArgument`] when `out` is not `n` embeddings. On an error
+    /// `out` is as it was.
+    pub fn encode_into(&self, task: &TaskWeights, pixels: &[f32], n: usize, out: &mut [f32]) -> Result<()> {
+        check_pixels(&self.arch, pixels, n)?;
+        check_out(&self.arch, n, out)?;
         if n == 0 {
-            return Ok(embeds);
+            return Ok(());
         }
         let mut sessions =
             self.sessions.lend(|| Sessions::create(self.runtime, &self.chain, self.threads, &self.target))?;
@@ -127,8 +139,7 @@ impl StreamedEncoder {
         }
         let weights = block(self.arch.layers - 1)?;
         let input = Input { name: &last.input, shape: &rows, values: Elements::F32(&stream) };
-        run(&mut sessions.last, last, input, &last.parameters, &Parts(&weights, &outer), &mut embeds)?;
-        Ok(embeds)
+        run(&mut sessions.last, last, input, &last.parameters, &Parts(&weights, &outer), out)
     }
 
     /// The architecture that this encoder was made for.
@@ -139,6 +150,25 @@ impl StreamedEncoder {
     /// What it runs on, and why where that is not what was asked for.
     pub fn execution(&self) -> &Execution {
         &self.execution
+    }
+
+    /// The ONNX Runtime it runs on.
+    pub fn runtime(&self) -> &'static Runtime {
+        self.runtime
+    }
+
+    /// How many runs there are sessions for.
+    pub fn sessions(&self) -> usize {
+        self.sessions.made()
+    }
+
+    /// Closes idle sessions, which keep the memory of their largest run, and gives back the memory that the next
+    /// weights would have taken. The next call opens and takes them again.
+    pub fn trim(&self) {
+        self.sessions.trim();
+        self.outer_memory.trim();
+        self.block_memory.trim();
+        memory::release();
     }
 
     /// Threads that reconstruct, and threads that one run computes with.

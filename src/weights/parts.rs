@@ -18,6 +18,14 @@ impl Default for Ring {
     }
 }
 
+impl Ring {
+    /// Gives the memory back.
+    pub(crate) fn trim(&self) {
+        drop(self.0.set_limit(0));
+        drop(self.0.set_limit(usize::MAX));
+    }
+}
+
 impl TaskWeights {
     /// Those of the weights whose names `wanted` accepts, reconstructed now, past the cache, by `threads` threads. The
     /// same bits as [`TaskWeights::get`] gives.

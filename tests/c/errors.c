@@ -185,7 +185,6 @@ static void encoding(const char *folder, const char *base) {
     EXPECT(TB_ERR_INVALID_ARGUMENT, tb_encoder_create(NULL, NULL, &encoder, &error));
     how = (tb_encoder_options){.struct_size = sizeof how, .threads = 1};
     EXPECT(TB_OK, tb_encoder_create(basis, &how, &encoder, &error));
-    tb_basis_free(basis); /* what was made from it stays */
 
     tb_encoder_properties model = {.struct_size = sizeof model};
     EXPECT(TB_OK, tb_encoder_info(encoder, &model, &error));
@@ -205,6 +204,16 @@ static void encoding(const char *folder, const char *base) {
     HOLDS(is_prepared == 1);
     EXPECT(TB_ERR_INVALID_ARGUMENT, tb_encoder_prepare(encoder, NULL, &error));
 
+    tb_encoder *streamed = UNSET(tb_encoder);
+    how = (tb_encoder_options){.struct_size = sizeof how, .streamed = 1, .cuda_graphs = 1};
+    EXPECT(TB_ERR_INVALID_ARGUMENT, tb_encoder_create(basis, &how, &streamed, &error));
+    HOLDS(streamed == NULL);
+    how.cuda_graphs = 0;
+    EXPECT(TB_OK, tb_encoder_create(basis, &how, &streamed, &error));
+    EXPECT(TB_OK, tb_encoder_encode(streamed, weights, image, 1, out, e, &error));
+    EXPECT(TB_ERR_UNSUPPORTED, tb_encoder_prepare(streamed, weights, &error));
+    tb_encoder_free(streamed);
+
     uint8_t gray[4] = {0, 85, 170, 255};
     tb_image picture = {.data = gray, .width = 2, .height = 2, .format = TB_PIXELS_GRAY8};
     EXPECT(TB_OK, tb_encoder_encode_images(encoder, weights, &picture, 1, out, e, &error));
@@ -217,6 +226,8 @@ static void encoding(const char *folder, const char *base) {
     EXPECT(TB_ERR_INVALID_ARGUMENT, tb_encoder_encode_images(encoder, weights, &picture, 1, out, e, &error));
     picture = (tb_image){.data = gray, .width = 2, .height = SIZE_MAX, .format = TB_PIXELS_RGB8};
     EXPECT(TB_ERR_INVALID_ARGUMENT, tb_preprocess(&picture, model.image_size, image, values, NULL, &error));
+    tb_basis_free(basis); /* what was made from it stays */
+    EXPECT(TB_OK, tb_encoder_encode(encoder, weights, image, 1, out, e, &error));
     free(image);
     free(out);
     tb_encoder_free(encoder);

@@ -96,6 +96,15 @@ def test_weights_where_the_encoder_reads_them(encoder, basis):
     assert set(encoder.device_stats().values()) == {0}
 
 
+def test_a_block_at_a_time(basis, golden, encoder):
+    streamed = taskbasis.Encoder(basis, streamed=True)
+    pixels = golden["pixel_values"][:4]
+    np.testing.assert_allclose(streamed(pixels, "MNIST"), encoder(pixels, "MNIST"), atol=1e-4)
+    assert streamed.info()["weight_bytes"] * 2 < encoder.info()["weight_bytes"]
+    with pytest.raises(taskbasis.UnsupportedError, match="streamed"):
+        streamed.prepare("MNIST")
+
+
 def test_eight_threads(basis, golden):
     encoder = taskbasis.Encoder(basis, concurrency=2, promotion="off")
     pixels = golden["pixel_values"][:4]

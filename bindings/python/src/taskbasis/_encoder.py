@@ -36,6 +36,9 @@ class Encoder(Handle):
     crosses the bus at a switch; "host"; or "auto", the device where it can be had, else the host, and
     `info()["weights_fallback"]` says why. `device_budget` is how many bytes of its memory base, basis and weights may
     take (0: three quarters of what is free). `cuda_graphs` records runs and replays them, with "cuda": for few batch sizes.
+
+    `streamed` never has more than one block of a task's weights in memory (40 MB instead of 351 for ViT-B-32;
+    `info()["weight_bytes"]`), and reconstructs them anew in every call.
     """
 
     #: S: preprocessed images are f32 [n, 3, S, S].
@@ -66,6 +69,7 @@ class Encoder(Handle):
         weights_on: str = "auto",
         device_budget: int = 0,
         cuda_graphs: bool = False,
+        streamed: bool = False,
         onnxruntime_library: Optional[Path] = None,
     ) -> None:
         options = sized("tb_encoder_options")
@@ -80,6 +84,7 @@ class Encoder(Handle):
         options.tensorrt_min_cosine = tensorrt_min_cosine
         options.weights_on = _choice(_WEIGHTS_ON, "weights_on", weights_on)
         options.device_budget, options.cuda_graphs = device_budget, int(cuda_graphs)
+        options.streamed = int(streamed)
         out = ffi.new("tb_encoder **")
         call(lib.tb_encoder_create, basis._handle, options, out)
         super().__init__(out[0], lib.tb_encoder_free)
