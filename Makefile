@@ -14,7 +14,8 @@ FUZZ_SECONDS ?= 600
 # The folder of libraries and program to install; given, nothing is built.
 BUILT ?=
 
-.PHONY: demo test test-python test-python-full test-gpu bench microbench build onnxruntime install uninstall check-sanitizers lint fuzz clean
+.PHONY: demo test test-python test-python-full test-gpu bench microbench build onnxruntime install uninstall \
+	check-sanitizers lint fuzz clean
 
 ## The main job on the digits family: every task from one basis.
 demo: onnxruntime
@@ -78,6 +79,7 @@ check-sanitizers: onnxruntime
 
 lint:
 	$(CARGO) fmt --check
+	$(PYTHON) scripts/check-lines
 	$(CARGO) clippy --all-targets -- -D warnings
 	$(CARGO) clippy --lib --no-default-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps

@@ -1,4 +1,5 @@
-//! The one error type: what kind of failure, in which file, at which tensor or place, what was expected, what was there.
+//! The one error type: what kind of failure, in which file, at which tensor or place, what was expected, what was
+//! there.
 
 use std::error::Error as StdError;
 use std::fmt;

@@ -29,8 +29,8 @@ pub struct Mapping {
     identity: Identity,
 }
 
-/// What tells one file's bytes from another's within a process: the file itself, whatever paths lead to it, at one state
-/// of its content. Bytes that came from no file equal only themselves.
+/// What tells one file's bytes from another's within a process: the file itself, whatever paths lead to it, at one
+/// state of its content. Bytes that came from no file equal only themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity([u64; 4]);
 
@@ -41,7 +41,8 @@ impl Identity {
         Self([0, 0, 0, NEXT.fetch_add(1, Ordering::Relaxed)])
     }
 
-    /// Device, inode, length and time of the last change. Devices are not 0, so no file is taken for one that is unique.
+    /// Device, inode, length and time of the last change. Devices are not 0, so no file is taken for one that is
+    /// unique.
     #[cfg(unix)]
     fn of(metadata: &std::fs::Metadata) -> Self {
         use std::os::unix::fs::MetadataExt;
@@ -156,8 +157,8 @@ impl Mapping {
         Cow::Borrowed(&self[range])
     }
 
-    /// Whether the pages of `range` are in memory, as far as one of them in every 16 MiB tells, the first among them. Each
-    /// is a question of a microsecond or two.
+    /// Whether the pages of `range` are in memory, as far as one of them in every 16 MiB tells, the first among them.
+    /// Each is a question of a microsecond or two.
     ///
     /// Where the operating system has no answer it is `true`: then nothing is gained by [`Mapping::read_ahead`].
     ///

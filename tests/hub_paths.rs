@@ -97,6 +97,8 @@ fn paths_of_the_hub_are_paths() {
     let error =
         server.fail(&["reconstruct", "--basis", &basis, "--base", base, "--weights", "MNIST", "-o", "hf://o/r/x"]);
     assert!(error.contains("nothing can be written to the Hub"), "{error}");
+    let error = server.fail(&["add-task", "hf://o/r/b.taskbasis", "--task", "New=hf://o/r/new.pt"]);
+    assert!(error.contains("nothing can be written to the Hub") && error.contains("-o"), "{error}");
     let offline = server.program(&["inspect", "hf://owner/other/x"]).env("HF_HUB_OFFLINE", "1").output().unwrap();
     assert!(complaint(offline).contains("hf://owner/other/x: nothing of it is in the cache"));
 }

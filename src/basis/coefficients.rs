@@ -71,8 +71,8 @@ impl Coefficients {
 
 /// How a method gets its tasks back: a column of coefficients a task.
 ///
-/// `τ̂_t = Σ_m table[m,t]·s_m` (+ mean, for PCA; + the task's residual, where a bundle has one); Autoencoder: W, PCA: C,
-/// Random: P, RandomSample: a unit column for each selected task and none for the others.
+/// `τ̂_t = Σ_m table[m,t]·s_m` (+ mean, for PCA; + the task's residual, where a bundle has one); Autoencoder: W, PCA:
+/// C, Random: P, RandomSample: a unit column for each selected task and none for the others.
 #[derive(Clone, Debug)]
 pub struct Recovery {
     pub(super) method: Method,

@@ -179,9 +179,9 @@ impl<'a> Growth<'a> {
         Ok(self.span(finetuned)?.fitted(task, self.columns[t].clone(), self.about.basis.vectors))
     }
 
-    /// Writes the grown bundle: whole or not at all, and none of `inputs` is overwritten. `path` may be the bundle's own;
-    /// who has that one open keeps the old content. Gives what was fitted. `progress` is told the bytes of the residuals
-    /// that are done.
+    /// Writes the grown bundle: whole or not at all, and none of `inputs` is overwritten. `path` may be the bundle's
+    /// own; who has that one open keeps the old content. Gives what was fitted. `progress` is told the bytes of the
+    /// residuals that are done.
     ///
     /// # Errors
     /// As [`Packer::write`](super::Packer::write).
@@ -295,8 +295,8 @@ impl<'a> Growth<'a> {
         self.base.get(parameter).ok_or_else(missing)
     }
 
-    /// What the vectors are to give of a stretch of a parameter, fine-tuned minus base minus mean; and the squared norm of
-    /// the task vector there.
+    /// What the vectors are to give of a stretch of a parameter, fine-tuned minus base minus mean; and the squared norm
+    /// of the task vector there.
     fn target(&self, finetuned: &Tensor, parameter: &str, start: usize, length: usize) -> Result<(Vec<f32>, f64)> {
         let mut target = vec![0.0; length];
         finetuned.read_f32(start, &mut target)?;

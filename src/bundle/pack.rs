@@ -180,8 +180,8 @@ impl<'a> Packer<'a> {
         self
     }
 
-    /// Carries this graph, which must have been bound to the base and the basis, for encoders to run in the place of the
-    /// built one. Its weights are not stored twice: what the base has becomes an input of the graph.
+    /// Carries this graph, which must have been bound to the base and the basis, for encoders to run in the place of
+    /// the built one. Its weights are not stored twice: what the base has becomes an input of the graph.
     ///
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the tensor, for a graph of another model;
@@ -196,8 +196,8 @@ impl<'a> Packer<'a> {
         Ok(self)
     }
 
-    /// Stores what the vectors lack of a task, given as its fine-tuned checkpoint, as a vector of its own, if that is more
-    /// than `above` of the task vector's norm.
+    /// Stores what the vectors lack of a task, given as its fine-tuned checkpoint, as a vector of its own, if that is
+    /// more than `above` of the task vector's norm.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a task that the basis does not know;
@@ -254,12 +254,12 @@ impl<'a> Packer<'a> {
     }
 
     /// Writes the bundle: whole or not at all, and none of `inputs` is overwritten
-    /// ([`replace_file`](crate::replace_file)). The same input gives the same bytes. `progress` is told the bytes that are
-    /// done, of [`Packer::source_bytes`].
+    /// ([`replace_file`](crate::replace_file)). The same input gives the same bytes. `progress` is told the bytes that
+    /// are done, of [`Packer::source_bytes`].
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for an output that is an input, and where a value
-    /// does not fit its format, naming the tensor; [`ErrorKind::Io`](crate::ErrorKind::Io).
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for an output that is an input, and where a
+    /// value does not fit its format, naming the tensor; [`ErrorKind::Io`](crate::ErrorKind::Io).
     pub fn write(
         &self,
         path: &Path,

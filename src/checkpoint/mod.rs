@@ -1,9 +1,9 @@
 //! Checkpoints: files that others wrote, as named tensors that are views of the mapped file.
 //!
 //! Read are PyTorch's zip archives (state dicts, training checkpoints, pickled modules, TorchScript) and safetensors,
-//! told apart by their first bytes. Nothing in a file is ever executed, and a file is taken to be hostile: it is refused
-//! with an error that names the place, in time and memory linear in its size. Whatever the source called its weights,
-//! a [`Checkpoint`] names them as open_clip does ([`names`]).
+//! told apart by their first bytes. Nothing in a file is ever executed, and a file is taken to be hostile: it is
+//! refused with an error that names the place, in time and memory linear in its size. Whatever the source called its
+//! weights, a [`Checkpoint`] names them as open_clip does ([`names`]).
 #![forbid(unsafe_code)]
 
 pub mod choose;

@@ -1,8 +1,9 @@
 //! Where the entries of a zip archive lie: what is needed of the format to map stored entries in place.
 //!
 //! PyTorch writes pickles and tensors stored (not compressed), so each is a byte range of the file; what it does
-//! compress, TorchScript's code, nobody here asks for. The central directory lists the entries; where an entry's data begins is known only from the header in front of it, which is read when the entry
-//! is first asked for: opening an archive of thousands of tensors touches its directory and nothing else.
+//! compress, TorchScript's code, nobody here asks for. The central directory lists the entries; where an entry's data
+//! begins is known only from the header in front of it, which is read when the entry is first asked for: opening an
+//! archive of thousands of tensors touches its directory and nothing else.
 //!
 //! Field names and numbers follow PKWARE's APPNOTE.TXT 6.3.10, sections 4.3 (layout) and 4.5.3 (zip64).
 #![forbid(unsafe_code)]

@@ -91,8 +91,8 @@ impl Head {
         Self::from_tensors(weight, find(&format!("{task}/bias")), &format!("{task}/")).map_err(|e| e.at(path))
     }
 
-    /// A head from its tensors: `weight` `[C, e]` and `bias` `[C]`, of any float type; `prefix` is what errors put before
-    /// these names.
+    /// A head from its tensors: `weight` `[C, e]` and `bias` `[C]`, of any float type; `prefix` is what errors put
+    /// before these names.
     ///
     /// # Errors
     /// [`ErrorKind::Format`](crate::ErrorKind::Format) and [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) as

@@ -24,7 +24,8 @@ impl Copy {
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
     pub fn new(length: usize) -> Result<Self> {
         let (mut from, mut to) = (Anonymous::new(length)?, Anonymous::new(length)?);
-        // Written before they are read: pages of zeros that nobody wrote are all the same page, which stays in the cache.
+        // Written before they are read: pages of zeros that nobody wrote are all the same page, which stays in the
+        // cache.
         from.as_f32_mut().iter_mut().zip(0u32..).for_each(|(value, i)| *value = i as f32);
         to.as_f32_mut().fill(-1.0);
         Ok(Self { from, to })
@@ -40,8 +41,8 @@ impl Copy {
     /// this crate has none (not x86-64), both are `memcpy`.
     ///
     /// # Errors
-    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) where the operating system refuses a thread: fewer would
-    /// be another measurement.
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) where the operating system refuses a thread: fewer
+    /// would be another measurement.
     pub fn run(&mut self, threads: usize, past_caches: bool) -> Result<()> {
         let (from, to) = (self.from.as_f32(), self.to.as_f32_mut());
         // Whole pages, so that every part is aligned as the whole is.

@@ -330,8 +330,8 @@ impl TaskWeights {
             .map_err(Error::no_thread)
     }
 
-    /// Stops the reconstruction that [`TaskWeights::prefetch`] started, within a millisecond or so, and frees its memory.
-    /// Where somebody already waits for these weights it goes on. Whether anything was stopped.
+    /// Stops the reconstruction that [`TaskWeights::prefetch`] started, within a millisecond or so, and frees its
+    /// memory. Where somebody already waits for these weights it goes on. Whether anything was stopped.
     pub fn cancel_prefetch(&self) -> bool {
         lock(&self.prefetch).take().is_some_and(|token| self.model.cache.cancel(&self.key, &token))
     }

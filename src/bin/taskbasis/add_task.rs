@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 use serde_json::json;
-use taskbasis::{BlockFormat, Bundle, Checkpoint, Growth, NewTask, Result, check_output};
+use taskbasis::hub::HubPath;
+use taskbasis::{BlockFormat, Bundle, Checkpoint, Error, Growth, NewTask, Result, check_output};
 
 use crate::args::{HeadArgs, threads};
 use crate::output;
@@ -48,6 +49,16 @@ pub struct AddTask {
 }
 
 impl AddTask {
+    /// Refuses a bundle of the Hub that would grow where it is: in the Hub's cache, whose files are everybody's.
+    pub fn check_place(&self) -> Result<()> {
+        if self.output.is_none() && HubPath::is_meant(&self.grown) {
+            return Err(Error::unsupported("nothing can be written to the Hub")
+                .at(&self.grown)
+                .hint("-o names the file for the grown bundle"));
+        }
+        Ok(())
+    }
+
     pub fn run(self, as_json: bool) -> Result<()> {
         let (task, finetuned_path) = &self.task;
         let bundle = Bundle::open(&self.grown)?;

@@ -24,8 +24,8 @@ pub struct ModelArgs {
     #[arg(long, value_name = "FOLDER|BUNDLE")]
     pub basis: Option<PathBuf>,
 
-    /// Base checkpoint (the zero-shot weights): PyTorch or safetensors, by open_clip's, OpenAI's or transformers' names.
-    /// A bundle that holds its base needs none.
+    /// Base checkpoint (the zero-shot weights): PyTorch or safetensors, by open_clip's, OpenAI's or transformers'
+    /// names. A bundle that holds its base needs none.
     #[arg(long, value_name = "FILE")]
     pub base: Option<PathBuf>,
 }
@@ -33,8 +33,8 @@ pub struct ModelArgs {
 /// Heads and class names.
 #[derive(Args)]
 pub struct HeadArgs {
-    /// Classification heads: a safetensors file with `TASK/weight` and `TASK/bias`, a pickled head, or a folder of heads.
-    /// A bundle that holds its heads needs none.
+    /// Classification heads: a safetensors file with `TASK/weight` and `TASK/bias`, a pickled head, or a folder of
+    /// heads. A bundle that holds its heads needs none.
     #[arg(long, value_name = "H")]
     pub heads: Option<PathBuf>,
 
@@ -69,8 +69,8 @@ pub struct EncoderArgs {
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     pub threads: usize,
 
-    /// The encoder's activation: OpenAI's models have quick_gelu, most others gelu. The wrong one gives plausible, wrong
-    /// embeddings. A bundle says which; else quick_gelu. A user's graph has its own.
+    /// The encoder's activation: OpenAI's models have quick_gelu, most others gelu. The wrong one gives plausible,
+    /// wrong embeddings. A bundle says which; else quick_gelu. A user's graph has its own.
     #[arg(long, value_enum)]
     pub activation: Option<ActivationArg>,
 

@@ -17,8 +17,8 @@ use crate::pack::{Built, BundleArgs};
 /// Make a basis of fine-tuned checkpoints: a folder in the published layout, or a bundle (-o model.taskbasis).
 ///
 /// Reads the checkpoints twice, mapped, whatever their number: once for the Gram matrix of the task vectors, from which
-/// everything is chosen, and once for the vectors that are written. A bundle is packed, as `pack` would, from a folder that
-/// stands beside it meanwhile and needs room for the vectors in f32.
+/// everything is chosen, and once for the vectors that are written. A bundle is packed, as `pack` would, from a folder
+/// that stands beside it meanwhile and needs room for the vectors in f32.
 #[derive(Args)]
 pub struct Build {
     #[command(flatten)]

@@ -1,8 +1,8 @@
 //! Options that could have no effect, with what else is given, are errors: nobody is to believe that they had one.
 //!
 //! Where it is enough to know which options are given, clap sees to it (`requires`, `conflicts_with`). Here is what
-//! depends on their values, told as clap would. Defaults do not count, nor does what asks for just that which is had, as
-//! `--weights-on host` with the CPU.
+//! depends on their values, told as clap would. Defaults do not count, nor does what asks for just that which is had,
+//! as `--weights-on host` with the CPU.
 
 use std::path::Path;
 

@@ -21,7 +21,8 @@ pub struct Embed {
     #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
     weights: TaskExpr,
 
-    /// A safetensors file with `pixel_values` f32 [N,3,S,S] (already preprocessed), or image files, or a folder of them.
+    /// A safetensors file with `pixel_values` f32 [N,3,S,S] (already preprocessed), or image files, or a folder of
+    /// them.
     #[arg(short, long, value_name = "X", required = true, num_args = 1..)]
     input: Vec<PathBuf>,
 

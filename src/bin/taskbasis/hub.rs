@@ -73,8 +73,8 @@ fn configuration(hub: &Hub, address: &HubPath, local: &Path, watch: &Watch) -> R
     Ok(())
 }
 
-/// Of `hf://…`, `--base=hf://…`, `NAME=hf://…` and `--task=NAME=hf://…`, after `previous`: the flag that it is for, what
-/// stands before the address, and the address.
+/// Of `hf://…`, `--base=hf://…`, `NAME=hf://…` and `--task=NAME=hf://…`, after `previous`: the flag that it is for,
+/// what stands before the address, and the address.
 fn split(argument: &OsString, previous: &OsString) -> Option<(String, String, String)> {
     let text = argument.to_str()?;
     let at = text.find("hf://")?;

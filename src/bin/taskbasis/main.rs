@@ -38,8 +38,8 @@ use taskbasis::Result;
 /// Many fine-tuned CLIP tasks from one compressed basis.
 ///
 /// A task vector basis holds T fine-tuned models in the space of M < T vectors. taskbasis rebuilds the weights of any
-/// task, or of any arithmetic of tasks, and runs them on ONNX Runtime. Every path that is read may be one on the Hugging
-/// Face Hub, as hf://owner/repo[@revision]/path.
+/// task, or of any arithmetic of tasks, and runs them on ONNX Runtime. Every path that is read may be one on the
+/// Hugging Face Hub, as hf://owner/repo[@revision]/path.
 #[derive(Parser)]
 #[command(version, about, long_about, max_term_width = 110)]
 struct Program {
@@ -102,6 +102,9 @@ fn run() -> Result<()> {
     // Understood before anything is downloaded.
     let (mut program, mut arguments) = Program::given(std::env::args_os());
     output::progress_for_programs(program.progress);
+    if let Command::AddTask(command) = &program.command {
+        command.check_place()?;
+    }
     if let Some(local) = hub::localized(std::env::args_os())? {
         // The same arguments, now with local paths.
         (program, arguments) = Program::given(local.into_iter());

@@ -74,7 +74,8 @@ pub struct BundleArgs {
     #[arg(long, value_name = "FORMAT", conflicts_with_all = ["max_error", "max_drop"])]
     format: Option<VectorFormat>,
 
-    /// Find the smallest formats, tensor by tensor, with which no task's vector is off by more than this share of its norm.
+    /// Find the smallest formats, tensor by tensor, with which no task's vector is off by more than this share of its
+    /// norm.
     #[arg(long, value_name = "E", allow_negative_numbers = true)]
     max_error: Option<f64>,
 
@@ -94,13 +95,13 @@ pub struct BundleArgs {
     #[arg(long, default_value = "test", requires = "data")]
     split: String,
 
-    /// A scaling coefficient to suggest to whoever opens the bundle: `task=1.0`, `merged=0.3` or `all=0.3`; may be given
-    /// several times.
+    /// A scaling coefficient to suggest to whoever opens the bundle: `task=1.0`, `merged=0.3` or `all=0.3`; may be
+    /// given several times.
     #[arg(long, value_name = "KIND=LAMBDA", value_parser = pair)]
     suggest: Vec<(String, String)>,
 
-    /// Store what the vectors lack of a task as a vector of its own, in this format, for tasks whose fine-tuned checkpoints
-    /// are given (to `pack` with --finetuned-dir).
+    /// Store what the vectors lack of a task as a vector of its own, in this format, for tasks whose fine-tuned
+    /// checkpoints are given (to `pack` with --finetuned-dir).
     #[arg(long, value_name = "FORMAT")]
     residual: Option<BlockFormat>,
 

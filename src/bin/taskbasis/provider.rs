@@ -36,8 +36,8 @@ pub struct ProviderArgs {
 #[derive(Args)]
 #[command(next_help_heading = "GPU")]
 pub struct PlacementArgs {
-    /// With a GPU: where the weights of tasks are rebuilt. `device` is its own memory, or an error; `auto` that where it can
-    /// be had, else the host's, and says so.
+    /// With a GPU: where the weights of tasks are rebuilt. `device` is its own memory, or an error; `auto` that where
+    /// it can be had, else the host's, and says so.
     #[arg(long, value_enum, default_value_t = WeightsOnArg::Auto)]
     pub weights_on: WeightsOnArg,
 

@@ -29,8 +29,8 @@ pub struct Pull {
     #[arg(value_name = "FOLDER")]
     paths: Vec<String>,
 
-    /// Bring a base instead: the checkpoint that this repository has, open_clip's own file before others; or the file that
-    /// is named, as owner/name/FILE.
+    /// Bring a base instead: the checkpoint that this repository has, open_clip's own file before others; or the file
+    /// that is named, as owner/name/FILE.
     #[arg(long, value_name = "OWNER/REPO", conflicts_with_all = ["repo", "list"])]
     base: Option<HubPath>,
 

@@ -36,7 +36,8 @@ pub struct TextArch {
 
 impl TextArch {
     /// The architecture that parameters of these names (as
-    /// [`text_tower`](crate::checkpoint::names::text_tower) gives them) and shapes belong to; all of them have to be used.
+    /// [`text_tower`](crate::checkpoint::names::text_tower) gives them) and shapes belong to; all of them have to be
+    /// used.
     ///
     /// # Errors
     /// As [`Arch::infer`](crate::Arch::infer).

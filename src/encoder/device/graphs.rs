@@ -1,9 +1,9 @@
 //! CUDA graphs: a run is recorded once, and then put into the stream as a whole, which spares the host the launches.
 //!
 //! ONNX Runtime records and replays them (`enable_cuda_graph`), a graph for every number that a run is given
-//! (`gpu_graph_id`). What is recorded are addresses. So the number here stands for all addresses of a run and its number
-//! of images: memory that is given to another task holds other values at the same addresses, which is what is wanted.
-//! ONNX Runtime keeps what it has recorded by thread, so all runs of a session are made by one.
+//! (`gpu_graph_id`). What is recorded are addresses. So the number here stands for all addresses of a run and its
+//! number of images: memory that is given to another task holds other values at the same addresses, which is what is
+//! wanted. ONNX Runtime keeps what it has recorded by thread, so all runs of a session are made by one.
 
 use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, Sender, channel};

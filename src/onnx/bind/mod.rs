@@ -1,9 +1,9 @@
 //! Binding: which constants of a graph are which parameters of a base.
 //!
-//! Values decide, never names: a constant is a parameter when it has the parameter's values, in some form that exporters
-//! give them (`offers.rs`). Where several parameters have the same values, the places where the graph uses them decide
-//! (`uses.rs`, `order.rs`, `solve.rs`). Where neither tells, binding fails: a weight in the wrong place would give
-//! plausible, wrong embeddings.
+//! Values decide, never names: a constant is a parameter when it has the parameter's values, in some form that
+//! exporters give them (`offers.rs`). Where several parameters have the same values, the places where the graph uses
+//! them decide (`uses.rs`, `order.rs`, `solve.rs`). Where neither tells, binding fails: a weight in the wrong place
+//! would give plausible, wrong embeddings.
 #![forbid(unsafe_code)]
 
 mod map;
@@ -45,8 +45,8 @@ pub struct BindOptions {
 /// Finds the parameters of the base's image tower among the constants of a graph.
 ///
 /// # Errors
-/// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming it, for a parameter that the graph lacks or holds more than
-/// once, unless the options allow that, and for constants of equal values that nothing tells apart;
+/// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming it, for a parameter that the graph lacks or holds more
+/// than once, unless the options allow that, and for constants of equal values that nothing tells apart;
 /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) where inputs or outputs have to be named.
 pub fn bind(file: &OnnxFile, base: &Checkpoint, options: &BindOptions) -> Result<GraphMap> {
     let named = |error: Error| error.at(file.path());

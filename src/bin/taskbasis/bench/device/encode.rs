@@ -33,8 +33,8 @@ pub struct Encode {
     pub switch_ms: f64,
     /// … and between which values it lies with 95 % confidence.
     pub switch_interval_ms: [f64; 2],
-    /// Throughput of a task's first run, its weights having been reconstructed just before, over that of a session on the
-    /// task's own `.onnx`, by batch.
+    /// Throughput of a task's first run, its weights having been reconstructed just before, over that of a session on
+    /// the task's own `.onnx`, by batch.
     pub switched_vs_frozen: ByBatch,
     /// The same of a task that runs again and again.
     pub steady_vs_frozen: ByBatch,

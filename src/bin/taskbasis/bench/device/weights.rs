@@ -146,8 +146,8 @@ fn room_for_copies(cuda: &Cuda, mut bytes: usize) -> Result<usize> {
 }
 
 impl InFormat {
-    /// Bytes of device memory for it and the weights of so many tasks; what the user allows, where that is less or has to
-    /// do. `None` leaves it to the library.
+    /// Bytes of device memory for it and the weights of so many tasks; what the user allows, where that is less or has
+    /// to do. `None` leaves it to the library.
     pub fn budget(&self, setup: &Setup<'_>, tasks: usize) -> Option<usize> {
         let asked_for = setup.encoder.device_budget;
         if self.slot_bytes > 0 {
