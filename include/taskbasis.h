@@ -78,7 +78,10 @@
  *
  * The library prints nothing of its own, and installs no handlers; see tb_log_set_callback(). It stays in the process
  * after dlclose(). It starts threads to reconstruct, to prefetch, and through ONNX Runtime to encode. ONNX Runtime is
- * loaded when the first encoder is made and stays until the process ends; one process can have only one.
+ * loaded when the first encoder is made and stays until the process ends; one process can have only one. The
+ * environment tells it to send no telemetry (ORT_DISABLE_TELEMETRY=1, unless that is set): set it yourself where other
+ * threads may call getenv() while the first encoder is made. exit() waits for a session that is being built
+ * (TB_PROMOTION_...).
  *
  * Versions below 1.0 may change the ABI when the minor number changes, later ones when the major number does; soname
  * and TB_VERSION_... say which it is. One header serves every build: what a build cannot do is TB_ERR_UNSUPPORTED.
@@ -862,7 +865,10 @@ tb_status tb_encoder_info(const tb_encoder *encoder, tb_encoder_properties *info
  */
 tb_status tb_encoder_trim(const tb_encoder *encoder, tb_error **err);
 
-/** Frees an encoder. NULL is fine. */
+/**
+ * Frees an encoder. NULL is fine. Waits for a session that is being built for a promoted task: up to some seconds for
+ * a large model.
+ */
 void tb_encoder_free(tb_encoder *encoder);
 
 /* ---- Images in, embeddings out ----------------------------------------------------------------------------------- */
@@ -991,8 +997,8 @@ tb_status tb_encoder_promote(const tb_encoder *encoder,
                              tb_error **err);
 
 /**
- * Drops the session that these weights have on this encoder, if there is one. Runs that use it end as if nothing had
- * happened.
+ * Drops the session that these weights have on this encoder, if there is one, or has one that is being built dropped
+ * when it is there. Runs that use it end as if nothing had happened.
  */
 tb_status tb_encoder_demote(const tb_encoder *encoder, const tb_weights *weights, tb_error **err);
 

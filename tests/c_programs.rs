@@ -148,6 +148,28 @@ fn failures_are_reported_and_freed() {
     }
 }
 
+/// ONNX Runtime's destructors run in `exit`: nothing of ours may be at work in it then.
+#[test]
+fn processes_end_whatever_is_under_way() {
+    let (Some(installed), Some(family)) = (installed(), family()) else { return };
+    let Some(compiler) = compilers().into_iter().next() else { return };
+    let program = c_program(compiler, &installed, "tests/c/ending.c");
+    let Family { basis, base, .. } = &family;
+    let ending = |how: &[&str]| {
+        let home = tempfile::tempdir().unwrap();
+        let mut command = installed.command(&program);
+        // As on a machine where nobody has said anything about it.
+        command.env_remove("ORT_DISABLE_TELEMETRY").env_remove("XDG_CACHE_HOME").env("HOME", home.path());
+        run(command.args([basis, base]).args(how));
+        let left: Vec<_> = std::fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(left.is_empty(), "a library has no business in {left:?}");
+    };
+    ending(&["forked"]);
+    for delay in 0..60 {
+        ending(&["promoting", &(delay * 60).to_string()]);
+    }
+}
+
 #[test]
 fn the_cpp_quickstart_classifies() {
     let (Some(installed), Some(family)) = (installed(), family()) else { return };

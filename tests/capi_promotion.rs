@@ -37,6 +37,14 @@ fn a_promoted_task_gives_the_same_embeddings() {
     assert_eq!(state(&o, o.weights), TB_PROMOTION_STATE_INPUTS);
     assert_eq!(bits(&before), bits(&encode(&o, o.weights, &pixels, 2)));
 
+    // Dropped while it is being built: it does not come.
+    ok(|e| unsafe { tb_encoder_promote(o.encoder, o.weights, 0, e) });
+    ok(|e| unsafe { tb_encoder_demote(o.encoder, o.weights, e) });
+    while state(&o, o.weights) == TB_PROMOTION_STATE_BUILDING {
+        std::thread::yield_now();
+    }
+    assert_eq!(state(&o, o.weights), TB_PROMOTION_STATE_INPUTS);
+
     // Not waited for: it comes, or the encoder's end waits for it.
     ok(|e| unsafe { tb_encoder_promote(o.encoder, o.weights, 0, e) });
     ok(|e| unsafe { tb_cache_set_budget(o.basis, 1, e) });

@@ -423,7 +423,8 @@ pub unsafe extern "C" fn tb_encoder_trim(encoder: *const tb_encoder, err: *mut *
     }
 }
 
-/// Frees an encoder. NULL is fine.
+/// Frees an encoder. NULL is fine. Waits for a session that is being built for a promoted task: up to some seconds for
+/// a large model.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_encoder_free(encoder: *mut tb_encoder) {
     // SAFETY: as in `tb_encoder_create`.

@@ -42,8 +42,8 @@ pub unsafe extern "C" fn tb_encoder_promote(
     }
 }
 
-/// Drops the session that these weights have on this encoder, if there is one. Runs that use it end as if nothing had
-/// happened.
+/// Drops the session that these weights have on this encoder, if there is one, or has one that is being built dropped
+/// when it is there. Runs that use it end as if nothing had happened.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_encoder_demote(
     encoder: *const tb_encoder,

@@ -6,6 +6,7 @@
 
 mod device;
 mod elf;
+mod ending;
 mod export;
 mod fastest;
 mod frozen;

@@ -20,6 +20,7 @@ use std::thread::JoinHandle;
 use ort::session::Session;
 
 use self::build::{Spawner, Spawning, lower_priority};
+use super::ending::AtWork;
 use super::memory::{self, ReleaseAfter};
 use super::provider::Target;
 use super::runtime::Runtime;
@@ -117,6 +118,8 @@ struct State {
 
 struct Task {
     progress: Progress,
+    /// Demoted while its session is being built.
+    is_unwanted: bool,
     cache: Weak<WeightsCache>,
 }
 
@@ -189,8 +192,12 @@ impl Promotions {
             return Ok(());
         }
         let mut state = self.shared.lock();
-        match state.task(task).progress {
-            Progress::Building => Ok(()),
+        let known = state.task(task);
+        match known.progress {
+            Progress::Building => {
+                known.is_unwanted = false;
+                Ok(())
+            }
             _ => self.shared.enqueue(state, task),
         }
     }
@@ -209,14 +216,24 @@ impl Promotions {
         }
     }
 
-    /// Drops the task's session; it counts from the beginning. Whether there was one.
+    /// Drops the task's session, also one that is being built, as soon as it is there; it counts from the beginning.
+    /// Whether there was one, or would have been.
     pub(super) fn demote(&self, task: &TaskWeights) -> bool {
-        if let Some(task) = self.shared.lock().tasks.get_mut(task.key())
-            && !matches!(task.progress, Progress::Building)
-        {
-            task.progress = Progress::Counting(0);
+        let mut state = self.shared.lock();
+        let queued = state.queue.len();
+        state.queue.retain(|other| other.key() != task.key());
+        let is_queued = state.queue.len() < queued;
+        let mut is_building = false;
+        if let Some(task) = state.tasks.get_mut(task.key()) {
+            is_building = !is_queued && matches!(task.progress, Progress::Building);
+            task.is_unwanted = is_building;
+            if !is_building {
+                task.progress = Progress::Counting(0);
+            }
         }
-        task.model().cache().drop_derived(&self.shared.id(task))
+        drop(state);
+        self.shared.ended.notify_all();
+        task.model().cache().drop_derived(&self.shared.id(task)) || is_queued || is_building
     }
 
     pub(super) fn state(&self, task: &TaskWeights) -> PromotionState {
@@ -233,7 +250,7 @@ impl Promotions {
 }
 
 impl Drop for Promotions {
-    /// Waits for a session that is being built: ONNX Runtime must not be at work when the process ends.
+    /// Waits for a session that is being built: what it is built of goes with the encoder.
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.is_closed = true;
@@ -267,7 +284,8 @@ impl State {
         match self.tasks.entry(task.key().clone()) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
-                entry.insert(Task { progress: Progress::Counting(0), cache: Arc::downgrade(task.model().cache()) })
+                let cache = Arc::downgrade(task.model().cache());
+                entry.insert(Task { progress: Progress::Counting(0), is_unwanted: false, cache })
             }
         }
     }
@@ -344,10 +362,18 @@ impl Shared {
             if let Err(error) = &built {
                 tracing::warn!(task = task.name(), %error, "not promoted");
             }
-            self.lock().task(&task).progress = match built {
+            let mut state = self.lock();
+            let known = state.task(&task);
+            let is_unwanted = std::mem::take(&mut known.is_unwanted);
+            known.progress = match built {
+                _ if is_unwanted => Progress::Counting(0),
                 Ok(()) => Progress::Built,
                 Err(error) => Progress::Failed(error.kind(), error.to_string()),
             };
+            drop(state);
+            if is_unwanted {
+                task.model().cache().drop_derived(&self.id(&task));
+            }
             self.ended.notify_all();
         }
     }
@@ -364,6 +390,8 @@ impl Shared {
         if bytes > budget {
             return Err(no_room());
         }
+        // Before anything of ONNX Runtime; until the session is kept, or dropped.
+        let _at_work = AtWork::begin()?;
         let weights = task.get()?;
         let stub = self.stub()?;
         let mut converted = None;

@@ -1,0 +1,84 @@
+//! The end of the process: ONNX Runtime's own destructors run in `exit`, and none of our threads may be at work in it
+//! then. A program that leaves `main`, or calls `exit`, without having freed its encoders would crash now and then.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
+
+use crate::error::{Error, ErrorKind, Result};
+
+static STATE: Mutex<State> = Mutex::new(State { is_ending: false, at_work: Vec::new() });
+static ENDED: Condvar = Condvar::new();
+/// The process whose threads these are: a forked child has none of them.
+static PROCESS: AtomicU32 = AtomicU32::new(0);
+
+struct State {
+    is_ending: bool,
+    at_work: Vec<ThreadId>,
+}
+
+/// Held by a thread of ours while it works in ONNX Runtime; the end of the process waits until it is dropped.
+pub(super) struct AtWork(());
+
+impl AtWork {
+    /// # Errors
+    /// [`ErrorKind::Cancelled`] when the process is ending.
+    pub(super) fn begin() -> Result<Self> {
+        let mut state = lock();
+        if state.is_ending {
+            return Err(Error::new(ErrorKind::Cancelled, "the process is ending"));
+        }
+        wait_at_the_end();
+        state.at_work.push(thread::current().id());
+        Ok(Self(()))
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        let mut state = lock();
+        // What ONNX Runtime made on the way, it destroys before what is registered here was told.
+        wait_at_the_end();
+        let own = thread::current().id();
+        if let Some(at) = state.at_work.iter().position(|id| *id == own) {
+            state.at_work.swap_remove(at);
+        }
+        ENDED.notify_all();
+    }
+}
+
+/// Has `exit` wait, before it runs what was registered until now: the destructors of ONNX Runtime among it.
+fn wait_at_the_end() {
+    /// What is registered stays so; from then on ONNX Runtime has made what it makes once.
+    const TIMES: u32 = 8;
+
+    #[cfg(unix)]
+    {
+        static REGISTERED: AtomicU32 = AtomicU32::new(0);
+        PROCESS.store(std::process::id(), Ordering::Relaxed);
+        if REGISTERED.load(Ordering::Relaxed) < TIMES {
+            REGISTERED.fetch_add(1, Ordering::Relaxed);
+            // SAFETY: the function stays where it is: this library is never unloaded. Failure only loses the wait.
+            let _ = unsafe { libc::atexit(wait) };
+        }
+    }
+}
+
+#[cfg(unix)]
+extern "C" fn wait() {
+    // In a forked child the lock may be held for good.
+    if PROCESS.load(Ordering::Relaxed) != std::process::id() {
+        return;
+    }
+    let own = thread::current().id();
+    let mut state = lock();
+    state.is_ending = true;
+    // Whoever ends the process from within its own work does not wait for it.
+    while state.at_work.iter().any(|id| *id != own) {
+        state = ENDED.wait(state).unwrap_or_else(PoisonError::into_inner);
+    }
+}
+
+fn lock() -> MutexGuard<'static, State> {
+    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+}
