@@ -689,7 +689,11 @@ tb_status tb_preprocess(const tb_image *image,
  */
 typedef struct tb_encoder tb_encoder;
 
-/** How tb_encoder_create() sets up. Zero means default everywhere. */
+/**
+ * How tb_encoder_create() sets up. Zero means default everywhere. What is said to be "with" something is ignored
+ * without it (tensorrt_cache and the like, device_budget, promote_after), except that TB_WEIGHTS_ON_DEVICE and
+ * cuda_graphs are TB_ERR_UNSUPPORTED without a GPU.
+ */
 typedef struct tb_encoder_options {
     /** sizeof(tb_encoder_options), as the program was compiled. */
     size_t struct_size;
@@ -698,7 +702,7 @@ typedef struct tb_encoder_options {
      * One that cannot be had is TB_ERR_UNSUPPORTED, and the message says what is missing.
      */
     const char *provider;
-    /** Which device of the provider, counted from 0. */
+    /** Which device of the provider, counted from 0; `cpu` has one. */
     uint32_t device;
     /** Threads that compute, all runs together; 0: one a processor. */
     uint32_t threads;
@@ -843,9 +847,10 @@ typedef struct tb_encoder_properties {
  * @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer, or options->graph not its weights;
  *         TB_ERR_IO and TB_ERR_FORMAT for its files; TB_ERR_RUNTIME_MISSING, with every place
  *         that was searched, and for a driver or NVRTC that a GPU lacks; TB_ERR_INVALID_ARGUMENT for more than
- *         4096 threads or concurrent runs, and for options that exclude each other; TB_ERR_UNSUPPORTED for an image
- *         size that the base does not have, a graph that takes or gives other types than floats or is to be streamed,
- *         or a provider that this ONNX Runtime was built without; TB_ERR_RUNTIME
+ *         4096 threads or concurrent runs, for options that exclude each other, and for another ONNX Runtime than the
+ *         one that is loaded; TB_ERR_UNSUPPORTED for an image size that the base does not have, a graph that takes or
+ *         gives other types than floats or is to be streamed, a provider that this ONNX Runtime was built without, or
+ *         a device that `cpu` does not have; TB_ERR_OUT_OF_MEMORY; TB_ERR_RUNTIME
  */
 tb_status tb_encoder_create(const tb_basis *basis,
                             const tb_encoder_options *options,
@@ -884,7 +889,7 @@ void tb_encoder_free(tb_encoder *encoder);
  * @param out       f32 [n,e]
  * @param capacity  floats that `out` has room for: at least n*e, or TB_ERR_BUFFER_TOO_SMALL
  * @return TB_OK; TB_ERR_MISMATCH where the weights are of another architecture; what tb_weights_prepare() returns;
- *         TB_ERR_RUNTIME. On failure `out` is as it was
+ *         TB_ERR_OUT_OF_MEMORY; TB_ERR_RUNTIME. On failure `out` is as it was
  */
 tb_status tb_encoder_encode(const tb_encoder *encoder,
                             const tb_weights *weights,
@@ -900,7 +905,7 @@ tb_status tb_encoder_encode(const tb_encoder *encoder,
  * @param images    `n` images, of any sizes and formats
  * @param out       f32 [n,e]
  * @param capacity  floats that `out` has room for: at least n*e, or TB_ERR_BUFFER_TOO_SMALL
- * @return what those two return. On failure `out` is as it was
+ * @return what those two return; the message names the image that is wrong. On failure `out` is as it was
  */
 tb_status tb_encoder_encode_images(const tb_encoder *encoder,
                                    const tb_weights *weights,
@@ -941,14 +946,16 @@ typedef struct tb_device_statistics {
  * In the host's memory that is tb_weights_prepare(). On a device it returns when the work is in the queue, before it
  * is done.
  *
- * @return TB_OK; what tb_weights_prepare() returns; on a device TB_ERR_OUT_OF_MEMORY where weights in use leave no
+ * @return TB_OK; TB_ERR_MISMATCH where the weights are of another architecture, and then nothing is reconstructed;
+ *         what tb_weights_prepare() returns; on a device TB_ERR_OUT_OF_MEMORY where weights in use leave no
  *         room, TB_ERR_RUNTIME; TB_ERR_UNSUPPORTED with tb_encoder_options.streamed
  */
 tb_status tb_encoder_prepare(const tb_encoder *encoder, const tb_weights *weights, tb_error **err);
 
 /**
  * Sets `*out` to 1 where the next call with these weights need not reconstruct them: they are kept where this encoder
- * reads them, or promoted; else to 0, as always with tb_encoder_options.streamed.
+ * reads them, or promoted; else to 0, as always with tb_encoder_options.streamed and for weights of another
+ * architecture.
  */
 tb_status tb_encoder_is_prepared(const tb_encoder *encoder,
                                  const tb_weights *weights,
@@ -977,7 +984,10 @@ tb_status tb_encoder_device_stats(const tb_encoder *encoder,
 /** Runs in a session of its own. */
 #define TB_PROMOTION_STATE_PROMOTED 2
 
-/** The session could not be built; runs go on with the weights as inputs. */
+/**
+ * The session could not be built; runs go on with the weights as inputs. Why is told to the log callback, as
+ * TB_LOG_WARN, and by tb_encoder_promote() with `wait`.
+ */
 #define TB_PROMOTION_STATE_FAILED 3
 
 /**

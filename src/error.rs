@@ -147,6 +147,13 @@ impl Error {
         self
     }
 
+    /// Says which element of a list it is about, before the message: `images[17]: …`.
+    #[must_use]
+    pub(crate) fn in_element(mut self, list: &str, index: usize) -> Self {
+        self.0.message = format!("{list}[{index}]: {}", self.0.message);
+        self
+    }
+
     /// What was wanted; shown as `expected …`.
     #[must_use]
     pub fn expected(mut self, what: impl fmt::Display) -> Self {

@@ -1,6 +1,8 @@
 //! "Did you mean …?": the known name that looks most like an unknown one.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
+
 use crate::error::Error;
 
 /// Below this likeness (0 to 1) a name is another name, not a misspelt one.
@@ -27,17 +29,27 @@ pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> O
     best
 }
 
+/// A name for a message: as it is, or the beginning of one that is too long to read.
+pub(crate) fn clipped(name: &str) -> Cow<'_, str> {
+    /// Characters.
+    const SHOWN: usize = 200;
+    match name.char_indices().nth(SHOWN) {
+        Some((end, _)) => Cow::Owned(format!("{}…", &name[..end])),
+        None => Cow::Borrowed(name),
+    }
+}
+
 /// The error for a `what` that is not called `name`: lists the known names and suggests the nearest.
 pub(crate) fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Error {
     /// More names than this do not help a reader.
     const LISTED: usize = 40;
-    let mut list = known.clone().take(LISTED).collect::<Vec<_>>().join(", ");
+    let mut list = known.clone().take(LISTED).map(clipped).collect::<Vec<_>>().join(", ");
     match known.clone().count() {
         0 => list.push_str("none"),
         count if count > LISTED => list.push_str(&format!(" and {} more", count - LISTED)),
         _ => {}
     }
-    let error = Error::not_found(format!("no {what} `{name}`; known: {list}"));
+    let error = Error::not_found(format!("no {what} `{}`; known: {list}", clipped(name)));
     match nearest(name, known) {
         Some(nearest) => error.hint(format!("Did you mean `{nearest}`?")),
         None => error,
@@ -73,6 +85,8 @@ mod tests {
             error.to_string(),
             "no task `Mnist`; known: MNIST, SVHN, Cars, EuroSAT, RESISC45. Did you mean `MNIST`?"
         );
+        let long = unknown("task", &"λ".repeat(10_000_000), TASKS.into_iter()).to_string();
+        assert!(long.chars().count() < 300 && long.contains("λ…`; known: MNIST"), "{}", long.len());
         let numbers: Vec<String> = (0..50).map(|i| i.to_string()).collect();
         assert!(unknown("task", "x", numbers.iter().map(String::as_str)).to_string().ends_with("39 and 10 more"));
         assert!(unknown("task", "x", [].into_iter()).to_string().ends_with("known: none"));

@@ -3,6 +3,7 @@
 #![allow(clippy::undocumented_unsafe_blocks)] // Each calls the C ABI as a C program would; the point is what it survives.
 
 mod capi_support;
+mod family_support;
 
 use std::ffi::CStr;
 use std::ptr::{null, null_mut};
@@ -275,5 +276,107 @@ fn what_computes_is_told() {
             assert_eq!((info.device, info.fallback.is_null()), (0, !is_auto || used == "cuda"));
             tb_encoder_free(encoder);
         }
+    }
+}
+
+/// Weights that other encoders can run are kept, and still of no use to one of another architecture.
+#[test]
+fn weights_of_another_architecture() {
+    let Some(o) = open(AE) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("other.pt");
+    family_support::small(taskbasis::Method::Pca, 2).write_base(&path).unwrap();
+    let (base, pixels, mut out) = (c(&path), o.pixels(1), vec![0f32; o.model.embedding]);
+    let (mut basis, mut weights, mut is) = (null_mut(), null_mut(), 7);
+    unsafe {
+        ok(|e| tb_basis_open(null(), &basis_options(&base), &mut basis, e));
+        ok(|e| tb_weights_create(basis, c"base".as_ptr(), &mut weights, e));
+        for _ in 0..2 {
+            let message = fails(TB_ERR_MISMATCH, |e| tb_encoder_prepare(o.encoder, weights, e));
+            assert!(message.contains("tensor `visual."), "{message}");
+            ok(|e| tb_encoder_is_prepared(o.encoder, weights, &mut is, e));
+            assert_eq!(is, 0);
+            fails(TB_ERR_MISMATCH, |e| {
+                tb_encoder_encode(o.encoder, weights, pixels.as_ptr(), 1, out.as_mut_ptr(), out.len(), e)
+            });
+            // Ready, and kept: it is the encoder that has no use for them.
+            ok(|e| tb_weights_prepare(weights, e));
+        }
+        ok(|e| tb_encoder_prepare(o.encoder, o.weights, e));
+        ok(|e| tb_encoder_is_prepared(o.encoder, o.weights, &mut is, e));
+        assert_eq!(is, 1);
+        tb_weights_free(weights);
+        tb_basis_free(basis);
+    }
+}
+
+#[test]
+fn which_of_many_is_wrong() {
+    let Some(o) = open(AE) else { return };
+    let (bytes, mut out) = ([9u8; 12], vec![0f32; 3 * o.model.embedding]);
+    let good = tb_image { data: bytes.as_ptr(), width: 2, height: 2, row_stride: 0, format: TB_PIXELS_RGB8 };
+    let task = |name: *const std::ffi::c_char, lambda| tb_task { name, lambda };
+    let fine = task(c"MNIST".as_ptr(), 0.5);
+    unsafe {
+        for (wrong, says) in [
+            (tb_image { format: 77, ..good }, "images[2]: no such pixel format"),
+            (tb_image { width: 0, ..good }, "images[2]: an image has at least one pixel"),
+            (tb_image { data: null(), ..good }, "images[2]: `data` is NULL"),
+            (tb_image { row_stride: 5, ..good }, "images[2]: "),
+        ] {
+            let images = [good, good, wrong];
+            let message = fails(NO, |e| {
+                tb_encoder_encode_images(o.encoder, o.weights, images.as_ptr(), 3, out.as_mut_ptr(), out.len(), e)
+            });
+            assert!(message.starts_with(says), "{message}");
+        }
+        for (wrong, says) in [
+            (task(null(), 1.0), "tasks[1]: `name` is NULL"),
+            (task(c"\xff".as_ptr(), 1.0), "tasks[1]: `name` is not UTF-8"),
+            (task(c"MNIST".as_ptr(), f64::NAN), "tasks[1]: a scaling coefficient"),
+        ] {
+            let tasks = [fine, wrong];
+            let mut weights = null_mut();
+            let message = fails(NO, |e| tb_weights_create_from_tasks(o.basis, tasks.as_ptr(), 2, &mut weights, e));
+            assert!(message.starts_with(says), "{message}");
+        }
+    }
+}
+
+#[test]
+fn messages_stay_readable() {
+    let Some(o) = open(AE) else { return };
+    let (mut weights, mut index, mut tensor) = (null_mut(), 0, sized::<tb_tensor>());
+    let long = c("A".repeat(1 << 20));
+    let number = c(format!("MNIST@{}x", "1".repeat(1 << 20)));
+    let options = tb_encoder_options { provider: long.as_ptr(), ..sized() };
+    let task = |lambda| tb_task { name: long.as_ptr(), lambda };
+    unsafe {
+        for message in [
+            fails(TB_ERR_NOT_FOUND, |e| tb_basis_task_index(o.basis, long.as_ptr(), &mut index, e)),
+            fails(TB_ERR_NOT_FOUND, |e| tb_weights_create(o.basis, long.as_ptr(), &mut weights, e)),
+            fails(NO, |e| tb_weights_create(o.basis, number.as_ptr(), &mut weights, e)),
+            fails(TB_ERR_NOT_FOUND, |e| tb_weights_create_from_tasks(o.basis, &task(1.0), 1, &mut weights, e)),
+            fails(TB_ERR_NOT_FOUND, |e| tb_weights_tensor(o.weights, long.as_ptr(), &mut tensor, e)),
+            fails(TB_ERR_NOT_FOUND, |e| tb_head_open(o.heads.as_ptr(), long.as_ptr(), null(), &mut null_mut(), e)),
+            fails(NO, |e| tb_encoder_create(o.basis, &options, &mut null_mut(), e)),
+        ] {
+            assert!(message.len() < 4096 && message.contains('…'), "{} bytes", message.len());
+        }
+        for (lambda, spelled) in [(1e-310, "MNIST@1e-310"), (1e30, "MNIST@1e30"), (0.25, "MNIST@0.25")] {
+            let task = tb_task { name: c"MNIST".as_ptr(), lambda };
+            let (mut ours, mut again, mut values) = (null_mut(), null_mut(), [vec![0.0; 4], vec![0.0; 4]]);
+            ok(|e| tb_weights_create_from_tasks(o.basis, &task, 1, &mut ours, e));
+            assert_eq!(text(tb_weights_expression(ours)), spelled);
+            ok(|e| tb_weights_create(o.basis, tb_weights_expression(ours), &mut again, e));
+            for (weights, values) in [ours, again].into_iter().zip(&mut values) {
+                ok(|e| tb_weights_coefficients(weights, values.as_mut_ptr(), 4, null_mut(), null_mut(), e));
+                tb_weights_free(weights);
+            }
+            assert_eq!(values[0], values[1]);
+        }
+        let huge = tb_task { name: c"MNIST".as_ptr(), lambda: 1e300 };
+        let message = fails(NO, |e| tb_weights_create_from_tasks(o.basis, &huge, 1, &mut weights, e));
+        assert!(message.len() < 200, "{message}");
     }
 }

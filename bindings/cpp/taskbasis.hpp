@@ -132,6 +132,22 @@ template <class T> T sized() noexcept {
     return value;
 }
 
+// An argument of C's.
+struct named {
+    const char *name;
+    const std::string &text;
+};
+
+// C's texts end at their first NUL: one that has another in it would be taken for something shorter.
+inline std::optional<failure> cut(std::initializer_list<named> texts) {
+    for (const named &each : texts) {
+        if (each.text.find('\0') != std::string::npos) {
+            return failure{TB_ERR_INVALID_ARGUMENT, std::string("`") + each.name + "` has a NUL in it"};
+        }
+    }
+    return std::nullopt;
+}
+
 inline const char *or_null(const std::string &text) noexcept { return text.empty() ? nullptr : text.c_str(); }
 
 // Asks for the size with no buffer, then for the values: `fill(out, capacity, &needed)` gives what call() does.
@@ -177,6 +193,9 @@ inline bool compatible() noexcept {
 
 // What the library computes with, and the ONNX Runtime that is at `onnxruntime` or, if that is empty, found.
 inline result<tb_library_properties> try_library_info(const std::string &onnxruntime = {}) {
+    if (auto bad = detail::cut({{"onnxruntime", onnxruntime}})) {
+        return *std::move(bad);
+    }
     auto info = detail::sized<tb_library_properties>();
     if (auto failed = detail::call(tb_library_info, detail::or_null(onnxruntime), &info)) {
         return *std::move(failed);
@@ -254,6 +273,9 @@ public:
 
     // A tensor's values as a copy: the handle does not hold on to the weights for it, as it does for views.
     result<std::vector<float>> try_copy_tensor(const std::string &name) const {
+        if (auto bad = detail::cut({{"name", name}})) {
+            return *std::move(bad);
+        }
         return detail::filled<float>([&](float *out, std::size_t capacity, std::size_t *needed) {
             return detail::call(tb_weights_copy_tensor, get(), name.c_str(), out, capacity, needed);
         });
@@ -268,6 +290,9 @@ public:
     }
 
     result<taskbasis::tensor> try_tensor(const std::string &name) const {
+        if (auto bad = detail::cut({{"name", name}})) {
+            return *std::move(bad);
+        }
         auto raw = detail::sized<tb_tensor>();
         return tensor_of(detail::call(tb_weights_tensor, get(), name.c_str(), &raw), raw);
     }
@@ -318,6 +343,9 @@ public:
     // `folder` may be a bundle, which needs no base unless it leaves its own out; or empty: then there is only the
     // base.
     static result<basis> try_open(const std::string &folder, const std::string &base = {}, const basis_options &how = {}) {
+        if (auto bad = detail::cut({{"folder", folder}, {"base", base}})) {
+            return *std::move(bad);
+        }
         auto options = detail::sized<tb_basis_options>();
         options.base = detail::or_null(base);
         options.read = how.read;
@@ -356,6 +384,9 @@ public:
     }
 
     result<std::size_t> try_task_index(const std::string &name) const {
+        if (auto bad = detail::cut({{"name", name}})) {
+            return *std::move(bad);
+        }
         std::size_t index = 0;
         if (auto failed = detail::call(tb_basis_task_index, get(), name.c_str(), &index)) {
             return *std::move(failed);
@@ -372,6 +403,9 @@ public:
 
     // The weights of an expression: "MNIST@0.3 + SVHN@0.3 - Cars@0.2".
     result<taskbasis::weights> try_weights(const std::string &expression) const {
+        if (auto bad = detail::cut({{"expression", expression}})) {
+            return *std::move(bad);
+        }
         tb_weights *handle = nullptr;
         if (auto failed = detail::call(tb_weights_create, get(), expression.c_str(), &handle)) {
             return *std::move(failed);
@@ -387,6 +421,9 @@ public:
         std::vector<tb_task> raw;
         raw.reserve(tasks.size());
         for (const task &each : tasks) {
+            if (auto bad = detail::cut({{"tasks", each.name}})) {
+                return *std::move(bad);
+            }
             raw.push_back({each.name.c_str(), each.lambda});
         }
         tb_weights *handle = nullptr;
@@ -474,6 +511,13 @@ struct encoder_options {
 class encoder {
 public:
     static result<encoder> try_create(const basis &of, const encoder_options &how = {}) {
+        if (auto bad = detail::cut({{"provider", how.provider},
+                                    {"onnxruntime", how.onnxruntime},
+                                    {"graph", how.graph},
+                                    {"map", how.map},
+                                    {"tensorrt_cache", how.tensorrt_cache}})) {
+            return *std::move(bad);
+        }
         auto options = detail::sized<tb_encoder_options>();
         options.provider = detail::or_null(how.provider);
         options.device = how.device;
@@ -629,7 +673,7 @@ private:
 // One class and how likely it is.
 struct score {
     std::string name;
-    std::size_t index = 0;
+    std::size_t class_index = 0;
     float probability = 0;
     float logit = 0;
 };
@@ -639,6 +683,9 @@ class head {
 public:
     // `classes` is a JSON file of class names; empty for numbers.
     static result<head> try_open(const std::string &path, const std::string &task, const std::string &classes = {}) {
+        if (auto bad = detail::cut({{"path", path}, {"task", task}, {"classes", classes}})) {
+            return *std::move(bad);
+        }
         tb_head *handle = nullptr;
         if (auto failed = detail::call(tb_head_open, path.c_str(), detail::or_null(task), detail::or_null(classes),
                                        &handle)) {
@@ -681,15 +728,16 @@ public:
         return logits;
     }
 
-    // The k best classes of one embedding, the best first.
+    // The k best classes of one embedding, the best first; k is at most the number of classes.
     result<std::vector<score>> try_classify(view<const float> embedding, std::size_t k) const {
         std::size_t count = 0;
         if (auto failed = detail::call(tb_head_classes, get(), &count)) {
             return *std::move(failed);
         }
+        // A larger k is refused before anything is written.
         std::vector<tb_score> raw(k < count ? k : count);
         if (auto failed = detail::call(tb_head_classify, get(), embedding.data(), std::size_t{1}, embedding.size(),
-                                       static_cast<float *>(nullptr), std::size_t{0}, raw.data(), raw.size())) {
+                                       static_cast<float *>(nullptr), std::size_t{0}, raw.data(), k)) {
             return *std::move(failed);
         }
         std::vector<score> best;

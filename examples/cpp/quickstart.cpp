@@ -16,7 +16,7 @@ static void classify(const char *folder, const char *base, const char *heads, co
 
     const auto weights = basis.weights(task); // or "MNIST@0.3 + Parity@0.3": any arithmetic of tasks
     const auto embedding = encoder.encode(weights, {image});
-    for (const auto &best : head.classify(embedding, 3)) {
+    for (const auto &best : head.classify(embedding, 2)) {
         std::printf("%-10s %5.1f %%\n", best.name.c_str(), 100.0 * static_cast<double>(best.probability));
     }
 }

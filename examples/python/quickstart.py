@@ -13,7 +13,7 @@ def classify(folder, base, heads, classes, image):
     basis = taskbasis.open(folder, base)
     encoder = taskbasis.Encoder(basis)
     head = taskbasis.Head(heads, "MNIST", classes)
-    weights = 0.8 * basis["MNIST"] + 0.2 * basis["OptDigits"]  # or "MNIST@0.8 + OptDigits@0.2"
+    weights = basis.weights(0.8 * basis["MNIST"] + 0.2 * basis["OptDigits"])  # or of "MNIST@0.8 + OptDigits@0.2"
     for best in taskbasis.classify(encoder, head, image, weights)[0]:
         print(f"{best.name:10} {best.probability:.1%}")
 # [/quickstart]

@@ -152,7 +152,7 @@ class Front:
         embedding, served = await self.encode(named, await image_of(request))
         best = [
             {"class": s.name, "index": s.class_index, "probability": s.probability, "logit": s.logit}
-            for s in self.heads[task].classify(embedding, top)[0]
+            for s in self.heads[task].classify(embedding, min(top, len(self.heads[task].classes)))[0]
         ]
         return {"task": task, "weights": named, "top": best, "served": served}
 

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::expr::{self, Target, TaskExpr};
+use super::expr::{self, Number, Target, TaskExpr};
 use super::method::Method;
 use crate::error::{Error, ErrorKind, Result};
-use crate::suggest;
+use crate::suggest::{self, clipped};
 
 /// What the vectors of a basis are multiplied by: `Σ_m vectors[m]·s_m + mean·(PCA's mean vector)`, and in a bundle with
 /// residuals `+ Σ_r residuals[r]·r_r`.
@@ -55,7 +55,7 @@ impl Coefficients {
             .enumerate()
             .map(|(m, a)| match a as f32 {
                 rounded if rounded.is_finite() => Ok(rounded),
-                _ => Err(Error::invalid(format!("coefficient {m} must be a finite f32")).got(a)),
+                _ => Err(Error::invalid(format!("coefficient {m} must be a finite f32")).got(Number(a))),
             })
             .collect()
     }
@@ -127,7 +127,7 @@ impl Recovery {
         if sum.vectors.iter().chain([&sum.mean]).chain(&sum.residuals).all(|a| a.is_finite()) {
             Ok(sum)
         } else {
-            Err(Error::invalid(format!("the coefficients of `{expr}` are not finite")))
+            Err(Error::invalid(format!("the coefficients of `{}` are not finite", clipped(&expr.to_string()))))
         }
     }
 

@@ -14,6 +14,7 @@ use std::ops::{Add, Mul, Neg, Sub};
 use std::str::{CharIndices, FromStr};
 
 use crate::error::{Error, Result};
+use crate::suggest::clipped;
 
 /// More terms than any use has; bounds the work that a hostile expression can ask for.
 const MAX_TERMS: usize = 100_000;
@@ -126,10 +127,24 @@ impl fmt::Display for TaskExpr {
                 Target::All => f.write_str("all")?,
             }
             if lambda.abs() != 1.0 {
-                write!(f, "@{}", lambda.abs())?;
+                write!(f, "@{}", Number(lambda.abs()))?;
             }
         }
         Ok(())
+    }
+}
+
+/// A number as expressions and messages spell it: with an exponent where there would be many zeros. It reads back as
+/// the same number.
+pub(crate) struct Number(pub(crate) f64);
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(value) = self;
+        match value.abs() {
+            0.0 | 1e-5..1e16 => write!(f, "{value}"),
+            _ => write!(f, "{value:e}"),
+        }
     }
 }
 
@@ -243,8 +258,10 @@ impl Parser<'_> {
         }
         match number.parse::<f64>() {
             Ok(lambda) if lambda.is_finite() => Ok(Some(lambda)),
-            Ok(_) => Err(self.error("a scaling coefficient (λ) must be finite").got(format_args!("`{number}`"))),
-            Err(_) => Err(self.error("expected a number after `@`").got(format_args!("`{number}`"))),
+            Ok(_) => {
+                Err(self.error("a scaling coefficient (λ) must be finite").got(format_args!("`{}`", clipped(&number))))
+            }
+            Err(_) => Err(self.error("expected a number after `@`").got(format_args!("`{}`", clipped(&number)))),
         }
     }
 
@@ -258,8 +275,7 @@ impl Parser<'_> {
             rest if rest.is_empty() => "at its end".to_owned(),
             rest => format!("before `{rest}`"),
         };
-        let shown: String = self.text.chars().take(200).collect();
-        Error::invalid(format!("task expression `{shown}`, {place}: {what}"))
+        Error::invalid(format!("task expression `{}`, {place}: {what}", clipped(self.text)))
     }
 }
 
@@ -316,10 +332,35 @@ mod tests {
         }
     }
 
+    #[test]
+    fn numbers_are_short_and_read_back() {
+        for (value, text) in [
+            (0.3, "0.3"),
+            (0.0, "0"),
+            (1e-5, "0.00001"),
+            (2.5e-7, "2.5e-7"),
+            (1e-310, "1e-310"),
+            (f64::MIN_POSITIVE, "2.2250738585072014e-308"),
+            (1e15, "1000000000000000"),
+            (1e300, "1e300"),
+            (f64::MAX, "1.7976931348623157e308"),
+        ] {
+            assert_eq!((TaskExpr::task("A") * value).to_string(), format!("A@{text}"));
+            assert_eq!(parse(&format!("A@{text} - A@{text}")), [(task("A"), value), (task("A"), -value)]);
+        }
+        assert_eq!((Number(f64::NAN).to_string(), Number(f64::INFINITY).to_string()), ("NaN".into(), "inf".into()));
+    }
+
     proptest! {
         #[test]
         fn what_is_written_reads_back(terms in prop::collection::vec((".{1,8}", -1e3f64..1e3), 0..6)) {
             let expr = TaskExpr { terms: terms.into_iter().map(|(n, l)| (Target::Task(n), l)).collect() };
+            prop_assert_eq!(expr.to_string().parse::<TaskExpr>().unwrap(), expr);
+        }
+
+        #[test]
+        fn every_number_reads_back(value in proptest::num::f64::NORMAL | proptest::num::f64::SUBNORMAL) {
+            let expr = TaskExpr::task("A") * value;
             prop_assert_eq!(expr.to_string().parse::<TaskExpr>().unwrap(), expr);
         }
 

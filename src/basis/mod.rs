@@ -14,6 +14,7 @@ use std::sync::OnceLock;
 use indexmap::IndexMap;
 
 pub use coefficients::{Coefficients, Recovery};
+pub(crate) use expr::Number;
 pub use expr::{Target, TaskExpr};
 pub use method::Method;
 

@@ -40,7 +40,8 @@ unsafe impl Versioned for tb_device_statistics {}
 /// In the host's memory that is tb_weights_prepare(). On a device it returns when the work is in the queue, before it
 /// is done.
 ///
-/// @return TB_OK; what tb_weights_prepare() returns; on a device TB_ERR_OUT_OF_MEMORY where weights in use leave no
+/// @return TB_OK; TB_ERR_MISMATCH where the weights are of another architecture, and then nothing is reconstructed;
+///         what tb_weights_prepare() returns; on a device TB_ERR_OUT_OF_MEMORY where weights in use leave no
 ///         room, TB_ERR_RUNTIME; TB_ERR_UNSUPPORTED with tb_encoder_options.streamed
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_encoder_prepare(
@@ -55,7 +56,8 @@ pub unsafe extern "C" fn tb_encoder_prepare(
 }
 
 /// Sets `*out` to 1 where the next call with these weights need not reconstruct them: they are kept where this encoder
-/// reads them, or promoted; else to 0, as always with tb_encoder_options.streamed.
+/// reads them, or promoted; else to 0, as always with tb_encoder_options.streamed and for weights of another
+/// architecture.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_encoder_is_prepared(
     encoder: *const tb_encoder,

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 /// @param out       f32 [n,e]
 /// @param capacity  floats that `out` has room for: at least n*e, or TB_ERR_BUFFER_TOO_SMALL
 /// @return TB_OK; TB_ERR_MISMATCH where the weights are of another architecture; what tb_weights_prepare() returns;
-///         TB_ERR_RUNTIME. On failure `out` is as it was
+///         TB_ERR_OUT_OF_MEMORY; TB_ERR_RUNTIME. On failure `out` is as it was
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_encoder_encode(
     encoder: *const tb_encoder,
@@ -47,7 +47,7 @@ pub unsafe extern "C" fn tb_encoder_encode(
 /// @param images    `n` images, of any sizes and formats
 /// @param out       f32 [n,e]
 /// @param capacity  floats that `out` has room for: at least n*e, or TB_ERR_BUFFER_TOO_SMALL
-/// @return what those two return. On failure `out` is as it was
+/// @return what those two return; the message names the image that is wrong. On failure `out` is as it was
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_encoder_encode_images(
     encoder: *const tb_encoder,
@@ -65,8 +65,10 @@ pub unsafe extern "C" fn tb_encoder_encode_images(
             let OpenEncoder { encoder, preprocess, .. } = handle::borrow(encoder)?;
             let weights = &handle::borrow(weights)?.weights;
             let out = out.room(values(n, encoder.arch().embed_dim)?)?;
-            let images: Vec<_> =
-                handle::slice(images, n, "images")?.iter().map(|image| pixels::view(image)).collect::<Result<_>>()?;
+            let images = handle::slice(images, n, "images")?.iter().enumerate();
+            let images: Vec<_> = images
+                .map(|(i, image)| pixels::view(image).map_err(|e| e.in_element("images", i)))
+                .collect::<Result<_>>()?;
             let pixels = preprocess.images(&images, encoder.threads())?;
             encoder.encode_into(weights, &pixels, n, out)
         })

@@ -66,7 +66,9 @@ pub const TB_GRAPH_BUNDLE: u32 = 1;
 /// The file that tb_encoder_options.graph named.
 pub const TB_GRAPH_FILE: u32 = 2;
 
-/// How tb_encoder_create() sets up. Zero means default everywhere.
+/// How tb_encoder_create() sets up. Zero means default everywhere. What is said to be "with" something is ignored
+/// without it (tensorrt_cache and the like, device_budget, promote_after), except that TB_WEIGHTS_ON_DEVICE and
+/// cuda_graphs are TB_ERR_UNSUPPORTED without a GPU.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct tb_encoder_options {
@@ -75,7 +77,7 @@ pub struct tb_encoder_options {
     /// What computes: `cpu`, `cuda`, `tensorrt`, or `auto`, which takes CUDA where it works, else the CPU. NULL: `cpu`.
     /// One that cannot be had is TB_ERR_UNSUPPORTED, and the message says what is missing.
     pub provider: *const c_char,
-    /// Which device of the provider, counted from 0.
+    /// Which device of the provider, counted from 0; `cpu` has one.
     pub device: u32,
     /// Threads that compute, all runs together; 0: one a processor.
     pub threads: u32,
@@ -201,9 +203,10 @@ unsafe impl Versioned for tb_encoder_properties {}
 /// @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer, or options->graph not its weights;
 ///         TB_ERR_IO and TB_ERR_FORMAT for its files; TB_ERR_RUNTIME_MISSING, with every place
 ///         that was searched, and for a driver or NVRTC that a GPU lacks; TB_ERR_INVALID_ARGUMENT for more than
-///         4096 threads or concurrent runs, and for options that exclude each other; TB_ERR_UNSUPPORTED for an image
-///         size that the base does not have, a graph that takes or gives other types than floats or is to be streamed,
-///         or a provider that this ONNX Runtime was built without; TB_ERR_RUNTIME
+///         4096 threads or concurrent runs, for options that exclude each other, and for another ONNX Runtime than the
+///         one that is loaded; TB_ERR_UNSUPPORTED for an image size that the base does not have, a graph that takes or
+///         gives other types than floats or is to be streamed, a provider that this ONNX Runtime was built without, or
+///         a device that `cpu` does not have; TB_ERR_OUT_OF_MEMORY; TB_ERR_RUNTIME
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_encoder_create(
     basis: *const tb_basis,

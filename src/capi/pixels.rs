@@ -89,6 +89,6 @@ pub(super) unsafe fn view<'a>(image: &tb_image) -> Result<Pixels<'a>> {
         return Err(Error::invalid("an image larger than memory"));
     };
     // SAFETY: the caller's promise.
-    let data = unsafe { handle::slice(image.data, length, "image->data") }?;
+    let data = unsafe { handle::slice(image.data, length, "data") }?;
     Ok(Pixels { data, width: image.width, height: image.height, row_stride, format })
 }

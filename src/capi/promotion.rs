@@ -13,7 +13,8 @@ pub const TB_PROMOTION_STATE_INPUTS: i32 = 0;
 pub const TB_PROMOTION_STATE_BUILDING: i32 = 1;
 /// Runs in a session of its own.
 pub const TB_PROMOTION_STATE_PROMOTED: i32 = 2;
-/// The session could not be built; runs go on with the weights as inputs.
+/// The session could not be built; runs go on with the weights as inputs. Why is told to the log callback, as
+/// TB_LOG_WARN, and by tb_encoder_promote() with `wait`.
 pub const TB_PROMOTION_STATE_FAILED: i32 = 3;
 
 /// Gives these weights a session of their own on this encoder, unless they have one: their matrices are packed once, as

@@ -108,11 +108,14 @@ pub unsafe extern "C" fn tb_weights_create_from_tasks(
             let out = Out::new(out, "out", std::ptr::null_mut())?;
             let model = model(basis)?;
             let mut expression = TaskExpr::base();
-            for task in handle::slice(tasks, n, "tasks")? {
+            for (i, task) in handle::slice(tasks, n, "tasks")?.iter().enumerate() {
+                let name = handle::text(task.name, "name").map_err(|e| e.in_element("tasks", i))?;
                 if !task.lambda.is_finite() {
-                    return Err(Error::invalid("a scaling coefficient (λ) must be finite").got(task.lambda));
+                    return Err(Error::invalid("a scaling coefficient (λ) must be finite")
+                        .in_element("tasks", i)
+                        .got(task.lambda));
                 }
-                expression = expression + TaskExpr::task(handle::text(task.name, "tasks->name")?) * task.lambda;
+                expression = expression + TaskExpr::task(name) * task.lambda;
             }
             out.set(named(model.weights(&expression)?));
             Ok(())

@@ -158,7 +158,7 @@ impl Checkpoint {
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) naming the file, the tensor and names that are near.
     pub fn require(&self, name: &str) -> Result<&Tensor> {
         self.get(name).ok_or_else(|| {
-            let error = Error::not_found("the file has no such tensor").at(&self.path).tensor(name);
+            let error = Error::not_found("the file has no such tensor").at(&self.path).tensor(suggest::clipped(name));
             match suggest::nearest(name, self.tensors.keys().map(String::as_str)) {
                 Some(near) => error.hint(format!("Did you mean `{near}`?")),
                 None => error.hint(format!("It holds {} tensors", self.len())),

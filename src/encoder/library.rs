@@ -56,17 +56,34 @@ pub(super) struct Usable {
     pub(super) providers: Vec<String>,
 }
 
-/// Looks at the file at `path`; the error is a clause that says what is wrong with it.
-pub(super) fn examine_file(path: &Path) -> Result<Usable, String> {
+/// Why a place holds no ONNX Runtime that can be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unusable {
+    /// A clause.
+    pub(super) why: String,
+    /// The loader could not load the file that is there: the rest of the search is not what is wrong.
+    pub(super) is_unloadable: bool,
+    /// The file of what was opened, where the system tells it.
+    pub(super) path: Option<PathBuf>,
+}
+
+impl<T: Into<String>> From<T> for Unusable {
+    fn from(why: T) -> Self {
+        Self { why: why.into(), is_unloadable: false, path: None }
+    }
+}
+
+/// Looks at the file at `path`.
+pub(super) fn examine_file(path: &Path) -> Result<Usable, Unusable> {
     let path = std::path::absolute(path).map_err(|e| format!("not a path ({e})"))?;
     match elf::objection(&path) {
-        Some(objection) => Err(objection),
+        Some(objection) => Err(objection.into()),
         None => examine(&path),
     }
 }
 
 /// Looks at what the system's loader finds under `name`.
-pub(super) fn examine_by_name(name: &Path) -> Result<Usable, String> {
+pub(super) fn examine_by_name(name: &Path) -> Result<Usable, Unusable> {
     examine(name)
 }
 
@@ -86,7 +103,7 @@ fn without_telemetry() {
     });
 }
 
-fn examine(target: &Path) -> Result<Usable, String> {
+fn examine(target: &Path) -> Result<Usable, Unusable> {
     without_telemetry();
     // SAFETY: opening a library runs its constructors, and nothing can be known of them before. The caller, the
     // environment or the place beside the program vouches for the file; its headers were checked where it is a file.
@@ -98,6 +115,13 @@ fn examine(target: &Path) -> Result<Usable, String> {
     };
     // An ONNX Runtime stays open for good: unloading a C++ library that size is not safe, whatever is decided on it.
     std::mem::forget(library);
+    let path = containing(get_api_base as *const ());
+    ask(get_api_base, path.clone().unwrap_or_else(|| target.to_path_buf()))
+        .map_err(|why| Unusable { path, ..why.into() })
+}
+
+/// Asks an open library, which stays open, what it is.
+fn ask(get_api_base: GetApiBase, path: PathBuf) -> Result<Usable, String> {
     // SAFETY: the function takes nothing and returns a static; the library is never closed.
     let base = unsafe { get_api_base() };
     if base.is_null() {
@@ -123,7 +147,6 @@ fn examine(target: &Path) -> Result<Usable, String> {
     }
     // SAFETY: not null (checked above), and a static of a library that is never closed.
     let providers = providers(unsafe { &*api });
-    let path = containing(get_api_base as *const ()).unwrap_or_else(|| target.to_path_buf());
     Ok(Usable { path, version, api, providers })
 }
 
@@ -151,13 +174,16 @@ fn providers(api: &ort::sys::OrtApi) -> Vec<String> {
 }
 
 /// The loader's own words, which name the missing file or dependency, without the path that is shown anyway.
-fn reason(error: &libloading::Error, target: &Path) -> String {
+fn reason(error: &libloading::Error, target: &Path) -> Unusable {
     let cause = std::error::Error::source(error).map(ToString::to_string);
     let text = cause.unwrap_or_else(|| error.to_string());
-    let text = text.trim_matches('"');
+    why_not(text.trim_matches('"'), target)
+}
+
+fn why_not(text: &str, target: &Path) -> Unusable {
     match text.strip_prefix(&format!("{}: ", target.display())).unwrap_or(text) {
         "cannot open shared object file: No such file or directory" => "not found".into(),
-        text => format!("cannot be loaded ({text})"),
+        text => Unusable { why: format!("found, but could not be loaded: {text}"), is_unloadable: true, path: None },
     }
 }
 
@@ -188,6 +214,24 @@ pub(super) fn containing(_: *const ()) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What the loader of glibc says.
+    #[test]
+    fn a_library_that_is_there_is_not_said_to_be_missing() {
+        let target = Path::new("libonnxruntime.so.1");
+        let missing = why_not("libonnxruntime.so.1: cannot open shared object file: No such file or directory", target);
+        assert_eq!(missing, "not found".into());
+        for text in [
+            "libonnxruntime.so.1: failed to map segment from shared object",
+            "libonnxruntime.so.1: cannot create shared object descriptor: Cannot allocate memory",
+            "libgomp.so.1: cannot open shared object file: No such file or directory",
+        ] {
+            let found = why_not(text, target);
+            let said = text.strip_prefix("libonnxruntime.so.1: ").unwrap_or(text);
+            assert_eq!(found.why, format!("found, but could not be loaded: {said}"));
+            assert!(found.is_unloadable, "{text}");
+        }
+    }
 
     #[test]
     fn versions_are_compared_as_numbers() {

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::library::{MINIMUM_MINOR, Usable};
+use super::library::{MINIMUM_MINOR, Unusable, Usable};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The environment variable that names the library.
@@ -103,8 +103,11 @@ fn file_names() -> Vec<String> {
 ///
 /// # Errors
 /// [`ErrorKind::RuntimeMissing`], with what was found at each place and what to do about it.
-pub(super) fn search(places: &[Place], examine: impl Fn(&Place) -> Result<Usable, String>) -> Result<(Origin, Usable)> {
-    let mut found: Vec<(&Place, Result<Usable, String>)> = Vec::new();
+pub(super) fn search(
+    places: &[Place],
+    examine: impl Fn(&Place) -> Result<Usable, Unusable>,
+) -> Result<(Origin, Usable)> {
+    let mut found: Vec<(&Place, Result<Usable, Unusable>)> = Vec::new();
     for place in places {
         let answer = examine(place);
         let ordered = matches!(place.origin, Origin::Caller | Origin::Environment);
@@ -117,7 +120,8 @@ pub(super) fn search(places: &[Place], examine: impl Fn(&Place) -> Result<Usable
                 return Err(failure(Some(place), found.iter().cloned().chain(rest)));
             }
             Err(why) => {
-                tracing::debug!(origin = %place.origin, path = %place.target.display(), why, "not this ONNX Runtime");
+                let (origin, path) = (place.origin, place.target.display());
+                tracing::debug!(%origin, %path, why = why.why, "not this ONNX Runtime");
                 found.push((place, Err(why)));
             }
         }
@@ -125,15 +129,27 @@ pub(super) fn search(places: &[Place], examine: impl Fn(&Place) -> Result<Usable
     Err(failure(None, found.into_iter()))
 }
 
-fn failure<'a>(ordered: Option<&Place>, found: impl Iterator<Item = (&'a Place, Result<Usable, String>)>) -> Error {
+fn failure<'a>(ordered: Option<&Place>, found: impl Iterator<Item = (&'a Place, Result<Usable, Unusable>)>) -> Error {
     let mut looked_at = Vec::new();
     let mut why_ordered = String::new();
+    let mut unloadable: Option<(&Place, String)> = None;
+    let mut rejected: Vec<PathBuf> = Vec::new();
     let mut variable_seen = false;
     for (place, answer) in found {
         variable_seen |= place.origin == Origin::Environment;
         let what = match answer {
             Ok(usable) => format!("version {}, usable, but not what was asked for", usable.version),
-            Err(why) => why,
+            // A library that is open is what the loader gives for its name, wherever another one may be.
+            Err(Unusable { path: Some(path), .. }) if rejected.contains(&path) => {
+                format!("the same file again, {}", path.display())
+            }
+            Err(Unusable { why, is_unloadable, path }) => {
+                rejected.extend(path);
+                if is_unloadable && unloadable.is_none() {
+                    unloadable = Some((place, why.clone()));
+                }
+                why
+            }
         };
         looked_at.push(format!("{} ({}): {what}", place.origin, place.target.display()));
         if ordered == Some(place) {
@@ -145,14 +161,15 @@ fn failure<'a>(ordered: Option<&Place>, found: impl Iterator<Item = (&'a Place, 
     }
     let expected = format!("version 1.{MINIMUM_MINOR} or newer");
     let hint = format!("Looked at {}. {WHAT_TO_DO}", looked_at.join("; "));
-    let error = match ordered {
-        None => Error::new(ErrorKind::RuntimeMissing, "ONNX Runtime was not found"),
-        Some(Place { origin, target }) => {
-            let message = format!("{origin} is no usable ONNX Runtime: {why_ordered}");
-            Error::new(ErrorKind::RuntimeMissing, message).at(target)
+    let missing = |message: String| Error::new(ErrorKind::RuntimeMissing, message);
+    match (ordered, unloadable) {
+        (Some(Place { origin, target }), _) => {
+            missing(format!("{origin} is no usable ONNX Runtime: {why_ordered}")).at(target).expected(expected)
         }
-    };
-    error.expected(expected).hint(hint)
+        (None, Some((Place { target, .. }, why))) => missing(format!("ONNX Runtime was {why}")).at(target),
+        (None, None) => missing("ONNX Runtime was not found".into()).expected(expected),
+    }
+    .hint(hint)
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -229,6 +246,40 @@ mod tests {
         }
         let error = look(Some(Path::new("/given.so")), &around("/variable.so"), &["/variable.so"]);
         assert!(error.is_err(), "the variable does not stand in for the caller's path");
+    }
+
+    #[test]
+    fn a_library_that_cannot_be_loaded_was_found() {
+        let examine = |place: &Place| match place.target.to_str() {
+            Some("libonnxruntime.so.1") => Err(Unusable {
+                why: "found, but could not be loaded: failed to map segment from shared object".into(),
+                is_unloadable: true,
+                path: None,
+            }),
+            _ => Err("not found".into()),
+        };
+        let error = search(&places(None, &around("")), examine).unwrap_err();
+        let text = error.to_string();
+        let begin = "libonnxruntime.so.1: ONNX Runtime was found, but could not be loaded: failed to map segment";
+        assert!(text.starts_with(begin), "{text}");
+        assert!(!text.contains("was not found") && text.contains("beside the program"), "{text}");
+    }
+
+    #[test]
+    fn a_file_is_rejected_once() {
+        let examine = |place: &Place| match place.origin {
+            Origin::Environment | Origin::System => {
+                Err(Unusable { path: Some("/variable.so".into()), .."version 1.19.2, which is not supported".into() })
+            }
+            _ => Err("no such file".into()),
+        };
+        let text = search(&places(None, &around("/variable.so")), examine).unwrap_err().to_string();
+        assert_eq!(
+            text.matches("loader (libonnxruntime.so.1): the same file again, /variable.so").count(),
+            1,
+            "{text}"
+        );
+        assert!(!text.contains("loader (libonnxruntime.so.1): version"), "{text}");
     }
 
     #[test]

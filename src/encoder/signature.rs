@@ -139,6 +139,21 @@ fn c_name(name: &str) -> Result<CString> {
     CString::new(name).map_err(|_| Error::invalid("a NUL in a name").tensor(name))
 }
 
+/// Whether a parameter of the encoder is there, and in its shape; `got` is the shape that it has, where it is there.
+///
+/// # Errors
+/// [`ErrorKind::Mismatch`], naming it.
+pub(super) fn check_shape(name: &str, shape: &[usize], got: Option<&[usize]>) -> Result<()> {
+    match got {
+        Some(got) if got == shape => Ok(()),
+        Some(got) => Err(Error::mismatch("the weights are not of this encoder's architecture")
+            .tensor(name)
+            .expected(format_args!("{shape:?}"))
+            .got(format_args!("{got:?}"))),
+        None => Err(Error::mismatch("the weights lack a parameter of this encoder").tensor(name)),
+    }
+}
+
 /// Views of these parameters, names and shapes, of some weights.
 ///
 /// # Errors
@@ -150,16 +165,14 @@ pub(super) fn inputs<'a, W: WeightSource + ?Sized>(
     parameters
         .iter()
         .map(|(name, shape)| {
-            let values = weights
-                .parameter(name)
-                .ok_or_else(|| Error::mismatch("the weights lack a parameter of this encoder").tensor(name))?;
-            let wrong_shape = weights.shape(name).filter(|got| got != shape);
-            if wrong_shape.is_some() || values.len() != shape.iter().product::<usize>() {
-                let got = wrong_shape.map_or_else(|| format!("{} values", values.len()), |got| format!("{got:?}"));
+            let values = weights.parameter(name);
+            check_shape(name, shape, values.map(|_| weights.shape(name).unwrap_or(shape)))?;
+            let values = values.unwrap_or_default();
+            if values.len() != shape.iter().product::<usize>() {
                 return Err(Error::mismatch("the weights are not of this encoder's architecture")
                     .tensor(name)
                     .expected(format_args!("{shape:?}"))
-                    .got(got));
+                    .got(format_args!("{} values", values.len())));
             }
             Ok(Input { name, shape, values: Elements::F32(values) })
         })

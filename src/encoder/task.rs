@@ -7,9 +7,9 @@ use super::device::Device;
 use super::lane::Lane;
 use super::promote::{self, PromotionState};
 use super::session::Input;
-use super::{Encoder, Promotion};
+use super::{Encoder, Promotion, signature};
 use crate::error::{Error, ErrorKind, Result};
-use crate::tensor::try_zeroed;
+use crate::tensor::{Tensor, try_zeroed};
 use crate::weights::{DeviceModel, DeviceStats, Model, TaskWeights};
 
 impl Encoder {
@@ -97,8 +97,10 @@ impl Encoder {
     /// need not. On a device it returns when that is in the queue; the first task of a model brings the model there.
     ///
     /// # Errors
-    /// As [`TaskWeights::get`]; on a device, as [`DeviceModel::new`] and [`DeviceModel::get`].
+    /// [`ErrorKind::Mismatch`], naming a parameter, for weights of another architecture; as [`TaskWeights::get`]; on a
+    /// device, as [`DeviceModel::new`] and [`DeviceModel::get`].
     pub fn prepare(&self, task: &TaskWeights) -> Result<()> {
+        self.check_model(task.model())?;
         let task = &*self.as_wanted(task);
         match &self.device {
             Some(device) => device.weights(task).map(drop),
@@ -107,8 +109,11 @@ impl Encoder {
     }
 
     /// Whether the next run need not reconstruct the task's weights: they are kept where this encoder reads them, or
-    /// the task is promoted. Asking brings nothing to a device.
+    /// the task is promoted. Never so for weights of another architecture. Asking brings nothing to a device.
     pub fn is_prepared(&self, task: &TaskWeights) -> bool {
+        if self.check_model(task.model()).is_err() {
+            return false;
+        }
         let task = &*self.as_wanted(task);
         let is_ready = match &self.device {
             Some(device) => device.find(task.model()).is_some_and(|model| model.is_ready(task)),
@@ -138,6 +143,18 @@ impl Encoder {
     #[must_use]
     pub fn as_taken(&self, task: &TaskWeights) -> TaskWeights {
         self.as_wanted(task).into_owned()
+    }
+
+    /// Whether the weights of this model can be of this encoder's architecture: it has every parameter in its shape.
+    /// Nothing is reconstructed for that. (Those of a user's graph are checked when they are laid out for it.)
+    fn check_model(&self, model: &Model) -> Result<()> {
+        if self.signature.layout().is_some() {
+            return Ok(());
+        }
+        self.signature.parameters.iter().try_for_each(|(name, shape)| {
+            let tensor = model.base().get(name).filter(|tensor| tensor.dtype().is_float());
+            signature::check_shape(name, shape, tensor.map(Tensor::shape))
+        })
     }
 
     fn as_wanted<'a>(&self, task: &'a TaskWeights) -> Cow<'a, TaskWeights> {

@@ -8,11 +8,12 @@ use indexmap::IndexSet;
 use super::cache::{Key, WeightsCache};
 use super::device::OnDevices;
 use super::{Layout, ReconstructOptions, Scope, Weights, plan};
-use crate::basis::{Basis, Coefficients, TaskExpr};
+use crate::basis::{Basis, Coefficients, Number, TaskExpr};
 use crate::checkpoint::{Checkpoint, is_image_tower};
 use crate::error::{Error, Result};
 use crate::kernel::{self, Kernel};
 use crate::mmap::Identity;
+use crate::suggest::clipped;
 
 /// What is kept where nobody says otherwise, at least.
 const DEFAULT_BUDGET: usize = 1 << 30;
@@ -106,7 +107,12 @@ impl Model {
         let coefficients = match &self.basis {
             Some(basis) => basis.coefficients(expr)?,
             None if expr.terms().is_empty() => Coefficients::zero(0),
-            None => return Err(Error::invalid(format!("`{expr}` needs a basis, and only a base is open"))),
+            None => {
+                return Err(Error::invalid(format!(
+                    "`{}` needs a basis, and only a base is open",
+                    clipped(&expr.to_string())
+                )));
+            }
         };
         self.named(expr.to_string(), coefficients)
     }
@@ -117,8 +123,9 @@ impl Model {
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for another number of coefficients than M, or
     /// one that is not finite.
     pub fn weights_from(self: &Arc<Self>, coefficients: Coefficients) -> Result<TaskWeights> {
-        let text: Vec<String> = coefficients.vectors.iter().map(f64::to_string).collect();
-        self.named(format!("coefficients [{}], mean {}", text.join(", "), coefficients.mean), coefficients)
+        let text: Vec<String> = coefficients.vectors.iter().map(|&a| Number(a).to_string()).collect();
+        let text = format!("coefficients [{}], mean {}", text.join(", "), Number(coefficients.mean));
+        self.named(text, coefficients)
     }
 
     /// Whether there are as many coefficients as basis vectors.

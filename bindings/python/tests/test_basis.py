@@ -40,6 +40,40 @@ def test_an_expression_is_a_value(basis):
         basis["MNIST"].terms = ()
 
 
+def test_tasks_of_two_bases_are_not_added(basis):
+    other = taskbasis.open(FOLDER, BASE)
+    for sum in (lambda: basis["MNIST"] + other["MNIST"], lambda: 2 * basis["MNIST"] - other["Parity"] / 2):
+        with pytest.raises(ValueError, match="two bases"):
+            sum()
+    # Names without a basis go with any, and a basis is no part of the value.
+    named = taskbasis.Expression.task("MNIST")
+    assert str(named + other["Parity"] + named) == "MNIST + Parity + MNIST"
+    assert basis["MNIST"] == other["MNIST"] == named and len({basis["MNIST"], other["MNIST"], named}) == 1
+    assert pickle.loads(pickle.dumps(basis["MNIST"])) + other["Parity"] == named + basis["Parity"]
+
+
+def test_a_text_is_not_cut_at_a_nul(basis):
+    cut = [
+        lambda: basis.weights("MNIST\0@0.5"),
+        lambda: basis["MNIST\0"],
+        lambda: basis.weights(taskbasis.Expression.task("MNIST\0")),
+        lambda: basis.weights("MNIST")["visual.proj\0x"],
+        lambda: taskbasis.open(str(FOLDER) + "\0x", BASE),
+        lambda: taskbasis.open(FOLDER, str(BASE) + "\0x"),
+        lambda: taskbasis.Head(str(BASE) + "\0"),
+        lambda: taskbasis.Encoder(basis, provider="cpu\0x"),
+    ]
+    for call in cut:
+        with pytest.raises(ValueError, match="NUL"):
+            call()
+
+
+def test_what_names_no_weights(basis):
+    for wrong in (None, 3, b"MNIST", ["MNIST"], basis.weights("MNIST")):
+        with pytest.raises(TypeError, match=f"Expression.*{type(wrong).__name__}"):
+            basis.weights(wrong)
+
+
 def test_failures_carry_kind_and_story(basis, tmp_path):
     with pytest.raises(taskbasis.NotFoundError, match="MNIST") as failure:
         basis["MNITS"]

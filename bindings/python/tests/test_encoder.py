@@ -68,6 +68,15 @@ def test_classes(encoder, head, golden):
     assert [row[0].class_index for row in best] == list(golden["zeroshot/logits/MNIST"].argmax(1))
     assert best[0][0].name == head.classes[best[0][0].class_index]
     assert taskbasis.classify(encoder, head, golden["pixel_values"], "base", top=2) == best
+    assert len(head.classify(embeds)[0]) == 3 and len(head.classify(embeds, 10)[0]) == 10
+    assert head.classify(embeds, 0) == [[]] * 32
+    for top in (11, 1 << 40, -1):
+        with pytest.raises(ValueError):
+            head.classify(embeds, top)
+    two = taskbasis.Head(DIGITS / "heads.safetensors", "Parity")
+    assert len(two.classes) == 2 and len(two.classify(embeds)[0]) == 2
+    with pytest.raises(taskbasis.InvalidArgumentError, match="expected 2, got 3"):
+        two.classify(embeds, 3)
 
 
 def test_promotion(basis, encoder, golden):
@@ -78,6 +87,15 @@ def test_promotion(basis, encoder, golden):
     assert np.abs(encoder(golden["pixel_values"], weights) - before).max() <= 1e-5 * np.abs(before).max()
     encoder.demote(weights)
     assert encoder.promotion(weights) == "inputs"
+
+
+def test_what_is_no_weights(basis, encoder, golden):
+    pixels = golden["pixel_values"][:1]
+    for wrong in (None, 3, b"MNIST", basis):
+        for use in (encoder.prepare, encoder.promote, encoder.promotion, lambda weights: encoder(pixels, weights)):
+            with pytest.raises(TypeError, match=f"Weights.*str.*Expression.*{type(wrong).__name__}"):
+                use(wrong)
+    assert encoder.promotion("MNIST") == "inputs"
 
 
 def test_what_is_really_used(encoder):

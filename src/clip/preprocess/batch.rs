@@ -15,10 +15,10 @@ impl Preprocess {
     /// Preprocesses images in memory to [N, 3, S, S], on `threads` threads (0: as many as the machine has).
     ///
     /// # Errors
-    /// Those of [`Preprocess::pixels`], of the first image that fails;
+    /// Those of [`Preprocess::pixels`], of the first image that fails, which is named;
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
     pub fn images(&self, images: &[Pixels<'_>], threads: usize) -> Result<Vec<f32>> {
-        self.batch(images, threads, |&image, out| self.pixels(image, out))
+        self.batch(images, threads, |i, &image, out| self.pixels(image, out).map_err(|e| e.in_element("images", i)))
     }
 
     /// Preprocesses image files to [N, 3, S, S], on `threads` threads (0: as many as the machine has).
@@ -28,14 +28,14 @@ impl Preprocess {
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
     #[cfg(feature = "images")]
     pub fn files<P: AsRef<Path> + Sync>(&self, paths: &[P], threads: usize) -> Result<Vec<f32>> {
-        self.batch(paths, threads, |path, out| self.file(path, out))
+        self.batch(paths, threads, |_, path, out| self.file(path, out))
     }
 
     fn batch<T: Sync>(
         &self,
         items: &[T],
         threads: usize,
-        one: impl Fn(&T, &mut [f32]) -> Result<()> + Sync,
+        one: impl Fn(usize, &T, &mut [f32]) -> Result<()> + Sync,
     ) -> Result<Vec<f32>> {
         let mut out: Vec<f32> = try_zeroed(self.len().saturating_mul(items.len()))?;
         let threads = match threads {
@@ -50,7 +50,7 @@ impl Preprocess {
             while !failed.load(Ordering::Relaxed) {
                 let next = queue.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).next();
                 let Some((index, (item, out))) = next else { break };
-                if let Err(error) = one(item, out) {
+                if let Err(error) = one(index, item, out) {
                     failed.store(true, Ordering::Relaxed);
                     let mut first = first.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
                     if first.as_ref().is_none_or(|(earlier, _)| index < *earlier) {

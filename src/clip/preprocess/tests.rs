@@ -138,6 +138,7 @@ fn a_batch_is_its_images_one_after_another() {
     assert!(preprocess.images(&[], 2).unwrap().is_empty());
     images[4].width = 31;
     images[2].width = 33;
-    assert!(preprocess.images(&images, 1).unwrap_err().to_string().contains("at least 99"));
+    let message = preprocess.images(&images, 1).unwrap_err().to_string();
+    assert!(message.starts_with("images[2]: ") && message.contains("at least 99"), "{message}");
     assert!(preprocess.images(&images, 4).is_err());
 }

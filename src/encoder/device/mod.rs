@@ -19,7 +19,7 @@ use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 pub(super) use self::io::DeviceLane;
 use super::provider::{Provider, Target};
 use super::session::{Elements, Input, OnDevice};
-use super::signature::Signature;
+use super::signature::{self, Signature};
 use super::{EncoderOptions, failed};
 use crate::error::{Error, Result};
 use crate::kernel::Cuda;
@@ -170,12 +170,7 @@ impl Device {
                 let tensor = weights
                     .get(name)
                     .ok_or_else(|| Error::mismatch("the weights lack a parameter of this encoder").tensor(name))?;
-                if tensor.shape != shape {
-                    return Err(Error::mismatch("the weights are not of this encoder's architecture")
-                        .tensor(name)
-                        .expected(format_args!("{shape:?}"))
-                        .got(format_args!("{:?}", tensor.shape)));
-                }
+                signature::check_shape(name, shape, Some(tensor.shape))?;
                 // SAFETY: so many values lie there as long as `weights` live, in the memory that `self` is of; a run
                 // reads them after `wait_in`, and they are not overwritten before `used_in` allows it.
                 let values = unsafe { OnDevice::new(tensor.address, &self.memory) };

@@ -21,6 +21,7 @@ use super::EncoderOptions;
 use super::device::WeightsOn;
 use super::runtime::Runtime;
 use crate::error::{Error, Result};
+use crate::suggest;
 
 /// What computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -84,7 +85,9 @@ impl FromStr for Provider {
     fn from_str(name: &str) -> Result<Self> {
         let all = [Self::Cpu, Self::Cuda, Self::TensorRt, Self::Auto];
         all.into_iter().find(|provider| provider.name() == name).ok_or_else(|| {
-            Error::invalid("no such execution provider").expected("cpu, cuda, tensorrt or auto").got(name)
+            Error::invalid("no such execution provider")
+                .expected("cpu, cuda, tensorrt or auto")
+                .got(suggest::clipped(name))
         })
     }
 }

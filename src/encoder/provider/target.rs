@@ -162,7 +162,7 @@ impl Target {
     /// An error of ONNX Runtime's, from making or running a session for this target, as what it means; where that is
     /// not known, as it is.
     pub(in crate::encoder) fn explain(&self, runtime: &Runtime, error: Error) -> Error {
-        if self.is_cpu() || error.kind() != ErrorKind::Runtime {
+        if self.is_cpu() || !matches!(error.kind(), ErrorKind::Runtime | ErrorKind::OutOfMemory) {
             return error;
         }
         let Some(message) = std::error::Error::source(&error).map(ToString::to_string) else { return error };

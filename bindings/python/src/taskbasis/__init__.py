@@ -85,9 +85,9 @@ def library() -> "dict[str, Any]":
 
 
 def classify(
-    encoder: Encoder, head: Head, images: Any, weights: "Weights | str | Expression", top: int = 3
+    encoder: Encoder, head: Head, images: Any, weights: "Weights | str | Expression", top: "int | None" = None
 ) -> "list[list[Score]]":
-    """The `top` best classes of each image, the best first."""
+    """The `top` best classes of each image, the best first; as `Head.classify()`."""
     return head.classify(encoder(images, weights), top)
 
 

@@ -80,6 +80,7 @@ class Basis(Handle):
         options.share_cache = ffi.NULL if share_cache is None else share_cache._handle
         call(lib.tb_basis_open, encoded(path), options, out)
         super().__init__(out[0], lib.tb_basis_free)
+        self._token = object()  # what expressions hold instead of the basis, which they must not keep open
         info = self.info()
         self.method, self.vectors = info["method"], info["vectors"]
         names, name = [], ffi.new("char **")
@@ -104,9 +105,10 @@ class Basis(Handle):
         return table
 
     def __getitem__(self, task: str) -> Expression:
-        """The task as an expression that can be scaled and added: `0.3 * basis["MNIST"]`."""
+        """The task as an expression that can be scaled and added to others of this basis: `0.3 * basis["MNIST"]`. It names
+        weights, and `weights()` gives them."""
         call(lib.tb_basis_task_index, self._handle, encoded(task), ffi.new("size_t *"))
-        return Expression.task(task)
+        return Expression(Expression.task(task).terms, self._token)
 
     def __contains__(self, task: object) -> bool:
         return task in self.tasks
@@ -120,8 +122,10 @@ class Basis(Handle):
     def weights(self, expression: Named) -> "Weights":
         """Names weights: `"MNIST@0.3 + SVHN@0.3"`, or arithmetic of tasks. Nothing is computed yet.
 
-        Raises NotFoundError for an unknown task, InvalidArgumentError for what is no expression.
+        Raises NotFoundError for an unknown task, InvalidArgumentError for a text that is no expression.
         """
+        if not isinstance(expression, (str, Expression)):
+            raise TypeError(f"weights are named by a str or an Expression, not by {type(expression).__name__}")
         out = ffi.new("tb_weights **")
         call(lib.tb_weights_create, self._handle, encoded(str(expression)), out)
         return Weights(out[0])

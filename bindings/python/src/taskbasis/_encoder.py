@@ -97,8 +97,8 @@ class Encoder(Handle):
 
         `images`: f32 [n, 3, S, S] (preprocessed) or [3, S, S], u8 [n, H, W, 3], [n, H, W] or one such image, as an
         array or a tensor of PyTorch; a PIL image, a path, or a sequence of these and of u8 arrays. `weights`: Weights,
-        or what names them in the encoder's basis. Raises ValueError for what is no image, MismatchError for weights
-        of another architecture, OnnxRuntimeError.
+        or what names them in the encoder's basis. Raises ValueError for what is no image, TypeError for what names no
+        weights, MismatchError for weights of another architecture, OnnxRuntimeError.
         """
         weights = self._weights(weights)
         if hasattr(images, "__array__") and not hasattr(images, "convert"):
@@ -108,7 +108,11 @@ class Encoder(Handle):
         return self._encode_images(_images(images, self.image_size), weights)
 
     def _weights(self, weights: "Union[Weights, Named]") -> Weights:
-        return self._basis.weights(weights) if isinstance(weights, (str, Expression)) else weights
+        if isinstance(weights, Weights):
+            return weights
+        if not isinstance(weights, (str, Expression)):
+            raise TypeError(f"weights are Weights, or named by a str or an Expression; got {type(weights).__name__}")
+        return self._basis.weights(weights)
 
     def _encode(self, pixels: Any, weights: Weights) -> Any:
         size = self.image_size
@@ -153,18 +157,18 @@ class Encoder(Handle):
         call(lib.tb_encoder_device_stats, self._handle, self._basis._handle, stats)
         return fields(stats)
 
-    def promote(self, weights: Weights, wait: bool = True) -> None:
+    def promote(self, weights: "Union[Weights, Named]", wait: bool = True) -> None:
         """Gives these weights a session of their own, which runs faster and takes as much memory as they do."""
-        call(lib.tb_encoder_promote, self._handle, weights._handle, int(wait))
+        call(lib.tb_encoder_promote, self._handle, self._weights(weights)._handle, int(wait))
 
-    def demote(self, weights: Weights) -> None:
+    def demote(self, weights: "Union[Weights, Named]") -> None:
         """Drops that session."""
-        call(lib.tb_encoder_demote, self._handle, weights._handle)
+        call(lib.tb_encoder_demote, self._handle, self._weights(weights)._handle)
 
-    def promotion(self, weights: Weights) -> str:
+    def promotion(self, weights: "Union[Weights, Named]") -> str:
         """How these weights run: "inputs", "building", "promoted" or "failed"."""
         state = ffi.new("int32_t *")
-        call(lib.tb_encoder_promotion, self._handle, weights._handle, state)
+        call(lib.tb_encoder_promotion, self._handle, self._weights(weights)._handle, state)
         return _STATES[state[0]]
 
     def info(self) -> "dict[str, Any]":
@@ -217,9 +221,12 @@ class Head(Handle):
         """The logits f32 [n, C] of embeddings f32 [n, e]."""
         return self._classify(embeds, 0)[0]
 
-    def classify(self, embeds: Any, top: int = 3) -> "list[list[Score]]":
-        """The `top` best classes of each embedding, the best first."""
-        scores = self._classify(embeds, min(top, len(self.classes)))[1]
+    def classify(self, embeds: Any, top: Optional[int] = None) -> "list[list[Score]]":
+        """The `top` best classes of each embedding, the best first; by default three, or all where there are fewer. Raises
+        InvalidArgumentError for more than there are."""
+        if top is not None and top < 0:
+            raise ValueError(f"top is at least 0; got {top}")
+        scores = self._classify(embeds, min(3, len(self.classes)) if top is None else top)[1]
         return [
             [Score(s.class_index, self.classes[s.class_index], s.logit, s.probability) for s in row] for row in scores
         ]
@@ -229,7 +236,9 @@ class Head(Handle):
         if embeds.ndim == 1:
             embeds = embeds[np.newaxis]
         n, width = embeds.shape
-        logits, scores = np.empty((n, len(self.classes)), np.float32), ffi.new("tb_score[]", max(n * top, 1))
+        # A larger `top` is refused before anything is written.
+        room = n * min(top, len(self.classes))
+        logits, scores = np.empty((n, len(self.classes)), np.float32), ffi.new("tb_score[]", max(room, 1))
         source, target = ffi.cast("float *", embeds.ctypes.data), ffi.cast("float *", logits.ctypes.data)
         best = scores if top else ffi.NULL
         call(lib.tb_head_classify, self._handle, source, n, width, target, logits.size, best, top)

@@ -13,13 +13,17 @@ class Expression:
     """A sum of scaled task vectors over the base; immutable. `str()` gives the task expression that every part of
     taskbasis reads: `MNIST@0.3 - Cars@0.2`."""
 
-    __slots__ = ("terms",)
+    __slots__ = ("terms", "_basis")
 
     #: Names and scaling coefficients (λ), in order. Names stand as expressions spell them.
     terms: "tuple[tuple[str, float], ...]"
 
-    def __init__(self, terms: "tuple[tuple[str, float], ...]" = ()) -> None:
+    #: What stands for the basis that was asked for the tasks; None for names without one. No part of the value.
+    _basis: object
+
+    def __init__(self, terms: "tuple[tuple[str, float], ...]" = (), _basis: object = None) -> None:
         object.__setattr__(self, "terms", terms)
+        object.__setattr__(self, "_basis", _basis)
 
     @staticmethod
     def task(name: str) -> "Expression":
@@ -45,7 +49,12 @@ class Expression:
         raise AttributeError("an expression does not change")
 
     def __add__(self, other: "Expression") -> "Expression":
-        return Expression(self.terms + other.terms) if isinstance(other, Expression) else NotImplemented
+        if not isinstance(other, Expression):
+            return NotImplemented
+        bases = [basis for basis in (self._basis, other._basis) if basis is not None]
+        if len(bases) == 2 and bases[0] is not bases[1]:
+            raise ValueError("these are tasks of two bases, and weights are made of one")
+        return Expression(self.terms + other.terms, bases[0] if bases else None)
 
     def __sub__(self, other: "Expression") -> "Expression":
         return self + -other if isinstance(other, Expression) else NotImplemented
@@ -58,7 +67,7 @@ class Expression:
             factor = float(factor)
         except (TypeError, ValueError):
             return NotImplemented
-        return Expression(tuple((name, value * factor) for name, value in self.terms))
+        return Expression(tuple((name, value * factor) for name, value in self.terms), self._basis)
 
     __rmul__ = __mul__
 

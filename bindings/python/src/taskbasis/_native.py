@@ -48,8 +48,13 @@ def text(pointer: Any) -> str:
 
 
 def encoded(value: "Optional[str | os.PathLike[str]]") -> Any:
-    """A text or a path as C takes it; NULL for None."""
-    return ffi.NULL if value is None else ffi.new("char[]", os.fspath(value).encode("utf-8", "surrogateescape"))
+    """A text or a path as C takes it; NULL for None. Raises ValueError for a NUL, at which C's texts end."""
+    if value is None:
+        return ffi.NULL
+    text = os.fspath(value).encode("utf-8", "surrogateescape")
+    if b"\0" in text:
+        raise ValueError(f"a text has a NUL in it: {text[:200]!r}")
+    return ffi.new("char[]", text)
 
 
 def sized(struct: str) -> Any:
