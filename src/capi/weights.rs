@@ -228,10 +228,10 @@ pub unsafe extern "C" fn tb_weights_prefetch(weights: *const tb_weights, err: *m
     unsafe { guard(err, || handle::borrow(weights)?.weights.prefetch()) }
 }
 
-/// Takes back what tb_weights_prefetch() asked for through this handle, however often: what has not begun never does, and
-/// a reconstruction stops within a millisecond or so and frees its memory. It goes on where somebody already waits for
-/// these weights, or another handle has prefetched the same and not taken it back (freeing that handle does not). Nothing
-/// happens where none is under way.
+/// Takes back what tb_weights_prefetch() asked for through this handle, however often: what has not begun never does,
+/// and a reconstruction stops within a millisecond or so and frees its memory. It goes on where somebody already waits
+/// for these weights, or another handle has prefetched the same and not taken it back (freeing that handle does not).
+/// Nothing happens where none is under way.
 ///
 /// @param stopped  set to 1 where it was stopped, and the weights do not become ready, else to 0; may be NULL
 #[unsafe(no_mangle)]

@@ -169,8 +169,8 @@ impl<W: Reconstructed> State<W> {
         }
     }
 
-    /// `by` no longer wants the weights: where nobody else does either, and nobody waits, takes them out of the queue or
-    /// stops their reconstruction. Whether that was so.
+    /// `by` no longer wants the weights: where nobody else does either, and nobody waits, takes them out of the queue
+    /// or stops their reconstruction. Whether that was so.
     pub(super) fn withdraw(&mut self, key: &Key, by: Owner) -> bool {
         if let Some(wanted) = self.queue.withdraw(key, by) {
             self.dropped.push(Dropped::Wanted(wanted));
