@@ -26,6 +26,8 @@ pub(in crate::weights) trait Ahead<W: Reconstructed>: std::fmt::Debug + Send {
     fn build(&self, spares: &Arc<Spares<W::Memory>>, cancel: &AtomicBool) -> Result<W>;
 }
 
+type How<W> = Box<dyn Ahead<W>>;
+
 /// What is wanted and not begun.
 #[derive(Debug)]
 pub(super) struct Queue<W> {
@@ -44,13 +46,13 @@ impl<W> Default for Queue<W> {
 /// Weights, and who wants them.
 #[derive(Debug)]
 pub(super) struct Wanted<W> {
-    how: Box<dyn Ahead<W>>,
+    how: How<W>,
     by: Vec<Owner>,
 }
 
 impl<W: Reconstructed> Queue<W> {
     /// At the end, or one more who wants the same. Gives back what is not needed for that.
-    fn push(&mut self, key: &Key, by: Owner, how: Box<dyn Ahead<W>>) -> Option<Box<dyn Ahead<W>>> {
+    fn push(&mut self, key: &Key, by: Owner, how: How<W>) -> Option<How<W>> {
         match self.wanted.entry(key.clone()) {
             Entry::Occupied(mut wanted) => {
                 want(&mut wanted.get_mut().by, by);
@@ -115,7 +117,7 @@ impl<W: Reconstructed + 'static> WeightsCache<W> {
         self: &Arc<Self>,
         key: &Key,
         by: Owner,
-        how: Box<dyn Ahead<W>>,
+        how: How<W>,
         start: impl FnOnce(Arc<Self>) -> std::io::Result<()>,
     ) -> Result<()> {
         let mut state = self.lock();
@@ -149,7 +151,7 @@ impl<W: Reconstructed + 'static> WeightsCache<W> {
     }
 
     /// Begins what has been wanted for longest. `None`: nothing is wanted, and the thread is to end.
-    fn begin_next(&self) -> Option<(Key, Box<dyn Ahead<W>>, Arc<AtomicBool>)> {
+    fn begin_next(&self) -> Option<(Key, How<W>, Arc<AtomicBool>)> {
         // Dropped after the lock: a layout that goes with it takes its weights out of the cache.
         let mut passed_over = Vec::new();
         let mut state = self.lock();
