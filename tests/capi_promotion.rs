@@ -99,3 +99,23 @@ fn a_prefetch_that_has_ended_cannot_be_cancelled() {
     ok(|e| unsafe { tb_weights_cancel_prefetch(o.weights, &mut stopped, e) });
     assert_eq!(stopped, 0);
 }
+
+#[test]
+fn a_prefetch_is_either_cancelled_or_ready() {
+    let Some(o) = open(AE) else { return };
+    for round in 0..200 {
+        let (mut stopped, mut ready) = (7, 7);
+        unsafe {
+            for _ in 0..=round % 3 {
+                ok(|e| tb_weights_prefetch(o.weights, e));
+            }
+            ok(|e| tb_weights_cancel_prefetch(o.weights, &mut stopped, e));
+            ok(|e| tb_weights_is_ready(o.weights, &mut ready, e));
+            assert_eq!(stopped + ready, 1, "stopped {stopped}, ready {ready} in round {round}");
+            ok(|e| tb_cache_trim(o.basis, 0, e));
+        }
+    }
+    let mut stats: tb_cache_statistics = sized();
+    ok(|e| unsafe { tb_cache_stats(o.basis, &mut stats, e) });
+    assert!(stats.cancelled > 0);
+}

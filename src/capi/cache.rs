@@ -25,7 +25,7 @@ pub struct tb_cache_statistics {
     pub budget: u64,
     /// Nanoseconds spent reconstructing.
     pub reconstruct_ns: u64,
-    /// Reconstructions that tb_weights_cancel_prefetch() stopped.
+    /// Prefetches that tb_weights_cancel_prefetch() stopped, before or while they were reconstructed.
     pub cancelled: u64,
     /// Promoted sessions that are kept now. `bytes` and `evictions` count them too.
     pub promoted: u64,

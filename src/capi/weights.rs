@@ -211,20 +211,32 @@ pub unsafe extern "C" fn tb_weights_prepare(weights: *const tb_weights, err: *mu
     unsafe { guard(err, || handle::borrow(weights)?.weights.get().map(drop)) }
 }
 
-/// Starts reconstructing on a thread of its own and returns at once. A failure shows when the weights are needed.
-/// Whoever needs them meanwhile waits for that thread instead of doing the work twice. The handle may be freed at any
-/// time.
+/// Has the weights reconstructed in the background, unless they are ready, and returns at once. A failure shows when
+/// the weights are needed. The handle may be freed at any time; what has not begun when the last handle of the basis,
+/// its weights and encoders is freed never does.
+///
+/// Each cache has one thread for this, which reconstructs one after the other, first come, first served, and ends when
+/// nothing is wanted any more: however much is prefetched, memory stays within the budget and the weights that are
+/// being reconstructed. What several ask for is reconstructed once. Whoever needs weights that are being reconstructed
+/// waits for that thread instead of doing the work twice; where their turn has not come, they are reconstructed at
+/// once, in the thread that needs them.
+///
+/// The least recently used weights make room, those that were prefetched and have not been needed yet among them:
+/// prefetching more than the budget has room for leaves the last ones.
+///
+/// @return TB_OK; TB_ERR_OUT_OF_MEMORY where the system gives no thread
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_weights_prefetch(weights: *const tb_weights, err: *mut *mut tb_error) -> tb_status {
     // SAFETY: as in `tb_weights_create`.
     unsafe { guard(err, || handle::borrow(weights)?.weights.prefetch()) }
 }
 
-/// Stops the reconstruction that tb_weights_prefetch() started through this handle, within a millisecond or so, and
-/// frees its memory. Where somebody already waits for these weights it goes on. Nothing happens where none is under
-/// way.
+/// Takes back what tb_weights_prefetch() asked for through this handle, however often: what has not begun never does,
+/// and a reconstruction stops within a millisecond or so and frees its memory. It goes on where somebody already waits
+/// for these weights, or another handle has prefetched the same and not taken it back (freeing that handle does not).
+/// Nothing happens where none is under way.
 ///
-/// @param stopped  set to 1 where a reconstruction was stopped, else to 0; may be NULL
+/// @param stopped  set to 1 where it was stopped, and the weights do not become ready, else to 0; may be NULL
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_weights_cancel_prefetch(
     weights: *const tb_weights,

@@ -1,11 +1,15 @@
 //! A model as a program holds it: base, basis, and the weights that were reconstructed last.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use indexmap::IndexSet;
 
-use super::cache::{Key, WeightsCache};
+use super::arena::Spares;
+use super::cache::{Ahead, Key, Owner, WeightsCache};
 use super::device::OnDevices;
 use super::{Layout, ReconstructOptions, Scope, Weights, plan};
 use crate::basis::{Basis, Coefficients, Number, TaskExpr};
@@ -153,7 +157,7 @@ impl Model {
             key,
             layout: None,
             pinned: Mutex::new(None),
-            prefetch: Mutex::new(None),
+            owner: Owner::new(),
         })
     }
 
@@ -176,36 +180,33 @@ impl Model {
         Ok(())
     }
 
-    /// From the cache, or reconstructed now.
-    fn get(
+    /// Bytes that weights will take.
+    fn expected_bytes(&self, layout: Option<&Layout>) -> usize {
+        layout.map_or_else(|| self.weights_bytes.load(Ordering::Relaxed), Layout::nbytes)
+    }
+
+    fn reconstruct(
         &self,
-        key: &Key,
         layout: Option<&Layout>,
         coefficients: &Coefficients,
-        cancel: &Arc<AtomicBool>,
-    ) -> Result<Arc<Weights>> {
+        spares: &Arc<Spares>,
+        cancel: Option<&AtomicBool>,
+    ) -> Result<Weights> {
+        let scope = Scope::ImageTower;
+        let options = ReconstructOptions { scope, threads: self.threads, kernel: Some(self.kernel), cancel };
+        let plan = match &self.basis {
+            Some(basis) => plan::with_base(&self.base, basis, coefficients, scope)?,
+            None => plan::base_alone(&self.base, scope),
+        };
         if let Some(layout) = layout {
-            layout.may_be_in(&self.cache);
+            return plan.run_laid_out(&options, Some(spares), layout);
         }
-        let bytes = layout.map_or_else(|| self.weights_bytes.load(Ordering::Relaxed), |layout| layout.nbytes());
-        self.cache.get_or_build(key, bytes, cancel, |spares| {
-            let scope = Scope::ImageTower;
-            let options =
-                ReconstructOptions { scope, threads: self.threads, kernel: Some(self.kernel), cancel: Some(cancel) };
-            let plan = match &self.basis {
-                Some(basis) => plan::with_base(&self.base, basis, coefficients, scope)?,
-                None => plan::base_alone(&self.base, scope),
-            };
-            if let Some(layout) = layout {
-                return plan.run_laid_out(&options, Some(spares), layout);
-            }
-            let weights = plan.run_in(&options, Some(spares))?;
-            // The base's own take nothing, or less than a task's.
-            if coefficients.vectors.iter().any(|&a| a != 0.0) {
-                self.weights_bytes.store(weights.nbytes(), Ordering::Relaxed);
-            }
-            Ok(weights)
-        })
+        let weights = plan.run_in(&options, Some(spares))?;
+        // The base's own take nothing, or less than a task's.
+        if coefficients.vectors.iter().any(|&a| a != 0.0) {
+            self.weights_bytes.store(weights.nbytes(), Ordering::Relaxed);
+        }
+        Ok(weights)
     }
 }
 
@@ -231,8 +232,8 @@ pub struct TaskWeights {
     key: Key,
     layout: Option<Arc<Layout>>,
     pinned: Mutex<Option<Arc<Weights>>>,
-    /// What stops the reconstruction that [`TaskWeights::prefetch`] started last.
-    prefetch: Mutex<Option<Arc<AtomicBool>>>,
+    /// Who prefetches.
+    owner: Owner,
 }
 
 impl Clone for TaskWeights {
@@ -245,7 +246,7 @@ impl Clone for TaskWeights {
             key: self.key.clone(),
             layout: self.layout.clone(),
             pinned: Mutex::new(None),
-            prefetch: Mutex::new(None),
+            owner: Owner::new(),
         }
     }
 }
@@ -273,9 +274,19 @@ impl TaskWeights {
     pub fn get(&self) -> Result<Arc<Weights>> {
         // A copy, so that the lock is not held while somebody reconstructs.
         let pinned = lock(&self.pinned).clone();
-        match pinned {
-            Some(weights) => Ok(weights),
-            None => self.model.get(&self.key, self.layout.as_deref(), &self.coefficients, &Arc::default()),
+        if let Some(weights) = pinned {
+            return Ok(weights);
+        }
+        let (model, layout) = (&self.model, self.layout.as_deref());
+        self.may_be_cached();
+        let build = |spares: &Arc<Spares>| model.reconstruct(layout, &self.coefficients, spares, None);
+        model.cache.get_or_build(&self.key, model.expected_bytes(layout), build)
+    }
+
+    /// Says so to their layout, which takes them out of the cache when it is gone.
+    fn may_be_cached(&self) {
+        if let Some(layout) = &self.layout {
+            layout.may_be_in(&self.model.cache);
         }
     }
 
@@ -317,30 +328,66 @@ impl TaskWeights {
         lock(&self.pinned).is_some() || self.model.cache.contains(&self.key)
     }
 
-    /// Starts reconstructing on a thread of its own, unless the weights are ready. A failure shows when they are asked
-    /// for. [`TaskWeights::cancel_prefetch`] stops it; dropping `self` does not.
+    /// Has them reconstructed in the background, unless they are ready, and returns at once. A failure shows when they
+    /// are asked for.
+    ///
+    /// Each cache has one thread for this, which reconstructs one after the other, first come, first served, and ends
+    /// when nothing is wanted any more: however much is prefetched, memory stays within the budget of the cache and the
+    /// weights that are being reconstructed. What several ask for is reconstructed once. [`TaskWeights::get`] waits for
+    /// nothing but these very weights: where their turn has not come, the caller reconstructs them at once.
+    ///
+    /// The least recently used weights make room, those that were prefetched and have not been asked for yet among
+    /// them: prefetching more than the budget has room for leaves the last ones. A budget of 0 keeps none.
+    ///
+    /// [`TaskWeights::cancel_prefetch`] takes it back; dropping `self` does not. What has not begun when the model or
+    /// the layout is dropped, and with it everybody who could ask for it, is left out.
     ///
     /// # Errors
-    /// When the operating system gives no thread.
+    /// When the operating system gives no thread; nothing is wanted then.
     pub fn prefetch(&self) -> Result<()> {
-        if self.is_ready() {
+        if lock(&self.pinned).is_some() {
             return Ok(());
         }
-        let (model, key, coefficients) = (Arc::clone(&self.model), self.key.clone(), self.coefficients.clone());
-        let layout = self.layout.clone();
-        let cancel: Arc<AtomicBool> = Arc::default();
-        *lock(&self.prefetch) = Some(Arc::clone(&cancel));
-        std::thread::Builder::new()
-            .name("taskbasis-prefetch".into())
-            .spawn(move || drop(model.get(&key, layout.as_deref(), &coefficients, &cancel)))
-            .map(drop)
-            .map_err(Error::no_thread)
+        self.may_be_cached();
+        let how = Prefetch {
+            model: Arc::downgrade(&self.model),
+            layout: self.layout.as_ref().map(Arc::downgrade),
+            coefficients: self.coefficients.clone(),
+            held: (None, None),
+        };
+        self.model.cache.prefetch(&self.key, self.owner, Box::new(how))
     }
 
-    /// Stops the reconstruction that [`TaskWeights::prefetch`] started, within a millisecond or so, and frees its
-    /// memory. Where somebody already waits for these weights it goes on. Whether anything was stopped.
+    /// Takes back what [`TaskWeights::prefetch`] asked for through `self`, however often: what has not begun never
+    /// does, and a reconstruction stops within a millisecond or so and frees its memory. It goes on where somebody
+    /// already waits for these weights, or another [`TaskWeights`] has prefetched the same and not taken it back.
+    /// Whether anything was stopped, which then is not ready unless somebody asks again.
     pub fn cancel_prefetch(&self) -> bool {
-        lock(&self.prefetch).take().is_some_and(|token| self.model.cache.cancel(&self.key, &token))
+        self.model.cache.cancel(&self.key, self.owner)
+    }
+}
+
+/// Weights of a model that are wanted ahead. Keeps neither model nor layout alive before it begins.
+#[derive(Debug)]
+struct Prefetch {
+    model: Weak<Model>,
+    layout: Option<Weak<Layout>>,
+    coefficients: Coefficients,
+    held: (Option<Arc<Model>>, Option<Arc<Layout>>),
+}
+
+impl Ahead<Weights> for Prefetch {
+    fn hold(&mut self) -> Option<usize> {
+        // Kept in `self` even where only one of them is left: it must not be dropped here, under the cache's lock.
+        self.held = (self.model.upgrade(), self.layout.as_ref().and_then(Weak::upgrade));
+        let (Some(model), layout) = &self.held else { return None };
+        let is_gone = self.layout.is_some() && layout.is_none();
+        (!is_gone).then(|| model.expected_bytes(layout.as_deref()))
+    }
+
+    fn build(&self, spares: &Arc<Spares>, cancel: &AtomicBool) -> Result<Weights> {
+        let (Some(model), layout) = &self.held else { return Err(Error::invalid("nothing is held")) };
+        model.reconstruct(layout.as_deref(), &self.coefficients, spares, Some(cancel))
     }
 }
 

@@ -3,17 +3,19 @@
 //! What promoted sessions take counts against the same budget (`state.rs`: who goes first), and so does memory that
 //! waits to be used again ([`Spares`]).
 
+mod prefetch;
 mod state;
 mod stats;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+pub(super) use self::prefetch::Ahead;
 pub(crate) use self::state::Derived;
-use self::state::{Found, State};
+use self::state::{Building, Found, State};
 pub use self::stats::CacheStats;
 use super::Weights;
 use super::arena::{ArenaMemory, Spares};
@@ -32,7 +34,8 @@ pub(crate) struct Key {
     pub(super) layout: u64,
 }
 
-/// Whose promoted session it is. Each encoder has its own.
+/// Whose promoted session it is, or who wants weights ahead. Each encoder and each
+/// [`TaskWeights`](super::TaskWeights) has its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Owner(u64);
 
@@ -64,7 +67,8 @@ impl Reconstructed for Weights {
 /// Weights of any number of models, and the sessions promoted from them, within one budget of bytes.
 ///
 /// Least recently used goes first. What is in use elsewhere stays alive there whatever the cache does, and is found
-/// again as long as it lives: a budget smaller than one task still works. Shareable between threads and, in an
+/// again as long as it lives: a budget smaller than one task still works. What is prefetched is reconstructed by one
+/// thread a cache, one after the other, which ends when nothing is wanted. Shareable between threads and, in an
 /// [`Arc`], between models ([`ModelOptions::cache`](super::ModelOptions::cache)).
 #[derive(Debug)]
 pub struct WeightsCache<W: Reconstructed = Weights> {
@@ -123,7 +127,6 @@ impl<W: Reconstructed> WeightsCache<W> {
         &self,
         key: &Key,
         bytes: usize,
-        cancel: &Arc<AtomicBool>,
         build: impl FnOnce(&Arc<Spares<W::Memory>>) -> Result<W>,
     ) -> Result<Arc<W>> {
         let mut state = self.lock();
@@ -137,14 +140,13 @@ impl<W: Reconstructed> WeightsCache<W> {
                 Found::Nothing => break,
             }
         }
-        state.begin(key, Arc::clone(cancel));
-        let budget = state.stats.budget;
-        if bytes <= budget {
-            state.evict_down_to(budget - bytes);
-        }
+        state.begin(key, Building::for_caller(), bytes);
         self.settle(state);
+        self.fly(key, build)
+    }
 
-        // Ends the wait of the others even where `build` fails or panics.
+    /// Reconstructs what has been begun, and ends the wait of the others even where `build` fails or panics.
+    fn fly(&self, key: &Key, build: impl FnOnce(&Arc<Spares<W::Memory>>) -> Result<W>) -> Result<Arc<W>> {
         let mut flight = Flight { cache: self, key, landed: None };
         let began = Instant::now();
         let weights = Arc::new(build(&self.spares)?);
@@ -162,11 +164,6 @@ impl<W: Reconstructed> WeightsCache<W> {
     fn drop_spares(&self) {
         drop(self.spares.set_limit(0));
         self.change(|_| ());
-    }
-
-    /// Stops the reconstruction that was begun with this token, unless somebody waits for it; whether it did.
-    pub(super) fn cancel(&self, key: &Key, token: &Arc<AtomicBool>) -> bool {
-        self.lock().cancel(key, token)
     }
 
     /// Whether the weights are there, without counting as a request.
@@ -232,6 +229,8 @@ struct Flight<'a, W: Reconstructed> {
 impl<W: Reconstructed> Drop for Flight<'_, W> {
     fn drop(&mut self) {
         self.cache.change(|state| match self.landed.take() {
+            // Nobody came to wait after it was called off, and it ended before it noticed.
+            Some(_) if state.is_called_off(self.key) => state.give_up(self.key),
             Some((weights, took)) => {
                 state.stats.reconstructing += took;
                 state.keep(self.key, &weights);

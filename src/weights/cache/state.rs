@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
+use super::prefetch::{Queue, Wanted, unwant, want};
 use super::{CacheStats, Key, Owner, Reconstructed};
 
 /// Something that was made of weights and serves in their place: a session with the weights frozen into it.
@@ -14,6 +15,7 @@ pub(crate) type Derived = Arc<dyn Any + Send + Sync>;
 pub(super) struct State<W> {
     entries: HashMap<Key, Entry<W>>,
     derived: HashMap<(Owner, Key), Kept<Derived>>,
+    pub(super) queue: Queue<W>,
     /// Counts requests, to tell what was used last.
     clock: u64,
     pub(super) stats: CacheStats,
@@ -26,6 +28,7 @@ impl<W> Default for State<W> {
         Self {
             entries: HashMap::new(),
             derived: HashMap::new(),
+            queue: Queue::default(),
             clock: 0,
             stats: CacheStats::default(),
             dropped: Vec::new(),
@@ -39,6 +42,7 @@ impl<W> Default for State<W> {
 pub(super) enum Dropped<W> {
     Weights(Arc<W>),
     Derived(Derived),
+    Wanted(Wanted<W>),
 }
 
 #[derive(Debug)]
@@ -51,9 +55,29 @@ enum Entry<W> {
 }
 
 #[derive(Debug)]
-struct Building {
+pub(super) struct Building {
+    /// Those who need the weights, whoever reconstructs for itself among them.
     waiting: usize,
+    /// Those who want them ahead.
+    wanted: Vec<Owner>,
     cancel: Arc<AtomicBool>,
+}
+
+impl Building {
+    /// By somebody who needs them.
+    pub(super) fn for_caller() -> Self {
+        Self { waiting: 1, wanted: Vec::new(), cancel: Arc::default() }
+    }
+
+    /// In the background; `cancel` stops it.
+    pub(super) fn ahead(wanted: Vec<Owner>, cancel: Arc<AtomicBool>) -> Self {
+        Self { waiting: 0, wanted, cancel }
+    }
+
+    /// Whether it was stopped, and nobody has come to wait since.
+    fn is_called_off(&self) -> bool {
+        self.waiting == 0 && self.cancel.load(Ordering::Relaxed)
+    }
 }
 
 #[derive(Debug)]
@@ -71,9 +95,10 @@ pub(super) enum Found<W> {
 }
 
 impl<W: Reconstructed> State<W> {
-    /// Looks for weights, as a request.
+    /// Looks for weights, as a request: whoever wanted them ahead has nothing more to wish for.
     pub(super) fn find(&mut self, key: &Key) -> Found<W> {
         self.clock += 1;
+        self.dropped.extend(self.queue.remove(key).map(Dropped::Wanted));
         let weights = match self.entries.get_mut(key) {
             None => return Found::Nothing,
             Some(Entry::Building(building)) => {
@@ -105,10 +130,18 @@ impl<W: Reconstructed> State<W> {
         }
     }
 
-    /// Somebody begins; `cancel` stops them.
-    pub(super) fn begin(&mut self, key: &Key, cancel: Arc<AtomicBool>) {
+    /// Whether somebody is at it.
+    pub(super) fn is_building(&self, key: &Key) -> bool {
+        matches!(self.entries.get(key), Some(Entry::Building(_)))
+    }
+
+    /// Somebody begins, and there is to be room for so many bytes.
+    pub(super) fn begin(&mut self, key: &Key, building: Building, bytes: usize) {
         self.stats.misses += 1;
-        self.entries.insert(key.clone(), Entry::Building(Building { waiting: 0, cancel }));
+        self.entries.insert(key.clone(), Entry::Building(building));
+        if let Some(rest) = self.stats.budget.checked_sub(bytes) {
+            self.evict_down_to(rest);
+        }
     }
 
     /// Whoever began has ended without weights.
@@ -120,19 +153,50 @@ impl<W: Reconstructed> State<W> {
         }
     }
 
-    /// Stops the reconstruction that `token` belongs to, unless somebody waits for it.
-    pub(super) fn cancel(&self, key: &Key, token: &Arc<AtomicBool>) -> bool {
-        match self.entries.get(key) {
-            Some(Entry::Building(Building { waiting: 0, cancel })) if Arc::ptr_eq(cancel, token) => {
-                cancel.store(true, Ordering::Relaxed);
+    /// Whether what is being reconstructed was stopped, and nobody has come to wait for it since.
+    pub(super) fn is_called_off(&self, key: &Key) -> bool {
+        matches!(self.entries.get(key), Some(Entry::Building(building)) if building.is_called_off())
+    }
+
+    /// Wants what is being reconstructed; false where nobody is at it, or it has been stopped.
+    pub(super) fn join(&mut self, key: &Key, by: Owner) -> bool {
+        match self.entries.get_mut(key) {
+            Some(Entry::Building(building)) if !building.is_called_off() => {
+                want(&mut building.wanted, by);
                 true
             }
             _ => false,
         }
     }
 
+    /// `by` no longer wants the weights: where nobody else does either, and nobody waits, takes them out of the queue
+    /// or stops their reconstruction. Whether that was so.
+    pub(super) fn withdraw(&mut self, key: &Key, by: Owner) -> bool {
+        if let Some(wanted) = self.queue.withdraw(key, by) {
+            self.dropped.push(Dropped::Wanted(wanted));
+            self.stats.cancelled += 1;
+            return true;
+        }
+        let Some(Entry::Building(building)) = self.entries.get_mut(key) else { return false };
+        let is_stopped = unwant(&mut building.wanted, by) && building.waiting == 0;
+        if is_stopped {
+            building.cancel.store(true, Ordering::Relaxed);
+        }
+        is_stopped
+    }
+
+    /// How many wait for what is being reconstructed.
+    #[cfg(test)]
+    pub(super) fn waiting(&self, key: &Key) -> usize {
+        match self.entries.get(key) {
+            Some(Entry::Building(building)) => building.waiting,
+            _ => 0,
+        }
+    }
+
     /// Keeps the weights as the most recently used, as far as the budget goes.
     pub(super) fn keep(&mut self, key: &Key, weights: &Arc<W>) {
+        self.clock += 1;
         let kept = Kept { what: Arc::clone(weights), bytes: weights.nbytes(), used: self.clock };
         self.stats.entries += 1;
         self.stats.bytes += kept.bytes;

@@ -11,7 +11,7 @@ pub struct CacheStats {
     pub misses: u64,
     /// Weights and promoted sessions dropped to keep within the budget.
     pub evictions: u64,
-    /// Reconstructions that were given up because their prefetch was cancelled.
+    /// Prefetches that were cancelled and so not reconstructed, or not to the end.
     pub cancelled: u64,
     /// Weights kept now.
     pub entries: usize,

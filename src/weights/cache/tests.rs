@@ -1,4 +1,6 @@
-use std::sync::atomic::AtomicUsize;
+mod prefetch;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::checkpoint::{Checkpoint, Format};
@@ -19,7 +21,7 @@ fn key(n: u32) -> Key {
 }
 
 fn get(cache: &WeightsCache, n: u32) -> Arc<Weights> {
-    cache.get_or_build(&key(n), 256, &Arc::default(), build).unwrap()
+    cache.get_or_build(&key(n), 256, build).unwrap()
 }
 
 #[test]
@@ -42,7 +44,7 @@ fn a_budget_smaller_than_one_task_still_works() {
     let cache = WeightsCache::new(1);
     let first = get(&cache, 1);
     assert_eq!(cache.stats().bytes, 0);
-    let again = cache.get_or_build(&key(1), 256, &Arc::default(), |_| unreachable!("it is alive: `first` holds it"));
+    let again = cache.get_or_build(&key(1), 256, |_| unreachable!("it is alive: `first` holds it"));
     assert!(Arc::ptr_eq(&first, &again.unwrap()));
     drop(first);
     get(&cache, 1);
@@ -76,7 +78,7 @@ fn one_reconstructs_and_the_others_wait() {
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
-                cache.get_or_build(&key(7), 256, &Arc::default(), |spares| {
+                cache.get_or_build(&key(7), 256, |spares| {
                     built.fetch_add(1, Ordering::Relaxed);
                     std::thread::sleep(Duration::from_millis(30));
                     build(spares)
@@ -91,69 +93,14 @@ fn one_reconstructs_and_the_others_wait() {
 #[test]
 fn a_failure_or_a_panic_leaves_no_trace() {
     let cache = WeightsCache::new(usize::MAX);
-    let fails = || cache.get_or_build(&key(1), 256, &Arc::default(), |_| Err(Error::invalid("no")));
+    let fails = || cache.get_or_build(&key(1), 256, |_| Err(Error::invalid("no")));
     assert!(fails().is_err());
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let _ = cache.get_or_build(&key(1), 256, &Arc::default(), |_| panic!("no"));
+        let _ = cache.get_or_build(&key(1), 256, |_| panic!("no"));
     }));
     assert!(panicked.is_err());
     get(&cache, 1);
     assert_eq!(cache.stats().entries, 1);
-}
-
-/// Begins, says so, and ends with an error once it is cancelled.
-fn until_cancelled(cache: &WeightsCache, token: &Arc<AtomicBool>, began: &AtomicBool) -> Result<Arc<Weights>> {
-    cache.get_or_build(&key(1), 256, token, |spares| {
-        began.store(true, Ordering::SeqCst);
-        let patience = Instant::now();
-        while patience.elapsed() < Duration::from_millis(200) {
-            if token.load(Ordering::Relaxed) {
-                return Err(Error::invalid("cancelled"));
-            }
-            std::thread::yield_now();
-        }
-        build(spares)
-    })
-}
-
-#[test]
-fn cancelling_stops_what_nobody_waits_for() {
-    let (cache, token, began) = (WeightsCache::new(usize::MAX), Arc::default(), AtomicBool::new(false));
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| until_cancelled(&cache, &token, &began));
-        while !began.load(Ordering::SeqCst) {
-            std::thread::yield_now();
-        }
-        assert!(!cache.cancel(&key(1), &Arc::default()), "another one's token");
-        assert!(!cache.cancel(&key(2), &token), "other weights");
-        assert!(cache.cancel(&key(1), &token));
-        assert!(thread.join().unwrap().is_err());
-    });
-    assert_eq!(cache.stats().cancelled, 1);
-    assert!(!cache.cancel(&key(1), &token), "it has ended");
-    get(&cache, 1);
-}
-
-#[test]
-fn nobody_is_left_waiting_by_a_cancellation() {
-    let (cache, token, began) = (WeightsCache::new(usize::MAX), Arc::default(), AtomicBool::new(false));
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| until_cancelled(&cache, &token, &began));
-        while !began.load(Ordering::SeqCst) {
-            std::thread::yield_now();
-        }
-        let waiter = scope.spawn(|| get(&cache, 1));
-        while cache.stats().hits == 0 {
-            // Until the waiter waits, the cancellation is heeded and the waiter builds; after that it is refused.
-            if cache.cancel(&key(1), &token) {
-                break;
-            }
-            std::thread::yield_now();
-        }
-        waiter.join().unwrap();
-        drop(thread.join().unwrap());
-    });
-    assert!(cache.contains(&key(1)));
 }
 
 #[test]

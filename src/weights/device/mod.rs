@@ -187,7 +187,7 @@ impl DeviceModel {
         };
         let bytes = layout.as_ref().map_or(self.inputs.arena_bytes, |layout| layout.arena_bytes);
         let build = |spares: &Arc<_>| self.reconstruct(task, layout.as_ref(), bytes, spares);
-        self.cache.get_or_build(task.key(), bytes, &Arc::default(), build)
+        self.cache.get_or_build(task.key(), bytes, build)
     }
 
     fn reconstruct(
