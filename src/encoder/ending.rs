@@ -7,7 +7,7 @@ use std::thread::{self, ThreadId};
 
 use crate::error::{Error, ErrorKind, Result};
 
-static STATE: Mutex<State> = Mutex::new(State { is_ending: false, at_work: Vec::new() });
+static STATE: Mutex<State> = Mutex::new(State { is_ending: false, at_work: Vec::new(), waits: 0 });
 static ENDED: Condvar = Condvar::new();
 /// The process whose threads these are: a forked child has none of them.
 static PROCESS: AtomicU32 = AtomicU32::new(0);
@@ -15,6 +15,8 @@ static PROCESS: AtomicU32 = AtomicU32::new(0);
 struct State {
     is_ending: bool,
     at_work: Vec<ThreadId>,
+    /// How often `exit` was told to wait.
+    waits: u32,
 }
 
 /// Held by a thread of ours while it works in ONNX Runtime; the end of the process waits until it is dropped.
@@ -28,7 +30,7 @@ impl AtWork {
         if state.is_ending {
             return Err(Error::new(ErrorKind::Cancelled, "the process is ending"));
         }
-        wait_at_the_end();
+        state.wait_at_the_end();
         state.at_work.push(thread::current().id());
         Ok(Self(()))
     }
@@ -38,7 +40,7 @@ impl Drop for AtWork {
     fn drop(&mut self) {
         let mut state = lock();
         // What ONNX Runtime made on the way, it destroys before what is registered here was told.
-        wait_at_the_end();
+        state.wait_at_the_end();
         let own = thread::current().id();
         if let Some(at) = state.at_work.iter().position(|id| *id == own) {
             state.at_work.swap_remove(at);
@@ -47,17 +49,16 @@ impl Drop for AtWork {
     }
 }
 
-/// Has `exit` wait, before it runs what was registered until now: the destructors of ONNX Runtime among it.
-fn wait_at_the_end() {
-    /// What is registered stays so; from then on ONNX Runtime has made what it makes once.
-    const TIMES: u32 = 8;
+impl State {
+    /// Has `exit` wait, before it runs what was registered until now: the destructors of ONNX Runtime among it.
+    fn wait_at_the_end(&mut self) {
+        /// What is registered stays so; from then on ONNX Runtime has made what it makes once.
+        const MOST: u32 = 8;
 
-    #[cfg(unix)]
-    {
-        static REGISTERED: AtomicU32 = AtomicU32::new(0);
         PROCESS.store(std::process::id(), Ordering::Relaxed);
-        if REGISTERED.load(Ordering::Relaxed) < TIMES {
-            REGISTERED.fetch_add(1, Ordering::Relaxed);
+        if self.waits < MOST {
+            self.waits += 1;
+            #[cfg(unix)]
             // SAFETY: the function stays where it is: this library is never unloaded. Failure only loses the wait.
             let _ = unsafe { libc::atexit(wait) };
         }

@@ -143,7 +143,8 @@ impl Target {
         let mut tensorrt = TensorRT::default().with_device_id(device).with_fp16(self.tensorrt.fp16);
         if let Some(stream) = stream {
             // Of two providers of one device ONNX Runtime asks the first for streams: without this it would make its
-            // own, which wait for nothing of ours. SAFETY: as above.
+            // own, which wait for nothing of ours.
+            // SAFETY: as above.
             tensorrt = unsafe { tensorrt.with_compute_stream(stream) };
         }
         if self.tensorrt.fp16 {

@@ -112,8 +112,7 @@ impl<W: Reconstructed> WeightsCache<W> {
         self.change(|state| state.evict_down_to(bytes));
         // Spares too: the caller wants memory back now.
         let kept = self.lock().stats.bytes;
-        drop(self.spares.set_limit(bytes.saturating_sub(kept)));
-        self.change(|_| ());
+        self.drop_spares(bytes.saturating_sub(kept));
     }
 
     /// The weights of `key`, reconstructed by `build` unless they are there. However many threads ask at once, one
@@ -158,11 +157,12 @@ impl<W: Reconstructed> WeightsCache<W> {
     pub(super) fn forget(&self, which: impl Fn(&Key) -> bool) {
         self.change(|state| state.forget(which));
         // Their memory too: the weights of others seldom have its size.
-        self.drop_spares();
+        self.drop_spares(0);
     }
 
-    fn drop_spares(&self) {
-        drop(self.spares.set_limit(0));
+    /// Gives spare memory back until at most `bytes` of it are left; what becomes free later is kept as before.
+    fn drop_spares(&self, bytes: usize) {
+        drop(self.spares.set_limit(bytes));
         self.change(|_| ());
     }
 

@@ -116,8 +116,19 @@ impl Stage {
 
     /// The thread is at work on these weights until it is told to end.
     fn jam(&self, n: u32, by: Owner) -> Sender<()> {
+        self.jam_as(n, by, Course::Held)
+    }
+
+    /// The same, though nobody wants them any more.
+    fn jam_stopped(&self, n: u32, by: Owner) -> Sender<()> {
+        let tell = self.jam_as(n, by, Course::Deaf);
+        assert!(self.cache.cancel(&key(n), by));
+        tell
+    }
+
+    fn jam_as(&self, n: u32, by: Owner, course: fn(Receiver<()>) -> Course) -> Sender<()> {
         let (tell, told) = channel();
-        self.prefetch_as(n, by, Course::Held(told));
+        self.prefetch_as(n, by, course(told));
         self.log.wait_for(n);
         tell
     }
@@ -202,10 +213,8 @@ fn what_is_taken_back_at_once_never_becomes_ready() {
 #[test]
 fn what_ends_before_it_notices_that_it_was_stopped_is_not_kept() {
     let stage = Stage::new(usize::MAX);
-    let (me, (tell, told)) = (Owner::new(), channel());
-    stage.prefetch_as(1, me, Course::Deaf(told));
-    stage.log.wait_for(1);
-    assert!(stage.cache.cancel(&key(1), me));
+    let me = Owner::new();
+    let tell = stage.jam_stopped(1, me);
     // Wanted again meanwhile: what was stopped does not count.
     stage.prefetch(1, me);
     stage.prefetch(2, me);
@@ -219,10 +228,8 @@ fn what_ends_before_it_notices_that_it_was_stopped_is_not_kept() {
 #[test]
 fn what_was_stopped_can_be_wanted_again() {
     let stage = Stage::new(usize::MAX);
-    let (me, (tell, told)) = (Owner::new(), channel());
-    stage.prefetch_as(1, me, Course::Deaf(told));
-    stage.log.wait_for(1);
-    assert!(stage.cache.cancel(&key(1), me));
+    let me = Owner::new();
+    let tell = stage.jam_stopped(1, me);
     stage.prefetch(1, me);
     tell.send(()).unwrap();
     stage.finish();
@@ -278,10 +285,7 @@ fn whoever_waits_gets_what_is_taken_back() {
     assert_eq!((stage.log.begun(), stage.cache.stats().misses), (vec![1], 1), "the waiter had it from the background");
 
     // Whoever comes too late to prevent it reconstructs for itself.
-    let (tell, told) = channel();
-    stage.prefetch_as(2, me, Course::Deaf(told));
-    stage.log.wait_for(2);
-    assert!(stage.cache.cancel(&key(2), me));
+    let tell = stage.jam_stopped(2, me);
     std::thread::scope(|scope| {
         let waiter = scope.spawn(|| get(&stage.cache, 2));
         stage.wait_for_a_waiter(2);
