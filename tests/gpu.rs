@@ -201,8 +201,8 @@ fn layouts_that_come_and_go_leave_memory_flat() {
         let layout = layout(&model);
         for task in [&tasks[switch % tasks.len()], &tasks[(switch + 1) % tasks.len()]] {
             let weights = device.get(&task.laid_out(&layout)).unwrap();
-            weights.wait_in(stream.as_raw()).unwrap();
-            weights.used_in(stream.as_raw()).unwrap();
+            weights.wait_in(&stream).unwrap();
+            weights.used_in(&stream).unwrap();
         }
         if switch % 20 == 0 {
             assert_same(&device, &tasks[1].laid_out(&layout), "a layout of many");
@@ -237,8 +237,8 @@ fn a_thousand_switches_leave_memory_flat() {
             assert_same(&device, task, "a switch");
         } else {
             let weights = device.get(task).unwrap();
-            weights.wait_in(stream.as_raw()).unwrap();
-            weights.used_in(stream.as_raw()).unwrap();
+            weights.wait_in(&stream).unwrap();
+            weights.used_in(&stream).unwrap();
         }
         if switch == 100 {
             settled = cuda.memory().unwrap().0;
@@ -409,9 +409,12 @@ fn try_it() {
         let device = DeviceModel::new(&model, &Cuda::open(0)?, &DeviceOptions::default())?;
         let task = &tasks(&model)[0];
         let weights = device.get(task)?;
-        weights.wait_in(0)?;
-        weights.used_in(0)?;
-        weights.used_in(0)?;
+        // SAFETY: 0 is the default stream, which is always there.
+        unsafe {
+            weights.wait_in_raw(0)?;
+            weights.used_in_raw(0)?;
+            weights.used_in_raw(0)?;
+        }
         weights.synchronize()?;
         weights.to_host("visual.proj")?;
         device.pin(task)

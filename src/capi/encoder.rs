@@ -218,6 +218,7 @@ pub unsafe extern "C" fn tb_encoder_create(
     unsafe {
         guard(err, || {
             let out = Out::new(out, "out", std::ptr::null_mut())?;
+            Runtime::switch_off_telemetry();
             let base = model(basis)?.base();
             let options = handle::options(options, "options")?;
             let how = read(&options)?;

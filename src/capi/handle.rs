@@ -127,10 +127,11 @@ pub(super) fn null(name: &str) -> Error {
     Error::invalid(format!("`{name}` is NULL"))
 }
 
-/// A struct that begins with `size_t struct_size`, and whose all-zero state means all defaults.
+/// A struct of plain data that begins with `size_t struct_size`, and whose all-zero state means all defaults.
 ///
 /// # Safety
-/// `repr(C)`, begins with a `usize`, holds nothing for which zero bytes would be invalid.
+/// `repr(C)`, begins with a `usize`, and any bytes are a value of it: it holds numbers and raw pointers, no `bool`, no
+/// enum, no reference. C may hand over whatever bytes it likes.
 pub(super) unsafe trait Versioned: Copy {}
 
 /// Options of C's: as much of them as the program knows, the rest zero, which means default.

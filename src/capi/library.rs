@@ -82,6 +82,7 @@ pub unsafe extern "C" fn tb_library_info(
         guard(err, || {
             let out = Info::new(info, "info")?;
             let path = handle::optional_text(onnxruntime, "onnxruntime")?;
+            Runtime::switch_off_telemetry();
             out.set(library_info(path)?);
             Ok(())
         })

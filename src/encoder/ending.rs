@@ -1,8 +1,10 @@
 //! The end of the process: ONNX Runtime's own destructors run in `exit`, and none of our threads may be at work in it
 //! then. A program that leaves `main`, or calls `exit`, without having freed its encoders would crash now and then.
 
+#[cfg(unix)]
+use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, ThreadId};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -59,10 +61,49 @@ impl State {
         if self.waits < MOST {
             self.waits += 1;
             #[cfg(unix)]
-            // SAFETY: the function stays where it is: this library is never unloaded. Failure only loses the wait.
-            let _ = unsafe { libc::atexit(wait) };
+            if stays_loaded() {
+                // SAFETY: the function stays where it is until the process ends (`stays_loaded`). Failure only loses the
+                // wait.
+                let _ = unsafe { libc::atexit(wait) };
+            }
         }
     }
+}
+
+/// Has what holds this code stay in the process until its end, and tells whether it does. The shared library asks for
+/// that when it is linked; a plugin of the host's that the static library is in does not, and `dlclose` would take
+/// [`wait`] away.
+#[cfg(unix)]
+fn stays_loaded() -> bool {
+    static STAYS: OnceLock<bool> = OnceLock::new();
+    *STAYS.get_or_init(|| {
+        let mut about = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
+        // SAFETY: any address may be asked for, and `about` has room for the answer.
+        if unsafe { libc::dladdr(wait as *const libc::c_void, about.as_mut_ptr()) } == 0 {
+            // Code that the loader does not know is the program's own: it was linked statically.
+            return true;
+        }
+        // SAFETY: zeros are a value, and `dladdr` has filled them in.
+        let file = unsafe { about.assume_init() }.dli_fname;
+        // SAFETY: a text of the loader's. What is loaded already runs no constructor again.
+        let kept = unsafe { libc::dlopen(file, libc::RTLD_NOW | libc::RTLD_NOLOAD | libc::RTLD_NODELETE) };
+        // The program itself is not found by its file's name, and is never unloaded.
+        // SAFETY: NULL asks for the program.
+        !kept.is_null() || unsafe { is_program(file) }
+    })
+}
+
+/// Whether the loader calls the program itself by this name.
+///
+/// # Safety
+/// `file` is a name that `dladdr` gave.
+#[cfg(unix)]
+unsafe fn is_program(file: *const libc::c_char) -> bool {
+    // SAFETY: the caller's promise.
+    let file = unsafe { std::ffi::CStr::from_ptr(file) };
+    let program = std::env::current_exe().ok().and_then(|path| path.canonicalize().ok());
+    let named = std::path::Path::new(std::ffi::OsStr::from_bytes(file.to_bytes())).canonicalize().ok();
+    program.is_some() && program == named
 }
 
 #[cfg(unix)]

@@ -87,24 +87,23 @@ pub(super) fn examine_by_name(name: &Path) -> Result<Usable, Unusable> {
     examine(name)
 }
 
-/// Has ONNX Runtime tell nobody what runs here: builds of 1.31 for Linux collect that and send it, from the moment they
-/// start on, and what they start for it lets a forked child hang at its end. Its switch for that comes too late; only
-/// the environment is asked in time. What the host has set there stays.
-fn without_telemetry() {
+/// [`Runtime::switch_off_telemetry`](super::Runtime::switch_off_telemetry).
+///
+/// # Safety
+/// As there.
+pub(super) unsafe fn switch_off_telemetry() {
     const VARIABLE: &str = "ORT_DISABLE_TELEMETRY";
 
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         if std::env::var_os(VARIABLE).is_none() {
-            // SAFETY: Rust's own readers of the environment wait. C's in other threads would have to read it in this
-            // very moment; the header says how a host makes sure that there are none.
+            // SAFETY: the caller's promise: no other thread is in the environment now.
             unsafe { std::env::set_var(VARIABLE, "1") };
         }
     });
 }
 
 fn examine(target: &Path) -> Result<Usable, Unusable> {
-    without_telemetry();
     // SAFETY: opening a library runs its constructors, and nothing can be known of them before. The caller, the
     // environment or the place beside the program vouches for the file; its headers were checked where it is a file.
     let library = unsafe { libloading::Library::new(target) }.map_err(|e| reason(&e, target))?;

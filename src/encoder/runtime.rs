@@ -60,6 +60,19 @@ impl Runtime {
         Ok(runtime)
     }
 
+    /// Sets `ORT_DISABLE_TELEMETRY=1` in the environment, once, unless that variable is there: to be called before ONNX
+    /// Runtime is loaded. Builds of 1.31 and later for Linux collect what runs where and send it, from the moment they
+    /// are loaded on, and what they start for it lets a forked child hang at its end. Their own switch comes too late.
+    ///
+    /// The program and the C ABI call this; a Rust program calls it at the start of `main`, or sets the variable.
+    ///
+    /// # Safety
+    /// As for [`std::env::set_var`]: no other thread reads or writes the environment meanwhile, but through [`std::env`].
+    pub unsafe fn switch_off_telemetry() {
+        // SAFETY: the caller's promise.
+        unsafe { library::switch_off_telemetry() };
+    }
+
     /// Which library [`Runtime::load`] would use, without starting it. (Its code is mapped, and stays so.)
     ///
     /// # Errors

@@ -71,7 +71,8 @@ pub(super) struct OnDevice<'a> {
 impl<'a> OnDevice<'a> {
     /// # Safety
     /// At `address`, of memory that is `memory`, there have to be as many values of the type that is said with it as
-    /// the [`Input`] has elements, during every run of it and until its session's stream has come past that.
+    /// the [`Input`] or output has elements, during every run of it and until its session's stream has come past that.
+    /// What an output is written to must not be read or written by others meanwhile.
     pub(super) unsafe fn new(address: u64, memory: &'a MemoryInfo<'static>) -> Self {
         Self { address, memory }
     }
@@ -268,7 +269,8 @@ fn run_raw(
     let api = ort::api();
     let names: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
     let values: Vec<_> = values.iter().map(|value| value.ptr()).collect();
-    debug_assert_eq!(names.len(), values.len());
+    // ONNX Runtime reads as many names as there are values.
+    assert_eq!(names.len(), values.len(), "a run with another number of names than of values");
     // SAFETY: options, names, inputs and output are valid until the call ends, the first two arrays are of one length,
     // the others have one element, and only ONNX Runtime writes to the output meanwhile. It declares `Run` safe for any
     // number of threads on one session; the `ort` crate asks for `&mut` because providers for other devices did not

@@ -162,7 +162,7 @@ impl<'a> Destination<'a> {
 
     /// Writes values side by side from the element `place` on.
     fn write(&self, place: usize, values: &[f32]) {
-        debug_assert!(place + values.len() <= self.elements.len());
+        assert!(place + values.len() <= self.elements.len(), "values outside the output");
         let size = self.dtype.size();
         // SAFETY: the places of elements of the destination lie inside the output (`new` made their mapping a bijection
         // onto it), and `values` stand for as many neighbours there; no other thread has these elements.

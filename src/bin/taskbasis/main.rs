@@ -89,6 +89,8 @@ impl Program {
 
 /// 0: done; 1: failed, with one paragraph on stderr; 2: not understood (clap exits by itself).
 fn main() -> ExitCode {
+    // SAFETY: the program has no other thread yet.
+    unsafe { taskbasis::Runtime::switch_off_telemetry() };
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

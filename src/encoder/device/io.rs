@@ -90,10 +90,10 @@ impl DeviceLane {
     ) -> Result<()> {
         let images = pixels.values.bytes();
         let bytes = out.len() * signature.embeds_dtype.size();
-        let stream = self.stream.as_raw();
+        let stream = Queue::Foreign(self.stream.as_raw());
         let io = match self.io.take().filter(|io| io.holds(images.len(), bytes)) {
             Some(io) => self.io.insert(io),
-            None => self.io.insert(Io::new(device, Queue::Foreign(stream), images.len(), bytes)?),
+            None => self.io.insert(Io::new(device, stream, images.len(), bytes)?),
         };
         io.staging.send_bytes(io.pixels.address(), images)?;
         // SAFETY: memory of this lane on this device, of at least these sizes. It is used in the lane's stream alone,
@@ -112,7 +112,9 @@ impl DeviceLane {
             self.stream.synchronize()?;
         }
         let run = |session: &mut Session, options: Option<&RunOptions<NoSelectedOutputs>>| {
-            in_stream(weights, stream, || session::run_in_place(session, signature, &pixels, inputs, &embeds, options))
+            in_stream(weights, &self.stream, || {
+                session::run_in_place(session, signature, &pixels, inputs, &embeds, options)
+            })
         };
         let Some(graphs) = &mut self.graphs else {
             let _turn = recording::with_others();

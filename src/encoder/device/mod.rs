@@ -22,7 +22,7 @@ use super::session::{Elements, Input, OnDevice};
 use super::signature::{self, Signature};
 use super::{EncoderOptions, failed};
 use crate::error::{Error, Result};
-use crate::kernel::Cuda;
+use crate::kernel::{Cuda, CudaStream};
 use crate::weights::{DeviceModel, DeviceOptions, DeviceWeights, Layout, Model, Owner, TaskWeights};
 
 /// Where the weights of tasks are reconstructed, and so where the encoder reads them.
@@ -189,7 +189,7 @@ impl Drop for Device {
 
 /// Does something in a stream that reads these weights: after they are computed, and before their memory is used for
 /// others.
-fn in_stream<T>(weights: &DeviceWeights, stream: u64, run: impl FnOnce() -> Result<T>) -> Result<T> {
+fn in_stream<T>(weights: &DeviceWeights, stream: &CudaStream, run: impl FnOnce() -> Result<T>) -> Result<T> {
     weights.wait_in(stream)?;
     let done = run();
     // After a failure too, which may leave something at work.

@@ -72,7 +72,7 @@ fn a_run_in_the_stream_sees_the_weights_of_its_task() {
             let tensor = weights.get(NAME).unwrap();
             let (queue, bytes) = (Queue::Foreign(stream.as_raw()), 4 * tensor.numel());
             let mut read = None;
-            let done = in_stream(&weights, stream.as_raw(), || {
+            let done = in_stream(&weights, &stream, || {
                 read = Some(host.read(queue, tensor.address, bytes));
                 if run % 5 == 0 { Err(Error::invalid("a run that fails")) } else { Ok(()) }
             });

@@ -39,9 +39,16 @@ pub(crate) struct Info {
 /// A device, by its bare handles; [`Memory`], [`Pinned`] and [`Event`] own them. Calls only put work into a queue,
 /// except where something else is said.
 ///
-/// No call can harm the memory of this process, but for one thing: a copy reads its source after the call. So sources
-/// are only ever given by [`Pinned`], whose end waits for them.
-pub(crate) trait Device: fmt::Debug + Send + Sync {
+/// Addresses and streams are numbers here, and a driver follows them as pointers. What keeps them alive stands around
+/// this trait: [`Memory`], [`Pinned`], [`Event`] and [`CudaStream`](super::CudaStream) own what they name, and a foreign
+/// stream comes from a `CudaStream` or through an `unsafe fn`.
+///
+/// # Safety
+/// An implementation gives addresses of as many bytes as were asked for, which are in no other use until they are
+/// freed; memory of the host is readable, writable and initialised. A copy from the host may read its source after
+/// [`Device::copy_in`] has returned, up to [`Device::free_pinned`], which waits for it; a copy to the host has ended when
+/// [`Device::copy_out`] returns.
+pub(crate) unsafe trait Device: fmt::Debug + Send + Sync {
     fn info(&self) -> &Info;
 
     /// A stream for somebody else: a `CUstream`, as a number, and what [`Queue::Foreign`] takes.
@@ -156,9 +163,11 @@ impl Pinned {
         Ok(Self { device: Arc::clone(device), queue, start: device.alloc_pinned(bytes)?, bytes })
     }
 
-    /// The bytes, to be written. What was copied from here before has to be at its end: an event says so.
+    /// The bytes, to be written. What was copied from here before has to be at its end, or the device receives what is
+    /// written now: wrong values, though nothing of this process is harmed. An event says when that is.
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: so many bytes, initialised, which are nobody else's.
+        // SAFETY: `alloc_pinned` gave `bytes` initialised bytes to this value alone, and `self` is borrowed. The device
+        // only reads them, for copies that were put into a queue before.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.bytes) }
     }
 

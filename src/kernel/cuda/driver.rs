@@ -247,7 +247,9 @@ impl Drop for Driver {
     }
 }
 
-impl Device for Driver {
+// SAFETY: memory and its size are the driver's; `cuMemHostAlloc` gives memory that stays until `cuMemFreeHost`, filled
+// with zeros here; `free_pinned` waits for the queue before, and `copy_out` for its copy.
+unsafe impl Device for Driver {
     fn info(&self) -> &Info {
         &self.info
     }

@@ -161,8 +161,7 @@ pub struct CudaStream {
 }
 
 impl CudaStream {
-    /// The `CUstream`, which is a `cudaStream_t` too, as a number: what
-    /// [`DeviceWeights`](crate::weights::DeviceWeights) asks for.
+    /// The `CUstream`, which is a `cudaStream_t` too, as a number: for what runs in it beside taskbasis.
     pub fn as_raw(&self) -> u64 {
         self.raw
     }

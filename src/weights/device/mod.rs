@@ -74,11 +74,11 @@ pub struct DeviceStats {
 /// let cuda = Cuda::open(0)?;
 /// let (device, stream) = (DeviceModel::new(model, &cuda, &DeviceOptions::default())?, cuda.stream()?);
 /// let weights = device.get(&model.weights(&"MNIST@0.3 + SVHN@0.3".parse()?)?)?;
-/// weights.wait_in(stream.as_raw())?;
+/// weights.wait_in(&stream)?;
 /// for tensor in weights.iter() {
 ///     // Give `tensor.address` to what runs in the stream …
 /// }
-/// weights.used_in(stream.as_raw())?; // … and let go of the weights whenever you like
+/// weights.used_in(&stream)?; // … and let go of the weights whenever you like
 /// # Ok(())
 /// # }
 /// ```

@@ -8,7 +8,7 @@ use super::inputs::{Held, Inputs, Place, Tensors};
 use super::layout::DeviceLayout;
 use crate::basis::Coefficients;
 use crate::error::{Error, Result};
-use crate::kernel::cuda::{Event, Queue};
+use crate::kernel::cuda::{CudaStream, Event, Queue};
 use crate::tensor::{DType, f32_bytes_mut, try_zeroed};
 use crate::weights::Reconstructed;
 use crate::weights::arena::{ArenaMemory, Spares};
@@ -16,7 +16,7 @@ use crate::weights::arena::{ArenaMemory, Spares};
 /// The weights of one task expression in device memory: named tensors, of f32 or as a graph's layout has them. They
 /// never change.
 ///
-/// They are computed in a stream of their own, perhaps still when this value is there already. Whoever reads them in
+/// They are computed in a stream of their own, perhaps still when this value is there already. Code that reads them in
 /// another stream calls [`DeviceWeights::wait_in`] before, and [`DeviceWeights::used_in`] after, unless the work has
 /// ended by then.
 pub struct DeviceWeights {
@@ -112,20 +112,44 @@ impl DeviceWeights {
         self.bytes
     }
 
-    /// Has the work that comes next in a stream wait until they are computed. `stream` is a `CUstream` of the same
-    /// device, or a `cudaStream_t`, as a number.
+    /// Has the work that comes next in a stream wait until they are computed.
     ///
     /// # Errors
-    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
-    pub fn wait_in(&self, stream: u64) -> Result<()> {
+    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime), also for a stream of another device.
+    pub fn wait_in(&self, stream: &CudaStream) -> Result<()> {
+        // SAFETY: a stream lives as long as its `CudaStream`.
+        unsafe { self.wait_in_raw(stream.as_raw()) }
+    }
+
+    /// [`DeviceWeights::wait_in`] for a stream that others made: a `CUstream`, or a `cudaStream_t`, as a number; 0 is
+    /// the default stream.
+    ///
+    /// # Safety
+    /// `stream` is 0 or a stream that has not been destroyed: the driver follows the number as a pointer.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime), also for a stream of another device.
+    pub unsafe fn wait_in_raw(&self, stream: u64) -> Result<()> {
         self.ready.hold_up(Queue::Foreign(stream))
     }
 
     /// Says that the work that is in a stream now reads them: their memory is not used for others before it has ended.
     ///
     /// # Errors
-    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
-    pub fn used_in(&self, stream: u64) -> Result<()> {
+    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime), also for a stream of another device.
+    pub fn used_in(&self, stream: &CudaStream) -> Result<()> {
+        // SAFETY: a stream lives as long as its `CudaStream`.
+        unsafe { self.used_in_raw(stream.as_raw()) }
+    }
+
+    /// [`DeviceWeights::used_in`] for a stream that others made, as [`DeviceWeights::wait_in_raw`] takes it.
+    ///
+    /// # Safety
+    /// `stream` is 0 or a stream that has not been destroyed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime), also for a stream of another device.
+    pub unsafe fn used_in_raw(&self, stream: u64) -> Result<()> {
         let event = Arc::new(Event::record(&self.inputs.device, Queue::Foreign(stream))?);
         let mut arena = self.arena.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(arena) = arena.as_mut() {

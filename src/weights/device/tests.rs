@@ -185,6 +185,16 @@ fn an_upload_can_be_waited_for() {
     assert_eq!(host.tally().copied, copied, "nothing of it was left");
 }
 
+fn wait_in(weights: &DeviceWeights, stream: u64) {
+    // SAFETY: the device is in memory; to it a stream is a number that it looks up.
+    unsafe { weights.wait_in_raw(stream) }.unwrap();
+}
+
+fn used_in(weights: &DeviceWeights, stream: u64) {
+    // SAFETY: the device is in memory; to it a stream is a number that it looks up.
+    unsafe { weights.used_in_raw(stream) }.unwrap();
+}
+
 /// A thousand switches, each to be used in a stream; every so many of them is compared with the CPU's weights.
 fn switch_at_random(device: &DeviceModel, tasks: &[TaskWeights], compared: usize) {
     let mut random = 1u64;
@@ -192,8 +202,8 @@ fn switch_at_random(device: &DeviceModel, tasks: &[TaskWeights], compared: usize
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let task = &tasks[(random >> 40) as usize % tasks.len()];
         let weights = device.get(task).unwrap();
-        weights.wait_in(9).unwrap();
-        weights.used_in(9).unwrap();
+        wait_in(&weights, 9);
+        used_in(&weights, 9);
         if switch % compared == 0 {
             assert_same(&weights, task);
         }
@@ -267,7 +277,7 @@ fn read_while_others_come(seed: u64, says_so: bool) -> bool {
     let (stream, mut reads) = (77, Vec::new());
     for task in &tasks {
         let weights = device.get(task).unwrap();
-        weights.wait_in(stream).unwrap();
+        wait_in(&weights, stream);
         for tensor in weights.iter() {
             reads.push((
                 task,
@@ -276,7 +286,7 @@ fn read_while_others_come(seed: u64, says_so: bool) -> bool {
             ));
         }
         if says_so {
-            weights.used_in(stream).unwrap();
+            used_in(&weights, stream);
         }
     }
     host.finish();

@@ -1,5 +1,6 @@
 //! How long layouts stay on a device, and what those who hold something keep.
 
+use super::super::{used_in, wait_in};
 use super::*;
 use crate::weights::Owner;
 
@@ -157,13 +158,13 @@ fn read_while_others_come(seed: u64) -> bool {
         let layout = simple(&model, DType::F32, true);
         let task = task(&model, &[f64::from(t) + 1.0]).laid_out(&layout);
         let weights = device.get(&task).unwrap();
-        weights.wait_in(stream).unwrap();
+        wait_in(&weights, stream);
         let cpu = task.get().unwrap();
         for (tensor, (_, _, values)) in weights.iter().zip(cpu.iter()) {
             let read = host.read(Queue::Foreign(stream), tensor.address, tensor.nbytes());
             reads.push((bytes(values).1.to_vec(), read));
         }
-        weights.used_in(stream).unwrap();
+        used_in(&weights, stream);
         drop((cpu, task, layout));
     }
     host.finish();
