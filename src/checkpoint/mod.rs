@@ -12,6 +12,7 @@ pub mod names;
 pub mod pickle;
 pub mod safetensors;
 pub mod torch;
+pub mod unread;
 pub mod writer;
 pub mod zip;
 
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
+use self::unread::{Stored, Unread};
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
 use crate::suggest;
@@ -83,6 +85,8 @@ pub struct Checkpoint {
     format: Format,
     file_bytes: u64,
     tensors: IndexMap<String, Tensor>,
+    /// What the file holds besides, and is not read.
+    unread: IndexMap<String, Unread>,
 }
 
 impl Checkpoint {
@@ -94,8 +98,9 @@ impl Checkpoint {
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) when it cannot be opened;
     /// [`ErrorKind::Format`](crate::ErrorKind::Format) when it is neither a PyTorch zip nor safetensors, is damaged, or
     /// holds two tensors for the same weights;
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when it is PyTorch's format from before 1.6, is
-    /// compressed, or holds tensors that are not dense numbers.
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when it is PyTorch's format from before 1.6 or is
+    /// compressed. Tensors that are not dense numbers are no error before somebody asks for them
+    /// ([`Checkpoint::unread`]).
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_with(path, MapMode::Map)
     }
@@ -124,8 +129,8 @@ impl Checkpoint {
         } else {
             return Err(foreign::refused(&mapping, "neither a PyTorch zip nor safetensors").at(path));
         };
-        check_sharing(&path, file_bytes, tensors.iter().map(|(_, tensor)| tensor))?;
-        Ok(Self { file_bytes, ..Self::from_tensors(path, format, tensors)? })
+        check_sharing(&path, file_bytes, tensors.iter().filter_map(|(_, stored)| stored.as_ref().ok()))?;
+        Ok(Self { file_bytes, ..Self::from_stored(path, format, tensors)? })
     }
 
     /// A checkpoint of tensors that are there already; their names are made canonical. `path` is what errors name.
@@ -133,15 +138,40 @@ impl Checkpoint {
     /// # Errors
     /// As [`names::canonical`].
     pub fn from_tensors(path: impl Into<PathBuf>, format: Format, tensors: Vec<(String, Tensor)>) -> Result<Self> {
-        let path = path.into();
-        let tensors = names::canonical(tensors).map_err(|error| error.at(&path))?;
-        let file_bytes = tensors.values().fold(0u64, |sum, tensor| sum.saturating_add(tensor.nbytes() as u64));
-        Ok(Self { path, format, file_bytes, tensors })
+        Self::from_stored(path.into(), format, tensors.into_iter().map(|(name, tensor)| (name, Ok(tensor))).collect())
     }
 
-    /// The tensor of this canonical name.
+    fn from_stored(path: PathBuf, format: Format, stored: Vec<(String, Stored)>) -> Result<Self> {
+        let (mut tensors, mut unread) = (IndexMap::new(), IndexMap::new());
+        for (name, stored) in names::canonical(stored).map_err(|error| error.at(&path))? {
+            match stored {
+                Ok(tensor) => drop(tensors.insert(name, tensor)),
+                Err(reason) => drop(unread.insert(name, reason)),
+            }
+        }
+        let file_bytes = tensors.values().fold(0u64, |sum, tensor| sum.saturating_add(tensor.nbytes() as u64));
+        Ok(Self { path, format, file_bytes, tensors, unread })
+    }
+
+    /// The tensor of this canonical name, where the file has one that is read.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.tensors.get(name)
+    }
+
+    /// The tensors whose elements are of a type that is not read, by canonical names, in the order of the file.
+    pub fn unread(&self) -> impl ExactSizeIterator<Item = (&str, &Unread)> {
+        self.unread.iter().map(|(name, unread)| (name.as_str(), unread))
+    }
+
+    /// Checks that all tensors whose names `is_wanted` accepts are read.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), naming file, tensor and type.
+    pub fn check_read(&self, is_wanted: impl Fn(&str) -> bool) -> Result<()> {
+        match self.unread.iter().find(|(name, _)| is_wanted(name)) {
+            Some((name, unread)) => Err(unread.error().at(&self.path).tensor(name)),
+            None => Ok(()),
+        }
     }
 
     /// Reads every tensor and checks that every number is finite.
@@ -155,8 +185,10 @@ impl Checkpoint {
     /// The tensor of this canonical name, which must be there.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) naming the file, the tensor and names that are near.
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) naming the file, the tensor and names that are near;
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for one of a type that is not read.
     pub fn require(&self, name: &str) -> Result<&Tensor> {
+        self.check_read(|unread| unread == name)?;
         self.get(name).ok_or_else(|| {
             let error = Error::not_found("the file has no such tensor").at(&self.path).tensor(suggest::clipped(name));
             match suggest::nearest(name, self.tensors.keys().map(String::as_str)) {
@@ -176,12 +208,12 @@ impl Checkpoint {
         self.iter().filter(|(name, _)| is_image_tower(name))
     }
 
-    /// The number of tensors.
+    /// The number of tensors that are read.
     pub fn len(&self) -> usize {
         self.tensors.len()
     }
 
-    /// Whether there is no tensor.
+    /// Whether no tensor is read.
     pub fn is_empty(&self) -> bool {
         self.tensors.is_empty()
     }

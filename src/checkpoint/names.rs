@@ -8,6 +8,7 @@
 
 use indexmap::IndexMap;
 
+use super::unread::Stored;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
@@ -93,7 +94,7 @@ enum Place {
 /// in different ways, or a q, k or v has no siblings or siblings of another shape;
 /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when a name of a `vision_model` is not known: the
 /// architecture is then not CLIP's, and leaving the tensor out would change the result.
-pub fn canonical(tensors: Vec<(String, Tensor)>) -> Result<IndexMap<String, Tensor>> {
+pub fn canonical(tensors: Vec<(String, Stored)>) -> Result<IndexMap<String, Stored>> {
     let wrapper = wrapper(tensors.iter().map(|(name, _)| name.as_str()))?.to_owned();
     rename(tensors, &wrapper, &IMAGE)
 }
@@ -110,17 +111,23 @@ pub fn text_tower<'a>(tensors: impl Iterator<Item = (&'a str, &'a Tensor)>) -> R
     let text = tensors
         .map(|(name, tensor)| (bare(name), tensor))
         .filter(|(name, _)| !name.starts_with("visual.") && !BESIDE.contains(name));
-    rename(text.map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect(), "", &TEXT)
+    let text = text.map(|(name, tensor)| (name.to_owned(), Ok(tensor.clone()))).collect();
+    let renamed = rename(text, "", &TEXT)?.into_iter();
+    Ok(renamed.filter_map(|(name, stored)| Some((name, stored.ok()?))).collect())
 }
 
-fn rename(tensors: Vec<(String, Tensor)>, wrapper: &str, scheme: &Scheme) -> Result<IndexMap<String, Tensor>> {
+fn rename(tensors: Vec<(String, Stored)>, wrapper: &str, scheme: &Scheme) -> Result<IndexMap<String, Stored>> {
     // Where every tensor of the result comes from: one source, or the three thirds.
     let mut found: IndexMap<String, Sources> = IndexMap::with_capacity(tensors.len());
     for (source, tensor) in tensors {
         let (name, slot, tensor) = match place(source.strip_prefix(wrapper).unwrap_or(&source), scheme)? {
             Place::Whole(name) => (name, None, tensor),
             Place::Transposed(name) => {
-                let transposed = tensor.transposed().map_err(|error| error.tensor(&source))?;
+                let transposed = tensor.map(|tensor| tensor.transposed().map_err(|error| error.tensor(&source)));
+                let transposed = match transposed {
+                    Ok(transposed) => Ok(transposed?),
+                    Err(unread) => Err(unread),
+                };
                 (name, None, transposed)
             }
             Place::Third(name, third) => (name, Some(third), tensor),
@@ -145,16 +152,19 @@ fn rename(tensors: Vec<(String, Tensor)>, wrapper: &str, scheme: &Scheme) -> Res
 
 #[derive(Default)]
 struct Sources {
-    whole: Option<(String, Tensor)>,
-    thirds: [Option<(String, Tensor)>; 3],
+    whole: Option<(String, Stored)>,
+    thirds: [Option<(String, Stored)>; 3],
 }
 
 impl Sources {
-    fn join(self) -> Result<Tensor> {
+    fn join(self) -> Result<Stored> {
         if let Some((_, tensor)) = self.whole {
             return Ok(tensor);
         }
-        let [Some((q, q_tensor)), Some((_, k)), Some((_, v))] = &self.thirds else {
+        if let Some(unread) = self.thirds.iter().flatten().find_map(|(_, third)| third.as_ref().err()) {
+            return Ok(Err(unread.clone()));
+        }
+        let [Some((q, Ok(q_tensor))), Some((_, Ok(k))), Some((_, Ok(v)))] = &self.thirds else {
             // Nothing is entered without a tensor, so at least one third is there to name the others by.
             let (here, there): (Vec<_>, Vec<_>) =
                 THIRDS.iter().zip(&self.thirds).partition(|(_, third)| third.is_some());
@@ -172,7 +182,7 @@ impl Sources {
                     .got(format_args!("{:?}", other.shape())));
             }
         }
-        Tensor::concatenated(&[q_tensor, k, v]).map_err(|error| error.tensor(q))
+        Tensor::concatenated(&[q_tensor, k, v]).map(Ok).map_err(|error| error.tensor(q))
     }
 }
 

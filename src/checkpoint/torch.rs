@@ -14,6 +14,7 @@ pub use node::Node;
 
 use super::foreign;
 use super::pickle::{Object, Pickle, Value};
+use super::unread::Stored;
 use super::zip::Directory;
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
@@ -115,10 +116,9 @@ impl Archive {
     ///
     /// # Errors
     /// [`ErrorKind::Format`](crate::ErrorKind::Format) when a tensor lies outside its storage, a module's parameter is
-    /// not a tensor, or the object is nested too deeply or too large;
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) naming a tensor of a kind that is not read here:
-    /// quantised, sparse, complex.
-    pub fn tensors(&self) -> Result<Vec<(String, Tensor)>> {
+    /// not a tensor, or the object is nested too deeply or too large. One of a kind that is not read here (quantised,
+    /// sparse, complex) is no error, but [`Unread`](super::unread::Unread).
+    pub fn tensors(&self) -> Result<Vec<(String, Stored)>> {
         walk::tensors(self).map_err(|error| self.place(error))
     }
 
