@@ -8,6 +8,7 @@
 
 pub mod choose;
 pub(crate) mod foreign;
+pub(crate) mod frozen;
 pub mod names;
 pub mod pickle;
 pub mod safetensors;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
+use self::names::{Beside, Naming};
 use self::unread::{Stored, Unread};
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
@@ -87,6 +89,24 @@ pub struct Checkpoint {
     tensors: IndexMap<String, Tensor>,
     /// What the file holds besides, and is not read.
     unread: IndexMap<String, Unread>,
+    naming: Naming,
+}
+
+/// The tensors of an archive that are to be named: all that it holds, so that the image tower is found wherever it is;
+/// where there is none, or the rest of the archive cannot be read, what lies under the keys that training programs use.
+fn tensors_of(archive: &torch::Archive, path: &Path, file_bytes: u64) -> Result<Vec<(String, Stored)>> {
+    let is_model = |all: &Vec<(String, Stored)>| {
+        names::holds_tower(all.iter().map(|(name, _)| name.as_str()))
+            && check_sharing(path, file_bytes, read(all)).is_ok()
+    };
+    match archive.all_tensors().ok().filter(is_model) {
+        Some(all) => Ok(all),
+        None => archive.tensors(),
+    }
+}
+
+fn read(tensors: &[(String, Stored)]) -> impl Iterator<Item = &Tensor> {
+    tensors.iter().filter_map(|(_, stored)| stored.as_ref().ok())
 }
 
 impl Checkpoint {
@@ -97,7 +117,7 @@ impl Checkpoint {
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) when it cannot be opened;
     /// [`ErrorKind::Format`](crate::ErrorKind::Format) when it is neither a PyTorch zip nor safetensors, is damaged, or
-    /// holds two tensors for the same weights;
+    /// holds two tensors for the same weights, or several image towers ([`Checkpoint::open_under`] takes one);
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when it is PyTorch's format from before 1.6 or is
     /// compressed. Tensors that are not dense numbers are no error before somebody asks for them
     /// ([`Checkpoint::unread`]).
@@ -113,24 +133,38 @@ impl Checkpoint {
         Self::parse(Arc::new(Mapping::open(path, mode)?))
     }
 
+    /// As [`Checkpoint::open`], of one image tower among several: `prefix` is what the names of its model, or its own,
+    /// begin with.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`]; [`ErrorKind::NotFound`](crate::ErrorKind::NotFound), with those that there are, where
+    /// there is none under `prefix`.
+    pub fn open_under(path: impl AsRef<Path>, mode: MapMode, prefix: &str) -> Result<Self> {
+        Self::parse_as(Arc::new(Mapping::open(path, mode)?), Some(prefix))
+    }
+
     /// As [`Checkpoint::open`], of bytes that are in memory or mapped already.
     ///
     /// # Errors
     /// As [`Checkpoint::open`], but for the file's.
     pub fn parse(mapping: Arc<Mapping>) -> Result<Self> {
+        Self::parse_as(mapping, None)
+    }
+
+    fn parse_as(mapping: Arc<Mapping>, prefix: Option<&str>) -> Result<Self> {
         let path = mapping.path().to_path_buf();
         let file_bytes = mapping.len() as u64;
         let (format, tensors) = if zip::Directory::is_zip(&mapping) || torch::Archive::is_old_format(&mapping) {
             let archive = torch::Archive::parse(mapping)?;
             let format = if archive.is_torchscript() { Format::TorchScript } else { Format::TorchZip };
-            (format, archive.tensors()?)
+            (format, tensors_of(&archive, &path, file_bytes)?)
         } else if safetensors::is_safetensors(&mapping) {
             (Format::Safetensors, safetensors::read(&mapping)?.tensors)
         } else {
             return Err(foreign::refused(&mapping, "neither a PyTorch zip nor safetensors").at(path));
         };
-        check_sharing(&path, file_bytes, tensors.iter().filter_map(|(_, stored)| stored.as_ref().ok()))?;
-        Ok(Self { file_bytes, ..Self::from_stored(path, format, tensors)? })
+        check_sharing(&path, file_bytes, read(&tensors))?;
+        Ok(Self { file_bytes, ..Self::from_stored(path, format, tensors, prefix, Beside::LeaveOut)? })
     }
 
     /// A checkpoint of tensors that are there already; their names are made canonical. `path` is what errors name.
@@ -138,19 +172,28 @@ impl Checkpoint {
     /// # Errors
     /// As [`names::canonical`].
     pub fn from_tensors(path: impl Into<PathBuf>, format: Format, tensors: Vec<(String, Tensor)>) -> Result<Self> {
-        Self::from_stored(path.into(), format, tensors.into_iter().map(|(name, tensor)| (name, Ok(tensor))).collect())
+        let stored = tensors.into_iter().map(|(name, tensor)| (name, Ok(tensor))).collect();
+        Self::from_stored(path.into(), format, stored, None, Beside::Keep)
     }
 
-    fn from_stored(path: PathBuf, format: Format, stored: Vec<(String, Stored)>) -> Result<Self> {
+    fn from_stored(
+        path: PathBuf,
+        format: Format,
+        stored: Vec<(String, Stored)>,
+        prefix: Option<&str>,
+        beside: Beside,
+    ) -> Result<Self> {
+        let named = names::canonical(stored, prefix, beside).map_err(|error| error.at(&path))?;
         let (mut tensors, mut unread) = (IndexMap::new(), IndexMap::new());
-        for (name, stored) in names::canonical(stored).map_err(|error| error.at(&path))? {
+        for (name, stored) in named.tensors {
             match stored {
                 Ok(tensor) => drop(tensors.insert(name, tensor)),
                 Err(reason) => drop(unread.insert(name, reason)),
             }
         }
+        let naming = named.naming;
         let file_bytes = tensors.values().fold(0u64, |sum, tensor| sum.saturating_add(tensor.nbytes() as u64));
-        Ok(Self { path, format, file_bytes, tensors, unread })
+        Ok(Self { path, format, file_bytes, tensors, unread, naming })
     }
 
     /// The tensor of this canonical name, where the file has one that is read.
@@ -222,6 +265,11 @@ impl Checkpoint {
     pub fn parameters(&self) -> u64 {
         let floats = self.tensors.values().filter(|tensor| tensor.dtype().is_float());
         floats.fold(0, |sum, tensor| sum.saturating_add(tensor.numel() as u64))
+    }
+
+    /// How the file names its model, and what it holds besides.
+    pub fn naming(&self) -> &Naming {
+        &self.naming
     }
 
     /// What kind of file it came from.
