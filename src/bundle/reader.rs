@@ -48,7 +48,11 @@ fn read(mapping: Arc<Mapping>) -> Result<Bundle> {
     // `read` has made sure that so many bytes are there.
     let length = mapping.first_chunk::<PREFIX>().map_or(0, |bytes| u64::from_le_bytes(*bytes)) as usize;
     let header_bytes = PREFIX + length;
-    let tensors = contents.tensors;
+    let tensors = contents.tensors.into_iter().map(|(name, stored)| match stored {
+        Ok(tensor) => Ok((name, tensor)),
+        Err(unread) => Err(unread.error().tensor(name)),
+    });
+    let tensors = tensors.collect::<Result<Vec<_>>>()?;
     check_places(header_bytes, &tensors)?;
     let checksums = read_checksums(&mapping, header_bytes, &tensors)?;
 

@@ -8,10 +8,12 @@
 
 pub mod choose;
 pub(crate) mod foreign;
+pub(crate) mod frozen;
 pub mod names;
 pub mod pickle;
 pub mod safetensors;
 pub mod torch;
+pub mod unread;
 pub mod writer;
 pub mod zip;
 
@@ -21,6 +23,8 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
+use self::names::{Beside, Naming};
+use self::unread::{Stored, Unread};
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
 use crate::suggest;
@@ -83,6 +87,26 @@ pub struct Checkpoint {
     format: Format,
     file_bytes: u64,
     tensors: IndexMap<String, Tensor>,
+    /// What the file holds besides, and is not read.
+    unread: IndexMap<String, Unread>,
+    naming: Naming,
+}
+
+/// The tensors of an archive that are to be named: all that it holds, so that the image tower is found wherever it is;
+/// where there is none, or the rest of the archive cannot be read, what lies under the keys that training programs use.
+fn tensors_of(archive: &torch::Archive, path: &Path, file_bytes: u64) -> Result<Vec<(String, Stored)>> {
+    let is_model = |all: &Vec<(String, Stored)>| {
+        names::holds_tower(all.iter().map(|(name, _)| name.as_str()))
+            && check_sharing(path, file_bytes, read(all)).is_ok()
+    };
+    match archive.all_tensors().ok().filter(is_model) {
+        Some(all) => Ok(all),
+        None => archive.tensors(),
+    }
+}
+
+fn read(tensors: &[(String, Stored)]) -> impl Iterator<Item = &Tensor> {
+    tensors.iter().filter_map(|(_, stored)| stored.as_ref().ok())
 }
 
 impl Checkpoint {
@@ -93,9 +117,10 @@ impl Checkpoint {
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) when it cannot be opened;
     /// [`ErrorKind::Format`](crate::ErrorKind::Format) when it is neither a PyTorch zip nor safetensors, is damaged, or
-    /// holds two tensors for the same weights;
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when it is PyTorch's format from before 1.6, is
-    /// compressed, or holds tensors that are not dense numbers.
+    /// holds two tensors for the same weights, or several image towers ([`Checkpoint::open_under`] takes one);
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when it is PyTorch's format from before 1.6 or is
+    /// compressed. Tensors that are not dense numbers are no error before somebody asks for them
+    /// ([`Checkpoint::unread`]).
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_with(path, MapMode::Map)
     }
@@ -108,24 +133,38 @@ impl Checkpoint {
         Self::parse(Arc::new(Mapping::open(path, mode)?))
     }
 
+    /// As [`Checkpoint::open`], of one image tower among several: `prefix` is what the names of its model, or its own,
+    /// begin with.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`]; [`ErrorKind::NotFound`](crate::ErrorKind::NotFound), with those that there are, where
+    /// there is none under `prefix`.
+    pub fn open_under(path: impl AsRef<Path>, mode: MapMode, prefix: &str) -> Result<Self> {
+        Self::parse_as(Arc::new(Mapping::open(path, mode)?), Some(prefix))
+    }
+
     /// As [`Checkpoint::open`], of bytes that are in memory or mapped already.
     ///
     /// # Errors
     /// As [`Checkpoint::open`], but for the file's.
     pub fn parse(mapping: Arc<Mapping>) -> Result<Self> {
+        Self::parse_as(mapping, None)
+    }
+
+    fn parse_as(mapping: Arc<Mapping>, prefix: Option<&str>) -> Result<Self> {
         let path = mapping.path().to_path_buf();
         let file_bytes = mapping.len() as u64;
         let (format, tensors) = if zip::Directory::is_zip(&mapping) || torch::Archive::is_old_format(&mapping) {
             let archive = torch::Archive::parse(mapping)?;
             let format = if archive.is_torchscript() { Format::TorchScript } else { Format::TorchZip };
-            (format, archive.tensors()?)
+            (format, tensors_of(&archive, &path, file_bytes)?)
         } else if safetensors::is_safetensors(&mapping) {
             (Format::Safetensors, safetensors::read(&mapping)?.tensors)
         } else {
             return Err(foreign::refused(&mapping, "neither a PyTorch zip nor safetensors").at(path));
         };
-        check_sharing(&path, file_bytes, tensors.iter().map(|(_, tensor)| tensor))?;
-        Ok(Self { file_bytes, ..Self::from_tensors(path, format, tensors)? })
+        check_sharing(&path, file_bytes, read(&tensors))?;
+        Ok(Self { file_bytes, ..Self::from_stored(path, format, tensors, prefix, Beside::LeaveOut)? })
     }
 
     /// A checkpoint of tensors that are there already; their names are made canonical. `path` is what errors name.
@@ -133,15 +172,49 @@ impl Checkpoint {
     /// # Errors
     /// As [`names::canonical`].
     pub fn from_tensors(path: impl Into<PathBuf>, format: Format, tensors: Vec<(String, Tensor)>) -> Result<Self> {
-        let path = path.into();
-        let tensors = names::canonical(tensors).map_err(|error| error.at(&path))?;
-        let file_bytes = tensors.values().fold(0u64, |sum, tensor| sum.saturating_add(tensor.nbytes() as u64));
-        Ok(Self { path, format, file_bytes, tensors })
+        let stored = tensors.into_iter().map(|(name, tensor)| (name, Ok(tensor))).collect();
+        Self::from_stored(path.into(), format, stored, None, Beside::Keep)
     }
 
-    /// The tensor of this canonical name.
+    fn from_stored(
+        path: PathBuf,
+        format: Format,
+        stored: Vec<(String, Stored)>,
+        prefix: Option<&str>,
+        beside: Beside,
+    ) -> Result<Self> {
+        let named = names::canonical(stored, prefix, beside).map_err(|error| error.at(&path))?;
+        let (mut tensors, mut unread) = (IndexMap::new(), IndexMap::new());
+        for (name, stored) in named.tensors {
+            match stored {
+                Ok(tensor) => drop(tensors.insert(name, tensor)),
+                Err(reason) => drop(unread.insert(name, reason)),
+            }
+        }
+        let naming = named.naming;
+        let file_bytes = tensors.values().fold(0u64, |sum, tensor| sum.saturating_add(tensor.nbytes() as u64));
+        Ok(Self { path, format, file_bytes, tensors, unread, naming })
+    }
+
+    /// The tensor of this canonical name, where the file has one that is read.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.tensors.get(name)
+    }
+
+    /// The tensors whose elements are of a type that is not read, by canonical names, in the order of the file.
+    pub fn unread(&self) -> impl ExactSizeIterator<Item = (&str, &Unread)> {
+        self.unread.iter().map(|(name, unread)| (name.as_str(), unread))
+    }
+
+    /// Checks that all tensors whose names `is_wanted` accepts are read.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), naming file, tensor and type.
+    pub fn check_read(&self, is_wanted: impl Fn(&str) -> bool) -> Result<()> {
+        match self.unread.iter().find(|(name, _)| is_wanted(name)) {
+            Some((name, unread)) => Err(unread.error().at(&self.path).tensor(name)),
+            None => Ok(()),
+        }
     }
 
     /// Reads every tensor and checks that every number is finite.
@@ -155,8 +228,10 @@ impl Checkpoint {
     /// The tensor of this canonical name, which must be there.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) naming the file, the tensor and names that are near.
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) naming the file, the tensor and names that are near;
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for one of a type that is not read.
     pub fn require(&self, name: &str) -> Result<&Tensor> {
+        self.check_read(|unread| unread == name)?;
         self.get(name).ok_or_else(|| {
             let error = Error::not_found("the file has no such tensor").at(&self.path).tensor(suggest::clipped(name));
             match suggest::nearest(name, self.tensors.keys().map(String::as_str)) {
@@ -176,12 +251,12 @@ impl Checkpoint {
         self.iter().filter(|(name, _)| is_image_tower(name))
     }
 
-    /// The number of tensors.
+    /// The number of tensors that are read.
     pub fn len(&self) -> usize {
         self.tensors.len()
     }
 
-    /// Whether there is no tensor.
+    /// Whether no tensor is read.
     pub fn is_empty(&self) -> bool {
         self.tensors.is_empty()
     }
@@ -190,6 +265,11 @@ impl Checkpoint {
     pub fn parameters(&self) -> u64 {
         let floats = self.tensors.values().filter(|tensor| tensor.dtype().is_float());
         floats.fold(0, |sum, tensor| sum.saturating_add(tensor.numel() as u64))
+    }
+
+    /// How the file names its model, and what it holds besides.
+    pub fn naming(&self) -> &Naming {
+        &self.naming
     }
 
     /// What kind of file it came from.

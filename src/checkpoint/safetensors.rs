@@ -12,6 +12,7 @@ use std::sync::Arc;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
+use super::unread::{Stored, Unread};
 use super::zip::TRUNCATED_HINT;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mmap::Mapping;
@@ -27,8 +28,8 @@ const MAX_HEADER: usize = 100_000_000;
 /// The content of one file: tensors in the order of their bytes, and the free-form `__metadata__`.
 #[derive(Debug)]
 pub struct Contents {
-    /// Name and tensor.
-    pub tensors: Vec<(String, Tensor)>,
+    /// Name and tensor, or why it is not read.
+    pub tensors: Vec<(String, Stored)>,
     /// The text pairs under `__metadata__`; none where there is no such key.
     pub metadata: HashMap<String, String>,
 }
@@ -42,8 +43,7 @@ pub fn is_safetensors(bytes: &[u8]) -> bool {
 ///
 /// # Errors
 /// [`ErrorKind::Format`] when the header is too long, no JSON of the right form, names a
-/// tensor twice, or its tensors overlap, leave gaps, or reach outside the file;
-/// [`ErrorKind::Unsupported`] naming a tensor of a type that is not read here.
+/// tensor twice, or its tensors overlap, leave gaps, or reach outside the file.
 pub fn read(mapping: &Arc<Mapping>) -> Result<Contents> {
     read_here(mapping).map_err(|error| error.at(mapping.path()))
 }
@@ -77,8 +77,8 @@ fn read_here(mapping: &Arc<Mapping>) -> Result<Contents> {
             // Both ends are at most `data_len`, which is what the file holds after the header.
             Tensor::contiguous(mapping, data + info.data_offsets.0..data + info.data_offsets.1, dtype, &info.shape)
         });
-        let tensor = tensor.map_err(|error| error.tensor(&name))?;
-        tensors.push((name, tensor));
+        let stored = Unread::or_stored(tensor).map_err(|error| error.tensor(&name))?;
+        tensors.push((name, stored));
     }
     Ok(Contents { tensors, metadata })
 }

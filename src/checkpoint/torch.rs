@@ -14,6 +14,7 @@ pub use node::Node;
 
 use super::foreign;
 use super::pickle::{Object, Pickle, Value};
+use super::unread::Stored;
 use super::zip::Directory;
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
@@ -81,6 +82,7 @@ impl Archive {
                 }
             }
         }
+        directory.check_stored(&format!("{folder}data/"))?;
         let name = format!("{folder}{PICKLE}");
         let pickle = Pickle::parse(&mapping[directory.range(&mapping, &name)?])?;
         Ok(Self { mapping, directory, pickle, folder })
@@ -115,11 +117,19 @@ impl Archive {
     ///
     /// # Errors
     /// [`ErrorKind::Format`](crate::ErrorKind::Format) when a tensor lies outside its storage, a module's parameter is
-    /// not a tensor, or the object is nested too deeply or too large;
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) naming a tensor of a kind that is not read here:
-    /// quantised, sparse, complex.
-    pub fn tensors(&self) -> Result<Vec<(String, Tensor)>> {
+    /// not a tensor, or the object is nested too deeply or too large. One of a kind that is not read here (quantised,
+    /// sparse, complex) is no error, but [`Unread`](super::unread::Unread).
+    pub fn tensors(&self) -> Result<Vec<(String, Stored)>> {
         walk::tensors(self).map_err(|error| self.place(error))
+    }
+
+    /// As [`Archive::tensors`], but for wrappers: every tensor that the pickled object holds, the optimizer's too, by
+    /// its whole path.
+    ///
+    /// # Errors
+    /// As [`Archive::tensors`].
+    pub fn all_tensors(&self) -> Result<Vec<(String, Stored)>> {
+        walk::all(self).map_err(|error| self.place(error))
     }
 
     fn place(&self, error: Error) -> Error {

@@ -7,13 +7,13 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
-    Activation, Arch, ArchHints, BasisFile, Bundle, Checkpoint, Encoder, EncoderOptions, Error, Execution, Head,
-    MapMode, Model, ModelOptions, Preprocess, Promotion, Result, StreamedEncoder, TaskExpr, TaskWeights, head_tasks,
+    Activation, Arch, ArchHints, BasisFile, Bundle, Encoder, EncoderOptions, Error, Execution, Head, MapMode, Model,
+    ModelOptions, Preprocess, Promotion, Result, StreamedEncoder, TaskExpr, TaskWeights, head_tasks,
 };
 
 use crate::graph::BindArgs;
 use crate::provider::{self, PlacementArgs, ProviderArgs};
-use crate::{output, paths};
+use crate::{checkpoints, output, paths};
 
 /// Which model.
 #[derive(Args)]
@@ -125,7 +125,7 @@ impl ModelArgs {
     /// Base and basis together; `threads` for reconstruction, 0 meaning one a processor.
     pub fn open(&self, threads: usize) -> Result<Session> {
         let options = ModelOptions { threads, ..ModelOptions::default() };
-        let base = self.base.as_deref().map(Checkpoint::open).transpose()?;
+        let base = self.base.as_deref().map(checkpoints::open).transpose()?;
         let Some(basis) = &self.basis else {
             let base = base.ok_or_else(|| Error::invalid("neither --basis nor --base is given"))?;
             return Ok(Session { model: Model::new(base, None, &options)?, bundle: None });

@@ -5,10 +5,13 @@ use std::str::FromStr;
 
 use clap::{ArgGroup, Args, ValueEnum, ValueHint};
 use taskbasis::build::{Family, Gram};
-use taskbasis::{Checkpoint, Error, Method, Result, Scope};
+use taskbasis::{Error, Method, Result, Scope};
 
+use crate::checkpoints;
 use crate::output;
 
+/// What image features are multiplied by last.
+const PROJECTION: &str = "visual.proj";
 /// Names that `--tasks-dir` finds a folder's checkpoint under.
 const TUNED: &str = "finetuned.pt";
 
@@ -87,10 +90,12 @@ impl FamilyArgs {
 
     /// Opens all of them and checks that they are of one model.
     pub fn open(&self) -> Result<Family> {
-        let open = |NamedFile { name, path }| Ok((name, Checkpoint::open(path)?));
+        let open = |NamedFile { name, path }| Ok((name, checkpoints::open(path)?));
         let tasks = self.files()?.into_iter().map(open).collect::<Result<Vec<_>>>()?;
         let scope = if self.image_tower { Scope::ImageTower } else { Scope::All };
-        Family::new(Checkpoint::open(&self.base)?, tasks, scope)
+        let family = Family::new(checkpoints::open(&self.base)?, tasks, scope)?;
+        note_differences(&family);
+        Ok(family)
     }
 
     /// `threads` of 0 means one a processor.
@@ -99,6 +104,21 @@ impl FamilyArgs {
         let gram = family.gram(threads, &|bytes| bar.inc(bytes));
         bar.finish_and_clear();
         gram
+    }
+}
+
+/// Tells what the checkpoints do not have in common.
+fn note_differences(family: &Family) {
+    if family.base().get(PROJECTION).is_none() {
+        let path = family.base().path().display();
+        output::note(&format!("{path}: has no projection (`{PROJECTION}`): encoders need a base that has one"));
+    }
+    for (tuned, difference) in family.tuned().zip(family.differences()) {
+        checkpoints::note_unchanged(tuned.path(), &difference.unchanged);
+        if !difference.left_out.is_empty() {
+            let names = checkpoints::listed(&difference.left_out);
+            output::note(&format!("{}: left out, as the base has no such tensor: {names}", tuned.path().display()));
+        }
     }
 }
 

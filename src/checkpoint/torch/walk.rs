@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 
+use super::super::unread::{Stored, Unread};
 use super::{Archive, Node};
 use crate::error::{Error, Result};
-use crate::tensor::Tensor;
 
 /// The keys under which training programs keep the model beside an optimizer, an epoch, …
 const WRAPPERS: [&str; 4] = ["state_dict", "model_state_dict", "model", "module"];
@@ -14,7 +14,12 @@ const MAX_DEPTH: usize = 64;
 /// some 100,000; a pickle whose nodes share each other could ask for any number.
 const BUDGET: usize = 16 << 20;
 
-pub(super) fn tensors(archive: &Archive) -> Result<Vec<(String, Tensor)>> {
+/// Every tensor of the pickled object, by its whole path.
+pub(super) fn all(archive: &Archive) -> Result<Vec<(String, Stored)>> {
+    below(archive, archive.root())
+}
+
+pub(super) fn tensors(archive: &Archive) -> Result<Vec<(String, Stored)>> {
     let mut root = archive.root();
     for _ in 0..MAX_DEPTH {
         match unwrap(root)? {
@@ -22,6 +27,10 @@ pub(super) fn tensors(archive: &Archive) -> Result<Vec<(String, Tensor)>> {
             None => break,
         }
     }
+    below(archive, root)
+}
+
+fn below(archive: &Archive, root: Node<'_>) -> Result<Vec<(String, Stored)>> {
     let mut walk = Walk { torchscript: archive.is_torchscript(), found: Vec::new(), name: String::new(), left: BUDGET };
     walk.visit(root, 0)?;
     Ok(walk.found)
@@ -37,7 +46,7 @@ fn unwrap(node: Node<'_>) -> Result<Option<Node<'_>>> {
         if let Some(at) = key.as_str().and_then(|key| WRAPPERS.iter().position(|&wrapper| wrapper == key)) {
             found[at] = Some(value).filter(|&value| value.is_dict() || is_module(value));
         }
-        if matches!(value.tensor(), Ok(Some(_))) {
+        if !matches!(value.tensor(), Ok(None)) {
             return Ok(None);
         }
     }
@@ -51,7 +60,7 @@ fn is_module(node: Node<'_>) -> bool {
 
 struct Walk {
     torchscript: bool,
-    found: Vec<(String, Tensor)>,
+    found: Vec<(String, Stored)>,
     /// The dotted name of the node at work.
     name: String,
     left: usize,
@@ -63,8 +72,9 @@ impl Walk {
             return Err(Error::format("the pickled object is nested too deeply").got(format_args!("`{}`", self.name())));
         }
         self.charge(1 + self.name.len() + node.width())?;
-        if let Some(tensor) = node.tensor().map_err(|error| error.tensor(self.name()))? {
-            self.found.push((self.name.clone(), tensor));
+        let tensor = node.tensor().transpose().map(Unread::or_stored).transpose();
+        if let Some(stored) = tensor.map_err(|error| error.tensor(self.name()))? {
+            self.found.push((self.name.clone(), stored));
         } else if is_module(node) {
             self.module(node, depth)?;
         } else if node.is_dict() || self.is_script_object(node) {
