@@ -15,7 +15,7 @@ use super::quantise::VectorFormat;
 use super::solve::least_squares;
 use super::writer::{self, Item};
 use crate::checkpoint::Checkpoint;
-use crate::clip::{Arch, ArchHints, Head};
+use crate::clip::{Arch, Head};
 use crate::error::{Error, Result};
 use crate::kernel::share;
 use crate::replace::replace_file;
@@ -323,8 +323,8 @@ impl<'a> Growth<'a> {
     /// The sums that least squares need, in one pass over the vectors.
     fn span(&self, finetuned: &Checkpoint) -> Result<Span> {
         let arch = &self.about.arch;
-        let hints = ArchHints { heads: Some(arch.heads), activation: arch.activation };
-        let its = Arch::of(finetuned, hints)?;
+        let shapes = finetuned.image_tower().map(|(name, tensor)| (name, tensor.shape()));
+        let its = Arch::infer(shapes, arch.hints()).map_err(|e| e.at(finetuned.path()))?;
         if its != *arch {
             return Err(Error::mismatch("the fine-tuned checkpoint is of another model than the bundle")
                 .at(finetuned.path())
