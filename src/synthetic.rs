@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::basis::Method;
 use crate::checkpoint::is_image_tower;
 use crate::checkpoint::writer::{StorageId, TorchWriter, Value};
-use crate::clip::{Activation, Arch};
+use crate::clip::{Activation, Arch, Variant};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, checked_numel};
 
@@ -50,6 +50,7 @@ impl Synthetic {
             grid,
             embed_dim,
             activation: Activation::QuickGelu,
+            variant: Variant::default(),
         };
         let text = [
             ("positional_embedding", vec![77, embed_dim]),

@@ -51,7 +51,7 @@ fn write(path: &Path, with: Option<&Bundle>) {
     family.write_base(&base).unwrap();
     family.write_basis(&basis).unwrap();
     let (base, basis) = (Checkpoint::open(base).unwrap(), Basis::open(basis).unwrap());
-    let hints = ArchHints { heads: Some(family.arch.heads), activation: family.arch.activation };
+    let hints = family.arch.hints();
     let mut packer = Packer::new(&base, &basis, hints).unwrap();
     let head = || Head::new(vec![0.5; 2 * 4], vec![0.25; 2]).unwrap();
     packer.head("Task0", head()).unwrap();

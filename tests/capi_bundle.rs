@@ -16,7 +16,7 @@ fn pack(path: &std::path::Path, base_format: BaseFormat) {
     let basis = Basis::open(digits(capi_support::PCA).unwrap()).unwrap();
     let base = Checkpoint::open(digits("base/pickled_module.pt").unwrap()).unwrap();
     // Not what the family was trained with: it is to be seen that the bundle's word counts.
-    let hints = ArchHints { heads: Some(2), activation: Activation::Gelu };
+    let hints = ArchHints { heads: Some(2), activation: Some(Activation::Gelu), ..ArchHints::default() };
     let mut packer = Packer::new(&base, &basis, hints).unwrap();
     let head = Head::open(digits("heads.safetensors").unwrap(), Some("Parity")).unwrap();
     let head = head.with_class_names(digits("classes.json").unwrap(), "Parity").unwrap();

@@ -11,7 +11,7 @@ use capi_support::common::bits;
 use capi_support::*;
 use taskbasis::capi::tb_status::*;
 use taskbasis::capi::*;
-use taskbasis::{Activation, Arch};
+use taskbasis::{Activation, Arch, Variant};
 
 #[test]
 fn every_order_of_frees() {
@@ -158,6 +158,7 @@ fn stranger(folder: &std::path::Path) -> std::ffi::CString {
         grid: 1,
         embed_dim: 4,
         activation: Activation::QuickGelu,
+        variant: Variant::default(),
     };
     let zeros = vec![0u8; 4096];
     let mut tensors: Vec<_> = arch

@@ -5,7 +5,7 @@ mod encoder_support;
 use std::sync::Barrier;
 
 use encoder_support::{Random, Tensors, runtime};
-use taskbasis::{Activation, Arch, Encoder, EncoderOptions};
+use taskbasis::{Activation, Arch, Encoder, EncoderOptions, Variant};
 
 fn arch() -> Arch {
     Arch {
@@ -17,6 +17,7 @@ fn arch() -> Arch {
         grid: 4,
         embed_dim: 64,
         activation: Activation::QuickGelu,
+        variant: Variant::default(),
     }
 }
 

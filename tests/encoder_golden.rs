@@ -3,7 +3,7 @@
 mod encoder_support;
 
 use encoder_support::{Random, Tensors, digits_model, naive, relative_l2, runtime};
-use taskbasis::{Activation, Arch, Encoder, EncoderOptions};
+use taskbasis::{Activation, Arch, Encoder, EncoderOptions, Epsilon, Pooling, Variant};
 
 fn encoder(arch: &Arch) -> Encoder {
     Encoder::new(arch, &EncoderOptions { threads: 2, ..EncoderOptions::default() }).unwrap()
@@ -60,13 +60,21 @@ fn other_families_agree_with_a_plain_implementation() {
         grid: 3,
         embed_dim: 24,
         activation: Activation::QuickGelu,
+        variant: Variant::default(),
     };
     for (seed, arch) in [
         base.clone(),
         Arch { activation: Activation::Gelu, ..base.clone() },
         Arch { layers: 1, heads: 1, grid: 1, ..base.clone() },
         Arch { width: 48, heads: 3, mlp_width: 50, layers: 5, patch: 2, grid: 6, embed_dim: 100, ..base.clone() },
-        Arch { width: 7, heads: 7, mlp_width: 3, patch: 1, grid: 2, embed_dim: 1, ..base },
+        Arch { width: 7, heads: 7, mlp_width: 3, patch: 1, grid: 2, embed_dim: 1, ..base.clone() },
+        Arch { activation: Activation::GeluTanh, ..base.clone() },
+        variant(&base, Variant { pooling: Pooling::MeanThenNorm, ..Variant::default() }),
+        variant(&base, Variant { pooling: Pooling::NormThenMean, ..Variant::default() }),
+        variant(&base, Variant { pre_norm: false, ..Variant::default() }),
+        variant(&base, Variant { norm_epsilon: Epsilon::new(1e-2).unwrap(), ..Variant::default() }),
+        Arch { layers: 1, grid: 1, ..clipa(&base) },
+        clipa(&base),
     ]
     .into_iter()
     .enumerate()
@@ -77,6 +85,46 @@ fn other_families_agree_with_a_plain_implementation() {
         let error = relative_l2(&embeds, &naive::encode(&arch, &weights, &pixels, 3));
         println!("{arch}: {error:.1e}");
         assert!(error < 1e-5, "{arch}: {error}");
+    }
+}
+
+fn variant(arch: &Arch, variant: Variant) -> Arch {
+    Arch { variant, ..arch.clone() }
+}
+
+/// Every departure from OpenAI's form at once.
+fn clipa(arch: &Arch) -> Arch {
+    let norm_epsilon = Epsilon::new(1e-3).unwrap();
+    variant(arch, Variant { pre_norm: false, norm_epsilon, pooling: Pooling::MeanThenNorm })
+}
+
+/// Each departure moves the embeddings: none of the tests above could pass without it.
+#[test]
+fn every_departure_matters() {
+    if !runtime() {
+        return;
+    }
+    let arch = Arch {
+        width: 32,
+        layers: 2,
+        heads: 4,
+        mlp_width: 64,
+        patch: 4,
+        grid: 2,
+        embed_dim: 16,
+        activation: Activation::QuickGelu,
+        variant: Variant::default(),
+    };
+    let weights = Tensors::random(&arch, 5);
+    let pixels = Random(6).many(arch.pixels());
+    let usual = encoder(&arch).encode(&weights, &pixels, 1).unwrap();
+    for other in [
+        Variant { pooling: Pooling::MeanThenNorm, ..Variant::default() },
+        Variant { pooling: Pooling::NormThenMean, ..Variant::default() },
+        Variant { norm_epsilon: Epsilon::new(1e-2).unwrap(), ..Variant::default() },
+    ] {
+        let embeds = encoder(&variant(&arch, other)).encode(&weights, &pixels, 1).unwrap();
+        assert!(relative_l2(&embeds, &usual) > 1e-3, "{other:?}");
     }
 }
 

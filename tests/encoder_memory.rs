@@ -4,7 +4,7 @@
 mod encoder_support;
 
 use encoder_support::{Random, Tensors, relative_l2, runtime};
-use taskbasis::{Activation, Arch, Encoder, EncoderOptions};
+use taskbasis::{Activation, Arch, Encoder, EncoderOptions, Variant};
 
 /// A field of `/proc/self/status`, in bytes.
 fn status(field: &str) -> usize {
@@ -27,6 +27,7 @@ fn weights_are_neither_copied_nor_kept() {
         grid: 2,
         embed_dim: 512,
         activation: Activation::QuickGelu,
+        variant: Variant::default(),
     };
     let mut weights = Tensors::random(&arch, 1);
     let size = 4 * arch.parameter_count();

@@ -24,7 +24,7 @@ fn images(arch: &Arch, n: usize) -> Vec<f32> {
 fn equals_the_encoder_with_all_weights() {
     let Some(model) = model().filter(|_| runtime()) else { return };
     for activation in [Activation::QuickGelu, Activation::Gelu] {
-        let arch = Arch::of(model.base(), ArchHints { activation, ..ArchHints::default() }).unwrap();
+        let arch = Arch::of(model.base(), ArchHints { activation: Some(activation), ..ArchHints::default() }).unwrap();
         let options = EncoderOptions { threads: 2, concurrency: 2, ..EncoderOptions::default() };
         let (whole, streamed) =
             (Encoder::new(&arch, &options).unwrap(), StreamedEncoder::new(&arch, &options).unwrap());

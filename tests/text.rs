@@ -23,7 +23,7 @@ fn encoder(path: &Path, activation: Activation) -> Option<TextEncoder> {
         println!("skipped: no ONNX Runtime (`make onnxruntime` fetches it)");
         return None;
     }
-    let hints = TextHints { heads: Some(HEADS), activation: Some(activation) };
+    let hints = TextHints { heads: Some(HEADS), activation: Some(activation), ..TextHints::default() };
     Some(TextEncoder::new(TextModel::open(path, hints).unwrap(), &EncoderOptions::default()).unwrap())
 }
 
@@ -196,7 +196,7 @@ fn what_is_no_text_encoder_is_refused() {
     let path = folder.path().join("model.safetensors");
     let open = |tensors: &[(String, Vec<usize>, Vec<f32>)]| {
         save(&path, tensors);
-        TextModel::open(&path, TextHints { heads: Some(HEADS), activation: None }).map(drop)
+        TextModel::open(&path, TextHints { heads: Some(HEADS), ..TextHints::default() }).map(drop)
     };
     let error = |tensors: &[(String, Vec<usize>, Vec<f32>)]| open(tensors).unwrap_err().to_string();
     open(&parameters()).unwrap();
@@ -217,7 +217,7 @@ fn what_is_no_text_encoder_is_refused() {
     shape[0] -= 1;
     values.truncate(shape[0] * shape[1]);
     open(&small).unwrap();
-    let model = TextModel::open(&path, TextHints { heads: Some(HEADS), activation: None }).unwrap();
+    let model = TextModel::open(&path, TextHints { heads: Some(HEADS), ..TextHints::default() }).unwrap();
     let error = TextEncoder::new(model, &EncoderOptions::default()).unwrap_err();
     assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("another vocabulary"), "{error}");
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::clip::Arch;
+use crate::clip::{Arch, ImageHints, Interpolation, Preprocess, ResizeMode, Variant};
 use crate::error::{Error, Result};
 use crate::onnx::GraphMap;
 use crate::tensor::BlockFormat;
@@ -41,6 +41,7 @@ pub(super) mod key {
     pub(in super::super) const GRAPH: &str = "taskbasis.graph";
     pub(in super::super) const LAMBDA: &str = "taskbasis.lambda";
     pub(in super::super) const PREPROCESS: &str = "taskbasis.preprocess";
+    pub(in super::super) const TOWER: &str = "taskbasis.tower";
 }
 
 /// What the names of tensors are made of.
@@ -172,14 +173,54 @@ pub(super) struct BlockInfo {
     pub(super) shape: Vec<usize>,
 }
 
-/// `taskbasis.preprocess`: resized bicubically with antialiasing to the shorter side, cropped to the centre,
-/// divided by 255, and by channel freed of `mean` and divided by `std`.
+/// `taskbasis.preprocess`: resized to the edge with antialiasing, cropped to the centre, divided by 255, and by channel
+/// freed of `mean` and divided by `std`. What has its default is left out, so that readers that know no other read it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PreprocessInfo {
     pub(super) image_size: usize,
     pub(super) mean: [f32; 3],
     pub(super) std: [f32; 3],
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(super) resize: ResizeMode,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(super) interpolation: Interpolation,
+    /// `None` is the image size.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(super) edge: Option<usize>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(super) fill: u8,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+impl PreprocessInfo {
+    pub(super) fn of(preprocess: &Preprocess) -> Self {
+        Self {
+            image_size: preprocess.size(),
+            mean: preprocess.mean(),
+            std: preprocess.std(),
+            resize: preprocess.resize(),
+            interpolation: preprocess.interpolation(),
+            edge: Some(preprocess.edge()).filter(|edge| *edge != preprocess.size()),
+            fill: preprocess.fill(),
+        }
+    }
+
+    /// As [`ImageHints::preprocess`].
+    pub(super) fn preprocess(&self) -> Result<Preprocess> {
+        let hints = ImageHints {
+            mean: Some(self.mean),
+            std: Some(self.std),
+            resize: Some(self.resize),
+            edge: self.edge,
+            interpolation: Some(self.interpolation),
+            fill: Some(self.fill),
+        };
+        hints.preprocess(self.image_size)
+    }
 }
 
 /// The scaling coefficients that whoever packed the bundle suggests (`taskbasis.lambda`); `None` where nothing was
@@ -229,7 +270,7 @@ impl About {
             return Err(Error::format(format!("the metadata hold `{unknown}`, which version {VERSION} does not know")));
         }
         Ok(Self {
-            arch: field(metadata, key::ARCH)?,
+            arch: arch(metadata)?,
             base: field(metadata, key::BASE)?,
             basis: field(metadata, key::BASIS)?,
             blocks: field(metadata, key::BLOCKS)?,
@@ -249,7 +290,7 @@ impl About {
         }
         let mut all = vec![
             (key::VERSION, VERSION.to_string()),
-            (key::ARCH, text(&self.arch)?),
+            (key::ARCH, text(&Arch { variant: Variant::default(), ..self.arch.clone() })?),
             (key::BASE, text(&self.base)?),
             (key::BASIS, text(&self.basis)?),
             (key::BLOCKS, text(&sorted(&self.blocks))?),
@@ -258,16 +299,16 @@ impl About {
         if let Some(map) = &self.graph {
             all.push((key::GRAPH, text(map)?));
         }
-        all.extend([
-            (key::LAMBDA, text(&self.lambda)?),
-            (key::PREPROCESS, text(&self.preprocess)?),
-            (key::WRITER, self.writer.clone()),
-        ]);
+        all.extend([(key::LAMBDA, text(&self.lambda)?), (key::PREPROCESS, text(&self.preprocess)?)]);
+        if !self.arch.variant.is_usual() {
+            all.push((key::TOWER, text(&self.arch.variant)?));
+        }
+        all.push((key::WRITER, self.writer.clone()));
         Ok(all)
     }
 }
 
-const KNOWN: [&str; 10] = [
+const KNOWN: [&str; 11] = [
     key::VERSION,
     key::WRITER,
     key::ARCH,
@@ -278,7 +319,21 @@ const KNOWN: [&str; 10] = [
     key::GRAPH,
     key::LAMBDA,
     key::PREPROCESS,
+    key::TOWER,
 ];
+
+/// `taskbasis.arch`, and `taskbasis.tower` where the tower is not of OpenAI's form: a key of its own, which readers that
+/// would take it for one of that form refuse.
+fn arch(metadata: &HashMap<String, String>) -> Result<Arch> {
+    let arch: Arch = field(metadata, key::ARCH)?;
+    if !arch.variant.is_usual() {
+        return Err(Error::format(format!("the metadata's `{}` holds what belongs to `{}`", key::ARCH, key::TOWER)));
+    }
+    match metadata.contains_key(key::TOWER) {
+        true => Ok(Arch { variant: field(metadata, key::TOWER)?, ..arch }),
+        false => Ok(arch),
+    }
+}
 
 fn field<T: DeserializeOwned>(metadata: &HashMap<String, String>, key: &str) -> Result<T> {
     let text = metadata.get(key).ok_or_else(|| Error::format(format!("the metadata lack `{key}`")))?;

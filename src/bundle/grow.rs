@@ -15,7 +15,7 @@ use super::quantise::VectorFormat;
 use super::solve::least_squares;
 use super::writer::{self, Item};
 use crate::checkpoint::{Checkpoint, frozen};
-use crate::clip::{Arch, ArchHints, Head};
+use crate::clip::{Arch, Head};
 use crate::error::{Error, Result};
 use crate::kernel::share;
 use crate::replace::replace_file;
@@ -335,7 +335,6 @@ impl<'a> Growth<'a> {
     /// The sums that least squares need, in one pass over the vectors.
     fn span(&self, finetuned: &Checkpoint) -> Result<Span> {
         let arch = &self.about.arch;
-        let hints = ArchHints { heads: Some(arch.heads), activation: arch.activation };
         let of_base = self.base.iter().filter(|(_, tensor)| tensor.dtype().is_float());
         let names: Vec<&str> = of_base.clone().map(|(name, _)| name.as_str()).collect();
         let unchanged = frozen::unchanged(&names, finetuned, self.bundle.path().display())?;
@@ -343,7 +342,7 @@ impl<'a> Growth<'a> {
         let own = finetuned.image_tower().map(|(name, tensor)| (name, tensor.shape()));
         let frozen = of_base.filter(|(name, _)| unchanged.contains(name));
         let shapes = own.chain(frozen.map(|(name, tensor)| (name.as_str(), tensor.shape())));
-        let its = Arch::infer(shapes, hints).map_err(|e| e.at(finetuned.path()))?;
+        let its = Arch::infer(shapes, arch.hints()).map_err(|e| e.at(finetuned.path()))?;
         if its != *arch {
             return Err(Error::mismatch("the fine-tuned checkpoint is of another model than the bundle")
                 .at(finetuned.path())

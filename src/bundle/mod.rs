@@ -47,7 +47,7 @@ pub use self::pack::{BaseFormat, PackReport, Packer};
 pub use self::quantise::VectorFormat;
 use crate::basis::{Basis, Method, Parameter, Parts};
 use crate::checkpoint::{Checkpoint, Format};
-use crate::clip::{Arch, Head, Preprocess};
+use crate::clip::{Arch, Head, Preprocess, TowerConfig, TowerOptions};
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
 use crate::onnx::{BoundGraph, GraphMap, OnnxFile};
@@ -163,7 +163,15 @@ impl Bundle {
     /// # Errors
     /// None that opening did not find.
     pub fn preprocess(&self) -> Result<Preprocess> {
-        preprocess(&self.about.preprocess)
+        self.about.preprocess.preprocess()
+    }
+
+    /// The image tower as the bundle says it, for weights over `base`, which is usually its own; `options` come first.
+    ///
+    /// # Errors
+    /// As [`TowerConfig::stored`].
+    pub fn tower(&self, base: &Checkpoint, options: &TowerOptions) -> Result<TowerConfig> {
+        TowerConfig::stored(base, self.arch(), &self.preprocess()?, options)
     }
 
     /// The scaling coefficients that whoever packed it suggests.
@@ -376,8 +384,4 @@ impl std::fmt::Debug for Bundle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Bundle({}, {} tensors)", self.path().display(), self.tensors.len())
     }
-}
-
-fn preprocess(info: &format::PreprocessInfo) -> Result<Preprocess> {
-    Preprocess::new(info.image_size)?.with_mean_std(info.mean, info.std)
 }

@@ -16,8 +16,7 @@ use super::writer::{self, Item};
 use super::{Bundle, Fingerprint, Fitted, Growth};
 use crate::basis::{Basis, Parameter};
 use crate::checkpoint::{Checkpoint, is_image_tower};
-use crate::clip::preprocess::{CLIP_MEAN, CLIP_STD};
-use crate::clip::{Arch, ArchHints, Head};
+use crate::clip::{Arch, ArchHints, Head, Preprocess, TowerConfig};
 use crate::error::{Error, Result};
 use crate::mmap::Mapping;
 use crate::onnx::{BoundGraph, GraphMap, OnnxFile};
@@ -64,8 +63,7 @@ pub struct Packer<'a> {
     base_format: BaseFormat,
     heads: IndexMap<String, Head>,
     lambdas: Lambdas,
-    mean: [f32; 3],
-    std: [f32; 3],
+    preprocess: Preprocess,
     graph: Option<(Vec<u8>, GraphMap)>,
     residuals: Vec<Wanted>,
     ladder: RefCell<Option<Ladder>>,
@@ -119,12 +117,23 @@ pub struct PackReport {
 }
 
 impl<'a> Packer<'a> {
-    /// A packer of `basis` over `base`; `hints` is what shapes do not tell of the architecture.
+    /// A packer of `basis` over `base`; `hints` is what shapes do not tell of the architecture. What they leave open is
+    /// read beside the base, as [`TowerConfig::read`] does; so is the preparation of images.
     ///
     /// # Errors
-    /// As [`Arch::of`]; [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where basis and base are not of one model.
+    /// As [`TowerConfig::read`] and [`Packer::of_tower`].
     pub fn new(base: &'a Checkpoint, basis: &'a Basis, hints: ArchHints) -> Result<Self> {
-        let arch = Arch::of(base, hints)?;
+        let tower = TowerConfig::read(base, &hints.into())?;
+        tower.log();
+        Self::of_tower(base, basis, &tower)
+    }
+
+    /// A packer of `basis` over `base`, whose image tower is `tower`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where basis and base are not of one model.
+    pub fn of_tower(base: &'a Checkpoint, basis: &'a Basis, tower: &TowerConfig) -> Result<Self> {
+        let (arch, preprocess) = (tower.arch.clone(), tower.preprocess.clone());
         check_models(base, basis)?;
         if basis.residuals().len() > 0 {
             return Err(Error::unsupported("a basis with residuals cannot be packed again").at(basis.path()));
@@ -143,8 +152,7 @@ impl<'a> Packer<'a> {
             base_format: BaseFormat::default(),
             heads: IndexMap::new(),
             lambdas: Lambdas::default(),
-            mean: CLIP_MEAN,
-            std: CLIP_STD,
+            preprocess,
             graph: None,
             residuals: Vec::new(),
             ladder: RefCell::new(None),
@@ -174,10 +182,18 @@ impl<'a> Packer<'a> {
         self
     }
 
-    /// What images are normalised with, where it is not CLIP's own.
-    pub fn mean_std(&mut self, mean: [f32; 3], std: [f32; 3]) -> &mut Self {
-        (self.mean, self.std) = (mean, std);
-        self
+    /// What images go through.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) for images of another size than the tower takes.
+    pub fn preprocess(&mut self, preprocess: Preprocess) -> Result<&mut Self> {
+        if preprocess.size() != self.arch.image_size() {
+            return Err(Error::mismatch("preprocessing gives another image size than the architecture takes")
+                .expected(self.arch.image_size())
+                .got(preprocess.size()));
+        }
+        self.preprocess = preprocess;
+        Ok(self)
     }
 
     /// Carries this graph, which must have been bound to the base and the basis, for encoders to run in the place of
@@ -342,8 +358,7 @@ impl<'a> Packer<'a> {
     fn about(&self) -> Result<About> {
         let basis = self.basis;
         let heads = self.heads.iter().filter(|(_, head)| !head.classes().is_empty());
-        let preprocess = PreprocessInfo { image_size: self.arch.image_size(), mean: self.mean, std: self.std };
-        super::preprocess(&preprocess)?;
+        let preprocess = PreprocessInfo::of(&self.preprocess);
         for lambda in [self.lambdas.task, self.lambdas.merged, self.lambdas.all].into_iter().flatten() {
             if !lambda.is_finite() {
                 return Err(Error::invalid("a suggested scaling coefficient must be finite").got(lambda));

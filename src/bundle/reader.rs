@@ -202,7 +202,7 @@ fn check_about(about: &About) -> Result<AboutChecked> {
 }
 
 fn check_preprocess(about: &About) -> Result<Preprocess> {
-    super::preprocess(&about.preprocess).map_err(in_file)
+    about.preprocess.preprocess().map_err(in_file)
 }
 
 /// A caller's mistake elsewhere is a broken file here.

@@ -42,7 +42,7 @@ pub unsafe extern "C" fn tb_encoder_encode(
     }
 }
 
-/// Preprocesses `n` images and embeds them, as tb_preprocess() and tb_encoder_encode() do.
+/// Preprocesses `n` images and embeds them, as tb_encoder_preprocess() and tb_encoder_encode() do.
 ///
 /// @param images    `n` images, of any sizes and formats
 /// @param out       f32 [n,e]
@@ -71,6 +71,34 @@ pub unsafe extern "C" fn tb_encoder_encode_images(
                 .collect::<Result<_>>()?;
             let pixels = preprocess.images(&images, encoder.threads())?;
             encoder.encode_into(weights, &pixels, n, out)
+        })
+    }
+}
+
+/// Turns an image into what this encoder takes: as tb_preprocess() does, but with the mean, deviation, resizing and
+/// interpolation of its model (tb_encoder_properties), which are not CLIP's for every model.
+///
+/// @param out       f32 [3,S,S]; may be NULL where `capacity` is 0
+/// @param capacity  floats that `out` has room for
+/// @param needed    set to 3*S*S, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
+/// @return as tb_preprocess()
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_encoder_preprocess(
+    encoder: *const tb_encoder,
+    image: *const tb_image,
+    out: *mut f32,
+    capacity: usize,
+    needed: *mut usize,
+    err: *mut *mut tb_error,
+) -> tb_status {
+    // SAFETY: as in `tb_encoder_create`.
+    unsafe {
+        guard(err, || {
+            let out = Buffer::new(out, capacity, needed, "out")?;
+            let preprocess = &handle::borrow(encoder)?.preprocess;
+            let image = handle::slice(image, 1, "image")?;
+            let out = out.room(preprocess.len())?;
+            preprocess.pixels(pixels::view(&image[0])?, out)
         })
     }
 }

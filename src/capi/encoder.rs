@@ -10,9 +10,8 @@ use super::guard::{guard, infallible};
 use super::handle::{self, Handle, Info, Out, Versioned};
 use super::logging::log_level;
 use super::runs::Runs;
-use crate::bundle::Bundle;
-use crate::checkpoint::Checkpoint;
-use crate::clip::{Activation, Arch, ArchHints, Preprocess};
+use super::tower;
+use crate::clip::{Arch, Preprocess};
 use crate::encoder::{Encoder, EncoderOptions, Promotion, Provider, Runtime, TensorRtOptions, WeightsOn};
 use crate::error::{Error, Result};
 use crate::hub::{self, Wanted};
@@ -33,17 +32,13 @@ pub(super) struct OpenEncoder {
     provider: CString,
     fallback: Option<CString>,
     weights_fallback: Option<CString>,
+    assumed: Option<CString>,
 }
 
 impl Handle for tb_encoder {
     type Inner = OpenEncoder;
     const NAME: &'static str = "encoder";
 }
-
-/// x*sigmoid(1.702*x): OpenAI's models. The default.
-pub const TB_ACTIVATION_QUICK_GELU: u32 = 0;
-/// x*Phi(x): most models that open_clip trained.
-pub const TB_ACTIVATION_GELU: u32 = 1;
 
 /// Tasks are promoted after a number of runs. The default.
 pub const TB_PROMOTION_AUTO: u32 = 0;
@@ -83,10 +78,10 @@ pub struct tb_encoder_options {
     pub threads: u32,
     /// Runs that may be in progress at once; further calls wait. 0: 1. Each has threads / concurrency threads.
     pub concurrency: u32,
-    /// One of the TB_ACTIVATION_ constants. Shapes do not tell it, and the wrong one gives plausible, wrong
-    /// embeddings. A bundle knows; there 0 is what it says.
+    /// One of the TB_ACTIVATION_ constants. Shapes do not tell it, and the wrong one gives plausible, wrong embeddings.
+    /// 0: as read: of the bundle, else of the configuration beside the base, else QuickGELU, with a warning.
     pub activation: u32,
-    /// Attention heads; 0: what a bundle says, else width / 64.
+    /// Attention heads; 0: as read, as for activation, else those of published towers, else width / 64.
     pub heads: u32,
     /// The side of the images in pixels; 0: what the base's positional embedding says. Any other than that is
     /// TB_ERR_UNSUPPORTED.
@@ -139,6 +134,24 @@ pub struct tb_encoder_options {
     /// cache: it takes a reconstruction longer, whatever the number of images. Embeddings agree with the other
     /// encoders' to 1e-5, and are the same bits every time. It runs the built graph, and nothing is promoted.
     pub streamed: usize,
+    /// What every layer normalisation adds to the variance; 0: as read, as for activation, else 1e-5.
+    pub norm_epsilon: f32,
+    /// One of the TB_POOLING_ constants; 0: as read, as for activation, else the class token.
+    pub pooling: u32,
+    /// The configuration of the base, instead of those beside it (open_clip_config.json, config.json,
+    /// preprocessor_config.json); UTF-8. NULL: those; `none`: no configuration.
+    pub config: *const c_char,
+    /// Three floats: what the channels of images (red, green, blue; 0 to 1) are freed of. NULL: as read, as for
+    /// activation, else CLIP's.
+    pub mean: *const f32,
+    /// Three floats: what the channels of images are divided by. NULL: as for mean.
+    pub std: *const f32,
+    /// One of the TB_RESIZE_ constants; 0: as read, as for activation, else TB_RESIZE_SHORTEST.
+    pub resize: u32,
+    /// One of the TB_INTERPOLATION_ constants; 0: as read, as for activation, else TB_INTERPOLATION_BICUBIC.
+    pub interpolation: u32,
+    /// The pixels that sides are resized to before the image is cropped; 0: as read, else the image size.
+    pub resize_edge: usize,
 }
 
 // SAFETY: repr(C), the size first, and every field may be zero.
@@ -188,6 +201,23 @@ pub struct tb_encoder_properties {
     pub streamed: usize,
     /// Bytes of weights that one run needs in memory at a time.
     pub weight_bytes: usize,
+    /// What every layer normalisation adds to the variance.
+    pub norm_epsilon: f32,
+    /// One of the TB_POOLING_ constants, never 0.
+    pub pooling: u32,
+    /// What nothing told, so that OpenAI's form was assumed, and which options settle it: a sentence. NULL where
+    /// everything was told. Such a sentence is a warning of the log too.
+    pub assumed: *const c_char,
+    /// What the channels of images are freed of.
+    pub mean: [f32; 3],
+    /// What the channels of images are divided by.
+    pub std: [f32; 3],
+    /// One of the TB_RESIZE_ constants, never 0.
+    pub resize: u32,
+    /// One of the TB_INTERPOLATION_ constants, never 0.
+    pub interpolation: u32,
+    /// The pixels that sides are resized to before the image is cropped.
+    pub resize_edge: usize,
 }
 
 // SAFETY: repr(C), the size first, and every field may be zero.
@@ -200,8 +230,8 @@ unsafe impl Versioned for tb_encoder_properties {}
 ///
 /// @param options  NULL for all defaults
 /// @param out      set to the new handle, which the caller frees with tb_encoder_free(); NULL on failure
-/// @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer, or options->graph not its weights;
-///         TB_ERR_IO and TB_ERR_FORMAT for its files; TB_ERR_RUNTIME_MISSING, with every place
+/// @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer, the configuration beside it is of other
+///         weights, or options->graph holds not its weights; TB_ERR_IO and TB_ERR_FORMAT for its files; TB_ERR_RUNTIME_MISSING, with every place
 ///         that was searched, and for a driver or NVRTC that a GPU lacks; TB_ERR_INVALID_ARGUMENT for more than
 ///         4096 threads or concurrent runs, for options that exclude each other, and for another ONNX Runtime than the
 ///         one that is loaded; TB_ERR_UNSUPPORTED for an image size that the base does not have, a graph that takes or
@@ -223,13 +253,16 @@ pub unsafe extern "C" fn tb_encoder_create(
             let options = handle::options(options, "options")?;
             let how = read(&options)?;
             let bundle = handle::borrow(basis)?.bundle.as_deref();
-            let arch = arch(base, bundle, &options)?;
-            check_image_size(&arch, options.image_size)?;
+            let graph = handle::optional_text(options.graph, "options->graph")?;
+            let carries = bundle.is_some_and(|bundle| bundle.graph_map().is_some());
+            let has_graph = graph.is_some() || (carries && options.built_graph == 0);
+            let tower = tower::read(base, bundle, &options, has_graph)?;
+            let arch = &tower.arch;
+            check_image_size(arch, options.image_size)?;
             if options.log_level != 0 {
                 let level = log_level(options.log_level)?;
                 Runtime::load(how.runtime.as_deref())?.set_log_level(level);
             }
-            let graph = handle::optional_text(options.graph, "options->graph")?;
             let map = handle::optional_text(options.map, "options->map")?;
             let model = model(basis)?;
             let graph = match (graph, map, bundle) {
@@ -244,11 +277,13 @@ pub unsafe extern "C" fn tb_encoder_create(
                 (None, None, _) => None,
             };
             let make = if options.streamed == 0 { Runs::whole } else { Runs::streamed };
-            let encoder = make(&arch, graph.as_ref(), &how)?;
+            let encoder = make(arch, graph.as_ref(), &how)?;
+            tower.log();
             // What is wrong with the device shows now, and the first call need not wait for it.
             encoder.if_whole().map(|encoder| encoder.device_model(model)).transpose()?;
             out.set(handle::into_raw::<tb_encoder>(OpenEncoder {
-                preprocess: bundle.map_or_else(|| Preprocess::new(arch.image_size()), Bundle::preprocess)?,
+                assumed: tower.assumed().as_deref().map(handle::c_text),
+                preprocess: tower.preprocess,
                 onnxruntime_path: handle::c_text(&encoder.runtime().path().to_string_lossy()),
                 onnxruntime_version: handle::c_text(encoder.runtime().version()),
                 provider: handle::c_text(encoder.execution().provider.name()),
@@ -271,15 +306,6 @@ fn bound(graph: &str, map: Option<&str>, model: &Model) -> Result<BoundGraph> {
             BoundGraph::with_map(file, GraphMap::open(&map)?, model.base(), model.basis()).map_err(|e| e.at(&map))
         }
     }
-}
-
-/// What shapes do not tell, the options do, and then the bundle.
-fn arch(base: &Checkpoint, bundle: Option<&Bundle>, options: &tb_encoder_options) -> Result<Arch> {
-    let asked = activation(options.activation)?;
-    let known = bundle.map(Bundle::arch);
-    let heads = positive(options.heads).or(known.map(|arch| arch.heads));
-    let activation = known.map(|arch| arch.activation).filter(|_| options.activation == TB_ACTIVATION_QUICK_GELU);
-    Arch::of(base, ArchHints { heads, activation: activation.unwrap_or(asked) })
 }
 
 fn positive(number: u32) -> Option<usize> {
@@ -321,14 +347,6 @@ unsafe fn tensorrt(options: &tb_encoder_options) -> Result<TensorRtOptions> {
     let cache = unsafe { handle::optional_text(options.tensorrt_cache, "options->tensorrt_cache")? };
     let min_cosine = (options.tensorrt_min_cosine != 0.0).then_some(options.tensorrt_min_cosine);
     Ok(TensorRtOptions { cache: cache.map(PathBuf::from), fp16: options.tensorrt_fp16 != 0, min_cosine })
-}
-
-fn activation(number: u32) -> Result<Activation> {
-    match number {
-        TB_ACTIVATION_QUICK_GELU => Ok(Activation::QuickGelu),
-        TB_ACTIVATION_GELU => Ok(Activation::Gelu),
-        _ => Err(Error::invalid("no such activation").expected("one of TB_ACTIVATION_…").got(number)),
-    }
 }
 
 fn promotion(number: u32, after: u32) -> Result<Promotion> {
@@ -399,10 +417,15 @@ pub unsafe extern "C" fn tb_encoder_info(
                 layers: arch.layers,
                 heads: arch.heads,
                 patch_size: arch.patch,
-                activation: match arch.activation {
-                    Activation::QuickGelu => TB_ACTIVATION_QUICK_GELU,
-                    Activation::Gelu => TB_ACTIVATION_GELU,
-                },
+                activation: tower::activation_number(arch.activation),
+                norm_epsilon: arch.variant.norm_epsilon.get(),
+                pooling: tower::pooling_number(arch.variant.pooling),
+                assumed: open.assumed.as_ref().map_or(std::ptr::null(), |what| what.as_ptr()),
+                mean: open.preprocess.mean(),
+                std: open.preprocess.std(),
+                resize: tower::resize_number(open.preprocess.resize()),
+                interpolation: tower::interpolation_number(open.preprocess.interpolation()),
+                resize_edge: open.preprocess.edge(),
                 graph: match encoder.if_whole().and_then(Encoder::graph) {
                     None => TB_GRAPH_BUILT,
                     Some(graph) if graph.is_carried() => TB_GRAPH_BUNDLE,

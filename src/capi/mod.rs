@@ -20,6 +20,7 @@ mod logging;
 mod pixels;
 mod promotion;
 mod runs;
+mod tower;
 mod weights;
 
 pub use basis::*;
@@ -33,4 +34,5 @@ pub use library::*;
 pub use logging::*;
 pub use pixels::*;
 pub use promotion::*;
+pub use tower::*;
 pub use weights::*;

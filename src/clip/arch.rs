@@ -1,15 +1,18 @@
 //! The architecture of a CLIP vision transformer, read off the shapes of its parameters.
 //!
-//! Names are open_clip's (`visual.…`), the ones every checkpoint is brought to before it comes here. Nothing is
-//! guessed: what shapes cannot tell (the number of heads where it is not width/64, the activation) is a hint of the
-//! caller's, and a parameter that is missing, misshapen or without a place in the graph is an error that names it.
+//! Names are open_clip's (`visual.…`), the ones every checkpoint is brought to before it comes here. What shapes cannot
+//! tell (heads, activation, pooling, epsilon) is a hint, which `clip::config` finds where it can be found; a parameter
+//! that is missing, misshapen or without a place in the graph is an error that names it.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::tower::{self, Tower};
-use crate::checkpoint::{Checkpoint, frozen, is_image_tower};
+use super::features;
+use super::table;
+use super::tower::{self, Shapes};
+pub use super::variant::{Activation, ArchHints, Epsilon, Pooling, Variant};
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 
 /// Width of an attention head in OpenAI's models, and open_clip's default `head_width`.
@@ -25,36 +28,8 @@ const CLASS_EMBEDDING: &str = "visual.class_embedding";
 const POSITIONAL_EMBEDDING: &str = "visual.positional_embedding";
 pub(crate) const PROJECTION: &str = "visual.proj";
 const PATCH_EMBEDDING: &str = "visual.conv1.weight";
+const PRE_NORM: [&str; 2] = ["visual.ln_pre.weight", "visual.ln_pre.bias"];
 pub(super) const BLOCKS: &str = "visual.transformer.resblocks.";
-
-/// The function between the two linear layers of an MLP. The wrong one gives plausible, wrong embeddings.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activation {
-    /// x·σ(1.702·x): OpenAI's models, and models fine-tuned from them.
-    #[default]
-    QuickGelu,
-    /// x·Φ(x), exact: most models trained with open_clip (LAION, DataComp).
-    Gelu,
-}
-
-impl fmt::Display for Activation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::QuickGelu => "QuickGELU",
-            Self::Gelu => "GELU",
-        })
-    }
-}
-
-/// What shapes do not tell about an architecture.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ArchHints {
-    /// The number of attention heads; `None` is width / 64.
-    pub heads: Option<usize>,
-    /// The activation of the MLPs.
-    pub activation: Activation,
-}
 
 /// The architecture of a vision transformer with a class token and a projection: everything its graph depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -75,34 +50,45 @@ pub struct Arch {
     pub embed_dim: usize,
     /// The activation of the MLPs.
     pub activation: Activation,
+    /// Where it departs from OpenAI's form.
+    #[serde(default, skip_serializing_if = "Variant::is_usual")]
+    pub variant: Variant,
 }
 
 impl Arch {
-    /// The architecture of the image tower in `checkpoint`.
+    /// The architecture of the image tower in `checkpoint`. What `hints` leave open is read beside it, as
+    /// [`TowerConfig::read`](super::TowerConfig::read) does, which also tells where each value came from; the notes of
+    /// that go to the log.
     ///
     /// # Errors
-    /// As [`Arch::infer`], naming the file too.
+    /// As [`TowerConfig::read`](super::TowerConfig::read).
     pub fn of(checkpoint: &Checkpoint, hints: ArchHints) -> Result<Self> {
-        checkpoint.check_read(is_image_tower)?;
-        if checkpoint.image_tower().next().is_none() {
-            return Err(frozen::no_tower(checkpoint));
+        let tower = super::TowerConfig::read(checkpoint, &hints.into())?;
+        tower.log();
+        Ok(tower.arch)
+    }
+
+    /// What a caller has to know to read this architecture off its shapes again.
+    pub fn hints(&self) -> ArchHints {
+        ArchHints {
+            heads: Some(self.heads),
+            activation: Some(self.activation),
+            norm_epsilon: Some(self.variant.norm_epsilon),
+            pooling: Some(self.variant.pooling),
         }
-        let shapes = checkpoint.image_tower().map(|(name, tensor)| (name, tensor.shape()));
-        let inferred = Self::infer(shapes, hints).map_err(|e| e.at(checkpoint.path()));
-        inferred.map_err(|e| match checkpoint.naming().remark() {
-            Some(remark) if checkpoint.get(PROJECTION).is_none() => e.hint(format!("In this file, {remark}")),
-            _ => e,
-        })
     }
 
     /// The architecture that parameters of these names and shapes belong to.
     ///
-    /// Names outside `visual.` (the text encoder) are passed over; every one inside it has to be used.
+    /// Names outside `visual.` (the text encoder) are passed over; every one inside it has to be used. No file is read:
+    /// what `hints` leave open is what published towers of these shapes have, else what OpenAI's have.
     ///
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the tensor, when a parameter is missing, a shape
-    /// contradicts the others, or a `visual.` parameter has no place in the graph (a layer scale, a ResNet tower);
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when the heads do not divide the width.
+    /// contradicts the others, or a `visual.` parameter has no place in the graph;
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), by its name, for a feature that the graph lacks (layer
+    /// scale, attentional pooling, a ResNet); [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when
+    /// the heads do not divide the width, or do not follow from it.
     pub fn infer<'a>(shapes: impl IntoIterator<Item = (&'a str, &'a [usize])>, hints: ArchHints) -> Result<Self> {
         let shapes: BTreeMap<&str, &[usize]> =
             shapes.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
@@ -111,12 +97,8 @@ impl Arch {
                 .expected(format_args!("parameters named `{PREFIX}…`"))
                 .got("none"));
         }
-        if shapes.keys().any(|name| name.starts_with("visual.layer1.") || name.starts_with("visual.trunk.")) {
-            return Err(Error::unsupported(
-                "this image encoder is no CLIP vision transformer (a ResNet or a timm model)",
-            ));
-        }
-        let tower = Tower { what: "image encoder", shapes };
+        features::refuse(shapes.keys().copied())?;
+        let tower = Shapes { what: "image encoder", shapes };
         let get = |name: &str| tower.get(name);
 
         let [width, patch] = match *get(PATCH_EMBEDDING)? {
@@ -152,8 +134,24 @@ impl Arch {
         };
         let layers = tower.layers(BLOCKS)?;
         let mlp_width = tower.mlp_width(BLOCKS, width)?;
-        let heads = tower::heads(width, hints.heads)?;
-        let arch = Self { width, layers, heads, mlp_width, patch, grid, embed_dim, activation: hints.activation };
+        // Either both of them are missing, or one is an error below.
+        let pre_norm = PRE_NORM.iter().any(|name| tower.shapes.contains_key(name));
+        let known = hints.or(table::usual(width, pre_norm));
+        let arch = Self {
+            width,
+            layers,
+            heads: known.heads.ok_or_else(|| table::unknown_heads(width))?,
+            mlp_width,
+            patch,
+            grid,
+            embed_dim,
+            activation: known.activation.unwrap_or_default(),
+            variant: Variant {
+                pre_norm,
+                norm_epsilon: known.norm_epsilon.unwrap_or_default(),
+                pooling: known.pooling.ok_or_else(table::unknown_pooling)?,
+            },
+        };
         arch.check()?;
         tower.check(&arch.parameters())?;
         Ok(arch)
@@ -186,9 +184,10 @@ impl Arch {
             (PATCH_EMBEDDING.into(), vec![w, 3, p, p]),
             (CLASS_EMBEDDING.into(), vec![w]),
             (POSITIONAL_EMBEDDING.into(), vec![self.tokens(), w]),
-            ("visual.ln_pre.weight".into(), vec![w]),
-            ("visual.ln_pre.bias".into(), vec![w]),
         ];
+        if self.variant.pre_norm {
+            all.extend(PRE_NORM.map(|name| (name.into(), vec![w])));
+        }
         for layer in 0..self.layers {
             all.extend(tower::block_parameters(&format!("{BLOCKS}{layer}."), w, self.mlp_width));
         }
@@ -231,7 +230,18 @@ impl fmt::Display for Arch {
             self.embed_dim,
             self.activation,
             size = self.image_size(),
-        )
+        )?;
+        let Variant { pre_norm, norm_epsilon, pooling } = self.variant;
+        if pooling != Pooling::ClassToken {
+            write!(f, ", {pooling}")?;
+        }
+        if !pre_norm {
+            f.write_str(", no norm before the blocks")?;
+        }
+        if norm_epsilon != Epsilon::USUAL {
+            write!(f, ", norm epsilon {norm_epsilon}")?;
+        }
+        Ok(())
     }
 }
 
@@ -256,6 +266,7 @@ mod tests {
             grid: 3,
             embed_dim: 48,
             activation: Activation::QuickGelu,
+            variant: Variant::default(),
         }
     }
 
@@ -279,7 +290,7 @@ mod tests {
         let mut parameters = small().parameters();
         parameters.push(("text_projection".into(), vec![5, 6]));
         assert_eq!(infer(&parameters, ArchHints::default()).unwrap(), small());
-        let hints = ArchHints { heads: Some(4), activation: Activation::Gelu };
+        let hints = ArchHints { heads: Some(4), activation: Some(Activation::Gelu), ..ArchHints::default() };
         let other = infer(&parameters, hints).unwrap();
         assert_eq!((other.heads, other.activation), (4, Activation::Gelu));
         assert_eq!((other.image_size(), other.tokens(), other.pixels()), (21, 10, 3 * 21 * 21));
@@ -296,6 +307,7 @@ mod tests {
             grid: 7,
             embed_dim: 512,
             activation: Activation::QuickGelu,
+            variant: Variant::default(),
         };
         assert_eq!(b32.parameters().len(), 152);
         assert_eq!(b32.parameter_count(), 87_849_216);

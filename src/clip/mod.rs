@@ -2,17 +2,23 @@
 
 pub mod arch;
 mod classify;
+pub mod config;
 pub mod dataset;
+mod features;
 pub mod graph;
 pub mod head;
 pub mod preprocess;
+mod table;
 mod tensors;
 #[cfg(feature = "text")]
 pub mod text;
 mod tower;
+pub mod variant;
 
-pub use arch::{Activation, Arch, ArchHints};
+pub use arch::Arch;
 pub use classify::Score;
+pub use config::{ConfigSource, ImageHints, Origin, Property, TowerConfig, TowerOptions, TowerValue};
 pub use dataset::{Dataset, Split};
 pub use head::{Head, class_names, class_tasks, head_tasks, softmax, top_k};
-pub use preprocess::{PixelFormat, Pixels, Preprocess};
+pub use preprocess::{Interpolation, PixelFormat, Pixels, Preprocess, ResizeMode};
+pub use variant::{Activation, ArchHints, Epsilon, Pooling, Variant};

@@ -3,17 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use super::arch::{HEAD_WIDTH, MAX_LAYERS};
+use super::arch::MAX_LAYERS;
 use crate::error::{Error, Result};
 
 /// Names and shapes of the parameters of one tower.
-pub(super) struct Tower<'a> {
+pub(super) struct Shapes<'a> {
     /// `image encoder` or `text encoder`: what errors call it.
     pub(super) what: &'static str,
     pub(super) shapes: BTreeMap<&'a str, &'a [usize]>,
 }
 
-impl<'a> Tower<'a> {
+impl<'a> Shapes<'a> {
     pub(super) fn get(&self, name: &str) -> Result<&'a [usize]> {
         self.shapes.get(name).copied().ok_or_else(|| self.missing(name))
     }
@@ -100,18 +100,6 @@ pub(super) fn block_parameters(
         ("mlp.c_proj.bias", vec![w]),
     ];
     parameters.into_iter().map(move |(name, shape)| (format!("{prefix}{name}"), shape))
-}
-
-/// The number of attention heads: `asked` for, else width / 64.
-pub(super) fn heads(width: usize, asked: Option<usize>) -> Result<usize> {
-    match asked {
-        Some(heads) => Ok(heads),
-        None if width.is_multiple_of(HEAD_WIDTH) => Ok(width / HEAD_WIDTH),
-        None => Err(Error::invalid("the number of attention heads does not follow from the width")
-            .expected(format_args!("a width that {HEAD_WIDTH} divides"))
-            .got(width)
-            .hint("Give the number of heads")),
-    }
 }
 
 /// Every extent within its limit, and heads that share the width evenly.

@@ -372,6 +372,7 @@ mod tests {
             grid: 1,
             embed_dim: 4,
             activation: Activation::QuickGelu,
+            variant: crate::clip::Variant::default(),
         };
         let signature = Signature::built(&arch).unwrap();
         let mut session = create(runtime, &graph::build(&arch).unwrap(), 1, level(false), &Target::cpu()).unwrap();

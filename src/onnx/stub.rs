@@ -87,6 +87,7 @@ mod tests {
             grid: 1,
             embed_dim: 4,
             activation: Activation::QuickGelu,
+            variant: crate::clip::Variant::default(),
         };
         let model = graph::build(&arch).unwrap();
         let parameters = arch.parameters();

@@ -304,7 +304,9 @@ mod tests {
 
     fn arch() -> Arch {
         let (width, heads) = (8, 1);
-        Arch { width, layers: 2, heads, mlp_width: 8, patch: 2, grid: 1, embed_dim: 4, activation: Activation::Gelu }
+        let variant = crate::clip::Variant::default();
+        let activation = Activation::Gelu;
+        Arch { width, layers: 2, heads, mlp_width: 8, patch: 2, grid: 1, embed_dim: 4, activation, variant }
     }
 
     /// Every parameter of [`arch`], each with values of its own.

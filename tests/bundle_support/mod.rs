@@ -51,6 +51,7 @@ pub fn tiny(method: Method) -> Synthetic {
         grid: 1,
         embed_dim: 4,
         activation: Activation::Gelu,
+        variant: taskbasis::Variant::default(),
     };
     Synthetic {
         arch,
@@ -121,7 +122,7 @@ impl Family {
     }
 
     pub fn hints(&self) -> ArchHints {
-        ArchHints { heads: Some(self.arch.heads), activation: self.arch.activation }
+        self.arch.hints()
     }
 }
 

@@ -58,7 +58,7 @@ impl Tensors {
 
     pub fn arch(&self, activation: Activation) -> Arch {
         let shapes = self.0.iter().map(|(name, (shape, _))| (name.as_str(), shape.as_slice()));
-        Arch::infer(shapes, ArchHints { activation, ..ArchHints::default() }).unwrap()
+        Arch::infer(shapes, ArchHints { activation: Some(activation), ..ArchHints::default() }).unwrap()
     }
 
     pub fn values(&self, name: &str) -> &[f32] {

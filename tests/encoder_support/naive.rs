@@ -1,7 +1,7 @@
 //! The vision transformer written out in f64, loop by loop: slow, and plainly what the paper says.
 
 use super::Tensors;
-use taskbasis::{Activation, Arch};
+use taskbasis::{Activation, Arch, Pooling};
 
 /// The embeddings of `n` images, `[n, e]`.
 pub fn encode(arch: &Arch, weights: &Tensors, pixels: &[f32], n: usize) -> Vec<f32> {
@@ -12,10 +12,14 @@ type Row = Vec<f64>;
 
 fn encode_one(arch: &Arch, weights: &Tensors, image: &[f32]) -> Vec<f32> {
     let p = |name: &str| -> Row { weights.values(&format!("visual.{name}")).iter().map(|&v| f64::from(v)).collect() };
+    let epsilon = f64::from(arch.variant.norm_epsilon.get());
+    let layer_norm = |x: &[f64], weight: &[f64], bias: &[f64]| layer_norm(x, weight, bias, epsilon);
     let mut tokens = embed(arch, &p("conv1.weight"), &p("class_embedding"), image);
     for (token, position) in tokens.iter_mut().zip(p("positional_embedding").chunks(arch.width)) {
         token.iter_mut().zip(position).for_each(|(t, p)| *t += p);
-        *token = layer_norm(token, &p("ln_pre.weight"), &p("ln_pre.bias"));
+        if arch.variant.pre_norm {
+            *token = layer_norm(token, &p("ln_pre.weight"), &p("ln_pre.bias"));
+        }
     }
     for layer in 0..arch.layers {
         let p = |name: &str| p(&format!("transformer.resblocks.{layer}.{name}"));
@@ -31,11 +35,20 @@ fn encode_one(arch: &Arch, weights: &Tensors, image: &[f32]) -> Vec<f32> {
             token.iter_mut().zip(out).for_each(|(t, o)| *t += o);
         }
     }
-    let class = layer_norm(&tokens[0], &p("ln_post.weight"), &p("ln_post.bias"));
+    let norm = |x: &[f64]| layer_norm(x, &p("ln_post.weight"), &p("ln_post.bias"));
+    let pooled = match arch.variant.pooling {
+        Pooling::ClassToken => norm(&tokens[0]),
+        Pooling::MeanThenNorm => norm(&mean(&tokens[1..])),
+        Pooling::NormThenMean => mean(&tokens[1..].iter().map(|token| norm(token)).collect::<Vec<_>>()),
+    };
     let projection = p("proj");
     (0..arch.embed_dim)
-        .map(|e| class.iter().enumerate().map(|(i, c)| c * projection[i * arch.embed_dim + e]).sum::<f64>() as f32)
+        .map(|e| pooled.iter().enumerate().map(|(i, c)| c * projection[i * arch.embed_dim + e]).sum::<f64>() as f32)
         .collect()
+}
+
+fn mean(rows: &[Row]) -> Row {
+    (0..rows[0].len()).map(|i| rows.iter().map(|row| row[i]).sum::<f64>() / rows.len() as f64).collect()
 }
 
 /// The class token, then the patches row by row.
@@ -80,17 +93,21 @@ fn linear(x: &[f64], weight: &[f64], bias: &[f64]) -> Row {
     weight.chunks(x.len()).zip(bias).map(|(row, b)| dot(x, row) + b).collect()
 }
 
-fn layer_norm(x: &[f64], weight: &[f64], bias: &[f64]) -> Row {
+fn layer_norm(x: &[f64], weight: &[f64], bias: &[f64], epsilon: f64) -> Row {
     let n = x.len() as f64;
     let mean = x.iter().sum::<f64>() / n;
     let variance = x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;
-    x.iter().zip(weight.iter().zip(bias)).map(|(v, (w, b))| (v - mean) / (variance + 1e-5).sqrt() * w + b).collect()
+    x.iter().zip(weight.iter().zip(bias)).map(|(v, (w, b))| (v - mean) / (variance + epsilon).sqrt() * w + b).collect()
 }
 
 fn activate(activation: Activation, x: f64) -> f64 {
     match activation {
         Activation::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
         Activation::Gelu => 0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2)),
+        Activation::GeluTanh => {
+            let slope = (2.0 / std::f64::consts::PI).sqrt();
+            0.5 * x * (1.0 + (slope * (x + 0.044715 * x.powi(3))).tanh())
+        }
     }
 }
 

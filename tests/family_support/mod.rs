@@ -2,7 +2,7 @@
 #![allow(dead_code, unreachable_pub)] // Every test program uses a part.
 
 use taskbasis::synthetic::Synthetic;
-use taskbasis::{Activation, Arch, DType, Method};
+use taskbasis::{Activation, Arch, DType, Method, Variant};
 
 /// Two layers and a text tower of two parameters, which no task changes; three vectors.
 pub fn small(method: Method, tasks: usize) -> Synthetic {
@@ -15,6 +15,7 @@ pub fn small(method: Method, tasks: usize) -> Synthetic {
         grid: 3,
         embed_dim: 20,
         activation: Activation::QuickGelu,
+        variant: Variant::default(),
     };
     let text = vec![("token_embedding.weight".to_owned(), vec![10, 48]), ("logit_scale".to_owned(), vec![])];
     Synthetic { arch, text, method, tasks, vectors: 3, dtype: DType::F32, seed: 1 }

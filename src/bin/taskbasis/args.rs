@@ -1,18 +1,19 @@
 //! The options that several commands share, and what they open.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use clap::Args;
 use clap::builder::RangedU64ValueParser;
-use clap::{Args, ValueEnum};
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
-    Activation, Arch, ArchHints, BasisFile, Bundle, Encoder, EncoderOptions, Error, Execution, Head, MapMode, Model,
-    ModelOptions, Preprocess, Promotion, Result, StreamedEncoder, TaskExpr, TaskWeights, head_tasks,
+    Arch, BasisFile, Bundle, Encoder, EncoderOptions, Error, Execution, Head, MapMode, Model, ModelOptions, Preprocess,
+    Promotion, Result, StreamedEncoder, TaskExpr, TaskWeights, TowerConfig, head_tasks,
 };
 
 use crate::graph::BindArgs;
 use crate::provider::{self, PlacementArgs, ProviderArgs};
+use crate::tower::TowerArgs;
 use crate::{checkpoints, output, paths};
 
 /// Which model.
@@ -48,6 +49,8 @@ pub struct Session {
     pub model: Arc<Model>,
     /// Where the basis is a bundle.
     pub bundle: Option<Box<Bundle>>,
+    /// [`EncoderArgs::tower`], once it was asked for.
+    tower: OnceLock<TowerConfig>,
 }
 
 /// What every `--threads` takes: a number mistaken for another one would take the machine down.
@@ -69,14 +72,8 @@ pub struct EncoderArgs {
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     pub threads: usize,
 
-    /// The encoder's activation: OpenAI's models have quick_gelu, most others gelu. The wrong one gives plausible,
-    /// wrong embeddings. A bundle says which; else quick_gelu. A user's graph has its own.
-    #[arg(long, value_enum)]
-    pub activation: Option<ActivationArg>,
-
-    /// Attention heads, where they are not width / 64. A bundle says how many.
-    #[arg(long, value_name = "N")]
-    pub heads_count: Option<usize>,
+    #[command(flatten)]
+    pub tower: TowerArgs,
 
     /// ONNX Runtime's shared library, instead of the one that would be found.
     #[arg(long, value_name = "FILE")]
@@ -105,22 +102,6 @@ pub struct EncoderArgs {
     pub placement: PlacementArgs,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-pub enum ActivationArg {
-    #[value(name = "quick_gelu", alias = "quick-gelu")]
-    QuickGelu,
-    Gelu,
-}
-
-impl From<ActivationArg> for Activation {
-    fn from(activation: ActivationArg) -> Self {
-        match activation {
-            ActivationArg::QuickGelu => Self::QuickGelu,
-            ActivationArg::Gelu => Self::Gelu,
-        }
-    }
-}
-
 impl ModelArgs {
     /// Base and basis together; `threads` for reconstruction, 0 meaning one a processor.
     pub fn open(&self, threads: usize) -> Result<Session> {
@@ -128,13 +109,13 @@ impl ModelArgs {
         let base = self.base.as_deref().map(checkpoints::open).transpose()?;
         let Some(basis) = &self.basis else {
             let base = base.ok_or_else(|| Error::invalid("neither --basis nor --base is given"))?;
-            return Ok(Session { model: Model::new(base, None, &options)?, bundle: None });
+            return Ok(Session::new(Model::new(base, None, &options)?, None));
         };
         let file = BasisFile::open(basis, MapMode::Map)?;
         // However a folder was named, all of it is read.
         paths::protect([file.path()])?;
         let (model, bundle) = file.model(base, &options)?;
-        Ok(Session { model, bundle })
+        Ok(Session::new(model, bundle))
     }
 }
 
@@ -174,18 +155,14 @@ impl HeadArgs {
 }
 
 impl Session {
+    pub fn new(model: Arc<Model>, bundle: Option<Box<Bundle>>) -> Self {
+        Self { model, bundle, tower: OnceLock::new() }
+    }
+
     /// Names the weights of `expr`; nothing is reconstructed yet.
     pub fn weights(&self, expr: &TaskExpr) -> Result<TaskWeights> {
         let needs_basis = self.model.basis().is_none();
         self.model.weights(expr).map_err(|e| if needs_basis { e.hint("Give it with --basis") } else { e })
-    }
-
-    /// As the bundle says; CLIP's own where there is none.
-    pub fn preprocess(&self, size: usize) -> Result<Preprocess> {
-        match &self.bundle {
-            Some(bundle) if bundle.arch().image_size() == size => bundle.preprocess(),
-            _ => Preprocess::new(size),
-        }
     }
 
     /// Whether there is a bundle that carries a user's graph.
@@ -211,17 +188,30 @@ impl EncoderArgs {
         Ok(TaskEncoder::Streamed(Box::new(encoder), weights))
     }
 
-    /// The architecture: the bundle's, where there is one and nothing else was asked for.
+    /// The architecture, as [`EncoderArgs::tower`] has it.
     pub fn arch(&self, session: &Session) -> Result<Arch> {
-        Arch::of(session.model.base(), self.hints(session.bundle.as_deref()))
+        self.tower(session).map(|tower| tower.arch.clone())
     }
 
-    /// What shapes do not tell: as asked for, else as the bundle says, where there is one.
-    pub fn hints(&self, bundle: Option<&Bundle>) -> ArchHints {
-        let known = bundle.map(Bundle::arch);
-        let heads = self.heads_count.or(known.map(|arch| arch.heads));
-        let activation = self.activation.map(Activation::from).or(known.map(|arch| arch.activation));
-        ArchHints { heads, activation: activation.unwrap_or_default() }
+    /// What images go through, as [`EncoderArgs::tower`] has it.
+    pub fn preprocess(&self, session: &Session) -> Result<Preprocess> {
+        self.tower(session).map(|tower| tower.preprocess.clone())
+    }
+
+    /// What shapes do not tell: as asked for, else as the bundle or a configuration says. What the user should know of
+    /// it is told once.
+    pub fn tower<'s>(&self, session: &'s Session) -> Result<&'s TowerConfig> {
+        if let Some(tower) = session.tower.get() {
+            return Ok(tower);
+        }
+        let has_graph = self.graph.is_some() || (!self.built_graph && session.carries_graph());
+        let (base, options) = (session.model.base(), self.tower.options(has_graph));
+        let tower = match &session.bundle {
+            Some(bundle) => bundle.tower(base, &options)?,
+            None => TowerConfig::read(base, &options)?,
+        };
+        tell(&tower);
+        Ok(session.tower.get_or_init(|| tower))
     }
 
     pub fn options(&self) -> EncoderOptions {
@@ -259,9 +249,9 @@ impl EncoderArgs {
 
     /// Refuses an activation for a graph that has its own.
     pub fn check_activation(&self, graph: Option<&BoundGraph>) -> Result<()> {
-        match (graph, self.activation) {
-            (Some(graph), Some(_)) => {
-                Err(Error::invalid("--activation is of the built graph, and this one has its own")
+        match (graph, self.tower.of_built_graph()) {
+            (Some(graph), Some(option)) => {
+                Err(Error::invalid(format!("{option} is of the built graph, and this one has its own"))
                     .at(graph.file().path())
                     .hint("Leave it out; --built-graph runs the built one, whatever a bundle carries"))
             }
@@ -289,6 +279,11 @@ impl EncoderArgs {
         }
         Ok(encoder)
     }
+}
+
+/// Says what the user should know of a tower.
+pub fn tell(tower: &TowerConfig) {
+    tower.notes.iter().for_each(|note| output::note(note));
 }
 
 /// The built graph is as good as optimising makes it.

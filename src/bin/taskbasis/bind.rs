@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
+use taskbasis::clip::ConfigSource;
 use taskbasis::onnx::describe;
-use taskbasis::{Arch, ArchHints, Encoder, EncoderOptions, Result};
+use taskbasis::{Encoder, EncoderOptions, Result, TowerConfig, TowerOptions};
 
 use crate::args::{ModelArgs, threads};
 use crate::graph::BindArgs;
@@ -57,8 +58,9 @@ impl Bind {
         let graph = self.binding.bind(&self.graph, model.base(), model.basis())?;
         let map = graph.map();
         let trials = if self.measure {
-            // The heads are in the graph; only extents are asked of the architecture.
-            let arch = Arch::of(model.base(), ArchHints { heads: Some(1), ..ArchHints::default() })?;
+            // What shapes do not tell is in the graph; only extents are asked of the architecture.
+            let has_graph = TowerOptions { has_graph: true, config: ConfigSource::Ignored, ..TowerOptions::default() };
+            let arch = TowerConfig::read(model.base(), &has_graph)?.arch;
             let (threads, runtime) = (self.threads, self.onnxruntime.clone());
             let options = EncoderOptions { threads, runtime, ..EncoderOptions::default() };
             let options = self.placement.applied_to(self.provider.applied_to(options));

@@ -50,7 +50,7 @@ impl Classify {
         let expr = self.weights.unwrap_or_else(|| TaskExpr::task(&self.task));
         let encoder = self.encoder.of_task(&session, &expr, self.streamed)?;
         let head = self.heads.head(session.bundle.as_deref(), &self.task, encoder.arch().embed_dim)?;
-        let input = Input::open(&self.images, session.preprocess(encoder.arch().image_size())?)?;
+        let input = Input::open(&self.images, self.encoder.preprocess(&session)?)?;
         encoder.prepare()?;
 
         let bar = output::progress(input.len(), "images");

@@ -13,6 +13,7 @@ use clap::{ArgMatches, Args, Command};
 use crate::bench::Bench;
 use crate::pack::BundleArgs;
 use crate::provider::{PlacementArgs, ProviderArgs};
+use crate::tower::ImageArgs;
 
 /// Refuses the first option that could have no effect.
 ///
@@ -164,7 +165,8 @@ impl Given<'_> {
             let is_run = self.has("optimise_graph");
             if is_run { None } else { self.first(running(), "is for '--optimise-graph': nothing else is run") }
         };
-        self.first(["batch"], "cannot be used with 'export', which encodes no images").or_else(run)
+        let of_images = std::iter::once("batch".to_owned()).chain(ids::<ImageArgs>());
+        self.first(of_images, "cannot be used with 'export', which encodes no images").or_else(run)
     }
 }
 

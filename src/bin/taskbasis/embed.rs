@@ -42,7 +42,7 @@ impl Embed {
     pub fn run(self, as_json: bool) -> Result<()> {
         let session = self.model.open(self.encoder.threads)?;
         let encoder = self.encoder.of_task(&session, &self.weights, self.streamed)?;
-        let input = Input::open(&self.input, session.preprocess(encoder.arch().image_size())?)?;
+        let input = Input::open(&self.input, self.encoder.preprocess(&session)?)?;
         check_output(&self.output, &[])?;
         encoder.prepare()?;
 

@@ -7,10 +7,11 @@ use serde_json::json;
 use taskbasis::clip::{class_names, class_tasks};
 use taskbasis::{EncoderOptions, Error, Prompts, Result, TextEncoder, TextHints, TextModel, check_output, save_arrays};
 
-use crate::args::{ActivationArg, threads};
+use crate::args::threads;
 use crate::checkpoints;
 use crate::output;
 use crate::provider::{self, ProviderArgs};
+use crate::tower::ActivationArg;
 
 /// Make classification heads from class names, with CLIP's text encoder.
 ///
@@ -81,11 +82,13 @@ impl Heads {
             tasks.push((task, classes, prompts));
         }
 
-        let hints = TextHints { heads: self.heads_count, activation: self.activation.map(Into::into) };
+        let activation = self.activation.map(Into::into);
+        let hints = TextHints { heads: self.heads_count, activation, ..TextHints::default() };
         let (threads, runtime) = (self.threads, self.onnxruntime.clone());
         let options = self.provider.applied_to(EncoderOptions { threads, runtime, ..EncoderOptions::default() });
-        let mut encoder =
-            TextEncoder::new(TextModel::open_with(&self.text_model, hints, |file| checkpoints::open(file))?, &options)?;
+        let model = TextModel::open_with(&self.text_model, hints, |file| checkpoints::open(file))?;
+        model.notes().iter().for_each(|note| output::note(note));
+        let mut encoder = TextEncoder::new(model, &options)?;
         provider::tell(encoder.execution());
         let total = tasks.iter().map(|(_, classes, prompts)| classes.len() * prompts.len()).sum();
         let bar = output::progress(total, "prompts");

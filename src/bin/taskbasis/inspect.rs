@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Value, json};
-use taskbasis::{Arch, ArchHints, Basis, Bundle, Checkpoint, Provider, Result, Runtime, kernel};
+use taskbasis::{
+    Arch, Basis, Bundle, Checkpoint, Preprocess, Provider, Result, Runtime, TowerConfig, TowerOptions, kernel,
+};
 
 use crate::checkpoints::{self, listed};
 use crate::output::{self, bytes, grouped, table};
@@ -151,7 +153,9 @@ fn basis_text(basis: &Basis) -> String {
 fn add_bundle(value: &mut Value, bundle: &Bundle) {
     value["kind"] = json!("bundle");
     value["architecture"] = arch_json(bundle.arch());
-    value["architecture"]["activation"] = json!(bundle.arch().activation);
+    if let Ok(preprocess) = bundle.preprocess() {
+        value["preprocess"] = preprocess_json(&preprocess);
+    }
     value["base"] = json!({
         "stored": bundle.holds_base(), "fingerprint": bundle.fingerprint().to_string(),
     });
@@ -210,12 +214,43 @@ fn arch_json(arch: &Arch) -> Value {
     json!({
         "width": arch.width, "layers": arch.layers, "heads": arch.heads, "mlp_width": arch.mlp_width,
         "patch_size": arch.patch, "image_size": arch.image_size(), "embedding": arch.embed_dim,
+        "activation": arch.activation, "pre_norm": arch.variant.pre_norm,
+        "norm_epsilon": arch.variant.norm_epsilon, "pooling": arch.variant.pooling,
     })
 }
 
-/// The architecture, where the tensors are those of an image tower.
-fn arch(checkpoint: &Checkpoint) -> Option<Result<Arch>> {
-    checkpoint.image_tower().next().map(|_| Arch::of(checkpoint, ArchHints::default()))
+fn preprocess_json(preprocess: &Preprocess) -> Value {
+    json!({
+        "image_size": preprocess.size(), "mean": preprocess.mean(), "std": preprocess.std(),
+        "resize": preprocess.resize(), "resize_edge": preprocess.edge(),
+        "interpolation": preprocess.interpolation(),
+    })
+}
+
+/// The tower, where the tensors are those of an image tower.
+fn tower(checkpoint: &Checkpoint) -> Option<Result<TowerConfig>> {
+    checkpoint.image_tower().next().map(|_| TowerConfig::read(checkpoint, &TowerOptions::default()))
+}
+
+/// The architecture as JSON, with where each value came from.
+fn tower_json(tower: &TowerConfig) -> Value {
+    let mut value = arch_json(&tower.arch);
+    let origins = tower.values.iter().map(|value| (value.property.name().to_owned(), json!(value.origin.to_string())));
+    value["origins"] = Value::Object(origins.collect());
+    value["preprocess"] = preprocess_json(&tower.preprocess);
+    value["notes"] = json!(tower.notes);
+    value
+}
+
+/// The architecture for people, with where each value came from.
+fn tower_text(tower: &TowerConfig) -> String {
+    let rows = tower.values.iter();
+    let rows = rows.map(|value| format!("\n  {:<11} {} ({})", value.property.name(), value.value, value.origin));
+    // What was assumed is in the rows.
+    let assumed = tower.assumed();
+    let notes = tower.notes.iter().filter(|note| Some(*note) != assumed.as_ref());
+    let notes = notes.map(|note| format!("\n  note: {note}"));
+    format!("{}{}{}", tower.arch, rows.collect::<String>(), notes.collect::<String>())
 }
 
 fn image_tower_parameters(checkpoint: &Checkpoint) -> usize {
@@ -227,9 +262,9 @@ fn checkpoint_json(checkpoint: &Checkpoint) -> Value {
         .iter()
         .map(|(name, tensor)| json!({ "name": name, "dtype": tensor.dtype().name(), "shape": tensor.shape() }))
         .collect();
-    let architecture = match arch(checkpoint) {
+    let architecture = match tower(checkpoint) {
         None => Value::Null,
-        Some(Ok(arch)) => arch_json(&arch),
+        Some(Ok(tower)) => tower_json(&tower),
         Some(Err(error)) => json!({ "error": error.to_string() }),
     };
     let unread = checkpoint.unread().map(|(name, unread)| (name.to_owned(), json!(unread.reason())));
@@ -264,10 +299,10 @@ fn checkpoint_text(checkpoint: &Checkpoint) -> String {
     if !naming.beside().is_empty() {
         names += &format!("left out      {}\n", listed(naming.beside()));
     }
-    let architecture = match arch(checkpoint) {
+    let architecture = match tower(checkpoint) {
         None if naming.kind().is_some() => format!("no image tower, but {}", naming.kind().unwrap_or_default()),
         None => "no image tower".to_owned(),
-        Some(Ok(arch)) => arch.to_string(),
+        Some(Ok(tower)) => tower_text(&tower),
         Some(Err(error)) => error.to_string(),
     };
     format!(

@@ -28,6 +28,7 @@ mod provider;
 mod pull;
 mod reconstruct;
 mod report;
+mod tower;
 mod verify;
 
 use std::ffi::OsString;

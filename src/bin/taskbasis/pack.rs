@@ -8,12 +8,12 @@ use clap::{Args, ValueEnum};
 use taskbasis::bundle::{Formats, Lambdas};
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
-    Arch, BaseFormat, Basis, BlockFormat, Bundle, Dataset, Encoder, Error, ErrorKind, Model, ModelOptions, PackReport,
-    Packer, PartialFolder, Result, TaskExpr, VectorFormat, check_output, head_tasks,
+    BaseFormat, Basis, BlockFormat, Bundle, Dataset, Encoder, Error, ErrorKind, Model, ModelOptions, PackReport,
+    Packer, PartialFolder, Result, TaskExpr, TowerConfig, VectorFormat, check_output, head_tasks,
 };
 
 use crate::accuracy::{Accuracy, Judge};
-use crate::args::{EncoderArgs, HeadArgs, Session};
+use crate::args::{EncoderArgs, HeadArgs, Session, tell};
 use crate::family::files_in;
 use crate::verify::pair;
 use crate::{checkpoints, output, paths};
@@ -181,11 +181,12 @@ impl Pack {
         paths::protect([basis.path()])?;
         check_output(&self.output, &[])?;
 
-        let hints = self.encoder.hints(None);
-        let mut packer = Packer::new(&base, &basis, hints)?;
+        let tower = TowerConfig::read(&base, &self.encoder.tower.options(false))?;
+        tell(&tower);
+        let mut packer = Packer::of_tower(&base, &basis, &tower)?;
         packer.base_format(self.base_format.into()).threads(self.encoder.threads).lambdas(self.lambdas()?);
         for task in self.tasks_with_heads()? {
-            packer.head(&task, self.heads.head(None, &task, Arch::of(&base, hints)?.embed_dim)?)?;
+            packer.head(&task, self.heads.head(None, &task, tower.arch.embed_dim)?)?;
         }
         let graph = self.graph()?;
         if let Some(graph) = &graph {
@@ -319,7 +320,7 @@ impl Pack {
     /// What is packed, before it is.
     fn session(&self) -> Result<Session> {
         let model = Model::new(checkpoints::open(&self.base)?, Some(Basis::open(&self.basis)?), &self.options())?;
-        Ok(Session { model, bundle: None })
+        Ok(Session::new(model, None))
     }
 
     fn accuracies_after(&self, bundle: &Path) -> Result<Accuracies> {
@@ -328,7 +329,7 @@ impl Pack {
             matches!(self.base_format, BaseFormatArg::None).then(|| checkpoints::open(&self.base)).transpose()?;
         let model = bundle.model(base, &self.options())?;
         let graph = bundle.bound_graph(model.base(), model.basis())?;
-        self.accuracies(&Session { model, bundle: Some(Box::new(bundle)) }, graph.as_ref())
+        self.accuracies(&Session::new(model, Some(Box::new(bundle))), graph.as_ref())
     }
 
     fn options(&self) -> ModelOptions {
@@ -346,7 +347,7 @@ impl Pack {
         };
         let judge = Judge {
             encoder: &encoder,
-            preprocess: session.preprocess(encoder.arch().image_size())?,
+            preprocess: self.encoder.preprocess(session)?,
             batch: self.encoder.batch as usize,
             threads: self.encoder.threads,
         };

@@ -7,14 +7,15 @@
 //!   matrices with `transB`, so no weight is ever transposed or copied.
 //! * The residual stream is a matrix `[batch·tokens, width]`, the form that `Gemm` wants; it takes three dimensions
 //!   only around attention.
-//! * Only the class token leaves the last block, so that block attends, projects and transforms for that token alone.
-//!   That drops most of a block's work from every run, and no value of the result depends on what is dropped.
+//! * Where the class token is what is projected, it alone leaves the last block, so that block attends, projects and
+//!   transforms for that token alone. That drops most of a block's work from every run, and no value of the result
+//!   depends on what is dropped.
 #![forbid(unsafe_code)]
 
 pub(super) mod nodes;
 
 use self::nodes::{Block, Graph, attribute_int, fixed, int, ints, named};
-use super::arch::{Arch, BLOCKS, PROJECTION};
+use super::arch::{Arch, BLOCKS, PROJECTION, Pooling};
 use crate::error::Result;
 use crate::onnx::proto::TensorType;
 
@@ -34,7 +35,7 @@ const NAME: &str = "clip_image_encoder";
 /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when [`Arch::check`] refuses `arch`.
 pub fn build(arch: &Arch) -> Result<Vec<u8>> {
     arch.check()?;
-    let mut graph = Graph::default();
+    let mut graph = graph_of(arch);
     graph.declare_pixels(arch);
     graph.declare_parameters(&arch.parameters());
     let stream = graph.embed_patches(arch);
@@ -80,7 +81,7 @@ pub(crate) fn build_chain(arch: &Arch) -> Result<Chain> {
     };
 
     let stem = {
-        let (mut graph, parameters) = (Graph::default(), parameters(&|name| !is_of_block(name) && !is_last(name)));
+        let (mut graph, parameters) = (graph_of(arch), parameters(&|name| !is_of_block(name) && !is_last(name)));
         graph.declare_pixels(arch);
         graph.declare_parameters(&parameters);
         let output = graph.embed_patches(arch);
@@ -88,7 +89,7 @@ pub(crate) fn build_chain(arch: &Arch) -> Result<Chain> {
         graph.into_link(parameters, PIXELS, output)
     };
     let block = (last_layer > 0).then(|| {
-        let (mut graph, parameters) = (Graph::default(), parameters(&|name| of_block(name, 0)));
+        let (mut graph, parameters) = (graph_of(arch), parameters(&|name| of_block(name, 0)));
         graph.take_stream(arch);
         graph.declare_parameters(&parameters);
         let output = graph.block(arch, 0, STREAM);
@@ -96,8 +97,7 @@ pub(crate) fn build_chain(arch: &Arch) -> Result<Chain> {
         graph.into_link(parameters, STREAM, output)
     });
     let last = {
-        let (mut graph, parameters) =
-            (Graph::default(), parameters(&|name| of_block(name, last_layer) || is_last(name)));
+        let (mut graph, parameters) = (graph_of(arch), parameters(&|name| of_block(name, last_layer) || is_last(name)));
         graph.take_stream(arch);
         graph.declare_parameters(&parameters);
         let output = graph.block(arch, last_layer, STREAM);
@@ -117,6 +117,10 @@ pub(crate) fn is_of_block(name: &str) -> bool {
     name.starts_with(BLOCKS)
 }
 
+fn graph_of(arch: &Arch) -> Graph {
+    Graph::new(arch.variant.norm_epsilon)
+}
+
 impl Graph {
     fn declare_pixels(&mut self, arch: &Arch) {
         let size = fixed(arch.image_size());
@@ -131,7 +135,7 @@ impl Graph {
         self.give(name, vec![named("rows"), fixed(arch.width)]);
     }
 
-    /// Pixels to the residual stream: patches, class token, positions, `ln_pre`.
+    /// Pixels to the residual stream: patches, class token, positions, and `ln_pre` where there is one.
     fn embed_patches(&mut self, arch: &Arch) -> String {
         let (w, patch, patches) = (int(arch.width), int(arch.patch), int(arch.tokens() - 1));
         let strides = [ints("kernel_shape", &[patch, patch]), ints("strides", &[patch, patch])];
@@ -147,10 +151,11 @@ impl Graph {
         let x = self.node("tokens", "Concat", &[&class, &x], [attribute_int("axis", 1)]);
         let x = self.node("positions", "Add", &[&x, "visual.positional_embedding"], []);
         let x = self.reshape("stream", &x, &[-1, w]);
-        self.layer_norm("ln_pre", &x, "visual.ln_pre")
+        if arch.variant.pre_norm { self.layer_norm("ln_pre", &x, "visual.ln_pre") } else { x }
     }
 
-    /// x + attn(ln_1(x)), then that + mlp(ln_2(that)). The last block keeps the class token alone: `[batch, width]`.
+    /// x + attn(ln_1(x)), then that + mlp(ln_2(that)). The last block keeps the class token alone, `[batch, width]`,
+    /// where that is what is projected.
     fn block(&mut self, arch: &Arch, layer: usize, stream: &str) -> String {
         let (w, tokens) = (int(arch.width), int(arch.tokens()));
         let block = Block { layer, parameters: block_prefix(layer), activation: arch.activation };
@@ -160,8 +165,8 @@ impl Graph {
         let qkv = self.reshape(&at("attn.qkv"), &qkv, &[-1, tokens, 3 * w]);
         let [q, k, v] = self.split_in_three(&at("attn.split"), &qkv);
 
-        let last = layer + 1 == arch.layers;
-        let (q, residual) = if last {
+        let is_class_alone = layer + 1 == arch.layers && arch.variant.pooling == Pooling::ClassToken;
+        let (q, residual) = if is_class_alone {
             let sequences = self.reshape(&at("sequences"), stream, &[-1, tokens, w]);
             let class = self.constant(&at("class_token.index"), &[1], &[0]);
             let q = self.node(&at("attn.q.class_token"), "Gather", &[&q, &class], [attribute_int("axis", 1)]);
@@ -177,11 +182,31 @@ impl Graph {
         self.after_attention(&block, &residual, &x)
     }
 
-    /// The class token through `ln_post` and the projection, which is kept `[in, out]`.
-    fn project(&mut self, arch: &Arch, class_token: &str) {
-        let x = self.layer_norm("ln_post", class_token, "visual.ln_post");
+    /// What the last block gives, pooled, through the projection, which is kept `[in, out]`.
+    fn project(&mut self, arch: &Arch, last: &str) {
+        let x = match arch.variant.pooling {
+            Pooling::ClassToken => self.layer_norm("ln_post", last, "visual.ln_post"),
+            Pooling::MeanThenNorm => {
+                let x = self.mean_of_patches(arch, last);
+                self.layer_norm("ln_post", &x, "visual.ln_post")
+            }
+            Pooling::NormThenMean => {
+                let x = self.layer_norm("ln_post", last, "visual.ln_post");
+                self.mean_of_patches(arch, &x)
+            }
+        };
         self.push("proj", "", "Gemm", &[&x, PROJECTION], vec![EMBEDS.into()], []);
         self.give(EMBEDS, vec![named("batch"), fixed(arch.embed_dim)]);
+    }
+
+    /// The mean of all tokens but the class token: `[batch·tokens, width]` to `[batch, width]`.
+    fn mean_of_patches(&mut self, arch: &Arch, stream: &str) -> String {
+        let (w, tokens) = (int(arch.width), int(arch.tokens()));
+        let x = self.reshape("pool.sequences", stream, &[-1, tokens, w]);
+        let start = self.constant("pool.start", &[1], &[1]);
+        let end = self.constant("pool.end", &[1], &[tokens]);
+        let x = self.node("pool.patches", "Slice", &[&x, &start, &end, &start], []);
+        self.node("pool.mean", "ReduceMean", &[&x], [ints("axes", &[1]), attribute_int("keepdims", 0)])
     }
 
     fn into_link(self, parameters: Vec<(String, Vec<usize>)>, input: &str, output: String) -> Link {
@@ -196,7 +221,7 @@ mod tests {
     use prost::Message;
 
     use super::*;
-    use crate::clip::arch::Activation;
+    use crate::clip::arch::{Activation, Variant};
     use crate::onnx::proto::ModelProto;
 
     fn b32() -> Arch {
@@ -209,6 +234,7 @@ mod tests {
             grid: 7,
             embed_dim: 512,
             activation: Activation::QuickGelu,
+            variant: Variant::default(),
         }
     }
 

@@ -3,7 +3,7 @@
 
 use prost::Message;
 
-use crate::clip::arch::Activation;
+use crate::clip::arch::{Activation, Epsilon};
 use crate::onnx::proto::{
     AttributeProto, AttributeType, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
     TensorShapeProto, TensorType, TensorTypeProto, TypeProto, ValueInfoProto, dimension,
@@ -15,8 +15,6 @@ const OPSET: i64 = 17;
 const IR_VERSION: i64 = 8;
 /// The domain of ONNX Runtime's own operators.
 const MICROSOFT: &str = "com.microsoft";
-/// `torch.nn.LayerNorm`'s default, which CLIP uses.
-const LAYER_NORM_EPSILON: f32 = 1e-5;
 /// QuickGELU(x) = x·σ(1.702·x).
 const QUICK_GELU_ALPHA: f32 = 1.702;
 
@@ -45,16 +43,24 @@ impl Block {
 }
 
 /// A graph in the making. Methods append nodes and return the name of the value that they make.
-#[derive(Default)]
-pub(in crate::clip) struct Graph(GraphProto);
+pub(in crate::clip) struct Graph {
+    graph: GraphProto,
+    /// What every `LayerNorm` adds to the variance.
+    norm_epsilon: Epsilon,
+}
 
 impl Graph {
-    /// An input.
-    pub(in crate::clip) fn declare(&mut self, name: &str, kind: TensorType, shape: Vec<Dimension>) {
-        self.0.input.push(value_info(name, kind, shape));
+    /// A graph without nodes.
+    pub(in crate::clip) fn new(norm_epsilon: Epsilon) -> Self {
+        Self { graph: GraphProto::default(), norm_epsilon }
     }
 
-    /// Parameters become inputs. (Whoever freezes weights turns these inputs into constants.)
+    /// An input.
+    pub(in crate::clip) fn declare(&mut self, name: &str, kind: TensorType, shape: Vec<Dimension>) {
+        self.graph.input.push(value_info(name, kind, shape));
+    }
+
+    /// Parameters become inputs. (Freezing weights turns these inputs into constants.)
     pub(in crate::clip) fn declare_parameters(&mut self, parameters: &[(String, Vec<usize>)]) {
         for (name, shape) in parameters {
             self.declare(name, TensorType::Float, shape.iter().copied().map(fixed).collect());
@@ -63,7 +69,7 @@ impl Graph {
 
     /// An output, of f32.
     pub(in crate::clip) fn give(&mut self, name: &str, shape: Vec<Dimension>) {
-        self.0.output.push(value_info(name, TensorType::Float, shape));
+        self.graph.output.push(value_info(name, TensorType::Float, shape));
     }
 
     /// ln_1 and the projection to queries, keys and values side by side: `[rows, 3·width]`.
@@ -86,6 +92,7 @@ impl Graph {
                 self.contrib(&at("mlp.gelu"), "QuickGelu", &[&x], [attribute_float("alpha", QUICK_GELU_ALPHA)])
             }
             Activation::Gelu => self.contrib(&at("mlp.gelu"), "Gelu", &[&x], []),
+            Activation::GeluTanh => self.contrib(&at("mlp.gelu"), "FastGelu", &[&x], []),
         };
         let x = self.linear(&at("mlp.c_proj"), &x, &block.linear("mlp.c_proj"));
         self.node(&at("mlp.residual"), "Add", &[&stream, &x], [])
@@ -98,7 +105,7 @@ impl Graph {
 
     pub(in crate::clip) fn layer_norm(&mut self, name: &str, x: &str, parameter: &str) -> String {
         let inputs = [x, &format!("{parameter}.weight"), &format!("{parameter}.bias")];
-        let epsilon = [attribute_int("axis", -1), attribute_float("epsilon", LAYER_NORM_EPSILON)];
+        let epsilon = [attribute_int("axis", -1), attribute_float("epsilon", self.norm_epsilon.get())];
         self.node(name, "LayerNormalization", &inputs, epsilon)
     }
 
@@ -116,7 +123,7 @@ impl Graph {
 
     /// A small integer tensor that is part of the graph (a shape, an index).
     pub(in crate::clip) fn constant(&mut self, name: &str, dims: &[usize], values: &[i64]) -> String {
-        self.0.initializer.push(TensorProto {
+        self.graph.initializer.push(TensorProto {
             name: Some(name.into()),
             dims: dims.iter().map(|&extent| int(extent)).collect(),
             data_type: Some(TensorType::Int64 as i32),
@@ -157,7 +164,7 @@ impl Graph {
         outputs: Vec<String>,
         attributes: [AttributeProto; A],
     ) {
-        self.0.node.push(NodeProto {
+        self.graph.node.push(NodeProto {
             name: Some(name.into()),
             domain: (!domain.is_empty()).then(|| domain.into()),
             op_type: Some(op.into()),
@@ -170,13 +177,13 @@ impl Graph {
 
     /// The bytes of the model.
     pub(in crate::clip) fn into_bytes(mut self, name: &str) -> Vec<u8> {
-        self.0.name = Some(name.into());
+        self.graph.name = Some(name.into());
         let opset = |domain: &str, version| OperatorSetIdProto { domain: Some(domain.into()), version: Some(version) };
         let model = ModelProto {
             ir_version: Some(IR_VERSION),
             producer_name: Some(env!("CARGO_PKG_NAME").into()),
             producer_version: Some(env!("CARGO_PKG_VERSION").into()),
-            graph: Some(self.0),
+            graph: Some(self.graph),
             opset_import: vec![opset("", OPSET), opset(MICROSOFT, 1)],
             metadata_props: Vec::new(),
         };

@@ -10,7 +10,7 @@ use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
-use super::{Geometry, PixelFormat, Pixels, Preprocess, resample};
+use super::{Interpolation, PixelFormat, Pixels, Preprocess};
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
 use crate::tensor::try_zeroed;
@@ -60,12 +60,8 @@ impl Preprocess {
                 self.pixels(Pixels::packed(&bytes, width, height, format), out)
             }
             Decoded::Indexed { indices, width, height, palette } => {
-                let geometry = Geometry::new(width, height, self.size)?;
-                let columns = resample::nearest(width, geometry.width, geometry.columns);
-                let rows = resample::nearest(height, geometry.height, geometry.rows);
-                let pixels = rows.iter().flat_map(|y| columns.iter().map(move |x| y * width + x));
-                self.normalise(pixels.map(|at| palette[usize::from(indices[at])]), out);
-                Ok(())
+                let pixels = Pixels::packed(&indices, width, height, PixelFormat::Gray8);
+                self.resized(&pixels, Interpolation::Nearest, |pixel| palette[usize::from(pixel[0])], out)
             }
         }
     }

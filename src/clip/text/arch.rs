@@ -3,8 +3,9 @@
 
 use std::fmt;
 
-use crate::clip::arch::{Activation, ArchHints, MAX_EXTENT, MAX_LAYERS};
-use crate::clip::tower::{self, Tower};
+use crate::clip::arch::{Activation, ArchHints, Epsilon, MAX_EXTENT, MAX_LAYERS};
+use crate::clip::tower::{self, Shapes};
+use crate::clip::{features, table};
 use crate::error::{Error, Result};
 
 pub(super) const TOKEN_EMBEDDING: &str = "token_embedding.weight";
@@ -32,6 +33,8 @@ pub struct TextArch {
     pub embed_dim: usize,
     /// The activation of the MLPs.
     pub activation: Activation,
+    /// What every `LayerNorm` adds to the variance.
+    pub norm_epsilon: Epsilon,
 }
 
 impl TextArch {
@@ -42,13 +45,14 @@ impl TextArch {
     /// # Errors
     /// As [`Arch::infer`](crate::Arch::infer).
     pub fn infer<'a>(shapes: impl IntoIterator<Item = (&'a str, &'a [usize])>, hints: ArchHints) -> Result<Self> {
-        let tower = Tower { what: "text encoder", shapes: shapes.into_iter().collect() };
+        let tower = Shapes { what: "text encoder", shapes: shapes.into_iter().collect() };
         if !tower.shapes.contains_key(TOKEN_EMBEDDING) {
             return Err(Error::mismatch("holds no text encoder")
                 .expected(format_args!("a tensor named `{TOKEN_EMBEDDING}`"))
                 .got(format_args!("{} tensors of other names", tower.shapes.len()))
                 .hint("Give the whole CLIP model; a checkpoint of the image encoder alone is not enough"));
         }
+        features::refuse(tower.shapes.keys().copied())?;
         let matrix = |name: &str, form: &str| match *tower.get(name)? {
             [rows, columns] => Ok([rows, columns]),
             ref other => Err(Error::mismatch("not a matrix")
@@ -64,10 +68,11 @@ impl TextArch {
             context,
             width,
             layers: tower.layers(BLOCKS)?,
-            heads: tower::heads(width, hints.heads)?,
+            heads: hints.heads.or_else(|| table::by_width(width)).ok_or_else(|| table::unknown_heads(width))?,
             mlp_width: tower.mlp_width(BLOCKS, width)?,
             embed_dim,
-            activation: hints.activation,
+            activation: hints.activation.unwrap_or_default(),
+            norm_epsilon: hints.norm_epsilon.unwrap_or_default(),
         };
         arch.check()?;
         tower.check(&arch.parameters())?;

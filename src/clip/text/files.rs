@@ -4,17 +4,17 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use indexmap::IndexMap;
 
 use super::arch::TextArch;
-use crate::checkpoint::choose::{PUBLISHED, choose};
+use crate::checkpoint::choose::choose;
 use crate::checkpoint::{Checkpoint, names};
-use crate::clip::arch::{Activation, ArchHints};
+pub use crate::clip::config::CONFIGS;
+use crate::clip::config::text_hints;
+/// What a caller knows of a text tower that its shapes do not tell; it has no pooling.
+pub use crate::clip::variant::ArchHints as TextHints;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
-
-/// The configurations that lie beside the weights that libraries publish ([`PUBLISHED`]).
-pub const CONFIGS: [&str; 2] = ["open_clip_config.json", "config.json"];
 
 /// A text encoder's weights and architecture.
 pub struct TextModel {
@@ -24,18 +24,19 @@ pub struct TextModel {
     parameters: Vec<(String, Tensor)>,
     /// ln of what similarities are multiplied by.
     logit_scale: Option<f32>,
+    notes: Vec<String>,
 }
 
 impl TextModel {
     /// Opens the text tower of the CLIP model at `path`: a checkpoint of the whole model, or a folder with one in it,
-    /// as [`choose`] decides. What `hints` leave open is taken from the configuration in that folder, where there is
-    /// one ([`CONFIGS`]; also where the file in it is given, if it has a name of [`PUBLISHED`]); else heads are width /
-    /// 64, and the activation is QuickGELU.
+    /// as [`choose`] decides. What `hints` leave open is taken from the configuration beside it ([`CONFIGS`]), where
+    /// there is one; else heads are width / 64, and the activation is QuickGELU, which [`TextModel::notes`] say.
     ///
     /// # Errors
     /// As [`Checkpoint::open`], [`names::text_tower`] and [`TextArch::infer`];
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) when the folder holds no weights, or several files of them;
-    /// [`ErrorKind::Format`](crate::ErrorKind::Format) for a configuration that is no JSON.
+    /// [`ErrorKind::Format`](crate::ErrorKind::Format) for a configuration that is damaged,
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) for one of other weights.
     pub fn open(path: impl AsRef<Path>, hints: TextHints) -> Result<Self> {
         Self::open_with(path.as_ref(), hints, |file| Checkpoint::open(file))
     }
@@ -50,31 +51,21 @@ impl TextModel {
         checkpoint: impl FnOnce(&Path) -> Result<Checkpoint>,
     ) -> Result<Self> {
         let file = if path.is_dir() { weights_in(path)? } else { path.to_path_buf() };
-        let is_published =
-            path.is_dir() || file.file_name().is_some_and(|name| PUBLISHED.iter().any(|known| name == *known));
-        let config = match file.parent() {
-            Some(folder) if is_published => config_in(folder)?,
-            _ => None,
-        };
-        let stated = config.map(|config| stated(&config)).unwrap_or_default();
-        let hints = ArchHints {
-            heads: hints.heads.or(stated.heads),
-            activation: hints.activation.or(stated.activation).unwrap_or_default(),
-        };
-        Self::of(&checkpoint(&file)?, hints)
+        let checkpoint = checkpoint(&file)?;
+        let tower = tower_of(&checkpoint)?;
+        let shape = arch_of(&checkpoint, &tower, hints.or(TextHints { heads: Some(1), ..TextHints::default() }))?;
+        let (hints, notes) = text_hints(&file, hints, &shape)?;
+        Ok(Self { notes, ..Self::of(&checkpoint, hints)? })
     }
 
     /// The text tower in a checkpoint.
     ///
     /// # Errors
     /// As [`TextModel::open`], but for the folder's.
-    pub fn of(checkpoint: &Checkpoint, hints: ArchHints) -> Result<Self> {
+    pub fn of(checkpoint: &Checkpoint, hints: TextHints) -> Result<Self> {
         let path = checkpoint.path();
-        let mut tower = names::text_tower(checkpoint.iter()).map_err(|e| e.at(path))?;
-        // A counter of positions, no parameter.
-        tower.shift_remove("text_model.embeddings.position_ids");
-        let shapes = tower.iter().map(|(name, tensor)| (name.as_str(), tensor.shape()));
-        let arch = TextArch::infer(shapes, hints).map_err(|e| e.at(path))?;
+        let mut tower = tower_of(checkpoint)?;
+        let arch = arch_of(checkpoint, &tower, hints)?;
         let mut parameters = Vec::new();
         for (name, shape) in arch.parameters() {
             // `infer` has seen every one of them.
@@ -91,7 +82,12 @@ impl TextModel {
         let scale = checkpoint.get("logit_scale").map(|tensor| tensor.to_f32()).transpose();
         let logit_scale =
             scale.map_err(|e| e.at(path).tensor("logit_scale"))?.and_then(|values| values.first().copied());
-        Ok(Self { path: path.to_path_buf(), arch, parameters, logit_scale })
+        Ok(Self { path: path.to_path_buf(), arch, parameters, logit_scale, notes: Vec::new() })
+    }
+
+    /// What the user should know: assumptions and contradictions, each a sentence without a full stop.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The architecture.
@@ -121,13 +117,16 @@ impl std::fmt::Debug for TextModel {
     }
 }
 
-/// What a caller knows of a text tower that its shapes do not tell.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TextHints {
-    /// The number of attention heads.
-    pub heads: Option<usize>,
-    /// The activation of the MLPs.
-    pub activation: Option<Activation>,
+fn tower_of(checkpoint: &Checkpoint) -> Result<IndexMap<String, Tensor>> {
+    let mut tower = names::text_tower(checkpoint.iter()).map_err(|e| e.at(checkpoint.path()))?;
+    // A counter of positions, no parameter.
+    tower.shift_remove("text_model.embeddings.position_ids");
+    Ok(tower)
+}
+
+fn arch_of(checkpoint: &Checkpoint, tower: &IndexMap<String, Tensor>, hints: TextHints) -> Result<TextArch> {
+    let shapes = tower.iter().map(|(name, tensor)| (name.as_str(), tensor.shape()));
+    TextArch::infer(shapes, hints).map_err(|e| e.at(checkpoint.path()))
 }
 
 /// The file of weights in a folder.
@@ -145,29 +144,4 @@ fn weights_in(folder: &Path) -> Result<PathBuf> {
     let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
     let path = |name: &str| folder.join(name).display().to_string();
     Ok(folder.join(choose(&names, path).map_err(|e| e.at(folder))?))
-}
-
-fn config_in(folder: &Path) -> Result<Option<Value>> {
-    let Some(path) = CONFIGS.iter().map(|name| folder.join(name)).find(|file| file.is_file()) else { return Ok(None) };
-    let json = std::fs::read(&path).map_err(|e| Error::io("cannot read", &path, e))?;
-    serde_json::from_slice(&json).map(Some).map_err(|e| Error::format("not JSON").at(&path).because(e))
-}
-
-/// What a configuration says of the text tower: open_clip's `model_cfg`, or the transformers library's `text_config`.
-fn stated(config: &Value) -> TextHints {
-    let number = |value: &Value| value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
-    if let Some(model) = config.get("model_cfg") {
-        // open_clip's configurations name an activation only where it is OpenAI's.
-        let is_quick = model.get("quick_gelu").and_then(Value::as_bool).unwrap_or(false);
-        let activation = if is_quick { Activation::QuickGelu } else { Activation::Gelu };
-        return TextHints { heads: number(&model["text_cfg"]["heads"]), activation: Some(activation) };
-    }
-    // Written by the library only where they differ from its defaults, which are OpenAI's ViT-B-32.
-    let text = config.get("text_config").unwrap_or(config);
-    let activation = match text.get("hidden_act").and_then(Value::as_str) {
-        Some("gelu") => Some(Activation::Gelu),
-        Some("quick_gelu") => Some(Activation::QuickGelu),
-        _ => None,
-    };
-    TextHints { heads: number(&text["num_attention_heads"]), activation }
 }

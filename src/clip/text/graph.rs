@@ -23,7 +23,7 @@ pub const EMBEDS: &str = "text_embeds";
 pub fn build(arch: &TextArch) -> Result<Vec<u8>> {
     arch.check()?;
     let w = int(arch.width);
-    let mut graph = Graph::default();
+    let mut graph = Graph::new(arch.norm_epsilon);
     graph.declare(TOKENS, TensorType::Int64, vec![named("batch"), named("tokens")]);
     graph.declare(ENDS, TensorType::Int64, vec![named("batch")]);
     graph.declare_parameters(&arch.parameters());

@@ -1,7 +1,7 @@
 //! Trying a provider out: the graph of a tiny tower, with every kind of node that a large one has.
 
 use super::{Provider, Target, nodes};
-use crate::clip::arch::{Activation, Arch};
+use crate::clip::arch::{Activation, Arch, Variant};
 use crate::encoder::runtime::Runtime;
 use crate::encoder::session::{self, Elements, Input};
 use crate::encoder::signature::Signature;
@@ -19,6 +19,7 @@ pub(super) fn run(runtime: &Runtime, target: &Target) -> Result<()> {
         grid: 2,
         embed_dim: 8,
         activation: Activation::QuickGelu,
+        variant: Variant::default(),
     };
     let signature = Signature::built(&arch)?;
     let mut session = session::create(runtime, &signature.model, 1, session::level(false), target)?;

@@ -134,7 +134,7 @@ impl Family {
             BasisFile::Bundle(bundle) => Some(bundle),
             BasisFile::Folder(_) => None,
         };
-        args.graph(&Session { model: Arc::clone(model), bundle })
+        args.graph(&Session::new(Arc::clone(model), bundle))
     }
 
     /// The basis as it was given.
@@ -175,7 +175,7 @@ impl Family {
     fn session(&self, basis: &Path, threads: usize, cache_bytes: usize) -> Result<Session> {
         let options = ModelOptions { threads, cache_bytes: Some(cache_bytes), ..ModelOptions::default() };
         let (model, bundle) = BasisFile::open(basis, MapMode::Map)?.model(self.open_base()?, &options)?;
-        Ok(Session { model, bundle })
+        Ok(Session::new(model, bundle))
     }
 
     /// What it is.

@@ -157,6 +157,7 @@ pub fn small(tasks: usize, vectors: usize) -> Synthetic {
         grid: 4,
         embed_dim: 64,
         activation: Activation::QuickGelu,
+        variant: taskbasis::Variant::default(),
     };
     Synthetic { arch, text: Vec::new(), method: Method::Autoencoder, tasks, vectors, dtype: DType::F32, seed: 0 }
 }

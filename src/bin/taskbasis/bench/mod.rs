@@ -19,7 +19,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use taskbasis::synthetic::Synthetic;
 use taskbasis::{
-    Activation, ArchHints, Cuda, Encoder, EncoderOptions, Error, ErrorKind, Promotion, Provider, Result, Runtime,
+    Activation, Cuda, Encoder, EncoderOptions, Error, ErrorKind, Pooling, Promotion, Provider, Result, Runtime,
     VectorFormat, check_output, replace_file,
 };
 
@@ -173,8 +173,7 @@ impl Bench {
             let about = family.about(&self.encoder)?;
             let parts = self.wants(Part::Reconstruct) || self.wants(Part::Storage) || gpu.is_some();
             if parts && self.soak.is_none() && !self.probe_memory {
-                let hints = ArchHints { heads: Some(about.arch.heads), activation: about.arch.activation };
-                family.add_formats(&self.formats, hints)?;
+                family.add_formats(&self.formats, about.arch.hints())?;
             }
             let setup = Setup {
                 family: &family,
@@ -331,12 +330,24 @@ impl Setup<'_> {
 
     /// What of the architecture shapes do not tell, as another `taskbasis bench` takes it.
     fn arch_arguments(&self) -> Vec<String> {
-        let mut arguments = Vec::new();
-        if self.about.arch.activation == Activation::Gelu {
-            arguments.extend(["--activation".into(), "gelu".into()]);
-        }
-        arguments.extend(["--heads-count".into(), self.about.arch.heads.to_string()]);
-        arguments
+        let arch = &self.about.arch;
+        let activation = match arch.activation {
+            Activation::QuickGelu => "quick_gelu",
+            Activation::Gelu => "gelu",
+            Activation::GeluTanh => "gelu_tanh",
+        };
+        let pooling = match arch.variant.pooling {
+            Pooling::ClassToken => "class_token",
+            Pooling::MeanThenNorm => "mean_then_norm",
+            Pooling::NormThenMean => "norm_then_mean",
+        };
+        let all = [
+            ("--activation", activation.to_owned()),
+            ("--heads-count", arch.heads.to_string()),
+            ("--norm-eps", arch.variant.norm_epsilon.to_string()),
+            ("--pooling", pooling.to_owned()),
+        ];
+        all.into_iter().flat_map(|(option, value)| [option.to_owned(), value]).collect()
     }
 }
 

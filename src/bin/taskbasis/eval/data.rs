@@ -85,7 +85,7 @@ impl<'a> Images<'a> {
             data,
             heads: &eval.heads,
             bundle: session.bundle.as_deref(),
-            preprocess: session.preprocess(arch.image_size())?,
+            preprocess: eval.encoder.preprocess(session)?,
             embedding: arch.embed_dim,
             batch: eval.encoder.batch as usize,
             threads: eval.encoder.threads,

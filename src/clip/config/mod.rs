@@ -1,0 +1,275 @@
+//! What no shape tells of a model: read where somebody wrote it down, and never guessed in silence.
+//!
+//! Heads, activation, epsilon, pooling and the preparation of images come, in this order, from what the caller asks
+//! for, the bundle, the configurations beside the weights ([`CONFIGS`]), and the published towers of that shape. What is
+//! still open then is assumed to be OpenAI's, and said ([`TowerConfig::notes`]); each value knows its [`Origin`].
+#![forbid(unsafe_code)]
+
+mod files;
+mod images;
+mod keys;
+mod open_clip;
+mod preprocessor;
+mod resolve;
+mod stated;
+#[cfg(feature = "text")]
+mod text;
+mod timm;
+mod transformers;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::path::PathBuf;
+
+pub use self::files::{CONFIGS, ConfigSource};
+pub use self::images::ImageHints;
+use self::resolve::{Resolver, Source};
+#[cfg(feature = "text")]
+pub(super) use self::text::text_hints;
+use super::arch::{Arch, ArchHints, PROJECTION, Pooling, Variant};
+use super::preprocess::Preprocess;
+use super::table;
+use crate::checkpoint::{Checkpoint, frozen, is_image_tower};
+use crate::error::Result;
+
+/// What a caller asks for, and where else to look.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TowerOptions {
+    /// Of the architecture.
+    pub arch: ArchHints,
+    /// Of the preparation of images.
+    pub images: ImageHints,
+    /// The configurations to read.
+    pub config: ConfigSource,
+    /// Whether a user's graph is run, which has heads, activation, epsilon and pooling in it: what nothing tells of
+    /// them is then neither missed nor noted.
+    pub has_graph: bool,
+}
+
+impl From<ArchHints> for TowerOptions {
+    fn from(arch: ArchHints) -> Self {
+        Self { arch, ..Self::default() }
+    }
+}
+
+/// Something that shapes do not tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Property {
+    /// The number of attention heads.
+    Heads,
+    /// The activation of the MLPs.
+    Activation,
+    /// What every `LayerNorm` adds to the variance.
+    NormEpsilon,
+    /// What is made of the last block's tokens.
+    Pooling,
+    /// The mean of images.
+    Mean,
+    /// The standard deviation of images.
+    Std,
+    /// Which sides of images are resized.
+    Resize,
+    /// The filter that resizes.
+    Interpolation,
+}
+
+impl Property {
+    /// Its name, as in `heads`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Heads => "heads",
+            Self::Activation => "activation",
+            Self::NormEpsilon => "norm epsilon",
+            Self::Pooling => "pooling",
+            Self::Mean => "image mean",
+            Self::Std => "image deviation",
+            Self::Resize => "resize mode",
+            Self::Interpolation => "interpolation",
+        }
+    }
+
+    /// The program's option that settles it.
+    pub fn option(self) -> &'static str {
+        match self {
+            Self::Heads => "--heads-count",
+            Self::Activation => "--activation",
+            Self::NormEpsilon => "--norm-eps",
+            Self::Pooling => "--pooling",
+            Self::Mean => "--mean",
+            Self::Std => "--std",
+            Self::Resize => "--resize",
+            Self::Interpolation => "--interpolation",
+        }
+    }
+
+    fn is_of_images(self) -> bool {
+        matches!(self, Self::Mean | Self::Std | Self::Resize | Self::Interpolation)
+    }
+}
+
+/// What told a value.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Origin {
+    /// The caller.
+    Asked,
+    /// The bundle.
+    Bundle,
+    /// This configuration.
+    Config(PathBuf),
+    /// All published towers of this width have it.
+    Published,
+    /// Nothing: it is what OpenAI's towers have.
+    Assumed,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Asked => f.write_str("asked for"),
+            Self::Bundle => f.write_str("bundle"),
+            Self::Config(path) => match path.file_name() {
+                Some(name) => f.write_str(&name.to_string_lossy()),
+                None => write!(f, "{}", path.display()),
+            },
+            Self::Published => f.write_str("as published towers"),
+            Self::Assumed => f.write_str("assumed"),
+        }
+    }
+}
+
+/// A value, and what told it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TowerValue {
+    /// What it is of.
+    pub property: Property,
+    /// Its text.
+    pub value: String,
+    /// What told it.
+    pub origin: Origin,
+}
+
+/// An image tower with everything that its shapes do not tell.
+#[derive(Clone, Debug)]
+pub struct TowerConfig {
+    /// The architecture.
+    pub arch: Arch,
+    /// What images must go through.
+    pub preprocess: Preprocess,
+    /// Where each value that shapes do not tell came from.
+    pub values: Vec<TowerValue>,
+    /// What the user should know: sentences without a full stop. Empty where everything was told, and nothing
+    /// contradicted.
+    pub notes: Vec<String>,
+}
+
+impl TowerConfig {
+    /// The image tower of `checkpoint`: what `options` ask for, else what the configurations beside it say, else what
+    /// published towers of its shape have, else what OpenAI's have.
+    ///
+    /// # Errors
+    /// As [`Arch::infer`], naming the file; [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming both files, for
+    /// a configuration of other weights; [`ErrorKind::Format`](crate::ErrorKind::Format) for one that is damaged;
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), by its name, for a feature that is not built in.
+    pub fn read(checkpoint: &Checkpoint, options: &TowerOptions) -> Result<Self> {
+        let shape = shape_of(checkpoint)?;
+        let configs = files::read(checkpoint.path(), &options.config)?;
+        let mut resolver = Resolver::new(options);
+        let mut has_images = false;
+        for (stated, side) in configs {
+            let path = stated.path;
+            if let Some(other) = stated.other {
+                resolver.note(format!("{} is of {other}, and passed over", path.display()));
+            }
+            if let Some(says) = &stated.image {
+                says.check_image(&path, &shape).map_err(|e| e.at(checkpoint.path()))?;
+            }
+            if let Some(side) = side.filter(|side| *side != shape.image_size()) {
+                return Err(stated::contradiction(&path, "another size of images")
+                    .at(checkpoint.path())
+                    .expected(format_args!("{side} × {side} pixels"))
+                    .got(shape.image_size()));
+            }
+            // All of the preparation is the first file's that says something of it: halves of two would be neither's.
+            let images = stated.images.filter(|_| !has_images);
+            has_images |= images.is_some();
+            let arch = stated.image.map(|says| says.hints).unwrap_or_default();
+            resolver.add(Source { origin: Origin::Config(path), arch, images: images.unwrap_or_default() });
+        }
+        resolver.finish(shape).map_err(|e| e.at(checkpoint.path()))
+    }
+
+    /// The image tower of `checkpoint`, of which a bundle says that it is `arch`, and that images go through
+    /// `preprocess`; `options` come first here too. No configuration is read.
+    ///
+    /// # Errors
+    /// As [`Arch::infer`], naming the file.
+    pub fn stored(
+        checkpoint: &Checkpoint,
+        arch: &Arch,
+        preprocess: &Preprocess,
+        options: &TowerOptions,
+    ) -> Result<Self> {
+        let shape = shape_of(checkpoint)?;
+        let mut resolver = Resolver::new(options);
+        let mut images = ImageHints::of(preprocess);
+        if preprocess.size() != shape.image_size() {
+            // A base of another size, which only shares its vectors' shapes.
+            images.edge = None;
+        }
+        resolver.add(Source { origin: Origin::Bundle, arch: arch.hints(), images });
+        resolver.finish(shape).map_err(|e| e.at(checkpoint.path()))
+    }
+
+    /// What told a property.
+    pub fn origin(&self, property: Property) -> Option<&Origin> {
+        self.values.iter().find(|value| value.property == property).map(|value| &value.origin)
+    }
+
+    /// What was assumed, as a sentence without a full stop that says which options settle it; `None` where nothing was.
+    pub fn assumed(&self) -> Option<String> {
+        assumed(&self.values)
+    }
+
+    /// Hands the notes to the log.
+    pub fn log(&self) {
+        for note in &self.notes {
+            tracing::warn!("{note}");
+        }
+    }
+}
+
+/// The sentence for what is assumed among `values`.
+fn assumed(values: &[TowerValue]) -> Option<String> {
+    let open = || values.iter().filter(|value| value.origin == Origin::Assumed);
+    let mut parts: Vec<String> = open()
+        .filter(|value| !value.property.is_of_images())
+        .map(|value| format!("{} {} ({})", value.property.name(), value.value, value.property.option()))
+        .collect();
+    let of_images: Vec<&str> =
+        open().filter(|value| value.property.is_of_images()).map(|value| value.property.option()).collect();
+    if !of_images.is_empty() {
+        parts.push(format!("images as OpenAI's ({})", of_images.join(", ")));
+    }
+    (!parts.is_empty()).then(|| {
+        format!("no configuration beside the weights says what their shapes do not; assumed: {}", parts.join(", "))
+    })
+}
+
+/// What the shapes tell. Heads, activation, epsilon and pooling of it mean nothing.
+fn shape_of(checkpoint: &Checkpoint) -> Result<Arch> {
+    let any = ArchHints { heads: Some(1), pooling: Some(Pooling::default()), ..ArchHints::default() };
+    checkpoint.check_read(is_image_tower)?;
+    if checkpoint.image_tower().next().is_none() {
+        return Err(frozen::no_tower(checkpoint));
+    }
+    let shapes = checkpoint.image_tower().map(|(name, tensor)| (name, tensor.shape()));
+    let inferred = Arch::infer(shapes, any).map_err(|e| e.at(checkpoint.path()));
+    inferred.map_err(|e| match checkpoint.naming().remark() {
+        Some(remark) if checkpoint.get(PROJECTION).is_none() => e.hint(format!("In this file, {remark}")),
+        _ => e,
+    })
+}
