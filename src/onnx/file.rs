@@ -1,6 +1,7 @@
 //! A user's `.onnx`: what it consists of, as places in the mapped file.
 #![forbid(unsafe_code)]
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use prost::Message;
 
 use super::constant::{self, Constant, ExternalFiles};
 use super::proto::{OperatorSetIdProto, TypeProto, ValueInfoProto, dimension};
+use super::sorted;
 use super::wire::{Field, fields};
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
@@ -22,6 +24,8 @@ pub struct OnnxFile {
     /// The fields of the graph that are none of those below.
     pub(super) rest: Vec<Range<usize>>,
     pub(super) nodes: Vec<Node>,
+    /// The nodes' places in an order in which they can be computed.
+    pub(super) order: Vec<usize>,
     pub(super) constants: Vec<Constant>,
     pub(super) inputs: Vec<Port>,
     pub(super) outputs: Vec<Port>,
@@ -133,6 +137,7 @@ impl OnnxFile {
             around,
             rest: Vec::new(),
             nodes: Vec::new(),
+            order: Vec::new(),
             constants: Vec::new(),
             inputs: Vec::new(),
             outputs: Vec::new(),
@@ -151,6 +156,7 @@ impl OnnxFile {
                 _ => file.rest.push(field.whole),
             }
         }
+        file.order = sorted::order(&file.nodes)?;
         file.others = others.paths().map(Path::to_path_buf).collect();
         file.others.sort();
         Ok(file)
@@ -183,6 +189,11 @@ impl OnnxFile {
             self.constants.push(Constant { name: output.clone(), ..constant });
         }
         Ok(node)
+    }
+
+    /// The nodes with their places in the file, in an order in which they can be computed.
+    pub(super) fn sorted(&self) -> impl Iterator<Item = (usize, &Node)> {
+        self.order.iter().map(|&i| (i, &self.nodes[i]))
     }
 
     /// Where it came from.
@@ -242,11 +253,12 @@ fn attribute(
     Ok(tensor.map(|tensor| (name, tensor)))
 }
 
-/// Everything that a subgraph reads, its own values among them: a name too many only keeps more of the graph.
+/// What a subgraph reads from outside: of what it makes itself nothing is wanted.
 fn capture(file: &[u8], graph: Range<usize>, depth: usize, captured: &mut Vec<String>) -> Result<()> {
     let Some(depth) = depth.checked_sub(1) else {
         return Err(Error::format("graphs are nested too deeply").expected(format_args!("at most {MAX_DEPTH} levels")));
     };
+    let (mut read, mut own) = (Vec::new(), HashSet::new());
     for field in fields(file, graph) {
         let field = field?;
         match field.number {
@@ -254,18 +266,33 @@ fn capture(file: &[u8], graph: Range<usize>, depth: usize, captured: &mut Vec<St
                 for field in fields(file, field.range()?) {
                     let field = field?;
                     match field.number {
-                        1 => captured.push(field.text(file)?),
-                        5 => drop(attribute(file, &field, depth, captured)?),
+                        1 => read.push(field.text(file)?),
+                        2 => drop(own.insert(field.text(file)?)),
+                        5 => drop(attribute(file, &field, depth, &mut read)?),
                         _ => {}
                     }
                 }
             }
+            5 => drop(own.insert(constant_name(file, &field)?)),
+            11 => drop(own.insert(port(file, &field)?.name)),
             // A subgraph may give back an outer value as it is.
-            12 => captured.push(port(file, &field)?.name),
+            12 => read.push(port(file, &field)?.name),
             _ => {}
         }
     }
+    captured.extend(read.into_iter().filter(|name| !name.is_empty() && !own.contains(name)));
     Ok(())
+}
+
+/// What a constant of a subgraph is called.
+fn constant_name(file: &[u8], field: &Field) -> Result<String> {
+    for field in fields(file, field.range()?) {
+        let field = field?;
+        if field.number == 8 {
+            return field.text(file);
+        }
+    }
+    Ok(String::new())
 }
 
 fn port(file: &[u8], field: &Field) -> Result<Port> {

@@ -9,6 +9,7 @@ mod file;
 pub mod proto;
 mod rewrite;
 mod rope;
+mod sorted;
 pub(crate) mod stub;
 mod wire;
 pub(crate) mod write;

@@ -20,13 +20,14 @@ use indexmap::IndexMap;
 
 pub use self::map::{GraphMap, Mapped};
 use self::offers::{Match, Offers};
+use self::order::Slot;
 use self::uses::Sites;
 use super::file::OnnxFile;
 use super::rewrite::Needed;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernel::threads;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, checked_numel};
 use crate::weights::View;
 
 /// What the caller knows beforehand; `default()` finds everything.
@@ -56,12 +57,13 @@ pub fn bind(file: &OnnxFile, base: &Checkpoint, options: &BindOptions) -> Result
 
     let offers = Offers::of(base)?;
     let matches = match_all(file, &needed, &offers)?;
-    let sites = Sites::find(file, &needed, |constant| !matches[constant].is_empty()).map_err(named)?;
+    let mut sites = Sites::find(file, &needed, |constant| !matches[constant].is_empty()).map_err(named)?;
     let mut uniform = Vec::with_capacity(sites.sites.len());
     for site in &sites.sites {
         uniform.push(file.constants[site.constant].tensor.as_ref().map_or(Ok(true), offers::is_uniform)?);
     }
-    let domains = sites.sites.iter().map(|site| matches[site.constant].clone()).collect();
+    let domains: Vec<Vec<Match>> = sites.sites.iter().map(|site| matches[site.constant].clone()).collect();
+    sites.find_branches(&certain(&domains, &offers, &uniform));
     let solution = solve::solve(&sites, &offers, domains, &uniform);
 
     let mut map = GraphMap {
@@ -88,6 +90,19 @@ pub fn bind(file: &OnnxFile, base: &Checkpoint, options: &BindOptions) -> Result
         None => named(error),
     })?;
     Ok(map)
+}
+
+/// The sites of each parameter that values alone tell, and that a CLIP encoder uses once, by parameter.
+fn certain(domains: &[Vec<Match>], offers: &Offers, uniform: &[bool]) -> Vec<Vec<usize>> {
+    let mut groups: IndexMap<usize, Vec<usize>> = IndexMap::new();
+    for (site, domain) in domains.iter().enumerate().filter(|(site, _)| !uniform[*site]) {
+        if let [one] = domain.as_slice()
+            && offers.all[one.offer].slot.is_some_and(Slot::is_in_line)
+        {
+            groups.entry(one.offer).or_default().push(site);
+        }
+    }
+    groups.into_values().collect()
 }
 
 /// For every constant the offers that it is.
@@ -135,14 +150,16 @@ fn enter(
         let Some(bound) = found.remove(&i) else { continue };
         let uses = (0..sites.sites.len()).filter(|site| sites.sites[*site].constant == i);
         let everywhere = uses.clone().all(|site| !solution.domains[site].is_empty());
-        let mut kinds: IndexMap<(usize, u32), Vec<usize>> = IndexMap::new();
+        // A constant has one form of a parameter, so sites of one offer have one scale and one number of repetitions.
+        let mut kinds: IndexMap<usize, (Match, Vec<usize>)> = IndexMap::new();
         for (site, m) in bound {
-            kinds.entry((m.offer, m.scale.to_bits())).or_default().push(site);
+            kinds.entry(m.offer).or_insert_with(|| (m, Vec::new())).1.push(site);
         }
         let alone = everywhere && kinds.len() == 1 && !file.nodes.iter().any(|n| n.captured.contains(&constant.name));
-        for ((offer, scale), sites_of_it) in kinds {
-            let offer = offers::Offer { scale: f32::from_bits(scale), ..offers.all[offer].clone() };
-            let mapped = Mapped { constant: None, uses: Vec::new(), sum: offer.scaled_parts(), unchecked: false };
+        for (found, sites_of_it) in kinds.into_values() {
+            let offer = &offers.all[found.offer];
+            let sum = offer.parts_of(&found);
+            let mapped = Mapped { constant: None, uses: Vec::new(), sum, unchecked: false };
             if alone {
                 map.tensors.insert(constant.name.clone(), mapped);
                 continue;
@@ -194,6 +211,13 @@ pub(super) fn check_complete(map: &GraphMap, base: &Checkpoint, options: &BindOp
 
 /// Whether a constant has the values of the sum of these views.
 pub(super) fn is_sum(sum: &[View], base: &Checkpoint, constant: &Tensor) -> Result<bool> {
+    for view in sum {
+        // Before anything is as large as a map says.
+        let strided = view.strided(base.require(&view.parameter)?.shape())?;
+        if checked_numel(&strided.shape) != Some(constant.numel()) {
+            return Ok(false);
+        }
+    }
     let of = |view: &View| view.of(base.require(&view.parameter)?);
     if let [one] = sum {
         return offers::same(&of(one)?, one.scale.unwrap_or(1.0), constant, false);
@@ -201,11 +225,7 @@ pub(super) fn is_sum(sum: &[View], base: &Checkpoint, constant: &Tensor) -> Resu
     let mut total = vec![0.0; constant.numel()];
     for view in sum {
         let scale = view.scale.unwrap_or(1.0);
-        let part = of(view)?;
-        if part.numel() != total.len() {
-            return Ok(false);
-        }
-        total.iter_mut().zip(&*part.to_f32()?).for_each(|(total, value)| *total += value * scale);
+        total.iter_mut().zip(&*of(view)?.to_f32()?).for_each(|(total, value)| *total += value * scale);
     }
     offers::same(&Tensor::from_f32(&total, constant.shape(), "sum")?, 1.0, constant, false)
 }
@@ -278,6 +298,9 @@ pub fn describe(view: &View) -> String {
         None => {}
         Some([1, 0]) => text += ", transposed",
         Some(order) => text += &format!(", permuted {order:?}"),
+    }
+    if let Some(count) = view.repeat {
+        text += &format!(", {count} times");
     }
     if let Some(scale) = view.scale {
         text += &format!(", ×{scale}");
