@@ -10,8 +10,8 @@ use prost::Message;
 
 use super::constant::{self, Constant, ExternalFiles};
 use super::proto::{OperatorSetIdProto, TypeProto, ValueInfoProto, dimension};
-use super::sorted;
 use super::wire::{Field, fields};
+use super::{foreign, halves, sorted};
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
 
@@ -30,6 +30,10 @@ pub struct OnnxFile {
     pub(super) inputs: Vec<Port>,
     pub(super) outputs: Vec<Port>,
     others: Vec<PathBuf>,
+    /// Whether anything in it may be half floats.
+    has_halves: bool,
+    /// Whether it has functions of its own, whose constants are not looked at.
+    pub(super) has_functions: bool,
 }
 
 /// One application of an operator.
@@ -94,6 +98,12 @@ impl OnnxFile {
         Self::parse_within(mapping, all)
     }
 
+    /// As [`OnnxFile::parse`], of a model made of the one at `path`: its values may be in files beside that.
+    pub(crate) fn parse_beside(mapping: Arc<Mapping>, path: &Path) -> Result<Self> {
+        let all = 0..mapping.len();
+        Self::read(mapping, all, ExternalFiles::beside(Some(path), MapMode::Map)).map_err(|e| e.at(path))
+    }
+
     /// As [`OnnxFile::parse`], of a model that is the bytes `range` of something larger.
     ///
     /// # Panics
@@ -122,13 +132,19 @@ impl OnnxFile {
     }
 
     fn read(mapping: Arc<Mapping>, model: Range<usize>, mut others: ExternalFiles) -> Result<Self> {
-        let (mut around, mut graph) = (Vec::new(), None);
+        if let Some(objection) = foreign::objection(&mapping[model.clone()]) {
+            return Err(objection);
+        }
+        let (mut around, mut graph, mut has_functions) = (Vec::new(), None, false);
         for field in fields(&mapping, model) {
             let field = field?;
             match (field.number, &graph) {
                 (7, None) => graph = Some(field.range()?),
                 (7, Some(_)) => return Err(Error::format("the model has two graphs")),
-                _ => around.push(field.whole),
+                _ => {
+                    has_functions |= field.number == 25;
+                    around.push(field.whole);
+                }
             }
         }
         let graph = graph.ok_or_else(|| Error::format("no graph in it").hint("Is it an ONNX model?"))?;
@@ -142,6 +158,8 @@ impl OnnxFile {
             inputs: Vec::new(),
             outputs: Vec::new(),
             others: Vec::new(),
+            has_halves: has_functions,
+            has_functions,
         };
         for field in fields(&mapping, graph) {
             let field = field?;
@@ -157,6 +175,7 @@ impl OnnxFile {
             }
         }
         file.order = sorted::order(&file.nodes)?;
+        file.has_halves |= halves::any(&file.constants, &[&file.inputs, &file.outputs]);
         file.others = others.paths().map(Path::to_path_buf).collect();
         file.others.sort();
         Ok(file)
@@ -174,6 +193,7 @@ impl OnnxFile {
                 4 => node.op = field.text(&mapping)?,
                 7 => node.domain = field.text(&mapping)?,
                 5 => {
+                    self.has_halves |= halves::in_attribute(&mapping, field.range()?)?;
                     let attribute = attribute(&mapping, &field, MAX_DEPTH, &mut node.captured)?;
                     value = value.or(attribute.filter(|(name, _)| name == "value"));
                 }
@@ -214,6 +234,11 @@ impl OnnxFile {
     /// What a run gives back.
     pub fn outputs(&self) -> &[Port] {
         &self.outputs
+    }
+
+    /// Whether anything in it may be half floats; where that cannot be known, yes.
+    pub(crate) fn has_halves(&self) -> bool {
+        self.has_halves
     }
 
     /// How many nodes.

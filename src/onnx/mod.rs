@@ -5,6 +5,8 @@ mod bound;
 mod carried;
 mod constant;
 mod file;
+mod foreign;
+mod halves;
 #[doc(hidden)] // As the schema has them; for tests.
 pub mod proto;
 mod rewrite;
@@ -16,4 +18,5 @@ pub(crate) mod write;
 
 pub use bind::{BindOptions, GraphMap, Mapped, bind, describe};
 pub use bound::BoundGraph;
+pub(crate) use constant::type_name;
 pub use file::{OnnxFile, Port};

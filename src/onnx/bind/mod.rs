@@ -6,21 +6,26 @@
 //! would give plausible, wrong embeddings.
 #![forbid(unsafe_code)]
 
+mod absent;
 mod map;
 mod offers;
 mod order;
+mod pixels;
 mod ports;
 mod solve;
 mod uses;
+mod why;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 
 use indexmap::IndexMap;
 
+pub(super) use self::absent::{Absent, changes};
 pub use self::map::{GraphMap, Mapped};
 use self::offers::{Match, Offers};
 use self::order::Slot;
+pub(super) use self::pixels::check as check_pixels;
 use self::uses::Sites;
 use super::file::OnnxFile;
 use super::rewrite::Needed;
@@ -51,6 +56,11 @@ pub struct BindOptions {
 /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) where inputs or outputs have to be named.
 pub fn bind(file: &OnnxFile, base: &Checkpoint, options: &BindOptions) -> Result<GraphMap> {
     let named = |error: Error| error.at(file.path());
+    if base.image_tower().next().is_none() {
+        return Err(Error::mismatch("the base holds no image encoder, so nothing in the graph can be recognised")
+            .at(base.path())
+            .expected("parameters named visual.…"));
+    }
     let output = ports::output(file, base, options.output.as_deref()).map_err(named)?;
     let needed = file.needed(&output);
     let pixels = ports::pixels(file, &needed, options.pixels.as_deref()).map_err(named)?;
@@ -84,8 +94,9 @@ pub fn bind(file: &OnnxFile, base: &Checkpoint, options: &BindOptions) -> Result
     enter(&mut map, file, &sites, &solution, &offers, found);
     check_complete(&map, base, options).map_err(|error| match error.tensor_name() {
         Some(name) => {
-            let hint = why_missing(file, &needed, base, &map, &solution, &sites, name);
-            named(error).hint(hint)
+            let found = why::Found { file, needed: &needed, base, map: &map, sites: &sites, solution: &solution };
+            let hint = found.why_missing(name);
+            named(error).or_hint(hint)
         }
         None => named(error),
     })?;
@@ -194,7 +205,8 @@ pub(super) fn check_complete(map: &GraphMap, base: &Checkpoint, options: &BindOp
             if start < covered && !options.repeated.iter().any(|allowed| allowed == name) {
                 return Err(Error::mismatch("the graph holds this parameter more than once")
                     .tensor(name)
-                    .got(format_args!("`{}` and `{holder}`", last.unwrap_or_default())));
+                    .got(format_args!("`{}` and `{holder}`", last.unwrap_or_default()))
+                    .hint("Where each is meant to be the task's, --allow-repeated allows it by name"));
             }
             if start > covered {
                 break;
@@ -228,51 +240,6 @@ pub(super) fn is_sum(sum: &[View], base: &Checkpoint, constant: &Tensor) -> Resu
         total.iter_mut().zip(&*of(view)?.to_f32()?).for_each(|(total, value)| *total += value * scale);
     }
     offers::same(&Tensor::from_f32(&total, constant.shape(), "sum")?, 1.0, constant, false)
-}
-
-/// What in the graph comes nearest to a parameter that was not found.
-fn why_missing(
-    file: &OnnxFile,
-    needed: &Needed,
-    base: &Checkpoint,
-    map: &GraphMap,
-    solution: &solve::Solution,
-    sites: &Sites,
-    name: &str,
-) -> String {
-    const ALLOW: &str = "Is it a graph of another model? What is meant to be absent can be allowed by name";
-    let equal = sites.sites.iter().zip(&solution.contradicted).find(|(_, contradicted)| **contradicted);
-    let Some(tensor) = base.get(name) else { return ALLOW.into() };
-    let used = |constant: &&super::constant::Constant| {
-        let mut uses = file.nodes.iter().zip(&needed.nodes).filter(|(_, needed)| **needed);
-        uses.any(|(node, _)| node.inputs.contains(&constant.name))
-    };
-    let free = |constant: &&super::constant::Constant| {
-        !map.tensors.contains_key(&constant.name)
-            && !map.tensors.values().any(|mapped| mapped.constant.as_ref() == Some(&constant.name))
-    };
-    let mut near: Option<(f32, &str)> = None;
-    for constant in file.constants.iter().filter(used).filter(free) {
-        let Some(theirs) = constant.tensor.as_ref().filter(|theirs| theirs.numel() == tensor.numel()) else { continue };
-        let transposed = View { permute: Some(vec![1, 0]), ..View::whole(name) };
-        for ours in [Ok(tensor.clone()), transposed.of(tensor)].into_iter().flatten() {
-            if let Ok(distance) = offers::distance(&ours, theirs)
-                && near.is_none_or(|(least, _)| distance < least)
-            {
-                near = Some((distance, &constant.name));
-            }
-        }
-    }
-    match (near, equal) {
-        (Some((distance, constant)), _) if distance > 0.0 => {
-            format!("`{constant}` has its size, but values that differ by up to {distance:e}. {ALLOW}")
-        }
-        (_, Some((site, _))) => format!(
-            "`{}` has the values of several parameters, and its uses in the graph do not tell which it is; a map can",
-            file.constants[site.constant].name
-        ),
-        _ => ALLOW.into(),
-    }
 }
 
 fn ambiguous(file: &OnnxFile, sites: &Sites, site: usize, several: &[Match], offers: &Offers) -> Error {
