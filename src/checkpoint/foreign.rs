@@ -13,7 +13,7 @@ pub(crate) fn refused(bytes: &[u8], otherwise: &str) -> Error {
     let begins = |start: &[u8]| page.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start));
     if bytes.is_empty() {
         Error::format("the file is empty")
-    } else if bytes.starts_with(LFS) {
+    } else if is_lfs_pointer(bytes) {
         Error::format("a git-LFS pointer, not the file that it stands for").hint("Run `git lfs pull`")
     } else if begins(b"<!doctype html") || begins(b"<html") {
         Error::format("a web page, no weights").hint("Was it downloaded from the page of the file, not the file?")
@@ -22,6 +22,11 @@ pub(crate) fn refused(bytes: &[u8], otherwise: &str) -> Error {
     } else {
         Error::format(otherwise)
     }
+}
+
+/// Whether `bytes` are a pointer of Git LFS, not the file that it stands for.
+pub(crate) fn is_lfs_pointer(bytes: &[u8]) -> bool {
+    bytes.starts_with(LFS)
 }
 
 /// Whether `bytes` begin as exporters let ONNX models begin: the version of the format (field 1, a small number), then

@@ -127,7 +127,7 @@ fn optimised(runtime: &Runtime, path: &Path, level: GraphOptimizationLevel) -> R
         .commit_from_file(path)
         .map_err(failed(doing))
         .map_err(|e| e.at(path))?;
-    // Read whole: the folder is gone when this returns.
+    // Read whole: the folder is gone when this returns. Values that are in files beside the model stay there.
     let bytes = std::fs::read(&target).map_err(|e| Error::io("cannot read", &target, e))?;
-    OnnxFile::parse(Arc::new(Mapping::from_vec(bytes, path)))
+    OnnxFile::parse_beside(Arc::new(Mapping::from_vec(bytes, path)), path)
 }

@@ -11,8 +11,9 @@ use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
 use super::pool::Pool;
 use super::provider::{self, Execution, Target, recording};
 use super::runtime::Runtime;
-use super::{EncoderOptions, failed};
+use super::{EncoderOptions, failed, session};
 use crate::error::{Error, ErrorKind, Result};
+use crate::onnx::OnnxFile;
 use crate::tensor::try_zeroed;
 
 /// An image encoder that is an .onnx file with its weights in it, with ONNX Runtime's own settings: every optimisation,
@@ -20,8 +21,11 @@ use crate::tensor::try_zeroed;
 ///
 /// Two things are not as ONNX Runtime would have them, so that it can be compared with an
 /// [`Encoder`](super::Encoder) in one process: the number of threads, and that threads stop spinning when a run ends.
+/// Files with half floats do without the layout that convolutions like best, as promoted tasks do.
 pub struct FrozenEncoder {
     path: PathBuf,
+    /// Whether anything in it may be half floats.
+    has_halves: bool,
     runtime: &'static Runtime,
     threads_a_run: usize,
     target: Target,
@@ -48,7 +52,9 @@ impl FrozenEncoder {
         let runtime = Runtime::load(options.runtime.as_deref())?;
         // ONNX Runtime's own message would be the same for a file that is missing and one that is damaged.
         std::fs::File::open(path).map_err(|e| Error::io("cannot open", path, e))?;
-        let create = |target: &Target| create(runtime, path, threads_a_run, target);
+        // A file that cannot be read here is left to ONNX Runtime to judge, with care.
+        let has_halves = OnnxFile::open(path).map_or(true, |file| file.has_halves());
+        let create = |target: &Target| create(runtime, (path, has_halves), threads_a_run, target);
         let (session, target, mut execution) = provider::begin(runtime, options, create)?;
         execution.nodes = target.nodes(&session)?;
         let (input, pixels) = tensor(session.inputs(), "inputs", path)?;
@@ -66,6 +72,7 @@ impl FrozenEncoder {
         };
         Ok(Self {
             path: path.to_path_buf(),
+            has_halves,
             runtime,
             threads_a_run,
             target,
@@ -96,7 +103,7 @@ impl FrozenEncoder {
         }
         let view = TensorRef::from_array_view(([n, channels, height, width], pixels))
             .map_err(failed("cannot make a view of the pixels"))?;
-        let mut session = self.sessions.lend(|| create(self.runtime, &self.path, self.threads_a_run, &self.target))?;
+        let mut session = self.sessions.lend(|| self.session())?;
         let _turn = recording::with_others();
         let outputs = session
             .run(vec![(Cow::Borrowed(self.input.as_str()), SessionInputValue::from(view))])
@@ -110,6 +117,11 @@ impl FrozenEncoder {
         }
         embeds.copy_from_slice(values);
         Ok(embeds)
+    }
+
+    /// Another session on the file.
+    fn session(&self) -> Result<Session> {
+        create(self.runtime, (&self.path, self.has_halves), self.threads_a_run, &self.target)
     }
 
     /// The length of an embedding, e.
@@ -139,7 +151,7 @@ impl std::fmt::Debug for FrozenEncoder {
     }
 }
 
-fn create(runtime: &Runtime, path: &Path, threads: usize, target: &Target) -> Result<Session> {
+fn create(runtime: &Runtime, (path, has_halves): (&Path, bool), threads: usize, target: &Target) -> Result<Session> {
     let doing = "cannot create a session on the file";
     let _turn = recording::with_others();
     let builder = Session::builder(runtime.environment())
@@ -148,6 +160,7 @@ fn create(runtime: &Runtime, path: &Path, threads: usize, target: &Target) -> Re
         .map_err(failed(doing))?
         .with_config_entry("session.force_spinning_stop", "1")
         .map_err(failed(doing))?;
+    let builder = session::for_frozen(builder, has_halves)?;
     // Engines have the weights in them.
     let session = target.register(runtime, builder, None)?.commit_from_file(path);
     session.map_err(failed(doing)).map_err(|e| target.explain(runtime, e).at(path))

@@ -27,6 +27,7 @@ mod streamed;
 mod task;
 #[cfg(feature = "text")]
 mod text;
+mod width;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -109,11 +110,11 @@ impl Encoder {
     pub fn with_graph(arch: &Arch, graph: &BoundGraph, options: &EncoderOptions) -> Result<Self> {
         let mut arch = arch.clone();
         graph.check_image_size(arch.image_size())?;
+        let signature = Signature::bound(graph)?;
+        let (runtime, (threads, _)) = (Runtime::load(options.runtime.as_deref())?, options.threads_a_run()?);
         // What the graph gives may be something else than the projected embedding.
-        if let Some([_, Some(length)]) = graph.output().shape.as_deref() {
-            arch.embed_dim = *length;
-        }
-        Self::over(arch, Signature::bound(graph)?, options)
+        arch.embed_dim = width::of(runtime, graph, &signature, &arch, threads).map_err(|e| graph.explain(e))?;
+        Self::over(arch, signature, options).map_err(|e| graph.explain(e))
     }
 
     /// The encoder of a bundle: over the graph that it carries, or the built one where it carries none. `model` is the

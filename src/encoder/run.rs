@@ -8,7 +8,7 @@ use super::device::DeviceLane;
 use super::lane::Lane;
 use super::provider::{Target, precision};
 use super::session::{self, Elements, Input};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::tensor::{DType, try_zeroed, u16_bytes};
 
 impl Encoder {
@@ -75,8 +75,10 @@ impl Encoder {
         let (size, image, embed) = (self.arch.image_size(), self.arch.pixels(), self.arch.embed_dim);
         let dtype = self.signature.pixels_dtype;
         let batch = self.signature.batch.unwrap_or(n);
+        let explain = |e: Error| self.explain_batch(e, batch);
         if dtype == DType::F32 && batch == n {
-            return run(Input { name: "", shape: &[n, 3, size, size], values: Elements::F32(pixels) }, out);
+            let input = Input { name: "", shape: &[n, 3, size, size], values: Elements::F32(pixels) };
+            return run(input, out).map_err(explain);
         }
         let mut embeds = try_zeroed(n.div_ceil(batch) * batch * embed)?;
         let mut images = try_zeroed::<f32>(batch * image)?;
@@ -93,9 +95,24 @@ impl Encoder {
                 cast.iter_mut().zip(&images).for_each(|(slot, value)| *slot = half::f16::from_f32(*value).to_bits());
                 Elements::Other(dtype, u16_bytes(&cast))
             };
-            run(Input { name: "", shape: &shape, values }, out)?;
+            run(Input { name: "", shape: &shape, values }, out).map_err(explain)?;
         }
         out.copy_from_slice(&embeds[..n * embed]);
         Ok(())
+    }
+
+    /// Exporters bake the number of images of their example into graphs that say that any number will do.
+    fn explain_batch(&self, error: Error, batch: usize) -> Error {
+        if !self.signature.is_users()
+            || self.signature.batch.is_some()
+            || batch < 2
+            || error.kind() != ErrorKind::Runtime
+        {
+            return error;
+        }
+        error.or_hint(format!(
+            "The graph may have been exported for one image in each run, though it does not say so: this was a run of \
+             {batch}. Give it one at a time (--batch 1), or export it with a dynamic batch"
+        ))
     }
 }

@@ -41,8 +41,8 @@ impl Runtime {
     ///
     /// The search goes, in this order, through: `path`; the environment variable `ORT_DYLIB_PATH`; beside the program,
     /// and beside the shared library that holds this code, each also in `../lib`; the system's loader. The first two
-    /// are orders: where one does not hold a usable library, nothing else takes its place. After such a failure another
-    /// path can be tried.
+    /// are orders: where one does not hold a usable library, nothing else takes its place. Either may be a folder; then
+    /// it is the newest usable library in it. After such a failure another path can be tried.
     ///
     /// # Errors
     /// [`ErrorKind::RuntimeMissing`] when no usable library is found, with every place, what was found there, and
@@ -153,7 +153,7 @@ impl Runtime {
     fn agrees_with(&self, path: Option<&Path>) -> Result<()> {
         let Some(path) = path else { return Ok(()) };
         let same = match (path.canonicalize(), self.path.canonicalize()) {
-            (Ok(asked), Ok(loaded)) => asked == loaded,
+            (Ok(asked), Ok(loaded)) => asked == loaded || loaded.parent() == Some(&*asked),
             _ => path == self.path,
         };
         if same {

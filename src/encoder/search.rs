@@ -70,11 +70,11 @@ pub(super) fn places(given: Option<&Path>, around: &Surroundings) -> Vec<Place> 
         }
     };
     if let Some(path) = given {
-        add(Origin::Caller, path.to_path_buf());
+        libraries_at(path).into_iter().for_each(|library| add(Origin::Caller, library));
     }
     // A variable that is set to nothing is how shells unset one for a single command.
     if let Some(value) = around.variable.as_ref().filter(|value| !value.is_empty()) {
-        add(Origin::Environment, value.into());
+        libraries_at(Path::new(value)).into_iter().for_each(|library| add(Origin::Environment, library));
     }
     for (origin, file) in [(Origin::Executable, &around.executable), (Origin::Library, &around.library)] {
         let Some(folder) = file.as_deref().and_then(Path::parent) else { continue };
@@ -91,6 +91,28 @@ pub(super) fn places(given: Option<&Path>, around: &Surroundings) -> Vec<Place> 
     places
 }
 
+/// The libraries of ONNX Runtime in a folder, the newest first by the versions in their names; any other path is itself,
+/// and so is a folder without one.
+fn libraries_at(path: &Path) -> Vec<PathBuf> {
+    let begin = format!("{}onnxruntime", std::env::consts::DLL_PREFIX);
+    let version = |name: &str| -> Option<Vec<u32>> {
+        let rest = name.strip_prefix(&begin)?;
+        // `libonnxruntime.so.1.32.0`, `libonnxruntime.1.32.0.dylib`; not its providers'.
+        let is_library = rest.starts_with('.') && rest.contains(std::env::consts::DLL_SUFFIX);
+        let numbers = rest.replace(std::env::consts::DLL_SUFFIX, "");
+        let mut parts = numbers.split('.').filter(|part| !part.is_empty()).map(str::parse);
+        is_library.then(|| parts.by_ref().map_while(std::result::Result::ok).collect())
+    };
+    let entries = std::fs::read_dir(path).into_iter().flatten().filter_map(std::result::Result::ok);
+    let mut found: Vec<(Vec<u32>, PathBuf)> =
+        entries.filter_map(|entry| Some((version(entry.file_name().to_str()?)?, entry.path()))).collect();
+    found.sort_by(|a, b| b.cmp(a));
+    match found.is_empty() {
+        true => vec![path.to_path_buf()],
+        false => found.into_iter().map(|(_, path)| path).collect(),
+    }
+}
+
 /// The names that a library file of ONNX Runtime goes by.
 fn file_names() -> Vec<String> {
     let plain = format!("{}onnxruntime{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
@@ -99,7 +121,8 @@ fn file_names() -> Vec<String> {
     std::iter::once(plain).chain(versioned).collect()
 }
 
-/// The first usable library. The path given and `ORT_DYLIB_PATH` are orders: where one fails, nothing takes its place.
+/// The first usable library. The path given and `ORT_DYLIB_PATH` are orders: where one fails, nothing takes its place
+/// but another library of the same folder, where it is one.
 ///
 /// # Errors
 /// [`ErrorKind::RuntimeMissing`], with what was found at each place and what to do about it.
@@ -115,6 +138,11 @@ pub(super) fn search(
             Ok(usable) => return Ok((place.origin, usable)),
             Err(why) if ordered => {
                 found.push((place, Err(why)));
+                let (first, next) = (found[0].0, places.get(found.len()));
+                if next.is_some_and(|next| next.origin == place.origin) {
+                    continue;
+                }
+                let place = if first.origin == place.origin { first } else { place };
                 // The rest is looked at only to be told of: it may hold what was meant.
                 let rest = places.iter().skip(found.len()).map(|other| (other, examine(other)));
                 return Err(failure(Some(place), found.iter().cloned().chain(rest)));
@@ -221,6 +249,34 @@ mod tests {
             ]
         );
         assert!(places(None, &around("")).iter().all(|place| place.origin != Origin::Environment));
+    }
+
+    /// Two packages of ONNX Runtime in one environment leave two libraries in one folder.
+    #[test]
+    fn of_a_folder_the_newest_usable_library_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = ["so.1.9.0", "so.1.32.0", "so.1.23.2", "so"].map(|end| format!("libonnxruntime.{end}"));
+        for name in names.iter().map(String::as_str).chain(["libonnxruntime_providers_shared.so", "ort.pyd"]) {
+            std::fs::write(folder.path().join(name), b"").unwrap();
+        }
+        let path = |name: &str| folder.path().join(name);
+        let expected = ["so.1.32.0", "so.1.23.2", "so.1.9.0", "so"].map(|end| path(&format!("libonnxruntime.{end}")));
+        assert_eq!(libraries_at(folder.path()), expected);
+        assert_eq!(libraries_at(&expected[1]), [expected[1].clone()]);
+        let variable = around(folder.path().to_str().unwrap());
+        for good in &expected[..2] {
+            for (given, around) in [(Some(folder.path()), around("")), (None, variable.clone())] {
+                let (_, usable) = look(given, &around, &[good.to_str().unwrap()]).unwrap();
+                assert_eq!(&usable.path, good);
+            }
+        }
+        // Nothing outside the folder takes their place, and the error is about the newest.
+        let error = look(None, &variable, &["/opt/app/bin/libonnxruntime.so"]).unwrap_err();
+        assert_eq!(error.path(), Some(&*expected[0]));
+        let text = error.to_string();
+        assert!(text.contains("ORT_DYLIB_PATH is no usable ONNX Runtime") && text.contains("so.1.9.0"), "{text}");
+        let empty = tempfile::tempdir().unwrap();
+        assert_eq!(libraries_at(empty.path()), [empty.path()]);
     }
 
     #[test]

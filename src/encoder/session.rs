@@ -108,7 +108,22 @@ pub(super) fn level(is_users: bool) -> GraphOptimizationLevel {
 
 /// The same for a graph with its weights in it. Then the patch embedding can take the layout that convolutions like
 /// best: a quarter of its time, one hundredth of a run's.
-pub(super) const FROZEN: GraphOptimizationLevel = GraphOptimizationLevel::All;
+const FROZEN: GraphOptimizationLevel = GraphOptimizationLevel::All;
+
+/// What a session is told besides, whose graph has its weights in it. What makes that layout ends the process where it
+/// meets some graphs with half floats (a cast from f16 between a transposition and a product; ONNX Runtime 1.31 and
+/// 1.32, <https://github.com/microsoft/onnxruntime/issues/28392>), so such graphs do without.
+pub(super) fn entries_of_frozen(has_halves: bool) -> &'static [(&'static str, &'static str)] {
+    if has_halves { &[("optimization.disable_specified_optimizers", "NchwcTransformer")] } else { &[] }
+}
+
+/// Sets what [`entries_of_frozen`] says.
+pub(super) fn for_frozen(builder: SessionBuilder, has_halves: bool) -> Result<SessionBuilder> {
+    entries_of_frozen(has_halves)
+        .iter()
+        .try_fold(builder, |builder, (key, value)| builder.with_config_entry(*key, *value))
+        .map_err(failed(CREATING))
+}
 
 fn builder(runtime: &Runtime, threads: usize, level: GraphOptimizationLevel) -> Result<SessionBuilder> {
     Session::builder(runtime.environment())
@@ -126,19 +141,19 @@ fn builder(runtime: &Runtime, threads: usize, level: GraphOptimizationLevel) -> 
 /// A session with the weights frozen into it: ONNX Runtime copies them, packs the matrices as its kernels like them
 /// best, and keeps no pointer to the caller's memory.
 ///
-/// `stub` is the graph with the weights as constants that have no values yet. `threads` are made by `spawner`.
-#[allow(clippy::too_many_arguments)] // Each is another thing.
+/// `stub` is the graph with the weights as constants that have no values yet; `has_halves`: anything in it may be half
+/// floats. `threads` are made by `spawner`.
 pub(super) fn create_frozen<'a>(
     runtime: &Runtime,
-    stub: &[u8],
+    (stub, has_halves): (&[u8], bool),
     weights: impl Iterator<Item = Input<'a>>,
     threads: usize,
-    level: GraphOptimizationLevel,
     spawner: impl ThreadManager + 'static,
     target: &Target,
 ) -> Result<Session> {
     let _turn = recording::with_others();
-    let builder = builder(runtime, threads, level)?.with_thread_manager(spawner).map_err(failed(CREATING))?;
+    let builder = for_frozen(builder(runtime, threads, FROZEN)?, has_halves)?;
+    let builder = builder.with_thread_manager(spawner).map_err(failed(CREATING))?;
     // Engines have the weights in them.
     let mut builder = target.register(runtime, builder, None)?;
     let mut names = Vec::new();
@@ -167,7 +182,7 @@ pub(super) fn create_frozen<'a>(
 }
 
 /// A view of the caller's memory: for CPU tensors ONNX Runtime takes the pointer as it is.
-fn view<'a>(input: &Input<'a>) -> Result<DynValueRef<'a>> {
+pub(super) fn view<'a>(input: &Input<'a>) -> Result<DynValueRef<'a>> {
     fn typed<'a, T: PrimitiveTensorElementType + Clone + std::fmt::Debug + 'static>(
         shape: &'a [usize],
         bytes: &'a [u8],
@@ -354,6 +369,13 @@ mod tests {
     use super::*;
     use crate::clip::arch::{Activation, Arch};
     use crate::clip::graph::{self, PIXELS};
+
+    /// ONNX Runtime must never see a graph with half floats without this: some of them would end the process.
+    #[test]
+    fn graphs_with_half_floats_keep_their_layout() {
+        assert_eq!(entries_of_frozen(false), []);
+        assert_eq!(entries_of_frozen(true), [("optimization.disable_specified_optimizers", "NchwcTransformer")]);
+    }
 
     #[test]
     #[allow(clippy::print_stdout)]

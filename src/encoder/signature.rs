@@ -10,7 +10,7 @@ use crate::clip::arch::Arch;
 use crate::clip::graph;
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::proto::TensorType;
-use crate::onnx::{BoundGraph, stub};
+use crate::onnx::{BoundGraph, stub, type_name};
 use crate::tensor::DType;
 use crate::weights::{Layout, Values, Weights};
 
@@ -28,6 +28,8 @@ pub(super) struct Signature {
     pub(super) embeds_dtype: DType,
     /// How many images a run takes, where the graph takes no other number.
     pub(super) batch: Option<usize>,
+    /// Whether anything in the graph may be half floats.
+    pub(super) has_halves: bool,
     /// The user's graph, where it is one.
     graph: Option<BoundGraph>,
 }
@@ -43,6 +45,7 @@ impl Signature {
             embeds: c_name(graph::EMBEDS)?,
             embeds_dtype: DType::F32,
             batch: None,
+            has_halves: false,
             graph: None,
         })
     }
@@ -54,10 +57,10 @@ impl Signature {
         let dtype = |data_type: i32| match TensorType::try_from(data_type) {
             Ok(TensorType::Float | TensorType::Undefined) => Ok(DType::F32),
             Ok(TensorType::Float16) => Ok(DType::F16),
-            other => Err(Error::unsupported("a graph that takes or gives another type than floats")
+            _ => Err(Error::unsupported("a graph that takes or gives another type than floats")
                 .at(graph.file().path())
                 .expected("f32 or f16")
-                .got(other.map_or(data_type, |known| known as i32))),
+                .got(type_name(data_type))),
         };
         let (pixels, output) = (graph.pixels(), graph.output());
         Ok(Self {
@@ -67,7 +70,8 @@ impl Signature {
             pixels_dtype: dtype(pixels.data_type)?,
             embeds: c_name(&output.name)?,
             embeds_dtype: dtype(output.data_type)?,
-            batch: pixels.shape.as_ref().and_then(|shape| shape.first().copied().flatten()).filter(|batch| *batch > 0),
+            batch: graph.batch(),
+            has_halves: graph.file().has_halves(),
             graph: Some(graph.clone()),
         })
     }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::bind::{self, BindOptions, GraphMap, Mapped};
+use super::bind::{self, Absent, BindOptions, GraphMap, Mapped};
 use super::constant::{Constant, float_dtype};
 use super::file::{OnnxFile, Port};
 use super::rewrite::{Given, Replacement, Use};
@@ -13,9 +13,10 @@ use super::rope::Rope;
 use super::write::{Stored, check_range};
 use crate::basis::Basis;
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::replace::replace_file;
 use crate::suggest;
+use crate::tensor::DType;
 use crate::weights::{LaidOut, Layout, Values, Weights};
 
 /// A graph of somebody else's, and what in it are the weights: those that a basis changes become inputs, in the order,
@@ -43,6 +44,8 @@ pub struct BoundGraph {
     pub(super) layout: Arc<Layout>,
     pub(super) pixels: Port,
     pub(super) output: Port,
+    /// Parameters that tasks change and that come after the graph's end.
+    pub(super) beyond: Vec<String>,
     /// Whether a bundle carries it: its file has no weights, and is no .onnx file.
     pub(super) is_carried: bool,
 }
@@ -51,7 +54,7 @@ impl BoundGraph {
     /// Opens the file at `path` and finds the base's parameters in it ([`bind`](super::bind())).
     ///
     /// # Errors
-    /// As [`OnnxFile::open`] and [`bind`](super::bind()).
+    /// As [`OnnxFile::open`] and [`BoundGraph::bind`].
     pub fn open(
         path: impl AsRef<Path>,
         base: &Checkpoint,
@@ -64,7 +67,9 @@ impl BoundGraph {
     /// Finds the base's parameters in a file. Without a basis everything found becomes an input.
     ///
     /// # Errors
-    /// As [`bind`](super::bind()).
+    /// As [`bind`](super::bind()); [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming it, for a parameter that
+    /// may be missing where the basis changes it, unless the graph ends before its use ([`BoundGraph::beyond`]);
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a graph that normalises its pixels itself.
     pub fn bind(file: Arc<OnnxFile>, base: &Checkpoint, basis: Option<&Basis>, options: &BindOptions) -> Result<Self> {
         let map = bind::bind(&file, base, options)?;
         Self::new(file, map, base, basis)
@@ -75,7 +80,7 @@ impl BoundGraph {
     ///
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the tensor, for a map of another graph or another
-    /// model; as [`bind`](super::bind()) for parameters that the map leaves out.
+    /// model; as [`BoundGraph::bind`] for parameters that the map leaves out, and for pixels.
     pub fn with_map(file: Arc<OnnxFile>, map: GraphMap, base: &Checkpoint, basis: Option<&Basis>) -> Result<Self> {
         let allowed =
             BindOptions { missing: map.missing.clone(), repeated: map.repeated.clone(), ..BindOptions::default() };
@@ -95,20 +100,21 @@ impl BoundGraph {
         };
         let pixels = port("input", &file.inputs, &map.pixels)?;
         let output = port("output", &file.outputs, &map.output)?;
-        let changes = |parameter: &str| {
-            basis.is_none_or(|basis| basis.parameter(parameter).is_some_and(|parameter| parameter.is_changed()))
-        };
+        bind::check_pixels(&file, &file.needed(&map.output), &map).map_err(|e| e.at(file.path()))?;
+        let absent = Absent::of(&file, &map, base, basis).map_err(|e| e.at(file.path()))?;
         let (mut tensors, mut kept) = (Vec::new(), Vec::new());
         for (name, mapped) in &map.tensors {
             let tensor = laid_out(&file, name, mapped)?;
-            if mapped.sum.iter().any(|part| changes(&part.parameter)) {
+            if mapped.sum.iter().any(|part| bind::changes(basis, &part.parameter)) {
                 tensors.push(tensor);
             } else {
                 kept.extend(mapped.sum.iter().map(|part| part.parameter.as_str()));
             }
         }
+        // Of another basis, which changes it, no weights fit.
+        kept.extend(absent.unchanged.iter().map(String::as_str));
         let layout = Layout::new(tensors, &kept, base).map_err(|e| e.at(file.path()))?;
-        Ok(Self { file, map, layout, pixels, output, is_carried: false })
+        Ok(Self { file, map, layout, pixels, output, beyond: absent.beyond, is_carried: false })
     }
 
     /// What its constants are.
@@ -136,6 +142,12 @@ impl BoundGraph {
         &self.output
     }
 
+    /// Parameters that tasks change, and that come after the graph's end: nothing of these changes is in its
+    /// embeddings.
+    pub fn beyond(&self) -> &[String] {
+        &self.beyond
+    }
+
     /// Whether it came out of a bundle; then [`BoundGraph::file`] is that bundle's.
     pub fn is_carried(&self) -> bool {
         self.is_carried
@@ -154,6 +166,15 @@ impl BoundGraph {
             .fold((0, 0), |(count, bytes), tensor| (count + 1, bytes + tensor.nbytes() as u64))
     }
 
+    /// How many images a run takes, where the graph takes no other number: its input says so, or the class token is laid
+    /// out for so many.
+    pub(crate) fn batch(&self) -> Option<usize> {
+        let parts = self.map.tensors.values().flat_map(|mapped| &mapped.sum);
+        let tokens = parts.filter(|part| part.parameter == "visual.class_embedding").find_map(|part| part.repeat);
+        let of_input = self.pixels.shape.as_ref().and_then(|shape| shape.first().copied().flatten());
+        of_input.filter(|batch| *batch > 0).or(tokens)
+    }
+
     /// Whether it takes images of this size.
     ///
     /// # Errors
@@ -167,6 +188,22 @@ impl BoundGraph {
             .at(self.file.path())
             .expected(format_args!("{size}×{size}"))
             .got(format_args!("{extents:?}")))
+    }
+
+    /// An error of ONNX Runtime's that refuses the graph, with what may be the reason.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        if error.kind() != ErrorKind::Runtime {
+            return error;
+        }
+        let error = error.at(self.file.path());
+        let odd = |tensor: &&LaidOut| matches!(tensor.dtype, DType::BF16 | DType::F64);
+        match self.layout.tensors().iter().find(odd) {
+            Some(tensor) => error.or_hint(format!(
+                "Its weights are {}, which ONNX Runtime computes with in few places: export it in f32 or f16",
+                tensor.dtype
+            )),
+            None => error,
+        }
     }
 
     /// The model with the weights as inputs.

@@ -6,8 +6,10 @@ use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use super::foreign;
 use super::proto::TensorType;
 use super::wire::{Field, Value, fields};
+use crate::checkpoint::foreign::is_lfs_pointer;
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
 use crate::tensor::{DType, Tensor, checked_numel};
@@ -63,7 +65,12 @@ impl ExternalFiles {
         let folder = self.folder.as_ref().ok_or_else(|| {
             Error::unsupported("a model in memory cannot have values in other files").got(format_args!("`{location}`"))
         })?;
-        let mapping = Arc::new(Mapping::open(folder.join(location), self.mode)?);
+        let opened = Mapping::open(folder.join(location), self.mode);
+        let mapping =
+            Arc::new(opened.map_err(|e| e.or_hint("Values of the model are in it: put it beside the model"))?);
+        if is_lfs_pointer(&mapping) {
+            return Err(foreign::lfs_pointer().at(mapping.path()));
+        }
         self.open.insert(location.to_owned(), Arc::clone(&mapping));
         Ok(mapping)
     }
@@ -158,6 +165,29 @@ impl Values {
 }
 
 impl Constant {
+    /// How many elements.
+    pub(super) fn numel(&self) -> usize {
+        checked_numel(&self.shape).unwrap_or(usize::MAX)
+    }
+
+    /// Whether its elements are integers of a kind that shapes and places are said in, or truth values: no weights.
+    pub(super) fn is_indices(&self) -> bool {
+        let data_type = TensorType::try_from(self.data_type);
+        matches!(data_type, Ok(TensorType::Int64 | TensorType::Int32 | TensorType::Bool | TensorType::String))
+    }
+
+    /// Whether its elements are integers of a byte or less, as quantised weights are.
+    pub(super) fn is_of_few_bits(&self) -> bool {
+        /// Of four bits and of two: U4, I4, U2, I2.
+        const PACKED: [i32; 4] = [21, 22, 25, 26];
+        /// E4M3FN, E4M3FNUZ, E5M2, E5M2FNUZ; E2M1.
+        const FLOATS: [i32; 5] = [17, 18, 19, 20, 23];
+        let data_type = TensorType::try_from(self.data_type);
+        matches!(data_type, Ok(TensorType::Int8 | TensorType::Uint8))
+            || PACKED.contains(&self.data_type)
+            || FLOATS.contains(&self.data_type)
+    }
+
     fn find_values(
         &mut self,
         file: &Arc<Mapping>,
@@ -246,6 +276,29 @@ pub(super) fn float_dtype(data_type: i32) -> Option<DType> {
         TensorType::Double => Some(DType::F64),
         _ => None,
     }
+}
+
+/// What an ONNX type is called here.
+pub(crate) fn type_name(data_type: i32) -> String {
+    let name = match TensorType::try_from(data_type) {
+        Ok(TensorType::Float) => "f32",
+        Ok(TensorType::Float16) => "f16",
+        Ok(TensorType::Bfloat16) => "bf16",
+        Ok(TensorType::Double) => "f64",
+        Ok(TensorType::Uint8) => "u8",
+        Ok(TensorType::Int8) => "i8",
+        Ok(TensorType::Uint16) => "u16",
+        Ok(TensorType::Int16) => "i16",
+        Ok(TensorType::Int32) => "i32",
+        Ok(TensorType::Int64) => "i64",
+        Ok(TensorType::Uint32) => "u32",
+        Ok(TensorType::Uint64) => "u64",
+        Ok(TensorType::Bool) => "bool",
+        Ok(TensorType::String) => "text",
+        Ok(TensorType::Undefined) => "no type",
+        Err(_) => return format!("ONNX's type {data_type}"),
+    };
+    name.to_owned()
 }
 
 /// The ONNX type of a type of weights.

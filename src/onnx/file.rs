@@ -1,6 +1,7 @@
 //! A user's `.onnx`: what it consists of, as places in the mapped file.
 #![forbid(unsafe_code)]
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use prost::Message;
 use super::constant::{self, Constant, ExternalFiles};
 use super::proto::{OperatorSetIdProto, TypeProto, ValueInfoProto, dimension};
 use super::wire::{Field, fields};
+use super::{foreign, halves, sorted};
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
 
@@ -22,10 +24,16 @@ pub struct OnnxFile {
     /// The fields of the graph that are none of those below.
     pub(super) rest: Vec<Range<usize>>,
     pub(super) nodes: Vec<Node>,
+    /// The nodes' places in an order in which they can be computed.
+    pub(super) order: Vec<usize>,
     pub(super) constants: Vec<Constant>,
     pub(super) inputs: Vec<Port>,
     pub(super) outputs: Vec<Port>,
     others: Vec<PathBuf>,
+    /// Whether anything in it may be half floats.
+    has_halves: bool,
+    /// Whether it has functions of its own, whose constants are not looked at.
+    pub(super) has_functions: bool,
 }
 
 /// One application of an operator.
@@ -90,6 +98,12 @@ impl OnnxFile {
         Self::parse_within(mapping, all)
     }
 
+    /// As [`OnnxFile::parse`], of a model made of the one at `path`: its values may be in files beside that.
+    pub(crate) fn parse_beside(mapping: Arc<Mapping>, path: &Path) -> Result<Self> {
+        let all = 0..mapping.len();
+        Self::read(mapping, all, ExternalFiles::beside(Some(path), MapMode::Map)).map_err(|e| e.at(path))
+    }
+
     /// As [`OnnxFile::parse`], of a model that is the bytes `range` of something larger.
     ///
     /// # Panics
@@ -118,13 +132,19 @@ impl OnnxFile {
     }
 
     fn read(mapping: Arc<Mapping>, model: Range<usize>, mut others: ExternalFiles) -> Result<Self> {
-        let (mut around, mut graph) = (Vec::new(), None);
+        if let Some(objection) = foreign::objection(&mapping[model.clone()]) {
+            return Err(objection);
+        }
+        let (mut around, mut graph, mut has_functions) = (Vec::new(), None, false);
         for field in fields(&mapping, model) {
             let field = field?;
             match (field.number, &graph) {
                 (7, None) => graph = Some(field.range()?),
                 (7, Some(_)) => return Err(Error::format("the model has two graphs")),
-                _ => around.push(field.whole),
+                _ => {
+                    has_functions |= field.number == 25;
+                    around.push(field.whole);
+                }
             }
         }
         let graph = graph.ok_or_else(|| Error::format("no graph in it").hint("Is it an ONNX model?"))?;
@@ -133,10 +153,13 @@ impl OnnxFile {
             around,
             rest: Vec::new(),
             nodes: Vec::new(),
+            order: Vec::new(),
             constants: Vec::new(),
             inputs: Vec::new(),
             outputs: Vec::new(),
             others: Vec::new(),
+            has_halves: has_functions,
+            has_functions,
         };
         for field in fields(&mapping, graph) {
             let field = field?;
@@ -151,6 +174,8 @@ impl OnnxFile {
                 _ => file.rest.push(field.whole),
             }
         }
+        file.order = sorted::order(&file.nodes)?;
+        file.has_halves |= halves::any(&file.constants, &[&file.inputs, &file.outputs]);
         file.others = others.paths().map(Path::to_path_buf).collect();
         file.others.sort();
         Ok(file)
@@ -168,6 +193,7 @@ impl OnnxFile {
                 4 => node.op = field.text(&mapping)?,
                 7 => node.domain = field.text(&mapping)?,
                 5 => {
+                    self.has_halves |= halves::in_attribute(&mapping, field.range()?)?;
                     let attribute = attribute(&mapping, &field, MAX_DEPTH, &mut node.captured)?;
                     value = value.or(attribute.filter(|(name, _)| name == "value"));
                 }
@@ -183,6 +209,11 @@ impl OnnxFile {
             self.constants.push(Constant { name: output.clone(), ..constant });
         }
         Ok(node)
+    }
+
+    /// The nodes with their places in the file, in an order in which they can be computed.
+    pub(super) fn sorted(&self) -> impl Iterator<Item = (usize, &Node)> {
+        self.order.iter().map(|&i| (i, &self.nodes[i]))
     }
 
     /// Where it came from.
@@ -203,6 +234,11 @@ impl OnnxFile {
     /// What a run gives back.
     pub fn outputs(&self) -> &[Port] {
         &self.outputs
+    }
+
+    /// Whether anything in it may be half floats; where that cannot be known, yes.
+    pub(crate) fn has_halves(&self) -> bool {
+        self.has_halves
     }
 
     /// How many nodes.
@@ -242,11 +278,12 @@ fn attribute(
     Ok(tensor.map(|tensor| (name, tensor)))
 }
 
-/// Everything that a subgraph reads, its own values among them: a name too many only keeps more of the graph.
+/// What a subgraph reads from outside: of what it makes itself nothing is wanted.
 fn capture(file: &[u8], graph: Range<usize>, depth: usize, captured: &mut Vec<String>) -> Result<()> {
     let Some(depth) = depth.checked_sub(1) else {
         return Err(Error::format("graphs are nested too deeply").expected(format_args!("at most {MAX_DEPTH} levels")));
     };
+    let (mut read, mut own) = (Vec::new(), HashSet::new());
     for field in fields(file, graph) {
         let field = field?;
         match field.number {
@@ -254,18 +291,33 @@ fn capture(file: &[u8], graph: Range<usize>, depth: usize, captured: &mut Vec<St
                 for field in fields(file, field.range()?) {
                     let field = field?;
                     match field.number {
-                        1 => captured.push(field.text(file)?),
-                        5 => drop(attribute(file, &field, depth, captured)?),
+                        1 => read.push(field.text(file)?),
+                        2 => drop(own.insert(field.text(file)?)),
+                        5 => drop(attribute(file, &field, depth, &mut read)?),
                         _ => {}
                     }
                 }
             }
+            5 => drop(own.insert(constant_name(file, &field)?)),
+            11 => drop(own.insert(port(file, &field)?.name)),
             // A subgraph may give back an outer value as it is.
-            12 => captured.push(port(file, &field)?.name),
+            12 => read.push(port(file, &field)?.name),
             _ => {}
         }
     }
+    captured.extend(read.into_iter().filter(|name| !name.is_empty() && !own.contains(name)));
     Ok(())
+}
+
+/// What a constant of a subgraph is called.
+fn constant_name(file: &[u8], field: &Field) -> Result<String> {
+    for field in fields(file, field.range()?) {
+        let field = field?;
+        if field.number == 8 {
+            return field.text(file);
+        }
+    }
+    Ok(String::new())
 }
 
 fn port(file: &[u8], field: &Field) -> Result<Port> {

@@ -121,7 +121,7 @@ impl OnnxFile {
             message.own(&widening(&narrowed, replacement.name).encode_to_vec());
             graph.field(1, message);
         }
-        for (i, node) in self.nodes.iter().enumerate().filter(|(i, _)| needed.nodes[*i]) {
+        for (i, node) in self.sorted().filter(|(i, _)| needed.nodes[*i]) {
             if node.constant.is_some_and(|c| {
                 let name = self.constants[c].name.as_str();
                 replaced.contains_key(name) || !alive.contains(name)

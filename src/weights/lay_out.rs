@@ -54,13 +54,15 @@ impl Plan<'_> {
                 continue;
             };
             let shape = find(&part.parameter)?.shape;
-            let strided = part.strided(shape)?;
-            let seen = part.seen(shape)?;
-            debug_assert_eq!(strided.shape.len(), seen.len());
-            let elements = part.elements(shape)?;
-            let destination = Destination::new(elements, &seen, part.permute.as_deref(), part.scale, tensor.dtype, out)
-                .map_err(|e| e.tensor(&tensor.name))?;
-            of_parameter.entry(&part.parameter).or_default().push(destination);
+            let (seen, elements) = (part.seen(shape)?, part.elements(shape)?);
+            let bytes = elements.len() * tensor.dtype.size();
+            // `Layout::new` has checked that they fill it.
+            for out in out.chunks_mut(bytes.max(1)) {
+                let (order, elements) = (part.permute.as_deref(), elements.clone());
+                let destination = Destination::new(elements, &seen, order, part.scale, tensor.dtype, out)
+                    .map_err(|e| e.tensor(&tensor.name))?;
+                of_parameter.entry(&part.parameter).or_default().push(destination);
+            }
         }
 
         let (mut changed, mut unchanged) = (Vec::new(), Vec::new());
@@ -182,7 +184,7 @@ pub(super) fn as_it_is<'a>(
         return Ok(None);
     };
     // A sparse use of memory is fine; a copy of the base is not a view.
-    if part.permute.is_some() || part.scale.is_some() || !base.is_contiguous() {
+    if part.permute.is_some() || part.scale.is_some() || part.count() != 1 || !base.is_contiguous() {
         return Ok(None);
     }
     let view = part.of(base)?.reshaped(&tensor.shape)?;
@@ -203,9 +205,8 @@ fn add_up<'a>(
     let mut sum = try_zeroed::<f32>(tensor.numel())?;
     for (i, part) in tensor.parts.iter().enumerate() {
         let planned = find(&part.parameter)?;
-        let mut values = try_zeroed::<f32>(tensor.numel())?;
-        let seen = part.seen(planned.shape)?;
-        let elements = part.elements(planned.shape)?;
+        let (seen, elements) = (part.seen(planned.shape)?, part.elements(planned.shape)?);
+        let mut values = try_zeroed::<f32>(elements.len())?;
         let destination = Destination::new(
             elements,
             &seen,
@@ -217,11 +218,8 @@ fn add_up<'a>(
         let scattered = planned.scattered(vec![destination])?;
         let factors = if scattered.terms.is_empty() { &[] } else { factors };
         kernel::scatter(kernel, options.threads, factors, vec![scattered], options.cancel)?;
-        if i == 0 {
-            sum = values;
-        } else {
-            sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
-        }
+        let repeated = sum.iter_mut().zip(values.iter().cycle());
+        repeated.for_each(|(sum, value)| *sum = if i == 0 { *value } else { *sum + value });
     }
     kernel::cast(&sum, tensor.dtype, out);
     Ok(())

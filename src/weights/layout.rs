@@ -13,7 +13,8 @@ use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor, checked_numel, contiguous_strides};
 
 /// A parameter, or a part of it, with its elements in another order: some of its rows, seen in another shape, its
-/// dimensions permuted, all multiplied by a number. In this order; what is not given changes nothing.
+/// dimensions permuted, all of it several times, all multiplied by a number. In this order; what is not given changes
+/// nothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct View {
@@ -28,12 +29,16 @@ pub struct View {
     /// Which dimension of that shape becomes the first, the second, …; `[1, 0]` transposes a matrix.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub permute: Option<Vec<usize>>,
+    /// How many times all of that comes, one after another: a class token that was laid out for a fixed batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeat: Option<usize>,
     /// What every element is multiplied by, in f32.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<f32>,
 }
 
 /// Where the elements of a [`View`] lie in its parameter: what a tensor of the parameter's shape, row-major, becomes.
+/// What is repeated has a first dimension of stride 0.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Strided {
     /// Of the first element.
@@ -45,7 +50,7 @@ pub(crate) struct Strided {
 impl View {
     /// All of a parameter, as it is.
     pub fn whole(parameter: &str) -> Self {
-        Self { parameter: parameter.to_owned(), rows: None, shape: None, permute: None, scale: None }
+        Self { parameter: parameter.to_owned(), rows: None, shape: None, permute: None, repeat: None, scale: None }
     }
 
     /// The rows that it takes of a parameter of this shape, and their place in it.
@@ -91,6 +96,25 @@ impl View {
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where rows, shape or permutation do not fit.
     pub(crate) fn strided(&self, parameter: &[usize]) -> Result<Strided> {
+        let mut strided = self.once(parameter)?;
+        match self.repeat {
+            None | Some(1) => {}
+            Some(0) => return Err(Error::mismatch("repeated no times").tensor(&self.parameter)),
+            Some(count) => {
+                strided.shape.insert(0, count);
+                strided.strides.insert(0, 0);
+            }
+        }
+        Ok(strided)
+    }
+
+    /// How many times its elements come.
+    pub(crate) fn count(&self) -> usize {
+        self.repeat.unwrap_or(1)
+    }
+
+    /// [`View::strided`], not repeated.
+    fn once(&self, parameter: &[usize]) -> Result<Strided> {
         let Range { start, .. } = self.elements(parameter)?;
         let seen = self.seen(parameter)?;
         let strides = contiguous_strides(&seen);
@@ -112,8 +136,12 @@ impl View {
     /// # Errors
     /// As [`View::strided`]; when memory for a copy is refused, which a tensor of odd strides needs.
     pub(crate) fn of(&self, parameter: &Tensor) -> Result<Tensor> {
-        let strided = self.strided(parameter.shape())?;
-        parameter.to_contiguous()?.rearranged(strided.offset, &strided.shape, &strided.strides)
+        let strided = self.once(parameter.shape())?;
+        let once = parameter.to_contiguous()?.rearranged(strided.offset, &strided.shape, &strided.strides)?;
+        match self.count() {
+            1 => Ok(once),
+            count => Tensor::concatenated(&vec![&once; count]),
+        }
     }
 }
 

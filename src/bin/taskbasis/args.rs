@@ -274,8 +274,18 @@ impl EncoderArgs {
             return Encoder::with_graph(&arch, graph, &options);
         }
         let (encoder, trials) = Encoder::with_fastest_graph(&arch, graph, model, &options)?;
-        for trial in trials.iter().filter(|trial| trial.is_chosen) {
-            output::note(&format!("the fastest of {1} forms of the graph is the one {0}", trial.form, trials.len()));
+        let made = trials.iter().filter(|trial| trial.result.is_ok()).count();
+        for trial in &trials {
+            match &trial.result {
+                Err(why) => output::note(&format!("the graph has no form {}: {why}", trial.form)),
+                Ok(_) if trial.is_chosen && made > 1 => {
+                    output::note(&format!("the fastest of {made} forms of the graph is the one {}", trial.form));
+                }
+                Ok(_) if trial.is_chosen => {
+                    output::note(&format!("the only form of the graph is the one {}", trial.form))
+                }
+                Ok(_) => {}
+            }
         }
         Ok(encoder)
     }

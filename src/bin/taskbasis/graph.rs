@@ -8,7 +8,7 @@ use clap::Args;
 use taskbasis::onnx::{BindOptions, BoundGraph, GraphMap, OnnxFile};
 use taskbasis::{Basis, Checkpoint, Error, Result};
 
-use crate::paths;
+use crate::{output, paths};
 
 /// How to bind a graph.
 #[derive(Args)]
@@ -32,6 +32,15 @@ pub struct BindArgs {
 
 impl BindArgs {
     pub fn bind(&self, path: &Path, base: &Checkpoint, basis: Option<&Basis>) -> Result<BoundGraph> {
+        let graph = self.bind_untold(path, base, basis)?;
+        if !graph.beyond().is_empty() {
+            let names = graph.beyond().join(", ");
+            output::note(&format!("the graph ends before {names}: what tasks change there is not in its embeddings"));
+        }
+        Ok(graph)
+    }
+
+    fn bind_untold(&self, path: &Path, base: &Checkpoint, basis: Option<&Basis>) -> Result<BoundGraph> {
         let file = Arc::new(OnnxFile::open(path)?);
         // Weights of 2 GiB and more are in a file beside it.
         paths::protect(file.files())?;

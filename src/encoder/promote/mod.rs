@@ -397,8 +397,9 @@ impl Shared {
         let mut converted = None;
         let inputs = self.signature.inputs(&*weights, &mut converted)?;
         let spawner = Spawning(Arc::clone(spawner));
-        let (weights_in, level, target) = (inputs.into_iter(), session::FROZEN, &*self.target);
-        let session = session::create_frozen(self.runtime, &stub, weights_in, self.threads, level, spawner, target)?;
+        let (weights_in, target) = (inputs.into_iter(), &*self.target);
+        let stub = (&*stub, self.signature.has_halves);
+        let session = session::create_frozen(self.runtime, stub, weights_in, self.threads, spawner, target)?;
         // Before room is made for the session: memory in use cannot be given up.
         drop(weights);
         let turn = (!target.is_cpu()).then(Mutex::default);

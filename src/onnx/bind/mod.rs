@@ -6,27 +6,33 @@
 //! would give plausible, wrong embeddings.
 #![forbid(unsafe_code)]
 
+mod absent;
 mod map;
 mod offers;
 mod order;
+mod pixels;
 mod ports;
 mod solve;
 mod uses;
+mod why;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 
 use indexmap::IndexMap;
 
+pub(super) use self::absent::{Absent, changes};
 pub use self::map::{GraphMap, Mapped};
 use self::offers::{Match, Offers};
+use self::order::Slot;
+pub(super) use self::pixels::check as check_pixels;
 use self::uses::Sites;
 use super::file::OnnxFile;
 use super::rewrite::Needed;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernel::threads;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, checked_numel};
 use crate::weights::View;
 
 /// What the caller knows beforehand; `default()` finds everything.
@@ -50,18 +56,24 @@ pub struct BindOptions {
 /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) where inputs or outputs have to be named.
 pub fn bind(file: &OnnxFile, base: &Checkpoint, options: &BindOptions) -> Result<GraphMap> {
     let named = |error: Error| error.at(file.path());
+    if base.image_tower().next().is_none() {
+        return Err(Error::mismatch("the base holds no image encoder, so nothing in the graph can be recognised")
+            .at(base.path())
+            .expected("parameters named visual.…"));
+    }
     let output = ports::output(file, base, options.output.as_deref()).map_err(named)?;
     let needed = file.needed(&output);
     let pixels = ports::pixels(file, &needed, options.pixels.as_deref()).map_err(named)?;
 
     let offers = Offers::of(base)?;
     let matches = match_all(file, &needed, &offers)?;
-    let sites = Sites::find(file, &needed, |constant| !matches[constant].is_empty()).map_err(named)?;
+    let mut sites = Sites::find(file, &needed, |constant| !matches[constant].is_empty()).map_err(named)?;
     let mut uniform = Vec::with_capacity(sites.sites.len());
     for site in &sites.sites {
         uniform.push(file.constants[site.constant].tensor.as_ref().map_or(Ok(true), offers::is_uniform)?);
     }
-    let domains = sites.sites.iter().map(|site| matches[site.constant].clone()).collect();
+    let domains: Vec<Vec<Match>> = sites.sites.iter().map(|site| matches[site.constant].clone()).collect();
+    sites.find_branches(&certain(&domains, &offers, &uniform));
     let solution = solve::solve(&sites, &offers, domains, &uniform);
 
     let mut map = GraphMap {
@@ -82,12 +94,26 @@ pub fn bind(file: &OnnxFile, base: &Checkpoint, options: &BindOptions) -> Result
     enter(&mut map, file, &sites, &solution, &offers, found);
     check_complete(&map, base, options).map_err(|error| match error.tensor_name() {
         Some(name) => {
-            let hint = why_missing(file, &needed, base, &map, &solution, &sites, name);
-            named(error).hint(hint)
+            let found = why::Found { file, needed: &needed, base, map: &map, sites: &sites, solution: &solution };
+            let hint = found.why_missing(name);
+            named(error).or_hint(hint)
         }
         None => named(error),
     })?;
     Ok(map)
+}
+
+/// The sites of each parameter that values alone tell, and that a CLIP encoder uses once, by parameter.
+fn certain(domains: &[Vec<Match>], offers: &Offers, uniform: &[bool]) -> Vec<Vec<usize>> {
+    let mut groups: IndexMap<usize, Vec<usize>> = IndexMap::new();
+    for (site, domain) in domains.iter().enumerate().filter(|(site, _)| !uniform[*site]) {
+        if let [one] = domain.as_slice()
+            && offers.all[one.offer].slot.is_some_and(Slot::is_in_line)
+        {
+            groups.entry(one.offer).or_default().push(site);
+        }
+    }
+    groups.into_values().collect()
 }
 
 /// For every constant the offers that it is.
@@ -135,14 +161,16 @@ fn enter(
         let Some(bound) = found.remove(&i) else { continue };
         let uses = (0..sites.sites.len()).filter(|site| sites.sites[*site].constant == i);
         let everywhere = uses.clone().all(|site| !solution.domains[site].is_empty());
-        let mut kinds: IndexMap<(usize, u32), Vec<usize>> = IndexMap::new();
+        // A constant has one form of a parameter, so sites of one offer have one scale and one number of repetitions.
+        let mut kinds: IndexMap<usize, (Match, Vec<usize>)> = IndexMap::new();
         for (site, m) in bound {
-            kinds.entry((m.offer, m.scale.to_bits())).or_default().push(site);
+            kinds.entry(m.offer).or_insert_with(|| (m, Vec::new())).1.push(site);
         }
         let alone = everywhere && kinds.len() == 1 && !file.nodes.iter().any(|n| n.captured.contains(&constant.name));
-        for ((offer, scale), sites_of_it) in kinds {
-            let offer = offers::Offer { scale: f32::from_bits(scale), ..offers.all[offer].clone() };
-            let mapped = Mapped { constant: None, uses: Vec::new(), sum: offer.scaled_parts(), unchecked: false };
+        for (found, sites_of_it) in kinds.into_values() {
+            let offer = &offers.all[found.offer];
+            let sum = offer.parts_of(&found);
+            let mapped = Mapped { constant: None, uses: Vec::new(), sum, unchecked: false };
             if alone {
                 map.tensors.insert(constant.name.clone(), mapped);
                 continue;
@@ -177,7 +205,8 @@ pub(super) fn check_complete(map: &GraphMap, base: &Checkpoint, options: &BindOp
             if start < covered && !options.repeated.iter().any(|allowed| allowed == name) {
                 return Err(Error::mismatch("the graph holds this parameter more than once")
                     .tensor(name)
-                    .got(format_args!("`{}` and `{holder}`", last.unwrap_or_default())));
+                    .got(format_args!("`{}` and `{holder}`", last.unwrap_or_default()))
+                    .hint("Where each is meant to be the task's, --allow-repeated allows it by name"));
             }
             if start > covered {
                 break;
@@ -194,6 +223,13 @@ pub(super) fn check_complete(map: &GraphMap, base: &Checkpoint, options: &BindOp
 
 /// Whether a constant has the values of the sum of these views.
 pub(super) fn is_sum(sum: &[View], base: &Checkpoint, constant: &Tensor) -> Result<bool> {
+    for view in sum {
+        // Before anything is as large as a map says.
+        let strided = view.strided(base.require(&view.parameter)?.shape())?;
+        if checked_numel(&strided.shape) != Some(constant.numel()) {
+            return Ok(false);
+        }
+    }
     let of = |view: &View| view.of(base.require(&view.parameter)?);
     if let [one] = sum {
         return offers::same(&of(one)?, one.scale.unwrap_or(1.0), constant, false);
@@ -201,58 +237,9 @@ pub(super) fn is_sum(sum: &[View], base: &Checkpoint, constant: &Tensor) -> Resu
     let mut total = vec![0.0; constant.numel()];
     for view in sum {
         let scale = view.scale.unwrap_or(1.0);
-        let part = of(view)?;
-        if part.numel() != total.len() {
-            return Ok(false);
-        }
-        total.iter_mut().zip(&*part.to_f32()?).for_each(|(total, value)| *total += value * scale);
+        total.iter_mut().zip(&*of(view)?.to_f32()?).for_each(|(total, value)| *total += value * scale);
     }
     offers::same(&Tensor::from_f32(&total, constant.shape(), "sum")?, 1.0, constant, false)
-}
-
-/// What in the graph comes nearest to a parameter that was not found.
-fn why_missing(
-    file: &OnnxFile,
-    needed: &Needed,
-    base: &Checkpoint,
-    map: &GraphMap,
-    solution: &solve::Solution,
-    sites: &Sites,
-    name: &str,
-) -> String {
-    const ALLOW: &str = "Is it a graph of another model? What is meant to be absent can be allowed by name";
-    let equal = sites.sites.iter().zip(&solution.contradicted).find(|(_, contradicted)| **contradicted);
-    let Some(tensor) = base.get(name) else { return ALLOW.into() };
-    let used = |constant: &&super::constant::Constant| {
-        let mut uses = file.nodes.iter().zip(&needed.nodes).filter(|(_, needed)| **needed);
-        uses.any(|(node, _)| node.inputs.contains(&constant.name))
-    };
-    let free = |constant: &&super::constant::Constant| {
-        !map.tensors.contains_key(&constant.name)
-            && !map.tensors.values().any(|mapped| mapped.constant.as_ref() == Some(&constant.name))
-    };
-    let mut near: Option<(f32, &str)> = None;
-    for constant in file.constants.iter().filter(used).filter(free) {
-        let Some(theirs) = constant.tensor.as_ref().filter(|theirs| theirs.numel() == tensor.numel()) else { continue };
-        let transposed = View { permute: Some(vec![1, 0]), ..View::whole(name) };
-        for ours in [Ok(tensor.clone()), transposed.of(tensor)].into_iter().flatten() {
-            if let Ok(distance) = offers::distance(&ours, theirs)
-                && near.is_none_or(|(least, _)| distance < least)
-            {
-                near = Some((distance, &constant.name));
-            }
-        }
-    }
-    match (near, equal) {
-        (Some((distance, constant)), _) if distance > 0.0 => {
-            format!("`{constant}` has its size, but values that differ by up to {distance:e}. {ALLOW}")
-        }
-        (_, Some((site, _))) => format!(
-            "`{}` has the values of several parameters, and its uses in the graph do not tell which it is; a map can",
-            file.constants[site.constant].name
-        ),
-        _ => ALLOW.into(),
-    }
 }
 
 fn ambiguous(file: &OnnxFile, sites: &Sites, site: usize, several: &[Match], offers: &Offers) -> Error {
@@ -278,6 +265,9 @@ pub fn describe(view: &View) -> String {
         None => {}
         Some([1, 0]) => text += ", transposed",
         Some(order) => text += &format!(", permuted {order:?}"),
+    }
+    if let Some(count) = view.repeat {
+        text += &format!(", {count} times");
     }
     if let Some(scale) = view.scale {
         text += &format!(", ×{scale}");

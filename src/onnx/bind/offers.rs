@@ -9,7 +9,7 @@ use half::{bf16, f16};
 use super::order::{Slot, slot};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Tensor, contiguous_strides};
 use crate::weights::View;
 
 /// A parameter, a part of one, or a sum of such, that a constant could be.
@@ -18,8 +18,6 @@ pub(super) struct Offer {
     pub(super) parts: Vec<View>,
     /// The values, in the order in which a constant has them.
     pub(super) tensor: Tensor,
-    /// What every value is multiplied by.
-    pub(super) scale: f32,
     pub(super) slot: Option<Slot>,
 }
 
@@ -29,10 +27,12 @@ impl Offer {
         self.parts.first().map_or("", |part| &part.parameter)
     }
 
-    /// The parts, with their scale.
-    pub(super) fn scaled_parts(&self) -> Vec<View> {
-        let scale = (self.scale != 1.0).then_some(self.scale);
-        self.parts.iter().map(|part| View { scale: scale.or(part.scale), ..part.clone() }).collect()
+    /// The parts, with the scale and as many times as a constant has them.
+    pub(super) fn parts_of(&self, found: &Match) -> Vec<View> {
+        let scale = (found.scale != 1.0).then_some(found.scale);
+        let repeat = (found.repeat != 1).then_some(found.repeat);
+        let view = |part: &View| View { scale: scale.or(part.scale), repeat, ..part.clone() };
+        self.parts.iter().map(view).collect()
     }
 
     /// Whether the constant's shape is this one, extents of 1 aside: no reshaping.
@@ -106,18 +106,43 @@ impl Offers {
     fn add(&mut self, parts: Vec<View>, tensor: Tensor, parameter: &[usize]) {
         let slot = parts.first().and_then(|part| slot(part, parameter));
         self.by_size.entry(tensor.numel()).or_default().push(self.all.len());
-        self.all.push(Offer { parts, tensor, scale: 1.0, slot });
+        self.all.push(Offer { parts, tensor, slot });
     }
 
-    /// The offers that `constant` is: bit for bit in the coarser of the two types, else as near as folding and casting
-    /// leave it, else scaled as optimisers scale the queries.
+    /// The offers that `constant` is, once or several times one after another: bit for bit in the coarser of the two
+    /// types, else as near as folding and casting leave it, else scaled as optimisers scale the queries.
     pub(super) fn matching(&self, constant: &Tensor) -> Result<Vec<Match>> {
+        let found = self.matching_once(constant)?;
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        // What does not depend on the images has its values once for each image in a graph for a fixed batch.
+        let mut repeat = 1usize;
+        for (axis, &extent) in constant.shape().iter().enumerate() {
+            repeat = repeat.saturating_mul(extent);
+            let rest = constant.shape().get(axis + 1..).unwrap_or_default();
+            if repeat < 2 || rest.is_empty() || !self.by_size.contains_key(&rest.iter().product()) {
+                continue;
+            }
+            let Some(once) = once(constant, repeat, rest)? else { continue };
+            // Rows of zeros are in many a graph for other reasons than that a parameter is one.
+            let is_uniform = is_uniform(&once)?;
+            let mut found = self.matching_once(&once)?;
+            found.retain(|m| !is_uniform || self.all[m.offer].slot.is_some_and(Slot::is_token));
+            if !found.is_empty() {
+                return Ok(found.into_iter().map(|m| Match { repeat, ..m }).collect());
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    fn matching_once(&self, constant: &Tensor) -> Result<Vec<Match>> {
         let of_size = self.by_size.get(&constant.numel()).map_or(&[][..], Vec::as_slice);
         for exact in [true, false] {
             let mut found = Vec::new();
             for &offer in of_size {
                 if same(&self.all[offer].tensor, 1.0, constant, exact)? {
-                    found.push(Match { offer, scale: 1.0 });
+                    found.push(Match { offer, scale: 1.0, repeat: 1 });
                 }
             }
             if !found.is_empty() {
@@ -129,7 +154,7 @@ impl Offers {
             if let Some(scale) = self.query_scale(offer, constant)?
                 && same(&self.all[offer].tensor, scale, constant, false)?
             {
-                found.push(Match { offer, scale });
+                found.push(Match { offer, scale, repeat: 1 });
             }
         }
         Ok(self.of_shape(found, constant.shape()))
@@ -184,7 +209,25 @@ impl Offers {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Match {
     pub(super) offer: usize,
+    /// What every value is multiplied by.
     pub(super) scale: f32,
+    /// How many times the constant has all of it, one after another.
+    pub(super) repeat: usize,
+}
+
+/// One of the `repeat` equal parts that a constant consists of, in this shape; `None` where they are not equal.
+fn once(constant: &Tensor, repeat: usize, shape: &[usize]) -> Result<Option<Tensor>> {
+    let constant = constant.to_contiguous()?;
+    let numel: usize = shape.iter().product();
+    let is_repeated = all(numel * (repeat - 1), |at, a, b| {
+        constant.read_f32(at, a)?;
+        constant.read_f32(at + numel, b)?;
+        Ok(a.iter().zip(&*b).all(|(a, b)| a.to_bits() == b.to_bits()))
+    })?;
+    if !is_repeated {
+        return Ok(None);
+    }
+    constant.rearranged(0, shape, &contiguous_strides(shape)).map(Some)
 }
 
 /// The rows that exporters keep apart: q, k and v; two of them together; the class token's position and the others.

@@ -10,6 +10,25 @@ pub(super) struct Slot {
     stage: usize,
     /// q, k and v run beside each other: one bit each.
     branches: u8,
+    /// Of queries, keys and values, also where all of them are in one.
+    is_projection: bool,
+}
+
+impl Slot {
+    /// Whether it is where the tokens are put together.
+    pub(super) fn is_token(self) -> bool {
+        self.stage == TOKENS
+    }
+
+    /// Whether all of the encoder up to here is one line: no two uses of one parameter lie beside each other there.
+    pub(super) fn is_in_line(self) -> bool {
+        self.stage != TOKENS && self.branches == ALL && !self.is_projection
+    }
+
+    /// Whether it comes after the other one.
+    pub(super) fn is_after(self, other: Self) -> bool {
+        self.stage > other.stage
+    }
 }
 
 const ALL: u8 = 0b111;
@@ -34,7 +53,7 @@ const BLOCK: [&str; 12] = [
 /// The slot of a view of a parameter of this shape; `None` for a parameter that is not in every CLIP encoder.
 pub(super) fn slot(view: &View, shape: &[usize]) -> Option<Slot> {
     let name = view.parameter.strip_prefix("visual.")?;
-    let at = |stage| Some(Slot { stage, branches: ALL });
+    let at = |stage| Some(Slot { stage, branches: ALL, is_projection: false });
     match name {
         "conv1.weight" => return at(0),
         "class_embedding" | "positional_embedding" => return at(TOKENS),
@@ -55,12 +74,15 @@ pub(super) fn slot(view: &View, shape: &[usize]) -> Option<Slot> {
         }
         _ => ALL,
     };
-    Some(Slot { stage, branches })
+    Some(Slot { stage, branches, is_projection: rest.contains("in_proj") })
 }
 
 /// Whether uses of the two slots may relate so, as far as anything is known of them.
 pub(super) fn allows(a: Slot, b: Slot, found: Relation) -> bool {
     use std::cmp::Ordering::{Equal, Greater, Less};
+    if found == Relation::Apart {
+        return true;
+    }
     let in_order = match a.stage.cmp(&b.stage) {
         Equal if a.stage == TOKENS => return true,
         // Before attention brings them together, the three do not meet. Two uses of one slot would be one after

@@ -3,12 +3,13 @@
 
 use std::collections::HashSet;
 
-use super::super::constant::float_dtype;
+use super::super::constant::{float_dtype, type_name};
 use super::super::file::{OnnxFile, Port};
 use super::super::rewrite::Needed;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::suggest;
+use crate::tensor::DType;
 
 /// What embeddings are called by those who export encoders, the likeliest first.
 const EMBEDS: [&str; 6] =
@@ -22,14 +23,14 @@ const EMBEDS: [&str; 6] =
 pub(super) fn output(file: &OnnxFile, base: &Checkpoint, name: Option<&str>) -> Result<String> {
     let names = || file.outputs.iter().map(|port| port.name.as_str());
     if let Some(name) = name {
-        return match names().find(|known| *known == name) {
-            Some(found) => Ok(found.to_owned()),
+        return match file.outputs.iter().find(|port| port.name == name) {
+            Some(found) => check_output(found),
             None => Err(suggest::unknown("output", name, names())),
         };
     }
     let length = base.get("visual.proj").and_then(|projection| projection.shape().get(1).copied());
     let could_be = |port: &&Port| {
-        let is_float = port.data_type == 0 || float_dtype(port.data_type).is_some();
+        let is_float = is_taken(port.data_type);
         let fits = port.shape.as_ref().is_none_or(|shape| match shape.as_slice() {
             [_, extent] => extent.is_none() || length.is_none() || *extent == length,
             _ => false,
@@ -42,7 +43,7 @@ pub(super) fn output(file: &OnnxFile, base: &Checkpoint, name: Option<&str>) -> 
     };
     let known = EMBEDS.iter().find(|known| candidates.iter().any(|port| port.name == **known));
     match (candidates.as_slice(), known) {
-        ([one], _) => Ok(one.name.clone()),
+        ([one], _) => check_output(one),
         (_, Some(known)) => Ok((*known).to_owned()),
         _ => Err(Error::invalid("which output gives the embeddings is not clear")
             .got(names().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "))
@@ -71,18 +72,51 @@ pub(super) fn pixels(file: &OnnxFile, needed: &Needed, name: Option<&str>) -> Re
     }
 }
 
+/// Whether it is of a type that encoders hand over and take.
+fn is_taken(data_type: i32) -> bool {
+    data_type == 0 || matches!(float_dtype(data_type), Some(DType::F32 | DType::F16))
+}
+
+/// Whether an output can be one embedding for each image.
+fn check_output(port: &Port) -> Result<String> {
+    if !is_taken(port.data_type) {
+        return Err(Error::unsupported("the graph gives another type of embeddings than encoders take")
+            .tensor(&port.name)
+            .expected("f32 or f16")
+            .got(type_name(port.data_type)));
+    }
+    // Beside the number of images one extent is more than 1.
+    let extents = port.shape.as_deref().unwrap_or_default().iter().skip(1);
+    if extents.flatten().filter(|extent| **extent != 1).count() > 1 {
+        return Err(Error::mismatch("the output is not one embedding for each image")
+            .tensor(&port.name)
+            .expected("[N, e]")
+            .got(shape_text(port))
+            .hint("Name another output (--graph-output), or export one that gives the pooled features"));
+    }
+    Ok(port.name.clone())
+}
+
+/// The extents, `?` for one that is only known in a run.
+fn shape_text(port: &Port) -> String {
+    let Some(shape) = &port.shape else { return "an unknown shape".into() };
+    let extents = shape.iter().map(|extent| extent.map_or("?".into(), |n| n.to_string())).collect::<Vec<_>>();
+    format!("[{}]", extents.join(", "))
+}
+
 fn check_pixels(port: &Port) -> Result<String> {
     let is_image = port.shape.as_ref().is_none_or(|shape| match shape.as_slice() {
         [_, channels, _, _] => channels.is_none_or(|n| n == 3),
         _ => false,
     });
-    if is_image && (port.data_type == 0 || float_dtype(port.data_type).is_some()) {
+    if is_image && is_taken(port.data_type) {
         return Ok(port.name.clone());
     }
     Err(Error::unsupported("the input does not take images as this encoder does")
         .tensor(&port.name)
-        .expected("floats [N, 3, S, S]")
-        .got(format_args!("type {} {:?}", port.data_type, port.shape)))
+        .expected("f32 or f16 [N, 3, S, S], normalised")
+        .got(format_args!("{} {}", type_name(port.data_type), shape_text(port)))
+        .hint("Export the encoder with such an input"))
 }
 
 /// The inputs that a part of the graph needs, constants that old models list among them left out.

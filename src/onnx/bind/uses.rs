@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::super::file::{OnnxFile, is_onnx};
+use super::super::file::{Node, OnnxFile, is_onnx};
 use super::super::rewrite::{Needed, Use};
 use crate::error::{Error, Result};
 
@@ -15,6 +15,8 @@ pub(super) enum Relation {
     After,
     /// Neither.
     Beside,
+    /// In branches of which each has the encoder to itself, an image and its mirror image: neither, which says nothing.
+    Apart,
 }
 
 /// One use of a constant that takes part in what is computed from the images.
@@ -36,6 +38,8 @@ pub(super) struct Sites {
     numbers: HashMap<usize, usize>,
     /// For every number, which numbers come before it.
     before: Vec<Vec<u64>>,
+    /// Pairs of sites in different branches, the smaller number first.
+    apart: HashSet<(usize, usize)>,
 }
 
 /// More bits than this to note which use comes before which: a graph that wants to waste memory.
@@ -70,11 +74,42 @@ impl Sites {
             return Err(Error::unsupported("the graph uses too many constants that could be weights"));
         }
         let before = flow.ancestors(file, &numbers, words);
-        Ok(Self { sites, numbers, before })
+        Ok(Self { sites, numbers, before, apart: HashSet::new() })
+    }
+
+    /// Finds the branches of a graph that runs the encoder several times side by side with the same weights. `certain`
+    /// are groups of sites, each of one parameter that an encoder uses once; those beside each other tell the branches
+    /// apart, and what belongs to one of them belongs to its branch.
+    pub(super) fn find_branches(&mut self, certain: &[Vec<usize>]) {
+        /// More branches, or groups, tell nothing new.
+        const MOST: usize = 64;
+
+        let are_beside = |group: &&Vec<usize>| {
+            let mut pairs = group.iter().enumerate().flat_map(|(i, a)| group[i + 1..].iter().map(move |b| (*a, *b)));
+            (2..=MOST).contains(&group.len()) && pairs.all(|(a, b)| self.relation(a, b) == Relation::Beside)
+        };
+        let mut apart = HashSet::new();
+        for group in certain.iter().filter(are_beside).take(MOST) {
+            // For every site those of the group that it comes before or after.
+            let related = |site: usize| {
+                let one = |of: usize| site == of || self.relation(site, of) != Relation::Beside;
+                group.iter().enumerate().filter(|(_, of)| one(**of)).fold(0u64, |bits, (i, _)| bits | 1 << i)
+            };
+            let related: Vec<u64> = (0..self.sites.len()).map(related).collect();
+            for (a, mine) in related.iter().enumerate() {
+                let of_others = related.iter().enumerate().skip(a + 1);
+                let others = of_others.filter(|(_, theirs)| mine & !**theirs != 0 && **theirs & !mine != 0);
+                apart.extend(others.map(|(b, _)| (a, b)));
+            }
+        }
+        self.apart = apart;
     }
 
     /// How the site `a` relates to `b`.
     pub(super) fn relation(&self, a: usize, b: usize) -> Relation {
+        if self.apart.contains(&(a.min(b), a.max(b))) {
+            return Relation::Apart;
+        }
         let (a, b) = (&self.sites[a].meets, &self.sites[b].meets);
         let any = |first: &[(usize, u8)], then: &[(usize, u8)]| {
             first.iter().any(|from| then.iter().any(|to| self.comes_before(*from, *to)))
@@ -113,17 +148,16 @@ impl<'a> Flow<'a> {
         let inputs = file.inputs.iter().map(|port| port.name.as_str());
         let mut data: HashSet<&str> = inputs.filter(|name| !constants.contains(name)).collect();
         let (mut readers, mut producers) = (HashMap::<_, Vec<_>>::new(), HashMap::new());
-        // Nodes stand in an order in which they can be computed.
-        for (i, node) in file.nodes.iter().enumerate().filter(|(i, _)| needed.nodes[*i]) {
+        for (i, node) in file.sorted().filter(|(i, _)| needed.nodes[*i]) {
             for (k, name) in node.inputs.iter().enumerate().filter(|(_, name)| !name.is_empty()) {
                 readers.entry(name.as_str()).or_default().push((i, k));
             }
             let is_shape = is_onnx(&node.domain) && matches!(node.op.as_str(), "Shape" | "Size");
             let reads = |name: &String| data.contains(name.as_str());
             if !is_shape && node.inputs.iter().chain(&node.captured).any(reads) {
-                data.extend(node.outputs.iter().map(String::as_str));
+                data.extend(made(node));
             }
-            producers.extend(node.outputs.iter().map(|name| (name.as_str(), i)));
+            producers.extend(made(node).map(|name| (name, i)));
         }
         Self { data, readers, producers }
     }
@@ -158,7 +192,7 @@ impl<'a> Flow<'a> {
     fn ancestors(&self, file: &OnnxFile, numbers: &HashMap<usize, usize>, words: usize) -> Vec<Vec<u64>> {
         let mut of_node: HashMap<usize, Vec<u64>> = HashMap::new();
         let mut result = vec![vec![0; words]; numbers.len()];
-        for (i, node) in file.nodes.iter().enumerate() {
+        for (i, node) in file.sorted() {
             if !node.outputs.iter().any(|name| self.data.contains(name.as_str())) {
                 continue;
             }
@@ -179,6 +213,12 @@ impl<'a> Flow<'a> {
         }
         result
     }
+}
+
+/// The values that a node makes. An output that is left out has an empty name, and so has an input: the two have
+/// nothing to do with each other.
+fn made(node: &Node) -> impl Iterator<Item = &str> {
+    node.outputs.iter().map(String::as_str).filter(|name| !name.is_empty())
 }
 
 /// The order in which a node applies its inputs. It is that in which they stand, but for the bias of the linear layer

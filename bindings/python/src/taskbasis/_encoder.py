@@ -9,7 +9,7 @@ import numpy as np
 
 from ._basis import Basis, Handle, Named, Path, Weights
 from ._expression import Expression
-from ._native import call, constants, encoded, ffi, fields, lib, onnxruntime, sized, text
+from ._native import call, call_with_runtime, constants, encoded, ffi, fields, lib, onnxruntime, sized, text
 
 Floats = "np.ndarray[Any, np.dtype[np.float32]]"
 _ACTIVATIONS = {"quick_gelu": "TB_ACTIVATION_QUICK_GELU", "gelu": "TB_ACTIVATION_GELU"}
@@ -86,7 +86,7 @@ class Encoder(Handle):
         options.device_budget, options.cuda_graphs = device_budget, int(cuda_graphs)
         options.streamed = int(streamed)
         out = ffi.new("tb_encoder **")
-        call(lib.tb_encoder_create, basis._handle, options, out)
+        call_with_runtime(onnxruntime_library, lib.tb_encoder_create, basis._handle, options, out)
         super().__init__(out[0], lib.tb_encoder_free)
         self._basis = basis
         info = self.info()

@@ -11,7 +11,7 @@ from typing import Any, Callable, Optional
 
 import cffi
 
-from ._errors import error_of
+from ._errors import RuntimeMissingError, error_of
 
 _FOLDER = Path(__file__).resolve().parent / "native"
 _NAMES = {"darwin": "libtaskbasis.dylib", "win32": "taskbasis.dll"}
@@ -71,12 +71,30 @@ def fields(struct: Any) -> "dict[str, Any]":
 
 
 def onnxruntime() -> Optional[str]:
-    """The library inside an installed package of ONNX Runtime; None where there is none, or the environment names one."""
+    """The folder of ONNX Runtime's library in an installed package, of which the newest is taken; None where there is
+    none, or the environment names one."""
     if os.environ.get("ORT_DYLIB_PATH"):
         return None
     found = importlib.util.find_spec("onnxruntime")
     for folder in (found.submodule_search_locations or []) if found else []:
+        capi = Path(folder) / "capi"
         for pattern in ("libonnxruntime.so*", "libonnxruntime*.dylib", "onnxruntime.dll"):
-            for library in sorted((Path(folder) / "capi").glob(pattern)):
-                return str(library)
+            if any(capi.glob(pattern)):
+                return str(capi)
     return None
+
+
+def call_with_runtime(given: Any, function: Callable[..., int], *arguments: Any) -> None:
+    """As call(), of a function that loads ONNX Runtime; where none is usable, the error says who chose the path.
+
+    `given`: what the caller named; None where onnxruntime() chose."""
+    try:
+        call(function, *arguments)
+    except RuntimeMissingError as error:
+        chosen = None if given else onnxruntime()
+        if chosen is None:
+            raise
+        raise RuntimeMissingError(
+            f"{error}. The path given is that of the installed package onnxruntime, which this package chose; "
+            "onnxruntime_library or ORT_DYLIB_PATH names another one"
+        ) from None

@@ -1,0 +1,111 @@
+//! How long a user's graph's embeddings are, where its file does not say.
+
+use std::borrow::Cow;
+
+use ort::session::SessionInputValue;
+use ort::value::Shape;
+
+use super::provider::{Target, recording};
+use super::runtime::Runtime;
+use super::session::{self, Elements, Input};
+use super::signature::Signature;
+use super::{failed, session::view};
+use crate::clip::arch::Arch;
+use crate::error::{Error, ErrorKind, Result};
+use crate::onnx::BoundGraph;
+use crate::tensor::{DType, f32_bytes, try_zeroed};
+
+/// The length of an embedding: as the file says; else as ONNX Runtime infers it; else as a run gives it, of black images
+/// with weights of zeros, on the CPU.
+///
+/// # Errors
+/// [`ErrorKind::Mismatch`] where the output is not one embedding for each image; [`ErrorKind::Runtime`] where ONNX
+/// Runtime refuses the graph or the run; [`ErrorKind::OutOfMemory`].
+pub(super) fn of(
+    runtime: &Runtime,
+    graph: &BoundGraph,
+    signature: &Signature,
+    arch: &Arch,
+    threads: usize,
+) -> Result<usize> {
+    if let Some([_, Some(length)]) = graph.output().shape.as_deref() {
+        return Ok(*length);
+    }
+    let output = signature.embeds.to_string_lossy();
+    let mut session = session::create(runtime, &signature.model, threads, session::level(true), &Target::cpu())?;
+    let known = session.outputs().iter().find(|outlet| outlet.name() == output);
+    if let Some([_, length]) = known.and_then(|outlet| outlet.dtype().tensor_shape()).map(|shape| &**shape)
+        && let Ok(length @ 1..) = usize::try_from(*length)
+    {
+        return Ok(length);
+    }
+    let batch = signature.batch.unwrap_or(1);
+    let size = arch.image_size();
+    let shape = [batch, 3, size, size];
+    let tensors = graph.layout().tensors();
+    // Zeros that nobody writes to take no memory.
+    let largest = tensors.iter().map(crate::weights::LaidOut::nbytes).max().unwrap_or(0).max(batch * arch.pixels() * 4);
+    let zeros = try_zeroed::<u64>(largest.div_ceil(size_of::<u64>()))?;
+    // SAFETY: plain numbers of which every bit pattern is one, at an address that any float may have.
+    let zeros = unsafe { std::slice::from_raw_parts(zeros.as_ptr().cast::<f32>(), zeros.len() * 2) };
+    let values = |dtype: DType, numel: usize| match dtype {
+        DType::F32 => Elements::F32(&zeros[..numel]),
+        other => Elements::Other(other, &f32_bytes(zeros)[..numel * other.size()]),
+    };
+    let name = signature.pixels.to_string_lossy();
+    let pixels = Input { name: &name, shape: &shape, values: values(signature.pixels_dtype, batch * arch.pixels()) };
+    let weights = tensors.iter().map(|tensor| Input {
+        name: &tensor.name,
+        shape: &tensor.shape,
+        values: values(tensor.dtype, tensor.numel()),
+    });
+    let inputs = std::iter::once(pixels)
+        .chain(weights)
+        .map(|input| Ok((Cow::Borrowed(input.name), SessionInputValue::from(view(&input)?))))
+        .collect::<Result<Vec<_>>>()?;
+    let _turn = recording::with_others();
+    let outputs = session.run(inputs).map_err(failed("cannot find out how long the embeddings are"))?;
+    let embeds = outputs.get(&*output).ok_or_else(|| Error::new(ErrorKind::Internal, "a run has no output"))?;
+    let shape = embeds.dtype().tensor_shape().cloned().unwrap_or_else(|| Shape::new([]));
+    length(&shape, batch).ok_or_else(|| {
+        Error::mismatch("the output is not one embedding for each image")
+            .at(graph.file().path())
+            .tensor(&*output)
+            .expected(format_args!("[{batch}, e]"))
+            .got(format_args!("{:?}", &*shape))
+            .hint("Name another output (--graph-output), or export one that gives the pooled features")
+    })
+}
+
+/// The length of each of `batch` embeddings of this shape, extents of 1 aside.
+fn length(shape: &[i64], batch: usize) -> Option<usize> {
+    let (images, rest) = shape.split_first()?;
+    let mut longer = rest.iter().filter(|extent| **extent != 1);
+    let length = longer.next().or(rest.first())?;
+    if longer.next().is_some() || usize::try_from(*images) != Ok(batch) {
+        return None;
+    }
+    usize::try_from(*length).ok().filter(|length| *length > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_embedding_for_each_image() {
+        for (shape, batch, expected) in [
+            (&[2, 64][..], 2, Some(64)),
+            (&[2, 64, 1, 1], 2, Some(64)),
+            (&[2, 1, 64], 2, Some(64)),
+            (&[2, 1], 2, Some(1)),
+            (&[2, 17, 64], 2, None),
+            (&[1, 64], 2, None),
+            (&[64], 64, None),
+            (&[2, 0], 2, None),
+            (&[], 1, None),
+        ] {
+            assert_eq!(length(shape, batch), expected, "{shape:?}");
+        }
+    }
+}

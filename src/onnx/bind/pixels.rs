@@ -1,0 +1,113 @@
+//! What a graph does to its pixels before the patch embedding. Encoders hand over normalised pixels; a graph that
+//! normalises them itself would do it twice, and give plausible, wrong embeddings.
+#![forbid(unsafe_code)]
+
+use std::collections::{HashMap, HashSet};
+
+use super::super::file::{Node, OnnxFile, is_onnx};
+use super::super::rewrite::Needed;
+use super::map::GraphMap;
+use crate::error::{Error, Result};
+
+/// The parameter of the patch embedding.
+const PATCHES: &str = "visual.conv1.weight";
+
+/// Operators that leave pixels as they are, but for their order and type.
+const LAYOUT: [&str; 17] = [
+    "Cast",
+    "CastLike",
+    "Identity",
+    "Reshape",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "Slice",
+    "Split",
+    "Gather",
+    "Concat",
+    "Expand",
+    "Pad",
+    "SpaceToDepth",
+    "DepthToSpace",
+    "ReverseSequence",
+];
+
+/// Operators that the patch embedding may be, where it was not found.
+const EMBEDDING: [&str; 6] = ["Conv", "FusedConv", "MatMul", "Gemm", "FusedMatMul", "Einsum"];
+
+/// Whether the graph takes pixels as encoders hand them over.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), naming the operators, for a graph that computes with its
+/// pixels before the patch embedding.
+pub(crate) fn check(file: &OnnxFile, needed: &Needed, map: &GraphMap) -> Result<()> {
+    let ends = embedding(file, needed, map);
+    let mut readers: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (i, node) in file.nodes.iter().enumerate().filter(|(i, _)| needed.nodes[*i]) {
+        let names = node.inputs.iter().chain(&node.captured).filter(|name| !name.is_empty());
+        names.for_each(|name| readers.entry(name).or_default().push(i));
+    }
+    let (mut open, mut seen, mut computes) = (vec![map.pixels.as_str()], HashSet::new(), Vec::new());
+    while let Some(value) = open.pop() {
+        for &i in readers.get(value).into_iter().flatten() {
+            let node = &file.nodes[i];
+            let is_shape = is_onnx(&node.domain) && matches!(node.op.as_str(), "Shape" | "Size");
+            if is_shape || !seen.insert(i) || ends.contains(&i) {
+                continue;
+            }
+            if is_onnx(&node.domain) && LAYOUT.contains(&node.op.as_str()) && node.captured.is_empty() {
+                open.extend(node.outputs.iter().map(String::as_str).filter(|name| !name.is_empty()));
+            } else if !computes.contains(&node.op.as_str()) && !(ends.is_empty() && is_embedding(node)) {
+                computes.push(&node.op);
+            }
+        }
+    }
+    if computes.is_empty() {
+        return Ok(());
+    }
+    computes.truncate(8);
+    Err(Error::unsupported(
+        "the graph computes with its pixels before the patch embedding, as if to normalise them itself",
+    )
+    .tensor(&map.pixels)
+    .expected("a graph that takes pixels that are normalised already")
+    .got(computes.join(", "))
+    .hint("Normalised twice they would give wrong embeddings: export the encoder without its preprocessing"))
+}
+
+fn is_embedding(node: &Node) -> bool {
+    EMBEDDING.contains(&node.op.as_str())
+}
+
+/// The nodes where the patch embedding's weights meet the pixels.
+fn embedding(file: &OnnxFile, needed: &Needed, map: &GraphMap) -> HashSet<usize> {
+    let mut values: HashSet<&str> = HashSet::new();
+    let mut nodes = HashSet::new();
+    for (name, mapped) in map.tensors.iter().filter(|(_, mapped)| mapped.sum.iter().any(|p| p.parameter == PATCHES)) {
+        if mapped.uses.is_empty() {
+            values.insert(mapped.constant.as_ref().unwrap_or(name));
+        }
+        nodes.extend(mapped.uses.iter().map(|(node, _)| *node));
+    }
+    // Transposed or cast first, the weights go further; what they meet at the end is not made of constants alone.
+    let constants: HashSet<&str> = file.constants.iter().map(|constant| constant.name.as_str()).collect();
+    let mut made: HashSet<&str> = HashSet::new();
+    for (i, node) in file.sorted().filter(|(i, _)| needed.nodes[*i]) {
+        let reads = |name: &String| values.contains(name.as_str());
+        if !node.inputs.iter().any(reads) && !nodes.contains(&i) {
+            continue;
+        }
+        let is_constant = |name: &String| {
+            name.is_empty() || constants.contains(name.as_str()) || made.contains(name.as_str()) || reads(name)
+        };
+        if node.inputs.iter().all(is_constant) {
+            nodes.remove(&i);
+            values.extend(node.outputs.iter().map(String::as_str));
+            made.extend(node.outputs.iter().map(String::as_str));
+        } else {
+            nodes.insert(i);
+        }
+    }
+    nodes
+}
