@@ -63,7 +63,10 @@ pub use bundle::{BaseFormat, BasisFile, Bundle, Fingerprint, Growth, NewTask, Pa
 pub use checkpoint::{Checkpoint, Format};
 #[cfg(feature = "text")]
 pub use clip::text::{Prompts, TextHints, TextModel};
-pub use clip::{Activation, Arch, ArchHints, Dataset, Head, Pixels, Preprocess, Score, Split, head_tasks};
+pub use clip::{
+    Activation, Arch, ArchHints, Dataset, Head, HeadLabels, ImageFiles, OtherNames, Pixels, Preprocess, Score, Split,
+    head_tasks,
+};
 #[cfg(feature = "text")]
 pub use encoder::TextEncoder;
 pub use encoder::{

@@ -22,6 +22,8 @@ mod resample;
 
 use std::ops::Range;
 
+pub use batch::Readable;
+
 use crate::error::{Error, Result};
 use crate::tensor::try_zeroed;
 use resample::Axis;
