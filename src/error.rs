@@ -182,6 +182,16 @@ impl Error {
         self
     }
 
+    /// What else to do about it, after what is said already.
+    #[must_use]
+    pub fn also_hint(mut self, what: &str) -> Self {
+        self.0.hint = Some(match self.0.hint.take() {
+            Some(hint) => format!("{hint}. {what}"),
+            None => what.to_owned(),
+        });
+        self
+    }
+
     /// The error underneath.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {

@@ -64,8 +64,8 @@ pub use checkpoint::{Checkpoint, Format};
 #[cfg(feature = "text")]
 pub use clip::text::{Prompts, TextHints, TextModel};
 pub use clip::{
-    Activation, Arch, ArchHints, Dataset, Epsilon, Head, ImageHints, Pixels, Pooling, Preprocess, Score, Split,
-    TowerConfig, TowerOptions, Variant, head_tasks,
+    Activation, Arch, ArchHints, Dataset, Epsilon, Head, HeadLabels, ImageFiles, ImageHints, OtherNames, Pixels,
+    Pooling, Preprocess, Score, Split, TowerConfig, TowerOptions, Variant, head_tasks,
 };
 #[cfg(feature = "text")]
 pub use encoder::TextEncoder;

@@ -9,10 +9,14 @@
 mod cursor;
 mod machine;
 
+use std::ops::Range;
+
 use crate::error::{Error, Result};
 
 /// The largest pickle that is read. Tensors lie beside it, so real ones have a few megabytes.
 pub const MAX_BYTES: usize = 64 << 20;
+/// The largest pickle that is read for the arrays in it.
+pub const MAX_ARRAY_BYTES: usize = 1 << 30;
 /// The most nodes, stack slots and memo entries of one pickle: what bounds the memory a hostile one can ask for.
 pub const MAX_NODES: usize = 2 << 20;
 
@@ -23,6 +27,13 @@ pub struct NodeId(u32);
 /// A string: its place in the pickle's text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Text {
+    start: u32,
+    end: u32,
+}
+
+/// Bytes: their place in the pickle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
     start: u32,
     end: u32,
 }
@@ -42,8 +53,9 @@ pub enum Value {
     Float(f64),
     /// A string.
     Text(Text),
-    /// Bytes, or a Python 2 string that is not text. Nobody needs them.
-    Bytes,
+    /// Bytes, or a Python 2 string that is not text: their place in the pickle. `None` where they are written with
+    /// escapes, which no pickle of arrays does.
+    Bytes(Option<Span>),
     /// A class or function, by name only.
     Global {
         /// The module's dotted name.
@@ -103,6 +115,19 @@ impl Pickle {
         machine::run(bytes)
     }
 
+    /// Reads a pickle with arrays in it, which may be larger than one of objects: at most 1 GiB.
+    ///
+    /// # Errors
+    /// Those of [`Pickle::parse`].
+    pub fn parse_with_arrays(bytes: &[u8]) -> Result<Self> {
+        if bytes.len() > MAX_ARRAY_BYTES {
+            return Err(Error::unsupported("the pickle is too large")
+                .expected(format_args!("at most {MAX_ARRAY_BYTES} bytes"))
+                .got(bytes.len()));
+        }
+        machine::run(bytes)
+    }
+
     /// The object that was pickled.
     pub fn root(&self) -> NodeId {
         self.root
@@ -128,6 +153,14 @@ impl Pickle {
     pub fn text(&self, id: NodeId) -> Option<&str> {
         match *self.value(id) {
             Value::Text(text) => Some(self.str(text)),
+            _ => None,
+        }
+    }
+
+    /// Where the node's bytes stand in the pickle, where it is bytes.
+    pub fn bytes(&self, id: NodeId) -> Option<Range<usize>> {
+        match *self.value(id) {
+            Value::Bytes(Some(span)) => Some(span.start as usize..span.end as usize),
             _ => None,
         }
     }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use taskbasis::{Result, TaskExpr};
 
 use crate::args::{EncoderArgs, HeadArgs, ModelArgs};
-use crate::input::Input;
+use crate::input::{FileArgs, Input};
 use crate::output;
 
 /// Tell which classes of a task images belong to.
@@ -41,6 +41,9 @@ pub struct Classify {
     images: Vec<PathBuf>,
 
     #[command(flatten)]
+    files: FileArgs,
+
+    #[command(flatten)]
     encoder: EncoderArgs,
 }
 
@@ -50,13 +53,13 @@ impl Classify {
         let expr = self.weights.unwrap_or_else(|| TaskExpr::task(&self.task));
         let encoder = self.encoder.of_task(&session, &expr, self.streamed)?;
         let head = self.heads.head(session.bundle.as_deref(), &self.task, encoder.arch().embed_dim)?;
-        let input = Input::open(&self.images, self.encoder.preprocess(&session)?)?;
+        let input = Input::open(&self.images, &self.files, self.encoder.preprocess(&session)?)?;
         encoder.prepare()?;
 
         let bar = output::progress(input.len(), "images");
         let mut results = Vec::with_capacity(input.len());
         let width = encoder.arch().embed_dim;
-        input.for_each_batch(self.encoder.batch as usize, self.encoder.threads, |pixels, n| {
+        let taken = input.for_each_batch(self.encoder.batch as usize, self.encoder.threads, |pixels, n| {
             for embedding in encoder.encode(pixels, n)?.chunks_exact(width) {
                 results.push(head.classify(embedding, self.top.get())?);
             }
@@ -65,7 +68,8 @@ impl Classify {
         })?;
         bar.finish_and_clear();
 
-        let names = input.names();
+        taken.skipped.tell();
+        let names = taken.names();
         if as_json {
             let images: Vec<Value> = names
                 .iter()
@@ -78,7 +82,10 @@ impl Classify {
                     json!({ "image": name, "top": top })
                 })
                 .collect();
-            output::json(&json!({ "task": self.task, "weights": expr.to_string(), "images": images }))
+            output::json(&json!({
+                "task": self.task, "weights": expr.to_string(), "images": images,
+                "skipped": taken.skipped.json(),
+            }))
         } else {
             let rows: Vec<Vec<String>> = names
                 .iter()

@@ -8,7 +8,7 @@ use serde_json::json;
 use taskbasis::{Result, TaskExpr, check_output, save_arrays};
 
 use crate::args::{EncoderArgs, ModelArgs};
-use crate::input::Input;
+use crate::input::{FileArgs, Input};
 use crate::output;
 
 /// Compute the embeddings of images with the weights of any task.
@@ -26,6 +26,9 @@ pub struct Embed {
     #[arg(short, long, value_name = "X", required = true, num_args = 1..)]
     input: Vec<PathBuf>,
 
+    #[command(flatten)]
+    files: FileArgs,
+
     /// The file to write: `embeds` f32 [N,e], not normalised.
     #[arg(short, long, value_name = "Y.safetensors")]
     output: PathBuf,
@@ -42,7 +45,7 @@ impl Embed {
     pub fn run(self, as_json: bool) -> Result<()> {
         let session = self.model.open(self.encoder.threads)?;
         let encoder = self.encoder.of_task(&session, &self.weights, self.streamed)?;
-        let input = Input::open(&self.input, self.encoder.preprocess(&session)?)?;
+        let input = Input::open(&self.input, &self.files, self.encoder.preprocess(&session)?)?;
         check_output(&self.output, &[])?;
         encoder.prepare()?;
 
@@ -50,32 +53,34 @@ impl Embed {
         let bar = output::progress(input.len(), "images");
         let width = encoder.arch().embed_dim;
         let mut embeds = Vec::with_capacity(input.len() * width);
-        input.for_each_batch(self.encoder.batch as usize, self.encoder.threads, |pixels, n| {
+        let taken = input.for_each_batch(self.encoder.batch as usize, self.encoder.threads, |pixels, n| {
             embeds.extend(encoder.encode(pixels, n)?);
             bar.inc(n as u64);
             Ok(())
         })?;
         bar.finish_and_clear();
+        taken.skipped.tell();
         let took = began.elapsed();
 
         let mut about = vec![("taskbasis.weights", self.weights.to_string())];
-        about.extend(input.files().map(|files| ("taskbasis.files", json!(files).to_string())));
-        save_arrays(&self.output, &[("embeds", &[input.len(), width], &embeds)], &about, &[])?;
+        about.extend(taken.files().map(|files| ("taskbasis.files", json!(files).to_string())));
+        save_arrays(&self.output, &[("embeds", &[taken.len(), width], &embeds)], &about, &[])?;
 
         if as_json {
             output::json(&json!({
-                "output": self.output, "weights": self.weights.to_string(), "images": input.len(), "embedding": width,
-                "files": input.files(), "encode_ms": took.as_secs_f64() * 1e3,
+                "output": self.output, "weights": self.weights.to_string(), "images": taken.len(), "embedding": width,
+                "files": taken.files(), "skipped": taken.skipped.json(), "encode_ms": took.as_secs_f64() * 1e3,
                 "provider": encoder.execution().provider.name(), "device": encoder.execution().device,
             }))
         } else {
-            let each = took.as_secs_f64() * 1e3 / input.len().max(1) as f64;
+            let each = took.as_secs_f64() * 1e3 / taken.len().max(1) as f64;
             output::text(&format!(
-                "{}: embeds [{}, {width}] of `{}`, {each:.2} ms an image on {}\n",
+                "{}: embeds [{}, {width}] of `{}`, {each:.2} ms per image on {}{}\n",
                 self.output.display(),
-                input.len(),
+                taken.len(),
                 self.weights,
                 encoder.execution(),
+                taken.left_out(),
             ))
         }
     }

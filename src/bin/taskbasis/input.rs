@@ -3,35 +3,54 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use taskbasis::{Checkpoint, Error, Preprocess, Result};
+use clap::Args;
+use taskbasis::{Checkpoint, Error, ImageFiles, Preprocess, Result};
 
 use crate::output;
+use crate::skip::{SkipArgs, Skipped};
+
+/// Which files of folders to read.
+#[derive(Args)]
+pub struct FileArgs {
+    /// Read the images in subfolders too.
+    #[arg(long)]
+    pub recursive: bool,
+
+    #[command(flatten)]
+    pub skip: SkipArgs,
+}
 
 /// Where the pixels come from.
 pub enum Input {
     /// `pixel_values` f32 [N,3,S,S].
     Pixels { checkpoint: Checkpoint, size: usize },
     /// Image files, decoded and preprocessed batch by batch.
-    Files { files: Vec<PathBuf>, preprocess: Box<Preprocess> },
+    Files { files: Vec<PathBuf>, preprocess: Box<Preprocess>, skip_bad: bool },
 }
 
 impl Input {
     /// `paths` as the command line gave them; `preprocess` is for those that are not preprocessed yet.
-    pub fn open(paths: &[PathBuf], preprocess: Preprocess) -> Result<Self> {
+    pub fn open(paths: &[PathBuf], how: &FileArgs, preprocess: Preprocess) -> Result<Self> {
         if let [path] = paths
             && path.extension().is_some_and(|e| e == "safetensors")
         {
+            if how.recursive || how.skip.skip_bad {
+                return Err(Error::invalid("--recursive and --skip-bad are for image files").at(path));
+            }
             return Self::pixels(path, preprocess.size());
+        }
+        if how.recursive && !paths.iter().any(|path| path.is_dir()) {
+            return Err(Error::invalid("--recursive is for folders, and none is given"));
         }
         let mut files = Vec::new();
         for path in paths {
             if path.is_dir() {
-                files.extend(images_in(path)?);
+                files.extend(images_in(path, how.recursive)?);
             } else {
                 files.push(path.clone());
             }
         }
-        Ok(Self::Files { files, preprocess: Box::new(preprocess) })
+        Ok(Self::Files { files, preprocess: Box::new(preprocess), skip_bad: how.skip.skip_bad })
     }
 
     fn pixels(path: &Path, size: usize) -> Result<Self> {
@@ -57,28 +76,21 @@ impl Input {
     }
 
     /// The files, where the images are files.
-    pub fn files(&self) -> Option<&[PathBuf]> {
+    fn files(&self) -> Option<&[PathBuf]> {
         match self {
             Self::Pixels { .. } => None,
             Self::Files { files, .. } => Some(files),
         }
     }
 
-    /// What to call each image.
-    pub fn names(&self) -> Vec<String> {
-        match self {
-            Self::Pixels { .. } => (0..self.len()).map(|i| format!("pixel_values[{i}]")).collect(),
-            Self::Files { files, .. } => files.iter().map(|file| file.display().to_string()).collect(),
-        }
-    }
-
-    /// Hands the images over in order, at most `batch` at a time: `take(pixels [n,3,S,S], n)`.
+    /// Hands the images over in order, at most `batch` at a time: `take(pixels [n,3,S,S], n)`. Returns which were.
     pub fn for_each_batch(
         &self,
         batch: usize,
         threads: usize,
         mut take: impl FnMut(&[f32], usize) -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<Taken<'_>> {
+        let mut taken = Taken { input: self, read: (0..self.len()).collect(), skipped: Skipped::default() };
         match self {
             Self::Pixels { checkpoint, size } => {
                 let tensor = checkpoint.require("pixel_values")?;
@@ -90,41 +102,103 @@ impl Input {
                     debug_assert_eq!(pixels.len(), n * image);
                     take(&pixels, n)?;
                 }
-                Ok(())
             }
-            Self::Files { files, preprocess } => {
+            Self::Files { files, preprocess, skip_bad: false } => {
                 for files in files.chunks(batch) {
-                    take(&preprocess.files(files, threads)?, files.len())?;
+                    let pixels = preprocess.files(files, threads).map_err(|e| SkipArgs::explained(e, files))?;
+                    take(&pixels, files.len())?;
                 }
-                Ok(())
             }
+            Self::Files { files, preprocess, skip_bad: true } => {
+                taken.read.clear();
+                for (i, files) in files.chunks(batch).enumerate() {
+                    let readable = preprocess.readable_files(files, threads)?;
+                    readable.skipped.iter().for_each(|(at, error)| taken.skipped.add(&files[*at], error));
+                    taken.read.extend(readable.read.iter().map(|at| i * batch + at));
+                    if !readable.read.is_empty() {
+                        take(&readable.pixels, readable.read.len())?;
+                    }
+                }
+                if taken.read.is_empty() {
+                    return Err(taken.skipped.first_error(format!("none of {} images could be read", files.len())));
+                }
+            }
+        }
+        Ok(taken)
+    }
+}
+
+/// The images that were handed over, and those that could not be read.
+pub struct Taken<'a> {
+    input: &'a Input,
+    /// Their places among all.
+    read: Vec<usize>,
+    pub skipped: Skipped,
+}
+
+impl Taken<'_> {
+    pub fn len(&self) -> usize {
+        self.read.len()
+    }
+
+    /// The files, where the images are files.
+    pub fn files(&self) -> Option<Vec<&Path>> {
+        let files = self.input.files()?;
+        Some(self.read.iter().map(|&at| files[at].as_path()).collect())
+    }
+
+    /// What to call each image.
+    pub fn names(&self) -> Vec<String> {
+        match self.files() {
+            None => self.read.iter().map(|at| format!("pixel_values[{at}]")).collect(),
+            Some(files) => files.iter().map(|file| file.display().to_string()).collect(),
+        }
+    }
+
+    /// `, 2 images left out`, where any was.
+    pub fn left_out(&self) -> String {
+        match self.skipped.len() {
+            0 => String::new(),
+            skipped => format!(", {} left out", output::counted(skipped, "image")),
         }
     }
 }
 
-/// The PNG and JPEG files of a folder, by name.
-fn images_in(folder: &Path) -> Result<Vec<PathBuf>> {
-    let failed = |e| Error::io("cannot list the folder", folder, e);
-    let (mut files, mut others) = (Vec::new(), 0);
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
-        if matches!(extension.as_str(), "png" | "jpg" | "jpeg") && path.is_file() {
-            files.push(path);
-        } else if path.is_file() {
-            others += 1;
-        }
+/// Says which hidden files were passed over: by name the first few.
+fn tell_hidden(folder: &Path, hidden: &[PathBuf]) {
+    const SHOWN: usize = 3;
+    let names = hidden.iter().take(SHOWN).filter_map(|path| path.file_name());
+    let mut list: Vec<String> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+    if hidden.len() > SHOWN {
+        list.push("…".to_owned());
     }
-    if others > 0 && !files.is_empty() {
-        output::note(&format!(
-            "{}: {others} of {} files left out, as they are not .png, .jpg or .jpeg",
-            folder.display(),
-            others + files.len()
-        ));
+    if !hidden.is_empty() {
+        let (count, list) = (output::counted(hidden.len(), "hidden file"), list.join(", "));
+        output::note(&format!("{}: {count} passed over: {list}", folder.display()));
     }
-    if files.is_empty() {
-        return Err(Error::not_found("the folder holds no .png, .jpg or .jpeg file").at(folder));
+}
+
+/// The image files of a folder, by name.
+fn images_in(folder: &Path, recursive: bool) -> Result<Vec<PathBuf>> {
+    let found = ImageFiles::of(folder, recursive)?;
+    let (taken, others, below) = (found.files().len(), found.others(), found.below());
+    tell_hidden(folder, found.hidden());
+    if taken == 0 {
+        let error = Error::not_found("the folder holds no image file, by its name").at(folder);
+        return Err(match below {
+            0 => error.expected(".png, .jpg or .jpeg").got(output::counted(others, "other file")),
+            _ => {
+                error.hint(format!("{} lie in its subfolders: --recursive reads them", output::counted(below, "image")))
+            }
+        });
     }
-    files.sort();
-    Ok(files)
+    if others > 0 {
+        let all = others + taken;
+        output::note(&format!("{}: {others} of {all} files left out, as their names are no images'", folder.display()));
+    }
+    if below > 0 {
+        let images = output::counted(below, "image");
+        output::note(&format!("{}: {images} in subfolders were not read: --recursive reads them", folder.display()));
+    }
+    Ok(found.into_files())
 }

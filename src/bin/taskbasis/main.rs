@@ -28,6 +28,7 @@ mod provider;
 mod pull;
 mod reconstruct;
 mod report;
+mod skip;
 mod tower;
 mod verify;
 

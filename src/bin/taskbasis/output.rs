@@ -1,9 +1,10 @@
 //! What the program shows: the only place that prints.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
@@ -18,6 +19,15 @@ pub fn error(error: &Error) {
 /// A remark that is no result.
 pub fn note(text: &str) {
     eprintln!("note: {text}");
+}
+
+/// A remark that is worth one line, however often it comes up.
+pub fn note_once(text: &str) {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let is_new = SAID.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(text.to_owned());
+    if is_new {
+        note(text);
+    }
 }
 
 /// Text, or anything else that ends in a newline by itself. A reader that has gone away (`| head`) is no error.

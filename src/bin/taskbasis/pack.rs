@@ -8,12 +8,13 @@ use clap::{Args, ValueEnum};
 use taskbasis::bundle::{Formats, Lambdas};
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
-    BaseFormat, Basis, BlockFormat, Bundle, Dataset, Encoder, Error, ErrorKind, Model, ModelOptions, PackReport,
-    Packer, PartialFolder, Result, TaskExpr, TowerConfig, VectorFormat, check_output, head_tasks,
+    BaseFormat, Basis, BlockFormat, Bundle, Dataset, Encoder, Error, ErrorKind, Model, ModelOptions, OtherNames,
+    PackReport, Packer, PartialFolder, Result, TaskExpr, TowerConfig, VectorFormat, check_output, head_tasks,
 };
 
 use crate::accuracy::{Accuracy, Judge};
 use crate::args::{EncoderArgs, HeadArgs, Session, tell};
+use crate::eval::labels;
 use crate::family::files_in;
 use crate::verify::pair;
 use crate::{checkpoints, output, paths};
@@ -94,6 +95,10 @@ pub struct BundleArgs {
     /// Which part of the data.
     #[arg(long, default_value = "test", requires = "data")]
     split: String,
+
+    /// Count class folders whose names are not the head's in the order of the alphabet.
+    #[arg(long, requires = "data")]
+    alphabetical: bool,
 
     /// A scaling coefficient to suggest to whoever opens the bundle: `task=1.0`, `merged=0.3` or `all=0.3`; may be
     /// given several times.
@@ -336,6 +341,10 @@ impl Pack {
         ModelOptions { threads: self.encoder.threads, cache_bytes: Some(0), ..ModelOptions::default() }
     }
 
+    fn other_names(&self) -> OtherNames {
+        if self.alphabetical { OtherNames::Alphabetical } else { OtherNames::Refuse }
+    }
+
     /// Each task's own, in the order of the data.
     fn accuracies(&self, session: &Session, graph: Option<&BoundGraph>) -> Result<Accuracies> {
         let Some(path) = &self.data else { return Ok(Vec::new()) };
@@ -362,7 +371,9 @@ impl Pack {
                 weights => weights?,
             };
             let head = self.heads.head(session.bundle.as_deref(), task, arch.embed_dim)?;
-            all.push(judge.accuracy(task, &weights, &head, &data.split(task, &self.split)?, |_| {})?);
+            let split = data.split(task, &self.split)?;
+            let labels = labels(&head, &split, self.other_names(), task)?;
+            all.push(judge.accuracy(task, &weights, &head, &split, &labels, |_| {})?);
         }
         if all.is_empty() {
             return Err(

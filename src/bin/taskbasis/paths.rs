@@ -34,6 +34,9 @@ pub fn check(program: &Command, arguments: &ArgMatches) -> Result<()> {
             inputs.push(PathBuf::from(value));
             let after_name = value.to_str().and_then(|value| value.split_once('='));
             inputs.extend(after_name.map(|(_, path)| path.into()));
+            // FOLDER:SET, of data.
+            let before_set = after_name.and_then(|(_, path)| path.rsplit_once(':'));
+            inputs.extend(before_set.map(|(folder, _)| folder.into()));
         }
     }
     OUTPUTS.get_or_init(|| outputs);

@@ -1,6 +1,6 @@
 //! The pickle's bytes, read from left to right; and the text forms of protocol 0.
 
-use super::Text;
+use super::{Span, Text};
 use crate::error::{Error, Result};
 
 /// Reads the bytes of one pickle and gathers its text.
@@ -40,6 +40,12 @@ impl<'a> Cursor<'a> {
         })?;
         self.at += length;
         Ok(taken)
+    }
+
+    /// The place of the `length` bytes that were taken last.
+    pub(super) fn last(&self, length: usize) -> Option<Span> {
+        let start = self.at.checked_sub(length)?;
+        Some(Span { start: start.try_into().ok()?, end: self.at.try_into().ok()? })
     }
 
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N]> {

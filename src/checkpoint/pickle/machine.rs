@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::cursor::Cursor;
-use super::{MAX_NODES, NodeId, Object, Pickle, Value};
+use super::{MAX_NODES, NodeId, Object, Pickle, Span, Value};
 use crate::error::{Error, Result};
 
 /// Nodes that are the same wherever they occur are made once.
@@ -97,16 +97,16 @@ impl<'a> Machine<'a> {
             b'B' | b'C' | 0x8e | 0x96 => {
                 let length = self.length(opcode, b'C', b'B')?;
                 self.input.take(length)?;
-                self.make(Value::Bytes)?;
+                self.make(Value::Bytes(self.input.last(length)))?;
             }
             b'T' | b'U' => {
                 let length = self.length(opcode, b'U', b'T')?;
                 let bytes = self.input.take(length)?;
-                self.python2_string(bytes)?;
+                self.python2_string(bytes, self.input.last(length))?;
             }
             b'S' => {
                 let bytes = self.input.quoted_line()?;
-                self.python2_string(&bytes)?;
+                self.python2_string(&bytes, None)?;
             }
             b'V' => {
                 let text = self.input.raw_unicode_line()?;
@@ -299,9 +299,9 @@ impl<'a> Machine<'a> {
     }
 
     /// Python 2 did not tell text from bytes.
-    fn python2_string(&mut self, bytes: &[u8]) -> Result<()> {
+    fn python2_string(&mut self, bytes: &[u8], at: Option<Span>) -> Result<()> {
         let value =
-            if std::str::from_utf8(bytes).is_ok() { Value::Text(self.input.keep(bytes)?) } else { Value::Bytes };
+            if std::str::from_utf8(bytes).is_ok() { Value::Text(self.input.keep(bytes)?) } else { Value::Bytes(at) };
         self.make(value)
     }
 

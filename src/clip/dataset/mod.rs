@@ -7,16 +7,26 @@
 #![forbid(unsafe_code)]
 
 mod cifar;
+mod classes;
 mod folder;
+mod gtsrb;
+mod gzip;
 mod idx;
+mod labels;
+mod mat;
+mod pickled;
 mod split;
+mod stl10;
+mod svhn;
 
 use std::path::{Path, PathBuf};
 
 use self::folder::TaskFolder;
+pub use self::labels::{HeadLabels, OtherNames};
 use self::split::Images;
 pub use self::split::Split;
 
+use crate::clip::image_files::subfolders;
 use crate::clip::preprocess::PixelFormat;
 use crate::clip::tensors::tensors;
 use crate::error::{Error, Result};
@@ -41,9 +51,9 @@ impl Dataset {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         if path.is_dir() {
-            let folders = folder::subfolders(path)?
+            let folders = subfolders(path)?
                 .into_iter()
-                .map(|(task, folder)| TaskFolder::open(&task, &folder))
+                .map(|(task, folder)| TaskFolder::open(&task, &folder, None))
                 .collect::<Result<Vec<_>>>()?;
             if folders.is_empty() {
                 return Err(Error::format("no evaluation data in it").at(path).expected("a folder a task"));
@@ -69,8 +79,21 @@ impl Dataset {
     /// [`ErrorKind::Io`](crate::ErrorKind::Io); [`ErrorKind::Format`](crate::ErrorKind::Format) when it is none of
     /// these.
     pub fn of_task(task: &str, path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        Ok(Self { path: path.to_path_buf(), tensors: Vec::new(), folders: vec![TaskFolder::open(task, path)?] })
+        Self::of_folder(task, path.as_ref(), None)
+    }
+
+    /// The data of one task in a folder that holds several sets of images, of which `part` names one: `digits` of
+    /// EMNIST's six, or the folder in which it lies.
+    ///
+    /// # Errors
+    /// Those of [`Dataset::of_task`]; [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) when there is no such set,
+    /// naming the known ones.
+    pub fn of_part(task: &str, path: impl AsRef<Path>, part: &str) -> Result<Self> {
+        Self::of_folder(task, path.as_ref(), Some(part))
+    }
+
+    fn of_folder(task: &str, path: &Path, part: Option<&str>) -> Result<Self> {
+        Ok(Self { path: path.to_path_buf(), tensors: Vec::new(), folders: vec![TaskFolder::open(task, path, part)?] })
     }
 
     /// The tasks of both.
@@ -184,11 +207,8 @@ impl Dataset {
                 .expected(format_args!("{count} labels"))
                 .got(labels.len()));
         }
-        Ok(Split {
-            images: Images::Packed { pixels: images.to_contiguous()?, height, width, format },
-            labels,
-            classes: Vec::new(),
-        })
+        let images = Images::Packed { pixels: images.to_contiguous()?, height, width, format };
+        Ok(Split::new(images, labels).at(&self.path))
     }
 
     /// Every (task, split) that has images. Task names may hold slashes, split names not.

@@ -8,8 +8,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use super::{Pixels, Preprocess};
+#[cfg(feature = "images")]
+use crate::error::ErrorKind;
 use crate::error::{Error, Result};
 use crate::tensor::try_zeroed;
+
+/// Images that were read and preprocessed, and those that could not be.
+#[derive(Debug)]
+pub struct Readable {
+    /// [N, 3, S, S], of those that were read.
+    pub pixels: Vec<f32>,
+    /// Which images these are, by their places in what was asked for.
+    pub read: Vec<usize>,
+    /// The others: their places, and why each could not be read.
+    pub skipped: Vec<(usize, Error)>,
+}
+
+/// Whether a failure is of one image, so that others may still be read.
+#[cfg(feature = "images")]
+fn is_of_file(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Io | ErrorKind::Format | ErrorKind::Unsupported | ErrorKind::InvalidArgument)
+}
 
 impl Preprocess {
     /// Preprocesses images in memory to [N, 3, S, S], on `threads` threads (0: as many as the machine has).
@@ -29,6 +48,31 @@ impl Preprocess {
     #[cfg(feature = "images")]
     pub fn files<P: AsRef<Path> + Sync>(&self, paths: &[P], threads: usize) -> Result<Vec<f32>> {
         self.batch(paths, threads, |_, path, out| self.file(path, out))
+    }
+
+    /// Preprocesses as many of the image files as can be read, on `threads` threads (0: as many as the machine has).
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory), and other failures that are not a file's.
+    #[cfg(feature = "images")]
+    pub fn readable_files<P: AsRef<Path> + Sync>(&self, paths: &[P], threads: usize) -> Result<Readable> {
+        let failures = Mutex::new(Vec::new());
+        let mut pixels = self.batch(paths, threads, |index, path, out| match self.file(path, out) {
+            Err(error) if is_of_file(error.kind()) => {
+                failures.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push((index, error));
+                Ok(())
+            }
+            done => done,
+        })?;
+        let mut skipped = failures.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+        skipped.sort_by_key(|(index, _)| *index);
+        let is_skipped = |index: &usize| skipped.binary_search_by_key(index, |(index, _)| *index).is_ok();
+        let read: Vec<usize> = (0..paths.len()).filter(|index| !is_skipped(index)).collect();
+        for (to, &from) in read.iter().enumerate().filter(|(to, from)| to != *from) {
+            pixels.copy_within(from * self.len()..(from + 1) * self.len(), to * self.len());
+        }
+        pixels.truncate(read.len() * self.len());
+        Ok(Readable { pixels, read, skipped })
     }
 
     fn batch<T: Sync>(

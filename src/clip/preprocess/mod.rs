@@ -23,6 +23,7 @@ mod resize;
 
 use std::ops::Range;
 
+pub use batch::Readable;
 pub use resize::{Interpolation, ResizeMode};
 
 use crate::error::{Error, Result};

@@ -1,6 +1,7 @@
 //! Labelled images as the encoder takes them: preprocessed once, while it works on the batch before.
 
 use std::convert::Infallible;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,11 +10,16 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use indicatif::ProgressBar;
-use taskbasis::{Arch, Bundle, Dataset, Encoder, Error, Head, Preprocess, Result, Split, TaskWeights};
+use serde_json::Value;
+use taskbasis::{
+    Arch, Bundle, Dataset, Encoder, Error, ErrorKind, Head, OtherNames, Preprocess, Result, Split, TaskWeights,
+};
 
 use super::Eval;
 use crate::accuracy::count_right;
 use crate::args::{HeadArgs, Session};
+use crate::output;
+use crate::skip::{SkipArgs, Skipped};
 
 /// Batches that are preprocessed before the encoder asks for them.
 const AHEAD: usize = 2;
@@ -23,26 +29,34 @@ const AHEAD: usize = 2;
 pub struct DataArg {
     task: Option<String>,
     path: PathBuf,
+    /// One of several sets in the folder.
+    part: Option<String>,
 }
 
 impl FromStr for DataArg {
     type Err = Infallible;
 
     fn from_str(text: &str) -> std::result::Result<Self, Infallible> {
-        // A path may hold `=`; one that is there is a path.
-        Ok(match text.split_once('=') {
-            Some((task, path)) if !task.is_empty() && !Path::new(text).exists() => {
-                Self { task: Some(task.into()), path: path.into() }
+        // A path may hold `=` and `:`; one that is there is a path.
+        let Some((task, path)) = text.split_once('=').filter(|(task, _)| !task.is_empty() && !Path::new(text).exists())
+        else {
+            return Ok(Self { task: None, path: text.into(), part: None });
+        };
+        let task = Some(task.to_owned());
+        Ok(match path.rsplit_once(':') {
+            Some((folder, part)) if !Path::new(path).exists() && Path::new(folder).exists() => {
+                Self { task, path: folder.into(), part: Some(part.to_owned()) }
             }
-            _ => Self { task: None, path: text.into() },
+            _ => Self { task, path: path.into(), part: None },
         })
     }
 }
 
 pub(super) fn open_data(arguments: &[DataArg]) -> Result<Dataset> {
-    let open = |argument: &DataArg| match &argument.task {
-        Some(task) => Dataset::of_task(task, &argument.path),
-        None => Dataset::open(&argument.path),
+    let open = |argument: &DataArg| match (&argument.task, &argument.part) {
+        (Some(task), Some(part)) => Dataset::of_part(task, &argument.path, part),
+        (Some(task), None) => Dataset::of_task(task, &argument.path),
+        (None, _) => Dataset::open(&argument.path),
     };
     let mut all = arguments.iter().map(open);
     let first = all.next().unwrap_or_else(|| Err(Error::invalid("no evaluation data")))?;
@@ -61,6 +75,17 @@ pub(super) struct Images<'a> {
     threads: usize,
     /// Bytes that preprocessed images may yet take.
     room: AtomicUsize,
+    other_names: OtherNames,
+    /// Image files that could not be read; `None` where one ends the command.
+    skipped: Option<Skipped>,
+}
+
+/// Images of one batch that were read and preprocessed.
+struct Batch {
+    /// [n, 3, S, S].
+    pixels: Vec<f32>,
+    /// Which of the split's images these are.
+    images: Vec<usize>,
 }
 
 /// One task's images in one split, and its head.
@@ -69,13 +94,20 @@ pub(super) struct Labelled {
     head: Head,
     labels: Vec<usize>,
     split: Split,
-    /// A batch each, where there was room for it.
-    pixels: Vec<OnceLock<Arc<Vec<f32>>>>,
+    /// One per batch, where there was room for it.
+    batches: Vec<OnceLock<Arc<Batch>>>,
+    /// How many could be read, once all were looked at.
+    read: AtomicUsize,
 }
 
 impl Labelled {
     pub(super) fn len(&self) -> usize {
         self.labels.len()
+    }
+
+    /// The number of images that accuracy was measured on.
+    pub(super) fn measured(&self) -> usize {
+        self.read.load(Ordering::Relaxed)
     }
 }
 
@@ -89,6 +121,8 @@ impl<'a> Images<'a> {
             embedding: arch.embed_dim,
             batch: eval.encoder.batch as usize,
             threads: eval.encoder.threads,
+            other_names: if eval.alphabetical { OtherNames::Alphabetical } else { OtherNames::Refuse },
+            skipped: eval.skip.skip_bad.then(Skipped::default),
             room: AtomicUsize::new(if eval.has_lambdas() { eval.image_cache.saturating_mul(1 << 20) } else { 0 }),
         })
     }
@@ -109,9 +143,10 @@ impl<'a> Images<'a> {
         if split.is_empty() {
             return Err(Error::format(format!("split `{name}` of task `{task}` has no images")));
         }
-        let labels = labels(&head, &split).map_err(|e| e.tensor(task))?;
-        let pixels = (0..split.len().div_ceil(self.batch)).map(|_| OnceLock::new()).collect();
-        Ok(Labelled { task: task.to_owned(), head, labels, split, pixels })
+        let labels = labels(&head, &split, self.other_names, task)?;
+        let batches = (0..split.len().div_ceil(self.batch)).map(|_| OnceLock::new()).collect();
+        let read = AtomicUsize::new(labels.len());
+        Ok(Labelled { task: task.to_owned(), head, labels, split, batches, read })
     }
 
     /// The share of images whose class the head finds first.
@@ -123,57 +158,97 @@ impl<'a> Images<'a> {
         bar: &ProgressBar,
     ) -> Result<f64> {
         let (send, receive) = sync_channel(AHEAD);
-        let right = thread::scope(|scope| {
+        let (right, of) = thread::scope(|scope| {
             let ahead = move || {
-                for batch in 0..labelled.pixels.len() {
+                for batch in 0..labelled.batches.len() {
                     // Nobody receives any more where the encoder has failed.
-                    if send.send(self.pixels(labelled, batch)).is_err() {
+                    if send.send(self.batch(labelled, batch)).is_err() {
                         break;
                     }
                 }
             };
             thread::Builder::new().spawn_scoped(scope, ahead).map_err(Error::no_thread)?;
-            receive.into_iter().zip(labelled.labels.chunks(self.batch)).try_fold(0, |right, (pixels, labels)| {
-                let more = count_right(encoder, weights, &labelled.head, &pixels?, labels)?;
-                bar.inc(labels.len() as u64);
-                Ok::<_, Error>(right + more)
+            receive.into_iter().enumerate().try_fold((0, 0), |(right, of), (i, batch)| {
+                let batch = batch?;
+                let labels: Vec<usize> = batch.images.iter().map(|&image| labelled.labels[image]).collect();
+                let more = match labels.is_empty() {
+                    true => 0,
+                    false => count_right(encoder, weights, &labelled.head, &batch.pixels, &labels)?,
+                };
+                bar.inc(self.range(labelled, i).len() as u64);
+                Ok::<_, Error>((right + more, of + labels.len()))
             })
         })?;
-        Ok(right as f64 / labelled.len() as f64)
+        labelled.read.store(of, Ordering::Relaxed);
+        match (of, &self.skipped) {
+            (0, Some(skipped)) => {
+                let (count, task) = (labelled.len(), &labelled.task);
+                Err(skipped.first_error(format!("none of the {count} images of task `{task}` could be read")))
+            }
+            _ => Ok(right as f64 / of as f64),
+        }
     }
 
-    /// A batch, [n, 3, S, S]: kept from the last time, or preprocessed now and kept where there is room.
-    fn pixels(&self, labelled: &Labelled, batch: usize) -> Result<Arc<Vec<f32>>> {
-        if let Some(kept) = labelled.pixels[batch].get() {
+    /// The images that `batch` is of.
+    fn range(&self, labelled: &Labelled, batch: usize) -> Range<usize> {
+        batch * self.batch..labelled.len().min((batch + 1) * self.batch)
+    }
+
+    /// A batch: kept from the last time, or preprocessed now and kept where there is room.
+    fn batch(&self, labelled: &Labelled, batch: usize) -> Result<Arc<Batch>> {
+        if let Some(kept) = labelled.batches[batch].get() {
             return Ok(Arc::clone(kept));
         }
-        let range = batch * self.batch..labelled.len().min((batch + 1) * self.batch);
-        let pixels = Arc::new(labelled.split.preprocess(&self.preprocess, range, self.threads)?);
-        let bytes = size_of_val(pixels.as_slice());
+        let made = Arc::new(self.preprocessed(&labelled.split, self.range(labelled, batch))?);
+        let bytes = size_of_val(made.pixels.as_slice());
         let take = |room: usize| room.checked_sub(bytes);
         if self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
-            let _ = labelled.pixels[batch].set(Arc::clone(&pixels));
+            let _ = labelled.batches[batch].set(Arc::clone(&made));
         }
-        Ok(pixels)
+        Ok(made)
+    }
+
+    fn preprocessed(&self, split: &Split, images: Range<usize>) -> Result<Batch> {
+        let Some(skipped) = &self.skipped else {
+            let pixels = split.preprocess(&self.preprocess, images.clone(), self.threads);
+            let pixels = pixels.map_err(|e| SkipArgs::explained(e, split.files()))?;
+            return Ok(Batch { pixels, images: images.collect() });
+        };
+        let readable = split.preprocess_readable(&self.preprocess, images, self.threads)?;
+        for (image, error) in &readable.skipped {
+            if let Some(file) = split.files().get(*image) {
+                skipped.add(file, error);
+            }
+        }
+        Ok(Batch { pixels: readable.pixels, images: readable.read })
+    }
+
+    /// Says which image files were left out.
+    pub(super) fn tell_skipped(&self) {
+        if let Some(skipped) = &self.skipped {
+            skipped.tell();
+        }
+    }
+
+    /// The image files that were left out, as JSON; `None` where none may be.
+    pub(super) fn skipped(&self) -> Option<Value> {
+        self.skipped.as_ref().map(Skipped::json)
     }
 }
 
-/// The labels as the head counts classes: by the classes' names, where both name them and they are the same names.
-fn labels(head: &Head, split: &Split) -> Result<Vec<usize>> {
-    let (of_head, of_data) = (head.classes(), split.classes());
-    let place = |name: &String| of_head.iter().position(|known| known == name);
-    let places: Vec<Option<usize>> = of_data.iter().map(place).collect();
-    if places.iter().any(Option::is_some) {
-        if let Some(at) = places.iter().position(Option::is_none) {
-            return Err(Error::mismatch(format!("the data have a class `{}` that the head has not", of_data[at]))
-                .hint("Folders are matched to the head's class names by their names, unless no name is the same"));
+/// The labels as the head counts classes; what a person should know of them is said.
+pub fn labels(head: &Head, split: &Split, other_names: OtherNames, task: &str) -> Result<Vec<usize>> {
+    let found = split.labels_for(head, other_names).map_err(|error| {
+        let error = error.tensor(task);
+        match error.kind() {
+            ErrorKind::NotFound => error.also_hint(OTHER_ORDER),
+            _ => error,
         }
-        return Ok(split.labels().iter().filter_map(|&label| places[label]).collect());
-    }
-    if !of_data.is_empty() && of_data.len() != head.num_classes() {
-        return Err(Error::mismatch("data and head differ in their number of classes")
-            .expected(head.num_classes())
-            .got(format_args!("{} folders", of_data.len())));
-    }
-    Ok(head.check_labels(split.labels())?.to_vec())
+    })?;
+    found.remarks.iter().for_each(|remark| output::note_once(&format!("{task}: {remark}")));
+    Ok(found.labels)
 }
+
+/// What to do about folders that are not called as the head's classes are.
+const OTHER_ORDER: &str = "Rename the folders, or give their names with --classes, in the head's order; --alphabetical \
+    takes the folders in the order of the alphabet for the head's classes in theirs";

@@ -14,8 +14,10 @@ use clap::{ArgGroup, Args, ValueHint};
 use indicatif::ProgressBar;
 use taskbasis::{Encoder, Error, ErrorKind, Result, TaskExpr, TaskWeights};
 
+pub use self::data::labels;
 use self::data::{DataArg, Images, Labelled, open_data};
 use crate::args::{EncoderArgs, HeadArgs, ModelArgs, Session};
+use crate::skip::SkipArgs;
 
 /// Measure the accuracy of tasks on labelled images.
 ///
@@ -29,10 +31,19 @@ pub struct Eval {
     model: ModelArgs,
 
     /// Labelled images: a safetensors file with `TASK/SPLIT/images` u8 [N,H,W,3] or [N,H,W], and `TASK/SPLIT/labels`
-    /// [N]; or a folder a task; or TASK=FOLDER, once a task: MNIST's IDX files, CIFAR's .bin files, or
-    /// SPLIT/CLASS/*.png.
+    /// [N]; or a folder with one folder per task; or TASK=FOLDER, once per task: SPLIT/CLASS/*.png, or the files of
+    /// MNIST, EMNIST, CIFAR, SVHN, STL10 or GTSRB as they are distributed. TASK=FOLDER:SET where a folder holds several
+    /// sets: EMNIST=raw:digits.
     #[arg(long, value_name = "DATA", required = true, value_hint = ValueHint::AnyPath)]
     data: Vec<DataArg>,
+
+    /// Count class folders whose names are not the head's in the order of the alphabet, as torchvision's ImageFolder
+    /// does, instead of refusing them.
+    #[arg(long)]
+    alphabetical: bool,
+
+    #[command(flatten)]
+    skip: SkipArgs,
 
     #[command(flatten)]
     heads: HeadArgs,
@@ -155,7 +166,9 @@ impl Eval {
             (sweep, true) => negate::run(&self, &bench, sweep.clone(), as_json),
             (Some(sweep), false) => sweep::run(&self, &bench, sweep, as_json),
             (None, false) => plain::run(&self, &bench, as_json),
-        }
+        }?;
+        bench.images.tell_skipped();
+        Ok(())
     }
 
     /// Whether images are seen more than once: with one λ and the next.

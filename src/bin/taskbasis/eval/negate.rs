@@ -98,8 +98,9 @@ pub(super) fn run(eval: &Eval, bench: &Bench<'_>, sweep: Option<Sweep>, as_json:
                 "optimal_coefficient": negated.lambda, "test_zeroshot": negated.zero_shot,
             })
         };
-        let tasks: Map<String, Value> =
+        let mut tasks: Map<String, Value> =
             negated.iter().map(|negated| (negated.task.clone(), of_task(negated))).collect();
+        tasks.extend(bench.images.skipped().map(|images| ("skipped_images".to_owned(), images)));
         return output::json(&Value::Object(tasks));
     }
     let header = ["task", "λ", "zero-shot", "negated", control.as_str()];

@@ -35,7 +35,7 @@ pub(super) fn run(eval: &Eval, bench: &Bench<'_>, as_json: bool) -> Result<()> {
         };
         let Some(weights) = own.as_ref().or(shared.as_ref()) else { continue };
         let share = bench.accuracy(weights, labelled, &bar)?;
-        done.push(Accuracy { task: task.clone(), share, images: labelled.len() });
+        done.push(Accuracy { task: task.clone(), share, images: labelled.measured() });
     }
     bar.finish_and_clear();
     if done.is_empty()
@@ -53,6 +53,9 @@ pub(super) fn run(eval: &Eval, bench: &Bench<'_>, as_json: bool) -> Result<()> {
         if !skipped.is_empty() {
             let why = skipped.iter().map(|(task, error)| ((*task).clone(), json!(error.to_string())));
             result["skipped"] = Value::Object(why.collect());
+        }
+        if let Some(images) = bench.images.skipped() {
+            result["skipped_images"] = images;
         }
         return output::json(&result);
     }

@@ -127,12 +127,15 @@ pub(super) fn run(eval: &Eval, bench: &Bench<'_>, sweep: &Sweep, as_json: bool) 
     let tested = measure(best.0, Part::Test, &test, &bar)?;
     let test_time = began.elapsed().as_secs_f64();
     let of_grid: Map<String, Value> = grid.iter().map(|(lambda, measured)| (key(*lambda), measured.json())).collect();
-    let json = json!({
+    let mut json = json!({
         "test": tested.json(), "val": of_grid, "optimal_coefficient": best.0, "weights": direction.to_string(),
         "timing": {
             "validation_time": validation_time, "test_time": test_time, "total_time": validation_time + test_time,
         },
     });
+    if let Some(images) = bench.images.skipped() {
+        json["skipped_images"] = images;
+    }
     if let Some(path) = &eval.report {
         let zero_shot = measure(0.0, Part::Test, &test, &bar)?;
         let page = Page {
