@@ -3,14 +3,19 @@
 //! Read are PyTorch's zip archives (state dicts, training checkpoints, pickled modules, TorchScript) and safetensors,
 //! told apart by their first bytes. Nothing in a file is ever executed, and a file is taken to be hostile: it is
 //! refused with an error that names the place, in time and memory linear in its size. Whatever the source called its
-//! weights, a [`Checkpoint`] names them as open_clip does ([`names`]).
+//! weights, a [`Checkpoint`] names them as open_clip does ([`names`]). Checkpoints in several files ([`shards`]), folders
+//! ([`choose`]) and LoRA adapters ([`adapter`]) are read in the place of a file.
 #![forbid(unsafe_code)]
 
+pub mod adapter;
 pub mod choose;
+mod content;
+mod folder;
 pub(crate) mod foreign;
 pub mod names;
 pub mod pickle;
 pub mod safetensors;
+pub mod shards;
 pub mod torch;
 pub mod unread;
 pub mod writer;
@@ -22,6 +27,7 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
+use self::content::Content;
 use self::unread::{Stored, Unread};
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
@@ -83,6 +89,8 @@ pub(crate) fn check_sharing<'a>(path: &Path, file_bytes: u64, tensors: impl Iter
 pub struct Checkpoint {
     path: PathBuf,
     format: Format,
+    /// The files that an index names, where the path is that of an index.
+    parts: Vec<PathBuf>,
     file_bytes: u64,
     tensors: IndexMap<String, Tensor>,
     /// What the file holds besides, and is not read.
@@ -92,45 +100,60 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// Maps the file at `path` and reads what tensors it holds; their elements are not read.
     ///
-    /// The file must not be shortened or rewritten while it is open; see [`MapMode::Map`].
+    /// A folder stands for the one checkpoint that is in it, as [`choose::choose`] decides, and an index
+    /// (`model.safetensors.index.json`) for the files that it names. A model with a LoRA adapter beside its weights, as
+    /// PEFT's `state_dict()` gives it, is merged ([`adapter`]).
+    ///
+    /// The files must not be shortened or rewritten while they are open; see [`MapMode::Map`].
     ///
     /// # Errors
-    /// [`ErrorKind::Io`](crate::ErrorKind::Io) when it cannot be opened;
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) when one cannot be opened;
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a folder without a checkpoint, or with several;
     /// [`ErrorKind::Format`](crate::ErrorKind::Format) when it is neither a PyTorch zip nor safetensors, is damaged, or
     /// holds two tensors for the same weights;
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when it is PyTorch's format from before 1.6 or is
-    /// compressed. Tensors that are not dense numbers are no error before somebody asks for them
-    /// ([`Checkpoint::unread`]).
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when it is PyTorch's format from before 1.6, is
+    /// compressed, is one part of several, or an adapter without its base. Tensors that are not dense numbers are no
+    /// error before somebody asks for them ([`Checkpoint::unread`]).
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_with(path, MapMode::Map)
     }
 
-    /// As [`Checkpoint::open`], mapping the file or reading it into memory.
+    /// As [`Checkpoint::open`], mapping the files or reading them into memory.
     ///
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn open_with(path: impl AsRef<Path>, mode: MapMode) -> Result<Self> {
-        Self::parse(Arc::new(Mapping::open(path, mode)?))
+        Self::of(Content::open(path.as_ref(), mode, false)?)
     }
 
-    /// As [`Checkpoint::open`], of bytes that are in memory or mapped already.
+    /// A checkpoint that was fine-tuned from `base`: a whole one, as [`Checkpoint::open`] takes it, or a LoRA adapter
+    /// of `base`, which is put together with it ([`adapter`]).
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`]; for an adapter that is of another model, contradicts itself or has an option that is not
+    /// read, naming the option.
+    pub fn open_tuned(path: impl AsRef<Path>, base: &Self) -> Result<Self> {
+        let content = Content::open(path.as_ref(), MapMode::Map, true)?;
+        match adapter::is_adapted(&content) {
+            true => adapter::tuned(content, base),
+            false => Self::of(content),
+        }
+    }
+
+    /// As [`Checkpoint::open`], of one file's bytes that are in memory or mapped already.
     ///
     /// # Errors
     /// As [`Checkpoint::open`], but for the file's.
     pub fn parse(mapping: Arc<Mapping>) -> Result<Self> {
-        let path = mapping.path().to_path_buf();
-        let file_bytes = mapping.len() as u64;
-        let (format, tensors) = if zip::Directory::is_zip(&mapping) || torch::Archive::is_old_format(&mapping) {
-            let archive = torch::Archive::parse(mapping)?;
-            let format = if archive.is_torchscript() { Format::TorchScript } else { Format::TorchZip };
-            (format, archive.tensors()?)
-        } else if safetensors::is_safetensors(&mapping) {
-            (Format::Safetensors, safetensors::read(&mapping)?.tensors)
-        } else {
-            return Err(foreign::refused(&mapping, "neither a PyTorch zip nor safetensors").at(path));
-        };
-        check_sharing(&path, file_bytes, tensors.iter().filter_map(|(_, stored)| stored.as_ref().ok()))?;
-        Ok(Self { file_bytes, ..Self::from_stored(path, format, tensors)? })
+        Self::of(Content::parse(mapping)?)
+    }
+
+    fn of(content: Content) -> Result<Self> {
+        if adapter::is_adapted(&content) {
+            return adapter::unmerged(content);
+        }
+        let Content { path, format, bytes, stored, parts } = content;
+        Ok(Self { file_bytes: bytes, parts, ..Self::from_stored(path, format, stored)? })
     }
 
     /// A checkpoint of tensors that are there already; their names are made canonical. `path` is what errors name.
@@ -150,7 +173,7 @@ impl Checkpoint {
             }
         }
         let file_bytes = tensors.values().fold(0u64, |sum, tensor| sum.saturating_add(tensor.nbytes() as u64));
-        Ok(Self { path, format, file_bytes, tensors, unread })
+        Ok(Self { path, format, parts: Vec::new(), file_bytes, tensors, unread })
     }
 
     /// The tensor of this canonical name, where the file has one that is read.
@@ -234,7 +257,12 @@ impl Checkpoint {
         &self.path
     }
 
-    /// The file's size; without a file, that of the tensors.
+    /// The files that hold the tensors, where the path is that of an index of them; else none.
+    pub fn parts(&self) -> impl ExactSizeIterator<Item = &Path> {
+        self.parts.iter().map(PathBuf::as_path)
+    }
+
+    /// The size of the file, or of all parts; without a file, that of the tensors.
     pub fn file_bytes(&self) -> u64 {
         self.file_bytes
     }

@@ -78,13 +78,28 @@ const LAYER: [(&str, &str); 5] = [
 ];
 
 /// Where one source tensor goes.
-enum Place {
+pub(super) enum Place {
     /// Under this name, as it is.
     Whole(String),
     /// Under this name, transposed: `nn.Linear` holds [out, in], open_clip's `proj` is [in, out].
     Transposed(String),
     /// A third of the tensor of this name: 0 = q, 1 = k, 2 = v, as rows in this order.
     Third(String, usize),
+}
+
+impl Place {
+    /// The canonical name of the tensor that it goes into.
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::Whole(name) | Self::Transposed(name) | Self::Third(name, _) => name,
+        }
+    }
+}
+
+/// Where the tensor of this name, without any wrapper, goes in one of the towers; `None` where it has no place.
+pub(super) fn place_of(name: &str) -> Option<Place> {
+    let scheme = if name.starts_with(TEXT.root) || name == TEXT.projection.0 { &TEXT } else { &IMAGE };
+    place(name, scheme).ok()
 }
 
 /// Gives every tensor its canonical name. The order stays that of the source.
