@@ -82,6 +82,7 @@ impl Archive {
                 }
             }
         }
+        directory.check_stored(&format!("{folder}data/"))?;
         let name = format!("{folder}{PICKLE}");
         let pickle = Pickle::parse(&mapping[directory.range(&mapping, &name)?])?;
         Ok(Self { mapping, directory, pickle, folder })

@@ -100,6 +100,17 @@ impl Directory {
         self.entries.contains_key(name)
     }
 
+    /// Checks that no entry whose name begins with `prefix` is compressed or encrypted.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) naming the entry.
+    pub fn check_stored(&self, prefix: &str) -> Result<()> {
+        match self.entries.iter().find(|(name, entry)| name.starts_with(prefix) && !entry.stored) {
+            Some((name, _)) => Err(not_stored(name)),
+            None => Ok(()),
+        }
+    }
+
     /// Where the data of the entry `name` lie in `bytes`, which must be those that the directory was read from.
     ///
     /// # Errors
@@ -141,7 +152,7 @@ impl Directory {
                 .got(format_args!("`{}`", String::from_utf8_lossy(local_name))));
         }
         if method != STORED || flags & FLAG_ENCRYPTED != 0 {
-            return Err(not_stored(name));
+            return Err(damaged(name, "is compressed or encrypted, as its own header says and the directory does not"));
         }
         // PyTorch streams an entry out: its header then says zero, and the truth follows the data.
         let streamed = flags & FLAG_DATA_DESCRIPTOR != 0;
