@@ -303,7 +303,11 @@ fn tensors_stay_inside_their_storage() {
         "expected more than memory holds, got 24",
     );
     refused(with(b"X\x01\x00\x00\x000", b"X\x01\x00\x00\x001"), "tensor `w`: the archive has no entry `a/data/1`");
-    unread(with(b"FloatStorage", b"ComplexFloatStorage"), "w", "a type that is not supported: torch.ComplexFloatStorage");
+    unread(
+        with(b"FloatStorage", b"ComplexFloatStorage"),
+        "w",
+        "a type that is not supported: torch.ComplexFloatStorage",
+    );
     refused(with(b"FloatStorage", b"UntypedStorage"), "storage `0` has another size");
     refused(with(b"storage", b"Storage"), "a tensor's storage cannot be read");
     unread(with(b"\x89NtR", b"\x89N}X\x03\x00\x00\x00neg\x88stR"), "w", "a lazily transformed tensor (neg)");

@@ -37,13 +37,8 @@ impl Content {
             return Self::parse(mapping);
         }
         let shards = Index::parse(&mapping, &path)?.read(mode, read)?;
-        let content = Self {
-            path,
-            format: shards.format,
-            bytes: shards.bytes,
-            stored: shards.tensors,
-            parts: shards.files,
-        };
+        let content =
+            Self { path, format: shards.format, bytes: shards.bytes, stored: shards.tensors, parts: shards.files };
         content.checked()
     }
 

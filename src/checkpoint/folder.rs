@@ -12,9 +12,9 @@ use crate::error::{Error, Result};
 /// # Errors
 /// [`ErrorKind::Io`](crate::ErrorKind::Io) for a folder that cannot be listed; those of [`choose::choose`];
 /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a folder of a form that is not read, naming the form.
-pub(super) fn file_of(path: &Path, is_tuned: bool) -> Result<PathBuf> {
+pub fn file_of(path: &Path, is_tuned: bool) -> Result<PathBuf> {
     if path.is_dir() {
-        return chosen(path, is_tuned);
+        return chosen(path, is_tuned, |_| true);
     }
     match path.file_name().is_some_and(|name| name == adapter::CONFIG) {
         true => adapter_of(path),
@@ -32,9 +32,16 @@ fn adapter_of(config: &Path) -> Result<PathBuf> {
     })
 }
 
-fn chosen(folder: &Path, is_tuned: bool) -> Result<PathBuf> {
+/// The file of the one checkpoint in `folder` among those whose names `is_meant` accepts.
+///
+/// # Errors
+/// As [`file_of`].
+pub fn chosen(folder: &Path, is_tuned: bool, is_meant: impl Fn(&str) -> bool) -> Result<PathBuf> {
     let names = names_in(folder)?;
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).filter(|name| is_meant(name)).collect();
+    if names.contains(&foreign::BASIS) {
+        return Err(foreign::basis().at(folder));
+    }
     let path = |name: &str| folder.join(name).display().to_string();
     match choose::choose(&names, path) {
         Ok(name) => match adapter::FILES.into_iter().find(|file| names.contains(file)) {

@@ -29,6 +29,8 @@ const SAVE_AGAIN: &str = "Save it again: python -c \"import torch; \
     torch.save(torch.load('IN', map_location='cpu', weights_only=True), 'OUT.pt')\"";
 const ARRAYS: &str = "Save it again: python -c \"import numpy; from safetensors.numpy import save_file; \
     save_file({k: numpy.ascontiguousarray(v) for k, v in numpy.load('IN').items()}, 'OUT.safetensors')\"";
+/// What only a basis folder has.
+pub(super) const BASIS: &str = "method_info.json";
 const DISTRIBUTED: &str =
     "Make one file of the folder: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER OUT.pt";
 
@@ -130,14 +132,17 @@ fn is_openvino(path: &Path) -> bool {
         })
 }
 
+/// The error for a basis folder in the place of a checkpoint.
+pub(super) fn basis() -> Error {
+    Error::unsupported("a basis, no checkpoint").hint("Give it with --basis")
+}
+
 /// The error for a folder of these files that is a model in a form that is not read; `None` where none is known.
 pub(super) fn folder(names: &[&str]) -> Option<Error> {
     let has = |wanted: &str| names.contains(&wanted);
     let ends = |end: &str| names.iter().any(|name| name.ends_with(end));
     let (what, hint) = if ends(".distcp") {
         ("a distributed checkpoint of PyTorch", DISTRIBUTED)
-    } else if has("method_info.json") {
-        ("a basis, no checkpoint", "Give it with --basis")
     } else if has("saved_model.pb") || has("tf_model.h5") || ends(".ckpt.index") {
         ("a TensorFlow model, no checkpoint of PyTorch", LIBRARY_4)
     } else if has("flax_model.msgpack") {

@@ -10,7 +10,7 @@
 pub mod adapter;
 pub mod choose;
 mod content;
-mod folder;
+pub mod folder;
 pub(crate) mod foreign;
 pub mod names;
 pub mod pickle;

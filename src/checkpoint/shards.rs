@@ -7,8 +7,8 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 use serde::Deserialize;
 
-use super::unread::Stored;
 use super::Format;
+use super::unread::Stored;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mmap::{MapMode, Mapping};
 use crate::suggest;
@@ -206,7 +206,9 @@ mod tests {
         let found = part("model-00002-of-00005.safetensors").unwrap();
         assert_eq!((found.number, found.of, found.index.as_str()), (2, 5, "model.safetensors.index.json"));
         assert_eq!(part("pytorch_model-00001-of-00002.bin").unwrap().index, "pytorch_model.bin.index.json");
-        for name in ["model.safetensors", "model-00001-of-00001.bin", "run-1-of-2.bin", "a-00001-of-00002.pt", "-of-.bin"] {
+        for name in
+            ["model.safetensors", "model-00001-of-00001.bin", "run-1-of-2.bin", "a-00001-of-00002.pt", "-of-.bin"]
+        {
             assert_eq!(part(name), None, "{name}");
         }
     }

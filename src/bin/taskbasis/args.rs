@@ -25,7 +25,7 @@ pub struct ModelArgs {
     pub basis: Option<PathBuf>,
 
     /// Base checkpoint (the zero-shot weights): PyTorch or safetensors, by open_clip's, OpenAI's or transformers'
-    /// names. A bundle that holds its base needs none.
+    /// names; a file, the index of several, or a folder with one. A bundle that holds its base needs none.
     #[arg(long, value_name = "FILE")]
     pub base: Option<PathBuf>,
 }
@@ -126,6 +126,7 @@ impl ModelArgs {
     pub fn open(&self, threads: usize) -> Result<Session> {
         let options = ModelOptions { threads, ..ModelOptions::default() };
         let base = self.base.as_deref().map(Checkpoint::open).transpose()?;
+        paths::protect(base.iter().flat_map(Checkpoint::parts))?;
         let Some(basis) = &self.basis else {
             let base = base.ok_or_else(|| Error::invalid("neither --basis nor --base is given"))?;
             return Ok(Session { model: Model::new(base, None, &options)?, bundle: None });

@@ -27,6 +27,7 @@ mod provider;
 mod pull;
 mod reconstruct;
 mod report;
+mod tasks_dir;
 mod verify;
 
 use std::ffi::OsString;

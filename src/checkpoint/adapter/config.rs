@@ -147,9 +147,11 @@ fn missing(path: &Path, error: std::io::Error) -> Error {
 fn check_kind(json: &Map<String, Value>) -> Result<()> {
     match json.get("peft_type").and_then(Value::as_str) {
         Some("LORA") => Ok(()),
-        Some(kind) => Err(Error::unsupported(format!("an adapter of a kind that is not read: {}", suggest::clipped(kind)))
-            .expected("LORA")
-            .hint(format!("To use it, {}", merging()))),
+        Some(kind) => {
+            Err(Error::unsupported(format!("an adapter of a kind that is not read: {}", suggest::clipped(kind)))
+                .expected("LORA")
+                .hint(format!("To use it, {}", merging())))
+        }
         None => Err(Error::format("not the configuration of an adapter").expected("a `peft_type`")),
     }
 }
@@ -187,7 +189,9 @@ fn flag(json: &Map<String, Value>, name: &str) -> bool {
 fn number(json: &Map<String, Value>, name: &str) -> Result<f64> {
     match json.get(name) {
         None | Some(Value::Null) => Ok(DEFAULT),
-        Some(value) => positive(value).ok_or_else(|| Error::format(format!("`{name}` is no number above 0")).got(value)),
+        Some(value) => {
+            positive(value).ok_or_else(|| Error::format(format!("`{name}` is no number above 0")).got(value))
+        }
     }
 }
 
@@ -198,7 +202,8 @@ fn positive(value: &Value) -> Option<f64> {
 /// Regular expressions for the ends of modules' names, in their order, and what holds for those modules.
 fn patterns(json: &Map<String, Value>, name: &str) -> Result<Vec<(Regex, f64)>> {
     let Some(Value::Object(pairs)) = json.get(name) else { return Ok(Vec::new()) };
-    let broken = |key: &str| Error::format(format!("`{name}` cannot be read")).got(suggest::clipped(key).escape_debug());
+    let broken =
+        |key: &str| Error::format(format!("`{name}` cannot be read")).got(suggest::clipped(key).escape_debug());
     let mut patterns = Vec::with_capacity(pairs.len());
     for (key, value) in pairs {
         let value = positive(value).ok_or_else(|| broken(key))?;

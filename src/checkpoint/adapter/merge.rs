@@ -19,7 +19,8 @@ const TOWERS: [&str; 3] = ["", "visual.", "vision_model."];
 ///
 /// # Errors
 /// As [`super::tuned`].
-pub(super) fn changed(keys: Keys, config: &Config, base: &Checkpoint) -> Result<IndexMap<String, Tensor>> {
+pub(super) fn changed(mut keys: Keys, config: &Config, base: &Checkpoint) -> Result<IndexMap<String, Tensor>> {
+    leave_text_out(&mut keys, base);
     let naming = Naming::of(&keys, base)?;
     let mut changes = Changes { base, tensors: IndexMap::new(), values: IndexMap::new() };
     for (name, stored) in keys.others {
@@ -30,6 +31,18 @@ pub(super) fn changed(keys: Keys, config: &Config, base: &Checkpoint) -> Result<
         change.map_err(|error| error.tensor(suggest::clipped(module)))?;
     }
     changes.finish()
+}
+
+/// Takes what an adapter of a whole model has for the text tower out of `keys`, where `base` is an image tower alone.
+fn leave_text_out(keys: &mut Keys, base: &Checkpoint) {
+    let is_image =
+        |name: &str| ["visual.", "vision_model.", "visual_projection."].iter().any(|root| name.contains(root));
+    let has_text = base.get("token_embedding.weight").is_some()
+        || base.iter().any(|(name, _)| name.starts_with("text_model.") || name.starts_with("text."));
+    if !has_text && keys.targets.keys().any(|module| is_image(&format!("{module}."))) {
+        keys.targets.retain(|module, _| is_image(&format!("{module}.")));
+        keys.others.retain(|(name, _)| is_image(name));
+    }
 }
 
 /// How names of the adapter become names that the base's have: some modules around the model left out, the tower's
@@ -74,9 +87,13 @@ impl Naming {
     /// The error for an adapter of which no naming fits, with the first module that is the reason.
     fn missing(keys: &Keys, base: &Checkpoint, first: &str) -> Error {
         // Under the naming that most of them fit.
-        let all = (0..=MAX_AROUND).flat_map(|around| TOWERS.map(|tower| Self { around, tower }));
         let known = |naming: &Self| keys.targets.keys().filter(|module| naming.weight(module, base).is_some()).count();
-        let best = all.rev_max_by_key(known);
+        let mut best = Self { around: 0, tower: TOWERS[0] };
+        for naming in (0..=MAX_AROUND).flat_map(|around| TOWERS.map(|tower| Self { around, tower })) {
+            if known(&naming) > known(&best) {
+                best = naming;
+            }
+        }
         for (module, target) in &keys.targets {
             let reason = match best.weight(module, base) {
                 Some(place) => View::of(&place, target, base).err(),
@@ -106,18 +123,6 @@ impl Naming {
     /// Where the weight of `module` is: attention as one module has that of q, k and v.
     fn weight(&self, module: &str, base: &Checkpoint) -> Option<Place> {
         ["weight", "in_proj_weight"].iter().find_map(|name| self.place(&format!("{module}.{name}"), base))
-    }
-}
-
-/// `max_by_key` that prefers the first of equals.
-trait FirstMax: Iterator + Sized {
-    fn rev_max_by_key(self, key: impl Fn(&Self::Item) -> usize) -> Self::Item;
-}
-
-impl<I: Iterator<Item = Naming>> FirstMax for I {
-    fn rev_max_by_key(self, key: impl Fn(&Naming) -> usize) -> Naming {
-        let start = Naming { around: 0, tower: "" };
-        self.fold(start, |best, next| if key(&next) > key(&best) { next } else { best })
     }
 }
 
@@ -184,9 +189,9 @@ impl Changes<'_> {
             *rows /= 3;
         }
         if tensor.shape() != shape {
-            return Err(Error::mismatch("it is not what it is in the base").expected(format_args!("{shape:?}")).got(
-                format_args!("{:?}", tensor.shape()),
-            ));
+            return Err(Error::mismatch("it is not what it is in the base")
+                .expected(format_args!("{shape:?}"))
+                .got(format_args!("{:?}", tensor.shape())));
         }
         match place {
             Place::Whole(name) | Place::Transposed(name) => drop(self.tensors.insert(name, tensor)),

@@ -45,9 +45,10 @@ fn json(text: &[u8]) -> Option<Error> {
     let parsed: Option<Value> = serde_json::from_slice(text.get(..text.len().min(MAX_TEXT))?).ok();
     let Some(value) = parsed else {
         // A larger one, or one that only begins so.
-        return text.get(..2).is_some_and(|begin| matches!(begin, b"{\"" | b"{\n" | b"[{")).then(|| {
-            Error::format("JSON, no weights").got(quoted(text)).hint("Name the file of the weights")
-        });
+        return text
+            .get(..2)
+            .is_some_and(|begin| matches!(begin, b"{\"" | b"{\n" | b"[{"))
+            .then(|| Error::format("JSON, no weights").got(quoted(text)).hint("Name the file of the weights"));
     };
     let message = ["error", "message", "detail"].iter().find_map(|key| value.get(*key)?.as_str());
     Some(match message {

@@ -59,11 +59,10 @@ fn of_type(archive: &Archive, items: &[NodeId], wraps: usize) -> Result<Tensor> 
 fn dtensor(archive: &Archive, args: NodeId, state: NodeId, wraps: usize) -> Result<Tensor> {
     let broken = || Error::format("a DTensor cannot be read");
     let part = |expected: String, got: String| {
-        Error::unsupported("a DTensor of which this file holds one process's part")
-            .expected(expected)
-            .got(got)
-            .hint("Save its full_tensor(); a folder of .distcp files becomes one file by `python -m \
-                   torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER model.pt`")
+        Error::unsupported("a DTensor of which this file holds one process's part").expected(expected).got(got).hint(
+            "Save its full_tensor(); a folder of .distcp files becomes one file by `python -m \
+                   torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER model.pt`",
+        )
     };
     let size = archive.pickle.tuple(args).and_then(|args| args.get(2)).ok_or_else(broken)?;
     let size = Node::new(archive, *size).extents()?;
