@@ -3,15 +3,20 @@
 //! Read are PyTorch's zip archives (state dicts, training checkpoints, pickled modules, TorchScript) and safetensors,
 //! told apart by their first bytes. Nothing in a file is ever executed, and a file is taken to be hostile: it is
 //! refused with an error that names the place, in time and memory linear in its size. Whatever the source called its
-//! weights, a [`Checkpoint`] names them as open_clip does ([`names`]).
+//! weights, a [`Checkpoint`] names them as open_clip does ([`names`]). Checkpoints in several files ([`shards`]), folders
+//! ([`choose`]) and LoRA adapters ([`adapter`]) are read in the place of a file.
 #![forbid(unsafe_code)]
 
+pub mod adapter;
 pub mod choose;
+mod content;
+pub mod folder;
 pub(crate) mod foreign;
 pub(crate) mod frozen;
 pub mod names;
 pub mod pickle;
 pub mod safetensors;
+pub mod shards;
 pub mod torch;
 pub mod unread;
 pub mod writer;
@@ -23,6 +28,7 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
+use self::content::Content;
 use self::names::{Beside, Naming};
 use self::unread::{Stored, Unread};
 use crate::error::{Error, Result};
@@ -85,6 +91,8 @@ pub(crate) fn check_sharing<'a>(path: &Path, file_bytes: u64, tensors: impl Iter
 pub struct Checkpoint {
     path: PathBuf,
     format: Format,
+    /// The files that an index names, where the path is that of an index.
+    parts: Vec<PathBuf>,
     file_bytes: u64,
     tensors: IndexMap<String, Tensor>,
     /// What the file holds besides, and is not read.
@@ -92,45 +100,33 @@ pub struct Checkpoint {
     naming: Naming,
 }
 
-/// The tensors of an archive that are to be named: all that it holds, so that the image tower is found wherever it is;
-/// where there is none, or the rest of the archive cannot be read, what lies under the keys that training programs use.
-fn tensors_of(archive: &torch::Archive, path: &Path, file_bytes: u64) -> Result<Vec<(String, Stored)>> {
-    let is_model = |all: &Vec<(String, Stored)>| {
-        names::holds_tower(all.iter().map(|(name, _)| name.as_str()))
-            && check_sharing(path, file_bytes, read(all)).is_ok()
-    };
-    match archive.all_tensors().ok().filter(is_model) {
-        Some(all) => Ok(all),
-        None => archive.tensors(),
-    }
-}
-
-fn read(tensors: &[(String, Stored)]) -> impl Iterator<Item = &Tensor> {
-    tensors.iter().filter_map(|(_, stored)| stored.as_ref().ok())
-}
-
 impl Checkpoint {
     /// Maps the file at `path` and reads what tensors it holds; their elements are not read.
     ///
-    /// The file must not be shortened or rewritten while it is open; see [`MapMode::Map`].
+    /// A folder stands for the one checkpoint that is in it, as [`choose::choose`] decides, and an index
+    /// (`model.safetensors.index.json`) for the files that it names. A model with a LoRA adapter beside its weights, as
+    /// PEFT's `state_dict()` gives it, is merged ([`adapter`]).
+    ///
+    /// The files must not be shortened or rewritten while they are open; see [`MapMode::Map`].
     ///
     /// # Errors
-    /// [`ErrorKind::Io`](crate::ErrorKind::Io) when it cannot be opened;
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) when one cannot be opened;
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a folder without a checkpoint, or with several;
     /// [`ErrorKind::Format`](crate::ErrorKind::Format) when it is neither a PyTorch zip nor safetensors, is damaged, or
     /// holds two tensors for the same weights, or several image towers ([`Checkpoint::open_under`] takes one);
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when it is PyTorch's format from before 1.6 or is
-    /// compressed. Tensors that are not dense numbers are no error before somebody asks for them
-    /// ([`Checkpoint::unread`]).
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when it is PyTorch's format from before 1.6, is
+    /// compressed, is one part of several, or an adapter without its base. Tensors that are not dense numbers are no
+    /// error before somebody asks for them ([`Checkpoint::unread`]).
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_with(path, MapMode::Map)
     }
 
-    /// As [`Checkpoint::open`], mapping the file or reading it into memory.
+    /// As [`Checkpoint::open`], mapping the files or reading them into memory.
     ///
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn open_with(path: impl AsRef<Path>, mode: MapMode) -> Result<Self> {
-        Self::parse(Arc::new(Mapping::open(path, mode)?))
+        Self::of(Content::open(path.as_ref(), mode, false)?, None)
     }
 
     /// As [`Checkpoint::open`], of one image tower among several: `prefix` is what the names of its model, or its own,
@@ -140,31 +136,38 @@ impl Checkpoint {
     /// As [`Checkpoint::open`]; [`ErrorKind::NotFound`](crate::ErrorKind::NotFound), with those that there are, where
     /// there is none under `prefix`.
     pub fn open_under(path: impl AsRef<Path>, mode: MapMode, prefix: &str) -> Result<Self> {
-        Self::parse_as(Arc::new(Mapping::open(path, mode)?), Some(prefix))
+        Self::of(Content::open(path.as_ref(), mode, false)?, Some(prefix))
     }
 
-    /// As [`Checkpoint::open`], of bytes that are in memory or mapped already.
+    /// A checkpoint that was fine-tuned from `base`: a whole one, as [`Checkpoint::open`] takes it, or as
+    /// [`Checkpoint::open_under`] where `prefix` is given; or a LoRA adapter of `base`, which is put together with it
+    /// ([`adapter`]).
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open_under`]; for an adapter that is of another model, contradicts itself or has an option that
+    /// is not read, naming the option.
+    pub fn open_tuned(path: impl AsRef<Path>, base: &Self, prefix: Option<&str>) -> Result<Self> {
+        let content = Content::open(path.as_ref(), MapMode::Map, true)?;
+        match adapter::is_adapted(&content) {
+            true => adapter::tuned(content, base),
+            false => Self::of(content, prefix),
+        }
+    }
+
+    /// As [`Checkpoint::open`], of one file's bytes that are in memory or mapped already.
     ///
     /// # Errors
     /// As [`Checkpoint::open`], but for the file's.
     pub fn parse(mapping: Arc<Mapping>) -> Result<Self> {
-        Self::parse_as(mapping, None)
+        Self::of(Content::parse(mapping)?, None)
     }
 
-    fn parse_as(mapping: Arc<Mapping>, prefix: Option<&str>) -> Result<Self> {
-        let path = mapping.path().to_path_buf();
-        let file_bytes = mapping.len() as u64;
-        let (format, tensors) = if zip::Directory::is_zip(&mapping) || torch::Archive::is_old_format(&mapping) {
-            let archive = torch::Archive::parse(mapping)?;
-            let format = if archive.is_torchscript() { Format::TorchScript } else { Format::TorchZip };
-            (format, tensors_of(&archive, &path, file_bytes)?)
-        } else if safetensors::is_safetensors(&mapping) {
-            (Format::Safetensors, safetensors::read(&mapping)?.tensors)
-        } else {
-            return Err(foreign::refused(&mapping, "neither a PyTorch zip nor safetensors").at(path));
-        };
-        check_sharing(&path, file_bytes, read(&tensors))?;
-        Ok(Self { file_bytes, ..Self::from_stored(path, format, tensors, prefix, Beside::LeaveOut)? })
+    fn of(content: Content, prefix: Option<&str>) -> Result<Self> {
+        if adapter::is_adapted(&content) {
+            return adapter::unmerged(content);
+        }
+        let Content { path, format, bytes, stored, parts } = content;
+        Ok(Self { file_bytes: bytes, parts, ..Self::from_stored(path, format, stored, prefix, Beside::LeaveOut)? })
     }
 
     /// A checkpoint of tensors that are there already; their names are made canonical. `path` is what errors name.
@@ -193,7 +196,7 @@ impl Checkpoint {
         }
         let naming = named.naming;
         let file_bytes = tensors.values().fold(0u64, |sum, tensor| sum.saturating_add(tensor.nbytes() as u64));
-        Ok(Self { path, format, file_bytes, tensors, unread, naming })
+        Ok(Self { path, format, parts: Vec::new(), file_bytes, tensors, unread, naming })
     }
 
     /// The tensor of this canonical name, where the file has one that is read.
@@ -282,7 +285,12 @@ impl Checkpoint {
         &self.path
     }
 
-    /// The file's size; without a file, that of the tensors.
+    /// The files that hold the tensors, where the path is that of an index of them; else none.
+    pub fn parts(&self) -> impl ExactSizeIterator<Item = &Path> {
+        self.parts.iter().map(PathBuf::as_path)
+    }
+
+    /// The size of the file, or of all parts; without a file, that of the tensors.
     pub fn file_bytes(&self) -> u64 {
         self.file_bytes
     }

@@ -19,7 +19,8 @@ use std::collections::HashMap;
 
 use indexmap::IndexMap;
 
-use self::scheme::{IMAGE, Place, TEXT, THIRDS};
+pub(super) use self::scheme::Place;
+use self::scheme::{IMAGE, TEXT, THIRDS};
 use self::timm::Head;
 use self::towers::{Candidate, Form};
 use super::unread::Stored;
@@ -120,6 +121,12 @@ pub enum Beside {
     Keep,
     /// Only their names are kept ([`Naming::beside`]).
     LeaveOut,
+}
+
+/// Where a tensor of this name, without any wrapper, may go in one of the towers, by each library's names.
+pub(super) fn places_of(name: &str) -> impl Iterator<Item = Place> {
+    let of_transformers = [&IMAGE, &TEXT].into_iter().filter_map(|scheme| scheme::place(name, scheme).ok());
+    of_transformers.chain(timm::place(name, timm::Head::Projection).ok().flatten())
 }
 
 /// Gives every tensor its canonical name. The order stays that of the source.
@@ -396,7 +403,7 @@ fn rename(tensors: Vec<(Place, String, Stored)>) -> Result<IndexMap<String, Stor
 }
 
 /// Without its leading extents of 1, of which timm has one more than there is to say.
-fn squeezed(tensor: &Tensor, left: usize) -> Result<Tensor> {
+pub(super) fn squeezed(tensor: &Tensor, left: usize) -> Result<Tensor> {
     let shape = tensor.shape();
     let at = shape.len().checked_sub(left).filter(|&at| shape[..at].iter().all(|&extent| extent == 1));
     let at = at.ok_or_else(|| {

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod node;
+mod rebuild;
 mod walk;
 
 use std::ops::Range;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 pub use node::Node;
 
 use super::foreign;
-use super::pickle::{Object, Pickle, Value};
+use super::pickle::{NodeId, Object, Pickle};
 use super::unread::Stored;
 use super::zip::Directory;
 use crate::error::{Error, Result};
@@ -62,8 +63,7 @@ impl Archive {
 
     fn parse_here(mapping: Arc<Mapping>) -> Result<Self> {
         if Self::is_old_format(&mapping) {
-            return Err(Error::unsupported("written by PyTorch before 1.6")
-                .hint("Open it with PyTorch and save it again with torch.save"));
+            return Err(foreign::before_1_6());
         }
         if !Directory::is_zip(&mapping) {
             return Err(foreign::refused(&mapping, "not a zip archive as torch.save writes them"));
@@ -138,42 +138,13 @@ impl Archive {
 
     /// The tensor that the object stands for, or `None` where it is no tensor.
     fn tensor(&self, object: &Object) -> Result<Option<Tensor>> {
-        let Some((module, name)) = self.pickle.global(object.class) else { return Ok(None) };
-        let args = self.pickle.tuple(object.args).unwrap_or(&[]);
-        match (module, name) {
-            ("torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor" | "_rebuild_tensor_v3") => {
-                self.rebuild(name, object).map(Some)
-            }
-            ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => {
-                // A parameter is a tensor in an envelope; it does not hold another parameter.
-                let inner = args.first().and_then(|&id| self.pickle.object(id));
-                let inner = inner.filter(|inner| {
-                    self.pickle.global(inner.class).is_some_and(|(_, name)| name.starts_with("_rebuild_tensor"))
-                });
-                match inner {
-                    Some(inner) => self.tensor(inner),
-                    None => Err(Error::format("a parameter holds no tensor")),
-                }
-            }
-            _ => {
-                // The storage is the first argument of every known function; a shared, endless tuple is not searched.
-                let storage = args.iter().take(8).any(|&arg| matches!(self.pickle.value(arg), Value::Persistent(_)));
-                if storage || name.starts_with("_rebuild") {
-                    return Err(Error::unsupported(format!(
-                        "a tensor of a kind that is not supported: {module}.{name}"
-                    ))
-                    .expected("a dense tensor of numbers")
-                    .hint("Convert it (dequantize, to_dense, detach) and save it again"));
-                }
-                Ok(None)
-            }
-        }
+        rebuild::tensor(self, object.class, object.args, rebuild::MAX_WRAPS)
     }
 
     /// `_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks, metadata)`; the oldest form ends after
     /// the stride, and v3 puts the dtype before the metadata.
-    fn rebuild(&self, function: &str, object: &Object) -> Result<Tensor> {
-        let args = self.pickle.tuple(object.args).unwrap_or(&[]);
+    fn rebuild(&self, function: &str, args: NodeId) -> Result<Tensor> {
+        let args = self.pickle.tuple(args).unwrap_or(&[]);
         let (&[storage, offset, size, stride], rest) =
             args.split_first_chunk::<4>().ok_or_else(|| Error::format("a tensor has too few arguments"))?;
         let rest = rest.get(2..).unwrap_or(&[]);
@@ -281,7 +252,9 @@ fn find_folder(directory: &Directory) -> Result<String> {
         (Some(a), Some(b)) => {
             Err(Error::format("the archive holds two pickles").got(format_args!("`{a}{PICKLE}` and `{b}{PICKLE}`")))
         }
-        (None, _) => Err(Error::format(format!("the archive holds no {PICKLE}"))
-            .hint("Is it a file that torch.save or torch.jit.save wrote?")),
+        (None, _) => Err(foreign::archive(directory.names()).unwrap_or_else(|| {
+            Error::format(format!("the archive holds no {PICKLE}"))
+                .hint("Is it a file that torch.save or torch.jit.save wrote?")
+        })),
     }
 }

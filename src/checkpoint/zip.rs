@@ -91,7 +91,7 @@ impl Directory {
     }
 
     /// The names of all entries, in the order of their places in the file.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
         self.entries.keys().map(|name| &**name)
     }
 

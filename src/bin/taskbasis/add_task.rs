@@ -63,8 +63,11 @@ impl AddTask {
     pub fn run(self, as_json: bool) -> Result<()> {
         let (task, finetuned_path) = &self.task;
         let bundle = Bundle::open(&self.grown)?;
-        let finetuned = checkpoints::open(finetuned_path)?;
         let base = self.base.as_deref().map(checkpoints::open).transpose()?;
+        let finetuned = match &base {
+            Some(base) => checkpoints::open_tuned(finetuned_path, base)?,
+            None => checkpoints::open_tuned(finetuned_path, &bundle.base_or(None)?)?,
+        };
         let output_path = self.output.as_deref().unwrap_or(&self.grown);
         check_output(output_path, &[])?;
 

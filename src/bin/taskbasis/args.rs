@@ -26,7 +26,7 @@ pub struct ModelArgs {
     pub basis: Option<PathBuf>,
 
     /// Base checkpoint (the zero-shot weights): PyTorch or safetensors, by open_clip's, OpenAI's or transformers'
-    /// names. A bundle that holds its base needs none.
+    /// names; a file, the index of several, or a folder with one. A bundle that holds its base needs none.
     #[arg(long, value_name = "FILE")]
     pub base: Option<PathBuf>,
 }

@@ -121,7 +121,8 @@ impl Build {
             "output": shown, "method": method.name(), "tasks": tasks, "vectors": vectors,
             "parameters": family.parameter_count(), "bytes": family.output_bytes(&fit), "seconds": seconds,
             "loss": fit.loss(), "spectral_lower_bound": fit.bound(), "relative_errors": errors,
-            "differences": family.differences(), "selected": if method == Method::RandomSample { json!(selected) } else { Value::Null },
+            "left_out": self.family.left_out_json()?, "differences": family.differences(),
+            "selected": if method == Method::RandomSample { json!(selected) } else { Value::Null },
         });
         let mut rows = vec![vec!["task".to_owned(), "what is missing of it".into()]];
         rows.extend(tasks.iter().zip(fit.errors()).map(|(task, error)| vec![(*task).into(), percent(*error)]));

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use taskbasis::{Checkpoint, ErrorKind, MapMode, Result};
 
-use crate::output;
+use crate::{output, paths};
 
 /// `--prefix`, for all checkpoints that the command reads.
 static PREFIX: OnceLock<String> = OnceLock::new();
@@ -27,22 +27,38 @@ pub fn prefix() -> Option<&'static str> {
 /// prefix is not its own.
 pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
     let path = path.as_ref();
+    opened(path, |prefix| match prefix {
+        Some(prefix) => Checkpoint::open_under(path, MapMode::Map, prefix),
+        None => Checkpoint::open(path),
+    })
+}
+
+/// Opens the fine-tuned checkpoint at `path`, which may be an adapter of `base`, as [`open`] does.
+pub fn open_tuned(path: impl AsRef<Path>, base: &Checkpoint) -> Result<Checkpoint> {
+    let path = path.as_ref();
+    opened(path, |prefix| Checkpoint::open_tuned(path, base, prefix))
+}
+
+/// What `open` gives for `--prefix`, with remarks on what was chosen.
+fn opened(path: &Path, open: impl Fn(Option<&str>) -> Result<Checkpoint>) -> Result<Checkpoint> {
     let checkpoint = match prefix() {
-        Some(prefix) => under(path, prefix)?,
-        None => Checkpoint::open(path)?,
+        Some(prefix) => under(path, prefix, open)?,
+        None => open(None)?,
     };
+    // However it was named, no file of it is written over.
+    paths::protect(checkpoint.parts())?;
     if let Some(remark) = checkpoint.naming().remark() {
         output::note(&format!("{}: {remark}", path.display()));
     }
     Ok(checkpoint)
 }
 
-fn under(path: &Path, prefix: &str) -> Result<Checkpoint> {
-    let error = match Checkpoint::open_under(path, MapMode::Map, prefix) {
+fn under(path: &Path, prefix: &str, open: impl Fn(Option<&str>) -> Result<Checkpoint>) -> Result<Checkpoint> {
+    let error = match open(Some(prefix)) {
         Err(error) if error.kind() == ErrorKind::NotFound => error,
         opened => return opened,
     };
-    let Ok(only) = Checkpoint::open(path) else { return Err(error) };
+    let Ok(only) = open(None) else { return Err(error) };
     let names = only.naming().told().unwrap_or_else(|| "by open_clip's names, under no prefix".into());
     output::note(&format!("{}: nothing under `{prefix}`, as its only model is {names}", path.display()));
     Ok(only)
@@ -50,7 +66,7 @@ fn under(path: &Path, prefix: &str) -> Result<Checkpoint> {
 
 /// Opens a fine-tuned checkpoint, with what training left alone taken from `base`.
 pub fn open_finetuned(path: &Path, base: &Checkpoint) -> Result<Checkpoint> {
-    let (checkpoint, unchanged) = open(path)?.completed_from(base)?;
+    let (checkpoint, unchanged) = open_tuned(path, base)?.completed_from(base)?;
     note_unchanged(path, &unchanged);
     Ok(checkpoint)
 }

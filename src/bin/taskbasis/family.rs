@@ -1,33 +1,33 @@
 //! Fine-tuned checkpoints, as commands are given them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{ArgGroup, Args, ValueEnum, ValueHint};
+use serde_json::{Value, json};
 use taskbasis::build::{Family, Gram};
-use taskbasis::{Error, Method, Result, Scope};
+use taskbasis::{Method, Result, Scope};
 
-use crate::checkpoints;
-use crate::output;
+use crate::tasks_dir::TasksDir;
+use crate::{checkpoints, output};
 
 /// What image features are multiplied by last.
 const PROJECTION: &str = "visual.proj";
-/// Names that `--tasks-dir` finds a folder's checkpoint under.
-const TUNED: &str = "finetuned.pt";
 
 #[derive(Args)]
 #[command(group = ArgGroup::new("finetuned checkpoints").args(["tasks", "tasks_dir"]).required(true).multiple(false))]
 pub struct FamilyArgs {
-    /// Base checkpoint (the zero-shot weights): PyTorch or safetensors.
+    /// Base checkpoint (the zero-shot weights): PyTorch or safetensors, a file, the index of several, or a folder with one.
     #[arg(long, value_name = "FILE")]
     pub base: PathBuf,
 
-    /// A fine-tuned checkpoint and its task's name; once a task, in the order that the basis is to have.
+    /// A fine-tuned checkpoint and its task's name, a LoRA adapter of PEFT among others; once per task, in the order that
+    /// the basis is to have.
     #[arg(long = "task", value_name = "NAME=FILE", value_hint = ValueHint::AnyPath)]
     tasks: Vec<NamedFile>,
 
-    /// A folder of fine-tuned checkpoints: `NAMEVal/finetuned.pt` or `NAME/finetuned.pt`, else `NAME.pt` and
-    /// `NAME.safetensors`; taken in the order of their names.
+    /// A folder of fine-tuned checkpoints, taken in the order of their names: `NAMEVal/` or `NAME/` with `finetuned.pt` or
+    /// the only checkpoint, adapter or index in it, and files such as `NAME.pt`. What is left out is said.
     #[arg(long, value_name = "FOLDER")]
     tasks_dir: Option<PathBuf>,
 
@@ -82,18 +82,35 @@ impl MethodArg {
 impl FamilyArgs {
     /// The fine-tuned checkpoints, by the names of their tasks.
     pub fn files(&self) -> Result<Vec<NamedFile>> {
-        match &self.tasks_dir {
-            Some(folder) => files_in(folder, Some(&self.base)),
+        match self.scan()? {
+            Some(scan) => Ok(scan.found),
             None => Ok(self.tasks.clone()),
         }
     }
 
+    fn scan(&self) -> Result<Option<TasksDir>> {
+        self.tasks_dir.as_ref().map(|folder| TasksDir::read(folder, Some(&self.base))).transpose()
+    }
+
+    /// What `--tasks-dir` leaves out, for `--json`: a list of `path` and `reason`.
+    pub fn left_out_json(&self) -> Result<Value> {
+        Ok(self.scan()?.map_or_else(|| json!([]), |scan| scan.left_out_json()))
+    }
+
     /// Opens all of them and checks that they are of one model.
     pub fn open(&self) -> Result<Family> {
-        let open = |NamedFile { name, path }| Ok((name, checkpoints::open(path)?));
-        let tasks = self.files()?.into_iter().map(open).collect::<Result<Vec<_>>>()?;
+        let base = checkpoints::open(&self.base)?;
+        let files = match self.scan()? {
+            Some(scan) => {
+                scan.tell();
+                scan.found
+            }
+            None => self.tasks.clone(),
+        };
+        let open = |NamedFile { name, path }| Ok((name, checkpoints::open_tuned(path, &base)?));
+        let tasks = files.into_iter().map(open).collect::<Result<Vec<_>>>()?;
         let scope = if self.image_tower { Scope::ImageTower } else { Scope::All };
-        let family = Family::new(checkpoints::open(&self.base)?, tasks, scope)?;
+        let family = Family::new(base, tasks, scope)?;
         note_differences(&family);
         Ok(family)
     }
@@ -120,39 +137,4 @@ fn note_differences(family: &Family) {
             output::note(&format!("{}: left out, as the base has no such tensor: {names}", tuned.path().display()));
         }
     }
-}
-
-/// The checkpoints in `folder`, by the names of their tasks. A base that lies among them is none of them.
-pub fn files_in(folder: &Path, base: Option<&Path>) -> Result<Vec<NamedFile>> {
-    let failed = |e| Error::io("cannot list the folder", folder, e);
-    let (mut folders, mut files) = (Vec::new(), Vec::new());
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        let stem = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        if path.is_dir() {
-            // A folder's name may have dots, which would end its stem.
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let name = name.strip_suffix("Val").unwrap_or(&name).to_owned();
-            let path = path.join(TUNED);
-            if path.is_file() {
-                folders.push(NamedFile { name, path });
-            }
-        } else if path.extension().is_some_and(|extension| extension == "pt" || extension == "safetensors")
-            && !base.is_some_and(|base| same_file(&path, base))
-        {
-            files.push(NamedFile { name: stem(&path), path });
-        }
-    }
-    let mut found = if folders.is_empty() { files } else { folders };
-    if found.is_empty() {
-        return Err(Error::not_found("the folder holds no fine-tuned checkpoint")
-            .at(folder)
-            .expected("NAMEVal/finetuned.pt, NAME/finetuned.pt, NAME.pt or NAME.safetensors"));
-    }
-    found.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(found)
-}
-
-fn same_file(a: &Path, b: &Path) -> bool {
-    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }

@@ -25,7 +25,8 @@ pub struct Inspect {
 impl Inspect {
     pub fn run(self, as_json: bool) -> Result<()> {
         let engine = Engine::look(self.onnxruntime.as_deref());
-        if self.path.is_dir() || self.path.file_name().is_some_and(|name| name == "method_info.json") {
+        let is_info = self.path.file_name().is_some_and(|name| name == "method_info.json");
+        if is_info || self.path.join("method_info.json").is_file() {
             let basis = Basis::open(&self.path)?;
             if as_json {
                 output::json(&engine.added_to(basis_json(&basis)))

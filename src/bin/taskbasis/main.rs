@@ -29,6 +29,7 @@ mod pull;
 mod reconstruct;
 mod report;
 mod skip;
+mod tasks_dir;
 mod tower;
 mod verify;
 

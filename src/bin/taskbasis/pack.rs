@@ -15,7 +15,7 @@ use taskbasis::{
 use crate::accuracy::{Accuracy, Judge};
 use crate::args::{EncoderArgs, HeadArgs, Session, tell};
 use crate::eval::labels;
-use crate::family::files_in;
+use crate::tasks_dir::TasksDir;
 use crate::verify::pair;
 use crate::{checkpoints, output, paths};
 
@@ -199,7 +199,7 @@ impl Pack {
         }
         for (task, file) in self.finetuned(&basis)? {
             let format = self.residual.unwrap_or(BlockFormat::Q2);
-            packer.residual(&task, checkpoints::open(&file)?, format, self.residual_above)?;
+            packer.residual(&task, checkpoints::open_tuned(&file, &base)?, format, self.residual_above)?;
         }
 
         let before = self.data.is_some().then(|| self.accuracies(&self.session()?, graph.as_ref())).transpose()?;
@@ -259,8 +259,9 @@ impl Pack {
                 (None, _) => Err(Error::invalid("--residual needs --finetuned-dir: what the tasks were tuned to")),
             };
         };
-        let files = files_in(folder, Some(&self.base))?;
-        let file = |task: &String| files.iter().find(|file| file.name == *task).map(|file| file.path.clone());
+        let scan = TasksDir::read(folder, Some(&self.base))?;
+        scan.tell();
+        let file = |task: &String| scan.found.iter().find(|file| file.name == *task).map(|file| file.path.clone());
         let found: Vec<_> = basis.tasks().iter().filter_map(|task| Some((task.clone(), file(task)?))).collect();
         if found.is_empty() {
             return Err(Error::not_found("the folder holds no fine-tuned checkpoint of the basis's tasks")

@@ -59,7 +59,7 @@ const LAYER: [(&str, &str); 5] = [
 ];
 
 /// Where one source tensor goes.
-pub(super) enum Place {
+pub(in crate::checkpoint) enum Place {
     /// Under this name, as it is.
     Whole(String),
     /// Under this name, transposed: `nn.Linear` holds [out, in], open_clip's `proj` is [in, out].
@@ -68,6 +68,15 @@ pub(super) enum Place {
     Squeezed(String, usize),
     /// A third of the tensor of this name: 0 = q, 1 = k, 2 = v, as rows in this order.
     Third(String, usize),
+}
+
+impl Place {
+    /// The canonical name of the tensor that it goes into.
+    pub(in crate::checkpoint) fn name(&self) -> &str {
+        match self {
+            Self::Whole(name) | Self::Transposed(name) | Self::Squeezed(name, _) | Self::Third(name, _) => name,
+        }
+    }
 }
 
 /// The letters of the thirds of attention weights, in the order in which they are joined.

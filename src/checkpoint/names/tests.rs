@@ -1,5 +1,4 @@
 use super::*;
-use crate::checkpoint::unread::Unread;
 
 fn named(tensors: Vec<(String, Stored)>) -> Result<Named> {
     canonical(tensors, None, Beside::LeaveOut)

@@ -169,12 +169,18 @@ impl<'a> Node<'a> {
         self.tensor_here().map_err(|error| self.archive.place(error))
     }
 
-    fn tensor_here(self) -> Result<Option<Tensor>> {
+    /// [`Node::tensor`] with an error that does not name the file yet.
+    pub(super) fn tensor_here(self) -> Result<Option<Tensor>> {
         match self.value() {
             Value::Object(object) => self.archive.tensor(object),
             Value::Persistent(_) => Err(Error::unsupported("a bare storage, which is not a tensor")),
             _ => Ok(None),
         }
+    }
+
+    /// What would have been called and with what, where this is the result of a call.
+    pub(super) fn call(self) -> Option<(NodeId, NodeId)> {
+        self.archive.pickle.object(self.id).map(|object| (object.class, object.args))
     }
 
     /// What a reference refers to, where it is one.

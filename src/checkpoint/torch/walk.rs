@@ -72,7 +72,7 @@ impl Walk {
             return Err(Error::format("the pickled object is nested too deeply").got(format_args!("`{}`", self.name())));
         }
         self.charge(1 + self.name.len() + node.width())?;
-        let tensor = node.tensor().transpose().map(Unread::or_stored).transpose();
+        let tensor = node.tensor_here().transpose().map(Unread::or_stored).transpose();
         if let Some(stored) = tensor.map_err(|error| error.tensor(self.name()))? {
             self.found.push((self.name.clone(), stored));
         } else if is_module(node) {

@@ -8,8 +8,9 @@ use taskbasis::{Error, Model, ModelOptions, Result, TaskExpr};
 use super::data::Labelled;
 use super::{Bench, Eval};
 use crate::checkpoints::open_finetuned;
-use crate::family::{NamedFile, files_in};
+use crate::family::NamedFile;
 use crate::output;
+use crate::tasks_dir::TasksDir;
 
 /// Accuracies by the reference's names of data: `MNIST` on the test split, `MNISTVal` on the validation split.
 pub(super) struct Finetuned(HashMap<String, f64>);
@@ -39,16 +40,18 @@ impl Finetuned {
     }
 
     fn measure(eval: &Eval, bench: &Bench<'_>, folder: &Path, val: &[Labelled], test: &[Labelled]) -> Result<Self> {
-        let files = files_in(folder, eval.model.base.as_deref())?;
+        let scan = TasksDir::read(folder, eval.model.base.as_deref())?;
+        scan.tell();
+        let base = bench.session.model.base();
         let bar = output::progress(val.iter().chain(test).map(Labelled::len).sum(), "images, fine-tuned");
         let mut accuracies = HashMap::new();
         for (val, test) in val.iter().zip(test) {
-            let file = files.iter().find(|file| file.name == val.task);
+            let file = scan.found.iter().find(|file| file.name == val.task);
             let NamedFile { path, .. } = file.ok_or_else(|| {
                 Error::not_found(format!("no fine-tuned checkpoint of task `{}`", val.task)).at(folder)
             })?;
             let options = ModelOptions { threads: eval.encoder.threads, ..ModelOptions::default() };
-            let model = Model::new(open_finetuned(path, bench.session.model.base())?, None, &options)?;
+            let model = Model::new(open_finetuned(path, base)?, None, &options)?;
             let weights = model.weights(&TaskExpr::base())?;
             for (name, labelled) in [(format!("{}Val", val.task), val), (test.task.clone(), test)] {
                 accuracies.insert(name, bench.accuracy(&weights, labelled, &bar)?);

@@ -1,0 +1,87 @@
+//! LoRA adapters as the PEFT library saves them, put together with the base that they change: what its
+//! `merge_and_unload()` makes of the two, computed in f32. Only the tensors that an adapter changes are made; all others
+//! are the base's, which stay where they are mapped.
+//!
+//! The formulas are those of PEFT 0.21: W + s·B·A with s = `lora_alpha` / r, or / √r with `use_rslora`, r and
+//! `lora_alpha` as `rank_pattern` and `alpha_pattern` have them for a module; with DoRA every row of that sum is given
+//! the length that `lora_magnitude_vector` says. Biases and `modules_to_save` take the places of the base's.
+#![forbid(unsafe_code)]
+
+mod config;
+mod keys;
+mod merge;
+
+use super::content::Content;
+use super::names::Beside;
+use super::{Checkpoint, Format};
+use crate::error::{Error, Result};
+use config::Config;
+use keys::Keys;
+
+/// The file that says how an adapter was made, beside its weights.
+pub const CONFIG: &str = "adapter_config.json";
+/// What PEFT calls an adapter's weights, safetensors before pickles.
+pub const FILES: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
+
+/// Whether it is an adapter, or a model with one beside its weights: by the names of the file and the tensors.
+pub(super) fn is_adapted(content: &Content) -> bool {
+    content.path.file_name().is_some_and(|name| FILES.iter().any(|file| name == *file))
+        || content.stored.iter().any(|(name, _)| keys::is_adapted(name))
+}
+
+/// The fine-tuned checkpoint that the adapter in `content` makes of `base`. A model that holds base and adapter needs
+/// no other base.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for an adapter of another kind than LoRA, or with an option
+/// that is not read, by its name; [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) without the configuration
+/// beside it; [`ErrorKind::Format`](crate::ErrorKind::Format) for one that contradicts itself;
+/// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where its modules are not `base`'s.
+pub(super) fn tuned(content: Content, base: &Checkpoint) -> Result<Checkpoint> {
+    let path = content.path.clone();
+    let config = Config::beside(&path)?;
+    let keys = Keys::read(content.stored).map_err(|error| error.at(&path))?;
+    if keys.holds_base {
+        return whole(keys, &config, path, content.format);
+    }
+    applied(keys, &config, base, path, content.format)
+}
+
+/// The model in `content`, which holds base and adapter.
+///
+/// # Errors
+/// As [`tuned`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for an adapter without its base.
+pub(super) fn unmerged(content: Content) -> Result<Checkpoint> {
+    let path = content.path.clone();
+    let config = Config::beside(&path);
+    // What an adapter lacks most is its base; but one of another kind is named as that first.
+    let keys = match (&config, Keys::read(content.stored)) {
+        (Err(error), Err(_)) if error.kind() == crate::ErrorKind::Unsupported => return Err(config?.no_model(&path)),
+        (_, keys) => keys.map_err(|error| error.at(&path))?,
+    };
+    if !keys.holds_base {
+        return Err(config?.no_model(&path));
+    }
+    whole(keys, &config?, path, content.format)
+}
+
+fn whole(mut keys: Keys, config: &Config, path: std::path::PathBuf, format: Format) -> Result<Checkpoint> {
+    let base = Checkpoint::from_stored(path.clone(), format, std::mem::take(&mut keys.others), None, Beside::LeaveOut)?;
+    applied(keys, config, &base, path, format)
+}
+
+fn applied(
+    keys: Keys,
+    config: &Config,
+    base: &Checkpoint,
+    path: std::path::PathBuf,
+    format: Format,
+) -> Result<Checkpoint> {
+    let changed = merge::changed(keys, config, base).map_err(|error: Error| error.at(&path))?;
+    let mut tensors = base.tensors.clone();
+    tensors.extend(changed);
+    let unread = base.unread.clone();
+    let file_bytes = std::fs::metadata(&path).map_or(0, |file| file.len());
+    let naming = base.naming.clone();
+    Ok(Checkpoint { path, format, file_bytes, tensors, unread, parts: Vec::new(), naming })
+}

@@ -1,0 +1,98 @@
+//! What a file, or several that belong together, holds: tensors under the names that their writer gave them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::shards::{self, Index};
+use super::unread::Stored;
+use super::{Format, check_sharing, folder, foreign, names, safetensors, torch, zip};
+use crate::error::{Error, Result};
+use crate::mmap::{MapMode, Mapping};
+use crate::tensor::Tensor;
+
+/// The content of one checkpoint, before its names are made canonical.
+#[derive(Debug)]
+pub(super) struct Content {
+    /// The file, or the index of the files.
+    pub(super) path: PathBuf,
+    pub(super) format: Format,
+    /// Bytes of the file, or of all that an index names.
+    pub(super) bytes: u64,
+    /// Names and tensors, in the order of the file.
+    pub(super) stored: Vec<(String, Stored)>,
+    /// The files that an index names; none where there is no index.
+    pub(super) parts: Vec<PathBuf>,
+}
+
+impl Content {
+    /// What the file at `path` holds, or the files of the index at `path`, or the checkpoint in the folder at `path`.
+    /// `is_tuned` says that an adapter would do.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`](super::Checkpoint::open).
+    pub(super) fn open(path: &Path, mode: MapMode, is_tuned: bool) -> Result<Self> {
+        let path = folder::file_of(path, is_tuned)?;
+        shards::check_whole(&path)?;
+        let mapping = Arc::new(Mapping::open(&path, mode)?);
+        if !shards::is_index(&mapping) {
+            return Self::parse(mapping);
+        }
+        let shards = Index::parse(&mapping, &path)?.read(mode, read)?;
+        let content =
+            Self { path, format: shards.format, bytes: shards.bytes, stored: shards.tensors, parts: shards.files };
+        content.checked()
+    }
+
+    /// What the file in `mapping` holds.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::parse`](super::Checkpoint::parse).
+    pub(super) fn parse(mapping: Arc<Mapping>) -> Result<Self> {
+        let (path, bytes) = (mapping.path().to_path_buf(), mapping.len() as u64);
+        let (format, stored) = read(&mapping)?;
+        Self { path, format, bytes, stored, parts: Vec::new() }.checked()
+    }
+
+    fn checked(self) -> Result<Self> {
+        check_sharing(&self.path, self.bytes, dense(&self.stored))?;
+        Ok(self)
+    }
+}
+
+/// The tensors of one file.
+fn read(mapping: &Arc<Mapping>) -> Result<(Format, Vec<(String, Stored)>)> {
+    if let Some(error) = foreign::by_name(mapping.path()) {
+        return Err(error.at(mapping.path()));
+    }
+    if zip::Directory::is_zip(mapping) || torch::Archive::is_old_format(mapping) {
+        let archive = torch::Archive::parse(Arc::clone(mapping))?;
+        let format = if archive.is_torchscript() { Format::TorchScript } else { Format::TorchZip };
+        return Ok((format, tensors_of(&archive, mapping)?));
+    }
+    if safetensors::is_safetensors(mapping) {
+        return Ok((Format::Safetensors, safetensors::read(mapping)?.tensors));
+    }
+    if shards::is_index(mapping) {
+        return Err(Error::format("an index of a checkpoint in several files, which are read from a folder")
+            .at(mapping.path())
+            .hint("Open it by its path"));
+    }
+    Err(foreign::refused(mapping, "neither a PyTorch zip nor safetensors").at(mapping.path()))
+}
+
+/// The tensors of an archive that are to be named: all that it holds, so that the image tower is found wherever it is;
+/// where there is none, or the rest of the archive cannot be read, what lies under the keys that training programs use.
+fn tensors_of(archive: &torch::Archive, mapping: &Mapping) -> Result<Vec<(String, Stored)>> {
+    let is_model = |all: &Vec<(String, Stored)>| {
+        names::holds_tower(all.iter().map(|(name, _)| name.as_str()))
+            && check_sharing(mapping.path(), mapping.len() as u64, dense(all)).is_ok()
+    };
+    match archive.all_tensors().ok().filter(is_model) {
+        Some(all) => Ok(all),
+        None => archive.tensors(),
+    }
+}
+
+fn dense(tensors: &[(String, Stored)]) -> impl Iterator<Item = &Tensor> {
+    tensors.iter().filter_map(|(_, stored)| stored.as_ref().ok())
+}

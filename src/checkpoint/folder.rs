@@ -1,0 +1,72 @@
+//! A checkpoint's file, where a folder is given in its place.
+
+use std::path::{Path, PathBuf};
+
+use super::{adapter, choose, foreign};
+use crate::error::{Error, Result};
+
+/// The file of the checkpoint that `path` names: itself, or the one in the folder, as [`choose::choose`] decides. An
+/// adapter's configuration stands for its weights. Where an adapter would do (`is_tuned`), one beside a whole model is
+/// ambiguous.
+///
+/// # Errors
+/// [`ErrorKind::Io`](crate::ErrorKind::Io) for a folder that cannot be listed; those of [`choose::choose`];
+/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a folder of a form that is not read, naming the form.
+pub fn file_of(path: &Path, is_tuned: bool) -> Result<PathBuf> {
+    if path.is_dir() {
+        return chosen(path, is_tuned, |_| true);
+    }
+    match path.file_name().is_some_and(|name| name == adapter::CONFIG) {
+        true => adapter_of(path),
+        false => Ok(path.to_path_buf()),
+    }
+}
+
+/// The adapter's weights beside its configuration at `config`.
+fn adapter_of(config: &Path) -> Result<PathBuf> {
+    let beside = adapter::FILES.iter().map(|name| config.with_file_name(name)).find(|file| file.is_file());
+    beside.ok_or_else(|| {
+        Error::not_found("the adapter's weights are not beside its configuration")
+            .at(config)
+            .expected(adapter::FILES.join(" or "))
+    })
+}
+
+/// The file of the one checkpoint in `folder` among those whose names `is_meant` accepts.
+///
+/// # Errors
+/// As [`file_of`].
+pub fn chosen(folder: &Path, is_tuned: bool, is_meant: impl Fn(&str) -> bool) -> Result<PathBuf> {
+    let names = names_in(folder)?;
+    let names: Vec<&str> = names.iter().map(String::as_str).filter(|name| is_meant(name)).collect();
+    if names.contains(&foreign::BASIS) {
+        return Err(foreign::basis().at(folder));
+    }
+    let path = |name: &str| folder.join(name).display().to_string();
+    match choose::choose(&names, path) {
+        Ok(name) => match adapter::FILES.into_iter().find(|file| names.contains(file)) {
+            Some(adapter) if is_tuned && !adapter::FILES.contains(&name) => {
+                Err(Error::not_found(format!("there are a whole checkpoint and an adapter: {name}, {adapter}"))
+                    .at(folder)
+                    .hint(format!("Name the file: {}", path(adapter))))
+            }
+            _ => Ok(folder.join(name)),
+        },
+        Err(error) => Err(foreign::folder(&names).unwrap_or(error).at(folder)),
+    }
+}
+
+/// The names of the files in `folder`, sorted; those that are not UTF-8 are none of ours.
+fn names_in(folder: &Path) -> Result<Vec<String>> {
+    let failed = |e| Error::io("cannot list the folder", folder, e);
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        if let Some(name) = name.filter(|_| path.is_file()) {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}

@@ -1,0 +1,100 @@
+//! What a pickle would have called to make a tensor, and what wraps such a call: parameters, tensors with attributes,
+//! subclasses of `torch.Tensor`, DTensors.
+
+use super::super::pickle::{NodeId, Value};
+use super::{Archive, Node};
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
+
+/// How many wraps may lie around a tensor: a parameter of a subclass with attributes has three.
+pub(super) const MAX_WRAPS: usize = 4;
+
+/// The tensor that calling `function` with the tuple `args` would make, or `None` where it makes no tensor.
+pub(super) fn tensor(archive: &Archive, function: NodeId, args: NodeId, wraps: usize) -> Result<Option<Tensor>> {
+    let pickle = &archive.pickle;
+    let Some((module, name)) = pickle.global(function) else { return Ok(None) };
+    let items = pickle.tuple(args).unwrap_or(&[]);
+    match (module, name) {
+        ("torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor" | "_rebuild_tensor_v3") => {
+            archive.rebuild(name, args).map(Some)
+        }
+        ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => {
+            let broken = || Error::format("a parameter holds no tensor");
+            let inner = items.first().and_then(|&id| pickle.object(id)).ok_or_else(broken)?;
+            let wraps = wraps.checked_sub(1).ok_or_else(broken)?;
+            tensor(archive, inner.class, inner.args, wraps)?.ok_or_else(broken).map(Some)
+        }
+        ("torch._tensor", "_rebuild_from_type_v2" | "_rebuild_from_type") => of_type(archive, items, wraps).map(Some),
+        _ => {
+            // The storage is the first argument of every known function; a shared, endless tuple is not searched.
+            let storage = items.iter().take(8).any(|&arg| matches!(pickle.value(arg), Value::Persistent(_)));
+            if storage || name.starts_with("_rebuild") {
+                return Err(unsupported(module, name));
+            }
+            Ok(None)
+        }
+    }
+}
+
+/// `_rebuild_from_type_v2(function, type, args, state)`: what the function makes, as an object of the type with these
+/// attributes. The elements are the function's.
+fn of_type(archive: &Archive, items: &[NodeId], wraps: usize) -> Result<Tensor> {
+    let broken = || Error::format("a tensor of a subclass cannot be read");
+    let &[function, class, args, state] = items else {
+        return Err(unsupported("torch._tensor", "_rebuild_from_type_v2"));
+    };
+    let wraps = wraps.checked_sub(1).ok_or_else(broken)?;
+    if archive.pickle.global(function) == Some(("torch._utils", "_rebuild_wrapper_subclass")) {
+        let Some((module, name)) = archive.pickle.global(class) else { return Err(broken()) };
+        return match name {
+            "DTensor" => dtensor(archive, args, state, wraps),
+            _ => Err(unsupported(module, name)),
+        };
+    }
+    tensor(archive, function, args, wraps)?.ok_or_else(broken)
+}
+
+/// A DTensor whose local tensor is all of it: `args` are `(class, dtype, size, …)`, `state` holds `_local_tensor` and
+/// how it is placed on the processes.
+fn dtensor(archive: &Archive, args: NodeId, state: NodeId, wraps: usize) -> Result<Tensor> {
+    let broken = || Error::format("a DTensor cannot be read");
+    let part = |expected: String, got: String| {
+        Error::unsupported("a DTensor of which this file holds one process's part").expected(expected).got(got).hint(
+            "Save its full_tensor(); a folder of .distcp files becomes one file by `python -m \
+                   torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER model.pt`",
+        )
+    };
+    let size = archive.pickle.tuple(args).and_then(|args| args.get(2)).ok_or_else(broken)?;
+    let size = Node::new(archive, *size).extents()?;
+    let state = Node::new(archive, state);
+    // A class with slots gives a pair: its attributes, its slots.
+    let state = if state.is_sequence() { state.items().next().ok_or_else(broken)? } else { state };
+    let placements = state.get("_spec").and_then(|spec| spec.get("placements")).ok_or_else(broken)?;
+    // A sum that is still to be made has the whole's shape.
+    let sums = |node: Node<'_>| node.class_name().is_some_and(|(_, name)| name.trim_start_matches('_') == "Partial");
+    if placements.items().take(8).any(sums) {
+        return Err(part("the whole tensor".into(), "one process's summand".into()));
+    }
+    let local = state.get("_local_tensor").and_then(|local| local.call()).ok_or_else(broken)?;
+    let local = tensor(archive, local.0, local.1, wraps)?.ok_or_else(broken)?;
+    if local.shape() != size {
+        return Err(part(format!("{size:?}"), format!("{:?}", local.shape())));
+    }
+    Ok(local)
+}
+
+/// The error for a tensor that `function` would have made, with what makes a dense one of it.
+fn unsupported(module: &str, function: &str) -> Error {
+    let hint = match function {
+        name if name.contains("sparse") => "Convert it with to_dense() and save it again",
+        name if name.contains("qtensor") || name.contains("Quantized") => {
+            "Convert it with dequantize() and save it again"
+        }
+        name if name.contains("meta") => "It was saved without its data (device meta): load the weights first",
+        name if name.contains("nested") => "Convert it with to_padded_tensor() and save it again",
+        _ => "Convert it (dequantize, to_dense, detach) and save it again",
+    };
+    Error::unsupported(format!("a tensor of a kind that is not supported: {module}.{function}"))
+        .expected("a dense tensor of numbers")
+        .hint(hint)
+}
