@@ -104,8 +104,13 @@ impl Mapping {
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) when [`MapMode::Read`] finds no room for it.
     pub fn open(path: impl AsRef<Path>, mode: MapMode) -> Result<Self> {
         let path = path.as_ref();
-        // Asked before it is opened too: opening a pipe waits for somebody at its other end.
-        regular(path, &std::fs::metadata(path).map_err(|e| Error::io("cannot open", path, e))?)?;
+        // Asked before it is opened too: opening a pipe waits for a program at its other end.
+        let metadata = std::fs::metadata(path).map_err(|e| {
+            let hint = crate::hub::hint(path).filter(|_| e.kind() == std::io::ErrorKind::NotFound);
+            let error = Error::io("cannot open", path, e);
+            hint.into_iter().fold(error, Error::hint)
+        })?;
+        regular(path, &metadata)?;
         Self::open_file(path, mode)
     }
 

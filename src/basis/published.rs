@@ -205,7 +205,10 @@ pub(super) fn folder_of(path: &Path) -> Result<PathBuf> {
         (Some("basis_vectors.pt" | "method_info.json"), Some(folder)) if path.is_file() => {
             Ok(if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.to_path_buf() })
         }
-        _ if !path.exists() => Err(Error::new(crate::ErrorKind::Io, "no such file or folder").at(path)),
+        _ if !path.exists() => {
+            let error = Error::new(crate::ErrorKind::Io, "no such file or folder").at(path);
+            Err(crate::hub::hint(path).into_iter().fold(error, Error::hint))
+        }
         _ => {
             let file = Mapping::open(path, MapMode::Map)?;
             let otherwise = "not a basis: expected a folder with `method_info.json` and `basis_vectors.pt`";

@@ -117,6 +117,20 @@ impl fmt::Display for HubPath {
     }
 }
 
+/// What to say of a local `path` that is not there and reads like a repository of the Hub: `owner/name[/path]`.
+pub(crate) fn hint(path: &Path) -> Option<String> {
+    /// What local files end with, and names of repositories hardly ever.
+    const FILES: [&str; 9] = ["pt", "pth", "bin", "ckpt", "safetensors", "onnx", "taskbasis", "json", "npy"];
+    let text = path.to_str()?;
+    let (owner, rest) = text.split_once('/')?;
+    let is_file = !rest.contains('/') && rest.rsplit_once('.').is_some_and(|(_, kind)| FILES.contains(&kind));
+    if is_file || HubPath::is_meant(path) || Path::new(owner).exists() {
+        return None;
+    }
+    let address: HubPath = text.parse().ok()?;
+    Some(format!("Did you mean {address}, which is on the Hugging Face Hub?"))
+}
+
 /// An owner or a repository as the Hub allows them: also a safe name for a folder.
 fn is_name(name: &str) -> bool {
     (1..=96).contains(&name.len())
@@ -156,6 +170,21 @@ mod tests {
         assert_eq!(parts("hf://o/r@feature%2Fx/a"), of("o/r", "feature/x", "a"));
         for text in ["hf://o/r", "hf://o/r@v1/a", "hf://o/r@refs/pr/3/a", "hf://o/r@feature%2Fx/a/b"] {
             assert_eq!(text.parse::<HubPath>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_reads_like_a_repository() {
+        let hint = |path: &str| hint(Path::new(path));
+        let meant = |path: &str| Some(format!("Did you mean hf://{path}, which is on the Hugging Face Hub?"));
+        for path in ["openai/clip-vit-base-patch32", "timm/vit_base_patch32_clip_224.openai", "o/r/folder/file.pt"] {
+            assert_eq!(hint(path), meant(path));
+        }
+        // A folder that is there, files of this machine, and what no repository is called.
+        for path in
+            ["src/nowhere", "models/base.pt", "base", "/o/r", "./o/r", "../o/r", "o//r", "o/r\\a", "hf://o/r", ""]
+        {
+            assert_eq!(hint(path), None, "{path}");
         }
     }
 

@@ -20,8 +20,10 @@ use super::listing::{Digest, Entry, is_hex};
 use super::pull::{HubEvent, Listener};
 use crate::error::{Error, Result};
 
-/// How often a lock that somebody else holds is tried.
+/// How often a lock that another process holds is tried.
 const POLL: Duration = Duration::from_millis(100);
+/// Missing files that an error names.
+const NAMED: usize = 5;
 /// What a folder's list is called.
 const LIST: &str = ".files";
 
@@ -40,7 +42,7 @@ pub(super) enum Whole {
     Yes,
     /// This file of it is missing.
     No(String),
-    /// Somebody else put there what is there.
+    /// Another program put there what is there.
     Unknown,
 }
 
@@ -78,8 +80,8 @@ impl RepoCache {
 
     /// Whether the file's content is there, as a blob or (where links are not to be had) in the snapshot itself.
     pub(super) fn has(&self, commit: &str, entry: &Entry) -> bool {
-        let is_it = |path: &Path| fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() == entry.size);
-        is_it(&self.blob(&entry.digest)) || is_it(&self.snapshot(commit).join(&entry.path))
+        let blob = fs::metadata(self.blob(&entry.digest));
+        blob.is_ok_and(|found| found.is_file() && found.len() == entry.size) || self.shows(commit, entry)
     }
 
     pub(super) fn create(&self) -> Result<()> {
@@ -89,11 +91,31 @@ impl RepoCache {
         Ok(())
     }
 
+    /// The error of a download into a cache that may not be written: says what is missing, of how many files.
+    pub(super) fn unwritable(&self, error: Error, missing: &[&Entry], all: usize) -> Error {
+        let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>());
+        let kinds = [io::ErrorKind::PermissionDenied, io::ErrorKind::ReadOnlyFilesystem];
+        if !source.is_some_and(|source| kinds.contains(&source.kind())) {
+            return error;
+        }
+        let names: Vec<&str> = missing.iter().take(NAMED).map(|entry| entry.path.as_str()).collect();
+        let more = if missing.len() > NAMED { ", …" } else { "" };
+        let lacks = format!(
+            "the cache lacks {}{more} ({} of {all} files) and may not be written",
+            names.join(", "),
+            missing.len()
+        );
+        Error::new(error.kind(), lacks)
+            .at(error.path().unwrap_or(&self.root))
+            .because(error.to_string())
+            .hint("Download it as a user who may write there, or set HF_HUB_CACHE to another folder")
+    }
+
     fn locks(&self) -> PathBuf {
         self.root.join(".locks").join(&self.name)
     }
 
-    /// Waits until nobody else writes `digest`; `what` is its file.
+    /// Waits until no other process writes `digest`; `what` is its file.
     pub(super) fn lock(&self, digest: &Digest, what: &str, listener: Listener<'_>) -> Result<Lock> {
         let path = self.locks().join(format!("{}.lock", digest.text()));
         let failed = |e| Error::io("cannot lock it", &path, e);
@@ -138,6 +160,12 @@ impl RepoCache {
             .or_else(|_| fs::copy(&blob, &link).map(drop))
             .and_then(|()| fs::rename(&link, &place))
             .map_err(failed)
+    }
+
+    /// Whether the snapshot shows the file already, be it as a link or as a copy.
+    fn shows(&self, commit: &str, entry: &Entry) -> bool {
+        let place = self.snapshot(commit).join(&entry.path);
+        fs::metadata(place).is_ok_and(|found| found.is_file() && found.len() == entry.size)
     }
 
     /// Notes that the folder `path` has `entries` and nothing else.

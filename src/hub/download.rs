@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::HubPath;
 use super::cache::RepoCache;
-use super::http::{Answer, Client, of_body};
+use super::http::{Answer, Ask, Client, of_body};
 use super::listing::{Digest, Entry};
 use super::pull::Listener;
 use super::retry::{Again, Failure};
@@ -21,15 +21,22 @@ const PIECE: usize = 256 << 10;
 /// The hash of a file as it comes.
 enum Hash {
     Sha256(Sha256),
+    /// With git's header.
     Git(Sha1),
+    /// With git's header, and without.
+    Sha1(Sha1, Sha1),
+    Unchecked,
 }
 
 impl Hash {
     fn new(entry: &Entry) -> Self {
+        // What git calls a blob: its length, a zero byte, its content.
+        let git = || Sha1::new_with_prefix(format!("blob {}\0", entry.size));
         match entry.digest {
             Digest::Sha256(_) => Self::Sha256(Sha256::new()),
-            // What git calls a blob: its length, a zero byte, its content.
-            Digest::Git(_) => Self::Git(Sha1::new_with_prefix(format!("blob {}\0", entry.size))),
+            Digest::Git(_) => Self::Git(git()),
+            Digest::Sha1(_) => Self::Sha1(git(), Sha1::new()),
+            Digest::Unchecked(_) => Self::Unchecked,
         }
     }
 
@@ -37,25 +44,37 @@ impl Hash {
         match self {
             Self::Sha256(hash) => hash.update(bytes),
             Self::Git(hash) => hash.update(bytes),
+            Self::Sha1(git, plain) => {
+                git.update(bytes);
+                plain.update(bytes);
+            }
+            Self::Unchecked => {}
         }
     }
 
-    fn text(&self) -> String {
-        match self {
+    /// The hash, where it is not the one of `digest`.
+    fn other_than(&self, digest: &Digest) -> Option<String> {
+        let found = match self {
             Self::Sha256(hash) => hex(&hash.clone().finalize()),
             Self::Git(hash) => hex(&hash.clone().finalize()),
-        }
+            Self::Sha1(_, plain) if hex(&plain.clone().finalize()) == digest.text() => return None,
+            Self::Sha1(git, _) => hex(&git.clone().finalize()),
+            Self::Unchecked => return None,
+        };
+        (found != digest.text()).then_some(found)
     }
 
     fn name(&self) -> &'static str {
         match self {
             Self::Sha256(_) => "SHA-256",
             Self::Git(_) => "git's SHA-1",
+            Self::Sha1(..) => "the SHA-1",
+            Self::Unchecked => "the hash",
         }
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -94,13 +113,12 @@ impl Download<'_> {
         let mut part = self.open(&incomplete)?;
         let resumed = part.have > 0;
         self.fill(&mut part)?;
-        if part.hash.text() != entry.digest.text() && resumed {
+        if resumed && part.hash.other_than(&entry.digest).is_some() {
             // What an earlier run left may be at fault: once more, from the start.
             self.restart(&mut part)?;
             self.fill(&mut part)?;
         }
-        let found = part.hash.text();
-        if found != entry.digest.text() {
+        if let Some(found) = part.hash.other_than(&entry.digest) {
             let _ = fs::remove_file(&incomplete);
             return Err(Error::format(format!("{} differs from the one that the repository lists", part.hash.name()))
                 .at(self.address.to_string())
@@ -153,13 +171,14 @@ impl Download<'_> {
         let mut retries = self.client.retries(self.listener);
         while part.have < self.entry.size {
             let before = part.have;
-            let done = self.client.get(&url, part.have, self.address).and_then(|answer| self.take(answer, part));
+            let done =
+                self.client.send(Ask::Bytes(part.have), &url, self.address).and_then(|answer| self.take(answer, part));
             if part.have > before {
                 retries.progressed();
             }
             if let Err(failure) = done {
                 let (have, size, again) = (part.have, self.entry.size, failure.again);
-                retries.wait(failure).map_err(|error| match (have, again) {
+                retries.wait(failure).map_err(|Failure { error, .. }| match (have, again) {
                     (0, _) | (_, Again::Never) => error,
                     _ => error.got(format!("{have} of {size} bytes, which are kept: run it again to go on from there")),
                 })?;
@@ -191,15 +210,16 @@ impl Download<'_> {
         if let Some(length) = answer.length().filter(|&length| length != size - part.have) {
             return Err(self.other_size(part.have.saturating_add(length)).into());
         }
+        let request = answer.request.clone();
         let mut reader = answer.into_reader();
         let mut piece = vec![0; PIECE];
         loop {
             let n = match reader.read(&mut piece) {
-                Ok(0) if part.have < size => return Err(of_body(IoKind::UnexpectedEof.into(), self.address)),
+                Ok(0) if part.have < size => return Err(of_body(IoKind::UnexpectedEof.into(), &request, self.address)),
                 Ok(0) => return Ok(()),
                 Ok(n) => n,
                 Err(e) if e.kind() == IoKind::Interrupted => continue,
-                Err(e) => return Err(of_body(e, self.address)),
+                Err(e) => return Err(of_body(e, &request, self.address)),
             };
             if n as u64 > size - part.have {
                 let _ = fs::remove_file(part.path);

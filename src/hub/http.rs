@@ -8,7 +8,7 @@ use std::time::Duration;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use ureq::http::{HeaderMap, Uri, header};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
-use ureq::{Agent, Body, BodyReader};
+use ureq::{Agent, Body, BodyReader, Proxy};
 
 use super::HubPath;
 use super::options::HubOptions;
@@ -22,6 +22,10 @@ const REDIRECTS: usize = 10;
 const LARGEST_PAGE: u64 = 64 << 20;
 /// What is quoted of an answer's own message.
 const QUOTED: usize = 300;
+/// Variables that name a proxy, the first that does being heeded.
+const PROXIES: [&str; 6] = ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
+/// Answers of servers that do not know what is asked of them.
+const UNKNOWN: [u16; 4] = [404, 405, 410, 501];
 /// What stays as it is in a URL's path.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -32,6 +36,25 @@ pub(super) struct Client {
     token: Option<String>,
     retries: u32,
     retry_delay: Duration,
+    /// A variable that names a proxy of no known kind: going past it would not be what is meant.
+    bad_proxy: Option<&'static str>,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ask {
+    /// What the headers tell of a file (HEAD).
+    Headers,
+    /// What the headers tell, of servers that answer GET alone.
+    HeadersByGet,
+    /// The content from this byte on.
+    Bytes(u64),
+}
+
+impl Ask {
+    fn method(self) -> &'static str {
+        if self == Self::Headers { "HEAD" } else { "GET" }
+    }
 }
 
 /// To whom a request goes, and with it the token.
@@ -44,6 +67,8 @@ struct Origin {
 
 /// An answer of success.
 pub(super) struct Answer {
+    /// Method and URL, for messages.
+    pub(super) request: String,
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
     body: Body,
@@ -72,7 +97,7 @@ impl Client {
             .build()
             .new_agent();
         let HubOptions { endpoint, token, retries, retry_delay, .. } = options.clone();
-        Ok(Self { agent, endpoint, origin, token, retries, retry_delay })
+        Ok(Self { agent, endpoint, origin, token, retries, retry_delay, bad_proxy: bad_proxy() })
     }
 
     /// Where the API tells of `address`: `what` is `revision` or `tree`.
@@ -97,13 +122,18 @@ impl Client {
     }
 
     /// A whole answer as text, and its headers; tried again where that may help.
-    pub(super) fn text(&self, url: &str, address: &HubPath, listener: Listener<'_>) -> Result<(HeaderMap, String)> {
+    pub(super) fn text(
+        &self,
+        url: &str,
+        address: &HubPath,
+        listener: Listener<'_>,
+    ) -> Result<(HeaderMap, String), Failure> {
         let mut retries = self.retries(listener);
         loop {
-            let text = self.get(url, 0, address).and_then(|answer| {
-                let Answer { headers, body, .. } = answer;
+            let text = self.send(Ask::Bytes(0), url, address).and_then(|answer| {
+                let Answer { request, headers, body, .. } = answer;
                 let text = body.into_with_config().limit(LARGEST_PAGE).read_to_string();
-                let text = text.map_err(|e| of_transport(e, address))?;
+                let text = text.map_err(|e| self.of_transport(e, &request, None, address))?;
                 Ok((headers, text))
             });
             match text {
@@ -113,14 +143,19 @@ impl Client {
         }
     }
 
-    /// One request for `url`, from the byte `from` on, with its redirects. Every status but success is a failure, and
-    /// so called by `address`, except 416 (no such range).
-    pub(super) fn get(&self, url: &str, from: u64, address: &HubPath) -> Result<Answer, Failure> {
+    /// One request for `url` with its redirects. Every status but success is a failure, and so called by `address`,
+    /// except 416 (no such range). Headers alone are not sought beyond the answer that tells of a file kept elsewhere.
+    pub(super) fn send(&self, ask: Ask, url: &str, address: &HubPath) -> Result<Answer, Failure> {
+        if let Some(variable) = self.bad_proxy {
+            let error = Error::invalid(format!("the variable {variable} names no proxy"));
+            return Err(error.expected("http://HOST:PORT, https://… or socks5h://…").into());
+        }
         let mut url = url.to_owned();
         let mut is_secret = false;
         for _ in 0..=REDIRECTS {
             let bad =
                 || Error::format(format!("a redirect to `{url}`, which is no web address")).at(address.to_string());
+            let request = format!("{} {}", ask.method(), shown(&url));
             let uri: Uri = url.parse().map_err(|_| bad())?;
             let origin = Origin::of(&uri).ok_or_else(bad)?;
             if is_secret && origin.scheme != "https" {
@@ -128,21 +163,24 @@ impl Client {
                 return Err(error.got(origin.host).into());
             }
             is_secret = origin.scheme == "https";
-            let mut request = self.agent.get(uri.clone());
-            if from > 0 {
-                request = request.header(header::RANGE, format!("bytes={from}-"));
+            let mut call = if ask == Ask::Headers { self.agent.head(uri.clone()) } else { self.agent.get(uri.clone()) };
+            if let Ask::Bytes(from @ 1..) = ask {
+                call = call.header(header::RANGE, format!("bytes={from}-"));
             }
             if let Some(token) = self.token.as_ref().filter(|_| origin == self.origin) {
-                request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+                call = call.header(header::AUTHORIZATION, format!("Bearer {token}"));
             }
-            let (parts, body) = request.call().map_err(|e| of_transport(e, address))?.into_parts();
-            let (status, headers) = (parts.status.as_u16(), parts.headers);
-            if let (301 | 302 | 303 | 307 | 308, Some(location)) = (status, text_of(&headers, "location")) {
+            let answer = call.call().map_err(|e| self.of_transport(e, &request, Some(&uri), address))?;
+            let (parts, body) = answer.into_parts();
+            let answer = Answer { request, status: parts.status.as_u16(), headers: parts.headers, body };
+            if let Some(location) = answer.location() {
+                if !matches!(ask, Ask::Bytes(_)) && answer.tells_of_a_file_elsewhere() {
+                    return Ok(answer);
+                }
                 url = join(&uri, location);
                 continue;
             }
-            let answer = Answer { status, headers, body };
-            return match status {
+            return match answer.status {
                 200..=299 | 416 => Ok(answer),
                 _ => Err(self.of_status(answer, address, &origin)),
             };
@@ -161,8 +199,8 @@ impl Client {
         // It may say anything: one line of it is enough, and nothing that a terminal would obey.
         let said: String = said.unwrap_or_default().trim().chars().take(QUOTED).filter(|c| !c.is_control()).collect();
         let message = match said.as_str() {
-            "" => format!("{who} answers {status}"),
-            said => format!("{who} answers {status}: {said}"),
+            "" => format!("{who} answers {status} to {}", answer.request),
+            said => format!("{who} answers {status} to {}: {said}", answer.request),
         };
         // What is not where the Hub redirects to is not missing from the repository.
         let kind = if status == 404 && is_hub { ErrorKind::NotFound } else { ErrorKind::Io };
@@ -190,8 +228,52 @@ impl Client {
             (408 | 429 | 500 | 502..=504, None) => Again::Later,
             _ => Again::Never,
         };
-        Failure { error, again }
+        // The Hub says what it lacks by a code; a proxy without the Hub's API has none.
+        let is_unknown = code.is_empty() && UNKNOWN.contains(&status);
+        Failure { error, again, is_unknown }
     }
+
+    /// A `request` for `uri` that was not answered.
+    fn of_transport(&self, error: ureq::Error, request: &str, uri: Option<&Uri>, address: &HubPath) -> Failure {
+        let proxy = self.agent.config().proxy().filter(|proxy| uri.is_some_and(|uri| !proxy.is_no_proxy(uri)));
+        let kind = |proxy: &Proxy| proxy.uri().scheme_str().unwrap_or("http").to_owned();
+        let proxy = proxy.map(|proxy| format!("{}://{}:{}", kind(proxy), proxy.host(), proxy.port()));
+        let way = proxy.as_ref().map(|proxy| format!(" through the proxy {proxy}")).unwrap_or_default();
+        let story = Error::new(ErrorKind::Io, format!("the Hub cannot be reached{way}: {request}"));
+        let story = story.at(address.to_string());
+        let hint = match proxy {
+            None => "Without a network, HF_HUB_OFFLINE=1 takes what the cache has",
+            Some(_) => {
+                "ALL_PROXY, HTTPS_PROXY or HTTP_PROXY names the proxy, which has to allow CONNECT; NO_PROXY names hosts \
+                 that are reached without it; HF_HUB_OFFLINE=1 takes what the cache has"
+            }
+        };
+        match error {
+            // What TLS refuses (a certificate, say), it will refuse again.
+            ureq::Error::Io(e) if e.kind() == io::ErrorKind::InvalidData => Failure::never(story.because(e)),
+            ureq::Error::Io(e) => Failure::later(story.because(e).hint(hint)),
+            ureq::Error::Timeout(e) => Failure::later(story.because(format!("timeout: {e}")).hint(hint)),
+            e @ (ureq::Error::ConnectionFailed | ureq::Error::Protocol(_) | ureq::Error::BodyStalled) => {
+                Failure::later(story.because(e).hint(hint))
+            }
+            e => Failure::never(story.because(e).hint(hint)),
+        }
+    }
+}
+
+/// The variable that names a proxy of no known kind, and would be passed over.
+fn bad_proxy() -> Option<&'static str> {
+    PROXIES
+        .into_iter()
+        .find(|name| std::env::var(name).is_ok_and(|text| !text.is_empty() && Proxy::new(&text).is_err()))
+}
+
+/// A URL as messages show it: without what may be secret in it, which are names, passwords and signatures.
+fn shown(url: &str) -> String {
+    let Ok(uri) = url.parse::<Uri>() else { return "an address that is none".to_owned() };
+    let port = uri.port_u16().map(|port| format!(":{port}")).unwrap_or_default();
+    let (scheme, host) = (uri.scheme_str().unwrap_or("https"), uri.host().unwrap_or_default());
+    format!("{scheme}://{host}{port}{}", uri.path())
 }
 
 /// All certificates of a PEM file.
@@ -210,6 +292,16 @@ fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>> {
 }
 
 impl Answer {
+    /// Where a redirect leads.
+    fn location(&self) -> Option<&str> {
+        text_of(&self.headers, "location").filter(|_| matches!(self.status, 301 | 302 | 303 | 307 | 308))
+    }
+
+    /// Whether the Hub tells of a file that it keeps elsewhere.
+    fn tells_of_a_file_elsewhere(&self) -> bool {
+        self.headers.contains_key("x-linked-size")
+    }
+
     /// What the server says of the body's length.
     pub(super) fn length(&self) -> Option<u64> {
         self.body.content_length()
@@ -270,25 +362,10 @@ fn json_message(body: &mut Body) -> Option<String> {
     Some(serde_json::from_str::<serde_json::Value>(&text).ok()?.get("error")?.as_str()?.to_owned())
 }
 
-/// A request that was not answered.
-pub(super) fn of_transport(error: ureq::Error, address: &HubPath) -> Failure {
-    let story = Error::new(ErrorKind::Io, "the Hub cannot be reached").at(address.to_string());
-    let offline = "Without a network, HF_HUB_OFFLINE=1 takes what the cache has";
-    match error {
-        // What TLS refuses (a certificate, say), it will refuse again.
-        ureq::Error::Io(e) if e.kind() == io::ErrorKind::InvalidData => Failure::never(story.because(e)),
-        ureq::Error::Io(e) => Failure::later(story.because(e).hint(offline)),
-        ureq::Error::Timeout(e) => Failure::later(story.because(format!("timeout: {e}")).hint(offline)),
-        e @ (ureq::Error::ConnectionFailed | ureq::Error::Protocol(_) | ureq::Error::BodyStalled) => {
-            Failure::later(story.because(e).hint(offline))
-        }
-        e => Failure::never(story.because(e).hint(offline)),
-    }
-}
-
 /// A body that broke off.
-pub(super) fn of_body(error: io::Error, address: &HubPath) -> Failure {
-    Failure::later(Error::new(ErrorKind::Io, "the connection was lost").at(address.to_string()).because(error))
+pub(super) fn of_body(error: io::Error, request: &str, address: &HubPath) -> Failure {
+    let lost = Error::new(ErrorKind::Io, format!("the connection was lost: {request}"));
+    Failure::later(lost.at(address.to_string()).because(error))
 }
 
 #[cfg(test)]
@@ -305,6 +382,20 @@ mod tests {
             ("b", "https://hub.test:8443/o/r/resolve/main/b"),
         ] {
             assert_eq!(join(&base, location), meant);
+        }
+    }
+
+    #[test]
+    fn messages_show_no_secret_of_an_address() {
+        for (url, text) in [
+            ("https://me:secret@hub.test:8443/o/r?signature=secret", "https://hub.test:8443/o/r"),
+            (
+                "http://127.0.0.1:1/api/models/o/r/tree/main?recursive=true",
+                "http://127.0.0.1:1/api/models/o/r/tree/main",
+            ),
+            ("not an address", "an address that is none"),
+        ] {
+            assert_eq!(shown(url), text);
         }
     }
 

@@ -8,6 +8,7 @@ use super::HubPath;
 use super::address::is_relative;
 use super::http::{Client, text_of};
 use super::pull::Listener;
+use super::retry::Failure;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Pages of a listing, of up to 1,000 entries each; a repository with more is none of ours.
@@ -22,7 +23,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// A file of a snapshot, whose hash nobody asks for.
+    /// A file of a snapshot, whose hash is not asked for.
     pub(super) fn local(path: String, size: u64) -> Self {
         Self { path, size, digest: Digest::Git(String::new()) }
     }
@@ -35,12 +36,17 @@ pub(super) enum Digest {
     Sha256(String),
     /// Of small files: SHA-1 of git's header and the content, in 40 digits.
     Git(String),
+    /// Of files of a server that passes the Hub's answers on with ETags of its own: SHA-1 of the content, with git's
+    /// header or without.
+    Sha1(String),
+    /// Of files whose hash nothing tells: a name that no other file and no other commit has.
+    Unchecked(String),
 }
 
 impl Digest {
     pub(super) fn text(&self) -> &str {
         match self {
-            Self::Sha256(text) | Self::Git(text) => text,
+            Self::Sha256(text) | Self::Git(text) | Self::Sha1(text) | Self::Unchecked(text) => text,
         }
     }
 }
@@ -117,14 +123,14 @@ impl Tree {
 
 impl Client {
     /// The commit that the revision is at now.
-    pub(super) fn commit(&self, address: &HubPath, listener: Listener<'_>) -> Result<String> {
+    pub(super) fn commit(&self, address: &HubPath, listener: Listener<'_>) -> Result<String, Failure> {
         let url = self.api(address, "revision", address.revision(), "");
         let root = address.with_path("")?;
         let (_, text) = self.text(&url, &root, listener)?;
         let info: Info = serde_json::from_str(&text).map_err(|e| not_the_hub(&root).because(e))?;
         match is_hex(&info.sha, 40) {
             true => Ok(info.sha),
-            false => Err(not_the_hub(&root).expected("a commit's 40 digits").got(format!("`{}`", info.sha))),
+            false => Err(not_the_hub(&root).expected("a commit's 40 digits").got(format!("`{}`", info.sha)).into()),
         }
     }
 
@@ -136,7 +142,7 @@ impl Client {
         path: &str,
         recursive: bool,
         listener: Listener<'_>,
-    ) -> Result<Option<Tree>> {
+    ) -> Result<Option<Tree>, Failure> {
         let mut url = format!("{}?recursive={recursive}", self.api(address, "tree", commit, path));
         let folder = address.with_path(path)?;
         let mut tree = Tree::default();
@@ -144,7 +150,7 @@ impl Client {
             let (headers, text) = match self.text(&url, &folder, listener) {
                 Ok(page) => page,
                 // Revision and repository are there, so it is the folder that is not.
-                Err(e) if e.kind() == ErrorKind::NotFound && !path.is_empty() => return Ok(None),
+                Err(e) if e.error.kind() == ErrorKind::NotFound && !path.is_empty() => return Ok(None),
                 Err(e) => return Err(e),
             };
             let items: Vec<Item> = serde_json::from_str(&text).map_err(|e| not_the_hub(&folder).because(e))?;
@@ -156,7 +162,7 @@ impl Client {
                 None => return Ok(Some(tree)),
             }
         }
-        Err(not_the_hub(&folder).expected(format!("at most {PAGES} pages")))
+        Err(not_the_hub(&folder).expected(format!("at most {PAGES} pages")).into())
     }
 }
 

@@ -3,7 +3,8 @@
 //! [`local`] exchanges such a path for one on the disk; [`Hub`] lists and pulls. The cache is the one that every client
 //! of the Hub uses (`models--owner--repo/{blobs,refs,snapshots}`), so what Python has downloaded is found here, and the
 //! other way round. A file gets its place there when its size and its hash are those that the repository lists: SHA-256
-//! of large files, git's SHA-1 of small ones. A download that was interrupted goes on where it stopped.
+//! of large files, git's SHA-1 of small ones. Of a server that lists nothing (a proxy of the Hub without its API) one
+//! named file can be had, checked by what its headers tell. A download that was interrupted goes on where it stopped.
 //!
 //! The requests are made here, over `ureq`: of the crates named hf-hub, 1.0 neither resumes nor compares hashes nor
 //! heeds `Retry-After`, and brings an asynchronous runtime; 0.5 lists no folders and keeps partial files by names of
@@ -18,6 +19,8 @@ mod cache;
 #[cfg(feature = "hub")]
 mod download;
 #[cfg(feature = "hub")]
+mod expand;
+#[cfg(feature = "hub")]
 mod http;
 #[cfg(feature = "hub")]
 mod listing;
@@ -26,12 +29,15 @@ mod options;
 #[cfg(feature = "hub")]
 mod pull;
 #[cfg(feature = "hub")]
+mod resolve;
+#[cfg(feature = "hub")]
 mod retry;
 
 use std::borrow::Cow;
 use std::path::Path;
 
 pub use self::address::HubPath;
+pub(crate) use self::address::hint;
 #[cfg(feature = "hub")]
 pub use self::listing::HubFolder;
 #[cfg(feature = "hub")]

@@ -6,6 +6,7 @@ use std::io::ErrorKind as IoKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::expand::expand;
 use crate::error::{Error, Result};
 
 /// How the Hub is used; [`HubOptions::from_env`] takes it from the environment.
@@ -15,7 +16,8 @@ pub struct HubOptions {
     /// Where the Hub is: `HF_ENDPOINT`, else `https://huggingface.co`.
     pub endpoint: String,
     /// The cache's folder, which holds `models--owner--repo`: `HF_HUB_CACHE`, else `hub` in `HF_HOME`, else
-    /// `~/.cache/huggingface/hub`.
+    /// `~/.cache/huggingface/hub`. `~`, `~user`, `$NAME` and `${NAME}` in these, in `XDG_CACHE_HOME` and in
+    /// `HF_TOKEN_PATH` mean what Python's `expanduser` and `expandvars` take them for.
     pub cache: PathBuf,
     /// Who asks: `HF_TOKEN`, else the file that `hf auth login` wrote. Sent to the endpoint alone.
     pub token: Option<String>,
@@ -35,7 +37,7 @@ pub struct HubOptions {
 
 impl std::fmt::Debug for HubOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // A token is nobody's business.
+        // A token is a secret.
         f.debug_struct("HubOptions")
             .field("endpoint", &self.endpoint)
             .field("cache", &self.cache)
@@ -54,7 +56,7 @@ impl HubOptions {
     pub fn from_env() -> Result<Self> {
         let home = match (first(&["HF_HOME"])?, first(&["XDG_CACHE_HOME"])?) {
             (Some(home), _) => Some(expand(&home)),
-            (None, Some(caches)) => Some(Path::new(&caches).join("huggingface")),
+            (None, Some(caches)) => Some(expand(&caches).join("huggingface")),
             (None, None) => env::home_dir().map(|home| home.join(".cache/huggingface")),
         };
         let cache = match (first(&["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"])?, &home) {
@@ -69,7 +71,7 @@ impl HubOptions {
             cache,
             token: token(home.as_deref())?,
             certificates: certificates.map(|file| expand(&file)),
-            offline: is_set("HF_HUB_OFFLINE")? || is_set("TRANSFORMERS_OFFLINE")?,
+            offline: is_set(&["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])?,
             retries: 5,
             retry_delay: number("TASKBASIS_HUB_RETRY_MS")?.map_or(Duration::from_millis(500), Duration::from_millis),
             timeout: number("HF_HUB_DOWNLOAD_TIMEOUT")?
@@ -92,8 +94,9 @@ fn first(names: &[&str]) -> Result<Option<String>> {
     Ok(None)
 }
 
-fn is_set(name: &str) -> Result<bool> {
-    let value = first(&[name])?;
+/// Whether the first of the variables that says anything says yes.
+fn is_set(names: &[&str]) -> Result<bool> {
+    let value = first(names)?;
     Ok(value.is_some_and(|value| matches!(value.to_ascii_lowercase().as_str(), "1" | "on" | "yes" | "true")))
 }
 
@@ -105,18 +108,10 @@ fn number(name: &str) -> Result<Option<u64>> {
     }
 }
 
-/// `~/…`, as shells that quote it leave it.
-fn expand(path: &str) -> PathBuf {
-    match (path.strip_prefix("~/"), env::home_dir()) {
-        (Some(rest), Some(home)) => home.join(rest),
-        _ => PathBuf::from(path),
-    }
-}
-
 fn token(home: Option<&Path>) -> Result<Option<String>> {
     let (found, place) = match first(&["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"])? {
         Some(token) => (token, PathBuf::from("HF_TOKEN")),
-        None if is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN")? => return Ok(None),
+        None if is_set(&["HF_HUB_DISABLE_IMPLICIT_TOKEN"])? => return Ok(None),
         None => {
             let file = first(&["HF_TOKEN_PATH"])?.map(|path| expand(&path));
             let Some(file) = file.or_else(|| home.map(|home| home.join("token"))) else { return Ok(None) };

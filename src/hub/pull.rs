@@ -8,6 +8,8 @@ use super::cache::{RepoCache, Whole};
 use super::download::Download;
 use super::http::Client;
 use super::listing::{Entry, HubFolder, Tree};
+use super::resolve;
+use super::retry::Failure;
 use super::{HubOptions, HubPath, Wanted};
 use crate::checkpoint::choose;
 use crate::error::{Error, ErrorKind, Result};
@@ -16,7 +18,7 @@ use crate::suggest;
 /// What a basis folder always has.
 const BASIS: &str = "method_info.json";
 
-/// Who is told how it goes.
+/// A function that is told how it goes.
 pub(super) type Listener<'a> = &'a dyn Fn(HubEvent<'_>);
 
 /// How it goes.
@@ -83,9 +85,10 @@ impl std::fmt::Debug for Hub {
 }
 
 /// What an address names at a commit.
-struct Found {
-    entries: Vec<Entry>,
-    is_folder: bool,
+pub(super) struct Found {
+    pub(super) commit: String,
+    pub(super) entries: Vec<Entry>,
+    pub(super) is_folder: bool,
 }
 
 impl Hub {
@@ -130,10 +133,13 @@ impl Hub {
         if self.options.offline {
             return self.pull_offline(address, &cache);
         }
-        let commit = self.client.commit(address, listener)?;
-        let Found { entries, is_folder } = self.find(address, &commit, listener)?;
-        cache.create()?;
+        let found = self.look_up(address, listener);
+        let Found { commit, entries, is_folder } =
+            found.or_else(|failure| self.client.by_name(address, failure, listener))?;
         let missing: Vec<&Entry> = entries.iter().filter(|entry| !cache.has(&commit, entry)).collect();
+        if !missing.is_empty() {
+            cache.create().map_err(|e| cache.unwritable(e, &missing, entries.len()))?;
+        }
         let mut total = 0_u64;
         for entry in &missing {
             let come = fs::metadata(cache.incomplete(&entry.digest)).map_or(0, |part| part.len());
@@ -161,7 +167,7 @@ impl Hub {
                 progress: &progress,
                 listener,
             };
-            if download.run()? {
+            if download.run().map_err(|e| cache.unwritable(e, &[entry], entries.len()))? {
                 downloaded.push(&entry.path);
             }
             before += entry.size;
@@ -170,10 +176,11 @@ impl Hub {
         for entry in &entries {
             cache.link(&commit, entry)?;
         }
-        if is_folder {
-            cache.mark(&commit, address.path(), &entries)?;
+        // Everything is there: what cannot be noted of it is asked for once more another time.
+        let noted = if is_folder { cache.mark(&commit, address.path(), &entries) } else { Ok(()) };
+        if let Err(e) = noted.and_then(|()| cache.set_ref(address.revision(), &commit)) {
+            tracing::debug!("{address} is all there, and the cache takes no note of it: {e}");
         }
-        cache.set_ref(address.revision(), &commit)?;
         let file = |entry: &Entry| PulledFile {
             path: entry.path.clone(),
             bytes: entry.size,
@@ -198,10 +205,14 @@ impl Hub {
                 _ => return Ok(address.clone()),
             }
         } else {
-            let commit = self.client.commit(address, listener)?;
-            match self.client.tree(address, &commit, address.path(), false, listener)? {
-                Some(tree) => tree.files.into_iter().map(|file| file.path).collect(),
-                None => return Ok(address.clone()),
+            let commit = self.client.commit(address, listener);
+            let tree = commit.and_then(|commit| self.client.tree(address, &commit, address.path(), false, listener));
+            match tree {
+                Ok(Some(tree)) => tree.files.into_iter().map(|file| file.path).collect(),
+                Ok(None) => return Ok(address.clone()),
+                // A server that lists nothing may have the file that is named.
+                Err(failure) if failure.is_unknown && !address.path().is_empty() => return Ok(address.clone()),
+                Err(failure) => return Err(resolve::name_a_file(failure)),
             }
         };
         if files.iter().any(|file| file == address.path()) {
@@ -226,13 +237,16 @@ impl Hub {
             walk(&cache.snapshot(&commit), address.path(), &mut tree);
             return Ok((commit, tree.with_files(|_| true)));
         }
+        let (commit, tree) = self.list(address, listener).map_err(resolve::name_a_file)?;
+        let folders = tree.with_files(|file| cache.has(&commit, file));
+        Ok((commit, folders))
+    }
+
+    fn list(&self, address: &HubPath, listener: Listener<'_>) -> Result<(String, Tree), Failure> {
         let commit = self.client.commit(address, listener)?;
         match self.client.tree(address, &commit, address.path(), true, listener)? {
-            Some(tree) => {
-                let folders = tree.with_files(|file| cache.has(&commit, file));
-                Ok((commit, folders))
-            }
-            None => Err(self.no_such(address, &commit, listener)?),
+            Some(tree) => Ok((commit, tree)),
+            None => Err(self.no_such(address, &commit, listener)?.into()),
         }
     }
 
@@ -295,34 +309,41 @@ impl Hub {
         Ok(Pulled { address: address.clone(), commit, local, files: files.map(file).collect() })
     }
 
-    /// The files that `address` names.
-    fn find(&self, address: &HubPath, commit: &str, listener: Listener<'_>) -> Result<Found> {
+    /// The files that `address` names, as the Hub lists them.
+    fn look_up(&self, address: &HubPath, listener: Listener<'_>) -> Result<Found, Failure> {
+        let commit = self.client.commit(address, listener)?;
+        let (entries, is_folder) = self.find(address, &commit, listener)?;
+        Ok(Found { commit, entries, is_folder })
+    }
+
+    /// The files that `address` names at `commit`, and whether they are a folder.
+    fn find(&self, address: &HubPath, commit: &str, listener: Listener<'_>) -> Result<(Vec<Entry>, bool), Failure> {
         let path = address.path();
         let is_folder = !path.is_empty();
         let tree = self.client.tree(address, commit, path, is_folder, listener)?;
         match tree {
             // All of a repository is never meant.
             Some(tree) if path.is_empty() => match tree.files.iter().any(|file| file.path == BASIS) {
-                true => Ok(Found { entries: tree.files, is_folder: true }),
-                false => Err(unnamed(address, &tree)),
+                true => Ok((tree.files, true)),
+                false => Err(unnamed(address, &tree).into()),
             },
             Some(tree) if !tree.files.is_empty() => {
                 let is_folder = tree.files[0].path != path;
-                Ok(Found { entries: tree.files, is_folder })
+                Ok((tree.files, is_folder))
             }
             _ => {
                 let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
                 let around = self.client.tree(address, commit, folder, false, listener)?.unwrap_or_default();
                 match around.files.into_iter().find(|file| file.path == path) {
-                    Some(file) => Ok(Found { entries: vec![file], is_folder: false }),
-                    None => Err(self.no_such(address, commit, listener)?),
+                    Some(file) => Ok((vec![file], false)),
+                    None => Err(self.no_such(address, commit, listener)?.into()),
                 }
             }
         }
     }
 
     /// The error for a path that the repository lacks.
-    fn no_such(&self, address: &HubPath, commit: &str, listener: Listener<'_>) -> Result<Error> {
+    fn no_such(&self, address: &HubPath, commit: &str, listener: Listener<'_>) -> Result<Error, Failure> {
         let all = self.client.tree(address, commit, "", true, listener)?.unwrap_or_default();
         Ok(missing(address, &all, "folder"))
     }

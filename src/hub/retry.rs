@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::pull::{HubEvent, Listener};
-use crate::error::{Error, Result};
+use crate::error::Error;
 
 /// A server that asks for more patience than this is not waited for.
 const LONGEST: Duration = Duration::from_secs(300);
@@ -13,6 +13,8 @@ const LONGEST: Duration = Duration::from_secs(300);
 pub(super) struct Failure {
     pub(super) error: Error,
     pub(super) again: Again,
+    /// The server does not know what it was asked for, and does not say so in the Hub's words.
+    pub(super) is_unknown: bool,
 }
 
 /// Whether it may be made again.
@@ -27,11 +29,11 @@ pub(super) enum Again {
 
 impl Failure {
     pub(super) fn never(error: Error) -> Self {
-        Self { error, again: Again::Never }
+        Self { error, again: Again::Never, is_unknown: false }
     }
 
     pub(super) fn later(error: Error) -> Self {
-        Self { error, again: Again::Later }
+        Self { error, again: Again::Later, is_unknown: false }
     }
 }
 
@@ -59,21 +61,22 @@ impl<'a> Retries<'a> {
         self.made = 0;
     }
 
-    /// Waits as long as is right after `failure`, or gives up with its error.
-    pub(super) fn wait(&mut self, Failure { error, again }: Failure) -> Result<()> {
-        let pause = match again {
-            Again::Never => return Err(error),
+    /// Waits as long as is right after `failure`, or gives up with it.
+    pub(super) fn wait(&mut self, failure: Failure) -> Result<(), Failure> {
+        let pause = match failure.again {
+            Again::Never => return Err(failure),
             Again::After(pause) if pause > LONGEST => {
-                return Err(error.hint(format!("The Hub asks to come back in {} seconds", pause.as_secs())));
+                let error = failure.error.hint(format!("The Hub asks to come back in {} seconds", pause.as_secs()));
+                return Err(Failure { error, ..failure });
             }
             Again::After(pause) => pause,
             Again::Later => self.first.saturating_mul(1 << self.made.min(16)).min(LONGEST),
         };
         if self.made >= self.most {
-            return Err(error);
+            return Err(failure);
         }
         self.made += 1;
-        (self.listener)(HubEvent::Retry { pause, why: &error });
+        (self.listener)(HubEvent::Retry { pause, why: &failure.error });
         thread::sleep(pause);
         Ok(())
     }
