@@ -67,8 +67,8 @@ pub use clip::{Activation, Arch, ArchHints, Dataset, Head, Pixels, Preprocess, S
 #[cfg(feature = "text")]
 pub use encoder::TextEncoder;
 pub use encoder::{
-    Encoder, EncoderOptions, Execution, FrozenEncoder, Probe, Promotion, PromotionState, Provider, Runtime,
-    StreamedEncoder, TensorRtOptions, Trial, WeightSource, WeightsOn, write_onnx, write_onnx_f16,
+    Agreement, Encoder, EncoderOptions, Execution, FrozenEncoder, Probe, Promotion, PromotionState, Provider, Runtime,
+    SelfTest, StreamedEncoder, TensorRtOptions, Trial, WeightSource, WeightsOn, write_onnx, write_onnx_f16,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use kernel::{Cuda, CudaStream, Kernel};

@@ -1,6 +1,6 @@
 //! What version 1 of the file consists of: names, metadata, alignment. `docs/bundle-format.md` draws it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,7 @@ pub(super) mod key {
     pub(in super::super) const GRAPH: &str = "taskbasis.graph";
     pub(in super::super) const LAMBDA: &str = "taskbasis.lambda";
     pub(in super::super) const PREPROCESS: &str = "taskbasis.preprocess";
+    pub(in super::super) const UNNORMALISED: &str = "taskbasis.unnormalised";
 }
 
 /// What the names of tensors are made of.
@@ -54,6 +55,7 @@ pub(super) mod name {
     pub(in super::super) const BIAS: &str = "/bias";
     pub(in super::super) const RECOVERY: &str = "recovery";
     pub(in super::super) const GRAPH: &str = "graph";
+    pub(in super::super) const GOLDEN: &str = "golden";
     pub(in super::super) const PADDING: &str = "padding/";
     pub(in super::super) const CHECKSUMS: &str = "checksums";
 }
@@ -67,6 +69,7 @@ pub(super) enum Section {
     Heads,
     Recovery,
     Graph,
+    Golden,
     Checksums,
 }
 
@@ -86,6 +89,8 @@ pub(super) enum Role<'a> {
     HeadBias(&'a str),
     Recovery,
     Graph,
+    /// The embedding of the built-in image with the base's weights.
+    Golden,
     Padding,
     Checksums,
 }
@@ -96,6 +101,7 @@ impl<'a> Role<'a> {
         match tensor {
             name::RECOVERY => return Some(Self::Recovery),
             name::GRAPH => return Some(Self::Graph),
+            name::GOLDEN => return Some(Self::Golden),
             name::CHECKSUMS => return Some(Self::Checksums),
             _ => {}
         }
@@ -130,6 +136,7 @@ impl<'a> Role<'a> {
             Self::HeadWeight(_) | Self::HeadBias(_) => Section::Heads,
             Self::Recovery => Section::Recovery,
             Self::Graph => Section::Graph,
+            Self::Golden => Section::Golden,
             Self::Checksums => Section::Checksums,
             Self::Padding => return None,
         })
@@ -212,6 +219,8 @@ pub(super) struct About {
     pub(super) graph: Option<GraphMap>,
     pub(super) lambda: Lambdas,
     pub(super) preprocess: PreprocessInfo,
+    /// Tasks whose heads take embeddings as they are, not normalised; the key is absent where there is none.
+    pub(super) unnormalised: BTreeSet<String>,
     /// What wrote the file; for people.
     pub(super) writer: String,
 }
@@ -237,6 +246,10 @@ impl About {
             graph: metadata.contains_key(key::GRAPH).then(|| field(metadata, key::GRAPH)).transpose()?,
             lambda: field(metadata, key::LAMBDA)?,
             preprocess: field(metadata, key::PREPROCESS)?,
+            unnormalised: match metadata.contains_key(key::UNNORMALISED) {
+                true => field(metadata, key::UNNORMALISED)?,
+                false => BTreeSet::new(),
+            },
             writer: metadata.get(key::WRITER).cloned().unwrap_or_default(),
         })
     }
@@ -258,16 +271,16 @@ impl About {
         if let Some(map) = &self.graph {
             all.push((key::GRAPH, text(map)?));
         }
-        all.extend([
-            (key::LAMBDA, text(&self.lambda)?),
-            (key::PREPROCESS, text(&self.preprocess)?),
-            (key::WRITER, self.writer.clone()),
-        ]);
+        all.extend([(key::LAMBDA, text(&self.lambda)?), (key::PREPROCESS, text(&self.preprocess)?)]);
+        if !self.unnormalised.is_empty() {
+            all.push((key::UNNORMALISED, text(&self.unnormalised)?));
+        }
+        all.push((key::WRITER, self.writer.clone()));
         Ok(all)
     }
 }
 
-const KNOWN: [&str; 10] = [
+const KNOWN: [&str; 11] = [
     key::VERSION,
     key::WRITER,
     key::ARCH,
@@ -278,6 +291,7 @@ const KNOWN: [&str; 10] = [
     key::GRAPH,
     key::LAMBDA,
     key::PREPROCESS,
+    key::UNNORMALISED,
 ];
 
 fn field<T: DeserializeOwned>(metadata: &HashMap<String, String>, key: &str) -> Result<T> {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use taskbasis::build::doubt;
 use taskbasis::{Checkpoint, Error, Model, ModelOptions, Result, TaskExpr};
 
 use super::data::Labelled;
@@ -39,6 +40,7 @@ impl Finetuned {
 
     fn measure(eval: &Eval, bench: &Bench<'_>, folder: &Path, val: &[Labelled], test: &[Labelled]) -> Result<Self> {
         let files = files_in(folder, eval.model.base.as_deref())?;
+        let base = eval.model.base.as_deref().map(Checkpoint::open).transpose()?;
         let bar = output::progress(val.iter().chain(test).map(Labelled::len).sum(), "images, fine-tuned");
         let mut accuracies = HashMap::new();
         for (val, test) in val.iter().zip(test) {
@@ -47,7 +49,13 @@ impl Finetuned {
                 Error::not_found(format!("no fine-tuned checkpoint of task `{}`", val.task)).at(folder)
             })?;
             let options = ModelOptions { threads: eval.encoder.threads, ..ModelOptions::default() };
-            let model = Model::new(Checkpoint::open(path)?, None, &options)?;
+            let tuned = Checkpoint::open(path)?;
+            if let Some(base) = &base
+                && let Some(doubt) = doubt(base, &val.task, &tuned)?
+            {
+                output::note(&doubt);
+            }
+            let model = Model::new(tuned, None, &options)?;
             let weights = model.weights(&TaskExpr::base())?;
             for (name, labelled) in [(format!("{}Val", val.task), val), (test.task.clone(), test)] {
                 accuracies.insert(name, bench.accuracy(&weights, labelled, &bar)?);
