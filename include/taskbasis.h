@@ -686,6 +686,18 @@ tb_status tb_preprocess(const tb_image *image,
 /** In the memory of the device that computes, or it is an error. */
 #define TB_WEIGHTS_ON_DEVICE 2
 
+/**
+ * Where it takes no memory to speak of: the base is stored as f32, or the budget of the basis's cache has room for its
+ * weights beside a task's. Not with tb_encoder_options.streamed. The default.
+ */
+#define TB_SELF_TEST_AUTO 0
+
+/** Whatever memory it takes. Not with tb_encoder_options.streamed, which has no room for it. */
+#define TB_SELF_TEST_ON 1
+
+/** Never. */
+#define TB_SELF_TEST_OFF 2
+
 /** The graph that follows from the architecture. */
 #define TB_GRAPH_BUILT 0
 
@@ -802,6 +814,12 @@ typedef struct tb_encoder_options {
      * encoders' to 1e-5, and are the same bits every time. It runs the built graph, and nothing is promoted.
      */
     size_t streamed;
+    /**
+     * One of the TB_SELF_TEST_ constants, for a bundle with a golden embedding: whether the first call is preceded by
+     * the run of one image with the base's weights, which has to give that embedding (to 1e-4, or to a cosine of 0.999
+     * where less than f32 is computed with). Once for each bundle and provider in a process; else TB_ERR_MISMATCH.
+     */
+    size_t self_test;
 } tb_encoder_options;
 
 /** What tb_encoder_info() tells: what is really used. The texts belong to the encoder. */

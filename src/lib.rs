@@ -70,8 +70,8 @@ pub use clip::{
 #[cfg(feature = "text")]
 pub use encoder::TextEncoder;
 pub use encoder::{
-    Encoder, EncoderOptions, Execution, FrozenEncoder, Probe, Promotion, PromotionState, Provider, Runtime,
-    StreamedEncoder, TensorRtOptions, Trial, WeightSource, WeightsOn, write_onnx, write_onnx_f16,
+    Agreement, Encoder, EncoderOptions, Execution, FrozenEncoder, Probe, Promotion, PromotionState, Provider, Runtime,
+    SelfTest, StreamedEncoder, TensorRtOptions, Trial, WeightSource, WeightsOn, write_onnx, write_onnx_f16,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use kernel::{Cuda, CudaStream, Kernel};

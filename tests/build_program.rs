@@ -6,13 +6,14 @@ mod common;
 mod program_support;
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Instant;
 
 use build_support::{content, open, small, write_family};
 use common::{digits, whole_digits};
-use program_support::{fail, json, run, text};
+use program_support::{fail, json, run, succeed, text};
 use serde_json::Value;
 use taskbasis::build::{Fit, Gram, WriteOptions};
 use taskbasis::{Basis, Checkpoint, ErrorKind, Method};
@@ -260,4 +261,71 @@ fn a_bundle_is_built_as_it_would_be_packed() {
     assert!(says(&["-o", text(&at("built.taskbasis")), "--heads-count", "5"]).contains("heads"));
     assert!(fs::read(at("built.taskbasis")).unwrap() == whole, "what failed has changed nothing");
     assert_eq!(fs::read_dir(around.path()).unwrap().count(), 2);
+}
+
+/// Task vectors from a base that is not theirs are the way from one model to another.
+#[test]
+fn another_models_base_is_doubted() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = write_family(folder.path());
+    let elsewhere = tempfile::tempdir().unwrap();
+    let other = elsewhere.path().join("other.pt");
+    let mut family = small(Method::Autoencoder, 5);
+    family.seed = 99;
+    family.write_base(&other).unwrap();
+    let tasks: Vec<String> = (0..2).map(|t| format!("T{t}={}", text(&files[t + 1]))).collect();
+    let doubts = |arguments: &[&str]| {
+        let output = run(&[arguments, &["--task", &tasks[0], "--task", &tasks[1], "--json"]].concat());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let told: Vec<String> = serde_json::from_value(json["doubts"].clone()).unwrap();
+        assert_eq!(said.lines().filter(|line| line.starts_with("note: ")).count(), told.len(), "{said}");
+        told.iter().for_each(|doubt| assert!(said.contains(doubt)));
+        told
+    };
+    for (i, command) in ["build", "analyze"].into_iter().enumerate() {
+        let out = elsewhere.path().join(format!("basis{i}"));
+        let build = ["build", "-o", text(&out), "--vectors", "2", "--base"];
+        let analyze = ["analyze", "--method", "pca", "--base"];
+        let usual: &[&str] = if command == "build" { &build } else { &analyze };
+        assert_eq!(doubts(&[usual, &[text(&files[0])]].concat()), Vec::<String>::new());
+        if out.exists() {
+            fs::remove_dir_all(&out).unwrap();
+        }
+        let told = doubts(&[usual, &[text(&other)]].concat());
+        assert!(told[0].contains("as long as the base's weights (`T0` ") && told[0].contains("another model's base?"));
+        assert!(told[1].contains("nearly one vector") && told[1].contains("% of the spectrum"), "{told:?}");
+    }
+    let open = |path: &Path| Checkpoint::open(path).unwrap();
+    let doubt = |base: &Path| taskbasis::build::doubt(&open(base), "T0", &open(&files[1])).unwrap();
+    assert!(doubt(&files[0]).is_none() && doubt(&other).is_some_and(|doubt| doubt.contains("`T0`")));
+
+    // A task that is added: the bundle's own base against another's fine-tune.
+    family.seed = 1;
+    let (base, basis) = (elsewhere.path().join("base.pt"), elsewhere.path().join("basis"));
+    family.write_base(&base).unwrap();
+    family.write_basis(&basis).unwrap();
+    let bundle = elsewhere.path().join("m.taskbasis");
+    let pack = ["pack", "--basis", text(&basis), "--base", text(&base), "--heads-count", "3", "--no-golden"];
+    succeed(&[&pack[..], &["-o", text(&bundle)]].concat());
+    let grown = elsewhere.path().join("grown.taskbasis");
+    let add = ["add-task", text(&bundle), "-o", text(&grown), "--task"];
+    let output = run(&[&add[..], &[&format!("X={}", text(&other)), "--json"]].concat());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("note: task vectors as long as the base's weights (`X` "), "{said}");
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["doubts"].as_array().unwrap().len(), 1);
+    assert!(run(&[&add[..], &[&format!("X={}", text(&base))]].concat()).stderr.is_empty());
+}
+
+/// The digits family is fine-tuned as people do: nothing is doubted.
+#[test]
+fn nothing_is_doubted_of_real_fine_tunes() {
+    let (Some(base), Some(tasks)) = (digits("base/state_dict.pt"), digits("finetuned")) else { return };
+    let output = run(&["analyze", "--base", text(&base), "--tasks-dir", text(&tasks), "--method", "pca", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(json["doubts"].as_array().unwrap().is_empty(), "{json}");
+    let lengths: Vec<f64> = serde_json::from_value(json["relative_lengths"].clone()).unwrap();
+    assert!(lengths.iter().all(|length| (0.01..0.05).contains(length)), "{lengths:?}");
 }

@@ -1,5 +1,6 @@
 //! Heads and evaluation data, against what the reference computed.
 
+mod bundle_support;
 mod common;
 
 use common::whole_digits as digits;
@@ -177,4 +178,108 @@ fn the_best_class_comes_first() {
     head.logits(&[3.0, 4.0, 0.0, -2.0], &mut logits).unwrap();
     assert_eq!(top_k(&logits[..3], 2).iter().map(|&(class, _)| class).collect::<Vec<_>>(), [2, 1]);
     assert!((logits[2] - 1.0).abs() < 1e-6 && logits[4] == -1.0);
+}
+
+/// A pickle of the one object that heads are: a module of some class, with weight `[2, 4]` and bias `[2]`, and an
+/// attribute `normalize` of these opcodes where any are given.
+fn pickled_head(normalize: &[u8]) -> Vec<u8> {
+    fn text(out: &mut Vec<u8>, text: &str) {
+        out.push(b'X');
+        out.extend((text.len() as u32).to_le_bytes());
+        out.extend(text.as_bytes());
+    }
+    fn tensor(out: &mut Vec<u8>, name: &str, key: &str, numel: u8, shape: &[u8], strides: &[u8]) {
+        text(out, name);
+        out.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
+        text(out, "storage");
+        out.extend(b"ctorch\nFloatStorage\n");
+        text(out, key);
+        text(out, "cpu");
+        out.extend([b'K', numel, b't', b'Q', b'K', 0]);
+        for extents in [shape, strides] {
+            out.push(b'(');
+            extents.iter().for_each(|&extent| out.extend([b'K', extent]));
+            out.push(b't');
+        }
+        out.extend(b"\x89ccollections\nOrderedDict\n)RtR");
+    }
+    let mut out = b"\x80\x02c__main__\nClassificationHead\n)\x81}(".to_vec();
+    text(&mut out, "_parameters");
+    out.extend(b"}(");
+    tensor(&mut out, "weight", "0", 8, &[2, 4], &[4, 1]);
+    tensor(&mut out, "bias", "1", 2, &[2], &[1]);
+    out.extend(b"u");
+    text(&mut out, "_modules");
+    out.push(b'}');
+    if !normalize.is_empty() {
+        text(&mut out, "normalize");
+        out.extend(normalize);
+    }
+    out.extend(b"ub.");
+    out
+}
+
+/// The head in a file called `name`: class 0 is the embedding's first number, class 1 is always 1.5.
+fn write_head(folder: &std::path::Path, name: &str, normalize: &[u8]) -> std::path::PathBuf {
+    let path = folder.join(name);
+    let mut zip = taskbasis::checkpoint::writer::ZipWriter::new(std::fs::File::create(&path).unwrap());
+    let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+    zip.bytes("head/data.pkl", &pickled_head(normalize)).unwrap();
+    zip.bytes("head/byteorder", b"little").unwrap();
+    zip.bytes("head/data/0", &bytes(&[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])).unwrap();
+    zip.bytes("head/data/1", &bytes(&[0.0, 1.5])).unwrap();
+    zip.finish().unwrap();
+    path
+}
+
+#[test]
+fn a_pickled_heads_normalize_is_heeded() {
+    const TRUE: &[u8] = b"\x88";
+    const FALSE: &[u8] = b"\x89";
+    let folder = tempfile::tempdir().unwrap();
+    let embedding = [3.0, 4.0, 0.0, 0.0];
+    for (normalize, normalises, first) in
+        [(&b""[..], true, 0.6), (TRUE, true, 0.6), (FALSE, false, 3.0), (b"K\x00", false, 3.0)]
+    {
+        let head = Head::open(write_head(folder.path(), "head_X.pt", normalize), Some("X")).unwrap();
+        let mut logits = [0.0; 2];
+        head.logits(&embedding, &mut logits).unwrap();
+        assert_eq!((head.normalises(), logits), (normalises, [first, 1.5]));
+        assert_eq!(head.classify(&embedding, 1).unwrap()[0].class, usize::from(normalises));
+    }
+    // Only what cannot be normalised is refused by those that normalise; what is not finite is by all.
+    let head = Head::open(write_head(folder.path(), "head_X.pt", FALSE), None).unwrap();
+    let mut logits = [0.0; 2];
+    head.logits(&[0.0; 4], &mut logits).unwrap();
+    assert_eq!(logits, [0.0, 1.5]);
+    assert!(head.logits(&[f32::NAN, 0.0, 0.0, 0.0], &mut logits).is_err());
+    let odd = write_head(folder.path(), "head_X.pt", b"N");
+    let error = Head::open(&odd, None).unwrap_err();
+    assert!(error.path() == Some(&*odd) && error.to_string().contains("`normalize` is no truth value"), "{error}");
+}
+
+#[test]
+fn a_bundle_keeps_what_a_head_says() {
+    let family = bundle_support::tiny_files(taskbasis::Method::Autoencoder);
+    let raw = || Head::open(write_head(family.folder.path(), "head_Task2.pt", b"\x89"), None).unwrap();
+    let path = family.pack_with("m.taskbasis", "q4", taskbasis::BaseFormat::F16, |packer| {
+        packer.head("Task2", raw()).unwrap();
+    });
+    let bundle = taskbasis::Bundle::open(&path).unwrap();
+    assert!(bundle.head("Task1").unwrap().normalises() && !bundle.head("Task2").unwrap().normalises());
+    let tuned = taskbasis::Checkpoint::open(&family.base).unwrap();
+    let mut growth = taskbasis::Growth::new(&bundle, None).unwrap();
+    growth.task(taskbasis::NewTask { name: "New", finetuned: &tuned, head: Some(raw()), residual: None }).unwrap();
+    let grown = family.path("grown.taskbasis");
+    growth.write(&grown, &[], &|_| {}).unwrap();
+    let grown = taskbasis::Bundle::open(&grown).unwrap();
+    assert!(!grown.head("New").unwrap().normalises() && !grown.head("Task2").unwrap().normalises());
+    assert!(grown.head("Task1").unwrap().normalises() && grown.verify(1, &|_| {}).is_empty());
+    // One of which nothing is to be said says nothing: the bytes are those of older bundles.
+    let plain = family.pack("plain.taskbasis", "q4", taskbasis::BaseFormat::F16);
+    assert!(!String::from_utf8_lossy(&std::fs::read(plain).unwrap()).contains("unnormalised"));
+    let mut parts = bundle_support::Parts::of(&std::fs::read(path).unwrap());
+    parts.set_metadata("taskbasis.unnormalised", &serde_json::json!(["Nowhere"]));
+    let errors = bundle_support::faults(parts.join(true));
+    assert!(errors[0].to_string().contains("`Nowhere` is classified, and it has no head"), "{:?}", errors[0]);
 }

@@ -508,6 +508,7 @@ struct encoder_options {
     std::uint32_t weights_on = TB_WEIGHTS_ON_AUTO;
     bool cuda_graphs = false;
     bool streamed = false;
+    std::uint32_t self_test = TB_SELF_TEST_AUTO;
 };
 
 // The image encoder of one architecture; every call names its weights.
@@ -543,6 +544,7 @@ public:
         options.weights_on = how.weights_on;
         options.cuda_graphs = how.cuda_graphs ? 1 : 0;
         options.streamed = how.streamed ? 1 : 0;
+        options.self_test = how.self_test;
         tb_encoder *handle = nullptr;
         if (auto failed = detail::call(tb_encoder_create, of.get(), &options, &handle)) {
             return *std::move(failed);

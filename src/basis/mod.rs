@@ -4,6 +4,7 @@
 //! reconstructed. The formats and formulas are those of *Task Vector Bases* (arXiv 2502.01015).
 
 mod coefficients;
+pub(crate) mod doubt;
 mod expr;
 mod method;
 mod published;

@@ -2,6 +2,8 @@
 
 use std::sync::OnceLock;
 
+use super::tile::{TILE, Tiles, split};
+use crate::basis::doubt;
 use crate::checkpoint::{Checkpoint, frozen, is_image_tower, names};
 use crate::clip::arch::PROJECTION;
 use crate::error::{Error, Result};
@@ -131,6 +133,34 @@ impl Family {
     pub fn bytes(&self) -> u64 {
         self.parameters.iter().map(Parameter::bytes).sum()
     }
+}
+
+/// What makes it doubtful that the image tower of `tuned`, of the task called `task`, is a fine-tune of `base`'s: a way
+/// from one to the other about as long as the base's weights. `None` where all is as it should be, and for a base that
+/// has nothing in common with it.
+///
+/// # Errors
+/// When the tensors cannot be read.
+pub fn doubt(base: &Checkpoint, task: &str, tuned: &Checkpoint) -> Result<Option<String>> {
+    let tower = base.image_tower().filter(|(_, tensor)| tensor.dtype().is_float());
+    let pairs = tower.filter_map(|(name, of_base)| {
+        tuned
+            .get(name)
+            .filter(|tensor| tensor.dtype().is_float() && tensor.shape() == of_base.shape())
+            .zip(Some(of_base))
+    });
+    let (mut vector, mut whole) = (0.0, 0.0);
+    let mut tiles = Tiles::default();
+    for (tuned, base) in pairs {
+        let tuned = vec![tuned.clone()];
+        let parameter = Parameter { name: String::new(), base: base.clone(), tuned, changed: OnceLock::new() };
+        for range in split(0..parameter.numel(), TILE) {
+            let (difference, _) = tiles.read(&parameter, range)?;
+            vector += difference.iter().map(|value| value.powi(2)).sum::<f64>();
+        }
+        whole += doubt::square(std::iter::once(base))?;
+    }
+    Ok(doubt::long((whole > 0.0).then(|| (task, (vector / whole).sqrt())).into_iter()))
 }
 
 /// The tensor of `tuned` that `of_base` was fine-tuned to: itself, where training left it alone.

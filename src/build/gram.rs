@@ -6,6 +6,8 @@ use ndarray::linalg::general_mat_mul;
 
 use super::family::{Family, Parameter};
 use super::tile::{TILE, Tiles, split};
+use crate::basis::doubt;
+use crate::checkpoint::is_image_tower;
 use crate::error::{Error, Result};
 use crate::kernel::threads;
 
@@ -18,6 +20,8 @@ const PIECE: usize = 64 * TILE;
 pub struct Gram {
     tasks: Vec<String>,
     pub(super) values: DMatrix<f64>,
+    /// The length of the base's weights that any task changes, where it is known.
+    base_norm: Option<f64>,
 }
 
 impl Gram {
@@ -39,7 +43,7 @@ impl Gram {
             return Err(Error::invalid(format!("the weights of task `{}` are the base's", tasks[zero]))
                 .hint("A task that changes nothing has no place in a basis"));
         }
-        Ok(Self { tasks, values })
+        Ok(Self { tasks, values, base_norm: None })
     }
 
     /// The tasks, in the order of rows and columns.
@@ -53,6 +57,32 @@ impl Gram {
     /// For an index of T or above.
     pub fn get(&self, i: usize, j: usize) -> f64 {
         self.values[(i, j)]
+    }
+
+    /// ‖τ_t‖ as a share of the length of the weights that any task changes, as they are in the base; `None` where the
+    /// matrix is not of checkpoints ([`Family::gram`]). Fine-tuning gives a few hundredths.
+    ///
+    /// # Panics
+    /// For an index of T or above.
+    pub fn relative_length(&self, t: usize) -> Option<f64> {
+        self.base_norm.filter(|&norm| norm > 0.0).map(|norm| self.get(t, t).sqrt() / norm)
+    }
+
+    /// What makes it doubtful that these are fine-tunes of this base, a remark each: task vectors about as long as the
+    /// base's weights, or nearly parallel to each other. Empty where all is as it should be.
+    pub fn doubts(&self) -> Vec<String> {
+        let lengths = self.tasks.iter().enumerate();
+        let lengths = lengths.filter_map(|(t, task)| Some((task.as_str(), self.relative_length(t)?)));
+        let spectrum = self.spectrum(false);
+        let first = spectrum[0] / spectrum.iter().sum::<f64>().max(f64::MIN_POSITIVE);
+        let parallel = (self.tasks.len() >= 2 && first >= doubt::PARALLEL).then(|| {
+            format!(
+                "the task vectors are nearly one vector (its direction has {:.2} % of the spectrum): another model's \
+                 base, or one fine-tune several times?",
+                100.0 * first
+            )
+        });
+        doubt::long(lengths).into_iter().chain(parallel).collect()
     }
 
     /// The cosine of the angle between two task vectors.
@@ -168,7 +198,10 @@ impl Family {
             let _ = parameter.changed.set(changed);
         }
         let values: Vec<f64> = (0..t * t).map(|i| (total[[i / t, i % t]] + total[[i % t, i / t]]) / 2.0).collect();
-        Gram::new(self.tasks().map(str::to_owned).collect(), &values)
+        let changed = self.parameters.iter().filter(|parameter| parameter.changed.get() == Some(&true));
+        let base_norm = doubt::square(changed.map(|parameter| &parameter.base))?.sqrt();
+        let gram = Gram::new(self.tasks().map(str::to_owned).collect(), &values)?;
+        Ok(Gram { base_norm: Some(base_norm), ..gram })
     }
 }
 
@@ -196,5 +229,9 @@ fn not_finite(parameter: &Parameter) -> Error {
         let error = verified.err()?;
         Some(error.at(tensor.mapping().path()))
     });
-    found.unwrap_or_else(|| Error::format("the task vectors' values overflow")).tensor(&parameter.name)
+    let error = found.unwrap_or_else(|| Error::format("the task vectors' values overflow")).tensor(&parameter.name);
+    match is_image_tower(&parameter.name) {
+        true => error,
+        false => error.hint("Only the image tower is run: --image-tower (Scope::ImageTower) builds from it alone"),
+    }
 }

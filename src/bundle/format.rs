@@ -1,6 +1,6 @@
 //! What version 1 of the file consists of: names, metadata, alignment. `docs/bundle-format.md` draws it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,7 @@ pub(super) mod key {
     pub(in super::super) const LAMBDA: &str = "taskbasis.lambda";
     pub(in super::super) const PREPROCESS: &str = "taskbasis.preprocess";
     pub(in super::super) const TOWER: &str = "taskbasis.tower";
+    pub(in super::super) const UNNORMALISED: &str = "taskbasis.unnormalised";
 }
 
 /// What the names of tensors are made of.
@@ -55,6 +56,7 @@ pub(super) mod name {
     pub(in super::super) const BIAS: &str = "/bias";
     pub(in super::super) const RECOVERY: &str = "recovery";
     pub(in super::super) const GRAPH: &str = "graph";
+    pub(in super::super) const GOLDEN: &str = "golden";
     pub(in super::super) const PADDING: &str = "padding/";
     pub(in super::super) const CHECKSUMS: &str = "checksums";
 }
@@ -68,6 +70,7 @@ pub(super) enum Section {
     Heads,
     Recovery,
     Graph,
+    Golden,
     Checksums,
 }
 
@@ -87,6 +90,8 @@ pub(super) enum Role<'a> {
     HeadBias(&'a str),
     Recovery,
     Graph,
+    /// The embedding of the built-in image with the base's weights.
+    Golden,
     Padding,
     Checksums,
 }
@@ -97,6 +102,7 @@ impl<'a> Role<'a> {
         match tensor {
             name::RECOVERY => return Some(Self::Recovery),
             name::GRAPH => return Some(Self::Graph),
+            name::GOLDEN => return Some(Self::Golden),
             name::CHECKSUMS => return Some(Self::Checksums),
             _ => {}
         }
@@ -131,6 +137,7 @@ impl<'a> Role<'a> {
             Self::HeadWeight(_) | Self::HeadBias(_) => Section::Heads,
             Self::Recovery => Section::Recovery,
             Self::Graph => Section::Graph,
+            Self::Golden => Section::Golden,
             Self::Checksums => Section::Checksums,
             Self::Padding => return None,
         })
@@ -253,6 +260,8 @@ pub(super) struct About {
     pub(super) graph: Option<GraphMap>,
     pub(super) lambda: Lambdas,
     pub(super) preprocess: PreprocessInfo,
+    /// Tasks whose heads take embeddings as they are, not normalised; the key is absent where there is none.
+    pub(super) unnormalised: BTreeSet<String>,
     /// What wrote the file; for people.
     pub(super) writer: String,
 }
@@ -278,6 +287,10 @@ impl About {
             graph: metadata.contains_key(key::GRAPH).then(|| field(metadata, key::GRAPH)).transpose()?,
             lambda: field(metadata, key::LAMBDA)?,
             preprocess: field(metadata, key::PREPROCESS)?,
+            unnormalised: match metadata.contains_key(key::UNNORMALISED) {
+                true => field(metadata, key::UNNORMALISED)?,
+                false => BTreeSet::new(),
+            },
             writer: metadata.get(key::WRITER).cloned().unwrap_or_default(),
         })
     }
@@ -303,12 +316,15 @@ impl About {
         if !self.arch.variant.is_usual() {
             all.push((key::TOWER, text(&self.arch.variant)?));
         }
+        if !self.unnormalised.is_empty() {
+            all.push((key::UNNORMALISED, text(&self.unnormalised)?));
+        }
         all.push((key::WRITER, self.writer.clone()));
         Ok(all)
     }
 }
 
-const KNOWN: [&str; 11] = [
+const KNOWN: [&str; 12] = [
     key::VERSION,
     key::WRITER,
     key::ARCH,
@@ -320,6 +336,7 @@ const KNOWN: [&str; 11] = [
     key::LAMBDA,
     key::PREPROCESS,
     key::TOWER,
+    key::UNNORMALISED,
 ];
 
 /// `taskbasis.arch`, and `taskbasis.tower` where the tower is not of OpenAI's form: a key of its own, which readers that

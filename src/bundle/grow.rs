@@ -14,6 +14,7 @@ use super::pack::{head_items, read_all, recovery_item};
 use super::quantise::VectorFormat;
 use super::solve::least_squares;
 use super::writer::{self, Item};
+use crate::basis::doubt;
 use crate::checkpoint::{Checkpoint, frozen};
 use crate::clip::{Arch, Head};
 use crate::error::{Error, Result};
@@ -48,12 +49,22 @@ pub struct Fitted {
     pub rank: usize,
     /// ‖τ‖, the task vector over the image tower: fine-tuned minus the bundle's base.
     pub norm: f64,
+    /// ‖W‖, the image tower of the bundle's base.
+    pub base_norm: f64,
     /// ‖τ − τ̂‖ / ‖τ‖ with the vectors alone.
     pub lacking: f64,
     /// The same with the residual as it is stored; `None` where none is.
     pub lacking_with_residual: Option<f64>,
     /// Parameters of the image tower that the fine-tuned checkpoint does not hold, because training left them alone.
     pub unchanged: Vec<String>,
+}
+
+impl Fitted {
+    /// What makes it doubtful that this is a fine-tune of the bundle's base: a task vector about as long as its
+    /// weights.
+    pub fn doubt(&self) -> Option<String> {
+        doubt::long(std::iter::once((self.task.as_str(), ratio(self.norm, self.base_norm))))
+    }
 }
 
 /// Changes to a bundle, gathered and then written as a whole.
@@ -68,6 +79,8 @@ pub struct Growth<'a> {
     heads: Vec<(String, Head)>,
     residuals: Vec<Residual<'a>>,
     fitted: Vec<Fitted>,
+    /// What takes the place of the bundle's.
+    golden: Option<Vec<f32>>,
     threads: usize,
 }
 
@@ -94,8 +107,13 @@ impl<'a> Growth<'a> {
         };
         let tasks = bundle.tasks().len();
         let columns = (0..tasks).map(|t| bundle.recovery.iter().skip(t).step_by(tasks).copied().collect()).collect();
-        let (heads, residuals, fitted) = Default::default();
-        Ok(Self { bundle, base, about: bundle.about.clone(), columns, heads, residuals, fitted, threads: 0 })
+        let (heads, residuals, fitted, golden) = Default::default();
+        Ok(Self { bundle, base, about: bundle.about.clone(), columns, heads, residuals, fitted, golden, threads: 0 })
+    }
+
+    /// Gives the bundle this golden embedding.
+    pub(super) fn golden(&mut self, embedding: Vec<f32>) {
+        self.golden = Some(embedding);
     }
 
     /// Threads; 0, the default, means one a processor. The bytes do not depend on them.
@@ -125,6 +143,9 @@ impl<'a> Growth<'a> {
             head.check_embedding(name, self.about.arch.embed_dim)?;
             if self.bundle.heads.contains_key(name) {
                 return Err(Error::invalid(format!("the bundle has a head of `{name}`")).at(self.bundle.path()));
+            }
+            if !head.normalises() {
+                self.about.unnormalised.insert(name.to_owned());
             }
             if !head.classes().is_empty() {
                 self.about.classes.insert(name.to_owned(), head.classes().to_vec());
@@ -209,6 +230,7 @@ impl<'a> Growth<'a> {
             for (tensor_name, tensor) in &self.bundle.tensors {
                 match Role::of(tensor_name) {
                     None | Some(Role::Padding | Role::Checksums | Role::Recovery) => {}
+                    Some(Role::Golden) if self.golden.is_some() => {}
                     Some(role) => {
                         let Some(section) = role.section() else { continue };
                         sections.entry(section).or_default().push(Item::copy(tensor_name, tensor));
@@ -216,6 +238,10 @@ impl<'a> Growth<'a> {
                 }
             }
             sections.entry(Section::Recovery).or_default().push(recovery_item(&table, &shape));
+            if let Some(golden) = &self.golden {
+                let item = Item::f32(name::GOLDEN, &[golden.len()], golden);
+                sections.entry(Section::Golden).or_default().push(item);
+            }
             let heads = head_items(self.heads.iter().map(|(task, head)| (task.as_str(), head)));
             sections.entry(Section::Heads).or_default().extend(heads);
             for (parameter, shape) in &added {
@@ -357,7 +383,8 @@ impl<'a> Growth<'a> {
             gram: Gram,
             norm: f64,
         }
-        let mut total = Span { gram: Gram::new(count + 1), norm: 0.0, unchanged };
+        let base_norm = doubt::square(self.base.values().filter(|tensor| tensor.dtype().is_float()))?;
+        let mut total = Span { gram: Gram::new(count + 1), norm: 0.0, base_norm, unchanged };
         // A parameter at a time, so that the pieces' sums are few.
         for (parameter, shape) in self.parameters() {
             let tensor = self.tuned(finetuned, parameter)?;
@@ -432,10 +459,11 @@ impl<'a> Growth<'a> {
     }
 }
 
-/// Products of the vectors and the target behind them, and ‖τ‖².
+/// Products of the vectors and the target behind them, ‖τ‖², and ‖W‖² of the base.
 struct Span {
     gram: Gram,
     norm: f64,
+    base_norm: f64,
     /// What the fine-tuned checkpoint does not hold.
     unchanged: Vec<String>,
 }
@@ -445,9 +473,9 @@ impl Span {
         let mut a = coefficients.clone();
         a.push(-1.0);
         let lacking = ratio(self.gram.quadratic(&a), self.norm).sqrt();
-        let norm = self.norm.sqrt();
-        let unchanged = self.unchanged.clone();
-        Fitted { task: task.to_owned(), coefficients, rank, norm, lacking, lacking_with_residual: None, unchanged }
+        let (norm, base_norm) = (self.norm.sqrt(), self.base_norm.sqrt());
+        let (lacking_with_residual, unchanged) = (None, self.unchanged.clone());
+        Fitted { task: task.to_owned(), coefficients, rank, norm, base_norm, lacking, lacking_with_residual, unchanged }
     }
 }
 

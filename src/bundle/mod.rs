@@ -22,6 +22,7 @@
 mod choose;
 mod fingerprint;
 mod format;
+mod golden;
 mod grow;
 mod measure;
 mod open;
@@ -72,6 +73,7 @@ pub struct Bundle {
     recovery: Vec<f64>,
     heads: IndexMap<String, HeadTensors>,
     graph: Option<Tensor>,
+    golden: Option<Tensor>,
     /// The header's, then one a tensor in the order of their bytes, padding left out.
     checksums: Vec<u64>,
     /// Every tensor in the order of their bytes.
@@ -89,6 +91,7 @@ struct HeadTensors {
     weight: Tensor,
     bias: Tensor,
     classes: Vec<String>,
+    normalises: bool,
 }
 
 impl Bundle {
@@ -235,11 +238,11 @@ impl Bundle {
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound), with the known ones;
     /// [`ErrorKind::Format`](crate::ErrorKind::Format) where a number of it is not finite.
     pub fn head(&self, task: &str) -> Result<Head> {
-        let Some(HeadTensors { weight, bias, classes }) = self.heads.get(task) else {
+        let Some(HeadTensors { weight, bias, classes, normalises }) = self.heads.get(task) else {
             return Err(suggest::unknown("head of task", task, self.head_tasks()).at(self.path()));
         };
         let head = Head::from_tensors(weight, Some(bias), &format!("{}{task}/", format::name::HEADS));
-        let head = head.map_err(|e| e.at(self.path()))?;
+        let head = head.map_err(|e| e.at(self.path()))?.with_normalisation(*normalises);
         if classes.is_empty() { Ok(head) } else { head.with_classes(classes.clone()).map_err(|e| e.at(self.path())) }
     }
 
@@ -352,6 +355,7 @@ impl Bundle {
                 Some("residuals") => "residuals",
                 Some("heads") => "heads",
                 Some("graph") => "graph",
+                Some("golden") => "golden",
                 Some("padding") => "padding",
                 _ => "other",
             };
@@ -370,7 +374,7 @@ impl Bundle {
 /// What a part of a bundle takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct SectionSize {
-    /// `header`, `base`, `vectors`, `mean`, `residuals`, `heads`, `graph`, `padding`, `other`.
+    /// `header`, `base`, `vectors`, `mean`, `residuals`, `heads`, `graph`, `golden`, `padding`, `other`.
     pub kind: &'static str,
     /// The data type or block format, where it has one.
     pub format: &'static str,

@@ -17,6 +17,7 @@ use super::{Bundle, Fingerprint, Fitted, Growth};
 use crate::basis::{Basis, Parameter};
 use crate::checkpoint::{Checkpoint, is_image_tower};
 use crate::clip::{Arch, ArchHints, Head, Preprocess, TowerConfig};
+use crate::encoder::EncoderOptions;
 use crate::error::{Error, Result};
 use crate::mmap::Mapping;
 use crate::onnx::{BoundGraph, GraphMap, OnnxFile};
@@ -55,12 +56,12 @@ impl BaseFormat {
 /// Makes a bundle. Everything is streamed: what is in memory is one parameter's vectors as they will be stored, and a
 /// piece a thread of what they are made of.
 pub struct Packer<'a> {
-    base: &'a Checkpoint,
+    pub(super) base: &'a Checkpoint,
     basis: &'a Basis,
     arch: Arch,
     /// The parameters that any vector changes, in the architecture's order.
     changed: Vec<(&'a str, &'a Parameter)>,
-    base_format: BaseFormat,
+    pub(super) base_format: BaseFormat,
     heads: IndexMap<String, Head>,
     lambdas: Lambdas,
     preprocess: Preprocess,
@@ -68,6 +69,8 @@ pub struct Packer<'a> {
     residuals: Vec<Wanted>,
     ladder: RefCell<Option<Ladder>>,
     threads: usize,
+    /// How the golden embedding is computed, where one is wanted.
+    pub(super) golden: Option<EncoderOptions>,
 }
 
 impl fmt::Debug for Packer<'_> {
@@ -155,6 +158,7 @@ impl<'a> Packer<'a> {
             preprocess,
             graph: None,
             residuals: Vec::new(),
+            golden: None,
             ladder: RefCell::new(None),
             threads: 0,
         })
@@ -307,6 +311,7 @@ impl<'a> Packer<'a> {
         writer::write(path, &about, sections)?;
 
         let residuals = self.add_residuals(path)?;
+        self.add_golden(path)?;
         let bundle = Bundle::open(path)?;
         let of_kind = |kinds: &[&str]| {
             bundle.sections().iter().filter(|section| kinds.contains(&section.kind)).map(|section| section.bytes).sum()
@@ -382,6 +387,7 @@ impl<'a> Packer<'a> {
             graph: self.graph.as_ref().map(|(_, map)| map.clone()),
             lambda: self.lambdas,
             preprocess,
+            unnormalised: unnormalised(self.heads.iter()).collect(),
             writer: concat!("taskbasis ", env!("CARGO_PKG_VERSION")).to_owned(),
         })
     }
@@ -474,6 +480,11 @@ fn convert(
     }
     rounding.set((error, norm));
     Ok(())
+}
+
+/// The tasks whose heads take embeddings as they are.
+pub(super) fn unnormalised<'h>(heads: impl Iterator<Item = (&'h String, &'h Head)>) -> impl Iterator<Item = String> {
+    heads.filter(|(_, head)| !head.normalises()).map(|(task, _)| task.clone())
 }
 
 pub(super) fn head_items<'h>(heads: impl Iterator<Item = (&'h str, &'h Head)>) -> Vec<Item<'h>> {

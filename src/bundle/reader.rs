@@ -84,6 +84,7 @@ fn read(mapping: Arc<Mapping>) -> Result<Bundle> {
         recovery,
         heads,
         graph: found.graph,
+        golden: found.golden,
         checksums,
         tensors,
         about,
@@ -221,7 +222,11 @@ struct Found {
     biases: HashMap<String, Tensor>,
     recovery: Option<Tensor>,
     graph: Option<Tensor>,
+    golden: Option<Tensor>,
 }
+
+/// No encoder gives longer embeddings.
+const MAX_EMBEDDING: usize = 1 << 16;
 
 struct Sorter<'a> {
     about: &'a About,
@@ -273,6 +278,17 @@ impl<'a> Sorter<'a> {
                     )));
                 }
                 self.found.graph = Some(tensor.clone());
+            }
+            Role::Golden => {
+                // A carried graph may give embeddings of a length of its own.
+                let length = self.about.graph.is_none().then_some(self.about.arch.embed_dim);
+                let is_fine = tensor.shape().len() == 1 && (1..=MAX_EMBEDDING).contains(&tensor.numel());
+                if tensor.dtype() != DType::F32 || !is_fine || length.is_some_and(|length| length != tensor.numel()) {
+                    return Err(Error::format("the golden embedding is none of this model's")
+                        .expected(format_args!("f32 [{}]", self.about.arch.embed_dim))
+                        .got(format_args!("{} {:?}", tensor.dtype(), tensor.shape())));
+                }
+                self.found.golden = Some(tensor.clone());
             }
             Role::Padding | Role::Checksums => {}
         }
@@ -424,6 +440,9 @@ fn heads(about: &About, found: &Found) -> Result<IndexMap<String, HeadTensors>> 
     if let Some(task) = about.classes.keys().find(|task| !found.weights.contains_key(*task)) {
         return Err(Error::format(format!("the metadata name classes of `{task}`, and it has no head")));
     }
+    if let Some(task) = about.unnormalised.iter().find(|task| !found.weights.contains_key(*task)) {
+        return Err(Error::format(format!("the metadata say how `{task}` is classified, and it has no head")));
+    }
     let check = |weight: &Tensor, shape: &[usize], what: String| {
         let typed = match weight.dtype() {
             DType::F32 => expect_shape(weight, shape),
@@ -447,7 +466,8 @@ fn heads(about: &About, found: &Found) -> Result<IndexMap<String, HeadTensors>> 
                     .expected(classes)
                     .got(names.len()));
             }
-            Ok((task.clone(), HeadTensors { weight: weight.clone(), bias: bias.clone(), classes: names }))
+            let normalises = !about.unnormalised.contains(task);
+            Ok((task.clone(), HeadTensors { weight: weight.clone(), bias: bias.clone(), classes: names, normalises }))
         })
         .collect()
 }

@@ -12,7 +12,7 @@ use super::logging::log_level;
 use super::runs::Runs;
 use super::tower;
 use crate::clip::{Arch, Preprocess};
-use crate::encoder::{Encoder, EncoderOptions, Promotion, Provider, Runtime, TensorRtOptions, WeightsOn};
+use crate::encoder::{Encoder, EncoderOptions, Promotion, Provider, Runtime, SelfTest, TensorRtOptions, WeightsOn};
 use crate::error::{Error, Result};
 use crate::hub::{self, Wanted};
 use crate::onnx::{BindOptions, BoundGraph, GraphMap, OnnxFile};
@@ -53,6 +53,14 @@ pub const TB_WEIGHTS_ON_AUTO: u32 = 0;
 pub const TB_WEIGHTS_ON_HOST: u32 = 1;
 /// In the memory of the device that computes, or it is an error.
 pub const TB_WEIGHTS_ON_DEVICE: u32 = 2;
+
+/// Where it takes no memory to speak of: the base is stored as f32, or the budget of the basis's cache has room for its
+/// weights beside a task's. Not with tb_encoder_options.streamed. The default.
+pub const TB_SELF_TEST_AUTO: u32 = 0;
+/// Whatever memory it takes. Not with tb_encoder_options.streamed, which has no room for it.
+pub const TB_SELF_TEST_ON: u32 = 1;
+/// Never.
+pub const TB_SELF_TEST_OFF: u32 = 2;
 
 /// The graph that follows from the architecture.
 pub const TB_GRAPH_BUILT: u32 = 0;
@@ -152,6 +160,10 @@ pub struct tb_encoder_options {
     pub interpolation: u32,
     /// The pixels that sides are resized to before the image is cropped; 0: as read, else the image size.
     pub resize_edge: usize,
+    /// One of the TB_SELF_TEST_ constants, for a bundle with a golden embedding: whether the first call is preceded by
+    /// the run of one image with the base's weights, which has to give that embedding (to 1e-4, or to a cosine of 0.999
+    /// where less than f32 is computed with). Once for each bundle and provider in a process; else TB_ERR_MISMATCH.
+    pub self_test: usize,
 }
 
 // SAFETY: repr(C), the size first, and every field may be zero.
@@ -278,6 +290,7 @@ pub unsafe extern "C" fn tb_encoder_create(
             };
             let make = if options.streamed == 0 { Runs::whole } else { Runs::streamed };
             let encoder = make(arch, graph.as_ref(), &how)?;
+            let encoder = bundle.into_iter().fold(encoder, |encoder, bundle| encoder.tested_by(bundle, model));
             tower.log();
             // What is wrong with the device shows now, and the first call need not wait for it.
             encoder.if_whole().map(|encoder| encoder.device_model(model)).transpose()?;
@@ -337,6 +350,7 @@ unsafe fn read(options: &tb_encoder_options) -> Result<EncoderOptions> {
         weights_on: weights_on(options.weights_on)?,
         device_budget: budget,
         cuda_graphs: options.cuda_graphs != 0,
+        self_test: self_test(options.self_test)?,
     })
 }
 
@@ -356,6 +370,15 @@ fn promotion(number: u32, after: u32) -> Result<Promotion> {
         TB_PROMOTION_OFF => Ok(Promotion::Off),
         TB_PROMOTION_MANUAL => Ok(Promotion::Manual),
         _ => Err(Error::invalid("no such promotion").expected("one of TB_PROMOTION_…").got(number)),
+    }
+}
+
+fn self_test(number: usize) -> Result<SelfTest> {
+    match u32::try_from(number) {
+        Ok(TB_SELF_TEST_AUTO) => Ok(SelfTest::Auto),
+        Ok(TB_SELF_TEST_ON) => Ok(SelfTest::On),
+        Ok(TB_SELF_TEST_OFF) => Ok(SelfTest::Off),
+        _ => Err(Error::invalid("no such self-test").expected("one of TB_SELF_TEST_…").got(number)),
     }
 }
 

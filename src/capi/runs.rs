@@ -1,10 +1,13 @@
 //! What a `tb_encoder` is inside: an encoder that has all weights of a task when it runs, or one that streams them.
 
+use std::sync::Arc;
+
+use crate::bundle::Bundle;
 use crate::clip::Arch;
-use crate::encoder::{Encoder, EncoderOptions, Execution, Promotion, Runtime, StreamedEncoder, WeightsOn};
+use crate::encoder::{Encoder, EncoderOptions, Execution, Promotion, Runtime, SelfTest, StreamedEncoder, WeightsOn};
 use crate::error::{Error, Result};
 use crate::onnx::BoundGraph;
-use crate::weights::TaskWeights;
+use crate::weights::{Model, TaskWeights};
 
 #[allow(clippy::large_enum_variant)] // Handles have it in memory of its own already.
 pub(super) enum Runs {
@@ -30,9 +33,18 @@ impl Runs {
         let excludes = |what: &str| Err(Error::invalid(format!("`options->streamed` and {what} exclude each other")));
         match how {
             EncoderOptions { weights_on: WeightsOn::Device, .. } => excludes("weights on the device"),
+            EncoderOptions { self_test: SelfTest::On, .. } => excludes("a self-test"),
             EncoderOptions { cuda_graphs: true, .. } => excludes("`options->cuda_graphs`"),
             EncoderOptions { promotion: Promotion::Manual, .. } => excludes("promotion"),
             _ => Ok(Self::Streamed(StreamedEncoder::new(arch, how)?)),
+        }
+    }
+
+    /// Compares the first run of a whole encoder with what the bundle says.
+    pub(super) fn tested_by(self, bundle: &Bundle, model: &Arc<Model>) -> Self {
+        match self {
+            Self::Whole(encoder) => Self::Whole(encoder.tested_by(bundle, model)),
+            streamed @ Self::Streamed(_) => streamed,
         }
     }
 

@@ -1,28 +1,35 @@
 //! Classification heads: from an embedding to class scores.
 //!
 //! A head is frozen: its rows are the text embeddings of the classes, averaged over prompt templates and scaled by
-//! exp(logit_scale). logits = W·(e/‖e‖) + b.
+//! exp(logit_scale). logits = W·(e/‖e‖) + b, or W·e + b for a head that was pickled with `normalize=False`.
 #![forbid(unsafe_code)]
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use indexmap::IndexMap;
 
+use crate::checkpoint::torch::Archive;
+use crate::checkpoint::zip::Directory;
 use crate::clip::tensors::tensors;
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
 use crate::suggest::unknown;
 use crate::tensor::{Tensor, try_zeroed};
 
-/// A linear classifier over normalised embeddings.
+/// The attribute by which a pickled head says whether embeddings are normalised.
+const NORMALISE: &str = "normalize";
+
+/// A linear classifier over embeddings, which are normalised first unless it says otherwise.
 #[derive(Clone, Debug)]
 pub struct Head {
     weight: Vec<f32>,
     bias: Vec<f32>,
     embedding: usize,
     classes: Vec<String>,
+    normalises: bool,
 }
 
 impl Head {
@@ -44,7 +51,7 @@ impl Head {
             return Err(Error::format("a head's weight or bias holds a value that is not finite"));
         }
         let embedding = weight.len() / bias.len();
-        Ok(Self { weight, bias, embedding, classes: Vec::new() })
+        Ok(Self { weight, bias, embedding, classes: Vec::new(), normalises: true })
     }
 
     /// Opens the head of `task` from `path`, which is one of
@@ -53,7 +60,7 @@ impl Head {
     /// - a folder of such files named `head_{task}Val.pt`, `head_{task}.pt` or `{task}.safetensors`.
     ///
     /// The task may be left out where there is one head only. A bias that is absent is zero. A `.pt` head whose
-    /// name says another task than `task` is refused.
+    /// name says another task than `task` is refused. A pickled head's own `normalize` is heeded.
     ///
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io); [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) when there is no
@@ -82,7 +89,8 @@ impl Head {
             {
                 return Err(Error::mismatch("the head of another task").at(path).expected(task).got(named));
             }
-            return Self::from_tensors(weight, find("bias"), "").map_err(|e| e.at(path));
+            let head = Self::from_tensors(weight, find("bias"), "").map_err(|e| e.at(path))?;
+            return Ok(head.with_normalisation(says_to_normalise(path)?));
         }
         refuse_classifier(&tensors).map_err(|e| e.at(path))?;
         let task = choose(tasks_of(&tensors), task).map_err(|e| e.at(path))?;
@@ -136,6 +144,17 @@ impl Head {
         Ok(self)
     }
 
+    /// Says whether embeddings are normalised before they are classified; a new head does.
+    #[must_use]
+    pub fn with_normalisation(self, normalises: bool) -> Self {
+        Self { normalises, ..self }
+    }
+
+    /// Whether embeddings are normalised before they are classified.
+    pub fn normalises(&self) -> bool {
+        self.normalises
+    }
+
     /// C.
     pub fn num_classes(&self) -> usize {
         self.bias.len()
@@ -175,7 +194,8 @@ impl Head {
         &self.classes
     }
 
-    /// The logits of `embeddings`, `[N, e]`, into `out`, `[N, C]`: W·(e/‖e‖) + b. The embeddings need no normalisation.
+    /// The logits of `embeddings`, `[N, e]`, into `out`, `[N, C]`: W·(e/‖e‖) + b, or W·e + b where the head does not
+    /// normalise. The embeddings are those of the encoder, not normalised.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when a length does not fit, or an embedding
@@ -191,6 +211,7 @@ impl Head {
         let rows = embeddings.chunks_exact(embedding).zip(out.chunks_exact_mut(classes));
         for (index, (embedding, out)) in rows.enumerate() {
             let norm = embedding.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt();
+            let norm = if self.normalises || !norm.is_finite() { norm } else { 1.0 };
             if !(norm.is_finite() && norm > 0.0) {
                 return Err(Error::invalid(format!("embedding {index} cannot be normalised"))
                     .got(format_args!("a norm of {norm}")));
@@ -202,6 +223,19 @@ impl Head {
         }
         Ok(())
     }
+}
+
+/// What a pickled head says of itself by `normalize`; what says nothing is normalised.
+fn says_to_normalise(path: &Path) -> Result<bool> {
+    let mapping = Arc::new(Mapping::open(path, MapMode::Map)?);
+    if !Directory::is_zip(&mapping) {
+        return Ok(true);
+    }
+    let archive = Archive::parse(mapping)?;
+    let Some(said) = archive.root().get(NORMALISE) else { return Ok(true) };
+    said.as_bool().or(said.as_i64().map(|number| number != 0)).ok_or_else(|| {
+        Error::format(format!("the head's `{NORMALISE}` is no truth value")).at(path).expected("True or False")
+    })
 }
 
 /// Σ a·b in eight running sums, which the compiler keeps in one vector register.

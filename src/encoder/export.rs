@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use super::WeightSource;
+use super::finite;
 use super::session::Elements;
 use super::signature::Signature;
 use crate::clip::arch::Arch;
@@ -19,7 +20,8 @@ use crate::onnx::write::{Stored, write_with_parameters};
 ///
 /// # Errors
 /// As [`Arch::check`]; [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming it, when a parameter is missing or
-/// has another shape; [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for an output that is an input;
+/// has another shape; [`ErrorKind::Format`](crate::ErrorKind::Format), naming it, when one is not finite;
+/// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for an output that is an input;
 /// [`ErrorKind::Io`](crate::ErrorKind::Io).
 pub fn write_onnx<W: WeightSource + ?Sized>(arch: &Arch, weights: &W, path: &Path, inputs: &[&Path]) -> Result<()> {
     write(arch, weights, Stored::F32, path, inputs)
@@ -48,7 +50,8 @@ fn write<W: WeightSource + ?Sized>(
     let parameters = inputs_of_graph
         .iter()
         .map(|input| match input.values {
-            Elements::F32(values) => Ok((input.name, values)),
+            Elements::F32(values) if values.iter().all(|value| value.is_finite()) => Ok((input.name, values)),
+            Elements::F32(_) => Err(finite::of_inputs(std::slice::from_ref(input))),
             _ => Err(Error::new(ErrorKind::Internal, "the built graph takes f32").tensor(input.name)),
         })
         .collect::<Result<Vec<_>>>()?;

@@ -9,7 +9,9 @@ mod elf;
 mod ending;
 mod export;
 mod fastest;
+mod finite;
 mod frozen;
+mod golden;
 mod lane;
 mod library;
 mod memory;
@@ -38,6 +40,7 @@ pub use device::WeightsOn;
 pub use export::{write_onnx, write_onnx_f16};
 pub use fastest::{Trial, optimise_graph};
 pub use frozen::FrozenEncoder;
+pub use golden::{Agreement, SelfTest};
 pub use library::{MINIMUM_MINOR, Version};
 pub use options::EncoderOptions;
 pub use promote::{Promotion, PromotionState};
@@ -50,10 +53,12 @@ pub use streamed::StreamedEncoder;
 pub use text::TextEncoder;
 
 use self::device::Device;
+use self::golden::Golden;
 use self::lane::Lane;
 use self::pool::Pool;
 use self::promote::Promotions;
 use self::provider::Target;
+use self::session::Input;
 use self::signature::Signature;
 use crate::bundle::Bundle;
 use crate::clip::arch::Arch;
@@ -88,6 +93,8 @@ pub struct Encoder {
     /// Where the weights of tasks are reconstructed, where that is not the host's memory.
     device: Option<Device>,
     promotions: Promotions,
+    self_test: SelfTest,
+    golden: Option<Golden>,
 }
 
 impl Encoder {
@@ -118,15 +125,17 @@ impl Encoder {
     }
 
     /// The encoder of a bundle: over the graph that it carries, or the built one where it carries none. `model` is the
-    /// bundle's ([`Bundle::model`]). [`Encoder::new`] with [`Bundle::arch`] is the built one of any bundle.
+    /// bundle's ([`Bundle::model`]). [`Encoder::new`] with [`Bundle::arch`] is the built one of any bundle. Where the
+    /// bundle has a golden embedding, the first run is preceded by one that compares it ([`SelfTest`]).
     ///
     /// # Errors
     /// As [`Encoder::new`], [`Encoder::with_graph`] and [`Bundle::bound_graph`].
-    pub fn of_bundle(bundle: &Bundle, model: &Model, options: &EncoderOptions) -> Result<Self> {
-        match bundle.bound_graph(model.base(), model.basis())? {
-            Some(graph) => Self::with_graph(bundle.arch(), &graph, options),
-            None => Self::new(bundle.arch(), options),
-        }
+    pub fn of_bundle(bundle: &Bundle, model: &Arc<Model>, options: &EncoderOptions) -> Result<Self> {
+        let encoder = match bundle.bound_graph(model.base(), model.basis())? {
+            Some(graph) => Self::with_graph(bundle.arch(), &graph, options)?,
+            None => Self::new(bundle.arch(), options)?,
+        };
+        Ok(encoder.tested_by(bundle, model))
     }
 
     fn over(arch: Arch, signature: Signature, options: &EncoderOptions) -> Result<Self> {
@@ -172,6 +181,8 @@ impl Encoder {
             device,
             promotions,
             signature,
+            self_test: options.self_test,
+            golden: None,
         })
     }
 
@@ -182,7 +193,8 @@ impl Encoder {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] when `pixels` is not `n` images; [`ErrorKind::Mismatch`], naming it, when a
-    /// parameter is missing or has another shape; [`ErrorKind::Runtime`] when the run fails;
+    /// parameter is missing or has another shape; [`ErrorKind::Format`], naming the first parameter that is not finite,
+    /// or [`ErrorKind::InvalidArgument`], when an embedding is not; [`ErrorKind::Runtime`] when the run fails;
     /// [`ErrorKind::OutOfMemory`] when there is no room for the embeddings.
     pub fn encode<W: WeightSource + ?Sized>(&self, weights: &W, pixels: &[f32], n: usize) -> Result<Vec<f32>> {
         self.check_pixels(pixels, n)?;
@@ -205,17 +217,32 @@ impl Encoder {
     ) -> Result<()> {
         self.check_pixels(pixels, n)?;
         self.check_out(n, out)?;
+        self.test_once()?;
         let mut converted = None;
         let weights = self.signature.inputs(weights, &mut converted)?;
+        let mut embeds = try_zeroed(out.len())?;
+        self.run_inputs(&weights, pixels, n, &mut embeds)?;
+        self.check_finite(&embeds, pixels, || Ok(finite::of_inputs(&weights)))?;
+        out.copy_from_slice(&embeds);
+        Ok(())
+    }
+
+    /// One run with these weights, whatever comes of it.
+    fn run_inputs(&self, weights: &[Input<'_>], pixels: &[f32], n: usize, out: &mut [f32]) -> Result<()> {
         if n == 0 {
             return Ok(());
         }
         let mut lane = self.lanes.lend(|| self.lane())?;
         let run = |out: &mut [f32]| {
-            self.run_with(&mut lane, &weights, pixels, n, out).map_err(|e| self.target.explain(self.runtime, e))
+            self.run_with(&mut lane, weights, pixels, n, out).map_err(|e| self.target.explain(self.runtime, e))
         };
-        let on_cpu = |pixels: &[f32], n, out: &mut [f32]| self.run_on_cpu(&weights, pixels, n, out);
+        let on_cpu = |pixels: &[f32], n, out: &mut [f32]| self.run_on_cpu(weights, pixels, n, out);
         self.with_precision(&self.is_precise, (pixels, n), out, run, on_cpu)
+    }
+
+    /// Refuses embeddings that are not finite; `why` looks for the weights that make them so.
+    fn check_finite(&self, embeds: &[f32], pixels: &[f32], why: impl FnOnce() -> Result<Error>) -> Result<()> {
+        finite::check(embeds, pixels, self.arch.embed_dim, self.arch.pixels(), why)
     }
 
     /// As [`Encoder::encode`], at most `batch` images a run, so that memory does not grow with `n`. The embeddings are

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use super::device::WeightsOn;
+use super::golden::SelfTest;
 use super::promote::Promotion;
 use super::provider::{Provider, TensorRtOptions};
 use crate::error::{Error, Result};
@@ -41,6 +42,8 @@ pub struct EncoderOptions {
     /// and replays it later, which spares the host some hundred launches a run. The first run of each is made three
     /// times more. For few batch sizes.
     pub cuda_graphs: bool,
+    /// Whether an encoder over a bundle is compared with the bundle's golden embedding before its first run.
+    pub self_test: SelfTest,
 }
 
 impl EncoderOptions {

@@ -11,7 +11,7 @@ use super::provider::{self, Execution, Target};
 use super::runtime::Runtime;
 use super::session::{self, Elements, Input};
 use super::signature;
-use super::{EncoderOptions, WeightSource, check_out, check_pixels, memory};
+use super::{EncoderOptions, WeightSource, check_out, check_pixels, finite, memory};
 use crate::clip::arch::Arch;
 use crate::clip::graph::{self, Chain, Link, block_prefix};
 use crate::error::{Error, ErrorKind, Result};
@@ -92,8 +92,9 @@ impl StreamedEncoder {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] when `pixels` is not `n` images; [`ErrorKind::Mismatch`], naming it, when a
-    /// parameter is missing or has another shape, and as [`Weights::reconstruct`]; [`ErrorKind::Runtime`] when a run
-    /// fails; [`ErrorKind::OutOfMemory`].
+    /// parameter is missing or has another shape, and as [`Weights::reconstruct`]; [`ErrorKind::Format`], naming the
+    /// first parameter that is not finite, or [`ErrorKind::InvalidArgument`], when an embedding is not;
+    /// [`ErrorKind::Runtime`] when a run fails; [`ErrorKind::OutOfMemory`].
     pub fn encode(&self, task: &TaskWeights, pixels: &[f32], n: usize) -> Result<Vec<f32>> {
         check_pixels(&self.arch, pixels, n)?;
         let mut embeds = try_zeroed(n.saturating_mul(self.arch.embed_dim))?;
@@ -112,6 +113,16 @@ impl StreamedEncoder {
         if n == 0 {
             return Ok(());
         }
+        let mut embeds = try_zeroed(out.len())?;
+        self.run_task(task, pixels, n, &mut embeds)?;
+        let (embed_dim, image) = (self.arch.embed_dim, self.arch.pixels());
+        finite::check(&embeds, pixels, embed_dim, image, || task.why_not_finite())?;
+        out.copy_from_slice(&embeds);
+        Ok(())
+    }
+
+    /// One run, block by block, whatever comes of it.
+    fn run_task(&self, task: &TaskWeights, pixels: &[f32], n: usize, out: &mut [f32]) -> Result<()> {
         let mut sessions =
             self.sessions.lend(|| Sessions::create(self.runtime, &self.chain, self.threads, &self.target))?;
         let outer = task.part(|name| !graph::is_of_block(name), self.threads, &self.outer_memory)?;

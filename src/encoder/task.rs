@@ -31,22 +31,31 @@ impl Encoder {
     /// # Errors
     /// As [`Encoder::encode_task`] and [`Encoder::encode_into`]. On an error `out` is as it was.
     pub fn encode_task_into(&self, task: &TaskWeights, pixels: &[f32], n: usize, out: &mut [f32]) -> Result<()> {
-        let task = &*self.as_wanted(task);
+        self.check_pixels(pixels, n)?;
+        self.check_out(n, out)?;
+        self.test_once()?;
+        let mut embeds = try_zeroed(out.len())?;
+        self.run_task(&self.as_wanted(task), pixels, n, &mut embeds)?;
+        self.check_finite(&embeds, pixels, || task.why_not_finite())?;
+        out.copy_from_slice(&embeds);
+        Ok(())
+    }
+
+    /// One run with the weights of a task, whatever comes of it.
+    fn run_task(&self, task: &TaskWeights, pixels: &[f32], n: usize, out: &mut [f32]) -> Result<()> {
         let Some(frozen) = self.promotions.find(task) else {
             if let Some(device) = &self.device {
                 return self.encode_on(device, task, pixels, n, out);
             }
             // Held on to for the whole run; whatever the cache does meanwhile.
-            self.encode_into(&*task.get()?, pixels, n, out)?;
+            let (weights, mut converted) = (task.get()?, None);
+            self.run_inputs(&self.signature.inputs(&*weights, &mut converted)?, pixels, n, out)?;
             self.promotions.count(task);
             return Ok(());
         };
-        self.check_pixels(pixels, n)?;
-        self.check_out(n, out)?;
         if n == 0 {
             return Ok(());
         }
-        let mut embeds = try_zeroed(out.len())?;
         // Not to be run, but so that never more runs are in progress than there may be.
         let turn = self.lanes.lend(|| self.lane())?;
         let run = |out: &mut [f32]| {
@@ -56,16 +65,13 @@ impl Encoder {
             .map_err(|e| self.target.explain(self.runtime, e))
         };
         let on_cpu = |pixels: &[f32], n, out: &mut [f32]| self.run_task_on_cpu(task, pixels, n, out);
-        self.with_precision(frozen.is_precise(), (pixels, n), &mut embeds, run, on_cpu)?;
+        self.with_precision(frozen.is_precise(), (pixels, n), out, run, on_cpu)?;
         drop(turn);
-        out.copy_from_slice(&embeds);
         Ok(())
     }
 
     /// With weights that are reconstructed on the device, in this encoder's layout.
     fn encode_on(&self, device: &Device, task: &TaskWeights, pixels: &[f32], n: usize, out: &mut [f32]) -> Result<()> {
-        self.check_pixels(pixels, n)?;
-        self.check_out(n, out)?;
         if n == 0 {
             return Ok(());
         }

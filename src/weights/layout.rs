@@ -222,6 +222,11 @@ impl Layout {
         self.tensors.iter().map(LaidOut::nbytes).sum()
     }
 
+    /// Whether all of them are f32.
+    pub(crate) fn is_f32(&self) -> bool {
+        self.tensors.iter().all(|tensor| tensor.dtype == DType::F32)
+    }
+
     /// The parameters that they are made of, with their shapes.
     pub(crate) fn parameters(&self) -> impl Iterator<Item = (&str, &[usize])> {
         self.parameters.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()))

@@ -22,8 +22,10 @@ impl Weights {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for an output that is an input;
-    /// [`ErrorKind::Io`](crate::ErrorKind::Io).
+    /// [`ErrorKind::Format`](crate::ErrorKind::Format), naming the tensor, for a weight that is not finite (the base's
+    /// masks outside the image tower may hold −∞); [`ErrorKind::Io`](crate::ErrorKind::Io).
     pub fn save(&self, path: &Path, about: &[(&str, String)], inputs: &[&Path]) -> Result<()> {
+        self.verify_finite()?;
         let tensors = self.iter().map(|(name, shape, values)| {
             let (dtype, bytes) = match values {
                 Values::F32(values) => (DType::F32, Cow::Borrowed(f32_bytes(values))),

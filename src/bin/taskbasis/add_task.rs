@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 use serde_json::json;
+use taskbasis::bundle::Fitted;
 use taskbasis::hub::HubPath;
 use taskbasis::{BlockFormat, Bundle, Error, Growth, NewTask, Result, check_output};
 
@@ -82,12 +83,14 @@ impl AddTask {
         }
         let fitted = growth.write(output_path, &[], &|bytes| bar.inc(bytes))?;
         bar.finish_and_clear();
+        let doubts: Vec<String> = fitted.iter().filter_map(Fitted::doubt).collect();
+        doubts.iter().for_each(|doubt| output::note(doubt));
 
         let grown = Bundle::open(output_path)?;
         if as_json {
             return output::json(&json!({
                 "output": output_path, "bytes": grown.file_bytes(), "bytes_before": bundle.file_bytes(),
-                "fitted": fitted,
+                "fitted": fitted, "doubts": doubts,
             }));
         }
         let mut text = format!(

@@ -84,6 +84,8 @@ fn report(gram: &Gram, fits: &[Fit]) -> Value {
         .collect();
     json!({
         "tasks": gram.tasks(),
+        "doubts": gram.doubts(),
+        "relative_lengths": (0..t).map(|i| gram.relative_length(i)).collect::<Vec<_>>(),
         "norms": (0..t).map(|i| gram.get(i, i).sqrt()).collect::<Vec<_>>(),
         "gram": square(&|i, j| gram.get(i, j)),
         "cosines": square(&|i, j| gram.cosine(i, j)),

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use clap::Args;
 use clap::builder::RangedU64ValueParser;
+use clap::{Args, ValueEnum};
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
     Arch, BasisFile, Bundle, Encoder, EncoderOptions, Error, Execution, Head, MapMode, Model, ModelOptions, Preprocess,
-    Promotion, Result, StreamedEncoder, TaskExpr, TaskWeights, TowerConfig, head_tasks,
+    Promotion, Result, SelfTest, StreamedEncoder, TaskExpr, TaskWeights, TowerConfig, head_tasks,
 };
 
 use crate::graph::BindArgs;
@@ -95,11 +95,37 @@ pub struct EncoderArgs {
     #[arg(long, conflicts_with = "built_graph", help_heading = GRAPH)]
     pub optimise_graph: bool,
 
+    /// Whether the first run over a bundle is preceded by that of one image, which has to give the bundle's golden
+    /// embedding.
+    #[arg(long, value_enum, default_value_t)]
+    pub self_test: SelfTestArg,
+
     #[command(flatten)]
     pub provider: ProviderArgs,
 
     #[command(flatten)]
     pub placement: PlacementArgs,
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+pub enum SelfTestArg {
+    /// Where the base's weights find room beside a task's.
+    #[default]
+    Auto,
+    /// Whatever memory it takes.
+    On,
+    /// Never.
+    Off,
+}
+
+impl From<SelfTestArg> for SelfTest {
+    fn from(test: SelfTestArg) -> Self {
+        match test {
+            SelfTestArg::Auto => Self::Auto,
+            SelfTestArg::On => Self::On,
+            SelfTestArg::Off => Self::Off,
+        }
+    }
 }
 
 impl ModelArgs {
@@ -217,7 +243,8 @@ impl EncoderArgs {
     pub fn options(&self) -> EncoderOptions {
         let (threads, runtime) = (self.threads, self.onnxruntime.clone());
         // The same command gives the same bits: nothing is promoted on the way.
-        let options = EncoderOptions { threads, runtime, promotion: Promotion::Off, ..EncoderOptions::default() };
+        let (promotion, self_test) = (Promotion::Off, self.self_test.into());
+        let options = EncoderOptions { threads, runtime, promotion, self_test, ..EncoderOptions::default() };
         self.placement.applied_to(self.provider.applied_to(options))
     }
 
@@ -262,7 +289,10 @@ impl EncoderArgs {
     fn encoder_over(&self, graph: Option<&BoundGraph>, session: &Session) -> Result<Encoder> {
         let encoder = self.untold_encoder_over(graph, session)?;
         provider::tell(encoder.execution());
-        Ok(encoder)
+        Ok(match &session.bundle {
+            Some(bundle) => encoder.tested_by(bundle, &session.model),
+            None => encoder,
+        })
     }
 
     fn untold_encoder_over(&self, graph: Option<&BoundGraph>, session: &Session) -> Result<Encoder> {

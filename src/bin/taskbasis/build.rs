@@ -122,6 +122,7 @@ impl Build {
             "parameters": family.parameter_count(), "bytes": family.output_bytes(&fit), "seconds": seconds,
             "loss": fit.loss(), "spectral_lower_bound": fit.bound(), "relative_errors": errors,
             "left_out": self.family.left_out_json()?, "differences": family.differences(),
+            "doubts": gram.doubts(),
             "selected": if method == Method::RandomSample { json!(selected) } else { Value::Null },
         });
         let mut rows = vec![vec!["task".to_owned(), "what is missing of it".into()]];

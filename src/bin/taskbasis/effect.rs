@@ -10,6 +10,9 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command};
 
+use taskbasis::Bundle;
+use taskbasis::hub::HubPath;
+
 use crate::bench::Bench;
 use crate::pack::BundleArgs;
 use crate::provider::{PlacementArgs, ProviderArgs};
@@ -75,7 +78,24 @@ impl Given<'_> {
             "bind" if !self.has("measure") => self.first(running(), "is for '--measure'"),
             _ => None,
         };
-        of_command.or_else(|| self.of_providers())
+        of_command.or_else(|| self.of_self_test()).or_else(|| self.of_providers())
+    }
+
+    /// Compared is the first run over a bundle, where there is room for its base's weights.
+    fn of_self_test(&self) -> Refused {
+        let of_bundles = "is of runs over a bundle (embed, classify, eval)";
+        let is_run = matches!(self.name, "embed" | "classify" | "eval");
+        let basis = self.values("basis");
+        // What is on the Hub is not known yet.
+        let is_bundle = |path: &String| HubPath::is_meant(path) || Bundle::is_bundle(path);
+        match basis.first() {
+            Some(path) if is_run && is_bundle(path) => {}
+            _ => return self.first(["self_test"], of_bundles),
+        }
+        if self.has("streamed") && self.is("self_test", "on") {
+            return self.first(["self_test"], "cannot be used with '--streamed', which has no room for it");
+        }
+        None
     }
 
     fn of_providers(&self) -> Refused {
@@ -131,7 +151,10 @@ impl Given<'_> {
     fn of_pack(&self) -> Refused {
         let measured = || if self.has("data") { None } else { self.first(["batch"], "needs '--data'") };
         let runs = self.has("data") || self.has("optimise_graph");
-        let run = || if runs { None } else { self.first(running(), "needs '--data' or '--optimise-graph'") };
+        // The golden embedding is the CPU's.
+        let mut running = running();
+        running.retain(|id| self.has("no_golden") || id != "onnxruntime");
+        let run = || if runs { None } else { self.first(running, "needs '--data' or '--optimise-graph'") };
         self.of_classes().or_else(measured).or_else(run)
     }
 

@@ -120,7 +120,7 @@ impl FamilyArgs {
         let bar = output::progress(family.bytes() as usize, "reading the checkpoints");
         let gram = family.gram(threads, &|bytes| bar.inc(bytes));
         bar.finish_and_clear();
-        gram
+        gram.inspect(|gram| gram.doubts().iter().for_each(|doubt| output::note(doubt)))
     }
 }
 

@@ -8,8 +8,9 @@ use clap::{Args, ValueEnum};
 use taskbasis::bundle::{Formats, Lambdas};
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
-    BaseFormat, Basis, BlockFormat, Bundle, Dataset, Encoder, Error, ErrorKind, Model, ModelOptions, OtherNames,
-    PackReport, Packer, PartialFolder, Result, TaskExpr, TowerConfig, VectorFormat, check_output, head_tasks,
+    BaseFormat, Basis, BlockFormat, Bundle, Dataset, Encoder, EncoderOptions, Error, ErrorKind, Model, ModelOptions,
+    OtherNames, PackReport, Packer, PartialFolder, Result, Runtime, TaskExpr, TowerConfig, VectorFormat, check_output,
+    head_tasks,
 };
 
 use crate::accuracy::{Accuracy, Judge};
@@ -67,6 +68,7 @@ const GRAPH: &str = "An image encoder that somebody exported as .onnx with the b
 #[command(mut_arg("heads_count", |count| count.help(HEADS_COUNT)))]
 #[command(mut_arg("graph", |graph| graph.help(GRAPH)))]
 #[command(mut_arg("built_graph", |flag| flag.hide(true)))] // Refused: see `check`.
+#[command(mut_arg("self_test", |flag| flag.hide(true)))] // Refused: see `effect.rs`.
 pub struct BundleArgs {
     #[command(flatten)]
     heads: HeadArgs,
@@ -104,6 +106,11 @@ pub struct BundleArgs {
     /// given several times.
     #[arg(long, value_name = "KIND=LAMBDA", value_parser = pair)]
     suggest: Vec<(String, String)>,
+
+    /// Leave the golden embedding out: what the encoder gives for a built-in image with the base's weights, by which
+    /// `verify` and the first run on another machine tell that they compute the same.
+    #[arg(long)]
+    no_golden: bool,
 
     /// Store what the vectors lack of a task as a vector of its own, in this format, for tasks whose fine-tuned
     /// checkpoints are given (to `pack` with --finetuned-dir).
@@ -208,6 +215,7 @@ impl Pack {
             (_, Some(points), Some(before)) => self.within_drop(&packer, points, before)?,
             _ => packer.uniform(self.format.unwrap_or(VectorFormat::Blocks(BlockFormat::Q4))),
         };
+        packer.golden(self.golden()?);
         let report = self.write(&packer, &formats, &self.output)?;
         let after = before.as_ref().map(|_| self.accuracies_after(&self.output)).transpose()?;
         let accuracies = before.as_deref().zip(after.as_deref());
@@ -220,6 +228,23 @@ impl Pack {
         } else {
             let built = self.built.as_ref().map(|built| format!("{}\n", built.text)).unwrap_or_default();
             output::text(&(built + &report::text(&self.output, &report, accuracies)))
+        }
+    }
+
+    /// How the golden embedding is computed; `None` where it is left out, because there is nothing to compute it with.
+    fn golden(&self) -> Result<Option<EncoderOptions>> {
+        // On the CPU: whatever is rounder than f32 would be for other machines to agree with.
+        let EncoderOptions { threads, runtime, .. } = self.encoder.options();
+        let options = EncoderOptions { threads, runtime, ..EncoderOptions::default() };
+        if self.no_golden {
+            return Ok(None);
+        }
+        match Runtime::load(options.runtime.as_deref()) {
+            Err(error) if error.kind() == ErrorKind::RuntimeMissing && options.runtime.is_none() => {
+                output::note("no golden embedding is put in: there is no ONNX Runtime to compute it with");
+                Ok(None)
+            }
+            loaded => loaded.map(|_| Some(options)),
         }
     }
 

@@ -15,6 +15,7 @@ Floats = "np.ndarray[Any, np.dtype[np.float32]]"
 _ACTIVATIONS = {"quick_gelu": "TB_ACTIVATION_QUICK_GELU", "gelu": "TB_ACTIVATION_GELU"}
 _PROMOTIONS = {"auto": "TB_PROMOTION_AUTO", "off": "TB_PROMOTION_OFF", "manual": "TB_PROMOTION_MANUAL"}
 _WEIGHTS_ON = {"auto": "TB_WEIGHTS_ON_AUTO", "host": "TB_WEIGHTS_ON_HOST", "device": "TB_WEIGHTS_ON_DEVICE"}
+_SELF_TESTS = {"auto": "TB_SELF_TEST_AUTO", "on": "TB_SELF_TEST_ON", "off": "TB_SELF_TEST_OFF"}
 _STATES = ("inputs", "building", "promoted", "failed")
 _GRAPHS = ("built", "bundle", "file")
 
@@ -39,6 +40,10 @@ class Encoder(Handle):
 
     `streamed` never has more than one block of a task's weights in memory (40 MB instead of 351 for ViT-B-32;
     `info()["weight_bytes"]`), and reconstructs them anew in every call.
+
+    `self_test` is for bundles with a golden embedding: whether the first call is preceded by the run of one image with the
+    base's weights, which has to give that embedding. "auto" tests where the memory for those weights is not worth a
+    thought, "on" always, "off" never.
     """
 
     #: S: preprocessed images are f32 [n, 3, S, S].
@@ -70,6 +75,7 @@ class Encoder(Handle):
         device_budget: int = 0,
         cuda_graphs: bool = False,
         streamed: bool = False,
+        self_test: str = "auto",
         onnxruntime_library: Optional[Path] = None,
     ) -> None:
         options = sized("tb_encoder_options")
@@ -85,6 +91,7 @@ class Encoder(Handle):
         options.weights_on = _choice(_WEIGHTS_ON, "weights_on", weights_on)
         options.device_budget, options.cuda_graphs = device_budget, int(cuda_graphs)
         options.streamed = int(streamed)
+        options.self_test = _choice(_SELF_TESTS, "self_test", self_test)
         out = ffi.new("tb_encoder **")
         call_with_runtime(onnxruntime_library, lib.tb_encoder_create, basis._handle, options, out)
         super().__init__(out[0], lib.tb_encoder_free)

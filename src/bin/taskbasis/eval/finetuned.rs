@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use taskbasis::build::doubt;
 use taskbasis::{Error, Model, ModelOptions, Result, TaskExpr};
 
 use super::data::Labelled;
@@ -51,7 +52,11 @@ impl Finetuned {
                 Error::not_found(format!("no fine-tuned checkpoint of task `{}`", val.task)).at(folder)
             })?;
             let options = ModelOptions { threads: eval.encoder.threads, ..ModelOptions::default() };
-            let model = Model::new(open_finetuned(path, base)?, None, &options)?;
+            let tuned = open_finetuned(path, base)?;
+            if let Some(doubt) = doubt(base, &val.task, &tuned)? {
+                output::note(&doubt);
+            }
+            let model = Model::new(tuned, None, &options)?;
             let weights = model.weights(&TaskExpr::base())?;
             for (name, labelled) in [(format!("{}Val", val.task), val), (test.task.clone(), test)] {
                 accuracies.insert(name, bench.accuracy(&weights, labelled, &bar)?);

@@ -1,0 +1,85 @@
+//! Which number is at fault where what was computed with some weights is not finite, and whether what is to be written
+//! is: looked for only then, for it reads everything.
+
+use super::{Place, Ring, TaskWeights, Values, Weights};
+use crate::checkpoint::is_image_tower;
+use crate::error::{Error, Result};
+use crate::suggest::clipped;
+
+/// The error for the element of this index, which is `value`.
+pub(crate) fn not_finite(value: f32, element: usize) -> Error {
+    Error::format("a value is not finite").got(format_args!("{value} at element {element}"))
+}
+
+impl TaskWeights {
+    /// The error for embeddings that are not finite: names the first parameter of the image tower that is not, in the
+    /// base, in a vector that these weights take part of, or in what the coefficients make of both; where all are
+    /// finite, the one with the largest values.
+    ///
+    /// # Errors
+    /// As [`TaskWeights::get`]: what keeps it from looking.
+    pub(crate) fn why_not_finite(&self) -> Result<Error> {
+        let model = self.model();
+        let of = format!("the embeddings with the weights `{}`", clipped(self.name()));
+        let ring = Ring::default();
+        let mut largest = ("", 0.0f32);
+        let tower = model.base().image_tower().filter(|(_, tensor)| tensor.dtype().is_float());
+        for (name, tensor) in tower {
+            if let Err(error) = tensor.verify_finite().and_then(|()| self.verify_vectors(name)) {
+                return Ok(error.tensor(name).hint(format!("So {of} are not finite either")));
+            }
+            let weights = self.part(|other| other == name, 0, &ring)?;
+            let values = weights.get(name).unwrap_or_default();
+            if let Some(i) = values.iter().position(|value| !value.is_finite()) {
+                return Ok(Error::invalid("the coefficients are too large: a weight is beyond what f32 can hold")
+                    .tensor(name)
+                    .got(format_args!("{} at element {i}", values[i]))
+                    .hint(format!("So {of} are not finite either")));
+            }
+            let most = values.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+            if most > largest.1 {
+                largest = (name, most);
+            }
+        }
+        Ok(Error::invalid(format!("{of} are not finite, though each of the weights is"))
+            .tensor(largest.0)
+            .got(format_args!("weights of up to {:e}", largest.1))
+            .hint("Are the coefficients right? Sums of such weights are beyond what the encoder can hold"))
+    }
+
+    /// Checks the pieces of `parameter` in the vectors that are not multiplied by 0.
+    fn verify_vectors(&self, parameter: &str) -> Result<()> {
+        let Some(basis) = self.model().basis() else { return Ok(()) };
+        let sources = basis.parameter(parameter).map(|parameter| parameter.sources()).unwrap_or_default();
+        let factors = basis.factors(self.coefficients())?;
+        let used = sources.iter().zip(factors).filter(|(_, factor)| *factor != 0.0);
+        used.into_iter().try_for_each(|(source, _)| source.verify_finite().map_err(|e| e.at(source.mapping().path())))
+    }
+}
+
+impl Weights {
+    /// Whether every number is finite, so that it may be written. The base's masks outside the image tower, which
+    /// consist of numbers and −∞, are left as they are.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Format`](crate::ErrorKind::Format), naming the tensor and the first element that is not.
+    pub(crate) fn verify_finite(&self) -> Result<()> {
+        self.tensors.iter().try_for_each(|(name, entry)| match (&entry.place, self.values(entry)) {
+            (Place::Base(_), Values::F32(values)) if !is_image_tower(name) && is_mask(values) => Ok(()),
+            (Place::Base(tensor), _) => tensor.verify_finite().map_err(|e| e.tensor(name)),
+            (_, Values::F32(values)) => match values.iter().position(|value| !value.is_finite()) {
+                Some(i) => Err(not_finite(values[i], i)
+                    .tensor(name)
+                    .hint("Base or vectors hold it, or the coefficients are too large")),
+                None => Ok(()),
+            },
+            // Floats of a graph's layout are never written.
+            (_, Values::Carried(_) | Values::Cast(..)) => Ok(()),
+        })
+    }
+}
+
+/// Whether the values that are not finite are all −∞, as in what is added to scores so that they do not count.
+fn is_mask(values: &[f32]) -> bool {
+    values.iter().all(|&value| value.is_finite() || value == f32::NEG_INFINITY)
+}
