@@ -335,6 +335,8 @@ struct basis_options {
     std::uint64_t cache_bytes = 0;
     // A basis whose cache and budget this one is to use too.
     const basis *share_cache = nullptr;
+    // Of several image towers in the base's file, what the names of the one, or of its model, begin with.
+    std::string base_prefix;
 };
 
 // A basis over its base, with the cache of reconstructed weights.
@@ -343,7 +345,7 @@ public:
     // `folder` may be a bundle, which needs no base unless it leaves its own out; or empty: then there is only the
     // base.
     static result<basis> try_open(const std::string &folder, const std::string &base = {}, const basis_options &how = {}) {
-        if (auto bad = detail::cut({{"folder", folder}, {"base", base}})) {
+        if (auto bad = detail::cut({{"folder", folder}, {"base", base}, {"base_prefix", how.base_prefix}})) {
             return *std::move(bad);
         }
         auto options = detail::sized<tb_basis_options>();
@@ -351,6 +353,7 @@ public:
         options.read = how.read;
         options.threads = how.threads;
         options.cache_bytes = how.cache_bytes;
+        options.base_prefix = detail::or_null(how.base_prefix);
         options.share_cache = how.share_cache == nullptr ? nullptr : how.share_cache->get();
         tb_basis *handle = nullptr;
         if (auto failed = detail::call(tb_basis_open, detail::or_null(folder), &options, &handle)) {

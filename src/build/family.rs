@@ -2,7 +2,8 @@
 
 use std::sync::OnceLock;
 
-use crate::checkpoint::{Checkpoint, is_image_tower};
+use crate::checkpoint::{Checkpoint, frozen, is_image_tower, names};
+use crate::clip::arch::PROJECTION;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 use crate::weights::Scope;
@@ -13,6 +14,17 @@ pub struct Family {
     base: Checkpoint,
     tasks: Vec<(String, Checkpoint)>,
     pub(super) parameters: Vec<Parameter>,
+    /// One per task, in their order.
+    differences: Vec<Difference>,
+}
+
+/// In which parameters a fine-tuned checkpoint differs from its base.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Difference {
+    /// Those that it does not hold, because training left them as they were: the task vector is zero there.
+    pub unchanged: Vec<String>,
+    /// Those that the base does not hold and that are none of CLIP's, such as a classifier: they are left out.
+    pub left_out: Vec<String>,
 }
 
 /// One parameter of the model, in every checkpoint.
@@ -42,13 +54,15 @@ impl Parameter {
 }
 
 impl Family {
-    /// Puts the checkpoints together. Tensors that are no floats are no weights and are left out; every other one
-    /// within `scope` must be in all of them, in one shape.
+    /// Puts the checkpoints together. Tensors that are no floats are no weights and are left out; every other one of
+    /// the base's within `scope` must be in all of them, in one shape, or have been left alone by training
+    /// ([`Family::differences`]).
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for no task, a task without a name or two of
     /// one name; [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming file and tensor, where the checkpoints
-    /// are not of one model.
+    /// are not of one model, or one lacks a parameter in some of its blocks only;
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a parameter of a type that is not read.
     pub fn new(base: Checkpoint, tasks: Vec<(String, Checkpoint)>, scope: Scope) -> Result<Self> {
         if tasks.is_empty() {
             return Err(Error::invalid("a basis needs at least one task"));
@@ -65,25 +79,27 @@ impl Family {
         }
         let in_scope =
             |name: &str, tensor: &Tensor| tensor.dtype().is_float() && (scope == Scope::All || is_image_tower(name));
+        base.check_read(|name| scope == Scope::All || is_image_tower(name))?;
+        if base.image_tower().next().is_none() {
+            return Err(frozen::no_tower(&base));
+        }
+        let of_base = || base.iter().filter(|(name, tensor)| in_scope(name, tensor));
+        let names: Vec<&str> = of_base().map(|(name, _)| name).collect();
+        let mut differences = Vec::with_capacity(tasks.len());
+        for (_, tuned) in &tasks {
+            let unchanged = frozen::unchanged(&names, tuned, base.path().display())?;
+            let unchanged = unchanged.into_iter().map(String::from).collect();
+            let unknown = tuned.iter().filter(|(name, tensor)| in_scope(name, tensor) && base.get(name).is_none());
+            let left_out = unknown.map(|(name, _)| left_out(&base, tuned, name)).collect::<Result<_>>()?;
+            differences.push(Difference { unchanged, left_out });
+        }
         let mut parameters = Vec::with_capacity(base.len());
-        for (name, tensor) in base.iter().filter(|(name, tensor)| in_scope(name, tensor)) {
+        for (name, tensor) in of_base() {
             let tuned = tasks.iter().map(|(_, checkpoint)| matching(&base, checkpoint, name, tensor));
             let tuned = tuned.collect::<Result<Vec<_>>>()?;
             parameters.push(Parameter { name: name.to_owned(), base: tensor.clone(), tuned, changed: OnceLock::new() });
         }
-        for (_, checkpoint) in &tasks {
-            let unknown = checkpoint.iter().find(|(name, tensor)| in_scope(name, tensor) && base.get(name).is_none());
-            if let Some((name, _)) = unknown {
-                return Err(Error::mismatch(format!("the base {} has no such tensor", base.path().display()))
-                    .at(checkpoint.path())
-                    .tensor(name)
-                    .hint(other_model(name)));
-            }
-        }
-        if parameters.is_empty() {
-            return Err(Error::mismatch("holds no weights of an image tower").at(base.path()));
-        }
-        Ok(Self { base, tasks, parameters })
+        Ok(Self { base, tasks, parameters, differences })
     }
 
     /// The zero-shot weights.
@@ -101,6 +117,11 @@ impl Family {
         self.tasks.iter().map(|(_, checkpoint)| checkpoint)
     }
 
+    /// In which parameters each fine-tuned checkpoint differs from the base, in the order of the tasks.
+    pub fn differences(&self) -> &[Difference] {
+        &self.differences
+    }
+
     /// Elements of a task vector: D.
     pub fn parameter_count(&self) -> usize {
         self.parameters.iter().map(Parameter::numel).sum()
@@ -112,14 +133,9 @@ impl Family {
     }
 }
 
-/// The tensor of `tuned` that `of_base` was fine-tuned to.
+/// The tensor of `tuned` that `of_base` was fine-tuned to: itself, where training left it alone.
 fn matching(base: &Checkpoint, tuned: &Checkpoint, name: &str, of_base: &Tensor) -> Result<Tensor> {
-    let tensor = tuned.get(name).ok_or_else(|| {
-        Error::mismatch(format!("the file has no such tensor, and the base {} has", base.path().display()))
-            .at(tuned.path())
-            .tensor(name)
-            .hint(other_model(name))
-    })?;
+    let Some(tensor) = tuned.get(name) else { return Ok(of_base.clone()) };
     if tensor.shape() != of_base.shape() || !tensor.dtype().is_float() {
         return Err(Error::mismatch("it is not what it is in the base")
             .at(tuned.path())
@@ -130,10 +146,19 @@ fn matching(base: &Checkpoint, tuned: &Checkpoint, name: &str, of_base: &Tensor)
     Ok(tensor.clone())
 }
 
-fn other_model(name: &str) -> &'static str {
-    if is_image_tower(name) {
+/// The name of a tensor that `tuned` has and the base has not, where it may be left out: it is none of CLIP's.
+fn left_out(base: &Checkpoint, tuned: &Checkpoint, name: &str) -> Result<String> {
+    let hint = if name == PROJECTION {
+        "The base has no projection. Give one that has: the whole CLIP model, or CLIPVisionModelWithProjection"
+    } else if is_image_tower(name) {
         "Is it of another model?"
+    } else if names::is_text_tower(name) {
+        "Where some of the checkpoints hold image towers only, build from the image towers alone (--image-tower)"
     } else {
-        "Where some of the checkpoints hold image towers only, build from the image towers alone"
-    }
+        return Ok(name.to_owned());
+    };
+    Err(Error::mismatch(format!("the base {} has no such tensor", base.path().display()))
+        .at(tuned.path())
+        .tensor(name)
+        .hint(hint))
 }

@@ -29,7 +29,7 @@ mod sample;
 mod spread;
 mod tile;
 
-pub use family::Family;
+pub use family::{Difference, Family};
 pub use fit::Fit;
 pub use folder::WriteOptions;
 pub use gram::Gram;

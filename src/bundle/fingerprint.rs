@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use twox_hash::XxHash3_128;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, is_image_tower};
 use crate::error::{Error, Result};
 use crate::kernel::share;
 use crate::tensor::{Tensor, f32_bytes};
@@ -27,6 +27,7 @@ impl Fingerprint {
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where there is no image tower.
     pub fn of(base: &Checkpoint, threads: usize) -> Result<Self> {
+        base.check_read(is_image_tower)?;
         let mut tower: Vec<(&str, &Tensor, u128)> = base
             .image_tower()
             .filter(|(_, tensor)| tensor.dtype().is_float())

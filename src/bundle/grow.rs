@@ -14,7 +14,7 @@ use super::pack::{head_items, read_all, recovery_item};
 use super::quantise::VectorFormat;
 use super::solve::least_squares;
 use super::writer::{self, Item};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, frozen};
 use crate::clip::{Arch, ArchHints, Head};
 use crate::error::{Error, Result};
 use crate::kernel::share;
@@ -52,6 +52,8 @@ pub struct Fitted {
     pub lacking: f64,
     /// The same with the residual as it is stored; `None` where none is.
     pub lacking_with_residual: Option<f64>,
+    /// Parameters of the image tower that the fine-tuned checkpoint does not hold, because training left them alone.
+    pub unchanged: Vec<String>,
 }
 
 /// Changes to a bundle, gathered and then written as a whole.
@@ -142,6 +144,11 @@ impl<'a> Growth<'a> {
             self.residuals.push(Residual { task: self.about.basis.tasks.len() - 1, finetuned, format });
         }
         self.fitted.last().ok_or_else(|| Error::new(crate::ErrorKind::Internal, "nothing was fitted"))
+    }
+
+    /// What was fitted so far.
+    pub fn fitted(&self) -> &[Fitted] {
+        &self.fitted
     }
 
     /// Stores what the vectors lack of a task that the bundle has, quantisation included; its coefficients stay.
@@ -257,7 +264,7 @@ impl<'a> Growth<'a> {
         let mut added = HashMap::new();
         for (parameter, shape) in self.parameters().filter(|(p, _)| !self.bundle.pieces.contains_key(*p)) {
             for residual in &self.residuals {
-                if !is_same(residual.finetuned.require(parameter)?, self.base_tensor(parameter)?)? {
+                if !is_same(self.tuned(residual.finetuned, parameter)?, self.base_tensor(parameter)?)? {
                     added.insert(parameter, shape);
                 }
             }
@@ -295,6 +302,11 @@ impl<'a> Growth<'a> {
         self.base.get(parameter).ok_or_else(missing)
     }
 
+    /// The fine-tuned parameter: the base's, where training left it alone.
+    fn tuned<'t>(&'t self, finetuned: &'t Checkpoint, parameter: &str) -> Result<&'t Tensor> {
+        finetuned.get(parameter).map_or_else(|| self.base_tensor(parameter), Ok)
+    }
+
     /// What the vectors are to give of a stretch of a parameter, fine-tuned minus base minus mean; and the squared norm
     /// of the task vector there.
     fn target(&self, finetuned: &Tensor, parameter: &str, start: usize, length: usize) -> Result<(Vec<f32>, f64)> {
@@ -324,7 +336,14 @@ impl<'a> Growth<'a> {
     fn span(&self, finetuned: &Checkpoint) -> Result<Span> {
         let arch = &self.about.arch;
         let hints = ArchHints { heads: Some(arch.heads), activation: arch.activation };
-        let its = Arch::of(finetuned, hints)?;
+        let of_base = self.base.iter().filter(|(_, tensor)| tensor.dtype().is_float());
+        let names: Vec<&str> = of_base.clone().map(|(name, _)| name.as_str()).collect();
+        let unchanged = frozen::unchanged(&names, finetuned, self.bundle.path().display())?;
+        let unchanged: Vec<String> = unchanged.into_iter().map(String::from).collect();
+        let own = finetuned.image_tower().map(|(name, tensor)| (name, tensor.shape()));
+        let frozen = of_base.filter(|(name, _)| unchanged.contains(name));
+        let shapes = own.chain(frozen.map(|(name, tensor)| (name.as_str(), tensor.shape())));
+        let its = Arch::infer(shapes, hints).map_err(|e| e.at(finetuned.path()))?;
         if its != *arch {
             return Err(Error::mismatch("the fine-tuned checkpoint is of another model than the bundle")
                 .at(finetuned.path())
@@ -339,10 +358,10 @@ impl<'a> Growth<'a> {
             gram: Gram,
             norm: f64,
         }
-        let mut total = Span { gram: Gram::new(count + 1), norm: 0.0 };
+        let mut total = Span { gram: Gram::new(count + 1), norm: 0.0, unchanged };
         // A parameter at a time, so that the pieces' sums are few.
         for (parameter, shape) in self.parameters() {
-            let tensor = finetuned.require(parameter)?;
+            let tensor = self.tuned(finetuned, parameter)?;
             let numel: usize = shape.iter().product();
             let pieces = (0..numel).step_by(PIECE).map(|start| Piece {
                 parameter,
@@ -386,7 +405,7 @@ impl<'a> Growth<'a> {
         format: VectorFormat,
     ) -> Result<(Vec<u8>, f64)> {
         let numel: usize = shape.iter().product();
-        let tensor = residual.finetuned.require(parameter)?;
+        let tensor = self.tuned(residual.finetuned, parameter)?;
         let mut pieces: Vec<(usize, Vec<u8>, f64)> =
             (0..numel).step_by(PIECE).map(|start| (start, Vec::new(), 0.0)).collect();
         share(self.threads, pieces.iter_mut().collect(), |(start, bytes, error), (): &mut ()| {
@@ -418,6 +437,8 @@ impl<'a> Growth<'a> {
 struct Span {
     gram: Gram,
     norm: f64,
+    /// What the fine-tuned checkpoint does not hold.
+    unchanged: Vec<String>,
 }
 
 impl Span {
@@ -426,7 +447,8 @@ impl Span {
         a.push(-1.0);
         let lacking = ratio(self.gram.quadratic(&a), self.norm).sqrt();
         let norm = self.norm.sqrt();
-        Fitted { task: task.to_owned(), coefficients, rank, norm, lacking, lacking_with_residual: None }
+        let unchanged = self.unchanged.clone();
+        Fitted { task: task.to_owned(), coefficients, rank, norm, lacking, lacking_with_residual: None, unchanged }
     }
 }
 

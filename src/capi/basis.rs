@@ -55,6 +55,9 @@ pub struct tb_basis_options {
     /// A basis whose cache this one is to use, with its budget, instead of one of its own: several bases within one
     /// budget. NULL: its own. Only one of the two fields may be set. It may be freed first.
     pub share_cache: *const tb_basis,
+    /// Of several image towers in the base's file, the one whose names, or whose model's, begin so (`teacher`,
+    /// `ema.visual`); UTF-8. NULL: the file has one.
+    pub base_prefix: *const c_char,
 }
 
 // SAFETY: repr(C), the size first, and every field may be zero.
@@ -118,13 +121,22 @@ pub unsafe extern "C" fn tb_basis_open(
             let path = handle::optional_text(path, "path")?;
             let options = handle::options(options, "options")?;
             let base = handle::optional_text(options.base, "options->base")?;
+            let prefix = handle::optional_text(options.base_prefix, "options->base_prefix")?;
+            if prefix.is_some() && base.is_none() {
+                return Err(Error::invalid("`options->base_prefix` without `options->base`"));
+            }
             let cache = match options.share_cache.is_null() {
                 true => None,
                 false => Some(Arc::clone(model(options.share_cache)?.cache())),
             };
             let path = path.map(|path| hub::local(Path::new(path), Wanted::Path)).transpose()?;
             let base = base.map(|base| hub::local(Path::new(base), Wanted::Checkpoint)).transpose()?;
-            out.set(handle::into_raw::<tb_basis>(open(path.as_deref(), base.as_deref(), &options, cache)?));
+            out.set(handle::into_raw::<tb_basis>(open(
+                path.as_deref(),
+                base.as_deref().map(|base| (base, prefix)),
+                &options,
+                cache,
+            )?));
             Ok(())
         })
     }
@@ -132,7 +144,7 @@ pub unsafe extern "C" fn tb_basis_open(
 
 fn open(
     path: Option<&Path>,
-    base: Option<&Path>,
+    base: Option<(&Path, Option<&str>)>,
     options: &tb_basis_options,
     cache: Option<Arc<WeightsCache>>,
 ) -> Result<OpenBasis> {
@@ -148,7 +160,11 @@ fn open(
         cache,
         ..ModelOptions::default()
     };
-    let base = base.map(|base| Checkpoint::open_with(base, mode)).transpose()?;
+    let base = base.map(|(base, prefix)| match prefix {
+        Some(prefix) => Checkpoint::open_under(base, mode, prefix),
+        None => Checkpoint::open_with(base, mode),
+    });
+    let base = base.transpose()?;
     let (model, bundle) = match (file, base) {
         (Some(file), base) => file.model(base, &model_options)?,
         (None, Some(base)) => (Model::new(base, None, &model_options)?, None),

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::shards::{self, Index};
 use super::unread::Stored;
-use super::{Format, check_sharing, folder, foreign, safetensors, torch, zip};
+use super::{Format, check_sharing, folder, foreign, names, safetensors, torch, zip};
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
+use crate::tensor::Tensor;
 
 /// The content of one checkpoint, before its names are made canonical.
 #[derive(Debug)]
@@ -53,7 +54,7 @@ impl Content {
     }
 
     fn checked(self) -> Result<Self> {
-        check_sharing(&self.path, self.bytes, self.stored.iter().filter_map(|(_, stored)| stored.as_ref().ok()))?;
+        check_sharing(&self.path, self.bytes, tensors(&self.stored))?;
         Ok(self)
     }
 }
@@ -66,7 +67,8 @@ fn read(mapping: &Arc<Mapping>) -> Result<(Format, Vec<(String, Stored)>)> {
     if zip::Directory::is_zip(mapping) || torch::Archive::is_old_format(mapping) {
         let archive = torch::Archive::parse(Arc::clone(mapping))?;
         let format = if archive.is_torchscript() { Format::TorchScript } else { Format::TorchZip };
-        return Ok((format, archive.tensors()?));
+        let stored = tensors_of(&archive, mapping.path(), mapping.len() as u64)?;
+        return Ok((format, stored));
     }
     if safetensors::is_safetensors(mapping) {
         return Ok((Format::Safetensors, safetensors::read(mapping)?.tensors));
@@ -77,4 +79,22 @@ fn read(mapping: &Arc<Mapping>) -> Result<(Format, Vec<(String, Stored)>)> {
             .hint("Open it by its path"));
     }
     Err(foreign::refused(mapping, "neither a PyTorch zip nor safetensors").at(mapping.path()))
+}
+
+/// The tensors of an archive that are to be named: all that it holds, so that the image tower is found wherever it is;
+/// where there is none, or the rest of the archive cannot be read, what lies under the keys that training programs use.
+fn tensors_of(archive: &torch::Archive, path: &Path, file_bytes: u64) -> Result<Vec<(String, Stored)>> {
+    let is_model = |all: &Vec<(String, Stored)>| {
+        names::holds_tower(all.iter().map(|(name, _)| name.as_str()))
+            && check_sharing(path, file_bytes, tensors(all)).is_ok()
+    };
+    match archive.all_tensors().ok().filter(is_model) {
+        Some(all) => Ok(all),
+        None => archive.tensors(),
+    }
+}
+
+/// Those of them that are read.
+fn tensors(stored: &[(String, Stored)]) -> impl Iterator<Item = &Tensor> {
+    stored.iter().filter_map(|(_, stored)| stored.as_ref().ok())
 }

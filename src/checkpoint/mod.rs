@@ -12,6 +12,7 @@ pub mod choose;
 mod content;
 pub mod folder;
 pub(crate) mod foreign;
+pub(crate) mod frozen;
 pub mod names;
 pub mod pickle;
 pub mod safetensors;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 
 use self::content::Content;
+use self::names::{Beside, Naming};
 use self::unread::{Stored, Unread};
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
@@ -95,6 +97,7 @@ pub struct Checkpoint {
     tensors: IndexMap<String, Tensor>,
     /// What the file holds besides, and is not read.
     unread: IndexMap<String, Unread>,
+    naming: Naming,
 }
 
 impl Checkpoint {
@@ -110,7 +113,7 @@ impl Checkpoint {
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) when one cannot be opened;
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a folder without a checkpoint, or with several;
     /// [`ErrorKind::Format`](crate::ErrorKind::Format) when it is neither a PyTorch zip nor safetensors, is damaged, or
-    /// holds two tensors for the same weights;
+    /// holds two tensors for the same weights, or several image towers ([`Checkpoint::open_under`] takes one);
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when it is PyTorch's format from before 1.6, is
     /// compressed, is one part of several, or an adapter without its base. Tensors that are not dense numbers are no
     /// error before somebody asks for them ([`Checkpoint::unread`]).
@@ -123,20 +126,30 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn open_with(path: impl AsRef<Path>, mode: MapMode) -> Result<Self> {
-        Self::of(Content::open(path.as_ref(), mode, false)?)
+        Self::of(Content::open(path.as_ref(), mode, false)?, None)
+    }
+
+    /// As [`Checkpoint::open`], of one image tower among several: `prefix` is what the names of its model, or its own,
+    /// begin with.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`]; [`ErrorKind::NotFound`](crate::ErrorKind::NotFound), with those that there are, where
+    /// there is none under `prefix`.
+    pub fn open_under(path: impl AsRef<Path>, mode: MapMode, prefix: &str) -> Result<Self> {
+        Self::of(Content::open(path.as_ref(), mode, false)?, Some(prefix))
     }
 
     /// A checkpoint that was fine-tuned from `base`: a whole one, as [`Checkpoint::open`] takes it, or a LoRA adapter
-    /// of `base`, which is put together with it ([`adapter`]).
+    /// of `base`, which is put together with it ([`adapter`]). `prefix` is that of [`Checkpoint::open_under`].
     ///
     /// # Errors
-    /// As [`Checkpoint::open`]; for an adapter that is of another model, contradicts itself or has an option that is not
-    /// read, naming the option.
-    pub fn open_tuned(path: impl AsRef<Path>, base: &Self) -> Result<Self> {
+    /// As [`Checkpoint::open_under`]; for an adapter that is of another model, contradicts itself or has an option that
+    /// is not read, naming the option.
+    pub fn open_tuned(path: impl AsRef<Path>, base: &Self, prefix: Option<&str>) -> Result<Self> {
         let content = Content::open(path.as_ref(), MapMode::Map, true)?;
         match adapter::is_adapted(&content) {
             true => adapter::tuned(content, base),
-            false => Self::of(content),
+            false => Self::of(content, prefix),
         }
     }
 
@@ -145,15 +158,16 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`], but for the file's.
     pub fn parse(mapping: Arc<Mapping>) -> Result<Self> {
-        Self::of(Content::parse(mapping)?)
+        Self::of(Content::parse(mapping)?, None)
     }
 
-    fn of(content: Content) -> Result<Self> {
+    fn of(content: Content, prefix: Option<&str>) -> Result<Self> {
         if adapter::is_adapted(&content) {
             return adapter::unmerged(content);
         }
         let Content { path, format, bytes, stored, parts } = content;
-        Ok(Self { file_bytes: bytes, parts, ..Self::from_stored(path, format, stored)? })
+        let named = Self::from_stored(path, format, stored, prefix, Beside::LeaveOut)?;
+        Ok(Self { file_bytes: bytes, parts, ..named })
     }
 
     /// A checkpoint of tensors that are there already; their names are made canonical. `path` is what errors name.
@@ -161,19 +175,28 @@ impl Checkpoint {
     /// # Errors
     /// As [`names::canonical`].
     pub fn from_tensors(path: impl Into<PathBuf>, format: Format, tensors: Vec<(String, Tensor)>) -> Result<Self> {
-        Self::from_stored(path.into(), format, tensors.into_iter().map(|(name, tensor)| (name, Ok(tensor))).collect())
+        let stored = tensors.into_iter().map(|(name, tensor)| (name, Ok(tensor))).collect();
+        Self::from_stored(path.into(), format, stored, None, Beside::Keep)
     }
 
-    fn from_stored(path: PathBuf, format: Format, stored: Vec<(String, Stored)>) -> Result<Self> {
+    fn from_stored(
+        path: PathBuf,
+        format: Format,
+        stored: Vec<(String, Stored)>,
+        prefix: Option<&str>,
+        beside: Beside,
+    ) -> Result<Self> {
+        let named = names::canonical(stored, prefix, beside).map_err(|error| error.at(&path))?;
         let (mut tensors, mut unread) = (IndexMap::new(), IndexMap::new());
-        for (name, stored) in names::canonical(stored).map_err(|error| error.at(&path))? {
+        for (name, stored) in named.tensors {
             match stored {
                 Ok(tensor) => drop(tensors.insert(name, tensor)),
                 Err(reason) => drop(unread.insert(name, reason)),
             }
         }
+        let naming = named.naming;
         let file_bytes = tensors.values().fold(0u64, |sum, tensor| sum.saturating_add(tensor.nbytes() as u64));
-        Ok(Self { path, format, parts: Vec::new(), file_bytes, tensors, unread })
+        Ok(Self { path, format, parts: Vec::new(), file_bytes, tensors, unread, naming })
     }
 
     /// The tensor of this canonical name, where the file has one that is read.
@@ -245,6 +268,11 @@ impl Checkpoint {
     pub fn parameters(&self) -> u64 {
         let floats = self.tensors.values().filter(|tensor| tensor.dtype().is_float());
         floats.fold(0, |sum, tensor| sum.saturating_add(tensor.numel() as u64))
+    }
+
+    /// How the file names its model, and what it holds besides.
+    pub fn naming(&self) -> &Naming {
+        &self.naming
     }
 
     /// What kind of file it came from.

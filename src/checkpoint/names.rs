@@ -1,117 +1,194 @@
 //! The one place that knows how others name CLIP's weights. Canonical names are open_clip's, without any wrapper:
 //! `visual.class_embedding`, `visual.transformer.resblocks.{i}.attn.in_proj_weight`, `logit_scale`, …
 //!
-//! OpenAI's archives use the same names. The transformers library's image tower (`vision_model.…`) is renamed, its q, k
-//! and v joined to one tensor and its projection transposed. A text tower, which no image encoder uses, keeps the names
-//! it has until somebody wants it ([`text_tower`]): joining would copy it.
+//! The image tower is looked for under any prefix, by open_clip's and OpenAI's names, the transformers library's and
+//! timm's, as part of a model or alone; what torch's wrappers put between names is passed over. Renaming joins q, k and
+//! v to one tensor and transposes a projection that is a linear layer's. A text tower, which no image encoder uses,
+//! keeps the names that it has ([`text_tower`]): joining would copy it.
 #![forbid(unsafe_code)]
+
+mod kinds;
+mod scheme;
+#[cfg(test)]
+mod tests;
+mod timm;
+mod towers;
+
+use std::borrow::Cow;
+use std::collections::HashMap;
 
 use indexmap::IndexMap;
 
+pub(super) use self::scheme::Place;
+use self::scheme::{IMAGE, TEXT, THIRDS};
+use self::timm::Head;
+use self::towers::{Candidate, Form};
 use super::unread::Stored;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
-/// What training code puts around a model: the reference's encoder, DataParallel, a checkpoint, `torch.compile`.
+/// What training code puts around a model: the reference's encoder, DataParallel, a checkpoint, `torch.compile`. Taken
+/// off what holds no image tower; around a tower any prefix is.
 const WRAPPERS: [&str; 5] = ["model.", "module.", "state_dict.", "_orig_mod.", "image_encoder."];
-/// Where an image tower's names begin: open_clip's, and the transformers library's.
-const TOWERS: [&str; 3] = ["visual.", "vision_model.", "visual_projection."];
-
-/// How the transformers library names one tower, and how open_clip does.
-struct Scheme {
-    /// What its names begin with.
-    root: &'static str,
-    /// The names outside the layers.
-    outside: &'static [(&'static str, &'static str)],
-    /// What the names of layers begin with.
-    layers: (&'static str, &'static str),
-    /// The projection: `nn.Linear` holds [out, in], open_clip has [in, out].
-    projection: (&'static str, &'static str),
-    /// What errors call it.
-    what: &'static str,
-}
-
-/// `pre_layrnorm` is how the library spells it.
-const IMAGE: Scheme = Scheme {
-    root: "vision_model.",
-    outside: &[
-        ("vision_model.embeddings.class_embedding", "visual.class_embedding"),
-        ("vision_model.embeddings.patch_embedding.weight", "visual.conv1.weight"),
-        ("vision_model.embeddings.position_embedding.weight", "visual.positional_embedding"),
-        ("vision_model.pre_layrnorm.weight", "visual.ln_pre.weight"),
-        ("vision_model.pre_layrnorm.bias", "visual.ln_pre.bias"),
-        ("vision_model.pre_layernorm.weight", "visual.ln_pre.weight"),
-        ("vision_model.pre_layernorm.bias", "visual.ln_pre.bias"),
-        ("vision_model.post_layernorm.weight", "visual.ln_post.weight"),
-        ("vision_model.post_layernorm.bias", "visual.ln_post.bias"),
-    ],
-    layers: ("vision_model.encoder.layers.", "visual.transformer.resblocks."),
-    projection: ("visual_projection.weight", "visual.proj"),
-    what: "image tower",
-};
-
-const TEXT: Scheme = Scheme {
-    root: "text_model.",
-    outside: &[
-        ("text_model.embeddings.token_embedding.weight", "token_embedding.weight"),
-        ("text_model.embeddings.position_embedding.weight", "positional_embedding"),
-        ("text_model.final_layer_norm.weight", "ln_final.weight"),
-        ("text_model.final_layer_norm.bias", "ln_final.bias"),
-    ],
-    layers: ("text_model.encoder.layers.", "transformer.resblocks."),
-    projection: ("text_projection.weight", "text_projection"),
-    what: "text tower",
-};
 
 /// What a checkpoint holds beside the towers and no text tower uses: the scale of the logits, and what OpenAI's
 /// archives and old versions of open_clip saved along.
 const BESIDE: [&str; 6] =
     ["logit_scale", "logit_bias", "attn_mask", "input_resolution", "context_length", "vocab_size"];
 
-/// The modules of a layer, `weight` and `bias` alike.
-const LAYER: [(&str, &str); 5] = [
-    ("layer_norm1", "ln_1"),
-    ("layer_norm2", "ln_2"),
-    ("self_attn.out_proj", "attn.out_proj"),
-    ("mlp.fc1", "mlp.c_fc"),
-    ("mlp.fc2", "mlp.c_proj"),
+/// What else may stand beside the parts of a tower that has no module of its own: a classifier, a text tower.
+const OUTSIDE: [&str; 12] = [
+    "classification_head",
+    "classifier",
+    "fc",
+    "head",
+    "heads",
+    "ln_final",
+    "n_averaged",
+    "text",
+    "text_model",
+    "text_projection",
+    "token_embedding",
+    "visual_projection",
 ];
 
-/// Where one source tensor goes.
-pub(super) enum Place {
-    /// Under this name, as it is.
-    Whole(String),
-    /// Under this name, transposed: `nn.Linear` holds [out, in], open_clip's `proj` is [in, out].
-    Transposed(String),
-    /// A third of the tensor of this name: 0 = q, 1 = k, 2 = v, as rows in this order.
-    Third(String, usize),
+/// A file's tensors by canonical names, and how they were named.
+#[derive(Debug)]
+pub struct Named {
+    /// In the order of the source.
+    pub tensors: IndexMap<String, Stored>,
+    /// How the source named them.
+    pub naming: Naming,
 }
 
-impl Place {
-    /// The canonical name of the tensor that it goes into.
-    pub(super) fn name(&self) -> &str {
-        match self {
-            Self::Whole(name) | Self::Transposed(name) | Self::Third(name, _) => name,
+/// How a file names its model.
+#[derive(Clone, Debug, Default)]
+pub struct Naming {
+    prefix: String,
+    form: Option<Form>,
+    has_infixes: bool,
+    beside: Vec<String>,
+    remark: Option<String>,
+    kind: Option<&'static str>,
+}
+
+impl Naming {
+    /// What all names of the model began with, its dot included.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// What the file holds besides the model and is left out, by the file's own names: an optimizer, another model.
+    pub fn beside(&self) -> &[String] {
+        &self.beside
+    }
+
+    /// What was chosen among several, or taken for something else than its name says.
+    pub fn remark(&self) -> Option<&str> {
+        self.remark.as_deref()
+    }
+
+    /// What a file without an image tower of CLIP holds instead, where its names say so: a clause.
+    pub fn kind(&self) -> Option<&'static str> {
+        self.kind
+    }
+
+    /// How the names differed from open_clip's, as a phrase; `None` where they did not.
+    pub fn told(&self) -> Option<String> {
+        let form = match self.form {
+            None | Some(Form::OpenClip) => None,
+            Some(Form::OpenClipBare) => Some("an image tower alone, by open_clip's names"),
+            Some(Form::Transformers) => Some("by the transformers library's names"),
+            Some(Form::TransformersBare) => Some("an image tower alone, by the transformers library's names"),
+            Some(Form::Timm) => Some("by timm's names"),
+        };
+        let mut told: Vec<String> = form.map(String::from).into_iter().collect();
+        if !self.prefix.is_empty() {
+            told.push(format!("under `{}`", self.prefix));
         }
+        if self.has_infixes {
+            told.push("wrappers' names passed over".into());
+        }
+        told.extend(self.remark.clone());
+        (!told.is_empty()).then(|| told.join(", "))
     }
 }
 
-/// Where the tensor of this name, without any wrapper, goes in one of the towers; `None` where it has no place.
+/// What becomes of tensors that lie outside the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beside {
+    /// They stay, by the names that they have.
+    Keep,
+    /// Only their names are kept ([`Naming::beside`]).
+    LeaveOut,
+}
+
+/// Where the tensor of this name, without any wrapper, goes in one of the towers, whoever's names it is by; `None` where
+/// it has no place.
 pub(super) fn place_of(name: &str) -> Option<Place> {
-    let scheme = if name.starts_with(TEXT.root) || name == TEXT.projection.0 { &TEXT } else { &IMAGE };
-    place(name, scheme).ok()
+    for scheme in [&IMAGE, &TEXT] {
+        match scheme::place(name, scheme).ok()? {
+            Place::Whole(own) if own == name => {}
+            place => return Some(place),
+        }
+    }
+    timm::place(name, Head::Projection).ok().flatten()
 }
 
 /// Gives every tensor its canonical name. The order stays that of the source.
 ///
+/// Where there are several image towers, `prefix` says which: what the names of its model or its own begin with.
+///
 /// # Errors
-/// [`ErrorKind::Format`](crate::ErrorKind::Format) when two tensors get one name, parts of the image tower are wrapped
-/// in different ways, or a q, k or v has no siblings or siblings of another shape;
-/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when a name of a `vision_model` is not known: the
+/// [`ErrorKind::Format`](crate::ErrorKind::Format) when two tensors get one name, there are several image towers of
+/// different weights and none was chosen (it lists them), or a q, k or v has no siblings or siblings of another shape;
+/// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a prefix under which there is none;
+/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when a name of the image tower is not known: the
 /// architecture is then not CLIP's, and leaving the tensor out would change the result.
-pub fn canonical(tensors: Vec<(String, Stored)>) -> Result<IndexMap<String, Stored>> {
-    let wrapper = wrapper(tensors.iter().map(|(name, _)| name.as_str()))?.to_owned();
-    rename(tensors, &wrapper, &IMAGE)
+pub fn canonical(tensors: Vec<(String, Stored)>, prefix: Option<&str>, beside: Beside) -> Result<Named> {
+    let chosen = Chosen::among(&tensors, prefix)?;
+    let mut naming = Naming {
+        prefix: chosen.prefix.clone(),
+        form: chosen.form,
+        remark: chosen.remark.clone(),
+        kind: chosen.kind,
+        ..Naming::default()
+    };
+    // What is only a part of a tower, or none, is not told from what is beside it.
+    let beside = if chosen.form.is_none() { Beside::Keep } else { beside };
+    let mut placed = Vec::with_capacity(tensors.len());
+    for (source, stored) in tensors {
+        if chosen.is_beside(&source) {
+            match beside {
+                Beside::Keep => placed.push((Place::Whole(source.clone()), source, stored)),
+                Beside::LeaveOut => naming.beside.push(source),
+            }
+            continue;
+        }
+        let own = &source[chosen.prefix.len()..];
+        let own = if chosen.has_tower { towers::without_infixes(own) } else { Cow::Borrowed(own) };
+        naming.has_infixes |= matches!(own, Cow::Owned(_));
+        let place = chosen.place(&own).map_err(|error| match chosen.kind {
+            Some(kind) => error.hint(format!("It is {kind}")),
+            None => error,
+        });
+        if let Some(place) = place? {
+            placed.push((place, source, stored));
+        }
+    }
+    Ok(Named { tensors: rename(placed)?, naming })
+}
+
+/// Whether a tensor of this name is a part of CLIP's text tower, by open_clip's names or the transformers library's.
+pub fn is_text_tower(name: &str) -> bool {
+    const MODULES: [&str; 7] =
+        ["positional_embedding", "text", "text_model", "text_projection", "token_embedding", "transformer", "ln_final"];
+    MODULES.contains(&name.split('.').next().unwrap_or(name))
+}
+
+/// Whether an image tower of CLIP is among tensors of these names.
+pub fn holds_tower<'a>(names: impl Iterator<Item = &'a str> + Clone) -> bool {
+    !towers::candidates(names).is_empty()
 }
 
 /// The text tower among `tensors`, whose names have been through [`canonical`], under open_clip's names:
@@ -126,26 +203,192 @@ pub fn text_tower<'a>(tensors: impl Iterator<Item = (&'a str, &'a Tensor)>) -> R
     let text = tensors
         .map(|(name, tensor)| (bare(name), tensor))
         .filter(|(name, _)| !name.starts_with("visual.") && !BESIDE.contains(name));
-    let text = text.map(|(name, tensor)| (name.to_owned(), Ok(tensor.clone()))).collect();
-    let renamed = rename(text, "", &TEXT)?.into_iter();
+    let placed = text.map(|(name, tensor)| Ok((scheme::place(name, &TEXT)?, name.to_owned(), Ok(tensor.clone()))));
+    let renamed = rename(placed.collect::<Result<_>>()?)?.into_iter();
     Ok(renamed.filter_map(|(name, stored)| Some((name, stored.ok()?))).collect())
 }
 
-fn rename(tensors: Vec<(String, Stored)>, wrapper: &str, scheme: &Scheme) -> Result<IndexMap<String, Stored>> {
+/// Whose names a file has, and where they are.
+#[derive(Default)]
+struct Chosen {
+    prefix: String,
+    /// `None` where nothing has a class token.
+    form: Option<Form>,
+    /// Whether there is a tower, or part of one.
+    has_tower: bool,
+    /// What the names of other models that lie within this one's prefix begin with.
+    others: Vec<String>,
+    head: Option<Head>,
+    remark: Option<String>,
+    kind: Option<&'static str>,
+}
+
+impl Chosen {
+    fn among(tensors: &[(String, Stored)], prefix: Option<&str>) -> Result<Self> {
+        let names = tensors.iter().map(|(name, _)| name.as_str());
+        let found = towers::candidates(names.clone());
+        let (chosen, mut remark) = match prefix {
+            Some(prefix) => (Some(asked_for(&found, prefix)?), None),
+            None => choose(&found, tensors)?,
+        };
+        let Some(chosen) = chosen else { return Self::without_tower(names) };
+        let others = found.iter().map(|other| other.prefix.to_owned());
+        let others = others.filter(|other| other.len() > chosen.prefix.len() && other.starts_with(chosen.prefix));
+        let find = |last: &str| {
+            let is = |name: &str| chosen.within(name).is_some_and(|name| name == last);
+            tensors.iter().find(|(name, _)| is(name)).map(|(_, stored)| stored)
+        };
+        let head = (chosen.form == Form::Timm).then(|| Head::of(find("head.weight"), find("head.bias")));
+        if let Some(Head::Classifier(classes)) = head {
+            remark = Some(format!("its head is a classifier over {classes} classes, no projection"));
+        }
+        let (prefix, form, others) = (chosen.prefix.to_owned(), Some(chosen.form), others.collect());
+        Ok(Self { prefix, form, has_tower: true, others, head, remark, kind: None })
+    }
+
+    /// What has no class token may still be a part of a tower.
+    fn without_tower<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Result<Self> {
+        let kind = kinds::known(names.clone());
+        let marked = towers::marked(names.clone());
+        let prefix = match marked[..] {
+            [(_, first), (_, second)] => {
+                return Err(Error::format("two image towers, or one that is wrapped in two ways")
+                    .got(format_args!("`{first}` and `{second}`"))
+                    .hint("Save the weights of one model"));
+            }
+            [(prefix, _)] => prefix,
+            _ => shared_wrapper(names),
+        };
+        Ok(Self { prefix: prefix.to_owned(), has_tower: !marked.is_empty(), kind, ..Self::default() })
+    }
+
+    /// Whether the tensor of this name is none of the model's.
+    fn is_beside(&self, source: &str) -> bool {
+        !source.starts_with(&self.prefix) || self.others.iter().any(|other| source.starts_with(other))
+    }
+
+    /// Where the tensor of this name goes, which is without prefix and infixes; `None` for what says nothing.
+    fn place(&self, name: &str) -> Result<Option<Place>> {
+        let first = name.split('.').next().unwrap_or(name);
+        let is_outside = BESIDE.contains(&name) || OUTSIDE.contains(&first);
+        match (self.form, self.head) {
+            (Some(Form::Timm), Some(head)) if first == "head" || !is_outside => timm::place(name, head),
+            (Some(Form::OpenClipBare), _) if !is_outside => Ok(Some(Place::Whole(format!("visual.{name}")))),
+            (Some(Form::TransformersBare), _) if !is_outside => {
+                scheme::place(&format!("{}{name}", Form::Transformers.root()), &IMAGE).map(Some)
+            }
+            (Some(Form::OpenClipBare | Form::Timm), _) => Ok(Some(Place::Whole(name.to_owned()))),
+            _ => scheme::place(name, &IMAGE).map(Some),
+        }
+    }
+}
+
+/// The tower under `prefix`, which is what the names of its model or its own begin with.
+fn asked_for<'c, 'a>(found: &'c [Candidate<'a>], prefix: &str) -> Result<&'c Candidate<'a>> {
+    let bare = |path: &str| towers::without_infixes(path.trim_end_matches('.')).into_owned();
+    let asked = prefix.trim_end_matches('.');
+    let is_root = |candidate: &&Candidate<'_>| candidate.root().trim_end_matches('.') == asked;
+    let is_prefix = |candidate: &&Candidate<'_>| candidate.prefix.trim_end_matches('.') == asked;
+    let is_without_infixes = |candidate: &&Candidate<'_>| bare(&candidate.root()) == asked;
+    let chosen = found.iter().find(is_root).or_else(|| found.iter().find(is_prefix));
+    chosen.or_else(|| found.iter().find(is_without_infixes)).ok_or_else(|| {
+        let error = Error::not_found(format!("no image tower under `{}`", crate::suggest::clipped(prefix)));
+        if found.is_empty() { error } else { error.got(roots(found.iter())) }
+    })
+}
+
+/// The one tower, or the one that is meant among several; and a remark where there were several.
+fn choose<'c, 'a>(
+    found: &'c [Candidate<'a>],
+    tensors: &[(String, Stored)],
+) -> Result<(Option<&'c Candidate<'a>>, Option<String>)> {
+    let whole: Vec<&Candidate<'_>> = found.iter().filter(|candidate| candidate.is_whole()).collect();
+    let pool = if whole.is_empty() { found.iter().collect() } else { whole };
+    let [first, others @ ..] = &pool[..] else { return Ok((None, None)) };
+    if others.is_empty() {
+        return Ok((Some(first), None));
+    }
+    if let Some(average) = averaged(&pool) {
+        let remark = "the average of the weights; the weights of the last step are under `current_model_state`";
+        return Ok((Some(average), Some(remark.into())));
+    }
+    if others.iter().all(|other| is_tied(first, other, tensors)) {
+        let remark = format!("the same weights again under {}", roots(others.iter().copied()));
+        return Ok((Some(first), Some(remark)));
+    }
+    let root = first.root();
+    let example = root.trim_end_matches('.');
+    Err(Error::format("several image towers, of different weights")
+        .expected("one")
+        .got(roots(pool.iter().copied()))
+        .hint(format!("Name the one that is meant: --prefix {}", if example.is_empty() { "." } else { example })))
+}
+
+fn roots<'c, 'a: 'c>(candidates: impl Iterator<Item = &'c Candidate<'a>>) -> String {
+    let roots: Vec<String> = candidates.map(|candidate| format!("`{}`", candidate.root())).collect();
+    roots.join(", ")
+}
+
+/// What Lightning's WeightAveraging saves: the average as the model, and beside it the weights that training goes on
+/// from.
+fn averaged<'c, 'a>(pool: &[&'c Candidate<'a>]) -> Option<&'c Candidate<'a>> {
+    let &[a, b] = pool else { return None };
+    let [average, current] = if a.prefix.starts_with("state_dict.") { [a, b] } else { [b, a] };
+    let inner = average.prefix.strip_prefix("state_dict.")?;
+    let is_pair = current.prefix.strip_prefix("current_model_state.") == Some(inner) && a.form == b.form;
+    is_pair.then_some(average)
+}
+
+/// Whether two towers have the same tensors with the same values.
+fn is_tied(a: &Candidate<'_>, b: &Candidate<'_>, tensors: &[(String, Stored)]) -> bool {
+    let of = |candidate: &Candidate<'_>| {
+        let own = tensors
+            .iter()
+            .filter_map(|(name, stored)| Some((candidate.within(name)?.into_owned(), stored.as_ref().ok()?.clone())));
+        own.collect::<HashMap<String, Tensor>>()
+    };
+    // A tower of a model may have its projection outside of it, but then so has the other.
+    let (a, b) = (of(a), of(b));
+    a.len() == b.len() && a.iter().all(|(name, tensor)| b.get(name).is_some_and(|other| is_equal(tensor, other)))
+}
+
+fn is_equal(a: &Tensor, b: &Tensor) -> bool {
+    if (a.dtype(), a.shape()) != (b.dtype(), b.shape()) {
+        return false;
+    }
+    let is_same_place =
+        std::sync::Arc::ptr_eq(a.mapping(), b.mapping()) && a.offset() == b.offset() && a.strides() == b.strides();
+    is_same_place || matches!((a.to_bytes(), b.to_bytes()), (Ok(a), Ok(b)) if a == b)
+}
+
+/// The run of wrappers that all names begin with.
+fn shared_wrapper<'a>(names: impl Iterator<Item = &'a str>) -> &'a str {
+    let chain = |name: &'a str| {
+        let mut rest = name;
+        while let Some(inner) = WRAPPERS.iter().find_map(|wrapper| rest.strip_prefix(wrapper)) {
+            rest = inner;
+        }
+        &name[..name.len() - rest.len()]
+    };
+    let mut chains = names.map(chain);
+    let Some(first) = chains.next() else { return "" };
+    if chains.all(|other| other == first) { first } else { "" }
+}
+
+/// Puts tensors where they belong: each with its name in the source.
+fn rename(tensors: Vec<(Place, String, Stored)>) -> Result<IndexMap<String, Stored>> {
     // Where every tensor of the result comes from: one source, or the three thirds.
     let mut found: IndexMap<String, Sources> = IndexMap::with_capacity(tensors.len());
-    for (source, tensor) in tensors {
-        let (name, slot, tensor) = match place(source.strip_prefix(wrapper).unwrap_or(&source), scheme)? {
-            Place::Whole(name) => (name, None, tensor),
-            Place::Transposed(name) => {
-                let transposed = tensor.map(|tensor| tensor.transposed().map_err(|error| error.tensor(&source)));
-                let transposed = match transposed {
-                    Ok(transposed) => Ok(transposed?),
-                    Err(unread) => Err(unread),
-                };
-                (name, None, transposed)
-            }
-            Place::Third(name, third) => (name, Some(third), tensor),
+    for (place, source, stored) in tensors {
+        let viewed = |stored: Stored, view: &dyn Fn(&Tensor) -> Result<Tensor>| match stored {
+            Ok(tensor) => view(&tensor).map(Ok).map_err(|error| error.tensor(&source)),
+            Err(unread) => Ok(Err(unread)),
+        };
+        let (name, slot, stored) = match place {
+            Place::Whole(name) => (name, None, stored),
+            Place::Transposed(name) => (name, None, viewed(stored, &Tensor::transposed)?),
+            Place::Squeezed(name, left) => (name, None, viewed(stored, &|tensor| squeezed(tensor, left))?),
+            Place::Third(name, third) => (name, Some(third), stored),
         };
         let sources = found.entry(name).or_default();
         let occupied = match slot {
@@ -158,11 +401,23 @@ fn rename(tensors: Vec<(String, Stored)>, wrapper: &str, scheme: &Scheme) -> Res
             );
         }
         match slot {
-            Some(third) => sources.thirds[third] = Some((source, tensor)),
-            None => sources.whole = Some((source, tensor)),
+            Some(third) => sources.thirds[third] = Some((source, stored)),
+            None => sources.whole = Some((source, stored)),
         }
     }
     found.into_iter().map(|(name, sources)| Ok((name, sources.join()?))).collect()
+}
+
+/// Without its leading extents of 1, of which timm has one more than there is to say.
+fn squeezed(tensor: &Tensor, left: usize) -> Result<Tensor> {
+    let shape = tensor.shape();
+    let at = shape.len().checked_sub(left).filter(|&at| shape[..at].iter().all(|&extent| extent == 1));
+    let at = at.ok_or_else(|| {
+        Error::format("not the shape of a token or of positions")
+            .expected(format_args!("{left} extents, after some of 1"))
+            .got(format_args!("{shape:?}"))
+    })?;
+    tensor.reshaped(&shape[at..])
 }
 
 #[derive(Default)]
@@ -201,165 +456,9 @@ impl Sources {
     }
 }
 
-const THIRDS: [&str; 3] = ["q", "k", "v"];
-
 /// The name of the q, k or v beside `name`, which is one of them.
 fn sibling(name: &str, letter: &str) -> String {
     THIRDS.iter().fold(name.to_owned(), |name, third| {
         name.replace(&format!("self_attn.{third}_proj."), &format!("self_attn.{letter}_proj."))
     })
-}
-
-/// The leading run of wrappers in `name`.
-fn chain(name: &str) -> &str {
-    let mut rest = name;
-    while let Some(inner) = WRAPPERS.iter().find_map(|wrapper| rest.strip_prefix(wrapper)) {
-        rest = inner;
-    }
-    &name[..name.len() - rest.len()]
-}
-
-/// The wrapper around the model: the one of the image tower, which must be the same for all of it; without an image
-/// tower, the one that all names share.
-fn wrapper<'a>(names: impl Iterator<Item = &'a str>) -> Result<&'a str> {
-    let mut tower: Option<(&str, &str)> = None;
-    let mut shared: Option<&str> = None;
-    for name in names {
-        let chain = chain(name);
-        shared = Some(match shared {
-            Some(shared) if shared != chain => "",
-            _ => chain,
-        });
-        if !TOWERS.iter().any(|root| name[chain.len()..].starts_with(root)) {
-            continue;
-        }
-        match tower {
-            Some((_, other)) if other != chain => {
-                let (first, _) = tower.unwrap_or_default();
-                return Err(Error::format("two image towers, or one that is wrapped in two ways")
-                    .got(format_args!("`{first}` and `{name}`"))
-                    .hint("Save the weights of one model"));
-            }
-            _ => tower = tower.or(Some((name, chain))),
-        }
-    }
-    Ok(tower.map(|(_, chain)| chain).or(shared).unwrap_or(""))
-}
-
-/// Where the tensor of this name, without its wrapper, goes.
-fn place(name: &str, scheme: &Scheme) -> Result<Place> {
-    if name == scheme.projection.0 {
-        return Ok(Place::Transposed(scheme.projection.1.to_owned()));
-    }
-    let Some(rest) = name.strip_prefix(scheme.root) else { return Ok(Place::Whole(name.to_owned())) };
-    // A counter that old versions of the library saved with the weights.
-    if rest == "embeddings.position_ids" {
-        return Ok(Place::Whole(name.to_owned()));
-    }
-    if let Some((_, canonical)) = scheme.outside.iter().find(|(theirs, _)| *theirs == name) {
-        return Ok(Place::Whole((*canonical).to_owned()));
-    }
-    layer(name, scheme).ok_or_else(|| {
-        Error::unsupported(format!("this tensor has no place in CLIP's {}", scheme.what))
-            .tensor(name)
-            .hint("Only CLIP's own transformers are supported")
-    })
-}
-
-/// A name of the form `vision_model.encoder.layers.{i}.{module}.{weight|bias}`.
-fn layer(name: &str, scheme: &Scheme) -> Option<Place> {
-    let (theirs, ours) = scheme.layers;
-    let (index, rest) = name.strip_prefix(theirs)?.split_once('.')?;
-    // The digits alone, so that `+1` or `01` is not taken for a second layer 1.
-    if index.parse::<u32>().ok()?.to_string() != index {
-        return None;
-    }
-    let (module, kind) = rest.rsplit_once('.')?;
-    if !matches!(kind, "weight" | "bias") {
-        return None;
-    }
-    let block = format!("{ours}{index}");
-    if let Some((_, ours)) = LAYER.iter().find(|(theirs, _)| *theirs == module) {
-        return Some(Place::Whole(format!("{block}.{ours}.{kind}")));
-    }
-    let letter = module.strip_prefix("self_attn.")?.strip_suffix("_proj")?;
-    let third = THIRDS.iter().position(|third| *third == letter)?;
-    Some(Place::Third(format!("{block}.attn.in_proj_{kind}"), third))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn tensors(names: &[&str]) -> Vec<(String, Tensor)> {
-        let tensor = |i: usize| Tensor::from_f32(&[i as f32, i as f32 + 0.5], &[2, 1], "test").unwrap();
-        names.iter().enumerate().map(|(i, &name)| (name.to_owned(), tensor(i))).collect()
-    }
-
-    fn names(names: &[&str]) -> Vec<String> {
-        canonical(tensors(names)).unwrap().into_keys().collect()
-    }
-
-    fn error(names: &[&str]) -> String {
-        canonical(tensors(names)).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn wrappers_are_taken_off_the_whole_model() {
-        assert_eq!(names(&["model.visual.proj", "model.logit_scale"]), ["visual.proj", "logit_scale"]);
-        assert_eq!(names(&["state_dict.module.model.visual.proj"]), ["visual.proj"]);
-        assert_eq!(names(&["n_averaged", "module.visual.proj"]), ["n_averaged", "visual.proj"]);
-        assert_eq!(names(&["model.weight", "model.bias"]), ["weight", "bias"]);
-        assert_eq!(names(&["model.weight", "bias"]), ["model.weight", "bias"]);
-        assert_eq!(names(&["weight", "bias"]), ["weight", "bias"]);
-    }
-
-    #[test]
-    fn two_models_are_not_mixed() {
-        assert_eq!(
-            error(&["model.visual.proj", "ema", "module.visual.conv1.weight"]),
-            "two image towers, or one that is wrapped in two ways: got `model.visual.proj` and \
-             `module.visual.conv1.weight`. Save the weights of one model"
-        );
-        assert_eq!(
-            error(&["visual.proj", "visual_projection.weight"]),
-            "two tensors stand for the same weights: got `visual.proj` and `visual_projection.weight`"
-        );
-        let pre = ["vision_model.pre_layrnorm.bias", "vision_model.pre_layernorm.bias"];
-        assert!(error(&pre).contains("same weights: got `vision_model.pre_layrnorm.bias` and"));
-    }
-
-    #[test]
-    fn q_k_and_v_become_one() {
-        let [k, q, v] = ["k", "q", "v"].map(|x| format!("vision_model.encoder.layers.3.self_attn.{x}_proj.weight"));
-        let joined = canonical(tensors(&[&k, &q, &v])).unwrap();
-        let tensor = &joined["visual.transformer.resblocks.3.attn.in_proj_weight"];
-        assert_eq!((joined.len(), tensor.shape()), (1, &[6, 1][..]));
-        assert_eq!(*tensor.to_f32().unwrap(), [1., 1.5, 0., 0.5, 2., 2.5], "q, then k, then v");
-        assert_eq!(
-            error(&[&k, &v]),
-            format!("tensor `{k}`: attention weights are incomplete: expected beside it `{q}`")
-        );
-        let whole = "visual.transformer.resblocks.3.attn.in_proj_weight";
-        assert!(error(&[&k, &q, whole, &v]).contains("same weights"));
-    }
-
-    #[test]
-    fn the_projection_is_transposed() {
-        let found = canonical(tensors(&["visual_projection.weight"])).unwrap();
-        assert_eq!(found["visual.proj"].shape(), [1, 2]);
-    }
-
-    #[test]
-    fn unknown_parts_of_the_tower_are_refused() {
-        for name in [
-            "vision_model.head.attention.in_proj_weight",
-            "vision_model.encoder.layers.01.layer_norm1.weight",
-            "vision_model.encoder.layers.1.layer_norm1.scale",
-            "vision_model.embeddings.patch_embedding.bias",
-        ] {
-            assert!(error(&[name]).starts_with(&format!("tensor `{name}`: this tensor has no place")));
-        }
-        assert_eq!(names(&["text_model.final_layer_norm.bias"]), ["text_model.final_layer_norm.bias"]);
-    }
 }

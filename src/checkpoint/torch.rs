@@ -123,6 +123,15 @@ impl Archive {
         walk::tensors(self).map_err(|error| self.place(error))
     }
 
+    /// As [`Archive::tensors`], but for wrappers: every tensor that the pickled object holds, the optimizer's too, by
+    /// its whole path.
+    ///
+    /// # Errors
+    /// As [`Archive::tensors`].
+    pub fn all_tensors(&self) -> Result<Vec<(String, Stored)>> {
+        walk::all(self).map_err(|error| self.place(error))
+    }
+
     fn place(&self, error: Error) -> Error {
         error.at(self.mapping.path())
     }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::tower::{self, Tower};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, frozen, is_image_tower};
 use crate::error::{Error, Result};
 
 /// Width of an attention head in OpenAI's models, and open_clip's default `head_width`.
@@ -23,7 +23,7 @@ pub(super) const MAX_EXTENT: usize = 1 << 20;
 pub const PREFIX: &str = "visual.";
 const CLASS_EMBEDDING: &str = "visual.class_embedding";
 const POSITIONAL_EMBEDDING: &str = "visual.positional_embedding";
-pub(super) const PROJECTION: &str = "visual.proj";
+pub(crate) const PROJECTION: &str = "visual.proj";
 const PATCH_EMBEDDING: &str = "visual.conv1.weight";
 pub(super) const BLOCKS: &str = "visual.transformer.resblocks.";
 
@@ -83,8 +83,16 @@ impl Arch {
     /// # Errors
     /// As [`Arch::infer`], naming the file too.
     pub fn of(checkpoint: &Checkpoint, hints: ArchHints) -> Result<Self> {
+        checkpoint.check_read(is_image_tower)?;
+        if checkpoint.image_tower().next().is_none() {
+            return Err(frozen::no_tower(checkpoint));
+        }
         let shapes = checkpoint.image_tower().map(|(name, tensor)| (name, tensor.shape()));
-        Self::infer(shapes, hints).map_err(|e| e.at(checkpoint.path()))
+        let inferred = Self::infer(shapes, hints).map_err(|e| e.at(checkpoint.path()));
+        inferred.map_err(|e| match checkpoint.naming().remark() {
+            Some(remark) if checkpoint.get(PROJECTION).is_none() => e.hint(format!("In this file, {remark}")),
+            _ => e,
+        })
     }
 
     /// The architecture that parameters of these names and shapes belong to.
@@ -130,7 +138,10 @@ impl Arch {
                 .expected(format_args!("shape [1 + grid², {width}]"))
                 .got(format_args!("{:?}", get(POSITIONAL_EMBEDDING).unwrap_or_default()))
         })?;
-        let embed_dim = match *get(PROJECTION)? {
+        let no_projection = |e: Error| {
+            e.hint("Give a base that has its projection: the whole CLIP model, or CLIPVisionModelWithProjection")
+        };
+        let embed_dim = match *get(PROJECTION).map_err(no_projection)? {
             [w, embed_dim] if w == width => embed_dim,
             ref other => {
                 return Err(Error::mismatch("not a projection of the class token")

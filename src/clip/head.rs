@@ -84,6 +84,7 @@ impl Head {
             }
             return Self::from_tensors(weight, find("bias"), "").map_err(|e| e.at(path));
         }
+        refuse_classifier(&tensors).map_err(|e| e.at(path))?;
         let task = choose(tasks_of(&tensors), task).map_err(|e| e.at(path))?;
         let Some(weight) = find(&format!("{task}/weight")) else {
             return Err(Error::not_found("no head in it").at(path));
@@ -257,6 +258,7 @@ pub fn head_tasks(path: impl AsRef<Path>) -> Result<Vec<String>> {
         return Ok(head_files(path)?.into_keys().collect());
     }
     let tensors = tensors(path)?;
+    refuse_classifier(&tensors).map_err(|e| e.at(path))?;
     let mut tasks: Vec<String> = tasks_of(&tensors).map(ToOwned::to_owned).collect();
     if tensors.iter().any(|(name, _)| name == "weight") {
         tasks.extend(task_of_file(path).map(ToOwned::to_owned));
@@ -330,6 +332,19 @@ fn choose<'a, S: AsRef<str> + ?Sized + 'a>(
             }
         },
     }
+}
+
+/// Refuses the classifier of the transformers library's `CLIPForImageClassification`, of a width that may be that of the
+/// embeddings by chance: its scores would be wrong.
+fn refuse_classifier(tensors: &[(String, Tensor)]) -> Result<()> {
+    const CLASSIFIER: &str = "classifier.weight";
+    if tensors.iter().any(|(name, _)| name == CLASSIFIER) {
+        return Err(Error::unsupported("a classifier over the mean of the patch tokens (CLIPForImageClassification)")
+            .tensor(CLASSIFIER)
+            .expected("a head over embeddings, which are the projected class token")
+            .hint("Make one of class names: see `taskbasis heads --help`"));
+    }
+    Ok(())
 }
 
 /// The tasks `{task}/weight`.

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use super::arena::{Arena, Spares};
 use super::{Entry, Place, ReconstructOptions, Scope, Weights};
 use crate::basis::{Basis, Coefficients, Parameter};
-use crate::checkpoint::{Checkpoint, is_image_tower};
+use crate::checkpoint::{Checkpoint, frozen, is_image_tower};
 use crate::error::{Error, Result};
 use crate::kernel::{self, Segment};
 use crate::tensor::{DType, Tensor};
+
+/// What to do about a tensor outside the image tower that is not read.
+const IMAGE_TOWER_HINT: &str = "The image tower alone needs it not: --image-tower";
 
 /// Weights to be.
 pub(super) struct Plan<'a> {
@@ -37,33 +40,22 @@ pub(super) fn with_base<'a>(
     let factors = factors(basis, coefficients)?;
     // With all factors zero the weights are the base, and no vector need be looked at.
     let adds = factors.iter().any(|&a| a != 0.0);
-    let has_text = basis.parameters().any(|(name, _)| !is_image_tower(name));
+    base.check_read(|name| scope == Scope::All || is_image_tower(name))
+        .map_err(|e| if scope == Scope::All { e.hint(IMAGE_TOWER_HINT) } else { e })?;
+    check_unnamed(base, basis, scope)?;
 
     let mut tensors = Vec::with_capacity(base.len());
     for (name, tensor) in in_scope(base.iter(), scope) {
         let change = match basis.parameter(name) {
-            Some(parameter) if parameter.shape() != tensor.shape() => {
-                return Err(Error::mismatch(format!(
-                    "the basis {} is of another model than this base: the shapes differ",
-                    basis.path().display()
-                ))
-                .at(base.path())
-                .tensor(name)
-                .expected(format_args!("{:?}, as in the basis", parameter.shape()))
-                .got(format_args!("{:?}", tensor.shape())));
+            Some(parameter) if tensor.dtype().is_float() => {
+                check_shape(base, basis, name, tensor, parameter)?;
+                (adds && parameter.is_changed()).then_some(parameter)
             }
-            Some(parameter) if tensor.dtype().is_float() => (adds && parameter.is_changed()).then_some(parameter),
             Some(_) => {
                 return Err(Error::mismatch("the basis changes it, and it is no float").at(base.path()).tensor(name));
             }
-            // A basis of the image tower alone says nothing about the text tower. What is no float is no weight.
-            None if !tensor.dtype().is_float() || (!has_text && !is_image_tower(name)) => None,
-            None => {
-                return Err(Error::mismatch("the base has a parameter that the basis does not know")
-                    .at(base.path())
-                    .tensor(name)
-                    .hint(format!("Is {} of another model?", basis.path().display())));
-            }
+            // What the basis does not name stays the base's.
+            None => None,
         };
         tensors.push(Planned { name, shape: tensor.shape(), base: Some(tensor), change });
     }
@@ -78,11 +70,47 @@ pub(super) fn with_base<'a>(
     Ok(Plan { coefficients: coefficients.clone(), factors, tensors })
 }
 
+fn check_shape(base: &Checkpoint, basis: &Basis, name: &str, tensor: &Tensor, parameter: &Parameter) -> Result<()> {
+    if parameter.shape() == tensor.shape() {
+        return Ok(());
+    }
+    let of_another =
+        format!("the basis {} is of another model than this base: the shapes differ", basis.path().display());
+    Err(Error::mismatch(of_another)
+        .at(base.path())
+        .tensor(name)
+        .expected(format_args!("{:?}, as in the basis", parameter.shape()))
+        .got(format_args!("{:?}", tensor.shape())))
+}
+
+/// That what the basis does not name may stay the base's: a parameter that it names in some of the blocks only is of
+/// another model.
+fn check_unnamed(base: &Checkpoint, basis: &Basis, scope: Scope) -> Result<()> {
+    let weights = in_scope(base.iter(), scope).filter(|(_, tensor)| tensor.dtype().is_float()).map(|(name, _)| name);
+    let weights: Vec<&str> = weights.filter(|name| basis.parameter(name).is_none()).collect();
+    if weights.is_empty() {
+        return Ok(());
+    }
+    let named = basis.parameters().map(|(name, _)| name);
+    frozen::missing(weights.into_iter(), named).map(drop).map_err(|unknown| {
+        Error::mismatch("the base has a parameter that the basis does not know, and has in other blocks")
+            .at(base.path())
+            .tensor(unknown)
+            .hint(format!("Is {} of another model?", basis.path().display()))
+    })
+}
+
 /// Whether base and basis are of one model, in every parameter that both could have.
 pub(crate) fn check_models(base: &Checkpoint, basis: &Basis) -> Result<()> {
     let any = Coefficients { vectors: vec![1.0; basis.vectors()], ..Coefficients::zero(0) };
-    let scope = if base.iter().all(|(name, _)| is_image_tower(name)) { Scope::ImageTower } else { Scope::All };
-    with_base(base, basis, &any, scope).map(drop)
+    with_base(base, basis, &any, Scope::ImageTower)?;
+    // The text tower may go by other names in one of them, but not have other shapes.
+    for (name, parameter) in basis.parameters() {
+        if let Some(tensor) = base.get(name) {
+            check_shape(base, basis, name, tensor, parameter)?;
+        }
+    }
+    Ok(())
 }
 
 /// The base as it is.

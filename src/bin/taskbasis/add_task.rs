@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, ValueHint};
 use serde_json::json;
 use taskbasis::hub::HubPath;
-use taskbasis::{BlockFormat, Bundle, Checkpoint, Error, Growth, NewTask, Result, check_output};
+use taskbasis::{BlockFormat, Bundle, Error, Growth, NewTask, Result, check_output};
 
 use crate::args::{HeadArgs, threads};
+use crate::checkpoints;
 use crate::output;
 use crate::verify::pair;
 
@@ -62,10 +63,10 @@ impl AddTask {
     pub fn run(self, as_json: bool) -> Result<()> {
         let (task, finetuned_path) = &self.task;
         let bundle = Bundle::open(&self.grown)?;
-        let base = self.base.as_deref().map(Checkpoint::open).transpose()?;
+        let base = self.base.as_deref().map(checkpoints::open).transpose()?;
         let finetuned = match &base {
-            Some(base) => Checkpoint::open_tuned(finetuned_path, base)?,
-            None => Checkpoint::open_tuned(finetuned_path, &bundle.base_or(None)?)?,
+            Some(base) => checkpoints::open_tuned(finetuned_path, base)?,
+            None => checkpoints::open_tuned(finetuned_path, &bundle.base_or(None)?)?,
         };
         let output_path = self.output.as_deref().unwrap_or(&self.grown);
         check_output(output_path, &[])?;
@@ -76,6 +77,9 @@ impl AddTask {
         growth.threads(self.threads);
         growth.task(NewTask { name: task, finetuned: &finetuned, head, residual: self.residual })?;
         let bar = output::progress(bundle.arch().parameter_count() / 4, "adding");
+        for fitted in growth.fitted() {
+            checkpoints::note_unchanged(finetuned.path(), &fitted.unchanged);
+        }
         let fitted = growth.write(output_path, &[], &|bytes| bar.inc(bytes))?;
         bar.finish_and_clear();
 

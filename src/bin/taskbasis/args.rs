@@ -13,7 +13,7 @@ use taskbasis::{
 
 use crate::graph::BindArgs;
 use crate::provider::{self, PlacementArgs, ProviderArgs};
-use crate::{output, paths};
+use crate::{checkpoints, output, paths};
 
 /// Which model.
 #[derive(Args)]
@@ -125,7 +125,7 @@ impl ModelArgs {
     /// Base and basis together; `threads` for reconstruction, 0 meaning one a processor.
     pub fn open(&self, threads: usize) -> Result<Session> {
         let options = ModelOptions { threads, ..ModelOptions::default() };
-        let base = self.base.as_deref().map(Checkpoint::open).transpose()?;
+        let base = self.base.as_deref().map(checkpoints::open).transpose()?;
         paths::protect(base.iter().flat_map(Checkpoint::parts))?;
         let Some(basis) = &self.basis else {
             let base = base.ok_or_else(|| Error::invalid("neither --basis nor --base is given"))?;

@@ -121,7 +121,7 @@ impl Build {
             "output": shown, "method": method.name(), "tasks": tasks, "vectors": vectors,
             "parameters": family.parameter_count(), "bytes": family.output_bytes(&fit), "seconds": seconds,
             "loss": fit.loss(), "spectral_lower_bound": fit.bound(), "relative_errors": errors,
-            "left_out": self.family.left_out_json()?,
+            "left_out": self.family.left_out_json()?, "differences": family.differences(),
             "selected": if method == Method::RandomSample { json!(selected) } else { Value::Null },
         });
         let mut rows = vec![vec!["task".to_owned(), "what is missing of it".into()]];

@@ -70,6 +70,7 @@ impl Given<'_> {
             "pack" => self.of_pack(),
             "bench" => self.of_bench(),
             "export" => self.of_export(),
+            "pull" | "verify" => self.first(["prefix"], "is for commands that read checkpoints"),
             "bind" if !self.has("measure") => self.first(running(), "is for '--measure'"),
             _ => None,
         };

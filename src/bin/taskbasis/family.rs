@@ -6,10 +6,13 @@ use std::str::FromStr;
 use clap::{ArgGroup, Args, ValueEnum, ValueHint};
 use serde_json::{Value, json};
 use taskbasis::build::{Family, Gram};
-use taskbasis::{Checkpoint, Method, Result, Scope};
+use taskbasis::{Method, Result, Scope};
 
 use crate::tasks_dir::TasksDir;
-use crate::{output, paths};
+use crate::{checkpoints, output, paths};
+
+/// What image features are multiplied by last.
+const PROJECTION: &str = "visual.proj";
 
 #[derive(Args)]
 #[command(group = ArgGroup::new("finetuned checkpoints").args(["tasks", "tasks_dir"]).required(true).multiple(false))]
@@ -96,7 +99,7 @@ impl FamilyArgs {
 
     /// Opens all of them and checks that they are of one model.
     pub fn open(&self) -> Result<Family> {
-        let base = Checkpoint::open(&self.base)?;
+        let base = checkpoints::open(&self.base)?;
         paths::protect(base.parts())?;
         let files = match self.scan()? {
             Some(scan) => {
@@ -106,13 +109,15 @@ impl FamilyArgs {
             None => self.tasks.clone(),
         };
         let open = |NamedFile { name, path }| {
-            let tuned = Checkpoint::open_tuned(path, &base)?;
+            let tuned = checkpoints::open_tuned(path, &base)?;
             paths::protect(tuned.parts())?;
             Ok((name, tuned))
         };
         let tasks = files.into_iter().map(open).collect::<Result<Vec<_>>>()?;
         let scope = if self.image_tower { Scope::ImageTower } else { Scope::All };
-        Family::new(base, tasks, scope)
+        let family = Family::new(base, tasks, scope)?;
+        note_differences(&family);
+        Ok(family)
     }
 
     /// `threads` of 0 means one a processor.
@@ -121,5 +126,20 @@ impl FamilyArgs {
         let gram = family.gram(threads, &|bytes| bar.inc(bytes));
         bar.finish_and_clear();
         gram
+    }
+}
+
+/// Tells what the checkpoints do not have in common.
+fn note_differences(family: &Family) {
+    if family.base().get(PROJECTION).is_none() {
+        let path = family.base().path().display();
+        output::note(&format!("{path}: has no projection (`{PROJECTION}`): encoders need a base that has one"));
+    }
+    for (tuned, difference) in family.tuned().zip(family.differences()) {
+        checkpoints::note_unchanged(tuned.path(), &difference.unchanged);
+        if !difference.left_out.is_empty() {
+            let names = checkpoints::listed(&difference.left_out);
+            output::note(&format!("{}: left out, as the base has no such tensor: {names}", tuned.path().display()));
+        }
     }
 }

@@ -8,6 +8,7 @@ use taskbasis::clip::{class_names, class_tasks};
 use taskbasis::{EncoderOptions, Error, Prompts, Result, TextEncoder, TextHints, TextModel, check_output, save_arrays};
 
 use crate::args::{ActivationArg, threads};
+use crate::checkpoints;
 use crate::output;
 use crate::provider::{self, ProviderArgs};
 
@@ -83,7 +84,8 @@ impl Heads {
         let hints = TextHints { heads: self.heads_count, activation: self.activation.map(Into::into) };
         let (threads, runtime) = (self.threads, self.onnxruntime.clone());
         let options = self.provider.applied_to(EncoderOptions { threads, runtime, ..EncoderOptions::default() });
-        let mut encoder = TextEncoder::new(TextModel::open(&self.text_model, hints)?, &options)?;
+        let mut encoder =
+            TextEncoder::new(TextModel::open_with(&self.text_model, hints, |file| checkpoints::open(file))?, &options)?;
         provider::tell(encoder.execution());
         let total = tasks.iter().map(|(_, classes, prompts)| classes.len() * prompts.len()).sum();
         let bar = output::progress(total, "prompts");

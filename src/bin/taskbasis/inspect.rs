@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use taskbasis::{Arch, ArchHints, Basis, Bundle, Checkpoint, Provider, Result, Runtime, kernel};
 
+use crate::checkpoints::{self, listed};
 use crate::output::{self, bytes, grouped, table};
 
 /// Show what a basis folder, a bundle or a checkpoint holds, and what would run it.
@@ -41,7 +42,7 @@ impl Inspect {
                 output::text(&(basis_text(&basis) + &bundle_text(&bundle) + &engine.text()))
             }
         } else {
-            let checkpoint = Checkpoint::open(&self.path)?;
+            let checkpoint = checkpoints::open(&self.path)?;
             if as_json {
                 output::json(&engine.added_to(checkpoint_json(&checkpoint)))
             } else {
@@ -232,12 +233,19 @@ fn checkpoint_json(checkpoint: &Checkpoint) -> Value {
         Some(Ok(arch)) => arch_json(&arch),
         Some(Err(error)) => json!({ "error": error.to_string() }),
     };
+    let unread = checkpoint.unread().map(|(name, unread)| (name.to_owned(), json!(unread.reason())));
+    let unread: serde_json::Map<_, _> = unread.collect();
+    let naming = checkpoint.naming();
     json!({
         "kind": "checkpoint",
         "format": checkpoint.format().name(),
         "parameters": { "total": checkpoint.parameters(), "image_tower": image_tower_parameters(checkpoint) },
         "bytes": checkpoint.file_bytes(),
         "architecture": architecture,
+        "prefix": naming.prefix(),
+        "names": naming.told(),
+        "left_out": naming.beside(),
+        "unread": unread,
         "tensors": tensors,
     })
 }
@@ -249,13 +257,22 @@ fn checkpoint_text(checkpoint: &Checkpoint) -> String {
             .iter()
             .map(|(name, tensor)| vec![name.to_owned(), tensor.dtype().to_string(), format!("{:?}", tensor.shape())]),
     );
+    rows.extend(
+        checkpoint.unread().map(|(name, unread)| vec![name.to_owned(), "not read".into(), unread.reason().into()]),
+    );
+    let naming = checkpoint.naming();
+    let mut names = naming.told().map(|told| format!("names         {told}\n")).unwrap_or_default();
+    if !naming.beside().is_empty() {
+        names += &format!("left out      {}\n", listed(naming.beside()));
+    }
     let architecture = match arch(checkpoint) {
+        None if naming.kind().is_some() => format!("no image tower, but {}", naming.kind().unwrap_or_default()),
         None => "no image tower".to_owned(),
         Some(Ok(arch)) => arch.to_string(),
         Some(Err(error)) => error.to_string(),
     };
     format!(
-        "{}\n\nformat        {}\nparameters    {}\n  image tower {}\nbytes         {}\narchitecture  {architecture}\n\n{}",
+        "{}\n\nformat        {}\n{names}parameters    {}\n  image tower {}\nbytes         {}\narchitecture  {architecture}\n\n{}",
         checkpoint.path().display(),
         checkpoint.format().name(),
         grouped(checkpoint.parameters()),

@@ -9,6 +9,7 @@ mod args;
 mod bench;
 mod bind;
 mod build;
+mod checkpoints;
 mod classify;
 mod effect;
 mod embed;
@@ -50,6 +51,11 @@ struct Program {
     /// Print JSON for programs to read, instead of text.
     #[arg(long, global = true, help_heading = "Of every command")]
     json: bool,
+
+    /// Of several image towers in a checkpoint, take the one whose names, or whose model's, begin so: `teacher`,
+    /// `ema.visual`.
+    #[arg(long, global = true, value_name = "PREFIX", help_heading = "Of every command")]
+    prefix: Option<String>,
 
     /// Tell the progress of long work on stderr, as JSON lines for programs to read.
     #[arg(long, global = true, help_heading = "Of every command")]
@@ -110,6 +116,7 @@ fn run() -> Result<()> {
         // The same arguments, now with local paths.
         (program, arguments) = Program::given(local.into_iter());
     }
+    checkpoints::prefer(program.prefix.take());
     paths::check(&Program::command(), &arguments)?;
     let json = program.json;
     match program.command {

@@ -8,15 +8,15 @@ use clap::{Args, ValueEnum};
 use taskbasis::bundle::{Formats, Lambdas};
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
-    Arch, BaseFormat, Basis, BlockFormat, Bundle, Checkpoint, Dataset, Encoder, Error, ErrorKind, Model, ModelOptions,
-    PackReport, Packer, PartialFolder, Result, TaskExpr, VectorFormat, check_output, head_tasks,
+    Arch, BaseFormat, Basis, BlockFormat, Bundle, Dataset, Encoder, Error, ErrorKind, Model, ModelOptions, PackReport,
+    Packer, PartialFolder, Result, TaskExpr, VectorFormat, check_output, head_tasks,
 };
 
 use crate::accuracy::{Accuracy, Judge};
 use crate::args::{EncoderArgs, HeadArgs, Session};
 use crate::tasks_dir::TasksDir;
 use crate::verify::pair;
-use crate::{output, paths};
+use crate::{checkpoints, output, paths};
 
 /// Pack a basis folder and its base into one small file, a bundle.
 ///
@@ -177,7 +177,7 @@ impl Pack {
     pub fn run(self, as_json: bool) -> Result<()> {
         self.check()?;
         let basis = Basis::open(&self.basis)?;
-        let base = Checkpoint::open(&self.base)?;
+        let base = checkpoints::open(&self.base)?;
         paths::protect([basis.path()])?;
         check_output(&self.output, &[])?;
 
@@ -193,7 +193,7 @@ impl Pack {
         }
         for (task, file) in self.finetuned(&basis)? {
             let format = self.residual.unwrap_or(BlockFormat::Q2);
-            packer.residual(&task, Checkpoint::open_tuned(&file, &base)?, format, self.residual_above)?;
+            packer.residual(&task, checkpoints::open_tuned(&file, &base)?, format, self.residual_above)?;
         }
 
         let before = self.data.is_some().then(|| self.accuracies(&self.session()?, graph.as_ref())).transpose()?;
@@ -319,13 +319,14 @@ impl Pack {
 
     /// What is packed, before it is.
     fn session(&self) -> Result<Session> {
-        let model = Model::new(Checkpoint::open(&self.base)?, Some(Basis::open(&self.basis)?), &self.options())?;
+        let model = Model::new(checkpoints::open(&self.base)?, Some(Basis::open(&self.basis)?), &self.options())?;
         Ok(Session { model, bundle: None })
     }
 
     fn accuracies_after(&self, bundle: &Path) -> Result<Accuracies> {
         let bundle = Bundle::open(bundle)?;
-        let base = matches!(self.base_format, BaseFormatArg::None).then(|| Checkpoint::open(&self.base)).transpose()?;
+        let base =
+            matches!(self.base_format, BaseFormatArg::None).then(|| checkpoints::open(&self.base)).transpose()?;
         let model = bundle.model(base, &self.options())?;
         let graph = bundle.bound_graph(model.base(), model.basis())?;
         self.accuracies(&Session { model, bundle: Some(Box::new(bundle)) }, graph.as_ref())

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use clap::Args;
 use serde_json::json;
-use taskbasis::{BasisFile, Checkpoint, MapMode, ReconstructOptions, Result, Scope, TaskExpr, Weights, check_output};
+use taskbasis::{BasisFile, MapMode, ReconstructOptions, Result, Scope, TaskExpr, Weights, check_output};
 
 use crate::args::threads;
-use crate::{output, paths};
+use crate::{checkpoints, output, paths};
 
 /// Write the weights of a task, or of any arithmetic of tasks, as safetensors.
 #[derive(Args)]
@@ -55,7 +55,7 @@ impl Reconstruct {
             let basis = file.into_basis()?;
             Weights::task_vector(&basis, &basis.coefficients(&self.weights)?, &options)?
         } else {
-            let base = self.base.as_deref().map(Checkpoint::open).transpose()?;
+            let base = self.base.as_deref().map(checkpoints::open).transpose()?;
             let (base, basis) = file.base_and_basis(base)?;
             Weights::reconstruct(&base, &basis, &self.weights, &options)?
         };

@@ -182,8 +182,12 @@ impl Changes<'_> {
             self.tensors.insert(name.to_owned(), tensor);
             return Ok(());
         };
-        let tensor = if matches!(place, Place::Transposed(_)) { tensor.transposed()? } else { tensor };
         let whole = self.base.require(place.name())?;
+        let tensor = match place {
+            Place::Transposed(_) => tensor.transposed()?,
+            Place::Squeezed(..) => tensor.reshaped(whole.shape())?,
+            _ => tensor,
+        };
         let mut shape = whole.shape().to_vec();
         if let (Place::Third(..), Some(rows)) = (&place, shape.first_mut()) {
             *rows /= 3;
@@ -194,7 +198,9 @@ impl Changes<'_> {
                 .got(format_args!("{:?}", tensor.shape())));
         }
         match place {
-            Place::Whole(name) | Place::Transposed(name) => drop(self.tensors.insert(name, tensor)),
+            Place::Whole(name) | Place::Transposed(name) | Place::Squeezed(name, _) => {
+                self.tensors.insert(name, tensor);
+            }
             Place::Third(name, third) => {
                 let elements = tensor.to_f32()?;
                 let values = self.values(&name)?;

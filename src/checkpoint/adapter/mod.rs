@@ -14,6 +14,7 @@ mod merge;
 use std::path::PathBuf;
 
 use super::content::Content;
+use super::names::{Beside, Naming};
 use super::{Checkpoint, Format};
 use crate::error::{Error, ErrorKind, Result};
 use config::Config;
@@ -78,7 +79,7 @@ fn read(content: Content) -> Result<(Keys, Config)> {
 }
 
 fn whole(mut keys: Keys, config: &Config, path: PathBuf, format: Format) -> Result<Checkpoint> {
-    let base = Checkpoint::from_stored(path.clone(), format, std::mem::take(&mut keys.others))?;
+    let base = Checkpoint::from_stored(path.clone(), format, std::mem::take(&mut keys.others), None, Beside::LeaveOut)?;
     applied(keys, config, &base, path, format)
 }
 
@@ -88,5 +89,5 @@ fn applied(keys: Keys, config: &Config, base: &Checkpoint, path: PathBuf, format
     tensors.extend(changed);
     let unread = base.unread.clone();
     let file_bytes = std::fs::metadata(&path).map_or(0, |file| file.len());
-    Ok(Checkpoint { path, format, file_bytes, tensors, unread, parts: Vec::new() })
+    Ok(Checkpoint { path, format, file_bytes, tensors, unread, naming: Naming::default(), parts: Vec::new() })
 }

@@ -14,6 +14,11 @@ const MAX_DEPTH: usize = 64;
 /// some 100,000; a pickle whose nodes share each other could ask for any number.
 const BUDGET: usize = 16 << 20;
 
+/// Every tensor of the pickled object, by its whole path.
+pub(super) fn all(archive: &Archive) -> Result<Vec<(String, Stored)>> {
+    below(archive, archive.root())
+}
+
 pub(super) fn tensors(archive: &Archive) -> Result<Vec<(String, Stored)>> {
     let mut root = archive.root();
     for _ in 0..MAX_DEPTH {
@@ -22,6 +27,10 @@ pub(super) fn tensors(archive: &Archive) -> Result<Vec<(String, Stored)>> {
             None => break,
         }
     }
+    below(archive, root)
+}
+
+fn below(archive: &Archive, root: Node<'_>) -> Result<Vec<(String, Stored)>> {
     let mut walk = Walk { torchscript: archive.is_torchscript(), found: Vec::new(), name: String::new(), left: BUDGET };
     walk.visit(root, 0)?;
     Ok(walk.found)

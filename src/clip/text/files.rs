@@ -37,7 +37,18 @@ impl TextModel {
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) when the folder holds no weights, or several files of them;
     /// [`ErrorKind::Format`](crate::ErrorKind::Format) for a configuration that is no JSON.
     pub fn open(path: impl AsRef<Path>, hints: TextHints) -> Result<Self> {
-        let path = path.as_ref();
+        Self::open_with(path.as_ref(), hints, |file| Checkpoint::open(file))
+    }
+
+    /// As [`TextModel::open`], where `checkpoint` opens the file of weights.
+    ///
+    /// # Errors
+    /// As [`TextModel::open`], and what `checkpoint` gives.
+    pub fn open_with(
+        path: &Path,
+        hints: TextHints,
+        checkpoint: impl FnOnce(&Path) -> Result<Checkpoint>,
+    ) -> Result<Self> {
         let file = if path.is_dir() { weights_in(path)? } else { path.to_path_buf() };
         let is_published =
             path.is_dir() || file.file_name().is_some_and(|name| PUBLISHED.iter().any(|known| name == *known));
@@ -50,7 +61,7 @@ impl TextModel {
             heads: hints.heads.or(stated.heads),
             activation: hints.activation.or(stated.activation).unwrap_or_default(),
         };
-        Self::of(&Checkpoint::open(&file)?, hints)
+        Self::of(&checkpoint(&file)?, hints)
     }
 
     /// The text tower in a checkpoint.

@@ -14,6 +14,7 @@ use taskbasis::{
 use super::machine;
 use super::samples::time;
 use crate::args::{EncoderArgs, Session};
+use crate::checkpoints;
 use crate::output;
 
 /// The files of one family, and bundles of it with its vectors in other formats.
@@ -153,7 +154,7 @@ impl Family {
 
     /// The base, where it has a file of its own.
     pub fn open_base(&self) -> Result<Option<Checkpoint>> {
-        self.base.as_deref().map(Checkpoint::open).transpose()
+        self.base.as_deref().map(checkpoints::open).transpose()
     }
 
     /// The basis alone.

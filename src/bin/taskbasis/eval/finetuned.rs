@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use taskbasis::{Checkpoint, Error, Model, ModelOptions, Result, TaskExpr};
+use taskbasis::{Error, Model, ModelOptions, Result, TaskExpr};
 
 use super::data::Labelled;
 use super::{Bench, Eval};
+use crate::checkpoints::open_finetuned;
 use crate::family::NamedFile;
 use crate::output;
 use crate::tasks_dir::TasksDir;
@@ -50,7 +51,7 @@ impl Finetuned {
                 Error::not_found(format!("no fine-tuned checkpoint of task `{}`", val.task)).at(folder)
             })?;
             let options = ModelOptions { threads: eval.encoder.threads, ..ModelOptions::default() };
-            let model = Model::new(Checkpoint::open_tuned(path, base)?, None, &options)?;
+            let model = Model::new(open_finetuned(path, base)?, None, &options)?;
             let weights = model.weights(&TaskExpr::base())?;
             for (name, labelled) in [(format!("{}Val", val.task), val), (test.task.clone(), test)] {
                 accuracies.insert(name, bench.accuracy(&weights, labelled, &bar)?);

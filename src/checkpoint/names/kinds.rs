@@ -1,0 +1,55 @@
+//! What a file without a CLIP image tower holds instead, where its names say so.
+#![forbid(unsafe_code)]
+
+use super::towers::without_infixes;
+
+/// Something that is known by its names, and is no image tower of CLIP.
+struct Kind {
+    /// What some name has in it.
+    has: &'static [&'static str],
+    what: &'static str,
+}
+
+/// The first that has one of its marks is it.
+const KINDS: [Kind; 8] = [
+    Kind {
+        has: &[
+            "vision_model.head.probe",
+            "vision_model.head.attention.",
+            "vision_model.embeddings.patch_embedding.bias",
+            "attn_pool.latent",
+            "attn_pool.kv.",
+        ],
+        what: "a SigLIP tower, which pools by attention and has no class token: SigLIP is not read",
+    },
+    Kind {
+        has: &["layer_scale1.lambda1", ".ls1.gamma"],
+        what: "a DINOv2 tower, a vision transformer with layer scales: only CLIP's towers are read",
+    },
+    Kind {
+        has: &["embeddings.patch_embeddings.projection."],
+        what: "the transformers library's names of a vision transformer that is not CLIP's",
+    },
+    Kind {
+        has: &["patch_embed.proj.weight"],
+        what: "timm's names of a vision transformer that is not CLIP's: it has no norm before the blocks (norm_pre)",
+    },
+    Kind { has: &["layer1.0.conv1.weight"], what: "a ResNet: only CLIP's vision transformers are read" },
+    Kind { has: &[".lora_A.", ".lora_B."], what: "a LoRA adapter, not the model that it adapts" },
+    Kind { has: &["text_model.", "token_embedding.weight"], what: "a text tower alone" },
+    Kind { has: &["down_blocks.", "quant_conv."], what: "a part of a diffusion model" },
+];
+
+/// What a model with parameters of these names is, if it is known and no CLIP with an image tower.
+pub(super) fn known<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Option<&'static str> {
+    let has = |name: &str, mark: &str| {
+        let name = without_infixes(name);
+        match mark.strip_prefix('.') {
+            Some(_) => name.contains(mark),
+            // At the beginning of a module's or parameter's name.
+            None => name.match_indices(mark).any(|(at, _)| at == 0 || name.as_bytes()[at - 1] == b'.'),
+        }
+    };
+    let is = |kind: &&Kind| names.clone().any(|name| kind.has.iter().any(|mark| has(name, mark)));
+    KINDS.iter().find(is).map(|kind| kind.what)
+}

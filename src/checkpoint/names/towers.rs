@@ -1,0 +1,204 @@
+//! Finding the image tower among a file's tensors: under which prefix, and by whose names.
+//!
+//! Every class token is the anchor of a candidate; what else lies under its prefix says whether it is a whole tower.
+#![forbid(unsafe_code)]
+
+use std::borrow::Cow;
+
+/// Module names that wrappers of PyTorch put between others: `torch.compile`, FSDP, activation checkpointing,
+/// DataParallel. They say nothing about the model.
+const INFIXES: [&str; 5] = ["_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module", "module"];
+/// What precedes a tower in a file is at most so long: what is longer is not looked at, or a hostile file of long names
+/// could cost any amount of time.
+const MAX_PREFIX: usize = 256;
+/// More towers than this are not told apart.
+const MAX_CANDIDATES: usize = 16;
+
+/// By whose names a tower goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// open_clip's and OpenAI's: `visual.conv1.weight`.
+    OpenClip,
+    /// open_clip's tower alone: `conv1.weight`.
+    OpenClipBare,
+    /// The transformers library's: `vision_model.embeddings.class_embedding`.
+    Transformers,
+    /// The transformers library's tower alone: `embeddings.class_embedding`.
+    TransformersBare,
+    /// timm's: `cls_token`.
+    Timm,
+}
+
+impl Form {
+    /// What the names of the tower itself begin with, after the model's prefix.
+    pub(super) fn root(self) -> &'static str {
+        match self {
+            Self::OpenClip => "visual.",
+            Self::Transformers => "vision_model.",
+            Self::OpenClipBare | Self::TransformersBare | Self::Timm => "",
+        }
+    }
+
+    /// What the names of a tower's parts begin with, after its root: the patch embedding, the class token, the
+    /// positions, the first block, and the norms after and before the blocks.
+    fn parts(self) -> [&'static [&'static str]; 6] {
+        match self {
+            Self::OpenClip | Self::OpenClipBare => [
+                &["conv1.weight"],
+                &["class_embedding"],
+                &["positional_embedding"],
+                &["transformer.resblocks.0."],
+                &["ln_post."],
+                &["ln_pre."],
+            ],
+            Self::Transformers | Self::TransformersBare => [
+                &["embeddings.patch_embedding.weight"],
+                &["embeddings.class_embedding"],
+                &["embeddings.position_embedding.weight"],
+                &["encoder.layers.0."],
+                &["post_layernorm."],
+                &["pre_layrnorm.", "pre_layernorm."],
+            ],
+            Self::Timm => [
+                &["patch_embed.proj.weight"],
+                &["cls_token"],
+                &["pos_embed"],
+                &["blocks.0."],
+                &["norm.", "fc_norm."],
+                &["norm_pre."],
+            ],
+        }
+    }
+
+    /// The parts, a bit each, without which it is no tower of this form but something that has a name in common.
+    fn needed(self) -> u8 {
+        match self {
+            Self::OpenClip | Self::Transformers => 0,
+            Self::OpenClipBare | Self::TransformersBare => 0b00_0111,
+            // Other vision transformers of timm have no norm before the blocks.
+            Self::Timm => 0b10_0111,
+        }
+    }
+}
+
+/// A tower, or part of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Candidate<'a> {
+    /// What all names of the model begin with.
+    pub(super) prefix: &'a str,
+    pub(super) form: Form,
+    /// Which parts there are.
+    parts: u8,
+}
+
+impl<'a> Candidate<'a> {
+    const WHOLE: u8 = 0b11_1111;
+
+    fn new(prefix: &'a str, form: Form) -> Self {
+        Self { prefix, form, parts: 0 }
+    }
+
+    /// Whether it has a part of every kind.
+    pub(super) fn is_whole(&self) -> bool {
+        self.parts == Self::WHOLE
+    }
+
+    /// What the names of the tower itself begin with.
+    pub(super) fn root(&self) -> String {
+        format!("{}{}", self.prefix, self.form.root())
+    }
+
+    /// The name within the tower, without torch's infixes, of a tensor that lies in it.
+    pub(super) fn within(&self, name: &'a str) -> Option<Cow<'a, str>> {
+        match without_infixes(name.strip_prefix(self.prefix)?) {
+            Cow::Borrowed(name) => name.strip_prefix(self.form.root()).map(Cow::Borrowed),
+            Cow::Owned(name) => name.strip_prefix(self.form.root()).map(|name| Cow::Owned(name.to_owned())),
+        }
+    }
+
+    fn see(&mut self, name: &'a str) {
+        let Some(name) = self.within(name) else { return };
+        for (bit, starts) in self.form.parts().iter().enumerate() {
+            if starts.iter().any(|start| name.starts_with(start)) {
+                self.parts |= 1 << bit;
+            }
+        }
+    }
+}
+
+/// `name` without the infixes of torch's wrappers.
+pub(super) fn without_infixes(name: &str) -> Cow<'_, str> {
+    if !name.split('.').any(|segment| INFIXES.contains(&segment)) {
+        return Cow::Borrowed(name);
+    }
+    let kept: Vec<&str> = name.split('.').filter(|segment| !INFIXES.contains(segment)).collect();
+    Cow::Owned(kept.join("."))
+}
+
+/// The towers that have a class token, at most [`MAX_CANDIDATES`], in the order of the file.
+pub(super) fn candidates<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Vec<Candidate<'a>> {
+    let mut found: Vec<Candidate<'a>> = Vec::new();
+    for candidate in names.clone().filter_map(anchored) {
+        let is_new = !found.iter().any(|known| (known.prefix, known.form) == (candidate.prefix, candidate.form));
+        if is_new && found.len() < MAX_CANDIDATES {
+            found.push(candidate);
+        }
+    }
+    for name in names {
+        found.iter_mut().for_each(|candidate| candidate.see(name));
+    }
+    found.retain(|candidate| candidate.parts & candidate.form.needed() == candidate.form.needed());
+    found
+}
+
+/// The candidate whose class token this is.
+fn anchored(name: &str) -> Option<Candidate<'_>> {
+    if let Some(before) = before("cls_token", name) {
+        return (before.len() <= MAX_PREFIX).then(|| Candidate::new(before, Form::Timm));
+    }
+    let outer = before("class_embedding", name)?;
+    let (prefix, form) = match inner(outer, "embeddings") {
+        Some(outer) => match inner(outer, "vision_model") {
+            Some(prefix) => (prefix, Form::Transformers),
+            None => (outer, Form::TransformersBare),
+        },
+        None => match inner(outer, "visual") {
+            Some(prefix) => (prefix, Form::OpenClip),
+            None => (outer, Form::OpenClipBare),
+        },
+    };
+    (prefix.len() <= MAX_PREFIX).then(|| Candidate::new(prefix, form))
+}
+
+/// What is before `last`, the last module or parameter of `name`, its dot included.
+fn before<'a>(last: &str, name: &'a str) -> Option<&'a str> {
+    name.strip_suffix(last).filter(|before| before.is_empty() || before.ends_with('.'))
+}
+
+/// What is before the module `last`, with which `path` ends, but for torch's infixes.
+fn inner<'a>(path: &'a str, last: &str) -> Option<&'a str> {
+    let mut path = path;
+    loop {
+        let without_dot = path.strip_suffix('.')?;
+        match INFIXES.iter().find_map(|infix| before(infix, without_dot)) {
+            Some(rest) => path = rest,
+            None => return before(last, without_dot),
+        }
+    }
+}
+
+/// Where nothing has a class token: the distinct prefixes before what is an image tower's by its name alone, at most
+/// two, each with a name that has it.
+pub(super) fn marked<'a>(names: impl Iterator<Item = &'a str>) -> Vec<(&'a str, &'a str)> {
+    const ROOTS: [&str; 3] = ["visual.", "vision_model.", "visual_projection."];
+    let mut found: Vec<(&str, &str)> = Vec::new();
+    for name in names {
+        let places = std::iter::once(0).chain(name.match_indices('.').map(|(at, _)| at + 1));
+        let at = places.take_while(|at| *at <= MAX_PREFIX).find(|&at| ROOTS.iter().any(|r| name[at..].starts_with(r)));
+        let Some(at) = at else { continue };
+        if found.len() < 2 && !found.iter().any(|(prefix, _)| *prefix == &name[..at]) {
+            found.push((&name[..at], name));
+        }
+    }
+    found
+}
