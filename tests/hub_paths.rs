@@ -42,7 +42,7 @@ fn a_folder_has_the_same_checkpoint_on_the_hub_and_on_the_disk() {
         (&["zeroshot.safetensors", "zeroshot.pt"], Ok("zeroshot.safetensors")),
         (&["b.safetensors", "a.safetensors", "c.bin"], Err("several checkpoints: a.safetensors, b.safetensors, c.bin")),
         (&["b.bin", "a.pt"], Err("several checkpoints: a.pt, b.bin")),
-        (&["README.md"], Err("no checkpoint: no .safetensors, .bin, .pt or .pth")),
+        (&["README.md"], Err("no checkpoint: no .safetensors, .bin, .pt, .pth or .ckpt")),
     ] {
         let server = Server::start();
         let folder = tempfile::tempdir().unwrap();

@@ -15,6 +15,8 @@
 
 mod address;
 #[cfg(feature = "hub")]
+mod beside;
+#[cfg(feature = "hub")]
 mod cache;
 #[cfg(feature = "hub")]
 mod download;
@@ -52,7 +54,8 @@ use crate::error::Result;
 pub enum Wanted {
     /// The file or folder that it names.
     Path,
-    /// A checkpoint: of a folder, the one model file that is in it, as [`crate::checkpoint::choose`] decides.
+    /// A checkpoint: of a folder, the one model file that is in it, as [`crate::checkpoint::choose`] decides; with an
+    /// index come the files that it names, with an adapter its configuration.
     Checkpoint,
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::beside;
 use super::cache::{RepoCache, Whole};
 use super::download::Download;
 use super::http::Client;
@@ -110,11 +111,13 @@ impl Hub {
         if let Some(local) = self.cached(address, wanted) {
             return Ok(local);
         }
-        let address = match wanted {
-            Wanted::Path => address,
-            Wanted::Checkpoint => &self.checkpoint(address, listener)?,
-        };
-        Ok(self.pull(address, listener)?.local)
+        if wanted == Wanted::Path {
+            return Ok(self.pull(address, listener)?.local);
+        }
+        beside::check_whole(address)?;
+        let pulled = self.pull(&self.checkpoint(address, listener)?, listener)?;
+        self.pull_beside(&pulled, listener)?;
+        Ok(pulled.local)
     }
 
     /// Brings the file or folder that `address` names, as it is now, into the cache: what is missing of it, and nothing
@@ -260,7 +263,7 @@ impl Hub {
         let commit = cache.commit(address.revision())?;
         let local = cache.snapshot(&commit).join(address.path());
         if local.is_file() {
-            return Some(local);
+            return Some(local).filter(|local| wanted == Wanted::Path || beside::is_whole(local));
         }
         match wanted {
             Wanted::Path => (local.is_dir() && cache.whole(&commit, address.path()) == Whole::Yes).then_some(local),

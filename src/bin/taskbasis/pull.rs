@@ -55,7 +55,8 @@ impl Pull {
         let watch = Watch::new();
         if let Some(base) = &self.base {
             let address = hub.checkpoint(&self.revised(base)?, &watch.listener())?;
-            let pulled = hub.pull(&address, &watch.listener())?;
+            let mut pulled = hub.pull(&address, &watch.listener())?;
+            pulled.files.extend(hub.pull_beside(&pulled, &watch.listener())?);
             watch.finish();
             return show(&[pulled], as_json);
         }

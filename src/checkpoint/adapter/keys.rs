@@ -99,7 +99,7 @@ impl Keys {
             "lora_embedding_B" => (Role::B, true),
             "lora_magnitude_vector" => (Role::Magnitude, false),
             other => {
-                return Err(Error::unsupported("LoRA weights by names that are not PEFT's")
+                return Err(Error::unsupported("LoRA weights of a kind or by names that are not read")
                     .expected("lora_A, lora_B")
                     .got(format_args!("`{}`", suggest::clipped(other))));
             }

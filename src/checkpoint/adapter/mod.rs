@@ -11,10 +11,12 @@ mod config;
 mod keys;
 mod merge;
 
+use std::path::PathBuf;
+
 use super::content::Content;
 use super::names::Beside;
 use super::{Checkpoint, Format};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use config::Config;
 use keys::Keys;
 
@@ -38,13 +40,12 @@ pub(super) fn is_adapted(content: &Content) -> bool {
 /// beside it; [`ErrorKind::Format`](crate::ErrorKind::Format) for one that contradicts itself;
 /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where its modules are not `base`'s.
 pub(super) fn tuned(content: Content, base: &Checkpoint) -> Result<Checkpoint> {
-    let path = content.path.clone();
-    let config = Config::beside(&path)?;
-    let keys = Keys::read(content.stored).map_err(|error| error.at(&path))?;
+    let (path, format) = (content.path.clone(), content.format);
+    let (keys, config) = read(content)?;
     if keys.holds_base {
-        return whole(keys, &config, path, content.format);
+        return whole(keys, &config, path, format);
     }
-    applied(keys, &config, base, path, content.format)
+    applied(keys, &config, base, path, format)
 }
 
 /// The model in `content`, which holds base and adapter.
@@ -52,32 +53,38 @@ pub(super) fn tuned(content: Content, base: &Checkpoint) -> Result<Checkpoint> {
 /// # Errors
 /// As [`tuned`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for an adapter without its base.
 pub(super) fn unmerged(content: Content) -> Result<Checkpoint> {
-    let path = content.path.clone();
-    let config = Config::beside(&path);
-    // What an adapter lacks most is its base; but one of another kind is named as that first.
-    let keys = match (&config, Keys::read(content.stored)) {
-        (Err(error), Err(_)) if error.kind() == crate::ErrorKind::Unsupported => return Err(config?.no_model(&path)),
-        (_, keys) => keys.map_err(|error| error.at(&path))?,
-    };
+    let (path, format) = (content.path.clone(), content.format);
+    let (keys, config) = read(content)?;
     if !keys.holds_base {
-        return Err(config?.no_model(&path));
+        return Err(config.no_model(&path));
     }
-    whole(keys, &config?, path, content.format)
+    whole(keys, &config, path, format)
 }
 
-fn whole(mut keys: Keys, config: &Config, path: std::path::PathBuf, format: Format) -> Result<Checkpoint> {
+/// The names and the configuration; what kind of adapter it is comes before what is missing.
+fn read(content: Content) -> Result<(Keys, Config)> {
+    let config = Config::beside(&content.path);
+    if let Err(error) = config.as_ref()
+        && error.kind() != ErrorKind::NotFound
+    {
+        return Ok((Keys::default(), config?));
+    }
+    let keys = Keys::read(content.stored).map_err(|error| error.at(&content.path))?;
+    if keys.holds_base && keys.targets.is_empty() {
+        return Err(Error::unsupported("a PEFT model with an adapter of another kind than LoRA")
+            .at(&content.path)
+            .hint("Save what its merge_and_unload() gives"));
+    }
+    Ok((keys, config?))
+}
+
+fn whole(mut keys: Keys, config: &Config, path: PathBuf, format: Format) -> Result<Checkpoint> {
     let base = Checkpoint::from_stored(path.clone(), format, std::mem::take(&mut keys.others), None, Beside::LeaveOut)?;
     applied(keys, config, &base, path, format)
 }
 
-fn applied(
-    keys: Keys,
-    config: &Config,
-    base: &Checkpoint,
-    path: std::path::PathBuf,
-    format: Format,
-) -> Result<Checkpoint> {
-    let changed = merge::changed(keys, config, base).map_err(|error: Error| error.at(&path))?;
+fn applied(keys: Keys, config: &Config, base: &Checkpoint, path: PathBuf, format: Format) -> Result<Checkpoint> {
+    let changed = merge::changed(keys, config, base).map_err(|error| error.at(&path))?;
     let mut tensors = base.tensors.clone();
     tensors.extend(changed);
     let unread = base.unread.clone();
