@@ -15,6 +15,8 @@
 
 mod address;
 #[cfg(feature = "hub")]
+mod beside;
+#[cfg(feature = "hub")]
 mod cache;
 #[cfg(feature = "hub")]
 mod download;
@@ -54,6 +56,8 @@ pub enum Wanted {
     Path,
     /// A checkpoint: of a folder, the one model file that is in it, as [`crate::checkpoint::choose`] decides.
     Checkpoint,
+    /// A checkpoint as for [`Wanted::Checkpoint`], together with the configurations beside it.
+    Base,
 }
 
 /// `path` itself, or, where it begins with `hf://`, the local copy of what it names: the cached one, which costs no
