@@ -130,7 +130,7 @@ pub unsafe extern "C" fn tb_basis_open(
                 false => Some(Arc::clone(model(options.share_cache)?.cache())),
             };
             let path = path.map(|path| hub::local(Path::new(path), Wanted::Path)).transpose()?;
-            let base = base.map(|base| hub::local(Path::new(base), Wanted::Checkpoint)).transpose()?;
+            let base = base.map(|base| hub::local(Path::new(base), Wanted::Base)).transpose()?;
             out.set(handle::into_raw::<tb_basis>(open(
                 path.as_deref(),
                 base.as_deref().map(|base| (base, prefix)),

@@ -11,7 +11,7 @@ use super::handle::{self, Handle, Info, Out, Versioned};
 use super::logging::log_level;
 use super::runs::Runs;
 use super::tower;
-use crate::clip::{Arch, Preprocess};
+use crate::clip::{Arch, Preprocess, TowerConfig};
 use crate::encoder::{Encoder, EncoderOptions, Promotion, Provider, Runtime, SelfTest, TensorRtOptions, WeightsOn};
 use crate::error::{Error, Result};
 use crate::hub::{self, Wanted};
@@ -295,7 +295,7 @@ pub unsafe extern "C" fn tb_encoder_create(
             // What is wrong with the device shows now, and the first call need not wait for it.
             encoder.if_whole().map(|encoder| encoder.device_model(model)).transpose()?;
             out.set(handle::into_raw::<tb_encoder>(OpenEncoder {
-                assumed: tower.assumed().as_deref().map(handle::c_text),
+                assumed: all_assumed(&tower).as_deref().map(handle::c_text),
                 preprocess: tower.preprocess,
                 onnxruntime_path: handle::c_text(&encoder.runtime().path().to_string_lossy()),
                 onnxruntime_version: handle::c_text(encoder.runtime().version()),
@@ -319,6 +319,12 @@ fn bound(graph: &str, map: Option<&str>, model: &Model) -> Result<BoundGraph> {
             BoundGraph::with_map(file, GraphMap::open(&map)?, model.base(), model.basis()).map_err(|e| e.at(&map))
         }
     }
+}
+
+/// What was assumed of the architecture, and of images.
+fn all_assumed(tower: &TowerConfig) -> Option<String> {
+    let all: Vec<String> = tower.assumed().into_iter().chain(tower.assumed_images()).collect();
+    (!all.is_empty()).then(|| all.join(". "))
 }
 
 fn positive(number: u32) -> Option<usize> {

@@ -357,12 +357,7 @@ mod tests {
 
     #[test]
     fn nothing_is_silently_ignored() {
-        for extra in [
-            "visual.transformer.resblocks.1.ls_1.gamma",
-            "visual.transformer.resblocks.1.attn.out_proj.scale",
-            "visual.conv1.bias",
-            "visual.pool.query",
-        ] {
+        for extra in ["visual.transformer.resblocks.1.attn.out_proj.scale", "visual.conv1.bias", "visual.pool.query"] {
             let message = error(|parameters| parameters.push((extra.into(), vec![128])));
             assert!(message.contains(extra) && message.contains("not use"), "{message}");
         }
@@ -376,6 +371,9 @@ mod tests {
         assert!(
             error(|parameters| parameters.push(("visual.layer1.0.conv1.weight".into(), vec![1]))).contains("ResNet")
         );
+        for (name, feature) in [("transformer.resblocks.1.ls_1.gamma", "LayerScale"), ("attn_pool.query", "pooling")] {
+            assert!(error(|all| all.push((format!("{PREFIX}{name}"), vec![128]))).contains(feature));
+        }
     }
 
     #[test]

@@ -19,6 +19,8 @@ mod beside;
 #[cfg(feature = "hub")]
 mod cache;
 #[cfg(feature = "hub")]
+mod configs;
+#[cfg(feature = "hub")]
 mod download;
 #[cfg(feature = "hub")]
 mod expand;
@@ -57,6 +59,8 @@ pub enum Wanted {
     /// A checkpoint: of a folder, the one model file that is in it, as [`crate::checkpoint::choose`] decides; with an
     /// index come the files that it names, with an adapter its configuration.
     Checkpoint,
+    /// A checkpoint as for [`Wanted::Checkpoint`], together with the configurations beside it.
+    Base,
 }
 
 /// `path` itself, or, where it begins with `hf://`, the local copy of what it names: the cached one, which costs no

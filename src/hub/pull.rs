@@ -106,8 +106,13 @@ impl Hub {
     /// where it was when it was pulled.
     ///
     /// # Errors
-    /// As [`Hub::pull`] and, for [`Wanted::Checkpoint`], [`Hub::checkpoint`].
+    /// As [`Hub::pull`] and, but for [`Wanted::Path`], [`Hub::checkpoint`].
     pub fn resolve(&self, address: &HubPath, wanted: Wanted, listener: &dyn Fn(HubEvent<'_>)) -> Result<PathBuf> {
+        if wanted == Wanted::Base {
+            let local = self.resolve(address, Wanted::Checkpoint, listener)?;
+            self.bring_configs(&local, listener);
+            return Ok(local);
+        }
         if let Some(local) = self.cached(address, wanted) {
             return Ok(local);
         }
@@ -118,6 +123,14 @@ impl Hub {
         let pulled = self.pull(&self.checkpoint(address, listener)?, listener)?;
         self.pull_beside(&pulled, listener)?;
         Ok(pulled.local)
+    }
+
+    pub(super) fn cache_folder(&self) -> &Path {
+        &self.options.cache
+    }
+
+    pub(super) fn is_offline(&self) -> bool {
+        self.options.offline
     }
 
     /// Brings the file or folder that `address` names, as it is now, into the cache: what is missing of it, and nothing
@@ -268,7 +281,7 @@ impl Hub {
         match wanted {
             Wanted::Path => (local.is_dir() && cache.whole(&commit, address.path()) == Whole::Yes).then_some(local),
             // The Hub may have a better one than the cache, except than the best.
-            Wanted::Checkpoint => Some(local.join(choose::PUBLISHED[0])).filter(|best| best.is_file()),
+            Wanted::Checkpoint | Wanted::Base => Some(local.join(choose::PUBLISHED[0])).filter(|best| best.is_file()),
         }
     }
 

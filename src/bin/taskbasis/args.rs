@@ -224,6 +224,12 @@ impl EncoderArgs {
         self.tower(session).map(|tower| tower.preprocess.clone())
     }
 
+    /// Says what is assumed of image files, where there are some.
+    pub fn tell_images(&self, session: &Session) -> Result<()> {
+        self.tower(session)?.assumed_images().iter().for_each(|note| output::note(note));
+        Ok(())
+    }
+
     /// What shapes do not tell: as asked for, else as the bundle or a configuration says. What the user should know of
     /// it is told once.
     pub fn tower<'s>(&self, session: &'s Session) -> Result<&'s TowerConfig> {
@@ -323,7 +329,7 @@ impl EncoderArgs {
 
 /// Says what the user should know of a tower.
 pub fn tell(tower: &TowerConfig) {
-    tower.notes.iter().for_each(|note| output::note(note));
+    tower.notes.iter().chain(&tower.assumed()).for_each(|note| output::note(note));
 }
 
 /// The built graph is as good as optimising makes it.

@@ -46,6 +46,9 @@ impl Embed {
         let session = self.model.open(self.encoder.threads)?;
         let encoder = self.encoder.of_task(&session, &self.weights, self.streamed)?;
         let input = Input::open(&self.input, &self.files, self.encoder.preprocess(&session)?)?;
+        if input.files().is_some() {
+            self.encoder.tell_images(&session)?;
+        }
         check_output(&self.output, &[])?;
         encoder.prepare()?;
 

@@ -2,19 +2,17 @@
 
 use std::cell::RefCell;
 use std::ffi::OsString;
-use std::path::Path;
 
 use indicatif::ProgressBar;
-use taskbasis::clip::text::files::CONFIGS;
 use taskbasis::hub::{Hub, HubEvent, HubOptions, HubPath, Wanted};
-use taskbasis::{Error, ErrorKind, Result};
+use taskbasis::{Error, Result};
 
 use crate::{output, paths};
 
 /// Flags whose folders on the Hub mean the checkpoint that is in them.
-const CHECKPOINTS: [&str; 3] = ["--base", "--task", TEXT_MODEL];
-/// The checkpoint that is read together with the configuration beside it.
-const TEXT_MODEL: &str = "--text-model";
+const CHECKPOINTS: [&str; 1] = ["--task"];
+/// Those of which the configurations beside the checkpoint are read too.
+const BASES: [&str; 2] = ["--base", "--text-model"];
 
 /// The arguments of the program with every path of the Hub replaced by that of its local copy; `None` where there is
 /// none. `pull` is about such paths, and keeps them.
@@ -32,7 +30,11 @@ pub fn localized(arguments: impl Iterator<Item = OsString>) -> Result<Option<Vec
             return Err(Error::unsupported("nothing can be written to the Hub").at(&address));
         }
         // Only a task's `--task NAME=…` is a checkpoint; where it is a name alone, there is no address in it.
-        let wanted = if CHECKPOINTS.contains(&flag.as_str()) { Wanted::Checkpoint } else { Wanted::Path };
+        let wanted = match flag.as_str() {
+            flag if BASES.contains(&flag) => Wanted::Base,
+            flag if CHECKPOINTS.contains(&flag) => Wanted::Checkpoint,
+            _ => Wanted::Path,
+        };
         if hub.is_none() {
             hub = Some(Hub::new(HubOptions::from_env()?)?);
         }
@@ -40,37 +42,12 @@ pub fn localized(arguments: impl Iterator<Item = OsString>) -> Result<Option<Vec
         let address: HubPath = address.parse()?;
         let watch = Watch::new();
         let local = hub.resolve(&address, wanted, &watch.listener())?;
-        if flag == TEXT_MODEL {
-            configuration(hub, &address, &local, &watch)?;
-        }
         watch.finish();
         let mut argument = OsString::from(before);
         argument.push(local);
         arguments[i] = argument;
     }
     Ok(hub.map(|_| arguments))
-}
-
-/// Brings what lies beside the checkpoint at `local`, which `address` led to, and says what its shapes do not.
-fn configuration(hub: &Hub, address: &HubPath, local: &Path, watch: &Watch) -> Result<()> {
-    let Some(folder) = local.parent() else { return Ok(()) };
-    let beside = match local.file_name().and_then(|name| name.to_str()) {
-        // The file itself was named.
-        Some(name) if address.path() == name => "",
-        Some(name) => address.path().strip_suffix(&format!("/{name}")).unwrap_or(address.path()),
-        None => return Ok(()),
-    };
-    for name in CONFIGS {
-        let path = if beside.is_empty() { name.to_owned() } else { format!("{beside}/{name}") };
-        match hub.resolve(&address.with_path(&path)?, Wanted::Path, &watch.listener()) {
-            Ok(_) => return Ok(()),
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    let names = CONFIGS.join(" or ");
-    watch.say(&format!("{}: no {names}: heads and activation are the usual ones, or as asked for", folder.display()));
-    Ok(())
 }
 
 /// Of `hf://…`, `--base=hf://…`, `NAME=hf://…` and `--task=NAME=hf://…`, after `previous`: the flag that it is for,

@@ -76,7 +76,7 @@ impl Input {
     }
 
     /// The files, where the images are files.
-    fn files(&self) -> Option<&[PathBuf]> {
+    pub fn files(&self) -> Option<&[PathBuf]> {
         match self {
             Self::Pixels { .. } => None,
             Self::Files { files, .. } => Some(files),

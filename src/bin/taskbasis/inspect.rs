@@ -247,10 +247,7 @@ fn tower_json(tower: &TowerConfig) -> Value {
 fn tower_text(tower: &TowerConfig) -> String {
     let rows = tower.values.iter();
     let rows = rows.map(|value| format!("\n  {:<11} {} ({})", value.property.name(), value.value, value.origin));
-    // What was assumed is in the rows.
-    let assumed = tower.assumed();
-    let notes = tower.notes.iter().filter(|note| Some(*note) != assumed.as_ref());
-    let notes = notes.map(|note| format!("\n  note: {note}"));
+    let notes = tower.notes.iter().map(|note| format!("\n  note: {note}"));
     format!("{}{}{}", tower.arch, rows.collect::<String>(), notes.collect::<String>())
 }
 

@@ -195,6 +195,7 @@ impl Pack {
 
         let tower = TowerConfig::read(&base, &self.encoder.tower.options(false))?;
         tell(&tower);
+        tower.assumed_images().iter().for_each(|note| output::note(note));
         let mut packer = Packer::of_tower(&base, &basis, &tower)?;
         packer.base_format(self.base_format.into()).threads(self.encoder.threads).lambdas(self.lambdas()?);
         for task in self.tasks_with_heads()? {

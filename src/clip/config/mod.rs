@@ -2,7 +2,7 @@
 //!
 //! Heads, activation, epsilon, pooling and the preparation of images come, in this order, from what the caller asks
 //! for, the bundle, the configurations beside the weights ([`CONFIGS`]), and the published towers of that shape. What is
-//! still open then is assumed to be OpenAI's, and said ([`TowerConfig::notes`]); each value knows its [`Origin`].
+//! still open then is assumed to be OpenAI's, and said ([`TowerConfig::assumed`]); each value knows its [`Origin`].
 #![forbid(unsafe_code)]
 
 mod files;
@@ -161,8 +161,8 @@ pub struct TowerConfig {
     pub preprocess: Preprocess,
     /// Where each value that shapes do not tell came from.
     pub values: Vec<TowerValue>,
-    /// What the user should know: sentences without a full stop. Empty where everything was told, and nothing
-    /// contradicted.
+    /// What was told twice, and differently, or passed over: sentences without a full stop.
+    /// [`TowerConfig::assumed`] and [`TowerConfig::assumed_images`] say what was told by nothing.
     pub notes: Vec<String>,
 }
 
@@ -229,34 +229,42 @@ impl TowerConfig {
         self.values.iter().find(|value| value.property == property).map(|value| &value.origin)
     }
 
-    /// What was assumed, as a sentence without a full stop that says which options settle it; `None` where nothing was.
+    /// What was assumed of the architecture, as a sentence without a full stop that says which options settle it; `None`
+    /// where nothing was.
     pub fn assumed(&self) -> Option<String> {
-        assumed(&self.values)
+        let open: Vec<String> = self
+            .open()
+            .filter(|value| !value.property.is_of_images())
+            .map(|value| format!("{} {} ({})", value.property.name(), value.value, value.property.option()))
+            .collect();
+        (!open.is_empty()).then(|| {
+            let open = open.join(", ");
+            format!("no configuration beside the weights says what their shapes do not; assumed: {open}")
+        })
     }
 
-    /// Hands the notes to the log.
+    /// What was assumed of the preparation of images, as [`TowerConfig::assumed`] says it.
+    pub fn assumed_images(&self) -> Option<String> {
+        let open: Vec<&str> =
+            self.open().filter(|value| value.property.is_of_images()).map(|value| value.property.option()).collect();
+        (!open.is_empty()).then(|| {
+            let options = open.join(", ");
+            format!(
+                "no configuration beside the weights says how images are prepared; assumed: as OpenAI's ({options})"
+            )
+        })
+    }
+
+    fn open(&self) -> impl Iterator<Item = &TowerValue> {
+        self.values.iter().filter(|value| value.origin == Origin::Assumed)
+    }
+
+    /// Hands everything that the user should know to the log.
     pub fn log(&self) {
-        for note in &self.notes {
+        for note in self.notes.iter().chain(&self.assumed()).chain(&self.assumed_images()) {
             tracing::warn!("{note}");
         }
     }
-}
-
-/// The sentence for what is assumed among `values`.
-fn assumed(values: &[TowerValue]) -> Option<String> {
-    let open = || values.iter().filter(|value| value.origin == Origin::Assumed);
-    let mut parts: Vec<String> = open()
-        .filter(|value| !value.property.is_of_images())
-        .map(|value| format!("{} {} ({})", value.property.name(), value.value, value.property.option()))
-        .collect();
-    let of_images: Vec<&str> =
-        open().filter(|value| value.property.is_of_images()).map(|value| value.property.option()).collect();
-    if !of_images.is_empty() {
-        parts.push(format!("images as OpenAI's ({})", of_images.join(", ")));
-    }
-    (!parts.is_empty()).then(|| {
-        format!("no configuration beside the weights says what their shapes do not; assumed: {}", parts.join(", "))
-    })
 }
 
 /// What the shapes tell. Heads, activation, epsilon and pooling of it mean nothing.

@@ -2,8 +2,8 @@
 
 use std::fmt::{self, Display};
 
+use super::table;
 use super::{Arch, ImageHints, Origin, Property, Result, TowerConfig, TowerOptions, TowerValue, Variant};
-use super::{assumed, table};
 use crate::clip::arch::{ArchHints, Epsilon, Pooling};
 use crate::clip::preprocess::{CLIP_MEAN, CLIP_STD, Interpolation, ResizeMode};
 
@@ -74,7 +74,6 @@ impl Resolver {
             self.values.clear();
         }
         let preprocess = self.images().preprocess(arch.image_size())?;
-        self.notes.extend(assumed(&self.values));
         Ok(TowerConfig { arch, preprocess, values: self.values, notes: self.notes })
     }
 

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::files;
 use super::stated::Extent;
-use super::{ConfigSource, Origin, Property, Result, TowerValue, assumed};
-use crate::clip::arch::{Activation, ArchHints, Epsilon};
+use super::{ConfigSource, Result};
+use crate::clip::arch::{Activation, ArchHints};
 use crate::clip::table::{self, by_width};
 use crate::clip::text::TextArch;
 
@@ -39,17 +39,16 @@ pub(crate) fn text_hints(weights: &Path, asked: ArchHints, shape: &TextArch) -> 
         }
         known = known.or(says.hints);
     }
-    let value = |property, value: String| TowerValue { property, value, origin: Origin::Assumed };
     let mut open = Vec::new();
     if known.activation.is_none() {
-        open.push(value(Property::Activation, Activation::default().to_string()));
+        open.push(format!("activation {} (--activation)", Activation::default()));
     }
     if known.heads.is_none() && !table::is_published_text(shape.width) {
-        open.push(value(Property::Heads, by_width(shape.width).unwrap_or(1).to_string()));
+        open.push(format!("heads {} (--heads-count)", by_width(shape.width).unwrap_or(1)));
     }
-    if known.norm_epsilon.is_none() {
-        known.norm_epsilon = Some(Epsilon::USUAL);
+    if !open.is_empty() {
+        let open = open.join(", ");
+        notes.push(format!("no configuration beside the weights says what their shapes do not; assumed: {open}"));
     }
-    notes.extend(assumed(&open));
     Ok((known, notes))
 }

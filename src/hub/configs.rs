@@ -1,0 +1,58 @@
+//! The configurations that lie beside a checkpoint on the Hub: small files that say what its shapes do not.
+
+use std::fs;
+use std::path::{Component, Path};
+
+use super::{Hub, HubEvent, HubPath};
+use crate::clip::config::CONFIGS;
+use crate::error::ErrorKind;
+
+impl Hub {
+    /// Brings the configurations ([`CONFIGS`]) beside the checkpoint at `local`, a file in a snapshot of the cache, of
+    /// the same commit. Those that the cache has, or is known to lack, cost no request; where the Hub cannot be asked,
+    /// the checkpoint is used without them, and what they would have told is said to be assumed.
+    pub(super) fn bring_configs(&self, local: &Path, listener: &dyn Fn(HubEvent<'_>)) {
+        let Some((repo, commit, folder)) = self.place(local) else { return };
+        let absent = self.cache_folder().join(format!("models--{}", repo.replace('/', "--"))).join(".no_exist");
+        for name in CONFIGS {
+            // As Python's client notes what a commit does not have.
+            let path = if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
+            let marker = absent.join(&commit).join(&path);
+            if local.with_file_name(name).is_file() || marker.exists() || self.is_offline() {
+                continue;
+            }
+            let Ok(address) = HubPath::new(&repo, Some(&commit), &path) else { return };
+            match self.pull(&address, listener) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    // A cache that may not be written is asked again the next time.
+                    let made = marker.parent().is_some_and(|folder| fs::create_dir_all(folder).is_ok());
+                    let _noted = made && fs::write(&marker, []).is_ok();
+                }
+                Err(error) => {
+                    tracing::warn!("{}: the configuration beside it cannot be had: {error}", local.display());
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Repository, commit, and folder within the repository of a file in a snapshot of this cache.
+    fn place(&self, local: &Path) -> Option<(String, String, String)> {
+        let inner = local.strip_prefix(self.cache_folder()).ok()?;
+        let parts: Option<Vec<&str>> = inner
+            .components()
+            .map(|part| match part {
+                Component::Normal(name) => name.to_str(),
+                _ => None,
+            })
+            .collect();
+        match parts?.as_slice() {
+            [repo, "snapshots", commit, folders @ .., _] => {
+                let repo = repo.strip_prefix("models--")?.replacen("--", "/", 1);
+                Some((repo, (*commit).to_owned(), folders.join("/")))
+            }
+            _ => None,
+        }
+    }
+}
