@@ -1,3 +1,5 @@
+mod formats;
+
 use ::png::{BitDepth, ColorType, Encoder};
 
 use super::*;
@@ -87,7 +89,8 @@ fn what_is_no_whole_image_is_refused() {
         (&good[..20], Format),
         (&flipped, Format),
         (b"\xff\xd8\xff\xe0", Format),
-        (b"GIF89a", Unsupported),
+        (b"GIF89a", Format),
+        (b"abc", Unsupported),
         (b"", Format),
     ] {
         let error = preprocess.encoded(bytes, &mut out).unwrap_err();
