@@ -184,7 +184,7 @@ pub(super) fn nearest(input: usize, output: usize, kept: Range<usize>) -> Vec<us
 }
 
 /// a·b/255, rounded, for 8-bit values.
-fn multiply(a: u8, b: u8) -> u8 {
+pub(super) fn multiply(a: u8, b: u8) -> u8 {
     let product = u32::from(a) * u32::from(b) + 128;
     (((product >> 8) + product) >> 8) as u8
 }

@@ -142,3 +142,80 @@ fn a_batch_is_its_images_one_after_another() {
     assert!(message.starts_with("images[2]: ") && message.contains("at least 99"), "{message}");
     assert!(preprocess.images(&images, 4).is_err());
 }
+
+/// 5×3 pixels of grey.
+const FIFTEEN: [u8; 15] = [0, 37, 74, 111, 148, 185, 222, 3, 40, 77, 114, 151, 188, 225, 6];
+
+/// The red values of what becomes of [`FIFTEEN`], in 8 bits again.
+fn reds(preprocess: Preprocess) -> Vec<u8> {
+    let preprocess = preprocess.with_mean_std([0.0; 3], [1.0 / 255.0; 3]).unwrap();
+    let mut out = vec![f32::NAN; preprocess.len()];
+    preprocess.pixels(Pixels::packed(&FIFTEEN, 5, 3, PixelFormat::Gray8), &mut out).unwrap();
+    out[..out.len() / 3].iter().map(|value| value.round() as u8).collect()
+}
+
+/// The values are those of Pillow 12.2, and so are the next test's.
+#[test]
+fn every_mode_is_open_clips() {
+    use ResizeMode::{Longest, Shortest, Squash};
+    for (mode, edge, expected) in [
+        (Shortest, 4, [15, 57, 94, 126, 159, 72, 18, 69, 210, 122, 74, 94, 135, 177, 227, 186]),
+        (Shortest, 6, [72, 58, 63, 83, 151, 41, 4, 28, 184, 74, 39, 66, 167, 153, 163, 193]),
+        (Squash, 4, [0, 46, 102, 147, 135, 102, 30, 100, 186, 152, 84, 58, 115, 165, 231, 48]),
+        (Squash, 6, [66, 63, 67, 106, 190, 77, 5, 58, 223, 110, 42, 74, 161, 158, 173, 153]),
+        (Longest, 4, [7, 7, 7, 7, 78, 79, 60, 119, 156, 158, 144, 54, 7, 7, 7, 7]),
+        (Longest, 6, [15, 57, 94, 126, 159, 72, 18, 69, 210, 122, 74, 94, 135, 177, 227, 186]),
+    ] {
+        let preprocess = Preprocess::new(4).unwrap().with_resize(mode).with_edge(edge).unwrap().with_fill(7);
+        assert_eq!((preprocess.resize(), preprocess.edge(), preprocess.fill()), (mode, edge, 7));
+        assert_eq!(reds(preprocess), expected, "{mode} {edge}");
+    }
+}
+
+#[test]
+fn every_interpolation_is_pillows() {
+    use Interpolation::{Bicubic, Bilinear, Box, Hamming, Lanczos, Nearest};
+    for (interpolation, expected) in [
+        (Nearest, [0, 37, 111, 148, 185, 222, 40, 77, 185, 222, 40, 77, 114, 151, 225, 6]),
+        (Lanczos, [0, 44, 110, 147, 139, 98, 10, 110, 202, 159, 81, 58, 108, 161, 244, 49]),
+        (Bilinear, [9, 52, 96, 139, 125, 101, 52, 95, 167, 144, 94, 65, 123, 166, 210, 61]),
+        (Bicubic, [0, 46, 102, 147, 135, 102, 30, 100, 186, 152, 84, 58, 115, 165, 231, 48]),
+        (Box, [0, 56, 111, 148, 185, 113, 40, 77, 185, 113, 40, 77, 114, 170, 225, 6]),
+        (Hamming, [3, 49, 99, 145, 145, 126, 45, 91, 171, 153, 71, 63, 117, 163, 213, 26]),
+    ] {
+        let preprocess = Preprocess::new(4).unwrap().with_resize(ResizeMode::Squash).with_interpolation(interpolation);
+        assert_eq!(reds(preprocess), expected, "{interpolation}");
+        let name = serde_json::to_string(&interpolation).unwrap();
+        assert_eq!(name, format!("\"{interpolation}\""), "configs and bundles have these names");
+    }
+}
+
+#[test]
+fn what_is_left_free_is_filled() {
+    let longest = Preprocess::new(4).unwrap().with_resize(ResizeMode::Longest);
+    let longest = longest.with_mean_std([0.0; 3], [1.0 / 255.0; 3]).unwrap();
+    let ends = |pixels, fill| {
+        let mut out = vec![f32::NAN; 48];
+        longest.clone().with_fill(fill).pixels(pixels, &mut out).unwrap();
+        [0, 16, 32].map(|plane| out[plane].round() as u8)
+    };
+    let line = [9; 16];
+    assert_eq!(ends(Pixels::packed(&line[..4], 4, 1, PixelFormat::Gray8), 5), [5; 3]);
+    assert_eq!(ends(Pixels::packed(&line, 4, 1, PixelFormat::Rgba8), 5), [5; 3]);
+    assert_eq!(ends(Pixels::packed(&line, 4, 1, PixelFormat::Cmyk8), 0), [255; 3], "no ink is white");
+    // An image that is all but a line has no pixel left on its shorter side.
+    let error = longest.pixels(Pixels::packed(&[0; 9], 9, 1, PixelFormat::Gray8), &mut [0.0; 48]).unwrap_err();
+    assert!(error.to_string().contains("too elongated"), "{error}");
+    assert!(Preprocess::new(4).unwrap().with_edge(0).is_err() && Preprocess::new(4).unwrap().with_edge(8193).is_err());
+}
+
+#[test]
+fn names_of_image_files() {
+    use std::path::Path;
+    for name in ["a.png", "b.JPG", "c.jpeg", "d.WebP", "e.tiff", "f.pgm", "folder.x/g.bmp"] {
+        assert!(is_image_name(Path::new(name)), "{name}");
+    }
+    for name in ["png", ".png", "a.txt", "a.png.part", "a.", "a.heic"] {
+        assert!(!is_image_name(Path::new(name)), "{name}");
+    }
+}
