@@ -104,8 +104,11 @@ fn look_below(path: &Path, name: &str, depth: usize, looked: &mut usize, sets: &
 
 /// The one set that there is, that `part` names, or that is called like the task.
 fn chosen(task: &str, path: &Path, mut sets: Vec<Set>, part: Option<&str>) -> Result<Set> {
-    let wanted = part.unwrap_or(task);
-    let named: Vec<usize> = (0..sets.len()).filter(|&i| is_called(&sets[i].name, wanted)).collect();
+    let is_meant = |set: &Set| match part {
+        Some(part) => is_called(&set.name, part),
+        None => set.name.split('/').any(|folder| folder.eq_ignore_ascii_case(task)),
+    };
+    let named: Vec<usize> = (0..sets.len()).filter(|&i| is_meant(&sets[i])).collect();
     match (&*named, part, sets.len()) {
         (&[one], _, _) => Ok(sets.swap_remove(one)),
         (_, None, 1) => Ok(sets.swap_remove(0)),
