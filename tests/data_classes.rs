@@ -135,6 +135,7 @@ fn missing_and_empty_folders_are_told_by_name() {
         "folders without images that are no class of the head: `annotations`",
         "1 images beside the class folders",
         "1 images in subfolders of class folders",
+        "1 files in class folders were not read, as their names are no images': a.xml",
         "unlabelled: not read",
     ] {
         assert!(remarks.contains(part), "`{part}` is not in: {remarks}");

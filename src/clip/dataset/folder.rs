@@ -5,7 +5,8 @@ use std::path::Path;
 
 use super::split::Split;
 use super::{cifar, classes, gtsrb, idx, stl10, svhn};
-use crate::clip::image_files::{is_image, name_of, subfolders, visible};
+use crate::clip::image_files::{name_of, subfolders, visible};
+use crate::clip::preprocess::is_image_name;
 use crate::error::{Error, Result};
 use crate::suggest::unknown;
 
@@ -149,7 +150,7 @@ fn nothing_known(path: &Path) -> Result<Error> {
         .at(path)
         .expected("a folder per class (SPLIT/CLASS/*.png or CLASS/*.png), or a data set's files as distributed")
         .got(got);
-    let images = there.iter().any(|path| is_image(path));
+    let images = there.iter().any(|path| is_image_name(path));
     Ok(match there.iter().find_map(|path| hint_for(&name_of(path))) {
         Some(hint) => error.hint(hint),
         None if images => error.hint("The images lie in no class folder, so that nothing says what they show"),
@@ -168,7 +169,7 @@ fn hint_for(name: &str) -> Option<&'static str> {
     } else if ends(&[".tfrecord"]) || name.contains(".tfrecord-") {
         Some("TFRecord files are not read: write each image to a folder named after its class")
     } else if ends(&[".h5", ".hdf5"]) {
-        Some("HDF5 files are not read: write images and labels to a safetensors file, TASK/SPLIT/images and …/labels")
+        Some("HDF5 files are not read: docs/files.md has the command that makes PCAM's a safetensors file")
     } else if ends(&[".npz", ".npy"]) {
         Some("NumPy files are not read: write images and labels to a safetensors file, TASK/SPLIT/images and …/labels")
     } else {

@@ -1,7 +1,7 @@
 //! Resizing as Pillow resizes 8-bit images, to the bit, and only as much of it as the crop keeps.
 //!
-//! The filter is the bicubic one with a = −0.5, widened by the scale where the image shrinks (antialiasing). Its
-//! weights are computed in f64, normalised and rounded to fixed point with 22 fractional bits; the horizontal pass
+//! The filter, by default the bicubic one with a = −0.5, is widened by the scale where the image shrinks
+//! (antialiasing). Its weights are computed in f64, normalised and rounded to fixed point with 22 fractional bits; the horizontal pass
 //! comes first; both passes round to 8 bits. Each of these choices moves bits: `fast_image_resize`, with 16-bit
 //! weights and the vertical pass first, gives 8 to 24 % of the values one level away, and more at hard edges. Hence
 //! our own arithmetic.
@@ -9,8 +9,10 @@
 //! vertical pass first where that is cheaper, mostly in tall images; models from before it never saw that.
 #![forbid(unsafe_code)]
 
+use std::f64::consts::PI;
 use std::ops::Range;
 
+use super::resize::Interpolation;
 use crate::error::Result;
 use crate::tensor::try_zeroed;
 
@@ -18,8 +20,51 @@ use crate::tensor::try_zeroed;
 const PRECISION: u32 = 32 - 8 - 2;
 /// One half, so that the shift that ends a sum rounds to the nearest.
 const HALF: i32 = 1 << (PRECISION - 1);
-/// The filter reaches this far on either side of its centre, in pixels of the coarser of the two images.
-const SUPPORT: f64 = 2.0;
+
+/// How a neighbour's weight falls with its distance.
+#[derive(Clone, Copy)]
+pub(super) struct Filter {
+    weight: fn(f64) -> f64,
+    /// How far it reaches on either side of its centre, in pixels of the coarser of the two images.
+    support: f64,
+}
+
+impl Filter {
+    /// The filter of an interpolation; `None` where one pixel is taken as it is.
+    pub(super) fn of(interpolation: Interpolation) -> Option<Self> {
+        let (weight, support): (fn(f64) -> f64, f64) = match interpolation {
+            Interpolation::Nearest => return None,
+            Interpolation::Box => (covered, 0.5),
+            Interpolation::Bilinear => (bilinear, 1.0),
+            Interpolation::Hamming => (hamming, 1.0),
+            Interpolation::Bicubic => (bicubic, 2.0),
+            Interpolation::Lanczos => (lanczos, 3.0),
+        };
+        Some(Self { weight, support })
+    }
+}
+
+fn covered(x: f64) -> f64 {
+    if x > -0.5 && x <= 0.5 { 1.0 } else { 0.0 }
+}
+
+fn bilinear(x: f64) -> f64 {
+    (1.0 - x.abs()).max(0.0)
+}
+
+fn sinc(x: f64) -> f64 {
+    if x == 0.0 { 1.0 } else { (x * PI).sin() / (x * PI) }
+}
+
+fn hamming(x: f64) -> f64 {
+    let x = x.abs();
+    // Pillow has its constants in f32.
+    if x < 1.0 { sinc(x) * (f64::from(0.54f32) + f64::from(0.46f32) * (x * PI).cos()) } else { 0.0 }
+}
+
+fn lanczos(x: f64) -> f64 {
+    if (-3.0..3.0).contains(&x) { sinc(x) * sinc(x / 3.0) } else { 0.0 }
+}
 
 /// The bicubic filter (Keys) with a = −0.5.
 fn bicubic(x: f64) -> f64 {
@@ -45,10 +90,10 @@ pub(super) struct Axis {
 
 impl Axis {
     /// Resizing `input` positions to `output`, of which the range `kept` is wanted. None of the three is empty.
-    pub(super) fn new(input: usize, output: usize, kept: Range<usize>) -> Result<Self> {
+    pub(super) fn new(input: usize, output: usize, kept: Range<usize>, filter: Filter) -> Result<Self> {
         let scale = input as f64 / output as f64;
         let filter_scale = scale.max(1.0);
-        let support = SUPPORT * filter_scale;
+        let support = filter.support * filter_scale;
         let widest = support.ceil() as usize * 2 + 1;
         let per_pixel = 1.0 / filter_scale;
 
@@ -63,9 +108,11 @@ impl Axis {
             let exact = &mut exact[..end - first];
             let mut sum = 0.0;
             for (x, weight) in (first..).zip(exact.iter_mut()) {
-                *weight = bicubic((x as f64 - centre + 0.5) * per_pixel);
+                *weight = (filter.weight)((x as f64 - centre + 0.5) * per_pixel);
                 sum += *weight;
             }
+            // A box can fall between two pixels.
+            let sum = if sum == 0.0 { 1.0 } else { sum };
             let start = axis.weights.len();
             // The cast truncates, so adding a half away from zero rounds half away from zero.
             axis.weights.extend(exact.iter().map(|weight| {
@@ -122,7 +169,6 @@ fn clip(sum: i32) -> u8 {
 /// The input position of each kept output position under nearest-neighbour resizing.
 ///
 /// Positions are found by adding the scale up, as Pillow does: its rounding errors decide the ties.
-#[cfg(any(test, feature = "images"))] // Only files have palettes.
 pub(super) fn nearest(input: usize, output: usize, kept: Range<usize>) -> Vec<usize> {
     let scale = input as f64 / output as f64;
     let mut position = scale * 0.5;
@@ -138,7 +184,7 @@ pub(super) fn nearest(input: usize, output: usize, kept: Range<usize>) -> Vec<us
 }
 
 /// a·b/255, rounded, for 8-bit values.
-fn multiply(a: u8, b: u8) -> u8 {
+pub(super) fn multiply(a: u8, b: u8) -> u8 {
     let product = u32::from(a) * u32::from(b) + 128;
     (((product >> 8) + product) >> 8) as u8
 }
@@ -171,9 +217,13 @@ mod tests {
     /// A product sum must fit 32 bits whatever the pixels are; the arithmetic relies on it.
     #[test]
     fn weights_sum_to_one_and_leave_room() {
-        for input in [1, 2, 3, 4, 5, 7, 28, 61, 223, 224, 225, 1000, 4096, 100_003] {
+        use Interpolation::{Bicubic, Bilinear, Box, Hamming, Lanczos};
+        let inputs = [1, 2, 3, 4, 5, 7, 28, 61, 223, 224, 225, 1000, 4096, 100_003];
+        for (input, interpolation) in
+            inputs.into_iter().flat_map(|i| [Box, Bilinear, Hamming, Bicubic, Lanczos].map(|f| (i, f)))
+        {
             for output in [1, 2, 3, 5, 32, 224, 336, 1000] {
-                let axis = Axis::new(input, output, 0..output).unwrap();
+                let axis = Axis::new(input, output, 0..output, Filter::of(interpolation).unwrap()).unwrap();
                 assert_eq!(axis.taps.len(), output);
                 for (first, weights) in &axis.taps {
                     let weights = &axis.weights[weights.clone()];
@@ -187,9 +237,13 @@ mod tests {
         }
     }
 
+    fn filter() -> Filter {
+        Filter::of(Interpolation::default()).unwrap()
+    }
+
     #[test]
     fn the_same_size_is_the_same_image() {
-        let axis = Axis::new(9, 9, 2..7).unwrap();
+        let axis = Axis::new(9, 9, 2..7, filter()).unwrap();
         let row: Vec<u8> = (0..27).map(|i| i * 9).collect();
         let mut out = [0; 15];
         axis.resize_row::<3>(&row[axis.inputs.start * 3..axis.inputs.end * 3], &mut out);
@@ -198,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_crop_needs_only_its_neighbourhood() {
-        let axis = Axis::new(100_000, 22_400_000, 11_199_888..11_200_112).unwrap();
+        let axis = Axis::new(100_000, 22_400_000, 11_199_888..11_200_112, filter()).unwrap();
         assert!(axis.inputs.len() <= 6, "{:?}", axis.inputs);
         assert!(axis.inputs.contains(&50_000));
     }

@@ -20,15 +20,15 @@ fn noise(count: usize) -> Vec<u8> {
 
 #[test]
 fn offsets_round_half_to_even() {
-    assert_eq!([0, 1, 2, 3, 4, 5, 6, 7, 9, 11].map(half_to_even), [0, 0, 1, 2, 2, 2, 3, 4, 4, 6]);
+    assert_eq!([0, 1, 2, 3, 4, 5, 6, 7, 9, 11].map(resize::half_to_even), [0, 0, 1, 2, 2, 2, 3, 4, 4, 6]);
 }
 
 #[test]
 fn the_long_side_is_truncated() {
-    let geometry = Geometry::new(600, 301, 224).unwrap();
+    let geometry = Geometry::new(600, 301, &Preprocess::new(224).unwrap()).unwrap();
     assert_eq!((geometry.width, geometry.height), (446, 224));
     assert_eq!((geometry.columns, geometry.rows), (111..335, 0..224));
-    let geometry = Geometry::new(3, 7, 2).unwrap();
+    let geometry = Geometry::new(3, 7, &Preprocess::new(2).unwrap()).unwrap();
     assert_eq!((geometry.width, geometry.height), (2, 4));
 }
 
