@@ -284,10 +284,7 @@ typedef struct tb_basis_options {
 typedef struct tb_basis_properties {
     /** sizeof(tb_basis_properties), set by the caller. */
     size_t struct_size;
-    /**
-     * `AutoencoderBasisMethod`, `PCABasisMethod`, `RandomBasisMethod`, `RandomSampleMethod`, or `none` for a base
-     * alone. Belongs to the basis.
-     */
+    /** `Autoencoder`, `PCA`, `Random`, `RandomSample`, or `none` for a base alone. Belongs to the basis. */
     const char *method;
     /** T, the number of tasks. */
     size_t tasks;

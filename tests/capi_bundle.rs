@@ -37,7 +37,7 @@ fn one_path_is_enough() {
         let mut about: tb_basis_properties = sized();
         ok(|err| tb_basis_info(basis, &mut about, err));
         assert_eq!((about.tasks, about.vectors, about.has_mean), (8, 4, 1));
-        assert_eq!(text(about.method), "PCABasisMethod");
+        assert_eq!(text(about.method), "PCA");
 
         let mut library: tb_library_properties = sized();
         ok(|err| tb_library_info(null(), &mut library, err));

@@ -236,7 +236,7 @@ fn damaged_datasets_are_refused() {
     refused(&[(images, &[0, 0, 8])], "train", ErrorKind::Format, "to begin with");
     refused(&[(images, &whole)], "train", ErrorKind::Io, labels);
     refused(&[(images, &whole), (labels, &[0, 0, 8, 1, 0, 0, 0, 2, 0, 0])], "train", ErrorKind::Format, "in number");
-    refused(&[("train-images-idx3-ubyte.gz", &whole)], "train", ErrorKind::Unsupported, "gunzip");
+    refused(&[("train-images-idx3-ubyte.gz", &whole)], "train", ErrorKind::Io, "train-labels-idx1-ubyte");
     refused(&[("test_batch.bin", &[0; 3072])], "test", ErrorKind::Format, "multiple of 3073");
     refused(&[("data_batch_2.bin", &[0; 3073])], "train", ErrorKind::NotFound, "data_batch_1.bin");
     refused(&[("notes.txt", b"nothing")], "test", ErrorKind::Format, "no labelled images");

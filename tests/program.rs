@@ -33,7 +33,7 @@ fn heads() -> [String; 4] {
 fn inspect_tells_what_a_basis_is() {
     let info = json(&["inspect", &ae()]);
     assert_eq!(info["kind"], "basis");
-    assert_eq!(info["method"], "AutoencoderBasisMethod");
+    assert_eq!(info["method"], "Autoencoder");
     assert_eq!(info["tasks"].as_array().unwrap().len(), 8);
     assert_eq!((&info["vectors"], &info["has_mean"]), (&4.into(), &false.into()));
     assert_eq!(info["parameters"]["total"], 193_281);

@@ -33,7 +33,7 @@ impl Method {
         Self::ALL.into_iter().find(|method| method.name() == name)
     }
 
-    /// As `method_info.json` and `--json` spell it: `AutoencoderBasisMethod`, `PCABasisMethod`, ….
+    /// As `method_info.json` and bundles spell it: `AutoencoderBasisMethod`, `PCABasisMethod`, ….
     pub fn name(self) -> &'static str {
         match self {
             Self::Autoencoder => "AutoencoderBasisMethod",

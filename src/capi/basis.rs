@@ -69,8 +69,7 @@ unsafe impl Versioned for tb_basis_options {}
 pub struct tb_basis_properties {
     /// sizeof(tb_basis_properties), set by the caller.
     pub struct_size: usize,
-    /// `AutoencoderBasisMethod`, `PCABasisMethod`, `RandomBasisMethod`, `RandomSampleMethod`, or `none` for a base
-    /// alone. Belongs to the basis.
+    /// `Autoencoder`, `PCA`, `Random`, `RandomSample`, or `none` for a base alone. Belongs to the basis.
     pub method: *const c_char,
     /// T, the number of tasks.
     pub tasks: usize,
@@ -170,7 +169,7 @@ fn open(
         (None, Some(base)) => (Model::new(base, None, &model_options)?, None),
         (None, None) => return Err(missing()),
     };
-    let method = handle::c_text(model.basis().map_or("none", |basis| basis.method().name()));
+    let method = handle::c_text(&model.basis().map_or_else(|| "none".to_owned(), |basis| basis.method().to_string()));
     let tasks = model.basis().into_iter().flat_map(Basis::tasks).map(|task| handle::c_text(task)).collect();
     Ok(OpenBasis { model, bundle, method, tasks })
 }

@@ -3,10 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::clip::preprocess::is_image_name;
 use crate::error::{Error, Result};
-
-/// The endings of image files, whatever the case of their letters.
-const ENDINGS: [&str; 4] = ["png", "jpg", "jpeg", "ppm"];
 
 /// What systems leave in folders; never a person's files.
 const LEFT_BY_SYSTEMS: [&str; 3] = ["thumbs.db", "desktop.ini", "__macosx"];
@@ -22,7 +20,7 @@ const DEEPEST: usize = 32;
 pub struct ImageFiles {
     files: Vec<PathBuf>,
     hidden: Vec<PathBuf>,
-    others: usize,
+    others: Vec<PathBuf>,
     below: usize,
 }
 
@@ -55,9 +53,9 @@ impl ImageFiles {
         &self.hidden
     }
 
-    /// The number of other files, whose names are not those of images.
-    pub fn others(&self) -> usize {
-        self.others
+    /// The other files, whose names are not those of images.
+    pub fn others(&self) -> &[PathBuf] {
+        &self.others
     }
 
     /// The number of images in subfolders that were not taken, as `recursive` was not asked for.
@@ -80,7 +78,7 @@ impl ImageFiles {
         let depth = above.len();
         for path in entries(folder)? {
             if is_hidden(&path) {
-                let counts = (is_top || recursive) && is_image(&path) && !path.is_dir();
+                let counts = (is_top || recursive) && is_image_name(&path) && !path.is_dir();
                 self.hidden.extend(counts.then_some(path));
             } else if path.is_dir() {
                 match self.look_into(&path, recursive, above) {
@@ -88,8 +86,8 @@ impl ImageFiles {
                     Err(_) if !recursive => above.truncate(depth),
                     looked => looked?,
                 }
-            } else if !is_image(&path) {
-                self.others += usize::from(is_top || recursive);
+            } else if !is_image_name(&path) {
+                self.others.extend((is_top || recursive).then_some(path));
             } else if is_top || recursive {
                 self.files.push(path);
             } else {
@@ -99,12 +97,6 @@ impl ImageFiles {
         above.pop();
         Ok(())
     }
-}
-
-/// Whether a file is an image by its name.
-pub(crate) fn is_image(path: &Path) -> bool {
-    let ending = path.extension().and_then(|extension| extension.to_str());
-    ending.is_some_and(|ending| ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known)))
 }
 
 /// What `folder` holds and a person put there, in the order of the names.
@@ -158,11 +150,11 @@ mod tests {
         }
         let found = ImageFiles::of(root, false).unwrap();
         assert_eq!(found.files(), [root.join("a.jpg"), root.join("b.PNG")]);
-        assert_eq!((found.others(), found.below()), (1, 1));
+        assert_eq!((found.others().len(), found.below()), (1, 1));
         assert_eq!(found.hidden(), [root.join("._a.jpg")]);
         let found = ImageFiles::of(root, true).unwrap();
         assert_eq!(found.files(), [root.join("a.jpg"), root.join("b.PNG"), root.join("more/c.jpeg")]);
-        assert_eq!((found.others(), found.below()), (1, 0));
+        assert_eq!((found.others().len(), found.below()), (1, 0));
     }
 
     #[cfg(unix)]

@@ -11,7 +11,7 @@ from conftest import BASE, FOLDER
 
 
 def test_what_a_basis_tells(basis):
-    assert (len(basis.tasks), basis.vectors, basis.method) == (8, 4, "AutoencoderBasisMethod")
+    assert (len(basis.tasks), basis.vectors, basis.method) == (8, 4, "Autoencoder")
     assert basis.coefficients.shape == (4, 8) and np.isfinite(basis.coefficients).all()
     assert "MNIST" in basis and list(basis) == list(basis.tasks)
 
@@ -156,3 +156,10 @@ def test_the_cache_can_be_watched_shared_and_emptied(basis):
     basis.trim_cache()
     assert not weights.ready and basis.cache["spare_bytes"] == 0
     basis.weights("Parity").prefetch()
+
+
+def test_only_what_is_for_users_is_listed():
+    assert [name for name in dir(taskbasis) if not name.startswith("__")] == sorted(taskbasis.__all__)
+    assert all(hasattr(taskbasis, name) for name in taskbasis.__all__)
+    for helper in ("call", "lib", "sized", "text", "encoded", "Any"):
+        assert not hasattr(taskbasis, helper), helper

@@ -40,6 +40,41 @@ def test_images_of_every_kind_are_the_same_image(encoder, tmp_path):
             encoder(wrong, "MNIST")
 
 
+def test_shapes_that_could_be_several_things_are_errors(encoder):
+    """Whatever is taken is one embedding for each image that it is; nothing is cut into slices of grey."""
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    grey = image[..., :1]
+    one = encoder(grey[..., 0], "MNIST")
+    for way in [grey, grey[np.newaxis], [grey], grey[..., 0][np.newaxis]]:
+        assert np.array_equal(encoder(way, "MNIST"), one), np.shape(way)
+    assert encoder(np.stack([grey, grey]), "MNIST").shape == (2, encoder.embedding)
+    assert encoder(np.zeros((5, 48, 64), np.uint8), "MNIST").shape == (5, encoder.embedding)
+    first = image.transpose(2, 0, 1)
+    size = encoder.image_size
+    for wrong, says in [
+        (first, "channels first, or 3 grey ones"),
+        ([first], r"transpose\(1, 2, 0\)"),
+        (first[np.newaxis], r"transpose\(1, 2, 0\)"),
+        (grey.transpose(2, 0, 1)[np.newaxis], r"transpose\(1, 2, 0\)"),
+        (np.zeros((4, 48, 64), np.uint8), "or 4 grey ones"),
+        (np.zeros((3, 48, 3), np.uint8), "channels are first or last"),
+        (np.zeros((1, 48, 3), np.uint8), "channels are first or last"),
+        (np.zeros((2, 3, 48, 3), np.uint8), "channels are first or last"),
+        (image.astype(np.float32) / 255, "channels last|preprocessed images"),
+        (image.astype(np.float32)[np.newaxis], "channels last"),
+        (image.astype(np.float32)[..., 0], "preprocessed images"),
+        (np.zeros((2, 3, size, size)), "float64"),
+        ([np.zeros((3, size, size), np.float32)], "one array f32"),
+        (image.astype(np.int64), "int64"),
+    ]:
+        with pytest.raises(ValueError, match=says):
+            encoder(wrong, "MNIST")
+    torch = pytest.importorskip("torch")
+    assert np.array_equal(encoder(torch.from_numpy(grey.copy()), "MNIST"), one)
+    with pytest.raises(ValueError, match="channels first"):
+        encoder(torch.from_numpy(first.copy()), "MNIST")
+
+
 def test_pillow_images_are_preprocessed_as_open_clip_does(encoder):
     Image = pytest.importorskip("PIL.Image")
     expected = tensors(DIGITS / "preprocess" / "expected.safetensors")

@@ -77,7 +77,7 @@ fn report(gram: &Gram, fits: &[Fit]) -> Value {
             let combine: Vec<Vec<f64>> = (0..t).map(|t| (0..m).map(|m| fit.combine(t, m)).collect()).collect();
             let recover: Vec<Vec<Option<f64>>> = (0..m).map(|m| (0..t).map(|t| fit.recover(m, t)).collect()).collect();
             json!({
-                "method": fit.method().name(), "vectors": m, "relative_errors": errors, "combine": combine,
+                "method": fit.method().to_string(), "vectors": m, "relative_errors": errors, "combine": combine,
                 "recover": recover, "loss": fit.loss(), "spectral_lower_bound": fit.bound(),
             })
         })

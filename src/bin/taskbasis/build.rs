@@ -118,7 +118,7 @@ impl Build {
             tasks.iter().zip(fit.errors()).map(|(task, error)| ((*task).into(), json!(error))).collect();
         let selected: Vec<&str> = fit.selected().iter().map(|&t| tasks[t]).collect();
         let json = json!({
-            "output": shown, "method": method.name(), "tasks": tasks, "vectors": vectors,
+            "output": shown, "method": method.to_string(), "tasks": tasks, "vectors": vectors,
             "parameters": family.parameter_count(), "bytes": family.output_bytes(&fit), "seconds": seconds,
             "loss": fit.loss(), "spectral_lower_bound": fit.bound(), "relative_errors": errors,
             "left_out": self.family.left_out_json()?, "differences": family.differences(),

@@ -181,12 +181,12 @@ fn tell_hidden(folder: &Path, hidden: &[PathBuf]) {
 /// The image files of a folder, by name.
 fn images_in(folder: &Path, recursive: bool) -> Result<Vec<PathBuf>> {
     let found = ImageFiles::of(folder, recursive)?;
-    let (taken, others, below) = (found.files().len(), found.others(), found.below());
+    let (taken, others, below) = (found.files().len(), found.others().len(), found.below());
     tell_hidden(folder, found.hidden());
     if taken == 0 {
         let error = Error::not_found("the folder holds no image file, by its name").at(folder);
         return Err(match below {
-            0 => error.expected(".png, .jpg or .jpeg").got(output::counted(others, "other file")),
+            0 => error.expected("names like a.png or a.jpg").got(output::counted(others, "other file")),
             _ => {
                 error.hint(format!("{} lie in its subfolders: --recursive reads them", output::counted(below, "image")))
             }

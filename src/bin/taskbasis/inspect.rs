@@ -115,7 +115,7 @@ fn basis_json(basis: &Basis) -> Value {
         (0..basis.vectors()).map(|m| (0..basis.tasks().len()).map(|t| basis.recovery().get(m, t)).collect()).collect();
     json!({
         "kind": "basis",
-        "method": basis.method().name(),
+        "method": basis.method().to_string(),
         "tasks": basis.tasks(),
         "vectors": basis.vectors(),
         "parameters": basis.count(),

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::folder::{Source, Splits};
 use super::split::{Images, Naming, Split};
-use crate::clip::image_files::{ImageFiles, is_image, subfolders, visible};
+use crate::clip::image_files::{ImageFiles, name_of, subfolders, visible};
+use crate::clip::preprocess::is_image_name;
 use crate::error::Result;
 
 /// What folders of splits are called: where one holds classes, its neighbours are splits too, not classes.
@@ -80,8 +81,11 @@ impl Source for ClassFolders {
         split.naming = Naming::Folders;
         split.remarks.clone_from(&self.remarks);
         let (mut files, mut nested) = (Vec::new(), 0);
+        let mut others = Vec::new();
         for (label, (class, folder)) in self.classes.iter().enumerate() {
-            let found = ImageFiles::of(folder, true)?.into_files();
+            let found = ImageFiles::of(folder, true)?;
+            others.extend_from_slice(found.others());
+            let found = found.into_files();
             nested += found.iter().filter(|file| file.parent() != Some(folder)).count();
             split.labels.resize(split.labels.len() + found.len(), label);
             files.extend(found);
@@ -91,6 +95,12 @@ impl Source for ClassFolders {
         let loose = images_in(&self.path)?.count();
         if loose > 0 {
             split.remarks.push(format!("{loose} images beside the class folders were not read: they have no class"));
+        }
+        if let Some(first) = others.first() {
+            let (count, first) = (others.len(), name_of(first));
+            split
+                .remarks
+                .push(format!("{count} files in class folders were not read, as their names are no images': {first}"));
         }
         if nested > 0 {
             split.remarks.push(format!("{nested} images in subfolders of class folders count to these classes"));
@@ -138,5 +148,5 @@ fn has_images(folder: &Path) -> Result<bool> {
 }
 
 fn images_in(folder: &Path) -> Result<impl Iterator<Item = PathBuf>> {
-    Ok(visible(folder)?.into_iter().filter(|path| is_image(path) && path.is_file()))
+    Ok(visible(folder)?.into_iter().filter(|path| is_image_name(path) && path.is_file()))
 }

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use super::split::Split;
 use super::{cifar, classes, gtsrb, idx, stl10, svhn};
-use crate::clip::image_files::{is_image, name_of, subfolders, visible};
+use crate::clip::image_files::{name_of, subfolders, visible};
+use crate::clip::preprocess::is_image_name;
 use crate::error::{Error, Result};
 use crate::suggest::unknown;
 
@@ -104,8 +105,11 @@ fn look_below(path: &Path, name: &str, depth: usize, looked: &mut usize, sets: &
 
 /// The one set that there is, that `part` names, or that is called like the task.
 fn chosen(task: &str, path: &Path, mut sets: Vec<Set>, part: Option<&str>) -> Result<Set> {
-    let wanted = part.unwrap_or(task);
-    let named: Vec<usize> = (0..sets.len()).filter(|&i| is_called(&sets[i].name, wanted)).collect();
+    let is_meant = |set: &Set| match part {
+        Some(part) => is_called(&set.name, part),
+        None => set.name.split('/').any(|folder| folder.eq_ignore_ascii_case(task)),
+    };
+    let named: Vec<usize> = (0..sets.len()).filter(|&i| is_meant(&sets[i])).collect();
     match (&*named, part, sets.len()) {
         (&[one], _, _) => Ok(sets.swap_remove(one)),
         (_, None, 1) => Ok(sets.swap_remove(0)),
@@ -146,7 +150,7 @@ fn nothing_known(path: &Path) -> Result<Error> {
         .at(path)
         .expected("a folder per class (SPLIT/CLASS/*.png or CLASS/*.png), or a data set's files as distributed")
         .got(got);
-    let images = there.iter().any(|path| is_image(path));
+    let images = there.iter().any(|path| is_image_name(path));
     Ok(match there.iter().find_map(|path| hint_for(&name_of(path))) {
         Some(hint) => error.hint(hint),
         None if images => error.hint("The images lie in no class folder, so that nothing says what they show"),
@@ -165,7 +169,7 @@ fn hint_for(name: &str) -> Option<&'static str> {
     } else if ends(&[".tfrecord"]) || name.contains(".tfrecord-") {
         Some("TFRecord files are not read: write each image to a folder named after its class")
     } else if ends(&[".h5", ".hdf5"]) {
-        Some("HDF5 files are not read: write images and labels to a safetensors file, TASK/SPLIT/images and …/labels")
+        Some("HDF5 files are not read: docs/files.md has the command that makes PCAM's a safetensors file")
     } else if ends(&[".npz", ".npy"]) {
         Some("NumPy files are not read: write images and labels to a safetensors file, TASK/SPLIT/images and …/labels")
     } else {

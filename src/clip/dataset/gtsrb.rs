@@ -34,7 +34,7 @@ pub(super) fn sets(folder: &Path) -> Result<Vec<Set>> {
     if let Some(name) = TEST.iter().find(|name| folder.join(name).is_dir()) {
         let images = folder.join(name);
         // Beside the images, or in any folder above them.
-        let places = images.ancestors().take_while(|place| place.starts_with(folder));
+        let places = images.ancestors().take_while(|place| place.starts_with(folder)).chain(folder.parent());
         let table = places.flat_map(|place| TABLES.map(|name| place.join(name))).find(|table| table.is_file());
         match table {
             Some(table) => splits.push(("test".to_owned(), Box::new(Table { images, table }))),

@@ -3,6 +3,7 @@
 //!
 //! After <https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf>. Version 7.3 is HDF5, and not read.
 
+use std::ops::Range;
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -96,7 +97,7 @@ impl MatFile {
         let mut names = Vec::new();
         while let Some((kind, bytes)) = elements.next()? {
             let found = match kind {
-                MATRIX => self.matrix(bytes, name, &mut names)?,
+                MATRIX => self.plain(bytes, name, &mut names)?,
                 COMPRESSED => self.compressed(bytes, name, &mut names)?,
                 _ => None,
             };
@@ -120,22 +121,35 @@ impl MatFile {
             }
             _ => return Ok(None),
         }
-        let whole = inflated(bytes, LARGEST, false)?;
-        match (Elements { bytes: &whole, order: self.order }).next()? {
-            Some((MATRIX, matrix)) => self.matrix(matrix, name, names),
-            _ => Ok(None),
-        }
+        let mut whole = inflated(bytes, LARGEST, false)?;
+        let elements = Elements { bytes: &whole, order: self.order };
+        let before = elements.tag().map_or(0, |(_, start, _)| start);
+        let Some((mut array, values)) = self.matrix(&whole[before..], name, names)? else { return Ok(None) };
+        // Not copied: these are the large ones.
+        whole.truncate(before + values.end);
+        whole.drain(..before + values.start);
+        array.bytes = whole;
+        Ok(Some(array))
     }
 
-    fn matrix(&self, bytes: &[u8], name: &str, names: &mut Vec<String>) -> Result<Option<Array>> {
+    fn plain(&self, bytes: &[u8], name: &str, names: &mut Vec<String>) -> Result<Option<Array>> {
+        let Some((mut array, values)) = self.matrix(bytes, name, names)? else { return Ok(None) };
+        array.bytes.try_reserve_exact(values.len()).map_err(|_| Error::out_of_memory(values.len()))?;
+        array.bytes.extend_from_slice(&bytes[values]);
+        Ok(Some(array))
+    }
+
+    /// What is known of a matrix, if it has this name, and where its values lie.
+    fn matrix(&self, bytes: &[u8], name: &str, names: &mut Vec<String>) -> Result<Option<(Array, Range<usize>)>> {
         let head = head(bytes, self.order)?;
         if head.name != name {
             names.push(head.name);
             return Ok(None);
         }
-        let (kind, values) = (Elements { bytes: &bytes[head.length..], order: self.order })
-            .next()?
-            .ok_or_else(|| Error::format("the matrix has no values").tensor(name))?;
+        let mut elements = Elements { bytes: &bytes[head.length..], order: self.order };
+        let start = elements.tag().map_or(0, |(_, start, _)| head.length + start);
+        let values = elements.next()?.ok_or_else(|| Error::format("the matrix has no values").tensor(name))?;
+        let (kind, values) = values;
         let width = width(kind).filter(|_| head.is_plain).ok_or_else(|| {
             Error::unsupported("not a matrix of plain numbers").tensor(name).got(format_args!("values of type {kind}"))
         })?;
@@ -146,10 +160,8 @@ impl MatFile {
                 .expected(format_args!("{:?} values of {width} bytes", head.shape))
                 .got(format_args!("{} bytes", values.len())));
         }
-        let mut bytes = Vec::new();
-        bytes.try_reserve_exact(values.len()).map_err(|_| Error::out_of_memory(values.len()))?;
-        bytes.extend_from_slice(values);
-        Ok(Some(Array { shape: head.shape, kind, bytes, order: self.order }))
+        let array = Array { shape: head.shape, kind, bytes: Vec::new(), order: self.order };
+        Ok(Some((array, start..start + values.len())))
     }
 }
 

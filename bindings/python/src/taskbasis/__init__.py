@@ -12,9 +12,10 @@ versions a warning, and no promise).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ._basis import Basis, Path, Tensors, Weights
+from . import _native
+from ._basis import Basis, Tensors, Weights
 from ._encoder import Encoder, Head, Score
 from ._errors import (
     CancelledError,
@@ -31,10 +32,13 @@ from ._errors import (
     UnsupportedError,
 )
 from ._expression import Expression
-from ._native import call, encoded, fields, lib, onnxruntime, sized, text
-from ._program import Progress, run
+from ._program import run
 
-__version__: str = text(lib.tb_version_string())
+if TYPE_CHECKING:
+    from ._basis import Path
+    from ._program import Progress
+
+__version__: str = _native.text(_native.lib.tb_version_string())
 __all__ = [
     "Basis",
     "CancelledError",
@@ -66,6 +70,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> "list[str]":
+    return sorted([*__all__, "__all__", "__doc__", "__name__", "__version__"])
+
+
 def open(path: "Path | None", base: "Path | None" = None, **options: Any) -> Basis:
     """Opens a basis (a folder as published, or a bundle) over its base.
 
@@ -80,9 +88,9 @@ def open(path: "Path | None", base: "Path | None" = None, **options: Any) -> Bas
 def library() -> "dict[str, Any]":
     """What computes here: the kernel that reconstructs, threads, the ONNX Runtime that is found (`onnxruntime_path` and
     `onnxruntime_version`, or `onnxruntime_error`: why none is), the providers."""
-    info = sized("tb_library_properties")
-    call(lib.tb_library_info, encoded(onnxruntime()), info)
-    return fields(info)
+    info = _native.sized("tb_library_properties")
+    _native.call(_native.lib.tb_library_info, _native.encoded(_native.onnxruntime()), info)
+    return _native.fields(info)
 
 
 def classify(

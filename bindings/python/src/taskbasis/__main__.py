@@ -6,6 +6,8 @@ import sys
 from ._native import program
 from ._program import environment
 
+__all__ = ["main"]
+
 
 def main() -> int:
     """Runs the program with this process's arguments, input and output."""

@@ -11,6 +11,8 @@ import numpy as np
 from ._expression import Expression
 from ._native import call, encoded, ffi, fields, lib, sized, text
 
+__all__ = ["Basis", "Handle", "Named", "Path", "Tensors", "Weights"]
+
 Path = Union[str, "os.PathLike[str]"]
 #: What names weights: a task expression, as text or as arithmetic of tasks.
 Named = Union[str, Expression]
@@ -61,7 +63,7 @@ class Basis(Handle):
     tasks: "tuple[str, ...]"
     #: M.
     vectors: int
-    #: How the basis was made: `AutoencoderBasisMethod`, `PCABasisMethod`, …, or `none` for a base alone.
+    #: How the basis was made: `Autoencoder`, `PCA`, `Random`, `RandomSample`, or `none` for a base alone.
     method: str
 
     def __init__(

@@ -18,6 +18,9 @@ _WEIGHTS_ON = {"auto": "TB_WEIGHTS_ON_AUTO", "host": "TB_WEIGHTS_ON_HOST", "devi
 _SELF_TESTS = {"auto": "TB_SELF_TEST_AUTO", "on": "TB_SELF_TEST_ON", "off": "TB_SELF_TEST_OFF"}
 _STATES = ("inputs", "building", "promoted", "failed")
 _GRAPHS = ("built", "bundle", "file")
+_CHANNELS = (1, 3, 4)
+
+__all__ = ["Encoder", "Head", "Score"]
 
 
 class Encoder(Handle):
@@ -103,9 +106,11 @@ class Encoder(Handle):
         """The embeddings f32 [n, e] of some images, not normalised, in one run.
 
         `images`: f32 [n, 3, S, S] (preprocessed) or [3, S, S], u8 [n, H, W, 3], [n, H, W] or one such image, as an
-        array or a tensor of PyTorch; a PIL image, a path, or a sequence of these and of u8 arrays. `weights`: Weights,
-        or what names them in the encoder's basis. Raises ValueError for what is no image, TypeError for what names no
-        weights, MismatchError for weights of another architecture, OnnxRuntimeError.
+        array or a tensor of PyTorch; a PIL image, a path, or a sequence of these and of u8 arrays. A last dimension may
+        be 1 (grey), 3 or 4. `weights`: Weights, or what names them in the encoder's basis. Raises ValueError for what
+        is no image, and for a shape that could be several things (u8 [3, H, W]: an image with channels first, or three
+        grey ones?); TypeError for what names no weights, MismatchError for weights of another architecture,
+        OnnxRuntimeError.
         """
         weights = self._weights(weights)
         if hasattr(images, "__array__") and not hasattr(images, "convert"):
@@ -123,9 +128,14 @@ class Encoder(Handle):
 
     def _encode(self, pixels: Any, weights: Weights) -> Any:
         size = self.image_size
-        pixels = np.ascontiguousarray(pixels if pixels.ndim == 4 else pixels[np.newaxis])
+        pixels = np.ascontiguousarray(pixels[np.newaxis] if pixels.ndim == 3 else pixels)
         if pixels.shape[1:] != (3, size, size):
-            raise ValueError(f"preprocessed images are [n, 3, {size}, {size}], got {list(pixels.shape)}")
+            is_last = pixels.ndim == 4 and pixels.shape[3] in _CHANNELS
+            raise ValueError(
+                f"arrays of f32 are preprocessed images, [n, 3, {size}, {size}] or [3, {size}, {size}]; "
+                f"got {list(pixels.shape)}"
+                + (", with channels last. Give the pixels as u8, which are then preprocessed" if is_last else "")
+            )
         out = np.empty((len(pixels), self.embedding), np.float32)
         source, target = ffi.cast("float *", pixels.ctypes.data), ffi.cast("float *", out.ctypes.data)
         call(lib.tb_encoder_encode, self._handle, weights._handle, source, len(pixels), target, out.size)
@@ -260,12 +270,40 @@ def _choice(known: "dict[str, str]", what: str, value: str) -> int:
 
 def _images(images: Any, size: int) -> "list[Any]":
     """Every image as a contiguous array u8 [H, W, 3], [H, W, 4] or [H, W]; `size` is S."""
+    if hasattr(images, "__array__") and not hasattr(images, "convert"):
+        images = np.asarray(images)
     if isinstance(images, np.ndarray):
-        is_one = images.ndim == 2 or (images.ndim == 3 and images.shape[-1] in (3, 4))
-        images = [images] if is_one else list(images)
+        is_batch = images.ndim == 4 or (images.ndim == 3 and not _is_one(images))
+        images = list(images) if is_batch else [images]
     elif isinstance(images, (str, os.PathLike)) or hasattr(images, "convert"):
         images = [images]
     return [_image(image, size) for image in images]
+
+
+def _is_one(array: Any) -> bool:
+    """Whether three dimensions are one image with channels last, not several grey ones. Raises ValueError where they
+    could as well be an image with channels first."""
+    _check_order(array)
+    first, _, last = array.shape
+    if first in (3, 4):
+        raise ValueError(
+            f"{_shape(array)} could be one image with channels first, or {first} grey ones: give the image as "
+            "array.transpose(1, 2, 0), or grey ones as list(array)"
+        )
+    return last in _CHANNELS
+
+
+def _check_order(image: Any) -> None:
+    """Raises ValueError for one image of which nothing tells whether its channels are first or last."""
+    if image.shape[0] in _CHANNELS and image.shape[2] in _CHANNELS:
+        raise ValueError(
+            f"{_shape(image)} does not tell whether channels are first or last: an image as narrow as this can be given "
+            "as one of PIL"
+        )
+
+
+def _shape(array: Any) -> str:
+    return f"{array.dtype} {list(array.shape)}"
 
 
 def _image(image: Any, size: int) -> Any:
@@ -276,13 +314,19 @@ def _image(image: Any, size: int) -> Any:
             return _image(opened, size)
     if hasattr(image, "convert"):
         image = _of_pillow(image, size)
-    image = np.ascontiguousarray(image)
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)):
+    else:
+        image = np.asarray(image)
+        if image.ndim == 3:
+            _check_order(image)
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in _CHANNELS):
+        is_first = image.ndim == 3 and image.shape[0] in _CHANNELS
         raise ValueError(
-            f"an image is u8 [H, W, 3], [H, W, 4] or [H, W], preprocessed ones are f32 [n, 3, {size}, {size}]; "
-            f"got {image.dtype} {list(image.shape)}"
+            f"an image is u8 [H, W, 3], [H, W, 4] or [H, W], preprocessed ones are one array f32 [n, 3, {size}, {size}]; "
+            f"got {_shape(image)}"
+            + (", with channels first: array.transpose(1, 2, 0) puts them last" if is_first else "")
         )
-    return image
+    # A channel that is the only one is no dimension.
+    return np.ascontiguousarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
 
 
 def _of_pillow(image: Any, size: int) -> Any:

@@ -4,6 +4,22 @@ from __future__ import annotations
 
 from typing import Callable
 
+__all__ = [
+    "CancelledError",
+    "FormatError",
+    "InvalidArgumentError",
+    "IoError",
+    "MismatchError",
+    "NotFoundError",
+    "NotRecoverableError",
+    "OnnxRuntimeError",
+    "OutOfMemoryError",
+    "RuntimeMissingError",
+    "TaskbasisError",
+    "UnsupportedError",
+    "error_of",
+]
+
 
 class TaskbasisError(Exception):
     """A failure that the library reports: `status` is its number, `name` its stable name, the text the full story."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Union
 
+__all__ = ["Expression"]
+
 _PLAIN = re.compile(r"[A-Za-z0-9_./]+\Z")
 _KEYWORDS = {"base", "merged", "all"}
 

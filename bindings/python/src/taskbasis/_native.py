@@ -13,6 +13,8 @@ import cffi
 
 from ._errors import RuntimeMissingError, error_of
 
+__all__ = ["call", "constants", "encoded", "ffi", "fields", "lib", "onnxruntime", "program", "sized", "text"]
+
 _FOLDER = Path(__file__).resolve().parent / "native"
 _NAMES = {"darwin": "libtaskbasis.dylib", "win32": "taskbasis.dll"}
 

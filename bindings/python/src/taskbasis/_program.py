@@ -11,6 +11,8 @@ from typing import Any, Callable, Union
 from ._errors import TaskbasisError
 from ._native import onnxruntime, program
 
+__all__ = ["Progress", "environment", "run"]
+
 #: Who is told how far long work is: a function of what is done, how much of it, and of how much; True for a bar of tqdm.
 Progress = Union[bool, Callable[[str, int, int], None]]
 

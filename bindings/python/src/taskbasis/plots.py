@@ -9,6 +9,8 @@ import numpy as np
 
 from ._basis import Basis
 
+__all__ = ["accuracy", "coefficients", "switch_latency"]
+
 
 def coefficients(basis: Basis) -> Any:
     """The recovery table [M, T] as a heat map. Returns a matplotlib figure."""
