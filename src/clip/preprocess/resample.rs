@@ -2,7 +2,7 @@
 //!
 //! The filter, by default the bicubic one with a = −0.5, is widened by the scale where the image shrinks
 //! (antialiasing). Its weights are computed in f64, normalised and rounded to fixed point with 22 fractional bits; the
-//! horizontal pass comes first; both passes round to 8 bits. Each of these choices moves bits: `fast_image_resize`, with
+//! horizontal pass comes first; both passes round to 8 bits. Each of these moves bits: `fast_image_resize`, with
 //! 16-bit weights and the vertical pass first, gives 8 to 24 % of the values one level away, and more at hard edges.
 //! Hence our own arithmetic.
 //! Source: Pillow's `src/libImaging/Resample.c` and `Geometry.c`; compared with Pillow 9.5 and 12.2. 12.2 takes the
