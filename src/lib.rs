@@ -30,7 +30,7 @@
 //! | --- | --- |
 //! | `cli` (default) | the program, and with it all below but `cuda` |
 //! | `cuda` (default) | reconstruction on NVIDIA GPUs; nothing of CUDA is needed to build |
-//! | `images` | decoding PNG and JPEG files |
+//! | `images` | decoding image files (PNG, JPEG, WebP, GIF, BMP, TIFF, PPM) |
 //! | `build` | making bases from fine-tuned checkpoints |
 //! | `text` | making heads from class names |
 //! | `hub` | `hf://` paths |

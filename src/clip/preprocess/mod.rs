@@ -8,6 +8,9 @@
 //! 3. Make it RGB: grey is repeated, **alpha is dropped** (not blended with a background).
 //! 4. Take (x/255 − mean)/std in f32, channels first.
 //!
+//! Models that say so in their configs resize other sides, to another edge or with another filter
+//! ([`Preprocess::with_resize`], [`Preprocess::with_edge`], [`Preprocess::with_interpolation`]).
+//!
 //! That the order is this one, and not RGB first, was checked against tensors that open_clip made: for images with
 //! a palette or with alpha the two differ by up to 1.8 and 0.13, while the one built here agrees in every bit.
 //!

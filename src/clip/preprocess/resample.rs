@@ -1,12 +1,13 @@
 //! Resizing as Pillow resizes 8-bit images, to the bit, and only as much of it as the crop keeps.
 //!
 //! The filter, by default the bicubic one with a = −0.5, is widened by the scale where the image shrinks
-//! (antialiasing). Its weights are computed in f64, normalised and rounded to fixed point with 22 fractional bits; the horizontal pass
-//! comes first; both passes round to 8 bits. Each of these choices moves bits: `fast_image_resize`, with 16-bit
-//! weights and the vertical pass first, gives 8 to 24 % of the values one level away, and more at hard edges. Hence
-//! our own arithmetic.
-//! Source: Pillow's `src/libImaging/Resample.c` and `Geometry.c`; compared with Pillow 9.5. Pillow 13 takes the
-//! vertical pass first where that is cheaper, mostly in tall images; models from before it never saw that.
+//! (antialiasing). Its weights are computed in f64, normalised and rounded to fixed point with 22 fractional bits; the
+//! horizontal pass comes first; both passes round to 8 bits. Each of these moves bits: `fast_image_resize`, with
+//! 16-bit weights and the vertical pass first, gives 8 to 24 % of the values one level away, and more at hard edges.
+//! Hence our own arithmetic.
+//! Source: Pillow's `src/libImaging/Resample.c` and `Geometry.c`; compared with Pillow 9.5 and 12.2. 12.2 takes the
+//! vertical pass first in images that are more than 100 times as high as wide, 13 wherever that is cheaper, mostly in
+//! tall images; models from before them never saw that.
 #![forbid(unsafe_code)]
 
 use std::f64::consts::PI;

@@ -2,7 +2,7 @@
 
 use std::io::Cursor;
 
-use tiff::decoder::{Decoder, DecodingResult, Limits};
+use tiff::decoder::{Decoder, DecodingSampleType, Limits};
 use tiff::tags::Tag;
 use tiff::{ColorType, TiffError};
 
@@ -17,6 +17,9 @@ const GRAY: u16 = 1;
 /// The kinds of a fourth channel: alpha that has been multiplied with the colours, and alpha that has not.
 const PREMULTIPLIED: u16 = 1;
 const ALPHA: u16 = 2;
+
+/// More samples per pixel than this are not read.
+const MOST_SAMPLES: usize = 8;
 
 pub(super) fn decode(bytes: &[u8], max_pixels: usize) -> Result<Decoded> {
     let mut decoder = opened(bytes)?;
@@ -67,9 +70,9 @@ pub(super) fn decode(bytes: &[u8], max_pixels: usize) -> Result<Decoded> {
 
 fn opened(bytes: &[u8]) -> Result<Decoder<Cursor<&[u8]>>> {
     let mut limits = Limits::default();
-    // The image itself is bounded by its pixels, of at most five samples of two bytes.
-    limits.decoding_buffer_size = usize::MAX;
-    limits.intermediate_buffer_size = usize::MAX;
+    // A tag's values are allocated before they are read: no more of them than the file can hold. Data lies in it too.
+    limits.decoding_buffer_size = limits.decoding_buffer_size.min(bytes.len().saturating_mul(64));
+    limits.intermediate_buffer_size = bytes.len();
     Ok(Decoder::new(Cursor::new(bytes)).map_err(fail)?.with_limits(limits))
 }
 
@@ -96,17 +99,26 @@ fn samples<R: std::io::Read + std::io::Seek>(
     kept: usize,
 ) -> Result<Vec<u8>> {
     let planar = decoder.find_tag_unsigned::<u16>(Tag::PlanarConfiguration).map_err(fail)? == Some(2);
-    let mut read = DecodingResult::U8(Vec::new());
-    decoder.read_image_to_buffer(&mut read).map_err(fail)?;
-    let all: Vec<u8> = match read {
-        DecodingResult::U8(samples) => samples,
-        DecodingResult::U16(samples) => samples.iter().map(|sample| (sample >> 8) as u8).collect(),
+    let layout = decoder.image_buffer_layout().map_err(fail)?;
+    let area = width * height;
+    let wide = match layout.sample_type {
+        Some(DecodingSampleType::U8) => 1,
+        Some(DecodingSampleType::U16) => 2,
         _ => return Err(unsupported("samples that are not whole numbers from 0 on, of up to 16 bits")),
     };
+    if layout.complete_len > area.saturating_mul(MOST_SAMPLES * wide) {
+        return Err(unsupported("more than 8 samples per pixel"));
+    }
+    let mut all: Vec<u8> = try_zeroed(layout.complete_len)?;
+    decoder.read_image_bytes(&mut all).map_err(fail)?;
+    if wide == 2 {
+        // The decoder gives the machine's order of bytes.
+        let upper = usize::from(cfg!(target_endian = "little"));
+        all = all.as_chunks::<2>().0.iter().map(|sample| sample[upper]).collect();
+    }
     if bits < 8 {
         return unpacked(&all, width, height, bits, (width * bits).div_ceil(8));
     }
-    let area = width * height;
     let present = all.len() / area;
     if present < kept {
         return Err(Error::format("not a valid TIFF image")
