@@ -7,8 +7,7 @@ use clap::{ArgGroup, Args, ValueEnum, ValueHint};
 use taskbasis::build::{Family, Gram};
 use taskbasis::{Error, Method, Result, Scope};
 
-use crate::checkpoints;
-use crate::output;
+use crate::{checkpoints, output};
 
 /// What image features are multiplied by last.
 const PROJECTION: &str = "visual.proj";
