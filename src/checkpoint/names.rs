@@ -123,7 +123,7 @@ pub enum Beside {
     LeaveOut,
 }
 
-/// Where the tensor of this name, without any wrapper, goes in one of the towers, whoever's names it is by; `None` where
+/// Where the tensor of this name, without any wrapper, goes in one of the towers, by any library's names; `None` where
 /// it has no place.
 pub(super) fn place_of(name: &str) -> Option<Place> {
     for scheme in [&IMAGE, &TEXT] {
