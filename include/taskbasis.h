@@ -257,8 +257,9 @@ typedef struct tb_basis_options {
     /** sizeof(tb_basis_options), as the program was compiled. */
     size_t struct_size;
     /**
-     * The base checkpoint's file (the zero-shot weights): PyTorch or safetensors; UTF-8. NULL for a bundle that holds
-     * its base. One given with a bundle must be the base that it was packed over.
+     * The base checkpoint (the zero-shot weights): PyTorch or safetensors, a file, the index of several or a folder
+     * with one; UTF-8. NULL for a bundle that holds its base. One given with a bundle must be the base that it was
+     * packed over.
      */
     const char *base;
     /**

@@ -31,6 +31,45 @@ fn a_base_is_the_checkpoint_of_its_repository() {
     assert!(error.contains("hf://o/parts/a.safetensors"), "{error}");
 }
 
+/// What is read together comes together: the parts of an index, the configuration of an adapter; nothing else.
+#[test]
+fn an_index_brings_its_parts_and_an_adapter_its_configuration() {
+    let server = Server::start();
+    let index = r#"{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}"#;
+    server.put("o/parts", "model.safetensors.index.json", index.as_bytes());
+    for (part, name) in [(1, "a"), (2, "b")] {
+        let path = server.home.path().join("part.safetensors");
+        taskbasis::save_arrays(&path, &[(name, &[1], &[part as f32])], &[], &[]).unwrap();
+        server.put("o/parts", &format!("model-0000{part}-of-00002.safetensors"), &fs::read(path).unwrap());
+    }
+    server.put("o/parts", "README.md", b"more");
+    let local = server.succeed(&["pull", "--base", "o/parts"]);
+    assert!(local.ends_with("/model.safetensors.index.json"), "{local}");
+    assert_eq!(server.blobs("o/parts").len(), 3);
+    server.succeed(&["inspect", &local]);
+    server.requests();
+    let inspected = server.succeed(&["pull", "--base", "o/parts", "--offline", "--json"]);
+    assert!(inspected.contains("model-00002-of-00002.safetensors"), "{inspected}");
+    assert!(server.requests().is_empty());
+
+    let fails = |base: &str, wanted: &str| {
+        let error = server.fail(&["embed", "--base", base, "--weights", "base", "-i", "x.png", "-o", "x.safetensors"]);
+        assert!(error.contains(wanted), "{error}");
+    };
+    fails(
+        "hf://o/parts/model-00002-of-00002.safetensors",
+        "part 2 of 2 of a checkpoint. Name the index, through which all parts are read: \
+         hf://o/parts/model.safetensors.index.json",
+    );
+    // All of it is there, and is no image tower.
+    fails("hf://o/parts", "model.safetensors.index.json");
+
+    server.put("o/lora", "adapter_model.safetensors", &fs::read(server.home.path().join("part.safetensors")).unwrap());
+    server.put("o/lora", "adapter_config.json", br#"{"peft_type": "IA3"}"#);
+    fails("hf://o/lora", "an adapter of a kind that is not read: IA3");
+    assert_eq!(server.blobs("o/lora").len(), 2);
+}
+
 /// However a folder comes to be read, the same file of it is the checkpoint, and the same ties are errors.
 #[test]
 fn a_folder_has_the_same_checkpoint_on_the_hub_and_on_the_disk() {

@@ -41,8 +41,9 @@ impl Handle for tb_basis {
 pub struct tb_basis_options {
     /// sizeof(tb_basis_options), as the program was compiled.
     pub struct_size: usize,
-    /// The base checkpoint's file (the zero-shot weights): PyTorch or safetensors; UTF-8. NULL for a bundle that holds
-    /// its base. One given with a bundle must be the base that it was packed over.
+    /// The base checkpoint (the zero-shot weights): PyTorch or safetensors, a file, the index of several or a folder
+    /// with one; UTF-8. NULL for a bundle that holds its base. One given with a bundle must be the base that it was
+    /// packed over.
     pub base: *const c_char,
     /// Not zero: read the files into memory instead of mapping them. Mapped files must not be shortened while they are
     /// open, or the process may end with SIGBUS.

@@ -78,11 +78,11 @@ pub(crate) fn refused(bytes: &[u8], otherwise: &str) -> Error {
     if bytes.iter().take(4096).all(|&byte| byte == 0) {
         return Error::format("the file is all zeros where it should begin").hint("Was its download cut short?");
     }
-    if let Some(error) = text::refused(bytes) {
-        return error;
-    }
     if is_pickle(bytes) {
         return Error::format("a Python pickle, not what torch.save writes").hint(PICKLED);
+    }
+    if let Some(error) = text::refused(bytes) {
+        return error;
     }
     if is_core_ml(bytes) {
         return Error::format("a Core ML model, no checkpoint").hint(ORIGINAL);
@@ -174,9 +174,11 @@ pub(super) fn archive<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Optio
     Some(Error::format(what).hint(hint))
 }
 
-/// Whether `bytes` begin as pickles do: protocol 2 and later say so; the older ones begin with a mark and a container.
+/// Whether `bytes` begin as pickles do: protocol 2 and later say so; those of protocol 0 begin with a container and its
+/// place in the memo.
 fn is_pickle(bytes: &[u8]) -> bool {
-    matches!(bytes, [0x80, 2..=5, ..] | [b'(', b'd' | b'l', ..]) || bytes.starts_with(b"ccollections\n")
+    matches!(bytes, [0x80, 2..=5, ..] | [b'(', b'd' | b'l', b'p', b'0'..=b'9', ..])
+        || bytes.starts_with(b"ccollections\n")
 }
 
 /// Whether `bytes` begin as Core ML's models do: the version of the format (field 1), then a message that describes the

@@ -3,8 +3,8 @@
 //! Read are PyTorch's zip archives (state dicts, training checkpoints, pickled modules, TorchScript) and safetensors,
 //! told apart by their first bytes. Nothing in a file is ever executed, and a file is taken to be hostile: it is
 //! refused with an error that names the place, in time and memory linear in its size. Whatever the source called its
-//! weights, a [`Checkpoint`] names them as open_clip does ([`names`]). Checkpoints in several files ([`shards`]), folders
-//! ([`choose`]) and LoRA adapters ([`adapter`]) are read in the place of a file.
+//! weights, a [`Checkpoint`] names them as open_clip does ([`names`]). Checkpoints in several files ([`shards`]),
+//! folders ([`choose`]) and LoRA adapters ([`adapter`]) are read in the place of a file.
 #![forbid(unsafe_code)]
 
 pub mod adapter;

@@ -1,5 +1,5 @@
-//! Checkpoints in several files, as the transformers library writes large ones: an index (`model.safetensors.index.json`
-//! or `pytorch_model.bin.index.json`) says which file holds which tensor.
+//! Checkpoints in several files, as the transformers library writes large ones: an index
+//! (`model.safetensors.index.json` or `pytorch_model.bin.index.json`) says which file holds which tensor.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -121,7 +121,7 @@ impl Index {
     ///
     /// # Errors
     /// As `read`, which reads the tensors of one file; [`ErrorKind::Format`] where a file lacks a tensor that the index
-    /// has in it, or holds one that the index has elsewhere or not at all; [`ErrorKind::Io`] for a file that is missing.
+    /// has in it, or holds one that the index has elsewhere or not at all; [`ErrorKind::Io`] for a missing file.
     pub fn read(
         &self,
         mode: MapMode,

@@ -17,17 +17,18 @@ const PROJECTION: &str = "visual.proj";
 #[derive(Args)]
 #[command(group = ArgGroup::new("finetuned checkpoints").args(["tasks", "tasks_dir"]).required(true).multiple(false))]
 pub struct FamilyArgs {
-    /// Base checkpoint (the zero-shot weights): PyTorch or safetensors, a file, the index of several, or a folder with one.
+    /// Base checkpoint (the zero-shot weights): PyTorch or safetensors, a file, the index of several, or a folder with
+    /// one.
     #[arg(long, value_name = "FILE")]
     pub base: PathBuf,
 
-    /// A fine-tuned checkpoint and its task's name, a LoRA adapter of PEFT among others; once per task, in the order that
-    /// the basis is to have.
+    /// A fine-tuned checkpoint and its task's name, a LoRA adapter of PEFT among others; once per task, in the order
+    /// that the basis is to have.
     #[arg(long = "task", value_name = "NAME=FILE", value_hint = ValueHint::AnyPath)]
     tasks: Vec<NamedFile>,
 
-    /// A folder of fine-tuned checkpoints, taken in the order of their names: `NAMEVal/` or `NAME/` with `finetuned.pt` or
-    /// the only checkpoint, adapter or index in it, and files such as `NAME.pt`. What is left out is said.
+    /// A folder of fine-tuned checkpoints, taken in the order of their names: `NAMEVal/` or `NAME/` with `finetuned.pt`
+    /// or the only checkpoint, adapter or index in it, and files such as `NAME.pt`. What is left out is said.
     #[arg(long, value_name = "FOLDER")]
     tasks_dir: Option<PathBuf>,
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
 
 use super::CONFIG;
@@ -13,6 +13,12 @@ use crate::suggest;
 const DEFAULT: f64 = 8.0;
 /// The largest configuration that is read; one with a pattern per module has some kilobytes.
 const MAX_CONFIG: u64 = 4 << 20;
+
+/// The most modules with a rank or an alpha of their own, and the most among them by regular expressions; what one of
+/// these may cost in bytes.
+const MAX_PATTERNS: usize = 4096;
+const MAX_EXPRESSIONS: usize = 64;
+const MAX_EXPRESSION: usize = 1 << 20;
 
 /// Options that change nothing of what the weights mean, or that are heeded here. With any other option that is on, the
 /// adapter is refused by the option's name: a newer library may know more.
@@ -60,8 +66,8 @@ pub(super) struct Config {
     base: Option<String>,
     rank: f64,
     alpha: f64,
-    ranks: Vec<(Regex, f64)>,
-    alphas: Vec<(Regex, f64)>,
+    ranks: Vec<(Pattern, f64)>,
+    alphas: Vec<(Pattern, f64)>,
     is_rank_stabilised: bool,
     pub(super) is_dora: bool,
 }
@@ -104,8 +110,8 @@ impl Config {
     /// # Errors
     /// [`ErrorKind::Format`](crate::ErrorKind::Format) where the configuration has another rank.
     pub(super) fn scale(&self, module: &str, rank: usize) -> Result<f32> {
-        let of = |patterns: &[(Regex, f64)], otherwise: f64| {
-            patterns.iter().find(|(pattern, _)| pattern.is_match(module)).map_or(otherwise, |(_, value)| *value)
+        let of = |patterns: &[(Pattern, f64)], otherwise: f64| {
+            patterns.iter().find(|(pattern, _)| pattern.fits(module)).map_or(otherwise, |(_, value)| *value)
         };
         let (stated, alpha) = (of(&self.ranks, self.rank), of(&self.alphas, self.alpha));
         if stated != rank as f64 {
@@ -199,15 +205,51 @@ fn positive(value: &Value) -> Option<f64> {
     value.as_f64().filter(|value| value.is_finite() && *value > 0.0)
 }
 
-/// Regular expressions for the ends of modules' names, in their order, and what holds for those modules.
-fn patterns(json: &Map<String, Value>, name: &str) -> Result<Vec<(Regex, f64)>> {
+/// What the end of a module's name is compared with: a regular expression, nearly always one of letters and dots.
+#[derive(Debug)]
+enum Pattern {
+    /// A dot is any character.
+    Plain(String),
+    Expression(Regex),
+}
+
+impl Pattern {
+    /// Whether it fits all of `module`, or what follows one of its dots.
+    fn fits(&self, module: &str) -> bool {
+        match self {
+            Self::Expression(expression) => expression.is_match(module),
+            Self::Plain(key) => module.len().checked_sub(key.len()).is_some_and(|at| {
+                let (before, end) = module.as_bytes().split_at(at);
+                before.last().is_none_or(|&last| last == b'.')
+                    && end.iter().zip(key.as_bytes()).all(|(letter, wanted)| *wanted == b'.' || letter == wanted)
+            }),
+        }
+    }
+}
+
+/// Patterns for the ends of modules' names, in their order, and what holds for those modules.
+fn patterns(json: &Map<String, Value>, name: &str) -> Result<Vec<(Pattern, f64)>> {
     let Some(Value::Object(pairs)) = json.get(name) else { return Ok(Vec::new()) };
     let broken =
         |key: &str| Error::format(format!("`{name}` cannot be read")).got(suggest::clipped(key).escape_debug());
+    let is_plain =
+        |key: &str| key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
+    let expressions = pairs.keys().filter(|key| !is_plain(key)).count();
+    if pairs.len() > MAX_PATTERNS || expressions > MAX_EXPRESSIONS {
+        return Err(Error::format(format!("`{name}` has too many patterns"))
+            .expected(format_args!("at most {MAX_PATTERNS}, {MAX_EXPRESSIONS} of them regular expressions"))
+            .got(format_args!("{}, {expressions}", pairs.len())));
+    }
     let mut patterns = Vec::with_capacity(pairs.len());
     for (key, value) in pairs {
         let value = positive(value).ok_or_else(|| broken(key))?;
-        let pattern = Regex::new(&format!(r"^(?:.*\.)?(?:{key})$")).map_err(|e| broken(key).because(e))?;
+        let pattern = if is_plain(key) {
+            Pattern::Plain(key.clone())
+        } else {
+            let mut builder = RegexBuilder::new(&format!(r"^(?:.*\.)?(?:{key})$"));
+            let expression = builder.size_limit(MAX_EXPRESSION).build();
+            Pattern::Expression(expression.map_err(|e| broken(key).because(e))?)
+        };
         patterns.push((pattern, value));
     }
     Ok(patterns)
@@ -250,6 +292,7 @@ mod tests {
             (r#"{"peft_type": "LORA", "lora_alpha": "x"}"#, "`lora_alpha` is no number"),
             (r#"{"peft_type": "LORA", "alpha_pattern": {"(": 1}}"#, "`alpha_pattern` cannot be read: got ("),
             (r#"{"peft_type": "LORA", "alpha_pattern": {"a": -1}}"#, "`alpha_pattern` cannot be read"),
+            (r#"{"peft_type": "LORA", "rank_pattern": {"((a{99}){99}){99}": 1}}"#, "`rank_pattern` cannot be read"),
         ] {
             let error = of(json).unwrap_err().to_string();
             assert!(error.contains(wanted), "{error}\nshould say\n{wanted}");

@@ -36,8 +36,8 @@ pub(super) struct Target {
     pub(super) magnitude: Option<Tensor>,
     /// Whether the module is an embedding, whose weight is the transpose of what B·A gives.
     pub(super) is_embedding: bool,
-    /// Whether it is the output projection of a `MultiheadAttention`: PEFT adds B·A twice there, in training and when it
-    /// merges (seen in 0.21; both have done so since there is the class).
+    /// Whether it is the output projection of a `MultiheadAttention`: PEFT (0.21) adds B·A twice there, in training and
+    /// when it merges.
     pub(super) is_twice: bool,
 }
 

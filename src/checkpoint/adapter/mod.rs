@@ -1,6 +1,6 @@
 //! LoRA adapters as the PEFT library saves them, put together with the base that they change: what its
-//! `merge_and_unload()` makes of the two, computed in f32. Only the tensors that an adapter changes are made; all others
-//! are the base's, which stay where they are mapped.
+//! `merge_and_unload()` makes of the two, computed in f32. Only the tensors that an adapter changes are made; all
+//! others are the base's, which stay where they are mapped.
 //!
 //! The formulas are those of PEFT 0.21: W + s·B·A with s = `lora_alpha` / r, or / √r with `use_rslora`, r and
 //! `lora_alpha` as `rank_pattern` and `alpha_pattern` have them for a module; with DoRA every row of that sum is given

@@ -77,7 +77,7 @@ def __dir__() -> "list[str]":
 def open(path: "Path | None", base: "Path | None" = None, **options: Any) -> Basis:
     """Opens a basis (a folder as published, or a bundle) over its base.
 
-    `base` is the zero-shot checkpoint; a bundle may hold it. `path` may be None: a base alone. Options: `read` (copy into
+    `base` is the zero-shot checkpoint, a file or a folder with one; a bundle may hold it. `path` may be None: a base alone. Options: `read` (copy into
     memory instead of mapping), `threads`, `cache_bytes`, `share_cache` (another basis), `base_prefix` (of several image
     towers in the base's file, what the names of the one, or of its model, begin with). Raises IoError, FormatError,
     MismatchError, with file and tensor in the text.
