@@ -293,6 +293,7 @@ fn tiff_that_lies_is_refused() {
     assert_eq!(error(&tiff(true, &two_by_two(&[8; 3], &[2], &[(266, &[2])]), &[0; 12])).kind(), ErrorKind::Unsupported);
     assert_eq!(error(&tiff(true, &two_by_two(&[8; 3], &[8], &[]), &[0; 12])).kind(), ErrorKind::Unsupported);
     assert!(error(&tiff(true, &two_by_two(&[8; 3], &[2], &[(50706, &[1])]), &[0; 12])).to_string().contains("DNG"));
+    assert!(error(&tiff(true, &two_by_two(&[8; 3], &[2], &[(254, &[1])]), &[0; 12])).to_string().contains("raw file"));
 }
 
 /// Each is told by what it holds; its name does not count.
