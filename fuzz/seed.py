@@ -21,7 +21,7 @@ def shrunk(path):
     return out
 
 
-for target in ("zip", "pickle", "checkpoint", "bundle", "onnx", "graph"):
+for target in ("zip", "pickle", "checkpoint", "bundle", "onnx", "graph", "image"):
     (HERE / "corpus" / target).mkdir(parents=True, exist_ok=True)
 for path in sorted(DIGITS.rglob("*.pt")):
     small = shrunk(path).read_bytes()
@@ -40,6 +40,24 @@ for path in sorted(DIGITS.rglob("*.safetensors")):
         (HERE / "corpus" / "checkpoint" / path.name).write_bytes(whole)
 for path in (HERE.parent / "tests" / "data").glob("*.taskbasis"):
     (HERE / "corpus" / "bundle" / path.name).write_bytes(path.read_bytes())
+for path in [*DIGITS.rglob("*.png"), HERE.parent / "tests" / "preprocess_ramp.jpg"]:
+    if path.stat().st_size <= LARGEST:
+        (HERE / "corpus" / "image" / path.name).write_bytes(path.read_bytes())
+# The start of each other kind of file; the fuzzer finds the rest.
+for name, content in {
+    "gif": b"GIF89a\2\0\2\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\2\0\2\0\0\2\3\x44\x34\5\0;",
+    "bmp": b"BM" + struct.pack("<IIIIiiHHIIiiII", 70, 0, 54, 40, 2, 2, 1, 24, 0, 16, 0, 0, 0, 0) + bytes(range(16)),
+    "ppm": b"P6 2 2 255\n" + bytes(range(12)),
+    "pbm": b"P1 2 2 0110",
+    "webp": b"RIFF\x1a\0\0\0WEBPVP8L\x0d\0\0\0/\0\0\0\x10\x07\x10\x11\x11\x88\x88\xfe\x07\0",
+    "tiff": b"II*\0\x08\0\0\0\x08\0"
+    + b"".join(
+        struct.pack("<HHIHH", tag, 3, 1, value, 0)
+        for tag, value in ((256, 2), (257, 2), (258, 8), (259, 1), (262, 1), (273, 110), (277, 1), (279, 4))
+    )
+    + bytes(8),
+}.items():
+    (HERE / "corpus" / "image" / name).write_bytes(content)
 
 
 def field(number, content):

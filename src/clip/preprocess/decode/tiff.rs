@@ -38,6 +38,10 @@ pub(super) fn decode(bytes: &[u8], max_pixels: usize) -> Result<Decoded> {
     if decoder.find_tag(Tag::Unknown(0xc612)).map_err(fail)?.is_some() {
         return Err(Error::unsupported("not an image file that is read here").got("a camera's raw image (DNG)"));
     }
+    // Cameras' raw files are TIFF files whose first page is a preview.
+    if number(&mut decoder, Tag::NewSubfileType, 0)? & 1 == 1 {
+        return Err(unsupported("a smaller copy of its image first, as a camera's raw file has"));
+    }
     let orientation = number(&mut decoder, Tag::Orientation, 1)?;
     if number(&mut decoder, Tag::PhotometricInterpretation, GRAY)? == PALETTE {
         return palette(bytes, decoder, width, height, orientation);

@@ -53,7 +53,7 @@ impl Enlarge {
                 across(component.width, |x| u32::from(row[x]), 2, [1, 2], out);
             }
             Self::Down => {
-                let bias = if y % 2 == 0 { 1 } else { 2 };
+                let bias = if y.is_multiple_of(2) { 1 } else { 2 };
                 for (out, (&near, &far)) in out.iter_mut().zip(row(near).iter().zip(row(far))) {
                     *out = ((u32::from(near) * 3 + u32::from(far) + bias) >> 2) as u8;
                 }
@@ -129,27 +129,35 @@ pub(super) fn assemble(mut frame: Frame, jfif: bool, adobe: Option<u8>) -> Resul
         for ((component, enlarge), row) in frame.components.iter().zip(&enlarge).zip(&mut rows) {
             enlarge.row(component, y, row);
         }
-        for (x, pixel) in out.chunks_exact_mut(format.channels()).enumerate() {
-            for (out, row) in pixel.iter_mut().zip(&rows) {
-                *out = row[x];
-            }
-            convert(colours, pixel);
-        }
+        convert(colours, &rows, out);
     }
     Ok(Decoded::Pixels { bytes, width, height, format })
 }
 
-/// A pixel as Pillow has it: RGB, or CMYK, whose channels JPEG files hold inverted.
-fn convert(colours: Colours, pixel: &mut [u8]) {
-    if matches!(colours, Colours::Ycc | Colours::Ycck) {
-        let [y, cb, cr, ..] = *pixel else { return };
-        pixel[..3].copy_from_slice(&rgb(y, cb, cr));
-    }
-    match colours {
-        Colours::Cmyk => pixel.iter_mut().for_each(|value| *value = 255 - *value),
-        // Its colours are converted to the inverse of CMY, and inverted twice.
-        Colours::Ycck => pixel[3] = 255 - pixel[3],
-        Colours::Gray | Colours::Rgb | Colours::Ycc => {}
+/// A row of pixels as Pillow has them: grey, RGB, or CMYK, whose channels JPEG files hold inverted.
+fn convert(colours: Colours, rows: &[Vec<u8>], out: &mut [u8]) {
+    match (colours, rows) {
+        (Colours::Ycc, [y, cb, cr]) => {
+            for (pixel, ((&y, &cb), &cr)) in out.as_chunks_mut::<3>().0.iter_mut().zip(y.iter().zip(cb).zip(cr)) {
+                *pixel = rgb(y, cb, cr);
+            }
+        }
+        // The colours are converted to the inverse of CMY, and inverted once more.
+        (Colours::Ycck, [y, cb, cr, k]) => {
+            let inks = y.iter().zip(cb).zip(cr).zip(k);
+            for (pixel, (((&y, &cb), &cr), &k)) in out.as_chunks_mut::<4>().0.iter_mut().zip(inks) {
+                let [c, m, y] = rgb(y, cb, cr);
+                *pixel = [c, m, y, 255 - k];
+            }
+        }
+        _ => {
+            let flip = if colours == Colours::Cmyk { 255 } else { 0 };
+            for (x, pixel) in out.chunks_exact_mut(rows.len()).enumerate() {
+                for (out, row) in pixel.iter_mut().zip(rows) {
+                    *out = row[x] ^ flip;
+                }
+            }
+        }
     }
 }
 

@@ -141,7 +141,7 @@ fn gif_of_the_first_frame() {
     // A frame within the screen: the rest has the transparent colour, or the palette's first.
     let small = gif::Frame { width: 1, height: 1, left: 1, top: 0, ..frame.clone() };
     let small = gif::Frame { buffer: [3].as_slice().into(), ..small };
-    assert_eq!(colours(2, &gif((2, 2), palette, &[small.clone()])), [FOUR[0], FOUR[3], FOUR[0], FOUR[0]]);
+    assert_eq!(colours(2, &gif((2, 2), palette, std::slice::from_ref(&small))), [FOUR[0], FOUR[3], FOUR[0], FOUR[0]]);
     let clear = gif::Frame { transparent: Some(2), ..small.clone() };
     assert_eq!(colours(2, &gif((2, 2), palette, &[clear])), [FOUR[2], FOUR[3], FOUR[2], FOUR[2]]);
     // One beyond it makes the image larger.
@@ -293,6 +293,7 @@ fn tiff_that_lies_is_refused() {
     assert_eq!(error(&tiff(true, &two_by_two(&[8; 3], &[2], &[(266, &[2])]), &[0; 12])).kind(), ErrorKind::Unsupported);
     assert_eq!(error(&tiff(true, &two_by_two(&[8; 3], &[8], &[]), &[0; 12])).kind(), ErrorKind::Unsupported);
     assert!(error(&tiff(true, &two_by_two(&[8; 3], &[2], &[(50706, &[1])]), &[0; 12])).to_string().contains("DNG"));
+    assert!(error(&tiff(true, &two_by_two(&[8; 3], &[2], &[(254, &[1])]), &[0; 12])).to_string().contains("raw file"));
 }
 
 /// Each is told by what it holds; its name does not count.

@@ -272,13 +272,13 @@ impl<'a> Writer<'a> {
                 if run == 16 && k < end {
                     self.put_empty();
                     self.put(code(0xf0));
-                    bits.drain(..).collect::<Vec<_>>().into_iter().for_each(|bit| self.put((bit, 1)));
+                    std::mem::take(&mut bits).into_iter().for_each(|bit| self.put((bit, 1)));
                     run = 0;
                 }
             } else {
                 self.put_empty();
                 self.put_value(run, known(k), false);
-                bits.drain(..).collect::<Vec<_>>().into_iter().for_each(|bit| self.put((bit, 1)));
+                std::mem::take(&mut bits).into_iter().for_each(|bit| self.put((bit, 1)));
                 run = 0;
             }
         }
