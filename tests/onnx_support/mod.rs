@@ -1,6 +1,8 @@
 //! Variants of exported graphs, made here so that a clone has them.
 #![allow(dead_code, unreachable_pub)] // Every test program uses a part.
 
+pub mod tower;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
