@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use taskbasis::onnx::proto::{
     AttributeProto, AttributeType, GraphProto, ModelProto, TensorProto, TensorType, dimension::Value,
@@ -25,6 +26,7 @@ pub struct Tower {
     pub arch: Arch,
     pub model: Arc<Model>,
     pub plain: ModelProto,
+    written: AtomicUsize,
 }
 
 impl Tower {
@@ -43,18 +45,20 @@ impl Tower {
         let family = Synthetic { arch, text: Vec::new(), method, tasks: 3, vectors: 2, dtype, seed: 11 };
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        family.write_base(&path("base.pt")).unwrap();
-        family.write_basis(&path("basis")).unwrap();
+        family.write_base(path("base.pt")).unwrap();
+        family.write_basis(path("basis")).unwrap();
         let (base, basis) = (Checkpoint::open(path("base.pt")).unwrap(), Basis::open(path("basis")).unwrap());
         let weights = Weights::of_base(&base, &ReconstructOptions::default()).unwrap();
         taskbasis::write_onnx(&family.arch, &weights, &path("plain.onnx"), &[]).unwrap();
         let plain = decode(&path("plain.onnx"));
         let model = Model::new(base, Some(basis), &ModelOptions::default()).unwrap();
-        Self { arch: family.arch, model, plain, folder }
+        Self { arch: family.arch, model, plain, folder, written: AtomicUsize::new(0) }
     }
 
+    /// Writes it into a file of its own: those before may be mapped.
     pub fn write(&self, model: &ModelProto, name: &str) -> PathBuf {
-        write(model, self.folder.path(), name)
+        let number = self.written.fetch_add(1, Ordering::Relaxed);
+        write(model, self.folder.path(), &format!("{number}-{name}"))
     }
 
     pub fn bind(&self, model: &ModelProto) -> Result<BoundGraph> {
