@@ -88,6 +88,8 @@ pub struct Encoder {
     execution: Execution,
     /// Half floats have given the CPU's embeddings.
     is_precise: AtomicBool,
+    /// A run of several images has given each the embedding that it gets alone.
+    keeps_images_apart: AtomicBool,
     /// Before the device: dropped first.
     lanes: Pool<Lane>,
     /// Where the weights of tasks are reconstructed, where that is not the host's memory.
@@ -109,7 +111,8 @@ impl Encoder {
 
     /// An encoder over a user's graph, of a model with this architecture. It runs with the weights of any task
     /// ([`Encoder::encode_task`] reconstructs them straight into the graph's layout). Canonical weights are put into
-    /// that layout in every call, which costs a copy of all of them.
+    /// that layout in every call, which costs a copy of all of them. Where the graph says that it takes any number of
+    /// images, the last one of the first run of several is run once more alone, and has to get the same embedding.
     ///
     /// # Errors
     /// As [`Encoder::new`]; [`ErrorKind::Mismatch`] for a graph that takes images of another size;
@@ -177,6 +180,7 @@ impl Encoder {
             target,
             execution,
             is_precise: AtomicBool::new(false),
+            keeps_images_apart: AtomicBool::new(false),
             lanes: Pool::new(first, concurrency),
             device,
             promotions,

@@ -73,6 +73,20 @@ impl Encoder {
         pixels: &[f32],
         n: usize,
         out: &mut [f32],
+        run: impl FnMut(Input<'_>, &mut [f32]) -> Result<()>,
+    ) -> Result<()> {
+        if self.may_mix_images(n) {
+            self.in_checked_runs(pixels, n, out, run)
+        } else {
+            self.in_unchecked_runs(pixels, n, out, run)
+        }
+    }
+
+    fn in_unchecked_runs(
+        &self,
+        pixels: &[f32],
+        n: usize,
+        out: &mut [f32],
         mut run: impl FnMut(Input<'_>, &mut [f32]) -> Result<()>,
     ) -> Result<()> {
         let (size, image, embed) = (self.arch.image_size(), self.arch.pixels(), self.arch.embed_dim);
@@ -101,6 +115,31 @@ impl Encoder {
             run(Input { name: "", shape: &shape, values }, out).map_err(explain)?;
         }
         out.copy_from_slice(&embeds[..n * embed]);
+        Ok(())
+    }
+
+    /// Whether it has not been seen yet that a run of several images gives each its own embedding: a user's graph may
+    /// say that it takes any number, and have been exported for one.
+    fn may_mix_images(&self, batch: usize) -> bool {
+        let is_open = self.signature.is_users() && self.signature.batch.is_none();
+        is_open && batch > 1 && !self.keeps_images_apart.load(Ordering::Acquire)
+    }
+
+    /// [`Encoder::in_runs`], and the last image once more alone: it has to get the same embedding.
+    fn in_checked_runs(
+        &self,
+        pixels: &[f32],
+        n: usize,
+        out: &mut [f32],
+        mut run: impl FnMut(Input<'_>, &mut [f32]) -> Result<()>,
+    ) -> Result<()> {
+        let (image, embed) = (self.arch.pixels(), self.arch.embed_dim);
+        let (mut together, mut alone) = (try_zeroed(out.len())?, try_zeroed(embed)?);
+        self.in_unchecked_runs(pixels, n, &mut together, &mut run)?;
+        self.in_unchecked_runs(&pixels[(n - 1) * image..], 1, &mut alone, &mut run)?;
+        precision::check_alone(&together[(n - 1) * embed..], &alone, n)?;
+        self.keeps_images_apart.store(true, Ordering::Release);
+        out.copy_from_slice(&together);
         Ok(())
     }
 

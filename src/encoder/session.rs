@@ -118,11 +118,11 @@ pub(super) fn entries_of_frozen(has_halves: bool) -> &'static [(&'static str, &'
 }
 
 /// Sets what [`entries_of_frozen`] says.
-pub(super) fn for_frozen(builder: SessionBuilder, has_halves: bool) -> Result<SessionBuilder> {
-    entries_of_frozen(has_halves)
-        .iter()
-        .try_fold(builder, |builder, (key, value)| builder.with_config_entry(*key, *value))
-        .map_err(failed(CREATING))
+pub(super) fn for_frozen(mut builder: SessionBuilder, has_halves: bool) -> Result<SessionBuilder> {
+    for (key, value) in entries_of_frozen(has_halves) {
+        builder = builder.with_config_entry(key, value).map_err(failed(CREATING))?;
+    }
+    Ok(builder)
 }
 
 fn builder(runtime: &Runtime, threads: usize, level: GraphOptimizationLevel) -> Result<SessionBuilder> {

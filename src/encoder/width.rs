@@ -15,8 +15,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::BoundGraph;
 use crate::tensor::{DType, f32_bytes, try_zeroed};
 
-/// The length of an embedding: as the file says; else as ONNX Runtime infers it; else as a run gives it, of black images
-/// with weights of zeros, on the CPU.
+/// The length of an embedding: as the file says; else as ONNX Runtime infers it; else as a run on the CPU gives it, of
+/// black images with weights of zeros.
 ///
 /// # Errors
 /// [`ErrorKind::Mismatch`] where the output is not one embedding for each image; [`ErrorKind::Runtime`] where ONNX

@@ -166,8 +166,8 @@ impl BoundGraph {
             .fold((0, 0), |(count, bytes), tensor| (count + 1, bytes + tensor.nbytes() as u64))
     }
 
-    /// How many images a run takes, where the graph takes no other number: its input says so, or the class token is laid
-    /// out for so many.
+    /// How many images a run takes, where the graph takes no other number: its input says so, or the class token is
+    /// repeated that many times.
     pub(crate) fn batch(&self) -> Option<usize> {
         let parts = self.map.tensors.values().flat_map(|mapped| &mapped.sum);
         let tokens = parts.filter(|part| part.parameter == "visual.class_embedding").find_map(|part| part.repeat);

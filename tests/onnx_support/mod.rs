@@ -1,6 +1,8 @@
 //! Variants of exported graphs, made here so that a clone has them.
 #![allow(dead_code, unreachable_pub)] // Every test program uses a part.
 
+pub mod tower;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -102,7 +104,7 @@ pub fn half(model: &mut ModelProto) {
 pub fn half_weights(model: &mut ModelProto) {
     let graph = graph(model);
     let mut casts = Vec::new();
-    for tensor in &mut graph.initializer {
+    for tensor in graph.initializer.iter_mut().filter(|tensor| tensor.data_type() == TensorType::Float as i32) {
         let name = tensor.name().to_owned();
         to_half(tensor);
         tensor.name = Some(format!("{name}.half"));

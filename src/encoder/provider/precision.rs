@@ -29,6 +29,28 @@ pub(in crate::encoder) fn check(embeds: &[f32], cpu: &[f32], embed_dim: usize, l
         .hint("Run this model without fp16, or allow a lower cosine where that is good enough"))
 }
 
+/// Compares the embedding that an image has got in a run of `images` with the one that it gets alone.
+///
+/// # Errors
+/// [`ErrorKind::Runtime`] where they are not one and the same up to rounding. Embeddings that are no numbers are not
+/// compared.
+pub(in crate::encoder) fn check_alone(together: &[f32], alone: &[f32], images: usize) -> Result<()> {
+    /// Half floats stay an order of magnitude below.
+    const MOST: f64 = 3e-2;
+
+    let square = |value: f64| value * value;
+    let length: f64 = alone.iter().map(|value| square(f64::from(*value))).sum();
+    let apart: f64 = together.iter().zip(alone).map(|(a, b)| square(f64::from(*a) - f64::from(*b))).sum();
+    let difference = (apart / length).sqrt();
+    if !difference.is_finite() || difference <= MOST {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Runtime, "the graph mixes the images of a run, though it says that it takes any number")
+        .expected("the embedding that an image gets alone")
+        .got(format_args!("a relative difference of {difference:.1e} to it in a run of {images}"))
+        .hint("Give it one image in each run (--batch 1), or export it with a dynamic batch"))
+}
+
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
@@ -37,6 +59,14 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_image_gets_the_same_embedding_alone() {
+        check_alone(&[1.0, 2.0], &[1.0, 2.001], 2).unwrap();
+        check_alone(&[f32::NAN, 2.0], &[f32::NAN, 2.0], 2).unwrap();
+        let error = check_alone(&[1.0, 2.0], &[2.0, 1.0], 3).unwrap_err();
+        assert!(error.to_string().contains("run of 3. Give it one image in each run (--batch 1)"), "{error}");
+    }
 
     #[test]
     fn the_worst_embedding_decides() {

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod absent;
+mod branches;
 mod map;
 mod offers;
 mod order;
@@ -24,7 +25,6 @@ use indexmap::IndexMap;
 pub(super) use self::absent::{Absent, changes};
 pub use self::map::{GraphMap, Mapped};
 use self::offers::{Match, Offers};
-use self::order::Slot;
 pub(super) use self::pixels::check as check_pixels;
 use self::uses::Sites;
 use super::file::OnnxFile;
@@ -73,7 +73,7 @@ pub fn bind(file: &OnnxFile, base: &Checkpoint, options: &BindOptions) -> Result
         uniform.push(file.constants[site.constant].tensor.as_ref().map_or(Ok(true), offers::is_uniform)?);
     }
     let domains: Vec<Vec<Match>> = sites.sites.iter().map(|site| matches[site.constant].clone()).collect();
-    sites.find_branches(&certain(&domains, &offers, &uniform));
+    sites.find_branches(&branches::certain(&domains, &offers, &uniform));
     let solution = solve::solve(&sites, &offers, domains, &uniform);
 
     let mut map = GraphMap {
@@ -83,6 +83,8 @@ pub fn bind(file: &OnnxFile, base: &Checkpoint, options: &BindOptions) -> Result
         missing: options.missing.clone(),
         repeated: options.repeated.clone(),
     };
+    map.repeated.extend(branches::repeated(&sites, &solution.domains, &offers));
+    let options = &BindOptions { repeated: map.repeated.clone(), ..options.clone() };
     let mut found: HashMap<usize, Vec<(usize, Match)>> = HashMap::new();
     for (at, domain) in solution.domains.iter().enumerate() {
         match domain.as_slice() {
@@ -101,19 +103,6 @@ pub fn bind(file: &OnnxFile, base: &Checkpoint, options: &BindOptions) -> Result
         None => named(error),
     })?;
     Ok(map)
-}
-
-/// The sites of each parameter that values alone tell, and that a CLIP encoder uses once, by parameter.
-fn certain(domains: &[Vec<Match>], offers: &Offers, uniform: &[bool]) -> Vec<Vec<usize>> {
-    let mut groups: IndexMap<usize, Vec<usize>> = IndexMap::new();
-    for (site, domain) in domains.iter().enumerate().filter(|(site, _)| !uniform[*site]) {
-        if let [one] = domain.as_slice()
-            && offers.all[one.offer].slot.is_some_and(Slot::is_in_line)
-        {
-            groups.entry(one.offer).or_default().push(site);
-        }
-    }
-    groups.into_values().collect()
 }
 
 /// For every constant the offers that it is.

@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::super::file::{Node, OnnxFile, is_onnx};
+use super::super::file::{OnnxFile, is_onnx};
 use super::super::rewrite::Needed;
 use super::map::GraphMap;
 use crate::error::{Error, Result};
@@ -56,10 +56,16 @@ pub(crate) fn check(file: &OnnxFile, needed: &Needed, map: &GraphMap) -> Result<
             if is_shape || !seen.insert(i) || ends.contains(&i) {
                 continue;
             }
-            if is_onnx(&node.domain) && LAYOUT.contains(&node.op.as_str()) && node.captured.is_empty() {
-                open.extend(node.outputs.iter().map(String::as_str).filter(|name| !name.is_empty()));
-            } else if !computes.contains(&node.op.as_str()) && !(ends.is_empty() && is_embedding(node)) {
+            let keeps = is_onnx(&node.domain) && LAYOUT.contains(&node.op.as_str()) && node.captured.is_empty();
+            if ends.is_empty() && EMBEDDING.contains(&node.op.as_str()) {
+                continue;
+            }
+            if !keeps && !computes.contains(&node.op.as_str()) {
                 computes.push(&node.op);
+            }
+            // Where the embedding is known, everything before it is told.
+            if keeps || !ends.is_empty() {
+                open.extend(node.outputs.iter().map(String::as_str).filter(|name| !name.is_empty()));
             }
         }
     }
@@ -74,10 +80,6 @@ pub(crate) fn check(file: &OnnxFile, needed: &Needed, map: &GraphMap) -> Result<
     .expected("a graph that takes pixels that are normalised already")
     .got(computes.join(", "))
     .hint("Normalised twice they would give wrong embeddings: export the encoder without its preprocessing"))
-}
-
-fn is_embedding(node: &Node) -> bool {
-    EMBEDDING.contains(&node.op.as_str())
 }
 
 /// The nodes where the patch embedding's weights meet the pixels.

@@ -85,7 +85,7 @@ impl Found<'_> {
             op.starts_with("QLinear")
                 || op.starts_with("QOrdered")
                 || op.ends_with("Integer")
-                || op.contains("Quantize")
+                || op.contains("uantize")
                 || op.ends_with("NBits")
                 || op.ends_with("Bnb4")
                 || matches!(op, "QAttention" | "QGemm" | "QMoE" | "MatMulIntegerToFloat")
