@@ -10,7 +10,7 @@ use bundle_support::{common, format, tiny};
 use serde_json::{Value, json};
 use taskbasis::synthetic::Synthetic;
 use taskbasis::{
-    Arch, ArchHints, Basis, BlockFormat, Bundle, Checkpoint, Head, Method, ModelOptions, Packer, VectorFormat, Weights,
+    Arch, Basis, BlockFormat, Bundle, Checkpoint, Head, Method, ModelOptions, Packer, VectorFormat, Weights,
 };
 
 /// With a user's graph.

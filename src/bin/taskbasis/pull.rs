@@ -56,6 +56,8 @@ impl Pull {
         if let Some(base) = &self.base {
             let address = hub.checkpoint(&self.revised(base)?, &watch.listener())?;
             let pulled = hub.pull(&address, &watch.listener())?;
+            // What its shapes do not tell is in them.
+            hub.bring_configs(&pulled.local, &watch.listener());
             watch.finish();
             return show(&[pulled], as_json);
         }
