@@ -107,6 +107,40 @@ fn a_folder_has_the_same_checkpoint_on_the_hub_and_on_the_disk() {
     }
 }
 
+/// The configurations beside a base come with it, those of the same commit; what is known to be absent is not asked for
+/// again, and Python's client knows it too.
+#[test]
+fn a_base_comes_with_its_configurations() {
+    let Some(base) = common::digits("base/open_clip_names.safetensors") else { return };
+    let server = Server::start();
+    let config = br#"{"model_type":"clip","vision_config":{"hidden_act":"gelu","num_attention_heads":2}}"#;
+    server.put("owner/base", "model.safetensors", &fs::read(&base).unwrap());
+    server.put("owner/base", "config.json", config);
+    let out = server.home.path().join("r.safetensors");
+    let export = |more: &[&str]| {
+        let common = ["export", "--base", "hf://owner/base", "--weights", "base", "-o", out.to_str().unwrap()];
+        server.run(&[&common[..], more].concat())
+    };
+    let first = export(&[]);
+    let said = String::from_utf8_lossy(&first.stderr).into_owned();
+    assert!(first.status.success() && !said.contains("assumed"), "{said}");
+    let commit = server.commit("owner/base");
+    let cache = server.cache("owner/base");
+    assert_eq!(fs::read(cache.join("snapshots").join(&commit).join("config.json")).unwrap(), config);
+    for absent in ["open_clip_config.json", "preprocessor_config.json"] {
+        assert!(cache.join(".no_exist").join(&commit).join(absent).is_file(), "{absent}");
+    }
+    server.requests();
+    assert!(export(&[]).status.success() && server.requests().is_empty(), "what is known costs no request");
+    // An option that contradicts it is used, and that is said.
+    let said = String::from_utf8_lossy(&export(&["--activation", "quick_gelu"]).stderr).into_owned();
+    assert!(said.contains("config.json says activation GELU; QuickGELU is used"), "{said}");
+    server.put("owner/other", "model.safetensors", &large(2_000));
+    server.put("owner/other", "open_clip_config.json", b"{}");
+    let local = server.succeed(&["pull", "--base", "owner/other"]);
+    assert!(std::path::Path::new(local.trim()).with_file_name("open_clip_config.json").is_file(), "{local}");
+}
+
 #[test]
 fn paths_of_the_hub_are_paths() {
     let Some(basis) = common::digits(&format!("bases/{BASIS}")) else { return };

@@ -13,9 +13,7 @@ use onnx_support::{external, graph, node, parse};
 use taskbasis::onnx::proto::{ModelProto, TensorProto, TensorType, dimension::Value};
 use taskbasis::onnx::{BindOptions, BoundGraph, GraphMap, OnnxFile, bind};
 use taskbasis::weights::View;
-use taskbasis::{
-    ArchHints, BaseFormat, Basis, Bundle, Checkpoint, Encoder, ErrorKind, Format, ModelOptions, Packer, Tensor,
-};
+use taskbasis::{BaseFormat, Basis, Bundle, Checkpoint, Encoder, ErrorKind, Format, ModelOptions, Packer, Tensor};
 
 const TASKS: [&str; 3] = ["base", "Task1", "Task0 - Task2@0.5"];
 
@@ -42,7 +40,7 @@ fn check(tower: &Tower, graph: &BoundGraph, what: &str) {
 /// The same out of a bundle.
 fn check_carried(tower: &Tower, graph: &BoundGraph, what: &str) {
     let (base, basis) = (tower.model.base(), tower.model.basis().unwrap());
-    let hints = ArchHints { heads: Some(tower.arch.heads), activation: tower.arch.activation };
+    let hints = tower.arch.hints();
     let mut packer = Packer::new(base, basis, hints).unwrap();
     packer.base_format(BaseFormat::F32).graph(graph).unwrap();
     let folder = tempfile::tempdir().unwrap();

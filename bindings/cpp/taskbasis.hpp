@@ -508,6 +508,14 @@ struct encoder_options {
     std::uint32_t weights_on = TB_WEIGHTS_ON_AUTO;
     bool cuda_graphs = false;
     bool streamed = false;
+    float norm_epsilon = 0;
+    std::uint32_t pooling = TB_POOLING_AS_READ;
+    std::string config;
+    std::vector<float> mean; // none, or three
+    std::vector<float> std;  // none, or three
+    std::uint32_t resize = TB_RESIZE_AS_READ;
+    std::uint32_t interpolation = TB_INTERPOLATION_AS_READ;
+    std::size_t resize_edge = 0;
     std::uint32_t self_test = TB_SELF_TEST_AUTO;
 };
 
@@ -519,8 +527,12 @@ public:
                                     {"onnxruntime", how.onnxruntime},
                                     {"graph", how.graph},
                                     {"map", how.map},
-                                    {"tensorrt_cache", how.tensorrt_cache}})) {
+                                    {"tensorrt_cache", how.tensorrt_cache},
+                                    {"config", how.config}})) {
             return *std::move(bad);
+        }
+        if ((!how.mean.empty() && how.mean.size() != 3) || (!how.std.empty() && how.std.size() != 3)) {
+            return failure{TB_ERR_INVALID_ARGUMENT, "mean and std are three numbers each, or none"};
         }
         auto options = detail::sized<tb_encoder_options>();
         options.provider = detail::or_null(how.provider);
@@ -544,6 +556,14 @@ public:
         options.weights_on = how.weights_on;
         options.cuda_graphs = how.cuda_graphs ? 1 : 0;
         options.streamed = how.streamed ? 1 : 0;
+        options.norm_epsilon = how.norm_epsilon;
+        options.pooling = how.pooling;
+        options.config = detail::or_null(how.config);
+        options.mean = how.mean.empty() ? nullptr : how.mean.data();
+        options.std = how.std.empty() ? nullptr : how.std.data();
+        options.resize = how.resize;
+        options.interpolation = how.interpolation;
+        options.resize_edge = how.resize_edge;
         options.self_test = how.self_test;
         tb_encoder *handle = nullptr;
         if (auto failed = detail::call(tb_encoder_create, of.get(), &options, &handle)) {
@@ -580,6 +600,13 @@ public:
             return *std::move(failed);
         }
         return out;
+    }
+
+    // One decoded image as this encoder takes it, f32 [3,S,S]: with its model's mean, deviation and resizing.
+    result<std::vector<float>> try_preprocess(const tb_image &image) const {
+        return detail::filled<float>([&](float *out, std::size_t capacity, std::size_t *needed) {
+            return detail::call(tb_encoder_preprocess, get(), &image, out, capacity, needed);
+        });
     }
 
     // The same of decoded images, preprocessing included.
@@ -650,6 +677,7 @@ public:
 #ifndef TASKBASIS_NO_EXCEPTIONS
     explicit encoder(const basis &of, const encoder_options &how = {}) : encoder(try_create(of, how).value()) {}
     tb_encoder_properties info() const { return try_info().value(); }
+    std::vector<float> preprocess(const tb_image &image) const { return try_preprocess(image).value(); }
     void trim() const { try_trim().value(); }
     void prepare(const weights &what) const { try_prepare(what).value(); }
     bool is_prepared(const weights &what) const { return try_is_prepared(what).value(); }

@@ -11,7 +11,7 @@ impl Hub {
     /// Brings the configurations ([`CONFIGS`]) beside the checkpoint at `local`, a file in a snapshot of the cache, of
     /// the same commit. Those that the cache has, or is known to lack, cost no request; where the Hub cannot be asked,
     /// the checkpoint is used without them, and what they would have told is said to be assumed.
-    pub(super) fn bring_configs(&self, local: &Path, listener: &dyn Fn(HubEvent<'_>)) {
+    pub fn bring_configs(&self, local: &Path, listener: &dyn Fn(HubEvent<'_>)) {
         let Some((repo, commit, folder)) = self.place(local) else { return };
         let absent = self.cache_folder().join(format!("models--{}", repo.replace('/', "--"))).join(".no_exist");
         for name in CONFIGS {

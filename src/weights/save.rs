@@ -131,7 +131,6 @@ mod tests {
             let tensor = stored.as_ref().unwrap();
             let at = left.iter().position(|out| out.name == name).unwrap();
             let out = left.remove(at);
-            let tensor = tensor.as_ref().unwrap();
             assert_eq!((tensor.dtype(), tensor.shape(), tensor.to_bytes().unwrap()), (out.dtype, out.shape, out.bytes));
         }
         assert!(left.is_empty());

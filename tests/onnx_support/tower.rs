@@ -40,6 +40,7 @@ impl Tower {
             grid: 2,
             embed_dim: 12,
             activation: Activation::QuickGelu,
+            variant: taskbasis::Variant::default(),
         };
         let (method, dtype) = (Method::Autoencoder, DType::F32);
         let family = Synthetic { arch, text: Vec::new(), method, tasks: 3, vectors: 2, dtype, seed: 11 };

@@ -57,6 +57,8 @@ impl Pull {
             let address = hub.checkpoint(&self.revised(base)?, &watch.listener())?;
             let mut pulled = hub.pull(&address, &watch.listener())?;
             pulled.files.extend(hub.pull_beside(&pulled, &watch.listener())?);
+            // What its shapes do not tell is in them.
+            hub.bring_configs(&pulled.local, &watch.listener());
             watch.finish();
             return show(&[pulled], as_json);
         }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::checkpoint::unread::Unread;
-use crate::clip::{Activation, Arch};
+use crate::clip::{Activation, Arch, Variant};
 
 fn named(tensors: Vec<(String, Stored)>) -> Result<Named> {
     canonical(tensors, None, Beside::LeaveOut)
@@ -86,6 +86,7 @@ fn tower(seed: f32) -> Vec<(String, Stored)> {
         grid: 2,
         embed_dim: 3,
         activation: Activation::Gelu,
+        variant: Variant::default(),
     };
     let parameter = |(name, shape): (String, Vec<usize>)| {
         let values: Vec<f32> =

@@ -1,4 +1,5 @@
-//! `open_clip_config.json`, and open_clip's own model configurations. What is absent has the library's defaults.
+//! `open_clip_config.json`, and open_clip's own model configurations. A switch that is absent has the library's default;
+//! an extent that is absent is the weights'.
 
 use super::images::{ImageHints, interpolation};
 use super::keys::Keys;
@@ -21,14 +22,23 @@ const OF_BLOCKS: [(&str, &str); 7] = [
 /// What `config` says, if it is open_clip's.
 pub(super) fn read(config: Keys<'_>) -> Result<Option<Stated>> {
     let model = config.object("model_cfg")?.unwrap_or(config);
-    let Some(vision) = model.object("vision_cfg")? else { return Ok(None) };
+    let (vision, text) = (model.object("vision_cfg")?, model.object("text_cfg")?);
+    if vision.is_none() && text.is_none() {
+        return Ok(None);
+    }
     let is_quick = model.flag("quick_gelu")?.unwrap_or(false);
-    let mut image = tower(vision, is_quick)?;
-    image.extent(Extent::Embedding, model.number("embed_dim")?);
-    read_image(vision, &mut image)?;
-    let text = model.object("text_cfg")?.map(|text| read_text(text, is_quick)).transpose()?;
+    let image = match vision {
+        Some(vision) => {
+            let mut image = tower(vision, is_quick)?;
+            image.extent(Extent::Embedding, model.number("embed_dim")?);
+            read_image(vision, &mut image)?;
+            Some(image)
+        }
+        None => None,
+    };
+    let text = text.map(|text| read_text(text, is_quick)).transpose()?;
     let images = Some(read_images(config.object("preprocess_cfg")?)?);
-    Ok(Some(Stated { image: Some(image), text, images, ..Stated::default() }))
+    Ok(Some(Stated { image, text, images, ..Stated::default() }))
 }
 
 /// What both towers' sections have.
@@ -74,8 +84,9 @@ fn read_image(vision: Keys<'_>, says: &mut TowerSays) -> Result<()> {
     if vision.is_set("attentional_pool") {
         says.refuse("attentional pooling (attentional_pool)");
     }
-    let width = vision.number("width")?.unwrap_or(768);
-    says.hints.heads = Some((width / vision.number("head_width")?.unwrap_or(64)).max(1));
+    let width = vision.number("width")?;
+    let head_width = vision.number("head_width")?.unwrap_or(64);
+    says.hints.heads = width.map(|width| (width / head_width).max(1));
     let is_normed_after = vision.flag("final_ln_after_pool")?.unwrap_or(false);
     says.hints.pooling = match vision.text("pool_type")?.unwrap_or("tok") {
         "tok" => Some(Pooling::ClassToken),
@@ -87,12 +98,12 @@ fn read_image(vision: Keys<'_>, says: &mut TowerSays) -> Result<()> {
         }
     };
     says.pre_norm = Some(!vision.flag("no_ln_pre")?.unwrap_or(false));
-    says.extent(Extent::Width, Some(width));
-    says.extent(Extent::Layers, vision.number("layers")?.or(Some(12)));
+    says.extent(Extent::Width, width);
+    says.extent(Extent::Layers, vision.number("layers")?);
     let ratio = vision.float("mlp_ratio")?.unwrap_or(4.0);
-    says.extent(Extent::MlpWidth, Some(mlp_width(width, ratio)));
-    says.extent(Extent::Patch, vision.side("patch_size")?.or(Some(16)));
-    says.extent(Extent::ImageSize, vision.side("image_size")?.or(Some(224)));
+    says.extent(Extent::MlpWidth, width.map(|width| mlp_width(width, ratio)));
+    says.extent(Extent::Patch, vision.side("patch_size")?);
+    says.extent(Extent::ImageSize, vision.side("image_size")?);
     Ok(())
 }
 
@@ -128,11 +139,12 @@ fn read_text(text: Keys<'_>, is_quick: bool) -> Result<TowerSays> {
         None | Some("argmax") => {}
         Some(other) => says.refuse(format!("the text pooling `{other}`")),
     }
-    let width = text.number("width")?.unwrap_or(512);
+    let width = text.number("width")?;
     says.hints.heads = text.number("heads")?.or(Some(8));
-    says.extent(Extent::Width, Some(width));
-    says.extent(Extent::Layers, text.number("layers")?.or(Some(12)));
-    says.extent(Extent::MlpWidth, Some(mlp_width(width, text.float("mlp_ratio")?.unwrap_or(4.0))));
+    says.extent(Extent::Width, width);
+    says.extent(Extent::Layers, text.number("layers")?);
+    let ratio = text.float("mlp_ratio")?.unwrap_or(4.0);
+    says.extent(Extent::MlpWidth, width.map(|width| mlp_width(width, ratio)));
     Ok(says)
 }
 

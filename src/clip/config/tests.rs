@@ -25,7 +25,7 @@ fn open_clip(vision: Value) -> Value {
 
 #[test]
 fn open_clips_defaults_are_its_own() {
-    let image = stated(&open_clip(json!({}))).image.unwrap();
+    let image = stated(&open_clip(json!({ "width": 768 }))).image.unwrap();
     let usual = ArchHints {
         heads: Some(12),
         activation: Some(Activation::Gelu),

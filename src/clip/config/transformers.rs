@@ -1,4 +1,5 @@
-//! `config.json` of the transformers library. What is absent has the library's defaults.
+//! `config.json` of the transformers library. A switch that is absent has the library's default; an extent that is
+//! absent is the weights'.
 
 use super::keys::Keys;
 use super::stated::{Extent, Stated, TowerSays, activation};
@@ -35,7 +36,7 @@ pub(super) fn read(config: Keys<'_>) -> Result<Option<Stated>> {
     };
     let image = match vision {
         Some(vision) if has_tower(vision)? => {
-            let projection = if is_clip { config.number("projection_dim")?.or(Some(512)) } else { None };
+            let projection = if is_clip { config.number("projection_dim")? } else { None };
             Some(read_image(vision, projection)?)
         }
         // All of a section may be the library's defaults.
@@ -62,11 +63,11 @@ fn image_hints() -> ArchHints {
 fn read_image(vision: Keys<'_>, projection: Option<usize>) -> Result<TowerSays> {
     let mut says = TowerSays { pre_norm: Some(true), ..TowerSays::default() };
     says.hints = hints(vision)?.or(image_hints());
-    says.extent(Extent::Width, vision.number("hidden_size")?.or(Some(768)));
-    says.extent(Extent::Layers, vision.number("num_hidden_layers")?.or(Some(12)));
-    says.extent(Extent::MlpWidth, vision.number("intermediate_size")?.or(Some(3072)));
-    says.extent(Extent::Patch, vision.side("patch_size")?.or(Some(32)));
-    says.extent(Extent::ImageSize, vision.side("image_size")?.or(Some(224)));
+    says.extent(Extent::Width, vision.number("hidden_size")?);
+    says.extent(Extent::Layers, vision.number("num_hidden_layers")?);
+    says.extent(Extent::MlpWidth, vision.number("intermediate_size")?);
+    says.extent(Extent::Patch, vision.side("patch_size")?);
+    says.extent(Extent::ImageSize, vision.side("image_size")?);
     says.extent(Extent::Embedding, projection);
     Ok(says)
 }
@@ -75,9 +76,9 @@ fn read_text(text: Keys<'_>) -> Result<TowerSays> {
     let mut says = TowerSays { hints: hints(text)?, ..TowerSays::default() };
     let usual = ArchHints { heads: Some(8), ..image_hints() };
     says.hints = says.hints.or(usual);
-    says.extent(Extent::Width, text.number("hidden_size")?.or(Some(512)));
-    says.extent(Extent::Layers, text.number("num_hidden_layers")?.or(Some(12)));
-    says.extent(Extent::MlpWidth, text.number("intermediate_size")?.or(Some(2048)));
+    says.extent(Extent::Width, text.number("hidden_size")?);
+    says.extent(Extent::Layers, text.number("num_hidden_layers")?);
+    says.extent(Extent::MlpWidth, text.number("intermediate_size")?);
     Ok(says)
 }
 

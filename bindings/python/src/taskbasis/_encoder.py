@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 
@@ -12,7 +12,14 @@ from ._expression import Expression
 from ._native import call, call_with_runtime, constants, encoded, ffi, fields, lib, onnxruntime, sized, text
 
 Floats = "np.ndarray[Any, np.dtype[np.float32]]"
-_ACTIVATIONS = {"quick_gelu": "TB_ACTIVATION_QUICK_GELU", "gelu": "TB_ACTIVATION_GELU"}
+_ACTIVATIONS = {
+    "quick_gelu": "TB_ACTIVATION_QUICK_GELU_ALWAYS",
+    "gelu": "TB_ACTIVATION_GELU",
+    "gelu_tanh": "TB_ACTIVATION_GELU_TANH",
+}
+_POOLINGS = ("class_token", "mean_then_norm", "norm_then_mean")
+_RESIZES = ("shortest", "squash", "longest")
+_INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 _PROMOTIONS = {"auto": "TB_PROMOTION_AUTO", "off": "TB_PROMOTION_OFF", "manual": "TB_PROMOTION_MANUAL"}
 _WEIGHTS_ON = {"auto": "TB_WEIGHTS_ON_AUTO", "host": "TB_WEIGHTS_ON_HOST", "device": "TB_WEIGHTS_ON_DEVICE"}
 _SELF_TESTS = {"auto": "TB_SELF_TEST_AUTO", "on": "TB_SELF_TEST_ON", "off": "TB_SELF_TEST_OFF"}
@@ -41,6 +48,13 @@ class Encoder(Handle):
     `info()["weights_fallback"]` says why. `device_budget` is how many bytes of its memory base, basis and weights may
     take (0: three quarters of what is free). `cuda_graphs` records runs and replays them, with "cuda": for few batch sizes.
 
+    What shapes do not tell is read of the bundle, else of the configuration beside the base (open_clip's, transformers'
+    or timm's; `config` names another one, "none" none), else it is that of published models, else OpenAI's, which
+    `info()["assumed"]` says: `activation` ("quick_gelu", "gelu", "gelu_tanh"), `heads`, `norm_epsilon`, `pooling`
+    ("class_token", "mean_then_norm", "norm_then_mean"), and of images `mean`, `std` (three numbers each), `resize`
+    ("shortest", "squash", "longest"), `interpolation` ("bicubic", "bilinear", ...), and `resize_edge`, the pixels that
+    sides are resized to before the image is cropped. What is given here is used, whatever was read.
+
     `streamed` never has more than one block of a task's weights in memory (40 MB instead of 351 for ViT-B-32;
     `info()["weight_bytes"]`), and reconstructs them anew in every call.
 
@@ -64,7 +78,7 @@ class Encoder(Handle):
         device: int = 0,
         threads: int = 0,
         concurrency: int = 0,
-        activation: str = "quick_gelu",
+        activation: Optional[str] = None,
         heads: int = 0,
         promotion: str = "auto",
         promote_after: int = 0,
@@ -78,6 +92,14 @@ class Encoder(Handle):
         device_budget: int = 0,
         cuda_graphs: bool = False,
         streamed: bool = False,
+        norm_epsilon: float = 0.0,
+        pooling: Optional[str] = None,
+        config: Optional[Path] = None,
+        mean: "Optional[Sequence[float]]" = None,
+        std: "Optional[Sequence[float]]" = None,
+        resize: Optional[str] = None,
+        interpolation: Optional[str] = None,
+        resize_edge: int = 0,
         self_test: str = "auto",
         onnxruntime_library: Optional[Path] = None,
     ) -> None:
@@ -85,7 +107,14 @@ class Encoder(Handle):
         texts = encoded(provider), encoded(onnxruntime_library or onnxruntime()), encoded(graph), encoded(map)
         options.provider, options.onnxruntime, options.graph, options.map = texts
         options.device, options.threads, options.concurrency, options.heads = device, threads, concurrency, heads
-        options.activation = _choice(_ACTIVATIONS, "activation", activation)
+        if activation is not None:
+            options.activation = _choice(_ACTIVATIONS, "activation", activation)
+        options.norm_epsilon, options.resize_edge = norm_epsilon, resize_edge
+        options.pooling = _numbered(_POOLINGS, "pooling", pooling)
+        options.resize = _numbered(_RESIZES, "resize", resize)
+        options.interpolation = _numbered(_INTERPOLATIONS, "interpolation", interpolation)
+        source, channels = encoded(config), (_channels("mean", mean), _channels("std", std))  # as `texts`
+        options.config, (options.mean, options.std) = source, channels
         options.promotion = _choice(_PROMOTIONS, "promotion", promotion)
         options.promote_after, options.built_graph = promote_after, int(built_graph)
         cache = encoded(tensorrt_cache)  # has to live until the call, as `texts` do
@@ -101,6 +130,7 @@ class Encoder(Handle):
         self._basis = basis
         info = self.info()
         self.image_size, self.embedding, self.provider = info["image_size"], info["embedding"], info["provider"]
+        self._resize = info["resize"], info["resize_edge"]
 
     def __call__(self, images: Any, weights: "Union[Weights, Named]") -> Any:
         """The embeddings f32 [n, e] of some images, not normalised, in one run.
@@ -117,7 +147,7 @@ class Encoder(Handle):
             images = np.asarray(images)
         if isinstance(images, np.ndarray) and images.dtype == np.float32:
             return self._encode(images, weights)
-        return self._encode_images(_images(images, self.image_size), weights)
+        return self._encode_images(_images(images, self.image_size, self._resize), weights)
 
     def _weights(self, weights: "Union[Weights, Named]") -> Weights:
         if isinstance(weights, Weights):
@@ -148,14 +178,14 @@ class Encoder(Handle):
         return out
 
     def preprocess(self, images: Any) -> Any:
-        """Images as `__call__` takes them, preprocessed as open_clip does: f32 [n, 3, S, S]."""
+        """Images as `__call__` takes them, preprocessed as the model's own library does: f32 [n, 3, S, S]."""
         size = self.image_size
-        images = _images(images, size)
+        images = _images(images, size, self._resize)
         out = np.empty((len(images), 3, size, size), np.float32)
         array = _as_c(images)
         for i in range(len(images)):
             target = ffi.cast("float *", out[i].ctypes.data)
-            call(lib.tb_preprocess, array + i, size, target, 3 * size * size, ffi.NULL)
+            call(lib.tb_encoder_preprocess, self._handle, array + i, target, 3 * size * size, ffi.NULL)
         return out
 
     def prepare(self, weights: "Union[Weights, Named]") -> None:
@@ -190,14 +220,19 @@ class Encoder(Handle):
 
     def info(self) -> "dict[str, Any]":
         """What is really used: provider, device and why `auto` fell back (empty: it did not), where weights are ("host" or
-        "device") and why not on the device, threads, sessions, ONNX Runtime's file and version, the architecture, and
-        which graph: "built", "bundle" (the one that it carries) or "file".
+        "device") and why not on the device, threads, sessions, ONNX Runtime's file and version, the architecture, the
+        preparation of images, what of both was assumed (empty: nothing), and which graph: "built", "bundle" (the one
+        that it carries) or "file".
         """
         info = sized("tb_encoder_properties")
         call(lib.tb_encoder_info, self._handle, info)
         told = fields(info)
         told["graph"] = _GRAPHS[told["graph"]]
         told["weights_on"] = ("auto", "host", "device")[told["weights_on"]]
+        told["activation"] = ("quick_gelu", "gelu", "gelu_tanh")[told["activation"]]
+        told["pooling"] = _POOLINGS[told["pooling"] - 1]
+        told["resize"] = _RESIZES[told["resize"] - 1]
+        told["interpolation"] = _INTERPOLATIONS[told["interpolation"] - 1]
         return told
 
     def trim(self) -> None:
@@ -268,7 +303,25 @@ def _choice(known: "dict[str, str]", what: str, value: str) -> int:
     return constants[known[value]]
 
 
-def _images(images: Any, size: int) -> "list[Any]":
+def _numbered(known: "tuple[str, ...]", what: str, value: Optional[str]) -> int:
+    """The place of a name, counted from 1; 0 where there is none."""
+    if value is None:
+        return 0
+    if value not in known:
+        raise ValueError(f"{what} is one of {', '.join(known)}; got {value!r}")
+    return known.index(value) + 1
+
+
+def _channels(what: str, values: "Optional[Sequence[float]]") -> Any:
+    """Three floats for C; NULL where there are none."""
+    if values is None:
+        return ffi.NULL
+    if len(values) != 3:
+        raise ValueError(f"{what} is three numbers; got {len(values)}")
+    return ffi.new("float[3]", [float(value) for value in values])
+
+
+def _images(images: Any, size: int, resize: "tuple[str, int]") -> "list[Any]":
     """Every image as a contiguous array u8 [H, W, 3], [H, W, 4] or [H, W]; `size` is S."""
     if hasattr(images, "__array__") and not hasattr(images, "convert"):
         images = np.asarray(images)
@@ -277,7 +330,7 @@ def _images(images: Any, size: int) -> "list[Any]":
         images = list(images) if is_batch else [images]
     elif isinstance(images, (str, os.PathLike)) or hasattr(images, "convert"):
         images = [images]
-    return [_image(image, size) for image in images]
+    return [_image(image, size, resize) for image in images]
 
 
 def _is_one(array: Any) -> bool:
@@ -306,14 +359,14 @@ def _shape(array: Any) -> str:
     return f"{array.dtype} {list(array.shape)}"
 
 
-def _image(image: Any, size: int) -> Any:
+def _image(image: Any, size: int, resize: "tuple[str, int]") -> Any:
     if isinstance(image, (str, os.PathLike)):
         from PIL import Image
 
         with Image.open(image) as opened:
-            return _image(opened, size)
+            return _image(opened, size, resize)
     if hasattr(image, "convert"):
-        image = _of_pillow(image, size)
+        image = _of_pillow(image, resize)
     else:
         image = np.asarray(image)
         if image.ndim == 3:
@@ -329,18 +382,15 @@ def _image(image: Any, size: int) -> Any:
     return np.ascontiguousarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
 
 
-def _of_pillow(image: Any, size: int) -> Any:
+def _of_pillow(image: Any, resize: "tuple[str, int]") -> Any:
     """A PIL image as an array that the library preprocesses to what open_clip makes of the image, which resizes it
     before it converts it."""
     if image.mode in ("RGB", "RGBA", "L"):
         return np.asarray(image)
     if image.mode in ("P", "1"):
-        # Indices cannot be averaged: Pillow takes the nearest ones. What comes out has S pixels on the shorter side,
-        # and is not resized again.
-        width, height = image.size
-        short = max(min(width, height), 1)
-        resized = image.resize((size * width // short, size * height // short), resample=0)
-        return np.asarray(resized.convert("RGB"))
+        # Indices cannot be averaged: Pillow takes the nearest ones. What comes out has the size that the library would
+        # resize it to, and is not resized again.
+        return np.asarray(image.resize(_resized(image.size, *resize), resample=0).convert("RGB"))
     if image.mode in ("LA", "La", "PA", "RGBa"):
         return np.asarray(image.convert("RGBA"))
     if image.mode.startswith("I;16"):
@@ -348,6 +398,18 @@ def _of_pillow(image: Any, size: int) -> Any:
     if image.mode in ("I", "F"):
         raise ValueError(f"an image of mode {image.mode} has no known range: convert it to L or RGB first")
     return np.asarray(image.convert("RGB"))
+
+
+def _resized(size: "tuple[int, int]", mode: str, edge: int) -> "tuple[int, int]":
+    """What an image of this width and height is resized to."""
+    width, height = (max(side, 1) for side in size)
+    if mode == "squash":
+        return edge, edge
+    if mode == "longest":
+        ratio = max(width, height) / edge
+        return max(round(width / ratio), 1), max(round(height / ratio), 1)
+    short = min(width, height)
+    return edge * width // short, edge * height // short
 
 
 def _as_c(images: "list[Any]") -> Any:

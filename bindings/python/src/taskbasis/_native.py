@@ -69,7 +69,13 @@ def sized(struct: str) -> Any:
 def fields(struct: Any) -> "dict[str, Any]":
     """What an info struct tells, without its size."""
     values = ((name, getattr(struct, name)) for name, _ in ffi.typeof(struct).item.fields if name != "struct_size")
-    return {name: text(value) if isinstance(value, ffi.CData) else int(value) for name, value in values}
+    return {name: _plain(value) for name, value in values}
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, ffi.CData):
+        return value if isinstance(value, float) else int(value)
+    return list(value) if ffi.typeof(value).kind == "array" else text(value)
 
 
 def onnxruntime() -> Optional[str]:
