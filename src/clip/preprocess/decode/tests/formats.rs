@@ -296,6 +296,27 @@ fn tiff_that_lies_is_refused() {
     assert!(error(&tiff(true, &two_by_two(&[8; 3], &[2], &[(254, &[1])]), &[0; 12])).to_string().contains("raw file"));
 }
 
+/// The size is all that is read of an image that has too many pixels.
+#[test]
+fn every_format_heeds_the_limit() {
+    let mut webp = Vec::new();
+    let encoder = image_webp::WebPEncoder::new(&mut webp);
+    encoder.encode(FOUR.as_flattened(), 2, 2, image_webp::ColorType::Rgb8).unwrap();
+    let frame = gif::Frame::from_indexed_pixels(2, 2, [0, 1, 2, 3].as_slice(), None);
+    let preprocess = Preprocess::new(2).unwrap().with_max_pixels(3);
+    for bytes in [
+        webp,
+        gif((2, 2), FOUR.as_flattened(), &[frame]),
+        bmp(24, 0, (2, 2), &[], &[0; 16]),
+        tiff(true, &two_by_two(&[8; 3], &[2], &[]), FOUR.as_flattened()),
+        b"P6 2 2 255 ".to_vec(),
+        b"P4 2 2 ".to_vec(),
+    ] {
+        let error = preprocess.encoded(&bytes, &mut [0.0; 12]).unwrap_err().to_string();
+        assert!(error.contains("at most 3 pixels, got 2 × 2"), "{error}");
+    }
+}
+
 /// Each is told by what it holds; its name does not count.
 #[test]
 fn what_is_not_read_is_named() {
