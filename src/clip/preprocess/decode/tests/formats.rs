@@ -51,7 +51,7 @@ fn bmp_in_every_depth() {
     assert_eq!(colours(2, &bmp(32, 0, (2, 2), &[], &four([2, 3, 0, 1]))), FOUR);
     let masks: Vec<u8> = [0xff0000u32, 0xff00, 0xff].iter().flat_map(|mask| mask.to_le_bytes()).collect();
     assert_eq!(colours(2, &bmp(32, 3, (2, 2), &masks, &four([2, 3, 0, 1]))), FOUR);
-    // Five bits a channel: 31 is white, 16 is 131.
+    // Five bits per channel: 31 is white, 16 is 131.
     let data = [0x00, 0x7c, 0xe0, 0x03, 0x1f, 0x00, 0x10, 0x42];
     let five = [[0, 0, 255], [131, 131, 131], [255, 0, 0], [0, 255, 0]];
     assert_eq!(colours(2, &bmp(16, 0, (2, 2), &[], &data)), five);
