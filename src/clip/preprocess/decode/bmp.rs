@@ -140,7 +140,7 @@ impl Header {
                 indices
             }
         };
-        if palette == [[0; 3], [255; 3]] {
+        if self.bits == 1 && palette == [[0; 3], [255; 3]] {
             return Ok(Decoded::black_and_white(indices, width, height));
         }
         Ok(Decoded::with_palette(indices, width, height, &palette, self.colours > 2))

@@ -60,7 +60,7 @@ impl Frame {
         let [precision, h1, h0, w1, w0, count, rest @ ..] = segment else { return Err(invalid("a frame is cut off")) };
         let [width, height] = [[*w1, *w0], [*h1, *h0]].map(|side| usize::from(u16::from_be_bytes(side)));
         if *precision != 8 {
-            return Err(unsupported(&format!("{precision} bits a sample")));
+            return Err(unsupported(&format!("{precision} bits per sample")));
         }
         if width == 0 || height == 0 {
             return Err(invalid(format!("{width} × {height} pixels")));

@@ -5,7 +5,7 @@
 //! 0.5.15 rounds otherwise, and gives other colours without an error where a sequential file has several scans or
 //! luma is sampled less than chroma; `jpeg-decoder` 0.3.2 rounds otherwise too; `libjpeg-turbo-rs` 0.9.0 gives the
 //! same pixels, but panics on unusual sampling and promises no memory safety. Hence our own, for what Pillow reads:
-//! 8 bits a sample, Huffman coding, sequential or progressive, 1, 3 or 4 channels.
+//! 8 bits per sample, Huffman coding, sequential or progressive, 1, 3 or 4 channels.
 //!
 //! Source: ITU-T T.81; libjpeg-turbo's `jidctint.c` (the transform), `jdsample.c` (enlarging), `jdcolor.c`.
 #![forbid(unsafe_code)]

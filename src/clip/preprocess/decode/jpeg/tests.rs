@@ -160,7 +160,7 @@ fn what_pillow_does_not_read_either_is_named() {
         (1, 0xc3, "lossless coding"),
         (1, 0xc5, "hierarchical coding"),
         (1, 0xc9, "arithmetic coding"),
-        (4, 12, "12 bits a sample"),
+        (4, 12, "12 bits per sample"),
         (9, 2, "2 channels"),
         (11, 0x31, "do not divide each other"),
         (6, 0, "20 × 0 pixels"),

@@ -46,7 +46,7 @@ fn rounded(value: i64, bits: u32) -> i64 {
 /// Eight values transformed, with [`CONSTANT`] more fractional bits.
 fn transformed(v: [i64; 8]) -> [i64; 8] {
     // A row or a column is often constant.
-    if v[1..] == [0; 7] {
+    if v[1..].iter().fold(0, |any, value| any | value) == 0 {
         return [v[0] << CONSTANT; 8];
     }
     let turned = (v[2] + v[6]) * 4433;

@@ -51,7 +51,7 @@ fn bmp_in_every_depth() {
     assert_eq!(colours(2, &bmp(32, 0, (2, 2), &[], &four([2, 3, 0, 1]))), FOUR);
     let masks: Vec<u8> = [0xff0000u32, 0xff00, 0xff].iter().flat_map(|mask| mask.to_le_bytes()).collect();
     assert_eq!(colours(2, &bmp(32, 3, (2, 2), &masks, &four([2, 3, 0, 1]))), FOUR);
-    // Five bits a channel: 31 is white, 16 is 131.
+    // Five bits per channel: 31 is white, 16 is 131.
     let data = [0x00, 0x7c, 0xe0, 0x03, 0x1f, 0x00, 0x10, 0x42];
     let five = [[0, 0, 255], [131, 131, 131], [255, 0, 0], [0, 255, 0]];
     assert_eq!(colours(2, &bmp(16, 0, (2, 2), &[], &data)), five);
@@ -294,6 +294,27 @@ fn tiff_that_lies_is_refused() {
     assert_eq!(error(&tiff(true, &two_by_two(&[8; 3], &[8], &[]), &[0; 12])).kind(), ErrorKind::Unsupported);
     assert!(error(&tiff(true, &two_by_two(&[8; 3], &[2], &[(50706, &[1])]), &[0; 12])).to_string().contains("DNG"));
     assert!(error(&tiff(true, &two_by_two(&[8; 3], &[2], &[(254, &[1])]), &[0; 12])).to_string().contains("raw file"));
+}
+
+/// The size is all that is read of an image that has too many pixels.
+#[test]
+fn every_format_heeds_the_limit() {
+    let mut webp = Vec::new();
+    let encoder = image_webp::WebPEncoder::new(&mut webp);
+    encoder.encode(FOUR.as_flattened(), 2, 2, image_webp::ColorType::Rgb8).unwrap();
+    let frame = gif::Frame::from_indexed_pixels(2, 2, [0, 1, 2, 3].as_slice(), None);
+    let preprocess = Preprocess::new(2).unwrap().with_max_pixels(3);
+    for bytes in [
+        webp,
+        gif((2, 2), FOUR.as_flattened(), &[frame]),
+        bmp(24, 0, (2, 2), &[], &[0; 16]),
+        tiff(true, &two_by_two(&[8; 3], &[2], &[]), FOUR.as_flattened()),
+        b"P6 2 2 255 ".to_vec(),
+        b"P4 2 2 ".to_vec(),
+    ] {
+        let error = preprocess.encoded(&bytes, &mut [0.0; 12]).unwrap_err().to_string();
+        assert!(error.contains("at most 3 pixels, got 2 × 2"), "{error}");
+    }
 }
 
 /// Each is told by what it holds; its name does not count.
