@@ -341,7 +341,11 @@ fn is_tied(two: [&Candidate<'_>; 2], all: &[Candidate<'_>], tensors: &[(String, 
             .filter_map(|(name, stored)| Some((candidate.of_model(all, name)?, stored.as_ref().ok()?.clone())));
         own.collect::<HashMap<&str, Tensor>>()
     });
-    a.len() == b.len() && a.iter().all(|(name, tensor)| b.get(name).is_some_and(|other| is_equal(tensor, other)))
+    // By two libraries' names under one prefix, each would be the other, too.
+    let is_elsewhere = two[0].prefix != two[1].prefix;
+    is_elsewhere
+        && a.len() == b.len()
+        && a.iter().all(|(name, tensor)| b.get(name).is_some_and(|other| is_equal(tensor, other)))
 }
 
 fn is_equal(a: &Tensor, b: &Tensor) -> bool {

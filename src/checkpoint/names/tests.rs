@@ -348,6 +348,7 @@ fn other_models_are_told_by_their_names() {
         (&["embeddings.cls_token", "encoder.layer.0.layer_scale1.lambda1"][..], "DINOv2"),
         (&["cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.ls1.gamma"], "DINOv2"),
         (&["trunk.patch_embed.proj.weight", "trunk.attn_pool.latent"], "SigLIP"),
+        (&["embeddings.patch_embedding.bias", "post_layernorm.weight"], "SigLIP"),
         (&["cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.norm1.weight"], "timm's names"),
         (&["vit.embeddings.patch_embeddings.projection.weight", "vit.embeddings.cls_token"], "transformers library's"),
         (&["visual.layer1.0.conv1.weight", "visual.conv1.weight"], "ResNet"),
