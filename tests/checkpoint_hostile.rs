@@ -497,7 +497,7 @@ fn many_names_over_one_storage_are_refused() {
 fn a_pipe_is_refused_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let error = Checkpoint::open(folder.path()).unwrap_err().to_string();
-    assert!(error.ends_with("cannot open: expected a file, got a folder"), "{error}");
+    assert!(error.contains("there is no checkpoint"), "{error}");
     let pipe = folder.path().join("pipe");
     if !std::process::Command::new("mkfifo").arg(&pipe).status().is_ok_and(|status| status.success()) {
         eprintln!("skipped: there is no mkfifo");
