@@ -219,8 +219,10 @@ fn many_segments_and_long_runs() {
         .map(|i| {
             let seen = if i % 40 == 7 { vec![300, 70] } else { vec![1 + i % 60, 1 + i % 37] };
             let order = if i % 2 == 0 { vec![0, 1] } else { vec![1, 0] };
-            let parts =
-                vec![Part { start: i % 5, seen, order, repeat: 1, scale: None, seed: i as u64 }; 1 + usize::from(i % 9 == 0)];
+            let parts = vec![
+                Part { start: i % 5, seen, order, repeat: 1, scale: None, seed: i as u64 };
+                1 + usize::from(i % 9 == 0)
+            ];
             Wanted { dtype: [DType::F32, DType::F16, DType::BF16][i % 3], parts }
         })
         .collect();
