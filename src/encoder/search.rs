@@ -91,8 +91,8 @@ pub(super) fn places(given: Option<&Path>, around: &Surroundings) -> Vec<Place> 
     places
 }
 
-/// The libraries of ONNX Runtime in a folder, the newest first by the versions in their names; of any other path, and of
-/// a folder without one, the path itself.
+/// The libraries of ONNX Runtime in a folder, the newest first by the versions in their names; of any other path, and
+/// of a folder without one, the path itself.
 fn libraries_at(path: &Path) -> Vec<PathBuf> {
     let begin = format!("{}onnxruntime", std::env::consts::DLL_PREFIX);
     let version = |name: &str| -> Option<Vec<u32>> {

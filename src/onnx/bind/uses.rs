@@ -88,8 +88,13 @@ impl Sites {
             let mut pairs = group.iter().enumerate().flat_map(|(i, a)| group[i + 1..].iter().map(move |b| (*a, *b)));
             (2..=MOST).contains(&group.len()) && pairs.all(|(a, b)| self.relation(a, b) == Relation::Beside)
         };
+        let branching: Vec<&Vec<usize>> = certain.iter().filter(are_beside).collect();
+        // A layer or two beside each other are no encoder.
+        if branching.len() * 2 < certain.len() {
+            return;
+        }
         let mut apart = HashSet::new();
-        for group in certain.iter().filter(are_beside).take(MOST) {
+        for group in branching.into_iter().take(MOST) {
             // For every site those of the group that it comes before or after.
             let related = |site: usize| {
                 let one = |of: usize| site == of || self.relation(site, of) != Relation::Beside;

@@ -79,7 +79,7 @@ def _plain(value: Any) -> Any:
 
 
 def onnxruntime() -> Optional[str]:
-    """The folder of ONNX Runtime's library in an installed package, of which the newest is taken; None where there is
+    """The folder of the libraries of an installed ONNX Runtime, of which the newest is taken; None where there is
     none, or the environment names one."""
     if os.environ.get("ORT_DYLIB_PATH"):
         return None

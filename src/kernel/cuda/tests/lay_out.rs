@@ -15,18 +15,24 @@ struct Part {
     /// As they lie in the tensor, row-major.
     seen: Vec<usize>,
     order: Vec<usize>,
+    /// How many times all of them come.
+    repeat: usize,
     scale: Option<f32>,
     seed: u64,
 }
 
 impl Part {
-    fn numel(&self) -> usize {
+    fn once(&self) -> usize {
         self.seen.iter().product()
     }
 
+    fn numel(&self) -> usize {
+        self.repeat * self.once()
+    }
+
     fn strided(&self) -> (Vec<usize>, Vec<usize>) {
-        let pick = |of: &[usize]| self.order.iter().map(|&d| of[d]).collect();
-        (pick(&self.seen), pick(&contiguous_strides(&self.seen)))
+        let pick = |of: &[usize], first: usize| [first].into_iter().chain(self.order.iter().map(|&d| of[d])).collect();
+        (pick(&self.seen, self.repeat), pick(&contiguous_strides(&self.seen), 0))
     }
 
     /// The tensor: the elements before the first one, the part's, and no others.
@@ -52,7 +58,7 @@ impl Part {
                 _ => value,
             }
         };
-        (0..self.start + self.numel()).map(|_| value()).collect()
+        (0..self.start + self.once()).map(|_| value()).collect()
     }
 
     /// What is written, before it is added to anything.
@@ -147,21 +153,22 @@ fn shape() -> impl Strategy<Value = Vec<usize>> {
     ]
 }
 
-fn part(seen: Vec<usize>) -> impl Strategy<Value = Part> {
+fn part(seen: Vec<usize>, repeat: usize) -> impl Strategy<Value = Part> {
     let order: Vec<usize> = (0..seen.len()).collect();
     let start = prop_oneof![Just(0usize), Just(8), 0..100usize];
     let scale = prop_oneof![3 => Just(None), 1 => (-3.0f32..3.0).prop_map(Some), 1 => Just(Some(0.125))];
     (start, Just(seen), Just(order).prop_shuffle(), scale, any::<u64>())
-        .prop_map(|(start, seen, order, scale, seed)| Part { start, seen, order, scale, seed })
+        .prop_map(|(start, seen, order, scale, seed)| Part { start, seen, order, repeat, scale, seed })
 }
 
 fn wanted() -> impl Strategy<Value = Wanted> {
     let parts = prop_oneof![
-        4 => shape().prop_flat_map(part).prop_map(|part| vec![part]),
+        4 => shape().prop_flat_map(|seen| part(seen, 1)).prop_map(|part| vec![part]),
+        1 => (shape(), 2..6usize).prop_flat_map(|(seen, repeat)| part(seen, repeat)).prop_map(|part| vec![part]),
         // Parts of the same number of elements, each in a shape of its own.
-        1 => (1..7usize, 1..7usize, 1..40usize).prop_flat_map(|(a, b, c)| {
+        1 => (1..7usize, 1..7usize, 1..40usize, 1..4usize).prop_flat_map(|(a, b, c, repeat)| {
             let shapes = vec![vec![a, b, c], vec![c, b, a], vec![a * b * c], vec![b, a * c]];
-            proptest::collection::vec(proptest::sample::select(shapes).prop_flat_map(part), 1..4)
+            proptest::collection::vec(proptest::sample::select(shapes).prop_flat_map(move |seen| part(seen, repeat)), 1..4)
         }),
     ];
     (dtype(), parts).prop_map(|(dtype, parts)| Wanted { dtype, parts })
@@ -196,6 +203,7 @@ fn usual_layouts_have_the_bits_of_views() {
             start: i % 3 * 16,
             seen: seen.to_vec(),
             order: order.to_vec(),
+            repeat: 1 + usize::from(i == 3) * 4,
             scale: (i % 4 == 3).then_some(0.125),
             seed: i as u64,
         });
@@ -211,8 +219,10 @@ fn many_segments_and_long_runs() {
         .map(|i| {
             let seen = if i % 40 == 7 { vec![300, 70] } else { vec![1 + i % 60, 1 + i % 37] };
             let order = if i % 2 == 0 { vec![0, 1] } else { vec![1, 0] };
-            let parts =
-                vec![Part { start: i % 5, seen, order, scale: None, seed: i as u64 }; 1 + usize::from(i % 9 == 0)];
+            let parts = vec![
+                Part { start: i % 5, seen, order, repeat: 1, scale: None, seed: i as u64 };
+                1 + usize::from(i % 9 == 0)
+            ];
             Wanted { dtype: [DType::F32, DType::F16, DType::BF16][i % 3], parts }
         })
         .collect();
