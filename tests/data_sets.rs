@@ -271,6 +271,14 @@ fn what_is_known_and_not_read_says_what_to_do() {
         write(path.join(name), "");
         refused(&path, "test", ErrorKind::Format, &[&format!("got {name}"), part]);
     }
+    for (mark, part) in [
+        ("cars_train/00001.jpg", "Stanford Cars"),
+        ("imagelabels.mat", "Flowers-102"),
+        ("annotations/list.txt", "Oxford-IIIT Pet"),
+    ] {
+        write(folder.path().join(part).join(mark), "");
+        refused(&folder.path().join(part), "test", ErrorKind::Unsupported, &[part, "SPLIT/CLASS/"]);
+    }
     std::fs::create_dir(folder.path().join("empty")).unwrap();
     refused(&folder.path().join("empty"), "test", ErrorKind::Format, &["an empty folder"]);
     png(folder.path().join("photo.png"), 2, 2, &[0; 4]);

@@ -14,8 +14,8 @@ const DEEPEST: usize = 32;
 
 /// The image files of one folder, in the order of their paths.
 ///
-/// Hidden files and folders (`.DS_Store`, the `._*` files of a Mac) and those that systems make (`Thumbs.db`) are passed
-/// over.
+/// Hidden files and folders (`.DS_Store`, the `._*` files of a Mac) and those that systems make (`Thumbs.db`) are
+/// passed over.
 #[derive(Debug, Default)]
 pub struct ImageFiles {
     files: Vec<PathBuf>,

@@ -169,5 +169,5 @@ def test_the_cache_can_be_watched_shared_and_emptied(basis):
 def test_only_what_is_for_users_is_listed():
     assert [name for name in dir(taskbasis) if not name.startswith("__")] == sorted(taskbasis.__all__)
     assert all(hasattr(taskbasis, name) for name in taskbasis.__all__)
-    for helper in ("call", "lib", "sized", "text", "encoded", "Any"):
+    for helper in ("call", "lib", "sized", "text", "encoded"):
         assert not hasattr(taskbasis, helper), helper

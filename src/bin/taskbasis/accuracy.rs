@@ -25,7 +25,8 @@ pub struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    /// Classifies every image; `labels` are those of the split, as the head counts classes, and `done` is told how many more are done.
+    /// Classifies every image; `labels` are those of the split, as the head counts classes, and `done` is told how many
+    /// more are done.
     pub fn accuracy(
         &self,
         task: &str,

@@ -50,6 +50,7 @@ impl TaskFolder {
         }
         let mut sets = sets_in(path)?;
         if sets.is_empty() {
+            check_layout(path)?;
             let classes = classes::find(path)?;
             sets.extend((!classes.is_empty()).then(|| Set { name: String::new(), splits: classes }));
         }
@@ -74,6 +75,23 @@ impl TaskFolder {
             Some((_, files)) => files.read(),
             None => Err(Error::not_found(format!("no split `{name}`"))),
         }
+    }
+}
+
+/// Refuses data sets that look like class folders and are none: their classes are in tables that are not read.
+fn check_layout(path: &Path) -> Result<()> {
+    let unread = [
+        ("Stanford Cars", "devkit/…annos.mat", ["cars_train", "cars_test"]),
+        ("Flowers-102", "imagelabels.mat", ["imagelabels.mat", "jpg/image_00001.jpg"]),
+        ("Oxford-IIIT Pet", "annotations/list.txt", ["annotations/list.txt", "annotations/trainval.txt"]),
+    ];
+    match unread.iter().find(|(_, _, marks)| marks.iter().any(|mark| path.join(mark).exists())) {
+        None => Ok(()),
+        Some((name, table, _)) => Err(Error::unsupported(format!("{name} as distributed is not read"))
+            .at(path)
+            .expected("a folder per class")
+            .got(format_args!("classes in {table}"))
+            .hint("Put each image of a split into SPLIT/CLASS/, the folder named after its class")),
     }
 }
 

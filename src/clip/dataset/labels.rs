@@ -303,7 +303,7 @@ fn listed<'a>(names: impl Iterator<Item = &'a str> + Clone) -> String {
     }
 }
 
-/// A name without what spellings differ in: lower case, without spaces, `_`, `-` and `/`; numbers without zeros in front.
+/// A name without what spellings differ in: lower case, no spaces, `_`, `-` and `/`; numbers without leading zeros.
 fn plain(name: &str) -> String {
     let is_between = |c: char| c.is_whitespace() || matches!(c, '_' | '-' | '/');
     let plain: String = name.to_lowercase().chars().filter(|&c| !is_between(c)).collect();

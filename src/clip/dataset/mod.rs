@@ -1,9 +1,9 @@
 //! Evaluation data: labelled images of several tasks.
 //!
 //! In one mapped safetensors file: `{task}/{split}/images`: u8 `[N, H, W, 3]`, or `[N, H, W, 1]` or `[N, H, W]` for
-//! grey; `{task}/{split}/labels`: any integer type, `[N]`. Or in a folder a task, as the datasets are distributed:
-//! MNIST's IDX files, CIFAR's binary files, image files in a folder a class. Opening reads headers and the names of
-//! splits; a split's labels are read when the split is asked for, its images when they are looked at.
+//! grey; `{task}/{split}/labels`: any integer type, `[N]`. Or in a folder per task, as the data sets are distributed:
+//! docs/files.md lists them. Opening reads the names of files; a split's labels are read when the split is asked for,
+//! its images when they are looked at.
 #![forbid(unsafe_code)]
 
 mod cifar;
@@ -42,6 +42,9 @@ pub struct Dataset {
     folders: Vec<TaskFolder>,
 }
 
+/// What to do where the folder of one task was given as one of several.
+const ONE_TASK: &str = "Every folder in it is one task's; the folder of one task is given as TASK=FOLDER";
+
 impl Dataset {
     /// Maps the file at `path`, or looks into a folder with one folder a task, each as [`Dataset::of_task`] takes it.
     ///
@@ -54,9 +57,11 @@ impl Dataset {
             let folders = subfolders(path)?
                 .into_iter()
                 .map(|(task, folder)| TaskFolder::open(&task, &folder, None))
-                .collect::<Result<Vec<_>>>()?;
+                .collect::<Result<Vec<_>>>()
+                .map_err(|e| e.also_hint(ONE_TASK))?;
             if folders.is_empty() {
-                return Err(Error::format("no evaluation data in it").at(path).expected("a folder a task"));
+                let error = Error::format("no evaluation data in it").at(path).expected("a folder per task");
+                return Err(error.hint(ONE_TASK));
             }
             return Ok(Self { path: path.to_path_buf(), tensors: Vec::new(), folders });
         }
@@ -70,14 +75,15 @@ impl Dataset {
         Ok(dataset)
     }
 
-    /// The data of one task, in a folder: MNIST's IDX files (`train-images-idx3-ubyte`, …; splits `train` and `test`),
-    /// CIFAR's binary files (`data_batch_1.bin`, …, `test_batch.bin` of CIFAR-10, `train.bin` and `test.bin` of
-    /// CIFAR-100, whose fine labels count), or a folder a split with a folder a class in each, in which PNG and JPEG
-    /// files lie. Without folders of splits, the classes are those of one split, `test`.
+    /// The data of one task, in a folder: that of the files, or one of up to three above it. Class folders
+    /// (`SPLIT/CLASS/*.png`; `CLASS/*.png` is the split `test`), or files as distributed: MNIST's and EMNIST's IDX
+    /// files, CIFAR's binary files and pickles, SVHN's matrices, STL-10, GTSRB. See docs/files.md.
     ///
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io); [`ErrorKind::Format`](crate::ErrorKind::Format) when it is none of
-    /// these.
+    /// these, or [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) one that is known and not read;
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when it holds several sets of images and none
+    /// is called like the task, naming them: [`Dataset::of_part`] takes one.
     pub fn of_task(task: &str, path: impl AsRef<Path>) -> Result<Self> {
         Self::of_folder(task, path.as_ref(), None)
     }

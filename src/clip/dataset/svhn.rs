@@ -1,4 +1,4 @@
-//! SVHN's cropped digits: MATLAB files with the images `X`, [32, 32, 3, N], and the labels `y`, where 10 is the digit 0.
+//! SVHN's cropped digits: MATLAB files with the images `X`, [32, 32, 3, N], and the labels `y`, of which 10 is digit 0.
 
 use std::path::{Path, PathBuf};
 
@@ -39,7 +39,7 @@ impl Matrices {
             [height, width, 3] => (height, width, 1),
             _ => (0, 0, 0),
         };
-        if height * width == 0 || !images.is_bytes() {
+        if images.bytes.is_empty() || height == 0 || !images.is_bytes() {
             return Err(Error::format("not SVHN's images")
                 .tensor("X")
                 .expected("u8 [32, 32, 3, N]")

@@ -242,6 +242,7 @@ pub fn labels(head: &Head, split: &Split, other_names: OtherNames, task: &str) -
     let found = split.labels_for(head, other_names).map_err(|error| {
         let error = error.tensor(task);
         match error.kind() {
+            ErrorKind::NotFound if split.files().is_empty() => error.also_hint(OTHER_NUMBERS),
             ErrorKind::NotFound => error.also_hint(OTHER_ORDER),
             _ => error,
         }
@@ -253,3 +254,7 @@ pub fn labels(head: &Head, split: &Split, other_names: OtherNames, task: &str) -
 /// What to do about folders that are not called as the head's classes are.
 const OTHER_ORDER: &str = "Rename the folders, or give their names with --classes, in the head's order; --alphabetical \
     takes the folders in the order of the alphabet for the head's classes in theirs";
+
+/// What to do about data whose list of classes is in another order than the head's, and in part of other names.
+const OTHER_NUMBERS: &str = "Give the head the data's names with --classes; --alphabetical takes labels as the head's \
+    numbers";
