@@ -176,6 +176,15 @@ fn what_is_written_is_finite() {
         assert!(error.kind() == ErrorKind::Format && error.tensor_name() == Some(PARAMETER), "{error}");
         assert!(!out.exists());
     }
+    // A user's graph, whose weights are in a layout of its own.
+    let sound = Checkpoint::open(&whole).unwrap();
+    let basis = open.model.basis().unwrap();
+    let graph = bundle_support::exported(&open.arch, &sound, basis, &family.path("graph.onnx"));
+    let laid_out =
+        |expr: &str| open.model.weights(&expr.parse().unwrap()).unwrap().laid_out(graph.layout()).get().unwrap();
+    let error = graph.write(&laid_out("Task1"), &out, &[]).unwrap_err();
+    assert!(error.kind() == ErrorKind::Format && error.to_string().contains("NaN at element 3"), "{error}");
+    assert!(!out.exists());
     let (base, basis, whole, out) = (text(&family.base), text(&family.basis), text(&whole), text(&out));
     for command in ["reconstruct", "export"] {
         let usual = [command, "--basis", basis, "--weights", "Task1", "-o", out];

@@ -1,4 +1,4 @@
-//! The golden embedding of a bundle: computed when it is packed, compared by `verify` and before an encoder's first run.
+//! A bundle's golden embedding: computed when it is packed, compared by `verify` and before an encoder's first run.
 
 mod bundle_support;
 mod encoder_support;
