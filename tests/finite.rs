@@ -1,15 +1,13 @@
 //! Numbers that are not finite: an error that names the first one, whichever way they would have come out.
 
 mod bundle_support;
-mod encoder_support;
 mod program_support;
 
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use bundle_support::{Family, tiny_files};
-use encoder_support::runtime;
+use bundle_support::{Family, has_runtime, tiny_files};
 use program_support::{fail, succeed, text};
 use taskbasis::{
     Arch, Basis, Checkpoint, Encoder, EncoderOptions, Error, ErrorKind, Method, Model, ModelOptions, Promotion, Scope,
@@ -85,7 +83,7 @@ fn refusals(open: &Open, family: &Family, expr: &str) -> Vec<Error> {
 
 #[test]
 fn a_vector_that_is_not_finite_is_named() {
-    if !runtime() {
+    if !has_runtime() {
         return;
     }
     let family = tiny_files(Method::Autoencoder);
@@ -108,7 +106,7 @@ fn a_vector_that_is_not_finite_is_named() {
 
 #[test]
 fn a_base_that_is_not_finite_is_named_whoever_encodes() {
-    if !runtime() {
+    if !has_runtime() {
         return;
     }
     for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
@@ -134,7 +132,7 @@ fn a_base_that_is_not_finite_is_named_whoever_encodes() {
 
 #[test]
 fn coefficients_that_are_too_large_are_said_to_be_that() {
-    if !runtime() {
+    if !has_runtime() {
         return;
     }
     let family = tiny_files(Method::Autoencoder);
@@ -150,7 +148,7 @@ fn coefficients_that_are_too_large_are_said_to_be_that() {
 
 #[test]
 fn pixels_that_are_not_finite_are_the_pixels_fault() {
-    if !runtime() {
+    if !has_runtime() {
         return;
     }
     let family = tiny_files(Method::Autoencoder);
@@ -176,6 +174,15 @@ fn what_is_written_is_finite() {
         assert!(error.kind() == ErrorKind::Format && error.tensor_name() == Some(PARAMETER), "{error}");
         assert!(!out.exists());
     }
+    // A user's graph, whose weights are in a layout of its own.
+    let sound = Checkpoint::open(&whole).unwrap();
+    let basis = open.model.basis().unwrap();
+    let graph = bundle_support::exported(&open.arch, &sound, basis, &family.path("graph.onnx"));
+    let laid_out =
+        |expr: &str| open.model.weights(&expr.parse().unwrap()).unwrap().laid_out(graph.layout()).get().unwrap();
+    let error = graph.write(&laid_out("Task1"), &out, &[]).unwrap_err();
+    assert!(error.kind() == ErrorKind::Format && error.to_string().contains("NaN at element 3"), "{error}");
+    assert!(!out.exists());
     let (base, basis, whole, out) = (text(&family.base), text(&family.basis), text(&whole), text(&out));
     for command in ["reconstruct", "export"] {
         let usual = [command, "--basis", basis, "--weights", "Task1", "-o", out];

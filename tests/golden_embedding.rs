@@ -1,14 +1,12 @@
-//! The golden embedding of a bundle: computed when it is packed, compared by `verify` and before an encoder's first run.
+//! A bundle's golden embedding: computed when it is packed, compared by `verify` and before an encoder's first run.
 
 mod bundle_support;
-mod encoder_support;
 mod program_support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use bundle_support::{Family, Parts, faults, tiny_files};
-use encoder_support::runtime;
+use bundle_support::{Family, Parts, faults, has_runtime, tiny_files};
 use program_support::{fail, json, run, succeed, text};
 use taskbasis::{
     BaseFormat, Bundle, Checkpoint, Encoder, EncoderOptions, ErrorKind, Growth, Method, ModelOptions, NewTask,
@@ -56,7 +54,7 @@ fn spoilt(bundle: &Path, name: &str) -> PathBuf {
 
 #[test]
 fn it_is_the_base_s_embedding_of_the_built_in_image() {
-    if !runtime() {
+    if !has_runtime() {
         return;
     }
     let family = tiny_files(Method::Pca);
@@ -80,7 +78,7 @@ fn it_is_the_base_s_embedding_of_the_built_in_image() {
 
 #[test]
 fn another_embedding_is_found_before_the_first_run() {
-    if !runtime() {
+    if !has_runtime() {
         return;
     }
     let family = tiny_files(Method::Pca);
@@ -122,7 +120,7 @@ fn another_embedding_is_found_before_the_first_run() {
 
 #[test]
 fn a_grown_bundle_keeps_it() {
-    if !runtime() {
+    if !has_runtime() {
         return;
     }
     let family = tiny_files(Method::Autoencoder);
@@ -141,7 +139,7 @@ fn a_grown_bundle_keeps_it() {
 
 #[test]
 fn one_that_cannot_be_is_refused() {
-    if !runtime() {
+    if !has_runtime() {
         return;
     }
     let family = tiny_files(Method::Pca);
@@ -176,7 +174,7 @@ fn one_that_cannot_be_is_refused() {
 
 #[test]
 fn the_program_packs_and_verifies_it() {
-    if !runtime() {
+    if !has_runtime() {
         return;
     }
     let family = tiny_files(Method::Autoencoder);

@@ -1,9 +1,8 @@
 //! Heads and evaluation data, against what the reference computed.
 
 mod bundle_support;
-mod common;
 
-use common::whole_digits as digits;
+use bundle_support::common::whole_digits as digits;
 use safetensors::{Dtype, SafeTensors, serialize_to_file, tensor::TensorView};
 use taskbasis::ErrorKind;
 use taskbasis::clip::dataset::Dataset;

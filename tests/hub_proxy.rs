@@ -61,7 +61,8 @@ fn pull(endpoint: &str, home: &Server, arguments: &[&str]) -> std::process::Outp
 fn one_file(headers: Vec<(&'static str, String)>, has_head: bool, body: Vec<u8>) -> (String, Arc<Mutex<Vec<String>>>) {
     listen(Box::new(move |method, target| match target.strip_suffix("folder/file.bin") {
         Some(_) if method == "HEAD" && !has_head => (405, Vec::new(), Vec::new()),
-        Some(before) if before.starts_with("/o/r/resolve/") => (200, headers.clone(), body.clone()),
+        // By the name of the revision alone, as Python asks.
+        Some("/o/r/resolve/main/") => (200, headers.clone(), body.clone()),
         _ => (404, Vec::new(), b"<html>no such page".to_vec()),
     }))
 }
@@ -115,7 +116,11 @@ fn a_file_by_name_is_checked_where_it_can_be() {
     let (endpoint, _) = one_file(vec![], true, body.clone());
     let error = complaint(pull(&endpoint, &home, &["o/r/folder/file.bin"]));
     assert!(error.contains(&format!("404 to GET {endpoint}/api/models/o/r/revision/main")), "{error}");
-    assert!(stdout(pull(&endpoint, &home, &["o/r/folder/file.bin", "--revision", COMMIT])).contains(COMMIT));
+    let (other, _) = listen(Box::new(|_, target| match target.contains(&format!("/resolve/{COMMIT}/")) {
+        true => (200, Vec::new(), b"by its commit".to_vec()),
+        false => (404, Vec::new(), Vec::new()),
+    }));
+    assert!(stdout(pull(&other, &home, &["o/r/folder/file.bin", "--revision", COMMIT])).contains(COMMIT));
     let (endpoint, _) = one_file(vec![("X-Repo-Commit", "../../..".into())], true, body);
     let error = complaint(pull(&endpoint, &home, &["o/r/folder/file.bin"]));
     assert!(error.contains("does not tell the file's commit") && error.contains("`../../..`"), "{error}");

@@ -90,7 +90,9 @@ fn what_is_to_be_run_with_needs_something_to_run() {
     for command in ["pack", "build -o no/out.taskbasis"] {
         for option in ["--provider cuda", "--onnxruntime no/library.so", "--weights-on host", "--device 0"] {
             let name = option.split(' ').next().unwrap();
-            refused(&format!("{command} {option}"), &[name, "'--data' or '--optimise-graph'"]);
+            // The golden embedding is computed by the CPU, with whichever ONNX Runtime is given.
+            let golden = if name == "--onnxruntime" { " --no-golden" } else { "" };
+            refused(&format!("{command} {option}{golden}"), &[name, "'--data' or '--optimise-graph'"]);
             understood(&format!("{command} {option} --data no/images.safetensors"));
             understood(&format!("{command} {option} --graph no/graph.onnx --optimise-graph"));
         }
@@ -99,6 +101,10 @@ fn what_is_to_be_run_with_needs_something_to_run() {
         refused(&format!("{command} --classes no/classes.json"), &["'--classes <C.json>'", "'--heads'"]);
         understood(&format!("{command} --classes no/classes.json --heads no/heads"));
         understood(&format!("{command} --batch 8 --split val --data no/images.safetensors"));
+    }
+    understood("pack --onnxruntime no/library.so");
+    for command in ["embed", "pack", "export", "bench", "build -o no/out.taskbasis"] {
+        refused(&format!("{command} --self-test on"), &["'--self-test <SELF_TEST>'", "of runs over a bundle"]);
     }
     refused("export --batch 8", &["'--batch <BATCH>'", "'export'"]);
     refused("export --provider cuda --graph no/graph.onnx", &["--provider", "'--optimise-graph'"]);

@@ -3,8 +3,7 @@
 
 use super::session::{Elements, Input};
 use crate::error::{Error, Result};
-use crate::tensor::DType;
-use crate::weights::not_finite;
+use crate::weights::{first_of, not_finite};
 
 /// Refuses embeddings, `[n, e]`, of which one is not finite. `why` finds the error for that among the weights; the
 /// image of the first such embedding is looked at before.
@@ -40,17 +39,9 @@ pub(super) fn of_inputs(weights: &[Input<'_>]) -> Error {
 
 /// The first value that is not finite, and its index.
 fn first(values: &Elements<'_>) -> Option<(f32, usize)> {
-    let floats = |size: usize, widen: fn(u16) -> f32, bytes: &[u8]| {
-        let mut all = bytes.chunks_exact(size).map(|b| widen(u16::from_le_bytes([b[0], b[1]])));
-        all.position(|value| !value.is_finite()).map(|i| {
-            let b = &bytes[i * size..];
-            (widen(u16::from_le_bytes([b[0], b[1]])), i)
-        })
-    };
     match values {
         Elements::F32(values) => values.iter().position(|value| !value.is_finite()).map(|i| (values[i], i)),
-        Elements::Other(DType::F16, bytes) => floats(2, |bits| half::f16::from_bits(bits).to_f32(), bytes),
-        Elements::Other(DType::BF16, bytes) => floats(2, |bits| half::bf16::from_bits(bits).to_f32(), bytes),
+        Elements::Other(dtype, bytes) => first_of(*dtype, bytes),
         _ => None,
     }
 }

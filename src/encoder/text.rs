@@ -171,7 +171,15 @@ impl TextEncoder {
         });
         let inputs = texts.into_iter().map(Ok).chain(parameters).collect::<Result<Vec<_>>>()?;
         session::run_to(&mut self.session, inputs.into_iter(), graph::EMBEDS, None, out)
-            .map_err(|e| self.target.explain(self.runtime, e).at(self.model.path()))
+            .map_err(|e| self.target.explain(self.runtime, e).at(self.model.path()))?;
+        if out.iter().all(|value| value.is_finite()) {
+            return Ok(());
+        }
+        let at_fault =
+            self.model.parameters().find_map(|(name, tensor)| Some(tensor.verify_finite().err()?.tensor(name)));
+        let error =
+            at_fault.unwrap_or_else(|| Error::invalid("the embeddings of texts are not finite, though weights are"));
+        Err(error.at(self.model.path()))
     }
 }
 

@@ -128,7 +128,7 @@ pub(crate) fn hint(path: &Path) -> Option<String> {
         return None;
     }
     let address: HubPath = text.parse().ok()?;
-    Some(format!("Did you mean {address}, which is on the Hugging Face Hub?"))
+    Some(format!("Did you mean {address}, on the Hugging Face Hub?"))
 }
 
 /// An owner or a repository as the Hub allows them: also a safe name for a folder.
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn what_reads_like_a_repository() {
         let hint = |path: &str| hint(Path::new(path));
-        let meant = |path: &str| Some(format!("Did you mean hf://{path}, which is on the Hugging Face Hub?"));
+        let meant = |path: &str| Some(format!("Did you mean hf://{path}, on the Hugging Face Hub?"));
         for path in ["openai/clip-vit-base-patch32", "timm/vit_base_patch32_clip_224.openai", "o/r/folder/file.pt"] {
             assert_eq!(hint(path), meant(path));
         }

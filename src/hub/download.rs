@@ -85,6 +85,8 @@ pub(super) struct Download<'a> {
     /// The file's own address, which errors name.
     pub(super) address: &'a HubPath,
     pub(super) commit: &'a str,
+    /// The revision by which the content is asked for.
+    pub(super) at: &'a str,
     pub(super) entry: &'a Entry,
     /// Told how many of the file's bytes are there.
     pub(super) progress: &'a dyn Fn(u64),
@@ -167,7 +169,7 @@ impl Download<'_> {
 
     /// Requests what is missing, again and again while that may help.
     fn fill(&self, part: &mut Part<'_>) -> Result<()> {
-        let url = self.client.file(self.address, self.commit, &self.entry.path);
+        let url = self.client.file(self.address, self.at, &self.entry.path);
         let mut retries = self.client.retries(self.listener);
         while part.have < self.entry.size {
             let before = part.have;

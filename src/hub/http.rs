@@ -113,8 +113,9 @@ impl Client {
     }
 
     /// Where a file's bytes are.
-    pub(super) fn file(&self, address: &HubPath, commit: &str, path: &str) -> String {
-        format!("{}/{}/resolve/{commit}/{}", self.endpoint, address.repo(), encode_path(path))
+    pub(super) fn file(&self, address: &HubPath, revision: &str, path: &str) -> String {
+        let revision = utf8_percent_encode(revision, ENCODED);
+        format!("{}/{}/resolve/{revision}/{}", self.endpoint, address.repo(), encode_path(path))
     }
 
     pub(super) fn retries<'a>(&self, listener: Listener<'a>) -> Retries<'a> {

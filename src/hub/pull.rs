@@ -88,6 +88,8 @@ impl std::fmt::Debug for Hub {
 /// What an address names at a commit.
 pub(super) struct Found {
     pub(super) commit: String,
+    /// The revision by which the files' content is asked for.
+    pub(super) at: String,
     pub(super) entries: Vec<Entry>,
     pub(super) is_folder: bool,
 }
@@ -150,7 +152,7 @@ impl Hub {
             return self.pull_offline(address, &cache);
         }
         let found = self.look_up(address, listener);
-        let Found { commit, entries, is_folder } =
+        let Found { commit, at, entries, is_folder } =
             found.or_else(|failure| self.client.by_name(address, failure, listener))?;
         let missing: Vec<&Entry> = entries.iter().filter(|entry| !cache.has(&commit, entry)).collect();
         if !missing.is_empty() {
@@ -179,6 +181,7 @@ impl Hub {
                 cache: &cache,
                 address: &address,
                 commit: &commit,
+                at: &at,
                 entry,
                 progress: &progress,
                 listener,
@@ -329,7 +332,7 @@ impl Hub {
     fn look_up(&self, address: &HubPath, listener: Listener<'_>) -> Result<Found, Failure> {
         let commit = self.client.commit(address, listener)?;
         let (entries, is_folder) = self.find(address, &commit, listener)?;
-        Ok(Found { commit, entries, is_folder })
+        Ok(Found { at: commit.clone(), commit, entries, is_folder })
     }
 
     /// The files that `address` names at `commit`, and whether they are a folder.

@@ -1,4 +1,4 @@
-//! One named file of a server without the Hub's API: proxies such as Artifactory and Nexus pass on the files alone, with
+//! One named file of a server without the Hub's API: proxies such as Artifactory and Nexus pass on single files, with
 //! the headers by which the Hub tells commit, size and hash.
 
 use sha1::{Digest as _, Sha1};
@@ -43,7 +43,7 @@ impl Client {
         }
         let size = size(&answer).ok_or_else(|| untold("size").expected("Content-Length or X-Linked-Size"))?;
         let entry = Entry { path: address.path().into(), size, digest: digest(&answer.headers, &commit, address) };
-        Ok(Found { commit, entries: vec![entry], is_folder: false })
+        Ok(Found { commit, at: address.revision().to_owned(), entries: vec![entry], is_folder: false })
     }
 
     /// What the server tells of the file at `url`, by HEAD, or by GET where it knows no HEAD.

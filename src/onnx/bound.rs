@@ -221,6 +221,7 @@ impl BoundGraph {
     ///
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) for weights of another layout;
+    /// [`ErrorKind::Format`](crate::ErrorKind::Format), naming the tensor, for one that is not finite;
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for 2 GiB and more;
     /// [`ErrorKind::Io`](crate::ErrorKind::Io).
     pub fn write(&self, weights: &Weights, path: &Path, inputs: &[&Path]) -> Result<()> {
@@ -247,6 +248,7 @@ impl BoundGraph {
         if !weights.is_in(&self.layout) {
             return Err(Error::mismatch("the weights are not laid out as this graph wants them"));
         }
+        weights.verify_finite()?;
         let model = self.rewritten(|tensor| {
             let (_, _, values) = weights.at(weights.index_of(&tensor.name)?)?;
             match values {

@@ -5,6 +5,7 @@ use super::{Place, Ring, TaskWeights, Values, Weights};
 use crate::checkpoint::is_image_tower;
 use crate::error::{Error, Result};
 use crate::suggest::clipped;
+use crate::tensor::DType;
 
 /// The error for the element of this index, which is `value`.
 pub(crate) fn not_finite(value: f32, element: usize) -> Error {
@@ -73,10 +74,25 @@ impl Weights {
                     .hint("Base or vectors hold it, or the coefficients are too large")),
                 None => Ok(()),
             },
-            // Floats of a graph's layout are never written.
-            (_, Values::Carried(_) | Values::Cast(..)) => Ok(()),
+            (_, Values::Cast(dtype, bytes)) => match first_of(dtype, bytes) {
+                Some((value, i)) => Err(not_finite(value, i).tensor(name).hint("A weight is beyond that type's range")),
+                None => Ok(()),
+            },
+            (_, Values::Carried(_)) => Ok(()),
         })
     }
+}
+
+/// The first value that is not finite, and its index, of halves of this type; other types have none.
+pub(crate) fn first_of(dtype: DType, bytes: &[u8]) -> Option<(f32, usize)> {
+    let widen: fn(u16) -> f32 = match dtype {
+        DType::F16 => |bits| half::f16::from_bits(bits).to_f32(),
+        DType::BF16 => |bits| half::bf16::from_bits(bits).to_f32(),
+        _ => return None,
+    };
+    let (halves, _) = bytes.as_chunks::<2>();
+    let mut values = halves.iter().map(|half| widen(u16::from_le_bytes(*half))).zip(0..);
+    values.find(|(value, _)| !value.is_finite())
 }
 
 /// Whether the values that are not finite are all −∞, as in what is added to scores so that they do not count.

@@ -20,6 +20,15 @@ pub fn format(name: &str) -> VectorFormat {
     name.parse().unwrap()
 }
 
+/// Whether ONNX Runtime is there; where it is not, the tests that need it say so and pass.
+pub fn has_runtime() -> bool {
+    let found = std::env::var_os("ORT_DYLIB_PATH").is_some_and(|path| Path::new(&path).is_file());
+    if !found {
+        println!("skipped: no ONNX Runtime (`make onnxruntime` fetches it)");
+    }
+    found
+}
+
 /// A basis of the digits family and its base; `None`, said aloud, where the family is not there.
 pub fn digits_files(method: &str) -> Option<(PathBuf, PathBuf)> {
     let folder = common::digits(&format!("bases/ViT-D-8_{method}_M4_8task"))?;
