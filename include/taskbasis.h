@@ -648,6 +648,7 @@ typedef struct tb_image {
 /**
  * Turns an image into what the encoder takes, as open_clip's evaluation transform does: the shortest side resized to
  * `size` (bicubic, antialiased, Pillow's arithmetic), the centre cropped, normalised with CLIP's mean and deviation.
+ * Models that want something else: tb_encoder_preprocess().
  *
  * @param size      S: the side in pixels, tb_encoder_properties.image_size
  * @param out       f32 [3,S,S]; may be NULL where `capacity` is 0
@@ -664,13 +665,66 @@ tb_status tb_preprocess(const tb_image *image,
                         size_t *needed,
                         tb_error **err);
 
-/* ---- The image encoder ------------------------------------------------------------------------------------------- */
+/* ---- What the shapes of an encoder's weights do not tell --------------------------------------------------------- */
 
-/** x*sigmoid(1.702*x): OpenAI's models. The default. */
+/** x*sigmoid(1.702*x): OpenAI's models. As an option: what is read, and this where nothing says it. */
 #define TB_ACTIVATION_QUICK_GELU 0
 
 /** x*Phi(x): most models that open_clip trained. */
 #define TB_ACTIVATION_GELU 1
+
+/** GELU's approximation by tanh. */
+#define TB_ACTIVATION_GELU_TANH 2
+
+/** An option alone: TB_ACTIVATION_QUICK_GELU whatever the bundle or a configuration says. */
+#define TB_ACTIVATION_QUICK_GELU_ALWAYS 3
+
+/** What is read. */
+#define TB_POOLING_AS_READ 0
+
+/** The class token, normalised: nearly all published towers. */
+#define TB_POOLING_CLASS_TOKEN 1
+
+/** The mean of the patches' tokens, then normalised: CLIPA. */
+#define TB_POOLING_MEAN_THEN_NORM 2
+
+/** The patches' tokens normalised, then their mean. */
+#define TB_POOLING_NORM_THEN_MEAN 3
+
+/** What is read. */
+#define TB_RESIZE_AS_READ 0
+
+/** The shorter side, and the centre is cropped. */
+#define TB_RESIZE_SHORTEST 1
+
+/** Both sides, whatever the ratio. */
+#define TB_RESIZE_SQUASH 2
+
+/** The longer side, and the rest is filled. */
+#define TB_RESIZE_LONGEST 3
+
+/** What is read. */
+#define TB_INTERPOLATION_AS_READ 0
+
+/** The pixel under the centre. */
+#define TB_INTERPOLATION_NEAREST 1
+
+/** The mean of the pixels covered. */
+#define TB_INTERPOLATION_BOX 2
+
+/** A triangle. */
+#define TB_INTERPOLATION_BILINEAR 3
+
+/** A windowed sinc that is as narrow as the box. */
+#define TB_INTERPOLATION_HAMMING 4
+
+/** Keys' cubic. */
+#define TB_INTERPOLATION_BICUBIC 5
+
+/** A windowed sinc of three lobes. */
+#define TB_INTERPOLATION_LANCZOS 6
+
+/* ---- The image encoder ------------------------------------------------------------------------------------------- */
 
 /** Tasks are promoted after a number of runs. The default. */
 #define TB_PROMOTION_AUTO 0
@@ -737,11 +791,11 @@ typedef struct tb_encoder_options {
     /** Runs that may be in progress at once; further calls wait. 0: 1. Each has threads / concurrency threads. */
     uint32_t concurrency;
     /**
-     * One of the TB_ACTIVATION_ constants. Shapes do not tell it, and the wrong one gives plausible, wrong
-     * embeddings. A bundle knows; there 0 is what it says.
+     * One of the TB_ACTIVATION_ constants. Shapes do not tell it, and the wrong one gives plausible, wrong embeddings.
+     * 0: as read: of the bundle, else of the configuration beside the base, else QuickGELU, with a warning.
      */
     uint32_t activation;
-    /** Attention heads; 0: what a bundle says, else width / 64. */
+    /** Attention heads; 0: as read, as for activation, else those of published towers, else width / 64. */
     uint32_t heads;
     /**
      * The side of the images in pixels; 0: what the base's positional embedding says. Any other than that is
@@ -818,6 +872,28 @@ typedef struct tb_encoder_options {
      * encoders' to 1e-5, and are the same bits every time. It runs the built graph, and nothing is promoted.
      */
     size_t streamed;
+    /** What every layer normalisation adds to the variance; 0: as read, as for activation, else 1e-5. */
+    float norm_epsilon;
+    /** One of the TB_POOLING_ constants; 0: as read, as for activation, else the class token. */
+    uint32_t pooling;
+    /**
+     * The configuration of the base, instead of those beside it (open_clip_config.json, config.json,
+     * preprocessor_config.json); UTF-8. NULL: those; `none`: no configuration.
+     */
+    const char *config;
+    /**
+     * Three floats: what the channels of images (red, green, blue; 0 to 1) are freed of. NULL: as read, as for
+     * activation, else CLIP's.
+     */
+    const float *mean;
+    /** Three floats: what the channels of images are divided by. NULL: as for mean. */
+    const float *std;
+    /** One of the TB_RESIZE_ constants; 0: as read, as for activation, else TB_RESIZE_SHORTEST. */
+    uint32_t resize;
+    /** One of the TB_INTERPOLATION_ constants; 0: as read, as for activation, else TB_INTERPOLATION_BICUBIC. */
+    uint32_t interpolation;
+    /** The pixels that sides are resized to before the image is cropped; 0: as read, else the image size. */
+    size_t resize_edge;
     /**
      * One of the TB_SELF_TEST_ constants, for a bundle with a golden embedding: whether the first call is preceded by
      * the run of one image with the base's weights, which has to give that embedding (to 1e-4, or to a cosine of 0.999
@@ -868,6 +944,25 @@ typedef struct tb_encoder_properties {
     size_t streamed;
     /** Bytes of weights that one run needs in memory at a time. */
     size_t weight_bytes;
+    /** What every layer normalisation adds to the variance. */
+    float norm_epsilon;
+    /** One of the TB_POOLING_ constants, never 0. */
+    uint32_t pooling;
+    /**
+     * What nothing told, so that OpenAI's form was assumed, and which options settle it: a sentence. NULL where
+     * everything was told. Such a sentence is a warning of the log too.
+     */
+    const char *assumed;
+    /** What the channels of images are freed of. */
+    float mean[3];
+    /** What the channels of images are divided by. */
+    float std[3];
+    /** One of the TB_RESIZE_ constants, never 0. */
+    uint32_t resize;
+    /** One of the TB_INTERPOLATION_ constants, never 0. */
+    uint32_t interpolation;
+    /** The pixels that sides are resized to before the image is cropped. */
+    size_t resize_edge;
 } tb_encoder_properties;
 
 /**
@@ -878,8 +973,9 @@ typedef struct tb_encoder_properties {
  *
  * @param options  NULL for all defaults
  * @param out      set to the new handle, which the caller frees with tb_encoder_free(); NULL on failure
- * @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer, or options->graph not its weights;
- *         TB_ERR_IO and TB_ERR_FORMAT for its files; TB_ERR_RUNTIME_MISSING, with every place
+ * @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer, the configuration beside it is of other
+ *         weights, or options->graph holds not its weights; TB_ERR_IO and TB_ERR_FORMAT for its files;
+ *         TB_ERR_RUNTIME_MISSING, with every place
  *         that was searched, and for a driver or NVRTC that a GPU lacks; TB_ERR_INVALID_ARGUMENT for more than
  *         4096 threads or concurrent runs, for options that exclude each other, and for another ONNX Runtime than the
  *         one that is loaded; TB_ERR_UNSUPPORTED for an image size that the base does not have, a graph that takes or
@@ -934,7 +1030,7 @@ tb_status tb_encoder_encode(const tb_encoder *encoder,
                             tb_error **err);
 
 /**
- * Preprocesses `n` images and embeds them, as tb_preprocess() and tb_encoder_encode() do.
+ * Preprocesses `n` images and embeds them, as tb_encoder_preprocess() and tb_encoder_encode() do.
  *
  * @param images    `n` images, of any sizes and formats
  * @param out       f32 [n,e]
@@ -948,6 +1044,22 @@ tb_status tb_encoder_encode_images(const tb_encoder *encoder,
                                    float *out,
                                    size_t capacity,
                                    tb_error **err);
+
+/**
+ * Turns an image into what this encoder takes: as tb_preprocess() does, but with the mean, deviation, resizing and
+ * interpolation of its model (tb_encoder_properties), which are not CLIP's for every model.
+ *
+ * @param out       f32 [3,S,S]; may be NULL where `capacity` is 0
+ * @param capacity  floats that `out` has room for
+ * @param needed    set to 3*S*S, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
+ * @return as tb_preprocess()
+ */
+tb_status tb_encoder_preprocess(const tb_encoder *encoder,
+                                const tb_image *image,
+                                float *out,
+                                size_t capacity,
+                                size_t *needed,
+                                tb_error **err);
 
 /* ---- Weights where the encoder reads them: on a GPU, in its memory ----------------------------------------------- */
 

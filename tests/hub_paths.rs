@@ -118,7 +118,8 @@ fn a_base_comes_with_its_configurations() {
     server.put("owner/base", "config.json", config);
     let out = server.home.path().join("r.safetensors");
     let export = |more: &[&str]| {
-        let common = ["export", "--base", "hf://owner/base", "--weights", "base", "-o", out.to_str().unwrap()];
+        let base = "hf://owner/base/model.safetensors";
+        let common = ["export", "--base", base, "--weights", "base", "-o", out.to_str().unwrap()];
         server.run(&[&common[..], more].concat())
     };
     let first = export(&[]);

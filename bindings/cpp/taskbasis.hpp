@@ -511,8 +511,8 @@ struct encoder_options {
     float norm_epsilon = 0;
     std::uint32_t pooling = TB_POOLING_AS_READ;
     std::string config;
-    std::vector<float> mean; // none, or three
-    std::vector<float> std;  // none, or three
+    std::vector<float> image_mean; // none, or three
+    std::vector<float> image_std;  // none, or three
     std::uint32_t resize = TB_RESIZE_AS_READ;
     std::uint32_t interpolation = TB_INTERPOLATION_AS_READ;
     std::size_t resize_edge = 0;
@@ -531,8 +531,9 @@ public:
                                     {"config", how.config}})) {
             return *std::move(bad);
         }
-        if ((!how.mean.empty() && how.mean.size() != 3) || (!how.std.empty() && how.std.size() != 3)) {
-            return failure{TB_ERR_INVALID_ARGUMENT, "mean and std are three numbers each, or none"};
+        const auto is_per_channel = [](const std::vector<float> &of) { return of.empty() || of.size() == 3; };
+        if (!is_per_channel(how.image_mean) || !is_per_channel(how.image_std)) {
+            return failure{TB_ERR_INVALID_ARGUMENT, "image_mean and image_std are three numbers each, or none"};
         }
         auto options = detail::sized<tb_encoder_options>();
         options.provider = detail::or_null(how.provider);
@@ -559,8 +560,8 @@ public:
         options.norm_epsilon = how.norm_epsilon;
         options.pooling = how.pooling;
         options.config = detail::or_null(how.config);
-        options.mean = how.mean.empty() ? nullptr : how.mean.data();
-        options.std = how.std.empty() ? nullptr : how.std.data();
+        options.mean = how.image_mean.empty() ? nullptr : how.image_mean.data();
+        options.std = how.image_std.empty() ? nullptr : how.image_std.data();
         options.resize = how.resize;
         options.interpolation = how.interpolation;
         options.resize_edge = how.resize_edge;

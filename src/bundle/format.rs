@@ -339,8 +339,8 @@ const KNOWN: [&str; 12] = [
     key::UNNORMALISED,
 ];
 
-/// `taskbasis.arch`, and `taskbasis.tower` where the tower is not of OpenAI's form: a key of its own, which readers that
-/// would take it for one of that form refuse.
+/// `taskbasis.arch`, and `taskbasis.tower` where the tower is not of OpenAI's form: a key of its own, which is refused
+/// by readers that would take the tower for one of that form.
 fn arch(metadata: &HashMap<String, String>) -> Result<Arch> {
     let arch: Arch = field(metadata, key::ARCH)?;
     if !arch.variant.is_usual() {

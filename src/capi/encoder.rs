@@ -243,7 +243,8 @@ unsafe impl Versioned for tb_encoder_properties {}
 /// @param options  NULL for all defaults
 /// @param out      set to the new handle, which the caller frees with tb_encoder_free(); NULL on failure
 /// @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer, the configuration beside it is of other
-///         weights, or options->graph holds not its weights; TB_ERR_IO and TB_ERR_FORMAT for its files; TB_ERR_RUNTIME_MISSING, with every place
+///         weights, or options->graph holds not its weights; TB_ERR_IO and TB_ERR_FORMAT for its files;
+///         TB_ERR_RUNTIME_MISSING, with every place
 ///         that was searched, and for a driver or NVRTC that a GPU lacks; TB_ERR_INVALID_ARGUMENT for more than
 ///         4096 threads or concurrent runs, for options that exclude each other, and for another ONNX Runtime than the
 ///         one that is loaded; TB_ERR_UNSUPPORTED for an image size that the base does not have, a graph that takes or

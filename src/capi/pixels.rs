@@ -34,7 +34,8 @@ pub struct tb_image {
 }
 
 /// Turns an image into what the encoder takes, as open_clip's evaluation transform does: the shortest side resized to
-/// `size` (bicubic, antialiased, Pillow's arithmetic), the centre cropped, normalised with CLIP's mean and deviation. Models that want something else: tb_encoder_preprocess().
+/// `size` (bicubic, antialiased, Pillow's arithmetic), the centre cropped, normalised with CLIP's mean and deviation.
+/// Models that want something else: tb_encoder_preprocess().
 ///
 /// @param size      S: the side in pixels, tb_encoder_properties.image_size
 /// @param out       f32 [3,S,S]; may be NULL where `capacity` is 0

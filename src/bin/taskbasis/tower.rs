@@ -9,7 +9,7 @@ use taskbasis::{Activation, ArchHints, TowerOptions};
 /// Where help lists the preparation of images.
 const IMAGES: &str = "How images are prepared";
 
-/// What shapes do not tell. Each is read of the bundle, else of the configuration beside the base, where it is not given.
+/// What shapes do not tell. What is not given is read of the bundle, else of the configuration beside the base.
 #[derive(Args)]
 pub struct TowerArgs {
     /// The encoder's activation, where neither a bundle nor the model's configuration says it. OpenAI's models have

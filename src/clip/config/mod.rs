@@ -1,8 +1,8 @@
-//! What no shape tells of a model: read where somebody wrote it down, and never guessed in silence.
+//! What no shape tells of a model: read where it is written down, and never guessed in silence.
 //!
 //! Heads, activation, epsilon, pooling and the preparation of images come, in this order, from what the caller asks
-//! for, the bundle, the configurations beside the weights ([`CONFIGS`]), and the published towers of that shape. What is
-//! still open then is assumed to be OpenAI's, and said ([`TowerConfig::assumed`]); each value knows its [`Origin`].
+//! for, the bundle, the configurations beside the weights ([`CONFIGS`]), and the published towers of that shape. What
+//! is still open then is assumed to be OpenAI's, and said ([`TowerConfig::assumed`]). Each value has an [`Origin`].
 #![forbid(unsafe_code)]
 
 mod files;
@@ -229,8 +229,8 @@ impl TowerConfig {
         self.values.iter().find(|value| value.property == property).map(|value| &value.origin)
     }
 
-    /// What was assumed of the architecture, as a sentence without a full stop that says which options settle it; `None`
-    /// where nothing was.
+    /// What was assumed of the architecture, as a sentence without a full stop that says which options settle it;
+    /// `None` where nothing was.
     pub fn assumed(&self) -> Option<String> {
         let open: Vec<String> = self
             .open()

@@ -1,5 +1,5 @@
-//! `open_clip_config.json`, and open_clip's own model configurations. A switch that is absent has the library's default;
-//! an extent that is absent is the weights'.
+//! `open_clip_config.json`, and open_clip's own model configurations. A switch that is absent has the library's
+//! default; an extent that is absent is the weights'.
 
 use super::images::{ImageHints, interpolation};
 use super::keys::Keys;
