@@ -24,6 +24,7 @@ mod fingerprint;
 mod format;
 mod golden;
 mod grow;
+mod items;
 mod measure;
 mod open;
 mod pack;

@@ -10,6 +10,7 @@ use indexmap::IndexMap;
 
 use super::choose::{Formats, Ladder};
 use super::format::{About, BaseInfo, BasisInfo, Lambdas, PreprocessInfo, Section, name};
+use super::items::{head_items, recovery_item, unnormalised};
 use super::measure::{Errors, Gram, encode, ratio};
 use super::quantise::VectorFormat;
 use super::writer::{self, Item};
@@ -22,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::mmap::Mapping;
 use crate::onnx::{BoundGraph, GraphMap, OnnxFile};
 use crate::replace::replace_file;
-use crate::tensor::{BlockFormat, DType, Source, Tensor, try_zeroed};
+use crate::tensor::{BlockFormat, DType, Tensor, try_zeroed};
 use crate::weights::check_models;
 
 /// Elements of the base that are converted at a time.
@@ -480,34 +481,4 @@ fn convert(
     }
     rounding.set((error, norm));
     Ok(())
-}
-
-/// The tasks whose heads take embeddings as they are.
-pub(super) fn unnormalised<'h>(heads: impl Iterator<Item = (&'h String, &'h Head)>) -> impl Iterator<Item = String> {
-    heads.filter(|(_, head)| !head.normalises()).map(|(task, _)| task.clone())
-}
-
-pub(super) fn head_items<'h>(heads: impl Iterator<Item = (&'h str, &'h Head)>) -> Vec<Item<'h>> {
-    heads
-        .flat_map(|(task, head)| {
-            let (classes, embedding) = (head.num_classes(), head.embedding_dim());
-            let weight = format!("{}{task}{}", name::HEADS, name::WEIGHT);
-            let bias = format!("{}{task}{}", name::HEADS, name::BIAS);
-            [Item::f32(weight, &[classes, embedding], head.weight()), Item::f32(bias, &[classes], head.bias())]
-        })
-        .collect()
-}
-
-pub(super) fn recovery_item<'t>(table: &'t [f64], shape: &[usize; 2]) -> Item<'t> {
-    Item::new(name::RECOVERY, DType::F64, shape, |sink| {
-        let bytes: Vec<u8> = table.iter().flat_map(|value| value.to_le_bytes()).collect();
-        sink.write(&bytes)
-    })
-}
-
-/// All of a source's values.
-pub(super) fn read_all(source: &Source, start: usize, length: usize) -> Result<Vec<f32>> {
-    let mut values = try_zeroed::<f32>(length)?;
-    source.read_f32(start, &mut values)?;
-    Ok(values)
 }

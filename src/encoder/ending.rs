@@ -62,8 +62,8 @@ impl State {
             self.waits += 1;
             #[cfg(unix)]
             if stays_loaded() {
-                // SAFETY: the function stays where it is until the process ends (`stays_loaded`). Failure only loses the
-                // wait.
+                // SAFETY: the function stays where it is until the process ends (`stays_loaded`). Failure only loses
+                // the wait.
                 let _ = unsafe { libc::atexit(wait) };
             }
         }

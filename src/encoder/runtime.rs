@@ -67,7 +67,8 @@ impl Runtime {
     /// The program and the C ABI call this; a Rust program calls it at the start of `main`, or sets the variable.
     ///
     /// # Safety
-    /// As for [`std::env::set_var`]: no other thread reads or writes the environment meanwhile, but through [`std::env`].
+    /// As for [`std::env::set_var`]: no other thread reads or writes the environment meanwhile, but through
+    /// [`std::env`].
     pub unsafe fn switch_off_telemetry() {
         // SAFETY: the caller's promise.
         unsafe { library::switch_off_telemetry() };

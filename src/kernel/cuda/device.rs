@@ -46,8 +46,8 @@ pub(crate) struct Info {
 /// # Safety
 /// An implementation gives addresses of as many bytes as were asked for, which are in no other use until they are
 /// freed; memory of the host is readable, writable and initialised. A copy from the host may read its source after
-/// [`Device::copy_in`] has returned, up to [`Device::free_pinned`], which waits for it; a copy to the host has ended when
-/// [`Device::copy_out`] returns.
+/// [`Device::copy_in`] has returned, up to [`Device::free_pinned`], which waits for it; a copy to the host has ended
+/// when [`Device::copy_out`] returns.
 pub(crate) unsafe trait Device: fmt::Debug + Send + Sync {
     fn info(&self) -> &Info;
 

@@ -269,8 +269,8 @@ fn format_of(number: u32) -> Format {
     }
 }
 
-// SAFETY: addresses are looked up among the blocks that are allocated, with their sizes; pinned memory is a `Vec`'s, which
-// lives until `free_pinned`, and copies end in the call that has them done.
+// SAFETY: addresses are looked up among the blocks that are allocated, with their sizes; pinned memory is a `Vec`'s,
+// which lives until `free_pinned`, and copies end in the call that has them done.
 unsafe impl Device for HostDevice {
     fn info(&self) -> &Info {
         &self.info
