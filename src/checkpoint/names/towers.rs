@@ -213,8 +213,8 @@ fn inner<'a>(path: &'a str, last: &str) -> Option<&'a str> {
     }
 }
 
-/// Where nothing has a class token: the distinct prefixes that `is_wrapper` knows before what is an image tower's by its
-/// name alone, at most two, each with a name that has it.
+/// Where nothing has a class token: the distinct prefixes that `is_wrapper` knows before what is an image tower's by
+/// its name alone, at most two, each with a name that has it.
 pub(super) fn marked<'a>(
     names: impl Iterator<Item = &'a str>,
     is_wrapper: impl Fn(&str) -> bool,
