@@ -97,7 +97,7 @@ pub struct Checkpoint {
     tensors: IndexMap<String, Tensor>,
     /// What the file holds besides, and is not read.
     unread: IndexMap<String, Unread>,
-    naming: Naming,
+    naming: Box<Naming>,
 }
 
 impl Checkpoint {
@@ -194,7 +194,7 @@ impl Checkpoint {
                 Err(reason) => drop(unread.insert(name, reason)),
             }
         }
-        let naming = named.naming;
+        let naming = Box::new(named.naming);
         let file_bytes = tensors.values().fold(0u64, |sum, tensor| sum.saturating_add(tensor.nbytes() as u64));
         Ok(Self { path, format, parts: Vec::new(), file_bytes, tensors, unread, naming })
     }

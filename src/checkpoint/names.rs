@@ -243,7 +243,7 @@ impl Chosen {
     /// What has no class token may still be a part of a tower.
     fn without_tower<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Result<Self> {
         let kind = kinds::known(names.clone());
-        let marked = towers::marked(names.clone());
+        let marked = towers::marked(names.clone(), |prefix| wrappers(prefix).len() == prefix.len());
         let prefix = match marked[..] {
             [(_, first), (_, second)] => {
                 return Err(Error::format("two image towers, or one that is wrapped in two ways")
@@ -357,16 +357,18 @@ fn is_equal(a: &Tensor, b: &Tensor) -> bool {
     is_same_place || matches!((a.to_bytes(), b.to_bytes()), (Ok(a), Ok(b)) if a == b)
 }
 
+/// The run of wrappers that `name` begins with.
+fn wrappers(name: &str) -> &str {
+    let mut rest = name;
+    while let Some(inner) = WRAPPERS.iter().find_map(|wrapper| rest.strip_prefix(wrapper)) {
+        rest = inner;
+    }
+    &name[..name.len() - rest.len()]
+}
+
 /// The run of wrappers that all names begin with.
 fn shared_wrapper<'a>(names: impl Iterator<Item = &'a str>) -> &'a str {
-    let chain = |name: &'a str| {
-        let mut rest = name;
-        while let Some(inner) = WRAPPERS.iter().find_map(|wrapper| rest.strip_prefix(wrapper)) {
-            rest = inner;
-        }
-        &name[..name.len() - rest.len()]
-    };
-    let mut chains = names.map(chain);
+    let mut chains = names.map(wrappers);
     let Some(first) = chains.next() else { return "" };
     if chains.all(|other| other == first) { first } else { "" }
 }

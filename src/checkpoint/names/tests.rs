@@ -372,3 +372,11 @@ fn names_without_end_cost_no_time() {
     assert!(error(&all).contains("several image towers"));
     assert!(began.elapsed() < std::time::Duration::from_secs(10));
 }
+
+#[test]
+fn files_of_other_things_keep_their_names() {
+    let weights = ["AE/A/model.visual.proj", "AE/B/model.visual.conv1.weight", "PCA/model.visual.proj"];
+    assert_eq!(names(&weights), weights);
+    let whole = [under("AE/A/model.", tower(1.0)), under("AE/B/model.", tower(2.0))].concat();
+    assert!(named(whole).unwrap().tensors.contains_key("AE/B/model.visual.proj"));
+}

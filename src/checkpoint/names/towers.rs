@@ -175,7 +175,7 @@ fn longest_prefix(candidates: &[Candidate<'_>], name: &str) -> usize {
 /// The candidate whose class token this is.
 fn anchored(name: &str) -> Option<Candidate<'_>> {
     if let Some(before) = before("cls_token", name) {
-        return (before.len() <= MAX_PREFIX).then(|| Candidate::new(before, Form::Timm));
+        return is_path(before).then(|| Candidate::new(before, Form::Timm));
     }
     let outer = before("class_embedding", name)?;
     let (prefix, form) = match inner(outer, "embeddings") {
@@ -188,7 +188,12 @@ fn anchored(name: &str) -> Option<Candidate<'_>> {
             None => (outer, Form::OpenClipBare),
         },
     };
-    (prefix.len() <= MAX_PREFIX).then(|| Candidate::new(prefix, form))
+    is_path(prefix).then(|| Candidate::new(prefix, form))
+}
+
+/// Whether it may be the path of a module: in files of other things, such as expected values, names have slashes.
+fn is_path(prefix: &str) -> bool {
+    prefix.len() <= MAX_PREFIX && !prefix.contains('/')
 }
 
 /// What is before `last`, the last module or parameter of `name`, its dot included.
@@ -208,15 +213,18 @@ fn inner<'a>(path: &'a str, last: &str) -> Option<&'a str> {
     }
 }
 
-/// Where nothing has a class token: the distinct prefixes before what is an image tower's by its name alone, at most
-/// two, each with a name that has it.
-pub(super) fn marked<'a>(names: impl Iterator<Item = &'a str>) -> Vec<(&'a str, &'a str)> {
+/// Where nothing has a class token: the distinct prefixes that `is_wrapper` knows before what is an image tower's by
+/// its name alone, at most two, each with a name that has it.
+pub(super) fn marked<'a>(
+    names: impl Iterator<Item = &'a str>,
+    is_wrapper: impl Fn(&str) -> bool,
+) -> Vec<(&'a str, &'a str)> {
     const ROOTS: [&str; 3] = ["visual.", "vision_model.", "visual_projection."];
     let mut found: Vec<(&str, &str)> = Vec::new();
     for name in names {
         let places = std::iter::once(0).chain(name.match_indices('.').map(|(at, _)| at + 1));
         let at = places.take_while(|at| *at <= MAX_PREFIX).find(|&at| ROOTS.iter().any(|r| name[at..].starts_with(r)));
-        let Some(at) = at else { continue };
+        let Some(at) = at.filter(|&at| is_wrapper(&name[..at])) else { continue };
         if found.len() < 2 && !found.iter().any(|(prefix, _)| *prefix == &name[..at]) {
             found.push((&name[..at], name));
         }
