@@ -279,6 +279,11 @@ typedef struct tb_basis_options {
      * budget. NULL: its own. Only one of the two fields may be set. It may be freed first.
      */
     const tb_basis *share_cache;
+    /**
+     * Of several image towers in the base's file, the one whose names, or whose model's, begin so (`teacher`,
+     * `ema.visual`); UTF-8. NULL: the file has one.
+     */
+    const char *base_prefix;
 } tb_basis_options;
 
 /** What tb_basis_info() tells. */
@@ -321,6 +326,7 @@ typedef struct tb_basis_properties {
  * @param out      set to the new handle, which the caller frees with tb_basis_free(); NULL on failure
  * @param err      NULL, or set to an error that the caller frees with tb_error_free(); NULL on success
  * @return TB_OK; TB_ERR_IO, TB_ERR_FORMAT for files that cannot be read or are not what they should be;
+ *         TB_ERR_NOT_FOUND for a `base_prefix` under which there is no image tower;
  *         TB_ERR_UNSUPPORTED for an unknown method or version; TB_ERR_MISMATCH for a base that is not the bundle's;
  *         TB_ERR_INVALID_ARGUMENT
  */

@@ -147,6 +147,13 @@ impl Error {
         self
     }
 
+    /// Without file and tensor, for those who name them at another time.
+    #[must_use]
+    pub(crate) fn without_place(mut self) -> Self {
+        (self.0.path, self.0.tensor) = (None, None);
+        self
+    }
+
     /// Says which element of a list it is about, before the message: `images[17]: …`.
     #[must_use]
     pub(crate) fn in_element(mut self, list: &str, index: usize) -> Self {

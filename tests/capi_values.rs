@@ -251,6 +251,13 @@ fn options_that_cannot_be_had() {
         tb_basis_free(basis);
         let both = tb_basis_options { share_cache: o.basis, cache_bytes: 1, ..base_alone };
         fails(NO, |e| tb_basis_open(null(), &both, &mut null_mut(), e));
+        let of_base = |prefix: &'static std::ffi::CStr| tb_basis_options { base_prefix: prefix.as_ptr(), ..base_alone };
+        ok(|e| tb_basis_open(null(), &of_base(c"model"), &mut basis, e));
+        tb_basis_free(basis);
+        let message = fails(TB_ERR_NOT_FOUND, |e| tb_basis_open(null(), &of_base(c"teacher"), &mut null_mut(), e));
+        assert!(message.contains("no image tower under `teacher`: got `"), "{message}");
+        let in_vain = tb_basis_options { base_prefix: c"teacher".as_ptr(), ..sized() };
+        fails(NO, |e| tb_basis_open(o.folder.as_ptr(), &in_vain, &mut null_mut(), e));
         let missing = tb_basis_options { base: c"/no/such/base.pt".as_ptr(), ..base_alone };
         let message = fails(TB_ERR_IO, |e| tb_basis_open(o.folder.as_ptr(), &missing, &mut null_mut(), e));
         assert!(message.contains("/no/such/base.pt"), "{message}");

@@ -79,7 +79,7 @@ impl Family {
         }
         let in_scope =
             |name: &str, tensor: &Tensor| tensor.dtype().is_float() && (scope == Scope::All || is_image_tower(name));
-        base.check_read(|name| scope == Scope::All || is_image_tower(name))?;
+        frozen::check_read(&base, scope == Scope::ImageTower)?;
         if base.image_tower().next().is_none() {
             return Err(frozen::no_tower(&base));
         }

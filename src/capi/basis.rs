@@ -106,6 +106,7 @@ unsafe impl Versioned for tb_basis_properties {}
 /// @param out      set to the new handle, which the caller frees with tb_basis_free(); NULL on failure
 /// @param err      NULL, or set to an error that the caller frees with tb_error_free(); NULL on success
 /// @return TB_OK; TB_ERR_IO, TB_ERR_FORMAT for files that cannot be read or are not what they should be;
+///         TB_ERR_NOT_FOUND for a `base_prefix` under which there is no image tower;
 ///         TB_ERR_UNSUPPORTED for an unknown method or version; TB_ERR_MISMATCH for a base that is not the bundle's;
 ///         TB_ERR_INVALID_ARGUMENT
 #[unsafe(no_mangle)]

@@ -49,7 +49,7 @@ pub(crate) fn unchanged<'a>(
     base_name: impl std::fmt::Display,
 ) -> Result<Vec<&'a str>> {
     let known: HashSet<&str> = base.iter().copied().collect();
-    tuned.check_read(|name| known.contains(name))?;
+    tuned.check_read(|name| known.contains(name)).map_err(outside)?;
     if known.iter().any(|name| is_image_tower(name)) && tuned.image_tower().next().is_none() {
         return Err(no_tower(tuned));
     }
@@ -59,6 +59,23 @@ pub(crate) fn unchanged<'a>(
             .tensor(lost)
             .hint("Was it saved in part, or is it of another model?")
     })
+}
+
+/// Checks that all tensors are read, or those of the image tower alone.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), naming file, tensor and type.
+pub(crate) fn check_read(checkpoint: &Checkpoint, is_tower_alone: bool) -> Result<()> {
+    checkpoint.check_read(is_image_tower)?;
+    if is_tower_alone { Ok(()) } else { checkpoint.check_read(|_| true).map_err(outside) }
+}
+
+/// What to do where it is about a tensor outside the image tower.
+fn outside(error: Error) -> Error {
+    if error.tensor_name().is_some_and(is_image_tower) {
+        return error;
+    }
+    error.hint("--image-tower does without it")
 }
 
 /// The error for a file that holds no image tower, with what it holds instead where that is known.
@@ -76,8 +93,8 @@ pub(crate) fn no_tower(checkpoint: &Checkpoint) -> Error {
 }
 
 impl Checkpoint {
-    /// The fine-tuned checkpoint with those parameters of the base's image tower that it does not hold, because training
-    /// left them alone; and their names. Nothing is copied.
+    /// The fine-tuned checkpoint with those parameters of the base's image tower that it does not hold, because
+    /// training left them alone; and their names. Nothing is copied.
     ///
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming file and tensor, where something got lost: a

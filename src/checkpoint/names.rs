@@ -235,8 +235,8 @@ impl Chosen {
         let others = found.iter().map(|other| other.prefix.to_owned());
         let others = others.filter(|other| other.len() > chosen.prefix.len() && other.starts_with(chosen.prefix));
         let find = |last: &str| {
-            let is = |name: &str| chosen.within(name).is_some_and(|name| name == last);
-            tensors.iter().find(|(name, _)| is(name)).map(|(_, stored)| stored)
+            let own = |(name, _): &&(String, Stored)| chosen.own(&found, name).is_some_and(|name| name == last);
+            tensors.iter().find(own).map(|(_, stored)| stored)
         };
         let head = (chosen.form == Form::Timm).then(|| Head::of(find("head.weight"), find("head.bias")));
         if let Some(Head::Classifier(classes)) = head {
@@ -312,7 +312,7 @@ fn choose<'c, 'a>(
         let remark = "the average of the weights; the weights of the last step are under `current_model_state`";
         return Ok((Some(average), Some(remark.into())));
     }
-    if others.iter().all(|other| is_tied(first, other, tensors)) {
+    if others.iter().all(|other| is_tied([first, other], found, tensors)) {
         let remark = format!("the same weights again under {}", roots(others.iter().copied()));
         return Ok((Some(first), Some(remark)));
     }
@@ -339,17 +339,19 @@ fn averaged<'c, 'a>(pool: &[&'c Candidate<'a>]) -> Option<&'c Candidate<'a>> {
     is_pair.then_some(average)
 }
 
-/// Whether two towers have the same tensors with the same values.
-fn is_tied(a: &Candidate<'_>, b: &Candidate<'_>, tensors: &[(String, Stored)]) -> bool {
-    let of = |candidate: &Candidate<'_>| {
+/// Whether the models of two towers have the same tensors with the same values.
+fn is_tied(two: [&Candidate<'_>; 2], all: &[Candidate<'_>], tensors: &[(String, Stored)]) -> bool {
+    let [a, b] = two.map(|candidate| {
         let own = tensors
             .iter()
-            .filter_map(|(name, stored)| Some((candidate.within(name)?.into_owned(), stored.as_ref().ok()?.clone())));
-        own.collect::<HashMap<String, Tensor>>()
-    };
-    // A tower of a model may have its projection outside of it, but then so has the other.
-    let (a, b) = (of(a), of(b));
-    a.len() == b.len() && a.iter().all(|(name, tensor)| b.get(name).is_some_and(|other| is_equal(tensor, other)))
+            .filter_map(|(name, stored)| Some((candidate.of_model(all, name)?, stored.as_ref().ok()?.clone())));
+        own.collect::<HashMap<&str, Tensor>>()
+    });
+    // By two libraries' names under one prefix, each would be the other, too.
+    let is_elsewhere = two[0].prefix != two[1].prefix;
+    is_elsewhere
+        && a.len() == b.len()
+        && a.iter().all(|(name, tensor)| b.get(name).is_some_and(|other| is_equal(tensor, other)))
 }
 
 fn is_equal(a: &Tensor, b: &Tensor) -> bool {

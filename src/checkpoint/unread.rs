@@ -27,7 +27,9 @@ impl Unread {
     pub fn or_stored(read: Result<Tensor>) -> Result<Stored> {
         match read {
             Ok(tensor) => Ok(Ok(tensor)),
-            Err(error) if error.kind() == ErrorKind::Unsupported => Ok(Err(Self::new(error.to_string()))),
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                Ok(Err(Self::new(error.without_place().to_string())))
+            }
             Err(error) => Err(error),
         }
     }

@@ -334,8 +334,8 @@ fn choose<'a, S: AsRef<str> + ?Sized + 'a>(
     }
 }
 
-/// Refuses the classifier of the transformers library's `CLIPForImageClassification`, of a width that may be that of the
-/// embeddings by chance: its scores would be wrong.
+/// Refuses the classifier of the transformers library's `CLIPForImageClassification`. Where the tower is as wide as its
+/// embeddings are long it would fit, and its scores be wrong.
 fn refuse_classifier(tensors: &[(String, Tensor)]) -> Result<()> {
     const CLASSIFIER: &str = "classifier.weight";
     if tensors.iter().any(|(name, _)| name == CLASSIFIER) {

@@ -10,9 +10,6 @@ use crate::error::{Error, Result};
 use crate::kernel::{self, Segment};
 use crate::tensor::{DType, Tensor};
 
-/// What to do about a tensor outside the image tower that is not read.
-const IMAGE_TOWER_HINT: &str = "The image tower alone needs it not: --image-tower";
-
 /// Weights to be.
 pub(super) struct Plan<'a> {
     pub(super) coefficients: Coefficients,
@@ -40,8 +37,7 @@ pub(super) fn with_base<'a>(
     let factors = factors(basis, coefficients)?;
     // With all factors zero the weights are the base, and no vector need be looked at.
     let adds = factors.iter().any(|&a| a != 0.0);
-    base.check_read(|name| scope == Scope::All || is_image_tower(name))
-        .map_err(|e| if scope == Scope::All { e.hint(IMAGE_TOWER_HINT) } else { e })?;
+    frozen::check_read(base, scope == Scope::ImageTower)?;
     check_unnamed(base, basis, scope)?;
 
     let mut tensors = Vec::with_capacity(base.len());

@@ -52,6 +52,14 @@ def test_tasks_of_two_bases_are_not_added(basis):
     assert pickle.loads(pickle.dumps(basis["MNIST"])) + other["Parity"] == named + basis["Parity"]
 
 
+def test_the_prefix_of_the_base_is_heeded():
+    assert taskbasis.open(FOLDER, BASE, base_prefix="model").vectors == 4
+    with pytest.raises(taskbasis.NotFoundError, match="no image tower under `teacher`: got `model.visual.`"):
+        taskbasis.open(FOLDER, BASE, base_prefix="teacher")
+    with pytest.raises(ValueError, match="NUL"):
+        taskbasis.open(FOLDER, BASE, base_prefix="model\0")
+
+
 def test_a_text_is_not_cut_at_a_nul(basis):
     cut = [
         lambda: basis.weights("MNIST\0@0.5"),

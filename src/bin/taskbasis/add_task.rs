@@ -8,9 +8,8 @@ use taskbasis::hub::HubPath;
 use taskbasis::{BlockFormat, Bundle, Error, Growth, NewTask, Result, check_output};
 
 use crate::args::{HeadArgs, threads};
-use crate::checkpoints;
-use crate::output;
 use crate::verify::pair;
+use crate::{checkpoints, output};
 
 const HEADS: &str = "The new task's classification head, in a safetensors file with `TASK/weight` and `TASK/bias`, a \
     pickled head, or a folder of heads";

@@ -1,7 +1,8 @@
 //! Checkpoints as commands open them: with what `--prefix` says, and remarks on what was chosen.
 
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use taskbasis::{Checkpoint, ErrorKind, MapMode, Result};
 
@@ -9,6 +10,8 @@ use crate::output;
 
 /// `--prefix`, for all checkpoints that the command reads.
 static PREFIX: OnceLock<String> = OnceLock::new();
+/// What was told already: some commands open a file again and again.
+static NOTED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// Of several image towers in a file, the one under `prefix` is to be taken.
 pub fn prefer(prefix: Option<String>) {
@@ -45,7 +48,7 @@ fn opened(path: &Path, open: impl Fn(Option<&str>) -> Result<Checkpoint>) -> Res
         None => open(None)?,
     };
     if let Some(remark) = checkpoint.naming().remark() {
-        output::note(&format!("{}: {remark}", path.display()));
+        note(format!("{}: {remark}", path.display()));
     }
     Ok(checkpoint)
 }
@@ -58,8 +61,14 @@ fn under(path: &Path, prefix: &str, opened: impl Fn(Option<&str>) -> Result<Chec
     };
     let Ok(only) = opened(None) else { return Err(error) };
     let names = only.naming().told().unwrap_or_else(|| "by open_clip's names, under no prefix".into());
-    output::note(&format!("{}: nothing under `{prefix}`, as its only model is {names}", path.display()));
+    note(format!("{}: nothing under `{prefix}`, as its only model is {names}", path.display()));
     Ok(only)
+}
+
+fn note(text: String) {
+    if NOTED.lock().unwrap_or_else(PoisonError::into_inner).insert(text.clone()) {
+        output::note(&text);
+    }
 }
 
 /// Opens a fine-tuned checkpoint, with what training left alone taken from `base`.

@@ -8,9 +8,8 @@ use taskbasis::clip::{class_names, class_tasks};
 use taskbasis::{EncoderOptions, Error, Prompts, Result, TextEncoder, TextHints, TextModel, check_output, save_arrays};
 
 use crate::args::{ActivationArg, threads};
-use crate::checkpoints;
-use crate::output;
 use crate::provider::{self, ProviderArgs};
+use crate::{checkpoints, output};
 
 /// Make classification heads from class names, with CLIP's text encoder.
 ///

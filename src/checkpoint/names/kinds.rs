@@ -13,13 +13,7 @@ struct Kind {
 /// The first that has one of its marks is it.
 const KINDS: [Kind; 8] = [
     Kind {
-        has: &[
-            "vision_model.head.probe",
-            "vision_model.head.attention.",
-            "vision_model.embeddings.patch_embedding.bias",
-            "attn_pool.latent",
-            "attn_pool.kv.",
-        ],
+        has: &["head.probe", "embeddings.patch_embedding.bias", "attn_pool.latent", "attn_pool.kv."],
         what: "a SigLIP tower, which pools by attention and has no class token: SigLIP is not read",
     },
     Kind {

@@ -1,5 +1,6 @@
 use super::*;
 use crate::checkpoint::unread::Unread;
+use crate::clip::{Activation, Arch};
 
 fn named(tensors: Vec<(String, Stored)>) -> Result<Named> {
     canonical(tensors, None, Beside::LeaveOut)
@@ -72,4 +73,301 @@ fn unknown_parts_of_the_tower_are_refused() {
         assert!(error(&[name]).starts_with(&format!("tensor `{name}`: this tensor has no place")));
     }
     assert_eq!(names(&["text_model.final_layer_norm.bias"]), ["text_model.final_layer_norm.bias"]);
+}
+
+/// A small tower by open_clip's names, its values told apart by `seed`.
+fn tower(seed: f32) -> Vec<(String, Stored)> {
+    let arch = Arch {
+        width: 4,
+        layers: 2,
+        heads: 2,
+        mlp_width: 6,
+        patch: 2,
+        grid: 2,
+        embed_dim: 3,
+        activation: Activation::Gelu,
+    };
+    let parameter = |(name, shape): (String, Vec<usize>)| {
+        let values: Vec<f32> =
+            (0..shape.iter().product()).map(|i: usize| seed + name.len() as f32 + i as f32).collect();
+        (name, Ok(Tensor::from_f32(&values, &shape, "test").unwrap()))
+    };
+    arch.parameters().into_iter().map(parameter).collect()
+}
+
+/// The same tower as transformers names it: q, k and v apart, the projection transposed.
+fn transformers(tower: &[(String, Stored)]) -> Vec<(String, Stored)> {
+    let modules = [
+        ("visual.class_embedding", "vision_model.embeddings.class_embedding"),
+        ("visual.conv1.", "vision_model.embeddings.patch_embedding."),
+        ("visual.positional_embedding", "vision_model.embeddings.position_embedding.weight"),
+        ("visual.ln_pre.", "vision_model.pre_layrnorm."),
+        ("visual.ln_post.", "vision_model.post_layernorm."),
+        ("visual.transformer.resblocks.", "vision_model.encoder.layers."),
+    ];
+    let inner =
+        [("ln_", "layer_norm"), ("attn.out", "self_attn.out"), ("mlp.c_fc", "mlp.fc1"), ("mlp.c_proj", "mlp.fc2")];
+    let mut renamed = Vec::new();
+    for (name, stored) in tower {
+        let tensor = stored.clone().unwrap();
+        if name == "visual.proj" {
+            renamed.push(("visual_projection.weight".to_owned(), Ok(tensor.transposed().unwrap())));
+            continue;
+        }
+        let (ours, theirs) = modules.iter().find(|(ours, _)| name.starts_with(ours)).unwrap();
+        let name = name.replace(ours, theirs);
+        if let Some((block, kind)) = name.split_once("attn.in_proj_") {
+            for (third, letter) in THIRDS.iter().enumerate() {
+                let rows = tensor.rows(4 * third..4 * (third + 1)).unwrap();
+                renamed.push((format!("{block}self_attn.{letter}_proj.{kind}"), Ok(rows)));
+            }
+            continue;
+        }
+        let blocks = name.contains(".layers.");
+        let name = inner.iter().fold(name, |name, (a, b)| if blocks { name.replace(a, b) } else { name });
+        renamed.push((name, Ok(tensor)));
+    }
+    renamed
+}
+
+/// The same tower as timm names it, with its zero bias beside the projection.
+fn timm(tower: &[(String, Stored)]) -> Vec<(String, Stored)> {
+    let modules = [
+        ("visual.class_embedding", "cls_token"),
+        ("visual.conv1.", "patch_embed.proj."),
+        ("visual.positional_embedding", "pos_embed"),
+        ("visual.ln_pre.", "norm_pre."),
+        ("visual.ln_post.", "norm."),
+        ("visual.transformer.resblocks.", "blocks."),
+        ("visual.proj", "head.weight"),
+    ];
+    let inner = [
+        ("ln_", "norm"),
+        ("attn.in_proj_", "attn.qkv."),
+        ("attn.out_proj", "attn.proj"),
+        ("mlp.c_fc", "mlp.fc1"),
+        ("mlp.c_proj", "mlp.fc2"),
+    ];
+    let renamed = tower.iter().map(|(name, stored)| {
+        let tensor = stored.clone().unwrap();
+        let (ours, theirs) = modules.iter().find(|(ours, _)| name.starts_with(ours)).unwrap();
+        let name = name.replace(ours, theirs);
+        let blocks = name.starts_with("blocks.");
+        let name = inner.iter().fold(name, |name, (a, b)| if blocks { name.replace(a, b) } else { name });
+        let tensor = match &*name {
+            "cls_token" => tensor.reshaped(&[1, 1, 4]),
+            "pos_embed" => tensor.reshaped(&[1, 5, 4]),
+            "head.weight" => tensor.transposed(),
+            _ => Ok(tensor),
+        };
+        (name, Ok(tensor.unwrap()))
+    });
+    let bias = Tensor::from_f32(&[0.0; 3], &[3], "test").unwrap();
+    renamed.chain([("head.bias".to_owned(), Ok(bias))]).collect()
+}
+
+fn under(prefix: &str, tower: Vec<(String, Stored)>) -> Vec<(String, Stored)> {
+    tower.into_iter().map(|(name, stored)| (format!("{prefix}{name}"), stored)).collect()
+}
+
+/// Names and values.
+fn content(tensors: &IndexMap<String, Stored>) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+    let mut content: Vec<_> = tensors
+        .iter()
+        .map(|(name, stored)| {
+            let tensor = stored.as_ref().unwrap();
+            (name.clone(), tensor.shape().to_vec(), tensor.to_f32().unwrap().into_owned())
+        })
+        .collect();
+    content.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+    content
+}
+
+#[track_caller]
+fn is_tower(tensors: Vec<(String, Stored)>, seed: f32) -> Naming {
+    let found = named(tensors).unwrap();
+    assert_eq!(content(&found.tensors), content(&tower(seed).into_iter().collect()));
+    found.naming
+}
+
+#[test]
+fn a_tower_is_found_under_any_prefix_by_any_of_the_names() {
+    let prefixes = [
+        "",
+        "clip_model.",
+        "net.",
+        "base_model.model.",
+        "_forward_module.",
+        "0.",
+        "state_dict._orig_mod.clip_model.",
+        "conditioner.embedders.0.open_clip.model.",
+    ];
+    for prefix in prefixes {
+        let bare = |root: &str, tower: Vec<(String, Stored)>| {
+            let strip =
+                |(name, stored): (String, Stored)| (name.strip_prefix(root).unwrap_or(&name).to_owned(), stored);
+            tower.into_iter().map(strip).collect::<Vec<_>>()
+        };
+        let plain = tower(1.0);
+        for form in [
+            plain.clone(),
+            bare("visual.", plain.clone()),
+            transformers(&plain),
+            bare("vision_model.", transformers(&plain)),
+            timm(&plain),
+        ] {
+            let naming = is_tower(under(prefix, form.clone()), 1.0);
+            assert_eq!(naming.prefix(), prefix);
+            assert_eq!(naming.told().is_none(), prefix.is_empty() && form[0].0.starts_with("visual."), "{naming:?}");
+            // What stands beside the model is not the model's: an accuracy, an optimizer, a head.
+            let more = ["best_acc1", "optimizer.state.0.exp_avg", "ff_head.weight"];
+            let with_more: Vec<_> = under(prefix, form).into_iter().chain(tensors(&more)).collect();
+            if !prefix.is_empty() {
+                assert_eq!(is_tower(with_more, 1.0).beside(), more);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_torch_puts_between_names_is_passed_over() {
+    for infix in ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module"] {
+        for place in ["visual.", "visual.transformer.resblocks.0.", "visual.ln_post.", "visual.class_embedding"] {
+            let wrapped = |tower: Vec<(String, Stored)>| {
+                let wrap = |(name, stored): (String, Stored)| match name.strip_prefix(place) {
+                    Some(rest) if place.ends_with('.') => (format!("{place}{infix}.{rest}"), stored),
+                    Some(_) => (format!("visual.{infix}.class_embedding"), stored),
+                    None => (name, stored),
+                };
+                tower.into_iter().map(wrap).collect::<Vec<_>>()
+            };
+            let naming = is_tower(wrapped(tower(1.0)), 1.0);
+            assert!(naming.told().is_some_and(|told| told.contains("passed over")), "{infix} {place} {naming:?}");
+        }
+        is_tower(under(&format!("{infix}."), tower(1.0)), 1.0);
+    }
+}
+
+#[test]
+fn of_several_towers_one_is_to_be_named() {
+    let two = |a: &str, b: &str| [under(a, tower(1.0)), under(b, tower(2.0))].concat();
+    let asked = |tensors, prefix: &str| canonical(tensors, Some(prefix), Beside::LeaveOut);
+    for (a, b) in [("model.", "teacher."), ("", "module."), ("state_dict.", "state_dict_ema."), ("0.", "1.")] {
+        let error = named(two(a, b)).unwrap_err().to_string();
+        let listed =
+            format!("several image towers, of different weights: expected one, got `{a}visual.`, `{b}visual.`");
+        assert!(error.starts_with(&listed) && error.contains("--prefix"), "{error}");
+        for (prefix, seed) in [(a, 1.0), (b, 2.0)] {
+            for spelling in [prefix.to_owned(), format!("{prefix}visual"), format!("{prefix}visual.")] {
+                let found = asked(two(a, b), &spelling).unwrap();
+                assert_eq!(content(&found.tensors), content(&tower(seed).into_iter().collect()), "{spelling}");
+            }
+        }
+        let error = asked(two(a, b), "student").unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::NotFound);
+        assert!(error.to_string().contains(&format!("got `{a}visual.`, `{b}visual.`")), "{error}");
+    }
+    // The one model by two libraries' names.
+    let mixed = [tower(1.0), transformers(&tower(2.0))].concat();
+    assert!(named(mixed.clone()).unwrap_err().to_string().contains("`visual.`, `vision_model.`"));
+
+    // A part of a tower beside a whole one, as prompts have it, is no second tower.
+    let class_token = tensors(&["prompts.visual.class_embedding"]);
+    assert_eq!(is_tower([under("clip.", tower(1.0)), class_token].concat(), 1.0).prefix(), "clip.");
+}
+
+#[test]
+fn equal_weights_under_two_prefixes_are_no_conflict() {
+    let naming = is_tower([under("model.", tower(1.0)), under("ema.", tower(1.0))].concat(), 1.0);
+    assert_eq!(naming.remark(), Some("the same weights again under `ema.visual.`"));
+    let mut other = under("ema.", tower(1.0));
+    other[3].1 = Err(Unread::new("float8"));
+    assert!(named([under("model.", tower(1.0)), other].concat()).is_err());
+    // Towers that are equal up to the projection, which lies outside of transformers' towers.
+    let mut other = under("ema.", transformers(&tower(1.0)));
+    other.last_mut().unwrap().1 = transformers(&tower(2.0)).pop().unwrap().1;
+    assert!(other.last().unwrap().0.ends_with("visual_projection.weight"));
+    assert!(named([under("model.", transformers(&tower(1.0))), other].concat()).is_err());
+}
+
+#[test]
+fn the_average_that_lightning_saves_is_taken_and_told() {
+    for order in [["state_dict.net.", "current_model_state.net."], ["current_model_state.net.", "state_dict.net."]] {
+        let seed = |prefix: &str| if prefix.starts_with("state_dict") { 1.0 } else { 2.0 };
+        let naming = is_tower(order.map(|prefix| under(prefix, tower(seed(prefix)))).concat(), 1.0);
+        assert!(naming.remark().is_some_and(|remark| remark.contains("current_model_state")), "{naming:?}");
+    }
+}
+
+#[test]
+fn a_bare_tower_has_no_place_for_what_is_unknown() {
+    let bare: Vec<_> = tower(1.0).into_iter().map(|(name, stored)| (name.replacen("visual.", "", 1), stored)).collect();
+    let with = |more: &str| named([bare.clone(), tensors(&[more])].concat()).unwrap().tensors;
+    // Named as a part of the tower, so that whoever wants its architecture is told.
+    assert!(with("prompt_embeddings").contains_key("visual.prompt_embeddings"));
+    for outside in ["classifier.weight", "head.bias", "logit_scale"] {
+        assert!(with(outside).contains_key(outside));
+    }
+    let theirs: Vec<_> = transformers(&tower(1.0));
+    let theirs = theirs.into_iter().map(|(name, stored)| (name.replacen("vision_model.", "", 1), stored));
+    let error = named(theirs.chain(tensors(&["encoder.layers.0.gate"])).collect()).unwrap_err().to_string();
+    assert!(error.contains("tensor `vision_model.encoder.layers.0.gate`: this tensor has no place"), "{error}");
+    for unknown in
+        ["blocks.0.ls1.gamma", "reg_token", "fc_norm.weight", "blocks.01.norm1.weight", "patch_embed.proj.bias"]
+    {
+        let error = named([timm(&tower(1.0)), tensors(&[unknown])].concat()).unwrap_err().to_string();
+        assert!(error.contains(&format!("tensor `{unknown}`: this tensor, by timm's names, has no place")), "{error}");
+    }
+}
+
+#[test]
+fn a_classifier_of_timms_is_no_projection() {
+    let mut tensors = timm(&tower(1.0));
+    tensors.pop();
+    tensors.push(("head.bias".into(), Ok(Tensor::from_f32(&[0.0, 0.5, 0.0], &[3], "test").unwrap())));
+    let found = named(tensors).unwrap();
+    assert!(found.tensors.contains_key("head.weight") && !found.tensors.contains_key("visual.proj"));
+    assert_eq!(found.naming.remark(), Some("its head is a classifier over 3 classes, no projection"));
+}
+
+#[test]
+fn an_unread_third_makes_the_whole_unread() {
+    let mut tensors = transformers(&tower(1.0));
+    let k = tensors.iter_mut().find(|(name, _)| name.ends_with("layers.1.self_attn.k_proj.weight")).unwrap();
+    k.1 = Err(Unread::new("float8"));
+    let found = named(tensors).unwrap().tensors;
+    let whole = &found["visual.transformer.resblocks.1.attn.in_proj_weight"];
+    assert_eq!(whole.as_ref().unwrap_err(), &Unread::new("float8"));
+    assert_eq!(found.values().filter(|stored| stored.is_err()).count(), 1);
+}
+
+#[test]
+fn other_models_are_told_by_their_names() {
+    for (names, what) in [
+        (&["embeddings.cls_token", "encoder.layer.0.layer_scale1.lambda1"][..], "DINOv2"),
+        (&["cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.ls1.gamma"], "DINOv2"),
+        (&["trunk.patch_embed.proj.weight", "trunk.attn_pool.latent"], "SigLIP"),
+        (&["embeddings.patch_embedding.bias", "post_layernorm.weight"], "SigLIP"),
+        (&["cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.norm1.weight"], "timm's names"),
+        (&["vit.embeddings.patch_embeddings.projection.weight", "vit.embeddings.cls_token"], "transformers library's"),
+        (&["visual.layer1.0.conv1.weight", "visual.conv1.weight"], "ResNet"),
+        (&["text_model.embeddings.token_embedding.weight"], "text tower alone"),
+    ] {
+        let found = named(tensors(names)).unwrap();
+        assert!(found.naming.kind().is_some_and(|kind| kind.contains(what)), "{names:?}: {:?}", found.naming.kind());
+    }
+    assert_eq!(named(tensors(&["weight", "bias"])).unwrap().naming.kind(), None);
+    let siglip = ["vision_model.embeddings.patch_embedding.bias", "vision_model.head.probe"];
+    assert!(error(&siglip).contains("It is a SigLIP tower"), "{}", error(&siglip));
+}
+
+#[test]
+fn names_without_end_cost_no_time() {
+    let long = ["visual.".repeat(20_000), "module.".repeat(20_000), "a.".repeat(60_000)];
+    let names: Vec<String> = long.iter().map(|name| format!("{name}class_embedding")).collect();
+    let many: Vec<String> = (0..2_000).map(|i| format!("m{i}.visual.class_embedding")).collect();
+    let all: Vec<&str> = names.iter().chain(&many).map(String::as_str).collect();
+    let began = std::time::Instant::now();
+    assert!(error(&all).contains("several image towers"));
+    assert!(began.elapsed() < std::time::Duration::from_secs(10));
 }

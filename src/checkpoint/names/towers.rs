@@ -109,11 +109,21 @@ impl<'a> Candidate<'a> {
     }
 
     /// The name within the tower, without torch's infixes, of a tensor that lies in it.
-    pub(super) fn within(&self, name: &'a str) -> Option<Cow<'a, str>> {
+    fn within(&self, name: &'a str) -> Option<Cow<'a, str>> {
         match without_infixes(name.strip_prefix(self.prefix)?) {
             Cow::Borrowed(name) => name.strip_prefix(self.form.root()).map(Cow::Borrowed),
             Cow::Owned(name) => name.strip_prefix(self.form.root()).map(|name| Cow::Owned(name.to_owned())),
         }
+    }
+
+    /// As [`Candidate::within`], where no other candidate's prefix says more exactly where the tensor lies.
+    pub(super) fn own(&self, all: &[Self], name: &'a str) -> Option<Cow<'a, str>> {
+        self.of_model(all, name).and_then(|_| self.within(name))
+    }
+
+    /// The name within the model, towers and all, of a tensor that no other candidate's prefix places more exactly.
+    pub(super) fn of_model(&self, all: &[Self], name: &'a str) -> Option<&'a str> {
+        (longest_prefix(all, name) == self.prefix.len()).then(|| name.strip_prefix(self.prefix)).flatten()
     }
 
     fn see(&mut self, name: &'a str) {
@@ -145,10 +155,21 @@ pub(super) fn candidates<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Ve
         }
     }
     for name in names {
-        found.iter_mut().for_each(|candidate| candidate.see(name));
+        // `module.visual.…` is none of the model beside `module.`, though `module` alone would be an infix.
+        let longest = longest_prefix(&found, name);
+        found
+            .iter_mut()
+            .filter(|candidate| candidate.prefix.len() == longest)
+            .for_each(|candidate| candidate.see(name));
     }
     found.retain(|candidate| candidate.parts & candidate.form.needed() == candidate.form.needed());
     found
+}
+
+/// The length of the longest prefix of a candidate that `name` begins with.
+fn longest_prefix(candidates: &[Candidate<'_>], name: &str) -> usize {
+    let prefixes = candidates.iter().map(|candidate| candidate.prefix).filter(|prefix| name.starts_with(prefix));
+    prefixes.map(str::len).max().unwrap_or_default()
 }
 
 /// The candidate whose class token this is.

@@ -14,8 +14,7 @@ use taskbasis::{
 use super::machine;
 use super::samples::time;
 use crate::args::{EncoderArgs, Session};
-use crate::checkpoints;
-use crate::output;
+use crate::{checkpoints, output};
 
 /// The files of one family, and bundles of it with its vectors in other formats.
 pub struct Family {

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
-use taskbasis::{BasisFile, Checkpoint, Encoder, Error, MapMode, ModelOptions, Result, TaskWeights};
+use taskbasis::{BasisFile, Encoder, Error, MapMode, ModelOptions, Result, TaskWeights};
 
 use super::family::{basis_of, first_vectors, recoverable};
 use super::samples::{Samples, digits, repeat, time};
 use super::{Setup, machine};
-use crate::output;
+use crate::{checkpoints, output};
 
 #[derive(Serialize)]
 pub struct Open {
@@ -38,7 +38,7 @@ pub fn measure(setup: &Setup<'_>) -> Result<Open> {
     Ok(Open {
         ms: warm.median,
         warm_ms: warm,
-        base_ms: family.base().map(|base| repeat(runs, || Checkpoint::open(base))).transpose()?,
+        base_ms: family.base().map(|base| repeat(runs, || checkpoints::open(base))).transpose()?,
         basis_ms: repeat(runs, || family.open_basis())?,
         cold_bytes: cold.as_ref().and_then(|(_, bytes)| *bytes),
         cold_ms: cold.map(|(samples, _)| samples),
