@@ -24,8 +24,8 @@ pub struct ModelArgs {
     #[arg(long, value_name = "FOLDER|BUNDLE")]
     pub basis: Option<PathBuf>,
 
-    /// Base checkpoint (the zero-shot weights): PyTorch or safetensors, by open_clip's, OpenAI's, transformers' or timm's
-    /// names; a file, the index of several, or a folder with one. A bundle that holds its base needs none.
+    /// Base checkpoint (the zero-shot weights): PyTorch or safetensors, by open_clip's, OpenAI's, transformers' or
+    /// timm's names; a file, the index of several, or a folder with one. A bundle that holds its base needs none.
     #[arg(long, value_name = "FILE")]
     pub base: Option<PathBuf>,
 }
