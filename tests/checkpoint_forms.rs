@@ -96,7 +96,7 @@ fn parts_that_pytorch_wrote_are_read_too() {
         let fill = |_: StorageId, out: &mut dyn std::io::Write| {
             [number as f32, 0.5].iter().try_for_each(|value| out.write_all(&value.to_le_bytes()))
         };
-        writer.write_file(&folder.path().join(file(number)), &value, fill).unwrap();
+        writer.write_file(folder.path().join(file(number)), &value, fill).unwrap();
         entries.push(format!("\"{name}\": \"{}\"", file(number)));
     }
     let json = format!("{{\"weight_map\": {{{}}}}}", entries.join(", "));

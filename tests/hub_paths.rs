@@ -56,11 +56,14 @@ fn an_index_brings_its_parts_and_an_adapter_its_configuration() {
         let error = server.fail(&["embed", "--base", base, "--weights", "base", "-i", "x.png", "-o", "x.safetensors"]);
         assert!(error.contains(wanted), "{error}");
     };
+    fails("hf://o/parts/model-00002-of-00002.safetensors", "part 2 of 2 of a checkpoint. Name the index");
+    server.put("o/fresh", "a/model-00002-of-00002.safetensors", &large(2_000));
     fails(
-        "hf://o/parts/model-00002-of-00002.safetensors",
+        "hf://o/fresh/a/model-00002-of-00002.safetensors",
         "part 2 of 2 of a checkpoint. Name the index, through which all parts are read: \
-         hf://o/parts/model.safetensors.index.json",
+         hf://o/fresh/a/model.safetensors.index.json",
     );
+    assert!(server.blobs("o/fresh").is_empty(), "nothing comes for nothing");
     // All of it is there, and is no image tower.
     fails("hf://o/parts", "model.safetensors.index.json");
 

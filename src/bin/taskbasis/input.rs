@@ -23,7 +23,7 @@ pub struct FileArgs {
 /// Where the pixels come from.
 pub enum Input {
     /// `pixel_values` f32 [N,3,S,S].
-    Pixels { checkpoint: Checkpoint, size: usize },
+    Pixels { checkpoint: Box<Checkpoint>, size: usize },
     /// Image files, decoded and preprocessed batch by batch.
     Files { files: Vec<PathBuf>, preprocess: Box<Preprocess>, skip_bad: bool },
 }
@@ -58,7 +58,7 @@ impl Input {
         let tensor = checkpoint.require("pixel_values")?;
         match tensor.shape() {
             &[_, 3, h, w] if h == size && w == size && tensor.dtype().is_float() => {
-                Ok(Self::Pixels { checkpoint, size })
+                Ok(Self::Pixels { checkpoint: Box::new(checkpoint), size })
             }
             shape => Err(Error::mismatch("pixels must be as the encoder takes them")
                 .at(path)
