@@ -158,7 +158,7 @@ fn part(seen: Vec<usize>, repeat: usize) -> impl Strategy<Value = Part> {
     let start = prop_oneof![Just(0usize), Just(8), 0..100usize];
     let scale = prop_oneof![3 => Just(None), 1 => (-3.0f32..3.0).prop_map(Some), 1 => Just(Some(0.125))];
     (start, Just(seen), Just(order).prop_shuffle(), scale, any::<u64>())
-        .prop_map(|(start, seen, order, scale, seed)| Part { start, seen, order, repeat, scale, seed })
+        .prop_map(move |(start, seen, order, scale, seed)| Part { start, seen, order, repeat, scale, seed })
 }
 
 fn wanted() -> impl Strategy<Value = Wanted> {
