@@ -53,9 +53,7 @@ fn a_folder_with_one_bad_file() {
     let embed = ["embed", "--base", &base, "--weights", "base", "-o", out, "--input", input];
 
     let said = told(&embed);
-    for part in
-        ["1 hidden file passed over: ._a.png", "1 image in subfolders were not read: --recursive", "1 of 3 files"]
-    {
+    for part in ["1 hidden file passed over: ._a.png", "1 image in subfolders not read: --recursive", "1 of 3 files"] {
         assert!(said.contains(part), "`{part}` is not in: {said}");
     }
     assert_eq!(embeds(out), 2);
@@ -91,7 +89,7 @@ fn a_folder_with_one_bad_file() {
     fail(&none, &["none of 1 images could be read", "x.png"]);
     let deeper = folder.path().join("deeper");
     grey(deeper.join("in/a.png"), 0);
-    fail(&[&embed[..7], &["--input", text(&deeper)]].concat(), &["1 image lie in its subfolders: --recursive"]);
+    fail(&[&embed[..7], &["--input", text(&deeper)]].concat(), &["1 image in its subfolders: --recursive"]);
     fail(
         &[&embed[..7], &["--recursive", "--input", text(&bad.join("x.png"))]].concat(),
         &["--recursive is for folders"],

@@ -187,9 +187,7 @@ fn images_in(folder: &Path, recursive: bool) -> Result<Vec<PathBuf>> {
         let error = Error::not_found("the folder holds no image file, by its name").at(folder);
         return Err(match below {
             0 => error.expected("names like a.png or a.jpg").got(output::counted(others, "other file")),
-            _ => {
-                error.hint(format!("{} lie in its subfolders: --recursive reads them", output::counted(below, "image")))
-            }
+            _ => error.hint(format!("{} in its subfolders: --recursive reads them", output::counted(below, "image"))),
         });
     }
     if others > 0 {
@@ -198,7 +196,7 @@ fn images_in(folder: &Path, recursive: bool) -> Result<Vec<PathBuf>> {
     }
     if below > 0 {
         let images = output::counted(below, "image");
-        output::note(&format!("{}: {images} in subfolders were not read: --recursive reads them", folder.display()));
+        output::note(&format!("{}: {images} in subfolders not read: --recursive reads them", folder.display()));
     }
     Ok(found.into_files())
 }

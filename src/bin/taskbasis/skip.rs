@@ -56,7 +56,7 @@ impl Skipped {
             output::note(&format!("left out: {error}"));
         }
         if !files.is_empty() {
-            output::note(&format!("{} left out, as they could not be read", output::counted(files.len(), "image")));
+            output::note(&format!("{} left out that could not be read", output::counted(files.len(), "image")));
         }
     }
 
