@@ -224,10 +224,18 @@ impl EncoderArgs {
         self.tower(session).map(|tower| tower.preprocess.clone())
     }
 
-    /// Says what is assumed of image files, where there are some.
-    pub fn tell_images(&self, session: &Session) -> Result<()> {
-        self.tower(session)?.assumed_images().iter().for_each(|note| output::note(note));
-        Ok(())
+    /// Says what is assumed of image files, where there are some; refuses options for them where there are none.
+    pub fn tell_images(&self, session: &Session, has_files: bool) -> Result<()> {
+        match self.tower.images.given() {
+            Some(option) if !has_files => {
+                Err(Error::invalid(format!("{option} is for image files, and the input is preprocessed already")))
+            }
+            _ if !has_files => Ok(()),
+            _ => {
+                self.tower(session)?.assumed_images().iter().for_each(|note| output::note(note));
+                Ok(())
+            }
+        }
     }
 
     /// What shapes do not tell: as asked for, else as the bundle or a configuration says. What the user should know of

@@ -54,9 +54,7 @@ impl Classify {
         let encoder = self.encoder.of_task(&session, &expr, self.streamed)?;
         let head = self.heads.head(session.bundle.as_deref(), &self.task, encoder.arch().embed_dim)?;
         let input = Input::open(&self.images, &self.files, self.encoder.preprocess(&session)?)?;
-        if input.files().is_some() {
-            self.encoder.tell_images(&session)?;
-        }
+        self.encoder.tell_images(&session, input.files().is_some())?;
         encoder.prepare()?;
 
         let bar = output::progress(input.len(), "images");

@@ -46,9 +46,7 @@ impl Embed {
         let session = self.model.open(self.encoder.threads)?;
         let encoder = self.encoder.of_task(&session, &self.weights, self.streamed)?;
         let input = Input::open(&self.input, &self.files, self.encoder.preprocess(&session)?)?;
-        if input.files().is_some() {
-            self.encoder.tell_images(&session)?;
-        }
+        self.encoder.tell_images(&session, input.files().is_some())?;
         check_output(&self.output, &[])?;
         encoder.prepare()?;
 

@@ -186,6 +186,20 @@ impl TowerArgs {
     }
 }
 
+impl ImageArgs {
+    /// The first option that was given.
+    pub fn given(&self) -> Option<&'static str> {
+        let given = [
+            ("--mean", self.mean.is_some()),
+            ("--std", self.std.is_some()),
+            ("--resize", self.resize.is_some()),
+            ("--resize-edge", self.resize_edge.is_some()),
+            ("--interpolation", self.interpolation.is_some()),
+        ];
+        given.into_iter().find(|(_, is_given)| *is_given).map(|(option, _)| option)
+    }
+}
+
 fn epsilon(text: &str) -> Result<Epsilon, String> {
     let value: f32 = text.parse().map_err(|_| "not a number".to_owned())?;
     Epsilon::new(value).map_err(|e| e.to_string())

@@ -123,10 +123,9 @@ fn read_text(text: Keys<'_>, is_quick: bool) -> Result<TowerSays> {
     if let Some(tokenizer) = text.text("hf_tokenizer_name")?.filter(|name| !name.is_empty()) {
         says.refuse(format!("another tokenizer than CLIP's ({tokenizer})"));
     }
-    if let Some(clean) = text.object("tokenizer_kwargs")?.map(|of| of.text("clean")).transpose()?.flatten() {
-        if clean != "lower" {
-            says.refuse(format!("another cleaning of texts than CLIP's (`{clean}`)"));
-        }
+    let clean = text.object("tokenizer_kwargs")?.map(|of| of.text("clean")).transpose()?.flatten();
+    if let Some(clean) = clean.filter(|clean| *clean != "lower") {
+        says.refuse(format!("another cleaning of texts than CLIP's (`{clean}`)"));
     }
     for (key, feature) in
         [("embed_cls", "a class token of the text encoder (embed_cls)"), ("no_causal_mask", "attention without a mask")]

@@ -113,7 +113,7 @@ impl Labelled {
 
 impl<'a> Images<'a> {
     pub(super) fn new(data: Dataset, eval: &'a Eval, session: &'a Session, arch: &Arch) -> Result<Self> {
-        eval.encoder.tell_images(session)?;
+        eval.encoder.tell_images(session, true)?;
         Ok(Self {
             data,
             heads: &eval.heads,
