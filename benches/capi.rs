@@ -140,6 +140,7 @@ fn open(folder: &Path, base: &Path, heads: &Path) -> Opened {
         threads: 0,
         cache_bytes: 0,
         share_cache: null(),
+        base_prefix: null(),
     };
     // SAFETY: the texts end in NULs, the places are of their types; the rest of the encoder's options is zero.
     let statuses = unsafe {

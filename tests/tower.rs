@@ -218,8 +218,8 @@ fn a_bundle_stores_the_tower_whole() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let family = taskbasis::synthetic::Synthetic { arch: clipa(), ..family_support::small(Method::Autoencoder, 4) };
-    family.write_base(&at("model.safetensors")).unwrap();
-    family.write_basis(&at("basis")).unwrap();
+    family.write_base(at("model.safetensors")).unwrap();
+    family.write_basis(at("basis")).unwrap();
     std::fs::write(at("open_clip_config.json"), clipa_config().to_string()).unwrap();
     let (base, basis) = (Checkpoint::open(at("model.safetensors")).unwrap(), Basis::open(at("basis")).unwrap());
     let mut packer = Packer::new(&base, &basis, ArchHints::default()).unwrap();
