@@ -68,7 +68,7 @@ impl Runtime {
     ///
     /// # Safety
     /// As for [`std::env::set_var`]: no other thread reads or writes the environment meanwhile, but through
-    /// [`std::env`].
+    /// [`mod@std::env`].
     pub unsafe fn switch_off_telemetry() {
         // SAFETY: the caller's promise.
         unsafe { library::switch_off_telemetry() };

@@ -13,6 +13,7 @@ pub(super) struct Stated {
     /// `None` where it says nothing of an image tower.
     pub(super) image: Option<TowerSays>,
     /// `None` where it says nothing of a text tower.
+    #[cfg_attr(not(feature = "text"), allow(dead_code))] // Read, and checked, whatever is built in.
     pub(super) text: Option<TowerSays>,
     /// How images are prepared, all of it; `None` where it says nothing.
     pub(super) images: Option<ImageHints>,

@@ -1,5 +1,6 @@
 //! Files that may be compressed, as data sets are distributed.
 
+#[cfg(feature = "images")]
 use std::io::Read;
 use std::path::Path;
 
@@ -7,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
 
 /// More than any known file of this kind unpacks to; what does is refused, not unpacked.
+#[cfg(feature = "images")]
 const LARGEST: usize = 2 << 30;
 
 /// The file as it is, or what it holds where it begins as gzip does.
@@ -33,6 +35,7 @@ fn unpacked(_: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// Everything that a decompressor gives, in memory that grows with it, at most `limit` bytes.
+#[cfg(feature = "images")]
 pub(super) fn read_all(mut from: impl Read, limit: usize) -> Result<Vec<u8>> {
     const STEP: usize = 1 << 20;
     let mut bytes = Vec::new();

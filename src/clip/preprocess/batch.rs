@@ -35,7 +35,7 @@ impl Preprocess {
     ///
     /// # Errors
     /// Those of [`Preprocess::pixels`], of the first image that fails, which is named;
-    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
+    /// [`ErrorKind::OutOfMemory`].
     pub fn images(&self, images: &[Pixels<'_>], threads: usize) -> Result<Vec<f32>> {
         self.batch(images, threads, |i, &image, out| self.pixels(image, out).map_err(|e| e.in_element("images", i)))
     }
@@ -44,7 +44,7 @@ impl Preprocess {
     ///
     /// # Errors
     /// Those of [`Preprocess::file`], of the first file that fails;
-    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
+    /// [`ErrorKind::OutOfMemory`].
     #[cfg(feature = "images")]
     pub fn files<P: AsRef<Path> + Sync>(&self, paths: &[P], threads: usize) -> Result<Vec<f32>> {
         self.batch(paths, threads, |_, path, out| self.file(path, out))
@@ -53,7 +53,7 @@ impl Preprocess {
     /// Preprocesses as many of the image files as can be read, on `threads` threads (0: as many as the machine has).
     ///
     /// # Errors
-    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory), and other failures that are not a file's.
+    /// [`ErrorKind::OutOfMemory`], and other failures that are not a file's.
     #[cfg(feature = "images")]
     pub fn readable_files<P: AsRef<Path> + Sync>(&self, paths: &[P], threads: usize) -> Result<Readable> {
         let failures = Mutex::new(Vec::new());
