@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 /// index of them (`model.safetensors.index.json`).
 pub const PUBLISHED: [&str; 4] =
     ["open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors", "pytorch_model.bin"];
+/// What the configurations are called that libraries write beside weights, in the order in which they are believed.
+pub const CONFIGS: [&str; 3] = ["open_clip_config.json", "config.json", "preprocessor_config.json"];
 /// What checkpoints of other names end with: safetensors first, which hold tensors and nothing else.
 const KINDS: [&[&str]; 2] = [&["safetensors"], &["bin", "pt", "pth", "ckpt"]];
 /// How the names of what training leaves beside a model begin: states of optimisers, arguments, heads.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Component, Path};
 
 use super::{Hub, HubEvent, HubPath};
-use crate::clip::config::CONFIGS;
+use crate::checkpoint::choose::CONFIGS;
 use crate::error::ErrorKind;
 
 impl Hub {

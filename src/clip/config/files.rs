@@ -9,10 +9,9 @@ use serde_json::Value;
 use super::keys::Keys;
 use super::stated::Stated;
 use super::{open_clip, preprocessor, timm, transformers};
+pub use crate::checkpoint::choose::CONFIGS;
 use crate::error::{Error, Result};
 
-/// What the configurations are called that libraries write beside weights, in the order in which they are believed.
-pub const CONFIGS: [&str; 3] = ["open_clip_config.json", "config.json", "preprocessor_config.json"];
 /// A configuration has a few kilobytes; anything above this is none.
 const MAX_BYTES: u64 = 4 << 20;
 
