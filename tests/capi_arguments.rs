@@ -139,6 +139,10 @@ fn null_in_every_pointer_argument() {
             made(t, 2, tb_encoder_free, |to| tb_encoder_create(p(t, 0, o.basis), p(t, 1, encoder_options), to, e))
         });
         nulls("tb_encoder_info", &[NO, NO], |t, e| tb_encoder_info(p(t, 0, o.encoder), m(t, 1, model), e));
+        nulls("tb_encoder_preprocess", &[NO, NO, NO, FINE, NO], |t, e| {
+            let image = p(t, 1, if t == 4 { &no_data } else { image });
+            tb_encoder_preprocess(p(t, 0, o.encoder), image, m(t, 2, out), ROOM, m(t, 3, number), e)
+        });
         nulls("tb_encoder_encode", &[NO, NO, NO, NO], |t, e| {
             let (encoder, weights) = (p(t, 0, o.encoder), p(t, 1, o.weights));
             tb_encoder_encode(encoder, weights, p(t, 2, pixels.as_ptr()), 1, m(t, 3, out), ROOM, e)

@@ -86,7 +86,9 @@ fn embed(arguments: &[&str]) -> Option<(bool, Value, String)> {
     let output = folder.path().join("y.safetensors");
     let [basis, base, images, output] = [&basis, &base, &images, &output].map(|path| path.to_str().unwrap());
     let all = ["embed", "--basis", basis, "--base", base, "--weights", "MNIST", "-i", images, "-o", output, "--json"];
-    let done = run(&[&all, arguments].concat());
+    // With everything said that the shapes do not tell, the notes are those of the provider.
+    let tower = ["--heads-count", "1", "--activation", "quick_gelu", "--norm-eps", "1e-5", "--pooling", "class_token"];
+    let done = run(&[&all[..], &tower, arguments].concat());
     let told = serde_json::from_slice(&done.stdout).unwrap_or_default();
     Some((done.status.success(), told, String::from_utf8(done.stderr).unwrap()))
 }
