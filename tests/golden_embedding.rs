@@ -77,6 +77,28 @@ fn it_is_the_base_s_embedding_of_the_built_in_image() {
 }
 
 #[test]
+fn the_unrounded_base_may_be_given_to_a_bundle_that_stores_it_rounded() {
+    if !has_runtime() {
+        return;
+    }
+    let family = tiny_files(Method::Pca);
+    let given = || Some(Checkpoint::open(&family.base).unwrap());
+    for base in [BaseFormat::F32, BaseFormat::F16, BaseFormat::BF16] {
+        let path = packed(&family, &format!("{base:?}.taskbasis"), base, false);
+        let bundle = Bundle::open(&path).unwrap();
+        bundle.check_golden(given(), &options(SelfTest::Auto)).unwrap();
+        let model = bundle.model(given(), &ModelOptions::default()).unwrap();
+        let encoder = Encoder::of_bundle(&bundle, &model, &options(SelfTest::On)).unwrap();
+        let weights = model.weights(&TaskExpr::base()).unwrap();
+        encoder.encode_task(&weights, &image(bundle.arch().image_size()), 1).unwrap();
+        // Where nothing was rounded, the comparison stays as sharp as it is.
+        let other = Bundle::open(spoilt(&path, &format!("{base:?}_spoilt.taskbasis"))).unwrap();
+        let is_found = other.check_golden(given(), &options(SelfTest::Auto)).is_err();
+        assert_eq!(is_found, base == BaseFormat::F32);
+    }
+}
+
+#[test]
 fn another_embedding_is_found_before_the_first_run() {
     if !has_runtime() {
         return;

@@ -44,6 +44,8 @@ fn layouts_may_be_mixed_and_what_is_left_out_is_said() {
             ("T3/._checkpoint.ckpt", base),
             ("T4.bin", &files[5]),
             ("zeroshot.pt", base),
+            ("zeroshot/model.pt", base),
+            ("later/checkpoint-5/model.pt", base),
             ("head_MNIST.pt", base),
             ("._T0.pt", base),
             ("notes.txt", base),
@@ -75,6 +77,8 @@ fn layouts_may_be_mixed_and_what_is_left_out_is_said() {
     for (path, reason) in [
         ("T1/linear_finetuned.pt", "the linearised model"),
         ("zeroshot.pt", "a base"),
+        ("zeroshot", "a base"),
+        ("later", "but in folders in it: got checkpoint-5. Name one: "),
         ("head_MNIST.pt", "a head"),
         ("._T0.pt", "hidden"),
         ("notes.txt", "no checkpoint, by its name"),

@@ -210,6 +210,12 @@ fn a_configuration_of_other_weights_is_an_error_that_names_both() {
         .with("preprocessor_config.json", &images)
         .error();
     assert!(error.contains("224 × 224 pixels") && error.contains("preprocessor_config.json"), "{error}");
+
+    let mut config = clipa_config();
+    config["preprocess_cfg"]["std"] = json!([0.5, 0.0, 0.5]);
+    let error = Folder::of(&clipa()).with("open_clip_config.json", &config).error();
+    assert!(error.contains("open_clip_config.json: mean and standard deviation cannot be used"), "{error}");
+    assert!(error.contains("--std"), "{error}");
 }
 
 /// A bundle holds the tower whole, in a form that readers of before refuse.
@@ -241,6 +247,10 @@ fn a_bundle_stores_the_tower_whole() {
     let model = bundle.model(None, &ModelOptions::default()).unwrap();
     let tower = bundle.tower(model.base(), &TowerOptions::default()).unwrap();
     assert_eq!((&tower.arch, tower.origin(Property::Pooling)), (&clipa(), Some(&Origin::Bundle)));
+    assert!(tower.notes.is_empty(), "{:?}", tower.notes);
+    let named = TowerOptions { config: ConfigSource::File(at("other.json")), ..TowerOptions::default() };
+    let told = bundle.tower(model.base(), &named).unwrap();
+    assert!(told.notes.len() == 1 && told.notes[0].contains("other.json is not read"), "{:?}", told.notes);
     if !runtime() {
         return;
     }

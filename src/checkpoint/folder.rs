@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use super::{adapter, choose, foreign};
 use crate::error::{Error, Result};
 
+/// The most folders that an error names.
+const MAX_NAMED: usize = 5;
+
 /// The file of the checkpoint that `path` names: itself, or the one in the folder, as [`choose::choose`] decides. An
 /// adapter's configuration stands for its weights. Where an adapter would do (`is_tuned`), one beside a whole model is
 /// ambiguous.
@@ -52,8 +55,26 @@ pub fn chosen(folder: &Path, is_tuned: bool, is_meant: impl Fn(&str) -> bool) ->
             }
             _ => Ok(folder.join(name)),
         },
-        Err(error) => Err(foreign::folder(&names).unwrap_or(error).at(folder)),
+        Err(error) => {
+            let is_empty = !names.iter().any(|name| choose::is_checkpoint(name) || name.contains(".safetensors"));
+            let below = || is_empty.then(|| below(folder)).flatten();
+            Err(foreign::folder(&names).or_else(below).unwrap_or(error).at(folder))
+        }
     }
+}
+
+/// The error for a folder that has checkpoints in the folders in it alone: `checkpoint-500` of a Trainer's, a named
+/// adapter of PEFT's. `None` where it has none there either.
+fn below(folder: &Path) -> Option<Error> {
+    let mut inner: Vec<PathBuf> =
+        std::fs::read_dir(folder).ok()?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    inner.retain(|path| names_in(path).is_ok_and(|names| names.iter().any(|name| choose::is_checkpoint(name))));
+    inner.sort();
+    let names: Vec<_> = inner.iter().take(MAX_NAMED).filter_map(|path| path.file_name()?.to_str()).collect();
+    let first = inner.first()?;
+    let more = if inner.len() > MAX_NAMED { ", …" } else { "" };
+    let error = Error::not_found("there is no checkpoint in the folder itself, but in folders in it");
+    Some(error.got(format!("{}{more}", names.join(", "))).hint(format!("Name one: {}", first.display())))
 }
 
 /// The names of the files in `folder`, sorted; those that are not UTF-8 are none of ours.

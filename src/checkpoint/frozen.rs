@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use super::{Checkpoint, is_image_tower};
+use super::{Checkpoint, Format, is_image_tower};
 use crate::error::{Error, Result};
 
 /// The names of `whole` that are not among `part`, in their order.
@@ -88,6 +88,9 @@ pub(crate) fn no_tower(checkpoint: &Checkpoint) -> Error {
         (None, Some((name, _))) => {
             error.got(format_args!("{} others, such as `{}`", checkpoint.len(), crate::suggest::clipped(name)))
         }
+        (None, None) if checkpoint.format() == Format::TorchScript => error
+            .got("none: the weights of a frozen archive are constants of its code")
+            .hint("Save the module as it was before torch.jit.freeze, or its state_dict()"),
         (None, None) => error.got("none"),
     }
 }
@@ -116,6 +119,13 @@ mod tests {
 
     fn lacking<'a>(whole: &[&'a str], part: &[&'a str]) -> Result<Vec<&'a str>, &'a str> {
         missing(whole.iter().copied(), part.iter().copied())
+    }
+
+    #[test]
+    fn an_archive_that_was_frozen_says_so() {
+        let empty = |format| no_tower(&Checkpoint::from_tensors("a.pt", format, Vec::new()).unwrap()).to_string();
+        assert!(empty(Format::TorchScript).contains("before torch.jit.freeze"));
+        assert!(empty(Format::TorchZip).ends_with("got none"));
     }
 
     #[test]

@@ -231,6 +231,9 @@ impl fmt::Display for Arch {
             self.activation,
             size = self.image_size(),
         )?;
+        if self.mlp_width != 4 * self.width {
+            write!(f, ", MLP width {}", self.mlp_width)?;
+        }
         let Variant { pre_norm, norm_epsilon, pooling } = self.variant;
         if pooling != Pooling::ClassToken {
             write!(f, ", {pooling}")?;

@@ -64,6 +64,9 @@ impl TasksDir {
         if name.starts_with('.') {
             return Err("hidden".into());
         }
+        if is_base(name) {
+            return Err("a base, by its name".into());
+        }
         let tuned: Vec<PathBuf> = TUNED.iter().map(|name| folder.join(name)).filter(|file| file.is_file()).collect();
         let linear = folder.join(LINEAR);
         match &tuned[..] {

@@ -9,15 +9,15 @@ pub(super) struct Scheme {
     root: &'static str,
     /// The names outside the layers.
     outside: &'static [(&'static str, &'static str)],
-    /// What the names of layers begin with.
-    layers: (&'static str, &'static str),
+    /// What the names of layers begin with, in the spellings that there are.
+    layers: (&'static [&'static str], &'static str),
     /// The projection: `nn.Linear` holds [out, in], open_clip has [in, out].
     projection: (&'static str, &'static str),
     /// What errors call it.
     what: &'static str,
 }
 
-/// `pre_layrnorm` is how the library spells it.
+/// `pre_layrnorm` is how the library spells it. Since its version 5 AltCLIP's layers lie in `layer`.
 pub(super) const IMAGE: Scheme = Scheme {
     root: "vision_model.",
     outside: &[
@@ -31,7 +31,7 @@ pub(super) const IMAGE: Scheme = Scheme {
         ("vision_model.post_layernorm.weight", "visual.ln_post.weight"),
         ("vision_model.post_layernorm.bias", "visual.ln_post.bias"),
     ],
-    layers: ("vision_model.encoder.layers.", "visual.transformer.resblocks."),
+    layers: (&["vision_model.encoder.layers.", "vision_model.encoder.layer."], "visual.transformer.resblocks."),
     projection: ("visual_projection.weight", "visual.proj"),
     what: "image tower",
 };
@@ -44,7 +44,7 @@ pub(super) const TEXT: Scheme = Scheme {
         ("text_model.final_layer_norm.weight", "ln_final.weight"),
         ("text_model.final_layer_norm.bias", "ln_final.bias"),
     ],
-    layers: ("text_model.encoder.layers.", "transformer.resblocks."),
+    layers: (&["text_model.encoder.layers."], "transformer.resblocks."),
     projection: ("text_projection.weight", "text_projection"),
     what: "text tower",
 };
@@ -105,7 +105,7 @@ pub(super) fn place(name: &str, scheme: &Scheme) -> Result<Place> {
 /// A name of the form `vision_model.encoder.layers.{i}.{module}.{weight|bias}`.
 fn layer(name: &str, scheme: &Scheme) -> Option<Place> {
     let (theirs, ours) = scheme.layers;
-    let (index, rest) = name.strip_prefix(theirs)?.split_once('.')?;
+    let (index, rest) = theirs.iter().find_map(|theirs| name.strip_prefix(theirs))?.split_once('.')?;
     // The digits alone, so that `+1` or `01` is not taken for a second layer 1.
     if index.parse::<u32>().ok()?.to_string() != index {
         return None;

@@ -210,7 +210,11 @@ fn a_tower_is_found_under_any_prefix_by_any_of_the_names() {
             tower.into_iter().map(strip).collect::<Vec<_>>()
         };
         let plain = tower(1.0);
+        let layer = |(name, stored): (String, Stored)| (name.replace(".layers.", ".layer."), stored);
+        let altclip: Vec<_> = transformers(&plain).into_iter().map(layer).collect();
         for form in [
+            altclip.clone(),
+            bare("vision_model.", altclip),
             plain.clone(),
             bare("visual.", plain.clone()),
             transformers(&plain),

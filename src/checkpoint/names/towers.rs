@@ -55,7 +55,7 @@ impl Form {
                 &["embeddings.patch_embedding.weight"],
                 &["embeddings.class_embedding"],
                 &["embeddings.position_embedding.weight"],
-                &["encoder.layers.0."],
+                &["encoder.layers.0.", "encoder.layer.0."],
                 &["post_layernorm."],
                 &["pre_layrnorm.", "pre_layernorm."],
             ],

@@ -188,7 +188,7 @@ impl TowerConfig {
                 says.check_image(&path, &shape).map_err(|e| e.at(checkpoint.path()))?;
             }
             if let Some(side) = side.filter(|side| *side != shape.image_size()) {
-                return Err(stated::contradiction(&path, "another size of images")
+                return Err(stated::contradiction(&path, "another size of images than the weights have")
                     .at(checkpoint.path())
                     .expected(format_args!("{side} × {side} pixels"))
                     .got(shape.image_size()));
@@ -203,7 +203,7 @@ impl TowerConfig {
     }
 
     /// The image tower of `checkpoint`, of which a bundle says that it is `arch`, and that images go through
-    /// `preprocess`; `options` come first here too. No configuration is read.
+    /// `preprocess`; `options` come first here too. No configuration is read, and one that they name is noted.
     ///
     /// # Errors
     /// As [`Arch::infer`], naming the file.
@@ -215,6 +215,9 @@ impl TowerConfig {
     ) -> Result<Self> {
         let shape = shape_of(checkpoint)?;
         let mut resolver = Resolver::new(options);
+        if let ConfigSource::File(path) = &options.config {
+            resolver.note(format!("{} is not read: a bundle says all that a configuration could", path.display()));
+        }
         let mut images = ImageHints::of(preprocess);
         if preprocess.size() != shape.image_size() {
             // A base of another size, which only shares its vectors' shapes.

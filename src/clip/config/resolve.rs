@@ -6,6 +6,7 @@ use super::table;
 use super::{Arch, ImageHints, Origin, Property, Result, TowerConfig, TowerOptions, TowerValue, Variant};
 use crate::clip::arch::{ArchHints, Epsilon, Pooling};
 use crate::clip::preprocess::{CLIP_MEAN, CLIP_STD, Interpolation, ResizeMode};
+use crate::error::Error;
 
 /// One that says something.
 pub(super) struct Source {
@@ -73,7 +74,8 @@ impl Resolver {
         if self.has_graph {
             self.values.clear();
         }
-        let preprocess = self.images().preprocess(arch.image_size())?;
+        let images = self.images();
+        let preprocess = images.preprocess(arch.image_size()).map_err(|e| self.of_config(e, &images))?;
         Ok(TowerConfig { arch, preprocess, values: self.values, notes: self.notes })
     }
 
@@ -93,6 +95,25 @@ impl Resolver {
         let edge = asked.or(told.and_then(|source| source.images.edge));
         let fill = self.sources.iter().find_map(|source| source.images.fill);
         ImageHints { mean: mean.map(|of| of.0), std: std.map(|of| of.0), resize, edge, interpolation, fill }
+    }
+
+    /// The error for `images` with the configuration that says the mean or the deviation at fault.
+    fn of_config(&self, error: Error, images: &ImageHints) -> Error {
+        let is_bad = |values: Option<[f32; 3]>, least: f32| {
+            values.is_some_and(|values| !values.iter().all(|value| value.is_finite() && *value > least))
+        };
+        let property = match (is_bad(images.std, 0.0), is_bad(images.mean, f32::NEG_INFINITY)) {
+            (true, _) => Property::Std,
+            (_, true) => Property::Mean,
+            _ => return error,
+        };
+        let origin = self.values.iter().find(|value| value.property == property).map(|value| &value.origin);
+        match origin {
+            Some(Origin::Config(path)) => {
+                error.at(path).hint(format!("{} says another, --config none goes without", property.option()))
+            }
+            _ => error,
+        }
     }
 
     /// The first source's value; what others say instead is noted. Without a source it is that of `published` towers,

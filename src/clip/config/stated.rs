@@ -89,7 +89,9 @@ impl TowerSays {
         match self.pre_norm {
             Some(says) if says != arch.variant.pre_norm => {
                 let form = |has: bool| if has { "a norm before the blocks" } else { "no norm before the blocks" };
-                Err(contradiction(config, "a tower").expected(form(says)).got(form(arch.variant.pre_norm)))
+                Err(contradiction(config, "a tower that the weights are not")
+                    .expected(form(says))
+                    .got(form(arch.variant.pre_norm)))
             }
             _ => Ok(()),
         }
@@ -111,13 +113,17 @@ impl TowerSays {
         }
         for &(extent, says) in &self.extents {
             if let Some(has) = of_weights(extent).filter(|has| *has != says) {
-                return Err(contradiction(config, &format!("another {}", extent.name())).expected(says).got(has));
+                return Err(contradiction(config, &format!("another {} than the weights have", extent.name()))
+                    .expected(says)
+                    .got(has));
             }
         }
         match self.hints.heads {
-            Some(heads) if !width.is_multiple_of(heads) => Err(contradiction(config, "a number of heads")
-                .expected(format_args!("{heads} heads to share the width evenly"))
-                .got(format_args!("width {width}"))),
+            Some(heads) if !width.is_multiple_of(heads) => {
+                Err(contradiction(config, "a number of heads that the weights cannot have")
+                    .expected(format_args!("{heads} heads to share the width evenly"))
+                    .got(format_args!("width {width}")))
+            }
             _ => Ok(()),
         }
     }
@@ -125,7 +131,7 @@ impl TowerSays {
 
 /// The error for weights that are not what the configuration at `config` says.
 pub(super) fn contradiction(config: &Path, says: &str) -> Error {
-    Error::mismatch(format!("{} says {says} that the weights do not have", config.display()))
+    Error::mismatch(format!("{} says {says}", config.display()))
         .hint("Is the configuration another model's? --config names the right one, --config none goes without")
 }
 
