@@ -42,7 +42,7 @@ pub enum Pooling {
     MeanThenNorm,
     /// `ln_post` of each patch's token, then their mean: open_clip's `avg`.
     NormThenMean,
-    /// The mean of the patches' tokens as they are, which is the embedding: neither `ln_post` nor a projection. What the
+    /// The mean of the patches' tokens as they are, which is the embedding: no `ln_post`, no projection. What the
     /// classifier of the transformers library's `CLIPForImageClassification` takes.
     PatchMean,
 }
