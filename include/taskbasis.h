@@ -691,6 +691,12 @@ tb_status tb_preprocess(const tb_image *image,
 /** The patches' tokens normalised, then their mean. */
 #define TB_POOLING_NORM_THEN_MEAN 3
 
+/**
+ * The mean of the patches' tokens, neither normalised nor projected, so that an embedding is as long as the tower is
+ * wide: what the classifier of CLIPForImageClassification takes.
+ */
+#define TB_POOLING_PATCH_MEAN 4
+
 /** What is read. */
 #define TB_RESIZE_AS_READ 0
 
@@ -1185,7 +1191,10 @@ typedef struct tb_score {
 
 /**
  * Opens a head: a safetensors file with `TASK/weight` [C,e] and `TASK/bias` [C], a pickled head, a folder of
- * `head_TASKVal.pt`, `head_TASK.pt` or `TASK.safetensors`, or a bundle, which holds class names too.
+ * `head_TASKVal.pt`, `head_TASK.pt` or `TASK.safetensors`, a checkpoint of CLIPForImageClassification (its classifier,
+ * with the class names of the `config.json` beside it; a folder of such is called like the task), or a bundle, which
+ * holds class names too. A classifier takes the embeddings of an encoder with TB_POOLING_PATCH_MEAN and of no other,
+ * which tb_classify() sees by their length alone.
  *
  * @param task     whose head; NULL where the file has only one
  * @param classes  a JSON file of class names, `{"TASK": ["name", ...]}`; NULL: the classes are called `0`, `1`, ...

@@ -71,6 +71,7 @@ fn other_families_agree_with_a_plain_implementation() {
         Arch { activation: Activation::GeluTanh, ..base.clone() },
         variant(&base, Variant { pooling: Pooling::MeanThenNorm, ..Variant::default() }),
         variant(&base, Variant { pooling: Pooling::NormThenMean, ..Variant::default() }),
+        Arch { embed_dim: 32, ..variant(&base, Variant { pooling: Pooling::PatchMean, ..Variant::default() }) },
         variant(&base, Variant { pre_norm: false, ..Variant::default() }),
         variant(&base, Variant { norm_epsilon: Epsilon::new(1e-2).unwrap(), ..Variant::default() }),
         Arch { layers: 1, grid: 1, ..clipa(&base) },

@@ -10,6 +10,9 @@ use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 use crate::weights::Scope;
 
+/// What the names of a classifier begin with.
+const CLASSIFIER: &str = "classifier.";
+
 /// A base and T checkpoints that were fine-tuned from it. Their tensors stay where they are mapped.
 #[derive(Debug)]
 pub struct Family {
@@ -25,7 +28,8 @@ pub struct Family {
 pub struct Difference {
     /// Those that it does not hold, because training left them as they were: the task vector is zero there.
     pub unchanged: Vec<String>,
-    /// Those that the base does not hold and that are none of CLIP's, such as a classifier: they are left out.
+    /// Those that the base does not hold and that are none of CLIP's, such as a classifier, and a classifier of another
+    /// number of classes than the base's or another task's: they are left out.
     pub left_out: Vec<String>,
 }
 
@@ -85,13 +89,22 @@ impl Family {
         if base.image_tower().next().is_none() {
             return Err(frozen::no_tower(&base));
         }
-        let of_base = || base.iter().filter(|(name, tensor)| in_scope(name, tensor));
+        // Each task has classes of its own, and a classifier of them is no weight of the model.
+        let is_of_others = |name: &str, shape: &[usize]| {
+            let differs = |tuned: &Checkpoint| tuned.get(name).is_some_and(|tensor| tensor.shape() != shape);
+            name.starts_with(CLASSIFIER) && tasks.iter().any(|(_, tuned)| differs(tuned))
+        };
+        let of_base = || {
+            let is_shared = |name: &str, tensor: &Tensor| !is_of_others(name, tensor.shape());
+            base.iter().filter(move |(name, tensor)| in_scope(name, tensor) && is_shared(name, tensor))
+        };
         let names: Vec<&str> = of_base().map(|(name, _)| name).collect();
         let mut differences = Vec::with_capacity(tasks.len());
         for (_, tuned) in &tasks {
             let unchanged = frozen::unchanged(&names, tuned, base.path().display())?;
             let unchanged = unchanged.into_iter().map(String::from).collect();
-            let unknown = tuned.iter().filter(|(name, tensor)| in_scope(name, tensor) && base.get(name).is_none());
+            let is_known = |name: &str| base.get(name).is_some_and(|tensor| !is_of_others(name, tensor.shape()));
+            let unknown = tuned.iter().filter(|(name, tensor)| in_scope(name, tensor) && !is_known(name));
             let left_out = unknown.map(|(name, _)| left_out(&base, tuned, name)).collect::<Result<_>>()?;
             differences.push(Difference { unchanged, left_out });
         }

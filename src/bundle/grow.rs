@@ -140,7 +140,7 @@ impl<'a> Growth<'a> {
                 .hint("Choose another name"));
         }
         if let Some(head) = head {
-            head.check_embedding(name, self.about.arch.embed_dim)?;
+            head.check_tower(name, &self.about.arch)?;
             if self.bundle.heads.contains_key(name) {
                 return Err(Error::invalid(format!("the bundle has a head of `{name}`")).at(self.bundle.path()));
             }

@@ -244,6 +244,8 @@ impl Bundle {
         };
         let head = Head::from_tensors(weight, Some(bias), &format!("{}{task}/", format::name::HEADS));
         let head = head.map_err(|e| e.at(self.path()))?.with_normalisation(*normalises);
+        let pooling = self.about.arch.variant.pooling;
+        let head = head.with_pooling(Some(pooling).filter(|pooling| !pooling.is_projected()));
         if classes.is_empty() { Ok(head) } else { head.with_classes(classes.clone()).map_err(|e| e.at(self.path())) }
     }
 

@@ -176,7 +176,7 @@ impl<'a> Packer<'a> {
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) for a head of other embeddings.
     pub fn head(&mut self, task: &str, head: Head) -> Result<&mut Self> {
-        head.check_embedding(task, self.arch.embed_dim)?;
+        head.check_tower(task, &self.arch)?;
         self.heads.insert(task.to_owned(), head);
         Ok(self)
     }

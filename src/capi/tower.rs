@@ -31,6 +31,9 @@ pub const TB_POOLING_CLASS_TOKEN: u32 = 1;
 pub const TB_POOLING_MEAN_THEN_NORM: u32 = 2;
 /// The patches' tokens normalised, then their mean.
 pub const TB_POOLING_NORM_THEN_MEAN: u32 = 3;
+/// The mean of the patches' tokens, neither normalised nor projected, so that an embedding is as long as the tower is
+/// wide: what the classifier of CLIPForImageClassification takes.
+pub const TB_POOLING_PATCH_MEAN: u32 = 4;
 
 /// What is read.
 pub const TB_RESIZE_AS_READ: u32 = 0;
@@ -137,6 +140,7 @@ fn pooling(number: u32) -> Result<Option<Pooling>> {
         TB_POOLING_CLASS_TOKEN => Ok(Some(Pooling::ClassToken)),
         TB_POOLING_MEAN_THEN_NORM => Ok(Some(Pooling::MeanThenNorm)),
         TB_POOLING_NORM_THEN_MEAN => Ok(Some(Pooling::NormThenMean)),
+        TB_POOLING_PATCH_MEAN => Ok(Some(Pooling::PatchMean)),
         _ => Err(Error::invalid("no such pooling").expected("one of TB_POOLING_…").got(number)),
     }
 }
@@ -146,6 +150,7 @@ pub(super) fn pooling_number(pooling: Pooling) -> u32 {
         Pooling::ClassToken => TB_POOLING_CLASS_TOKEN,
         Pooling::MeanThenNorm => TB_POOLING_MEAN_THEN_NORM,
         Pooling::NormThenMean => TB_POOLING_NORM_THEN_MEAN,
+        Pooling::PatchMean => TB_POOLING_PATCH_MEAN,
     }
 }
 

@@ -83,6 +83,11 @@ impl Naming {
         &self.beside
     }
 
+    /// Whether the names of its tower are those of the transformers library.
+    pub fn is_of_transformers(&self) -> bool {
+        matches!(self.form, Some(Form::Transformers | Form::TransformersBare))
+    }
+
     /// What was chosen among several, or taken for something else than its name says.
     pub fn remark(&self) -> Option<&str> {
         self.remark.as_deref()

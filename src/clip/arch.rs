@@ -29,9 +29,10 @@ const POSITIONAL_EMBEDDING: &str = "visual.positional_embedding";
 pub(crate) const PROJECTION: &str = "visual.proj";
 const PATCH_EMBEDDING: &str = "visual.conv1.weight";
 const PRE_NORM: [&str; 2] = ["visual.ln_pre.weight", "visual.ln_pre.bias"];
+const POST_NORM: [&str; 2] = ["visual.ln_post.weight", "visual.ln_post.bias"];
 pub(super) const BLOCKS: &str = "visual.transformer.resblocks.";
 
-/// The architecture of a vision transformer with a class token and a projection: everything its graph depends on.
+/// The architecture of a vision transformer with a class token: everything its graph depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Arch {
     /// Channels of the residual stream, `w`.
@@ -46,7 +47,7 @@ pub struct Arch {
     pub patch: usize,
     /// Patches along a side of the image, `g`.
     pub grid: usize,
-    /// Length of an embedding, `e`.
+    /// Length of an embedding, `e`; `w` where nothing is projected.
     pub embed_dim: usize,
     /// The activation of the MLPs.
     pub activation: Activation,
@@ -98,7 +99,7 @@ impl Arch {
                 .got("none"));
         }
         features::refuse(shapes.keys().copied())?;
-        let tower = Shapes { what: "image encoder", shapes };
+        let mut tower = Shapes { what: "image encoder", shapes };
         let get = |name: &str| tower.get(name);
 
         let [width, patch] = match *get(PATCH_EMBEDDING)? {
@@ -120,23 +121,13 @@ impl Arch {
                 .expected(format_args!("shape [1 + grid², {width}]"))
                 .got(format_args!("{:?}", get(POSITIONAL_EMBEDDING).unwrap_or_default()))
         })?;
-        let no_projection = |e: Error| {
-            e.hint("Give a base that has its projection: the whole CLIP model, or CLIPVisionModelWithProjection")
-        };
-        let embed_dim = match *get(PROJECTION).map_err(no_projection)? {
-            [w, embed_dim] if w == width => embed_dim,
-            ref other => {
-                return Err(Error::mismatch("not a projection of the class token")
-                    .tensor(PROJECTION)
-                    .expected(format_args!("shape [{width}, embedding]"))
-                    .got(format_args!("{other:?}")));
-            }
-        };
-        let layers = tower.layers(BLOCKS)?;
-        let mlp_width = tower.mlp_width(BLOCKS, width)?;
         // Either both of them are missing, or one is an error below.
         let pre_norm = PRE_NORM.iter().any(|name| tower.shapes.contains_key(name));
         let known = hints.or(table::usual(width, pre_norm));
+        let is_projected = known.pooling.is_none_or(Pooling::is_projected);
+        let embed_dim = if is_projected { projected(&tower, width)? } else { width };
+        let layers = tower.layers(BLOCKS)?;
+        let mlp_width = tower.mlp_width(BLOCKS, width)?;
         let arch = Self {
             width,
             layers,
@@ -153,6 +144,10 @@ impl Arch {
             },
         };
         arch.check()?;
+        if !is_projected {
+            // They may be there all the same, and no value depends on them.
+            tower.shapes.retain(|name, _| *name != PROJECTION && !POST_NORM.contains(name));
+        }
         tower.check(&arch.parameters())?;
         Ok(arch)
     }
@@ -161,7 +156,7 @@ impl Arch {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when one is zero or absurdly large, or the
-    /// heads do not divide the width.
+    /// heads do not divide the width; or an embedding that is not projected is not as long as the width.
     pub fn check(&self) -> Result<()> {
         let extents = [
             ("width", self.width, MAX_EXTENT),
@@ -172,10 +167,17 @@ impl Arch {
             ("patches along a side", self.grid, 1 << 12),
             ("embedding length", self.embed_dim, MAX_EXTENT),
         ];
-        tower::check_extents(&extents, self.width, self.heads)
+        tower::check_extents(&extents, self.width, self.heads)?;
+        if self.variant.pooling.is_projected() || self.embed_dim == self.width {
+            return Ok(());
+        }
+        Err(Error::invalid("an embedding that is not projected is as long as the width")
+            .expected(self.width)
+            .got(self.embed_dim))
     }
 
-    /// Names and shapes of all parameters, in the order in which the graph takes them.
+    /// Names and shapes of all parameters, in the order in which the graph takes them. Where nothing is projected,
+    /// `visual.ln_post.…` and `visual.proj` are none.
     ///
     /// Linear weights are `[out, in]`, as PyTorch keeps them; `visual.proj` alone is `[in, out]`.
     pub fn parameters(&self) -> Vec<(String, Vec<usize>)> {
@@ -191,9 +193,10 @@ impl Arch {
         for layer in 0..self.layers {
             all.extend(tower::block_parameters(&format!("{BLOCKS}{layer}."), w, self.mlp_width));
         }
-        all.push(("visual.ln_post.weight".into(), vec![w]));
-        all.push(("visual.ln_post.bias".into(), vec![w]));
-        all.push((PROJECTION.into(), vec![w, self.embed_dim]));
+        if self.variant.pooling.is_projected() {
+            all.extend(POST_NORM.map(|name| (name.into(), vec![w])));
+            all.push((PROJECTION.into(), vec![w, self.embed_dim]));
+        }
         all
     }
 
@@ -245,6 +248,20 @@ impl fmt::Display for Arch {
             write!(f, ", norm epsilon {norm_epsilon}")?;
         }
         Ok(())
+    }
+}
+
+/// The length of the embeddings of a tower that has a projection from `width`.
+fn projected(tower: &Shapes<'_>, width: usize) -> Result<usize> {
+    let projection = tower.get(PROJECTION).map_err(|e| {
+        e.hint("Give a base that has its projection: the whole CLIP model, or CLIPVisionModelWithProjection")
+    })?;
+    match *projection {
+        [w, embed_dim] if w == width => Ok(embed_dim),
+        ref other => Err(Error::mismatch("not a projection of the class token")
+            .tensor(PROJECTION)
+            .expected(format_args!("shape [{width}, embedding]"))
+            .got(format_args!("{other:?}"))),
     }
 }
 
@@ -377,6 +394,19 @@ mod tests {
         for (name, feature) in [("transformer.resblocks.1.ls_1.gamma", "LayerScale"), ("attn_pool.query", "pooling")] {
             assert!(error(|all| all.push((format!("{PREFIX}{name}"), vec![128]))).contains(feature));
         }
+    }
+
+    #[test]
+    fn without_a_projection_an_embedding_is_as_long_as_the_width() {
+        let variant = Variant { pooling: Pooling::PatchMean, ..Variant::default() };
+        let arch = Arch { embed_dim: 128, variant, ..small() };
+        assert!(arch.parameters().iter().all(|(name, _)| name != PROJECTION && !name.contains("ln_post")));
+        // What is not read may be there, and of any shape.
+        for parameters in [arch.parameters(), small().parameters()] {
+            assert_eq!(infer(&parameters, arch.hints()).unwrap(), arch);
+        }
+        assert!(infer(&arch.parameters(), ArchHints::default()).unwrap_err().to_string().contains(PROJECTION));
+        assert!(Arch { embed_dim: 48, ..arch }.check().unwrap_err().to_string().contains("not projected"));
     }
 
     #[test]

@@ -9,11 +9,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use indexmap::IndexMap;
-
+use crate::checkpoint::Checkpoint;
+use crate::checkpoint::choose::PUBLISHED;
+use crate::checkpoint::shards;
 use crate::checkpoint::torch::Archive;
 use crate::checkpoint::zip::Directory;
-use crate::clip::tensors::tensors;
+use crate::clip::arch::{Arch, Pooling};
+use crate::clip::classifier;
+pub use crate::clip::lists::{class_names, class_tasks};
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
 use crate::suggest::unknown;
@@ -30,6 +33,7 @@ pub struct Head {
     embedding: usize,
     classes: Vec<String>,
     normalises: bool,
+    pooling: Option<Pooling>,
 }
 
 impl Head {
@@ -51,13 +55,17 @@ impl Head {
             return Err(Error::format("a head's weight or bias holds a value that is not finite"));
         }
         let embedding = weight.len() / bias.len();
-        Ok(Self { weight, bias, embedding, classes: Vec::new(), normalises: true })
+        Ok(Self { weight, bias, embedding, classes: Vec::new(), normalises: true, pooling: None })
     }
 
     /// Opens the head of `task` from `path`, which is one of
     /// - a file of several heads, `{task}/weight` `[C, e]` and `{task}/bias` `[C]`;
     /// - a file of one head, `weight` and `bias`;
-    /// - a folder of such files named `head_{task}Val.pt`, `head_{task}.pt` or `{task}.safetensors`.
+    /// - a checkpoint of the transformers library's `CLIPForImageClassification`, a file or a folder: its classifier is
+    ///   the head of whichever task is asked for, and takes what [`Pooling::PatchMean`] gives, not normalised; its
+    ///   classes are called as the `config.json` beside it says (`id2label`);
+    /// - a folder of such files named `head_{task}Val.pt`, `head_{task}.pt` or `{task}.safetensors`, or of folders
+    ///   `{task}` or `{task}Val` with such a checkpoint and its `config.json`.
     ///
     /// The task may be left out where there is one head only. A bias that is absent is zero. A `.pt` head whose
     /// name says another task than `task` is refused. A pickled head's own `normalize` is heeded.
@@ -71,6 +79,9 @@ impl Head {
         let path = path.as_ref();
         if path.is_dir() {
             let mut files = head_files(path)?;
+            if files.is_empty() && classifier::is_model(path) {
+                return Self::open_file(path, task);
+            }
             let chosen = choose(files.keys(), task).map_err(|e| e.at(path))?.to_owned();
             let file = files.remove(&chosen).unwrap_or_default();
             // The folder's file names are the tasks' names; a file of several heads keeps its own below that.
@@ -80,8 +91,9 @@ impl Head {
     }
 
     fn open_file(path: &Path, task: Option<&str>) -> Result<Self> {
-        let tensors = tensors(path)?;
-        let find = |name: &str| tensors.iter().find(|(known, _)| known == name).map(|(_, tensor)| tensor);
+        let file = Checkpoint::open(path)?;
+        let path = file.path();
+        let find = |name: &str| file.get(name);
         if let Some(weight) = find("weight") {
             if let (Some(task), Some(named)) = (task, task_of_file(path))
                 && path.extension().is_some_and(|extension| extension == "pt")
@@ -92,8 +104,11 @@ impl Head {
             let head = Self::from_tensors(weight, find("bias"), "").map_err(|e| e.at(path))?;
             return Ok(head.with_normalisation(says_to_normalise(path)?));
         }
-        refuse_classifier(&tensors).map_err(|e| e.at(path))?;
-        let task = choose(tasks_of(&tensors), task).map_err(|e| e.at(path))?;
+        if let Some(head) = classifier::head_of(&file)? {
+            return Ok(head);
+        }
+        let tasks = tasks_of(&file);
+        let task = choose(tasks.iter().map(String::as_str), task).map_err(|e| e.at(path))?;
         let Some(weight) = find(&format!("{task}/weight")) else {
             return Err(Error::not_found("no head in it").at(path));
         };
@@ -155,6 +170,17 @@ impl Head {
         self.normalises
     }
 
+    /// Says what the embeddings that it takes are pooled by; `None` where it does not matter, or is not known.
+    #[must_use]
+    pub fn with_pooling(self, pooling: Option<Pooling>) -> Self {
+        Self { pooling, ..self }
+    }
+
+    /// What the embeddings that it takes are pooled by, where that is known.
+    pub fn pooling(&self) -> Option<Pooling> {
+        self.pooling
+    }
+
     /// C.
     pub fn num_classes(&self) -> usize {
         self.bias.len()
@@ -177,6 +203,25 @@ impl Head {
             .expected(embedding)
             .got(self.embedding)
             .hint("Is it of another model?"))
+    }
+
+    /// Checks that this head, that of `task`, takes what a tower of `arch` gives.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where it takes another pooling, or embeddings of another
+    /// length.
+    pub fn check_tower(&self, task: &str, arch: &Arch) -> Result<()> {
+        let has = arch.variant.pooling;
+        match self.pooling.filter(|takes| *takes != has) {
+            None => self.check_embedding(task, arch.embed_dim),
+            Some(takes) => Err(Error::mismatch(format!("the head of `{task}` takes embeddings of another pooling"))
+                .expected(format_args!("{takes}, {} values", self.embedding))
+                .got(format_args!("{has}, {} values", arch.embed_dim))
+                .hint(
+                    "Is it a CLIPForImageClassification's? --pooling patch_mean (C: TB_POOLING_PATCH_MEAN) encodes \
+                       for it, over any base",
+                )),
+        }
     }
 
     /// The rows of the classes, `[C, e]` in row-major order.
@@ -291,62 +336,12 @@ pub fn head_tasks(path: impl AsRef<Path>) -> Result<Vec<String>> {
     if path.is_dir() {
         return Ok(head_files(path)?.into_keys().collect());
     }
-    let tensors = tensors(path)?;
-    refuse_classifier(&tensors).map_err(|e| e.at(path))?;
-    let mut tasks: Vec<String> = tasks_of(&tensors).map(ToOwned::to_owned).collect();
-    if tensors.iter().any(|(name, _)| name == "weight") {
+    let file = Checkpoint::open(path)?;
+    let mut tasks = tasks_of(&file);
+    if file.get("weight").is_some() || classifier::head_of(&file)?.is_some() {
         tasks.extend(task_of_file(path).map(ToOwned::to_owned));
     }
     Ok(tasks)
-}
-
-/// The class names in the JSON file at `path`: of `task` in `{task: [name, …]}`, or the only list, `[name, …]`.
-///
-/// # Errors
-/// [`ErrorKind::Io`](crate::ErrorKind::Io); [`ErrorKind::Format`](crate::ErrorKind::Format) when it is neither;
-/// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) when the task is not in it, naming the known ones.
-pub fn class_names(path: impl AsRef<Path>, task: &str) -> Result<Vec<String>> {
-    of_task(path.as_ref(), task, "class names")
-}
-
-/// The tasks whose class names the JSON file at `path` has, in the order of the file; none where it is one list.
-///
-/// # Errors
-/// As [`class_names`].
-pub fn class_tasks(path: impl AsRef<Path>) -> Result<Vec<String>> {
-    Ok(match lists(path.as_ref(), "class names")? {
-        Lists::OfTasks(tasks) => tasks.into_keys().collect(),
-        Lists::OfOne(_) => Vec::new(),
-    })
-}
-
-/// The texts of `task` in a file of such lists.
-pub(super) fn of_task(path: &Path, task: &str, what: &str) -> Result<Vec<String>> {
-    match lists(path, what)? {
-        Lists::OfOne(texts) => Ok(texts),
-        Lists::OfTasks(mut tasks) => match tasks.shift_remove(task) {
-            Some(texts) => Ok(texts),
-            None => Err(unknown("task", task, tasks.keys().map(String::as_str)).at(path)),
-        },
-    }
-}
-
-/// Texts in a JSON file.
-#[derive(serde::Deserialize)]
-#[serde(untagged)]
-enum Lists {
-    OfTasks(IndexMap<String, Vec<String>>),
-    OfOne(Vec<String>),
-}
-
-fn lists(path: &Path, what: &str) -> Result<Lists> {
-    let json = Mapping::open(path, MapMode::Read)?;
-    serde_json::from_slice(&json).map_err(|e| {
-        Error::format(format!("not {what}"))
-            .at(path)
-            .expected("JSON of the form {\"task\": [\"…\", …]} or [\"…\", …]")
-            .because(e)
-    })
 }
 
 /// `task` where it is known; where none is named, the only one.
@@ -368,27 +363,21 @@ fn choose<'a, S: AsRef<str> + ?Sized + 'a>(
     }
 }
 
-/// Refuses the classifier of the transformers library's `CLIPForImageClassification`. Where the tower is as wide as its
-/// embeddings are long it would fit, and its scores be wrong.
-fn refuse_classifier(tensors: &[(String, Tensor)]) -> Result<()> {
-    const CLASSIFIER: &str = "classifier.weight";
-    if tensors.iter().any(|(name, _)| name == CLASSIFIER) {
-        return Err(Error::unsupported("a classifier over the mean of the patch tokens (CLIPForImageClassification)")
-            .tensor(CLASSIFIER)
-            .expected("a head over embeddings, which are the projected class token")
-            .hint("Make one of class names: see `taskbasis heads --help`"));
-    }
-    Ok(())
+/// The tasks `{task}/weight`, in the order of their names.
+fn tasks_of(file: &Checkpoint) -> Vec<String> {
+    let mut tasks: Vec<String> =
+        file.iter().filter_map(|(name, _)| name.strip_suffix("/weight")).map(Into::into).collect();
+    tasks.sort();
+    tasks
 }
 
-/// The tasks `{task}/weight`.
-fn tasks_of(tensors: &[(String, Tensor)]) -> impl Iterator<Item = &str> + Clone {
-    tensors.iter().filter_map(|(name, _)| name.strip_suffix("/weight"))
-}
-
-/// The task that a head's file name says: `head_{task}Val.pt`, `head_{task}.pt`, `{task}.safetensors`.
+/// The task that a head's file name says: `head_{task}Val.pt`, `head_{task}.pt`, `{task}.safetensors`; none by the
+/// names that every model is published under.
 fn task_of_file(path: &Path) -> Option<&str> {
     let name = path.file_name()?.to_str()?;
+    if PUBLISHED.contains(&name) || shards::part(name).is_some() {
+        return None;
+    }
     let task = match name.strip_suffix(".pt") {
         Some(stem) => {
             let task = stem.strip_prefix("head_")?;
@@ -406,7 +395,14 @@ fn head_files(folder: &Path) -> Result<BTreeMap<String, PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(fail)? {
         let path = entry.map_err(fail)?.path();
-        if let Some(task) = task_of_file(&path) {
+        if path.is_dir() {
+            let name = path.file_name().and_then(|name| name.to_str());
+            if let Some(name) = name.filter(|name| !name.starts_with('.'))
+                && classifier::is_classifier(&path)
+            {
+                files.push((name.strip_suffix("Val").unwrap_or(name).to_owned(), 3, path));
+            }
+        } else if let Some(task) = task_of_file(&path) {
             let name = path.to_string_lossy();
             let rank = if name.ends_with("Val.pt") { 0 } else { 1 + usize::from(!name.ends_with(".pt")) };
             files.push((task.to_owned(), rank, path));

@@ -1,6 +1,7 @@
 //! CLIP around the weights: the image encoder's architecture and graph, pixels in, class scores out.
 
 pub mod arch;
+mod classifier;
 mod classify;
 pub mod config;
 pub mod dataset;
@@ -8,6 +9,7 @@ mod features;
 pub mod graph;
 pub mod head;
 pub mod image_files;
+mod lists;
 pub mod preprocess;
 mod table;
 mod tensors;

@@ -31,7 +31,7 @@ impl fmt::Display for Activation {
     }
 }
 
-/// How the tokens that the last block gives become the one vector that is projected.
+/// How the tokens that the last block gives become the one vector that is projected, or is the embedding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pooling {
@@ -42,6 +42,16 @@ pub enum Pooling {
     MeanThenNorm,
     /// `ln_post` of each patch's token, then their mean: open_clip's `avg`.
     NormThenMean,
+    /// The mean of the patches' tokens as they are, which is the embedding: no `ln_post`, no projection. What the
+    /// classifier of the transformers library's `CLIPForImageClassification` takes.
+    PatchMean,
+}
+
+impl Pooling {
+    /// Whether what is pooled goes through `ln_post` and the projection.
+    pub fn is_projected(self) -> bool {
+        self != Self::PatchMean
+    }
 }
 
 impl fmt::Display for Pooling {
@@ -50,6 +60,7 @@ impl fmt::Display for Pooling {
             Self::ClassToken => "class token",
             Self::MeanThenNorm => "mean of the patches, then normalised",
             Self::NormThenMean => "normalised patches, then their mean",
+            Self::PatchMean => "mean of the patches, neither normalised nor projected",
         })
     }
 }

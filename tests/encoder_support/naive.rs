@@ -40,6 +40,7 @@ fn encode_one(arch: &Arch, weights: &Tensors, image: &[f32]) -> Vec<f32> {
         Pooling::ClassToken => norm(&tokens[0]),
         Pooling::MeanThenNorm => norm(&mean(&tokens[1..])),
         Pooling::NormThenMean => mean(&tokens[1..].iter().map(|token| norm(token)).collect::<Vec<_>>()),
+        Pooling::PatchMean => return mean(&tokens[1..]).into_iter().map(|value| value as f32).collect(),
     };
     let projection = p("proj");
     (0..arch.embed_dim)

@@ -71,8 +71,7 @@ impl AddTask {
         let output_path = self.output.as_deref().unwrap_or(&self.grown);
         check_output(output_path, &[])?;
 
-        let head =
-            self.heads.heads.is_some().then(|| self.heads.head(None, task, bundle.arch().embed_dim)).transpose()?;
+        let head = self.heads.heads.is_some().then(|| self.heads.head(None, task, bundle.arch())).transpose()?;
         let mut growth = Growth::new(&bundle, base.as_ref())?;
         growth.threads(self.threads);
         growth.task(NewTask { name: task, finetuned: &finetuned, head, residual: self.residual })?;

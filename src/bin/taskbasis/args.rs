@@ -34,8 +34,8 @@ pub struct ModelArgs {
 /// Heads and class names.
 #[derive(Args)]
 pub struct HeadArgs {
-    /// Classification heads: a safetensors file with `TASK/weight` and `TASK/bias`, a pickled head, or a folder of
-    /// heads. A bundle that holds its heads needs none.
+    /// Classification heads: a safetensors file with `TASK/weight` and `TASK/bias`, a pickled head, a checkpoint of
+    /// CLIPForImageClassification (its classifier), or a folder of these. A bundle that holds its heads needs none.
     #[arg(long, value_name = "H")]
     pub heads: Option<PathBuf>,
 
@@ -147,14 +147,14 @@ impl ModelArgs {
 
 impl HeadArgs {
     /// The head of `task`, for embeddings of this length: of the file that was given, else of the bundle.
-    pub fn head(&self, bundle: Option<&Bundle>, task: &str, embedding: usize) -> Result<Head> {
+    pub fn head(&self, bundle: Option<&Bundle>, task: &str, arch: &Arch) -> Result<Head> {
         let (head, path) = match (&self.heads, bundle) {
             (Some(heads), _) if Bundle::is_bundle(heads) => (Bundle::open(heads)?.head(task)?, heads.as_path()),
             (Some(heads), _) => (Head::open(heads, Some(task))?, heads.as_path()),
             (None, Some(bundle)) => (bundle.head(task)?, bundle.path()),
             (None, None) => return Err(Error::invalid("--heads is missing: the tasks' classification heads")),
         };
-        head.check_embedding(task, embedding).map_err(|e| e.at(path))?;
+        head.check_tower(task, arch).map_err(|e| e.at(path))?;
         match &self.classes {
             Some(classes) => head.with_class_names(classes, task),
             None => Ok(head),
@@ -164,11 +164,15 @@ impl HeadArgs {
     /// A file of one head says of one task: for several it would be right for one and silently wrong for the others.
     pub fn check(&self, bundle: Option<&Bundle>, tasks: &[String]) -> Result<()> {
         let known = match (&self.heads, bundle) {
-            (Some(heads), _) if tasks.len() < 2 || heads.is_dir() || Bundle::is_bundle(heads) => return Ok(()),
+            (Some(heads), _) if tasks.len() < 2 || Bundle::is_bundle(heads) => return Ok(()),
             (Some(heads), _) => head_tasks(heads)?,
             // Asked for a head that it does not have, a bundle says so by itself.
             (None, _) => return Ok(()),
         };
+        if self.heads.as_ref().is_some_and(|heads| heads.is_dir()) && !known.is_empty() {
+            // A folder of heads says so by itself too; one of a model has one classifier.
+            return Ok(());
+        }
         match (tasks.iter().find(|task| !known.contains(task)), &self.heads) {
             (Some(task), Some(heads)) => {
                 Err(Error::not_found(format!("no head of task `{task}`; known: {}", known.join(", ")))

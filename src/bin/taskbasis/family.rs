@@ -6,7 +6,7 @@ use std::str::FromStr;
 use clap::{ArgGroup, Args, ValueEnum, ValueHint};
 use serde_json::{Value, json};
 use taskbasis::build::{Family, Gram};
-use taskbasis::{Method, Result, Scope};
+use taskbasis::{Method, Result, Scope, TowerConfig, TowerOptions};
 
 use crate::tasks_dir::TasksDir;
 use crate::{checkpoints, output};
@@ -127,7 +127,8 @@ impl FamilyArgs {
 
 /// Tells what the checkpoints do not have in common.
 fn note_differences(family: &Family) {
-    if family.base().get(PROJECTION).is_none() {
+    let has_other_form = || TowerConfig::read(family.base(), &TowerOptions::default()).is_ok();
+    if family.base().get(PROJECTION).is_none() && !has_other_form() {
         let path = family.base().path().display();
         output::note(&format!("{path}: has no projection (`{PROJECTION}`): encoders need a base that has one"));
     }
@@ -135,7 +136,10 @@ fn note_differences(family: &Family) {
         checkpoints::note_unchanged(tuned.path(), &difference.unchanged);
         if !difference.left_out.is_empty() {
             let names = checkpoints::listed(&difference.left_out);
-            output::note(&format!("{}: left out, as the base has no such tensor: {names}", tuned.path().display()));
+            output::note(&format!(
+                "{}: left out, as the base has none of that name and shape: {names}",
+                tuned.path().display()
+            ));
         }
     }
 }

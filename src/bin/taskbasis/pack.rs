@@ -198,8 +198,8 @@ impl Pack {
         tower.assumed_images().iter().for_each(|note| output::note(note));
         let mut packer = Packer::of_tower(&base, &basis, &tower)?;
         packer.base_format(self.base_format.into()).threads(self.encoder.threads).lambdas(self.lambdas()?);
-        for task in self.tasks_with_heads()? {
-            packer.head(&task, self.heads.head(None, &task, tower.arch.embed_dim)?)?;
+        for task in self.tasks_with_heads(&basis)? {
+            packer.head(&task, self.heads.head(None, &task, &tower.arch)?)?;
         }
         let graph = self.graph()?;
         if let Some(graph) = &graph {
@@ -266,13 +266,19 @@ impl Pack {
         Ok(lambdas)
     }
 
-    fn tasks_with_heads(&self) -> Result<Vec<String>> {
+    fn tasks_with_heads(&self, basis: &Basis) -> Result<Vec<String>> {
         match &self.heads.heads {
             None => Ok(Vec::new()),
             Some(heads) if Bundle::is_bundle(heads) => {
                 Ok(Bundle::open(heads)?.head_tasks().map(String::from).collect())
             }
-            Some(heads) => head_tasks(heads),
+            Some(heads) => match (head_tasks(heads)?, basis.tasks()) {
+                (none, [only]) if none.is_empty() => Ok(vec![only.clone()]),
+                (none, _) if none.is_empty() => Err(Error::invalid("the heads do not say of which task they are")
+                    .at(heads)
+                    .hint("Call the file or its folder like the task, and give the folder around it")),
+                (tasks, _) => Ok(tasks),
+            },
         }
     }
 
@@ -397,7 +403,7 @@ impl Pack {
                 Err(error) if error.kind() == ErrorKind::NotRecoverable => continue,
                 weights => weights?,
             };
-            let head = self.heads.head(session.bundle.as_deref(), task, arch.embed_dim)?;
+            let head = self.heads.head(session.bundle.as_deref(), task, &arch)?;
             let split = data.split(task, &self.split)?;
             let labels = labels(&head, &split, self.other_names(), task)?;
             all.push(judge.accuracy(task, &weights, &head, &split, &labels, |_| {})?);

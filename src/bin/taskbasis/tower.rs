@@ -26,7 +26,8 @@ pub struct TowerArgs {
     pub norm_eps: Option<Epsilon>,
 
     /// What of the last block's tokens is projected: the class token, or the mean of the patches', which is normalised
-    /// before or after (CLIPA: mean_then_norm).
+    /// before or after (CLIPA: mean_then_norm). patch_mean projects nothing, which is what the classifier of
+    /// CLIPForImageClassification takes.
     #[arg(long, value_enum)]
     pub pooling: Option<PoolingArg>,
 
@@ -81,6 +82,9 @@ pub enum PoolingArg {
     ClassToken,
     MeanThenNorm,
     NormThenMean,
+    /// Neither normalised nor projected
+    #[value(alias = "patch-mean")]
+    PatchMean,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -120,6 +124,7 @@ impl From<PoolingArg> for Pooling {
             PoolingArg::ClassToken => Self::ClassToken,
             PoolingArg::MeanThenNorm => Self::MeanThenNorm,
             PoolingArg::NormThenMean => Self::NormThenMean,
+            PoolingArg::PatchMean => Self::PatchMean,
         }
     }
 }

@@ -67,6 +67,15 @@ pub(super) fn read(weights: &Path, source: &ConfigSource) -> Result<Vec<Read>> {
 }
 
 fn open(path: &Path) -> Result<Option<Read>> {
+    parse(Keys(&object(path)?))
+}
+
+/// The JSON object in the file at `path`.
+///
+/// # Errors
+/// [`ErrorKind::Io`](crate::ErrorKind::Io); [`ErrorKind::Format`](crate::ErrorKind::Format), without the file's name,
+/// where it is none or too large.
+pub(in crate::clip) fn object(path: &Path) -> Result<Value> {
     let failed = |e| Error::io("cannot read the configuration", path, e);
     let mut json = Vec::new();
     File::open(path).map_err(failed)?.take(MAX_BYTES + 1).read_to_end(&mut json).map_err(failed)?;
@@ -77,7 +86,7 @@ fn open(path: &Path) -> Result<Option<Read>> {
     if !config.is_object() {
         return Err(Error::format("not a configuration").expected("a JSON object"));
     }
-    parse(Keys(&config))
+    Ok(config)
 }
 
 /// What a configuration says; `None` for one of no library that is known.

@@ -50,6 +50,12 @@ impl<'a> Keys<'a> {
         self.read(key, "a text", Value::as_str)
     }
 
+    /// Texts.
+    pub(super) fn texts(self, key: &str) -> Result<Vec<&'a str>> {
+        let texts = |value: &'a Value| value.as_array()?.iter().map(Value::as_str).collect::<Option<Vec<_>>>();
+        Ok(self.read(key, "a list of texts", texts)?.unwrap_or_default())
+    }
+
     /// One number for each channel, or one for all of them.
     pub(super) fn channels(self, key: &str) -> Result<Option<[f32; 3]>> {
         self.read(key, "three numbers", |value| match value {

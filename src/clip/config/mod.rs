@@ -23,12 +23,14 @@ mod tests;
 use std::fmt;
 use std::path::PathBuf;
 
+pub(super) use self::files::object;
 pub use self::files::{CONFIGS, ConfigSource};
 pub use self::images::ImageHints;
 use self::resolve::{Resolver, Source};
 #[cfg(feature = "text")]
 pub(super) use self::text::text_hints;
 use super::arch::{Arch, ArchHints, PROJECTION, Pooling, Variant};
+use super::classifier;
 use super::preprocess::Preprocess;
 use super::table;
 use crate::checkpoint::{Checkpoint, frozen, is_image_tower};
@@ -118,6 +120,8 @@ pub enum Origin {
     Asked,
     /// The bundle.
     Bundle,
+    /// The weights: they hold a classifier over the patches' mean, and no projection.
+    Classifier,
     /// This configuration.
     Config(PathBuf),
     /// All published towers of this width have it.
@@ -131,6 +135,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Asked => f.write_str("asked for"),
             Self::Bundle => f.write_str("bundle"),
+            Self::Classifier => f.write_str("classifier in the weights"),
             Self::Config(path) => match path.file_name() {
                 Some(name) => f.write_str(&name.to_string_lossy()),
                 None => write!(f, "{}", path.display()),
@@ -175,9 +180,20 @@ impl TowerConfig {
     /// a configuration of other weights; [`ErrorKind::Format`](crate::ErrorKind::Format) for one that is damaged;
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), by its name, for a feature that is not built in.
     pub fn read(checkpoint: &Checkpoint, options: &TowerOptions) -> Result<Self> {
-        let shape = shape_of(checkpoint)?;
+        check_tower(checkpoint)?;
         let configs = files::read(checkpoint.path(), &options.config)?;
+        let of_weights = classifier::pooling_of(checkpoint);
+        let stated = configs.iter().find_map(|(stated, _)| stated.image.as_ref()?.hints.pooling);
+        let shape = shape_of(checkpoint, options.arch.pooling.or(of_weights).or(stated))?;
         let mut resolver = Resolver::new(options);
+        if of_weights.is_some() {
+            // Before what a configuration says: without a projection there is no other pooling.
+            let arch = ArchHints { pooling: of_weights, ..ArchHints::default() };
+            resolver.add(Source { origin: Origin::Classifier, arch, images: ImageHints::default() });
+            if options.arch.pooling.or(stated) != of_weights {
+                resolver.note(classifier::taken(checkpoint));
+            }
+        }
         let mut has_images = false;
         for (stated, side) in configs {
             let path = stated.path;
@@ -213,7 +229,8 @@ impl TowerConfig {
         preprocess: &Preprocess,
         options: &TowerOptions,
     ) -> Result<Self> {
-        let shape = shape_of(checkpoint)?;
+        check_tower(checkpoint)?;
+        let shape = shape_of(checkpoint, options.arch.pooling.or(Some(arch.variant.pooling)))?;
         let mut resolver = Resolver::new(options);
         if let ConfigSource::File(path) = &options.config {
             resolver.note(format!("{} is not read: a bundle says all that a configuration could", path.display()));
@@ -270,13 +287,18 @@ impl TowerConfig {
     }
 }
 
-/// What the shapes tell. Heads, activation, epsilon and pooling of it mean nothing.
-fn shape_of(checkpoint: &Checkpoint) -> Result<Arch> {
-    let any = ArchHints { heads: Some(1), pooling: Some(Pooling::default()), ..ArchHints::default() };
+fn check_tower(checkpoint: &Checkpoint) -> Result<()> {
     checkpoint.check_read(is_image_tower)?;
     if checkpoint.image_tower().next().is_none() {
         return Err(frozen::no_tower(checkpoint));
     }
+    Ok(())
+}
+
+/// What the shapes tell where this is the pooling, or OpenAI's. Heads, activation and epsilon of it mean nothing.
+fn shape_of(checkpoint: &Checkpoint, pooling: Option<Pooling>) -> Result<Arch> {
+    let pooling = pooling.or(Some(Pooling::default()));
+    let any = ArchHints { heads: Some(1), pooling, ..ArchHints::default() };
     let shapes = checkpoint.image_tower().map(|(name, tensor)| (name, tensor.shape()));
     let inferred = Arch::infer(shapes, any).map_err(|e| e.at(checkpoint.path()));
     inferred.map_err(|e| match checkpoint.naming().remark() {

@@ -149,6 +149,7 @@ impl Resolver {
 fn reason(origin: &Origin) -> String {
     match origin {
         Origin::Config(path) => format!("{} says so", path.display()),
+        Origin::Classifier => "the weights hold a classifier and no projection".into(),
         _ => "it was asked for".into(),
     }
 }

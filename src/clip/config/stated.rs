@@ -85,7 +85,9 @@ impl TowerSays {
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), with what both say.
     pub(super) fn check_image(&self, config: &Path, arch: &Arch) -> Result<()> {
-        self.check(config, |extent| Some(extent.of(arch)), arch.width)?;
+        // Without a projection its length is of no account.
+        let is_told = |extent| extent != Extent::Embedding || arch.variant.pooling.is_projected();
+        self.check(config, |extent| is_told(extent).then(|| extent.of(arch)), arch.width)?;
         match self.pre_norm {
             Some(says) if says != arch.variant.pre_norm => {
                 let form = |has: bool| if has { "a norm before the blocks" } else { "no norm before the blocks" };

@@ -10,6 +10,8 @@ use crate::error::Result;
 const MODELS: [&str; 5] = ["clip", "metaclip_2", "chinese_clip", "altclip", "clipseg"];
 /// Those of them whose text tower is CLIP's too.
 const WITH_TEXT: [&str; 2] = ["clip", "clipseg"];
+/// The architectures with a classifier in the place of the projection.
+const CLASSIFIERS: [&str; 2] = ["CLIPForImageClassification", "MetaClip2ForImageClassification"];
 /// What the type of a section of an image tower, or of a text tower, ends in.
 const IMAGE: &str = "_vision_model";
 const TEXT: &str = "_text_model";
@@ -43,6 +45,13 @@ pub(super) fn read(config: Keys<'_>) -> Result<Option<Stated>> {
         None if is_clip => Some(TowerSays { hints: image_hints(), ..TowerSays::default() }),
         _ => None,
     };
+    let is_classifier = is_clip && config.texts("architectures")?.iter().any(|name| CLASSIFIERS.contains(name));
+    let image = image.map(|mut says| {
+        if is_classifier {
+            says.hints.pooling = Some(Pooling::PatchMean);
+        }
+        says
+    });
     let text = match config.object("text_config")? {
         Some(text) if WITH_TEXT.contains(&kind) => Some(read_text(text)?),
         _ => None,

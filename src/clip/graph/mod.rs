@@ -182,31 +182,34 @@ impl Graph {
         self.after_attention(&block, &residual, &x)
     }
 
-    /// What the last block gives, pooled, through the projection, which is kept `[in, out]`.
+    /// What the last block gives, pooled, through the projection, which is kept `[in, out]`, where there is one.
     fn project(&mut self, arch: &Arch, last: &str) {
         let x = match arch.variant.pooling {
             Pooling::ClassToken => self.layer_norm("ln_post", last, "visual.ln_post"),
             Pooling::MeanThenNorm => {
-                let x = self.mean_of_patches(arch, last);
+                let x = self.mean_of_patches(arch, last, "pool.mean");
                 self.layer_norm("ln_post", &x, "visual.ln_post")
             }
             Pooling::NormThenMean => {
                 let x = self.layer_norm("ln_post", last, "visual.ln_post");
-                self.mean_of_patches(arch, &x)
+                self.mean_of_patches(arch, &x, "pool.mean")
             }
+            Pooling::PatchMean => self.mean_of_patches(arch, last, EMBEDS),
         };
-        self.push("proj", "", "Gemm", &[&x, PROJECTION], vec![EMBEDS.into()], []);
+        if arch.variant.pooling.is_projected() {
+            self.push("proj", "", "Gemm", &[&x, PROJECTION], vec![EMBEDS.into()], []);
+        }
         self.give(EMBEDS, vec![named("batch"), fixed(arch.embed_dim)]);
     }
 
-    /// The mean of all tokens but the class token: `[batch·tokens, width]` to `[batch, width]`.
-    fn mean_of_patches(&mut self, arch: &Arch, stream: &str) -> String {
+    /// The mean of all tokens but the class token, called `name`: `[batch·tokens, width]` to `[batch, width]`.
+    fn mean_of_patches(&mut self, arch: &Arch, stream: &str, name: &str) -> String {
         let (w, tokens) = (int(arch.width), int(arch.tokens()));
         let x = self.reshape("pool.sequences", stream, &[-1, tokens, w]);
         let start = self.constant("pool.start", &[1], &[1]);
         let end = self.constant("pool.end", &[1], &[tokens]);
         let x = self.node("pool.patches", "Slice", &[&x, &start, &end, &start], []);
-        self.node("pool.mean", "ReduceMean", &[&x], [ints("axes", &[1]), attribute_int("keepdims", 0)])
+        self.node(name, "ReduceMean", &[&x], [ints("axes", &[1]), attribute_int("keepdims", 0)])
     }
 
     fn into_link(self, parameters: Vec<(String, Vec<usize>)>, input: &str, output: String) -> Link {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::clip::head::of_task;
+use crate::clip::lists::of_task;
 use crate::error::{Error, Result};
 use crate::suggest::unknown;
 

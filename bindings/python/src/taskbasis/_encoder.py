@@ -17,7 +17,7 @@ _ACTIVATIONS = {
     "gelu": "TB_ACTIVATION_GELU",
     "gelu_tanh": "TB_ACTIVATION_GELU_TANH",
 }
-_POOLINGS = ("class_token", "mean_then_norm", "norm_then_mean")
+_POOLINGS = ("class_token", "mean_then_norm", "norm_then_mean", "patch_mean")
 _RESIZES = ("shortest", "squash", "longest")
 _INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 _PROMOTIONS = {"auto": "TB_PROMOTION_AUTO", "off": "TB_PROMOTION_OFF", "manual": "TB_PROMOTION_MANUAL"}
@@ -51,9 +51,9 @@ class Encoder(Handle):
     What shapes do not tell is read of the bundle, else of the configuration beside the base (open_clip's, transformers'
     or timm's; `config` names another one, "none" none), else it is that of published models, else OpenAI's, which
     `info()["assumed"]` says: `activation` ("quick_gelu", "gelu", "gelu_tanh"), `heads`, `norm_epsilon`, `pooling`
-    ("class_token", "mean_then_norm", "norm_then_mean"), and of images `mean`, `std` (three numbers each), `resize`
-    ("shortest", "squash", "longest"), `interpolation` ("bicubic", "bilinear", ...), and `resize_edge`, the pixels that
-    sides are resized to before the image is cropped. What is given here is used, whatever was read.
+    ("class_token", "mean_then_norm", "norm_then_mean", "patch_mean"), and of images `mean`, `std` (three numbers each),
+    `resize` ("shortest", "squash", "longest"), `interpolation` ("bicubic", "bilinear", ...), and `resize_edge`, the
+    pixels that sides are resized to before the image is cropped. What is given here is used, whatever was read.
 
     `streamed` never has more than one block of a task's weights in memory (40 MB instead of 351 for ViT-B-32;
     `info()["weight_bytes"]`), and reconstructs them anew in every call.

@@ -340,6 +340,7 @@ impl Setup<'_> {
             Pooling::ClassToken => "class_token",
             Pooling::MeanThenNorm => "mean_then_norm",
             Pooling::NormThenMean => "norm_then_mean",
+            Pooling::PatchMean => "patch_mean",
         };
         let all = [
             ("--activation", activation.to_owned()),

@@ -70,7 +70,7 @@ pub(super) struct Images<'a> {
     bundle: Option<&'a Bundle>,
     preprocess: Preprocess,
     /// Values in one.
-    embedding: usize,
+    arch: Arch,
     batch: usize,
     threads: usize,
     /// Bytes that preprocessed images may yet take.
@@ -119,7 +119,7 @@ impl<'a> Images<'a> {
             heads: &eval.heads,
             bundle: session.bundle.as_deref(),
             preprocess: eval.encoder.preprocess(session)?,
-            embedding: arch.embed_dim,
+            arch: arch.clone(),
             batch: eval.encoder.batch as usize,
             threads: eval.encoder.threads,
             other_names: if eval.alphabetical { OtherNames::Alphabetical } else { OtherNames::Refuse },
@@ -139,7 +139,7 @@ impl<'a> Images<'a> {
     }
 
     fn of_task(&self, task: &str, name: &str) -> Result<Labelled> {
-        let head = self.heads.head(self.bundle, task, self.embedding)?;
+        let head = self.heads.head(self.bundle, task, &self.arch)?;
         let split = self.data.split(task, name)?;
         if split.is_empty() {
             return Err(Error::format(format!("split `{name}` of task `{task}` has no images")));
