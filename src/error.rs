@@ -193,6 +193,7 @@ impl Error {
     #[must_use]
     pub fn also_hint(mut self, what: &str) -> Self {
         self.0.hint = Some(match self.0.hint.take() {
+            Some(hint) if hint.ends_with('?') => format!("{hint} {what}"),
             Some(hint) => format!("{hint}. {what}"),
             None => what.to_owned(),
         });

@@ -64,28 +64,32 @@ fn a_folder_with_one_bad_file() {
     );
 
     write(photos_path.join("aa.png"), "no image");
-    let failed = String::from_utf8(run(&embed).stderr).unwrap();
-    assert!(failed.contains("aa.png: ") && failed.contains("--skip-bad"), "{failed}");
     for batch in ["1", "2", "32"] {
-        let info = json(&[&embed[..], &["--skip-bad", "--batch", batch]].concat());
+        let info = json(&[&embed[..], &["--batch", batch]].concat());
         assert_eq!((info["images"].as_u64(), embeds(out)), (Some(2), 2));
         assert!(info["files"][1].as_str().unwrap().ends_with("b.png"), "{info}");
         let skipped = &info["skipped"][0];
         assert!(skipped["file"].as_str().unwrap().ends_with("aa.png"), "{info}");
         assert!(skipped["error"].as_str().unwrap().contains("aa.png: "), "{info}");
     }
-    let said = told(&[&embed[..], &["--skip-bad"]].concat());
+    let said = told(&embed);
     assert!(said.contains("left out: ") && said.contains("aa.png") && said.contains("1 image left out"), "{said}");
+    // One that is named itself is wanted.
+    let named = text(&photos_path.join("aa.png")).to_owned();
+    let named = [&embed[..], &[&named]].concat();
+    fail(&named, &["aa.png: ", "--skip-bad"]);
+    let info = json(&[&named[..], &["--skip-bad"]].concat());
+    assert_eq!((info["images"].as_u64(), info["skipped"].as_array().unwrap().len()), (Some(2), 1));
 
     let classify = ["classify", "--base", &base, "--weights", "base", "--heads", &heads, "--classes", &classes];
-    let classify = [&classify[..], &["--task", "MNIST", "--skip-bad", input]].concat();
+    let classify = [&classify[..], &["--task", "MNIST", input]].concat();
     let info = json(&classify);
     assert_eq!((info["images"].as_array().unwrap().len(), info["skipped"].as_array().unwrap().len()), (2, 1));
     assert!(info["images"][1]["image"].as_str().unwrap().ends_with("b.png"), "{info}");
 
     let bad = folder.path().join("bad");
     write(bad.join("x.png"), "no image");
-    let none = [&embed[..7], &["--skip-bad", "--input", text(&bad)]].concat();
+    let none = [&embed[..7], &["--input", text(&bad)]].concat();
     fail(&none, &["none of 1 images could be read", "x.png"]);
     let deeper = folder.path().join("deeper");
     grey(deeper.join("in/a.png"), 0);

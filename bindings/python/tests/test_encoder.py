@@ -57,6 +57,8 @@ def test_shapes_that_could_be_several_things_are_errors(encoder):
         (first[np.newaxis], r"transpose\(1, 2, 0\)"),
         (grey.transpose(2, 0, 1)[np.newaxis], r"transpose\(1, 2, 0\)"),
         (np.zeros((4, 48, 64), np.uint8), "or 4 grey ones"),
+        (np.zeros((48, 64, 2), np.uint8), "grey and alpha"),
+        (np.zeros((48, 64, 5), np.uint8), "one image with 5 channels"),
         (np.zeros((3, 48, 3), np.uint8), "channels are first or last"),
         (np.zeros((1, 48, 3), np.uint8), "channels are first or last"),
         (np.zeros((2, 3, 48, 3), np.uint8), "channels are first or last"),

@@ -16,16 +16,18 @@ pub struct FileArgs {
     #[arg(long)]
     pub recursive: bool,
 
-    #[command(flatten)]
-    pub skip: SkipArgs,
+    /// Leave out image files that cannot be read even where they are named, and name them. Those of folders always are.
+    #[arg(long)]
+    pub skip_bad: bool,
 }
 
 /// Where the pixels come from.
 pub enum Input {
     /// `pixel_values` f32 [N,3,S,S].
     Pixels { checkpoint: Box<Checkpoint>, size: usize },
-    /// Image files, decoded and preprocessed batch by batch.
-    Files { files: Vec<PathBuf>, preprocess: Box<Preprocess>, skip_bad: bool },
+    /// Image files, decoded and preprocessed batch by batch. `required`: of each, whether the command ends where it
+    /// cannot be read.
+    Files { files: Vec<PathBuf>, required: Vec<bool>, preprocess: Box<Preprocess> },
 }
 
 impl Input {
@@ -34,7 +36,7 @@ impl Input {
         if let [path] = paths
             && path.extension().is_some_and(|e| e == "safetensors")
         {
-            if how.recursive || how.skip.skip_bad {
+            if how.recursive || how.skip_bad {
                 return Err(Error::invalid("--recursive and --skip-bad are for image files").at(path));
             }
             return Self::pixels(path, preprocess.size());
@@ -42,15 +44,17 @@ impl Input {
         if how.recursive && !paths.iter().any(|path| path.is_dir()) {
             return Err(Error::invalid("--recursive is for folders, and none is given"));
         }
-        let mut files = Vec::new();
+        let (mut files, mut required) = (Vec::new(), Vec::new());
         for path in paths {
-            if path.is_dir() {
+            let is_folder = path.is_dir();
+            if is_folder {
                 files.extend(images_in(path, how.recursive)?);
             } else {
                 files.push(path.clone());
             }
+            required.resize(files.len(), !is_folder && !how.skip_bad);
         }
-        Ok(Self::Files { files, preprocess: Box::new(preprocess), skip_bad: how.skip.skip_bad })
+        Ok(Self::Files { files, required, preprocess: Box::new(preprocess) })
     }
 
     fn pixels(path: &Path, size: usize) -> Result<Self> {
@@ -103,17 +107,16 @@ impl Input {
                     take(&pixels, n)?;
                 }
             }
-            Self::Files { files, preprocess, skip_bad: false } => {
-                for files in files.chunks(batch) {
-                    let pixels = preprocess.files(files, threads).map_err(|e| SkipArgs::explained(e, files))?;
-                    take(&pixels, files.len())?;
-                }
-            }
-            Self::Files { files, preprocess, skip_bad: true } => {
+            Self::Files { files, required, preprocess } => {
                 taken.read.clear();
                 for (i, files) in files.chunks(batch).enumerate() {
                     let readable = preprocess.readable_files(files, threads)?;
-                    readable.skipped.iter().for_each(|(at, error)| taken.skipped.add(&files[*at], error));
+                    for (at, error) in readable.skipped {
+                        if required[i * batch + at] {
+                            return Err(SkipArgs::explained(error, files));
+                        }
+                        taken.skipped.add(&files[at], &error);
+                    }
                     taken.read.extend(readable.read.iter().map(|at| i * batch + at));
                     if !readable.read.is_empty() {
                         take(&readable.pixels, readable.read.len())?;

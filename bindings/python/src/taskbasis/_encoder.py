@@ -26,6 +26,8 @@ _SELF_TESTS = {"auto": "TB_SELF_TEST_AUTO", "on": "TB_SELF_TEST_ON", "off": "TB_
 _STATES = ("inputs", "building", "promoted", "failed")
 _GRAPHS = ("built", "bundle", "file")
 _CHANNELS = (1, 3, 4)
+# Grey images that are narrower than this are hardly meant where an array has three dimensions.
+_LEAST_WIDTH = 8
 
 __all__ = ["Encoder", "Head", "Score"]
 
@@ -342,6 +344,11 @@ def _is_one(array: Any) -> bool:
         raise ValueError(
             f"{_shape(array)} could be one image with channels first, or {first} grey ones: give the image as "
             "array.transpose(1, 2, 0), or grey ones as list(array)"
+        )
+    if last < _LEAST_WIDTH and last not in _CHANNELS:
+        raise ValueError(
+            f"{_shape(array)} could be one image with {last} channels, which are not known here (grey and alpha? give "
+            f"array[..., 0], or one of PIL), or {first} grey ones, {last} wide: give these as list(array)"
         )
     return last in _CHANNELS
 
