@@ -2,9 +2,12 @@
 //! the built graph does, or is refused for the right reason.
 
 mod bundle_support;
+#[path = "onnx_support/forms.rs"]
+mod forms;
 mod onnx_support;
 
 use bundle_support::common::relative_l2;
+use forms::{check, check_carried, check_mirrored, exported, runtime, with_values, without_projection};
 use onnx_support::tower::{
     CLASS, POSITIONS, PROJECTION, Tower, declare_batch, floats, int, integers, maker, mirror, options, reader,
     repeat_token, repeat_token_with_position,
@@ -16,49 +19,6 @@ use taskbasis::weights::View;
 use taskbasis::{BaseFormat, Basis, Bundle, Checkpoint, Encoder, ErrorKind, Format, ModelOptions, Packer, Tensor};
 
 const TASKS: [&str; 3] = ["base", "Task1", "Task0 - Task2@0.5"];
-
-fn runtime() -> bool {
-    std::env::var_os("ORT_DYLIB_PATH").is_some_and(|path| std::path::Path::new(&path).is_file())
-}
-
-/// The graph's embeddings are the built graph's, as inputs and promoted.
-fn check(tower: &Tower, graph: &BoundGraph, what: &str) {
-    if !runtime() {
-        return;
-    }
-    let (encoder, pixels) = (tower.encoder(graph), tower.pixels(5));
-    for task in TASKS {
-        let expected = tower.expected(task, &pixels);
-        let error = relative_l2(&tower.embeds(&encoder, task, &pixels), &expected);
-        assert!(error < 1e-5, "{what}, {task}: {error:e}");
-        encoder.promote(&tower.model.weights(&task.parse().unwrap()).unwrap()).unwrap();
-        let error = relative_l2(&tower.embeds(&encoder, task, &pixels), &expected);
-        assert!(error < 1e-5, "{what}, {task}, promoted: {error:e}");
-    }
-}
-
-/// The same out of a bundle.
-fn check_carried(tower: &Tower, graph: &BoundGraph, what: &str) {
-    let (base, basis) = (tower.model.base(), tower.model.basis().unwrap());
-    let hints = tower.arch.hints();
-    let mut packer = Packer::new(base, basis, hints).unwrap();
-    packer.base_format(BaseFormat::F32).graph(graph).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("carried.taskbasis");
-    packer.write(&path, &packer.uniform("f32".parse().unwrap()), &[], &|_| {}).unwrap();
-    let bundle = Bundle::open(&path).unwrap();
-    assert!(bundle.verify(0, &|_| {}).is_empty());
-    if !runtime() {
-        return;
-    }
-    let model = bundle.model(None, &ModelOptions::default()).unwrap();
-    let (encoder, pixels) = (Encoder::of_bundle(&bundle, &model, &options()).unwrap(), tower.pixels(5));
-    for task in TASKS {
-        let weights = model.weights(&task.parse().unwrap()).unwrap();
-        let error = relative_l2(&encoder.encode_task(&weights, &pixels, 5).unwrap(), &tower.expected(task, &pixels));
-        assert!(error < 1e-5, "{what}, {task}, carried: {error:e}");
-    }
-}
 
 #[test]
 fn a_class_token_that_was_repeated_for_a_fixed_batch_is_the_class_token() {
@@ -203,39 +163,6 @@ fn branches_may_share_their_weights() {
     check_mirrored(&tower, &copied);
 }
 
-fn check_mirrored(tower: &Tower, bound: &BoundGraph) {
-    if !runtime() {
-        return;
-    }
-    let (pixels, side) = (tower.pixels(3), tower.arch.image_size());
-    let mirrored: Vec<f32> = pixels.chunks(side).flat_map(|row| row.iter().rev().copied()).collect();
-    let encoder = tower.encoder(bound);
-    for task in TASKS {
-        let (left, right) = (tower.expected(task, &pixels), tower.expected(task, &mirrored));
-        let mean: Vec<f32> = left.iter().zip(&right).map(|(a, b)| (a + b) / 2.0).collect();
-        assert!(relative_l2(&left, &mean) > 1e-3, "the images are not symmetric");
-        let error = relative_l2(&tower.embeds(&encoder, task, &pixels), &mean);
-        assert!(error < 1e-5, "{task}: {error:e}");
-    }
-}
-
-/// The graph with the last product left out, its output's width a name.
-fn without_projection(tower: &Tower) -> ModelProto {
-    let mut model = tower.plain.clone();
-    let graph = graph(&mut model);
-    let output = graph.output[0].name().to_owned();
-    let at = maker(graph, &output);
-    let pooled = graph.node.remove(at).input[0].clone();
-    graph.initializer.retain(|tensor| tensor.name() != PROJECTION);
-    let makes = maker(graph, &pooled);
-    graph.node[makes].output[0] = output;
-    let tensor = graph.output[0].r#type.as_mut().unwrap().tensor_type.as_mut().unwrap();
-    tensor.shape.as_mut().unwrap().dim[1].value = Some(Value::DimParam("width".into()));
-    // Nobody says more of it than that.
-    graph.value_info.clear();
-    model
-}
-
 #[test]
 fn an_output_of_symbolic_width_is_as_wide_as_it_is() {
     let tower = Tower::new();
@@ -370,6 +297,24 @@ fn a_graph_that_normalises_its_pixels_is_refused() {
     let to = vec![int("to", TensorType::Float as i64)];
     graph.node.splice(0..0, [node("Cast", &[&pixels], "cast", to), node("Identity", &["cast"], "same", Vec::new())]);
     check(&tower, &tower.bind(&model).unwrap(), "cast");
+}
+
+#[test]
+fn a_graph_that_moves_its_pixels_is_told() {
+    let tower = Tower::new();
+    assert!(tower.bind(&tower.plain).unwrap().moved().is_empty());
+    let mut model = tower.plain.clone();
+    let graph = graph(&mut model);
+    let pixels = graph.input[0].name().to_owned();
+    let first = reader(graph, &pixels);
+    graph.node[first].input[0] = "swapped".into();
+    graph.node.insert(0, node("Gather", &[&pixels, "blue_first"], "swapped", vec![int("axis", 1)]));
+    graph.initializer.push(integers("blue_first", &[2, 1, 0]));
+    assert_eq!(tower.bind(&model).unwrap().moved(), ["Gather"]);
+    // The mean of an image and its mirror image sees the image itself too.
+    let mut mirrored = tower.plain.clone();
+    mirror(&mut mirrored);
+    assert!(tower.bind(&mirrored).unwrap().moved().is_empty());
 }
 
 #[test]
@@ -540,22 +485,4 @@ fn half_floats_are_promoted() {
     let frozen = taskbasis::FrozenEncoder::open(&path, &options()).unwrap();
     let error = relative_l2(&frozen.encode(&pixels, 3).unwrap(), &tower.expected("Task1", &pixels));
     assert!(error < 5e-3, "{error:e}");
-}
-
-/// The base with other values, as `change` makes them.
-fn with_values(tower: &Tower, change: impl Fn(&str, &mut Vec<f32>)) -> Checkpoint {
-    let tensors = tower.model.base().iter().map(|(name, tensor)| {
-        let mut values = tensor.to_f32().unwrap().into_owned();
-        change(name, &mut values);
-        (name.to_owned(), Tensor::from_f32(&values, tensor.shape(), "made").unwrap())
-    });
-    Checkpoint::from_tensors("made", Format::Safetensors, tensors.collect::<Vec<_>>()).unwrap()
-}
-
-/// The built graph with the weights of this base in it.
-fn exported(tower: &Tower, base: &Checkpoint) -> ModelProto {
-    let weights = taskbasis::Weights::of_base(base, &taskbasis::ReconstructOptions::default()).unwrap();
-    let path = tower.folder.path().join("exported.onnx");
-    taskbasis::write_onnx(&tower.arch, &weights, &path, &[]).unwrap();
-    onnx_support::decode(&path)
 }

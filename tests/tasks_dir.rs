@@ -38,7 +38,7 @@ fn layouts_may_be_mixed_and_what_is_left_out_is_said() {
             ("T0Val/zeroshot.pt", base),
             ("T1/finetuned.pt", &files[2]),
             ("T1/linear_finetuned.pt", &files[5]),
-            ("T2.pth", &files[3]),
+            ("T2.pth.tar", &files[3]),
             ("T3/checkpoint.ckpt", &files[4]),
             ("T3/optimizer.pt", base),
             ("T3/._checkpoint.ckpt", base),

@@ -33,6 +33,8 @@ pub fn is_checkpoint(file: &str) -> bool {
 }
 
 fn is_of(file: &str, kinds: &[&str]) -> bool {
+    // timm's and PyTorch's own training scripts call what torch.save wrote `.pth.tar`.
+    let file = file.strip_suffix(".tar").unwrap_or(file);
     file.rsplit_once('.').is_some_and(|(_, kind)| kinds.contains(&kind.to_ascii_lowercase().as_str()))
 }
 

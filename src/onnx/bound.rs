@@ -46,6 +46,7 @@ pub struct BoundGraph {
     pub(super) output: Port,
     /// Parameters that tasks change and that come after the graph's end.
     pub(super) beyond: Vec<String>,
+    pub(super) moved: Vec<String>,
     /// Whether a bundle carries it: its file has no weights, and is no .onnx file.
     pub(super) is_carried: bool,
 }
@@ -100,7 +101,16 @@ impl BoundGraph {
         };
         let pixels = port("input", &file.inputs, &map.pixels)?;
         let output = port("output", &file.outputs, &map.output)?;
-        bind::check_pixels(&file, &file.needed(&map.output), &map).map_err(|e| e.at(file.path()))?;
+        let needed = file.needed(&map.output);
+        bind::check_pixels(&file, &needed, &map).map_err(|e| e.at(file.path()))?;
+        let moved = bind::moved_pixels(&file, &needed, &map);
+        if !moved.is_empty() {
+            tracing::warn!(
+                "{}: moves its pixels before the patch embedding ({})",
+                file.path().display(),
+                moved.join(", ")
+            );
+        }
         let absent = Absent::of(&file, &map, base, basis).map_err(|e| e.at(file.path()))?;
         let (mut tensors, mut kept) = (Vec::new(), Vec::new());
         for (name, mapped) in &map.tensors {
@@ -114,7 +124,7 @@ impl BoundGraph {
         // Of another basis, which changes it, no weights fit.
         kept.extend(absent.unchanged.iter().map(String::as_str));
         let layout = Layout::new(tensors, &kept, base).map_err(|e| e.at(file.path()))?;
-        Ok(Self { file, map, layout, pixels, output, beyond: absent.beyond, is_carried: false })
+        Ok(Self { file, map, layout, pixels, output, beyond: absent.beyond, moved, is_carried: false })
     }
 
     /// What its constants are.
@@ -146,6 +156,12 @@ impl BoundGraph {
     /// embeddings.
     pub fn beyond(&self) -> &[String] {
         &self.beyond
+    }
+
+    /// The operators by which it moves its pixels before the patch embedding, where it does so on every way there. It
+    /// is believed; one that exchanges red and blue, or mirrors the image, embeds another image than it is given.
+    pub fn moved(&self) -> &[String] {
+        &self.moved
     }
 
     /// Whether it came out of a bundle; then [`BoundGraph::file`] is that bundle's.

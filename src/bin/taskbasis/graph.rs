@@ -37,6 +37,13 @@ impl BindArgs {
             let names = graph.beyond().join(", ");
             output::note(&format!("the graph ends before {names}: what tasks change there is not in its embeddings"));
         }
+        if !graph.moved().is_empty() {
+            let operators = graph.moved().join(", ");
+            output::note(&format!(
+                "the graph moves its pixels before the patch embedding ({operators}): if it exchanges red and blue, or \
+                 mirrors or cuts the image, it embeds another image than it is given"
+            ));
+        }
         Ok(graph)
     }
 

@@ -152,7 +152,7 @@ fn flat(path: &Path, name: &str) -> std::result::Result<PathBuf, String> {
 
 /// The task of a file: its name without what says that it is a checkpoint.
 fn stem(name: &str) -> String {
-    let name = name.strip_suffix(shards::INDEX).unwrap_or(name);
+    let name = name.strip_suffix(shards::INDEX).or(name.strip_suffix(".tar")).unwrap_or(name);
     name.rsplit_once('.').map_or(name, |(stem, _)| stem).to_owned()
 }
 

@@ -25,7 +25,7 @@ use indexmap::IndexMap;
 pub(super) use self::absent::{Absent, changes};
 pub use self::map::{GraphMap, Mapped};
 use self::offers::{Match, Offers};
-pub(super) use self::pixels::check as check_pixels;
+pub(super) use self::pixels::{check as check_pixels, moved as moved_pixels};
 use self::uses::Sites;
 use super::file::OnnxFile;
 use super::rewrite::Needed;

@@ -33,6 +33,9 @@ const LAYOUT: [&str; 17] = [
     "ReverseSequence",
 ];
 
+/// Those of [`LAYOUT`] that can exchange, leave out or add pixels and channels.
+const MOVES: [&str; 7] = ["Slice", "Split", "Gather", "Concat", "Expand", "Pad", "ReverseSequence"];
+
 /// Operators that the patch embedding may be, where it was not found.
 const EMBEDDING: [&str; 6] = ["Conv", "FusedConv", "MatMul", "Gemm", "FusedMatMul", "Einsum"];
 
@@ -80,6 +83,36 @@ pub(crate) fn check(file: &OnnxFile, needed: &Needed, map: &GraphMap) -> Result<
     .expected("a graph that takes pixels that are normalised already")
     .got(computes.join(", "))
     .hint("Normalised twice they would give wrong embeddings: export the encoder without its preprocessing"))
+}
+
+/// The operators by which a graph moves its pixels on every way to the patch embedding: it may exchange red and blue,
+/// or see the image mirrored. Empty where one way leads there without any, as in the mean of an image and its mirror
+/// image.
+pub(crate) fn moved(file: &OnnxFile, needed: &Needed, map: &GraphMap) -> Vec<String> {
+    let ends = embedding(file, needed, map);
+    // Values that are the pixels as they came in, but for layout and type; and those that were moved.
+    let (mut still, mut shifted) = (HashSet::from([map.pixels.as_str()]), HashSet::new());
+    let mut moves: Vec<String> = Vec::new();
+    for (i, node) in file.sorted().filter(|(i, _)| needed.nodes[*i]) {
+        let reads = |values: &HashSet<&str>| node.inputs.iter().any(|name| values.contains(name.as_str()));
+        let (is_still, is_shifted) = (reads(&still), reads(&shifted));
+        if ends.contains(&i) {
+            if is_still && !is_shifted {
+                return Vec::new();
+            }
+            continue;
+        }
+        if !(is_still || is_shifted) || !is_onnx(&node.domain) || !LAYOUT.contains(&node.op.as_str()) {
+            continue;
+        }
+        let is_move = MOVES.contains(&node.op.as_str());
+        if is_move && !moves.contains(&node.op) {
+            moves.push(node.op.clone());
+        }
+        let made = node.outputs.iter().map(String::as_str).filter(|name| !name.is_empty());
+        if is_move || is_shifted { shifted.extend(made) } else { still.extend(made) }
+    }
+    moves
 }
 
 /// The nodes where the patch embedding's weights meet the pixels.
