@@ -62,8 +62,8 @@ def served(tmp_path_factory):
             try:
                 if ask("/tasks")[0] == 200:
                     break
-            except OSError:
-                pass
+            except (OSError, ValueError):
+                pass  # Nothing listens yet, or Ray answers in plain text that there is no such route yet.
             time.sleep(1)
         else:
             pytest.fail(log.read_text()[-4000:])
