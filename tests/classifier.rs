@@ -21,7 +21,7 @@ use taskbasis::{
 
 const CLASSES: [&str; 3] = ["cat", "dog", "cow"];
 
-/// A tower with a classifier of so many classes in the place of its projection; `tuned` moves all weights.
+/// A tower with a classifier of `classes` classes in the place of its projection; `tuned` moves all weights.
 fn classifier(classes: usize, tuned: u32) -> Vec<Array> {
     let mut all: Vec<Array> = tower().into_iter().filter(|(name, ..)| !name.contains("projection")).collect();
     for (index, (name, shape, values)) in all.iter_mut().enumerate() {

@@ -95,10 +95,7 @@ pub unsafe extern "C" fn tb_encoder_preprocess(
     unsafe {
         guard(err, || {
             let out = Buffer::new(out, capacity, needed, "out")?;
-            let preprocess = &handle::borrow(encoder)?.preprocess;
-            let image = handle::slice(image, 1, "image")?;
-            let out = out.room(preprocess.len())?;
-            preprocess.pixels(pixels::view(&image[0])?, out)
+            pixels::preprocess(&handle::borrow(encoder)?.preprocess, image, out)
         })
     }
 }

@@ -57,11 +57,21 @@ pub unsafe extern "C" fn tb_preprocess(
     unsafe {
         guard(err, || {
             let out = Buffer::new(out, capacity, needed, "out")?;
-            let preprocess = Preprocess::new(size)?;
-            let image = handle::slice(image, 1, "image")?;
-            let out = out.room(preprocess.len())?;
-            preprocess.pixels(view(&image[0])?, out)
+            preprocess(&Preprocess::new(size)?, image, out)
         })
+    }
+}
+
+/// Writes what `preprocess` makes of an image of C's.
+///
+/// # Safety
+/// `image` is NULL or an image as the header describes it, which stays as it is during the call.
+pub(super) unsafe fn preprocess(preprocess: &Preprocess, image: *const tb_image, out: Buffer<f32>) -> Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let image = handle::slice(image, 1, "image")?;
+        let out = out.room(preprocess.len())?;
+        preprocess.pixels(view(&image[0])?, out)
     }
 }
 

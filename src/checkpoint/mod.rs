@@ -116,7 +116,7 @@ impl Checkpoint {
     /// holds two tensors for the same weights, or several image towers ([`Checkpoint::open_under`] takes one);
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when it is PyTorch's format from before 1.6, is
     /// compressed, is one part of several, or an adapter without its base. Tensors that are not dense numbers are no
-    /// error before somebody asks for them ([`Checkpoint::unread`]).
+    /// error before they are asked for ([`Checkpoint::unread`]).
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_with(path, MapMode::Map)
     }

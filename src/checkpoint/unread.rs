@@ -7,8 +7,7 @@ use crate::tensor::Tensor;
 /// One tensor of a file, as readers give it: a view, or what keeps it from being read.
 pub type Stored = Result<Tensor, Unread>;
 
-/// Why a tensor is not read: float8, complex, sparse, quantised, without data. It stops those who ask for the tensor,
-/// and nobody else.
+/// Why a tensor is not read: float8, complex, sparse, quantised, without data. It stops only what asks for the tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unread {
     reason: String,

@@ -43,7 +43,7 @@ pub(super) fn of(
     let size = arch.image_size();
     let shape = [batch, 3, size, size];
     let tensors = graph.layout().tensors();
-    // Zeros that nobody writes to take no memory.
+    // Zeros that are never written to take no memory.
     let largest = tensors.iter().map(crate::weights::LaidOut::nbytes).max().unwrap_or(0).max(batch * arch.pixels() * 4);
     let zeros = try_zeroed::<u64>(largest.div_ceil(size_of::<u64>()))?;
     // SAFETY: plain numbers of which every bit pattern is one, at an address that any float may have.

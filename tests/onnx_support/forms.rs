@@ -73,7 +73,7 @@ pub(crate) fn without_projection(tower: &Tower) -> ModelProto {
     graph.node[makes].output[0] = output;
     let tensor = graph.output[0].r#type.as_mut().unwrap().tensor_type.as_mut().unwrap();
     tensor.shape.as_mut().unwrap().dim[1].value = Some(Value::DimParam("width".into()));
-    // Nobody says more of it than that.
+    // No more is said of it than that.
     graph.value_info.clear();
     model
 }

@@ -64,7 +64,7 @@ pub(in crate::checkpoint) enum Place {
     Whole(String),
     /// Under this name, transposed: `nn.Linear` holds [out, in], open_clip's `proj` is [in, out].
     Transposed(String),
-    /// Under this name, without its leading extents of 1, so that so many are left.
+    /// Under this name, without leading extents of 1, down to this number of extents.
     Squeezed(String, usize),
     /// A third of the tensor of this name: 0 = q, 1 = k, 2 = v, as rows in this order.
     Third(String, usize),

@@ -308,7 +308,7 @@ fn the_average_that_lightning_saves_is_taken_and_told() {
 fn a_bare_tower_has_no_place_for_what_is_unknown() {
     let bare: Vec<_> = tower(1.0).into_iter().map(|(name, stored)| (name.replacen("visual.", "", 1), stored)).collect();
     let with = |more: &str| named([bare.clone(), tensors(&[more])].concat()).unwrap().tensors;
-    // Named as a part of the tower, so that whoever wants its architecture is told.
+    // Named as a part of the tower, so that what asks for its architecture is told.
     assert!(with("prompt_embeddings").contains_key("visual.prompt_embeddings"));
     for outside in ["classifier.weight", "head.bias", "logit_scale"] {
         assert!(with(outside).contains_key(outside));

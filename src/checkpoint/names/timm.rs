@@ -32,7 +32,7 @@ const IMAGENET: usize = 1_000;
 pub(super) enum Head {
     /// `head.weight` is the projection, transposed, and `head.bias` is zero: so timm converts CLIP's towers.
     Projection,
-    /// A classifier over so many classes.
+    /// A classifier, over this number of classes.
     Classifier(usize),
 }
 
