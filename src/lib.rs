@@ -35,38 +35,43 @@
 //! | `text` | making heads from class names |
 //! | `hub` | `hf://` paths |
 
+#![deny(unsafe_code)]
 #![warn(missing_debug_implementations, clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
+mod atomic_file;
 pub mod basis;
 #[cfg(feature = "build")]
 pub mod build;
 pub mod bundle;
 #[doc(hidden)] // Documented in include/taskbasis.h.
+#[allow(unsafe_code)]
 pub mod capi;
 pub mod checkpoint;
-pub mod clip;
+pub mod datasets;
+mod did_you_mean;
+#[allow(unsafe_code)]
 pub mod encoder;
 pub mod error;
+pub mod heads;
 pub mod hub;
+#[allow(unsafe_code)]
 pub mod kernel;
+#[allow(unsafe_code)]
 pub mod mmap;
 pub mod onnx;
-mod replace;
-mod suggest;
+pub mod preprocess;
 #[doc(hidden)] // For benchmarks and tests.
 pub mod synthetic;
+#[allow(unsafe_code)]
 pub mod tensor;
+pub mod tower;
 pub mod weights;
 
+pub use atomic_file::{PartialFolder, check_output, replace_file};
 pub use basis::{Basis, Coefficients, Method, Target, TaskExpr};
 pub use bundle::{BaseFormat, BasisFile, Bundle, Fingerprint, Growth, NewTask, PackReport, Packer, VectorFormat};
 pub use checkpoint::{Checkpoint, Format};
-#[cfg(feature = "text")]
-pub use clip::text::{Prompts, TextHints, TextModel};
-pub use clip::{
-    Activation, Arch, ArchHints, Dataset, Epsilon, Head, HeadLabels, ImageFiles, ImageHints, OtherNames, Pixels,
-    Pooling, Preprocess, Score, Split, TowerConfig, TowerOptions, Variant, head_tasks,
-};
+pub use datasets::{Dataset, HeadLabels, OtherNames, Split};
 #[cfg(feature = "text")]
 pub use encoder::TextEncoder;
 pub use encoder::{
@@ -74,10 +79,16 @@ pub use encoder::{
     SelfTest, StreamedEncoder, TensorRtOptions, Trial, WeightSource, WeightsOn, write_onnx, write_onnx_f16,
 };
 pub use error::{Error, ErrorKind, Result};
+#[cfg(feature = "text")]
+pub use heads::Prompts;
+pub use heads::{Head, Score, head_tasks};
 pub use kernel::{Cuda, CudaStream, Kernel};
 pub use mmap::{MapMode, Mapping};
-pub use replace::{PartialFolder, check_output, replace_file};
+pub use preprocess::{ImageFiles, Pixels, Preprocess};
 pub use tensor::{BlockFormat, Blocks, DType, Rounding, Source, Tensor};
+#[cfg(feature = "text")]
+pub use tower::text::{TextHints, TextModel};
+pub use tower::{Activation, Arch, ArchHints, Epsilon, ImageHints, Pooling, TowerConfig, TowerOptions, Variant};
 pub use weights::{
     CacheStats, DeviceModel, DeviceOptions, DeviceStats, DeviceTensor, DeviceWeights, Model, ModelOptions,
     ReconstructOptions, Scope, TaskWeights, Values, Weights, WeightsCache, save_arrays,

@@ -6,9 +6,9 @@ use std::path::Path;
 use crate::basis::Method;
 use crate::checkpoint::is_image_tower;
 use crate::checkpoint::writer::{StorageId, TorchWriter, Value};
-use crate::clip::{Activation, Arch, Variant};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, checked_numel};
+use crate::tower::{Activation, Arch, Variant};
 
 /// What a family is to be like. [`Synthetic::write_base`] and [`Synthetic::write_basis`] make its files.
 #[derive(Clone, Debug)]

@@ -13,7 +13,7 @@ use forms_support::{Array, SIZES, array, tower, write};
 use program_support::{fail, json, succeed, text};
 use serde_json::Value;
 use taskbasis::build::{Family, Fit, WriteOptions};
-use taskbasis::clip::{ConfigSource, Origin, Property};
+use taskbasis::tower::{ConfigSource, Origin, Property};
 use taskbasis::{
     Arch, ArchHints, BaseFormat, Basis, Bundle, Checkpoint, Encoder, EncoderOptions, Head, Method, ModelOptions,
     Packer, Pooling, Scope, StreamedEncoder, TowerConfig, TowerOptions, head_tasks,

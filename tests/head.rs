@@ -5,9 +5,9 @@ mod bundle_support;
 use bundle_support::common::whole_digits as digits;
 use safetensors::{Dtype, SafeTensors, serialize_to_file, tensor::TensorView};
 use taskbasis::ErrorKind;
-use taskbasis::clip::dataset::Dataset;
-use taskbasis::clip::head::{Head, class_names, head_tasks, top_k};
-use taskbasis::clip::preprocess::{PixelFormat, Preprocess};
+use taskbasis::datasets::Dataset;
+use taskbasis::heads::head::{Head, class_names, head_tasks, top_k};
+use taskbasis::preprocess::{PixelFormat, Preprocess};
 
 const TASKS: [&str; 8] = ["MNIST", "OptDigits", "Inverted", "Rotated", "Parity", "Colors", "Quadrant", "Loops"];
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use common::whole_digits as digits;
 use safetensors::SafeTensors;
-use taskbasis::clip::preprocess::{PixelFormat, Pixels, Preprocess};
+use taskbasis::preprocess::{PixelFormat, Pixels, Preprocess};
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()

@@ -12,7 +12,7 @@ use std::path::Path;
 use common::relative_l2;
 use program_support::{json, run};
 use serde_json::{Value, json};
-use taskbasis::clip::text::Tokenizer;
+use taskbasis::heads::Tokenizer;
 use taskbasis::{Activation, EncoderOptions, ErrorKind, Head, Prompts, Runtime, TextEncoder, TextHints, TextModel};
 use text_support::{E, floats, golden, parameters, save, strings, theirs};
 

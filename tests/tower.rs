@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use encoder_support::{Random, Tensors, naive, relative_l2, runtime};
 use serde_json::{Value, json};
-use taskbasis::clip::{Activation, ConfigSource, Interpolation, Origin, Property, ResizeMode};
+use taskbasis::preprocess::{Interpolation, ResizeMode};
+use taskbasis::tower::{Activation, ConfigSource, Origin, Property};
 use taskbasis::{
     Arch, ArchHints, BaseFormat, Basis, Bundle, Checkpoint, Encoder, EncoderOptions, Epsilon, ErrorKind, ImageHints,
     Method, ModelOptions, Packer, Pooling, Result, StreamedEncoder, TowerConfig, TowerOptions, Variant, save_arrays,
@@ -81,7 +82,7 @@ fn a_configuration_beside_the_weights_tells_everything() {
     let tower = folder.read(&TowerOptions::default()).unwrap();
     assert_eq!(tower.arch, clipa());
     assert_eq!((tower.assumed(), tower.assumed_images(), tower.notes.len()), (None, None, 0));
-    let is_config = |value: &taskbasis::clip::TowerValue| matches!(&value.origin, Origin::Config(path) if path.ends_with("open_clip_config.json"));
+    let is_config = |value: &taskbasis::tower::TowerValue| matches!(&value.origin, Origin::Config(path) if path.ends_with("open_clip_config.json"));
     assert!(tower.values.len() == 8 && tower.values.iter().all(is_config), "{:?}", tower.values);
     let preprocess = &tower.preprocess;
     assert_eq!((preprocess.mean(), preprocess.std()), ([0.5; 3], [0.25, 0.5, 0.75]));

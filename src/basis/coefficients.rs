@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use super::expr::{self, Number, Target, TaskExpr};
 use super::method::Method;
+use crate::did_you_mean::{self, clipped};
 use crate::error::{Error, ErrorKind, Result};
-use crate::suggest::{self, clipped};
 
 /// What the vectors of a basis are multiplied by: `Σ_m vectors[m]·s_m + mean·(PCA's mean vector)`, and in a bundle with
 /// residuals `+ Σ_r residuals[r]·r_r`.
@@ -134,14 +134,14 @@ impl Recovery {
     /// The column of the task called `name`.
     pub(super) fn task_index(&self, name: &str) -> Result<usize> {
         let known = self.tasks.iter().map(String::as_str);
-        self.columns.get(name).copied().ok_or_else(|| suggest::unknown("task", name, known))
+        self.columns.get(name).copied().ok_or_else(|| did_you_mean::unknown("task", name, known))
     }
 
     /// The column of the task called `name` in an expression; what is suggested instead is written as in one.
     fn term_index(&self, name: &str) -> Result<usize> {
         self.task_index(name).map_err(|error| {
             let known = self.tasks.iter().map(String::as_str);
-            match suggest::nearest(name, known.chain(expr::WORDS)) {
+            match did_you_mean::nearest(name, known.chain(expr::WORDS)) {
                 Some(task) if self.columns.contains_key(task) => {
                     error.hint(format!("Did you mean `{}`?", TaskExpr::task(task)))
                 }

@@ -13,8 +13,8 @@ use std::iter::Peekable;
 use std::ops::{Add, Mul, Neg, Sub};
 use std::str::{CharIndices, FromStr};
 
+use crate::did_you_mean::clipped;
 use crate::error::{Error, Result};
-use crate::suggest::clipped;
 
 /// More terms than any use has; bounds the work that a hostile expression can ask for.
 const MAX_TERMS: usize = 100_000;

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use super::method::{Mean, Method, read_artifact};
 use super::{Basis, Parameter};
 use crate::checkpoint::torch::Archive;
-use crate::checkpoint::{Checkpoint, Format, check_sharing, foreign};
+use crate::checkpoint::{Checkpoint, Format, check_sharing, sniff};
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
 use crate::tensor::Source;
@@ -212,7 +212,7 @@ pub(super) fn folder_of(path: &Path) -> Result<PathBuf> {
         _ => {
             let file = Mapping::open(path, MapMode::Map)?;
             let otherwise = "not a basis: expected a folder with `method_info.json` and `basis_vectors.pt`";
-            Err(foreign::refused(&file, otherwise).at(path))
+            Err(sniff::refused(&file, otherwise).at(path))
         }
     }
 }

@@ -10,9 +10,9 @@
 use nalgebra::{DMatrix, DVector};
 use rand_mt::Mt;
 
+use super::conditioning::spread;
 use super::descent::minimise;
 use super::gram::eigen;
-use super::spread::spread;
 
 /// Starts that are tried where the bound was not attained.
 const STARTS: u32 = 12;

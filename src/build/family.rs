@@ -5,9 +5,9 @@ use std::sync::OnceLock;
 use super::tile::{TILE, Tiles, split};
 use crate::basis::doubt;
 use crate::checkpoint::{Checkpoint, frozen, is_image_tower, names};
-use crate::clip::arch::PROJECTION;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
+use crate::tower::arch::PROJECTION;
 use crate::weights::Scope;
 
 /// What the names of a classifier begin with.

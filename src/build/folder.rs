@@ -13,11 +13,11 @@ use super::autoencoder::logits;
 use super::family::{Family, Parameter};
 use super::fit::Fit;
 use super::tile::{TILE, Tiles, split};
+use crate::atomic_file::PartialFolder;
 use crate::basis::Method;
 use crate::checkpoint::writer::{StorageId, TorchWriter, Value};
 use crate::error::{Error, Result};
 use crate::kernel::threads;
-use crate::replace::PartialFolder;
 use crate::tensor::{DType, f32_bytes, try_zeroed};
 
 /// All vectors of a parameter are computed in one reading where together they take at most this many bytes; of larger

@@ -17,16 +17,15 @@
 //! family.write_basis(&fit, "basis", &WriteOptions::default())?;
 //! # Ok::<(), taskbasis::Error>(())
 //! ```
-#![forbid(unsafe_code)]
 
 mod autoencoder;
+mod conditioning;
 mod descent;
 mod family;
 mod fit;
 mod folder;
 mod gram;
 mod sample;
-mod spread;
 mod tile;
 
 pub use family::{Difference, Family, doubt};

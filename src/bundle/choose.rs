@@ -5,8 +5,8 @@ use indexmap::IndexMap;
 use super::measure::{Gram, encode, ratio, task_factors};
 use super::quantise::VectorFormat;
 use crate::basis::{Basis, Parameter};
+use crate::did_you_mean;
 use crate::error::{Error, Result};
-use crate::suggest;
 use crate::tensor::BlockFormat;
 
 /// The format of every parameter that the vectors change.
@@ -54,7 +54,7 @@ impl Formats {
                 *of = format;
                 Ok(())
             }
-            None => Err(suggest::unknown("parameter", parameter, self.0.keys().map(String::as_str))),
+            None => Err(did_you_mean::unknown("parameter", parameter, self.0.keys().map(String::as_str))),
         }
     }
 

@@ -5,10 +5,11 @@ use std::collections::{BTreeSet, HashMap};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::clip::{Arch, ImageHints, Interpolation, Preprocess, ResizeMode, Variant};
 use crate::error::{Error, Result};
 use crate::onnx::GraphMap;
+use crate::preprocess::{Interpolation, Preprocess, ResizeMode};
 use crate::tensor::BlockFormat;
+use crate::tower::{Arch, ImageHints, Variant};
 
 /// The version that is written, and the only one that is read.
 pub const VERSION: u32 = 1;

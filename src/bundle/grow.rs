@@ -14,13 +14,14 @@ use super::measure::{Gram, ratio};
 use super::quantise::VectorFormat;
 use super::solve::least_squares;
 use super::writer::{self, Item};
+use crate::atomic_file::replace_file;
 use crate::basis::doubt;
 use crate::checkpoint::{Checkpoint, frozen};
-use crate::clip::{Arch, Head};
 use crate::error::{Error, Result};
+use crate::heads::Head;
 use crate::kernel::share;
-use crate::replace::replace_file;
 use crate::tensor::{BLOCK, BlockFormat, Source, Tensor};
+use crate::tower::Arch;
 
 /// Elements that a thread takes at a time; whole blocks.
 const PIECE: usize = 256 * BLOCK;
@@ -194,7 +195,7 @@ impl<'a> Growth<'a> {
     pub fn measure(&self, task: &str, finetuned: &Checkpoint) -> Result<Fitted> {
         let tasks = self.about.basis.tasks.iter().map(String::as_str);
         let t = tasks.clone().position(|known| known == task);
-        let t = t.ok_or_else(|| crate::suggest::unknown("task", task, tasks).at(self.bundle.path()))?;
+        let t = t.ok_or_else(|| crate::did_you_mean::unknown("task", task, tasks).at(self.bundle.path()))?;
         if self.about.basis.residuals.iter().any(|known| known == task) || self.residuals.iter().any(|r| r.task == t) {
             return Err(Error::invalid(format!("task `{task}` has a residual already")).at(self.bundle.path()));
         }

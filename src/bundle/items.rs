@@ -2,8 +2,8 @@
 
 use super::format::name;
 use super::writer::Item;
-use crate::clip::Head;
 use crate::error::Result;
+use crate::heads::Head;
 use crate::tensor::{DType, Source, try_zeroed};
 
 /// The tasks whose heads take embeddings as they are.

@@ -17,7 +17,6 @@
 //! let best = head.classify(&encoder.encode(&weights, &pixels, n)?, 1)?;
 //! # Ok::<(), taskbasis::Error>(())
 //! ```
-#![forbid(unsafe_code)]
 
 mod choose;
 mod fingerprint;
@@ -49,12 +48,14 @@ pub use self::pack::{BaseFormat, PackReport, Packer};
 pub use self::quantise::VectorFormat;
 use crate::basis::{Basis, Method, Parameter, Parts};
 use crate::checkpoint::{Checkpoint, Format};
-use crate::clip::{Arch, Head, Preprocess, TowerConfig, TowerOptions};
+use crate::did_you_mean;
 use crate::error::{Error, Result};
+use crate::heads::Head;
 use crate::mmap::{MapMode, Mapping};
 use crate::onnx::{BoundGraph, GraphMap, OnnxFile};
-use crate::suggest;
+use crate::preprocess::Preprocess;
 use crate::tensor::{Source, Tensor};
+use crate::tower::{Arch, TowerConfig, TowerOptions};
 use crate::weights::{Model, ModelOptions};
 
 /// An open bundle. Its tensors are views of the mapped file.
@@ -240,7 +241,7 @@ impl Bundle {
     /// [`ErrorKind::Format`](crate::ErrorKind::Format) where a number of it is not finite.
     pub fn head(&self, task: &str) -> Result<Head> {
         let Some(HeadTensors { weight, bias, classes, normalises }) = self.heads.get(task) else {
-            return Err(suggest::unknown("head of task", task, self.head_tasks()).at(self.path()));
+            return Err(did_you_mean::unknown("head of task", task, self.head_tasks()).at(self.path()));
         };
         let head = Head::from_tensors(weight, Some(bias), &format!("{}{task}/", format::name::HEADS));
         let head = head.map_err(|e| e.at(self.path()))?.with_normalisation(*normalises);

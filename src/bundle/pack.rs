@@ -15,15 +15,17 @@ use super::measure::{Errors, Gram, encode, ratio};
 use super::quantise::VectorFormat;
 use super::writer::{self, Item};
 use super::{Bundle, Fingerprint, Fitted, Growth};
+use crate::atomic_file::replace_file;
 use crate::basis::{Basis, Parameter};
 use crate::checkpoint::{Checkpoint, is_image_tower};
-use crate::clip::{Arch, ArchHints, Head, Preprocess, TowerConfig};
 use crate::encoder::EncoderOptions;
 use crate::error::{Error, Result};
+use crate::heads::Head;
 use crate::mmap::Mapping;
 use crate::onnx::{BoundGraph, GraphMap, OnnxFile};
-use crate::replace::replace_file;
+use crate::preprocess::Preprocess;
 use crate::tensor::{BlockFormat, DType, Tensor, try_zeroed};
+use crate::tower::{Arch, ArchHints, TowerConfig};
 use crate::weights::check_models;
 
 /// Elements of the base that are converted at a time.

@@ -13,9 +13,9 @@ use super::format::{
 use super::{Bundle, Fingerprint, HeadTensors, Pieces};
 use crate::basis::Method;
 use crate::checkpoint::safetensors;
-use crate::clip::Preprocess;
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
+use crate::preprocess::Preprocess;
 use crate::tensor::{BlockFormat, Blocks, DType, Source, Tensor};
 
 /// Whether the file at `path` is a bundle, of whatever version, judged by its first bytes.

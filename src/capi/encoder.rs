@@ -11,11 +11,12 @@ use super::handle::{self, Handle, Info, Out, Versioned};
 use super::logging::log_level;
 use super::runs::Runs;
 use super::tower;
-use crate::clip::{Arch, Preprocess, TowerConfig};
 use crate::encoder::{Encoder, EncoderOptions, Promotion, Provider, Runtime, SelfTest, TensorRtOptions, WeightsOn};
 use crate::error::{Error, Result};
 use crate::hub::{self, Wanted};
 use crate::onnx::{BindOptions, BoundGraph, GraphMap, OnnxFile};
+use crate::preprocess::Preprocess;
+use crate::tower::{Arch, TowerConfig};
 use crate::weights::Model;
 
 /// The image encoder of one architecture. It holds no weights: every call names those it runs with, so calls for

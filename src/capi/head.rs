@@ -7,8 +7,8 @@ use super::error::{tb_error, tb_status};
 use super::guard::{guard, infallible};
 use super::handle::{self, Buffer, Handle, Out};
 use crate::bundle::Bundle;
-use crate::clip::{Head, head_tasks, softmax, top_k};
 use crate::error::{Error, Result};
+use crate::heads::{Head, head_tasks, softmax, top_k};
 use crate::hub::{self, Wanted};
 use crate::tensor::try_zeroed;
 

@@ -3,8 +3,8 @@
 use super::error::{tb_error, tb_status};
 use super::guard::guard;
 use super::handle::{self, Buffer};
-use crate::clip::{PixelFormat, Pixels, Preprocess};
 use crate::error::{Error, Result};
+use crate::preprocess::{PixelFormat, Pixels, Preprocess};
 
 /// Red, green, blue: three bytes a pixel.
 pub const TB_PIXELS_RGB8: u32 = 0;

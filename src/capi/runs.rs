@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use crate::bundle::Bundle;
-use crate::clip::Arch;
 use crate::encoder::{Encoder, EncoderOptions, Execution, Promotion, Runtime, SelfTest, StreamedEncoder, WeightsOn};
 use crate::error::{Error, Result};
 use crate::onnx::BoundGraph;
+use crate::tower::Arch;
 use crate::weights::{Model, TaskWeights};
 
 #[allow(clippy::large_enum_variant)] // Handles have it in memory of its own already.

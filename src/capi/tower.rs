@@ -7,12 +7,10 @@ use super::encoder::tb_encoder_options;
 use super::handle;
 use crate::bundle::Bundle;
 use crate::checkpoint::Checkpoint;
-use crate::clip::{
-    Activation, ArchHints, ConfigSource, Epsilon, ImageHints, Interpolation, Pooling, ResizeMode, TowerConfig,
-    TowerOptions,
-};
 use crate::error::{Error, Result};
 use crate::hub::{self, Wanted};
+use crate::preprocess::{Interpolation, ResizeMode};
+use crate::tower::{Activation, ArchHints, ConfigSource, Epsilon, ImageHints, Pooling, TowerConfig, TowerOptions};
 
 /// x*sigmoid(1.702*x): OpenAI's models. As an option: what is read, and this where nothing says it.
 pub const TB_ACTIVATION_QUICK_GELU: u32 = 0;

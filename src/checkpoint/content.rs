@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::shards::{self, Index};
 use super::unread::Stored;
-use super::{Format, check_sharing, folder, foreign, names, safetensors, torch, zip};
+use super::{Format, check_sharing, folder, names, safetensors, sniff, torch, zip};
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
 use crate::tensor::Tensor;
@@ -61,7 +61,7 @@ impl Content {
 
 /// The tensors of one file.
 fn read(mapping: &Arc<Mapping>) -> Result<(Format, Vec<(String, Stored)>)> {
-    if let Some(error) = foreign::by_name(mapping.path()) {
+    if let Some(error) = sniff::by_name(mapping.path()) {
         return Err(error.at(mapping.path()));
     }
     if zip::Directory::is_zip(mapping) || torch::Archive::is_old_format(mapping) {
@@ -77,7 +77,7 @@ fn read(mapping: &Arc<Mapping>) -> Result<(Format, Vec<(String, Stored)>)> {
             .at(mapping.path())
             .hint("Open it by its path"));
     }
-    Err(foreign::refused(mapping, "neither a PyTorch zip nor safetensors").at(mapping.path()))
+    Err(sniff::refused(mapping, "neither a PyTorch zip nor safetensors").at(mapping.path()))
 }
 
 /// The tensors of an archive that are to be named: all that it holds, so that the image tower is found wherever it is;

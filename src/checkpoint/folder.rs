@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{adapter, choose, foreign};
+use super::{adapter, choose, sniff};
 use crate::error::{Error, Result};
 
 /// The most folders that an error names.
@@ -42,8 +42,8 @@ fn adapter_of(config: &Path) -> Result<PathBuf> {
 pub fn chosen(folder: &Path, is_tuned: bool, is_meant: impl Fn(&str) -> bool) -> Result<PathBuf> {
     let names = names_in(folder)?;
     let names: Vec<&str> = names.iter().map(String::as_str).filter(|name| is_meant(name)).collect();
-    if names.contains(&foreign::BASIS) {
-        return Err(foreign::basis().at(folder));
+    if names.contains(&sniff::BASIS) {
+        return Err(sniff::basis().at(folder));
     }
     let path = |name: &str| folder.join(name).display().to_string();
     match choose::choose(&names, path) {
@@ -58,7 +58,7 @@ pub fn chosen(folder: &Path, is_tuned: bool, is_meant: impl Fn(&str) -> bool) ->
         Err(error) => {
             let is_empty = !names.iter().any(|name| choose::is_checkpoint(name) || name.contains(".safetensors"));
             let below = || is_empty.then(|| below(folder)).flatten();
-            Err(foreign::folder(&names).or_else(below).unwrap_or(error).at(folder))
+            Err(sniff::folder(&names).or_else(below).unwrap_or(error).at(folder))
         }
     }
 }

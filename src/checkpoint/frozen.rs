@@ -1,5 +1,4 @@
 //! What one checkpoint lacks of another: parameters that training left alone, or that got lost.
-#![forbid(unsafe_code)]
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -86,7 +85,7 @@ pub(crate) fn no_tower(checkpoint: &Checkpoint) -> Error {
     match (checkpoint.naming().kind(), checkpoint.iter().next()) {
         (Some(kind), _) => error.got(kind),
         (None, Some((name, _))) => {
-            error.got(format_args!("{} others, such as `{}`", checkpoint.len(), crate::suggest::clipped(name)))
+            error.got(format_args!("{} others, such as `{}`", checkpoint.len(), crate::did_you_mean::clipped(name)))
         }
         (None, None) if checkpoint.format() == Format::TorchScript => error
             .got("none: the weights of a frozen archive are constants of its code")

@@ -5,18 +5,17 @@
 //! refused with an error that names the place, in time and memory linear in its size. Whatever the source called its
 //! weights, a [`Checkpoint`] names them as open_clip does ([`names`]). Checkpoints in several files ([`shards`]),
 //! folders ([`choose`]) and LoRA adapters ([`adapter`]) are read in the place of a file.
-#![forbid(unsafe_code)]
 
 pub mod adapter;
 pub mod choose;
 mod content;
 pub mod folder;
-pub(crate) mod foreign;
 pub(crate) mod frozen;
 pub mod names;
 pub mod pickle;
 pub mod safetensors;
 pub mod shards;
+pub(crate) mod sniff;
 pub mod torch;
 pub mod unread;
 pub mod writer;
@@ -31,9 +30,9 @@ use indexmap::IndexMap;
 use self::content::Content;
 use self::names::{Beside, Naming};
 use self::unread::{Stored, Unread};
+use crate::did_you_mean;
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
-use crate::suggest;
 use crate::tensor::Tensor;
 
 /// What canonical names of the image tower begin with.
@@ -236,8 +235,9 @@ impl Checkpoint {
     pub fn require(&self, name: &str) -> Result<&Tensor> {
         self.check_read(|unread| unread == name)?;
         self.get(name).ok_or_else(|| {
-            let error = Error::not_found("the file has no such tensor").at(&self.path).tensor(suggest::clipped(name));
-            match suggest::nearest(name, self.tensors.keys().map(String::as_str)) {
+            let error =
+                Error::not_found("the file has no such tensor").at(&self.path).tensor(did_you_mean::clipped(name));
+            match did_you_mean::nearest(name, self.tensors.keys().map(String::as_str)) {
                 Some(near) => error.hint(format!("Did you mean `{near}`?")),
                 None => error.hint(format!("It holds {} tensors", self.len())),
             }

@@ -5,7 +5,6 @@
 //! timm's, as part of a model or alone; what torch's wrappers put between names is passed over. Renaming joins q, k and
 //! v to one tensor and transposes a projection that is a linear layer's. A text tower, which no image encoder uses,
 //! keeps the names that it has ([`text_tower`]): joining would copy it.
-#![forbid(unsafe_code)]
 
 mod kinds;
 mod scheme;
@@ -291,7 +290,7 @@ fn asked_for<'c, 'a>(found: &'c [Candidate<'a>], prefix: &str) -> Result<&'c Can
     let is_without_infixes = |candidate: &&Candidate<'_>| bare(&candidate.root()) == asked;
     let chosen = found.iter().find(is_root).or_else(|| found.iter().find(is_prefix));
     chosen.or_else(|| found.iter().find(is_without_infixes)).ok_or_else(|| {
-        let error = Error::not_found(format!("no image tower under `{}`", crate::suggest::clipped(prefix)));
+        let error = Error::not_found(format!("no image tower under `{}`", crate::did_you_mean::clipped(prefix)));
         if found.is_empty() { error } else { error.got(roots(found.iter())) }
     })
 }

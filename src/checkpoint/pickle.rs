@@ -4,7 +4,6 @@
 //! Nodes live in one arena and refer to each other by index, whatever the memo does, so memory is linear in the pickle
 //! and dropping it never recurses. The nodes may share children and may form cycles, as in Python: whoever walks them
 //! needs a limit.
-#![forbid(unsafe_code)]
 
 mod cursor;
 mod machine;

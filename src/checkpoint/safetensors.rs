@@ -3,7 +3,6 @@
 //!
 //! Headers are written here: the crate keeps the metadata in no order, so that the same content would give other bytes
 //! every time.
-#![forbid(unsafe_code)]
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;

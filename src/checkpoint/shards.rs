@@ -9,9 +9,9 @@ use serde::Deserialize;
 
 use super::Format;
 use super::unread::Stored;
+use crate::did_you_mean;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mmap::{MapMode, Mapping};
-use crate::suggest;
 
 /// What an index's name ends with, after the name that the whole file would have.
 pub const INDEX: &str = ".index.json";
@@ -101,7 +101,7 @@ impl Index {
         let files = index.files();
         if let Some(file) = files.iter().find(|file| !is_plain(file)) {
             return Err(Error::format("the index names something else than a file beside it")
-                .got(format_args!("`{}`", suggest::clipped(file).escape_debug())));
+                .got(format_args!("`{}`", did_you_mean::clipped(file).escape_debug())));
         }
         if files.is_empty() || files.len() > MAX_FILES {
             return Err(Error::format("the index names too many files, or none")
@@ -155,11 +155,11 @@ impl Index {
         let stranger = tensors.iter().find(|(name, _)| self.weight_map.get(name).is_none_or(|place| place != file));
         if let Some((name, _)) = stranger {
             let got = match self.weight_map.get(name) {
-                Some(place) => format!("it in `{}`", suggest::clipped(place)),
+                Some(place) => format!("it in `{}`", did_you_mean::clipped(place)),
                 None => "no such tensor".to_owned(),
             };
             return Err(Error::format("the index does not have this tensor here")
-                .tensor(suggest::clipped(name))
+                .tensor(did_you_mean::clipped(name))
                 .got(format_args!("{got}, in {}", self.path.display()))
                 .hint("Are index and parts of one save?"));
         }
@@ -171,7 +171,7 @@ impl Index {
                 .expected(format_args!("{expected} tensors, as in {}", self.path.display()))
                 .got(tensors.len());
             return Err(match lacking {
-                Some((name, _)) => error.tensor(suggest::clipped(name)),
+                Some((name, _)) => error.tensor(did_you_mean::clipped(name)),
                 None => error,
             });
         }

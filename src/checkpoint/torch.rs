@@ -2,7 +2,6 @@
 //!
 //! [`Archive::open`] reads the archive's directory and the pickle; a [`Node`] walks the pickled object without running
 //! anything; a tensor is a view of its storage's bytes inside the file.
-#![forbid(unsafe_code)]
 
 mod node;
 mod rebuild;
@@ -13,8 +12,8 @@ use std::sync::Arc;
 
 pub use node::Node;
 
-use super::foreign;
 use super::pickle::{NodeId, Object, Pickle};
+use super::sniff;
 use super::unread::Stored;
 use super::zip::Directory;
 use crate::error::{Error, Result};
@@ -63,10 +62,10 @@ impl Archive {
 
     fn parse_here(mapping: Arc<Mapping>) -> Result<Self> {
         if Self::is_old_format(&mapping) {
-            return Err(foreign::before_1_6());
+            return Err(sniff::before_1_6());
         }
         if !Directory::is_zip(&mapping) {
-            return Err(foreign::refused(&mapping, "not a zip archive as torch.save writes them"));
+            return Err(sniff::refused(&mapping, "not a zip archive as torch.save writes them"));
         }
         let directory = Directory::parse(&mapping)?;
         let folder = find_folder(&directory)?;
@@ -252,7 +251,7 @@ fn find_folder(directory: &Directory) -> Result<String> {
         (Some(a), Some(b)) => {
             Err(Error::format("the archive holds two pickles").got(format_args!("`{a}{PICKLE}` and `{b}{PICKLE}`")))
         }
-        (None, _) => Err(foreign::archive(directory.names()).unwrap_or_else(|| {
+        (None, _) => Err(sniff::archive(directory.names()).unwrap_or_else(|| {
             Error::format(format!("the archive holds no {PICKLE}"))
                 .hint("Is it a file that torch.save or torch.jit.save wrote?")
         })),

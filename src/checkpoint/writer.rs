@@ -14,7 +14,6 @@
 //! writer.write(&mut file, &model, |_storage, out| out.write_all(&[0; 16]))?;
 //! # Ok::<(), taskbasis::Error>(())
 //! ```
-#![forbid(unsafe_code)]
 
 mod pickle;
 mod zip;
@@ -25,8 +24,8 @@ use std::path::Path;
 
 pub use zip::ZipWriter;
 
+use crate::atomic_file::replace_file;
 use crate::error::{Error, Result};
-use crate::replace::replace_file;
 use crate::tensor::{DType, checked_numel, contiguous_strides};
 
 /// What is to be pickled.

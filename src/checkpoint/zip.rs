@@ -6,7 +6,6 @@
 //! archive of thousands of tensors touches its directory and nothing else.
 //!
 //! Field names and numbers follow PKWARE's APPNOTE.TXT 6.3.10, sections 4.3 (layout) and 4.5.3 (zip64).
-#![forbid(unsafe_code)]
 
 use std::borrow::Cow;
 use std::ops::Range;

@@ -1,5 +1,4 @@
 //! One task as a plain .onnx file, for programs that know nothing of bases.
-#![forbid(unsafe_code)]
 
 use std::path::Path;
 
@@ -7,9 +6,9 @@ use super::WeightSource;
 use super::finite;
 use super::session::Elements;
 use super::signature::Signature;
-use crate::clip::arch::Arch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::write::{Stored, write_with_parameters};
+use crate::tower::arch::Arch;
 
 /// Writes the image encoder of `arch` with these weights as constants: the graph that an [`Encoder`](super::Encoder)
 /// runs, from `pixel_values` to `embeds`. It needs ONNX Runtime, whose own operators it uses, and is as large as the

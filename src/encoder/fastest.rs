@@ -9,10 +9,10 @@ use ort::session::builder::GraphOptimizationLevel;
 
 use super::runtime::Runtime;
 use super::{Encoder, EncoderOptions, failed};
-use crate::clip::arch::Arch;
 use crate::error::{Error, Result};
 use crate::mmap::Mapping;
 use crate::onnx::{BindOptions, BoundGraph, OnnxFile};
+use crate::tower::arch::Arch;
 use crate::weights::Model;
 
 /// A form of a user's graph that was tried, and how it did.

@@ -1,5 +1,4 @@
 //! Embeddings that are not finite are an error, which says whose fault they are.
-#![forbid(unsafe_code)]
 
 use super::session::{Elements, Input};
 use crate::error::{Error, Result};

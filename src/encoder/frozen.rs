@@ -1,6 +1,5 @@
 //! A plain session on an .onnx file that holds its weights: how tasks are usually deployed, one file and one session
 //! each. Benchmarks compare with it, and exports are checked with it.
-#![forbid(unsafe_code)]
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,6 @@
 //! The golden embedding: what the encoder of a bundle gives for one built-in image with the base's weights, as the
 //! machine that packed the bundle computed it. Another machine that gives something else has a wrong build, kernel or
 //! graph, or another base than the bundle says.
-#![forbid(unsafe_code)]
 
 use std::collections::HashSet;
 use std::path::PathBuf;

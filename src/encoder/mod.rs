@@ -61,10 +61,10 @@ use self::provider::Target;
 use self::session::Input;
 use self::signature::Signature;
 use crate::bundle::Bundle;
-use crate::clip::arch::Arch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::BoundGraph;
 use crate::tensor::try_zeroed;
+use crate::tower::arch::Arch;
 use crate::weights::Model;
 
 /// The image encoder of one architecture, for any weights of that architecture. Shareable between threads.

@@ -1,5 +1,4 @@
 //! How an encoder is set up.
-#![forbid(unsafe_code)]
 
 use std::path::PathBuf;
 

@@ -1,5 +1,4 @@
 //! A few things of a kind, made when needed, lent to one user at a time.
-#![forbid(unsafe_code)]
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

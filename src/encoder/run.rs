@@ -1,5 +1,4 @@
 //! One run of an encoder: images handed over as the graph takes them, and half floats compared with the CPU.
-#![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

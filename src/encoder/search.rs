@@ -1,5 +1,4 @@
 //! Where ONNX Runtime is looked for, in which order, and what is said when it is not there.
-#![forbid(unsafe_code)]
 
 use std::ffi::OsString;
 use std::fmt;

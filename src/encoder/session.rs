@@ -367,8 +367,8 @@ fn take(embeds: &DynValue, out: &mut [f32]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clip::arch::{Activation, Arch};
-    use crate::clip::graph::{self, PIXELS};
+    use crate::tower::arch::{Activation, Arch};
+    use crate::tower::graph::{self, PIXELS};
 
     /// ONNX Runtime must never see a graph with half floats without this: some of them would end the process.
     #[test]
@@ -394,7 +394,7 @@ mod tests {
             grid: 1,
             embed_dim: 4,
             activation: Activation::QuickGelu,
-            variant: crate::clip::Variant::default(),
+            variant: crate::tower::Variant::default(),
         };
         let signature = Signature::built(&arch).unwrap();
         let mut session = create(runtime, &graph::build(&arch).unwrap(), 1, level(false), &Target::cpu()).unwrap();

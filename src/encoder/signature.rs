@@ -1,17 +1,16 @@
 //! What a graph takes and gives: its parameters, and the names of its pixels and embeddings.
-#![forbid(unsafe_code)]
 
 use std::ffi::CString;
 use std::sync::Arc;
 
 use super::WeightSource;
 use super::session::{Elements, Input};
-use crate::clip::arch::Arch;
-use crate::clip::graph;
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::proto::TensorType;
 use crate::onnx::{BoundGraph, stub, type_name};
 use crate::tensor::DType;
+use crate::tower::arch::Arch;
+use crate::tower::graph;
 use crate::weights::{Layout, Values, Weights};
 
 /// A graph with its parameters as inputs.

@@ -1,5 +1,4 @@
 //! Where the weights of a run come from.
-#![forbid(unsafe_code)]
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;

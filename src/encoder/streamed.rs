@@ -2,7 +2,6 @@
 //!
 //! Reconstructing the next block while one runs was tried and lost: both want every core. On two of them it took 3 to
 //! 18 % longer for one image, and for eight at best as long (`docs/performance.md`).
-#![forbid(unsafe_code)]
 
 use ort::session::Session;
 
@@ -12,10 +11,10 @@ use super::runtime::Runtime;
 use super::session::{self, Elements, Input};
 use super::signature;
 use super::{EncoderOptions, WeightSource, check_out, check_pixels, finite, memory};
-use crate::clip::arch::Arch;
-use crate::clip::graph::{self, Chain, Link, block_prefix};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tensor::try_zeroed;
+use crate::tower::arch::Arch;
+use crate::tower::graph::{self, Chain, Link, block_prefix};
 use crate::weights::{Ring, TaskWeights, Weights};
 
 type Parameters = Vec<(String, Vec<usize>)>;

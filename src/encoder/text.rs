@@ -1,5 +1,4 @@
 //! Texts in, embeddings out: CLIP's text encoder, and the heads that come of it.
-#![forbid(unsafe_code)]
 
 use ort::session::Session;
 
@@ -7,11 +6,12 @@ use super::EncoderOptions;
 use super::provider::{self, Execution, Target};
 use super::runtime::Runtime;
 use super::session::{self, Elements, Input};
-use crate::clip::Head;
-use crate::clip::text::tokenizer::VOCABULARY;
-use crate::clip::text::{Prompts, TextModel, Tokenizer, graph};
 use crate::error::{Error, ErrorKind, Result};
+use crate::heads::Head;
+use crate::heads::tokenizer::VOCABULARY;
+use crate::heads::{Prompts, Tokenizer};
 use crate::tensor::try_zeroed;
+use crate::tower::text::{TextModel, graph};
 
 /// Texts a run: enough to keep every core busy, and some tens of megabytes of activations.
 const BATCH: usize = 64;

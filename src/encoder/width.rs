@@ -10,10 +10,10 @@ use super::runtime::Runtime;
 use super::session::{self, Elements, Input};
 use super::signature::Signature;
 use super::{failed, session::view};
-use crate::clip::arch::Arch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::BoundGraph;
 use crate::tensor::{DType, f32_bytes, try_zeroed};
+use crate::tower::arch::Arch;
 
 /// The length of an embedding: as the file says; else as ONNX Runtime infers it; else as a run on the CPU gives it, of
 /// black images with weights of zeros.

@@ -13,8 +13,8 @@ use super::resolve;
 use super::retry::Failure;
 use super::{HubOptions, HubPath, Wanted};
 use crate::checkpoint::choose;
+use crate::did_you_mean;
 use crate::error::{Error, ErrorKind, Result};
-use crate::suggest;
 
 /// What a basis folder always has.
 const BASIS: &str = "method_info.json";
@@ -371,9 +371,9 @@ impl Hub {
 /// For a path that is not among `tree`'s: names the folders, and what was probably meant.
 fn missing(address: &HubPath, tree: &Tree, what: &str) -> Error {
     let folders = tree.all_folders();
-    let error = suggest::unknown(what, address.path(), folders.iter().copied());
+    let error = did_you_mean::unknown(what, address.path(), folders.iter().copied());
     let files = tree.files.iter().map(|file| file.path.as_str());
-    let nearest = suggest::nearest(address.path(), folders.iter().copied().chain(files));
+    let nearest = did_you_mean::nearest(address.path(), folders.iter().copied().chain(files));
     let error = match nearest {
         Some(nearest) => error.hint(format!("Did you mean `{nearest}`?")),
         None => error,

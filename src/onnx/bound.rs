@@ -1,5 +1,4 @@
 //! A user's graph whose weights can be any task's.
-#![forbid(unsafe_code)]
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,11 +10,11 @@ use super::file::{OnnxFile, Port};
 use super::rewrite::{Given, Replacement, Use};
 use super::rope::Rope;
 use super::write::{Stored, check_range};
+use crate::atomic_file::replace_file;
 use crate::basis::Basis;
 use crate::checkpoint::Checkpoint;
+use crate::did_you_mean;
 use crate::error::{Error, ErrorKind, Result};
-use crate::replace::replace_file;
-use crate::suggest;
 use crate::tensor::DType;
 use crate::weights::{LaidOut, Layout, Values, Weights};
 
@@ -97,7 +96,7 @@ impl BoundGraph {
         let port = |what: &str, ports: &[Port], name: &str| {
             let known = ports.iter().map(|port| port.name.as_str());
             let found = ports.iter().find(|port| port.name == name).cloned();
-            found.ok_or_else(|| suggest::unknown(what, name, known).at(file.path()))
+            found.ok_or_else(|| did_you_mean::unknown(what, name, known).at(file.path()))
         };
         let pixels = port("input", &file.inputs, &map.pixels)?;
         let output = port("output", &file.outputs, &map.output)?;
@@ -356,7 +355,7 @@ fn constant<'a>(file: &'a OnnxFile, name: &str, mapped: &Mapped) -> Result<&'a C
     let wanted = mapped.constant.as_deref().unwrap_or(name);
     let known = file.constants.iter().map(|constant| constant.name.as_str());
     let found = file.constants.iter().find(|constant| constant.name == wanted);
-    let found = found.ok_or_else(|| suggest::unknown("constant", wanted, known).at(file.path()))?;
+    let found = found.ok_or_else(|| did_you_mean::unknown("constant", wanted, known).at(file.path()))?;
     for &(i, k) in &mapped.uses {
         if file.nodes.get(i).and_then(|node| node.inputs.get(k)).map(String::as_str) != Some(wanted) {
             return Err(Error::mismatch("the graph does not use the constant there")

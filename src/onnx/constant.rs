@@ -1,15 +1,14 @@
 //! Constants of a graph: where a `TensorProto` keeps its values, found without copying them.
-#![forbid(unsafe_code)]
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use super::foreign;
 use super::proto::TensorType;
+use super::sniff;
 use super::wire::{Field, Value, fields};
-use crate::checkpoint::foreign::is_lfs_pointer;
+use crate::checkpoint::sniff::is_lfs_pointer;
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
 use crate::tensor::{DType, Tensor, checked_numel};
@@ -69,7 +68,7 @@ impl ExternalFiles {
         let mapping =
             Arc::new(opened.map_err(|e| e.or_hint("Values of the model are in it: put it beside the model"))?);
         if is_lfs_pointer(&mapping) {
-            return Err(foreign::lfs_pointer().at(mapping.path()));
+            return Err(sniff::lfs_pointer().at(mapping.path()));
         }
         self.open.insert(location.to_owned(), Arc::clone(&mapping));
         Ok(mapping)

@@ -1,5 +1,4 @@
 //! A user's `.onnx`: what it consists of, as places in the mapped file.
-#![forbid(unsafe_code)]
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -11,7 +10,7 @@ use prost::Message;
 use super::constant::{self, Constant, ExternalFiles};
 use super::proto::{OperatorSetIdProto, TypeProto, ValueInfoProto, dimension};
 use super::wire::{Field, fields};
-use super::{foreign, halves, sorted};
+use super::{halves, sniff, sorted};
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
 
@@ -132,7 +131,7 @@ impl OnnxFile {
     }
 
     fn read(mapping: Arc<Mapping>, model: Range<usize>, mut others: ExternalFiles) -> Result<Self> {
-        if let Some(objection) = foreign::objection(&mapping[model.clone()]) {
+        if let Some(objection) = sniff::objection(&mapping[model.clone()]) {
             return Err(objection);
         }
         let (mut around, mut graph, mut has_functions) = (Vec::new(), None, false);

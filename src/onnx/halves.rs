@@ -1,5 +1,4 @@
 //! Whether anything in a graph may be half floats. ONNX Runtime must not be let change the layout of such a graph.
-#![forbid(unsafe_code)]
 
 use std::ops::Range;
 

@@ -5,12 +5,12 @@ mod bound;
 mod carried;
 mod constant;
 mod file;
-mod foreign;
 mod halves;
 #[doc(hidden)] // As the schema has them; for tests.
 pub mod proto;
 mod rewrite;
 mod rope;
+mod sniff;
 mod sorted;
 pub(crate) mod stub;
 mod wire;

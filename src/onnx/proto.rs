@@ -2,7 +2,6 @@
 //!
 //! Written by hand so that a build needs no `protoc`. Fields that nothing here reads or writes (training, quantisation
 //! notes, functions, sparse tensors) are left out; decoding skips them, and encoding again would lose them.
-#![forbid(unsafe_code)]
 
 use prost::{Enumeration, Message, Oneof};
 

@@ -1,5 +1,4 @@
 //! A message in the making: pieces of files and of memory, put together only when somebody wants the bytes.
-#![forbid(unsafe_code)]
 
 use std::io::Write;
 

@@ -1,6 +1,5 @@
 //! Nodes in an order in which they can be computed. The format demands it of files, and not every writer keeps to it:
 //! converters to half floats put the casts that they add at the end.
-#![forbid(unsafe_code)]
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};

@@ -1,5 +1,4 @@
 //! A graph whose parameters are inputs, turned into one whose parameters are constants that somebody else will supply.
-#![forbid(unsafe_code)]
 
 use std::collections::HashSet;
 
@@ -72,8 +71,8 @@ fn extent(dim: &Dimension) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clip::graph;
-    use crate::clip::{Activation, Arch};
+    use crate::tower::graph;
+    use crate::tower::{Activation, Arch};
 
     #[test]
     fn inputs_become_constants_without_values() {
@@ -87,7 +86,7 @@ mod tests {
             grid: 1,
             embed_dim: 4,
             activation: Activation::QuickGelu,
-            variant: crate::clip::Variant::default(),
+            variant: crate::tower::Variant::default(),
         };
         let model = graph::build(&arch).unwrap();
         let parameters = arch.parameters();

@@ -1,6 +1,5 @@
 //! Protocol buffers at the level of the wire: fields as places in the bytes, so that what nobody looks at can be copied
 //! as it is. A file is taken to be hostile: every length is checked against what is left.
-#![forbid(unsafe_code)]
 
 use std::ops::Range;
 

@@ -3,7 +3,6 @@
 //! The weights go to the disk as they stand in memory: the file is written field by field, so no second copy of them is
 //! made. What a message of protocol buffers cannot hold (2 GiB and more) goes to a file of its own beside it, as the
 //! ONNX format foresees.
-#![forbid(unsafe_code)]
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -19,8 +18,8 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, k
 
 use super::proto::{AttributeProto, AttributeType, ModelProto, NodeProto, TensorProto, TensorType};
 use super::stub::with_external_parameters;
+use crate::atomic_file::replace_file;
 use crate::error::{Error, ErrorKind, Result};
-use crate::replace::replace_file;
 use crate::tensor::{f32_bytes, u16_bytes};
 
 /// Field numbers of the schema.
@@ -299,12 +298,12 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::clip::graph::{self, PIXELS};
-    use crate::clip::{Activation, Arch};
+    use crate::tower::graph::{self, PIXELS};
+    use crate::tower::{Activation, Arch};
 
     fn arch() -> Arch {
         let (width, heads) = (8, 1);
-        let variant = crate::clip::Variant::default();
+        let variant = crate::tower::Variant::default();
         let activation = Activation::Gelu;
         Arch { width, layers: 2, heads, mlp_width: 8, patch: 2, grid: 1, embed_dim: 4, activation, variant }
     }

@@ -3,8 +3,8 @@
 
 use super::{Place, Ring, TaskWeights, Values, Weights};
 use crate::checkpoint::is_image_tower;
+use crate::did_you_mean::clipped;
 use crate::error::{Error, Result};
-use crate::suggest::clipped;
 use crate::tensor::DType;
 
 /// The error for the element of this index, which is `value`.

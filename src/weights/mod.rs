@@ -4,6 +4,7 @@
 
 mod arena;
 mod cache;
+#[allow(unsafe_code)] // A contract with the streams of a GPU.
 mod device;
 mod finite;
 mod lay_out;
@@ -30,9 +31,9 @@ pub(crate) use self::plan::check_models;
 pub use self::save::save_arrays;
 use crate::basis::{Basis, Coefficients, TaskExpr};
 use crate::checkpoint::Checkpoint;
+use crate::did_you_mean;
 use crate::error::{Error, Result};
 use crate::kernel::Kernel;
-use crate::suggest;
 use crate::tensor::{DType, Tensor, f32_bytes};
 
 /// Which parameters weights are made of.
@@ -191,7 +192,7 @@ impl Weights {
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound), with the nearest name.
     pub fn index_of(&self, name: &str) -> Result<usize> {
         let known = self.tensors.keys().map(String::as_str);
-        self.tensors.get_index_of(name).ok_or_else(|| suggest::unknown("tensor", name, known))
+        self.tensors.get_index_of(name).ok_or_else(|| did_you_mean::unknown("tensor", name, known))
     }
 
     /// How many tensors.

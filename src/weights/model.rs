@@ -14,10 +14,10 @@ use super::device::OnDevices;
 use super::{Layout, ReconstructOptions, Scope, Weights, plan};
 use crate::basis::{Basis, Coefficients, Number, TaskExpr};
 use crate::checkpoint::{Checkpoint, is_image_tower};
+use crate::did_you_mean::clipped;
 use crate::error::{Error, Result};
 use crate::kernel::{self, Kernel};
 use crate::mmap::Identity;
-use crate::suggest::clipped;
 
 /// What is kept where nobody says otherwise, at least.
 const DEFAULT_BUDGET: usize = 1 << 30;

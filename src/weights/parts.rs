@@ -61,7 +61,7 @@ mod tests {
                 grid: 2,
                 embed_dim: 8,
                 activation: crate::Activation::Gelu,
-                variant: crate::clip::Variant::default(),
+                variant: crate::tower::Variant::default(),
             },
             text: Vec::new(),
             ..Synthetic::named("ViT-B-32", 3, 2).unwrap()

@@ -7,9 +7,9 @@ use std::io::Write;
 use std::path::Path;
 
 use super::{Values, Weights};
+use crate::atomic_file::replace_file;
 use crate::checkpoint::safetensors::{self, Entry};
 use crate::error::{Error, Result};
-use crate::replace::replace_file;
 use crate::tensor::{DType, checked_numel, f32_bytes};
 
 /// What the data's first byte lies at a multiple of.

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
-use taskbasis::clip::ConfigSource;
 use taskbasis::onnx::describe;
+use taskbasis::tower::ConfigSource;
 use taskbasis::{Encoder, EncoderOptions, Result, TowerConfig, TowerOptions};
 
 use crate::args::{ModelArgs, threads};

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use taskbasis::build::{Family, Fit, WriteOptions};
 use taskbasis::{Method, PartialFolder, Result, check_output};
 
-use crate::effect::is_bundle;
+use crate::conflicts::is_bundle;
 use crate::family::{FamilyArgs, MethodArg};
 use crate::output;
 use crate::pack::{Built, BundleArgs};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
-use taskbasis::clip::{class_names, class_tasks};
+use taskbasis::heads::{class_names, class_tasks};
 use taskbasis::{EncoderOptions, Error, Prompts, Result, TextEncoder, TextHints, TextModel, check_output, save_arrays};
 
 use crate::args::threads;

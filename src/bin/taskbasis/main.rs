@@ -11,7 +11,7 @@ mod bind;
 mod build;
 mod checkpoints;
 mod classify;
-mod effect;
+mod conflicts;
 mod embed;
 mod eval;
 mod export;
@@ -89,7 +89,7 @@ impl Program {
     fn given(arguments: impl Iterator<Item = OsString>) -> (Self, ArgMatches) {
         let mut command = Self::command();
         let given = command.try_get_matches_from_mut(arguments).and_then(|matches| {
-            effect::check(&mut command, &matches)?;
+            conflicts::check(&mut command, &matches)?;
             Ok((Self::from_arg_matches(&matches)?, matches))
         });
         given.unwrap_or_else(|error| error.exit())

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use taskbasis::clip::{ConfigSource, Epsilon, ImageHints, Interpolation, Pooling, ResizeMode};
+use taskbasis::preprocess::{Interpolation, ResizeMode};
+use taskbasis::tower::{ConfigSource, Epsilon, ImageHints, Pooling};
 use taskbasis::{Activation, ArchHints, TowerOptions};
 
 /// Where help lists the preparation of images.

@@ -6,8 +6,8 @@ use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
 
 use super::CONFIG;
+use crate::did_you_mean;
 use crate::error::{Error, Result};
-use crate::suggest;
 
 /// The rank and the alpha of PEFT where a configuration says nothing.
 const DEFAULT: f64 = 8.0;
@@ -116,7 +116,7 @@ impl Config {
         let (stated, alpha) = (of(&self.ranks, self.rank), of(&self.alphas, self.alpha));
         if stated != rank as f64 {
             return Err(Error::format("the adapter's rank is another than its configuration says")
-                .tensor(suggest::clipped(module))
+                .tensor(did_you_mean::clipped(module))
                 .expected(stated)
                 .got(rank));
         }
@@ -127,7 +127,7 @@ impl Config {
     /// The error for an adapter in the place of a model.
     pub(super) fn no_model(&self, path: &Path) -> Error {
         let base = self.base.as_deref().filter(|base| !base.is_empty());
-        let base = base.map_or("its base".into(), |base| format!("its base ({})", suggest::clipped(base)));
+        let base = base.map_or("its base".into(), |base| format!("its base ({})", did_you_mean::clipped(base)));
         Error::unsupported("a LoRA adapter, which is no model without its base").at(path).hint(format!(
             "Give {base} as the base, and this as a fine-tuned checkpoint (--task NAME=PATH); or {}",
             merging()
@@ -154,7 +154,7 @@ fn check_kind(json: &Map<String, Value>) -> Result<()> {
     match json.get("peft_type").and_then(Value::as_str) {
         Some("LORA") => Ok(()),
         Some(kind) => {
-            Err(Error::unsupported(format!("an adapter of a kind that is not read: {}", suggest::clipped(kind)))
+            Err(Error::unsupported(format!("an adapter of a kind that is not read: {}", did_you_mean::clipped(kind)))
                 .expected("LORA")
                 .hint(format!("To use it, {}", merging())))
         }
@@ -171,7 +171,10 @@ fn check_options(json: &Map<String, Value>) -> Result<()> {
         Some(other) => other.to_string(),
     };
     if !INITS.contains(&init.as_str()) {
-        return refused(format!("an adapter of a changed base (`init_lora_weights`: {})", suggest::clipped(&init)));
+        return refused(format!(
+            "an adapter of a changed base (`init_lora_weights`: {})",
+            did_you_mean::clipped(&init)
+        ));
     }
     let is_on = |value: &Value| match value {
         Value::Null | Value::Bool(false) => false,
@@ -182,7 +185,9 @@ fn check_options(json: &Map<String, Value>) -> Result<()> {
     };
     let is_known = |name: &str| KNOWN.contains(&name) || HEEDED.contains(&name);
     match json.iter().find(|(name, value)| !is_known(name) && is_on(value)) {
-        Some((name, _)) => refused(format!("an adapter with an option that is not read: `{}`", suggest::clipped(name))),
+        Some((name, _)) => {
+            refused(format!("an adapter with an option that is not read: `{}`", did_you_mean::clipped(name)))
+        }
         None => Ok(()),
     }
 }
@@ -231,7 +236,7 @@ impl Pattern {
 fn patterns(json: &Map<String, Value>, name: &str) -> Result<Vec<(Pattern, f64)>> {
     let Some(Value::Object(pairs)) = json.get(name) else { return Ok(Vec::new()) };
     let broken =
-        |key: &str| Error::format(format!("`{name}` cannot be read")).got(suggest::clipped(key).escape_debug());
+        |key: &str| Error::format(format!("`{name}` cannot be read")).got(did_you_mean::clipped(key).escape_debug());
     let is_plain =
         |key: &str| key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
     let expressions = pairs.keys().filter(|key| !is_plain(key)).count();

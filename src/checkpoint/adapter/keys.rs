@@ -3,8 +3,8 @@
 use indexmap::IndexMap;
 
 use super::super::unread::Stored;
+use crate::did_you_mean;
 use crate::error::{Error, Result};
-use crate::suggest;
 use crate::tensor::Tensor;
 
 /// What PEFT puts around the model.
@@ -72,7 +72,7 @@ impl Keys {
     pub(super) fn read(stored: Vec<(String, Stored)>) -> Result<Self> {
         let mut keys = Self::default();
         for (name, stored) in stored {
-            keys.add(&name, stored).map_err(|error| error.tensor(suggest::clipped(&name)))?;
+            keys.add(&name, stored).map_err(|error| error.tensor(did_you_mean::clipped(&name)))?;
         }
         Ok(keys)
     }
@@ -101,7 +101,7 @@ impl Keys {
             other => {
                 return Err(Error::unsupported("LoRA weights of a kind or by names that are not read")
                     .expected("lora_A, lora_B")
-                    .got(format_args!("`{}`", suggest::clipped(other))));
+                    .got(format_args!("`{}`", did_you_mean::clipped(other))));
             }
         };
         let (adapter, is_bias) = match parts[at + 1..] {
@@ -135,7 +135,7 @@ impl Keys {
         let Some(adapter) = adapter else { return Ok(()) };
         match &self.adapter {
             Some(known) if known != adapter => Err(Error::unsupported("several adapters in one file")
-                .got(format_args!("`{}` and `{}`", suggest::clipped(known), suggest::clipped(adapter)))
+                .got(format_args!("`{}` and `{}`", did_you_mean::clipped(known), did_you_mean::clipped(adapter)))
                 .hint("Save the one that is meant")),
             _ => {
                 self.adapter = Some(adapter.to_owned());

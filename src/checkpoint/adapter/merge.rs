@@ -6,8 +6,8 @@ use super::super::names::{Place, places_of, squeezed};
 use super::super::{Checkpoint, unread::Stored};
 use super::config::Config;
 use super::keys::{Keys, Target};
+use crate::did_you_mean;
 use crate::error::{Error, Result};
-use crate::suggest;
 use crate::tensor::Tensor;
 
 /// How many modules may lie around the model that an adapter was made for.
@@ -24,11 +24,11 @@ pub(super) fn changed(mut keys: Keys, config: &Config, base: &Checkpoint) -> Res
     let naming = Naming::of(&keys, base)?;
     let mut changes = Changes { base, tensors: IndexMap::new(), values: IndexMap::new() };
     for (name, stored) in keys.others {
-        changes.put(&naming, &name, stored).map_err(|error| error.tensor(suggest::clipped(&name)))?;
+        changes.put(&naming, &name, stored).map_err(|error| error.tensor(did_you_mean::clipped(&name)))?;
     }
     for (module, target) in &keys.targets {
         let change = changes.add(&naming, module, target, config);
-        change.map_err(|error| error.tensor(suggest::clipped(module)))?;
+        change.map_err(|error| error.tensor(did_you_mean::clipped(module)))?;
     }
     changes.finish()
 }
@@ -69,7 +69,7 @@ impl Naming {
             Ok([naming]) => Ok(naming),
             Err(fitting) if fitting.is_empty() => Err(Self::missing(keys, base, first)),
             Err(_) => Err(Error::mismatch("the adapter fits the image tower and the text tower")
-                .tensor(suggest::clipped(first))
+                .tensor(did_you_mean::clipped(first))
                 .hint("Save it from the whole model, so that its names say which tower is meant")),
         }
     }
@@ -103,11 +103,11 @@ impl Naming {
                 ),
             };
             if let Some(reason) = reason {
-                return reason.tensor(suggest::clipped(module));
+                return reason.tensor(did_you_mean::clipped(module));
             }
         }
         Error::mismatch(format!("the base {} has nothing that the adapter changes", base.path().display()))
-            .tensor(suggest::clipped(first))
+            .tensor(did_you_mean::clipped(first))
     }
 
     /// Where the adapter's `name` is in `base`.

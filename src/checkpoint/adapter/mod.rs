@@ -5,7 +5,6 @@
 //! The formulas are those of PEFT 0.21: W + s·B·A with s = `lora_alpha` / r, or / √r with `use_rslora`, r and
 //! `lora_alpha` as `rank_pattern` and `alpha_pattern` have them for a module; with DoRA every row of that sum is given
 //! the length that `lora_magnitude_vector` says. Biases and `modules_to_save` take the places of the base's.
-#![forbid(unsafe_code)]
 
 mod config;
 mod keys;

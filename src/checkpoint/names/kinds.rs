@@ -1,5 +1,4 @@
 //! What a file without a CLIP image tower holds instead, where its names say so.
-#![forbid(unsafe_code)]
 
 use super::towers::without_infixes;
 

@@ -1,5 +1,4 @@
 //! How the transformers library names a tower, and how open_clip does.
-#![forbid(unsafe_code)]
 
 use crate::error::{Error, Result};
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::checkpoint::unread::Unread;
-use crate::clip::{Activation, Arch, Variant};
+use crate::tower::{Activation, Arch, Variant};
 
 fn named(tensors: Vec<(String, Stored)>) -> Result<Named> {
     canonical(tensors, None, Beside::LeaveOut)

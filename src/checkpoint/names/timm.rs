@@ -1,5 +1,4 @@
 //! How timm names the image towers of CLIP: its vision transformers `vit_…_clip_…`.
-#![forbid(unsafe_code)]
 
 use super::scheme::Place;
 use crate::checkpoint::unread::Stored;

@@ -1,7 +1,6 @@
 //! Finding the image tower among a file's tensors: under which prefix, and by whose names.
 //!
 //! Every class token is the anchor of a candidate; what else lies under its prefix says whether it is a whole tower.
-#![forbid(unsafe_code)]
 
 use std::borrow::Cow;
 

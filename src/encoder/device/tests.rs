@@ -9,11 +9,11 @@ use super::super::{Encoder, PromotionState, Runtime};
 use super::*;
 use crate::basis::Basis;
 use crate::checkpoint::Checkpoint;
-use crate::clip::arch::{Arch, ArchHints};
 use crate::error::ErrorKind;
 use crate::kernel::Cuda;
 use crate::kernel::cuda::{HostDevice, Queue};
 use crate::onnx::{BindOptions, BoundGraph};
+use crate::tower::arch::{Arch, ArchHints};
 use crate::weights::{DeviceStats, ModelOptions};
 
 fn digits(relative: &str) -> PathBuf {

@@ -2,7 +2,6 @@
 //!
 //! The messages are those of ONNX Runtime 1.31, of the system's loader and of the CUDA runtime; the tests hold real
 //! ones.
-#![forbid(unsafe_code)]
 
 use std::path::Path;
 

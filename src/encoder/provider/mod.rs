@@ -20,8 +20,8 @@ pub(super) use self::target::Target;
 use super::EncoderOptions;
 use super::device::WeightsOn;
 use super::runtime::Runtime;
+use crate::did_you_mean;
 use crate::error::{Error, Result};
-use crate::suggest;
 
 /// What computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -87,7 +87,7 @@ impl FromStr for Provider {
         all.into_iter().find(|provider| provider.name() == name).ok_or_else(|| {
             Error::invalid("no such execution provider")
                 .expected("cpu, cuda, tensorrt or auto")
-                .got(suggest::clipped(name))
+                .got(did_you_mean::clipped(name))
         })
     }
 }
@@ -248,10 +248,10 @@ mod tests {
 
     use super::*;
     use crate::checkpoint::Checkpoint;
-    use crate::clip::arch::{Arch, ArchHints};
     use crate::encoder::{Encoder, Promotion};
     use crate::error::ErrorKind;
     use crate::onnx::proto::ModelProto;
+    use crate::tower::arch::{Arch, ArchHints};
     use crate::weights::{Model, ModelOptions};
 
     /// An encoder of the digits, and its base as a task.

@@ -1,5 +1,4 @@
 //! Whether a provider that computes in half floats gives the CPU's embeddings.
-#![forbid(unsafe_code)]
 
 use crate::error::{Error, ErrorKind, Result};
 

@@ -1,11 +1,11 @@
 //! Trying a provider out: the graph of a tiny tower, with every kind of node that a large one has.
 
 use super::{Provider, Target, nodes};
-use crate::clip::arch::{Activation, Arch, Variant};
 use crate::encoder::runtime::Runtime;
 use crate::encoder::session::{self, Elements, Input};
 use crate::encoder::signature::Signature;
 use crate::error::{Error, ErrorKind, Result};
+use crate::tower::arch::{Activation, Arch, Variant};
 
 /// Makes a session for the target and runs it, so that what is missing shows now: a provider loads its libraries late,
 /// some of them when the first node wants them. TensorRT's session is made, but not run, as it would build an engine.

@@ -7,8 +7,8 @@ use twox_hash::XxHash3_128;
 
 use super::device::Architecture;
 use super::nvrtc::OPTIONS;
+use crate::atomic_file::replace_file;
 use crate::error::{Error, Result};
-use crate::replace::replace_file;
 
 /// The environment variable that names the folder; set to nothing, nothing is kept.
 pub(crate) const VARIABLE: &str = "TASKBASIS_KERNEL_CACHE";

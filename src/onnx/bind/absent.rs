@@ -1,5 +1,4 @@
 //! Parameters that a graph is allowed to lack: what that costs, and where it would be wrong without a word.
-#![forbid(unsafe_code)]
 
 use super::super::constant::Constant;
 use super::super::file::OnnxFile;

@@ -1,6 +1,5 @@
 //! Branches of a graph that runs the encoder several times side by side, for an image and its mirror image. They share
 //! their constants, or each has copies.
-#![forbid(unsafe_code)]
 
 use indexmap::IndexMap;
 

@@ -1,13 +1,12 @@
 //! Which constants of a graph are which parameters: an explicit map, kept as JSON.
-#![forbid(unsafe_code)]
 
 use std::path::Path;
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use crate::atomic_file::replace_file;
 use crate::error::{Error, Result};
-use crate::replace::replace_file;
 use crate::weights::View;
 
 /// Which constants of a graph are which parameters. Written by [`bind`](super::bind), or by hand.

@@ -1,6 +1,5 @@
 //! What a base has to offer for a graph's constants: its parameters in every form that exporters give them, and whether
 //! a constant is one of them.
-#![forbid(unsafe_code)]
 
 use std::collections::HashMap;
 

@@ -1,5 +1,4 @@
 //! In which order a CLIP image encoder uses its parameters.
-#![forbid(unsafe_code)]
 
 use super::uses::Relation;
 use crate::weights::View;

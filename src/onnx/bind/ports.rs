@@ -1,5 +1,4 @@
 //! Which input takes the images, and which output gives the embeddings.
-#![forbid(unsafe_code)]
 
 use std::collections::HashSet;
 
@@ -7,8 +6,8 @@ use super::super::constant::{float_dtype, type_name};
 use super::super::file::{OnnxFile, Port};
 use super::super::rewrite::Needed;
 use crate::checkpoint::Checkpoint;
+use crate::did_you_mean;
 use crate::error::{Error, Result};
-use crate::suggest;
 use crate::tensor::DType;
 
 /// What embeddings are called by those who export encoders, the likeliest first.
@@ -25,7 +24,7 @@ pub(super) fn output(file: &OnnxFile, base: &Checkpoint, name: Option<&str>) -> 
     if let Some(name) = name {
         return match file.outputs.iter().find(|port| port.name == name) {
             Some(found) => check_output(found),
-            None => Err(suggest::unknown("output", name, names())),
+            None => Err(did_you_mean::unknown("output", name, names())),
         };
     }
     let length = base.get("visual.proj").and_then(|projection| projection.shape().get(1).copied());
@@ -61,7 +60,7 @@ pub(super) fn pixels(file: &OnnxFile, needed: &Needed, name: Option<&str>) -> Re
     if let Some(name) = name
         && !names().any(|known| known == name)
     {
-        return Err(suggest::unknown("input that this output needs", name, names()));
+        return Err(did_you_mean::unknown("input that this output needs", name, names()));
     }
     match inputs.as_slice() {
         [one] => check_pixels(one),

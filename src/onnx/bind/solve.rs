@@ -4,7 +4,6 @@
 //! some other use cannot be any of its own parameters then: in CLIP's encoder the two would come one before the other,
 //! and in the graph they do not. Uses of values that are not all alike are weights for certain, so they are believed
 //! first; uses of zeros or ones may also be plain constants of the graph.
-#![forbid(unsafe_code)]
 
 use super::offers::{Match, Offers};
 use super::order::{self, Slot};

@@ -1,5 +1,4 @@
 //! Why a parameter was not found: what in the graph speaks for one of the reasons that are known, and what leads on.
-#![forbid(unsafe_code)]
 
 use super::super::constant::Constant;
 use super::super::file::{Node, OnnxFile};

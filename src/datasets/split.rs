@@ -1,0 +1,187 @@
+//! One split: images in memory or in files, and the class of each.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::preprocess::{PixelFormat, Pixels, Preprocess, Readable};
+use crate::tensor::Tensor;
+
+/// The labelled images of one task and split.
+#[derive(Debug)]
+pub struct Split {
+    pub(super) images: Images,
+    pub(super) labels: Vec<usize>,
+    pub(super) classes: Vec<String>,
+    pub(super) naming: Naming,
+    /// What was not read, and how what was read is meant.
+    pub(super) remarks: Vec<String>,
+    /// The file or folder that errors name.
+    pub(super) path: PathBuf,
+}
+
+/// Where the classes' names come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Naming {
+    /// There are none: labels are numbers.
+    Numbers,
+    /// A list beside labels that are numbers.
+    List,
+    /// Folders, whose order means nothing.
+    Folders,
+}
+
+/// Where a split's images are.
+#[derive(Debug)]
+pub(super) enum Images {
+    /// One after the other, as pixels: u8, contiguous.
+    Packed { pixels: Tensor, height: usize, width: usize, format: PixelFormat },
+    /// A PNG or JPEG file each.
+    Files(Vec<PathBuf>),
+}
+
+impl Split {
+    /// Images whose labels are numbers.
+    pub(super) fn new(images: Images, labels: Vec<usize>) -> Self {
+        let (classes, remarks, path) = (Vec::new(), Vec::new(), PathBuf::new());
+        Self { images, labels, classes, naming: Naming::Numbers, remarks, path }
+    }
+
+    /// Says in which file or folder it lies.
+    pub(super) fn at(mut self, path: &Path) -> Self {
+        self.path = path.to_path_buf();
+        self
+    }
+
+    /// Names the classes that labels count; no names leave them numbers.
+    pub(super) fn named(mut self, classes: Vec<String>) -> Self {
+        self.naming = if classes.is_empty() { Naming::Numbers } else { Naming::List };
+        self.classes = classes;
+        self
+    }
+
+    /// How many images.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there is no image at all.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// The class of each image, counted from 0.
+    pub fn labels(&self) -> &[usize] {
+        &self.labels
+    }
+
+    /// The names of the classes that labels count, where the data names them: those of the folders, in the order of
+    /// their names, or a list in one of its files. Empty elsewhere. [`Split::labels_for`] finds a head's classes by
+    /// them.
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// The image files, in order, where each image is a file of its own; none elsewhere.
+    pub fn files(&self) -> &[PathBuf] {
+        match &self.images {
+            Images::Packed { .. } => &[],
+            Images::Files(files) => files,
+        }
+    }
+
+    /// Preprocesses the images of `range` to [N, 3, S, S], on `threads` threads (0: as many as the machine has).
+    ///
+    /// # Errors
+    /// Those of [`Preprocess::images`] or [`Preprocess::files`];
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when there are not so many images.
+    pub fn preprocess(&self, preprocess: &Preprocess, range: Range<usize>, threads: usize) -> Result<Vec<f32>> {
+        match &self.images {
+            Images::Packed { .. } => {
+                let images = range.map(|i| self.image(i)).collect::<Result<Vec<_>>>()?;
+                preprocess.images(&images, threads)
+            }
+            Images::Files(files) => {
+                let files = files.get(range.clone()).ok_or_else(|| self.no_image(range.end))?;
+                files_to_pixels(preprocess, files, threads)
+            }
+        }
+    }
+
+    /// As many of the images of `range` as can be read, preprocessed to [N, 3, S, S]; files that cannot be are left out
+    /// and named.
+    ///
+    /// # Errors
+    /// Those of [`Split::preprocess`] that are not one file's.
+    pub fn preprocess_readable(
+        &self,
+        preprocess: &Preprocess,
+        range: Range<usize>,
+        threads: usize,
+    ) -> Result<Readable> {
+        let Images::Files(files) = &self.images else {
+            let pixels = self.preprocess(preprocess, range.clone(), threads)?;
+            return Ok(Readable { pixels, read: range.collect(), skipped: Vec::new() });
+        };
+        let start = range.start;
+        let files = files.get(range.clone()).ok_or_else(|| self.no_image(range.end))?;
+        let mut readable = readable_files(preprocess, files, threads)?;
+        readable.read.iter_mut().for_each(|index| *index += start);
+        readable.skipped.iter_mut().for_each(|(index, _)| *index += start);
+        Ok(readable)
+    }
+
+    /// Image `index` where it lies in the mapped file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when there are not so many, or each is a
+    /// file of its own, to be decoded first ([`Split::preprocess`]).
+    pub fn image(&self, index: usize) -> Result<Pixels<'_>> {
+        let Images::Packed { pixels, height, width, format } = &self.images else {
+            return Err(Error::invalid("the images are files that must be decoded first"));
+        };
+        let length = height * width * format.channels();
+        // Of an image beyond the last one the start may overflow.
+        let data = index
+            .checked_mul(length)
+            .and_then(|start| pixels.bytes()?.get(start..)?.get(..length))
+            .ok_or_else(|| self.no_image(index))?;
+        Ok(Pixels::packed(data, *width, *height, *format))
+    }
+
+    /// All images, in order, where they lie in the mapped file; none where each is a file of its own.
+    pub fn images(&self) -> impl ExactSizeIterator<Item = Pixels<'_>> {
+        let (bytes, height, width, format) = match &self.images {
+            Images::Packed { pixels, height, width, format } => {
+                (pixels.bytes().unwrap_or_default(), *height, *width, *format)
+            }
+            Images::Files(_) => (&[][..], 1, 1, PixelFormat::Gray8),
+        };
+        let length = height * width * format.channels();
+        bytes.chunks_exact(length).map(move |data| Pixels::packed(data, width, height, format))
+    }
+
+    fn no_image(&self, index: usize) -> Error {
+        Error::invalid("no such image").expected(format_args!("an index below {}", self.len())).got(index)
+    }
+}
+
+#[cfg(feature = "images")]
+fn files_to_pixels(preprocess: &Preprocess, files: &[PathBuf], threads: usize) -> Result<Vec<f32>> {
+    preprocess.files(files, threads)
+}
+
+#[cfg(feature = "images")]
+fn readable_files(preprocess: &Preprocess, files: &[PathBuf], threads: usize) -> Result<Readable> {
+    preprocess.readable_files(files, threads)
+}
+
+#[cfg(not(feature = "images"))]
+fn readable_files(_: &Preprocess, _: &[PathBuf], _: usize) -> Result<Readable> {
+    Err(Error::unsupported("built without the decoding of image files"))
+}
+
+#[cfg(not(feature = "images"))]
+fn files_to_pixels(_: &Preprocess, _: &[PathBuf], _: usize) -> Result<Vec<f32>> {
+    Err(Error::unsupported("built without the decoding of image files"))
+}

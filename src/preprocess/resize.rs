@@ -1,0 +1,204 @@
+//! How an image of any shape becomes S×S pixels: which of its sides is resized to what, what is cut off, and what is
+//! filled.
+
+use std::fmt;
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use super::Preprocess;
+use crate::error::{Error, Result};
+
+/// Encoders see a few hundred pixels a side; far more than this is a mistake, not a size.
+const LARGEST_SIZE: usize = 8192;
+/// The longer side after resizing, of which only S pixels are kept. Allows an aspect ratio of 299,593 : 1 at S = 224.
+const LONGEST_SIDE: usize = 1 << 26;
+
+/// Which sides of an image are resized to the edge ([`Preprocess::with_edge`]): open_clip's `resize_mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum ResizeMode {
+    /// The shorter side; the longer one keeps the ratio, ⌊edge·long/short⌋.
+    #[default]
+    Shortest,
+    /// Both sides, whatever the ratio.
+    Squash,
+    /// The longer side; the shorter one keeps the ratio, rounded half to even.
+    Longest,
+}
+
+/// The filter that resizes: one of Pillow's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Interpolation {
+    /// The pixel under the centre.
+    Nearest,
+    /// The mean of the pixels covered.
+    Box,
+    /// A triangle.
+    Bilinear,
+    /// A windowed sinc that is as narrow as the box.
+    Hamming,
+    /// Keys' cubic with a = −0.5.
+    #[default]
+    Bicubic,
+    /// A sinc of three lobes, windowed by another.
+    Lanczos,
+}
+
+impl fmt::Display for ResizeMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Shortest => "shortest",
+            Self::Squash => "squash",
+            Self::Longest => "longest",
+        })
+    }
+}
+
+impl fmt::Display for Interpolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nearest => "nearest",
+            Self::Box => "box",
+            Self::Bilinear => "bilinear",
+            Self::Hamming => "hamming",
+            Self::Bicubic => "bicubic",
+            Self::Lanczos => "lanczos",
+        })
+    }
+}
+
+impl Preprocess {
+    /// Resizes other sides than the shorter one. What lies beyond S×S pixels is cut off around the centre; what is
+    /// missing is filled ([`Preprocess::with_fill`]).
+    #[must_use]
+    pub fn with_resize(mut self, mode: ResizeMode) -> Self {
+        self.resize = mode;
+        self
+    }
+
+    /// Resizes to `edge` pixels, not to S: 256 of which 224 are kept, say. timm's `crop_pct` stands for
+    /// ⌊S/`crop_pct`⌋, transformers' `size.shortest_edge` for itself.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when it is 0 or above 8192.
+    pub fn with_edge(mut self, edge: usize) -> Result<Self> {
+        self.edge = check_size(edge, "the edge to resize to is out of range")?;
+        Ok(self)
+    }
+
+    /// Resizes with another filter than the bicubic one. Images with a palette, and black-and-white ones, are
+    /// resized by nearest neighbour all the same, as Pillow resizes them.
+    #[must_use]
+    pub fn with_interpolation(mut self, interpolation: Interpolation) -> Self {
+        self.interpolation = interpolation;
+        self
+    }
+
+    /// Fills what a resized image leaves free of S×S pixels with `fill` in each of its own channels; the default is 0.
+    /// Where an image has a palette, `fill` is an index, and where it is CMYK, 0 is white: so it is in open_clip.
+    #[must_use]
+    pub fn with_fill(mut self, fill: u8) -> Self {
+        self.fill = fill;
+        self
+    }
+
+    /// Which sides are resized.
+    pub fn resize(&self) -> ResizeMode {
+        self.resize
+    }
+
+    /// The pixels that the sides are resized to: S unless [`Preprocess::with_edge`] says otherwise.
+    pub fn edge(&self) -> usize {
+        self.edge
+    }
+
+    /// The filter that resizes.
+    pub fn interpolation(&self) -> Interpolation {
+        self.interpolation
+    }
+
+    /// What is filled in where an image leaves pixels free.
+    pub fn fill(&self) -> u8 {
+        self.fill
+    }
+}
+
+/// `size`, if it can be a side of an encoder's input.
+pub(super) fn check_size(size: usize, error: &'static str) -> Result<usize> {
+    if (1..=LARGEST_SIZE).contains(&size) {
+        return Ok(size);
+    }
+    Err(Error::invalid(error).expected(format_args!("1 to {LARGEST_SIZE}")).got(size))
+}
+
+/// Where the S×S input and the resized image overlap, and how large the latter is.
+pub(super) struct Geometry {
+    pub(super) width: usize,
+    pub(super) height: usize,
+    /// The columns and rows of the resized image that are kept.
+    pub(super) columns: Range<usize>,
+    pub(super) rows: Range<usize>,
+    /// The columns and rows of the input that are filled before the kept ones.
+    pub(super) left: usize,
+    pub(super) top: usize,
+}
+
+impl Geometry {
+    /// What becomes of `width` × `height` pixels.
+    pub(super) fn new(width: usize, height: usize, to: &Preprocess) -> Result<Self> {
+        if width == 0 || height == 0 {
+            return Err(Error::invalid("the image is empty").got(format_args!("{width} × {height} pixels")));
+        }
+        let (short, long) = (width.min(height), width.max(height));
+        let (short, long) = match to.resize {
+            ResizeMode::Shortest => (Some(to.edge), shared(to.edge, long, short)),
+            ResizeMode::Squash => (Some(to.edge), Some(to.edge)),
+            ResizeMode::Longest => {
+                // As open_clip divides: twice, each time rounding to f64.
+                let ratio = long as f64 / to.edge as f64;
+                (rounded(short as f64 / ratio), rounded(long as f64 / ratio))
+            }
+        };
+        let (Some(short), Some(long)) = (short, long) else {
+            return Err(Error::invalid("the image is too elongated")
+                .expected(match to.resize {
+                    ResizeMode::Longest => {
+                        format!("at least 1 pixel on the shorter side once the longer has {}", to.edge)
+                    }
+                    _ => format!("at most {LONGEST_SIDE} pixels on the longer side once the shorter has {}", to.edge),
+                })
+                .got(format_args!("{width} × {height} pixels")));
+        };
+        let (width, height) = if width <= height { (short, long) } else { (long, short) };
+        let ((left, columns), (top, rows)) = (centred(width, to.size), centred(height, to.size));
+        Ok(Self { width, height, columns, rows, left, top })
+    }
+}
+
+/// ⌊`edge`·`long`/`short`⌋, where that is no more than a resized image may have.
+fn shared(edge: usize, long: usize, short: usize) -> Option<usize> {
+    let long = edge as u128 * long as u128 / short as u128;
+    usize::try_from(long).ok().filter(|&long| long <= LONGEST_SIDE)
+}
+
+/// `value` rounded half to even, where any pixel is left.
+fn rounded(value: f64) -> Option<usize> {
+    Some(value.round_ties_even() as usize).filter(|&pixels| pixels > 0)
+}
+
+/// How many of `size` positions come before an image of `extent` in their middle, and which of its own are kept.
+fn centred(extent: usize, size: usize) -> (usize, Range<usize>) {
+    match extent.checked_sub(size) {
+        Some(beyond) => (0, half_to_even(beyond)..half_to_even(beyond) + size),
+        None => ((size - extent) / 2, 0..extent),
+    }
+}
+
+/// `n`/2, rounded half to even, as Python rounds.
+pub(super) fn half_to_even(n: usize) -> usize {
+    n / 2 + usize::from(n % 4 == 3)
+}

@@ -1,0 +1,421 @@
+//! The architecture of a CLIP vision transformer, read off the shapes of its parameters.
+//!
+//! Names are open_clip's (`visual.…`), the ones every checkpoint is brought to before it comes here. What shapes cannot
+//! tell (heads, activation, pooling, epsilon) is a hint, which `tower::config` finds where it can be found; a parameter
+//! that is missing, misshapen or without a place in the graph is an error that names it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::features;
+use super::shapes::{self, Shapes};
+use super::table;
+pub use super::variant::{Activation, ArchHints, Epsilon, Pooling, Variant};
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+
+/// Width of an attention head in OpenAI's models, and open_clip's default `head_width`.
+pub const HEAD_WIDTH: usize = 64;
+/// More layers than this are refused: the largest published towers have 64.
+pub const MAX_LAYERS: usize = 1_000;
+/// Extents above this are refused, so that products of a few of them cannot overflow.
+pub(super) const MAX_EXTENT: usize = 1 << 20;
+
+/// Where the parameters of the image encoder are in a CLIP checkpoint.
+pub const PREFIX: &str = "visual.";
+const CLASS_EMBEDDING: &str = "visual.class_embedding";
+const POSITIONAL_EMBEDDING: &str = "visual.positional_embedding";
+pub(crate) const PROJECTION: &str = "visual.proj";
+const PATCH_EMBEDDING: &str = "visual.conv1.weight";
+const PRE_NORM: [&str; 2] = ["visual.ln_pre.weight", "visual.ln_pre.bias"];
+const POST_NORM: [&str; 2] = ["visual.ln_post.weight", "visual.ln_post.bias"];
+pub(super) const BLOCKS: &str = "visual.transformer.resblocks.";
+
+/// The architecture of a vision transformer with a class token: everything its graph depends on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Arch {
+    /// Channels of the residual stream, `w`.
+    pub width: usize,
+    /// Number of residual blocks.
+    pub layers: usize,
+    /// Attention heads a block; they share `width` evenly.
+    pub heads: usize,
+    /// Width of the MLPs' hidden layer; 4·w in published models.
+    pub mlp_width: usize,
+    /// Side of a patch, in pixels.
+    pub patch: usize,
+    /// Patches along a side of the image, `g`.
+    pub grid: usize,
+    /// Length of an embedding, `e`; `w` where nothing is projected.
+    pub embed_dim: usize,
+    /// The activation of the MLPs.
+    pub activation: Activation,
+    /// Where it departs from OpenAI's form.
+    #[serde(default, skip_serializing_if = "Variant::is_usual")]
+    pub variant: Variant,
+}
+
+impl Arch {
+    /// The architecture of the image tower in `checkpoint`. What `hints` leave open is read beside it, as
+    /// [`TowerConfig::read`](super::TowerConfig::read) does, which also tells where each value came from; the notes of
+    /// that go to the log.
+    ///
+    /// # Errors
+    /// As [`TowerConfig::read`](super::TowerConfig::read).
+    pub fn of(checkpoint: &Checkpoint, hints: ArchHints) -> Result<Self> {
+        let tower = super::TowerConfig::read(checkpoint, &hints.into())?;
+        tower.log();
+        Ok(tower.arch)
+    }
+
+    /// What a caller has to know to read this architecture off its shapes again.
+    pub fn hints(&self) -> ArchHints {
+        ArchHints {
+            heads: Some(self.heads),
+            activation: Some(self.activation),
+            norm_epsilon: Some(self.variant.norm_epsilon),
+            pooling: Some(self.variant.pooling),
+        }
+    }
+
+    /// The architecture that parameters of these names and shapes belong to.
+    ///
+    /// Names outside `visual.` (the text encoder) are passed over; every one inside it has to be used. No file is read:
+    /// what `hints` leave open is what published towers of these shapes have, else what OpenAI's have.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the tensor, when a parameter is missing, a shape
+    /// contradicts the others, or a `visual.` parameter has no place in the graph;
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), by its name, for a feature that the graph lacks (layer
+    /// scale, attentional pooling, a ResNet); [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when
+    /// the heads do not divide the width, or do not follow from it.
+    pub fn infer<'a>(shapes: impl IntoIterator<Item = (&'a str, &'a [usize])>, hints: ArchHints) -> Result<Self> {
+        let shapes: BTreeMap<&str, &[usize]> =
+            shapes.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
+        if shapes.is_empty() {
+            return Err(Error::mismatch("holds no image encoder")
+                .expected(format_args!("parameters named `{PREFIX}…`"))
+                .got("none"));
+        }
+        features::refuse(shapes.keys().copied())?;
+        let mut tower = Shapes { what: "image encoder", shapes };
+        let get = |name: &str| tower.get(name);
+
+        let [width, patch] = match *get(PATCH_EMBEDDING)? {
+            [width, 3, height, across] if height == across => [width, height],
+            ref other => {
+                return Err(Error::mismatch("not a convolution over square RGB patches")
+                    .tensor(PATCH_EMBEDDING)
+                    .expected("shape [width, 3, patch, patch]")
+                    .got(format_args!("{other:?}")));
+            }
+        };
+        let grid = match *get(POSITIONAL_EMBEDDING)? {
+            [tokens, w] if w == width => side_of(tokens),
+            _ => None,
+        };
+        let grid = grid.ok_or_else(|| {
+            Error::mismatch("not the positions of a class token and a square grid of patches")
+                .tensor(POSITIONAL_EMBEDDING)
+                .expected(format_args!("shape [1 + grid², {width}]"))
+                .got(format_args!("{:?}", get(POSITIONAL_EMBEDDING).unwrap_or_default()))
+        })?;
+        // Either both of them are missing, or one is an error below.
+        let pre_norm = PRE_NORM.iter().any(|name| tower.shapes.contains_key(name));
+        let known = hints.or(table::usual(width, pre_norm));
+        let is_projected = known.pooling.is_none_or(Pooling::is_projected);
+        let embed_dim = if is_projected { projected(&tower, width)? } else { width };
+        let layers = tower.layers(BLOCKS)?;
+        let mlp_width = tower.mlp_width(BLOCKS, width)?;
+        let arch = Self {
+            width,
+            layers,
+            heads: known.heads.ok_or_else(|| table::unknown_heads(width))?,
+            mlp_width,
+            patch,
+            grid,
+            embed_dim,
+            activation: known.activation.unwrap_or_default(),
+            variant: Variant {
+                pre_norm,
+                norm_epsilon: known.norm_epsilon.unwrap_or_default(),
+                pooling: known.pooling.ok_or_else(table::unknown_pooling)?,
+            },
+        };
+        arch.check()?;
+        if !is_projected {
+            // They may be there all the same, and no value depends on them.
+            tower.shapes.retain(|name, _| *name != PROJECTION && !POST_NORM.contains(name));
+        }
+        tower.check(&arch.parameters())?;
+        Ok(arch)
+    }
+
+    /// Whether the numbers make an architecture that can be built.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when one is zero or absurdly large, or the
+    /// heads do not divide the width; or an embedding that is not projected is not as long as the width.
+    pub fn check(&self) -> Result<()> {
+        let extents = [
+            ("width", self.width, MAX_EXTENT),
+            ("layers", self.layers, MAX_LAYERS),
+            ("heads", self.heads, MAX_EXTENT),
+            ("MLP width", self.mlp_width, MAX_EXTENT),
+            ("patch size", self.patch, 1 << 12),
+            ("patches along a side", self.grid, 1 << 12),
+            ("embedding length", self.embed_dim, MAX_EXTENT),
+        ];
+        shapes::check_extents(&extents, self.width, self.heads)?;
+        if self.variant.pooling.is_projected() || self.embed_dim == self.width {
+            return Ok(());
+        }
+        Err(Error::invalid("an embedding that is not projected is as long as the width")
+            .expected(self.width)
+            .got(self.embed_dim))
+    }
+
+    /// Names and shapes of all parameters, in the order in which the graph takes them. Where nothing is projected,
+    /// `visual.ln_post.…` and `visual.proj` are none.
+    ///
+    /// Linear weights are `[out, in]`, as PyTorch keeps them; `visual.proj` alone is `[in, out]`.
+    pub fn parameters(&self) -> Vec<(String, Vec<usize>)> {
+        let (w, p) = (self.width, self.patch);
+        let mut all: Vec<(String, Vec<usize>)> = vec![
+            (PATCH_EMBEDDING.into(), vec![w, 3, p, p]),
+            (CLASS_EMBEDDING.into(), vec![w]),
+            (POSITIONAL_EMBEDDING.into(), vec![self.tokens(), w]),
+        ];
+        if self.variant.pre_norm {
+            all.extend(PRE_NORM.map(|name| (name.into(), vec![w])));
+        }
+        for layer in 0..self.layers {
+            all.extend(shapes::block_parameters(&format!("{BLOCKS}{layer}."), w, self.mlp_width));
+        }
+        if self.variant.pooling.is_projected() {
+            all.extend(POST_NORM.map(|name| (name.into(), vec![w])));
+            all.push((PROJECTION.into(), vec![w, self.embed_dim]));
+        }
+        all
+    }
+
+    /// Number of parameters' elements, all tensors together.
+    pub fn parameter_count(&self) -> usize {
+        self.parameters().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
+    }
+
+    /// Side of the images, in pixels.
+    pub fn image_size(&self) -> usize {
+        self.grid * self.patch
+    }
+
+    /// Tokens in a sequence: the class token and one a patch.
+    pub fn tokens(&self) -> usize {
+        1 + self.grid * self.grid
+    }
+
+    /// Values in the pixels of one image, `3·S·S`.
+    pub fn pixels(&self) -> usize {
+        3 * self.image_size() * self.image_size()
+    }
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "vision transformer: {size}×{size} px, patch {}, width {}, layers {}, heads {}, embedding {}, {}",
+            self.patch,
+            self.width,
+            self.layers,
+            self.heads,
+            self.embed_dim,
+            self.activation,
+            size = self.image_size(),
+        )?;
+        if self.mlp_width != 4 * self.width {
+            write!(f, ", MLP width {}", self.mlp_width)?;
+        }
+        let Variant { pre_norm, norm_epsilon, pooling } = self.variant;
+        if pooling != Pooling::ClassToken {
+            write!(f, ", {pooling}")?;
+        }
+        if !pre_norm {
+            f.write_str(", no norm before the blocks")?;
+        }
+        if norm_epsilon != Epsilon::USUAL {
+            write!(f, ", norm epsilon {norm_epsilon}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The length of the embeddings of a tower that has a projection from `width`.
+fn projected(tower: &Shapes<'_>, width: usize) -> Result<usize> {
+    let projection = tower.get(PROJECTION).map_err(|e| {
+        e.hint("Give a base that has its projection: the whole CLIP model, or CLIPVisionModelWithProjection")
+    })?;
+    match *projection {
+        [w, embed_dim] if w == width => Ok(embed_dim),
+        ref other => Err(Error::mismatch("not a projection of the class token")
+            .tensor(PROJECTION)
+            .expected(format_args!("shape [{width}, embedding]"))
+            .got(format_args!("{other:?}"))),
+    }
+}
+
+/// g where `tokens` is 1 + g².
+fn side_of(tokens: usize) -> Option<usize> {
+    let patches = tokens.checked_sub(1)?;
+    let side = patches.isqrt();
+    (side > 0 && side.checked_mul(side) == Some(patches)).then_some(side)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn small() -> Arch {
+        Arch {
+            width: 128,
+            layers: 2,
+            heads: 2,
+            mlp_width: 200,
+            patch: 7,
+            grid: 3,
+            embed_dim: 48,
+            activation: Activation::QuickGelu,
+            variant: Variant::default(),
+        }
+    }
+
+    fn infer(parameters: &[(String, Vec<usize>)], hints: ArchHints) -> Result<Arch> {
+        Arch::infer(parameters.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())), hints)
+    }
+
+    /// The error after `change` was made to the parameters of a good model.
+    fn error(change: impl FnOnce(&mut Vec<(String, Vec<usize>)>)) -> String {
+        let mut parameters = small().parameters();
+        change(&mut parameters);
+        infer(&parameters, ArchHints::default()).unwrap_err().to_string()
+    }
+
+    fn set(name: &'static str, shape: &'static [usize]) -> impl FnOnce(&mut Vec<(String, Vec<usize>)>) {
+        move |parameters| parameters.iter_mut().find(|(n, _)| n == name).unwrap().1 = shape.to_vec()
+    }
+
+    #[test]
+    fn shapes_tell_the_architecture() {
+        let mut parameters = small().parameters();
+        parameters.push(("text_projection".into(), vec![5, 6]));
+        assert_eq!(infer(&parameters, ArchHints::default()).unwrap(), small());
+        let hints = ArchHints { heads: Some(4), activation: Some(Activation::Gelu), ..ArchHints::default() };
+        let other = infer(&parameters, hints).unwrap();
+        assert_eq!((other.heads, other.activation), (4, Activation::Gelu));
+        assert_eq!((other.image_size(), other.tokens(), other.pixels()), (21, 10, 3 * 21 * 21));
+    }
+
+    #[test]
+    fn the_published_towers_have_their_sizes() {
+        let b32 = Arch {
+            width: 768,
+            layers: 12,
+            heads: 12,
+            mlp_width: 3072,
+            patch: 32,
+            grid: 7,
+            embed_dim: 512,
+            activation: Activation::QuickGelu,
+            variant: Variant::default(),
+        };
+        assert_eq!(b32.parameters().len(), 152);
+        assert_eq!(b32.parameter_count(), 87_849_216);
+        assert_eq!(infer(&b32.parameters(), ArchHints::default()).unwrap(), b32);
+    }
+
+    #[test]
+    fn every_missing_parameter_is_named() {
+        let all = small().parameters();
+        for (absent, _) in &all {
+            let message = error(|parameters| parameters.retain(|(name, _)| name != absent));
+            assert!(message.contains(&format!("`{absent}`")) && message.contains("lacks"), "{message}");
+        }
+    }
+
+    #[test]
+    fn every_contradiction_is_named() {
+        let all = small().parameters();
+        for (changed, shape) in &all {
+            for axis in 0..shape.len() {
+                if changed == PROJECTION && axis == 1 {
+                    continue; // The length of the embedding, which nothing else depends on.
+                }
+                let message = error(|parameters| {
+                    parameters.iter_mut().find(|(name, _)| name == changed).unwrap().1[axis] += 1;
+                });
+                let named = message.contains("expected") && message.contains("got");
+                // A wider patch embedding makes every other parameter the odd one out.
+                assert!(
+                    named && (message.contains(&format!("`{changed}`")) || axis == 0),
+                    "{changed} {axis}: {message}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn shapes_that_no_model_has_are_refused() {
+        assert!(error(set(PATCH_EMBEDDING, &[128, 3, 7, 8])).contains("square"));
+        assert!(error(set(PATCH_EMBEDDING, &[128, 1, 7, 7])).contains("RGB"));
+        assert!(error(set(POSITIONAL_EMBEDDING, &[9, 128])).contains("1 + grid²"));
+        assert!(error(set(POSITIONAL_EMBEDDING, &[1, 128])).contains("1 + grid²"));
+        assert!(error(set(POSITIONAL_EMBEDDING, &[0, 128])).contains("1 + grid²"));
+        assert!(error(set(PATCH_EMBEDDING, &[128, 3, usize::MAX, usize::MAX])).contains("out of range"));
+        assert!(error(set(PROJECTION, &[128, 0])).contains("out of range"));
+    }
+
+    #[test]
+    fn nothing_is_silently_ignored() {
+        for extra in ["visual.transformer.resblocks.1.attn.out_proj.scale", "visual.conv1.bias", "visual.pool.query"] {
+            let message = error(|parameters| parameters.push((extra.into(), vec![128])));
+            assert!(message.contains(extra) && message.contains("not use"), "{message}");
+        }
+        let message = error(|parameters| parameters.push((format!("{BLOCKS}3.ln_1.weight"), vec![128])));
+        assert!(message.contains("resblocks.2"), "a gap: {message}");
+        for odd in ["01", "+1", "x", "1000", "99999999999999999999"] {
+            let name = format!("{BLOCKS}{odd}.ln_1.weight");
+            assert!(error(|parameters| parameters.push((name.clone(), vec![128]))).contains(&name));
+        }
+        assert!(error(|parameters| parameters.clear()).contains("no image encoder"));
+        assert!(
+            error(|parameters| parameters.push(("visual.layer1.0.conv1.weight".into(), vec![1]))).contains("ResNet")
+        );
+        for (name, feature) in [("transformer.resblocks.1.ls_1.gamma", "LayerScale"), ("attn_pool.query", "pooling")] {
+            assert!(error(|all| all.push((format!("{PREFIX}{name}"), vec![128]))).contains(feature));
+        }
+    }
+
+    #[test]
+    fn without_a_projection_an_embedding_is_as_long_as_the_width() {
+        let variant = Variant { pooling: Pooling::PatchMean, ..Variant::default() };
+        let arch = Arch { embed_dim: 128, variant, ..small() };
+        assert!(arch.parameters().iter().all(|(name, _)| name != PROJECTION && !name.contains("ln_post")));
+        // What is not read may be there, and of any shape.
+        for parameters in [arch.parameters(), small().parameters()] {
+            assert_eq!(infer(&parameters, arch.hints()).unwrap(), arch);
+        }
+        assert!(infer(&arch.parameters(), ArchHints::default()).unwrap_err().to_string().contains(PROJECTION));
+        assert!(Arch { embed_dim: 48, ..arch }.check().unwrap_err().to_string().contains("not projected"));
+    }
+
+    #[test]
+    fn heads_must_divide_the_width() {
+        let narrow = Arch { width: 96, heads: 3, ..small() };
+        assert!(infer(&narrow.parameters(), ArchHints::default()).unwrap_err().to_string().contains("heads"));
+        assert_eq!(infer(&narrow.parameters(), ArchHints { heads: Some(3), ..ArchHints::default() }).unwrap(), narrow);
+        for heads in [0, 7, 97, usize::MAX] {
+            let hints = ArchHints { heads: Some(heads), ..ArchHints::default() };
+            assert!(infer(&narrow.parameters(), hints).is_err(), "{heads}");
+        }
+    }
+}

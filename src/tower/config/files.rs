@@ -1,0 +1,100 @@
+//! The configurations that lie beside weights.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::keys::Keys;
+use super::stated::Stated;
+use super::{open_clip, preprocessor, timm, transformers};
+pub use crate::checkpoint::choose::CONFIGS;
+use crate::error::{Error, Result};
+
+/// A configuration has a few kilobytes; anything above this is none.
+const MAX_BYTES: u64 = 4 << 20;
+
+/// Which configurations are read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ConfigSource {
+    /// Those of [`CONFIGS`] that lie in the folder of the weights.
+    #[default]
+    Beside,
+    /// This file alone.
+    File(PathBuf),
+    /// None.
+    Ignored,
+}
+
+/// What a configuration says, and the side of the images that it prepares, where it says so.
+pub(super) type Read = (Stated, Option<usize>);
+
+/// What the configurations of the weights at `weights` say.
+///
+/// # Errors
+/// [`ErrorKind::Io`](crate::ErrorKind::Io) for a file that cannot be read; [`ErrorKind::Format`](
+/// crate::ErrorKind::Format), naming both files, for one that is damaged;
+/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for values that are not built in.
+pub(super) fn read(weights: &Path, source: &ConfigSource) -> Result<Vec<Read>> {
+    let files: Vec<PathBuf> = match source {
+        ConfigSource::Ignored => return Ok(Vec::new()),
+        ConfigSource::File(path) => vec![path.clone()],
+        ConfigSource::Beside => {
+            let folder = if weights.is_dir() { weights } else { weights.parent().unwrap_or(Path::new("")) };
+            CONFIGS.iter().map(|name| folder.join(name)).filter(|path| path.is_file()).collect()
+        }
+    };
+    let is_asked_for = *source != ConfigSource::Beside;
+    let beside = |e: Error, path: &Path| {
+        let what = format!("It is read for {}, beside which it lies; --config none goes without", weights.display());
+        if is_asked_for { e.at(path) } else { e.at(path).or_hint(what) }
+    };
+    let mut all = Vec::new();
+    for path in files {
+        match open(&path).map_err(|e| beside(e, &path))? {
+            Some((stated, size)) => all.push((Stated { path, ..stated }, size)),
+            None if is_asked_for => {
+                return Err(Error::format("no configuration of a model that is known")
+                    .at(path)
+                    .expected("one of open_clip's, transformers' or timm's"));
+            }
+            // Of something else that has a file of this name.
+            None => {}
+        }
+    }
+    Ok(all)
+}
+
+fn open(path: &Path) -> Result<Option<Read>> {
+    parse(Keys(&object(path)?))
+}
+
+/// The JSON object in the file at `path`.
+///
+/// # Errors
+/// [`ErrorKind::Io`](crate::ErrorKind::Io); [`ErrorKind::Format`](crate::ErrorKind::Format), without the file's name,
+/// where it is none or too large.
+pub(crate) fn object(path: &Path) -> Result<Value> {
+    let failed = |e| Error::io("cannot read the configuration", path, e);
+    let mut json = Vec::new();
+    File::open(path).map_err(failed)?.take(MAX_BYTES + 1).read_to_end(&mut json).map_err(failed)?;
+    if json.len() as u64 > MAX_BYTES {
+        return Err(Error::format("too large for a configuration").expected(format_args!("at most {MAX_BYTES} bytes")));
+    }
+    let config: Value = serde_json::from_slice(&json).map_err(|e| Error::format("not JSON").because(e))?;
+    if !config.is_object() {
+        return Err(Error::format("not a configuration").expected("a JSON object"));
+    }
+    Ok(config)
+}
+
+/// What a configuration says; `None` for one of no library that is known.
+pub(super) fn parse(config: Keys<'_>) -> Result<Option<Read>> {
+    for library in [open_clip::read, timm::read, transformers::read] {
+        if let Some(stated) = library(config)? {
+            return Ok(Some((stated, None)));
+        }
+    }
+    Ok(preprocessor::read(config)?.map(|(stated, size)| (stated, Some(size))))
+}

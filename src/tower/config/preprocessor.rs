@@ -1,0 +1,102 @@
+//! transformers' `preprocessor_config.json`.
+
+use serde_json::Value;
+
+use super::images::ImageHints;
+use super::keys::Keys;
+use super::stated::Stated;
+use crate::error::{Error, Result};
+use crate::preprocess::{Interpolation, ResizeMode};
+
+/// What a value of 255 is divided by.
+const RESCALE: f32 = 1.0 / 255.0;
+
+/// The sides that are resized, and to what, and what is cut out of that.
+struct Size {
+    resize: ResizeMode,
+    edge: usize,
+    crop: Option<usize>,
+}
+
+/// What `config` says, if it is of an image processor, and the side of the images that it makes.
+pub(super) fn read(config: Keys<'_>) -> Result<Option<(Stated, usize)>> {
+    let has_kind = ["image_processor_type", "feature_extractor_type", "processor_class"].iter();
+    if config.get("image_mean").is_none() && !has_kind.clone().any(|key| config.get(key).is_some()) {
+        return Ok(None);
+    }
+    let Some(size) = size(config)? else { return Ok(None) };
+    for key in ["do_resize", "do_rescale"] {
+        if config.flag(key)? == Some(false) {
+            return Err(Error::unsupported(format!("images without `{key}` are not prepared here")));
+        }
+    }
+    if let Some(factor) = config.float("rescale_factor")?.filter(|factor| (factor / RESCALE - 1.0).abs() > 1e-3) {
+        return Err(Error::unsupported("another `rescale_factor` than 1/255 is not built in").got(factor));
+    }
+    let is_normalised = config.flag("do_normalize")?.unwrap_or(true);
+    let made = size.crop.unwrap_or(size.edge);
+    let images = ImageHints {
+        mean: if is_normalised { config.channels("image_mean")? } else { Some([0.0; 3]) },
+        std: if is_normalised { config.channels("image_std")? } else { Some([1.0; 3]) },
+        resize: Some(size.resize),
+        edge: Some(size.edge),
+        interpolation: resample(config)?,
+        fill: None,
+    };
+    Ok(Some((Stated { images: Some(images.or(ImageHints::clip())), ..Stated::default() }, made)))
+}
+
+/// `size` and `crop_size`; `None` where there is no size.
+fn size(config: Keys<'_>) -> Result<Option<Size>> {
+    let (resize, edge) = match config.get("size") {
+        None => return Ok(None),
+        Some(Value::Object(_)) => {
+            let size = Keys(&config.0["size"]);
+            match (size.number("shortest_edge")?, size.number("height")?, size.number("width")?) {
+                (Some(edge), ..) => (ResizeMode::Shortest, edge),
+                (None, Some(height), Some(width)) if height == width => (ResizeMode::Squash, height),
+                _ => {
+                    return Err(Error::unsupported("a `size` that is not built in")
+                        .expected("shortest_edge, or height and width that are equal")
+                        .got(&config.0["size"]));
+                }
+            }
+        }
+        // As the library had it before sizes had names.
+        Some(_) => (ResizeMode::Shortest, config.number("size")?.unwrap_or(1)),
+    };
+    let is_cropped = config.flag("do_center_crop")?.unwrap_or(resize == ResizeMode::Shortest);
+    let crop = match config.get("crop_size") {
+        Some(Value::Object(_)) if is_cropped => {
+            let size = Keys(&config.0["crop_size"]);
+            match (size.number("height")?, size.number("width")?) {
+                (Some(height), Some(width)) if height == width => Some(height),
+                _ => {
+                    return Err(Error::unsupported("a `crop_size` that is not square").got(&config.0["crop_size"]));
+                }
+            }
+        }
+        Some(_) if is_cropped => config.number("crop_size")?,
+        _ if !is_cropped && resize == ResizeMode::Shortest => {
+            return Err(Error::unsupported(
+                "`shortest_edge` without `do_center_crop` leaves images that are not square",
+            ));
+        }
+        _ => None,
+    };
+    Ok(Some(Size { resize, edge, crop }))
+}
+
+/// Pillow's number of a filter.
+fn resample(config: Keys<'_>) -> Result<Option<Interpolation>> {
+    let Some(number) = config.get("resample") else { return Ok(None) };
+    Ok(Some(match number.as_u64() {
+        Some(0) => Interpolation::Nearest,
+        Some(1) => Interpolation::Lanczos,
+        Some(2) => Interpolation::Bilinear,
+        Some(3) => Interpolation::Bicubic,
+        Some(4) => Interpolation::Box,
+        Some(5) => Interpolation::Hamming,
+        _ => return Err(Error::format("`resample` is no filter of Pillow's").expected("0 to 5").got(number)),
+    }))
+}

@@ -1,0 +1,196 @@
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::keys::Keys;
+use super::*;
+use crate::preprocess::{Interpolation, ResizeMode};
+use crate::tower::arch::{Activation, Epsilon};
+
+fn read(config: &Value) -> Result<Option<stated::Stated>> {
+    files::parse(Keys(config)).map(|read| read.map(|(stated, _)| stated))
+}
+
+fn stated(config: &Value) -> stated::Stated {
+    read(config).unwrap().expect("a configuration")
+}
+
+fn refused(config: &Value) -> String {
+    stated(config).image.unwrap().refused.unwrap_or_default()
+}
+
+fn open_clip(vision: Value) -> Value {
+    json!({ "model_cfg": { "embed_dim": 640, "vision_cfg": vision, "text_cfg": {} } })
+}
+
+#[test]
+fn open_clips_defaults_are_its_own() {
+    let image = stated(&open_clip(json!({ "width": 768 }))).image.unwrap();
+    let usual = ArchHints {
+        heads: Some(12),
+        activation: Some(Activation::Gelu),
+        norm_epsilon: Some(Epsilon::USUAL),
+        pooling: Some(Pooling::ClassToken),
+    };
+    assert_eq!((image.hints, image.pre_norm, image.refused), (usual, Some(true), None));
+    let quick = json!({ "quick_gelu": true, "embed_dim": 1, "vision_cfg": { "width": 1280, "head_width": 80 } });
+    let hints = stated(&quick).image.unwrap().hints;
+    assert_eq!((hints.heads, hints.activation), (Some(16), Some(Activation::QuickGelu)));
+}
+
+#[test]
+fn open_clips_switches_are_read() {
+    let config = open_clip(json!({
+        "width": 1664, "head_width": 104, "mlp_ratio": 4.9231, "no_ln_pre": true, "pool_type": "avg",
+        "final_ln_after_pool": true, "act_kwargs": { "approximate": "tanh" }, "norm_kwargs": { "eps": 1e-6 },
+        "image_size": [336, 336], "something_new": [1],
+    }));
+    let image = stated(&config).image.unwrap();
+    let expected = ArchHints {
+        heads: Some(16),
+        activation: Some(Activation::GeluTanh),
+        norm_epsilon: Some(Epsilon::new(1e-6).unwrap()),
+        pooling: Some(Pooling::MeanThenNorm),
+    };
+    assert_eq!((image.hints, image.pre_norm), (expected, Some(false)));
+    // What int(1664 · 4.9231) is.
+    assert!(image.extents.contains(&(stated::Extent::MlpWidth, 8192)), "{:?}", image.extents);
+    let pooling = |vision| stated(&open_clip(vision)).image.unwrap().hints.pooling;
+    assert_eq!(pooling(json!({ "pool_type": "avg" })), Some(Pooling::NormThenMean));
+    assert_eq!(pooling(json!({ "pool_type": "tok", "final_ln_after_pool": true })), Some(Pooling::ClassToken));
+}
+
+#[test]
+fn what_is_not_built_in_is_refused_by_its_name() {
+    for (vision, word) in [
+        (json!({ "attentional_pool": true }), "attentional pooling"),
+        (json!({ "ls_init_value": 1e-4 }), "LayerScale"),
+        (json!({ "timm_model_name": "convnext_base" }), "convnext_base"),
+        (json!({ "layers": [3, 4, 6, 3] }), "ResNet"),
+        (json!({ "pool_type": "none" }), "pooling `none`"),
+        (json!({ "qk_norm": true }), "qk_norm"),
+        (json!({ "scale_fc": true }), "scale_fc"),
+    ] {
+        assert!(refused(&open_clip(vision)).contains(word), "{word}");
+    }
+    for (vision, word) in [
+        (json!({ "act_kwargs": { "approximate": "other" } }), "activation"),
+        (json!({ "patch_size": [16, 14] }), "not square"),
+        (json!({ "width": "768" }), "`width`"),
+        (json!({ "width": -1 }), "`width`"),
+        (json!({ "norm_kwargs": { "eps": 0.0 } }), "epsilon"),
+    ] {
+        assert!(read(&open_clip(vision)).unwrap_err().to_string().contains(word), "{word}");
+    }
+    let other = json!({ "model_type": "clip", "vision_config": { "hidden_act": "silu" } });
+    assert!(read(&other).unwrap_err().to_string().contains("`silu`"));
+}
+
+#[test]
+fn transformers_sections_are_found() {
+    let vision =
+        json!({ "hidden_size": 1280, "num_attention_heads": 16, "hidden_act": "gelu", "layer_norm_eps": 1e-6 });
+    let hints = |config: &Value| stated(config).image.unwrap().hints;
+    let nested = json!({ "model_type": "clip", "projection_dim": 1024, "vision_config": vision });
+    let mut alone = vision.clone();
+    alone["model_type"] = json!("clip_vision_model");
+    let within = json!({ "model_type": "llava", "vision_config": alone });
+    for config in [&nested, &alone, &within] {
+        let hints = hints(config);
+        assert_eq!((hints.heads, hints.activation), (Some(16), Some(Activation::Gelu)));
+        assert_eq!(hints.norm_epsilon.map(Epsilon::get), Some(1e-6));
+    }
+    assert_eq!(hints(&json!({ "model_type": "clip" })).activation, Some(Activation::QuickGelu));
+    for (name, activation) in [("gelu_pytorch_tanh", Activation::GeluTanh), ("quick_gelu", Activation::QuickGelu)] {
+        let config = json!({ "model_type": "clip", "vision_config": { "hidden_act": name } });
+        assert_eq!(hints(&config).activation, Some(activation));
+    }
+    let other = stated(&json!({ "model_type": "siglip", "vision_config": { "model_type": "siglip_vision_model" } }));
+    assert!(other.image.is_none() && other.other.unwrap().contains("siglip"));
+    assert!(read(&json!({ "name": "a package", "version": 1 })).unwrap().is_none());
+}
+
+#[test]
+fn timms_names_and_tags_tell_the_activation() {
+    let hints = |architecture: &str, tag: &str| {
+        let config =
+            json!({ "architecture": architecture, "pretrained_cfg": { "tag": tag, "input_size": [3, 224, 224] } });
+        stated(&config).image.map(|says| says.hints.activation.unwrap())
+    };
+    for (architecture, tag, activation) in [
+        ("vit_base_patch32_clip_224", "openai", Some(Activation::QuickGelu)),
+        ("vit_base_patch32_clip_224", "openai_ft_in1k", Some(Activation::Gelu)),
+        ("vit_base_patch32_clip_224", "laion400m_e32", Some(Activation::QuickGelu)),
+        ("vit_base_patch16_clip_224", "laion400m_e32", Some(Activation::Gelu)),
+        ("vit_huge_patch14_clip_quickgelu_224", "any", Some(Activation::QuickGelu)),
+        ("vit_large_patch14_clip_224", "laion2b", Some(Activation::Gelu)),
+        ("vit_base_patch16_224", "augreg_in21k", None),
+    ] {
+        assert_eq!(hints(architecture, tag), activation, "{architecture}.{tag}");
+    }
+}
+
+#[test]
+fn the_preparation_of_images_is_read() {
+    let config = json!({
+        "model_cfg": { "embed_dim": 1, "vision_cfg": {} },
+        "preprocess_cfg": { "mean": [0.5, 0.5, 0.5], "std": 0.25, "interpolation": "bilinear", "resize_mode": "squash" },
+    });
+    let preprocess = stated(&config).images.unwrap().preprocess(8).unwrap();
+    assert_eq!((preprocess.mean(), preprocess.std()), ([0.5; 3], [0.25; 3]));
+    assert_eq!((preprocess.resize(), preprocess.edge()), (ResizeMode::Squash, 8));
+    assert_eq!(preprocess.interpolation(), Interpolation::Bilinear);
+
+    let config = json!({
+        "image_processor_type": "CLIPImageProcessor", "image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1],
+        "size": { "shortest_edge": 256 }, "crop_size": { "height": 224, "width": 224 }, "resample": 2,
+    });
+    let (of, side) = files::parse(Keys(&config)).unwrap().unwrap();
+    let preprocess = of.images.unwrap().preprocess(224).unwrap();
+    assert_eq!((side, preprocess.edge(), preprocess.mean()), (Some(224), 256, [0.1, 0.2, 0.3]));
+    assert_eq!((preprocess.resize(), preprocess.interpolation()), (ResizeMode::Shortest, Interpolation::Bilinear));
+
+    let size = |size: Value, crop: Value| {
+        let config = json!({ "image_mean": [0.5, 0.5, 0.5], "size": size, "crop_size": crop, "do_normalize": false });
+        let (of, side) = files::parse(Keys(&config)).unwrap().unwrap();
+        (of.images.unwrap().resize.unwrap(), side.unwrap())
+    };
+    assert_eq!(size(json!(224), json!(224)), (ResizeMode::Shortest, 224));
+    assert_eq!(size(json!({ "height": 378, "width": 378 }), json!(null)), (ResizeMode::Squash, 378));
+    for (config, word) in [
+        (json!({ "image_mean": 0.5, "size": 224, "do_resize": false }), "do_resize"),
+        (json!({ "image_mean": 0.5, "size": 224, "do_center_crop": false }), "not square"),
+        (json!({ "image_mean": 0.5, "size": { "height": 2, "width": 3 } }), "`size`"),
+        (json!({ "image_mean": 0.5, "size": 224, "rescale_factor": 1.0 }), "rescale_factor"),
+        (json!({ "image_mean": 0.5, "size": 224, "resample": 9 }), "resample"),
+        (json!({ "image_mean": [0.5, 0.5], "size": 224 }), "image_mean"),
+    ] {
+        assert!(read(&config).unwrap_err().to_string().contains(word), "{word}");
+    }
+}
+
+#[test]
+fn a_configuration_is_no_bomb() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = folder.path().join("model.safetensors");
+    let error = |text: &[u8]| {
+        std::fs::write(folder.path().join("config.json"), text).unwrap();
+        files::read(&weights, &ConfigSource::Beside).unwrap_err().to_string()
+    };
+    for (text, word) in [
+        (&b"{"[..], "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[]", "a JSON object"),
+        (&vec![b' '; (4 << 20) + 1], "too large"),
+        (&vec![b'['; 1 << 16], "not JSON"),
+    ] {
+        let error = error(text);
+        assert!(error.contains(word) && error.contains("config.json"), "{error}");
+        assert!(error.contains("model.safetensors"), "{error}");
+    }
+    std::fs::write(folder.path().join("config.json"), b"{\"name\": \"a package\"}").unwrap();
+    assert!(files::read(&weights, &ConfigSource::Beside).unwrap().is_empty());
+    let asked = ConfigSource::File(folder.path().join("config.json"));
+    assert!(files::read(&weights, &asked).unwrap_err().to_string().contains("no configuration"));
+    assert!(files::read(Path::new("gone"), &ConfigSource::File("gone.json".into())).is_err());
+}

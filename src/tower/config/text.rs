@@ -1,0 +1,54 @@
+//! The text tower's part of what configurations say.
+
+use std::path::Path;
+
+use super::files;
+use super::stated::Extent;
+use super::{ConfigSource, Result};
+use crate::tower::arch::{Activation, ArchHints};
+use crate::tower::table::{self, by_width};
+use crate::tower::text::TextArch;
+
+/// What `asked` leaves open of the text tower in `weights`, as the configurations beside it say; and what the user
+/// should know. `shape` is the tower as its shapes tell it.
+///
+/// # Errors
+/// As [`TowerConfig::read`](super::TowerConfig::read).
+pub(crate) fn text_hints(weights: &Path, asked: ArchHints, shape: &TextArch) -> Result<(ArchHints, Vec<String>)> {
+    let mut known = asked;
+    let mut notes = Vec::new();
+    for (stated, _) in files::read(weights, &ConfigSource::Beside)? {
+        let Some(says) = stated.text else { continue };
+        let extent = |extent| match extent {
+            Extent::Width => Some(shape.width),
+            Extent::Layers => Some(shape.layers),
+            Extent::MlpWidth => Some(shape.mlp_width),
+            Extent::Embedding => Some(shape.embed_dim),
+            Extent::Patch | Extent::ImageSize => None,
+        };
+        says.check(&stated.path, extent, shape.width).map_err(|e| e.at(weights))?;
+        for (what, asked, told) in [
+            ("heads", asked.heads.map(|of| of.to_string()), says.hints.heads.map(|of| of.to_string())),
+            ("activation", asked.activation.map(|of| of.to_string()), says.hints.activation.map(|of| of.to_string())),
+        ] {
+            if let (Some(asked), Some(told)) = (&asked, &told)
+                && asked != told
+            {
+                notes.push(format!("{} says {what} {told}; {asked} is used: it was asked for", stated.path.display()));
+            }
+        }
+        known = known.or(says.hints);
+    }
+    let mut open = Vec::new();
+    if known.activation.is_none() {
+        open.push(format!("activation {} (--activation)", Activation::default()));
+    }
+    if known.heads.is_none() && !table::is_published_text(shape.width) {
+        open.push(format!("heads {} (--heads-count)", by_width(shape.width).unwrap_or(1)));
+    }
+    if !open.is_empty() {
+        let open = open.join(", ");
+        notes.push(format!("no configuration beside the weights says what their shapes do not; assumed: {open}"));
+    }
+    Ok((known, notes))
+}

@@ -1,0 +1,101 @@
+//! `config.json` of the transformers library. A switch that is absent has the library's default; an extent that is
+//! absent is the weights'.
+
+use super::keys::Keys;
+use super::stated::{Extent, Stated, TowerSays, activation};
+use crate::error::Result;
+use crate::tower::arch::{Activation, ArchHints, Epsilon, Pooling};
+
+/// Model types whose image tower is CLIP's, with a projection.
+const MODELS: [&str; 5] = ["clip", "metaclip_2", "chinese_clip", "altclip", "clipseg"];
+/// Those of them whose text tower is CLIP's too.
+const WITH_TEXT: [&str; 2] = ["clip", "clipseg"];
+/// The architectures with a classifier in the place of the projection.
+const CLASSIFIERS: [&str; 2] = ["CLIPForImageClassification", "MetaClip2ForImageClassification"];
+/// What the type of a section of an image tower, or of a text tower, ends in.
+const IMAGE: &str = "_vision_model";
+const TEXT: &str = "_text_model";
+
+/// What `config` says, if it is of that library.
+pub(super) fn read(config: Keys<'_>) -> Result<Option<Stated>> {
+    let Some(kind) = config.text("model_type")? else { return Ok(None) };
+    let of = |suffix: &str| kind.strip_suffix(suffix).filter(|of| MODELS.contains(of));
+    if of(IMAGE).is_some() || kind == "clip_vision_model_with_projection" {
+        let image = Some(read_image(config, config.number("projection_dim")?)?);
+        return Ok(Some(Stated { image, ..Stated::default() }));
+    }
+    if of(TEXT).is_some_and(|of| WITH_TEXT.contains(&of)) {
+        return Ok(Some(Stated { text: Some(read_text(config)?), ..Stated::default() }));
+    }
+    let vision = match config.object("vision_config")? {
+        Some(vision) => Some(vision),
+        None => config.object("vision_config_dict")?,
+    };
+    // A larger model may have CLIP's tower in it; its projection is then another one.
+    let is_clip = MODELS.contains(&kind);
+    let has_tower = |section: Keys<'_>| -> Result<bool> {
+        Ok(is_clip || section.text("model_type")?.is_some_and(|kind| kind == "clip_vision_model"))
+    };
+    let image = match vision {
+        Some(vision) if has_tower(vision)? => {
+            let projection = if is_clip { config.number("projection_dim")? } else { None };
+            Some(read_image(vision, projection)?)
+        }
+        // All of a section may be the library's defaults.
+        None if is_clip => Some(TowerSays { hints: image_hints(), ..TowerSays::default() }),
+        _ => None,
+    };
+    let is_classifier = is_clip && config.texts("architectures")?.iter().any(|name| CLASSIFIERS.contains(name));
+    let image = image.map(|mut says| {
+        if is_classifier {
+            says.hints.pooling = Some(Pooling::PatchMean);
+        }
+        says
+    });
+    let text = match config.object("text_config")? {
+        Some(text) if WITH_TEXT.contains(&kind) => Some(read_text(text)?),
+        _ => None,
+    };
+    let other = (image.is_none()).then(|| format!("model type `{kind}`"));
+    Ok(Some(Stated { image, text, other, ..Stated::default() }))
+}
+
+fn image_hints() -> ArchHints {
+    ArchHints {
+        heads: Some(12),
+        activation: Some(Activation::QuickGelu),
+        norm_epsilon: Some(Epsilon::USUAL),
+        pooling: Some(Pooling::ClassToken),
+    }
+}
+
+fn read_image(vision: Keys<'_>, projection: Option<usize>) -> Result<TowerSays> {
+    let mut says = TowerSays { pre_norm: Some(true), ..TowerSays::default() };
+    says.hints = hints(vision)?.or(image_hints());
+    says.extent(Extent::Width, vision.number("hidden_size")?);
+    says.extent(Extent::Layers, vision.number("num_hidden_layers")?);
+    says.extent(Extent::MlpWidth, vision.number("intermediate_size")?);
+    says.extent(Extent::Patch, vision.side("patch_size")?);
+    says.extent(Extent::ImageSize, vision.side("image_size")?);
+    says.extent(Extent::Embedding, projection);
+    Ok(says)
+}
+
+fn read_text(text: Keys<'_>) -> Result<TowerSays> {
+    let mut says = TowerSays { hints: hints(text)?, ..TowerSays::default() };
+    let usual = ArchHints { heads: Some(8), ..image_hints() };
+    says.hints = says.hints.or(usual);
+    says.extent(Extent::Width, text.number("hidden_size")?);
+    says.extent(Extent::Layers, text.number("num_hidden_layers")?);
+    says.extent(Extent::MlpWidth, text.number("intermediate_size")?);
+    Ok(says)
+}
+
+fn hints(section: Keys<'_>) -> Result<ArchHints> {
+    Ok(ArchHints {
+        heads: section.number("num_attention_heads")?,
+        activation: section.text("hidden_act")?.map(activation).transpose()?,
+        norm_epsilon: section.float("layer_norm_eps")?.map(Epsilon::new).transpose()?,
+        pooling: None,
+    })
+}

@@ -1,0 +1,285 @@
+//! The ONNX graph of a CLIP image encoder, written operator by operator.
+//!
+//! A torch export of the same network has some 1,600 nodes; this one has 13 a block, already fused, so nothing has to
+//! be optimised when a session is made. Three choices carry it:
+//!
+//! * Every parameter is an input under its own name, in the layout of the state dict: `Gemm` reads `[out, in]`
+//!   matrices with `transB`, so no weight is ever transposed or copied.
+//! * The residual stream is a matrix `[batch·tokens, width]`, the form that `Gemm` wants; it takes three dimensions
+//!   only around attention.
+//! * Where the class token is what is projected, it alone leaves the last block, so that block attends, projects and
+//!   transforms for that token alone. That drops most of a block's work from every run, and no value of the result
+//!   depends on what is dropped.
+
+pub(super) mod nodes;
+
+use self::nodes::{Block, Graph, attribute_int, fixed, int, ints, named};
+use super::arch::{Arch, BLOCKS, PROJECTION, Pooling};
+use crate::error::Result;
+use crate::onnx::proto::TensorType;
+
+/// The input that takes the images: f32 `[batch, 3, S, S]`.
+pub const PIXELS: &str = "pixel_values";
+/// The output: f32 `[batch, e]`, not normalised, as the reference's encoder gives it.
+pub const EMBEDS: &str = "embeds";
+/// The residual stream between the graphs of a chain: f32 `[batch·tokens, width]`.
+const STREAM: &str = "stream.in";
+
+/// The name of the graph.
+const NAME: &str = "clip_image_encoder";
+
+/// The bytes of the ONNX model of `arch`, with all parameters as inputs.
+///
+/// # Errors
+/// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when [`Arch::check`] refuses `arch`.
+pub fn build(arch: &Arch) -> Result<Vec<u8>> {
+    arch.check()?;
+    let mut graph = graph_of(arch);
+    graph.declare_pixels(arch);
+    graph.declare_parameters(&arch.parameters());
+    let stream = graph.embed_patches(arch);
+    let stream = (0..arch.layers).fold(stream, |stream, layer| graph.block(arch, layer, &stream));
+    graph.project(arch, &stream);
+    Ok(graph.into_bytes(NAME))
+}
+
+/// The tower as a chain of graphs, so that not all weights need be there at once.
+pub(crate) struct Chain {
+    /// Pixels to the residual stream.
+    pub(crate) stem: Link,
+    /// One block but the last: stream to stream. Its parameters are called as those of block 0. `None` where the last
+    /// is the only one.
+    pub(crate) block: Option<Link>,
+    /// The last block and the projection: stream to embeddings.
+    pub(crate) last: Link,
+}
+
+/// One graph of a [`Chain`].
+pub(crate) struct Link {
+    /// The bytes of the ONNX model.
+    pub(crate) model: Vec<u8>,
+    /// Names and shapes of its parameters, all inputs.
+    pub(crate) parameters: Vec<(String, Vec<usize>)>,
+    /// The input that takes what the link before gives, f32: pixels, or the stream `[batch·tokens, width]`.
+    pub(crate) input: String,
+    /// The output.
+    pub(crate) output: String,
+}
+
+/// The graphs that, one after the other, compute what [`build`]'s computes.
+///
+/// # Errors
+/// As [`build`].
+pub(crate) fn build_chain(arch: &Arch) -> Result<Chain> {
+    arch.check()?;
+    let last_layer = arch.layers - 1;
+    let of_block = |name: &str, layer: usize| name.starts_with(&block_prefix(layer));
+    let is_last = |name: &str| name.starts_with("visual.ln_post.") || name == PROJECTION;
+    let parameters = |wanted: &dyn Fn(&str) -> bool| -> Vec<_> {
+        arch.parameters().into_iter().filter(|(name, _)| wanted(name)).collect()
+    };
+
+    let stem = {
+        let (mut graph, parameters) = (graph_of(arch), parameters(&|name| !is_of_block(name) && !is_last(name)));
+        graph.declare_pixels(arch);
+        graph.declare_parameters(&parameters);
+        let output = graph.embed_patches(arch);
+        graph.give_stream(arch, &output);
+        graph.into_link(parameters, PIXELS, output)
+    };
+    let block = (last_layer > 0).then(|| {
+        let (mut graph, parameters) = (graph_of(arch), parameters(&|name| of_block(name, 0)));
+        graph.take_stream(arch);
+        graph.declare_parameters(&parameters);
+        let output = graph.block(arch, 0, STREAM);
+        graph.give_stream(arch, &output);
+        graph.into_link(parameters, STREAM, output)
+    });
+    let last = {
+        let (mut graph, parameters) = (graph_of(arch), parameters(&|name| of_block(name, last_layer) || is_last(name)));
+        graph.take_stream(arch);
+        graph.declare_parameters(&parameters);
+        let output = graph.block(arch, last_layer, STREAM);
+        graph.project(arch, &output);
+        graph.into_link(parameters, STREAM, EMBEDS.into())
+    };
+    Ok(Chain { stem, block, last })
+}
+
+/// What the names of a block's parameters begin with.
+pub(crate) fn block_prefix(layer: usize) -> String {
+    format!("{BLOCKS}{layer}.")
+}
+
+/// Whether a parameter belongs to any block.
+pub(crate) fn is_of_block(name: &str) -> bool {
+    name.starts_with(BLOCKS)
+}
+
+fn graph_of(arch: &Arch) -> Graph {
+    Graph::new(arch.variant.norm_epsilon)
+}
+
+impl Graph {
+    fn declare_pixels(&mut self, arch: &Arch) {
+        let size = fixed(arch.image_size());
+        self.declare(PIXELS, TensorType::Float, vec![named("batch"), fixed(3), size.clone(), size]);
+    }
+
+    fn take_stream(&mut self, arch: &Arch) {
+        self.declare(STREAM, TensorType::Float, vec![named("rows"), fixed(arch.width)]);
+    }
+
+    fn give_stream(&mut self, arch: &Arch, name: &str) {
+        self.give(name, vec![named("rows"), fixed(arch.width)]);
+    }
+
+    /// Pixels to the residual stream: patches, class token, positions, and `ln_pre` where there is one.
+    fn embed_patches(&mut self, arch: &Arch) -> String {
+        let (w, patch, patches) = (int(arch.width), int(arch.patch), int(arch.tokens() - 1));
+        let strides = [ints("kernel_shape", &[patch, patch]), ints("strides", &[patch, patch])];
+        let x = self.node("conv1", "Conv", &[PIXELS, "visual.conv1.weight"], strides);
+        let x = self.reshape("patches", &x, &[-1, w, patches]);
+        let x = self.node("patches.transposed", "Transpose", &[&x], [ints("perm", &[0, 2, 1])]);
+
+        let batch = self.node("batch", "Shape", &[PIXELS], [attribute_int("start", 0), attribute_int("end", 1)]);
+        let one_each = self.constant("class_token.extents", &[2], &[1, w]);
+        let shape = self.node("class_token.shape", "Concat", &[&batch, &one_each], [attribute_int("axis", 0)]);
+        let class = self.node("class_token", "Expand", &["visual.class_embedding", &shape], []);
+
+        let x = self.node("tokens", "Concat", &[&class, &x], [attribute_int("axis", 1)]);
+        let x = self.node("positions", "Add", &[&x, "visual.positional_embedding"], []);
+        let x = self.reshape("stream", &x, &[-1, w]);
+        if arch.variant.pre_norm { self.layer_norm("ln_pre", &x, "visual.ln_pre") } else { x }
+    }
+
+    /// x + attn(ln_1(x)), then that + mlp(ln_2(that)). The last block keeps the class token alone, `[batch, width]`,
+    /// where that is what is projected.
+    fn block(&mut self, arch: &Arch, layer: usize, stream: &str) -> String {
+        let (w, tokens) = (int(arch.width), int(arch.tokens()));
+        let block = Block { layer, parameters: block_prefix(layer), activation: arch.activation };
+        let at = |part: &str| block.node(part);
+
+        let qkv = self.queries_keys_values(&block, stream);
+        let qkv = self.reshape(&at("attn.qkv"), &qkv, &[-1, tokens, 3 * w]);
+        let [q, k, v] = self.split_in_three(&at("attn.split"), &qkv);
+
+        let is_class_alone = layer + 1 == arch.layers && arch.variant.pooling == Pooling::ClassToken;
+        let (q, residual) = if is_class_alone {
+            let sequences = self.reshape(&at("sequences"), stream, &[-1, tokens, w]);
+            let class = self.constant(&at("class_token.index"), &[1], &[0]);
+            let q = self.node(&at("attn.q.class_token"), "Gather", &[&q, &class], [attribute_int("axis", 1)]);
+            let kept = self.node(&at("class_token"), "Gather", &[&sequences, &class], [attribute_int("axis", 1)]);
+            (q, self.reshape(&at("class_token.rows"), &kept, &[-1, w]))
+        } else {
+            (q, stream.to_string())
+        };
+
+        let heads = [attribute_int("num_heads", int(arch.heads))];
+        let x = self.contrib(&at("attn"), "MultiHeadAttention", &[&q, &k, &v], heads);
+        let x = self.reshape(&at("attn.rows"), &x, &[-1, w]);
+        self.after_attention(&block, &residual, &x)
+    }
+
+    /// What the last block gives, pooled, through the projection, which is kept `[in, out]`, where there is one.
+    fn project(&mut self, arch: &Arch, last: &str) {
+        let x = match arch.variant.pooling {
+            Pooling::ClassToken => self.layer_norm("ln_post", last, "visual.ln_post"),
+            Pooling::MeanThenNorm => {
+                let x = self.mean_of_patches(arch, last, "pool.mean");
+                self.layer_norm("ln_post", &x, "visual.ln_post")
+            }
+            Pooling::NormThenMean => {
+                let x = self.layer_norm("ln_post", last, "visual.ln_post");
+                self.mean_of_patches(arch, &x, "pool.mean")
+            }
+            Pooling::PatchMean => self.mean_of_patches(arch, last, EMBEDS),
+        };
+        if arch.variant.pooling.is_projected() {
+            self.push("proj", "", "Gemm", &[&x, PROJECTION], vec![EMBEDS.into()], []);
+        }
+        self.give(EMBEDS, vec![named("batch"), fixed(arch.embed_dim)]);
+    }
+
+    /// The mean of all tokens but the class token, called `name`: `[batch·tokens, width]` to `[batch, width]`.
+    fn mean_of_patches(&mut self, arch: &Arch, stream: &str, name: &str) -> String {
+        let (w, tokens) = (int(arch.width), int(arch.tokens()));
+        let x = self.reshape("pool.sequences", stream, &[-1, tokens, w]);
+        let start = self.constant("pool.start", &[1], &[1]);
+        let end = self.constant("pool.end", &[1], &[tokens]);
+        let x = self.node("pool.patches", "Slice", &[&x, &start, &end, &start], []);
+        self.node(name, "ReduceMean", &[&x], [ints("axes", &[1]), attribute_int("keepdims", 0)])
+    }
+
+    fn into_link(self, parameters: Vec<(String, Vec<usize>)>, input: &str, output: String) -> Link {
+        Link { model: self.into_bytes(NAME), parameters, input: input.into(), output }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use prost::Message;
+
+    use super::*;
+    use crate::onnx::proto::ModelProto;
+    use crate::tower::arch::{Activation, Variant};
+
+    fn b32() -> Arch {
+        Arch {
+            width: 768,
+            layers: 12,
+            heads: 12,
+            mlp_width: 3072,
+            patch: 32,
+            grid: 7,
+            embed_dim: 512,
+            activation: Activation::QuickGelu,
+            variant: Variant::default(),
+        }
+    }
+
+    #[test]
+    fn the_graph_is_small_and_closed() {
+        let bytes = build(&b32()).unwrap();
+        assert!(bytes.len() < 64 << 10, "{} bytes", bytes.len());
+        let graph = ModelProto::decode(&*bytes).unwrap().graph.unwrap();
+        assert!((150..200).contains(&graph.node.len()), "{} nodes", graph.node.len());
+
+        // Every value is made before it is read, once; every input is read.
+        let mut known: HashSet<&str> = graph.input.iter().map(|input| input.name()).collect();
+        let inputs = known.clone();
+        known.extend(graph.initializer.iter().map(|tensor| tensor.name()));
+        let mut read = HashSet::new();
+        let mut names = HashSet::new();
+        for node in &graph.node {
+            assert!(names.insert(node.name()), "two nodes are called {}", node.name());
+            for input in &node.input {
+                assert!(known.contains(input.as_str()), "{} reads {input} before it is made", node.name());
+                read.insert(input.as_str());
+            }
+            for output in &node.output {
+                assert!(known.insert(output), "{output} is made twice");
+            }
+        }
+        assert!(known.contains(EMBEDS));
+        assert!(inputs.is_subset(&read), "unread: {:?}", inputs.difference(&read));
+    }
+
+    #[test]
+    fn inputs_are_the_parameters_in_order() {
+        let graph = ModelProto::decode(&*build(&b32()).unwrap()).unwrap().graph.unwrap();
+        let inputs: Vec<&str> = graph.input.iter().map(|input| input.name()).collect();
+        let parameters = b32().parameters();
+        assert_eq!(inputs[0], PIXELS);
+        assert!(inputs[1..].iter().eq(parameters.iter().map(|(name, _)| name)));
+    }
+
+    #[test]
+    fn an_impossible_architecture_is_refused() {
+        assert!(build(&Arch { heads: 7, ..b32() }).is_err());
+        assert!(build(&Arch { layers: 0, ..b32() }).is_err());
+        assert!(build(&Arch { patch: usize::MAX, ..b32() }).is_err());
+    }
+}

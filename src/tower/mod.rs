@@ -1,0 +1,16 @@
+//! What an encoder is: its architecture with its configuration, read from the files around its weights, and its graph.
+
+pub mod arch;
+pub(crate) mod classifier;
+pub mod config;
+mod features;
+pub mod graph;
+mod shapes;
+mod table;
+#[cfg(feature = "text")]
+pub mod text;
+pub mod variant;
+
+pub use arch::Arch;
+pub use config::{ConfigSource, ImageHints, Origin, Property, TowerConfig, TowerOptions, TowerValue};
+pub use variant::{Activation, ArchHints, Epsilon, Pooling, Variant};

@@ -1,0 +1,119 @@
+//! What either tower's architecture is read off: the names and shapes of its parameters.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use super::arch::MAX_LAYERS;
+use crate::error::{Error, Result};
+
+/// Names and shapes of the parameters of one tower.
+pub(super) struct Shapes<'a> {
+    /// `image encoder` or `text encoder`: what errors call it.
+    pub(super) what: &'static str,
+    pub(super) shapes: BTreeMap<&'a str, &'a [usize]>,
+}
+
+impl<'a> Shapes<'a> {
+    pub(super) fn get(&self, name: &str) -> Result<&'a [usize]> {
+        self.shapes.get(name).copied().ok_or_else(|| self.missing(name))
+    }
+
+    /// The number of residual blocks `{prefix}{i}.…`, whose indices have to be 0, 1, 2, … without a gap.
+    pub(super) fn layers(&self, prefix: &str) -> Result<usize> {
+        let mut indices = BTreeSet::new();
+        for name in self.shapes.keys() {
+            let Some((index, _)) = name.strip_prefix(prefix).and_then(|rest| rest.split_once('.')) else { continue };
+            // `01` would be another spelling of 1, and its parameters have no canonical name.
+            let parsed = index.parse::<usize>().ok().filter(|n| n.to_string() == index && *n < MAX_LAYERS);
+            let Some(layer) = parsed else {
+                return Err(Error::mismatch("not the number of a block")
+                    .tensor(*name)
+                    .expected(format_args!("0 to {}", MAX_LAYERS - 1))
+                    .got(format_args!("`{index}`")));
+            };
+            indices.insert(layer);
+        }
+        match (0..).zip(&indices).find(|(expected, layer)| expected != *layer) {
+            Some((absent, _)) => Err(self.missing(&format!("{prefix}{absent}.ln_1.weight"))),
+            None if indices.is_empty() => Err(self.missing(&format!("{prefix}0.ln_1.weight"))),
+            None => Ok(indices.len()),
+        }
+    }
+
+    /// The width of the MLPs' hidden layer.
+    pub(super) fn mlp_width(&self, prefix: &str, width: usize) -> Result<usize> {
+        let name = format!("{prefix}0.mlp.c_fc.weight");
+        match *self.get(&name)? {
+            [hidden, w] if w == width => Ok(hidden),
+            ref other => Err(Error::mismatch("not the first layer of an MLP")
+                .tensor(name)
+                .expected(format_args!("shape [hidden, {width}]"))
+                .got(format_args!("{other:?}"))),
+        }
+    }
+
+    /// Every parameter must be there with its shape, and every one there must have a use.
+    pub(super) fn check(&self, parameters: &[(String, Vec<usize>)]) -> Result<()> {
+        for (name, expected) in parameters {
+            let got = self.get(name)?;
+            if got != expected {
+                return Err(Error::mismatch(format!("shape contradicts the rest of the {}", self.what))
+                    .tensor(name)
+                    .expected(format_args!("{expected:?}"))
+                    .got(format_args!("{got:?}")));
+            }
+        }
+        let used: HashSet<&str> = parameters.iter().map(|(name, _)| name.as_str()).collect();
+        match self.shapes.iter().find(|(name, _)| !used.contains(*name)) {
+            None => Ok(()),
+            Some((name, shape)) => Err(Error::mismatch(format!("a parameter that this {} would not use", self.what))
+                .tensor(*name)
+                .got(format_args!("shape {shape:?}"))
+                .hint("Running without it would give wrong embeddings; the model is of a kind not known here")),
+        }
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        Error::mismatch(format!("the {} lacks this parameter", self.what)).tensor(name)
+    }
+}
+
+/// Names and shapes of one residual block's parameters, whose names begin with `prefix`.
+pub(super) fn block_parameters(
+    prefix: &str,
+    width: usize,
+    mlp_width: usize,
+) -> impl Iterator<Item = (String, Vec<usize>)> {
+    let (w, prefix) = (width, prefix.to_owned());
+    let parameters = [
+        ("ln_1.weight", vec![w]),
+        ("ln_1.bias", vec![w]),
+        ("attn.in_proj_weight", vec![3 * w, w]),
+        ("attn.in_proj_bias", vec![3 * w]),
+        ("attn.out_proj.weight", vec![w, w]),
+        ("attn.out_proj.bias", vec![w]),
+        ("ln_2.weight", vec![w]),
+        ("ln_2.bias", vec![w]),
+        ("mlp.c_fc.weight", vec![mlp_width, w]),
+        ("mlp.c_fc.bias", vec![mlp_width]),
+        ("mlp.c_proj.weight", vec![w, mlp_width]),
+        ("mlp.c_proj.bias", vec![w]),
+    ];
+    parameters.into_iter().map(move |(name, shape)| (format!("{prefix}{name}"), shape))
+}
+
+/// Every extent within its limit, and heads that share the width evenly.
+pub(super) fn check_extents(extents: &[(&str, usize, usize)], width: usize, heads: usize) -> Result<()> {
+    for &(what, value, limit) in extents {
+        if value == 0 || value > limit {
+            return Err(Error::invalid(format!("out of range: the architecture's {what}"))
+                .expected(format_args!("1 to {limit}"))
+                .got(value));
+        }
+    }
+    if !width.is_multiple_of(heads) {
+        return Err(Error::invalid("attention heads must share the width evenly")
+            .expected(format_args!("a divisor of {width}"))
+            .got(heads));
+    }
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! A text model on disk: the file of weights in a folder as the Hugging Face Hub keeps one, and what the configuration
+//! beside it says.
+
+use std::path::{Path, PathBuf};
+
+use indexmap::IndexMap;
+
+use super::arch::TextArch;
+use crate::checkpoint::choose::choose;
+use crate::checkpoint::{Checkpoint, names};
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
+pub use crate::tower::config::CONFIGS;
+use crate::tower::config::text_hints;
+/// What a caller knows of a text tower that its shapes do not tell; it has no pooling.
+pub use crate::tower::variant::ArchHints as TextHints;
+
+/// A text encoder's weights and architecture.
+pub struct TextModel {
+    path: PathBuf,
+    arch: TextArch,
+    /// In the order of [`TextArch::parameters`], each f32.
+    parameters: Vec<(String, Tensor)>,
+    /// ln of what similarities are multiplied by.
+    logit_scale: Option<f32>,
+    notes: Vec<String>,
+}
+
+impl TextModel {
+    /// Opens the text tower of the CLIP model at `path`: a checkpoint of the whole model, or a folder with one in it,
+    /// as [`choose`] decides. What `hints` leave open is taken from the configuration beside it ([`CONFIGS`]), where
+    /// there is one; else heads are width / 64, and the activation is QuickGELU, which [`TextModel::notes`] say.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`], [`names::text_tower`] and [`TextArch::infer`];
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) when the folder holds no weights, or several files of them;
+    /// [`ErrorKind::Format`](crate::ErrorKind::Format) for a configuration that is damaged,
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) for one of other weights.
+    pub fn open(path: impl AsRef<Path>, hints: TextHints) -> Result<Self> {
+        Self::open_with(path.as_ref(), hints, |file| Checkpoint::open(file))
+    }
+
+    /// As [`TextModel::open`], where `checkpoint` opens the file of weights.
+    ///
+    /// # Errors
+    /// As [`TextModel::open`], and what `checkpoint` gives.
+    pub fn open_with(
+        path: &Path,
+        hints: TextHints,
+        checkpoint: impl FnOnce(&Path) -> Result<Checkpoint>,
+    ) -> Result<Self> {
+        let file = if path.is_dir() { weights_in(path)? } else { path.to_path_buf() };
+        let checkpoint = checkpoint(&file)?;
+        let tower = tower_of(&checkpoint)?;
+        let shape = arch_of(&checkpoint, &tower, hints.or(TextHints { heads: Some(1), ..TextHints::default() }))?;
+        let (hints, notes) = text_hints(&file, hints, &shape)?;
+        Ok(Self { notes, ..Self::of(&checkpoint, hints)? })
+    }
+
+    /// The text tower in a checkpoint.
+    ///
+    /// # Errors
+    /// As [`TextModel::open`], but for the folder's.
+    pub fn of(checkpoint: &Checkpoint, hints: TextHints) -> Result<Self> {
+        let path = checkpoint.path();
+        let mut tower = tower_of(checkpoint)?;
+        let arch = arch_of(checkpoint, &tower, hints)?;
+        let mut parameters = Vec::new();
+        for (name, shape) in arch.parameters() {
+            // `infer` has seen every one of them.
+            let Some(tensor) = tower.swap_remove(&name) else { continue };
+            let tensor = match tensor.as_f32() {
+                Some(_) => tensor,
+                None => tensor
+                    .to_f32()
+                    .and_then(|values| Tensor::from_f32(&values, &shape, &name))
+                    .map_err(|e| e.at(path).tensor(&name))?,
+            };
+            parameters.push((name, tensor));
+        }
+        let scale = checkpoint.get("logit_scale").map(|tensor| tensor.to_f32()).transpose();
+        let logit_scale =
+            scale.map_err(|e| e.at(path).tensor("logit_scale"))?.and_then(|values| values.first().copied());
+        Ok(Self { path: path.to_path_buf(), arch, parameters, logit_scale, notes: Vec::new() })
+    }
+
+    /// What the user should know: assumptions and contradictions, each a sentence without a full stop.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The architecture.
+    pub fn arch(&self) -> &TextArch {
+        &self.arch
+    }
+
+    /// The file of weights.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Names and f32 tensors, in the order of [`TextArch::parameters`].
+    pub fn parameters(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.parameters.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// The logarithm of what the model multiplies cosine similarities by, where the file has it; ln 100 in most.
+    pub fn logit_scale(&self) -> Option<f32> {
+        self.logit_scale
+    }
+}
+
+impl std::fmt::Debug for TextModel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TextModel({}; {})", self.path.display(), self.arch)
+    }
+}
+
+fn tower_of(checkpoint: &Checkpoint) -> Result<IndexMap<String, Tensor>> {
+    let mut tower = names::text_tower(checkpoint.iter()).map_err(|e| e.at(checkpoint.path()))?;
+    // A counter of positions, no parameter.
+    tower.shift_remove("text_model.embeddings.position_ids");
+    Ok(tower)
+}
+
+fn arch_of(checkpoint: &Checkpoint, tower: &IndexMap<String, Tensor>, hints: TextHints) -> Result<TextArch> {
+    let shapes = tower.iter().map(|(name, tensor)| (name.as_str(), tensor.shape()));
+    TextArch::infer(shapes, hints).map_err(|e| e.at(checkpoint.path()))
+}
+
+/// The file of weights in a folder.
+fn weights_in(folder: &Path) -> Result<PathBuf> {
+    let fail = |e| Error::io("cannot list the folder", folder, e);
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(fail)? {
+        let path = entry.map_err(fail)?.path();
+        if path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    let names: Vec<_> = files.iter().filter_map(|file| Some(file.file_name()?.to_string_lossy())).collect();
+    let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+    let path = |name: &str| folder.join(name).display().to_string();
+    Ok(folder.join(choose(&names, path).map_err(|e| e.at(folder))?))
+}
