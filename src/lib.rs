@@ -63,6 +63,7 @@ pub mod mmap;
 #[path = "../tests/support/need.rs"]
 mod need;
 pub mod onnx;
+pub mod open;
 pub mod preprocess;
 #[allow(unsafe_code)]
 pub mod tensor;
@@ -71,7 +72,7 @@ pub mod weights;
 
 pub use atomic_file::{PartialFolder, check_output, replace_file};
 pub use basis::{Basis, Coefficients, Method, Target, TaskExpr};
-pub use bundle::{BaseFormat, BasisFile, Bundle, Fingerprint, Growth, NewTask, PackReport, Packer, VectorFormat};
+pub use bundle::{BaseFormat, Bundle, Fingerprint, Growth, NewTask, PackReport, Packer, VectorFormat};
 pub use checkpoint::{Checkpoint, Format};
 pub use datasets::{Dataset, HeadLabels, OtherNames, Split};
 #[cfg(feature = "text")]
@@ -83,9 +84,10 @@ pub use encoder::{
 pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "text")]
 pub use heads::Prompts;
-pub use heads::{Head, Score, head_tasks};
+pub use heads::{Head, Score};
 pub use kernel::{Cuda, CudaStream, Kernel};
 pub use mmap::{MapMode, Mapping};
+pub use open::{BasisFile, GraphChoice, OpenModel, OpenOptions, head_tasks, open_head};
 pub use preprocess::{ImageFiles, Pixels, Preprocess};
 pub use tensor::{BlockFormat, Blocks, DType, Rounding, Source, Tensor};
 #[cfg(feature = "text")]

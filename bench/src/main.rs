@@ -124,7 +124,7 @@ impl Bench {
             };
             // What is wrong with a graph is said before minutes are spent on the rest. Nothing of it stays mapped.
             if self.encoder.graph.is_some() && !self.probe_memory {
-                encode::graph(&setup, &family.open(threads, 0)?)?;
+                encode::graph(&setup, &family.session(family.basis(), threads, 0)?)?;
             }
             if self.probe_memory {
                 return output::json(&open::probe(&setup)?);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
-use taskbasis::{BasisFile, Encoder, Error, MapMode, ModelOptions, Result, TaskWeights};
+use taskbasis::{BasisFile, Encoder, Error, MapMode, ModelOptions, OpenModel, Result, TaskWeights};
 
 use super::family::{basis_of, first_vectors, recoverable};
 use super::samples::{Samples, digits, repeat, time};
@@ -196,10 +196,11 @@ pub fn probe(setup: &Setup<'_>) -> Result<serde_json::Value> {
 /// Gives everything back, so that it still counts while memory is looked at for the last time.
 fn embed_one(setup: &Setup<'_>) -> Result<(TaskWeights, Encoder)> {
     let options = ModelOptions { threads: setup.threads, ..ModelOptions::default() };
-    let (model, _) = BasisFile::open(setup.family.basis(), MapMode::Map)?.model(setup.family.open_base()?, &options)?;
+    let file = BasisFile::open(setup.family.basis(), MapMode::Map)?;
+    let opened = OpenModel::of(file, setup.family.open_base()?, &options)?;
     let encoder = Encoder::new(&setup.about.arch, &setup.encoder)?;
-    let all = first_vectors(basis_of(&model)?, setup.about.vectors, 0);
-    let weights = model.weights_from(all)?;
+    let all = first_vectors(basis_of(opened.model())?, setup.about.vectors, 0);
+    let weights = opened.model().weights_from(all)?;
     encoder.encode_task(&weights, &setup.pixels(1), 1)?;
     Ok((weights, encoder))
 }

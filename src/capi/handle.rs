@@ -262,6 +262,11 @@ impl<T: Copy> Buffer<T> {
     }
 }
 
+/// A number of bytes that C gives; 0 is the default's.
+pub(super) fn bytes(number: u64) -> Option<usize> {
+    (number > 0).then(|| usize::try_from(number).unwrap_or(usize::MAX))
+}
+
 /// Text for C: it ends at a NUL, so none may be in it.
 pub(super) fn c_text(text: &str) -> CString {
     CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default()

@@ -1,16 +1,12 @@
 //! What an encoder's options say of the tower, and of the preparation of images.
 
 use std::ffi::c_char;
-use std::path::Path;
 
 use super::encoder::tb_encoder_options;
 use super::handle;
-use crate::bundle::Bundle;
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::hub::{self, Wanted};
 use crate::preprocess::{Interpolation, ResizeMode};
-use crate::tower::{Activation, ArchHints, ConfigSource, Epsilon, ImageHints, Pooling, TowerConfig, TowerOptions};
+use crate::tower::{Activation, ArchHints, ConfigSource, Epsilon, ImageHints, Pooling, TowerOptions};
 
 /// x*sigmoid(1.702*x): OpenAI's models. As an option: what is read, and this where nothing says it.
 pub const TB_ACTIVATION_QUICK_GELU: u32 = 0;
@@ -57,16 +53,11 @@ pub const TB_INTERPOLATION_BICUBIC: u32 = 5;
 /// A windowed sinc of three lobes.
 pub const TB_INTERPOLATION_LANCZOS: u32 = 6;
 
-/// The tower of `base`, as options, bundle and configurations say it.
+/// What is asked for, of the tower and of the preparation of images.
 ///
 /// # Safety
 /// As for [`handle::optional_text`], for every text; `mean` and `std` are NULL or three floats.
-pub(super) unsafe fn read(
-    base: &Checkpoint,
-    bundle: Option<&Bundle>,
-    options: &tb_encoder_options,
-    has_graph: bool,
-) -> Result<TowerConfig> {
+pub(super) unsafe fn options(options: &tb_encoder_options) -> Result<TowerOptions> {
     let arch = ArchHints {
         heads: (options.heads > 0).then_some(options.heads as usize),
         activation: activation(options.activation)?,
@@ -85,11 +76,7 @@ pub(super) unsafe fn read(
     };
     // SAFETY: the caller's promise.
     let config = unsafe { config(options.config)? };
-    let options = TowerOptions { arch, images, config, has_graph };
-    match bundle {
-        Some(bundle) => bundle.tower(base, &options),
-        None => TowerConfig::read(base, &options),
-    }
+    Ok(TowerOptions { arch, images, config, has_graph: false })
 }
 
 /// # Safety
@@ -99,7 +86,7 @@ unsafe fn config(config: *const c_char) -> Result<ConfigSource> {
     Ok(match unsafe { handle::optional_text(config, "options->config")? } {
         None => ConfigSource::Beside,
         Some("none") => ConfigSource::Ignored,
-        Some(path) => ConfigSource::File(hub::local(Path::new(path), Wanted::Path)?.into_owned()),
+        Some(path) => ConfigSource::File(path.into()),
     })
 }
 

@@ -8,8 +8,8 @@ use clap::{Args, Id, ValueEnum};
 use taskbasis::bundle::{Formats, Lambdas};
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
-    BaseFormat, Basis, BlockFormat, Bundle, Dataset, Encoder, EncoderOptions, Error, ErrorKind, Model, ModelOptions,
-    OtherNames, PackReport, Packer, PartialFolder, Result, Runtime, TaskExpr, TowerConfig, VectorFormat, check_output,
+    BaseFormat, Basis, BasisFile, BlockFormat, Bundle, Dataset, Encoder, EncoderOptions, Error, ErrorKind, GraphChoice,
+    MapMode, ModelOptions, OpenModel, OtherNames, PackReport, Packer, PartialFolder, Result, Runtime, TaskExpr, TowerConfig, VectorFormat, check_output,
     head_tasks,
 };
 
@@ -208,7 +208,7 @@ impl Pack {
         paths::protect([basis.path()])?;
         check_output(&self.output, &[])?;
 
-        let tower = TowerConfig::read(&base, &self.encoder.tower.options(false))?;
+        let tower = TowerConfig::read(&base, &self.encoder.tower.options())?;
         tell(&tower);
         tower.assumed_images().iter().for_each(|note| output::note(note));
         let mut packer = Packer::of_tower(&base, &basis, &tower)?;
@@ -284,9 +284,7 @@ impl Pack {
     fn tasks_with_heads(&self, basis: &Basis) -> Result<Vec<String>> {
         match &self.heads.heads {
             None => Ok(Vec::new()),
-            Some(heads) if Bundle::is_bundle(heads) => {
-                Ok(Bundle::open(heads)?.head_tasks().map(String::from).collect())
-            }
+            Some(heads) if Bundle::is_bundle(heads) => head_tasks(heads),
             Some(heads) => match (head_tasks(heads)?, basis.tasks()) {
                 (none, [only]) if none.is_empty() => Ok(vec![only.clone()]),
                 (none, _) if none.is_empty() => Err(Error::invalid("the heads do not say of which task they are")
@@ -372,17 +370,16 @@ impl Pack {
 
     /// What is packed, before it is.
     fn session(&self) -> Result<Session> {
-        let model = Model::new(checkpoints::open(&self.base)?, Some(Basis::open(&self.basis)?), &self.options())?;
-        Ok(Session::new(model, None))
+        let file = BasisFile::Folder(Box::new(Basis::open(&self.basis)?));
+        OpenModel::of(file, Some(checkpoints::open(&self.base)?), &self.options()).map(Session::new)
     }
 
     fn accuracies_after(&self, bundle: &Path) -> Result<Accuracies> {
-        let bundle = Bundle::open(bundle)?;
         let base =
             matches!(self.base_format, BaseFormatArg::None).then(|| checkpoints::open(&self.base)).transpose()?;
-        let model = bundle.model(base, &self.options())?;
-        let graph = bundle.bound_graph(model.base(), model.basis())?;
-        self.accuracies(&Session::new(model, Some(Box::new(bundle))), graph.as_ref())
+        let session = Session::new(OpenModel::of(BasisFile::open(bundle, MapMode::Map)?, base, &self.options())?);
+        let graph = session.graph(&GraphChoice::Carried)?;
+        self.accuracies(&session, graph.as_ref())
     }
 
     fn options(&self) -> ModelOptions {
@@ -408,17 +405,17 @@ impl Pack {
             batch: self.encoder.batch as usize,
             threads: self.encoder.threads,
         };
-        let known = session.model.basis().map(Basis::tasks).unwrap_or_default();
+        let known = session.model().basis().map(Basis::tasks).unwrap_or_default();
         let mut all = Vec::new();
         for task in data.tasks_with(&self.split)? {
             if !known.iter().any(|known| known == task) {
                 continue;
             }
-            let weights = match session.model.weights(&TaskExpr::task(task)) {
+            let weights = match session.model().weights(&TaskExpr::task(task)) {
                 Err(error) if error.kind() == ErrorKind::NotRecoverable => continue,
                 weights => weights?,
             };
-            let head = self.heads.head(session.bundle.as_deref(), task, &arch)?;
+            let head = self.heads.head(session.bundle(), task, &arch)?;
             let split = data.split(task, &self.split)?;
             let labels = labels(&head, &split, self.other_names(), task)?;
             all.push(judge.accuracy(task, &weights, &head, &split, &labels, |_| {})?);

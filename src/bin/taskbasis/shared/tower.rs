@@ -154,8 +154,8 @@ impl From<InterpolationArg> for Interpolation {
 }
 
 impl TowerArgs {
-    /// As the library takes them.
-    pub fn options(&self, has_graph: bool) -> TowerOptions {
+    /// As the library takes them, for the built graph.
+    pub fn options(&self) -> TowerOptions {
         let ImageArgs { mean, std, resize, resize_edge, interpolation } = &self.images;
         TowerOptions {
             arch: ArchHints {
@@ -177,7 +177,7 @@ impl TowerArgs {
                 Some(path) if path.as_os_str() == "none" => ConfigSource::Ignored,
                 Some(path) => ConfigSource::File(path.to_path_buf()),
             },
-            has_graph,
+            has_graph: false,
         }
     }
 
