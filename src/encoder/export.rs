@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::WeightSource;
 use super::finite;
-use super::session::Elements;
+use super::input::Elements;
 use super::signature::Signature;
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::write::{Stored, write_with_parameters};

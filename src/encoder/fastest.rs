@@ -7,8 +7,9 @@ use std::time::Instant;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 
+use super::ort_error::failed;
 use super::runtime::Runtime;
-use super::{Encoder, EncoderOptions, failed};
+use super::{Encoder, EncoderOptions};
 use crate::error::{Error, Result};
 use crate::mmap::Mapping;
 use crate::onnx::{BindOptions, BoundGraph, OnnxFile};

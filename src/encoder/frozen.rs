@@ -7,10 +7,14 @@ use std::path::{Path, PathBuf};
 use ort::session::{Session, SessionInputValue};
 use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
 
+use super::capture_lock;
+use super::options::EncoderOptions;
+use super::ort_error::failed;
 use super::pool::Pool;
-use super::provider::{self, Execution, Target, recording};
+use super::provider::target::Target;
+use super::provider::{self, Execution};
 use super::runtime::Runtime;
-use super::{EncoderOptions, failed, session};
+use super::session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::OnnxFile;
 use crate::tensor::try_zeroed;
@@ -26,7 +30,7 @@ pub struct FrozenEncoder {
     /// Whether anything in it may be half floats.
     has_halves: bool,
     runtime: &'static Runtime,
-    threads_a_run: usize,
+    threads_per_run: usize,
     target: Target,
     execution: Execution,
     input: String,
@@ -47,13 +51,13 @@ impl FrozenEncoder {
     /// [`ErrorKind::Unsupported`] for other inputs or outputs.
     pub fn open(path: impl AsRef<Path>, options: &EncoderOptions) -> Result<Self> {
         let path = path.as_ref();
-        let (threads_a_run, concurrency) = options.threads_a_run()?;
+        let (threads_per_run, concurrency) = options.threads_per_run()?;
         let runtime = Runtime::load(options.runtime.as_deref())?;
         // ONNX Runtime's own message would be the same for a file that is missing and one that is damaged.
         std::fs::File::open(path).map_err(|e| Error::io("cannot open", path, e))?;
         // A file that cannot be read here is left to ONNX Runtime to judge, with care.
         let has_halves = OnnxFile::open(path).map_or(true, |file| file.has_halves());
-        let create = |target: &Target| create(runtime, (path, has_halves), threads_a_run, target);
+        let create = |target: &Target| create(runtime, (path, has_halves), threads_per_run, target);
         let (session, target, mut execution) = provider::begin(runtime, options, create)?;
         execution.nodes = target.nodes(&session)?;
         let (input, pixels) = tensor(session.inputs(), "inputs", path)?;
@@ -73,7 +77,7 @@ impl FrozenEncoder {
             path: path.to_path_buf(),
             has_halves,
             runtime,
-            threads_a_run,
+            threads_per_run,
             target,
             execution,
             input,
@@ -103,7 +107,7 @@ impl FrozenEncoder {
         let view = TensorRef::from_array_view(([n, channels, height, width], pixels))
             .map_err(failed("cannot make a view of the pixels"))?;
         let mut session = self.sessions.lend(|| self.session())?;
-        let _turn = recording::with_others();
+        let _turn = capture_lock::shared();
         let outputs = session
             .run(vec![(Cow::Borrowed(self.input.as_str()), SessionInputValue::from(view))])
             .map_err(failed("the image encoder failed"))
@@ -120,7 +124,7 @@ impl FrozenEncoder {
 
     /// Another session on the file.
     fn session(&self) -> Result<Session> {
-        create(self.runtime, (&self.path, self.has_halves), self.threads_a_run, &self.target)
+        create(self.runtime, (&self.path, self.has_halves), self.threads_per_run, &self.target)
     }
 
     /// The length of an embedding, e.
@@ -140,19 +144,19 @@ impl FrozenEncoder {
 
     /// Threads that one run computes with.
     pub fn threads(&self) -> usize {
-        self.threads_a_run
+        self.threads_per_run
     }
 }
 
 impl std::fmt::Debug for FrozenEncoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "FrozenEncoder({}; {} threads a run)", self.path.display(), self.threads_a_run)
+        write!(f, "FrozenEncoder({}; {} threads a run)", self.path.display(), self.threads_per_run)
     }
 }
 
 fn create(runtime: &Runtime, (path, has_halves): (&Path, bool), threads: usize, target: &Target) -> Result<Session> {
     let doing = "cannot create a session on the file";
-    let _turn = recording::with_others();
+    let _turn = capture_lock::shared();
     let builder = Session::builder(runtime.environment())
         .map_err(failed(doing))?
         .with_intra_threads(threads)

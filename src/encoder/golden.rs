@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use super::provider::Provider;
-use super::{Encoder, EncoderOptions};
+use super::Encoder;
+use super::options::{EncoderOptions, Provider, SelfTest};
 use crate::bundle::Bundle;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
@@ -20,22 +20,6 @@ use crate::weights::{Model, ModelOptions, ReconstructOptions, Weights};
 const MAX_RELATIVE: f64 = 1e-4;
 /// The least cosine of embeddings that anything rounder computes: half floats, TF32, weights that one side has rounded.
 const MIN_COSINE: f64 = 0.999;
-
-/// Whether the first run of an encoder over a bundle that has a golden embedding is preceded by one that compares it.
-///
-/// The test runs one image with the base's weights, which it makes for that and drops again, once for each bundle,
-/// provider and graph in a process. Of a ViT-B-32 that takes about as long as a reconstruction and an image more.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SelfTest {
-    /// Where the memory for the base's weights is not worth a thought: the bundle holds them as f32, which are read
-    /// where they are, or the budget of the model's cache has room for them beside those of a task.
-    #[default]
-    Auto,
-    /// Whatever memory it takes.
-    On,
-    /// Never.
-    Off,
-}
 
 /// How an embedding compares with the golden one.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -92,7 +76,7 @@ impl Encoder {
     /// As [`Encoder::encode`] and [`Weights::of_base`].
     pub fn golden_embedding(&self, base: &Checkpoint) -> Result<Vec<f32>> {
         let pixels = pattern(self.arch.image_size());
-        let how = ReconstructOptions { threads: self.threads_a_run, ..ReconstructOptions::default() };
+        let how = ReconstructOptions { threads: self.threads_per_run, ..ReconstructOptions::default() };
         let (weights, mut converted) = (Weights::of_base(base, &how)?, None);
         let inputs = self.signature.inputs(&weights, &mut converted)?;
         let mut embeds = try_zeroed(self.arch.embed_dim)?;

@@ -4,24 +4,22 @@
 //! names the weights that it runs with. So there is no current task, calls for different tasks may run at once, and a
 //! switch costs nothing beyond the other pointers.
 
-mod device;
-mod elf;
-mod ending;
+mod capture_lock;
+mod engine;
 mod export;
 mod fastest;
 mod finite;
 mod frozen;
 mod golden;
-mod lane;
-mod library;
+mod input;
 mod memory;
 mod options;
+mod ort_error;
 mod pool;
 mod promote;
 mod provider;
 mod run;
 mod runtime;
-mod search;
 mod session;
 mod signature;
 mod source;
@@ -36,29 +34,26 @@ use std::sync::atomic::AtomicBool;
 
 use ndarray::{Array2, ArrayView4};
 
-pub use device::WeightsOn;
 pub use export::{write_onnx, write_onnx_f16};
 pub use fastest::{Trial, optimise_graph};
 pub use frozen::FrozenEncoder;
-pub use golden::{Agreement, SelfTest};
-pub use library::{MINIMUM_MINOR, Version};
-pub use options::EncoderOptions;
-pub use promote::{Promotion, PromotionState};
-pub use provider::{Execution, Provider, TensorRtOptions};
-pub use runtime::{Probe, Runtime};
-pub use search::{Origin, PATH_VARIABLE};
+pub use golden::Agreement;
+pub use options::{EncoderOptions, Promotion, Provider, SelfTest, TensorRtOptions, WeightsOn};
+pub use promote::PromotionState;
+pub use provider::Execution;
+pub use runtime::{MINIMUM_MINOR, Origin, PATH_VARIABLE, Probe, Runtime, Version};
 pub use source::WeightSource;
 pub use streamed::StreamedEncoder;
 #[cfg(feature = "text")]
 pub use text::TextEncoder;
 
-use self::device::Device;
+use self::engine::cuda::Device;
+use self::engine::slot::SessionSlot;
 use self::golden::Golden;
-use self::lane::Lane;
+use self::input::Input;
 use self::pool::Pool;
 use self::promote::Promotions;
-use self::provider::Target;
-use self::session::Input;
+use self::provider::target::Target;
 use self::signature::Signature;
 use crate::bundle::Bundle;
 use crate::error::{Error, ErrorKind, Result};
@@ -83,7 +78,7 @@ pub struct Encoder {
     arch: Arch,
     signature: Arc<Signature>,
     runtime: &'static Runtime,
-    threads_a_run: usize,
+    threads_per_run: usize,
     target: Arc<Target>,
     execution: Execution,
     /// Half floats have given the CPU's embeddings.
@@ -91,7 +86,7 @@ pub struct Encoder {
     /// A run of several images has given each the embedding that it gets alone.
     keeps_images_apart: AtomicBool,
     /// Before the device: dropped first.
-    lanes: Pool<Lane>,
+    lanes: Pool<SessionSlot>,
     /// Where the weights of tasks are reconstructed, where that is not the host's memory.
     device: Option<Device>,
     promotions: Promotions,
@@ -121,7 +116,7 @@ impl Encoder {
         let mut arch = arch.clone();
         graph.check_image_size(arch.image_size())?;
         let signature = Signature::bound(graph)?;
-        let (runtime, (threads, _)) = (Runtime::load(options.runtime.as_deref())?, options.threads_a_run()?);
+        let (runtime, (threads, _)) = (Runtime::load(options.runtime.as_deref())?, options.threads_per_run()?);
         // What the graph gives may be something else than the projected embedding.
         arch.embed_dim = width::of(runtime, graph, &signature, &arch, threads).map_err(|e| graph.explain(e))?;
         Self::over(arch, signature, options).map_err(|e| graph.explain(e))
@@ -152,7 +147,7 @@ impl Encoder {
         options: &EncoderOptions,
         choose: impl Fn(&Target) -> Result<(Option<Device>, Option<String>)>,
     ) -> Result<Self> {
-        let (threads_a_run, concurrency) = options.threads_a_run()?;
+        let (threads_per_run, concurrency) = options.threads_per_run()?;
         let signature = Arc::new(signature);
         let runtime = Runtime::load(options.runtime.as_deref())?;
         let create = |target: &Target| {
@@ -160,7 +155,7 @@ impl Encoder {
             if let Some(device) = &mut device {
                 device.make_room_for(&signature);
             }
-            Ok((Lane::open(runtime, &signature, threads_a_run, target, device.as_ref())?, device, why))
+            Ok((SessionSlot::open(runtime, &signature, threads_per_run, target, device.as_ref())?, device, why))
         };
         let ((first, device, why), target, mut execution) = provider::begin(runtime, options, create)?;
         execution.nodes = target.nodes(&first.session)?;
@@ -172,11 +167,11 @@ impl Encoder {
             Promotion::After(_) if device.is_some() => Promotion::Manual,
             policy => policy,
         };
-        let promotions = Promotions::new(policy, runtime, Arc::clone(&signature), threads_a_run, Arc::clone(&target));
+        let promotions = Promotions::new(policy, runtime, Arc::clone(&signature), threads_per_run, Arc::clone(&target));
         Ok(Self {
             arch,
             runtime,
-            threads_a_run,
+            threads_per_run,
             target,
             execution,
             is_precise: AtomicBool::new(false),
@@ -327,7 +322,7 @@ impl Encoder {
 
     /// Threads that one run computes with.
     pub fn threads(&self) -> usize {
-        self.threads_a_run
+        self.threads_per_run
     }
 
     /// Sessions that are open, idle ones included. They are opened when calls overlap, and then kept.
@@ -342,8 +337,8 @@ impl Encoder {
     }
 
     /// Another session over the graph without weights.
-    fn lane(&self) -> Result<Lane> {
-        Lane::open(self.runtime, &self.signature, self.threads_a_run, &self.target, self.device.as_ref())
+    fn lane(&self) -> Result<SessionSlot> {
+        SessionSlot::open(self.runtime, &self.signature, self.threads_per_run, &self.target, self.device.as_ref())
     }
 
     fn check_out(&self, n: usize, out: &[f32]) -> Result<()> {
@@ -357,23 +352,9 @@ impl Encoder {
 
 impl std::fmt::Debug for Encoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { arch, execution, threads_a_run, .. } = self;
-        write!(f, "Encoder({arch}; {execution}, {threads_a_run} threads a run, {} sessions)", self.sessions())
+        let Self { arch, execution, threads_per_run, .. } = self;
+        write!(f, "Encoder({arch}; {execution}, {threads_per_run} threads a run, {} sessions)", self.sessions())
     }
-}
-
-/// Turns an error of ONNX Runtime into ours, with its message.
-fn failed<R>(doing: &'static str) -> impl Fn(ort::Error<R>) -> Error {
-    move |e| refused(doing, e.message())
-}
-
-/// The error for a `message` of ONNX Runtime's. It has no code of its own for memory that it is refused: its arena says
-/// so in words, and C++'s exception passes for a failed run.
-fn refused(doing: &'static str, message: &str) -> Error {
-    const NO_MEMORY: [&str; 3] = ["std::bad_alloc", "bad allocation", "Failed to allocate memory"];
-    let message = message.trim_end();
-    let is_refused = NO_MEMORY.iter().any(|words| message.contains(words));
-    Error::new(if is_refused { ErrorKind::OutOfMemory } else { ErrorKind::Runtime }, doing).because(message.to_owned())
 }
 
 /// Whether `out` is memory for `n` embeddings of an encoder of `arch`.
@@ -395,27 +376,4 @@ fn check_pixels(arch: &Arch, pixels: &[f32], n: usize) -> Result<()> {
     Err(Error::invalid("the pixels are not that many images of this encoder")
         .expected(format_args!("{n}·3·{size}·{size} values"))
         .got(pixels.len()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What ONNX Runtime says, word for word, and what it is.
-    #[test]
-    fn memory_that_onnx_runtime_is_refused() {
-        let arena = "Non-zero status code returned while running Gemm node. Name:'fc' Status Message: bfc_arena.cc:359 \
-                     void* onnxruntime::BFCArena::AllocateRawInternal(size_t, bool) Failed to allocate memory for \
-                     requested buffer of size 805306368\n";
-        for (message, kind) in [
-            ("std::bad_alloc", ErrorKind::OutOfMemory),
-            ("Exception during initialization: std::bad_alloc\n", ErrorKind::OutOfMemory),
-            (arena, ErrorKind::OutOfMemory),
-            ("Invalid rank for input: pixels Got: 3 Expected: 4\n", ErrorKind::Runtime),
-        ] {
-            let error = refused("the encoder failed", message);
-            assert_eq!(error.kind(), kind, "{message}");
-            assert_eq!(error.to_string(), format!("the encoder failed ({})", message.trim_end()));
-        }
-    }
 }

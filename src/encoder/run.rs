@@ -3,10 +3,12 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Encoder;
-use super::device::DeviceLane;
-use super::lane::Lane;
-use super::provider::{Target, precision};
-use super::session::{self, Elements, Input};
+use super::engine::cuda::DeviceSlot;
+use super::engine::slot::SessionSlot;
+use super::input::{Elements, Input};
+use super::provider::precision;
+use super::provider::target::Target;
+use super::session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tensor::{DType, try_zeroed, u16_bytes};
 
@@ -14,15 +16,15 @@ impl Encoder {
     /// Runs a session over the graph without weights.
     pub(super) fn run_with(
         &self,
-        lane: &mut Lane,
+        lane: &mut SessionSlot,
         weights: &[Input<'_>],
         pixels: &[f32],
         n: usize,
         out: &mut [f32],
     ) -> Result<()> {
         let name = self.signature.pixels.to_string_lossy();
-        let options = lane.device.as_ref().map_or(Ok(None), DeviceLane::without_graph)?;
-        let Lane { session, .. } = lane;
+        let options = lane.device.as_ref().map_or(Ok(None), DeviceSlot::without_graph)?;
+        let SessionSlot { session, .. } = lane;
         self.in_runs(pixels, n, out, |pixels, out| {
             let pixels = Input { name: &name, ..pixels };
             session::run(session, &self.signature, pixels, weights.iter().copied(), options.as_ref(), out)
@@ -32,8 +34,9 @@ impl Encoder {
     /// The same on the CPU, whatever the encoder's provider, in a session that is made for it alone.
     pub(super) fn run_on_cpu(&self, weights: &[Input<'_>], pixels: &[f32], n: usize, out: &mut [f32]) -> Result<()> {
         let level = session::level(self.signature.is_users());
-        let session = session::create(self.runtime, &self.signature.model, self.threads_a_run, level, &Target::cpu())?;
-        self.run_with(&mut Lane { session, device: None }, weights, pixels, n, out)
+        let session =
+            session::create(self.runtime, &self.signature.model, self.threads_per_run, level, &Target::cpu())?;
+        self.run_with(&mut SessionSlot { session, device: None }, weights, pixels, n, out)
     }
 
     /// Runs, and compares what comes of it with the CPU's embeddings of a few of the images, where that has to be done

@@ -7,76 +7,18 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use ort::AsPointer;
 use ort::environment::ThreadManager;
-use ort::memory::MemoryInfo;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{NoSelectedOutputs, RunOptions, Session, SessionInputValue};
 use ort::value::{DynValue, DynValueRef, PrimitiveTensorElementType, Shape, TensorRef, TensorRefMut};
 
-use super::failed;
-use super::provider::{Target, recording};
+use super::capture_lock;
+use super::input::{Elements, Input, OnDevice};
+use super::ort_error::failed;
+use super::provider::target::Target;
 use super::runtime::Runtime;
 use super::signature::Signature;
 use crate::error::{Error, ErrorKind, Result};
-use crate::tensor::{DType, f32_bytes, try_zeroed};
-
-/// A tensor of the caller's: name, shape and values. The values are read in place, not copied.
-#[derive(Clone, Copy)]
-pub(super) struct Input<'a> {
-    pub(super) name: &'a str,
-    pub(super) shape: &'a [usize],
-    pub(super) values: Elements<'a>,
-}
-
-/// Values, of the type that the graph takes.
-#[derive(Clone, Copy)]
-pub(super) enum Elements<'a> {
-    F32(&'a [f32]),
-    /// Indices.
-    #[cfg(feature = "text")]
-    I64(&'a [i64]),
-    /// Little-endian bytes at an address that the type may have.
-    Other(DType, &'a [u8]),
-    /// Floats of this type in the memory of a device.
-    Device(DType, OnDevice<'a>),
-}
-
-impl<'a> Elements<'a> {
-    /// Where it lies in a device's memory, if it does.
-    pub(super) fn address(&self) -> Option<u64> {
-        match self {
-            Self::Device(_, place) => Some(place.address),
-            _ => None,
-        }
-    }
-
-    /// The bytes of floats in the host's memory; none of others.
-    pub(super) fn bytes(&self) -> &'a [u8] {
-        match *self {
-            Self::F32(values) => f32_bytes(values),
-            Self::Other(_, bytes) => bytes,
-            #[cfg(feature = "text")]
-            Self::I64(_) => &[],
-            Self::Device(..) => &[],
-        }
-    }
-}
-
-/// Where values lie in a device's memory.
-#[derive(Clone, Copy)]
-pub(super) struct OnDevice<'a> {
-    address: u64,
-    memory: &'a MemoryInfo<'static>,
-}
-
-impl<'a> OnDevice<'a> {
-    /// # Safety
-    /// At `address`, of memory that is `memory`, there have to be as many values of the type that is said with it as
-    /// the [`Input`] or output has elements, during every run of it and until its session's stream has come past that.
-    /// What an output is written to must not be read or written by others meanwhile.
-    pub(super) unsafe fn new(address: u64, memory: &'a MemoryInfo<'static>) -> Self {
-        Self { address, memory }
-    }
-}
+use crate::tensor::{DType, try_zeroed};
 
 /// A session over `model` that computes with `threads` threads, the calling one among them.
 ///
@@ -90,7 +32,7 @@ pub(super) fn create(
     level: GraphOptimizationLevel,
     target: &Target,
 ) -> Result<Session> {
-    let _turn = recording::with_others();
+    let _turn = capture_lock::shared();
     target
         .register(runtime, builder(runtime, threads, level)?, Some(model))?
         .commit_from_memory(model)
@@ -151,7 +93,7 @@ pub(super) fn create_frozen<'a>(
     spawner: impl ThreadManager + 'static,
     target: &Target,
 ) -> Result<Session> {
-    let _turn = recording::with_others();
+    let _turn = capture_lock::shared();
     let builder = for_frozen(builder(runtime, threads, FROZEN)?, has_halves)?;
     let builder = builder.with_thread_manager(spawner).map_err(failed(CREATING))?;
     // Engines have the weights in them.
@@ -238,7 +180,7 @@ pub(super) fn run_frozen(
     embed_dim: usize,
     out: &mut [f32],
 ) -> Result<()> {
-    let _turn = recording::with_others();
+    let _turn = capture_lock::shared();
     let batch = out.len() / embed_dim;
     let pixels = view(pixels)?;
     let shape = [batch, embed_dim];
@@ -329,7 +271,7 @@ pub(super) fn run_to<'a>(
     let inputs = inputs
         .map(|input| Ok((Cow::Borrowed(input.name), SessionInputValue::from(view(&input)?))))
         .collect::<Result<Vec<_>>>()?;
-    let _turn = recording::with_others();
+    let _turn = capture_lock::shared();
     let outputs = match options {
         Some(options) => session.run_with_options(inputs, options),
         None => session.run(inputs),

@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::sync::Arc;
 
 use super::WeightSource;
-use super::session::{Elements, Input};
+use super::input::{Elements, Input};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::proto::TensorType;
 use crate::onnx::{BoundGraph, stub, type_name};

@@ -5,10 +5,12 @@
 
 use ort::session::Session;
 
+use super::input::{Elements, Input};
 use super::pool::Pool;
-use super::provider::{self, Execution, Target};
+use super::provider::target::Target;
+use super::provider::{self, Execution};
 use super::runtime::Runtime;
-use super::session::{self, Elements, Input};
+use super::session;
 use super::signature;
 use super::{EncoderOptions, WeightSource, check_out, check_pixels, finite, memory};
 use crate::error::{Error, ErrorKind, Result};
@@ -63,7 +65,7 @@ impl StreamedEncoder {
     /// As [`Encoder::new`](super::Encoder::new); [`ErrorKind::Unsupported`] for half floats, which would have to be
     /// compared with the CPU's.
     pub fn new(arch: &Arch, options: &EncoderOptions) -> Result<Self> {
-        let (threads, concurrency) = options.threads_a_run()?;
+        let (threads, concurrency) = options.threads_per_run()?;
         let chain = graph::build_chain(arch)?;
         let runtime = Runtime::load(options.runtime.as_deref())?;
         let create = |target: &Target| Sessions::create(runtime, &chain, threads, target);

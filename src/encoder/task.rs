@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::device::Device;
-use super::lane::Lane;
+use super::engine::cuda::Device;
+use super::engine::slot::SessionSlot;
+use super::input::Input;
 use super::promote::{self, PromotionState};
-use super::session::Input;
 use super::{Encoder, Promotion, signature};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tensor::{Tensor, try_zeroed};
@@ -77,7 +77,7 @@ impl Encoder {
         }
         // Before the weights: who waits for a turn holds no device memory.
         let mut lane = self.lanes.lend(|| self.lane())?;
-        let Lane { session, device: Some(own) } = &mut *lane else {
+        let SessionSlot { session, device: Some(own) } = &mut *lane else {
             return Err(Error::new(ErrorKind::Internal, "a session without a stream"));
         };
         let weights = device.weights(task)?;

@@ -2,10 +2,12 @@
 
 use ort::session::Session;
 
-use super::EncoderOptions;
-use super::provider::{self, Execution, Target};
+use super::input::{Elements, Input};
+use super::options::EncoderOptions;
+use super::provider::target::Target;
+use super::provider::{self, Execution};
 use super::runtime::Runtime;
-use super::session::{self, Elements, Input};
+use super::session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::heads::Head;
 use crate::heads::tokenizer::VOCABULARY;
@@ -51,7 +53,7 @@ impl TextEncoder {
                 .expected(format_args!("{VOCABULARY} tokens"))
                 .got(model.arch().vocabulary));
         }
-        let (threads, _) = EncoderOptions { concurrency: 1, ..options.clone() }.threads_a_run()?;
+        let (threads, _) = EncoderOptions { concurrency: 1, ..options.clone() }.threads_per_run()?;
         let runtime = Runtime::load(options.runtime.as_deref())?;
         let graph = graph::build(model.arch())?;
         let create = |target: &Target| session::create(runtime, &graph, threads, session::level(false), target);

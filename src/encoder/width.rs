@@ -5,11 +5,13 @@ use std::borrow::Cow;
 use ort::session::SessionInputValue;
 use ort::value::Shape;
 
-use super::provider::{Target, recording};
+use super::capture_lock;
+use super::input::{Elements, Input};
+use super::ort_error::failed;
+use super::provider::target::Target;
 use super::runtime::Runtime;
-use super::session::{self, Elements, Input};
+use super::session::{self, view};
 use super::signature::Signature;
-use super::{failed, session::view};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::BoundGraph;
 use crate::tensor::{DType, f32_bytes, try_zeroed};
@@ -63,7 +65,7 @@ pub(super) fn of(
         .chain(weights)
         .map(|input| Ok((Cow::Borrowed(input.name), SessionInputValue::from(view(&input)?))))
         .collect::<Result<Vec<_>>>()?;
-    let _turn = recording::with_others();
+    let _turn = capture_lock::shared();
     let outputs = session.run(inputs).map_err(failed("cannot find out how long the embeddings are"))?;
     let embeds = outputs.get(&*output).ok_or_else(|| Error::new(ErrorKind::Internal, "a run has no output"))?;
     let shape = embeds.dtype().tensor_shape().cloned().unwrap_or_else(|| Shape::new([]));

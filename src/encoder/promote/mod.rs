@@ -20,40 +20,16 @@ use std::thread::JoinHandle;
 use ort::session::Session;
 
 use self::build::{Spawner, Spawning, lower_priority};
-use super::ending::AtWork;
+use super::input::Input;
 use super::memory::{self, ReleaseAfter};
-use super::provider::Target;
+use super::options::Promotion;
+use super::provider::target::Target;
 use super::runtime::Runtime;
-use super::session::{self, Input};
+use super::runtime::shutdown::ShutdownGuard;
+use super::session;
 use super::signature::Signature;
 use crate::error::{Error, ErrorKind, Result};
 use crate::weights::{Derived, Key, Owner, TaskWeights, WeightsCache};
-
-/// Which tasks an encoder promotes: gives a session with the weights frozen into it, which runs faster and takes as
-/// much memory as the weights.
-///
-/// Before and after, embeddings agree to 1e-5 of their size; each way of running gives the same bits every time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Promotion {
-    /// None.
-    Off,
-    /// Those that [`Encoder::promote`](super::Encoder::promote) names.
-    Manual,
-    /// Those too, and any task after this many runs.
-    After(u32),
-}
-
-impl Promotion {
-    /// Where a promoted task begins to pay on the machines that were measured: building its session takes as long as
-    /// some 30 runs of one image gain.
-    pub const DEFAULT_RUNS: u32 = 32;
-}
-
-impl Default for Promotion {
-    fn default() -> Self {
-        Self::After(Self::DEFAULT_RUNS)
-    }
-}
 
 /// How far a task has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -391,7 +367,7 @@ impl Shared {
             return Err(no_room());
         }
         // Before anything of ONNX Runtime; until the session is kept, or dropped.
-        let _at_work = AtWork::begin()?;
+        let _at_work = ShutdownGuard::begin()?;
         let weights = task.get()?;
         let stub = self.stub()?;
         let mut converted = None;

@@ -8,109 +8,15 @@ mod diagnosis;
 mod needs;
 pub(super) mod nodes;
 pub(super) mod precision;
-pub(super) mod recording;
-mod target;
-mod trial;
+mod smoke_test;
+pub(super) mod target;
 
 use std::fmt;
-use std::path::PathBuf;
-use std::str::FromStr;
 
-pub(super) use self::target::Target;
-use super::EncoderOptions;
-use super::device::WeightsOn;
+use self::target::Target;
+use super::options::{EncoderOptions, Provider, TensorRtOptions, WeightsOn};
 use super::runtime::Runtime;
-use crate::did_you_mean;
 use crate::error::{Error, Result};
-
-/// What computes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Provider {
-    /// The processor.
-    #[default]
-    Cpu,
-    /// An NVIDIA GPU, by CUDA and cuDNN.
-    Cuda,
-    /// An NVIDIA GPU, by TensorRT; what TensorRT does not take, by CUDA.
-    TensorRt,
-    /// CUDA where it works, else the CPU.
-    Auto,
-}
-
-impl Provider {
-    /// `cpu`, `cuda`, `tensorrt`, `auto`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Cpu => "cpu",
-            Self::Cuda => "cuda",
-            Self::TensorRt => "tensorrt",
-            Self::Auto => "auto",
-        }
-    }
-
-    /// As ONNX Runtime calls it, which lists those it was built with ([`Runtime::providers`]).
-    const fn onnx_name(self) -> &'static str {
-        match self {
-            Self::Cpu | Self::Auto => "CPUExecutionProvider",
-            Self::Cuda => "CUDAExecutionProvider",
-            Self::TensorRt => "TensorrtExecutionProvider",
-        }
-    }
-
-    /// The known ones among the providers that an ONNX Runtime was built with, the CPU first.
-    pub fn known_among(providers: &[String]) -> Vec<Self> {
-        let all = [Self::Cpu, Self::Cuda, Self::TensorRt];
-        all.into_iter().filter(|known| providers.iter().any(|name| name == known.onnx_name())).collect()
-    }
-
-    /// As texts name it.
-    const fn title(self) -> &'static str {
-        match self {
-            Self::Cpu | Self::Auto => "CPU",
-            Self::Cuda => "CUDA",
-            Self::TensorRt => "TensorRT",
-        }
-    }
-}
-
-impl fmt::Display for Provider {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for Provider {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        let all = [Self::Cpu, Self::Cuda, Self::TensorRt, Self::Auto];
-        all.into_iter().find(|provider| provider.name() == name).ok_or_else(|| {
-            Error::invalid("no such execution provider")
-                .expected("cpu, cuda, tensorrt or auto")
-                .got(did_you_mean::clipped(name))
-        })
-    }
-}
-
-/// How TensorRT is set up; without meaning for the other providers.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct TensorRtOptions {
-    /// A folder for the engines that TensorRT builds and for what it has timed, made where it is not there. An engine
-    /// belongs to the GPU, the versions and the graph, all of which TensorRT checks. `None` builds anew in every
-    /// process, which can take minutes.
-    pub cache: Option<PathBuf>,
-    /// Lets TensorRT compute in half floats. The first run of an encoder, and of each promoted session, is then
-    /// compared with the CPU's.
-    pub fp16: bool,
-    /// With `fp16`: the cosine between an embedding and the CPU's may not be less; `None` is
-    /// [`TensorRtOptions::DEFAULT_COSINE`].
-    pub min_cosine: Option<f32>,
-}
-
-impl TensorRtOptions {
-    /// Half floats have 11 bits: towers that do not overflow are above 0.9999, and one that is below this has.
-    pub const DEFAULT_COSINE: f32 = 0.999;
-}
 
 /// What an encoder really runs on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -248,7 +154,8 @@ mod tests {
 
     use super::*;
     use crate::checkpoint::Checkpoint;
-    use crate::encoder::{Encoder, Promotion};
+    use crate::encoder::Encoder;
+    use crate::encoder::options::Promotion;
     use crate::error::ErrorKind;
     use crate::onnx::proto::ModelProto;
     use crate::tower::arch::{Arch, ArchHints};
@@ -344,24 +251,5 @@ mod tests {
         assert_eq!(execution.fallback, None);
         let create = |_: &Target| Err::<(), _>(Error::invalid("no graph"));
         assert!(begin_on(cuda(), true, create).map(drop).unwrap_err().to_string().contains("no graph"));
-    }
-
-    #[test]
-    fn names_there_and_back() {
-        for provider in [Provider::Cpu, Provider::Cuda, Provider::TensorRt, Provider::Auto] {
-            assert_eq!(provider.to_string().parse::<Provider>().unwrap(), provider);
-        }
-        let error = "gpu".parse::<Provider>().unwrap_err().to_string();
-        assert!(error.contains("cpu, cuda, tensorrt or auto") && error.contains("gpu"), "{error}");
-        assert_eq!(Provider::default(), Provider::Cpu);
-    }
-
-    #[test]
-    fn what_a_build_has() {
-        let names =
-            ["TensorrtExecutionProvider", "CUDAExecutionProvider", "AzureExecutionProvider", "CPUExecutionProvider"];
-        let names = names.map(String::from);
-        assert_eq!(Provider::known_among(&names), [Provider::Cpu, Provider::Cuda, Provider::TensorRt]);
-        assert_eq!(Provider::known_among(&names[2..]), [Provider::Cpu]);
     }
 }

@@ -7,7 +7,7 @@ use std::ffi::CStr;
 use ort::AsPointer;
 use ort::session::Session;
 
-use crate::encoder::failed;
+use crate::encoder::ort_error::failed;
 use crate::error::Result;
 
 /// The session's setting without which nothing is known afterwards.

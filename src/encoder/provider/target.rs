@@ -9,8 +9,9 @@ use ort::session::Session;
 use ort::session::builder::SessionBuilder;
 use twox_hash::XxHash3_128;
 
-use super::{Provider, TensorRtOptions, diagnosis, nodes, trial};
-use crate::encoder::failed;
+use super::{diagnosis, nodes, smoke_test};
+use crate::encoder::options::{Provider, TensorRtOptions};
+use crate::encoder::ort_error::failed;
 use crate::encoder::runtime::Runtime;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -189,7 +190,7 @@ impl Target {
         let mut working = WORKING.lock().unwrap_or_else(PoisonError::into_inner);
         let this = (self.provider, self.device);
         if !working.contains(&this) {
-            trial::run(runtime, self)?;
+            smoke_test::run(runtime, self)?;
             working.push(this);
         }
         Ok(())

@@ -4,11 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use super::super::signature::Signature;
-use super::super::{Encoder, PromotionState, Runtime};
 use super::*;
 use crate::basis::Basis;
 use crate::checkpoint::Checkpoint;
+use crate::encoder::{Encoder, PromotionState, Runtime};
 use crate::error::ErrorKind;
 use crate::kernel::Cuda;
 use crate::kernel::cuda::{HostDevice, Queue};
@@ -102,7 +101,7 @@ fn on_a_driver_without_a_gpu_it_has_the_bits_of_the_cpu() {
         return;
     }
     let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--nocapture", "--exact", "encoder::device::tests::in_memory_of_the_host"])
+        .args(["--ignored", "--nocapture", "--exact", "encoder::engine::cuda::tests::in_memory_of_the_host"])
         .env("LD_LIBRARY_PATH", folder.path())
         .env("TASKBASIS_NVRTC", &driver)
         .env("TASKBASIS_KERNEL_CACHE", folder.path())

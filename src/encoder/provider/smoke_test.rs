@@ -1,8 +1,11 @@
 //! Trying a provider out: the graph of a tiny tower, with every kind of node that a large one has.
 
-use super::{Provider, Target, nodes};
+use super::nodes;
+use super::target::Target;
+use crate::encoder::input::{Elements, Input};
+use crate::encoder::options::Provider;
 use crate::encoder::runtime::Runtime;
-use crate::encoder::session::{self, Elements, Input};
+use crate::encoder::session;
 use crate::encoder::signature::Signature;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tower::arch::{Activation, Arch, Variant};

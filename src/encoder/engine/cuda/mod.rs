@@ -10,64 +10,22 @@ mod io;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
-use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 
-pub(super) use self::io::DeviceLane;
-use super::provider::{Provider, Target};
-use super::session::{Elements, Input, OnDevice};
-use super::signature::{self, Signature};
-use super::{EncoderOptions, failed};
+pub(in crate::encoder) use self::io::DeviceSlot;
+use crate::encoder::input::{Elements, Input, OnDevice};
+use crate::encoder::options::{EncoderOptions, Provider, WeightsOn};
+use crate::encoder::ort_error::failed;
+use crate::encoder::provider::target::Target;
+use crate::encoder::signature::{self, Signature};
 use crate::error::{Error, Result};
 use crate::kernel::{Cuda, CudaStream};
 use crate::weights::{DeviceModel, DeviceOptions, DeviceWeights, Layout, Model, Owner, TaskWeights};
 
-/// Where the weights of tasks are reconstructed, and so where the encoder reads them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum WeightsOn {
-    /// In the memory of the device that computes, where that can be had (`docs/gpu.md` says what it takes), else in the
-    /// host's, with a warning and the reason in [`Execution`](super::Execution).
-    #[default]
-    Auto,
-    /// In the host's memory. A GPU gets them anew in every run.
-    Host,
-    /// In the memory of the device that computes, or it is an error.
-    Device,
-}
-
-impl WeightsOn {
-    /// `auto`, `host`, `device`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Host => "host",
-            Self::Device => "device",
-        }
-    }
-}
-
-impl fmt::Display for WeightsOn {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for WeightsOn {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        let all = [Self::Auto, Self::Host, Self::Device];
-        all.into_iter()
-            .find(|place| place.name() == name)
-            .ok_or_else(|| Error::invalid("no such place for weights").expected("auto, host or device").got(name))
-    }
-}
-
 /// The GPU that an encoder's weights are on, and how ONNX Runtime calls its memory.
-pub(super) struct Device {
+pub(in crate::encoder) struct Device {
     cuda: Cuda,
     memory: MemoryInfo<'static>,
     options: DeviceOptions,
@@ -88,7 +46,10 @@ impl Device {
     /// With [`WeightsOn::Device`], as [`Cuda::open`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for
     /// weights on a device where the CPU was asked to compute, and for CUDA graphs without CUDA or weights on the
     /// device.
-    pub(super) fn choose(target: &Target, options: &EncoderOptions) -> Result<(Option<Self>, Option<String>)> {
+    pub(in crate::encoder) fn choose(
+        target: &Target,
+        options: &EncoderOptions,
+    ) -> Result<(Option<Self>, Option<String>)> {
         let can_record = matches!(options.provider, Provider::Cuda | Provider::Auto);
         if options.cuda_graphs && (!can_record || options.weights_on == WeightsOn::Host) {
             return Err(Error::unsupported("CUDA graphs need the provider `cuda`, and weights on the device"));
@@ -127,7 +88,7 @@ impl Device {
     }
 
     /// Makes room on the device for weights as this graph wants them.
-    pub(super) fn make_room_for(&mut self, signature: &Signature) {
+    pub(in crate::encoder) fn make_room_for(&mut self, signature: &Signature) {
         self.layout = signature.layout().cloned();
     }
 
@@ -135,7 +96,7 @@ impl Device {
     ///
     /// # Errors
     /// As [`DeviceModel::new`] and [`DeviceModel::for_layout`].
-    pub(super) fn model(&self, model: &Arc<Model>) -> Result<Arc<DeviceModel>> {
+    pub(in crate::encoder) fn model(&self, model: &Arc<Model>) -> Result<Arc<DeviceModel>> {
         let device = model.on_device(&self.cuda, &self.options, self.layout.as_ref(), self.owner)?;
         let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
         if !models.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(model))) {
@@ -146,7 +107,7 @@ impl Device {
     }
 
     /// The model on this device, where it is there, for this encoder or another.
-    pub(super) fn find(&self, model: &Model) -> Option<Arc<DeviceModel>> {
+    pub(in crate::encoder) fn find(&self, model: &Model) -> Option<Arc<DeviceModel>> {
         model.found_on(&self.cuda)
     }
 
@@ -154,7 +115,7 @@ impl Device {
     ///
     /// # Errors
     /// As [`Device::model`] and [`DeviceModel::get`].
-    pub(super) fn weights(&self, task: &TaskWeights) -> Result<Arc<DeviceWeights>> {
+    pub(in crate::encoder) fn weights(&self, task: &TaskWeights) -> Result<Arc<DeviceWeights>> {
         self.model(task.model())?.get(task)
     }
 
@@ -163,7 +124,11 @@ impl Device {
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming it, when a parameter is missing or has another
     /// shape.
-    pub(super) fn inputs<'a>(&'a self, signature: &'a Signature, weights: &'a DeviceWeights) -> Result<Vec<Input<'a>>> {
+    pub(in crate::encoder) fn inputs<'a>(
+        &'a self,
+        signature: &'a Signature,
+        weights: &'a DeviceWeights,
+    ) -> Result<Vec<Input<'a>>> {
         let parameters = signature.parameters.iter();
         parameters
             .map(|(name, shape)| {

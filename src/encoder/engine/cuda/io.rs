@@ -4,11 +4,12 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use ort::session::{NoSelectedOutputs, RunOptions, Session};
 
-use super::super::provider::recording;
-use super::super::session::{self, Elements, Input, OnDevice};
-use super::super::signature::Signature;
 use super::graphs::{self, Graphs, Way};
 use super::{Device, in_stream};
+use crate::encoder::capture_lock;
+use crate::encoder::input::{Elements, Input, OnDevice};
+use crate::encoder::session;
+use crate::encoder::signature::Signature;
 use crate::error::Result;
 use crate::kernel::CudaStream;
 use crate::kernel::cuda::{Memory, Pinned, Queue, Staging};
@@ -19,7 +20,7 @@ use crate::weights::DeviceWeights;
 const PIECE: usize = 4 << 20;
 
 /// A stream, and the memory of its largest run so far.
-pub(in crate::encoder) struct DeviceLane {
+pub(in crate::encoder) struct DeviceSlot {
     /// Before the stream: its copies end first.
     io: Option<Io>,
     /// Where runs are recorded.
@@ -35,7 +36,7 @@ struct Io {
     result: Pinned,
 }
 
-impl DeviceLane {
+impl DeviceSlot {
     /// # Errors
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
     pub(in crate::encoder) fn new(device: &Device) -> Result<Self> {
@@ -117,7 +118,7 @@ impl DeviceLane {
             })
         };
         let Some(graphs) = &mut self.graphs else {
-            let _turn = recording::with_others();
+            let _turn = capture_lock::shared();
             run(session, None)?;
             return io.take(bytes, signature.embeds_dtype, out);
         };
@@ -125,12 +126,12 @@ impl DeviceLane {
         addresses.extend(inputs.iter().filter_map(|input| input.values.address()));
         match graphs.way(&addresses)? {
             Way::Plain(options) | Way::Graph(options) => {
-                let _turn = recording::with_others();
+                let _turn = capture_lock::shared();
                 graphs.on_thread(|| run(session, Some(&options)))?;
                 io.take(bytes, signature.embeds_dtype, out)
             }
             Way::First(plain, recorded) => {
-                let _turn = recording::alone();
+                let _turn = capture_lock::exclusive();
                 graphs.on_thread(|| run(session, Some(&plain)))?;
                 let mut expected = try_zeroed(out.len())?;
                 io.take(bytes, signature.embeds_dtype, &mut expected)?;

@@ -2,27 +2,27 @@
 
 use ort::session::Session;
 
-use super::device::{Device, DeviceLane};
-use super::provider::Target;
-use super::runtime::Runtime;
-use super::session;
-use super::signature::Signature;
+use super::cuda::{Device, DeviceSlot};
+use crate::encoder::provider::target::Target;
+use crate::encoder::runtime::Runtime;
+use crate::encoder::session;
+use crate::encoder::signature::Signature;
 use crate::error::Result;
 
 /// What one run at a time has for itself.
-pub(super) struct Lane {
+pub(in crate::encoder) struct SessionSlot {
     /// Before the stream: dropped first.
-    pub(super) session: Session,
+    pub(in crate::encoder) session: Session,
     /// Where weights are on a device.
-    pub(super) device: Option<DeviceLane>,
+    pub(in crate::encoder) device: Option<DeviceSlot>,
 }
 
-impl Lane {
+impl SessionSlot {
     /// A session over the graph without weights.
     ///
     /// # Errors
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
-    pub(super) fn open(
+    pub(in crate::encoder) fn open(
         runtime: &Runtime,
         signature: &Signature,
         threads: usize,
@@ -33,7 +33,7 @@ impl Lane {
             session::create(runtime, &signature.model, threads, session::level(signature.is_users()), target)
         };
         let Some(device) = device else { return Ok(Self { session: create(target)?, device: None }) };
-        let lane = DeviceLane::new(device)?;
+        let lane = DeviceSlot::new(device)?;
         // SAFETY: the stream is kept beside the session, and dropped after it.
         let target = unsafe { target.in_stream(lane.stream().as_raw(), lane.has_graphs()) };
         Ok(Self { session: create(&target)?, device: Some(lane) })

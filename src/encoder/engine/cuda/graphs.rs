@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 
 use ort::session::{NoSelectedOutputs, RunOptions};
 
-use super::super::failed;
+use crate::encoder::ort_error::failed;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Graphs of one session. ONNX Runtime lets go of none before the session ends; what comes later runs without.
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     #[allow(clippy::print_stdout)]
     fn a_graph_for_all_addresses_alike() {
-        if super::super::super::Runtime::load(None).is_err() {
+        if crate::encoder::Runtime::load(None).is_err() {
             return println!("skipped: no ONNX Runtime");
         }
         let mut graphs = Graphs::new().unwrap();

@@ -1,0 +1,4 @@
+//! What executes a run.
+
+pub(super) mod cuda;
+pub(super) mod slot;
