@@ -1,66 +1,62 @@
 //! A plain session on an .onnx file that holds its weights: how tasks are usually deployed, one file and one session
 //! each. Benchmarks compare with it, and exports are checked with it.
 
-use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use ort::session::{Session, SessionInputValue};
+use ort::session::Session;
 use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
 
-use super::capture_lock;
 use super::options::EncoderOptions;
 use super::ort_error::failed;
-use super::pool::Pool;
-use super::provider::target::Target;
 use super::provider::{self, Execution};
-use super::runtime::Runtime;
-use super::session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::OnnxFile;
 use crate::tensor::try_zeroed;
 
-/// An image encoder that is an .onnx file with its weights in it, with ONNX Runtime's own settings: every optimisation,
-/// weights packed in advance.
-///
-/// Two things are not as ONNX Runtime would have them, so that it can be compared with an
-/// [`Encoder`](super::Encoder) in one process: the number of threads, and that threads stop spinning when a run ends.
-/// Files with half floats do without the layout that convolutions like best, as promoted tasks do.
+/// A plain session on a file. Goes to the bench member.
 pub struct FrozenEncoder {
     path: PathBuf,
-    /// Whether anything in it may be half floats.
-    has_halves: bool,
-    runtime: &'static Runtime,
-    threads_per_run: usize,
-    target: Target,
     execution: Execution,
-    input: String,
     output: String,
+    threads: usize,
     /// `[3, S, S]`.
     image: [usize; 3],
     embed_dim: usize,
-    sessions: Pool<Session>,
+    session: Mutex<Session>,
+}
+
+/// A session on the file at `path` with ONNX Runtime's own settings: every optimisation, weights packed in advance. For
+/// `taskbasis-bench` and tests.
+///
+/// Two things are not as ONNX Runtime would have them, so that it can be compared with an [`Encoder`](super::Encoder) in
+/// one process: the number of threads, and that threads stop spinning when a run ends. Files with half floats do without
+/// the layout that convolutions like best, as promoted tasks do.
+///
+/// # Errors
+/// As [`Runtime::load`](super::Runtime::load) and [`Runtime::check_provider`](super::Runtime::check_provider);
+/// [`ErrorKind::InvalidArgument`] for thousands of threads; [`ErrorKind::Io`] when the file cannot be read;
+/// [`ErrorKind::Runtime`] when ONNX Runtime refuses it.
+#[doc(hidden)]
+pub fn session_on_file(path: &Path, options: &EncoderOptions) -> Result<(Session, Execution)> {
+    // ONNX Runtime's own message would be the same for a file that is missing and one that is damaged.
+    std::fs::File::open(path).map_err(|e| Error::io("cannot open", path, e))?;
+    // A file that cannot be read here is left to ONNX Runtime to judge, with care.
+    let has_halves = OnnxFile::open(path).map_or(true, |file| file.has_halves());
+    let (session, _, mut execution) = provider::begin(options, |setup| setup.open_file(path, has_halves))?;
+    execution.nodes = session.nodes()?;
+    Ok((session.into_inner(), execution))
 }
 
 impl FrozenEncoder {
-    /// Opens a session on the file. It must take one input, f32 `[batch, 3, S, S]`, and its first output must be f32
-    /// `[batch, e]`; of the options, those of promotion do not apply, and half floats are not compared with the CPU's.
+    /// Opens a session on the file.
     ///
     /// # Errors
-    /// As [`Runtime::load`] and [`Runtime::check_provider`]; [`ErrorKind::InvalidArgument`] for thousands of threads;
-    /// [`ErrorKind::Io`] when the file cannot be read; [`ErrorKind::Runtime`] when ONNX Runtime refuses it;
-    /// [`ErrorKind::Unsupported`] for other inputs or outputs.
+    /// As [`session_on_file`]; [`ErrorKind::Unsupported`] for other inputs or outputs.
     pub fn open(path: impl AsRef<Path>, options: &EncoderOptions) -> Result<Self> {
         let path = path.as_ref();
-        let (threads_per_run, concurrency) = options.threads_per_run()?;
-        let runtime = Runtime::load(options.runtime.as_deref())?;
-        // ONNX Runtime's own message would be the same for a file that is missing and one that is damaged.
-        std::fs::File::open(path).map_err(|e| Error::io("cannot open", path, e))?;
-        // A file that cannot be read here is left to ONNX Runtime to judge, with care.
-        let has_halves = OnnxFile::open(path).map_or(true, |file| file.has_halves());
-        let create = |target: &Target| create(runtime, (path, has_halves), threads_per_run, target);
-        let (session, target, mut execution) = provider::begin(runtime, options, create)?;
-        execution.nodes = target.nodes(&session)?;
-        let (input, pixels) = tensor(session.inputs(), "inputs", path)?;
+        let (session, execution) = session_on_file(path, options)?;
+        let (_, pixels) = tensor(session.inputs(), "inputs", path)?;
         let (output, embeds) = tensor(session.outputs().get(..1).unwrap_or_default(), "outputs", path)?;
         let extent = |shape: &[i64], axis: usize| shape.get(axis).and_then(|&extent| usize::try_from(extent).ok());
         let image = match pixels.len() {
@@ -73,19 +69,9 @@ impl FrozenEncoder {
         let Some(embed_dim) = extent(&embeds, 1).filter(|_| embeds.len() == 2) else {
             return Err(unsupported(path, "its output is not embeddings", "[batch, e]", &embeds));
         };
-        Ok(Self {
-            path: path.to_path_buf(),
-            has_halves,
-            runtime,
-            threads_per_run,
-            target,
-            execution,
-            input,
-            output,
-            image: [3, height, width],
-            embed_dim,
-            sessions: Pool::new(session, concurrency),
-        })
+        let (threads, _) = options.threads_per_run()?;
+        let (path, session) = (path.to_path_buf(), Mutex::new(session));
+        Ok(Self { path, execution, output, threads, image: [3, height, width], embed_dim, session })
     }
 
     /// The embeddings, `[n, e]`, of `n` images, f32 `[n, 3, S, S]`; as the file gives them.
@@ -106,12 +92,8 @@ impl FrozenEncoder {
         }
         let view = TensorRef::from_array_view(([n, channels, height, width], pixels))
             .map_err(failed("cannot make a view of the pixels"))?;
-        let mut session = self.sessions.lend(|| self.session())?;
-        let _turn = capture_lock::shared();
-        let outputs = session
-            .run(vec![(Cow::Borrowed(self.input.as_str()), SessionInputValue::from(view))])
-            .map_err(failed("the image encoder failed"))
-            .map_err(|e| self.target.explain(self.runtime, e).at(&self.path))?;
+        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        let outputs = session.run(ort::inputs![view]).map_err(failed("the image encoder failed"))?;
         let output = outputs.get(&self.output).ok_or_else(|| Error::new(ErrorKind::Internal, "a run has no output"))?;
         let (shape, values) = output.try_extract_tensor::<f32>().map_err(failed("cannot read the embeddings"))?;
         if values.len() != embeds.len() {
@@ -120,11 +102,6 @@ impl FrozenEncoder {
         }
         embeds.copy_from_slice(values);
         Ok(embeds)
-    }
-
-    /// Another session on the file.
-    fn session(&self) -> Result<Session> {
-        create(self.runtime, (&self.path, self.has_halves), self.threads_per_run, &self.target)
     }
 
     /// The length of an embedding, e.
@@ -144,29 +121,14 @@ impl FrozenEncoder {
 
     /// Threads that one run computes with.
     pub fn threads(&self) -> usize {
-        self.threads_per_run
+        self.threads
     }
 }
 
 impl std::fmt::Debug for FrozenEncoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "FrozenEncoder({}; {} threads a run)", self.path.display(), self.threads_per_run)
+        write!(f, "FrozenEncoder({}; {} threads a run)", self.path.display(), self.threads)
     }
-}
-
-fn create(runtime: &Runtime, (path, has_halves): (&Path, bool), threads: usize, target: &Target) -> Result<Session> {
-    let doing = "cannot create a session on the file";
-    let _turn = capture_lock::shared();
-    let builder = Session::builder(runtime.environment())
-        .map_err(failed(doing))?
-        .with_intra_threads(threads)
-        .map_err(failed(doing))?
-        .with_config_entry("session.force_spinning_stop", "1")
-        .map_err(failed(doing))?;
-    let builder = session::for_frozen(builder, has_halves)?;
-    // Engines have the weights in them.
-    let session = target.register(runtime, builder, None)?.commit_from_file(path);
-    session.map_err(failed(doing)).map_err(|e| target.explain(runtime, e).at(path))
 }
 
 /// Name and shape of the one tensor of f32 that `outlets` must be; unknown extents are −1.

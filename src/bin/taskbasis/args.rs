@@ -7,8 +7,8 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
-    Arch, BasisFile, Bundle, Encoder, EncoderOptions, Error, Execution, Head, MapMode, Model, ModelOptions, Preprocess,
-    Promotion, Result, SelfTest, StreamedEncoder, TaskExpr, TaskWeights, TowerConfig, head_tasks,
+    Arch, BasisFile, Bundle, Encoder, EncoderOptions, Error, Head, MapMode, Model, ModelOptions, Preprocess, Promotion,
+    Result, SelfTest, TaskExpr, TaskWeights, TowerConfig, head_tasks,
 };
 
 use crate::graph::BindArgs;
@@ -202,22 +202,6 @@ impl Session {
 }
 
 impl EncoderArgs {
-    /// The encoder with the weights of one task, of which nothing is reconstructed yet.
-    pub fn of_task(&self, session: &Session, weights: &TaskExpr, streamed: bool) -> Result<TaskEncoder> {
-        let weights = session.weights(weights)?;
-        if !streamed {
-            let encoder = self.encoder(session)?;
-            return Ok(TaskEncoder::Whole(Box::new(encoder), weights));
-        }
-        if self.graph.is_some() || (!self.built_graph && session.carries_graph()) {
-            return Err(Error::unsupported("only the built graph can be streamed")
-                .hint("--built-graph runs it, whatever a bundle carries"));
-        }
-        let encoder = StreamedEncoder::new(&self.arch(session)?, &self.options())?;
-        provider::tell(encoder.execution());
-        Ok(TaskEncoder::Streamed(Box::new(encoder), weights))
-    }
-
     /// The architecture, as [`EncoderArgs::tower`] has it.
     pub fn arch(&self, session: &Session) -> Result<Arch> {
         self.tower(session).map(|tower| tower.arch.clone())
@@ -347,43 +331,4 @@ pub fn tell(tower: &TowerConfig) {
 /// The built graph is as good as optimising makes it.
 pub fn no_graph() -> Error {
     Error::invalid("--optimise-graph needs a user's graph: --graph, or a bundle that carries one")
-}
-
-/// An encoder with the weights of one task: all of them at once, or a block at a time.
-pub enum TaskEncoder {
-    Whole(Box<Encoder>, TaskWeights),
-    Streamed(Box<StreamedEncoder>, TaskWeights),
-}
-
-impl TaskEncoder {
-    pub fn arch(&self) -> &Arch {
-        match self {
-            Self::Whole(encoder, _) => encoder.arch(),
-            Self::Streamed(encoder, _) => encoder.arch(),
-        }
-    }
-
-    /// What it runs on.
-    pub fn execution(&self) -> &Execution {
-        match self {
-            Self::Whole(encoder, _) => encoder.execution(),
-            Self::Streamed(encoder, _) => encoder.execution(),
-        }
-    }
-
-    /// Reconstructs what can be reconstructed before the first run.
-    pub fn prepare(&self) -> Result<()> {
-        match self {
-            // Kept, as nothing else is run.
-            Self::Whole(encoder, weights) => encoder.prepare(weights),
-            Self::Streamed(..) => Ok(()),
-        }
-    }
-
-    pub fn encode(&self, pixels: &[f32], n: usize) -> Result<Vec<f32>> {
-        match self {
-            Self::Whole(encoder, weights) => encoder.encode_task(weights, pixels, n),
-            Self::Streamed(encoder, weights) => encoder.encode(weights, pixels, n),
-        }
-    }
 }

@@ -6,16 +6,17 @@
 
 mod diagnosis;
 mod needs;
-pub(super) mod nodes;
 pub(super) mod precision;
 mod smoke_test;
 pub(super) mod target;
 
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 
 use self::target::Target;
 use super::options::{EncoderOptions, Provider, TensorRtOptions, WeightsOn};
 use super::runtime::Runtime;
+use super::session::SessionSetup;
 use crate::error::{Error, Result};
 
 /// What an encoder really runs on.
@@ -52,18 +53,22 @@ impl fmt::Display for Execution {
     }
 }
 
-/// Makes an encoder's first session, or sessions, for what its options ask for: `create` is given the target, which the
-/// others are made for too. With [`Provider::Auto`] whatever goes wrong with CUDA leads to the CPU.
+/// Makes an encoder's first session, or sessions, for what its options ask for: `create` is given what the others are
+/// made with too. With [`Provider::Auto`] whatever goes wrong with CUDA leads to the CPU.
 ///
 /// # Errors
-/// As [`Runtime::check_provider`], and what `create` says.
+/// As [`Runtime::load`], [`Runtime::check_provider`] and [`EncoderOptions::threads_per_run`], and what `create` says.
 pub(super) fn begin<T>(
-    runtime: &Runtime,
     options: &EncoderOptions,
-    create: impl Fn(&Target) -> Result<T>,
-) -> Result<(T, Target, Execution)> {
+    create: impl Fn(&SessionSetup) -> Result<T>,
+) -> Result<(T, SessionSetup, Execution)> {
+    let (threads, _) = options.threads_per_run()?;
+    let runtime = Runtime::load(options.runtime.as_deref())?;
     let chosen = choose(runtime, options.provider, options.device, &options.tensorrt)?;
-    begin_on(chosen, options.provider == Provider::Auto, create)
+    let setup = |target: &Target| SessionSetup { runtime, threads, target: target.clone() };
+    let is_auto = options.provider == Provider::Auto;
+    let (made, target, execution) = begin_on(chosen, is_auto, |target| create(&setup(target)))?;
+    Ok((made, setup(&target), execution))
 }
 
 fn begin_on<T>(
@@ -107,8 +112,8 @@ fn fall_back(error: &Error) -> String {
 /// # Errors
 /// As [`Runtime::check_provider`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for another device of the
 /// CPU than 0.
-pub(super) fn choose(
-    runtime: &Runtime,
+fn choose(
+    runtime: &'static Runtime,
     provider: Provider,
     device: u32,
     tensorrt: &TensorRtOptions,
@@ -121,16 +126,36 @@ pub(super) fn choose(
         Provider::Cpu => Ok((Target::cpu(), None)),
         Provider::Cuda | Provider::TensorRt => {
             let target = Target::new(provider, device, tensorrt)?;
-            target.check(runtime).map(|()| (target, None))
+            check(runtime, &target).map(|()| (target, None))
         }
         Provider::Auto => {
             let target = Target::new(Provider::Cuda, device, tensorrt)?;
-            match target.check(runtime) {
+            match check(runtime, &target) {
                 Ok(()) => Ok((target, None)),
                 Err(error) => Ok((Target::cpu(), Some(fall_back(&error)))),
             }
         }
     }
+}
+
+/// Whether a target can be had: asks ONNX Runtime for it, and runs something small. What has worked is not tried again.
+///
+/// # Errors
+/// As [`Runtime::check_provider`].
+fn check(runtime: &'static Runtime, target: &Target) -> Result<()> {
+    static WORKING: Mutex<Vec<(Provider, u32)>> = Mutex::new(Vec::new());
+
+    if !runtime.providers().iter().any(|name| name == target.provider().onnx_name()) {
+        return Err(diagnosis::not_built_in(target.provider(), runtime));
+    }
+    // Held meanwhile: two that are tried at once on one device could fail for want of memory.
+    let mut working = WORKING.lock().unwrap_or_else(PoisonError::into_inner);
+    let this = (target.provider(), target.device());
+    if !working.contains(&this) {
+        smoke_test::run(runtime, target)?;
+        working.push(this);
+    }
+    Ok(())
 }
 
 impl Runtime {
@@ -141,7 +166,7 @@ impl Runtime {
     /// was not built with, a library that cannot be loaded, a driver or a GPU that is not there or too old;
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a device that there is not;
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime) for what is not understood.
-    pub fn check_provider(&self, provider: Provider, device: u32) -> Result<()> {
+    pub fn check_provider(&'static self, provider: Provider, device: u32) -> Result<()> {
         choose(self, provider, device, &TensorRtOptions::default()).map(drop)
     }
 }

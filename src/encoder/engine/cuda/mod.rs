@@ -1,164 +1,103 @@
-//! Weights on a GPU: ONNX Runtime's provider reads them where the kernel has written them.
+//! All weights of a task on a GPU: ONNX Runtime's provider reads them where the kernel has written them.
 //!
 //! Each session runs in a stream of ours (`user_compute_stream`). So the order is one of streams: the images' copy and
 //! the weights' kernel, then the run, then the embeddings' copy and whatever uses the weights' memory next. The host
-//! waits for the embeddings alone. `io.rs` is what a run has for its images and embeddings,
-//! `graphs.rs` records runs.
+//! waits for the embeddings alone.
 
+pub(in crate::encoder) mod device;
 mod graphs;
-mod io;
+mod slot;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 
-use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
+use self::device::Device;
+use self::slot::SessionSlot;
+use super::feed::Feed;
+use super::{Engine, Images, RunWeights};
+use crate::encoder::pool::{Pool, Turns};
+use crate::encoder::session::SessionSetup;
+use crate::error::Result;
+use crate::weights::{DeviceModel, DeviceStats, Model, TaskWeights};
 
-pub(in crate::encoder) use self::io::DeviceSlot;
-use crate::encoder::input::{Elements, Input, OnDevice};
-use crate::encoder::options::{EncoderOptions, Provider, WeightsOn};
-use crate::encoder::ort_error::failed;
-use crate::encoder::provider::target::Target;
-use crate::encoder::signature::{self, Signature};
-use crate::error::{Error, Result};
-use crate::kernel::{Cuda, CudaStream};
-use crate::weights::{DeviceModel, DeviceOptions, DeviceWeights, Layout, Model, Owner, TaskWeights};
-
-/// The GPU that an encoder's weights are on, and how ONNX Runtime calls its memory.
-pub(in crate::encoder) struct Device {
-    cuda: Cuda,
-    memory: MemoryInfo<'static>,
-    options: DeviceOptions,
-    /// How the user's graph wants its weights, where it is one.
-    layout: Option<Arc<Layout>>,
-    /// Runs are recorded, and replayed.
-    graphs: bool,
-    owner: Owner,
-    /// Those that were brought there for this encoder.
-    models: Mutex<Vec<Weak<Model>>>,
+/// Runs the graph with weights that are reconstructed in the memory of the device.
+pub(in crate::encoder) struct DeviceEngine {
+    feed: Arc<Feed>,
+    setup: SessionSetup,
+    /// Before the device: dropped first.
+    slots: Pool<SessionSlot>,
+    device: Device,
 }
 
-impl Device {
-    /// Where the weights for sessions of this target are to be, and why in the host's memory where that is not what one
-    /// would expect.
+impl DeviceEngine {
+    /// An engine with its first session.
     ///
     /// # Errors
-    /// With [`WeightsOn::Device`], as [`Cuda::open`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for
-    /// weights on a device where the CPU was asked to compute, and for CUDA graphs without CUDA or weights on the
-    /// device.
-    pub(in crate::encoder) fn choose(
-        target: &Target,
-        options: &EncoderOptions,
-    ) -> Result<(Option<Self>, Option<String>)> {
-        let can_record = matches!(options.provider, Provider::Cuda | Provider::Auto);
-        if options.cuda_graphs && (!can_record || options.weights_on == WeightsOn::Host) {
-            return Err(Error::unsupported("CUDA graphs need the provider `cuda`, and weights on the device"));
-        }
-        match options.weights_on {
-            WeightsOn::Host => Ok((None, None)),
-            WeightsOn::Device if target.is_cpu() && options.provider == Provider::Cpu => {
-                Err(Error::unsupported("the CPU reads weights in the host's memory alone")
-                    .hint("Weights on a device need a provider that computes there: cuda or tensorrt"))
+    /// As [`SessionSetup::open`]; [`ErrorKind::Runtime`](crate::ErrorKind::Runtime) where there is no stream to be had.
+    pub(in crate::encoder) fn new(
+        feed: &Arc<Feed>,
+        setup: &SessionSetup,
+        turns: &Arc<Turns>,
+        mut device: Device,
+    ) -> Result<Self> {
+        device.make_room_for(&feed.graph);
+        let slots = Pool::new(SessionSlot::open(feed, setup, &device)?, Arc::clone(turns));
+        Ok(Self { feed: Arc::clone(feed), setup: setup.clone(), slots, device })
+    }
+
+    fn open(&self) -> Result<SessionSlot> {
+        SessionSlot::open(&self.feed, &self.setup, &self.device)
+    }
+}
+
+impl Engine for DeviceEngine {
+    /// Weights of the caller's are copied there in every run.
+    fn run(&self, images: Images<'_>, weights: RunWeights<'_>, out: &mut [f32]) -> Result<()> {
+        let Self { feed, device, .. } = self;
+        match weights {
+            RunWeights::Given(weights) => {
+                let mut converted = None;
+                let inputs = feed.graph.inputs(weights, &mut converted)?;
+                let slot = self.slots.lend(|| self.open())?;
+                feed.run(slot.session(), &inputs, slot.without_graph()?.as_ref(), images, out)
             }
-            // `auto` has fallen back, and told so.
-            WeightsOn::Auto | WeightsOn::Device if target.is_cpu() => Ok((None, None)),
-            WeightsOn::Device => Ok((Some(Self::open(target, options)?), None)),
-            WeightsOn::Auto => match Self::open(target, options) {
-                Ok(device) => Ok((Some(device), None)),
-                Err(error) => {
-                    tracing::warn!(%error, "every run copies the weights from the host: they cannot be on the device");
-                    Ok((None, Some(error.to_string())))
-                }
-            },
+            RunWeights::Task(task) => {
+                // Before the weights: a run that waits for its turn holds no device memory.
+                let mut slot = self.slots.lend(|| self.open())?;
+                let weights = device.weights(task)?;
+                let inputs = device.inputs(&feed.graph, &weights)?;
+                feed.each(images, out, |pixels, out| slot.run(device, &feed.graph, &pixels, &weights, &inputs, out))
+            }
         }
     }
 
-    fn open(target: &Target, options: &EncoderOptions) -> Result<Self> {
-        let cuda = Cuda::open(target.device() as usize)?;
-        // `Target` has refused a larger number.
-        let ordinal = i32::try_from(target.device()).unwrap_or(i32::MAX);
-        let (kind, allocator) = (AllocationDevice::CUDA, AllocatorType::Device);
-        let memory = MemoryInfo::new(kind, ordinal, allocator, MemoryType::Default);
-        Ok(Self::on(cuda, memory.map_err(failed("cannot name the GPU's memory"))?, options))
+    /// Returns when that is in the queue; the first task of a model brings the model there.
+    fn prepare(&self, task: &TaskWeights) -> Result<()> {
+        self.device.weights(task).map(drop)
     }
 
-    fn on(cuda: Cuda, memory: MemoryInfo<'static>, options: &EncoderOptions) -> Self {
-        let (graphs, options) = (options.cuda_graphs, DeviceOptions { budget: options.device_budget });
-        Self { cuda, memory, options, layout: None, graphs, owner: Owner::new(), models: Mutex::default() }
+    fn is_prepared(&self, task: &TaskWeights) -> bool {
+        self.device.find(task.model()).is_some_and(|model| model.is_ready(task))
     }
 
-    /// Makes room on the device for weights as this graph wants them.
-    pub(in crate::encoder) fn make_room_for(&mut self, signature: &Signature) {
-        self.layout = signature.layout().cloned();
+    fn device_model(&self, model: &Arc<Model>) -> Result<Option<Arc<DeviceModel>>> {
+        self.device.model(model).map(Some)
     }
 
-    /// The model on this device, brought there unless it is.
-    ///
-    /// # Errors
-    /// As [`DeviceModel::new`] and [`DeviceModel::for_layout`].
-    pub(in crate::encoder) fn model(&self, model: &Arc<Model>) -> Result<Arc<DeviceModel>> {
-        let device = model.on_device(&self.cuda, &self.options, self.layout.as_ref(), self.owner)?;
-        let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
-        if !models.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(model))) {
-            models.retain(|known| known.strong_count() > 0);
-            models.push(Arc::downgrade(model));
-        }
-        Ok(device)
+    fn device_stats(&self, model: &Model) -> DeviceStats {
+        self.device.find(model).map_or_else(DeviceStats::default, |model| model.stats())
     }
 
-    /// The model on this device, where it is there, for this encoder or another.
-    pub(in crate::encoder) fn find(&self, model: &Model) -> Option<Arc<DeviceModel>> {
-        model.found_on(&self.cuda)
+    fn nodes(&self) -> Result<Vec<(String, usize)>> {
+        self.slots.lend(|| self.open())?.session().nodes()
     }
 
-    /// The weights of a task: kept ones, or in the queue now.
-    ///
-    /// # Errors
-    /// As [`Device::model`] and [`DeviceModel::get`].
-    pub(in crate::encoder) fn weights(&self, task: &TaskWeights) -> Result<Arc<DeviceWeights>> {
-        self.model(task.model())?.get(task)
+    fn sessions(&self) -> usize {
+        self.slots.made()
     }
 
-    /// All parameters of the graph where they lie, checked.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming it, when a parameter is missing or has another
-    /// shape.
-    pub(in crate::encoder) fn inputs<'a>(
-        &'a self,
-        signature: &'a Signature,
-        weights: &'a DeviceWeights,
-    ) -> Result<Vec<Input<'a>>> {
-        let parameters = signature.parameters.iter();
-        parameters
-            .map(|(name, shape)| {
-                let tensor = weights
-                    .get(name)
-                    .ok_or_else(|| Error::mismatch("the weights lack a parameter of this encoder").tensor(name))?;
-                signature::check_shape(name, shape, Some(tensor.shape))?;
-                // SAFETY: so many values lie there as long as `weights` live, in the memory that `self` is of; a run
-                // reads them after `wait_in`, and they are not overwritten before `used_in` allows it.
-                let values = unsafe { OnDevice::new(tensor.address, &self.memory) };
-                Ok(Input { name, shape, values: Elements::Device(tensor.dtype, values) })
-            })
-            .collect()
+    fn trim(&self) {
+        self.slots.trim();
     }
-}
-
-impl Drop for Device {
-    fn drop(&mut self) {
-        let models = self.models.get_mut().unwrap_or_else(PoisonError::into_inner);
-        models.iter().filter_map(Weak::upgrade).for_each(|model| model.leave_devices(self.owner));
-    }
-}
-
-/// Does something in a stream that reads these weights: after they are computed, and before their memory is used for
-/// others.
-fn in_stream<T>(weights: &DeviceWeights, stream: &CudaStream, run: impl FnOnce() -> Result<T>) -> Result<T> {
-    weights.wait_in(stream)?;
-    let done = run();
-    // After a failure too, which may leave something at work.
-    let used = weights.used_in(stream);
-    let done = done?;
-    used.map(|()| done)
 }
