@@ -9,13 +9,13 @@ mod engine;
 mod export;
 mod fastest;
 mod finite;
-mod frozen;
 mod golden;
 mod image;
 mod input;
 mod memory;
 mod options;
 mod ort_error;
+mod peer;
 mod pool;
 mod promote;
 mod provider;
@@ -31,11 +31,12 @@ mod width;
 
 pub use export::{write_onnx, write_onnx_f16};
 pub use fastest::{Trial, optimise_graph};
-pub use frozen::{FrozenEncoder, session_on_file};
 pub use golden::Agreement;
 pub(crate) use golden::Golden;
 pub use image::Encoder;
 pub use options::{EncoderOptions, Promotion, Provider, Residency, SelfTest, TensorRtOptions, WeightsOn};
+#[doc(hidden)]
+pub use peer::session_on_file;
 pub use promote::PromotionState;
 pub use provider::Execution;
 pub use runtime::{MINIMUM_MINOR, Origin, PATH_VARIABLE, Probe, Runtime, Version};

@@ -1,15 +1,16 @@
 //! `taskbasis classify`
 
 use std::num::NonZero;
-use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
-use taskbasis::{Result, TaskExpr};
+use taskbasis::{Residency, Result, TaskExpr};
 
-use crate::args::{EncoderArgs, HeadArgs, ModelArgs};
+use crate::args::{EncoderArgs, HeadArgs, ModelArgs, ResidencyArgs};
+use crate::conflicts::{Given, Refused};
 use crate::input::{FileArgs, Input};
 use crate::output;
+use crate::paths::InPath;
 
 /// Tell which classes of a task images belong to.
 #[derive(Args)]
@@ -28,9 +29,8 @@ pub struct Classify {
     #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
     weights: Option<TaskExpr>,
 
-    /// Reconstruct and run a block at a time: a fraction of the memory for weights, and a reconstruction a batch.
-    #[arg(long, conflicts_with_all = ["optimise_graph", "weights_on", "device_budget", "cuda_graphs"])]
-    streamed: bool,
+    #[command(flatten)]
+    residency: ResidencyArgs,
 
     /// How many classes to name an image.
     #[arg(long, default_value = "3", value_name = "K")]
@@ -38,7 +38,7 @@ pub struct Classify {
 
     /// Image files, or folders of them.
     #[arg(required = true, value_name = "IMAGE")]
-    images: Vec<PathBuf>,
+    images: Vec<InPath>,
 
     #[command(flatten)]
     files: FileArgs,
@@ -48,20 +48,28 @@ pub struct Classify {
 }
 
 impl Classify {
+    pub fn conflict(&self, given: &Given<'_>) -> Refused {
+        let blockwise = || self.residency.conflict(&self.encoder, given);
+        self.encoder.conflict(Some(&self.model), given).or_else(blockwise)
+    }
+
     pub fn run(self, as_json: bool) -> Result<()> {
         let session = self.model.open(self.encoder.threads)?;
         let expr = self.weights.unwrap_or_else(|| TaskExpr::task(&self.task));
-        let encoder = self.encoder.of_task(&session, &expr, self.streamed)?;
+        let task = session.weights(&expr)?;
+        let encoder = self.encoder.encoder_with(&session, self.residency.get())?;
         let head = self.heads.head(session.bundle.as_deref(), &self.task, encoder.arch())?;
         let input = Input::open(&self.images, &self.files, self.encoder.preprocess(&session)?)?;
         self.encoder.tell_images(&session, input.files().is_some())?;
-        encoder.prepare()?;
+        if encoder.residency() == Residency::Whole {
+            encoder.prepare(&task)?;
+        }
 
         let bar = output::progress(input.len(), "images");
         let mut results = Vec::with_capacity(input.len());
         let width = encoder.arch().embed_dim;
         let taken = input.for_each_batch(self.encoder.batch as usize, self.encoder.threads, |pixels, n| {
-            for embedding in encoder.encode(pixels, n)?.chunks_exact(width) {
+            for embedding in encoder.encode_task(&task, pixels, n)?.chunks_exact(width) {
                 results.push(head.classify(embedding, self.top.get())?);
             }
             bar.inc(n as u64);

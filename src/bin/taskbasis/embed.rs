@@ -1,15 +1,16 @@
 //! `taskbasis embed`
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
 use serde_json::json;
-use taskbasis::{Result, TaskExpr, check_output, save_arrays};
+use taskbasis::{Residency, Result, TaskExpr, check_output, save_arrays};
 
-use crate::args::{EncoderArgs, ModelArgs};
+use crate::args::{EncoderArgs, ModelArgs, ResidencyArgs};
+use crate::conflicts::{Given, Refused};
 use crate::input::{FileArgs, Input};
 use crate::output;
+use crate::paths::{InPath, OutPath};
 
 /// Compute the embeddings of images with the weights of any task.
 #[derive(Args)]
@@ -24,38 +25,45 @@ pub struct Embed {
     /// A safetensors file with `pixel_values` f32 [N,3,S,S] (already preprocessed), or image files, or a folder of
     /// them.
     #[arg(short, long, value_name = "X", required = true, num_args = 1..)]
-    input: Vec<PathBuf>,
+    input: Vec<InPath>,
 
     #[command(flatten)]
     files: FileArgs,
 
     /// The file to write: `embeds` f32 [N,e], not normalised.
     #[arg(short, long, value_name = "Y.safetensors")]
-    output: PathBuf,
+    output: OutPath,
 
-    /// Reconstruct and run a block at a time: a fraction of the memory for weights, and a reconstruction a batch.
-    #[arg(long, conflicts_with_all = ["optimise_graph", "weights_on", "device_budget", "cuda_graphs"])]
-    streamed: bool,
+    #[command(flatten)]
+    residency: ResidencyArgs,
 
     #[command(flatten)]
     encoder: EncoderArgs,
 }
 
 impl Embed {
+    pub fn conflict(&self, given: &Given<'_>) -> Refused {
+        let blockwise = || self.residency.conflict(&self.encoder, given);
+        self.encoder.conflict(Some(&self.model), given).or_else(blockwise)
+    }
+
     pub fn run(self, as_json: bool) -> Result<()> {
         let session = self.model.open(self.encoder.threads)?;
-        let encoder = self.encoder.of_task(&session, &self.weights, self.streamed)?;
+        let task = session.weights(&self.weights)?;
+        let encoder = self.encoder.encoder_with(&session, self.residency.get())?;
         let input = Input::open(&self.input, &self.files, self.encoder.preprocess(&session)?)?;
         self.encoder.tell_images(&session, input.files().is_some())?;
         check_output(&self.output, &[])?;
-        encoder.prepare()?;
+        if encoder.residency() == Residency::Whole {
+            encoder.prepare(&task)?;
+        }
 
         let began = Instant::now();
         let bar = output::progress(input.len(), "images");
         let width = encoder.arch().embed_dim;
         let mut embeds = Vec::with_capacity(input.len() * width);
         let taken = input.for_each_batch(self.encoder.batch as usize, self.encoder.threads, |pixels, n| {
-            embeds.extend(encoder.encode(pixels, n)?);
+            embeds.extend(encoder.encode_task(&task, pixels, n)?);
             bar.inc(n as u64);
             Ok(())
         })?;
@@ -69,7 +77,7 @@ impl Embed {
 
         if as_json {
             output::json(&json!({
-                "output": self.output, "weights": self.weights.to_string(), "images": taken.len(), "embedding": width,
+                "output": &*self.output, "weights": self.weights.to_string(), "images": taken.len(), "embedding": width,
                 "files": taken.files(), "skipped": taken.skipped.json(), "encode_ms": took.as_secs_f64() * 1e3,
                 "provider": encoder.execution().provider.name(), "device": encoder.execution().device,
             }))

@@ -174,13 +174,12 @@ impl Runtime {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-    use std::sync::Arc;
     use std::sync::atomic::Ordering;
 
     use super::*;
     use crate::checkpoint::Checkpoint;
-    use crate::encoder::Encoder;
     use crate::encoder::options::Promotion;
+    use crate::encoder::{Encoder, session};
     use crate::error::ErrorKind;
     use crate::onnx::proto::ModelProto;
     use crate::tower::arch::{Arch, ArchHints};
@@ -215,14 +214,14 @@ mod tests {
             assert!(out.iter().all(|value| *value == 7.0), "nothing is written");
         };
         // No cosine is 2.
-        encoder.target = Arc::new(Target::compared(2.0));
+        encoder.setup.target = Target::compared(2.0);
         refused(&encoder);
         refused(&encoder);
         assert!(!encoder.is_precise.load(Ordering::Acquire));
         encoder.promote(&task).unwrap();
         refused(&encoder);
 
-        encoder.target = Arc::new(Target::compared(TensorRtOptions::DEFAULT_COSINE));
+        encoder.setup.target = Target::compared(TensorRtOptions::DEFAULT_COSINE);
         let promoted = encoder.encode_task(&task, &pixels, 2).unwrap();
         assert!(!encoder.is_precise.load(Ordering::Acquire), "the promoted session is compared by itself");
         assert!(encoder.demote(&task));
@@ -230,7 +229,7 @@ mod tests {
         assert!(encoder.is_precise.load(Ordering::Acquire));
         precision::check(&promoted, &expected, encoder.arch().embed_dim, 0.9999).unwrap();
         // Not looked at again.
-        encoder.target = Arc::new(Target::compared(2.0));
+        encoder.setup.target = Target::compared(2.0);
         assert_eq!(encoder.encode_task(&task, &pixels, 2).unwrap(), expected);
     }
 
@@ -238,13 +237,13 @@ mod tests {
     fn every_node_is_somewhere() {
         let Some((encoder, _)) = encoder() else { return };
         assert!(encoder.execution().nodes.is_empty());
-        let model = &encoder.signature.model;
+        let model = &encoder.feed.graph.model;
         let level = ort::session::builder::GraphOptimizationLevel::Disable;
         let builder = ort::session::Session::builder(encoder.runtime().environment()).unwrap();
-        let builder = builder.with_optimization_level(level).unwrap().with_config_entry(nodes::RECORD, "1").unwrap();
-        let session = builder.clone().commit_from_memory(model).unwrap();
+        let builder = builder.with_optimization_level(level).unwrap();
+        let session = builder.with_config_entry(session::RECORD_NODES, "1").unwrap().commit_from_memory(model).unwrap();
         let graph = <ModelProto as prost::Message>::decode(&**model).unwrap().graph.unwrap();
-        assert_eq!(nodes::count(&session).unwrap(), [("CPUExecutionProvider".to_owned(), graph.node.len())]);
+        assert_eq!(session::count_nodes(&session).unwrap(), [("CPUExecutionProvider".to_owned(), graph.node.len())]);
     }
 
     #[test]

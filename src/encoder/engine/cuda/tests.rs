@@ -4,16 +4,22 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use ort::memory::MemoryInfo;
+
+use super::device::{Device, in_stream};
 use super::*;
 use crate::basis::Basis;
 use crate::checkpoint::Checkpoint;
+use crate::encoder::options::{EncoderOptions, Provider, WeightsOn};
+use crate::encoder::provider::target::Target;
+use crate::encoder::signature::Signature;
 use crate::encoder::{Encoder, PromotionState, Runtime};
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind};
 use crate::kernel::Cuda;
 use crate::kernel::cuda::{HostDevice, Queue};
 use crate::onnx::{BindOptions, BoundGraph};
 use crate::tower::arch::{Arch, ArchHints};
-use crate::weights::{DeviceStats, ModelOptions};
+use crate::weights::{DeviceOptions, DeviceStats, ModelOptions};
 
 fn digits(relative: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/digits").join(relative)
