@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use super::WeightSource;
 use super::finite;
-use super::session::Elements;
+use super::input::Elements;
 use super::signature::Signature;
+use super::source::WeightSource;
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::write::{Stored, write_with_parameters};
 use crate::tower::arch::Arch;

@@ -1,10 +1,9 @@
 //! What a graph takes and gives: its parameters, and the names of its pixels and embeddings.
 
-use std::ffi::CString;
 use std::sync::Arc;
 
-use super::WeightSource;
-use super::session::{Elements, Input};
+use super::input::{Elements, Input};
+use super::source::WeightSource;
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::proto::TensorType;
 use crate::onnx::{BoundGraph, stub, type_name};
@@ -20,10 +19,10 @@ pub(super) struct Signature {
     /// Names and shapes of the parameters, in the order of the graph's inputs.
     pub(super) parameters: Vec<(String, Vec<usize>)>,
     /// The input that takes the images, and the type that it takes.
-    pub(super) pixels: CString,
+    pub(super) pixels: String,
     pub(super) pixels_dtype: DType,
     /// The output that gives the embeddings, and the type that it gives.
-    pub(super) embeds: CString,
+    pub(super) embeds: String,
     pub(super) embeds_dtype: DType,
     /// How many images a run takes, where the graph takes no other number.
     pub(super) batch: Option<usize>,
@@ -39,9 +38,9 @@ impl Signature {
         Ok(Self {
             model: graph::build(arch)?,
             parameters: arch.parameters(),
-            pixels: c_name(graph::PIXELS)?,
+            pixels: graph::PIXELS.to_owned(),
             pixels_dtype: DType::F32,
-            embeds: c_name(graph::EMBEDS)?,
+            embeds: graph::EMBEDS.to_owned(),
             embeds_dtype: DType::F32,
             batch: None,
             has_halves: false,
@@ -65,9 +64,9 @@ impl Signature {
         Ok(Self {
             model: graph.with_inputs()?,
             parameters: parameters.collect(),
-            pixels: c_name(&pixels.name)?,
+            pixels: pixels.name.clone(),
             pixels_dtype: dtype(pixels.data_type)?,
-            embeds: c_name(&output.name)?,
+            embeds: output.name.clone(),
             embeds_dtype: dtype(output.data_type)?,
             batch: graph.batch(),
             has_halves: graph.file().has_halves(),
@@ -136,10 +135,6 @@ impl Signature {
             None => self.parameters.iter().map(|(_, shape)| shape.iter().product::<usize>() * size_of::<f32>()).sum(),
         }
     }
-}
-
-fn c_name(name: &str) -> Result<CString> {
-    CString::new(name).map_err(|_| Error::invalid("a NUL in a name").tensor(name))
 }
 
 /// Whether a parameter of the encoder is there, and in its shape; `got` is the shape that it has, where it is there.

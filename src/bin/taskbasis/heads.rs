@@ -91,7 +91,7 @@ impl Heads {
         let options = self.provider.applied_to(EncoderOptions { threads, runtime, ..EncoderOptions::default() });
         let model = TextModel::open_with(&self.text_model, hints, |file| checkpoints::open(file))?;
         model.notes().iter().for_each(|note| output::note(note));
-        let mut encoder = TextEncoder::new(model, &options)?;
+        let encoder = TextEncoder::new(model, &options)?;
         provider::tell(encoder.execution());
         let total = tasks.iter().map(|(_, classes, prompts)| classes.len() * prompts.len()).sum();
         let bar = output::progress(total, "prompts");
@@ -118,7 +118,9 @@ impl Heads {
             let made = tasks.iter().map(
                 |(task, classes, prompts)| json!({ "task": task, "classes": classes.len(), "prompts": prompts.len() }),
             );
-            return output::json(&json!({ "output": &*self.output, "embedding": e, "heads": made.collect::<Vec<_>>() }));
+            return output::json(
+                &json!({ "output": &*self.output, "embedding": e, "heads": made.collect::<Vec<_>>() }),
+            );
         }
         let mut rows = vec![["task", "classes", "prompts a class"].map(String::from).to_vec()];
         for (task, classes, prompts) in &tasks {

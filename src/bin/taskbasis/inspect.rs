@@ -5,7 +5,8 @@ use std::path::Path;
 use clap::Args;
 use serde_json::{Value, json};
 use taskbasis::{
-    Arch, Basis, BasisFile, Bundle, Checkpoint, Preprocess, Provider, Result, Runtime, TowerConfig, TowerOptions, kernel,
+    Arch, Basis, BasisFile, Bundle, Checkpoint, Preprocess, Provider, Result, Runtime, TowerConfig, TowerOptions,
+    kernel,
 };
 
 use crate::checkpoints::{self, listed};

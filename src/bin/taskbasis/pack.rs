@@ -9,8 +9,8 @@ use taskbasis::bundle::{Formats, Lambdas};
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
     BaseFormat, Basis, BasisFile, BlockFormat, Bundle, Dataset, Encoder, EncoderOptions, Error, ErrorKind, GraphChoice,
-    MapMode, ModelOptions, OpenModel, OtherNames, PackReport, Packer, PartialFolder, Result, Runtime, TaskExpr, TowerConfig, VectorFormat, check_output,
-    head_tasks,
+    MapMode, ModelOptions, OpenModel, OtherNames, PackReport, Packer, PartialFolder, Result, Runtime, TaskExpr,
+    TowerConfig, VectorFormat, check_output, head_tasks,
 };
 
 use crate::accuracy::{Accuracy, Judge};
