@@ -10,14 +10,13 @@
 //! ```
 //!
 //! ```no_run
-//! use taskbasis::{Arch, ArchHints, Basis, Checkpoint, Encoder, EncoderOptions, Model, ModelOptions};
+//! use taskbasis::{EncoderOptions, OpenModel, OpenOptions};
 //!
-//! let base = Checkpoint::open("zeroshot.pt")?;
-//! let basis = Basis::open("ViT-B-32_AE_M4_8task")?;
-//! let encoder = Encoder::new(&Arch::of(&base, ArchHints::default())?, &EncoderOptions::default())?;
-//! let model = Model::new(base, Some(basis), &ModelOptions::default())?;
+//! let options = OpenOptions { base: Some("zeroshot.pt".into()), ..OpenOptions::default() };
+//! let opened = OpenModel::open("ViT-B-32_AE_M4_8task", &options)?; // or a bundle, which needs no base
+//! let encoder = opened.encoder(&EncoderOptions::default())?;
 //!
-//! let weights = model.weights(&"MNIST@0.3 + SVHN@0.3".parse()?)?; // names them; nothing is computed yet
+//! let weights = opened.model().weights(&"MNIST@0.3 + SVHN@0.3".parse()?)?; // names them; nothing is computed yet
 //! # let (pixels, n) = (vec![0.0; 3 * 224 * 224], 1);
 //! let embeds = encoder.encode_task(&weights, &pixels, n)?; // f32 [n, e]
 //! # Ok::<(), taskbasis::Error>(())

@@ -6,15 +6,10 @@
 //! [`Growth`] adds tasks and residuals to one.
 //!
 //! ```no_run
-//! use taskbasis::{Bundle, Encoder, EncoderOptions, ModelOptions};
+//! use taskbasis::Bundle;
 //!
 //! let bundle = Bundle::open("model.taskbasis")?;
-//! let model = bundle.model(None, &ModelOptions::default())?;
-//! let encoder = Encoder::of_bundle(&bundle, &model, &EncoderOptions::default())?;
-//! let weights = model.weights(&"MNIST".parse()?)?.get()?;
-//! let head = bundle.head("MNIST")?;
-//! # let (pixels, n) = (vec![0.0; 3 * 224 * 224], 1);
-//! let best = head.classify(&encoder.encode(&weights, &pixels, n)?, 1)?;
+//! println!("{}: {:?}", bundle.arch(), bundle.tasks());
 //! # Ok::<(), taskbasis::Error>(())
 //! ```
 

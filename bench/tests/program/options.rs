@@ -1,4 +1,5 @@
-//! Options that could have no effect, with what else is given, are refused as clap refuses, before anything is measured.
+//! Options that could have no effect, with what else is given, are refused as clap refuses, before anything is
+//! measured.
 
 use std::process::Command;
 
