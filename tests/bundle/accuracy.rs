@@ -5,8 +5,8 @@ use crate::support;
 use crate::support::bundle::{METHODS, digits_files, format, pack_digits};
 use crate::support::{digits, relative_l2, whole_digits};
 use taskbasis::{
-    BaseFormat, Bundle, Dataset, Encoder, EncoderOptions, Head, Model, ModelOptions, OpenModel, OpenOptions, Preprocess,
-    TaskExpr,
+    BaseFormat, Bundle, Checkpoint, Dataset, Encoder, EncoderOptions, Head, Model, ModelOptions, OpenModel,
+    OpenOptions, Preprocess, TaskExpr,
 };
 
 /// A task's test images, ready to be embedded.
