@@ -153,7 +153,7 @@ pub fn memory(setup: &Setup<'_>) -> Result<Memory> {
     if let Some(bytes) = setup.encoder.device_budget {
         child.args(["--device-budget", &(bytes >> 20).to_string()]);
     }
-    child.args(setup.arch_arguments());
+    child.args(setup.arch_arguments()?);
     let done = child.output().map_err(|e| failed("start", e))?;
     let said: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap_or_default();
     let number = |key: &str| said.get(key).and_then(serde_json::Value::as_u64);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::basis::tb_basis;
 use super::error::{tb_error, tb_status};
 use super::guard::{guard, infallible};
-use super::handle::{self, Handle, Info, Out, Versioned};
+use super::handle::{self, Constants, Handle, Info, Out, Versioned};
 use super::logging::log_level;
 use super::tower;
 use crate::encoder::{
@@ -350,10 +350,10 @@ unsafe fn read(options: &tb_encoder_options) -> Result<EncoderOptions> {
         device: options.device,
         // SAFETY: the caller's promise.
         tensorrt: unsafe { tensorrt(options)? },
-        weights_on: weights_on(options.weights_on)?,
+        weights_on: PLACES_OF_WEIGHTS.value(options.weights_on)?,
         device_budget: budget,
         cuda_graphs: options.cuda_graphs != 0,
-        self_test: self_test(options.self_test)?,
+        self_test: SELF_TESTS.value(options.self_test)?,
         residency: residency(options.residency, options.streamed)?,
     })
 }
@@ -377,14 +377,21 @@ fn promotion(number: u32, after: u32) -> Result<Promotion> {
     }
 }
 
-fn self_test(number: usize) -> Result<SelfTest> {
-    match u32::try_from(number) {
-        Ok(TB_SELF_TEST_AUTO) => Ok(SelfTest::Auto),
-        Ok(TB_SELF_TEST_ON) => Ok(SelfTest::On),
-        Ok(TB_SELF_TEST_OFF) => Ok(SelfTest::Off),
-        _ => Err(Error::invalid("no such self-test").expected("one of TB_SELF_TEST_…").got(number)),
-    }
-}
+const SELF_TESTS: Constants<SelfTest, 3> = Constants {
+    what: "self-test",
+    names: "TB_SELF_TEST_…",
+    values: [(TB_SELF_TEST_AUTO, SelfTest::Auto), (TB_SELF_TEST_ON, SelfTest::On), (TB_SELF_TEST_OFF, SelfTest::Off)],
+};
+
+const PLACES_OF_WEIGHTS: Constants<WeightsOn, 3> = Constants {
+    what: "place for weights",
+    names: "TB_WEIGHTS_ON_…",
+    values: [
+        (TB_WEIGHTS_ON_AUTO, WeightsOn::Auto),
+        (TB_WEIGHTS_ON_HOST, WeightsOn::Host),
+        (TB_WEIGHTS_ON_DEVICE, WeightsOn::Device),
+    ],
+};
 
 /// `streamed` is the option that there was before.
 fn residency(number: usize, streamed: usize) -> Result<Residency> {
@@ -392,15 +399,6 @@ fn residency(number: usize, streamed: usize) -> Result<Residency> {
         Ok(TB_RESIDENCY_WHOLE) if streamed == 0 => Ok(Residency::Whole),
         Ok(TB_RESIDENCY_WHOLE | TB_RESIDENCY_BLOCKWISE) => Ok(Residency::Blockwise),
         _ => Err(Error::invalid("no such residency").expected("one of TB_RESIDENCY_…").got(number)),
-    }
-}
-
-fn weights_on(number: u32) -> Result<WeightsOn> {
-    match number {
-        TB_WEIGHTS_ON_AUTO => Ok(WeightsOn::Auto),
-        TB_WEIGHTS_ON_HOST => Ok(WeightsOn::Host),
-        TB_WEIGHTS_ON_DEVICE => Ok(WeightsOn::Device),
-        _ => Err(Error::invalid("no such place for weights").expected("one of TB_WEIGHTS_ON_…").got(number)),
     }
 }
 
@@ -436,10 +434,7 @@ pub unsafe extern "C" fn tb_encoder_info(
                 provider: provider.as_ptr(),
                 device: encoder.execution().device as usize,
                 fallback: fallback.as_ref().map_or(std::ptr::null(), |why| why.as_ptr()),
-                weights_on: match encoder.execution().weights_on {
-                    WeightsOn::Device => TB_WEIGHTS_ON_DEVICE as usize,
-                    _ => TB_WEIGHTS_ON_HOST as usize,
-                },
+                weights_on: PLACES_OF_WEIGHTS.number(encoder.execution().weights_on) as usize,
                 streamed: (encoder.residency() == Residency::Blockwise).into(),
                 weight_bytes: encoder.weight_bytes(),
                 weights_fallback: open.weights_fallback.as_ref().map_or(std::ptr::null(), |why| why.as_ptr()),
@@ -453,14 +448,14 @@ pub unsafe extern "C" fn tb_encoder_info(
                 layers: arch.layers,
                 heads: arch.heads,
                 patch_size: arch.patch,
-                activation: tower::activation_number(arch.activation),
+                activation: tower::ACTIVATIONS.number(arch.activation),
                 norm_epsilon: arch.variant.norm_epsilon.get(),
-                pooling: tower::pooling_number(arch.variant.pooling),
+                pooling: tower::POOLINGS.number(arch.variant.pooling),
                 assumed: open.assumed.as_ref().map_or(std::ptr::null(), |what| what.as_ptr()),
                 mean: open.preprocess.mean(),
                 std: open.preprocess.std(),
-                resize: tower::resize_number(open.preprocess.resize()),
-                interpolation: tower::interpolation_number(open.preprocess.interpolation()),
+                resize: tower::RESIZE_MODES.number(open.preprocess.resize()),
+                interpolation: tower::INTERPOLATIONS.number(open.preprocess.interpolation()),
                 resize_edge: open.preprocess.edge(),
                 graph: match encoder.graph() {
                     None => TB_GRAPH_BUILT,

@@ -4,7 +4,7 @@ mod report;
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Id, ValueEnum};
+use clap::{Args, Id};
 use taskbasis::bundle::{Formats, Lambdas};
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
@@ -15,6 +15,7 @@ use taskbasis::{
 
 use crate::accuracy::{Accuracy, Judge};
 use crate::args::{EncoderArgs, HeadArgs, Session, tell};
+use crate::choice::{choice, value};
 use crate::conflicts::{Given, Refused, option};
 use crate::eval::labels;
 use crate::paths::{BasePath, InPath, OutPath};
@@ -89,8 +90,13 @@ pub struct BundleArgs {
     max_drop: Option<f64>,
 
     /// How to store the base; `none` leaves it out, and whoever opens the bundle gives it.
-    #[arg(long, value_enum, default_value_t)]
-    base_format: BaseFormatArg,
+    #[arg(long, default_value = "f16", value_parser = choice([
+        (value("f32"), BaseFormat::F32),
+        (value("f16"), BaseFormat::F16),
+        (value("bf16"), BaseFormat::BF16),
+        (value("none"), BaseFormat::LeftOut),
+    ]))]
+    base_format: BaseFormat,
 
     /// Labelled images to measure accuracy with, before and after; as `eval` takes them. Needs --heads.
     #[arg(long, value_name = "images.safetensors")]
@@ -177,26 +183,6 @@ impl BundleArgs {
     }
 }
 
-#[derive(Clone, Copy, Default, ValueEnum)]
-enum BaseFormatArg {
-    F32,
-    #[default]
-    F16,
-    Bf16,
-    None,
-}
-
-impl From<BaseFormatArg> for BaseFormat {
-    fn from(format: BaseFormatArg) -> Self {
-        match format {
-            BaseFormatArg::F32 => Self::F32,
-            BaseFormatArg::F16 => Self::F16,
-            BaseFormatArg::Bf16 => Self::BF16,
-            BaseFormatArg::None => Self::LeftOut,
-        }
-    }
-}
-
 /// The accuracies of the tasks that can be recovered.
 type Accuracies = Vec<Accuracy>;
 
@@ -212,7 +198,7 @@ impl Pack {
         tell(&tower);
         tower.assumed_images().iter().for_each(|note| output::note(note));
         let mut packer = Packer::of_tower(&base, &basis, &tower)?;
-        packer.base_format(self.base_format.into()).threads(self.encoder.threads).lambdas(self.lambdas()?);
+        packer.base_format(self.base_format).threads(self.encoder.threads).lambdas(self.lambdas()?);
         for task in self.tasks_with_heads(&basis)? {
             packer.head(&task, self.heads.head(None, &task, &tower.arch)?)?;
         }
@@ -355,7 +341,7 @@ impl Pack {
             }
             last = Some(formats);
         }
-        let rounded = if matches!(self.base_format, BaseFormatArg::F32 | BaseFormatArg::None) { "" } else { " f32" };
+        let rounded = if matches!(self.base_format, BaseFormat::F32 | BaseFormat::LeftOut) { "" } else { " f32" };
         Err(Error::new(ErrorKind::NotFound, format!("no format keeps every task within {points} points"))
             .hint(format!("Rounding the base may be what costs; try --base-format{rounded}")))
     }
@@ -376,7 +362,7 @@ impl Pack {
 
     fn accuracies_after(&self, bundle: &Path) -> Result<Accuracies> {
         let base =
-            matches!(self.base_format, BaseFormatArg::None).then(|| checkpoints::open(&self.base)).transpose()?;
+            matches!(self.base_format, BaseFormat::LeftOut).then(|| checkpoints::open(&self.base)).transpose()?;
         let session = Session::new(OpenModel::of(BasisFile::open(bundle, MapMode::Map)?, base, &self.options())?);
         let graph = session.graph(&GraphChoice::Carried)?;
         self.accuracies(&session, graph.as_ref())

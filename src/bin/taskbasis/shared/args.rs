@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
 use clap::builder::RangedU64ValueParser;
-use clap::{Args, Id, ValueEnum};
+use clap::{Args, Id};
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
     Arch, BasisFile, Bundle, Encoder, EncoderOptions, Error, GraphChoice, Head, MapMode, Model, ModelOptions,
@@ -12,6 +12,7 @@ use taskbasis::{
     open_head,
 };
 
+use super::choice::{choice, value};
 use super::conflicts::{Given, Refused, option, options};
 use super::graph::{self, BindArgs};
 use super::paths::{BasePath, InPath};
@@ -106,8 +107,12 @@ pub struct EncoderArgs {
 
     /// Whether the first run over a bundle is preceded by that of one image, which has to give the bundle's golden
     /// embedding.
-    #[arg(long, value_enum, default_value_t)]
-    pub self_test: SelfTestArg,
+    #[arg(long, default_value = "auto", value_parser = choice([
+        (value("auto").help("Where the base's weights find room beside a task's"), SelfTest::Auto),
+        (value("on").help("Whatever memory it takes"), SelfTest::On),
+        (value("off").help("Never"), SelfTest::Off),
+    ]))]
+    pub self_test: SelfTest,
 
     #[command(flatten)]
     pub provider: ProviderArgs,
@@ -116,54 +121,26 @@ pub struct EncoderArgs {
     pub placement: PlacementArgs,
 }
 
-#[derive(Clone, Copy, Default, ValueEnum)]
-pub enum SelfTestArg {
-    /// Where the base's weights find room beside a task's.
-    #[default]
-    Auto,
-    /// Whatever memory it takes.
-    On,
-    /// Never.
-    Off,
-}
-
-impl From<SelfTestArg> for SelfTest {
-    fn from(test: SelfTestArg) -> Self {
-        match test {
-            SelfTestArg::Auto => Self::Auto,
-            SelfTestArg::On => Self::On,
-            SelfTestArg::Off => Self::Off,
-        }
-    }
-}
+const BLOCKWISE: &str = "Those of a block at a time: a fraction of the memory, and a reconstruction per batch";
 
 /// How much of a task's weights to have in memory.
 #[derive(Args)]
 pub struct ResidencyArgs {
     /// How much of the task's weights to have in memory.
-    #[arg(long, value_enum, default_value_t)]
-    residency: ResidencyArg,
+    #[arg(long, default_value = "whole", value_parser = choice([
+        (value("whole").help("All of them, rebuilt once"), Residency::Whole),
+        (value("blockwise").help(BLOCKWISE), Residency::Blockwise),
+    ]))]
+    residency: Residency,
 
     /// `--residency blockwise`, by its older name.
     #[arg(long, conflicts_with = "residency")]
     streamed: bool,
 }
 
-#[derive(Clone, Copy, Default, ValueEnum)]
-enum ResidencyArg {
-    /// All of them, rebuilt once.
-    #[default]
-    Whole,
-    /// Those of a block at a time: a fraction of the memory, and a reconstruction per batch.
-    Blockwise,
-}
-
 impl ResidencyArgs {
     pub fn get(&self) -> Residency {
-        match self.residency {
-            ResidencyArg::Whole if !self.streamed => Residency::Whole,
-            _ => Residency::Blockwise,
-        }
+        if self.streamed { Residency::Blockwise } else { self.residency }
     }
 
     /// What has no effect where a block at a time is run.
@@ -174,7 +151,7 @@ impl ResidencyArgs {
         let why =
             format!("cannot be used with '{}'", if self.streamed { "--streamed" } else { "--residency blockwise" });
         let placed = options::<PlacementArgs>();
-        let is_tested = matches!(encoder.self_test, SelfTestArg::On);
+        let is_tested = matches!(encoder.self_test, SelfTest::On);
         let tested = is_tested.then(|| option!(EncoderArgs, self_test));
         given.first(std::iter::once(option!(EncoderArgs, optimise_graph)).chain(placed), &why).or_else(|| {
             // Compared is a run with all of the base's weights.
@@ -303,7 +280,7 @@ impl EncoderArgs {
     pub fn options(&self) -> EncoderOptions {
         let (threads, runtime) = (self.threads, self.onnxruntime.as_deref().map(Into::into));
         // The same command gives the same bits: nothing is promoted on the way.
-        let (promotion, self_test) = (Promotion::Off, self.self_test.into());
+        let (promotion, self_test) = (Promotion::Off, self.self_test);
         let options = EncoderOptions { threads, runtime, promotion, self_test, ..EncoderOptions::default() };
         self.placement.applied_to(self.provider.applied_to(options))
     }
