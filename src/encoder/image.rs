@@ -235,8 +235,8 @@ impl Encoder {
         Ok(())
     }
 
-    /// As [`Encoder::encode`], at most `batch` images per run, so that memory does not grow with `n`. The embeddings are
-    /// those of a single run up to rounding: other sizes may be computed in another order.
+    /// As [`Encoder::encode`], at most `batch` images per run, so that memory does not grow with `n`. The embeddings
+    /// are those of a single run up to rounding: other sizes may be computed in another order.
     ///
     /// # Errors
     /// As [`Encoder::encode`], and [`ErrorKind::InvalidArgument`] when `batch` is 0.

@@ -12,9 +12,9 @@ use crate::onnx::OnnxFile;
 /// A session on the file at `path` with ONNX Runtime's own settings: every optimisation, weights packed in advance. For
 /// `taskbasis-bench` and tests.
 ///
-/// Two things are not as ONNX Runtime would have them, so that it can be compared with an [`Encoder`](super::Encoder) in
-/// one process: the number of threads, and that threads stop spinning when a run ends. Files with half floats do without
-/// the layout that convolutions like best, as promoted tasks do.
+/// Two things are not as ONNX Runtime would have them, so that it can be compared with an [`Encoder`](super::Encoder)
+/// in one process: the number of threads, and that threads stop spinning when a run ends. Files with half floats do
+/// without the layout that convolutions like best, as promoted tasks do.
 ///
 /// # Errors
 /// As [`Runtime::load`](super::Runtime::load) and [`Runtime::check_provider`](super::Runtime::check_provider); [`ErrorKind::InvalidArgument`](crate::ErrorKind) for thousands

@@ -222,8 +222,8 @@ impl Session {
     /// Runs it, and writes its output, of whatever type of floats, to `out`.
     ///
     /// # Errors
-    /// [`ErrorKind::Runtime`] or [`ErrorKind::OutOfMemory`] when the run fails; [`ErrorKind::Mismatch`] for an output of
-    /// another size than `out`. On an error `out` is as it was.
+    /// [`ErrorKind::Runtime`] or [`ErrorKind::OutOfMemory`] when the run fails; [`ErrorKind::Mismatch`] for an output
+    /// of another size than `out`. On an error `out` is as it was.
     pub(super) fn run_into<'a>(
         &self,
         inputs: impl IntoIterator<Item = Input<'a>>,
@@ -311,16 +311,16 @@ impl Session {
         Ok(to)
     }
 
-    /// The shape of an output as ONNX Runtime infers it, extents that it cannot tell as −1; `None` for one that there is
-    /// not.
+    /// The shape of an output as ONNX Runtime infers it, extents that it cannot tell as −1; `None` for one that is not
+    /// there.
     pub(super) fn inferred_shape(&self, output: &str) -> Option<&[i64]> {
         let outlet = self.session.outputs().iter().find(|outlet| outlet.name() == output)?;
         outlet.dtype().tensor_shape().map(|shape| &**shape)
     }
 
     /// How many nodes of the graph each provider has got, by ONNX Runtime's names, the most first; nothing for the CPU,
-    /// which has all. ONNX Runtime gives each node to the first provider that takes it, and the rest to the CPU, without
-    /// a word. A node that TensorRT takes may be many of the graph's.
+    /// which has all. ONNX Runtime gives each node to the first provider that takes it, and the rest to the CPU,
+    /// without a word. A node that TensorRT takes may be many of the graph's.
     ///
     /// # Errors
     /// [`ErrorKind::Runtime`].
