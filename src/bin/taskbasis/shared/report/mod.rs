@@ -70,27 +70,6 @@ pub fn legend(curves: &[Curve]) -> String {
     format!("<div class=\"legend\">\n{}</div>\n", curves.iter().map(entry).collect::<String>())
 }
 
-/// The first row is the header.
-pub fn rows_table(rows: &[Vec<String>]) -> String {
-    let row = |(i, row): (usize, &Vec<String>)| {
-        let tag = if i == 0 { "th" } else { "td" };
-        format!(
-            "<tr>{}</tr>\n",
-            row.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell.trim()))).collect::<String>()
-        )
-    };
-    format!("<div class=\"scroll\"><table>\n{}</table></div>\n", rows.iter().enumerate().map(row).collect::<String>())
-}
-
-pub fn pairs_table(rows: &[[String; 2]]) -> String {
-    let row = |[name, value]: &[String; 2]| {
-        let part = if name.starts_with(' ') { " class=\"part\"" } else { "" };
-        format!("<tr><td{part}>{}</td><td>{}</td></tr>\n", escape(name.trim()), escape(value))
-    };
-    let rows: String = rows.iter().map(row).collect();
-    format!("<div class=\"scroll\"><table class=\"pairs\">\n{rows}</table></div>\n")
-}
-
 pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -180,15 +180,6 @@ fn plain(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// The share of values up to each: where a line reaches 0.95, there is the 95th percentile.
-pub fn cumulative(values: &[f64]) -> Vec<(f64, f64)> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let n = sorted.len() as f64;
-    let steps = sorted.iter().enumerate();
-    steps.flat_map(|(i, &value)| [(value, i as f64 / n * 100.0), (value, (i + 1) as f64 / n * 100.0)]).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,8 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_rise_to_a_hundred() {
-        assert_eq!(cumulative(&[2.0, 1.0]), [(1.0, 0.0), (1.0, 50.0), (2.0, 50.0), (2.0, 100.0)]);
+    fn numbers_on_an_axis() {
         assert_eq!((plain(20.0), plain(0.5), plain(0.0)), ("20".into(), "0.5".into(), "0".into()));
     }
 }

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::thread::ScopedJoinHandle;
 
 use serde::Serialize;
-use taskbasis::kernel::Copy;
 use taskbasis::{Basis, Checkpoint, Error, ReconstructOptions, Result, Weights};
 
 use super::Setup;
 use super::family::{InTurn, basis_of, first_vectors};
+use super::memcpy::MemcpyBaseline;
 use super::samples::{Samples, Variant, digits, repeat, take_turns, time};
 
 #[derive(Serialize)]
@@ -113,7 +113,7 @@ pub fn measure(setup: &Setup<'_>) -> Result<Reconstruct> {
 
 /// Every format and number of vectors, and the copy, taking turns.
 fn with_threads(setup: &Setup<'_>, threads: usize, rounds: usize) -> Result<(CopyRate, Vec<Case>)> {
-    let mut copy = Copy::new(setup.about.parameters)?;
+    let mut copy = MemcpyBaseline::new(setup.about.parameters)?;
     let copied = copy.bytes() as f64;
     let copy = std::cell::RefCell::new(&mut copy);
     let mut variants: Vec<Variant<'_>> = Vec::new();

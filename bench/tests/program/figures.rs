@@ -1,12 +1,12 @@
 //! `taskbasis bench`: the keys that it promises, a report that needs nothing else, and the soak.
 
-use crate::support::runtime;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::driver::on_the_hosts_driver;
-use crate::support::digits;
+use crate::need::{digits, root, runtime};
 use serde_json::Value;
+use taskbasis::{ArchHints, Basis, BlockFormat, Checkpoint, Packer, VectorFormat};
 
 /// On the digits family.
 fn bench(arguments: &[&str]) -> Output {
@@ -15,8 +15,8 @@ fn bench(arguments: &[&str]) -> Output {
 
 fn bench_command(arguments: &[&str]) -> Command {
     let path = |relative| digits(relative).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_taskbasis"));
-    command.arg("bench").arg("--basis").arg(path("bases/ViT-D-8_AE_M4_8task"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_taskbasis-bench"));
+    command.arg("--basis").arg(path("bases/ViT-D-8_AE_M4_8task"));
     command.arg("--base").arg(path("base/pickled_module.pt")).args(arguments);
     command
 }
@@ -104,7 +104,7 @@ fn assert_whole_page(report: &Path, plots: usize) -> String {
 
 #[track_caller]
 fn assert_documented(measured: &Value) {
-    let docs = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md")).unwrap();
+    let docs = std::fs::read_to_string(root().join("docs/performance.md")).unwrap();
     let mut missing = Vec::new();
     undocumented(measured, &docs, &mut missing);
     assert!(missing.is_empty(), "docs/performance.md does not tell of {missing:?}");
@@ -133,21 +133,15 @@ fn a_bundle_is_measured_without_another_file() {
     let folder = tempfile::tempdir().unwrap();
     let bundle = folder.path().join("model.taskbasis");
     let path = |relative| digits(relative).unwrap();
-    let packed = Command::new(env!("CARGO_BIN_EXE_taskbasis"))
-        .args(["pack", "--format", "q8", "--basis"])
-        .arg(path("bases/ViT-D-8_AE_M4_8task"))
-        .arg("--base")
-        .arg(path("base/pickled_module.pt"))
-        .arg("-o")
-        .arg(&bundle)
-        .output()
-        .unwrap();
-    assert!(packed.status.success(), "{}", String::from_utf8_lossy(&packed.stderr));
+    let (base, basis) = (path("base/pickled_module.pt"), path("bases/ViT-D-8_AE_M4_8task"));
+    let (base, basis) = (Checkpoint::open(base).unwrap(), Basis::open(basis).unwrap());
+    let packer = Packer::new(&base, &basis, ArchHints::default()).unwrap();
+    packer.write(&bundle, &packer.uniform(VectorFormat::Blocks(BlockFormat::Q8)), &[], &|_| ()).unwrap();
     if !runtime() {
         return;
     }
-    let output = Command::new(env!("CARGO_BIN_EXE_taskbasis"))
-        .args(["bench", "--quick", "--json", "--formats", "--only", "open,reconstruct,memory,storage", "--basis"])
+    let output = Command::new(env!("CARGO_BIN_EXE_taskbasis-bench"))
+        .args(["--quick", "--json", "--formats", "--only", "open,reconstruct,memory,storage", "--basis"])
         .arg(&bundle)
         .output()
         .unwrap();
@@ -300,8 +294,8 @@ fn a_short_soak_passes() {
 
 #[test]
 fn what_cannot_be_measured_is_said() {
-    let output = Command::new(env!("CARGO_BIN_EXE_taskbasis"))
-        .args(["bench", "--synthetic", "ViT-B-99", "--only", "open"])
+    let output = Command::new(env!("CARGO_BIN_EXE_taskbasis-bench"))
+        .args(["--synthetic", "ViT-B-99", "--only", "open"])
         .output()
         .unwrap();
     let text = String::from_utf8(output.stderr).unwrap();

@@ -3,12 +3,9 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use crate::basis::Method;
-use crate::checkpoint::is_image_tower;
-use crate::checkpoint::writer::{StorageId, TorchWriter, Value};
-use crate::error::{Error, Result};
-use crate::tensor::{DType, checked_numel};
-use crate::tower::{Activation, Arch, Variant};
+use taskbasis::checkpoint::is_image_tower;
+use taskbasis::checkpoint::writer::{StorageId, TorchWriter, Value};
+use taskbasis::{Activation, Arch, DType, Error, Method, Result, Variant};
 
 /// What a family is to be like. [`Synthetic::write_base`] and [`Synthetic::write_basis`] make its files.
 #[derive(Clone, Debug)]
@@ -33,7 +30,7 @@ impl Synthetic {
     /// A family by the name of its model, as OpenAI published it: `ViT-B-32`, `ViT-B-16` or `ViT-L-14`.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for any other name.
+    /// [`ErrorKind::NotFound`](taskbasis::ErrorKind::NotFound) for any other name.
     pub fn named(model: &str, tasks: usize, vectors: usize) -> Result<Self> {
         let (width, layers, patch, grid, embed_dim) = match model {
             "ViT-B-32" => (768, 12, 32, 7, 512),
@@ -77,7 +74,7 @@ impl Synthetic {
     /// Writes the base as a state dict, f32.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`](crate::ErrorKind::Io).
+    /// [`ErrorKind::Io`](taskbasis::ErrorKind::Io).
     pub fn write_base(&self, path: impl AsRef<Path>) -> Result<()> {
         let mut writer = TorchWriter::new("base");
         let entries = self
@@ -94,7 +91,7 @@ impl Synthetic {
     /// Writes a basis folder in the published layout; the folder is made where it is not there.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`](crate::ErrorKind::Io); [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for
+    /// [`ErrorKind::Io`](taskbasis::ErrorKind::Io); [`ErrorKind::InvalidArgument`](taskbasis::ErrorKind::InvalidArgument) for
     /// more vectors than tasks.
     pub fn write_basis(&self, folder: impl AsRef<Path>) -> Result<()> {
         let folder = folder.as_ref();
@@ -170,10 +167,9 @@ impl Synthetic {
     fn write_pca(&self, folder: &Path) -> Result<()> {
         let mut writer = TorchWriter::new("pca_components");
         let parameters = self.parameters();
-        let total = checked_numel(&[self.parameter_count()]).unwrap_or(0);
         let value = Value::dict([
             ("coefficients", writer.tensor(DType::F32, &[self.vectors, self.tasks])?),
-            ("mean_vector", writer.tensor(self.dtype, &[total])?),
+            ("mean_vector", writer.tensor(self.dtype, &[self.parameter_count()])?),
             (
                 "keys_order",
                 Value::List(parameters.iter().map(|(name, _)| Value::Str(format!("model.{name}"))).collect()),

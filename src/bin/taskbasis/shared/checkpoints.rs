@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use parking_lot::Mutex;
 use taskbasis::{Checkpoint, ErrorKind, MapMode, Result};
 
-use crate::{output, paths};
+use super::{output, paths};
 
 /// `--prefix`, for all checkpoints that the command reads.
 static PREFIX: OnceLock<String> = OnceLock::new();

@@ -1,21 +1,22 @@
 //! A user's graph: which one, and what it is told about its constants.
 
 use std::error::Error as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
 use taskbasis::onnx::{BindOptions, BoundGraph, GraphMap, OnnxFile};
 use taskbasis::{Basis, Checkpoint, Error, Result};
 
-use crate::{output, paths};
+use super::paths::InPath;
+use super::{output, paths};
 
 /// How to bind a graph.
 #[derive(Args)]
 pub struct BindArgs {
     /// What the graph's constants are, as `taskbasis bind` wrote it, instead of finding out.
     #[arg(long, requires = "graph", value_name = "M.json")]
-    pub map: Option<PathBuf>,
+    pub map: Option<InPath>,
 
     /// The graph's output that gives the embeddings, where that is not clear.
     #[arg(long, requires = "graph", value_name = "NAME")]

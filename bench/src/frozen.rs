@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use taskbasis::onnx::BoundGraph;
-use taskbasis::{Error, FrozenEncoder, Result, TaskExpr, write_onnx};
+use taskbasis::{Error, Result, TaskExpr, write_onnx};
 
 use super::Setup;
+use super::onnx_file::OnnxFileEncoder;
 
 /// A task's own `.onnx`, in a temporary folder that goes with it.
 pub struct Frozen {
@@ -37,7 +38,7 @@ impl Frozen {
     }
 
     /// A session on it, as many threads as taskbasis has.
-    pub fn open(&self, setup: &Setup<'_>) -> Result<FrozenEncoder> {
-        FrozenEncoder::open(&self.path, &setup.encoder)
+    pub fn open(&self, setup: &Setup<'_>) -> Result<OnnxFileEncoder> {
+        OnnxFileEncoder::open(&self.path, &setup.encoder)
     }
 }

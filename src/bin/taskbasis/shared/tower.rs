@@ -1,11 +1,11 @@
 //! The options for what shapes do not tell of a model, and for how its images are prepared.
 
-use std::path::PathBuf;
-
 use clap::{Args, ValueEnum};
 use taskbasis::preprocess::{Interpolation, ResizeMode};
 use taskbasis::tower::{ConfigSource, Epsilon, ImageHints, Pooling};
 use taskbasis::{Activation, ArchHints, TowerOptions};
+
+use super::paths::InPath;
 
 /// Where help lists the preparation of images.
 const IMAGES: &str = "How images are prepared";
@@ -35,7 +35,7 @@ pub struct TowerArgs {
     /// The model's configuration (open_clip's, transformers' or timm's), instead of those beside the base; `none` reads
     /// none.
     #[arg(long, value_name = "C.json")]
-    pub config: Option<PathBuf>,
+    pub config: Option<InPath>,
 
     #[command(flatten)]
     pub images: ImageArgs,
@@ -175,7 +175,7 @@ impl TowerArgs {
             config: match &self.config {
                 None => ConfigSource::Beside,
                 Some(path) if path.as_os_str() == "none" => ConfigSource::Ignored,
-                Some(path) => ConfigSource::File(path.clone()),
+                Some(path) => ConfigSource::File(path.to_path_buf()),
             },
             has_graph,
         }

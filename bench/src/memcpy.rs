@@ -1,10 +1,9 @@
-//! The yardstick that [`combine`](super::combine) is measured with: how fast this machine copies memory.
+//! The yardstick that reconstruction is measured with: how fast this machine copies memory.
 
 use std::thread;
 
-use super::threads;
-use crate::error::{Error, Result};
-use crate::mmap::Anonymous;
+use taskbasis::mmap::Anonymous;
+use taskbasis::{Error, Result};
 
 /// Two buffers, one to be copied to the other past the caches: one read and one write of every byte, no arithmetic and
 /// no page fault. What reconstruction must move cannot be moved faster.
@@ -12,16 +11,16 @@ use crate::mmap::Anonymous;
 /// Shares no code with the kernels, so that a slow kernel does not make its own yardstick slow. The buffers are the
 /// same kind of memory as reconstructed weights.
 #[derive(Debug)]
-pub struct Copy {
+pub struct MemcpyBaseline {
     from: Anonymous,
     to: Anonymous,
 }
 
-impl Copy {
+impl MemcpyBaseline {
     /// Buffers of `length` f32 values each.
     ///
     /// # Errors
-    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
+    /// [`ErrorKind::OutOfMemory`](taskbasis::ErrorKind::OutOfMemory).
     pub fn new(length: usize) -> Result<Self> {
         let (mut from, mut to) = (Anonymous::new(length)?, Anonymous::new(length)?);
         // Written before they are read: pages of zeros that nobody wrote are all the same page, which stays in the
@@ -31,22 +30,22 @@ impl Copy {
         Ok(Self { from, to })
     }
 
-    /// Bytes that one [`Copy::run`] reads and writes.
+    /// Bytes that one [`MemcpyBaseline::run`] reads and writes.
     pub fn bytes(&self) -> usize {
         2 * size_of_val(self.from.as_f32())
     }
 
-    /// Copies all of it on `threads` threads, the caller's among them, each an even part; 0 means as many as this
-    /// process may run at once. `past_caches` chooses non-temporal stores, else it is the C library's `memcpy`. Where
-    /// this crate has none (not x86-64), both are `memcpy`.
+    /// Copies all of it on `threads` threads, the caller's among them, each an even part. `past_caches` chooses
+    /// non-temporal stores, else it is the C library's `memcpy`. Where there are none here (not x86-64), both are
+    /// `memcpy`.
     ///
     /// # Errors
-    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) where the operating system refuses a thread: fewer
+    /// [`ErrorKind::OutOfMemory`](taskbasis::ErrorKind::OutOfMemory) where the operating system refuses a thread: fewer
     /// would be another measurement.
     pub fn run(&mut self, threads: usize, past_caches: bool) -> Result<()> {
         let (from, to) = (self.from.as_f32(), self.to.as_f32_mut());
         // Whole pages, so that every part is aligned as the whole is.
-        let length = to.len().div_ceil(threads::count(threads)).next_multiple_of(1024).max(1024);
+        let length = to.len().div_ceil(threads).next_multiple_of(1024).max(1024);
         let copy = if past_caches { stream } else { <[f32]>::copy_from_slice };
         thread::scope(|scope| {
             let mut parts = to.chunks_mut(length).zip(from.chunks(length));
@@ -118,7 +117,7 @@ mod tests {
     fn every_value_arrives() {
         for length in [0, 1, 1023, 5000] {
             for (threads, past_caches) in [(1, true), (3, true), (1, false), (2, false)] {
-                let mut copy = Copy::new(length).unwrap();
+                let mut copy = MemcpyBaseline::new(length).unwrap();
                 copy.run(threads, past_caches).unwrap();
                 assert_eq!(copy.from.as_f32(), copy.to.as_f32(), "{length} {threads} {past_caches}");
                 assert_eq!(copy.bytes(), 8 * length);

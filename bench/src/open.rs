@@ -140,7 +140,7 @@ pub struct Memory {
 /// Starts this program again as [`probe`], and reads what it says.
 pub fn memory(setup: &Setup<'_>) -> Result<Memory> {
     let mut child = std::process::Command::new(std::env::current_exe().map_err(|e| failed("find", e))?);
-    child.args(["bench", "--probe-memory", "--threads", &setup.threads.to_string()]);
+    child.args(["--probe-memory", "--threads", &setup.threads.to_string()]);
     child.arg("--basis").arg(setup.family.basis());
     if let Some(base) = setup.family.base() {
         child.arg("--base").arg(base);
@@ -167,7 +167,7 @@ pub fn memory(setup: &Setup<'_>) -> Result<Memory> {
 }
 
 fn failed(doing: &str, e: std::io::Error) -> taskbasis::Error {
-    taskbasis::Error::io(format!("cannot {doing} this program again"), "taskbasis", e)
+    taskbasis::Error::io(format!("cannot {doing} this program again"), "taskbasis-bench", e)
 }
 
 /// What runs in the process whose memory is measured: open, reconstruct one task, embed one image; once, as programs

@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use taskbasis::onnx::BoundGraph;
-use taskbasis::{
-    Encoder, EncoderOptions, Error, ErrorKind, FrozenEncoder, Model, Promotion, Result, TaskExpr, TaskWeights,
-};
+use taskbasis::{Encoder, EncoderOptions, Error, ErrorKind, Model, Promotion, Result, TaskExpr, TaskWeights};
 
 use super::Setup;
 use super::family::{basis_of, recoverable};
 use super::frozen::Frozen;
+use super::onnx_file::OnnxFileEncoder;
 use super::samples::{Samples, Variant, digits, take_turns, time};
 use crate::args::no_graph;
 
@@ -72,7 +71,7 @@ pub fn graph(setup: &Setup<'_>, model: &Arc<Model>) -> Result<Option<BoundGraph>
 struct Ways {
     inputs: Encoder,
     promoting: Encoder,
-    frozen: FrozenEncoder,
+    frozen: OnnxFileEncoder,
     /// In the layout that each encoder takes: a graph that is optimised may have another form in each.
     as_inputs: TaskWeights,
     promoted: TaskWeights,
@@ -94,7 +93,7 @@ impl Ways {
         Ok(Self::new(encoder(Promotion::Off)?, encoder(Promotion::Manual)?, frozen, &model.weights(task)?))
     }
 
-    fn new(inputs: Encoder, promoting: Encoder, frozen: FrozenEncoder, task: &TaskWeights) -> Self {
+    fn new(inputs: Encoder, promoting: Encoder, frozen: OnnxFileEncoder, task: &TaskWeights) -> Self {
         let (as_inputs, promoted) = (inputs.as_taken(task), promoting.as_taken(task));
         let (inputs_difference, promoted_difference) = (0.0, 0.0);
         Self { inputs, promoting, frozen, as_inputs, promoted, inputs_difference, promoted_difference }

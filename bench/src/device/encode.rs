@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use taskbasis::{
-    Cuda, Encoder, EncoderOptions, Error, ErrorKind, Execution, FrozenEncoder, Promotion, Result, TaskExpr,
+    Cuda, Encoder, EncoderOptions, Error, ErrorKind, Execution, Promotion, Result, TaskExpr,
     TaskWeights, Weights, WeightsOn,
 };
 
@@ -14,6 +14,7 @@ use super::super::Setup;
 use super::super::encode::{ByBatch, batch_rows, difference, images_per_s, rounds};
 use super::super::family::{Fresh, basis_of, recoverable};
 use super::super::frozen::Frozen;
+use super::super::onnx_file::OnnxFileEncoder;
 use super::super::samples::{Samples, Variant, digits, paired_difference, take_turns, time};
 use super::with_tail;
 use crate::output;
@@ -135,7 +136,7 @@ struct Ways {
     /// With weights of the host's.
     host: Encoder,
     held: Arc<Weights>,
-    frozen: FrozenEncoder,
+    frozen: OnnxFileEncoder,
 }
 
 impl Ways {
@@ -351,7 +352,7 @@ mod tests {
         }
         assert!(encode.switched_vs_frozen.values().any(|ratio| *ratio == encode.lowest_switched_vs_frozen));
 
-        let docs = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md")).unwrap();
+        let docs = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/performance.md")).unwrap();
         let mut found = Vec::new();
         keys(&serde_json::to_value(&encode).unwrap(), &mut found);
         found.retain(|key| key.parse::<u32>().is_err() && !docs.contains(&format!("`{key}`")));

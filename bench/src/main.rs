@@ -1,4 +1,6 @@
-//! `taskbasis bench`
+//! `taskbasis-bench`, which `taskbasis bench` starts: taskbasis beside what it is compared with.
+#![allow(unreachable_pub)] // A program exports nothing.
+#![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 mod device;
 mod encode;
@@ -7,109 +9,44 @@ mod frozen;
 mod growth;
 mod html;
 mod machine;
+mod memcpy;
+mod onnx_file;
 mod open;
+mod options;
 mod reconstruct;
 mod samples;
+#[path = "../../src/bin/taskbasis/shared/mod.rs"]
+#[allow(dead_code, unused_imports)] // The other program has uses for all of it.
+mod shared;
 mod soak;
 mod switch;
+mod synthetic;
 
-use std::path::PathBuf;
+use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
 use serde::Serialize;
-use taskbasis::synthetic::Synthetic;
 use taskbasis::{
     Activation, Cuda, Encoder, EncoderOptions, Error, ErrorKind, Pooling, Promotion, Provider, Result, Runtime,
-    VectorFormat, check_output, replace_file,
+    check_output, replace_file,
 };
 
 use self::family::{About, Dice, Family};
 use self::machine::Machine;
+use self::options::{Bench, Part};
+use self::shared::{args, checkpoints, command_line, conflicts, output, paths, provider, report};
+use self::synthetic::Synthetic;
 use crate::args::EncoderArgs;
-use crate::{output, provider};
 
-/// Measure opening, reconstruction, switching, encoding, memory and storage, as ratios taken in one run.
-///
-/// Every comparison is made within this process, its variants taking turns, and medians are compared. Files of a
-/// synthetic family need 4 GB in the temporary folder (or where they are kept) by default, 14 GB for ViT-L-14 with ten
-/// vectors. With --provider cuda or tensorrt also weights in the GPU's memory, and what encodes with them.
-/// docs/performance.md tells what each figure is.
-#[derive(Args)]
-pub struct Bench {
-    /// Basis to measure: a folder or a bundle.
-    #[arg(long, value_name = "FOLDER|BUNDLE")]
-    basis: Option<PathBuf>,
-
-    /// The base of that basis; a bundle that holds its base needs none.
-    #[arg(long, value_name = "FILE", requires = "basis")]
-    base: Option<PathBuf>,
-
-    /// Make a family with random values instead: ViT-B-32, ViT-B-16 or ViT-L-14.
-    #[arg(long, value_name = "MODEL", default_value = "ViT-B-32", conflicts_with = "basis")]
-    synthetic: String,
-
-    /// T, the tasks of a synthetic family.
-    #[arg(long, value_name = "T", default_value_t = 8, conflicts_with = "basis")]
-    tasks: usize,
-
-    /// M, the vectors of a synthetic family.
-    #[arg(long, value_name = "M", default_value_t = 4, conflicts_with = "basis")]
-    vectors: usize,
-
-    /// Reconstruct from vectors in these formats too.
-    #[arg(long, value_name = "FORMAT", value_delimiter = ',', num_args = 0.., default_value = "f16,bf16,q8,q4")]
-    formats: Vec<VectorFormat>,
-
-    /// Keep the synthetic family's files in this folder, and use those that are there.
-    #[arg(long, value_name = "FOLDER", conflicts_with = "basis")]
-    keep_files: Option<PathBuf>,
-
-    /// Measure these alone.
-    #[arg(long, value_name = "PART", value_delimiter = ',', value_enum)]
-    only: Vec<Part>,
-
-    /// Fewer repetitions: to see that it works, not to quote.
-    #[arg(long)]
-    quick: bool,
-
-    /// Write a report with plots, too: one HTML file that needs nothing else.
-    #[arg(long, value_name = "OUT.html")]
-    report: Option<PathBuf>,
-
-    /// Measure instead how time grows with vectors, parameters, threads and tasks, on synthetic families.
-    #[arg(long, conflicts_with_all = ["basis", "soak", "graph"])]
-    growth: bool,
-
-    /// For so many seconds, run instead random tasks and expressions on four threads with a budget of three weights:
-    /// every result must be its first's, and memory must not grow. Exits with 1 otherwise.
-    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds, conflicts_with = "graph")]
-    soak: Option<f64>,
-
-    /// What `bench` starts to measure a process's memory.
-    #[arg(long, hide = true)]
-    probe_memory: bool,
-
-    #[command(flatten)]
-    encoder: EncoderArgs,
-}
-
-/// What is measured.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Part {
-    Open,
-    Reconstruct,
-    Switch,
-    Encode,
-    Memory,
-    Storage,
-    // Without the provider's libraries all of it but encoding.
-    Device,
-}
-
-fn seconds(text: &str) -> std::result::Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(seconds) if seconds > 0.0 && seconds <= 1e6 => Ok(seconds),
-        _ => Err("a number of seconds, more than 0".into()),
+/// 0: done; 1: failed, with one paragraph on stderr; 2: not understood (clap exits by itself).
+fn main() -> ExitCode {
+    // SAFETY: the program has no other thread yet.
+    unsafe { Runtime::switch_off_telemetry() };
+    match command_line::read(std::env::args_os()).and_then(Bench::run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&error);
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -154,7 +91,8 @@ struct Setup<'a> {
 }
 
 impl Bench {
-    pub fn run(self, as_json: bool) -> Result<()> {
+    fn run(self) -> Result<()> {
+        let as_json = self.global.json;
         let threads = if self.encoder.threads == 0 { machine::processors() } else { self.encoder.threads };
         if let Some(report) = &self.report {
             check_output(report, &[])?;
@@ -234,13 +172,23 @@ impl Bench {
         !self.growth && (self.soak.is_some() || self.probe_memory || parts.into_iter().any(|part| self.wants(part)))
     }
 
-    /// The options with a provider in the place of `auto`.
+    /// The options with a provider in the place of `auto`, so that everything runs on the same.
     fn settled(&self, options: EncoderOptions) -> Result<EncoderOptions> {
-        if options.provider == Provider::Auto && self.only == [Part::Device] {
-            // There is nothing that the CPU could do instead.
-            return Ok(EncoderOptions { provider: Provider::Cuda, ..options });
+        if options.provider != Provider::Auto {
+            return Ok(options);
         }
-        provider::settled(options)
+        // There may be nothing that the CPU could do instead.
+        let checked = match self.only == [Part::Device] {
+            true => Ok(()),
+            false => Runtime::load(options.runtime.as_deref())?.check_provider(Provider::Cuda, options.device),
+        };
+        match checked {
+            Ok(()) => Ok(EncoderOptions { provider: Provider::Cuda, ..options }),
+            Err(why) => {
+                provider::tell_fallback(&why.to_string());
+                Ok(EncoderOptions { provider: Provider::Cpu, device: 0, ..options })
+            }
+        }
     }
 
     /// The GPU, where it is to be measured.

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use serde::Serialize;
-use taskbasis::synthetic::Synthetic;
 use taskbasis::{Activation, Arch, DType, Method, Result, TaskExpr, VectorFormat};
 
 use super::family::{Family, InTurn, basis_of};
 use super::machine;
+use super::synthetic::Synthetic;
 use super::samples::{Line, Samples, Variant, digits, line, repeat, take_turns};
 
 #[derive(Serialize)]
@@ -145,8 +145,7 @@ fn by_threads(family: &Family, rounds: usize) -> Result<Vec<Threads>> {
     Ok(cases)
 }
 
-/// A small model, so that only the numbers of tasks and vectors count.
-/// A model of some hundred thousand parameters.
+/// A model of some hundred thousand parameters: so small that only the numbers of tasks and vectors count.
 pub fn small(tasks: usize, vectors: usize) -> Synthetic {
     let arch = Arch {
         width: 64,

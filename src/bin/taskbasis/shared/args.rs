@@ -1,20 +1,21 @@
 //! The options that several commands share, and what they open.
 
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use clap::builder::RangedU64ValueParser;
-use clap::{Args, ValueEnum};
+use clap::{Args, Id, ValueEnum};
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
     Arch, BasisFile, Bundle, Encoder, EncoderOptions, Error, Execution, Head, MapMode, Model, ModelOptions, Preprocess,
     Promotion, Result, SelfTest, StreamedEncoder, TaskExpr, TaskWeights, TowerConfig, head_tasks,
 };
 
-use crate::graph::BindArgs;
-use crate::provider::{self, PlacementArgs, ProviderArgs};
-use crate::tower::TowerArgs;
-use crate::{checkpoints, output, paths};
+use super::conflicts::{Given, Refused, option, options};
+use super::graph::BindArgs;
+use super::paths::{BasePath, InPath};
+use super::provider::{self, PlacementArgs, ProviderArgs};
+use super::tower::TowerArgs;
+use super::{checkpoints, output, paths};
 
 /// Which model.
 #[derive(Args)]
@@ -23,12 +24,12 @@ pub struct ModelArgs {
     /// Basis folder: `method_info.json`, `basis_vectors.pt` and the method's own file. Or a bundle (`model.taskbasis`),
     /// which has base, heads and class names in it.
     #[arg(long, value_name = "FOLDER|BUNDLE")]
-    pub basis: Option<PathBuf>,
+    pub basis: Option<InPath>,
 
     /// Base checkpoint (the zero-shot weights): PyTorch or safetensors, by open_clip's, OpenAI's, transformers' or
     /// timm's names; a file, the index of several, or a folder with one. A bundle that holds its base needs none.
     #[arg(long, value_name = "FILE")]
-    pub base: Option<PathBuf>,
+    pub base: Option<BasePath>,
 }
 
 /// Heads and class names.
@@ -37,11 +38,11 @@ pub struct HeadArgs {
     /// Classification heads: a safetensors file with `TASK/weight` and `TASK/bias`, a pickled head, a checkpoint of
     /// CLIPForImageClassification (its classifier), or a folder of these. A bundle that holds its heads needs none.
     #[arg(long, value_name = "H")]
-    pub heads: Option<PathBuf>,
+    pub heads: Option<InPath>,
 
     /// Class names: {"TASK": ["name", …]}. Without them classes are numbered.
     #[arg(long, value_name = "C.json")]
-    pub classes: Option<PathBuf>,
+    pub classes: Option<InPath>,
 }
 
 /// What [`ModelArgs`] name, open.
@@ -77,12 +78,12 @@ pub struct EncoderArgs {
 
     /// ONNX Runtime's shared library, instead of the one that would be found.
     #[arg(long, value_name = "FILE")]
-    pub onnxruntime: Option<PathBuf>,
+    pub onnxruntime: Option<InPath>,
 
     /// An image encoder that somebody exported as .onnx with the base's weights, to run instead of the built one, or of
     /// the one that a bundle carries.
     #[arg(long, value_name = "MODEL.onnx", help_heading = GRAPH)]
-    pub graph: Option<PathBuf>,
+    pub graph: Option<InPath>,
 
     /// Run the built graph, though the bundle carries another one.
     #[arg(long, conflicts_with = "graph", help_heading = GRAPH)]
@@ -146,11 +147,16 @@ impl ModelArgs {
 }
 
 impl HeadArgs {
+    /// Class names, which are put in with the head alone.
+    pub fn classes_without_heads(&self, given: &Given<'_>) -> Refused {
+        self.heads.is_none().then(|| given.first([option!(Self, classes)], "needs '--heads'")).flatten()
+    }
+
     /// The head of `task`, for embeddings of this length: of the file that was given, else of the bundle.
     pub fn head(&self, bundle: Option<&Bundle>, task: &str, arch: &Arch) -> Result<Head> {
         let (head, path) = match (&self.heads, bundle) {
-            (Some(heads), _) if Bundle::is_bundle(heads) => (Bundle::open(heads)?.head(task)?, heads.as_path()),
-            (Some(heads), _) => (Head::open(heads, Some(task))?, heads.as_path()),
+            (Some(heads), _) if Bundle::is_bundle(heads) => (Bundle::open(heads)?.head(task)?, &**heads),
+            (Some(heads), _) => (Head::open(heads, Some(task))?, &**heads),
             (None, Some(bundle)) => (bundle.head(task)?, bundle.path()),
             (None, None) => return Err(Error::invalid("--heads is missing: the tasks' classification heads")),
         };
@@ -202,6 +208,29 @@ impl Session {
 }
 
 impl EncoderArgs {
+    /// What has no effect on runs with `model`; `None` where no run is of a bundle's tasks.
+    pub fn conflict(&self, model: Option<&ModelArgs>, given: &Given<'_>) -> Refused {
+        let basis = model.and_then(|model| model.basis.as_ref());
+        // What is on the Hub is not known yet.
+        let is_bundle = basis.is_some_and(|basis| basis.is_unsettled() || Bundle::is_bundle(basis));
+        let of_bundles = "is of runs over a bundle (embed, classify, eval)";
+        let untested = || if is_bundle { None } else { given.first([option!(Self, self_test)], of_bundles) };
+        untested().or_else(|| self.placement.conflict(&self.provider, given))
+    }
+
+    /// Compared is the first run over a bundle, where there is room for its base's weights.
+    pub fn conflict_streamed(&self, given: &Given<'_>) -> Refused {
+        let is_on = matches!(self.self_test, SelfTestArg::On);
+        let why = "cannot be used with '--streamed', which has no room for it";
+        is_on.then(|| given.first([option!(Self, self_test)], why)).flatten()
+    }
+
+    /// The options that say where and with what something is run.
+    pub fn running() -> Vec<Id> {
+        let placed = options::<ProviderArgs>().into_iter().chain(options::<PlacementArgs>());
+        std::iter::once(option!(Self, onnxruntime)).chain(placed).collect()
+    }
+
     /// The encoder with the weights of one task, of which nothing is reconstructed yet.
     pub fn of_task(&self, session: &Session, weights: &TaskExpr, streamed: bool) -> Result<TaskEncoder> {
         let weights = session.weights(weights)?;
@@ -259,7 +288,7 @@ impl EncoderArgs {
     }
 
     pub fn options(&self) -> EncoderOptions {
-        let (threads, runtime) = (self.threads, self.onnxruntime.clone());
+        let (threads, runtime) = (self.threads, self.onnxruntime.as_deref().map(Into::into));
         // The same command gives the same bits: nothing is promoted on the way.
         let (promotion, self_test) = (Promotion::Off, self.self_test.into());
         let options = EncoderOptions { threads, runtime, promotion, self_test, ..EncoderOptions::default() };

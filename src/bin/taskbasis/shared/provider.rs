@@ -1,12 +1,13 @@
 //! What computes: the options of every command that runs an encoder.
 
-use std::path::PathBuf;
 use std::sync::Once;
 
 use clap::{Args, ValueEnum};
-use taskbasis::{EncoderOptions, Execution, Provider, Result, Runtime, TensorRtOptions, WeightsOn};
+use taskbasis::{EncoderOptions, Execution, Provider, TensorRtOptions, WeightsOn};
 
-use crate::output;
+use super::conflicts::{Given, Refused, option};
+use super::output;
+use super::paths::OutPath;
 
 #[derive(Args)]
 #[command(next_help_heading = "GPU")]
@@ -21,7 +22,7 @@ pub struct ProviderArgs {
 
     /// A folder where TensorRT keeps its engines, which take minutes to build, and its timings.
     #[arg(long, value_name = "FOLDER")]
-    pub tensorrt_cache: Option<PathBuf>,
+    pub tensorrt_cache: Option<OutPath>,
 
     /// Let TensorRT compute in half floats, if its first embeddings are the CPU's.
     #[arg(long)]
@@ -88,10 +89,17 @@ impl From<ProviderArg> for Provider {
 }
 
 impl ProviderArgs {
+    /// What is TensorRT's alone.
+    pub fn conflict(&self, given: &Given<'_>) -> Refused {
+        let of_tensorrt = [option!(Self, tensorrt_cache), option!(Self, tensorrt_fp16)];
+        let is_tensorrt = self.provider == ProviderArg::TensorRt;
+        if is_tensorrt { None } else { given.first(of_tensorrt, "needs '--provider tensorrt'") }
+    }
+
     /// `options`, with these.
     pub fn applied_to(&self, options: EncoderOptions) -> EncoderOptions {
         let tensorrt = TensorRtOptions {
-            cache: self.tensorrt_cache.clone(),
+            cache: self.tensorrt_cache.as_deref().map(Into::into),
             fp16: self.tensorrt_fp16,
             min_cosine: self.tensorrt_cosine,
         };
@@ -100,6 +108,22 @@ impl ProviderArgs {
 }
 
 impl PlacementArgs {
+    /// What has no effect with this provider.
+    pub fn conflict(&self, provider: &ProviderArgs, given: &Given<'_>) -> Refused {
+        let on_device = [option!(Self, device_budget), option!(Self, cuda_graphs)];
+        let refused = match (provider.provider, self.weights_on) {
+            (ProviderArg::Cpu, _) => given.first(on_device, "is of a GPU, and '--provider cpu' computes without one"),
+            (_, WeightsOnArg::Host) => {
+                given.first(on_device, "is of weights on the device, where '--weights-on host' has none")
+            }
+            (ProviderArg::TensorRt, _) => {
+                given.first([option!(Self, cuda_graphs)], "cannot be used with '--provider tensorrt'")
+            }
+            _ => None,
+        };
+        refused.or_else(|| provider.conflict(given))
+    }
+
     /// `options`, with these.
     pub fn applied_to(&self, options: EncoderOptions) -> EncoderOptions {
         EncoderOptions {
@@ -111,26 +135,11 @@ impl PlacementArgs {
     }
 }
 
-/// The options with a provider in the place of `auto`, so that everything runs on the same.
-pub fn settled(options: EncoderOptions) -> Result<EncoderOptions> {
-    if options.provider != Provider::Auto {
-        return Ok(options);
-    }
-    let runtime = Runtime::load(options.runtime.as_deref())?;
-    match runtime.check_provider(Provider::Cuda, options.device) {
-        Ok(()) => Ok(EncoderOptions { provider: Provider::Cuda, ..options }),
-        Err(why) => {
-            say(&why.to_string());
-            Ok(EncoderOptions { provider: Provider::Cpu, device: 0, ..options })
-        }
-    }
-}
-
 /// Says once, however many encoders are made, what `auto` took where that is not what one would wish, and why.
 pub fn tell(execution: &Execution) {
     static TOLD: Once = Once::new();
     if let Some(why) = &execution.fallback {
-        say(why);
+        tell_fallback(why);
     }
     if let Some(why) = &execution.weights_fallback {
         let text = format!("every run copies the weights to the GPU, as they cannot be rebuilt there: {why}");
@@ -138,7 +147,8 @@ pub fn tell(execution: &Execution) {
     }
 }
 
-fn say(why: &str) {
+/// Says once that the CPU computes, though `auto` looked for CUDA.
+pub fn tell_fallback(why: &str) {
     static TOLD: Once = Once::new();
     TOLD.call_once(|| output::note(&format!("the CPU computes, as CUDA cannot be had: {why}")));
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use taskbasis::onnx::BoundGraph;
-use taskbasis::synthetic::Synthetic;
 use taskbasis::{
     Arch, ArchHints, BaseFormat, Basis, BasisFile, Checkpoint, Coefficients, Error, ErrorKind, MapMode, Model,
     ModelOptions, Packer, Result, TaskExpr, TaskWeights, VectorFormat,
@@ -13,6 +12,7 @@ use taskbasis::{
 
 use super::machine;
 use super::samples::time;
+use super::synthetic::Synthetic;
 use crate::args::{EncoderArgs, Session};
 use crate::{checkpoints, output};
 

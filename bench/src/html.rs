@@ -4,8 +4,8 @@ use taskbasis::{Error, ErrorKind, Result};
 
 use super::samples::digits;
 use super::{Report, device, encode, growth, reconstruct, soak, switch};
-use crate::report::plot::{Bars, Curve, Lines, cumulative};
-use crate::report::{begin, end, escape, legend, pairs_table, paragraph, rows_table, section};
+use crate::report::plot::{Bars, Curve, Lines};
+use crate::report::{begin, end, escape, legend, paragraph, section};
 
 /// All of it.
 pub(super) fn page(report: &Report) -> Result<String> {
@@ -260,4 +260,42 @@ fn soaking(out: &mut String, measured: &soak::Soak) -> Result<()> {
     let about = format!("{} threads, {} expressions, room for three weights.", measured.threads, measured.expressions);
     section(out, "Soak", &about, &(lines.svg()? + &legend(&lines.curves) + &rows_table(&measured.rows())));
     Ok(())
+}
+
+/// The first row is the header.
+fn rows_table(rows: &[Vec<String>]) -> String {
+    let row = |(i, row): (usize, &Vec<String>)| {
+        let tag = if i == 0 { "th" } else { "td" };
+        format!(
+            "<tr>{}</tr>\n",
+            row.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell.trim()))).collect::<String>()
+        )
+    };
+    format!("<div class=\"scroll\"><table>\n{}</table></div>\n", rows.iter().enumerate().map(row).collect::<String>())
+}
+
+fn pairs_table(rows: &[[String; 2]]) -> String {
+    let row = |[name, value]: &[String; 2]| {
+        let part = if name.starts_with(' ') { " class=\"part\"" } else { "" };
+        format!("<tr><td{part}>{}</td><td>{}</td></tr>\n", escape(name.trim()), escape(value))
+    };
+    let rows: String = rows.iter().map(row).collect();
+    format!("<div class=\"scroll\"><table class=\"pairs\">\n{rows}</table></div>\n")
+}
+
+/// The share of values up to each: where a line reaches 0.95, there is the 95th percentile.
+fn cumulative(values: &[f64]) -> Vec<(f64, f64)> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let n = sorted.len() as f64;
+    let steps = sorted.iter().enumerate();
+    steps.flat_map(|(i, &value)| [(value, i as f64 / n * 100.0), (value, (i + 1) as f64 / n * 100.0)]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn shares_rise_to_a_hundred() {
+        assert_eq!(super::cumulative(&[2.0, 1.0]), [(1.0, 0.0), (1.0, 50.0), (2.0, 50.0), (2.0, 100.0)]);
+    }
 }
