@@ -58,10 +58,12 @@ pub mod hub;
 pub mod kernel;
 #[allow(unsafe_code)]
 pub mod mmap;
+#[cfg(test)]
+#[allow(dead_code, unreachable_pub, unsafe_code)] // What every test program shares.
+#[path = "../tests/support/need.rs"]
+mod need;
 pub mod onnx;
 pub mod preprocess;
-#[doc(hidden)] // For benchmarks and tests.
-pub mod synthetic;
 #[allow(unsafe_code)]
 pub mod tensor;
 pub mod tower;
@@ -75,7 +77,7 @@ pub use datasets::{Dataset, HeadLabels, OtherNames, Split};
 #[cfg(feature = "text")]
 pub use encoder::TextEncoder;
 pub use encoder::{
-    Agreement, Encoder, EncoderOptions, Execution, FrozenEncoder, Probe, Promotion, PromotionState, Provider, Runtime,
+    Agreement, Encoder, EncoderOptions, Execution, Probe, Promotion, PromotionState, Provider, Runtime,
     SelfTest, StreamedEncoder, TensorRtOptions, Trial, WeightSource, WeightsOn, write_onnx, write_onnx_f16,
 };
 pub use error::{Error, ErrorKind, Result};

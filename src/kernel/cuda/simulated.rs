@@ -6,9 +6,10 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use libloading::Library;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::device::{Device, DeviceInfo, Queue};
 use super::launch::{DeviceKernel, Launch};
@@ -90,7 +91,7 @@ impl SimulatedDevice {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -129,7 +130,7 @@ impl State {
                 self.bytes_mut(to, bytes.len()).copy_from_slice(&bytes);
             }
             Work::Launch(launch) => {
-                kernels().lock().unwrap_or_else(PoisonError::into_inner).launch(&launch, &mut self.memory);
+                kernels().lock().launch(&launch, &mut self.memory);
                 match launch.kernel {
                     DeviceKernel::Combine => self.tally.combined += 1,
                     DeviceKernel::Relayout => self.tally.relaid += 1,
@@ -140,7 +141,7 @@ impl State {
             }
             Work::Wait(_) => {}
             Work::Read { from, to } => {
-                let mut to = to.lock().unwrap();
+                let mut to = to.lock();
                 let bytes = self.bytes(from, to.len()).to_vec();
                 to.copy_from_slice(&bytes);
             }

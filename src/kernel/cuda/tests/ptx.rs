@@ -2,13 +2,15 @@
 
 use std::process::Command;
 
+use crate::need::{self, Need};
+
 const PTX: &str = include_str!("../kernels.ptx");
 
 /// `scripts/make-ptx`, where `TASKBASIS_NVRTC` names the compiler. With `TASKBASIS_BLESS=1` it writes the file anew.
 #[test]
 fn it_is_what_nvrtc_makes_of_the_sources() {
     if std::env::var_os("TASKBASIS_NVRTC").is_none() {
-        eprintln!("skipped: TASKBASIS_NVRTC does not name NVRTC");
+        need::skip(Need::Nvrtc, "TASKBASIS_NVRTC does not name it");
         return;
     }
     let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());

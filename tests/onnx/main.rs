@@ -1,0 +1,7 @@
+//! Users' graphs: read, bound, run.
+
+mod bind;
+mod forms;
+mod golden;
+#[path = "../support/mod.rs"]
+mod support;

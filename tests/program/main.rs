@@ -1,0 +1,14 @@
+//! The program, as a user runs it.
+
+mod commands;
+mod data_classes;
+mod data_program;
+mod data_sets;
+mod eval;
+mod graph;
+mod options;
+mod readme;
+#[path = "../support/mod.rs"]
+mod support;
+
+use support::need;
