@@ -1,7 +1,8 @@
 //! The checks of a bundle that need a look at its tensors.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use twox_hash::XxHash3_64;
 
 use super::fingerprint::Fingerprint;
@@ -36,12 +37,12 @@ impl Bundle {
         let done = share(threads, tensors, |(i, tensor_name, tensor, sum), (): &mut ()| {
             if let Err(error) = check(self, tensor_name, tensor, sum) {
                 let error = error.tensor(tensor_name).at(self.path());
-                found.lock().unwrap_or_else(|poison| poison.into_inner()).push((i, error));
+                found.lock().push((i, error));
             }
             progress(tensor.nbytes() as u64);
             Ok(())
         });
-        let mut found = found.into_inner().unwrap_or_else(|poison| poison.into_inner());
+        let mut found = found.into_inner();
         found.sort_by_key(|(i, _)| *i);
         let mut errors: Vec<Error> = found.into_iter().map(|(_, error)| error).chain(done.err()).collect();
         if errors.is_empty() {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::support::family::small;
 use taskbasis::checkpoint::writer::{TorchWriter, Value};
-use taskbasis::synthetic::Synthetic;
+use crate::support::synthetic::Synthetic;
 use taskbasis::{
     Arch, ArchHints, Basis, Checkpoint, DType, Encoder, EncoderOptions, Error, ErrorKind, Method, ReconstructOptions,
     Scope, TaskExpr, Weights,

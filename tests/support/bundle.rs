@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::digits;
 use taskbasis::onnx::{BindOptions, BoundGraph};
-use taskbasis::synthetic::Synthetic;
+use crate::support::synthetic::Synthetic;
 use taskbasis::{
     Activation, Arch, ArchHints, BaseFormat, Basis, Bundle, Checkpoint, DType, Error, Head, Mapping, Method,
     PackReport, Packer, ReconstructOptions, VectorFormat, Weights,

@@ -292,7 +292,7 @@ fn read_while_others_come(seed: u64, says_so: bool) -> bool {
     host.finish();
     reads.iter().all(|(task, name, read)| {
         let cpu = task.get().unwrap();
-        *read.lock().unwrap() == crate::tensor::f32_bytes(cpu.get(name).unwrap())
+        *read.lock() == crate::tensor::f32_bytes(cpu.get(name).unwrap())
     })
 }
 

@@ -8,7 +8,7 @@ use taskbasis::onnx::proto::{
     AttributeProto, AttributeType, GraphProto, ModelProto, TensorProto, TensorType, dimension::Value,
 };
 use taskbasis::onnx::{BindOptions, BoundGraph};
-use taskbasis::synthetic::Synthetic;
+use crate::support::synthetic::Synthetic;
 use taskbasis::{
     Activation, Arch, Basis, Checkpoint, DType, Encoder, EncoderOptions, Method, Model, ModelOptions, Promotion,
     ReconstructOptions, Result, Weights,
