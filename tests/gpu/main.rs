@@ -345,7 +345,7 @@ fn the_encoder_reads_the_weights_where_they_are() {
     }
 }
 
-/// What `taskbasis bench` does with an encoder. Without a GPU: `bench::device` of the program, and `tests/bench.rs`.
+/// What `taskbasis bench` does with an encoder. Without a GPU: `device` of `taskbasis-bench`, and its tests.
 #[test]
 fn the_bench_encodes_with_weights_on_the_gpu() {
     let Some(library) = runtime_for_gpus() else { return };
