@@ -117,7 +117,7 @@ fn nodes_out_of_order_are_put_in_order() {
     // What is written is in order whatever was read.
     let weights = tower.model.weights(&"Task1".parse().unwrap()).unwrap();
     let path = tower.folder.path().join("task.onnx");
-    bound.write(&weights.laid_out(bound.layout()).get().unwrap(), &path, &[]).unwrap();
+    bound.write(&weights.in_layout(bound.layout()).get().unwrap(), &path, &[]).unwrap();
     let written = onnx_support::decode(&path).graph.unwrap();
     let mut known: Vec<&str> = written.input.iter().map(|port| port.name()).collect();
     known.extend(written.initializer.iter().map(|tensor| tensor.name()));
@@ -245,7 +245,7 @@ fn a_parameter_may_be_missing_only_where_nothing_is_lost_in_silence() {
         assert!(kept.beyond().is_empty());
         // Weights of the basis that changes it do not fit it then.
         let task = tower.model.weights(&"Task1".parse().unwrap()).unwrap();
-        let error = task.laid_out(kept.layout()).get().unwrap_err();
+        let error = task.in_layout(kept.layout()).get().unwrap_err();
         assert_eq!((error.kind(), error.tensor_name()), (ErrorKind::Mismatch, Some(name)), "{error}");
     }
     // The projection, folded into something that comes after the pooled features.
@@ -481,7 +481,7 @@ fn half_floats_are_promoted() {
     let error = relative_l2(&tower.embeds(&encoder, "Task1", &pixels), &tower.expected("Task1", &pixels));
     assert!(error < 5e-3, "{error:e}");
     let path = tower.folder.path().join("task.onnx");
-    bound.write(&task.laid_out(bound.layout()).get().unwrap(), &path, &[]).unwrap();
+    bound.write(&task.in_layout(bound.layout()).get().unwrap(), &path, &[]).unwrap();
     let frozen = taskbasis::FrozenEncoder::open(&path, &options()).unwrap();
     let error = relative_l2(&frozen.encode(&pixels, 3).unwrap(), &tower.expected("Task1", &pixels));
     assert!(error < 5e-3, "{error:e}");

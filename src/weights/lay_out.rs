@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::arena::{Arena, Spares};
-use super::layout::{LaidOut, Layout};
+use super::layout::{Layout, TensorSpec};
 use super::plan::{self, Plan, Planned};
 use super::{Entry, Place, ReconstructOptions, Scope, Weights};
 use crate::basis::Coefficients;
@@ -39,7 +39,7 @@ impl Plan<'_> {
         for tensor in layout.tensors() {
             views.push(as_it_is(tensor, &find)?);
         }
-        let computed: Vec<&LaidOut> =
+        let computed: Vec<&TensorSpec> =
             layout.tensors().iter().zip(&views).filter(|(_, view)| view.is_none()).map(|(tensor, _)| tensor).collect();
         let lengths = computed.iter().map(|tensor| tensor.nbytes().div_ceil(size_of::<f32>()));
         let (mut arena, places) = Arena::for_lengths(lengths, spares)?;
@@ -109,7 +109,7 @@ impl Weights {
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming it, where a parameter is missing or has another
     /// size; [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
-    pub(crate) fn in_layout<'a>(layout: &Layout, parameter: impl Fn(&str) -> Option<&'a [f32]>) -> Result<Self> {
+    pub(crate) fn relayout<'a>(layout: &Layout, parameter: impl Fn(&str) -> Option<&'a [f32]>) -> Result<Self> {
         for (name, held) in layout.kept() {
             let same = match parameter(name) {
                 Some(values) => values == &*held.to_f32()?,
@@ -175,7 +175,7 @@ fn holds_another(parameter: &str) -> Error {
 
 /// The base's own bytes, where nothing changes and the graph wants them as they are.
 pub(super) fn as_it_is<'a>(
-    tensor: &LaidOut,
+    tensor: &TensorSpec,
     find: &impl Fn(&str) -> Result<&'a Planned<'a>>,
 ) -> Result<Option<Tensor>> {
     let [part] = tensor.parts.as_slice() else { return Ok(None) };
@@ -195,7 +195,7 @@ pub(super) fn as_it_is<'a>(
 
 /// The sum of a tensor's parts; they are a few rows each.
 fn add_up<'a>(
-    tensor: &LaidOut,
+    tensor: &TensorSpec,
     out: &mut [u8],
     find: &impl Fn(&str) -> Result<&'a Planned<'a>>,
     kernel: Kernel,

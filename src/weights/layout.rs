@@ -147,7 +147,7 @@ impl View {
 
 /// A tensor as a graph wants it: the sum of its parts, in its type.
 #[derive(Clone, Debug, PartialEq)]
-pub struct LaidOut {
+pub struct TensorSpec {
     /// What the graph calls it.
     pub name: String,
     /// The type of its elements: a float.
@@ -158,7 +158,7 @@ pub struct LaidOut {
     pub parts: Vec<View>,
 }
 
-impl LaidOut {
+impl TensorSpec {
     /// How many elements.
     pub fn numel(&self) -> usize {
         self.shape.iter().product()
@@ -170,12 +170,15 @@ impl LaidOut {
     }
 }
 
-/// All tensors that a graph is given: what [`TaskWeights::laid_out`](super::TaskWeights::laid_out) reconstructs into.
+/// The [`Layout::id`] of all canonical layouts: which parameters there are, the model says.
+const CANONICAL: u64 = 0;
+
+/// All tensors that a graph is given: what [`TaskWeights::in_layout`](super::TaskWeights::in_layout) reconstructs into.
 ///
 /// Nobody can ask for weights in it once it is gone, so caches then keep none.
 #[derive(Debug)]
 pub struct Layout {
-    tensors: Vec<LaidOut>,
+    tensors: Vec<TensorSpec>,
     /// The shape of every parameter that they are made of.
     parameters: IndexMap<String, Vec<usize>>,
     /// What the graph itself holds of the base's parameters. Weights in which one of them is another fit no run of it.
@@ -194,8 +197,8 @@ impl Layout {
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the tensor, where a part is of no parameter of the
     /// base, or does not fit it or the tensor; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a type
     /// that is no float.
-    pub fn new(tensors: Vec<LaidOut>, kept: &[&str], base: &Checkpoint) -> Result<Arc<Self>> {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
+    pub fn new(tensors: Vec<TensorSpec>, kept: &[&str], base: &Checkpoint) -> Result<Arc<Self>> {
+        static NEXT: AtomicU64 = AtomicU64::new(CANONICAL + 1);
         let mut parameters = IndexMap::new();
         for tensor in &tensors {
             check(tensor, base).map_err(|e| e.tensor(&tensor.name))?;
@@ -212,14 +215,37 @@ impl Layout {
         Ok(Arc::new(Self { tensors, parameters, kept: held, id, caches }))
     }
 
+    /// The layout of weights as a state dict has them: each parameter under its own name, whole, f32, row-major.
+    pub fn canonical(parameters: impl IntoIterator<Item = (String, Vec<usize>)>) -> Arc<Self> {
+        let parameters: IndexMap<String, Vec<usize>> = parameters.into_iter().collect();
+        let tensors = parameters.iter().map(|(name, shape)| TensorSpec {
+            name: name.clone(),
+            dtype: DType::F32,
+            shape: shape.clone(),
+            parts: vec![View::whole(name)],
+        });
+        Arc::new(Self {
+            tensors: tensors.collect(),
+            parameters,
+            kept: IndexMap::new(),
+            id: CANONICAL,
+            caches: Mutex::default(),
+        })
+    }
+
+    /// Whether it is the layout of a state dict.
+    pub fn is_canonical(&self) -> bool {
+        self.id == CANONICAL
+    }
+
     /// The tensors, in the order of the graph's inputs.
-    pub fn tensors(&self) -> &[LaidOut] {
+    pub fn tensors(&self) -> &[TensorSpec] {
         &self.tensors
     }
 
     /// Bytes that all tensors take.
     pub fn nbytes(&self) -> usize {
-        self.tensors.iter().map(LaidOut::nbytes).sum()
+        self.tensors.iter().map(TensorSpec::nbytes).sum()
     }
 
     /// Whether all of them are f32.
@@ -259,7 +285,7 @@ impl Drop for Layout {
     }
 }
 
-fn check(tensor: &LaidOut, base: &Checkpoint) -> Result<()> {
+fn check(tensor: &TensorSpec, base: &Checkpoint) -> Result<()> {
     if !tensor.dtype.is_float() {
         return Err(Error::unsupported("weights are floats").got(tensor.dtype));
     }

@@ -24,7 +24,7 @@ pub use self::cache::{CacheStats, Reconstructed, WeightsCache};
 pub(crate) use self::cache::{Derived, Key, Owner};
 pub use self::device::{DeviceModel, DeviceOptions, DeviceStats, DeviceTensor, DeviceWeights};
 pub(crate) use self::finite::{first_of, not_finite};
-pub use self::layout::{LaidOut, Layout, View};
+pub use self::layout::{Layout, TensorSpec, View};
 pub use self::model::{Model, ModelOptions, TaskWeights};
 pub(crate) use self::parts::Ring;
 pub(crate) use self::plan::check_models;

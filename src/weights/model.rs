@@ -293,9 +293,9 @@ impl TaskWeights {
     /// The same weights as a graph wants them: under its names, in its order and types. They are reconstructed straight
     /// into that, and kept in the cache beside those of other layouts.
     #[must_use]
-    pub fn laid_out(&self, layout: &Arc<Layout>) -> Self {
+    pub fn in_layout(&self, layout: &Arc<Layout>) -> Self {
         let key = Key { layout: layout.id(), ..self.key.clone() };
-        Self { key, layout: Some(Arc::clone(layout)), ..self.clone() }
+        Self { key, layout: Some(Arc::clone(layout)).filter(|layout| !layout.is_canonical()), ..self.clone() }
     }
 
     /// Whose names and types they have, where it is a graph's.

@@ -17,13 +17,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 
 pub(super) use self::io::DeviceLane;
+use super::graph::{self, EncoderGraph};
 use super::provider::{Provider, Target};
 use super::session::{Elements, Input, OnDevice};
-use super::signature::{self, Signature};
 use super::{EncoderOptions, failed};
 use crate::error::{Error, Result};
 use crate::kernel::{Cuda, CudaStream};
-use crate::weights::{DeviceModel, DeviceOptions, DeviceWeights, Layout, Model, Owner, TaskWeights};
+use crate::weights::{DeviceModel, DeviceOptions, DeviceWeights, Layout, Model, Owner, TaskWeights, TensorSpec};
 
 /// Where the weights of tasks are reconstructed, and so where the encoder reads them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -127,8 +127,8 @@ impl Device {
     }
 
     /// Makes room on the device for weights as this graph wants them.
-    pub(super) fn make_room_for(&mut self, signature: &Signature) {
-        self.layout = signature.layout().cloned();
+    pub(super) fn make_room_for(&mut self, signature: &EncoderGraph) {
+        self.layout = Some(Arc::clone(signature.layout())).filter(|layout| !layout.is_canonical());
     }
 
     /// The model on this device, brought there unless it is.
@@ -163,14 +163,18 @@ impl Device {
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming it, when a parameter is missing or has another
     /// shape.
-    pub(super) fn inputs<'a>(&'a self, signature: &'a Signature, weights: &'a DeviceWeights) -> Result<Vec<Input<'a>>> {
-        let parameters = signature.parameters.iter();
-        parameters
-            .map(|(name, shape)| {
+    pub(super) fn inputs<'a>(
+        &'a self,
+        signature: &'a EncoderGraph,
+        weights: &'a DeviceWeights,
+    ) -> Result<Vec<Input<'a>>> {
+        let tensors = signature.layout().tensors().iter();
+        tensors
+            .map(|TensorSpec { name, shape, .. }| {
                 let tensor = weights
                     .get(name)
                     .ok_or_else(|| Error::mismatch("the weights lack a parameter of this encoder").tensor(name))?;
-                signature::check_shape(name, shape, Some(tensor.shape))?;
+                graph::check_shape(name, shape, Some(tensor.shape))?;
                 // SAFETY: so many values lie there as long as `weights` live, in the memory that `self` is of; a run
                 // reads them after `wait_in`, and they are not overwritten before `used_in` allows it.
                 let values = unsafe { OnDevice::new(tensor.address, &self.memory) };

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::kernel::cuda::{Elements, Event, LayOut, LayOutTable, Queue, Staging};
 use crate::tensor::{DType, Tensor, contiguous_strides};
 use crate::weights::lay_out::{as_it_is, changed_of_kept, of_another};
-use crate::weights::layout::{LaidOut, Layout, Strided};
+use crate::weights::layout::{Layout, Strided, TensorSpec};
 use crate::weights::model::Model;
 use crate::weights::plan::Planned;
 
@@ -166,7 +166,7 @@ impl LayoutPlan {
 }
 
 /// The parameter, and how many bytes behind its start, where the canonical tensor in f32 holds this one as it is.
-fn serves(tensor: &LaidOut, of: &Planned<'_>) -> Result<Option<(String, u64)>> {
+fn serves(tensor: &TensorSpec, of: &Planned<'_>) -> Result<Option<(String, u64)>> {
     let ([part], DType::F32) = (tensor.parts.as_slice(), tensor.dtype) else { return Ok(None) };
     let Strided { offset, shape, strides } = part.strided(of.shape)?;
     let behind = (offset * size_of::<f32>()) as u64;

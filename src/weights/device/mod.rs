@@ -109,7 +109,7 @@ impl DeviceModel {
         Self::open(model, cuda, options, None)
     }
 
-    /// [`DeviceModel::new`] for tasks in the layout of a graph ([`TaskWeights::laid_out`]): what it takes, and room for
+    /// [`DeviceModel::new`] for tasks in the layout of a graph ([`TaskWeights::in_layout`]): what it takes, and room for
     /// two tasks' weights in it, come before as much of the basis as there is room for. After `new`, a layout gets what
     /// is left, and may find no room in a small budget.
     ///
@@ -163,7 +163,7 @@ impl DeviceModel {
     /// The weights of a task of this model: kept ones, or put into the queue now. Returns before they are computed,
     /// unless parameters have to be streamed.
     ///
-    /// With [`TaskWeights::laid_out`] they are in the layout of a graph. Its tensors that no vector changes are made
+    /// With [`TaskWeights::in_layout`] they are in the layout of a graph. Its tensors that no vector changes are made
     /// the first time, and stay until the last encoder over that graph is dropped, the layout itself is gone, or
     /// [`DeviceModel::forget`] is called.
     ///
