@@ -58,6 +58,10 @@ pub mod hub;
 pub mod kernel;
 #[allow(unsafe_code)]
 pub mod mmap;
+#[cfg(test)]
+#[allow(dead_code, unreachable_pub, unsafe_code)] // What every test program shares.
+#[path = "../tests/support/need.rs"]
+mod need;
 pub mod onnx;
 pub mod preprocess;
 #[doc(hidden)] // For benchmarks and tests.

@@ -8,8 +8,6 @@ mod embedded;
 pub(crate) mod emit;
 mod file;
 mod halves;
-#[doc(hidden)] // As the schema has them; for tests.
-pub mod proto;
 mod rewrite;
 mod sniff;
 mod sorted;

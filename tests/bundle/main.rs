@@ -1,0 +1,15 @@
+//! Bases and bundles: made, packed, grown, damaged, measured.
+
+mod accuracy;
+mod build;
+mod build_program;
+mod files;
+mod golden;
+mod golden_embedding;
+mod graph;
+mod growth;
+mod hostile;
+mod program;
+#[path = "../support/mod.rs"]
+mod support;
+mod tasks_dir;

@@ -1,0 +1,16 @@
+//! The C ABI, and the C and C++ programs that use it.
+
+mod arguments;
+mod bundle;
+mod c_package;
+mod c_programs;
+mod c_readme;
+mod header;
+mod lifetimes;
+mod process;
+mod promotion;
+mod streamed;
+mod structs;
+#[path = "../support/mod.rs"]
+mod support;
+mod values;

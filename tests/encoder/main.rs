@@ -1,0 +1,19 @@
+//! Encoders: towers, embeddings, promotion, providers, heads.
+
+mod classifier;
+mod concurrent;
+mod finite;
+mod frozen;
+mod golden;
+mod head;
+mod memory;
+mod onnx_files;
+mod preprocess;
+mod promotion;
+mod providers;
+mod runtime_loading;
+mod streamed;
+#[path = "../support/mod.rs"]
+mod support;
+mod text;
+mod tower;

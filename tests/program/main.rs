@@ -1,0 +1,17 @@
+//! The program, as a user runs it.
+
+mod bench;
+mod commands;
+mod data_classes;
+mod data_program;
+mod data_sets;
+#[path = "../cuda_host/driver.rs"]
+mod driver;
+mod eval;
+mod graph;
+mod options;
+mod readme;
+#[path = "../support/mod.rs"]
+mod support;
+
+use support::need;

@@ -1,0 +1,184 @@
+//! Options that could have no effect, with what else is given, are refused as clap refuses, before anything is opened.
+#![cfg(feature = "cli")]
+
+use crate::support::program::run;
+
+/// Paths that are not there: a command that is understood fails at them.
+fn command(words: &str) -> (Option<i32>, String) {
+    let model = "--basis no/basis --base no/base.pt";
+    let usual = match words.split(' ').next().unwrap() {
+        "build" => "--base no/base.pt --tasks-dir no/tasks",
+        "pack" => "--basis no/basis --base no/base.pt -o no/out.taskbasis",
+        "eval" => "--basis no/basis --base no/base.pt --data no/images.safetensors",
+        "embed" => "--basis no/basis --base no/base.pt --weights base -i no/image.png -o no/out.safetensors",
+        "export" => "--basis no/basis --base no/base.pt --weights base -o no/out.onnx",
+        "heads" => "--text-model no/clip --classes no/classes.json -o no/heads.safetensors",
+        "bind" => model,
+        "reconstruct" => "--basis no/basis --weights base -o no/out.safetensors",
+        "add-task" => "--task A=no/a.pt",
+        "analyze" => "--base no/base.pt --tasks-dir no/tasks",
+        "bench" => "",
+        other => panic!("{other}"),
+    };
+    let output = run(&words.split(' ').chain(usual.split_terminator(' ')).collect::<Vec<_>>());
+    assert!(output.stdout.is_empty());
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[track_caller]
+fn refused(words: &str, parts: &[&str]) {
+    let (code, text) = command(words);
+    assert_eq!(code, Some(2), "{words}: {text}");
+    assert!(text.starts_with("error: ") && text.contains("Usage: taskbasis"), "{words}: {text}");
+    parts.iter().for_each(|part| assert!(text.contains(part), "{words}: `{part}` is not in: {text}"));
+}
+
+#[track_caller]
+fn understood(words: &str) {
+    let (code, text) = command(words);
+    assert_eq!(code, Some(1), "{words}: {text}");
+}
+
+#[test]
+fn a_folder_and_a_bundle_take_what_they_can_hold() {
+    let of_bundles = [
+        "--activation gelu",
+        "--heads-count 3",
+        "--format q4",
+        "--base-format f16",
+        "--batch 8",
+        "--heads no/heads",
+        "--classes no/classes.json",
+        "--suggest task=1",
+        "--residual q2",
+        "--onnxruntime no/library.so",
+        "--provider cuda",
+        "--device 0",
+        "--graph no/graph.onnx",
+        "--optimise-graph",
+    ];
+    for option in of_bundles {
+        let name = option.split(' ').next().unwrap();
+        refused(
+            &format!("build -o no/folder {option}"),
+            &[&format!("the argument '{name}"), "a folder", "`model.taskbasis`"],
+        );
+    }
+    for option in ["--activation gelu", "--heads-count 3", "--format q4", "--base-format f16"] {
+        understood(&format!("build -o no/out.taskbasis {option}"));
+    }
+    refused("build -o no/out.taskbasis --model ViT-B-32", &["'--model <NAME>'", "bundle", "method_info.json"]);
+    for understands in ["--threads 2", "--model ViT-B-32", "--seed 3", "--keep 0.9", "--method random-sample --seed 3"]
+    {
+        understood(&format!("build -o no/folder {understands}"));
+    }
+    for output in ["no/folder", "no/out.taskbasis"] {
+        refused(&format!("build -o {output} --vectors 4 --keep 0.9"), &["'--keep <SHARE>'", "'--vectors auto'"]);
+        refused(&format!("build -o {output} --method pca --seed 3"), &["'--seed <SEED>'", "'--method pca'"]);
+    }
+    refused("analyze --method pca --seed 3", &["'--seed <SEED>'", "'--method pca'"]);
+    understood("analyze --seed 3");
+    refused("add-task no/model.taskbasis --classes no/classes.json", &["'--classes <C.json>'", "'--heads'"]);
+    refused("reconstruct --vector --base no/base.pt", &["--vector", "--base"]);
+    understood("reconstruct --vector");
+}
+
+#[test]
+fn what_is_to_be_run_with_needs_something_to_run() {
+    for command in ["pack", "build -o no/out.taskbasis"] {
+        for option in ["--provider cuda", "--onnxruntime no/library.so", "--weights-on host", "--device 0"] {
+            let name = option.split(' ').next().unwrap();
+            // The golden embedding is computed by the CPU, with whichever ONNX Runtime is given.
+            let golden = if name == "--onnxruntime" { " --no-golden" } else { "" };
+            refused(&format!("{command} {option}{golden}"), &[name, "'--data' or '--optimise-graph'"]);
+            understood(&format!("{command} {option} --data no/images.safetensors"));
+            understood(&format!("{command} {option} --graph no/graph.onnx --optimise-graph"));
+        }
+        refused(&format!("{command} --batch 8"), &["'--batch <BATCH>'", "'--data'"]);
+        refused(&format!("{command} --split val"), &["--data"]);
+        refused(&format!("{command} --classes no/classes.json"), &["'--classes <C.json>'", "'--heads'"]);
+        understood(&format!("{command} --classes no/classes.json --heads no/heads"));
+        understood(&format!("{command} --batch 8 --split val --data no/images.safetensors"));
+    }
+    understood("pack --onnxruntime no/library.so");
+    for command in ["embed", "pack", "export", "bench", "build -o no/out.taskbasis"] {
+        refused(&format!("{command} --self-test on"), &["'--self-test <SELF_TEST>'", "of runs over a bundle"]);
+    }
+    refused("export --batch 8", &["'--batch <BATCH>'", "'export'"]);
+    refused("export --provider cuda --graph no/graph.onnx", &["--provider", "'--optimise-graph'"]);
+    understood("export --provider cuda --graph no/graph.onnx --optimise-graph");
+    refused("bind no/graph.onnx --provider cuda", &["--provider", "'--measure'"]);
+    understood("bind no/graph.onnx --provider cuda --measure");
+}
+
+#[test]
+fn options_of_a_gpu_need_one() {
+    for command in ["embed", "eval", "bench", "pack --data no/images.safetensors", "bind no/graph.onnx --measure"] {
+        for option in ["--device-budget 100", "--cuda-graphs"] {
+            let name = option.split(' ').next().unwrap();
+            refused(&format!("{command} {option}"), &[name, "'--provider cpu'"]);
+            refused(&format!("{command} {option} --provider cuda --weights-on host"), &[name, "'--weights-on host'"]);
+        }
+        refused(&format!("{command} --cuda-graphs --provider tensorrt"), &["'--cuda-graphs'", "'--provider tensorrt'"]);
+        for option in ["--tensorrt-cache no/cache", "--tensorrt-fp16"] {
+            let name = option.split(' ').next().unwrap();
+            for provider in ["cpu", "cuda", "auto"] {
+                refused(&format!("{command} {option} --provider {provider}"), &[name, "'--provider tensorrt'"]);
+            }
+        }
+    }
+    for understands in [
+        "--device-budget 100 --provider auto",
+        "--device-budget 100 --provider tensorrt --tensorrt-cache no/cache --tensorrt-fp16 --tensorrt-cosine 0.9",
+        "--cuda-graphs --provider cuda --weights-on device",
+        "--weights-on host",
+        "--device 0",
+    ] {
+        understood(&format!("embed {understands}"));
+    }
+    // Text encoders, and those that stream, get their weights from the host.
+    for option in ["--weights-on host", "--device-budget 100", "--cuda-graphs"] {
+        let name = option.split(' ').next().unwrap();
+        refused(&format!("heads {option} --provider cuda"), &[name]);
+        refused(&format!("embed {option} --provider cuda --streamed"), &[name, "--streamed"]);
+    }
+    refused("heads --tensorrt-cache no/cache", &["--tensorrt-cache"]);
+    understood("heads --tensorrt-cache no/cache --provider tensorrt");
+    refused("embed --streamed --optimise-graph", &["--optimise-graph", "--streamed"]);
+}
+
+#[test]
+fn what_is_of_scaling_coefficients_needs_them() {
+    let of_lambdas =
+        ["--val-split val", "--finetuned no/accuracies.json", "--finetuned-dir no/tasks", "--image-cache 10"];
+    for option in of_lambdas {
+        refused(&format!("eval {option}"), &["--sweep"]);
+        understood(&format!("eval {option} --sweep"));
+        understood(&format!("eval {option} --sweep=0:1:3 --negate --control A"));
+        understood(&format!("eval {option} --negate --control A"));
+    }
+    refused("eval --keep 0.9 --sweep", &["--negate"]);
+    understood("eval --keep 0.9 --negate --control A");
+}
+
+#[test]
+fn what_is_not_measured_needs_no_options() {
+    let unheard =
+        ["--synthetic ViT-L-14", "--tasks 3", "--vectors 2", "--formats q8", "--only open", "--batch 8", "--device 0"];
+    for option in unheard {
+        let name = option.split(' ').next().unwrap();
+        refused(&format!("bench --growth {option}"), &[name, "'--growth'"]);
+    }
+    for option in ["--formats q8", "--only open", "--batch 8", "--quick", "--built-graph"] {
+        let name = option.split(' ').next().unwrap();
+        refused(&format!("bench --soak 1 {option}"), &[name, "'--soak'"]);
+    }
+    refused("bench --only open,encode --formats q8", &["--formats", "reconstruct, storage, device", "'--only'"]);
+    refused("bench --only open,reconstruct --batch 8", &["--batch", "encode, device"]);
+    refused("bench --only device --provider cuda --optimise-graph", &["--optimise-graph", "encode"]);
+    refused("bench --only open --graph no/graph.onnx --batch 8", &["--graph", "encode"]);
+    refused("bench --only reconstruct,storage --onnxruntime no/library.so", &["--onnxruntime", "'--only'"]);
+    refused("bench --basis no/basis --keep-files no/folder", &["--keep-files", "--basis"]);
+    understood("bench --basis no/basis --only storage --formats q8");
+    understood("bench --basis no/basis --only encode --batch 8 --onnxruntime no/library.so");
+}
