@@ -14,7 +14,7 @@ use crate::onnx::{BoundGraph, Stored, TensorType, type_name};
 use crate::tensor::DType;
 use crate::tower::arch::Arch;
 use crate::tower::graph;
-use crate::weights::{Layout, Values, Weights};
+use crate::weights::{Layout, TensorSpec, Values, Weights};
 
 /// Weights that an [`Encoder`](super::Encoder) can run with.
 ///
@@ -109,7 +109,9 @@ impl EncoderGraph {
     /// # Errors
     /// As [`Arch::check`].
     pub(super) fn built(arch: &Arch) -> Result<Self> {
-        let layout = Layout::canonical(arch.parameters());
+        let parameters = arch.parameters();
+        let whole = |(name, shape): &(String, Vec<usize>)| TensorSpec::whole(name, shape, DType::F32);
+        let layout = Layout::canonical(parameters.iter().map(whole).collect());
         Self::new(&BoundGraph::built(graph::build(arch)?, layout, graph::PIXELS, graph::EMBEDS)?)
     }
 

@@ -1,4 +1,4 @@
-//! How somebody else's graph wants its weights: under other names, transposed, in pieces, scaled, in other types.
+//! How a consumer wants its weights: under which names, whole or in pieces, transposed, scaled, in which types.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -159,6 +159,11 @@ pub struct TensorSpec {
 }
 
 impl TensorSpec {
+    /// A parameter under its own name, as it is.
+    pub fn whole(name: &str, shape: &[usize], dtype: DType) -> Self {
+        Self { name: name.to_owned(), dtype, shape: shape.to_vec(), parts: vec![View::whole(name)] }
+    }
+
     /// How many elements.
     pub fn numel(&self) -> usize {
         self.shape.iter().product()
@@ -175,7 +180,7 @@ const CANONICAL: u64 = 0;
 
 /// All tensors that a graph is given: what [`TaskWeights::in_layout`](super::TaskWeights::in_layout) reconstructs into.
 ///
-/// Nobody can ask for weights in it once it is gone, so caches then keep none.
+/// No weights in it can be asked for once it is gone, so caches then keep none; the canonical layout is never gone.
 #[derive(Debug)]
 pub struct Layout {
     tensors: Vec<TensorSpec>,
@@ -215,22 +220,10 @@ impl Layout {
         Ok(Arc::new(Self { tensors, parameters, kept: held, id, caches }))
     }
 
-    /// The layout of weights as a state dict has them: each parameter under its own name, whole, f32, row-major.
-    pub fn canonical(parameters: impl IntoIterator<Item = (String, Vec<usize>)>) -> Arc<Self> {
-        let parameters: IndexMap<String, Vec<usize>> = parameters.into_iter().collect();
-        let tensors = parameters.iter().map(|(name, shape)| TensorSpec {
-            name: name.clone(),
-            dtype: DType::F32,
-            shape: shape.clone(),
-            parts: vec![View::whole(name)],
-        });
-        Arc::new(Self {
-            tensors: tensors.collect(),
-            parameters,
-            kept: IndexMap::new(),
-            id: CANONICAL,
-            caches: Mutex::default(),
-        })
+    /// The layout of weights as a state dict has them: parameters under their own names ([`TensorSpec::whole`]).
+    pub fn canonical(tensors: Vec<TensorSpec>) -> Arc<Self> {
+        let parameters = tensors.iter().map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect();
+        Arc::new(Self { tensors, parameters, kept: IndexMap::new(), id: CANONICAL, caches: Mutex::default() })
     }
 
     /// Whether it is the layout of a state dict.
@@ -268,8 +261,11 @@ impl Layout {
         self.id
     }
 
-    /// Says that this cache may keep weights in it from now on.
-    pub(super) fn may_be_in(&self, cache: &Arc<WeightsCache>) {
+    /// Says that this cache may keep weights in it from now on. Canonical ones stay, whoever holds a layout of them.
+    pub(super) fn register_cache(&self, cache: &Arc<WeightsCache>) {
+        if self.is_canonical() {
+            return;
+        }
         let mut caches = self.caches.lock().unwrap_or_else(PoisonError::into_inner);
         if !caches.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(cache))) {
             caches.retain(|known| known.strong_count() > 0);

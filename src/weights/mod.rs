@@ -7,11 +7,11 @@ mod cache;
 #[allow(unsafe_code)] // A contract with the streams of a GPU.
 mod device;
 mod finite;
-mod lay_out;
 mod layout;
 mod model;
-mod parts;
+mod partial;
 mod plan;
+mod reconstruct;
 mod save;
 
 use std::ops::Range;
@@ -26,7 +26,8 @@ pub use self::device::{DeviceModel, DeviceOptions, DeviceStats, DeviceTensor, De
 pub(crate) use self::finite::{first_of, not_finite};
 pub use self::layout::{Layout, TensorSpec, View};
 pub use self::model::{Model, ModelOptions, TaskWeights};
-pub(crate) use self::parts::Ring;
+pub(crate) use self::partial::Ring;
+use self::plan::Plan;
 pub(crate) use self::plan::check_models;
 pub use self::save::save_arrays;
 use crate::basis::{Basis, Coefficients, TaskExpr};
@@ -64,24 +65,23 @@ pub struct ReconstructOptions<'a> {
 #[derive(Debug)]
 pub struct Weights {
     coefficients: Coefficients,
-    tensors: IndexMap<String, Entry>,
+    tensors: IndexMap<String, StoredTensor>,
     arena: Arena,
-    /// The [`Layout::id`] of the layout that they are in, where it is a graph's. It does not hold the layout, which is
-    /// to go with the last who asks for weights in it.
-    layout: Option<u64>,
+    /// The [`Layout::id`] of the layout that they are in. It does not hold the layout, which is to go with the last who
+    /// asks for weights in it.
+    layout: u64,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct StoredTensor {
     shape: Vec<usize>,
-    /// Of what lies in the arena.
     dtype: DType,
-    place: Place,
+    memory: TensorMemory,
 }
 
 /// Where a tensor lives.
 #[derive(Debug)]
-enum Place {
+enum TensorMemory {
     /// Computed, in the arena.
     Arena(Range<usize>),
     /// Unchanged: the base's own bytes.
@@ -126,7 +126,7 @@ impl Weights {
         coefficients: &Coefficients,
         options: &ReconstructOptions<'_>,
     ) -> Result<Self> {
-        plan::with_base(base, basis, coefficients, options.scope)?.run(options)
+        Self::canonical(plan::with_base(base, basis, coefficients, options.scope)?, options)
     }
 
     /// The base's own weights; nothing is computed where the base is f32.
@@ -134,7 +134,7 @@ impl Weights {
     /// # Errors
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
     pub fn of_base(base: &Checkpoint, options: &ReconstructOptions<'_>) -> Result<Self> {
-        plan::base_alone(base, options.scope).run(options)
+        Self::canonical(plan::base_alone(base, options.scope), options)
     }
 
     /// The combined task vector `Σ_m a_m·s_m`, without a base.
@@ -142,7 +142,12 @@ impl Weights {
     /// # Errors
     /// As [`Weights::from_coefficients`].
     pub fn task_vector(basis: &Basis, coefficients: &Coefficients, options: &ReconstructOptions<'_>) -> Result<Self> {
-        plan::vector_alone(basis, coefficients, options.scope)?.run(options)
+        Self::canonical(plan::vector_alone(basis, coefficients, options.scope)?, options)
+    }
+
+    fn canonical(plan: Plan<'_>, options: &ReconstructOptions<'_>) -> Result<Self> {
+        let layout = plan.canonical();
+        plan.run(&layout, options, None)
     }
 
     /// What multiplied the basis vectors.
@@ -158,19 +163,19 @@ impl Weights {
         }
     }
 
-    /// Whether the tensors have the names, shapes and types of this layout of a graph, instead of the canonical ones.
+    /// Whether the tensors have the names, shapes and types of this layout.
     pub fn is_in(&self, layout: &Layout) -> bool {
-        self.layout == Some(layout.id())
+        self.layout == layout.id()
     }
 
     /// The extents of a tensor.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.tensors.get(name).map(|entry| entry.shape.as_slice())
+        self.tensors.get(name).map(|tensor| tensor.shape.as_slice())
     }
 
     /// Every tensor: name, extents, values.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &[usize], Values<'_>)> {
-        self.tensors.iter().map(|(name, entry)| (name.as_str(), entry.shape.as_slice(), self.values(entry)))
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.shape.as_slice(), self.values(tensor)))
     }
 
     /// The tensor at `index`, in the order of [`Weights::iter`].
@@ -178,12 +183,12 @@ impl Weights {
     /// # Errors
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) when there are not so many.
     pub fn at(&self, index: usize) -> Result<(&str, &[usize], Values<'_>)> {
-        let (name, entry) = self.tensors.get_index(index).ok_or_else(|| {
+        let (name, tensor) = self.tensors.get_index(index).ok_or_else(|| {
             Error::not_found("there is no tensor of that index")
                 .expected(format_args!("an index below {}", self.tensors.len()))
                 .got(index)
         })?;
-        Ok((name, &entry.shape, self.values(entry)))
+        Ok((name, &tensor.shape, self.values(tensor)))
     }
 
     /// Where the tensor called `name` stands in the order of [`Weights::iter`].
@@ -210,17 +215,17 @@ impl Weights {
         self.arena.nbytes()
     }
 
-    fn values<'a>(&'a self, entry: &'a Entry) -> Values<'a> {
-        match &entry.place {
-            Place::Arena(place) if entry.dtype == DType::F32 => Values::F32(self.arena.slice(place.clone())),
-            Place::Arena(place) => {
-                let length = entry.shape.iter().product::<usize>() * entry.dtype.size();
-                Values::Cast(entry.dtype, &f32_bytes(self.arena.slice(place.clone()))[..length])
+    fn values<'a>(&'a self, tensor: &'a StoredTensor) -> Values<'a> {
+        match &tensor.memory {
+            TensorMemory::Arena(place) if tensor.dtype == DType::F32 => Values::F32(self.arena.slice(place.clone())),
+            TensorMemory::Arena(place) => {
+                let length = tensor.shape.iter().product::<usize>() * tensor.dtype.size();
+                Values::Cast(tensor.dtype, &f32_bytes(self.arena.slice(place.clone()))[..length])
             }
-            Place::Base(tensor) => match (tensor.as_f32(), tensor.bytes()) {
+            TensorMemory::Base(view) => match (view.as_f32(), view.bytes()) {
                 (Some(values), _) => Values::F32(values),
-                (None, Some(bytes)) if self.layout.is_some() => Values::Cast(tensor.dtype(), bytes),
-                _ => Values::Carried(tensor),
+                (None, Some(bytes)) if view.dtype().is_float() => Values::Cast(view.dtype(), bytes),
+                _ => Values::Carried(view),
             },
         }
     }

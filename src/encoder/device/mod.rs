@@ -72,7 +72,7 @@ pub(super) struct Device {
     memory: MemoryInfo<'static>,
     options: DeviceOptions,
     /// How the user's graph wants its weights, where it is one.
-    layout: Option<Arc<Layout>>,
+    layout: Arc<Layout>,
     /// Runs are recorded, and replayed.
     graphs: bool,
     owner: Owner,
@@ -123,12 +123,20 @@ impl Device {
 
     fn on(cuda: Cuda, memory: MemoryInfo<'static>, options: &EncoderOptions) -> Self {
         let (graphs, options) = (options.cuda_graphs, DeviceOptions { budget: options.device_budget });
-        Self { cuda, memory, options, layout: None, graphs, owner: Owner::new(), models: Mutex::default() }
+        Self {
+            cuda,
+            memory,
+            options,
+            layout: Layout::canonical(Vec::new()),
+            graphs,
+            owner: Owner::new(),
+            models: Mutex::default(),
+        }
     }
 
     /// Makes room on the device for weights as this graph wants them.
     pub(super) fn make_room_for(&mut self, signature: &EncoderGraph) {
-        self.layout = Some(Arc::clone(signature.layout())).filter(|layout| !layout.is_canonical());
+        self.layout = Arc::clone(signature.layout());
     }
 
     /// The model on this device, brought there unless it is.
@@ -136,7 +144,7 @@ impl Device {
     /// # Errors
     /// As [`DeviceModel::new`] and [`DeviceModel::for_layout`].
     pub(super) fn model(&self, model: &Arc<Model>) -> Result<Arc<DeviceModel>> {
-        let device = model.on_device(&self.cuda, &self.options, self.layout.as_ref(), self.owner)?;
+        let device = model.on_device(&self.cuda, &self.options, &self.layout, self.owner)?;
         let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
         if !models.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(model))) {
             models.retain(|known| known.strong_count() > 0);

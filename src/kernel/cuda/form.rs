@@ -17,9 +17,9 @@
 
 use std::ops::Range;
 
-use super::super::input::Input;
-use super::super::strip::Format;
 use crate::error::Result;
+use crate::tensor::Source;
+use crate::tensor::VectorFormat;
 use crate::tensor::{BLOCK, BlockFormat, SCALE_BYTES, f32_bytes};
 
 /// Elements a tile.
@@ -35,12 +35,12 @@ pub(crate) const fn tiles(numel: usize) -> usize {
 }
 
 /// The format that an input has on the device: its own, or f32 where a kernel cannot load it.
-pub(crate) fn format(input: Input<'_>) -> Format {
-    input.loadable().map_or(Format::F32, |(format, _)| format)
+pub(crate) fn format(input: &Source) -> VectorFormat {
+    input.loadable().map_or(VectorFormat::F32, |(format, _)| format)
 }
 
 /// Bytes of a tile on the device.
-pub(crate) const fn tile_bytes(format: Format) -> usize {
+pub(crate) const fn tile_bytes(format: VectorFormat) -> usize {
     format.bytes(TILE)
 }
 
@@ -51,7 +51,7 @@ pub(crate) const fn tile_bytes(format: Format) -> usize {
 ///
 /// # Panics
 /// When `out` has another size.
-pub(crate) fn pack(input: Input<'_>, tiles: Range<usize>, out: &mut [u8]) -> Result<()> {
+pub(crate) fn pack(input: &Source, tiles: Range<usize>, out: &mut [u8]) -> Result<()> {
     let format = format(input);
     assert_eq!(out.len(), tiles.len() * tile_bytes(format), "bytes of the tiles");
     for (tile, out) in tiles.zip(out.chunks_exact_mut(tile_bytes(format))) {
@@ -65,12 +65,12 @@ pub(crate) fn pack(input: Input<'_>, tiles: Range<usize>, out: &mut [u8]) -> Res
         };
         let bytes = &bytes[format.bytes(start)..][..format.bytes(count)];
         match format {
-            Format::F32 => {
+            VectorFormat::F32 => {
                 out[..bytes.len()].copy_from_slice(bytes);
                 out[bytes.len()..].fill(0);
             }
-            Format::F16 | Format::BF16 => pack_halves(bytes, out),
-            Format::Blocks(format) => pack_blocks(format, bytes, out),
+            VectorFormat::F16 | VectorFormat::BF16 => pack_halves(bytes, out),
+            VectorFormat::Blocks(format) => pack_blocks(format, bytes, out),
         }
     }
     Ok(())
@@ -166,7 +166,7 @@ const fn squeeze<const P: usize>(quad: u32) -> u32 {
 
 /// The values of a tile in device form, by the text above and nothing else.
 #[cfg(test)]
-pub(super) fn unpack(format: Format, tile: &[u8]) -> Vec<f32> {
+pub(super) fn unpack(format: VectorFormat, tile: &[u8]) -> Vec<f32> {
     use half::{bf16, f16};
 
     assert_eq!(tile.len(), tile_bytes(format));
@@ -175,10 +175,10 @@ pub(super) fn unpack(format: Format, tile: &[u8]) -> Vec<f32> {
         let (lane, v) = (element % 128 / 4, element / 128 * 4 + element % 4);
         let half = || u16_at(v / 8 * CHUNK + lane * 16 + v % 8 * 2);
         match format {
-            Format::F32 => f32::from_le_bytes(tile[4 * element..][..4].try_into().unwrap()),
-            Format::F16 => f16::from_bits(half()).to_f32(),
-            Format::BF16 => bf16::from_bits(half()).to_f32(),
-            Format::Blocks(format) => {
+            VectorFormat::F32 => f32::from_le_bytes(tile[4 * element..][..4].try_into().unwrap()),
+            VectorFormat::F16 => f16::from_bits(half()).to_f32(),
+            VectorFormat::BF16 => bf16::from_bits(half()).to_f32(),
+            VectorFormat::Blocks(format) => {
                 let (mut code, mut plane, mut below) = (0, 0, 0);
                 for bits in format.planes().into_iter().filter(|&bits| bits > 0) {
                     let (word, k) = (v / (32 / bits), v % (32 / bits));

@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::super::strip::Format;
 use super::device::{Device, Info, Queue};
 use super::form::{self, TILE};
 use super::lay_out::LayOut;
 use super::table::Launch;
 use crate::error::{Error, Result};
 use crate::kernel::cast;
+use crate::tensor::VectorFormat;
 use crate::tensor::{BlockFormat, DType};
 
 /// What has happened on a [`HostDevice`] so far.
@@ -260,12 +260,12 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
 }
 
-fn format_of(number: u32) -> Format {
+fn format_of(number: u32) -> VectorFormat {
     match number {
-        1 => Format::F32,
-        2 => Format::F16,
-        3 => Format::BF16,
-        _ => Format::Blocks(BlockFormat::ALL[number as usize - 4]),
+        1 => VectorFormat::F32,
+        2 => VectorFormat::F16,
+        3 => VectorFormat::BF16,
+        _ => VectorFormat::Blocks(BlockFormat::ALL[number as usize - 4]),
     }
 }
 

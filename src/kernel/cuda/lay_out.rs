@@ -1,6 +1,6 @@
 //! What one launch that puts weights into a layout is told. The layout of all of it is that of `lay_out.cu`.
 
-use super::super::scatter::simplified;
+use super::super::output::simplified;
 use super::form::TILE;
 use super::launch::{Geometry, MOST_TILES, Parameter};
 use crate::error::{Error, Result};

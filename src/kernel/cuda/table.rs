@@ -1,10 +1,10 @@
 //! What one launch of the combine kernel is told: the segments that it computes. The layout is that of `combine.cu`.
 
-use super::super::strip::Format;
 use super::form::tile_bytes;
 use super::launch::{Geometry, MOST_TILES, Parameter};
 use crate::error::{Error, Result};
 use crate::tensor::BlockFormat;
+use crate::tensor::VectorFormat;
 
 /// Terms whose coefficient is not zero, at most: what fits into 4 KiB, the parameters of a kernel on every device.
 pub(crate) const MOST_ACTIVE: usize = 504;
@@ -16,9 +16,9 @@ const LAUNCH_BYTES: usize = 40 + 8 * MOST_ACTIVE;
 /// A stretch of whole tiles of one tensor. Addresses are those of its first tile.
 pub(crate) struct Part<'a> {
     /// Never blocks.
-    pub(crate) base: Option<(Format, u64)>,
+    pub(crate) base: Option<(VectorFormat, u64)>,
     /// One a coefficient, or none at all.
-    pub(crate) terms: &'a [(Format, u64)],
+    pub(crate) terms: &'a [(VectorFormat, u64)],
     /// Where the result goes, in bytes from the launch's output.
     pub(crate) out: u64,
     /// How many tiles.
@@ -89,16 +89,16 @@ impl Table {
 }
 
 /// How `combine.cu` numbers formats; 0 is none.
-const fn number(format: Format) -> u32 {
+const fn number(format: VectorFormat) -> u32 {
     match format {
-        Format::F32 => 1,
-        Format::F16 => 2,
-        Format::BF16 => 3,
-        Format::Blocks(BlockFormat::Q8) => 4,
-        Format::Blocks(BlockFormat::Q6) => 5,
-        Format::Blocks(BlockFormat::Q4) => 6,
-        Format::Blocks(BlockFormat::Q3) => 7,
-        Format::Blocks(BlockFormat::Q2) => 8,
+        VectorFormat::F32 => 1,
+        VectorFormat::F16 => 2,
+        VectorFormat::BF16 => 3,
+        VectorFormat::Blocks(BlockFormat::Q8) => 4,
+        VectorFormat::Blocks(BlockFormat::Q6) => 5,
+        VectorFormat::Blocks(BlockFormat::Q4) => 6,
+        VectorFormat::Blocks(BlockFormat::Q3) => 7,
+        VectorFormat::Blocks(BlockFormat::Q2) => 8,
     }
 }
 
@@ -140,9 +140,9 @@ mod tests {
     #[test]
     fn a_table_is_laid_out_as_the_kernel_reads_it() {
         let mut table = Table::default();
-        let q4 = Format::Blocks(BlockFormat::Q4);
-        let terms = [(q4, 0x1111_0000_2222), (Format::BF16, 0x3333)];
-        table.push(&Part { base: Some((Format::F16, 0x44)), terms: &terms, out: 0x55, tiles: 3 }).unwrap();
+        let q4 = VectorFormat::Blocks(BlockFormat::Q4);
+        let terms = [(q4, 0x1111_0000_2222), (VectorFormat::BF16, 0x3333)];
+        table.push(&Part { base: Some((VectorFormat::F16, 0x44)), terms: &terms, out: 0x55, tiles: 3 }).unwrap();
         table.push(&Part { base: None, terms: &terms, out: 0x66, tiles: 0 }).unwrap();
         table.push(&Part { base: None, terms: &[], out: 0x77, tiles: 1 }).unwrap();
         assert_eq!((table.tiles(), table.nbytes()), (4, 2 * 32 + 2 * 16));

@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::super::input::Input;
-use super::super::strip::Format;
 use super::super::{Kernel, Segment, combine};
 use super::form::{self, TILE};
 use super::launch::Geometry;
 use super::table::{Launch, Part, Table};
+use crate::tensor::Source;
+use crate::tensor::VectorFormat;
 use crate::tensor::{BLOCK, BlockFormat, Blocks, DType, Source, Tensor};
 use crate::{Error, Mapping};
 use machines::{Machine, Memory};
@@ -167,12 +167,12 @@ fn check(coefficients: &[f32], tensors: &[Tensors], multiprocessors: u32) {
     let (mut table, mut memory, mut end) = (Table::default(), Vec::new(), 0);
     let mut places = Vec::new();
     for (tensor, (base, terms)) in tensors.iter().zip(&inputs) {
-        let mut put = |input: Input<'_>| {
+        let mut put = |input: &Source| {
             memory.push(Memory::of(input));
             (form::format(input), memory.last().unwrap().address())
         };
-        let base = base.as_ref().map(|base| put(Input::Dense(base)));
-        let terms: Vec<(Format, u64)> = terms.iter().map(|term| put(term.into())).collect();
+        let base = base.as_ref().map(|base| put(&Source::Dense(base.clone())));
+        let terms: Vec<(VectorFormat, u64)> = terms.iter().map(|term| put(term.into())).collect();
         let tiles = form::tiles(tensor.numel);
         table.push(&Part { base, terms: &terms, out: end as u64, tiles }).unwrap();
         places.push(end);
@@ -283,7 +283,7 @@ fn device_forms_hold_the_same_values() {
     for (seed, kind) in kinds.enumerate() {
         for numel in [1, 3, 64, 130, 2047, 2048, 2049, 6000] {
             let source = Recipe { kind, seed: seed as u64 }.make(numel);
-            let input = Input::from(&source);
+            let input = &source;
             let memory = Memory::of(input);
             let format = form::format(input);
             let tiles = memory.as_bytes().chunks(form::tile_bytes(format));
@@ -304,6 +304,6 @@ fn device_forms_hold_the_same_values() {
     }
     let integers =
         Tensor::contiguous(&Arc::new(Mapping::from_vec(vec![0; 8], "test")), 0..8, DType::I64, &[1]).unwrap();
-    let error: Error = form::pack(Input::Dense(&integers), 0..1, &mut vec![0; 8192]).unwrap_err();
+    let error: Error = form::pack(&Source::Dense(integers), 0..1, &mut vec![0; 8192]).unwrap_err();
     assert_eq!(error.kind(), crate::ErrorKind::Unsupported);
 }

@@ -8,10 +8,10 @@ use super::inputs::{Held, Inputs, Place, Tensors, everything};
 use crate::error::{Error, Result};
 use crate::kernel::cuda::{Elements, Event, LayOut, LayOutTable, Queue, Staging};
 use crate::tensor::{DType, Tensor, contiguous_strides};
-use crate::weights::lay_out::{as_it_is, changed_of_kept, of_another};
 use crate::weights::layout::{Layout, Strided, TensorSpec};
 use crate::weights::model::Model;
 use crate::weights::plan::Planned;
+use crate::weights::reconstruct::{as_it_is, changed_of_kept, of_another};
 
 /// Every tensor begins at a multiple of this many bytes.
 const ALIGNMENT: u64 = 256;

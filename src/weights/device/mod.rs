@@ -178,12 +178,11 @@ impl DeviceModel {
         if !std::ptr::eq(Arc::as_ptr(task.model()), self.model.as_ptr()) {
             return Err(Error::invalid("the weights are of another model than the one on the device"));
         }
-        let layout = match task.layout() {
-            Some(layout) => Some(self.layout(task.model(), layout)?),
-            None => {
-                self.forget_gone();
-                None
-            }
+        let layout = if task.layout().is_canonical() {
+            self.forget_gone();
+            None
+        } else {
+            Some(self.layout(task.model(), task.layout())?)
         };
         let bytes = layout.as_ref().map_or(self.inputs.arena_bytes, |layout| layout.arena_bytes);
         let build = |spares: &Arc<_>| self.reconstruct(task, layout.as_ref(), bytes, spares);

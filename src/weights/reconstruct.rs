@@ -1,26 +1,33 @@
-//! Reconstruction straight into the layout that a graph wants: one pass, no canonical copy on the way.
+//! Reconstruction: one pass from base and vectors into the layout that is wanted, whichever it is.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::arena::{Arena, Spares};
-use super::layout::{Layout, TensorSpec};
+use super::layout::{Layout, TensorSpec, View};
 use super::plan::{self, Plan, Planned};
-use super::{Entry, Place, ReconstructOptions, Scope, Weights};
+use super::{ReconstructOptions, Scope, StoredTensor, TensorMemory, Weights};
 use crate::basis::Coefficients;
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
-use crate::kernel::{self, Destination, Kernel, Scattered};
+use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::{self, Output, TensorJob};
 use crate::tensor::{DType, Tensor, f32_bytes_mut, try_zeroed};
 
+/// A tensor of several parts, which are a few rows each: they are added up when all are there.
+struct SumOfParts<'a> {
+    tensor: &'a TensorSpec,
+    parts: Vec<Vec<f32>>,
+    out: &'a mut [u8],
+}
+
 impl Plan<'_> {
-    /// Computes it in this layout; the bits are those of [`Plan::run_in`] afterwards put in that order, scaled, added
-    /// up and rounded to the layout's types.
-    pub(super) fn run_laid_out(
+    /// Computes it in this layout, in memory that `spares` keeps, where it has some. The bits are those of the sum in
+    /// f32, afterwards put in the layout's order, scaled, added up and rounded to its types.
+    pub(super) fn run(
         self,
+        layout: &Layout,
         options: &ReconstructOptions<'_>,
         spares: Option<&Arc<Spares>>,
-        layout: &Layout,
     ) -> Result<Weights> {
         let kernel = options.kernel.map_or_else(kernel::active, Ok)?;
         let planned: HashMap<&str, &Planned<'_>> = self.tensors.iter().map(|planned| (planned.name, planned)).collect();
@@ -30,7 +37,6 @@ impl Plan<'_> {
                 .copied()
                 .ok_or_else(|| Error::mismatch("the model lacks a parameter of the layout").tensor(name))
         };
-
         if let Some(name) = changed_of_kept(layout, &find)? {
             return Err(of_another(name));
         }
@@ -44,53 +50,70 @@ impl Plan<'_> {
         let lengths = computed.iter().map(|tensor| tensor.nbytes().div_ceil(size_of::<f32>()));
         let (mut arena, places) = Arena::for_lengths(lengths, spares)?;
 
-        // Destinations by parameter, so that each is read once however many tensors it goes to.
-        let mut of_parameter: HashMap<&str, Vec<Destination<'_>>> = HashMap::new();
+        // Outputs by parameter, so that each is read once however many tensors it goes to.
+        let mut outputs: HashMap<&str, Vec<Output<'_>>> = HashMap::new();
         let mut sums = Vec::new();
-        for (tensor, out) in computed.iter().zip(arena.split_mut(&places)) {
+        for (tensor, out) in computed.into_iter().zip(arena.split_mut(&places)) {
             let out = &mut f32_bytes_mut(out)[..tensor.nbytes()];
-            let [part] = tensor.parts.as_slice() else {
-                sums.push((*tensor, out));
-                continue;
-            };
-            let shape = find(&part.parameter)?.shape;
-            let (seen, elements) = (part.seen(shape)?, part.elements(shape)?);
-            let bytes = elements.len() * tensor.dtype.size();
-            // `Layout::new` has checked that they fill it.
-            for out in out.chunks_mut(bytes.max(1)) {
-                let (order, elements) = (part.permute.as_deref(), elements.clone());
-                let destination = Destination::new(elements, &seen, order, part.scale, tensor.dtype, out)
-                    .map_err(|e| e.tensor(&tensor.name))?;
-                of_parameter.entry(&part.parameter).or_default().push(destination);
+            match tensor.parts.as_slice() {
+                [part] => {
+                    let once = part.elements(find(&part.parameter)?.shape)?.len() * tensor.dtype.size();
+                    // `Layout::new` has checked that they fill it.
+                    for out in out.chunks_mut(once.max(1)) {
+                        let output = output(part, find(&part.parameter)?.shape, tensor.dtype, out);
+                        outputs.entry(&part.parameter).or_default().push(output.map_err(|e| e.tensor(&tensor.name))?);
+                    }
+                }
+                parts => {
+                    let values = |part: &View| try_zeroed(part.elements(find(&part.parameter)?.shape)?.len());
+                    let parts = parts.iter().map(values).collect::<Result<_>>()?;
+                    sums.push(SumOfParts { tensor, parts, out });
+                }
+            }
+        }
+        for SumOfParts { tensor, parts, .. } in &mut sums {
+            for (part, values) in tensor.parts.iter().zip(parts) {
+                let output = output(part, find(&part.parameter)?.shape, DType::F32, f32_bytes_mut(values));
+                outputs.entry(&part.parameter).or_default().push(output.map_err(|e| e.tensor(&tensor.name))?);
             }
         }
 
-        let (mut changed, mut unchanged) = (Vec::new(), Vec::new());
-        for planned in &self.tensors {
-            let Some(destinations) = of_parameter.remove(planned.name) else { continue };
-            let scattered = planned.scattered(destinations)?;
-            if scattered.terms.is_empty() { unchanged.push(scattered) } else { changed.push(scattered) }
+        let mut jobs = Vec::with_capacity(outputs.len());
+        for &Planned { name, base, change, .. } in &self.tensors {
+            let Some(outputs) = outputs.remove(name) else { continue };
+            let terms: Vec<_> = change.map_or(&[][..], |parameter| parameter.sources()).iter().collect();
+            let coefficients = if change.is_some() { &self.factors[..] } else { &[] };
+            jobs.push(TensorJob { name, base, coefficients, terms, outputs });
         }
-        kernel::scatter(kernel, options.threads, &self.factors, changed, options.cancel)?;
-        kernel::scatter(kernel, options.threads, &[], unchanged, options.cancel)?;
-        for (tensor, out) in sums {
-            add_up(tensor, out, &find, kernel, options, &self.factors)?;
-        }
+        kernel::combine(kernel, options.threads, jobs, options.cancel)?;
+        sums.into_iter().try_for_each(SumOfParts::add_up)?;
 
         let mut places = places.into_iter();
-        let tensors = layout
-            .tensors()
-            .iter()
-            .zip(views)
-            .map(|(tensor, view)| {
-                let place = match view {
-                    Some(view) => Place::Base(view),
-                    None => Place::Arena(places.next().unwrap_or_default()),
-                };
-                (tensor.name.clone(), Entry { shape: tensor.shape.clone(), dtype: tensor.dtype, place })
-            })
-            .collect();
-        Ok(Weights { coefficients: self.coefficients, tensors, arena, layout: Some(layout.id()) })
+        let tensors = layout.tensors().iter().zip(views).map(|(tensor, view)| {
+            let memory = view.map(TensorMemory::Base).or_else(|| places.next().map(TensorMemory::Arena));
+            let memory = memory.ok_or_else(|| Error::new(ErrorKind::Internal, "a tensor has no memory"))?;
+            Ok((tensor.name.clone(), StoredTensor { shape: tensor.shape.clone(), dtype: tensor.dtype, memory }))
+        });
+        let tensors = tensors.collect::<Result<_>>()?;
+        Ok(Weights { coefficients: self.coefficients, tensors, arena, layout: layout.id() })
+    }
+}
+
+/// Where the elements of a part go; `out` has room for them once.
+fn output<'a>(part: &View, parameter: &[usize], dtype: DType, out: &'a mut [u8]) -> Result<Output<'a>> {
+    let (elements, seen) = (part.elements(parameter)?, part.seen(parameter)?);
+    Output::new(elements, &seen, part.permute.as_deref(), part.scale, dtype, out)
+}
+
+impl SumOfParts<'_> {
+    fn add_up(self) -> Result<()> {
+        let mut sum = try_zeroed::<f32>(self.tensor.numel())?;
+        for (i, part) in self.parts.iter().enumerate() {
+            let repeated = sum.iter_mut().zip(part.iter().cycle());
+            repeated.for_each(|(sum, value)| *sum = if i == 0 { *value } else { *sum + value });
+        }
+        kernel::cast(&sum, self.tensor.dtype, self.out);
+        Ok(())
     }
 }
 
@@ -101,7 +124,7 @@ impl Weights {
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where the base's image tower lacks a parameter;
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
     pub(crate) fn of_base_in(base: &Checkpoint, layout: &Layout) -> Result<Self> {
-        plan::base_alone(base, Scope::ImageTower).run_laid_out(&ReconstructOptions::default(), None, layout)
+        plan::base_alone(base, Scope::ImageTower).run(layout, &ReconstructOptions::default(), None)
     }
 
     /// Canonical weights, which `parameter` gives by name, put into a layout: a copy of all of them.
@@ -134,7 +157,7 @@ impl Weights {
         let tensors =
             bases.iter().map(|(name, shape, base)| Planned { name, shape, base: Some(base), change: None }).collect();
         let plan = Plan { coefficients: Coefficients::zero(0), factors: Vec::new(), tensors };
-        plan.run_laid_out(&ReconstructOptions::default(), None, layout)
+        plan.run(layout, &ReconstructOptions::default(), None)
     }
 }
 
@@ -173,7 +196,7 @@ fn holds_another(parameter: &str) -> Error {
     .tensor(parameter)
 }
 
-/// The base's own bytes, where nothing changes and the graph wants them as they are.
+/// The base's own bytes, where nothing changes and they are wanted as they are.
 pub(super) fn as_it_is<'a>(
     tensor: &TensorSpec,
     find: &impl Fn(&str) -> Result<&'a Planned<'a>>,
@@ -183,6 +206,9 @@ pub(super) fn as_it_is<'a>(
     let Some(base) = planned.base.filter(|base| planned.change.is_none() && base.dtype() == tensor.dtype) else {
         return Ok(None);
     };
+    if !tensor.dtype.is_float() {
+        return Ok(Some(base.clone()));
+    }
     // A sparse use of memory is fine; a copy of the base is not a view.
     if part.permute.is_some() || part.scale.is_some() || part.count() != 1 || !base.is_contiguous() {
         return Ok(None);
@@ -191,47 +217,4 @@ pub(super) fn as_it_is<'a>(
     // ONNX Runtime reads whole elements.
     let is_aligned = view.bytes().is_some_and(|bytes| bytes.as_ptr().addr().is_multiple_of(tensor.dtype.size()));
     Ok(is_aligned.then_some(view))
-}
-
-/// The sum of a tensor's parts; they are a few rows each.
-fn add_up<'a>(
-    tensor: &TensorSpec,
-    out: &mut [u8],
-    find: &impl Fn(&str) -> Result<&'a Planned<'a>>,
-    kernel: Kernel,
-    options: &ReconstructOptions<'_>,
-    factors: &[f32],
-) -> Result<()> {
-    let mut sum = try_zeroed::<f32>(tensor.numel())?;
-    for (i, part) in tensor.parts.iter().enumerate() {
-        let planned = find(&part.parameter)?;
-        let (seen, elements) = (part.seen(planned.shape)?, part.elements(planned.shape)?);
-        let mut values = try_zeroed::<f32>(elements.len())?;
-        let destination = Destination::new(
-            elements,
-            &seen,
-            part.permute.as_deref(),
-            part.scale,
-            DType::F32,
-            f32_bytes_mut(&mut values),
-        )?;
-        let scattered = planned.scattered(vec![destination])?;
-        let factors = if scattered.terms.is_empty() { &[] } else { factors };
-        kernel::scatter(kernel, options.threads, factors, vec![scattered], options.cancel)?;
-        let repeated = sum.iter_mut().zip(values.iter().cycle());
-        repeated.for_each(|(sum, value)| *sum = if i == 0 { *value } else { *sum + value });
-    }
-    kernel::cast(&sum, tensor.dtype, out);
-    Ok(())
-}
-
-impl<'a> Planned<'a> {
-    fn scattered<'d>(&self, destinations: Vec<Destination<'d>>) -> Result<Scattered<'d>>
-    where
-        'a: 'd,
-    {
-        let base = self.base.ok_or_else(|| Error::invalid("a task vector alone has no layout").tensor(self.name))?;
-        let terms = self.change.map(|parameter| parameter.sources().iter().collect()).unwrap_or_default();
-        Ok(Scattered { name: self.name, base, terms, destinations })
-    }
 }
