@@ -64,8 +64,6 @@ pub mod mmap;
 mod need;
 pub mod onnx;
 pub mod preprocess;
-#[doc(hidden)] // For benchmarks and tests.
-pub mod synthetic;
 #[allow(unsafe_code)]
 pub mod tensor;
 pub mod tower;
@@ -79,8 +77,8 @@ pub use datasets::{Dataset, HeadLabels, OtherNames, Split};
 #[cfg(feature = "text")]
 pub use encoder::TextEncoder;
 pub use encoder::{
-    Agreement, Encoder, EncoderOptions, Execution, FrozenEncoder, GraphVariant, Probe, Promotion, PromotionState,
-    Provider, Runtime, SelfTest, StreamedEncoder, TensorRtOptions, WeightSource, WeightsOn, write_onnx, write_onnx_f16,
+    Agreement, Encoder, EncoderOptions, Execution, GraphVariant, Probe, Promotion, PromotionState, Provider, Runtime,
+    SelfTest, StreamedEncoder, TensorRtOptions, WeightSource, WeightsOn, write_onnx, write_onnx_f16,
 };
 pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "text")]

@@ -1,7 +1,8 @@
 //! Everything that opening does not look at.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use twox_hash::XxHash3_64;
 
 use super::format::{Role, name};
@@ -30,12 +31,12 @@ pub(super) fn verify(bundle: &Bundle, threads: usize, progress: &(dyn Fn(u64) + 
     let done = share(threads, pieces, |(i, tensor_name, tensor, sum), (): &mut ()| {
         if let Err(error) = check(bundle, tensor_name, tensor, sum) {
             let error = error.tensor(tensor_name).at(bundle.path());
-            found.lock().unwrap_or_else(|poison| poison.into_inner()).push((i, error));
+            found.lock().push((i, error));
         }
         progress(tensor.nbytes() as u64);
         Ok(())
     });
-    let mut found = found.into_inner().unwrap_or_else(|poison| poison.into_inner());
+    let mut found = found.into_inner();
     found.sort_by_key(|(i, _)| *i);
     let mut errors: Vec<Error> = found.into_iter().map(|(_, error)| error).chain(done.err()).collect();
     if errors.is_empty() {

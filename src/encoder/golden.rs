@@ -5,7 +5,9 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
 
 use super::provider::Provider;
 use super::{Encoder, EncoderOptions};
@@ -136,7 +138,7 @@ impl Encoder {
         let Some(golden) = self.golden.as_ref().filter(|golden| !golden.has_passed.load(Ordering::Acquire)) else {
             return Ok(());
         };
-        let _turn = golden.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = golden.turn.lock();
         let is_known = passed(|passed| passed.contains(&golden.key));
         // Without its model there is nothing to compare with, and other weights are run.
         if let Some(model) = golden.model.upgrade().filter(|_| !is_known) {
@@ -182,7 +184,7 @@ impl Encoder {
 }
 
 fn passed<T>(look: impl FnOnce(&mut HashSet<Key>) -> T) -> T {
-    look(PASSED.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default())
+    look(PASSED.lock().get_or_insert_default())
 }
 
 impl Bundle {

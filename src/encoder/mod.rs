@@ -9,13 +9,13 @@ mod device;
 mod elf;
 mod ending;
 mod finite;
-mod frozen;
 mod golden;
 mod graph;
 mod lane;
 mod library;
 mod memory;
 mod options;
+mod peer;
 mod pool;
 mod promote;
 mod provider;
@@ -37,11 +37,12 @@ use ndarray::{Array2, ArrayView4};
 pub use device::WeightsOn;
 
 pub use autotune::{GraphVariant, optimise_graph};
-pub use frozen::FrozenEncoder;
 pub use golden::{Agreement, SelfTest};
 pub use graph::{WeightSource, write_onnx, write_onnx_f16};
 pub use library::{MINIMUM_MINOR, Version};
 pub use options::EncoderOptions;
+#[doc(hidden)]
+pub use peer::session_on_file;
 pub use promote::{Promotion, PromotionState};
 pub use provider::{Execution, Provider, TensorRtOptions};
 pub use runtime::{Probe, Runtime};

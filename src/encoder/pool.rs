@@ -1,7 +1,8 @@
 //! A few things of a kind, made when needed, lent to one user at a time.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Condvar, Mutex};
 
 use crate::error::Result;
 
@@ -39,7 +40,7 @@ impl<T> Pool<T> {
     /// # Errors
     /// What `make` says; the pool is then as before.
     pub(super) fn lend(&self, make: impl FnOnce() -> Result<T>) -> Result<Loan<'_, T>> {
-        let mut shelf = self.shelf();
+        let mut shelf = self.shelf.lock();
         loop {
             if let Some(thing) = shelf.idle.pop() {
                 return Ok(Loan { pool: self, thing: Some(thing) });
@@ -48,7 +49,7 @@ impl<T> Pool<T> {
                 shelf.made += 1;
                 break;
             }
-            shelf = self.given_back.wait(shelf).unwrap_or_else(PoisonError::into_inner);
+            self.given_back.wait(&mut shelf);
         }
         drop(shelf);
         // Gives the place back, should `make` fail or panic.
@@ -59,7 +60,7 @@ impl<T> Pool<T> {
 
     /// Drops the things that nobody uses.
     pub(super) fn trim(&self) {
-        let mut shelf = self.shelf();
+        let mut shelf = self.shelf.lock();
         let idle = std::mem::take(&mut shelf.idle);
         shelf.made -= idle.len();
         drop(shelf);
@@ -69,12 +70,7 @@ impl<T> Pool<T> {
 
     /// How many things there are, lent ones included.
     pub(super) fn made(&self) -> usize {
-        self.shelf().made
-    }
-
-    /// Nothing that runs under the lock can leave the shelf half changed.
-    fn shelf(&self) -> MutexGuard<'_, Shelf<T>> {
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shelf.lock().made
     }
 }
 
@@ -95,7 +91,7 @@ impl<T> DerefMut for Loan<'_, T> {
 
 impl<T> Drop for Loan<'_, T> {
     fn drop(&mut self) {
-        let mut shelf = self.pool.shelf();
+        let mut shelf = self.pool.shelf.lock();
         match self.thing.take() {
             Some(thing) => shelf.idle.push(thing),
             None => shelf.made -= 1,

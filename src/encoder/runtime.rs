@@ -1,10 +1,11 @@
 //! ONNX Runtime, found and loaded once a process.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use ort::environment::Environment;
 use ort::logging::LogLevel;
+use parking_lot::Mutex;
 
 use super::library::{self, Usable, Version};
 use super::search::{self, Origin, PATH_VARIABLE, Surroundings};
@@ -49,7 +50,7 @@ impl Runtime {
     /// what to do; [`ErrorKind::InvalidArgument`] when another file than `path` is loaded already (a process can have
     /// only one); [`ErrorKind::Runtime`] when ONNX Runtime cannot start.
     pub fn load(path: Option<&Path>) -> Result<&'static Self> {
-        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut loaded = LOADED.lock();
         if let Some(runtime) = *loaded {
             return runtime.agrees_with(path).map(|()| runtime);
         }
@@ -79,7 +80,7 @@ impl Runtime {
     /// # Errors
     /// As for [`Runtime::load`], except that nothing is started.
     pub fn probe(path: Option<&Path>) -> Result<Probe> {
-        if let Some(runtime) = *LOADED.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(runtime) = *LOADED.lock() {
             runtime.agrees_with(path)?;
             let Self { path, version, origin, providers, .. } = runtime;
             return Ok(Probe {

@@ -40,7 +40,6 @@ use std::borrow::Cow;
 use std::path::Path;
 
 pub use self::address::HubPath;
-pub(crate) use self::address::hint;
 #[cfg(feature = "hub")]
 pub use self::listing::HubFolder;
 #[cfg(feature = "hub")]

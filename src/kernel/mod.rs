@@ -22,14 +22,13 @@
 //! `scalar.rs` is the specification. `generic.rs` is the algorithm over any vector type, and `avx2.rs`, `avx512.rs`
 //! and `neon.rs` are those types. `job.rs` checks the tensor jobs that the caller gives and cuts them into work items,
 //! which are computed tile by tile (`tile.rs`, what kernels work on); `output.rs` says where the results go.
-//! `threads.rs` shares the items out, and `readahead.rs` has the disk read before they are due. `copy.rs` is the
-//! yardstick. `cuda/` is the combine kernel on a GPU.
+//! `threads.rs` shares the items out, and `readahead.rs` has the disk read before they are due. `cuda/` is the combine
+//! kernel on a GPU.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-mod copy;
 pub(crate) mod cuda;
 mod dispatch;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -43,7 +42,6 @@ mod scalar;
 pub(crate) mod threads;
 mod tile;
 
-pub use copy::Copy;
 pub use cuda::{Cuda, CudaStream};
 pub use dispatch::{Kernel, VARIABLE, active, choose};
 pub use job::{TensorJob, combine};

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use indexmap::IndexMap;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::cache::WeightsCache;
@@ -261,12 +262,12 @@ impl Layout {
         self.id
     }
 
-    /// Says that this cache may keep weights in it from now on. Canonical ones stay, whoever holds a layout of them.
+    /// Says that this cache may keep weights in it from now on. Canonical ones stay, whichever layout of them goes.
     pub(super) fn register_cache(&self, cache: &Arc<WeightsCache>) {
         if self.is_canonical() {
             return;
         }
-        let mut caches = self.caches.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut caches = self.caches.lock();
         if !caches.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(cache))) {
             caches.retain(|known| known.strong_count() > 0);
             caches.push(Arc::downgrade(cache));
@@ -276,7 +277,7 @@ impl Layout {
 
 impl Drop for Layout {
     fn drop(&mut self) {
-        let caches = self.caches.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let caches = self.caches.get_mut();
         caches.iter().filter_map(Weak::upgrade).for_each(|cache| cache.forget(|key| key.layout == self.id));
     }
 }

@@ -4,9 +4,10 @@
 mod tests;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use indexmap::IndexSet;
+use parking_lot::Mutex;
 
 use super::arena::Spares;
 use super::cache::{Ahead, Key, Owner, WeightsCache};
@@ -271,7 +272,7 @@ impl TaskWeights {
     /// As [`Weights::reconstruct`].
     pub fn get(&self) -> Result<Arc<Weights>> {
         // A copy, so that the lock is not held while somebody reconstructs.
-        let pinned = lock(&self.pinned).clone();
+        let pinned = self.pinned.lock().clone();
         if let Some(weights) = pinned {
             return Ok(weights);
         }
@@ -308,17 +309,17 @@ impl TaskWeights {
     pub fn pin(&self) -> Result<Arc<Weights>> {
         let weights = self.get()?;
         // Whoever was first stays: views of what is pinned must not lose their ground.
-        Ok(Arc::clone(lock(&self.pinned).get_or_insert(weights)))
+        Ok(Arc::clone(self.pinned.lock().get_or_insert(weights)))
     }
 
     /// Lets go of what [`TaskWeights::pin`] holds.
     pub fn unpin(&self) {
-        *lock(&self.pinned) = None;
+        *self.pinned.lock() = None;
     }
 
     /// Whether [`TaskWeights::get`] would find them ready.
     pub fn is_ready(&self) -> bool {
-        lock(&self.pinned).is_some() || self.model.cache.contains(&self.key)
+        self.pinned.lock().is_some() || self.model.cache.contains(&self.key)
     }
 
     /// Has them reconstructed in the background, unless they are ready, and returns at once. A failure shows when they
@@ -338,7 +339,7 @@ impl TaskWeights {
     /// # Errors
     /// When the operating system gives no thread; nothing is wanted then.
     pub fn prefetch(&self) -> Result<()> {
-        if lock(&self.pinned).is_some() {
+        if self.pinned.lock().is_some() {
             return Ok(());
         }
         self.layout.register_cache(&self.model.cache);
@@ -383,8 +384,4 @@ impl Ahead<Weights> for Prefetch {
         };
         model.reconstruct(layout, &self.coefficients, spares, Some(cancel))
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

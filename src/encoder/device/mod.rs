@@ -12,9 +12,10 @@ mod tests;
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
+use parking_lot::Mutex;
 
 pub(super) use self::io::DeviceLane;
 use super::graph::{self, EncoderGraph};
@@ -145,7 +146,7 @@ impl Device {
     /// As [`DeviceModel::new`] and [`DeviceModel::for_layout`].
     pub(super) fn model(&self, model: &Arc<Model>) -> Result<Arc<DeviceModel>> {
         let device = model.on_device(&self.cuda, &self.options, &self.layout, self.owner)?;
-        let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut models = self.models.lock();
         if !models.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(model))) {
             models.retain(|known| known.strong_count() > 0);
             models.push(Arc::downgrade(model));
@@ -194,7 +195,7 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        let models = self.models.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let models = self.models.get_mut();
         models.iter().filter_map(Weak::upgrade).for_each(|model| model.leave_devices(self.owner));
     }
 }

@@ -2,7 +2,9 @@
 //! order, and all of it on the driver that keeps device memory in the host's, where a session of the CPU can read it.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::super::graph::EncoderGraph;
 use super::super::{Encoder, PromotionState, Runtime};
@@ -83,7 +85,7 @@ fn a_run_in_the_stream_sees_the_weights_of_its_task() {
         for (task, bytes) in seen {
             let expected: Vec<u8> =
                 task.get().unwrap().get(NAME).unwrap().iter().flat_map(|value| value.to_le_bytes()).collect();
-            assert!(*bytes.lock().unwrap() == expected, "{}", task.name());
+            assert!(*bytes.lock() == expected, "{}", task.name());
         }
         assert!(device.stats().cache.evictions > 20);
     }
@@ -192,13 +194,13 @@ fn in_memory_of_the_host() {
                     let i = random(&mut state, tasks.len());
                     match own.encode_task(&tasks[i], pixels, 2) {
                         Ok(embeds) if bits(&embeds) == expected[i] => {}
-                        other => failed.lock().unwrap().push(format!("{}: {:?}", tasks[i].name(), other.err())),
+                        other => failed.lock().push(format!("{}: {:?}", tasks[i].name(), other.err())),
                     }
                 }
             });
         }
     });
-    assert_eq!(failed.into_inner().unwrap(), Vec::<String>::new());
+    assert_eq!(failed.into_inner(), Vec::<String>::new());
     assert!(own.sessions() <= 2);
 
     // Recorded where a provider can, each by its addresses; here that is to run plainly and once more.

@@ -14,10 +14,11 @@ mod build;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
 use ort::session::Session;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use self::build::{Spawner, Spawning, lower_priority};
 use super::ending::AtWork;
@@ -167,7 +168,7 @@ impl Promotions {
     /// Counts a run with weights as inputs, and promotes the task when it has had enough of them.
     pub(super) fn count(&self, task: &TaskWeights) {
         let Promotion::After(runs) = self.policy else { return };
-        let mut state = self.shared.lock();
+        let mut state = self.shared.state.lock();
         let progress = &mut state.task(task).progress;
         match progress {
             // Evicted: it starts from the beginning.
@@ -191,7 +192,7 @@ impl Promotions {
         if self.shared.contains(task) {
             return Ok(());
         }
-        let mut state = self.shared.lock();
+        let mut state = self.shared.state.lock();
         let known = state.task(task);
         match known.progress {
             Progress::Building => {
@@ -204,11 +205,11 @@ impl Promotions {
 
     /// Waits until the task is promoted, or cannot be.
     pub(super) fn wait(&self, task: &TaskWeights) -> Result<()> {
-        let mut state = self.shared.lock();
+        let mut state = self.shared.state.lock();
         loop {
             match &state.task(task).progress {
                 Progress::Building => {
-                    state = self.shared.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    self.shared.ended.wait(&mut state);
                 }
                 Progress::Built | Progress::Counting(_) => return Ok(()),
                 Progress::Failed(kind, message) => return Err(Error::new(*kind, message.clone())),
@@ -219,7 +220,7 @@ impl Promotions {
     /// Drops the task's session, also one that is being built, as soon as it is there; it counts from the beginning.
     /// Whether there was one, or would have been.
     pub(super) fn demote(&self, task: &TaskWeights) -> bool {
-        let mut state = self.shared.lock();
+        let mut state = self.shared.state.lock();
         let queued = state.queue.len();
         state.queue.retain(|other| other.key() != task.key());
         let is_queued = state.queue.len() < queued;
@@ -240,7 +241,7 @@ impl Promotions {
         if self.shared.contains(task) {
             return PromotionState::Promoted;
         }
-        match self.shared.lock().tasks.get(task.key()).map(|task| &task.progress) {
+        match self.shared.state.lock().tasks.get(task.key()).map(|task| &task.progress) {
             None | Some(Progress::Built) => PromotionState::Inputs(0),
             Some(Progress::Counting(runs)) => PromotionState::Inputs(*runs),
             Some(Progress::Building) => PromotionState::Building,
@@ -252,7 +253,7 @@ impl Promotions {
 impl Drop for Promotions {
     /// Waits for a session that is being built: what it is built of goes with the encoder.
     fn drop(&mut self) {
-        let mut state = self.shared.lock();
+        let mut state = self.shared.state.lock();
         state.is_closed = true;
         state.queue.clear();
         let (builder, tasks) = (state.builder.take(), std::mem::take(&mut state.tasks));
@@ -350,7 +351,7 @@ impl Shared {
         lower_priority();
         loop {
             let task = {
-                let mut state = self.lock();
+                let mut state = self.state.lock();
                 if state.queue.is_empty() || state.is_closed {
                     state.is_building = false;
                     return;
@@ -362,7 +363,7 @@ impl Shared {
             if let Err(error) = &built {
                 tracing::warn!(task = task.name(), %error, "not promoted");
             }
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             let known = state.task(&task);
             let is_unwanted = std::mem::take(&mut known.is_unwanted);
             known.progress = match built {
@@ -410,7 +411,7 @@ impl Shared {
     }
 
     fn stub(&self) -> Result<Arc<[u8]>> {
-        let mut stub = self.stub.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stub = self.stub.lock();
         match &*stub {
             Some(stub) => Ok(Arc::clone(stub)),
             None => {
@@ -419,10 +420,6 @@ impl Shared {
                 Ok(made)
             }
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -434,7 +431,7 @@ pub(super) fn run(
     embed_dim: usize,
     out: &mut [f32],
 ) -> Result<()> {
-    let turn = frozen.turn.as_ref().map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner));
+    let turn = frozen.turn.as_ref().map(|turn| turn.lock());
     let done = session::run_frozen(&frozen.session, signature, pixels, embed_dim, out);
     drop(turn);
     done

@@ -1,12 +1,12 @@
 //! A provider and its device, as sessions are made for it.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use ort::ep::cuda::ConvAlgorithmSearch;
 use ort::ep::{CUDA, ExecutionProviderDispatch, TensorRT};
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
+use parking_lot::Mutex;
 use twox_hash::XxHash3_128;
 
 use super::{Provider, TensorRtOptions, diagnosis, nodes, trial};
@@ -186,7 +186,7 @@ impl Target {
             return Err(diagnosis::not_built_in(self.provider, runtime));
         }
         // Held meanwhile: two that are tried at once on one device could fail for want of memory.
-        let mut working = WORKING.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut working = WORKING.lock();
         let this = (self.provider, self.device);
         if !working.contains(&this) {
             trial::run(runtime, self)?;

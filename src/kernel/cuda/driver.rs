@@ -4,10 +4,11 @@
 use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use cudarc::driver::result::{self, DriverError, device, event, module, primary_ctx, stream};
 use cudarc::driver::sys;
+use parking_lot::Mutex;
 
 use super::device::{Device, Info, Queue};
 use super::launch::Parameter;
@@ -54,7 +55,7 @@ pub(super) fn open(ordinal: usize) -> Result<Arc<Driver>> {
     static OPEN: Mutex<Vec<(usize, Weak<Driver>)>> = Mutex::new(Vec::new());
 
     // Held meanwhile: whoever comes second finds what the first has opened.
-    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut open = OPEN.lock();
     open.retain(|(_, driver)| driver.strong_count() > 0);
     if let Some(driver) = open.iter().find(|(number, _)| *number == ordinal).and_then(|(_, driver)| driver.upgrade()) {
         return Ok(driver);

@@ -6,7 +6,9 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::device::{Device, Info, Queue};
 use super::form::{self, TILE};
@@ -92,7 +94,7 @@ impl HostDevice {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -143,7 +145,7 @@ impl State {
             }
             Work::Wait(_) => {}
             Work::Read { from, to } => {
-                let mut to = to.lock().unwrap();
+                let mut to = to.lock();
                 let bytes = self.bytes(from, to.len()).to_vec();
                 to.copy_from_slice(&bytes);
             }

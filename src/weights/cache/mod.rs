@@ -9,9 +9,11 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 pub(super) use self::prefetch::Ahead;
 pub(crate) use self::state::Derived;
@@ -95,7 +97,7 @@ impl<W: Reconstructed> WeightsCache<W> {
 
     /// How it has done so far, and what it holds.
     pub fn stats(&self) -> CacheStats {
-        let stats = self.lock().stats;
+        let stats = self.state.lock().stats;
         CacheStats { spare_bytes: self.spares.nbytes(), ..stats }
     }
 
@@ -111,7 +113,7 @@ impl<W: Reconstructed> WeightsCache<W> {
     pub fn trim(&self, bytes: usize) {
         self.change(|state| state.evict_down_to(bytes));
         // Spares too: the caller wants memory back now.
-        let kept = self.lock().stats.bytes;
+        let kept = self.state.lock().stats.bytes;
         self.drop_spares(bytes.saturating_sub(kept));
     }
 
@@ -128,14 +130,14 @@ impl<W: Reconstructed> WeightsCache<W> {
         bytes: usize,
         build: impl FnOnce(&Arc<Spares<W::Memory>>) -> Result<W>,
     ) -> Result<Arc<W>> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         loop {
             match state.find(key) {
                 Found::Ready(weights) => {
                     self.settle(state);
                     return Ok(weights);
                 }
-                Found::Building => state = self.ended.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Found::Building => self.ended.wait(&mut state),
                 Found::Nothing => break,
             }
         }
@@ -168,17 +170,17 @@ impl<W: Reconstructed> WeightsCache<W> {
 
     /// Whether the weights are there, without counting as a request.
     pub(super) fn contains(&self, key: &Key) -> bool {
-        self.lock().contains(key)
+        self.state.lock().contains(key)
     }
 
     /// What the owner derived from the weights of `key`, if it is still kept. Counts as a use of it.
     pub(crate) fn find_derived(&self, id: &(Owner, Key)) -> Option<Derived> {
-        self.lock().find_derived(id)
+        self.state.lock().find_derived(id)
     }
 
     /// Whether it is kept, without counting as a use.
     pub(crate) fn contains_derived(&self, id: &(Owner, Key)) -> bool {
-        self.lock().contains_derived(id)
+        self.state.lock().contains_derived(id)
     }
 
     /// Keeps what was derived, which takes `bytes`; false where the whole budget is too small for it.
@@ -197,7 +199,7 @@ impl<W: Reconstructed> WeightsCache<W> {
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut State<W>) -> T) -> T {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let result = change(&mut state);
         self.settle(state);
         result
@@ -211,11 +213,6 @@ impl<W: Reconstructed> WeightsCache<W> {
         let beyond = self.spares.set_limit(limit);
         drop(state);
         drop((dropped, beyond));
-    }
-
-    /// A panic elsewhere leaves the state whole: every change is made in one step.
-    fn lock(&self) -> MutexGuard<'_, State<W>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,7 +1,9 @@
 //! The layout of a user's graph on a device: what of it is made once and stays, and how a task's part is made.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::arena::DeviceArena;
 use super::inputs::{Held, Inputs, Place, Tensors, everything};
@@ -307,6 +309,6 @@ impl DeviceLayout {
     }
 
     fn lock(&self) -> MutexGuard<'_, DeviceArena> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memory.lock()
     }
 }

@@ -17,7 +17,9 @@ mod task;
 mod tests;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
 
 use self::arena::{Allowance, DeviceArena, Purpose};
 use self::inputs::Inputs;
@@ -199,7 +201,7 @@ impl DeviceModel {
         let factors = task.key().factors.iter().map(|&bits| f32::from_bits(bits));
         let active: Vec<(u32, f32)> = (0u32..).zip(factors).filter(|&(_, factor)| factor != 0.0).collect();
         layout.map_or(Ok(()), |layout| layout.check(active.is_empty()))?;
-        let mut stream = lock(&self.stream);
+        let mut stream = self.stream.lock();
         let mut arena = self.with_room(|| match spares.take(bytes) {
             Some(arena) => Ok(arena),
             None => DeviceArena::new(&self.inputs.device, bytes, &self.allowance, Purpose::Weights),
@@ -233,12 +235,12 @@ impl DeviceModel {
     /// As [`DeviceModel::get`].
     pub fn pin(&self, task: &TaskWeights) -> Result<Arc<DeviceWeights>> {
         let weights = self.get(task)?;
-        Ok(Arc::clone(lock(&self.pinned).entry(task.key().clone()).or_insert(weights)))
+        Ok(Arc::clone(self.pinned.lock().entry(task.key().clone()).or_insert(weights)))
     }
 
     /// Lets go of what [`DeviceModel::pin`] holds; whether it held anything.
     pub fn unpin(&self, task: &TaskWeights) -> bool {
-        let Some(pinned) = lock(&self.pinned).remove(task.key()) else { return false };
+        let Some(pinned) = self.pinned.lock().remove(task.key()) else { return false };
         drop(pinned);
         self.drop_left(task.key().layout);
         true
@@ -263,7 +265,7 @@ impl DeviceModel {
         DeviceStats {
             resident_bytes: self.inputs.resident_bytes(),
             slot_bytes: self.slot_bytes,
-            streamed: lock(&self.stream).as_ref().map_or(0, |stream| stream.copied),
+            streamed: self.stream.lock().as_ref().map_or(0, |stream| stream.copied),
             weights_bytes: self.allowance.taken().saturating_sub(layout_bytes),
             layout_bytes,
             cache: self.cache.stats(),
@@ -279,8 +281,4 @@ impl DeviceModel {
     pub fn model(&self) -> Option<Arc<Model>> {
         self.model.upgrade()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

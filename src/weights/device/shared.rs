@@ -1,8 +1,10 @@
 //! A model that is on a device once, however many encoders run its tasks there.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use super::{DeviceModel, DeviceOptions, lock};
+use parking_lot::Mutex;
+
+use super::{DeviceModel, DeviceOptions};
 use crate::error::Result;
 use crate::kernel::Cuda;
 use crate::weights::cache::Owner;
@@ -34,7 +36,7 @@ impl Model {
         layout: &Arc<Layout>,
         owner: Owner,
     ) -> Result<Arc<DeviceModel>> {
-        let mut all = lock(&self.on_devices().0);
+        let mut all = self.on_devices().0.lock();
         let owner = (owner, layout.id());
         if let Some(here) = all.iter_mut().find(|shared| shared.device.cuda().is_same(cuda)) {
             if !here.owners.contains(&owner) {
@@ -53,13 +55,13 @@ impl Model {
 
     /// This model on a device, where it is there for somebody.
     pub(crate) fn found_on(&self, cuda: &Cuda) -> Option<Arc<DeviceModel>> {
-        let all = lock(&self.on_devices().0);
+        let all = self.on_devices().0.lock();
         all.iter().find(|shared| shared.device.cuda().is_same(cuda)).map(|shared| Arc::clone(&shared.device))
     }
 
     /// Says that `owner` wants it on no device any more, nor what serves its layout, if it was the last in that.
     pub(crate) fn leave_devices(&self, owner: Owner) {
-        let mut all = lock(&self.on_devices().0);
+        let mut all = self.on_devices().0.lock();
         for shared in all.iter_mut() {
             let left: Vec<_> = shared.owners.extract_if(.., |(other, _)| *other == owner).collect();
             for (_, layout) in left {

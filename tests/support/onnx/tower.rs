@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::support::onnx::proto::{
     AttributeProto, AttributeType, GraphProto, ModelProto, TensorProto, TensorType, dimension::Value,
 };
+use crate::support::synthetic::Synthetic;
 use taskbasis::onnx::{BindOptions, BoundGraph};
-use taskbasis::synthetic::Synthetic;
 use taskbasis::{
     Activation, Arch, Basis, Checkpoint, DType, Encoder, EncoderOptions, Method, Model, ModelOptions, Promotion,
     ReconstructOptions, Result, Weights,

@@ -1,8 +1,9 @@
 //! What runs the kernels here without a GPU: their source, compiled as C++, and the code that NVRTC makes of it.
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 use libloading::Library;
+use parking_lot::Mutex;
 
 use super::super::SOURCE;
 use super::super::device::Architecture;
@@ -82,9 +83,7 @@ impl Machine {
     ) {
         out.words.fill(u128::MAX);
         match self {
-            Self::Host(host) => {
-                host.lock().unwrap_or_else(PoisonError::into_inner).launch(kernel, launch, readable, out)
-            }
+            Self::Host(host) => host.lock().launch(kernel, launch, readable, out),
             Self::Ptx { kernels, .. } => {
                 let readable = readable.iter().map(|memory| (memory.address(), memory.as_bytes())).collect();
                 let mut memory = ptx::Memory::new(readable, out.address(), out.as_bytes_mut());

@@ -45,13 +45,13 @@ struct Log {
 
 impl Log {
     fn begun(&self) -> Vec<u32> {
-        self.begun.lock().unwrap().iter().map(|(n, _)| *n).collect()
+        self.begun.lock().iter().map(|(n, _)| *n).collect()
     }
 
     fn wait_for(&self, n: u32) {
-        let begun = self.begun.lock().unwrap();
+        let mut begun = self.begun.lock();
         let has_not = |begun: &mut Vec<(u32, ThreadId)>| !begun.iter().any(|(other, _)| *other == n);
-        let (_begun, waited) = self.changed.wait_timeout_while(begun, PATIENCE, has_not).unwrap();
+        let waited = self.changed.wait_while_for(&mut begun, has_not, PATIENCE);
         assert!(!waited.timed_out(), "{n} never begins");
     }
 }
@@ -67,7 +67,7 @@ impl Ahead<Weights> for Job {
         self.log.most_at_work.fetch_max(self.log.at_work.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         let kept = self.cache.upgrade().unwrap().stats().bytes;
         self.log.most_bytes.fetch_max(kept, Ordering::SeqCst);
-        self.log.begun.lock().unwrap().push((self.n, thread.id()));
+        self.log.begun.lock().push((self.n, thread.id()));
         self.log.changed.notify_all();
         let is_cancelled = match &self.course {
             Course::Ends | Course::Gone => false,
@@ -135,7 +135,7 @@ impl Stage {
 
     fn wait_for_a_waiter(&self, n: u32) {
         let began = Instant::now();
-        while self.cache.lock().waiting(&key(n)) == 0 {
+        while self.cache.state.lock().waiting(&key(n)) == 0 {
             assert!(began.elapsed() < PATIENCE, "nobody waits for {n}");
             std::thread::yield_now();
         }
@@ -144,11 +144,11 @@ impl Stage {
     /// Until nothing is wanted and the thread has ended.
     fn finish(&self) {
         let began = Instant::now();
-        while self.cache.lock().queue.has_worker() {
+        while self.cache.state.lock().queue.has_worker() {
             assert!(began.elapsed() < PATIENCE, "the thread never ends");
             std::thread::yield_now();
         }
-        assert_eq!(self.cache.lock().queue.len(), 0);
+        assert_eq!(self.cache.state.lock().queue.len(), 0);
     }
 }
 
@@ -162,8 +162,8 @@ fn one_thread_reconstructs_in_turn_within_the_budget() {
     tell.send(()).unwrap();
     stage.finish();
     assert_eq!(stage.log.begun(), (0..64).collect::<Vec<_>>(), "first come, first served");
-    let thread = stage.log.begun.lock().unwrap()[0].1;
-    assert!(stage.log.begun.lock().unwrap().iter().all(|(_, other)| *other == thread), "one thread");
+    let thread = stage.log.begun.lock()[0].1;
+    assert!(stage.log.begun.lock().iter().all(|(_, other)| *other == thread), "one thread");
     assert_eq!(stage.log.most_at_work.load(Ordering::SeqCst), 1);
     assert_eq!(stage.log.most_bytes.load(Ordering::SeqCst), 256, "room is made before the next begins");
     let stats = stage.cache.stats();
@@ -188,7 +188,7 @@ fn what_several_want_is_reconstructed_once() {
     tell.send(()).unwrap();
     stage.finish();
     stage.prefetch(1, other);
-    assert!(!stage.cache.lock().queue.has_worker(), "it is there");
+    assert!(!stage.cache.state.lock().queue.has_worker(), "it is there");
     assert_eq!(stage.log.begun(), [0, 1]);
 }
 

@@ -168,7 +168,7 @@ fn read_while_others_come(seed: u64) -> bool {
         drop((cpu, task, layout));
     }
     host.finish();
-    reads.iter().all(|(want, read)| *read.lock().unwrap() == *want)
+    reads.iter().all(|(want, read)| *read.lock() == *want)
 }
 
 /// This device takes a use of memory that is freed for a fault.

@@ -1,0 +1,301 @@
+//! A soak: random tasks and expressions on several threads, in less memory than they want, for as long as one likes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use taskbasis::{Encoder, EncoderOptions, Error, Model, Promotion, Result, TaskExpr};
+
+use super::encode::difference;
+use super::family::{Dice, basis_of, recoverable};
+use super::samples::{digits, line};
+use super::{Setup, machine};
+use crate::output;
+
+/// Threads that ask at once.
+const THREADS: usize = 4;
+/// Weights that the cache has room for.
+const BUDGET: usize = 3;
+/// Expressions that the threads draw from: several times what fits.
+const EXPRESSIONS: usize = 24;
+/// Images a run, at most; every number of images has its own first result.
+const MOST_IMAGES: usize = 3;
+/// Runs after which a task is promoted: soon, so that it happens often.
+const PROMOTE_AFTER: u32 = 8;
+/// How far results may lie apart once tasks are promoted, relative to their length.
+const PROMOTED_TOLERANCE: f64 = 1e-5;
+/// Memory may grow by this share and this many bytes, and one task's weights, from the second third of the time to the
+/// last, as which thread holds what varies.
+const GROWTH: (f64, f64) = (0.02, 8e6);
+
+#[derive(Serialize)]
+pub struct Soak {
+    pub threads: usize,
+    pub expressions: usize,
+    pub budget_bytes: usize,
+    /// Without promotion: every result has the bits of its first.
+    pub plain: Mode,
+    /// With promotion: every result is within 1e-5 of its first.
+    pub promoted: Mode,
+    pub passed: bool,
+}
+
+#[derive(Serialize)]
+pub struct Mode {
+    pub seconds: f64,
+    pub runs: u64,
+    /// Runs with other weights than the thread's run before.
+    pub switches: u64,
+    /// Runs whose result was not its first's, by the mode's measure.
+    pub differing: u64,
+    /// The farthest that a result was from its first.
+    pub difference: f64,
+    /// The first few that happened.
+    pub errors: Vec<String>,
+    pub hits: u64,
+    pub misses: u64,
+    pub evictions: u64,
+    /// Tasks that are promoted at the end.
+    pub promoted: usize,
+    pub memory: Option<MemoryOverTime>,
+    pub passed: bool,
+}
+
+/// Anonymous resident memory.
+#[derive(Serialize)]
+pub struct MemoryOverTime {
+    pub first_bytes: u64,
+    pub last_bytes: u64,
+    pub peak_bytes: u64,
+    /// By least squares over the last two thirds of the time.
+    pub slope_bytes_per_minute: f64,
+    /// The highest in the second third of the time, and in the last.
+    pub second_third_bytes: u64,
+    pub last_third_bytes: u64,
+    pub flat: bool,
+    /// Seconds and bytes.
+    #[serde(skip)]
+    pub samples: Vec<(f64, u64)>,
+}
+
+/// Half of `seconds` without promotion, half with.
+pub fn run(setup: &Setup<'_>, seconds: f64) -> Result<Soak> {
+    let half = Duration::from_secs_f64(seconds / 2.0);
+    let model = setup.family.open(1, 0)?;
+    let expressions = expressions(&model)?;
+    let budget_bytes = BUDGET * model.weights(&expressions[0])?.get()?.nbytes();
+    drop(model);
+    let plain = mode(setup, &expressions, budget_bytes, half, false)?;
+    let promoted = mode(setup, &expressions, budget_bytes, half, true)?;
+    let passed = plain.passed && promoted.passed;
+    Ok(Soak { threads: THREADS, expressions: expressions.len(), budget_bytes, plain, promoted, passed })
+}
+
+/// Every task, and sums of up to three.
+fn expressions(model: &Arc<Model>) -> Result<Vec<TaskExpr>> {
+    let tasks = recoverable(basis_of(model)?)?;
+    let mut dice = Dice::new(3);
+    let mut all = vec!["base".parse()?, "merged@0.4".parse()?];
+    all.extend(tasks.iter().take(EXPRESSIONS / 2).cloned());
+    while all.len() < EXPRESSIONS {
+        let terms: Vec<String> = (0..=dice.below(3))
+            .map(|_| format!("{}@{}", tasks[dice.below(tasks.len())], ["0.3", "0.5", "-0.5", "1.1"][dice.below(4)]))
+            .collect();
+        all.push(terms.join(" + ").parse()?);
+    }
+    all.rotate_left(2);
+    Ok(all)
+}
+
+/// What the threads share.
+struct Shared<'a> {
+    model: &'a Arc<Model>,
+    encoder: &'a Encoder,
+    expressions: &'a [TaskExpr],
+    pixels: &'a [f32],
+    promotion: bool,
+    first: Mutex<HashMap<(usize, usize), Vec<f32>>>,
+    stop: AtomicBool,
+    runs: AtomicU64,
+    switches: AtomicU64,
+    differing: AtomicU64,
+    /// The bits of an f64 that is not negative, which order as it does.
+    difference: AtomicU64,
+    errors: Mutex<Vec<String>>,
+}
+
+fn mode(setup: &Setup<'_>, expressions: &[TaskExpr], budget: usize, length: Duration, promotion: bool) -> Result<Mode> {
+    let model = setup.family.open(1, budget)?;
+    let options = EncoderOptions {
+        concurrency: THREADS,
+        promotion: if promotion { Promotion::After(PROMOTE_AFTER) } else { Promotion::Off },
+        ..setup.encoder.clone()
+    };
+    let encoder = Encoder::new(&setup.about.arch, &options)?;
+    let pixels = setup.pixels(MOST_IMAGES);
+    let shared = Shared {
+        model: &model,
+        encoder: &encoder,
+        expressions,
+        pixels: &pixels,
+        promotion,
+        first: Mutex::default(),
+        stop: AtomicBool::new(false),
+        runs: AtomicU64::new(0),
+        switches: AtomicU64::new(0),
+        differing: AtomicU64::new(0),
+        difference: AtomicU64::new(0),
+        errors: Mutex::default(),
+    };
+    let began = Instant::now();
+    let bar = output::progress(length.as_secs() as usize, if promotion { "soak, promoting" } else { "soak" });
+    let mut memory = Vec::new();
+    std::thread::scope(|scope| {
+        let shared = &shared;
+        let start = |seed| std::thread::Builder::new().spawn_scoped(scope, move || work(shared, seed as u64));
+        if let Err(error) = (0..THREADS).try_for_each(|seed| start(seed).map(drop)) {
+            // Those that were started are waited for.
+            shared.stop.store(true, Ordering::Relaxed);
+            return Err(Error::no_thread(error));
+        }
+        while began.elapsed() < length {
+            std::thread::sleep(Duration::from_millis(50).min(length));
+            memory.extend(machine::anonymous_memory().map(|bytes| (began.elapsed().as_secs_f64(), bytes)));
+            bar.set_position(began.elapsed().as_secs());
+        }
+        shared.stop.store(true, Ordering::Relaxed);
+        Ok(())
+    })?;
+    bar.finish_and_clear();
+
+    let stats = model.cache().stats();
+    let memory = over_time(memory, budget / BUDGET);
+    let errors = shared.errors.into_inner();
+    let (runs, differing) = (shared.runs.into_inner(), shared.differing.into_inner());
+    Ok(Mode {
+        seconds: began.elapsed().as_secs_f64(),
+        passed: runs > 0 && differing == 0 && errors.is_empty() && memory.as_ref().is_none_or(|memory| memory.flat),
+        runs,
+        switches: shared.switches.into_inner(),
+        differing,
+        difference: f64::from_bits(shared.difference.into_inner()),
+        errors,
+        hits: stats.hits,
+        misses: stats.misses,
+        evictions: stats.evictions,
+        promoted: stats.promoted,
+        memory,
+    })
+}
+
+fn work(shared: &Shared<'_>, seed: u64) {
+    let mut dice = Dice::new(seed);
+    let mut last = usize::MAX;
+    while !shared.stop.load(Ordering::Relaxed) {
+        // Some expressions come more often, so that there are hits too, and tasks hot enough to be promoted.
+        let which = dice.below(shared.expressions.len()).min(dice.below(shared.expressions.len()));
+        let images = 1 + dice.below(MOST_IMAGES);
+        if let Err(error) = one(shared, which, images) {
+            let mut errors = shared.errors.lock();
+            if errors.len() < 10 {
+                errors.push(error.to_string());
+            }
+        }
+        shared.runs.fetch_add(1, Ordering::Relaxed);
+        if which != last {
+            shared.switches.fetch_add(1, Ordering::Relaxed);
+        }
+        last = which;
+    }
+}
+
+fn one(shared: &Shared<'_>, which: usize, images: usize) -> Result<()> {
+    let pixels = &shared.pixels[..images * shared.encoder.arch().pixels()];
+    let weights = shared.model.weights(&shared.expressions[which])?;
+    let embeds = if shared.promotion {
+        shared.encoder.encode_task(&weights, pixels, images)?
+    } else {
+        shared.encoder.encode(&weights.get()?, pixels, images)?
+    };
+    let mut first = shared.first.lock();
+    let Some(expected) = first.get(&(which, images)) else {
+        first.insert((which, images), embeds);
+        return Ok(());
+    };
+    if embeds.iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits()) && embeds.len() == expected.len() {
+        return Ok(());
+    }
+    let apart = difference(&embeds, expected);
+    shared.difference.fetch_max(apart.to_bits(), Ordering::Relaxed);
+    // Also where it is no number.
+    if !shared.promotion || apart.is_nan() || apart > PROMOTED_TOLERANCE {
+        shared.differing.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// `None` where there is nothing to judge by.
+fn over_time(samples: Vec<(f64, u64)>, weights: usize) -> Option<MemoryOverTime> {
+    let [(_, first_bytes), _, .., (_, last_bytes)] = samples[..] else { return None };
+    // Thirds of the samples: time in which this process was stopped has none.
+    let third = samples.len() / 3;
+    let highest = |part: &[(f64, u64)]| part.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0);
+    let (second, last) = (highest(&samples[third..2 * third]), highest(&samples[2 * third..]));
+    let settled: Vec<(f64, f64)> = samples[third..].iter().map(|&(at, bytes)| (at / 60.0, bytes as f64)).collect();
+    Some(MemoryOverTime {
+        first_bytes,
+        last_bytes,
+        peak_bytes: highest(&samples),
+        slope_bytes_per_minute: line(&settled).slope,
+        second_third_bytes: second,
+        last_third_bytes: last,
+        flat: last as f64 <= second as f64 * (1.0 + GROWTH.0) + GROWTH.1 + weights as f64,
+        samples,
+    })
+}
+
+impl Soak {
+    pub fn rows(&self) -> Vec<Vec<String>> {
+        let [plain, promoted] = [&self.plain, &self.promoted];
+        let memory =
+            |mode: &Mode, of: &dyn Fn(&MemoryOverTime) -> String| mode.memory.as_ref().map_or("unknown".to_owned(), of);
+        let row = |name: &str, value: &dyn Fn(&Mode) -> String| vec![name.to_owned(), value(plain), value(promoted)];
+        vec![
+            vec!["soak".into(), "as inputs".into(), "promoting".into()],
+            row("seconds", &|mode| digits(mode.seconds)),
+            row("runs", &|mode| output::grouped(mode.runs)),
+            row("switches", &|mode| output::grouped(mode.switches)),
+            row("results that differ from their first", &|mode| mode.differing.to_string()),
+            row("  the farthest", &|mode| format!("{:.1e}", mode.difference)),
+            row("errors", &|mode| mode.errors.len().to_string()),
+            row("cache: hits, misses, evictions", &|mode| {
+                [mode.hits, mode.misses, mode.evictions].map(output::grouped).join(", ")
+            }),
+            row("promoted at the end", &|mode| mode.promoted.to_string()),
+            row("memory, first", &|mode| memory(mode, &|memory| output::bytes(memory.first_bytes))),
+            row("memory, last", &|mode| memory(mode, &|memory| output::bytes(memory.last_bytes))),
+            row("memory, peak", &|mode| memory(mode, &|memory| output::bytes(memory.peak_bytes))),
+            row("  slope a minute", &|mode| {
+                memory(mode, &|memory| format!("{:+.2} MB", memory.slope_bytes_per_minute / 1e6))
+            }),
+            row("passed", &|mode| if mode.passed { "yes" } else { "no" }.to_owned()),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_grows_is_not_flat() {
+        let samples = |grow: u64| (1..=300).map(|i| (i as f64 * 0.1, 100_000_000 + i * grow)).collect();
+        assert!(over_time(samples(0), 0).unwrap().flat);
+        let grows = over_time(samples(200_000), 1 << 20).unwrap();
+        assert!(!grows.flat && (grows.slope_bytes_per_minute / 120e6 - 1.0).abs() < 1e-6);
+        assert!(over_time(vec![(0.1, 1), (0.2, 1)], 0).is_none(), "nothing to judge by");
+    }
+}

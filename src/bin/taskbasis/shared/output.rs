@@ -1,0 +1,187 @@
+//! What the program shows: the only place that prints.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::collections::BTreeSet;
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
+use parking_lot::Mutex;
+use serde_json::Value;
+use taskbasis::{Error, Result};
+
+/// One readable paragraph.
+pub fn error(error: &Error) {
+    eprintln!("error: {error}");
+}
+
+/// A remark that is no result.
+pub fn note(text: &str) {
+    eprintln!("note: {text}");
+}
+
+/// A remark that is worth one line, however often it comes up.
+pub fn note_once(text: &str) {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let is_new = SAID.lock().insert(text.to_owned());
+    if is_new {
+        note(text);
+    }
+}
+
+/// Text, or anything else that ends in a newline by itself. A reader that has gone away (`| head`) is no error.
+pub fn text(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::io("cannot write", Path::new("standard output"), e)),
+        _ => Ok(()),
+    }
+}
+
+/// One JSON value.
+pub fn json(value: &Value) -> Result<()> {
+    text(&format!("{value:#}\n"))
+}
+
+/// Whether progress is told to a program, as `--progress` asks; set once, before any work.
+static FOR_PROGRAMS: OnceLock<bool> = OnceLock::new();
+
+/// Says who reads the progress: a program (`--progress`) or a person.
+pub fn progress_for_programs(yes: bool) {
+    FOR_PROGRAMS.get_or_init(|| yes);
+}
+
+/// A bar on a terminal for work of over a second; nothing elsewhere. With `--progress` JSON lines on stderr, some ten
+/// a second: `{"progress": what, "done": n, "total": n}`.
+pub fn progress(total: usize, what: &'static str) -> ProgressBar {
+    bar(total as u64, what, "{msg} {wide_bar} {pos}/{len} {eta}")
+}
+
+/// The same for bytes that come over the network, with their speed.
+pub fn transfer(total: u64, what: &'static str) -> ProgressBar {
+    bar(total, what, "{msg} {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}")
+}
+
+fn bar(total: u64, what: &'static str, for_people: &str) -> ProgressBar {
+    let for_programs = FOR_PROGRAMS.get() == Some(&true);
+    let bar = ProgressBar::new(total).with_message(what);
+    let template = match for_programs {
+        true => r#"{{"progress": "{msg}", "done": {pos}, "total": {len}}}"#,
+        false => for_people,
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    if for_programs {
+        bar.set_draw_target(ProgressDrawTarget::term_like_with_hz(Box::new(Lines), 10));
+    } else {
+        // Drawn first when the first tick comes: what is done by then never shows a bar.
+        bar.enable_steady_tick(Duration::from_secs(1));
+    }
+    bar
+}
+
+/// Stderr as a terminal on which nothing is ever drawn over: each state of a bar becomes a line.
+#[derive(Debug)]
+struct Lines;
+
+impl TermLike for Lines {
+    fn width(&self) -> u16 {
+        1000 // Wider than any line is.
+    }
+
+    fn write_line(&self, line: &str) -> std::io::Result<()> {
+        // What pads a line, and what goes back to its start, is for eyes.
+        match line.trim() {
+            "" => Ok(()),
+            line => writeln!(std::io::stderr().lock(), "{line}"),
+        }
+    }
+
+    fn write_str(&self, text: &str) -> std::io::Result<()> {
+        self.write_line(text)
+    }
+
+    fn move_cursor_up(&self, _: usize) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn move_cursor_down(&self, _: usize) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn move_cursor_right(&self, _: usize) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn move_cursor_left(&self, _: usize) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn clear_line(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn flush(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// `1,234,567`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `1 vector`, `2 vectors`.
+pub fn counted(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// Three digits that count.
+pub fn digits(value: f64) -> String {
+    match value.abs() {
+        a if a >= 100.0 || a == 0.0 => format!("{value:.0}"),
+        a if a >= 10.0 => format!("{value:.1}"),
+        a if a >= 1.0 => format!("{value:.2}"),
+        a if a >= 0.1 => format!("{value:.3}"),
+        _ => format!("{value:.4}"),
+    }
+}
+
+/// `1.8 GB`, in powers of ten as disks are sold.
+pub fn bytes(number: u64) -> String {
+    const UNITS: [(f64, &str); 3] = [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
+    let number = number as f64;
+    match UNITS.iter().find(|(unit, _)| number >= *unit) {
+        Some((unit, name)) => format!("{:.1} {name}", number / unit),
+        None => format!("{number} bytes"),
+    }
+}
+
+/// A table with its first column to the left and the others to the right.
+pub fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |c: usize| rows.iter().filter_map(|row| row.get(c)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (c, cell) in row.iter().enumerate() {
+            let width = widths[c];
+            line += &if c == 0 { format!("{cell:<width$}") } else { format!("  {cell:>width$}") };
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
