@@ -1,7 +1,9 @@
 //! Which number is at fault where what was computed with some weights is not finite, and whether what is to be written
 //! is: looked for only then, for it reads everything.
 
-use super::{Ring, TaskWeights, TensorMemory, Values, Weights};
+use super::model::TaskWeights;
+use super::partial::Ring;
+use super::values::{TensorMemory, Values, Weights};
 use crate::checkpoint::is_image_tower;
 use crate::did_you_mean::clipped;
 use crate::error::{Error, ErrorKind, Result};

@@ -8,7 +8,6 @@ use indexmap::IndexMap;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::cache::WeightsCache;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor, checked_numel, contiguous_strides};
@@ -179,6 +178,12 @@ impl TensorSpec {
 /// The [`Layout::id`] of all canonical layouts: which parameters there are, the model says.
 const CANONICAL: u64 = 0;
 
+/// What may keep weights in a layout, and is to let go of them with it.
+pub(super) trait LayoutKeeper: std::fmt::Debug + Send + Sync {
+    /// Drops what is kept in the layout of this [`Layout::id`].
+    fn forget_layout(&self, id: u64);
+}
+
 /// All tensors that a graph is given: what [`TaskWeights::in_layout`](super::TaskWeights::in_layout) reconstructs into.
 ///
 /// No weights in it can be asked for once it is gone, so caches then keep none; the canonical layout is never gone.
@@ -192,7 +197,7 @@ pub struct Layout {
     /// Different from every other layout of this process; weights of different layouts are different weights.
     id: u64,
     /// Those that may keep weights in it.
-    caches: Mutex<Vec<Weak<WeightsCache>>>,
+    caches: Mutex<Vec<Weak<dyn LayoutKeeper>>>,
 }
 
 impl Layout {
@@ -263,22 +268,22 @@ impl Layout {
     }
 
     /// Says that this cache may keep weights in it from now on. Canonical ones stay, whichever layout of them goes.
-    pub(super) fn register_cache(&self, cache: &Arc<WeightsCache>) {
+    pub(super) fn register_cache<K: LayoutKeeper + 'static>(&self, cache: &Arc<K>) {
         if self.is_canonical() {
             return;
         }
         let mut caches = self.caches.lock();
-        if !caches.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(cache))) {
+        if !caches.iter().any(|known| std::ptr::addr_eq(known.as_ptr(), Arc::as_ptr(cache))) {
             caches.retain(|known| known.strong_count() > 0);
-            caches.push(Arc::downgrade(cache));
+            let cache: Arc<dyn LayoutKeeper> = Arc::<K>::clone(cache);
+            caches.push(Arc::downgrade(&cache));
         }
     }
 }
 
 impl Drop for Layout {
     fn drop(&mut self) {
-        let caches = self.caches.get_mut();
-        caches.iter().filter_map(Weak::upgrade).for_each(|cache| cache.forget(|key| key.layout == self.id));
+        self.caches.get_mut().iter().filter_map(Weak::upgrade).for_each(|cache| cache.forget_layout(self.id));
     }
 }
 

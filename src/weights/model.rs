@@ -12,7 +12,10 @@ use parking_lot::Mutex;
 use super::arena::Spares;
 use super::cache::{Ahead, Key, Owner, WeightsCache};
 use super::device::OnDevices;
-use super::{Layout, ReconstructOptions, Scope, TensorSpec, Weights, plan};
+use super::layout::{Layout, TensorSpec};
+use super::plan::{self, Scope};
+use super::reconstruct::ReconstructOptions;
+use super::values::Weights;
 use crate::basis::{Basis, Coefficients, Number, TaskExpr};
 use crate::checkpoint::Checkpoint;
 use crate::did_you_mean::clipped;
@@ -177,7 +180,7 @@ impl Model {
         self.base.verify_finite()?;
         if let Some(basis) = &self.basis {
             basis.verify_finite()?;
-            super::plan::check_models(&self.base, basis)?;
+            plan::check_models(&self.base, basis)?;
         }
         Ok(())
     }

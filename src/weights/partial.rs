@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use super::arena::Spares;
-use super::{ReconstructOptions, Scope, TaskWeights, Weights, plan};
+use super::model::TaskWeights;
+use super::plan::{self, Scope};
+use super::reconstruct::ReconstructOptions;
+use super::values::Weights;
 use crate::error::Result;
 
 /// Memory of parts that are gone, for the next ones of the same size: two at most.

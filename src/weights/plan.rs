@@ -2,12 +2,21 @@
 
 use std::sync::Arc;
 
-use super::Scope;
 use super::layout::{Layout, TensorSpec};
 use crate::basis::{Basis, Coefficients, Parameter};
 use crate::checkpoint::{Checkpoint, frozen, is_image_tower};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor};
+
+/// Which parameters weights are made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// Those of the image tower (`visual.…`): all that an encoder needs.
+    #[default]
+    ImageTower,
+    /// Every parameter that the base holds.
+    All,
+}
 
 /// Weights to be.
 pub(super) struct Plan<'a> {

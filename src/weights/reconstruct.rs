@@ -2,16 +2,31 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::arena::{Arena, Spares};
 use super::layout::{Layout, TensorSpec, View};
-use super::plan::{self, Plan, Planned};
-use super::{ReconstructOptions, Scope, StoredTensor, TensorMemory, Weights};
-use crate::basis::Coefficients;
+use super::plan::{self, Plan, Planned, Scope};
+use super::values::{StoredTensor, TensorMemory, Weights};
+use crate::basis::{Basis, Coefficients, TaskExpr};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
-use crate::kernel::{self, Output, TensorJob};
+use crate::kernel::{self, Kernel, Output, TensorJob};
 use crate::tensor::{DType, Tensor, f32_bytes_mut, try_zeroed};
+
+/// How to reconstruct; `default()` is right nearly always.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReconstructOptions<'a> {
+    /// Which parameters.
+    pub scope: Scope,
+    /// Threads; 0 means one per processor. The result is the same, bit for bit, whatever their number.
+    pub threads: usize,
+    /// The kernel; `None` means the fastest that this machine has, or the one that `TASKBASIS_KERNEL` names.
+    pub kernel: Option<Kernel>,
+    /// Calls it off: once this is true, reconstruction ends soon with
+    /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled).
+    pub cancel: Option<&'a AtomicBool>,
+}
 
 /// A tensor of several parts, which are a few rows each: they are added up when all are there.
 struct SumOfParts<'a> {
@@ -118,6 +133,56 @@ impl SumOfParts<'_> {
 }
 
 impl Weights {
+    /// The weights of `expr`: `base + Σ_m a_m·s_m`, with the coefficients a that the basis gives for it.
+    ///
+    /// # Errors
+    /// What [`Basis::coefficients`] says of the expression; [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch),
+    /// naming the tensor, where base and basis are not of one model;
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
+    pub fn reconstruct(
+        base: &Checkpoint,
+        basis: &Basis,
+        expr: &TaskExpr,
+        options: &ReconstructOptions<'_>,
+    ) -> Result<Self> {
+        Self::from_coefficients(base, basis, &basis.coefficients(expr)?, options)
+    }
+
+    /// The weights that these coefficients give.
+    ///
+    /// # Errors
+    /// As [`Weights::reconstruct`]; [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a number of
+    /// coefficients that is not M, or one that is not finite.
+    pub fn from_coefficients(
+        base: &Checkpoint,
+        basis: &Basis,
+        coefficients: &Coefficients,
+        options: &ReconstructOptions<'_>,
+    ) -> Result<Self> {
+        Self::canonical(plan::with_base(base, basis, coefficients, options.scope)?, options)
+    }
+
+    /// The base's own weights; nothing is computed where the base is f32.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
+    pub fn of_base(base: &Checkpoint, options: &ReconstructOptions<'_>) -> Result<Self> {
+        Self::canonical(plan::base_alone(base, options.scope), options)
+    }
+
+    /// The combined task vector `Σ_m a_m·s_m`, without a base.
+    ///
+    /// # Errors
+    /// As [`Weights::from_coefficients`].
+    pub fn task_vector(basis: &Basis, coefficients: &Coefficients, options: &ReconstructOptions<'_>) -> Result<Self> {
+        Self::canonical(plan::vector_alone(basis, coefficients, options.scope)?, options)
+    }
+
+    fn canonical(plan: Plan<'_>, options: &ReconstructOptions<'_>) -> Result<Self> {
+        let layout = plan.canonical();
+        plan.run(&layout, options, None)
+    }
+
     /// The base's own values in a layout; views of it where the layout wants them as they are.
     ///
     /// # Errors

@@ -60,11 +60,10 @@ fn a_layout_goes_with_the_last_encoder_that_runs_tasks_in_it() {
     let host = Arc::new(HostDevice::new(ROOM, 5));
     let (cuda, options) = (Cuda::of(Arc::clone(&host)), DeviceOptions { budget: Some(ROOM) });
     let (stays, leaves) = (simple(&model, DType::F32, true), simple(&model, DType::F16, true));
-    let [first, second, third, canonical] =
-        [Some(&leaves), Some(&leaves), Some(&stays), None].map(|layout| (Owner::new(), layout));
-    let come =
-        |(owner, layout): (Owner, Option<&Arc<Layout>>)| model.on_device(&cuda, &options, layout, owner).unwrap();
     let task = task(&model, &[0.5, -1.0]);
+    let [first, second, third, canonical] =
+        [&leaves, &leaves, &stays, task.layout()].map(|layout| (Owner::new(), layout));
+    let come = |(owner, layout): (Owner, &Arc<Layout>)| model.on_device(&cuda, &options, layout, owner).unwrap();
     let (in_leaves, in_stays) = (task.in_layout(&leaves), task.in_layout(&stays));
 
     let device = come(canonical);
@@ -134,7 +133,7 @@ fn a_layout_is_there_for_whoever_runs_while_others_leave() {
                     let (owner, layout) = (Owner::new(), &layouts[(thread + round / 3) % 2]);
                     for number in 0..2 {
                         let task = task(model, &coefficients(3, thread + round + number)).in_layout(layout);
-                        let device = model.on_device(cuda, options, Some(layout), owner).unwrap();
+                        let device = model.on_device(cuda, options, layout, owner).unwrap();
                         assert_same(&device.get(&task).unwrap(), &task);
                     }
                     model.leave_devices(owner);
