@@ -175,7 +175,7 @@ fn what_is_called_off_ends_early() {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn a_kernel_that_this_machine_lacks_is_refused() {
-    let error = combine(Kernel::Neon, 1, &[], vec![]).unwrap_err();
+    let error = combine(Kernel::Neon, 1, vec![], None).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("scalar"), "{error}");
 }
