@@ -21,11 +21,11 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use self::spawner::{Spawner, Spawning};
 use super::ending::AtWork;
+use super::graph::EncoderGraph;
 use super::memory::{self, ReleaseAfter};
 use super::provider::Target;
 use super::runtime::Runtime;
 use super::session::{self, Input};
-use super::signature::Signature;
 use crate::background::{JobId, Priority, Worker};
 use crate::error::{Error, ErrorKind, Result};
 use crate::weights::{CacheLease, Derived, Holder, Key, Owner, TaskWeights};
@@ -99,7 +99,7 @@ struct Shared {
     /// Takes the sessions out of the caches with it.
     lease: CacheLease,
     runtime: &'static Runtime,
-    signature: Arc<Signature>,
+    signature: Arc<EncoderGraph>,
     threads: usize,
     target: Arc<Target>,
     /// The graph with constants without values; made when first needed.
@@ -134,7 +134,7 @@ impl Promotions {
     pub(super) fn new(
         policy: Promotion,
         runtime: &'static Runtime,
-        signature: Arc<Signature>,
+        signature: Arc<EncoderGraph>,
         threads: usize,
         target: Arc<Target>,
     ) -> Self {
@@ -380,7 +380,7 @@ impl Shared {
         match &*stub {
             Some(stub) => Ok(Arc::clone(stub)),
             None => {
-                let made: Arc<[u8]> = self.signature.stub()?.into();
+                let made: Arc<[u8]> = self.signature.with_placeholders()?.into();
                 *stub = Some(Arc::clone(&made));
                 Ok(made)
             }
@@ -391,7 +391,7 @@ impl Shared {
 /// Runs a promoted task; several may run at the same time, and the same one where that is allowed.
 pub(super) fn run(
     frozen: &Frozen,
-    signature: &Signature,
+    signature: &EncoderGraph,
     pixels: &Input<'_>,
     embed_dim: usize,
     out: &mut [f32],

@@ -21,8 +21,8 @@ pub(crate) use self::item::{Derived, Key, Owner};
 pub(super) use self::queue::PrefetchJob;
 use self::state::{Building, Lookup, State};
 pub use self::stats::CacheStats;
-use super::Weights;
 use super::arena::Spares;
+use super::values::Weights;
 use crate::error::Result;
 use crate::mmap::Anonymous;
 
