@@ -459,7 +459,7 @@ pub unsafe extern "C" fn tb_encoder_info(
                 resize_edge: open.preprocess.edge(),
                 graph: match encoder.if_whole().and_then(Encoder::graph) {
                     None => TB_GRAPH_BUILT,
-                    Some(graph) if graph.is_carried() => TB_GRAPH_BUNDLE,
+                    Some(graph) if graph.is_embedded() => TB_GRAPH_BUNDLE,
                     Some(_) => TB_GRAPH_FILE,
                 },
             });

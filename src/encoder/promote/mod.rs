@@ -22,11 +22,11 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use self::build::{Spawner, Spawning, lower_priority};
 use super::ending::AtWork;
+use super::graph::EncoderGraph;
 use super::memory::{self, ReleaseAfter};
 use super::provider::Target;
 use super::runtime::Runtime;
 use super::session::{self, Input};
-use super::signature::Signature;
 use crate::error::{Error, ErrorKind, Result};
 use crate::weights::{Derived, Key, Owner, TaskWeights, WeightsCache};
 
@@ -96,7 +96,7 @@ pub(super) struct Promotions {
 struct Shared {
     owner: Owner,
     runtime: &'static Runtime,
-    signature: Arc<Signature>,
+    signature: Arc<EncoderGraph>,
     threads: usize,
     target: Arc<Target>,
     /// The graph with constants without values; made when first needed.
@@ -136,7 +136,7 @@ impl Promotions {
     pub(super) fn new(
         policy: Promotion,
         runtime: &'static Runtime,
-        signature: Arc<Signature>,
+        signature: Arc<EncoderGraph>,
         threads: usize,
         target: Arc<Target>,
     ) -> Self {
@@ -415,7 +415,7 @@ impl Shared {
         match &*stub {
             Some(stub) => Ok(Arc::clone(stub)),
             None => {
-                let made: Arc<[u8]> = self.signature.stub()?.into();
+                let made: Arc<[u8]> = self.signature.with_placeholders()?.into();
                 *stub = Some(Arc::clone(&made));
                 Ok(made)
             }
@@ -426,7 +426,7 @@ impl Shared {
 /// Runs a promoted task; several may run at the same time, and the same one where that is allowed.
 pub(super) fn run(
     frozen: &Frozen,
-    signature: &Signature,
+    signature: &EncoderGraph,
     pixels: &Input<'_>,
     embed_dim: usize,
     out: &mut [f32],

@@ -19,8 +19,9 @@ pub(super) use self::prefetch::Ahead;
 pub(crate) use self::state::Derived;
 use self::state::{Building, Found, State};
 pub use self::stats::CacheStats;
-use super::Weights;
 use super::arena::{ArenaMemory, Spares};
+use super::layout::LayoutKeeper;
+use super::values::Weights;
 use crate::error::Result;
 use crate::mmap::Anonymous;
 use crate::mmap::Identity;
@@ -84,6 +85,12 @@ impl WeightsCache {
     /// An empty cache that keeps at most `budget` bytes; 0 keeps nothing.
     pub fn new(budget: usize) -> Self {
         Self::with_budget(budget)
+    }
+}
+
+impl LayoutKeeper for WeightsCache {
+    fn forget_layout(&self, id: u64) {
+        self.forget(|key| key.layout == id);
     }
 }
 
