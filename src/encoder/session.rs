@@ -4,7 +4,6 @@
 use std::ffi::{CStr, CString};
 use std::path::Path;
 use std::ptr::NonNull;
-use std::sync::{Mutex, PoisonError};
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -13,6 +12,7 @@ use ort::environment::ThreadManager;
 use ort::session::RunOptions;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::value::{DynValue, Shape};
+use parking_lot::Mutex;
 
 use super::capture_lock;
 use super::input::{Input, Tensors, view};
@@ -286,7 +286,7 @@ impl Session {
         mut to: *mut ort::sys::OrtValue,
     ) -> Result<*mut ort::sys::OrtValue> {
         let output = CString::new(output).map_err(|_| Error::invalid("a NUL in a name").tensor(output))?;
-        let _own = self.turn.as_ref().map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner));
+        let _own = self.turn.as_ref().map(|turn| turn.lock());
         let may_record = settings.is_some_and(|settings| settings.may_record);
         let _alone = may_record.then(capture_lock::exclusive);
         let _turn = (!may_record && !self.target.is_cpu()).then(capture_lock::shared);

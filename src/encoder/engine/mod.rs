@@ -10,7 +10,7 @@ pub(super) mod promoted;
 
 use std::sync::Arc;
 
-use super::source::WeightSource;
+use super::graph::WeightSource;
 use crate::error::Result;
 use crate::weights::{DeviceModel, DeviceStats, Model, TaskWeights};
 
