@@ -38,6 +38,7 @@
 #![warn(missing_debug_implementations, clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 mod atomic_file;
+mod background;
 pub mod basis;
 #[cfg(feature = "build")]
 pub mod build;
@@ -71,14 +72,14 @@ pub mod weights;
 
 pub use atomic_file::{PartialFolder, check_output, replace_file};
 pub use basis::{Basis, Coefficients, Method, Target, TaskExpr};
-pub use bundle::{BaseFormat, Bundle, Fingerprint, Growth, NewTask, PackReport, Packer, VectorFormat};
+pub use bundle::{BaseFormat, Bundle, BundleUpdate, Fingerprint, NewTask, PackReport, Packer, VectorFormat};
 pub use checkpoint::{Checkpoint, Format};
 pub use datasets::{Dataset, HeadLabels, OtherNames, Split};
 #[cfg(feature = "text")]
 pub use encoder::TextEncoder;
 pub use encoder::{
-    Agreement, Encoder, EncoderOptions, Execution, Probe, Promotion, PromotionState, Provider, Residency, Runtime,
-    SelfTest, TensorRtOptions, Trial, WeightSource, WeightsOn, write_onnx, write_onnx_f16,
+    Agreement, Encoder, EncoderOptions, Execution, GraphVariant, Probe, Promotion, PromotionState, Provider, Residency,
+    Runtime, SelfTest, TensorRtOptions, WeightSource, WeightsOn, write_onnx, write_onnx_f16,
 };
 pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "text")]

@@ -1,10 +1,11 @@
 //! A soak: random tasks and expressions on several threads, in less memory than they want, for as long as one likes.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use taskbasis::{Encoder, EncoderOptions, Error, Model, Promotion, Result, TaskExpr};
 
@@ -172,7 +173,7 @@ fn mode(setup: &Setup<'_>, expressions: &[TaskExpr], budget: usize, length: Dura
 
     let stats = model.cache().stats();
     let memory = over_time(memory, budget / BUDGET);
-    let errors = shared.errors.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let errors = shared.errors.into_inner();
     let (runs, differing) = (shared.runs.into_inner(), shared.differing.into_inner());
     Ok(Mode {
         seconds: began.elapsed().as_secs_f64(),
@@ -198,7 +199,7 @@ fn work(shared: &Shared<'_>, seed: u64) {
         let which = dice.below(shared.expressions.len()).min(dice.below(shared.expressions.len()));
         let images = 1 + dice.below(MOST_IMAGES);
         if let Err(error) = one(shared, which, images) {
-            let mut errors = shared.errors.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut errors = shared.errors.lock();
             if errors.len() < 10 {
                 errors.push(error.to_string());
             }
@@ -219,7 +220,7 @@ fn one(shared: &Shared<'_>, which: usize, images: usize) -> Result<()> {
     } else {
         shared.encoder.encode(&weights.get()?, pixels, images)?
     };
-    let mut first = shared.first.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut first = shared.first.lock();
     let Some(expected) = first.get(&(which, images)) else {
         first.insert((which, images), embeds);
         return Ok(());

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{BaseFormat, Bundle, Growth, Packer};
+use super::add_tasks::BundleUpdate;
+use super::opened::Bundle;
+use super::pack::{BaseFormat, Packer};
 use crate::checkpoint::Checkpoint;
 use crate::encoder::{Agreement, Encoder, EncoderOptions, Golden, SelfTest};
 use crate::error::{Error, Result};
@@ -28,9 +30,9 @@ impl Packer<'_> {
             Checkpoint::from_tensors(base.path(), base.format(), tensors.collect())
         };
         let golden = bundle.compute_golden(base.map(copy).transpose()?, options)?;
-        let mut growth = Growth::new(&bundle, base)?;
-        growth.golden(golden);
-        growth.write(path, &[], &|_| {}).map(drop)
+        let mut update = BundleUpdate::new(&bundle, base)?;
+        update.golden(golden);
+        update.write(path, &[], &|_| {}).map(drop)
     }
 }
 
@@ -101,7 +103,7 @@ impl Encoder {
     #[must_use]
     pub fn tested_by(self, bundle: &Bundle, model: &Arc<Model>) -> Self {
         let is_its = match self.graph() {
-            Some(graph) => graph.is_carried() && bundle.graph_map().is_some(),
+            Some(graph) => graph.is_embedded() && bundle.graph_map().is_some(),
             None => bundle.graph_map().is_none() && self.arch() == bundle.arch(),
         };
         let Some(golden) = bundle.golden().filter(|_| is_its) else { return self };

@@ -1,8 +1,10 @@
 //! The library itself: its version, and what it would compute with.
 
+use std::collections::BTreeSet;
 use std::ffi::{CString, c_char};
 use std::path::Path;
-use std::sync::OnceLock;
+
+use parking_lot::Mutex;
 
 use super::error::{tb_error, tb_status};
 use super::guard::guard;
@@ -114,9 +116,9 @@ fn library_info(path: Option<&str>) -> Result<tb_library_properties> {
 
 /// A C text that is never freed. The same text is kept once, so asking again and again costs no memory.
 fn forever(text: &str) -> *const c_char {
-    static TEXTS: OnceLock<std::sync::Mutex<std::collections::BTreeSet<CString>>> = OnceLock::new();
+    static TEXTS: Mutex<BTreeSet<CString>> = Mutex::new(BTreeSet::new());
     let text = handle::c_text(text);
-    let mut texts = TEXTS.get_or_init(Default::default).lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut texts = TEXTS.lock();
     if !texts.contains(&text) {
         texts.insert(text.clone());
     }

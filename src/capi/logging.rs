@@ -2,8 +2,9 @@
 
 use std::ffi::{c_char, c_void};
 use std::fmt::{self, Write};
-use std::sync::{OnceLock, PoisonError, RwLock};
+use std::sync::OnceLock;
 
+use parking_lot::RwLock;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -57,8 +58,7 @@ pub unsafe extern "C" fn tb_log_set_callback(callback: tb_log_callback, user_dat
     infallible((), || {
         // A subscriber that the host set before stays in charge; remarks then go there.
         INSTALLED.get_or_init(|| drop(tracing::subscriber::set_global_default(ToC)));
-        *TARGET.write().unwrap_or_else(PoisonError::into_inner) =
-            callback.map(|callback| Target { callback, user_data, level });
+        *TARGET.write() = callback.map(|callback| Target { callback, user_data, level });
         tracing::callsite::rebuild_interest_cache();
     });
 }
@@ -68,7 +68,7 @@ struct ToC;
 
 impl Subscriber for ToC {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        let target = *TARGET.read().unwrap_or_else(PoisonError::into_inner);
+        let target = *TARGET.read();
         target.is_some_and(|target| number(*metadata.level()) <= target.level)
     }
 
@@ -86,7 +86,7 @@ impl Subscriber for ToC {
         let message = c_text(&text.0);
         let level = number(*event.metadata().level());
         // The lock is held during the call, so that whoever sets another callback knows when this one is done.
-        let target = TARGET.read().unwrap_or_else(PoisonError::into_inner);
+        let target = TARGET.read();
         if let Some(Target { callback, user_data, .. }) = target.filter(|target| level <= target.level) {
             // SAFETY: C's function, with what C was told that it gets.
             unsafe { callback(level, message.as_ptr(), user_data) };

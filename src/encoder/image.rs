@@ -12,6 +12,7 @@ use super::engine::feed::Feed;
 use super::engine::host::{self, HostEngine};
 use super::engine::{Engine, Images, RunWeights};
 use super::golden::Golden;
+use super::graph::{EncoderGraph, WeightSource};
 use super::options::{EncoderOptions, Promotion, Residency, SelfTest, WeightsOn};
 use super::pool::Turns;
 use super::promote::Promotions;
@@ -19,8 +20,6 @@ use super::provider::target::Target;
 use super::provider::{self, Execution, precision};
 use super::runtime::Runtime;
 use super::session::SessionSetup;
-use super::signature::Signature;
-use super::source::WeightSource;
 use super::{finite, memory, width};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::BoundGraph;
@@ -59,7 +58,7 @@ impl Encoder {
     /// As [`Runtime::load`], [`Runtime::check_provider`] and [`Arch::check`]; [`ErrorKind::InvalidArgument`] for
     /// thousands of threads; [`ErrorKind::Runtime`] when ONNX Runtime refuses the graph.
     pub fn new(arch: &Arch, options: &EncoderOptions) -> Result<Self> {
-        Self::over(arch.clone(), Signature::built(arch)?, options)
+        Self::over(arch.clone(), EncoderGraph::built(arch)?, options)
     }
 
     /// An encoder over a user's graph, of a model with this architecture. It runs with the weights of any task
@@ -74,29 +73,29 @@ impl Encoder {
         options.check_graph()?;
         let mut arch = arch.clone();
         graph.check_image_size(arch.image_size())?;
-        let signature = Signature::bound(graph)?;
+        let encoder_graph = EncoderGraph::new(graph)?;
         let (threads, _) = options.threads_per_run()?;
         let on_cpu =
             SessionSetup { runtime: Runtime::load(options.runtime.as_deref())?, threads, target: Target::cpu() };
         // What the graph gives may be something else than the projected embedding.
-        arch.embed_dim = width::of(&on_cpu, graph, &signature, &arch).map_err(|e| graph.explain(e))?;
-        Self::over(arch, signature, options).map_err(|e| graph.explain(e))
+        arch.embed_dim = width::of(&on_cpu, graph, &encoder_graph, &arch).map_err(|e| graph.explain(e))?;
+        Self::over(arch, encoder_graph, options).map_err(|e| graph.explain(e))
     }
 
-    fn over(arch: Arch, signature: Signature, options: &EncoderOptions) -> Result<Self> {
-        Self::over_with(arch, signature, options, |target| Device::choose(target, options))
+    fn over(arch: Arch, encoder_graph: EncoderGraph, options: &EncoderOptions) -> Result<Self> {
+        Self::over_with(arch, encoder_graph, options, |target| Device::choose(target, options))
     }
 
     /// `choose` says where weights are reconstructed, and why where that is not what one would expect.
     pub(super) fn over_with(
         arch: Arch,
-        signature: Signature,
+        encoder_graph: EncoderGraph,
         options: &EncoderOptions,
         choose: impl Fn(&Target) -> Result<(Option<Device>, Option<String>)>,
     ) -> Result<Self> {
         options.check()?;
         let (_, concurrency) = options.threads_per_run()?;
-        let (feed, turns) = (Arc::new(Feed::new(arch, signature)), Turns::new(concurrency));
+        let (feed, turns) = (Arc::new(Feed::new(arch, encoder_graph)), Turns::new(concurrency));
         let create = |setup: &SessionSetup| -> Result<(Box<dyn Engine>, WeightsOn, Option<String>)> {
             if options.residency == Residency::Blockwise {
                 return Ok((Box::new(BlockwiseEngine::new(&feed.arch, setup, &turns)?), WeightsOn::Host, None));
@@ -235,8 +234,8 @@ impl Encoder {
         Ok(())
     }
 
-    /// As [`Encoder::encode`], at most `batch` images per run, so that memory does not grow with `n`. The embeddings are
-    /// those of a single run up to rounding: other sizes may be computed in another order.
+    /// As [`Encoder::encode`], at most `batch` images per run, so that memory does not grow with `n`. The embeddings
+    /// are those of a single run up to rounding: other sizes may be computed in another order.
     ///
     /// # Errors
     /// As [`Encoder::encode`], and [`ErrorKind::InvalidArgument`] when `batch` is 0.
@@ -295,7 +294,7 @@ impl Encoder {
 
     /// The user's graph that it runs; `None` for the built one.
     pub fn graph(&self) -> Option<&BoundGraph> {
-        self.feed.graph.graph()
+        self.feed.graph.users()
     }
 
     /// The architecture that this encoder was made for.

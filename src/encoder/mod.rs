@@ -4,12 +4,12 @@
 //! names the weights that it runs with. So there is no current task, calls for different tasks may run at once, and a
 //! switch costs nothing beyond the other pointers.
 
+mod autotune;
 mod capture_lock;
 mod engine;
-mod export;
-mod fastest;
 mod finite;
 mod golden;
+mod graph;
 mod image;
 mod input;
 mod memory;
@@ -22,17 +22,15 @@ mod provider;
 mod runtime;
 mod self_test;
 mod session;
-mod signature;
-mod source;
 mod task;
 #[cfg(feature = "text")]
 mod text;
 mod width;
 
-pub use export::{write_onnx, write_onnx_f16};
-pub use fastest::{Trial, optimise_graph};
+pub use autotune::{GraphVariant, optimise_graph};
 pub use golden::Agreement;
 pub(crate) use golden::Golden;
+pub use graph::{WeightSource, write_onnx, write_onnx_f16};
 pub use image::Encoder;
 pub use options::{EncoderOptions, Promotion, Provider, Residency, SelfTest, TensorRtOptions, WeightsOn};
 #[doc(hidden)]
@@ -40,6 +38,5 @@ pub use peer::session_on_file;
 pub use promote::PromotionState;
 pub use provider::Execution;
 pub use runtime::{MINIMUM_MINOR, Origin, PATH_VARIABLE, Probe, Runtime, Version};
-pub use source::WeightSource;
 #[cfg(feature = "text")]
 pub use text::TextEncoder;

@@ -109,10 +109,10 @@ pub enum Residency {
     /// All of them, kept for the next run with the task: by the cache, or on the device.
     #[default]
     Whole,
-    /// Those of one block and what is outside the blocks: of a ViT-B-32's 351 MB, 40. Every run reconstructs the weights
-    /// anew, block by block, past the cache, and takes a reconstruction longer, whatever the number of images: large
-    /// batches hardly notice it. Embeddings agree with the other's to 1e-5, and are the same bits every time. It runs
-    /// the built graph, nothing is promoted, and nothing is compared with a golden embedding.
+    /// Those of one block and what is outside the blocks: of a ViT-B-32's 351 MB, 40. Every run reconstructs the
+    /// weights anew, block by block, past the cache, and takes a reconstruction longer, whatever the number of images:
+    /// large batches hardly notice it. Embeddings agree with the other's to 1e-5, and are the same bits every time. It
+    /// runs the built graph, nothing is promoted, and nothing is compared with a golden embedding.
     Blockwise,
 }
 

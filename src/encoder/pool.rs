@@ -1,7 +1,9 @@
 //! What runs use one at a time each, lent to as many of them as may be in progress.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
 
 use crate::error::Result;
 
@@ -23,22 +25,18 @@ impl Turns {
 
     /// Waits for a turn.
     pub(super) fn take(&self) -> Turn<'_> {
-        let mut taken = self.taken();
+        let mut taken = self.taken.lock();
         while *taken >= self.limit {
-            taken = self.given_back.wait(taken).unwrap_or_else(PoisonError::into_inner);
+            self.given_back.wait(&mut taken);
         }
         *taken += 1;
         Turn(self)
-    }
-
-    fn taken(&self) -> MutexGuard<'_, usize> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        *self.0.taken() -= 1;
+        *self.0.taken.lock() -= 1;
         self.0.given_back.notify_one();
     }
 }
@@ -78,7 +76,7 @@ impl<T> Pool<T> {
     /// What `make` says; the pool is then as before.
     pub(super) fn lend(&self, make: impl FnOnce() -> Result<T>) -> Result<Loan<'_, T>> {
         let turn = self.turns.take();
-        let mut shelf = self.shelf();
+        let mut shelf = self.shelf.lock();
         let thing = shelf.idle.pop();
         shelf.made += usize::from(thing.is_none());
         drop(shelf);
@@ -92,7 +90,7 @@ impl<T> Pool<T> {
 
     /// Drops the things that no run uses.
     pub(super) fn trim(&self) {
-        let mut shelf = self.shelf();
+        let mut shelf = self.shelf.lock();
         let idle = std::mem::take(&mut shelf.idle);
         shelf.made -= idle.len();
         drop(shelf);
@@ -100,12 +98,7 @@ impl<T> Pool<T> {
 
     /// How many things there are, lent ones included.
     pub(super) fn made(&self) -> usize {
-        self.shelf().made
-    }
-
-    /// Nothing that runs under the lock can leave the shelf half changed.
-    fn shelf(&self) -> MutexGuard<'_, Shelf<T>> {
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shelf.lock().made
     }
 }
 
@@ -126,7 +119,7 @@ impl<T> DerefMut for Loan<'_, T> {
 
 impl<T> Drop for Loan<'_, T> {
     fn drop(&mut self) {
-        let mut shelf = self.pool.shelf();
+        let mut shelf = self.pool.shelf.lock();
         match self.thing.take() {
             Some(thing) => shelf.idle.push(thing),
             None => shelf.made -= 1,

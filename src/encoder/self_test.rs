@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use super::engine::{Images, RunWeights};
 use super::golden::{Agreement, Golden, pattern};
@@ -58,7 +59,7 @@ impl Encoder {
         let Some(golden) = self.golden.as_ref().filter(|golden| !golden.has_passed.load(Ordering::Acquire)) else {
             return Ok(());
         };
-        let _turn = golden.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = golden.turn.lock();
         let key = (golden.identity, self.execution.provider.name(), self.graph().is_some());
         let is_known = passed(|passed| passed.contains(&key));
         // Without its model there is nothing to compare with, and other weights are run.
@@ -98,13 +99,12 @@ impl Encoder {
     /// Whether nothing that it computes with is rounder than f32.
     fn computes_in_f32(&self) -> bool {
         let graph = &self.feed.graph;
-        let layout = graph.layout().is_none_or(|layout| layout.is_f32());
         self.execution.provider == Provider::Cpu
             && [graph.pixels_dtype, graph.embeds_dtype] == [DType::F32; 2]
-            && layout
+            && graph.layout().is_f32()
     }
 }
 
 fn passed<T>(look: impl FnOnce(&mut HashSet<Key>) -> T) -> T {
-    look(PASSED.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default())
+    look(PASSED.lock().get_or_insert_default())
 }

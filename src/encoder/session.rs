@@ -4,7 +4,6 @@
 use std::ffi::{CStr, CString};
 use std::path::Path;
 use std::ptr::NonNull;
-use std::sync::{Mutex, PoisonError};
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -13,6 +12,7 @@ use ort::environment::ThreadManager;
 use ort::session::RunOptions;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::value::{DynValue, Shape};
+use parking_lot::Mutex;
 
 use super::capture_lock;
 use super::input::{Input, Tensors, view};
@@ -222,8 +222,8 @@ impl Session {
     /// Runs it, and writes its output, of whatever type of floats, to `out`.
     ///
     /// # Errors
-    /// [`ErrorKind::Runtime`] or [`ErrorKind::OutOfMemory`] when the run fails; [`ErrorKind::Mismatch`] for an output of
-    /// another size than `out`. On an error `out` is as it was.
+    /// [`ErrorKind::Runtime`] or [`ErrorKind::OutOfMemory`] when the run fails; [`ErrorKind::Mismatch`] for an output
+    /// of another size than `out`. On an error `out` is as it was.
     pub(super) fn run_into<'a>(
         &self,
         inputs: impl IntoIterator<Item = Input<'a>>,
@@ -286,7 +286,7 @@ impl Session {
         mut to: *mut ort::sys::OrtValue,
     ) -> Result<*mut ort::sys::OrtValue> {
         let output = CString::new(output).map_err(|_| Error::invalid("a NUL in a name").tensor(output))?;
-        let _own = self.turn.as_ref().map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner));
+        let _own = self.turn.as_ref().map(|turn| turn.lock());
         let may_record = settings.is_some_and(|settings| settings.may_record);
         let _alone = may_record.then(capture_lock::exclusive);
         let _turn = (!may_record && !self.target.is_cpu()).then(capture_lock::shared);
@@ -311,16 +311,16 @@ impl Session {
         Ok(to)
     }
 
-    /// The shape of an output as ONNX Runtime infers it, extents that it cannot tell as −1; `None` for one that there is
-    /// not.
+    /// The shape of an output as ONNX Runtime infers it, extents that it cannot tell as −1; `None` for one that is not
+    /// there.
     pub(super) fn inferred_shape(&self, output: &str) -> Option<&[i64]> {
         let outlet = self.session.outputs().iter().find(|outlet| outlet.name() == output)?;
         outlet.dtype().tensor_shape().map(|shape| &**shape)
     }
 
     /// How many nodes of the graph each provider has got, by ONNX Runtime's names, the most first; nothing for the CPU,
-    /// which has all. ONNX Runtime gives each node to the first provider that takes it, and the rest to the CPU, without
-    /// a word. A node that TensorRT takes may be many of the graph's.
+    /// which has all. ONNX Runtime gives each node to the first provider that takes it, and the rest to the CPU,
+    /// without a word. A node that TensorRT takes may be many of the graph's.
     ///
     /// # Errors
     /// [`ErrorKind::Runtime`].

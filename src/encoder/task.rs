@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use super::engine::RunWeights;
 use super::engine::blockwise;
+use super::graph;
 use super::image::Encoder;
 use super::options::{Promotion, Residency};
 use super::promote::PromotionState;
-use super::signature;
 use crate::error::Result;
 use crate::tensor::Tensor;
-use crate::weights::{DeviceModel, DeviceStats, Model, TaskWeights};
+use crate::weights::{DeviceModel, DeviceStats, Layout, Model, TaskWeights, TensorSpec};
 
 impl Encoder {
     /// The embeddings, `[n, e]`, of `n` images with the weights of a task: from its own session where it is promoted,
@@ -21,7 +21,7 @@ impl Encoder {
     /// # Errors
     /// As [`TaskWeights::get`] and [`Encoder::encode`].
     pub fn encode_task(&self, task: &TaskWeights, pixels: &[f32], n: usize) -> Result<Vec<f32>> {
-        self.embeds(RunWeights::Task(&self.as_wanted(task)), pixels, n)
+        self.embeds(RunWeights::Task(&self.in_layout(task)), pixels, n)
     }
 
     /// [`Encoder::encode_task`] into memory of the caller's: `out` is `[n, e]`.
@@ -29,7 +29,7 @@ impl Encoder {
     /// # Errors
     /// As [`Encoder::encode_task`] and [`Encoder::encode_into`]. On an error `out` is as it was.
     pub fn encode_task_into(&self, task: &TaskWeights, pixels: &[f32], n: usize, out: &mut [f32]) -> Result<()> {
-        self.embeds_into(RunWeights::Task(&self.as_wanted(task)), pixels, n, out)
+        self.embeds_into(RunWeights::Task(&self.in_layout(task)), pixels, n, out)
     }
 
     /// Reconstructs the task's weights where this encoder reads them, unless they are there: the next run with them
@@ -41,14 +41,14 @@ impl Encoder {
     /// device, as [`DeviceModel::new`] and [`DeviceModel::get`].
     pub fn prepare(&self, task: &TaskWeights) -> Result<()> {
         self.check_model(task.model())?;
-        self.engine.prepare(&self.as_wanted(task))
+        self.engine.prepare(&self.in_layout(task))
     }
 
     /// Whether the next run need not reconstruct the task's weights: they are kept where this encoder reads them, or
     /// the task is promoted. Never so for weights of another architecture. Asking brings nothing to a device.
     pub fn is_prepared(&self, task: &TaskWeights) -> bool {
         self.check_model(task.model()).is_ok()
-            && (self.engine.is_prepared(&self.as_wanted(task)) || self.is_promoted(task))
+            && (self.engine.is_prepared(&self.in_layout(task)) || self.is_promoted(task))
     }
 
     /// What a model takes on this encoder's device, and how it has done there: nothing where it is not there, or
@@ -66,30 +66,27 @@ impl Encoder {
         self.engine.device_model(model)
     }
 
-    /// The task's weights as this encoder takes them: those of a user's graph in its layout. For
-    /// [`Encoder::encode`] with weights that the caller gets and holds.
-    #[must_use]
-    pub fn as_taken(&self, task: &TaskWeights) -> TaskWeights {
-        self.as_wanted(task).into_owned()
+    /// How this encoder takes weights: those that the caller gets and holds are best in this layout
+    /// ([`TaskWeights::in_layout`]).
+    pub fn layout(&self) -> &Arc<Layout> {
+        self.feed.graph.layout()
     }
 
     /// Whether the weights of this model can be of this encoder's architecture: it has every parameter in its shape.
     /// Nothing is reconstructed for that. (Those of a user's graph are checked when they are laid out for it.)
     fn check_model(&self, model: &Model) -> Result<()> {
-        if self.feed.graph.layout().is_some() {
+        if !self.layout().is_canonical() {
             return Ok(());
         }
-        self.feed.graph.parameters.iter().try_for_each(|(name, shape)| {
+        self.layout().tensors().iter().try_for_each(|TensorSpec { name, shape, .. }| {
             let tensor = model.base().get(name).filter(|tensor| tensor.dtype().is_float());
-            signature::check_shape(name, shape, tensor.map(Tensor::shape))
+            graph::check_shape(name, shape, tensor.map(Tensor::shape))
         })
     }
 
-    fn as_wanted<'a>(&self, task: &'a TaskWeights) -> Cow<'a, TaskWeights> {
-        match self.feed.graph.layout() {
-            Some(layout) => Cow::Owned(task.laid_out(layout)),
-            None => Cow::Borrowed(task),
-        }
+    /// The task in this encoder's layout; what is pinned of canonical weights serves as it is.
+    fn in_layout<'a>(&self, task: &'a TaskWeights) -> Cow<'a, TaskWeights> {
+        if self.layout().is_canonical() { Cow::Borrowed(task) } else { Cow::Owned(task.in_layout(self.layout())) }
     }
 
     /// Gives the task a session with its weights frozen into it, and waits until it is there. It takes as much memory
@@ -102,7 +99,7 @@ impl Encoder {
     /// [`TaskWeights::get`]; [`ErrorKind::Runtime`](crate::ErrorKind::Runtime) when ONNX Runtime refuses.
     pub fn promote(&self, task: &TaskWeights) -> Result<()> {
         self.promote_in_background(task)?;
-        self.promotions.wait(&self.as_wanted(task))
+        self.promotions.wait(&self.in_layout(task))
     }
 
     /// As [`Encoder::promote`], without waiting: the session is built by a thread of low priority and takes over from
@@ -114,17 +111,17 @@ impl Encoder {
         if self.residency == Residency::Blockwise {
             return Err(blockwise::never_whole());
         }
-        self.promotions.start(&self.as_wanted(task))
+        self.promotions.start(&self.in_layout(task))
     }
 
     /// Drops the task's session, if it has one: runs take its weights as inputs again. Whether it had one.
     pub fn demote(&self, task: &TaskWeights) -> bool {
-        self.promotions.demote(&self.as_wanted(task))
+        self.promotions.demote(&self.in_layout(task))
     }
 
     /// How far the task has come.
     pub fn promotion(&self, task: &TaskWeights) -> PromotionState {
-        self.promotions.state(&self.as_wanted(task))
+        self.promotions.state(&self.in_layout(task))
     }
 
     /// Whether the task has a session of its own now.

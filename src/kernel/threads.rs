@@ -1,8 +1,9 @@
 //! Sharing work between threads: each takes the next piece until none is left.
 
 use std::num::NonZero;
-use std::sync::Mutex;
 use std::thread;
+
+use parking_lot::Mutex;
 
 use crate::error::Result;
 
@@ -29,8 +30,7 @@ pub(crate) fn share<T: Send, S: Default>(
     let run = || {
         let mut state = S::default();
         loop {
-            // A panic while the lock is held is impossible short of one in `next`, so poison tells nothing.
-            let next = pieces.lock().unwrap_or_else(|poison| poison.into_inner()).next();
+            let next = pieces.lock().next();
             match next {
                 Some(piece) => work(piece, &mut state)?,
                 None => return Ok(()),

@@ -3,9 +3,10 @@
 use std::num::NonZero;
 #[cfg(feature = "images")]
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+
+use parking_lot::Mutex;
 
 use super::{Pixels, Preprocess};
 #[cfg(feature = "images")]
@@ -59,12 +60,12 @@ impl Preprocess {
         let failures = Mutex::new(Vec::new());
         let mut pixels = self.batch(paths, threads, |index, path, out| match self.file(path, out) {
             Err(error) if is_of_file(error.kind()) => {
-                failures.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push((index, error));
+                failures.lock().push((index, error));
                 Ok(())
             }
             done => done,
         })?;
-        let mut skipped = failures.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut skipped = failures.into_inner();
         skipped.sort_by_key(|(index, _)| *index);
         let is_skipped = |index: &usize| skipped.binary_search_by_key(index, |(index, _)| *index).is_ok();
         let read: Vec<usize> = (0..paths.len()).filter(|index| !is_skipped(index)).collect();
@@ -92,11 +93,11 @@ impl Preprocess {
         let first: Mutex<Option<(usize, Error)>> = Mutex::new(None);
         let work = || {
             while !failed.load(Ordering::Relaxed) {
-                let next = queue.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).next();
+                let next = queue.lock().next();
                 let Some((index, (item, out))) = next else { break };
                 if let Err(error) = one(index, item, out) {
                     failed.store(true, Ordering::Relaxed);
-                    let mut first = first.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                    let mut first = first.lock();
                     if first.as_ref().is_none_or(|(earlier, _)| index < *earlier) {
                         *first = Some((index, error));
                     }
@@ -112,7 +113,7 @@ impl Preprocess {
             }
             work();
         });
-        match first.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+        match first.into_inner() {
             Some((_, error)) => Err(error),
             None => Ok(out),
         }

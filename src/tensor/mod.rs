@@ -3,6 +3,7 @@
 
 mod block;
 mod dtype;
+mod format;
 mod read;
 mod source;
 mod view;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 pub(crate) use block::SCALE_BYTES;
 pub use block::{BLOCK, BlockFormat, MAX_SCALE, Rounding};
 pub use dtype::DType;
+pub use format::VectorFormat;
 pub use source::{Blocks, Source};
 
 use crate::error::{Error, Result};

@@ -1,13 +1,13 @@
-//! How somebody else's graph wants its weights: under other names, transposed, in pieces, scaled, in other types.
+//! How a consumer wants its weights: under which names, whole or in pieces, transposed, scaled, in which types.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::cache::WeightsCache;
+use super::cache::{CacheLease, Holder, WeightsCache};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor, checked_numel, contiguous_strides};
@@ -147,7 +147,7 @@ impl View {
 
 /// A tensor as a graph wants it: the sum of its parts, in its type.
 #[derive(Clone, Debug, PartialEq)]
-pub struct LaidOut {
+pub struct TensorSpec {
     /// What the graph calls it.
     pub name: String,
     /// The type of its elements: a float.
@@ -158,7 +158,12 @@ pub struct LaidOut {
     pub parts: Vec<View>,
 }
 
-impl LaidOut {
+impl TensorSpec {
+    /// A parameter under its own name, as it is.
+    pub fn whole(name: &str, shape: &[usize], dtype: DType) -> Self {
+        Self { name: name.to_owned(), dtype, shape: shape.to_vec(), parts: vec![View::whole(name)] }
+    }
+
     /// How many elements.
     pub fn numel(&self) -> usize {
         self.shape.iter().product()
@@ -170,20 +175,23 @@ impl LaidOut {
     }
 }
 
-/// All tensors that a graph is given: what [`TaskWeights::laid_out`](super::TaskWeights::laid_out) reconstructs into.
+/// The [`Layout::id`] of all canonical layouts: which parameters there are, the model says.
+const CANONICAL: u64 = 0;
+
+/// All tensors that a graph is given: what [`TaskWeights::in_layout`](super::TaskWeights::in_layout) reconstructs into.
 ///
-/// Nobody can ask for weights in it once it is gone, so caches then keep none.
+/// No weights in it can be asked for once it is gone, so caches then keep none; the canonical layout is never gone.
 #[derive(Debug)]
 pub struct Layout {
-    tensors: Vec<LaidOut>,
+    tensors: Vec<TensorSpec>,
     /// The shape of every parameter that they are made of.
     parameters: IndexMap<String, Vec<usize>>,
     /// What the graph itself holds of the base's parameters. Weights in which one of them is another fit no run of it.
     kept: IndexMap<String, Tensor>,
     /// Different from every other layout of this process; weights of different layouts are different weights.
     id: u64,
-    /// Those that may keep weights in it.
-    caches: Mutex<Vec<Weak<WeightsCache>>>,
+    /// Takes weights in it out of the caches with it.
+    lease: CacheLease,
 }
 
 impl Layout {
@@ -194,8 +202,8 @@ impl Layout {
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the tensor, where a part is of no parameter of the
     /// base, or does not fit it or the tensor; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a type
     /// that is no float.
-    pub fn new(tensors: Vec<LaidOut>, kept: &[&str], base: &Checkpoint) -> Result<Arc<Self>> {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
+    pub fn new(tensors: Vec<TensorSpec>, kept: &[&str], base: &Checkpoint) -> Result<Arc<Self>> {
+        static NEXT: AtomicU64 = AtomicU64::new(CANONICAL + 1);
         let mut parameters = IndexMap::new();
         for tensor in &tensors {
             check(tensor, base).map_err(|e| e.tensor(&tensor.name))?;
@@ -208,18 +216,35 @@ impl Layout {
         for name in kept {
             held.insert((*name).to_owned(), base.require(name)?.clone());
         }
-        let (id, caches) = (NEXT.fetch_add(1, Ordering::Relaxed), Mutex::default());
-        Ok(Arc::new(Self { tensors, parameters, kept: held, id, caches }))
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Ok(Arc::new(Self { tensors, parameters, kept: held, id, lease: CacheLease::new(Holder::Layout(id)) }))
+    }
+
+    /// The layout of weights as a state dict has them: parameters under their own names ([`TensorSpec::whole`]).
+    pub fn canonical(tensors: Vec<TensorSpec>) -> Arc<Self> {
+        let parameters = tensors.iter().map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect();
+        Arc::new(Self {
+            tensors,
+            parameters,
+            kept: IndexMap::new(),
+            id: CANONICAL,
+            lease: CacheLease::new(Holder::Layout(CANONICAL)),
+        })
+    }
+
+    /// Whether it is the layout of a state dict.
+    pub fn is_canonical(&self) -> bool {
+        self.id == CANONICAL
     }
 
     /// The tensors, in the order of the graph's inputs.
-    pub fn tensors(&self) -> &[LaidOut] {
+    pub fn tensors(&self) -> &[TensorSpec] {
         &self.tensors
     }
 
     /// Bytes that all tensors take.
     pub fn nbytes(&self) -> usize {
-        self.tensors.iter().map(LaidOut::nbytes).sum()
+        self.tensors.iter().map(TensorSpec::nbytes).sum()
     }
 
     /// Whether all of them are f32.
@@ -242,24 +267,15 @@ impl Layout {
         self.id
     }
 
-    /// Says that this cache may keep weights in it from now on.
-    pub(super) fn may_be_in(&self, cache: &Arc<WeightsCache>) {
-        let mut caches = self.caches.lock().unwrap_or_else(PoisonError::into_inner);
-        if !caches.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(cache))) {
-            caches.retain(|known| known.strong_count() > 0);
-            caches.push(Arc::downgrade(cache));
+    /// Notes a cache that may keep weights in it from now on. Canonical ones stay, whichever layout of them goes.
+    pub(super) fn register_cache(&self, cache: &Arc<WeightsCache>) {
+        if !self.is_canonical() {
+            self.lease.register_cache(cache);
         }
     }
 }
 
-impl Drop for Layout {
-    fn drop(&mut self) {
-        let caches = self.caches.get_mut().unwrap_or_else(PoisonError::into_inner);
-        caches.iter().filter_map(Weak::upgrade).for_each(|cache| cache.forget(|key| key.layout == self.id));
-    }
-}
-
-fn check(tensor: &LaidOut, base: &Checkpoint) -> Result<()> {
+fn check(tensor: &TensorSpec, base: &Checkpoint) -> Result<()> {
     if !tensor.dtype.is_float() {
         return Err(Error::unsupported("weights are floats").got(tensor.dtype));
     }

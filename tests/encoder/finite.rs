@@ -64,7 +64,9 @@ fn refusals(open: &Open, family: &Family, expr: &str) -> Vec<Error> {
         error
     };
     let encoder = Encoder::new(arch, &options()).unwrap();
-    let streamed = Encoder::new(arch, &EncoderOptions { residency: Residency::Blockwise, ..options() }).unwrap();
+    let streamed =
+        Encoder::new(arch, &EncoderOptions { residency: Residency::Blockwise, promotion: Promotion::Off, ..options() })
+            .unwrap();
     let (base, basis) = (model.base(), model.basis().unwrap());
     let graph = support::bundle::exported(arch, base, basis, &family.path("graph.onnx"));
     let theirs = Encoder::with_graph(arch, &graph, &options()).unwrap();
@@ -115,8 +117,11 @@ fn a_base_that_is_not_finite_is_named_whoever_encodes() {
         for expr in ["base", "Task1"] {
             let task = open.model.weights(&expr.parse().unwrap()).unwrap();
             let encoder = Encoder::new(&open.arch, &options()).unwrap();
-            let streamed =
-                Encoder::new(&open.arch, &EncoderOptions { residency: Residency::Blockwise, ..options() }).unwrap();
+            let streamed = Encoder::new(
+                &open.arch,
+                &EncoderOptions { residency: Residency::Blockwise, promotion: Promotion::Off, ..options() },
+            )
+            .unwrap();
             for error in [
                 encoder.encode_task(&task, &open.pixels, 2).unwrap_err(),
                 streamed.encode_task(&task, &open.pixels, 2).unwrap_err(),
@@ -179,7 +184,7 @@ fn what_is_written_is_finite() {
     let basis = open.model.basis().unwrap();
     let graph = support::bundle::exported(&open.arch, &sound, basis, &family.path("graph.onnx"));
     let laid_out =
-        |expr: &str| open.model.weights(&expr.parse().unwrap()).unwrap().laid_out(graph.layout()).get().unwrap();
+        |expr: &str| open.model.weights(&expr.parse().unwrap()).unwrap().in_layout(graph.layout()).get().unwrap();
     let error = graph.write(&laid_out("Task1"), &out, &[]).unwrap_err();
     assert!(error.kind() == ErrorKind::Format && error.to_string().contains("NaN at element 3"), "{error}");
     assert!(!out.exists());

@@ -1,9 +1,9 @@
 //! Image files that cannot be read: the first one ends the command, or each is left out and named.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use clap::Args;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use taskbasis::Error;
 
@@ -35,14 +35,14 @@ pub struct Skipped(Mutex<Vec<(PathBuf, String)>>);
 
 impl Skipped {
     pub fn add(&self, file: &Path, error: &Error) {
-        let mut files = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut files = self.0.lock();
         if files.iter().all(|(known, _)| known != file) {
             files.push((file.to_path_buf(), error.to_string()));
         }
     }
 
     fn files(&self) -> Vec<(PathBuf, String)> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+        self.0.lock().clone()
     }
 
     pub fn len(&self) -> usize {

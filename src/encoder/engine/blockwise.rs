@@ -6,11 +6,10 @@
 use std::sync::Arc;
 
 use super::{Engine, Images, RunWeights};
+use crate::encoder::graph::{WeightSource, parameter_inputs};
 use crate::encoder::input::{Elements, Input};
 use crate::encoder::pool::{Pool, Turns};
 use crate::encoder::session::{Session, SessionSetup};
-use crate::encoder::signature;
-use crate::encoder::source::WeightSource;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tensor::try_zeroed;
 use crate::tower::arch::Arch;
@@ -170,7 +169,7 @@ fn run_link(
     weights: &Parts<'_>,
     out: &mut [f32],
 ) -> Result<()> {
-    let values = signature::inputs(parameters, weights)?;
+    let values = parameter_inputs(parameters.iter().map(|(name, shape)| (&**name, &**shape)), weights)?;
     if values.len() != link.parameters.len() {
         return Err(Error::new(ErrorKind::Internal, "a block has other parameters than the first one"));
     }

@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Images;
+use crate::encoder::graph::EncoderGraph;
 use crate::encoder::input::{Elements, Input};
 use crate::encoder::provider::precision;
 use crate::encoder::session::{RunSettings, Session};
-use crate::encoder::signature::Signature;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tensor::{DType, try_zeroed, u16_bytes};
 use crate::tower::arch::Arch;
@@ -14,13 +14,13 @@ use crate::tower::arch::Arch;
 /// A graph, and how images go through it.
 pub(in crate::encoder) struct Feed {
     pub(in crate::encoder) arch: Arch,
-    pub(in crate::encoder) graph: Signature,
+    pub(in crate::encoder) graph: EncoderGraph,
     /// A run of several images has given each the embedding that it gets alone.
     keeps_images_apart: AtomicBool,
 }
 
 impl Feed {
-    pub(in crate::encoder) fn new(arch: Arch, graph: Signature) -> Self {
+    pub(in crate::encoder) fn new(arch: Arch, graph: EncoderGraph) -> Self {
         Self { arch, graph, keeps_images_apart: AtomicBool::new(false) }
     }
 

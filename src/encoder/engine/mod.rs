@@ -1,6 +1,6 @@
 //! What executes the runs of an encoder. One file per way of doing it, of which an encoder has one: all weights in the
-//! host's memory ([`host`]), all on a GPU ([`cuda`]), or a block at a time ([`blockwise`]). A task that is promoted runs
-//! in a session of its own ([`promoted`]).
+//! host's memory ([`host`]), all on a GPU ([`cuda`]), or a block at a time ([`blockwise`]). A promoted task runs in a
+//! session of its own ([`promoted`]).
 
 pub(super) mod blockwise;
 pub(super) mod cuda;
@@ -10,7 +10,7 @@ pub(super) mod promoted;
 
 use std::sync::Arc;
 
-use super::source::WeightSource;
+use super::graph::WeightSource;
 use crate::error::Result;
 use crate::weights::{DeviceModel, DeviceStats, Model, TaskWeights};
 

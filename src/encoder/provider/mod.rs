@@ -11,7 +11,8 @@ mod smoke_test;
 pub(super) mod target;
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use self::target::Target;
 use super::options::{EncoderOptions, Provider, TensorRtOptions, WeightsOn};
@@ -149,7 +150,7 @@ fn check(runtime: &'static Runtime, target: &Target) -> Result<()> {
         return Err(diagnosis::not_built_in(target.provider(), runtime));
     }
     // Held meanwhile: two that are tried at once on one device could fail for want of memory.
-    let mut working = WORKING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut working = WORKING.lock();
     let this = (target.provider(), target.device());
     if !working.contains(&this) {
         smoke_test::run(runtime, target)?;
@@ -174,6 +175,7 @@ impl Runtime {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::Arc;
     use std::sync::atomic::Ordering;
 
     use super::*;
@@ -181,7 +183,7 @@ mod tests {
     use crate::encoder::options::Promotion;
     use crate::encoder::{Encoder, session};
     use crate::error::ErrorKind;
-    use crate::onnx::proto::ModelProto;
+    use crate::onnx::OnnxFile;
     use crate::tower::arch::{Arch, ArchHints};
     use crate::weights::{Model, ModelOptions};
 
@@ -242,8 +244,8 @@ mod tests {
         let builder = ort::session::Session::builder(encoder.runtime().environment()).unwrap();
         let builder = builder.with_optimization_level(level).unwrap();
         let session = builder.with_config_entry(session::RECORD_NODES, "1").unwrap().commit_from_memory(model).unwrap();
-        let graph = <ModelProto as prost::Message>::decode(&**model).unwrap().graph.unwrap();
-        assert_eq!(session::count_nodes(&session).unwrap(), [("CPUExecutionProvider".to_owned(), graph.node.len())]);
+        let file = OnnxFile::parse(Arc::new(crate::Mapping::from_vec(model.clone(), "model"))).unwrap();
+        assert_eq!(session::count_nodes(&session).unwrap(), [("CPUExecutionProvider".to_owned(), file.nodes())]);
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Trying a provider out: the graph of a tiny tower, with every kind of node that a large one has.
 
 use super::target::Target;
+use crate::encoder::graph::EncoderGraph;
 use crate::encoder::input::{Elements, Input};
 use crate::encoder::options::Provider;
 use crate::encoder::runtime::Runtime;
 use crate::encoder::session::SessionSetup;
-use crate::encoder::signature::Signature;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tower::arch::{Activation, Arch, Variant};
 
@@ -23,7 +23,7 @@ pub(super) fn run(runtime: &'static Runtime, target: &Target) -> Result<()> {
         activation: Activation::QuickGelu,
         variant: Variant::default(),
     };
-    let graph = Signature::built(&arch)?;
+    let graph = EncoderGraph::built(&arch)?;
     let session = SessionSetup { runtime, threads: 1, target: target.clone() }.open(&graph.model, graph.is_users())?;
     check(target, &session.nodes()?)?;
     if target.provider() == Provider::TensorRt {

@@ -6,10 +6,11 @@ mod search;
 pub(super) mod shutdown;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use ort::environment::Environment;
 use ort::logging::LogLevel;
+use parking_lot::Mutex;
 
 use self::library::Usable;
 pub use self::library::{MINIMUM_MINOR, Version};
@@ -56,7 +57,7 @@ impl Runtime {
     /// what to do; [`ErrorKind::InvalidArgument`] when another file than `path` is loaded already (a process can have
     /// only one); [`ErrorKind::Runtime`] when ONNX Runtime cannot start.
     pub fn load(path: Option<&Path>) -> Result<&'static Self> {
-        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut loaded = LOADED.lock();
         if let Some(runtime) = *loaded {
             return runtime.agrees_with(path).map(|()| runtime);
         }
@@ -86,7 +87,7 @@ impl Runtime {
     /// # Errors
     /// As for [`Runtime::load`], except that nothing is started.
     pub fn probe(path: Option<&Path>) -> Result<Probe> {
-        if let Some(runtime) = *LOADED.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(runtime) = *LOADED.lock() {
             runtime.agrees_with(path)?;
             let Self { path, version, origin, providers, .. } = runtime;
             return Ok(Probe {

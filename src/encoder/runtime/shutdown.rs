@@ -3,9 +3,11 @@
 
 #[cfg(unix)]
 use std::os::unix::ffi::OsStrExt;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, ThreadId};
+
+use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -28,7 +30,7 @@ impl ShutdownGuard {
     /// # Errors
     /// [`ErrorKind::Cancelled`] when the process is ending.
     pub(in crate::encoder) fn begin() -> Result<Self> {
-        let mut state = lock();
+        let mut state = STATE.lock();
         if state.is_ending {
             return Err(Error::new(ErrorKind::Cancelled, "the process is ending"));
         }
@@ -40,7 +42,7 @@ impl ShutdownGuard {
 
 impl Drop for ShutdownGuard {
     fn drop(&mut self) {
-        let mut state = lock();
+        let mut state = STATE.lock();
         // What ONNX Runtime made on the way, it destroys before what is registered here was told.
         state.wait_at_the_end();
         let own = thread::current().id();
@@ -113,14 +115,10 @@ extern "C" fn wait() {
         return;
     }
     let own = thread::current().id();
-    let mut state = lock();
+    let mut state = STATE.lock();
     state.is_ending = true;
     // Whoever ends the process from within its own work does not wait for it.
     while state.at_work.iter().any(|id| *id != own) {
-        state = ENDED.wait(state).unwrap_or_else(PoisonError::into_inner);
+        ENDED.wait(&mut state);
     }
-}
-
-fn lock() -> MutexGuard<'static, State> {
-    STATE.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -17,9 +17,9 @@ mod uses;
 mod why;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Mutex;
 
 use indexmap::IndexMap;
+use parking_lot::Mutex;
 
 pub(super) use self::absent::{Absent, changes};
 pub use self::map::{GraphMap, Mapped};
@@ -124,10 +124,10 @@ fn match_all(file: &OnnxFile, needed: &Needed, offers: &Offers) -> Result<Vec<Ve
     let results = Mutex::new(vec![Vec::new(); file.constants.len()]);
     threads::share(0, wanted, |(constant, tensor), (): &mut ()| {
         let found = offers.matching(tensor)?;
-        results.lock().unwrap_or_else(|e| e.into_inner())[constant] = found;
+        results.lock()[constant] = found;
         Ok(())
     })?;
-    Ok(results.into_inner().unwrap_or_else(|e| e.into_inner()))
+    Ok(results.into_inner())
 }
 
 /// Writes what was found into the map: a constant that is one parameter wherever it is used keeps its name; one that

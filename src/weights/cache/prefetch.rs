@@ -120,7 +120,7 @@ impl<W: Reconstructed + 'static> WeightsCache<W> {
         how: How<W>,
         start: impl FnOnce(Arc<Self>) -> std::io::Result<()>,
     ) -> Result<()> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.contains(key) || state.join(key, by) {
             return Ok(());
         }
@@ -154,7 +154,7 @@ impl<W: Reconstructed + 'static> WeightsCache<W> {
     fn begin_next(&self) -> Option<(Key, How<W>, Arc<AtomicBool>)> {
         // Dropped after the lock: a layout that goes with it takes its weights out of the cache.
         let mut passed_over = Vec::new();
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         loop {
             let Some((key, mut wanted)) = state.queue.wanted.shift_remove_index(0) else {
                 state.queue.has_worker = false;

@@ -2,11 +2,11 @@
 //! that runs tasks in them, or when nobody has them any more.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, TryLockError, Weak};
+use std::sync::{Arc, Weak};
 
+use super::DeviceModel;
 use super::arena::{DeviceArena, Purpose};
 use super::layout::{DeviceLayout, LayoutPlan};
-use super::{DeviceModel, lock};
 use crate::error::{ErrorKind, Result};
 use crate::weights::layout::Layout;
 use crate::weights::model::Model;
@@ -34,7 +34,7 @@ impl DeviceModel {
     /// # Errors
     /// What [`DeviceModel::get`] says of layouts.
     pub(super) fn layout(&self, model: &Model, layout: &Arc<Layout>) -> Result<Arc<DeviceLayout>> {
-        let mut layouts = lock(&self.layouts);
+        let mut layouts = self.layouts.lock();
         self.drop_gone(&mut layouts);
         if let Some(known) = layouts.known.get_mut(&layout.id()) {
             known.is_left = false;
@@ -64,13 +64,13 @@ impl DeviceModel {
     /// task in it; what is left of a layout that is gone is dropped without this, with the next call. Weights that are
     /// in use elsewhere keep what they need.
     pub fn forget(&self, layout: &Layout) {
-        self.drop_layouts(&mut lock(&self.layouts), &HashSet::from([layout.id()]));
+        self.drop_layouts(&mut self.layouts.lock(), &HashSet::from([layout.id()]));
     }
 
     /// [`DeviceModel::forget`], for the last encoder that ran tasks in it. What is pinned stays, and the layout with
     /// it.
     pub(super) fn leave(&self, layout: u64) {
-        if let Some(known) = lock(&self.layouts).known.get_mut(&layout) {
+        if let Some(known) = self.layouts.lock().known.get_mut(&layout) {
             known.is_left = true;
         }
         self.drop_left(layout);
@@ -78,19 +78,17 @@ impl DeviceModel {
 
     /// Drops a layout that no encoder wants any more, unless a task in it is pinned.
     pub(super) fn drop_left(&self, layout: u64) {
-        let mut layouts = lock(&self.layouts);
+        let mut layouts = self.layouts.lock();
         let is_left = layouts.known.get(&layout).is_some_and(|known| known.is_left);
-        if is_left && !lock(&self.pinned).keys().any(|key| key.layout == layout) {
+        if is_left && !self.pinned.lock().keys().any(|key| key.layout == layout) {
             self.drop_layouts(&mut layouts, &HashSet::from([layout]));
         }
     }
 
     /// Drops what is left of layouts that are gone, unless somebody is bringing one here.
     pub(super) fn forget_gone(&self) {
-        match self.layouts.try_lock() {
-            Ok(mut layouts) => self.drop_gone(&mut layouts),
-            Err(TryLockError::Poisoned(poisoned)) => self.drop_gone(&mut poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => {}
+        if let Some(mut layouts) = self.layouts.try_lock() {
+            self.drop_gone(&mut layouts);
         }
     }
 
@@ -105,7 +103,7 @@ impl DeviceModel {
     fn drop_layouts(&self, layouts: &mut Layouts, ids: &HashSet<u64>) {
         let gone: Vec<_> = layouts.known.extract_if(|id, _| ids.contains(id)).collect();
         // Dropped after the lock is open: their drop frees memory of the device, which waits for it.
-        let pinned: Vec<_> = lock(&self.pinned).extract_if(|key, _| ids.contains(&key.layout)).collect();
+        let pinned: Vec<_> = self.pinned.lock().extract_if(|key, _| ids.contains(&key.layout)).collect();
         self.cache.forget(|key| ids.contains(&key.layout));
         drop(pinned);
         drop(gone);

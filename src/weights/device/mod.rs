@@ -17,7 +17,9 @@ mod task;
 mod tests;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
 
 use self::arena::{Allowance, DeviceArena, Purpose};
 use self::inputs::Inputs;
@@ -109,7 +111,7 @@ impl DeviceModel {
         Self::open(model, cuda, options, None)
     }
 
-    /// [`DeviceModel::new`] for tasks in the layout of a graph ([`TaskWeights::laid_out`]): what it takes, and room for
+    /// [`DeviceModel::new`] for tasks in the layout of a graph ([`TaskWeights::in_layout`]): what it takes, and room for
     /// two tasks' weights in it, come before as much of the basis as there is room for. After `new`, a layout gets what
     /// is left, and may find no room in a small budget.
     ///
@@ -163,7 +165,7 @@ impl DeviceModel {
     /// The weights of a task of this model: kept ones, or put into the queue now. Returns before they are computed,
     /// unless parameters have to be streamed.
     ///
-    /// With [`TaskWeights::laid_out`] they are in the layout of a graph. Its tensors that no vector changes are made
+    /// With [`TaskWeights::in_layout`] they are in the layout of a graph. Its tensors that no vector changes are made
     /// the first time, and stay until the last encoder over that graph is dropped, the layout itself is gone, or
     /// [`DeviceModel::forget`] is called.
     ///
@@ -178,12 +180,11 @@ impl DeviceModel {
         if !std::ptr::eq(Arc::as_ptr(task.model()), self.model.as_ptr()) {
             return Err(Error::invalid("the weights are of another model than the one on the device"));
         }
-        let layout = match task.layout() {
-            Some(layout) => Some(self.layout(task.model(), layout)?),
-            None => {
-                self.forget_gone();
-                None
-            }
+        let layout = if task.layout().is_canonical() {
+            self.forget_gone();
+            None
+        } else {
+            Some(self.layout(task.model(), task.layout())?)
         };
         let bytes = layout.as_ref().map_or(self.inputs.arena_bytes, |layout| layout.arena_bytes);
         let build = |spares: &Arc<_>| self.reconstruct(task, layout.as_ref(), bytes, spares);
@@ -200,7 +201,7 @@ impl DeviceModel {
         let factors = task.key().factors.iter().map(|&bits| f32::from_bits(bits));
         let active: Vec<(u32, f32)> = (0u32..).zip(factors).filter(|&(_, factor)| factor != 0.0).collect();
         layout.map_or(Ok(()), |layout| layout.check(active.is_empty()))?;
-        let mut stream = lock(&self.stream);
+        let mut stream = self.stream.lock();
         let mut arena = self.with_room(|| match spares.take(bytes) {
             Some(arena) => Ok(arena),
             None => DeviceArena::new(&self.inputs.device, bytes, &self.allowance, Purpose::Weights),
@@ -208,7 +209,7 @@ impl DeviceModel {
         let mut put_into_queue = || {
             // Whoever still reads what is in this memory reads it to the end.
             for event in arena.uses.drain(..) {
-                event.hold_up(Queue::Combine)?;
+                event.wait_on(Queue::Combine)?;
             }
             let out = layout.map_or(arena.address(), |layout| layout.scratch());
             self.inputs.combine(out, &active)?;
@@ -234,12 +235,12 @@ impl DeviceModel {
     /// As [`DeviceModel::get`].
     pub fn pin(&self, task: &TaskWeights) -> Result<Arc<DeviceWeights>> {
         let weights = self.get(task)?;
-        Ok(Arc::clone(lock(&self.pinned).entry(task.key().clone()).or_insert(weights)))
+        Ok(Arc::clone(self.pinned.lock().entry(task.key().clone()).or_insert(weights)))
     }
 
     /// Lets go of what [`DeviceModel::pin`] holds; whether it held anything.
     pub fn unpin(&self, task: &TaskWeights) -> bool {
-        let Some(pinned) = lock(&self.pinned).remove(task.key()) else { return false };
+        let Some(pinned) = self.pinned.lock().remove(task.key()) else { return false };
         drop(pinned);
         self.drop_left(task.key().layout);
         true
@@ -264,7 +265,7 @@ impl DeviceModel {
         DeviceStats {
             resident_bytes: self.inputs.resident_bytes(),
             slot_bytes: self.slot_bytes,
-            streamed: lock(&self.stream).as_ref().map_or(0, |stream| stream.copied),
+            streamed: self.stream.lock().as_ref().map_or(0, |stream| stream.copied),
             weights_bytes: self.allowance.taken().saturating_sub(layout_bytes),
             layout_bytes,
             cache: self.cache.stats(),
@@ -280,8 +281,4 @@ impl DeviceModel {
     pub fn model(&self) -> Option<Arc<Model>> {
         self.model.upgrade()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,9 @@
 //! The weights of a task on a device: immutable, as those in memory.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
 
 use super::arena::DeviceArena;
 use super::inputs::{Held, Inputs, Place, Tensors};
@@ -130,7 +132,7 @@ impl DeviceWeights {
     /// # Errors
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime), also for a stream of another device.
     pub unsafe fn wait_in_raw(&self, stream: u64) -> Result<()> {
-        self.ready.hold_up(Queue::Foreign(stream))
+        self.ready.wait_on(Queue::Foreign(stream))
     }
 
     /// Says that the work that is in a stream now reads them: their memory is not used for others before it has ended.
@@ -151,7 +153,7 @@ impl DeviceWeights {
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime), also for a stream of another device.
     pub unsafe fn used_in_raw(&self, stream: u64) -> Result<()> {
         let event = Arc::new(Event::record(&self.inputs.device, Queue::Foreign(stream))?);
-        let mut arena = self.arena.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut arena = self.arena.lock();
         if let Some(arena) = arena.as_mut() {
             arena.used_until(Arc::clone(&event));
         }
@@ -221,7 +223,7 @@ impl Reconstructed for DeviceWeights {
 
 impl Drop for DeviceWeights {
     fn drop(&mut self) {
-        let arena = self.arena.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let arena = self.arena.get_mut().take();
         // It remembers the work that uses it.
         match (self.home.upgrade(), arena) {
             (Some(spares), Some(arena)) => spares.keep(arena),

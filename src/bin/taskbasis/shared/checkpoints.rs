@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
+use parking_lot::Mutex;
 use taskbasis::{Checkpoint, ErrorKind, MapMode, Result};
 
 use super::{output, paths};
@@ -68,7 +69,7 @@ fn under(path: &Path, prefix: &str, open: impl Fn(Option<&str>) -> Result<Checkp
 }
 
 fn note(text: String) {
-    if NOTED.lock().unwrap_or_else(PoisonError::into_inner).insert(text.clone()) {
+    if NOTED.lock().insert(text.clone()) {
         output::note(&text);
     }
 }

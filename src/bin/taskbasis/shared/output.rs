@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
-use std::sync::{Mutex, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
+use parking_lot::Mutex;
 use serde_json::Value;
 use taskbasis::{Error, Result};
 
@@ -24,7 +25,7 @@ pub fn note(text: &str) {
 /// A remark that is worth one line, however often it comes up.
 pub fn note_once(text: &str) {
     static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-    let is_new = SAID.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(text.to_owned());
+    let is_new = SAID.lock().insert(text.to_owned());
     if is_new {
         note(text);
     }

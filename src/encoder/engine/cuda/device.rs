@@ -1,25 +1,26 @@
 //! The GPU that an encoder's weights are on.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
+use parking_lot::Mutex;
 
+use crate::encoder::graph::{self, EncoderGraph};
 use crate::encoder::input::{Elements, Input, OnDevice};
 use crate::encoder::options::{EncoderOptions, Provider, WeightsOn};
 use crate::encoder::ort_error::failed;
 use crate::encoder::provider::target::Target;
-use crate::encoder::signature::{self, Signature};
 use crate::error::{Error, Result};
 use crate::kernel::{Cuda, CudaStream};
-use crate::weights::{DeviceModel, DeviceOptions, DeviceWeights, Layout, Model, Owner, TaskWeights};
+use crate::weights::{DeviceModel, DeviceOptions, DeviceWeights, Layout, Model, Owner, TaskWeights, TensorSpec};
 
 /// The GPU that an encoder's weights are on, and how ONNX Runtime calls its memory.
 pub(in crate::encoder) struct Device {
     pub(super) cuda: Cuda,
     pub(super) memory: MemoryInfo<'static>,
     options: DeviceOptions,
-    /// How the user's graph wants its weights, where it is one.
-    layout: Option<Arc<Layout>>,
+    /// How the graph wants its weights.
+    layout: Arc<Layout>,
     /// Runs are recorded, and replayed.
     pub(super) graphs: bool,
     owner: Owner,
@@ -73,12 +74,20 @@ impl Device {
 
     pub(super) fn on(cuda: Cuda, memory: MemoryInfo<'static>, options: &EncoderOptions) -> Self {
         let (graphs, options) = (options.cuda_graphs, DeviceOptions { budget: options.device_budget });
-        Self { cuda, memory, options, layout: None, graphs, owner: Owner::new(), models: Mutex::default() }
+        Self {
+            cuda,
+            memory,
+            options,
+            layout: Layout::canonical(Vec::new()),
+            graphs,
+            owner: Owner::new(),
+            models: Mutex::default(),
+        }
     }
 
     /// Makes room on the device for weights as this graph wants them.
-    pub(super) fn make_room_for(&mut self, signature: &Signature) {
-        self.layout = signature.layout().cloned();
+    pub(super) fn make_room_for(&mut self, graph: &EncoderGraph) {
+        self.layout = Arc::clone(graph.layout());
     }
 
     /// The model on this device, brought there unless it is.
@@ -86,8 +95,8 @@ impl Device {
     /// # Errors
     /// As [`DeviceModel::new`] and [`DeviceModel::for_layout`].
     pub(super) fn model(&self, model: &Arc<Model>) -> Result<Arc<DeviceModel>> {
-        let device = model.on_device(&self.cuda, &self.options, self.layout.as_ref(), self.owner)?;
-        let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
+        let device = model.on_device(&self.cuda, &self.options, &self.layout, self.owner)?;
+        let mut models = self.models.lock();
         if !models.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(model))) {
             models.retain(|known| known.strong_count() > 0);
             models.push(Arc::downgrade(model));
@@ -113,14 +122,18 @@ impl Device {
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming it, when a parameter is missing or has another
     /// shape.
-    pub(super) fn inputs<'a>(&'a self, signature: &'a Signature, weights: &'a DeviceWeights) -> Result<Vec<Input<'a>>> {
-        let parameters = signature.parameters.iter();
-        parameters
-            .map(|(name, shape)| {
+    pub(super) fn inputs<'a>(
+        &'a self,
+        encoder_graph: &'a EncoderGraph,
+        weights: &'a DeviceWeights,
+    ) -> Result<Vec<Input<'a>>> {
+        let tensors = encoder_graph.layout().tensors().iter();
+        tensors
+            .map(|TensorSpec { name, shape, .. }| {
                 let tensor = weights
                     .get(name)
                     .ok_or_else(|| Error::mismatch("the weights lack a parameter of this encoder").tensor(name))?;
-                signature::check_shape(name, shape, Some(tensor.shape))?;
+                graph::check_shape(name, shape, Some(tensor.shape))?;
                 // SAFETY: so many values lie there as long as `weights` live, in the memory that `self` is of; a run
                 // reads them after `wait_in`, and they are not overwritten before `used_in` allows it.
                 let values = unsafe { OnDevice::new(tensor.address, &self.memory) };
@@ -132,7 +145,7 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        let models = self.models.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let models = self.models.get_mut();
         models.iter().filter_map(Weak::upgrade).for_each(|model| model.leave_devices(self.owner));
     }
 }

@@ -7,9 +7,9 @@ use half::slice::HalfFloatSliceExt;
 use super::device::{Device, in_stream};
 use super::graphs::{self, Graphs, Way};
 use crate::encoder::engine::feed::Feed;
+use crate::encoder::graph::EncoderGraph;
 use crate::encoder::input::{Elements, Input, OnDevice};
 use crate::encoder::session::{RunSettings, Session, SessionSetup};
-use crate::encoder::signature::Signature;
 use crate::error::Result;
 use crate::kernel::CudaStream;
 use crate::kernel::cuda::{Memory, Pinned, Queue, Staging};
@@ -72,7 +72,7 @@ impl SessionSlot {
     pub(super) fn run(
         &mut self,
         device: &Device,
-        graph: &Signature,
+        graph: &EncoderGraph,
         pixels: &Input<'_>,
         weights: &DeviceWeights,
         inputs: &[Input<'_>],
@@ -89,7 +89,7 @@ impl SessionSlot {
     fn try_run(
         &mut self,
         device: &Device,
-        graph: &Signature,
+        graph: &EncoderGraph,
         pixels: &Input<'_>,
         weights: &DeviceWeights,
         inputs: &[Input<'_>],

@@ -5,7 +5,6 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::ThreadId;
 
-use super::super::prefetch::Ahead;
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -45,18 +44,18 @@ struct Log {
 
 impl Log {
     fn begun(&self) -> Vec<u32> {
-        self.begun.lock().unwrap().iter().map(|(n, _)| *n).collect()
+        self.begun.lock().iter().map(|(n, _)| *n).collect()
     }
 
     fn wait_for(&self, n: u32) {
-        let begun = self.begun.lock().unwrap();
+        let mut begun = self.begun.lock();
         let has_not = |begun: &mut Vec<(u32, ThreadId)>| !begun.iter().any(|(other, _)| *other == n);
-        let (_begun, waited) = self.changed.wait_timeout_while(begun, PATIENCE, has_not).unwrap();
+        let waited = self.changed.wait_while_for(&mut begun, has_not, PATIENCE);
         assert!(!waited.timed_out(), "{n} never begins");
     }
 }
 
-impl Ahead<Weights> for Job {
+impl PrefetchJob<Weights> for Job {
     fn hold(&mut self) -> Option<usize> {
         (!matches!(self.course, Course::Gone)).then_some(256)
     }
@@ -67,7 +66,7 @@ impl Ahead<Weights> for Job {
         self.log.most_at_work.fetch_max(self.log.at_work.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         let kept = self.cache.upgrade().unwrap().stats().bytes;
         self.log.most_bytes.fetch_max(kept, Ordering::SeqCst);
-        self.log.begun.lock().unwrap().push((self.n, thread.id()));
+        self.log.begun.lock().push((self.n, thread.id()));
         self.log.changed.notify_all();
         let is_cancelled = match &self.course {
             Course::Ends | Course::Gone => false,
@@ -135,7 +134,7 @@ impl Stage {
 
     fn wait_for_a_waiter(&self, n: u32) {
         let began = Instant::now();
-        while self.cache.lock().waiting(&key(n)) == 0 {
+        while self.cache.state.lock().waiting(&key(n)) == 0 {
             assert!(began.elapsed() < PATIENCE, "nobody waits for {n}");
             std::thread::yield_now();
         }
@@ -144,11 +143,11 @@ impl Stage {
     /// Until nothing is wanted and the thread has ended.
     fn finish(&self) {
         let began = Instant::now();
-        while self.cache.lock().queue.has_worker() {
+        while !self.cache.state.lock().queue.worker().is_idle() {
             assert!(began.elapsed() < PATIENCE, "the thread never ends");
             std::thread::yield_now();
         }
-        assert_eq!(self.cache.lock().queue.len(), 0);
+        assert_eq!(self.cache.state.lock().queue.len(), 0);
     }
 }
 
@@ -162,8 +161,8 @@ fn one_thread_reconstructs_in_turn_within_the_budget() {
     tell.send(()).unwrap();
     stage.finish();
     assert_eq!(stage.log.begun(), (0..64).collect::<Vec<_>>(), "first come, first served");
-    let thread = stage.log.begun.lock().unwrap()[0].1;
-    assert!(stage.log.begun.lock().unwrap().iter().all(|(_, other)| *other == thread), "one thread");
+    let thread = stage.log.begun.lock()[0].1;
+    assert!(stage.log.begun.lock().iter().all(|(_, other)| *other == thread), "one thread");
     assert_eq!(stage.log.most_at_work.load(Ordering::SeqCst), 1);
     assert_eq!(stage.log.most_bytes.load(Ordering::SeqCst), 256, "room is made before the next begins");
     let stats = stage.cache.stats();
@@ -188,7 +187,7 @@ fn what_several_want_is_reconstructed_once() {
     tell.send(()).unwrap();
     stage.finish();
     stage.prefetch(1, other);
-    assert!(!stage.cache.lock().queue.has_worker(), "it is there");
+    assert!(stage.cache.state.lock().queue.worker().is_idle(), "it is there");
     assert_eq!(stage.log.begun(), [0, 1]);
 }
 
@@ -355,8 +354,10 @@ fn the_queue_outlives_failures_and_panics() {
 fn without_a_thread_nothing_is_wanted() {
     let stage = Stage::new(usize::MAX);
     let me = Owner::new();
-    let refused = |_| Err(std::io::Error::from(std::io::ErrorKind::WouldBlock));
-    assert!(stage.cache.enqueue(&key(1), me, stage.job(1, Course::Ends), refused).is_err());
+    let refuse = |refuses| stage.cache.state.lock().queue.worker().refuse_threads(refuses);
+    refuse(true);
+    assert!(stage.cache.prefetch(&key(1), me, stage.job(1, Course::Ends)).is_err());
+    refuse(false);
     assert!(!stage.cache.cancel(&key(1), me));
     stage.prefetch(2, me);
     stage.finish();

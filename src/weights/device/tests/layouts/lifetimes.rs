@@ -7,7 +7,7 @@ use crate::weights::Owner;
 #[test]
 fn layouts_come_and_go() {
     let model = model(2);
-    let host = Arc::new(HostDevice::new(ROOM, 5));
+    let host = Arc::new(SimulatedDevice::new(ROOM, 5));
     let device = on(&host, &model, ROOM).unwrap();
     let canonical = task(&model, &[0.5, -1.0]);
     drop(device.get(&canonical).unwrap());
@@ -16,7 +16,7 @@ fn layouts_come_and_go() {
 
     for round in 0..40 {
         let layout = simple(&model, [DType::F32, DType::F16, DType::BF16][round % 3], round % 2 == 0);
-        let task = canonical.laid_out(&layout);
+        let task = canonical.in_layout(&layout);
         let pinned = device.pin(&task).unwrap();
         assert_same(&device.get(&task).unwrap(), &task);
         let stats = device.stats();
@@ -39,7 +39,7 @@ fn layouts_come_and_go() {
 
     // Or when somebody says so; weights that are in use keep what they need.
     let layout = simple(&model, DType::F16, true);
-    let task = canonical.laid_out(&layout);
+    let task = canonical.in_layout(&layout);
     let (pinned, first) = (device.pin(&task).unwrap(), device.stats());
     device.forget(&simple(&model, DType::F16, true));
     assert_eq!(device.stats(), first, "another layout");
@@ -57,15 +57,14 @@ fn layouts_come_and_go() {
 #[test]
 fn a_layout_goes_with_the_last_encoder_that_runs_tasks_in_it() {
     let model = model(2);
-    let host = Arc::new(HostDevice::new(ROOM, 5));
+    let host = Arc::new(SimulatedDevice::new(ROOM, 5));
     let (cuda, options) = (Cuda::of(Arc::clone(&host)), DeviceOptions { budget: Some(ROOM) });
     let (stays, leaves) = (simple(&model, DType::F32, true), simple(&model, DType::F16, true));
-    let [first, second, third, canonical] =
-        [Some(&leaves), Some(&leaves), Some(&stays), None].map(|layout| (Owner::new(), layout));
-    let come =
-        |(owner, layout): (Owner, Option<&Arc<Layout>>)| model.on_device(&cuda, &options, layout, owner).unwrap();
     let task = task(&model, &[0.5, -1.0]);
-    let (in_leaves, in_stays) = (task.laid_out(&leaves), task.laid_out(&stays));
+    let [first, second, third, canonical] =
+        [&leaves, &leaves, &stays, task.layout()].map(|layout| (Owner::new(), layout));
+    let come = |(owner, layout): (Owner, &Arc<Layout>)| model.on_device(&cuda, &options, layout, owner).unwrap();
+    let (in_leaves, in_stays) = (task.in_layout(&leaves), task.in_layout(&stays));
 
     let device = come(canonical);
     drop((device.get(&task).unwrap(), come(third).get(&in_stays).unwrap()));
@@ -96,8 +95,8 @@ fn a_layout_goes_with_the_last_encoder_that_runs_tasks_in_it() {
     drop(held);
     assert!(!device.is_ready(&in_leaves));
     assert_eq!(device.stats().layout_bytes, others.layout_bytes);
-    drop((come(first).pin(&in_leaves).unwrap(), come(second).pin(&task.laid_out(&leaves)).unwrap()));
-    let other = super::task(&model, &[0.0, 2.0]).laid_out(&leaves);
+    drop((come(first).pin(&in_leaves).unwrap(), come(second).pin(&task.in_layout(&leaves)).unwrap()));
+    let other = super::task(&model, &[0.0, 2.0]).in_layout(&leaves);
     drop(device.pin(&other).unwrap());
     model.leave_devices(first.0);
     model.leave_devices(second.0);
@@ -123,7 +122,7 @@ fn a_layout_goes_with_the_last_encoder_that_runs_tasks_in_it() {
 #[test]
 fn a_layout_is_there_for_whoever_runs_while_others_leave() {
     let model = model(3);
-    let host = Arc::new(HostDevice::new(ROOM, 11));
+    let host = Arc::new(SimulatedDevice::new(ROOM, 11));
     let (cuda, options) = (Cuda::of(Arc::clone(&host)), DeviceOptions { budget: Some(ROOM) });
     let layouts = [simple(&model, DType::F16, true), simple(&model, DType::F32, false)];
     std::thread::scope(|scope| {
@@ -133,8 +132,8 @@ fn a_layout_is_there_for_whoever_runs_while_others_leave() {
                 for round in 0..20 {
                     let (owner, layout) = (Owner::new(), &layouts[(thread + round / 3) % 2]);
                     for number in 0..2 {
-                        let task = task(model, &coefficients(3, thread + round + number)).laid_out(layout);
-                        let device = model.on_device(cuda, options, Some(layout), owner).unwrap();
+                        let task = task(model, &coefficients(3, thread + round + number)).in_layout(layout);
+                        let device = model.on_device(cuda, options, layout, owner).unwrap();
                         assert_same(&device.get(&task).unwrap(), &task);
                     }
                     model.leave_devices(owner);
@@ -150,13 +149,13 @@ fn a_layout_is_there_for_whoever_runs_while_others_leave() {
 /// dropped. Whether what was read are the bits of that task.
 fn read_while_others_come(seed: u64) -> bool {
     let model = model(1);
-    let host = Arc::new(HostDevice::new(ROOM, seed));
+    let host = Arc::new(SimulatedDevice::new(ROOM, seed));
     let budget = least(&for_layout(&host, &model, 0, &simple(&model, DType::F32, true)).unwrap_err());
     let device = for_layout(&host, &model, budget, &simple(&model, DType::F32, true)).unwrap();
     let (stream, mut reads) = (77, Vec::new());
     for t in 0..3 {
         let layout = simple(&model, DType::F32, true);
-        let task = task(&model, &[f64::from(t) + 1.0]).laid_out(&layout);
+        let task = task(&model, &[f64::from(t) + 1.0]).in_layout(&layout);
         let weights = device.get(&task).unwrap();
         wait_in(&weights, stream);
         let cpu = task.get().unwrap();
@@ -168,7 +167,7 @@ fn read_while_others_come(seed: u64) -> bool {
         drop((cpu, task, layout));
     }
     host.finish();
-    reads.iter().all(|(want, read)| *read.lock().unwrap() == *want)
+    reads.iter().all(|(want, read)| *read.lock() == *want)
 }
 
 /// This device takes a use of memory that is freed for a fault.
@@ -182,10 +181,10 @@ fn runs_in_flight_keep_their_weights_and_layouts() {
 fn weights_outlive_model_and_layout() {
     let model = model(3);
     for seed in 1..20 {
-        let host = Arc::new(HostDevice::new(ROOM, seed));
+        let host = Arc::new(SimulatedDevice::new(ROOM, seed));
         let layout = layout_of(&model, everything());
         let device = on(&host, &model, ROOM).unwrap();
-        let task = task(&model, &[0.5, -1.0, 0.25]).laid_out(&layout);
+        let task = task(&model, &[0.5, -1.0, 0.25]).in_layout(&layout);
         let weights = device.get(&task).unwrap();
         drop(layout);
         drop(device);
