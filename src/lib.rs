@@ -65,8 +65,6 @@ pub mod mmap;
 mod need;
 pub mod onnx;
 pub mod preprocess;
-#[doc(hidden)] // For benchmarks and tests.
-pub mod synthetic;
 #[allow(unsafe_code)]
 pub mod tensor;
 pub mod tower;
@@ -80,8 +78,8 @@ pub use datasets::{Dataset, HeadLabels, OtherNames, Split};
 #[cfg(feature = "text")]
 pub use encoder::TextEncoder;
 pub use encoder::{
-    Agreement, Encoder, EncoderOptions, Execution, FrozenEncoder, Probe, Promotion, PromotionState, Provider, Runtime,
-    SelfTest, StreamedEncoder, TensorRtOptions, Trial, WeightSource, WeightsOn, write_onnx, write_onnx_f16,
+    Agreement, Encoder, EncoderOptions, Execution, Probe, Promotion, PromotionState, Provider, Runtime, SelfTest,
+    StreamedEncoder, TensorRtOptions, Trial, WeightSource, WeightsOn, write_onnx, write_onnx_f16,
 };
 pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "text")]

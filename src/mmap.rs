@@ -7,6 +7,7 @@ use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::did_you_mean;
 use crate::error::{Error, Result};
 
 /// How a file's bytes are held.
@@ -106,7 +107,7 @@ impl Mapping {
         let path = path.as_ref();
         // Asked before it is opened too: opening a pipe waits for a program at its other end.
         let metadata = std::fs::metadata(path).map_err(|e| {
-            let hint = crate::hub::hint(path).filter(|_| e.kind() == std::io::ErrorKind::NotFound);
+            let hint = did_you_mean::hub_path(path).filter(|_| e.kind() == std::io::ErrorKind::NotFound);
             let error = Error::io("cannot open", path, e);
             hint.into_iter().fold(error, Error::hint)
         })?;

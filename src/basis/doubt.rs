@@ -8,22 +8,22 @@
 use crate::error::Result;
 use crate::tensor::Tensor;
 
-/// A task vector of this share of the base's length, or more, is no fine-tune's.
-pub(crate) const LONG: f64 = 0.5;
+/// A task vector of this share of the base's length, or more, is hardly made by fine-tuning.
+pub(crate) const MIN_DOUBTFUL_SHARE: f64 = 0.5;
 /// Task vectors of which one direction has this share of the spectrum, or more, are one vector.
 #[cfg(feature = "build")]
-pub(crate) const PARALLEL: f64 = 0.99;
+pub(crate) const MIN_PARALLEL_SHARE: f64 = 0.99;
 
-/// Tasks that a remark names.
-const NAMED: usize = 5;
+/// The most tasks that a remark names.
+const MAX_NAMED: usize = 5;
 
 /// The remark on tasks that are too long: names, and their vectors' lengths as shares of the base's. `None` where all
 /// are as they should be.
 pub(crate) fn long<'a>(lengths: impl Iterator<Item = (&'a str, f64)>) -> Option<String> {
-    let long: Vec<(&str, f64)> = lengths.filter(|(_, share)| *share >= LONG).collect();
+    let long: Vec<(&str, f64)> = lengths.filter(|(_, share)| *share >= MIN_DOUBTFUL_SHARE).collect();
     let of = |(task, share): &(&str, f64)| format!("`{task}` {:.0} %", 100.0 * share);
-    let named: Vec<String> = long.iter().take(NAMED).map(of).collect();
-    let more = if long.len() > NAMED { format!(" and {} more", long.len() - NAMED) } else { String::new() };
+    let named: Vec<String> = long.iter().take(MAX_NAMED).map(of).collect();
+    let more = if long.len() > MAX_NAMED { format!(" and {} more", long.len() - MAX_NAMED) } else { String::new() };
     (!long.is_empty()).then(|| {
         format!(
             "task vectors as long as the base's weights ({}{more}; fine-tuning makes a few %): another model's base?",

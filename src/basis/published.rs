@@ -6,56 +6,80 @@ use indexmap::IndexMap;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::method::{Mean, Method, read_artifact};
-use super::{Basis, Parameter};
-use crate::checkpoint::torch::Archive;
+use super::method::Method;
+use super::vectors::{Basis, BasisContents, Parameter};
+use crate::checkpoint::torch::{Archive, Node};
 use crate::checkpoint::{Checkpoint, Format, check_sharing, sniff};
+use crate::did_you_mean;
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
-use crate::tensor::Source;
+use crate::tensor::{Source, Tensor, checked_numel};
 
 /// JSON files beside the vectors are a few kilobytes; one of more than this is not one of them.
 const MAX_JSON: u64 = 16 << 20;
 
 /// What `method_info.json` must tell; fields that are not known are ignored.
-pub(super) struct Info {
-    pub(super) method: Method,
-    pub(super) datasets: Vec<String>,
+struct MethodInfo {
+    method: Method,
+    datasets: Vec<String>,
 }
 
-pub(super) fn open(folder: &Path, mode: MapMode) -> Result<Basis> {
+impl Basis {
+    /// Opens a published basis folder, its vectors mapped.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) and [`ErrorKind::Format`](crate::ErrorKind::Format), naming file and
+    /// place; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a method that is not known.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(path, MapMode::default())
+    }
+
+    /// [`Basis::open`] with a choice between mapping and reading.
+    ///
+    /// # Errors
+    /// As [`Basis::open`].
+    pub fn open_with(path: impl AsRef<Path>, mode: MapMode) -> Result<Self> {
+        open(&folder_of(path.as_ref())?, mode)
+    }
+
+    /// Whether `path` is a folder that holds a basis, judged by its file names alone.
+    pub fn is_basis(path: impl AsRef<Path>) -> bool {
+        let path = path.as_ref();
+        path.join("method_info.json").is_file() || path.join("basis_vectors.pt").is_file()
+    }
+}
+
+fn open(folder: &Path, mode: MapMode) -> Result<Basis> {
     let info = read_info(folder)?;
     let vectors_path = folder.join("basis_vectors.pt");
     if !vectors_path.is_file() {
         return Err(Error::format("a basis folder needs `basis_vectors.pt`, and it is not there").at(folder));
     }
-    let vectors = read_vectors(&vectors_path, mode)?;
-    let artifact = read_artifact(folder, &info, vectors.len(), mode)?;
+    let mut sources = read_vectors(&vectors_path, mode)?;
+    let vectors = sources.len();
+    let artifact = read_artifact(folder, &info, vectors, mode)?;
     let has_mean = artifact.mean.is_some();
-    let count = vectors.len();
-
-    let mut sources = vectors;
-    if let Some(mean) = artifact.mean {
-        sources.push(split_mean(&mean, &artifact.path)?);
-    }
-    let parameters = align(&sources)?;
-    let file_bytes = [&vectors_path, &artifact.path, &folder.join("method_info.json")]
-        .iter()
-        .map(|path| {
-            std::fs::metadata(path).map(|m| m.len()).map_err(|e| Error::io("cannot read its metadata", path, e))
-        })
-        .sum::<Result<u64>>()?;
-    Ok(Basis {
+    sources.extend(artifact.mean);
+    let files = [&vectors_path, &artifact.path, &folder.join("method_info.json")];
+    let file_bytes = files.into_iter().map(|path| file_bytes(path)).sum::<Result<u64>>()?;
+    Ok(Basis::from_contents(BasisContents {
         path: folder.to_path_buf(),
-        vectors: count,
+        method: info.method,
+        tasks: info.datasets,
+        vectors,
         has_mean,
-        recovery: artifact.recovery,
-        parameters,
+        table: artifact.table,
+        residual_tasks: Vec::new(),
+        parameters: align(&sources)?,
         file_bytes,
-    })
+    }))
 }
 
-fn read_info(folder: &Path) -> Result<Info> {
+fn file_bytes(path: &Path) -> Result<u64> {
+    std::fs::metadata(path).map(|m| m.len()).map_err(|e| Error::io("cannot read its metadata", path, e))
+}
+
+fn read_info(folder: &Path) -> Result<MethodInfo> {
     #[derive(Deserialize)]
     struct Raw {
         method: String,
@@ -80,11 +104,11 @@ fn read_info(folder: &Path) -> Result<Info> {
             return Err(Error::format(format!("`datasets` names task `{task}` twice, or it is empty")).at(&path));
         }
     }
-    Ok(Info { method, datasets })
+    Ok(MethodInfo { method, datasets })
 }
 
-pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let length = std::fs::metadata(path).map_err(|e| Error::io("cannot read its metadata", path, e))?.len();
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let length = file_bytes(path)?;
     if length > MAX_JSON {
         return Err(Error::format(format!("a JSON file of {length} bytes: at most {MAX_JSON} are read")).at(path));
     }
@@ -133,27 +157,160 @@ fn read_vectors(path: &Path, mode: MapMode) -> Result<Vec<Checkpoint>> {
     Ok(vectors)
 }
 
-/// The mean is one flat tensor, its pieces side by side in `keys_order`: views of it, no copies.
-fn split_mean(mean: &Mean, path: &Path) -> Result<Checkpoint> {
-    let mut at = 0usize;
-    let mut tensors = Vec::with_capacity(mean.layout.len());
-    for (name, shape) in &mean.layout {
-        let end = crate::tensor::checked_numel(shape).and_then(|n| at.checked_add(n));
-        let piece = end
-            .ok_or_else(|| Error::format("its shape overflows"))
-            .and_then(|end| mean.flat.rows(at..end)?.reshaped(shape))
-            .map_err(|e| e.at(path).tensor(name))?;
-        at += piece.numel();
-        tensors.push((name.clone(), piece));
+/// What a method keeps beside its vectors.
+struct Artifact {
+    path: PathBuf,
+    /// The recovery table: M rows of T, row-major.
+    table: Vec<f64>,
+    /// PCA's mean, one more vector.
+    mean: Option<Checkpoint>,
+}
+
+/// Reads the method's own file in `folder`, for a basis of `vectors` vectors.
+fn read_artifact(folder: &Path, info: &MethodInfo, vectors: usize, mode: MapMode) -> Result<Artifact> {
+    let shape = [vectors, info.datasets.len()];
+    if info.method == Method::RandomSample {
+        let path = required(folder, "random_selection.json", info.method)?;
+        return Ok(Artifact { table: selection(&path, &info.datasets, vectors)?, mean: None, path });
     }
-    if at != mean.flat.numel() {
-        return Err(Error::format("`param_shapes` do not add up to the mean vector")
-            .at(path)
+    let (path, key) = match info.method {
+        // `W` as stored, whatever `softmax_w` says: a true one means that the activation is already applied.
+        Method::Autoencoder => (autoencoder_file(folder)?, "W"),
+        Method::Pca => (required(folder, "pca_components.pt", info.method)?, "coefficients"),
+        _ => (required(folder, "random_basis.pt", info.method)?, "projection_coefficients"),
+    };
+    let archive = Archive::open(&path, mode)?;
+    let table = table(&archive, key, shape)?;
+    let mean = (info.method == Method::Pca).then(|| mean(&archive)).transpose()?;
+    Ok(Artifact { path, table, mean })
+}
+
+/// `AWB.pt`, or the only `AWB*.pt` where that name is not used.
+fn autoencoder_file(folder: &Path) -> Result<PathBuf> {
+    let usual = folder.join("AWB.pt");
+    if usual.is_file() {
+        return Ok(usual);
+    }
+    let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
+        .map_err(|e| Error::io("cannot list the folder", folder, e))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
+            name.starts_with("AWB") && name.ends_with(".pt")
+        })
+        .collect();
+    found.sort();
+    match found.len() {
+        0 => Err(missing(folder, "AWB.pt", Method::Autoencoder)),
+        1 => Ok(found.remove(0)),
+        n => Err(Error::format(format!("{n} files `AWB*.pt`, none of them `AWB.pt`: which one counts is not known"))
+            .at(folder)),
+    }
+}
+
+fn required(folder: &Path, name: &str, method: Method) -> Result<PathBuf> {
+    let path = folder.join(name);
+    if path.is_file() { Ok(path) } else { Err(missing(folder, name, method)) }
+}
+
+fn missing(folder: &Path, name: &str, method: Method) -> Error {
+    Error::format(format!("a basis of method {method} needs `{name}` beside its vectors, and it is not there"))
+        .at(folder)
+}
+
+/// The matrix `key`, M rows of T, every number finite.
+fn table(archive: &Archive, key: &str, shape: [usize; 2]) -> Result<Vec<f64>> {
+    let tensor = tensor(archive, key)?;
+    if tensor.shape() != shape {
+        return Err(Error::format("a coefficient matrix must have a row per vector and a column per task")
+            .at(archive.mapping().path())
+            .tensor(key)
+            .expected(format_args!("{shape:?}"))
+            .got(format_args!("{:?}", tensor.shape())));
+    }
+    let values = tensor.to_f64().map_err(|e| e.at(archive.mapping().path()).tensor(key))?;
+    match values.iter().position(|v| !v.is_finite()) {
+        None => Ok(values),
+        Some(at) => Err(Error::format("a coefficient is not finite")
+            .at(archive.mapping().path())
+            .tensor(key)
+            .got(format_args!("{} for vector {}, task {}", values[at], at / shape[1], at % shape[1]))),
+    }
+}
+
+fn tensor(archive: &Archive, key: &str) -> Result<Tensor> {
+    let missing = || Error::format("not in the file").at(archive.mapping().path()).tensor(key);
+    archive.root().get(key).ok_or_else(missing)?.tensor()?.ok_or_else(missing)
+}
+
+/// PCA's mean: `mean_vector` [D], flat, cut into views at the `param_shapes` in `keys_order`.
+fn mean(archive: &Archive) -> Result<Checkpoint> {
+    let path = archive.mapping().path();
+    let fail = |what: &str| Error::format(what.to_owned()).at(path);
+    let flat = tensor(archive, "mean_vector")?;
+    if flat.shape().len() != 1 {
+        return Err(fail("must be flat").tensor("mean_vector").expected("[D]").got(format_args!("{:?}", flat.shape())));
+    }
+    let root = archive.root();
+    let shapes = root.get("param_shapes").ok_or_else(|| fail("has no `param_shapes`"))?;
+    let order = root.get("keys_order").ok_or_else(|| fail("has no `keys_order`"))?;
+    let mut start = 0usize;
+    let mut tensors = Vec::new();
+    for key in order.items() {
+        let name = key.as_str().ok_or_else(|| fail("`keys_order` holds something that is not a name"))?;
+        let shape = shapes.get(name).and_then(|node| extents(&node));
+        let shape = shape.ok_or_else(|| fail("has no shape in `param_shapes`").tensor(name))?;
+        let view = checked_numel(&shape)
+            .and_then(|numel| start.checked_add(numel))
+            .ok_or_else(|| Error::format("its shape overflows"))
+            .and_then(|end| flat.rows(start..end)?.reshaped(&shape))
+            .map_err(|e| e.at(path).tensor(name))?;
+        start += view.numel();
+        tensors.push((name.to_owned(), view));
+    }
+    if start != flat.numel() {
+        return Err(fail("`param_shapes` do not add up to the mean vector")
             .tensor("mean_vector")
-            .expected(format_args!("{at} elements"))
-            .got(mean.flat.numel()));
+            .expected(format_args!("{start} elements"))
+            .got(flat.numel()));
     }
     Checkpoint::from_tensors(path, Format::TorchZip, tensors)
+}
+
+/// A `torch.Size`, or any sequence of integers.
+fn extents(node: &Node<'_>) -> Option<Vec<usize>> {
+    node.items().map(|extent| usize::try_from(extent.as_i64()?).ok()).collect()
+}
+
+#[derive(Deserialize)]
+struct Selection {
+    selected_indices: Vec<usize>,
+    selected_datasets: Vec<String>,
+}
+
+/// A unit column for each selected task; NaN, "not recoverable", elsewhere.
+fn selection(path: &Path, tasks: &[String], vectors: usize) -> Result<Vec<f64>> {
+    let Selection { selected_indices, selected_datasets } = read_json(path)?;
+    let fail = |what: String| Error::format(what).at(path);
+    if selected_indices.len() != vectors || selected_datasets.len() != vectors {
+        return Err(fail("must select one task per vector".into())
+            .expected(format_args!("{vectors} selected tasks"))
+            .got(format_args!("{} indices, {} names", selected_indices.len(), selected_datasets.len())));
+    }
+    let mut table = vec![f64::NAN; vectors * tasks.len()];
+    for (m, (&t, name)) in selected_indices.iter().zip(&selected_datasets).enumerate() {
+        if tasks.get(t) != Some(name) {
+            return Err(fail(format!("selected task {t} is not `{name}`"))
+                .expected(tasks.get(t).map_or(format!("an index below {}", tasks.len()), |task| format!("`{task}`"))));
+        }
+        if !table[t].is_nan() {
+            return Err(fail(format!("task `{name}` is selected twice")));
+        }
+        for row in 0..vectors {
+            table[row * tasks.len() + t] = if row == m { 1.0 } else { 0.0 };
+        }
+    }
+    Ok(table)
 }
 
 /// Every parameter with its M (+1) sources; all vectors must name the same parameters in the same shapes.
@@ -191,13 +348,8 @@ fn align(sources: &[Checkpoint]) -> Result<IndexMap<String, Parameter>> {
         .collect()
 }
 
-/// Whether `path` looks like a basis folder (rather than a folder of something else).
-pub(super) fn is_basis(path: &Path) -> bool {
-    path.join("method_info.json").is_file() || path.join("basis_vectors.pt").is_file()
-}
-
 /// The folder that `path` means: itself, or the folder of a `basis_vectors.pt` or `method_info.json` named directly.
-pub(super) fn folder_of(path: &Path) -> Result<PathBuf> {
+fn folder_of(path: &Path) -> Result<PathBuf> {
     if path.is_dir() {
         return Ok(path.to_path_buf());
     }
@@ -207,7 +359,7 @@ pub(super) fn folder_of(path: &Path) -> Result<PathBuf> {
         }
         _ if !path.exists() => {
             let error = Error::new(crate::ErrorKind::Io, "no such file or folder").at(path);
-            Err(crate::hub::hint(path).into_iter().fold(error, Error::hint))
+            Err(did_you_mean::hub_path(path).into_iter().fold(error, Error::hint))
         }
         _ => {
             let file = Mapping::open(path, MapMode::Map)?;

@@ -75,7 +75,7 @@ impl Gram {
         let lengths = lengths.filter_map(|(t, task)| Some((task.as_str(), self.relative_length(t)?)));
         let spectrum = self.spectrum(false);
         let first = spectrum[0] / spectrum.iter().sum::<f64>().max(f64::MIN_POSITIVE);
-        let parallel = (self.tasks.len() >= 2 && first >= doubt::PARALLEL).then(|| {
+        let parallel = (self.tasks.len() >= 2 && first >= doubt::MIN_PARALLEL_SHARE).then(|| {
             format!(
                 "the task vectors are nearly one vector (its direction has {:.2} % of the spectrum): another model's \
                  base, or one fine-tune several times?",

@@ -46,7 +46,7 @@ pub use self::measure::{Errors, TaskError};
 pub use self::open::BasisFile;
 pub use self::pack::{BaseFormat, PackReport, Packer};
 pub use self::quantise::VectorFormat;
-use crate::basis::{Basis, Method, Parameter, Parts};
+use crate::basis::{Basis, BasisContents, Method, Parameter};
 use crate::checkpoint::{Checkpoint, Format};
 use crate::did_you_mean;
 use crate::error::{Error, Result};
@@ -327,7 +327,7 @@ impl Bundle {
         }
         let format::BasisInfo { tasks, vectors, mean, residuals, .. } = &self.about.basis;
         let residual_tasks = residuals.iter().filter_map(|task| tasks.iter().position(|known| known == task)).collect();
-        Ok(Basis::from_parts(Parts {
+        Ok(Basis::from_contents(BasisContents {
             path: self.path().to_path_buf(),
             method: self.method,
             tasks: tasks.clone(),

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
+use crate::did_you_mean::is_hub_name;
 use crate::error::{Error, Result};
 
 /// What the addresses begin with.
@@ -52,7 +53,7 @@ impl HubPath {
             Some(("datasets" | "spaces", _)) => {
                 return Err(Error::unsupported(format!("`{repo}`: only model repositories hold what runs here")));
             }
-            Some((owner, name)) if is_name(owner) && is_name(name) => {}
+            Some((owner, name)) if is_hub_name(owner) && is_hub_name(name) => {}
             _ => return Err(refused("repository", repo).expected("OWNER/REPO")),
         }
         if !is_relative(revision) {
@@ -129,29 +130,6 @@ impl fmt::Display for HubPath {
     }
 }
 
-/// What to say of a local `path` that is not there and reads like a repository of the Hub: `owner/name[/path]`.
-pub(crate) fn hint(path: &Path) -> Option<String> {
-    /// What local files end with, and names of repositories hardly ever.
-    const FILES: [&str; 9] = ["pt", "pth", "bin", "ckpt", "safetensors", "onnx", "taskbasis", "json", "npy"];
-    let text = path.to_str()?;
-    let (owner, rest) = text.split_once('/')?;
-    let is_file = !rest.contains('/') && rest.rsplit_once('.').is_some_and(|(_, kind)| FILES.contains(&kind));
-    if is_file || HubPath::is_meant(path) || Path::new(owner).exists() {
-        return None;
-    }
-    let address: HubPath = text.parse().ok()?;
-    Some(format!("Did you mean {address}, on the Hugging Face Hub?"))
-}
-
-/// An owner or a repository as the Hub allows them: also a safe name for a folder.
-fn is_name(name: &str) -> bool {
-    (1..=96).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-        && !name.starts_with(['.', '-'])
-        && !name.contains("..")
-        && !name.contains("--")
-}
-
 /// Whether `path` stays below where it begins, on every system: no root, no drive, no step up, nothing empty.
 pub(super) fn is_relative(path: &str) -> bool {
     path.len() <= 4096
@@ -182,21 +160,6 @@ mod tests {
         assert_eq!(parts("hf://o/r@feature%2Fx/a"), of("o/r", "feature/x", "a"));
         for text in ["hf://o/r", "hf://o/r@v1/a", "hf://o/r@refs/pr/3/a", "hf://o/r@feature%2Fx/a/b"] {
             assert_eq!(text.parse::<HubPath>().unwrap().to_string(), text);
-        }
-    }
-
-    #[test]
-    fn what_reads_like_a_repository() {
-        let hint = |path: &str| hint(Path::new(path));
-        let meant = |path: &str| Some(format!("Did you mean hf://{path}, on the Hugging Face Hub?"));
-        for path in ["openai/clip-vit-base-patch32", "timm/vit_base_patch32_clip_224.openai", "o/r/folder/file.pt"] {
-            assert_eq!(hint(path), meant(path));
-        }
-        // A folder that is there, files of this machine, and what no repository is called.
-        for path in
-            ["src/nowhere", "models/base.pt", "base", "/o/r", "./o/r", "../o/r", "o//r", "o/r\\a", "hf://o/r", ""]
-        {
-            assert_eq!(hint(path), None, "{path}");
         }
     }
 

@@ -41,7 +41,6 @@ mod retry;
 use std::borrow::Cow;
 use std::path::Path;
 
-pub(crate) use self::address::hint;
 pub use self::address::{HubPath, Wanted};
 #[cfg(feature = "hub")]
 pub use self::event::HubEvent;

@@ -22,7 +22,7 @@
 //! `scalar.rs` is the specification. `generic.rs` is the algorithm over any vector type, and `avx2.rs`, `avx512.rs`
 //! and `neon.rs` are those types. `combine.rs` checks what the caller gives (`input.rs`: dense or blocks) and turns it
 //! into strips (`strip.rs`), the contiguous pieces that kernels work on; `threads.rs` shares them out, and `ahead.rs`
-//! has the disk read before they are due. `copy.rs` is the yardstick. `cuda/` is the same on a GPU.
+//! has the disk read before they are due. `cuda/` is the same on a GPU.
 
 mod ahead;
 #[cfg(target_arch = "x86_64")]
@@ -30,7 +30,6 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod combine;
-mod copy;
 pub(crate) mod cuda;
 mod dispatch;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -44,7 +43,6 @@ mod strip;
 pub(crate) mod threads;
 
 pub use combine::{Segment, combine, combine_cancellable};
-pub use copy::Copy;
 pub use cuda::{Cuda, CudaStream};
 pub use dispatch::{Kernel, VARIABLE, active, choose};
 pub(crate) use input::Input;

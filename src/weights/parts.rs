@@ -46,34 +46,16 @@ impl TaskWeights {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::synthetic::Synthetic;
     use crate::{Basis, Checkpoint, Model, ModelOptions, TaskExpr};
 
     #[test]
     fn parts_are_pieces_of_the_whole() {
-        let family = Synthetic {
-            arch: crate::Arch {
-                width: 64,
-                layers: 2,
-                heads: 1,
-                mlp_width: 128,
-                patch: 4,
-                grid: 2,
-                embed_dim: 8,
-                activation: crate::Activation::Gelu,
-                variant: crate::tower::Variant::default(),
-            },
-            text: Vec::new(),
-            ..Synthetic::named("ViT-B-32", 3, 2).unwrap()
-        };
-        let folder = tempfile::tempdir().unwrap();
-        let base = folder.path().join("base.pt");
-        family.write_base(&base).unwrap();
-        family.write_basis(folder.path().join("basis")).unwrap();
-        let (base, basis) = (Checkpoint::open(base).unwrap(), Basis::open(folder.path().join("basis")).unwrap());
+        let digits = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/digits");
+        let base = Checkpoint::open(digits.join("base/pickled_module.pt")).unwrap();
+        let basis = Basis::open(digits.join("bases/ViT-D-8_AE_M4_8task")).unwrap();
         let model = Model::new(base, Some(basis), &ModelOptions::default()).unwrap();
         let ring = Ring::default();
-        for expr in [TaskExpr::task("Task1"), TaskExpr::task("Task2")] {
+        for expr in [TaskExpr::task("MNIST"), TaskExpr::task("Parity")] {
             let task = model.weights(&expr).unwrap();
             let whole = task.get().unwrap();
             for layer in 0..2 {

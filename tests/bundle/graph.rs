@@ -8,14 +8,15 @@ use std::sync::Arc;
 
 use crate::support::bundle::{Parts, digits_files, faults, format, tiny_files};
 use crate::support::onnx::GRAPHS;
+use crate::support::onnx_file::OnnxFileEncoder;
 use crate::support::{bits, digits, relative_l2};
 use serde_json::json;
 use taskbasis::checkpoint::safetensors;
 use taskbasis::onnx::proto::dimension::Value::DimValue;
 use taskbasis::onnx::{BindOptions, BoundGraph, GraphMap, OnnxFile};
 use taskbasis::{
-    ArchHints, BaseFormat, Basis, BlockFormat, Bundle, Checkpoint, Encoder, EncoderOptions, ErrorKind, FrozenEncoder,
-    Growth, Mapping, Method, Model, ModelOptions, NewTask, Packer, Promotion,
+    ArchHints, BaseFormat, Basis, BlockFormat, Bundle, Checkpoint, Encoder, EncoderOptions, ErrorKind, Growth, Mapping,
+    Method, Model, ModelOptions, NewTask, Packer, Promotion,
 };
 
 fn options() -> EncoderOptions {
@@ -109,7 +110,7 @@ fn the_bits_are_those_of_the_graph_beside_a_folder() {
         let plain = folder.path().join("task.onnx");
         carried.write(&task.laid_out(carried.layout()).get().unwrap(), &plain, &[]).unwrap();
         let pixels = vec![0.25; 2 * arch.pixels()];
-        let exported = FrozenEncoder::open(&plain, &options()).unwrap().encode(&pixels, 2).unwrap();
+        let exported = OnnxFileEncoder::open(&plain, &options()).unwrap().encode(&pixels, 2).unwrap();
         assert!(relative_l2(&exported, &theirs.encode_task(&task, &pixels, 2).unwrap()) < 1e-5);
         let (fastest, trials) = Encoder::with_fastest_graph(arch, &carried, &model, &options()).unwrap();
         assert!(trials.iter().all(|trial| trial.result.is_ok()), "{trials:?}");

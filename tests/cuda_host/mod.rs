@@ -12,7 +12,7 @@ pub fn compile(source: &str, library: &Path) -> bool {
         crate::need::skip(crate::need::Need::Cc, "there is no C++ compiler to compile the kernel with");
         return false;
     };
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = crate::need::root();
     let output = Command::new(&compiler)
         .args(["-std=c++17", "-O2", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror"])
         // As --fmad=false on the device: every rounding is one that the source names.

@@ -3,9 +3,10 @@
 use crate::support;
 use std::path::Path;
 
+use crate::support::onnx_file::OnnxFileEncoder;
 use crate::support::tensors::digits_model;
 use crate::support::{relative_l2, runtime};
-use taskbasis::{Activation, Encoder, EncoderOptions, ErrorKind, FrozenEncoder, write_onnx};
+use taskbasis::{Activation, Encoder, EncoderOptions, ErrorKind, write_onnx};
 
 fn options() -> EncoderOptions {
     EncoderOptions { threads: 2, ..EncoderOptions::default() }
@@ -20,8 +21,8 @@ fn an_export_computes_the_same() {
     for activation in [Activation::QuickGelu, Activation::Gelu] {
         let arch = weights.arch(activation);
         write_onnx(&arch, &weights, &path, &[]).unwrap();
-        let frozen = FrozenEncoder::open(&path, &options()).unwrap();
-        assert_eq!((frozen.image(), frozen.embed_dim()), ([3, 32, 32], arch.embed_dim));
+        let frozen = OnnxFileEncoder::open(&path, &options()).unwrap();
+        assert_eq!((frozen.image, frozen.embed_dim), ([3, 32, 32], arch.embed_dim));
         let encoder = Encoder::new(&arch, &options()).unwrap();
         for n in [1, 7, 32] {
             let pixels = &pixels[..n * arch.pixels()];
@@ -33,7 +34,7 @@ fn an_export_computes_the_same() {
     // Files of other programs open as well.
     let Some(torch) = support::digits("onnx/torchscript_export_opset16.onnx") else { return };
     let expected = golden.values("zeroshot/embeds");
-    let embeds = FrozenEncoder::open(torch, &options()).unwrap().encode(pixels, 32).unwrap();
+    let embeds = OnnxFileEncoder::open(torch, &options()).unwrap().encode(pixels, 32).unwrap();
     assert!(relative_l2(&embeds, expected) < 2e-5, "{}", relative_l2(&embeds, expected));
 }
 
@@ -49,7 +50,7 @@ fn what_does_not_fit_is_named() {
     assert_eq!((error.kind(), error.tensor_name()), (ErrorKind::Mismatch, Some("visual.proj")));
     assert!(!path.exists());
 
-    let open = |path: &Path| FrozenEncoder::open(path, &options());
+    let open = |path: &Path| OnnxFileEncoder::open(path, &options());
     assert_eq!(open(&path).unwrap_err().kind(), ErrorKind::Io, "there is no such file");
     std::fs::write(&path, "no model").unwrap();
     let error = open(&path).unwrap_err();

@@ -480,7 +480,7 @@ fn half_floats_are_promoted() {
     assert!(error < 5e-3, "{error:e}");
     let path = tower.folder.path().join("task.onnx");
     bound.write(&task.laid_out(bound.layout()).get().unwrap(), &path, &[]).unwrap();
-    let frozen = taskbasis::FrozenEncoder::open(&path, &options()).unwrap();
+    let frozen = crate::support::onnx_file::OnnxFileEncoder::open(&path, &options()).unwrap();
     let error = relative_l2(&frozen.encode(&pixels, 3).unwrap(), &tower.expected("Task1", &pixels));
     assert!(error < 5e-3, "{error:e}");
 }

@@ -170,12 +170,12 @@ fn other_ways_to_the_same_embeddings() {
         let plain = folder.path().join("task.onnx");
         let weights = task.laid_out(graph.layout()).get().unwrap();
         graph.write(&weights, &plain, &[]).unwrap();
-        let frozen = taskbasis::FrozenEncoder::open(&plain, &EncoderOptions::default()).unwrap();
+        let frozen = crate::support::onnx_file::OnnxFileEncoder::open(&plain, &EncoderOptions::default()).unwrap();
         assert!(relative_l2(&frozen.encode(pixels, 32).unwrap(), &expected) < 1e-5);
 
         // Kept as f16, unless a name is taken or the operator set is of old.
         graph.write_f16(&weights, &plain, &[]).unwrap();
-        let frozen = taskbasis::FrozenEncoder::open(&plain, &EncoderOptions::default()).unwrap();
+        let frozen = crate::support::onnx_file::OnnxFileEncoder::open(&plain, &EncoderOptions::default()).unwrap();
         assert!(relative_l2(&frozen.encode(pixels, 32).unwrap(), &expected) < 2e-3);
         let name = format!("{}.f16", graph.layout().tensors()[0].name);
         let (mut taken, mut old) = (support::onnx::decode(&path), support::onnx::decode(&path));

@@ -1,12 +1,9 @@
 //! The program, as a user runs it.
 
-mod bench;
 mod commands;
 mod data_classes;
 mod data_program;
 mod data_sets;
-#[path = "../cuda_host/driver.rs"]
-mod driver;
 mod eval;
 mod graph;
 mod options;

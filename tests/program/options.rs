@@ -17,7 +17,6 @@ fn command(words: &str) -> (Option<i32>, String) {
         "reconstruct" => "--basis no/basis --weights base -o no/out.safetensors",
         "add-task" => "--task A=no/a.pt",
         "analyze" => "--base no/base.pt --tasks-dir no/tasks",
-        "bench" => "",
         other => panic!("{other}"),
     };
     let output = run(&words.split(' ').chain(usual.split_terminator(' ')).collect::<Vec<_>>());
@@ -101,7 +100,7 @@ fn what_is_to_be_run_with_needs_something_to_run() {
         understood(&format!("{command} --batch 8 --split val --data no/images.safetensors"));
     }
     understood("pack --onnxruntime no/library.so");
-    for command in ["embed", "pack", "export", "bench", "build -o no/out.taskbasis"] {
+    for command in ["embed", "pack", "export", "build -o no/out.taskbasis"] {
         refused(&format!("{command} --self-test on"), &["'--self-test <SELF_TEST>'", "of runs over a bundle"]);
     }
     refused("export --batch 8", &["'--batch <BATCH>'", "'export'"]);
@@ -113,7 +112,7 @@ fn what_is_to_be_run_with_needs_something_to_run() {
 
 #[test]
 fn options_of_a_gpu_need_one() {
-    for command in ["embed", "eval", "bench", "pack --data no/images.safetensors", "bind no/graph.onnx --measure"] {
+    for command in ["embed", "eval", "pack --data no/images.safetensors", "bind no/graph.onnx --measure"] {
         for option in ["--device-budget 100", "--cuda-graphs"] {
             let name = option.split(' ').next().unwrap();
             refused(&format!("{command} {option}"), &[name, "'--provider cpu'"]);
@@ -159,26 +158,4 @@ fn what_is_of_scaling_coefficients_needs_them() {
     }
     refused("eval --keep 0.9 --sweep", &["--negate"]);
     understood("eval --keep 0.9 --negate --control A");
-}
-
-#[test]
-fn what_is_not_measured_needs_no_options() {
-    let unheard =
-        ["--synthetic ViT-L-14", "--tasks 3", "--vectors 2", "--formats q8", "--only open", "--batch 8", "--device 0"];
-    for option in unheard {
-        let name = option.split(' ').next().unwrap();
-        refused(&format!("bench --growth {option}"), &[name, "'--growth'"]);
-    }
-    for option in ["--formats q8", "--only open", "--batch 8", "--quick", "--built-graph"] {
-        let name = option.split(' ').next().unwrap();
-        refused(&format!("bench --soak 1 {option}"), &[name, "'--soak'"]);
-    }
-    refused("bench --only open,encode --formats q8", &["--formats", "reconstruct, storage, device", "'--only'"]);
-    refused("bench --only open,reconstruct --batch 8", &["--batch", "encode, device"]);
-    refused("bench --only device --provider cuda --optimise-graph", &["--optimise-graph", "encode"]);
-    refused("bench --only open --graph no/graph.onnx --batch 8", &["--graph", "encode"]);
-    refused("bench --only reconstruct,storage --onnxruntime no/library.so", &["--onnxruntime", "'--only'"]);
-    refused("bench --basis no/basis --keep-files no/folder", &["--keep-files", "--basis"]);
-    understood("bench --basis no/basis --only storage --formats q8");
-    understood("bench --basis no/basis --only encode --batch 8 --onnxruntime no/library.so");
 }

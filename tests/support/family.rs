@@ -1,6 +1,6 @@
 //! A small family of no published shape, and checkpoints that were fine-tuned from one base.
 
-use taskbasis::synthetic::Synthetic;
+use crate::support::synthetic::Synthetic;
 use taskbasis::{Activation, Arch, DType, Method, Variant};
 
 /// Two layers and a text tower of two parameters, which no task changes; three vectors.

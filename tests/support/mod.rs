@@ -16,34 +16,20 @@ pub mod hub;
 pub mod naive;
 pub mod need;
 pub mod onnx;
+/// A plain session on an .onnx file.
+#[path = "../../bench/src/onnx_file.rs"]
+pub mod onnx_file;
 #[cfg(feature = "cli")]
 pub mod program;
+/// Families of any size with random weights.
+#[path = "../../bench/src/synthetic.rs"]
+pub mod synthetic;
 pub mod tensors;
 pub mod text;
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
-pub use need::{Need, onnxruntime, runtime, skip};
-
-/// Where a file (or folder) of the digits family is: the part of it in `examples/digits`, or the whole in
-/// `../shared/digits` where that exists. `None`, counted as a skip, where neither has it.
-pub fn digits(relative: &str) -> Option<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let found = ["examples/digits", "../shared/digits"].map(|family| root.join(family).join(relative));
-    let found = found.into_iter().find(|path| path.exists());
-    if found.is_none() {
-        skip(Need::Digits, format_args!("{relative} is not part of examples/digits, and there is no ../shared/digits"));
-    }
-    found
-}
-
-/// A file of the digits family, of the whole family before its part, for files that the part abridges. `None`, counted
-/// as a skip, where neither has it.
-pub fn whole_digits(relative: &str) -> Option<PathBuf> {
-    let whole = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/digits").join(relative);
-    if whole.exists() { Some(whole) } else { digits(relative) }
-}
+pub use need::{Need, digits, onnxruntime, runtime, skip, whole_digits};
 
 /// ‖a − b‖ / ‖b‖.
 pub fn relative_l2(a: &[f32], b: &[f32]) -> f64 {

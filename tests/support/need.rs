@@ -44,6 +44,12 @@ impl Need {
     }
 }
 
+/// The root of the sources: where this package is, or the folder around it.
+pub fn root() -> &'static Path {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.ancestors().find(|folder| folder.join("tests/support").is_dir()).unwrap_or(package)
+}
+
 static SKIPPED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Tells that a test is skipped, and counts it for the line at the end of the program.
@@ -87,7 +93,7 @@ fn count_at_the_end() {}
 /// Where the variable was set by hand and names no file.
 #[track_caller]
 pub fn onnxruntime() -> Option<PathBuf> {
-    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join(".onnxruntime/libonnxruntime.so");
+    let fetched = root().join(".onnxruntime/libonnxruntime.so");
     let named = std::env::var_os("ORT_DYLIB_PATH").map_or_else(|| fetched.clone(), PathBuf::from);
     if named.is_file() {
         return Some(named);
@@ -101,4 +107,22 @@ pub fn onnxruntime() -> Option<PathBuf> {
 #[track_caller]
 pub fn runtime() -> bool {
     onnxruntime().is_some()
+}
+
+/// Where a file (or folder) of the digits family is: the part of it in `examples/digits`, or the whole in
+/// `../shared/digits` where that exists. `None`, counted as a skip, where neither has it.
+pub fn digits(relative: &str) -> Option<PathBuf> {
+    let found = ["examples/digits", "../shared/digits"].map(|family| root().join(family).join(relative));
+    let found = found.into_iter().find(|path| path.exists());
+    if found.is_none() {
+        skip(Need::Digits, format_args!("{relative} is not part of examples/digits, and there is no ../shared/digits"));
+    }
+    found
+}
+
+/// A file of the digits family, of the whole family before its part, for files that the part abridges. `None`, counted
+/// as a skip, where neither has it.
+pub fn whole_digits(relative: &str) -> Option<PathBuf> {
+    let whole = root().join("../shared/digits").join(relative);
+    if whole.exists() { Some(whole) } else { digits(relative) }
 }

@@ -1,15 +1,14 @@
 //! `taskbasis add-task`
 
-use std::path::PathBuf;
-
-use clap::{Args, ValueHint};
+use clap::Args;
 use serde_json::json;
 use taskbasis::bundle::Fitted;
-use taskbasis::hub::HubPath;
 use taskbasis::{BlockFormat, Bundle, Error, Growth, NewTask, Result, check_output};
 
 use crate::args::{HeadArgs, threads};
-use crate::verify::pair;
+use crate::conflicts::{Given, Refused};
+use crate::family::NamedPath;
+use crate::paths::{BasePath, InPath, OutPath};
 use crate::{checkpoints, output};
 
 const HEADS: &str = "The new task's classification head, in a safetensors file with `TASK/weight` and `TASK/bias`, a \
@@ -23,11 +22,11 @@ const CLASSES: &str = "The new task's class names: {\"TASK\": [\"name\", …]}. 
 pub struct AddTask {
     /// The bundle.
     #[arg(value_name = "FILE")]
-    grown: PathBuf,
+    grown: InPath,
 
     /// The new task's name and its fine-tuned checkpoint.
-    #[arg(long, value_name = "NAME=FINETUNED", value_parser = pair, value_hint = ValueHint::AnyPath)]
-    task: (String, String),
+    #[arg(long, value_name = "NAME=FINETUNED")]
+    task: NamedPath,
 
     /// Store what the vectors lack of it as a vector of its own: q8, q6, q4, q3 or q2.
     #[arg(long, value_name = "FORMAT")]
@@ -35,7 +34,7 @@ pub struct AddTask {
 
     /// The base, for a bundle that leaves it out.
     #[arg(long, value_name = "FILE")]
-    base: Option<PathBuf>,
+    base: Option<BasePath>,
 
     #[command(flatten)]
     heads: HeadArgs,
@@ -46,13 +45,16 @@ pub struct AddTask {
 
     /// Where to write the grown bundle, instead of in the place of the old one.
     #[arg(short, long, value_name = "FILE")]
-    output: Option<PathBuf>,
+    output: Option<OutPath>,
 }
 
 impl AddTask {
-    /// Refuses a bundle of the Hub that would grow where it is: in the Hub's cache, whose files are everybody's.
+    /// Refuses a bundle of the Hub that would grow where it is: in the Hub's cache, whose files all programs share.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`](taskbasis::ErrorKind::Unsupported).
     pub fn check_place(&self) -> Result<()> {
-        if self.output.is_none() && HubPath::is_meant(&self.grown) {
+        if self.output.is_none() && self.grown.is_address() {
             return Err(Error::unsupported("nothing can be written to the Hub")
                 .at(&self.grown)
                 .hint("-o names the file for the grown bundle"));
@@ -60,16 +62,20 @@ impl AddTask {
         Ok(())
     }
 
+    pub fn conflict(&self, given: &Given<'_>) -> Refused {
+        self.heads.classes_without_heads(given)
+    }
+
     pub fn run(self, as_json: bool) -> Result<()> {
-        let (task, finetuned_path) = &self.task;
+        let NamedPath { name: task, path: finetuned_path } = &self.task;
+        let output_path = self.output.clone().unwrap_or_else(|| OutPath::in_place_of(&self.grown));
         let bundle = Bundle::open(&self.grown)?;
         let base = self.base.as_deref().map(checkpoints::open).transpose()?;
         let finetuned = match &base {
             Some(base) => checkpoints::open_tuned(finetuned_path, base)?,
             None => checkpoints::open_tuned(finetuned_path, &bundle.base_or(None)?)?,
         };
-        let output_path = self.output.as_deref().unwrap_or(&self.grown);
-        check_output(output_path, &[])?;
+        check_output(&output_path, &[])?;
 
         let head = self.heads.heads.is_some().then(|| self.heads.head(None, task, bundle.arch())).transpose()?;
         let mut growth = Growth::new(&bundle, base.as_ref())?;
@@ -79,15 +85,15 @@ impl AddTask {
         for fitted in growth.fitted() {
             checkpoints::note_unchanged(finetuned.path(), &fitted.unchanged);
         }
-        let fitted = growth.write(output_path, &[], &|bytes| bar.inc(bytes))?;
+        let fitted = growth.write(&output_path, &[], &|bytes| bar.inc(bytes))?;
         bar.finish_and_clear();
         let doubts: Vec<String> = fitted.iter().filter_map(Fitted::doubt).collect();
         doubts.iter().for_each(|doubt| output::note(doubt));
 
-        let grown = Bundle::open(output_path)?;
+        let grown = Bundle::open(&output_path)?;
         if as_json {
             return output::json(&json!({
-                "output": output_path, "bytes": grown.file_bytes(), "bytes_before": bundle.file_bytes(),
+                "output": &*output_path, "bytes": grown.file_bytes(), "bytes_before": bundle.file_bytes(),
                 "fitted": fitted, "doubts": doubts,
             }));
         }

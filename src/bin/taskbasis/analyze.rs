@@ -7,7 +7,8 @@ use taskbasis::{Method, Result};
 
 use crate::args::threads;
 use crate::build::percent;
-use crate::family::{FamilyArgs, MethodArg};
+use crate::conflicts::{Given, Refused, option};
+use crate::family::{FamilyArgs, MethodArg, SEED_OF_PCA};
 use crate::output;
 
 /// Tell how well fine-tuned checkpoints can be compressed: their spectrum, what they have in common, and what every
@@ -35,6 +36,11 @@ pub struct Analyze {
 }
 
 impl Analyze {
+    pub fn conflict(&self, given: &Given<'_>) -> Refused {
+        let is_pca = self.method == Some(MethodArg::Pca);
+        is_pca.then(|| given.first([option!(Self, seed)], SEED_OF_PCA)).flatten()
+    }
+
     pub fn run(self, as_json: bool) -> Result<()> {
         let family = self.family.open()?;
         let gram = self.family.gram(&family, self.threads)?;

@@ -1,16 +1,16 @@
 //! `taskbasis bind`
 
-use std::path::PathBuf;
-
 use clap::Args;
 use serde_json::json;
 use taskbasis::onnx::describe;
 use taskbasis::tower::ConfigSource;
 use taskbasis::{Encoder, EncoderOptions, Result, TowerConfig, TowerOptions};
 
-use crate::args::{ModelArgs, threads};
+use crate::args::{EncoderArgs, ModelArgs, threads};
+use crate::conflicts::{Given, Refused};
 use crate::graph::BindArgs;
 use crate::output;
+use crate::paths::{InPath, OutPath};
 use crate::provider::{self, PlacementArgs, ProviderArgs};
 
 /// Show what the constants of an .onnx file are, and save it as a map.
@@ -21,14 +21,14 @@ use crate::provider::{self, PlacementArgs, ProviderArgs};
 pub struct Bind {
     /// The image encoder, exported with the base's weights.
     #[arg(value_name = "MODEL.onnx")]
-    graph: PathBuf,
+    graph: InPath,
 
     #[command(flatten)]
     model: ModelArgs,
 
     /// Where to write the map.
     #[arg(short, long, value_name = "M.json")]
-    output: Option<PathBuf>,
+    output: Option<OutPath>,
 
     #[command(flatten)]
     binding: BindArgs,
@@ -39,7 +39,7 @@ pub struct Bind {
 
     /// ONNX Runtime's shared library, for `--measure`.
     #[arg(long, value_name = "FILE")]
-    onnxruntime: Option<PathBuf>,
+    onnxruntime: Option<InPath>,
 
     /// Threads; 0 means one a processor.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
@@ -53,6 +53,13 @@ pub struct Bind {
 }
 
 impl Bind {
+    pub fn conflict(&self, given: &Given<'_>) -> Refused {
+        if !self.measure {
+            return given.first(EncoderArgs::running(), "is for '--measure'");
+        }
+        self.placement.conflict(&self.provider, given)
+    }
+
     pub fn run(self, as_json: bool) -> Result<()> {
         let model = self.model.open(self.threads)?.model;
         let graph = self.binding.bind(&self.graph, model.base(), model.basis())?;
@@ -61,7 +68,7 @@ impl Bind {
             // What shapes do not tell is in the graph; only extents are asked of the architecture.
             let has_graph = TowerOptions { has_graph: true, config: ConfigSource::Ignored, ..TowerOptions::default() };
             let arch = TowerConfig::read(model.base(), &has_graph)?.arch;
-            let (threads, runtime) = (self.threads, self.onnxruntime.clone());
+            let (threads, runtime) = (self.threads, self.onnxruntime.as_deref().map(Into::into));
             let options = EncoderOptions { threads, runtime, ..EncoderOptions::default() };
             let options = self.placement.applied_to(self.provider.applied_to(options));
             let (encoder, trials) = Encoder::with_fastest_graph(&arch, &graph, &model, &options)?;
@@ -81,7 +88,7 @@ impl Bind {
                 .map(|t| json!({ "form": t.form, "ms": t.result.as_ref().ok(), "failed": t.result.as_ref().err(), "chosen": t.is_chosen }))
                 .collect();
             return output::json(&json!({
-                "graph": self.graph, "map": map, "inputs": graph.layout().tensors().len(),
+                "graph": &*self.graph, "map": map, "inputs": graph.layout().tensors().len(),
                 "kept": { "constants": kept, "bytes": kept_bytes }, "forms": trials,
             }));
         }

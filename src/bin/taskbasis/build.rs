@@ -1,6 +1,6 @@
 //! `taskbasis build`
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Instant;
 
@@ -9,10 +9,12 @@ use serde_json::{Map, Value, json};
 use taskbasis::build::{Family, Fit, WriteOptions};
 use taskbasis::{Method, PartialFolder, Result, check_output};
 
-use crate::conflicts::is_bundle;
-use crate::family::{FamilyArgs, MethodArg};
+use crate::args::EncoderArgs;
+use crate::conflicts::{Given, Refused, option, options};
+use crate::family::{FamilyArgs, MethodArg, SEED_OF_PCA};
 use crate::output;
 use crate::pack::{Built, BundleArgs};
+use crate::paths::OutPath;
 
 /// Make a basis of fine-tuned checkpoints: a folder in the published layout, or a bundle (-o model.taskbasis).
 ///
@@ -26,7 +28,7 @@ pub struct Build {
 
     /// The folder to make; or the bundle, where the name ends in `.taskbasis`.
     #[arg(short, long, value_name = "FOLDER|model.taskbasis")]
-    output: PathBuf,
+    output: OutPath,
 
     /// How the tasks are compressed.
     #[arg(long, value_enum, default_value_t)]
@@ -71,10 +73,37 @@ impl FromStr for Vectors {
 }
 
 impl Build {
+    pub fn conflict(&self, given: &Given<'_>) -> Refused {
+        let kept = match self.vectors {
+            Vectors::Auto => None,
+            Vectors::Exactly(_) => given.first([option!(Self, keep)], "is for '--vectors auto'"),
+        };
+        let is_pca = self.method == MethodArg::Pca;
+        let seeded = || is_pca.then(|| given.first([option!(Self, seed)], SEED_OF_PCA)).flatten();
+        kept.or_else(seeded).or_else(|| if self.makes_bundle() { self.of_bundle(given) } else { self.of_folder(given) })
+    }
+
+    fn of_bundle(&self, given: &Given<'_>) -> Refused {
+        let of_folders = "is for a folder's method_info.json, and the output is a bundle";
+        given.first([option!(Self, model)], of_folders).or_else(|| self.bundle.conflict(given))
+    }
+
+    fn of_folder(&self, given: &Given<'_>) -> Refused {
+        // Of `--built-graph` `BundleArgs::check` has more to say.
+        let of_both = [option!(EncoderArgs, threads), option!(EncoderArgs, built_graph)];
+        let of_bundles = options::<BundleArgs>().into_iter().filter(|id| !of_both.contains(id));
+        given.first(of_bundles, "is of bundles, and the output is a folder: name it `model.taskbasis`")
+    }
+
+    /// Whether it writes a bundle, and not a folder.
+    fn makes_bundle(&self) -> bool {
+        self.output.extension().is_some_and(|extension| extension == "taskbasis")
+    }
+
     pub fn run(self, as_json: bool) -> Result<()> {
         self.bundle.check()?;
         // A result that could not be written is found out before the work, not after.
-        if is_bundle(&self.output) {
+        if self.makes_bundle() {
             return self.bundle(as_json);
         }
         Family::check_output(&self.output)?;
@@ -91,7 +120,7 @@ impl Build {
         let folder = partial.path().join("basis");
         let (text, json) = self.write(&folder, &self.output)?;
         let built = Built { text, json, finetuned };
-        self.bundle.packing(folder, self.family.base, self.output, built).run(as_json)
+        self.bundle.packing(&folder, self.family.base, self.output, built).run(as_json)
     }
 
     /// Makes the basis as `folder`, and tells of it under the name `shown`.

@@ -1,15 +1,16 @@
 //! `taskbasis classify`
 
 use std::num::NonZero;
-use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
 use taskbasis::{Result, TaskExpr};
 
 use crate::args::{EncoderArgs, HeadArgs, ModelArgs};
+use crate::conflicts::{Given, Refused};
 use crate::input::{FileArgs, Input};
 use crate::output;
+use crate::paths::InPath;
 
 /// Tell which classes of a task images belong to.
 #[derive(Args)]
@@ -38,7 +39,7 @@ pub struct Classify {
 
     /// Image files, or folders of them.
     #[arg(required = true, value_name = "IMAGE")]
-    images: Vec<PathBuf>,
+    images: Vec<InPath>,
 
     #[command(flatten)]
     files: FileArgs,
@@ -48,6 +49,11 @@ pub struct Classify {
 }
 
 impl Classify {
+    pub fn conflict(&self, given: &Given<'_>) -> Refused {
+        let streamed = || self.streamed.then(|| self.encoder.conflict_streamed(given)).flatten();
+        self.encoder.conflict(Some(&self.model), given).or_else(streamed)
+    }
+
     pub fn run(self, as_json: bool) -> Result<()> {
         let session = self.model.open(self.encoder.threads)?;
         let expr = self.weights.unwrap_or_else(|| TaskExpr::task(&self.task));

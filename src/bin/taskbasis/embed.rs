@@ -1,6 +1,5 @@
 //! `taskbasis embed`
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
@@ -8,8 +7,10 @@ use serde_json::json;
 use taskbasis::{Result, TaskExpr, check_output, save_arrays};
 
 use crate::args::{EncoderArgs, ModelArgs};
+use crate::conflicts::{Given, Refused};
 use crate::input::{FileArgs, Input};
 use crate::output;
+use crate::paths::{InPath, OutPath};
 
 /// Compute the embeddings of images with the weights of any task.
 #[derive(Args)]
@@ -24,14 +25,14 @@ pub struct Embed {
     /// A safetensors file with `pixel_values` f32 [N,3,S,S] (already preprocessed), or image files, or a folder of
     /// them.
     #[arg(short, long, value_name = "X", required = true, num_args = 1..)]
-    input: Vec<PathBuf>,
+    input: Vec<InPath>,
 
     #[command(flatten)]
     files: FileArgs,
 
     /// The file to write: `embeds` f32 [N,e], not normalised.
     #[arg(short, long, value_name = "Y.safetensors")]
-    output: PathBuf,
+    output: OutPath,
 
     /// Reconstruct and run a block at a time: a fraction of the memory for weights, and a reconstruction a batch.
     #[arg(long, conflicts_with_all = ["optimise_graph", "weights_on", "device_budget", "cuda_graphs"])]
@@ -42,6 +43,11 @@ pub struct Embed {
 }
 
 impl Embed {
+    pub fn conflict(&self, given: &Given<'_>) -> Refused {
+        let streamed = || self.streamed.then(|| self.encoder.conflict_streamed(given)).flatten();
+        self.encoder.conflict(Some(&self.model), given).or_else(streamed)
+    }
+
     pub fn run(self, as_json: bool) -> Result<()> {
         let session = self.model.open(self.encoder.threads)?;
         let encoder = self.encoder.of_task(&session, &self.weights, self.streamed)?;
@@ -69,7 +75,7 @@ impl Embed {
 
         if as_json {
             output::json(&json!({
-                "output": self.output, "weights": self.weights.to_string(), "images": taken.len(), "embedding": width,
+                "output": &*self.output, "weights": self.weights.to_string(), "images": taken.len(), "embedding": width,
                 "files": taken.files(), "skipped": taken.skipped.json(), "encode_ms": took.as_secs_f64() * 1e3,
                 "provider": encoder.execution().provider.name(), "device": encoder.execution().device,
             }))

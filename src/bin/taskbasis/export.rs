@@ -1,14 +1,15 @@
 //! `taskbasis export`
 
-use std::path::PathBuf;
-
 use clap::Args;
 use serde_json::json;
 use taskbasis::onnx::{BoundGraph, OnnxFile};
 use taskbasis::{Result, TaskExpr, check_output, write_onnx, write_onnx_f16};
 
 use crate::args::{EncoderArgs, ModelArgs};
+use crate::conflicts::{Given, Refused, option, options};
 use crate::output;
+use crate::paths::OutPath;
+use crate::tower::ImageArgs;
 
 /// Write one task as a plain .onnx file, for programs that know nothing of bases.
 #[derive(Args)]
@@ -22,7 +23,7 @@ pub struct Export {
 
     /// The file to write: from `pixel_values` to `embeds`, or as the user's graph calls them.
     #[arg(short, long, value_name = "TASK.onnx")]
-    output: PathBuf,
+    output: OutPath,
 
     /// Keep the weights as f16, in half the bytes: they are cast to f32 when the file is loaded, and computed with as
     /// such. A value beyond f16's range is refused.
@@ -34,6 +35,16 @@ pub struct Export {
 }
 
 impl Export {
+    pub fn conflict(&self, given: &Given<'_>) -> Refused {
+        let of_images = std::iter::once(option!(EncoderArgs, batch)).chain(options::<ImageArgs>());
+        let unrun = || {
+            let running = || given.first(EncoderArgs::running(), "is for '--optimise-graph': nothing else is run");
+            if self.encoder.optimise_graph { None } else { running() }
+        };
+        let encoded = given.first(of_images, "cannot be used with 'export', which encodes no images");
+        encoded.or_else(unrun).or_else(|| self.encoder.conflict(None, given))
+    }
+
     pub fn run(self, as_json: bool) -> Result<()> {
         let session = self.model.open(self.encoder.threads)?;
         let graph = self.encoder.chosen_graph(&session)?;
@@ -56,7 +67,7 @@ impl Export {
         let bytes = files.iter().filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum();
         if as_json {
             return output::json(&json!({
-                "output": self.output, "files": files, "weights": self.weights.to_string(), "bytes": bytes,
+                "output": &*self.output, "files": files, "weights": self.weights.to_string(), "bytes": bytes,
             }));
         }
         let names: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();

@@ -1,16 +1,19 @@
 //! Fine-tuned checkpoints, as commands are given them.
 
-use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{ArgGroup, Args, ValueEnum, ValueHint};
+use clap::{ArgGroup, Args, ValueEnum};
 use serde_json::{Value, json};
 use taskbasis::build::{Family, Gram};
+use taskbasis::hub::Wanted;
 use taskbasis::{Method, Result, Scope, TowerConfig, TowerOptions};
 
-use crate::tasks_dir::TasksDir;
+use crate::paths::{BasePath, InPath};
+use crate::tasks_dir::{NamedFile, TasksDir};
 use crate::{checkpoints, output};
 
+/// Why a seed has no effect.
+pub const SEED_OF_PCA: &str = "cannot be used with '--method pca', which chooses nothing at random";
 /// What image features are multiplied by last.
 const PROJECTION: &str = "visual.proj";
 
@@ -20,36 +23,37 @@ pub struct FamilyArgs {
     /// Base checkpoint (the zero-shot weights): PyTorch or safetensors, a file, the index of several, or a folder with
     /// one.
     #[arg(long, value_name = "FILE")]
-    pub base: PathBuf,
+    pub base: BasePath,
 
     /// A fine-tuned checkpoint and its task's name, a LoRA adapter of PEFT among others; once per task, in the order
     /// that the basis is to have.
-    #[arg(long = "task", value_name = "NAME=FILE", value_hint = ValueHint::AnyPath)]
-    tasks: Vec<NamedFile>,
+    #[arg(long = "task", value_name = "NAME=FILE")]
+    tasks: Vec<NamedPath>,
 
     /// A folder of fine-tuned checkpoints, taken in the order of their names: `NAMEVal/` or `NAME/` with `finetuned.pt`
     /// or the only checkpoint, adapter or index in it, and files such as `NAME.pt`. What is left out is said.
     #[arg(long, value_name = "FOLDER")]
-    tasks_dir: Option<PathBuf>,
+    tasks_dir: Option<InPath>,
 
     /// The image towers alone, where some of the checkpoints hold nothing else.
     #[arg(long)]
     image_tower: bool,
 }
 
+/// `NAME=FILE`: a task's name and its fine-tuned checkpoint.
 #[derive(Clone)]
-pub struct NamedFile {
+pub struct NamedPath {
     pub name: String,
-    pub path: PathBuf,
+    pub path: InPath,
 }
 
-impl FromStr for NamedFile {
+impl FromStr for NamedPath {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         match text.split_once('=') {
             Some((name, path)) if !name.is_empty() && !path.is_empty() => {
-                Ok(Self { name: name.into(), path: path.into() })
+                Ok(Self { name: name.into(), path: InPath::new(path, Wanted::Checkpoint) })
             }
             _ => Err("expected NAME=FILE".into()),
         }
@@ -83,10 +87,12 @@ impl MethodArg {
 impl FamilyArgs {
     /// The fine-tuned checkpoints, by the names of their tasks.
     pub fn files(&self) -> Result<Vec<NamedFile>> {
-        match self.scan()? {
-            Some(scan) => Ok(scan.found),
-            None => Ok(self.tasks.clone()),
-        }
+        Ok(self.scan()?.map_or_else(|| self.named(), |scan| scan.found))
+    }
+
+    fn named(&self) -> Vec<NamedFile> {
+        let file = |task: &NamedPath| NamedFile { name: task.name.clone(), path: task.path.to_path_buf() };
+        self.tasks.iter().map(file).collect()
     }
 
     fn scan(&self) -> Result<Option<TasksDir>> {
@@ -106,7 +112,7 @@ impl FamilyArgs {
                 scan.tell();
                 scan.found
             }
-            None => self.tasks.clone(),
+            None => self.named(),
         };
         let open = |NamedFile { name, path }| Ok((name, checkpoints::open_tuned(path, &base)?));
         let tasks = files.into_iter().map(open).collect::<Result<Vec<_>>>()?;

@@ -1,13 +1,13 @@
 //! `taskbasis heads`
 
-use std::path::PathBuf;
-
 use clap::Args;
 use serde_json::json;
 use taskbasis::heads::{class_names, class_tasks};
 use taskbasis::{EncoderOptions, Error, Prompts, Result, TextEncoder, TextHints, TextModel, check_output, save_arrays};
 
 use crate::args::threads;
+use crate::conflicts::{Given, Refused};
+use crate::paths::{BasePath, InPath, OutPath};
 use crate::provider::{self, ProviderArgs};
 use crate::tower::ActivationArg;
 use crate::{checkpoints, output};
@@ -21,20 +21,20 @@ pub struct Heads {
     /// The CLIP model whose text encoder to use: a checkpoint of the whole model, or its folder as the Hugging Face Hub
     /// keeps one (`hf://owner/repo`).
     #[arg(long, value_name = "FOLDER|FILE")]
-    text_model: PathBuf,
+    text_model: BasePath,
 
     /// Class names: {"TASK": ["name", …]}, or ["name", …] with one `--task`.
     #[arg(long, value_name = "C.json")]
-    classes: PathBuf,
+    classes: InPath,
 
     /// The file to write: `TASK/weight` [C, e] and `TASK/bias` [C], as `--heads` takes it.
     #[arg(short, long, value_name = "H.safetensors")]
-    output: PathBuf,
+    output: OutPath,
 
     /// Prompt templates: {"TASK": ["a photo of {a|the} {}.", …]}, or ["…", …] for every task; `{}` is the class, and
     /// `{a|the}` two templates. Without them, CLIP's own for the datasets that task vectors are usually made for.
     #[arg(long, value_name = "T.json")]
-    templates: Option<PathBuf>,
+    templates: Option<InPath>,
 
     /// The tasks to make heads for; else all in C.json.
     #[arg(long = "task", value_name = "TASK")]
@@ -58,13 +58,17 @@ pub struct Heads {
 
     /// ONNX Runtime's shared library, instead of the one that would be found.
     #[arg(long, value_name = "FILE")]
-    onnxruntime: Option<PathBuf>,
+    onnxruntime: Option<InPath>,
 
     #[command(flatten)]
     provider: ProviderArgs,
 }
 
 impl Heads {
+    pub fn conflict(&self, given: &Given<'_>) -> Refused {
+        self.provider.conflict(given)
+    }
+
     pub fn run(self, as_json: bool) -> Result<()> {
         check_output(&self.output, &[])?;
         // All that can be wrong in small files is said before the large one is opened.
@@ -83,7 +87,7 @@ impl Heads {
 
         let activation = self.activation.map(Into::into);
         let hints = TextHints { heads: self.heads_count, activation, ..TextHints::default() };
-        let (threads, runtime) = (self.threads, self.onnxruntime.clone());
+        let (threads, runtime) = (self.threads, self.onnxruntime.as_deref().map(Into::into));
         let options = self.provider.applied_to(EncoderOptions { threads, runtime, ..EncoderOptions::default() });
         let model = TextModel::open_with(&self.text_model, hints, |file| checkpoints::open(file))?;
         model.notes().iter().for_each(|note| output::note(note));
@@ -114,7 +118,9 @@ impl Heads {
             let made = tasks.iter().map(
                 |(task, classes, prompts)| json!({ "task": task, "classes": classes.len(), "prompts": prompts.len() }),
             );
-            return output::json(&json!({ "output": self.output, "embedding": e, "heads": made.collect::<Vec<_>>() }));
+            return output::json(
+                &json!({ "output": &*self.output, "embedding": e, "heads": made.collect::<Vec<_>>() }),
+            );
         }
         let mut rows = vec![["task", "classes", "prompts a class"].map(String::from).to_vec()];
         for (task, classes, prompts) in &tasks {

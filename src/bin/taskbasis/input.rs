@@ -7,6 +7,7 @@ use clap::Args;
 use taskbasis::{Checkpoint, Error, ImageFiles, Preprocess, Result};
 
 use crate::output;
+use crate::paths::InPath;
 use crate::skip::{SkipArgs, Skipped};
 
 /// Which files of folders to read.
@@ -32,7 +33,7 @@ pub enum Input {
 
 impl Input {
     /// `paths` as the command line gave them; `preprocess` is for those that are not preprocessed yet.
-    pub fn open(paths: &[PathBuf], how: &FileArgs, preprocess: Preprocess) -> Result<Self> {
+    pub fn open(paths: &[InPath], how: &FileArgs, preprocess: Preprocess) -> Result<Self> {
         if let [path] = paths
             && path.extension().is_some_and(|e| e == "safetensors")
         {
@@ -50,7 +51,7 @@ impl Input {
             if is_folder {
                 files.extend(images_in(path, how.recursive)?);
             } else {
-                files.push(path.clone());
+                files.push(path.to_path_buf());
             }
             required.resize(files.len(), !is_folder && !how.skip_bad);
         }

@@ -1,6 +1,6 @@
 //! `taskbasis inspect`
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -10,16 +10,17 @@ use taskbasis::{
 
 use crate::checkpoints::{self, listed};
 use crate::output::{self, bytes, grouped, table};
+use crate::paths::InPath;
 
 /// Show what a basis folder, a bundle or a checkpoint holds, and what would run it.
 #[derive(Args)]
 pub struct Inspect {
     /// A basis folder, a bundle, or a checkpoint.
-    path: PathBuf,
+    path: InPath,
 
     /// ONNX Runtime's shared library, instead of the one that would be found.
     #[arg(long, value_name = "FILE")]
-    onnxruntime: Option<PathBuf>,
+    onnxruntime: Option<InPath>,
 }
 
 impl Inspect {

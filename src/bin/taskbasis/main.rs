@@ -5,39 +5,33 @@
 mod accuracy;
 mod add_task;
 mod analyze;
-mod args;
 mod bench;
 mod bind;
 mod build;
-mod checkpoints;
 mod classify;
-mod conflicts;
 mod embed;
 mod eval;
 mod export;
 mod family;
-mod graph;
 mod heads;
-mod hub;
 mod input;
 mod inspect;
-mod output;
 mod pack;
-mod paths;
-mod provider;
 mod pull;
 mod reconstruct;
-mod report;
+mod shared;
 mod skip;
 mod tasks_dir;
-mod tower;
 mod verify;
 
-use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use taskbasis::Result;
+
+use self::command_line::{GlobalArgs, Options};
+use self::conflicts::{Given, Refused};
+use self::shared::{args, checkpoints, command_line, conflicts, graph, hub, output, paths, provider, report, tower};
 
 /// Many fine-tuned CLIP tasks from one compressed basis.
 ///
@@ -50,18 +44,8 @@ struct Program {
     #[command(subcommand)]
     command: Command,
 
-    /// Print JSON for programs to read, instead of text.
-    #[arg(long, global = true, help_heading = "Of every command")]
-    json: bool,
-
-    /// Of several image towers in a checkpoint, take the one whose names, or whose model's, begin so: `teacher`,
-    /// `ema.visual`.
-    #[arg(long, global = true, value_name = "PREFIX", help_heading = "Of every command")]
-    prefix: Option<String>,
-
-    /// Tell the progress of long work on stderr, as JSON lines for programs to read.
-    #[arg(long, global = true, help_heading = "Of every command")]
-    progress: bool,
+    #[command(flatten)]
+    global: GlobalArgs,
 }
 
 #[derive(Subcommand)]
@@ -83,16 +67,34 @@ enum Command {
     Pull(pull::Pull),
 }
 
-impl Program {
-    /// What the arguments say, and the arguments themselves, one by one; exits where they are not understood, or say
-    /// something in vain.
-    fn given(arguments: impl Iterator<Item = OsString>) -> (Self, ArgMatches) {
-        let mut command = Self::command();
-        let given = command.try_get_matches_from_mut(arguments).and_then(|matches| {
-            conflicts::check(&mut command, &matches)?;
-            Ok((Self::from_arg_matches(&matches)?, matches))
-        });
-        given.unwrap_or_else(|error| error.exit())
+impl Options for Program {
+    fn global(&self) -> &GlobalArgs {
+        &self.global
+    }
+
+    fn conflict(&self, given: &Given<'_>) -> Refused {
+        match &self.command {
+            Command::Inspect(_) | Command::Reconstruct(_) | Command::Bench(_) => None,
+            Command::Embed(command) => command.conflict(given),
+            Command::Classify(command) => command.conflict(given),
+            Command::Eval(command) => command.conflict(given),
+            Command::Heads(command) => command.conflict(given),
+            Command::Build(command) => command.conflict(given),
+            Command::Analyze(command) => command.conflict(given),
+            Command::Bind(command) => command.conflict(given),
+            Command::Export(command) => command.conflict(given),
+            Command::Pack(command) => command.conflict(given),
+            Command::Verify(command) => command.conflict(given),
+            Command::AddTask(command) => command.conflict(given),
+            Command::Pull(command) => command.conflict(given),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        match &self.command {
+            Command::AddTask(command) => command.check_place(),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -110,20 +112,9 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    // Understood before anything is downloaded.
-    let (mut program, mut arguments) = Program::given(std::env::args_os());
-    output::progress_for_programs(program.progress);
-    if let Command::AddTask(command) = &program.command {
-        command.check_place()?;
-    }
-    if let Some(local) = hub::localized(std::env::args_os())? {
-        // The same arguments, now with local paths.
-        (program, arguments) = Program::given(local.into_iter());
-    }
-    checkpoints::prefer(program.prefix.take());
-    paths::check(&Program::command(), &arguments)?;
-    let json = program.json;
-    match program.command {
+    let Program { command, global } = command_line::read(std::env::args_os())?;
+    let json = global.json;
+    match command {
         Command::Inspect(command) => command.run(json),
         Command::Reconstruct(command) => command.run(json),
         Command::Embed(command) => command.run(json),
@@ -134,10 +125,21 @@ fn run() -> Result<()> {
         Command::Analyze(command) => command.run(json),
         Command::Bind(command) => command.run(json),
         Command::Export(command) => command.run(json),
-        Command::Bench(command) => command.run(json),
+        Command::Bench(command) => command.run(&global),
         Command::Pack(command) => command.run(json),
         Command::Verify(command) => command.run(json),
         Command::AddTask(command) => command.run(json),
         Command::Pull(command) => command.run(json),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    /// What clap is told of options by their names, it can find.
+    #[test]
+    fn every_option_that_another_names_is_there() {
+        super::Program::command().debug_assert();
     }
 }

@@ -4,7 +4,7 @@ mod report;
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Id, ValueEnum};
 use taskbasis::bundle::{Formats, Lambdas};
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
@@ -15,7 +15,9 @@ use taskbasis::{
 
 use crate::accuracy::{Accuracy, Judge};
 use crate::args::{EncoderArgs, HeadArgs, Session, tell};
+use crate::conflicts::{Given, Refused, option};
 use crate::eval::labels;
+use crate::paths::{BasePath, InPath, OutPath};
 use crate::tasks_dir::TasksDir;
 use crate::verify::pair;
 use crate::{checkpoints, output, paths};
@@ -27,20 +29,20 @@ use crate::{checkpoints, output, paths};
 pub struct Pack {
     /// Basis folder.
     #[arg(long, value_name = "FOLDER")]
-    basis: PathBuf,
+    basis: InPath,
 
     /// Base checkpoint (the zero-shot weights).
     #[arg(long, value_name = "FILE")]
-    base: PathBuf,
+    base: BasePath,
 
     /// The file to write.
     #[arg(short, long, value_name = "model.taskbasis")]
-    output: PathBuf,
+    output: OutPath,
 
     /// A folder of fine-tuned checkpoints: `NAMEVal/finetuned.pt` or `NAME/finetuned.pt`, else `NAME.pt` and
     /// `NAME.safetensors`.
     #[arg(long, value_name = "FOLDER", requires = "residual")]
-    finetuned_dir: Option<PathBuf>,
+    finetuned_dir: Option<InPath>,
 
     #[command(flatten)]
     how: BundleArgs,
@@ -68,7 +70,7 @@ const GRAPH: &str = "An image encoder that somebody exported as .onnx with the b
 #[command(mut_arg("heads_count", |count| count.help(HEADS_COUNT)))]
 #[command(mut_arg("graph", |graph| graph.help(GRAPH)))]
 #[command(mut_arg("built_graph", |flag| flag.hide(true)))] // Refused: see `check`.
-#[command(mut_arg("self_test", |flag| flag.hide(true)))] // Refused: see `effect.rs`.
+#[command(mut_arg("self_test", |flag| flag.hide(true)))] // Refused: see `EncoderArgs::conflict`.
 pub struct BundleArgs {
     #[command(flatten)]
     heads: HeadArgs,
@@ -92,7 +94,7 @@ pub struct BundleArgs {
 
     /// Labelled images to measure accuracy with, before and after; as `eval` takes them. Needs --heads.
     #[arg(long, value_name = "images.safetensors")]
-    data: Option<PathBuf>,
+    data: Option<InPath>,
 
     /// Which part of the data.
     #[arg(long, default_value = "test", requires = "data")]
@@ -143,8 +145,21 @@ impl std::ops::Deref for Pack {
 
 impl BundleArgs {
     /// The command that packs what `build` has made.
-    pub fn packing(self, basis: PathBuf, base: PathBuf, output: PathBuf, built: Built) -> Pack {
+    pub fn packing(self, basis: &Path, base: BasePath, output: OutPath, built: Built) -> Pack {
+        let basis = basis.as_os_str().to_owned().into();
         Pack { basis, base, how: self, finetuned_dir: None, output, built: Some(built) }
+    }
+
+    pub fn conflict(&self, given: &Given<'_>) -> Refused {
+        let has_data = self.data.is_some();
+        let unmeasured = || if has_data { None } else { given.first([option!(EncoderArgs, batch)], "needs '--data'") };
+        // The golden embedding is the CPU's, with this ONNX Runtime.
+        let of_golden = |id: &Id| !self.no_golden && *id == option!(EncoderArgs, onnxruntime);
+        let running = EncoderArgs::running().into_iter().filter(|id| !of_golden(id));
+        let runs = has_data || self.encoder.optimise_graph;
+        let unrun = || if runs { None } else { given.first(running, "needs '--data' or '--optimise-graph'") };
+        let classes = self.heads.classes_without_heads(given);
+        classes.or_else(unmeasured).or_else(unrun).or_else(|| self.encoder.conflict(None, given))
     }
 
     /// Refuses what the encoder's arguments have and no bundle can be told.

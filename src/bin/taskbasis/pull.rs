@@ -7,6 +7,8 @@ use serde_json::json;
 use taskbasis::hub::{Hub, HubFolder, HubOptions, HubPath, Pulled};
 use taskbasis::{Error, Result};
 
+use crate::command_line::GlobalArgs;
+use crate::conflicts::{Given, Refused, option};
 use crate::hub::Watch;
 use crate::output;
 
@@ -48,6 +50,10 @@ pub struct Pull {
 }
 
 impl Pull {
+    pub fn conflict(&self, given: &Given<'_>) -> Refused {
+        given.first([option!(GlobalArgs, prefix)], "is for commands that read checkpoints")
+    }
+
     pub fn run(self, as_json: bool) -> Result<()> {
         let mut options = HubOptions::from_env()?;
         options.offline |= self.offline;

@@ -1,6 +1,5 @@
 //! `taskbasis reconstruct`
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
@@ -8,6 +7,7 @@ use serde_json::json;
 use taskbasis::{BasisFile, MapMode, ReconstructOptions, Result, Scope, TaskExpr, Weights, check_output};
 
 use crate::args::threads;
+use crate::paths::{BasePath, InPath, OutPath};
 use crate::{checkpoints, output, paths};
 
 /// Write the weights of a task, or of any arithmetic of tasks, as safetensors.
@@ -15,11 +15,11 @@ use crate::{checkpoints, output, paths};
 pub struct Reconstruct {
     /// Basis folder or bundle.
     #[arg(long, value_name = "FOLDER|BUNDLE")]
-    basis: PathBuf,
+    basis: InPath,
 
     /// Base checkpoint (the zero-shot weights); a bundle that holds its base needs none.
     #[arg(long, value_name = "FILE")]
-    base: Option<PathBuf>,
+    base: Option<BasePath>,
 
     /// Which weights: `MNIST`, `MNIST@0.3 + SVHN@0.3`, `-Cars@0.5`, `merged@0.4`, `all@0.3`, `base`.
     #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
@@ -27,7 +27,7 @@ pub struct Reconstruct {
 
     /// The file to write.
     #[arg(short, long, value_name = "OUT.safetensors")]
-    output: PathBuf,
+    output: OutPath,
 
     /// The combined task vector alone, without the base.
     #[arg(long, conflicts_with = "base")]
@@ -68,7 +68,7 @@ impl Reconstruct {
         let bytes = std::fs::metadata(&self.output).map_or(0, |m| m.len());
         if as_json {
             output::json(&json!({
-                "output": self.output, "weights": self.weights.to_string(), "kind": kind, "tensors": weights.len(),
+                "output": &*self.output, "weights": self.weights.to_string(), "kind": kind, "tensors": weights.len(),
                 "bytes": bytes, "reconstruct_ms": took.as_secs_f64() * 1e3,
             }))
         } else {

@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 use taskbasis::checkpoint::{adapter, choose, folder, shards};
 use taskbasis::{Error, Result};
 
-use crate::family::NamedFile;
 use crate::output;
 
 /// What a task's folder calls its checkpoint, in the layouts of Task Arithmetic and of TALL-masks.
@@ -18,6 +17,12 @@ const LINEAR: &str = "linear_finetuned.pt";
 const BASES: [&str; 2] = ["zeroshot", "linear_zeroshot"];
 /// The most notes on what was left out.
 const NOTES: usize = 10;
+
+/// A fine-tuned checkpoint and its task's name.
+pub struct NamedFile {
+    pub name: String,
+    pub path: PathBuf,
+}
 
 /// What a folder of fine-tuned checkpoints holds.
 pub struct TasksDir {

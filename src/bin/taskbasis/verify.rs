@@ -1,13 +1,14 @@
 //! `taskbasis verify`
 
-use std::path::PathBuf;
-
 use clap::Args;
 use serde_json::{Value, json};
 use taskbasis::{Agreement, Bundle, Checkpoint, EncoderOptions, Error, ErrorKind, Result, Runtime};
 
 use crate::args::threads;
+use crate::command_line::GlobalArgs;
+use crate::conflicts::{Given, Refused, option};
 use crate::output;
+use crate::paths::{BasePath, InPath};
 use crate::provider::ProviderArgs;
 
 /// Read a whole bundle and check it: structure, checksums, padding, numbers that are not finite; and, where ONNX
@@ -15,7 +16,7 @@ use crate::provider::ProviderArgs;
 #[derive(Args)]
 pub struct Verify {
     /// The bundle.
-    file: PathBuf,
+    file: InPath,
 
     /// Threads; 0 means one a processor.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
@@ -23,11 +24,11 @@ pub struct Verify {
 
     /// The base, for a bundle that leaves it out: without it, the golden embedding is not compared.
     #[arg(long, value_name = "FILE")]
-    base: Option<PathBuf>,
+    base: Option<BasePath>,
 
     /// ONNX Runtime's shared library, instead of the one that would be found.
     #[arg(long, value_name = "FILE")]
-    onnxruntime: Option<PathBuf>,
+    onnxruntime: Option<InPath>,
 
     #[command(flatten)]
     provider: ProviderArgs,
@@ -42,6 +43,11 @@ enum Golden {
 }
 
 impl Verify {
+    pub fn conflict(&self, given: &Given<'_>) -> Refused {
+        let prefix = given.first([option!(GlobalArgs, prefix)], "is for commands that read checkpoints");
+        prefix.or_else(|| self.provider.conflict(given))
+    }
+
     pub fn run(self, as_json: bool) -> Result<()> {
         let bundle = Bundle::open(&self.file)?;
         let bar = output::progress(bundle.file_bytes() as usize, "verifying");
@@ -56,7 +62,7 @@ impl Verify {
         let tensors: usize = bundle.sections().iter().map(|section| section.tensors).sum();
         if as_json {
             return output::json(&json!({
-                "file": self.file, "bytes": bundle.file_bytes(), "tensors": tensors, "ok": true,
+                "file": &*self.file, "bytes": bundle.file_bytes(), "tensors": tensors, "ok": true,
                 "golden": golden.json(),
             }));
         }
@@ -71,7 +77,7 @@ impl Verify {
     fn golden(&self, bundle: &Bundle) -> Result<Golden> {
         let options = EncoderOptions {
             threads: self.threads,
-            runtime: self.onnxruntime.clone(),
+            runtime: self.onnxruntime.as_deref().map(Into::into),
             ..self.provider.applied_to(EncoderOptions::default())
         };
         let untested = |why: &str| Ok(Golden::Untested(why.to_owned()));

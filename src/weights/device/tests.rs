@@ -7,7 +7,7 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 
 use super::{DeviceModel, DeviceOptions, DeviceWeights};
-use crate::basis::{Basis, Coefficients, Method, Parameter, Parts};
+use crate::basis::{Basis, BasisContents, Coefficients, Method, Parameter};
 use crate::checkpoint::{Checkpoint, Format};
 use crate::kernel::Cuda;
 use crate::kernel::cuda::{HostDevice, Queue};
@@ -75,7 +75,7 @@ fn model(vectors: usize) -> Arc<Model> {
         };
         parameters.insert((*name).to_owned(), parameter);
     }
-    let basis = Basis::from_parts(Parts {
+    let basis = Basis::from_contents(BasisContents {
         path: "basis".into(),
         method: Method::Autoencoder,
         tasks: (0..vectors).map(|t| format!("T{t}")).collect(),

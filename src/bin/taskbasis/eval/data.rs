@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
@@ -11,6 +11,7 @@ use std::thread;
 
 use indicatif::ProgressBar;
 use serde_json::Value;
+use taskbasis::hub::{HubPath, Wanted};
 use taskbasis::{
     Arch, Bundle, Dataset, Encoder, Error, ErrorKind, Head, OtherNames, Preprocess, Result, Split, TaskWeights,
 };
@@ -19,6 +20,7 @@ use super::Eval;
 use crate::accuracy::count_right;
 use crate::args::{HeadArgs, Session};
 use crate::output;
+use crate::paths::InPath;
 use crate::skip::{SkipArgs, Skipped};
 
 /// Batches that are preprocessed before the encoder asks for them.
@@ -28,7 +30,7 @@ const AHEAD: usize = 2;
 #[derive(Clone, Debug)]
 pub struct DataArg {
     task: Option<String>,
-    path: PathBuf,
+    path: InPath,
     /// One of several sets in the folder.
     part: Option<String>,
 }
@@ -37,17 +39,19 @@ impl FromStr for DataArg {
     type Err = Infallible;
 
     fn from_str(text: &str) -> std::result::Result<Self, Infallible> {
-        // A path may hold `=` and `:`; one that is there is a path.
-        let Some((task, path)) = text.split_once('=').filter(|(task, _)| !task.is_empty() && !Path::new(text).exists())
-        else {
-            return Ok(Self { task: None, path: text.into(), part: None });
+        // A path may hold `=` and `:`; one that is there, or on the Hub, is a path.
+        let is_path = |text: &str| Path::new(text).exists() || HubPath::is_meant(Path::new(text));
+        let of = |task: Option<&str>, path: &str, part: Option<&str>| Self {
+            task: task.map(str::to_owned),
+            path: InPath::new(path, Wanted::Path),
+            part: part.map(str::to_owned),
         };
-        let task = Some(task.to_owned());
+        let Some((task, path)) = text.split_once('=').filter(|(task, _)| !task.is_empty() && !is_path(text)) else {
+            return Ok(of(None, text, None));
+        };
         Ok(match path.rsplit_once(':') {
-            Some((folder, part)) if !Path::new(path).exists() && Path::new(folder).exists() => {
-                Self { task, path: folder.into(), part: Some(part.to_owned()) }
-            }
-            _ => Self { task, path: path.into(), part: None },
+            Some((folder, part)) if !is_path(path) && Path::new(folder).exists() => of(Some(task), folder, Some(part)),
+            _ => of(Some(task), path, None),
         })
     }
 }

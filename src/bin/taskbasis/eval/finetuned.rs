@@ -9,9 +9,8 @@ use taskbasis::{Error, Model, ModelOptions, Result, TaskExpr};
 use super::data::Labelled;
 use super::{Bench, Eval};
 use crate::checkpoints::open_finetuned;
-use crate::family::NamedFile;
 use crate::output;
-use crate::tasks_dir::TasksDir;
+use crate::tasks_dir::{NamedFile, TasksDir};
 
 /// Accuracies by the reference's names of data: `MNIST` on the test split, `MNISTVal` on the validation split.
 pub(super) struct Finetuned(HashMap<String, f64>);

@@ -7,16 +7,17 @@ mod plain;
 mod report;
 mod sweep;
 
-use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{ArgGroup, Args, ValueHint};
+use clap::{ArgGroup, Args};
 use indicatif::ProgressBar;
 use taskbasis::{Encoder, Error, ErrorKind, Result, TaskExpr, TaskWeights};
 
 pub use self::data::labels;
 use self::data::{DataArg, Images, Labelled, open_data};
 use crate::args::{EncoderArgs, HeadArgs, ModelArgs, Session};
+use crate::conflicts::{Given, Refused};
+use crate::paths::{InPath, OutPath};
 use crate::skip::SkipArgs;
 
 /// Measure the accuracy of tasks on labelled images.
@@ -34,7 +35,7 @@ pub struct Eval {
     /// [N]; or a folder with one folder per task; or TASK=FOLDER, once per task: SPLIT/CLASS/*.png, or the files of
     /// MNIST, EMNIST, CIFAR, SVHN, STL10 or GTSRB as they are distributed. TASK=FOLDER:SET where a folder holds several
     /// sets: EMNIST=raw:digits.
-    #[arg(long, value_name = "DATA", required = true, value_hint = ValueHint::AnyPath)]
+    #[arg(long, value_name = "DATA", required = true)]
     data: Vec<DataArg>,
 
     /// Count class folders whose names are not the head's in the order of the alphabet, as torchvision's ImageFolder
@@ -83,16 +84,16 @@ pub struct Eval {
     /// The accuracies of the fine-tuned models, which normalise those of --sweep and --negate: {"TASK": 0.99, …};
     /// `TASKVal` for the validation split, where it differs.
     #[arg(long, value_name = "F.json", requires = "lambdas")]
-    finetuned: Option<PathBuf>,
+    finetuned: Option<InPath>,
 
     /// The fine-tuned checkpoints themselves, to be measured: `NAMEVal/finetuned.pt` or `NAME/finetuned.pt`, else
     /// `NAME.pt` and `NAME.safetensors`.
     #[arg(long, value_name = "FOLDER", conflicts_with = "finetuned", requires = "lambdas")]
-    finetuned_dir: Option<PathBuf>,
+    finetuned_dir: Option<InPath>,
 
     /// Write the sweep as one HTML page with plots.
     #[arg(long, value_name = "FILE.html", requires = "sweep", conflicts_with = "negate")]
-    report: Option<PathBuf>,
+    report: Option<OutPath>,
 
     /// MiB of preprocessed images to keep between one λ and the next; more are preprocessed again.
     #[arg(long, value_name = "MIB", default_value_t = 4096, requires = "lambdas")]
@@ -157,6 +158,10 @@ impl Bench<'_> {
 }
 
 impl Eval {
+    pub fn conflict(&self, given: &Given<'_>) -> Refused {
+        self.encoder.conflict(Some(&self.model), given)
+    }
+
     pub fn run(self, as_json: bool) -> Result<()> {
         let session = self.model.open(self.encoder.threads)?;
         let encoder = self.encoder.encoder(&session)?;

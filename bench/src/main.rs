@@ -1,0 +1,352 @@
+//! `taskbasis-bench`, which `taskbasis bench` starts: taskbasis beside what it is compared with.
+#![allow(unreachable_pub)] // A program exports nothing.
+#![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
+mod device;
+mod encode;
+mod family;
+mod frozen;
+mod growth;
+mod html;
+mod machine;
+mod memcpy;
+mod onnx_file;
+mod open;
+mod options;
+mod reconstruct;
+mod samples;
+#[path = "../../src/bin/taskbasis/shared/mod.rs"]
+#[allow(dead_code, unused_imports)] // The other program has uses for all of it.
+mod shared;
+mod soak;
+mod switch;
+mod synthetic;
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+use taskbasis::{
+    Activation, Cuda, Encoder, EncoderOptions, Error, ErrorKind, Pooling, Promotion, Provider, Result, Runtime,
+    check_output, replace_file,
+};
+
+use self::family::{About, Dice, Family};
+use self::machine::Machine;
+use self::options::{Bench, Part};
+use self::shared::{args, checkpoints, command_line, conflicts, output, paths, provider, report};
+use self::synthetic::Synthetic;
+use crate::args::EncoderArgs;
+
+/// 0: done; 1: failed, with one paragraph on stderr; 2: not understood (clap exits by itself).
+fn main() -> ExitCode {
+    // SAFETY: the program has no other thread yet.
+    unsafe { Runtime::switch_off_telemetry() };
+    match command_line::read(std::env::args_os()).and_then(Bench::run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Everything that was measured, as `--json` prints it.
+#[derive(Serialize)]
+struct Report {
+    machine: Machine,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    family: Option<About>,
+    quick: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    open: Option<open::Open>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reconstruct: Option<reconstruct::Reconstruct>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    switch: Option<switch::Switch>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encode: Option<encode::Encode>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<open::Memory>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    storage: Option<open::Storage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<device::Device>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    growth: Option<growth::Growth>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    soak: Option<soak::Soak>,
+}
+
+/// What every measurement needs to know.
+struct Setup<'a> {
+    family: &'a Family,
+    about: &'a About,
+    /// For reconstruction and for encoding; never 0.
+    threads: usize,
+    quick: bool,
+    encoder: EncoderOptions,
+    /// Which user's graph, and how it is bound.
+    args: &'a EncoderArgs,
+    batches: Vec<usize>,
+}
+
+impl Bench {
+    fn run(self) -> Result<()> {
+        let as_json = self.global.json;
+        let threads = if self.encoder.threads == 0 { machine::processors() } else { self.encoder.threads };
+        if let Some(report) = &self.report {
+            check_output(report, &[])?;
+        }
+        let options = self.settled(EncoderOptions { threads, ..self.encoder.options() })?;
+        // What cannot be had is said before minutes are spent on the rest.
+        let gpu = self.gpu(&options)?;
+        if self.encodes() && device::is_asked_for(&options) {
+            Runtime::load(options.runtime.as_deref())?.check_provider(options.provider, options.device)?;
+        }
+        let mut report = Report::of(Machine::look(threads, &options, self.encodes())?, self.quick);
+        if self.growth {
+            report.growth = Some(growth::measure(threads, self.quick, self.keep_files.as_deref())?);
+        } else {
+            let mut family = self.family()?;
+            let about = family.about(&self.encoder)?;
+            let parts = self.wants(Part::Reconstruct) || self.wants(Part::Storage) || gpu.is_some();
+            if parts && self.soak.is_none() && !self.probe_memory {
+                family.add_formats(&self.formats, about.arch.hints())?;
+            }
+            let setup = Setup {
+                family: &family,
+                about: &about,
+                threads,
+                quick: self.quick,
+                batches: batches(self.encoder.batch as usize, device::is_asked_for(&options)),
+                encoder: options,
+                args: &self.encoder,
+            };
+            // What is wrong with a graph is said before minutes are spent on the rest. Nothing of it stays mapped.
+            if self.encoder.graph.is_some() && !self.probe_memory {
+                encode::graph(&setup, &family.open(threads, 0)?)?;
+            }
+            if self.probe_memory {
+                return output::json(&open::probe(&setup)?);
+            }
+            match self.soak {
+                Some(seconds) => report.soak = Some(soak::run(&setup, seconds)?),
+                None => self.measure(&setup, gpu.as_ref(), &mut report)?,
+            }
+            report.family = Some(about);
+        }
+        if as_json {
+            let value = serde_json::to_value(&report);
+            output::json(&value.map_err(|e| Error::new(ErrorKind::Internal, "cannot write JSON").because(e))?)?;
+        } else {
+            output::text(&report.text())?;
+        }
+        if let Some(path) = &self.report {
+            let page = html::page(&report)?;
+            replace_file(path, &[], |sibling| {
+                std::fs::write(sibling, &page).map_err(|e| Error::io("cannot write", path, e))
+            })?;
+        }
+        match &report.soak {
+            Some(soak) if !soak.passed => Err(Error::new(ErrorKind::Internal, "the soak failed")
+                .expected("no error, every result its first's, memory that does not grow")),
+            _ => Ok(()),
+        }
+    }
+
+    fn family(&self) -> Result<Family> {
+        if let Some(basis) = &self.basis {
+            return Family::given(basis, self.base.as_deref());
+        }
+        let wanted = Synthetic::named(&self.synthetic, self.tasks, self.vectors)?;
+        Family::synthetic(&wanted, &self.synthetic, self.keep_files.as_deref())
+    }
+
+    fn wants(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
+
+    /// Whether anything that is measured needs ONNX Runtime, and the provider.
+    fn encodes(&self) -> bool {
+        let parts = [Part::Open, Part::Switch, Part::Encode, Part::Memory];
+        !self.growth && (self.soak.is_some() || self.probe_memory || parts.into_iter().any(|part| self.wants(part)))
+    }
+
+    /// The options with a provider in the place of `auto`, so that everything runs on the same.
+    fn settled(&self, options: EncoderOptions) -> Result<EncoderOptions> {
+        if options.provider != Provider::Auto {
+            return Ok(options);
+        }
+        // There may be nothing that the CPU could do instead.
+        let checked = match self.only == [Part::Device] {
+            true => Ok(()),
+            false => Runtime::load(options.runtime.as_deref())?.check_provider(Provider::Cuda, options.device),
+        };
+        match checked {
+            Ok(()) => Ok(EncoderOptions { provider: Provider::Cuda, ..options }),
+            Err(why) => {
+                provider::tell_fallback(&why.to_string());
+                Ok(EncoderOptions { provider: Provider::Cpu, device: 0, ..options })
+            }
+        }
+    }
+
+    /// The GPU, where it is to be measured.
+    fn gpu(&self, options: &EncoderOptions) -> Result<Option<Cuda>> {
+        if self.growth || self.soak.is_some() || self.probe_memory || !self.wants(Part::Device) {
+            return Ok(None);
+        }
+        if !device::is_asked_for(options) {
+            // By itself it is not measured without a GPU.
+            return if self.only.is_empty() { Ok(None) } else { Err(no_gpu(options.provider)) };
+        }
+        match Cuda::open(options.device as usize) {
+            Err(error) if self.only.is_empty() && self.encoder.options().provider == Provider::Auto => {
+                output::note(&format!("weights in the GPU's memory are not measured: {error}"));
+                Ok(None)
+            }
+            opened => opened.map(Some),
+        }
+    }
+
+    fn measure(&self, setup: &Setup<'_>, gpu: Option<&Cuda>, report: &mut Report) -> Result<()> {
+        let parts = if self.only.is_empty() { 6 + usize::from(gpu.is_some()) } else { self.only.len() };
+        let bar = output::progress(parts, "measuring");
+        // Memory first: what this process maps and allocates later is not its child's, but the machine's.
+        if self.wants(Part::Memory) {
+            report.memory = Some(open::memory(setup)?);
+            bar.inc(1);
+        }
+        if self.wants(Part::Storage) {
+            report.storage = Some(open::storage(setup)?);
+            bar.inc(1);
+        }
+        if self.wants(Part::Open) {
+            report.open = Some(open::measure(setup)?);
+            bar.inc(1);
+        }
+        if self.wants(Part::Reconstruct) {
+            report.reconstruct = Some(reconstruct::measure(setup)?);
+            bar.inc(1);
+        }
+        if self.wants(Part::Switch) {
+            report.switch = Some(switch::measure(setup)?);
+            bar.inc(1);
+        }
+        if self.wants(Part::Encode) {
+            report.encode = Some(encode::measure(setup)?);
+            bar.inc(1);
+        }
+        if let Some(cuda) = gpu {
+            report.device = Some(device::measure(setup, cuda)?);
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+}
+
+fn no_gpu(provider: Provider) -> Error {
+    let error = Error::invalid("the part `device` is measured on a GPU").got(format_args!("--provider {provider}"));
+    error.hint("Ask for one with --provider cuda or tensorrt")
+}
+
+/// 1, 2, 8 and 32, on a GPU 64, 128 and 256 too, as far as `most` allows, and `most`.
+fn batches(most: usize, on_gpu: bool) -> Vec<usize> {
+    let usual: &[usize] = if on_gpu { &[1, 2, 8, 32, 64, 128, 256] } else { &[1, 2, 8, 32] };
+    let mut batches: Vec<usize> = usual.iter().copied().filter(|&batch| batch < most).collect();
+    batches.push(most);
+    batches
+}
+
+impl Setup<'_> {
+    /// An encoder that promotes as it is told, for one call at a time.
+    fn encoder(&self, promotion: Promotion) -> Result<Encoder> {
+        Encoder::new(&self.about.arch, &EncoderOptions { promotion, ..self.encoder.clone() })
+    }
+
+    /// Preprocessed images, the same every time.
+    fn pixels(&self, n: usize) -> Vec<f32> {
+        Dice::new(2).pixels(n * self.about.arch.pixels())
+    }
+
+    /// Numbers of vectors that are worth a measurement: all of a few, some of many.
+    fn vector_counts(&self) -> Vec<usize> {
+        let all = self.about.vectors;
+        (1..=all).filter(|&m| m <= 4 || m == all || (m.is_power_of_two() && m < all)).collect()
+    }
+
+    /// What of the architecture shapes do not tell, as another `taskbasis bench` takes it.
+    fn arch_arguments(&self) -> Vec<String> {
+        let arch = &self.about.arch;
+        let activation = match arch.activation {
+            Activation::QuickGelu => "quick_gelu",
+            Activation::Gelu => "gelu",
+            Activation::GeluTanh => "gelu_tanh",
+        };
+        let pooling = match arch.variant.pooling {
+            Pooling::ClassToken => "class_token",
+            Pooling::MeanThenNorm => "mean_then_norm",
+            Pooling::NormThenMean => "norm_then_mean",
+            Pooling::PatchMean => "patch_mean",
+        };
+        let all = [
+            ("--activation", activation.to_owned()),
+            ("--heads-count", arch.heads.to_string()),
+            ("--norm-eps", arch.variant.norm_epsilon.to_string()),
+            ("--pooling", pooling.to_owned()),
+        ];
+        all.into_iter().flat_map(|(option, value)| [option.to_owned(), value]).collect()
+    }
+}
+
+impl Report {
+    /// Of nothing yet.
+    fn of(machine: Machine, quick: bool) -> Self {
+        Self {
+            machine,
+            family: None,
+            quick,
+            open: None,
+            reconstruct: None,
+            switch: None,
+            encode: None,
+            memory: None,
+            storage: None,
+            device: None,
+            growth: None,
+            soak: None,
+        }
+    }
+
+    fn text(&self) -> String {
+        let pairs = |rows: Vec<[String; 2]>| {
+            rows.iter().fold(String::new(), |text, [name, value]| text + &format!("{name:<46}  {value}\n"))
+        };
+        let mut parts = vec![self.machine.text() + "\n" + &self.family.as_ref().map_or(String::new(), About::text)];
+        if self.quick {
+            parts[0] += "--quick: few repetitions, not to be quoted\n";
+        }
+        parts.extend(self.open.as_ref().map(|open| pairs(open.rows())));
+        if let Some(reconstruct) = &self.reconstruct {
+            parts.push(output::table(&reconstruct.rows()) + "\n" + &pairs(reconstruct.other_rows()));
+        }
+        parts.extend(self.switch.as_ref().map(|switch| pairs(switch.rows())));
+        parts.extend(
+            self.encode.as_ref().map(|encode| output::table(&encode.rows()) + "\n" + &pairs(encode.other_rows())),
+        );
+        parts.extend(self.memory.as_ref().map(|memory| pairs(memory.rows())));
+        parts.extend(self.storage.as_ref().map(|storage| pairs(storage.rows(self.tasks()))));
+        if let Some(device) = &self.device {
+            parts.extend(device.tables().iter().map(|table| output::table(table)));
+            parts.push(pairs(device.rows()));
+        }
+        parts.extend(self.growth.iter().flat_map(growth::Growth::tables).map(|table| output::table(&table)));
+        parts.extend(self.soak.as_ref().map(|soak| output::table(&soak.rows())));
+        parts.join("\n")
+    }
+
+    fn tasks(&self) -> usize {
+        self.family.as_ref().map_or(0, |family| family.tasks)
+    }
+}

@@ -1,0 +1,50 @@
+//! `taskbasis bench`
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::Command;
+
+use clap::Args;
+use taskbasis::{Error, Result};
+
+use crate::command_line::GlobalArgs;
+
+/// Measure opening, reconstruction, switching, encoding, memory and storage, as ratios taken in one run.
+///
+/// A program of its own, `taskbasis-bench`, which has to be beside this one; `taskbasis bench --help` is its help.
+#[derive(Args)]
+#[command(disable_help_flag = true)]
+pub struct Bench {
+    /// What it takes.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTION")]
+    arguments: Vec<OsString>,
+}
+
+impl Bench {
+    /// Has the other program go on as this process, where the system can.
+    pub fn run(self, global: &GlobalArgs) -> Result<()> {
+        let this = std::env::current_exe().map_err(|e| Error::io("cannot find this program", "taskbasis", e))?;
+        let bench = this.with_file_name(format!("taskbasis-bench{}", std::env::consts::EXE_SUFFIX));
+        let mut command = Command::new(&bench);
+        command.args(self.arguments);
+        command.args(global.json.then_some("--json")).args(global.progress.then_some("--progress"));
+        command.args(global.prefix.iter().flat_map(|prefix| ["--prefix", prefix]));
+        let failed = |e: std::io::Error| match e.kind() {
+            std::io::ErrorKind::NotFound => missing(&bench),
+            _ => Error::io("cannot start it", &bench, e),
+        };
+        #[cfg(unix)]
+        return Err(failed(std::os::unix::process::CommandExt::exec(&mut command)));
+        #[cfg(not(unix))]
+        {
+            let ended = command.status().map_err(failed)?;
+            std::process::exit(ended.code().unwrap_or(1))
+        }
+    }
+}
+
+fn missing(bench: &Path) -> Error {
+    Error::not_found("`taskbasis bench` is a program of its own, which is not beside this one").at(bench).hint(
+        "`make install` and the Python package bring it; `cargo install --path bench`, in the sources, installs it alone",
+    )
+}

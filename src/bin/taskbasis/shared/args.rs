@@ -1,0 +1,418 @@
+//! The options that several commands share, and what they open.
+
+use std::sync::{Arc, OnceLock};
+
+use clap::builder::RangedU64ValueParser;
+use clap::{Args, Id, ValueEnum};
+use taskbasis::onnx::BoundGraph;
+use taskbasis::{
+    Arch, BasisFile, Bundle, Encoder, EncoderOptions, Error, Execution, Head, MapMode, Model, ModelOptions, Preprocess,
+    Promotion, Result, SelfTest, StreamedEncoder, TaskExpr, TaskWeights, TowerConfig, head_tasks,
+};
+
+use super::conflicts::{Given, Refused, option, options};
+use super::graph::BindArgs;
+use super::paths::{BasePath, InPath};
+use super::provider::{self, PlacementArgs, ProviderArgs};
+use super::tower::TowerArgs;
+use super::{checkpoints, output, paths};
+
+/// Which model.
+#[derive(Args)]
+#[group(required = true, multiple = true)]
+pub struct ModelArgs {
+    /// Basis folder: `method_info.json`, `basis_vectors.pt` and the method's own file. Or a bundle (`model.taskbasis`),
+    /// which has base, heads and class names in it.
+    #[arg(long, value_name = "FOLDER|BUNDLE")]
+    pub basis: Option<InPath>,
+
+    /// Base checkpoint (the zero-shot weights): PyTorch or safetensors, by open_clip's, OpenAI's, transformers' or
+    /// timm's names; a file, the index of several, or a folder with one. A bundle that holds its base needs none.
+    #[arg(long, value_name = "FILE")]
+    pub base: Option<BasePath>,
+}
+
+/// Heads and class names.
+#[derive(Args)]
+pub struct HeadArgs {
+    /// Classification heads: a safetensors file with `TASK/weight` and `TASK/bias`, a pickled head, a checkpoint of
+    /// CLIPForImageClassification (its classifier), or a folder of these. A bundle that holds its heads needs none.
+    #[arg(long, value_name = "H")]
+    pub heads: Option<InPath>,
+
+    /// Class names: {"TASK": ["name", …]}. Without them classes are numbered.
+    #[arg(long, value_name = "C.json")]
+    pub classes: Option<InPath>,
+}
+
+/// What [`ModelArgs`] name, open.
+pub struct Session {
+    pub model: Arc<Model>,
+    /// Where the basis is a bundle.
+    pub bundle: Option<Box<Bundle>>,
+    /// [`EncoderArgs::tower`], once it was asked for.
+    tower: OnceLock<TowerConfig>,
+}
+
+/// What every `--threads` takes: a number mistaken for another one would take the machine down.
+pub fn threads() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(0..=4096)
+}
+
+/// Where help lists the options of a user's graph.
+const GRAPH: &str = "Your own graph";
+
+/// How to run it.
+#[derive(Args)]
+pub struct EncoderArgs {
+    /// Images a run.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub batch: u32,
+
+    /// Threads; 0 means one a processor.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
+    pub threads: usize,
+
+    #[command(flatten)]
+    pub tower: TowerArgs,
+
+    /// ONNX Runtime's shared library, instead of the one that would be found.
+    #[arg(long, value_name = "FILE")]
+    pub onnxruntime: Option<InPath>,
+
+    /// An image encoder that somebody exported as .onnx with the base's weights, to run instead of the built one, or of
+    /// the one that a bundle carries.
+    #[arg(long, value_name = "MODEL.onnx", help_heading = GRAPH)]
+    pub graph: Option<InPath>,
+
+    /// Run the built graph, though the bundle carries another one.
+    #[arg(long, conflicts_with = "graph", help_heading = GRAPH)]
+    pub built_graph: bool,
+
+    #[command(flatten, next_help_heading = GRAPH)]
+    pub binding: BindArgs,
+
+    /// Try what ONNX Runtime's optimiser makes of the user's graph first, and run the faster form.
+    #[arg(long, conflicts_with = "built_graph", help_heading = GRAPH)]
+    pub optimise_graph: bool,
+
+    /// Whether the first run over a bundle is preceded by that of one image, which has to give the bundle's golden
+    /// embedding.
+    #[arg(long, value_enum, default_value_t)]
+    pub self_test: SelfTestArg,
+
+    #[command(flatten)]
+    pub provider: ProviderArgs,
+
+    #[command(flatten)]
+    pub placement: PlacementArgs,
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+pub enum SelfTestArg {
+    /// Where the base's weights find room beside a task's.
+    #[default]
+    Auto,
+    /// Whatever memory it takes.
+    On,
+    /// Never.
+    Off,
+}
+
+impl From<SelfTestArg> for SelfTest {
+    fn from(test: SelfTestArg) -> Self {
+        match test {
+            SelfTestArg::Auto => Self::Auto,
+            SelfTestArg::On => Self::On,
+            SelfTestArg::Off => Self::Off,
+        }
+    }
+}
+
+impl ModelArgs {
+    /// Base and basis together; `threads` for reconstruction, 0 meaning one a processor.
+    pub fn open(&self, threads: usize) -> Result<Session> {
+        let options = ModelOptions { threads, ..ModelOptions::default() };
+        let base = self.base.as_deref().map(checkpoints::open).transpose()?;
+        let Some(basis) = &self.basis else {
+            let base = base.ok_or_else(|| Error::invalid("neither --basis nor --base is given"))?;
+            return Ok(Session::new(Model::new(base, None, &options)?, None));
+        };
+        let file = BasisFile::open(basis, MapMode::Map)?;
+        // However a folder was named, all of it is read.
+        paths::protect([file.path()])?;
+        let (model, bundle) = file.model(base, &options)?;
+        Ok(Session::new(model, bundle))
+    }
+}
+
+impl HeadArgs {
+    /// Class names, which are put in with the head alone.
+    pub fn classes_without_heads(&self, given: &Given<'_>) -> Refused {
+        self.heads.is_none().then(|| given.first([option!(Self, classes)], "needs '--heads'")).flatten()
+    }
+
+    /// The head of `task`, for embeddings of this length: of the file that was given, else of the bundle.
+    pub fn head(&self, bundle: Option<&Bundle>, task: &str, arch: &Arch) -> Result<Head> {
+        let (head, path) = match (&self.heads, bundle) {
+            (Some(heads), _) if Bundle::is_bundle(heads) => (Bundle::open(heads)?.head(task)?, &**heads),
+            (Some(heads), _) => (Head::open(heads, Some(task))?, &**heads),
+            (None, Some(bundle)) => (bundle.head(task)?, bundle.path()),
+            (None, None) => return Err(Error::invalid("--heads is missing: the tasks' classification heads")),
+        };
+        head.check_tower(task, arch).map_err(|e| e.at(path))?;
+        match &self.classes {
+            Some(classes) => head.with_class_names(classes, task),
+            None => Ok(head),
+        }
+    }
+
+    /// A file of one head says of one task: for several it would be right for one and silently wrong for the others.
+    pub fn check(&self, bundle: Option<&Bundle>, tasks: &[String]) -> Result<()> {
+        let known = match (&self.heads, bundle) {
+            (Some(heads), _) if tasks.len() < 2 || Bundle::is_bundle(heads) => return Ok(()),
+            (Some(heads), _) => head_tasks(heads)?,
+            // Asked for a head that it does not have, a bundle says so by itself.
+            (None, _) => return Ok(()),
+        };
+        if self.heads.as_ref().is_some_and(|heads| heads.is_dir()) && !known.is_empty() {
+            // A folder of heads says so by itself too; one of a model has one classifier.
+            return Ok(());
+        }
+        match (tasks.iter().find(|task| !known.contains(task)), &self.heads) {
+            (Some(task), Some(heads)) => {
+                Err(Error::not_found(format!("no head of task `{task}`; known: {}", known.join(", ")))
+                    .at(heads)
+                    .hint("Give a file or folder with a head a task, or choose tasks with --task"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Session {
+    pub fn new(model: Arc<Model>, bundle: Option<Box<Bundle>>) -> Self {
+        Self { model, bundle, tower: OnceLock::new() }
+    }
+
+    /// Names the weights of `expr`; nothing is reconstructed yet.
+    pub fn weights(&self, expr: &TaskExpr) -> Result<TaskWeights> {
+        let needs_basis = self.model.basis().is_none();
+        self.model.weights(expr).map_err(|e| if needs_basis { e.hint("Give it with --basis") } else { e })
+    }
+
+    /// Whether there is a bundle that carries a user's graph.
+    fn carries_graph(&self) -> bool {
+        self.bundle.as_ref().is_some_and(|bundle| bundle.graph_map().is_some())
+    }
+}
+
+impl EncoderArgs {
+    /// What has no effect on runs with `model`; `None` where no run is of a bundle's tasks.
+    pub fn conflict(&self, model: Option<&ModelArgs>, given: &Given<'_>) -> Refused {
+        let basis = model.and_then(|model| model.basis.as_ref());
+        // What is on the Hub is not known yet.
+        let is_bundle = basis.is_some_and(|basis| basis.is_unsettled() || Bundle::is_bundle(basis));
+        let of_bundles = "is of runs over a bundle (embed, classify, eval)";
+        let untested = || if is_bundle { None } else { given.first([option!(Self, self_test)], of_bundles) };
+        untested().or_else(|| self.placement.conflict(&self.provider, given))
+    }
+
+    /// Compared is the first run over a bundle, where there is room for its base's weights.
+    pub fn conflict_streamed(&self, given: &Given<'_>) -> Refused {
+        let is_on = matches!(self.self_test, SelfTestArg::On);
+        let why = "cannot be used with '--streamed', which has no room for it";
+        is_on.then(|| given.first([option!(Self, self_test)], why)).flatten()
+    }
+
+    /// The options that say where and with what something is run.
+    pub fn running() -> Vec<Id> {
+        let placed = options::<ProviderArgs>().into_iter().chain(options::<PlacementArgs>());
+        std::iter::once(option!(Self, onnxruntime)).chain(placed).collect()
+    }
+
+    /// The encoder with the weights of one task, of which nothing is reconstructed yet.
+    pub fn of_task(&self, session: &Session, weights: &TaskExpr, streamed: bool) -> Result<TaskEncoder> {
+        let weights = session.weights(weights)?;
+        if !streamed {
+            let encoder = self.encoder(session)?;
+            return Ok(TaskEncoder::Whole(Box::new(encoder), weights));
+        }
+        if self.graph.is_some() || (!self.built_graph && session.carries_graph()) {
+            return Err(Error::unsupported("only the built graph can be streamed")
+                .hint("--built-graph runs it, whatever a bundle carries"));
+        }
+        let encoder = StreamedEncoder::new(&self.arch(session)?, &self.options())?;
+        provider::tell(encoder.execution());
+        Ok(TaskEncoder::Streamed(Box::new(encoder), weights))
+    }
+
+    /// The architecture, as [`EncoderArgs::tower`] has it.
+    pub fn arch(&self, session: &Session) -> Result<Arch> {
+        self.tower(session).map(|tower| tower.arch.clone())
+    }
+
+    /// What images go through, as [`EncoderArgs::tower`] has it.
+    pub fn preprocess(&self, session: &Session) -> Result<Preprocess> {
+        self.tower(session).map(|tower| tower.preprocess.clone())
+    }
+
+    /// Says what is assumed of image files, where there are some; refuses options for them where there are none.
+    pub fn tell_images(&self, session: &Session, has_files: bool) -> Result<()> {
+        match self.tower.images.given() {
+            Some(option) if !has_files => {
+                Err(Error::invalid(format!("{option} is for image files, and the input is preprocessed already")))
+            }
+            _ if !has_files => Ok(()),
+            _ => {
+                self.tower(session)?.assumed_images().iter().for_each(|note| output::note(note));
+                Ok(())
+            }
+        }
+    }
+
+    /// What shapes do not tell: as asked for, else as the bundle or a configuration says. What the user should know of
+    /// it is told once.
+    pub fn tower<'s>(&self, session: &'s Session) -> Result<&'s TowerConfig> {
+        if let Some(tower) = session.tower.get() {
+            return Ok(tower);
+        }
+        let has_graph = self.graph.is_some() || (!self.built_graph && session.carries_graph());
+        let (base, options) = (session.model.base(), self.tower.options(has_graph));
+        let tower = match &session.bundle {
+            Some(bundle) => bundle.tower(base, &options)?,
+            None => TowerConfig::read(base, &options)?,
+        };
+        tell(&tower);
+        Ok(session.tower.get_or_init(|| tower))
+    }
+
+    pub fn options(&self) -> EncoderOptions {
+        let (threads, runtime) = (self.threads, self.onnxruntime.as_deref().map(Into::into));
+        // The same command gives the same bits: nothing is promoted on the way.
+        let (promotion, self_test) = (Promotion::Off, self.self_test.into());
+        let options = EncoderOptions { threads, runtime, promotion, self_test, ..EncoderOptions::default() };
+        self.placement.applied_to(self.provider.applied_to(options))
+    }
+
+    /// The user's graph: the one that is given, else the one that the bundle carries. `None` is the built one.
+    pub fn graph(&self, session: &Session) -> Result<Option<BoundGraph>> {
+        let (base, basis) = (session.model.base(), session.model.basis());
+        match (&self.graph, &session.bundle) {
+            (Some(path), _) => self.binding.bind(path, base, basis).map(Some),
+            (None, Some(bundle)) if !self.built_graph => bundle.bound_graph(base, basis),
+            (None, _) => Ok(None),
+        }
+    }
+
+    /// [`EncoderArgs::graph`] in the form that encoders run: the fastest, where that is asked for.
+    pub fn chosen_graph(&self, session: &Session) -> Result<Option<BoundGraph>> {
+        let graph = self.graph(session)?;
+        if !self.optimise_graph {
+            return Ok(graph);
+        }
+        Ok(self.encoder_over(graph.as_ref(), session)?.graph().cloned())
+    }
+
+    /// The built encoder, or one over the user's graph.
+    pub fn encoder(&self, session: &Session) -> Result<Encoder> {
+        let graph = self.graph(session)?;
+        self.check_activation(graph.as_ref())?;
+        self.encoder_over(graph.as_ref(), session)
+    }
+
+    /// Refuses an activation for a graph that has its own.
+    pub fn check_activation(&self, graph: Option<&BoundGraph>) -> Result<()> {
+        match (graph, self.tower.of_built_graph()) {
+            (Some(graph), Some(option)) => {
+                Err(Error::invalid(format!("{option} is of the built graph, and this one has its own"))
+                    .at(graph.file().path())
+                    .hint("Leave it out; --built-graph runs the built one, whatever a bundle carries"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn encoder_over(&self, graph: Option<&BoundGraph>, session: &Session) -> Result<Encoder> {
+        let encoder = self.untold_encoder_over(graph, session)?;
+        provider::tell(encoder.execution());
+        Ok(match &session.bundle {
+            Some(bundle) => encoder.tested_by(bundle, &session.model),
+            None => encoder,
+        })
+    }
+
+    fn untold_encoder_over(&self, graph: Option<&BoundGraph>, session: &Session) -> Result<Encoder> {
+        let (arch, options, model) = (self.arch(session)?, self.options(), &session.model);
+        let Some(graph) = graph else {
+            return if self.optimise_graph { Err(no_graph()) } else { Encoder::new(&arch, &options) };
+        };
+        if !self.optimise_graph {
+            return Encoder::with_graph(&arch, graph, &options);
+        }
+        let (encoder, trials) = Encoder::with_fastest_graph(&arch, graph, model, &options)?;
+        let made = trials.iter().filter(|trial| trial.result.is_ok()).count();
+        for trial in &trials {
+            match &trial.result {
+                Err(why) => output::note(&format!("the graph has no form {}: {why}", trial.form)),
+                Ok(_) if trial.is_chosen && made > 1 => {
+                    output::note(&format!("the fastest of {made} forms of the graph is the one {}", trial.form));
+                }
+                Ok(_) if trial.is_chosen => {
+                    output::note(&format!("the only form of the graph is the one {}", trial.form))
+                }
+                Ok(_) => {}
+            }
+        }
+        Ok(encoder)
+    }
+}
+
+/// Says what the user should know of a tower.
+pub fn tell(tower: &TowerConfig) {
+    tower.notes.iter().chain(&tower.assumed()).for_each(|note| output::note(note));
+}
+
+/// The built graph is as good as optimising makes it.
+pub fn no_graph() -> Error {
+    Error::invalid("--optimise-graph needs a user's graph: --graph, or a bundle that carries one")
+}
+
+/// An encoder with the weights of one task: all of them at once, or a block at a time.
+pub enum TaskEncoder {
+    Whole(Box<Encoder>, TaskWeights),
+    Streamed(Box<StreamedEncoder>, TaskWeights),
+}
+
+impl TaskEncoder {
+    pub fn arch(&self) -> &Arch {
+        match self {
+            Self::Whole(encoder, _) => encoder.arch(),
+            Self::Streamed(encoder, _) => encoder.arch(),
+        }
+    }
+
+    /// What it runs on.
+    pub fn execution(&self) -> &Execution {
+        match self {
+            Self::Whole(encoder, _) => encoder.execution(),
+            Self::Streamed(encoder, _) => encoder.execution(),
+        }
+    }
+
+    /// Reconstructs what can be reconstructed before the first run.
+    pub fn prepare(&self) -> Result<()> {
+        match self {
+            // Kept, as nothing else is run.
+            Self::Whole(encoder, weights) => encoder.prepare(weights),
+            Self::Streamed(..) => Ok(()),
+        }
+    }
+
+    pub fn encode(&self, pixels: &[f32], n: usize) -> Result<Vec<f32>> {
+        match self {
+            Self::Whole(encoder, weights) => encoder.encode_task(weights, pixels, n),
+            Self::Streamed(encoder, weights) => encoder.encode(weights, pixels, n),
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! From a command line to options that make sense together, with every path on this machine.
+
+use std::ffi::OsString;
+
+use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches};
+use taskbasis::Result;
+
+use super::conflicts::{Given, Refused};
+use super::{checkpoints, conflicts, output, paths};
+
+/// The options of every command.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Of every command")]
+pub struct GlobalArgs {
+    /// Print JSON for programs to read, instead of text.
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// Of several image towers in a checkpoint, take the one whose names, or whose model's, begin so: `teacher`,
+    /// `ema.visual`.
+    #[arg(long, global = true, value_name = "PREFIX")]
+    pub prefix: Option<String>,
+
+    /// Tell the progress of long work on stderr, as JSON lines for programs to read.
+    #[arg(long, global = true)]
+    pub progress: bool,
+}
+
+/// A program's options.
+pub trait Options: CommandFactory + FromArgMatches {
+    fn global(&self) -> &GlobalArgs;
+
+    /// The first option that could have no effect with what else is given.
+    fn conflict(&self, given: &Given<'_>) -> Refused;
+
+    /// What is to be known before anything is downloaded.
+    ///
+    /// # Errors
+    /// What keeps the command from being run.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The options that `arguments` say; exits where they are not understood, or say something in vain. Paths of the Hub are
+/// on this machine afterwards.
+///
+/// # Errors
+/// As [`paths::settle`] and [`Options::check`].
+pub fn read<P: Options>(arguments: impl Iterator<Item = OsString>) -> Result<P> {
+    let mut command = P::command();
+    let parsed = command.try_get_matches_from_mut(arguments);
+    let parsed = parsed.and_then(|matches| Ok((P::from_arg_matches(&matches)?, matches)));
+    let (program, matches) = parsed.unwrap_or_else(|error| error.exit());
+    refuse_conflicts(&program, &mut command, &matches);
+    output::progress_for_programs(program.global().progress);
+    program.check()?;
+    if paths::settle()? {
+        // Whether a file of the Hub is a bundle is known only now.
+        refuse_conflicts(&program, &mut command, &matches);
+    }
+    checkpoints::prefer(program.global().prefix.clone());
+    Ok(program)
+}
+
+/// Exits where an option could have no effect, with the usage of the command that has it.
+fn refuse_conflicts<P: Options>(program: &P, command: &mut Command, matches: &ArgMatches) {
+    let (name, matches) = matches.subcommand().map_or((None, matches), |(name, matches)| (Some(name), matches));
+    let Some(refused) = program.conflict(&Given::of(matches)) else { return };
+    command.build();
+    let command = match name {
+        Some(name) => command.find_subcommand_mut(name).expect("the command that was parsed"),
+        None => command,
+    };
+    conflicts::error(command, refused).exit()
+}

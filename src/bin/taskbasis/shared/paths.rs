@@ -1,0 +1,163 @@
+//! The paths of a command line. Their types say what becomes of them: what is read may be on the Hugging Face Hub, and
+//! what is written never takes the place of anything that is read.
+
+use std::ffi::OsString;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use taskbasis::hub::{Hub, HubOptions, HubPath, Wanted};
+use taskbasis::{Error, Result, check_output};
+
+use super::hub::Watch;
+
+/// Every path of the command line that is read, in its order.
+static INPUTS: Mutex<Vec<InPath>> = Mutex::new(Vec::new());
+/// Every path of the command line that is written.
+static OUTPUTS: Mutex<Vec<OutPath>> = Mutex::new(Vec::new());
+
+/// The path of what is read: one of this machine, or `hf://owner/repo[@revision]/path`, which [`settle`] makes one.
+#[derive(Clone, Debug)]
+pub struct InPath(Arc<Input>);
+
+#[derive(Debug)]
+struct Input {
+    given: PathBuf,
+    wanted: Wanted,
+    /// Where the copy of what is on the Hub is.
+    local: OnceLock<PathBuf>,
+}
+
+impl InPath {
+    pub fn new(given: impl Into<PathBuf>, wanted: Wanted) -> Self {
+        let path = Self(Arc::new(Input { given: given.into(), wanted, local: OnceLock::new() }));
+        INPUTS.lock().push(path.clone());
+        path
+    }
+
+    /// Whether it is on the Hub, whatever has been downloaded.
+    pub fn is_address(&self) -> bool {
+        HubPath::is_meant(&self.0.given)
+    }
+
+    /// Whether what it is of is not known yet.
+    pub fn is_unsettled(&self) -> bool {
+        self.is_address() && self.0.local.get().is_none()
+    }
+}
+
+impl Deref for InPath {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        self.0.local.get().unwrap_or(&self.0.given)
+    }
+}
+
+impl AsRef<Path> for InPath {
+    fn as_ref(&self) -> &Path {
+        self
+    }
+}
+
+impl From<OsString> for InPath {
+    fn from(given: OsString) -> Self {
+        Self::new(given, Wanted::Path)
+    }
+}
+
+/// The path of a base, which comes from the Hub with the configurations beside it.
+#[derive(Clone, Debug)]
+pub struct BasePath(InPath);
+
+impl Deref for BasePath {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl AsRef<Path> for BasePath {
+    fn as_ref(&self) -> &Path {
+        self
+    }
+}
+
+impl From<OsString> for BasePath {
+    fn from(given: OsString) -> Self {
+        Self(InPath::new(given, Wanted::Base))
+    }
+}
+
+/// The path of what is written, never one of the Hub's.
+#[derive(Clone, Debug)]
+pub struct OutPath(PathBuf);
+
+impl Deref for OutPath {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl AsRef<Path> for OutPath {
+    fn as_ref(&self) -> &Path {
+        self
+    }
+}
+
+impl From<OsString> for OutPath {
+    fn from(given: OsString) -> Self {
+        let path = Self(given.into());
+        OUTPUTS.lock().push(path.clone());
+        path
+    }
+}
+
+impl OutPath {
+    /// The place of what is read, where it is to be replaced by what is made of it.
+    pub fn in_place_of(path: &Path) -> Self {
+        path.as_os_str().to_owned().into()
+    }
+}
+
+/// Brings what is on the Hub to this machine; whether anything was there. Refuses an output that is on the Hub, or that
+/// is one of the files that the command line names to be read, or lies in a folder that it names and is there already.
+///
+/// # Errors
+/// As [`Hub::resolve`] and [`check_output`]; [`ErrorKind::Unsupported`](taskbasis::ErrorKind::Unsupported) for what is
+/// to be written to the Hub.
+pub fn settle() -> Result<bool> {
+    if let Some(OutPath(path)) = OUTPUTS.lock().iter().find(|OutPath(path)| HubPath::is_meant(path)) {
+        return Err(Error::unsupported("nothing can be written to the Hub").at(path));
+    }
+    let inputs = INPUTS.lock().clone();
+    let mut hub = None;
+    for InPath(input) in inputs.iter().filter(|input| input.is_unsettled()) {
+        let address: HubPath = input.given.to_string_lossy().parse()?;
+        let hub = match &hub {
+            Some(hub) => hub,
+            None => hub.insert(Hub::new(HubOptions::from_env()?)?),
+        };
+        let watch = Watch::new();
+        let local = hub.resolve(&address, input.wanted, &watch.listener())?;
+        watch.finish();
+        input.local.get_or_init(|| local);
+    }
+    protect(inputs.iter().map(|input| &**input))?;
+    Ok(hub.is_some())
+}
+
+/// Refuses an output that is one of `inputs`: files that the command line does not name, but leads to.
+///
+/// # Errors
+/// As [`check_output`].
+pub fn protect<'a>(inputs: impl IntoIterator<Item = &'a Path>) -> Result<()> {
+    let inputs: Vec<&Path> = inputs.into_iter().collect();
+    // What is not there yet overwrites nothing, and a folder is never replaced.
+    let outputs = OUTPUTS.lock();
+    outputs.iter().filter(|output| output.is_file()).try_for_each(|output| check_output(output, &inputs))
+}
