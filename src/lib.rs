@@ -72,7 +72,7 @@ pub mod weights;
 
 pub use atomic_file::{PartialFolder, check_output, replace_file};
 pub use basis::{Basis, Coefficients, Method, Target, TaskExpr};
-pub use bundle::{BaseFormat, BasisFile, Bundle, Fingerprint, Growth, NewTask, PackReport, Packer, VectorFormat};
+pub use bundle::{BaseFormat, BasisFile, Bundle, BundleUpdate, Fingerprint, NewTask, PackReport, Packer, VectorFormat};
 pub use checkpoint::{Checkpoint, Format};
 pub use datasets::{Dataset, HeadLabels, OtherNames, Split};
 #[cfg(feature = "text")]

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use taskbasis::checkpoint::pickle::{NodeId, Pickle, Value};
+use taskbasis::checkpoint::pickle::{NodeId, Pickle, PickleNode};
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(pickle) = Pickle::parse(bytes) else { return };
@@ -15,10 +15,10 @@ fuzz_target!(|bytes: &[u8]| {
         let _ = (pickle.text(id), pickle.global(id));
         let mut pairs = |pairs: &[(NodeId, NodeId)]| left.extend(pairs.iter().flat_map(|&(key, value)| [key, value]));
         match pickle.value(id) {
-            Value::Dict(entries) => pairs(entries),
-            Value::Tuple(items) | Value::List(items) | Value::Set(items) => left.extend(items),
-            Value::Persistent(id) => left.push(*id),
-            Value::Object(object) => {
+            PickleNode::Dict(entries) => pairs(entries),
+            PickleNode::Tuple(items) | PickleNode::List(items) | PickleNode::Set(items) => left.extend(items),
+            PickleNode::Persistent(id) => left.push(*id),
+            PickleNode::Object(object) => {
                 pairs(&object.entries);
                 left.extend(&object.items);
                 left.extend(object.state);

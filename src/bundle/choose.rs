@@ -14,7 +14,7 @@ use crate::tensor::BlockFormat;
 pub struct Formats(IndexMap<String, VectorFormat>);
 
 /// What a mixture is made of, from the smallest on. bf16 is not among them: q8 takes half its bytes for less error.
-const LADDER: [VectorFormat; 7] = [
+const CANDIDATES: [VectorFormat; 7] = [
     VectorFormat::Blocks(BlockFormat::Q2),
     VectorFormat::Blocks(BlockFormat::Q3),
     VectorFormat::Blocks(BlockFormat::Q4),
@@ -25,18 +25,12 @@ const LADDER: [VectorFormat; 7] = [
 ];
 
 impl Formats {
-    /// `format` for the matrices. What has one dimension (LayerNorms, biases, the class embedding) is kept as f16 where
-    /// `format` is smaller than that: on the digits family the task vectors' errors are 0.5 % smaller then (q8 to q2),
-    /// and at ViT-B-32's size it takes 0.3 % more bytes.
+    /// `format` for the matrices, and what [`VectorFormat::for_shape`] makes of it for the rest.
     pub(super) fn uniform<'a>(
         parameters: impl Iterator<Item = (&'a str, &'a Parameter)>,
         format: VectorFormat,
     ) -> Self {
-        let of = |parameter: &Parameter| match format {
-            VectorFormat::Blocks(_) if parameter.shape().len() < 2 => SMALL,
-            format => format,
-        };
-        Self(parameters.map(|(name, parameter)| (name.to_owned(), of(parameter))).collect())
+        Self(parameters.map(|(name, parameter)| (name.to_owned(), format.for_shape(parameter.shape()))).collect())
     }
 
     /// The format of a parameter.
@@ -70,24 +64,28 @@ impl Formats {
     }
 }
 
-/// What one-dimensional parameters are kept in.
-pub(super) const SMALL: VectorFormat = VectorFormat::F16;
-
 /// What every parameter would cost in every format: measured once, chosen from as often as wanted.
-pub(super) struct Ladder {
-    parameters: Vec<Rungs>,
+pub(super) struct FormatCosts {
+    parameters: Vec<ParameterCosts>,
     /// ‖τ̂_t‖² of the tasks.
     norms: Vec<f64>,
 }
 
-struct Rungs {
+struct ParameterCosts {
     name: String,
-    small: bool,
-    /// By format: the bytes of all vectors, and the squared error of every task.
-    formats: Vec<(usize, Vec<f64>)>,
+    shape: Vec<usize>,
+    /// One per format of [`CANDIDATES`].
+    costs: Vec<Cost>,
 }
 
-impl Ladder {
+struct Cost {
+    /// The bytes of all vectors.
+    bytes: usize,
+    /// The squared error of every task.
+    errors: Vec<f64>,
+}
+
+impl FormatCosts {
     /// Encodes everything in every format. `progress` is told the bytes of the parameters that are done.
     pub(super) fn measure(
         basis: &Basis,
@@ -100,26 +98,26 @@ impl Ladder {
         let mut norms = vec![0.0; factors.len()];
         let mut all = Vec::with_capacity(parameters.len());
         for &(name, parameter) in parameters {
-            let mut formats = Vec::with_capacity(LADDER.len());
-            for format in LADDER {
+            let mut costs = Vec::with_capacity(CANDIDATES.len());
+            for format in CANDIDATES {
                 let encoded = encode(parameter.sources(), format, threads).map_err(|e| e.tensor(name));
                 // What f16 cannot hold is simply not to be chosen.
                 let encoded = match encoded {
                     Err(_) if format == VectorFormat::F16 => {
-                        formats.push((usize::MAX / 2, vec![f64::INFINITY; factors.len()]));
+                        costs.push(Cost { bytes: usize::MAX / 2, errors: vec![f64::INFINITY; factors.len()] });
                         continue;
                     }
                     encoded => encoded?,
                 };
-                if formats.is_empty() {
+                if costs.is_empty() {
                     norms.iter_mut().zip(of_tasks(&encoded.vectors)).for_each(|(norm, part)| *norm += part);
                 }
                 let bytes = encoded.rows.iter().map(Vec::len).sum();
-                formats.push((bytes, of_tasks(&encoded.errors)));
+                costs.push(Cost { bytes, errors: of_tasks(&encoded.errors) });
             }
             let source_bytes: usize = parameter.sources().iter().map(crate::tensor::Source::nbytes).sum();
             progress(source_bytes as u64);
-            all.push(Rungs { name: name.to_owned(), small: parameter.shape().len() < 2, formats });
+            all.push(ParameterCosts { name: name.to_owned(), shape: parameter.shape().to_vec(), costs });
         }
         Ok(Self { parameters: all, norms })
     }
@@ -132,32 +130,32 @@ impl Ladder {
         if max_error.is_nan() || max_error < 0.0 {
             return Err(Error::invalid("the largest error must be a number of at least 0").got(max_error));
         }
-        let mixed = self.mixture(max_error * max_error);
-        let uniform = (0..LADDER.len())
-            .map(|f| self.parameters.iter().map(|p| self.uniform_rung(p, f)).collect::<Vec<_>>())
-            .filter(|choice| self.worst(&self.errors(choice)).1 <= max_error * max_error);
-        let best = std::iter::once(mixed).chain(uniform).min_by_key(|choice| self.bytes(choice)).unwrap_or_default();
-        Ok(Formats(self.parameters.iter().zip(best).map(|(p, f)| (p.name.clone(), LADDER[f])).collect()))
+        let bound = max_error * max_error;
+        let uniform = (0..CANDIDATES.len())
+            .map(|f| self.parameters.iter().map(|p| p.candidate_for(f)).collect::<Vec<_>>())
+            .filter(|choice| self.worst(&self.errors(choice)).1 <= bound);
+        let smaller = |best: Vec<usize>, other: Vec<usize>| match self.bytes(&other) < self.bytes(&best) {
+            true => other,
+            false => best,
+        };
+        let best = uniform.fold(self.mixture(bound), smaller);
+        Ok(Formats(self.parameters.iter().zip(best).map(|(p, f)| (p.name.clone(), CANDIDATES[f])).collect()))
     }
 
-    fn uniform_rung(&self, parameter: &Rungs, format: usize) -> usize {
-        let small = LADDER.iter().position(|&f| f == SMALL).unwrap_or(format);
-        if parameter.small { small.max(format) } else { format }
-    }
-
-    /// Squared relative error a task.
+    /// The squared relative error of each task.
     fn errors(&self, choice: &[usize]) -> Vec<f64> {
-        let sum = |t: usize| self.parameters.iter().zip(choice).map(|(p, &f)| p.formats[f].1[t]).sum::<f64>();
+        let sum = |t: usize| self.parameters.iter().zip(choice).map(|(p, &f)| p.costs[f].errors[t]).sum::<f64>();
         self.norms.iter().enumerate().map(|(t, &norm)| ratio(sum(t), norm)).collect()
     }
 
+    /// The task with the largest error, and that error.
     fn worst(&self, errors: &[f64]) -> (usize, f64) {
         let larger = |a: (usize, f64), b: (usize, f64)| if b.1 > a.1 { b } else { a };
         errors.iter().copied().enumerate().fold((0, 0.0), larger)
     }
 
     fn bytes(&self, choice: &[usize]) -> usize {
-        self.parameters.iter().zip(choice).map(|(p, &f)| p.formats[f].0).fold(0, usize::saturating_add)
+        self.parameters.iter().zip(choice).map(|(p, &f)| p.costs[f].bytes).fold(0, usize::saturating_add)
     }
 
     /// From the smallest formats up: always the step that takes most from the worst task's error for its bytes, until
@@ -169,12 +167,12 @@ impl Ladder {
             if error <= bound {
                 break;
             }
-            let steps = self.parameters.iter().enumerate().flat_map(|(p, rungs)| {
-                let (bytes, errors) = &rungs.formats[choice[p]];
-                (choice[p] + 1..rungs.formats.len()).filter_map(move |f| {
-                    let (more, fewer) = (&rungs.formats[f].0, &rungs.formats[f].1);
-                    let gain = errors[t] - fewer[t];
-                    (gain > 0.0).then(|| (gain / more.saturating_sub(*bytes).max(1) as f64, p, f))
+            let steps = self.parameters.iter().enumerate().flat_map(|(p, parameter)| {
+                let now = &parameter.costs[choice[p]];
+                (choice[p] + 1..parameter.costs.len()).filter_map(move |f| {
+                    let next = &parameter.costs[f];
+                    let gain = now.errors[t] - next.errors[t];
+                    (gain > 0.0).then(|| (gain / next.bytes.saturating_sub(now.bytes).max(1) as f64, p, f))
                 })
             });
             // Of equals the first, so that the choice is always the same.
@@ -195,5 +193,16 @@ impl Ladder {
             }
         }
         choice
+    }
+}
+
+impl ParameterCosts {
+    /// The candidate that stores this parameter where `f` stores the matrices.
+    fn candidate_for(&self, f: usize) -> usize {
+        let format = CANDIDATES[f].for_shape(&self.shape);
+        CANDIDATES
+            .iter()
+            .position(|&candidate| candidate == format)
+            .expect("f16, which small shapes get, is a candidate")
     }
 }

@@ -1,11 +1,15 @@
 //! What version 1 of the file consists of: names, metadata, alignment. `docs/bundle-format.md` draws it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::fingerprint::Fingerprint;
+use crate::basis::Method;
 use crate::error::{Error, Result};
+use crate::heads::Head;
 use crate::onnx::GraphMap;
 use crate::preprocess::{Interpolation, Preprocess, ResizeMode};
 use crate::tensor::BlockFormat;
@@ -80,20 +84,22 @@ pub(super) enum Section {
 pub(super) enum Role<'a> {
     /// A parameter of the base.
     Base(&'a str),
-    /// A parameter's piece of all M vectors.
+    /// A parameter in all M vectors.
     Vectors(&'a str),
-    /// A parameter's piece of PCA's mean.
+    /// A parameter in PCA's mean.
     Mean(&'a str),
-    /// A parameter's piece of the residual of this index.
+    /// A parameter in the residual of this index.
     Residual(usize, &'a str),
-    /// A task's head.
+    /// The weight of a task's head.
     HeadWeight(&'a str),
+    /// The bias of a task's head.
     HeadBias(&'a str),
     Recovery,
     Graph,
     /// The embedding of the built-in image with the base's weights.
     Golden,
-    Padding,
+    /// Bytes of zero between two tensors; its name is a number or anything else.
+    Padding(&'a str),
     Checksums,
 }
 
@@ -111,7 +117,7 @@ impl<'a> Role<'a> {
             (name::BASE, Self::Base as fn(&'a str) -> Self),
             (name::VECTORS, Self::Vectors),
             (name::MEAN, Self::Mean),
-            (name::PADDING, |_| Self::Padding),
+            (name::PADDING, Self::Padding),
         ] {
             if let Some(rest) = tensor.strip_prefix(prefix) {
                 return Some(role(rest));
@@ -129,7 +135,7 @@ impl<'a> Role<'a> {
         rest.strip_suffix(name::BIAS).map(Self::HeadBias)
     }
 
-    /// Where it lies; padding lies anywhere.
+    /// The section that it lies in; `None` for padding, which lies anywhere.
     pub(super) fn section(self) -> Option<Section> {
         Some(match self {
             Self::Base(_) => Section::Base,
@@ -140,25 +146,44 @@ impl<'a> Role<'a> {
             Self::Graph => Section::Graph,
             Self::Golden => Section::Golden,
             Self::Checksums => Section::Checksums,
-            Self::Padding => return None,
+            Self::Padding(_) => return None,
         })
+    }
+}
+
+/// The tensor's name.
+impl fmt::Display for Role<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Base(parameter) => write!(f, "{}{parameter}", name::BASE),
+            Self::Vectors(parameter) => write!(f, "{}{parameter}", name::VECTORS),
+            Self::Mean(parameter) => write!(f, "{}{parameter}", name::MEAN),
+            Self::Residual(r, parameter) => write!(f, "{}{r}/{parameter}", name::RESIDUALS),
+            Self::HeadWeight(task) => write!(f, "{}{task}{}", name::HEADS, name::WEIGHT),
+            Self::HeadBias(task) => write!(f, "{}{task}{}", name::HEADS, name::BIAS),
+            Self::Recovery => f.write_str(name::RECOVERY),
+            Self::Graph => f.write_str(name::GRAPH),
+            Self::Golden => f.write_str(name::GOLDEN),
+            Self::Padding(index) => write!(f, "{}{index}", name::PADDING),
+            Self::Checksums => f.write_str(name::CHECKSUMS),
+        }
     }
 }
 
 /// `taskbasis.base`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct BaseInfo {
+pub(super) struct BaseRecord {
     /// Whether the bundle holds the base.
     pub(super) stored: bool,
-    /// Of the base that the bundle was packed over, before any rounding.
+    /// The fingerprint of the base that the bundle was packed over, before any rounding.
     pub(super) fingerprint: String,
 }
 
 /// `taskbasis.basis`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct BasisInfo {
+pub(super) struct BasisRecord {
     /// As `method_info.json` spells it.
     pub(super) method: String,
     /// The columns of the recovery table.
@@ -171,13 +196,13 @@ pub(super) struct BasisInfo {
     pub(super) residuals: Vec<String>,
 }
 
-/// One tensor of blocks under `taskbasis.blocks`: what its bytes stand for.
+/// What the bytes of one tensor of blocks stand for: an entry under `taskbasis.blocks`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct BlockInfo {
+pub(super) struct BlocksRecord {
     /// `q8`, `q4`, ….
     pub(super) format: String,
-    /// The extents of one vector's piece.
+    /// The extents of the parameter.
     pub(super) shape: Vec<usize>,
 }
 
@@ -185,7 +210,7 @@ pub(super) struct BlockInfo {
 /// freed of `mean` and divided by `std`. What has its default is left out, so that readers that know no other read it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct PreprocessInfo {
+pub(super) struct PreprocessRecord {
     pub(super) image_size: usize,
     pub(super) mean: [f32; 3],
     pub(super) std: [f32; 3],
@@ -204,7 +229,8 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-impl PreprocessInfo {
+impl PreprocessRecord {
+    /// The record of `preprocess`.
     pub(super) fn of(preprocess: &Preprocess) -> Self {
         Self {
             image_size: preprocess.size(),
@@ -217,6 +243,9 @@ impl PreprocessInfo {
         }
     }
 
+    /// The preparation of images that the record says.
+    ///
+    /// # Errors
     /// As [`ImageHints::preprocess`].
     pub(super) fn preprocess(&self) -> Result<Preprocess> {
         let hints = ImageHints {
@@ -231,8 +260,8 @@ impl PreprocessInfo {
     }
 }
 
-/// The scaling coefficients that whoever packed the bundle suggests (`taskbasis.lambda`); `None` where nothing was
-/// said. They change nothing by themselves.
+/// The scaling coefficients that the bundle suggests (`taskbasis.lambda`); `None` where it suggests none. They change
+/// nothing by themselves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lambdas {
@@ -247,27 +276,47 @@ pub struct Lambdas {
     pub all: Option<f64>,
 }
 
-/// Everything that the metadata says.
+impl Lambdas {
+    /// Those that are suggested.
+    pub(super) fn suggested(&self) -> impl Iterator<Item = f64> {
+        [self.task, self.merged, self.all].into_iter().flatten()
+    }
+}
+
+/// Everything that the metadata say.
 #[derive(Clone, Debug)]
-pub(super) struct About {
+pub(super) struct Metadata {
     pub(super) arch: Arch,
-    pub(super) base: BaseInfo,
-    pub(super) basis: BasisInfo,
-    /// By the tensor's name.
-    pub(super) blocks: HashMap<String, BlockInfo>,
+    pub(super) base: BaseRecord,
+    pub(super) basis: BasisRecord,
+    /// The tensors of blocks, by name.
+    pub(super) blocks: HashMap<String, BlocksRecord>,
     /// Class names by task.
     pub(super) classes: HashMap<String, Vec<String>>,
-    /// What the inputs of the graph in it are, where it is to be run.
+    /// The inputs of the graph in the bundle, where it is to be run.
     pub(super) graph: Option<GraphMap>,
     pub(super) lambda: Lambdas,
-    pub(super) preprocess: PreprocessInfo,
+    pub(super) preprocess: PreprocessRecord,
     /// Tasks whose heads take embeddings as they are, not normalised; the key is absent where there is none.
     pub(super) unnormalised: BTreeSet<String>,
-    /// What wrote the file; for people.
+    /// The program that wrote the file, or nothing: people read it, no program does.
     pub(super) writer: String,
 }
 
-impl About {
+/// What is made of checked metadata.
+pub(super) struct CheckedMetadata {
+    pub(super) fingerprint: Fingerprint,
+    pub(super) method: Method,
+    /// The task of each residual.
+    pub(super) residual_tasks: Vec<usize>,
+}
+
+impl Metadata {
+    /// Reads the text pairs of a header.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for another version of the format;
+    /// [`ErrorKind::Format`](crate::ErrorKind::Format), naming the key, for one that is missing, broken or not known.
     pub(super) fn read(metadata: &HashMap<String, String>) -> Result<Self> {
         let version = metadata.get(key::VERSION).map_or("", String::as_str);
         if version != VERSION.to_string() {
@@ -276,7 +325,9 @@ impl About {
                 .got(format_args!("`{version}`"))
                 .hint("A newer taskbasis may read it"));
         }
-        if let Some(unknown) = metadata.keys().find(|key| key.starts_with("taskbasis.") && !KNOWN.contains(&&***key)) {
+        if let Some(unknown) =
+            metadata.keys().find(|key| key.starts_with("taskbasis.") && !KNOWN_KEYS.contains(&&***key))
+        {
             return Err(Error::format(format!("the metadata hold `{unknown}`, which version {VERSION} does not know")));
         }
         Ok(Self {
@@ -296,9 +347,60 @@ impl About {
         })
     }
 
-    /// As the header holds them: the version first, then in the order of the keys; maps in the order of their keys, so
-    /// that the same content gives the same bytes.
-    pub(super) fn metadata(&self) -> Result<Vec<(&'static str, String)>> {
+    /// Notes how the head of `task` is used, and what its classes are called.
+    pub(super) fn add_head(&mut self, task: &str, head: &Head) {
+        if !head.normalises() {
+            self.unnormalised.insert(task.to_owned());
+        }
+        if !head.classes().is_empty() {
+            self.classes.insert(task.to_owned(), head.classes().to_vec());
+        }
+    }
+
+    /// Checks what the metadata say, as far as they can be checked by themselves.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Format`](crate::ErrorKind::Format) for what contradicts itself;
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a method that is not known.
+    pub(super) fn check(&self) -> Result<CheckedMetadata> {
+        let Self { arch, basis, preprocess, base, lambda, .. } = self;
+        arch.check().map_err(in_file)?;
+        preprocess.preprocess().map_err(in_file)?;
+        let BasisRecord { method, tasks, vectors, mean, residuals } = basis;
+        let method = Method::parse(method)
+            .ok_or_else(|| Error::unsupported("an unknown method").got(format_args!("`{method}`")))?;
+        let fail = |what: String| Err(Error::format(what));
+        if tasks.is_empty() || *vectors == 0 {
+            return fail("a basis has at least one task and one vector".into());
+        }
+        let mut known = HashSet::new();
+        if let Some(task) = tasks.iter().find(|task| task.is_empty() || !known.insert(task.as_str())) {
+            return fail(format!("task `{task}` is named twice, or it is empty"));
+        }
+        let mut residual_tasks = Vec::with_capacity(residuals.len());
+        for task in residuals {
+            match tasks.iter().position(|known| known == task) {
+                Some(t) if !residual_tasks.contains(&t) => residual_tasks.push(t),
+                _ => return fail(format!("a residual for `{task}`, which is no task of the basis or has one already")),
+            }
+        }
+        if *mean != (method == Method::Pca) {
+            return fail(format!("a {method} basis {} a mean", if *mean { "has not" } else { "has" }));
+        }
+        if !lambda.suggested().all(f64::is_finite) {
+            return fail("a suggested scaling coefficient is not finite".into());
+        }
+        if preprocess.image_size != arch.image_size() {
+            return Err(Error::format("preprocessing gives another image size than the architecture takes")
+                .expected(arch.image_size())
+                .got(preprocess.image_size));
+        }
+        Ok(CheckedMetadata { fingerprint: base.fingerprint.parse()?, method, residual_tasks })
+    }
+
+    /// The text pairs of the header: the version first, then in the order of the keys; maps in the order of their keys,
+    /// so that the same content gives the same bytes.
+    pub(super) fn pairs(&self) -> Result<Vec<(&'static str, String)>> {
         fn sorted<V: Serialize>(map: &HashMap<String, V>) -> std::collections::BTreeMap<&String, &V> {
             map.iter().collect()
         }
@@ -325,7 +427,8 @@ impl About {
     }
 }
 
-const KNOWN: [&str; 12] = [
+/// All keys that version 1 knows.
+const KNOWN_KEYS: [&str; 12] = [
     key::VERSION,
     key::WRITER,
     key::ARCH,
@@ -351,6 +454,11 @@ fn arch(metadata: &HashMap<String, String>) -> Result<Arch> {
         true => Ok(Arch { variant: field(metadata, key::TOWER)?, ..arch }),
         false => Ok(arch),
     }
+}
+
+/// The error for what a file says and that would be a caller's mistake elsewhere.
+pub(super) fn in_file(error: Error) -> Error {
+    Error::format("the metadata cannot be used").because(error)
 }
 
 fn field<T: DeserializeOwned>(metadata: &HashMap<String, String>, key: &str) -> Result<T> {

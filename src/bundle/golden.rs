@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use super::{BaseFormat, Bundle, Growth, Packer};
+use super::add_tasks::BundleUpdate;
+use super::opened::Bundle;
+use super::pack::{BaseFormat, Packer};
 use crate::checkpoint::Checkpoint;
 use crate::encoder::EncoderOptions;
 use crate::error::Result;
@@ -27,9 +29,9 @@ impl Packer<'_> {
             Checkpoint::from_tensors(base.path(), base.format(), tensors.collect())
         };
         let golden = bundle.compute_golden(base.map(copy).transpose()?, options)?;
-        let mut growth = Growth::new(&bundle, base)?;
-        growth.golden(golden);
-        growth.write(path, &[], &|_| {}).map(drop)
+        let mut update = BundleUpdate::new(&bundle, base)?;
+        update.golden(golden);
+        update.write(path, &[], &|_| {}).map(drop)
     }
 }
 

@@ -1,39 +1,44 @@
-//! What packing and growing both write: heads and the table of recovery.
+//! The tensors that packing and updating both write: heads, the recovery table, vectors.
 
-use super::format::name;
-use super::writer::Item;
+use std::collections::HashMap;
+
+use super::format::{BlocksRecord, Role};
+use super::quantise::VectorFormat;
+use super::writer::{Item, Sink};
 use crate::error::Result;
 use crate::heads::Head;
-use crate::tensor::{DType, Source, try_zeroed};
-
-/// The tasks whose heads take embeddings as they are.
-pub(super) fn unnormalised<'h>(heads: impl Iterator<Item = (&'h String, &'h Head)>) -> impl Iterator<Item = String> {
-    heads.filter(|(_, head)| !head.normalises()).map(|(task, _)| task.clone())
-}
+use crate::tensor::DType;
 
 /// Weight and bias of every head.
-pub(super) fn head_items<'h>(heads: impl Iterator<Item = (&'h str, &'h Head)>) -> Vec<Item<'h>> {
-    heads
-        .flat_map(|(task, head)| {
-            let (classes, embedding) = (head.num_classes(), head.embedding_dim());
-            let weight = format!("{}{task}{}", name::HEADS, name::WEIGHT);
-            let bias = format!("{}{task}{}", name::HEADS, name::BIAS);
-            [Item::f32(weight, &[classes, embedding], head.weight()), Item::f32(bias, &[classes], head.bias())]
-        })
-        .collect()
+pub(super) fn head_items<'h>(heads: impl Iterator<Item = (&'h str, &'h Head)>) -> impl Iterator<Item = Item<'h>> {
+    heads.flat_map(|(task, head)| {
+        let (classes, embedding) = (head.num_classes(), head.embedding_dim());
+        [
+            Item::f32(Role::HeadWeight(task), &[classes, embedding], head.weight()),
+            Item::f32(Role::HeadBias(task), &[classes], head.bias()),
+        ]
+    })
 }
 
-/// The coefficients that recover each task: f64, of this shape.
+/// The recovery table, f64 of this shape.
 pub(super) fn recovery_item<'t>(table: &'t [f64], shape: &[usize; 2]) -> Item<'t> {
-    Item::new(name::RECOVERY, DType::F64, shape, |sink| {
+    Item::new(Role::Recovery, DType::F64, shape, |sink| {
         let bytes: Vec<u8> = table.iter().flat_map(|value| value.to_le_bytes()).collect();
         sink.write(&bytes)
     })
 }
 
-/// All of a source's values.
-pub(super) fn read_all(source: &Source, start: usize, length: usize) -> Result<Vec<f32>> {
-    let mut values = try_zeroed::<f32>(length)?;
-    source.read_f32(start, &mut values)?;
-    Ok(values)
+/// A parameter of `shape` in `count` vectors (`None`: one, without that dimension), which `fill` writes in `format`.
+/// What the metadata say of it goes into `blocks`.
+pub(super) fn vector_item<'a>(
+    role: Role<'_>,
+    format: VectorFormat,
+    shape: &[usize],
+    count: Option<usize>,
+    blocks: &mut HashMap<String, BlocksRecord>,
+    fill: impl FnOnce(&mut Sink) -> Result<()> + 'a,
+) -> Result<Item<'a>> {
+    let (stored, record) = format.stored_shape(shape, count)?;
+    blocks.extend(record.map(|record| (role.to_string(), record)));
+    Ok(Item::new(role, format.dtype(), &stored, fill))
 }

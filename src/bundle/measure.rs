@@ -4,14 +4,11 @@
 //! matrices G of the vectors and E of their errors, ‖τ̂_t‖² = aᵀGa and ‖τ̂'_t − τ̂_t‖² = aᵀEa for every task, whatever
 //! their number, and one pass over the vectors gives both.
 
+use super::chunks::{in_chunks, read};
 use super::quantise::{Encoded, VectorFormat};
 use crate::basis::{Basis, Recovery};
 use crate::error::Result;
-use crate::kernel::share;
-use crate::tensor::{BLOCK, Source, try_zeroed};
-
-/// Elements that a thread takes at a time; whole blocks.
-const PIECE: usize = 256 * BLOCK;
+use crate::tensor::Source;
 
 /// Sums of products of all pairs of vectors, f64.
 #[derive(Clone, Debug)]
@@ -26,13 +23,15 @@ impl Gram {
         Self { size, sums: vec![0.0; size * size] }
     }
 
-    /// Adds the products of these stretches of the vectors.
-    pub(super) fn accumulate(&mut self, rows: &[Vec<f32>]) {
+    /// The products of these rows, one per vector.
+    pub(super) fn of(rows: &[Vec<f32>]) -> Self {
+        let mut gram = Self::new(rows.len());
         for (i, a) in rows.iter().enumerate() {
             for (j, b) in rows.iter().enumerate().skip(i) {
-                self.sums[i * self.size + j] += dot(a, b);
+                gram.sums[i * gram.size + j] = dot(a, b);
             }
         }
+        gram
     }
 
     pub(super) fn add(&mut self, other: &Self) {
@@ -62,72 +61,51 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
     sums.iter().sum::<f64>() + a_rest.iter().zip(b_rest).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
 }
 
-/// One parameter's vectors in one format.
-pub(super) struct EncodedParameter {
-    /// The stored bytes of every vector, filled to the stride of a row.
+/// One parameter's vectors in one format, all of it or a chunk.
+pub(super) struct EncodedVectors {
+    /// The stored bytes of every vector; those of a whole parameter are filled to the stride of a row.
     pub(super) rows: Vec<Vec<u8>>,
-    /// Of the vectors.
+    /// The products of the vectors.
     pub(super) vectors: Gram,
-    /// Of what encoding changed.
+    /// The products of what encoding changed.
     pub(super) errors: Gram,
 }
 
-/// Encodes every vector's piece of a parameter, on several threads. The bytes and sums do not depend on their number.
-pub(super) fn encode(sources: &[Source], format: VectorFormat, threads: usize) -> Result<EncodedParameter> {
-    struct Piece {
-        start: usize,
-        length: usize,
-        rows: Vec<Vec<u8>>,
-        vectors: Gram,
-        errors: Gram,
-    }
-    let count = sources.len();
+/// Encodes one parameter of every vector, on several threads. The bytes and sums do not depend on their number.
+pub(super) fn encode(sources: &[Source], format: VectorFormat, threads: usize) -> Result<EncodedVectors> {
     let numel = sources.first().map_or(0, Source::numel);
-    let mut pieces: Vec<Piece> = (0..numel)
-        .step_by(PIECE)
-        .map(|start| Piece {
-            start,
-            length: PIECE.min(numel - start),
-            rows: Vec::new(),
-            vectors: Gram::new(count),
-            errors: Gram::new(count),
-        })
-        .collect();
-    share(threads, pieces.iter_mut().collect(), |piece, (): &mut ()| {
-        let (mut vectors, mut errors) = (Vec::with_capacity(count), Vec::with_capacity(count));
+    let chunks = in_chunks(numel, threads, |range| {
+        let (mut rows, mut vectors, mut errors) = (Vec::new(), Vec::new(), Vec::new());
         for source in sources {
-            let mut values = try_zeroed::<f32>(piece.length)?;
-            source.read_f32(piece.start, &mut values)?;
+            let values = read(source, &range)?;
             let Encoded { bytes, values: mut error } = format.encode(&values)?;
             // Exact: the two are close to each other, or the difference is small beside both.
             error.iter_mut().zip(&values).for_each(|(back, value)| *back -= value);
-            piece.rows.push(bytes);
+            rows.push(bytes);
             vectors.push(values);
             errors.push(error);
         }
-        piece.vectors.accumulate(&vectors);
-        piece.errors.accumulate(&errors);
-        Ok(())
+        Ok(EncodedVectors { rows, vectors: Gram::of(&vectors), errors: Gram::of(&errors) })
     })?;
     let stride = format.stored_bytes(numel)?;
-    let mut rows = Vec::with_capacity(count);
+    let count = sources.len();
+    let mut whole =
+        EncodedVectors { rows: Vec::with_capacity(count), vectors: Gram::new(count), errors: Gram::new(count) };
     for _ in 0..count {
         let mut row = Vec::new();
         row.try_reserve_exact(stride).map_err(|_| crate::Error::out_of_memory(stride))?;
-        rows.push(row);
+        whole.rows.push(row);
     }
-    let (mut vectors, mut errors) = (Gram::new(count), Gram::new(count));
-    // In their order, so that rounding is always the same.
-    for mut piece in pieces {
-        rows.iter_mut().zip(piece.rows.drain(..)).for_each(|(row, bytes)| row.extend(bytes));
-        vectors.add(&piece.vectors);
-        errors.add(&piece.errors);
+    for chunk in chunks {
+        whole.rows.iter_mut().zip(chunk.rows).for_each(|(row, bytes)| row.extend(bytes));
+        whole.vectors.add(&chunk.vectors);
+        whole.errors.add(&chunk.errors);
     }
-    rows.iter_mut().for_each(|row| row.resize(stride, 0));
-    Ok(EncodedParameter { rows, vectors, errors })
+    whole.rows.iter_mut().for_each(|row| row.resize(stride, 0));
+    Ok(whole)
 }
 
-/// What multiplies the vectors (and the mean) for each task that can be recovered, λ = 1.
+/// The tasks that can be recovered, each with what multiplies the vectors (and the mean) at λ = 1.
 pub(super) fn task_factors(basis: &Basis) -> Vec<(String, Vec<f64>)> {
     let recovery: &Recovery = basis.recovery();
     let recoverable = basis.tasks().iter().enumerate().filter(|(t, _)| recovery.is_recoverable(*t));
@@ -139,19 +117,19 @@ pub(super) fn task_factors(basis: &Basis) -> Vec<(String, Vec<f64>)> {
         .collect()
 }
 
-/// How far recovered task vectors are from those of the basis that was packed.
+/// The errors of recovered task vectors, against those of the basis that was packed.
 #[derive(Clone, Debug, serde::Serialize)]
-pub struct Errors {
+pub struct RecoveryErrors {
     /// Every task that can be recovered.
-    pub tasks: Vec<TaskError>,
+    pub tasks: Vec<TaskRecoveryError>,
     /// The plain sum of the vectors, the paper's addition.
     pub merged: f64,
 }
 
-/// The error of one task vector.
+/// The error of one recovered task vector.
 #[derive(Clone, Debug, serde::Serialize)]
-pub struct TaskError {
-    /// Whose.
+pub struct TaskRecoveryError {
+    /// The task.
     pub task: String,
     /// ‖τ̂' − τ̂‖ / ‖τ̂‖, over the parameters of the image tower.
     pub relative: f64,
@@ -159,37 +137,38 @@ pub struct TaskError {
     pub norm: f64,
 }
 
-impl Errors {
+impl RecoveryErrors {
     pub(super) fn of(basis: &Basis, vectors: &Gram, errors: &Gram) -> Self {
         let relative = |a: &[f64]| ratio(errors.quadratic(a), vectors.quadratic(a)).sqrt();
         let tasks = task_factors(basis)
             .into_iter()
-            .map(|(task, a)| TaskError { task, relative: relative(&a), norm: vectors.quadratic(&a).sqrt() })
+            .map(|(task, a)| TaskRecoveryError { task, relative: relative(&a), norm: vectors.quadratic(&a).sqrt() })
             .collect();
         let mut sum = vec![1.0; basis.vectors()];
         sum.extend(basis.has_mean().then_some(0.0));
         Self { tasks, merged: relative(&sum) }
     }
 
-    /// The largest of the tasks.
+    /// The largest relative error of a task.
     pub fn largest(&self) -> f64 {
         self.tasks.iter().map(|task| task.relative).fold(0.0, f64::max)
     }
 }
 
-/// A share of something that may be nothing.
+/// `part` as a share of `whole`; 0 of nothing is 0.
 pub(super) fn ratio(part: f64, whole: f64) -> f64 {
     if part == 0.0 { 0.0 } else { part / whole }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::chunks::CHUNK;
     use super::*;
     use crate::tensor::{BlockFormat, Tensor};
 
     #[test]
     fn the_gram_matrices_give_the_error_itself() {
-        let numel = PIECE + 1000;
+        let numel = CHUNK + 1000;
         let vector = |seed: usize| -> Vec<f32> {
             (0..numel).map(|i| (((i * 7919 + seed * 104_729) % 1009) as f32 - 504.0) * 1e-5).collect()
         };

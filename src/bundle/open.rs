@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Bundle;
+use super::opened::Bundle;
 use crate::basis::Basis;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};

@@ -1,20 +1,23 @@
 //! Packing: a basis and its base into one file.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
 
-use super::choose::{Formats, Ladder};
-use super::format::{About, BaseInfo, BasisInfo, Lambdas, PreprocessInfo, Section, name};
-use super::items::{head_items, recovery_item, unnormalised};
-use super::measure::{Errors, Gram, encode, ratio};
+use super::add_tasks::{BundleUpdate, TaskFit};
+use super::choose::{FormatCosts, Formats};
+use super::fingerprint::Fingerprint;
+use super::format::{BaseRecord, BasisRecord, Lambdas, Metadata, PreprocessRecord, Role};
+use super::items::{head_items, recovery_item, vector_item};
+use super::measure::{Gram, RecoveryErrors, encode, ratio};
+use super::opened::Bundle;
 use super::quantise::VectorFormat;
 use super::writer::{self, Item};
-use super::{Bundle, Fingerprint, Fitted, Growth};
 use crate::atomic_file::replace_file;
 use crate::basis::{Basis, Parameter};
 use crate::checkpoint::{Checkpoint, is_image_tower};
@@ -29,7 +32,7 @@ use crate::tower::{Arch, ArchHints, TowerConfig};
 use crate::weights::check_models;
 
 /// Elements of the base that are converted at a time.
-const PIECE: usize = 64 << 10;
+const CHUNK: usize = 64 << 10;
 
 /// How a bundle keeps the base.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,7 +44,7 @@ pub enum BaseFormat {
     F16,
     /// bf16: half the bytes, less exact than f16, of f32's range.
     BF16,
-    /// Not at all: whoever opens the bundle gives the base, which is checked by its fingerprint.
+    /// Not at all: the base is given when the bundle is opened, and checked by its fingerprint.
     LeftOut,
 }
 
@@ -56,8 +59,8 @@ impl BaseFormat {
     }
 }
 
-/// Makes a bundle. Everything is streamed: what is in memory is one parameter's vectors as they will be stored, and a
-/// piece a thread of what they are made of.
+/// A maker of bundles. Everything is streamed: what is in memory is one parameter's vectors as they will be stored, and
+/// a chunk per thread of what they are made of.
 pub struct Packer<'a> {
     pub(super) base: &'a Checkpoint,
     basis: &'a Basis,
@@ -69,10 +72,10 @@ pub struct Packer<'a> {
     lambdas: Lambdas,
     preprocess: Preprocess,
     graph: Option<(Vec<u8>, GraphMap)>,
-    residuals: Vec<Wanted>,
-    ladder: RefCell<Option<Ladder>>,
+    residuals: Vec<WantedResidual>,
+    costs: RefCell<Option<FormatCosts>>,
     threads: usize,
-    /// How the golden embedding is computed, where one is wanted.
+    /// The options of the encoder that computes the golden embedding, where one is wanted.
     pub(super) golden: Option<EncoderOptions>,
 }
 
@@ -86,37 +89,37 @@ impl fmt::Debug for Packer<'_> {
 }
 
 /// A residual to be stored if the vectors lack more than `above` of the task.
-struct Wanted {
+struct WantedResidual {
     task: String,
     finetuned: Checkpoint,
     format: BlockFormat,
     above: f64,
 }
 
-/// What was packed, and what it cost.
+/// The sizes and errors of a bundle that was packed.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct PackReport {
     /// The bundle's size.
     pub bytes: u64,
-    /// Of the vectors, PCA's mean among them, and the residuals.
+    /// Bytes of the vectors, PCA's mean among them, and the residuals.
     pub vector_bytes: u64,
-    /// Of the base.
+    /// Bytes of the base.
     pub base_bytes: u64,
-    /// Of a user's graph without its weights; 0 where none is carried.
+    /// Bytes of a user's graph without its weights; 0 where none is carried.
     pub graph_bytes: u64,
-    /// T task vectors as they were before there was a basis: f32, all parameters of the model.
+    /// Bytes of T task vectors as they were before there was a basis: f32, all parameters of the model.
     pub task_vectors_bytes: u64,
-    /// The files of the basis that was packed.
+    /// Bytes of the files of the basis that was packed.
     pub basis_bytes: u64,
-    /// One checkpoint, the base's file.
+    /// Bytes of one checkpoint, the base's file.
     pub checkpoint_bytes: u64,
-    /// Of the recovered task vectors, residuals left out.
-    pub errors: Errors,
+    /// The errors of the recovered task vectors, residuals left out.
+    pub errors: RecoveryErrors,
     /// ‖θ'_0 − θ_0‖ / ‖θ_0‖: what rounding did to the base; `None` where it is left out.
     pub base_error: Option<f64>,
     /// The tasks whose fine-tuned checkpoints were given for a residual, with what the vectors lack of them.
-    pub residuals: Vec<Fitted>,
-    /// How many parameters have each format.
+    pub residuals: Vec<TaskFit>,
+    /// The formats, each with the number of parameters that have it.
     pub formats: Vec<(String, usize)>,
     /// Parameters outside the image tower that vectors change; no image encoder uses them, and they are left out.
     pub left_out: usize,
@@ -162,7 +165,7 @@ impl<'a> Packer<'a> {
             graph: None,
             residuals: Vec::new(),
             golden: None,
-            ladder: RefCell::new(None),
+            costs: RefCell::new(None),
             threads: 0,
         })
     }
@@ -189,7 +192,7 @@ impl<'a> Packer<'a> {
         self
     }
 
-    /// What images go through.
+    /// The preparation of images.
     ///
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) for images of another size than the tower takes.
@@ -212,7 +215,7 @@ impl<'a> Packer<'a> {
     pub fn graph(&mut self, graph: &BoundGraph) -> Result<&mut Self> {
         graph.check_image_size(self.arch.image_size())?;
         let (model, map) = graph.carried()?;
-        // Whoever opens the bundle does the same.
+        // Opening the bundle does the same.
         let file = OnnxFile::parse(Arc::new(Mapping::from_vec(model.clone(), graph.file().path())))?;
         BoundGraph::of_carried(Arc::new(file), map.clone(), self.base, Some(self.basis))?;
         self.graph = Some((model, map));
@@ -236,11 +239,11 @@ impl<'a> Packer<'a> {
         if self.residuals.iter().any(|wanted| wanted.task == task) {
             return Err(Error::invalid(format!("two residuals for task `{task}`")));
         }
-        self.residuals.push(Wanted { task: task.to_owned(), finetuned, format, above });
+        self.residuals.push(WantedResidual { task: task.to_owned(), finetuned, format, above });
         Ok(self)
     }
 
-    /// Threads; 0, the default, means one a processor. The bytes do not depend on them.
+    /// Threads; 0, the default, means one per processor. The bytes do not depend on them.
     pub fn threads(&mut self, threads: usize) -> &mut Self {
         self.threads = threads;
         self
@@ -268,12 +271,12 @@ impl<'a> Packer<'a> {
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a bound that is negative or no number.
     pub fn smallest(&self, max_error: f64, progress: &dyn Fn(u64)) -> Result<Formats> {
-        let mut ladder = self.ladder.borrow_mut();
-        let ladder = match &mut *ladder {
-            Some(ladder) => ladder,
-            none => none.insert(Ladder::measure(self.basis, &self.changed, self.threads, progress)?),
+        let mut costs = self.costs.borrow_mut();
+        let costs = match &mut *costs {
+            Some(costs) => costs,
+            none => none.insert(FormatCosts::measure(self.basis, &self.changed, self.threads, progress)?),
         };
-        ladder.choose(max_error)
+        costs.choose(max_error)
     }
 
     /// Writes the bundle: whole or not at all, and none of `inputs` is overwritten
@@ -301,17 +304,17 @@ impl<'a> Packer<'a> {
     fn write_to(&self, path: &Path, formats: &Formats, progress: &dyn Fn(u64)) -> Result<PackReport> {
         let table: Vec<f64> = self.basis.recovery().iter().map(|value| value.unwrap_or(f64::NAN)).collect();
         let shape = [self.basis.vectors(), self.basis.tasks().len()];
-        let (sums, rounding) = (RefCell::new(Sums::new(self.basis)), Cell::new((0.0, 0.0)));
-        let mut about = self.about()?;
-        let mut sections = vec![(Section::Base, self.base_items(&rounding)?)];
-        sections.push((Section::Vectors, self.vector_items(formats, &mut about.blocks, &sums, progress)?));
-        sections.push((Section::Heads, head_items(self.heads.iter().map(|(task, head)| (task.as_str(), head)))));
-        sections.push((Section::Recovery, vec![recovery_item(&table, &shape)]));
+        let sums = RefCell::new(Sums::new(self.basis));
+        let rounding = Cell::new(Rounding::default());
+        let mut metadata = self.metadata()?;
+        let mut items = self.base_items(&rounding)?;
+        self.add_vectors(formats, &mut metadata, &sums, progress, &mut items)?;
+        items.extend(head_items(self.heads.iter().map(|(task, head)| (task.as_str(), head))));
+        items.push(recovery_item(&table, &shape));
         if let Some((graph, _)) = &self.graph {
-            let item = Item::new(name::GRAPH, DType::U8, &[graph.len()], |sink| sink.write(graph));
-            sections.push((Section::Graph, vec![item]));
+            items.push(Item::new(Role::Graph, DType::U8, &[graph.len()], |sink| sink.write(graph)));
         }
-        writer::write(path, &about, sections)?;
+        writer::write(path, &metadata, items)?;
 
         let residuals = self.add_residuals(path)?;
         self.add_golden(path)?;
@@ -321,7 +324,6 @@ impl<'a> Packer<'a> {
         };
         let Sums { vectors, errors } = sums.into_inner();
         let count = self.basis.parameters().map(|(_, parameter)| parameter.numel() as u64).sum::<u64>();
-        let (error, norm) = rounding.get();
         let others = self.basis.parameters().filter(|(name, _)| !is_image_tower(name));
         Ok(PackReport {
             bytes: bundle.file_bytes(),
@@ -331,8 +333,8 @@ impl<'a> Packer<'a> {
             task_vectors_bytes: self.basis.tasks().len() as u64 * count * size_of::<f32>() as u64,
             basis_bytes: self.basis.file_bytes(),
             checkpoint_bytes: self.base.file_bytes(),
-            errors: Errors::of(self.basis, &vectors, &errors),
-            base_error: self.base_format.stored().map(|_| ratio(error, norm).sqrt()),
+            errors: RecoveryErrors::of(self.basis, &vectors, &errors),
+            base_error: self.base_format.stored().map(|_| rounding.get().relative()),
             residuals,
             formats: formats.count().into_iter().map(|(format, n)| (format.name().to_owned(), n)).collect(),
             left_out: others.filter(|(_, parameter)| parameter.is_changed()).count(),
@@ -340,22 +342,22 @@ impl<'a> Packer<'a> {
     }
 
     /// Adds the residuals that are worth it to the bundle at `path`.
-    fn add_residuals(&self, path: &Path) -> Result<Vec<Fitted>> {
+    fn add_residuals(&self, path: &Path) -> Result<Vec<TaskFit>> {
         if self.residuals.is_empty() {
             return Ok(Vec::new());
         }
         let bundle = Bundle::open(path)?;
-        let mut growth = Growth::new(&bundle, (self.base_format == BaseFormat::LeftOut).then_some(self.base))?;
-        growth.threads(self.threads);
+        let mut update = BundleUpdate::new(&bundle, (self.base_format == BaseFormat::LeftOut).then_some(self.base))?;
+        update.threads(self.threads);
         let mut fitted = Vec::new();
-        for Wanted { task, finetuned, format, above } in &self.residuals {
-            let fit = growth.measure(task, finetuned)?;
+        for WantedResidual { task, finetuned, format, above } in &self.residuals {
+            let fit = update.measure(task, finetuned)?;
             if fit.lacking > *above {
-                growth.residual(task, finetuned, *format)?;
+                update.residual(task, finetuned, *format)?;
             }
             fitted.push(fit);
         }
-        let stored = growth.write(path, &[], &|_| {})?;
+        let stored = update.write(path, &[], &|_| {})?;
         for fit in &mut fitted {
             let stored = stored.iter().find(|stored| stored.task == fit.task);
             fit.lacking_with_residual = stored.and_then(|stored| stored.lacking_with_residual);
@@ -363,22 +365,18 @@ impl<'a> Packer<'a> {
         Ok(fitted)
     }
 
-    fn about(&self) -> Result<About> {
+    fn metadata(&self) -> Result<Metadata> {
         let basis = self.basis;
-        let heads = self.heads.iter().filter(|(_, head)| !head.classes().is_empty());
-        let preprocess = PreprocessInfo::of(&self.preprocess);
-        for lambda in [self.lambdas.task, self.lambdas.merged, self.lambdas.all].into_iter().flatten() {
-            if !lambda.is_finite() {
-                return Err(Error::invalid("a suggested scaling coefficient must be finite").got(lambda));
-            }
+        if let Some(lambda) = self.lambdas.suggested().find(|lambda| !lambda.is_finite()) {
+            return Err(Error::invalid("a suggested scaling coefficient must be finite").got(lambda));
         }
-        Ok(About {
+        let mut metadata = Metadata {
             arch: self.arch.clone(),
-            base: BaseInfo {
+            base: BaseRecord {
                 stored: self.base_format != BaseFormat::LeftOut,
                 fingerprint: Fingerprint::of(self.base, self.threads)?.to_string(),
             },
-            basis: BasisInfo {
+            basis: BasisRecord {
                 method: basis.method().name().to_owned(),
                 tasks: basis.tasks().to_vec(),
                 vectors: basis.vectors(),
@@ -386,69 +384,66 @@ impl<'a> Packer<'a> {
                 residuals: Vec::new(),
             },
             blocks: HashMap::new(),
-            classes: heads.map(|(task, head)| (task.clone(), head.classes().to_vec())).collect(),
+            classes: HashMap::new(),
             graph: self.graph.as_ref().map(|(_, map)| map.clone()),
             lambda: self.lambdas,
-            preprocess,
-            unnormalised: unnormalised(self.heads.iter()).collect(),
+            preprocess: PreprocessRecord::of(&self.preprocess),
+            unnormalised: BTreeSet::new(),
             writer: concat!("taskbasis ", env!("CARGO_PKG_VERSION")).to_owned(),
-        })
+        };
+        self.heads.iter().for_each(|(task, head)| metadata.add_head(task, head));
+        Ok(metadata)
     }
 
-    fn base_items<'s>(&'s self, rounding: &'s Cell<(f64, f64)>) -> Result<Vec<Item<'s>>> {
+    fn base_items<'s>(&'s self, rounding: &'s Cell<Rounding>) -> Result<Vec<Item<'s>>> {
         let Some(format) = self.base_format.stored() else { return Ok(Vec::new()) };
         let items = self.arch.parameters().into_iter().map(|(parameter, shape)| {
             let tensor = self.base.require(&parameter)?;
-            Ok(Item::new(format!("{}{parameter}", name::BASE), format.dtype(), &shape, move |sink| {
+            Ok(Item::new(Role::Base(&parameter), format.dtype(), &shape, move |sink| {
                 convert(tensor, format, rounding, |bytes| sink.write(bytes)).map_err(|e| e.at(self.base.path()))
             }))
         });
         items.collect()
     }
 
-    fn vector_items<'s>(
+    fn add_vectors<'s>(
         &'s self,
         formats: &Formats,
-        blocks: &mut HashMap<String, super::format::BlockInfo>,
+        metadata: &mut Metadata,
         sums: &'s RefCell<Sums>,
         progress: &'s dyn Fn(u64),
-    ) -> Result<Vec<Item<'s>>> {
+        items: &mut Vec<Item<'s>>,
+    ) -> Result<()> {
         let count = self.basis.vectors();
-        let mut items = Vec::new();
-        for &(parameter, sources) in &self.changed {
-            let format = formats
-                .get(parameter)
-                .ok_or_else(|| Error::invalid("no format was chosen for it").tensor(parameter))?;
-            let sources = sources.sources();
-            let (shape, info) = format.stored_shape(sources[0].shape(), Some(count))?;
-            let vectors_name = format!("{}{parameter}", name::VECTORS);
-            blocks.extend(info.map(|info| (vectors_name.clone(), info)));
+        for &(name, parameter) in &self.changed {
+            let format = formats.get(name).ok_or_else(|| Error::invalid("no format was chosen for it").tensor(name))?;
+            let (shape, sources) = (parameter.shape(), parameter.sources());
+            let blocks = &mut metadata.blocks;
             // The mean is encoded with the vectors, whose sums it shares, and written after them.
-            let mean = std::rc::Rc::new(RefCell::new(Vec::new()));
-            let kept = std::rc::Rc::clone(&mean);
-            items.push(Item::new(vectors_name, format.dtype(), &shape, move |sink| {
+            let mean = Rc::new(RefCell::new(Vec::new()));
+            let mean_row = Rc::clone(&mean);
+            items.push(vector_item(Role::Vectors(name), format, shape, Some(count), blocks, move |sink| {
                 let mut encoded = encode(sources, format, self.threads)?;
                 sums.borrow_mut().vectors.add(&encoded.vectors);
                 sums.borrow_mut().errors.add(&encoded.errors);
                 if encoded.rows.len() > count {
-                    *kept.borrow_mut() = encoded.rows.pop().unwrap_or_default();
+                    mean_row.replace(encoded.rows.swap_remove(count));
                 }
                 encoded.rows.iter().try_for_each(|row| sink.write(row))?;
                 progress(sources.iter().map(|source| source.nbytes() as u64).sum());
                 Ok(())
-            }));
+            })?);
             if self.basis.has_mean() {
-                let (shape, info) = format.stored_shape(sources[0].shape(), None)?;
-                let mean_name = format!("{}{parameter}", name::MEAN);
-                blocks.extend(info.map(|info| (mean_name.clone(), info)));
-                items.push(Item::new(mean_name, format.dtype(), &shape, move |sink| sink.write(&mean.take())));
+                items.push(vector_item(Role::Mean(name), format, shape, None, blocks, move |sink| {
+                    sink.write(&mean.take())
+                })?);
             }
         }
-        Ok(items)
+        Ok(())
     }
 }
 
-/// Over all parameters.
+/// The products of the vectors and of their errors, over all parameters.
 struct Sums {
     vectors: Gram,
     errors: Gram,
@@ -461,26 +456,39 @@ impl Sums {
     }
 }
 
-/// The tensor's values in `format`, piece by piece; squared error and squared norm are added to `rounding`.
+/// Squared error and squared norm of the base's parameters so far.
+#[derive(Clone, Copy, Default)]
+struct Rounding {
+    error: f64,
+    norm: f64,
+}
+
+impl Rounding {
+    fn relative(self) -> f64 {
+        ratio(self.error, self.norm).sqrt()
+    }
+}
+
+/// Writes the tensor's values in `format`, chunk by chunk, and adds what that changes to `rounding`.
 fn convert(
     tensor: &Tensor,
     format: VectorFormat,
-    rounding: &Cell<(f64, f64)>,
+    rounding: &Cell<Rounding>,
     mut write: impl FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
-    let mut values = try_zeroed::<f32>(PIECE.min(tensor.numel()))?;
-    let (mut error, mut norm) = rounding.get();
-    for start in (0..tensor.numel()).step_by(PIECE) {
-        let length = PIECE.min(tensor.numel() - start);
+    let mut values = try_zeroed::<f32>(CHUNK.min(tensor.numel()))?;
+    let mut sums = rounding.get();
+    for start in (0..tensor.numel()).step_by(CHUNK) {
+        let length = CHUNK.min(tensor.numel() - start);
         let values = &mut values[..length];
         tensor.read_f32(start, values)?;
         let encoded = format.encode(values)?;
         for (back, value) in encoded.values.iter().zip(values) {
-            error += f64::from(back - *value).powi(2);
-            norm += f64::from(*value).powi(2);
+            sums.error += f64::from(back - *value).powi(2);
+            sums.norm += f64::from(*value).powi(2);
         }
         write(&encoded.bytes)?;
     }
-    rounding.set((error, norm));
+    rounding.set(sums);
     Ok(())
 }

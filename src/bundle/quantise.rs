@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use half::{bf16, f16};
 
-use super::format::{BlockInfo, block_stride};
+use super::format::{BlocksRecord, block_stride};
 use crate::error::{Error, Result};
 use crate::tensor::{BlockFormat, DType, Rounding, f32_bytes};
 
@@ -43,6 +43,16 @@ impl VectorFormat {
         }
     }
 
+    /// This format for a matrix. What has one dimension (LayerNorms, biases, the class embedding) gets f16 in the place
+    /// of blocks: on the digits family the task vectors' errors are 0.5 % smaller then (q8 to q2), and at ViT-B-32's
+    /// size it takes 0.3 % more bytes.
+    pub(super) fn for_shape(self, shape: &[usize]) -> Self {
+        match self {
+            Self::Blocks(_) if shape.len() < 2 => Self::F16,
+            format => format,
+        }
+    }
+
     /// The type of the tensor that holds it.
     pub(super) fn dtype(self) -> DType {
         match self {
@@ -62,19 +72,23 @@ impl VectorFormat {
         bytes.ok_or_else(|| Error::out_of_memory(usize::MAX))
     }
 
-    /// The shape of the tensor that holds `count` vectors' pieces of this shape (`None`: one, without that dimension),
-    /// and what the metadata say of it.
-    pub(super) fn stored_shape(self, shape: &[usize], count: Option<usize>) -> Result<(Vec<usize>, Option<BlockInfo>)> {
+    /// The shape of the tensor that holds a parameter of this shape in `count` vectors (`None`: one, without that
+    /// dimension), and what the metadata say of it.
+    pub(super) fn stored_shape(
+        self,
+        shape: &[usize],
+        count: Option<usize>,
+    ) -> Result<(Vec<usize>, Option<BlocksRecord>)> {
         let mut whole: Vec<usize> = count.into_iter().collect();
         let Self::Blocks(format) = self else {
             whole.extend(shape);
             return Ok((whole, None));
         };
         whole.push(self.stored_bytes(shape.iter().product())?);
-        Ok((whole, Some(BlockInfo { format: format.name().to_owned(), shape: shape.to_vec() })))
+        Ok((whole, Some(BlocksRecord { format: format.name().to_owned(), shape: shape.to_vec() })))
     }
 
-    /// The bytes of `values` as they are stored, and the values that are read back. To do it piece by piece, cut at
+    /// The bytes of `values` as they are stored, and the values that are read back. To do it chunk by chunk, cut at
     /// multiples of [`BLOCK`](crate::tensor::BLOCK).
     pub(super) fn encode(self, values: &[f32]) -> Result<Encoded> {
         let unfit = |i: usize| {
@@ -86,19 +100,9 @@ impl VectorFormat {
         }
         let (bytes, read_back): (Vec<u8>, Vec<f32>) = match self {
             Self::F32 => (f32_bytes(values).to_vec(), values.to_vec()),
-            Self::F16 => {
-                let halves: Vec<f16> = values.iter().map(|&value| f16::from_f32(value)).collect();
-                (
-                    halves.iter().flat_map(|half| half.to_le_bytes()).collect(),
-                    halves.iter().map(|half| half.to_f32()).collect(),
-                )
-            }
+            Self::F16 => halves(values, |value| f16::from_f32(value).to_bits(), |bits| f16::from_bits(bits).to_f32()),
             Self::BF16 => {
-                let halves: Vec<bf16> = values.iter().map(|&value| bf16::from_f32(value)).collect();
-                (
-                    halves.iter().flat_map(|half| half.to_le_bytes()).collect(),
-                    halves.iter().map(|half| half.to_f32()).collect(),
-                )
+                halves(values, |value| bf16::from_f32(value).to_bits(), |bits| bf16::from_bits(bits).to_f32())
             }
             Self::Blocks(format) => {
                 let bytes = format.quantize(values, Rounding::default())?;
@@ -115,6 +119,12 @@ impl VectorFormat {
             None => Ok(Encoded { bytes, values: read_back }),
         }
     }
+}
+
+/// The bytes of values of 16 bits, and the values that are read back.
+fn halves(values: &[f32], to_bits: impl Fn(f32) -> u16, from_bits: impl Fn(u16) -> f32) -> (Vec<u8>, Vec<f32>) {
+    let bits: Vec<u16> = values.iter().map(|&value| to_bits(value)).collect();
+    (bits.iter().flat_map(|bits| bits.to_le_bytes()).collect(), bits.iter().map(|&bits| from_bits(bits)).collect())
 }
 
 /// Values as a format keeps them.

@@ -8,34 +8,57 @@ use indexmap::IndexMap;
 use twox_hash::XxHash3_64;
 
 use super::format::{
-    ALIGNMENT, About, BaseInfo, BasisInfo, BlockInfo, MAGIC, PAGE, PREFIX, Role, VERSION, block_stride, name,
+    ALIGNMENT, BaseRecord, BasisRecord, BlocksRecord, CheckedMetadata, MAGIC, Metadata, PAGE, PREFIX, Role, VERSION,
+    block_stride, in_file,
 };
-use super::{Bundle, Fingerprint, HeadTensors, Pieces};
+use super::opened::{Bundle, HeadTensors};
 use crate::basis::Method;
 use crate::checkpoint::safetensors;
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
-use crate::preprocess::Preprocess;
 use crate::tensor::{BlockFormat, Blocks, DType, Source, Tensor};
 
-/// Whether the file at `path` is a bundle, of whatever version, judged by its first bytes.
-pub(super) fn is_bundle(path: &Path) -> bool {
-    use std::io::Read;
+impl Bundle {
+    /// Whether the file at `path` is a bundle, of whatever version, judged by its first bytes.
+    pub fn is_bundle(path: impl AsRef<Path>) -> bool {
+        use std::io::Read;
 
-    let mut first = [0; PREFIX + MAGIC.len()];
-    // A pipe would wait for somebody to write.
-    std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
-        && std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut first)).is_ok()
-        && first[PREFIX..] == *MAGIC
-}
+        let path = path.as_ref();
+        let mut first = [0; PREFIX + MAGIC.len()];
+        // Opening a pipe would wait for a program at its other end.
+        std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
+            && std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut first)).is_ok()
+            && first[PREFIX..] == *MAGIC
+    }
 
-pub(super) fn open(path: &Path, mode: MapMode) -> Result<Bundle> {
-    parse(Arc::new(Mapping::open(path, mode)?))
-}
+    /// Maps the file and checks its header, the header's checksum, and everything that can be known without looking at
+    /// the tensors: names, types, shapes, places, alignment, metadata. What the tensors hold is not read;
+    /// [`Bundle::verify`] does that.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) when it cannot be opened;
+    /// [`ErrorKind::Format`](crate::ErrorKind::Format), naming file and tensor, when a rule of the format is broken;
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for another version of the format.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(path, MapMode::default())
+    }
 
-pub(super) fn parse(mapping: Arc<Mapping>) -> Result<Bundle> {
-    let path = mapping.path().to_path_buf();
-    read(mapping).map_err(|e| e.at(path))
+    /// [`Bundle::open`] with a choice between mapping and reading.
+    ///
+    /// # Errors
+    /// As [`Bundle::open`].
+    pub fn open_with(path: impl AsRef<Path>, mode: MapMode) -> Result<Self> {
+        Self::parse(Arc::new(Mapping::open(path, mode)?))
+    }
+
+    /// Opens a bundle of bytes that are in memory or mapped already.
+    ///
+    /// # Errors
+    /// As [`Bundle::open`], but for the file's.
+    pub fn parse(mapping: Arc<Mapping>) -> Result<Self> {
+        let path = mapping.path().to_path_buf();
+        read(mapping).map_err(|e| e.at(path))
+    }
 }
 
 fn read(mapping: Arc<Mapping>) -> Result<Bundle> {
@@ -44,10 +67,8 @@ fn read(mapping: Arc<Mapping>) -> Result<Bundle> {
             .hint("`taskbasis pack` makes a bundle of a basis folder"));
     }
     let contents = safetensors::read(&mapping)?;
-    let about = About::read(&contents.metadata)?;
-    // `read` has made sure that so many bytes are there.
-    let length = mapping.first_chunk::<PREFIX>().map_or(0, |bytes| u64::from_le_bytes(*bytes)) as usize;
-    let header_bytes = PREFIX + length;
+    let metadata = Metadata::read(&contents.metadata)?;
+    let header_bytes = contents.header_bytes;
     let tensors = contents.tensors.into_iter().map(|(name, stored)| match stored {
         Ok(tensor) => Ok((name, tensor)),
         Err(unread) => Err(unread.error().tensor(name)),
@@ -56,43 +77,41 @@ fn read(mapping: Arc<Mapping>) -> Result<Bundle> {
     check_places(header_bytes, &tensors)?;
     let checksums = read_checksums(&mapping, header_bytes, &tensors)?;
 
-    let AboutChecked { fingerprint, method } = check_about(&about)?;
-    let parameters: IndexMap<String, Vec<usize>> = about.arch.parameters().into_iter().collect();
-    let mut sorter = Sorter { about: &about, parameters: &parameters, found: Found::default(), used: HashSet::new() };
+    let CheckedMetadata { fingerprint, method, residual_tasks } = metadata.check()?;
+    let parameters: IndexMap<String, Vec<usize>> = metadata.arch.parameters().into_iter().collect();
+    let mut sorter =
+        Sorter { metadata: &metadata, parameters: &parameters, found: TensorsByRole::default(), used: HashSet::new() };
     for (tensor_name, tensor) in &tensors {
         sorter.take(tensor_name, tensor).map_err(|e| e.tensor(tensor_name))?;
     }
     let Sorter { mut found, used, .. } = sorter;
-    if let Some(unused) = about.blocks.keys().find(|key| !used.contains(key.as_str())) {
+    if let Some(unused) = metadata.blocks.keys().find(|key| !used.contains(key.as_str())) {
         return Err(Error::format("the metadata say how it is quantised, and there is no such tensor of bytes")
             .tensor(unused.as_str()));
     }
-    if about.graph.is_some() && found.graph.is_none() {
-        return Err(Error::format("missing: the metadata say what its inputs are").tensor(name::GRAPH));
+    if metadata.graph.is_some() && found.graph.is_none() {
+        return Err(Error::format("missing: the metadata say what its inputs are").tensor(Role::Graph.to_string()));
     }
-    let base = base(&about.base, &parameters, &mut found.base)?;
-    let pieces = pieces(&about.basis, &found)?;
-    let recovery = recovery(&about.basis, method, found.recovery.as_ref())?;
-    let heads = heads(&about, &found)?;
     Ok(Bundle {
         header_bytes,
         method,
         fingerprint,
-        base,
-        parameters,
-        pieces,
-        recovery,
-        heads,
+        base: base(&metadata.base, &parameters, &mut found.base)?,
+        vectors: vectors(&metadata.basis, &found)?,
+        recovery: recovery(&metadata.basis, method, found.recovery.as_ref())?,
+        heads: heads(&metadata, &found)?,
         graph: found.graph,
         golden: found.golden,
+        parameters,
+        residual_tasks,
         checksums,
         tensors,
-        about,
+        metadata,
         mapping,
     })
 }
 
-/// Alignment, the order of the sections, padding, and the checksums at the end.
+/// Checks alignment, the order of the sections, and padding.
 fn check_places(header_bytes: usize, tensors: &[(String, Tensor)]) -> Result<()> {
     if !header_bytes.is_multiple_of(PAGE) {
         return Err(Error::format("the header does not end at a page")
@@ -107,7 +126,7 @@ fn check_places(header_bytes: usize, tensors: &[(String, Tensor)]) -> Result<()>
         })?;
         let Some(its) = role.section() else {
             let fine = tensor.dtype() == DType::U8 && tensor.shape().len() == 1 && (1..PAGE).contains(&tensor.numel());
-            let between = i > 0 && i + 1 < tensors.len() && Role::of(&tensors[i - 1].0) != Some(Role::Padding);
+            let between = i > 0 && i + 1 < tensors.len() && !is_padding(&tensors[i - 1].0);
             if fine && between {
                 continue;
             }
@@ -131,28 +150,31 @@ fn check_places(header_bytes: usize, tensors: &[(String, Tensor)]) -> Result<()>
     Ok(())
 }
 
-/// One for the header, then one a tensor in the order of their bytes, padding left out.
+pub(super) fn is_padding(tensor_name: &str) -> bool {
+    matches!(Role::of(tensor_name), Some(Role::Padding(_)))
+}
+
+/// The checksums: one of the header, then one per tensor in the order of their bytes, padding left out.
 fn read_checksums(mapping: &Mapping, header_bytes: usize, tensors: &[(String, Tensor)]) -> Result<Vec<u64>> {
-    let count = tensors.iter().filter(|(name, _)| Role::of(name) != Some(Role::Padding)).count();
-    let missing = || Error::format("the file does not end with its checksums").tensor(name::CHECKSUMS);
-    let (last, table) = tensors.last().ok_or_else(missing)?;
-    if last != name::CHECKSUMS {
-        return Err(missing());
-    }
-    // One for each but itself, and the header's.
+    let count = tensors.iter().filter(|(name, _)| !is_padding(name)).count();
+    let its_name = || Role::Checksums.to_string();
+    let Some((_, table)) = tensors.last().filter(|(last, _)| Role::of(last) == Some(Role::Checksums)) else {
+        return Err(Error::format("the file does not end with its checksums").tensor(its_name()));
+    };
+    // One per tensor but itself, and the header's.
     if table.dtype() != DType::U64 || table.shape() != [count] {
-        return Err(Error::format("must hold a checksum of the header and one a tensor")
-            .tensor(name::CHECKSUMS)
+        return Err(Error::format("must hold a checksum of the header and one per tensor")
+            .tensor(its_name())
             .expected(format_args!("u64 [{count}]"))
             .got(format_args!("{} {:?}", table.dtype(), table.shape())));
     }
-    let bytes = table.bytes().unwrap_or_default().as_chunks::<8>().0;
-    let sums: Vec<u64> = bytes.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
-    let header = mapping.get(..header_bytes).map_or(0, XxHash3_64::oneshot);
-    match sums.first() {
-        Some(&told) if told == header => Ok(sums),
-        Some(&told) => Err(wrong_checksum("the header", told, header)),
-        None => Err(missing()),
+    let bytes = table.to_bytes()?;
+    let sums: Vec<u64> = bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
+    let header = XxHash3_64::oneshot(&mapping[..header_bytes]);
+    // `count` counts the table itself, so there is a first one.
+    match sums[0] {
+        told if told == header => Ok(sums),
+        told => Err(wrong_checksum("the header", told, header)),
     }
 }
 
@@ -163,57 +185,9 @@ pub(super) fn wrong_checksum(what: &str, told: u64, got: u64) -> Error {
         .hint("Copy or download the bundle again")
 }
 
-struct AboutChecked {
-    fingerprint: Fingerprint,
-    method: Method,
-}
-
-/// What the metadata say, as far as they can be checked by themselves.
-fn check_about(about: &About) -> Result<AboutChecked> {
-    let About { arch, basis, preprocess, base, lambda, .. } = about;
-    arch.check().map_err(in_file)?;
-    check_preprocess(about)?;
-    let BasisInfo { method, tasks, vectors, mean, residuals } = basis;
-    let method =
-        Method::parse(method).ok_or_else(|| Error::unsupported("an unknown method").got(format_args!("`{method}`")))?;
-    let fail = |what: String| Err(Error::format(what));
-    if tasks.is_empty() || *vectors == 0 {
-        return fail("a basis has at least one task and one vector".into());
-    }
-    let mut known = HashSet::new();
-    if let Some(task) = tasks.iter().find(|task| task.is_empty() || !known.insert(task.as_str())) {
-        return fail(format!("task `{task}` is named twice, or it is empty"));
-    }
-    let mut with_residual = HashSet::new();
-    if let Some(task) = residuals.iter().find(|task| !known.contains(task.as_str()) || !with_residual.insert(*task)) {
-        return fail(format!("a residual for `{task}`, which is no task of the basis or has one already"));
-    }
-    if *mean != (method == Method::Pca) {
-        return fail(format!("a {method} basis {} a mean", if *mean { "has not" } else { "has" }));
-    }
-    if [lambda.task, lambda.merged, lambda.all].into_iter().flatten().any(|lambda| !lambda.is_finite()) {
-        return fail("a suggested scaling coefficient is not finite".into());
-    }
-    if preprocess.image_size != arch.image_size() {
-        return Err(Error::format("preprocessing gives another image size than the architecture takes")
-            .expected(arch.image_size())
-            .got(preprocess.image_size));
-    }
-    Ok(AboutChecked { fingerprint: base.fingerprint.parse()?, method })
-}
-
-fn check_preprocess(about: &About) -> Result<Preprocess> {
-    about.preprocess.preprocess().map_err(in_file)
-}
-
-/// A caller's mistake elsewhere is a broken file here.
-fn in_file(error: Error) -> Error {
-    Error::format("the metadata cannot be used").because(error)
-}
-
-/// Every tensor by its role.
+/// The tensors of a bundle, by their roles.
 #[derive(Default)]
-struct Found {
+struct TensorsByRole {
     base: HashMap<String, Tensor>,
     vectors: IndexMap<String, Vec<Source>>,
     mean: HashMap<String, Source>,
@@ -225,22 +199,23 @@ struct Found {
     golden: Option<Tensor>,
 }
 
-/// No encoder gives longer embeddings.
+/// The longest embedding that a carried graph may give.
 const MAX_EMBEDDING: usize = 1 << 16;
 
+/// Sorts tensors by their roles, and checks each against the metadata.
 struct Sorter<'a> {
-    about: &'a About,
+    metadata: &'a Metadata,
     parameters: &'a IndexMap<String, Vec<usize>>,
-    found: Found,
-    /// The entries under `taskbasis.blocks` that were.
+    found: TensorsByRole,
+    /// The entries under `taskbasis.blocks` that tensors were found for.
     used: HashSet<&'a str>,
 }
 
 impl<'a> Sorter<'a> {
-    /// `safetensors::read` lets no two tensors have one name.
+    /// Takes a tensor, of which there is one per name: `safetensors::read` sees to that.
     fn take(&mut self, tensor_name: &'a str, tensor: &Tensor) -> Result<()> {
         let Some(role) = Role::of(tensor_name) else { return Ok(()) };
-        let BasisInfo { vectors, residuals, mean, .. } = &self.about.basis;
+        let BasisRecord { vectors, residuals, mean, .. } = &self.metadata.basis;
         match role {
             Role::Base(parameter) => {
                 expect_shape(tensor, self.shape(parameter)?)?;
@@ -248,16 +223,16 @@ impl<'a> Sorter<'a> {
                 self.found.base.insert(parameter.to_owned(), tensor.clone());
             }
             Role::Vectors(parameter) => {
-                let pieces = self.pieces(tensor_name, tensor, parameter, Some(*vectors))?;
-                self.found.vectors.insert(parameter.to_owned(), pieces);
+                let sources = self.sources(tensor_name, tensor, parameter, Some(*vectors))?;
+                self.found.vectors.insert(parameter.to_owned(), sources);
             }
             Role::Mean(parameter) if *mean => {
-                let piece = self.pieces(tensor_name, tensor, parameter, None)?;
-                self.found.mean.extend(piece.into_iter().map(|piece| (parameter.to_owned(), piece)));
+                let source = self.sources(tensor_name, tensor, parameter, None)?;
+                self.found.mean.extend(source.into_iter().map(|source| (parameter.to_owned(), source)));
             }
             Role::Residual(index, parameter) if index < residuals.len() => {
-                let piece = self.pieces(tensor_name, tensor, parameter, None)?;
-                self.found.residuals.extend(piece.into_iter().map(|piece| ((index, parameter.to_owned()), piece)));
+                let source = self.sources(tensor_name, tensor, parameter, None)?;
+                self.found.residuals.extend(source.into_iter().map(|source| ((index, parameter.to_owned()), source)));
             }
             Role::Mean(_) | Role::Residual(..) => {
                 return Err(Error::format("the metadata tell of no such vector"));
@@ -281,16 +256,16 @@ impl<'a> Sorter<'a> {
             }
             Role::Golden => {
                 // A carried graph may give embeddings of a length of its own.
-                let length = self.about.graph.is_none().then_some(self.about.arch.embed_dim);
+                let length = self.metadata.graph.is_none().then_some(self.metadata.arch.embed_dim);
                 let is_fine = tensor.shape().len() == 1 && (1..=MAX_EMBEDDING).contains(&tensor.numel());
                 if tensor.dtype() != DType::F32 || !is_fine || length.is_some_and(|length| length != tensor.numel()) {
                     return Err(Error::format("the golden embedding is none of this model's")
-                        .expected(format_args!("f32 [{}]", self.about.arch.embed_dim))
+                        .expected(format_args!("f32 [{}]", self.metadata.arch.embed_dim))
                         .got(format_args!("{} {:?}", tensor.dtype(), tensor.shape())));
                 }
                 self.found.golden = Some(tensor.clone());
             }
-            Role::Padding | Role::Checksums => {}
+            Role::Padding(_) | Role::Checksums => {}
         }
         Ok(())
     }
@@ -302,8 +277,9 @@ impl<'a> Sorter<'a> {
         }
     }
 
-    /// The pieces of `count` vectors one after another, or a single one without that dimension.
-    fn pieces(
+    /// The sources of `count` vectors, which lie one after another in `tensor`; `None` is a single one without that
+    /// dimension.
+    fn sources(
         &mut self,
         tensor_name: &'a str,
         tensor: &Tensor,
@@ -315,7 +291,7 @@ impl<'a> Sorter<'a> {
             Some(count) => (count, [&[count], shape].concat()),
             None => (1, shape.to_vec()),
         };
-        let Some(BlockInfo { format, shape: told }) = self.about.blocks.get(tensor_name) else {
+        let Some(BlocksRecord { format, shape: told }) = self.metadata.blocks.get(tensor_name) else {
             expect_shape(tensor, &whole)?;
             expect_float(tensor)?;
             let Some(count) = count else { return Ok(vec![tensor.clone().into()]) };
@@ -337,7 +313,7 @@ impl<'a> Sorter<'a> {
             Some(count) => expect_shape(tensor, &[count, stride])?,
             None => expect_shape(tensor, &[stride])?,
         }
-        let bytes = format.bytes(numel).unwrap_or(stride);
+        let bytes = format.bytes(numel).ok_or_else(|| Error::format("its shape overflows"))?;
         (0..rows)
             .map(|m| {
                 let start = tensor.offset() + m * stride;
@@ -363,65 +339,63 @@ fn expect_float(tensor: &Tensor) -> Result<()> {
     }
 }
 
-/// All of the architecture's parameters, or none.
+/// The stored base: all of the architecture's parameters; `None` where it is left out.
 fn base(
-    info: &BaseInfo,
+    record: &BaseRecord,
     parameters: &IndexMap<String, Vec<usize>>,
     found: &mut HashMap<String, Tensor>,
 ) -> Result<Option<Vec<(String, Tensor)>>> {
-    if !info.stored {
+    if !record.stored {
         return match found.keys().next() {
             None => Ok(None),
-            Some(parameter) => Err(Error::format("the metadata say that the base is left out")
-                .tensor(format!("{}{parameter}", name::BASE))),
+            Some(parameter) => {
+                Err(Error::format("the metadata say that the base is left out")
+                    .tensor(Role::Base(parameter).to_string()))
+            }
         };
     }
     let all = parameters.keys().map(|parameter| match found.remove(parameter) {
         Some(tensor) => Ok((parameter.clone(), tensor)),
-        None => Err(Error::format("missing").tensor(format!("{}{parameter}", name::BASE))),
+        None => Err(Error::format("missing").tensor(Role::Base(parameter).to_string())),
     });
     all.collect::<Result<_>>().map(Some)
 }
 
-/// Every parameter that any vector changes, with its pieces in the order in which coefficients come.
-fn pieces(info: &BasisInfo, found: &Found) -> Result<IndexMap<String, Pieces>> {
-    let missing = |tensor: String| Error::format("missing: another vector changes this parameter").tensor(tensor);
-    let known = |parameter: &String| found.vectors.contains_key(parameter);
-    if let Some(parameter) = found.mean.keys().find(|parameter| !known(parameter)) {
-        return Err(missing(format!("{}{parameter}", name::VECTORS)));
+/// The parameters that any vector changes, each with its sources in the order in which coefficients come: the M
+/// vectors, PCA's mean, the residuals.
+fn vectors(record: &BasisRecord, found: &TensorsByRole) -> Result<IndexMap<String, Vec<Source>>> {
+    let missing =
+        |role: Role<'_>| Error::format("missing: another vector changes this parameter").tensor(role.to_string());
+    let beside = found.mean.keys().chain(found.residuals.keys().map(|(_, parameter)| parameter));
+    if let Some(parameter) = beside.into_iter().find(|parameter| !found.vectors.contains_key(*parameter)) {
+        return Err(missing(Role::Vectors(parameter)));
     }
-    if let Some((_, parameter)) = found.residuals.keys().find(|(_, parameter)| !known(parameter)) {
-        return Err(missing(format!("{}{parameter}", name::VECTORS)));
+    let mut all = found.vectors.clone();
+    for (parameter, sources) in &mut all {
+        if record.mean {
+            let mean = found.mean.get(parameter).ok_or_else(|| missing(Role::Mean(parameter)))?;
+            sources.push(mean.clone());
+        }
+        for r in 0..record.residuals.len() {
+            let residual = found.residuals.get(&(r, parameter.clone()));
+            sources.push(residual.ok_or_else(|| missing(Role::Residual(r, parameter)))?.clone());
+        }
     }
-    found
-        .vectors
-        .iter()
-        .map(|(parameter, vectors)| {
-            let mut sources = vectors.clone();
-            if info.mean {
-                let mean = found.mean.get(parameter);
-                sources.push(mean.cloned().ok_or_else(|| missing(format!("{}{parameter}", name::MEAN)))?);
-            }
-            for r in 0..info.residuals.len() {
-                let residual = found.residuals.get(&(r, parameter.clone()));
-                sources.push(residual.cloned().ok_or_else(|| missing(format!("{}{r}/{parameter}", name::RESIDUALS)))?);
-            }
-            Ok((parameter.clone(), Pieces { sources }))
-        })
-        .collect()
+    Ok(all)
 }
 
-/// M rows of T; a task that cannot be recovered has a column of NaN.
-fn recovery(info: &BasisInfo, method: Method, tensor: Option<&Tensor>) -> Result<Vec<f64>> {
-    let tensor = tensor.ok_or_else(|| Error::format("missing").tensor(name::RECOVERY))?;
-    let (rows, columns) = (info.vectors, info.tasks.len());
+/// The recovery table: M rows of T; a task that cannot be recovered has a column of NaN.
+fn recovery(record: &BasisRecord, method: Method, tensor: Option<&Tensor>) -> Result<Vec<f64>> {
+    let its_name = || Role::Recovery.to_string();
+    let tensor = tensor.ok_or_else(|| Error::format("missing").tensor(its_name()))?;
+    let (rows, columns) = (record.vectors, record.tasks.len());
     let check = || {
         if tensor.dtype() != DType::F64 {
             return Err(Error::format("has a type that it may not have").expected("f64").got(tensor.dtype()));
         }
         expect_shape(tensor, &[rows, columns])?;
         let table = tensor.to_f64()?;
-        for (t, task) in info.tasks.iter().enumerate() {
+        for (t, task) in record.tasks.iter().enumerate() {
             let column = || (0..rows).map(|m| table[m * columns + t]);
             let left_out = method == Method::RandomSample && column().all(f64::is_nan);
             if !left_out && !column().all(f64::is_finite) {
@@ -430,43 +404,43 @@ fn recovery(info: &BasisInfo, method: Method, tensor: Option<&Tensor>) -> Result
         }
         Ok(table)
     };
-    check().map_err(|e| e.tensor(name::RECOVERY))
+    check().map_err(|e| e.tensor(its_name()))
 }
 
-fn heads(about: &About, found: &Found) -> Result<IndexMap<String, HeadTensors>> {
+fn heads(metadata: &Metadata, found: &TensorsByRole) -> Result<IndexMap<String, HeadTensors>> {
     if let Some(task) = found.biases.keys().find(|task| !found.weights.contains_key(*task)) {
-        return Err(Error::format("missing").tensor(format!("{}{task}{}", name::HEADS, name::WEIGHT)));
+        return Err(Error::format("missing").tensor(Role::HeadWeight(task).to_string()));
     }
-    if let Some(task) = about.classes.keys().find(|task| !found.weights.contains_key(*task)) {
+    if let Some(task) = metadata.classes.keys().find(|task| !found.weights.contains_key(*task)) {
         return Err(Error::format(format!("the metadata name classes of `{task}`, and it has no head")));
     }
-    if let Some(task) = about.unnormalised.iter().find(|task| !found.weights.contains_key(*task)) {
+    if let Some(task) = metadata.unnormalised.iter().find(|task| !found.weights.contains_key(*task)) {
         return Err(Error::format(format!("the metadata say how `{task}` is classified, and it has no head")));
     }
-    let check = |weight: &Tensor, shape: &[usize], what: String| {
-        let typed = match weight.dtype() {
-            DType::F32 => expect_shape(weight, shape),
+    let check = |tensor: &Tensor, shape: &[usize], role: Role<'_>| {
+        let typed = match tensor.dtype() {
+            DType::F32 => expect_shape(tensor, shape),
             other => Err(Error::format("has a type that it may not have").expected("f32").got(other)),
         };
-        typed.map_err(|e| e.tensor(what))
+        typed.map_err(|e| e.tensor(role.to_string()))
     };
     found
         .weights
         .iter()
         .map(|(task, weight)| {
             let classes = weight.shape().first().copied().unwrap_or(0).max(1);
-            let weight_name = format!("{}{task}{}", name::HEADS, name::WEIGHT);
-            let bias_name = format!("{}{task}{}", name::HEADS, name::BIAS);
-            check(weight, &[classes, about.arch.embed_dim], weight_name)?;
-            let bias = found.biases.get(task).ok_or_else(|| Error::format("missing").tensor(&bias_name))?;
-            check(bias, &[classes], bias_name)?;
-            let names = about.classes.get(task).cloned().unwrap_or_default();
+            check(weight, &[classes, metadata.arch.embed_dim], Role::HeadWeight(task))?;
+            let role = Role::HeadBias(task);
+            let bias = found.biases.get(task).ok_or_else(|| Error::format("missing").tensor(role.to_string()))?;
+            check(bias, &[classes], role)?;
+            // The metadata name the classes of some heads only.
+            let names = metadata.classes.get(task).cloned().unwrap_or_default();
             if !names.is_empty() && names.len() != classes {
                 return Err(Error::format(format!("another number of class names for `{task}` than its head has"))
                     .expected(classes)
                     .got(names.len()));
             }
-            let normalises = !about.unnormalised.contains(task);
+            let normalises = !metadata.unnormalised.contains(task);
             Ok((task.clone(), HeadTensors { weight: weight.clone(), bias: bias.clone(), classes: names, normalises }))
         })
         .collect()

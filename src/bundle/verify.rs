@@ -1,13 +1,14 @@
-//! Everything that opening does not look at.
+//! The checks of a bundle that need a look at its tensors.
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use twox_hash::XxHash3_64;
 
+use super::fingerprint::Fingerprint;
 use super::format::{Role, name};
+use super::opened::Bundle;
 use super::reader::wrong_checksum;
-use super::{Bundle, Fingerprint};
 use crate::checkpoint::{Checkpoint, Format};
 use crate::error::{Error, Result};
 use crate::kernel::share;
@@ -15,60 +16,64 @@ use crate::mmap::Mapping;
 use crate::onnx::BoundGraph;
 use crate::tensor::{DType, Source, Tensor, checked_numel, try_zeroed};
 
-pub(super) fn verify(bundle: &Bundle, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Vec<Error> {
-    let found = Mutex::new(Vec::new());
-    let mut sums = bundle.checksums.iter().skip(1).copied();
-    let pieces: Vec<(usize, &str, &Tensor, Option<u64>)> = bundle
-        .tensors
-        .iter()
-        .enumerate()
-        .map(|(i, (tensor_name, tensor))| {
-            let summed = !matches!(Role::of(tensor_name), Some(Role::Padding | Role::Checksums));
-            (i, tensor_name.as_str(), tensor, if summed { sums.next() } else { None })
-        })
-        .collect();
-    // `share` ends at the first error, and every one is wanted: they go into the list instead.
-    let done = share(threads, pieces, |(i, tensor_name, tensor, sum), (): &mut ()| {
-        if let Err(error) = check(bundle, tensor_name, tensor, sum) {
-            let error = error.tensor(tensor_name).at(bundle.path());
-            found.lock().push((i, error));
+impl Bundle {
+    /// Reads everything and gives everything that is wrong: wrong checksums, padding that is not zero, numbers that are
+    /// not finite, a stored base that is not the one of the fingerprint, a graph that does not take the base's weights.
+    /// Empty where all is well. `progress` is called after every tensor with its bytes. Threads: 0 means one per
+    /// processor.
+    pub fn verify(&self, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Vec<Error> {
+        let found = Mutex::new(Vec::new());
+        let mut sums = self.checksums.iter().skip(1).copied();
+        let tensors: Vec<(usize, &str, &Tensor, Option<u64>)> = self
+            .tensors
+            .iter()
+            .enumerate()
+            .map(|(i, (tensor_name, tensor))| {
+                let is_summed = !matches!(Role::of(tensor_name), Some(Role::Padding(_) | Role::Checksums));
+                (i, tensor_name.as_str(), tensor, if is_summed { sums.next() } else { None })
+            })
+            .collect();
+        // `share` ends at the first error, and every one is wanted: they go into the list instead.
+        let done = share(threads, tensors, |(i, tensor_name, tensor, sum), (): &mut ()| {
+            if let Err(error) = check(self, tensor_name, tensor, sum) {
+                let error = error.tensor(tensor_name).at(self.path());
+                found.lock().push((i, error));
+            }
+            progress(tensor.nbytes() as u64);
+            Ok(())
+        });
+        let mut found = found.into_inner();
+        found.sort_by_key(|(i, _)| *i);
+        let mut errors: Vec<Error> = found.into_iter().map(|(_, error)| error).chain(done.err()).collect();
+        if errors.is_empty() {
+            errors.extend(check_fingerprint(self, threads).err());
+            errors.extend(check_graph(self).err());
+            for task in self.head_tasks() {
+                errors.extend(self.head(task).err());
+            }
         }
-        progress(tensor.nbytes() as u64);
-        Ok(())
-    });
-    let mut found = found.into_inner();
-    found.sort_by_key(|(i, _)| *i);
-    let mut errors: Vec<Error> = found.into_iter().map(|(_, error)| error).chain(done.err()).collect();
-    if errors.is_empty() {
-        errors.extend(check_fingerprint(bundle, threads).err());
-        errors.extend(check_graph(bundle).err());
-        for task in bundle.head_tasks() {
-            errors.extend(bundle.head(task).err());
-        }
+        errors
     }
-    errors
 }
 
 fn check(bundle: &Bundle, tensor_name: &str, tensor: &Tensor, sum: Option<u64>) -> Result<()> {
-    let bytes = tensor.bytes().unwrap_or_default();
+    let bytes = tensor.to_bytes()?;
     if let Some(told) = sum {
-        let got = XxHash3_64::oneshot(bytes);
+        let got = XxHash3_64::oneshot(&bytes);
         if got != told {
             return Err(wrong_checksum("the tensor", told, got));
         }
     }
+    let basis = &bundle.metadata.basis;
     match Role::of(tensor_name) {
-        Some(Role::Padding) if bytes.iter().any(|&byte| byte != 0) => Err(Error::format("padding must be zero")),
+        Some(Role::Padding(_)) if bytes.iter().any(|&byte| byte != 0) => Err(Error::format("padding must be zero")),
         Some(Role::Vectors(parameter)) => {
-            let vectors = &bundle.pieces[parameter].sources[..bundle.about.basis.vectors];
+            let vectors = &bundle.vectors[parameter][..basis.vectors];
             vectors.iter().try_for_each(|vector| check_source(vector, tensor))
         }
-        Some(Role::Mean(parameter)) => {
-            check_source(&bundle.pieces[parameter].sources[bundle.about.basis.vectors], tensor)
-        }
+        Some(Role::Mean(parameter)) => check_source(&bundle.vectors[parameter][basis.vectors], tensor),
         Some(Role::Residual(r, parameter)) => {
-            let index = bundle.about.basis.vectors + usize::from(bundle.about.basis.mean) + r;
-            check_source(&bundle.pieces[parameter].sources[index], tensor)
+            check_source(&bundle.vectors[parameter][basis.vectors + usize::from(basis.mean) + r], tensor)
         }
         // The recovery table may hold NaN, and opening has looked at it.
         Some(_) if tensor.dtype().is_float() && tensor.dtype() != DType::F64 => tensor.verify_finite(),
@@ -76,7 +81,7 @@ fn check(bundle: &Bundle, tensor_name: &str, tensor: &Tensor, sum: Option<u64>) 
     }
 }
 
-/// Finite values, and nothing but zeros behind the blocks.
+/// Checks that values are finite, and that nothing but zeros lies behind the blocks.
 fn check_source(source: &Source, tensor: &Tensor) -> Result<()> {
     source.verify_finite()?;
     if let Source::Blocks(blocks) = source {
@@ -102,12 +107,16 @@ fn check_graph(bundle: &Bundle) -> Result<()> {
 
 /// The base's parameters without values: all of them the same zeros, as many as the largest one has.
 fn shapes(bundle: &Bundle) -> Result<Checkpoint> {
-    let bytes = |shape: &[usize]| checked_numel(shape).and_then(|n| n.checked_mul(size_of::<f32>()));
-    let sizes = bundle.parameters.values().map(|shape| bytes(shape));
-    let most = sizes.max().flatten().ok_or_else(|| Error::format("a shape overflows").at(bundle.path()))?;
-    let zeros = Arc::new(Mapping::from_vec(try_zeroed(most)?, bundle.path()));
-    let of = |shape: &[usize]| Tensor::contiguous(&zeros, 0..bytes(shape).unwrap_or(most), DType::F32, shape);
-    let tensors = bundle.parameters.iter().map(|(name, shape)| Ok((name.clone(), of(shape)?)));
+    let bytes = |shape: &Vec<usize>| checked_numel(shape).and_then(|numel| numel.checked_mul(size_of::<f32>()));
+    let overflows = || Error::format("a shape overflows").at(bundle.path());
+    let sizes: Vec<usize> = bundle.parameters.values().map(bytes).collect::<Option<_>>().ok_or_else(overflows)?;
+    let largest = sizes.iter().copied().max().unwrap_or(0);
+    let zeros = Arc::new(Mapping::from_vec(try_zeroed(largest)?, bundle.path()));
+    let tensors = bundle
+        .parameters
+        .iter()
+        .zip(sizes)
+        .map(|((name, shape), size)| Ok((name.clone(), Tensor::contiguous(&zeros, 0..size, DType::F32, shape)?)));
     Checkpoint::from_tensors(bundle.path(), Format::Safetensors, tensors.collect::<Result<_>>()?)
 }
 

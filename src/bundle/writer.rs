@@ -1,4 +1,4 @@
-//! Writing the file: places first, then every tensor in one pass, hashed on its way.
+//! Writing the file: every tensor gets its place first, then all are written in one pass, hashed on their way.
 
 use std::fs::File;
 use std::hash::Hasher;
@@ -7,8 +7,8 @@ use std::path::Path;
 
 use twox_hash::XxHash3_64;
 
-use super::format::{ALIGNMENT, About, PAGE, Section, name};
-use crate::checkpoint::safetensors::{self, Entry};
+use super::format::{ALIGNMENT, Metadata, PAGE, Role, Section};
+use crate::checkpoint::safetensors::{self, HeaderEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tensor::{DType, Tensor, checked_numel};
 
@@ -28,22 +28,22 @@ pub(super) struct Item<'a> {
 
 impl<'a> Item<'a> {
     pub(super) fn new(
-        name: impl Into<String>,
+        role: Role<'_>,
         dtype: DType,
         shape: &[usize],
         fill: impl FnOnce(&mut Sink) -> Result<()> + 'a,
     ) -> Self {
-        Self { name: name.into(), dtype, shape: shape.to_vec(), fill: Box::new(fill) }
+        Self { name: role.to_string(), dtype, shape: shape.to_vec(), fill: Box::new(fill) }
     }
 
-    /// A tensor that is there, byte for byte.
-    pub(super) fn copy(name: impl Into<String>, tensor: &'a Tensor) -> Self {
-        Self::new(name, tensor.dtype(), tensor.shape(), |sink| sink.write(&tensor.to_bytes()?))
+    /// A copy of `tensor`, byte for byte.
+    pub(super) fn copy(role: Role<'_>, tensor: &'a Tensor) -> Self {
+        Self::new(role, tensor.dtype(), tensor.shape(), |sink| sink.write(&tensor.to_bytes()?))
     }
 
-    /// f32 values.
-    pub(super) fn f32(name: impl Into<String>, shape: &[usize], values: &'a [f32]) -> Self {
-        Self::new(name, DType::F32, shape, |sink| sink.write(crate::tensor::f32_bytes(values)))
+    /// A tensor of these f32 values.
+    pub(super) fn f32(role: Role<'_>, shape: &[usize], values: &'a [f32]) -> Self {
+        Self::new(role, DType::F32, shape, |sink| sink.write(crate::tensor::f32_bytes(values)))
     }
 
     fn nbytes(&self) -> Result<usize> {
@@ -53,7 +53,7 @@ impl<'a> Item<'a> {
     }
 }
 
-/// Takes the bytes of one tensor.
+/// The file that tensors are written into, one after another; hashes the bytes of the one at work.
 pub(super) struct Sink {
     out: BufWriter<File>,
     hash: XxHash3_64,
@@ -67,14 +67,14 @@ impl Sink {
         self.out.write_all(bytes).map_err(|e| Error::new(ErrorKind::Io, "cannot write").because(e))
     }
 
-    /// `count` zeros.
+    /// Writes `count` zeros.
     pub(super) fn zeros(&mut self, count: usize) -> Result<()> {
         const ZEROS: [u8; PAGE] = [0; PAGE];
         let mut left = count;
         while left > 0 {
-            let part = left.min(PAGE);
-            self.write(&ZEROS[..part])?;
-            left -= part;
+            let count = left.min(PAGE);
+            self.write(&ZEROS[..count])?;
+            left -= count;
         }
         Ok(())
     }
@@ -85,62 +85,63 @@ impl Sink {
 }
 
 /// A tensor and where it goes, from the start of the data.
-struct Placed<'a> {
-    /// `None`: padding.
-    item: Option<Item<'a>>,
-    name: String,
-    dtype: DType,
-    shape: Vec<usize>,
-    place: std::ops::Range<usize>,
+struct PlacedItem<'a> {
+    item: Item<'a>,
+    section: Option<Section>,
+    bytes: std::ops::Range<usize>,
 }
 
-/// Places the sections' tensors and the padding between them.
-fn place<'a>(sections: Vec<(Section, Vec<Item<'a>>)>) -> Result<Vec<Placed<'a>>> {
-    let mut placed = Vec::new();
-    let (mut end, mut paddings) = (0usize, 0usize);
-    for (_, items) in sections {
-        for (i, item) in items.into_iter().enumerate() {
-            let too_large = || Error::invalid("a bundle larger than this machine's address space");
-            let start = end.checked_next_multiple_of(if i == 0 { PAGE } else { ALIGNMENT }).ok_or_else(too_large)?;
-            if start > end {
-                placed.push(Placed {
-                    item: None,
-                    name: format!("{}{paddings}", name::PADDING),
-                    dtype: DType::U8,
-                    shape: vec![start - end],
-                    place: end..start,
-                });
-                paddings += 1;
-            }
-            end = start.checked_add(item.nbytes()?).ok_or_else(too_large)?;
-            let (name, dtype, shape) = (item.name.clone(), item.dtype, item.shape.clone());
-            placed.push(Placed { item: Some(item), name, dtype, shape, place: start..end });
+/// Places the tensors in the order of their sections, with padding between them.
+fn place(items: Vec<Item<'_>>) -> Result<Vec<PlacedItem<'_>>> {
+    let mut sorted = items
+        .into_iter()
+        .map(|item| match Role::of(&item.name).and_then(Role::section) {
+            Some(section) => Ok((section, item)),
+            None => Err(Error::new(ErrorKind::Internal, "a tensor of no section").tensor(&item.name)),
+        })
+        .collect::<Result<Vec<_>>>()?;
+    // Stable: within a section tensors stay in the order in which they were given.
+    sorted.sort_by_key(|(section, _)| *section);
+    let mut placed: Vec<PlacedItem<'_>> = Vec::new();
+    let mut end = 0usize;
+    let mut paddings = 0usize;
+    let mut before = None;
+    for (section, item) in sorted {
+        let too_large = || Error::invalid("a bundle larger than this machine's address space");
+        let alignment = if before == Some(section) { ALIGNMENT } else { PAGE };
+        let start = end.checked_next_multiple_of(alignment).ok_or_else(too_large)?;
+        if start > end {
+            let length = start - end;
+            let role = paddings.to_string();
+            let zeros = Item::new(Role::Padding(&role), DType::U8, &[length], move |sink| sink.zeros(length));
+            placed.push(PlacedItem { item: zeros, section: None, bytes: end..start });
+            paddings += 1;
         }
+        end = start.checked_add(item.nbytes()?).ok_or_else(too_large)?;
+        placed.push(PlacedItem { item, section: Some(section), bytes: start..end });
+        before = Some(section);
     }
     Ok(placed)
 }
 
 /// The header with its length before it, filled with spaces to a whole page.
-fn header(about: &About, placed: &[Placed<'_>]) -> Result<Vec<u8>> {
-    let tensors = placed.iter().map(|Placed { name, dtype, shape, place, .. }| Entry {
-        name,
-        dtype: *dtype,
-        shape,
-        place: place.clone(),
+fn header(metadata: &Metadata, placed: &[PlacedItem<'_>]) -> Result<Vec<u8>> {
+    let tensors = placed.iter().map(|PlacedItem { item, bytes, .. }| HeaderEntry {
+        name: &item.name,
+        dtype: item.dtype,
+        shape: &item.shape,
+        bytes: bytes.clone(),
     });
-    safetensors::header(about.metadata()?, tensors, PAGE)
+    safetensors::header(metadata.pairs()?, tensors, PAGE)
 }
 
 /// Writes a whole bundle into the file at `path`, which exists; [`replace_file`](crate::replace_file) gives such a
-/// one. Sections are put into their order, and their checksums after them. Returns the file's size.
-pub(super) fn write(path: &Path, about: &About, mut sections: Vec<(Section, Vec<Item<'_>>)>) -> Result<u64> {
-    sections.sort_by_key(|(section, _)| *section);
-    let count: usize = sections.iter().map(|(_, items)| items.len()).sum();
-    // Its bytes are known last; it only takes its place here.
-    let checksums = Item::new(name::CHECKSUMS, DType::U64, &[1 + count], |_| Ok(()));
-    sections.push((Section::Checksums, vec![checksums]));
-    let placed = place(sections)?;
-    let header = header(about, &placed)?;
+/// one. Tensors are put into the order of their sections, and their checksums after them. Returns the file's size.
+pub(super) fn write(path: &Path, metadata: &Metadata, mut items: Vec<Item<'_>>) -> Result<u64> {
+    // One per tensor and the header's. Its bytes are known last; it only takes its place here.
+    items.push(Item::new(Role::Checksums, DType::U64, &[1 + items.len()], |_| Ok(())));
+    let placed = place(items)?;
+    let header = header(metadata, &placed)?;
 
     let file = std::fs::OpenOptions::new().write(true).truncate(true).open(path);
     let file = file.map_err(|e| Error::io("cannot write", path, e))?;
@@ -148,26 +149,26 @@ pub(super) fn write(path: &Path, about: &About, mut sections: Vec<(Section, Vec<
     sink.write(&header).map_err(|e| e.at(path))?;
     let mut sums = vec![sink.hash.finish()];
     let mut total = header.len();
-    for Placed { item, name, place, .. } in placed {
+    for PlacedItem { item, section, bytes } in placed {
         sink.begin();
-        match item {
-            None => sink.zeros(place.len()).map_err(|e| e.at(path))?,
-            Some(_) if name == name::CHECKSUMS => {
-                let bytes: Vec<u8> = sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
-                sink.write(&bytes).map_err(|e| e.at(path))?;
+        let written = match section {
+            Some(Section::Checksums) => {
+                let sums: Vec<u8> = sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
+                sink.write(&sums)
             }
-            Some(item) => {
-                (item.fill)(&mut sink).map_err(|e| e.tensor(&name).at(path))?;
-                sums.push(sink.hash.finish());
-            }
+            _ => (item.fill)(&mut sink),
+        };
+        written.map_err(|e| e.tensor(&item.name).at(path))?;
+        if section.is_some() {
+            sums.push(sink.hash.finish());
         }
-        if sink.written != place.len() {
+        if sink.written != bytes.len() {
             return Err(Error::new(ErrorKind::Internal, "a tensor of another size than was planned")
-                .tensor(name)
-                .expected(format_args!("{} bytes", place.len()))
+                .tensor(item.name)
+                .expected(format_args!("{} bytes", bytes.len()))
                 .got(sink.written));
         }
-        total += place.len();
+        total += bytes.len();
     }
     sink.out.flush().map_err(|e| Error::io("cannot write", path, e))?;
     Ok(total as u64)

@@ -2,7 +2,7 @@
 //! what would have been called with what.
 //!
 //! Nodes live in one arena and refer to each other by index, whatever the memo does, so memory is linear in the pickle
-//! and dropping it never recurses. The nodes may share children and may form cycles, as in Python: whoever walks them
+//! and dropping it never recurses. The nodes may share children and may form cycles, as in Python: a walk over them
 //! needs a limit.
 
 mod cursor;
@@ -10,7 +10,6 @@ mod machine;
 
 use std::ops::Range;
 
-use crate::error::{Error, Result};
 
 /// The largest pickle that is read. Tensors lie beside it, so real ones have a few megabytes.
 pub const MAX_BYTES: usize = 64 << 20;
@@ -37,16 +36,16 @@ pub struct Span {
     end: u32,
 }
 
-/// One node.
+/// One node of a pickle.
 #[derive(Debug)]
-pub enum Value {
+pub enum PickleNode {
     /// `None`.
     None,
     /// `True` or `False`.
     Bool(bool),
     /// An integer of at most 64 bits.
     Int(i64),
-    /// A longer integer. Nobody needs its value.
+    /// A longer integer, whose value is not kept.
     BigInt,
     /// A float.
     Float(f64),
@@ -79,7 +78,7 @@ pub enum Value {
 /// A call that was not made, and what the pickle then did to its result.
 #[derive(Debug)]
 pub struct Object {
-    /// What would have been called: nearly always a [`Value::Global`].
+    /// What would have been called: nearly always a [`PickleNode::Global`].
     pub class: NodeId,
     /// The arguments: a tuple.
     pub args: NodeId,
@@ -95,45 +94,18 @@ pub struct Object {
 #[derive(Debug)]
 pub struct Pickle {
     text: String,
-    nodes: Vec<Value>,
+    nodes: Vec<PickleNode>,
     root: NodeId,
 }
 
 impl Pickle {
-    /// Reads one pickle of any protocol from 0 to 5; bytes after its end are refused.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Format`](crate::ErrorKind::Format) with the offset of the opcode that went wrong;
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) past [`MAX_BYTES`] or [`MAX_NODES`].
-    pub fn parse(bytes: &[u8]) -> Result<Self> {
-        if bytes.len() > MAX_BYTES {
-            return Err(Error::unsupported("the pickle is too large")
-                .expected(format_args!("at most {MAX_BYTES} bytes, as tensors lie beside it"))
-                .got(bytes.len()));
-        }
-        machine::run(bytes)
-    }
-
-    /// Reads a pickle with arrays in it, which may be larger than one of objects: at most 1 GiB.
-    ///
-    /// # Errors
-    /// Those of [`Pickle::parse`].
-    pub fn parse_with_arrays(bytes: &[u8]) -> Result<Self> {
-        if bytes.len() > MAX_ARRAY_BYTES {
-            return Err(Error::unsupported("the pickle is too large")
-                .expected(format_args!("at most {MAX_ARRAY_BYTES} bytes"))
-                .got(bytes.len()));
-        }
-        machine::run(bytes)
-    }
-
     /// The object that was pickled.
     pub fn root(&self) -> NodeId {
         self.root
     }
 
     /// The node of this index.
-    pub fn value(&self, id: NodeId) -> &Value {
+    pub fn value(&self, id: NodeId) -> &PickleNode {
         // Ids are only made for nodes that exist, and nodes are never removed.
         &self.nodes[id.0 as usize]
     }
@@ -151,7 +123,7 @@ impl Pickle {
     /// The node's text, where it is a string.
     pub fn text(&self, id: NodeId) -> Option<&str> {
         match *self.value(id) {
-            Value::Text(text) => Some(self.str(text)),
+            PickleNode::Text(text) => Some(self.str(text)),
             _ => None,
         }
     }
@@ -159,7 +131,7 @@ impl Pickle {
     /// Where the node's bytes stand in the pickle, where it is bytes.
     pub fn bytes(&self, id: NodeId) -> Option<Range<usize>> {
         match *self.value(id) {
-            Value::Bytes(Some(span)) => Some(span.start as usize..span.end as usize),
+            PickleNode::Bytes(Some(span)) => Some(span.start as usize..span.end as usize),
             _ => None,
         }
     }
@@ -172,7 +144,7 @@ impl Pickle {
     /// Module and name, where the node is a class or function.
     pub fn global(&self, id: NodeId) -> Option<(&str, &str)> {
         match *self.value(id) {
-            Value::Global { module, name } => Some((self.str(module), self.str(name))),
+            PickleNode::Global { module, name } => Some((self.str(module), self.str(name))),
             _ => None,
         }
     }
@@ -180,7 +152,7 @@ impl Pickle {
     /// The node's children, where it is a tuple.
     pub fn tuple(&self, id: NodeId) -> Option<&[NodeId]> {
         match self.value(id) {
-            Value::Tuple(items) => Some(items),
+            PickleNode::Tuple(items) => Some(items),
             _ => None,
         }
     }
@@ -188,7 +160,7 @@ impl Pickle {
     /// The node's object, where it is the result of a call.
     pub fn object(&self, id: NodeId) -> Option<&Object> {
         match self.value(id) {
-            Value::Object(object) => Some(object),
+            PickleNode::Object(object) => Some(object),
             _ => None,
         }
     }

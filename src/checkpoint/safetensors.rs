@@ -31,6 +31,8 @@ pub struct Contents {
     pub tensors: Vec<(String, Stored)>,
     /// The text pairs under `__metadata__`; none where there is no such key.
     pub metadata: HashMap<String, String>,
+    /// The length of the header, what comes before it included.
+    pub header_bytes: usize,
 }
 
 /// Whether `bytes` may be such a file: a plausible length and the `{` of the header.
@@ -79,7 +81,7 @@ fn read_here(mapping: &Arc<Mapping>) -> Result<Contents> {
         let stored = Unread::or_stored(tensor).map_err(|error| error.tensor(&name))?;
         tensors.push((name, stored));
     }
-    Ok(Contents { tensors, metadata })
+    Ok(Contents { tensors, metadata, header_bytes: data })
 }
 
 fn dtype(dtype: Dtype) -> Result<DType> {
@@ -101,14 +103,14 @@ fn dtype(dtype: Dtype) -> Result<DType> {
     })
 }
 
-/// A tensor that is to be written.
+/// The entry of one tensor in a header that is to be written.
 #[derive(Clone, Debug)]
-pub(crate) struct Entry<'a> {
+pub(crate) struct HeaderEntry<'a> {
     pub(crate) name: &'a str,
     pub(crate) dtype: DType,
     pub(crate) shape: &'a [usize],
     /// Its bytes, from the first after the header.
-    pub(crate) place: Range<usize>,
+    pub(crate) bytes: Range<usize>,
 }
 
 /// The header of a file with its length before it, everything in the order in which it is given, filled with spaces so
@@ -118,7 +120,7 @@ pub(crate) struct Entry<'a> {
 /// [`ErrorKind::InvalidArgument`] for two tensors of one name.
 pub(crate) fn header<'a, K: Into<String>>(
     metadata: impl IntoIterator<Item = (K, String)>,
-    tensors: impl IntoIterator<Item = Entry<'a>>,
+    tensors: impl IntoIterator<Item = HeaderEntry<'a>>,
     alignment: usize,
 ) -> Result<Vec<u8>> {
     let mut map = serde_json::Map::new();
@@ -126,9 +128,9 @@ pub(crate) fn header<'a, K: Into<String>>(
     if !metadata.is_empty() {
         map.insert(METADATA.to_owned(), metadata.into());
     }
-    for Entry { name, dtype, shape, place } in tensors {
+    for HeaderEntry { name, dtype, shape, bytes } in tensors {
         let entry = serde_json::json!({
-            "dtype": dtype_name(dtype), "shape": shape, "data_offsets": [place.start, place.end],
+            "dtype": dtype_name(dtype), "shape": shape, "data_offsets": [bytes.start, bytes.end],
         });
         if map.insert(name.to_owned(), entry).is_some() {
             return Err(Error::invalid("two tensors of one name").tensor(name));

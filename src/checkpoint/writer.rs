@@ -16,6 +16,7 @@
 //! ```
 
 mod pickle;
+mod value;
 mod zip;
 
 use std::fs::File;
@@ -24,66 +25,12 @@ use std::path::Path;
 
 pub use zip::ZipWriter;
 
+use self::value::Storage;
+pub use self::value::{StorageId, TensorView, Value};
+use super::torch::types::storage_class;
 use crate::atomic_file::replace_file;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, checked_numel, contiguous_strides};
-
-/// What is to be pickled.
-#[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)] // The names are Python's.
-pub enum Value {
-    None,
-    Bool(bool),
-    Int(i64),
-    Float(f64),
-    Str(String),
-    List(Vec<Value>),
-    Tuple(Vec<Value>),
-    /// Pairs in the order in which Python will iterate over them.
-    Dict(Vec<(String, Value)>),
-    /// A `torch.Size`.
-    Size(Vec<usize>),
-    Tensor(View),
-}
-
-impl Value {
-    /// A dict of these pairs.
-    pub fn dict<K: Into<String>>(pairs: impl IntoIterator<Item = (K, Value)>) -> Self {
-        Self::Dict(pairs.into_iter().map(|(key, value)| (key.into(), value)).collect())
-    }
-}
-
-impl From<&str> for Value {
-    fn from(text: &str) -> Self {
-        Self::Str(text.to_owned())
-    }
-}
-
-/// A storage of one [`TorchWriter`]: its number, which is also its key in the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct StorageId(pub usize);
-
-/// A tensor: elements of a storage. Made by [`TorchWriter::view`] and [`TorchWriter::tensor`], which check it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct View {
-    storage: StorageId,
-    offset: usize,
-    shape: Vec<usize>,
-    strides: Vec<usize>,
-}
-
-#[derive(Debug)]
-struct Storage {
-    dtype: DType,
-    numel: usize,
-}
-
-impl Storage {
-    fn bytes(&self) -> u64 {
-        // Checked when the storage was declared.
-        self.numel as u64 * self.dtype.size() as u64
-    }
-}
 
 /// One archive in the making.
 #[derive(Debug)]
@@ -112,7 +59,7 @@ impl TorchWriter {
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a type without a storage class (u16, u32, u64);
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when its bytes overflow.
     pub fn storage(&mut self, dtype: DType, numel: usize) -> Result<StorageId> {
-        pickle::storage_class(dtype)?;
+        storage_class(dtype)?;
         numel.checked_mul(dtype.size()).ok_or_else(|| Error::invalid("a storage is too large"))?;
         self.storages.push(Storage { dtype, numel });
         Ok(StorageId(self.storages.len() - 1))
@@ -142,7 +89,7 @@ impl TorchWriter {
                 numel.unwrap_or(0)
             )));
         }
-        Ok(Value::Tensor(View { storage, offset, shape: shape.to_vec(), strides: strides.to_vec() }))
+        Ok(Value::Tensor(TensorView { storage, offset, shape: shape.to_vec(), strides: strides.to_vec() }))
     }
 
     /// A contiguous tensor with a storage of its own; its [`StorageId`] counts up from 0.

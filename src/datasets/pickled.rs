@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::cifar::{PLANE, SIDE, all_or_none, from_planes};
 use super::folder::{Set, Source, Splits};
 use super::split::Split;
-use crate::checkpoint::pickle::{NodeId, Pickle, Value};
+use crate::checkpoint::pickle::{NodeId, Pickle, PickleNode};
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
 
@@ -80,7 +80,7 @@ impl Batch {
 
     /// The value under `key`, which Python 2 wrote as a string and Python 3 may have written as bytes.
     fn get(&self, key: &str) -> Result<NodeId> {
-        let Value::Dict(entries) = self.pickle.value(self.pickle.root()) else {
+        let PickleNode::Dict(entries) = self.pickle.value(self.pickle.root()) else {
             return Err(Error::format("no batch of CIFAR images").expected("a pickled dict"));
         };
         let is_key = |id: NodeId| match self.pickle.text(id) {
@@ -93,14 +93,14 @@ impl Batch {
 
     fn list(&self, key: &str) -> Result<&[NodeId]> {
         match self.pickle.value(self.get(key)?) {
-            Value::List(items) => Ok(items),
+            PickleNode::List(items) => Ok(items),
             _ => Err(Error::format(format!("`{key}` is no list"))),
         }
     }
 
     fn labels(&self, key: &str) -> Result<Vec<usize>> {
         let label = |id: &NodeId| match self.pickle.value(*id) {
-            Value::Int(label) => usize::try_from(*label).ok(),
+            PickleNode::Int(label) => usize::try_from(*label).ok(),
             _ => None,
         };
         let labels: Option<Vec<usize>> = self.list(key)?.iter().map(label).collect();
@@ -144,7 +144,7 @@ impl Batch {
         match (function, object.state) {
             ("_reconstruct", Some(state)) => {
                 let &[_, shape, dtype, is_fortran, data] = self.pickle.tuple(state)? else { return None };
-                let is_fortran = !matches!(self.pickle.value(is_fortran), Value::Bool(false) | Value::Int(0));
+                let is_fortran = !matches!(self.pickle.value(is_fortran), PickleNode::Bool(false) | PickleNode::Int(0));
                 self.array_of(data, dtype, shape, is_fortran)
             }
             ("_frombuffer", None) => {
@@ -157,7 +157,7 @@ impl Batch {
 
     fn array_of(&self, data: NodeId, dtype: NodeId, shape: NodeId, is_fortran: bool) -> Option<Array<'_>> {
         let size = |id: &NodeId| match self.pickle.value(*id) {
-            Value::Int(size) => usize::try_from(*size).ok(),
+            PickleNode::Int(size) => usize::try_from(*size).ok(),
             _ => None,
         };
         let shape = self.pickle.tuple(shape)?.iter().map(size).collect::<Option<Vec<_>>>()?;

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::{Values, Weights};
 use crate::atomic_file::replace_file;
-use crate::checkpoint::safetensors::{self, Entry};
+use crate::checkpoint::safetensors::{self, HeaderEntry};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, checked_numel, f32_bytes};
 
@@ -74,7 +74,7 @@ fn save_tensors(path: &Path, mut tensors: Vec<Out<'_>>, about: &[(&str, String)]
         }
         let start = end;
         end = start.checked_add(bytes.len()).ok_or_else(|| Error::invalid("more bytes than a file can have"))?;
-        entries.push(Entry { name, dtype, shape, place: start..end });
+        entries.push(HeaderEntry { name, dtype, shape, bytes: start..end });
     }
     let header = safetensors::header(about.iter().cloned(), entries, ALIGNMENT)?;
     replace_file(path, inputs, |sibling| {

@@ -7,7 +7,7 @@ use crate::support::bundle::{Family, Parts, faults, tiny_files};
 use crate::support::program::{fail, json, run, succeed, text};
 use crate::support::runtime;
 use taskbasis::{
-    BaseFormat, Bundle, Checkpoint, Encoder, EncoderOptions, ErrorKind, Growth, Method, ModelOptions, NewTask,
+    BaseFormat, Bundle, BundleUpdate, Checkpoint, Encoder, EncoderOptions, ErrorKind, Method, ModelOptions, NewTask,
     SelfTest, TaskExpr,
 };
 
@@ -147,10 +147,10 @@ fn a_grown_bundle_keeps_it() {
     let path = packed(&family, "old.taskbasis", BaseFormat::F16, false);
     let bundle = Bundle::open(&path).unwrap();
     let finetuned = Checkpoint::open(&family.base).unwrap();
-    let mut growth = Growth::new(&bundle, None).unwrap();
-    growth.task(NewTask { name: "New", finetuned: &finetuned, head: None, residual: None }).unwrap();
+    let mut update = BundleUpdate::new(&bundle, None).unwrap();
+    update.task(NewTask { name: "New", finetuned: &finetuned, head: None, residual: None }).unwrap();
     let grown = family.path("grown.taskbasis");
-    growth.write(&grown, &[], &|_| {}).unwrap();
+    update.write(&grown, &[], &|_| {}).unwrap();
     let grown = Bundle::open(&grown).unwrap();
     assert!(grown.golden().is_some() && grown.golden() == bundle.golden());
     assert!(grown.check_golden(None, &options(SelfTest::Off)).unwrap().is_some());

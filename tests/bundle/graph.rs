@@ -8,15 +8,15 @@ use std::sync::Arc;
 
 use crate::support::bundle::{Parts, digits_files, faults, format, tiny_files};
 use crate::support::onnx::GRAPHS;
-use crate::support::onnx_file::OnnxFileEncoder;
 use crate::support::{bits, digits, relative_l2};
 use serde_json::json;
+use crate::support::onnx_file::OnnxFileEncoder;
 use taskbasis::checkpoint::safetensors;
 use taskbasis::onnx::proto::dimension::Value::DimValue;
 use taskbasis::onnx::{BindOptions, BoundGraph, GraphMap, OnnxFile};
 use taskbasis::{
-    ArchHints, BaseFormat, Basis, BlockFormat, Bundle, Checkpoint, Encoder, EncoderOptions, ErrorKind, Growth, Mapping,
-    Method, Model, ModelOptions, NewTask, Packer, Promotion,
+    ArchHints, BaseFormat, Basis, BlockFormat, Bundle, BundleUpdate, Checkpoint, Encoder, EncoderOptions, ErrorKind,
+    Mapping, Method, Model, ModelOptions, NewTask, Packer, Promotion,
 };
 
 fn options() -> EncoderOptions {
@@ -235,10 +235,10 @@ fn what_the_basis_leaves_alone_is_stored_once() {
         let task = whole.unwrap().weights(&"MNIST".parse().unwrap()).unwrap();
         task.get().unwrap().save(&finetuned, &[], &[]).unwrap();
         let finetuned = Checkpoint::open(finetuned).unwrap();
-        let mut growth = Growth::new(&bundle, None).unwrap();
+        let mut update = BundleUpdate::new(&bundle, None).unwrap();
         let residual = Some(BlockFormat::Q8);
-        growth.task(NewTask { name: "New", finetuned: &finetuned, head: None, residual }).unwrap();
-        growth.write(&path, &[], &|_| {}).unwrap();
+        update.task(NewTask { name: "New", finetuned: &finetuned, head: None, residual }).unwrap();
+        update.write(&path, &[], &|_| {}).unwrap();
         let grown = Bundle::open(&path).unwrap();
         assert!(grown.verify(0, &|_| {}).is_empty() && grown.graph_map() == bundle.graph_map());
         let model = grown.model(None, &ModelOptions::default()).unwrap();

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use crate::support;
 use crate::support::bundle::{METHODS, format, pack_digits, tiny_files};
-use taskbasis::bundle::Fitted;
+use taskbasis::bundle::TaskFit;
 use taskbasis::{
-    BaseFormat, BlockFormat, Bundle, Checkpoint, ErrorKind, Growth, Method, ModelOptions, NewTask, TaskExpr, Weights,
+    BaseFormat, BlockFormat, Bundle, BundleUpdate, Checkpoint, ErrorKind, Method, ModelOptions, NewTask, TaskExpr,
+    Weights,
 };
 
 fn weights(bundle: &Bundle, expr: &str) -> std::sync::Arc<Weights> {
@@ -18,11 +19,11 @@ fn task<'a>(name: &'a str, finetuned: &'a Checkpoint, residual: Option<BlockForm
     NewTask { name, finetuned, head: None, residual }
 }
 
-fn add(path: &Path, new: NewTask<'_>) -> Fitted {
+fn add(path: &Path, new: NewTask<'_>) -> TaskFit {
     let bundle = Bundle::open(path).unwrap();
-    let mut growth = Growth::new(&bundle, None).unwrap();
-    growth.task(new).unwrap();
-    growth.write(path, &[], &|_| {}).unwrap().remove(0)
+    let mut update = BundleUpdate::new(&bundle, None).unwrap();
+    update.task(new).unwrap();
+    update.write(path, &[], &|_| {}).unwrap().remove(0)
 }
 
 /// ‖weights − fine-tuned‖ / ‖fine-tuned − base‖ over the image tower.
@@ -185,26 +186,26 @@ fn what_does_not_belong_is_refused() {
     let bundle = Bundle::open(&path).unwrap();
     let base = Checkpoint::open(&family.base).unwrap();
     let other = support::bundle::digits_files("AE").map(|(_, other)| Checkpoint::open(other).unwrap());
-    assert!(Growth::new(&bundle, None).is_err(), "it has no base");
-    let mut growth = Growth::new(&bundle, Some(&base)).unwrap();
-    let refused = |result: taskbasis::Result<&Fitted>, kind: ErrorKind, part: &str| {
+    assert!(BundleUpdate::new(&bundle, None).is_err(), "it has no base");
+    let mut update = BundleUpdate::new(&bundle, Some(&base)).unwrap();
+    let refused = |result: taskbasis::Result<&TaskFit>, kind: ErrorKind, part: &str| {
         let error = result.unwrap_err();
         assert!(error.kind() == kind && error.to_string().contains(part), "{error:?}");
     };
-    refused(growth.task(task("Task1", &base, None)), ErrorKind::InvalidArgument, "has a task `Task1` already");
-    refused(growth.task(task("", &base, None)), ErrorKind::InvalidArgument, "the new task's name is empty");
-    refused(growth.residual("Task9", &base, BlockFormat::Q2), ErrorKind::NotFound, "Task9");
+    refused(update.task(task("Task1", &base, None)), ErrorKind::InvalidArgument, "has a task `Task1` already");
+    refused(update.task(task("", &base, None)), ErrorKind::InvalidArgument, "the new task's name is empty");
+    refused(update.residual("Task9", &base, BlockFormat::Q2), ErrorKind::NotFound, "Task9");
     let unselected =
         bundle.tasks().iter().position(|task| bundle.basis().unwrap().coefficients(&TaskExpr::task(task)).is_err());
     let unselected = bundle.tasks()[unselected.unwrap()].clone();
-    refused(growth.residual(&unselected, &base, BlockFormat::Q2), ErrorKind::NotRecoverable, "cannot be recovered");
-    growth.residual("Task0", &base, BlockFormat::Q2).unwrap();
-    refused(growth.residual("Task0", &base, BlockFormat::Q2), ErrorKind::InvalidArgument, "a residual already");
+    refused(update.residual(&unselected, &base, BlockFormat::Q2), ErrorKind::NotRecoverable, "cannot be recovered");
+    update.residual("Task0", &base, BlockFormat::Q2).unwrap();
+    refused(update.residual("Task0", &base, BlockFormat::Q2), ErrorKind::InvalidArgument, "a residual already");
     if let Some(other) = &other {
-        refused(growth.task(task("New", other, None)), ErrorKind::Mismatch, "another model");
-        assert!(Growth::new(&bundle, Some(other)).is_err());
+        refused(update.task(task("New", other, None)), ErrorKind::Mismatch, "another model");
+        assert!(BundleUpdate::new(&bundle, Some(other)).is_err());
     }
     let head = taskbasis::Head::new(vec![0.5; 6], vec![0.0; 2]).unwrap();
     let with_head = NewTask { name: "New", finetuned: &base, head: Some(head), residual: None };
-    refused(growth.task(with_head), ErrorKind::Mismatch, "the head of `New` takes embeddings of another length");
+    refused(update.task(with_head), ErrorKind::Mismatch, "the head of `New` takes embeddings of another length");
 }

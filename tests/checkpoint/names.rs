@@ -10,7 +10,7 @@ use crate::support::program::{fail, json, run, succeed, text};
 use taskbasis::build::{Family, Fit, WriteOptions};
 use taskbasis::checkpoint::writer::{StorageId, TorchWriter, Value};
 use taskbasis::{
-    Arch, ArchHints, Basis, Bundle, Checkpoint, DType, ErrorKind, Growth, Head, Method, NewTask, Packer,
+    Arch, ArchHints, Basis, Bundle, BundleUpdate, Checkpoint, DType, ErrorKind, Head, Method, NewTask, Packer,
     ReconstructOptions, Scope, TaskExpr, VectorFormat, Weights,
 };
 
@@ -355,15 +355,15 @@ fn bundles_grow_by_fine_tunes_without_projection() {
     let is_outside = |name: &str| name == "visual.proj" || !name.starts_with("visual.");
     let bare = Checkpoint::open(save_plain(&at("bare.pt"), without(model(1), is_outside))).unwrap();
     let bundle = Bundle::open(&bundle).unwrap();
-    let mut growth = Growth::new(&bundle, None).unwrap();
-    let fitted = growth.task(NewTask { name: "B", finetuned: &bare, head: None, residual: None }).unwrap();
+    let mut update = BundleUpdate::new(&bundle, None).unwrap();
+    let fitted = update.task(NewTask { name: "B", finetuned: &bare, head: None, residual: None }).unwrap();
     assert_eq!(fitted.unchanged, ["visual.proj"]);
     assert!((fitted.coefficients[0] - 1.0).abs() < 1e-4 && fitted.lacking < 1e-3, "{fitted:?}");
     let cut = without(model(1), |name| name.starts_with("visual.transformer.resblocks.1."));
     let cut = Checkpoint::open(save_plain(&at("cut.pt"), cut)).unwrap();
-    let mut growth = Growth::new(&bundle, None).unwrap();
+    let mut update = BundleUpdate::new(&bundle, None).unwrap();
     let error =
-        growth.task(NewTask { name: "C", finetuned: &cut, head: None, residual: None }).unwrap_err().to_string();
+        update.task(NewTask { name: "C", finetuned: &cut, head: None, residual: None }).unwrap_err().to_string();
     assert!(error.contains("cut.pt") && error.contains("resblocks.1."), "{error}");
     // As whole checkpoints, for those who run them.
     let (whole, unchanged) = bare.completed_from(&base).unwrap();

@@ -266,10 +266,10 @@ fn a_bundle_keeps_what_a_head_says() {
     let bundle = taskbasis::Bundle::open(&path).unwrap();
     assert!(bundle.head("Task1").unwrap().normalises() && !bundle.head("Task2").unwrap().normalises());
     let tuned = taskbasis::Checkpoint::open(&family.base).unwrap();
-    let mut growth = taskbasis::Growth::new(&bundle, None).unwrap();
-    growth.task(taskbasis::NewTask { name: "New", finetuned: &tuned, head: Some(raw()), residual: None }).unwrap();
+    let mut update = taskbasis::BundleUpdate::new(&bundle, None).unwrap();
+    update.task(taskbasis::NewTask { name: "New", finetuned: &tuned, head: Some(raw()), residual: None }).unwrap();
     let grown = family.path("grown.taskbasis");
-    growth.write(&grown, &[], &|_| {}).unwrap();
+    update.write(&grown, &[], &|_| {}).unwrap();
     let grown = taskbasis::Bundle::open(&grown).unwrap();
     assert!(!grown.head("New").unwrap().normalises() && !grown.head("Task2").unwrap().normalises());
     assert!(grown.head("Task1").unwrap().normalises() && grown.verify(1, &|_| {}).is_empty());

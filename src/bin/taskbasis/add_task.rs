@@ -2,8 +2,8 @@
 
 use clap::Args;
 use serde_json::json;
-use taskbasis::bundle::Fitted;
-use taskbasis::{BlockFormat, Bundle, Error, Growth, NewTask, Result, check_output};
+use taskbasis::bundle::TaskFit;
+use taskbasis::{BlockFormat, Bundle, BundleUpdate, Error, NewTask, Result, check_output};
 
 use crate::args::{HeadArgs, threads};
 use crate::conflicts::{Given, Refused};
@@ -78,23 +78,23 @@ impl AddTask {
         check_output(&output_path, &[])?;
 
         let head = self.heads.heads.is_some().then(|| self.heads.head(None, task, bundle.arch())).transpose()?;
-        let mut growth = Growth::new(&bundle, base.as_ref())?;
-        growth.threads(self.threads);
-        growth.task(NewTask { name: task, finetuned: &finetuned, head, residual: self.residual })?;
+        let mut update = BundleUpdate::new(&bundle, base.as_ref())?;
+        update.threads(self.threads);
+        update.task(NewTask { name: task, finetuned: &finetuned, head, residual: self.residual })?;
         let bar = output::progress(bundle.arch().parameter_count() / 4, "adding");
-        for fitted in growth.fitted() {
-            checkpoints::note_unchanged(finetuned.path(), &fitted.unchanged);
+        for fit in update.fits() {
+            checkpoints::note_unchanged(finetuned.path(), &fit.unchanged);
         }
-        let fitted = growth.write(&output_path, &[], &|bytes| bar.inc(bytes))?;
+        let fits = update.write(&output_path, &[], &|bytes| bar.inc(bytes))?;
         bar.finish_and_clear();
-        let doubts: Vec<String> = fitted.iter().filter_map(Fitted::doubt).collect();
+        let doubts: Vec<String> = fits.iter().filter_map(TaskFit::doubt).collect();
         doubts.iter().for_each(|doubt| output::note(doubt));
 
         let grown = Bundle::open(&output_path)?;
         if as_json {
             return output::json(&json!({
                 "output": &*output_path, "bytes": grown.file_bytes(), "bytes_before": bundle.file_bytes(),
-                "fitted": fitted, "doubts": doubts,
+                "fitted": fits, "doubts": doubts,
             }));
         }
         let mut text = format!(
@@ -103,7 +103,7 @@ impl AddTask {
             output::bytes(grown.file_bytes()),
             output::bytes(bundle.file_bytes())
         );
-        for fit in &fitted {
+        for fit in &fits {
             text += &format!("task {}: the vectors lack {:.1} % of its task vector", fit.task, 100.0 * fit.lacking);
             if let Some(lacking) = fit.lacking_with_residual {
                 text += &format!(", with the residual {:.1} %", 100.0 * lacking);

@@ -1,9 +1,9 @@
-//! The pickle machine: a stack, a memo and one step an opcode. The opcodes are those of CPython's `pickletools`.
+//! The pickle machine: a stack, a memo and one step per opcode. The opcodes are those of CPython's `pickletools`.
 
 use std::collections::HashMap;
 
 use super::cursor::Cursor;
-use super::{MAX_NODES, NodeId, Object, Pickle, Span, Value};
+use super::{MAX_ARRAY_BYTES, MAX_BYTES, MAX_NODES, NodeId, Object, Pickle, PickleNode, Span};
 use crate::error::{Error, Result};
 
 /// Nodes that are the same wherever they occur are made once.
@@ -14,10 +14,38 @@ const EMPTY_TUPLE: NodeId = NodeId(3);
 
 const HIGHEST_PROTOCOL: u8 = 5;
 
-pub(super) fn run(bytes: &[u8]) -> Result<Pickle> {
+impl Pickle {
+    /// Reads one pickle of any protocol from 0 to 5; bytes after its end are refused.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Format`](crate::ErrorKind::Format) with the offset of the opcode that went wrong;
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) past [`MAX_BYTES`] or [`MAX_NODES`].
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        check_length(bytes, MAX_BYTES)?;
+        run(bytes)
+    }
+
+    /// Reads a pickle with arrays in it, which may be larger than one of objects: at most 1 GiB.
+    ///
+    /// # Errors
+    /// Those of [`Pickle::parse`].
+    pub fn parse_with_arrays(bytes: &[u8]) -> Result<Self> {
+        check_length(bytes, MAX_ARRAY_BYTES)?;
+        run(bytes)
+    }
+}
+
+fn check_length(bytes: &[u8], limit: usize) -> Result<()> {
+    if bytes.len() <= limit {
+        return Ok(());
+    }
+    Err(Error::unsupported("the pickle is too large").expected(format_args!("at most {limit} bytes")).got(bytes.len()))
+}
+
+fn run(bytes: &[u8]) -> Result<Pickle> {
     let mut machine = Machine {
         input: Cursor::new(bytes),
-        nodes: vec![Value::None, Value::Bool(false), Value::Bool(true), Value::Tuple(Vec::new())],
+        nodes: vec![PickleNode::None, PickleNode::Bool(false), PickleNode::Bool(true), PickleNode::Tuple(Vec::new())],
         stack: Vec::new(),
         marks: Vec::new(),
         memo: Memo::default(),
@@ -44,7 +72,7 @@ pub(super) fn run(bytes: &[u8]) -> Result<Pickle> {
 
 struct Machine<'a> {
     input: Cursor<'a>,
-    nodes: Vec<Value>,
+    nodes: Vec<PickleNode>,
     stack: Vec<NodeId>,
     /// Stack heights at which a MARK was set.
     marks: Vec<usize>,
@@ -72,11 +100,11 @@ impl<'a> Machine<'a> {
             b'M' => self.integer(|input| Ok(input.u16()?.into()))?,
             b'G' => {
                 let value = f64::from_be_bytes(self.input.array()?);
-                self.make(Value::Float(value))?;
+                self.make(PickleNode::Float(value))?;
             }
             b'F' => {
                 let value = self.input.number_line()?;
-                self.make(Value::Float(value))?;
+                self.make(PickleNode::Float(value))?;
             }
             b'I' | b'L' => self.decimal(opcode)?,
             0x8a => {
@@ -92,12 +120,12 @@ impl<'a> Machine<'a> {
                 let length = self.length(opcode, 0x8c, b'X')?;
                 let text = self.input.take(length)?;
                 let text = self.input.keep(text)?;
-                self.make(Value::Text(text))?;
+                self.make(PickleNode::Text(text))?;
             }
             b'B' | b'C' | 0x8e | 0x96 => {
                 let length = self.length(opcode, b'C', b'B')?;
                 self.input.take(length)?;
-                self.make(Value::Bytes(self.input.last(length)))?;
+                self.make(PickleNode::Bytes(self.input.last(length)))?;
             }
             b'T' | b'U' => {
                 let length = self.length(opcode, b'U', b'T')?;
@@ -110,36 +138,36 @@ impl<'a> Machine<'a> {
             }
             b'V' => {
                 let text = self.input.raw_unicode_line()?;
-                self.make(Value::Text(text))?;
+                self.make(PickleNode::Text(text))?;
             }
             // Containers.
-            b']' => self.make(Value::List(Vec::new()))?,
-            b'}' => self.make(Value::Dict(Vec::new()))?,
-            0x8f => self.make(Value::Set(Vec::new()))?,
+            b']' => self.make(PickleNode::List(Vec::new()))?,
+            b'}' => self.make(PickleNode::Dict(Vec::new()))?,
+            0x8f => self.make(PickleNode::Set(Vec::new()))?,
             0x85..=0x87 => {
                 let mut items = [NONE; 3];
                 let items = &mut items[..usize::from(opcode - 0x84)];
                 for slot in items.iter_mut().rev() {
                     *slot = self.pop()?;
                 }
-                self.make(Value::Tuple(items.to_vec()))?;
+                self.make(PickleNode::Tuple(items.to_vec()))?;
             }
             b't' => {
                 let items = self.pop_to_mark()?;
-                self.make(Value::Tuple(items))?;
+                self.make(PickleNode::Tuple(items))?;
             }
             b'l' => {
                 let items = self.pop_to_mark()?;
-                self.make(Value::List(items))?;
+                self.make(PickleNode::List(items))?;
             }
             0x91 => {
                 let items = self.pop_to_mark()?;
-                self.make(Value::Set(items))?;
+                self.make(PickleNode::Set(items))?;
             }
             b'd' => {
                 let items = self.pop_to_mark()?;
                 let entries = self.pairs(&items)?;
-                self.make(Value::Dict(entries))?;
+                self.make(PickleNode::Dict(entries))?;
             }
             b'a' => {
                 let item = self.pop()?;
@@ -203,14 +231,14 @@ impl<'a> Machine<'a> {
             // Names, calls and references, none of which is followed.
             b'c' => {
                 let (module, name) = (self.input.keep_line()?, self.input.keep_line()?);
-                self.make(Value::Global { module, name })?;
+                self.make(PickleNode::Global { module, name })?;
             }
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
-                let (&Value::Text(module), &Value::Text(name)) = (self.value(module), self.value(name)) else {
+                let (&PickleNode::Text(module), &PickleNode::Text(name)) = (self.value(module), self.value(name)) else {
                     return Err(self.input.fail("a class or function is named by something other than strings"));
                 };
-                self.make(Value::Global { module, name })?;
+                self.make(PickleNode::Global { module, name })?;
             }
             b'R' | 0x81 => {
                 let (args, class) = (self.pop()?, self.pop()?);
@@ -218,14 +246,14 @@ impl<'a> Machine<'a> {
             }
             0x92 => {
                 let (keywords, args, class) = (self.pop()?, self.pop()?, self.pop()?);
-                let args = self.add(Value::Tuple(vec![args, keywords]))?;
+                let args = self.add(PickleNode::Tuple(vec![args, keywords]))?;
                 self.call(class, args)?;
             }
             b'i' => {
                 let (module, name) = (self.input.keep_line()?, self.input.keep_line()?);
                 let args = self.pop_to_mark()?;
-                let class = self.add(Value::Global { module, name })?;
-                let args = self.add(Value::Tuple(args))?;
+                let class = self.add(PickleNode::Global { module, name })?;
+                let args = self.add(PickleNode::Tuple(args))?;
                 self.call(class, args)?;
             }
             b'o' => {
@@ -233,18 +261,18 @@ impl<'a> Machine<'a> {
                 let Some((&class, args)) = items.split_first() else {
                     return Err(self.input.fail("a call names nothing to be called"));
                 };
-                let args = self.add(Value::Tuple(args.to_vec()))?;
+                let args = self.add(PickleNode::Tuple(args.to_vec()))?;
                 self.call(class, args)?;
             }
             b'b' => self.build()?,
             b'P' => {
                 let text = self.input.keep_line()?;
-                let id = self.add(Value::Text(text))?;
-                self.make(Value::Persistent(id))?;
+                let id = self.add(PickleNode::Text(text))?;
+                self.make(PickleNode::Persistent(id))?;
             }
             b'Q' => {
                 let id = self.pop()?;
-                self.make(Value::Persistent(id))?;
+                self.make(PickleNode::Persistent(id))?;
             }
             _ => return Err(self.input.fail(format_args!("opcode 0x{opcode:02x} is not known or not supported"))),
         }
@@ -264,7 +292,7 @@ impl<'a> Machine<'a> {
 
     fn integer(&mut self, read: impl FnOnce(&mut Cursor<'a>) -> Result<i64>) -> Result<()> {
         let value = read(&mut self.input)?;
-        self.make(Value::Int(value))
+        self.make(PickleNode::Int(value))
     }
 
     /// An integer in decimal digits; protocol 0 writes the booleans as `I00` and `I01`, and longs with an `L`.
@@ -281,19 +309,19 @@ impl<'a> Machine<'a> {
             return Err(self.input.fail("a number cannot be read"));
         }
         let value = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
-        self.make(value.map_or(Value::BigInt, Value::Int))
+        self.make(value.map_or(PickleNode::BigInt, PickleNode::Int))
     }
 
     /// An integer of `length` bytes, two's complement, little-endian.
     fn long(&mut self, length: usize) -> Result<()> {
         let bytes = self.input.take(length)?;
         let value = if bytes.len() > 8 {
-            Value::BigInt
+            PickleNode::BigInt
         } else {
             let negative = bytes.last().is_some_and(|&high| high & 0x80 != 0);
             let mut extended = if negative { [0xff; 8] } else { [0; 8] };
             extended[..bytes.len()].copy_from_slice(bytes);
-            Value::Int(i64::from_le_bytes(extended))
+            PickleNode::Int(i64::from_le_bytes(extended))
         };
         self.make(value)
     }
@@ -301,20 +329,20 @@ impl<'a> Machine<'a> {
     /// Python 2 did not tell text from bytes.
     fn python2_string(&mut self, bytes: &[u8], at: Option<Span>) -> Result<()> {
         let value =
-            if std::str::from_utf8(bytes).is_ok() { Value::Text(self.input.keep(bytes)?) } else { Value::Bytes(at) };
+            if std::str::from_utf8(bytes).is_ok() { PickleNode::Text(self.input.keep(bytes)?) } else { PickleNode::Bytes(at) };
         self.make(value)
     }
 
     fn call(&mut self, class: NodeId, args: NodeId) -> Result<()> {
-        self.make(Value::Object(Box::new(Object { class, args, state: None, items: Vec::new(), entries: Vec::new() })))
+        self.make(PickleNode::Object(Box::new(Object { class, args, state: None, items: Vec::new(), entries: Vec::new() })))
     }
 
     fn build(&mut self) -> Result<()> {
         let state = self.pop()?;
         let target = self.top()?;
         match &mut self.nodes[target.0 as usize] {
-            Value::Object(object) if object.state.is_none() => object.state = Some(state),
-            Value::Object(_) => return Err(self.input.fail("an object's state is set twice")),
+            PickleNode::Object(object) if object.state.is_none() => object.state = Some(state),
+            PickleNode::Object(_) => return Err(self.input.fail("an object's state is set twice")),
             _ => return Err(self.input.fail("a state is set on something that is not an object")),
         }
         Ok(())
@@ -323,8 +351,8 @@ impl<'a> Machine<'a> {
     fn extend(&mut self, new: Vec<NodeId>) -> Result<()> {
         let target = self.top()?;
         match &mut self.nodes[target.0 as usize] {
-            Value::List(items) | Value::Set(items) => items.extend(new),
-            Value::Object(object) => object.items.extend(new),
+            PickleNode::List(items) | PickleNode::Set(items) => items.extend(new),
+            PickleNode::Object(object) => object.items.extend(new),
             _ => return Err(self.input.fail("something is appended to what is not a list")),
         }
         Ok(())
@@ -333,8 +361,8 @@ impl<'a> Machine<'a> {
     fn set_entries(&mut self, new: Vec<(NodeId, NodeId)>) -> Result<()> {
         let target = self.top()?;
         match &mut self.nodes[target.0 as usize] {
-            Value::Dict(entries) => entries.extend(new),
-            Value::Object(object) => object.entries.extend(new),
+            PickleNode::Dict(entries) => entries.extend(new),
+            PickleNode::Object(object) => object.entries.extend(new),
             _ => return Err(self.input.fail("a key is set in what is not a dict")),
         }
         Ok(())
@@ -347,12 +375,12 @@ impl<'a> Machine<'a> {
         Ok(pairs.iter().map(|&[key, value]| (key, value)).collect())
     }
 
-    fn value(&self, id: NodeId) -> &Value {
+    fn value(&self, id: NodeId) -> &PickleNode {
         &self.nodes[id.0 as usize]
     }
 
     /// Adds a node that is not on the stack.
-    fn add(&mut self, value: Value) -> Result<NodeId> {
+    fn add(&mut self, value: PickleNode) -> Result<NodeId> {
         self.room(self.nodes.len())?;
         // `room` keeps the count far below u32's range.
         let id = NodeId(self.nodes.len() as u32);
@@ -361,7 +389,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Adds a node and pushes it.
-    fn make(&mut self, value: Value) -> Result<()> {
+    fn make(&mut self, value: PickleNode) -> Result<()> {
         let id = self.add(value)?;
         self.push(id)
     }

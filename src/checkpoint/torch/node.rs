@@ -1,6 +1,6 @@
 //! A cursor over the pickled object.
 
-use super::super::pickle::{NodeId, Object, Value};
+use super::super::pickle::{NodeId, Object, PickleNode};
 use super::Archive;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
@@ -18,12 +18,19 @@ pub struct Node<'a> {
     id: NodeId,
 }
 
+impl Archive {
+    /// The pickled object.
+    pub fn root(&self) -> Node<'_> {
+        Node::new(self, self.pickle.root())
+    }
+}
+
 impl<'a> Node<'a> {
     pub(super) fn new(archive: &'a Archive, id: NodeId) -> Self {
         Self { archive, id }
     }
 
-    fn value(self) -> &'a Value {
+    fn value(self) -> &'a PickleNode {
         self.archive.pickle.value(self.id)
     }
 
@@ -47,9 +54,9 @@ impl<'a> Node<'a> {
 
     fn pairs(self) -> [&'a [(NodeId, NodeId)]; 2] {
         match self.value() {
-            Value::Dict(entries) => [entries, &[]],
-            Value::Object(object) if self.is_dict() => [&object.entries, &[]],
-            Value::Object(object) => self.attributes(object),
+            PickleNode::Dict(entries) => [entries, &[]],
+            PickleNode::Object(object) if self.is_dict() => [&object.entries, &[]],
+            PickleNode::Object(object) => self.attributes(object),
             _ => [&[], &[]],
         }
     }
@@ -57,7 +64,7 @@ impl<'a> Node<'a> {
     /// An object's state: a dict, or a pair of dicts where the class has slots.
     fn attributes(self, object: &Object) -> [&'a [(NodeId, NodeId)]; 2] {
         let dict = |id: NodeId| match self.archive.pickle.value(id) {
-            Value::Dict(entries) => entries.as_slice(),
+            PickleNode::Dict(entries) => entries.as_slice(),
             _ => &[],
         };
         match object.state {
@@ -76,8 +83,8 @@ impl<'a> Node<'a> {
 
     fn children(self) -> &'a [NodeId] {
         match self.value() {
-            Value::List(items) | Value::Tuple(items) | Value::Set(items) => items,
-            Value::Object(object) => self.object_items(object),
+            PickleNode::List(items) | PickleNode::Tuple(items) | PickleNode::Set(items) => items,
+            PickleNode::Object(object) => self.object_items(object),
             _ => &[],
         }
     }
@@ -97,7 +104,7 @@ impl<'a> Node<'a> {
         );
         match pickle.tuple(object.args) {
             Some(&[items]) if wraps => match pickle.value(items) {
-                Value::List(items) | Value::Tuple(items) => items,
+                PickleNode::List(items) | PickleNode::Tuple(items) => items,
                 _ => &[],
             },
             _ => &object.items,
@@ -112,7 +119,7 @@ impl<'a> Node<'a> {
     /// The integer, where it is one of at most 64 bits.
     pub fn as_i64(self) -> Option<i64> {
         match *self.value() {
-            Value::Int(value) => Some(value),
+            PickleNode::Int(value) => Some(value),
             _ => None,
         }
     }
@@ -120,8 +127,8 @@ impl<'a> Node<'a> {
     /// The number, where it is a float or an integer.
     pub fn as_f64(self) -> Option<f64> {
         match *self.value() {
-            Value::Float(value) => Some(value),
-            Value::Int(value) => Some(value as f64),
+            PickleNode::Float(value) => Some(value),
+            PickleNode::Int(value) => Some(value as f64),
             _ => None,
         }
     }
@@ -129,21 +136,21 @@ impl<'a> Node<'a> {
     /// The truth value, where it is one.
     pub fn as_bool(self) -> Option<bool> {
         match *self.value() {
-            Value::Bool(value) => Some(value),
+            PickleNode::Bool(value) => Some(value),
             _ => None,
         }
     }
 
     /// Whether it is `None`.
     pub fn is_none(self) -> bool {
-        matches!(self.value(), Value::None)
+        matches!(self.value(), PickleNode::None)
     }
 
     /// Whether it is a dict, ordered or not.
     pub fn is_dict(self) -> bool {
         match self.value() {
-            Value::Dict(_) => true,
-            Value::Object(object) => {
+            PickleNode::Dict(_) => true,
+            PickleNode::Object(object) => {
                 self.archive.pickle.global(object.class).is_some_and(|class| DICTS.contains(&class))
             }
             _ => false,
@@ -152,7 +159,7 @@ impl<'a> Node<'a> {
 
     /// Whether it is a list or tuple.
     pub fn is_sequence(self) -> bool {
-        matches!(self.value(), Value::List(_) | Value::Tuple(_))
+        matches!(self.value(), PickleNode::List(_) | PickleNode::Tuple(_))
     }
 
     /// Module and name of the class or function that this is, or that this is an object of.
@@ -172,8 +179,8 @@ impl<'a> Node<'a> {
     /// [`Node::tensor`] with an error that does not name the file yet.
     pub(super) fn tensor_here(self) -> Result<Option<Tensor>> {
         match self.value() {
-            Value::Object(object) => self.archive.tensor(object),
-            Value::Persistent(_) => Err(Error::unsupported("a bare storage, which is not a tensor")),
+            PickleNode::Object(object) => self.archive.tensor(object),
+            PickleNode::Persistent(_) => Err(Error::unsupported("a bare storage, which is not a tensor")),
             _ => Ok(None),
         }
     }
@@ -186,7 +193,7 @@ impl<'a> Node<'a> {
     /// What a reference refers to, where it is one.
     pub(super) fn persistent(self) -> Option<Node<'a>> {
         match *self.value() {
-            Value::Persistent(id) => Some(self.at(id)),
+            PickleNode::Persistent(id) => Some(self.at(id)),
             _ => None,
         }
     }
@@ -202,7 +209,7 @@ impl<'a> Node<'a> {
         const MAX_DIMENSIONS: usize = 64; // PyTorch's own limit.
         let extents: Vec<_> = self.items().take(MAX_DIMENSIONS + 1).map(Node::extent).collect::<Result<_>>()?;
         match self.value() {
-            Value::Tuple(_) | Value::List(_) | Value::Object(_) if extents.len() <= MAX_DIMENSIONS => Ok(extents),
+            PickleNode::Tuple(_) | PickleNode::List(_) | PickleNode::Object(_) if extents.len() <= MAX_DIMENSIONS => Ok(extents),
             _ => Err(Error::format("a tensor's size or stride is not a tuple of numbers")),
         }
     }

@@ -1,16 +1,87 @@
 //! What a pickle would have called to make a tensor, and what wraps such a call: parameters, tensors with attributes,
 //! subclasses of `torch.Tensor`, DTensors.
 
-use super::super::pickle::{NodeId, Value};
-use super::{Archive, Node};
+use std::ops::Range;
+
+use super::super::pickle::{NodeId, Object, PickleNode};
+use super::Archive;
+use super::node::Node;
+use super::types;
 use crate::error::{Error, Result};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// How many wraps may lie around a tensor: a parameter of a subclass with attributes has three.
-pub(super) const MAX_WRAPS: usize = 4;
+const MAX_WRAPS: usize = 4;
+
+/// PyTorch keys storages by a number, and marks a tensor with at most two flags. What thousands of tensors may share
+/// must be short, or a small file could cost any amount of time.
+const MAX_KEY: usize = 64;
+const MAX_METADATA: usize = 16;
+
+impl Archive {
+    /// The tensor that the object stands for, or `None` where it is no tensor.
+    pub(super) fn tensor(&self, object: &Object) -> Result<Option<Tensor>> {
+        tensor(self, object.class, object.args, MAX_WRAPS)
+    }
+
+    /// `_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks, metadata)`; the oldest form ends after
+    /// the stride, and v3 puts the dtype before the metadata.
+    fn rebuild(&self, function: &str, args: NodeId) -> Result<Tensor> {
+        let args = self.pickle.tuple(args).unwrap_or(&[]);
+        let (&[storage, offset, size, stride], rest) =
+            args.split_first_chunk::<4>().ok_or_else(|| Error::format("a tensor has too few arguments"))?;
+        let rest = rest.get(2..).unwrap_or(&[]);
+        let (dtype, metadata) = match (function, rest) {
+            ("_rebuild_tensor_v3", [dtype, rest @ ..]) => (Some(types::dtype(Node::new(self, *dtype))?), rest.first()),
+            ("_rebuild_tensor_v3", []) => return Err(Error::format("a tensor has no dtype")),
+            (_, rest) => (None, rest.first()),
+        };
+        if let Some(&metadata) = metadata {
+            let metadata = Node::new(self, metadata);
+            if metadata.width() > MAX_METADATA {
+                return Err(Error::format("a tensor has too much metadata").got(metadata.width()));
+            }
+            for flag in ["neg", "conj"] {
+                if metadata.get(flag).and_then(|value| value.as_bool()) == Some(true) {
+                    return Err(Error::unsupported(format!("a lazily transformed tensor ({flag})"))
+                        .hint("Call resolve_neg() or resolve_conj() and save it again"));
+                }
+            }
+        }
+        let (range, stored) = self.storage(Node::new(self, storage))?;
+        let dtype = dtype
+            .or(stored)
+            .ok_or_else(|| Error::format("a tensor over an untyped storage does not say its own dtype"))?;
+        let offset = Node::new(self, offset).extent()?;
+        let (size, stride) = (Node::new(self, size).extents()?, Node::new(self, stride).extents()?);
+        Tensor::strided(&self.mapping, range, dtype, offset, &size, &stride)
+    }
+
+    /// The bytes and type of `('storage', class, key, location, numel)`. The location, such as `cuda:0`, is where the
+    /// tensor lived; it says nothing about the file.
+    fn storage(&self, node: Node<'_>) -> Result<(Range<usize>, Option<DType>)> {
+        let broken = || Error::format("a tensor's storage cannot be read");
+        let id = node.persistent().ok_or_else(broken)?;
+        let fields: Vec<_> = id.items().take(5).collect();
+        let &[kind, class, key, _location, numel] = fields.as_slice() else { return Err(broken()) };
+        if kind.as_str() != Some("storage") {
+            return Err(broken());
+        }
+        let key = key.as_str().filter(|key| key.len() <= MAX_KEY).ok_or_else(broken)?;
+        let dtype = types::of_storage(class)?;
+        let bytes = numel.extent()?.checked_mul(dtype.map_or(1, DType::size));
+        let range = self.directory.range(&self.mapping, &format!("{}data/{key}", self.folder))?;
+        if Some(range.len()) != bytes {
+            return Err(Error::format(format!("storage `{key}` has another size than the pickle says"))
+                .expected(bytes.map_or("more than memory holds".into(), |bytes| format!("{bytes} bytes")))
+                .got(range.len()));
+        }
+        Ok((range, dtype))
+    }
+}
 
 /// The tensor that calling `function` with the tuple `args` would make, or `None` where it makes no tensor.
-pub(super) fn tensor(archive: &Archive, function: NodeId, args: NodeId, wraps: usize) -> Result<Option<Tensor>> {
+fn tensor(archive: &Archive, function: NodeId, args: NodeId, wraps: usize) -> Result<Option<Tensor>> {
     let pickle = &archive.pickle;
     let Some((module, name)) = pickle.global(function) else { return Ok(None) };
     let items = pickle.tuple(args).unwrap_or(&[]);
@@ -27,7 +98,7 @@ pub(super) fn tensor(archive: &Archive, function: NodeId, args: NodeId, wraps: u
         ("torch._tensor", "_rebuild_from_type_v2" | "_rebuild_from_type") => of_type(archive, items, wraps).map(Some),
         _ => {
             // The storage is the first argument of every known function; a shared, endless tuple is not searched.
-            let storage = items.iter().take(8).any(|&arg| matches!(pickle.value(arg), Value::Persistent(_)));
+            let storage = items.iter().take(8).any(|&arg| matches!(pickle.value(arg), PickleNode::Persistent(_)));
             if storage || name.starts_with("_rebuild") {
                 return Err(unsupported(module, name));
             }

@@ -3,37 +3,56 @@
 use std::collections::HashSet;
 
 use super::super::unread::{Stored, Unread};
-use super::{Archive, Node};
+use super::Archive;
+use super::node::Node;
 use crate::error::{Error, Result};
 
 /// The keys under which training programs keep the model beside an optimizer, an epoch, …
 const WRAPPERS: [&str; 4] = ["state_dict", "model_state_dict", "model", "module"];
 
+/// The deepest that a tensor may lie in lists and dicts.
 const MAX_DEPTH: usize = 64;
 /// What one walk may visit: a node costs 1, the length of its name and the number of its children. Real models need
 /// some 100,000; a pickle whose nodes share each other could ask for any number.
 const BUDGET: usize = 16 << 20;
 
-/// Every tensor of the pickled object, by its whole path.
-pub(super) fn all(archive: &Archive) -> Result<Vec<(String, Stored)>> {
-    below(archive, archive.root())
-}
-
-pub(super) fn tensors(archive: &Archive) -> Result<Vec<(String, Stored)>> {
-    let mut root = archive.root();
-    for _ in 0..MAX_DEPTH {
-        match unwrap(root)? {
-            Some(inner) => root = inner,
-            None => break,
+impl Archive {
+    /// All tensors of the pickled object with their dotted names, in the order of the pickle.
+    ///
+    /// Dicts and lists give their keys and indices, pickled modules the names that their `state_dict()` would give
+    /// (buffers that are not persistent stay out), TorchScript objects the names of their attributes. A training
+    /// checkpoint, a dict in which `state_dict`, `model_state_dict`, `model` or `module` holds the model, gives what
+    /// is inside: neither the wrapper's name nor the optimizer beside it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Format`](crate::ErrorKind::Format) when a tensor lies outside its storage, a module's parameter is
+    /// not a tensor, or the object is nested too deeply or too large. One of a kind that is not read here (quantised,
+    /// sparse, complex) is no error, but [`Unread`](crate::checkpoint::unread::Unread).
+    pub fn tensors(&self) -> Result<Vec<(String, Stored)>> {
+        let mut root = self.root();
+        for _ in 0..MAX_DEPTH {
+            match unwrap(root).map_err(|error| self.place(error))? {
+                Some(inner) => root = inner,
+                None => break,
+            }
         }
+        self.below(root)
     }
-    below(archive, root)
-}
 
-fn below(archive: &Archive, root: Node<'_>) -> Result<Vec<(String, Stored)>> {
-    let mut walk = Walk { torchscript: archive.is_torchscript(), found: Vec::new(), name: String::new(), left: BUDGET };
-    walk.visit(root, 0)?;
-    Ok(walk.found)
+    /// Every tensor that the pickled object holds, an optimizer's too, by its whole path: wrappers' names included.
+    ///
+    /// # Errors
+    /// As [`Archive::tensors`].
+    pub fn all_tensors(&self) -> Result<Vec<(String, Stored)>> {
+        self.below(self.root())
+    }
+
+    fn below(&self, root: Node<'_>) -> Result<Vec<(String, Stored)>> {
+        let mut walk =
+            Walk { torchscript: self.is_torchscript(), found: Vec::new(), name: String::new(), left: BUDGET };
+        walk.visit(root, 0).map_err(|error| self.place(error))?;
+        Ok(walk.found)
+    }
 }
 
 /// What a training checkpoint wraps: a dict under a known key, which has no tensor beside it.
@@ -63,6 +82,7 @@ struct Walk {
     found: Vec<(String, Stored)>,
     /// The dotted name of the node at work.
     name: String,
+    /// What is left of the budget.
     left: usize,
 }
 

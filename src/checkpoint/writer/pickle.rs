@@ -1,8 +1,8 @@
 //! The pickle of protocol 2 beside the storages.
 
-use super::{Storage, Value, View};
+use super::super::torch::types::storage_class;
+use super::value::{Storage, TensorView, Value};
 use crate::error::{Error, Result};
-use crate::tensor::DType;
 
 /// CPython's pickler sets this many items at a time, too.
 const BATCH: usize = 1000;
@@ -12,28 +12,6 @@ pub(super) fn encode(value: &Value, storages: &[Storage]) -> Result<Vec<u8>> {
     encoder.value(value)?;
     encoder.out.push(b'.');
     Ok(encoder.out)
-}
-
-/// The class that stands for a storage's type.
-///
-/// # Errors
-/// For types that PyTorch has no such class for.
-pub(super) fn storage_class(dtype: DType) -> Result<&'static str> {
-    Ok(match dtype {
-        DType::F64 => "DoubleStorage",
-        DType::F32 => "FloatStorage",
-        DType::F16 => "HalfStorage",
-        DType::BF16 => "BFloat16Storage",
-        DType::I64 => "LongStorage",
-        DType::I32 => "IntStorage",
-        DType::I16 => "ShortStorage",
-        DType::I8 => "CharStorage",
-        DType::U8 => "ByteStorage",
-        DType::Bool => "BoolStorage",
-        DType::U16 | DType::U32 | DType::U64 => {
-            return Err(Error::unsupported("PyTorch has no storage class for this type").got(dtype));
-        }
-    })
 }
 
 struct Encoder<'a> {
@@ -87,7 +65,7 @@ impl Encoder<'_> {
     }
 
     /// `_rebuild_tensor_v2(storage, offset, size, stride, requires_grad=False, backward_hooks=OrderedDict())`.
-    fn tensor(&mut self, view: &View) -> Result<()> {
+    fn tensor(&mut self, view: &TensorView) -> Result<()> {
         let storage = self
             .storages
             .get(view.storage.0)

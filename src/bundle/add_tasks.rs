@@ -1,0 +1,484 @@
+//! Updating a bundle: new tasks in the span of its vectors, and residuals for what the span lacks.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::Path;
+
+use indexmap::IndexMap;
+
+use super::chunks::{chunks, in_chunks, read};
+use super::format::{Metadata, Role};
+use super::items::{head_items, recovery_item, vector_item};
+use super::measure::{Gram, ratio};
+use super::opened::Bundle;
+use super::quantise::VectorFormat;
+use super::solve::least_squares;
+use super::writer::{self, Item};
+use crate::atomic_file::replace_file;
+use crate::basis::doubt;
+use crate::checkpoint::{Checkpoint, frozen};
+use crate::did_you_mean::unknown;
+use crate::error::{Error, ErrorKind, Result};
+use crate::heads::Head;
+use crate::tensor::{BlockFormat, DType, Source, Tensor};
+use crate::tower::Arch;
+
+/// A task to be added.
+#[derive(Debug)]
+pub struct NewTask<'a> {
+    /// The name of the task.
+    pub name: &'a str,
+    /// Its fine-tuned weights.
+    pub finetuned: &'a Checkpoint,
+    /// Its head, with class names where there are some.
+    pub head: Option<Head>,
+    /// The format in which to store what the span lacks of it; `None`: that is given up.
+    pub residual: Option<BlockFormat>,
+}
+
+/// The fit of the vectors to a task, and how good it is.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct TaskFit {
+    /// The task.
+    pub task: String,
+    /// The coefficients of the vectors, one per vector.
+    pub coefficients: Vec<f64>,
+    /// The number of independent vectors.
+    pub rank: usize,
+    /// ‖τ‖, the task vector over the image tower: fine-tuned minus the bundle's base.
+    pub norm: f64,
+    /// ‖W‖, the image tower of the bundle's base.
+    pub base_norm: f64,
+    /// ‖τ − τ̂‖ / ‖τ‖ with the vectors alone.
+    pub lacking: f64,
+    /// ‖τ − τ̂‖ / ‖τ‖ with the residual as it is stored; `None` where none is.
+    pub lacking_with_residual: Option<f64>,
+    /// Parameters of the image tower that the fine-tuned checkpoint does not hold, because training left them alone.
+    pub unchanged: Vec<String>,
+}
+
+impl TaskFit {
+    /// What makes it doubtful that this is a fine-tune of the bundle's base: a task vector about as long as its
+    /// weights.
+    pub fn doubt(&self) -> Option<String> {
+        doubt::long(std::iter::once((self.task.as_str(), ratio(self.norm, self.base_norm))))
+    }
+}
+
+/// Changes to a bundle, gathered and then written as a whole.
+#[derive(Debug)]
+pub struct BundleUpdate<'a> {
+    bundle: &'a Bundle,
+    /// The base's parameters.
+    base: IndexMap<String, Tensor>,
+    metadata: Metadata,
+    /// Columns of the recovery table, all of them.
+    columns: Vec<Vec<f64>>,
+    heads: Vec<(String, Head)>,
+    residuals: Vec<NewResidual<'a>>,
+    fits: Vec<TaskFit>,
+    /// The golden embedding that takes the place of the bundle's.
+    golden: Option<Vec<f32>>,
+    threads: usize,
+}
+
+/// A residual that the bundle does not hold yet.
+#[derive(Debug)]
+struct NewResidual<'a> {
+    task: usize,
+    finetuned: &'a Checkpoint,
+    format: BlockFormat,
+    /// Its task's place among the fits.
+    fit: usize,
+}
+
+impl<'a> BundleUpdate<'a> {
+    /// An update of `bundle`; `base` is needed where the bundle leaves its own out.
+    ///
+    /// # Errors
+    /// As [`Bundle::base_or`].
+    pub fn new(bundle: &'a Bundle, base: Option<&Checkpoint>) -> Result<Self> {
+        let tensors =
+            |base: &Checkpoint| base.image_tower().map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect();
+        let base = match base {
+            Some(base) => bundle.check_base(base).map(|()| tensors(base))?,
+            None => tensors(&bundle.base_or(None)?),
+        };
+        let tasks = bundle.tasks().len();
+        let columns = (0..tasks).map(|t| bundle.recovery.iter().skip(t).step_by(tasks).copied().collect()).collect();
+        Ok(Self {
+            bundle,
+            base,
+            metadata: bundle.metadata.clone(),
+            columns,
+            heads: Vec::new(),
+            residuals: Vec::new(),
+            fits: Vec::new(),
+            golden: None,
+            threads: 0,
+        })
+    }
+
+    /// Gives the bundle this golden embedding.
+    pub(super) fn golden(&mut self, embedding: Vec<f32>) {
+        self.golden = Some(embedding);
+    }
+
+    /// Threads; 0, the default, means one per processor. The bytes do not depend on them.
+    pub fn threads(&mut self, threads: usize) -> &mut Self {
+        self.threads = threads;
+        self
+    }
+
+    /// Adds a task: its coefficients are those of the least ‖τ − τ̂‖ in the span of the vectors (for PCA, of the span
+    /// around the mean), found from normal equations in f64.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a name that is taken or empty;
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) for a checkpoint of another model or a head of other
+    /// embeddings.
+    pub fn task(&mut self, task: NewTask<'a>) -> Result<&TaskFit> {
+        let NewTask { name, finetuned, head, residual } = task;
+        if name.is_empty() {
+            return Err(Error::invalid("the new task's name is empty"));
+        }
+        if self.metadata.basis.tasks.iter().any(|known| known == name) {
+            return Err(Error::invalid(format!("the bundle has a task `{name}` already"))
+                .at(self.bundle.path())
+                .hint("Choose another name"));
+        }
+        if let Some(head) = head {
+            head.check_tower(name, &self.metadata.arch)?;
+            if self.bundle.heads.contains_key(name) {
+                return Err(Error::invalid(format!("the bundle has a head of `{name}`")).at(self.bundle.path()));
+            }
+            self.metadata.add_head(name, &head);
+            self.heads.push((name.to_owned(), head));
+        }
+        let span = self.span(finetuned)?;
+        let vectors = self.metadata.basis.vectors;
+        let gram: Vec<f64> = (0..vectors * vectors).map(|k| span.gram.get(k / vectors, k % vectors)).collect();
+        let target: Vec<f64> = (0..vectors).map(|k| span.gram.get(k, vectors)).collect();
+        let (coefficients, rank) = least_squares(&gram, &target);
+        let t = self.columns.len();
+        self.columns.push(coefficients.clone());
+        self.metadata.basis.tasks.push(name.to_owned());
+        Ok(self.add_fit(span.fit(name, coefficients, rank), t, finetuned, residual))
+    }
+
+    /// The fits so far, in the order in which tasks and residuals were added.
+    pub fn fits(&self) -> &[TaskFit] {
+        &self.fits
+    }
+
+    /// Stores what the vectors lack of a task that the bundle has, quantisation included; its coefficients stay.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for an unknown task;
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) where it has a residual already;
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) for a checkpoint of another model;
+    /// [`ErrorKind::NotRecoverable`](crate::ErrorKind::NotRecoverable) for a task without coefficients.
+    pub fn residual(&mut self, task: &str, finetuned: &'a Checkpoint, format: BlockFormat) -> Result<&TaskFit> {
+        let t = self.task_without_residual(task)?;
+        let fit = self.fit_of(t, finetuned)?;
+        Ok(self.add_fit(fit, t, finetuned, Some(format)))
+    }
+
+    /// What the vectors, as they are stored, lack of a task that the bundle has and that has no residual.
+    ///
+    /// # Errors
+    /// As [`BundleUpdate::residual`].
+    pub fn measure(&self, task: &str, finetuned: &Checkpoint) -> Result<TaskFit> {
+        self.fit_of(self.task_without_residual(task)?, finetuned)
+    }
+
+    fn add_fit(
+        &mut self,
+        fit: TaskFit,
+        task: usize,
+        finetuned: &'a Checkpoint,
+        residual: Option<BlockFormat>,
+    ) -> &TaskFit {
+        let index = self.fits.len();
+        self.residuals.extend(residual.map(|format| NewResidual { task, finetuned, format, fit: index }));
+        self.fits.push(fit);
+        &self.fits[index]
+    }
+
+    /// The index of the task called `task`, which has coefficients and no residual yet.
+    fn task_without_residual(&self, task: &str) -> Result<usize> {
+        let tasks = self.metadata.basis.tasks.iter().map(String::as_str);
+        let t = tasks.clone().position(|known| known == task);
+        let t = t.ok_or_else(|| unknown("task", task, tasks).at(self.bundle.path()))?;
+        if self.bundle.residual_tasks.contains(&t) || self.residuals.iter().any(|residual| residual.task == t) {
+            return Err(Error::invalid(format!("task `{task}` has a residual already")).at(self.bundle.path()));
+        }
+        if self.columns[t].iter().any(|a| a.is_nan()) {
+            let message = format!("task `{task}` cannot be recovered, and has no residual either");
+            return Err(Error::new(ErrorKind::NotRecoverable, message)
+                .at(self.bundle.path())
+                .hint("Add it under another name"));
+        }
+        Ok(t)
+    }
+
+    /// The fit of the vectors to task `t` with the coefficients that it has.
+    fn fit_of(&self, t: usize, finetuned: &Checkpoint) -> Result<TaskFit> {
+        let basis = &self.metadata.basis;
+        Ok(self.span(finetuned)?.fit(&basis.tasks[t], self.columns[t].clone(), basis.vectors))
+    }
+
+    /// Writes the updated bundle: whole or not at all, and none of `inputs` is overwritten. `path` may be the bundle's
+    /// own; programs that have it open keep the old content. Gives the fits. `progress` is told the bytes of the
+    /// residuals that are done.
+    ///
+    /// # Errors
+    /// As [`Packer::write`](super::Packer::write).
+    pub fn write(mut self, path: &Path, inputs: &[&Path], progress: &dyn Fn(u64)) -> Result<Vec<TaskFit>> {
+        let mut metadata = self.metadata.clone();
+        let first_new = metadata.basis.residuals.len();
+        let new_residuals = self.residuals.iter().map(|residual| self.metadata.basis.tasks[residual.task].clone());
+        metadata.basis.residuals.extend(new_residuals);
+        let vectors = metadata.basis.vectors;
+        let table: Vec<f64> = (0..vectors).flat_map(|m| self.columns.iter().map(move |column| column[m])).collect();
+        let added = self.added_parameters()?;
+        let squared_errors = RefCell::new(vec![0.0; self.residuals.len()]);
+
+        replace_file(path, inputs, |sibling| {
+            let mut items = Vec::new();
+            for (tensor_name, tensor) in &self.bundle.tensors {
+                match Role::of(tensor_name) {
+                    None | Some(Role::Padding(_) | Role::Checksums | Role::Recovery) => {}
+                    Some(Role::Golden) if self.golden.is_some() => {}
+                    Some(role) => items.push(Item::copy(role, tensor)),
+                }
+            }
+            items.push(recovery_item(&table, &[vectors, self.columns.len()]));
+            items.extend(self.golden.iter().map(|golden| Item::f32(Role::Golden, &[golden.len()], golden)));
+            items.extend(head_items(self.heads.iter().map(|(task, head)| (task.as_str(), head))));
+            for (&parameter, &shape) in &added {
+                self.add_zeros(parameter, shape, &mut metadata, first_new, &mut items)?;
+            }
+            let is_kept =
+                |parameter: &str| self.bundle.vectors.contains_key(parameter) || added.contains_key(parameter);
+            for (r, residual) in self.residuals.iter().enumerate() {
+                for (parameter, shape) in self.parameters().filter(|(parameter, _)| is_kept(parameter)) {
+                    let role = Role::Residual(first_new + r, parameter);
+                    let format = VectorFormat::Blocks(residual.format).for_shape(shape);
+                    let (update, squared_errors) = (&self, &squared_errors);
+                    items.push(vector_item(role, format, shape, None, &mut metadata.blocks, move |sink| {
+                        let (row, error) = update.remainder(residual, parameter, shape, format)?;
+                        squared_errors.borrow_mut()[r] += error;
+                        sink.write(&row)?;
+                        progress(row.len() as u64);
+                        Ok(())
+                    })?);
+                }
+            }
+            writer::write(sibling, &metadata, items).map(drop)
+        })?;
+        // What is not stored was the same in both checkpoints, up to the base's rounding.
+        for (residual, error) in self.residuals.iter().zip(squared_errors.into_inner()) {
+            let fit = &mut self.fits[residual.fit];
+            fit.lacking_with_residual = Some(ratio(error.sqrt(), fit.norm));
+        }
+        Ok(self.fits)
+    }
+
+    /// The architecture's parameters with their shapes.
+    fn parameters(&self) -> impl Iterator<Item = (&'a str, &'a [usize])> {
+        self.bundle.parameters.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()))
+    }
+
+    /// Parameters that no vector changes and a task with a residual does.
+    fn added_parameters(&self) -> Result<HashMap<&'a str, &'a [usize]>> {
+        let mut added = HashMap::new();
+        for (parameter, shape) in self.parameters().filter(|(p, _)| !self.bundle.vectors.contains_key(*p)) {
+            for residual in &self.residuals {
+                if !is_same(self.tuned(residual.finetuned, parameter)?, self.base_tensor(parameter)?)? {
+                    added.insert(parameter, shape);
+                }
+            }
+        }
+        Ok(added)
+    }
+
+    /// Adds zeros for the vectors and the `residuals` first residuals, which do not change `parameter`: a parameter is
+    /// stored in every vector or in none.
+    fn add_zeros(
+        &self,
+        parameter: &str,
+        shape: &[usize],
+        metadata: &mut Metadata,
+        residuals: usize,
+        items: &mut Vec<Item<'_>>,
+    ) -> Result<()> {
+        let format = VectorFormat::Blocks(BlockFormat::Q2);
+        let stride = format.stored_bytes(shape.iter().product())?;
+        let vectors = self.metadata.basis.vectors;
+        let mean = self.metadata.basis.mean.then_some((Role::Mean(parameter), None));
+        let residuals = (0..residuals).map(|r| (Role::Residual(r, parameter), None));
+        let all = std::iter::once((Role::Vectors(parameter), Some(vectors))).chain(mean).chain(residuals);
+        for (role, count) in all {
+            let bytes = count.unwrap_or(1) * stride;
+            let blocks = &mut metadata.blocks;
+            items.push(vector_item(role, format, shape, count, blocks, move |sink| sink.zeros(bytes))?);
+        }
+        Ok(())
+    }
+
+    fn base_tensor(&self, parameter: &str) -> Result<&Tensor> {
+        let missing = || Error::mismatch("the base lacks this parameter").at(self.bundle.path()).tensor(parameter);
+        self.base.get(parameter).ok_or_else(missing)
+    }
+
+    /// The fine-tuned parameter: the base's, where training left it alone.
+    fn tuned<'t>(&'t self, finetuned: &'t Checkpoint, parameter: &str) -> Result<&'t Tensor> {
+        finetuned.get(parameter).map_or_else(|| self.base_tensor(parameter), Ok)
+    }
+
+    /// What the vectors are to give of a chunk of a parameter, fine-tuned minus base minus mean; and the squared norm
+    /// of the task vector there.
+    fn target(&self, tuned: &Tensor, parameter: &str, range: &Range<usize>) -> Result<(Vec<f32>, f64)> {
+        let mut target = vec![0.0; range.len()];
+        tuned.read_f32(range.start, &mut target)?;
+        let mut base = vec![0.0; range.len()];
+        self.base_tensor(parameter)?.read_f32(range.start, &mut base)?;
+        target.iter_mut().zip(&base).for_each(|(target, base)| *target -= base);
+        let norm = target.iter().map(|&value| f64::from(value).powi(2)).sum();
+        if self.metadata.basis.mean
+            && let Some(sources) = self.bundle.vectors.get(parameter)
+        {
+            let mean = read(&sources[self.metadata.basis.vectors], range)?;
+            target.iter_mut().zip(&mean).for_each(|(target, mean)| *target -= mean);
+        }
+        Ok((target, norm))
+    }
+
+    fn vectors_of(&self, parameter: &str) -> &'a [Source] {
+        self.bundle.vectors.get(parameter).map_or(&[], |sources| &sources[..self.metadata.basis.vectors])
+    }
+
+    /// The sums that least squares need, in one pass over the vectors.
+    fn span(&self, finetuned: &Checkpoint) -> Result<Span> {
+        let arch = &self.metadata.arch;
+        let of_base = self.base.iter().filter(|(_, tensor)| tensor.dtype().is_float());
+        let names: Vec<&str> = of_base.clone().map(|(name, _)| name.as_str()).collect();
+        let unchanged = frozen::unchanged(&names, finetuned, self.bundle.path().display())?;
+        let unchanged: Vec<String> = unchanged.into_iter().map(String::from).collect();
+        let own = finetuned.image_tower().map(|(name, tensor)| (name, tensor.shape()));
+        let frozen = of_base.filter(|(name, _)| unchanged.contains(name));
+        let shapes = own.chain(frozen.map(|(name, tensor)| (name.as_str(), tensor.shape())));
+        let its = Arch::infer(shapes, arch.hints()).map_err(|e| e.at(finetuned.path()))?;
+        if its != *arch {
+            return Err(Error::mismatch("the fine-tuned checkpoint is of another model than the bundle")
+                .at(finetuned.path())
+                .expected(arch)
+                .got(its));
+        }
+        let count = self.metadata.basis.vectors;
+        let base_norm = doubt::square(self.base.values().filter(|tensor| tensor.dtype().is_float()))?;
+        let mut total = Span { gram: Gram::new(count + 1), norm: 0.0, base_norm, unchanged };
+        // A parameter at a time, so that the chunks' sums are few.
+        for (parameter, shape) in self.parameters() {
+            let tuned = self.tuned(finetuned, parameter)?;
+            let sums = in_chunks(shape.iter().product(), self.threads, |range| {
+                let (target, norm) = self.target(tuned, parameter, &range)?;
+                if !norm.is_finite() {
+                    return Err(Error::format("a value is not finite").at(finetuned.path()));
+                }
+                let mut rows =
+                    self.vectors_of(parameter).iter().map(|vector| read(vector, &range)).collect::<Result<Vec<_>>>()?;
+                rows.resize_with(count, Vec::new);
+                rows.push(target);
+                Ok((Gram::of(&rows), norm))
+            });
+            for (gram, norm) in sums.map_err(|e| e.tensor(parameter))? {
+                total.gram.add(&gram);
+                total.norm += norm;
+            }
+        }
+        Ok(total)
+    }
+
+    /// What is left of a parameter, as it is stored, and the squared error that storing makes.
+    fn remainder(
+        &self,
+        residual: &NewResidual<'_>,
+        parameter: &str,
+        shape: &[usize],
+        format: VectorFormat,
+    ) -> Result<(Vec<u8>, f64)> {
+        let numel: usize = shape.iter().product();
+        let tuned = self.tuned(residual.finetuned, parameter)?;
+        let chunks = in_chunks(numel, self.threads, |range| {
+            let (mut rest, _) = self.target(tuned, parameter, &range)?;
+            for (vector, &a) in self.vectors_of(parameter).iter().zip(&self.columns[residual.task]) {
+                // As the kernel takes the coefficient.
+                let a = a as f32;
+                let vector = read(vector, &range)?;
+                rest.iter_mut().zip(&vector).for_each(|(rest, value)| *rest = f32::mul_add(-a, *value, *rest));
+            }
+            let encoded = format.encode(&rest)?;
+            let error: f64 = encoded.values.iter().zip(&rest).map(|(back, rest)| f64::from(back - rest).powi(2)).sum();
+            Ok((encoded.bytes, error))
+        })?;
+        let mut row = Vec::new();
+        let mut total = 0.0;
+        for (bytes, error) in chunks {
+            row.extend(bytes);
+            total += error;
+        }
+        row.resize(format.stored_bytes(numel)?, 0);
+        Ok((row, total))
+    }
+}
+
+/// What least squares needs of a task, summed over all parameters.
+struct Span {
+    /// The products of the vectors and, behind them, the target.
+    gram: Gram,
+    /// ‖τ‖².
+    norm: f64,
+    /// ‖W‖² of the base.
+    base_norm: f64,
+    /// The parameters that the fine-tuned checkpoint does not hold.
+    unchanged: Vec<String>,
+}
+
+impl Span {
+    fn fit(self, task: &str, coefficients: Vec<f64>, rank: usize) -> TaskFit {
+        let mut a = coefficients.clone();
+        a.push(-1.0);
+        TaskFit {
+            task: task.to_owned(),
+            coefficients,
+            rank,
+            norm: self.norm.sqrt(),
+            base_norm: self.base_norm.sqrt(),
+            lacking: ratio(self.gram.quadratic(&a), self.norm).sqrt(),
+            lacking_with_residual: None,
+            unchanged: self.unchanged,
+        }
+    }
+}
+
+/// Whether two tensors hold the same values, once `tensor` is rounded to the base's type.
+fn is_same(tensor: &Tensor, base: &Tensor) -> Result<bool> {
+    let format = match base.dtype() {
+        DType::F16 => VectorFormat::F16,
+        DType::BF16 => VectorFormat::BF16,
+        _ => VectorFormat::F32,
+    };
+    for range in chunks(base.numel()) {
+        let mut of_base = vec![0.0; range.len()];
+        base.read_f32(range.start, &mut of_base)?;
+        let mut tuned = vec![0.0; range.len()];
+        tensor.read_f32(range.start, &mut tuned)?;
+        if format.encode(&tuned)?.values != of_base {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
