@@ -7,8 +7,8 @@ use taskbasis::{Activation, Arch, DType, Method, Result, TaskExpr, VectorFormat}
 
 use super::family::{Family, InTurn, basis_of};
 use super::machine;
-use super::synthetic::Synthetic;
 use super::samples::{Line, Samples, Variant, digits, line, repeat, take_turns};
+use super::synthetic::Synthetic;
 
 #[derive(Serialize)]
 pub struct Growth {

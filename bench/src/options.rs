@@ -140,11 +140,8 @@ impl Bench {
         if self.only.is_empty() {
             return None;
         }
-        let graph = [
-            option!(EncoderArgs, graph),
-            option!(EncoderArgs, built_graph),
-            option!(EncoderArgs, optimise_graph),
-        ];
+        let graph =
+            [option!(EncoderArgs, graph), option!(EncoderArgs, built_graph), option!(EncoderArgs, optimise_graph)];
         let rules: [(&[Part], Vec<clap::Id>); 4] = [
             (&[Part::Reconstruct, Part::Storage, Part::Device], vec![option!(Self, formats)]),
             (&[Part::Encode], graph.to_vec()),
@@ -152,7 +149,8 @@ impl Bench {
             (&[Part::Open, Part::Switch, Part::Encode, Part::Memory, Part::Device], EncoderArgs::running()),
         ];
         rules.into_iter().filter(|(of, _)| !of.iter().any(|part| self.only.contains(part))).find_map(|(of, options)| {
-            let names: Vec<String> = of.iter().filter_map(Part::to_possible_value).map(|v| v.get_name().into()).collect();
+            let names: Vec<String> =
+                of.iter().filter_map(Part::to_possible_value).map(|v| v.get_name().into()).collect();
             given.first(options, &format!("is for the parts {}, which '--only' leaves out", names.join(", ")))
         })
     }

@@ -374,7 +374,7 @@ fn tasks_of(file: &Checkpoint) -> Vec<String> {
 /// names that every model is published under.
 fn task_of_file(path: &Path) -> Option<&str> {
     let name = path.file_name()?.to_str()?;
-    if PUBLISHED.contains(&name) || shards::part(name).is_some() {
+    if PUBLISHED.contains(&name) || shards::shard_name(name).is_some() {
         return None;
     }
     let task = match name.strip_suffix(".pt") {

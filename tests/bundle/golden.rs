@@ -7,8 +7,8 @@ use std::process::Command;
 
 use crate::support;
 use crate::support::bundle::{format, tiny};
-use serde_json::{Value, json};
 use crate::support::synthetic::Synthetic;
+use serde_json::{Value, json};
 use taskbasis::{
     Arch, Basis, BlockFormat, Bundle, Checkpoint, Head, Method, ModelOptions, Packer, VectorFormat, Weights,
 };

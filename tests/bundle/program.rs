@@ -147,7 +147,8 @@ fn a_carried_graph_is_what_runs() {
     let exported = taskbasis::onnx::OnnxFile::open(&task).unwrap();
     assert_eq!(exported.outputs().iter().map(names).collect::<Vec<_>>(), ["image_embeds"]);
     assert_eq!(exported.inputs().iter().map(names).collect::<Vec<_>>(), ["pixel_values"]);
-    let encoder = crate::support::onnx_file::OnnxFileEncoder::open(&task, &taskbasis::EncoderOptions::default()).unwrap();
+    let encoder =
+        crate::support::onnx_file::OnnxFileEncoder::open(&task, &taskbasis::EncoderOptions::default()).unwrap();
     let images = Checkpoint::open(&pixels).unwrap().require("pixel_values").unwrap().to_f32().unwrap().into_owned();
     assert!(relative_l2(&encoder.encode(&images, 32).unwrap(), &carried) < 1e-5);
     fail(&["export", "--basis", &bundle, "--weights", "MNIST", "-o", &bundle], &["would overwrite the input"]);

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::support::family::small;
-use taskbasis::checkpoint::writer::{TorchWriter, Value};
 use crate::support::synthetic::Synthetic;
+use taskbasis::checkpoint::writer::{TorchWriter, Value};
 use taskbasis::{
     Arch, ArchHints, Basis, Checkpoint, DType, Encoder, EncoderOptions, Error, ErrorKind, Method, ReconstructOptions,
     Scope, TaskExpr, Weights,

@@ -3,9 +3,9 @@
 use crate::support;
 use std::path::Path;
 
+use crate::support::onnx_file::OnnxFileEncoder;
 use crate::support::tensors::digits_model;
 use crate::support::{relative_l2, runtime};
-use crate::support::onnx_file::OnnxFileEncoder;
 use taskbasis::{Activation, Encoder, EncoderOptions, ErrorKind, write_onnx};
 
 fn options() -> EncoderOptions {

@@ -224,7 +224,8 @@ fn a_configuration_of_other_weights_is_an_error_that_names_both() {
 fn a_bundle_stores_the_tower_whole() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    let family = crate::support::synthetic::Synthetic { arch: clipa(), ..support::family::small(Method::Autoencoder, 4) };
+    let family =
+        crate::support::synthetic::Synthetic { arch: clipa(), ..support::family::small(Method::Autoencoder, 4) };
     family.write_base(at("model.safetensors")).unwrap();
     family.write_basis(at("basis")).unwrap();
     std::fs::write(at("open_clip_config.json"), clipa_config().to_string()).unwrap();

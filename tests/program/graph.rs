@@ -56,7 +56,8 @@ fn a_graph_from_binding_to_export() {
     for of_graph in [&[][..], &["--graph", graph]] {
         let plain = path("task.onnx");
         json(&[&["export", "--weights", "MNIST", "-o", &plain][..], &model, of_graph].concat());
-        let encoder = crate::support::onnx_file::OnnxFileEncoder::open(&plain, &taskbasis::EncoderOptions::default()).unwrap();
+        let encoder =
+            crate::support::onnx_file::OnnxFileEncoder::open(&plain, &taskbasis::EncoderOptions::default()).unwrap();
         let values = golden.require("pixel_values").unwrap();
         let found = encoder.encode(&values.to_f32().unwrap(), 32).unwrap();
         assert!(relative_l2(&found, &expected) <= 5e-5);
@@ -66,7 +67,8 @@ fn a_graph_from_binding_to_export() {
         let size = |path: &str| std::fs::metadata(path).unwrap().len() as f64;
         let share = size(&halves) / size(&plain);
         assert!((0.5..0.6).contains(&share), "{of_graph:?}: {share}");
-        let encoder = crate::support::onnx_file::OnnxFileEncoder::open(&halves, &taskbasis::EncoderOptions::default()).unwrap();
+        let encoder =
+            crate::support::onnx_file::OnnxFileEncoder::open(&halves, &taskbasis::EncoderOptions::default()).unwrap();
         let rounded = encoder.encode(&values.to_f32().unwrap(), 32).unwrap();
         let error = relative_l2(&rounded, &found);
         assert!((1e-7..2e-3).contains(&error), "{of_graph:?}: {error}");

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::digits;
-use taskbasis::onnx::{BindOptions, BoundGraph};
 use crate::support::synthetic::Synthetic;
+use taskbasis::onnx::{BindOptions, BoundGraph};
 use taskbasis::{
     Activation, Arch, ArchHints, BaseFormat, Basis, Bundle, Checkpoint, DType, Error, Head, Mapping, Method,
     PackReport, Packer, ReconstructOptions, VectorFormat, Weights,

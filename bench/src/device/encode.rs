@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use taskbasis::{
-    Cuda, Encoder, EncoderOptions, Error, ErrorKind, Execution, Promotion, Result, TaskExpr,
-    TaskWeights, Weights, WeightsOn,
+    Cuda, Encoder, EncoderOptions, Error, ErrorKind, Execution, Promotion, Result, TaskExpr, TaskWeights, Weights,
+    WeightsOn,
 };
 
 use super::super::Setup;

@@ -118,7 +118,9 @@ impl Heads {
             let made = tasks.iter().map(
                 |(task, classes, prompts)| json!({ "task": task, "classes": classes.len(), "prompts": prompts.len() }),
             );
-            return output::json(&json!({ "output": &*self.output, "embedding": e, "heads": made.collect::<Vec<_>>() }));
+            return output::json(
+                &json!({ "output": &*self.output, "embedding": e, "heads": made.collect::<Vec<_>>() }),
+            );
         }
         let mut rows = vec![["task", "classes", "prompts a class"].map(String::from).to_vec()];
         for (task, classes, prompts) in &tasks {

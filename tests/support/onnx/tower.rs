@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::support::synthetic::Synthetic;
 use taskbasis::onnx::proto::{
     AttributeProto, AttributeType, GraphProto, ModelProto, TensorProto, TensorType, dimension::Value,
 };
 use taskbasis::onnx::{BindOptions, BoundGraph};
-use crate::support::synthetic::Synthetic;
 use taskbasis::{
     Activation, Arch, Basis, Checkpoint, DType, Encoder, EncoderOptions, Method, Model, ModelOptions, Promotion,
     ReconstructOptions, Result, Weights,
