@@ -203,13 +203,13 @@ mod tests {
 
     #[test]
     fn parts_are_known_by_their_names() {
-        let found = part("model-00002-of-00005.safetensors").unwrap();
+        let found = shard_name("model-00002-of-00005.safetensors").unwrap();
         assert_eq!((found.number, found.of, found.index.as_str()), (2, 5, "model.safetensors.index.json"));
-        assert_eq!(part("pytorch_model-00001-of-00002.bin").unwrap().index, "pytorch_model.bin.index.json");
+        assert_eq!(shard_name("pytorch_model-00001-of-00002.bin").unwrap().index, "pytorch_model.bin.index.json");
         for name in
             ["model.safetensors", "model-00001-of-00001.bin", "run-1-of-2.bin", "a-00001-of-00002.pt", "-of-.bin"]
         {
-            assert_eq!(part(name), None, "{name}");
+            assert_eq!(shard_name(name), None, "{name}");
         }
     }
 

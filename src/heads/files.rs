@@ -13,6 +13,7 @@ use crate::checkpoint::{Checkpoint, shards};
 use crate::did_you_mean::unknown;
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
+use crate::preprocess::image_files::entries;
 
 /// The attribute by which a pickled head says whether embeddings are normalised.
 const NORMALISE: &str = "normalize";
@@ -146,10 +147,8 @@ fn task_of_file(path: &Path) -> Option<&str> {
 /// The heads in a folder, by task in the order of their names. Of several files for one task the one that the
 /// reference writes (`head_{task}Val.pt`) is taken first, then `head_{task}.pt`.
 fn head_files(folder: &Path) -> Result<BTreeMap<String, PathBuf>> {
-    let fail = |e| Error::io("cannot list the folder", folder, e);
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(fail)? {
-        let path = entry.map_err(fail)?.path();
+    for path in entries(folder)? {
         if path.is_dir() {
             let name = path.file_name().and_then(|name| name.to_str());
             if let Some(name) = name.filter(|name| !name.starts_with('.'))
@@ -169,4 +168,23 @@ fn head_files(folder: &Path) -> Result<BTreeMap<String, PathBuf>> {
         heads.entry(task).or_insert(path);
     }
     Ok(heads)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_names_say_the_task() {
+        for (name, task) in [
+            ("head_CarsVal.pt", Some("Cars")),
+            ("head_Cars.pt", Some("Cars")),
+            ("a/Cars.safetensors", Some("Cars")),
+            ("zeroshot.pt", None),
+            ("head_Val.pt", None),
+            ("head_CarsVal.pt.bak", None),
+        ] {
+            assert_eq!(task_of_file(Path::new(name)), task, "{name}");
+        }
+    }
 }
