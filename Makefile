@@ -11,7 +11,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 # How long each target is fuzzed.
 FUZZ_SECONDS ?= 600
-# The folder of libraries and program to install; given, nothing is built.
+# The folder of libraries and programs to install; given, nothing is built.
 BUILT ?=
 
 .PHONY: demo test test-python test-python-full test-gpu bench microbench build onnxruntime install uninstall \
@@ -48,13 +48,13 @@ test-gpu: onnxruntime
 
 ## The figures of docs/performance.md on this machine, for ViT-B-32 with random weights; needs 4 GB in the temporary folder.
 bench: build
-	$(CARGO) run --release --quiet -- bench --report $(TARGET)/bench.html
+	$(TARGET)/release/taskbasis bench --report $(TARGET)/bench.html
 
 ## Smaller things, one by one, to watch for regressions.
 microbench: onnxruntime
 	$(CARGO) bench
 
-## The program, target/release/taskbasis, able to find ONNX Runtime by itself.
+## The programs, target/release/taskbasis and taskbasis-bench, able to find ONNX Runtime by themselves.
 build: onnxruntime
 	$(CARGO) build --release
 
@@ -66,7 +66,7 @@ onnxruntime: .onnxruntime/libonnxruntime.so
 .onnxruntime/libonnxruntime.so:
 	$(PYTHON) scripts/fetch-onnxruntime .onnxruntime
 
-## Libraries, headers, program, pkg-config and CMake files under PREFIX, and ONNX Runtime beside the library.
+## Libraries, headers, programs, pkg-config and CMake files under PREFIX, and ONNX Runtime beside the library.
 install: $(if $(BUILT),,build)
 	DESTDIR="$(DESTDIR)" scripts/install "$(or $(BUILT),$(TARGET)/release)" "$(PREFIX)" .onnxruntime
 

@@ -128,7 +128,7 @@ typedef enum tb_status {
     TB_ERR_UNSUPPORTED = 6,
     /** A task's vector cannot be recovered from this basis. */
     TB_ERR_NOT_RECOVERABLE = 7,
-    /** ONNX Runtime, or what a GPU needs (its driver, NVRTC), is missing, unusable or too old. */
+    /** ONNX Runtime, or the driver that a GPU needs, is missing, unusable or too old. */
     TB_ERR_RUNTIME_MISSING = 8,
     /** ONNX Runtime or a GPU's driver reported a failure. */
     TB_ERR_RUNTIME = 9,
@@ -861,7 +861,7 @@ typedef struct tb_encoder_options {
     /**
      * With `cuda` and `tensorrt`, one of the TB_WEIGHTS_ON_ constants: where the weights of tasks are reconstructed.
      * On the device none of them crosses the bus at a switch, and no task is promoted by itself. What that takes (a
-     * driver, NVRTC, room for the basis) and is not there is TB_ERR_RUNTIME_MISSING or TB_ERR_OUT_OF_MEMORY with
+     * driver, room for the basis) and is not there is TB_ERR_RUNTIME_MISSING or TB_ERR_OUT_OF_MEMORY with
      * TB_WEIGHTS_ON_DEVICE, and told in tb_encoder_properties.weights_fallback with TB_WEIGHTS_ON_AUTO.
      */
     uint32_t weights_on;
@@ -982,7 +982,7 @@ typedef struct tb_encoder_properties {
  * @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer, the configuration beside it is of other
  *         weights, or options->graph holds not its weights; TB_ERR_IO and TB_ERR_FORMAT for its files;
  *         TB_ERR_RUNTIME_MISSING, with every place
- *         that was searched, and for a driver or NVRTC that a GPU lacks; TB_ERR_INVALID_ARGUMENT for more than
+ *         that was searched, and for a driver that a GPU lacks; TB_ERR_INVALID_ARGUMENT for more than
  *         4096 threads or concurrent runs, for options that exclude each other, and for another ONNX Runtime than the
  *         one that is loaded; TB_ERR_UNSUPPORTED for an image size that the base does not have, a graph that takes or
  *         gives other types than floats or is to be streamed, a provider that this ONNX Runtime was built without, or

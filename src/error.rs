@@ -27,7 +27,7 @@ pub enum ErrorKind {
     Unsupported = 6,
     /// A task's vector cannot be recovered from this basis.
     NotRecoverable = 7,
-    /// ONNX Runtime, or what a GPU needs (its driver, NVRTC), is missing, unusable or too old.
+    /// ONNX Runtime, or the driver that a GPU needs, is missing, unusable or too old.
     RuntimeMissing = 8,
     /// ONNX Runtime or a GPU's driver reported a failure.
     Runtime = 9,

@@ -23,7 +23,7 @@ fn main() {
     let measure = std::env::args().any(|argument| argument == "--bench");
     let rounds = std::env::var("TASKBASIS_BENCH_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(5000);
     let rounds = if measure { rounds } else { 3 };
-    let digits = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/digits");
+    let digits = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/digits");
     let (folder, base) = (digits.join("bases/ViT-D-8_AE_M4_8task"), digits.join("base/pickled_module.pt"));
     if !folder.exists() || taskbasis::Runtime::probe(None).is_err() {
         return eprintln!("skipped: no examples/digits, or no ONNX Runtime");

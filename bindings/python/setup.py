@@ -1,7 +1,7 @@
-"""Builds the wheel: compiles the library and the program with cargo and puts them into the package.
+"""Builds the wheel: compiles the library and the programs with cargo and puts them into the package.
 
 One wheel serves every CPython from 3.9 on: nothing is compiled against Python. `TASKBASIS_BUILT` names a folder with
-`libtaskbasis.so` and `taskbasis` that are built already, instead of running cargo.
+`libtaskbasis.so`, `taskbasis` and `taskbasis-bench` that are built already, instead of running cargo.
 """
 
 import os
@@ -17,7 +17,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = {"darwin": "libtaskbasis.dylib", "win32": "taskbasis.dll"}.get(sys.platform, "libtaskbasis.so")
-PROGRAM = "taskbasis.exe" if sys.platform == "win32" else "taskbasis"
+PROGRAMS = [name + (".exe" if sys.platform == "win32" else "") for name in ("taskbasis", "taskbasis-bench")]
 
 
 def version():
@@ -26,7 +26,7 @@ def version():
 
 
 def built():
-    """The folder with library and program, compiled now unless that was done before."""
+    """The folder with library and programs, compiled now unless that was done before."""
     given = os.environ.get("TASKBASIS_BUILT")
     if given:
         return Path(given)
@@ -40,7 +40,7 @@ class BuildWithLibrary(build_py):
         native = Path(self.build_lib) / "taskbasis" / "native"
         native.mkdir(parents=True, exist_ok=True)
         folder = built()
-        for file in (folder / LIBRARY, folder / PROGRAM, ROOT / "include" / "taskbasis.h"):
+        for file in (folder / LIBRARY, *(folder / program for program in PROGRAMS), ROOT / "include" / "taskbasis.h"):
             shutil.copy(file, native / file.name)
 
 

@@ -131,7 +131,7 @@ pub struct tb_encoder_options {
     pub device_budget: u64,
     /// With `cuda` and `tensorrt`, one of the TB_WEIGHTS_ON_ constants: where the weights of tasks are reconstructed.
     /// On the device none of them crosses the bus at a switch, and no task is promoted by itself. What that takes (a
-    /// driver, NVRTC, room for the basis) and is not there is TB_ERR_RUNTIME_MISSING or TB_ERR_OUT_OF_MEMORY with
+    /// driver, room for the basis) and is not there is TB_ERR_RUNTIME_MISSING or TB_ERR_OUT_OF_MEMORY with
     /// TB_WEIGHTS_ON_DEVICE, and told in tb_encoder_properties.weights_fallback with TB_WEIGHTS_ON_AUTO.
     pub weights_on: u32,
     /// With `cuda` and weights on the device, nonzero: runs are recorded as CUDA graphs, one for each number of images
@@ -246,7 +246,7 @@ unsafe impl Versioned for tb_encoder_properties {}
 /// @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer, the configuration beside it is of other
 ///         weights, or options->graph holds not its weights; TB_ERR_IO and TB_ERR_FORMAT for its files;
 ///         TB_ERR_RUNTIME_MISSING, with every place
-///         that was searched, and for a driver or NVRTC that a GPU lacks; TB_ERR_INVALID_ARGUMENT for more than
+///         that was searched, and for a driver that a GPU lacks; TB_ERR_INVALID_ARGUMENT for more than
 ///         4096 threads or concurrent runs, for options that exclude each other, and for another ONNX Runtime than the
 ///         one that is loaded; TB_ERR_UNSUPPORTED for an image size that the base does not have, a graph that takes or
 ///         gives other types than floats or is to be streamed, a provider that this ONNX Runtime was built without, or

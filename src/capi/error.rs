@@ -28,7 +28,7 @@ pub enum tb_status {
     TB_ERR_UNSUPPORTED = 6,
     /// A task's vector cannot be recovered from this basis.
     TB_ERR_NOT_RECOVERABLE = 7,
-    /// ONNX Runtime, or what a GPU needs (its driver, NVRTC), is missing, unusable or too old.
+    /// ONNX Runtime, or the driver that a GPU needs, is missing, unusable or too old.
     TB_ERR_RUNTIME_MISSING = 8,
     /// ONNX Runtime or a GPU's driver reported a failure.
     TB_ERR_RUNTIME = 9,

@@ -3,14 +3,13 @@
 use std::fs;
 use std::path::Path;
 
-use super::pull::{Hub, Listener, Pulled, PulledFile};
-use super::{HubEvent, HubPath};
+use super::address::HubPath;
 use crate::checkpoint::choose;
 use crate::checkpoint::shards::{self, Index};
 use crate::error::{Error, Result};
 
 /// The names of the files that are read together with the one at `local`, which lie beside it.
-fn names(local: &Path) -> Result<Vec<String>> {
+pub(super) fn names(local: &Path) -> Result<Vec<String>> {
     let name = local.file_name().and_then(|name| name.to_str()).unwrap_or("");
     if shards::is_index_name(name) {
         let bytes = fs::read(local).map_err(|e| Error::io("cannot read", local, e))?;
@@ -36,24 +35,4 @@ pub(super) fn check_whole(address: &HubPath) -> Result<()> {
     Err(Error::unsupported(format!("part {} of {} of a checkpoint", part.number, part.of))
         .at(address.to_string())
         .hint(format!("Name the index, through which all parts are read: {index}")))
-}
-
-impl Hub {
-    /// Brings what is read together with a checkpoint's file that was pulled: the parts that an index names, an
-    /// adapter's configuration; of the same commit.
-    ///
-    /// # Errors
-    /// As [`Hub::pull`]; [`ErrorKind::Format`](crate::ErrorKind::Format) for an index that cannot be read.
-    pub fn pull_beside(&self, pulled: &Pulled, listener: &dyn Fn(HubEvent<'_>)) -> Result<Vec<PulledFile>> {
-        let listener: Listener<'_> = listener;
-        let address = &pulled.address;
-        let folder = address.path().rsplit_once('/').map_or("", |(folder, _)| folder);
-        let mut files = Vec::new();
-        for name in names(&pulled.local)? {
-            let path = if folder.is_empty() { name } else { format!("{folder}/{name}") };
-            let beside = HubPath::new(address.repo(), Some(&pulled.commit), &path)?;
-            files.extend(self.pull(&beside, listener)?.files);
-        }
-        Ok(files)
-    }
 }

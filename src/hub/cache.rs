@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use super::HubPath;
+use super::address::HubPath;
+use super::event::{HubEvent, Listener};
 use super::listing::{Digest, Entry, is_hex};
-use super::pull::{HubEvent, Listener};
 use crate::error::{Error, Result};
 
 /// How often a lock that another process holds is tried.

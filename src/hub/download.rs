@@ -7,11 +7,11 @@ use std::path::Path;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
-use super::HubPath;
+use super::address::HubPath;
 use super::cache::RepoCache;
+use super::event::Listener;
 use super::http::{Answer, Ask, Client, of_body};
 use super::listing::{Digest, Entry};
-use super::pull::Listener;
 use super::retry::{Again, Failure};
 use crate::error::{Error, ErrorKind, Result};
 

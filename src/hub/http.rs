@@ -10,9 +10,9 @@ use ureq::http::{HeaderMap, Uri, header};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body, BodyReader, Proxy};
 
-use super::HubPath;
+use super::address::HubPath;
+use super::event::Listener;
 use super::options::HubOptions;
-use super::pull::Listener;
 use super::retry::{Again, Failure, Retries};
 use crate::error::{Error, ErrorKind, Result};
 

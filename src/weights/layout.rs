@@ -1,14 +1,13 @@
 //! How somebody else's graph wants its weights: under other names, transposed, in pieces, scaled, in other types.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 
 use indexmap::IndexMap;
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::cache::WeightsCache;
+use super::cache::{CacheLease, Holder, WeightsCache};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor, checked_numel, contiguous_strides};
@@ -183,8 +182,8 @@ pub struct Layout {
     kept: IndexMap<String, Tensor>,
     /// Different from every other layout of this process; weights of different layouts are different weights.
     id: u64,
-    /// Those that may keep weights in it.
-    caches: Mutex<Vec<Weak<WeightsCache>>>,
+    /// Takes weights in it out of the caches with it.
+    lease: CacheLease,
 }
 
 impl Layout {
@@ -209,8 +208,8 @@ impl Layout {
         for name in kept {
             held.insert((*name).to_owned(), base.require(name)?.clone());
         }
-        let (id, caches) = (NEXT.fetch_add(1, Ordering::Relaxed), Mutex::default());
-        Ok(Arc::new(Self { tensors, parameters, kept: held, id, caches }))
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Ok(Arc::new(Self { tensors, parameters, kept: held, id, lease: CacheLease::new(Holder::Layout(id)) }))
     }
 
     /// The tensors, in the order of the graph's inputs.
@@ -243,20 +242,9 @@ impl Layout {
         self.id
     }
 
-    /// Says that this cache may keep weights in it from now on.
-    pub(super) fn may_be_in(&self, cache: &Arc<WeightsCache>) {
-        let mut caches = self.caches.lock();
-        if !caches.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(cache))) {
-            caches.retain(|known| known.strong_count() > 0);
-            caches.push(Arc::downgrade(cache));
-        }
-    }
-}
-
-impl Drop for Layout {
-    fn drop(&mut self) {
-        let caches = self.caches.get_mut();
-        caches.iter().filter_map(Weak::upgrade).for_each(|cache| cache.forget(|key| key.layout == self.id));
+    /// Notes a cache that may keep weights in it from now on.
+    pub(super) fn register_cache(&self, cache: &Arc<WeightsCache>) {
+        self.lease.register_cache(cache);
     }
 }
 

@@ -20,8 +20,8 @@ use std::sync::atomic::AtomicBool;
 use indexmap::IndexMap;
 
 use self::arena::Arena;
+pub(crate) use self::cache::{CacheLease, Derived, Holder, Key, Owner};
 pub use self::cache::{CacheStats, Reconstructed, WeightsCache};
-pub(crate) use self::cache::{Derived, Key, Owner};
 pub use self::device::{DeviceModel, DeviceOptions, DeviceStats, DeviceTensor, DeviceWeights};
 pub(crate) use self::finite::{first_of, not_finite};
 pub use self::layout::{LaidOut, Layout, View};

@@ -10,7 +10,7 @@ use indexmap::IndexSet;
 use parking_lot::Mutex;
 
 use super::arena::Spares;
-use super::cache::{Ahead, Key, Owner, WeightsCache};
+use super::cache::{Key, Owner, PrefetchJob, WeightsCache};
 use super::device::OnDevices;
 use super::{Layout, ReconstructOptions, Scope, Weights, plan};
 use crate::basis::{Basis, Coefficients, Number, TaskExpr};
@@ -279,15 +279,15 @@ impl TaskWeights {
             return Ok(weights);
         }
         let (model, layout) = (&self.model, self.layout.as_deref());
-        self.may_be_cached();
+        self.register_cache();
         let build = |spares: &Arc<Spares>| model.reconstruct(layout, &self.coefficients, spares, None);
         model.cache.get_or_build(&self.key, model.expected_bytes(layout), build)
     }
 
-    /// Says so to their layout, which takes them out of the cache when it is gone.
-    fn may_be_cached(&self) {
+    /// Has their layout take them out of the cache when it is gone.
+    fn register_cache(&self) {
         if let Some(layout) = &self.layout {
-            layout.may_be_in(&self.model.cache);
+            layout.register_cache(&self.model.cache);
         }
     }
 
@@ -349,7 +349,7 @@ impl TaskWeights {
         if self.pinned.lock().is_some() {
             return Ok(());
         }
-        self.may_be_cached();
+        self.register_cache();
         let how = Prefetch {
             model: Arc::downgrade(&self.model),
             layout: self.layout.as_ref().map(Arc::downgrade),
@@ -377,7 +377,7 @@ struct Prefetch {
     held: (Option<Arc<Model>>, Option<Arc<Layout>>),
 }
 
-impl Ahead<Weights> for Prefetch {
+impl PrefetchJob<Weights> for Prefetch {
     fn hold(&mut self) -> Option<usize> {
         // Kept in `self` even where only one of them is left: it must not be dropped here, under the cache's lock.
         self.held = (self.model.upgrade(), self.layout.as_ref().and_then(Weak::upgrade));

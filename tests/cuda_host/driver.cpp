@@ -1,17 +1,12 @@
 // A CUDA driver that has no GPU: device memory is the host's, streams do their work at once, and a launch runs a
-// kernel, compiled as plain C++. NVRTC too, which compiles nothing. So everything of src/kernel/cuda runs as
-// it would with a GPU, but for the GPU. What a real driver would refuse is refused: calls without a context, handles
-// that are gone, accesses outside of what was allocated.
+// kernel, compiled as plain C++. So everything of src/kernel/cuda runs as it would with a GPU, but for the GPU and the
+// kernels' PTX. What a real driver would refuse is refused: calls without a context, handles that are gone, accesses
+// outside of what was allocated.
 //
-// FAKE_DEVICES, FAKE_VERSION, FAKE_MEMORY (bytes), FAKE_REFUSED (the name of a function that fails), FAKE_IMAGE (what
-// NVRTC compiles to), FAKE_DRIVER_WANTS (the image that is not refused) and FAKE_CAPTURING (1: somebody else captures a
-// graph all the time) change what it is.
+// FAKE_DEVICES, FAKE_VERSION, FAKE_CAPABILITY (75 for 7.5), FAKE_MEMORY (bytes), FAKE_REFUSED (the name of a function
+// that fails) and FAKE_CAPTURING (1: another thread captures a graph all the time) change what it is.
 
-// clang-format off
 #include "shim.hpp"
-#include "combine.cu"
-#include "lay_out.cu"
-// clang-format on
 
 #include <cstdio>
 #include <cstdlib>
@@ -89,12 +84,7 @@ bool is_stream(void *stream) {
 
 bool is_memory(uint64_t address, size_t bytes) {
     auto after = readable.upper_bound(address);
-    return after != readable.begin() && std::prev(after)->second >= address + bytes;
-}
-
-const char *image(const char *setting) {
-    const char *other = std::getenv(setting);
-    return other ? other : "the kernel";
+    return after != readable.begin() && std::prev(after)->second.end >= address + bytes;
 }
 
 bool may_be_unsafe() {
@@ -111,7 +101,7 @@ bool may_be_unsafe() {
 #define ENTER_CONTEXT \
     ENTER;            \
     if (!has_context()) return INVALID_CONTEXT
-// What might change what somebody captures meanwhile.
+// What might change what another thread captures meanwhile.
 #define ENTER_UNSAFE \
     ENTER_CONTEXT;   \
     if (!may_be_unsafe()) return CAPTURE_UNSUPPORTED
@@ -145,8 +135,8 @@ API cuDeviceGetAttribute(int *value, int attribute, int) {
     ENTER;
     switch (attribute) {
         case 16: *value = 2; return SUCCESS;  // multiprocessors
-        case 75: *value = 9; return SUCCESS;  // compute capability, major
-        case 76: *value = 0; return SUCCESS;  // and minor
+        case 75: *value = (int)setting("FAKE_CAPABILITY", 90) / 10; return SUCCESS;  // compute capability, major
+        case 76: *value = (int)setting("FAKE_CAPABILITY", 90) % 10; return SUCCESS;  // and minor
         default: return INVALID_VALUE;
     }
 }
@@ -166,7 +156,7 @@ API cuDevicePrimaryCtxRetain(void **made, int) {
 
 API cuDevicePrimaryCtxRelease_v2(int) {
     ENTER;
-    // Whoever used it has given everything back, and left it.
+    // Everything has been given back, and the context left.
     const bool is_clean = handles.empty() && readable.empty() && contexts.empty() && capture_mode == GLOBAL;
     if (--retained == 0 && !is_clean) {
         std::fprintf(stderr, "%zu handles, %zu allocations, %zu contexts, capture mode %d are left\n", handles.size(),
@@ -212,7 +202,7 @@ API cuMemAlloc_v2(uint64_t *address, size_t bytes) {
     void *memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
     std::memset(memory, 0xff, bytes);
     *address = (uint64_t)memory;
-    readable[*address] = writable[*address] = *address + bytes;
+    readable[*address] = writable[*address] = {*address + bytes, (char *)memory};
     used += bytes;
     return SUCCESS;
 }
@@ -221,7 +211,7 @@ API cuMemFree_v2(uint64_t address) {
     ENTER_UNSAFE;
     auto found = readable.find(address);
     if (found == readable.end()) return INVALID_VALUE;
-    used -= found->second - address;
+    used -= found->second.end - address;
     readable.erase(found);
     writable.erase(address);
     std::free((void *)address);
@@ -311,7 +301,10 @@ API cuEventDestroy_v2(void *event) {
 
 API cuModuleLoadData(void **module, const void *code) {
     ENTER_UNSAFE;
-    if (std::strcmp((const char *)code, image("FAKE_DRIVER_WANTS")) != 0) return INVALID_IMAGE;
+    // PTX of these kernels, whole.
+    for (const char *entry : {".entry taskbasis_combine(", ".entry taskbasis_relayout("}) {
+        if (!std::strstr((const char *)code, entry)) return INVALID_IMAGE;
+    }
     *module = make();
     return SUCCESS;
 }
@@ -326,22 +319,12 @@ API cuModuleGetFunction(void **function, void *module, const char *name) {
     if (!handles.count(module)) return INVALID_HANDLE;
     if (std::strcmp(name, "taskbasis_combine") == 0) {
         *function = (void *)&taskbasis_combine;
-    } else if (std::strcmp(name, "taskbasis_lay_out") == 0) {
-        *function = (void *)&taskbasis_lay_out;
+    } else if (std::strcmp(name, "taskbasis_relayout") == 0) {
+        *function = (void *)&taskbasis_relayout;
     } else {
         return NOT_FOUND;
     }
     return SUCCESS;
-}
-
-template <class Parameter>
-static void launch(void (*kernel)(const Parameter), unsigned blocks, unsigned threads, const void *parameter) {
-    const Parameter copy = *(const Parameter *)parameter;
-    for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) {
-        for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) {
-            kernel(copy);
-        }
-    }
 }
 
 API cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
@@ -351,9 +334,9 @@ API cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned gr
     const bool is_flat = grid_y == 1 && grid_z == 1 && block_y == 1 && block_z == 1;
     if (!is_flat || grid_x == 0 || block_x != WARPS * LANES || shared != 0 || extra) return INVALID_VALUE;
     if (function == (void *)&taskbasis_combine) {
-        launch<Launch>(&taskbasis_combine, grid_x, block_x, parameters[0]);
-    } else if (function == (void *)&taskbasis_lay_out) {
-        launch<LayOut>(&taskbasis_lay_out, grid_x, block_x, parameters[0]);
+        run<Launch>(&taskbasis_combine, grid_x, block_x, parameters[0]);
+    } else if (function == (void *)&taskbasis_relayout) {
+        run<Relayout>(&taskbasis_relayout, grid_x, block_x, parameters[0]);
     } else {
         return INVALID_HANDLE;
     }
@@ -370,66 +353,4 @@ API cuGetErrorName(int error, const char **name) {
 API cuGetErrorString(int error, const char **text) {
     *text = error == NO_DEVICE ? "there is no device" : "as asked for";
     return SUCCESS;
-}
-
-API nvrtcVersion(int *major, int *minor) {
-    *major = 12;
-    *minor = 8;
-    return 0;
-}
-
-API nvrtcGetNumSupportedArchs(int *count) {
-    *count = 1;
-    return 0;
-}
-
-API nvrtcGetSupportedArchs(int *architectures) {
-    architectures[0] = 90;
-    return 0;
-}
-
-API nvrtcCreateProgram(void **program, const char *source, const char *, int, const char *const *, const char *const *) {
-    *program = (void *)source;
-    return std::strstr(source, "taskbasis_combine") ? 0 : 6;
-}
-
-API nvrtcCompileProgram(void *, int, const char *const *) {
-    return is_refused("nvrtcCompileProgram") ? 6 : 0;
-}
-
-API nvrtcDestroyProgram(void **program) {
-    *program = nullptr;
-    return 0;
-}
-
-API nvrtcGetProgramLogSize(void *, size_t *bytes) {
-    *bytes = 1;
-    return 0;
-}
-
-API nvrtcGetProgramLog(void *, char *log) {
-    *log = 0;
-    return 0;
-}
-
-API nvrtcGetPTXSize(void *, size_t *bytes) {
-    *bytes = std::strlen(image("FAKE_IMAGE")) + 1;
-    return 0;
-}
-
-API nvrtcGetPTX(void *, char *ptx) {
-    std::strcpy(ptx, image("FAKE_IMAGE"));
-    return 0;
-}
-
-API nvrtcGetCUBINSize(void *program, size_t *bytes) {
-    return nvrtcGetPTXSize(program, bytes);
-}
-
-API nvrtcGetCUBIN(void *program, char *cubin) {
-    return nvrtcGetPTX(program, cubin);
-}
-
-extern "C" const char *nvrtcGetErrorString(int error) {
-    return error == 0 ? "NVRTC_SUCCESS" : "NVRTC_ERROR_COMPILATION";
 }

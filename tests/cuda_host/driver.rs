@@ -7,8 +7,8 @@ mod cuda_host;
 use std::process::{Command, Output};
 use std::sync::{Mutex, PoisonError};
 
-/// What `command` gives where that driver, with these settings, is the only one, and compiles the kernel too. `None`,
-/// said aloud, where there is none.
+/// The output of `command` where that driver, with these settings, is the only one. `None`, said aloud, where there is
+/// none.
 pub fn on_the_hosts_driver(command: &mut Command, settings: &[(&str, &str)]) -> Option<Output> {
     if !cfg!(all(feature = "cuda", target_os = "linux")) {
         eprintln!("skipped: built without the feature `cuda`, or not for Linux");
@@ -21,11 +21,6 @@ pub fn on_the_hosts_driver(command: &mut Command, settings: &[(&str, &str)]) -> 
         cuda_host::compile("driver.cpp", &folder.path().join("libcuda.so")).then_some(folder)
     });
     let folder = folder.as_ref()?.path();
-    let cache = tempfile::tempdir().unwrap();
-    command
-        .env("LD_LIBRARY_PATH", folder)
-        .env("TASKBASIS_NVRTC", folder.join("libcuda.so"))
-        .env("TASKBASIS_KERNEL_CACHE", cache.path())
-        .envs(settings.iter().copied());
+    command.env("LD_LIBRARY_PATH", folder).envs(settings.iter().copied());
     Some(command.output().unwrap())
 }

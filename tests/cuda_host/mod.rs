@@ -1,4 +1,4 @@
-//! The combine kernel as plain C++: compiling it for this machine.
+//! The GPU's kernels as plain C++: compiling them for this machine.
 #![allow(unreachable_pub)] // Programs and the library include it.
 
 use std::path::Path;
@@ -9,7 +9,7 @@ pub fn compile(source: &str, library: &Path) -> bool {
     let named = std::env::var_os("CXX").filter(|name| !name.is_empty());
     let names = named.into_iter().chain(["c++", "g++", "clang++"].map(Into::into));
     let Some(compiler) = names.into_iter().find(|name| Command::new(name).arg("--version").output().is_ok()) else {
-        crate::need::skip(crate::need::Need::Cc, "there is no C++ compiler to compile the kernel with");
+        crate::need::skip(crate::need::Need::Cc, "there is no C++ compiler to compile the kernels with");
         return false;
     };
     let root = crate::need::root();

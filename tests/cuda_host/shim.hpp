@@ -31,36 +31,43 @@ struct alignas(16) ulonglong2 {
     unsigned long long x, y;
 };
 
-// First address -> the address after the last, of what may be read and of what may be written.
-static std::map<uint64_t, uint64_t> readable, writable;
+// Device memory, by its first address: the address after the last, and where it really is.
+struct Range {
+    uint64_t end;
+    char *memory;
+};
+using Ranges = std::map<uint64_t, Range>;
+static Ranges readable, writable;
 static uint64_t forbidden, misaligned;
 
-static bool is_allowed(const std::map<uint64_t, uint64_t> &ranges, uint64_t address, uint64_t size) {
+// Where the bytes at an address are; null, and counted, where they may not be touched.
+static char *find(const Ranges &ranges, uint64_t address, uint64_t size) {
     if (address % size != 0) {
         ++misaligned;
-        return false;
+        return nullptr;
     }
     auto after = ranges.upper_bound(address);
-    if (after == ranges.begin() || std::prev(after)->second < address + size) {
+    if (after == ranges.begin() || std::prev(after)->second.end < address + size) {
         ++forbidden;
-        return false;
+        return nullptr;
     }
-    return true;
+    --after;
+    return after->second.memory + (address - after->first);
 }
 
 template <class T>
 static T __ldg(const T *from) {
     T value{};
-    if (is_allowed(readable, (uint64_t)from, sizeof(T))) {
-        std::memcpy(&value, from, sizeof(T));
+    if (const char *memory = find(readable, (uint64_t)from, sizeof(T))) {
+        std::memcpy(&value, memory, sizeof(T));
     }
     return value;
 }
 
 template <class T>
 static void __stcg(T *to, T value) {
-    if (is_allowed(writable, (uint64_t)to, sizeof(T))) {
-        std::memcpy(to, &value, sizeof(T));
+    if (char *memory = find(writable, (uint64_t)to, sizeof(T))) {
+        std::memcpy(memory, &value, sizeof(T));
     }
 }
 
@@ -131,5 +138,22 @@ static unsigned float_to_half(float value) {
 
 // A hint, which must not reach beyond what is there all the same.
 static void prefetch(uint64_t address) {
-    is_allowed(readable, address, 1);
+    find(readable, address, 1);
+}
+
+// The kernels' source. The second uses what the first defines.
+// clang-format off
+#include "combine.cu"
+#include "relayout.cu"
+// clang-format on
+
+// Runs all threads of a launch, one after the other: none needs another one.
+template <class Parameter>
+static void run(void (*kernel)(const Parameter), unsigned blocks, unsigned threads, const void *parameter) {
+    const Parameter copy = *(const Parameter *)parameter;
+    for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) {
+        for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) {
+            kernel(copy);
+        }
+    }
 }

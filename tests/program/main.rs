@@ -1,5 +1,6 @@
 //! The program, as a user runs it.
 
+mod bench;
 mod commands;
 mod data_classes;
 mod data_program;
@@ -11,4 +12,3 @@ mod readme;
 #[path = "../support/mod.rs"]
 mod support;
 
-use support::need;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use taskbasis::synthetic::Synthetic;
+use super::synthetic::Synthetic;
 use taskbasis::{ArchHints, BaseFormat, Basis, Checkpoint, Packer, Result, VectorFormat};
 
 /// What the arguments ask for.

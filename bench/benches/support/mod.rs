@@ -4,13 +4,15 @@
 #![allow(dead_code, unreachable_pub, missing_docs)] // Every bench uses a part.
 
 pub mod full_size;
+#[path = "../../src/synthetic.rs"]
+pub mod synthetic;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::Criterion;
-use taskbasis::synthetic::Synthetic;
+use synthetic::Synthetic;
 use taskbasis::{Arch, ArchHints, Basis, Checkpoint, Encoder, EncoderOptions, Model, ModelOptions, Promotion, Runtime};
 
 pub struct Family {
@@ -26,7 +28,7 @@ pub struct Family {
 /// be tried once (`cargo test --benches`).
 pub fn families() -> Vec<Family> {
     let mut families = Vec::new();
-    let digits = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/digits");
+    let digits = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/digits");
     if digits.exists() {
         families.push(Family {
             name: "digits",

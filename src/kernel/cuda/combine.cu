@@ -1,27 +1,27 @@
-// The combine kernel on the device: out = base + sum over m of a_m * s_m, with the bits of `scalar.rs`.
+// The combine kernel: out = base + sum over m of a_m * s_m, with the bits of `scalar.rs`.
 //
 // One launch computes any number of tensors. All of them are cut into tiles of 2048 elements, and a warp takes a few
 // tiles, one after the other. In a tile, lane l has the elements 128*r + 4*l + i (r < 16, i < 4), as its values 4*r +
-// i: what the 32 lanes of a warp load and store at a time lies side by side, 16 bytes a lane. Everything in device
-// memory is in the form that this asks for (`form.rs` has the layout), in whole tiles: there are no tails here.
+// i: what the 32 lanes of a warp load and store at a time lies side by side, 16 bytes per lane. Everything in device
+// memory is in the order that this asks for (`tiles.rs` has it), in whole tiles: there are no tails here.
 //
-// Compiled by NVRTC for the device, and as plain C++ by the tests (tests/cuda_host). So it includes nothing, and no
-// thread needs another one.
+// NVRTC makes kernels.ptx of it (scripts/make-ptx), and the tests compile it as plain C++ (tests/cuda_host). So it
+// includes nothing, and no thread needs another one.
 
 typedef unsigned long long u64;
 
 #define LANES 32u
 #define ROWS 16
 #define TILE 2048u
-#define VALUES 64   // of a tile, a lane
+#define VALUES 64   // of a tile, per lane
 #define CHUNK 512u  // bytes that a warp loads at a time
 #define SECTOR 32u  // bytes of a cache line that are fetched at least
-#define MOST_BLOCKS 2112u  // bytes of a tile of blocks: those of q8
+#define MAX_BLOCKS 2112u  // bytes of a tile of blocks at most: those of q8
 #define WARPS 4u    // of a block; `launch.rs` launches blocks of that size
-#define MOST_ACTIVE 504
+#define MAX_ACTIVE 504
 
-// Formats, as `table.rs` numbers them.
-#define NONE 0u
+// Formats, as `launch.rs` numbers them.
+#define NO_BASE 0u
 #define F32 1u
 #define F16 2u
 #define BF16 3u
@@ -36,7 +36,7 @@ typedef unsigned long long u64;
 // segment, 32 bytes   u64 base         address of its first tile
 //                     u64 out          bytes from the launch's `out`
 //                     u32 first_tile   of the launch
-//                     u32 base_format  NONE: there is no base
+//                     u32 base_format  NO_BASE: there is no base
 //                     u32 first_term   in `terms`
 //                     u32 has_terms    0 or 1
 // term, 16 bytes      u64 address      of the segment's first tile
@@ -55,9 +55,9 @@ struct Launch {
     u64 out;
     unsigned segment_count;
     unsigned tiles;
-    unsigned run;  // tiles a warp
+    unsigned run;  // tiles per warp
     unsigned active_count;
-    Active active[MOST_ACTIVE];  // in ascending m
+    Active active[MAX_ACTIVE];  // in ascending m
 };
 
 #ifdef __CUDACC__
@@ -139,11 +139,11 @@ static __device__ __forceinline__ void load_plane(u64 at, unsigned lane, unsigne
     }
 }
 
-// The codes of values 16*w to 16*w + 15 of this lane, one a byte of four words; `place` says which is where. Four at a
-// time: taken one by one they cost more than their memory does.
+// The codes of values 16*w to 16*w + 15 of this lane, one per byte of four words; `place` says which is where. Four at
+// a time: taken one by one they cost more than their memory does.
 template <int P, int Q>
 static __device__ __forceinline__ void unpack(const unsigned *low, const unsigned *high, int w, unsigned *bytes) {
-    // The bits of sixteen values in the plane above, four a byte.
+    // The bits of sixteen values in the plane above, four per byte.
     const unsigned half = Q == 1 ? __byte_perm(high[w / 2], 0, w % 2 ? 0x4342 : 0x4140) : 0;
     const unsigned ones = (half | half << 4) & 0x0f0f0f0fu;
     const unsigned twos = Q == 2 ? __byte_perm(high[w], 0, 0x3120) : 0;
@@ -243,16 +243,16 @@ static __device__ __forceinline__ u64 address(const unsigned *words) {
     return (u64)words[1] << 32 | words[0];
 }
 
-// Has the blocks of a term brought into the second-level cache: a lane asks for a sector, for how much more comes
-// with one is nowhere promised. What a warp computes of one term does not keep enough loads on their way. Dense terms
-// do, and are not asked for.
+// Has the blocks of a term brought into the second-level cache: a lane asks for a sector, since nothing promises that
+// more comes with it. What a warp computes of one term does not keep enough loads on their way. Dense terms do, and are
+// not asked for.
 static __device__ __forceinline__ void fetch_ahead(u64 term, unsigned tile, unsigned lane) {
     unsigned words[4];
     load16(term, words);
     const unsigned bytes = words[2] >= Q8 ? words[3] : 0;
     const u64 at = address(words) + (u64)tile * words[3];
 #pragma unroll
-    for (unsigned offset = 0; offset < MOST_BLOCKS; offset += SECTOR * LANES) {
+    for (unsigned offset = 0; offset < MAX_BLOCKS; offset += SECTOR * LANES) {
         if (offset + SECTOR * lane < bytes) {
             prefetch(at + (offset + SECTOR * lane));
         }
@@ -272,7 +272,7 @@ static __device__ __forceinline__ void combine_tile(const Launch &launch, u64 se
         fetch_ahead(terms + 16u * launch.active[m].term, tile, lane);
     }
     // Without a term, a sum of -0.0 leaves the base's bits as they are; +0.0 would turn -0.0 into +0.0.
-    const float start = active == 0 && base_format != NONE ? -0.0f : 0.0f;
+    const float start = active == 0 && base_format != NO_BASE ? -0.0f : 0.0f;
     float sums[VALUES];
 #pragma unroll
     for (int v = 0; v < VALUES; ++v) {

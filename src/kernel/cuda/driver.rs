@@ -10,51 +10,46 @@ use cudarc::driver::result::{self, DriverError, device, event, module, primary_c
 use cudarc::driver::sys;
 use parking_lot::Mutex;
 
-use super::device::{Device, Info, Queue};
-use super::launch::Parameter;
-use super::lay_out::LayOut;
-use super::nvrtc::Nvrtc;
-use super::table::Launch;
-use super::{SOURCE, compiled};
+use super::device::{Device, DeviceInfo, Queue};
+use super::launch::{DeviceKernel, Launch};
 use crate::error::{Error, ErrorKind, Result};
 
-/// The driver of CUDA 11.4, the oldest whose functions are used here.
-const OLDEST: i32 = 11_040;
+/// The kernels, as PTX, of which the driver makes machine code: `scripts/make-ptx` says how they came about.
+const KERNELS: &str = concat!(include_str!("kernels.ptx"), "\0");
 
-/// A device, with the kernel loaded. It lives in the device's primary context, which every user of the CUDA runtime in
+/// CUDA 11.4, whose driver has all functions that are used here, and knows the kernels' version of PTX.
+const MIN_VERSION: i32 = 11_040;
+
+/// The compute capability that the kernels are for, and every newer one: 7.5.
+const MIN_ARCHITECTURE: u32 = 75;
+
+/// A GPU, with the kernels loaded. It lives in the device's primary context, which every user of the CUDA runtime in
 /// this process shares, ONNX Runtime among them: addresses of one are those of the other.
 #[derive(Debug)]
 pub(super) struct Driver {
-    info: Info,
-    ordinal: sys::CUdevice,
+    info: DeviceInfo,
+    device: sys::CUdevice,
     context: sys::CUcontext,
     copy: sys::CUstream,
     combine: sys::CUstream,
     module: sys::CUmodule,
-    kernel: sys::CUfunction,
-    lay_out: sys::CUfunction,
+    combine_kernel: sys::CUfunction,
+    relayout_kernel: sys::CUfunction,
 }
 
 // SAFETY: handles of the driver, whose functions may be called from any thread.
 unsafe impl Send for Driver {}
-// SAFETY: as above.
+// SAFETY: the driver's functions may be called from any thread, and by several at once.
 unsafe impl Sync for Driver {}
 
-/// How many devices there are.
-pub(super) fn count() -> Result<usize> {
-    init()?;
-    let count = device::get_count().map_err(failed("cannot count the GPUs"))?;
-    Ok(usize::try_from(count).unwrap_or_default())
-}
-
-/// The device of this number: as others in this process have it open, else opened now.
+/// The GPU of this number: as it is open elsewhere in this process, else opened now.
 ///
 /// # Errors
-/// As [`Driver::open`].
+/// Those of [`Driver::open`].
 pub(super) fn open(ordinal: usize) -> Result<Arc<Driver>> {
     static OPEN: Mutex<Vec<(usize, Weak<Driver>)>> = Mutex::new(Vec::new());
 
-    // Held meanwhile: whoever comes second finds what the first has opened.
+    // Held meanwhile, so that another thread finds what this one opens.
     let mut open = OPEN.lock();
     open.retain(|(_, driver)| driver.strong_count() > 0);
     if let Some(driver) = open.iter().find(|(number, _)| *number == ordinal).and_then(|(_, driver)| driver.upgrade()) {
@@ -65,8 +60,8 @@ pub(super) fn open(ordinal: usize) -> Result<Arc<Driver>> {
     Ok(driver)
 }
 
-/// Loads the driver.
-fn init() -> Result<()> {
+/// Loads the driver. The newest CUDA that it knows, as it counts: 12080 is 12.8.
+fn init() -> Result<i32> {
     let missing = |message: &str| {
         Error::new(ErrorKind::RuntimeMissing, message).hint("Install NVIDIA's driver, or run on the CPU")
     };
@@ -80,20 +75,18 @@ fn init() -> Result<()> {
     // SAFETY: writes one number. It may be asked before anything else.
     let answer = unsafe { sys::cuDriverGetVersion(&raw mut version) }.result();
     answer.map_err(|e| missing("the CUDA driver does not answer").because(text(e)))?;
-    if version < OLDEST {
+    if version < MIN_VERSION {
         return Err(missing("the CUDA driver is too old")
             .expected("one for CUDA 11.4 or newer")
             .got(version_text(version)));
     }
-    result::init().map_err(|e| missing("the CUDA driver finds no GPU that it can use").because(text(e)))
+    result::init().map_err(|e| missing("the CUDA driver finds no GPU that it can use").because(text(e)))?;
+    Ok(version)
 }
 
-/// The newest CUDA that the driver knows, as it counts: 12080 is 12.8.
-fn version() -> i32 {
-    let mut version = 0;
-    // SAFETY: writes one number.
-    let _ = unsafe { sys::cuDriverGetVersion(&raw mut version) };
-    version
+/// `7.5` for 75.
+fn capability(architecture: u32) -> String {
+    format!("{}.{}", architecture / 10, architecture % 10)
 }
 
 fn version_text(version: i32) -> String {
@@ -101,100 +94,78 @@ fn version_text(version: i32) -> String {
 }
 
 impl Driver {
-    /// The device of this number, with the kernel compiled for it or taken from the disk.
+    /// The GPU of this number, with the kernels loaded: the driver compiles them the first time, and keeps the result.
     ///
     /// # Errors
-    /// [`ErrorKind::RuntimeMissing`], saying what is missing: the driver, a GPU, NVRTC; [`ErrorKind::NotFound`] for a
-    /// number beyond the last; [`ErrorKind::Runtime`] with the driver's words.
+    /// [`ErrorKind::RuntimeMissing`] without a driver or a GPU; [`ErrorKind::NotFound`] for a number beyond the last;
+    /// [`ErrorKind::Unsupported`] for a GPU that is too old; [`ErrorKind::Runtime`] with the driver's words.
     fn open(ordinal: usize) -> Result<Self> {
-        let count = count()?;
-        if ordinal >= count {
-            return Err(Error::not_found(format!("there is no GPU {ordinal}")).expected(format_args!("below {count}")));
-        }
-        let (asked, version) = (ordinal as u32, version());
-        let ordinal = device::get(ordinal as i32).map_err(failed("cannot find the GPU"))?;
-        let number = |attribute| {
+        let version = init()?;
+        let count = device::get_count().map_err(failed("cannot count the GPUs"))?;
+        let number = i32::try_from(ordinal).ok().filter(|&number| number < count).ok_or_else(|| {
+            Error::not_found(format!("there is no GPU {ordinal}")).expected(format_args!("below {count}"))
+        })?;
+        let device = device::get(number).map_err(failed("cannot find the GPU"))?;
+        let attribute = |attribute| {
             // SAFETY: the device was just found.
-            unsafe { device::get_attribute(ordinal, attribute) }.map_err(failed("cannot ask the GPU what it is"))
+            unsafe { device::get_attribute(device, attribute) }.map_err(failed("cannot ask the GPU what it is"))
         };
         use sys::CUdevice_attribute_enum as Attribute;
-        let major = number(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
-        let minor = number(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-        let multiprocessors = number(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
-        let info = Info {
-            name: device::get_name(ordinal).map_err(failed("cannot ask the GPU what it is"))?,
-            ordinal: asked,
+        let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let info = DeviceInfo {
+            name: device::get_name(device).map_err(failed("cannot ask the GPU what it is"))?,
+            ordinal: number.unsigned_abs(),
             architecture: (10 * major + minor).unsigned_abs(),
             multiprocessors: multiprocessors.unsigned_abs(),
             driver: ((version / 1000).unsigned_abs(), (version % 1000 / 10).unsigned_abs()),
         };
+        if info.architecture < MIN_ARCHITECTURE {
+            return Err(Error::unsupported(format!("{} is too old for the kernels", info.name))
+                .expected(format_args!("a GPU of compute capability {} or newer", capability(MIN_ARCHITECTURE)))
+                .got(capability(info.architecture)));
+        }
         // SAFETY: the device was just found.
-        let context = unsafe { primary_ctx::retain(ordinal) }.map_err(failed("cannot use the GPU"))?;
-        // Whatever was made by then is given back where a later step fails.
+        let context = unsafe { primary_ctx::retain(device) }.map_err(failed("cannot use the GPU"))?;
+        // What was made by then is given back where a later step fails.
         let mut driver = Self {
             info,
-            ordinal,
+            device,
             context,
             copy: std::ptr::null_mut(),
             combine: std::ptr::null_mut(),
             module: std::ptr::null_mut(),
-            kernel: std::ptr::null_mut(),
-            lay_out: std::ptr::null_mut(),
+            combine_kernel: std::ptr::null_mut(),
+            relayout_kernel: std::ptr::null_mut(),
         };
         let here = driver.enter()?;
         driver.copy = stream::create(stream::StreamKind::NonBlocking).map_err(failed("cannot make a stream"))?;
         driver.combine = stream::create(stream::StreamKind::NonBlocking).map_err(failed("cannot make a stream"))?;
         let refused = |e: DriverError| {
-            Error::new(
-                ErrorKind::Runtime,
-                format!("the driver, {}, refuses the compiled kernel", version_text(version)),
-            )
-            .because(text(e))
-            .hint("NVRTC must not be of a newer major version of CUDA than the driver")
+            Error::new(ErrorKind::Runtime, format!("the driver, {}, refuses the kernels", version_text(version)))
+                .because(text(e))
         };
-        driver.module = compiled::load_or(
-            compiled::folder(|name| std::env::var_os(name)).as_deref(),
-            SOURCE,
-            driver.info.architecture,
-            || Ok(Nvrtc::load(Some(version / 1000))?.code_for(SOURCE, driver.info.architecture)?.image),
-            // SAFETY: a whole cubin, or PTX with a zero at its end: NVRTC made it, and its hash was checked.
-            |image| unsafe { module::load_data(image.as_ptr().cast()) }.map_err(refused),
-        )?;
+        // SAFETY: PTX that is committed, with a zero at its end.
+        driver.module = unsafe { module::load_data(KERNELS.as_ptr().cast()) }.map_err(refused)?;
         let function = |name: &std::ffi::CStr| {
             // SAFETY: the module was just loaded.
             unsafe { module::get_function(driver.module, name.to_owned()) }.map_err(refused)
         };
-        (driver.kernel, driver.lay_out) = (function(c"taskbasis_combine")?, function(c"taskbasis_lay_out")?);
+        driver.combine_kernel = function(c"taskbasis_combine")?;
+        driver.relayout_kernel = function(c"taskbasis_relayout")?;
         drop(here);
         Ok(driver)
     }
 
     /// Makes the device's context that of this thread, until what it gives is dropped. Meanwhile nothing that others
-    /// capture concerns this thread: while somebody in this process captures a CUDA graph, as ONNX Runtime does,
-    /// memory could not be allocated otherwise, nor events be asked, and the capture would fail as well. What is
-    /// asked for here is never part of a graph.
+    /// capture concerns this thread: while another thread captures a CUDA graph, as ONNX Runtime does, memory could not
+    /// be allocated otherwise, nor events be asked, and the capture would fail as well. What is asked for here is never
+    /// part of a graph.
     fn enter(&self) -> Result<Entered> {
         // SAFETY: the context is retained as long as `self` lives.
         unsafe { sys::cuCtxPushCurrent_v2(self.context) }.result().map_err(failed("cannot use the GPU"))?;
         Ok(Entered { captures: exchange(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED), here: PhantomData })
-    }
-
-    /// Puts a kernel into [`Queue::Combine`], with its one parameter.
-    fn launch<const BYTES: usize>(&self, kernel: sys::CUfunction, launch: &Parameter<BYTES>) -> Result<()> {
-        let geometry = launch.geometry();
-        if geometry.blocks == 0 {
-            return Ok(());
-        }
-        let _here = self.enter()?;
-        let mut parameters = [launch.bytes().as_ptr().cast_mut().cast::<c_void>()];
-        // SAFETY: the kernel's one parameter, of its size and alignment, which the driver copies during the call; the
-        // module stays loaded as long as `self` lives. The addresses in it are those of memory that stays until an
-        // event after this launch.
-        unsafe {
-            let (grid, block) = ((geometry.blocks, 1, 1), (geometry.threads, 1, 1));
-            result::launch_kernel(kernel, grid, block, 0, self.combine, &mut parameters)
-        }
-        .map_err(failed("cannot launch the kernel"))
     }
 
     fn stream(&self, queue: Queue) -> sys::CUstream {
@@ -206,7 +177,7 @@ impl Driver {
     }
 }
 
-/// Sets how captures of others concern this thread; the way that it was before.
+/// Sets how captures of other threads concern this one; gives the mode of before.
 fn exchange(mut mode: sys::CUstreamCaptureMode) -> sys::CUstreamCaptureMode {
     // SAFETY: reads and writes one number. Where it fails, `mode` stays, and is set again in the end.
     let _ = unsafe { sys::cuThreadExchangeStreamCaptureMode(&raw mut mode) };
@@ -231,7 +202,7 @@ impl Drop for Entered {
 impl Drop for Driver {
     fn drop(&mut self) {
         let entered = self.enter();
-        // SAFETY: everything was made by `open` in this context, is used by nobody else, and is given back once. What
+        // SAFETY: everything was made by `open` in this context, is used nowhere else, and is given back once. What
         // fails now can neither be told nor helped.
         unsafe {
             if entered.is_ok() {
@@ -243,7 +214,7 @@ impl Drop for Driver {
                 }
             }
             drop(entered);
-            let _ = primary_ctx::release(self.ordinal);
+            let _ = primary_ctx::release(self.device);
         }
     }
 }
@@ -251,7 +222,7 @@ impl Drop for Driver {
 // SAFETY: memory and its size are the driver's; `cuMemHostAlloc` gives memory that stays until `cuMemFreeHost`, filled
 // with zeros here; `free_pinned` waits for the queue before, and `copy_out` for its copy.
 unsafe impl Device for Driver {
-    fn info(&self) -> &Info {
+    fn info(&self) -> &DeviceInfo {
         &self.info
     }
 
@@ -295,7 +266,7 @@ unsafe impl Device for Driver {
         // SAFETY: any number of bytes may be asked for.
         let start = unsafe { result::malloc_host(bytes, 0) }.map_err(failed("cannot allocate pinned memory"))?;
         let start = NonNull::new(start.cast::<u8>()).ok_or_else(|| Error::out_of_memory(bytes))?;
-        // SAFETY: so many bytes were just allocated.
+        // SAFETY: `bytes` bytes were just allocated.
         unsafe { start.write_bytes(0, bytes) };
         Ok(start)
     }
@@ -334,12 +305,25 @@ unsafe impl Device for Driver {
         unsafe { result::memcpy_dtod_async(to, from, bytes, self.combine) }.map_err(failed("cannot copy on the GPU"))
     }
 
-    fn combine(&self, launch: &Launch) -> Result<()> {
-        self.launch(self.kernel, launch)
-    }
-
-    fn lay_out(&self, launch: &LayOut) -> Result<()> {
-        self.launch(self.lay_out, launch)
+    fn launch(&self, launch: &Launch) -> Result<()> {
+        let geometry = launch.geometry;
+        if geometry.blocks == 0 {
+            return Ok(());
+        }
+        let kernel = match launch.kernel {
+            DeviceKernel::Combine => self.combine_kernel,
+            DeviceKernel::Relayout => self.relayout_kernel,
+        };
+        let _here = self.enter()?;
+        let mut parameters = [launch.bytes().as_ptr().cast_mut().cast::<c_void>()];
+        // SAFETY: the kernel's one parameter, of its size at least and of its alignment, which the driver copies during
+        // the call; the module stays loaded as long as `self` lives. The addresses in it are those of memory that stays
+        // until an event after this launch.
+        unsafe {
+            let (grid, block) = ((geometry.blocks, 1, 1), (geometry.threads, 1, 1));
+            result::launch_kernel(kernel, grid, block, 0, self.combine, &mut parameters)
+        }
+        .map_err(failed("cannot launch the kernel"))
     }
 
     fn record(&self, queue: Queue) -> Result<u64> {

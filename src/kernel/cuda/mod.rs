@@ -1,46 +1,33 @@
-//! The combine kernel on a GPU: the bits of `scalar.rs`, computed where the encoder will read them. And the one that
-//! puts them into the layout of a user's graph.
+//! The kernels on a GPU: combine, with the bits of `scalar.rs`, where the encoder will read them; and relayout, which
+//! puts weights into the layout of a user's graph.
 //!
 //! # Where to read
-//! `combine.cu` is the kernel, in CUDA C. `form.rs` says how inputs lie in device memory, `table.rs` what one launch is
-//! told. `lay_out.cu` and `lay_out.rs` are the same for layouts; `launch.rs` is what launches of both have. `nvrtc.rs`
-//! compiles them, `compiled.rs` keeps the result on the disk. `device.rs` is what is asked of a device, `driver.rs` the
-//! one that is a GPU, and `host.rs` the one that tests have. Tests run the kernels without a GPU (`tests/machines.rs`):
-//! as C++, and as the PTX that NVRTC makes of them.
+//! `combine.cu` and `relayout.cu` are the kernels, in CUDA C; `kernels.ptx` is what NVRTC has made of them
+//! (`scripts/make-ptx`), and what the driver is given. `tiles.rs` says how inputs lie in device memory, `launch.rs` what a
+//! launch is told. `device.rs` is what is asked of a device, `memory.rs` what is owned on one, `driver.rs` the one that is
+//! a GPU, and `simulated.rs` the one that tests have, which runs the kernels' source as C++.
 
-#[cfg(any(feature = "cuda", test))]
-mod compiled;
 mod device;
 #[cfg(feature = "cuda")]
 mod driver;
-pub(crate) mod form;
-#[cfg(test)]
-mod host;
 mod launch;
-mod lay_out;
-#[cfg(any(feature = "cuda", test))]
-mod nvrtc;
-mod staging;
-mod table;
+mod memory;
+#[cfg(test)]
+mod simulated;
 #[cfg(test)]
 pub(crate) mod tests;
+pub(crate) mod tiles;
 
 use std::sync::Arc;
 use std::time::Instant;
 
-pub(crate) use device::{Device, Event, Memory, Pinned, Queue};
+pub(crate) use device::{Device, Queue};
+pub(crate) use launch::{Launch, Segment, StridedPart, Table};
+pub(crate) use memory::{Event, Memory, Pinned, Staging};
 #[cfg(test)]
-pub(crate) use host::HostDevice;
-pub(crate) use lay_out::{Elements, LayOut, LayOutTable};
-pub(crate) use staging::Staging;
-pub(crate) use table::{Launch, Part, Table};
+pub(crate) use simulated::SimulatedDevice;
 
 use crate::error::Result;
-
-/// The kernels' source, one program.
-#[cfg(any(feature = "cuda", test))]
-pub(crate) const SOURCE: &str =
-    concat!(include_str!("combine.cu"), "#line 1 \"lay_out.cu\"\n", include_str!("lay_out.cu"));
 
 /// A GPU that weights can be reconstructed on; [`DeviceModel`](crate::weights::DeviceModel) does.
 ///
@@ -53,14 +40,14 @@ pub struct Cuda {
 impl Cuda {
     /// The GPU of this number, as the CUDA driver counts them; the first is 0.
     ///
-    /// Opening it again, while somebody uses it, gives the same one. The kernel is compiled for it the first time, by
-    /// NVRTC, and then kept in the user's folder for caches (`TASKBASIS_KERNEL_CACHE` names another one). `docs/gpu.md`
-    /// says what has to be installed.
+    /// Opening it again, while it is in use, gives the same one. Only NVIDIA's driver is needed: it makes machine code
+    /// of the kernels the first time, and keeps it (`docs/gpu.md`).
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where this library was built without the feature
-    /// `cuda`; [`ErrorKind::RuntimeMissing`](crate::ErrorKind::RuntimeMissing), saying what is missing: driver, GPU or
-    /// NVRTC; [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a number beyond the last;
+    /// `cuda`, and for a GPU of a compute capability below 7.5;
+    /// [`ErrorKind::RuntimeMissing`](crate::ErrorKind::RuntimeMissing) without a driver, or one for CUDA 11.4 or newer,
+    /// or without a GPU; [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a number beyond the last;
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime) with the words of the driver.
     pub fn open(ordinal: usize) -> Result<Self> {
         #[cfg(feature = "cuda")]
@@ -104,7 +91,7 @@ impl Cuda {
         Ok(CudaStream { device: Arc::clone(&self.device), raw: self.device.new_stream()? })
     }
 
-    /// Bytes a second that are read and written by copies of `bytes` bytes within its memory: the yardstick of
+    /// Bytes per second that are read and written by copies of `bytes` bytes within its memory: the yardstick of
     /// reconstruction.
     ///
     /// # Errors
@@ -130,7 +117,7 @@ impl Cuda {
         &self.device
     }
 
-    /// That of what is on it.
+    /// The GPU that something was brought to.
     pub(crate) fn on(device: &Arc<dyn Device>) -> Self {
         Self { device: Arc::clone(device) }
     }
@@ -147,7 +134,7 @@ impl Cuda {
 
     /// A device of the tests.
     #[cfg(test)]
-    pub(crate) fn of(device: Arc<HostDevice>) -> Self {
+    pub(crate) fn of(device: Arc<SimulatedDevice>) -> Self {
         Self { device }
     }
 }

@@ -1,24 +1,65 @@
-//! `combine.cu`, as C++ and as PTX, against the scalar kernel: equal bits for anything at all.
+//! `combine.cu`, as C++ on the simulated device, against the scalar kernel: equal bits for anything at all.
 
 #[path = "../../../tests/cuda_host/mod.rs"]
 pub(crate) mod cuda_host;
-mod lay_out;
-mod machines;
 mod ptx;
+mod relayout;
 
 use std::sync::Arc;
 
+use half::{bf16, f16};
 use proptest::prelude::*;
 
 use super::super::input::Input;
 use super::super::strip::Format;
-use super::super::{Kernel, Segment, combine};
-use super::form::{self, TILE};
-use super::launch::Geometry;
-use super::table::{Launch, Part, Table};
+use super::super::{self as kernel, Kernel, combine};
+use super::tiles::{self, TILE, tile_bytes};
+use super::{Device, Launch, Memory, Queue, Segment, SimulatedDevice, Staging, Table};
 use crate::tensor::{BLOCK, BlockFormat, Blocks, DType, Source, Tensor};
 use crate::{Error, Mapping};
-use machines::{Machine, Memory};
+
+/// A device, what was brought there, and the launches' output.
+struct Bench {
+    device: Arc<dyn Device>,
+    staging: Staging,
+    memory: Vec<Memory>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let device: Arc<dyn Device> = Arc::new(SimulatedDevice::new(1 << 30, 1));
+        Self { staging: Staging::new(&device, Queue::Combine, 1 << 16).unwrap(), device, memory: Vec::new() }
+    }
+
+    /// The address of fresh bytes, all 0xff.
+    fn alloc(&mut self, bytes: usize) -> u64 {
+        self.memory.push(Memory::new(&self.device, bytes).unwrap());
+        self.memory.last().unwrap().address()
+    }
+
+    /// The address of these bytes on the device.
+    fn put(&mut self, bytes: &[u8]) -> u64 {
+        let address = self.alloc(bytes.len());
+        self.staging.send_bytes(address, bytes).unwrap();
+        address
+    }
+
+    /// Runs a kernel; the bytes of its output.
+    fn run(&self, launch: &Launch, out: u64, bytes: usize) -> Vec<u8> {
+        let mut result = vec![0; bytes];
+        self.device.launch(launch).unwrap();
+        self.device.copy_out(Queue::Combine, out, &mut result).unwrap();
+        result
+    }
+}
+
+/// An input as it lies on the device.
+fn packed(input: Input<'_>) -> Vec<u8> {
+    let all = 0..tiles::count(input.numel());
+    let mut bytes = vec![0; all.len() * tile_bytes(tiles::format(input))];
+    tiles::pack(input, all, &mut bytes).unwrap();
+    bytes
+}
 
 /// Elements of one kind.
 #[derive(Clone, Copy, Debug)]
@@ -135,7 +176,7 @@ struct Tensors {
     terms: Vec<Recipe>,
 }
 
-/// Tensors of so many terms each.
+/// Tensors of M terms each.
 fn tensors(m: usize, kinds: Vec<Kind>) -> impl Strategy<Value = Tensors> {
     let terms = prop_oneof![7 => Just(m), 1 => Just(0)]
         .prop_flat_map(move |m| proptest::collection::vec(recipe(kinds.clone()), m));
@@ -151,7 +192,7 @@ fn bits(value: f32) -> u32 {
     if value.is_nan() { f32::NAN.to_bits() } else { value.to_bits() }
 }
 
-/// Computes all tensors in one launch, of as many warps as a device of so many multiprocessors would have.
+/// Computes all tensors in one launch, of as many warps as a device of this many multiprocessors would have.
 fn check(coefficients: &[f32], tensors: &[Tensors], multiprocessors: u32) {
     let inputs: Vec<(Option<Tensor>, Vec<Source>)> = tensors
         .iter()
@@ -164,51 +205,29 @@ fn check(coefficients: &[f32], tensors: &[Tensors], multiprocessors: u32) {
         })
         .collect();
 
-    let (mut table, mut memory, mut end) = (Table::default(), Vec::new(), 0);
-    let mut places = Vec::new();
+    let (mut bench, mut table, mut places, mut end) = (Bench::new(), Table::default(), Vec::new(), 0);
     for (tensor, (base, terms)) in tensors.iter().zip(&inputs) {
-        let mut put = |input: Input<'_>| {
-            memory.push(Memory::of(input));
-            (form::format(input), memory.last().unwrap().address())
-        };
+        let mut put = |input: Input<'_>| (tiles::format(input), bench.put(&packed(input)));
         let base = base.as_ref().map(|base| put(Input::Dense(base)));
         let terms: Vec<(Format, u64)> = terms.iter().map(|term| put(term.into())).collect();
-        let tiles = form::tiles(tensor.numel);
-        table.push(&Part { base, terms: &terms, out: end as u64, tiles }).unwrap();
+        let tiles = tiles::count(tensor.numel);
+        table.push(&Segment { base, terms: &terms, out: end as u64, tiles }).unwrap();
         places.push(end);
         end += tiles * TILE * 4;
     }
-    let mut table_memory = Memory::new(table.nbytes());
-    table.write(table_memory.as_bytes_mut());
-    let mut out = Memory::new(end);
     let active: Vec<(u32, f32)> =
         (0u32..).zip(coefficients.iter().copied()).filter(|&(_, coefficient)| coefficient != 0.0).collect();
-    let launch = Launch::new(&table, table_memory.address(), out.address(), &active, multiprocessors).unwrap();
-    let readable: Vec<&Memory> = memory.iter().chain([&table_memory]).collect();
-    let want: Vec<Vec<f32>> = tensors
-        .iter()
-        .zip(&inputs)
-        .map(|(tensor, (base, terms))| {
-            let mut want = vec![0.0; tensor.numel];
-            let coefficients = if terms.is_empty() { &[] } else { coefficients };
-            let segment = Segment { name: "a", base: base.as_ref(), terms: terms.iter().collect(), out: &mut want };
-            combine(Kernel::Scalar, 1, coefficients, vec![segment]).unwrap();
-            want
-        })
-        .collect();
-
-    for machine in Machine::all() {
-        machine.launch(machines::Kernel::Combine, &launch, &readable, &mut out);
-        for ((tensor, want), &place) in tensors.iter().zip(&want).zip(&places) {
-            let got = out.as_bytes()[place..].chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
-            for (i, (got, &want)) in got.zip(want).enumerate() {
-                let machine = machine.name();
-                assert_eq!(
-                    bits(got),
-                    bits(want),
-                    "{machine}: element {i}: {got:e} is not {want:e}; {coefficients:?} {tensor:?}"
-                );
-            }
+    let (address, out) = (bench.put(&table.to_bytes()), bench.alloc(end));
+    let launch = Launch::combine(&table, address, out, &active, multiprocessors).unwrap();
+    let got = bench.run(&launch, out, end);
+    for ((tensor, (base, terms)), place) in tensors.iter().zip(&inputs).zip(places) {
+        let mut want = vec![0.0; tensor.numel];
+        let of_tensor = if terms.is_empty() { &[] } else { coefficients };
+        let segment = kernel::Segment { name: "a", base: base.as_ref(), terms: terms.iter().collect(), out: &mut want };
+        combine(Kernel::Scalar, 1, of_tensor, vec![segment]).unwrap();
+        let got = got[place..].chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+        for (i, (got, &want)) in got.zip(&want).enumerate() {
+            assert_eq!(bits(got), bits(want), "element {i}: {got:e} is not {want:e}; {coefficients:?} {tensor:?}");
         }
     }
 }
@@ -270,10 +289,42 @@ fn many_segments_and_long_runs() {
         terms: vec![Recipe { kind: Kind::Blocks(BlockFormat::ALL[i % 5]), seed: i as u64 + 1 }],
     };
     let tensors: Vec<Tensors> = (0..401).map(tensor).collect();
-    let tiles: usize = tensors.iter().map(|tensor| form::tiles(tensor.numel)).sum();
-    let run = Geometry::of(tiles as u32, 1).run as usize;
-    assert!(run >= 2 && !tiles.is_multiple_of(run), "{tiles} tiles, {run} a warp: the last warp has fewer");
+    let tiles: usize = tensors.iter().map(|tensor| tiles::count(tensor.numel)).sum();
+    let mut table = Table::default();
+    table.push(&Segment { base: None, terms: &[], out: 0, tiles }).unwrap();
+    let run = Launch::relayout(&table, 0, 0, 1).geometry.run as usize;
+    assert!(run >= 2 && !tiles.is_multiple_of(run), "{tiles} tiles, {run} per warp: the last warp has fewer");
     check(&[-0.7], &tensors, 1);
+}
+
+/// The values of a tile in device form, by the text of `tiles.rs` and nothing else.
+fn unpack(format: Format, tile: &[u8]) -> Vec<f32> {
+    assert_eq!(tile.len(), tile_bytes(format));
+    let u16_at = |at: usize| u16::from_le_bytes([tile[at], tile[at + 1]]);
+    let value = |element: usize| {
+        let (lane, v) = (element % 128 / 4, element / 128 * 4 + element % 4);
+        let half = || u16_at(v / 8 * 512 + lane * 16 + v % 8 * 2);
+        match format {
+            Format::F32 => f32::from_le_bytes(tile[4 * element..][..4].try_into().unwrap()),
+            Format::F16 => f16::from_bits(half()).to_f32(),
+            Format::BF16 => bf16::from_bits(half()).to_f32(),
+            Format::Blocks(format) => {
+                let (mut code, mut plane, mut below) = (0, 0, 0);
+                for bits in format.planes().into_iter().filter(|&bits| bits > 0) {
+                    let (word, k) = (v / (32 / bits), v % (32 / bits));
+                    let in_chunk = if bits == 1 { lane * 8 } else { word / 4 * 512 + lane * 16 };
+                    let at = plane + in_chunk + word % 4 * 4;
+                    let word = u32::from_le_bytes(tile[at..at + 4].try_into().unwrap());
+                    code |= (word >> (bits * k) & ((1 << bits) - 1)) << below;
+                    (plane, below) = (plane + TILE / 8 * bits, below + bits);
+                }
+                let block = element / BLOCK;
+                let scale = bf16::from_bits(u16_at(plane + block % 2 * 32 + block / 2 * 2)).to_f32();
+                f32::mul_add(scale, code as f32, scale * -format.offset())
+            }
+        }
+    };
+    (0..TILE).map(value).collect()
 }
 
 #[test]
@@ -284,10 +335,8 @@ fn device_forms_hold_the_same_values() {
         for numel in [1, 3, 64, 130, 2047, 2048, 2049, 6000] {
             let source = Recipe { kind, seed: seed as u64 }.make(numel);
             let input = Input::from(&source);
-            let memory = Memory::of(input);
-            let format = form::format(input);
-            let tiles = memory.as_bytes().chunks(form::tile_bytes(format));
-            let got: Vec<f32> = tiles.flat_map(|tile| form::unpack(format, tile)).collect();
+            let (memory, format) = (packed(input), tiles::format(input));
+            let got: Vec<f32> = memory.chunks(tile_bytes(format)).flat_map(|tile| unpack(format, tile)).collect();
             let want = source.to_f32().unwrap();
             for (i, (got, want)) in got.iter().zip(&*want).enumerate() {
                 assert_eq!(bits(*got), bits(*want), "element {i} of {numel}, {kind:?}");
@@ -296,14 +345,14 @@ fn device_forms_hold_the_same_values() {
             let beyond = if matches!(kind, Kind::Blocks(_)) { numel.next_multiple_of(BLOCK) } else { numel };
             assert!(got[beyond..].iter().all(|value| value.to_bits() == 0), "{kind:?} of {numel}");
             // In pieces, as they are uploaded.
-            let tiles = form::tiles(numel);
-            let mut last = vec![0xaa; form::tile_bytes(format)];
-            form::pack(input, tiles - 1..tiles, &mut last).unwrap();
-            assert!(memory.as_bytes().ends_with(&last));
+            let tiles = tiles::count(numel);
+            let mut last = vec![0xaa; tile_bytes(format)];
+            tiles::pack(input, tiles - 1..tiles, &mut last).unwrap();
+            assert!(memory.ends_with(&last));
         }
     }
     let integers =
         Tensor::contiguous(&Arc::new(Mapping::from_vec(vec![0; 8], "test")), 0..8, DType::I64, &[1]).unwrap();
-    let error: Error = form::pack(Input::Dense(&integers), 0..1, &mut vec![0; 8192]).unwrap_err();
+    let error: Error = tiles::pack(Input::Dense(&integers), 0..1, &mut vec![0; 8192]).unwrap_err();
     assert_eq!(error.kind(), crate::ErrorKind::Unsupported);
 }

@@ -9,8 +9,8 @@ use super::layout::LayoutPlan;
 use super::staging::send_inputs;
 use crate::basis::Coefficients;
 use crate::error::{Error, Result};
-use crate::kernel::cuda::form::{self, TILE};
-use crate::kernel::cuda::{Device, Event, Launch, Memory, Part, Queue, Staging, Table};
+use crate::kernel::cuda::tiles::{self, TILE};
+use crate::kernel::cuda::{Device, Event, Launch, Memory, Queue, Segment, Staging, Table};
 use crate::kernel::{Format, Input};
 use crate::tensor::{DType, Source, Tensor};
 use crate::weights::Scope;
@@ -60,12 +60,12 @@ impl Changed {
 
     /// Bytes of one tile of all inputs.
     fn tile_bytes(&self) -> usize {
-        self.all_inputs().map(|input| form::tile_bytes(form::format(input))).sum()
+        self.all_inputs().map(|input| tiles::tile_bytes(tiles::format(input))).sum()
     }
 
     /// Bytes of its place in a table.
     fn table_bytes(&self) -> usize {
-        Table::most_bytes(1, self.sources.len())
+        Table::segment_bytes(self.sources.len())
     }
 }
 
@@ -112,13 +112,13 @@ impl Inputs {
         layout: Option<&LayoutPlan>,
     ) -> Result<(Self, Split, Option<Staging>)> {
         let Planned { mut tensors, unchanged, changed, arena_bytes } = planned(model)?;
-        let f32_bytes = form::tile_bytes(Format::F32);
+        let f32_bytes = tiles::tile_bytes(Format::F32);
         let wanted: Vec<usize> = changed.iter().map(|c| c.tiles * c.tile_bytes() + c.table_bytes()).collect();
         let for_layout = layout.map_or(0, |layout| layout.nbytes() + arena_bytes);
         let mut split = Wants {
             budget,
             unchanged: for_layout
-                + unchanged.iter().map(|tensor| form::tiles(tensor.numel()) * f32_bytes).sum::<usize>(),
+                + unchanged.iter().map(|tensor| tiles::count(tensor.numel()) * f32_bytes).sum::<usize>(),
             arena: layout.map_or(arena_bytes, LayoutPlan::arena_bytes),
             inputs: &wanted,
             smallest_slot: changed.iter().map(|c| c.tile_bytes() + c.table_bytes()).max().unwrap_or(0),
@@ -135,12 +135,12 @@ impl Inputs {
                 streamed.push(changed);
             }
         }
-        bytes += unchanged.iter().map(|tensor| form::tiles(tensor.numel()) * f32_bytes).sum::<usize>();
+        bytes += unchanged.iter().map(|tensor| tiles::count(tensor.numel()) * f32_bytes).sum::<usize>();
         let memory = Memory::new(device, bytes)?;
         let mut end = memory.address();
         let mut place = |input: Input<'_>| {
-            let (format, address) = (form::format(input), end);
-            end += (form::tiles(input.numel()) * form::tile_bytes(format)) as u64;
+            let (format, address) = (tiles::format(input), end);
+            end += (tiles::count(input.numel()) * tiles::tile_bytes(format)) as u64;
             (format, address)
         };
         let mut places = unchanged.iter().map(|tensor| place(Input::Dense(tensor)).1).collect::<Vec<_>>().into_iter();
@@ -154,7 +154,7 @@ impl Inputs {
             let mut inputs = changed.all_inputs();
             let base = inputs.next().map(&mut place);
             let terms: Vec<_> = inputs.map(&mut place).collect();
-            table.push(&Part { base, terms: &terms, out: changed.out, tiles: changed.tiles })?;
+            table.push(&Segment { base, terms: &terms, out: changed.out, tiles: changed.tiles })?;
         }
         let table_address = end;
 
@@ -164,9 +164,7 @@ impl Inputs {
         let base = unchanged.iter().map(Input::Dense);
         let all = base.chain(resident.iter().flat_map(Changed::all_inputs));
         send_inputs(&mut staging, memory.address(), all, threads)?;
-        let mut bytes = vec![0; table.nbytes()];
-        table.write(&mut bytes);
-        staging.send_bytes(table_address, &bytes)?;
+        staging.send_bytes(table_address, &table.to_bytes())?;
         let uploaded = Some(Event::record(device, Queue::Copy)?);
 
         let device = Arc::clone(device);
@@ -182,11 +180,11 @@ impl Inputs {
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
     pub(super) fn combine(&self, out: u64, active: &[(u32, f32)]) -> Result<()> {
         self.wait_for_upload()?;
-        if self.table.tiles() == 0 {
+        if self.table.is_empty() {
             return Ok(());
         }
         let multiprocessors = self.device.info().multiprocessors;
-        self.device.combine(&Launch::new(&self.table, self.table_address, out, active, multiprocessors)?)
+        self.device.launch(&Launch::combine(&self.table, self.table_address, out, active, multiprocessors)?)
     }
 
     /// Waits until all that stays on the device is there.
@@ -202,7 +200,7 @@ impl Inputs {
     /// # Errors
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
     pub(super) fn wait_for_upload(&self) -> Result<()> {
-        self.uploaded.as_ref().map_or(Ok(()), |uploaded| uploaded.hold_up(Queue::Combine))
+        self.uploaded.as_ref().map_or(Ok(()), |uploaded| uploaded.wait_on(Queue::Combine))
     }
 
     /// Bytes that stay on the device.
@@ -256,7 +254,7 @@ fn planned(model: &Model) -> Result<Planned> {
                 Place::Resident(0)
             }
             Some(parameter) => {
-                let (tiles, out) = (form::tiles(base.numel()), end);
+                let (tiles, out) = (tiles::count(base.numel()), end);
                 end += (tiles * TILE * size_of::<f32>()) as u64;
                 changed.push(Changed { base: base.clone(), sources: parameter.sources().to_vec(), out, tiles });
                 Place::Arena(out)

@@ -8,7 +8,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::arena::DeviceArena;
 use super::inputs::{Held, Inputs, Place, Tensors, everything};
 use crate::error::{Error, Result};
-use crate::kernel::cuda::{Elements, Event, LayOut, LayOutTable, Queue, Staging};
+use crate::kernel::cuda::{Event, Launch, Queue, Staging, StridedPart, Table};
 use crate::tensor::{DType, Tensor, contiguous_strides};
 use crate::weights::lay_out::{as_it_is, changed_of_kept, of_another};
 use crate::weights::layout::{LaidOut, Layout, Strided};
@@ -137,8 +137,8 @@ impl LayoutPlan {
 
     /// What makes a task's tensors, and what makes those that are made once, of parameters that lie where `address`
     /// says.
-    fn tables(&self, layout: &Layout, address: impl Fn(&str) -> Result<u64>) -> Result<(LayOutTable, LayOutTable)> {
-        let mut tables = (LayOutTable::default(), LayOutTable::default());
+    fn tables(&self, layout: &Layout, address: impl Fn(&str) -> Result<u64>) -> Result<(Table, Table)> {
+        let mut tables = (Table::default(), Table::default());
         let shapes: HashMap<&str, &[usize]> = layout.parameters().collect();
         for (tensor, origin) in layout.tensors().iter().zip(&self.origins) {
             let (table, out) = match origin {
@@ -152,16 +152,16 @@ impl LayoutPlan {
                 let start = address(&part.parameter)? + (view.offset * size_of::<f32>()) as u64;
                 views.push((start, view, part.scale));
             }
-            let parts: Vec<Elements<'_>> = views
+            let parts: Vec<StridedPart<'_>> = views
                 .iter()
-                .map(|(address, Strided { shape, strides, .. }, scale)| Elements {
+                .map(|(address, Strided { shape, strides, .. }, scale)| StridedPart {
                     address: *address,
                     shape,
                     strides,
                     scale: *scale,
                 })
                 .collect();
-            table.push(out, tensor.dtype, &parts).map_err(|e| e.tensor(&tensor.name))?;
+            table.push_relayout(out, tensor.dtype, &parts).map_err(|e| e.tensor(&tensor.name))?;
         }
         Ok(tables)
     }
@@ -186,7 +186,7 @@ pub(super) struct DeviceLayout {
     inputs: Arc<Inputs>,
     pub(super) tensors: Tensors,
     pub(super) arena_bytes: usize,
-    table: LayOutTable,
+    table: Table,
     table_address: u64,
     /// From where, to where in a task's weights, how many bytes.
     of_base: Vec<(u64, u64, usize)>,
@@ -252,10 +252,10 @@ impl DeviceLayout {
                 staging.send_bytes(to, bytes)?;
             }
             staging.send_bytes(table_address, &tables)?;
-            Event::record(device, Queue::Copy)?.hold_up(Queue::Combine)?;
+            Event::record(device, Queue::Copy)?.wait_on(Queue::Combine)?;
             inputs.wait_for_upload()?;
             let address = table_address + for_tasks.nbytes() as u64;
-            device.lay_out(&LayOut::new(&for_once, address, once, device.info().multiprocessors))
+            device.launch(&Launch::relayout(&for_once, address, once, device.info().multiprocessors))
         };
         let queued = put_into_queue();
         // Even after a failure something may be at work in it.
@@ -296,7 +296,7 @@ impl DeviceLayout {
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
     pub(super) fn lay_out(&self, out: u64, is_base: bool) -> Result<()> {
         let device = &self.inputs.device;
-        device.lay_out(&LayOut::new(&self.table, self.table_address, out, device.info().multiprocessors))?;
+        device.launch(&Launch::relayout(&self.table, self.table_address, out, device.info().multiprocessors))?;
         for &(from, to, bytes) in self.of_base.iter().filter(|_| is_base) {
             device.copy_within(from, out + to, bytes)?;
         }

@@ -210,7 +210,7 @@ impl DeviceModel {
         let mut put_into_queue = || {
             // Whoever still reads what is in this memory reads it to the end.
             for event in arena.uses.drain(..) {
-                event.hold_up(Queue::Combine)?;
+                event.wait_on(Queue::Combine)?;
             }
             let out = layout.map_or(arena.address(), |layout| layout.scratch());
             self.inputs.combine(out, &active)?;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::error::Result;
-use crate::kernel::cuda::{Staging, form};
+use crate::kernel::cuda::{Staging, tiles};
 use crate::kernel::{Input, share, threads};
 
 /// Tiles that one thread takes at a time.
@@ -20,15 +20,15 @@ pub(super) fn send_inputs<'a>(
     inputs: impl Iterator<Item = Input<'a>>,
     threads: usize,
 ) -> Result<()> {
-    let mut inputs = inputs.map(|input| (input, 0..form::tiles(input.numel()))).peekable();
+    let mut inputs = inputs.map(|input| (input, 0..tiles::count(input.numel()))).peekable();
     while inputs.peek().is_some() {
         // As much as a slot takes, the last one perhaps in part.
         let (mut some, mut used) = (Vec::new(), 0);
         while let Some((input, tiles)) = inputs.peek_mut() {
-            let a_tile = form::tile_bytes(form::format(*input));
-            let now = tiles.start..tiles.end.min(tiles.start + (staging.piece() - used) / a_tile);
+            let tile_bytes = tiles::tile_bytes(tiles::format(*input));
+            let now = tiles.start..tiles.end.min(tiles.start + (staging.slot_bytes() - used) / tile_bytes);
             let is_full = now.end < tiles.end;
-            used += now.len() * a_tile;
+            used += now.len() * tile_bytes;
             tiles.start = now.end;
             some.push((*input, now));
             if is_full {
@@ -49,13 +49,13 @@ pub(super) fn send_inputs<'a>(
 pub(super) fn pack(inputs: &[(Input<'_>, Range<usize>)], mut out: &mut [u8], wanted: usize) -> Result<()> {
     let mut pieces = Vec::new();
     for (input, tiles) in inputs {
-        let a_tile = form::tile_bytes(form::format(*input));
+        let tile_bytes = tiles::tile_bytes(tiles::format(*input));
         for start in tiles.clone().step_by(PIECE) {
             let piece = start..tiles.end.min(start + PIECE);
-            let (now, rest) = std::mem::take(&mut out).split_at_mut(piece.len() * a_tile);
+            let (now, rest) = std::mem::take(&mut out).split_at_mut(piece.len() * tile_bytes);
             pieces.push((*input, piece, now));
             out = rest;
         }
     }
-    share(threads::count(wanted), pieces, |(input, tiles, out), (): &mut ()| form::pack(input, tiles, out))
+    share(threads::count(wanted), pieces, |(input, tiles, out), (): &mut ()| tiles::pack(input, tiles, out))
 }

@@ -7,7 +7,7 @@ use super::inputs::{Changed, Inputs};
 use super::staging::pack;
 use crate::error::Result;
 use crate::kernel::Format;
-use crate::kernel::cuda::{Event, Launch, Memory, Part, Queue, Staging, Table, form};
+use crate::kernel::cuda::{Event, Launch, Memory, Queue, Segment, Staging, Table, tiles};
 
 /// The two slots on the device, and what fills them.
 #[derive(Debug)]
@@ -85,30 +85,30 @@ impl Stream {
         for Stretch { of, tiles } in wave {
             let mut put = Vec::new();
             for input in of.inputs(active.iter().map(|&(term, _)| term as usize)) {
-                let format = form::format(input);
+                let format = tiles::format(input);
                 put.push((format, end));
                 places.push((input, tiles.clone()));
-                end += (tiles.len() * form::tile_bytes(format)) as u64;
+                end += (tiles.len() * tiles::tile_bytes(format)) as u64;
             }
             let (base, terms) = put.split_at(1);
-            let out = of.out + (tiles.start * form::tile_bytes(Format::F32)) as u64;
-            table.push(&Part { base: base.first().copied(), terms, out, tiles: tiles.len() })?;
+            let out = of.out + (tiles.start * tiles::tile_bytes(Format::F32)) as u64;
+            table.push(&Segment { base: base.first().copied(), terms, out, tiles: tiles.len() })?;
         }
         let (start, table_address) = (slot.memory.address(), end);
         let (data, all) = ((end - start) as usize, (end - start) as usize + table.nbytes());
         // Whatever was in the slot is needed until the kernel has read it.
         if let Some(combined) = slot.combined.take() {
-            combined.hold_up(Queue::Copy)?;
+            combined.wait_on(Queue::Copy)?;
         }
         let threads = self.threads;
         let copied = self.staging.send(start, |bytes| {
             pack(&places, &mut bytes[..data], threads)?;
-            table.write(&mut bytes[data..all]);
+            bytes[data..all].copy_from_slice(&table.to_bytes());
             Ok(all)
         })?;
-        copied.hold_up(Queue::Combine)?;
-        let launch = Launch::new(&table, table_address, out, here, inputs.device.info().multiprocessors)?;
-        inputs.device.combine(&launch)?;
+        copied.wait_on(Queue::Combine)?;
+        let launch = Launch::combine(&table, table_address, out, here, inputs.device.info().multiprocessors)?;
+        inputs.device.launch(&launch)?;
         slot.combined = Some(Event::record(&inputs.device, Queue::Combine)?);
         self.copied += all as u64;
         Ok(())
@@ -120,13 +120,13 @@ fn next_wave<'a>(left: &mut Vec<Stretch<'a>>, bytes: usize, active: &[(u32, f32)
     let (mut wave, mut room) = (Vec::new(), bytes);
     while let Some(Stretch { of, tiles }) = left.last_mut() {
         let inputs = of.inputs(active.iter().map(|&(term, _)| term as usize));
-        let a_tile: usize = inputs.map(|input| form::tile_bytes(form::format(input))).sum();
-        let entry = Table::most_bytes(1, active.len());
-        let count = (room.saturating_sub(entry) / a_tile).min(tiles.len());
+        let tile_bytes: usize = inputs.map(|input| tiles::tile_bytes(tiles::format(input))).sum();
+        let entry = Table::segment_bytes(active.len());
+        let count = (room.saturating_sub(entry) / tile_bytes).min(tiles.len());
         if count == 0 {
             break;
         }
-        room -= entry + count * a_tile;
+        room -= entry + count * tile_bytes;
         wave.push(Stretch { of, tiles: tiles.start..tiles.start + count });
         tiles.start += count;
         if tiles.start < tiles.end {

@@ -132,7 +132,7 @@ impl DeviceWeights {
     /// # Errors
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime), also for a stream of another device.
     pub unsafe fn wait_in_raw(&self, stream: u64) -> Result<()> {
-        self.ready.hold_up(Queue::Foreign(stream))
+        self.ready.wait_on(Queue::Foreign(stream))
     }
 
     /// Says that the work that is in a stream now reads them: their memory is not used for others before it has ended.

@@ -10,7 +10,7 @@ use super::{DeviceModel, DeviceOptions, DeviceWeights};
 use crate::basis::{Basis, BasisContents, Coefficients, Method, Parameter};
 use crate::checkpoint::{Checkpoint, Format};
 use crate::kernel::Cuda;
-use crate::kernel::cuda::{HostDevice, Queue};
+use crate::kernel::cuda::{Queue, SimulatedDevice};
 use crate::tensor::{BlockFormat, Blocks, DType, Rounding, Source, Tensor};
 use crate::weights::{Model, ModelOptions, TaskWeights, Values};
 use crate::{ErrorKind, Mapping, Result};
@@ -101,7 +101,7 @@ fn coefficients(vectors: usize, number: usize) -> Vec<f64> {
         .collect()
 }
 
-fn on(device: &Arc<HostDevice>, model: &Arc<Model>, budget: usize) -> Result<Arc<DeviceModel>> {
+fn on(device: &Arc<SimulatedDevice>, model: &Arc<Model>, budget: usize) -> Result<Arc<DeviceModel>> {
     DeviceModel::new(model, &Cuda::of(Arc::clone(device)), &DeviceOptions { budget: Some(budget) })
 }
 
@@ -131,7 +131,7 @@ const ROOM: usize = 1 << 30;
 
 /// Bytes that a model takes with everything on the device, without weights; and those of one task's weights.
 fn sizes(model: &Arc<Model>) -> (usize, usize) {
-    let device = on(&Arc::new(HostDevice::new(ROOM, 1)), model, ROOM).unwrap();
+    let device = on(&Arc::new(SimulatedDevice::new(ROOM, 1)), model, ROOM).unwrap();
     (device.stats().resident_bytes, device.inputs.arena_bytes)
 }
 
@@ -141,17 +141,17 @@ fn the_bits_are_those_of_the_cpu_whatever_the_budget() {
         let model = model(vectors);
         let (resident, arena) = sizes(&model);
         let least = {
-            let error = on(&Arc::new(HostDevice::new(ROOM, 1)), &model, 0).unwrap_err();
+            let error = on(&Arc::new(SimulatedDevice::new(ROOM, 1)), &model, 0).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidArgument);
             let text = error.to_string();
             text.split("at least ").nth(1).unwrap().split(' ').next().unwrap().parse::<usize>().unwrap()
         };
-        assert!(on(&Arc::new(HostDevice::new(ROOM, 1)), &model, least - 1).is_err());
+        assert!(on(&Arc::new(SimulatedDevice::new(ROOM, 1)), &model, least - 1).is_err());
         let all = resident + 2 * arena;
         for (seed, budget) in
             [least, least + (all - least) / 3, least + (all - least) / 2, all - 1, all].into_iter().enumerate()
         {
-            let host = Arc::new(HostDevice::new(ROOM, seed as u64 + 7));
+            let host = Arc::new(SimulatedDevice::new(ROOM, seed as u64 + 7));
             let device = on(&host, &model, budget).unwrap();
             // In between it may be the second task's weights that there is no room for.
             if budget == least || budget == all {
@@ -174,7 +174,7 @@ fn the_bits_are_those_of_the_cpu_whatever_the_budget() {
 fn an_upload_can_be_waited_for() {
     let model = model(2);
     let (resident, arena) = sizes(&model);
-    let host = Arc::new(HostDevice::new(ROOM, 1));
+    let host = Arc::new(SimulatedDevice::new(ROOM, 1));
     // Where all of it stays, the pinned memory that it came through has been waited for, and is gone.
     let device = on(&host, &model, resident * 2 / 3 + 2 * arena).unwrap();
     let begun = host.tally().copied;
@@ -215,7 +215,7 @@ fn a_thousand_switches_stay_within_the_budget() {
     let model = model(2);
     let (resident, arena) = sizes(&model);
     for (budget, streams) in [(resident + 3 * arena, false), (resident * 2 / 3 + 2 * arena, true)] {
-        let host = Arc::new(HostDevice::new(budget, 5));
+        let host = Arc::new(SimulatedDevice::new(budget, 5));
         let device = on(&host, &model, budget).unwrap();
         assert_eq!(device.stats().slot_bytes > 0, streams);
         let tasks: Vec<TaskWeights> = (0..8).map(|t| task(&model, &coefficients(2, t))).collect();
@@ -234,7 +234,7 @@ fn a_thousand_switches_stay_within_the_budget() {
 fn what_is_used_last_stays_and_what_is_pinned_too() {
     let model = model(2);
     let (resident, arena) = sizes(&model);
-    let host = Arc::new(HostDevice::new(ROOM, 3));
+    let host = Arc::new(SimulatedDevice::new(ROOM, 3));
     let device = on(&host, &model, resident + 2 * arena).unwrap();
     let tasks: Vec<TaskWeights> = (0..4).map(|t| task(&model, &coefficients(2, t))).collect();
     let [a, b, c, d] = tasks.as_slice() else { unreachable!() };
@@ -244,7 +244,7 @@ fn what_is_used_last_stays_and_what_is_pinned_too() {
     assert_eq!(Arc::as_ptr(&device.get(a).unwrap()), first, "kept");
     device.get(c).unwrap();
     host.finish();
-    assert_eq!(host.tally().launches, 3, "one each");
+    assert_eq!(host.tally().combined, 3, "one each");
     assert!(device.is_ready(a) && !device.is_ready(b) && device.is_ready(c));
 
     let pinned = device.pin(a).unwrap();
@@ -271,7 +271,7 @@ fn what_is_used_last_stays_and_what_is_pinned_too() {
 fn read_while_others_come(seed: u64, says_so: bool) -> bool {
     let model = model(1);
     let (resident, arena) = sizes(&model);
-    let host = Arc::new(HostDevice::new(ROOM, seed));
+    let host = Arc::new(SimulatedDevice::new(ROOM, seed));
     let device = on(&host, &model, resident + arena).unwrap();
     let tasks: Vec<TaskWeights> = (0..3).map(|t| task(&model, &[f64::from(t) + 1.0])).collect();
     let (stream, mut reads) = (77, Vec::new());
@@ -309,7 +309,7 @@ fn weights_outlive_their_model() {
     let model = model(3);
     let (resident, arena) = sizes(&model);
     for (seed, budget) in (1..20).flat_map(|seed| [(seed, resident + arena), (seed, resident / 2 + arena)]) {
-        let host = Arc::new(HostDevice::new(ROOM, seed));
+        let host = Arc::new(SimulatedDevice::new(ROOM, seed));
         let device = on(&host, &model, budget).unwrap();
         let task = task(&model, &[0.5, -1.0, 0.25]);
         let weights = device.get(&task).unwrap();
@@ -323,7 +323,7 @@ fn weights_outlive_their_model() {
 #[test]
 fn a_base_alone_takes_no_memory_a_task() {
     let model = Model::new(base(), None, &ModelOptions::default()).unwrap();
-    let host = Arc::new(HostDevice::new(ROOM, 2));
+    let host = Arc::new(SimulatedDevice::new(ROOM, 2));
     let device = on(&host, &model, ROOM).unwrap();
     let base = model.weights(&"base".parse().unwrap()).unwrap();
     let weights = device.get(&base).unwrap();
@@ -336,7 +336,7 @@ fn a_base_alone_takes_no_memory_a_task() {
 fn only_what_is_added_is_streamed() {
     let model = model(4);
     let (resident, arena) = sizes(&model);
-    let device = on(&Arc::new(HostDevice::new(ROOM, 4)), &model, resident / 2 + arena).unwrap();
+    let device = on(&Arc::new(SimulatedDevice::new(ROOM, 4)), &model, resident / 2 + arena).unwrap();
     let streamed = |coefficients: &[f64]| {
         let before = device.stats().streamed;
         drop(device.get(&task(&model, coefficients)).unwrap());
@@ -352,7 +352,7 @@ fn many_threads_share_one_device() {
     let model = model(3);
     let (resident, arena) = sizes(&model);
     for budget in [resident + 9 * arena, resident / 2 + 9 * arena] {
-        let host = Arc::new(HostDevice::new(ROOM, 11));
+        let host = Arc::new(SimulatedDevice::new(ROOM, 11));
         let device = on(&host, &model, budget).unwrap();
         std::thread::scope(|scope| {
             for thread in 0..4 {
@@ -372,7 +372,7 @@ fn many_threads_share_one_device() {
 #[test]
 fn what_cannot_be_done_is_refused() {
     let (model, other) = (model(2), model(2));
-    let host = Arc::new(HostDevice::new(ROOM, 1));
+    let host = Arc::new(SimulatedDevice::new(ROOM, 1));
     let device = on(&host, &model, ROOM).unwrap();
     let error = device.get(&task(&other, &[1.0, 0.0])).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
@@ -381,7 +381,7 @@ fn what_cannot_be_done_is_refused() {
     // A device that has less than it is to use, found out at the upload or later.
     let (resident, arena) = sizes(&model);
     for capacity in [resident - 1, resident + arena - 1] {
-        let host = Arc::new(HostDevice::new(capacity, 1));
+        let host = Arc::new(SimulatedDevice::new(capacity, 1));
         let failed = on(&host, &model, ROOM).and_then(|device| device.get(&task(&model, &[1.0, 0.0])));
         assert_eq!(failed.unwrap_err().kind(), ErrorKind::OutOfMemory);
         assert_eq!(host.tally().bytes, 0);
@@ -392,7 +392,7 @@ fn what_cannot_be_done_is_refused() {
 fn more_terms_than_a_launch_takes_are_refused() {
     let many = 505;
     let model = model(many);
-    let host = Arc::new(HostDevice::new(ROOM, 1));
+    let host = Arc::new(SimulatedDevice::new(ROOM, 1));
     let device = on(&host, &model, ROOM).unwrap();
     assert_eq!(device.get(&task(&model, &vec![0.1; many])).unwrap_err().kind(), ErrorKind::Unsupported);
     let mut fewer = vec![0.1; many];

@@ -5,7 +5,6 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::ThreadId;
 
-use super::super::prefetch::Ahead;
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -56,7 +55,7 @@ impl Log {
     }
 }
 
-impl Ahead<Weights> for Job {
+impl PrefetchJob<Weights> for Job {
     fn hold(&mut self) -> Option<usize> {
         (!matches!(self.course, Course::Gone)).then_some(256)
     }
@@ -144,7 +143,7 @@ impl Stage {
     /// Until nothing is wanted and the thread has ended.
     fn finish(&self) {
         let began = Instant::now();
-        while self.cache.state.lock().queue.has_worker() {
+        while !self.cache.state.lock().queue.worker().is_idle() {
             assert!(began.elapsed() < PATIENCE, "the thread never ends");
             std::thread::yield_now();
         }
@@ -188,7 +187,7 @@ fn what_several_want_is_reconstructed_once() {
     tell.send(()).unwrap();
     stage.finish();
     stage.prefetch(1, other);
-    assert!(!stage.cache.state.lock().queue.has_worker(), "it is there");
+    assert!(stage.cache.state.lock().queue.worker().is_idle(), "it is there");
     assert_eq!(stage.log.begun(), [0, 1]);
 }
 
@@ -355,8 +354,10 @@ fn the_queue_outlives_failures_and_panics() {
 fn without_a_thread_nothing_is_wanted() {
     let stage = Stage::new(usize::MAX);
     let me = Owner::new();
-    let refused = |_| Err(std::io::Error::from(std::io::ErrorKind::WouldBlock));
-    assert!(stage.cache.enqueue(&key(1), me, stage.job(1, Course::Ends), refused).is_err());
+    let refuse = |refuses| stage.cache.state.lock().queue.worker().refuse_threads(refuses);
+    refuse(true);
+    assert!(stage.cache.prefetch(&key(1), me, stage.job(1, Course::Ends)).is_err());
+    refuse(false);
     assert!(!stage.cache.cancel(&key(1), me));
     stage.prefetch(2, me);
     stage.finish();

@@ -101,7 +101,7 @@ fn simple(model: &Arc<Model>, dtype: DType, is_turned: bool) -> Arc<Layout> {
 }
 
 fn for_layout(
-    device: &Arc<HostDevice>,
+    device: &Arc<SimulatedDevice>,
     model: &Arc<Model>,
     budget: usize,
     layout: &Arc<Layout>,
@@ -121,7 +121,7 @@ fn the_bits_are_those_of_the_cpu_whatever_the_budget() {
     for vectors in [1, 5] {
         let model = model(vectors);
         let layout = layout_of(&model, everything());
-        let host = || Arc::new(HostDevice::new(ROOM, 1));
+        let host = || Arc::new(SimulatedDevice::new(ROOM, 1));
         let least = least(&for_layout(&host(), &model, 0, &layout).unwrap_err());
         assert!(for_layout(&host(), &model, least - 1, &layout).is_err());
         let all = {
@@ -132,7 +132,7 @@ fn the_bits_are_those_of_the_cpu_whatever_the_budget() {
         };
         let budgets = [least, least + (all - least) / 3, least + (all - least) / 2, all - 1, all];
         for (seed, budget) in budgets.into_iter().enumerate() {
-            let host = Arc::new(HostDevice::new(ROOM, seed as u64 + 7));
+            let host = Arc::new(SimulatedDevice::new(ROOM, seed as u64 + 7));
             let device = for_layout(&host, &model, budget, &layout).unwrap();
             if budget == least || budget == all {
                 assert_eq!(device.stats().slot_bytes > 0, budget == least, "{:?}", device.stats());
@@ -153,7 +153,7 @@ fn the_bits_are_those_of_the_cpu_whatever_the_budget() {
 #[test]
 fn what_no_vector_changes_is_made_once_or_not_at_all() {
     let model = model(2);
-    let host = Arc::new(HostDevice::new(ROOM, 3));
+    let host = Arc::new(SimulatedDevice::new(ROOM, 3));
     let device = on(&host, &model, ROOM).unwrap();
     let canonical = device.get(&task(&model, &[1.0, 0.0])).unwrap();
     let layout = layout_of(&model, everything());
@@ -174,7 +174,7 @@ fn what_no_vector_changes_is_made_once_or_not_at_all() {
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     assert!(one.to_host("half.f32").is_ok() && one.bytes_to_host("none").is_err());
     host.finish();
-    assert_eq!((host.tally().launches, host.tally().laid_out), (3, 3), "two tasks' and what stays");
+    assert_eq!((host.tally().combined, host.tally().relaid), (3, 3), "two tasks' and what stays");
 }
 
 #[test]
@@ -183,9 +183,9 @@ fn a_thousand_switches_between_layouts_stay_within_the_budget() {
     let layouts =
         [simple(&model, DType::F16, true), simple(&model, DType::F32, true), simple(&model, DType::F32, false)];
     let (resident, arena) = sizes(&model);
-    let least = least(&for_layout(&Arc::new(HostDevice::new(ROOM, 1)), &model, 0, &layouts[1]).unwrap_err());
+    let least = least(&for_layout(&Arc::new(SimulatedDevice::new(ROOM, 1)), &model, 0, &layouts[1]).unwrap_err());
     for (budget, streams) in [(resident + 5 * arena, false), (least + arena, true)] {
-        let host = Arc::new(HostDevice::new(budget, 5));
+        let host = Arc::new(SimulatedDevice::new(budget, 5));
         let device = for_layout(&host, &model, budget, &layouts[1]).unwrap();
         assert_eq!(device.stats().slot_bytes > 0, streams);
         let tasks: Vec<TaskWeights> = (0..8).map(|t| task(&model, &coefficients(6, t))).collect();
@@ -205,7 +205,7 @@ fn a_thousand_switches_between_layouts_stay_within_the_budget() {
 #[test]
 fn what_the_graph_holds_itself_has_to_be_the_base() {
     let model = model(2);
-    let device = on(&Arc::new(HostDevice::new(ROOM, 1)), &model, ROOM).unwrap();
+    let device = on(&Arc::new(SimulatedDevice::new(ROOM, 1)), &model, ROOM).unwrap();
     let tensors = || vec![laid_out("a", DType::F32, &[70, 90], vec![part("visual.a")])];
     let (task, nothing) = (task(&model, &[1.0, 0.0]), task(&model, &[0.0, -0.0]));
 
@@ -226,7 +226,7 @@ fn what_the_graph_holds_itself_has_to_be_the_base() {
 #[test]
 fn a_layout_of_another_model_is_refused() {
     let model = model(2);
-    let device = on(&Arc::new(HostDevice::new(ROOM, 1)), &model, ROOM).unwrap();
+    let device = on(&Arc::new(SimulatedDevice::new(ROOM, 1)), &model, ROOM).unwrap();
     let task = task(&model, &[1.0, 0.0]);
     let of = |name: &str, shape: &[usize]| {
         let larger = vec![(name.to_owned(), tensor(DType::F32, shape, 1))];
@@ -247,7 +247,7 @@ fn no_room_is_an_error_that_says_how_much() {
     let layout = layout_of(&model, everything());
     let task = task(&model, &[1.0, 0.0]);
     // Room for one task's weights alone; what is to serve all layouts takes it.
-    let host = Arc::new(HostDevice::new(ROOM, 1));
+    let host = Arc::new(SimulatedDevice::new(ROOM, 1));
     let device = on(&host, &model, resident + arena).unwrap();
     let error = device.get(&task.laid_out(&layout)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutOfMemory);
@@ -272,7 +272,7 @@ fn no_room_is_an_error_that_says_how_much() {
     // A device that has less than its budget, found out at any point.
     let mut failed = 0;
     for capacity in (0..fits).step_by(arena / 3) {
-        let host = Arc::new(HostDevice::new(capacity, 1));
+        let host = Arc::new(SimulatedDevice::new(capacity, 1));
         let result = on(&host, &model, ROOM).and_then(|device| device.get(&task.laid_out(&layout)));
         match result {
             Ok(weights) => assert_same(&weights, &task.laid_out(&layout)),
@@ -289,7 +289,7 @@ fn no_room_is_an_error_that_says_how_much() {
 #[test]
 fn a_base_alone_has_layouts_too() {
     let model = Model::new(base(), None, &ModelOptions::default()).unwrap();
-    let host = Arc::new(HostDevice::new(ROOM, 2));
+    let host = Arc::new(SimulatedDevice::new(ROOM, 2));
     let device = on(&host, &model, ROOM).unwrap();
     let layout = layout_of(&model, everything());
     let base = model.weights(&"base".parse().unwrap()).unwrap().laid_out(&layout);
@@ -304,7 +304,7 @@ fn many_threads_share_layouts() {
     let layouts = [simple(&model, DType::F16, true), simple(&model, DType::F32, false)];
     let (resident, arena) = sizes(&model);
     for budget in [resident + 14 * arena, resident / 2 + 14 * arena] {
-        let host = Arc::new(HostDevice::new(ROOM, 11));
+        let host = Arc::new(SimulatedDevice::new(ROOM, 11));
         let device = on(&host, &model, budget).unwrap();
         std::thread::scope(|scope| {
             for thread in 0..4 {

@@ -7,7 +7,7 @@ use crate::weights::Owner;
 #[test]
 fn layouts_come_and_go() {
     let model = model(2);
-    let host = Arc::new(HostDevice::new(ROOM, 5));
+    let host = Arc::new(SimulatedDevice::new(ROOM, 5));
     let device = on(&host, &model, ROOM).unwrap();
     let canonical = task(&model, &[0.5, -1.0]);
     drop(device.get(&canonical).unwrap());
@@ -57,7 +57,7 @@ fn layouts_come_and_go() {
 #[test]
 fn a_layout_goes_with_the_last_encoder_that_runs_tasks_in_it() {
     let model = model(2);
-    let host = Arc::new(HostDevice::new(ROOM, 5));
+    let host = Arc::new(SimulatedDevice::new(ROOM, 5));
     let (cuda, options) = (Cuda::of(Arc::clone(&host)), DeviceOptions { budget: Some(ROOM) });
     let (stays, leaves) = (simple(&model, DType::F32, true), simple(&model, DType::F16, true));
     let [first, second, third, canonical] =
@@ -123,7 +123,7 @@ fn a_layout_goes_with_the_last_encoder_that_runs_tasks_in_it() {
 #[test]
 fn a_layout_is_there_for_whoever_runs_while_others_leave() {
     let model = model(3);
-    let host = Arc::new(HostDevice::new(ROOM, 11));
+    let host = Arc::new(SimulatedDevice::new(ROOM, 11));
     let (cuda, options) = (Cuda::of(Arc::clone(&host)), DeviceOptions { budget: Some(ROOM) });
     let layouts = [simple(&model, DType::F16, true), simple(&model, DType::F32, false)];
     std::thread::scope(|scope| {
@@ -150,7 +150,7 @@ fn a_layout_is_there_for_whoever_runs_while_others_leave() {
 /// dropped. Whether what was read are the bits of that task.
 fn read_while_others_come(seed: u64) -> bool {
     let model = model(1);
-    let host = Arc::new(HostDevice::new(ROOM, seed));
+    let host = Arc::new(SimulatedDevice::new(ROOM, seed));
     let budget = least(&for_layout(&host, &model, 0, &simple(&model, DType::F32, true)).unwrap_err());
     let device = for_layout(&host, &model, budget, &simple(&model, DType::F32, true)).unwrap();
     let (stream, mut reads) = (77, Vec::new());
@@ -182,7 +182,7 @@ fn runs_in_flight_keep_their_weights_and_layouts() {
 fn weights_outlive_model_and_layout() {
     let model = model(3);
     for seed in 1..20 {
-        let host = Arc::new(HostDevice::new(ROOM, seed));
+        let host = Arc::new(SimulatedDevice::new(ROOM, seed));
         let layout = layout_of(&model, everything());
         let device = on(&host, &model, ROOM).unwrap();
         let task = task(&model, &[0.5, -1.0, 0.25]).laid_out(&layout);

@@ -1,25 +1,22 @@
-//! A device that is none: its memory is the host's, its kernel the specification. For tests.
+//! A device for tests: its memory is the host's, and its kernels are `combine.cu` and `relayout.cu`, compiled as C++.
 //!
-//! What is put into a queue is not done then, but when somebody waits for it, and which queue goes on is left to
+//! What is put into a queue is not done then, but when something waits for it, and which queue goes on is left to
 //! chance. So work that should have waited for other work will not, sooner or later, and a copy whose source is
-//! overwritten too soon brings the wrong bytes. Work that touches memory that is not there is a panic.
+//! overwritten too soon brings the wrong bytes. Work that touches memory that is not there, or misaligned, is a panic.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use libloading::Library;
 use parking_lot::{Mutex, MutexGuard};
 
-use super::super::strip::Format;
-use super::device::{Device, Info, Queue};
-use super::form::{self, TILE};
-use super::lay_out::LayOut;
-use super::table::Launch;
+use super::device::{Device, DeviceInfo, Queue};
+use super::launch::{DeviceKernel, Launch};
+use super::tests::cuda_host;
 use crate::error::{Error, Result};
-use crate::kernel::cast;
-use crate::tensor::{BlockFormat, DType};
 
-/// What has happened on a [`HostDevice`] so far.
+/// What has happened on a [`SimulatedDevice`] so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     /// Bytes allocated now, and at most.
@@ -27,14 +24,14 @@ pub(crate) struct Tally {
     pub(crate) peak: usize,
     /// Bytes copied from the host.
     pub(crate) copied: usize,
-    pub(crate) launches: usize,
-    /// Launches of the kernel for layouts.
-    pub(crate) laid_out: usize,
+    /// Launches of the combine kernel, and of the relayout kernel.
+    pub(crate) combined: usize,
+    pub(crate) relaid: usize,
 }
 
 #[derive(Debug)]
-pub(crate) struct HostDevice {
-    info: Info,
+pub(crate) struct SimulatedDevice {
+    info: DeviceInfo,
     capacity: usize,
     state: Mutex<State>,
 }
@@ -57,17 +54,17 @@ struct State {
 enum Work {
     Copy { to: u64, from: usize, bytes: usize },
     Move { from: u64, to: u64, bytes: usize },
-    Combine(Vec<u8>),
-    LayOut(Vec<u8>),
+    Launch(Box<Launch>),
     Record(u64),
     Wait(u64),
     Read { from: u64, to: Arc<Mutex<Vec<u8>>> },
 }
 
-impl HostDevice {
-    /// With so many bytes of memory. `seed` decides what is done when.
+impl SimulatedDevice {
+    /// A device with this many bytes of memory. `seed` decides what is done when.
     pub(crate) fn new(capacity: usize, seed: u64) -> Self {
-        let info = Info { name: "host".to_owned(), ordinal: 0, architecture: 90, multiprocessors: 1, driver: (12, 8) };
+        let info =
+            DeviceInfo { name: "host".to_owned(), ordinal: 0, architecture: 90, multiprocessors: 1, driver: (12, 8) };
         let state = State { next: 1 << 20, random: seed | 1, ..State::default() };
         Self { info, capacity, state: Mutex::new(state) }
     }
@@ -132,13 +129,12 @@ impl State {
                 let bytes = self.bytes(from, bytes).to_vec();
                 self.bytes_mut(to, bytes.len()).copy_from_slice(&bytes);
             }
-            Work::Combine(launch) => {
-                self.combine(&launch);
-                self.tally.launches += 1;
-            }
-            Work::LayOut(launch) => {
-                self.lay_out(&launch);
-                self.tally.laid_out += 1;
+            Work::Launch(launch) => {
+                kernels().lock().launch(&launch, &mut self.memory);
+                match launch.kernel {
+                    DeviceKernel::Combine => self.tally.combined += 1,
+                    DeviceKernel::Relayout => self.tally.relaid += 1,
+                }
             }
             Work::Record(event) => {
                 self.events.insert(event, true);
@@ -168,113 +164,69 @@ impl State {
         let (start, memory) = self.memory.range_mut(..=address).next_back().expect("no such memory");
         &mut memory[(address - start) as usize..][..bytes]
     }
-
-    /// What the kernel does, read from the table as it reads it, element by element by the bit contract.
-    fn combine(&mut self, launch: &[u8]) {
-        let (segments, terms, out) = (u64_at(launch, 0), u64_at(launch, 8), u64_at(launch, 16));
-        let (count, tiles, active) = (u32_at(launch, 24), u32_at(launch, 28), u32_at(launch, 36));
-        let active: Vec<(u32, f32)> = (0..active as usize)
-            .map(|k| (u32_at(launch, 40 + 8 * k), f32::from_bits(u32_at(launch, 44 + 8 * k))))
-            .collect();
-        let all = self.bytes(segments, 32 * count as usize).to_vec();
-        let segment = |i: u32| &all[32 * i as usize..][..32];
-        for i in 0..count {
-            let here = segment(i);
-            let end = if i + 1 < count { u32_at(segment(i + 1), 16) } else { tiles };
-            let (base_format, first_term) = (u32_at(here, 20), u32_at(here, 24));
-            let active = if u32_at(here, 28) == 1 { active.as_slice() } else { &[] };
-            for tile in 0..end - u32_at(here, 16) {
-                let values = |format: u32, address: u64| {
-                    let format = format_of(format);
-                    let bytes = form::tile_bytes(format);
-                    form::unpack(format, self.bytes(address + u64::from(tile) * bytes as u64, bytes))
-                };
-                let mut sums = vec![0.0f32; TILE];
-                for &(term, coefficient) in active {
-                    let term = self.bytes(terms + 16 * u64::from(first_term + term), 16);
-                    let values = values(u32_at(term, 8), u64_at(term, 0));
-                    sums.iter_mut().zip(values).for_each(|(sum, v)| *sum = f32::mul_add(coefficient, v, *sum));
-                }
-                if base_format != 0 {
-                    let base = values(base_format, u64_at(here, 0));
-                    for (sum, base) in sums.iter_mut().zip(base) {
-                        *sum = if active.is_empty() { base } else { base + *sum };
-                    }
-                }
-                let bytes: Vec<u8> = sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
-                let to = out + u64_at(here, 8) + u64::from(tile) * 4 * TILE as u64;
-                self.bytes_mut(to, bytes.len()).copy_from_slice(&bytes);
-            }
-        }
-    }
-
-    /// What the kernel for layouts does, by the text in `lay_out.cu` on its table.
-    fn lay_out(&mut self, launch: &[u8]) {
-        let (segments, parts, dimensions) = (u64_at(launch, 0), u64_at(launch, 8), u64_at(launch, 16));
-        for i in 0..u64::from(u32_at(launch, 32)) {
-            let segment = self.bytes(segments + 32 * i, 32).to_vec();
-            let mut sums: Vec<f32> = Vec::new();
-            for p in 0..u32_at(&segment, 24) {
-                let part = self.bytes(parts + 32 * u64::from(u32_at(&segment, 20) + p), 32);
-                let all = self.bytes(dimensions + 16 * u64::from(u32_at(part, 8)), 16 * u32_at(part, 12) as usize);
-                // From and to, of every element, whatever the order of the dimensions.
-                let mut places = vec![(0u64, 0usize)];
-                for dimension in all.chunks_exact(16) {
-                    let [extent, stride, out] = [0, 4, 8].map(|at| u32_at(dimension, at));
-                    let step = |&(from, to): &(u64, usize), k: u32| {
-                        (from + u64::from(k) * u64::from(stride), to + k as usize * out as usize)
-                    };
-                    places = places.iter().flat_map(|at| (0..extent).map(move |k| step(at, k))).collect();
-                }
-                assert_eq!(places.len(), u32_at(&segment, 8) as usize);
-                let mut values = vec![f32::NAN; places.len()];
-                for (from, to) in places {
-                    values[to] = f32::from_bits(u32_at(self.bytes(u64_at(part, 0) + 4 * from, 4), 0));
-                }
-                if u32_at(part, 16) == 1 {
-                    let scale = f32::from_bits(u32_at(part, 20));
-                    values.iter_mut().for_each(|value| *value *= scale);
-                }
-                if p == 0 {
-                    sums = values;
-                } else {
-                    sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
-                }
-            }
-            let dtype = match u32_at(&segment, 12) {
-                1 => DType::F32,
-                2 => DType::F16,
-                3 => DType::BF16,
-                _ => DType::F64,
-            };
-            let mut bytes = vec![0; sums.len() * dtype.size()];
-            cast(&sums, dtype, &mut bytes);
-            self.bytes_mut(u64_at(launch, 24) + u64_at(&segment, 0), bytes.len()).copy_from_slice(&bytes);
-        }
-    }
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
+/// The kernels as a library of this machine's C++ compiler, made once. One launch at a time: a thread's index, and what
+/// it may touch, are variables of the library's own.
+fn kernels() -> &'static Mutex<Kernels> {
+    static KERNELS: OnceLock<Option<Mutex<Kernels>>> = OnceLock::new();
+    // Failed once, not for every test.
+    let kernels = KERNELS.get_or_init(|| std::panic::catch_unwind(|| Mutex::new(Kernels::compile())).ok());
+    kernels.as_ref().expect("the first test that failed says why there is nothing to run the kernels")
+}
+
+struct Kernels {
+    library: Library,
+    _folder: tempfile::TempDir,
+}
+
+impl Kernels {
+    fn compile() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let library = folder.path().join("libhost.so");
+        assert!(
+            cuda_host::compile("host.cpp", &library),
+            "the device of the tests needs a C++ compiler (`CXX` names it)"
+        );
+        // SAFETY: the library was just made of sources that are known, and runs nothing when it is loaded.
+        let library = unsafe { Library::new(&library) }.unwrap();
+        Self { library, _folder: folder }
+    }
+
+    /// Runs a kernel, which may read all memory, and write to that of its output alone.
+    ///
+    /// # Panics
+    /// When the kernel touches anything else, or misaligned.
+    fn launch(&mut self, launch: &Launch, memory: &mut BTreeMap<u64, Vec<u8>>) {
+        type Run = unsafe extern "C" fn(u32, u32, *const u8) -> u64;
+        let (name, out) = match launch.kernel {
+            DeviceKernel::Combine => ("host_combine", u64_at(launch.bytes(), 16)),
+            DeviceKernel::Relayout => ("host_relayout", u64_at(launch.bytes(), 24)),
+        };
+        let (&out, _) = memory.range(..=out).next_back().expect("no such memory");
+        // SAFETY: the types are those of tests/cuda_host/host.cpp. The kernel touches only what is allowed here, which
+        // is borrowed until the call ends.
+        unsafe {
+            self.library.get::<unsafe extern "C" fn()>(b"host_forget").unwrap()();
+            let allow = self.library.get::<unsafe extern "C" fn(i32, u64, u64, *mut u8)>(b"host_allow").unwrap();
+            for (&address, bytes) in memory {
+                allow(i32::from(address == out), address, bytes.len() as u64, bytes.as_mut_ptr());
+            }
+            let run = self.library.get::<Run>(name.as_bytes()).unwrap();
+            let faults = run(launch.geometry.blocks, launch.geometry.threads, launch.bytes().as_ptr());
+            assert_eq!(faults, 0, "accesses outside of what there is, and (above bit 32) misaligned ones");
+        }
+    }
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
 }
 
-fn format_of(number: u32) -> Format {
-    match number {
-        1 => Format::F32,
-        2 => Format::F16,
-        3 => Format::BF16,
-        _ => Format::Blocks(BlockFormat::ALL[number as usize - 4]),
-    }
-}
-
 // SAFETY: addresses are looked up among the blocks that are allocated, with their sizes; pinned memory is a `Vec`'s,
 // which lives until `free_pinned`, and copies end in the call that has them done.
-unsafe impl Device for HostDevice {
-    fn info(&self) -> &Info {
+unsafe impl Device for SimulatedDevice {
+    fn info(&self) -> &DeviceInfo {
         &self.info
     }
 
@@ -300,7 +252,8 @@ unsafe impl Device for HostDevice {
         state.tally.bytes += bytes;
         state.tally.peak = state.tally.peak.max(state.tally.bytes);
         let address = state.next;
-        state.next = (address + bytes as u64 + 1).next_multiple_of(256);
+        // With a gap, so that what is read or written beyond the end is found.
+        state.next = (address + bytes as u64 + 64).next_multiple_of(256);
         // NaNs, so that nothing goes unnoticed that was never written.
         state.memory.insert(address, vec![0xff; bytes]);
         Ok(address)
@@ -322,7 +275,7 @@ unsafe impl Device for HostDevice {
         let mut state = self.lock();
         state.until(|state| state.queues.get(&queue).is_none_or(VecDeque::is_empty));
         assert_eq!(state.pinned.remove(&start.as_ptr().addr()), Some(bytes));
-        // SAFETY: a boxed slice of so many bytes, leaked by `alloc_pinned`, and forgotten here.
+        // SAFETY: a boxed slice of `bytes` bytes, leaked by `alloc_pinned`, and forgotten here.
         drop(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(start.as_ptr(), bytes)) });
     }
 
@@ -344,13 +297,10 @@ unsafe impl Device for HostDevice {
         Ok(())
     }
 
-    fn combine(&self, launch: &Launch) -> Result<()> {
-        self.put(Queue::Combine, Work::Combine(launch.bytes().to_vec()));
-        Ok(())
-    }
-
-    fn lay_out(&self, launch: &LayOut) -> Result<()> {
-        self.put(Queue::Combine, Work::LayOut(launch.bytes().to_vec()));
+    fn launch(&self, launch: &Launch) -> Result<()> {
+        if launch.geometry.blocks > 0 {
+            self.put(Queue::Combine, Work::Launch(Box::new(launch.clone())));
+        }
         Ok(())
     }
 
@@ -370,7 +320,7 @@ unsafe impl Device for HostDevice {
 
     fn has_happened(&self, event: u64) -> Result<bool> {
         let mut state = self.lock();
-        // Time passes for whoever only asks.
+        // Time passes while a caller only asks.
         state.step();
         Ok(state.events[&event])
     }

@@ -1,11 +1,11 @@
-// Weights in the layout of a graph: tensors of f32, row-major, become others, whose elements are in another order,
-// scaled, added up and rounded to another type. The bits are those of `scatter.rs`.
+// The relayout kernel: tensors of f32, row-major, become those of a graph's layout, with their elements in another
+// order, scaled, added up and rounded to another type, with the bits of the CPU.
 //
 // Compiled behind `combine.cu`, whose helpers it uses, and by the same rules: nothing is included, and no thread needs
 // another one.
 //
 // One launch makes any number of tensors, cut into tiles that a warp takes one after the other. A tile is 2048 elements
-// side by side of what is written (`gather_tile`), 16 bytes or more a lane and store. But where neighbours in what is
+// side by side of what is written (`gather_tile`), 16 bytes or more per lane and store. But where neighbours in what is
 // written come from different rows, it is a square of 32 rows and 32 columns (`transpose_tile`): a lane loads a piece
 // of a row, 16 bytes at a time and all of its sectors, and the lanes side by side write a column each. What is loaded
 // goes through registers and no shared memory.
@@ -28,22 +28,22 @@
 //                      u32 dimensions      at least one
 //                      u32 is_scaled       0 or 1
 //                      f32 scale
-//                      u64 nothing
+//                      u64 unused
 // dimension, 16 bytes, of what is written, the innermost first
 //                      u32 extent
 //                      u32 stride          in elements of the source; where it is transposed, 1 in the second dimension
 //                      u32 out_stride      in elements of what is written
-//                      u32 nothing
+//                      u32 unused
 
-struct LayOut {
+struct Relayout {
     u64 segments;
     u64 parts;
     u64 dimensions;
     u64 out;
     unsigned segment_count;
     unsigned tiles;
-    unsigned run;  // tiles a warp
-    unsigned nothing;
+    unsigned run;  // tiles per warp
+    unsigned unused;
 };
 
 #ifdef __CUDACC__
@@ -170,7 +170,7 @@ static __device__ __forceinline__ void store_rows(u64 out, unsigned first, unsig
 }
 
 // The tile `tile` of a segment: element 128*r + 4*l + i of it is value i of row r in lane l.
-static __device__ __forceinline__ void gather_tile(const LayOut &launch, u64 out, unsigned numel, unsigned dtype,
+static __device__ __forceinline__ void gather_tile(const Relayout &launch, u64 out, unsigned numel, unsigned dtype,
                                                    u64 part, unsigned parts, unsigned tile, unsigned lane) {
     for (int row = 0; row < ROWS; row += GROUP) {
         const unsigned first = TILE * tile + 4 * LANES * row + 4 * lane;
@@ -220,7 +220,7 @@ static __device__ __forceinline__ void store_column(u64 out, unsigned index, uns
 }
 
 // The tile `tile` of a segment whose innermost dimension, across the lanes, is not the source's.
-static __device__ __forceinline__ void transpose_tile(const LayOut &launch, u64 out, unsigned dtype, u64 part,
+static __device__ __forceinline__ void transpose_tile(const Relayout &launch, u64 out, unsigned dtype, u64 part,
                                                       unsigned tile, unsigned lane) {
     unsigned words[4];
     load16(part, words);
@@ -285,7 +285,8 @@ static __device__ __forceinline__ void transpose_tile(const LayOut &launch, u64 
     }
 }
 
-extern "C" __global__ void __launch_bounds__(WARPS *LANES, 6) taskbasis_lay_out(const __grid_constant__ LayOut launch) {
+extern "C" __global__ void __launch_bounds__(WARPS *LANES, 6)
+    taskbasis_relayout(const __grid_constant__ Relayout launch) {
     const unsigned lane = threadIdx.x % LANES;
     each_tile(launch, [&](u64 segment, unsigned tile) {
         unsigned words[4];

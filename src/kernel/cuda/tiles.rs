@@ -1,19 +1,19 @@
-//! How inputs lie in device memory: in whole tiles, in the order in which the lanes of a warp load them.
+//! Tiles: how inputs lie in device memory, in the order in which the lanes of a warp load them.
 //!
 //! A tile is 2048 elements, 32 blocks. Lane l of the 32 has its elements `128·r + 4·l + i` (r < 16, i < 4), as its
-//! *values* `v = 4·r + i`. What a warp loads at a time, 16 bytes a lane, is a *chunk* of 512 bytes:
+//! *values* `v = 4·r + i`. What a warp loads at a time, 16 bytes per lane, is a *chunk* of 512 bytes:
 //!
-//! | format    | bytes a tile | chunk c, lane l                                                                     |
-//! | --------- | ------------ | ----------------------------------------------------------------------------------- |
-//! | f32       | 8192         | values 4c … 4c + 3: the elements stay in their order                                |
-//! | f16, bf16 | 4096         | values 8c … 8c + 7                                                                  |
-//! | blocks    | as in a file | words 4c … 4c + 3 of each plane, one plane after the other; then the scales         |
+//! | format    | bytes per tile | chunk c, lane l                                                             |
+//! | --------- | -------------- | --------------------------------------------------------------------------- |
+//! | f32       | 8192           | values 4c … 4c + 3: the elements stay in their order                        |
+//! | f16, bf16 | 4096           | values 8c … 8c + 7                                                          |
+//! | blocks    | as in a file   | words 4c … 4c + 3 of each plane, one plane after the other; then the scales |
 //!
-//! A plane of P bits has 2·P words a lane, of which the bits `P·k … P·k + P − 1` of word `w` belong to value `32/P·w +
+//! A plane of P bits has 2·P words per lane, of which the bits `P·k … P·k + P − 1` of word `w` belong to value `32/P·w +
 //! k` (for P = 1, a lane's two words are its 8 bytes of the only chunk, of 256 bytes). The 32 scales are those of the
 //! even blocks, which lanes 0 to 15 need, then those of the odd ones.
 //!
-//! No form takes more room than the file's, but for the last tile, which is filled up with zeros.
+//! No format takes more room than in the file, but for the last tile, which is filled up with zeros.
 
 use std::ops::Range;
 
@@ -22,19 +22,19 @@ use super::super::strip::Format;
 use crate::error::Result;
 use crate::tensor::{BLOCK, BlockFormat, SCALE_BYTES, f32_bytes};
 
-/// Elements a tile.
+/// Elements per tile.
 pub(crate) const TILE: usize = 2048;
 
 const LANES: usize = 32;
 const CHUNK: usize = 16 * LANES;
 const BLOCKS: usize = TILE / BLOCK;
 
-/// Tiles that so many elements fill, the last one perhaps in part.
-pub(crate) const fn tiles(numel: usize) -> usize {
+/// Tiles that this many elements fill, the last one perhaps in part.
+pub(crate) const fn count(numel: usize) -> usize {
     numel.div_ceil(TILE)
 }
 
-/// The format that an input has on the device: its own, or f32 where a kernel cannot load it.
+/// The format of an input on the device: its own, or f32 where a kernel cannot load it.
 pub(crate) fn format(input: Input<'_>) -> Format {
     input.loadable().map_or(Format::F32, |(format, _)| format)
 }
@@ -76,7 +76,7 @@ pub(crate) fn pack(input: Input<'_>, tiles: Range<usize>, out: &mut [u8]) -> Res
     Ok(())
 }
 
-/// Two bytes an element, up to a tile of them.
+/// Elements of two bytes, up to a tile of them.
 fn pack_halves(bytes: &[u8], out: &mut [u8]) {
     /// Bytes of the four elements that a lane has of a row.
     const QUAD: usize = 8;
@@ -127,12 +127,12 @@ fn pack_blocks(format: BlockFormat, bytes: &[u8], out: &mut [u8]) {
 
 /// The `P` bits from bit `below` on of a tile's codes, as a plane.
 fn pack_plane<const P: usize>(codes: &[u8; TILE], below: usize, out: &mut [u8]) {
-    let rows_a_word = 8 / P;
+    let rows_per_word = 8 / P;
     for lane in 0..LANES {
         for word in 0..2 * P {
             let mut bits = 0;
-            for k in 0..rows_a_word {
-                let at = (word * rows_a_word + k) * 4 * LANES + 4 * lane;
+            for k in 0..rows_per_word {
+                let at = (word * rows_per_word + k) * 4 * LANES + 4 * lane;
                 let quad = u32::from_le_bytes([codes[at], codes[at + 1], codes[at + 2], codes[at + 3]]);
                 bits |= squeeze::<P>(quad >> below) << (4 * P * k);
             }
@@ -162,37 +162,4 @@ const fn squeeze<const P: usize>(quad: u32) -> u32 {
             (pairs | pairs >> 14) & 0xf
         }
     }
-}
-
-/// The values of a tile in device form, by the text above and nothing else.
-#[cfg(test)]
-pub(super) fn unpack(format: Format, tile: &[u8]) -> Vec<f32> {
-    use half::{bf16, f16};
-
-    assert_eq!(tile.len(), tile_bytes(format));
-    let u16_at = |at: usize| u16::from_le_bytes([tile[at], tile[at + 1]]);
-    let value = |element: usize| {
-        let (lane, v) = (element % 128 / 4, element / 128 * 4 + element % 4);
-        let half = || u16_at(v / 8 * CHUNK + lane * 16 + v % 8 * 2);
-        match format {
-            Format::F32 => f32::from_le_bytes(tile[4 * element..][..4].try_into().unwrap()),
-            Format::F16 => f16::from_bits(half()).to_f32(),
-            Format::BF16 => bf16::from_bits(half()).to_f32(),
-            Format::Blocks(format) => {
-                let (mut code, mut plane, mut below) = (0, 0, 0);
-                for bits in format.planes().into_iter().filter(|&bits| bits > 0) {
-                    let (word, k) = (v / (32 / bits), v % (32 / bits));
-                    let in_chunk = if bits == 1 { lane * 8 } else { word / 4 * CHUNK + lane * 16 };
-                    let at = plane + in_chunk + word % 4 * 4;
-                    let word = u32::from_le_bytes(tile[at..at + 4].try_into().unwrap());
-                    code |= (word >> (bits * k) & ((1 << bits) - 1)) << below;
-                    (plane, below) = (plane + TILE / 8 * bits, below + bits);
-                }
-                let block = element / BLOCK;
-                let scale = bf16::from_bits(u16_at(plane + block % 2 * 32 + block / 2 * 2)).to_f32();
-                f32::mul_add(scale, code as f32, scale * -format.offset())
-            }
-        }
-    };
-    (0..TILE).map(value).collect()
 }

@@ -1,11 +1,11 @@
-//! `lay_out.cu` against what views of the same tensors read: equal bits, and nothing touched beside them.
+//! `relayout.cu` against what views of the same tensors read: equal bits, and nothing written beside them.
 
 use proptest::prelude::*;
 
-use super::machines::{Kernel, Machine, Memory};
+use super::Bench;
 use crate::kernel::cast;
-use crate::kernel::cuda::lay_out::{Elements, LayOut, LayOutTable};
-use crate::tensor::{DType, contiguous_strides};
+use crate::kernel::cuda::{Launch, StridedPart, Table};
+use crate::tensor::{DType, contiguous_strides, f32_bytes};
 
 /// Some of a tensor's elements in another order.
 #[derive(Clone, Debug)]
@@ -79,8 +79,8 @@ struct Wanted {
 }
 
 impl Wanted {
-    /// Compares what a machine made.
-    fn check(&self, machine: &str, got: &[u8]) {
+    /// Compares what the kernel made.
+    fn check(&self, got: &[u8]) {
         let mut sums: Vec<f32> = Vec::new();
         for (p, part) in self.parts.iter().enumerate() {
             let values = part.values(&part.source());
@@ -98,46 +98,37 @@ impl Wanted {
         for (i, (got, want)) in got.chunks_exact(size).zip(want.chunks_exact(size)).enumerate() {
             let is_nan = computes && sums[i].is_nan();
             let right = got == want || is_nan;
-            assert!(right, "{machine}: element {i}: {got:x?} is not {want:x?} of {:e}; {self:?}", sums[i]);
+            assert!(right, "element {i}: {got:x?} is not {want:x?} of {:e}; {self:?}", sums[i]);
         }
     }
 }
 
 /// Makes all of them in one launch.
 fn check(tensors: &[Wanted], multiprocessors: u32) {
-    let (mut memory, mut table, mut end, mut places) = (Vec::new(), LayOutTable::default(), 0, Vec::new());
+    let (mut bench, mut table, mut places, mut end) = (Bench::new(), Table::default(), Vec::new(), 0);
     for tensor in tensors {
         let mut parts = Vec::new();
         for part in &tensor.parts {
-            let source = part.source();
-            let mut place = Memory::new(4 * source.len());
-            cast(&source, DType::F32, place.as_bytes_mut());
-            parts.push((place.address() + 4 * part.start as u64, part.strided(), part.scale));
-            memory.push(place);
+            let address = bench.put(f32_bytes(&part.source()));
+            parts.push((address + 4 * part.start as u64, part.strided(), part.scale));
         }
-        let parts: Vec<Elements<'_>> = parts
+        let parts: Vec<StridedPart<'_>> = parts
             .iter()
-            .map(|(address, (shape, strides), scale)| Elements { address: *address, shape, strides, scale: *scale })
+            .map(|(address, (shape, strides), scale)| StridedPart { address: *address, shape, strides, scale: *scale })
             .collect();
-        table.push(end as u64, tensor.dtype, &parts).unwrap();
+        table.push_relayout(end as u64, tensor.dtype, &parts).unwrap();
         let bytes = tensor.parts[0].numel() * tensor.dtype.size();
         places.push(end..end + bytes);
         end = (end + bytes).next_multiple_of(256);
     }
-    let mut table_memory = Memory::new(table.nbytes());
-    table_memory.as_bytes_mut().copy_from_slice(&table.to_bytes());
-    let mut out = Memory::new(end);
-    let launch = LayOut::new(&table, table_memory.address(), out.address(), multiprocessors);
-    let readable: Vec<&Memory> = memory.iter().chain([&table_memory]).collect();
-    for machine in Machine::all() {
-        machine.launch(Kernel::LayOut, &launch, &readable, &mut out);
-        let mut written = 0;
-        for (tensor, place) in tensors.iter().zip(&places) {
-            let beside = &out.as_bytes()[written..place.start];
-            assert!(beside.iter().all(|&byte| byte == 0xff), "{}: written beside {tensor:?}", machine.name());
-            written = place.end;
-            tensor.check(machine.name(), &out.as_bytes()[place.clone()]);
-        }
+    let (address, out) = (bench.put(&table.to_bytes()), bench.alloc(end));
+    let got = bench.run(&Launch::relayout(&table, address, out, multiprocessors), out, end);
+    let mut written = 0;
+    for (tensor, place) in tensors.iter().zip(places) {
+        let beside = &got[written..place.start];
+        assert!(beside.iter().all(|&byte| byte == 0xff), "written beside {tensor:?}");
+        written = place.end;
+        tensor.check(&got[place]);
     }
 }
 
@@ -212,7 +203,7 @@ fn usual_layouts_have_the_bits_of_views() {
     }
 }
 
-/// More tiles than one a warp, and many segments, of either kind.
+/// More tiles than one per warp, and many segments, of either kind.
 #[test]
 fn many_segments_and_long_runs() {
     let tensors: Vec<Wanted> = (0..300)
@@ -234,24 +225,19 @@ fn many_segments_and_long_runs() {
 fn all_conversions_round_as_the_hosts() {
     let low = [0u32, 1, 0x0fff, 0x1000, 0x1001, 0x1fff, 0x2000, 0x3000, 0x7fff, 0x8000, 0x8001, 0xefff, 0xf000, 0xffff];
     let source: Vec<f32> = (0..1u32 << 16).flat_map(|high| low.map(|low| f32::from_bits(high << 16 | low))).collect();
-    let mut memory = Memory::new(4 * source.len());
-    cast(&source, DType::F32, memory.as_bytes_mut());
+    let mut bench = Bench::new();
+    let values = bench.put(f32_bytes(&source));
     for dtype in [DType::F32, DType::F16, DType::BF16, DType::F64] {
-        let mut table = LayOutTable::default();
-        let all = Elements { address: memory.address(), shape: &[source.len()], strides: &[1], scale: None };
-        table.push(0, dtype, &[all]).unwrap();
-        let mut table_memory = Memory::new(table.nbytes());
-        table_memory.as_bytes_mut().copy_from_slice(&table.to_bytes());
-        let mut out = Memory::new(source.len() * dtype.size());
-        let launch = LayOut::new(&table, table_memory.address(), out.address(), 8);
+        let mut table = Table::default();
+        let all = StridedPart { address: values, shape: &[source.len()], strides: &[1], scale: None };
+        table.push_relayout(0, dtype, &[all]).unwrap();
         let mut want = vec![0; source.len() * dtype.size()];
         cast(&source, dtype, &mut want);
-        for machine in Machine::all() {
-            machine.launch(Kernel::LayOut, &launch, &[&memory, &table_memory], &mut out);
-            let pairs = out.as_bytes().chunks(dtype.size()).zip(want.chunks(dtype.size()));
-            for (value, (got, want)) in source.iter().zip(pairs) {
-                assert_eq!(got, want, "{}: {:#010x} as {dtype}", machine.name(), value.to_bits());
-            }
+        let (address, out) = (bench.put(&table.to_bytes()), bench.alloc(want.len()));
+        let got = bench.run(&Launch::relayout(&table, address, out, 8), out, want.len());
+        let pairs = got.chunks(dtype.size()).zip(want.chunks(dtype.size()));
+        for (value, (got, want)) in source.iter().zip(pairs) {
+            assert_eq!(got, want, "{:#010x} as {dtype}", value.to_bits());
         }
     }
 }
