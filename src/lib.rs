@@ -39,6 +39,7 @@
 #![warn(missing_debug_implementations, clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 mod atomic_file;
+mod background;
 pub mod basis;
 #[cfg(feature = "build")]
 pub mod build;

@@ -23,6 +23,18 @@ pub struct HubPath {
     path: String,
 }
 
+/// What a path of the Hub is to lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// The file or folder that it names.
+    Path,
+    /// A checkpoint: of a folder, the one model file that is in it, as [`crate::checkpoint::choose`] decides; with an
+    /// index come the files that it names, with an adapter its configuration.
+    Checkpoint,
+    /// A checkpoint as for [`Wanted::Checkpoint`], together with the configurations beside it.
+    Base,
+}
+
 impl HubPath {
     /// Whether `path` is meant to be one: it begins with `hf://`.
     pub fn is_meant(path: impl AsRef<Path>) -> bool {

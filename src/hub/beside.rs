@@ -3,20 +3,19 @@
 use std::fs;
 use std::path::Path;
 
-use super::pull::{Hub, Listener, Pulled, PulledFile};
-use super::{HubEvent, HubPath};
-use crate::checkpoint::adapter;
+use super::address::HubPath;
+use crate::checkpoint::choose;
 use crate::checkpoint::shards::{self, Index};
 use crate::error::{Error, Result};
 
 /// The names of the files that are read together with the one at `local`, which lie beside it.
-fn names(local: &Path) -> Result<Vec<String>> {
+pub(super) fn names(local: &Path) -> Result<Vec<String>> {
     let name = local.file_name().and_then(|name| name.to_str()).unwrap_or("");
     if shards::is_index_name(name) {
         let bytes = fs::read(local).map_err(|e| Error::io("cannot read", local, e))?;
         return Ok(Index::parse(&bytes, local)?.files().into_iter().map(str::to_owned).collect());
     }
-    Ok(if adapter::FILES.contains(&name) { vec![adapter::CONFIG.to_owned()] } else { Vec::new() })
+    Ok(if choose::ADAPTERS.contains(&name) { vec![choose::ADAPTER_CONFIG.to_owned()] } else { Vec::new() })
 }
 
 /// Whether the cache has everything that is read together with the file at `local`.
@@ -30,30 +29,10 @@ pub(super) fn is_whole(local: &Path) -> bool {
 /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), naming the index.
 pub(super) fn check_whole(address: &HubPath) -> Result<()> {
     let (folder, name) = address.path().rsplit_once('/').unwrap_or(("", address.path()));
-    let Some(part) = shards::part(name) else { return Ok(()) };
+    let Some(part) = shards::shard_name(name) else { return Ok(()) };
     let index = if folder.is_empty() { part.index } else { format!("{folder}/{}", part.index) };
     let index = address.with_path(&index)?;
     Err(Error::unsupported(format!("part {} of {} of a checkpoint", part.number, part.of))
         .at(address.to_string())
         .hint(format!("Name the index, through which all parts are read: {index}")))
-}
-
-impl Hub {
-    /// Brings what is read together with a checkpoint's file that was pulled: the parts that an index names, an
-    /// adapter's configuration; of the same commit.
-    ///
-    /// # Errors
-    /// As [`Hub::pull`]; [`ErrorKind::Format`](crate::ErrorKind::Format) for an index that cannot be read.
-    pub fn pull_beside(&self, pulled: &Pulled, listener: &dyn Fn(HubEvent<'_>)) -> Result<Vec<PulledFile>> {
-        let listener: Listener<'_> = listener;
-        let address = &pulled.address;
-        let folder = address.path().rsplit_once('/').map_or("", |(folder, _)| folder);
-        let mut files = Vec::new();
-        for name in names(&pulled.local)? {
-            let path = if folder.is_empty() { name } else { format!("{folder}/{name}") };
-            let beside = HubPath::new(address.repo(), Some(&pulled.commit), &path)?;
-            files.extend(self.pull(&beside, listener)?.files);
-        }
-        Ok(files)
-    }
 }

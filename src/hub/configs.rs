@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::{Component, Path};
 
-use super::{Hub, HubEvent, HubPath};
+use super::address::HubPath;
+use super::event::HubEvent;
+use super::pull::Hub;
 use crate::checkpoint::choose::CONFIGS;
 use crate::error::ErrorKind;
 

@@ -7,11 +7,11 @@ use std::path::Path;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
-use super::HubPath;
+use super::address::HubPath;
 use super::cache::RepoCache;
+use super::event::Listener;
 use super::http::{Answer, Ask, Client, of_body};
 use super::listing::{Digest, Entry};
-use super::pull::Listener;
 use super::retry::{Again, Failure};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -245,7 +245,7 @@ impl Download<'_> {
             .got(format!("{got} or more"))
     }
 
-    /// A write that failed. On a full disk the part is given up: it would be in everybody's way.
+    /// A write that failed. On a full disk the part is given up, for it takes room that others need.
     fn unwritten(&self, part: &Part<'_>, error: io::Error) -> Error {
         let is_full = matches!(error.kind(), IoKind::StorageFull | IoKind::QuotaExceeded | IoKind::FileTooLarge);
         if !is_full {

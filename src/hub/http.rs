@@ -1,4 +1,7 @@
 //! Requests: redirects followed without telling other hosts who asks, failures told apart.
+//!
+//! Redirects are followed here and not by `ureq`, which would send the token to another port of the same host, and
+//! would go past the answer whose headers tell commit, size and hash of a file that is kept elsewhere.
 
 use std::fs;
 use std::io::{self, Read};
@@ -10,9 +13,9 @@ use ureq::http::{HeaderMap, Uri, header};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body, BodyReader, Proxy};
 
-use super::HubPath;
+use super::address::HubPath;
+use super::event::Listener;
 use super::options::HubOptions;
-use super::pull::Listener;
 use super::retry::{Again, Failure, Retries};
 use crate::error::{Error, ErrorKind, Result};
 

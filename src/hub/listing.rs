@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::HubPath;
-use super::address::is_relative;
+use super::address::{HubPath, is_relative};
+use super::event::Listener;
 use super::http::{Client, text_of};
-use super::pull::Listener;
 use super::retry::Failure;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -63,6 +62,15 @@ pub struct HubFolder {
     pub bytes: u64,
     /// Whether the cache has all of them.
     pub cached: bool,
+}
+
+/// What an address names at a commit.
+pub(super) struct Listing {
+    pub(super) commit: String,
+    /// The revision by which the files' content is asked for.
+    pub(super) at: String,
+    pub(super) entries: Vec<Entry>,
+    pub(super) is_folder: bool,
 }
 
 #[derive(Deserialize)]
@@ -167,7 +175,7 @@ impl Client {
 }
 
 impl Tree {
-    /// Takes one line of a listing of `folder`, which may come from anybody: what it names becomes a path on the disk.
+    /// Takes one line of a listing of `folder`, which cannot be trusted: what it names becomes a path on the disk.
     fn add(&mut self, item: Item, address: &HubPath, folder: &str) -> Result<()> {
         let broken = |what: &str| not_the_hub(address).got(format!("{what} of `{}`", item.path.escape_debug()));
         let inside = folder.is_empty()

@@ -22,6 +22,8 @@ mod configs;
 #[cfg(feature = "hub")]
 mod download;
 #[cfg(feature = "hub")]
+mod event;
+#[cfg(feature = "hub")]
 mod expand;
 #[cfg(feature = "hub")]
 mod http;
@@ -39,27 +41,17 @@ mod retry;
 use std::borrow::Cow;
 use std::path::Path;
 
-pub use self::address::HubPath;
+pub use self::address::{HubPath, Wanted};
+#[cfg(feature = "hub")]
+pub use self::event::HubEvent;
 #[cfg(feature = "hub")]
 pub use self::listing::HubFolder;
 #[cfg(feature = "hub")]
 pub use self::options::HubOptions;
 #[cfg(feature = "hub")]
-pub use self::pull::{Hub, HubEvent, Pulled, PulledFile};
+pub use self::pull::{Hub, Pulled, PulledFile};
 
 use crate::error::Result;
-
-/// What a path of the Hub is to lead to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    /// The file or folder that it names.
-    Path,
-    /// A checkpoint: of a folder, the one model file that is in it, as [`crate::checkpoint::choose`] decides; with an
-    /// index come the files that it names, with an adapter its configuration.
-    Checkpoint,
-    /// A checkpoint as for [`Wanted::Checkpoint`], together with the configurations beside it.
-    Base,
-}
 
 /// `path` itself, or, where it begins with `hf://`, the local copy of what it names: the cached one, which costs no
 /// request, else one that is downloaded now. [`HubOptions::from_env`] tells what the environment has to say.

@@ -2,50 +2,23 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use super::address::{HubPath, Wanted};
 use super::beside;
 use super::cache::{RepoCache, Whole};
 use super::download::Download;
+use super::event::{HubEvent, Listener};
 use super::http::Client;
-use super::listing::{Entry, HubFolder, Tree};
+use super::listing::{Entry, HubFolder, Listing, Tree};
+use super::options::HubOptions;
 use super::resolve;
 use super::retry::Failure;
-use super::{HubOptions, HubPath, Wanted};
 use crate::checkpoint::choose;
 use crate::did_you_mean;
 use crate::error::{Error, ErrorKind, Result};
 
 /// What a basis folder always has.
 const BASIS: &str = "method_info.json";
-
-/// A function that is told how it goes.
-pub(super) type Listener<'a> = &'a dyn Fn(HubEvent<'_>);
-
-/// How it goes.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum HubEvent<'a> {
-    /// So many bytes are there, of so many that were missing; fewer than before where a download starts anew.
-    Progress {
-        /// Bytes that are there.
-        done: u64,
-        /// Bytes that were missing.
-        total: u64,
-    },
-    /// Another process downloads this file; what it downloads is waited for.
-    Waiting {
-        /// The file, from the repository's root.
-        path: &'a str,
-    },
-    /// A request failed and will be made again.
-    Retry {
-        /// After so long.
-        pause: Duration,
-        /// What went wrong.
-        why: &'a Error,
-    },
-}
 
 /// What [`Hub::pull`] brought.
 #[derive(Clone, Debug)]
@@ -83,15 +56,6 @@ impl std::fmt::Debug for Hub {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Hub").field("options", &self.options).finish()
     }
-}
-
-/// What an address names at a commit.
-pub(super) struct Found {
-    pub(super) commit: String,
-    /// The revision by which the files' content is asked for.
-    pub(super) at: String,
-    pub(super) entries: Vec<Entry>,
-    pub(super) is_folder: bool,
 }
 
 impl Hub {
@@ -152,7 +116,7 @@ impl Hub {
             return self.pull_offline(address, &cache);
         }
         let found = self.look_up(address, listener);
-        let Found { commit, at, entries, is_folder } =
+        let Listing { commit, at, entries, is_folder } =
             found.or_else(|failure| self.client.by_name(address, failure, listener))?;
         let missing: Vec<&Entry> = entries.iter().filter(|entry| !cache.has(&commit, entry)).collect();
         if !missing.is_empty() {
@@ -208,6 +172,24 @@ impl Hub {
         let files = entries.iter().map(file).collect();
         let local = cache.snapshot(&commit).join(address.path());
         Ok(Pulled { address: address.clone(), commit, local, files })
+    }
+
+    /// Brings what is read together with a checkpoint's file that was pulled: the parts that an index names, an
+    /// adapter's configuration; of the same commit.
+    ///
+    /// # Errors
+    /// As [`Hub::pull`]; [`ErrorKind::Format`](crate::ErrorKind::Format) for an index that cannot be read.
+    pub fn pull_beside(&self, pulled: &Pulled, listener: &dyn Fn(HubEvent<'_>)) -> Result<Vec<PulledFile>> {
+        let listener: Listener<'_> = listener;
+        let address = &pulled.address;
+        let folder = address.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+        let mut files = Vec::new();
+        for name in beside::names(&pulled.local)? {
+            let path = if folder.is_empty() { name } else { format!("{folder}/{name}") };
+            let beside = HubPath::new(address.repo(), Some(&pulled.commit), &path)?;
+            files.extend(self.pull(&beside, listener)?.files);
+        }
+        Ok(files)
     }
 
     /// The address of the one checkpoint in the folder that `address` names, as [`choose::choose`] decides. A file is
@@ -329,10 +311,10 @@ impl Hub {
     }
 
     /// The files that `address` names, as the Hub lists them.
-    fn look_up(&self, address: &HubPath, listener: Listener<'_>) -> Result<Found, Failure> {
+    fn look_up(&self, address: &HubPath, listener: Listener<'_>) -> Result<Listing, Failure> {
         let commit = self.client.commit(address, listener)?;
         let (entries, is_folder) = self.find(address, &commit, listener)?;
-        Ok(Found { at: commit.clone(), commit, entries, is_folder })
+        Ok(Listing { at: commit.clone(), commit, entries, is_folder })
     }
 
     /// The files that `address` names at `commit`, and whether they are a folder.

@@ -4,11 +4,11 @@
 use sha1::{Digest as _, Sha1};
 use ureq::http::HeaderMap;
 
-use super::HubPath;
+use super::address::HubPath;
 use super::download::hex;
+use super::event::Listener;
 use super::http::{Answer, Ask, Client, text_of};
-use super::listing::{Digest, Entry, is_hex};
-use super::pull::{Found, Listener};
+use super::listing::{Digest, Entry, Listing, is_hex};
 use super::retry::Failure;
 use crate::error::{Error, Result};
 
@@ -17,7 +17,7 @@ impl Client {
     ///
     /// # Errors
     /// `failure` itself for the Hub and for an address without a path; else what the server says of the file.
-    pub(super) fn by_name(&self, address: &HubPath, failure: Failure, listener: Listener<'_>) -> Result<Found> {
+    pub(super) fn by_name(&self, address: &HubPath, failure: Failure, listener: Listener<'_>) -> Result<Listing> {
         if !failure.is_unknown || address.path().is_empty() {
             return Err(name_a_file(failure));
         }
@@ -26,7 +26,7 @@ impl Client {
             .map_err(|failure| failure.error.or_hint(format!("Nor does the server list what it has: {listing}")))
     }
 
-    fn describe(&self, address: &HubPath, listener: Listener<'_>) -> Result<Found, Failure> {
+    fn describe(&self, address: &HubPath, listener: Listener<'_>) -> Result<Listing, Failure> {
         let url = self.file(address, address.revision(), address.path());
         let answer = self.headers(&url, address, listener)?;
         let commit = match text_of(&answer.headers, "x-repo-commit") {
@@ -43,7 +43,7 @@ impl Client {
         }
         let size = size(&answer).ok_or_else(|| untold("size").expected("Content-Length or X-Linked-Size"))?;
         let entry = Entry { path: address.path().into(), size, digest: digest(&answer.headers, &commit, address) };
-        Ok(Found { commit, at: address.revision().to_owned(), entries: vec![entry], is_folder: false })
+        Ok(Listing { commit, at: address.revision().to_owned(), entries: vec![entry], is_folder: false })
     }
 
     /// What the server tells of the file at `url`, by HEAD, or by GET where it knows no HEAD.

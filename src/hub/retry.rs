@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use super::pull::{HubEvent, Listener};
+use super::event::{HubEvent, Listener};
 use crate::error::Error;
 
 /// A server that asks for more patience than this is not waited for.

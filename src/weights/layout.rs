@@ -1,13 +1,13 @@
 //! How a consumer wants its weights: under which names, whole or in pieces, transposed, scaled, in which types.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 
 use indexmap::IndexMap;
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::cache::{CacheLease, Holder, Keeper};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor, checked_numel, contiguous_strides};
@@ -178,12 +178,6 @@ impl TensorSpec {
 /// The [`Layout::id`] of all canonical layouts: which parameters there are, the model says.
 const CANONICAL: u64 = 0;
 
-/// What may keep weights in a layout, and is to let go of them with it.
-pub(super) trait LayoutKeeper: std::fmt::Debug + Send + Sync {
-    /// Drops what is kept in the layout of this [`Layout::id`].
-    fn forget_layout(&self, id: u64);
-}
-
 /// All tensors that a graph is given: what [`TaskWeights::in_layout`](super::TaskWeights::in_layout) reconstructs into.
 ///
 /// No weights in it can be asked for once it is gone, so caches then keep none; the canonical layout is never gone.
@@ -196,8 +190,8 @@ pub struct Layout {
     kept: IndexMap<String, Tensor>,
     /// Different from every other layout of this process; weights of different layouts are different weights.
     id: u64,
-    /// Those that may keep weights in it.
-    caches: Mutex<Vec<Weak<dyn LayoutKeeper>>>,
+    /// Takes weights in it out of the caches with it.
+    lease: CacheLease,
 }
 
 impl Layout {
@@ -222,14 +216,20 @@ impl Layout {
         for name in kept {
             held.insert((*name).to_owned(), base.require(name)?.clone());
         }
-        let (id, caches) = (NEXT.fetch_add(1, Ordering::Relaxed), Mutex::default());
-        Ok(Arc::new(Self { tensors, parameters, kept: held, id, caches }))
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Ok(Arc::new(Self { tensors, parameters, kept: held, id, lease: CacheLease::new(Holder::Layout(id)) }))
     }
 
     /// The layout of weights as a state dict has them: parameters under their own names ([`TensorSpec::whole`]).
     pub fn canonical(tensors: Vec<TensorSpec>) -> Arc<Self> {
         let parameters = tensors.iter().map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect();
-        Arc::new(Self { tensors, parameters, kept: IndexMap::new(), id: CANONICAL, caches: Mutex::default() })
+        Arc::new(Self {
+            tensors,
+            parameters,
+            kept: IndexMap::new(),
+            id: CANONICAL,
+            lease: CacheLease::new(Holder::Layout(CANONICAL)),
+        })
     }
 
     /// Whether it is the layout of a state dict.
@@ -267,23 +267,11 @@ impl Layout {
         self.id
     }
 
-    /// Says that this cache may keep weights in it from now on. Canonical ones stay, whichever layout of them goes.
-    pub(super) fn register_cache<K: LayoutKeeper + 'static>(&self, cache: &Arc<K>) {
-        if self.is_canonical() {
-            return;
+    /// Notes a cache that may keep weights in it from now on. Canonical ones stay, whichever layout of them goes.
+    pub(super) fn register_cache<K: Keeper + 'static>(&self, cache: &Arc<K>) {
+        if !self.is_canonical() {
+            self.lease.register_cache(cache);
         }
-        let mut caches = self.caches.lock();
-        if !caches.iter().any(|known| std::ptr::addr_eq(known.as_ptr(), Arc::as_ptr(cache))) {
-            caches.retain(|known| known.strong_count() > 0);
-            let cache: Arc<dyn LayoutKeeper> = Arc::<K>::clone(cache);
-            caches.push(Arc::downgrade(&cache));
-        }
-    }
-}
-
-impl Drop for Layout {
-    fn drop(&mut self) {
-        self.caches.get_mut().iter().filter_map(Weak::upgrade).for_each(|cache| cache.forget_layout(self.id));
     }
 }
 

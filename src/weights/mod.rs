@@ -15,8 +15,8 @@ mod reconstruct;
 mod save;
 mod values;
 
+pub(crate) use self::cache::{CacheLease, Derived, Holder, Key, Owner};
 pub use self::cache::{CacheStats, Reconstructed, WeightsCache};
-pub(crate) use self::cache::{Derived, Key, Owner};
 pub(crate) use self::device::DeviceLease;
 pub use self::device::{DeviceModel, DeviceOptions, DeviceStats, DeviceTensor, DeviceWeights};
 pub(crate) use self::finite::{first_of, not_finite};

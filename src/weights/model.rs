@@ -11,7 +11,7 @@ use indexmap::IndexSet;
 use parking_lot::Mutex;
 
 use super::arena::Spares;
-use super::cache::{Ahead, Key, Owner, WeightsCache};
+use super::cache::{Key, Owner, PrefetchJob, WeightsCache};
 use super::layout::{Layout, TensorSpec};
 use super::plan::{self, Scope};
 use super::reconstruct::ReconstructOptions;
@@ -369,7 +369,7 @@ struct Prefetch {
     held: (Option<Arc<Model>>, Option<Arc<Layout>>),
 }
 
-impl Ahead<Weights> for Prefetch {
+impl PrefetchJob<Weights> for Prefetch {
     fn hold(&mut self) -> Option<usize> {
         // Kept in `self` even where only one of them is left: it must not be dropped here, under the cache's lock.
         self.held = (self.model.upgrade(), self.layout.upgrade());

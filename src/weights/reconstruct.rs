@@ -192,6 +192,11 @@ impl Weights {
         plan::base_alone(base, Scope::ImageTower).run(layout, &ReconstructOptions::default(), None)
     }
 
+    /// Whether the tensors have the names, shapes and types of this layout.
+    pub fn is_in(&self, layout: &Layout) -> bool {
+        self.layout == layout.id()
+    }
+
     /// Canonical weights, which `parameter` gives by name, put into a layout: a copy of all of them.
     ///
     /// # Errors

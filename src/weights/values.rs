@@ -5,7 +5,6 @@ use std::ops::Range;
 use indexmap::IndexMap;
 
 use super::arena::Arena;
-use super::layout::Layout;
 use crate::basis::Coefficients;
 use crate::did_you_mean;
 use crate::error::{Error, Result};
@@ -61,11 +60,6 @@ impl Weights {
             Values::F32(values) => Some(values),
             Values::Carried(_) | Values::Cast(..) => None,
         }
-    }
-
-    /// Whether the tensors have the names, shapes and types of this layout.
-    pub fn is_in(&self, layout: &Layout) -> bool {
-        self.layout == layout.id()
     }
 
     /// The extents of a tensor.

@@ -9,26 +9,26 @@
 //! sessions, and something has to bound their number. What it keeps of the weights in the host's memory is its own
 //! affair, and not known.
 
-mod build;
+mod spawner;
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
-use std::thread::JoinHandle;
 
 use ort::session::Session;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use self::build::{Spawner, Spawning, lower_priority};
+use self::spawner::{Spawner, Spawning};
 use super::ending::AtWork;
 use super::graph::EncoderGraph;
 use super::memory::{self, ReleaseAfter};
 use super::provider::Target;
 use super::runtime::Runtime;
 use super::session::{self, Input};
+use crate::background::{JobId, Priority, Worker};
 use crate::error::{Error, ErrorKind, Result};
-use crate::weights::{Derived, Key, Owner, TaskWeights, WeightsCache};
+use crate::weights::{CacheLease, Derived, Holder, Key, Owner, TaskWeights};
 
 /// Which tasks an encoder promotes: gives a session with the weights frozen into it, which runs faster and takes as
 /// much memory as the weights.
@@ -59,7 +59,7 @@ impl Default for Promotion {
 /// How far a task has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PromotionState {
-    /// Runs with its weights as inputs; so many runs so far.
+    /// Runs with its weights as inputs; this many runs so far.
     Inputs(u32),
     /// Its session is being built, or waits for its turn.
     Building,
@@ -72,7 +72,7 @@ pub enum PromotionState {
 /// A session with weights frozen into it.
 pub(super) struct Frozen {
     session: Session,
-    /// Held by whoever runs the session, where only one thread may: for another provider than the CPU's.
+    /// Held while the session runs, where only one thread may: for another provider than the CPU's.
     turn: Option<Mutex<()>>,
     /// Half floats have given the CPU's embeddings.
     is_precise: AtomicBool,
@@ -88,13 +88,16 @@ impl Frozen {
 
 /// The promotions of one encoder.
 pub(super) struct Promotions {
-    shared: Arc<Shared>,
     policy: Promotion,
+    worker: Worker,
+    shared: Arc<Shared>,
 }
 
 /// What the building thread needs; it must not keep the encoder alive.
 struct Shared {
     owner: Owner,
+    /// Takes the sessions out of the caches with it.
+    lease: CacheLease,
     runtime: &'static Runtime,
     signature: Arc<EncoderGraph>,
     threads: usize,
@@ -109,24 +112,19 @@ struct Shared {
 #[derive(Default)]
 struct State {
     tasks: HashMap<Key, Task>,
-    queue: Vec<TaskWeights>,
-    builder: Option<JoinHandle<()>>,
-    /// The builder looks into the queue again before it ends.
-    is_building: bool,
-    /// The encoder is gone.
-    is_closed: bool,
+    /// Lives as long as a session that uses it, or a job that will.
+    spawner: Weak<Spawner>,
 }
 
 struct Task {
     progress: Progress,
     /// Demoted while its session is being built.
     is_unwanted: bool,
-    cache: Weak<WeightsCache>,
 }
 
 enum Progress {
     Counting(u32),
-    Building,
+    Building(JobId),
     /// The cache has it, unless it has been evicted since.
     Built,
     Failed(ErrorKind, String),
@@ -140,8 +138,10 @@ impl Promotions {
         threads: usize,
         target: Arc<Target>,
     ) -> Self {
+        let owner = Owner::new();
         let shared = Shared {
-            owner: Owner::new(),
+            owner,
+            lease: CacheLease::new(Holder::Encoder(owner)),
             runtime,
             signature,
             threads,
@@ -150,7 +150,8 @@ impl Promotions {
             state: Mutex::default(),
             ended: Condvar::new(),
         };
-        Self { shared: Arc::new(shared), policy }
+        let worker = Worker::new("taskbasis-promote", Priority::Low);
+        Self { policy, worker, shared: Arc::new(shared) }
     }
 
     pub(super) fn policy(&self) -> Promotion {
@@ -174,11 +175,11 @@ impl Promotions {
             // Evicted: it starts from the beginning.
             Progress::Built => *progress = Progress::Counting(1),
             Progress::Counting(count) => *count = count.saturating_add(1),
-            Progress::Building | Progress::Failed(..) => return,
+            Progress::Building(_) | Progress::Failed(..) => return,
         }
         if matches!(progress, Progress::Counting(count) if *count >= runs) {
-            // A failure is kept for whoever asks; the runs go on as they did.
-            if let Err(error) = self.shared.enqueue(state, task) {
+            // The failure is kept, to be asked for; the runs go on as they did.
+            if let Err(error) = self.enqueue(state, task) {
                 tracing::warn!(task = task.name(), %error, "not promoted");
             }
         }
@@ -195,11 +196,11 @@ impl Promotions {
         let mut state = self.shared.state.lock();
         let known = state.task(task);
         match known.progress {
-            Progress::Building => {
+            Progress::Building(_) => {
                 known.is_unwanted = false;
                 Ok(())
             }
-            _ => self.shared.enqueue(state, task),
+            _ => self.enqueue(state, task),
         }
     }
 
@@ -208,7 +209,7 @@ impl Promotions {
         let mut state = self.shared.state.lock();
         loop {
             match &state.task(task).progress {
-                Progress::Building => {
+                Progress::Building(_) => {
                     self.shared.ended.wait(&mut state);
                 }
                 Progress::Built | Progress::Counting(_) => return Ok(()),
@@ -221,20 +222,20 @@ impl Promotions {
     /// Whether there was one, or would have been.
     pub(super) fn demote(&self, task: &TaskWeights) -> bool {
         let mut state = self.shared.state.lock();
-        let queued = state.queue.len();
-        state.queue.retain(|other| other.key() != task.key());
-        let is_queued = state.queue.len() < queued;
-        let mut is_building = false;
-        if let Some(task) = state.tasks.get_mut(task.key()) {
-            is_building = !is_queued && matches!(task.progress, Progress::Building);
-            task.is_unwanted = is_building;
+        let (mut is_queued, mut is_building) = (false, false);
+        if let Some(known) = state.tasks.get_mut(task.key()) {
+            if let Progress::Building(job) = known.progress {
+                is_queued = self.worker.cancel(job);
+                is_building = !is_queued;
+            }
+            known.is_unwanted = is_building;
             if !is_building {
-                task.progress = Progress::Counting(0);
+                known.progress = Progress::Counting(0);
             }
         }
         drop(state);
         self.shared.ended.notify_all();
-        task.model().cache().drop_derived(&self.shared.id(task)) || is_queued || is_building
+        task.model().cache().drop_derived(self.shared.owner, task.key()) || is_queued || is_building
     }
 
     pub(super) fn state(&self, task: &TaskWeights) -> PromotionState {
@@ -244,31 +245,46 @@ impl Promotions {
         match self.shared.state.lock().tasks.get(task.key()).map(|task| &task.progress) {
             None | Some(Progress::Built) => PromotionState::Inputs(0),
             Some(Progress::Counting(runs)) => PromotionState::Inputs(*runs),
-            Some(Progress::Building) => PromotionState::Building,
+            Some(Progress::Building(_)) => PromotionState::Building,
             Some(Progress::Failed(_, why)) => PromotionState::Failed(why.clone()),
         }
+    }
+}
+
+impl Promotions {
+    /// Has the task's session built after those that were wanted before it.
+    fn enqueue(&self, mut state: MutexGuard<'_, State>, task: &TaskWeights) -> Result<()> {
+        let job = state.spawner().and_then(|spawner| {
+            let (shared, task) = (Arc::clone(&self.shared), task.clone());
+            self.worker.submit(move || shared.promote(&task, spawner))
+        });
+        let (progress, result) = match job {
+            Ok(job) => (Progress::Building(job), Ok(())),
+            Err(error) => (Progress::Failed(error.kind(), error.to_string()), Err(error)),
+        };
+        state.task(task).progress = progress;
+        result
     }
 }
 
 impl Drop for Promotions {
     /// Waits for a session that is being built: what it is built of goes with the encoder.
     fn drop(&mut self) {
-        let mut state = self.shared.state.lock();
-        state.is_closed = true;
-        state.queue.clear();
-        let (builder, tasks) = (state.builder.take(), std::mem::take(&mut state.tasks));
-        drop(state);
-        if let Some(builder) = builder {
-            // It catches its panics.
-            let _ = builder.join();
-        }
-        let mut caches: Vec<_> = tasks.into_values().filter_map(|task| task.cache.upgrade()).collect();
-        caches.dedup_by(|a, b| Arc::ptr_eq(a, b));
-        caches.iter().for_each(|cache| cache.drop_owner(self.shared.owner));
+        self.worker.finish();
     }
 }
 
 impl State {
+    /// The spawner of the sessions that live, or a new one.
+    fn spawner(&mut self) -> Result<Arc<Spawner>> {
+        if let Some(spawner) = self.spawner.upgrade() {
+            return Ok(spawner);
+        }
+        let spawner = Arc::new(Spawner::new().map_err(Error::no_thread)?);
+        self.spawner = Arc::downgrade(&spawner);
+        Ok(spawner)
+    }
+
     fn task(&mut self, task: &TaskWeights) -> &mut Task {
         /// Tasks that are counted. Programs may make up any number of expressions; those that were seen least are
         /// forgotten, and count from the beginning when they come again.
@@ -278,17 +294,12 @@ impl State {
             let mut counts: Vec<u32> = self.tasks.values().map(|task| task.progress.runs()).collect();
             let (_, median, _) = counts.select_nth_unstable(MOST / 2);
             let median = *median;
-            // Whoever waits for a session must find it again, and so must the end of the encoder.
-            let stays = |progress: &Progress| matches!(progress, Progress::Building | Progress::Built);
+            // A caller that waits for a session must find it again, and so must the end of the encoder.
+            let stays = |progress: &Progress| matches!(progress, Progress::Building(_) | Progress::Built);
             self.tasks.retain(|_, task| stays(&task.progress) || task.progress.runs() > median);
         }
-        match self.tasks.entry(task.key().clone()) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => {
-                let cache = Arc::downgrade(task.model().cache());
-                entry.insert(Task { progress: Progress::Counting(0), is_unwanted: false, cache })
-            }
-        }
+        let unknown = || Task { progress: Progress::Counting(0), is_unwanted: false };
+        self.tasks.entry(task.key().clone()).or_insert_with(unknown)
     }
 }
 
@@ -297,89 +308,43 @@ impl Progress {
     fn runs(&self) -> u32 {
         match self {
             Self::Counting(runs) => *runs,
-            Self::Building | Self::Built | Self::Failed(..) => u32::MAX,
+            Self::Building(_) | Self::Built | Self::Failed(..) => u32::MAX,
         }
     }
 }
 
 impl Shared {
-    fn id(&self, task: &TaskWeights) -> (Owner, Key) {
-        (self.owner, task.key().clone())
-    }
-
     fn find(&self, task: &TaskWeights) -> Option<Arc<Frozen>> {
-        task.model().cache().find_derived(&self.id(task))?.downcast().ok()
+        task.model().cache().find_derived(self.owner, task.key())?.downcast().ok()
     }
 
     fn contains(&self, task: &TaskWeights) -> bool {
-        task.model().cache().contains_derived(&self.id(task))
+        task.model().cache().contains_derived(self.owner, task.key())
     }
 
-    /// Puts the task into the queue and sees to it that somebody works on it.
-    fn enqueue(self: &Arc<Self>, mut state: MutexGuard<'_, State>, task: &TaskWeights) -> Result<()> {
-        state.queue.push(task.clone());
-        state.task(task).progress = Progress::Building;
-        if state.is_building {
-            return Ok(());
+    /// Builds the task's session and says how that went.
+    fn promote(&self, task: &TaskWeights, spawner: Arc<Spawner>) {
+        let built = catch_unwind(AssertUnwindSafe(|| self.build(task, spawner)))
+            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "building a session panicked")));
+        if let Err(error) = &built {
+            tracing::warn!(task = task.name(), %error, "not promoted");
         }
-        let finished = state.builder.take();
-        let shared = Arc::clone(self);
-        let started = Spawner::new().and_then(|spawner| {
-            let body = move || shared.build_all(&Arc::new(spawner));
-            std::thread::Builder::new().name("taskbasis-promote".into()).spawn(body)
-        });
-        match started {
-            Ok(builder) => {
-                state.builder = Some(builder);
-                state.is_building = true;
-                drop(state);
-                // It has left its loop; this takes no time.
-                finished.map(JoinHandle::join);
-                Ok(())
-            }
-            Err(e) => {
-                let error = Error::no_thread(e);
-                state.queue.clear();
-                state.task(task).progress = Progress::Failed(error.kind(), error.to_string());
-                Err(error)
-            }
+        let mut state = self.state.lock();
+        let known = state.task(task);
+        let is_unwanted = std::mem::take(&mut known.is_unwanted);
+        known.progress = match built {
+            _ if is_unwanted => Progress::Counting(0),
+            Ok(()) => Progress::Built,
+            Err(error) => Progress::Failed(error.kind(), error.to_string()),
+        };
+        drop(state);
+        if is_unwanted {
+            task.model().cache().drop_derived(self.owner, task.key());
         }
+        self.ended.notify_all();
     }
 
-    /// The builder's thread: one session after another until the queue is empty.
-    fn build_all(&self, spawner: &Arc<Spawner>) {
-        lower_priority();
-        loop {
-            let task = {
-                let mut state = self.state.lock();
-                if state.queue.is_empty() || state.is_closed {
-                    state.is_building = false;
-                    return;
-                }
-                state.queue.remove(0)
-            };
-            let built = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.build(&task, spawner)))
-                .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "building a session panicked")));
-            if let Err(error) = &built {
-                tracing::warn!(task = task.name(), %error, "not promoted");
-            }
-            let mut state = self.state.lock();
-            let known = state.task(&task);
-            let is_unwanted = std::mem::take(&mut known.is_unwanted);
-            known.progress = match built {
-                _ if is_unwanted => Progress::Counting(0),
-                Ok(()) => Progress::Built,
-                Err(error) => Progress::Failed(error.kind(), error.to_string()),
-            };
-            drop(state);
-            if is_unwanted {
-                task.model().cache().drop_derived(&self.id(&task));
-            }
-            self.ended.notify_all();
-        }
-    }
-
-    fn build(&self, task: &TaskWeights, spawner: &Arc<Spawner>) -> Result<()> {
+    fn build(&self, task: &TaskWeights, spawner: Arc<Spawner>) -> Result<()> {
         let cache = task.model().cache();
         let budget = cache.stats().budget;
         let bytes = self.signature.nbytes();
@@ -397,17 +362,17 @@ impl Shared {
         let stub = self.stub()?;
         let mut converted = None;
         let inputs = self.signature.inputs(&*weights, &mut converted)?;
-        let spawner = Spawning(Arc::clone(spawner));
         let (weights_in, target) = (inputs.into_iter(), &*self.target);
         let stub = (&*stub, self.signature.has_halves);
-        let session = session::create_frozen(self.runtime, stub, weights_in, self.threads, spawner, target)?;
+        let session = session::create_frozen(self.runtime, stub, weights_in, self.threads, Spawning(spawner), target)?;
         // Before room is made for the session: memory in use cannot be given up.
         drop(weights);
         let turn = (!target.is_cpu()).then(Mutex::default);
         let session: Derived =
             Arc::new(Frozen { session, turn, is_precise: AtomicBool::new(false), _release: ReleaseAfter });
         memory::release();
-        if cache.keep_derived(self.id(task), session, bytes) { Ok(()) } else { Err(no_room()) }
+        self.lease.register_cache(cache);
+        if cache.keep_derived(self.owner, task.key(), session, bytes) { Ok(()) } else { Err(no_room()) }
     }
 
     fn stub(&self) -> Result<Arc<[u8]>> {

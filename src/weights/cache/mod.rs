@@ -3,61 +3,28 @@
 //! What promoted sessions take counts against the same budget (`state.rs`: who goes first), and so does memory that
 //! waits to be used again ([`Spares`]).
 
-mod prefetch;
+mod item;
+mod queue;
 mod state;
 mod stats;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-pub(super) use self::prefetch::Ahead;
-pub(crate) use self::state::Derived;
-use self::state::{Building, Found, State};
+pub use self::item::Reconstructed;
+pub(crate) use self::item::{Derived, Key, Owner};
+pub(super) use self::queue::PrefetchJob;
+use self::state::{Building, Lookup, State};
 pub use self::stats::CacheStats;
-use super::arena::{ArenaMemory, Spares};
-use super::layout::LayoutKeeper;
+use super::arena::Spares;
 use super::values::Weights;
 use crate::error::Result;
 use crate::mmap::Anonymous;
-use crate::mmap::Identity;
-
-/// What determines the bits of weights: the files of base and basis, and the coefficients as the kernel takes them.
-/// Expressions that mean the same have the same key.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Key {
-    pub(super) files: Arc<[Identity]>,
-    /// Bits of f32.
-    pub(super) factors: Arc<[u32]>,
-    /// The [`Layout`](super::Layout) that they are in; 0 is none.
-    pub(super) layout: u64,
-}
-
-/// Whose promoted session it is, or who wants weights ahead. Each encoder and each
-/// [`TaskWeights`](super::TaskWeights) has its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Owner(u64);
-
-impl Owner {
-    /// Different from every other in this process.
-    pub(crate) fn new() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self(NEXT.fetch_add(1, Ordering::Relaxed))
-    }
-}
-
-/// Weights that a [`WeightsCache`] can keep: those in memory, or those on a device.
-pub trait Reconstructed: std::fmt::Debug + Send + Sync {
-    /// The memory that they live in.
-    type Memory: ArenaMemory;
-
-    /// Bytes of it.
-    fn nbytes(&self) -> usize;
-}
 
 impl Reconstructed for Weights {
     type Memory = Anonymous;
@@ -71,7 +38,7 @@ impl Reconstructed for Weights {
 ///
 /// Least recently used goes first. What is in use elsewhere stays alive there whatever the cache does, and is found
 /// again as long as it lives: a budget smaller than one task still works. What is prefetched is reconstructed by one
-/// thread a cache, one after the other, which ends when nothing is wanted. Shareable between threads and, in an
+/// thread per cache, one after the other, which ends when nothing is wanted. Shareable between threads and, in an
 /// [`Arc`], between models ([`ModelOptions::cache`](super::ModelOptions::cache)).
 #[derive(Debug)]
 pub struct WeightsCache<W: Reconstructed = Weights> {
@@ -85,12 +52,6 @@ impl WeightsCache {
     /// An empty cache that keeps at most `budget` bytes; 0 keeps nothing.
     pub fn new(budget: usize) -> Self {
         Self::with_budget(budget)
-    }
-}
-
-impl LayoutKeeper for WeightsCache {
-    fn forget_layout(&self, id: u64) {
-        self.forget(|key| key.layout == id);
     }
 }
 
@@ -140,12 +101,12 @@ impl<W: Reconstructed> WeightsCache<W> {
         let mut state = self.state.lock();
         loop {
             match state.find(key) {
-                Found::Ready(weights) => {
+                Lookup::Ready(weights) => {
                     self.settle(state);
                     return Ok(weights);
                 }
-                Found::Building => self.ended.wait(&mut state),
-                Found::Nothing => break,
+                Lookup::Building => self.ended.wait(&mut state),
+                Lookup::Missing => break,
             }
         }
         state.begin(key, Building::for_caller(), bytes);
@@ -162,13 +123,6 @@ impl<W: Reconstructed> WeightsCache<W> {
         Ok(weights)
     }
 
-    /// Drops the weights of all keys that `which` accepts, which nobody will ask for again.
-    pub(super) fn forget(&self, which: impl Fn(&Key) -> bool) {
-        self.change(|state| state.forget(which));
-        // Their memory too: the weights of others seldom have its size.
-        self.drop_spares(0);
-    }
-
     /// Gives spare memory back until at most `bytes` of it are left; what becomes free later is kept as before.
     fn drop_spares(&self, bytes: usize) {
         drop(self.spares.set_limit(bytes));
@@ -180,29 +134,37 @@ impl<W: Reconstructed> WeightsCache<W> {
         self.state.lock().contains(key)
     }
 
-    /// What the owner derived from the weights of `key`, if it is still kept. Counts as a use of it.
-    pub(crate) fn find_derived(&self, id: &(Owner, Key)) -> Option<Derived> {
-        self.state.lock().find_derived(id)
+    /// The session that this owner made of the weights of `key`, if it is still kept. Counts as a use of it.
+    pub(crate) fn find_derived(&self, owner: Owner, key: &Key) -> Option<Derived> {
+        self.state.lock().find_derived(owner, key)
     }
 
     /// Whether it is kept, without counting as a use.
-    pub(crate) fn contains_derived(&self, id: &(Owner, Key)) -> bool {
-        self.state.lock().contains_derived(id)
+    pub(crate) fn contains_derived(&self, owner: Owner, key: &Key) -> bool {
+        self.state.lock().contains_derived(owner, key)
     }
 
-    /// Keeps what was derived, which takes `bytes`; false where the whole budget is too small for it.
-    pub(crate) fn keep_derived(&self, id: (Owner, Key), what: Derived, bytes: usize) -> bool {
-        self.change(|state| state.keep_derived(id, what, bytes))
+    /// Keeps a session, which takes `bytes`; false where the whole budget is too small for it.
+    pub(crate) fn keep_derived(&self, owner: Owner, key: &Key, session: Derived, bytes: usize) -> bool {
+        self.change(|state| state.keep_derived(owner, key, session, bytes))
     }
 
-    /// Drops what was derived; whether there was anything. Runs that use it end as if nothing had happened.
-    pub(crate) fn drop_derived(&self, id: &(Owner, Key)) -> bool {
-        self.change(|state| state.drop_derived(id))
+    /// Drops a session; whether there was one. Runs that use it end as if nothing had happened.
+    pub(crate) fn drop_derived(&self, owner: Owner, key: &Key) -> bool {
+        self.change(|state| state.drop_derived(owner, key))
     }
 
-    /// Drops all that this owner derived.
-    pub(crate) fn drop_owner(&self, owner: Owner) {
-        self.change(|state| state.drop_owner(owner));
+    /// Drops the weights of all keys that `which` accepts, which will not be asked for again.
+    pub(super) fn forget(&self, which: impl Fn(&Key) -> bool) {
+        self.change(|state| state.forget(|owner, key| owner.is_none() && which(key)));
+        // Their memory too: the weights of others seldom have its size.
+        self.drop_spares(0);
+    }
+
+    /// Has the owner want the weights of `key` no longer. Where no other does, and no caller waits for them, they are
+    /// not reconstructed, or no further; whether that was so.
+    pub(super) fn cancel(&self, key: &Key, by: Owner) -> bool {
+        self.change(|state| state.withdraw(key, by))
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut State<W>) -> T) -> T {
@@ -223,6 +185,45 @@ impl<W: Reconstructed> WeightsCache<W> {
     }
 }
 
+impl<W: Reconstructed + 'static> WeightsCache<W> {
+    /// Has the weights of `key` reconstructed in the background, unless they are there, are wanted already, or are
+    /// being reconstructed.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread.
+    pub(super) fn prefetch(self: &Arc<Self>, key: &Key, by: Owner, job: Box<dyn PrefetchJob<W>>) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.contains(key) || state.join(key, by) {
+            return Ok(());
+        }
+        let (cache, wanted) = (Arc::downgrade(self), key.clone());
+        let on_turn = move || {
+            if let Some(cache) = cache.upgrade() {
+                cache.fly_wanted(&wanted);
+            }
+        };
+        state.queue.push(key, by, job, on_turn)
+    }
+
+    /// Reconstructs what was prefetched, unless it is wanted no more, is there by now, or a caller is at it.
+    fn fly_wanted(&self, key: &Key) {
+        let mut state = self.state.lock();
+        let Some(mut wanted) = state.queue.remove(key) else { return };
+        let bytes = if state.contains(key) || state.is_building(key) { None } else { wanted.job.hold() };
+        let Some(bytes) = bytes else {
+            // A layout that goes with the job takes its weights out of the cache.
+            drop(state);
+            drop(wanted);
+            return;
+        };
+        let cancel: Arc<AtomicBool> = Arc::default();
+        state.begin(key, Building::ahead(wanted.by, Arc::clone(&cancel)), bytes);
+        self.settle(state);
+        // An error is for those who need the weights: they try again, and get it then.
+        let _ = self.fly(key, |spares| wanted.job.build(spares, &cancel));
+    }
+}
+
 /// A reconstruction under way.
 struct Flight<'a, W: Reconstructed> {
     cache: &'a WeightsCache<W>,
@@ -233,7 +234,7 @@ struct Flight<'a, W: Reconstructed> {
 impl<W: Reconstructed> Drop for Flight<'_, W> {
     fn drop(&mut self) {
         self.cache.change(|state| match self.landed.take() {
-            // Nobody came to wait after it was called off, and it ended before it noticed.
+            // No caller came to wait after it was called off, and it ended before it noticed.
             Some(_) if state.is_called_off(self.key) => state.give_up(self.key),
             Some((weights, took)) => {
                 state.stats.reconstructing += took;
@@ -242,5 +243,57 @@ impl<W: Reconstructed> Drop for Flight<'_, W> {
             None => state.give_up(self.key),
         });
         self.cache.ended.notify_all();
+    }
+}
+
+/// What makes caches keep something.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Holder {
+    /// The layout of this number, which weights are in.
+    Layout(u64),
+    /// The encoder that has promoted sessions.
+    Encoder(Owner),
+}
+
+/// A cache that can let go of what it keeps for a holder.
+pub(crate) trait Keeper: std::fmt::Debug + Send + Sync {
+    fn forget_holder(&self, holder: Holder);
+}
+
+impl Keeper for WeightsCache {
+    fn forget_holder(&self, holder: Holder) {
+        match holder {
+            Holder::Layout(layout) => self.forget(|key| key.layout == layout),
+            Holder::Encoder(owner) => self.change(|state| state.forget(|other, _| other == Some(owner))),
+        }
+    }
+}
+
+/// The caches that keep something for a holder; dropping it takes that out of them.
+#[derive(Debug)]
+pub(crate) struct CacheLease {
+    holder: Holder,
+    caches: Mutex<Vec<Weak<dyn Keeper>>>,
+}
+
+impl CacheLease {
+    pub(crate) fn new(holder: Holder) -> Self {
+        Self { holder, caches: Mutex::default() }
+    }
+
+    /// Notes a cache that may keep something for the holder from now on.
+    pub(crate) fn register_cache<K: Keeper + 'static>(&self, cache: &Arc<K>) {
+        let mut caches = self.caches.lock();
+        if !caches.iter().any(|known| std::ptr::addr_eq(known.as_ptr(), Arc::as_ptr(cache))) {
+            caches.retain(|known| known.strong_count() > 0);
+            let cache: Arc<dyn Keeper> = Arc::<K>::clone(cache);
+            caches.push(Arc::downgrade(&cache));
+        }
+    }
+}
+
+impl Drop for CacheLease {
+    fn drop(&mut self) {
+        self.caches.get_mut().iter().filter_map(Weak::upgrade).for_each(|cache| cache.forget_holder(self.holder));
     }
 }

@@ -1,70 +1,61 @@
-//! What is kept, who is at work on what, and who goes first when room is needed.
+//! What is kept, what is being reconstructed, and what goes first when room is needed.
 
-use std::any::Any;
 use std::collections::HashMap;
+use std::ops::{Add, Sub};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
-use super::prefetch::{Queue, Wanted, unwant, want};
-use super::{CacheStats, Key, Owner, Reconstructed};
+use lru::LruCache;
 
-/// Something that was made of weights and serves in their place: a session with the weights frozen into it.
-pub(crate) type Derived = Arc<dyn Any + Send + Sync>;
+use super::item::{Derived, Key, Owner, Reconstructed};
+use super::queue::{PrefetchQueue, unwant, want};
+use super::stats::CacheStats;
 
 #[derive(Debug)]
 pub(super) struct State<W> {
-    entries: HashMap<Key, Entry<W>>,
-    derived: HashMap<(Owner, Key), Kept<Derived>>,
-    pub(super) queue: Queue<W>,
-    /// Counts requests, to tell what was used last.
-    clock: u64,
+    /// Weights by their key alone, sessions with their owner.
+    kept: LruCache<(Option<Owner>, Key), Slot<W>>,
+    building: HashMap<Key, Building>,
+    /// Kept no more, perhaps still alive elsewhere.
+    evicted: HashMap<Key, Weak<W>>,
+    pub(super) queue: PrefetchQueue<W>,
     pub(super) stats: CacheStats,
     /// What was dropped and still has to be freed, which takes milliseconds: outside the lock.
-    pub(super) dropped: Vec<Dropped<W>>,
+    pub(super) dropped: Vec<Slot<W>>,
+}
+
+#[derive(Debug)]
+pub(super) enum Slot<W> {
+    Weights(Arc<W>),
+    /// With the bytes that it takes.
+    Session(Derived, usize),
 }
 
 impl<W> Default for State<W> {
     fn default() -> Self {
         Self {
-            entries: HashMap::new(),
-            derived: HashMap::new(),
-            queue: Queue::default(),
-            clock: 0,
+            kept: LruCache::unbounded(),
+            building: HashMap::new(),
+            evicted: HashMap::new(),
+            queue: PrefetchQueue::default(),
             stats: CacheStats::default(),
             dropped: Vec::new(),
         }
     }
 }
 
-/// The last references to what is kept no more, or what is left of them.
-#[derive(Debug)]
-#[allow(dead_code)] // Held only to be dropped.
-pub(super) enum Dropped<W> {
-    Weights(Arc<W>),
-    Derived(Derived),
-    Wanted(Wanted<W>),
-}
-
-#[derive(Debug)]
-enum Entry<W> {
-    /// Somebody is at it; others wait instead of doing it again.
-    Building(Building),
-    Kept(Kept<Arc<W>>),
-    /// Dropped by the cache, perhaps still alive elsewhere.
-    Dropped(Weak<W>),
-}
-
+/// A reconstruction under way; those who need the same weights wait for it.
 #[derive(Debug)]
 pub(super) struct Building {
-    /// Those who need the weights, whoever reconstructs for itself among them.
+    /// How many need the weights, the caller that reconstructs for itself among them.
     waiting: usize,
-    /// Those who want them ahead.
+    /// The owners that want them ahead.
     wanted: Vec<Owner>,
     cancel: Arc<AtomicBool>,
 }
 
 impl Building {
-    /// By somebody who needs them.
+    /// By a caller that needs them.
     pub(super) fn for_caller() -> Self {
         Self { waiting: 1, wanted: Vec::new(), cancel: Arc::default() }
     }
@@ -74,110 +65,89 @@ impl Building {
         Self { waiting: 0, wanted, cancel }
     }
 
-    /// Whether it was stopped, and nobody has come to wait since.
+    /// Whether it was stopped, and no caller has come to wait since.
     fn is_called_off(&self) -> bool {
         self.waiting == 0 && self.cancel.load(Ordering::Relaxed)
     }
 }
 
-#[derive(Debug)]
-struct Kept<T> {
-    what: T,
-    bytes: usize,
-    /// The clock at the last request.
-    used: u64,
-}
-
-pub(super) enum Found<W> {
+pub(super) enum Lookup<W> {
     Ready(Arc<W>),
     Building,
-    Nothing,
+    Missing,
 }
 
 impl<W: Reconstructed> State<W> {
-    /// Looks for weights, as a request: whoever wanted them ahead has nothing more to wish for.
-    pub(super) fn find(&mut self, key: &Key) -> Found<W> {
-        self.clock += 1;
-        self.dropped.extend(self.queue.remove(key).map(Dropped::Wanted));
-        let weights = match self.entries.get_mut(key) {
-            None => return Found::Nothing,
-            Some(Entry::Building(building)) => {
-                building.waiting += 1;
-                return Found::Building;
+    /// Looks for weights, as a request: those who wanted them ahead have nothing more to wish for.
+    pub(super) fn find(&mut self, key: &Key) -> Lookup<W> {
+        self.queue.remove(key);
+        if let Some(building) = self.building.get_mut(key) {
+            building.waiting += 1;
+            return Lookup::Building;
+        }
+        let weights = match self.kept.get(&(None, key.clone())) {
+            Some(Slot::Weights(weights)) => Arc::clone(weights),
+            _ => {
+                let Some(weights) = self.evicted.get(key).and_then(Weak::upgrade) else { return Lookup::Missing };
+                self.keep(key, &weights);
+                weights
             }
-            Some(Entry::Kept(kept)) => {
-                kept.used = self.clock;
-                Arc::clone(&kept.what)
-            }
-            Some(Entry::Dropped(weights)) => match weights.upgrade() {
-                Some(weights) => {
-                    self.keep(key, &weights);
-                    weights
-                }
-                None => return Found::Nothing,
-            },
         };
         self.stats.hits += 1;
-        Found::Ready(weights)
+        Lookup::Ready(weights)
     }
 
     /// Whether the weights are there.
     pub(super) fn contains(&self, key: &Key) -> bool {
-        match self.entries.get(key) {
-            Some(Entry::Kept(_)) => true,
-            Some(Entry::Dropped(weights)) => weights.strong_count() > 0,
-            Some(Entry::Building(_)) | None => false,
-        }
+        self.kept.contains(&(None, key.clone())) || self.evicted.get(key).is_some_and(|left| left.strong_count() > 0)
     }
 
-    /// Whether somebody is at it.
+    /// Whether the weights are being reconstructed.
     pub(super) fn is_building(&self, key: &Key) -> bool {
-        matches!(self.entries.get(key), Some(Entry::Building(_)))
+        self.building.contains_key(key)
     }
 
-    /// Somebody begins, and there is to be room for so many bytes.
+    /// Notes a reconstruction that begins, and makes room for `bytes`.
     pub(super) fn begin(&mut self, key: &Key, building: Building, bytes: usize) {
         self.stats.misses += 1;
-        self.entries.insert(key.clone(), Entry::Building(building));
+        self.evicted.retain(|_, left| left.strong_count() > 0);
+        self.building.insert(key.clone(), building);
         if let Some(rest) = self.stats.budget.checked_sub(bytes) {
             self.evict_down_to(rest);
         }
     }
 
-    /// Whoever began has ended without weights.
+    /// Notes a reconstruction that has ended without weights.
     pub(super) fn give_up(&mut self, key: &Key) {
-        if let Some(Entry::Building(building)) = self.entries.remove(key)
-            && building.cancel.load(Ordering::Relaxed)
-        {
+        if self.building.remove(key).is_some_and(|building| building.cancel.load(Ordering::Relaxed)) {
             self.stats.cancelled += 1;
         }
     }
 
-    /// Whether what is being reconstructed was stopped, and nobody has come to wait for it since.
+    /// Whether what is being reconstructed was stopped, and no caller has come to wait for it since.
     pub(super) fn is_called_off(&self, key: &Key) -> bool {
-        matches!(self.entries.get(key), Some(Entry::Building(building)) if building.is_called_off())
+        self.building.get(key).is_some_and(Building::is_called_off)
     }
 
-    /// Wants what is being reconstructed; false where nobody is at it, or it has been stopped.
+    /// Has an owner want what is in the queue or being reconstructed; false where it is neither, or was stopped.
     pub(super) fn join(&mut self, key: &Key, by: Owner) -> bool {
-        match self.entries.get_mut(key) {
-            Some(Entry::Building(building)) if !building.is_called_off() => {
+        match self.building.get_mut(key) {
+            Some(building) if !building.is_called_off() => {
                 want(&mut building.wanted, by);
                 true
             }
-            _ => false,
+            _ => self.queue.join(key, by),
         }
     }
 
-    /// `by` no longer wants the weights: where nobody else does either, and nobody waits, takes them out of the queue
-    /// or stops their reconstruction. Whether that was so.
+    /// Has an owner want the weights no longer: where no other does either, and no caller waits, takes them out of the
+    /// queue or stops their reconstruction. Whether that was so.
     pub(super) fn withdraw(&mut self, key: &Key, by: Owner) -> bool {
-        if let Some(wanted) = self.queue.withdraw(key, by) {
-            self.dropped.push(Dropped::Wanted(wanted));
+        if self.queue.withdraw(key, by) {
             self.stats.cancelled += 1;
             return true;
         }
-        let Some(Entry::Building(building)) = self.entries.get_mut(key) else { return false };
+        let Some(building) = self.building.get_mut(key) else { return false };
         let is_stopped = unwant(&mut building.wanted, by) && building.waiting == 0;
         if is_stopped {
             building.cancel.store(true, Ordering::Relaxed);
@@ -188,114 +158,98 @@ impl<W: Reconstructed> State<W> {
     /// How many wait for what is being reconstructed.
     #[cfg(test)]
     pub(super) fn waiting(&self, key: &Key) -> usize {
-        match self.entries.get(key) {
-            Some(Entry::Building(building)) => building.waiting,
-            _ => 0,
-        }
+        self.building.get(key).map_or(0, |building| building.waiting)
     }
 
     /// Keeps the weights as the most recently used, as far as the budget goes.
     pub(super) fn keep(&mut self, key: &Key, weights: &Arc<W>) {
-        self.clock += 1;
-        let kept = Kept { what: Arc::clone(weights), bytes: weights.nbytes(), used: self.clock };
-        self.stats.entries += 1;
-        self.stats.bytes += kept.bytes;
-        if let Some(Entry::Kept(old)) = self.entries.insert(key.clone(), Entry::Kept(kept)) {
-            self.stats.entries -= 1;
-            self.stats.bytes -= old.bytes;
-            self.dropped.push(Dropped::Weights(old.what));
+        self.building.remove(key);
+        self.evicted.remove(key);
+        self.put((None, key.clone()), Slot::Weights(Arc::clone(weights)));
+    }
+
+    /// The session that this owner made of the weights.
+    pub(super) fn find_derived(&mut self, owner: Owner, key: &Key) -> Option<Derived> {
+        match self.kept.get(&(Some(owner), key.clone()))? {
+            Slot::Session(session, _) => Some(Arc::clone(session)),
+            Slot::Weights(_) => None,
         }
-        self.evict_down_to(self.stats.budget);
     }
 
-    /// What was derived from the weights by this owner.
-    pub(super) fn find_derived(&mut self, id: &(Owner, Key)) -> Option<Derived> {
-        self.clock += 1;
-        let kept = self.derived.get_mut(id)?;
-        kept.used = self.clock;
-        Some(Arc::clone(&kept.what))
+    pub(super) fn contains_derived(&self, owner: Owner, key: &Key) -> bool {
+        self.kept.contains(&(Some(owner), key.clone()))
     }
 
-    pub(super) fn contains_derived(&self, id: &(Owner, Key)) -> bool {
-        self.derived.contains_key(id)
-    }
-
-    /// Keeps it as the most recently used; false where the budget has no room for it at all.
-    pub(super) fn keep_derived(&mut self, id: (Owner, Key), what: Derived, bytes: usize) -> bool {
-        if bytes > self.stats.budget {
-            self.dropped.push(Dropped::Derived(what));
-            return false;
+    /// Keeps a session as the most recently used; false where the budget has no room for it at all.
+    pub(super) fn keep_derived(&mut self, owner: Owner, key: &Key, session: Derived, bytes: usize) -> bool {
+        let slot = Slot::Session(session, bytes);
+        let fits = bytes <= self.stats.budget;
+        if fits {
+            self.put((Some(owner), key.clone()), slot);
+        } else {
+            self.dropped.push(slot);
         }
-        self.drop_derived(&id);
-        self.clock += 1;
-        self.derived.insert(id, Kept { what, bytes, used: self.clock });
-        self.stats.promoted += 1;
-        self.stats.promoted_bytes += bytes;
-        self.stats.bytes += bytes;
-        self.evict_down_to(self.stats.budget);
-        true
+        fits
     }
 
-    pub(super) fn drop_derived(&mut self, id: &(Owner, Key)) -> bool {
-        let Some(kept) = self.derived.remove(id) else { return false };
-        self.stats.promoted -= 1;
-        self.stats.promoted_bytes -= kept.bytes;
-        self.stats.bytes -= kept.bytes;
-        self.dropped.push(Dropped::Derived(kept.what));
-        true
-    }
-
-    pub(super) fn drop_owner(&mut self, owner: Owner) {
-        let ids: Vec<_> = self.derived.keys().filter(|(of, _)| *of == owner).cloned().collect();
-        for id in ids {
-            self.drop_derived(&id);
-        }
+    /// Drops a session; whether there was one.
+    pub(super) fn drop_derived(&mut self, owner: Owner, key: &Key) -> bool {
+        let id = (Some(owner), key.clone());
+        self.kept.pop(&id).map(|session| self.release(id.1, session)).is_some()
     }
 
     /// Drops the least recently used until at most `bytes` are kept.
     pub(super) fn evict_down_to(&mut self, bytes: usize) {
-        while self.stats.bytes > bytes {
-            let weights = self.entries.iter().filter_map(|(key, entry)| match entry {
-                Entry::Kept(kept) => Some((kept.used, key)),
-                _ => None,
-            });
-            let weights = weights.min_by_key(|(used, _)| *used);
-            let derived = self.derived.iter().map(|(id, kept)| (kept.used, id)).min_by_key(|(used, _)| *used);
-            match (weights, derived) {
-                (Some((used, _)), Some((other, id))) if other < used => {
-                    let id = id.clone();
-                    self.drop_derived(&id);
-                }
-                (Some((_, key)), _) => {
-                    let key = key.clone();
-                    self.drop_weights(&key);
-                }
-                (None, Some((_, id))) => {
-                    let id = id.clone();
-                    self.drop_derived(&id);
-                }
-                (None, None) => break,
-            }
+        while self.stats.bytes > bytes
+            && let Some(((_, key), slot)) = self.kept.pop_lru()
+        {
+            self.release(key, slot);
             self.stats.evictions += 1;
         }
-        self.entries.retain(|_, entry| !matches!(entry, Entry::Dropped(weights) if weights.strong_count() == 0));
     }
 
-    /// Drops the weights of all keys that `which` accepts.
-    pub(super) fn forget(&mut self, which: impl Fn(&Key) -> bool) {
-        let keys: Vec<Key> = self.entries.keys().filter(|key| which(key)).cloned().collect();
-        keys.iter().for_each(|key| self.drop_weights(key));
-    }
-
-    fn drop_weights(&mut self, key: &Key) {
-        let Some(entry) = self.entries.get_mut(key) else { return };
-        if let Entry::Kept(kept) = entry {
-            self.stats.entries -= 1;
-            self.stats.bytes -= kept.bytes;
-            let left = Entry::Dropped(Arc::downgrade(&kept.what));
-            if let Entry::Kept(kept) = std::mem::replace(entry, left) {
-                self.dropped.push(Dropped::Weights(kept.what));
+    /// Drops all weights and sessions, named by their owner and key, that `which` accepts.
+    pub(super) fn forget(&mut self, which: impl Fn(Option<Owner>, &Key) -> bool) {
+        let ids: Vec<_> =
+            self.kept.iter().map(|(id, _)| id).filter(|(owner, key)| which(*owner, key)).cloned().collect();
+        for id in ids {
+            if let Some(slot) = self.kept.pop(&id) {
+                self.release(id.1, slot);
             }
         }
+    }
+
+    fn put(&mut self, id: (Option<Owner>, Key), slot: Slot<W>) {
+        self.count(&slot, Add::add);
+        if let Some(old) = self.kept.put(id, slot) {
+            self.count(&old, Sub::sub);
+            self.dropped.push(old);
+        }
+        self.evict_down_to(self.stats.budget);
+    }
+
+    /// What has left the cache: still to be found where it is weights that live on elsewhere.
+    fn release(&mut self, key: Key, slot: Slot<W>) {
+        self.count(&slot, Sub::sub);
+        if let Slot::Weights(weights) = &slot {
+            self.evicted.insert(key, Arc::downgrade(weights));
+        }
+        self.dropped.push(slot);
+    }
+
+    fn count(&mut self, slot: &Slot<W>, change: fn(usize, usize) -> usize) {
+        let stats = &mut self.stats;
+        let bytes = match slot {
+            Slot::Weights(weights) => {
+                stats.entries = change(stats.entries, 1);
+                weights.nbytes()
+            }
+            Slot::Session(_, bytes) => {
+                stats.promoted = change(stats.promoted, 1);
+                stats.promoted_bytes = change(stats.promoted_bytes, *bytes);
+                *bytes
+            }
+        };
+        stats.bytes = change(stats.bytes, bytes);
     }
 }

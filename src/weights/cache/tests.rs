@@ -107,28 +107,30 @@ fn a_failure_or_a_panic_leaves_no_trace() {
 
 #[test]
 fn what_is_derived_shares_the_budget() {
-    let cache = WeightsCache::new(600);
+    let cache = Arc::new(WeightsCache::new(600));
     let (one, other) = (Owner::new(), Owner::new());
     let derived = || -> Derived { Arc::new(()) };
-    assert!(!cache.keep_derived((one, key(1)), derived(), 601), "more than all there is");
+    assert!(!cache.keep_derived(one, &key(1), derived(), 601), "more than all there is");
 
     get(&cache, 1);
-    assert!(cache.keep_derived((one, key(1)), derived(), 300));
+    assert!(cache.keep_derived(one, &key(1), derived(), 300));
     assert_eq!((cache.stats().bytes, cache.stats().promoted, cache.stats().promoted_bytes), (556, 1, 300));
     get(&cache, 2);
     assert!(!cache.contains(&key(1)), "the weights were used before the session");
-    assert!(cache.find_derived(&(one, key(1))).is_some() && cache.find_derived(&(other, key(1))).is_none());
+    assert!(cache.find_derived(one, &key(1)).is_some() && cache.find_derived(other, &key(1)).is_none());
     get(&cache, 3);
-    assert!(!cache.contains(&key(2)) && cache.contains_derived(&(one, key(1))));
+    assert!(!cache.contains(&key(2)) && cache.contains_derived(one, &key(1)));
     // Not used meanwhile, so it goes.
     get(&cache, 3);
     get(&cache, 4);
     get(&cache, 5);
-    assert!(!cache.contains_derived(&(one, key(1))));
+    assert!(!cache.contains_derived(one, &key(1)));
     assert_eq!((cache.stats().promoted, cache.stats().promoted_bytes), (0, 0));
 
-    cache.keep_derived((one, key(1)), derived(), 10);
-    cache.keep_derived((other, key(1)), derived(), 10);
-    cache.drop_owner(one);
-    assert!(!cache.drop_derived(&(one, key(1))) && cache.drop_derived(&(other, key(1))));
+    cache.keep_derived(one, &key(1), derived(), 10);
+    cache.keep_derived(other, &key(1), derived(), 10);
+    let lease = CacheLease::new(Holder::Encoder(one));
+    lease.register_cache(&cache);
+    drop(lease);
+    assert!(!cache.drop_derived(one, &key(1)) && cache.drop_derived(other, &key(1)));
 }

@@ -11,8 +11,8 @@ use super::layout::{DeviceLayout, LayoutPlan};
 use super::weights::DeviceWeights;
 use crate::error::{ErrorKind, Result};
 use crate::weights::arena::Spares;
-use crate::weights::cache::{Key, WeightsCache};
-use crate::weights::layout::{Layout, LayoutKeeper};
+use crate::weights::cache::{Holder, Keeper, Key, WeightsCache};
+use crate::weights::layout::Layout;
 use crate::weights::model::Model;
 
 /// What is kept on a device beside base and basis.
@@ -104,6 +104,11 @@ impl DeviceCache {
         self.evict_unreferenced(layout);
     }
 
+    /// Drops what serves a layout, and the weights in it, pinned ones too. Weights in use elsewhere keep what they need.
+    pub(super) fn forget(&self, layout: u64) {
+        self.evict(&mut self.layouts.lock(), layout);
+    }
+
     fn evict_unreferenced(&self, layout: u64) {
         let mut layouts = self.layouts.lock();
         let unreferenced = layouts.registered.get(&layout).is_some_and(|known| known.unreferenced);
@@ -159,9 +164,11 @@ impl DeviceCache {
     }
 }
 
-impl LayoutKeeper for DeviceCache {
-    /// Drops what serves a layout, and the weights in it, pinned ones too. Weights in use elsewhere keep what they need.
-    fn forget_layout(&self, id: u64) {
-        self.evict(&mut self.layouts.lock(), id);
+impl Keeper for DeviceCache {
+    fn forget_holder(&self, holder: Holder) {
+        // Nothing is promoted here.
+        if let Holder::Layout(layout) = holder {
+            self.forget(layout);
+        }
     }
 }

@@ -16,7 +16,7 @@ use crate::kernel::Cuda;
 use crate::kernel::cuda::{Event, Queue};
 use crate::weights::arena::Spares;
 use crate::weights::cache::CacheStats;
-use crate::weights::layout::{Layout, LayoutKeeper};
+use crate::weights::layout::Layout;
 use crate::weights::model::{Model, TaskWeights};
 
 /// How a [`DeviceModel`] uses its device.
@@ -216,7 +216,7 @@ impl DeviceModel {
     /// Drops what serves a layout, and the weights in it that are kept, pinned ones too. It is made again for the next
     /// task in it. Weights that are in use elsewhere keep what they need.
     pub fn forget(&self, layout: &Layout) {
-        self.cache.forget_layout(layout.id());
+        self.cache.forget(layout.id());
     }
 
     /// Takes note that no lease wants this layout here any more. What is pinned stays, and the layout with it.

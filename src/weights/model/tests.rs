@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 struct Jam(Sender<()>, Receiver<()>);
 
-impl Ahead<Weights> for Jam {
+impl PrefetchJob<Weights> for Jam {
     fn hold(&mut self) -> Option<usize> {
         Some(0)
     }

@@ -1,4 +1,4 @@
-//! Building a session in the background without being in anybody's way.
+//! The threads of promoted sessions.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -8,7 +8,7 @@ use ort::environment::ThreadManager;
 
 /// Starts threads from a thread of its own, which has the priority that the program's threads have.
 ///
-/// A thread starts with the priority of the one that starts it, and nobody without privileges can raise it again. The
+/// A thread starts with the priority of the one that starts it, and raising it again takes privileges. The
 /// thread that builds has a low one; those that will run what it builds must not inherit that.
 pub(super) struct Spawner {
     orders: Sender<Order>,
@@ -23,7 +23,7 @@ impl Spawner {
         let (orders, inbox): (_, Receiver<Order>) = channel();
         Builder::new().name("taskbasis-spawn".into()).spawn(move || {
             for (work, reply) in inbox {
-                // Whoever ordered it waits, so the reply arrives.
+                // The thread that ordered it waits, so the reply arrives.
                 let _ = reply.send(Builder::new().name("taskbasis-run".into()).spawn(work));
             }
         })?;
@@ -48,16 +48,5 @@ impl ThreadManager for Spawning {
         // A panic in it has been reported by then, and nothing can be done about it here.
         let _ = thread.join();
         Ok(())
-    }
-}
-
-/// Gives the calling thread a low priority for good: a tenth of what others get, where they want the processor.
-pub(super) fn lower_priority() {
-    // On Linux this is a matter of the thread. Elsewhere it would be one of the whole process, or has no such call.
-    #[cfg(target_os = "linux")]
-    {
-        const NICE: libc::c_int = 10;
-        // SAFETY: takes numbers alone; 0 is the calling thread. Failing leaves the priority as it is.
-        let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
     }
 }

@@ -1,0 +1,33 @@
+//! What a pull tells those who watch it.
+
+use std::time::Duration;
+
+use crate::error::Error;
+
+/// A function that is told of a pull's progress.
+pub(super) type Listener<'a> = &'a dyn Fn(HubEvent<'_>);
+
+/// A step of a pull, for those who watch it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum HubEvent<'a> {
+    /// Bytes that have come, of those that were missing; fewer than before where a download starts anew.
+    Progress {
+        /// Bytes that are there.
+        done: u64,
+        /// Bytes that were missing.
+        total: u64,
+    },
+    /// Another process downloads this file; what it downloads is waited for.
+    Waiting {
+        /// The file, from the repository's root.
+        path: &'a str,
+    },
+    /// A request failed and will be made again.
+    Retry {
+        /// How long it waits before that.
+        pause: Duration,
+        /// What went wrong.
+        why: &'a Error,
+    },
+}
