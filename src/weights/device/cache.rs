@@ -104,7 +104,8 @@ impl DeviceCache {
         self.evict_unreferenced(layout);
     }
 
-    /// Drops what serves a layout, and the weights in it, pinned ones too. Weights in use elsewhere keep what they need.
+    /// Drops what serves a layout, and the weights in it, pinned ones too. Weights in use elsewhere keep what they
+    /// need.
     pub(super) fn forget(&self, layout: u64) {
         self.evict(&mut self.layouts.lock(), layout);
     }

@@ -38,8 +38,8 @@ pub(crate) struct DeviceLease {
 }
 
 impl DeviceLease {
-    /// A lease of the model on this device: where another one has it there, the same; else it is brought there now, with
-    /// room for tasks in `layout`, and other threads that want it there wait.
+    /// A lease of the model on this device: where another one has it there, the same; else it is brought there now,
+    /// with room for tasks in `layout`, and other threads that want it there wait.
     ///
     /// # Errors
     /// Those of [`DeviceModel::new`] and [`DeviceModel::for_layout`].
