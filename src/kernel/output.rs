@@ -9,7 +9,7 @@ use half::{bf16, f16};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, checked_numel, contiguous_strides, f32_bytes_mut};
 
-/// Where a run of a tensor's elements goes.
+/// A place for a stretch of a tensor's elements.
 #[derive(Debug)]
 pub struct Output<'a> {
     /// Which elements of the tensor, in row-major order.

@@ -3,7 +3,7 @@
 
 use indexmap::IndexMap;
 
-use super::candidates::{Match, Candidates};
+use super::candidates::{Candidates, Match};
 use super::order::Slot;
 use super::uses::{Relation, Sites};
 use crate::weights::View;

@@ -7,11 +7,11 @@
 
 mod absent;
 mod branches;
-mod map;
 mod candidates;
+mod graph_io;
+mod map;
 mod order;
 mod pixels;
-mod graph_io;
 mod solve;
 mod uses;
 mod why;
@@ -22,8 +22,8 @@ use indexmap::IndexMap;
 use parking_lot::Mutex;
 
 pub(super) use self::absent::{Absent, changes};
+use self::candidates::{Candidates, Match};
 pub use self::map::{GraphMap, Mapped};
-use self::candidates::{Match, Candidates};
 pub(super) use self::pixels::{check as check_pixels, moved as moved_pixels};
 use self::uses::Sites;
 use super::file::OnnxFile;

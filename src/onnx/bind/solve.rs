@@ -5,7 +5,7 @@
 //! and in the graph they do not. Uses of values that are not all alike are weights for certain, so they are believed
 //! first; uses of zeros or ones may also be plain constants of the graph.
 
-use super::candidates::{Match, Candidates};
+use super::candidates::{Candidates, Match};
 use super::order::{self, Slot};
 use super::uses::Sites;
 
@@ -17,7 +17,12 @@ pub(super) struct Solution {
 }
 
 /// Rules out what the graph's structure excludes. `uniform` says of every use whether its values are all alike.
-pub(super) fn solve(sites: &Sites, candidates: &Candidates, mut domains: Vec<Vec<Match>>, uniform: &[bool]) -> Solution {
+pub(super) fn solve(
+    sites: &Sites,
+    candidates: &Candidates,
+    mut domains: Vec<Vec<Match>>,
+    uniform: &[bool],
+) -> Solution {
     // Whatever survives among the weights, the constants have no say in it.
     let contradicted_weights = reduce(sites, candidates, &mut domains, |site| !uniform[site]);
     let mut contradicted: Vec<bool> =
@@ -29,7 +34,12 @@ pub(super) fn solve(sites: &Sites, candidates: &Candidates, mut domains: Vec<Vec
 
 /// Rules out until nothing changes, and says which uses lost their last possibility. Each round judges by what was left
 /// after the one before, so that no order of the uses favours one of two that exclude each other.
-fn reduce(sites: &Sites, candidates: &Candidates, domains: &mut [Vec<Match>], judges: impl Fn(usize) -> bool) -> Vec<bool> {
+fn reduce(
+    sites: &Sites,
+    candidates: &Candidates,
+    domains: &mut [Vec<Match>],
+    judges: impl Fn(usize) -> bool,
+) -> Vec<bool> {
     let slot = |m: &Match| candidates.all[m.candidate].slot;
     let before: Vec<bool> = domains.iter().map(|domain| !domain.is_empty()).collect();
     let slots = |domains: &[Vec<Match>]| -> Vec<Vec<Option<Slot>>> {
