@@ -59,7 +59,7 @@ impl Default for Promotion {
 /// How far a task has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PromotionState {
-    /// Runs with its weights as inputs; so many runs so far.
+    /// Runs with its weights as inputs; this many runs so far.
     Inputs(u32),
     /// Its session is being built, or waits for its turn.
     Building,
@@ -72,7 +72,7 @@ pub enum PromotionState {
 /// A session with weights frozen into it.
 pub(super) struct Frozen {
     session: Session,
-    /// Held by whoever runs the session, where only one thread may: for another provider than the CPU's.
+    /// Held while the session runs, where only one thread may: for another provider than the CPU's.
     turn: Option<Mutex<()>>,
     /// Half floats have given the CPU's embeddings.
     is_precise: AtomicBool,
@@ -178,7 +178,7 @@ impl Promotions {
             Progress::Building(_) | Progress::Failed(..) => return,
         }
         if matches!(progress, Progress::Counting(count) if *count >= runs) {
-            // A failure is kept for whoever asks; the runs go on as they did.
+            // The failure is kept, to be asked for; the runs go on as they did.
             if let Err(error) = self.enqueue(state, task) {
                 tracing::warn!(task = task.name(), %error, "not promoted");
             }
@@ -294,7 +294,7 @@ impl State {
             let mut counts: Vec<u32> = self.tasks.values().map(|task| task.progress.runs()).collect();
             let (_, median, _) = counts.select_nth_unstable(MOST / 2);
             let median = *median;
-            // Whoever waits for a session must find it again, and so must the end of the encoder.
+            // A caller that waits for a session must find it again, and so must the end of the encoder.
             let stays = |progress: &Progress| matches!(progress, Progress::Building(_) | Progress::Built);
             self.tasks.retain(|_, task| stays(&task.progress) || task.progress.runs() > median);
         }
