@@ -105,8 +105,8 @@ impl<M> Default for Spares<M> {
 }
 
 impl<M: ArenaMemory> Spares<M> {
-    /// Sets how many bytes may be kept, and gives what is beyond: dropping it takes milliseconds, which can wait until a
-    /// lock is open again.
+    /// Sets how many bytes may be kept, and gives what is beyond: dropping it takes milliseconds, which can wait until
+    /// a lock is open again.
     pub(super) fn set_limit(&self, bytes: usize) -> Vec<M> {
         // Under the lock, so that no memory that is just given back goes by the old limit.
         let mut kept = self.kept();

@@ -111,8 +111,8 @@ impl DeviceModel {
         Self::open(model, cuda, options, None)
     }
 
-    /// [`DeviceModel::new`] for tasks in the layout of a graph ([`TaskWeights::in_layout`]): what it takes, and room for
-    /// two tasks' weights in it, come before as much of the basis as there is room for. After `new`, a layout gets what
+    /// [`DeviceModel::new`] for tasks in the layout of a graph ([`TaskWeights::in_layout`]): what it takes, and room
+    /// for two tasks' weights in it, come before as much of the basis as there is room for. After `new`, a layout gets what
     /// is left, and may find no room in a small budget.
     ///
     /// # Errors
