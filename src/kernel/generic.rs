@@ -201,8 +201,8 @@ pub(super) unsafe fn combine<V: Vector, const N: usize>(tile: Tile<'_>) {
 
 /// Combines the `N · V::LANES` elements from `at` on, with the `N` sums in registers.
 ///
-/// A format is looked at once per term and step, not once per tile: that costs nothing that could be measured, and terms
-/// of different formats need no code of their own.
+/// A format is looked at once per term and step, not once per tile: that costs nothing that could be measured, and
+/// terms of different formats need no code of their own.
 ///
 /// # Safety
 /// `V`'s instruction set is there; the elements lie inside `out`, `base` and every term, and inside one block where a

@@ -26,8 +26,8 @@ pub struct Output<'a> {
 }
 
 // SAFETY: `out` is an exclusive borrow of bytes for `'a`. Threads that share an output write disjoint elements of it:
-// every element of the tensor goes to a place of its own (`Output::new` makes sure of it), and every thread has elements
-// of its own.
+// every element of the tensor goes to a place of its own (`Output::new` makes sure of it), and every thread has
+// elements of its own.
 unsafe impl Sync for Output<'_> {}
 // SAFETY: the borrow that `out` stands for may go to another thread; nothing else in it belongs to one.
 unsafe impl Send for Output<'_> {}

@@ -1,5 +1,5 @@
-//! Protocol buffers at the level of the wire: fields as places in the bytes, so that what is not looked at can be copied
-//! as it is. A file is taken to be hostile: every length is checked against what is left.
+//! Protocol buffers at the level of the wire: fields as places in the bytes, so that what is not looked at can be
+//! copied as it is; and fields appended. A file is taken to be hostile: every length is checked against what is left.
 
 use std::ops::Range;
 

@@ -108,8 +108,8 @@ impl Candidates {
         self.all.push(Candidate { parts, tensor, slot });
     }
 
-    /// The candidates that `constant` is, once or several times one after another: bit for bit in the coarser of the two
-    /// types, else as near as folding and casting leave it, else scaled as optimisers scale the queries.
+    /// The candidates that `constant` is, once or several times one after another: bit for bit in the coarser of the
+    /// two types, else as near as folding and casting leave it, else scaled as optimisers scale the queries.
     pub(super) fn matching(&self, constant: &Tensor) -> Result<Vec<Match>> {
         let found = self.matching_once(constant)?;
         if !found.is_empty() {

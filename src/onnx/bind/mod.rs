@@ -1,8 +1,8 @@
 //! Binding: which constants of a graph are which parameters of a base.
 //!
 //! Values decide, never names: a constant is a parameter when it has the parameter's values, in some form that
-//! exporters give them (`candidates.rs`). Where several parameters have the same values, the places where the graph uses
-//! them decide (`uses.rs`, `order.rs`, `solve.rs`). Where neither tells, binding fails: a weight in the wrong place
+//! exporters give them (`candidates.rs`). Where several parameters have the same values, the places where the graph
+//! uses them decide (`uses.rs`, `order.rs`, `solve.rs`). Where neither tells, binding fails: a weight in the wrong place
 //! would give plausible, wrong embeddings.
 
 mod absent;
@@ -149,7 +149,7 @@ fn enter(
         let Some(bound) = found.remove(&i) else { continue };
         let uses = (0..sites.sites.len()).filter(|site| sites.sites[*site].constant == i);
         let everywhere = uses.clone().all(|site| !solution.domains[site].is_empty());
-        // A constant has one form of a parameter, so sites of one candidate have one scale and one number of repetitions.
+        // A constant has one form of a parameter, so sites of one candidate have one scale and one repetition.
         let mut kinds: IndexMap<usize, (Match, Vec<usize>)> = IndexMap::new();
         for (site, m) in bound {
             kinds.entry(m.candidate).or_insert_with(|| (m, Vec::new())).1.push(site);

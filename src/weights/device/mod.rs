@@ -112,8 +112,8 @@ impl DeviceModel {
     }
 
     /// [`DeviceModel::new`] for tasks in the layout of a graph ([`TaskWeights::in_layout`]): what it takes, and room
-    /// for two tasks' weights in it, come before as much of the basis as there is room for. After `new`, a layout gets what
-    /// is left, and may find no room in a small budget.
+    /// for two tasks' weights in it, come before as much of the basis as there is room for. After `new`, a layout gets
+    /// what is left, and may find no room in a small budget.
     ///
     /// # Errors
     /// As [`DeviceModel::new`], and what [`DeviceModel::get`] says of layouts.
