@@ -29,10 +29,10 @@ const CHUNK: usize = 4 << 20;
 const WORK_ITEM: usize = 16 * TILE;
 /// The temperature that the reference's softmax starts with: `B = softmax(A / τ)`.
 const TAU: f64 = 5.0;
-/// What the folder's names of parameters begin with: the reference's encoder wraps the model.
+/// The prefix of the folder's names of parameters: the reference's encoder wraps the model.
 const PREFIX: &str = "model.";
 
-/// How [`Family::write_basis`] writes; `default()` is right nearly always.
+/// The options of [`Family::write_basis`]; `default()` is right nearly always.
 #[derive(Clone, Copy, Default)]
 pub struct WriteOptions<'a> {
     /// Threads; 0 means one per processor.
@@ -212,7 +212,7 @@ impl Output<'_> {
         })
     }
 
-    /// One combination of a whole parameter, computed chunk by chunk.
+    /// Writes one combination of a whole parameter, computed chunk by chunk.
     fn stream(&self, parameter: &TunedParameter, combine: ArrayView2<'_, f64>, out: &mut dyn Write) -> io::Result<()> {
         for range in split(0..parameter.numel(), CHUNK) {
             for chunk in self.compute(parameter, range, combine).map_err(io::Error::other)? {
@@ -326,7 +326,7 @@ impl Output<'_> {
         self.json("method_info.json", &Json::Object(self.about()))
     }
 
-    /// What `method_info.json` and the Autoencoder's metadata tell: the reference's fields, as far as they mean
+    /// The content of `method_info.json` and of the Autoencoder's metadata: the reference's fields, as far as they mean
     /// anything here. `lr` and `weight_decay` are null, there being neither.
     fn about(&self) -> Map<String, Json> {
         let fit = self.fit;

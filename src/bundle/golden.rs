@@ -43,7 +43,7 @@ impl Bundle {
         self.golden.as_ref()?.as_f32()
     }
 
-    /// What tells its file from others.
+    /// The identity of its file.
     pub(crate) fn identity(&self) -> Identity {
         self.mapping.identity()
     }

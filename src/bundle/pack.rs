@@ -34,7 +34,7 @@ use crate::weights::check_models;
 /// Elements of the base that are converted at a time.
 const CHUNK: usize = 64 << 10;
 
-/// How a bundle keeps the base.
+/// The form in which a bundle keeps the base.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BaseFormat {
     /// f32: bit for bit.
@@ -170,7 +170,7 @@ impl<'a> Packer<'a> {
         })
     }
 
-    /// How the base is kept; f16 unless this is called.
+    /// Sets the form in which the base is kept; f16 unless this is called.
     pub fn base_format(&mut self, format: BaseFormat) -> &mut Self {
         self.base_format = format;
         self
@@ -260,7 +260,7 @@ impl<'a> Packer<'a> {
         sources.map(|source| source.nbytes() as u64).sum()
     }
 
-    /// One format for all matrices, f16 for what has one dimension (unless `format` is larger).
+    /// The choice of one format for all matrices, and f16 for what has one dimension (unless `format` is larger).
     pub fn uniform(&self, format: VectorFormat) -> Formats {
         Formats::uniform(self.changed.iter().copied(), format)
     }

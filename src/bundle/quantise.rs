@@ -1,4 +1,4 @@
-//! How vectors are stored: dense or in blocks, and the bytes of either.
+//! The formats of stored vectors, dense or in blocks, and the bytes of either.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,14 +9,14 @@ use super::format::{BlocksRecord, block_stride};
 use crate::error::{Error, Result};
 use crate::tensor::{BlockFormat, DType, Rounding, f32_bytes};
 
-/// How the values of basis vectors are stored in a bundle.
+/// The format in which a bundle stores the values of basis vectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)] // The names say it all.
 pub enum VectorFormat {
     F32,
     F16,
     BF16,
-    /// In blocks of 64 values with a scale.
+    /// Blocks of 64 values with a scale.
     Blocks(BlockFormat),
 }
 
@@ -130,9 +130,9 @@ fn halves(values: &[f32], to_bits: impl Fn(f32) -> u16, from_bits: impl Fn(u16) 
 /// Values as a format keeps them.
 #[derive(Debug)]
 pub(super) struct Encoded {
-    /// As they are stored, without the zeros that fill a row of blocks to its stride.
+    /// The bytes that are stored, without the zeros that fill a row of blocks to its stride.
     pub(super) bytes: Vec<u8>,
-    /// As they are read back.
+    /// The values that are read back.
     pub(super) values: Vec<f32>,
 }
 

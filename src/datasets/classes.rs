@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::preprocess::image_files::{ImageFiles, name_of, subfolders, visible};
 use crate::preprocess::is_image_name;
 
-/// What folders of splits are called: where one holds classes, its neighbours are splits too, not classes.
+/// The names of splits' folders: where one holds classes, its neighbours are splits too, not classes.
 const SPLITS: [&str; 10] =
     ["train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation"];
 

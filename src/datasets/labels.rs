@@ -7,10 +7,10 @@ use crate::did_you_mean::{clipped, nearest};
 use crate::error::{Error, Result};
 use crate::heads::Head;
 
-/// More names than this do not help a reader.
+/// The most names that a message lists.
 const MAX_LISTED: usize = 20;
 
-/// What to do with class folders whose names are not the head's.
+/// The rule for class folders whose names are not the head's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OtherNames {
     /// Refuse them, by name.
@@ -67,7 +67,7 @@ impl Split {
 /// The names of both sides.
 struct Matching<'a> {
     data: &'a [String],
-    /// Which of the data's classes have images.
+    /// Whether each of the data's classes has images.
     used: Vec<bool>,
     head: &'a [String],
     /// The head's number of classes, also where they have no names.
@@ -75,7 +75,7 @@ struct Matching<'a> {
     remarks: Vec<String>,
 }
 
-/// For each of the data's classes its place in the head, where it has one.
+/// The place in the head of each of the data's classes, where it has one.
 type Places = Vec<Option<usize>>;
 
 impl<'a> Matching<'a> {
@@ -140,7 +140,7 @@ impl<'a> Matching<'a> {
         }
     }
 
-    /// Exactly, else by [`plain`] names, in which neither side may say anything twice.
+    /// The places by exact names, else by [`plain`] ones, in which neither side may say anything twice.
     fn by_name(&self) -> Result<Places> {
         let mut exact: HashMap<&str, Vec<usize>> = HashMap::new();
         let mut alike: HashMap<String, Vec<usize>> = HashMap::new();

@@ -15,7 +15,7 @@ use crate::tower::{Pooling, config};
 const BIAS: &str = "classifier.bias";
 /// The configuration that names the classes.
 const CONFIG: &str = "config.json";
-/// What the names of the library's classifiers of images end in.
+/// The end of the names of the library's classifiers of images.
 const ARCHITECTURE: &str = "ForImageClassification";
 
 /// The classifier in `checkpoint`, with the class names of the configuration beside it; `None` where it has none.

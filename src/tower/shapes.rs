@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::error::{Error, Result};
 
-/// More layers than this are refused: the largest published towers have 64.
+/// The most layers; the largest published towers have 64.
 pub const MAX_LAYERS: usize = 1_000;
-/// Extents above this are refused, so that products of a few of them cannot overflow.
+/// The largest extent, of which products of a few cannot overflow.
 pub(super) const MAX_EXTENT: usize = 1 << 20;
 
 /// Names and shapes of the parameters of one tower.

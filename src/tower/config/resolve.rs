@@ -155,7 +155,7 @@ fn reason(origin: &Origin) -> String {
     }
 }
 
-/// One number for each channel.
+/// Numbers of the channels.
 #[derive(Clone, Copy, PartialEq)]
 struct Channels([f32; 3]);
 

@@ -1,6 +1,6 @@
 //! The ONNX graph of a CLIP image encoder, written operator by operator.
 //!
-//! A torch export of the same network has some 1,600 nodes; this one has 13 a block, already fused, so nothing has to
+//! A torch export of the same network has some 1,600 nodes; this one has 13 per block, already fused, so nothing has to
 //! be optimised when a session is made. Three choices carry it:
 //!
 //! * Every parameter is an input under its own name, in the layout of the state dict: `Gemm` reads `[out, in]`
@@ -47,14 +47,14 @@ pub fn build(arch: &Arch) -> Result<Vec<u8>> {
 pub(crate) struct Chain {
     /// Pixels to the residual stream.
     pub(crate) stem: Link,
-    /// One block but the last: stream to stream. Its parameters are called as those of block 0. `None` where the last
+    /// A block before the last: stream to stream. Its parameters are called as those of block 0. `None` where the last
     /// is the only one.
     pub(crate) block: Option<Link>,
     /// The last block and the projection: stream to embeddings.
     pub(crate) last: Link,
 }
 
-/// One graph of a [`Chain`].
+/// A graph of a [`Chain`].
 pub(crate) struct Link {
     /// The bytes of the ONNX model.
     pub(crate) model: Vec<u8>,
@@ -106,7 +106,7 @@ pub(crate) fn build_chain(arch: &Arch) -> Result<Chain> {
     Ok(Chain { stem, block, last })
 }
 
-/// What the names of a block's parameters begin with.
+/// The prefix of a block's parameters.
 pub(crate) fn block_prefix(layer: usize) -> String {
     format!("{BLOCKS}{layer}.")
 }
@@ -181,7 +181,7 @@ impl Graph {
         self.after_attention(&block, &residual, &x)
     }
 
-    /// What the last block gives, pooled, through the projection, which is kept `[in, out]`, where there is one.
+    /// Takes what the last block gives, pooled, through the projection, which is kept `[in, out]`, where there is one.
     fn project(&mut self, arch: &Arch, last: &str) {
         let x = match arch.variant.pooling {
             Pooling::ClassToken => self.layer_norm("ln_post", last, "visual.ln_post"),
