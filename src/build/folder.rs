@@ -199,7 +199,8 @@ impl Output<'_> {
         let mut all: Vec<Vec<f32>> = Vec::new();
         self.file("basis_vectors.pt", |out| {
             writer.write(out, &value, |StorageId(storage), out| {
-                let (parameter, m) = (&self.family.parameters[storage / count], storage % count);
+                let parameter = &self.family.parameters[storage / count];
+                let m = storage % count;
                 if count * parameter.numel() * size_of::<f32>() > MAX_TOGETHER {
                     return self.stream(parameter, combine.slice_axis(Axis(0), (m..m + 1).into()), out);
                 }
@@ -275,7 +276,9 @@ impl Output<'_> {
     /// `pca_components.pt`, with the mean as one flat tensor.
     fn pca(&self) -> Result<()> {
         let parameters = &self.family.parameters;
-        let (total, tasks, count) = (self.family.parameter_count(), self.family.tasks().len(), self.fit.vectors());
+        let total = self.family.parameter_count();
+        let tasks = self.family.tasks().len();
+        let count = self.fit.vectors();
         let mut writer = TorchWriter::new("pca_components");
         let singular = self.fit.singular_values();
         let compact = (tasks * count + total + count) * size_of::<f32>();

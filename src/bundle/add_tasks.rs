@@ -265,7 +265,8 @@ impl<'a> BundleUpdate<'a> {
                 for (parameter, shape) in self.parameters().filter(|(parameter, _)| is_kept(parameter)) {
                     let role = Role::Residual(first_new + r, parameter);
                     let format = VectorFormat::Blocks(residual.format).for_shape(shape);
-                    let (update, squared_errors) = (&self, &squared_errors);
+                    let update = &self;
+                    let squared_errors = &squared_errors;
                     items.push(vector_item(role, format, shape, None, &mut metadata.blocks, move |sink| {
                         let (row, error) = update.remainder(residual, parameter, shape, format)?;
                         squared_errors.borrow_mut()[r] += error;

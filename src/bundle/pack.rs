@@ -142,7 +142,8 @@ impl<'a> Packer<'a> {
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where basis and base are not of one model.
     pub fn of_tower(base: &'a Checkpoint, basis: &'a Basis, tower: &TowerConfig) -> Result<Self> {
-        let (arch, preprocess) = (tower.arch.clone(), tower.preprocess.clone());
+        let arch = tower.arch.clone();
+        let preprocess = tower.preprocess.clone();
         check_models(base, basis)?;
         if basis.residuals().len() > 0 {
             return Err(Error::unsupported("a basis with residuals cannot be packed again").at(basis.path()));
@@ -417,7 +418,8 @@ impl<'a> Packer<'a> {
         let count = self.basis.vectors();
         for &(name, parameter) in &self.changed {
             let format = formats.get(name).ok_or_else(|| Error::invalid("no format was chosen for it").tensor(name))?;
-            let (shape, sources) = (parameter.shape(), parameter.sources());
+            let shape = parameter.shape();
+            let sources = parameter.sources();
             let blocks = &mut metadata.blocks;
             // The mean is encoded with the vectors, whose sums it shares, and written after them.
             let mean = Rc::new(RefCell::new(Vec::new()));

@@ -86,8 +86,13 @@ impl<'a> Matching<'a> {
                 *used = true;
             }
         }
-        let (data, head, classes) = (&split.classes, head.classes(), head.num_classes());
-        Self { data, used, head, classes, remarks: split.remarks.clone() }
+        Self {
+            data: &split.classes,
+            used,
+            head: head.classes(),
+            classes: head.num_classes(),
+            remarks: split.remarks.clone(),
+        }
     }
 
     /// Data that is numbered and says what its numbers mean: by names where all are the head's, else by numbers.
@@ -258,7 +263,8 @@ impl<'a> Matching<'a> {
         }
         let missing: Vec<String> = (0..self.classes).filter(|&i| !has[i]).map(|i| self.head_name(i)).collect();
         if !missing.is_empty() {
-            let (names, of) = (listed(missing.iter().map(String::as_str)), self.classes);
+            let names = listed(missing.iter().map(String::as_str));
+            let of = self.classes;
             self.remarks.push(format!("no images of {} of the head's {of} classes: {names}", missing.len()));
         }
         let empty: Vec<usize> = (0..places.len()).filter(|&i| places[i].is_none() && !self.used[i]).collect();

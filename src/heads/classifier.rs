@@ -41,7 +41,8 @@ pub(super) fn head_of(checkpoint: &Checkpoint) -> Result<Option<Head>> {
     match labels(&checkpoint.path().with_file_name(CONFIG))? {
         Some(names) if names.len() == head.num_classes() => head.with_classes(names).map(Some),
         Some(names) => {
-            let (path, classes) = (checkpoint.path().display(), head.num_classes());
+            let path = checkpoint.path().display();
+            let classes = head.num_classes();
             tracing::warn!("{path}: {CONFIG} beside it names {} classes, the classifier has {classes}", names.len());
             Ok(Some(head))
         }

@@ -255,7 +255,8 @@ impl BlockFormat {
         /// Sums kept apart, so that they fill registers.
         const LANES: usize = 8;
 
-        let (inverse, offset) = (1.0 / scale, self.offset());
+        let inverse = 1.0 / scale;
+        let offset = self.offset();
         let (mut errors, mut products, mut squares) = ([0.0f32; LANES], [0.0f32; LANES], [0.0f32; LANES]);
         let (chunks, rest) = values.as_chunks::<LANES>();
         for chunk in chunks {

@@ -87,7 +87,8 @@ pub(super) fn block_parameters(
     width: usize,
     mlp_width: usize,
 ) -> impl Iterator<Item = (String, Vec<usize>)> {
-    let (w, prefix) = (width, prefix.to_owned());
+    let w = width;
+    let prefix = prefix.to_owned();
     let parameters = [
         ("ln_1.weight", vec![w]),
         ("ln_1.bias", vec![w]),

@@ -159,7 +159,8 @@ impl WeightView {
             return Err(wrong());
         }
         let columns = a.numel() / rank;
-        let (shape, parts) = (whole.shape(), if matches!(place, Place::Third(..)) { 3 } else { 1 });
+        let shape = whole.shape();
+        let parts = if matches!(place, Place::Third(..)) { 3 } else { 1 };
         let is_flipped = matches!(place, Place::Transposed(_)) != target.is_embedding;
         let length = if is_flipped { columns } else { rows };
         if shape.first() != Some(&(length * parts)) || Some(whole.numel()) != rows.checked_mul(columns * parts) {

@@ -80,7 +80,8 @@ pub(crate) fn build_chain(arch: &Arch) -> Result<Chain> {
     };
 
     let stem = {
-        let (mut graph, parameters) = (graph_of(arch), parameters(&|name| !is_of_block(name) && !is_last(name)));
+        let mut graph = graph_of(arch);
+        let parameters = parameters(&|name| !is_of_block(name) && !is_last(name));
         graph.declare_pixels(arch);
         graph.declare_parameters(&parameters);
         let output = graph.embed_patches(arch);
@@ -88,7 +89,8 @@ pub(crate) fn build_chain(arch: &Arch) -> Result<Chain> {
         graph.into_link(parameters, PIXELS, output)
     };
     let block = (last_layer > 0).then(|| {
-        let (mut graph, parameters) = (graph_of(arch), parameters(&|name| of_block(name, 0)));
+        let mut graph = graph_of(arch);
+        let parameters = parameters(&|name| of_block(name, 0));
         graph.take_stream(arch);
         graph.declare_parameters(&parameters);
         let output = graph.block(arch, 0, STREAM);
@@ -96,7 +98,8 @@ pub(crate) fn build_chain(arch: &Arch) -> Result<Chain> {
         graph.into_link(parameters, STREAM, output)
     });
     let last = {
-        let (mut graph, parameters) = (graph_of(arch), parameters(&|name| of_block(name, last_layer) || is_last(name)));
+        let mut graph = graph_of(arch);
+        let parameters = parameters(&|name| of_block(name, last_layer) || is_last(name));
         graph.take_stream(arch);
         graph.declare_parameters(&parameters);
         let output = graph.block(arch, last_layer, STREAM);

@@ -115,7 +115,9 @@ impl Colours {
 /// The pixels of a frame whose scans have all been read.
 pub(super) fn assemble(mut frame: Frame, jfif: bool, adobe: Option<u8>) -> Result<Decoded> {
     let colours = Colours::of(&frame, jfif, adobe);
-    let (width, height, format) = (frame.width, frame.height, colours.format());
+    let width = frame.width;
+    let height = frame.height;
+    let format = colours.format();
     for component in &mut frame.components {
         scan::finish(component)?;
     }
