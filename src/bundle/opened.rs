@@ -130,7 +130,7 @@ impl Bundle {
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the tensor, where it does not take this base's
     /// weights.
     pub fn bound_graph(&self, base: &Checkpoint, basis: Option<&Basis>) -> Result<Option<BoundGraph>> {
-        self.with_graph(|file, map| BoundGraph::of_carried(file, map, base, basis))
+        self.with_graph(|file, map| BoundGraph::of_embedded(file, map, base, basis))
     }
 
     pub(super) fn with_graph(

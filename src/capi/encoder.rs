@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::basis::{model, tb_basis};
 use super::error::{tb_error, tb_status};
-use super::guard::{guard, infallible};
+use super::guard::guard;
 use super::handle::{self, Handle, Info, Out, Versioned};
 use super::logging::log_level;
 use super::runs::Runs;
@@ -459,7 +459,7 @@ pub unsafe extern "C" fn tb_encoder_info(
                 resize_edge: open.preprocess.edge(),
                 graph: match encoder.if_whole().and_then(Encoder::graph) {
                     None => TB_GRAPH_BUILT,
-                    Some(graph) if graph.is_carried() => TB_GRAPH_BUNDLE,
+                    Some(graph) if graph.is_embedded() => TB_GRAPH_BUNDLE,
                     Some(_) => TB_GRAPH_FILE,
                 },
             });
@@ -486,5 +486,5 @@ pub unsafe extern "C" fn tb_encoder_trim(encoder: *const tb_encoder, err: *mut *
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_encoder_free(encoder: *mut tb_encoder) {
     // SAFETY: as in `tb_encoder_create`.
-    infallible((), || unsafe { handle::free(encoder) });
+    unsafe { handle::free(encoder) };
 }

@@ -108,7 +108,7 @@ impl Encoder {
     #[must_use]
     pub fn tested_by(mut self, bundle: &Bundle, model: &Arc<Model>) -> Self {
         let is_its = match self.graph() {
-            Some(graph) => graph.is_carried() && bundle.graph_map().is_some(),
+            Some(graph) => graph.is_embedded() && bundle.graph_map().is_some(),
             None => bundle.graph_map().is_none() && self.arch == *bundle.arch(),
         };
         let expected = bundle.golden().filter(|golden| is_its && golden.len() == self.arch.embed_dim);
@@ -177,10 +177,9 @@ impl Encoder {
     /// Whether nothing that it computes with is rounder than f32.
     fn computes_in_f32(&self) -> bool {
         let signature = &self.signature;
-        let layout = signature.layout().is_none_or(|layout| layout.is_f32());
         self.execution.provider == Provider::Cpu
             && [signature.pixels_dtype, signature.embeds_dtype] == [DType::F32; 2]
-            && layout
+            && signature.layout().is_f32()
     }
 }
 

@@ -3,10 +3,10 @@
 use ort::session::Session;
 
 use super::device::{Device, DeviceLane};
+use super::graph::EncoderGraph;
 use super::provider::Target;
 use super::runtime::Runtime;
 use super::session;
-use super::signature::Signature;
 use crate::error::Result;
 
 /// What one run at a time has for itself.
@@ -24,7 +24,7 @@ impl Lane {
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
     pub(super) fn open(
         runtime: &Runtime,
-        signature: &Signature,
+        signature: &EncoderGraph,
         threads: usize,
         target: &Target,
         device: Option<&Device>,

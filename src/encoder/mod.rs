@@ -4,13 +4,13 @@
 //! names the weights that it runs with. So there is no current task, calls for different tasks may run at once, and a
 //! switch costs nothing beyond the other pointers.
 
+mod autotune;
 mod device;
 mod elf;
 mod ending;
-mod export;
-mod fastest;
 mod finite;
 mod golden;
+mod graph;
 mod lane;
 mod library;
 mod memory;
@@ -23,8 +23,6 @@ mod run;
 mod runtime;
 mod search;
 mod session;
-mod signature;
-mod source;
 mod streamed;
 mod task;
 #[cfg(feature = "text")]
@@ -37,9 +35,10 @@ use std::sync::atomic::AtomicBool;
 use ndarray::{Array2, ArrayView4};
 
 pub use device::WeightsOn;
-pub use export::{write_onnx, write_onnx_f16};
-pub use fastest::{Trial, optimise_graph};
+
+pub use autotune::{GraphVariant, optimise_graph};
 pub use golden::{Agreement, SelfTest};
+pub use graph::{WeightSource, write_onnx, write_onnx_f16};
 pub use library::{MINIMUM_MINOR, Version};
 pub use options::EncoderOptions;
 #[doc(hidden)]
@@ -48,19 +47,19 @@ pub use promote::{Promotion, PromotionState};
 pub use provider::{Execution, Provider, TensorRtOptions};
 pub use runtime::{Probe, Runtime};
 pub use search::{Origin, PATH_VARIABLE};
-pub use source::WeightSource;
+
 pub use streamed::StreamedEncoder;
 #[cfg(feature = "text")]
 pub use text::TextEncoder;
 
 use self::device::Device;
 use self::golden::Golden;
+use self::graph::EncoderGraph;
 use self::lane::Lane;
 use self::pool::Pool;
 use self::promote::Promotions;
 use self::provider::Target;
 use self::session::Input;
-use self::signature::Signature;
 use crate::bundle::Bundle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::BoundGraph;
@@ -82,7 +81,7 @@ use crate::weights::Model;
 /// ```
 pub struct Encoder {
     arch: Arch,
-    signature: Arc<Signature>,
+    signature: Arc<EncoderGraph>,
     runtime: &'static Runtime,
     threads_a_run: usize,
     target: Arc<Target>,
@@ -107,7 +106,7 @@ impl Encoder {
     /// As [`Runtime::load`], [`Runtime::check_provider`] and [`Arch::check`]; [`ErrorKind::InvalidArgument`] for
     /// thousands of threads; [`ErrorKind::Runtime`] when ONNX Runtime refuses the graph.
     pub fn new(arch: &Arch, options: &EncoderOptions) -> Result<Self> {
-        Self::over(arch.clone(), Signature::built(arch)?, options)
+        Self::over(arch.clone(), EncoderGraph::built(arch)?, options)
     }
 
     /// An encoder over a user's graph, of a model with this architecture. It runs with the weights of any task
@@ -121,7 +120,7 @@ impl Encoder {
     pub fn with_graph(arch: &Arch, graph: &BoundGraph, options: &EncoderOptions) -> Result<Self> {
         let mut arch = arch.clone();
         graph.check_image_size(arch.image_size())?;
-        let signature = Signature::bound(graph)?;
+        let signature = EncoderGraph::new(graph)?;
         let (runtime, (threads, _)) = (Runtime::load(options.runtime.as_deref())?, options.threads_a_run()?);
         // What the graph gives may be something else than the projected embedding.
         arch.embed_dim = width::of(runtime, graph, &signature, &arch, threads).map_err(|e| graph.explain(e))?;
@@ -142,14 +141,14 @@ impl Encoder {
         Ok(encoder.tested_by(bundle, model))
     }
 
-    fn over(arch: Arch, signature: Signature, options: &EncoderOptions) -> Result<Self> {
+    fn over(arch: Arch, signature: EncoderGraph, options: &EncoderOptions) -> Result<Self> {
         Self::over_with(arch, signature, options, |target| Device::choose(target, options))
     }
 
     /// `choose` says where weights are reconstructed, and why where that is not what one would expect.
     fn over_with(
         arch: Arch,
-        signature: Signature,
+        signature: EncoderGraph,
         options: &EncoderOptions,
         choose: impl Fn(&Target) -> Result<(Option<Device>, Option<String>)>,
     ) -> Result<Self> {
@@ -308,7 +307,7 @@ impl Encoder {
 
     /// The user's graph that it runs; `None` for the built one.
     pub fn graph(&self) -> Option<&BoundGraph> {
-        self.signature.graph()
+        self.signature.users()
     }
 
     /// The architecture that this encoder was made for.

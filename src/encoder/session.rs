@@ -13,9 +13,9 @@ use ort::session::{NoSelectedOutputs, RunOptions, Session, SessionInputValue};
 use ort::value::{DynValue, DynValueRef, PrimitiveTensorElementType, Shape, TensorRef, TensorRefMut};
 
 use super::failed;
+use super::graph::EncoderGraph;
 use super::provider::{Target, recording};
 use super::runtime::Runtime;
-use super::signature::Signature;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tensor::{DType, f32_bytes, try_zeroed};
 
@@ -233,7 +233,7 @@ pub(super) fn view<'a>(input: &Input<'a>) -> Result<DynValueRef<'a>> {
 /// CPU may be run by several threads at the same time, no other. On an error `out` may have been written to in part.
 pub(super) fn run_frozen(
     session: &Session,
-    signature: &Signature,
+    signature: &EncoderGraph,
     pixels: &Input<'_>,
     embed_dim: usize,
     out: &mut [f32],
@@ -258,7 +258,7 @@ pub(super) fn run_frozen(
 /// device's memory: nothing is copied. The caller sees to `recording`.
 pub(super) fn run_in_place(
     session: &mut Session,
-    signature: &Signature,
+    signature: &EncoderGraph,
     pixels: &Input<'_>,
     weights: &[Input<'_>],
     embeds: &Input<'_>,
@@ -276,7 +276,7 @@ pub(super) fn run_in_place(
 /// Runs a session as [`run_frozen`] says; `output` is a tensor of the right type and shape.
 fn run_raw(
     session: &Session,
-    signature: &Signature,
+    signature: &EncoderGraph,
     options: Option<&RunOptions<NoSelectedOutputs>>,
     (names, values): (&[&CStr], &[&DynValueRef<'_>]),
     mut output: *mut ort::sys::OrtValue,
@@ -309,7 +309,7 @@ fn run_raw(
 /// Runs the graph and writes the embeddings, f32 `[batch, e]`, to `out`.
 pub(super) fn run<'a>(
     session: &mut Session,
-    signature: &Signature,
+    signature: &EncoderGraph,
     pixels: Input<'a>,
     weights: impl Iterator<Item = Input<'a>>,
     options: Option<&RunOptions<NoSelectedOutputs>>,
@@ -396,7 +396,7 @@ mod tests {
             activation: Activation::QuickGelu,
             variant: crate::tower::Variant::default(),
         };
-        let signature = Signature::built(&arch).unwrap();
+        let signature = EncoderGraph::built(&arch).unwrap();
         let mut session = create(runtime, &graph::build(&arch).unwrap(), 1, level(false), &Target::cpu()).unwrap();
         let parameters: Vec<_> =
             arch.parameters().into_iter().map(|(n, s)| (n, vec![0.5; s.iter().product()], s)).collect();

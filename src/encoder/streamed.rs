@@ -5,11 +5,11 @@
 
 use ort::session::Session;
 
+use super::graph::parameter_inputs;
 use super::pool::Pool;
 use super::provider::{self, Execution, Target};
 use super::runtime::Runtime;
 use super::session::{self, Elements, Input};
-use super::signature;
 use super::{EncoderOptions, WeightSource, check_out, check_pixels, finite, memory};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tensor::try_zeroed;
@@ -233,7 +233,7 @@ fn run(
     weights: &Parts<'_>,
     out: &mut [f32],
 ) -> Result<()> {
-    let values = signature::inputs(parameters, weights)?;
+    let values = parameter_inputs(parameters.iter().map(|(name, shape)| (&**name, &**shape)), weights)?;
     if values.len() != link.parameters.len() {
         return Err(Error::new(ErrorKind::Internal, "a block has other parameters than the first one"));
     }

@@ -7,10 +7,10 @@ use super::device::Device;
 use super::lane::Lane;
 use super::promote::{self, PromotionState};
 use super::session::Input;
-use super::{Encoder, Promotion, signature};
+use super::{Encoder, Promotion, graph};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tensor::{Tensor, try_zeroed};
-use crate::weights::{DeviceModel, DeviceStats, Model, TaskWeights};
+use crate::weights::{DeviceModel, DeviceStats, Layout, Model, TaskWeights, TensorSpec};
 
 impl Encoder {
     /// The embeddings, `[n, e]`, of `n` images with the weights of a task: from its own session where it is promoted,
@@ -35,7 +35,7 @@ impl Encoder {
         self.check_out(n, out)?;
         self.test_once()?;
         let mut embeds = try_zeroed(out.len())?;
-        self.run_task(&self.as_wanted(task), pixels, n, &mut embeds)?;
+        self.run_task(&self.in_layout(task), pixels, n, &mut embeds)?;
         self.check_finite(&embeds, pixels, || task.why_not_finite())?;
         out.copy_from_slice(&embeds);
         Ok(())
@@ -107,7 +107,7 @@ impl Encoder {
     /// device, as [`DeviceModel::new`] and [`DeviceModel::get`].
     pub fn prepare(&self, task: &TaskWeights) -> Result<()> {
         self.check_model(task.model())?;
-        let task = &*self.as_wanted(task);
+        let task = &*self.in_layout(task);
         match &self.device {
             Some(device) => device.weights(task).map(drop),
             None => task.get().map(drop),
@@ -120,7 +120,7 @@ impl Encoder {
         if self.check_model(task.model()).is_err() {
             return false;
         }
-        let task = &*self.as_wanted(task);
+        let task = &*self.in_layout(task);
         let is_ready = match &self.device {
             Some(device) => device.find(task.model()).is_some_and(|model| model.is_ready(task)),
             None => task.is_ready(),
@@ -144,30 +144,28 @@ impl Encoder {
         self.device.as_ref().map(|device| device.model(model)).transpose()
     }
 
-    /// The task's weights as this encoder takes them: those of a user's graph in its layout. For
-    /// [`Encoder::encode`] with weights that the caller gets and holds.
-    #[must_use]
-    pub fn as_taken(&self, task: &TaskWeights) -> TaskWeights {
-        self.as_wanted(task).into_owned()
+    /// How this encoder takes weights: those that the caller gets and holds are best in this layout
+    /// ([`TaskWeights::in_layout`]).
+    pub fn layout(&self) -> &Arc<Layout> {
+        self.signature.layout()
     }
 
     /// Whether the weights of this model can be of this encoder's architecture: it has every parameter in its shape.
     /// Nothing is reconstructed for that. (Those of a user's graph are checked when they are laid out for it.)
     fn check_model(&self, model: &Model) -> Result<()> {
-        if self.signature.layout().is_some() {
+        let layout = self.signature.layout();
+        if !layout.is_canonical() {
             return Ok(());
         }
-        self.signature.parameters.iter().try_for_each(|(name, shape)| {
+        layout.tensors().iter().try_for_each(|TensorSpec { name, shape, .. }| {
             let tensor = model.base().get(name).filter(|tensor| tensor.dtype().is_float());
-            signature::check_shape(name, shape, tensor.map(Tensor::shape))
+            graph::check_shape(name, shape, tensor.map(Tensor::shape))
         })
     }
 
-    fn as_wanted<'a>(&self, task: &'a TaskWeights) -> Cow<'a, TaskWeights> {
-        match self.signature.layout() {
-            Some(layout) => Cow::Owned(task.laid_out(layout)),
-            None => Cow::Borrowed(task),
-        }
+    /// The task in this encoder's layout; what is pinned of canonical weights serves as it is.
+    fn in_layout<'a>(&self, task: &'a TaskWeights) -> Cow<'a, TaskWeights> {
+        if self.layout().is_canonical() { Cow::Borrowed(task) } else { Cow::Owned(task.in_layout(self.layout())) }
     }
 
     /// Gives the task a session with its weights frozen into it, and waits until it is there. It takes as much memory
@@ -178,8 +176,8 @@ impl Encoder {
     /// [`ErrorKind::OutOfMemory`] where the whole budget has no room for it; as
     /// [`TaskWeights::get`]; [`ErrorKind::Runtime`] when ONNX Runtime refuses.
     pub fn promote(&self, task: &TaskWeights) -> Result<()> {
-        self.promotions.start(&self.as_wanted(task))?;
-        self.promotions.wait(&self.as_wanted(task))
+        self.promotions.start(&self.in_layout(task))?;
+        self.promotions.wait(&self.in_layout(task))
     }
 
     /// As [`Encoder::promote`], without waiting: the session is built by a thread of low priority and takes over from
@@ -189,17 +187,17 @@ impl Encoder {
     /// [`ErrorKind::InvalidArgument`] with [`Promotion::Off`]; when the operating
     /// system gives no thread.
     pub fn promote_in_background(&self, task: &TaskWeights) -> Result<()> {
-        self.promotions.start(&self.as_wanted(task))
+        self.promotions.start(&self.in_layout(task))
     }
 
     /// Drops the task's session, if it has one: runs take its weights as inputs again. Whether it had one.
     pub fn demote(&self, task: &TaskWeights) -> bool {
-        self.promotions.demote(&self.as_wanted(task))
+        self.promotions.demote(&self.in_layout(task))
     }
 
     /// How far the task has come.
     pub fn promotion(&self, task: &TaskWeights) -> PromotionState {
-        self.promotions.state(&self.as_wanted(task))
+        self.promotions.state(&self.in_layout(task))
     }
 
     /// Whether the task has a session of its own now.

@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use ort::session::SessionInputValue;
 use ort::value::Shape;
 
+use super::graph::EncoderGraph;
 use super::provider::{Target, recording};
 use super::runtime::Runtime;
 use super::session::{self, Elements, Input};
-use super::signature::Signature;
 use super::{failed, session::view};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::BoundGraph;
@@ -24,7 +24,7 @@ use crate::tower::arch::Arch;
 pub(super) fn of(
     runtime: &Runtime,
     graph: &BoundGraph,
-    signature: &Signature,
+    signature: &EncoderGraph,
     arch: &Arch,
     threads: usize,
 ) -> Result<usize> {
@@ -44,7 +44,8 @@ pub(super) fn of(
     let shape = [batch, 3, size, size];
     let tensors = graph.layout().tensors();
     // Zeros that are never written to take no memory.
-    let largest = tensors.iter().map(crate::weights::LaidOut::nbytes).max().unwrap_or(0).max(batch * arch.pixels() * 4);
+    let largest =
+        tensors.iter().map(crate::weights::TensorSpec::nbytes).max().unwrap_or(0).max(batch * arch.pixels() * 4);
     let zeros = try_zeroed::<u64>(largest.div_ceil(size_of::<u64>()))?;
     // SAFETY: plain numbers of which every bit pattern is one, at an address that any float may have.
     let zeros = unsafe { std::slice::from_raw_parts(zeros.as_ptr().cast::<f32>(), zeros.len() * 2) };

@@ -5,11 +5,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use prost::Message;
-
 use super::constant::{self, Constant, ExternalFiles};
-use super::proto::{OperatorSetIdProto, TypeProto, ValueInfoProto, dimension};
-use super::wire::{Field, fields};
+use super::wire::{Field, Value, fields};
 use super::{halves, sniff, sorted};
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
@@ -120,10 +117,17 @@ impl OnnxFile {
                 if field.number != 8 {
                     continue;
                 }
-                let damaged = |e| Error::format("an operator set cannot be read").because(e);
-                let set = OperatorSetIdProto::decode(&self.mapping[field.range()?]).map_err(damaged)?;
-                if matches!(set.domain(), "" | "ai.onnx") {
-                    return Ok(Some(set.version()));
+                let (mut domain, mut version) = (String::new(), 0);
+                for field in fields(&self.mapping, field.range()?) {
+                    let field = field?;
+                    match field.number {
+                        1 => domain = field.text(&self.mapping)?,
+                        2 => version = field.integer()?,
+                        _ => {}
+                    }
+                }
+                if is_onnx(&domain) {
+                    return Ok(Some(version));
                 }
             }
         }
@@ -319,20 +323,54 @@ fn constant_name(file: &[u8], field: &Field) -> Result<String> {
     Ok(String::new())
 }
 
+/// An input or output, of what is no tensor only the name.
 fn port(file: &[u8], field: &Field) -> Result<Port> {
     let message = field.range()?;
-    let info = ValueInfoProto::decode(&file[message.clone()])
-        .map_err(|e| Error::format("an input or output of the graph is damaged").because(e))?;
-    let (data_type, shape) = match info.r#type {
-        Some(TypeProto { tensor_type: Some(tensor) }) => {
-            let extent = |value: Option<dimension::Value>| match value {
-                Some(dimension::Value::DimValue(extent)) => usize::try_from(extent).ok(),
-                _ => None,
-            };
-            let shape = tensor.shape.map(|shape| shape.dim.into_iter().map(|dim| extent(dim.value)).collect());
-            (tensor.elem_type.unwrap_or(0), shape)
+    let mut port = Port { name: String::new(), data_type: 0, shape: None, message: message.clone() };
+    let read = (|| {
+        for field in fields(file, message) {
+            let field = field?;
+            match field.number {
+                1 => port.name = field.text(file)?,
+                2 => {
+                    for tensor in within(file, &field, 1)? {
+                        (port.data_type, port.shape) = tensor_type(file, &tensor)?;
+                    }
+                }
+                _ => {}
+            }
         }
-        _ => (0, None),
-    };
-    Ok(Port { name: info.name.unwrap_or_default(), data_type, shape, message })
+        Ok(port)
+    })();
+    read.map_err(|e: Error| Error::format("an input or output of the graph is damaged").because(e))
+}
+
+/// The type of a tensor's elements, and its extents where the rank is known.
+#[allow(clippy::type_complexity)] // What a `Port` has of it.
+fn tensor_type(file: &[u8], tensor: &Field) -> Result<(i32, Option<Vec<Option<usize>>>)> {
+    let (mut data_type, mut shape) = (0, None);
+    for field in fields(file, tensor.range()?) {
+        let field = field?;
+        match field.number {
+            1 => data_type = i32::try_from(field.integer()?).unwrap_or(0),
+            2 => {
+                let mut extents = Vec::new();
+                for dimension in within(file, &field, 1)? {
+                    let extent = within(file, &dimension, 1)?.into_iter().find_map(|extent| match extent.value {
+                        Value::Varint(extent) => usize::try_from(extent.cast_signed()).ok(),
+                        _ => None,
+                    });
+                    extents.push(extent);
+                }
+                shape = Some(extents);
+            }
+            _ => {}
+        }
+    }
+    Ok((data_type, shape))
+}
+
+/// The fields of this number in the message that a field holds.
+fn within(file: &[u8], field: &Field, number: u32) -> Result<Vec<Field>> {
+    fields(file, field.range()?).filter(|field| field.as_ref().map_or(true, |field| field.number == number)).collect()
 }

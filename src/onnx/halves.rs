@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::constant::Constant;
 use super::file::Port;
-use super::proto::TensorType;
+use super::types::TensorType;
 use super::wire::fields;
 use crate::error::Result;
 

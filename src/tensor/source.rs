@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use super::block::{BLOCK, BlockFormat, MAX_SCALE, scale_of};
 use super::dense::Tensor;
+use super::dtype::DType;
+use super::format::VectorFormat;
 use super::memory::{checked_numel, try_zeroed};
 use crate::error::{Error, Result};
 use crate::mmap::Mapping;
@@ -169,6 +171,40 @@ impl Source {
         match self {
             Self::Dense(tensor) => tensor.nbytes(),
             Self::Blocks(blocks) => blocks.nbytes(),
+        }
+    }
+
+    /// The type of the elements; `None` for blocks.
+    pub(crate) fn dtype(&self) -> Option<DType> {
+        match self {
+            Self::Dense(tensor) => Some(tensor.dtype()),
+            Self::Blocks(_) => None,
+        }
+    }
+
+    /// The bytes of the mapping that hold it, where they stand side by side.
+    pub(crate) fn range(&self) -> Option<Range<usize>> {
+        let start = match self {
+            Self::Dense(tensor) if !tensor.is_contiguous() => return None,
+            Self::Dense(tensor) => tensor.offset(),
+            Self::Blocks(blocks) => blocks.offset(),
+        };
+        Some(start..start + self.nbytes())
+    }
+
+    /// The bytes as a kernel can load them, and how; `None` where they must be converted first.
+    pub(crate) fn loadable(&self) -> Option<(VectorFormat, &[u8])> {
+        match self {
+            Self::Dense(tensor) => {
+                let format = match tensor.dtype() {
+                    DType::F32 => VectorFormat::F32,
+                    DType::F16 => VectorFormat::F16,
+                    DType::BF16 => VectorFormat::BF16,
+                    _ => return None,
+                };
+                Some((format, tensor.bytes()?))
+            }
+            Self::Blocks(blocks) => Some((VectorFormat::Blocks(blocks.format()), blocks.bytes())),
         }
     }
 

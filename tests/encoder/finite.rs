@@ -178,7 +178,7 @@ fn what_is_written_is_finite() {
     let basis = open.model.basis().unwrap();
     let graph = support::bundle::exported(&open.arch, &sound, basis, &family.path("graph.onnx"));
     let laid_out =
-        |expr: &str| open.model.weights(&expr.parse().unwrap()).unwrap().laid_out(graph.layout()).get().unwrap();
+        |expr: &str| open.model.weights(&expr.parse().unwrap()).unwrap().in_layout(graph.layout()).get().unwrap();
     let error = graph.write(&laid_out("Task1"), &out, &[]).unwrap_err();
     assert!(error.kind() == ErrorKind::Format && error.to_string().contains("NaN at element 3"), "{error}");
     assert!(!out.exists());

@@ -4,9 +4,9 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use ort::session::{NoSelectedOutputs, RunOptions, Session};
 
+use super::super::graph::EncoderGraph;
 use super::super::provider::recording;
 use super::super::session::{self, Elements, Input, OnDevice};
-use super::super::signature::Signature;
 use super::graphs::{self, Graphs, Way};
 use super::{Device, in_stream};
 use crate::error::Result;
@@ -67,7 +67,7 @@ impl DeviceLane {
     pub(in crate::encoder) fn run(
         &mut self,
         device: &Device,
-        (session, signature): (&mut Session, &Signature),
+        (session, signature): (&mut Session, &EncoderGraph),
         pixels: &Input<'_>,
         weights: (&DeviceWeights, &[Input<'_>]),
         out: &mut [f32],
@@ -83,7 +83,7 @@ impl DeviceLane {
     fn try_run(
         &mut self,
         device: &Device,
-        (session, signature): (&mut Session, &Signature),
+        (session, signature): (&mut Session, &EncoderGraph),
         pixels: &Input<'_>,
         (weights, inputs): (&DeviceWeights, &[Input<'_>]),
         out: &mut [f32],

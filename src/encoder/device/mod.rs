@@ -18,13 +18,13 @@ use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use parking_lot::Mutex;
 
 pub(super) use self::io::DeviceLane;
+use super::graph::{self, EncoderGraph};
 use super::provider::{Provider, Target};
 use super::session::{Elements, Input, OnDevice};
-use super::signature::{self, Signature};
 use super::{EncoderOptions, failed};
 use crate::error::{Error, Result};
 use crate::kernel::{Cuda, CudaStream};
-use crate::weights::{DeviceModel, DeviceOptions, DeviceWeights, Layout, Model, Owner, TaskWeights};
+use crate::weights::{DeviceModel, DeviceOptions, DeviceWeights, Layout, Model, Owner, TaskWeights, TensorSpec};
 
 /// Where the weights of tasks are reconstructed, and so where the encoder reads them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -73,7 +73,7 @@ pub(super) struct Device {
     memory: MemoryInfo<'static>,
     options: DeviceOptions,
     /// How the user's graph wants its weights, where it is one.
-    layout: Option<Arc<Layout>>,
+    layout: Arc<Layout>,
     /// Runs are recorded, and replayed.
     graphs: bool,
     owner: Owner,
@@ -124,12 +124,20 @@ impl Device {
 
     fn on(cuda: Cuda, memory: MemoryInfo<'static>, options: &EncoderOptions) -> Self {
         let (graphs, options) = (options.cuda_graphs, DeviceOptions { budget: options.device_budget });
-        Self { cuda, memory, options, layout: None, graphs, owner: Owner::new(), models: Mutex::default() }
+        Self {
+            cuda,
+            memory,
+            options,
+            layout: Layout::canonical(Vec::new()),
+            graphs,
+            owner: Owner::new(),
+            models: Mutex::default(),
+        }
     }
 
     /// Makes room on the device for weights as this graph wants them.
-    pub(super) fn make_room_for(&mut self, signature: &Signature) {
-        self.layout = signature.layout().cloned();
+    pub(super) fn make_room_for(&mut self, signature: &EncoderGraph) {
+        self.layout = Arc::clone(signature.layout());
     }
 
     /// The model on this device, brought there unless it is.
@@ -137,7 +145,7 @@ impl Device {
     /// # Errors
     /// As [`DeviceModel::new`] and [`DeviceModel::for_layout`].
     pub(super) fn model(&self, model: &Arc<Model>) -> Result<Arc<DeviceModel>> {
-        let device = model.on_device(&self.cuda, &self.options, self.layout.as_ref(), self.owner)?;
+        let device = model.on_device(&self.cuda, &self.options, &self.layout, self.owner)?;
         let mut models = self.models.lock();
         if !models.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(model))) {
             models.retain(|known| known.strong_count() > 0);
@@ -164,14 +172,18 @@ impl Device {
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming it, when a parameter is missing or has another
     /// shape.
-    pub(super) fn inputs<'a>(&'a self, signature: &'a Signature, weights: &'a DeviceWeights) -> Result<Vec<Input<'a>>> {
-        let parameters = signature.parameters.iter();
-        parameters
-            .map(|(name, shape)| {
+    pub(super) fn inputs<'a>(
+        &'a self,
+        signature: &'a EncoderGraph,
+        weights: &'a DeviceWeights,
+    ) -> Result<Vec<Input<'a>>> {
+        let tensors = signature.layout().tensors().iter();
+        tensors
+            .map(|TensorSpec { name, shape, .. }| {
                 let tensor = weights
                     .get(name)
                     .ok_or_else(|| Error::mismatch("the weights lack a parameter of this encoder").tensor(name))?;
-                signature::check_shape(name, shape, Some(tensor.shape))?;
+                graph::check_shape(name, shape, Some(tensor.shape))?;
                 // SAFETY: so many values lie there as long as `weights` live, in the memory that `self` is of; a run
                 // reads them after `wait_in`, and they are not overwritten before `used_in` allows it.
                 let values = unsafe { OnDevice::new(tensor.address, &self.memory) };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::super::signature::Signature;
+use super::super::graph::EncoderGraph;
 use super::super::{Encoder, PromotionState, Runtime};
 use super::*;
 use crate::basis::Basis;
@@ -120,7 +120,7 @@ fn options(budget: usize) -> EncoderOptions {
 /// An encoder whose sessions are the CPU's, with its weights on the driver's device.
 fn encoder(arch: &Arch, cuda: &Cuda, options: &EncoderOptions) -> Encoder {
     let device = |_: &Target| Ok((Some(Device::on(cuda.clone(), MemoryInfo::default(), options)), None));
-    Encoder::over_with(arch.clone(), Signature::built(arch).unwrap(), options, device).unwrap()
+    Encoder::over_with(arch.clone(), EncoderGraph::built(arch).unwrap(), options, device).unwrap()
 }
 
 /// Sessions of the CPU over weights that a launch has written, by the address.
@@ -268,7 +268,7 @@ fn bound(arch: &Arch) -> (Arc<Model>, BoundGraph) {
 /// As [`encoder`], over a user's graph.
 fn over(arch: &Arch, graph: &BoundGraph, cuda: &Cuda, options: &EncoderOptions) -> Encoder {
     let there = |_: &Target| Ok((Some(Device::on(cuda.clone(), MemoryInfo::default(), options)), None));
-    Encoder::over_with(arch.clone(), Signature::bound(graph).unwrap(), options, there).unwrap()
+    Encoder::over_with(arch.clone(), EncoderGraph::new(graph).unwrap(), options, there).unwrap()
 }
 
 /// A user's graph gets its weights in its layout on the device too, with the bits of the host's.
@@ -277,7 +277,7 @@ fn a_users_graph(arch: &Arch, cuda: &Cuda, pixels: &[f32], budget: usize) {
     let on_host = Encoder::with_graph(arch, &graph, &EncoderOptions { device_budget: None, ..run.clone() }).unwrap();
     let theirs = over(arch, &graph, cuda, &run);
     for task in &tasks(&model) {
-        let expected = on_host.encode(&*on_host.as_taken(task).get().unwrap(), pixels, 2).unwrap();
+        let expected = on_host.encode(&*task.in_layout(on_host.layout()).get().unwrap(), pixels, 2).unwrap();
         assert!(bits(&theirs.encode_task(task, pixels, 2).unwrap()) == bits(&expected), "{}", task.name());
     }
 }

@@ -21,11 +21,11 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use self::spawner::{Spawner, Spawning};
 use super::ending::AtWork;
+use super::graph::EncoderGraph;
 use super::memory::{self, ReleaseAfter};
 use super::provider::Target;
 use super::runtime::Runtime;
 use super::session::{self, Input};
-use super::signature::Signature;
 use crate::background::{JobId, Priority, Worker};
 use crate::error::{Error, ErrorKind, Result};
 use crate::weights::{CacheLease, Derived, Holder, Key, Owner, TaskWeights};
@@ -59,7 +59,7 @@ impl Default for Promotion {
 /// How far a task has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PromotionState {
-    /// Runs with its weights as inputs; so many runs so far.
+    /// Runs with its weights as inputs; this many runs so far.
     Inputs(u32),
     /// Its session is being built, or waits for its turn.
     Building,
@@ -72,7 +72,7 @@ pub enum PromotionState {
 /// A session with weights frozen into it.
 pub(super) struct Frozen {
     session: Session,
-    /// Held by whoever runs the session, where only one thread may: for another provider than the CPU's.
+    /// Held while the session runs, where only one thread may: for another provider than the CPU's.
     turn: Option<Mutex<()>>,
     /// Half floats have given the CPU's embeddings.
     is_precise: AtomicBool,
@@ -99,7 +99,7 @@ struct Shared {
     /// Takes the sessions out of the caches with it.
     lease: CacheLease,
     runtime: &'static Runtime,
-    signature: Arc<Signature>,
+    signature: Arc<EncoderGraph>,
     threads: usize,
     target: Arc<Target>,
     /// The graph with constants without values; made when first needed.
@@ -134,7 +134,7 @@ impl Promotions {
     pub(super) fn new(
         policy: Promotion,
         runtime: &'static Runtime,
-        signature: Arc<Signature>,
+        signature: Arc<EncoderGraph>,
         threads: usize,
         target: Arc<Target>,
     ) -> Self {
@@ -178,7 +178,7 @@ impl Promotions {
             Progress::Building(_) | Progress::Failed(..) => return,
         }
         if matches!(progress, Progress::Counting(count) if *count >= runs) {
-            // A failure is kept for whoever asks; the runs go on as they did.
+            // The failure is kept, to be asked for; the runs go on as they did.
             if let Err(error) = self.enqueue(state, task) {
                 tracing::warn!(task = task.name(), %error, "not promoted");
             }
@@ -294,7 +294,7 @@ impl State {
             let mut counts: Vec<u32> = self.tasks.values().map(|task| task.progress.runs()).collect();
             let (_, median, _) = counts.select_nth_unstable(MOST / 2);
             let median = *median;
-            // Whoever waits for a session must find it again, and so must the end of the encoder.
+            // A caller that waits for a session must find it again, and so must the end of the encoder.
             let stays = |progress: &Progress| matches!(progress, Progress::Building(_) | Progress::Built);
             self.tasks.retain(|_, task| stays(&task.progress) || task.progress.runs() > median);
         }
@@ -380,7 +380,7 @@ impl Shared {
         match &*stub {
             Some(stub) => Ok(Arc::clone(stub)),
             None => {
-                let made: Arc<[u8]> = self.signature.stub()?.into();
+                let made: Arc<[u8]> = self.signature.with_placeholders()?.into();
                 *stub = Some(Arc::clone(&made));
                 Ok(made)
             }
@@ -391,7 +391,7 @@ impl Shared {
 /// Runs a promoted task; several may run at the same time, and the same one where that is allowed.
 pub(super) fn run(
     frozen: &Frozen,
-    signature: &Signature,
+    signature: &EncoderGraph,
     pixels: &Input<'_>,
     embed_dim: usize,
     out: &mut [f32],

@@ -250,7 +250,7 @@ mod tests {
     use crate::checkpoint::Checkpoint;
     use crate::encoder::{Encoder, Promotion};
     use crate::error::ErrorKind;
-    use crate::onnx::proto::ModelProto;
+    use crate::onnx::OnnxFile;
     use crate::tower::arch::{Arch, ArchHints};
     use crate::weights::{Model, ModelOptions};
 
@@ -311,8 +311,8 @@ mod tests {
         let builder = ort::session::Session::builder(encoder.runtime().environment()).unwrap();
         let builder = builder.with_optimization_level(level).unwrap().with_config_entry(nodes::RECORD, "1").unwrap();
         let session = builder.clone().commit_from_memory(model).unwrap();
-        let graph = <ModelProto as prost::Message>::decode(&**model).unwrap().graph.unwrap();
-        assert_eq!(nodes::count(&session).unwrap(), [("CPUExecutionProvider".to_owned(), graph.node.len())]);
+        let file = OnnxFile::parse(Arc::new(crate::Mapping::from_vec(model.clone(), "model"))).unwrap();
+        assert_eq!(nodes::count(&session).unwrap(), [("CPUExecutionProvider".to_owned(), file.nodes())]);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Trying a provider out: the graph of a tiny tower, with every kind of node that a large one has.
 
 use super::{Provider, Target, nodes};
+use crate::encoder::graph::EncoderGraph;
 use crate::encoder::runtime::Runtime;
 use crate::encoder::session::{self, Elements, Input};
-use crate::encoder::signature::Signature;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tower::arch::{Activation, Arch, Variant};
 
@@ -21,7 +21,7 @@ pub(super) fn run(runtime: &Runtime, target: &Target) -> Result<()> {
         activation: Activation::QuickGelu,
         variant: Variant::default(),
     };
-    let signature = Signature::built(&arch)?;
+    let signature = EncoderGraph::built(&arch)?;
     let mut session = session::create(runtime, &signature.model, 1, session::level(false), target)?;
     check(target, &nodes::count(&session)?)?;
     if target.provider() == Provider::TensorRt {

@@ -17,10 +17,8 @@
 
 use std::ops::Range;
 
-use super::super::input::Input;
-use super::super::strip::Format;
 use crate::error::Result;
-use crate::tensor::{BLOCK, BlockFormat, SCALE_BYTES, f32_bytes};
+use crate::tensor::{BLOCK, BlockFormat, SCALE_BYTES, Source, VectorFormat, f32_bytes};
 
 /// Elements per tile.
 pub(crate) const TILE: usize = 2048;
@@ -35,12 +33,12 @@ pub(crate) const fn count(numel: usize) -> usize {
 }
 
 /// The format of an input on the device: its own, or f32 where a kernel cannot load it.
-pub(crate) fn format(input: Input<'_>) -> Format {
-    input.loadable().map_or(Format::F32, |(format, _)| format)
+pub(crate) fn format(input: &Source) -> VectorFormat {
+    input.loadable().map_or(VectorFormat::F32, |(format, _)| format)
 }
 
 /// Bytes of a tile on the device.
-pub(crate) const fn tile_bytes(format: Format) -> usize {
+pub(crate) const fn tile_bytes(format: VectorFormat) -> usize {
     format.bytes(TILE)
 }
 
@@ -51,7 +49,7 @@ pub(crate) const fn tile_bytes(format: Format) -> usize {
 ///
 /// # Panics
 /// When `out` has another size.
-pub(crate) fn pack(input: Input<'_>, tiles: Range<usize>, out: &mut [u8]) -> Result<()> {
+pub(crate) fn pack(input: &Source, tiles: Range<usize>, out: &mut [u8]) -> Result<()> {
     let format = format(input);
     assert_eq!(out.len(), tiles.len() * tile_bytes(format), "bytes of the tiles");
     for (tile, out) in tiles.zip(out.chunks_exact_mut(tile_bytes(format))) {
@@ -65,12 +63,12 @@ pub(crate) fn pack(input: Input<'_>, tiles: Range<usize>, out: &mut [u8]) -> Res
         };
         let bytes = &bytes[format.bytes(start)..][..format.bytes(count)];
         match format {
-            Format::F32 => {
+            VectorFormat::F32 => {
                 out[..bytes.len()].copy_from_slice(bytes);
                 out[bytes.len()..].fill(0);
             }
-            Format::F16 | Format::BF16 => pack_halves(bytes, out),
-            Format::Blocks(format) => pack_blocks(format, bytes, out),
+            VectorFormat::F16 | VectorFormat::BF16 => pack_halves(bytes, out),
+            VectorFormat::Blocks(format) => pack_blocks(format, bytes, out),
         }
     }
     Ok(())

@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 
-use super::super::constant::{float_dtype, type_name};
 use super::super::file::{OnnxFile, Port};
 use super::super::rewrite::Needed;
+use super::super::types::{float_dtype, type_name};
 use crate::checkpoint::Checkpoint;
 use crate::did_you_mean;
 use crate::error::{Error, Result};

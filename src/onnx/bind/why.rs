@@ -3,6 +3,7 @@
 use super::super::constant::Constant;
 use super::super::file::{Node, OnnxFile};
 use super::super::rewrite::Needed;
+use super::super::types::type_name;
 use super::map::GraphMap;
 use super::offers;
 use super::solve::Solution;
@@ -92,13 +93,9 @@ impl Found<'_> {
         let few = self.free().find(|constant| constant.is_of_few_bits() && constant.numel() > 1);
         let operator = self.nodes().find(says_so).map(|node| node.op.clone());
         match (operator, few) {
-            (Some(operator), Some(constant)) => {
-                Some(format!("{operator}, {}", super::super::constant::type_name(constant.data_type)))
-            }
+            (Some(operator), Some(constant)) => Some(format!("{operator}, {}", type_name(constant.data_type))),
             (Some(operator), None) => Some(operator),
-            (None, Some(constant)) => {
-                Some(format!("`{}` of {}", constant.name, super::super::constant::type_name(constant.data_type)))
-            }
+            (None, Some(constant)) => Some(format!("`{}` of {}", constant.name, type_name(constant.data_type))),
             (None, None) => None,
         }
     }

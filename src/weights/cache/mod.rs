@@ -21,8 +21,8 @@ pub(crate) use self::item::{Derived, Key, Owner};
 pub(super) use self::queue::PrefetchJob;
 use self::state::{Building, Lookup, State};
 pub use self::stats::CacheStats;
-use super::Weights;
 use super::arena::Spares;
+use super::values::Weights;
 use crate::error::Result;
 use crate::mmap::Anonymous;
 
@@ -38,7 +38,7 @@ impl Reconstructed for Weights {
 ///
 /// Least recently used goes first. What is in use elsewhere stays alive there whatever the cache does, and is found
 /// again as long as it lives: a budget smaller than one task still works. What is prefetched is reconstructed by one
-/// thread a cache, one after the other, which ends when nothing is wanted. Shareable between threads and, in an
+/// thread per cache, one after the other, which ends when nothing is wanted. Shareable between threads and, in an
 /// [`Arc`], between models ([`ModelOptions::cache`](super::ModelOptions::cache)).
 #[derive(Debug)]
 pub struct WeightsCache<W: Reconstructed = Weights> {
@@ -234,7 +234,7 @@ struct Flight<'a, W: Reconstructed> {
 impl<W: Reconstructed> Drop for Flight<'_, W> {
     fn drop(&mut self) {
         self.cache.change(|state| match self.landed.take() {
-            // Nobody came to wait after it was called off, and it ended before it noticed.
+            // No caller came to wait after it was called off, and it ended before it noticed.
             Some(_) if state.is_called_off(self.key) => state.give_up(self.key),
             Some((weights, took)) => {
                 state.stats.reconstructing += took;

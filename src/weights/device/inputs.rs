@@ -11,8 +11,7 @@ use crate::basis::Coefficients;
 use crate::error::{Error, Result};
 use crate::kernel::cuda::tiles::{self, TILE};
 use crate::kernel::cuda::{Device, Event, Launch, Memory, Queue, Segment, Staging, Table};
-use crate::kernel::{Format, Input};
-use crate::tensor::{DType, Source, Tensor};
+use crate::tensor::{DType, Source, Tensor, VectorFormat};
 use crate::weights::Scope;
 use crate::weights::model::Model;
 use crate::weights::plan::{self, Plan};
@@ -40,7 +39,7 @@ pub(super) type Tensors = IndexMap<String, Held>;
 /// A parameter that vectors change.
 #[derive(Debug)]
 pub(super) struct Changed {
-    base: Tensor,
+    base: Source,
     /// One a vector.
     sources: Vec<Source>,
     /// Where the result goes, in bytes from the arena's start.
@@ -50,11 +49,11 @@ pub(super) struct Changed {
 
 impl Changed {
     /// The base, then the terms: all of them, or those of these numbers.
-    pub(super) fn inputs<'a>(&'a self, terms: impl Iterator<Item = usize> + 'a) -> impl Iterator<Item = Input<'a>> {
-        std::iter::once(Input::Dense(&self.base)).chain(terms.map(|term| Input::from(&self.sources[term])))
+    pub(super) fn inputs<'a>(&'a self, terms: impl Iterator<Item = usize> + 'a) -> impl Iterator<Item = &'a Source> {
+        std::iter::once(&self.base).chain(terms.map(|term| &self.sources[term]))
     }
 
-    fn all_inputs(&self) -> impl Iterator<Item = Input<'_>> {
+    fn all_inputs(&self) -> impl Iterator<Item = &Source> {
         self.inputs(0..self.sources.len())
     }
 
@@ -91,7 +90,7 @@ pub(super) struct Inputs {
 struct Planned {
     tensors: Tensors,
     /// In f32.
-    unchanged: Vec<Tensor>,
+    unchanged: Vec<Source>,
     changed: Vec<Changed>,
     arena_bytes: usize,
 }
@@ -112,7 +111,7 @@ impl Inputs {
         layout: Option<&LayoutPlan>,
     ) -> Result<(Self, Split, Option<Staging>)> {
         let Planned { mut tensors, unchanged, changed, arena_bytes } = planned(model)?;
-        let f32_bytes = tiles::tile_bytes(Format::F32);
+        let f32_bytes = tiles::tile_bytes(VectorFormat::F32);
         let wanted: Vec<usize> = changed.iter().map(|c| c.tiles * c.tile_bytes() + c.table_bytes()).collect();
         let for_layout = layout.map_or(0, |layout| layout.nbytes() + arena_bytes);
         let mut split = Wants {
@@ -138,12 +137,12 @@ impl Inputs {
         bytes += unchanged.iter().map(|tensor| tiles::count(tensor.numel()) * f32_bytes).sum::<usize>();
         let memory = Memory::new(device, bytes)?;
         let mut end = memory.address();
-        let mut place = |input: Input<'_>| {
+        let mut place = |input: &Source| {
             let (format, address) = (tiles::format(input), end);
             end += (tiles::count(input.numel()) * tiles::tile_bytes(format)) as u64;
             (format, address)
         };
-        let mut places = unchanged.iter().map(|tensor| place(Input::Dense(tensor)).1).collect::<Vec<_>>().into_iter();
+        let mut places = unchanged.iter().map(|tensor| place(tensor).1).collect::<Vec<_>>().into_iter();
         for tensor in tensors.values_mut() {
             if let Place::Resident(address) = &mut tensor.place {
                 *address = places.next().unwrap_or_default();
@@ -161,8 +160,7 @@ impl Inputs {
         // A slot holds at least one tile of anything.
         let slot = if split.slot > 0 { split.slot } else { bytes.clamp(f32_bytes, UPLOAD_SLOT) };
         let mut staging = Staging::new(device, Queue::Copy, slot.max(f32_bytes))?;
-        let base = unchanged.iter().map(Input::Dense);
-        let all = base.chain(resident.iter().flat_map(Changed::all_inputs));
+        let all = unchanged.iter().chain(resident.iter().flat_map(Changed::all_inputs));
         send_inputs(&mut staging, memory.address(), all, threads)?;
         staging.send_bytes(table_address, &table.to_bytes())?;
         let uploaded = Some(Event::record(device, Queue::Copy)?);
@@ -250,13 +248,18 @@ fn planned(model: &Model) -> Result<Planned> {
                 } else {
                     Tensor::from_f32(&base.to_f32()?, base.shape(), "the base in f32")?
                 };
-                unchanged.push(tensor);
+                unchanged.push(Source::from(tensor));
                 Place::Resident(0)
             }
             Some(parameter) => {
                 let (tiles, out) = (tiles::count(base.numel()), end);
                 end += (tiles * TILE * size_of::<f32>()) as u64;
-                changed.push(Changed { base: base.clone(), sources: parameter.sources().to_vec(), out, tiles });
+                changed.push(Changed {
+                    base: Source::from(base.clone()),
+                    sources: parameter.sources().to_vec(),
+                    out,
+                    tiles,
+                });
                 Place::Arena(out)
             }
         };

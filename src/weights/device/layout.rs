@@ -10,10 +10,10 @@ use super::inputs::{Held, Inputs, Place, Tensors, everything};
 use crate::error::{Error, Result};
 use crate::kernel::cuda::{Event, Launch, Queue, Staging, StridedPart, Table};
 use crate::tensor::{DType, Tensor, contiguous_strides};
-use crate::weights::lay_out::{as_it_is, changed_of_kept, of_another};
-use crate::weights::layout::{LaidOut, Layout, Strided};
+use crate::weights::layout::{Layout, Strided, TensorSpec};
 use crate::weights::model::Model;
 use crate::weights::plan::Planned;
+use crate::weights::reconstruct::{as_it_is, changed_of_kept, of_another};
 
 /// Every tensor begins at a multiple of this many bytes.
 const ALIGNMENT: u64 = 256;
@@ -168,7 +168,7 @@ impl LayoutPlan {
 }
 
 /// The parameter, and how many bytes behind its start, where the canonical tensor in f32 holds this one as it is.
-fn serves(tensor: &LaidOut, of: &Planned<'_>) -> Result<Option<(String, u64)>> {
+fn serves(tensor: &TensorSpec, of: &Planned<'_>) -> Result<Option<(String, u64)>> {
     let ([part], DType::F32) = (tensor.parts.as_slice(), tensor.dtype) else { return Ok(None) };
     let Strided { offset, shape, strides } = part.strided(of.shape)?;
     let behind = (offset * size_of::<f32>()) as u64;

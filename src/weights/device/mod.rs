@@ -111,7 +111,7 @@ impl DeviceModel {
         Self::open(model, cuda, options, None)
     }
 
-    /// [`DeviceModel::new`] for tasks in the layout of a graph ([`TaskWeights::laid_out`]): what it takes, and room for
+    /// [`DeviceModel::new`] for tasks in the layout of a graph ([`TaskWeights::in_layout`]): what it takes, and room for
     /// two tasks' weights in it, come before as much of the basis as there is room for. After `new`, a layout gets what
     /// is left, and may find no room in a small budget.
     ///
@@ -165,7 +165,7 @@ impl DeviceModel {
     /// The weights of a task of this model: kept ones, or put into the queue now. Returns before they are computed,
     /// unless parameters have to be streamed.
     ///
-    /// With [`TaskWeights::laid_out`] they are in the layout of a graph. Its tensors that no vector changes are made
+    /// With [`TaskWeights::in_layout`] they are in the layout of a graph. Its tensors that no vector changes are made
     /// the first time, and stay until the last encoder over that graph is dropped, the layout itself is gone, or
     /// [`DeviceModel::forget`] is called.
     ///
@@ -180,12 +180,11 @@ impl DeviceModel {
         if !std::ptr::eq(Arc::as_ptr(task.model()), self.model.as_ptr()) {
             return Err(Error::invalid("the weights are of another model than the one on the device"));
         }
-        let layout = match task.layout() {
-            Some(layout) => Some(self.layout(task.model(), layout)?),
-            None => {
-                self.forget_gone();
-                None
-            }
+        let layout = if task.layout().is_canonical() {
+            self.forget_gone();
+            None
+        } else {
+            Some(self.layout(task.model(), task.layout())?)
         };
         let bytes = layout.as_ref().map_or(self.inputs.arena_bytes, |layout| layout.arena_bytes);
         let build = |spares: &Arc<_>| self.reconstruct(task, layout.as_ref(), bytes, spares);

@@ -20,12 +20,12 @@ pub(in crate::weights) struct OnDevices(Mutex<Vec<Shared>>);
 struct Shared {
     device: Arc<DeviceModel>,
     /// With the layouts that they run tasks in.
-    owners: Vec<(Owner, Option<u64>)>,
+    owners: Vec<(Owner, u64)>,
 }
 
 impl Model {
     /// This model on a device, for `owner`: as it is there for others, else brought there now, which others wait for,
-    /// with room for tasks in `layout`, where it is for a graph.
+    /// with room for tasks in `layout`.
     ///
     /// # Errors
     /// As [`DeviceModel::new`] and [`DeviceModel::for_layout`].
@@ -33,20 +33,21 @@ impl Model {
         self: &Arc<Self>,
         cuda: &Cuda,
         options: &DeviceOptions,
-        layout: Option<&Arc<Layout>>,
+        layout: &Arc<Layout>,
         owner: Owner,
     ) -> Result<Arc<DeviceModel>> {
         let mut all = self.on_devices().0.lock();
-        let owner = (owner, layout.map(|layout| layout.id()));
+        let owner = (owner, layout.id());
         if let Some(here) = all.iter_mut().find(|shared| shared.device.cuda().is_same(cuda)) {
             if !here.owners.contains(&owner) {
                 here.owners.push(owner);
             }
             return Ok(Arc::clone(&here.device));
         }
-        let device = match layout {
-            Some(layout) => DeviceModel::for_layout(self, cuda, options, layout)?,
-            None => DeviceModel::new(self, cuda, options)?,
+        let device = if layout.is_canonical() {
+            DeviceModel::new(self, cuda, options)?
+        } else {
+            DeviceModel::for_layout(self, cuda, options, layout)?
         };
         all.push(Shared { device: Arc::clone(&device), owners: vec![owner] });
         Ok(device)
@@ -63,9 +64,9 @@ impl Model {
         let mut all = self.on_devices().0.lock();
         for shared in all.iter_mut() {
             let left: Vec<_> = shared.owners.extract_if(.., |(other, _)| *other == owner).collect();
-            for layout in left.into_iter().filter_map(|(_, layout)| layout) {
+            for (_, layout) in left {
                 // Here, where nobody can come for it meanwhile.
-                if !shared.owners.iter().any(|(_, other)| *other == Some(layout)) {
+                if !shared.owners.iter().any(|(_, other)| *other == layout) {
                     shared.device.leave(layout);
                 }
             }

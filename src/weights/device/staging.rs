@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use crate::error::Result;
 use crate::kernel::cuda::{Staging, tiles};
-use crate::kernel::{Input, share, threads};
+use crate::kernel::{share, threads};
+use crate::tensor::Source;
 
 /// Tiles that one thread takes at a time.
 const PIECE: usize = 64;
@@ -17,7 +18,7 @@ const PIECE: usize = 64;
 pub(super) fn send_inputs<'a>(
     staging: &mut Staging,
     mut to: u64,
-    inputs: impl Iterator<Item = Input<'a>>,
+    inputs: impl Iterator<Item = &'a Source>,
     threads: usize,
 ) -> Result<()> {
     let mut inputs = inputs.map(|input| (input, 0..tiles::count(input.numel()))).peekable();
@@ -46,7 +47,7 @@ pub(super) fn send_inputs<'a>(
 }
 
 /// Writes tiles of inputs one behind the other.
-pub(super) fn pack(inputs: &[(Input<'_>, Range<usize>)], mut out: &mut [u8], wanted: usize) -> Result<()> {
+pub(super) fn pack(inputs: &[(&Source, Range<usize>)], mut out: &mut [u8], wanted: usize) -> Result<()> {
     let mut pieces = Vec::new();
     for (input, tiles) in inputs {
         let tile_bytes = tiles::tile_bytes(tiles::format(*input));

@@ -6,8 +6,8 @@ use std::ops::Range;
 use super::inputs::{Changed, Inputs};
 use super::staging::pack;
 use crate::error::Result;
-use crate::kernel::Format;
 use crate::kernel::cuda::{Event, Launch, Memory, Queue, Segment, Staging, Table, tiles};
+use crate::tensor::VectorFormat;
 
 /// The two slots on the device, and what fills them.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ impl Stream {
                 end += (tiles.len() * tiles::tile_bytes(format)) as u64;
             }
             let (base, terms) = put.split_at(1);
-            let out = of.out + (tiles.start * tiles::tile_bytes(Format::F32)) as u64;
+            let out = of.out + (tiles.start * tiles::tile_bytes(VectorFormat::F32)) as u64;
             table.push(&Segment { base: base.first().copied(), terms, out, tiles: tiles.len() })?;
         }
         let (start, table_address) = (slot.memory.address(), end);

@@ -16,7 +16,7 @@ fn layouts_come_and_go() {
 
     for round in 0..40 {
         let layout = simple(&model, [DType::F32, DType::F16, DType::BF16][round % 3], round % 2 == 0);
-        let task = canonical.laid_out(&layout);
+        let task = canonical.in_layout(&layout);
         let pinned = device.pin(&task).unwrap();
         assert_same(&device.get(&task).unwrap(), &task);
         let stats = device.stats();
@@ -39,7 +39,7 @@ fn layouts_come_and_go() {
 
     // Or when somebody says so; weights that are in use keep what they need.
     let layout = simple(&model, DType::F16, true);
-    let task = canonical.laid_out(&layout);
+    let task = canonical.in_layout(&layout);
     let (pinned, first) = (device.pin(&task).unwrap(), device.stats());
     device.forget(&simple(&model, DType::F16, true));
     assert_eq!(device.stats(), first, "another layout");
@@ -60,12 +60,11 @@ fn a_layout_goes_with_the_last_encoder_that_runs_tasks_in_it() {
     let host = Arc::new(SimulatedDevice::new(ROOM, 5));
     let (cuda, options) = (Cuda::of(Arc::clone(&host)), DeviceOptions { budget: Some(ROOM) });
     let (stays, leaves) = (simple(&model, DType::F32, true), simple(&model, DType::F16, true));
-    let [first, second, third, canonical] =
-        [Some(&leaves), Some(&leaves), Some(&stays), None].map(|layout| (Owner::new(), layout));
-    let come =
-        |(owner, layout): (Owner, Option<&Arc<Layout>>)| model.on_device(&cuda, &options, layout, owner).unwrap();
     let task = task(&model, &[0.5, -1.0]);
-    let (in_leaves, in_stays) = (task.laid_out(&leaves), task.laid_out(&stays));
+    let [first, second, third, canonical] =
+        [&leaves, &leaves, &stays, task.layout()].map(|layout| (Owner::new(), layout));
+    let come = |(owner, layout): (Owner, &Arc<Layout>)| model.on_device(&cuda, &options, layout, owner).unwrap();
+    let (in_leaves, in_stays) = (task.in_layout(&leaves), task.in_layout(&stays));
 
     let device = come(canonical);
     drop((device.get(&task).unwrap(), come(third).get(&in_stays).unwrap()));
@@ -96,8 +95,8 @@ fn a_layout_goes_with_the_last_encoder_that_runs_tasks_in_it() {
     drop(held);
     assert!(!device.is_ready(&in_leaves));
     assert_eq!(device.stats().layout_bytes, others.layout_bytes);
-    drop((come(first).pin(&in_leaves).unwrap(), come(second).pin(&task.laid_out(&leaves)).unwrap()));
-    let other = super::task(&model, &[0.0, 2.0]).laid_out(&leaves);
+    drop((come(first).pin(&in_leaves).unwrap(), come(second).pin(&task.in_layout(&leaves)).unwrap()));
+    let other = super::task(&model, &[0.0, 2.0]).in_layout(&leaves);
     drop(device.pin(&other).unwrap());
     model.leave_devices(first.0);
     model.leave_devices(second.0);
@@ -133,8 +132,8 @@ fn a_layout_is_there_for_whoever_runs_while_others_leave() {
                 for round in 0..20 {
                     let (owner, layout) = (Owner::new(), &layouts[(thread + round / 3) % 2]);
                     for number in 0..2 {
-                        let task = task(model, &coefficients(3, thread + round + number)).laid_out(layout);
-                        let device = model.on_device(cuda, options, Some(layout), owner).unwrap();
+                        let task = task(model, &coefficients(3, thread + round + number)).in_layout(layout);
+                        let device = model.on_device(cuda, options, layout, owner).unwrap();
                         assert_same(&device.get(&task).unwrap(), &task);
                     }
                     model.leave_devices(owner);
@@ -156,7 +155,7 @@ fn read_while_others_come(seed: u64) -> bool {
     let (stream, mut reads) = (77, Vec::new());
     for t in 0..3 {
         let layout = simple(&model, DType::F32, true);
-        let task = task(&model, &[f64::from(t) + 1.0]).laid_out(&layout);
+        let task = task(&model, &[f64::from(t) + 1.0]).in_layout(&layout);
         let weights = device.get(&task).unwrap();
         wait_in(&weights, stream);
         let cpu = task.get().unwrap();
@@ -185,7 +184,7 @@ fn weights_outlive_model_and_layout() {
         let host = Arc::new(SimulatedDevice::new(ROOM, seed));
         let layout = layout_of(&model, everything());
         let device = on(&host, &model, ROOM).unwrap();
-        let task = task(&model, &[0.5, -1.0, 0.25]).laid_out(&layout);
+        let task = task(&model, &[0.5, -1.0, 0.25]).in_layout(&layout);
         let weights = device.get(&task).unwrap();
         drop(layout);
         drop(device);

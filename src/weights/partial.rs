@@ -1,9 +1,12 @@
-//! The weights of a task a part at a time: for whoever needs only a few of them at once.
+//! The weights of a task a part at a time: for runs that need only a few of them at once.
 
 use std::sync::Arc;
 
 use super::arena::Spares;
-use super::{ReconstructOptions, Scope, TaskWeights, Weights, plan};
+use super::model::TaskWeights;
+use super::plan::{self, Scope};
+use super::reconstruct::ReconstructOptions;
+use super::values::Weights;
 use crate::error::Result;
 
 /// Memory of parts that are gone, for the next ones of the same size: two at most.
@@ -39,7 +42,9 @@ impl TaskWeights {
             None => plan::base_alone(model.base(), scope),
         };
         let options = ReconstructOptions { scope, threads, kernel: Some(model.kernel()), cancel: None };
-        plan.limited_to(wanted).run_in(&options, Some(&ring.0))
+        let plan = plan.limited_to(wanted);
+        let layout = plan.canonical();
+        plan.run(&layout, &options, Some(&ring.0))
     }
 }
 

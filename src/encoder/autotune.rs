@@ -17,7 +17,7 @@ use crate::weights::Model;
 
 /// A form of a user's graph that was tried, and how it did.
 #[derive(Clone, Debug)]
-pub struct Trial {
+pub struct GraphVariant {
     /// `as it is`, `optimised (basic)`, `optimised (extended)`.
     pub form: &'static str,
     /// The median of its runs with one image, in milliseconds; or why it was not run.
@@ -39,13 +39,13 @@ impl Encoder {
     /// the base's weights. It takes as long as opening two plain sessions on the file, and the runs.
     ///
     /// # Errors
-    /// As [`Encoder::with_graph`], for the graph as it is; what goes wrong with other forms is in their [`Trial`].
+    /// As [`Encoder::with_graph`], for the graph as it is; what goes wrong with other forms is in their [`GraphVariant`].
     pub fn with_fastest_graph(
         arch: &Arch,
         graph: &BoundGraph,
         model: &Arc<Model>,
         options: &EncoderOptions,
-    ) -> Result<(Self, Vec<Trial>)> {
+    ) -> Result<(Self, Vec<GraphVariant>)> {
         let runtime = Runtime::load(options.runtime.as_deref())?;
         let map = graph.map();
         let binding = BindOptions {
@@ -54,28 +54,33 @@ impl Encoder {
             missing: map.missing.clone(),
             repeated: map.repeated.clone(),
         };
-        let mut trials = vec![Trial { form: AS_IT_IS, result: Ok(0.0), is_chosen: false }];
+        let mut trials = vec![GraphVariant { form: AS_IT_IS, result: Ok(0.0), is_chosen: false }];
         let mut encoders = vec![(0, Self::with_graph(arch, graph, options)?, graph.clone())];
         // A graph out of a bundle has no file with weights in it: it gets one, with the base's.
         let folder = tempfile::tempdir().map_err(|e| Error::io("cannot make a folder", std::env::temp_dir(), e))?;
-        let source = if graph.is_carried() { folder.path().join("graph.onnx") } else { graph.file().path().to_owned() };
+        let source =
+            if graph.is_embedded() { folder.path().join("graph.onnx") } else { graph.file().path().to_owned() };
         let base = model.weights(&"base".parse()?)?;
-        if graph.is_carried() {
-            graph.write(&*base.laid_out(graph.layout()).get()?, &source, &[])?;
+        if graph.is_embedded() {
+            graph.write(&*base.in_layout(graph.layout()).get()?, &source, &[])?;
         }
         for (form, level) in LEVELS {
             let made = optimised(runtime, &source, level)
                 .and_then(|file| BoundGraph::bind(Arc::new(file), model.base(), model.basis(), &binding))
                 .and_then(|graph| Ok((Self::with_graph(arch, &graph, options)?, graph)));
             let result = made.map(|(encoder, graph)| encoders.push((trials.len(), encoder, graph)));
-            trials.push(Trial { form, result: result.map(|()| 0.0).map_err(|e| e.to_string()), is_chosen: false });
+            trials.push(GraphVariant {
+                form,
+                result: result.map(|()| 0.0).map_err(|e| e.to_string()),
+                is_chosen: false,
+            });
         }
 
         let images = vec![0.5; arch.pixels()];
         let mut times = vec![Vec::with_capacity(ROUNDS); encoders.len()];
         for round in 0..=ROUNDS {
             for ((_, encoder, graph), times) in encoders.iter().zip(&mut times) {
-                let weights = base.laid_out(graph.layout()).get()?;
+                let weights = base.in_layout(graph.layout()).get()?;
                 let began = Instant::now();
                 encoder.encode(&weights, &images, 1)?;
                 // The first run of a session allocates.

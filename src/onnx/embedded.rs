@@ -7,7 +7,7 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 
 use super::bind::{self, BindOptions, GraphMap, Mapped};
-use super::bound::{BoundGraph, as_input, check_values, laid_out};
+use super::bound::{BoundGraph, GraphOrigin, as_input, check_values, given, tensor_spec};
 use super::file::OnnxFile;
 use super::rewrite::Given;
 use crate::basis::Basis;
@@ -23,7 +23,7 @@ impl BoundGraph {
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where what is no weight takes 2 GiB and more.
-    pub(crate) fn carried(&self) -> Result<(Vec<u8>, GraphMap)> {
+    pub(crate) fn embedded(&self) -> Result<(Vec<u8>, GraphMap)> {
         let changed: HashSet<&str> = self.layout.tensors().iter().map(|tensor| tensor.name.as_str()).collect();
         let (mut tensors, mut entries) = (Vec::new(), IndexMap::new());
         for (name, mapped) in &self.map.tensors {
@@ -32,7 +32,7 @@ impl BoundGraph {
             let entry = if mapped.unchecked && !changed.contains(name.as_str()) {
                 Mapped { constant: mapped.constant.clone(), uses: Vec::new(), sum, unchecked: true }
             } else {
-                tensors.push(laid_out(&self.file, name, mapped)?);
+                tensors.push(tensor_spec(&self.file, name, mapped)?);
                 Mapped { constant: None, uses: Vec::new(), sum, unchecked: false }
             };
             entries.insert(name.clone(), entry);
@@ -43,26 +43,26 @@ impl BoundGraph {
         Ok((model, GraphMap { tensors: entries, ..self.map.clone() }))
     }
 
-    /// The graph that [`BoundGraph::carried`] made. What this basis changes are its inputs; what it leaves alone gets
+    /// The graph that [`BoundGraph::embedded`] made. What this basis changes are its inputs; what it leaves alone gets
     /// the base's values and is a constant again.
     ///
     /// # Errors
-    /// As [`BoundGraph::of_carried_shapes`]; [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming it, for a
+    /// As [`BoundGraph::of_embedded_shapes`]; [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming it, for a
     /// constant that does not have the base's values; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where
     /// constants take 2 GiB and more; [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
-    pub(crate) fn of_carried(
+    pub(crate) fn of_embedded(
         file: Arc<OnnxFile>,
         map: GraphMap,
         base: &Checkpoint,
         basis: Option<&Basis>,
     ) -> Result<Self> {
-        let graph = Self::of_carried_shapes(file, map, base, basis)?;
+        let graph = Self::of_embedded_shapes(file, map, base, basis)?;
         let mut held = Vec::new();
         for (name, mapped) in &graph.map.tensors {
             if as_input(&graph.file, name, mapped).is_none() {
                 check_values(&graph.file, name, mapped, base)?;
             } else if !graph.layout.tensors().iter().any(|tensor| tensor.name == *name) {
-                held.push(laid_out(&graph.file, name, mapped)?);
+                held.push(tensor_spec(&graph.file, name, mapped)?);
             }
         }
         if held.is_empty() {
@@ -70,9 +70,11 @@ impl BoundGraph {
         }
         let layout = Layout::new(held, &[], base)?;
         let values = Weights::of_base_in(base, &layout)?;
-        let model = graph.rewritten_with(layout.tensors(), |tensor| Given::of(&values, tensor))?.to_vec()?;
+        let model = graph
+            .rewritten_with(layout.tensors(), |tensor| given(tensor, values.at(values.index_of(&tensor.name)?)?.2))?
+            .to_vec()?;
         let file = Arc::new(OnnxFile::parse(Arc::new(Mapping::from_vec(model, graph.file.path())))?);
-        Self::new(file, graph.map, base, basis).map(|graph| Self { is_carried: true, ..graph })
+        Self::new(file, graph.map, base, basis).map(|graph| Self { origin: GraphOrigin::Bundle, ..graph })
     }
 
     /// Everything that can be known without a value: the map names tensors of the graph and parameters of the base,
@@ -83,7 +85,7 @@ impl BoundGraph {
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the tensor, for a map that fits neither graph nor
     /// base, or leaves out a parameter; [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a name that the graph
     /// lacks.
-    pub(crate) fn of_carried_shapes(
+    pub(crate) fn of_embedded_shapes(
         file: Arc<OnnxFile>,
         map: GraphMap,
         base: &Checkpoint,
@@ -102,6 +104,6 @@ impl BoundGraph {
         let allowed =
             BindOptions { missing: map.missing.clone(), repeated: map.repeated.clone(), ..BindOptions::default() };
         bind::check_complete(&map, base, &allowed).map_err(named)?;
-        Self::new(file, map, base, basis).map(|graph| Self { is_carried: true, ..graph })
+        Self::new(file, map, base, basis).map(|graph| Self { origin: GraphOrigin::Bundle, ..graph })
     }
 }

@@ -1,44 +1,17 @@
-//! Results that go elsewhere than side by side: transposed, cut, in other types. Computed strip by strip in a buffer
-//! that stays in the cache, by the same kernels and with the same bits, and written from there in the same pass.
+//! Where results go: side by side as they are computed, or transposed, cut, scaled, in other types.
 
-use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::combine::{Piece, Plan, check};
-use super::dispatch::Kernel;
-use super::threads;
-use crate::error::{Error, ErrorKind, Result};
-use crate::tensor::{BLOCK, DType, Source, Tensor, checked_numel, contiguous_strides, try_zeroed};
-
-/// One tensor to compute, as [`Segment`](super::Segment), and where its elements go.
-pub struct Scattered<'a> {
-    /// What errors call it.
-    pub name: &'a str,
-    /// What the sum is added to.
-    pub base: &'a Tensor,
-    /// The terms in ascending m, one a coefficient.
-    pub terms: Vec<&'a Source>,
-    /// Where elements go; what is in none of them is not kept.
-    pub destinations: Vec<Destination<'a>>,
-}
-
-impl fmt::Debug for Scattered<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, terms, destinations, .. } = self;
-        let mut shown = f.debug_struct("Scattered");
-        shown.field("name", name).field("terms", &terms.len()).field("destinations", destinations);
-        shown.finish_non_exhaustive()
-    }
-}
+use crate::error::{Error, Result};
+use crate::tensor::{DType, checked_numel, contiguous_strides, f32_bytes_mut};
 
 /// Where a run of a tensor's elements goes.
 #[derive(Debug)]
-pub struct Destination<'a> {
+pub struct Output<'a> {
     /// Which elements of the tensor, in row-major order.
     elements: Range<usize>,
     /// The shape that those are seen in, and where a step along each dimension leads in the output, in elements.
@@ -46,24 +19,41 @@ pub struct Destination<'a> {
     strides: Vec<usize>,
     scale: Option<f32>,
     dtype: DType,
+    /// Whether the tensor may have elements beyond.
+    is_part: bool,
     out: *mut u8,
     borrowed: PhantomData<&'a mut [u8]>,
 }
 
-// SAFETY: `out` is an exclusive borrow of bytes for `'a`. Threads that share a destination write disjoint elements of
-// it: every element of the tensor goes to a place of its own (`Destination::new` makes sure of it), and every thread
-// has elements of its own.
-unsafe impl Sync for Destination<'_> {}
-// SAFETY: as above; nothing in it belongs to a thread.
-unsafe impl Send for Destination<'_> {}
+// SAFETY: `out` is an exclusive borrow of bytes for `'a`. Threads that share an output write disjoint elements of it:
+// every element of the tensor goes to a place of its own (`Output::new` makes sure of it), and every thread has elements
+// of its own.
+unsafe impl Sync for Output<'_> {}
+// SAFETY: the borrow that `out` stands for may go to another thread; nothing else in it belongs to one.
+unsafe impl Send for Output<'_> {}
 
-impl<'a> Destination<'a> {
+impl<'a> Output<'a> {
+    /// All of a tensor's elements as f32, in order.
+    pub fn whole(out: &'a mut [f32]) -> Self {
+        let numel = out.len();
+        Self {
+            elements: 0..numel,
+            shape: vec![numel],
+            strides: vec![1],
+            scale: None,
+            dtype: DType::F32,
+            is_part: false,
+            out: f32_bytes_mut(out).as_mut_ptr(),
+            borrowed: PhantomData,
+        }
+    }
+
     /// The elements `elements` of a tensor, seen in `shape`, with its dimensions in the order `permute`, times `scale`,
     /// as `dtype`, side by side in `out`.
     ///
     /// # Errors
-    /// [`ErrorKind::Mismatch`] where the number of elements or the permutation does not fit;
-    /// [`ErrorKind::Unsupported`] for a type that is no float.
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where the number of elements or the permutation does not fit;
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a type that is no float.
     pub fn new(
         elements: Range<usize>,
         shape: &[usize],
@@ -94,11 +84,42 @@ impl<'a> Destination<'a> {
             strides[d] = stride;
         }
         let (shape, strides) = simplified(shape, &strides);
-        Ok(Self { elements, shape, strides, scale, dtype, out: out.as_mut_ptr(), borrowed: PhantomData })
+        let (is_part, out) = (true, out.as_mut_ptr());
+        Ok(Self { elements, shape, strides, scale, dtype, is_part, out, borrowed: PhantomData })
+    }
+
+    /// Which elements of the tensor it takes.
+    pub(super) fn elements(&self) -> &Range<usize> {
+        &self.elements
+    }
+
+    /// Whether the tensor may have elements beyond.
+    pub(super) fn is_part(&self) -> bool {
+        self.is_part
+    }
+
+    /// Bytes that it takes.
+    pub(super) fn nbytes(&self) -> usize {
+        self.elements.len() * self.dtype.size()
+    }
+
+    /// The memory itself, where all `numel` elements of the tensor belong there as f32, in order.
+    pub(super) fn in_order(self, numel: usize) -> std::result::Result<&'a mut [f32], Self> {
+        let is_in_order = self.elements == (0..numel)
+            && self.strides == [1]
+            && self.dtype == DType::F32
+            && self.scale.is_none()
+            && self.out.cast::<f32>().is_aligned();
+        if !is_in_order {
+            return Err(self);
+        }
+        // SAFETY: `out` is aligned, as was just seen; it is an exclusive borrow for `'a` of `numel` times four bytes
+        // (`new` and `whole` made sure of it), which ends in the slice; and any four bytes are an f32.
+        Ok(unsafe { std::slice::from_raw_parts_mut(self.out.cast::<f32>(), numel) })
     }
 
     /// Takes what is its own of `values`, which are the tensor's elements from `start` on.
-    fn put(&self, start: usize, values: &[f32], buffer: &mut Vec<f32>) {
+    pub(super) fn put(&self, start: usize, values: &[f32], buffer: &mut Vec<f32>) {
         let from = start.max(self.elements.start);
         let to = (start + values.len()).min(self.elements.end);
         if from >= to {
@@ -116,7 +137,7 @@ impl<'a> Destination<'a> {
         }
     }
 
-    /// Writes the elements from `at` on, counted within the destination.
+    /// Writes the elements from `at` on, counted within the output's.
     fn put_all(&self, mut at: usize, mut values: &[f32]) {
         let last = self.shape.len() - 1;
         let (width, stride) = (self.shape[last], self.strides[last]);
@@ -164,7 +185,7 @@ impl<'a> Destination<'a> {
     fn write(&self, place: usize, values: &[f32]) {
         assert!(place + values.len() <= self.elements.len(), "values outside the output");
         let size = self.dtype.size();
-        // SAFETY: the places of elements of the destination lie inside the output (`new` made their mapping a bijection
+        // SAFETY: the places of its elements lie inside the output (`new` made their mapping a bijection
         // onto it), and `values` stand for as many neighbours there; no other thread has these elements.
         let out = unsafe { std::slice::from_raw_parts_mut(self.out.add(place * size), values.len() * size) };
         cast(values, self.dtype, out);
@@ -172,10 +193,7 @@ impl<'a> Destination<'a> {
 }
 
 /// How many rows are written together: two cache lines of f32, one of half floats.
-const ROWS: usize = 32;
-
-/// Elements that are computed at a time, about: with the vectors' own bytes they stay in the second-level cache.
-const TILE: usize = 32 << 10;
+pub(super) const ROWS: usize = 32;
 
 /// Values as bytes of a type, rounded to nearest.
 pub(crate) fn cast(values: &[f32], dtype: DType, out: &mut [u8]) {
@@ -223,71 +241,15 @@ pub(super) fn simplified(shape: &[usize], strides: &[usize]) -> (Vec<usize>, Vec
     (extents, steps)
 }
 
-/// As [`combine`](super::combine), to other places: each result is what [`combine`](super::combine) gives, bit for bit,
-/// times the destination's scale, rounded to its type.
-///
-/// # Errors
-/// As [`combine_cancellable`](super::combine_cancellable).
-pub fn scatter(
-    kernel: Kernel,
-    threads: usize,
-    coefficients: &[f32],
-    tensors: Vec<Scattered<'_>>,
-    cancel: Option<&AtomicBool>,
-) -> Result<()> {
-    let function = kernel.function()?;
-    if let Some(bad) = coefficients.iter().find(|coefficient| !coefficient.is_finite()) {
-        return Err(Error::invalid("a coefficient is not finite").got(bad));
-    }
-    let mut plans = Vec::with_capacity(tensors.len());
-    for Scattered { name, base, terms, destinations } in tensors {
-        check(Some(base), &terms, coefficients.len(), base.numel()).map_err(|error| error.tensor(name))?;
-        let beyond = destinations.iter().find(|destination| destination.elements.end > base.numel());
-        if let Some(beyond) = beyond {
-            return Err(Error::mismatch("elements outside the tensor")
-                .tensor(name)
-                .got(format_args!("{:?}", beyond.elements)));
-        }
-        let width = base.shape().last().copied().unwrap_or(1).max(1);
-        plans.push((Plan::new(Some(base), coefficients, terms), destinations, base.numel(), width));
-    }
-    let mut pieces = Vec::new();
-    for (plan, destinations, numel, width) in &plans {
-        // Many rows, in whole blocks.
-        let rows = (TILE / width / ROWS).max(1) * ROWS;
-        let length = (rows * width).min(4 * TILE).next_multiple_of(BLOCK);
-        for start in (0..*numel).step_by(length) {
-            pieces.push((plan, destinations, start, length.min(numel - start)));
-        }
-    }
-    #[derive(Default)]
-    struct Scratch {
-        converted: Vec<f32>,
-        result: Vec<f32>,
-        scaled: Vec<f32>,
-    }
-    threads::share(threads::count(threads), pieces, |(plan, destinations, start, count), scratch: &mut Scratch| {
-        if cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
-            return Err(Error::new(ErrorKind::Cancelled, "the work was called off"));
-        }
-        if scratch.result.len() < count {
-            scratch.result = try_zeroed(count)?;
-        }
-        let out = &mut scratch.result[..count];
-        Piece { plan, start, out }.run(function, false, &mut scratch.converted)?;
-        let values = &scratch.result[..count];
-        destinations.iter().for_each(|destination| destination.put(start, values, &mut scratch.scaled));
-        Ok(())
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::{Kernel, TensorJob, combine};
+    use crate::tensor::Tensor;
 
-    /// Every destination is what the tensor's own view of it reads.
+    /// Every output is what the tensor's own view of it reads.
     #[test]
-    fn destinations_hold_what_views_read() {
+    fn outputs_hold_what_views_read() {
         for (shape, seen, permute) in [
             (vec![70, 40], vec![70, 40], Some(vec![1, 0])),
             (vec![70, 40], vec![70, 40], None),
@@ -305,19 +267,23 @@ mod tests {
             let expected = view.to_f32().unwrap();
             for dtype in [DType::F32, DType::F16, DType::BF16, DType::F64] {
                 let mut out = vec![0; numel * dtype.size()];
-                let destination =
-                    Destination::new(0..numel, &seen, permute.as_deref(), Some(0.5), dtype, &mut out).unwrap();
-                let tensors =
-                    vec![Scattered { name: "t", base: &tensor, terms: Vec::new(), destinations: vec![destination] }];
-                scatter(Kernel::best(), 3, &[], tensors, None).unwrap();
+                let output = Output::new(0..numel, &seen, permute.as_deref(), Some(0.5), dtype, &mut out).unwrap();
+                let job = TensorJob {
+                    name: "t",
+                    base: Some(&tensor),
+                    coefficients: &[],
+                    terms: Vec::new(),
+                    outputs: vec![output],
+                };
+                combine(Kernel::best(), 3, vec![job], None).unwrap();
                 let halved: Vec<f32> = expected.iter().map(|v| v * 0.5).collect();
                 let mut bytes = vec![0; out.len()];
                 cast(&halved, dtype, &mut bytes);
                 assert!(out == bytes, "{shape:?} {permute:?} {dtype}");
             }
         }
-        assert!(Destination::new(0..4, &[2, 2], Some(&[0, 0]), None, DType::F32, &mut [0; 16]).is_err());
-        assert!(Destination::new(0..4, &[2, 2], None, None, DType::F32, &mut [0; 15]).is_err());
-        assert!(Destination::new(0..4, &[2, 3], None, None, DType::F32, &mut [0; 16]).is_err());
+        assert!(Output::new(0..4, &[2, 2], Some(&[0, 0]), None, DType::F32, &mut [0; 16]).is_err());
+        assert!(Output::new(0..4, &[2, 2], None, None, DType::F32, &mut [0; 15]).is_err());
+        assert!(Output::new(0..4, &[2, 3], None, None, DType::F32, &mut [0; 16]).is_err());
     }
 }
