@@ -56,11 +56,11 @@ const KNOWN: [&str; 29] = [
 ];
 /// Options of [`KNOWN`]'s kind that are heeded and may be on.
 const HEEDED: [&str; 2] = ["use_dora", "use_rslora"];
-/// How weights may have begun without the base being changed for it. The others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA)
-/// take a part out of the base first.
+/// The beginnings of weights for which the base was not changed. The others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) take
+/// a part out of the base first.
 const INITS: [&str; 6] = ["true", "false", "gaussian", "eva", "orthogonal", "mica"];
 
-/// What a configuration says.
+/// The values of a configuration.
 #[derive(Debug)]
 pub(super) struct Config {
     base: Option<String>,
@@ -210,7 +210,7 @@ fn positive(value: &Value) -> Option<f64> {
     value.as_f64().filter(|value| value.is_finite() && *value > 0.0)
 }
 
-/// What the end of a module's name is compared with: a regular expression, nearly always one of letters and dots.
+/// A pattern for the end of a module's name: a regular expression, nearly always one of letters and dots.
 #[derive(Debug)]
 enum Pattern {
     /// A dot is any character.

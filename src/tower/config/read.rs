@@ -107,7 +107,8 @@ fn check_tower(checkpoint: &Checkpoint) -> Result<()> {
     Ok(())
 }
 
-/// What the shapes tell where this is the pooling, or OpenAI's. Heads, activation and epsilon of it mean nothing.
+/// The architecture that the shapes tell where this is the pooling, or OpenAI's. Heads, activation and epsilon of it
+/// mean nothing.
 fn shape_of(checkpoint: &Checkpoint, pooling: Option<Pooling>) -> Result<Arch> {
     let pooling = pooling.or(Some(Pooling::default()));
     let any = ArchHints { heads: Some(1), pooling, ..ArchHints::default() };

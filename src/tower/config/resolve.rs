@@ -40,7 +40,8 @@ impl Resolver {
 
     /// The tower of this shape.
     pub(super) fn finish(mut self, shape: Arch) -> Result<TowerConfig> {
-        let (width, pre_norm) = (shape.width, shape.variant.pre_norm);
+        let width = shape.width;
+        let pre_norm = shape.variant.pre_norm;
         let is_published = table::published_heads(width).is_some();
         let usual = table::usual(width, pre_norm);
         let heads = self.pick(Property::Heads, |source| source.arch.heads, table::published_heads(width), usual.heads);
@@ -155,7 +156,7 @@ fn reason(origin: &Origin) -> String {
     }
 }
 
-/// One number for each channel.
+/// Numbers of the channels.
 #[derive(Clone, Copy, PartialEq)]
 struct Channels([f32; 3]);
 

@@ -9,11 +9,11 @@ use crate::error::Result;
 /// The DC and the AC table of a channel.
 type Tables = (Option<HuffmanTable>, Option<HuffmanTable>);
 
-/// What is remembered from one block to the next.
+/// The state between one block and the next.
 struct State {
-    /// For each channel of the scan, its last DC coefficient.
+    /// The last DC coefficient of each channel of the scan.
     last: Vec<i32>,
-    /// How many blocks to come have no more coefficients of this scan.
+    /// The number of blocks to come that have no more coefficients of this scan.
     empty: u32,
 }
 
@@ -173,7 +173,7 @@ fn first_bits(
     Ok(())
 }
 
-/// One more bit of a band of coefficients, and those that are not zero any more.
+/// Reads one more bit of a band of coefficients, and those that are not zero any more.
 fn next_bit(
     block: &mut [i16; 64],
     scan: &Scan,
