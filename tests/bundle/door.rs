@@ -56,7 +56,7 @@ fn what_is_asked_for_comes_before_what_a_bundle_says() {
     let opened = OpenModel::open(&basis, &with_base(base)).unwrap();
     let given = GraphChoice::File { path: file, map: None, options: BindOptions::default() };
     let graph = opened.graph(&given).unwrap().unwrap();
-    assert!(opened.has_graph(&given) && !graph.is_carried());
+    assert!(opened.has_graph(&given) && !graph.is_embedded());
     assert!(opened.graph(&GraphChoice::Carried).unwrap().is_none() && !opened.has_graph(&GraphChoice::Carried));
 
     let folder = tempfile::tempdir().unwrap();
@@ -68,9 +68,9 @@ fn what_is_asked_for_comes_before_what_a_bundle_says() {
     packer.write(&path, &packer.uniform(format("f32")), &[], &|_| {}).unwrap();
     let bundle = OpenModel::open(&path, &OpenOptions::default()).unwrap();
     assert!(bundle.has_graph(&GraphChoice::Carried) && !bundle.has_graph(&GraphChoice::Built));
-    assert!(bundle.graph(&GraphChoice::Carried).unwrap().unwrap().is_carried());
+    assert!(bundle.graph(&GraphChoice::Carried).unwrap().unwrap().is_embedded());
     assert!(bundle.graph(&GraphChoice::Built).unwrap().is_none());
-    assert!(!bundle.graph(&given).unwrap().unwrap().is_carried());
+    assert!(!bundle.graph(&given).unwrap().unwrap().is_embedded());
 
     let tower = |activation| {
         let arch = ArchHints { activation, ..ArchHints::default() };

@@ -350,8 +350,7 @@ fn usage_is_exit_code_2_and_help_is_everywhere() {
     usage(&["classify", "--base", "x", "--task", "A", "--top", "0", "y.png"], &["'0' for '--top"]);
     usage(&["pull", "owner"], &["`owner` is no repository: expected OWNER/REPO"]);
     // One limit wherever there are threads.
-    for command in ["embed", "eval", "bench", "heads", "analyze", "reconstruct", "bind", "verify", "add-task", "build"]
-    {
+    for command in ["embed", "eval", "heads", "analyze", "reconstruct", "bind", "verify", "add-task", "build"] {
         usage(&[command, "--threads", "4097"], &["4097 is not in 0..=4096"]);
     }
     let bad = run(&["embed", "--base", "x", "--weights", "MNIST@nan", "--input", "y", "-o", "z"]);
