@@ -2,10 +2,10 @@
 //! each. Measurements compare with it, and tests check exports with it.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use ort::session::Session;
 use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
+use parking_lot::Mutex;
 use taskbasis::encoder::session_on_file;
 use taskbasis::{EncoderOptions, Error, ErrorKind, Result};
 
@@ -66,7 +66,7 @@ impl OnnxFileEncoder {
             Error::new(ErrorKind::Runtime, "the image encoder failed").because(e.to_string()).at(&self.path)
         };
         let view = TensorRef::from_array_view(([n, channels, height, width], pixels)).map_err(failed)?;
-        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut session = self.session.lock();
         let outputs = session.run(ort::inputs![view]).map_err(failed)?;
         let output = outputs.get(&self.output).ok_or_else(|| Error::new(ErrorKind::Internal, "a run has no output"))?;
         let (shape, values) = output.try_extract_tensor::<f32>().map_err(failed)?;

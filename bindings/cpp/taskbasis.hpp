@@ -80,7 +80,7 @@ private:
     std::variant<T, failure> state_;
 };
 
-// Contiguous values that belong to somebody else: what std::span is in C++20.
+// Contiguous values that are not owned: what std::span is in C++20.
 template <class T> class view {
 public:
     using value_type = std::remove_cv_t<T>;
@@ -243,7 +243,7 @@ public:
     result<none> try_prepare() const { return detail::done(detail::call(tb_weights_prepare, get())); }
     result<none> try_prefetch() const { return detail::done(detail::call(tb_weights_prefetch, get())); }
 
-    // Stops what prefetch() started, unless somebody waits for it; whether anything was stopped.
+    // Stops what prefetch() started, unless a call waits for it; whether anything was stopped.
     result<bool> try_cancel_prefetch() const {
         std::int32_t stopped = 0;
         if (auto failed = detail::call(tb_weights_cancel_prefetch, get(), &stopped)) {

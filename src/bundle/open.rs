@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::mmap::MapMode;
 use crate::weights::{Model, ModelOptions};
 
-/// What a path holds that is taken for a basis: a folder as published, or a bundle.
+/// A basis in a file of either form: a folder as published, or a bundle.
 #[derive(Debug)]
 pub enum BasisFile {
     /// A folder, which knows nothing of its base.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::error::{tb_error, tb_status};
-use super::guard::{guard, infallible};
+use super::guard::guard;
 use super::handle::{self, Buffer, Handle, Info, Out, Versioned};
 use crate::basis::Basis;
 use crate::bundle::{BasisFile, Bundle};
@@ -304,7 +304,7 @@ pub unsafe extern "C" fn tb_basis_verify(basis: *const tb_basis, err: *mut *mut 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_basis_free(basis: *mut tb_basis) {
     // SAFETY: as in `tb_basis_open`.
-    infallible((), || unsafe { handle::free(basis) });
+    unsafe { handle::free(basis) };
 }
 
 /// The model behind a handle.

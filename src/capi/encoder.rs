@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::basis::{model, tb_basis};
 use super::error::{tb_error, tb_status};
-use super::guard::{guard, infallible};
+use super::guard::guard;
 use super::handle::{self, Handle, Info, Out, Versioned};
 use super::logging::log_level;
 use super::tower;
@@ -506,5 +506,5 @@ pub unsafe extern "C" fn tb_encoder_trim(encoder: *const tb_encoder, err: *mut *
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_encoder_free(encoder: *mut tb_encoder) {
     // SAFETY: as in `tb_encoder_create`.
-    infallible((), || unsafe { handle::free(encoder) });
+    unsafe { handle::free(encoder) };
 }

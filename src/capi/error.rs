@@ -2,8 +2,7 @@
 
 use std::ffi::{CString, c_char};
 
-use super::guard::infallible;
-use super::handle::c_text;
+use super::handle::{c_text, infallible};
 use crate::error::{Error, ErrorKind};
 
 /// What became of a call. The numbers are stable and never reused; a newer library may return ones that are not

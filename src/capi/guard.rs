@@ -1,9 +1,9 @@
 //! What stands around every function of the C ABI: no panic crosses it, and every failure is a status and a message.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::error::{tb_error, tb_status};
+use crate::background::panic_message;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Runs the body of a function. A failure is returned as its status and, where C wants it, as an error object.
@@ -15,11 +15,11 @@ pub(super) unsafe fn guard(err: *mut *mut tb_error, body: impl FnOnce() -> Resul
         // SAFETY: the caller's promise.
         unsafe { err.write(std::ptr::null_mut()) };
     }
-    // A panic is a defect. Nothing of ours is left half changed by one: locks recover, and outputs are written last.
+    // A panic is a defect. Nothing of ours is left half changed by one: outputs are written last.
     let failure = match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => return tb_status::TB_OK,
         Ok(Err(error)) => error,
-        Err(panic) => Error::new(ErrorKind::Internal, format!("taskbasis panicked: {}", message(&*panic)))
+        Err(panic) => Error::new(ErrorKind::Internal, format!("taskbasis panicked: {}", panic_message(&*panic)))
             .hint("This is a defect; please report it"),
     };
     let status = tb_status::from(failure.kind());
@@ -28,19 +28,6 @@ pub(super) unsafe fn guard(err: *mut *mut tb_error, body: impl FnOnce() -> Resul
         unsafe { err.write(tb_error::new(failure)) };
     }
     status
-}
-
-/// For functions that cannot fail and give a plain value: `otherwise` should a panic try to cross.
-pub(super) fn infallible<T>(otherwise: T, body: impl FnOnce() -> T) -> T {
-    catch_unwind(AssertUnwindSafe(body)).unwrap_or(otherwise)
-}
-
-fn message(panic: &(dyn Any + Send)) -> &str {
-    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-        (Some(text), _) => text,
-        (_, Some(text)) => text,
-        _ => "no message",
-    }
 }
 
 #[cfg(test)]
@@ -58,6 +45,6 @@ mod tests {
         assert!(text.to_str().unwrap().contains("at the disco"));
         // SAFETY: made by `guard`, used no more.
         unsafe { super::super::error::tb_error_free(err) };
-        assert_eq!(infallible(7, || panic!()), 7);
+        assert_eq!(super::super::handle::infallible(7, || panic!()), 7);
     }
 }

@@ -4,6 +4,7 @@
 //! freed in any order; a handle is `Send + Sync`, so it may be used from several threads at once.
 
 use std::ffi::{CStr, CString, c_char};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -40,8 +41,13 @@ pub(super) unsafe fn borrow<'a, H: Handle>(handle: *const H) -> Result<&'a H::In
 pub(super) unsafe fn free<H: Handle>(handle: *mut H) {
     if !handle.is_null() {
         // SAFETY: the caller's promise: this is the reference that `into_raw` gave.
-        drop(unsafe { Arc::from_raw(handle.cast_const().cast::<H::Inner>()) });
+        infallible((), || drop(unsafe { Arc::from_raw(handle.cast_const().cast::<H::Inner>()) }));
     }
+}
+
+/// The body of a function that cannot fail and gives a plain value: `otherwise` should a panic try to cross.
+pub(super) fn infallible<T>(otherwise: T, body: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or(otherwise)
 }
 
 /// A place for a result: set to nothing at once, written when the call succeeds.

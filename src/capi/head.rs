@@ -4,7 +4,7 @@ use std::ffi::{CString, c_char};
 use std::path::Path;
 
 use super::error::{tb_error, tb_status};
-use super::guard::{guard, infallible};
+use super::guard::guard;
 use super::handle::{self, Buffer, Handle, Out};
 use crate::bundle::Bundle;
 use crate::error::{Error, Result};
@@ -196,5 +196,5 @@ fn product(n: usize, each: usize) -> Result<usize> {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_head_free(head: *mut tb_head) {
     // SAFETY: as in `tb_head_open`.
-    infallible((), || unsafe { handle::free(head) });
+    unsafe { handle::free(head) };
 }

@@ -9,8 +9,8 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-use super::guard::infallible;
 use super::handle::c_text;
+use super::handle::infallible;
 use crate::error::{Error, Result};
 
 /// Something failed.

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::basis::{model, tb_basis};
 use super::error::{tb_error, tb_status};
-use super::guard::{guard, infallible};
+use super::guard::guard;
 use super::handle::{self, Buffer, Handle, Info, Out, Versioned};
 use crate::basis::{Coefficients, TaskExpr};
 use crate::error::{Error, Result};
@@ -164,7 +164,7 @@ fn named(weights: TaskWeights) -> *mut tb_weights {
 /// NULL for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_weights_expression(weights: *const tb_weights) -> *const c_char {
-    infallible(std::ptr::null(), || {
+    handle::infallible(std::ptr::null(), || {
         // SAFETY: as in `tb_weights_create`.
         unsafe { handle::borrow(weights) }.map_or(std::ptr::null(), |weights| weights.expression.as_ptr())
     })
@@ -375,7 +375,7 @@ pub unsafe extern "C" fn tb_weights_copy_tensor(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_weights_free(weights: *mut tb_weights) {
     // SAFETY: as in `tb_weights_create`.
-    infallible((), || unsafe { handle::free(weights) });
+    unsafe { handle::free(weights) };
 }
 
 impl NamedWeights {

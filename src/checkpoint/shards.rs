@@ -7,13 +7,13 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 use serde::Deserialize;
 
-use super::Format;
+use super::format::Format;
 use super::unread::Stored;
 use crate::did_you_mean;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mmap::{MapMode, Mapping};
 
-/// What an index's name ends with, after the name that the whole file would have.
+/// The end of an index's name, after the name that the whole file would have.
 pub const INDEX: &str = ".index.json";
 /// The largest index that is read. Real ones have some hundred bytes per tensor.
 const MAX_INDEX: usize = 64 << 20;
@@ -22,12 +22,12 @@ const MAX_FILES: usize = 1024;
 /// The digits of a part's number, as the libraries write it.
 const DIGITS: usize = 5;
 
-/// What the name of one part of a checkpoint tells.
+/// The name of one file of a checkpoint in several, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
-    /// Which part, counted from 1.
+pub struct ShardName {
+    /// The number of the file, counted from 1.
     pub number: u32,
-    /// How many there are.
+    /// The number of files.
     pub of: u32,
     /// The name of the index that lies beside it.
     pub index: String,
@@ -38,14 +38,14 @@ pub fn is_index_name(name: &str) -> bool {
     ["safetensors", "bin"].iter().any(|kind| name.ends_with(&format!(".{kind}{INDEX}")))
 }
 
-/// What `model-00002-of-00005.safetensors` tells; `None` for a name of another form and for the only part of one.
-pub fn part(name: &str) -> Option<Part> {
+/// The parts of `model-00002-of-00005.safetensors`; `None` for a name of another form and for the only part of one.
+pub fn shard_name(name: &str) -> Option<ShardName> {
     let (stem, kind) = name.rsplit_once('.').filter(|(_, kind)| matches!(*kind, "safetensors" | "bin"))?;
     let (rest, of) = stem.rsplit_once("-of-")?;
     let (whole, number) = rest.rsplit_once('-')?;
     let parse = |digits: &str| digits.parse::<u32>().ok().filter(|_| digits.len() == DIGITS);
     let (number, of) = (parse(number)?, parse(of)?);
-    (of > 1).then(|| Part { number, of, index: format!("{whole}.{kind}{INDEX}") })
+    (of > 1).then(|| ShardName { number, of, index: format!("{whole}.{kind}{INDEX}") })
 }
 
 /// Refuses a file whose name says that it is one part of a checkpoint.
@@ -53,12 +53,12 @@ pub fn part(name: &str) -> Option<Part> {
 /// # Errors
 /// [`ErrorKind::Unsupported`], naming the index.
 pub fn check_whole(path: &Path) -> Result<()> {
-    let Some(part) = path.file_name().and_then(|name| part(name.to_str()?)) else { return Ok(()) };
-    let index = path.with_file_name(&part.index);
-    let error = Error::unsupported(format!("part {} of {} of a checkpoint", part.number, part.of)).at(path);
+    let Some(shard) = path.file_name().and_then(|name| shard_name(name.to_str()?)) else { return Ok(()) };
+    let index = path.with_file_name(&shard.index);
+    let error = Error::unsupported(format!("part {} of {} of a checkpoint", shard.number, shard.of)).at(path);
     Err(match index.is_file() {
         true => error.hint(format!("Name the index, through which all parts are read: {}", index.display())),
-        false => error.hint(format!("Fetch the other parts and `{}` beside it, and name that", part.index)),
+        false => error.hint(format!("Fetch the other parts and `{}` beside it, and name that", shard.index)),
     })
 }
 
@@ -182,7 +182,7 @@ impl Index {
 /// The content of a checkpoint in several files.
 #[derive(Debug)]
 pub struct Shards {
-    /// What kind the files are of: that of the last.
+    /// The format of the files: that of the last.
     pub format: Format,
     /// Names and tensors, file by file.
     pub tensors: Vec<(String, Stored)>,
@@ -203,13 +203,13 @@ mod tests {
 
     #[test]
     fn parts_are_known_by_their_names() {
-        let found = part("model-00002-of-00005.safetensors").unwrap();
+        let found = shard_name("model-00002-of-00005.safetensors").unwrap();
         assert_eq!((found.number, found.of, found.index.as_str()), (2, 5, "model.safetensors.index.json"));
-        assert_eq!(part("pytorch_model-00001-of-00002.bin").unwrap().index, "pytorch_model.bin.index.json");
+        assert_eq!(shard_name("pytorch_model-00001-of-00002.bin").unwrap().index, "pytorch_model.bin.index.json");
         for name in
             ["model.safetensors", "model-00001-of-00001.bin", "run-1-of-2.bin", "a-00001-of-00002.pt", "-of-.bin"]
         {
-            assert_eq!(part(name), None, "{name}");
+            assert_eq!(shard_name(name), None, "{name}");
         }
     }
 

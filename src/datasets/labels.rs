@@ -1,16 +1,16 @@
-//! Which class of a head each label means: by the classes' names, by numbers, never by chance.
+//! The class of a head that each label means: by the classes' names, by numbers, never by chance.
 
 use std::collections::HashMap;
 
-use super::split::{Naming, Split};
+use super::split::{ClassNaming, Split};
 use crate::did_you_mean::{clipped, nearest};
 use crate::error::{Error, Result};
-use crate::heads::head::Head;
+use crate::heads::Head;
 
-/// More names than this do not help a reader.
-const LISTED: usize = 20;
+/// The most names that a message lists.
+const MAX_LISTED: usize = 20;
 
-/// What to do with class folders whose names are not the head's.
+/// The rule for class folders whose names are not the head's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OtherNames {
     /// Refuse them, by name.
@@ -26,7 +26,7 @@ pub enum OtherNames {
 pub struct HeadLabels {
     /// The class of each image.
     pub labels: Vec<usize>,
-    /// What a person should know of how they were found; empty where every name is the same.
+    /// Remarks for people on how they were found; empty where every name is the same.
     pub remarks: Vec<String>,
 }
 
@@ -46,9 +46,9 @@ impl Split {
     pub fn labels_for(&self, head: &Head, other_names: OtherNames) -> Result<HeadLabels> {
         let mut matching = Matching::new(self, head);
         let places = match self.naming {
-            Naming::Numbers => None,
-            Naming::List => matching.of_list(other_names)?,
-            Naming::Folders => Some(matching.of_folders(other_names).map_err(|e| e.at(&self.path))?),
+            ClassNaming::Numbers => None,
+            ClassNaming::List => matching.of_list(other_names)?,
+            ClassNaming::Folders => Some(matching.of_folders(other_names).map_err(|e| e.at(&self.path))?),
         };
         let labels = match places {
             None => head.check_labels(&self.labels).map_err(|e| e.at(&self.path))?.to_vec(),
@@ -67,7 +67,7 @@ impl Split {
 /// The names of both sides.
 struct Matching<'a> {
     data: &'a [String],
-    /// Which of the data's classes have images.
+    /// Whether each of the data's classes has images.
     used: Vec<bool>,
     head: &'a [String],
     /// The head's number of classes, also where they have no names.
@@ -75,7 +75,7 @@ struct Matching<'a> {
     remarks: Vec<String>,
 }
 
-/// For each of the data's classes its place in the head, where it has one.
+/// The place in the head of each of the data's classes, where it has one.
 type Places = Vec<Option<usize>>;
 
 impl<'a> Matching<'a> {
@@ -86,8 +86,13 @@ impl<'a> Matching<'a> {
                 *used = true;
             }
         }
-        let (data, head, classes) = (&split.classes, head.classes(), head.num_classes());
-        Self { data, used, head, classes, remarks: split.remarks.clone() }
+        Self {
+            data: &split.classes,
+            used,
+            head: head.classes(),
+            classes: head.num_classes(),
+            remarks: split.remarks.clone(),
+        }
     }
 
     /// Data that is numbered and says what its numbers mean: by names where all are the head's, else by numbers.
@@ -140,7 +145,7 @@ impl<'a> Matching<'a> {
         }
     }
 
-    /// Exactly, else by [`plain`] names, in which neither side may say anything twice.
+    /// The places by exact names, else by [`plain`] ones, in which neither side may say anything twice.
     fn by_name(&self) -> Result<Places> {
         let mut exact: HashMap<&str, Vec<usize>> = HashMap::new();
         let mut alike: HashMap<String, Vec<usize>> = HashMap::new();
@@ -258,7 +263,8 @@ impl<'a> Matching<'a> {
         }
         let missing: Vec<String> = (0..self.classes).filter(|&i| !has[i]).map(|i| self.head_name(i)).collect();
         if !missing.is_empty() {
-            let (names, of) = (listed(missing.iter().map(String::as_str)), self.classes);
+            let names = listed(missing.iter().map(String::as_str));
+            let of = self.classes;
             self.remarks.push(format!("no images of {} of the head's {of} classes: {names}", missing.len()));
         }
         let empty: Vec<usize> = (0..places.len()).filter(|&i| places[i].is_none() && !self.used[i]).collect();
@@ -296,8 +302,8 @@ fn two_alike(one: &str, other: &str) -> Error {
 
 /// `a`, `b` and 3 more.
 fn listed<'a>(names: impl Iterator<Item = &'a str> + Clone) -> String {
-    let list: Vec<String> = names.clone().take(LISTED).map(|name| format!("`{}`", clipped(name))).collect();
-    match names.count().saturating_sub(LISTED) {
+    let list: Vec<String> = names.clone().take(MAX_LISTED).map(|name| format!("`{}`", clipped(name))).collect();
+    match names.count().saturating_sub(MAX_LISTED) {
         0 => list.join(", "),
         more => format!("{} and {more} more", list.join(", ")),
     }

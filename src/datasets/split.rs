@@ -13,16 +13,16 @@ pub struct Split {
     pub(super) images: Images,
     pub(super) labels: Vec<usize>,
     pub(super) classes: Vec<String>,
-    pub(super) naming: Naming,
-    /// What was not read, and how what was read is meant.
+    pub(super) naming: ClassNaming,
+    /// Remarks on what was not read, and on how what was read is meant.
     pub(super) remarks: Vec<String>,
     /// The file or folder that errors name.
     pub(super) path: PathBuf,
 }
 
-/// Where the classes' names come from.
+/// The source of the classes' names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Naming {
+pub(super) enum ClassNaming {
     /// There are none: labels are numbers.
     Numbers,
     /// A list beside labels that are numbers.
@@ -31,36 +31,42 @@ pub(super) enum Naming {
     Folders,
 }
 
-/// Where a split's images are.
+/// The images of a split.
 #[derive(Debug)]
 pub(super) enum Images {
-    /// One after the other, as pixels: u8, contiguous.
+    /// Pixels of one image after the other: u8, contiguous.
     Packed { pixels: Tensor, height: usize, width: usize, format: PixelFormat },
-    /// A PNG or JPEG file each.
+    /// A file per image.
     Files(Vec<PathBuf>),
 }
 
 impl Split {
     /// Images whose labels are numbers.
     pub(super) fn new(images: Images, labels: Vec<usize>) -> Self {
-        let (classes, remarks, path) = (Vec::new(), Vec::new(), PathBuf::new());
-        Self { images, labels, classes, naming: Naming::Numbers, remarks, path }
+        Self {
+            images,
+            labels,
+            classes: Vec::new(),
+            naming: ClassNaming::Numbers,
+            remarks: Vec::new(),
+            path: PathBuf::new(),
+        }
     }
 
-    /// Says in which file or folder it lies.
+    /// The split with the file or folder that it lies in.
     pub(super) fn at(mut self, path: &Path) -> Self {
         self.path = path.to_path_buf();
         self
     }
 
-    /// Names the classes that labels count; no names leave them numbers.
+    /// The split with names for the classes that labels count; no names leave them numbers.
     pub(super) fn named(mut self, classes: Vec<String>) -> Self {
-        self.naming = if classes.is_empty() { Naming::Numbers } else { Naming::List };
+        self.naming = if classes.is_empty() { ClassNaming::Numbers } else { ClassNaming::List };
         self.classes = classes;
         self
     }
 
-    /// How many images.
+    /// The number of images.
     pub fn len(&self) -> usize {
         self.labels.len()
     }
@@ -94,7 +100,7 @@ impl Split {
     ///
     /// # Errors
     /// Those of [`Preprocess::images`] or [`Preprocess::files`];
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when there are not so many images.
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when there are fewer images.
     pub fn preprocess(&self, preprocess: &Preprocess, range: Range<usize>, threads: usize) -> Result<Vec<f32>> {
         match &self.images {
             Images::Packed { .. } => {
@@ -108,8 +114,7 @@ impl Split {
         }
     }
 
-    /// As many of the images of `range` as can be read, preprocessed to [N, 3, S, S]; files that cannot be are left out
-    /// and named.
+    /// The readable images of `range`, preprocessed to [N, 3, S, S]; files that cannot be are left out and named.
     ///
     /// # Errors
     /// Those of [`Split::preprocess`] that are not one file's.
@@ -134,8 +139,8 @@ impl Split {
     /// Image `index` where it lies in the mapped file.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when there are not so many, or each is a
-    /// file of its own, to be decoded first ([`Split::preprocess`]).
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when there are fewer, or each is a file of its
+    /// own, to be decoded first ([`Split::preprocess`]).
     pub fn image(&self, index: usize) -> Result<Pixels<'_>> {
         let Images::Packed { pixels, height, width, format } = &self.images else {
             return Err(Error::invalid("the images are files that must be decoded first"));
@@ -153,7 +158,7 @@ impl Split {
     pub fn images(&self) -> impl ExactSizeIterator<Item = Pixels<'_>> {
         let (bytes, height, width, format) = match &self.images {
             Images::Packed { pixels, height, width, format } => {
-                (pixels.bytes().unwrap_or_default(), *height, *width, *format)
+                (pixels.bytes().expect("packed pixels are contiguous"), *height, *width, *format)
             }
             Images::Files(_) => (&[][..], 1, 1, PixelFormat::Gray8),
         };

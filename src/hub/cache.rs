@@ -124,7 +124,7 @@ impl RepoCache {
             let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
             let file = file.map_err(failed)?;
             match file.try_lock() {
-                // Whoever had it may have removed the file, and a third may hold a lock on a new one.
+                // The process that had it may have removed the file, and a third may hold a lock on a new one.
                 Ok(()) if is_same(&file, &path) => return Ok(Lock(file)),
                 Ok(()) => continue,
                 Err(TryLockError::WouldBlock) => {}

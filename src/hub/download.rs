@@ -245,7 +245,7 @@ impl Download<'_> {
             .got(format!("{got} or more"))
     }
 
-    /// A write that failed. On a full disk the part is given up: it would be in everybody's way.
+    /// A write that failed. On a full disk the part is given up, for it takes room that others need.
     fn unwritten(&self, part: &Part<'_>, error: io::Error) -> Error {
         let is_full = matches!(error.kind(), IoKind::StorageFull | IoKind::QuotaExceeded | IoKind::FileTooLarge);
         if !is_full {

@@ -175,7 +175,7 @@ impl Client {
 }
 
 impl Tree {
-    /// Takes one line of a listing of `folder`, which may come from anybody: what it names becomes a path on the disk.
+    /// Takes one line of a listing of `folder`, which cannot be trusted: what it names becomes a path on the disk.
     fn add(&mut self, item: Item, address: &HubPath, folder: &str) -> Result<()> {
         let broken = |what: &str| not_the_hub(address).got(format!("{what} of `{}`", item.path.escape_debug()));
         let inside = folder.is_empty()

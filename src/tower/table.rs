@@ -1,7 +1,10 @@
-//! Published towers: what is known of a shape though the shape does not tell it.
+//! Published towers: values that are known for a shape though the shape does not tell them.
 
-use super::arch::{ArchHints, HEAD_WIDTH, Pooling};
+use super::variant::{ArchHints, Pooling};
 use crate::error::Error;
+
+/// Width of an attention head in OpenAI's models, and open_clip's default `head_width`.
+pub const HEAD_WIDTH: usize = 64;
 
 /// Widths of published CLIP towers, with their attention heads. Facts of open_clip's and transformers' configurations.
 const HEADS: [(usize, &[usize]); 14] = [
@@ -54,7 +57,7 @@ pub(super) fn published_pooling(width: usize, pre_norm: bool) -> Option<Pooling>
     (!pre_norm && WITHOUT_PRE_NORM.contains(&width)).then_some(Pooling::MeanThenNorm)
 }
 
-/// What towers of this form usually have, as far as something is usual.
+/// The values that towers of this form usually have, as far as something is usual.
 pub(super) fn usual(width: usize, pre_norm: bool) -> ArchHints {
     let pooling = published_pooling(width, pre_norm).or(pre_norm.then_some(Pooling::ClassToken));
     ArchHints { heads: usual_heads(width), pooling, ..ArchHints::default() }

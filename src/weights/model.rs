@@ -3,15 +3,15 @@
 #[cfg(test)]
 mod tests;
 
+use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use indexmap::IndexSet;
 use parking_lot::Mutex;
 
 use super::arena::Spares;
 use super::cache::{Key, Owner, PrefetchJob, WeightsCache};
-use super::device::OnDevices;
 use super::layout::{Layout, TensorSpec};
 use super::plan::{self, Scope};
 use super::reconstruct::ReconstructOptions;
@@ -23,13 +23,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::{self, Kernel};
 use crate::mmap::Identity;
 
-/// What is kept where nobody says otherwise, at least.
+/// Bytes of the default budget, at least.
 const DEFAULT_BUDGET: usize = 1 << 30;
 
 /// How a [`Model`] reconstructs and what it keeps.
 #[derive(Clone, Debug, Default)]
 pub struct ModelOptions {
-    /// Threads for reconstruction; 0 means one a processor.
+    /// Threads for reconstruction; 0 means one per processor.
     pub threads: usize,
     /// The kernel; `None` means the fastest that this machine has, or the one that `TASKBASIS_KERNEL` names.
     pub kernel: Option<Kernel>,
@@ -55,7 +55,8 @@ pub struct Model {
     files: Arc<[Identity]>,
     /// Bytes that the weights of a task take; before the first ones are there, what they would take if all was changed.
     weights_bytes: AtomicUsize,
-    devices: OnDevices,
+    /// The devices that it is on, which go with it: a registry of `device/lease.rs`.
+    pub(super) devices: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Model {
@@ -77,13 +78,8 @@ impl Model {
         };
         let files = files(&base, basis.as_ref());
         let weights_bytes = AtomicUsize::new(tower);
-        let (threads, devices) = (options.threads, OnDevices::default());
+        let (threads, devices) = (options.threads, OnceLock::new());
         Ok(Arc::new(Self { base, basis, threads, kernel, cache, canonical, files, weights_bytes, devices }))
-    }
-
-    /// The devices that it is on.
-    pub(super) fn on_devices(&self) -> &OnDevices {
-        &self.devices
     }
 
     /// The zero-shot weights.
@@ -96,7 +92,7 @@ impl Model {
         self.basis.as_ref()
     }
 
-    /// Threads that reconstruct; 0 means one a processor.
+    /// Threads that reconstruct; 0 means one per processor.
     pub(super) fn threads(&self) -> usize {
         self.threads
     }
@@ -106,7 +102,7 @@ impl Model {
         self.kernel
     }
 
-    /// Names the weights of `expr`. Nothing is reconstructed before somebody asks for them.
+    /// Names the weights of `expr`. Nothing is reconstructed before they are asked for.
     ///
     /// # Errors
     /// As [`Basis::coefficients`]; [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for anything but
@@ -125,7 +121,7 @@ impl Model {
         self.named(expr.to_string(), coefficients)
     }
 
-    /// Names the weights that these coefficients give: one a vector, and one for PCA's mean.
+    /// Names the weights that these coefficients give: one per vector, and one for PCA's mean.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for another number of coefficients than M, or
@@ -225,7 +221,7 @@ fn files(base: &Checkpoint, basis: Option<&Basis>) -> Arc<[Identity]> {
 }
 
 /// The name of some weights of a [`Model`]: an expression and its coefficients. The weights themselves come into being
-/// when they are asked for, and stay as long as somebody holds them or the cache has room.
+/// when they are asked for, and stay as long as they are held or the cache has room.
 #[derive(Debug)]
 pub struct TaskWeights {
     model: Arc<Model>,
@@ -274,7 +270,7 @@ impl TaskWeights {
     /// # Errors
     /// As [`Weights::reconstruct`].
     pub fn get(&self) -> Result<Arc<Weights>> {
-        // A copy, so that the lock is not held while somebody reconstructs.
+        // A copy, so that the lock is not held during a reconstruction.
         let pinned = self.pinned.lock().clone();
         if let Some(weights) = pinned {
             return Ok(weights);
@@ -295,7 +291,7 @@ impl TaskWeights {
         Self { key, layout: Arc::clone(layout), ..self.clone() }
     }
 
-    /// Whose names and types they have.
+    /// The layout that gives them their names and types.
     pub fn layout(&self) -> &Arc<Layout> {
         &self.layout
     }
@@ -311,7 +307,7 @@ impl TaskWeights {
     /// As [`TaskWeights::get`].
     pub fn pin(&self) -> Result<Arc<Weights>> {
         let weights = self.get()?;
-        // Whoever was first stays: views of what is pinned must not lose their ground.
+        // The first ones stay: views of what is pinned must not lose their ground.
         Ok(Arc::clone(self.pinned.lock().get_or_insert(weights)))
     }
 
@@ -356,9 +352,9 @@ impl TaskWeights {
     }
 
     /// Takes back what [`TaskWeights::prefetch`] asked for through `self`, however often: what has not begun never
-    /// does, and a reconstruction stops within a millisecond or so and frees its memory. It goes on where somebody
+    /// does, and a reconstruction stops within a millisecond or so and frees its memory. It goes on where a caller
     /// already waits for these weights, or another [`TaskWeights`] has prefetched the same and not taken it back.
-    /// Whether anything was stopped, which then is not ready unless somebody asks again.
+    /// Whether anything was stopped, which then is not ready unless it is asked for again.
     pub fn cancel_prefetch(&self) -> bool {
         self.model.cache.cancel(&self.key, self.owner)
     }

@@ -30,8 +30,8 @@ impl Ring {
 }
 
 impl TaskWeights {
-    /// Those of the weights whose names `wanted` accepts, reconstructed now, past the cache, by `threads` threads. The
-    /// same bits as [`TaskWeights::get`] gives.
+    /// The weights whose names `wanted` accepts, reconstructed now, past the cache, by `threads` threads. Their bits
+    /// are those that [`TaskWeights::get`] gives.
     ///
     /// # Errors
     /// As [`Weights::reconstruct`].

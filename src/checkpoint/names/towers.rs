@@ -1,4 +1,4 @@
-//! Finding the image tower among a file's tensors: under which prefix, and by whose names.
+//! Finding the image tower among a file's tensors: under which prefix, and by which convention.
 //!
 //! Every class token is the anchor of a candidate; what else lies under its prefix says whether it is a whole tower.
 
@@ -7,15 +7,15 @@ use std::borrow::Cow;
 /// Module names that wrappers of PyTorch put between others: `torch.compile`, FSDP, activation checkpointing,
 /// DataParallel. They say nothing about the model.
 const INFIXES: [&str; 5] = ["_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module", "module"];
-/// What precedes a tower in a file is at most so long: what is longer is not looked at, or a hostile file of long names
-/// could cost any amount of time.
+/// The longest prefix of a tower's names that is looked at, or a hostile file of long names could cost any amount of
+/// time.
 const MAX_PREFIX: usize = 256;
-/// More towers than this are not told apart.
+/// The most towers that are told apart.
 const MAX_CANDIDATES: usize = 16;
 
-/// By whose names a tower goes.
+/// The convention that the names of a tower follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum Convention {
     /// open_clip's and OpenAI's: `visual.conv1.weight`.
     OpenClip,
     /// open_clip's tower alone: `conv1.weight`.
@@ -28,8 +28,8 @@ pub(super) enum Form {
     Timm,
 }
 
-impl Form {
-    /// What the names of the tower itself begin with, after the model's prefix.
+impl Convention {
+    /// The prefix of the tower's own names, after the model's.
     pub(super) fn root(self) -> &'static str {
         match self {
             Self::OpenClip => "visual.",
@@ -38,7 +38,7 @@ impl Form {
         }
     }
 
-    /// What the names of a tower's parts begin with, after its root: the patch embedding, the class token, the
+    /// The prefixes of the names of a tower's parts, after its root: the patch embedding, the class token, the
     /// positions, the first block, and the norms after and before the blocks.
     fn parts(self) -> [&'static [&'static str]; 6] {
         match self {
@@ -69,7 +69,8 @@ impl Form {
         }
     }
 
-    /// The parts, a bit each, without which it is no tower of this form but something that has a name in common.
+    /// The parts, one bit per part, without which it is no tower of this convention but something that has a name in
+    /// common.
     fn needed(self) -> u8 {
         match self {
             Self::OpenClip | Self::Transformers => 0,
@@ -83,18 +84,18 @@ impl Form {
 /// A tower, or part of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Candidate<'a> {
-    /// What all names of the model begin with.
+    /// The prefix of all names of the model.
     pub(super) prefix: &'a str,
-    pub(super) form: Form,
-    /// Which parts there are.
+    pub(super) convention: Convention,
+    /// The parts that there are, one bit per part.
     parts: u8,
 }
 
 impl<'a> Candidate<'a> {
     const WHOLE: u8 = 0b11_1111;
 
-    fn new(prefix: &'a str, form: Form) -> Self {
-        Self { prefix, form, parts: 0 }
+    fn new(prefix: &'a str, convention: Convention) -> Self {
+        Self { prefix, convention, parts: 0 }
     }
 
     /// Whether it has a part of every kind.
@@ -102,20 +103,20 @@ impl<'a> Candidate<'a> {
         self.parts == Self::WHOLE
     }
 
-    /// What the names of the tower itself begin with.
+    /// The prefix of the tower's own names.
     pub(super) fn root(&self) -> String {
-        format!("{}{}", self.prefix, self.form.root())
+        format!("{}{}", self.prefix, self.convention.root())
     }
 
     /// The name within the tower, without torch's infixes, of a tensor that lies in it.
     fn within(&self, name: &'a str) -> Option<Cow<'a, str>> {
         match without_infixes(name.strip_prefix(self.prefix)?) {
-            Cow::Borrowed(name) => name.strip_prefix(self.form.root()).map(Cow::Borrowed),
-            Cow::Owned(name) => name.strip_prefix(self.form.root()).map(|name| Cow::Owned(name.to_owned())),
+            Cow::Borrowed(name) => name.strip_prefix(self.convention.root()).map(Cow::Borrowed),
+            Cow::Owned(name) => name.strip_prefix(self.convention.root()).map(|name| Cow::Owned(name.to_owned())),
         }
     }
 
-    /// As [`Candidate::within`], where no other candidate's prefix says more exactly where the tensor lies.
+    /// The name within the tower of a tensor that no other candidate's prefix places more exactly.
     pub(super) fn own(&self, all: &[Self], name: &'a str) -> Option<Cow<'a, str>> {
         self.of_model(all, name).and_then(|_| self.within(name))
     }
@@ -127,7 +128,7 @@ impl<'a> Candidate<'a> {
 
     fn see(&mut self, name: &'a str) {
         let Some(name) = self.within(name) else { return };
-        for (bit, starts) in self.form.parts().iter().enumerate() {
+        for (bit, starts) in self.convention.parts().iter().enumerate() {
             if starts.iter().any(|start| name.starts_with(start)) {
                 self.parts |= 1 << bit;
             }
@@ -148,7 +149,8 @@ pub(super) fn without_infixes(name: &str) -> Cow<'_, str> {
 pub(super) fn candidates<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Vec<Candidate<'a>> {
     let mut found: Vec<Candidate<'a>> = Vec::new();
     for candidate in names.clone().filter_map(anchored) {
-        let is_new = !found.iter().any(|known| (known.prefix, known.form) == (candidate.prefix, candidate.form));
+        let is_new =
+            !found.iter().any(|known| (known.prefix, known.convention) == (candidate.prefix, candidate.convention));
         if is_new && found.len() < MAX_CANDIDATES {
             found.push(candidate);
         }
@@ -161,7 +163,7 @@ pub(super) fn candidates<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Ve
             .filter(|candidate| candidate.prefix.len() == longest)
             .for_each(|candidate| candidate.see(name));
     }
-    found.retain(|candidate| candidate.parts & candidate.form.needed() == candidate.form.needed());
+    found.retain(|candidate| candidate.parts & candidate.convention.needed() == candidate.convention.needed());
     found
 }
 
@@ -174,20 +176,20 @@ fn longest_prefix(candidates: &[Candidate<'_>], name: &str) -> usize {
 /// The candidate whose class token this is.
 fn anchored(name: &str) -> Option<Candidate<'_>> {
     if let Some(before) = before("cls_token", name) {
-        return is_path(before).then(|| Candidate::new(before, Form::Timm));
+        return is_path(before).then(|| Candidate::new(before, Convention::Timm));
     }
     let outer = before("class_embedding", name)?;
-    let (prefix, form) = match inner(outer, "embeddings") {
+    let (prefix, convention) = match inner(outer, "embeddings") {
         Some(outer) => match inner(outer, "vision_model") {
-            Some(prefix) => (prefix, Form::Transformers),
-            None => (outer, Form::TransformersBare),
+            Some(prefix) => (prefix, Convention::Transformers),
+            None => (outer, Convention::TransformersBare),
         },
         None => match inner(outer, "visual") {
-            Some(prefix) => (prefix, Form::OpenClip),
-            None => (outer, Form::OpenClipBare),
+            Some(prefix) => (prefix, Convention::OpenClip),
+            None => (outer, Convention::OpenClipBare),
         },
     };
-    is_path(prefix).then(|| Candidate::new(prefix, form))
+    is_path(prefix).then(|| Candidate::new(prefix, convention))
 }
 
 /// Whether it may be the path of a module: in files of other things, such as expected values, names have slashes.
@@ -195,12 +197,12 @@ fn is_path(prefix: &str) -> bool {
     prefix.len() <= MAX_PREFIX && !prefix.contains('/')
 }
 
-/// What is before `last`, the last module or parameter of `name`, its dot included.
+/// The part of `name` before `last`, its last module or parameter, the dot included.
 fn before<'a>(last: &str, name: &'a str) -> Option<&'a str> {
     name.strip_suffix(last).filter(|before| before.is_empty() || before.ends_with('.'))
 }
 
-/// What is before the module `last`, with which `path` ends, but for torch's infixes.
+/// The part of `path` before the module `last`, with which it ends, but for torch's infixes.
 fn inner<'a>(path: &'a str, last: &str) -> Option<&'a str> {
     let mut path = path;
     loop {
@@ -212,8 +214,8 @@ fn inner<'a>(path: &'a str, last: &str) -> Option<&'a str> {
     }
 }
 
-/// Where nothing has a class token: the distinct prefixes that `is_wrapper` knows before what is an image tower's by
-/// its name alone, at most two, each with a name that has it.
+/// The prefixes where nothing has a class token: the distinct ones that `is_wrapper` knows before what is an image
+/// tower's by its name alone, at most two, each with a name that has it.
 pub(super) fn marked<'a>(
     names: impl Iterator<Item = &'a str>,
     is_wrapper: impl Fn(&str) -> bool,

@@ -1,4 +1,7 @@
 //! A zip archive of stored entries, written in one pass: sizes and checksums follow the data, as PyTorch writes them.
+//!
+//! Not by the crate `zip`, whose writer completes the archive when an entry has failed and it is dropped: what was cut
+//! short would be read as whole.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -9,8 +12,10 @@ use crate::error::{Error, ErrorKind, Result};
 const ALIGNMENT: u64 = 64;
 /// Sizes follow the data (bit 3) and names are UTF-8 (bit 11).
 const FLAGS: u16 = 1 << 3 | 1 << 11;
-/// Whatever does not fit is written as this, and in full in a zip64 field.
+/// What does not fit is written as this, and in full in a zip64 field.
 const IN_ZIP64: u32 = u32::MAX;
+/// The method, and no date.
+const STORED_NO_DATE: [u8; 6] = [0; 6];
 /// What a reader must know: 2.0, and 4.5 where zip64 is used.
 const VERSION: u16 = 20;
 const VERSION_ZIP64: u16 = 45;
@@ -68,31 +73,22 @@ impl<W: Write> ZipWriter<W> {
             u16::try_from(name.len()).map_err(|_| Error::invalid("an archive entry's name is too long"))?;
         let header = self.at;
         let zip64 = self.needs_zip64(size);
-        let mut extra = Vec::new();
-        if zip64 {
-            zip64_extra(&mut extra, &[size, size]);
-        }
+        let sizes: &[u64] = if zip64 { &[size, size] } else { &[] };
+        let mut extra = zip64_extra(sizes);
         // A field of PyTorch's own, `FB`, fills up to the alignment.
         let before = header + 30 + name.len() as u64 + extra.len() as u64 + 4;
         let padding = before.next_multiple_of(ALIGNMENT) - before;
-        extra.extend_from_slice(b"FB");
-        extra.extend_from_slice(&(padding as u16).to_le_bytes());
+        extra.extend_from_slice(&Record::new(b"FB").u16s([padding as u16]).0);
         extra.resize(extra.len() + padding as usize, b'Z');
-
-        let mut record = Vec::with_capacity(30 + name.len() + extra.len());
-        record.extend_from_slice(b"PK\x03\x04");
-        record.extend_from_slice(&if zip64 { VERSION_ZIP64 } else { VERSION }.to_le_bytes());
-        record.extend_from_slice(&FLAGS.to_le_bytes());
-        record.extend_from_slice(&[0; 6]); // Stored; no date.
-        record.extend_from_slice(&0u32.to_le_bytes()); // The checksum follows.
-        let deferred = if zip64 { IN_ZIP64 } else { 0 };
-        record.extend_from_slice(&deferred.to_le_bytes());
-        record.extend_from_slice(&deferred.to_le_bytes());
-        record.extend_from_slice(&name_length.to_le_bytes());
-        record.extend_from_slice(&(extra.len() as u16).to_le_bytes());
-        record.extend_from_slice(name.as_bytes());
-        record.extend_from_slice(&extra);
-        self.put(&record)?;
+        let (version, deferred) = if zip64 { (VERSION_ZIP64, IN_ZIP64) } else { (VERSION, 0) };
+        let record = Record::new(b"PK\x03\x04")
+            .u16s([version, FLAGS])
+            .bytes(&STORED_NO_DATE)
+            .u32s([0, deferred, deferred]) // The checksum follows.
+            .u16s([name_length, extra.len() as u16])
+            .bytes(name.as_bytes())
+            .bytes(&extra);
+        self.put(record)?;
 
         let mut data = Data { out: &mut self.out, hasher: crc32fast::Hasher::new(), left: size };
         fill(&mut data).map_err(|e| cannot_write(name, e))?;
@@ -104,16 +100,8 @@ impl<W: Write> ZipWriter<W> {
         let crc = data.hasher.finalize();
         self.at += size;
 
-        let mut descriptor = b"PK\x07\x08".to_vec();
-        descriptor.extend_from_slice(&crc.to_le_bytes());
-        for _ in 0..2 {
-            if zip64 {
-                descriptor.extend_from_slice(&size.to_le_bytes());
-            } else {
-                descriptor.extend_from_slice(&(size as u32).to_le_bytes());
-            }
-        }
-        self.put(&descriptor)?;
+        let descriptor = Record::new(b"PK\x07\x08").u32s([crc]);
+        self.put(if zip64 { descriptor.u64s([size, size]) } else { descriptor.u32s([size as u32; 2]) })?;
         self.entries.push(Entry { name: name.to_owned(), header, size, crc });
         Ok(())
     }
@@ -125,87 +113,97 @@ impl<W: Write> ZipWriter<W> {
     pub fn finish(mut self) -> Result<()> {
         let start = self.at;
         for entry in std::mem::take(&mut self.entries) {
-            self.put(&self.central(&entry))?;
+            self.put(self.central(&entry))?;
             self.entries.push(entry);
         }
         let (count, size) = (self.entries.len() as u64, self.at - start);
         let zip64 = count >= 0xffff || self.needs_zip64(start) || self.needs_zip64(size);
         if zip64 {
-            let at = self.at;
-            let mut record = b"PK\x06\x06".to_vec();
-            record.extend_from_slice(&44u64.to_le_bytes()); // What follows of this record.
-            record.extend_from_slice(&VERSION_ZIP64.to_le_bytes());
-            record.extend_from_slice(&VERSION_ZIP64.to_le_bytes());
-            record.extend_from_slice(&[0; 8]); // One disk.
-            for value in [count, count, size, start] {
-                record.extend_from_slice(&value.to_le_bytes());
-            }
-            record.extend_from_slice(b"PK\x06\x07\0\0\0\0");
-            record.extend_from_slice(&at.to_le_bytes());
-            record.extend_from_slice(&1u32.to_le_bytes()); // Of one disk.
-            self.put(&record)?;
+            let record = Record::new(b"PK\x06\x06")
+                .u64s([44]) // What follows of this record.
+                .u16s([VERSION_ZIP64, VERSION_ZIP64])
+                .u32s([0, 0]) // One disk.
+                .u64s([count, count, size, start])
+                .bytes(b"PK\x06\x07\0\0\0\0")
+                .u64s([self.at])
+                .u32s([1]); // Of one disk.
+            self.put(record)?;
         }
-        let mut record = b"PK\x05\x06\0\0\0\0".to_vec();
-        let (short_count, short_size, short_start) =
+        let (count, size, start) =
             if zip64 { (0xffff, IN_ZIP64, IN_ZIP64) } else { (count as u16, size as u32, start as u32) };
-        record.extend_from_slice(&short_count.to_le_bytes());
-        record.extend_from_slice(&short_count.to_le_bytes());
-        record.extend_from_slice(&short_size.to_le_bytes());
-        record.extend_from_slice(&short_start.to_le_bytes());
-        record.extend_from_slice(&[0; 2]); // No comment.
-        self.put(&record)?;
+        let no_comment = 0;
+        self.put(Record::new(b"PK\x05\x06\0\0\0\0").u16s([count, count]).u32s([size, start]).u16s([no_comment]))?;
         self.out.flush().map_err(|e| Error::new(ErrorKind::Io, "cannot write the archive").because(e))
     }
 
     /// The entry's record in the directory.
-    fn central(&self, entry: &Entry) -> Vec<u8> {
-        let mut deferred = Vec::new();
-        let mut field = |value: u64, zip64: bool| {
-            if zip64 {
-                deferred.push(value);
+    fn central(&self, entry: &Entry) -> Record {
+        let mut in_zip64 = Vec::new();
+        let mut field = |value: u64| {
+            if !self.needs_zip64(value) {
+                return value as u32;
             }
-            if zip64 { IN_ZIP64 } else { value as u32 }
+            in_zip64.push(value);
+            IN_ZIP64
         };
-        let large = self.needs_zip64(entry.size);
-        let (size, _) = (field(entry.size, large), field(entry.size, large));
-        let header = field(entry.header, self.needs_zip64(entry.header));
-        let mut extra = Vec::new();
-        if !deferred.is_empty() {
-            zip64_extra(&mut extra, &deferred);
-        }
+        let (size, stored, header) = (field(entry.size), field(entry.size), field(entry.header));
+        let extra = zip64_extra(&in_zip64);
         let version = if extra.is_empty() { VERSION } else { VERSION_ZIP64 };
-        let mut record = b"PK\x01\x02".to_vec();
-        record.extend_from_slice(&version.to_le_bytes());
-        record.extend_from_slice(&version.to_le_bytes());
-        record.extend_from_slice(&FLAGS.to_le_bytes());
-        record.extend_from_slice(&[0; 6]); // Stored; no date.
-        record.extend_from_slice(&entry.crc.to_le_bytes());
-        record.extend_from_slice(&size.to_le_bytes());
-        record.extend_from_slice(&size.to_le_bytes());
-        record.extend_from_slice(&(entry.name.len() as u16).to_le_bytes());
-        record.extend_from_slice(&(extra.len() as u16).to_le_bytes());
-        record.extend_from_slice(&[0; 10]); // No comment, disk 0, no attributes.
-        record.extend_from_slice(&header.to_le_bytes());
-        record.extend_from_slice(entry.name.as_bytes());
-        record.extend_from_slice(&extra);
-        record
+        Record::new(b"PK\x01\x02")
+            .u16s([version, version, FLAGS])
+            .bytes(&STORED_NO_DATE)
+            .u32s([entry.crc, size, stored])
+            .u16s([entry.name.len() as u16, extra.len() as u16])
+            .bytes(&[0; 10]) // No comment, disk 0, no attributes.
+            .u32s([header])
+            .bytes(entry.name.as_bytes())
+            .bytes(&extra)
     }
 
     fn needs_zip64(&self, value: u64) -> bool {
         self.zip64 || value >= u64::from(IN_ZIP64)
     }
 
-    fn put(&mut self, record: &[u8]) -> Result<()> {
-        self.out.write_all(record).map_err(|e| Error::new(ErrorKind::Io, "cannot write the archive").because(e))?;
-        self.at += record.len() as u64;
+    fn put(&mut self, record: Record) -> Result<()> {
+        self.out.write_all(&record.0).map_err(|e| Error::new(ErrorKind::Io, "cannot write the archive").because(e))?;
+        self.at += record.0.len() as u64;
         Ok(())
     }
 }
 
-fn zip64_extra(extra: &mut Vec<u8>, values: &[u64]) {
-    extra.extend_from_slice(&1u16.to_le_bytes());
-    extra.extend_from_slice(&(8 * values.len() as u16).to_le_bytes());
-    values.iter().for_each(|value| extra.extend_from_slice(&value.to_le_bytes()));
+/// A record of the archive, little-endian.
+struct Record(Vec<u8>);
+
+impl Record {
+    fn new(signature: &[u8]) -> Self {
+        Self(signature.to_vec())
+    }
+
+    fn bytes(mut self, bytes: &[u8]) -> Self {
+        self.0.extend_from_slice(bytes);
+        self
+    }
+
+    fn u16s<const N: usize>(self, values: [u16; N]) -> Self {
+        self.bytes(values.map(u16::to_le_bytes).as_flattened())
+    }
+
+    fn u32s<const N: usize>(self, values: [u32; N]) -> Self {
+        self.bytes(values.map(u32::to_le_bytes).as_flattened())
+    }
+
+    fn u64s<const N: usize>(self, values: [u64; N]) -> Self {
+        self.bytes(values.map(u64::to_le_bytes).as_flattened())
+    }
+}
+
+/// The field for what does not fit into 32 bits; none for no values.
+fn zip64_extra(values: &[u64]) -> Vec<u8> {
+    if values.is_empty() {
+        return Vec::new();
+    }
+    let field = Record::new(&[]).u16s([1, 8 * values.len() as u16]);
+    values.iter().fold(field, |field, value| field.u64s([*value])).0
 }
 
 fn cannot_write(name: &str, e: io::Error) -> Error {

@@ -32,7 +32,7 @@ use crate::weights::{CacheLease, Derived, Holder, Key, Owner, TaskWeights};
 /// How far a task has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PromotionState {
-    /// Runs with its weights as inputs; so many runs so far.
+    /// Runs with its weights as inputs; this many runs so far.
     Inputs(u32),
     /// Its session is being built, or waits for its turn.
     Building,
@@ -126,7 +126,7 @@ impl Promotions {
             Progress::Building(_) | Progress::Failed(..) => return,
         }
         if matches!(progress, Progress::Counting(count) if *count >= runs) {
-            // A failure is kept for whoever asks; the runs go on as they did.
+            // The failure is kept, to be asked for; the runs go on as they did.
             if let Err(error) = self.enqueue(state, task) {
                 tracing::warn!(task = task.name(), %error, "not promoted");
             }
@@ -242,7 +242,7 @@ impl State {
             let mut counts: Vec<u32> = self.tasks.values().map(|task| task.progress.runs()).collect();
             let (_, median, _) = counts.select_nth_unstable(MOST / 2);
             let median = *median;
-            // Whoever waits for a session must find it again, and so must the end of the encoder.
+            // A caller that waits for a session must find it again, and so must the end of the encoder.
             let stays = |progress: &Progress| matches!(progress, Progress::Building(_) | Progress::Built);
             self.tasks.retain(|_, task| stays(&task.progress) || task.progress.runs() > median);
         }

@@ -15,22 +15,22 @@ use crate::error::{Error, Result};
 /// A configuration has a few kilobytes; anything above this is none.
 const MAX_BYTES: u64 = 4 << 20;
 
-/// Which configurations are read.
+/// The configurations that are read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ConfigSource {
-    /// Those of [`CONFIGS`] that lie in the folder of the weights.
+    /// The files of [`CONFIGS`] that lie in the folder of the weights.
     #[default]
     Beside,
-    /// This file alone.
+    /// One file alone.
     File(PathBuf),
     /// None.
     Ignored,
 }
 
-/// What a configuration says, and the side of the images that it prepares, where it says so.
+/// The content of a configuration, and the side of the images that it prepares, where it says so.
 pub(super) type Read = (Stated, Option<usize>);
 
-/// What the configurations of the weights at `weights` say.
+/// The contents of the configurations of the weights at `weights`.
 ///
 /// # Errors
 /// [`ErrorKind::Io`](crate::ErrorKind::Io) for a file that cannot be read; [`ErrorKind::Format`](
@@ -89,7 +89,7 @@ pub(crate) fn object(path: &Path) -> Result<Value> {
     Ok(config)
 }
 
-/// What a configuration says; `None` for one of no library that is known.
+/// The content of a configuration; `None` for one of no library that is known.
 pub(super) fn parse(config: Keys<'_>) -> Result<Option<Read>> {
     for library in [open_clip::read, timm::read, transformers::read] {
         if let Some(stated) = library(config)? {

@@ -8,7 +8,7 @@ use super::stated::Stated;
 use crate::error::{Error, Result};
 use crate::preprocess::{Interpolation, ResizeMode};
 
-/// What a value of 255 is divided by.
+/// The factor that takes a value of 255 to 1.
 const RESCALE: f32 = 1.0 / 255.0;
 
 /// The sides that are resized, and to what, and what is cut out of that.
@@ -18,7 +18,7 @@ struct Size {
     crop: Option<usize>,
 }
 
-/// What `config` says, if it is of an image processor, and the side of the images that it makes.
+/// The content of `config`, if it is of an image processor, and the side of the images that it makes.
 pub(super) fn read(config: Keys<'_>) -> Result<Option<(Stated, usize)>> {
     let has_kind = ["image_processor_type", "feature_extractor_type", "processor_class"].iter();
     if config.get("image_mean").is_none() && !has_kind.clone().any(|key| config.get(key).is_some()) {

@@ -1,14 +1,15 @@
-//! Which of several sources is believed.
+//! The choice among several sources of one value.
 
 use std::fmt::{self, Display};
 
-use super::table;
-use super::{Arch, ImageHints, Origin, Property, Result, TowerConfig, TowerOptions, TowerValue, Variant};
-use crate::error::Error;
+use super::images::ImageHints;
+use super::values::{Origin, Property, TowerConfig, TowerOptions, TowerValue};
+use crate::error::{Error, Result};
 use crate::preprocess::{CLIP_MEAN, CLIP_STD, Interpolation, ResizeMode};
-use crate::tower::arch::{ArchHints, Epsilon, Pooling};
+use crate::tower::arch::{Arch, ArchHints, Epsilon, Pooling, Variant};
+use crate::tower::table;
 
-/// One that says something.
+/// A source of values.
 pub(super) struct Source {
     pub(super) origin: Origin,
     pub(super) arch: ArchHints,
@@ -39,7 +40,8 @@ impl Resolver {
 
     /// The tower of this shape.
     pub(super) fn finish(mut self, shape: Arch) -> Result<TowerConfig> {
-        let (width, pre_norm) = (shape.width, shape.variant.pre_norm);
+        let width = shape.width;
+        let pre_norm = shape.variant.pre_norm;
         let is_published = table::published_heads(width).is_some();
         let usual = table::usual(width, pre_norm);
         let heads = self.pick(Property::Heads, |source| source.arch.heads, table::published_heads(width), usual.heads);
@@ -154,7 +156,7 @@ fn reason(origin: &Origin) -> String {
     }
 }
 
-/// One number for each channel.
+/// Numbers of the channels.
 #[derive(Clone, Copy, PartialEq)]
 struct Channels([f32; 3]);
 

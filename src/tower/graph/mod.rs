@@ -1,6 +1,6 @@
 //! The ONNX graph of a CLIP image encoder, written operator by operator.
 //!
-//! A torch export of the same network has some 1,600 nodes; this one has 13 a block, already fused, so nothing has to
+//! A torch export of the same network has some 1,600 nodes; this one has 13 per block, already fused, so nothing has to
 //! be optimised when a session is made. Three choices carry it:
 //!
 //! * Every parameter is an input under its own name, in the layout of the state dict: `Gemm` reads `[out, in]`
@@ -48,14 +48,14 @@ pub fn build(arch: &Arch) -> Result<Vec<u8>> {
 pub(crate) struct Chain {
     /// Pixels to the residual stream.
     pub(crate) stem: Link,
-    /// One block but the last: stream to stream. Its parameters are called as those of block 0. `None` where the last
+    /// A block before the last: stream to stream. Its parameters are called as those of block 0. `None` where the last
     /// is the only one.
     pub(crate) block: Option<Link>,
     /// The last block and the projection: stream to embeddings.
     pub(crate) last: Link,
 }
 
-/// One graph of a [`Chain`].
+/// A graph of a [`Chain`].
 pub(crate) struct Link {
     /// The bytes of the ONNX model.
     pub(crate) model: Vec<u8>,
@@ -81,7 +81,8 @@ pub(crate) fn build_chain(arch: &Arch) -> Result<Chain> {
     };
 
     let stem = {
-        let (mut graph, parameters) = (graph_of(arch), parameters(&|name| !is_of_block(name) && !is_last(name)));
+        let mut graph = graph_of(arch);
+        let parameters = parameters(&|name| !is_of_block(name) && !is_last(name));
         graph.declare_pixels(arch);
         graph.declare_parameters(&parameters);
         let output = graph.embed_patches(arch);
@@ -89,7 +90,8 @@ pub(crate) fn build_chain(arch: &Arch) -> Result<Chain> {
         graph.into_link(parameters, PIXELS, output)?
     };
     let block = (last_layer > 0).then(|| {
-        let (mut graph, parameters) = (graph_of(arch), parameters(&|name| of_block(name, 0)));
+        let mut graph = graph_of(arch);
+        let parameters = parameters(&|name| of_block(name, 0));
         graph.take_stream(arch);
         graph.declare_parameters(&parameters);
         let output = graph.block(arch, 0, STREAM);
@@ -98,7 +100,8 @@ pub(crate) fn build_chain(arch: &Arch) -> Result<Chain> {
     });
     let block = block.transpose()?;
     let last = {
-        let (mut graph, parameters) = (graph_of(arch), parameters(&|name| of_block(name, last_layer) || is_last(name)));
+        let mut graph = graph_of(arch);
+        let parameters = parameters(&|name| of_block(name, last_layer) || is_last(name));
         graph.take_stream(arch);
         graph.declare_parameters(&parameters);
         let output = graph.block(arch, last_layer, STREAM);
@@ -108,7 +111,7 @@ pub(crate) fn build_chain(arch: &Arch) -> Result<Chain> {
     Ok(Chain { stem, block, last })
 }
 
-/// What the names of a block's parameters begin with.
+/// The prefix of a block's parameters.
 pub(crate) fn block_prefix(layer: usize) -> String {
     format!("{BLOCKS}{layer}.")
 }
@@ -184,7 +187,7 @@ impl Graph {
         self.after_attention(&block, &residual, &x)
     }
 
-    /// What the last block gives, pooled, through the projection, which is kept `[in, out]`, where there is one.
+    /// Takes what the last block gives, pooled, through the projection, which is kept `[in, out]`, where there is one.
     fn project(&mut self, arch: &Arch, last: &str) {
         let x = match arch.variant.pooling {
             Pooling::ClassToken => self.layer_norm("ln_post", last, "visual.ln_post"),

@@ -17,7 +17,7 @@ const QUICK_GELU_ALPHA: f32 = 1.702;
 /// A residual block: x + attn(ln_1(x)), then that + mlp(ln_2(that)).
 pub(crate) struct Block {
     pub(crate) layer: usize,
-    /// What the names of its parameters begin with.
+    /// The prefix of its parameters.
     pub(crate) parameters: String,
     pub(crate) activation: Activation,
 }
@@ -41,7 +41,7 @@ impl Block {
 /// A graph in the making. Methods append nodes and return the name of the value that they make.
 pub(crate) struct Graph {
     writer: ModelWriter<'static>,
-    /// What every `LayerNorm` adds to the variance.
+    /// The number that every `LayerNorm` adds to the variance.
     norm_epsilon: Epsilon,
 }
 
@@ -76,7 +76,7 @@ impl Graph {
         self.linear(&block.node("attn.in_proj"), &x, &weight)
     }
 
-    /// What a block does with the rows that attention gave: projects them, adds them to `residual`, and the MLP.
+    /// Projects the rows that attention gave, adds them to `residual`, and takes the sum through the MLP.
     pub(crate) fn after_attention(&mut self, block: &Block, residual: &str, attended: &str) -> String {
         let at = |part: &str| block.node(part);
         let x = self.linear(&at("attn.out_proj"), attended, &block.linear("attn.out_proj"));

@@ -38,7 +38,7 @@ impl Reconstructed for Weights {
 ///
 /// Least recently used goes first. What is in use elsewhere stays alive there whatever the cache does, and is found
 /// again as long as it lives: a budget smaller than one task still works. What is prefetched is reconstructed by one
-/// thread a cache, one after the other, which ends when nothing is wanted. Shareable between threads and, in an
+/// thread per cache, one after the other, which ends when nothing is wanted. Shareable between threads and, in an
 /// [`Arc`], between models ([`ModelOptions::cache`](super::ModelOptions::cache)).
 #[derive(Debug)]
 pub struct WeightsCache<W: Reconstructed = Weights> {
@@ -234,7 +234,7 @@ struct Flight<'a, W: Reconstructed> {
 impl<W: Reconstructed> Drop for Flight<'_, W> {
     fn drop(&mut self) {
         self.cache.change(|state| match self.landed.take() {
-            // Nobody came to wait after it was called off, and it ended before it noticed.
+            // No caller came to wait after it was called off, and it ended before it noticed.
             Some(_) if state.is_called_off(self.key) => state.give_up(self.key),
             Some((weights, took)) => {
                 state.stats.reconstructing += took;
@@ -255,11 +255,25 @@ pub(crate) enum Holder {
     Encoder(Owner),
 }
 
+/// A cache that can let go of what it keeps for a holder.
+pub(crate) trait Keeper: std::fmt::Debug + Send + Sync {
+    fn forget_holder(&self, holder: Holder);
+}
+
+impl Keeper for WeightsCache {
+    fn forget_holder(&self, holder: Holder) {
+        match holder {
+            Holder::Layout(layout) => self.forget(|key| key.layout == layout),
+            Holder::Encoder(owner) => self.change(|state| state.forget(|other, _| other == Some(owner))),
+        }
+    }
+}
+
 /// The caches that keep something for a holder; dropping it takes that out of them.
 #[derive(Debug)]
 pub(crate) struct CacheLease {
     holder: Holder,
-    caches: Mutex<Vec<Weak<WeightsCache>>>,
+    caches: Mutex<Vec<Weak<dyn Keeper>>>,
 }
 
 impl CacheLease {
@@ -268,22 +282,18 @@ impl CacheLease {
     }
 
     /// Notes a cache that may keep something for the holder from now on.
-    pub(crate) fn register_cache(&self, cache: &Arc<WeightsCache>) {
+    pub(crate) fn register_cache<K: Keeper + 'static>(&self, cache: &Arc<K>) {
         let mut caches = self.caches.lock();
-        if !caches.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(cache))) {
+        if !caches.iter().any(|known| std::ptr::addr_eq(known.as_ptr(), Arc::as_ptr(cache))) {
             caches.retain(|known| known.strong_count() > 0);
-            caches.push(Arc::downgrade(cache));
+            let cache: Arc<dyn Keeper> = Arc::<K>::clone(cache);
+            caches.push(Arc::downgrade(&cache));
         }
     }
 }
 
 impl Drop for CacheLease {
     fn drop(&mut self) {
-        for cache in self.caches.get_mut().iter().filter_map(Weak::upgrade) {
-            match self.holder {
-                Holder::Layout(layout) => cache.forget(|key| key.layout == layout),
-                Holder::Encoder(owner) => cache.change(|state| state.forget(|other, _| other == Some(owner))),
-            }
-        }
+        self.caches.get_mut().iter().filter_map(Weak::upgrade).for_each(|cache| cache.forget_holder(self.holder));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// How a [`WeightsCache`](super::WeightsCache) has done so far, and what it holds now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheStats {
-    /// Requests that found their weights, or waited for somebody who was reconstructing them.
+    /// Requests that found their weights, or waited for a reconstruction that was under way.
     pub hits: u64,
     /// Requests that had to reconstruct.
     pub misses: u64,

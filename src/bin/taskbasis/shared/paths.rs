@@ -4,8 +4,9 @@
 use std::ffi::OsString;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
 use taskbasis::hub::{Hub, HubOptions, HubPath, Wanted};
 use taskbasis::{Error, Result, check_output};
 
@@ -31,7 +32,7 @@ struct Input {
 impl InPath {
     pub fn new(given: impl Into<PathBuf>, wanted: Wanted) -> Self {
         let path = Self(Arc::new(Input { given: given.into(), wanted, local: OnceLock::new() }));
-        lock(&INPUTS).push(path.clone());
+        INPUTS.lock().push(path.clone());
         path
     }
 
@@ -111,7 +112,7 @@ impl AsRef<Path> for OutPath {
 impl From<OsString> for OutPath {
     fn from(given: OsString) -> Self {
         let path = Self(given.into());
-        lock(&OUTPUTS).push(path.clone());
+        OUTPUTS.lock().push(path.clone());
         path
     }
 }
@@ -130,10 +131,10 @@ impl OutPath {
 /// As [`Hub::resolve`] and [`check_output`]; [`ErrorKind::Unsupported`](taskbasis::ErrorKind::Unsupported) for what is
 /// to be written to the Hub.
 pub fn settle() -> Result<bool> {
-    if let Some(OutPath(path)) = lock(&OUTPUTS).iter().find(|OutPath(path)| HubPath::is_meant(path)) {
+    if let Some(OutPath(path)) = OUTPUTS.lock().iter().find(|OutPath(path)| HubPath::is_meant(path)) {
         return Err(Error::unsupported("nothing can be written to the Hub").at(path));
     }
-    let inputs = lock(&INPUTS).clone();
+    let inputs = INPUTS.lock().clone();
     let mut hub = None;
     for InPath(input) in inputs.iter().filter(|input| input.is_unsettled()) {
         let address: HubPath = input.given.to_string_lossy().parse()?;
@@ -157,10 +158,6 @@ pub fn settle() -> Result<bool> {
 pub fn protect<'a>(inputs: impl IntoIterator<Item = &'a Path>) -> Result<()> {
     let inputs: Vec<&Path> = inputs.into_iter().collect();
     // What is not there yet overwrites nothing, and a folder is never replaced.
-    let outputs = lock(&OUTPUTS);
+    let outputs = OUTPUTS.lock();
     outputs.iter().filter(|output| output.is_file()).try_for_each(|output| check_output(output, &inputs))
-}
-
-fn lock<T>(paths: &Mutex<Vec<T>>) -> MutexGuard<'_, Vec<T>> {
-    paths.lock().unwrap_or_else(PoisonError::into_inner)
 }

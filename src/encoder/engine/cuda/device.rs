@@ -1,6 +1,6 @@
 //! The GPU that an encoder's weights are on.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use parking_lot::Mutex;
@@ -12,7 +12,7 @@ use crate::encoder::ort_error::failed;
 use crate::encoder::provider::target::Target;
 use crate::error::{Error, Result};
 use crate::kernel::{Cuda, CudaStream};
-use crate::weights::{DeviceModel, DeviceOptions, DeviceWeights, Layout, Model, Owner, TaskWeights, TensorSpec};
+use crate::weights::{DeviceLease, DeviceModel, DeviceOptions, DeviceWeights, Layout, Model, TaskWeights, TensorSpec};
 
 /// The GPU that an encoder's weights are on, and how ONNX Runtime calls its memory.
 pub(in crate::encoder) struct Device {
@@ -23,9 +23,8 @@ pub(in crate::encoder) struct Device {
     layout: Arc<Layout>,
     /// Runs are recorded, and replayed.
     pub(super) graphs: bool,
-    owner: Owner,
-    /// Those that were brought there for this encoder.
-    models: Mutex<Vec<Weak<Model>>>,
+    /// What keeps models there for this encoder: one per model.
+    leases: Mutex<Vec<DeviceLease>>,
 }
 
 impl Device {
@@ -74,15 +73,7 @@ impl Device {
 
     pub(super) fn on(cuda: Cuda, memory: MemoryInfo<'static>, options: &EncoderOptions) -> Self {
         let (graphs, options) = (options.cuda_graphs, DeviceOptions { budget: options.device_budget });
-        Self {
-            cuda,
-            memory,
-            options,
-            layout: Layout::canonical(Vec::new()),
-            graphs,
-            owner: Owner::new(),
-            models: Mutex::default(),
-        }
+        Self { cuda, memory, options, layout: Layout::canonical(Vec::new()), graphs, leases: Mutex::default() }
     }
 
     /// Makes room on the device for weights as this graph wants them.
@@ -95,18 +86,27 @@ impl Device {
     /// # Errors
     /// As [`DeviceModel::new`] and [`DeviceModel::for_layout`].
     pub(super) fn model(&self, model: &Arc<Model>) -> Result<Arc<DeviceModel>> {
-        let device = model.on_device(&self.cuda, &self.options, &self.layout, self.owner)?;
-        let mut models = self.models.lock();
-        if !models.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(model))) {
-            models.retain(|known| known.strong_count() > 0);
-            models.push(Arc::downgrade(model));
+        if let Some(device) = self.leased(model) {
+            return Ok(device);
         }
+        // Outside of the lock: other models' tasks run meanwhile.
+        let lease = DeviceLease::new(model, &self.cuda, &self.options, &self.layout)?;
+        let device = lease.device().ok_or_else(|| Error::invalid("the model was dropped meanwhile"))?;
+        // Another thread may have one too by now, which does no harm.
+        self.leases.lock().push(lease);
         Ok(device)
+    }
+
+    /// The model on this device, where this encoder has brought it there.
+    fn leased(&self, model: &Arc<Model>) -> Option<Arc<DeviceModel>> {
+        let mut leases = self.leases.lock();
+        leases.retain(|lease| lease.device().is_some());
+        leases.iter().filter_map(DeviceLease::device).find(|device| device.is_of(model))
     }
 
     /// The model on this device, where it is there, for this encoder or another.
     pub(super) fn find(&self, model: &Model) -> Option<Arc<DeviceModel>> {
-        model.found_on(&self.cuda)
+        DeviceLease::find(model, &self.cuda)
     }
 
     /// The weights of a task: kept ones, or in the queue now.
@@ -140,13 +140,6 @@ impl Device {
                 Ok(Input { name, shape, values: Elements::Device(tensor.dtype, values) })
             })
             .collect()
-    }
-}
-
-impl Drop for Device {
-    fn drop(&mut self) {
-        let models = self.models.get_mut();
-        models.iter().filter_map(Weak::upgrade).for_each(|model| model.leave_devices(self.owner));
     }
 }
 

@@ -150,7 +150,7 @@ fn in_memory_of_the_host() {
     let own = encoder(&arch, &cuda, &run);
     // Only what runs there brings it there.
     assert!(!own.is_prepared(&tasks[0]) && own.device_stats(&model) == DeviceStats::default());
-    assert!(model.found_on(&cuda).is_none());
+    assert!(DeviceLease::find(&model, &cuda).is_none());
     assert_eq!((own.execution().weights_on, &own.execution().weights_fallback), (WeightsOn::Device, &None));
     let mut state = 1;
     for _ in 0..1000 {

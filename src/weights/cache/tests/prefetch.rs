@@ -19,7 +19,7 @@ enum Course {
     Deaf(Receiver<()>),
     Panics,
     Fails,
-    /// Nobody is left who could ask for it.
+    /// Nothing is left that could ask for it.
     Gone,
 }
 
@@ -118,7 +118,7 @@ impl Stage {
         self.jam_as(n, by, Course::Held)
     }
 
-    /// The same, though nobody wants them any more.
+    /// The thread is at work on these weights, which are wanted no more, until it is told to end.
     fn jam_stopped(&self, n: u32, by: Owner) -> Sender<()> {
         let tell = self.jam_as(n, by, Course::Deaf);
         assert!(self.cache.cancel(&key(n), by));
@@ -135,7 +135,7 @@ impl Stage {
     fn wait_for_a_waiter(&self, n: u32) {
         let began = Instant::now();
         while self.cache.state.lock().waiting(&key(n)) == 0 {
-            assert!(began.elapsed() < PATIENCE, "nobody waits for {n}");
+            assert!(began.elapsed() < PATIENCE, "no caller waits for {n}");
             std::thread::yield_now();
         }
     }
@@ -269,7 +269,7 @@ fn what_another_wants_goes_on() {
 }
 
 #[test]
-fn whoever_waits_gets_what_is_taken_back() {
+fn a_waiting_caller_gets_what_is_taken_back() {
     let stage = Stage::new(usize::MAX);
     let me = Owner::new();
     let tell = stage.jam(1, me);
@@ -283,7 +283,7 @@ fn whoever_waits_gets_what_is_taken_back() {
     stage.finish();
     assert_eq!((stage.log.begun(), stage.cache.stats().misses), (vec![1], 1), "the waiter had it from the background");
 
-    // Whoever comes too late to prevent it reconstructs for itself.
+    // A caller that comes too late to prevent it reconstructs for itself.
     let tell = stage.jam_stopped(2, me);
     std::thread::scope(|scope| {
         let waiter = scope.spawn(|| get(&stage.cache, 2));
@@ -296,7 +296,7 @@ fn whoever_waits_gets_what_is_taken_back() {
 }
 
 #[test]
-fn whoever_needs_them_now_does_not_queue() {
+fn a_caller_that_needs_them_now_does_not_queue() {
     let stage = Stage::new(0);
     let me = Owner::new();
     let tell = stage.jam(0, me);
@@ -305,7 +305,7 @@ fn whoever_needs_them_now_does_not_queue() {
     assert_eq!(stage.log.begun(), [0], "the thread is still at the first");
     assert!(!stage.cache.cancel(&key(1), me), "wanted no more: it was there");
 
-    // Somebody is at it, who is not to be stopped.
+    // A caller is at it, who is not to be stopped.
     let built = stage.cache.get_or_build(&key(2), 256, |spares| {
         stage.prefetch(2, me);
         assert!(!stage.cache.cancel(&key(2), me));
@@ -314,7 +314,7 @@ fn whoever_needs_them_now_does_not_queue() {
     built.unwrap();
     tell.send(()).unwrap();
     stage.finish();
-    assert_eq!(stage.log.begun(), [0], "with no budget, nothing is left of them; but nobody wants them again");
+    assert_eq!(stage.log.begun(), [0], "with no budget, nothing is left of them; but they are not wanted again");
 }
 
 #[test]
