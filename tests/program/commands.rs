@@ -101,7 +101,7 @@ fn embed_equals_the_reference() {
     let golden_path = text(golden_path);
     for (expr, key) in [("Loops@1.0", "AE/task/Loops@1.0/embeds"), ("merged@0.4", "AE/merged@0.4/embeds")] {
         let arguments = ["embed", "--basis", &ae(), "--base", &base(), "--weights", expr, "--input", &golden_path];
-        for more in [&[][..], &["--streamed"]] {
+        for more in [&[][..], &["--streamed"], &["--residency", "blockwise"]] {
             succeed(&[&arguments[..], &["-o", &out, "--batch", "5", "--threads", "1"], more].concat());
             let embeds = Checkpoint::open(&out).unwrap();
             let (got, want) = (embeds.require("embeds").unwrap(), golden.require(key).unwrap());
