@@ -103,6 +103,9 @@ impl DeviceModel {
         options: &DeviceOptions,
         layout: &Arc<Layout>,
     ) -> Result<Arc<Self>> {
+        if layout.is_canonical() {
+            return Self::new(model, cuda, options);
+        }
         let this = Self::open(model, cuda, options, Some(LayoutPlan::new(model, layout)?.bytes()))?;
         this.cache.layout(model, layout)?;
         Ok(this)
