@@ -199,10 +199,7 @@ impl Model {
     ) -> Result<Weights> {
         let scope = Scope::ImageTower;
         let options = ReconstructOptions { scope, threads: self.threads, kernel: Some(self.kernel), cancel };
-        let plan = match &self.basis {
-            Some(basis) => plan::with_base(&self.base, basis, coefficients, scope)?,
-            None => plan::base_alone(&self.base, scope),
-        };
+        let plan = plan::of_model(&self.base, self.basis.as_ref(), coefficients, scope)?;
         let weights = plan.run(layout, &options, Some(spares))?;
         // The base's own take nothing, or less than a task's.
         if layout.is_canonical() && coefficients.vectors.iter().any(|&a| a != 0.0) {

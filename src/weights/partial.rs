@@ -37,10 +37,7 @@ impl TaskWeights {
     /// As [`Weights::reconstruct`].
     pub(crate) fn part(&self, wanted: impl Fn(&str) -> bool, threads: usize, ring: &Ring) -> Result<Weights> {
         let (model, scope) = (self.model(), Scope::ImageTower);
-        let plan = match model.basis() {
-            Some(basis) => plan::with_base(model.base(), basis, self.coefficients(), scope)?,
-            None => plan::base_alone(model.base(), scope),
-        };
+        let plan = plan::of_model(model.base(), model.basis(), self.coefficients(), scope)?;
         let options = ReconstructOptions { scope, threads, kernel: Some(model.kernel()), cancel: None };
         let plan = plan.limited_to(wanted);
         let layout = plan.canonical();
