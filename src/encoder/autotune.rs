@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 
+use super::image::Encoder;
+use super::options::EncoderOptions;
 use super::runtime::Runtime;
-use super::{Encoder, EncoderOptions, failed};
+use super::session;
 use crate::error::{Error, Result};
 use crate::mmap::Mapping;
 use crate::onnx::{BindOptions, BoundGraph, OnnxFile};
@@ -118,21 +119,9 @@ pub fn optimise_graph(path: &Path, extended: bool, options: &EncoderOptions) -> 
 }
 
 fn optimised(runtime: &Runtime, path: &Path, level: GraphOptimizationLevel) -> Result<OnnxFile> {
-    let doing = "cannot optimise the graph";
     let folder = tempfile::tempdir().map_err(|e| Error::io("cannot make a folder", std::env::temp_dir(), e))?;
     let target = folder.path().join("optimised.onnx");
-    Session::builder(runtime.environment())
-        .map_err(failed(doing))?
-        .with_optimization_level(level)
-        .map_err(failed(doing))?
-        // The session itself is never run.
-        .with_config_entry("session.disable_prepacking", "1")
-        .map_err(failed(doing))?
-        .with_optimized_model_path(&target)
-        .map_err(failed(doing))?
-        .commit_from_file(path)
-        .map_err(failed(doing))
-        .map_err(|e| e.at(path))?;
+    session::optimise(runtime, path, level, &target)?;
     // Read whole: the folder is gone when this returns. Values that are in files beside the model stay there.
     let bytes = std::fs::read(&target).map_err(|e| Error::io("cannot read", &target, e))?;
     OnnxFile::parse_beside(Arc::new(Mapping::from_vec(bytes, path)), path)

@@ -17,6 +17,7 @@ mod values;
 
 pub(crate) use self::cache::{CacheLease, Derived, Holder, Key, Owner};
 pub use self::cache::{CacheStats, Reconstructed, WeightsCache};
+pub(crate) use self::device::DeviceLease;
 pub use self::device::{DeviceModel, DeviceOptions, DeviceStats, DeviceTensor, DeviceWeights};
 pub(crate) use self::finite::{first_of, not_finite};
 pub use self::layout::{Layout, TensorSpec, View};

@@ -3,15 +3,15 @@
 #[cfg(test)]
 mod tests;
 
+use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use indexmap::IndexSet;
 use parking_lot::Mutex;
 
 use super::arena::Spares;
 use super::cache::{Key, Owner, PrefetchJob, WeightsCache};
-use super::device::OnDevices;
 use super::layout::{Layout, TensorSpec};
 use super::plan::{self, Scope};
 use super::reconstruct::ReconstructOptions;
@@ -55,7 +55,8 @@ pub struct Model {
     files: Arc<[Identity]>,
     /// Bytes that the weights of a task take; before the first ones are there, what they would take if all was changed.
     weights_bytes: AtomicUsize,
-    devices: OnDevices,
+    /// The devices that it is on, which go with it: a registry of `device/lease.rs`.
+    pub(super) devices: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Model {
@@ -77,13 +78,8 @@ impl Model {
         };
         let files = files(&base, basis.as_ref());
         let weights_bytes = AtomicUsize::new(tower);
-        let (threads, devices) = (options.threads, OnDevices::default());
+        let (threads, devices) = (options.threads, OnceLock::new());
         Ok(Arc::new(Self { base, basis, threads, kernel, cache, canonical, files, weights_bytes, devices }))
-    }
-
-    /// The devices that it is on.
-    pub(super) fn on_devices(&self) -> &OnDevices {
-        &self.devices
     }
 
     /// The zero-shot weights.

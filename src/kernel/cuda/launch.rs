@@ -91,9 +91,9 @@ impl Table {
         Ok(())
     }
 
-    /// Adds a tensor for the relayout kernel, row-major: the sum of its parts in this order, each of which has its number
-    /// of elements, in any shape. It goes `out` bytes behind the launch's output, a multiple of 256. A tensor without
-    /// elements adds nothing.
+    /// Adds a tensor for the relayout kernel, row-major: the sum of its parts in this order, each of which has its
+    /// number of elements, in any shape. It goes `out` bytes behind the launch's output, a multiple of 256. A tensor
+    /// without elements adds nothing.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for 2³¹ elements or more, more than 2³¹ tiles, or a
@@ -250,8 +250,8 @@ pub(crate) struct Launch {
 }
 
 impl Launch {
-    /// A launch of the combine kernel over `table`, which lies at `address`, with its results at `out`. `active` are the
-    /// terms that are added, counted in each segment, and their coefficients, in ascending order.
+    /// A launch of the combine kernel over `table`, which lies at `address`, with its results at `out`. `active` are
+    /// the terms that are added, counted in each segment, and their coefficients, in ascending order.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for more than [`MAX_ACTIVE`] terms.
