@@ -140,7 +140,8 @@ impl Graph {
     /// Pixels to the residual stream: patches, class token, positions, and `ln_pre` where there is one.
     fn embed_patches(&mut self, arch: &Arch) -> String {
         let (w, patch, patches) = (int(arch.width), int(arch.patch), int(arch.tokens() - 1));
-        let strides = [Attribute::Ints("kernel_shape", vec![patch, patch]), Attribute::Ints("strides", vec![patch, patch])];
+        let strides =
+            [Attribute::Ints("kernel_shape", vec![patch, patch]), Attribute::Ints("strides", vec![patch, patch])];
         let x = self.node("conv1", "Conv", &[PIXELS, "visual.conv1.weight"], strides);
         let x = self.reshape("patches", &x, &[-1, w, patches]);
         let x = self.node("patches.transposed", "Transpose", &[&x], [Attribute::Ints("perm", vec![0, 2, 1])]);
