@@ -10,7 +10,6 @@ mod machine;
 
 use std::ops::Range;
 
-
 /// The largest pickle that is read. Tensors lie beside it, so real ones have a few megabytes.
 pub const MAX_BYTES: usize = 64 << 20;
 /// The largest pickle that is read for the arrays in it.

@@ -1,17 +1,16 @@
 //! Many images at once, spread over threads.
 
-use std::num::NonZero;
 #[cfg(feature = "images")]
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
+#[cfg(feature = "images")]
 use parking_lot::Mutex;
 
 use super::{Pixels, Preprocess};
 #[cfg(feature = "images")]
 use crate::error::ErrorKind;
 use crate::error::{Error, Result};
+use crate::kernel::share;
 use crate::tensor::try_zeroed;
 
 /// Images that were read and preprocessed, and those that could not be.
@@ -83,39 +82,9 @@ impl Preprocess {
         one: impl Fn(usize, &T, &mut [f32]) -> Result<()> + Sync,
     ) -> Result<Vec<f32>> {
         let mut out: Vec<f32> = try_zeroed(self.len().saturating_mul(items.len()))?;
-        let threads = match threads {
-            0 => thread::available_parallelism().map_or(1, NonZero::get),
-            threads => threads,
-        };
         // Images differ in size, so each thread takes the next one when it is done with its last.
-        let queue = Mutex::new(items.iter().zip(out.chunks_exact_mut(self.len())).enumerate());
-        let failed = AtomicBool::new(false);
-        let first: Mutex<Option<(usize, Error)>> = Mutex::new(None);
-        let work = || {
-            while !failed.load(Ordering::Relaxed) {
-                let next = queue.lock().next();
-                let Some((index, (item, out))) = next else { break };
-                if let Err(error) = one(index, item, out) {
-                    failed.store(true, Ordering::Relaxed);
-                    let mut first = first.lock();
-                    if first.as_ref().is_none_or(|(earlier, _)| index < *earlier) {
-                        *first = Some((index, error));
-                    }
-                }
-            }
-        };
-        thread::scope(|scope| {
-            for _ in 1..threads.min(items.len()) {
-                // A thread that the system refuses is no loss: the others do its work.
-                if thread::Builder::new().spawn_scoped(scope, work).is_err() {
-                    break;
-                }
-            }
-            work();
-        });
-        match first.into_inner() {
-            Some((_, error)) => Err(error),
-            None => Ok(out),
-        }
+        let images: Vec<_> = items.iter().zip(out.chunks_exact_mut(self.len())).enumerate().collect();
+        share(threads, images, |(index, (item, out)), (): &mut ()| one(index, item, out))?;
+        Ok(out)
     }
 }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use crate::support::bundle::{Parts, digits_files, faults, format, tiny_files};
 use crate::support::onnx::GRAPHS;
+use crate::support::onnx_file::OnnxFileEncoder;
 use crate::support::{bits, digits, relative_l2};
 use serde_json::json;
-use crate::support::onnx_file::OnnxFileEncoder;
 use taskbasis::checkpoint::safetensors;
 use taskbasis::onnx::proto::dimension::Value::DimValue;
 use taskbasis::onnx::{BindOptions, BoundGraph, GraphMap, OnnxFile};

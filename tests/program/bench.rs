@@ -24,7 +24,10 @@ fn it_hands_its_arguments_to_the_program_beside_it() {
     fs::set_permissions(&other, fs::Permissions::from_mode(0o755)).unwrap();
     for (arguments, handed_over) in [
         (&["bench"][..], ""),
-        (&["bench", "--quick", "--only", "open,encode", "--report", "a b.html"], "<--quick><--only><open,encode><--report><a b.html>"),
+        (
+            &["bench", "--quick", "--only", "open,encode", "--report", "a b.html"],
+            "<--quick><--only><open,encode><--report><a b.html>",
+        ),
         (&["bench", "--help"], "<--help>"),
         (&["--json", "--prefix", "ema", "bench", "--quick"], "<--quick><--json><--prefix><ema>"),
         (&["bench", "--json", "--quick", "--progress"], "<--quick><--progress><--json>"),

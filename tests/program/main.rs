@@ -11,4 +11,3 @@ mod options;
 mod readme;
 #[path = "../support/mod.rs"]
 mod support;
-

@@ -235,7 +235,8 @@ impl<'a> Machine<'a> {
             }
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
-                let (&PickleNode::Text(module), &PickleNode::Text(name)) = (self.value(module), self.value(name)) else {
+                let (&PickleNode::Text(module), &PickleNode::Text(name)) = (self.value(module), self.value(name))
+                else {
                     return Err(self.input.fail("a class or function is named by something other than strings"));
                 };
                 self.make(PickleNode::Global { module, name })?;
@@ -328,13 +329,22 @@ impl<'a> Machine<'a> {
 
     /// Python 2 did not tell text from bytes.
     fn python2_string(&mut self, bytes: &[u8], at: Option<Span>) -> Result<()> {
-        let value =
-            if std::str::from_utf8(bytes).is_ok() { PickleNode::Text(self.input.keep(bytes)?) } else { PickleNode::Bytes(at) };
+        let value = if std::str::from_utf8(bytes).is_ok() {
+            PickleNode::Text(self.input.keep(bytes)?)
+        } else {
+            PickleNode::Bytes(at)
+        };
         self.make(value)
     }
 
     fn call(&mut self, class: NodeId, args: NodeId) -> Result<()> {
-        self.make(PickleNode::Object(Box::new(Object { class, args, state: None, items: Vec::new(), entries: Vec::new() })))
+        self.make(PickleNode::Object(Box::new(Object {
+            class,
+            args,
+            state: None,
+            items: Vec::new(),
+            entries: Vec::new(),
+        })))
     }
 
     fn build(&mut self) -> Result<()> {

@@ -209,7 +209,9 @@ impl<'a> Node<'a> {
         const MAX_DIMENSIONS: usize = 64; // PyTorch's own limit.
         let extents: Vec<_> = self.items().take(MAX_DIMENSIONS + 1).map(Node::extent).collect::<Result<_>>()?;
         match self.value() {
-            PickleNode::Tuple(_) | PickleNode::List(_) | PickleNode::Object(_) if extents.len() <= MAX_DIMENSIONS => Ok(extents),
+            PickleNode::Tuple(_) | PickleNode::List(_) | PickleNode::Object(_) if extents.len() <= MAX_DIMENSIONS => {
+                Ok(extents)
+            }
             _ => Err(Error::format("a tensor's size or stride is not a tuple of numbers")),
         }
     }
