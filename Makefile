@@ -37,10 +37,10 @@ test-python-full: onnxruntime
 	$(CARGO) build --release
 	PYTHON="$(PYTHON)" scripts/test-python "$(TARGET)" full
 
-## What needs an NVIDIA GPU, its driver and NVRTC (docs/gpu.md); says what is missing, and skips it. Again under
+## What needs an NVIDIA GPU and its driver (docs/gpu.md); says what is missing, and skips it. Again under
 ## compute-sanitizer where that is installed.
 test-gpu: onnxruntime
-	$(CARGO) test --lib -- --nocapture kernel::cuda weights::device encoder::device
+	$(CARGO) test --lib -- --nocapture kernel::cuda weights::device encoder::engine::cuda
 	$(CARGO) test --test gpu -- --nocapture
 	if command -v compute-sanitizer >/dev/null; then \
 		$(CARGO) test --test gpu --config "target.'cfg(all())'.runner = 'compute-sanitizer --error-exitcode=1'"; \

@@ -78,8 +78,8 @@ pub use datasets::{Dataset, HeadLabels, OtherNames, Split};
 #[cfg(feature = "text")]
 pub use encoder::TextEncoder;
 pub use encoder::{
-    Agreement, Encoder, EncoderOptions, Execution, Probe, Promotion, PromotionState, Provider, Runtime, SelfTest,
-    StreamedEncoder, TensorRtOptions, Trial, WeightSource, WeightsOn, write_onnx, write_onnx_f16,
+    Agreement, Encoder, EncoderOptions, Execution, GraphVariant, Probe, Promotion, PromotionState, Provider, Residency,
+    Runtime, SelfTest, TensorRtOptions, WeightSource, WeightsOn, write_onnx, write_onnx_f16,
 };
 pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "text")]

@@ -94,7 +94,7 @@ impl Ways {
     }
 
     fn new(inputs: Encoder, promoting: Encoder, frozen: OnnxFileEncoder, task: &TaskWeights) -> Self {
-        let (as_inputs, promoted) = (inputs.as_taken(task), promoting.as_taken(task));
+        let (as_inputs, promoted) = (task.in_layout(inputs.layout()), task.in_layout(promoting.layout()));
         let (inputs_difference, promoted_difference) = (0.0, 0.0);
         Self { inputs, promoting, frozen, as_inputs, promoted, inputs_difference, promoted_difference }
     }

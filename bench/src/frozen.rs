@@ -23,7 +23,7 @@ impl Frozen {
 
     /// The same of a user's graph.
     pub fn of_graph(setup: &Setup<'_>, graph: &BoundGraph, task: &TaskExpr) -> Result<Self> {
-        let weights = setup.family.open(setup.threads, 0)?.weights(task)?.laid_out(graph.layout()).get()?;
+        let weights = setup.family.open(setup.threads, 0)?.weights(task)?.in_layout(graph.layout()).get()?;
         Self::with(|path| graph.write(&weights, path, &[]))
     }
 

@@ -17,7 +17,7 @@ pub fn base() -> Checkpoint {
 pub fn write(graph: &BoundGraph) {
     let options = ModelOptions { threads: 1, cache_bytes: Some(0), ..ModelOptions::default() };
     let model = Model::new(base(), None, &options).unwrap();
-    let Ok(weights) = model.weights(&TaskExpr::base()).unwrap().laid_out(graph.layout()).get() else { return };
+    let Ok(weights) = model.weights(&TaskExpr::base()).unwrap().in_layout(graph.layout()).get() else { return };
     let path = std::env::temp_dir().join(format!("taskbasis-fuzz-{}.onnx", std::process::id()));
     for written in [graph.write(&weights, &path, &[]), graph.write_f16(&weights, &path, &[])] {
         if written.is_ok() {

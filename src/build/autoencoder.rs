@@ -4,7 +4,7 @@
 //! and Pereyra 1973): `∂F/∂B = −2·G·(I − BW)·Wᵀ`, and through the softmax of every column. F depends on the span of B
 //! alone, and cannot be below the sum of the T − M smallest eigenvalues of G. That bound is attained where the span of
 //! the M largest eigenvectors holds M independent positive vectors; a descent that comes near it is then finished by a
-//! projection onto that span, and of all B within it a well-conditioned one is taken (`spread.rs`). Where it holds
+//! projection onto that span, and of all B within it a well-conditioned one is taken (`conditioning.rs`). Where it holds
 //! none, the descent's best of several starts is.
 
 use nalgebra::{DMatrix, DVector};
@@ -15,22 +15,23 @@ use super::descent::minimise;
 use super::gram::eigen;
 
 /// Starts that are tried where the bound was not attained.
-const STARTS: u32 = 12;
-const ITERATIONS: usize = 2000;
+const MAX_STARTS: u32 = 12;
+const MAX_ITERATIONS: usize = 2000;
 /// Where the descent begins: the logits' standard deviation, that of the reference at its τ of 5.
-const SPREAD: f64 = 0.2;
+const START_DEVIATION: f64 = 0.2;
 /// No entry of B is below this share of the column's mean after the projection, so that every logit stays small.
-const LEAST: f64 = 1e-3;
+const MIN_SHARE: f64 = 1e-3;
 /// Eigenvalues of BᵀGB below this share of the largest are taken for rounding.
-const RANK: f64 = 1e-13;
+const RANK_TOLERANCE: f64 = 1e-13;
 
-pub(super) struct Found {
+/// The columns that were found, and what that took.
+pub(super) struct FoundColumns {
     pub(super) b: DMatrix<f64>,
     pub(super) iterations: usize,
 }
 
-/// The B that was found, with columns that sum to 1.
-pub(super) fn fit(gram: &DMatrix<f64>, vectors: usize, seed: u32) -> Found {
+/// Finds B, whose columns sum to 1.
+pub(super) fn fit(gram: &DMatrix<f64>, vectors: usize, seed: u32) -> FoundColumns {
     let tasks = gram.nrows();
     let g = gram / gram.trace();
     let (values, eigenvectors) = eigen(g.clone());
@@ -40,17 +41,17 @@ pub(super) fn fit(gram: &DMatrix<f64>, vectors: usize, seed: u32) -> Found {
     let mut random = Mt::new_with_key([seed]);
     let mut best: Option<(f64, DMatrix<f64>)> = None;
     let mut iterations = 0;
-    for _ in 0..STARTS {
-        let start: Vec<f64> = (0..tasks * vectors).map(|_| SPREAD * normal(&mut random)).collect();
+    for _ in 0..MAX_STARTS {
+        let start: Vec<f64> = (0..tasks * vectors).map(|_| START_DEVIATION * normal(&mut random)).collect();
         let objective = |z: &[f64]| value_and_gradient(&g, &DMatrix::from_column_slice(tasks, vectors, z));
         // A billionth of all energy above the bound is nothing that f32 vectors could show.
-        let found = minimise(start, bound + 1e-9, ITERATIONS, objective);
+        let found = minimise(start, bound + 1e-9, MAX_ITERATIONS, objective);
         iterations += found.iterations;
         let descended = softmax(&DMatrix::from_column_slice(tasks, vectors, &found.at));
         let mut candidates = vec![descended];
         if let Some(b) = projected(&candidates[0], &top) {
             // A span of less than M dimensions has no M independent vectors.
-            let full = values[vectors - 1] > RANK * values[0];
+            let full = values[vectors - 1] > RANK_TOLERANCE * values[0];
             candidates.push(if full { spread(&top, &values[..vectors], &b) } else { b });
         }
         for b in candidates {
@@ -65,14 +66,14 @@ pub(super) fn fit(gram: &DMatrix<f64>, vectors: usize, seed: u32) -> Found {
         }
     }
     let b = best.map_or_else(|| DMatrix::from_element(tasks, vectors, 1.0 / tasks as f64), |(_, b)| b);
-    Found { b, iterations }
+    FoundColumns { b, iterations }
 }
 
 /// `(BᵀGB)⁻¹·BᵀG`; the shortest solution where B or G is short of rank.
 pub(super) fn best_w(g: &DMatrix<f64>, b: &DMatrix<f64>) -> DMatrix<f64> {
     let bt_g = b.transpose() * g;
     let (values, vectors) = eigen(&bt_g * b);
-    let least = RANK * values.first().copied().unwrap_or(0.0);
+    let least = RANK_TOLERANCE * values[0];
     let inverse = values.iter().map(|&value| if value > least { 1.0 / value } else { 0.0 });
     let inverse = DMatrix::from_diagonal(&DVector::from_iterator(values.len(), inverse));
     &vectors * inverse * vectors.transpose() * bt_g
@@ -126,7 +127,7 @@ pub(super) fn logits(b: &DMatrix<f64>, tau: f64) -> DMatrix<f64> {
 fn projected(b: &DMatrix<f64>, top: &DMatrix<f64>) -> Option<DMatrix<f64>> {
     let mut onto = top * (top.transpose() * b);
     let centre = onto.column_mean();
-    let floor = LEAST * centre.mean();
+    let floor = MIN_SHARE * centre.mean();
     if centre.min() <= floor {
         return None;
     }

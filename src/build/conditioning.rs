@@ -1,4 +1,4 @@
-//! Which of many equally good B: the loss depends on the span of its columns alone, so any M independent positive
+//! The choice among many equally good B: the loss depends on the span of its columns alone, so any M independent positive
 //! vectors of that span serve. What differs is how large W must be — nearly parallel vectors are told apart by large
 //! numbers of both signs, which amplify whatever rounding or quantising does to the vectors — and how evenly the tasks
 //! share in the vectors, and so in their plain sum.
@@ -9,11 +9,11 @@ use super::descent::minimise;
 
 /// What evenness counts beside independence. The extreme rays of the positive cone are the most independent, and leave
 /// most tasks out of every vector.
-const EVEN: f64 = 0.03;
-const ITERATIONS: usize = 500;
+const EVENNESS: f64 = 0.03;
+const MAX_ITERATIONS: usize = 500;
 
 /// Vectors of the span of `top` that are as independent, and their entries as even, as can be: a minimum of
-/// `−log vol(s_1/‖s_1‖, …, s_M/‖s_M‖) − EVEN·Σ log(T·b[t,m])` over positive b that sum to 1.
+/// `−log vol(s_1/‖s_1‖, …, s_M/‖s_M‖) − EVENNESS·Σ log(T·b[t,m])` over positive b that sum to 1.
 ///
 /// `top` has the M largest eigenvectors of G as columns, `values` are their eigenvalues; `b` lies in their span, is
 /// positive, and is where the search begins.
@@ -32,15 +32,16 @@ pub(super) fn spread(top: &DMatrix<f64>, values: &[f64], b: &DMatrix<f64>) -> DM
             let weighted = lambda.component_mul(&x.column(m));
             let square = x.column(m).dot(&weighted);
             let sum = b.column(m).sum();
-            value += 0.5 * square.ln() - EVEN * b.column(m).iter().map(|b| (tasks as f64 * b / sum).ln()).sum::<f64>();
+            value +=
+                0.5 * square.ln() - EVENNESS * b.column(m).iter().map(|b| (tasks as f64 * b / sum).ln()).sum::<f64>();
             let by_b = top.transpose() * b.column(m).map(|b| 1.0 / b);
             let mut column = gradient.column_mut(m);
-            column += weighted / square - EVEN * (by_b - &sums * (tasks as f64 / sum));
+            column += weighted / square - EVENNESS * (by_b - &sums * (tasks as f64 / sum));
         }
         if value.is_finite() { (value, gradient.as_slice().to_vec()) } else { infeasible }
     };
     let start = (top.transpose() * b).as_slice().to_vec();
-    let found = minimise(start, f64::NEG_INFINITY, ITERATIONS, objective);
+    let found = minimise(start, f64::NEG_INFINITY, MAX_ITERATIONS, objective);
     let mut b = top * DMatrix::from_column_slice(vectors, vectors, &found.at);
     for mut column in b.column_iter_mut() {
         let sum = column.sum();

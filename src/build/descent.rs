@@ -2,9 +2,9 @@
 //! halved until the function falls as far as its slope promises (Armijo) and that leave curvature to learn from.
 
 /// Pairs of steps and gradient differences that are remembered.
-const MEMORY: usize = 20;
-/// How much of the fall that the slope promises is enough.
-const ENOUGH: f64 = 1e-4;
+const MAX_PAIRS: usize = 20;
+/// The share of the fall that the slope promises that is enough.
+const MIN_FALL: f64 = 1e-4;
 
 /// Where a descent ended.
 pub(super) struct Minimum {
@@ -39,7 +39,7 @@ pub(super) fn minimise(
         let steps = std::iter::successors(Some(first), |step| Some(step / 2.0)).take(60);
         let found = steps.map(|step| (step, along(&at, &direction, step))).find_map(|(step, next)| {
             let (next_value, next_gradient) = function(&next);
-            (next_value <= value + ENOUGH * step * slope && next_value < value).then_some((
+            (next_value <= value + MIN_FALL * step * slope && next_value < value).then_some((
                 next,
                 next_value,
                 next_gradient,
@@ -51,7 +51,7 @@ pub(super) fn minimise(
                 let change: Vec<f64> = next_gradient.iter().zip(&gradient).map(|(a, b)| a - b).collect();
                 let curvature = dot(&step, &change);
                 if curvature > 1e-12 * norm(&step) * norm(&change) {
-                    if pairs.len() == MEMORY {
+                    if pairs.len() == MAX_PAIRS {
                         pairs.remove(0);
                     }
                     pairs.push((step, change, 1.0 / curvature));

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use super::tile::{TILE, Tiles, split};
+use super::tile::{TILE, Tiles, TunedParameter, split};
 use crate::basis::doubt;
 use crate::checkpoint::{Checkpoint, frozen, is_image_tower, names};
 use crate::error::{Error, Result};
@@ -18,7 +18,7 @@ const CLASSIFIER: &str = "classifier.";
 pub struct Family {
     base: Checkpoint,
     tasks: Vec<(String, Checkpoint)>,
-    pub(super) parameters: Vec<Parameter>,
+    pub(super) parameters: Vec<TunedParameter>,
     /// One per task, in their order.
     differences: Vec<Difference>,
 }
@@ -26,37 +26,11 @@ pub struct Family {
 /// In which parameters a fine-tuned checkpoint differs from its base.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Difference {
-    /// Those that it does not hold, because training left them as they were: the task vector is zero there.
+    /// The parameters that it does not hold, because training left them as they were: the task vector is zero there.
     pub unchanged: Vec<String>,
-    /// Those that the base does not hold and that are none of CLIP's, such as a classifier, and a classifier of another
+    /// The parameters that the base does not hold and that are none of CLIP's, such as a classifier, and a classifier of another
     /// number of classes than the base's or another task's: they are left out.
     pub left_out: Vec<String>,
-}
-
-/// One parameter of the model, in every checkpoint.
-#[derive(Debug)]
-pub(super) struct Parameter {
-    pub(super) name: String,
-    pub(super) base: Tensor,
-    /// One a task.
-    pub(super) tuned: Vec<Tensor>,
-    /// Whether any task changes it: known once the Gram matrix is.
-    pub(super) changed: OnceLock<bool>,
-}
-
-impl Parameter {
-    pub(super) fn shape(&self) -> &[usize] {
-        self.base.shape()
-    }
-
-    pub(super) fn numel(&self) -> usize {
-        self.base.numel()
-    }
-
-    /// What reading all of its checkpoints reads.
-    pub(super) fn bytes(&self) -> u64 {
-        self.tuned.iter().chain([&self.base]).map(|tensor| tensor.nbytes() as u64).sum()
-    }
 }
 
 impl Family {
@@ -112,7 +86,12 @@ impl Family {
         for (name, tensor) in of_base() {
             let tuned = tasks.iter().map(|(_, checkpoint)| matching(&base, checkpoint, name, tensor));
             let tuned = tuned.collect::<Result<Vec<_>>>()?;
-            parameters.push(Parameter { name: name.to_owned(), base: tensor.clone(), tuned, changed: OnceLock::new() });
+            parameters.push(TunedParameter {
+                name: name.to_owned(),
+                base: tensor.clone(),
+                tuned,
+                changed: OnceLock::new(),
+            });
         }
         Ok(Self { base, tasks, parameters, differences })
     }
@@ -139,12 +118,12 @@ impl Family {
 
     /// Elements of a task vector: D.
     pub fn parameter_count(&self) -> usize {
-        self.parameters.iter().map(Parameter::numel).sum()
+        self.parameters.iter().map(TunedParameter::numel).sum()
     }
 
     /// Bytes that one pass over all checkpoints reads at most: what [`Family::gram`] reports its progress of.
     pub fn bytes(&self) -> u64 {
-        self.parameters.iter().map(Parameter::bytes).sum()
+        self.parameters.iter().map(TunedParameter::bytes).sum()
     }
 }
 
@@ -166,7 +145,7 @@ pub fn doubt(base: &Checkpoint, task: &str, tuned: &Checkpoint) -> Result<Option
     let mut tiles = Tiles::default();
     for (tuned, base) in pairs {
         let tuned = vec![tuned.clone()];
-        let parameter = Parameter { name: String::new(), base: base.clone(), tuned, changed: OnceLock::new() };
+        let parameter = TunedParameter { name: String::new(), base: base.clone(), tuned, changed: OnceLock::new() };
         for range in split(0..parameter.numel(), TILE) {
             let (difference, _) = tiles.read(&parameter, range)?;
             vector += difference.iter().map(|value| value.powi(2)).sum::<f64>();

@@ -108,14 +108,13 @@ impl Fit {
         recover: DMatrix<f64>,
         errors: Vec<Option<f64>>,
     ) -> Self {
-        let (singular_values, selected) = (Vec::new(), Vec::new());
         Self {
             method,
             seed,
             combine,
             recover,
-            singular_values,
-            selected,
+            singular_values: Vec::new(),
+            selected: Vec::new(),
             iterations: 0,
             errors,
             loss: None,
@@ -123,17 +122,17 @@ impl Fit {
         }
     }
 
-    /// Which method.
+    /// The method.
     pub fn method(&self) -> Method {
         self.method
     }
 
-    /// M.
+    /// M, the number of vectors.
     pub fn vectors(&self) -> usize {
         self.combine.ncols()
     }
 
-    /// What task vector `t` counts in basis vector `m`.
+    /// The coefficient of task vector `t` in basis vector `m`.
     ///
     /// # Panics
     /// For an index out of range.
@@ -141,7 +140,7 @@ impl Fit {
         self.combine[(t, m)]
     }
 
-    /// What basis vector `m` counts in task `t`; `None` where the task cannot be recovered.
+    /// The coefficient of basis vector `m` in task `t`; `None` where the task cannot be recovered.
     ///
     /// # Panics
     /// For an index out of range.
@@ -183,7 +182,7 @@ fn check(gram: &Gram, vectors: usize) -> Result<()> {
     if (1..=tasks).contains(&vectors) {
         return Ok(());
     }
-    Err(Error::invalid("a basis has at least one vector and at most one a task")
+    Err(Error::invalid("a basis has at least one vector and at most one per task")
         .expected(format_args!("1 to {tasks}"))
         .got(vectors))
 }

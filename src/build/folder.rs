@@ -10,9 +10,9 @@ use ndarray::{Array2, ArrayView2, Axis};
 use serde_json::{Map, Value as Json, json};
 
 use super::autoencoder::logits;
-use super::family::{Family, Parameter};
+use super::family::Family;
 use super::fit::Fit;
-use super::tile::{TILE, Tiles, split};
+use super::tile::{TILE, Tiles, TunedParameter, split};
 use crate::atomic_file::PartialFolder;
 use crate::basis::Method;
 use crate::checkpoint::writer::{StorageId, TorchWriter, Value};
@@ -21,21 +21,21 @@ use crate::kernel::threads;
 use crate::tensor::{DType, f32_bytes, try_zeroed};
 
 /// All vectors of a parameter are computed in one reading where together they take at most this many bytes; of larger
-/// ones a vector at a time.
-const TOGETHER: usize = 256 << 20;
-/// What is computed before it is written, of those.
+/// ones one vector at a time.
+const MAX_TOGETHER: usize = 256 << 20;
+/// Elements of those that are computed before they are written.
 const CHUNK: usize = 4 << 20;
 /// A thread takes this many elements at a time.
-const PIECE: usize = 16 * TILE;
+const WORK_ITEM: usize = 16 * TILE;
 /// The temperature that the reference's softmax starts with: `B = softmax(A / τ)`.
 const TAU: f64 = 5.0;
-/// What the layout's names begin with: the reference's encoder wraps the model.
+/// What the folder's names of parameters begin with: the reference's encoder wraps the model.
 const PREFIX: &str = "model.";
 
 /// How [`Family::write_basis`] writes; `default()` is right nearly always.
 #[derive(Clone, Copy, Default)]
 pub struct WriteOptions<'a> {
-    /// Threads; 0 means one a processor.
+    /// Threads; 0 means one per processor.
     pub threads: usize,
     /// The model's name, for `method_info.json`.
     pub model: Option<&'a str>,
@@ -146,9 +146,9 @@ struct Output<'a> {
     family: &'a Family,
     fit: &'a Fit,
     options: &'a WriteOptions<'a>,
-    /// What errors call it.
+    /// The folder's place, which errors name.
     folder: &'a Path,
-    /// Where it is written.
+    /// The folder beside it that is written.
     partial: &'a Path,
 }
 
@@ -200,7 +200,7 @@ impl Output<'_> {
         self.file("basis_vectors.pt", |out| {
             writer.write(out, &value, |StorageId(storage), out| {
                 let (parameter, m) = (&self.family.parameters[storage / count], storage % count);
-                if count * parameter.numel() * size_of::<f32>() > TOGETHER {
+                if count * parameter.numel() * size_of::<f32>() > MAX_TOGETHER {
                     return self.stream(parameter, combine.slice_axis(Axis(0), (m..m + 1).into()), out);
                 }
                 if m == 0 {
@@ -213,7 +213,7 @@ impl Output<'_> {
     }
 
     /// One combination of a whole parameter, computed chunk by chunk.
-    fn stream(&self, parameter: &Parameter, combine: ArrayView2<'_, f64>, out: &mut dyn Write) -> io::Result<()> {
+    fn stream(&self, parameter: &TunedParameter, combine: ArrayView2<'_, f64>, out: &mut dyn Write) -> io::Result<()> {
         for range in split(0..parameter.numel(), CHUNK) {
             for chunk in self.compute(parameter, range, combine).map_err(io::Error::other)? {
                 self.progress(size_of_val(chunk.as_slice()));
@@ -226,7 +226,7 @@ impl Output<'_> {
     /// `combine [N, T] · τ [T, range]`, summed in f64 and rounded once.
     fn compute(
         &self,
-        parameter: &Parameter,
+        parameter: &TunedParameter,
         range: std::ops::Range<usize>,
         combine: ArrayView2<'_, f64>,
     ) -> Result<Vec<Vec<f32>>> {
@@ -235,16 +235,16 @@ impl Output<'_> {
         if parameter.changed.get() == Some(&false) {
             return Ok(all);
         }
-        let mut rows: Vec<_> = all.iter_mut().map(|vector| vector.chunks_mut(PIECE)).collect();
-        let pieces = split(range, PIECE)
-            .map(|piece| (piece, rows.iter_mut().filter_map(Iterator::next).collect::<Vec<&mut [f32]>>()))
+        let mut rows: Vec<_> = all.iter_mut().map(|vector| vector.chunks_mut(WORK_ITEM)).collect();
+        let items = split(range, WORK_ITEM)
+            .map(|item| (item, rows.iter_mut().filter_map(Iterator::next).collect::<Vec<&mut [f32]>>()))
             .collect();
-        threads::share(threads::count(self.options.threads), pieces, |(piece, mut outs), scratch: &mut Scratch| {
+        threads::share(threads::count(self.options.threads), items, |(item, mut outs), scratch: &mut Scratch| {
             if scratch.sums.nrows() != count {
                 scratch.sums = Array2::zeros((count, TILE));
             }
-            let start = piece.start;
-            for tile in split(piece, TILE) {
+            let start = item.start;
+            for tile in split(item, TILE) {
                 let (vectors, _) = scratch.tiles.read(parameter, tile.clone())?;
                 let mut sums = scratch.sums.slice_axis_mut(Axis(1), (..tile.len()).into());
                 general_mat_mul(1.0, &combine, &vectors, 0.0, &mut sums);

@@ -4,16 +4,16 @@ use nalgebra::{DMatrix, SymmetricEigen};
 use ndarray::Array2;
 use ndarray::linalg::general_mat_mul;
 
-use super::family::{Family, Parameter};
-use super::tile::{TILE, Tiles, split};
+use super::family::Family;
+use super::tile::{TILE, Tiles, TunedParameter, split};
 use crate::basis::doubt;
 use crate::checkpoint::is_image_tower;
 use crate::error::{Error, Result};
 use crate::kernel::threads;
 
-/// A thread takes this many elements of a parameter at a time. Each such piece has a sum of its own, and these are
+/// A thread takes this many elements of a parameter at a time. Each such work item has a sum of its own, and these are
 /// added in order, so that the result has the same bits on any number of threads.
-const PIECE: usize = 64 * TILE;
+const WORK_ITEM: usize = 64 * TILE;
 
 /// `G[i,j] = ⟨τ_i, τ_j⟩` over all parameters, f64.
 #[derive(Clone, Debug)]
@@ -68,7 +68,7 @@ impl Gram {
         self.base_norm.filter(|&norm| norm > 0.0).map(|norm| self.get(t, t).sqrt() / norm)
     }
 
-    /// What makes it doubtful that these are fine-tunes of this base, a remark each: task vectors about as long as the
+    /// What makes it doubtful that these are fine-tunes of this base, one remark each: task vectors about as long as the
     /// base's weights, or nearly parallel to each other. Empty where all is as it should be.
     pub fn doubts(&self) -> Vec<String> {
         let lengths = self.tasks.iter().enumerate();
@@ -147,16 +147,16 @@ pub(super) fn eigen(matrix: DMatrix<f64>) -> (Vec<f64>, DMatrix<f64>) {
     (order.iter().map(|&i| eigenvalues[i].max(0.0)).collect(), DMatrix::from_columns(&columns))
 }
 
-/// What a thread is given: a part of one parameter, and where its sum goes.
-struct Piece<'a> {
-    parameter: &'a Parameter,
+/// What a thread is given: a range of one parameter, and where its sum goes.
+struct WorkItem<'a> {
+    parameter: &'a TunedParameter,
     range: std::ops::Range<usize>,
     sum: &'a mut Array2<f64>,
     changed: &'a mut bool,
 }
 
 impl Family {
-    /// The Gram matrix of the task vectors, in one pass over all checkpoints on up to `threads` threads (0: one a
+    /// The Gram matrix of the task vectors, in one pass over all checkpoints on up to `threads` threads (0: one per
     /// processor). `progress` is told how many more of [`Family::bytes`] have been read, from any thread.
     ///
     /// # Errors
@@ -168,18 +168,18 @@ impl Family {
             .parameters
             .iter()
             .enumerate()
-            .flat_map(|(p, parameter)| split(0..parameter.numel(), PIECE).map(move |range| (p, range)))
+            .flat_map(|(p, parameter)| split(0..parameter.numel(), WORK_ITEM).map(move |range| (p, range)))
             .collect();
         let mut sums = vec![(Array2::<f64>::zeros((0, 0)), false); places.len()];
-        let pieces = places.iter().zip(&mut sums).map(|((p, range), (sum, changed))| Piece {
+        let items = places.iter().zip(&mut sums).map(|((p, range), (sum, changed))| WorkItem {
             parameter: &self.parameters[*p],
             range: range.clone(),
             sum,
             changed,
         });
-        threads::share(threads::count(threads), pieces.collect(), |mut piece: Piece<'_>, tiles: &mut Tiles| {
-            piece.run(t, tiles).map_err(|e| e.tensor(&piece.parameter.name))?;
-            progress(piece.parameter.bytes() * piece.range.len() as u64 / piece.parameter.numel() as u64);
+        threads::share(threads::count(threads), items.collect(), |mut item: WorkItem<'_>, tiles: &mut Tiles| {
+            item.run(t, tiles).map_err(|e| e.tensor(&item.parameter.name))?;
+            progress(item.parameter.bytes() * item.range.len() as u64 / item.parameter.numel() as u64);
             Ok(())
         })?;
 
@@ -205,7 +205,7 @@ impl Family {
     }
 }
 
-impl Piece<'_> {
+impl WorkItem<'_> {
     fn run(&mut self, tasks: usize, tiles: &mut Tiles) -> Result<()> {
         for range in split(self.range.clone(), TILE) {
             let (vectors, changed) = tiles.read(self.parameter, range)?;
@@ -223,7 +223,7 @@ impl Piece<'_> {
 }
 
 /// The error that says where a value is that is not finite.
-fn not_finite(parameter: &Parameter) -> Error {
+fn not_finite(parameter: &TunedParameter) -> Error {
     let tensors = parameter.tuned.iter().chain([&parameter.base]);
     let found = tensors.map(|tensor| (tensor, tensor.verify_finite())).find_map(|(tensor, verified)| {
         let error = verified.err()?;

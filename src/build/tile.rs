@@ -1,14 +1,41 @@
 //! Task vectors, a tile at a time: what both passes over the checkpoints read.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use ndarray::{Array2, ArrayView2, Axis};
 
-use super::family::Parameter;
 use crate::error::{Error, Result};
+use crate::tensor::Tensor;
 
 /// Elements of a tile: T rows of them in f64 stay in the second-level cache for the T of published families.
 pub(super) const TILE: usize = 4096;
+
+/// One parameter of the model, in every checkpoint.
+#[derive(Debug)]
+pub(super) struct TunedParameter {
+    pub(super) name: String,
+    pub(super) base: Tensor,
+    /// One tensor per task.
+    pub(super) tuned: Vec<Tensor>,
+    /// Whether any task changes it: known once the Gram matrix is.
+    pub(super) changed: OnceLock<bool>,
+}
+
+impl TunedParameter {
+    pub(super) fn shape(&self) -> &[usize] {
+        self.base.shape()
+    }
+
+    pub(super) fn numel(&self) -> usize {
+        self.base.numel()
+    }
+
+    /// What reading all of its checkpoints reads.
+    pub(super) fn bytes(&self) -> u64 {
+        self.tuned.iter().chain([&self.base]).map(|tensor| tensor.nbytes() as u64).sum()
+    }
+}
 
 /// One thread's room for a tile.
 #[derive(Default)]
@@ -23,7 +50,11 @@ impl Tiles {
     /// The elements `range` of every task's vector of `parameter`, `[T, range.len()]`, and whether any is not 0.
     ///
     /// Differences are taken in f32, as the reference takes them; the sums that come after are f64.
-    pub(super) fn read(&mut self, parameter: &Parameter, range: Range<usize>) -> Result<(ArrayView2<'_, f64>, bool)> {
+    pub(super) fn read(
+        &mut self,
+        parameter: &TunedParameter,
+        range: Range<usize>,
+    ) -> Result<(ArrayView2<'_, f64>, bool)> {
         let count = range.len();
         if self.vectors.nrows() != parameter.tuned.len() {
             self.vectors = Array2::zeros((parameter.tuned.len(), TILE));
@@ -59,7 +90,7 @@ impl Tiles {
     }
 }
 
-/// `range` in pieces of at most `length`, in order.
+/// The parts of `range` of at most `length`, in order.
 pub(super) fn split(range: Range<usize>, length: usize) -> impl Iterator<Item = Range<usize>> {
     let end = range.end;
     range.step_by(length).map(move |start| start..end.min(start + length))

@@ -12,7 +12,7 @@ use crate::basis::{Basis, BasisContents, Method, Parameter};
 use crate::checkpoint::{Checkpoint, Format};
 use crate::did_you_mean;
 use crate::error::{Error, Result};
-use crate::heads::Head;
+use crate::heads::{Head, choose_task};
 use crate::mmap::Mapping;
 use crate::onnx::{BoundGraph, GraphMap, OnnxFile};
 use crate::preprocess::Preprocess;
@@ -130,7 +130,7 @@ impl Bundle {
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the tensor, where it does not take this base's
     /// weights.
     pub fn bound_graph(&self, base: &Checkpoint, basis: Option<&Basis>) -> Result<Option<BoundGraph>> {
-        self.with_graph(|file, map| BoundGraph::of_carried(file, map, base, basis))
+        self.with_graph(|file, map| BoundGraph::of_embedded(file, map, base, basis))
     }
 
     pub(super) fn with_graph(
@@ -170,16 +170,7 @@ impl Bundle {
 
     /// The head of `task`; where none is named, the only one.
     pub(crate) fn head_or_only(&self, task: Option<&str>) -> Result<Head> {
-        let mut tasks = self.head_tasks();
-        match (task, tasks.next(), tasks.next()) {
-            (Some(task), _, _) => self.head(task),
-            (None, Some(only), None) => self.head(only),
-            (None, None, _) => Err(Error::not_found("no head in it").at(self.path())),
-            (None, Some(_), Some(_)) => {
-                let names: Vec<&str> = self.head_tasks().collect();
-                Err(Error::invalid(format!("heads of several tasks; name one of {}", names.join(", "))).at(self.path()))
-            }
-        }
+        self.head(choose_task(self.head_tasks(), task).map_err(|e| e.at(self.path()))?)
     }
 
     /// Whether the base is in it.

@@ -214,10 +214,10 @@ impl<'a> Packer<'a> {
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where what is no weight takes 2 GiB and more.
     pub fn graph(&mut self, graph: &BoundGraph) -> Result<&mut Self> {
         graph.check_image_size(self.arch.image_size())?;
-        let (model, map) = graph.carried()?;
+        let (model, map) = graph.embedded()?;
         // Opening the bundle does the same.
         let file = OnnxFile::parse(Arc::new(Mapping::from_vec(model.clone(), graph.file().path())))?;
-        BoundGraph::of_carried(Arc::new(file), map.clone(), self.base, Some(self.basis))?;
+        BoundGraph::of_embedded(Arc::new(file), map.clone(), self.base, Some(self.basis))?;
         self.graph = Some((model, map));
         Ok(self)
     }

@@ -1,48 +1,13 @@
 //! How vectors are stored: dense or in blocks, and the bytes of either.
 
-use std::fmt;
-use std::str::FromStr;
-
 use half::{bf16, f16};
 
 use super::format::{BlocksRecord, block_stride};
 use crate::error::{Error, Result};
-use crate::tensor::{BlockFormat, DType, Rounding, f32_bytes};
-
-/// How the values of basis vectors are stored in a bundle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs)] // The names say it all.
-pub enum VectorFormat {
-    F32,
-    F16,
-    BF16,
-    /// In blocks of 64 values with a scale.
-    Blocks(BlockFormat),
-}
+pub use crate::tensor::VectorFormat;
+use crate::tensor::{DType, Rounding, f32_bytes};
 
 impl VectorFormat {
-    /// Every format, the largest first.
-    pub const ALL: [Self; 8] = [
-        Self::F32,
-        Self::F16,
-        Self::BF16,
-        Self::Blocks(BlockFormat::Q8),
-        Self::Blocks(BlockFormat::Q6),
-        Self::Blocks(BlockFormat::Q4),
-        Self::Blocks(BlockFormat::Q3),
-        Self::Blocks(BlockFormat::Q2),
-    ];
-
-    /// `f32`, `f16`, `bf16`, `q8`, ….
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::BF16 => "bf16",
-            Self::Blocks(format) => format.name(),
-        }
-    }
-
     /// This format for a matrix. What has one dimension (LayerNorms, biases, the class embedding) gets f16 in the place
     /// of blocks: on the digits family the task vectors' errors are 0.5 % smaller then (q8 to q2), and at ViT-B-32's
     /// size it takes 0.3 % more bytes.
@@ -136,32 +101,10 @@ pub(super) struct Encoded {
     pub(super) values: Vec<f32>,
 }
 
-impl From<BlockFormat> for VectorFormat {
-    fn from(format: BlockFormat) -> Self {
-        Self::Blocks(format)
-    }
-}
-
-impl fmt::Display for VectorFormat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for VectorFormat {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|format| format.name() == name).ok_or_else(|| {
-            let known: Vec<&str> = Self::ALL.iter().map(|format| format.name()).collect();
-            Error::invalid(format!("unknown format `{name}`")).expected(format_args!("one of {}", known.join(", ")))
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensor::BlockFormat;
 
     #[test]
     fn what_is_encoded_is_what_is_read_back() {

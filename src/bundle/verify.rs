@@ -102,7 +102,7 @@ fn check_graph(bundle: &Bundle) -> Result<()> {
         return bundle.bound_graph(&base, Some(&basis)).map(drop);
     }
     let shapes = shapes(bundle)?;
-    bundle.with_graph(|file, map| BoundGraph::of_carried_shapes(file, map, &shapes, Some(&basis))).map(drop)
+    bundle.with_graph(|file, map| BoundGraph::of_embedded_shapes(file, map, &shapes, Some(&basis))).map(drop)
 }
 
 /// The base's parameters without values: all of them the same zeros, as many as the largest one has.

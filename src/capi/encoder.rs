@@ -9,9 +9,10 @@ use super::error::{tb_error, tb_status};
 use super::guard::guard;
 use super::handle::{self, Handle, Info, Out, Versioned};
 use super::logging::log_level;
-use super::runs::Runs;
 use super::tower;
-use crate::encoder::{Encoder, EncoderOptions, Promotion, Provider, Runtime, SelfTest, TensorRtOptions, WeightsOn};
+use crate::encoder::{
+    Encoder, EncoderOptions, Promotion, Provider, Residency, Runtime, SelfTest, TensorRtOptions, WeightsOn,
+};
 use crate::error::{Error, Result};
 use crate::hub::{self, Wanted};
 use crate::onnx::{BindOptions, BoundGraph, GraphMap, OnnxFile};
@@ -26,7 +27,7 @@ pub struct tb_encoder {
 }
 
 pub(super) struct OpenEncoder {
-    pub(super) encoder: Runs,
+    pub(super) encoder: Encoder,
     pub(super) preprocess: Preprocess,
     onnxruntime_path: CString,
     onnxruntime_version: CString,
@@ -56,12 +57,20 @@ pub const TB_WEIGHTS_ON_HOST: u32 = 1;
 pub const TB_WEIGHTS_ON_DEVICE: u32 = 2;
 
 /// Where it takes no memory to speak of: the base is stored as f32, or the budget of the basis's cache has room for its
-/// weights beside a task's. Not with tb_encoder_options.streamed. The default.
+/// weights beside a task's. Not with TB_RESIDENCY_BLOCKWISE. The default.
 pub const TB_SELF_TEST_AUTO: u32 = 0;
-/// Whatever memory it takes. Not with tb_encoder_options.streamed, which has no room for it.
+/// Whatever memory it takes. Not with TB_RESIDENCY_BLOCKWISE, which has no room for it.
 pub const TB_SELF_TEST_ON: u32 = 1;
 /// Never.
 pub const TB_SELF_TEST_OFF: u32 = 2;
+
+/// All of them, kept for the next run with the task: by the cache, or on the device. The default.
+pub const TB_RESIDENCY_WHOLE: u32 = 0;
+/// Those of one block and what is outside the blocks, 40 MB instead of 351 for ViT-B-32
+/// (tb_encoder_properties.weight_bytes). Every run reconstructs them anew, past the cache: it takes a reconstruction
+/// longer, whatever the number of images. Embeddings agree with the other's to 1e-5, and are the same bits every time.
+/// It runs the built graph, and nothing is promoted.
+pub const TB_RESIDENCY_BLOCKWISE: u32 = 1;
 
 /// The graph that follows from the architecture.
 pub const TB_GRAPH_BUILT: u32 = 0;
@@ -138,10 +147,7 @@ pub struct tb_encoder_options {
     /// and memory that they are given, and replayed later, which spares the host some hundred launches a run. The
     /// first run of each is made three times more. For few batch sizes.
     pub cuda_graphs: u32,
-    /// Nonzero: never has more of a task's weights in memory than those of one block and what is outside the blocks, 40
-    /// MB instead of 351 for ViT-B-32 (tb_encoder_properties.weight_bytes). Every run reconstructs them anew, past the
-    /// cache: it takes a reconstruction longer, whatever the number of images. Embeddings agree with the other
-    /// encoders' to 1e-5, and are the same bits every time. It runs the built graph, and nothing is promoted.
+    /// Nonzero: TB_RESIDENCY_BLOCKWISE, whatever residency says.
     pub streamed: usize,
     /// What every layer normalisation adds to the variance; 0: as read, as for activation, else 1e-5.
     pub norm_epsilon: f32,
@@ -165,6 +171,8 @@ pub struct tb_encoder_options {
     /// the run of one image with the base's weights, which has to give that embedding (to 1e-4, or to a cosine of 0.999
     /// where less than f32 is computed with). Once for each bundle and provider in a process; else TB_ERR_MISMATCH.
     pub self_test: usize,
+    /// One of the TB_RESIDENCY_ constants: how much of a task's weights a run has in memory.
+    pub residency: usize,
 }
 
 // SAFETY: repr(C), the size first, and every field may be zero.
@@ -210,7 +218,7 @@ pub struct tb_encoder_properties {
     pub weights_on: usize,
     /// Why TB_WEIGHTS_ON_AUTO took the host's memory, though a GPU computes; else NULL.
     pub weights_fallback: *const c_char,
-    /// Nonzero: tb_encoder_options.streamed was set.
+    /// One of the TB_RESIDENCY_ constants.
     pub streamed: usize,
     /// Bytes of weights that one run needs in memory at a time.
     pub weight_bytes: usize,
@@ -249,8 +257,8 @@ unsafe impl Versioned for tb_encoder_properties {}
 ///         that was searched, and for a driver that a GPU lacks; TB_ERR_INVALID_ARGUMENT for more than
 ///         4096 threads or concurrent runs, for options that exclude each other, and for another ONNX Runtime than the
 ///         one that is loaded; TB_ERR_UNSUPPORTED for an image size that the base does not have, a graph that takes or
-///         gives other types than floats or is to be streamed, a provider that this ONNX Runtime was built without, or
-///         a device that `cpu` does not have; TB_ERR_OUT_OF_MEMORY; TB_ERR_RUNTIME
+///         gives other types than floats or is to run block by block, a provider that this ONNX Runtime was built
+///         without, or a device that `cpu` does not have; TB_ERR_OUT_OF_MEMORY; TB_ERR_RUNTIME
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_encoder_create(
     basis: *const tb_basis,
@@ -290,12 +298,14 @@ pub unsafe extern "C" fn tb_encoder_create(
                 }
                 (None, None, _) => None,
             };
-            let make = if options.streamed == 0 { Runs::whole } else { Runs::streamed };
-            let encoder = make(arch, graph.as_ref(), &how)?;
+            let encoder = match &graph {
+                Some(graph) => Encoder::with_graph(arch, graph, &how)?,
+                None => Encoder::new(arch, &how)?,
+            };
             let encoder = bundle.into_iter().fold(encoder, |encoder, bundle| encoder.tested_by(bundle, model));
             tower.log();
             // What is wrong with the device shows now, and the first call need not wait for it.
-            encoder.if_whole().map(|encoder| encoder.device_model(model)).transpose()?;
+            encoder.device_model(model)?;
             out.set(handle::into_raw::<tb_encoder>(OpenEncoder {
                 assumed: all_assumed(&tower).as_deref().map(handle::c_text),
                 preprocess: tower.preprocess,
@@ -359,6 +369,7 @@ unsafe fn read(options: &tb_encoder_options) -> Result<EncoderOptions> {
         device_budget: budget,
         cuda_graphs: options.cuda_graphs != 0,
         self_test: self_test(options.self_test)?,
+        residency: residency(options.residency, options.streamed)?,
     })
 }
 
@@ -387,6 +398,15 @@ fn self_test(number: usize) -> Result<SelfTest> {
         Ok(TB_SELF_TEST_ON) => Ok(SelfTest::On),
         Ok(TB_SELF_TEST_OFF) => Ok(SelfTest::Off),
         _ => Err(Error::invalid("no such self-test").expected("one of TB_SELF_TEST_…").got(number)),
+    }
+}
+
+/// `streamed` is the option that there was before.
+fn residency(number: usize, streamed: usize) -> Result<Residency> {
+    match u32::try_from(number) {
+        Ok(TB_RESIDENCY_WHOLE) if streamed == 0 => Ok(Residency::Whole),
+        Ok(TB_RESIDENCY_WHOLE | TB_RESIDENCY_BLOCKWISE) => Ok(Residency::Blockwise),
+        _ => Err(Error::invalid("no such residency").expected("one of TB_RESIDENCY_…").got(number)),
     }
 }
 
@@ -435,7 +455,7 @@ pub unsafe extern "C" fn tb_encoder_info(
                     WeightsOn::Device => TB_WEIGHTS_ON_DEVICE as usize,
                     _ => TB_WEIGHTS_ON_HOST as usize,
                 },
-                streamed: matches!(encoder, Runs::Streamed(_)).into(),
+                streamed: (encoder.residency() == Residency::Blockwise).into(),
                 weight_bytes: encoder.weight_bytes(),
                 weights_fallback: open.weights_fallback.as_ref().map_or(std::ptr::null(), |why| why.as_ptr()),
                 onnxruntime_path: onnxruntime_path.as_ptr(),
@@ -457,9 +477,9 @@ pub unsafe extern "C" fn tb_encoder_info(
                 resize: tower::resize_number(open.preprocess.resize()),
                 interpolation: tower::interpolation_number(open.preprocess.interpolation()),
                 resize_edge: open.preprocess.edge(),
-                graph: match encoder.if_whole().and_then(Encoder::graph) {
+                graph: match encoder.graph() {
                     None => TB_GRAPH_BUILT,
-                    Some(graph) if graph.is_carried() => TB_GRAPH_BUNDLE,
+                    Some(graph) if graph.is_embedded() => TB_GRAPH_BUNDLE,
                     Some(_) => TB_GRAPH_FILE,
                 },
             });

@@ -1,6 +1,5 @@
 //! Which of the files in a folder is the model's checkpoint: one rule for folders on the disk and on the Hub.
 
-use super::adapter;
 use super::shards;
 use crate::error::{Error, Result};
 
@@ -11,9 +10,13 @@ pub const PUBLISHED: [&str; 4] =
     ["open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors", "pytorch_model.bin"];
 /// What the configurations are called that libraries write beside weights, in the order in which they are believed.
 pub const CONFIGS: [&str; 3] = ["open_clip_config.json", "config.json", "preprocessor_config.json"];
+/// What PEFT calls an adapter's weights, safetensors before pickles.
+pub const ADAPTERS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
+/// The file that says how an adapter was made, beside its weights.
+pub const ADAPTER_CONFIG: &str = "adapter_config.json";
 /// What checkpoints of other names end with: safetensors first, which hold tensors and nothing else.
-const KINDS: [&[&str]; 2] = [&["safetensors"], &["bin", "pt", "pth", "ckpt"]];
-/// How the names of what training leaves beside a model begin: states of optimisers, arguments, heads.
+const EXTENSIONS: [&[&str]; 2] = [&["safetensors"], &["bin", "pt", "pth", "ckpt"]];
+/// What the names of files begin with that training leaves beside a model: states of optimisers, arguments, heads.
 const BESIDE: [&str; 7] = ["training_args", "optimizer", "scheduler", "rng_state", "scaler", "head_", "."];
 
 /// The last part of a path with slashes.
@@ -29,7 +32,7 @@ pub fn is_beside(file: &str) -> bool {
 
 /// Whether a file of this name may be a whole checkpoint, by its extension.
 pub fn is_checkpoint(file: &str) -> bool {
-    KINDS.iter().any(|kinds| is_of(file, kinds)) && !is_beside(file)
+    EXTENSIONS.iter().any(|kinds| is_of(file, kinds)) && !is_beside(file)
 }
 
 fn is_of(file: &str, kinds: &[&str]) -> bool {
@@ -40,7 +43,7 @@ fn is_of(file: &str, kinds: &[&str]) -> bool {
 
 /// Of `files` (names or paths, all in one folder) the one that is the model's: the first of [`PUBLISHED`] that is
 /// there, or the index of its parts, else the only index, else the only safetensors, else the only pickle, else an
-/// adapter ([`adapter::FILES`]). What training leaves beside a model is none of them. Among several of a kind nothing
+/// adapter ([`ADAPTERS`]). What training leaves beside a model is none of them. Among several of a kind nothing
 /// is guessed.
 ///
 /// `path` gives a file's full path or address, for the hint.
@@ -59,16 +62,16 @@ pub fn choose<'a>(files: &[&'a str], path: impl Fn(&str) -> String) -> Result<&'
         return Ok(index);
     }
     let mut candidates = indexes;
-    let is_whole = |file: &str| is_checkpoint(file) && shards::part(name(file)).is_none();
-    let whole = || files.iter().copied().filter(|file| is_whole(file) && !adapter::FILES.contains(&name(file)));
-    for kinds in KINDS {
+    let is_whole = |file: &str| is_checkpoint(file) && shards::shard_name(name(file)).is_none();
+    let whole = || files.iter().copied().filter(|file| is_whole(file) && !ADAPTERS.contains(&name(file)));
+    for kinds in EXTENSIONS {
         let found: Vec<&'a str> = whole().filter(|file| is_of(file, kinds)).collect();
         if let ([one], true) = (&found[..], candidates.is_empty()) {
             return Ok(one);
         }
         candidates.extend(found);
     }
-    if let (true, Some(adapter)) = (candidates.is_empty(), adapter::FILES.into_iter().find_map(named)) {
+    if let (true, Some(adapter)) = (candidates.is_empty(), ADAPTERS.into_iter().find_map(named)) {
         return Ok(adapter);
     }
     Err(undecided(files, &candidates, path))
@@ -76,8 +79,8 @@ pub fn choose<'a>(files: &[&'a str], path: impl Fn(&str) -> String) -> Result<&'
 
 /// The error for a folder without one checkpoint of its own.
 fn undecided(files: &[&str], candidates: &[&str], path: impl Fn(&str) -> String) -> Error {
-    if let (true, Some(part)) = (candidates.is_empty(), files.iter().find_map(|file| shards::part(name(file)))) {
-        return Error::not_found(format!("there are parts of a checkpoint, and no index of them: `{}`", part.index))
+    if let (true, Some(shard)) = (candidates.is_empty(), files.iter().find_map(|file| shards::shard_name(name(file)))) {
+        return Error::not_found(format!("there are parts of a checkpoint, and no index of them: `{}`", shard.index))
             .hint("Fetch the index too; its parts are read through it");
     }
     let message = match candidates {

@@ -1,11 +1,12 @@
-//! What a file, or several that belong together, holds: tensors under the names that their writer gave them.
+//! The content of a file, or of several that belong together: tensors under the names that their writer gave them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::format::Format;
 use super::shards::{self, Index};
 use super::unread::Stored;
-use super::{Format, check_sharing, folder, names, safetensors, sniff, torch, zip};
+use super::{folder, names, safetensors, sniff, torch, zip};
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
 use crate::tensor::Tensor;
@@ -25,8 +26,8 @@ pub(super) struct Content {
 }
 
 impl Content {
-    /// What the file at `path` holds, or the files of the index at `path`, or the checkpoint in the folder at `path`.
-    /// `is_tuned` says that an adapter would do.
+    /// The content of the file at `path`, of the files of the index at `path`, or of the checkpoint in the folder at
+    /// `path`. `is_tuned` says that an adapter would do.
     ///
     /// # Errors
     /// As [`Checkpoint::open`](super::Checkpoint::open).
@@ -43,7 +44,7 @@ impl Content {
         content.checked()
     }
 
-    /// What the file in `mapping` holds.
+    /// The content of the file in `mapping`.
     ///
     /// # Errors
     /// As [`Checkpoint::parse`](super::Checkpoint::parse).
@@ -91,6 +92,20 @@ fn tensors_of(archive: &torch::Archive, mapping: &Mapping) -> Result<Vec<(String
         Some(all) => Ok(all),
         None => archive.tensors(),
     }
+}
+
+/// Refuses tensors that together have many times the bytes of their file: a few kilobytes of names over one storage
+/// could ask for any amount of memory. Weights that are tied share a storage; hardly ever more than two do.
+pub(crate) fn check_sharing<'a>(path: &Path, file_bytes: u64, tensors: impl Iterator<Item = &'a Tensor>) -> Result<()> {
+    const MAX_TIMES: u64 = 4;
+    let total: u64 = tensors.map(|tensor| tensor.nbytes() as u64).fold(0, u64::saturating_add);
+    if total <= file_bytes.saturating_mul(MAX_TIMES) {
+        return Ok(());
+    }
+    Err(Error::format("its tensors share storage beyond any use")
+        .at(path)
+        .expected(format_args!("at most {MAX_TIMES} times the file's {file_bytes} bytes"))
+        .got(format_args!("{total} bytes")))
 }
 
 fn dense(tensors: &[(String, Stored)]) -> impl Iterator<Item = &Tensor> {

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{adapter, choose, sniff};
+use super::choose::{self, ADAPTER_CONFIG, ADAPTERS};
+use super::sniff;
 use crate::error::{Error, Result};
 
 /// The most folders that an error names.
@@ -19,7 +20,7 @@ pub fn file_of(path: &Path, is_tuned: bool) -> Result<PathBuf> {
     if path.is_dir() {
         return chosen(path, is_tuned, |_| true);
     }
-    match path.file_name().is_some_and(|name| name == adapter::CONFIG) {
+    match path.file_name().is_some_and(|name| name == ADAPTER_CONFIG) {
         true => adapter_of(path),
         false => Ok(path.to_path_buf()),
     }
@@ -27,11 +28,11 @@ pub fn file_of(path: &Path, is_tuned: bool) -> Result<PathBuf> {
 
 /// The adapter's weights beside its configuration at `config`.
 fn adapter_of(config: &Path) -> Result<PathBuf> {
-    let beside = adapter::FILES.iter().map(|name| config.with_file_name(name)).find(|file| file.is_file());
+    let beside = ADAPTERS.iter().map(|name| config.with_file_name(name)).find(|file| file.is_file());
     beside.ok_or_else(|| {
         Error::not_found("the adapter's weights are not beside its configuration")
             .at(config)
-            .expected(adapter::FILES.join(" or "))
+            .expected(ADAPTERS.join(" or "))
     })
 }
 
@@ -47,8 +48,8 @@ pub fn chosen(folder: &Path, is_tuned: bool, is_meant: impl Fn(&str) -> bool) ->
     }
     let path = |name: &str| folder.join(name).display().to_string();
     match choose::choose(&names, path) {
-        Ok(name) => match adapter::FILES.into_iter().find(|file| names.contains(file)) {
-            Some(adapter) if is_tuned && !adapter::FILES.contains(&name) => {
+        Ok(name) => match ADAPTERS.into_iter().find(|file| names.contains(file)) {
+            Some(adapter) if is_tuned && !ADAPTERS.contains(&name) => {
                 Err(Error::not_found(format!("there are a whole checkpoint and an adapter: {name}, {adapter}"))
                     .at(folder)
                     .hint(format!("Name the file: {}", path(adapter))))

@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use super::{Checkpoint, Format, is_image_tower};
+use super::Checkpoint;
+use super::format::Format;
+use super::names::is_image_tower;
 use crate::error::{Error, Result};
 
 /// The names of `whole` that are not among `part`, in their order.

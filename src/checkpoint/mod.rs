@@ -10,8 +10,10 @@ pub mod adapter;
 pub mod choose;
 mod content;
 pub mod folder;
+mod format;
 pub(crate) mod frozen;
 pub mod names;
+mod open;
 pub mod pickle;
 pub mod safetensors;
 pub mod shards;
@@ -23,68 +25,17 @@ pub mod zip;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use indexmap::IndexMap;
 
-use self::content::Content;
+pub(crate) use self::content::check_sharing;
+pub use self::format::Format;
+pub use self::names::is_image_tower;
 use self::names::{Beside, Naming};
 use self::unread::{Stored, Unread};
 use crate::did_you_mean;
 use crate::error::{Error, Result};
-use crate::mmap::{MapMode, Mapping};
 use crate::tensor::Tensor;
-
-/// What canonical names of the image tower begin with.
-const IMAGE_TOWER: &str = "visual.";
-
-/// Whether a tensor of this canonical name belongs to the image tower.
-pub fn is_image_tower(name: &str) -> bool {
-    name.starts_with(IMAGE_TOWER)
-}
-
-/// What kind of file a checkpoint came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Format {
-    /// `torch.save`: a state dict, a training checkpoint or a pickled module.
-    TorchZip,
-    /// `torch.jit.save`, as OpenAI published CLIP.
-    TorchScript,
-    /// Safetensors.
-    Safetensors,
-}
-
-impl Format {
-    /// `torch`, `torchscript` or `safetensors`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::TorchZip => "torch",
-            Self::TorchScript => "torchscript",
-            Self::Safetensors => "safetensors",
-        }
-    }
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// Refuses tensors that together have many times the bytes of their file: a few kilobytes of names over one storage
-/// could ask for any amount of memory. Weights that are tied share a storage; hardly ever more than two do.
-pub(crate) fn check_sharing<'a>(path: &Path, file_bytes: u64, tensors: impl Iterator<Item = &'a Tensor>) -> Result<()> {
-    const TIMES: u64 = 4;
-    let total: u64 = tensors.map(|tensor| tensor.nbytes() as u64).fold(0, u64::saturating_add);
-    if total <= file_bytes.saturating_mul(TIMES) {
-        return Ok(());
-    }
-    Err(Error::format("its tensors share storage beyond any use")
-        .at(path)
-        .expected(format_args!("at most {TIMES} times the file's {file_bytes} bytes"))
-        .got(format_args!("{total} bytes")))
-}
 
 /// The tensors of one file under canonical names, in the order of the file.
 pub struct Checkpoint {
@@ -94,81 +45,12 @@ pub struct Checkpoint {
     parts: Vec<PathBuf>,
     file_bytes: u64,
     tensors: IndexMap<String, Tensor>,
-    /// What the file holds besides, and is not read.
+    /// The tensors of types that are not read.
     unread: IndexMap<String, Unread>,
     naming: Box<Naming>,
 }
 
 impl Checkpoint {
-    /// Maps the file at `path` and reads what tensors it holds; their elements are not read.
-    ///
-    /// A folder stands for the one checkpoint that is in it, as [`choose::choose`] decides, and an index
-    /// (`model.safetensors.index.json`) for the files that it names. A model with a LoRA adapter beside its weights, as
-    /// PEFT's `state_dict()` gives it, is merged ([`adapter`]).
-    ///
-    /// The files must not be shortened or rewritten while they are open; see [`MapMode::Map`].
-    ///
-    /// # Errors
-    /// [`ErrorKind::Io`](crate::ErrorKind::Io) when one cannot be opened;
-    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a folder without a checkpoint, or with several;
-    /// [`ErrorKind::Format`](crate::ErrorKind::Format) when it is neither a PyTorch zip nor safetensors, is damaged, or
-    /// holds two tensors for the same weights, or several image towers ([`Checkpoint::open_under`] takes one);
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when it is PyTorch's format from before 1.6, is
-    /// compressed, is one part of several, or an adapter without its base. Tensors that are not dense numbers are no
-    /// error before they are asked for ([`Checkpoint::unread`]).
-    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        Self::open_with(path, MapMode::Map)
-    }
-
-    /// As [`Checkpoint::open`], mapping the files or reading them into memory.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::open`].
-    pub fn open_with(path: impl AsRef<Path>, mode: MapMode) -> Result<Self> {
-        Self::of(Content::open(path.as_ref(), mode, false)?, None)
-    }
-
-    /// As [`Checkpoint::open`], of one image tower among several: `prefix` is what the names of its model, or its own,
-    /// begin with.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::open`]; [`ErrorKind::NotFound`](crate::ErrorKind::NotFound), with those that there are, where
-    /// there is none under `prefix`.
-    pub fn open_under(path: impl AsRef<Path>, mode: MapMode, prefix: &str) -> Result<Self> {
-        Self::of(Content::open(path.as_ref(), mode, false)?, Some(prefix))
-    }
-
-    /// A checkpoint that was fine-tuned from `base`: a whole one, as [`Checkpoint::open`] takes it, or as
-    /// [`Checkpoint::open_under`] where `prefix` is given; or a LoRA adapter of `base`, which is put together with it
-    /// ([`adapter`]).
-    ///
-    /// # Errors
-    /// As [`Checkpoint::open_under`]; for an adapter that is of another model, contradicts itself or has an option that
-    /// is not read, naming the option.
-    pub fn open_tuned(path: impl AsRef<Path>, base: &Self, prefix: Option<&str>) -> Result<Self> {
-        let content = Content::open(path.as_ref(), MapMode::Map, true)?;
-        match adapter::is_adapted(&content) {
-            true => adapter::tuned(content, base),
-            false => Self::of(content, prefix),
-        }
-    }
-
-    /// As [`Checkpoint::open`], of one file's bytes that are in memory or mapped already.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::open`], but for the file's.
-    pub fn parse(mapping: Arc<Mapping>) -> Result<Self> {
-        Self::of(Content::parse(mapping)?, None)
-    }
-
-    fn of(content: Content, prefix: Option<&str>) -> Result<Self> {
-        if adapter::is_adapted(&content) {
-            return adapter::unmerged(content);
-        }
-        let Content { path, format, bytes, stored, parts } = content;
-        Ok(Self { file_bytes: bytes, parts, ..Self::from_stored(path, format, stored, prefix, Beside::LeaveOut)? })
-    }
-
     /// A checkpoint of tensors that are there already; their names are made canonical. `path` is what errors name.
     ///
     /// # Errors
@@ -270,17 +152,17 @@ impl Checkpoint {
         floats.fold(0, |sum, tensor| sum.saturating_add(tensor.numel() as u64))
     }
 
-    /// How the file names its model, and what it holds besides.
+    /// The way in which the file names its model, and what it holds besides.
     pub fn naming(&self) -> &Naming {
         &self.naming
     }
 
-    /// What kind of file it came from.
+    /// The format of the file that it came from.
     pub fn format(&self) -> Format {
         self.format
     }
 
-    /// Where it came from.
+    /// The path that it came from: a file, or an index of files.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -20,8 +20,8 @@ use indexmap::IndexMap;
 
 pub(super) use self::scheme::Place;
 use self::scheme::{IMAGE, TEXT, THIRDS};
-use self::timm::Head;
-use self::towers::{Candidate, Form};
+use self::timm::TimmHead;
+use self::towers::{Candidate, Convention};
 use super::unread::Stored;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
@@ -53,18 +53,18 @@ const OUTSIDE: [&str; 12] = [
 
 /// A file's tensors by canonical names, and how they were named.
 #[derive(Debug)]
-pub struct Named {
-    /// In the order of the source.
+pub struct NamedTensors {
+    /// The tensors by canonical names, in the order of the source.
     pub tensors: IndexMap<String, Stored>,
-    /// How the source named them.
+    /// The way in which the source named them.
     pub naming: Naming,
 }
 
-/// How a file names its model.
+/// The way in which a file names its model.
 #[derive(Clone, Debug, Default)]
 pub struct Naming {
     prefix: String,
-    form: Option<Form>,
+    convention: Option<Convention>,
     has_infixes: bool,
     beside: Vec<String>,
     remark: Option<String>,
@@ -84,7 +84,7 @@ impl Naming {
 
     /// Whether the names of its tower are those of the transformers library.
     pub fn is_of_transformers(&self) -> bool {
-        matches!(self.form, Some(Form::Transformers | Form::TransformersBare))
+        matches!(self.convention, Some(Convention::Transformers | Convention::TransformersBare))
     }
 
     /// What was chosen among several, or taken for something else than its name says.
@@ -97,14 +97,14 @@ impl Naming {
         self.kind
     }
 
-    /// How the names differed from open_clip's, as a phrase; `None` where they did not.
+    /// The ways in which the names differed from open_clip's, as a phrase; `None` where they did not.
     pub fn told(&self) -> Option<String> {
-        let form = match self.form {
-            None | Some(Form::OpenClip) => None,
-            Some(Form::OpenClipBare) => Some("an image tower alone, by open_clip's names"),
-            Some(Form::Transformers) => Some("by the transformers library's names"),
-            Some(Form::TransformersBare) => Some("an image tower alone, by the transformers library's names"),
-            Some(Form::Timm) => Some("by timm's names"),
+        let form = match self.convention {
+            None | Some(Convention::OpenClip) => None,
+            Some(Convention::OpenClipBare) => Some("an image tower alone, by open_clip's names"),
+            Some(Convention::Transformers) => Some("by the transformers library's names"),
+            Some(Convention::TransformersBare) => Some("an image tower alone, by the transformers library's names"),
+            Some(Convention::Timm) => Some("by timm's names"),
         };
         let mut told: Vec<String> = form.map(String::from).into_iter().collect();
         if !self.prefix.is_empty() {
@@ -130,7 +130,7 @@ pub enum Beside {
 /// Where a tensor of this name, without any wrapper, may go in one of the towers, by each library's names.
 pub(super) fn places_of(name: &str) -> impl Iterator<Item = Place> {
     let of_transformers = [&IMAGE, &TEXT].into_iter().filter_map(|scheme| scheme::place(name, scheme).ok());
-    of_transformers.chain(timm::place(name, timm::Head::Projection).ok().flatten())
+    of_transformers.chain(timm::place(name, timm::TimmHead::Projection).ok().flatten())
 }
 
 /// Gives every tensor its canonical name. The order stays that of the source.
@@ -143,17 +143,17 @@ pub(super) fn places_of(name: &str) -> impl Iterator<Item = Place> {
 /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a prefix under which there is none;
 /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when a name of the image tower is not known: the
 /// architecture is then not CLIP's, and leaving the tensor out would change the result.
-pub fn canonical(tensors: Vec<(String, Stored)>, prefix: Option<&str>, beside: Beside) -> Result<Named> {
+pub fn canonical(tensors: Vec<(String, Stored)>, prefix: Option<&str>, beside: Beside) -> Result<NamedTensors> {
     let chosen = Chosen::among(&tensors, prefix)?;
     let mut naming = Naming {
         prefix: chosen.prefix.clone(),
-        form: chosen.form,
+        convention: chosen.convention,
         remark: chosen.remark.clone(),
         kind: chosen.kind,
         ..Naming::default()
     };
     // What is only a part of a tower, or none, is not told from what is beside it.
-    let beside = if chosen.form.is_none() { Beside::Keep } else { beside };
+    let beside = if chosen.convention.is_none() { Beside::Keep } else { beside };
     let mut placed = Vec::with_capacity(tensors.len());
     for (source, stored) in tensors {
         if chosen.is_beside(&source) {
@@ -174,7 +174,15 @@ pub fn canonical(tensors: Vec<(String, Stored)>, prefix: Option<&str>, beside: B
             placed.push((place, source, stored));
         }
     }
-    Ok(Named { tensors: rename(placed)?, naming })
+    Ok(NamedTensors { tensors: rename(placed)?, naming })
+}
+
+/// What canonical names of the image tower begin with.
+const IMAGE_TOWER: &str = "visual.";
+
+/// Whether a tensor of this canonical name belongs to the image tower.
+pub fn is_image_tower(name: &str) -> bool {
+    name.starts_with(IMAGE_TOWER)
 }
 
 /// Whether a tensor of this name is a part of CLIP's text tower, by open_clip's names or the transformers library's.
@@ -200,23 +208,23 @@ pub fn text_tower<'a>(tensors: impl Iterator<Item = (&'a str, &'a Tensor)>) -> R
     let bare = |name: &'a str| name.strip_prefix("text.").unwrap_or(name);
     let text = tensors
         .map(|(name, tensor)| (bare(name), tensor))
-        .filter(|(name, _)| !name.starts_with("visual.") && !BESIDE.contains(name));
+        .filter(|(name, _)| !is_image_tower(name) && !BESIDE.contains(name));
     let placed = text.map(|(name, tensor)| Ok((scheme::place(name, &TEXT)?, name.to_owned(), Ok(tensor.clone()))));
     let renamed = rename(placed.collect::<Result<_>>()?)?.into_iter();
     Ok(renamed.filter_map(|(name, stored)| Some((name, stored.ok()?))).collect())
 }
 
-/// Whose names a file has, and where they are.
+/// The model among a file's tensors: the convention of its names, and where they are.
 #[derive(Default)]
 struct Chosen {
     prefix: String,
     /// `None` where nothing has a class token.
-    form: Option<Form>,
+    convention: Option<Convention>,
     /// Whether there is a tower, or part of one.
     has_tower: bool,
     /// What the names of other models that lie within this one's prefix begin with.
     others: Vec<String>,
-    head: Option<Head>,
+    head: Option<TimmHead>,
     remark: Option<String>,
     kind: Option<&'static str>,
 }
@@ -236,12 +244,20 @@ impl Chosen {
             let own = |(name, _): &&(String, Stored)| chosen.own(&found, name).is_some_and(|name| name == last);
             tensors.iter().find(own).map(|(_, stored)| stored)
         };
-        let head = (chosen.form == Form::Timm).then(|| Head::of(find("head.weight"), find("head.bias")));
-        if let Some(Head::Classifier(classes)) = head {
+        let head =
+            (chosen.convention == Convention::Timm).then(|| TimmHead::of(find("head.weight"), find("head.bias")));
+        if let Some(TimmHead::Classifier(classes)) = head {
             remark = Some(format!("its head is a classifier over {classes} classes, no projection"));
         }
-        let (prefix, form, others) = (chosen.prefix.to_owned(), Some(chosen.form), others.collect());
-        Ok(Self { prefix, form, has_tower: true, others, head, remark, kind: None })
+        Ok(Self {
+            prefix: chosen.prefix.to_owned(),
+            convention: Some(chosen.convention),
+            has_tower: true,
+            others: others.collect(),
+            head,
+            remark,
+            kind: None,
+        })
     }
 
     /// What has no class token may still be a part of a tower.
@@ -269,13 +285,13 @@ impl Chosen {
     fn place(&self, name: &str) -> Result<Option<Place>> {
         let first = name.split('.').next().unwrap_or(name);
         let is_outside = BESIDE.contains(&name) || OUTSIDE.contains(&first);
-        match (self.form, self.head) {
-            (Some(Form::Timm), Some(head)) if first == "head" || !is_outside => timm::place(name, head),
-            (Some(Form::OpenClipBare), _) if !is_outside => Ok(Some(Place::Whole(format!("visual.{name}")))),
-            (Some(Form::TransformersBare), _) if !is_outside => {
-                scheme::place(&format!("{}{name}", Form::Transformers.root()), &IMAGE).map(Some)
+        match (self.convention, self.head) {
+            (Some(Convention::Timm), Some(head)) if first == "head" || !is_outside => timm::place(name, head),
+            (Some(Convention::OpenClipBare), _) if !is_outside => Ok(Some(Place::Whole(format!("visual.{name}")))),
+            (Some(Convention::TransformersBare), _) if !is_outside => {
+                scheme::place(&format!("{}{name}", Convention::Transformers.root()), &IMAGE).map(Some)
             }
-            (Some(Form::OpenClipBare | Form::Timm), _) => Ok(Some(Place::Whole(name.to_owned()))),
+            (Some(Convention::OpenClipBare | Convention::Timm), _) => Ok(Some(Place::Whole(name.to_owned()))),
             _ => scheme::place(name, &IMAGE).map(Some),
         }
     }
@@ -333,7 +349,7 @@ fn averaged<'c, 'a>(pool: &[&'c Candidate<'a>]) -> Option<&'c Candidate<'a>> {
     let &[a, b] = pool else { return None };
     let [average, current] = if a.prefix.starts_with("state_dict.") { [a, b] } else { [b, a] };
     let inner = average.prefix.strip_prefix("state_dict.")?;
-    let is_pair = current.prefix.strip_prefix("current_model_state.") == Some(inner) && a.form == b.form;
+    let is_pair = current.prefix.strip_prefix("current_model_state.") == Some(inner) && a.convention == b.convention;
     is_pair.then_some(average)
 }
 
@@ -410,7 +426,7 @@ fn rename(tensors: Vec<(Place, String, Stored)>) -> Result<IndexMap<String, Stor
     found.into_iter().map(|(name, sources)| Ok((name, sources.join()?))).collect()
 }
 
-/// Without its leading extents of 1, of which timm has one more than there is to say.
+/// The tensor without its leading extents of 1, of which timm has one more than there is to say.
 pub(super) fn squeezed(tensor: &Tensor, left: usize) -> Result<Tensor> {
     let shape = tensor.shape();
     let at = shape.len().checked_sub(left).filter(|&at| shape[..at].iter().all(|&extent| extent == 1));
@@ -422,6 +438,7 @@ pub(super) fn squeezed(tensor: &Tensor, left: usize) -> Result<Tensor> {
     tensor.reshaped(&shape[at..])
 }
 
+/// What one tensor of the result is made of: a whole, or three thirds, each with its name in the source.
 #[derive(Default)]
 struct Sources {
     whole: Option<(String, Stored)>,

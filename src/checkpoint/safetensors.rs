@@ -60,6 +60,7 @@ fn read_here(mapping: &Arc<Mapping>) -> Result<Contents> {
     let header = mapping.get(PREFIX..data).ok_or_else(truncated)?;
     let mut header: Header =
         serde_json::from_slice(header).map_err(|e| Error::format("the header is broken").because(e))?;
+    // A file may have none.
     let metadata = header.metadata.clone().unwrap_or_default();
     // The crate checks that each begins where the one before it ends.
     header.tensors.sort_by_key(|(_, info)| info.data_offsets);
@@ -84,23 +85,11 @@ fn read_here(mapping: &Arc<Mapping>) -> Result<Contents> {
     Ok(Contents { tensors, metadata, header_bytes: data })
 }
 
+/// The type that the format calls so: its names are ours in capital letters.
 fn dtype(dtype: Dtype) -> Result<DType> {
-    Ok(match dtype {
-        Dtype::F64 => DType::F64,
-        Dtype::F32 => DType::F32,
-        Dtype::F16 => DType::F16,
-        Dtype::BF16 => DType::BF16,
-        Dtype::I64 => DType::I64,
-        Dtype::I32 => DType::I32,
-        Dtype::I16 => DType::I16,
-        Dtype::I8 => DType::I8,
-        Dtype::U64 => DType::U64,
-        Dtype::U32 => DType::U32,
-        Dtype::U16 => DType::U16,
-        Dtype::U8 => DType::U8,
-        Dtype::BOOL => DType::Bool,
-        _ => return Err(Error::unsupported("the elements' type is not supported").got(format_args!("{dtype:?}"))),
-    })
+    let name = format!("{dtype:?}");
+    let known = DType::ALL.into_iter().find(|known| known.name().eq_ignore_ascii_case(&name));
+    known.ok_or_else(|| Error::unsupported("the elements' type is not supported").got(name))
 }
 
 /// The entry of one tensor in a header that is to be written.
@@ -130,7 +119,7 @@ pub(crate) fn header<'a, K: Into<String>>(
     }
     for HeaderEntry { name, dtype, shape, bytes } in tensors {
         let entry = serde_json::json!({
-            "dtype": dtype_name(dtype), "shape": shape, "data_offsets": [bytes.start, bytes.end],
+            "dtype": dtype.name().to_ascii_uppercase(), "shape": shape, "data_offsets": [bytes.start, bytes.end],
         });
         if map.insert(name.to_owned(), entry).is_some() {
             return Err(Error::invalid("two tensors of one name").tensor(name));
@@ -142,25 +131,6 @@ pub(crate) fn header<'a, K: Into<String>>(
     let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
     bytes.append(&mut text);
     Ok(bytes)
-}
-
-/// What the format calls the type.
-fn dtype_name(dtype: DType) -> &'static str {
-    match dtype {
-        DType::F64 => "F64",
-        DType::F32 => "F32",
-        DType::F16 => "F16",
-        DType::BF16 => "BF16",
-        DType::I64 => "I64",
-        DType::I32 => "I32",
-        DType::I16 => "I16",
-        DType::I8 => "I8",
-        DType::U64 => "U64",
-        DType::U32 => "U32",
-        DType::U16 => "U16",
-        DType::U8 => "U8",
-        DType::Bool => "BOOL",
-    }
 }
 
 /// The header as it stands. A map would let a second entry of one name replace the first in silence.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 use serde::Deserialize;
 
-use super::Format;
+use super::format::Format;
 use super::unread::Stored;
 use crate::did_you_mean;
 use crate::error::{Error, ErrorKind, Result};
@@ -22,12 +22,12 @@ const MAX_FILES: usize = 1024;
 /// The digits of a part's number, as the libraries write it.
 const DIGITS: usize = 5;
 
-/// What the name of one part of a checkpoint tells.
+/// What the name of one file of a checkpoint in several tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
-    /// Which part, counted from 1.
+pub struct ShardName {
+    /// The number of the file, counted from 1.
     pub number: u32,
-    /// How many there are.
+    /// The number of files.
     pub of: u32,
     /// The name of the index that lies beside it.
     pub index: String,
@@ -39,13 +39,13 @@ pub fn is_index_name(name: &str) -> bool {
 }
 
 /// What `model-00002-of-00005.safetensors` tells; `None` for a name of another form and for the only part of one.
-pub fn part(name: &str) -> Option<Part> {
+pub fn shard_name(name: &str) -> Option<ShardName> {
     let (stem, kind) = name.rsplit_once('.').filter(|(_, kind)| matches!(*kind, "safetensors" | "bin"))?;
     let (rest, of) = stem.rsplit_once("-of-")?;
     let (whole, number) = rest.rsplit_once('-')?;
     let parse = |digits: &str| digits.parse::<u32>().ok().filter(|_| digits.len() == DIGITS);
     let (number, of) = (parse(number)?, parse(of)?);
-    (of > 1).then(|| Part { number, of, index: format!("{whole}.{kind}{INDEX}") })
+    (of > 1).then(|| ShardName { number, of, index: format!("{whole}.{kind}{INDEX}") })
 }
 
 /// Refuses a file whose name says that it is one part of a checkpoint.
@@ -53,12 +53,12 @@ pub fn part(name: &str) -> Option<Part> {
 /// # Errors
 /// [`ErrorKind::Unsupported`], naming the index.
 pub fn check_whole(path: &Path) -> Result<()> {
-    let Some(part) = path.file_name().and_then(|name| part(name.to_str()?)) else { return Ok(()) };
-    let index = path.with_file_name(&part.index);
-    let error = Error::unsupported(format!("part {} of {} of a checkpoint", part.number, part.of)).at(path);
+    let Some(shard) = path.file_name().and_then(|name| shard_name(name.to_str()?)) else { return Ok(()) };
+    let index = path.with_file_name(&shard.index);
+    let error = Error::unsupported(format!("part {} of {} of a checkpoint", shard.number, shard.of)).at(path);
     Err(match index.is_file() {
         true => error.hint(format!("Name the index, through which all parts are read: {}", index.display())),
-        false => error.hint(format!("Fetch the other parts and `{}` beside it, and name that", part.index)),
+        false => error.hint(format!("Fetch the other parts and `{}` beside it, and name that", shard.index)),
     })
 }
 
@@ -203,13 +203,13 @@ mod tests {
 
     #[test]
     fn parts_are_known_by_their_names() {
-        let found = part("model-00002-of-00005.safetensors").unwrap();
+        let found = shard_name("model-00002-of-00005.safetensors").unwrap();
         assert_eq!((found.number, found.of, found.index.as_str()), (2, 5, "model.safetensors.index.json"));
-        assert_eq!(part("pytorch_model-00001-of-00002.bin").unwrap().index, "pytorch_model.bin.index.json");
+        assert_eq!(shard_name("pytorch_model-00001-of-00002.bin").unwrap().index, "pytorch_model.bin.index.json");
         for name in
             ["model.safetensors", "model-00001-of-00001.bin", "run-1-of-2.bin", "a-00001-of-00002.pt", "-of-.bin"]
         {
-            assert_eq!(part(name), None, "{name}");
+            assert_eq!(shard_name(name), None, "{name}");
         }
     }
 

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use crate::error::Error;
 
-/// A form of file that its first bytes give away.
-struct Form {
+/// A file that its first bytes give away.
+struct KnownFile {
     /// Where the signature stands.
     at: usize,
     signature: &'static [u8],
@@ -35,44 +35,44 @@ pub(super) const BASIS: &str = "method_info.json";
 const DISTRIBUTED: &str =
     "Make one file of the folder: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER OUT.pt";
 
-const fn form(at: usize, signature: &'static [u8], what: &'static str, hint: &'static str) -> Form {
-    Form { at, signature, what, hint }
+const fn file(at: usize, signature: &'static [u8], what: &'static str, hint: &'static str) -> KnownFile {
+    KnownFile { at, signature, what, hint }
 }
 
-const FORMS: [Form; 23] = [
-    form(0, LFS_POINTER, "a git-LFS pointer, not the file that it stands for", "Run `git lfs pull`"),
-    form(0, b"GGUF", "a GGUF file, no checkpoint", ORIGINAL),
-    form(0, b"GGML", "a GGML file, no checkpoint", ORIGINAL),
-    form(0, b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras, TensorFlow), no checkpoint of PyTorch", LIBRARY_4),
-    form(0, b"\x93NUMPY", "a single NumPy array, no checkpoint", "Save a dict of named arrays as safetensors"),
-    form(0, b"\x1f\x8b", "compressed with gzip", "Unpack it: gunzip FILE, or tar xzf FILE"),
-    form(0, b"BZh", "compressed with bzip2", "Unpack it: bunzip2 FILE, or tar xjf FILE"),
-    form(0, b"\xfd7zXZ\0", "compressed with xz", "Unpack it: unxz FILE, or tar xJf FILE"),
-    form(0, b"\x28\xb5\x2f\xfd", "compressed with Zstandard", "Unpack it: unzstd FILE"),
-    form(0, b"\x04\x22\x4d\x18", "compressed with LZ4", "Unpack it: unlz4 FILE"),
-    form(0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "Unpack it: 7z x FILE"),
-    form(0, b"Rar!\x1a\x07", "a RAR archive", "Unpack it: unrar x FILE"),
-    form(257, b"ustar", "a tar archive", "Unpack it: tar xf FILE"),
-    form(4, b"TFL3", "a TensorFlow Lite model, no checkpoint", ORIGINAL),
-    form(4, b"ET12", "an ExecuTorch program, no checkpoint", ORIGINAL),
-    form(0, b"RIFF", "a RIFF container (WebP, AVI, WAV), no checkpoint", "Is it the right file?"),
-    form(0, b"\x89PNG", "a PNG image, no checkpoint", "Images are given with -i"),
-    form(0, b"\xff\xd8\xff", "a JPEG image, no checkpoint", "Images are given with -i"),
-    form(0, b"%PDF", "a PDF document, no checkpoint", "Is it the right file?"),
-    form(0, b"\x7fELF", "a program or library, no checkpoint", "Is it the right file?"),
-    form(0, b"PAR1", "a Parquet table, no checkpoint", "Is it the right file?"),
-    form(0, b"SQLite format 3", "an SQLite database, no checkpoint", "Is it the right file?"),
-    form(0, b"ftrt", "a TensorRT engine, no checkpoint", ORIGINAL),
+const KNOWN_FILES: [KnownFile; 23] = [
+    file(0, LFS_POINTER, "a git-LFS pointer, not the file that it stands for", "Run `git lfs pull`"),
+    file(0, b"GGUF", "a GGUF file, no checkpoint", ORIGINAL),
+    file(0, b"GGML", "a GGML file, no checkpoint", ORIGINAL),
+    file(0, b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras, TensorFlow), no checkpoint of PyTorch", LIBRARY_4),
+    file(0, b"\x93NUMPY", "a single NumPy array, no checkpoint", "Save a dict of named arrays as safetensors"),
+    file(0, b"\x1f\x8b", "compressed with gzip", "Unpack it: gunzip FILE, or tar xzf FILE"),
+    file(0, b"BZh", "compressed with bzip2", "Unpack it: bunzip2 FILE, or tar xjf FILE"),
+    file(0, b"\xfd7zXZ\0", "compressed with xz", "Unpack it: unxz FILE, or tar xJf FILE"),
+    file(0, b"\x28\xb5\x2f\xfd", "compressed with Zstandard", "Unpack it: unzstd FILE"),
+    file(0, b"\x04\x22\x4d\x18", "compressed with LZ4", "Unpack it: unlz4 FILE"),
+    file(0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "Unpack it: 7z x FILE"),
+    file(0, b"Rar!\x1a\x07", "a RAR archive", "Unpack it: unrar x FILE"),
+    file(257, b"ustar", "a tar archive", "Unpack it: tar xf FILE"),
+    file(4, b"TFL3", "a TensorFlow Lite model, no checkpoint", ORIGINAL),
+    file(4, b"ET12", "an ExecuTorch program, no checkpoint", ORIGINAL),
+    file(0, b"RIFF", "a RIFF container (WebP, AVI, WAV), no checkpoint", "Is it the right file?"),
+    file(0, b"\x89PNG", "a PNG image, no checkpoint", "Images are given with -i"),
+    file(0, b"\xff\xd8\xff", "a JPEG image, no checkpoint", "Images are given with -i"),
+    file(0, b"%PDF", "a PDF document, no checkpoint", "Is it the right file?"),
+    file(0, b"\x7fELF", "a program or library, no checkpoint", "Is it the right file?"),
+    file(0, b"PAR1", "a Parquet table, no checkpoint", "Is it the right file?"),
+    file(0, b"SQLite format 3", "an SQLite database, no checkpoint", "Is it the right file?"),
+    file(0, b"ftrt", "a TensorRT engine, no checkpoint", ORIGINAL),
 ];
 
 /// The error for `bytes` that are not the weights they were taken for; `otherwise` where nothing more can be told.
 pub(crate) fn refused(bytes: &[u8], otherwise: &str) -> Error {
-    let is = |form: &&Form| bytes.get(form.at..).is_some_and(|rest| rest.starts_with(form.signature));
+    let is = |file: &&KnownFile| bytes.get(file.at..).is_some_and(|rest| rest.starts_with(file.signature));
     if bytes.is_empty() {
         return Error::format("the file is empty");
     }
-    if let Some(form) = FORMS.iter().find(is) {
-        return Error::format(form.what).hint(form.hint);
+    if let Some(file) = KNOWN_FILES.iter().find(is) {
+        return Error::format(file.what).hint(file.hint);
     }
     if bytes.iter().take(4096).all(|&byte| byte == 0) {
         return Error::format("the file is all zeros where it should begin").hint("Was its download cut short?");

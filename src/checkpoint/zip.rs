@@ -42,12 +42,12 @@ const STORED: u16 = 0;
 /// The directory of one archive: names and byte ranges. Memory is linear in the file's own directory.
 #[derive(Debug)]
 pub struct Directory {
-    entries: IndexMap<Box<str>, Entry>,
+    entries: IndexMap<Box<str>, ZipEntry>,
 }
 
 /// What the central directory says of an entry, checked against the other entries but not yet against its header.
 #[derive(Debug)]
-struct Entry {
+struct ZipEntry {
     header: usize,
     /// The entry ends here at the latest: where the next one, or the directory, begins. So no two overlap.
     limit: usize,
@@ -249,7 +249,7 @@ fn find_end_record(bytes: &[u8]) -> Result<usize> {
 }
 
 /// The first entry of `rest`: its name, what is known of it, and the length of its record.
-fn central_entry(rest: &[u8], directory: usize) -> Result<(&str, Entry, usize)> {
+fn central_entry(rest: &[u8], directory: usize) -> Result<(&str, ZipEntry, usize)> {
     let short = || truncated("its directory");
     if u32_at(rest, 0).ok_or_else(short)? != CENTRAL_HEADER {
         return Err(Error::format("the archive's directory has something else where an entry should be"));
@@ -292,11 +292,11 @@ fn central_entry(rest: &[u8], directory: usize) -> Result<(&str, Entry, usize)> 
     if ends.is_none_or(|ends| ends > directory) {
         return Err(outside());
     }
-    Ok((name, Entry { header, limit: directory, size, crc, stored }, end))
+    Ok((name, ZipEntry { header, limit: directory, size, crc, stored }, end))
 }
 
 /// Orders the entries by place and gives each the room up to the next.
-fn set_limits(entries: &mut IndexMap<Box<str>, Entry>, directory: usize) -> Result<()> {
+fn set_limits(entries: &mut IndexMap<Box<str>, ZipEntry>, directory: usize) -> Result<()> {
     entries.sort_unstable_by(|_, a, _, b| a.header.cmp(&b.header));
     let mut limit = directory;
     for (name, entry) in entries.iter_mut().rev() {

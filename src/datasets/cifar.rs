@@ -1,66 +1,70 @@
-//! CIFAR's binary files: for every image its labels, one byte each, and 32×32 pixels in three planes. Its Python
-//! archives are `pickled`.
+//! CIFAR-10 and CIFAR-100: binary files, with the labels of every image, one byte each, before its 32×32 pixels in three
+//! planes; or Python archives (`pickled`).
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use super::folder::{Set, Source, Splits};
-use super::pickled;
-use super::split::{Images, Split};
+use super::pickled::PickledBatches;
+use super::planes::{PLANE, SIDE, from_planes};
+use super::source::{ImageSet, SplitSource, Splits, all_or_none, names};
+use super::split::Split;
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
-use crate::preprocess::PixelFormat;
-use crate::tensor::{DType, Tensor, try_zeroed};
-
-pub(super) const SIDE: usize = 32;
-pub(super) const PLANE: usize = SIDE * SIDE;
 
 /// The batches of a split, and how many bytes of labels each image has. CIFAR-100 has two, of which the last is the
 /// finer.
 #[derive(Debug)]
-struct Batches {
+struct BinaryBatches {
     files: Vec<PathBuf>,
     label_bytes: usize,
     /// The file that lists the names of the classes, where it is there.
     names: PathBuf,
 }
 
-/// CIFAR-10 and CIFAR-100 in `folder`.
+/// CIFAR-10 and CIFAR-100 in `folder`, in either form.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) where some of the five training batches are there and not all.
-pub(super) fn sets(folder: &Path) -> Result<Vec<Set>> {
-    let batches: Vec<String> = (1..=5).map(|batch| format!("data_batch_{batch}.bin")).collect();
-    let ten = [("train", batches), ("test", vec!["test_batch.bin".to_owned()])];
-    let hundred = [("train", vec!["train.bin".to_owned()]), ("test", vec!["test.bin".to_owned()])];
-    let sets = [("cifar-10", 1, "batches.meta.txt", ten), ("cifar-100", 2, "fine_label_names.txt", hundred)];
-    let mut found = Vec::new();
-    for (name, label_bytes, names, files) in sets {
-        let mut splits: Splits = Vec::new();
-        for (split, files) in files {
-            if let Some(files) = all_or_none(folder, &files)? {
-                let batches = Batches { files, label_bytes, names: folder.join(names) };
-                splits.push((split.to_owned(), Box::new(batches)));
-            }
+pub(super) fn sets(folder: &Path) -> Result<Vec<ImageSet>> {
+    let ten = |end: &str| [(1..=5).map(|n| format!("data_batch_{n}{end}")).collect(), vec![format!("test_batch{end}")]];
+    let hundred = |end: &str| [vec![format!("train{end}")], vec![format!("test{end}")]];
+    let binary = |label_bytes: usize, names: &str| {
+        let names = folder.join(names);
+        move |files| -> Box<dyn SplitSource> { Box::new(BinaryBatches { files, label_bytes, names: names.clone() }) }
+    };
+    let pickled = |labels, meta: &str, names_key| {
+        let names = folder.join(meta);
+        move |files| -> Box<dyn SplitSource> {
+            Box::new(PickledBatches { files, labels, names: names.clone(), names_key })
         }
-        found.extend((!splits.is_empty()).then(|| Set { name: name.to_owned(), splits }));
+    };
+    let mut sets = vec![
+        set(folder, "cifar-10", ten(".bin"), binary(1, "batches.meta.txt"))?,
+        set(folder, "cifar-100", hundred(".bin"), binary(2, "fine_label_names.txt"))?,
+        set(folder, "cifar-10-python", ten(""), pickled("labels", "batches.meta", "label_names"))?,
+    ];
+    // `train` and `test` are names of anything; `meta` beside them is CIFAR's.
+    if folder.join("meta").is_file() {
+        let batches = pickled("fine_labels", "meta", "fine_label_names");
+        sets.push(set(folder, "cifar-100-python", hundred(""), batches)?);
     }
-    found.extend(pickled::sets(folder)?);
-    Ok(found)
+    Ok(sets.into_iter().flatten().collect())
 }
 
-/// The files of these names; `None` where none is there.
-pub(super) fn all_or_none(folder: &Path, names: &[String]) -> Result<Option<Vec<PathBuf>>> {
-    let (there, missing): (Vec<_>, Vec<_>) =
-        names.iter().map(|name| folder.join(name)).partition(|file| file.is_file());
-    match missing.first() {
-        _ if there.is_empty() => Ok(None),
-        Some(missing) => Err(Error::not_found("a batch is missing beside the others").at(missing)),
-        None => Ok(Some(there)),
+/// The set of these files for training and testing; `None` where none is there.
+fn set(
+    folder: &Path,
+    name: &str,
+    files: [Vec<String>; 2],
+    source: impl Fn(Vec<PathBuf>) -> Box<dyn SplitSource>,
+) -> Result<Option<ImageSet>> {
+    let mut splits: Splits = Vec::new();
+    for (split, files) in ["train", "test"].into_iter().zip(files) {
+        splits.extend(all_or_none(folder, &files)?.map(|files| (split.to_owned(), source(files))));
     }
+    Ok(ImageSet::of(name, splits))
 }
 
-impl Source for Batches {
+impl SplitSource for BinaryBatches {
     fn read(&self) -> Result<Split> {
         let record = self.label_bytes + 3 * PLANE;
         let files = self.files.iter().map(|file| Mapping::open(file, MapMode::Map)).collect::<Result<Vec<_>>>()?;
@@ -81,38 +85,4 @@ impl Source for Batches {
         let file = &self.files[0];
         Ok(Split::new(from_planes(planes, SIDE, SIDE, false, file)?, labels).at(file).named(names(&self.names)?))
     }
-}
-
-/// Images of red, green and blue pixels from such of three planes of `height` × `width` bytes; with `by_column` a plane
-/// lists its columns. `planes` are whole images.
-pub(super) fn from_planes(
-    mut planes: Vec<u8>,
-    height: usize,
-    width: usize,
-    by_column: bool,
-    file: &Path,
-) -> Result<Images> {
-    let plane = height * width;
-    let mut image: Vec<u8> = try_zeroed(3 * plane)?;
-    // In place, as one image takes as much as it did.
-    for planes in planes.chunks_exact_mut(3 * plane) {
-        for (i, pixel) in image.chunks_exact_mut(3).enumerate() {
-            let at = if by_column { i % width * height + i / width } else { i };
-            pixel.copy_from_slice(&[planes[at], planes[plane + at], planes[2 * plane + at]]);
-        }
-        planes.copy_from_slice(&image);
-    }
-    let count = planes.len() / (3 * plane);
-    let mapping = Arc::new(Mapping::from_vec(planes, file));
-    let pixels = Tensor::contiguous(&mapping, 0..mapping.len(), DType::U8, &[count, height, width, 3])?;
-    Ok(Images::Packed { pixels, height, width, format: PixelFormat::Rgb8 })
-}
-
-/// The names in a file of one per line; none where there is no such file.
-pub(super) fn names(path: &Path) -> Result<Vec<String>> {
-    if !path.is_file() {
-        return Ok(Vec::new());
-    }
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("cannot read", path, e))?;
-    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::folder::{Source, Splits};
-use super::split::{Images, Naming, Split};
+use super::source::{SplitSource, Splits};
+use super::split::{ClassNaming, Images, Split};
 use crate::error::Result;
 use crate::preprocess::image_files::{ImageFiles, name_of, subfolders, visible};
 use crate::preprocess::is_image_name;
@@ -45,11 +45,11 @@ pub(super) fn find(path: &Path) -> Result<Splits> {
 }
 
 /// The class folders in `path`; `None` where none of its folders holds images.
-pub(super) fn folders(path: &Path) -> Result<Option<Box<dyn Source>>> {
-    Ok(ClassFolders::of(path)?.map(|classes| -> Box<dyn Source> { Box::new(classes) }))
+pub(super) fn folders(path: &Path) -> Result<Option<Box<dyn SplitSource>>> {
+    Ok(ClassFolders::of(path)?.map(|classes| -> Box<dyn SplitSource> { Box::new(classes) }))
 }
 
-fn source(name: String, classes: ClassFolders) -> (String, Box<dyn Source>) {
+fn source(name: String, classes: ClassFolders) -> (String, Box<dyn SplitSource>) {
     (name, Box::new(classes))
 }
 
@@ -73,12 +73,12 @@ impl ClassFolders {
     }
 }
 
-impl Source for ClassFolders {
+impl SplitSource for ClassFolders {
     /// Every image of every class, those in subfolders of a class's folder too, as torchvision's `ImageFolder` reads
     /// them. Labels are the places of the classes' names among the sorted names.
     fn read(&self) -> Result<Split> {
         let mut split = Split::new(Images::Files(Vec::new()), Vec::new());
-        split.naming = Naming::Folders;
+        split.naming = ClassNaming::Folders;
         split.remarks.clone_from(&self.remarks);
         let (mut files, mut nested) = (Vec::new(), 0);
         let mut others = Vec::new();

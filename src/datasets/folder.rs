@@ -1,8 +1,8 @@
 //! The folder of one task, as its dataset is distributed.
 
-use std::fmt;
 use std::path::Path;
 
+use super::source::{ImageSet, Splits};
 use super::split::Split;
 use super::{cifar, classes, gtsrb, idx, stl10, svhn};
 use crate::did_you_mean::unknown;
@@ -10,28 +10,11 @@ use crate::error::{Error, Result};
 use crate::preprocess::image_files::{name_of, subfolders, visible};
 use crate::preprocess::is_image_name;
 
-/// How far below the folder that was named data sets are looked for: torchvision's `gtsrb/GTSRB/Training`.
-const DEEPEST: usize = 3;
+/// The folders below the named one in which data sets are looked for: torchvision's `gtsrb/GTSRB/Training`.
+const MAX_DEPTH: usize = 3;
 
 /// More folders than this are not looked into; archives unpack to a few.
-const MOST_FOLDERS: usize = 1000;
-
-/// A split's files, not read yet.
-pub(super) trait Source: fmt::Debug + Send + Sync {
-    /// Reads the labels, and where the images are.
-    fn read(&self) -> Result<Split>;
-}
-
-/// Splits by name: `train`, `test`, ….
-pub(super) type Splits = Vec<(String, Box<dyn Source>)>;
-
-/// One data set of those that a folder holds.
-#[derive(Debug)]
-pub(super) struct Set {
-    /// What tells it from others in the folder, with the folders that lead to it: `EMNIST/raw/emnist-digits`.
-    pub(super) name: String,
-    pub(super) splits: Splits,
-}
+const MAX_FOLDERS: usize = 1000;
 
 /// A task's folder, and what was found in it.
 #[derive(Debug)]
@@ -52,11 +35,11 @@ impl TaskFolder {
         if sets.is_empty() {
             check_layout(path)?;
             let classes = classes::find(path)?;
-            sets.extend((!classes.is_empty()).then(|| Set { name: String::new(), splits: classes }));
+            sets.extend(ImageSet::of("", classes));
         }
         if sets.is_empty() {
             let mut looked = 0;
-            look_below(path, "", DEEPEST, &mut looked, &mut sets)?;
+            look_below(path, "", MAX_DEPTH, &mut looked, &mut sets)?;
         }
         if sets.is_empty() {
             return Err(nothing_known(path)?);
@@ -96,16 +79,16 @@ fn check_layout(path: &Path) -> Result<()> {
 }
 
 /// The data sets whose files lie in `path` itself.
-fn sets_in(path: &Path) -> Result<Vec<Set>> {
+fn sets_in(path: &Path) -> Result<Vec<ImageSet>> {
     let sets = [idx::sets(path)?, cifar::sets(path)?, svhn::sets(path)?, stl10::sets(path)?, gtsrb::sets(path)?];
     Ok(sets.into_iter().flatten().collect())
 }
 
 /// The data sets in folders below `path`, down to `depth`; `name` is the way from the first one.
-fn look_below(path: &Path, name: &str, depth: usize, looked: &mut usize, sets: &mut Vec<Set>) -> Result<()> {
+fn look_below(path: &Path, name: &str, depth: usize, looked: &mut usize, sets: &mut Vec<ImageSet>) -> Result<()> {
     for (folder, path) in subfolders(path)? {
         *looked += 1;
-        if *looked > MOST_FOLDERS {
+        if *looked > MAX_FOLDERS {
             return Ok(());
         }
         let name = if name.is_empty() { folder } else { format!("{name}/{folder}") };
@@ -114,16 +97,16 @@ fn look_below(path: &Path, name: &str, depth: usize, looked: &mut usize, sets: &
             look_below(&path, &name, depth - 1, looked, sets)?;
         }
         sets.extend(found.into_iter().map(|set| match set.name.is_empty() {
-            true => Set { name: name.clone(), ..set },
-            false => Set { name: format!("{name}/{}", set.name), ..set },
+            true => ImageSet { name: name.clone(), ..set },
+            false => ImageSet { name: format!("{name}/{}", set.name), ..set },
         }));
     }
     Ok(())
 }
 
 /// The one set that there is, that `part` names, or that is called like the task.
-fn chosen(task: &str, path: &Path, mut sets: Vec<Set>, part: Option<&str>) -> Result<Set> {
-    let is_meant = |set: &Set| match part {
+fn chosen(task: &str, path: &Path, mut sets: Vec<ImageSet>, part: Option<&str>) -> Result<ImageSet> {
+    let is_meant = |set: &ImageSet| match part {
         Some(part) => is_called(&set.name, part),
         None => set.name.split('/').any(|folder| folder.eq_ignore_ascii_case(task)),
     };
@@ -136,9 +119,10 @@ fn chosen(task: &str, path: &Path, mut sets: Vec<Set>, part: Option<&str>) -> Re
             Err(unknown("set of images", part, names.into_iter()).at(path))
         }
         _ => {
-            let name_or_first = |set: &Set| if set.name.is_empty() { "(no name)".to_owned() } else { set.name.clone() };
+            let name_or_first =
+                |set: &ImageSet| if set.name.is_empty() { "(no name)".to_owned() } else { set.name.clone() };
             let names: Vec<String> = sets.iter().map(name_or_first).collect();
-            let last = names.first().and_then(|name| name.rsplit(['/', '-']).next()).unwrap_or_default();
+            let last = names[0].rsplit(['/', '-']).next().unwrap_or(&names[0]);
             Err(Error::invalid("the folder holds several sets of images")
                 .at(path)
                 .expected("one, or the name of one")
@@ -156,12 +140,12 @@ fn is_called(name: &str, wanted: &str) -> bool {
 
 /// The error for a folder of which nothing can be read, with what it holds instead.
 fn nothing_known(path: &Path) -> Result<Error> {
-    const SHOWN: usize = 5;
+    const MAX_SHOWN: usize = 5;
     let there = visible(path)?;
-    let names: Vec<String> = there.iter().take(SHOWN).map(|path| name_of(path)).collect();
+    let names: Vec<String> = there.iter().take(MAX_SHOWN).map(|path| name_of(path)).collect();
     let got = match there.len() {
         0 => "an empty folder".to_owned(),
-        more if more > SHOWN => format!("{} and {} more", names.join(", "), more - SHOWN),
+        more if more > MAX_SHOWN => format!("{} and {} more", names.join(", "), more - MAX_SHOWN),
         _ => names.join(", "),
     };
     let error = Error::format("holds no labelled images that are known here")

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::classes;
-use super::folder::{Set, Source, Splits};
+use super::source::{ImageSet, SplitSource, Splits};
 use super::split::{Images, Split};
 use crate::error::{Error, Result};
 
@@ -18,7 +18,7 @@ const TABLES: [&str; 2] = ["GT-final_test.csv", "Test.csv"];
 
 /// The test images: their folder, and their table.
 #[derive(Debug)]
-struct Table {
+struct TestTable {
     images: PathBuf,
     table: PathBuf,
 }
@@ -27,7 +27,7 @@ struct Table {
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) when the test images have no table.
-pub(super) fn sets(folder: &Path) -> Result<Vec<Set>> {
+pub(super) fn sets(folder: &Path) -> Result<Vec<ImageSet>> {
     let mut splits: Splits = Vec::new();
     let official = |name: &str| name.contains("Final") || name.contains("GTSRB");
     let mut is_gtsrb = false;
@@ -37,7 +37,7 @@ pub(super) fn sets(folder: &Path) -> Result<Vec<Set>> {
         let places = images.ancestors().take_while(|place| place.starts_with(folder)).chain(folder.parent());
         let table = places.flat_map(|place| TABLES.map(|name| place.join(name))).find(|table| table.is_file());
         match table {
-            Some(table) => splits.push(("test".to_owned(), Box::new(Table { images, table }))),
+            Some(table) => splits.push(("test".to_owned(), Box::new(TestTable { images, table }))),
             None if official(name) => return Err(no_table(&images)),
             None => return Ok(Vec::new()),
         }
@@ -49,8 +49,7 @@ pub(super) fn sets(folder: &Path) -> Result<Vec<Set>> {
     {
         splits.push(("train".to_owned(), training));
     }
-    let is_there = !splits.is_empty();
-    Ok(is_there.then(|| Set { name: "gtsrb".to_owned(), splits }).into_iter().collect())
+    Ok(ImageSet::of("gtsrb", splits).into_iter().collect())
 }
 
 fn no_table(images: &Path) -> Error {
@@ -60,7 +59,7 @@ fn no_table(images: &Path) -> Error {
         .hint("It is in GTSRB_Final_Test_GT.zip; GT-final_test.test.csv does not name the classes")
 }
 
-impl Source for Table {
+impl SplitSource for TestTable {
     fn read(&self) -> Result<Split> {
         let text = std::fs::read_to_string(&self.table).map_err(|e| Error::io("cannot read", &self.table, e))?;
         let (files, labels) = rows(&text, &self.images).map_err(|e| e.at(&self.table))?;
@@ -71,7 +70,8 @@ impl Source for Table {
 /// The images and classes that a table lists, its columns named in its first line and parted by `;` or `,`.
 fn rows(text: &str, folder: &Path) -> Result<(Vec<PathBuf>, Vec<usize>)> {
     let mut lines = text.trim_start_matches('\u{feff}').lines().filter(|line| !line.trim().is_empty());
-    let header = lines.next().unwrap_or_default();
+    // An empty table lacks its columns.
+    let header = lines.next().unwrap_or("");
     let separator = if header.contains(';') { ';' } else { ',' };
     let column = |names: &[&str]| {
         let is = |cell: &str| names.iter().any(|name| cell.trim().trim_matches('"').eq_ignore_ascii_case(name));

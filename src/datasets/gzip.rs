@@ -9,7 +9,7 @@ use crate::mmap::{MapMode, Mapping};
 
 /// More than any known file of this kind unpacks to; what does is refused, not unpacked.
 #[cfg(feature = "images")]
-const LARGEST: usize = 2 << 30;
+const MAX_UNPACKED: usize = 2 << 30;
 
 /// The file as it is, or what it holds where it begins as gzip does.
 ///
@@ -26,7 +26,7 @@ pub(super) fn open(path: &Path) -> Result<Mapping> {
 
 #[cfg(feature = "images")]
 fn unpacked(bytes: &[u8]) -> Result<Vec<u8>> {
-    read_all(flate2::read::MultiGzDecoder::new(bytes), LARGEST)
+    read_all(flate2::read::MultiGzDecoder::new(bytes), MAX_UNPACKED)
 }
 
 #[cfg(not(feature = "images"))]

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::folder::{Set, Source};
 use super::gzip;
+use super::source::{ImageSet, SplitSource, check_count};
 use super::split::{Images, Split};
 use crate::error::{Error, Result};
 use crate::mmap::Mapping;
@@ -19,7 +19,7 @@ const INTEGERS: u8 = 0x0c;
 
 /// A split's images and labels.
 #[derive(Debug)]
-struct Pair {
+struct IdxFiles {
     images: PathBuf,
     labels: PathBuf,
 }
@@ -34,8 +34,8 @@ const PREFIXES: [(&str, &str); 5] =
 ///
 /// # Errors
 /// [`ErrorKind::Format`](crate::ErrorKind::Format) when one split has two files of images.
-pub(super) fn sets(folder: &Path) -> Result<Vec<Set>> {
-    let mut sets: BTreeMap<String, Vec<(&str, Pair)>> = BTreeMap::new();
+pub(super) fn sets(folder: &Path) -> Result<Vec<ImageSet>> {
+    let mut sets: BTreeMap<String, Vec<(&str, IdxFiles)>> = BTreeMap::new();
     let mut paths: Vec<PathBuf> = visible(folder)?.into_iter().filter(|path| path.is_file()).collect();
     // What is unpacked already comes first.
     paths.sort_by_key(|path| (name_of(path).ends_with(".gz"), path.clone()));
@@ -51,11 +51,12 @@ pub(super) fn sets(folder: &Path) -> Result<Vec<Set>> {
                     .expected("one of them")
                     .got(format_args!("{} and {name}", name_of(&known.images))));
             }
-            None => files.push((split, Pair { labels: labels_of(folder, &name), images })),
+            None => files.push((split, IdxFiles { labels: labels_of(folder, &name), images })),
         }
     }
-    let source = |(split, pair): (&str, Pair)| -> (String, Box<dyn Source>) { (split.to_owned(), Box::new(pair)) };
-    let set = |(name, files): (String, Vec<_>)| Set { name, splits: files.into_iter().map(source).collect() };
+    let source =
+        |(split, pair): (&str, IdxFiles)| -> (String, Box<dyn SplitSource>) { (split.to_owned(), Box::new(pair)) };
+    let set = |(name, files): (String, Vec<_>)| ImageSet { name, splits: files.into_iter().map(source).collect() };
     Ok(sets.into_iter().map(set).collect())
 }
 
@@ -77,7 +78,7 @@ fn labels_of(folder: &Path, images: &str) -> PathBuf {
     there.unwrap_or_else(|| folder.join(bytes))
 }
 
-impl Source for Pair {
+impl SplitSource for IdxFiles {
     fn read(&self) -> Result<Split> {
         let (mapping, sizes) = open(&self.images)?;
         let &[count, height, width] = &*sizes else { return Err(wrong_dimensions(&self.images, "3", &sizes)) };
@@ -86,12 +87,7 @@ impl Source for Pair {
         }
         let pixels = Tensor::contiguous(&mapping, header(3)..mapping.len(), DType::U8, &[count, height, width])?;
         let labels = labels(&self.labels)?;
-        if labels.len() != count {
-            return Err(Error::format("images and labels differ in number")
-                .at(&self.labels)
-                .expected(format_args!("{count} labels"))
-                .got(labels.len()));
-        }
+        check_count(labels.len(), count).map_err(|e| e.at(&self.labels))?;
         let images = Images::Packed { pixels, height, width, format: PixelFormat::Gray8 };
         Ok(Split::new(images, labels).at(&self.images))
     }

@@ -1,14 +1,14 @@
-//! Which class of a head each label means: by the classes' names, by numbers, never by chance.
+//! The class of a head that each label means: by the classes' names, by numbers, never by chance.
 
 use std::collections::HashMap;
 
-use super::split::{Naming, Split};
+use super::split::{ClassNaming, Split};
 use crate::did_you_mean::{clipped, nearest};
 use crate::error::{Error, Result};
-use crate::heads::head::Head;
+use crate::heads::Head;
 
 /// More names than this do not help a reader.
-const LISTED: usize = 20;
+const MAX_LISTED: usize = 20;
 
 /// What to do with class folders whose names are not the head's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub enum OtherNames {
 pub struct HeadLabels {
     /// The class of each image.
     pub labels: Vec<usize>,
-    /// What a person should know of how they were found; empty where every name is the same.
+    /// Remarks for people on how they were found; empty where every name is the same.
     pub remarks: Vec<String>,
 }
 
@@ -46,9 +46,9 @@ impl Split {
     pub fn labels_for(&self, head: &Head, other_names: OtherNames) -> Result<HeadLabels> {
         let mut matching = Matching::new(self, head);
         let places = match self.naming {
-            Naming::Numbers => None,
-            Naming::List => matching.of_list(other_names)?,
-            Naming::Folders => Some(matching.of_folders(other_names).map_err(|e| e.at(&self.path))?),
+            ClassNaming::Numbers => None,
+            ClassNaming::List => matching.of_list(other_names)?,
+            ClassNaming::Folders => Some(matching.of_folders(other_names).map_err(|e| e.at(&self.path))?),
         };
         let labels = match places {
             None => head.check_labels(&self.labels).map_err(|e| e.at(&self.path))?.to_vec(),
@@ -296,8 +296,8 @@ fn two_alike(one: &str, other: &str) -> Error {
 
 /// `a`, `b` and 3 more.
 fn listed<'a>(names: impl Iterator<Item = &'a str> + Clone) -> String {
-    let list: Vec<String> = names.clone().take(LISTED).map(|name| format!("`{}`", clipped(name))).collect();
-    match names.count().saturating_sub(LISTED) {
+    let list: Vec<String> = names.clone().take(MAX_LISTED).map(|name| format!("`{}`", clipped(name))).collect();
+    match names.count().saturating_sub(MAX_LISTED) {
         0 => list.join(", "),
         more => format!("{} and {more} more", list.join(", ")),
     }

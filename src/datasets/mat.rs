@@ -24,32 +24,32 @@ const MATRIX: u32 = 14;
 const COMPRESSED: u32 = 15;
 
 /// The largest matrix that is read; all of SVHN's `extra` is 1.6 GB.
-const LARGEST: usize = 2 << 30;
+const MAX_MATRIX: usize = 2 << 30;
 
 /// A file of matrices, open.
 pub(super) struct MatFile {
     mapping: Mapping,
-    order: Order,
+    order: ByteOrder,
 }
 
 /// One matrix of numbers.
-pub(super) struct Array {
+pub(super) struct Matrix {
     pub(super) shape: Vec<usize>,
     /// The type of the values as they are stored, which may be smaller than that of the matrix.
     pub(super) kind: u32,
     /// The values, the first dimension changing fastest.
     pub(super) bytes: Vec<u8>,
-    order: Order,
+    order: ByteOrder,
 }
 
 /// The order of bytes in numbers.
 #[derive(Clone, Copy)]
-enum Order {
+enum ByteOrder {
     Little,
     Big,
 }
 
-impl Order {
+impl ByteOrder {
     fn u32(self, bytes: [u8; 4]) -> u32 {
         match self {
             Self::Little => u32::from_le_bytes(bytes),
@@ -80,8 +80,8 @@ impl MatFile {
                 .hint("Save it with `save(…, '-v7')`, or with scipy.io.savemat"));
         }
         let order = match mapping.get(HEADER - 2..HEADER) {
-            Some(b"IM") => Order::Little,
-            Some(b"MI") => Order::Big,
+            Some(b"IM") => ByteOrder::Little,
+            Some(b"MI") => ByteOrder::Big,
             _ => return Err(Error::format("no MATLAB file").expected("a header of 128 bytes that ends in IM or MI")),
         };
         Ok(Self { mapping, order })
@@ -92,7 +92,7 @@ impl MatFile {
     /// # Errors
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) when there is none;
     /// [`ErrorKind::Format`](crate::ErrorKind::Format) when the file is damaged or cut off.
-    pub(super) fn array(&self, name: &str) -> Result<Array> {
+    pub(super) fn array(&self, name: &str) -> Result<Matrix> {
         let mut elements = Elements { bytes: &self.mapping[HEADER..], order: self.order };
         let mut names = Vec::new();
         while let Some((kind, bytes)) = elements.next()? {
@@ -109,7 +109,7 @@ impl MatFile {
     }
 
     /// The matrix in a compressed element, if it has this name. Of others only the beginning is unpacked.
-    fn compressed(&self, bytes: &[u8], name: &str, names: &mut Vec<String>) -> Result<Option<Array>> {
+    fn compressed(&self, bytes: &[u8], name: &str, names: &mut Vec<String>) -> Result<Option<Matrix>> {
         /// What holds any name that is looked for, with what stands before it.
         const BEGINNING: usize = 4096;
         let begin = inflated(bytes, BEGINNING, true)?;
@@ -121,7 +121,7 @@ impl MatFile {
             }
             _ => return Ok(None),
         }
-        let mut whole = inflated(bytes, LARGEST, false)?;
+        let mut whole = inflated(bytes, MAX_MATRIX, false)?;
         let elements = Elements { bytes: &whole, order: self.order };
         let before = elements.tag().map_or(0, |(_, start, _)| start);
         let Some((mut array, values)) = self.matrix(&whole[before..], name, names)? else { return Ok(None) };
@@ -132,7 +132,7 @@ impl MatFile {
         Ok(Some(array))
     }
 
-    fn plain(&self, bytes: &[u8], name: &str, names: &mut Vec<String>) -> Result<Option<Array>> {
+    fn plain(&self, bytes: &[u8], name: &str, names: &mut Vec<String>) -> Result<Option<Matrix>> {
         let Some((mut array, values)) = self.matrix(bytes, name, names)? else { return Ok(None) };
         array.bytes.try_reserve_exact(values.len()).map_err(|_| Error::out_of_memory(values.len()))?;
         array.bytes.extend_from_slice(&bytes[values]);
@@ -140,7 +140,7 @@ impl MatFile {
     }
 
     /// What is known of a matrix, if it has this name, and where its values lie.
-    fn matrix(&self, bytes: &[u8], name: &str, names: &mut Vec<String>) -> Result<Option<(Array, Range<usize>)>> {
+    fn matrix(&self, bytes: &[u8], name: &str, names: &mut Vec<String>) -> Result<Option<(Matrix, Range<usize>)>> {
         let head = head(bytes, self.order)?;
         if head.name != name {
             names.push(head.name);
@@ -160,12 +160,12 @@ impl MatFile {
                 .expected(format_args!("{:?} values of {width} bytes", head.shape))
                 .got(format_args!("{} bytes", values.len())));
         }
-        let array = Array { shape: head.shape, kind, bytes: Vec::new(), order: self.order };
+        let array = Matrix { shape: head.shape, kind, bytes: Vec::new(), order: self.order };
         Ok(Some((array, start..start + values.len())))
     }
 }
 
-impl Array {
+impl Matrix {
     /// Whether the values are bytes without a sign.
     pub(super) fn is_bytes(&self) -> bool {
         self.kind == UINT8
@@ -195,16 +195,16 @@ impl Array {
 }
 
 /// What stands before a matrix's values.
-struct Head {
+struct MatrixHead {
     name: String,
     shape: Vec<usize>,
     /// Real numbers, not cells, structs, sparse or complex ones.
     is_plain: bool,
-    /// How many bytes it takes.
+    /// The bytes that it takes.
     length: usize,
 }
 
-fn head(bytes: &[u8], order: Order) -> Result<Head> {
+fn head(bytes: &[u8], order: ByteOrder) -> Result<MatrixHead> {
     let broken = || Error::format("the head of a matrix is damaged or cut off");
     let mut elements = Elements { bytes, order };
     let (_, flags) = elements.next()?.ok_or_else(broken)?;
@@ -218,7 +218,7 @@ fn head(bytes: &[u8], order: Order) -> Result<Head> {
     let (sizes, []) = sizes.as_chunks::<4>() else { return Err(broken()) };
     let shape = sizes.iter().map(|&size| order.u32(size) as usize).collect();
     let name = String::from_utf8_lossy(name).into_owned();
-    Ok(Head { name, shape, is_plain, length: bytes.len() - elements.bytes.len() })
+    Ok(MatrixHead { name, shape, is_plain, length: bytes.len() - elements.bytes.len() })
 }
 
 /// The bytes of one value of this type.
@@ -235,7 +235,7 @@ fn width(kind: u32) -> Option<usize> {
 /// One element after another: type, length, and the bytes, filled up to a multiple of eight.
 struct Elements<'a> {
     bytes: &'a [u8],
-    order: Order,
+    order: ByteOrder,
 }
 
 impl<'a> Elements<'a> {
@@ -263,7 +263,7 @@ impl<'a> Elements<'a> {
             (_, COMPRESSED) => start + length,
             _ => start + length.next_multiple_of(8),
         };
-        self.bytes = self.bytes.get(end..).unwrap_or_default();
+        self.bytes = self.bytes.get(end..).unwrap_or(&[]);
         Ok(Some((kind, bytes)))
     }
 }

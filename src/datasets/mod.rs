@@ -14,6 +14,8 @@ mod idx;
 mod labels;
 mod mat;
 mod pickled;
+mod planes;
+mod source;
 mod split;
 mod stl10;
 mod svhn;
@@ -23,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 use self::folder::TaskFolder;
 pub use self::labels::{HeadLabels, OtherNames};
+use self::source::check_count;
 use self::split::Images;
 pub use self::split::Split;
 
@@ -46,7 +49,7 @@ pub struct Dataset {
 const ONE_TASK: &str = "Every folder in it is one task's; the folder of one task is given as TASK=FOLDER";
 
 impl Dataset {
-    /// Maps the file at `path`, or looks into a folder with one folder a task, each as [`Dataset::of_task`] takes it.
+    /// Maps the file at `path`, or looks into a folder with one folder per task, each as [`Dataset::of_task`] takes it.
     ///
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io); [`ErrorKind::Format`](crate::ErrorKind::Format) when it is not a valid
@@ -206,13 +209,7 @@ impl Dataset {
 
         let (name, tensor) = named("labels")?;
         let labels = labels(tensor).map_err(|e| e.at(&self.path).tensor(&name))?;
-        if labels.len() != count {
-            return Err(Error::format("images and labels differ in number")
-                .at(&self.path)
-                .tensor(name)
-                .expected(format_args!("{count} labels"))
-                .got(labels.len()));
-        }
+        check_count(labels.len(), count).map_err(|e| e.at(&self.path).tensor(name))?;
         let images = Images::Packed { pixels: images.to_contiguous()?, height, width, format };
         Ok(Split::new(images, labels).at(&self.path))
     }

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use super::cifar::{PLANE, SIDE, all_or_none, from_planes};
-use super::folder::{Set, Source, Splits};
+use super::planes::{PLANE, SIDE, from_planes};
+use super::source::SplitSource;
 use super::split::Split;
 use crate::checkpoint::pickle::{NodeId, Pickle, PickleNode};
 use crate::error::{Error, Result};
@@ -12,42 +12,17 @@ use crate::mmap::{MapMode, Mapping};
 
 /// The batches of a split.
 #[derive(Debug)]
-struct Batches {
-    files: Vec<PathBuf>,
+pub(super) struct PickledBatches {
+    pub(super) files: Vec<PathBuf>,
     /// The key of the labels: CIFAR-100 has coarse ones too.
-    labels: &'static str,
-    /// The file that lists the names of the classes, and their key in it.
-    names: (PathBuf, &'static str),
+    pub(super) labels: &'static str,
+    /// The file that lists the names of the classes.
+    pub(super) names: PathBuf,
+    /// The key of those names in it.
+    pub(super) names_key: &'static str,
 }
 
-/// CIFAR-10 and CIFAR-100 in `folder`, as pickles.
-pub(super) fn sets(folder: &Path) -> Result<Vec<Set>> {
-    let batches: Vec<String> = (1..=5).map(|batch| format!("data_batch_{batch}")).collect();
-    let ten = [("train", batches), ("test", vec!["test_batch".to_owned()])];
-    let hundred = [("train", vec!["train".to_owned()]), ("test", vec!["test".to_owned()])];
-    let sets = [
-        ("cifar-10-python", "labels", ("batches.meta", "label_names"), ten),
-        ("cifar-100-python", "fine_labels", ("meta", "fine_label_names"), hundred),
-    ];
-    let mut found = Vec::new();
-    for (name, labels, (meta, key), files) in sets {
-        // `train` and `test` are names of anything; `meta` beside them is CIFAR's.
-        if !folder.join(meta).is_file() && labels == "fine_labels" {
-            continue;
-        }
-        let mut splits: Splits = Vec::new();
-        for (split, files) in files {
-            if let Some(files) = all_or_none(folder, &files)? {
-                let batches = Batches { files, labels, names: (folder.join(meta), key) };
-                splits.push((split.to_owned(), Box::new(batches)));
-            }
-        }
-        found.extend((!splits.is_empty()).then(|| Set { name: name.to_owned(), splits }));
-    }
-    Ok(found)
-}
-
-impl Source for Batches {
+impl SplitSource for PickledBatches {
     fn read(&self) -> Result<Split> {
         let (mut planes, mut labels) = (Vec::new(), Vec::new());
         for file in &self.files {
@@ -58,8 +33,10 @@ impl Source for Batches {
             planes.extend_from_slice(&pixels);
             labels.extend(more);
         }
-        let (meta, key) = &self.names;
-        let names = if meta.is_file() { Batch::open(meta)?.texts(key).map_err(|e| e.at(meta))? } else { Vec::new() };
+        let names = match self.names.is_file() {
+            true => Batch::open(&self.names)?.texts(self.names_key).map_err(|e| e.at(&self.names))?,
+            false => Vec::new(),
+        };
         let file = &self.files[0];
         Ok(Split::new(from_planes(planes, SIDE, SIDE, false, file)?, labels).at(file).named(names))
     }
@@ -135,7 +112,7 @@ impl Batch {
     }
 
     /// An array as `_reconstruct` and a state, or as `_frombuffer` (protocol 5) would make it.
-    fn array(&self, id: NodeId) -> Option<Array<'_>> {
+    fn array(&self, id: NodeId) -> Option<NumpyArray<'_>> {
         let object = self.pickle.object(id)?;
         let (module, function) = self.pickle.global(object.class)?;
         if !module.starts_with("numpy.") {
@@ -155,7 +132,7 @@ impl Batch {
         }
     }
 
-    fn array_of(&self, data: NodeId, dtype: NodeId, shape: NodeId, is_fortran: bool) -> Option<Array<'_>> {
+    fn array_of(&self, data: NodeId, dtype: NodeId, shape: NodeId, is_fortran: bool) -> Option<NumpyArray<'_>> {
         let size = |id: &NodeId| match self.pickle.value(*id) {
             PickleNode::Int(size) => usize::try_from(*size).ok(),
             _ => None,
@@ -164,7 +141,7 @@ impl Batch {
         let dtype = self.pickle.object(dtype)?;
         let (_, "dtype") = self.pickle.global(dtype.class)? else { return None };
         let dtype = self.pickle.text(*self.pickle.tuple(dtype.args)?.first()?)?;
-        Some(Array { shape, dtype, is_fortran, bytes: self.raw(data)? })
+        Some(NumpyArray { shape, dtype, is_fortran, bytes: self.raw(data)? })
     }
 
     /// Bytes however they are pickled: as such, as a Python 2 string, or, by Python 3 for protocol 2, as Latin-1 text
@@ -191,7 +168,7 @@ impl Batch {
 }
 
 /// A NumPy array.
-struct Array<'a> {
+struct NumpyArray<'a> {
     shape: Vec<usize>,
     dtype: &'a str,
     is_fortran: bool,

@@ -13,7 +13,7 @@ pub struct Split {
     pub(super) images: Images,
     pub(super) labels: Vec<usize>,
     pub(super) classes: Vec<String>,
-    pub(super) naming: Naming,
+    pub(super) naming: ClassNaming,
     /// What was not read, and how what was read is meant.
     pub(super) remarks: Vec<String>,
     /// The file or folder that errors name.
@@ -22,7 +22,7 @@ pub struct Split {
 
 /// Where the classes' names come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Naming {
+pub(super) enum ClassNaming {
     /// There are none: labels are numbers.
     Numbers,
     /// A list beside labels that are numbers.
@@ -34,33 +34,39 @@ pub(super) enum Naming {
 /// Where a split's images are.
 #[derive(Debug)]
 pub(super) enum Images {
-    /// One after the other, as pixels: u8, contiguous.
+    /// Pixels of one image after the other: u8, contiguous.
     Packed { pixels: Tensor, height: usize, width: usize, format: PixelFormat },
-    /// A PNG or JPEG file each.
+    /// One image file per image.
     Files(Vec<PathBuf>),
 }
 
 impl Split {
     /// Images whose labels are numbers.
     pub(super) fn new(images: Images, labels: Vec<usize>) -> Self {
-        let (classes, remarks, path) = (Vec::new(), Vec::new(), PathBuf::new());
-        Self { images, labels, classes, naming: Naming::Numbers, remarks, path }
+        Self {
+            images,
+            labels,
+            classes: Vec::new(),
+            naming: ClassNaming::Numbers,
+            remarks: Vec::new(),
+            path: PathBuf::new(),
+        }
     }
 
-    /// Says in which file or folder it lies.
+    /// The split with the file or folder that it lies in.
     pub(super) fn at(mut self, path: &Path) -> Self {
         self.path = path.to_path_buf();
         self
     }
 
-    /// Names the classes that labels count; no names leave them numbers.
+    /// The split with names for the classes that labels count; no names leave them numbers.
     pub(super) fn named(mut self, classes: Vec<String>) -> Self {
-        self.naming = if classes.is_empty() { Naming::Numbers } else { Naming::List };
+        self.naming = if classes.is_empty() { ClassNaming::Numbers } else { ClassNaming::List };
         self.classes = classes;
         self
     }
 
-    /// How many images.
+    /// The number of images.
     pub fn len(&self) -> usize {
         self.labels.len()
     }
@@ -153,7 +159,7 @@ impl Split {
     pub fn images(&self) -> impl ExactSizeIterator<Item = Pixels<'_>> {
         let (bytes, height, width, format) = match &self.images {
             Images::Packed { pixels, height, width, format } => {
-                (pixels.bytes().unwrap_or_default(), *height, *width, *format)
+                (pixels.bytes().expect("packed pixels are contiguous"), *height, *width, *format)
             }
             Images::Files(_) => (&[][..], 1, 1, PixelFormat::Gray8),
         };

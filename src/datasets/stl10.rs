@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::cifar::{from_planes, names};
-use super::folder::{Set, Source, Splits};
+use super::planes::from_planes;
+use super::source::{ImageSet, SplitSource, Splits, check_count, names};
 use super::split::Split;
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
@@ -13,7 +13,7 @@ const IMAGE: usize = 3 * SIDE * SIDE;
 
 /// The images and labels of a split.
 #[derive(Debug)]
-struct Pair {
+struct Stl10Files {
     images: PathBuf,
     labels: PathBuf,
     /// The file that lists the names of the classes, where it is there.
@@ -21,19 +21,21 @@ struct Pair {
 }
 
 /// The labelled splits in `folder`, of `train_X.bin`, `train_y.bin` and so on.
-pub(super) fn sets(folder: &Path) -> Result<Vec<Set>> {
+pub(super) fn sets(folder: &Path) -> Result<Vec<ImageSet>> {
     let mut splits: Splits = Vec::new();
     for split in ["train", "test"] {
         let [images, labels] = ["X", "y"].map(|part| folder.join(format!("{split}_{part}.bin")));
         if images.is_file() {
-            splits.push((split.to_owned(), Box::new(Pair { images, labels, names: folder.join("class_names.txt") })));
+            splits.push((
+                split.to_owned(),
+                Box::new(Stl10Files { images, labels, names: folder.join("class_names.txt") }),
+            ));
         }
     }
-    let is_there = !splits.is_empty();
-    Ok(is_there.then(|| Set { name: "stl10".to_owned(), splits }).into_iter().collect())
+    Ok(ImageSet::of("stl10", splits).into_iter().collect())
 }
 
-impl Source for Pair {
+impl SplitSource for Stl10Files {
     fn read(&self) -> Result<Split> {
         let images = Mapping::open(&self.images, MapMode::Map)?;
         if images.is_empty() || !images.len().is_multiple_of(IMAGE) {
@@ -42,14 +44,8 @@ impl Source for Pair {
                 .expected(format_args!("a multiple of {IMAGE} bytes"))
                 .got(images.len()));
         }
-        let count = images.len() / IMAGE;
         let labels = Mapping::open(&self.labels, MapMode::Map)?;
-        if labels.len() != count {
-            return Err(Error::format("images and labels differ in number")
-                .at(&self.labels)
-                .expected(format_args!("{count} labels"))
-                .got(labels.len()));
-        }
+        check_count(labels.len(), images.len() / IMAGE).map_err(|e| e.at(&self.labels))?;
         if let Some(at) = labels.iter().position(|label| !(1..=10).contains(label)) {
             return Err(Error::format(format!("the label of image {at} is no class of STL-10"))
                 .at(&self.labels)

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::cifar::from_planes;
-use super::folder::{Set, Source, Splits};
 use super::mat::MatFile;
+use super::planes::from_planes;
+use super::source::{ImageSet, SplitSource, Splits, check_count};
 use super::split::Split;
 use crate::error::{Error, Result};
 
@@ -13,17 +13,16 @@ use crate::error::{Error, Result};
 struct Matrices(PathBuf);
 
 /// The splits in `folder`: `train_32x32.mat` and so on.
-pub(super) fn sets(folder: &Path) -> Result<Vec<Set>> {
+pub(super) fn sets(folder: &Path) -> Result<Vec<ImageSet>> {
     let file = |split: &str| folder.join(format!("{split}_32x32.mat"));
     let there = ["train", "test", "extra"].into_iter().filter(|split| file(split).is_file());
     let splits: Splits = there
-        .map(|split| -> (String, Box<dyn Source>) { (split.to_owned(), Box::new(Matrices(file(split)))) })
+        .map(|split| -> (String, Box<dyn SplitSource>) { (split.to_owned(), Box::new(Matrices(file(split)))) })
         .collect();
-    let is_there = !splits.is_empty();
-    Ok(is_there.then(|| Set { name: "svhn".to_owned(), splits }).into_iter().collect())
+    Ok(ImageSet::of("svhn", splits).into_iter().collect())
 }
 
-impl Source for Matrices {
+impl SplitSource for Matrices {
     fn read(&self) -> Result<Split> {
         self.split().map_err(|e| e.at(&self.0))
     }
@@ -46,12 +45,7 @@ impl Matrices {
                 .got(format_args!("{:?} of type {}", images.shape, images.kind)));
         }
         let labels = file.array("y")?.integers().map_err(|e| e.tensor("y"))?;
-        if labels.len() != count {
-            return Err(Error::format("images and labels differ in number")
-                .tensor("y")
-                .expected(format_args!("{count} labels"))
-                .got(labels.len()));
-        }
+        check_count(labels.len(), count).map_err(|e| e.tensor("y"))?;
         let labels = digits(&labels).map_err(|e| e.tensor("y"))?;
         // The first dimension changes fastest: rows within columns, columns within planes, planes within images.
         Ok(Split::new(from_planes(images.bytes, height, width, true, &self.0)?, labels).at(&self.0))

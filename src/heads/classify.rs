@@ -1,15 +1,16 @@
-//! What a head says of an embedding, in words.
+//! Classes in words: the best ones of an embedding, their names, labels.
 
 use std::path::Path;
 
-use super::head::{Head, class_names, softmax, top_k};
+use super::class_lists::class_names;
+use super::head::{Head, softmax, top_k};
 use crate::error::{Error, Result};
 use crate::tensor::try_zeroed;
 
 /// A class and how likely it is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Score {
-    /// Which class, counted from 0.
+    /// The class, counted from 0.
     pub class: usize,
     /// Its logit.
     pub logit: f32,

@@ -4,25 +4,10 @@
 //! exp(logit_scale). logits = W·(e/‖e‖) + b, or W·e + b for a head that was pickled with `normalize=False`.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use crate::checkpoint::Checkpoint;
-use crate::checkpoint::choose::PUBLISHED;
-use crate::checkpoint::shards;
-use crate::checkpoint::torch::Archive;
-use crate::checkpoint::zip::Directory;
-use crate::did_you_mean::unknown;
 use crate::error::{Error, Result};
-pub use crate::heads::class_lists::{class_names, class_tasks};
-use crate::heads::classifier;
-use crate::mmap::{MapMode, Mapping};
 use crate::tensor::{Tensor, try_zeroed};
 use crate::tower::arch::{Arch, Pooling};
-
-/// The attribute by which a pickled head says whether embeddings are normalised.
-const NORMALISE: &str = "normalize";
 
 /// A linear classifier over embeddings, which are normalised first unless it says otherwise.
 #[derive(Clone, Debug)]
@@ -55,63 +40,6 @@ impl Head {
         }
         let embedding = weight.len() / bias.len();
         Ok(Self { weight, bias, embedding, classes: Vec::new(), normalises: true, pooling: None })
-    }
-
-    /// Opens the head of `task` from `path`, which is one of
-    /// - a file of several heads, `{task}/weight` `[C, e]` and `{task}/bias` `[C]`;
-    /// - a file of one head, `weight` and `bias`;
-    /// - a checkpoint of the transformers library's `CLIPForImageClassification`, a file or a folder: its classifier is
-    ///   the head of whichever task is asked for, and takes what [`Pooling::PatchMean`] gives, not normalised; its
-    ///   classes are called as the `config.json` beside it says (`id2label`);
-    /// - a folder of such files named `head_{task}Val.pt`, `head_{task}.pt` or `{task}.safetensors`, or of folders
-    ///   `{task}` or `{task}Val` with such a checkpoint and its `config.json`.
-    ///
-    /// The task may be left out where there is one head only. A bias that is absent is zero. A `.pt` head whose
-    /// name says another task than `task` is refused. A pickled head's own `normalize` is heeded.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Io`](crate::ErrorKind::Io); [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) when there is no
-    /// such task, naming the known ones and the nearest; [`ErrorKind::InvalidArgument`](crate::ErrorKind) when a task
-    /// must be named; [`ErrorKind::Format`](crate::ErrorKind::Format) and
-    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) when the tensors are not a head's.
-    pub fn open(path: impl AsRef<Path>, task: Option<&str>) -> Result<Self> {
-        let path = path.as_ref();
-        if path.is_dir() {
-            let mut files = head_files(path)?;
-            if files.is_empty() && classifier::is_model(path) {
-                return Self::open_file(path, task);
-            }
-            let chosen = choose(files.keys(), task).map_err(|e| e.at(path))?.to_owned();
-            let file = files.remove(&chosen).unwrap_or_default();
-            // The folder's file names are the tasks' names; a file of several heads keeps its own below that.
-            return Self::open_file(&file, Some(&chosen));
-        }
-        Self::open_file(path, task)
-    }
-
-    fn open_file(path: &Path, task: Option<&str>) -> Result<Self> {
-        let file = Checkpoint::open(path)?;
-        let path = file.path();
-        let find = |name: &str| file.get(name);
-        if let Some(weight) = find("weight") {
-            if let (Some(task), Some(named)) = (task, task_of_file(path))
-                && path.extension().is_some_and(|extension| extension == "pt")
-                && task != named
-            {
-                return Err(Error::mismatch("the head of another task").at(path).expected(task).got(named));
-            }
-            let head = Self::from_tensors(weight, find("bias"), "").map_err(|e| e.at(path))?;
-            return Ok(head.with_normalisation(says_to_normalise(path)?));
-        }
-        if let Some(head) = classifier::head_of(&file)? {
-            return Ok(head);
-        }
-        let tasks = tasks_of(&file);
-        let task = choose(tasks.iter().map(String::as_str), task).map_err(|e| e.at(path))?;
-        let Some(weight) = find(&format!("{task}/weight")) else {
-            return Err(Error::not_found("no head in it").at(path));
-        };
-        Self::from_tensors(weight, find(&format!("{task}/bias")), &format!("{task}/")).map_err(|e| e.at(path))
     }
 
     /// A head from its tensors: `weight` `[C, e]` and `bias` `[C]`, of any float type; `prefix` is what errors put
@@ -151,7 +79,7 @@ impl Head {
     pub fn with_classes(mut self, classes: Vec<String>) -> Result<Self> {
         if classes.len() != self.num_classes() {
             return Err(Error::mismatch("the head and the class names differ in number")
-                .expected(format_args!("{} names, one a class of the head", self.num_classes()))
+                .expected(format_args!("{} names, one per class of the head", self.num_classes()))
                 .got(classes.len()));
         }
         self.classes = classes;
@@ -169,18 +97,18 @@ impl Head {
         self.normalises
     }
 
-    /// Says what the embeddings that it takes are pooled by; `None` where it does not matter, or is not known.
+    /// Sets the pooling of the embeddings that it takes; `None` where it does not matter, or is not known.
     #[must_use]
     pub fn with_pooling(self, pooling: Option<Pooling>) -> Self {
         Self { pooling, ..self }
     }
 
-    /// What the embeddings that it takes are pooled by, where that is known.
+    /// The pooling of the embeddings that it takes, where that is known.
     pub fn pooling(&self) -> Option<Pooling> {
         self.pooling
     }
 
-    /// C.
+    /// C, the number of classes.
     pub fn num_classes(&self) -> usize {
         self.bias.len()
     }
@@ -269,19 +197,6 @@ impl Head {
     }
 }
 
-/// What a pickled head says of itself by `normalize`; what says nothing is normalised.
-fn says_to_normalise(path: &Path) -> Result<bool> {
-    let mapping = Arc::new(Mapping::open(path, MapMode::Map)?);
-    if !Directory::is_zip(&mapping) {
-        return Ok(true);
-    }
-    let archive = Archive::parse(mapping)?;
-    let Some(said) = archive.root().get(NORMALISE) else { return Ok(true) };
-    said.as_bool().or(said.as_i64().map(|number| number != 0)).ok_or_else(|| {
-        Error::format(format!("the head's `{NORMALISE}` is no truth value")).at(path).expected("True or False")
-    })
-}
-
 /// Σ a·b in eight running sums, which the compiler keeps in one vector register.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
@@ -323,96 +238,6 @@ pub fn top_k(values: &[f32], k: usize) -> Vec<(usize, f32)> {
     }
     ranked.sort_unstable_by(order);
     ranked
-}
-
-/// The tasks whose heads lie at `path`, a file or a folder as [`Head::open`] takes it, in the order of their names.
-/// A file of one head has none unless its name says it.
-///
-/// # Errors
-/// As [`Head::open`], when the file or folder cannot be read.
-pub fn head_tasks(path: impl AsRef<Path>) -> Result<Vec<String>> {
-    let path = path.as_ref();
-    if path.is_dir() {
-        return Ok(head_files(path)?.into_keys().collect());
-    }
-    let file = Checkpoint::open(path)?;
-    let mut tasks = tasks_of(&file);
-    if file.get("weight").is_some() || classifier::head_of(&file)?.is_some() {
-        tasks.extend(task_of_file(path).map(ToOwned::to_owned));
-    }
-    Ok(tasks)
-}
-
-/// `task` where it is known; where none is named, the only one.
-fn choose<'a, S: AsRef<str> + ?Sized + 'a>(
-    known: impl Iterator<Item = &'a S> + Clone,
-    task: Option<&str>,
-) -> Result<&'a str> {
-    let mut known = known.map(AsRef::as_ref);
-    match task {
-        Some(task) => known.clone().find(|&name| name == task).ok_or_else(|| unknown("head of task", task, known)),
-        None => match (known.next(), known.next()) {
-            (Some(only), None) => Ok(only),
-            (None, _) => Err(Error::not_found("no head in it")),
-            (Some(first), Some(second)) => {
-                let names: Vec<&str> = [first, second].into_iter().chain(known).collect();
-                Err(Error::invalid(format!("heads of several tasks; name one of {}", names.join(", "))))
-            }
-        },
-    }
-}
-
-/// The tasks `{task}/weight`, in the order of their names.
-fn tasks_of(file: &Checkpoint) -> Vec<String> {
-    let mut tasks: Vec<String> =
-        file.iter().filter_map(|(name, _)| name.strip_suffix("/weight")).map(Into::into).collect();
-    tasks.sort();
-    tasks
-}
-
-/// The task that a head's file name says: `head_{task}Val.pt`, `head_{task}.pt`, `{task}.safetensors`; none by the
-/// names that every model is published under.
-fn task_of_file(path: &Path) -> Option<&str> {
-    let name = path.file_name()?.to_str()?;
-    if PUBLISHED.contains(&name) || shards::part(name).is_some() {
-        return None;
-    }
-    let task = match name.strip_suffix(".pt") {
-        Some(stem) => {
-            let task = stem.strip_prefix("head_")?;
-            task.strip_suffix("Val").unwrap_or(task)
-        }
-        None => name.strip_suffix(".safetensors")?,
-    };
-    (!task.is_empty()).then_some(task)
-}
-
-/// The heads in a folder, by task in the order of their names. Of several files for one task the one that the
-/// reference writes (`head_{task}Val.pt`) is taken first, then `head_{task}.pt`.
-fn head_files(folder: &Path) -> Result<BTreeMap<String, PathBuf>> {
-    let fail = |e| Error::io("cannot list the folder", folder, e);
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(fail)? {
-        let path = entry.map_err(fail)?.path();
-        if path.is_dir() {
-            let name = path.file_name().and_then(|name| name.to_str());
-            if let Some(name) = name.filter(|name| !name.starts_with('.'))
-                && classifier::is_classifier(&path)
-            {
-                files.push((name.strip_suffix("Val").unwrap_or(name).to_owned(), 3, path));
-            }
-        } else if let Some(task) = task_of_file(&path) {
-            let name = path.to_string_lossy();
-            let rank = if name.ends_with("Val.pt") { 0 } else { 1 + usize::from(!name.ends_with(".pt")) };
-            files.push((task.to_owned(), rank, path));
-        }
-    }
-    files.sort();
-    let mut heads = BTreeMap::new();
-    for (task, _, path) in files {
-        heads.entry(task).or_insert(path);
-    }
-    Ok(heads)
 }
 
 #[cfg(test)]
@@ -458,20 +283,6 @@ mod tests {
         assert!(head.logits(&embeddings, &mut logits).unwrap_err().to_string().contains("embedding 0"));
         assert!(head.logits(&embeddings[1..], &mut logits).is_err());
         assert!(head.logits(&embeddings, &mut logits[1..]).is_err());
-    }
-
-    #[test]
-    fn file_names_say_the_task() {
-        for (name, task) in [
-            ("head_CarsVal.pt", Some("Cars")),
-            ("head_Cars.pt", Some("Cars")),
-            ("a/Cars.safetensors", Some("Cars")),
-            ("zeroshot.pt", None),
-            ("head_Val.pt", None),
-            ("head_CarsVal.pt.bak", None),
-        ] {
-            assert_eq!(task_of_file(Path::new(name)), task, "{name}");
-        }
     }
 
     #[test]

@@ -3,14 +3,18 @@
 mod class_lists;
 mod classifier;
 mod classify;
+mod files;
 pub mod head;
 #[cfg(feature = "text")]
 pub mod prompts;
 #[cfg(feature = "text")]
 pub mod tokenizer;
 
+pub use class_lists::{class_names, class_tasks};
 pub use classify::Score;
-pub use head::{Head, class_names, class_tasks, head_tasks, softmax, top_k};
+pub(crate) use files::choose_task;
+pub use files::head_tasks;
+pub use head::{Head, softmax, top_k};
 #[cfg(feature = "text")]
 pub use prompts::Prompts;
 #[cfg(feature = "text")]

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::class_lists::of_task;
 use crate::did_you_mean::unknown;
 use crate::error::{Error, Result};
-use crate::heads::class_lists::of_task;
 
 /// The datasets that task vectors are usually made for, with CLIP's templates for them: facts, in the notation that
 /// [`Prompts::new`] takes.
 const KNOWN: &str = include_str!("prompts.json");
-/// More sentences than this a class are a mistake in the notation.
+/// The most sentences per class; more are a mistake in the notation.
 const MAX_SENTENCES: usize = 10_000;
 
 /// The sentences of one task, each with a place for the class name.
@@ -29,7 +29,7 @@ impl Prompts {
         for template in templates {
             sentences.extend(expand(template.as_ref())?);
             if sentences.len() > MAX_SENTENCES {
-                return Err(Error::invalid(format!("more than {MAX_SENTENCES} prompts a class")));
+                return Err(Error::invalid(format!("more than {MAX_SENTENCES} prompts per class")));
             }
         }
         if sentences.is_empty() {
@@ -65,7 +65,7 @@ impl Prompts {
         self.0.iter().map(move |sentence| sentence.replace("{}", class))
     }
 
-    /// Sentences a class.
+    /// The number of sentences per class.
     #[allow(clippy::len_without_is_empty)] // There is at least one.
     pub fn len(&self) -> usize {
         self.0.len()

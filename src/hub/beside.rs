@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::address::HubPath;
-use crate::checkpoint::adapter;
+use crate::checkpoint::choose;
 use crate::checkpoint::shards::{self, Index};
 use crate::error::{Error, Result};
 
@@ -15,7 +15,7 @@ pub(super) fn names(local: &Path) -> Result<Vec<String>> {
         let bytes = fs::read(local).map_err(|e| Error::io("cannot read", local, e))?;
         return Ok(Index::parse(&bytes, local)?.files().into_iter().map(str::to_owned).collect());
     }
-    Ok(if adapter::FILES.contains(&name) { vec![adapter::CONFIG.to_owned()] } else { Vec::new() })
+    Ok(if choose::ADAPTERS.contains(&name) { vec![choose::ADAPTER_CONFIG.to_owned()] } else { Vec::new() })
 }
 
 /// Whether the cache has everything that is read together with the file at `local`.
@@ -29,7 +29,7 @@ pub(super) fn is_whole(local: &Path) -> bool {
 /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), naming the index.
 pub(super) fn check_whole(address: &HubPath) -> Result<()> {
     let (folder, name) = address.path().rsplit_once('/').unwrap_or(("", address.path()));
-    let Some(part) = shards::part(name) else { return Ok(()) };
+    let Some(part) = shards::shard_name(name) else { return Ok(()) };
     let index = if folder.is_empty() { part.index } else { format!("{folder}/{}", part.index) };
     let index = address.with_path(&index)?;
     Err(Error::unsupported(format!("part {} of {} of a checkpoint", part.number, part.of))

@@ -1,9 +1,9 @@
-//! AVX-512: sixteen f32 a vector.
+//! AVX-512: sixteen f32 per vector.
 
 use std::arch::x86_64::*;
 
 use super::generic::{self, Vector, affine, place};
-use super::strip::Strip;
+use super::tile::Tile;
 
 /// Whether this machine has what [`combine`] needs.
 pub(super) fn is_detected() -> bool {
@@ -13,14 +13,14 @@ pub(super) fn is_detected() -> bool {
         && is_x86_feature_detected!("f16c")
 }
 
-/// Combines one strip.
+/// Combines one tile.
 ///
 /// # Safety
 /// [`is_detected`] must have said so.
 #[target_feature(enable = "avx512f,avx2,fma,f16c")]
-pub(super) unsafe fn combine(strip: Strip<'_>) {
+pub(super) unsafe fn combine(tile: Tile<'_>) {
     // SAFETY: the caller's promise is all that is asked.
-    unsafe { generic::combine::<__m512, 4>(strip) }
+    unsafe { generic::combine::<__m512, 4>(tile) }
 }
 
 // In each method: the instruction set is there, and the pointer is valid for sixteen elements, because `Vector` asks

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
-use super::strip::Strip;
+use super::tile::Tile;
 use crate::error::{Error, Result};
 
 /// The environment variable that forces a kernel: `scalar`, `avx2`, `avx512` or `neon`.
@@ -64,11 +64,11 @@ impl Kernel {
         }
     }
 
-    /// The function that combines a strip with this kernel.
+    /// The function that combines a tile with this kernel.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when this machine lacks the instructions.
-    pub(super) fn function(self) -> Result<fn(Strip<'_>)> {
+    pub(super) fn function(self) -> Result<fn(Tile<'_>)> {
         if !Self::available().contains(&self) {
             return Err(unavailable(self));
         }
@@ -77,14 +77,14 @@ impl Kernel {
             Self::Scalar => super::scalar::combine,
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `available` lists AVX2 only where it, FMA and F16C were detected.
-            Self::Avx2 => |strip| unsafe { super::avx2::combine(strip) },
+            Self::Avx2 => |tile| unsafe { super::avx2::combine(tile) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `available` lists AVX-512 only where it was detected.
-            Self::Avx512 => |strip| unsafe { super::avx512::combine(strip) },
+            Self::Avx512 => |tile| unsafe { super::avx512::combine(tile) },
             #[cfg(target_arch = "aarch64")]
             // SAFETY: `available` lists NEON only where it was detected.
-            Self::Neon => |strip| unsafe { super::neon::combine(strip) },
-            #[allow(unreachable_patterns)] // As above.
+            Self::Neon => |tile| unsafe { super::neon::combine(tile) },
+            #[allow(unreachable_patterns)] // On a machine that has them all.
             _ => return Err(unavailable(self)),
         })
     }
@@ -99,7 +99,7 @@ impl fmt::Display for Kernel {
 impl FromStr for Kernel {
     type Err = Error;
 
-    /// The kernel of that name, whether or not this machine can run it; upper and lower case are the same.
+    /// The kernel of that name, whether or not this machine can run it, in upper or lower case.
     fn from_str(name: &str) -> Result<Self> {
         Self::ALL.into_iter().find(|kernel| kernel.name().eq_ignore_ascii_case(name)).ok_or_else(|| {
             Error::invalid(format!("unknown kernel `{name}`")).expected(format_args!("one of {}", list(&Self::ALL)))

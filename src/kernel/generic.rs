@@ -5,8 +5,8 @@
 
 use half::{bf16, f16};
 
-use super::strip::{Format, Strip, Term};
-use crate::tensor::{BLOCK, BlockFormat, SCALE_BYTES};
+use super::tile::{Tile, TileTerm};
+use crate::tensor::{BLOCK, BlockFormat, SCALE_BYTES, VectorFormat};
 
 /// A register full of f32, and the instructions of one instruction set on it.
 ///
@@ -104,7 +104,7 @@ impl Vector for f32 {
             unsafe { from.add(byte).read() >> shift & (0xff >> (8 - bits)) }
         };
         let low = plane(codes, P);
-        // SAFETY: as above; the second plane begins where the first one ends.
+        // SAFETY: the caller's promise: the second plane begins where the first one ends, and can be read to its end.
         let code = if Q == 0 { low } else { low | plane(unsafe { codes.add(8 * P) }, Q) << P };
         f32::mul_add(scale, code.into(), zero)
     }
@@ -154,21 +154,21 @@ pub(super) const fn place(bits: usize, at: usize) -> (usize, usize) {
     (at % (8 * bits), at / (8 * bits) * bits)
 }
 
-/// Combines one strip with the vectors `V`, `N` of which hold one block.
+/// Combines one tile with the vectors `V`, `N` of which hold one block.
 ///
 /// # Safety
 /// The instruction set of `V` must be there. Everything else is checked here.
 #[inline(always)]
-pub(super) unsafe fn combine<V: Vector, const N: usize>(strip: Strip<'_>) {
+pub(super) unsafe fn combine<V: Vector, const N: usize>(tile: Tile<'_>) {
     const { assert!(N * V::LANES == BLOCK) }
-    strip.check();
-    let Strip { out, base, terms, stream } = strip;
+    tile.check();
+    let Tile { out, base, terms, stream } = tile;
     let base = base.map(|(format, bytes)| (format, bytes.as_ptr()));
     let count = out.len();
     let out = out.as_mut_ptr();
     // Streaming stores must be aligned. Ordinary ones profit too: no store then straddles two cache lines.
     let aligned = out.align_offset(size_of::<V>());
-    let blocks = terms.iter().any(|term| matches!(term.format, Format::Blocks(_)));
+    let blocks = terms.iter().any(|term| matches!(term.format, VectorFormat::Blocks(_)));
     // Steps must not straddle blocks.
     let (head, stream) = if blocks { (0, stream && aligned == 0) } else { (aligned.min(count), stream) };
     let ahead_of_base = if blocks { AHEAD_BESIDE_BLOCKS } else { AHEAD };
@@ -201,8 +201,8 @@ pub(super) unsafe fn combine<V: Vector, const N: usize>(strip: Strip<'_>) {
 
 /// Combines the `N · V::LANES` elements from `at` on, with the `N` sums in registers.
 ///
-/// A format is looked at once a term and step, not once a strip: that costs nothing that could be measured, and terms
-/// of different formats need no code of their own.
+/// A format is looked at once per term and step, not once per tile: that costs nothing that could be measured, and
+/// terms of different formats need no code of their own.
 ///
 /// # Safety
 /// `V`'s instruction set is there; the elements lie inside `out`, `base` and every term, and inside one block where a
@@ -210,14 +210,14 @@ pub(super) unsafe fn combine<V: Vector, const N: usize>(strip: Strip<'_>) {
 #[inline(always)]
 unsafe fn step<V: Vector, const N: usize>(
     out: *mut f32,
-    base: Option<(Format, *const u8)>,
-    terms: &[Term<'_>],
+    base: Option<(VectorFormat, *const u8)>,
+    terms: &[TileTerm<'_>],
     at: usize,
     ahead_of_base: usize,
     stream: bool,
 ) {
-    // Without a term, a sum of −0.0 leaves the base's bits as they are; +0.0 would turn −0.0 into +0.0. The segment
-    // that has neither base nor terms never gets here.
+    // Without a term, a sum of −0.0 leaves the base's bits as they are; +0.0 would turn −0.0 into +0.0. A job that
+    // has neither base nor terms never gets here.
     let start = if terms.is_empty() { -0.0 } else { 0.0 };
     // SAFETY: the caller's promises, passed on; the offsets are those of the elements it promised.
     unsafe {
@@ -226,10 +226,10 @@ unsafe fn step<V: Vector, const N: usize>(
             let a = V::splat(term.coefficient);
             let from = term.bytes.as_ptr();
             match term.format {
-                Format::F32 => add_dense(a, from.add(4 * at), 4, AHEAD, V::load_f32, &mut sums),
-                Format::F16 => add_dense(a, from.add(2 * at), 2, AHEAD, V::load_f16, &mut sums),
-                Format::BF16 => add_dense(a, from.add(2 * at), 2, AHEAD, V::load_bf16, &mut sums),
-                Format::Blocks(format) => {
+                VectorFormat::F32 => add_dense(a, from.add(4 * at), 4, AHEAD, V::load_f32, &mut sums),
+                VectorFormat::F16 => add_dense(a, from.add(2 * at), 2, AHEAD, V::load_f16, &mut sums),
+                VectorFormat::BF16 => add_dense(a, from.add(2 * at), 2, AHEAD, V::load_bf16, &mut sums),
+                VectorFormat::Blocks(format) => {
                     let block = from.add(at / BLOCK * format.block_bytes());
                     match format {
                         BlockFormat::Q8 => add_block::<V, 8, 0, N>(a, format, block, at % BLOCK, &mut sums),
@@ -242,10 +242,10 @@ unsafe fn step<V: Vector, const N: usize>(
             }
         }
         match base {
-            Some((Format::F32, from)) => add_base(from.add(4 * at), 4, ahead_of_base, V::load_f32, &mut sums),
-            Some((Format::F16, from)) => add_base(from.add(2 * at), 2, ahead_of_base, V::load_f16, &mut sums),
-            Some((Format::BF16, from)) => add_base(from.add(2 * at), 2, ahead_of_base, V::load_bf16, &mut sums),
-            Some((Format::Blocks(_), _)) | None => {}
+            Some((VectorFormat::F32, from)) => add_base(from.add(4 * at), 4, ahead_of_base, V::load_f32, &mut sums),
+            Some((VectorFormat::F16, from)) => add_base(from.add(2 * at), 2, ahead_of_base, V::load_f16, &mut sums),
+            Some((VectorFormat::BF16, from)) => add_base(from.add(2 * at), 2, ahead_of_base, V::load_bf16, &mut sums),
+            Some((VectorFormat::Blocks(_), _)) | None => {}
         }
         let out = out.add(at);
         for (k, sum) in sums.into_iter().enumerate() {

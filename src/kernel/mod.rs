@@ -1,14 +1,14 @@
 //! The combine kernel: `out = base + Σ_m a_m·s_m` in one pass over memory.
 //!
 //! # The bit contract
-//! For every element `i` of a segment, with the terms' coefficients `a_m` as f32 and the values of `base` and of
+//! For every element `i` of a tensor, with the terms' coefficients `a_m` as f32 and the values of `base` and of
 //! the terms `s_m` converted to f32 first (f32, f16, bf16 and blocks exactly, f64 rounded to nearest, ties to even; for
 //! blocks [`BlockFormat::dequantize`](crate::tensor::BlockFormat::dequantize) is the specification):
 //!
 //! ```text
 //! sum    = +0.0
 //! sum    = fma(a_m, s_m[i], sum)      for m ascending over the terms whose a_m is not zero; rounded once each
-//! out[i] = base[i] + sum              (out[i] = sum where the segment has no base)
+//! out[i] = base[i] + sum              (out[i] = sum where the job has no base)
 //! ```
 //!
 //! Where no term is left, `out[i]` is `base[i]` bit for bit, or +0.0 without a base. A term whose coefficient is
@@ -20,33 +20,31 @@
 //!
 //! # Where to read
 //! `scalar.rs` is the specification. `generic.rs` is the algorithm over any vector type, and `avx2.rs`, `avx512.rs`
-//! and `neon.rs` are those types. `combine.rs` checks what the caller gives (`input.rs`: dense or blocks) and turns it
-//! into strips (`strip.rs`), the contiguous pieces that kernels work on; `threads.rs` shares them out, and `ahead.rs`
-//! has the disk read before they are due. `cuda/` is the same on a GPU.
+//! and `neon.rs` are those types. `job.rs` checks the tensor jobs that the caller gives and cuts them into work items,
+//! which are computed tile by tile (`tile.rs`, what kernels work on); `output.rs` says where the results go.
+//! `threads.rs` shares the items out, and `readahead.rs` has the disk read before they are due. `cuda/` is the combine
+//! kernel on a GPU.
 
-mod ahead;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-mod combine;
 pub(crate) mod cuda;
 mod dispatch;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod generic;
-mod input;
+mod job;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod output;
+mod readahead;
 mod scalar;
-mod scatter;
-mod strip;
 pub(crate) mod threads;
+mod tile;
 
-pub use combine::{Segment, combine, combine_cancellable};
 pub use cuda::{Cuda, CudaStream};
 pub use dispatch::{Kernel, VARIABLE, active, choose};
-pub(crate) use input::Input;
-pub(crate) use scatter::cast;
-pub use scatter::{Destination, Scattered, scatter};
-pub(crate) use strip::Format;
+pub use job::{TensorJob, combine};
+pub use output::Output;
+pub(crate) use output::cast;
 pub(crate) use threads::share;

@@ -1,23 +1,23 @@
-//! NEON, on 64-bit ARM: four f32 a vector.
+//! NEON, on 64-bit ARM: four f32 per vector.
 
 use std::arch::aarch64::*;
 
 use super::generic::{self, Vector, affine, place};
-use super::strip::Strip;
+use super::tile::Tile;
 
 /// Whether this machine has what [`combine`] needs.
 pub(super) fn is_detected() -> bool {
     std::arch::is_aarch64_feature_detected!("neon")
 }
 
-/// Combines one strip.
+/// Combines one tile.
 ///
 /// # Safety
 /// [`is_detected`] must have said so.
 #[target_feature(enable = "neon")]
-pub(super) unsafe fn combine(strip: Strip<'_>) {
+pub(super) unsafe fn combine(tile: Tile<'_>) {
     // SAFETY: the caller's promise is all that is asked.
-    unsafe { generic::combine::<float32x4_t, 16>(strip) }
+    unsafe { generic::combine::<float32x4_t, 16>(tile) }
 }
 
 // In each method: the instruction set is there, and the pointer is valid for four elements, because `Vector` asks

@@ -2,13 +2,13 @@
 
 use half::{bf16, f16};
 
-use super::strip::{Format, Strip};
-use crate::tensor::BLOCK;
+use super::tile::Tile;
+use crate::tensor::{BLOCK, VectorFormat};
 
-/// Combines one strip, element by element, sixty-four at a time.
-pub(super) fn combine(strip: Strip<'_>) {
-    strip.check();
-    let Strip { out, base, terms, .. } = strip;
+/// Combines one tile, element by element, sixty-four at a time.
+pub(super) fn combine(tile: Tile<'_>) {
+    tile.check();
+    let Tile { out, base, terms, .. } = tile;
     for (block, out) in out.chunks_mut(BLOCK).enumerate() {
         let mut sums = [0.0f32; BLOCK];
         for term in terms {
@@ -30,23 +30,23 @@ pub(super) fn combine(strip: Strip<'_>) {
 }
 
 /// The elements from `64·block` on as f32, `count` of them; exact for every format.
-fn values(format: Format, bytes: &[u8], block: usize, count: usize) -> [f32; BLOCK] {
+fn values(format: VectorFormat, bytes: &[u8], block: usize, count: usize) -> [f32; BLOCK] {
     let bytes = &bytes[format.bytes(block * BLOCK)..][..format.bytes(count)];
     let mut values = [0.0; BLOCK];
     match format {
-        Format::F32 => {
+        VectorFormat::F32 => {
             let floats = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
             values.iter_mut().zip(floats).for_each(|(value, float)| *value = float);
         }
-        Format::F16 => {
+        VectorFormat::F16 => {
             let halves = bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32());
             values.iter_mut().zip(halves).for_each(|(value, half)| *value = half);
         }
-        Format::BF16 => {
+        VectorFormat::BF16 => {
             let halves = bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32());
             values.iter_mut().zip(halves).for_each(|(value, half)| *value = half);
         }
-        Format::Blocks(format) => values = format.dequantize(bytes),
+        VectorFormat::Blocks(format) => values = format.dequantize(bytes),
     }
     values
 }

@@ -12,7 +12,7 @@ pub(crate) fn count(wanted: usize) -> usize {
     if wanted > 0 { wanted } else { thread::available_parallelism().map_or(1, NonZero::get) }
 }
 
-/// Calls `work` on every piece, on the caller's thread and up to `threads − 1` others; 0 threads are one a processor.
+/// Calls `work` on every piece, on the caller's thread and up to `threads − 1` others; 0 threads are one per processor.
 /// Each thread has a state of its own, made by `S::default()`.
 ///
 /// Pieces are handed out one by one, not split beforehand: cores differ in speed, and others may be using them. For

@@ -1,24 +1,46 @@
-//! A user's graph whose weights can be any task's.
+//! A graph whose weights can be any task's: a user's, a bundle's, or one that was built here.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use half::f16;
+
 use super::bind::{self, Absent, BindOptions, GraphMap, Mapped};
-use super::constant::{Constant, float_dtype};
+use super::constant::Constant;
+use super::emit::{ConstantValues, ModelWriter};
 use super::file::{OnnxFile, Port};
 use super::rewrite::{Given, Replacement, Use};
-use super::rope::Rope;
-use super::write::{Stored, check_range};
-use crate::atomic_file::replace_file;
+use super::types::float_dtype;
 use crate::basis::Basis;
 use crate::checkpoint::Checkpoint;
 use crate::did_you_mean;
 use crate::error::{Error, ErrorKind, Result};
-use crate::tensor::DType;
-use crate::weights::{LaidOut, Layout, Values, Weights};
+use crate::mmap::Mapping;
+use crate::tensor::{DType, f32_bytes};
+use crate::weights::{Layout, TensorSpec, Values, Weights};
 
-/// A graph of somebody else's, and what in it are the weights: those that a basis changes become inputs, in the order,
+/// How a file keeps weights that the graph computes with as f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stored {
+    /// As they are.
+    F32,
+    /// Rounded to f16, and cast to f32 by the graph.
+    F16,
+}
+
+/// Where a graph came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GraphOrigin {
+    /// A user's file.
+    File,
+    /// A bundle that carries it: its file has no weights, and is no .onnx file.
+    Bundle,
+    /// Built here.
+    Built,
+}
+
+/// A graph and what in it are the weights: those that a basis changes become inputs, in the order,
 /// the type and the pieces that the graph wants. What the basis does not change stays in the graph.
 ///
 /// ```no_run
@@ -46,8 +68,7 @@ pub struct BoundGraph {
     /// Parameters that tasks change and that come after the graph's end.
     pub(super) beyond: Vec<String>,
     pub(super) moved: Vec<String>,
-    /// Whether a bundle carries it: its file has no weights, and is no .onnx file.
-    pub(super) is_carried: bool,
+    pub(super) origin: GraphOrigin,
 }
 
 impl BoundGraph {
@@ -113,7 +134,7 @@ impl BoundGraph {
         let absent = Absent::of(&file, &map, base, basis).map_err(|e| e.at(file.path()))?;
         let (mut tensors, mut kept) = (Vec::new(), Vec::new());
         for (name, mapped) in &map.tensors {
-            let tensor = laid_out(&file, name, mapped)?;
+            let tensor = tensor_spec(&file, name, mapped)?;
             if mapped.sum.iter().any(|part| bind::changes(basis, &part.parameter)) {
                 tensors.push(tensor);
             } else {
@@ -123,7 +144,32 @@ impl BoundGraph {
         // Of another basis, which changes it, no weights fit.
         kept.extend(absent.unchanged.iter().map(String::as_str));
         let layout = Layout::new(tensors, &kept, base).map_err(|e| e.at(file.path()))?;
-        Ok(Self { file, map, layout, pixels, output, beyond: absent.beyond, moved, is_carried: false })
+        Ok(Self { file, map, layout, pixels, output, beyond: absent.beyond, moved, origin: GraphOrigin::File })
+    }
+
+    /// A graph that was built for these weights, which are its inputs in f32.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Internal`] where it is no such graph.
+    pub(crate) fn built(model: Vec<u8>, layout: Arc<Layout>, pixels: &str, output: &str) -> Result<Self> {
+        let file = OnnxFile::parse(Arc::new(Mapping::from_vec(model, "the built graph")))?;
+        let port = |ports: &[Port], name: &str| {
+            let found = ports.iter().find(|port| port.name == name).cloned();
+            found.ok_or_else(|| Error::new(ErrorKind::Internal, "a built graph lacks an input or output").tensor(name))
+        };
+        for tensor in layout.tensors() {
+            port(&file.inputs, &tensor.name)?;
+        }
+        Ok(Self {
+            pixels: port(&file.inputs, pixels)?,
+            output: port(&file.outputs, output)?,
+            map: GraphMap { pixels: pixels.to_owned(), output: output.to_owned(), ..GraphMap::default() },
+            file: Arc::new(file),
+            layout,
+            beyond: Vec::new(),
+            moved: Vec::new(),
+            origin: GraphOrigin::Built,
+        })
     }
 
     /// What its constants are.
@@ -164,8 +210,13 @@ impl BoundGraph {
     }
 
     /// Whether it came out of a bundle; then [`BoundGraph::file`] is that bundle's.
-    pub fn is_carried(&self) -> bool {
-        self.is_carried
+    pub fn is_embedded(&self) -> bool {
+        self.origin == GraphOrigin::Bundle
+    }
+
+    /// Whether it was built here, fused already.
+    pub(crate) fn is_built(&self) -> bool {
+        self.origin == GraphOrigin::Built
     }
 
     /// Its constants that are no parameters, or none that the basis changes: how many, and their bytes.
@@ -211,7 +262,7 @@ impl BoundGraph {
             return error;
         }
         let error = error.at(self.file.path());
-        let odd = |tensor: &&LaidOut| matches!(tensor.dtype, DType::BF16 | DType::F64);
+        let odd = |tensor: &&TensorSpec| matches!(tensor.dtype, DType::BF16 | DType::F64);
         match self.layout.tensors().iter().find(odd) {
             Some(tensor) => error.or_hint(format!(
                 "Its weights are {}, which ONNX Runtime computes with in few places: export it in f32 or f16",
@@ -228,16 +279,16 @@ impl BoundGraph {
 
     /// The model with the weights as constants without values, in a file that is never opened.
     pub(crate) fn with_placeholders(&self) -> Result<Vec<u8>> {
-        self.rewritten(|_| Ok(Given::Elsewhere))?.to_vec()
+        self.rewritten(|_| Ok(Given::Constant(ConstantValues::Elsewhere)))?.to_vec()
     }
 
     /// Writes the model with these weights in it, which must be in this graph's layout, as a plain .onnx file. The file
-    /// is replaced whole or not at all, and neither `inputs` nor the graph's own files are overwritten.
+    /// is replaced whole or not at all, and neither `inputs` nor the graph's own files are overwritten. Where it would
+    /// take 2 GiB or more, the weights go into a second file beside it, called after their checksum.
     ///
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) for weights of another layout;
     /// [`ErrorKind::Format`](crate::ErrorKind::Format), naming the tensor, for one that is not finite;
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for 2 GiB and more;
     /// [`ErrorKind::Io`](crate::ErrorKind::Io).
     pub fn write(&self, weights: &Weights, path: &Path, inputs: &[&Path]) -> Result<()> {
         self.write_as(weights, Stored::F32, path, inputs)
@@ -249,13 +300,8 @@ impl BoundGraph {
     /// # Errors
     /// As [`BoundGraph::write`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for values beyond the range
     /// of f16, naming the tensor, for a graph that has the constant's name (the tensor's, and `.f16`) for another
-    /// value, and for operator sets before 6, whose casts are others.
+    /// value, and for operator sets before 6, which cast otherwise.
     pub fn write_f16(&self, weights: &Weights, path: &Path, inputs: &[&Path]) -> Result<()> {
-        if self.file.opset()?.is_none_or(|version| version < 6) {
-            return Err(Error::unsupported("weights as f16 need ONNX's operator set 6 or a later one")
-                .at(self.file.path())
-                .hint("Write the weights as f32 instead"));
-        }
         self.write_as(weights, Stored::F16, path, inputs)
     }
 
@@ -264,38 +310,48 @@ impl BoundGraph {
             return Err(Error::mismatch("the weights are not laid out as this graph wants them"));
         }
         weights.verify_finite()?;
-        let model = self.rewritten(|tensor| {
-            let (_, _, values) = weights.at(weights.index_of(&tensor.name)?)?;
-            match values {
-                Values::F32(values) if stored == Stored::F16 => {
-                    check_range(&tensor.name, values)?;
-                    Ok(Given::Narrowed(values))
-                }
-                _ => Given::of(weights, tensor),
-            }
-        })?;
-        let inputs: Vec<&Path> = inputs.iter().copied().chain(self.file.files()).collect();
-        replace_file(path, &inputs, |sibling| {
-            let file = std::fs::File::create(sibling).map_err(|e| Error::io("cannot write", path, e))?;
-            model.write(std::io::BufWriter::with_capacity(1 << 20, file)).map_err(|e| e.at(path))
-        })
+        self.write_values(|tensor| Ok(weights.at(weights.index_of(&tensor.name)?)?.2), stored, path, inputs)
     }
 
-    fn rewritten<'a>(&'a self, given: impl Fn(&LaidOut) -> Result<Given<'a>>) -> Result<Rope<'a>> {
+    /// [`BoundGraph::write`] with values that `values` gives, in the type and size of each tensor.
+    pub(crate) fn write_values<'a>(
+        &'a self,
+        values: impl Fn(&TensorSpec) -> Result<Values<'a>>,
+        stored: Stored,
+        path: &Path,
+        inputs: &[&Path],
+    ) -> Result<()> {
+        if stored == Stored::F16 && self.file.opset()?.is_none_or(|version| version < 6) {
+            return Err(Error::unsupported("weights as f16 need ONNX's operator set 6 or a later one")
+                .at(self.file.path())
+                .hint("Write the weights as f32 instead"));
+        }
+        let model = self.rewritten(|tensor| match values(tensor)? {
+            Values::F32(values) if stored == Stored::F16 => {
+                check_range(&tensor.name, values)?;
+                Ok(Given::Constant(ConstantValues::Halves(values)))
+            }
+            values => given(tensor, values),
+        })?;
+        let inputs: Vec<&Path> = inputs.iter().copied().chain(self.file.files()).collect();
+        model.write(path, &inputs)
+    }
+
+    fn rewritten<'a>(&'a self, given: impl Fn(&TensorSpec) -> Result<Given<'a>>) -> Result<ModelWriter<'a>> {
         self.rewritten_with(self.layout.tensors(), given)
     }
 
     /// The model with other values for these tensors, which the map names.
     pub(super) fn rewritten_with<'a>(
         &'a self,
-        tensors: &'a [LaidOut],
-        given: impl Fn(&LaidOut) -> Result<Given<'a>>,
-    ) -> Result<Rope<'a>> {
+        tensors: &'a [TensorSpec],
+        given: impl Fn(&TensorSpec) -> Result<Given<'a>>,
+    ) -> Result<ModelWriter<'a>> {
         let mut replacements = Vec::with_capacity(tensors.len());
         let mut uses: HashMap<Use, String> = HashMap::new();
         for tensor in tensors {
             let values = given(tensor)?;
-            replacements.push(Replacement { name: &tensor.name, dtype: tensor.dtype, shape: &tensor.shape, values });
+            replacements.push(Replacement { tensor, values });
             let Some(Mapped { constant: Some(constant), uses: given, .. }) = self.map.tensors.get(&tensor.name) else {
                 continue;
             };
@@ -311,9 +367,30 @@ impl BoundGraph {
     }
 }
 
+/// The tensor as a constant of these values.
+pub(super) fn given<'a>(tensor: &TensorSpec, values: Values<'a>) -> Result<Given<'a>> {
+    match values {
+        Values::F32(values) => Ok(Given::Constant(ConstantValues::Bytes(f32_bytes(values)))),
+        Values::Cast(_, bytes) => Ok(Given::Constant(ConstantValues::Bytes(bytes))),
+        Values::Carried(_) => Err(Error::new(ErrorKind::Internal, "no float").tensor(&tensor.name)),
+    }
+}
+
+/// Refuses what f16 would make infinite: its largest value is 65,504, and halfway to the next one rounding goes up.
+fn check_range(name: &str, values: &[f32]) -> Result<()> {
+    match values.iter().find(|value| value.is_finite() && f16::from_f32(**value).is_infinite()) {
+        None => Ok(()),
+        Some(value) => Err(Error::unsupported("a value beyond the range of f16")
+            .tensor(name)
+            .expected("at most 65504, positive or negative")
+            .got(value)
+            .hint("Write the weights as f32 instead")),
+    }
+}
+
 /// What a tensor of the map is in the graph: type, extents, and what it is made of. It is a constant of the graph, or
 /// an input of the same name where a bundle carries it.
-pub(super) fn laid_out(file: &OnnxFile, name: &str, mapped: &Mapped) -> Result<LaidOut> {
+pub(super) fn tensor_spec(file: &OnnxFile, name: &str, mapped: &Mapped) -> Result<TensorSpec> {
     let parts = mapped.sum.clone();
     if let Some(port) = as_input(file, name, mapped) {
         let extents = port.shape.as_deref().unwrap_or_default().iter().copied().collect::<Option<Vec<_>>>();
@@ -323,11 +400,11 @@ pub(super) fn laid_out(file: &OnnxFile, name: &str, mapped: &Mapped) -> Result<L
                 .tensor(name)
                 .got(format_args!("type {} {:?}", port.data_type, port.shape)));
         };
-        return Ok(LaidOut { name: name.to_owned(), dtype, shape, parts });
+        return Ok(TensorSpec { name: name.to_owned(), dtype, shape, parts });
     }
     let constant = constant(file, name, mapped)?;
     let dtype = constant.tensor.as_ref().ok_or_else(|| not_floats(file, constant))?.dtype();
-    Ok(LaidOut { name: name.to_owned(), dtype, shape: constant.shape.clone(), parts })
+    Ok(TensorSpec { name: name.to_owned(), dtype, shape: constant.shape.clone(), parts })
 }
 
 /// The input that takes these weights already: no constant has their name.

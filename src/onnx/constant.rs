@@ -5,13 +5,13 @@ use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use super::proto::TensorType;
 use super::sniff;
-use super::wire::{Field, Value, fields};
+use super::types::{TensorType, element_size, float_dtype};
+use super::wire::{Field, Value, fields, last};
 use crate::checkpoint::sniff::is_lfs_pointer;
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
-use crate::tensor::{DType, Tensor, checked_numel};
+use crate::tensor::{Tensor, checked_numel};
 
 /// A tensor that is part of the model.
 #[derive(Clone, Debug)]
@@ -145,16 +145,11 @@ impl Values {
             })?,
             (9, _) => self.raw = Some(field.range()?),
             (13, _) => {
-                let (mut key, mut value) = (String::new(), String::new());
-                for entry in fields(file, field.range()?) {
-                    let entry = entry?;
-                    match entry.number {
-                        1 => key = entry.text(file)?,
-                        2 => value = entry.text(file)?,
-                        _ => {}
-                    }
-                }
-                self.external.push((key, value));
+                let text = |number| {
+                    let text = last(file, field.range()?, &[number])?;
+                    text.map_or(Ok(String::new()), |text| text.text(file))
+                };
+                self.external.push((text(1)?, text(2)?));
             }
             (14, Value::Varint(location)) => self.is_external = *location == 1,
             _ => {}
@@ -171,8 +166,8 @@ impl Constant {
 
     /// Whether its elements are integers of a kind that shapes and places are said in, or truth values: no weights.
     pub(super) fn is_indices(&self) -> bool {
-        let data_type = TensorType::try_from(self.data_type);
-        matches!(data_type, Ok(TensorType::Int64 | TensorType::Int32 | TensorType::Bool | TensorType::String))
+        let data_type = TensorType::of(self.data_type);
+        matches!(data_type, Some(TensorType::Int64 | TensorType::Int32 | TensorType::Bool | TensorType::String))
     }
 
     /// Whether its elements are integers of a byte or less, as quantised weights are.
@@ -181,8 +176,7 @@ impl Constant {
         const PACKED: [i32; 4] = [21, 22, 25, 26];
         /// E4M3FN, E4M3FNUZ, E5M2, E5M2FNUZ; E2M1.
         const FLOATS: [i32; 5] = [17, 18, 19, 20, 23];
-        let data_type = TensorType::try_from(self.data_type);
-        matches!(data_type, Ok(TensorType::Int8 | TensorType::Uint8))
+        matches!(TensorType::of(self.data_type), Some(TensorType::Int8 | TensorType::Uint8))
             || PACKED.contains(&self.data_type)
             || FLOATS.contains(&self.data_type)
     }
@@ -193,7 +187,7 @@ impl Constant {
         values: Values,
         others: &mut ExternalFiles,
     ) -> Result<Option<Tensor>> {
-        let size = usize::try_from(element_size(self.data_type).unwrap_or(0)).unwrap_or(0);
+        let size = element_size(self.data_type);
         let length = checked_numel(&self.shape).and_then(|numel| numel.checked_mul(size));
         let length =
             length.ok_or_else(|| Error::format("its shape overflows").got(format_args!("{:?}", self.shape)))?;
@@ -264,53 +258,4 @@ fn wrong_length(expected: usize, got: usize) -> Error {
     Error::format("its values do not fill its shape")
         .expected(format_args!("{expected} bytes"))
         .got(format_args!("{got} bytes"))
-}
-
-/// The type of weights that an ONNX type is; `None` for what is no float.
-pub(super) fn float_dtype(data_type: i32) -> Option<DType> {
-    match TensorType::try_from(data_type).ok()? {
-        TensorType::Float => Some(DType::F32),
-        TensorType::Float16 => Some(DType::F16),
-        TensorType::Bfloat16 => Some(DType::BF16),
-        TensorType::Double => Some(DType::F64),
-        _ => None,
-    }
-}
-
-/// What an ONNX type is called here.
-pub(crate) fn type_name(data_type: i32) -> String {
-    let name = match TensorType::try_from(data_type) {
-        Ok(TensorType::Float) => "f32",
-        Ok(TensorType::Float16) => "f16",
-        Ok(TensorType::Bfloat16) => "bf16",
-        Ok(TensorType::Double) => "f64",
-        Ok(TensorType::Uint8) => "u8",
-        Ok(TensorType::Int8) => "i8",
-        Ok(TensorType::Uint16) => "u16",
-        Ok(TensorType::Int16) => "i16",
-        Ok(TensorType::Int32) => "i32",
-        Ok(TensorType::Int64) => "i64",
-        Ok(TensorType::Uint32) => "u32",
-        Ok(TensorType::Uint64) => "u64",
-        Ok(TensorType::Bool) => "bool",
-        Ok(TensorType::String) => "text",
-        Ok(TensorType::Undefined) => "no type",
-        Err(_) => return format!("ONNX's type {data_type}"),
-    };
-    name.to_owned()
-}
-
-/// The ONNX type of a type of weights.
-pub(super) fn onnx_type(dtype: DType) -> Result<TensorType> {
-    match dtype {
-        DType::F32 => Ok(TensorType::Float),
-        DType::F16 => Ok(TensorType::Float16),
-        DType::BF16 => Ok(TensorType::Bfloat16),
-        DType::F64 => Ok(TensorType::Double),
-        other => Err(Error::unsupported("not a type of weights").got(other)),
-    }
-}
-
-fn element_size(data_type: i32) -> Option<u64> {
-    TensorType::try_from(data_type).ok()?.size()
 }

@@ -2,21 +2,21 @@
 
 mod bind;
 mod bound;
-mod carried;
+mod byte_chain;
 mod constant;
+mod embedded;
+pub(crate) mod emit;
 mod file;
 mod halves;
-#[doc(hidden)] // As the schema has them; for tests.
-pub mod proto;
+mod node;
 mod rewrite;
-mod rope;
 mod sniff;
 mod sorted;
-pub(crate) mod stub;
+mod types;
 mod wire;
-pub(crate) mod write;
 
 pub use bind::{BindOptions, GraphMap, Mapped, bind, describe};
 pub use bound::BoundGraph;
-pub(crate) use constant::type_name;
+pub(crate) use bound::Stored;
 pub use file::{OnnxFile, Port};
+pub(crate) use types::{TensorType, type_name};

@@ -4,27 +4,21 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use prost::Message;
-
-use super::constant::{Constant, onnx_type};
+use super::byte_chain::ByteChain;
+use super::constant::Constant;
+use super::emit::{Attribute, ConstantValues, Extent, ModelWriter, Operator};
 use super::file::{Node, OnnxFile, Port};
-use super::proto::{Dimension, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto, dimension};
-use super::rope::Rope;
-use super::stub;
-use super::wire::{fields, put_bytes};
-use super::write::{halves, narrowed_name, widening};
-use crate::error::{Error, ErrorKind, Result};
-use crate::tensor::{DType, f32_bytes};
-use crate::weights::{LaidOut, Values, Weights};
+use super::types::{TensorType, onnx_type};
+use super::wire::{fields, last};
+use crate::error::{Error, Result};
+use crate::weights::TensorSpec;
 
 /// A place where a node reads a value.
 pub(super) type Use = (usize, usize);
 
 /// A value that takes the place of a constant, in all or some of its uses.
 pub(super) struct Replacement<'a> {
-    pub(super) name: &'a str,
-    pub(super) dtype: DType,
-    pub(super) shape: &'a [usize],
+    pub(super) tensor: &'a TensorSpec,
     pub(super) values: Given<'a>,
 }
 
@@ -32,22 +26,15 @@ pub(super) struct Replacement<'a> {
 pub(super) enum Given<'a> {
     /// Every run gives them: it becomes an input.
     Input,
-    /// They are part of the model.
-    Constant(&'a [u8]),
-    /// They are part of the model as f16, and cast to f32 in front of everything.
-    Narrowed(&'a [f32]),
-    /// Whoever makes a session gives them: a constant in a file that nobody opens.
-    Elsewhere,
+    /// It becomes a constant. [`ConstantValues::Halves`] are cast to f32 in front of everything.
+    Constant(ConstantValues<'a>),
 }
 
-impl<'a> Given<'a> {
-    /// The values of some weights in a graph's layout.
-    pub(super) fn of(weights: &'a Weights, tensor: &LaidOut) -> Result<Self> {
-        match weights.at(weights.index_of(&tensor.name)?)?.2 {
-            Values::F32(values) => Ok(Self::Constant(f32_bytes(values))),
-            Values::Cast(_, bytes) => Ok(Self::Constant(bytes)),
-            Values::Carried(_) => Err(Error::new(ErrorKind::Internal, "no float").tensor(&tensor.name)),
-        }
+impl Replacement<'_> {
+    /// What the constant in f16 is called whose cast takes the name of the parameter.
+    fn narrowed_name(&self) -> Option<String> {
+        let is_narrowed = matches!(self.values, Given::Constant(ConstantValues::Halves(_)));
+        is_narrowed.then(|| format!("{}.f16", self.tensor.name))
     }
 }
 
@@ -92,16 +79,16 @@ impl OnnxFile {
     /// same name is read, and in the `uses` that name them.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a model that is too large for memory or for ONNX.
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for what this cannot be done with.
     pub(super) fn rewritten<'a>(
         &'a self,
         output: &str,
         replacements: &[Replacement<'a>],
         uses: &HashMap<Use, String>,
-    ) -> Result<Rope<'a>> {
+    ) -> Result<ModelWriter<'a>> {
         let needed = self.needed(output);
-        let replaced: HashMap<&str, &Replacement<'a>> = replacements.iter().map(|r| (r.name, r)).collect();
-        let mut graph = Rope::default();
+        let replaced: HashSet<&str> = replacements.iter().map(|r| r.tensor.name.as_str()).collect();
+        let mut model = ModelWriter::default();
         let mut alive: HashSet<&str> = HashSet::from([output]);
         for (i, node) in self.nodes.iter().enumerate().filter(|(i, _)| needed.nodes[*i]) {
             alive.extend(node.captured.iter().map(String::as_str));
@@ -109,84 +96,71 @@ impl OnnxFile {
                 alive.insert(uses.get(&(i, k)).unwrap_or(name));
             }
         }
-        for replacement in replacements.iter().filter(|r| matches!(r.values, Given::Narrowed(_))) {
-            let mut message = Rope::default();
-            let narrowed = narrowed_name(replacement.name);
-            if self.has(&narrowed) || replaced.contains_key(narrowed.as_str()) {
+        for replacement in replacements {
+            let Some(narrowed) = replacement.narrowed_name() else { continue };
+            if self.has(&narrowed) || replaced.contains(narrowed.as_str()) {
                 return Err(Error::unsupported("the graph has a value of this name, which weights as f16 would need")
                     .tensor(narrowed)
                     .hint("Write the weights as f32 instead"));
             }
-            message.own(&widening(&narrowed, replacement.name).encode_to_vec());
-            graph.field(1, message);
+            // ONNX Runtime computes it once, when it loads the file.
+            let name = &replacement.tensor.name;
+            model.node(&Operator {
+                name: &format!("widen {name}"),
+                domain: "",
+                op: "Cast",
+                inputs: &[&narrowed],
+                outputs: &[name],
+                attributes: &[Attribute::int("to", TensorType::Float as i64)],
+            });
         }
         for (i, node) in self.sorted().filter(|(i, _)| needed.nodes[*i]) {
             if node.constant.is_some_and(|c| {
                 let name = self.constants[c].name.as_str();
-                replaced.contains_key(name) || !alive.contains(name)
+                replaced.contains(name) || !alive.contains(name)
             }) {
                 continue;
             }
-            self.put_node(&mut graph, i, node, uses)?;
+            self.put_node(&mut model.graph, i, node, uses)?;
         }
         let of_nodes: HashSet<usize> = self.nodes.iter().filter_map(|node| node.constant).collect();
         for (i, constant) in self.constants.iter().enumerate() {
             let name = constant.name.as_str();
-            if !of_nodes.contains(&i) && alive.contains(name) && !replaced.contains_key(name) {
-                self.put_constant(&mut graph, constant)?;
-            }
-        }
-        let mut offset = 0;
-        for replacement in replacements {
-            match replacement.values {
-                Given::Input => {}
-                Given::Narrowed(values) => {
-                    let mut tensor = Rope::default();
-                    tensor.own(&replacement.head(&narrowed_name(replacement.name), DType::F16)?.encode_to_vec());
-                    let halves = halves(values)?;
-                    tensor.head(9, halves.len());
-                    tensor.take(halves);
-                    graph.field(5, tensor);
-                }
-                Given::Constant(values) => graph.field(5, replacement.tensor(values)?),
-                Given::Elsewhere => {
-                    let info = replacement.value_info()?;
-                    let tensor = stub::external(&info, &mut offset)
-                        .ok_or_else(|| Error::unsupported("too large").tensor(replacement.name))?;
-                    let mut message = Rope::default();
-                    message.own(&tensor.encode_to_vec());
-                    graph.field(5, message);
-                }
+            if !of_nodes.contains(&i) && alive.contains(name) && !replaced.contains(name) {
+                self.put_constant(&mut model, constant)?;
             }
         }
         // Models of old list their constants as inputs too.
-        let is_replaced = |port: &&Port| replaced.contains_key(port.name.as_str());
+        let is_replaced = |port: &&Port| replaced.contains(port.name.as_str());
         for port in self.inputs.iter().filter(|port| alive.contains(port.name.as_str()) && !is_replaced(port)) {
-            graph.head(11, port.message.len());
-            graph.borrow(&self.mapping[port.message.clone()]);
+            model.graph.borrowed(11, &self.mapping[port.message.clone()]);
         }
-        for replacement in replacements.iter().filter(|r| matches!(r.values, Given::Input)) {
-            let mut info = Rope::default();
-            info.own(&replacement.value_info()?.encode_to_vec());
-            graph.field(11, info);
+        for replacement in replacements {
+            let TensorSpec { name, dtype, shape, .. } = replacement.tensor;
+            match (&replacement.values, replacement.narrowed_name()) {
+                (Given::Input, _) => {
+                    let extents: Vec<Extent> = shape.iter().copied().map(Extent::Fixed).collect();
+                    model.input(name, onnx_type(*dtype)?, &extents);
+                }
+                (Given::Constant(values), Some(narrowed)) => {
+                    model.constant(&narrowed, TensorType::Float16, shape, *values);
+                }
+                (Given::Constant(values), None) => model.constant(name, onnx_type(*dtype)?, shape, *values),
+            }
         }
         for port in self.outputs.iter().filter(|port| port.name == output) {
-            graph.head(12, port.message.len());
-            graph.borrow(&self.mapping[port.message.clone()]);
+            model.graph.borrowed(12, &self.mapping[port.message.clone()]);
         }
         let made: HashSet<&str> =
             self.nodes.iter().zip(&needed.nodes).filter(|(_, needed)| **needed).flat_map(|(n, _)| outputs(n)).collect();
         for field in &self.rest {
             if self.value_info_of(field)?.is_none_or(|name| made.contains(name) || alive.contains(name)) {
-                graph.borrow(&self.mapping[field.clone()]);
+                model.graph.borrow(&self.mapping[field.clone()]);
             }
         }
-
-        let mut model = Rope::default();
         for field in &self.around {
-            model.borrow(&self.mapping[field.clone()]);
+            model.around.borrow(&self.mapping[field.clone()]);
         }
-        model.field(7, graph);
         Ok(model)
     }
 
@@ -199,7 +173,7 @@ impl OnnxFile {
 
     fn put_node<'a>(
         &'a self,
-        graph: &mut Rope<'a>,
+        graph: &mut ByteChain<'a>,
         index: usize,
         node: &Node,
         uses: &HashMap<Use, String>,
@@ -207,102 +181,48 @@ impl OnnxFile {
         if let Some(constant) = node.constant.map(|c| &self.constants[c]).filter(|c| c.external.is_some()) {
             return Err(Error::unsupported("a node whose values are in another file").tensor(&constant.name));
         }
-        let message = &self.mapping[node.message.clone()];
         if !(0..node.inputs.len()).any(|k| uses.contains_key(&(index, k))) {
-            graph.head(1, message.len());
-            graph.borrow(message);
+            graph.borrowed(1, &self.mapping[node.message.clone()]);
             return Ok(());
         }
-        let (mut bytes, mut k) = (Vec::with_capacity(message.len()), 0);
+        let (mut message, mut k) = (ByteChain::default(), 0);
         for field in fields(&self.mapping, node.message.clone()) {
             let field = field?;
             let renamed = (field.number == 1).then(|| uses.get(&(index, k))).flatten();
             k += usize::from(field.number == 1);
             match renamed {
-                Some(name) => put_bytes(&mut bytes, 1, name.as_bytes()),
-                None => bytes.extend_from_slice(&self.mapping[field.whole]),
+                Some(name) => message.text(1, name),
+                None => message.borrow(&self.mapping[field.whole]),
             }
         }
-        graph.head(1, bytes.len());
-        graph.own(&bytes);
+        graph.message(1, message);
         Ok(())
     }
 
     /// A constant that stays. Values in other files come into the model: what is made here has no folder.
-    fn put_constant<'a>(&'a self, graph: &mut Rope<'a>, constant: &'a Constant) -> Result<()> {
+    fn put_constant<'a>(&'a self, model: &mut ModelWriter<'a>, constant: &'a Constant) -> Result<()> {
         let Some((mapping, range)) = &constant.external else {
-            graph.head(5, constant.message.len());
-            graph.borrow(&self.mapping[constant.message.clone()]);
+            model.graph.borrowed(5, &self.mapping[constant.message.clone()]);
             return Ok(());
         };
-        let mut tensor = Rope::default();
+        let mut head = ByteChain::default();
         for field in fields(&self.mapping, constant.message.clone()) {
             let field = field?;
             if !matches!(field.number, 9 | 13 | 14) {
-                tensor.borrow(&self.mapping[field.whole]);
+                head.borrow(&self.mapping[field.whole]);
             }
         }
-        tensor.head(9, range.len());
-        tensor.borrow(&mapping[range.clone()]);
-        graph.field(5, tensor);
+        model.constant_of(head, &mapping[range.clone()]);
         Ok(())
     }
 
     /// The name of the value that this field of the graph gives the type of, if it is such a field.
     fn value_info_of(&self, field: &Range<usize>) -> Result<Option<&str>> {
-        for field in fields(&self.mapping, field.clone()) {
-            let field = field?;
-            if field.number != 13 {
-                return Ok(None);
-            }
-            for field in fields(&self.mapping, field.range()?) {
-                let field = field?;
-                if field.number == 1 {
-                    let name = &self.mapping[field.range()?];
-                    return Ok(std::str::from_utf8(name).ok());
-                }
-            }
-        }
-        Ok(None)
+        let name = last(&self.mapping, field.clone(), &[13, 1])?.map(|name| name.range()).transpose()?;
+        Ok(name.and_then(|name| std::str::from_utf8(&self.mapping[name]).ok()))
     }
 }
 
 fn outputs(node: &Node) -> impl Iterator<Item = &str> {
     node.outputs.iter().map(String::as_str)
-}
-
-impl<'a> Replacement<'a> {
-    fn dims(&self) -> Result<Vec<i64>> {
-        let extents = self.shape.iter().map(|&extent| i64::try_from(extent));
-        extents.collect::<Result<_, _>>().map_err(|_| Error::unsupported("an extent beyond what ONNX can say"))
-    }
-
-    fn value_info(&self) -> Result<ValueInfoProto> {
-        let dim = self.dims()?.into_iter().map(|n| Dimension { value: Some(dimension::Value::DimValue(n)) }).collect();
-        let tensor_type =
-            TensorTypeProto { elem_type: Some(onnx_type(self.dtype)? as i32), shape: Some(TensorShapeProto { dim }) };
-        Ok(ValueInfoProto {
-            name: Some(self.name.to_owned()),
-            r#type: Some(TypeProto { tensor_type: Some(tensor_type) }),
-            doc_string: None,
-        })
-    }
-
-    /// A constant without its values.
-    fn head(&self, name: &str, dtype: DType) -> Result<TensorProto> {
-        Ok(TensorProto {
-            name: Some(name.to_owned()),
-            dims: self.dims()?,
-            data_type: Some(onnx_type(dtype)? as i32),
-            ..TensorProto::default()
-        })
-    }
-
-    fn tensor(&self, values: &'a [u8]) -> Result<Rope<'a>> {
-        let mut tensor = Rope::default();
-        tensor.own(&self.head(self.name, self.dtype)?.encode_to_vec());
-        tensor.head(9, values.len());
-        tensor.borrow(values);
-        Ok(tensor)
-    }
 }

@@ -1,8 +1,9 @@
-//! Protocol buffers at the level of the wire: fields as places in the bytes, so that what nobody looks at can be copied
-//! as it is. A file is taken to be hostile: every length is checked against what is left.
+//! Protocol buffers at the level of the wire: fields as places in the bytes, so that what is not looked at can be
+//! copied as it is; and fields appended. A file is taken to be hostile: every length is checked against what is left.
 
 use std::ops::Range;
 
+use super::byte_chain::ByteChain;
 use crate::error::{Error, Result};
 
 /// One field of a message.
@@ -43,6 +44,20 @@ pub(super) struct Fields<'a> {
 pub(super) fn fields(file: &[u8], range: Range<usize>) -> Fields<'_> {
     assert!(range.start <= range.end && range.end <= file.len(), "range outside the file");
     Fields { file, at: range.start, end: range.end }
+}
+
+/// The last field at the end of a path of field numbers, each but the last of a message in the one before; small
+/// messages only.
+pub(super) fn last(file: &[u8], message: Range<usize>, path: &[u32]) -> Result<Option<Field>> {
+    let [number, rest @ ..] = path else { return Ok(None) };
+    let mut found = None;
+    for field in fields(file, message) {
+        let field = field?;
+        if field.number == *number {
+            found = if rest.is_empty() { Some(field) } else { last(file, field.range()?, rest)?.or(found) };
+        }
+    }
+    Ok(found)
 }
 
 impl Iterator for Fields<'_> {
@@ -151,20 +166,54 @@ impl Field {
     }
 }
 
-/// Appends an integer.
-pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
+/// Fields as a schema numbers them, appended.
+impl<'a> ByteChain<'a> {
+    /// A bare number.
+    fn varint(&mut self, mut value: u64) {
+        let mut bytes = Vec::with_capacity(10);
+        while value >= 0x80 {
+            bytes.push((value & 0x7f) as u8 | 0x80);
+            value >>= 7;
+        }
+        bytes.push(value as u8);
+        self.own(&bytes);
     }
-    out.push(value as u8);
-}
 
-/// Appends a length-delimited field: text, bytes or a message.
-pub(super) fn put_bytes(out: &mut Vec<u8>, number: u32, content: &[u8]) {
-    put_varint(out, u64::from(number) << 3 | 2);
-    put_varint(out, content.len() as u64);
-    out.extend_from_slice(content);
+    /// An integer, a boolean or an enumeration.
+    pub(super) fn integer(&mut self, number: u32, value: i64) {
+        self.varint(u64::from(number) << 3);
+        self.varint(value.cast_unsigned());
+    }
+
+    /// A float.
+    pub(super) fn float(&mut self, number: u32, value: f32) {
+        self.varint(u64::from(number) << 3 | 5);
+        self.own(&value.to_le_bytes());
+    }
+
+    /// Text.
+    pub(super) fn text(&mut self, number: u32, text: &str) {
+        self.head(number, text.len());
+        self.own(text.as_bytes());
+    }
+
+    /// Text, bytes or a message that stay where they are.
+    pub(super) fn borrowed(&mut self, number: u32, content: &'a [u8]) {
+        self.head(number, content.len());
+        self.borrow(content);
+    }
+
+    /// Text, bytes or a message.
+    pub(super) fn message(&mut self, number: u32, content: Self) {
+        self.head(number, content.len());
+        self.append(content);
+    }
+
+    /// What stands before a field of `length` bytes.
+    fn head(&mut self, number: u32, length: usize) {
+        self.varint(u64::from(number) << 3 | 2);
+        self.varint(length as u64);
+    }
 }
 
 #[cfg(test)]
@@ -173,15 +222,23 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let mut bytes = Vec::new();
         for value in [0, 1, 127, 128, 300, u64::from(u32::MAX), u64::MAX] {
-            let start = bytes.len();
-            put_varint(&mut bytes, value);
-            assert_eq!(varint(&bytes[start..]), Some((value, bytes.len() - start)));
+            let mut chain = ByteChain::default();
+            chain.varint(value);
+            assert_eq!(varint(&chain.to_vec().unwrap()), Some((value, chain.len())));
         }
-        let mut bytes = Vec::new();
-        put_bytes(&mut bytes, 7, b"text");
-        put_bytes(&mut bytes, 1 << 20, &[3, 0x80, 1]);
+        let mut chain = ByteChain::default();
+        chain.text(7, "text");
+        chain.borrowed(1 << 20, &[3, 0x80, 1]);
+        chain.integer(2, -1);
+        chain.float(3, 1.5);
+        let mut outer = ByteChain::default();
+        outer.message(9, chain.clone());
+        let bytes = outer.to_vec().unwrap();
+        let inner = fields(&bytes, 0..bytes.len()).next().unwrap().unwrap();
+        assert_eq!((inner.number, inner.whole.len()), (9, outer.len()));
+        assert_eq!(bytes[inner.range().unwrap()], chain.to_vec().unwrap());
+        let bytes = chain.to_vec().unwrap();
         let read: Vec<_> = fields(&bytes, 0..bytes.len()).collect::<Result<_>>().unwrap();
         assert_eq!((read[0].number, read[0].text(&bytes).unwrap().as_str()), (7, "text"));
         let mut packed = Vec::new();
@@ -192,6 +249,8 @@ mod tests {
             })
             .unwrap();
         assert_eq!((read[1].number, packed), (1 << 20, vec![3, 128]));
+        assert_eq!((read[2].number, read[2].integer().unwrap()), (2, -1));
+        assert!(matches!(read[3].value, Value::Fixed32(value) if value == 1.5f32.to_le_bytes()));
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::path::Path;
 #[cfg(feature = "images")]
 use parking_lot::Mutex;
 
-use super::{Pixels, Preprocess};
+use super::pixels::Pixels;
+use super::transform::Preprocess;
 #[cfg(feature = "images")]
 use crate::error::ErrorKind;
 use crate::error::{Error, Result};
@@ -16,11 +17,11 @@ use crate::tensor::try_zeroed;
 /// Images that were read and preprocessed, and those that could not be.
 #[derive(Debug)]
 pub struct Readable {
-    /// [N, 3, S, S], of those that were read.
+    /// The pixels of those that were read, [N, 3, S, S].
     pub pixels: Vec<f32>,
-    /// Which images these are, by their places in what was asked for.
+    /// The places of these images in what was asked for.
     pub read: Vec<usize>,
-    /// The others: their places, and why each could not be read.
+    /// The places of the others, and why each could not be read.
     pub skipped: Vec<(usize, Error)>,
 }
 

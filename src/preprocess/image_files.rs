@@ -3,13 +3,23 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::preprocess::is_image_name;
 
-/// What systems leave in folders; never a person's files.
+/// The endings of files that hold images, in small letters; what they really hold is told by their content.
+const ENDINGS: [&str; 16] = [
+    "png", "apng", "jpg", "jpeg", "jpe", "jfif", "webp", "gif", "bmp", "dib", "tif", "tiff", "ppm", "pgm", "pbm", "pnm",
+];
+
+/// Whether a file's name ends as those of image files do that are read, in letters of either case.
+pub fn is_image_name(path: &Path) -> bool {
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    ending.is_some_and(|ending| ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known)))
+}
+
+/// The names of what systems leave in folders.
 const LEFT_BY_SYSTEMS: [&str; 3] = ["thumbs.db", "desktop.ini", "__macosx"];
 
-/// Folders inside folders, deeper than which nothing is looked for.
-const DEEPEST: usize = 32;
+/// The most folders inside each other that are looked into.
+const MAX_DEPTH: usize = 32;
 
 /// The image files of one folder, in the order of their paths.
 ///
@@ -37,12 +47,12 @@ impl ImageFiles {
         Ok(found)
     }
 
-    /// The paths.
+    /// The paths of the images.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
     }
 
-    /// The paths, for keeps.
+    /// The paths of the images, owned.
     pub fn into_files(self) -> Vec<PathBuf> {
         self.files
     }
@@ -68,9 +78,9 @@ impl ImageFiles {
         if above.contains(&here) {
             return Ok(());
         }
-        if above.len() == DEEPEST {
+        if above.len() == MAX_DEPTH {
             let error = Error::new(crate::ErrorKind::Io, "the folders are nested too deeply").at(folder);
-            return Err(error.expected(format_args!("at most {DEEPEST} folders in each other")));
+            return Err(error.expected(format_args!("at most {MAX_DEPTH} folders in each other")));
         }
         let is_top = above.is_empty();
         above.push(here);
@@ -98,7 +108,7 @@ impl ImageFiles {
     }
 }
 
-/// What `folder` holds and a person put there, in the order of the names.
+/// Everything in `folder` that people put there, in the order of the names.
 pub(crate) fn visible(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut paths = entries(folder)?;
     paths.retain(|path| !is_hidden(path));
@@ -111,7 +121,8 @@ fn is_hidden(path: &Path) -> bool {
     name.starts_with('.') || LEFT_BY_SYSTEMS.iter().any(|known| name.eq_ignore_ascii_case(known))
 }
 
-fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+/// Everything in `folder`, in the order of the paths.
+pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let failed = |e| Error::io("cannot list the folder", folder, e);
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
@@ -129,7 +140,7 @@ pub(crate) fn subfolders(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
 
 /// The last part of a path. What is not Unicode in it shows as such, and is never left out.
 pub(crate) fn name_of(path: &Path) -> String {
-    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 
 #[cfg(test)]

@@ -1,20 +1,19 @@
-//! How an image of any shape becomes S×S pixels: which of its sides is resized to what, what is cut off, and what is
-//! filled.
+//! The way from an image of any shape to S×S pixels: which of its sides is resized to what, what is cut off, and what
+//! is filled.
 
 use std::fmt;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::Preprocess;
 use crate::error::{Error, Result};
 
-/// Encoders see a few hundred pixels a side; far more than this is a mistake, not a size.
-const LARGEST_SIZE: usize = 8192;
+/// Encoders see a few hundred pixels per side; far more than this is a mistake, not a size.
+const MAX_SIZE: usize = 8192;
 /// The longer side after resizing, of which only S pixels are kept. Allows an aspect ratio of 299,593 : 1 at S = 224.
-const LONGEST_SIDE: usize = 1 << 26;
+const MAX_SIDE: usize = 1 << 26;
 
-/// Which sides of an image are resized to the edge ([`Preprocess::with_edge`]): open_clip's `resize_mode`.
+/// Which sides of an image are resized to the edge ([`Preprocess::with_edge`](super::Preprocess::with_edge)): open_clip's `resize_mode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -48,6 +47,11 @@ pub enum Interpolation {
     Lanczos,
 }
 
+impl Interpolation {
+    /// Every filter.
+    pub const ALL: [Self; 6] = [Self::Nearest, Self::Box, Self::Bilinear, Self::Hamming, Self::Bicubic, Self::Lanczos];
+}
+
 impl fmt::Display for ResizeMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -71,68 +75,12 @@ impl fmt::Display for Interpolation {
     }
 }
 
-impl Preprocess {
-    /// Resizes other sides than the shorter one. What lies beyond S×S pixels is cut off around the centre; what is
-    /// missing is filled ([`Preprocess::with_fill`]).
-    #[must_use]
-    pub fn with_resize(mut self, mode: ResizeMode) -> Self {
-        self.resize = mode;
-        self
-    }
-
-    /// Resizes to `edge` pixels, not to S: 256 of which 224 are kept, say. timm's `crop_pct` stands for
-    /// ⌊S/`crop_pct`⌋, transformers' `size.shortest_edge` for itself.
-    ///
-    /// # Errors
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when it is 0 or above 8192.
-    pub fn with_edge(mut self, edge: usize) -> Result<Self> {
-        self.edge = check_size(edge, "the edge to resize to is out of range")?;
-        Ok(self)
-    }
-
-    /// Resizes with another filter than the bicubic one. Images with a palette, and black-and-white ones, are
-    /// resized by nearest neighbour all the same, as Pillow resizes them.
-    #[must_use]
-    pub fn with_interpolation(mut self, interpolation: Interpolation) -> Self {
-        self.interpolation = interpolation;
-        self
-    }
-
-    /// Fills what a resized image leaves free of S×S pixels with `fill` in each of its own channels; the default is 0.
-    /// Where an image has a palette, `fill` is an index, and where it is CMYK, 0 is white: so it is in open_clip.
-    #[must_use]
-    pub fn with_fill(mut self, fill: u8) -> Self {
-        self.fill = fill;
-        self
-    }
-
-    /// Which sides are resized.
-    pub fn resize(&self) -> ResizeMode {
-        self.resize
-    }
-
-    /// The pixels that the sides are resized to: S unless [`Preprocess::with_edge`] says otherwise.
-    pub fn edge(&self) -> usize {
-        self.edge
-    }
-
-    /// The filter that resizes.
-    pub fn interpolation(&self) -> Interpolation {
-        self.interpolation
-    }
-
-    /// What is filled in where an image leaves pixels free.
-    pub fn fill(&self) -> u8 {
-        self.fill
-    }
-}
-
 /// `size`, if it can be a side of an encoder's input.
 pub(super) fn check_size(size: usize, error: &'static str) -> Result<usize> {
-    if (1..=LARGEST_SIZE).contains(&size) {
+    if (1..=MAX_SIZE).contains(&size) {
         return Ok(size);
     }
-    Err(Error::invalid(error).expected(format_args!("1 to {LARGEST_SIZE}")).got(size))
+    Err(Error::invalid(error).expected(format_args!("1 to {MAX_SIZE}")).got(size))
 }
 
 /// Where the S×S input and the resized image overlap, and how large the latter is.
@@ -148,33 +96,34 @@ pub(super) struct Geometry {
 }
 
 impl Geometry {
-    /// What becomes of `width` × `height` pixels.
-    pub(super) fn new(width: usize, height: usize, to: &Preprocess) -> Result<Self> {
+    /// The geometry of `width` × `height` pixels whose sides are resized to `edge` as `mode` says, and of which `size`
+    /// × `size` are kept.
+    pub(super) fn new(width: usize, height: usize, mode: ResizeMode, edge: usize, size: usize) -> Result<Self> {
         if width == 0 || height == 0 {
             return Err(Error::invalid("the image is empty").got(format_args!("{width} × {height} pixels")));
         }
         let (short, long) = (width.min(height), width.max(height));
-        let (short, long) = match to.resize {
-            ResizeMode::Shortest => (Some(to.edge), shared(to.edge, long, short)),
-            ResizeMode::Squash => (Some(to.edge), Some(to.edge)),
+        let (short, long) = match mode {
+            ResizeMode::Shortest => (Some(edge), shared(edge, long, short)),
+            ResizeMode::Squash => (Some(edge), Some(edge)),
             ResizeMode::Longest => {
                 // As open_clip divides: twice, each time rounding to f64.
-                let ratio = long as f64 / to.edge as f64;
+                let ratio = long as f64 / edge as f64;
                 (rounded(short as f64 / ratio), rounded(long as f64 / ratio))
             }
         };
         let (Some(short), Some(long)) = (short, long) else {
             return Err(Error::invalid("the image is too elongated")
-                .expected(match to.resize {
+                .expected(match mode {
                     ResizeMode::Longest => {
-                        format!("at least 1 pixel on the shorter side once the longer has {}", to.edge)
+                        format!("at least 1 pixel on the shorter side once the longer has {}", edge)
                     }
-                    _ => format!("at most {LONGEST_SIDE} pixels on the longer side once the shorter has {}", to.edge),
+                    _ => format!("at most {MAX_SIDE} pixels on the longer side once the shorter has {}", edge),
                 })
                 .got(format_args!("{width} × {height} pixels")));
         };
         let (width, height) = if width <= height { (short, long) } else { (long, short) };
-        let ((left, columns), (top, rows)) = (centred(width, to.size), centred(height, to.size));
+        let ((left, columns), (top, rows)) = (centred(width, size), centred(height, size));
         Ok(Self { width, height, columns, rows, left, top })
     }
 }
@@ -182,7 +131,7 @@ impl Geometry {
 /// ⌊`edge`·`long`/`short`⌋, where that is no more than a resized image may have.
 fn shared(edge: usize, long: usize, short: usize) -> Option<usize> {
     let long = edge as u128 * long as u128 / short as u128;
-    usize::try_from(long).ok().filter(|&long| long <= LONGEST_SIDE)
+    usize::try_from(long).ok().filter(|&long| long <= MAX_SIDE)
 }
 
 /// `value` rounded half to even, where any pixel is left.
@@ -190,7 +139,7 @@ fn rounded(value: f64) -> Option<usize> {
     Some(value.round_ties_even() as usize).filter(|&pixels| pixels > 0)
 }
 
-/// How many of `size` positions come before an image of `extent` in their middle, and which of its own are kept.
+/// The number of `size` positions before an image of `extent` in their middle, and which of its own are kept.
 fn centred(extent: usize, size: usize) -> (usize, Range<usize>) {
     match extent.checked_sub(size) {
         Some(beyond) => (0, half_to_even(beyond)..half_to_even(beyond) + size),

@@ -1,3 +1,5 @@
+use super::resize::{self, Geometry};
+use super::transform::*;
 use super::*;
 
 fn preprocessed(size: usize, pixels: Pixels<'_>) -> Vec<f32> {
@@ -25,10 +27,10 @@ fn offsets_round_half_to_even() {
 
 #[test]
 fn the_long_side_is_truncated() {
-    let geometry = Geometry::new(600, 301, &Preprocess::new(224).unwrap()).unwrap();
+    let geometry = Geometry::new(600, 301, ResizeMode::default(), 224, 224).unwrap();
     assert_eq!((geometry.width, geometry.height), (446, 224));
     assert_eq!((geometry.columns, geometry.rows), (111..335, 0..224));
-    let geometry = Geometry::new(3, 7, &Preprocess::new(2).unwrap()).unwrap();
+    let geometry = Geometry::new(3, 7, ResizeMode::default(), 2, 2).unwrap();
     assert_eq!((geometry.width, geometry.height), (2, 4));
 }
 

@@ -10,24 +10,24 @@
 //! value_i = d · (u_i − offset)        exact in f32: d has 8 significant bits, the difference at most 8
 //! ```
 //!
-//! | format | bytes a block | bits a value | planes | offset | levels          |
-//! | ------ | ------------- | ------------ | ------ | ------ | --------------- |
-//! | q8     | 66            | 8.25         | 8      | 128    | −128 … 127      |
-//! | q6     | 50            | 6.25         | 4, 2   | 32     | −32 … 31        |
-//! | q4     | 34            | 4.25         | 4      | 8      | −8 … 7          |
-//! | q3     | 26            | 3.25         | 2, 1   | 4      | −4 … 3          |
-//! | q2     | 18            | 2.25         | 2      | 1.5    | −1.5 −0.5 0.5 1.5 |
+//! | format | bytes per block | bits per value | planes | offset | levels            |
+//! | ------ | --------------- | -------------- | ------ | ------ | ----------------- |
+//! | q8     | 66              | 8.25           | 8      | 128    | −128 … 127        |
+//! | q6     | 50              | 6.25           | 4, 2   | 32     | −32 … 31          |
+//! | q4     | 34              | 4.25           | 4      | 8      | −8 … 7            |
+//! | q3     | 26              | 3.25           | 2, 1   | 4      | −4 … 3            |
+//! | q2     | 18              | 2.25           | 2      | 1.5    | −1.5 −0.5 0.5 1.5 |
 //!
 //! # Why so
 //! Measured as the relative error of the basis vectors of a small real family (`cargo bench --bench blocks` prints that
-//! of the formats, `docs/bundle-format.md` has that of what was not taken too). A bit more a value halves the error,
+//! of the formats, `docs/bundle-format.md` has that of what was not taken too). A bit more per value halves the error,
 //! which is the rate everything else is held against.
 //! - *64 values*: blocks of 32 take 0.25 bits more and lower the error by 8 to 11 %, where bits would by 16 %; blocks
 //!   of 128 save 0.125 bits, worth 9 %, for errors 3 % (q2) to 12 % (q8) higher.
 //! - *Signed scales*: the levels reach one step further down than up, and the sign of the scale says to which side
 //!   that is. It made q3 and q4 3 to 4 % better than levels that lie symmetrically, ±0.5, ±1.5, …; with two bits the
 //!   symmetric ones are 5 % better, because a level for zero would leave three for the rest.
-//! - *No minimum a block*: with one, two bits have 5 % less error for 0.25 bits.
+//! - *No minimum per block*: with one, two bits have 5 % less error for 0.25 bits.
 //! - *bf16 scales*: an f16's smallest normal number is 6·10⁻⁵, and a q8 block of values up to 10⁻⁴ has a scale of 10⁻⁶:
 //!   f16 would round it by per cents. A bf16 has every f32's range and rounds by 0.4 % at most, which nothing could
 //!   measure.
@@ -37,10 +37,10 @@ use std::str::FromStr;
 
 use half::bf16;
 
-use super::try_zeroed;
+use super::memory::try_zeroed;
 use crate::error::{Error, Result};
 
-/// Values a block.
+/// Values per block.
 pub const BLOCK: usize = 64;
 
 /// Scales of a larger magnitude, and values, are refused: 2¹²⁰. 128 times it still is a finite f32.
@@ -53,15 +53,15 @@ pub(crate) const SCALE_BYTES: usize = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BlockFormat {
-    /// Eight bits a value, 66 bytes a block.
+    /// Eight bits per value, 66 bytes per block.
     Q8,
-    /// Six bits a value, 50 bytes a block.
+    /// Six bits per value, 50 bytes per block.
     Q6,
-    /// Four bits a value, 34 bytes a block.
+    /// Four bits per value, 34 bytes per block.
     Q4,
-    /// Three bits a value, 26 bytes a block.
+    /// Three bits per value, 26 bytes per block.
     Q3,
-    /// Two bits a value, 18 bytes a block.
+    /// Two bits per value, 18 bytes per block.
     Q2,
 }
 
@@ -80,7 +80,7 @@ impl BlockFormat {
         }
     }
 
-    /// Bits a code.
+    /// Bits per code.
     pub const fn bits(self) -> usize {
         match self {
             Self::Q8 => 8,
@@ -147,7 +147,7 @@ impl BlockFormat {
 
     /// The blocks of `values`. A last block that they do not fill has codes of zero behind them.
     ///
-    /// The bytes depend on the values alone, not on the machine. To do it piece by piece, cut at multiples of
+    /// The bytes depend on the values alone, not on the machine. To do it chunk by chunk, cut at multiples of
     /// [`BLOCK`]. A scale below f32's normal numbers becomes zero.
     ///
     /// # Errors

@@ -4,7 +4,9 @@ use std::borrow::Cow;
 
 use half::{bf16, f16};
 
-use super::{DType, Tensor, try_zeroed};
+use super::dense::Tensor;
+use super::dtype::DType;
+use super::memory::try_zeroed;
 use crate::error::{Error, Result};
 
 impl Tensor {
@@ -136,7 +138,10 @@ impl Tensor {
     pub fn to_bytes(&self) -> Result<Cow<'_, [u8]>> {
         match self.bytes() {
             Some(bytes) => Ok(Cow::Borrowed(bytes)),
-            None => Ok(Cow::Owned(self.to_contiguous()?.bytes().unwrap_or_default().to_vec())),
+            None => {
+                let copy = self.to_contiguous()?;
+                Ok(Cow::Owned(copy.mapping[copy.offset..copy.offset + copy.nbytes()].to_vec()))
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! What a basis vector's piece can be: a tensor, or blocks of quantised values.
+//! One parameter of a basis vector: a tensor, or blocks of quantised values.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,7 +6,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::block::{BLOCK, BlockFormat, MAX_SCALE, scale_of};
-use super::{Tensor, checked_numel, try_zeroed};
+use super::dense::Tensor;
+use super::dtype::DType;
+use super::format::VectorFormat;
+use super::memory::{checked_numel, try_zeroed};
 use crate::error::{Error, Result};
 use crate::mmap::Mapping;
 
@@ -18,7 +21,7 @@ use crate::mmap::Mapping;
 pub struct Blocks {
     mapping: Arc<Mapping>,
     format: BlockFormat,
-    /// Of the first block, in bytes from the mapping's start.
+    /// The place of the first block, in bytes from the mapping's start.
     offset: usize,
     numel: usize,
     shape: Box<[usize]>,
@@ -47,7 +50,7 @@ impl Blocks {
         Ok(Self { mapping: Arc::clone(mapping), format, offset: bytes.start, numel, shape: shape.into() })
     }
 
-    /// How the values are stored.
+    /// The format of the values.
     pub fn format(&self) -> BlockFormat {
         self.format
     }
@@ -57,12 +60,12 @@ impl Blocks {
         &self.shape
     }
 
-    /// How many elements.
+    /// The number of elements.
     pub fn numel(&self) -> usize {
         self.numel
     }
 
-    /// How many bytes the blocks take.
+    /// The bytes that the blocks take.
     pub fn nbytes(&self) -> usize {
         self.numel.div_ceil(BLOCK) * self.format.block_bytes()
     }
@@ -72,7 +75,7 @@ impl Blocks {
         &self.mapping
     }
 
-    /// Where the first block lies, in bytes from the mapping's start.
+    /// The place of the first block, in bytes from the mapping's start.
     pub fn offset(&self) -> usize {
         self.offset
     }
@@ -155,7 +158,7 @@ impl Source {
         }
     }
 
-    /// How many elements.
+    /// The number of elements.
     pub fn numel(&self) -> usize {
         match self {
             Self::Dense(tensor) => tensor.numel(),
@@ -163,11 +166,45 @@ impl Source {
         }
     }
 
-    /// How many bytes the elements take.
+    /// The bytes that the elements take.
     pub fn nbytes(&self) -> usize {
         match self {
             Self::Dense(tensor) => tensor.nbytes(),
             Self::Blocks(blocks) => blocks.nbytes(),
+        }
+    }
+
+    /// The type of the elements; `None` for blocks.
+    pub(crate) fn dtype(&self) -> Option<DType> {
+        match self {
+            Self::Dense(tensor) => Some(tensor.dtype()),
+            Self::Blocks(_) => None,
+        }
+    }
+
+    /// The bytes of the mapping that hold it, where they stand side by side.
+    pub(crate) fn range(&self) -> Option<Range<usize>> {
+        let start = match self {
+            Self::Dense(tensor) if !tensor.is_contiguous() => return None,
+            Self::Dense(tensor) => tensor.offset(),
+            Self::Blocks(blocks) => blocks.offset(),
+        };
+        Some(start..start + self.nbytes())
+    }
+
+    /// The bytes as a kernel can load them, and how; `None` where they must be converted first.
+    pub(crate) fn loadable(&self) -> Option<(VectorFormat, &[u8])> {
+        match self {
+            Self::Dense(tensor) => {
+                let format = match tensor.dtype() {
+                    DType::F32 => VectorFormat::F32,
+                    DType::F16 => VectorFormat::F16,
+                    DType::BF16 => VectorFormat::BF16,
+                    _ => return None,
+                };
+                Some((format, tensor.bytes()?))
+            }
+            Self::Blocks(blocks) => Some((VectorFormat::Blocks(blocks.format()), blocks.bytes())),
         }
     }
 

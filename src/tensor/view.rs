@@ -3,7 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Tensor, checked_numel, contiguous_strides, is_contiguous};
+use super::dense::Tensor;
+use super::memory::{checked_numel, contiguous_strides, is_contiguous};
 use crate::error::{Error, Result};
 use crate::mmap::Mapping;
 

@@ -8,18 +8,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::features;
-use super::shapes::{self, Shapes};
+pub use super::shapes::MAX_LAYERS;
+use super::shapes::{self, MAX_EXTENT, Shapes};
 use super::table;
+pub use super::table::HEAD_WIDTH;
 pub use super::variant::{Activation, ArchHints, Epsilon, Pooling, Variant};
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 
-/// Width of an attention head in OpenAI's models, and open_clip's default `head_width`.
-pub const HEAD_WIDTH: usize = 64;
-/// More layers than this are refused: the largest published towers have 64.
-pub const MAX_LAYERS: usize = 1_000;
-/// Extents above this are refused, so that products of a few of them cannot overflow.
-pub(super) const MAX_EXTENT: usize = 1 << 20;
+/// The largest side of a patch in pixels, and of a grid of them.
+const MAX_SIDE: usize = 1 << 12;
 
 /// Where the parameters of the image encoder are in a CLIP checkpoint.
 pub const PREFIX: &str = "visual.";
@@ -38,7 +35,7 @@ pub struct Arch {
     pub width: usize,
     /// Number of residual blocks.
     pub layers: usize,
-    /// Attention heads a block; they share `width` evenly.
+    /// Attention heads per block; they share `width` evenly.
     pub heads: usize,
     /// Width of the MLPs' hidden layer; 4·w in published models.
     pub mlp_width: usize,
@@ -50,25 +47,13 @@ pub struct Arch {
     pub embed_dim: usize,
     /// The activation of the MLPs.
     pub activation: Activation,
-    /// Where it departs from OpenAI's form.
+    /// The departures from OpenAI's form.
     #[serde(default, skip_serializing_if = "Variant::is_usual")]
     pub variant: Variant,
 }
 
 impl Arch {
-    /// The architecture of the image tower in `checkpoint`. What `hints` leave open is read beside it, as
-    /// [`TowerConfig::read`](super::TowerConfig::read) does, which also tells where each value came from; the notes of
-    /// that go to the log.
-    ///
-    /// # Errors
-    /// As [`TowerConfig::read`](super::TowerConfig::read).
-    pub fn of(checkpoint: &Checkpoint, hints: ArchHints) -> Result<Self> {
-        let tower = super::TowerConfig::read(checkpoint, &hints.into())?;
-        tower.log();
-        Ok(tower.arch)
-    }
-
-    /// What a caller has to know to read this architecture off its shapes again.
+    /// The hints that a caller needs to read this architecture off its shapes again.
     pub fn hints(&self) -> ArchHints {
         ArchHints {
             heads: Some(self.heads),
@@ -110,7 +95,8 @@ impl Arch {
                     .got(format_args!("{other:?}")));
             }
         };
-        let grid = match *get(POSITIONAL_EMBEDDING)? {
+        let positions = get(POSITIONAL_EMBEDDING)?;
+        let grid = match *positions {
             [tokens, w] if w == width => side_of(tokens),
             _ => None,
         };
@@ -118,7 +104,7 @@ impl Arch {
             Error::mismatch("not the positions of a class token and a square grid of patches")
                 .tensor(POSITIONAL_EMBEDDING)
                 .expected(format_args!("shape [1 + grid², {width}]"))
-                .got(format_args!("{:?}", get(POSITIONAL_EMBEDDING).unwrap_or_default()))
+                .got(format_args!("{positions:?}"))
         })?;
         // Either both of them are missing, or one is an error below.
         let pre_norm = PRE_NORM.iter().any(|name| tower.shapes.contains_key(name));
@@ -162,8 +148,8 @@ impl Arch {
             ("layers", self.layers, MAX_LAYERS),
             ("heads", self.heads, MAX_EXTENT),
             ("MLP width", self.mlp_width, MAX_EXTENT),
-            ("patch size", self.patch, 1 << 12),
-            ("patches along a side", self.grid, 1 << 12),
+            ("patch size", self.patch, MAX_SIDE),
+            ("patches along a side", self.grid, MAX_SIDE),
             ("embedding length", self.embed_dim, MAX_EXTENT),
         ];
         shapes::check_extents(&extents, self.width, self.heads)?;
@@ -209,7 +195,7 @@ impl Arch {
         self.grid * self.patch
     }
 
-    /// Tokens in a sequence: the class token and one a patch.
+    /// Tokens in a sequence: the class token and one per patch.
     pub fn tokens(&self) -> usize {
         1 + self.grid * self.grid
     }

@@ -1,9 +1,13 @@
-//! What either tower's architecture is read off: the names and shapes of its parameters.
+//! The names and shapes of a tower's parameters, which its architecture is read off.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use super::arch::MAX_LAYERS;
 use crate::error::{Error, Result};
+
+/// More layers than this are refused: the largest published towers have 64.
+pub const MAX_LAYERS: usize = 1_000;
+/// Extents above this are refused, so that products of a few of them cannot overflow.
+pub(super) const MAX_EXTENT: usize = 1 << 20;
 
 /// Names and shapes of the parameters of one tower.
 pub(super) struct Shapes<'a> {
@@ -51,7 +55,7 @@ impl<'a> Shapes<'a> {
         }
     }
 
-    /// Every parameter must be there with its shape, and every one there must have a use.
+    /// Checks that every parameter is there with its shape, and that every one there has a use.
     pub(super) fn check(&self, parameters: &[(String, Vec<usize>)]) -> Result<()> {
         for (name, expected) in parameters {
             let got = self.get(name)?;
@@ -101,7 +105,7 @@ pub(super) fn block_parameters(
     parameters.into_iter().map(move |(name, shape)| (format!("{prefix}{name}"), shape))
 }
 
-/// Every extent within its limit, and heads that share the width evenly.
+/// Checks that every extent is within its limit, and that heads share the width evenly.
 pub(super) fn check_extents(extents: &[(&str, usize, usize)], width: usize, heads: usize) -> Result<()> {
     for &(what, value, limit) in extents {
         if value == 0 || value > limit {

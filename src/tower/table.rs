@@ -1,7 +1,10 @@
 //! Published towers: what is known of a shape though the shape does not tell it.
 
-use super::arch::{ArchHints, HEAD_WIDTH, Pooling};
+use super::variant::{ArchHints, Pooling};
 use crate::error::Error;
+
+/// Width of an attention head in OpenAI's models, and open_clip's default `head_width`.
+pub const HEAD_WIDTH: usize = 64;
 
 /// Widths of published CLIP towers, with their attention heads. Facts of open_clip's and transformers' configurations.
 const HEADS: [(usize, &[usize]); 14] = [

@@ -16,7 +16,7 @@ const ALIGNMENT: usize = 64;
 #[derive(Debug)]
 pub(super) struct Arena {
     memory: Anonymous,
-    /// Where the memory goes when nobody needs it any more.
+    /// Where the memory goes when these weights need it no more.
     home: Weak<Spares>,
 }
 
@@ -105,10 +105,10 @@ impl<M> Default for Spares<M> {
 }
 
 impl<M: ArenaMemory> Spares<M> {
-    /// Sets how many bytes may be kept, and gives what is beyond: dropping it takes milliseconds, and whoever holds a
-    /// lock can do that later.
+    /// Sets how many bytes may be kept, and gives what is beyond: dropping it takes milliseconds, which can wait until
+    /// a lock is open again.
     pub(super) fn set_limit(&self, bytes: usize) -> Vec<M> {
-        // Under the lock, so that nobody who is just giving memory back goes by the old limit.
+        // Under the lock, so that no memory that is just given back goes by the old limit.
         let mut kept = self.kept();
         self.limit.store(bytes, Ordering::Relaxed);
         let mut beyond = Vec::new();
@@ -124,14 +124,14 @@ impl<M: ArenaMemory> Spares<M> {
     }
 
     pub(super) fn keep(&self, memory: M) {
-        /// More than two arenas that nobody needs would be a leak of sorts, whatever the budget says.
-        const MOST: usize = 2;
+        /// More than two unused arenas would be a leak of sorts, whatever the budget says.
+        const MAX_ARENAS: usize = 2;
 
         // Freed once the lock is open again.
         let mut beyond = Vec::new();
         let mut kept = self.kept();
         let mut has_room = |kept: &mut Vec<M>| loop {
-            if kept.len() < MOST && total(kept) + memory.nbytes() <= self.limit.load(Ordering::Relaxed) {
+            if kept.len() < MAX_ARENAS && total(kept) + memory.nbytes() <= self.limit.load(Ordering::Relaxed) {
                 return true;
             }
             // What was wanted last is wanted next, rather than a size that is wanted no more.
@@ -148,7 +148,7 @@ impl<M: ArenaMemory> Spares<M> {
         drop(kept);
     }
 
-    /// Memory of exactly so many bytes; all weights of one model take the same.
+    /// Memory of exactly `bytes` bytes; all weights of one model take equally many.
     pub(super) fn take(&self, bytes: usize) -> Option<M> {
         let mut kept = self.kept();
         let at = kept.iter().position(|memory| memory.nbytes() == bytes)?;

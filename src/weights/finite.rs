@@ -1,10 +1,12 @@
 //! Which number is at fault where what was computed with some weights is not finite, and whether what is to be written
 //! is: looked for only then, for it reads everything.
 
-use super::{Place, Ring, TaskWeights, Values, Weights};
+use super::model::TaskWeights;
+use super::partial::Ring;
+use super::values::{TensorMemory, Values, Weights};
 use crate::checkpoint::is_image_tower;
 use crate::did_you_mean::clipped;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::tensor::DType;
 
 /// The error for the element of this index, which is `value`.
@@ -30,7 +32,9 @@ impl TaskWeights {
                 return Ok(error.tensor(name).hint(format!("So {of} are not finite either")));
             }
             let weights = self.part(|other| other == name, 0, &ring)?;
-            let values = weights.get(name).unwrap_or_default();
+            let values = weights
+                .get(name)
+                .ok_or_else(|| Error::new(ErrorKind::Internal, "a parameter was not reconstructed").tensor(name))?;
             if let Some(i) = values.iter().position(|value| !value.is_finite()) {
                 return Ok(Error::invalid("the coefficients are too large: a weight is beyond what f32 can hold")
                     .tensor(name)
@@ -65,9 +69,9 @@ impl Weights {
     /// # Errors
     /// [`ErrorKind::Format`](crate::ErrorKind::Format), naming the tensor and the first element that is not.
     pub(crate) fn verify_finite(&self) -> Result<()> {
-        self.tensors.iter().try_for_each(|(name, entry)| match (&entry.place, self.values(entry)) {
-            (Place::Base(_), Values::F32(values)) if !is_image_tower(name) && is_mask(values) => Ok(()),
-            (Place::Base(tensor), _) => tensor.verify_finite().map_err(|e| e.tensor(name)),
+        self.tensors.iter().try_for_each(|(name, tensor)| match (&tensor.memory, self.values(tensor)) {
+            (TensorMemory::Base(_), Values::F32(values)) if !is_image_tower(name) && is_mask(values) => Ok(()),
+            (TensorMemory::Base(view), _) => view.verify_finite().map_err(|e| e.tensor(name)),
             (_, Values::F32(values)) => match values.iter().position(|value| !value.is_finite()) {
                 Some(i) => Err(not_finite(values[i], i)
                     .tensor(name)

@@ -1,4 +1,4 @@
-//! How somebody else's graph wants its weights: under other names, transposed, in pieces, scaled, in other types.
+//! How a consumer wants its weights: under which names, whole or in pieces, transposed, scaled, in which types.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::cache::{CacheLease, Holder, WeightsCache};
+use super::cache::{CacheLease, Holder, Keeper};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor, checked_numel, contiguous_strides};
@@ -147,7 +147,7 @@ impl View {
 
 /// A tensor as a graph wants it: the sum of its parts, in its type.
 #[derive(Clone, Debug, PartialEq)]
-pub struct LaidOut {
+pub struct TensorSpec {
     /// What the graph calls it.
     pub name: String,
     /// The type of its elements: a float.
@@ -158,7 +158,12 @@ pub struct LaidOut {
     pub parts: Vec<View>,
 }
 
-impl LaidOut {
+impl TensorSpec {
+    /// A parameter under its own name, as it is.
+    pub fn whole(name: &str, shape: &[usize], dtype: DType) -> Self {
+        Self { name: name.to_owned(), dtype, shape: shape.to_vec(), parts: vec![View::whole(name)] }
+    }
+
     /// How many elements.
     pub fn numel(&self) -> usize {
         self.shape.iter().product()
@@ -170,12 +175,15 @@ impl LaidOut {
     }
 }
 
-/// All tensors that a graph is given: what [`TaskWeights::laid_out`](super::TaskWeights::laid_out) reconstructs into.
+/// The [`Layout::id`] of all canonical layouts: which parameters there are, the model says.
+const CANONICAL: u64 = 0;
+
+/// All tensors that a graph is given: what [`TaskWeights::in_layout`](super::TaskWeights::in_layout) reconstructs into.
 ///
-/// Nobody can ask for weights in it once it is gone, so caches then keep none.
+/// No weights in it can be asked for once it is gone, so caches then keep none; the canonical layout is never gone.
 #[derive(Debug)]
 pub struct Layout {
-    tensors: Vec<LaidOut>,
+    tensors: Vec<TensorSpec>,
     /// The shape of every parameter that they are made of.
     parameters: IndexMap<String, Vec<usize>>,
     /// What the graph itself holds of the base's parameters. Weights in which one of them is another fit no run of it.
@@ -194,8 +202,8 @@ impl Layout {
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the tensor, where a part is of no parameter of the
     /// base, or does not fit it or the tensor; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a type
     /// that is no float.
-    pub fn new(tensors: Vec<LaidOut>, kept: &[&str], base: &Checkpoint) -> Result<Arc<Self>> {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
+    pub fn new(tensors: Vec<TensorSpec>, kept: &[&str], base: &Checkpoint) -> Result<Arc<Self>> {
+        static NEXT: AtomicU64 = AtomicU64::new(CANONICAL + 1);
         let mut parameters = IndexMap::new();
         for tensor in &tensors {
             check(tensor, base).map_err(|e| e.tensor(&tensor.name))?;
@@ -212,14 +220,31 @@ impl Layout {
         Ok(Arc::new(Self { tensors, parameters, kept: held, id, lease: CacheLease::new(Holder::Layout(id)) }))
     }
 
+    /// The layout of weights as a state dict has them: parameters under their own names ([`TensorSpec::whole`]).
+    pub fn canonical(tensors: Vec<TensorSpec>) -> Arc<Self> {
+        let parameters = tensors.iter().map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect();
+        Arc::new(Self {
+            tensors,
+            parameters,
+            kept: IndexMap::new(),
+            id: CANONICAL,
+            lease: CacheLease::new(Holder::Layout(CANONICAL)),
+        })
+    }
+
+    /// Whether it is the layout of a state dict.
+    pub fn is_canonical(&self) -> bool {
+        self.id == CANONICAL
+    }
+
     /// The tensors, in the order of the graph's inputs.
-    pub fn tensors(&self) -> &[LaidOut] {
+    pub fn tensors(&self) -> &[TensorSpec] {
         &self.tensors
     }
 
     /// Bytes that all tensors take.
     pub fn nbytes(&self) -> usize {
-        self.tensors.iter().map(LaidOut::nbytes).sum()
+        self.tensors.iter().map(TensorSpec::nbytes).sum()
     }
 
     /// Whether all of them are f32.
@@ -242,13 +267,15 @@ impl Layout {
         self.id
     }
 
-    /// Notes a cache that may keep weights in it from now on.
-    pub(super) fn register_cache(&self, cache: &Arc<WeightsCache>) {
-        self.lease.register_cache(cache);
+    /// Notes a cache that may keep weights in it from now on. Canonical ones stay, whichever layout of them goes.
+    pub(super) fn register_cache<K: Keeper + 'static>(&self, cache: &Arc<K>) {
+        if !self.is_canonical() {
+            self.lease.register_cache(cache);
+        }
     }
 }
 
-fn check(tensor: &LaidOut, base: &Checkpoint) -> Result<()> {
+fn check(tensor: &TensorSpec, base: &Checkpoint) -> Result<()> {
     if !tensor.dtype.is_float() {
         return Err(Error::unsupported("weights are floats").got(tensor.dtype));
     }

@@ -3,30 +3,33 @@
 #[cfg(test)]
 mod tests;
 
+use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use indexmap::IndexSet;
 use parking_lot::Mutex;
 
 use super::arena::Spares;
 use super::cache::{Key, Owner, PrefetchJob, WeightsCache};
-use super::device::OnDevices;
-use super::{Layout, ReconstructOptions, Scope, Weights, plan};
+use super::layout::{Layout, TensorSpec};
+use super::plan::{self, Scope};
+use super::reconstruct::ReconstructOptions;
+use super::values::Weights;
 use crate::basis::{Basis, Coefficients, Number, TaskExpr};
-use crate::checkpoint::{Checkpoint, is_image_tower};
+use crate::checkpoint::Checkpoint;
 use crate::did_you_mean::clipped;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::{self, Kernel};
 use crate::mmap::Identity;
 
-/// What is kept where nobody says otherwise, at least.
+/// Bytes of the default budget, at least.
 const DEFAULT_BUDGET: usize = 1 << 30;
 
 /// How a [`Model`] reconstructs and what it keeps.
 #[derive(Clone, Debug, Default)]
 pub struct ModelOptions {
-    /// Threads for reconstruction; 0 means one a processor.
+    /// Threads for reconstruction; 0 means one per processor.
     pub threads: usize,
     /// The kernel; `None` means the fastest that this machine has, or the one that `TASKBASIS_KERNEL` names.
     pub kernel: Option<Kernel>,
@@ -46,11 +49,14 @@ pub struct Model {
     threads: usize,
     kernel: Kernel,
     cache: Arc<WeightsCache>,
+    /// That of the image tower's parameters as they are.
+    canonical: Arc<Layout>,
     /// The files that the bits of weights come from, the base's first.
     files: Arc<[Identity]>,
     /// Bytes that the weights of a task take; before the first ones are there, what they would take if all was changed.
     weights_bytes: AtomicUsize,
-    devices: OnDevices,
+    /// The devices that it is on, which go with it: a registry of `device/lease.rs`.
+    pub(super) devices: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Model {
@@ -61,11 +67,9 @@ impl Model {
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for both a cache and a budget for another.
     pub fn new(base: Checkpoint, basis: Option<Basis>, options: &ModelOptions) -> Result<Arc<Self>> {
         let kernel = options.kernel.map_or_else(kernel::active, Ok)?;
-        let tower: usize = base
-            .iter()
-            .filter(|(name, tensor)| is_image_tower(name) && tensor.dtype().is_float())
-            .map(|(_, tensor)| tensor.numel() * size_of::<f32>())
-            .sum();
+        let canonical = plan::base_alone(&base, Scope::ImageTower).canonical();
+        let floats = canonical.tensors().iter().filter(|tensor| tensor.dtype.is_float());
+        let tower: usize = floats.map(TensorSpec::nbytes).sum();
         let cache = match (&options.cache, options.cache_bytes) {
             (Some(_), Some(_)) => return Err(Error::invalid("a shared cache has its own budget").hint("Set it there")),
             (Some(shared), None) => Arc::clone(shared),
@@ -74,13 +78,8 @@ impl Model {
         };
         let files = files(&base, basis.as_ref());
         let weights_bytes = AtomicUsize::new(tower);
-        let (threads, devices) = (options.threads, OnDevices::default());
-        Ok(Arc::new(Self { base, basis, threads, kernel, cache, files, weights_bytes, devices }))
-    }
-
-    /// The devices that it is on.
-    pub(super) fn on_devices(&self) -> &OnDevices {
-        &self.devices
+        let (threads, devices) = (options.threads, OnceLock::new());
+        Ok(Arc::new(Self { base, basis, threads, kernel, cache, canonical, files, weights_bytes, devices }))
     }
 
     /// The zero-shot weights.
@@ -93,7 +92,7 @@ impl Model {
         self.basis.as_ref()
     }
 
-    /// Threads that reconstruct; 0 means one a processor.
+    /// Threads that reconstruct; 0 means one per processor.
     pub(super) fn threads(&self) -> usize {
         self.threads
     }
@@ -103,7 +102,7 @@ impl Model {
         self.kernel
     }
 
-    /// Names the weights of `expr`. Nothing is reconstructed before somebody asks for them.
+    /// Names the weights of `expr`. Nothing is reconstructed before they are asked for.
     ///
     /// # Errors
     /// As [`Basis::coefficients`]; [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for anything but
@@ -122,7 +121,7 @@ impl Model {
         self.named(expr.to_string(), coefficients)
     }
 
-    /// Names the weights that these coefficients give: one a vector, and one for PCA's mean.
+    /// Names the weights that these coefficients give: one per vector, and one for PCA's mean.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for another number of coefficients than M, or
@@ -150,13 +149,14 @@ impl Model {
         };
         // −0 and 0 both mean that the vector is left out.
         let factors = factors.iter().map(|a| if *a == 0.0 { 0 } else { a.to_bits() }).collect();
-        let key = Key { files: Arc::clone(&self.files), factors, layout: 0 };
+        let layout = Arc::clone(&self.canonical);
+        let key = Key { files: Arc::clone(&self.files), factors, layout: layout.id() };
         Ok(TaskWeights {
             model: Arc::clone(self),
             name,
             coefficients,
             key,
-            layout: None,
+            layout,
             pinned: Mutex::new(None),
             owner: Owner::new(),
         })
@@ -176,19 +176,19 @@ impl Model {
         self.base.verify_finite()?;
         if let Some(basis) = &self.basis {
             basis.verify_finite()?;
-            super::plan::check_models(&self.base, basis)?;
+            plan::check_models(&self.base, basis)?;
         }
         Ok(())
     }
 
     /// Bytes that weights will take.
-    fn expected_bytes(&self, layout: Option<&Layout>) -> usize {
-        layout.map_or_else(|| self.weights_bytes.load(Ordering::Relaxed), Layout::nbytes)
+    fn expected_bytes(&self, layout: &Layout) -> usize {
+        if layout.is_canonical() { self.weights_bytes.load(Ordering::Relaxed) } else { layout.nbytes() }
     }
 
     fn reconstruct(
         &self,
-        layout: Option<&Layout>,
+        layout: &Layout,
         coefficients: &Coefficients,
         spares: &Arc<Spares>,
         cancel: Option<&AtomicBool>,
@@ -199,12 +199,9 @@ impl Model {
             Some(basis) => plan::with_base(&self.base, basis, coefficients, scope)?,
             None => plan::base_alone(&self.base, scope),
         };
-        if let Some(layout) = layout {
-            return plan.run_laid_out(&options, Some(spares), layout);
-        }
-        let weights = plan.run_in(&options, Some(spares))?;
+        let weights = plan.run(layout, &options, Some(spares))?;
         // The base's own take nothing, or less than a task's.
-        if coefficients.vectors.iter().any(|&a| a != 0.0) {
+        if layout.is_canonical() && coefficients.vectors.iter().any(|&a| a != 0.0) {
             self.weights_bytes.store(weights.nbytes(), Ordering::Relaxed);
         }
         Ok(weights)
@@ -224,14 +221,14 @@ fn files(base: &Checkpoint, basis: Option<&Basis>) -> Arc<[Identity]> {
 }
 
 /// The name of some weights of a [`Model`]: an expression and its coefficients. The weights themselves come into being
-/// when they are asked for, and stay as long as somebody holds them or the cache has room.
+/// when they are asked for, and stay as long as they are held or the cache has room.
 #[derive(Debug)]
 pub struct TaskWeights {
     model: Arc<Model>,
     name: String,
     coefficients: Coefficients,
     key: Key,
-    layout: Option<Arc<Layout>>,
+    layout: Arc<Layout>,
     pinned: Mutex<Option<Arc<Weights>>>,
     /// Who prefetches.
     owner: Owner,
@@ -245,7 +242,7 @@ impl Clone for TaskWeights {
             name: self.name.clone(),
             coefficients: self.coefficients.clone(),
             key: self.key.clone(),
-            layout: self.layout.clone(),
+            layout: Arc::clone(&self.layout),
             pinned: Mutex::new(None),
             owner: Owner::new(),
         }
@@ -273,35 +270,30 @@ impl TaskWeights {
     /// # Errors
     /// As [`Weights::reconstruct`].
     pub fn get(&self) -> Result<Arc<Weights>> {
-        // A copy, so that the lock is not held while somebody reconstructs.
+        // A copy, so that the lock is not held during a reconstruction.
         let pinned = self.pinned.lock().clone();
         if let Some(weights) = pinned {
             return Ok(weights);
         }
-        let (model, layout) = (&self.model, self.layout.as_deref());
-        self.register_cache();
+        let (model, layout) = (&self.model, &*self.layout);
+        layout.register_cache(&model.cache);
         let build = |spares: &Arc<Spares>| model.reconstruct(layout, &self.coefficients, spares, None);
         model.cache.get_or_build(&self.key, model.expected_bytes(layout), build)
-    }
-
-    /// Has their layout take them out of the cache when it is gone.
-    fn register_cache(&self) {
-        if let Some(layout) = &self.layout {
-            layout.register_cache(&self.model.cache);
-        }
     }
 
     /// The same weights as a graph wants them: under its names, in its order and types. They are reconstructed straight
     /// into that, and kept in the cache beside those of other layouts.
     #[must_use]
-    pub fn laid_out(&self, layout: &Arc<Layout>) -> Self {
+    pub fn in_layout(&self, layout: &Arc<Layout>) -> Self {
+        // Of a canonical one the model has its own, with all of its parameters.
+        let layout = if layout.is_canonical() { &self.model.canonical } else { layout };
         let key = Key { layout: layout.id(), ..self.key.clone() };
-        Self { key, layout: Some(Arc::clone(layout)), ..self.clone() }
+        Self { key, layout: Arc::clone(layout), ..self.clone() }
     }
 
-    /// Whose names and types they have, where it is a graph's.
-    pub(super) fn layout(&self) -> Option<&Arc<Layout>> {
-        self.layout.as_ref()
+    /// The layout that gives them their names and types.
+    pub fn layout(&self) -> &Arc<Layout> {
+        &self.layout
     }
 
     /// What tells these weights from others, in the cache and for promoted sessions.
@@ -315,7 +307,7 @@ impl TaskWeights {
     /// As [`TaskWeights::get`].
     pub fn pin(&self) -> Result<Arc<Weights>> {
         let weights = self.get()?;
-        // Whoever was first stays: views of what is pinned must not lose their ground.
+        // The first ones stay: views of what is pinned must not lose their ground.
         Ok(Arc::clone(self.pinned.lock().get_or_insert(weights)))
     }
 
@@ -349,10 +341,10 @@ impl TaskWeights {
         if self.pinned.lock().is_some() {
             return Ok(());
         }
-        self.register_cache();
+        self.layout.register_cache(&self.model.cache);
         let how = Prefetch {
             model: Arc::downgrade(&self.model),
-            layout: self.layout.as_ref().map(Arc::downgrade),
+            layout: Arc::downgrade(&self.layout),
             coefficients: self.coefficients.clone(),
             held: (None, None),
         };
@@ -360,9 +352,9 @@ impl TaskWeights {
     }
 
     /// Takes back what [`TaskWeights::prefetch`] asked for through `self`, however often: what has not begun never
-    /// does, and a reconstruction stops within a millisecond or so and frees its memory. It goes on where somebody
+    /// does, and a reconstruction stops within a millisecond or so and frees its memory. It goes on where a caller
     /// already waits for these weights, or another [`TaskWeights`] has prefetched the same and not taken it back.
-    /// Whether anything was stopped, which then is not ready unless somebody asks again.
+    /// Whether anything was stopped, which then is not ready unless it is asked for again.
     pub fn cancel_prefetch(&self) -> bool {
         self.model.cache.cancel(&self.key, self.owner)
     }
@@ -372,7 +364,7 @@ impl TaskWeights {
 #[derive(Debug)]
 struct Prefetch {
     model: Weak<Model>,
-    layout: Option<Weak<Layout>>,
+    layout: Weak<Layout>,
     coefficients: Coefficients,
     held: (Option<Arc<Model>>, Option<Arc<Layout>>),
 }
@@ -380,14 +372,15 @@ struct Prefetch {
 impl PrefetchJob<Weights> for Prefetch {
     fn hold(&mut self) -> Option<usize> {
         // Kept in `self` even where only one of them is left: it must not be dropped here, under the cache's lock.
-        self.held = (self.model.upgrade(), self.layout.as_ref().and_then(Weak::upgrade));
-        let (Some(model), layout) = &self.held else { return None };
-        let is_gone = self.layout.is_some() && layout.is_none();
-        (!is_gone).then(|| model.expected_bytes(layout.as_deref()))
+        self.held = (self.model.upgrade(), self.layout.upgrade());
+        let (Some(model), Some(layout)) = &self.held else { return None };
+        Some(model.expected_bytes(layout))
     }
 
     fn build(&self, spares: &Arc<Spares>, cancel: &AtomicBool) -> Result<Weights> {
-        let (Some(model), layout) = &self.held else { return Err(Error::invalid("nothing is held")) };
-        model.reconstruct(layout.as_deref(), &self.coefficients, spares, Some(cancel))
+        let (Some(model), Some(layout)) = &self.held else {
+            return Err(Error::new(ErrorKind::Internal, "nothing is held"));
+        };
+        model.reconstruct(layout, &self.coefficients, spares, Some(cancel))
     }
 }

@@ -1,14 +1,22 @@
-//! What is to be computed, found out before anything is: which tensors, from what, into which place.
+//! What weights are computed from, found out before anything is: which tensors, of which base, changed by what.
 
 use std::sync::Arc;
 
-use super::arena::{Arena, Spares};
-use super::{Entry, Place, ReconstructOptions, Scope, Weights};
+use super::layout::{Layout, TensorSpec};
 use crate::basis::{Basis, Coefficients, Parameter};
 use crate::checkpoint::{Checkpoint, frozen, is_image_tower};
 use crate::error::{Error, Result};
-use crate::kernel::{self, Segment};
 use crate::tensor::{DType, Tensor};
+
+/// Which parameters weights are made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// Those of the image tower (`visual.…`): all that an encoder needs.
+    #[default]
+    ImageTower,
+    /// Every parameter that the base holds.
+    All,
+}
 
 /// Weights to be.
 pub(super) struct Plan<'a> {
@@ -140,14 +148,6 @@ fn in_scope<'a, T>(all: impl Iterator<Item = (&'a str, T)>, scope: Scope) -> imp
     all.filter(move |(name, _)| scope == Scope::All || is_image_tower(name))
 }
 
-impl Planned<'_> {
-    /// The base's own bytes, where they can serve: nothing is added and they are f32 already, or are no floats.
-    fn as_is(&self) -> Option<&Tensor> {
-        let tensor = self.base.filter(|_| self.change.is_none())?;
-        (tensor.as_f32().is_some() || !tensor.dtype().is_float()).then_some(tensor)
-    }
-}
-
 impl Plan<'_> {
     /// Without the tensors that `wanted` does not accept.
     pub(super) fn limited_to(mut self, wanted: impl Fn(&str) -> bool) -> Self {
@@ -155,49 +155,11 @@ impl Plan<'_> {
         self
     }
 
-    /// Computes it.
-    pub(super) fn run(self, options: &ReconstructOptions<'_>) -> Result<Weights> {
-        self.run_in(options, None)
-    }
-
-    /// Computes it in memory that `spares` keeps, where it has some.
-    pub(super) fn run_in(self, options: &ReconstructOptions<'_>, spares: Option<&Arc<Spares>>) -> Result<Weights> {
-        let kernel = options.kernel.map_or_else(kernel::active, Ok)?;
-        let computed: Vec<&Planned<'_>> = self.tensors.iter().filter(|planned| planned.as_is().is_none()).collect();
-        // A tensor with neither base nor change is left at zero, which only fresh memory is.
-        let spares = spares.filter(|_| computed.iter().all(|planned| planned.base.is_some()));
-        let lengths = computed.iter().map(|planned| planned.shape.iter().product());
-        let (mut arena, places) = Arena::for_lengths(lengths, spares)?;
-
-        let (changed, converted): (Vec<_>, Vec<_>) = computed
-            .iter()
-            .zip(arena.split_mut(&places))
-            .map(|(planned, out)| Segment {
-                name: planned.name,
-                base: planned.base,
-                terms: planned.change.map(|parameter| parameter.sources().iter().collect()).unwrap_or_default(),
-                out,
-            })
-            .partition(|segment| !segment.terms.is_empty());
-        let combine = |factors: &[f32], segments| {
-            kernel::combine_cancellable(kernel, options.threads, factors, segments, options.cancel)
-        };
-        combine(&self.factors, changed)?;
-        // Only a change of type (or of strides); a task vector's zeros need not even that.
-        combine(&[], converted.into_iter().filter(|s| s.base.is_some()).collect())?;
-
-        let mut places = places.into_iter();
-        let tensors = self
-            .tensors
-            .iter()
-            .map(|planned| {
-                let place = match planned.as_is() {
-                    Some(tensor) => Place::Base(tensor.clone()),
-                    None => Place::Arena(places.next().unwrap_or_default()),
-                };
-                (planned.name.to_owned(), Entry { shape: planned.shape.to_vec(), dtype: DType::F32, place })
-            })
-            .collect();
-        Ok(Weights { coefficients: self.coefficients, tensors, arena, layout: None })
+    /// All of it under the parameters' own names, in f32; what is no float is carried over.
+    pub(super) fn canonical(&self) -> Arc<Layout> {
+        let dtype =
+            |base: Option<&Tensor>| base.map(Tensor::dtype).filter(|dtype| !dtype.is_float()).unwrap_or(DType::F32);
+        let whole = |planned: &Planned<'_>| TensorSpec::whole(planned.name, planned.shape, dtype(planned.base));
+        Layout::canonical(self.tensors.iter().map(whole).collect())
     }
 }

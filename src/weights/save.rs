@@ -6,7 +6,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 
-use super::{Values, Weights};
+use super::values::{Values, Weights};
 use crate::atomic_file::replace_file;
 use crate::checkpoint::safetensors::{self, HeaderEntry};
 use crate::error::{Error, Result};

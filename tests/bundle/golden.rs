@@ -90,16 +90,16 @@ fn version_1_is_read_for_ever() {
         assert_eq!(bundle.residuals(), ["Task2"]);
         assert_eq!(bundle.lambdas().merged, Some(0.3));
         assert_eq!((bundle.arch().heads, bundle.arch().image_size()), (2, 4));
-        let (model, is_carried) = (bundle.model(None, &ModelOptions::default()).unwrap(), file == WITH_GRAPH);
+        let (model, is_embedded) = (bundle.model(None, &ModelOptions::default()).unwrap(), file == WITH_GRAPH);
         let graph = bundle.bound_graph(model.base(), model.basis()).unwrap();
-        assert_eq!((graph.is_some(), bundle.graph_map().is_some()), (is_carried, is_carried));
+        assert_eq!((graph.is_some(), bundle.graph_map().is_some()), (is_embedded, is_embedded));
         let Some(graph) = graph else {
             assert_eq!(bundle.graph(), Some(&b"not really onnx"[..]));
             continue;
         };
         assert_eq!((graph.map().tensors.len(), graph.layout().tensors().len()), (32, 32));
         let task = model.weights(&"Task0".parse().unwrap()).unwrap();
-        let (laid_out, canonical) = (task.laid_out(graph.layout()).get().unwrap(), task.get().unwrap());
+        let (laid_out, canonical) = (task.in_layout(graph.layout()).get().unwrap(), task.get().unwrap());
         assert_eq!(laid_out.get("visual.proj"), canonical.get("visual.proj"));
     }
 }

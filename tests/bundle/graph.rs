@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use crate::support::bundle::{Parts, digits_files, faults, format, tiny_files};
 use crate::support::onnx::GRAPHS;
+use crate::support::onnx::proto::dimension::Value::DimValue;
 use crate::support::onnx_file::OnnxFileEncoder;
 use crate::support::{bits, digits, relative_l2};
 use serde_json::json;
 use taskbasis::checkpoint::safetensors;
-use taskbasis::onnx::proto::dimension::Value::DimValue;
 use taskbasis::onnx::{BindOptions, BoundGraph, GraphMap, OnnxFile};
 use taskbasis::{
     ArchHints, BaseFormat, Basis, BlockFormat, Bundle, BundleUpdate, Checkpoint, Encoder, EncoderOptions, ErrorKind,
@@ -74,14 +74,14 @@ fn the_bits_are_those_of_the_graph_beside_a_folder() {
         let file_bytes = std::fs::metadata(&graph).unwrap().len() as usize;
         assert!(graph_bytes * 4 < file_bytes, "{graph_bytes} of {file_bytes}");
         let carried = bundle.bound_graph(&digits.base, Some(&digits.basis)).unwrap().unwrap();
-        assert!(carried.is_carried() && !digits.graph.is_carried());
+        assert!(carried.is_embedded() && !digits.graph.is_embedded());
         assert_eq!(carried.layout().tensors(), digits.graph.layout().tensors());
         if !runtime() {
             continue;
         }
         let model = bundle.model(None, &ModelOptions::default()).unwrap();
         let encoder = Encoder::of_bundle(&bundle, &model, &options()).unwrap();
-        assert!(encoder.graph().unwrap().is_carried());
+        assert!(encoder.graph().unwrap().is_embedded());
         let (arch, beside) = (bundle.arch(), digits.model());
         let theirs = Encoder::with_graph(arch, &digits.graph, &options()).unwrap();
         for expression in ["MNIST", "MNIST - Parity@0.3", "merged@0.4", "base"] {
@@ -108,7 +108,7 @@ fn the_bits_are_those_of_the_graph_beside_a_folder() {
         let carried = bundle.bound_graph(model.base(), model.basis()).unwrap().unwrap();
         let task = model.weights(&"MNIST".parse().unwrap()).unwrap();
         let plain = folder.path().join("task.onnx");
-        carried.write(&task.laid_out(carried.layout()).get().unwrap(), &plain, &[]).unwrap();
+        carried.write(&task.in_layout(carried.layout()).get().unwrap(), &plain, &[]).unwrap();
         let pixels = vec![0.25; 2 * arch.pixels()];
         let exported = OnnxFileEncoder::open(&plain, &options()).unwrap().encode(&pixels, 2).unwrap();
         assert!(relative_l2(&exported, &theirs.encode_task(&task, &pixels, 2).unwrap()) < 1e-5);

@@ -5,7 +5,7 @@ use crate::support::whole_digits as digits;
 use safetensors::{Dtype, SafeTensors, serialize_to_file, tensor::TensorView};
 use taskbasis::ErrorKind;
 use taskbasis::datasets::Dataset;
-use taskbasis::heads::head::{Head, class_names, head_tasks, top_k};
+use taskbasis::heads::{Head, class_names, head_tasks, top_k};
 use taskbasis::preprocess::{PixelFormat, Preprocess};
 
 const TASKS: [&str; 8] = ["MNIST", "OptDigits", "Inverted", "Rotated", "Parity", "Colors", "Quadrant", "Loops"];

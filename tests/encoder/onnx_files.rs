@@ -1,8 +1,8 @@
 //! The hand-written schema reads what other programs write.
 
 use crate::support;
+use crate::support::onnx::proto::{ModelProto, TensorType, dimension::Value};
 use prost::Message;
-use taskbasis::onnx::proto::{ModelProto, TensorType, dimension::Value};
 
 #[test]
 fn exported_models_are_read_in_full() {

@@ -14,7 +14,7 @@ use support::{Need, need, skip};
 
 use crate::driver::on_the_hosts_driver;
 use crate::support::bundle::{format, pack_digits};
-use taskbasis::weights::{LaidOut, Layout, View};
+use taskbasis::weights::{Layout, TensorSpec, View};
 use taskbasis::{
     Arch, ArchHints, BaseFormat, Bundle, Checkpoint, Cuda, DType, DeviceModel, DeviceOptions, Encoder, EncoderOptions,
     ErrorKind, Model, ModelOptions, Provider, Runtime, TaskWeights, Values, WeightsOn,
@@ -134,7 +134,7 @@ fn layout(model: &Model) -> Arc<Layout> {
         let mut add = |what: &str, shape: &[usize], view: View| {
             let dtype = DTYPES[tensors.len() % DTYPES.len()];
             let name = format!("{name}.{what}");
-            tensors.push(LaidOut { name, dtype, shape: shape.to_vec(), parts: vec![view] });
+            tensors.push(TensorSpec { name, dtype, shape: shape.to_vec(), parts: vec![view] });
         };
         let whole = View::whole(name);
         add("whole", shape, whole.clone());
@@ -159,7 +159,7 @@ fn layout(model: &Model) -> Arc<Layout> {
     let embedding = model.base().require("visual.class_embedding").unwrap().shape().to_vec();
     let first = View { rows: Some([0, 1]), ..View::whole("visual.positional_embedding") };
     let parts = vec![View::whole("visual.class_embedding"), first];
-    tensors.push(LaidOut { name: "class".into(), dtype: DType::F16, shape: embedding, parts });
+    tensors.push(TensorSpec { name: "class".into(), dtype: DType::F16, shape: embedding, parts });
     Layout::new(tensors, &kept, model.base()).unwrap()
 }
 
@@ -171,18 +171,18 @@ fn layouts_have_the_bits_of_the_cpu() {
         let device = DeviceModel::new(&model, &cuda, &DeviceOptions::default()).unwrap();
         let layout = layout(&model);
         for task in tasks(&model) {
-            assert_same(&device, &task.laid_out(&layout), vectors);
+            assert_same(&device, &task.in_layout(&layout), vectors);
             assert_same(&device, &task, vectors);
         }
         let stats = device.stats();
         assert!(stats.layout_bytes > 0);
 
         // With half of the basis on the host.
-        let weights = device.get(&tasks(&model)[0].laid_out(&layout)).unwrap().nbytes();
+        let weights = device.get(&tasks(&model)[0].in_layout(&layout)).unwrap().nbytes();
         let budget = stats.layout_bytes + stats.resident_bytes / 2 + 2 * weights;
         let options = DeviceOptions { budget: Some(budget) };
         let device = DeviceModel::for_layout(&model, &cuda, &options, &layout).unwrap();
-        tasks(&model).iter().for_each(|task| assert_same(&device, &task.laid_out(&layout), "streamed"));
+        tasks(&model).iter().for_each(|task| assert_same(&device, &task.in_layout(&layout), "streamed"));
         assert!(device.stats().slot_bytes > 0 && device.stats().streamed > 0);
     }
 }
@@ -201,12 +201,12 @@ fn layouts_that_come_and_go_leave_memory_flat() {
     for switch in 0..60 {
         let layout = layout(&model);
         for task in [&tasks[switch % tasks.len()], &tasks[(switch + 1) % tasks.len()]] {
-            let weights = device.get(&task.laid_out(&layout)).unwrap();
+            let weights = device.get(&task.in_layout(&layout)).unwrap();
             weights.wait_in(&stream).unwrap();
             weights.used_in(&stream).unwrap();
         }
         if switch % 20 == 0 {
-            assert_same(&device, &tasks[1].laid_out(&layout), "a layout of many");
+            assert_same(&device, &tasks[1].in_layout(&layout), "a layout of many");
             model.cache().trim(0);
         }
     }
@@ -271,7 +271,7 @@ fn runtime_for_gpus() -> Option<PathBuf> {
 
 /// The golden embeddings, from weights that lie on the GPU, by ONNX Runtime's CUDA provider and by TensorRT's:
 /// `TASKBASIS_ONNXRUNTIME_GPU` names its library, or `scripts/fetch-onnxruntime --gpu` has fetched it. Without a GPU,
-/// `encoder::device::tests` of the library.
+/// `encoder::engine::cuda::tests` of the library.
 #[test]
 fn the_encoder_reads_the_weights_where_they_are() {
     let Some(library) = runtime_for_gpus() else { return };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 use proptest::prelude::*;
-use taskbasis::kernel::{Kernel, Segment, combine};
+use taskbasis::kernel::{Kernel, Output, TensorJob, combine};
 use taskbasis::tensor::BLOCK;
 use taskbasis::{BlockFormat, Blocks, DType, Mapping, Source, Tensor};
 
@@ -207,6 +207,16 @@ fn case_of(
         })
 }
 
+/// A job whose result is wanted whole and in order.
+fn job<'a>(
+    base: Option<&'a Tensor>,
+    coefficients: &'a [f32],
+    terms: Vec<&'a Source>,
+    out: &'a mut [f32],
+) -> TensorJob<'a> {
+    TensorJob { name: "a", base, coefficients, terms, outputs: vec![Output::whole(out)] }
+}
+
 fn check(case: &Case) {
     let count = case.rows * case.columns;
     let base = case.base.map(|base| base.make(case.rows, case.columns));
@@ -217,8 +227,8 @@ fn check(case: &Case) {
     for &kernel in Kernel::available() {
         let mut memory = vec![-7.0f32; count + 32];
         let range = case.misalignment..case.misalignment + count;
-        let segment = Segment { name: "a", base: base.as_ref(), terms: terms.clone(), out: &mut memory[range.clone()] };
-        combine(kernel, case.threads, &coefficients, vec![segment]).unwrap();
+        let job = job(base.as_ref(), &coefficients, terms.clone(), &mut memory[range.clone()]);
+        combine(kernel, case.threads, vec![job], None).unwrap();
         assert_same(&memory[range.clone()], &want, &(kernel, case));
         memory.drain(range);
         assert!(memory.iter().all(|&v| v == -7.0), "{kernel} wrote outside its output; {case:?}");
@@ -303,19 +313,17 @@ fn halves_convert_exactly() {
         for &kernel in Kernel::available() {
             let mut out = vec![0.0; 1 << 16];
             // As the base alone, where even the sign of zero stays, and as the only term.
-            let base = Segment { name: "a", base: Some(&all), terms: vec![], out: &mut out };
-            combine(kernel, 1, &[], vec![base]).unwrap();
+            combine(kernel, 1, vec![job(Some(&all), &[], vec![], &mut out)], None).unwrap();
             assert_same(&out, &want, &(kernel, dtype));
             let term = Source::from(all.clone());
-            combine(kernel, 1, &[1.0], vec![Segment { name: "a", base: None, terms: vec![&term], out: &mut out }])
-                .unwrap();
+            combine(kernel, 1, vec![job(None, &[1.0], vec![&term], &mut out)], None).unwrap();
             let want: Vec<f32> = want.iter().map(|&v| f32::mul_add(1.0, v, 0.0)).collect();
             assert_same(&out, &want, &(kernel, dtype));
         }
     }
 }
 
-/// Large enough that the result is streamed past the caches and cut into pieces, in segments of odd lengths.
+/// Large enough that the result is streamed past the caches and cut into pieces, in jobs of odd lengths.
 #[test]
 fn large_outputs_have_the_same_bits() {
     let lengths = [1usize, 1_400_001, 63, 0, 900_000, 4097];
@@ -340,13 +348,13 @@ fn large_outputs_have_the_same_bits() {
             for threads in [1, 3] {
                 let mut memory = vec![-7.0f32; want.len() + 1];
                 let mut rest = &mut memory[1..];
-                let mut segments = Vec::new();
+                let mut jobs = Vec::new();
                 for i in 0..lengths.len() {
                     let (out, more) = rest.split_at_mut(lengths[i]);
                     rest = more;
-                    segments.push(Segment { name: "a", base: Some(&bases[i]), terms: terms[i].iter().collect(), out });
+                    jobs.push(job(Some(&bases[i]), &coefficients, terms[i].iter().collect(), out));
                 }
-                combine(kernel, threads, &coefficients, segments).unwrap();
+                combine(kernel, threads, jobs, None).unwrap();
                 assert_same(&memory[1..], &want, &(kernel, dtype, layout, threads));
             }
         }

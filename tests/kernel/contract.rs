@@ -3,8 +3,19 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use taskbasis::kernel::{Kernel, Segment, combine, combine_cancellable};
+use taskbasis::kernel::{Kernel, Output, TensorJob, combine};
 use taskbasis::{DType, ErrorKind, Mapping, Source, Tensor};
+
+/// A job whose result is wanted whole and in order.
+fn job<'a>(
+    name: &'a str,
+    base: Option<&'a Tensor>,
+    coefficients: &'a [f32],
+    terms: Vec<&'a Source>,
+    out: &'a mut [f32],
+) -> TensorJob<'a> {
+    TensorJob { name, base, coefficients, terms, outputs: vec![Output::whole(out)] }
+}
 
 fn tensor(values: &[f32], shape: &[usize]) -> Tensor {
     Tensor::from_f32(values, shape, "test").unwrap()
@@ -55,8 +66,8 @@ fn fixed_inputs_give_these_bits() {
     for &kernel in Kernel::available() {
         for (base, want) in [(None, sums), (Some(&base), totals)] {
             let mut out = [7.0; 8];
-            let segment = Segment { name: "golden", base, terms: terms.iter().collect(), out: &mut out };
-            combine(kernel, 1, &[0.3, -0.2, 0.1], vec![segment]).unwrap();
+            let job = job("golden", base, &[0.3, -0.2, 0.1], terms.iter().collect(), &mut out);
+            combine(kernel, 1, vec![job], None).unwrap();
             assert_eq!(out.map(f32::to_bits), want, "{kernel}, base: {}", base.is_some());
         }
     }
@@ -70,8 +81,8 @@ fn without_a_term_the_base_stays_bit_for_bit() {
     for &kernel in Kernel::available() {
         for base in [Some(&base), None] {
             let mut out = [7.0; 5];
-            let segment = Segment { name: "a", base, terms: vec![&unread, &unread], out: &mut out };
-            combine(kernel, 0, &[0.0, -0.0], vec![segment]).unwrap();
+            let job = job("a", base, &[0.0, -0.0], vec![&unread, &unread], &mut out);
+            combine(kernel, 0, vec![job], None).unwrap();
             let want = if base.is_some() { values } else { [0.0; 5] };
             assert_eq!(out.map(f32::to_bits), want.map(f32::to_bits), "{kernel}");
         }
@@ -80,12 +91,11 @@ fn without_a_term_the_base_stays_bit_for_bit() {
 
 #[test]
 fn nothing_to_do_is_no_error() {
-    combine(Kernel::best(), 0, &[1.0], vec![]).unwrap();
-    combine(Kernel::best(), 0, &[], vec![Segment { name: "a", base: None, terms: vec![], out: &mut [] }]).unwrap();
+    combine(Kernel::best(), 0, vec![], None).unwrap();
+    combine(Kernel::best(), 0, vec![job("a", None, &[], vec![], &mut [])], None).unwrap();
     let empty = tensor(&[], &[0, 3]);
     let term = Source::from(empty.clone());
-    let segment = Segment { name: "a", base: Some(&empty), terms: vec![&term], out: &mut [] };
-    combine(Kernel::best(), 4, &[1.0], vec![segment]).unwrap();
+    combine(Kernel::best(), 4, vec![job("a", Some(&empty), &[1.0], vec![&term], &mut [])], None).unwrap();
 }
 
 #[test]
@@ -102,11 +112,11 @@ fn what_does_not_fit_is_refused_by_name() {
         let terms: Vec<_> = terms.iter().map(|&term| Source::from(term.clone())).collect();
         let (mut good, mut out) = ([7.0; 6], vec![7.0; length]);
         let good_terms = vec![&good_term; coefficients.len()];
-        let segments = vec![
-            Segment { name: "visual.good", base: None, terms: good_terms, out: &mut good },
-            Segment { name: "visual.proj", base, terms: terms.iter().collect(), out: &mut out },
+        let jobs = vec![
+            job("visual.good", None, coefficients, good_terms, &mut good),
+            job("visual.proj", base, coefficients, terms.iter().collect(), &mut out),
         ];
-        let error = combine(Kernel::best(), 2, coefficients, segments).unwrap_err();
+        let error = combine(Kernel::best(), 2, jobs, None).unwrap_err();
         assert_eq!(good, [7.0; 6], "nothing is written unless everything is in order");
         error
     };
@@ -140,23 +150,22 @@ fn what_is_called_off_ends_early() {
     for threads in [1, 3] {
         let cancel = AtomicBool::new(true);
         let mut out = vec![7.0; 1 << 16];
-        let segment = Segment { name: "a", base: Some(&base), terms: vec![&term], out: &mut out };
-        let error = combine_cancellable(Kernel::best(), threads, &[1.0], vec![segment], Some(&cancel)).unwrap_err();
+        let one = job("a", Some(&base), &[1.0], vec![&term], &mut out);
+        let error = combine(Kernel::best(), threads, vec![one], Some(&cancel)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Cancelled);
         assert_eq!(out, vec![7.0; 1 << 16], "not a piece was begun");
 
-        // The scalar kernel over many segments takes far longer than the other thread needs to change its mind.
+        // The scalar kernel over many jobs takes far longer than the other thread needs to change its mind.
         cancel.store(false, Ordering::Relaxed);
         let mut out = vec![7.0; 400 << 16];
-        let segments = out.chunks_mut(1 << 16);
-        let segments: Vec<_> =
-            segments.map(|out| Segment { name: "a", base: Some(&base), terms: vec![&term; 8], out }).collect();
+        let outputs = out.chunks_mut(1 << 16);
+        let jobs = outputs.map(|out| job("a", Some(&base), &[1.0; 8], vec![&term; 8], out)).collect();
         let error = std::thread::scope(|scope| {
             scope.spawn(|| {
                 std::thread::sleep(std::time::Duration::from_millis(1));
                 cancel.store(true, Ordering::Relaxed);
             });
-            combine_cancellable(Kernel::Scalar, threads, &[1.0; 8], segments, Some(&cancel)).unwrap_err()
+            combine(Kernel::Scalar, threads, jobs, Some(&cancel)).unwrap_err()
         });
         assert_eq!(error.kind(), ErrorKind::Cancelled);
         assert_eq!(out[out.len() - 1], 7.0, "the last piece was never begun");
@@ -166,7 +175,7 @@ fn what_is_called_off_ends_early() {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn a_kernel_that_this_machine_lacks_is_refused() {
-    let error = combine(Kernel::Neon, 1, &[], vec![]).unwrap_err();
+    let error = combine(Kernel::Neon, 1, vec![], None).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("scalar"), "{error}");
 }

@@ -4,9 +4,9 @@ use crate::support;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use crate::support::onnx::proto::{AttributeProto, AttributeType, ModelProto};
 use crate::support::onnx::{GRAPHS, decode, graph, node, parse};
 use crate::support::{Random, digits};
-use taskbasis::onnx::proto::{AttributeProto, AttributeType, ModelProto};
 use taskbasis::onnx::{BindOptions, BoundGraph, GraphMap, OnnxFile, bind};
 use taskbasis::weights::View;
 use taskbasis::{Checkpoint, ErrorKind, Format, Tensor};
@@ -356,11 +356,11 @@ fn other_models_and_odd_graphs_are_refused() {
         let before = graph(&mut model).node.len();
         graph(&mut model).node.push(node("Sin", &["text"], "text_embeds", Vec::new()));
         let port = graph(&mut model).input[0].clone();
-        graph(&mut model).input.push(taskbasis::onnx::proto::ValueInfoProto { name: Some("text".into()), ..port });
+        graph(&mut model).input.push(crate::support::onnx::proto::ValueInfoProto { name: Some("text".into()), ..port });
         let port = graph(&mut model).output[0].clone();
         graph(&mut model)
             .output
-            .insert(0, taskbasis::onnx::proto::ValueInfoProto { name: Some("text_embeds".into()), ..port });
+            .insert(0, crate::support::onnx::proto::ValueInfoProto { name: Some("text_embeds".into()), ..port });
         let bound = BoundGraph::bind(Arc::new(parse(&model)), &base, None, &BindOptions::default()).unwrap();
         assert_eq!((bound.output().name.as_str(), bound.pixels().name.as_str()), ("image_embeds", "pixel_values"));
         assert_eq!(bound.file().nodes(), before + 1);
@@ -368,7 +368,9 @@ fn other_models_and_odd_graphs_are_refused() {
         let mut twice = model.clone();
         let copied = graph(&mut twice).initializer.iter().find(|t| t.dims.len() == 4).unwrap().clone();
         let name = copied.name().to_owned();
-        graph(&mut twice).initializer.push(taskbasis::onnx::proto::TensorProto { name: Some("copy".into()), ..copied });
+        graph(&mut twice)
+            .initializer
+            .push(crate::support::onnx::proto::TensorProto { name: Some("copy".into()), ..copied });
         let conv = graph(&mut twice).node.iter().position(|node| node.input.contains(&name)).unwrap();
         let mut second = graph(&mut twice).node[conv].clone();
         let made = second.output[0].clone();

@@ -4,6 +4,7 @@
 mod checks;
 
 use crate::support;
+use crate::support::onnx::proto::{ModelProto, TensorProto, TensorType, dimension::Value};
 use crate::support::onnx::tower::{
     CLASS, POSITIONS, PROJECTION, Tower, declare_batch, floats, int, integers, maker, mirror, options, reader,
     repeat_token, repeat_token_with_position,
@@ -11,7 +12,6 @@ use crate::support::onnx::tower::{
 use crate::support::onnx::{external, graph, node, parse};
 use crate::support::{relative_l2, runtime};
 use checks::{check, check_carried, check_mirrored, exported, with_values, without_projection};
-use taskbasis::onnx::proto::{ModelProto, TensorProto, TensorType, dimension::Value};
 use taskbasis::onnx::{BindOptions, BoundGraph, GraphMap, OnnxFile, bind};
 use taskbasis::weights::View;
 use taskbasis::{BaseFormat, Basis, Bundle, Checkpoint, Encoder, ErrorKind, Format, ModelOptions, Packer, Tensor};
@@ -115,7 +115,7 @@ fn nodes_out_of_order_are_put_in_order() {
     // What is written is in order whatever was read.
     let weights = tower.model.weights(&"Task1".parse().unwrap()).unwrap();
     let path = tower.folder.path().join("task.onnx");
-    bound.write(&weights.laid_out(bound.layout()).get().unwrap(), &path, &[]).unwrap();
+    bound.write(&weights.in_layout(bound.layout()).get().unwrap(), &path, &[]).unwrap();
     let written = support::onnx::decode(&path).graph.unwrap();
     let mut known: Vec<&str> = written.input.iter().map(|port| port.name()).collect();
     known.extend(written.initializer.iter().map(|tensor| tensor.name()));
@@ -243,7 +243,7 @@ fn a_parameter_may_be_missing_only_where_nothing_is_lost_in_silence() {
         assert!(kept.beyond().is_empty());
         // Weights of the basis that changes it do not fit it then.
         let task = tower.model.weights(&"Task1".parse().unwrap()).unwrap();
-        let error = task.laid_out(kept.layout()).get().unwrap_err();
+        let error = task.in_layout(kept.layout()).get().unwrap_err();
         assert_eq!((error.kind(), error.tensor_name()), (ErrorKind::Mismatch, Some(name)), "{error}");
     }
     // The projection, folded into something that comes after the pooled features.
@@ -479,7 +479,7 @@ fn half_floats_are_promoted() {
     let error = relative_l2(&tower.embeds(&encoder, "Task1", &pixels), &tower.expected("Task1", &pixels));
     assert!(error < 5e-3, "{error:e}");
     let path = tower.folder.path().join("task.onnx");
-    bound.write(&task.laid_out(bound.layout()).get().unwrap(), &path, &[]).unwrap();
+    bound.write(&task.in_layout(bound.layout()).get().unwrap(), &path, &[]).unwrap();
     let frozen = crate::support::onnx_file::OnnxFileEncoder::open(&path, &options()).unwrap();
     let error = relative_l2(&frozen.encode(&pixels, 3).unwrap(), &tower.expected("Task1", &pixels));
     assert!(error < 5e-3, "{error:e}");

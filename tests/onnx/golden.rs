@@ -156,7 +156,8 @@ fn other_ways_to_the_same_embeddings() {
         let mut five = support::onnx::decode(&path);
         for port in support::onnx::graph(&mut five).input.iter_mut() {
             let tensor = port.r#type.as_mut().unwrap().tensor_type.as_mut().unwrap();
-            tensor.shape.as_mut().unwrap().dim[0].value = Some(taskbasis::onnx::proto::dimension::Value::DimValue(5));
+            tensor.shape.as_mut().unwrap().dim[0].value =
+                Some(crate::support::onnx::proto::dimension::Value::DimValue(5));
         }
         let five = bound(&model, &support::onnx::write(&five, folder.path(), "five.onnx"));
         let by_fives = over(&model, &five).encode_task(&task, pixels, 32).unwrap();
@@ -168,7 +169,7 @@ fn other_ways_to_the_same_embeddings() {
 
         // Exported with the task's weights it is a plain file.
         let plain = folder.path().join("task.onnx");
-        let weights = task.laid_out(graph.layout()).get().unwrap();
+        let weights = task.in_layout(graph.layout()).get().unwrap();
         graph.write(&weights, &plain, &[]).unwrap();
         let frozen = crate::support::onnx_file::OnnxFileEncoder::open(&plain, &EncoderOptions::default()).unwrap();
         assert!(relative_l2(&frozen.encode(pixels, 32).unwrap(), &expected) < 1e-5);
@@ -184,7 +185,7 @@ fn other_ways_to_the_same_embeddings() {
         old.opset_import.iter_mut().for_each(|set| set.version = Some(5));
         for (model_file, what) in [(&taken, "has a value of this name"), (&old, "operator set 6")] {
             let graph = bound(&model, &support::onnx::write(model_file, folder.path(), "refused.onnx"));
-            let (weights, path) = (task.laid_out(graph.layout()).get().unwrap(), folder.path().join("none.onnx"));
+            let (weights, path) = (task.in_layout(graph.layout()).get().unwrap(), folder.path().join("none.onnx"));
             let error = graph.write_f16(&weights, &path, &[]).unwrap_err();
             assert!(error.kind() == taskbasis::ErrorKind::Unsupported && error.to_string().contains(what), "{error}");
             assert!(!path.exists());
@@ -216,7 +217,7 @@ fn what_a_graph_needed_goes_with_the_last_who_has_it() {
     assert_eq!(entries(), (5, 0, 0));
     assert!(over(&model, &graph).is_prepared(&tasks[1]));
     // So can whoever holds a name of such weights.
-    let taken = second.as_taken(&tasks[0]);
+    let taken = tasks[0].in_layout(second.layout());
     drop((graph, second));
     assert_eq!(entries(), (3, 0, 0));
     let held = taken.get().unwrap();
@@ -241,10 +242,10 @@ fn weights_of_another_base_do_not_fit_what_the_graph_holds() {
         graph.layout().tensors().iter().cloned().partition(|tensor| tensor.name == "visual.proj");
     let kept: Vec<&str> = held.iter().flat_map(|tensor| &tensor.parts).map(|part| part.parameter.as_str()).collect();
     let layout = taskbasis::weights::Layout::new(inputs, &kept, ae.base()).unwrap();
-    assert!(ae.weights(&"base".parse().unwrap()).unwrap().laid_out(&layout).get().is_ok());
+    assert!(ae.weights(&"base".parse().unwrap()).unwrap().in_layout(&layout).get().is_ok());
     for model in [&ae, &pca] {
         let task = model.weights(&"MNIST".parse().unwrap()).unwrap();
-        let error = task.laid_out(&layout).get().unwrap_err();
+        let error = task.in_layout(&layout).get().unwrap_err();
         assert!(error.to_string().contains("another"), "{error}");
     }
     // Another basis over the same base runs on a graph that holds nothing of it.

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use half::{bf16, f16};
-use taskbasis::kernel::{self, Kernel, Segment, combine};
+use taskbasis::kernel::{self, Kernel, Output, TensorJob, combine};
 use taskbasis::mmap::Anonymous;
 use taskbasis::{BlockFormat, Blocks, DType, MapMode, Mapping, Rounding, Source, Tensor};
 
@@ -160,15 +160,16 @@ fn task<'a>(kernel: Kernel, threads: usize, base: &'a Tensor, sources: &[Source]
     let term_parts: Vec<Vec<Source>> = sources.iter().map(|source| parts(source, &lengths)).collect();
     Box::new(move |out| {
         let mut rest = out;
-        let mut segments = Vec::new();
+        let mut jobs = Vec::new();
         for (i, base) in base_parts.iter().enumerate() {
             let (out, more) = rest.split_at_mut(base.numel());
             rest = more;
             let Source::Dense(base) = base else { unreachable!("made dense") };
             let terms = term_parts.iter().map(|parts| &parts[i]).collect();
-            segments.push(Segment { name: "bench", base: Some(base), terms, out });
+            let (coefficients, outputs) = (&coefficients[..], vec![Output::whole(out)]);
+            jobs.push(TensorJob { name: "bench", base: Some(base), coefficients, terms, outputs });
         }
-        combine(kernel, threads, &coefficients, segments).expect("what fits together");
+        combine(kernel, threads, jobs, None).expect("what fits together");
     })
 }
 

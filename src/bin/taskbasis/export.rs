@@ -54,7 +54,7 @@ impl Export {
         match &graph {
             Some(graph) => {
                 let write = if self.f16 { BoundGraph::write_f16 } else { BoundGraph::write };
-                write(graph, &*weights.laid_out(graph.layout()).get()?, &self.output, &[])?;
+                write(graph, &*weights.in_layout(graph.layout()).get()?, &self.output, &[])?;
             }
             None => {
                 let write = if self.f16 { write_onnx_f16 } else { write_onnx };

@@ -91,7 +91,7 @@ impl Heads {
         let options = self.provider.applied_to(EncoderOptions { threads, runtime, ..EncoderOptions::default() });
         let model = TextModel::open_with(&self.text_model, hints, |file| checkpoints::open(file))?;
         model.notes().iter().for_each(|note| output::note(note));
-        let mut encoder = TextEncoder::new(model, &options)?;
+        let encoder = TextEncoder::new(model, &options)?;
         provider::tell(encoder.execution());
         let total = tasks.iter().map(|(_, classes, prompts)| classes.len() * prompts.len()).sum();
         let bar = output::progress(total, "prompts");

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use taskbasis::checkpoint::{adapter, choose, folder, shards};
+use taskbasis::checkpoint::{choose, folder, shards};
 use taskbasis::{Error, Result};
 
 use crate::output;
@@ -132,7 +132,7 @@ impl TasksDir {
 
 /// The checkpoint that a file in the folder itself is, or why it is none.
 fn flat(path: &Path, name: &str) -> std::result::Result<PathBuf, String> {
-    let part = shards::part(name);
+    let part = shards::shard_name(name);
     let is_index = shards::is_index_name(name);
     let why = if name.starts_with('.') {
         "hidden".into()
@@ -141,7 +141,7 @@ fn flat(path: &Path, name: &str) -> std::result::Result<PathBuf, String> {
             true => format!("a part, read through {}", part.index),
             false => format!("part {} of {}, without its index {}", part.number, part.of, part.index),
         }
-    } else if adapter::FILES.contains(&name) || name == adapter::CONFIG {
+    } else if choose::ADAPTERS.contains(&name) || name == choose::ADAPTER_CONFIG {
         "an adapter that is not in a folder of its task".into()
     } else if name.starts_with("head_") {
         "a head".into()

@@ -1,16 +1,16 @@
-//! `adapter_config.json`: how an adapter's weights are to be put together with the base's.
+//! `adapter_config.json`: the way in which an adapter's weights are put together with the base's.
 
 use std::path::{Path, PathBuf};
 
 use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
 
-use super::CONFIG;
+use super::super::choose::ADAPTER_CONFIG;
 use crate::did_you_mean;
 use crate::error::{Error, Result};
 
 /// The rank and the alpha of PEFT where a configuration says nothing.
-const DEFAULT: f64 = 8.0;
+const DEFAULT_RANK: f64 = 8.0;
 /// The largest configuration that is read; one with a pattern per module has some kilobytes.
 const MAX_CONFIG: u64 = 4 << 20;
 
@@ -80,7 +80,7 @@ impl Config {
     /// [`ErrorKind::Format`](crate::ErrorKind::Format) for what is no such configuration;
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for an adapter that is not read, by its kind or option.
     pub(super) fn beside(path: &Path) -> Result<Self> {
-        let file = path.with_file_name(CONFIG);
+        let file = path.with_file_name(ADAPTER_CONFIG);
         let length = std::fs::metadata(&file).map_err(|e| missing(path, e))?.len();
         if length > MAX_CONFIG {
             return Err(Error::format("too large for a configuration").at(file).expected(MAX_CONFIG).got(length));
@@ -105,7 +105,7 @@ impl Config {
         })
     }
 
-    /// What B·A of `module` is multiplied by; `rank` is how many rows A has.
+    /// The factor of B·A for `module`; `rank` is the number of rows of A.
     ///
     /// # Errors
     /// [`ErrorKind::Format`](crate::ErrorKind::Format) where the configuration has another rank.
@@ -135,7 +135,7 @@ impl Config {
     }
 }
 
-/// How a whole model is made of base and adapter, with the library that trained it.
+/// The command that makes a whole model of base and adapter, with the library that trained it.
 fn merging() -> &'static str {
     "merge the two: python -c \"from peft import PeftModel; from transformers import CLIPModel; \
      PeftModel.from_pretrained(CLIPModel.from_pretrained('BASE'), 'ADAPTER').merge_and_unload().save_pretrained('OUT')\""
@@ -143,9 +143,9 @@ fn merging() -> &'static str {
 
 fn missing(path: &Path, error: std::io::Error) -> Error {
     if error.kind() != std::io::ErrorKind::NotFound {
-        return Error::io("cannot read", path.with_file_name(CONFIG), error);
+        return Error::io("cannot read", path.with_file_name(ADAPTER_CONFIG), error);
     }
-    Error::not_found(format!("LoRA weights without the `{CONFIG}` that says their scale"))
+    Error::not_found(format!("LoRA weights without the `{ADAPTER_CONFIG}` that says their scale"))
         .at(PathBuf::from(path))
         .hint(format!("Put it beside the file; or {}", merging()))
 }
@@ -196,10 +196,10 @@ fn flag(json: &Map<String, Value>, name: &str) -> bool {
     json.get(name).and_then(Value::as_bool) == Some(true)
 }
 
-/// A number that is finite and not negative.
+/// A finite number above 0; PEFT's default where there is none.
 fn number(json: &Map<String, Value>, name: &str) -> Result<f64> {
     match json.get(name) {
-        None | Some(Value::Null) => Ok(DEFAULT),
+        None | Some(Value::Null) => Ok(DEFAULT_RANK),
         Some(value) => {
             positive(value).ok_or_else(|| Error::format(format!("`{name}` is no number above 0")).got(value))
         }

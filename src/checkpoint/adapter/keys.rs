@@ -7,13 +7,13 @@ use crate::did_you_mean;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
-/// What PEFT puts around the model.
+/// The prefix that PEFT puts before the model's names.
 const ROOT: &str = "base_model.model.";
 /// The module that an adapted one keeps its own weights in.
 const BASE: &str = "base_layer";
 /// What a module that is trained as a whole keeps: what it was, and what it is.
 const SAVED: [&str; 2] = ["original_module", "modules_to_save"];
-/// How the parameters of PEFT's other kinds of adapters are called.
+/// What the names of parameters of PEFT's other kinds of adapters begin with.
 const OTHERS: [&str; 8] = ["ia3_", "hada_", "lokr_", "oft_", "boft_", "vera_", "hra_", "shira_"];
 
 /// Whether a tensor of this name is part of an adapter, or of a module that one was put around.
@@ -23,9 +23,9 @@ pub(super) fn is_adapted(name: &str) -> bool {
     })
 }
 
-/// What an adapter has for one module.
+/// The tensors of an adapter for one module.
 #[derive(Debug, Default)]
-pub(super) struct Target {
+pub(super) struct AdaptedModule {
     /// [r, in] (or [r, in, h, w]); for an embedding [r, rows].
     pub(super) a: Option<Tensor>,
     /// [out, r] (or [out, r, 1, 1]); for an embedding [columns, r].
@@ -43,9 +43,9 @@ pub(super) struct Target {
 
 /// An adapter's tensors, by module.
 #[derive(Debug, Default)]
-pub(super) struct Keys {
+pub(super) struct AdapterTensors {
     /// By the module's name in the model.
-    pub(super) targets: IndexMap<String, Target>,
+    pub(super) targets: IndexMap<String, AdaptedModule>,
     /// Everything else, by names in the model: biases and modules that were trained as a whole; the base, where it is
     /// in the file too.
     pub(super) others: Vec<(String, Stored)>,
@@ -55,7 +55,7 @@ pub(super) struct Keys {
     adapter: Option<String>,
 }
 
-/// What one tensor of a [`Target`] is.
+/// What one tensor of a [`AdaptedModule`] is.
 #[derive(Clone, Copy)]
 enum Role {
     A,
@@ -63,7 +63,7 @@ enum Role {
     Magnitude,
 }
 
-impl Keys {
+impl AdapterTensors {
     /// Takes the names of all tensors apart.
     ///
     /// # Errors

@@ -2,15 +2,16 @@
 
 use indexmap::IndexMap;
 
+use super::super::Checkpoint;
 use super::super::names::{Place, places_of, squeezed};
-use super::super::{Checkpoint, unread::Stored};
+use super::super::unread::Stored;
 use super::config::Config;
-use super::keys::{Keys, Target};
+use super::keys::{AdaptedModule, AdapterTensors};
 use crate::did_you_mean;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
-/// How many modules may lie around the model that an adapter was made for.
+/// The most modules that may lie around the model that an adapter was made for.
 const MAX_AROUND: usize = 8;
 /// What an adapter's names may lack where a tower alone was adapted: open_clip's `visual`, transformers' towers.
 const TOWERS: [&str; 3] = ["", "visual.", "vision_model."];
@@ -19,9 +20,13 @@ const TOWERS: [&str; 3] = ["", "visual.", "vision_model."];
 ///
 /// # Errors
 /// As [`super::tuned`].
-pub(super) fn changed(mut keys: Keys, config: &Config, base: &Checkpoint) -> Result<IndexMap<String, Tensor>> {
+pub(super) fn changed(
+    mut keys: AdapterTensors,
+    config: &Config,
+    base: &Checkpoint,
+) -> Result<IndexMap<String, Tensor>> {
     leave_text_out(&mut keys, base);
-    let naming = Naming::of(&keys, base)?;
+    let naming = NameMapping::of(&keys, base)?;
     let mut changes = Changes { base, tensors: IndexMap::new(), values: IndexMap::new() };
     for (name, stored) in keys.others {
         changes.put(&naming, &name, stored).map_err(|error| error.tensor(did_you_mean::clipped(&name)))?;
@@ -34,7 +39,7 @@ pub(super) fn changed(mut keys: Keys, config: &Config, base: &Checkpoint) -> Res
 }
 
 /// Takes what an adapter of a whole model has for the text tower out of `keys`, where `base` is an image tower alone.
-fn leave_text_out(keys: &mut Keys, base: &Checkpoint) {
+fn leave_text_out(keys: &mut AdapterTensors, base: &Checkpoint) {
     let is_image =
         |name: &str| ["visual.", "vision_model.", "visual_projection."].iter().any(|root| name.contains(root));
     let has_text = base.get("token_embedding.weight").is_some()
@@ -45,16 +50,16 @@ fn leave_text_out(keys: &mut Keys, base: &Checkpoint) {
     }
 }
 
-/// How names of the adapter become names that the base's have: some modules around the model left out, the tower's
+/// The way from names of the adapter to names of the base: some modules around the model left out, the tower's
 /// name put before.
-struct Naming {
+struct NameMapping {
     around: usize,
     tower: &'static str,
 }
 
-impl Naming {
-    /// The one under which every adapted module is in `base`, with as many elements as it has to have.
-    fn of(keys: &Keys, base: &Checkpoint) -> Result<Self> {
+impl NameMapping {
+    /// The mapping under which every adapted module is in `base`, with as many elements as it has to have.
+    fn of(keys: &AdapterTensors, base: &Checkpoint) -> Result<Self> {
         let mut fitting: Vec<Self> = Vec::new();
         for around in 0..=MAX_AROUND {
             let all = TOWERS.map(|tower| Self { around, tower });
@@ -74,9 +79,9 @@ impl Naming {
         }
     }
 
-    fn fits(&self, keys: &Keys, base: &Checkpoint) -> bool {
-        let fits = |(module, target): (&String, &Target)| {
-            self.weight(module, base).is_some_and(|place| View::of(&place, target, base).is_ok())
+    fn fits(&self, keys: &AdapterTensors, base: &Checkpoint) -> bool {
+        let fits = |(module, target): (&String, &AdaptedModule)| {
+            self.weight(module, base).is_some_and(|place| WeightView::of(&place, target, base).is_ok())
         };
         match keys.targets.is_empty() {
             true => keys.others.iter().any(|(name, _)| self.place(name, base).is_some()),
@@ -84,9 +89,9 @@ impl Naming {
         }
     }
 
-    /// The error for an adapter of which no naming fits, with the first module that is the reason.
-    fn missing(keys: &Keys, base: &Checkpoint, first: &str) -> Error {
-        // Under the naming that most of them fit.
+    /// The error for an adapter of which no mapping fits, with the first module that is the reason.
+    fn missing(keys: &AdapterTensors, base: &Checkpoint, first: &str) -> Error {
+        // Under the mapping that most of them fit.
         let known = |naming: &Self| keys.targets.keys().filter(|module| naming.weight(module, base).is_some()).count();
         let mut best = Self { around: 0, tower: TOWERS[0] };
         for naming in (0..=MAX_AROUND).flat_map(|around| TOWERS.map(|tower| Self { around, tower })) {
@@ -96,7 +101,7 @@ impl Naming {
         }
         for (module, target) in &keys.targets {
             let reason = match best.weight(module, base) {
-                Some(place) => View::of(&place, target, base).err(),
+                Some(place) => WeightView::of(&place, target, base).err(),
                 None => Some(
                     Error::mismatch(format!("the base {} has no such module", base.path().display()))
                         .hint("Is the adapter one of this model?"),
@@ -127,18 +132,18 @@ impl Naming {
 }
 
 /// Where the elements of a module's weight [out, in] lie within a tensor of the base.
-struct View {
+struct WeightView {
     rows: usize,
     columns: usize,
-    /// Of the first element.
+    /// The index of the first element.
     first: usize,
     down: usize,
     across: usize,
     rank: usize,
 }
 
-impl View {
-    fn of(place: &Place, target: &Target, base: &Checkpoint) -> Result<Self> {
+impl WeightView {
+    fn of(place: &Place, target: &AdaptedModule, base: &Checkpoint) -> Result<Self> {
         let incomplete = || Error::format("an adapter's module is incomplete").expected("lora_A and lora_B");
         let (Some(a), Some(b)) = (&target.a, &target.b) else { return Err(incomplete()) };
         let whole = base.require(place.name())?;
@@ -176,7 +181,7 @@ struct Changes<'a> {
 
 impl Changes<'_> {
     /// Puts a tensor in the place of the base's. One that the base has no place for is kept under its own name.
-    fn put(&mut self, naming: &Naming, name: &str, stored: Stored) -> Result<()> {
+    fn put(&mut self, naming: &NameMapping, name: &str, stored: Stored) -> Result<()> {
         let tensor = stored.map_err(|unread| unread.error())?;
         let Some(place) = naming.place(name, self.base) else {
             self.tensors.insert(name.to_owned(), tensor);
@@ -223,10 +228,10 @@ impl Changes<'_> {
     }
 
     /// Adds what an adapter has for `module`.
-    fn add(&mut self, naming: &Naming, module: &str, target: &Target, config: &Config) -> Result<()> {
+    fn add(&mut self, naming: &NameMapping, module: &str, target: &AdaptedModule, config: &Config) -> Result<()> {
         let lost = || Error::new(crate::ErrorKind::Internal, "a module was lost");
         let place = naming.weight(module, self.base).ok_or_else(lost)?;
-        let view = View::of(&place, target, self.base)?;
+        let view = WeightView::of(&place, target, self.base)?;
         let (Some(a), Some(b)) = (&target.a, &target.b) else { return Err(lost()) };
         let scale = config.scale(module, view.rank)?;
         let lengths = target.magnitude.as_ref().map(Tensor::to_f32).transpose()?;
@@ -250,7 +255,7 @@ impl Changes<'_> {
     }
 
     /// Adds `scale` times `bias` to that of `module`.
-    fn add_bias(&mut self, naming: &Naming, module: &str, bias: &Tensor, scale: f32) -> Result<()> {
+    fn add_bias(&mut self, naming: &NameMapping, module: &str, bias: &Tensor, scale: f32) -> Result<()> {
         let place = naming.place(&format!("{module}.bias"), self.base);
         let place = place.ok_or_else(|| Error::mismatch("a bias for a module that has none"))?;
         let bias = bias.to_f32()?;
@@ -275,7 +280,7 @@ impl Changes<'_> {
 }
 
 /// Adds `scale`·B·A to the weight within `values`; with `lengths` (DoRA) every row of the sum is given its length.
-fn add_product(values: &mut [f32], view: &View, a: &[f32], b: &[f32], scale: f32, lengths: Option<&[f32]>) {
+fn add_product(values: &mut [f32], view: &WeightView, a: &[f32], b: &[f32], scale: f32, lengths: Option<&[f32]>) {
     let mut product = vec![0.0f32; view.columns];
     for row in 0..view.rows {
         product.fill(0.0);

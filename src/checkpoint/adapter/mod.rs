@@ -12,21 +12,18 @@ mod merge;
 
 use std::path::PathBuf;
 
+use super::Checkpoint;
+use super::choose::ADAPTERS;
 use super::content::Content;
+use super::format::Format;
 use super::names::Beside;
-use super::{Checkpoint, Format};
 use crate::error::{Error, ErrorKind, Result};
 use config::Config;
-use keys::Keys;
-
-/// The file that says how an adapter was made, beside its weights.
-pub const CONFIG: &str = "adapter_config.json";
-/// What PEFT calls an adapter's weights, safetensors before pickles.
-pub const FILES: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
+use keys::AdapterTensors;
 
 /// Whether it is an adapter, or a model with one beside its weights: by the names of the file and the tensors.
 pub(super) fn is_adapted(content: &Content) -> bool {
-    content.path.file_name().is_some_and(|name| FILES.iter().any(|file| name == *file))
+    content.path.file_name().is_some_and(|name| ADAPTERS.iter().any(|file| name == *file))
         || content.stored.iter().any(|(name, _)| keys::is_adapted(name))
 }
 
@@ -61,14 +58,14 @@ pub(super) fn unmerged(content: Content) -> Result<Checkpoint> {
 }
 
 /// The names and the configuration; what kind of adapter it is comes before what is missing.
-fn read(content: Content) -> Result<(Keys, Config)> {
+fn read(content: Content) -> Result<(AdapterTensors, Config)> {
     let config = Config::beside(&content.path);
     if let Err(error) = config.as_ref()
         && error.kind() != ErrorKind::NotFound
     {
-        return Ok((Keys::default(), config?));
+        return Ok((AdapterTensors::default(), config?));
     }
-    let keys = Keys::read(content.stored).map_err(|error| error.at(&content.path))?;
+    let keys = AdapterTensors::read(content.stored).map_err(|error| error.at(&content.path))?;
     if keys.holds_base && keys.targets.is_empty() {
         return Err(Error::unsupported("a PEFT model with an adapter of another kind than LoRA")
             .at(&content.path)
@@ -77,12 +74,18 @@ fn read(content: Content) -> Result<(Keys, Config)> {
     Ok((keys, config?))
 }
 
-fn whole(mut keys: Keys, config: &Config, path: PathBuf, format: Format) -> Result<Checkpoint> {
+fn whole(mut keys: AdapterTensors, config: &Config, path: PathBuf, format: Format) -> Result<Checkpoint> {
     let base = Checkpoint::from_stored(path.clone(), format, std::mem::take(&mut keys.others), None, Beside::LeaveOut)?;
     applied(keys, config, &base, path, format)
 }
 
-fn applied(keys: Keys, config: &Config, base: &Checkpoint, path: PathBuf, format: Format) -> Result<Checkpoint> {
+fn applied(
+    keys: AdapterTensors,
+    config: &Config,
+    base: &Checkpoint,
+    path: PathBuf,
+    format: Format,
+) -> Result<Checkpoint> {
     let changed = merge::changed(keys, config, base).map_err(|error| error.at(&path))?;
     let mut tensors = base.tensors.clone();
     tensors.extend(changed);

@@ -58,7 +58,7 @@ const LAYER: [(&str, &str); 5] = [
 ];
 
 /// Where one source tensor goes.
-pub(in crate::checkpoint) enum Place {
+pub(crate) enum Place {
     /// Under this name, as it is.
     Whole(String),
     /// Under this name, transposed: `nn.Linear` holds [out, in], open_clip's `proj` is [in, out].
@@ -71,7 +71,7 @@ pub(in crate::checkpoint) enum Place {
 
 impl Place {
     /// The canonical name of the tensor that it goes into.
-    pub(in crate::checkpoint) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         match self {
             Self::Whole(name) | Self::Transposed(name) | Self::Squeezed(name, _) | Self::Third(name, _) => name,
         }

@@ -2,7 +2,7 @@ use super::*;
 use crate::checkpoint::unread::Unread;
 use crate::tower::{Activation, Arch, Variant};
 
-fn named(tensors: Vec<(String, Stored)>) -> Result<Named> {
+fn named(tensors: Vec<(String, Stored)>) -> Result<NamedTensors> {
     canonical(tensors, None, Beside::LeaveOut)
 }
 

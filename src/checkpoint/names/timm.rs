@@ -28,14 +28,14 @@ const IMAGENET: usize = 1_000;
 
 /// What stands where the projection would.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Head {
+pub(super) enum TimmHead {
     /// `head.weight` is the projection, transposed, and `head.bias` is zero: so timm converts CLIP's towers.
     Projection,
     /// A classifier, over this number of classes.
     Classifier(usize),
 }
 
-impl Head {
+impl TimmHead {
     /// What the `head` of a tower is; without one, the projection.
     pub(super) fn of(weight: Option<&Stored>, bias: Option<&Stored>) -> Self {
         let rows = weight.and_then(|weight| weight.as_ref().ok()?.shape().first().copied()).unwrap_or(0);
@@ -48,13 +48,13 @@ impl Head {
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a parameter that CLIP's towers do not have.
-pub(super) fn place(name: &str, head: Head) -> Result<Option<Place>> {
+pub(super) fn place(name: &str, head: TimmHead) -> Result<Option<Place>> {
     let place = match (name, head) {
         ("cls_token", _) => Place::Squeezed("visual.class_embedding".into(), 1),
         ("pos_embed", _) => Place::Squeezed("visual.positional_embedding".into(), 2),
-        ("head.weight", Head::Projection) => Place::Transposed("visual.proj".into()),
-        ("head.bias", Head::Projection) => return Ok(None),
-        ("head.weight" | "head.bias", Head::Classifier(_)) => Place::Whole(name.to_owned()),
+        ("head.weight", TimmHead::Projection) => Place::Transposed("visual.proj".into()),
+        ("head.bias", TimmHead::Projection) => return Ok(None),
+        ("head.weight" | "head.bias", TimmHead::Classifier(_)) => Place::Whole(name.to_owned()),
         _ => match OUTSIDE.iter().find(|(theirs, _)| *theirs == name) {
             Some((_, ours)) => Place::Whole((*ours).to_owned()),
             None => Place::Whole(block(name).ok_or_else(|| unknown(name))?),

@@ -1,4 +1,4 @@
-//! Finding the image tower among a file's tensors: under which prefix, and by whose names.
+//! Finding the image tower among a file's tensors: under which prefix, and by which convention.
 //!
 //! Every class token is the anchor of a candidate; what else lies under its prefix says whether it is a whole tower.
 
@@ -13,9 +13,9 @@ const MAX_PREFIX: usize = 256;
 /// More towers than this are not told apart.
 const MAX_CANDIDATES: usize = 16;
 
-/// By whose names a tower goes.
+/// The convention that the names of a tower follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum Convention {
     /// open_clip's and OpenAI's: `visual.conv1.weight`.
     OpenClip,
     /// open_clip's tower alone: `conv1.weight`.
@@ -28,7 +28,7 @@ pub(super) enum Form {
     Timm,
 }
 
-impl Form {
+impl Convention {
     /// What the names of the tower itself begin with, after the model's prefix.
     pub(super) fn root(self) -> &'static str {
         match self {
@@ -69,7 +69,7 @@ impl Form {
         }
     }
 
-    /// The parts, a bit each, without which it is no tower of this form but something that has a name in common.
+    /// The parts, a bit each, without which it is no tower of this convention but something that has a name in common.
     fn needed(self) -> u8 {
         match self {
             Self::OpenClip | Self::Transformers => 0,
@@ -85,7 +85,7 @@ impl Form {
 pub(super) struct Candidate<'a> {
     /// What all names of the model begin with.
     pub(super) prefix: &'a str,
-    pub(super) form: Form,
+    pub(super) convention: Convention,
     /// Which parts there are.
     parts: u8,
 }
@@ -93,8 +93,8 @@ pub(super) struct Candidate<'a> {
 impl<'a> Candidate<'a> {
     const WHOLE: u8 = 0b11_1111;
 
-    fn new(prefix: &'a str, form: Form) -> Self {
-        Self { prefix, form, parts: 0 }
+    fn new(prefix: &'a str, convention: Convention) -> Self {
+        Self { prefix, convention, parts: 0 }
     }
 
     /// Whether it has a part of every kind.
@@ -104,14 +104,14 @@ impl<'a> Candidate<'a> {
 
     /// What the names of the tower itself begin with.
     pub(super) fn root(&self) -> String {
-        format!("{}{}", self.prefix, self.form.root())
+        format!("{}{}", self.prefix, self.convention.root())
     }
 
     /// The name within the tower, without torch's infixes, of a tensor that lies in it.
     fn within(&self, name: &'a str) -> Option<Cow<'a, str>> {
         match without_infixes(name.strip_prefix(self.prefix)?) {
-            Cow::Borrowed(name) => name.strip_prefix(self.form.root()).map(Cow::Borrowed),
-            Cow::Owned(name) => name.strip_prefix(self.form.root()).map(|name| Cow::Owned(name.to_owned())),
+            Cow::Borrowed(name) => name.strip_prefix(self.convention.root()).map(Cow::Borrowed),
+            Cow::Owned(name) => name.strip_prefix(self.convention.root()).map(|name| Cow::Owned(name.to_owned())),
         }
     }
 
@@ -127,7 +127,7 @@ impl<'a> Candidate<'a> {
 
     fn see(&mut self, name: &'a str) {
         let Some(name) = self.within(name) else { return };
-        for (bit, starts) in self.form.parts().iter().enumerate() {
+        for (bit, starts) in self.convention.parts().iter().enumerate() {
             if starts.iter().any(|start| name.starts_with(start)) {
                 self.parts |= 1 << bit;
             }
@@ -148,7 +148,8 @@ pub(super) fn without_infixes(name: &str) -> Cow<'_, str> {
 pub(super) fn candidates<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Vec<Candidate<'a>> {
     let mut found: Vec<Candidate<'a>> = Vec::new();
     for candidate in names.clone().filter_map(anchored) {
-        let is_new = !found.iter().any(|known| (known.prefix, known.form) == (candidate.prefix, candidate.form));
+        let is_new =
+            !found.iter().any(|known| (known.prefix, known.convention) == (candidate.prefix, candidate.convention));
         if is_new && found.len() < MAX_CANDIDATES {
             found.push(candidate);
         }
@@ -161,7 +162,7 @@ pub(super) fn candidates<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Ve
             .filter(|candidate| candidate.prefix.len() == longest)
             .for_each(|candidate| candidate.see(name));
     }
-    found.retain(|candidate| candidate.parts & candidate.form.needed() == candidate.form.needed());
+    found.retain(|candidate| candidate.parts & candidate.convention.needed() == candidate.convention.needed());
     found
 }
 
@@ -174,20 +175,20 @@ fn longest_prefix(candidates: &[Candidate<'_>], name: &str) -> usize {
 /// The candidate whose class token this is.
 fn anchored(name: &str) -> Option<Candidate<'_>> {
     if let Some(before) = before("cls_token", name) {
-        return is_path(before).then(|| Candidate::new(before, Form::Timm));
+        return is_path(before).then(|| Candidate::new(before, Convention::Timm));
     }
     let outer = before("class_embedding", name)?;
-    let (prefix, form) = match inner(outer, "embeddings") {
+    let (prefix, convention) = match inner(outer, "embeddings") {
         Some(outer) => match inner(outer, "vision_model") {
-            Some(prefix) => (prefix, Form::Transformers),
-            None => (outer, Form::TransformersBare),
+            Some(prefix) => (prefix, Convention::Transformers),
+            None => (outer, Convention::TransformersBare),
         },
         None => match inner(outer, "visual") {
-            Some(prefix) => (prefix, Form::OpenClip),
-            None => (outer, Form::OpenClipBare),
+            Some(prefix) => (prefix, Convention::OpenClip),
+            None => (outer, Convention::OpenClipBare),
         },
     };
-    is_path(prefix).then(|| Candidate::new(prefix, form))
+    is_path(prefix).then(|| Candidate::new(prefix, convention))
 }
 
 /// Whether it may be the path of a module: in files of other things, such as expected values, names have slashes.

@@ -1,7 +1,7 @@
 //! A cursor over the pickled object.
 
 use super::super::pickle::{NodeId, Object, PickleNode};
-use super::Archive;
+use super::archive::Archive;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 

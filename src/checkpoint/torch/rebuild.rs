@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::super::pickle::{NodeId, Object, PickleNode};
-use super::Archive;
+use super::archive::Archive;
 use super::node::Node;
 use super::types;
 use crate::error::{Error, Result};

@@ -42,7 +42,7 @@ pub(super) fn of_storage(class: Node<'_>) -> Result<Option<DType>> {
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a type that PyTorch has no such class for.
-pub(in crate::checkpoint) fn storage_class(dtype: DType) -> Result<&'static str> {
+pub(crate) fn storage_class(dtype: DType) -> Result<&'static str> {
     let class = NAMES.iter().find_map(|(known, _, class)| class.filter(|_| *known == dtype));
     class.ok_or_else(|| Error::unsupported("PyTorch has no storage class for this type").got(dtype))
 }

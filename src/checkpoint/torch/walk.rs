@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::super::unread::{Stored, Unread};
-use super::Archive;
+use super::archive::Archive;
 use super::node::Node;
 use crate::error::{Error, Result};
 

@@ -13,48 +13,21 @@ mod spawner;
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
-use ort::session::Session;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use self::spawner::{Spawner, Spawning};
-use super::ending::AtWork;
-use super::memory::{self, ReleaseAfter};
-use super::provider::Target;
-use super::runtime::Runtime;
-use super::session::{self, Input};
-use super::signature::Signature;
+use super::engine::feed::Feed;
+use super::engine::promoted::PromotedSession;
+use super::memory;
+use super::options::Promotion;
+use super::pool::Turns;
+use super::runtime::shutdown::ShutdownGuard;
+use super::session::SessionSetup;
 use crate::background::{JobId, Priority, Worker};
 use crate::error::{Error, ErrorKind, Result};
 use crate::weights::{CacheLease, Derived, Holder, Key, Owner, TaskWeights};
-
-/// Which tasks an encoder promotes: gives a session with the weights frozen into it, which runs faster and takes as
-/// much memory as the weights.
-///
-/// Before and after, embeddings agree to 1e-5 of their size; each way of running gives the same bits every time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Promotion {
-    /// None.
-    Off,
-    /// Those that [`Encoder::promote`](super::Encoder::promote) names.
-    Manual,
-    /// Those too, and any task after this many runs.
-    After(u32),
-}
-
-impl Promotion {
-    /// Where a promoted task begins to pay on the machines that were measured: building its session takes as long as
-    /// some 30 runs of one image gain.
-    pub const DEFAULT_RUNS: u32 = 32;
-}
-
-impl Default for Promotion {
-    fn default() -> Self {
-        Self::After(Self::DEFAULT_RUNS)
-    }
-}
 
 /// How far a task has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,23 +42,6 @@ pub enum PromotionState {
     Failed(String),
 }
 
-/// A session with weights frozen into it.
-pub(super) struct Frozen {
-    session: Session,
-    /// Held while the session runs, where only one thread may: for another provider than the CPU's.
-    turn: Option<Mutex<()>>,
-    /// Half floats have given the CPU's embeddings.
-    is_precise: AtomicBool,
-    /// Dropped after the session.
-    _release: ReleaseAfter,
-}
-
-impl Frozen {
-    pub(super) fn is_precise(&self) -> &AtomicBool {
-        &self.is_precise
-    }
-}
-
 /// The promotions of one encoder.
 pub(super) struct Promotions {
     policy: Promotion,
@@ -98,10 +54,9 @@ struct Shared {
     owner: Owner,
     /// Takes the sessions out of the caches with it.
     lease: CacheLease,
-    runtime: &'static Runtime,
-    signature: Arc<Signature>,
-    threads: usize,
-    target: Arc<Target>,
+    feed: Arc<Feed>,
+    setup: SessionSetup,
+    turns: Arc<Turns>,
     /// The graph with constants without values; made when first needed.
     stub: Mutex<Option<Arc<[u8]>>>,
     state: Mutex<State>,
@@ -131,21 +86,14 @@ enum Progress {
 }
 
 impl Promotions {
-    pub(super) fn new(
-        policy: Promotion,
-        runtime: &'static Runtime,
-        signature: Arc<Signature>,
-        threads: usize,
-        target: Arc<Target>,
-    ) -> Self {
+    pub(super) fn new(policy: Promotion, feed: &Arc<Feed>, setup: &SessionSetup, turns: &Arc<Turns>) -> Self {
         let owner = Owner::new();
         let shared = Shared {
             owner,
             lease: CacheLease::new(Holder::Encoder(owner)),
-            runtime,
-            signature,
-            threads,
-            target,
+            feed: Arc::clone(feed),
+            setup: setup.clone(),
+            turns: Arc::clone(turns),
             stub: Mutex::default(),
             state: Mutex::default(),
             ended: Condvar::new(),
@@ -159,7 +107,7 @@ impl Promotions {
     }
 
     /// The session of a promoted task.
-    pub(super) fn find(&self, task: &TaskWeights) -> Option<Arc<Frozen>> {
+    pub(super) fn find(&self, task: &TaskWeights) -> Option<Arc<PromotedSession>> {
         if self.policy == Promotion::Off {
             return None;
         }
@@ -314,7 +262,7 @@ impl Progress {
 }
 
 impl Shared {
-    fn find(&self, task: &TaskWeights) -> Option<Arc<Frozen>> {
+    fn find(&self, task: &TaskWeights) -> Option<Arc<PromotedSession>> {
         task.model().cache().find_derived(self.owner, task.key())?.downcast().ok()
     }
 
@@ -347,7 +295,7 @@ impl Shared {
     fn build(&self, task: &TaskWeights, spawner: Arc<Spawner>) -> Result<()> {
         let cache = task.model().cache();
         let budget = cache.stats().budget;
-        let bytes = self.signature.nbytes();
+        let bytes = self.feed.graph.nbytes();
         let no_room = || {
             Error::new(ErrorKind::OutOfMemory, "the cache's budget has no room for a promoted session")
                 .expected(format_args!("at least {bytes} bytes"))
@@ -357,19 +305,16 @@ impl Shared {
             return Err(no_room());
         }
         // Before anything of ONNX Runtime; until the session is kept, or dropped.
-        let _at_work = AtWork::begin()?;
+        let _at_work = ShutdownGuard::begin()?;
         let weights = task.get()?;
         let stub = self.stub()?;
         let mut converted = None;
-        let inputs = self.signature.inputs(&*weights, &mut converted)?;
-        let (weights_in, target) = (inputs.into_iter(), &*self.target);
-        let stub = (&*stub, self.signature.has_halves);
-        let session = session::create_frozen(self.runtime, stub, weights_in, self.threads, Spawning(spawner), target)?;
+        let inputs = self.feed.graph.inputs(&*weights, &mut converted)?;
+        let has_halves = self.feed.graph.has_halves;
+        let session = self.setup.open_frozen(&stub, has_halves, inputs.into_iter(), Spawning(spawner))?;
         // Before room is made for the session: memory in use cannot be given up.
         drop(weights);
-        let turn = (!target.is_cpu()).then(Mutex::default);
-        let session: Derived =
-            Arc::new(Frozen { session, turn, is_precise: AtomicBool::new(false), _release: ReleaseAfter });
+        let session: Derived = Arc::new(PromotedSession::new(session, &self.feed, &self.turns));
         memory::release();
         self.lease.register_cache(cache);
         if cache.keep_derived(self.owner, task.key(), session, bytes) { Ok(()) } else { Err(no_room()) }
@@ -380,24 +325,10 @@ impl Shared {
         match &*stub {
             Some(stub) => Ok(Arc::clone(stub)),
             None => {
-                let made: Arc<[u8]> = self.signature.stub()?.into();
+                let made: Arc<[u8]> = self.feed.graph.with_placeholders()?.into();
                 *stub = Some(Arc::clone(&made));
                 Ok(made)
             }
         }
     }
-}
-
-/// Runs a promoted task; several may run at the same time, and the same one where that is allowed.
-pub(super) fn run(
-    frozen: &Frozen,
-    signature: &Signature,
-    pixels: &Input<'_>,
-    embed_dim: usize,
-    out: &mut [f32],
-) -> Result<()> {
-    let turn = frozen.turn.as_ref().map(|turn| turn.lock());
-    let done = session::run_frozen(&frozen.session, signature, pixels, embed_dim, out);
-    drop(turn);
-    done
 }

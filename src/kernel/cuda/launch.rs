@@ -1,11 +1,10 @@
 //! What a launch of a kernel is told: how many threads there are, and where in device memory the table of its segments
 //! lies. The kernels read both as `combine.cu` and `relayout.cu` describe them.
 
-use super::super::scatter::simplified;
-use super::super::strip::Format;
+use super::super::output::simplified;
 use super::tiles::{TILE, tile_bytes};
 use crate::error::{Error, Result};
-use crate::tensor::{BlockFormat, DType, contiguous_strides};
+use crate::tensor::{BlockFormat, DType, VectorFormat, contiguous_strides};
 
 /// Coefficients that are not zero, at most: what fits into 4 KiB, the parameters of a kernel on every device.
 pub(crate) const MAX_ACTIVE: usize = 504;
@@ -39,9 +38,9 @@ pub(crate) enum DeviceKernel {
 /// Whole tiles of one tensor that the combine kernel computes. Addresses are those of its first tile.
 pub(crate) struct Segment<'a> {
     /// Never blocks.
-    pub(crate) base: Option<(Format, u64)>,
+    pub(crate) base: Option<(VectorFormat, u64)>,
     /// One per coefficient, or none at all.
-    pub(crate) terms: &'a [(Format, u64)],
+    pub(crate) terms: &'a [(VectorFormat, u64)],
     /// Where the result goes, in bytes from the launch's output.
     pub(crate) out: u64,
     /// How many tiles.
@@ -92,9 +91,9 @@ impl Table {
         Ok(())
     }
 
-    /// Adds a tensor for the relayout kernel, row-major: the sum of its parts in this order, each of which has its number
-    /// of elements, in any shape. It goes `out` bytes behind the launch's output, a multiple of 256. A tensor without
-    /// elements adds nothing.
+    /// Adds a tensor for the relayout kernel, row-major: the sum of its parts in this order, each of which has its
+    /// number of elements, in any shape. It goes `out` bytes behind the launch's output, a multiple of 256. A tensor
+    /// without elements adds nothing.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for 2³¹ elements or more, more than 2³¹ tiles, or a
@@ -203,16 +202,16 @@ fn too_much() -> Error {
 }
 
 /// How `combine.cu` numbers formats; 0 is none.
-const fn number(format: Format) -> u32 {
+const fn number(format: VectorFormat) -> u32 {
     match format {
-        Format::F32 => 1,
-        Format::F16 => 2,
-        Format::BF16 => 3,
-        Format::Blocks(BlockFormat::Q8) => 4,
-        Format::Blocks(BlockFormat::Q6) => 5,
-        Format::Blocks(BlockFormat::Q4) => 6,
-        Format::Blocks(BlockFormat::Q3) => 7,
-        Format::Blocks(BlockFormat::Q2) => 8,
+        VectorFormat::F32 => 1,
+        VectorFormat::F16 => 2,
+        VectorFormat::BF16 => 3,
+        VectorFormat::Blocks(BlockFormat::Q8) => 4,
+        VectorFormat::Blocks(BlockFormat::Q6) => 5,
+        VectorFormat::Blocks(BlockFormat::Q4) => 6,
+        VectorFormat::Blocks(BlockFormat::Q3) => 7,
+        VectorFormat::Blocks(BlockFormat::Q2) => 8,
     }
 }
 
@@ -251,8 +250,8 @@ pub(crate) struct Launch {
 }
 
 impl Launch {
-    /// A launch of the combine kernel over `table`, which lies at `address`, with its results at `out`. `active` are the
-    /// terms that are added, counted in each segment, and their coefficients, in ascending order.
+    /// A launch of the combine kernel over `table`, which lies at `address`, with its results at `out`. `active` are
+    /// the terms that are added, counted in each segment, and their coefficients, in ascending order.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for more than [`MAX_ACTIVE`] terms.
@@ -321,9 +320,9 @@ mod tests {
     #[test]
     fn segments_are_laid_out_as_the_combine_kernel_reads_them() {
         let mut table = Table::default();
-        let q4 = Format::Blocks(BlockFormat::Q4);
-        let terms = [(q4, 0x1111_0000_2222), (Format::BF16, 0x3333)];
-        table.push(&Segment { base: Some((Format::F16, 0x44)), terms: &terms, out: 0x55, tiles: 3 }).unwrap();
+        let q4 = VectorFormat::Blocks(BlockFormat::Q4);
+        let terms = [(q4, 0x1111_0000_2222), (VectorFormat::BF16, 0x3333)];
+        table.push(&Segment { base: Some((VectorFormat::F16, 0x44)), terms: &terms, out: 0x55, tiles: 3 }).unwrap();
         table.push(&Segment { base: None, terms: &terms, out: 0x66, tiles: 0 }).unwrap();
         table.push(&Segment { base: None, terms: &[], out: 0x77, tiles: 1 }).unwrap();
         assert_eq!(table.nbytes(), Table::segment_bytes(2) + Table::segment_bytes(0));

@@ -89,8 +89,8 @@ impl Pinned {
     /// # Panics
     /// When there are fewer.
     pub(crate) fn copy_to(&self, to: u64, bytes: usize) -> Result<()> {
-        // SAFETY: `alloc_pinned` gave `bytes` initialised bytes to this value alone, which nothing writes while `self` is
-        // borrowed.
+        // SAFETY: `alloc_pinned` gave `bytes` initialised bytes to this value alone, which nothing writes while `self`
+        // is borrowed.
         let all = unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.bytes) };
         self.device.copy_in(self.queue, to, &all[..bytes])
     }

@@ -3,9 +3,9 @@
 //!
 //! # Where to read
 //! `combine.cu` and `relayout.cu` are the kernels, in CUDA C; `kernels.ptx` is what NVRTC has made of them
-//! (`scripts/make-ptx`), and what the driver is given. `tiles.rs` says how inputs lie in device memory, `launch.rs` what a
-//! launch is told. `device.rs` is what is asked of a device, `memory.rs` what is owned on one, `driver.rs` the one that is
-//! a GPU, and `simulated.rs` the one that tests have, which runs the kernels' source as C++.
+//! (`scripts/make-ptx`), and what the driver is given. `tiles.rs` says how inputs lie in device memory, `launch.rs`
+//! what a launch is told. `device.rs` is what is asked of a device, `memory.rs` what is owned on one, `driver.rs` the
+//! one that is a GPU, and `simulated.rs` the one that tests have, which runs the kernels' source as C++.
 
 mod device;
 #[cfg(feature = "cuda")]

@@ -10,12 +10,10 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use proptest::prelude::*;
 
-use super::super::input::Input;
-use super::super::strip::Format;
 use super::super::{self as kernel, Kernel, combine};
 use super::tiles::{self, TILE, tile_bytes};
 use super::{Device, Launch, Memory, Queue, Segment, SimulatedDevice, Staging, Table};
-use crate::tensor::{BLOCK, BlockFormat, Blocks, DType, Source, Tensor};
+use crate::tensor::{BLOCK, BlockFormat, Blocks, DType, Source, Tensor, VectorFormat};
 use crate::{Error, Mapping};
 
 /// A device, what was brought there, and the launches' output.
@@ -54,7 +52,7 @@ impl Bench {
 }
 
 /// An input as it lies on the device.
-fn packed(input: Input<'_>) -> Vec<u8> {
+fn packed(input: &Source) -> Vec<u8> {
     let all = 0..tiles::count(input.numel());
     let mut bytes = vec![0; all.len() * tile_bytes(tiles::format(input))];
     tiles::pack(input, all, &mut bytes).unwrap();
@@ -207,9 +205,9 @@ fn check(coefficients: &[f32], tensors: &[Tensors], multiprocessors: u32) {
 
     let (mut bench, mut table, mut places, mut end) = (Bench::new(), Table::default(), Vec::new(), 0);
     for (tensor, (base, terms)) in tensors.iter().zip(&inputs) {
-        let mut put = |input: Input<'_>| (tiles::format(input), bench.put(&packed(input)));
-        let base = base.as_ref().map(|base| put(Input::Dense(base)));
-        let terms: Vec<(Format, u64)> = terms.iter().map(|term| put(term.into())).collect();
+        let mut put = |input: &Source| (tiles::format(input), bench.put(&packed(input)));
+        let base = base.as_ref().map(|base| put(&Source::Dense(base.clone())));
+        let terms: Vec<(VectorFormat, u64)> = terms.iter().map(|term| put(term)).collect();
         let tiles = tiles::count(tensor.numel);
         table.push(&Segment { base, terms: &terms, out: end as u64, tiles }).unwrap();
         places.push(end);
@@ -223,8 +221,10 @@ fn check(coefficients: &[f32], tensors: &[Tensors], multiprocessors: u32) {
     for ((tensor, (base, terms)), place) in tensors.iter().zip(&inputs).zip(places) {
         let mut want = vec![0.0; tensor.numel];
         let of_tensor = if terms.is_empty() { &[] } else { coefficients };
-        let segment = kernel::Segment { name: "a", base: base.as_ref(), terms: terms.iter().collect(), out: &mut want };
-        combine(Kernel::Scalar, 1, of_tensor, vec![segment]).unwrap();
+        let outputs = vec![kernel::Output::whole(&mut want)];
+        let terms = terms.iter().collect();
+        let job = kernel::TensorJob { name: "a", base: base.as_ref(), coefficients: of_tensor, terms, outputs };
+        combine(Kernel::Scalar, 1, vec![job], None).unwrap();
         let got = got[place..].chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
         for (i, (got, &want)) in got.zip(&want).enumerate() {
             assert_eq!(bits(got), bits(want), "element {i}: {got:e} is not {want:e}; {coefficients:?} {tensor:?}");
@@ -298,17 +298,17 @@ fn many_segments_and_long_runs() {
 }
 
 /// The values of a tile in device form, by the text of `tiles.rs` and nothing else.
-fn unpack(format: Format, tile: &[u8]) -> Vec<f32> {
+fn unpack(format: VectorFormat, tile: &[u8]) -> Vec<f32> {
     assert_eq!(tile.len(), tile_bytes(format));
     let u16_at = |at: usize| u16::from_le_bytes([tile[at], tile[at + 1]]);
     let value = |element: usize| {
         let (lane, v) = (element % 128 / 4, element / 128 * 4 + element % 4);
         let half = || u16_at(v / 8 * 512 + lane * 16 + v % 8 * 2);
         match format {
-            Format::F32 => f32::from_le_bytes(tile[4 * element..][..4].try_into().unwrap()),
-            Format::F16 => f16::from_bits(half()).to_f32(),
-            Format::BF16 => bf16::from_bits(half()).to_f32(),
-            Format::Blocks(format) => {
+            VectorFormat::F32 => f32::from_le_bytes(tile[4 * element..][..4].try_into().unwrap()),
+            VectorFormat::F16 => f16::from_bits(half()).to_f32(),
+            VectorFormat::BF16 => bf16::from_bits(half()).to_f32(),
+            VectorFormat::Blocks(format) => {
                 let (mut code, mut plane, mut below) = (0, 0, 0);
                 for bits in format.planes().into_iter().filter(|&bits| bits > 0) {
                     let (word, k) = (v / (32 / bits), v % (32 / bits));
@@ -334,7 +334,7 @@ fn device_forms_hold_the_same_values() {
     for (seed, kind) in kinds.enumerate() {
         for numel in [1, 3, 64, 130, 2047, 2048, 2049, 6000] {
             let source = Recipe { kind, seed: seed as u64 }.make(numel);
-            let input = Input::from(&source);
+            let input = &source;
             let (memory, format) = (packed(input), tiles::format(input));
             let got: Vec<f32> = memory.chunks(tile_bytes(format)).flat_map(|tile| unpack(format, tile)).collect();
             let want = source.to_f32().unwrap();
@@ -353,6 +353,6 @@ fn device_forms_hold_the_same_values() {
     }
     let integers =
         Tensor::contiguous(&Arc::new(Mapping::from_vec(vec![0; 8], "test")), 0..8, DType::I64, &[1]).unwrap();
-    let error: Error = tiles::pack(Input::Dense(&integers), 0..1, &mut vec![0; 8192]).unwrap_err();
+    let error: Error = tiles::pack(&Source::Dense(integers), 0..1, &mut vec![0; 8192]).unwrap_err();
     assert_eq!(error.kind(), crate::ErrorKind::Unsupported);
 }

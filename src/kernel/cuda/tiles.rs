@@ -9,18 +9,16 @@
 //! | f16, bf16 | 4096           | values 8c … 8c + 7                                                          |
 //! | blocks    | as in a file   | words 4c … 4c + 3 of each plane, one plane after the other; then the scales |
 //!
-//! A plane of P bits has 2·P words per lane, of which the bits `P·k … P·k + P − 1` of word `w` belong to value `32/P·w +
-//! k` (for P = 1, a lane's two words are its 8 bytes of the only chunk, of 256 bytes). The 32 scales are those of the
-//! even blocks, which lanes 0 to 15 need, then those of the odd ones.
+//! A plane of P bits has 2·P words per lane, of which the bits `P·k … P·k + P − 1` of word `w` belong to value
+//! `32/P·w + k` (for P = 1, a lane's two words are its 8 bytes of the only chunk, of 256 bytes). The 32 scales are
+//! those of the even blocks, which lanes 0 to 15 need, then those of the odd ones.
 //!
 //! No format takes more room than in the file, but for the last tile, which is filled up with zeros.
 
 use std::ops::Range;
 
-use super::super::input::Input;
-use super::super::strip::Format;
 use crate::error::Result;
-use crate::tensor::{BLOCK, BlockFormat, SCALE_BYTES, f32_bytes};
+use crate::tensor::{BLOCK, BlockFormat, SCALE_BYTES, Source, VectorFormat, f32_bytes};
 
 /// Elements per tile.
 pub(crate) const TILE: usize = 2048;
@@ -35,12 +33,12 @@ pub(crate) const fn count(numel: usize) -> usize {
 }
 
 /// The format of an input on the device: its own, or f32 where a kernel cannot load it.
-pub(crate) fn format(input: Input<'_>) -> Format {
-    input.loadable().map_or(Format::F32, |(format, _)| format)
+pub(crate) fn format(input: &Source) -> VectorFormat {
+    input.loadable().map_or(VectorFormat::F32, |(format, _)| format)
 }
 
 /// Bytes of a tile on the device.
-pub(crate) const fn tile_bytes(format: Format) -> usize {
+pub(crate) const fn tile_bytes(format: VectorFormat) -> usize {
     format.bytes(TILE)
 }
 
@@ -51,7 +49,7 @@ pub(crate) const fn tile_bytes(format: Format) -> usize {
 ///
 /// # Panics
 /// When `out` has another size.
-pub(crate) fn pack(input: Input<'_>, tiles: Range<usize>, out: &mut [u8]) -> Result<()> {
+pub(crate) fn pack(input: &Source, tiles: Range<usize>, out: &mut [u8]) -> Result<()> {
     let format = format(input);
     assert_eq!(out.len(), tiles.len() * tile_bytes(format), "bytes of the tiles");
     for (tile, out) in tiles.zip(out.chunks_exact_mut(tile_bytes(format))) {
@@ -65,12 +63,12 @@ pub(crate) fn pack(input: Input<'_>, tiles: Range<usize>, out: &mut [u8]) -> Res
         };
         let bytes = &bytes[format.bytes(start)..][..format.bytes(count)];
         match format {
-            Format::F32 => {
+            VectorFormat::F32 => {
                 out[..bytes.len()].copy_from_slice(bytes);
                 out[bytes.len()..].fill(0);
             }
-            Format::F16 | Format::BF16 => pack_halves(bytes, out),
-            Format::Blocks(format) => pack_blocks(format, bytes, out),
+            VectorFormat::F16 | VectorFormat::BF16 => pack_halves(bytes, out),
+            VectorFormat::Blocks(format) => pack_blocks(format, bytes, out),
         }
     }
     Ok(())

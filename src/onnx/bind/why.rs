@@ -3,8 +3,9 @@
 use super::super::constant::Constant;
 use super::super::file::{Node, OnnxFile};
 use super::super::rewrite::Needed;
-use super::map::GraphMap;
-use super::offers;
+use super::super::types::type_name;
+use super::candidates;
+use super::map::{GraphMap, Mapped};
 use super::solve::Solution;
 use super::uses::Sites;
 use crate::checkpoint::Checkpoint;
@@ -15,7 +16,7 @@ use crate::weights::View;
 const NCHWC: &str = "com.microsoft.nchwc";
 
 /// A graph and what was found in it.
-pub(super) struct Found<'a> {
+pub(super) struct Evidence<'a> {
     pub(super) file: &'a OnnxFile,
     pub(super) needed: &'a Needed,
     pub(super) base: &'a Checkpoint,
@@ -24,7 +25,7 @@ pub(super) struct Found<'a> {
     pub(super) solution: &'a Solution,
 }
 
-impl Found<'_> {
+impl Evidence<'_> {
     /// A sentence that says why, as far as the graph tells, and what to do.
     pub(super) fn why_missing(&self, name: &str) -> String {
         let Some(tensor) = self.base.get(name) else { return OTHER.into() };
@@ -72,7 +73,7 @@ impl Found<'_> {
     fn free(&self) -> impl Iterator<Item = &Constant> {
         self.file.constants.iter().filter(|constant| {
             let is_this =
-                |(name, mapped): (&String, &super::Mapped)| mapped.constant.as_ref().unwrap_or(name) == &constant.name;
+                |(name, mapped): (&String, &Mapped)| mapped.constant.as_ref().unwrap_or(name) == &constant.name;
             self.needed.reads(&constant.name) && !self.map.tensors.iter().any(is_this)
         })
     }
@@ -92,13 +93,9 @@ impl Found<'_> {
         let few = self.free().find(|constant| constant.is_of_few_bits() && constant.numel() > 1);
         let operator = self.nodes().find(says_so).map(|node| node.op.clone());
         match (operator, few) {
-            (Some(operator), Some(constant)) => {
-                Some(format!("{operator}, {}", super::super::constant::type_name(constant.data_type)))
-            }
+            (Some(operator), Some(constant)) => Some(format!("{operator}, {}", type_name(constant.data_type))),
             (Some(operator), None) => Some(operator),
-            (None, Some(constant)) => {
-                Some(format!("`{}` of {}", constant.name, super::super::constant::type_name(constant.data_type)))
-            }
+            (None, Some(constant)) => Some(format!("`{}` of {}", constant.name, type_name(constant.data_type))),
             (None, None) => None,
         }
     }
@@ -106,7 +103,7 @@ impl Found<'_> {
     /// Whether the base's parameter changes nothing, so that optimisers leave it out: nothing added, or times one.
     fn left_out(&self, name: &str, tensor: &Tensor) -> Option<String> {
         let mut first = [0.0];
-        let is_uniform = tensor.numel() > 0 && offers::is_uniform(tensor).ok()?;
+        let is_uniform = tensor.numel() > 0 && candidates::is_uniform(tensor).ok()?;
         tensor.read_f32(0, &mut first).ok().filter(|()| is_uniform)?;
         let is_bias = name.ends_with("bias");
         let what = match first[0] {
@@ -156,7 +153,7 @@ impl Found<'_> {
             };
             let transposed = View { permute: Some(vec![1, 0]), ..View::whole(name) };
             for ours in [Ok(tensor.clone()), transposed.of(tensor)].into_iter().flatten() {
-                if let Ok(distance) = offers::distance(&ours, theirs)
+                if let Ok(distance) = candidates::distance(&ours, theirs)
                     && near.is_none_or(|(least, _)| distance < least)
                 {
                     near = Some((distance, &constant.name));

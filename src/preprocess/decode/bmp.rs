@@ -2,9 +2,9 @@
 //!
 //! The `image` crate has no palette's indices of fewer than 8 bits; Pillow keeps them.
 
-use super::{Decoded, check_pixels, unpacked};
+use super::decoded::{Decoded, check_pixels, unpacked};
 use crate::error::{Error, Result};
-use crate::preprocess::PixelFormat;
+use crate::preprocess::pixels::PixelFormat;
 use crate::tensor::try_zeroed;
 
 /// What the header says.
@@ -123,7 +123,7 @@ impl Header {
     }
 
     fn indexed(&self, bytes: &[u8], runs: Option<usize>) -> Result<Decoded> {
-        let palette = bytes.get(self.palette..).unwrap_or_default().get(..self.colours.min(256) * self.colour);
+        let palette = bytes.get(self.palette..).unwrap_or(&[]).get(..self.colours.min(256) * self.colour);
         let palette: Vec<[u8; 3]> =
             palette.ok_or_else(truncated)?.chunks_exact(self.colour).map(|c| [c[2], c[1], c[0]]).collect();
         let (width, height) = (self.width, self.height);
@@ -175,7 +175,7 @@ impl Header {
                     let length = (usize::from(count) * bits).div_ceil(8);
                     let values = rest.get(..length).ok_or_else(truncated)?;
                     (0..usize::from(count)).for_each(|at| put(&mut x, y, index(values[at * bits / 8], at)));
-                    data = rest.get(length.next_multiple_of(2)..).unwrap_or_default();
+                    data = rest.get(length.next_multiple_of(2)..).unwrap_or(&[]);
                 }
                 [count, value, ref rest @ ..] => {
                     (0..usize::from(count)).for_each(|at| put(&mut x, y, index(value, at)));

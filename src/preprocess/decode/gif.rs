@@ -4,7 +4,7 @@ use std::io::Cursor;
 
 use gif::{ColorOutput, DecodeOptions, DecodingError, MemoryLimit};
 
-use super::{Decoded, check_pixels};
+use super::decoded::{Decoded, check_pixels};
 use crate::error::{Error, Result};
 use crate::tensor::try_zeroed;
 

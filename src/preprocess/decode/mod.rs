@@ -1,6 +1,7 @@
 //! Image files, decoded to what Pillow decodes them to: the mode decides how an image is resized.
 
 mod bmp;
+mod decoded;
 mod gif;
 mod jpeg;
 mod kind;
@@ -11,14 +12,16 @@ mod webp;
 
 use std::path::Path;
 
-use super::{Interpolation, PixelFormat, Pixels, Preprocess};
+use super::pixels::{PixelFormat, Pixels};
+use super::resize::Interpolation;
+use super::transform::Preprocess;
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
-use crate::tensor::try_zeroed;
+use decoded::{Decoded, too_large};
 use kind::Kind;
 
-/// A compressed image larger than this is not read at all.
-const LARGEST_FILE: u64 = 1 << 30;
+/// The largest file of an image that is read.
+const MAX_FILE: u64 = 1 << 30;
 
 impl Preprocess {
     /// Preprocesses the image file at `path` into `out`, [3, S, S] in row-major order: PNG, JPEG, WebP, GIF, BMP,
@@ -38,8 +41,8 @@ impl Preprocess {
     pub fn file(&self, path: impl AsRef<Path>, out: &mut [f32]) -> Result<()> {
         let path = path.as_ref();
         let length = std::fs::metadata(path).map_err(|e| Error::io("cannot open", path, e))?.len();
-        if length > LARGEST_FILE {
-            return Err(too_large(format!("{LARGEST_FILE} bytes"), format!("{length} bytes")).at(path));
+        if length > MAX_FILE {
+            return Err(too_large(format!("{MAX_FILE} bytes"), format!("{length} bytes")).at(path));
         }
         // Read, not mapped: others rewrite image files at any time.
         let bytes = Mapping::open(path, MapMode::Read)?;
@@ -64,45 +67,6 @@ impl Preprocess {
     }
 }
 
-/// An image as its file has it.
-enum Decoded {
-    Pixels {
-        bytes: Vec<u8>,
-        width: usize,
-        height: usize,
-        format: PixelFormat,
-    },
-    /// One index per byte. Colours that the file does not define are black.
-    Indexed {
-        indices: Vec<u8>,
-        width: usize,
-        height: usize,
-        palette: Box<[[u8; 3]; 256]>,
-    },
-}
-
-impl Decoded {
-    /// An image with a palette. One whose every index is its own grey is grey, as in Pillow.
-    fn with_palette(indices: Vec<u8>, width: usize, height: usize, colours: &[[u8; 3]], grays: bool) -> Self {
-        let gray = |(index, colour): (usize, &[u8; 3])| colour.iter().all(|&value| usize::from(value) == index);
-        if grays && colours.iter().enumerate().all(gray) {
-            return Self::Pixels { bytes: indices, width, height, format: PixelFormat::Gray8 };
-        }
-        let mut palette = Box::new([[0; 3]; 256]);
-        for (known, colour) in palette.iter_mut().zip(colours) {
-            *known = *colour;
-        }
-        Self::Indexed { indices, width, height, palette }
-    }
-
-    /// An image whose samples are black (0) or white: Pillow's mode "1", resized like a palette.
-    fn black_and_white(indices: Vec<u8>, width: usize, height: usize) -> Self {
-        let mut palette = Box::new([[255; 3]; 256]);
-        palette[0] = [0; 3];
-        Self::Indexed { indices, width, height, palette }
-    }
-}
-
 fn decode(bytes: &[u8], max_pixels: usize) -> Result<Decoded> {
     match Kind::of(bytes)? {
         Kind::Png => png::decode(bytes, max_pixels),
@@ -113,37 +77,6 @@ fn decode(bytes: &[u8], max_pixels: usize) -> Result<Decoded> {
         Kind::Tiff => tiff::decode(bytes, max_pixels),
         Kind::Pnm => pnm::decode(bytes, max_pixels),
     }
-}
-
-fn too_large(limit: String, got: String) -> Error {
-    Error::unsupported("the image is too large").expected(format_args!("at most {limit}")).got(got)
-}
-
-fn check_pixels(width: usize, height: usize, max_pixels: usize) -> Result<()> {
-    if width.checked_mul(height).is_some_and(|pixels| pixels <= max_pixels) {
-        return Ok(());
-    }
-    Err(too_large(format!("{max_pixels} pixels"), format!("{width} × {height}")))
-}
-
-/// One byte per sample from rows of `bits` (1, 2 or 4) bits per sample, the first in the highest bits, each row
-/// starting `stride` bytes after the last.
-fn unpacked(packed: &[u8], width: usize, height: usize, bits: usize, stride: usize) -> Result<Vec<u8>> {
-    let mut samples = try_zeroed(width * height)?;
-    let in_byte = 8 / bits;
-    for (samples, packed) in samples.chunks_exact_mut(width).zip(packed.chunks(stride)) {
-        for (sample, x) in samples.iter_mut().zip(0..) {
-            let byte = packed.get(x / in_byte).ok_or_else(|| Error::format("an image's rows are cut off"))?;
-            *sample = byte << (x % in_byte * bits) >> (8 - bits);
-        }
-    }
-    Ok(samples)
-}
-
-/// Makes samples of `bits` bits reach from black to white.
-fn widen(samples: &mut [u8], bits: usize) {
-    let white = 255 / ((1u16 << bits) - 1) as u8;
-    samples.iter_mut().for_each(|value| *value *= white);
 }
 
 #[cfg(test)]

@@ -2,13 +2,13 @@
 //!
 //! The `image` crate scales samples in f32 and takes no comments within the data; Pillow's values are these.
 
-use super::{Decoded, check_pixels, unpacked};
+use super::decoded::{Decoded, check_pixels, unpacked};
 use crate::error::{Error, Result};
-use crate::preprocess::PixelFormat;
+use crate::preprocess::pixels::PixelFormat;
 use crate::tensor::try_zeroed;
 
-/// More digits than any number in such a file needs.
-const LONGEST_NUMBER: usize = 10;
+/// The most digits of a number in such a file.
+const MAX_DIGITS: usize = 10;
 
 pub(super) fn decode(bytes: &[u8], max_pixels: usize) -> Result<Decoded> {
     let mut text = Text { bytes, at: 2 };
@@ -90,6 +90,7 @@ fn truncated() -> Error {
     Error::format("the PPM, PGM or PBM image is truncated")
 }
 
+/// The text of a header, or of samples.
 struct Text<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -114,13 +115,13 @@ impl<'a> Text<'a> {
         self.start().ok_or_else(truncated)?;
         let digits = self.bytes[self.at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
         let number = std::str::from_utf8(&self.bytes[self.at..self.at + digits]).ok();
-        let number = number.filter(|_| digits <= LONGEST_NUMBER).and_then(|number| number.parse().ok());
+        let number = number.filter(|_| digits <= MAX_DIGITS).and_then(|number| number.parse().ok());
         self.at += digits;
         number.ok_or_else(|| invalid().expected("a number"))
     }
 
     /// What follows the white space after the header.
     fn data(&self) -> &'a [u8] {
-        self.bytes.get(self.at + 1..).unwrap_or_default()
+        self.bytes.get(self.at + 1..).unwrap_or(&[])
     }
 }

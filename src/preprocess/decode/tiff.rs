@@ -6,9 +6,9 @@ use tiff::decoder::{Decoder, DecodingSampleType, Limits};
 use tiff::tags::Tag;
 use tiff::{ColorType, TiffError};
 
-use super::{Decoded, check_pixels, unpacked, widen};
+use super::decoded::{Decoded, check_pixels, unpacked, widen};
 use crate::error::{Error, Result};
-use crate::preprocess::PixelFormat;
+use crate::preprocess::pixels::PixelFormat;
 use crate::tensor::try_zeroed;
 
 /// The photometric interpretation of images with a palette, and that of grey ones whose black is 0.
@@ -18,8 +18,8 @@ const GRAY: u16 = 1;
 const PREMULTIPLIED: u16 = 1;
 const ALPHA: u16 = 2;
 
-/// More samples per pixel than this are not read.
-const MOST_SAMPLES: usize = 8;
+/// The most samples per pixel that are read.
+const MAX_SAMPLES: usize = 8;
 
 pub(super) fn decode(bytes: &[u8], max_pixels: usize) -> Result<Decoded> {
     let mut decoder = opened(bytes)?;
@@ -110,7 +110,7 @@ fn samples<R: std::io::Read + std::io::Seek>(
         Some(DecodingSampleType::U16) => 2,
         _ => return Err(unsupported("samples that are not whole numbers from 0 on, of up to 16 bits")),
     };
-    if layout.complete_len > area.saturating_mul(MOST_SAMPLES * wide) {
+    if layout.complete_len > area.saturating_mul(MAX_SAMPLES * wide) {
         return Err(unsupported("more than 8 samples per pixel"));
     }
     let mut all: Vec<u8> = try_zeroed(layout.complete_len)?;

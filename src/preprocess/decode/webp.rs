@@ -4,9 +4,9 @@ use std::io::Cursor;
 
 use image_webp::{DecodingError, WebPDecoder};
 
-use super::{Decoded, check_pixels};
+use super::decoded::{Decoded, check_pixels};
 use crate::error::{Error, Result};
-use crate::preprocess::PixelFormat;
+use crate::preprocess::pixels::PixelFormat;
 use crate::tensor::try_zeroed;
 
 pub(super) fn decode(bytes: &[u8], max_pixels: usize) -> Result<Decoded> {

@@ -1,27 +1,27 @@
-//! How images are prepared: what callers, bundles and configurations say of it.
+//! The preparation of images, as callers, bundles and configurations say it.
 
 use crate::error::{Error, Result};
 use crate::preprocess::{CLIP_MEAN, CLIP_STD, Interpolation, Preprocess, ResizeMode};
 
-/// How images become an encoder's input, as far as it is known; `None` is not known here.
+/// The preparation of images, as far as it is known; `None` is not known here.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ImageHints {
-    /// What each channel (red, green, blue; between 0 and 1) is freed of.
+    /// The mean that is subtracted from each channel (red, green, blue; between 0 and 1).
     pub mean: Option<[f32; 3]>,
-    /// What each channel is divided by.
+    /// The standard deviation that each channel is divided by.
     pub std: Option<[f32; 3]>,
-    /// Which sides are resized.
+    /// The sides that are resized.
     pub resize: Option<ResizeMode>,
     /// The pixels that those sides are resized to; the input's side where nothing says so.
     pub edge: Option<usize>,
     /// The filter that resizes.
     pub interpolation: Option<Interpolation>,
-    /// What is filled in where an image leaves pixels free.
+    /// The value of pixels that an image leaves free.
     pub fill: Option<u8>,
 }
 
 impl ImageHints {
-    /// OpenAI's, and open_clip's where nothing else is said.
+    /// The hints of OpenAI's towers, and of open_clip's where nothing else is said.
     pub fn clip() -> Self {
         Self {
             mean: Some(CLIP_MEAN),
@@ -33,7 +33,7 @@ impl ImageHints {
         }
     }
 
-    /// All that `preprocess` does.
+    /// The hints that give `preprocess`.
     pub fn of(preprocess: &Preprocess) -> Self {
         Self {
             mean: Some(preprocess.mean()),
@@ -79,15 +79,10 @@ impl ImageHints {
 /// # Errors
 /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for any other.
 pub(super) fn interpolation(name: &str) -> Result<Interpolation> {
-    match name {
-        "nearest" => Ok(Interpolation::Nearest),
-        "box" => Ok(Interpolation::Box),
-        "bilinear" => Ok(Interpolation::Bilinear),
-        "hamming" => Ok(Interpolation::Hamming),
-        "bicubic" => Ok(Interpolation::Bicubic),
-        "lanczos" => Ok(Interpolation::Lanczos),
-        _ => Err(Error::unsupported("an interpolation that is not built in")
+    let known = Interpolation::ALL.into_iter().find(|known| known.to_string() == name);
+    known.ok_or_else(|| {
+        Error::unsupported("an interpolation that is not built in")
             .expected("bicubic, bilinear, nearest, box, hamming or lanczos")
-            .got(format_args!("`{name}`"))),
-    }
+            .got(format_args!("`{name}`"))
+    })
 }

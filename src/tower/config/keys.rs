@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 
-/// Larger numbers than this are no extent of a model.
-const LARGEST: u64 = 1 << 24;
+/// The largest number that is an extent of a model.
+const MAX_NUMBER: u64 = 1 << 24;
 
 /// An object within a configuration. Keys that nothing asks for are ignored; `null` is as good as absent.
 #[derive(Clone, Copy)]
@@ -53,6 +53,7 @@ impl<'a> Keys<'a> {
     /// Texts.
     pub(super) fn texts(self, key: &str) -> Result<Vec<&'a str>> {
         let texts = |value: &'a Value| value.as_array()?.iter().map(Value::as_str).collect::<Option<Vec<_>>>();
+        // Absent is as good as empty.
         Ok(self.read(key, "a list of texts", texts)?.unwrap_or_default())
     }
 
@@ -80,7 +81,7 @@ impl<'a> Keys<'a> {
 }
 
 fn whole(value: &Value) -> Option<usize> {
-    value.as_u64().filter(|n| (1..=LARGEST).contains(n)).and_then(|n| usize::try_from(n).ok())
+    value.as_u64().filter(|n| (1..=MAX_NUMBER).contains(n)).and_then(|n| usize::try_from(n).ok())
 }
 
 fn float(value: &Value) -> Option<f32> {

@@ -1,14 +1,15 @@
-//! Which of several sources is believed.
+//! The choice among several sources of one value.
 
 use std::fmt::{self, Display};
 
-use super::table;
-use super::{Arch, ImageHints, Origin, Property, Result, TowerConfig, TowerOptions, TowerValue, Variant};
-use crate::error::Error;
+use super::images::ImageHints;
+use super::values::{Origin, Property, TowerConfig, TowerOptions, TowerValue};
+use crate::error::{Error, Result};
 use crate::preprocess::{CLIP_MEAN, CLIP_STD, Interpolation, ResizeMode};
-use crate::tower::arch::{ArchHints, Epsilon, Pooling};
+use crate::tower::arch::{Arch, ArchHints, Epsilon, Pooling, Variant};
+use crate::tower::table;
 
-/// One that says something.
+/// A source of values.
 pub(super) struct Source {
     pub(super) origin: Origin,
     pub(super) arch: ArchHints,

@@ -4,8 +4,9 @@ use serde_json::{Value, json};
 
 use super::keys::Keys;
 use super::*;
+use crate::error::Result;
 use crate::preprocess::{Interpolation, ResizeMode};
-use crate::tower::arch::{Activation, Epsilon};
+use crate::tower::arch::{Activation, ArchHints, Epsilon, Pooling};
 
 fn read(config: &Value) -> Result<Option<stated::Stated>> {
     files::parse(Keys(config)).map(|read| read.map(|(stated, _)| stated))

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use super::files;
+use super::files::{self, ConfigSource};
 use super::stated::Extent;
-use super::{ConfigSource, Result};
+use crate::error::Result;
 use crate::tower::arch::{Activation, ArchHints};
 use crate::tower::table::{self, by_width};
-use crate::tower::text::TextArch;
+use crate::tower::text::arch::TextArch;
 
 /// What `asked` leaves open of the text tower in `weights`, as the configurations beside it say; and what the user
 /// should know. `shape` is the tower as its shapes tell it.

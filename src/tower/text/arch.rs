@@ -3,8 +3,8 @@
 use std::fmt;
 
 use crate::error::{Error, Result};
-use crate::tower::arch::{Activation, ArchHints, Epsilon, MAX_EXTENT, MAX_LAYERS};
-use crate::tower::shapes::{self, Shapes};
+use crate::tower::arch::{Activation, ArchHints, Epsilon};
+use crate::tower::shapes::{self, MAX_EXTENT, MAX_LAYERS, Shapes};
 use crate::tower::{features, table};
 
 pub(super) const TOKEN_EMBEDDING: &str = "token_embedding.weight";
@@ -24,7 +24,7 @@ pub struct TextArch {
     pub width: usize,
     /// Number of residual blocks.
     pub layers: usize,
-    /// Attention heads a block; they share `width` evenly.
+    /// Attention heads per block; they share `width` evenly.
     pub heads: usize,
     /// Width of the MLPs' hidden layer; 4·w in published models.
     pub mlp_width: usize,

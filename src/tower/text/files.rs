@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use indexmap::IndexMap;
 
 use super::arch::TextArch;
-use crate::checkpoint::choose::choose;
-use crate::checkpoint::{Checkpoint, names};
-use crate::error::{Error, Result};
+use crate::checkpoint::{Checkpoint, folder, names};
+use crate::error::Result;
 use crate::tensor::Tensor;
 pub use crate::tower::config::CONFIGS;
 use crate::tower::config::text_hints;
@@ -28,7 +27,7 @@ pub struct TextModel {
 
 impl TextModel {
     /// Opens the text tower of the CLIP model at `path`: a checkpoint of the whole model, or a folder with one in it,
-    /// as [`choose`] decides. What `hints` leave open is taken from the configuration beside it ([`CONFIGS`]), where
+    /// as [`folder::file_of`] decides. What `hints` leave open is taken from the configuration beside it ([`CONFIGS`]), where
     /// there is one; else heads are width / 64, and the activation is QuickGELU, which [`TextModel::notes`] say.
     ///
     /// # Errors
@@ -49,7 +48,7 @@ impl TextModel {
         hints: TextHints,
         checkpoint: impl FnOnce(&Path) -> Result<Checkpoint>,
     ) -> Result<Self> {
-        let file = if path.is_dir() { weights_in(path)? } else { path.to_path_buf() };
+        let file = folder::file_of(path, false)?;
         let checkpoint = checkpoint(&file)?;
         let tower = tower_of(&checkpoint)?;
         let shape = arch_of(&checkpoint, &tower, hints.or(TextHints { heads: Some(1), ..TextHints::default() }))?;
@@ -126,21 +125,4 @@ fn tower_of(checkpoint: &Checkpoint) -> Result<IndexMap<String, Tensor>> {
 fn arch_of(checkpoint: &Checkpoint, tower: &IndexMap<String, Tensor>, hints: TextHints) -> Result<TextArch> {
     let shapes = tower.iter().map(|(name, tensor)| (name.as_str(), tensor.shape()));
     TextArch::infer(shapes, hints).map_err(|e| e.at(checkpoint.path()))
-}
-
-/// The file of weights in a folder.
-fn weights_in(folder: &Path) -> Result<PathBuf> {
-    let fail = |e| Error::io("cannot list the folder", folder, e);
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(fail)? {
-        let path = entry.map_err(fail)?.path();
-        if path.is_file() {
-            files.push(path);
-        }
-    }
-    files.sort();
-    let names: Vec<_> = files.iter().filter_map(|file| Some(file.file_name()?.to_string_lossy())).collect();
-    let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
-    let path = |name: &str| folder.join(name).display().to_string();
-    Ok(folder.join(choose(&names, path).map_err(|e| e.at(folder))?))
 }

@@ -21,8 +21,8 @@ pub(crate) use self::item::{Derived, Key, Owner};
 pub(super) use self::queue::PrefetchJob;
 use self::state::{Building, Lookup, State};
 pub use self::stats::CacheStats;
-use super::Weights;
 use super::arena::Spares;
+use super::values::Weights;
 use crate::error::Result;
 use crate::mmap::Anonymous;
 
@@ -255,11 +255,25 @@ pub(crate) enum Holder {
     Encoder(Owner),
 }
 
+/// A cache that can let go of what it keeps for a holder.
+pub(crate) trait Keeper: std::fmt::Debug + Send + Sync {
+    fn forget_holder(&self, holder: Holder);
+}
+
+impl Keeper for WeightsCache {
+    fn forget_holder(&self, holder: Holder) {
+        match holder {
+            Holder::Layout(layout) => self.forget(|key| key.layout == layout),
+            Holder::Encoder(owner) => self.change(|state| state.forget(|other, _| other == Some(owner))),
+        }
+    }
+}
+
 /// The caches that keep something for a holder; dropping it takes that out of them.
 #[derive(Debug)]
 pub(crate) struct CacheLease {
     holder: Holder,
-    caches: Mutex<Vec<Weak<WeightsCache>>>,
+    caches: Mutex<Vec<Weak<dyn Keeper>>>,
 }
 
 impl CacheLease {
@@ -268,22 +282,18 @@ impl CacheLease {
     }
 
     /// Notes a cache that may keep something for the holder from now on.
-    pub(crate) fn register_cache(&self, cache: &Arc<WeightsCache>) {
+    pub(crate) fn register_cache<K: Keeper + 'static>(&self, cache: &Arc<K>) {
         let mut caches = self.caches.lock();
-        if !caches.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(cache))) {
+        if !caches.iter().any(|known| std::ptr::addr_eq(known.as_ptr(), Arc::as_ptr(cache))) {
             caches.retain(|known| known.strong_count() > 0);
-            caches.push(Arc::downgrade(cache));
+            let cache: Arc<dyn Keeper> = Arc::<K>::clone(cache);
+            caches.push(Arc::downgrade(&cache));
         }
     }
 }
 
 impl Drop for CacheLease {
     fn drop(&mut self) {
-        for cache in self.caches.get_mut().iter().filter_map(Weak::upgrade) {
-            match self.holder {
-                Holder::Layout(layout) => cache.forget(|key| key.layout == layout),
-                Holder::Encoder(owner) => cache.change(|state| state.forget(|other, _| other == Some(owner))),
-            }
-        }
+        self.caches.get_mut().iter().filter_map(Weak::upgrade).for_each(|cache| cache.forget_holder(self.holder));
     }
 }

@@ -13,7 +13,9 @@ fn build(spares: &Arc<Spares>) -> Result<Weights> {
     let bytes = Arc::new(crate::Mapping::from_vec(vec![0; 128], "test"));
     let tensor = Tensor::contiguous(&bytes, 0..128, DType::F16, &[64]).unwrap();
     let base = Checkpoint::from_tensors("test", Format::Safetensors, vec![("visual.a".into(), tensor)]).unwrap();
-    plan::base_alone(&base, Scope::ImageTower).run_in(&ReconstructOptions::default(), Some(spares))
+    let plan = plan::base_alone(&base, Scope::ImageTower);
+    let layout = plan.canonical();
+    plan.run(&layout, &ReconstructOptions::default(), Some(spares))
 }
 
 fn key(n: u32) -> Key {

@@ -303,7 +303,7 @@ fn runs_in_flight_keep_their_weights() {
     assert!((1..40).any(|seed| !read_while_others_come(seed, false)));
 }
 
-/// Whoever holds weights holds what they need, at whatever point the model is let go of.
+/// Weights keep what they need, at whatever point the model is let go of.
 #[test]
 fn weights_outlive_their_model() {
     let model = model(3);

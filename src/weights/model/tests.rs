@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::checkpoint::Format;
 use crate::tensor::{DType, Tensor};
-use crate::weights::{LaidOut, View};
+use crate::weights::{TensorSpec, View};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -53,7 +53,7 @@ fn weights(model: &Arc<Model>) -> TaskWeights {
 
 fn layout(model: &Arc<Model>) -> Arc<Layout> {
     let parts = vec![View::whole("visual.a")];
-    let tensor = LaidOut { name: "a".into(), shape: vec![64], dtype: DType::F32, parts };
+    let tensor = TensorSpec { name: "a".into(), shape: vec![64], dtype: DType::F32, parts };
     Layout::new(vec![tensor], &[], model.base()).unwrap()
 }
 
@@ -124,16 +124,16 @@ fn what_is_wanted_keeps_nothing_alive() {
     let (jam, last) = (jam(&cache), weights(&left));
     weights(&gone).prefetch().unwrap();
     let of_layout = layout(&left);
-    weights(&left).laid_out(&of_layout).prefetch().unwrap();
+    weights(&left).in_layout(&of_layout).prefetch().unwrap();
     let kept = layout(&left);
-    weights(&left).laid_out(&kept).prefetch().unwrap();
+    weights(&left).in_layout(&kept).prefetch().unwrap();
     last.prefetch().unwrap();
     let ends = [Arc::downgrade(&gone).strong_count(), Arc::downgrade(&of_layout).strong_count()];
     assert_eq!(ends, [1, 1], "the queue holds neither");
     drop((gone, of_layout));
     drop(jam);
     wait_for(&last);
-    assert!(last.laid_out(&kept).is_ready());
+    assert!(last.in_layout(&kept).is_ready());
     assert_eq!(cache.stats().entries, 2);
     drop(kept);
     assert_eq!(cache.stats().entries, 1, "gone with its layout");

@@ -1,18 +1,19 @@
 //! Variants of exported graphs, made here so that a clone has them.
 
+pub mod proto;
 pub mod tower;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::support::onnx::proto::{
+    AttributeProto, AttributeType, DataLocation, GraphProto, ModelProto, NodeProto, StringStringEntryProto,
+    TensorProto, TensorType,
+};
 use half::f16;
 use prost::Message;
 use taskbasis::Mapping;
 use taskbasis::onnx::OnnxFile;
-use taskbasis::onnx::proto::{
-    AttributeProto, AttributeType, DataLocation, GraphProto, ModelProto, NodeProto, StringStringEntryProto,
-    TensorProto, TensorType,
-};
 
 pub const GRAPHS: [&str; 2] = ["onnx/torchscript_export_opset16.onnx", "onnx/transformers_style_opset14.onnx"];
 

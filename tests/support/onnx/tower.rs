@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::support::synthetic::Synthetic;
-use taskbasis::onnx::proto::{
+use crate::support::onnx::proto::{
     AttributeProto, AttributeType, GraphProto, ModelProto, TensorProto, TensorType, dimension::Value,
 };
+use crate::support::synthetic::Synthetic;
 use taskbasis::onnx::{BindOptions, BoundGraph};
 use taskbasis::{
     Activation, Arch, Basis, Checkpoint, DType, Encoder, EncoderOptions, Method, Model, ModelOptions, Promotion,

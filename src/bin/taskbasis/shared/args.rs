@@ -6,8 +6,8 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, Id, ValueEnum};
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
-    Arch, BasisFile, Bundle, Encoder, EncoderOptions, Error, Execution, Head, MapMode, Model, ModelOptions, Preprocess,
-    Promotion, Result, SelfTest, StreamedEncoder, TaskExpr, TaskWeights, TowerConfig, head_tasks,
+    Arch, BasisFile, Bundle, Encoder, EncoderOptions, Error, Head, MapMode, Model, ModelOptions, Preprocess, Promotion,
+    Residency, Result, SelfTest, TaskExpr, TaskWeights, TowerConfig, head_tasks,
 };
 
 use super::conflicts::{Given, Refused, option, options};
@@ -129,6 +129,52 @@ impl From<SelfTestArg> for SelfTest {
     }
 }
 
+/// How much of a task's weights to have in memory.
+#[derive(Args)]
+pub struct ResidencyArgs {
+    /// How much of the task's weights to have in memory.
+    #[arg(long, value_enum, default_value_t)]
+    residency: ResidencyArg,
+
+    /// `--residency blockwise`, by its older name.
+    #[arg(long, conflicts_with = "residency")]
+    streamed: bool,
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+enum ResidencyArg {
+    /// All of them, rebuilt once.
+    #[default]
+    Whole,
+    /// Those of a block at a time: a fraction of the memory, and a reconstruction per batch.
+    Blockwise,
+}
+
+impl ResidencyArgs {
+    pub fn get(&self) -> Residency {
+        match self.residency {
+            ResidencyArg::Whole if !self.streamed => Residency::Whole,
+            _ => Residency::Blockwise,
+        }
+    }
+
+    /// What has no effect where a block at a time is run.
+    pub fn conflict(&self, encoder: &EncoderArgs, given: &Given<'_>) -> Refused {
+        if self.get() == Residency::Whole {
+            return None;
+        }
+        let why =
+            format!("cannot be used with '{}'", if self.streamed { "--streamed" } else { "--residency blockwise" });
+        let placed = options::<PlacementArgs>();
+        let is_tested = matches!(encoder.self_test, SelfTestArg::On);
+        let tested = is_tested.then(|| option!(EncoderArgs, self_test));
+        given.first(std::iter::once(option!(EncoderArgs, optimise_graph)).chain(placed), &why).or_else(|| {
+            // Compared is a run with all of the base's weights.
+            given.first(tested, &format!("{why}, which has no room for it"))
+        })
+    }
+}
+
 impl ModelArgs {
     /// Base and basis together; `threads` for reconstruction, 0 meaning one a processor.
     pub fn open(&self, threads: usize) -> Result<Session> {
@@ -218,33 +264,10 @@ impl EncoderArgs {
         untested().or_else(|| self.placement.conflict(&self.provider, given))
     }
 
-    /// Compared is the first run over a bundle, where there is room for its base's weights.
-    pub fn conflict_streamed(&self, given: &Given<'_>) -> Refused {
-        let is_on = matches!(self.self_test, SelfTestArg::On);
-        let why = "cannot be used with '--streamed', which has no room for it";
-        is_on.then(|| given.first([option!(Self, self_test)], why)).flatten()
-    }
-
     /// The options that say where and with what something is run.
     pub fn running() -> Vec<Id> {
         let placed = options::<ProviderArgs>().into_iter().chain(options::<PlacementArgs>());
         std::iter::once(option!(Self, onnxruntime)).chain(placed).collect()
-    }
-
-    /// The encoder with the weights of one task, of which nothing is reconstructed yet.
-    pub fn of_task(&self, session: &Session, weights: &TaskExpr, streamed: bool) -> Result<TaskEncoder> {
-        let weights = session.weights(weights)?;
-        if !streamed {
-            let encoder = self.encoder(session)?;
-            return Ok(TaskEncoder::Whole(Box::new(encoder), weights));
-        }
-        if self.graph.is_some() || (!self.built_graph && session.carries_graph()) {
-            return Err(Error::unsupported("only the built graph can be streamed")
-                .hint("--built-graph runs it, whatever a bundle carries"));
-        }
-        let encoder = StreamedEncoder::new(&self.arch(session)?, &self.options())?;
-        provider::tell(encoder.execution());
-        Ok(TaskEncoder::Streamed(Box::new(encoder), weights))
     }
 
     /// The architecture, as [`EncoderArgs::tower`] has it.
@@ -311,14 +334,23 @@ impl EncoderArgs {
         if !self.optimise_graph {
             return Ok(graph);
         }
-        Ok(self.encoder_over(graph.as_ref(), session)?.graph().cloned())
+        Ok(self.encoder_over(graph.as_ref(), session, &self.options())?.graph().cloned())
     }
 
     /// The built encoder, or one over the user's graph.
     pub fn encoder(&self, session: &Session) -> Result<Encoder> {
+        self.encoder_with(session, Residency::Whole)
+    }
+
+    /// [`EncoderArgs::encoder`] with as much of a task's weights in memory.
+    pub fn encoder_with(&self, session: &Session, residency: Residency) -> Result<Encoder> {
+        let options = EncoderOptions { residency, ..self.options() };
+        if self.graph.is_some() || (!self.built_graph && session.carries_graph()) {
+            options.check_graph()?;
+        }
         let graph = self.graph(session)?;
         self.check_activation(graph.as_ref())?;
-        self.encoder_over(graph.as_ref(), session)
+        self.encoder_over(graph.as_ref(), session, &options)
     }
 
     /// Refuses an activation for a graph that has its own.
@@ -333,8 +365,8 @@ impl EncoderArgs {
         }
     }
 
-    fn encoder_over(&self, graph: Option<&BoundGraph>, session: &Session) -> Result<Encoder> {
-        let encoder = self.untold_encoder_over(graph, session)?;
+    fn encoder_over(&self, graph: Option<&BoundGraph>, session: &Session, options: &EncoderOptions) -> Result<Encoder> {
+        let encoder = self.untold_encoder_over(graph, session, options)?;
         provider::tell(encoder.execution());
         Ok(match &session.bundle {
             Some(bundle) => encoder.tested_by(bundle, &session.model),
@@ -342,15 +374,20 @@ impl EncoderArgs {
         })
     }
 
-    fn untold_encoder_over(&self, graph: Option<&BoundGraph>, session: &Session) -> Result<Encoder> {
-        let (arch, options, model) = (self.arch(session)?, self.options(), &session.model);
+    fn untold_encoder_over(
+        &self,
+        graph: Option<&BoundGraph>,
+        session: &Session,
+        options: &EncoderOptions,
+    ) -> Result<Encoder> {
+        let arch = self.arch(session)?;
         let Some(graph) = graph else {
-            return if self.optimise_graph { Err(no_graph()) } else { Encoder::new(&arch, &options) };
+            return if self.optimise_graph { Err(no_graph()) } else { Encoder::new(&arch, options) };
         };
         if !self.optimise_graph {
-            return Encoder::with_graph(&arch, graph, &options);
+            return Encoder::with_graph(&arch, graph, options);
         }
-        let (encoder, trials) = Encoder::with_fastest_graph(&arch, graph, model, &options)?;
+        let (encoder, trials) = Encoder::with_fastest_graph(&arch, graph, &session.model, options)?;
         let made = trials.iter().filter(|trial| trial.result.is_ok()).count();
         for trial in &trials {
             match &trial.result {
@@ -376,43 +413,4 @@ pub fn tell(tower: &TowerConfig) {
 /// The built graph is as good as optimising makes it.
 pub fn no_graph() -> Error {
     Error::invalid("--optimise-graph needs a user's graph: --graph, or a bundle that carries one")
-}
-
-/// An encoder with the weights of one task: all of them at once, or a block at a time.
-pub enum TaskEncoder {
-    Whole(Box<Encoder>, TaskWeights),
-    Streamed(Box<StreamedEncoder>, TaskWeights),
-}
-
-impl TaskEncoder {
-    pub fn arch(&self) -> &Arch {
-        match self {
-            Self::Whole(encoder, _) => encoder.arch(),
-            Self::Streamed(encoder, _) => encoder.arch(),
-        }
-    }
-
-    /// What it runs on.
-    pub fn execution(&self) -> &Execution {
-        match self {
-            Self::Whole(encoder, _) => encoder.execution(),
-            Self::Streamed(encoder, _) => encoder.execution(),
-        }
-    }
-
-    /// Reconstructs what can be reconstructed before the first run.
-    pub fn prepare(&self) -> Result<()> {
-        match self {
-            // Kept, as nothing else is run.
-            Self::Whole(encoder, weights) => encoder.prepare(weights),
-            Self::Streamed(..) => Ok(()),
-        }
-    }
-
-    pub fn encode(&self, pixels: &[f32], n: usize) -> Result<Vec<f32>> {
-        match self {
-            Self::Whole(encoder, weights) => encoder.encode_task(weights, pixels, n),
-            Self::Streamed(encoder, weights) => encoder.encode(weights, pixels, n),
-        }
-    }
 }

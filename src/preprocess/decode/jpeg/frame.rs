@@ -1,12 +1,12 @@
 //! What a JPEG file says of its image: its size, its channels, and what each scan holds of them.
 
-use super::{invalid, unsupported};
+use super::errors::{invalid, unsupported};
 use crate::error::{Error, Result};
 use crate::tensor::try_zeroed;
 
-/// How many coefficients of a progressive image must be known exactly, in the order of their frequency: where one is
+/// The coefficients of a progressive image that must be known exactly, in the order of their frequency: where one is
 /// not, libjpeg guesses the missing ones.
-const KNOWN: usize = 10;
+const MIN_KNOWN: usize = 10;
 
 /// The image that the scans fill in.
 pub(super) struct Frame {
@@ -14,14 +14,14 @@ pub(super) struct Frame {
     pub(super) height: usize,
     pub(super) progressive: bool,
     /// The largest sampling factors.
-    pub(super) most: (usize, usize),
+    pub(super) max_factors: (usize, usize),
     pub(super) components: Vec<Component>,
 }
 
 /// A channel.
 pub(super) struct Component {
     pub(super) id: u8,
-    /// Its sampling factors: how often it is sampled where the most sampled channel is so [`Frame::most`] times.
+    /// Its sampling factors: how often it is sampled where the most sampled channel is so [`Frame::max_factors`] times.
     pub(super) factors: (usize, usize),
     /// The place of its quantisation table.
     pub(super) table: usize,
@@ -92,7 +92,7 @@ impl Frame {
             coefficients: Vec::new(),
             known: [None; 64],
         });
-        Ok(Self { width, height, progressive, most, components: components.collect() })
+        Ok(Self { width, height, progressive, max_factors: most, components: components.collect() })
     }
 
     /// The frame with room for its image.
@@ -112,7 +112,7 @@ impl Frame {
     /// Every channel has its data: where some are missing, a decoder would have to invent pixels.
     pub(super) fn check_complete(&self) -> Result<()> {
         for component in &self.components {
-            let needed = if self.progressive { KNOWN } else { 1 };
+            let needed = if self.progressive { MIN_KNOWN } else { 1 };
             if component.known[..needed].iter().any(|&bit| bit != Some(0)) {
                 return Err(Error::format("the JPEG image is incomplete")
                     .expected("scans of every channel, to the last bit")

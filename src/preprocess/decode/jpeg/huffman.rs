@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use super::{invalid, truncated};
+use super::errors::{invalid, truncated};
 use crate::error::Result;
 
 /// Codes of at most this many bits are looked up at once.
@@ -10,7 +10,7 @@ const AHEAD: u32 = 9;
 
 /// A Huffman table.
 #[derive(Clone)]
-pub(super) struct Table {
+pub(super) struct HuffmanTable {
     /// For the next [`AHEAD`] bits, the length and the value of the code that they start with; a length of 0: longer.
     ahead: Box<[(u8, u8)]>,
     /// For each length, the first code beyond those of this length (filled up to 16 bits), and what to add to a code
@@ -20,7 +20,7 @@ pub(super) struct Table {
     values: Vec<u8>,
 }
 
-impl Table {
+impl HuffmanTable {
     /// Reads a table: how many codes there are of each length, then their values. Gives how many bytes that was too.
     pub(super) fn read(bytes: &[u8], dc: bool) -> Option<(Self, usize)> {
         let (counts, rest) = bytes.split_first_chunk::<16>()?;
@@ -119,7 +119,7 @@ impl<'a> Bits<'a> {
         Ok(if count > 0 && value < 1 << (count - 1) { value - (1 << count) + 1 } else { value })
     }
 
-    pub(super) fn value(&mut self, table: &Table) -> Result<u8> {
+    pub(super) fn value(&mut self, table: &HuffmanTable) -> Result<u8> {
         if self.count < 16 {
             self.fill();
         }
@@ -152,9 +152,10 @@ impl<'a> Bits<'a> {
 }
 
 /// The standard's tables for luma and chroma (annex K.3): for DC and for AC coefficients.
-pub(super) fn standard() -> (&'static [Table], &'static [Table]) {
-    static TABLES: LazyLock<(Vec<Table>, Vec<Table>)> = LazyLock::new(|| {
-        let tables = |all: [(&[u8; 16], &[u8]); 2]| all.into_iter().filter_map(|(c, v)| Table::new(c, v)).collect();
+pub(super) fn standard() -> (&'static [HuffmanTable], &'static [HuffmanTable]) {
+    static TABLES: LazyLock<(Vec<HuffmanTable>, Vec<HuffmanTable>)> = LazyLock::new(|| {
+        let tables =
+            |all: [(&[u8; 16], &[u8]); 2]| all.into_iter().filter_map(|(c, v)| HuffmanTable::new(c, v)).collect();
         let dc: [u8; 12] = std::array::from_fn(|i| i as u8);
         (tables([(&DC_LUMA, &dc), (&DC_CHROMA, &dc)]), tables([(&AC_LUMA.0, &AC_LUMA.1), (&AC_CHROMA.0, &AC_CHROMA.1)]))
     });

@@ -9,21 +9,23 @@
 //!
 //! Source: ITU-T T.81; libjpeg-turbo's `jidctint.c` (the transform), `jdsample.c` (enlarging), `jdcolor.c`.
 
+mod errors;
 mod frame;
 mod huffman;
 mod output;
 mod scan;
 mod transform;
 
-use super::{Decoded, check_pixels};
-use crate::error::{Error, Result};
+use super::decoded::{Decoded, check_pixels};
+use crate::error::Result;
+use errors::{invalid, truncated, unsupported};
 use frame::{Frame, Scan};
-use huffman::{Bits, Table, standard};
+use huffman::{Bits, HuffmanTable, standard};
 
 /// More scans than this are refused: each visits every block again, so that a small file could take hours.
-const MOST_SCANS: usize = 500;
+const MAX_SCANS: usize = 500;
 
-/// Which of a file's four places a table has, and what is there.
+/// The four places that a file has for tables of one kind.
 type Places<T> = [Option<T>; 4];
 
 /// A file that is being read.
@@ -31,8 +33,8 @@ struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
     quantisation: Places<[u16; 64]>,
-    dc: Places<Table>,
-    ac: Places<Table>,
+    dc: Places<HuffmanTable>,
+    ac: Places<HuffmanTable>,
     /// Minimal units between restart markers; 0: there are none.
     restart: usize,
     jfif: bool,
@@ -60,18 +62,6 @@ pub(super) fn decode(bytes: &[u8], max_pixels: usize) -> Result<Decoded> {
     let Some(frame) = reader.frame else { return Err(invalid("it ends before its image")) };
     frame.check_complete()?;
     output::assemble(frame, reader.jfif, reader.adobe)
-}
-
-fn invalid(why: impl Into<String>) -> Error {
-    Error::format("not a valid JPEG image").because(why.into())
-}
-
-fn truncated() -> Error {
-    Error::format("the JPEG image is truncated").expected("an end marker").got("the end of the file")
-}
-
-fn unsupported(what: &str) -> Error {
-    Error::unsupported(format!("a JPEG image with {what}")).hint("Convert it to an ordinary JPEG or PNG file")
 }
 
 impl<'a> Reader<'a> {
@@ -117,7 +107,7 @@ impl<'a> Reader<'a> {
     /// The next marker's second byte. Bytes between segments are passed over.
     fn marker(&mut self) -> Result<u8> {
         loop {
-            let from = self.bytes.get(self.at..).unwrap_or_default();
+            let from = self.bytes.get(self.at..).unwrap_or(&[]);
             let ff = from.iter().position(|&byte| byte == 0xff).ok_or_else(truncated)?;
             let fill = from[ff..].iter().position(|&byte| byte != 0xff).ok_or_else(truncated)?;
             self.at += ff + fill + 1;
@@ -130,7 +120,7 @@ impl<'a> Reader<'a> {
 
     /// What follows a segment's length.
     fn payload(&mut self) -> Result<&'a [u8]> {
-        let from = self.bytes.get(self.at..).unwrap_or_default();
+        let from = self.bytes.get(self.at..).unwrap_or(&[]);
         let length = from.first_chunk().map(|&length| usize::from(u16::from_be_bytes(length))).ok_or_else(truncated)?;
         if length < 2 {
             return Err(invalid("a segment is shorter than its length"));
@@ -163,7 +153,8 @@ impl<'a> Reader<'a> {
     fn huffman_tables(&mut self) -> Result<()> {
         let mut rest = self.payload()?;
         while let Some((&head, values)) = rest.split_first() {
-            let (table, used) = Table::read(values, head >> 4 == 0).ok_or_else(|| invalid("a broken Huffman table"))?;
+            let (table, used) =
+                HuffmanTable::read(values, head >> 4 == 0).ok_or_else(|| invalid("a broken Huffman table"))?;
             let places = if head >> 4 == 0 { &mut self.dc } else { &mut self.ac };
             let place = places.get_mut(usize::from(head & 15));
             *place.ok_or_else(|| invalid("a Huffman table is numbered above 3"))? = Some(table);
@@ -175,7 +166,7 @@ impl<'a> Reader<'a> {
     fn scan(&mut self) -> Result<()> {
         let segment = self.payload()?;
         self.scans += 1;
-        if self.scans > MOST_SCANS {
+        if self.scans > MAX_SCANS {
             return Err(unsupported("more than 500 scans"));
         }
         let Some(frame) = &mut self.frame else { return Err(invalid("a scan before its frame")) };
@@ -193,9 +184,10 @@ impl<'a> Reader<'a> {
         // Frames of Motion JPEG leave the standard's tables out.
         let usual = if frame.progressive { None } else { Some(standard()) };
         let (usual_dc, usual_ac) = usual.map_or((&[][..], &[][..]), |(dc, ac)| (dc, ac));
-        let tables = |own: &'_ Places<Table>, place: usize, usual: &'static [Table]| -> Option<Table> {
-            own.get(place).and_then(Clone::clone).or_else(|| usual.get(place).cloned())
-        };
+        let tables =
+            |own: &'_ Places<HuffmanTable>, place: usize, usual: &'static [HuffmanTable]| -> Option<HuffmanTable> {
+                own.get(place).and_then(Clone::clone).or_else(|| usual.get(place).cloned())
+            };
         let tables: Vec<_> = scan
             .tables
             .iter()

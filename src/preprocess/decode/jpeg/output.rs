@@ -1,9 +1,10 @@
 //! From the channels' samples to pixels: subsampled channels are enlarged, and colours converted.
 
+use super::super::decoded::Decoded;
 use super::frame::{Component, Frame};
-use super::{Decoded, scan};
+use super::scan;
 use crate::error::Result;
-use crate::preprocess::PixelFormat;
+use crate::preprocess::pixels::PixelFormat;
 use crate::tensor::try_zeroed;
 
 /// How a channel is enlarged to the image's size.
@@ -118,7 +119,7 @@ pub(super) fn assemble(mut frame: Frame, jfif: bool, adobe: Option<u8>) -> Resul
     for component in &mut frame.components {
         scan::finish(component)?;
     }
-    let enlarge: Vec<_> = frame.components.iter().map(|component| Enlarge::of(component, frame.most)).collect();
+    let enlarge: Vec<_> = frame.components.iter().map(|component| Enlarge::of(component, frame.max_factors)).collect();
     // The enlarged row may be longer than the image by what fills its last sample.
     let mut rows = Vec::new();
     for _ in &frame.components {

@@ -1,13 +1,13 @@
 //! The entropy-coded data of a scan.
 
+use super::errors::invalid;
 use super::frame::{Component, Frame, Scan};
-use super::huffman::{Bits, Table};
-use super::invalid;
+use super::huffman::{Bits, HuffmanTable};
 use super::transform::{NATURAL, inverse};
 use crate::error::Result;
 
 /// The DC and the AC table of a channel.
-type Tables = (Option<Table>, Option<Table>);
+type Tables = (Option<HuffmanTable>, Option<HuffmanTable>);
 
 /// What is remembered from one block to the next.
 struct State {
@@ -32,7 +32,7 @@ pub(super) fn decode(
             let component = &frame.components[index];
             (component.width.div_ceil(8), component.height.div_ceil(8))
         }
-        _ => (frame.width.div_ceil(8 * frame.most.0), frame.height.div_ceil(8 * frame.most.1)),
+        _ => (frame.width.div_ceil(8 * frame.max_factors.0), frame.height.div_ceil(8 * frame.max_factors.1)),
     };
     for unit in 0..across * down {
         if restart > 0 && unit > 0 && unit % restart == 0 {
@@ -82,15 +82,15 @@ pub(super) fn finish(component: &mut Component) -> Result<()> {
     Ok(())
 }
 
-fn dc(tables: &Tables) -> Result<&Table> {
+fn dc(tables: &Tables) -> Result<&HuffmanTable> {
     tables.0.as_ref().ok_or_else(|| invalid("a scan without its Huffman table"))
 }
 
-fn ac(tables: &Tables) -> Result<&Table> {
+fn ac(tables: &Tables) -> Result<&HuffmanTable> {
     tables.1.as_ref().ok_or_else(|| invalid("a scan without its Huffman table"))
 }
 
-fn difference(table: &Table, last: &mut i32, bits: &mut Bits<'_>) -> Result<i32> {
+fn difference(table: &HuffmanTable, last: &mut i32, bits: &mut Bits<'_>) -> Result<i32> {
     let length = bits.value(table)?;
     *last = last.wrapping_add(bits.number(length.into())?);
     Ok(*last)
@@ -143,7 +143,13 @@ fn progressive_block(
 }
 
 /// The upper bits of a band of coefficients.
-fn first_bits(block: &mut [i16; 64], scan: &Scan, table: &Table, state: &mut State, bits: &mut Bits<'_>) -> Result<()> {
+fn first_bits(
+    block: &mut [i16; 64],
+    scan: &Scan,
+    table: &HuffmanTable,
+    state: &mut State,
+    bits: &mut Bits<'_>,
+) -> Result<()> {
     if state.empty > 0 {
         state.empty -= 1;
         return Ok(());
@@ -168,7 +174,13 @@ fn first_bits(block: &mut [i16; 64], scan: &Scan, table: &Table, state: &mut Sta
 }
 
 /// One more bit of a band of coefficients, and those that are not zero any more.
-fn next_bit(block: &mut [i16; 64], scan: &Scan, table: &Table, state: &mut State, bits: &mut Bits<'_>) -> Result<()> {
+fn next_bit(
+    block: &mut [i16; 64],
+    scan: &Scan,
+    table: &HuffmanTable,
+    state: &mut State,
+    bits: &mut Bits<'_>,
+) -> Result<()> {
     let (mut k, last) = scan.band;
     let one = 1i16 << scan.bits.1;
     while state.empty == 0 && k <= last {

@@ -3,6 +3,7 @@
 mod writer;
 
 use super::*;
+use crate::error::Error;
 use crate::preprocess::PixelFormat;
 use writer::{Kind, Scans};
 
@@ -183,7 +184,7 @@ fn scans_are_counted() {
     let scan = bytes.windows(2).position(|pair| pair == [0xff, 0xda]).unwrap();
     let next = scan + 2 + bytes[scan + 2..].windows(2).position(|pair| pair == [0xff, 0xda]).unwrap();
     let mut many = bytes[..scan].to_vec();
-    (0..=MOST_SCANS).for_each(|_| many.extend(&bytes[scan..next]));
+    (0..=MAX_SCANS).for_each(|_| many.extend(&bytes[scan..next]));
     many.extend(&bytes[next..]);
     assert_eq!(error(&many).kind(), crate::ErrorKind::Unsupported);
 }

@@ -3,18 +3,18 @@
 mod lifetimes;
 
 use super::*;
-use crate::weights::{LaidOut, Layout, View};
+use crate::weights::{Layout, TensorSpec, View};
 
 fn part(parameter: &str) -> View {
     View::whole(parameter)
 }
 
-fn laid_out(name: &str, dtype: DType, shape: &[usize], parts: Vec<View>) -> LaidOut {
-    LaidOut { name: name.into(), dtype, shape: shape.to_vec(), parts }
+fn laid_out(name: &str, dtype: DType, shape: &[usize], parts: Vec<View>) -> TensorSpec {
+    TensorSpec { name: name.into(), dtype, shape: shape.to_vec(), parts }
 }
 
 /// Of everything that a layout can ask for, of what is changed and of what is not.
-fn everything() -> Vec<LaidOut> {
+fn everything() -> Vec<TensorSpec> {
     use DType::{BF16, F16, F32, F64};
     let turned = |parameter: &str| View { permute: Some(vec![1, 0]), ..part(parameter) };
     let rows = |parameter: &str, rows| View { rows: Some(rows), ..part(parameter) };
@@ -83,7 +83,7 @@ fn everything() -> Vec<LaidOut> {
     ]
 }
 
-fn layout_of(model: &Arc<Model>, tensors: Vec<LaidOut>) -> Arc<Layout> {
+fn layout_of(model: &Arc<Model>, tensors: Vec<TensorSpec>) -> Arc<Layout> {
     Layout::new(tensors, &[], model.base()).unwrap()
 }
 
@@ -126,7 +126,7 @@ fn the_bits_are_those_of_the_cpu_whatever_the_budget() {
         assert!(for_layout(&host(), &model, least - 1, &layout).is_err());
         let all = {
             let device = for_layout(&host(), &model, ROOM, &layout).unwrap();
-            let weights = device.get(&task(&model, &coefficients(vectors, 1)).laid_out(&layout)).unwrap();
+            let weights = device.get(&task(&model, &coefficients(vectors, 1)).in_layout(&layout)).unwrap();
             let stats = device.stats();
             stats.resident_bytes + stats.layout_bytes + 2 * weights.nbytes()
         };
@@ -138,10 +138,10 @@ fn the_bits_are_those_of_the_cpu_whatever_the_budget() {
                 assert_eq!(device.stats().slot_bytes > 0, budget == least, "{:?}", device.stats());
             }
             for number in 0..5 {
-                let task = task(&model, &coefficients(vectors, number)).laid_out(&layout);
+                let task = task(&model, &coefficients(vectors, number)).in_layout(&layout);
                 assert_same(&device.get(&task).unwrap(), &task);
             }
-            let base = task(&model, &vec![0.0; vectors]).laid_out(&layout);
+            let base = task(&model, &vec![0.0; vectors]).in_layout(&layout);
             assert_same(&device.get(&base).unwrap(), &base);
             assert!(host.tally().peak <= budget, "{:?} of {budget}", host.tally());
             drop((device, base));
@@ -157,7 +157,7 @@ fn what_no_vector_changes_is_made_once_or_not_at_all() {
     let device = on(&host, &model, ROOM).unwrap();
     let canonical = device.get(&task(&model, &[1.0, 0.0])).unwrap();
     let layout = layout_of(&model, everything());
-    let of = |number: usize| device.get(&task(&model, &coefficients(2, number)).laid_out(&layout)).unwrap();
+    let of = |number: usize| device.get(&task(&model, &coefficients(2, number)).in_layout(&layout)).unwrap();
     let (one, other) = (of(1), of(2));
     let at = |weights: &DeviceWeights, name: &str| weights.get(name).unwrap().address;
     for tensor in one.iter() {
@@ -191,7 +191,7 @@ fn a_thousand_switches_between_layouts_stay_within_the_budget() {
         let tasks: Vec<TaskWeights> = (0..8).map(|t| task(&model, &coefficients(6, t))).collect();
         let tasks: Vec<TaskWeights> = tasks
             .iter()
-            .flat_map(|task| layouts.iter().map(|layout| task.laid_out(layout)).chain([task.clone()]))
+            .flat_map(|task| layouts.iter().map(|layout| task.in_layout(layout)).chain([task.clone()]))
             .collect();
         switch_at_random(&device, &tasks, 37);
         let stats = device.stats();
@@ -210,17 +210,20 @@ fn what_the_graph_holds_itself_has_to_be_the_base() {
     let (task, nothing) = (task(&model, &[1.0, 0.0]), task(&model, &[0.0, -0.0]));
 
     let fits = Layout::new(tensors(), &["visual.unchanged"], model.base()).unwrap();
-    assert_same(&device.get(&task.laid_out(&fits)).unwrap(), &task.laid_out(&fits));
+    assert_same(&device.get(&task.in_layout(&fits)).unwrap(), &task.in_layout(&fits));
     let holds_a_changed_one = Layout::new(tensors(), &["visual.unchanged", "visual.b"], model.base()).unwrap();
     let of_another = Layout::new(tensors(), &["visual.unchanged"], &base()).unwrap();
     for (layout, named) in [(&holds_a_changed_one, "visual.b"), (&of_another, "visual.unchanged")] {
-        let (cpu, here) = (task.laid_out(layout).get().unwrap_err(), device.get(&task.laid_out(layout)).unwrap_err());
+        let (cpu, here) = (task.in_layout(layout).get().unwrap_err(), device.get(&task.in_layout(layout)).unwrap_err());
         assert_eq!((here.kind(), here.to_string()), (cpu.kind(), cpu.to_string()));
         assert!(here.to_string().contains(named), "{here}");
     }
     // Nothing is added to it.
-    assert_same(&device.get(&nothing.laid_out(&holds_a_changed_one)).unwrap(), &nothing.laid_out(&holds_a_changed_one));
-    assert!(device.get(&nothing.laid_out(&of_another)).is_err());
+    assert_same(
+        &device.get(&nothing.in_layout(&holds_a_changed_one)).unwrap(),
+        &nothing.in_layout(&holds_a_changed_one),
+    );
+    assert!(device.get(&nothing.in_layout(&of_another)).is_err());
 }
 
 #[test]
@@ -234,7 +237,7 @@ fn a_layout_of_another_model_is_refused() {
         Layout::new(vec![laid_out("w", DType::F32, shape, vec![part(name)])], &[], &larger).unwrap()
     };
     for layout in [of("visual.a", &[700, 900]), of("visual.z", &[3])] {
-        let error = device.get(&task.laid_out(&layout)).unwrap_err();
+        let error = device.get(&task.in_layout(&layout)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
         assert_eq!(device.stats().layout_bytes, 0);
     }
@@ -249,7 +252,7 @@ fn no_room_is_an_error_that_says_how_much() {
     // Room for one task's weights alone; what is to serve all layouts takes it.
     let host = Arc::new(SimulatedDevice::new(ROOM, 1));
     let device = on(&host, &model, resident + arena).unwrap();
-    let error = device.get(&task.laid_out(&layout)).unwrap_err();
+    let error = device.get(&task.in_layout(&layout)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutOfMemory);
     assert!(error.to_string().contains("room for ") && error.to_string().contains("bytes"), "{error}");
     // The layout found room, a task in it did not.
@@ -264,18 +267,18 @@ fn no_room_is_an_error_that_says_how_much() {
     let fits = resident + 4 * arena;
     let device = on(&host, &model, fits).unwrap();
     let held: Vec<_> = (0..4).map(|t| device.get(&super::task(&model, &coefficients(2, t))).unwrap()).collect();
-    let error = device.get(&task.laid_out(&layout)).unwrap_err();
+    let error = device.get(&task.in_layout(&layout)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
     drop(held);
-    assert_same(&device.get(&task.laid_out(&layout)).unwrap(), &task.laid_out(&layout));
+    assert_same(&device.get(&task.in_layout(&layout)).unwrap(), &task.in_layout(&layout));
 
     // A device that has less than its budget, found out at any point.
     let mut failed = 0;
     for capacity in (0..fits).step_by(arena / 3) {
         let host = Arc::new(SimulatedDevice::new(capacity, 1));
-        let result = on(&host, &model, ROOM).and_then(|device| device.get(&task.laid_out(&layout)));
+        let result = on(&host, &model, ROOM).and_then(|device| device.get(&task.in_layout(&layout)));
         match result {
-            Ok(weights) => assert_same(&weights, &task.laid_out(&layout)),
+            Ok(weights) => assert_same(&weights, &task.in_layout(&layout)),
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
                 failed += 1;
@@ -292,7 +295,7 @@ fn a_base_alone_has_layouts_too() {
     let host = Arc::new(SimulatedDevice::new(ROOM, 2));
     let device = on(&host, &model, ROOM).unwrap();
     let layout = layout_of(&model, everything());
-    let base = model.weights(&"base".parse().unwrap()).unwrap().laid_out(&layout);
+    let base = model.weights(&"base".parse().unwrap()).unwrap().in_layout(&layout);
     let weights = device.get(&base).unwrap();
     assert_same(&weights, &base);
     assert_eq!((weights.nbytes(), device.stats().weights_bytes), (0, 0));
@@ -313,7 +316,7 @@ fn many_threads_share_layouts() {
                     for round in 0..10 {
                         let task = task(model, &coefficients(3, (thread + round) % 6));
                         let layout = layouts.get((thread + round / 3) % 3);
-                        let task = layout.map_or(task.clone(), |layout| task.laid_out(layout));
+                        let task = layout.map_or(task.clone(), |layout| task.in_layout(layout));
                         assert_same(&device.get(&task).unwrap(), &task);
                     }
                 });

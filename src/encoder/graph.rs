@@ -1,0 +1,366 @@
+//! The graph that an encoder runs, built or a user's: its tensors, its pixels and embeddings, and where the weights of
+//! a run come from. And one task as a plain .onnx file, for programs that know nothing of bases.
+
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::finite;
+use super::input::{Elements, Input};
+use crate::error::{Error, ErrorKind, Result};
+use crate::onnx::{BoundGraph, Stored, TensorType, type_name};
+use crate::tensor::DType;
+use crate::tower::arch::Arch;
+use crate::tower::graph;
+use crate::weights::{Layout, TensorSpec, Values, Weights};
+
+/// Weights that an [`Encoder`](super::Encoder) can run with.
+///
+/// The slices have to stay as they are during a call, which their borrow ensures; between calls they may change, for
+/// nothing of them is kept.
+pub trait WeightSource {
+    /// The values of the parameter of this canonical name (`visual.…`), contiguous and row-major.
+    fn parameter(&self, name: &str) -> Option<&[f32]>;
+
+    /// The parameter's shape, where the source knows it. Without it only the number of values can be checked.
+    fn shape(&self, name: &str) -> Option<&[usize]> {
+        let _ = name;
+        None
+    }
+
+    /// These weights as a graph wants them, where they are in that layout.
+    fn in_layout(&self, layout: &Layout) -> Option<&Weights> {
+        let _ = layout;
+        None
+    }
+}
+
+impl<W: WeightSource + ?Sized> WeightSource for &W {
+    fn parameter(&self, name: &str) -> Option<&[f32]> {
+        (**self).parameter(name)
+    }
+
+    fn shape(&self, name: &str) -> Option<&[usize]> {
+        (**self).shape(name)
+    }
+
+    fn in_layout(&self, layout: &Layout) -> Option<&Weights> {
+        (**self).in_layout(layout)
+    }
+}
+
+impl<W: WeightSource + ?Sized> WeightSource for Arc<W> {
+    fn parameter(&self, name: &str) -> Option<&[f32]> {
+        (**self).parameter(name)
+    }
+
+    fn shape(&self, name: &str) -> Option<&[usize]> {
+        (**self).shape(name)
+    }
+
+    fn in_layout(&self, layout: &Layout) -> Option<&Weights> {
+        (**self).in_layout(layout)
+    }
+}
+
+impl WeightSource for Weights {
+    fn parameter(&self, name: &str) -> Option<&[f32]> {
+        self.get(name)
+    }
+
+    fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.shape(name)
+    }
+
+    fn in_layout(&self, layout: &Layout) -> Option<&Weights> {
+        self.is_in(layout).then_some(self)
+    }
+}
+
+/// Parameters by name, without shapes.
+impl<V: AsRef<[f32]>, S: BuildHasher> WeightSource for HashMap<String, V, S> {
+    fn parameter(&self, name: &str) -> Option<&[f32]> {
+        self.get(name).map(AsRef::as_ref)
+    }
+}
+
+/// A graph whose weights are inputs.
+pub(super) struct EncoderGraph {
+    graph: BoundGraph,
+    /// The ONNX model.
+    pub(super) model: Vec<u8>,
+    /// The input that takes the images, and the type that it takes.
+    pub(super) pixels: String,
+    pub(super) pixels_dtype: DType,
+    /// The output that gives the embeddings, and the type that it gives.
+    pub(super) embeds: String,
+    pub(super) embeds_dtype: DType,
+    /// How many images a run takes, where the graph takes no other number.
+    pub(super) batch: Option<usize>,
+    /// Whether anything in the graph may be half floats.
+    pub(super) has_halves: bool,
+}
+
+impl EncoderGraph {
+    /// The graph that is built for an architecture. Its layout is the canonical one.
+    ///
+    /// # Errors
+    /// As [`Arch::check`].
+    pub(super) fn built(arch: &Arch) -> Result<Self> {
+        let parameters = arch.parameters();
+        let whole = |(name, shape): &(String, Vec<usize>)| TensorSpec::whole(name, shape, DType::F32);
+        let layout = Layout::canonical(parameters.iter().map(whole).collect());
+        Self::new(&BoundGraph::built(graph::build(arch)?, layout, graph::PIXELS, graph::EMBEDS)?)
+    }
+
+    /// A graph whose weights are known.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] for one that takes or gives something else than f32 or f16, or is too large for a
+    /// session without its weights.
+    pub(super) fn new(graph: &BoundGraph) -> Result<Self> {
+        let dtype = |data_type: i32| match TensorType::of(data_type) {
+            Some(TensorType::Float | TensorType::Undefined) => Ok(DType::F32),
+            Some(TensorType::Float16) => Ok(DType::F16),
+            _ => Err(Error::unsupported("a graph that takes or gives another type than floats")
+                .at(graph.file().path())
+                .expected("f32 or f16")
+                .got(type_name(data_type))),
+        };
+        let (pixels, output) = (graph.pixels(), graph.output());
+        Ok(Self {
+            model: graph.with_inputs()?,
+            pixels: pixels.name.clone(),
+            pixels_dtype: dtype(pixels.data_type)?,
+            embeds: output.name.clone(),
+            embeds_dtype: dtype(output.data_type)?,
+            batch: graph.batch(),
+            has_halves: graph.file().has_halves(),
+            graph: graph.clone(),
+        })
+    }
+
+    /// Whether the graph is one that others exported, which ONNX Runtime can improve on.
+    pub(super) fn is_users(&self) -> bool {
+        !self.graph.is_built()
+    }
+
+    /// The user's graph, where it is one.
+    pub(super) fn users(&self) -> Option<&BoundGraph> {
+        Some(&self.graph).filter(|_| self.is_users())
+    }
+
+    /// How the graph wants its weights.
+    pub(super) fn layout(&self) -> &Arc<Layout> {
+        self.graph.layout()
+    }
+
+    /// The graph with its weights as constants without values.
+    ///
+    /// # Errors
+    /// As [`EncoderGraph::new`].
+    pub(super) fn with_placeholders(&self) -> Result<Vec<u8>> {
+        self.graph.with_placeholders()
+    }
+
+    /// Views of all tensors, checked. A thousandth of a run's time, so every run can afford it. Where the graph wants
+    /// another layout than `weights` are in, they are put into it and kept in `converted`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mismatch`], naming the parameter, when one is missing or has another shape;
+    /// [`ErrorKind::OutOfMemory`].
+    pub(super) fn inputs<'a, W: WeightSource + ?Sized>(
+        &'a self,
+        weights: &'a W,
+        converted: &'a mut Option<Weights>,
+    ) -> Result<Vec<Input<'a>>> {
+        let layout = self.layout();
+        if layout.is_canonical() {
+            return parameter_inputs(layout.tensors().iter().map(|tensor| (&*tensor.name, &*tensor.shape)), weights);
+        }
+        let weights = match weights.in_layout(layout) {
+            Some(weights) => weights,
+            None => converted.insert(Weights::relayout(layout, |name| weights.parameter(name))?),
+        };
+        let tensors = layout.tensors().iter().map(|tensor| {
+            let (name, shape, values) = weights.at(weights.index_of(&tensor.name)?)?;
+            let values = match values {
+                Values::F32(values) => Elements::F32(values),
+                Values::Cast(dtype, bytes) => Elements::Other(dtype, bytes),
+                Values::Carried(_) => return Err(Error::new(ErrorKind::Internal, "a weight is no float").tensor(name)),
+            };
+            Ok(Input { name, shape, values })
+        });
+        tensors.collect()
+    }
+
+    /// Bytes that all weights take.
+    pub(super) fn nbytes(&self) -> usize {
+        self.layout().nbytes()
+    }
+}
+
+/// Whether a parameter of the encoder is there, and in its shape; `got` is the shape that it has, where it is there.
+///
+/// # Errors
+/// [`ErrorKind::Mismatch`], naming it.
+pub(super) fn check_shape(name: &str, shape: &[usize], got: Option<&[usize]>) -> Result<()> {
+    match got {
+        Some(got) if got == shape => Ok(()),
+        Some(got) => Err(Error::mismatch("the weights are not of this encoder's architecture")
+            .tensor(name)
+            .expected(format_args!("{shape:?}"))
+            .got(format_args!("{got:?}"))),
+        None => Err(Error::mismatch("the weights lack a parameter of this encoder").tensor(name)),
+    }
+}
+
+/// Views of these parameters, names and shapes, of some canonical weights.
+///
+/// # Errors
+/// [`ErrorKind::Mismatch`], naming it, when one is missing or has another shape.
+pub(super) fn parameter_inputs<'a, W: WeightSource + ?Sized>(
+    parameters: impl Iterator<Item = (&'a str, &'a [usize])>,
+    weights: &'a W,
+) -> Result<Vec<Input<'a>>> {
+    parameters
+        .map(|(name, shape)| {
+            let values = weights.parameter(name);
+            check_shape(name, shape, values.map(|_| weights.shape(name).unwrap_or(shape)))?;
+            match values {
+                Some(values) if values.len() == shape.iter().product::<usize>() => {
+                    Ok(Input { name, shape, values: Elements::F32(values) })
+                }
+                values => Err(Error::mismatch("the weights are not of this encoder's architecture")
+                    .tensor(name)
+                    .expected(format_args!("{shape:?}"))
+                    .got(format_args!("{} values", values.map_or(0, <[f32]>::len)))),
+            }
+        })
+        .collect()
+}
+
+/// Writes the image encoder of `arch` with these weights as constants: the graph that an [`Encoder`](super::Encoder)
+/// runs, from `pixel_values` to `embeds`. It needs ONNX Runtime, whose own operators it uses, and is as large as the
+/// weights; weights of 2 GiB and more go into a second file beside it.
+///
+/// The file is replaced whole or not at all, and none of `inputs` is overwritten
+/// ([`replace_file`](crate::replace_file)). The weights are not copied on the way.
+///
+/// # Errors
+/// As [`Arch::check`]; [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming it, when a parameter is missing or
+/// has another shape; [`ErrorKind::Format`](crate::ErrorKind::Format), naming it, when one is not finite;
+/// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for an output that is an input;
+/// [`ErrorKind::Io`](crate::ErrorKind::Io).
+pub fn write_onnx<W: WeightSource + ?Sized>(arch: &Arch, weights: &W, path: &Path, inputs: &[&Path]) -> Result<()> {
+    write(arch, weights, Stored::F32, path, inputs)
+}
+
+/// [`write_onnx`] with the weights rounded to f16, in a file half as large. What is computed stays f32: the graph casts
+/// the weights first, which ONNX Runtime does once, when it loads the file.
+///
+/// # Errors
+/// As [`write_onnx`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), naming the tensor, for values beyond
+/// the range of f16.
+pub fn write_onnx_f16<W: WeightSource + ?Sized>(arch: &Arch, weights: &W, path: &Path, inputs: &[&Path]) -> Result<()> {
+    write(arch, weights, Stored::F16, path, inputs)
+}
+
+fn write<W: WeightSource + ?Sized>(
+    arch: &Arch,
+    weights: &W,
+    stored: Stored,
+    path: &Path,
+    inputs: &[&Path],
+) -> Result<()> {
+    let built = EncoderGraph::built(arch)?;
+    let mut values = HashMap::new();
+    let mut converted = None;
+    for input in built.inputs(weights, &mut converted)? {
+        match input.values {
+            Elements::F32(floats) if floats.iter().all(|value| value.is_finite()) => values.insert(input.name, floats),
+            Elements::F32(_) => return Err(finite::of_inputs(&[input])),
+            _ => return Err(Error::new(ErrorKind::Internal, "the built graph takes f32").tensor(input.name)),
+        };
+    }
+    let lost = |name: &str| Error::new(ErrorKind::Internal, "a weight of the built graph is lost").tensor(name);
+    let find = |name: &str| values.get(name).copied().map(Values::F32).ok_or_else(|| lost(name));
+    built.graph.write_values(|tensor| find(&tensor.name), stored, path, inputs)
+}
+
+#[cfg(test)]
+mod tests {
+    use half::f16;
+
+    use super::*;
+    use crate::onnx::OnnxFile;
+    use crate::tower::{Activation, Variant};
+
+    fn arch() -> Arch {
+        let (width, heads, activation) = (8, 1, Activation::Gelu);
+        let variant = Variant::default();
+        Arch { width, layers: 2, heads, mlp_width: 8, patch: 2, grid: 1, embed_dim: 4, activation, variant }
+    }
+
+    /// Every parameter of [`arch`], each with values of its own.
+    fn parameters() -> HashMap<String, Vec<f32>> {
+        let all = arch().parameters().into_iter().enumerate();
+        let values =
+            |i: usize, shape: &[usize]| (0..shape.iter().product::<usize>()).map(|j| (i * 1000 + j) as f32).collect();
+        all.map(|(i, (name, shape))| (name, values(i, &shape))).collect()
+    }
+
+    #[test]
+    fn the_inputs_are_the_parameters_and_become_constants() {
+        let built = EncoderGraph::built(&arch()).unwrap();
+        let names = |model: &[u8]| {
+            let model = crate::Mapping::from_vec(model.to_vec(), "model");
+            let file = OnnxFile::parse(Arc::new(model)).map_err(|e| e.to_string());
+            file.map(|file| file.inputs().iter().map(|input| input.name.clone()).collect::<Vec<_>>())
+        };
+        let mut expected = vec![graph::PIXELS.to_owned()];
+        expected.extend(arch().parameters().into_iter().map(|(name, _)| name));
+        assert_eq!(names(&built.model).unwrap(), expected);
+        // Their values are in a file that is never opened.
+        assert!(names(&built.with_placeholders().unwrap()).unwrap_err().contains("taskbasis.weights"));
+        assert_eq!(built.nbytes(), parameters().values().map(|values| 4 * values.len()).sum::<usize>());
+    }
+
+    #[test]
+    fn a_written_task_has_its_weights() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, mut parameters) = (folder.path().join("x.onnx"), parameters());
+        let inputs = |path: &Path| OnnxFile::open(path).unwrap().inputs().len();
+        write_onnx(&arch(), &parameters, &path, &[]).unwrap();
+        assert_eq!((inputs(&path), std::fs::read_dir(&folder).unwrap().count()), (1, 1));
+        let bytes = std::fs::read(&path).unwrap();
+        let has = |bytes: &[u8], values: &[u8]| bytes.windows(values.len()).any(|window| window == values);
+        for (name, values) in &parameters {
+            let values: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            assert!(has(&bytes, &values), "{name}");
+        }
+        write_onnx_f16(&arch(), &parameters, &path, &[]).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        for (name, values) in &parameters {
+            let values: Vec<u8> = values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect();
+            assert!(has(&bytes, &values), "{name}");
+        }
+
+        std::fs::remove_file(&path).unwrap();
+        // 65,519 rounds down to the largest value, 65,520 up to infinity.
+        let name = "visual.conv1.weight";
+        let mut write = |value: f32| {
+            parameters.get_mut(name).unwrap()[1] = value;
+            write_onnx_f16(&arch(), &parameters, &path, &[])
+        };
+        let error = write(-65520.0).unwrap_err();
+        assert_eq!((error.kind(), error.tensor_name()), (ErrorKind::Unsupported, Some(name)));
+        assert_eq!(write(f32::NAN).unwrap_err().kind(), ErrorKind::Format);
+        assert!(!path.exists());
+        write(65519.0).unwrap();
+        parameters.get_mut(name).unwrap().pop();
+        let error = write_onnx(&arch(), &parameters, &path, &[&path]).unwrap_err();
+        assert_eq!((error.kind(), error.tensor_name()), (ErrorKind::Mismatch, Some(name)));
+    }
+}

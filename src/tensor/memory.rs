@@ -1,0 +1,50 @@
+//! Numbers as bytes, vectors that may be refused, and what shapes come to.
+
+use crate::error::{Error, Result};
+
+/// The bytes of f32 values, as a little-endian file holds them.
+pub(crate) fn f32_bytes(values: &[f32]) -> &[u8] {
+    // SAFETY: every f32 is four bytes that may be read as such, and the slice covers exactly those.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
+/// The bytes of f32 values, to be written.
+pub(crate) fn f32_bytes_mut(values: &mut [f32]) -> &mut [u8] {
+    // SAFETY: the slice covers exactly the values' own bytes, and any four bytes are an f32.
+    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size_of_val(values)) }
+}
+
+/// The bytes of half floats' bits.
+pub(crate) fn u16_bytes(values: &[u16]) -> &[u8] {
+    // SAFETY: every u16 is two bytes that may be read as such, and the slice covers exactly those.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
+/// A vector of `count` zeros, or an error where the allocator refuses.
+pub(crate) fn try_zeroed<T: Clone + Default>(count: usize) -> Result<Vec<T>> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(count).map_err(|_| Error::out_of_memory(count.saturating_mul(size_of::<T>())))?;
+    values.resize(count, T::default());
+    Ok(values)
+}
+
+/// The product of the extents, or `None` where it overflows.
+pub(crate) fn checked_numel(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |n, &extent| n.checked_mul(extent))
+}
+
+/// Row-major strides, in elements.
+pub(crate) fn contiguous_strides(shape: &[usize]) -> Vec<usize> {
+    let mut strides = vec![1usize; shape.len()];
+    for i in (1..shape.len()).rev() {
+        strides[i - 1] = strides[i].saturating_mul(shape[i]);
+    }
+    strides
+}
+
+/// Whether elements of these strides stand side by side in row-major order. Dimensions of extent 1 may have any stride,
+/// and an empty tensor is contiguous whatever its strides.
+pub(super) fn is_contiguous(shape: &[usize], strides: &[usize]) -> bool {
+    shape.contains(&0)
+        || contiguous_strides(shape).iter().zip(strides).zip(shape).all(|((want, have), &n)| n == 1 || want == have)
+}

@@ -1,0 +1,120 @@
+//! Reading a tower: from what is asked for, the configurations beside its weights, or a bundle.
+
+use super::files::{self, ConfigSource};
+use super::images::ImageHints;
+use super::resolve::{Resolver, Source};
+use super::stated;
+use super::values::{Origin, TowerConfig, TowerOptions};
+use crate::checkpoint::{Checkpoint, frozen, is_image_tower};
+use crate::error::Result;
+use crate::preprocess::Preprocess;
+use crate::tower::arch::{Arch, ArchHints, PROJECTION, Pooling};
+use crate::tower::classifier;
+
+impl Arch {
+    /// The architecture of the image tower in `checkpoint`. What `hints` leave open is read beside it, as
+    /// [`TowerConfig::read`] does, which also tells where each value came from; the notes of
+    /// that go to the log.
+    ///
+    /// # Errors
+    /// As [`TowerConfig::read`].
+    pub fn of(checkpoint: &Checkpoint, hints: ArchHints) -> Result<Self> {
+        let tower = TowerConfig::read(checkpoint, &hints.into())?;
+        tower.log();
+        Ok(tower.arch)
+    }
+}
+
+impl TowerConfig {
+    /// The image tower of `checkpoint`: what `options` ask for, else what the configurations beside it say, else what
+    /// published towers of its shape have, else what OpenAI's have.
+    ///
+    /// # Errors
+    /// As [`Arch::infer`], naming the file; [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming both files, for
+    /// a configuration of other weights; [`ErrorKind::Format`](crate::ErrorKind::Format) for one that is damaged;
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), by its name, for a feature that is not built in.
+    pub fn read(checkpoint: &Checkpoint, options: &TowerOptions) -> Result<Self> {
+        check_tower(checkpoint)?;
+        let configs = files::read(checkpoint.path(), &options.config)?;
+        let of_weights = classifier::pooling_of(checkpoint);
+        let stated = configs.iter().find_map(|(stated, _)| stated.image.as_ref()?.hints.pooling);
+        let shape = shape_of(checkpoint, options.arch.pooling.or(of_weights).or(stated))?;
+        let mut resolver = Resolver::new(options);
+        if of_weights.is_some() {
+            // Before what a configuration says: without a projection there is no other pooling.
+            let arch = ArchHints { pooling: of_weights, ..ArchHints::default() };
+            resolver.add(Source { origin: Origin::Classifier, arch, images: ImageHints::default() });
+            if options.arch.pooling.or(stated) != of_weights {
+                resolver.note(classifier::taken(checkpoint));
+            }
+        }
+        let mut has_images = false;
+        for (stated, side) in configs {
+            let path = stated.path;
+            if let Some(other) = stated.other {
+                resolver.note(format!("{} is of {other}, and passed over", path.display()));
+            }
+            if let Some(says) = &stated.image {
+                says.check_image(&path, &shape).map_err(|e| e.at(checkpoint.path()))?;
+            }
+            if let Some(side) = side.filter(|side| *side != shape.image_size()) {
+                return Err(stated::contradiction(&path, "another size of images than the weights have")
+                    .at(checkpoint.path())
+                    .expected(format_args!("{side} × {side} pixels"))
+                    .got(shape.image_size()));
+            }
+            // All of the preparation is the first file's that says something of it: halves of two would be neither's.
+            let images = stated.images.filter(|_| !has_images);
+            has_images |= images.is_some();
+            let arch = stated.image.map(|says| says.hints).unwrap_or_default();
+            resolver.add(Source { origin: Origin::Config(path), arch, images: images.unwrap_or_default() });
+        }
+        resolver.finish(shape).map_err(|e| e.at(checkpoint.path()))
+    }
+
+    /// The image tower of `checkpoint`, of which a bundle says that it is `arch`, and that images go through
+    /// `preprocess`; `options` come first here too. No configuration is read, and one that they name is noted.
+    ///
+    /// # Errors
+    /// As [`Arch::infer`], naming the file.
+    pub fn stored(
+        checkpoint: &Checkpoint,
+        arch: &Arch,
+        preprocess: &Preprocess,
+        options: &TowerOptions,
+    ) -> Result<Self> {
+        check_tower(checkpoint)?;
+        let shape = shape_of(checkpoint, options.arch.pooling.or(Some(arch.variant.pooling)))?;
+        let mut resolver = Resolver::new(options);
+        if let ConfigSource::File(path) = &options.config {
+            resolver.note(format!("{} is not read: a bundle says all that a configuration could", path.display()));
+        }
+        let mut images = ImageHints::of(preprocess);
+        if preprocess.size() != shape.image_size() {
+            // A base of another size, which only shares its vectors' shapes.
+            images.edge = None;
+        }
+        resolver.add(Source { origin: Origin::Bundle, arch: arch.hints(), images });
+        resolver.finish(shape).map_err(|e| e.at(checkpoint.path()))
+    }
+}
+
+fn check_tower(checkpoint: &Checkpoint) -> Result<()> {
+    checkpoint.check_read(is_image_tower)?;
+    if checkpoint.image_tower().next().is_none() {
+        return Err(frozen::no_tower(checkpoint));
+    }
+    Ok(())
+}
+
+/// What the shapes tell where this is the pooling, or OpenAI's. Heads, activation and epsilon of it mean nothing.
+fn shape_of(checkpoint: &Checkpoint, pooling: Option<Pooling>) -> Result<Arch> {
+    let pooling = pooling.or(Some(Pooling::default()));
+    let any = ArchHints { heads: Some(1), pooling, ..ArchHints::default() };
+    let shapes = checkpoint.image_tower().map(|(name, tensor)| (name, tensor.shape()));
+    let inferred = Arch::infer(shapes, any).map_err(|e| e.at(checkpoint.path()));
+    inferred.map_err(|e| match checkpoint.naming().remark() {
+        Some(remark) if checkpoint.get(PROJECTION).is_none() => e.hint(format!("In this file, {remark}")),
+        _ => e,
+    })
+}
