@@ -1,7 +1,7 @@
 """What a call through the Python package adds to the same call of the C library (which adds 0.03 µs to Rust's:
 `cargo bench --bench capi`).
 
-    python benches/python_call.py [ROUNDS]
+    python bench/benches/python_call.py [ROUNDS]
 
 with the package installed. Both sides take turns within one process, call by call, on one thread; medians are compared.
 """

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::error::{tb_error, tb_status};
-use super::guard::guard;
+use super::guard::call;
 use super::handle::{self, Buffer, Handle, Info, Out, Versioned};
 use crate::basis::Basis;
 use crate::error::{Error, Result};
@@ -111,43 +111,40 @@ pub unsafe extern "C" fn tb_basis_open(
     out: *mut *mut tb_basis,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: C's promises, as the header states them, are handed through.
-    unsafe {
-        guard(err, || {
-            let out = Out::new(out, "out", std::ptr::null_mut())?;
-            let path = handle::optional_text(path, "path")?;
-            let options = handle::options(options, "options")?;
-            let base = handle::optional_text(options.base, "options->base")?;
-            let prefix = handle::optional_text(options.base_prefix, "options->base_prefix")?;
-            if prefix.is_some() && base.is_none() {
-                return Err(Error::invalid("`options->base_prefix` without `options->base`"));
-            }
-            let cache = match options.share_cache.is_null() {
-                true => None,
-                false => Some(Arc::clone(model(options.share_cache)?.cache())),
-            };
-            let how = OpenOptions {
-                base: base.map(PathBuf::from),
-                base_prefix: prefix.map(String::from),
-                mode: if options.read == 0 { MapMode::Map } else { MapMode::Read },
-                model: ModelOptions {
-                    threads: options.threads as usize,
-                    cache_bytes: handle::bytes(options.cache_bytes),
-                    cache,
-                    ..ModelOptions::default()
-                },
-            };
-            let opened = match path {
-                Some(path) => OpenModel::open(path, &how)?,
-                None => OpenModel::open_base(&how)?,
-            };
-            let basis = opened.model().basis();
-            let method = handle::c_text(&basis.map_or_else(|| "none".to_owned(), |basis| basis.method().to_string()));
-            let tasks = basis.into_iter().flat_map(Basis::tasks).map(|task| handle::c_text(task)).collect();
-            out.set(handle::into_raw::<tb_basis>(OpenBasis { opened, method, tasks }));
-            Ok(())
-        })
-    }
+    call!(err, {
+        let out = Out::new(out, "out", std::ptr::null_mut())?;
+        let path = handle::optional_text(path, "path")?;
+        let options = handle::options(options, "options")?;
+        let base = handle::optional_text(options.base, "options->base")?;
+        let prefix = handle::optional_text(options.base_prefix, "options->base_prefix")?;
+        if prefix.is_some() && base.is_none() {
+            return Err(Error::invalid("`options->base_prefix` without `options->base`"));
+        }
+        let cache = match options.share_cache.is_null() {
+            true => None,
+            false => Some(Arc::clone(model(options.share_cache)?.cache())),
+        };
+        let how = OpenOptions {
+            base: base.map(PathBuf::from),
+            base_prefix: prefix.map(String::from),
+            mode: if options.read == 0 { MapMode::Map } else { MapMode::Read },
+            model: ModelOptions {
+                threads: options.threads as usize,
+                cache_bytes: handle::bytes(options.cache_bytes),
+                cache,
+                ..ModelOptions::default()
+            },
+        };
+        let opened = match path {
+            Some(path) => OpenModel::open(path, &how)?,
+            None => OpenModel::open_base(&how)?,
+        };
+        let basis = opened.model().basis();
+        let method = handle::c_text(&basis.map_or_else(|| "none".to_owned(), |basis| basis.method().to_string()));
+        let tasks = basis.into_iter().flat_map(Basis::tasks).map(|task| handle::c_text(task)).collect();
+        out.set(handle::into_raw::<tb_basis>(OpenBasis { opened, method, tasks }));
+        Ok(())
+    })
 }
 
 /// Tells what the basis is. Reads nothing from the files.
@@ -159,26 +156,23 @@ pub unsafe extern "C" fn tb_basis_info(
     info: *mut tb_basis_properties,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: as in `tb_basis_open`.
-    unsafe {
-        guard(err, || {
-            let info = Info::new(info, "info")?;
-            let OpenBasis { opened, method, tasks } = handle::borrow(basis)?;
-            let (base, basis) = (opened.model().base(), opened.model().basis());
-            let image_tower: usize = base.image_tower().map(|(_, tensor)| tensor.numel()).sum();
-            info.set(tb_basis_properties {
-                struct_size: 0,
-                method: method.as_ptr(),
-                tasks: tasks.len(),
-                vectors: basis.map_or(0, Basis::vectors),
-                has_mean: basis.is_some_and(Basis::has_mean).into(),
-                parameters: base.parameters(),
-                image_tower_parameters: image_tower as u64,
-                file_bytes: basis.map_or(0, Basis::file_bytes),
-            });
-            Ok(())
-        })
-    }
+    call!(err, {
+        let info = Info::new(info, "info")?;
+        let OpenBasis { opened, method, tasks } = handle::borrow(basis)?;
+        let (base, basis) = (opened.model().base(), opened.model().basis());
+        let image_tower: usize = base.image_tower().map(|(_, tensor)| tensor.numel()).sum();
+        info.set(tb_basis_properties {
+            struct_size: 0,
+            method: method.as_ptr(),
+            tasks: tasks.len(),
+            vectors: basis.map_or(0, Basis::vectors),
+            has_mean: basis.is_some_and(Basis::has_mean).into(),
+            parameters: base.parameters(),
+            image_tower_parameters: image_tower as u64,
+            file_bytes: basis.map_or(0, Basis::file_bytes),
+        });
+        Ok(())
+    })
 }
 
 /// Sets `*out` to the name of task `index`, UTF-8, which belongs to the basis.
@@ -192,20 +186,17 @@ pub unsafe extern "C" fn tb_basis_task_name(
     out: *mut *const c_char,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: as in `tb_basis_open`.
-    unsafe {
-        guard(err, || {
-            let out = Out::new(out, "out", std::ptr::null())?;
-            let tasks = &handle::borrow(basis)?.tasks;
-            let name = tasks.get(index).ok_or_else(|| {
-                Error::not_found("the basis has no task of that index")
-                    .expected(format_args!("an index below {}", tasks.len()))
-                    .got(index)
-            })?;
-            out.set(name.as_ptr());
-            Ok(())
-        })
-    }
+    call!(err, {
+        let out = Out::new(out, "out", std::ptr::null())?;
+        let tasks = &handle::borrow(basis)?.tasks;
+        let name = tasks.get(index).ok_or_else(|| {
+            Error::not_found("the basis has no task of that index")
+                .expected(format_args!("an index below {}", tasks.len()))
+                .got(index)
+        })?;
+        out.set(name.as_ptr());
+        Ok(())
+    })
 }
 
 /// Sets `*out` to the index of the task called `name`, or to SIZE_MAX where the call fails.
@@ -219,15 +210,12 @@ pub unsafe extern "C" fn tb_basis_task_index(
     out: *mut usize,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: as in `tb_basis_open`.
-    unsafe {
-        guard(err, || {
-            let out = Out::new(out, "out", usize::MAX)?;
-            let name = handle::text(name, "name")?;
-            out.set(model(basis)?.basis().ok_or_else(no_basis)?.task_index(name)?);
-            Ok(())
-        })
-    }
+    call!(err, {
+        let out = Out::new(out, "out", usize::MAX)?;
+        let name = handle::text(name, "name")?;
+        out.set(model(basis)?.basis().ok_or_else(no_basis)?.task_index(name)?);
+        Ok(())
+    })
 }
 
 /// The recovery table: what multiplies vector m for task t, M rows of T, row-major. NaN in the column of a task that
@@ -245,15 +233,12 @@ pub unsafe extern "C" fn tb_basis_coefficients(
     needed: *mut usize,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: as in `tb_basis_open`.
-    unsafe {
-        guard(err, || {
-            let out = Buffer::new(out, capacity, needed, "out")?;
-            let recovery = model(basis)?.basis().ok_or_else(no_basis)?.recovery();
-            let values: Vec<f64> = recovery.iter().map(|value| value.unwrap_or(f64::NAN)).collect();
-            out.fill(&values)
-        })
-    }
+    call!(err, {
+        let out = Buffer::new(out, capacity, needed, "out")?;
+        let recovery = model(basis)?.basis().ok_or_else(no_basis)?.recovery();
+        let values: Vec<f64> = recovery.iter().map(|value| value.unwrap_or(f64::NAN)).collect();
+        out.fill(&values)
+    })
 }
 
 /// Reads everything and checks it: that basis and base are of one model, that every number is finite, and of a bundle
@@ -262,21 +247,18 @@ pub unsafe extern "C" fn tb_basis_coefficients(
 /// @return TB_OK; TB_ERR_MISMATCH; TB_ERR_FORMAT; TB_ERR_IO. The message names file and tensor
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_basis_verify(basis: *const tb_basis, err: *mut *mut tb_error) -> tb_status {
-    // SAFETY: as in `tb_basis_open`.
-    unsafe {
-        guard(err, || {
-            let opened = &handle::borrow(basis)?.opened;
-            let faults = opened.bundle().map_or_else(Vec::new, |bundle| bundle.verify(0, &|_| {}));
-            faults.into_iter().next().map_or_else(|| opened.model().verify(), Err)
-        })
-    }
+    call!(err, {
+        let opened = &handle::borrow(basis)?.opened;
+        let faults = opened.bundle().map_or_else(Vec::new, |bundle| bundle.verify(0, &|_| {}));
+        faults.into_iter().next().map_or_else(|| opened.model().verify(), Err)
+    })
 }
 
 /// Frees a basis. Weights and encoders made from it stay valid, and with them the files and the cache they need. NULL
 /// is fine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_basis_free(basis: *mut tb_basis) {
-    // SAFETY: as in `tb_basis_open`.
+    // SAFETY: the handle is this library's and not freed, as the header demands.
     unsafe { handle::free(basis) };
 }
 

@@ -2,7 +2,7 @@
 
 use super::basis::{model, tb_basis};
 use super::error::{tb_error, tb_status};
-use super::guard::guard;
+use super::guard::call;
 use super::handle::{Info, Versioned};
 
 /// How the cache of weights has done so far.
@@ -43,13 +43,10 @@ unsafe impl Versioned for tb_cache_statistics {}
 /// is, beside the budget. A budget beyond all memory is none at all. Bases that share a cache share its budget.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_cache_set_budget(basis: *const tb_basis, bytes: u64, err: *mut *mut tb_error) -> tb_status {
-    // SAFETY: as in `tb_basis_open`.
-    unsafe {
-        guard(err, || {
-            model(basis)?.cache().set_budget(usize::try_from(bytes).unwrap_or(usize::MAX));
-            Ok(())
-        })
-    }
+    call!(err, {
+        model(basis)?.cache().set_budget(usize::try_from(bytes).unwrap_or(usize::MAX));
+        Ok(())
+    })
 }
 
 /// Tells how the cache has done since the basis was opened.
@@ -61,38 +58,32 @@ pub unsafe extern "C" fn tb_cache_stats(
     stats: *mut tb_cache_statistics,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: as in `tb_basis_open`.
-    unsafe {
-        guard(err, || {
-            let out = Info::new(stats, "stats")?;
-            let stats = model(basis)?.cache().stats();
-            out.set(tb_cache_statistics {
-                struct_size: 0,
-                hits: stats.hits,
-                misses: stats.misses,
-                evictions: stats.evictions,
-                entries: stats.entries as u64,
-                bytes: stats.bytes as u64,
-                budget: stats.budget as u64,
-                reconstruct_ns: u64::try_from(stats.reconstructing.as_nanos()).unwrap_or(u64::MAX),
-                cancelled: stats.cancelled,
-                promoted: stats.promoted as u64,
-                promoted_bytes: stats.promoted_bytes as u64,
-                spare_bytes: stats.spare_bytes as u64,
-            });
-            Ok(())
-        })
-    }
+    call!(err, {
+        let out = Info::new(stats, "stats")?;
+        let stats = model(basis)?.cache().stats();
+        out.set(tb_cache_statistics {
+            struct_size: 0,
+            hits: stats.hits,
+            misses: stats.misses,
+            evictions: stats.evictions,
+            entries: stats.entries as u64,
+            bytes: stats.bytes as u64,
+            budget: stats.budget as u64,
+            reconstruct_ns: u64::try_from(stats.reconstructing.as_nanos()).unwrap_or(u64::MAX),
+            cancelled: stats.cancelled,
+            promoted: stats.promoted as u64,
+            promoted_bytes: stats.promoted_bytes as u64,
+            spare_bytes: stats.spare_bytes as u64,
+        });
+        Ok(())
+    })
 }
 
 /// Drops the least recently used weights until at most `bytes` are kept; the budget stays as it is.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_cache_trim(basis: *const tb_basis, bytes: u64, err: *mut *mut tb_error) -> tb_status {
-    // SAFETY: as in `tb_basis_open`.
-    unsafe {
-        guard(err, || {
-            model(basis)?.cache().trim(usize::try_from(bytes).unwrap_or(usize::MAX));
-            Ok(())
-        })
-    }
+    call!(err, {
+        model(basis)?.cache().trim(usize::try_from(bytes).unwrap_or(usize::MAX));
+        Ok(())
+    })
 }

@@ -3,7 +3,7 @@
 use super::basis::{model, tb_basis};
 use super::encoder::tb_encoder;
 use super::error::{tb_error, tb_status};
-use super::guard::guard;
+use super::guard::call;
 use super::handle::{self, Info, Out, Versioned};
 use super::weights::tb_weights;
 
@@ -49,8 +49,7 @@ pub unsafe extern "C" fn tb_encoder_prepare(
     weights: *const tb_weights,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: C's promises, as the header states them, are handed through.
-    unsafe { guard(err, || handle::borrow(encoder)?.encoder.prepare(&handle::borrow(weights)?.weights)) }
+    call!(err, handle::borrow(encoder)?.encoder.prepare(&handle::borrow(weights)?.weights))
 }
 
 /// Sets `*out` to 1 where the next call with these weights need not reconstruct them: they are kept where this encoder
@@ -63,16 +62,13 @@ pub unsafe extern "C" fn tb_encoder_is_prepared(
     out: *mut i32,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: as in `tb_encoder_prepare`.
-    unsafe {
-        guard(err, || {
-            let out = Out::new(out, "out", 0)?;
-            let encoder = &handle::borrow(encoder)?.encoder;
-            let weights = &handle::borrow(weights)?.weights;
-            out.set(encoder.is_prepared(weights).into());
-            Ok(())
-        })
-    }
+    call!(err, {
+        let out = Out::new(out, "out", 0)?;
+        let encoder = &handle::borrow(encoder)?.encoder;
+        let weights = &handle::borrow(weights)?.weights;
+        out.set(encoder.is_prepared(weights).into());
+        Ok(())
+    })
 }
 
 /// Tells what the basis takes on this encoder's device: nothing where it is not there, or the encoder's weights are in
@@ -86,25 +82,22 @@ pub unsafe extern "C" fn tb_encoder_device_stats(
     stats: *mut tb_device_statistics,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: as in `tb_encoder_prepare`.
-    unsafe {
-        guard(err, || {
-            let out = Info::new(stats, "stats")?;
-            let (encoder, model) = (&handle::borrow(encoder)?.encoder, model(basis)?);
-            let stats = encoder.device_stats(model);
-            out.set(tb_device_statistics {
-                struct_size: 0,
-                resident_bytes: stats.resident_bytes as u64,
-                slot_bytes: stats.slot_bytes as u64,
-                streamed: stats.streamed,
-                weights_bytes: stats.weights_bytes as u64,
-                weights_budget: stats.cache.budget as u64,
-                hits: stats.cache.hits,
-                misses: stats.cache.misses,
-                evictions: stats.cache.evictions,
-                entries: stats.cache.entries as u64,
-            });
-            Ok(())
-        })
-    }
+    call!(err, {
+        let out = Info::new(stats, "stats")?;
+        let (encoder, model) = (&handle::borrow(encoder)?.encoder, model(basis)?);
+        let stats = encoder.device_stats(model);
+        out.set(tb_device_statistics {
+            struct_size: 0,
+            resident_bytes: stats.resident_bytes as u64,
+            slot_bytes: stats.slot_bytes as u64,
+            streamed: stats.streamed,
+            weights_bytes: stats.weights_bytes as u64,
+            weights_budget: stats.cache.budget as u64,
+            hits: stats.cache.hits,
+            misses: stats.cache.misses,
+            evictions: stats.cache.evictions,
+            entries: stats.cache.entries as u64,
+        });
+        Ok(())
+    })
 }

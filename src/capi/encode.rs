@@ -2,7 +2,7 @@
 
 use super::encoder::{OpenEncoder, tb_encoder};
 use super::error::{tb_error, tb_status};
-use super::guard::guard;
+use super::guard::call;
 use super::handle::{self, Buffer};
 use super::pixels::{self, tb_image};
 use super::weights::tb_weights;
@@ -29,17 +29,14 @@ pub unsafe extern "C" fn tb_encoder_encode(
     capacity: usize,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: as in `tb_encoder_create`.
-    unsafe {
-        guard(err, || {
-            let out = Buffer::new(out, capacity, std::ptr::null_mut(), "out")?;
-            let encoder = &handle::borrow(encoder)?.encoder;
-            let weights = &handle::borrow(weights)?.weights;
-            let pixels = handle::slice(pixels, values(n, encoder.arch().pixels())?, "pixels")?;
-            let out = out.room(values(n, encoder.arch().embed_dim)?)?;
-            encoder.encode_task_into(weights, pixels, n, out)
-        })
-    }
+    call!(err, {
+        let out = Buffer::new(out, capacity, std::ptr::null_mut(), "out")?;
+        let encoder = &handle::borrow(encoder)?.encoder;
+        let weights = &handle::borrow(weights)?.weights;
+        let pixels = handle::slice(pixels, values(n, encoder.arch().pixels())?, "pixels")?;
+        let out = out.room(values(n, encoder.arch().embed_dim)?)?;
+        encoder.encode_task_into(weights, pixels, n, out)
+    })
 }
 
 /// Preprocesses `n` images and embeds them, as tb_encoder_preprocess() and tb_encoder_encode() do.
@@ -58,21 +55,18 @@ pub unsafe extern "C" fn tb_encoder_encode_images(
     capacity: usize,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: as in `tb_encoder_create`.
-    unsafe {
-        guard(err, || {
-            let out = Buffer::new(out, capacity, std::ptr::null_mut(), "out")?;
-            let OpenEncoder { encoder, preprocess, .. } = handle::borrow(encoder)?;
-            let weights = &handle::borrow(weights)?.weights;
-            let out = out.room(values(n, encoder.arch().embed_dim)?)?;
-            let images = handle::slice(images, n, "images")?.iter().enumerate();
-            let images: Vec<_> = images
-                .map(|(i, image)| pixels::view(image).map_err(|e| e.in_element("images", i)))
-                .collect::<Result<_>>()?;
-            let pixels = preprocess.images(&images, encoder.threads())?;
-            encoder.encode_task_into(weights, &pixels, n, out)
-        })
-    }
+    call!(err, {
+        let out = Buffer::new(out, capacity, std::ptr::null_mut(), "out")?;
+        let OpenEncoder { encoder, preprocess, .. } = handle::borrow(encoder)?;
+        let weights = &handle::borrow(weights)?.weights;
+        let out = out.room(values(n, encoder.arch().embed_dim)?)?;
+        let images = handle::slice(images, n, "images")?.iter().enumerate();
+        let images: Vec<_> = images
+            .map(|(i, image)| pixels::view(image).map_err(|e| e.in_element("images", i)))
+            .collect::<Result<_>>()?;
+        let pixels = preprocess.images(&images, encoder.threads())?;
+        encoder.encode_task_into(weights, &pixels, n, out)
+    })
 }
 
 /// Turns an image into what this encoder takes: as tb_preprocess() does, but with the mean, deviation, resizing and
@@ -91,13 +85,10 @@ pub unsafe extern "C" fn tb_encoder_preprocess(
     needed: *mut usize,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: as in `tb_encoder_create`.
-    unsafe {
-        guard(err, || {
-            let out = Buffer::new(out, capacity, needed, "out")?;
-            pixels::preprocess(&handle::borrow(encoder)?.preprocess, image, out)
-        })
-    }
+    call!(err, {
+        let out = Buffer::new(out, capacity, needed, "out")?;
+        pixels::preprocess(&handle::borrow(encoder)?.preprocess, image, out)
+    })
 }
 
 fn values(n: usize, each: usize) -> Result<usize> {

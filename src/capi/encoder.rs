@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::basis::tb_basis;
 use super::error::{tb_error, tb_status};
-use super::guard::guard;
+use super::guard::call;
 use super::handle::{self, Constants, Handle, Info, Out, Versioned};
 use super::logging::log_level;
 use super::tower;
@@ -264,38 +264,35 @@ pub unsafe extern "C" fn tb_encoder_create(
     out: *mut *mut tb_encoder,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: C's promises, as the header states them, are handed through.
-    unsafe {
-        guard(err, || {
-            let out = Out::new(out, "out", std::ptr::null_mut())?;
-            Runtime::switch_off_telemetry();
-            let opened = &handle::borrow(basis)?.opened;
-            let options = handle::options(options, "options")?;
-            let (how, choice) = (read(&options)?, graph_choice(&options)?);
-            let tower = opened.tower(tower::options(&options)?, &choice)?;
-            check_image_size(&tower.arch, options.image_size)?;
-            if options.log_level != 0 {
-                let level = log_level(options.log_level)?;
-                Runtime::load(how.runtime.as_deref())?.set_log_level(level);
-            }
-            let graph = opened.graph(&choice)?;
-            let encoder = opened.encoder_of(&tower, graph.as_ref(), &how)?;
-            tower.log();
-            // What is wrong with the device shows now, and the first call need not wait for it.
-            encoder.device_model(opened.model())?;
-            out.set(handle::into_raw::<tb_encoder>(OpenEncoder {
-                assumed: all_assumed(&tower).as_deref().map(handle::c_text),
-                preprocess: tower.preprocess,
-                onnxruntime_path: handle::c_text(&encoder.runtime().path().to_string_lossy()),
-                onnxruntime_version: handle::c_text(encoder.runtime().version()),
-                provider: handle::c_text(encoder.execution().provider.name()),
-                fallback: encoder.execution().fallback.as_deref().map(handle::c_text),
-                weights_fallback: encoder.execution().weights_fallback.as_deref().map(handle::c_text),
-                encoder,
-            }));
-            Ok(())
-        })
-    }
+    call!(err, {
+        let out = Out::new(out, "out", std::ptr::null_mut())?;
+        Runtime::switch_off_telemetry();
+        let opened = &handle::borrow(basis)?.opened;
+        let options = handle::options(options, "options")?;
+        let (how, choice) = (read(&options)?, graph_choice(&options)?);
+        let tower = opened.tower(tower::options(&options)?, &choice)?;
+        check_image_size(&tower.arch, options.image_size)?;
+        if options.log_level != 0 {
+            let level = log_level(options.log_level)?;
+            Runtime::load(how.runtime.as_deref())?.set_log_level(level);
+        }
+        let graph = opened.graph(&choice)?;
+        let encoder = opened.encoder_of(&tower, graph.as_ref(), &how)?;
+        tower.log();
+        // What is wrong with the device shows now, and the first call need not wait for it.
+        encoder.device_model(opened.model())?;
+        out.set(handle::into_raw::<tb_encoder>(OpenEncoder {
+            assumed: all_assumed(&tower).as_deref().map(handle::c_text),
+            preprocess: tower.preprocess,
+            onnxruntime_path: handle::c_text(&encoder.runtime().path().to_string_lossy()),
+            onnxruntime_version: handle::c_text(encoder.runtime().version()),
+            provider: handle::c_text(encoder.execution().provider.name()),
+            fallback: encoder.execution().fallback.as_deref().map(handle::c_text),
+            weights_fallback: encoder.execution().weights_fallback.as_deref().map(handle::c_text),
+            encoder,
+        }));
+        Ok(())
+    })
 }
 
 /// Which graph is asked for.
@@ -422,69 +419,63 @@ pub unsafe extern "C" fn tb_encoder_info(
     info: *mut tb_encoder_properties,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: as in `tb_encoder_create`.
-    unsafe {
-        guard(err, || {
-            let out = Info::new(info, "info")?;
-            let open = handle::borrow(encoder)?;
-            let OpenEncoder { encoder, onnxruntime_path, onnxruntime_version, provider, fallback, .. } = open;
-            let arch = encoder.arch();
-            out.set(tb_encoder_properties {
-                struct_size: 0,
-                provider: provider.as_ptr(),
-                device: encoder.execution().device as usize,
-                fallback: fallback.as_ref().map_or(std::ptr::null(), |why| why.as_ptr()),
-                weights_on: PLACES_OF_WEIGHTS.number(encoder.execution().weights_on) as usize,
-                streamed: (encoder.residency() == Residency::Blockwise).into(),
-                weight_bytes: encoder.weight_bytes(),
-                weights_fallback: open.weights_fallback.as_ref().map_or(std::ptr::null(), |why| why.as_ptr()),
-                onnxruntime_path: onnxruntime_path.as_ptr(),
-                onnxruntime_version: onnxruntime_version.as_ptr(),
-                threads: encoder.threads(),
-                sessions: encoder.sessions(),
-                image_size: arch.image_size(),
-                embedding: arch.embed_dim,
-                width: arch.width,
-                layers: arch.layers,
-                heads: arch.heads,
-                patch_size: arch.patch,
-                activation: tower::ACTIVATIONS.number(arch.activation),
-                norm_epsilon: arch.variant.norm_epsilon.get(),
-                pooling: tower::POOLINGS.number(arch.variant.pooling),
-                assumed: open.assumed.as_ref().map_or(std::ptr::null(), |what| what.as_ptr()),
-                mean: open.preprocess.mean(),
-                std: open.preprocess.std(),
-                resize: tower::RESIZE_MODES.number(open.preprocess.resize()),
-                interpolation: tower::INTERPOLATIONS.number(open.preprocess.interpolation()),
-                resize_edge: open.preprocess.edge(),
-                graph: match encoder.graph() {
-                    None => TB_GRAPH_BUILT,
-                    Some(graph) if graph.is_embedded() => TB_GRAPH_BUNDLE,
-                    Some(_) => TB_GRAPH_FILE,
-                },
-            });
-            Ok(())
-        })
-    }
+    call!(err, {
+        let out = Info::new(info, "info")?;
+        let open = handle::borrow(encoder)?;
+        let OpenEncoder { encoder, onnxruntime_path, onnxruntime_version, provider, fallback, .. } = open;
+        let arch = encoder.arch();
+        out.set(tb_encoder_properties {
+            struct_size: 0,
+            provider: provider.as_ptr(),
+            device: encoder.execution().device as usize,
+            fallback: fallback.as_ref().map_or(std::ptr::null(), |why| why.as_ptr()),
+            weights_on: PLACES_OF_WEIGHTS.number(encoder.execution().weights_on) as usize,
+            streamed: (encoder.residency() == Residency::Blockwise).into(),
+            weight_bytes: encoder.weight_bytes(),
+            weights_fallback: open.weights_fallback.as_ref().map_or(std::ptr::null(), |why| why.as_ptr()),
+            onnxruntime_path: onnxruntime_path.as_ptr(),
+            onnxruntime_version: onnxruntime_version.as_ptr(),
+            threads: encoder.threads(),
+            sessions: encoder.sessions(),
+            image_size: arch.image_size(),
+            embedding: arch.embed_dim,
+            width: arch.width,
+            layers: arch.layers,
+            heads: arch.heads,
+            patch_size: arch.patch,
+            activation: tower::ACTIVATIONS.number(arch.activation),
+            norm_epsilon: arch.variant.norm_epsilon.get(),
+            pooling: tower::POOLINGS.number(arch.variant.pooling),
+            assumed: open.assumed.as_ref().map_or(std::ptr::null(), |what| what.as_ptr()),
+            mean: open.preprocess.mean(),
+            std: open.preprocess.std(),
+            resize: tower::RESIZE_MODES.number(open.preprocess.resize()),
+            interpolation: tower::INTERPOLATIONS.number(open.preprocess.interpolation()),
+            resize_edge: open.preprocess.edge(),
+            graph: match encoder.graph() {
+                None => TB_GRAPH_BUILT,
+                Some(graph) if graph.is_embedded() => TB_GRAPH_BUNDLE,
+                Some(_) => TB_GRAPH_FILE,
+            },
+        });
+        Ok(())
+    })
 }
 
 /// Gives back the memory that ONNX Runtime keeps for the next call: closes the sessions that no call is using. The next
 /// call opens one again, which costs some 20 ms. The encoder's graph and settings stay.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_encoder_trim(encoder: *const tb_encoder, err: *mut *mut tb_error) -> tb_status {
-    // SAFETY: as in `tb_encoder_create`.
-    unsafe {
-        guard(err, || {
-            handle::borrow(encoder)?.encoder.trim();
-            Ok(())
-        })
-    }
+    call!(err, {
+        handle::borrow(encoder)?.encoder.trim();
+        Ok(())
+    })
 }
 
 /// Frees an encoder. NULL is fine. Waits for a session that is being built for a promoted task: up to some seconds for
 /// a large model.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_encoder_free(encoder: *mut tb_encoder) {
-    // SAFETY: as in `tb_encoder_create`.
+    // SAFETY: the handle is this library's and not freed, as the header demands.
     unsafe { handle::free(encoder) };
 }

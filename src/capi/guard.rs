@@ -6,6 +6,16 @@ use super::error::{tb_error, tb_status};
 use crate::background::panic_message;
 use crate::error::{Error, ErrorKind, Result};
 
+/// The body of a function of the C ABI, with what stands around it.
+macro_rules! call {
+    ($err:ident, $body:expr) => {
+        // SAFETY: pointers are what the header demands of C: NULL, or valid for the call and of the types that it
+        // declares; handles are this library's and not freed.
+        unsafe { $crate::capi::guard::guard($err, || $body) }
+    };
+}
+pub(super) use call;
+
 /// Runs the body of a function. A failure is returned as its status and, where C wants it, as an error object.
 ///
 /// # Safety

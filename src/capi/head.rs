@@ -4,7 +4,7 @@ use std::ffi::{CString, c_char};
 use std::path::Path;
 
 use super::error::{tb_error, tb_status};
-use super::guard::guard;
+use super::guard::call;
 use super::handle::{self, Buffer, Handle, Out};
 use crate::error::{Error, Result};
 use crate::heads::{Head, softmax, top_k};
@@ -57,31 +57,25 @@ pub unsafe extern "C" fn tb_head_open(
     out: *mut *mut tb_head,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: C's promises, as the header states them, are handed through.
-    unsafe {
-        guard(err, || {
-            let out = Out::new(out, "out", std::ptr::null_mut())?;
-            let (path, task) = (handle::text(path, "path")?, handle::optional_text(task, "task")?);
-            let classes = handle::optional_text(classes, "classes")?;
-            let head = open_head(path, task, classes.map(Path::new))?;
-            let classes = (0..head.num_classes()).map(|class| handle::c_text(&head.class_name(class))).collect();
-            out.set(handle::into_raw::<tb_head>(OpenHead { head, classes }));
-            Ok(())
-        })
-    }
+    call!(err, {
+        let out = Out::new(out, "out", std::ptr::null_mut())?;
+        let (path, task) = (handle::text(path, "path")?, handle::optional_text(task, "task")?);
+        let classes = handle::optional_text(classes, "classes")?;
+        let head = open_head(path, task, classes.map(Path::new))?;
+        let classes = (0..head.num_classes()).map(|class| handle::c_text(&head.class_name(class))).collect();
+        out.set(handle::into_raw::<tb_head>(OpenHead { head, classes }));
+        Ok(())
+    })
 }
 
 /// Sets `*out` to C, the number of classes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_head_classes(head: *const tb_head, out: *mut usize, err: *mut *mut tb_error) -> tb_status {
-    // SAFETY: as in `tb_head_open`.
-    unsafe {
-        guard(err, || {
-            let out = Out::new(out, "out", 0)?;
-            out.set(handle::borrow(head)?.classes.len());
-            Ok(())
-        })
-    }
+    call!(err, {
+        let out = Out::new(out, "out", 0)?;
+        out.set(handle::borrow(head)?.classes.len());
+        Ok(())
+    })
 }
 
 /// Sets `*out` to the name of class `index`, UTF-8, which belongs to the head.
@@ -95,20 +89,17 @@ pub unsafe extern "C" fn tb_head_class_name(
     out: *mut *const c_char,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: as in `tb_head_open`.
-    unsafe {
-        guard(err, || {
-            let out = Out::new(out, "out", std::ptr::null())?;
-            let classes = &handle::borrow(head)?.classes;
-            let name = classes.get(index).ok_or_else(|| {
-                Error::not_found("the head has no class of that index")
-                    .expected(format_args!("an index below {}", classes.len()))
-                    .got(index)
-            })?;
-            out.set(name.as_ptr());
-            Ok(())
-        })
-    }
+    call!(err, {
+        let out = Out::new(out, "out", std::ptr::null())?;
+        let classes = &handle::borrow(head)?.classes;
+        let name = classes.get(index).ok_or_else(|| {
+            Error::not_found("the head has no class of that index")
+                .expected(format_args!("an index below {}", classes.len()))
+                .got(index)
+        })?;
+        out.set(name.as_ptr());
+        Ok(())
+    })
 }
 
 /// Classifies `n` embeddings, which need no normalisation: gives all logits, the best classes, or both.
@@ -133,36 +124,33 @@ pub unsafe extern "C" fn tb_head_classify(
     k: usize,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: as in `tb_head_open`.
-    unsafe {
-        guard(err, || {
-            let head = &handle::borrow(head)?.head;
-            let classes = head.num_classes();
-            if embedding != head.embedding_dim() {
-                return Err(Error::mismatch("the head takes embeddings of another length")
-                    .expected(head.embedding_dim())
-                    .got(embedding));
+    call!(err, {
+        let head = &handle::borrow(head)?.head;
+        let classes = head.num_classes();
+        if embedding != head.embedding_dim() {
+            return Err(Error::mismatch("the head takes embeddings of another length")
+                .expected(head.embedding_dim())
+                .got(embedding));
+        }
+        if k > classes {
+            return Err(Error::invalid("more best classes than there are").expected(classes).got(k));
+        }
+        let embeds = handle::slice(embeds, product(n, embedding)?, "embeds")?;
+        let count = product(n, classes)?;
+        let best = product(n, k)?;
+        let top = Buffer::new(top, best, std::ptr::null_mut(), "top")?.room(best)?;
+        let wanted = if logits.is_null() { 0 } else { count };
+        let logits = Buffer::new(logits, capacity, std::ptr::null_mut(), "logits")?.room(wanted)?;
+        let mut all = try_zeroed(count)?;
+        head.logits(embeds, &mut all)?;
+        logits.copy_from_slice(&all[..wanted]);
+        if k > 0 {
+            for (logits, best) in all.chunks_exact_mut(classes).zip(top.chunks_exact_mut(k)) {
+                rank(logits, best);
             }
-            if k > classes {
-                return Err(Error::invalid("more best classes than there are").expected(classes).got(k));
-            }
-            let embeds = handle::slice(embeds, product(n, embedding)?, "embeds")?;
-            let count = product(n, classes)?;
-            let best = product(n, k)?;
-            let top = Buffer::new(top, best, std::ptr::null_mut(), "top")?.room(best)?;
-            let wanted = if logits.is_null() { 0 } else { count };
-            let logits = Buffer::new(logits, capacity, std::ptr::null_mut(), "logits")?.room(wanted)?;
-            let mut all = try_zeroed(count)?;
-            head.logits(embeds, &mut all)?;
-            logits.copy_from_slice(&all[..wanted]);
-            if k > 0 {
-                for (logits, best) in all.chunks_exact_mut(classes).zip(top.chunks_exact_mut(k)) {
-                    rank(logits, best);
-                }
-            }
-            Ok(())
-        })
-    }
+        }
+        Ok(())
+    })
 }
 
 /// Fills `best` with the classes of the largest logits; `logits` becomes their softmax.
@@ -182,6 +170,6 @@ fn product(n: usize, each: usize) -> Result<usize> {
 /// Frees a head. NULL is fine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_head_free(head: *mut tb_head) {
-    // SAFETY: as in `tb_head_open`.
+    // SAFETY: the handle is this library's and not freed, as the header demands.
     unsafe { handle::free(head) };
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use parking_lot::Mutex;
 
 use super::error::{tb_error, tb_status};
-use super::guard::guard;
+use super::guard::call;
 use super::handle::{self, Info, Versioned};
 use crate::encoder::{Provider, Runtime};
 use crate::error::Result;
@@ -79,16 +79,13 @@ pub unsafe extern "C" fn tb_library_info(
     info: *mut tb_library_properties,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: C's promises, as the header states them, are handed through.
-    unsafe {
-        guard(err, || {
-            let out = Info::new(info, "info")?;
-            let path = handle::optional_text(onnxruntime, "onnxruntime")?;
-            Runtime::switch_off_telemetry();
-            out.set(library_info(path)?);
-            Ok(())
-        })
-    }
+    call!(err, {
+        let out = Info::new(info, "info")?;
+        let path = handle::optional_text(onnxruntime, "onnxruntime")?;
+        Runtime::switch_off_telemetry();
+        out.set(library_info(path)?);
+        Ok(())
+    })
 }
 
 fn library_info(path: Option<&str>) -> Result<tb_library_properties> {

@@ -1,7 +1,7 @@
 //! `tb_image` and `tb_preprocess`.
 
 use super::error::{tb_error, tb_status};
-use super::guard::guard;
+use super::guard::call;
 use super::handle::{self, Buffer};
 use crate::error::{Error, Result};
 use crate::preprocess::{PixelFormat, Pixels, Preprocess};
@@ -53,13 +53,10 @@ pub unsafe extern "C" fn tb_preprocess(
     needed: *mut usize,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: C's promises, as the header states them, are handed through.
-    unsafe {
-        guard(err, || {
-            let out = Buffer::new(out, capacity, needed, "out")?;
-            preprocess(&Preprocess::new(size)?, image, out)
-        })
-    }
+    call!(err, {
+        let out = Buffer::new(out, capacity, needed, "out")?;
+        preprocess(&Preprocess::new(size)?, image, out)
+    })
 }
 
 /// Writes what `preprocess` makes of an image of C's.

@@ -2,7 +2,7 @@
 
 use super::encoder::tb_encoder;
 use super::error::{tb_error, tb_status};
-use super::guard::guard;
+use super::guard::call;
 use super::handle::{self, Out};
 use super::weights::tb_weights;
 use crate::encoder::PromotionState;
@@ -33,14 +33,11 @@ pub unsafe extern "C" fn tb_encoder_promote(
     wait: i32,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: C's promises, as the header states them, are handed through.
-    unsafe {
-        guard(err, || {
-            let encoder = &handle::borrow(encoder)?.encoder;
-            let weights = &handle::borrow(weights)?.weights;
-            if wait == 0 { encoder.promote_in_background(weights) } else { encoder.promote(weights) }
-        })
-    }
+    call!(err, {
+        let encoder = &handle::borrow(encoder)?.encoder;
+        let weights = &handle::borrow(weights)?.weights;
+        if wait == 0 { encoder.promote_in_background(weights) } else { encoder.promote(weights) }
+    })
 }
 
 /// Drops the session that these weights have on this encoder, if there is one, or has one that is being built dropped
@@ -51,14 +48,11 @@ pub unsafe extern "C" fn tb_encoder_demote(
     weights: *const tb_weights,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: as in `tb_encoder_promote`.
-    unsafe {
-        guard(err, || {
-            let (encoder, weights) = (&handle::borrow(encoder)?.encoder, &handle::borrow(weights)?.weights);
-            encoder.demote(weights);
-            Ok(())
-        })
-    }
+    call!(err, {
+        let (encoder, weights) = (&handle::borrow(encoder)?.encoder, &handle::borrow(weights)?.weights);
+        encoder.demote(weights);
+        Ok(())
+    })
 }
 
 /// Tells how these weights run on this encoder.
@@ -71,19 +65,16 @@ pub unsafe extern "C" fn tb_encoder_promotion(
     state: *mut i32,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: as in `tb_encoder_promote`.
-    unsafe {
-        guard(err, || {
-            let out = Out::new(state, "state", 0)?;
-            let encoder = &handle::borrow(encoder)?.encoder;
-            let weights = &handle::borrow(weights)?.weights;
-            out.set(match encoder.promotion(weights) {
-                PromotionState::Inputs(_) => TB_PROMOTION_STATE_INPUTS,
-                PromotionState::Building => TB_PROMOTION_STATE_BUILDING,
-                PromotionState::Promoted => TB_PROMOTION_STATE_PROMOTED,
-                PromotionState::Failed(_) => TB_PROMOTION_STATE_FAILED,
-            });
-            Ok(())
-        })
-    }
+    call!(err, {
+        let out = Out::new(state, "state", 0)?;
+        let encoder = &handle::borrow(encoder)?.encoder;
+        let weights = &handle::borrow(weights)?.weights;
+        out.set(match encoder.promotion(weights) {
+            PromotionState::Inputs(_) => TB_PROMOTION_STATE_INPUTS,
+            PromotionState::Building => TB_PROMOTION_STATE_BUILDING,
+            PromotionState::Promoted => TB_PROMOTION_STATE_PROMOTED,
+            PromotionState::Failed(_) => TB_PROMOTION_STATE_FAILED,
+        });
+        Ok(())
+    })
 }

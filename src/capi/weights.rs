@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::basis::{model, tb_basis};
 use super::error::{tb_error, tb_status};
-use super::guard::guard;
+use super::guard::call;
 use super::handle::{self, Buffer, Handle, Info, Out, Versioned};
 use crate::basis::{Coefficients, TaskExpr};
 use crate::error::{Error, Result};
@@ -76,16 +76,13 @@ pub unsafe extern "C" fn tb_weights_create(
     out: *mut *mut tb_weights,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: C's promises, as the header states them, are handed through.
-    unsafe {
-        guard(err, || {
-            let out = Out::new(out, "out", std::ptr::null_mut())?;
-            let model = model(basis)?;
-            let expression: TaskExpr = handle::text(expression, "expression")?.parse()?;
-            out.set(named(model.weights(&expression)?));
-            Ok(())
-        })
-    }
+    call!(err, {
+        let out = Out::new(out, "out", std::ptr::null_mut())?;
+        let model = model(basis)?;
+        let expression: TaskExpr = handle::text(expression, "expression")?.parse()?;
+        out.set(named(model.weights(&expression)?));
+        Ok(())
+    })
 }
 
 /// Names the weights of base + lambda[0]*task[0] + ... + lambda[n-1]*task[n-1]. No tasks give the base. A name is taken
@@ -102,25 +99,22 @@ pub unsafe extern "C" fn tb_weights_create_from_tasks(
     out: *mut *mut tb_weights,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: as in `tb_weights_create`.
-    unsafe {
-        guard(err, || {
-            let out = Out::new(out, "out", std::ptr::null_mut())?;
-            let model = model(basis)?;
-            let mut expression = TaskExpr::base();
-            for (i, task) in handle::slice(tasks, n, "tasks")?.iter().enumerate() {
-                let name = handle::text(task.name, "name").map_err(|e| e.in_element("tasks", i))?;
-                if !task.lambda.is_finite() {
-                    return Err(Error::invalid("a scaling coefficient (λ) must be finite")
-                        .in_element("tasks", i)
-                        .got(task.lambda));
-                }
-                expression = expression + TaskExpr::task(name) * task.lambda;
+    call!(err, {
+        let out = Out::new(out, "out", std::ptr::null_mut())?;
+        let model = model(basis)?;
+        let mut expression = TaskExpr::base();
+        for (i, task) in handle::slice(tasks, n, "tasks")?.iter().enumerate() {
+            let name = handle::text(task.name, "name").map_err(|e| e.in_element("tasks", i))?;
+            if !task.lambda.is_finite() {
+                return Err(Error::invalid("a scaling coefficient (λ) must be finite")
+                    .in_element("tasks", i)
+                    .got(task.lambda));
             }
-            out.set(named(model.weights(&expression)?));
-            Ok(())
-        })
-    }
+            expression = expression + TaskExpr::task(name) * task.lambda;
+        }
+        out.set(named(model.weights(&expression)?));
+        Ok(())
+    })
 }
 
 /// Names the weights of base + coefficients[0]*s[0] + ... + coefficients[M-1]*s[M-1] + mean*s_mean, with s the basis
@@ -141,18 +135,15 @@ pub unsafe extern "C" fn tb_weights_create_from_coefficients(
     out: *mut *mut tb_weights,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: as in `tb_weights_create`.
-    unsafe {
-        guard(err, || {
-            let out = Out::new(out, "out", std::ptr::null_mut())?;
-            let model = model(basis)?;
-            // Before anything is read: a wrong count must not lead beyond the caller's array.
-            model.check_count(n)?;
-            let vectors = handle::slice(coefficients, n, "coefficients")?.to_vec();
-            out.set(named(model.weights_from(Coefficients { vectors, mean, residuals: Vec::new() })?));
-            Ok(())
-        })
-    }
+    call!(err, {
+        let out = Out::new(out, "out", std::ptr::null_mut())?;
+        let model = model(basis)?;
+        // Before anything is read: a wrong count must not lead beyond the caller's array.
+        model.check_count(n)?;
+        let vectors = handle::slice(coefficients, n, "coefficients")?.to_vec();
+        out.set(named(model.weights_from(Coefficients { vectors, mean, residuals: Vec::new() })?));
+        Ok(())
+    })
 }
 
 fn named(weights: TaskWeights) -> *mut tb_weights {
@@ -165,7 +156,7 @@ fn named(weights: TaskWeights) -> *mut tb_weights {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_weights_expression(weights: *const tb_weights) -> *const c_char {
     handle::infallible(std::ptr::null(), || {
-        // SAFETY: as in `tb_weights_create`.
+        // SAFETY: the handle is this library's and not freed, as the header demands.
         unsafe { handle::borrow(weights) }.map_or(std::ptr::null(), |weights| weights.expression.as_ptr())
     })
 }
@@ -186,19 +177,16 @@ pub unsafe extern "C" fn tb_weights_coefficients(
     mean: *mut f64,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: as in `tb_weights_create`.
-    unsafe {
-        guard(err, || {
-            let out = Buffer::new(out, capacity, needed, "out")?;
-            let mean = (!mean.is_null()).then(|| Out::new(mean, "mean", 0.0)).transpose()?;
-            let coefficients = handle::borrow(weights)?.weights.coefficients();
-            out.fill(&coefficients.vectors)?;
-            if let Some(mean) = mean {
-                mean.set(coefficients.mean);
-            }
-            Ok(())
-        })
-    }
+    call!(err, {
+        let out = Buffer::new(out, capacity, needed, "out")?;
+        let mean = (!mean.is_null()).then(|| Out::new(mean, "mean", 0.0)).transpose()?;
+        let coefficients = handle::borrow(weights)?.weights.coefficients();
+        out.fill(&coefficients.vectors)?;
+        if let Some(mean) = mean {
+            mean.set(coefficients.mean);
+        }
+        Ok(())
+    })
 }
 
 /// Reconstructs now, unless the weights are ready: afterwards the first call that needs them finds them in the cache,
@@ -207,8 +195,7 @@ pub unsafe extern "C" fn tb_weights_coefficients(
 /// @return TB_OK; TB_ERR_MISMATCH where base and basis are not of one model; TB_ERR_OUT_OF_MEMORY
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_weights_prepare(weights: *const tb_weights, err: *mut *mut tb_error) -> tb_status {
-    // SAFETY: as in `tb_weights_create`.
-    unsafe { guard(err, || handle::borrow(weights)?.weights.get().map(drop)) }
+    call!(err, handle::borrow(weights)?.weights.get().map(drop))
 }
 
 /// Has the weights reconstructed in the background, unless they are ready, and returns at once. A failure shows when
@@ -227,8 +214,7 @@ pub unsafe extern "C" fn tb_weights_prepare(weights: *const tb_weights, err: *mu
 /// @return TB_OK; TB_ERR_OUT_OF_MEMORY where the system gives no thread
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_weights_prefetch(weights: *const tb_weights, err: *mut *mut tb_error) -> tb_status {
-    // SAFETY: as in `tb_weights_create`.
-    unsafe { guard(err, || handle::borrow(weights)?.weights.prefetch()) }
+    call!(err, handle::borrow(weights)?.weights.prefetch())
 }
 
 /// Takes back what tb_weights_prefetch() asked for through this handle, however often: what has not begun never does,
@@ -243,17 +229,14 @@ pub unsafe extern "C" fn tb_weights_cancel_prefetch(
     stopped: *mut i32,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: as in `tb_weights_create`.
-    unsafe {
-        guard(err, || {
-            let stopped = (!stopped.is_null()).then(|| Out::new(stopped, "stopped", 0)).transpose()?;
-            let cancelled = handle::borrow(weights)?.weights.cancel_prefetch();
-            if let Some(stopped) = stopped {
-                stopped.set(cancelled.into());
-            }
-            Ok(())
-        })
-    }
+    call!(err, {
+        let stopped = (!stopped.is_null()).then(|| Out::new(stopped, "stopped", 0)).transpose()?;
+        let cancelled = handle::borrow(weights)?.weights.cancel_prefetch();
+        if let Some(stopped) = stopped {
+            stopped.set(cancelled.into());
+        }
+        Ok(())
+    })
 }
 
 /// Sets `*out` to 1 where the weights are reconstructed and still kept, so that the next call that needs them need not
@@ -264,14 +247,11 @@ pub unsafe extern "C" fn tb_weights_is_ready(
     out: *mut i32,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: as in `tb_weights_create`.
-    unsafe {
-        guard(err, || {
-            let out = Out::new(out, "out", 0)?;
-            out.set(handle::borrow(weights)?.weights.is_ready().into());
-            Ok(())
-        })
-    }
+    call!(err, {
+        let out = Out::new(out, "out", 0)?;
+        out.set(handle::borrow(weights)?.weights.is_ready().into());
+        Ok(())
+    })
 }
 
 /// Sets `*out` to the number of tensors, those of the image tower. Reconstructs, and holds on to the weights as
@@ -284,14 +264,11 @@ pub unsafe extern "C" fn tb_weights_tensor_count(
     out: *mut usize,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: as in `tb_weights_create`.
-    unsafe {
-        guard(err, || {
-            let out = Out::new(out, "out", 0)?;
-            out.set(handle::borrow(weights)?.weights.pin()?.len());
-            Ok(())
-        })
-    }
+    call!(err, {
+        let out = Out::new(out, "out", 0)?;
+        out.set(handle::borrow(weights)?.weights.pin()?.len());
+        Ok(())
+    })
 }
 
 /// A view of the tensor called `name`. `tensor->struct_size` has to be set.
@@ -310,18 +287,15 @@ pub unsafe extern "C" fn tb_weights_tensor(
     tensor: *mut tb_tensor,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: as in `tb_weights_create`.
-    unsafe {
-        guard(err, || {
-            let out = Info::new(tensor, "tensor")?;
-            let name = handle::text(name, "name")?;
-            let named = handle::borrow(weights)?;
-            let weights = named.weights.pin()?;
-            let index = weights.index_of(name)?;
-            out.set(named.view(&weights, index)?);
-            Ok(())
-        })
-    }
+    call!(err, {
+        let out = Info::new(tensor, "tensor")?;
+        let name = handle::text(name, "name")?;
+        let named = handle::borrow(weights)?;
+        let weights = named.weights.pin()?;
+        let index = weights.index_of(name)?;
+        out.set(named.view(&weights, index)?);
+        Ok(())
+    })
 }
 
 /// A view of tensor `index`, 0 <= index < tb_weights_tensor_count(), in the order of the base's file; otherwise as
@@ -333,15 +307,12 @@ pub unsafe extern "C" fn tb_weights_tensor_at(
     tensor: *mut tb_tensor,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: as in `tb_weights_create`.
-    unsafe {
-        guard(err, || {
-            let out = Info::new(tensor, "tensor")?;
-            let named = handle::borrow(weights)?;
-            out.set(named.view(&named.weights.pin()?, index)?);
-            Ok(())
-        })
-    }
+    call!(err, {
+        let out = Info::new(tensor, "tensor")?;
+        let named = handle::borrow(weights)?;
+        out.set(named.view(&named.weights.pin()?, index)?);
+        Ok(())
+    })
 }
 
 /// Copies the tensor called `name` into the caller's buffer. Reconstructs if need be; nothing is held on to.
@@ -359,22 +330,19 @@ pub unsafe extern "C" fn tb_weights_copy_tensor(
     needed: *mut usize,
     err: *mut *mut tb_error,
 ) -> tb_status {
-    // SAFETY: as in `tb_weights_create`.
-    unsafe {
-        guard(err, || {
-            let out = Buffer::new(out, capacity, needed, "out")?;
-            let name = handle::text(name, "name")?;
-            let weights = handle::borrow(weights)?.weights.get()?;
-            let (_, _, values) = weights.at(weights.index_of(name)?)?;
-            out.fill(floats(values)?)
-        })
-    }
+    call!(err, {
+        let out = Buffer::new(out, capacity, needed, "out")?;
+        let name = handle::text(name, "name")?;
+        let weights = handle::borrow(weights)?.weights.get()?;
+        let (_, _, values) = weights.at(weights.index_of(name)?)?;
+        out.fill(floats(values)?)
+    })
 }
 
 /// Frees the handle, and the views that were taken through it. NULL is fine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_weights_free(weights: *mut tb_weights) {
-    // SAFETY: as in `tb_weights_create`.
+    // SAFETY: the handle is this library's and not freed, as the header demands.
     unsafe { handle::free(weights) };
 }
 
