@@ -20,7 +20,7 @@ use crate::kernel::Cuda;
 use crate::kernel::cuda::{Queue, SimulatedDevice};
 use crate::onnx::{BindOptions, BoundGraph};
 use crate::tower::arch::{Arch, ArchHints};
-use crate::weights::{DeviceOptions, DeviceStats, ModelOptions};
+use crate::weights::{DeviceLease, DeviceOptions, DeviceStats, ModelOptions};
 
 fn digits(relative: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/digits").join(relative)
