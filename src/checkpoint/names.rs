@@ -396,7 +396,7 @@ fn shared_wrapper<'a>(names: impl Iterator<Item = &'a str>) -> &'a str {
 /// The tensors by canonical names; each comes with its place and its name in the source.
 fn rename(tensors: Vec<(Place, String, Stored)>) -> Result<IndexMap<String, Stored>> {
     // Where every tensor of the result comes from: one source, or the three thirds.
-    let mut found: IndexMap<String, Sources> = IndexMap::with_capacity(tensors.len());
+    let mut found: IndexMap<String, TensorSources> = IndexMap::with_capacity(tensors.len());
     for (place, source, stored) in tensors {
         let viewed = |stored: Stored, view: &dyn Fn(&Tensor) -> Result<Tensor>| match stored {
             Ok(tensor) => view(&tensor).map(Ok).map_err(|error| error.tensor(&source)),
@@ -440,12 +440,12 @@ pub(super) fn squeezed(tensor: &Tensor, left: usize) -> Result<Tensor> {
 
 /// The sources of one tensor of the result: a whole, or three thirds, each with its name in the source.
 #[derive(Default)]
-struct Sources {
+struct TensorSources {
     whole: Option<(String, Stored)>,
     thirds: [Option<(String, Stored)>; 3],
 }
 
-impl Sources {
+impl TensorSources {
     fn join(self) -> Result<Stored> {
         if let Some((_, tensor)) = self.whole {
             return Ok(tensor);

@@ -111,7 +111,7 @@ impl OnnxFile {
                 op: "Cast",
                 inputs: &[&narrowed],
                 outputs: &[name],
-                attributes: &[Attribute::int("to", TensorType::Float as i64)],
+                attributes: &[Attribute::Int("to", TensorType::Float as i64)],
             });
         }
         for (i, node) in self.sorted().filter(|(i, _)| needed.nodes[*i]) {

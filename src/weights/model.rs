@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use indexmap::IndexSet;
 use parking_lot::Mutex;
 
-use super::arena::Spares;
+use super::arena::BufferPool;
 use super::cache::{Key, Owner, PrefetchJob, WeightsCache};
 use super::layout::{Layout, TensorSpec};
 use super::plan::{self, Scope};
@@ -190,15 +190,12 @@ impl Model {
         &self,
         layout: &Layout,
         coefficients: &Coefficients,
-        spares: &Arc<Spares>,
+        spares: &Arc<BufferPool>,
         cancel: Option<&AtomicBool>,
     ) -> Result<Weights> {
         let scope = Scope::ImageTower;
         let options = ReconstructOptions { scope, threads: self.threads, kernel: Some(self.kernel), cancel };
-        let plan = match &self.basis {
-            Some(basis) => plan::with_base(&self.base, basis, coefficients, scope)?,
-            None => plan::base_alone(&self.base, scope),
-        };
+        let plan = plan::of_model(&self.base, self.basis.as_ref(), coefficients, scope)?;
         let weights = plan.run(layout, &options, Some(spares))?;
         // The base's own take nothing, or less than a task's.
         if layout.is_canonical() && coefficients.vectors.iter().any(|&a| a != 0.0) {
@@ -277,7 +274,7 @@ impl TaskWeights {
         }
         let (model, layout) = (&self.model, &*self.layout);
         layout.register_cache(&model.cache);
-        let build = |spares: &Arc<Spares>| model.reconstruct(layout, &self.coefficients, spares, None);
+        let build = |spares: &Arc<BufferPool>| model.reconstruct(layout, &self.coefficients, spares, None);
         model.cache.get_or_build(&self.key, model.expected_bytes(layout), build)
     }
 
@@ -377,7 +374,7 @@ impl PrefetchJob<Weights> for Prefetch {
         Some(model.expected_bytes(layout))
     }
 
-    fn build(&self, spares: &Arc<Spares>, cancel: &AtomicBool) -> Result<Weights> {
+    fn build(&self, spares: &Arc<BufferPool>, cancel: &AtomicBool) -> Result<Weights> {
         let (Some(model), Some(layout)) = &self.held else {
             return Err(Error::new(ErrorKind::Internal, "nothing is held"));
         };

@@ -58,7 +58,7 @@ impl Classify {
         let expr = self.weights.unwrap_or_else(|| TaskExpr::task(&self.task));
         let task = session.weights(&expr)?;
         let encoder = self.encoder.encoder_with(&session, self.residency.get())?;
-        let head = self.heads.head(session.bundle.as_deref(), &self.task, encoder.arch())?;
+        let head = self.heads.head(session.bundle(), &self.task, encoder.arch())?;
         let input = Input::open(&self.images, &self.files, self.encoder.preprocess(&session)?)?;
         self.encoder.tell_images(&session, input.files().is_some())?;
         if encoder.residency() == Residency::Whole {

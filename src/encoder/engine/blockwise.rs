@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::tensor::try_zeroed;
 use crate::tower::arch::Arch;
 use crate::tower::graph::{self, Chain, Link, block_prefix};
-use crate::weights::{Ring, TaskWeights};
+use crate::weights::{BufferPool, TaskWeights};
 
 type Parameters = Vec<(String, Vec<usize>)>;
 
@@ -27,8 +27,8 @@ pub(in crate::encoder) struct BlockwiseEngine {
     setup: SessionSetup,
     sessions: Pool<ChainSessions>,
     /// Memory of the parameters outside the blocks, and of one block.
-    outer_memory: Ring,
-    block_memory: Ring,
+    outer_memory: Arc<BufferPool>,
+    block_memory: Arc<BufferPool>,
 }
 
 /// A session per link of the chain.
@@ -55,8 +55,8 @@ impl BlockwiseEngine {
             sessions: Pool::new(ChainSessions::open(&chain, setup)?, Arc::clone(turns)),
             chain,
             setup: setup.clone(),
-            outer_memory: Ring::default(),
-            block_memory: Ring::default(),
+            outer_memory: BufferPool::unlimited(),
+            block_memory: BufferPool::unlimited(),
         })
     }
 
@@ -65,7 +65,7 @@ impl BlockwiseEngine {
         &self,
         weights: RunWeights<'a>,
         wanted: impl Fn(&str) -> bool,
-        memory: &Ring,
+        memory: &Arc<BufferPool>,
     ) -> Result<Box<dyn WeightSource + 'a>> {
         Ok(match weights {
             RunWeights::Given(weights) => Box::new(weights),
@@ -134,8 +134,8 @@ impl Engine for BlockwiseEngine {
     /// And gives back the memory that the next weights would have taken.
     fn trim(&self) {
         self.sessions.trim();
-        self.outer_memory.trim();
-        self.block_memory.trim();
+        self.outer_memory.drain();
+        self.block_memory.drain();
     }
 }
 

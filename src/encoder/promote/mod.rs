@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 
+use lru::LruCache;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use self::spawner::{Spawner, Spawning};
@@ -28,6 +29,10 @@ use super::session::SessionSetup;
 use crate::background::{JobId, Priority, Worker};
 use crate::error::{Error, ErrorKind, Result};
 use crate::weights::{CacheLease, Derived, Holder, Key, Owner, TaskWeights};
+
+/// Tasks that are counted. Programs may make up any number of expressions; those that were not run for longest are
+/// forgotten, and count from the beginning when they come again.
+const MAX_SEEN: usize = 4096;
 
 /// How far a task has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,25 +69,25 @@ struct Shared {
     ended: Condvar,
 }
 
-#[derive(Default)]
 struct State {
-    tasks: HashMap<Key, Task>,
+    /// The tasks that were run last.
+    seen: LruCache<Key, Progress>,
+    building: HashMap<Key, Build>,
     /// Lives as long as a session that uses it, or a job that will.
     spawner: Weak<Spawner>,
 }
 
-struct Task {
-    progress: Progress,
-    /// Demoted while its session is being built.
-    is_unwanted: bool,
-}
-
+/// How far a task has come whose session is not being built. A promoted one has none.
 enum Progress {
     Counting(u32),
-    Building(JobId),
-    /// The cache has it, unless it has been evicted since.
-    Built,
     Failed(ErrorKind, String),
+}
+
+/// A session that is being built, or waits for its turn.
+struct Build {
+    job: JobId,
+    /// Demoted meanwhile.
+    is_unwanted: bool,
 }
 
 impl Promotions {
@@ -95,7 +100,7 @@ impl Promotions {
             setup: setup.clone(),
             turns: Arc::clone(turns),
             stub: Mutex::default(),
-            state: Mutex::default(),
+            state: Mutex::new(State { seen: LruCache::unbounded(), building: HashMap::new(), spawner: Weak::new() }),
             ended: Condvar::new(),
         };
         let worker = Worker::new("taskbasis-promote", Priority::Low);
@@ -118,14 +123,16 @@ impl Promotions {
     pub(super) fn count(&self, task: &TaskWeights) {
         let Promotion::After(runs) = self.policy else { return };
         let mut state = self.shared.state.lock();
-        let progress = &mut state.task(task).progress;
-        match progress {
-            // Evicted: it starts from the beginning.
-            Progress::Built => *progress = Progress::Counting(1),
-            Progress::Counting(count) => *count = count.saturating_add(1),
-            Progress::Building(_) | Progress::Failed(..) => return,
+        if state.building.contains_key(task.key()) {
+            return;
         }
-        if matches!(progress, Progress::Counting(count) if *count >= runs) {
+        let count = match state.seen.get(task.key()) {
+            Some(Progress::Failed(..)) => return,
+            Some(Progress::Counting(count)) => count.saturating_add(1),
+            None => 1,
+        };
+        state.see(task, Progress::Counting(count));
+        if count >= runs {
             // The failure is kept, to be asked for; the runs go on as they did.
             if let Err(error) = self.enqueue(state, task) {
                 tracing::warn!(task = task.name(), %error, "not promoted");
@@ -142,27 +149,24 @@ impl Promotions {
             return Ok(());
         }
         let mut state = self.shared.state.lock();
-        let known = state.task(task);
-        match known.progress {
-            Progress::Building(_) => {
-                known.is_unwanted = false;
+        match state.building.get_mut(task.key()) {
+            Some(build) => {
+                build.is_unwanted = false;
                 Ok(())
             }
-            _ => self.enqueue(state, task),
+            None => self.enqueue(state, task),
         }
     }
 
     /// Waits until the task is promoted, or cannot be.
     pub(super) fn wait(&self, task: &TaskWeights) -> Result<()> {
         let mut state = self.shared.state.lock();
-        loop {
-            match &state.task(task).progress {
-                Progress::Building(_) => {
-                    self.shared.ended.wait(&mut state);
-                }
-                Progress::Built | Progress::Counting(_) => return Ok(()),
-                Progress::Failed(kind, message) => return Err(Error::new(*kind, message.clone())),
-            }
+        while state.building.contains_key(task.key()) {
+            self.shared.ended.wait(&mut state);
+        }
+        match state.seen.peek(task.key()) {
+            Some(Progress::Failed(kind, message)) => Err(Error::new(*kind, message.clone())),
+            Some(Progress::Counting(_)) | None => Ok(()),
         }
     }
 
@@ -170,48 +174,51 @@ impl Promotions {
     /// Whether there was one, or would have been.
     pub(super) fn demote(&self, task: &TaskWeights) -> bool {
         let mut state = self.shared.state.lock();
-        let (mut is_queued, mut is_building) = (false, false);
-        if let Some(known) = state.tasks.get_mut(task.key()) {
-            if let Progress::Building(job) = known.progress {
-                is_queued = self.worker.cancel(job);
-                is_building = !is_queued;
-            }
-            known.is_unwanted = is_building;
-            if !is_building {
-                known.progress = Progress::Counting(0);
-            }
+        state.seen.pop(task.key());
+        let build = state.building.remove(task.key());
+        let was_building = build.is_some();
+        if let Some(Build { job, .. }) = build
+            && !self.worker.cancel(job)
+        {
+            state.building.insert(task.key().clone(), Build { job, is_unwanted: true });
         }
         drop(state);
         self.shared.ended.notify_all();
-        task.model().cache().drop_derived(self.shared.owner, task.key()) || is_queued || is_building
+        task.model().cache().drop_derived(self.shared.owner, task.key()) || was_building
     }
 
     pub(super) fn state(&self, task: &TaskWeights) -> PromotionState {
         if self.shared.contains(task) {
             return PromotionState::Promoted;
         }
-        match self.shared.state.lock().tasks.get(task.key()).map(|task| &task.progress) {
-            None | Some(Progress::Built) => PromotionState::Inputs(0),
+        let state = self.shared.state.lock();
+        if state.building.contains_key(task.key()) {
+            return PromotionState::Building;
+        }
+        match state.seen.peek(task.key()) {
+            None => PromotionState::Inputs(0),
             Some(Progress::Counting(runs)) => PromotionState::Inputs(*runs),
-            Some(Progress::Building(_)) => PromotionState::Building,
             Some(Progress::Failed(_, why)) => PromotionState::Failed(why.clone()),
         }
     }
-}
 
-impl Promotions {
     /// Has the task's session built after those that were wanted before it.
     fn enqueue(&self, mut state: MutexGuard<'_, State>, task: &TaskWeights) -> Result<()> {
         let job = state.spawner().and_then(|spawner| {
             let (shared, task) = (Arc::clone(&self.shared), task.clone());
             self.worker.submit(move || shared.promote(&task, spawner))
         });
-        let (progress, result) = match job {
-            Ok(job) => (Progress::Building(job), Ok(())),
-            Err(error) => (Progress::Failed(error.kind(), error.to_string()), Err(error)),
-        };
-        state.task(task).progress = progress;
-        result
+        match job {
+            Ok(job) => {
+                state.seen.pop(task.key());
+                state.building.insert(task.key().clone(), Build { job, is_unwanted: false });
+                Ok(())
+            }
+            Err(error) => {
+                state.see(task, Progress::Failed(error.kind(), error.to_string()));
+                Err(error)
+            }
+        }
     }
 }
 
@@ -233,30 +240,10 @@ impl State {
         Ok(spawner)
     }
 
-    fn task(&mut self, task: &TaskWeights) -> &mut Task {
-        /// Tasks that are counted. Programs may make up any number of expressions; those that were seen least are
-        /// forgotten, and count from the beginning when they come again.
-        const MOST: usize = 4096;
-
-        if self.tasks.len() >= MOST && !self.tasks.contains_key(task.key()) {
-            let mut counts: Vec<u32> = self.tasks.values().map(|task| task.progress.runs()).collect();
-            let (_, median, _) = counts.select_nth_unstable(MOST / 2);
-            let median = *median;
-            // A caller that waits for a session must find it again, and so must the end of the encoder.
-            let stays = |progress: &Progress| matches!(progress, Progress::Building(_) | Progress::Built);
-            self.tasks.retain(|_, task| stays(&task.progress) || task.progress.runs() > median);
-        }
-        let unknown = || Task { progress: Progress::Counting(0), is_unwanted: false };
-        self.tasks.entry(task.key().clone()).or_insert_with(unknown)
-    }
-}
-
-impl Progress {
-    /// Runs counted so far; what is more than counting counts as more than any.
-    fn runs(&self) -> u32 {
-        match self {
-            Self::Counting(runs) => *runs,
-            Self::Building(_) | Self::Built | Self::Failed(..) => u32::MAX,
+    fn see(&mut self, task: &TaskWeights, progress: Progress) {
+        self.seen.put(task.key().clone(), progress);
+        if self.seen.len() > MAX_SEEN {
+            self.seen.pop_lru();
         }
     }
 }
@@ -278,13 +265,10 @@ impl Shared {
             tracing::warn!(task = task.name(), %error, "not promoted");
         }
         let mut state = self.state.lock();
-        let known = state.task(task);
-        let is_unwanted = std::mem::take(&mut known.is_unwanted);
-        known.progress = match built {
-            _ if is_unwanted => Progress::Counting(0),
-            Ok(()) => Progress::Built,
-            Err(error) => Progress::Failed(error.kind(), error.to_string()),
-        };
+        let is_unwanted = state.building.remove(task.key()).is_some_and(|build| build.is_unwanted);
+        if let (Err(error), false) = (built, is_unwanted) {
+            state.see(task, Progress::Failed(error.kind(), error.to_string()));
+        }
         drop(state);
         if is_unwanted {
             task.model().cache().drop_derived(self.owner, task.key());

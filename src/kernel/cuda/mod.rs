@@ -7,6 +7,9 @@
 //! what a launch is told. `device.rs` is what is asked of a device, `memory.rs` what is owned on one, `driver.rs` the
 //! one that is a GPU, and `simulated.rs` the one that tests have, which runs the kernels' source as C++.
 
+#[cfg(test)]
+#[path = "../../../tests/cuda_host/mod.rs"]
+pub(crate) mod cuda_host;
 mod device;
 #[cfg(feature = "cuda")]
 mod driver;
@@ -15,7 +18,7 @@ mod memory;
 #[cfg(test)]
 mod simulated;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 pub(crate) mod tiles;
 
 use std::sync::Arc;

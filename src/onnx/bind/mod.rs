@@ -2,8 +2,8 @@
 //!
 //! Values decide, never names: a constant is a parameter when it has the parameter's values, in some form that
 //! exporters give them (`candidates.rs`). Where several parameters have the same values, the places where the graph
-//! uses them decide (`uses.rs`, `order.rs`, `solve.rs`). Where neither tells, binding fails: a weight in the wrong place
-//! would give plausible, wrong embeddings.
+//! uses them decide (`uses.rs`, `order.rs`, `solve.rs`). Where neither tells, binding fails: a weight in the wrong
+//! place would give plausible, wrong embeddings.
 
 mod absent;
 mod branches;

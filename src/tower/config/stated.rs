@@ -17,6 +17,8 @@ pub(super) struct Stated {
     pub(super) text: Option<TowerSays>,
     /// The preparation of images, all of it; `None` where it says nothing.
     pub(super) images: Option<ImageHints>,
+    /// The side of the images that it prepares, in pixels; `None` where it says nothing.
+    pub(super) side: Option<usize>,
     /// The model that it is of, where that is none that is read here.
     pub(super) other: Option<String>,
 }

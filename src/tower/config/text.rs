@@ -17,7 +17,7 @@ use crate::tower::text::arch::TextArch;
 pub(crate) fn text_hints(weights: &Path, asked: ArchHints, shape: &TextArch) -> Result<(ArchHints, Vec<String>)> {
     let mut known = asked;
     let mut notes = Vec::new();
-    for (stated, _) in files::read(weights, &ConfigSource::Beside)? {
+    for stated in files::read(weights, &ConfigSource::Beside)? {
         let Some(says) = stated.text else { continue };
         let extent = |extent| match extent {
             Extent::Width => Some(shape.width),

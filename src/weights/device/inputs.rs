@@ -37,32 +37,24 @@ pub(super) type Tensors = IndexMap<String, PlacedTensor>;
 /// A parameter that vectors change.
 #[derive(Debug)]
 pub(super) struct ChangedParameter {
-    base: Source,
-    /// One per vector.
-    sources: Vec<Source>,
+    /// The base, then one per vector.
+    inputs: Vec<Source>,
     /// Where the result goes, in bytes from the arena's start.
     pub(super) out: u64,
     pub(super) tiles: usize,
 }
 
 impl ChangedParameter {
-    /// The base, then the terms: all of them, or those of these numbers.
-    pub(super) fn inputs<'a>(&'a self, terms: impl Iterator<Item = usize> + 'a) -> impl Iterator<Item = &'a Source> {
-        std::iter::once(&self.base).chain(terms.map(|term| &self.sources[term]))
+    /// The base, then the terms that are added.
+    pub(super) fn inputs<'a>(&'a self, active: &'a [(u32, f32)]) -> impl Iterator<Item = &'a Source> {
+        let added = active.iter().map(|&(term, _)| &self.inputs[1 + term as usize]);
+        self.inputs[..1].iter().chain(added)
     }
 
-    fn all_inputs(&self) -> impl Iterator<Item = &Source> {
-        self.inputs(0..self.sources.len())
-    }
-
-    /// Bytes of one tile of all inputs.
-    fn tile_bytes(&self) -> usize {
-        self.all_inputs().map(|input| tiles::tile_bytes(tiles::format(input))).sum()
-    }
-
-    /// Bytes of its place in a table.
-    fn table_bytes(&self) -> usize {
-        Table::segment_bytes(self.sources.len())
+    /// Bytes of this many tiles of all inputs, with their place in a table.
+    fn bytes(&self, tiles: usize) -> usize {
+        let per_tile: usize = self.inputs.iter().map(|input| tiles::tile_bytes(tiles::format(input))).sum();
+        tiles * per_tile + Table::segment_bytes(self.inputs.len() - 1)
     }
 }
 
@@ -119,7 +111,7 @@ impl Inputs {
     ) -> Result<Upload> {
         let UploadPlan { mut tensors, unchanged, changed, arena_bytes } = plan_upload(model)?;
         let f32_bytes = tiles::tile_bytes(VectorFormat::F32);
-        let wanted: Vec<usize> = changed.iter().map(|c| c.tiles * c.tile_bytes() + c.table_bytes()).collect();
+        let wanted: Vec<usize> = changed.iter().map(|parameter| parameter.bytes(parameter.tiles)).collect();
         let unchanged_bytes = unchanged.iter().map(|tensor| tiles::count(tensor.numel()) * f32_bytes).sum::<usize>();
         let layout_bytes = layout.map_or(0, |layout| layout.shared + arena_bytes);
         let split = Demand {
@@ -127,7 +119,7 @@ impl Inputs {
             unchanged: layout_bytes + unchanged_bytes,
             arena: layout.map_or(arena_bytes, |layout| layout.arena),
             inputs: &wanted,
-            smallest_slot: changed.iter().map(|c| c.tile_bytes() + c.table_bytes()).max().unwrap_or(0),
+            smallest_slot: changed.iter().map(|parameter| parameter.bytes(1)).max().unwrap_or(0),
         }
         .split()?;
 
@@ -157,17 +149,16 @@ impl Inputs {
         }
         let mut table = Table::default();
         for changed in &resident {
-            let mut inputs = changed.all_inputs();
-            let base = inputs.next().map(&mut place);
-            let terms: Vec<_> = inputs.map(&mut place).collect();
-            table.push(&Segment { base, terms: &terms, out: changed.out, tiles: changed.tiles })?;
+            let placed: Vec<_> = changed.inputs.iter().map(&mut place).collect();
+            let (base, terms) = placed.split_at(1);
+            table.push(&Segment { base: base.first().copied(), terms, out: changed.out, tiles: changed.tiles })?;
         }
         let table_address = end;
 
         // A slot holds at least one tile of anything.
         let slot = if split.slot > 0 { split.slot } else { bytes.clamp(f32_bytes, UPLOAD_SLOT) };
         let mut staging = Staging::new(device, Queue::Copy, slot.max(f32_bytes))?;
-        let all = unchanged.iter().chain(resident.iter().flat_map(ChangedParameter::all_inputs));
+        let all = unchanged.iter().chain(resident.iter().flat_map(|parameter| &parameter.inputs));
         send_inputs(&mut staging, memory.address(), all, model.threads())?;
         staging.send_bytes(table_address, &table.to_bytes())?;
         let uploaded = Event::record(device, Queue::Copy)?;
@@ -260,12 +251,9 @@ fn plan_upload(model: &Model) -> Result<UploadPlan> {
             Some(parameter) => {
                 let (tiles, out) = (tiles::count(base.numel()), end);
                 end += (tiles * TILE * size_of::<f32>()) as u64;
-                changed.push(ChangedParameter {
-                    base: Source::from(base.clone()),
-                    sources: parameter.sources().to_vec(),
-                    out,
-                    tiles,
-                });
+                let base = std::iter::once(Source::from(base.clone()));
+                let inputs = base.chain(parameter.sources().iter().cloned()).collect();
+                changed.push(ChangedParameter { inputs, out, tiles });
                 TensorPlace::Arena(out)
             }
         };

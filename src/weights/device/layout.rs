@@ -13,7 +13,7 @@ use crate::kernel::cuda::{Event, Launch, Queue, Staging, StridedPart, Table};
 use crate::tensor::{DType, Tensor, contiguous_strides};
 use crate::weights::layout::{Layout, Strided, TensorSpec};
 use crate::weights::model::Model;
-use crate::weights::plan::Planned;
+use crate::weights::plan::{self, Plan, Planned, Scope};
 use crate::weights::reconstruct::{as_it_is, changed_of_kept, of_another};
 
 /// Every tensor begins at a multiple of this many bytes.
@@ -68,16 +68,10 @@ impl LayoutPlan {
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where the layout is of another model;
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a tensor too large.
     pub(super) fn new(model: &Model, layout: &Layout) -> Result<Self> {
-        let changing = everything(model)?.tensors;
-        let unchanged: Vec<Planned<'_>> = changing
-            .iter()
-            .map(|&Planned { name, shape, base, .. }| Planned { name, shape, base, change: None })
-            .collect();
-        let by_name = |all: &'_ [Planned<'_>]| all.iter().enumerate().map(|(i, p)| (p.name.to_owned(), i)).collect();
-        let places: HashMap<String, usize> = by_name(&changing);
-        let place = |name: &str| places.get(name).copied().ok_or_else(|| missing(name));
-        let find = |name: &str| Ok(&changing[place(name)?]);
-        let find_base = |name: &str| Ok(&unchanged[place(name)?]);
+        let (any_task, base) =
+            (by_name(everything(model)?), by_name(plan::base_alone(model.base(), Scope::ImageTower)));
+        let find = |name: &str| any_task.get(name).ok_or_else(|| missing(name));
+        let find_base = |name: &str| base.get(name).ok_or_else(|| missing(name));
         // What a launch reads is where the layout says: nothing checks it there.
         for (name, shape) in layout.parameters() {
             let own = find(name)?.shape;
@@ -149,26 +143,21 @@ impl LayoutPlan {
                 Origin::Shared(at) => (&mut tables.1, *at),
                 Origin::Base(_) | Origin::Canonical(..) => continue,
             };
-            let mut views = Vec::with_capacity(tensor.parts.len());
+            let mut parts = Vec::with_capacity(tensor.parts.len());
             for part in &tensor.parts {
                 let shape = shapes.get(part.parameter.as_str()).ok_or_else(|| missing(&part.parameter))?;
-                let view = part.strided(shape)?;
-                let start = address(&part.parameter)? + (view.offset * size_of::<f32>()) as u64;
-                views.push((start, view, part.scale));
+                let Strided { offset, shape, strides } = part.strided(shape)?;
+                let address = address(&part.parameter)? + (offset * size_of::<f32>()) as u64;
+                parts.push(StridedPart { address, shape, strides, scale: part.scale });
             }
-            let parts: Vec<StridedPart<'_>> = views
-                .iter()
-                .map(|(address, Strided { shape, strides, .. }, scale)| StridedPart {
-                    address: *address,
-                    shape,
-                    strides,
-                    scale: *scale,
-                })
-                .collect();
             table.push_relayout(out, tensor.dtype, &parts).map_err(|e| e.tensor(&tensor.name))?;
         }
         Ok(tables)
     }
+}
+
+fn by_name(plan: Plan<'_>) -> HashMap<&str, Planned<'_>> {
+    plan.tensors.into_iter().map(|planned| (planned.name, planned)).collect()
 }
 
 fn missing(parameter: &str) -> Error {

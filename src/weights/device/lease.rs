@@ -42,18 +42,14 @@ impl DeviceLease {
     /// with room for tasks in `layout`, and other threads that want it there wait.
     ///
     /// # Errors
-    /// Those of [`DeviceModel::new`] and [`DeviceModel::for_layout`].
+    /// Those of [`DeviceModel::for_layout`].
     pub(crate) fn new(model: &Arc<Model>, cuda: &Cuda, options: &DeviceOptions, layout: &Arc<Layout>) -> Result<Self> {
         let registry = DeviceRegistry::of(model);
         let mut all = registry.0.lock();
         let at = match all.iter().position(|leased| leased.device.cuda().is_same(cuda)) {
             Some(at) => at,
             None => {
-                let device = if layout.is_canonical() {
-                    DeviceModel::new(model, cuda, options)?
-                } else {
-                    DeviceModel::for_layout(model, cuda, options, layout)?
-                };
+                let device = DeviceModel::for_layout(model, cuda, options, layout)?;
                 all.push(LeasedDevice { device, layouts: Vec::new() });
                 all.len() - 1
             }

@@ -84,7 +84,7 @@ impl Stream {
         let (mut table, mut places, mut end) = (Table::default(), Vec::new(), slot.memory.address());
         for PendingTiles { of, tiles } in wave {
             let mut put = Vec::new();
-            for input in of.inputs(active.iter().map(|&(term, _)| term as usize)) {
+            for input in of.inputs(active) {
                 let format = tiles::format(input);
                 put.push((format, end));
                 places.push((input, tiles.clone()));
@@ -119,7 +119,7 @@ impl Stream {
 fn next_wave<'a>(left: &mut Vec<PendingTiles<'a>>, bytes: usize, active: &[(u32, f32)]) -> Vec<PendingTiles<'a>> {
     let (mut wave, mut room) = (Vec::new(), bytes);
     while let Some(PendingTiles { of, tiles }) = left.last_mut() {
-        let inputs = of.inputs(active.iter().map(|&(term, _)| term as usize));
+        let inputs = of.inputs(active);
         let tile_bytes: usize = inputs.map(|input| tiles::tile_bytes(tiles::format(input))).sum();
         let entry = Table::segment_bytes(active.len());
         let count = (room.saturating_sub(entry) / tile_bytes).min(tiles.len());

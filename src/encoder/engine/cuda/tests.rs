@@ -104,7 +104,7 @@ fn on_a_driver_without_a_gpu_it_has_the_bits_of_the_cpu() {
     }
     let folder = tempfile::tempdir().unwrap();
     let driver = folder.path().join("libcuda.so");
-    if !crate::kernel::cuda::tests::cuda_host::compile("driver.cpp", &driver) {
+    if !crate::kernel::cuda::cuda_host::compile("driver.cpp", &driver) {
         return;
     }
     let output = std::process::Command::new(std::env::current_exe().unwrap())

@@ -37,7 +37,7 @@ fn layouts_come_and_go() {
     device.trim(device.stats().cache.bytes);
     assert_eq!(host.tally().bytes, nothing, "nothing is left of them");
 
-    // Or when somebody says so; weights that are in use keep what they need.
+    // Or when it is told to; weights that are in use keep what they need.
     let layout = simple(&model, DType::F16, true);
     let task = canonical.in_layout(&layout);
     let (pinned, first) = (device.pin(&task).unwrap(), device.stats());
