@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 
-/// What is being written is called so until it takes its place.
+/// The prefix of files and folders that are being written, until they take their places.
 const PREFIX: &str = ".taskbasis-";
 const SUFFIX: &str = ".partial";
-/// What nobody has written to for so long, and nobody has locked, was left behind.
+/// The age of the last write after which a file or folder without a lock counts as left behind.
 const ABANDONED: Duration = Duration::from_secs(600);
 
 /// Writes a file through a sibling that takes its place when it is complete and on the disk.
@@ -63,7 +63,7 @@ pub fn replace_file(path: &Path, inputs: &[&Path], write: impl FnOnce(&Path) -> 
 #[derive(Debug)]
 pub struct PartialFolder {
     folder: tempfile::TempDir,
-    /// The folder itself, locked: somebody is at it. Released with the process, however that ends.
+    /// The folder itself, locked while it is written. Released with the process, however that ends.
     #[cfg(unix)]
     _lock: File,
 }
@@ -89,7 +89,7 @@ impl PartialFolder {
         })
     }
 
-    /// Where it is.
+    /// The path of the folder.
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
@@ -106,8 +106,8 @@ impl PartialFolder {
     }
 }
 
-/// Removes what killed processes left in `folder`: partial folders and files that nobody holds. What cannot be removed
-/// stays; it is in nobody's way but the disk's.
+/// Removes what killed processes left in `folder`: partial folders and files without a lock. What cannot be removed
+/// stays, and takes nothing but room on the disk.
 fn sweep(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
@@ -127,7 +127,7 @@ fn sweep(folder: &Path) {
         }
         let age = about.modified().ok().and_then(|modified| modified.elapsed().ok());
         let is_old = age.is_some_and(|age| age > ABANDONED);
-        // An empty folder may be somebody's who has not come to locking it.
+        // An empty folder may belong to a process that has not locked it yet.
         let is_empty = fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_none());
         if about.is_dir() && (is_old || !is_empty) {
             let _ = fs::remove_dir_all(&path);
@@ -256,7 +256,7 @@ mod tests {
         let mut names: Vec<_> =
             fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
-        // `c` may be somebody's who has not come to locking it.
+        // `c` may belong to a process that has not locked it yet.
         let stay =
             ["b.partial", "c.partial", "locked.partial", "new.partial", "other"].map(|n| format!(".taskbasis-{n}"));
         assert_eq!(names, [&stay[..], &["theirs.partial".into()]].concat());

@@ -40,7 +40,7 @@ pub(crate) fn clipped(name: &str) -> Cow<'_, str> {
 
 /// The error for a `what` that is not called `name`: lists the known names and suggests the nearest.
 pub(crate) fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Error {
-    /// More names than this do not help a reader.
+    /// The most names that help a reader.
     const MAX_LISTED: usize = 40;
     let mut list = known.clone().take(MAX_LISTED).map(clipped).collect::<Vec<_>>().join(", ");
     match known.clone().count() {
@@ -58,7 +58,7 @@ pub(crate) fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'
 /// The suggestion for a local `path` that is not there and reads like a model repository of the Hugging Face Hub,
 /// `owner/name[/path]`.
 pub(crate) fn hub_path(path: &Path) -> Option<String> {
-    /// What local files end with, and names of repositories hardly ever.
+    /// The extensions of local files, which names of repositories hardly ever have.
     const FILES: [&str; 9] = ["pt", "pth", "bin", "ckpt", "safetensors", "onnx", "taskbasis", "json", "npy"];
     let text = path.to_str()?.trim_end_matches('/');
     let (owner, rest) = text.split_once('/')?;

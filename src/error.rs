@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// `std::result::Result` with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What kind of failure. The numbers are stable: they are the C ABI's `tb_status`, and are never reused.
+/// The kind of a failure. The numbers are stable: they are the C ABI's `tb_status`, and are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[repr(i32)]
@@ -35,7 +35,7 @@ pub enum ErrorKind {
     OutOfMemory = 10,
     /// A buffer is too small; the size that is needed has been reported.
     BufferTooSmall = 11,
-    /// Whoever asked for the work has called it off; nothing is wrong.
+    /// The work was called off by its caller; nothing is wrong.
     Cancelled = 12,
     /// A defect in taskbasis itself; please report it.
     Internal = 99,
@@ -147,7 +147,7 @@ impl Error {
         self
     }
 
-    /// Without file and tensor, for those who name them at another time.
+    /// The error without file and tensor, which are then named later.
     #[must_use]
     pub(crate) fn without_place(mut self) -> Self {
         (self.0.path, self.0.tensor) = (None, None);
@@ -161,35 +161,35 @@ impl Error {
         self
     }
 
-    /// What was wanted; shown as `expected …`.
+    /// Says what was wanted; shown as `expected …`.
     #[must_use]
     pub fn expected(mut self, what: impl fmt::Display) -> Self {
         self.0.expected = Some(what.to_string());
         self
     }
 
-    /// What was there; shown as `got …`.
+    /// Says what was there; shown as `got …`.
     #[must_use]
     pub fn got(mut self, what: impl fmt::Display) -> Self {
         self.0.got = Some(what.to_string());
         self
     }
 
-    /// What to do about it, as a sentence without its full stop.
+    /// Says what to do about it, as a sentence without its full stop.
     #[must_use]
     pub fn hint(mut self, what: impl Into<String>) -> Self {
         self.0.hint = Some(what.into());
         self
     }
 
-    /// What to do about it, unless that is said already.
+    /// Says what to do about it, unless that is said already.
     #[must_use]
     pub fn or_hint(mut self, what: impl Into<String>) -> Self {
         self.0.hint.get_or_insert_with(|| what.into());
         self
     }
 
-    /// What else to do about it, after what is said already.
+    /// Says what else to do about it, after what is said already.
     #[must_use]
     pub fn also_hint(mut self, what: &str) -> Self {
         self.0.hint = Some(match self.0.hint.take() {
@@ -200,14 +200,14 @@ impl Error {
         self
     }
 
-    /// The error underneath.
+    /// Adds the error underneath.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());
         self
     }
 
-    /// What kind of failure.
+    /// The kind of failure.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }

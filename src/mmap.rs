@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::did_you_mean;
 use crate::error::{Error, Result};
 
-/// How a file's bytes are held.
+/// The way in which a file's bytes are held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MapMode {
     /// Map the file: opening costs nothing, its pages live in the page cache and are shared between processes.
     ///
     /// The file must not be shortened while it is open: the operating system then ends a process that touches
-    /// the lost pages (SIGBUS). Where somebody else may do that, use [`MapMode::Read`].
+    /// the lost pages (SIGBUS). Where another program may do that, use [`MapMode::Read`].
     #[default]
     Map,
     /// Read the whole file into memory that belongs to this process.
@@ -30,20 +30,20 @@ pub struct Mapping {
     identity: Identity,
 }
 
-/// What tells one file's bytes from another's within a process: the file itself, whatever paths lead to it, at one
-/// state of its content. Bytes that came from no file equal only themselves.
+/// The identity of a file's bytes within a process: the file itself, whatever paths lead to it, at one state of its
+/// content. Bytes that came from no file equal only themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity([u64; 4]);
 
 impl Identity {
-    /// Different from every other.
+    /// An identity different from every other.
     fn unique() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self([0, 0, 0, NEXT.fetch_add(1, Ordering::Relaxed)])
     }
 
-    /// Device, inode, length and time of the last change. Devices are not 0, so no file is taken for one that is
-    /// unique.
+    /// The identity of a file: device, inode, length and time of the last change. Devices are not 0, so no file is
+    /// taken for one that is unique.
     #[cfg(unix)]
     fn of(metadata: &std::fs::Metadata) -> Self {
         use std::os::unix::fs::MetadataExt;
@@ -52,7 +52,7 @@ impl Identity {
         Self([metadata.dev().max(1), metadata.ino(), metadata.len(), changed as u64])
     }
 
-    /// Without inodes, every opening counts as a file of its own.
+    /// An identity of its own for every opening, as there are no inodes.
     #[cfg(not(unix))]
     fn of(_: &std::fs::Metadata) -> Self {
         Self::unique()
@@ -65,7 +65,7 @@ enum Bytes {
     Heap(Vec<u8>),
 }
 
-/// One page in so many bytes is asked after by [`Mapping::is_resident`].
+/// The bytes from one page that [`Mapping::is_resident`] asks after to the next.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const PROBE_EVERY: usize = 16 << 20;
 
@@ -124,7 +124,7 @@ impl Mapping {
         let bytes = if length == 0 {
             Bytes::Heap(Vec::new())
         } else if mode == MapMode::Map {
-            // SAFETY: a mapping is sound as long as nobody shortens or rewrites the file meanwhile. That cannot be
+            // SAFETY: a mapping is sound as long as the file is not shortened or rewritten meanwhile. That cannot be
             // checked; `MapMode::Map` says so, and our own writers replace files instead of writing into them.
             let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io("cannot map", path, e))?;
             Bytes::Mmap(map, file)
@@ -197,12 +197,12 @@ impl Mapping {
         }
     }
 
-    /// Where the bytes came from.
+    /// The path that the bytes came from.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What tells these bytes from others in this process.
+    /// The identity of these bytes in this process.
     pub fn identity(&self) -> Identity {
         self.identity
     }
@@ -265,7 +265,8 @@ impl Anonymous {
     /// The values, to be written.
     pub fn as_f32_mut(&mut self) -> &mut [f32] {
         let Some(map) = &mut self.map else { return &mut [] };
-        // SAFETY: as in `as_f32`, and `&mut self` says that nobody else looks.
+        // SAFETY: every bit pattern is an f32, the mapping begins at a page's start and is whole values long, and `&mut
+        // self` is the only access to it.
         unsafe { std::slice::from_raw_parts_mut(map.as_mut_ptr().cast(), map.len() / size_of::<f32>()) }
     }
 }

@@ -8,17 +8,18 @@ use super::method::Method;
 use crate::did_you_mean::{self, clipped};
 use crate::error::{Error, ErrorKind, Result};
 
-/// What the vectors of a basis are multiplied by: `Σ_m vectors[m]·s_m + mean·(PCA's mean vector)`, and in a bundle with
+/// The coefficients of the vectors of a basis: `Σ_m vectors[m]·s_m + mean·(PCA's mean vector)`, and in a bundle with
 /// residuals `+ Σ_r residuals[r]·r_r`.
 ///
 /// Everything linear in the tasks is linear in the basis, so an expression of any number of tasks comes to this.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Coefficients {
-    /// One a basis vector, in its order.
+    /// The coefficients of the basis vectors, in their order.
     pub vectors: Vec<f64>,
-    /// Of PCA's mean vector; 0 for the other methods.
+    /// The coefficient of PCA's mean vector; 0 for the other methods.
     pub mean: f64,
-    /// One a residual, in the order of [`Basis::residuals`](super::Basis::residuals); empty is all zero.
+    /// The coefficients of the residuals, in the order of [`Basis::residuals`](super::Basis::residuals); empty is all
+    /// zero.
     pub residuals: Vec<f64>,
 }
 
@@ -28,8 +29,8 @@ impl Coefficients {
         Self { vectors: vec![0.0; vectors], mean: 0.0, residuals: Vec::new() }
     }
 
-    /// As the kernel takes them: f32, the vectors', then the mean's where the basis has a mean, then the `residuals`
-    /// residuals'.
+    /// The coefficients in the form that the kernel takes: f32, the vectors', then the mean's where the basis has a
+    /// mean, then the `residuals` residuals'.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] when there are not as many as `vectors` and `residuals`, the mean's is not 0 and
@@ -60,7 +61,7 @@ impl Coefficients {
             .collect()
     }
 
-    /// Whether `given` coefficients are one a basis vector.
+    /// Checks that `given` coefficients are one per basis vector.
     pub(crate) fn check_count(given: usize, vectors: usize) -> Result<()> {
         if given == vectors {
             return Ok(());
@@ -69,7 +70,7 @@ impl Coefficients {
     }
 }
 
-/// How a method gets its tasks back: a column of coefficients a task.
+/// The recovery table of a method: a column of coefficients per task.
 ///
 /// `τ̂_t = Σ_m table[m,t]·s_m` (+ mean, for PCA; + the task's residual, where a bundle has one); Autoencoder: W, PCA:
 /// C, Random: P, RandomSample: a unit column for each selected task and none for the others.
@@ -82,7 +83,7 @@ pub struct Recovery {
     pub(super) table: Vec<f64>,
     /// The task of each residual.
     pub(super) residual_tasks: Vec<usize>,
-    /// The columns by name: an expression may name a thousand tasks.
+    /// The tasks' columns by name: an expression may name a thousand tasks.
     columns: HashMap<String, usize>,
 }
 
@@ -99,12 +100,12 @@ impl Recovery {
         Self { method, tasks, vectors, table, residual_tasks, columns }
     }
 
-    /// What multiplies vector `m` for task `t`; `None` where the task cannot be recovered.
+    /// The coefficient of vector `m` for task `t`; `None` where the task cannot be recovered.
     pub fn get(&self, m: usize, t: usize) -> Option<f64> {
         self.table.get(m * self.tasks.len() + t).copied().filter(|value| !value.is_nan())
     }
 
-    /// All of it, M rows of T, row-major; `None` where a task cannot be recovered.
+    /// All coefficients, M rows of T, row-major; `None` where a task cannot be recovered.
     pub fn iter(&self) -> impl Iterator<Item = Option<f64>> + '_ {
         self.table.iter().map(|&value| (!value.is_nan()).then_some(value))
     }

@@ -16,13 +16,13 @@ use std::str::{CharIndices, FromStr};
 use crate::did_you_mean::clipped;
 use crate::error::{Error, Result};
 
-/// More terms than any use has; bounds the work that a hostile expression can ask for.
+/// The most terms, more than any use has: what bounds the work that a hostile expression can ask for.
 const MAX_TERMS: usize = 100_000;
 
-/// What an expression may name beside tasks.
+/// The words that an expression may name beside tasks.
 pub(super) const WORDS: [&str; 3] = ["base", "merged", "all"];
 
-/// What one term of an expression names.
+/// The name in one term of an expression.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
     /// The recovered task vector τ̂ of this task.
@@ -52,7 +52,7 @@ impl TaskExpr {
         Self::default()
     }
 
-    /// One task with λ = 1.
+    /// A task with λ = 1.
     pub fn task(name: impl Into<String>) -> Self {
         Self { terms: vec![(Target::Task(name.into()), 1.0)] }
     }

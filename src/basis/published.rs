@@ -18,7 +18,7 @@ use crate::tensor::{Source, Tensor, checked_numel};
 /// JSON files beside the vectors are a few kilobytes; one of more than this is not one of them.
 const MAX_JSON: u64 = 16 << 20;
 
-/// What `method_info.json` must tell; fields that are not known are ignored.
+/// The required fields of `method_info.json`; others are ignored.
 struct MethodInfo {
     method: Method,
     datasets: Vec<String>,
@@ -157,7 +157,7 @@ fn read_vectors(path: &Path, mode: MapMode) -> Result<Vec<Checkpoint>> {
     Ok(vectors)
 }
 
-/// What a method keeps beside its vectors.
+/// The file that a method keeps beside its vectors.
 struct Artifact {
     path: PathBuf,
     /// The recovery table: M rows of T, row-major.

@@ -43,7 +43,7 @@ pub(crate) struct BasisContents {
 #[derive(Debug)]
 pub struct Parameter {
     shape: Box<[usize]>,
-    /// One per vector, then PCA's mean, then the residuals. Empty where it is known that none changes anything.
+    /// The vectors', then PCA's mean's, then the residuals'. Empty where it is known that none changes anything.
     sources: Vec<Source>,
     changed: OnceLock<bool>,
 }
@@ -144,7 +144,7 @@ impl Basis {
         self.parameters.iter().map(|(name, parameter)| (name.as_str(), parameter))
     }
 
-    /// One parameter.
+    /// The parameter called `name`.
     pub fn parameter(&self, name: &str) -> Option<&Parameter> {
         self.parameters.get(name)
     }
@@ -203,10 +203,10 @@ impl Basis {
 /// The numbers of elements of a basis, by what becomes of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct ParameterCount {
-    /// In every parameter of the model.
+    /// Elements of every parameter of the model.
     pub total: usize,
-    /// In the parameters of the image tower (`visual.…`).
+    /// Elements of the parameters of the image tower (`visual.…`).
     pub image_tower: usize,
-    /// In the parameters that at least one vector changes.
+    /// Elements of the parameters that at least one vector changes.
     pub changed: usize,
 }

@@ -4,8 +4,8 @@
 //! and Pereyra 1973): `∂F/∂B = −2·G·(I − BW)·Wᵀ`, and through the softmax of every column. F depends on the span of B
 //! alone, and cannot be below the sum of the T − M smallest eigenvalues of G. That bound is attained where the span of
 //! the M largest eigenvectors holds M independent positive vectors; a descent that comes near it is then finished by a
-//! projection onto that span, and of all B within it a well-conditioned one is taken (`conditioning.rs`). Where it holds
-//! none, the descent's best of several starts is.
+//! projection onto that span, and of all B within it a well-conditioned one is taken (`conditioning.rs`). Where it
+//! holds none, the descent's best of several starts is.
 
 use nalgebra::{DMatrix, DVector};
 use rand_mt::Mt;
@@ -17,7 +17,7 @@ use super::gram::eigen;
 /// Starts that are tried where the bound was not attained.
 const MAX_STARTS: u32 = 12;
 const MAX_ITERATIONS: usize = 2000;
-/// Where the descent begins: the logits' standard deviation, that of the reference at its τ of 5.
+/// The logits' standard deviation where the descent begins: that of the reference at its τ of 5.
 const START_DEVIATION: f64 = 0.2;
 /// No entry of B is below this share of the column's mean after the projection, so that every logit stays small.
 const MIN_SHARE: f64 = 1e-3;

@@ -1,14 +1,14 @@
-//! The choice among many equally good B: the loss depends on the span of its columns alone, so any M independent positive
-//! vectors of that span serve. What differs is how large W must be — nearly parallel vectors are told apart by large
-//! numbers of both signs, which amplify whatever rounding or quantising does to the vectors — and how evenly the tasks
-//! share in the vectors, and so in their plain sum.
+//! The choice among many equally good B: the loss depends on the span of its columns alone, so any M independent
+//! positive vectors of that span serve. What differs is how large W must be — nearly parallel vectors are told apart by
+//! large numbers of both signs, which amplify whatever rounding or quantising does to the vectors — and how evenly the
+//! tasks share in the vectors, and so in their plain sum.
 
 use nalgebra::{DMatrix, DVector};
 
 use super::descent::minimise;
 
-/// What evenness counts beside independence. The extreme rays of the positive cone are the most independent, and leave
-/// most tasks out of every vector.
+/// The weight of evenness beside independence. The extreme rays of the positive cone are the most independent, and
+/// leave most tasks out of every vector.
 const EVENNESS: f64 = 0.03;
 const MAX_ITERATIONS: usize = 500;
 

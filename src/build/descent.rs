@@ -6,7 +6,7 @@ const MAX_PAIRS: usize = 20;
 /// The share of the fall that the slope promises that is enough.
 const MIN_FALL: f64 = 1e-4;
 
-/// Where a descent ended.
+/// The end of a descent.
 pub(super) struct Minimum {
     pub(super) at: Vec<f64>,
     pub(super) iterations: usize,

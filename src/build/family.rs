@@ -10,7 +10,7 @@ use crate::tensor::Tensor;
 use crate::tower::arch::PROJECTION;
 use crate::weights::Scope;
 
-/// What the names of a classifier begin with.
+/// The prefix of a classifier's names.
 const CLASSIFIER: &str = "classifier.";
 
 /// A base and T checkpoints that were fine-tuned from it. Their tensors stay where they are mapped.
@@ -19,17 +19,17 @@ pub struct Family {
     base: Checkpoint,
     tasks: Vec<(String, Checkpoint)>,
     pub(super) parameters: Vec<TunedParameter>,
-    /// One per task, in their order.
+    /// The differences of the tasks, in their order.
     differences: Vec<Difference>,
 }
 
-/// In which parameters a fine-tuned checkpoint differs from its base.
+/// The parameters that a fine-tuned checkpoint and its base do not share.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Difference {
     /// The parameters that it does not hold, because training left them as they were: the task vector is zero there.
     pub unchanged: Vec<String>,
-    /// The parameters that the base does not hold and that are none of CLIP's, such as a classifier, and a classifier of another
-    /// number of classes than the base's or another task's: they are left out.
+    /// The parameters that the base does not hold and that are none of CLIP's, such as a classifier, and a classifier
+    /// of another number of classes than the base's or another task's: they are left out.
     pub left_out: Vec<String>,
 }
 
@@ -111,7 +111,7 @@ impl Family {
         self.tasks.iter().map(|(_, checkpoint)| checkpoint)
     }
 
-    /// In which parameters each fine-tuned checkpoint differs from the base, in the order of the tasks.
+    /// The parameters that each fine-tuned checkpoint and the base do not share, in the order of the tasks.
     pub fn differences(&self) -> &[Difference] {
         &self.differences
     }
@@ -127,9 +127,9 @@ impl Family {
     }
 }
 
-/// What makes it doubtful that the image tower of `tuned`, of the task called `task`, is a fine-tune of `base`'s: a way
-/// from one to the other about as long as the base's weights. `None` where all is as it should be, and for a base that
-/// has nothing in common with it.
+/// A reason to doubt that the image tower of `tuned`, of the task called `task`, is a fine-tune of `base`'s: a way from
+/// one to the other about as long as the base's weights. `None` where all is as it should be, and for a base that has
+/// nothing in common with it.
 ///
 /// # Errors
 /// When the tensors cannot be read.

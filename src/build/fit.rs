@@ -1,4 +1,4 @@
-//! What each method makes of a Gram matrix: coefficients, and how well they give the tasks back.
+//! The coefficients that each method makes of a Gram matrix, and how well they give the tasks back.
 
 use nalgebra::DMatrix;
 

@@ -29,10 +29,10 @@ const CHUNK: usize = 4 << 20;
 const WORK_ITEM: usize = 16 * TILE;
 /// The temperature that the reference's softmax starts with: `B = softmax(A / τ)`.
 const TAU: f64 = 5.0;
-/// What the folder's names of parameters begin with: the reference's encoder wraps the model.
+/// The prefix of the folder's names of parameters: the reference's encoder wraps the model.
 const PREFIX: &str = "model.";
 
-/// How [`Family::write_basis`] writes; `default()` is right nearly always.
+/// The options of [`Family::write_basis`]; `default()` is right nearly always.
 #[derive(Clone, Copy, Default)]
 pub struct WriteOptions<'a> {
     /// Threads; 0 means one per processor.
@@ -199,7 +199,8 @@ impl Output<'_> {
         let mut all: Vec<Vec<f32>> = Vec::new();
         self.file("basis_vectors.pt", |out| {
             writer.write(out, &value, |StorageId(storage), out| {
-                let (parameter, m) = (&self.family.parameters[storage / count], storage % count);
+                let parameter = &self.family.parameters[storage / count];
+                let m = storage % count;
                 if count * parameter.numel() * size_of::<f32>() > MAX_TOGETHER {
                     return self.stream(parameter, combine.slice_axis(Axis(0), (m..m + 1).into()), out);
                 }
@@ -212,7 +213,7 @@ impl Output<'_> {
         })
     }
 
-    /// One combination of a whole parameter, computed chunk by chunk.
+    /// Writes one combination of a whole parameter, computed chunk by chunk.
     fn stream(&self, parameter: &TunedParameter, combine: ArrayView2<'_, f64>, out: &mut dyn Write) -> io::Result<()> {
         for range in split(0..parameter.numel(), CHUNK) {
             for chunk in self.compute(parameter, range, combine).map_err(io::Error::other)? {
@@ -275,7 +276,9 @@ impl Output<'_> {
     /// `pca_components.pt`, with the mean as one flat tensor.
     fn pca(&self) -> Result<()> {
         let parameters = &self.family.parameters;
-        let (total, tasks, count) = (self.family.parameter_count(), self.family.tasks().len(), self.fit.vectors());
+        let total = self.family.parameter_count();
+        let tasks = self.family.tasks().len();
+        let count = self.fit.vectors();
         let mut writer = TorchWriter::new("pca_components");
         let singular = self.fit.singular_values();
         let compact = (tasks * count + total + count) * size_of::<f32>();
@@ -326,7 +329,7 @@ impl Output<'_> {
         self.json("method_info.json", &Json::Object(self.about()))
     }
 
-    /// What `method_info.json` and the Autoencoder's metadata tell: the reference's fields, as far as they mean
+    /// The content of `method_info.json` and of the Autoencoder's metadata: the reference's fields, as far as they mean
     /// anything here. `lr` and `weight_decay` are null, there being neither.
     fn about(&self) -> Map<String, Json> {
         let fit = self.fit;

@@ -25,7 +25,7 @@ pub struct Gram {
 }
 
 impl Gram {
-    /// From its entries, T rows of T.
+    /// A Gram matrix of these entries, T rows of T.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) where there are not T·T of them, one is not
@@ -68,8 +68,8 @@ impl Gram {
         self.base_norm.filter(|&norm| norm > 0.0).map(|norm| self.get(t, t).sqrt() / norm)
     }
 
-    /// What makes it doubtful that these are fine-tunes of this base, one remark each: task vectors about as long as the
-    /// base's weights, or nearly parallel to each other. Empty where all is as it should be.
+    /// Reasons to doubt that these are fine-tunes of this base: task vectors about as long as the base's weights, or
+    /// nearly parallel to each other. Empty where all is as it should be.
     pub fn doubts(&self) -> Vec<String> {
         let lengths = self.tasks.iter().enumerate();
         let lengths = lengths.filter_map(|(t, task)| Some((task.as_str(), self.relative_length(t)?)));
@@ -147,7 +147,7 @@ pub(super) fn eigen(matrix: DMatrix<f64>) -> (Vec<f64>, DMatrix<f64>) {
     (order.iter().map(|&i| eigenvalues[i].max(0.0)).collect(), DMatrix::from_columns(&columns))
 }
 
-/// What a thread is given: a range of one parameter, and where its sum goes.
+/// The work of a thread: a range of one parameter, and where its sum goes.
 struct WorkItem<'a> {
     parameter: &'a TunedParameter,
     range: std::ops::Range<usize>,

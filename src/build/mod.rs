@@ -3,7 +3,7 @@
 //! Everything that is chosen is chosen from the Gram matrix of the task vectors, T × T numbers: one pass over the
 //! mapped checkpoints gives it ([`Family::gram`]), in f64. From it come the spectrum, the cosine similarities, every
 //! method's coefficients and how well each task is recovered ([`Gram`], [`Fit`]); a second pass writes the vectors
-//! ([`Family::write_basis`]). Neither needs more memory than a few tiles a thread and the output of one parameter.
+//! ([`Family::write_basis`]). Neither needs more memory than a few tiles per thread and the output of one parameter.
 //!
 //! ```no_run
 //! use taskbasis::build::{Family, Fit, WriteOptions};

@@ -11,7 +11,7 @@ use crate::tensor::Tensor;
 /// Elements of a tile: T rows of them in f64 stay in the second-level cache for the T of published families.
 pub(super) const TILE: usize = 4096;
 
-/// One parameter of the model, in every checkpoint.
+/// A parameter of the model in every checkpoint.
 #[derive(Debug)]
 pub(super) struct TunedParameter {
     pub(super) name: String,
@@ -31,13 +31,13 @@ impl TunedParameter {
         self.base.numel()
     }
 
-    /// What reading all of its checkpoints reads.
+    /// The bytes that reading it in all checkpoints reads.
     pub(super) fn bytes(&self) -> u64 {
         self.tuned.iter().chain([&self.base]).map(|tensor| tensor.nbytes() as u64).sum()
     }
 }
 
-/// One thread's room for a tile.
+/// The room of one thread for a tile.
 #[derive(Default)]
 pub(super) struct Tiles {
     /// `[T, TILE]`: the task vectors.

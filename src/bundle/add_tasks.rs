@@ -59,8 +59,7 @@ pub struct TaskFit {
 }
 
 impl TaskFit {
-    /// What makes it doubtful that this is a fine-tune of the bundle's base: a task vector about as long as its
-    /// weights.
+    /// A reason to doubt that this is a fine-tune of the bundle's base: a task vector about as long as its weights.
     pub fn doubt(&self) -> Option<String> {
         doubt::long(std::iter::once((self.task.as_str(), ratio(self.norm, self.base_norm))))
     }
@@ -185,7 +184,7 @@ impl<'a> BundleUpdate<'a> {
         Ok(self.add_fit(fit, t, finetuned, Some(format)))
     }
 
-    /// What the vectors, as they are stored, lack of a task that the bundle has and that has no residual.
+    /// The fit of the vectors, as they are stored, to a task that the bundle has and that has no residual.
     ///
     /// # Errors
     /// As [`BundleUpdate::residual`].
@@ -266,7 +265,8 @@ impl<'a> BundleUpdate<'a> {
                 for (parameter, shape) in self.parameters().filter(|(parameter, _)| is_kept(parameter)) {
                     let role = Role::Residual(first_new + r, parameter);
                     let format = VectorFormat::Blocks(residual.format).for_shape(shape);
-                    let (update, squared_errors) = (&self, &squared_errors);
+                    let update = &self;
+                    let squared_errors = &squared_errors;
                     items.push(vector_item(role, format, shape, None, &mut metadata.blocks, move |sink| {
                         let (row, error) = update.remainder(residual, parameter, shape, format)?;
                         squared_errors.borrow_mut()[r] += error;
@@ -338,8 +338,8 @@ impl<'a> BundleUpdate<'a> {
         finetuned.get(parameter).map_or_else(|| self.base_tensor(parameter), Ok)
     }
 
-    /// What the vectors are to give of a chunk of a parameter, fine-tuned minus base minus mean; and the squared norm
-    /// of the task vector there.
+    /// The values that the vectors are to give in a chunk of a parameter, fine-tuned minus base minus mean; and the
+    /// squared norm of the task vector there.
     fn target(&self, tuned: &Tensor, parameter: &str, range: &Range<usize>) -> Result<(Vec<f32>, f64)> {
         let mut target = vec![0.0; range.len()];
         tuned.read_f32(range.start, &mut target)?;
@@ -380,7 +380,7 @@ impl<'a> BundleUpdate<'a> {
         let count = self.metadata.basis.vectors;
         let base_norm = doubt::square(self.base.values().filter(|tensor| tensor.dtype().is_float()))?;
         let mut total = Span { gram: Gram::new(count + 1), norm: 0.0, base_norm, unchanged };
-        // A parameter at a time, so that the chunks' sums are few.
+        // One parameter at a time, so that the chunks' sums are few.
         for (parameter, shape) in self.parameters() {
             let tuned = self.tuned(finetuned, parameter)?;
             let sums = in_chunks(shape.iter().product(), self.threads, |range| {
@@ -402,7 +402,7 @@ impl<'a> BundleUpdate<'a> {
         Ok(total)
     }
 
-    /// What is left of a parameter, as it is stored, and the squared error that storing makes.
+    /// The residual of a parameter, as it is stored, and the squared error that storing makes.
     fn remainder(
         &self,
         residual: &NewResidual<'_>,
@@ -435,7 +435,7 @@ impl<'a> BundleUpdate<'a> {
     }
 }
 
-/// What least squares needs of a task, summed over all parameters.
+/// The sums that least squares needs of a task, over all parameters.
 struct Span {
     /// The products of the vectors and, behind them, the target.
     gram: Gram,

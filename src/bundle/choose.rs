@@ -13,7 +13,8 @@ use crate::tensor::BlockFormat;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Formats(IndexMap<String, VectorFormat>);
 
-/// What a mixture is made of, from the smallest on. bf16 is not among them: q8 takes half its bytes for less error.
+/// The formats that a mixture is made of, from the smallest on. bf16 is not among them: q8 takes half its bytes for
+/// less error.
 const CANDIDATES: [VectorFormat; 7] = [
     VectorFormat::Blocks(BlockFormat::Q2),
     VectorFormat::Blocks(BlockFormat::Q3),
@@ -57,14 +58,14 @@ impl Formats {
         self.0.iter().map(|(name, &format)| (name.as_str(), format))
     }
 
-    /// How many parameters have each format, the largest format first.
+    /// The formats, each with the number of parameters that have it, the largest format first.
     pub fn count(&self) -> Vec<(VectorFormat, usize)> {
         let of = |format| self.0.values().filter(|&&f| f == format).count();
         VectorFormat::ALL.into_iter().map(|format| (format, of(format))).filter(|(_, n)| *n > 0).collect()
     }
 }
 
-/// What every parameter would cost in every format: measured once, chosen from as often as wanted.
+/// The cost of every parameter in every format: measured once, chosen from as often as wanted.
 pub(super) struct FormatCosts {
     parameters: Vec<ParameterCosts>,
     /// ‖τ̂_t‖² of the tasks.
@@ -74,7 +75,7 @@ pub(super) struct FormatCosts {
 struct ParameterCosts {
     name: String,
     shape: Vec<usize>,
-    /// One per format of [`CANDIDATES`].
+    /// The costs in each format of [`CANDIDATES`].
     costs: Vec<Cost>,
 }
 
@@ -158,8 +159,8 @@ impl FormatCosts {
         self.parameters.iter().zip(choice).map(|(p, &f)| p.costs[f].bytes).fold(0, usize::saturating_add)
     }
 
-    /// From the smallest formats up: always the step that takes most from the worst task's error for its bytes, until
-    /// the bound is kept; then down again wherever it still is.
+    /// The mixture found from the smallest formats up: always the step that takes most from the worst task's error for
+    /// its bytes, until the bound is kept; then down again wherever it still is.
     fn mixture(&self, bound: f64) -> Vec<usize> {
         let mut choice = vec![0; self.parameters.len()];
         loop {

@@ -14,8 +14,8 @@ pub(super) fn chunks(numel: usize) -> impl Iterator<Item = Range<usize>> {
     (0..numel).step_by(CHUNK).map(move |start| start..numel.min(start + CHUNK))
 }
 
-/// What `work` makes of every chunk of `numel` elements, in their order: sums over it have the same bits on any number
-/// of threads.
+/// The results of `work` on every chunk of `numel` elements, in their order: sums over them have the same bits on any
+/// number of threads.
 ///
 /// # Errors
 /// The first error of `work`.

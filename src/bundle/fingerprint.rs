@@ -1,4 +1,4 @@
-//! What a base is, whatever file it came in: a hash of its image tower's names, shapes and values.
+//! The identity of a base, whatever file it came in: a hash of its image tower's names, shapes and values.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,19 +10,19 @@ use crate::error::{Error, Result};
 use crate::kernel::share;
 use crate::tensor::{Tensor, f32_bytes};
 
-/// XXH3 with 128 bits over one line of text a tensor of the image tower, in the order of the canonical names:
+/// XXH3 with 128 bits over one line of text per tensor of the image tower, in the order of the canonical names:
 ///
 /// ```text
 /// visual.proj [64, 64] 0f1e2d3c4b5a69788796a5b4c3d2e1f0
 /// ```
 ///
 /// and a newline after each; the last word is XXH3 with 128 bits over the tensor's values as little-endian f32 in
-/// row-major order. It tells bases apart, and is no protection against somebody who wants two to look alike.
+/// row-major order. It tells bases apart, and is no protection against bases that were made to look alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint(u128);
 
 impl Fingerprint {
-    /// Of `base`; every value is read. `threads` as everywhere: 0 means one a processor.
+    /// The fingerprint of `base`; every value is read. Threads: 0 means one per processor.
     ///
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where there is no image tower.

@@ -1,4 +1,4 @@
-//! What version 1 of the file consists of: names, metadata, alignment. `docs/bundle-format.md` draws it.
+//! The parts of a file of version 1: names, metadata, alignment. `docs/bundle-format.md` draws it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -18,9 +18,10 @@ use crate::tower::{Arch, ImageHints, Variant};
 /// The version that is written, and the only one that is read.
 pub const VERSION: u32 = 1;
 
-/// What every bundle has after the eight bytes of the header's length: the metadata first, and in it the version.
+/// The bytes that every bundle has after the eight bytes of the header's length: the metadata first, and in it the
+/// version.
 pub(super) const MAGIC: &[u8] = br#"{"__metadata__":{"taskbasis.version":""#;
-/// The header's length, which comes before it.
+/// The bytes of the header's length, which comes before it.
 pub(super) const PREFIX: usize = 8;
 
 /// Every tensor begins at a multiple of this many bytes from the file's start.
@@ -50,7 +51,7 @@ pub(super) mod key {
     pub(in super::super) const UNNORMALISED: &str = "taskbasis.unnormalised";
 }
 
-/// What the names of tensors are made of.
+/// The prefixes and words that the names of tensors are made of.
 pub(super) mod name {
     pub(in super::super) const BASE: &str = "base/";
     pub(in super::super) const VECTORS: &str = "vectors/";
@@ -79,7 +80,7 @@ pub(super) enum Section {
     Checksums,
 }
 
-/// What a tensor is, by its name.
+/// The role of a tensor, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role<'a> {
     /// A parameter of the base.
@@ -184,7 +185,7 @@ pub(super) struct BaseRecord {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BasisRecord {
-    /// As `method_info.json` spells it.
+    /// The method's name in `method_info.json`.
     pub(super) method: String,
     /// The columns of the recovery table.
     pub(super) tasks: Vec<String>,
@@ -196,7 +197,7 @@ pub(super) struct BasisRecord {
     pub(super) residuals: Vec<String>,
 }
 
-/// What the bytes of one tensor of blocks stand for: an entry under `taskbasis.blocks`.
+/// The format and shape of one tensor of blocks: an entry under `taskbasis.blocks`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BlocksRecord {
@@ -265,19 +266,19 @@ impl PreprocessRecord {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lambdas {
-    /// For a single task, `MNIST@λ`.
+    /// The λ for a single task, `MNIST@λ`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<f64>,
-    /// For the paper's addition, `merged@λ`.
+    /// The λ for the paper's addition, `merged@λ`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub merged: Option<f64>,
-    /// For all tasks recovered and summed, `all@λ`.
+    /// The λ for all tasks recovered and summed, `all@λ`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub all: Option<f64>,
 }
 
 impl Lambdas {
-    /// Those that are suggested.
+    /// The coefficients that are suggested.
     pub(super) fn suggested(&self) -> impl Iterator<Item = f64> {
         [self.task, self.merged, self.all].into_iter().flatten()
     }
@@ -303,7 +304,7 @@ pub(super) struct Metadata {
     pub(super) writer: String,
 }
 
-/// What is made of checked metadata.
+/// The values that checked metadata come to.
 pub(super) struct CheckedMetadata {
     pub(super) fingerprint: Fingerprint,
     pub(super) method: Method,

@@ -1,4 +1,4 @@
-//! What quantising costs: the error of every recovered task vector, exactly, from sums over the vectors.
+//! The cost of quantising: the error of every recovered task vector, exactly, from sums over the vectors.
 //!
 //! A task vector is linear in the vectors, τ̂_t = Σ_k a_k·s_k, and so is its error Σ_k a_k·(s'_k − s_k). With the Gram
 //! matrices G of the vectors and E of their errors, ‖τ̂_t‖² = aᵀGa and ‖τ̂'_t − τ̂_t‖² = aᵀEa for every task, whatever
@@ -61,7 +61,7 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
     sums.iter().sum::<f64>() + a_rest.iter().zip(b_rest).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
 }
 
-/// One parameter's vectors in one format, all of it or a chunk.
+/// The vectors of one parameter in one format, all of it or a chunk.
 pub(super) struct EncodedVectors {
     /// The stored bytes of every vector; those of a whole parameter are filled to the stride of a row.
     pub(super) rows: Vec<Vec<u8>>,

@@ -117,7 +117,7 @@ impl Bundle {
         self.graph.as_ref().and_then(Tensor::bytes)
     }
 
-    /// What the inputs of the graph in it are, where it carries one that is to be run in the place of the built one.
+    /// The inputs of the graph that it carries, where it is to be run in the place of the built one.
     pub fn graph_map(&self) -> Option<&GraphMap> {
         self.metadata.graph.as_ref()
     }

@@ -34,7 +34,7 @@ use crate::weights::check_models;
 /// Elements of the base that are converted at a time.
 const CHUNK: usize = 64 << 10;
 
-/// How a bundle keeps the base.
+/// The form in which a bundle keeps the base.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BaseFormat {
     /// f32: bit for bit.
@@ -142,7 +142,8 @@ impl<'a> Packer<'a> {
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where basis and base are not of one model.
     pub fn of_tower(base: &'a Checkpoint, basis: &'a Basis, tower: &TowerConfig) -> Result<Self> {
-        let (arch, preprocess) = (tower.arch.clone(), tower.preprocess.clone());
+        let arch = tower.arch.clone();
+        let preprocess = tower.preprocess.clone();
         check_models(base, basis)?;
         if basis.residuals().len() > 0 {
             return Err(Error::unsupported("a basis with residuals cannot be packed again").at(basis.path()));
@@ -170,7 +171,7 @@ impl<'a> Packer<'a> {
         })
     }
 
-    /// How the base is kept; f16 unless this is called.
+    /// Sets the form in which the base is kept; f16 unless this is called.
     pub fn base_format(&mut self, format: BaseFormat) -> &mut Self {
         self.base_format = format;
         self
@@ -260,7 +261,7 @@ impl<'a> Packer<'a> {
         sources.map(|source| source.nbytes() as u64).sum()
     }
 
-    /// One format for all matrices, f16 for what has one dimension (unless `format` is larger).
+    /// The choice of one format for all matrices, and f16 for what has one dimension (unless `format` is larger).
     pub fn uniform(&self, format: VectorFormat) -> Formats {
         Formats::uniform(self.changed.iter().copied(), format)
     }
@@ -417,7 +418,8 @@ impl<'a> Packer<'a> {
         let count = self.basis.vectors();
         for &(name, parameter) in &self.changed {
             let format = formats.get(name).ok_or_else(|| Error::invalid("no format was chosen for it").tensor(name))?;
-            let (shape, sources) = (parameter.shape(), parameter.sources());
+            let shape = parameter.shape();
+            let sources = parameter.sources();
             let blocks = &mut metadata.blocks;
             // The mean is encoded with the vectors, whose sums it shares, and written after them.
             let mean = Rc::new(RefCell::new(Vec::new()));

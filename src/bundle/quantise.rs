@@ -1,4 +1,4 @@
-//! How vectors are stored: dense or in blocks, and the bytes of either.
+//! The formats of stored vectors, dense or in blocks, and the bytes of either.
 
 use half::{bf16, f16};
 
@@ -95,9 +95,9 @@ fn halves(values: &[f32], to_bits: impl Fn(f32) -> u16, from_bits: impl Fn(u16) 
 /// Values as a format keeps them.
 #[derive(Debug)]
 pub(super) struct Encoded {
-    /// As they are stored, without the zeros that fill a row of blocks to its stride.
+    /// The bytes that are stored, without the zeros that fill a row of blocks to its stride.
     pub(super) bytes: Vec<u8>,
-    /// As they are read back.
+    /// The values that are read back.
     pub(super) values: Vec<f32>,
 }
 

@@ -1,4 +1,4 @@
-//! Which of the files in a folder is the model's checkpoint: one rule for folders on the disk and on the Hub.
+//! The choice of the model's checkpoint among the files in a folder: one rule for folders on the disk and on the Hub.
 
 use super::shards;
 use crate::error::{Error, Result};
@@ -8,15 +8,15 @@ use crate::error::{Error, Result};
 /// index of them (`model.safetensors.index.json`).
 pub const PUBLISHED: [&str; 4] =
     ["open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors", "pytorch_model.bin"];
-/// What the configurations are called that libraries write beside weights, in the order in which they are believed.
+/// The names of the configurations that libraries write beside weights, in the order in which they are believed.
 pub const CONFIGS: [&str; 3] = ["open_clip_config.json", "config.json", "preprocessor_config.json"];
-/// What PEFT calls an adapter's weights, safetensors before pickles.
+/// The names that PEFT gives an adapter's weights, safetensors before pickles.
 pub const ADAPTERS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
 /// The file that says how an adapter was made, beside its weights.
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
-/// What checkpoints of other names end with: safetensors first, which hold tensors and nothing else.
+/// The extensions of checkpoints of other names: safetensors first, which hold tensors and nothing else.
 const EXTENSIONS: [&[&str]; 2] = [&["safetensors"], &["bin", "pt", "pth", "ckpt"]];
-/// What the names of files begin with that training leaves beside a model: states of optimisers, arguments, heads.
+/// The prefixes of files that training leaves beside a model: states of optimisers, arguments, heads.
 const BESIDE: [&str; 7] = ["training_args", "optimizer", "scheduler", "rng_state", "scaler", "head_", "."];
 
 /// The last part of a path with slashes.
@@ -41,10 +41,10 @@ fn is_of(file: &str, kinds: &[&str]) -> bool {
     file.rsplit_once('.').is_some_and(|(_, kind)| kinds.contains(&kind.to_ascii_lowercase().as_str()))
 }
 
-/// Of `files` (names or paths, all in one folder) the one that is the model's: the first of [`PUBLISHED`] that is
+/// The file of `files` (names or paths, all in one folder) that is the model's: the first of [`PUBLISHED`] that is
 /// there, or the index of its parts, else the only index, else the only safetensors, else the only pickle, else an
-/// adapter ([`ADAPTERS`]). What training leaves beside a model is none of them. Among several of a kind nothing
-/// is guessed.
+/// adapter ([`ADAPTERS`]). What training leaves beside a model is none of them. Among several of a kind nothing is
+/// guessed.
 ///
 /// `path` gives a file's full path or address, for the hint.
 ///

@@ -49,7 +49,8 @@ impl Content {
     /// # Errors
     /// As [`Checkpoint::parse`](super::Checkpoint::parse).
     pub(super) fn parse(mapping: Arc<Mapping>) -> Result<Self> {
-        let (path, bytes) = (mapping.path().to_path_buf(), mapping.len() as u64);
+        let path = mapping.path().to_path_buf();
+        let bytes = mapping.len() as u64;
         let (format, stored) = read(&mapping)?;
         Self { path, format, bytes, stored, parts: Vec::new() }.checked()
     }

@@ -1,4 +1,4 @@
-//! What one checkpoint lacks of another: parameters that training left alone, or that got lost.
+//! The parameters that one checkpoint lacks of another: that training left alone, or that got lost.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 /// Training freezes a parameter in every block or in none, so one that is missing in some of the blocks got lost.
 ///
 /// # Errors
-/// The name of one that got lost.
+/// The name of a parameter that got lost.
 pub(crate) fn missing<'a, 'b>(
     whole: impl Iterator<Item = &'a str>,
     part: impl Iterator<Item = &'b str>,
@@ -37,8 +37,8 @@ fn kind(name: &str) -> Cow<'_, str> {
     Cow::Owned(segments.join("."))
 }
 
-/// What of the parameters of `base`, which `base_name` calls, the fine-tuned `tuned` does not hold, because training
-/// left it as it was.
+/// The parameters of `base`, which `base_name` calls, that the fine-tuned `tuned` does not hold, because training left
+/// it as it was.
 ///
 /// # Errors
 /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming file and tensor, where `tuned` holds nothing of an image
@@ -71,7 +71,7 @@ pub(crate) fn check_read(checkpoint: &Checkpoint, is_tower_alone: bool) -> Resul
     if is_tower_alone { Ok(()) } else { checkpoint.check_read(|_| true).map_err(outside) }
 }
 
-/// What to do where it is about a tensor outside the image tower.
+/// The error, with what to do where it is about a tensor outside the image tower.
 fn outside(error: Error) -> Error {
     if error.tensor_name().is_some_and(is_image_tower) {
         return error;

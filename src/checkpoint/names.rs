@@ -26,16 +26,16 @@ use super::unread::Stored;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
-/// What training code puts around a model: the reference's encoder, DataParallel, a checkpoint, `torch.compile`. Taken
-/// off what holds no image tower; around a tower any prefix is.
+/// The prefixes that training code puts before a model's names: the reference's encoder, DataParallel, a checkpoint,
+/// `torch.compile`. Taken off what holds no image tower; around a tower any prefix is.
 const WRAPPERS: [&str; 5] = ["model.", "module.", "state_dict.", "_orig_mod.", "image_encoder."];
 
-/// What a checkpoint holds beside the towers and no text tower uses: the scale of the logits, and what OpenAI's
-/// archives and old versions of open_clip saved along.
+/// The tensors that a checkpoint holds beside the towers and no text tower uses: the scale of the logits, and what
+/// OpenAI's archives and old versions of open_clip saved along.
 const BESIDE: [&str; 6] =
     ["logit_scale", "logit_bias", "attn_mask", "input_resolution", "context_length", "vocab_size"];
 
-/// What else may stand beside the parts of a tower that has no module of its own: a classifier, a text tower.
+/// The modules that may stand beside the parts of a tower that has no module of its own: a classifier, a text tower.
 const OUTSIDE: [&str; 12] = [
     "classification_head",
     "classifier",
@@ -72,12 +72,12 @@ pub struct Naming {
 }
 
 impl Naming {
-    /// What all names of the model began with, its dot included.
+    /// The prefix of all names of the model, its dot included.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// What the file holds besides the model and is left out, by the file's own names: an optimizer, another model.
+    /// The tensors besides the model that are left out, by the file's own names: an optimizer, another model.
     pub fn beside(&self) -> &[String] {
         &self.beside
     }
@@ -87,12 +87,12 @@ impl Naming {
         matches!(self.convention, Some(Convention::Transformers | Convention::TransformersBare))
     }
 
-    /// What was chosen among several, or taken for something else than its name says.
+    /// A remark on what was chosen among several, or taken for something else than its name says.
     pub fn remark(&self) -> Option<&str> {
         self.remark.as_deref()
     }
 
-    /// What a file without an image tower of CLIP holds instead, where its names say so: a clause.
+    /// The content of a file without an image tower of CLIP, where its names say so: a clause.
     pub fn kind(&self) -> Option<&'static str> {
         self.kind
     }
@@ -118,16 +118,16 @@ impl Naming {
     }
 }
 
-/// What becomes of tensors that lie outside the model.
+/// The fate of tensors that lie outside the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Beside {
-    /// They stay, by the names that they have.
+    /// The tensors stay, by the names that they have.
     Keep,
     /// Only their names are kept ([`Naming::beside`]).
     LeaveOut,
 }
 
-/// Where a tensor of this name, without any wrapper, may go in one of the towers, by each library's names.
+/// The places that a tensor of this name, without any wrapper, may have in the towers, by each library's names.
 pub(super) fn places_of(name: &str) -> impl Iterator<Item = Place> {
     let of_transformers = [&IMAGE, &TEXT].into_iter().filter_map(|scheme| scheme::place(name, scheme).ok());
     of_transformers.chain(timm::place(name, timm::TimmHead::Projection).ok().flatten())
@@ -177,7 +177,7 @@ pub fn canonical(tensors: Vec<(String, Stored)>, prefix: Option<&str>, beside: B
     Ok(NamedTensors { tensors: rename(placed)?, naming })
 }
 
-/// What canonical names of the image tower begin with.
+/// The prefix of the image tower's canonical names.
 const IMAGE_TOWER: &str = "visual.";
 
 /// Whether a tensor of this canonical name belongs to the image tower.
@@ -222,7 +222,7 @@ struct Chosen {
     convention: Option<Convention>,
     /// Whether there is a tower, or part of one.
     has_tower: bool,
-    /// What the names of other models that lie within this one's prefix begin with.
+    /// The prefixes of other models that lie within this one's.
     others: Vec<String>,
     head: Option<TimmHead>,
     remark: Option<String>,
@@ -260,7 +260,7 @@ impl Chosen {
         })
     }
 
-    /// What has no class token may still be a part of a tower.
+    /// The choice where nothing has a class token, which may still be a part of a tower.
     fn without_tower<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Result<Self> {
         let kind = kinds::known(names.clone());
         let marked = towers::marked(names.clone(), |prefix| wrappers(prefix).len() == prefix.len());
@@ -281,7 +281,7 @@ impl Chosen {
         !source.starts_with(&self.prefix) || self.others.iter().any(|other| source.starts_with(other))
     }
 
-    /// Where the tensor of this name goes, which is without prefix and infixes; `None` for what says nothing.
+    /// The place of the tensor of this name, which is without prefix and infixes; `None` for what says nothing.
     fn place(&self, name: &str) -> Result<Option<Place>> {
         let first = name.split('.').next().unwrap_or(name);
         let is_outside = BESIDE.contains(&name) || OUTSIDE.contains(&first);
@@ -343,7 +343,7 @@ fn roots<'c, 'a: 'c>(candidates: impl Iterator<Item = &'c Candidate<'a>>) -> Str
     roots.join(", ")
 }
 
-/// What Lightning's WeightAveraging saves: the average as the model, and beside it the weights that training goes on
+/// The average that Lightning's WeightAveraging saves as the model, with the weights beside it that training goes on
 /// from.
 fn averaged<'c, 'a>(pool: &[&'c Candidate<'a>]) -> Option<&'c Candidate<'a>> {
     let &[a, b] = pool else { return None };
@@ -393,10 +393,10 @@ fn shared_wrapper<'a>(names: impl Iterator<Item = &'a str>) -> &'a str {
     if chains.all(|other| other == first) { first } else { "" }
 }
 
-/// Puts tensors where they belong: each with its name in the source.
+/// The tensors by canonical names; each comes with its place and its name in the source.
 fn rename(tensors: Vec<(Place, String, Stored)>) -> Result<IndexMap<String, Stored>> {
     // Where every tensor of the result comes from: one source, or the three thirds.
-    let mut found: IndexMap<String, Sources> = IndexMap::with_capacity(tensors.len());
+    let mut found: IndexMap<String, TensorSources> = IndexMap::with_capacity(tensors.len());
     for (place, source, stored) in tensors {
         let viewed = |stored: Stored, view: &dyn Fn(&Tensor) -> Result<Tensor>| match stored {
             Ok(tensor) => view(&tensor).map(Ok).map_err(|error| error.tensor(&source)),
@@ -438,14 +438,14 @@ pub(super) fn squeezed(tensor: &Tensor, left: usize) -> Result<Tensor> {
     tensor.reshaped(&shape[at..])
 }
 
-/// What one tensor of the result is made of: a whole, or three thirds, each with its name in the source.
+/// The sources of one tensor of the result: a whole, or three thirds, each with its name in the source.
 #[derive(Default)]
-struct Sources {
+struct TensorSources {
     whole: Option<(String, Stored)>,
     thirds: [Option<(String, Stored)>; 3],
 }
 
-impl Sources {
+impl TensorSources {
     fn join(self) -> Result<Stored> {
         if let Some((_, tensor)) = self.whole {
             return Ok(tensor);

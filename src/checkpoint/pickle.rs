@@ -35,7 +35,7 @@ pub struct Span {
     end: u32,
 }
 
-/// One node of a pickle.
+/// A node of a pickle.
 #[derive(Debug)]
 pub enum PickleNode {
     /// `None`.
@@ -68,7 +68,7 @@ pub enum PickleNode {
     Set(Vec<NodeId>),
     /// A dict, its pairs in the order in which they were set.
     Dict(Vec<(NodeId, NodeId)>),
-    /// What a call would have made: an object of a class, or the result of a function.
+    /// The result that a call would have made: an object of a class, or a function's result.
     Object(Box<Object>),
     /// A reference to something outside the pickle; PyTorch names its storages so.
     Persistent(NodeId),
@@ -77,13 +77,13 @@ pub enum PickleNode {
 /// A call that was not made, and what the pickle then did to its result.
 #[derive(Debug)]
 pub struct Object {
-    /// What would have been called: nearly always a [`PickleNode::Global`].
+    /// The class or function that would have been called: nearly always a [`PickleNode::Global`].
     pub class: NodeId,
     /// The arguments: a tuple.
     pub args: NodeId,
-    /// What `__setstate__` would have been given: nearly always the dict of the object's attributes.
+    /// The argument that `__setstate__` would have been given: nearly always the dict of the object's attributes.
     pub state: Option<NodeId>,
-    /// What was appended or added to it, where it is a list or a set.
+    /// The items that were appended or added to it, where it is a list or a set.
     pub items: Vec<NodeId>,
     /// The pairs that were set, where it is a dict.
     pub entries: Vec<(NodeId, NodeId)>,
@@ -127,7 +127,7 @@ impl Pickle {
         }
     }
 
-    /// Where the node's bytes stand in the pickle, where it is bytes.
+    /// The place of the node's bytes in the pickle, where it is bytes.
     pub fn bytes(&self, id: NodeId) -> Option<Range<usize>> {
         match *self.value(id) {
             PickleNode::Bytes(Some(span)) => Some(span.start as usize..span.end as usize),

@@ -13,7 +13,7 @@ use crate::did_you_mean;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mmap::{MapMode, Mapping};
 
-/// What an index's name ends with, after the name that the whole file would have.
+/// The end of an index's name, after the name that the whole file would have.
 pub const INDEX: &str = ".index.json";
 /// The largest index that is read. Real ones have some hundred bytes per tensor.
 const MAX_INDEX: usize = 64 << 20;
@@ -22,7 +22,7 @@ const MAX_FILES: usize = 1024;
 /// The digits of a part's number, as the libraries write it.
 const DIGITS: usize = 5;
 
-/// What the name of one file of a checkpoint in several tells.
+/// The name of one file of a checkpoint in several, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardName {
     /// The number of the file, counted from 1.
@@ -38,7 +38,7 @@ pub fn is_index_name(name: &str) -> bool {
     ["safetensors", "bin"].iter().any(|kind| name.ends_with(&format!(".{kind}{INDEX}")))
 }
 
-/// What `model-00002-of-00005.safetensors` tells; `None` for a name of another form and for the only part of one.
+/// The parts of `model-00002-of-00005.safetensors`; `None` for a name of another form and for the only part of one.
 pub fn shard_name(name: &str) -> Option<ShardName> {
     let (stem, kind) = name.rsplit_once('.').filter(|(_, kind)| matches!(*kind, "safetensors" | "bin"))?;
     let (rest, of) = stem.rsplit_once("-of-")?;
@@ -182,7 +182,7 @@ impl Index {
 /// The content of a checkpoint in several files.
 #[derive(Debug)]
 pub struct Shards {
-    /// What kind the files are of: that of the last.
+    /// The format of the files: that of the last.
     pub format: Format,
     /// Names and tensors, file by file.
     pub tensors: Vec<(String, Stored)>,

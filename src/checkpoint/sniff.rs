@@ -1,5 +1,5 @@
-//! What a file is that is no checkpoint, where its first bytes say so: most such files are not damaged, but something
-//! else that was taken for one. Each is named, with the command that makes a checkpoint of it where there is one.
+//! Files that are no checkpoints, told by their first bytes: most such files are not damaged, but something else that
+//! was taken for one. Each is named, with the command that makes a checkpoint of it where there is one.
 
 mod text;
 
@@ -9,15 +9,15 @@ use crate::error::Error;
 
 /// A file that its first bytes give away.
 struct KnownFile {
-    /// Where the signature stands.
+    /// The place of the signature.
     at: usize,
     signature: &'static [u8],
-    /// What it is, as a clause.
+    /// The kind of file, as a clause.
     what: &'static str,
     hint: &'static str,
 }
 
-/// How pointer files of Git LFS begin: <https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md>.
+/// The beginning of Git LFS's pointer files: <https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md>.
 const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 const ORIGINAL: &str = "It holds a converted model: give the PyTorch or safetensors checkpoint that it was made from";
 const LIBRARY_4: &str = "Version 4 of transformers converts it: python -c \"from transformers import CLIPModel; \
@@ -30,7 +30,7 @@ const SAVE_AGAIN: &str = "Save it again: python -c \"import torch; \
     torch.save(torch.load('IN', map_location='cpu', weights_only=True), 'OUT.pt')\"";
 const ARRAYS: &str = "Save it again: python -c \"import numpy; from safetensors.numpy import save_file; \
     save_file({k: numpy.ascontiguousarray(v) for k, v in numpy.load('IN').items()}, 'OUT.safetensors')\"";
-/// What only a basis folder has.
+/// The file that only a basis folder has.
 pub(super) const BASIS: &str = "method_info.json";
 const DISTRIBUTED: &str =
     "Make one file of the folder: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER OUT.pt";
@@ -100,7 +100,7 @@ pub(super) fn before_1_6() -> Error {
     Error::unsupported("written by PyTorch before 1.6").hint(SAVE_AGAIN)
 }
 
-/// What the name of the file at `path` gives away and its content does not.
+/// The error for a file whose name at `path` gives away what its content does not.
 pub(super) fn by_name(path: &Path) -> Option<Error> {
     let name = path.file_name()?.to_str()?;
     let (what, hint) = if name.ends_with(".distcp") || name == ".metadata" {

@@ -1,4 +1,4 @@
-//! What `torch.save` and TorchScript write: a zip archive with one pickle and the bytes of every storage.
+//! The files of `torch.save` and TorchScript: a zip archive with one pickle and the bytes of every storage.
 //!
 //! [`Archive::open`] reads the archive's directory and the pickle; a [`Node`] walks the pickled object without running
 //! anything; a tensor is a view of its storage's bytes inside the file.

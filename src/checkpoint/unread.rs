@@ -3,10 +3,11 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::tensor::Tensor;
 
-/// One tensor of a file, as readers give it: a view, or what keeps it from being read.
+/// A tensor as readers give it: a view, or what keeps it from being read.
 pub type Stored = Result<Tensor, Unread>;
 
-/// Why a tensor is not read: float8, complex, sparse, quantised, without data. It stops only what asks for the tensor.
+/// The reason that a tensor is not read: float8, complex, sparse, quantised, without data. It stops only what asks for
+/// the tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unread {
     reason: String,

@@ -32,7 +32,7 @@ use crate::atomic_file::replace_file;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, checked_numel, contiguous_strides};
 
-/// One archive in the making.
+/// An archive in the making.
 #[derive(Debug)]
 pub struct TorchWriter {
     folder: String,
@@ -129,8 +129,8 @@ impl TorchWriter {
         zip.finish()
     }
 
-    /// As [`TorchWriter::write`], to a file: written beside its place, synced, and then put there, so that a file that
-    /// is mapped meanwhile stays whole and a failure leaves nothing behind.
+    /// Writes the archive to a file: beside its place, synced, and then put there, so that a file that is mapped
+    /// meanwhile stays whole and a failure leaves nothing behind.
     ///
     /// # Errors
     /// As [`TorchWriter::write`], naming the file.

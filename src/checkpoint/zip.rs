@@ -1,7 +1,7 @@
 //! Where the entries of a zip archive lie: what is needed of the format to map stored entries in place.
 //!
 //! PyTorch writes pickles and tensors stored (not compressed), so each is a byte range of the file; what it does
-//! compress, TorchScript's code, nobody here asks for. The central directory lists the entries; where an entry's data
+//! compress, TorchScript's code, is not needed here. The central directory lists the entries; where an entry's data
 //! begins is known only from the header in front of it, which is read when the entry is first asked for: opening an
 //! archive of thousands of tensors touches its directory and nothing else.
 //!
@@ -22,7 +22,7 @@ const ZIP64_END_OF_DIRECTORY: u32 = 0x0606_4b50;
 const ZIP64_LOCATOR: u32 = 0x0706_4b50;
 
 const LOCAL_HEADER_SIZE: usize = 30;
-/// How much of a local header is read at first.
+/// The bytes of a local header that are read at first.
 const HEADER_GUESS: usize = 256;
 const CENTRAL_HEADER_SIZE: usize = 46;
 const END_OF_DIRECTORY_SIZE: usize = 22;
@@ -32,7 +32,7 @@ const ZIP64_LOCATOR_SIZE: usize = 20;
 const MAX_COMMENT: usize = 0xffff;
 
 const ZIP64_EXTRA: u16 = 1;
-/// In a 32-bit field: the value is in the zip64 extra field.
+/// The 32-bit field that says that the value is in the zip64 extra field.
 const IN_ZIP64: u32 = u32::MAX;
 const FLAG_ENCRYPTED: u16 = 1;
 /// The sizes follow the data instead of standing in the local header.
@@ -45,7 +45,7 @@ pub struct Directory {
     entries: IndexMap<Box<str>, ZipEntry>,
 }
 
-/// What the central directory says of an entry, checked against the other entries but not yet against its header.
+/// An entry as the central directory has it, checked against the other entries but not yet against its header.
 #[derive(Debug)]
 struct ZipEntry {
     header: usize,
@@ -110,7 +110,7 @@ impl Directory {
         }
     }
 
-    /// Where the data of the entry `name` lie in `bytes`, which must be those that the directory was read from.
+    /// The place of the data of the entry `name` in `bytes`, which must be those that the directory was read from.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) when there is no such entry;

@@ -1,5 +1,5 @@
-//! CIFAR-10 and CIFAR-100: binary files, with the labels of every image, one byte each, before its 32×32 pixels in three
-//! planes; or Python archives (`pickled`).
+//! CIFAR-10 and CIFAR-100: binary files, with the labels of every image, one byte each, before its 32×32 pixels in
+//! three planes; or Python archives (`pickled`).
 
 use std::path::{Path, PathBuf};
 

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::preprocess::image_files::{ImageFiles, name_of, subfolders, visible};
 use crate::preprocess::is_image_name;
 
-/// What folders of splits are called: where one holds classes, its neighbours are splits too, not classes.
+/// The names of splits' folders: where one holds classes, its neighbours are splits too, not classes.
 const SPLITS: [&str; 10] =
     ["train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation"];
 
@@ -80,7 +80,8 @@ impl SplitSource for ClassFolders {
         let mut split = Split::new(Images::Files(Vec::new()), Vec::new());
         split.naming = ClassNaming::Folders;
         split.remarks.clone_from(&self.remarks);
-        let (mut files, mut nested) = (Vec::new(), 0);
+        let mut files = Vec::new();
+        let mut nested = 0;
         let mut others = Vec::new();
         for (label, (class, folder)) in self.classes.iter().enumerate() {
             let found = ImageFiles::of(folder, true)?;
@@ -97,7 +98,8 @@ impl SplitSource for ClassFolders {
             split.remarks.push(format!("{loose} images beside the class folders were not read: they have no class"));
         }
         if let Some(first) = others.first() {
-            let (count, first) = (others.len(), name_of(first));
+            let count = others.len();
+            let first = name_of(first);
             split
                 .remarks
                 .push(format!("{count} files in class folders were not read, as their names are no images': {first}"));

@@ -13,7 +13,7 @@ use crate::preprocess::is_image_name;
 /// The folders below the named one in which data sets are looked for: torchvision's `gtsrb/GTSRB/Training`.
 const MAX_DEPTH: usize = 3;
 
-/// More folders than this are not looked into; archives unpack to a few.
+/// The most folders that are looked into; archives unpack to a few.
 const MAX_FOLDERS: usize = 1000;
 
 /// A task's folder, and what was found in it.
@@ -160,7 +160,7 @@ fn nothing_known(path: &Path) -> Result<Error> {
     })
 }
 
-/// What to do with a file that is known and not read.
+/// The advice for a file that is known and not read.
 fn hint_for(name: &str) -> Option<&'static str> {
     let name = name.to_ascii_lowercase();
     let ends = |ends: &[&str]| ends.iter().any(|end| name.ends_with(end));

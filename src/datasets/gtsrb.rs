@@ -7,11 +7,11 @@ use super::source::{ImageSet, SplitSource, Splits};
 use super::split::{Images, Split};
 use crate::error::{Error, Result};
 
-/// Where the training images lie, below the folder that holds the data set: as the archives unpack, as torchvision
+/// The places of the training images, below the folder that holds the data set: as the archives unpack, as torchvision
 /// expects them, as Kaggle has them.
 const TRAINING: [&str; 5] =
     ["Final_Training/Images", "Training", "GTSRB/Final_Training/Images", "GTSRB/Training", "Train"];
-/// Where the test images lie.
+/// The places of the test images.
 const TEST: [&str; 3] = ["Final_Test/Images", "GTSRB/Final_Test/Images", "Test"];
 /// The tables that say what the test images show.
 const TABLES: [&str; 2] = ["GT-final_test.csv", "Test.csv"];

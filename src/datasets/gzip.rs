@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
 
-/// More than any known file of this kind unpacks to; what does is refused, not unpacked.
+/// The most bytes that a file may unpack to, more than any known file of this kind does.
 #[cfg(feature = "images")]
 const MAX_UNPACKED: usize = 2 << 30;
 

@@ -13,7 +13,7 @@ use crate::preprocess::PixelFormat;
 use crate::preprocess::image_files::{name_of, visible};
 use crate::tensor::{DType, Tensor};
 
-/// What the third byte says of the values.
+/// The third byte for values of one byte, and for integers.
 const BYTES: u8 = 8;
 const INTEGERS: u8 = 0x0c;
 
@@ -24,7 +24,7 @@ struct IdxFiles {
     labels: PathBuf,
 }
 
-/// What file names call a split, and what it is called here.
+/// The names of splits in files' names, and their names here.
 const PREFIXES: [(&str, &str); 5] =
     [("train", "train"), ("t10k", "test"), ("test", "test"), ("val", "val"), ("valid", "val")];
 

@@ -7,10 +7,10 @@ use crate::did_you_mean::{clipped, nearest};
 use crate::error::{Error, Result};
 use crate::heads::Head;
 
-/// More names than this do not help a reader.
+/// The most names that a message lists.
 const MAX_LISTED: usize = 20;
 
-/// What to do with class folders whose names are not the head's.
+/// The rule for class folders whose names are not the head's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OtherNames {
     /// Refuse them, by name.
@@ -67,7 +67,7 @@ impl Split {
 /// The names of both sides.
 struct Matching<'a> {
     data: &'a [String],
-    /// Which of the data's classes have images.
+    /// Whether each of the data's classes has images.
     used: Vec<bool>,
     head: &'a [String],
     /// The head's number of classes, also where they have no names.
@@ -75,7 +75,7 @@ struct Matching<'a> {
     remarks: Vec<String>,
 }
 
-/// For each of the data's classes its place in the head, where it has one.
+/// The place in the head of each of the data's classes, where it has one.
 type Places = Vec<Option<usize>>;
 
 impl<'a> Matching<'a> {
@@ -86,8 +86,13 @@ impl<'a> Matching<'a> {
                 *used = true;
             }
         }
-        let (data, head, classes) = (&split.classes, head.classes(), head.num_classes());
-        Self { data, used, head, classes, remarks: split.remarks.clone() }
+        Self {
+            data: &split.classes,
+            used,
+            head: head.classes(),
+            classes: head.num_classes(),
+            remarks: split.remarks.clone(),
+        }
     }
 
     /// Data that is numbered and says what its numbers mean: by names where all are the head's, else by numbers.
@@ -140,7 +145,7 @@ impl<'a> Matching<'a> {
         }
     }
 
-    /// Exactly, else by [`plain`] names, in which neither side may say anything twice.
+    /// The places by exact names, else by [`plain`] ones, in which neither side may say anything twice.
     fn by_name(&self) -> Result<Places> {
         let mut exact: HashMap<&str, Vec<usize>> = HashMap::new();
         let mut alike: HashMap<String, Vec<usize>> = HashMap::new();
@@ -258,7 +263,8 @@ impl<'a> Matching<'a> {
         }
         let missing: Vec<String> = (0..self.classes).filter(|&i| !has[i]).map(|i| self.head_name(i)).collect();
         if !missing.is_empty() {
-            let (names, of) = (listed(missing.iter().map(String::as_str)), self.classes);
+            let names = listed(missing.iter().map(String::as_str));
+            let of = self.classes;
             self.remarks.push(format!("no images of {} of the head's {of} classes: {names}", missing.len()));
         }
         let empty: Vec<usize> = (0..places.len()).filter(|&i| places[i].is_none() && !self.used[i]).collect();

@@ -32,7 +32,7 @@ pub(super) struct MatFile {
     order: ByteOrder,
 }
 
-/// One matrix of numbers.
+/// A matrix of numbers.
 pub(super) struct Matrix {
     pub(super) shape: Vec<usize>,
     /// The type of the values as they are stored, which may be smaller than that of the matrix.
@@ -110,7 +110,7 @@ impl MatFile {
 
     /// The matrix in a compressed element, if it has this name. Of others only the beginning is unpacked.
     fn compressed(&self, bytes: &[u8], name: &str, names: &mut Vec<String>) -> Result<Option<Matrix>> {
-        /// What holds any name that is looked for, with what stands before it.
+        /// The bytes that hold any name that is looked for, with what stands before it.
         const BEGINNING: usize = 4096;
         let begin = inflated(bytes, BEGINNING, true)?;
         match (Elements { bytes: &begin, order: self.order }).tag() {
@@ -139,7 +139,7 @@ impl MatFile {
         Ok(Some(array))
     }
 
-    /// What is known of a matrix, if it has this name, and where its values lie.
+    /// The matrix without its values, if it has this name, and where these lie.
     fn matrix(&self, bytes: &[u8], name: &str, names: &mut Vec<String>) -> Result<Option<(Matrix, Range<usize>)>> {
         let head = head(bytes, self.order)?;
         if head.name != name {
@@ -194,7 +194,7 @@ impl Matrix {
     }
 }
 
-/// What stands before a matrix's values.
+/// The part of a matrix before its values.
 struct MatrixHead {
     name: String,
     shape: Vec<usize>,
@@ -232,7 +232,7 @@ fn width(kind: u32) -> Option<usize> {
     }
 }
 
-/// One element after another: type, length, and the bytes, filled up to a multiple of eight.
+/// The elements of a file: type, length, and the bytes, filled up to a multiple of eight.
 struct Elements<'a> {
     bytes: &'a [u8],
     order: ByteOrder,
@@ -268,8 +268,8 @@ impl<'a> Elements<'a> {
     }
 }
 
-/// What a zlib stream unpacks to: all of it, which may be no more than `limit` bytes, or, if `only_begin`, its first
-/// `limit` bytes.
+/// The bytes that a zlib stream unpacks to: all of them, which may be no more than `limit` bytes, or, if `only_begin`,
+/// its first `limit` bytes.
 #[cfg(feature = "images")]
 fn inflated(bytes: &[u8], limit: usize, only_begin: bool) -> Result<Vec<u8>> {
     use std::io::Read;

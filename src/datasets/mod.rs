@@ -40,12 +40,12 @@ use crate::tensor::{DType, Tensor};
 #[derive(Debug)]
 pub struct Dataset {
     path: PathBuf,
-    /// In the order of their names.
+    /// The tensors of a file, in the order of their names.
     tensors: Vec<(String, Tensor)>,
     folders: Vec<TaskFolder>,
 }
 
-/// What to do where the folder of one task was given as one of several.
+/// The advice where the folder of one task was given as one of several.
 const ONE_TASK: &str = "Every folder in it is one task's; the folder of one task is given as TASK=FOLDER";
 
 impl Dataset {
@@ -105,7 +105,7 @@ impl Dataset {
         Ok(Self { path: path.to_path_buf(), tensors: Vec::new(), folders: vec![TaskFolder::open(task, path, part)?] })
     }
 
-    /// The tasks of both.
+    /// The data of both, task by task.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when both have a task of one name, or both

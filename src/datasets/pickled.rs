@@ -42,7 +42,7 @@ impl SplitSource for PickledBatches {
     }
 }
 
-/// One pickled dict.
+/// A pickled dict.
 struct Batch {
     mapping: Mapping,
     pickle: Pickle,

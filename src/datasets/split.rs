@@ -14,13 +14,13 @@ pub struct Split {
     pub(super) labels: Vec<usize>,
     pub(super) classes: Vec<String>,
     pub(super) naming: ClassNaming,
-    /// What was not read, and how what was read is meant.
+    /// Remarks on what was not read, and on how what was read is meant.
     pub(super) remarks: Vec<String>,
     /// The file or folder that errors name.
     pub(super) path: PathBuf,
 }
 
-/// Where the classes' names come from.
+/// The source of the classes' names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClassNaming {
     /// There are none: labels are numbers.
@@ -31,12 +31,12 @@ pub(super) enum ClassNaming {
     Folders,
 }
 
-/// Where a split's images are.
+/// The images of a split.
 #[derive(Debug)]
 pub(super) enum Images {
     /// Pixels of one image after the other: u8, contiguous.
     Packed { pixels: Tensor, height: usize, width: usize, format: PixelFormat },
-    /// One image file per image.
+    /// A file per image.
     Files(Vec<PathBuf>),
 }
 
@@ -100,7 +100,7 @@ impl Split {
     ///
     /// # Errors
     /// Those of [`Preprocess::images`] or [`Preprocess::files`];
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when there are not so many images.
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when there are fewer images.
     pub fn preprocess(&self, preprocess: &Preprocess, range: Range<usize>, threads: usize) -> Result<Vec<f32>> {
         match &self.images {
             Images::Packed { .. } => {
@@ -114,8 +114,7 @@ impl Split {
         }
     }
 
-    /// As many of the images of `range` as can be read, preprocessed to [N, 3, S, S]; files that cannot be are left out
-    /// and named.
+    /// The readable images of `range`, preprocessed to [N, 3, S, S]; files that cannot be are left out and named.
     ///
     /// # Errors
     /// Those of [`Split::preprocess`] that are not one file's.
@@ -140,8 +139,8 @@ impl Split {
     /// Image `index` where it lies in the mapped file.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when there are not so many, or each is a
-    /// file of its own, to be decoded first ([`Split::preprocess`]).
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when there are fewer, or each is a file of its
+    /// own, to be decoded first ([`Split::preprocess`]).
     pub fn image(&self, index: usize) -> Result<Pixels<'_>> {
         let Images::Packed { pixels, height, width, format } = &self.images else {
             return Err(Error::invalid("the images are files that must be decoded first"));

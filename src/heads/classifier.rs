@@ -15,7 +15,7 @@ use crate::tower::{Pooling, config};
 const BIAS: &str = "classifier.bias";
 /// The configuration that names the classes.
 const CONFIG: &str = "config.json";
-/// What the names of the library's classifiers of images end in.
+/// The end of the names of the library's classifiers of images.
 const ARCHITECTURE: &str = "ForImageClassification";
 
 /// The classifier in `checkpoint`, with the class names of the configuration beside it; `None` where it has none.
@@ -41,7 +41,8 @@ pub(super) fn head_of(checkpoint: &Checkpoint) -> Result<Option<Head>> {
     match labels(&checkpoint.path().with_file_name(CONFIG))? {
         Some(names) if names.len() == head.num_classes() => head.with_classes(names).map(Some),
         Some(names) => {
-            let (path, classes) = (checkpoint.path().display(), head.num_classes());
+            let path = checkpoint.path().display();
+            let classes = head.num_classes();
             tracing::warn!("{path}: {CONFIG} beside it names {} classes, the classifier has {classes}", names.len());
             Ok(Some(head))
         }

@@ -76,7 +76,7 @@ impl Head {
     }
 }
 
-/// What a pickled head says of itself by `normalize`; what says nothing is normalised.
+/// Whether a pickled head's `normalize` is true; so it is where there is none.
 fn says_to_normalise(path: &Path) -> Result<bool> {
     let mapping = Arc::new(Mapping::open(path, MapMode::Map)?);
     if !Directory::is_zip(&mapping) {

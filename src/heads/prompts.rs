@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 
 /// The datasets that task vectors are usually made for, with CLIP's templates for them: facts, in the notation that
 /// [`Prompts::new`] takes.
-const KNOWN: &str = include_str!("prompts.json");
+const KNOWN_PROMPTS: &str = include_str!("prompts.json");
 /// The most sentences per class; more are a mistake in the notation.
 const MAX_SENTENCES: usize = 10_000;
 
@@ -44,7 +44,7 @@ impl Prompts {
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a dataset that has none, naming those that do.
     pub fn known(task: &str) -> Result<Self> {
         let mut known: BTreeMap<String, Vec<String>> =
-            serde_json::from_str(KNOWN).map_err(|e| Error::format("the known prompt templates").because(e))?;
+            serde_json::from_str(KNOWN_PROMPTS).map_err(|e| Error::format("the known prompt templates").because(e))?;
         match known.remove(task.strip_suffix("Val").unwrap_or(task)) {
             Some(templates) => Self::new(templates),
             None => Err(unknown("prompt templates for", task, known.keys().map(String::as_str))),

@@ -21,11 +21,11 @@ const PRECISION: u32 = 32 - 8 - 2;
 /// One half, so that the shift that ends a sum rounds to the nearest.
 const HALF: i32 = 1 << (PRECISION - 1);
 
-/// How a neighbour's weight falls with its distance.
+/// A filter: a neighbour's weight by its distance.
 #[derive(Clone, Copy)]
 pub(super) struct Filter {
     weight: fn(f64) -> f64,
-    /// How far it reaches on either side of its centre, in pixels of the coarser of the two images.
+    /// The reach on either side of its centre, in pixels of the coarser of the two images.
     support: f64,
 }
 
@@ -79,7 +79,7 @@ fn bicubic(x: f64) -> f64 {
     }
 }
 
-/// One axis of the resizing: how each kept output position is the weighted sum of neighbouring input positions.
+/// An axis of the resizing: each kept output position is the weighted sum of neighbouring input positions.
 pub(super) struct Axis {
     /// The input positions that any kept output position needs.
     pub(super) inputs: Range<usize>,

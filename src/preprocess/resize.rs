@@ -13,7 +13,8 @@ const MAX_SIZE: usize = 8192;
 /// The longer side after resizing, of which only S pixels are kept. Allows an aspect ratio of 299,593 : 1 at S = 224.
 const MAX_SIDE: usize = 1 << 26;
 
-/// Which sides of an image are resized to the edge ([`Preprocess::with_edge`](super::Preprocess::with_edge)): open_clip's `resize_mode`.
+/// The sides of an image that are resized to the edge ([`Preprocess::with_edge`](super::Preprocess::with_edge)):
+/// open_clip's `resize_mode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -83,7 +84,7 @@ pub(super) fn check_size(size: usize, error: &'static str) -> Result<usize> {
     Err(Error::invalid(error).expected(format_args!("1 to {MAX_SIZE}")).got(size))
 }
 
-/// Where the S×S input and the resized image overlap, and how large the latter is.
+/// The overlap of the S×S input and the resized image, and the size of the latter.
 pub(super) struct Geometry {
     pub(super) width: usize,
     pub(super) height: usize,

@@ -114,7 +114,7 @@ impl Preprocess {
         self
     }
 
-    /// Which sides are resized.
+    /// The sides that are resized.
     pub fn resize(&self) -> ResizeMode {
         self.resize
     }
@@ -129,7 +129,7 @@ impl Preprocess {
         self.interpolation
     }
 
-    /// What is filled in where an image leaves pixels free.
+    /// The value of pixels that an image leaves free.
     pub fn fill(&self) -> u8 {
         self.fill
     }

@@ -49,7 +49,7 @@ pub const MAX_SCALE: f32 = f32::from_bits((120 + 127) << 23);
 /// Bytes of a scale.
 pub(crate) const SCALE_BYTES: usize = 2;
 
-/// How the values of a block are stored.
+/// The format of a block's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BlockFormat {
@@ -101,7 +101,7 @@ impl BlockFormat {
         numel.div_ceil(BLOCK).checked_mul(self.block_bytes())
     }
 
-    /// What is subtracted from a code before it is multiplied by the scale.
+    /// The number that is subtracted from a code before it is multiplied by the scale.
     pub(crate) const fn offset(self) -> f32 {
         match self {
             Self::Q8 => 128.0,
@@ -255,7 +255,8 @@ impl BlockFormat {
         /// Sums kept apart, so that they fill registers.
         const LANES: usize = 8;
 
-        let (inverse, offset) = (1.0 / scale, self.offset());
+        let inverse = 1.0 / scale;
+        let offset = self.offset();
         let (mut errors, mut products, mut squares) = ([0.0f32; LANES], [0.0f32; LANES], [0.0f32; LANES]);
         let (chunks, rest) = values.as_chunks::<LANES>();
         for chunk in chunks {
@@ -282,7 +283,7 @@ impl BlockFormat {
     }
 }
 
-/// How [`BlockFormat::quantize`] chooses a block's scale.
+/// The rule by which [`BlockFormat::quantize`] chooses a block's scale.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Rounding {
     /// The largest magnitude becomes the outermost level: fast, and no value is off by more than half a step.

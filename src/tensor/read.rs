@@ -177,7 +177,7 @@ impl Tensor {
     }
 }
 
-/// One little-endian element; `bytes` has exactly the type's size.
+/// The value of a little-endian element; `bytes` has exactly the type's size.
 fn element_f64(dtype: DType, bytes: &[u8]) -> f64 {
     macro_rules! read {
         ($type:ty) => {

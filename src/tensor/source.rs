@@ -143,7 +143,7 @@ impl fmt::Debug for Blocks {
 /// The elements of a basis vector for one parameter, as its file holds them.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// One number after another, of any float type.
+    /// Numbers one after another, of any float type.
     Dense(Tensor),
     /// Quantised.
     Blocks(Blocks),

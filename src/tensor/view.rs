@@ -29,7 +29,7 @@ impl Tensor {
     /// The rows `rows` of the first dimension: a view, no copy.
     ///
     /// # Errors
-    /// When there are not so many.
+    /// When there are fewer rows.
     pub fn rows(&self, rows: Range<usize>) -> Result<Self> {
         match self.shape.first() {
             Some(&n) if rows.start <= rows.end && rows.end <= n => {}
@@ -45,7 +45,7 @@ impl Tensor {
         Ok(view)
     }
 
-    /// The same elements in another shape: a view where they are contiguous, else a contiguous copy.
+    /// The elements in another shape: a view where they are contiguous, else a contiguous copy.
     ///
     /// # Errors
     /// When the number of elements differs, or memory is refused.

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 /// The largest side of a patch in pixels, and of a grid of them.
 const MAX_SIDE: usize = 1 << 12;
 
-/// Where the parameters of the image encoder are in a CLIP checkpoint.
+/// The prefix of the image encoder's parameters in a CLIP checkpoint.
 pub const PREFIX: &str = "visual.";
 const CLASS_EMBEDDING: &str = "visual.class_embedding";
 const POSITIONAL_EMBEDDING: &str = "visual.positional_embedding";

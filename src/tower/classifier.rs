@@ -1,4 +1,4 @@
-//! What the names of a checkpoint's classifier tell of its tower: the transformers library's
+//! The pooling that a checkpoint's classifier tells of its tower: the transformers library's
 //! `CLIPForImageClassification` puts a linear classifier over the mean of the last block's patch tokens, without
 //! `ln_post` and projection.
 
@@ -18,7 +18,7 @@ pub(crate) fn pooling_of(checkpoint: &Checkpoint) -> Option<Pooling> {
     (is_as_wide && has_place).then_some(Pooling::PatchMean)
 }
 
-/// What to say of a tower whose pooling nothing but its classifier tells.
+/// The note on a tower whose pooling nothing but its classifier tells.
 pub(super) fn taken(checkpoint: &Checkpoint) -> String {
     format!(
         "{}: holds `{WEIGHT}` and no projection, and is taken for a CLIPForImageClassification: an embedding is the \

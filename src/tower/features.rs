@@ -1,8 +1,8 @@
-//! What towers may have that the graph has not, by the names of its parameters.
+//! Features of towers that the graph lacks, told by the names of parameters.
 
 use crate::error::{Error, Result};
 
-/// Where a name has the first text in it, the model has the second.
+/// Parts of parameters' names, and the features that a model with such a name has.
 const FEATURES: [(&str, &str); 12] = [
     ("visual.layer1.", "a ResNet (the image encoder is no vision transformer)"),
     ("visual.trunk.", "a timm model as image encoder (SigLIP, ConvNeXt, EVA, …)"),

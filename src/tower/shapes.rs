@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::error::{Error, Result};
 
-/// More layers than this are refused: the largest published towers have 64.
+/// The most layers; the largest published towers have 64.
 pub const MAX_LAYERS: usize = 1_000;
-/// Extents above this are refused, so that products of a few of them cannot overflow.
+/// The largest extent, of which products of a few cannot overflow.
 pub(super) const MAX_EXTENT: usize = 1 << 20;
 
 /// Names and shapes of the parameters of one tower.
@@ -87,7 +87,8 @@ pub(super) fn block_parameters(
     width: usize,
     mlp_width: usize,
 ) -> impl Iterator<Item = (String, Vec<usize>)> {
-    let (w, prefix) = (width, prefix.to_owned());
+    let w = width;
+    let prefix = prefix.to_owned();
     let parameters = [
         ("ln_1.weight", vec![w]),
         ("ln_1.bias", vec![w]),

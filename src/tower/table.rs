@@ -1,4 +1,4 @@
-//! Published towers: what is known of a shape though the shape does not tell it.
+//! Published towers: values that are known for a shape though the shape does not tell them.
 
 use super::variant::{ArchHints, Pooling};
 use crate::error::Error;
@@ -57,7 +57,7 @@ pub(super) fn published_pooling(width: usize, pre_norm: bool) -> Option<Pooling>
     (!pre_norm && WITHOUT_PRE_NORM.contains(&width)).then_some(Pooling::MeanThenNorm)
 }
 
-/// What towers of this form usually have, as far as something is usual.
+/// The values that towers of this form usually have, as far as something is usual.
 pub(super) fn usual(width: usize, pre_norm: bool) -> ArchHints {
     let pooling = published_pooling(width, pre_norm).or(pre_norm.then_some(Pooling::ClassToken));
     ArchHints { heads: usual_heads(width), pooling, ..ArchHints::default() }

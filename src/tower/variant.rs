@@ -1,4 +1,4 @@
-//! Where towers of one shape differ: what no shape tells.
+//! The differences between towers of one shape, which no shape tells.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -30,7 +30,7 @@ impl fmt::Display for Activation {
     }
 }
 
-/// How the tokens that the last block gives become the one vector that is projected, or is the embedding.
+/// The way from the last block's tokens to the one vector that is projected, or is the embedding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pooling {
@@ -64,7 +64,7 @@ impl fmt::Display for Pooling {
     }
 }
 
-/// What a `LayerNorm` adds to the variance: a finite number above 0.
+/// The number that a `LayerNorm` adds to the variance: finite and above 0.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(try_from = "f32", into = "f32")]
 pub struct Epsilon(f32);
@@ -139,15 +139,15 @@ impl fmt::Display for Epsilon {
     }
 }
 
-/// Where a vision transformer departs from OpenAI's; the default is OpenAI's form.
+/// The departures of a vision transformer from OpenAI's; the default is OpenAI's form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Variant {
     /// Whether the tokens are normalised before the first block (`ln_pre`).
     pub pre_norm: bool,
-    /// What every `LayerNorm` adds to the variance.
+    /// The number that every `LayerNorm` adds to the variance.
     pub norm_epsilon: Epsilon,
-    /// What is made of the last block's tokens.
+    /// The pooling of the last block's tokens.
     pub pooling: Pooling,
 }
 
@@ -163,14 +163,14 @@ impl Variant {
     }
 }
 
-/// What shapes do not tell about an architecture; `None` is not known here either.
+/// The values of an architecture that shapes do not tell; `None` is not known here either.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ArchHints {
     /// The number of attention heads.
     pub heads: Option<usize>,
     /// The activation of the MLPs.
     pub activation: Option<Activation>,
-    /// What every `LayerNorm` adds to the variance.
+    /// The number that every `LayerNorm` adds to the variance.
     pub norm_epsilon: Option<Epsilon>,
     /// What is made of the last block's tokens. Text towers have no choice here.
     pub pooling: Option<Pooling>,

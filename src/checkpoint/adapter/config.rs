@@ -22,7 +22,7 @@ const MAX_EXPRESSION: usize = 1 << 20;
 
 /// Options that change nothing of what the weights mean, or that are heeded here. With any other option that is on, the
 /// adapter is refused by the option's name: a newer library may know more.
-const KNOWN: [&str; 29] = [
+const KNOWN_OPTIONS: [&str; 29] = [
     "alpha_pattern",
     "auto_mapping",
     "base_model_name_or_path",
@@ -54,13 +54,13 @@ const KNOWN: [&str; 29] = [
     "target_modules",
     "task_type",
 ];
-/// Options of [`KNOWN`]'s kind that are heeded and may be on.
-const HEEDED: [&str; 2] = ["use_dora", "use_rslora"];
-/// How weights may have begun without the base being changed for it. The others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA)
-/// take a part out of the base first.
+/// Options of [`KNOWN_OPTIONS`]'s kind that are heeded and may be on.
+const HEEDED_OPTIONS: [&str; 2] = ["use_dora", "use_rslora"];
+/// The beginnings of weights for which the base was not changed. The others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) take
+/// a part out of the base first.
 const INITS: [&str; 6] = ["true", "false", "gaussian", "eva", "orthogonal", "mica"];
 
-/// What a configuration says.
+/// The values of a configuration.
 #[derive(Debug)]
 pub(super) struct Config {
     base: Option<String>,
@@ -183,7 +183,7 @@ fn check_options(json: &Map<String, Value>) -> Result<()> {
         Value::String(text) => !text.is_empty(),
         _ => true,
     };
-    let is_known = |name: &str| KNOWN.contains(&name) || HEEDED.contains(&name);
+    let is_known = |name: &str| KNOWN_OPTIONS.contains(&name) || HEEDED_OPTIONS.contains(&name);
     match json.iter().find(|(name, value)| !is_known(name) && is_on(value)) {
         Some((name, _)) => {
             refused(format!("an adapter with an option that is not read: `{}`", did_you_mean::clipped(name)))
@@ -210,7 +210,7 @@ fn positive(value: &Value) -> Option<f64> {
     value.as_f64().filter(|value| value.is_finite() && *value > 0.0)
 }
 
-/// What the end of a module's name is compared with: a regular expression, nearly always one of letters and dots.
+/// A pattern for the end of a module's name: a regular expression, nearly always one of letters and dots.
 #[derive(Debug)]
 enum Pattern {
     /// A dot is any character.

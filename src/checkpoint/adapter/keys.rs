@@ -11,9 +11,9 @@ use crate::tensor::Tensor;
 const ROOT: &str = "base_model.model.";
 /// The module that an adapted one keeps its own weights in.
 const BASE: &str = "base_layer";
-/// What a module that is trained as a whole keeps: what it was, and what it is.
+/// The parts of a module that is trained as a whole: what it was, and what it is.
 const SAVED: [&str; 2] = ["original_module", "modules_to_save"];
-/// What the names of parameters of PEFT's other kinds of adapters begin with.
+/// The prefixes of the parameters' names in PEFT's other kinds of adapters.
 const OTHERS: [&str; 8] = ["ia3_", "hada_", "lokr_", "oft_", "boft_", "vera_", "hra_", "shira_"];
 
 /// Whether a tensor of this name is part of an adapter, or of a module that one was put around.
@@ -44,7 +44,7 @@ pub(super) struct AdaptedModule {
 /// An adapter's tensors, by module.
 #[derive(Debug, Default)]
 pub(super) struct AdapterTensors {
-    /// By the module's name in the model.
+    /// The adapted modules, by their names in the model.
     pub(super) targets: IndexMap<String, AdaptedModule>,
     /// Everything else, by names in the model: biases and modules that were trained as a whole; the base, where it is
     /// in the file too.
@@ -55,7 +55,7 @@ pub(super) struct AdapterTensors {
     adapter: Option<String>,
 }
 
-/// What one tensor of a [`AdaptedModule`] is.
+/// The role of a tensor of an [`AdaptedModule`].
 #[derive(Clone, Copy)]
 enum Role {
     A,

@@ -1,4 +1,4 @@
-//! Which of a base's tensors an adapter changes, and what they become.
+//! The tensors of a base that an adapter changes, and what they become.
 
 use indexmap::IndexMap;
 
@@ -13,7 +13,8 @@ use crate::tensor::Tensor;
 
 /// The most modules that may lie around the model that an adapter was made for.
 const MAX_AROUND: usize = 8;
-/// What an adapter's names may lack where a tower alone was adapted: open_clip's `visual`, transformers' towers.
+/// The prefixes that an adapter's names may lack where a tower alone was adapted: open_clip's `visual`, transformers'
+/// towers.
 const TOWERS: [&str; 3] = ["", "visual.", "vision_model."];
 
 /// The tensors of `base` that the adapter changes, by canonical names, as f32; and what it holds besides.
@@ -115,7 +116,7 @@ impl NameMapping {
             .tensor(did_you_mean::clipped(first))
     }
 
-    /// Where the adapter's `name` is in `base`.
+    /// The place of the adapter's `name` in `base`.
     fn place(&self, name: &str, base: &Checkpoint) -> Option<Place> {
         let inner = name.splitn(self.around + 1, '.').nth(self.around)?;
         let name = format!("{}{inner}", self.tower);
@@ -125,13 +126,13 @@ impl NameMapping {
         places_of(&name).find(|place| base.get(place.name()).is_some())
     }
 
-    /// Where the weight of `module` is: attention as one module has that of q, k and v.
+    /// The place of the weight of `module`: attention as one module has that of q, k and v.
     fn weight(&self, module: &str, base: &Checkpoint) -> Option<Place> {
         ["weight", "in_proj_weight"].iter().find_map(|name| self.place(&format!("{module}.{name}"), base))
     }
 }
 
-/// Where the elements of a module's weight [out, in] lie within a tensor of the base.
+/// The places of a module's weight [out, in] within a tensor of the base.
 struct WeightView {
     rows: usize,
     columns: usize,
@@ -158,7 +159,8 @@ impl WeightView {
             return Err(wrong());
         }
         let columns = a.numel() / rank;
-        let (shape, parts) = (whole.shape(), if matches!(place, Place::Third(..)) { 3 } else { 1 });
+        let shape = whole.shape();
+        let parts = if matches!(place, Place::Third(..)) { 3 } else { 1 };
         let is_flipped = matches!(place, Place::Transposed(_)) != target.is_embedding;
         let length = if is_flipped { columns } else { rows };
         if shape.first() != Some(&(length * parts)) || Some(whole.numel()) != rows.checked_mul(columns * parts) {
@@ -170,10 +172,10 @@ impl WeightView {
     }
 }
 
-/// What becomes of the base's tensors.
+/// The changes to the base's tensors.
 struct Changes<'a> {
     base: &'a Checkpoint,
-    /// Those that are replaced as they are.
+    /// The tensors that replace the base's.
     tensors: IndexMap<String, Tensor>,
     /// The elements of those that are computed.
     values: IndexMap<String, Vec<f32>>,

@@ -36,12 +36,12 @@ pub(super) fn is_adapted(content: &Content) -> bool {
 /// beside it; [`ErrorKind::Format`](crate::ErrorKind::Format) for one that contradicts itself;
 /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where its modules are not `base`'s.
 pub(super) fn tuned(content: Content, base: &Checkpoint) -> Result<Checkpoint> {
-    let (path, format) = (content.path.clone(), content.format);
+    let file = AdapterFile::of(&content);
     let (keys, config) = read(content)?;
     if keys.holds_base {
-        return whole(keys, &config, path, format);
+        return whole(keys, &config, file);
     }
-    applied(keys, &config, base, path, format)
+    applied(keys, &config, base, file)
 }
 
 /// The model in `content`, which holds base and adapter.
@@ -49,12 +49,12 @@ pub(super) fn tuned(content: Content, base: &Checkpoint) -> Result<Checkpoint> {
 /// # Errors
 /// As [`tuned`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for an adapter without its base.
 pub(super) fn unmerged(content: Content) -> Result<Checkpoint> {
-    let (path, format) = (content.path.clone(), content.format);
+    let file = AdapterFile::of(&content);
     let (keys, config) = read(content)?;
     if !keys.holds_base {
-        return Err(config.no_model(&path));
+        return Err(config.no_model(&file.path));
     }
-    whole(keys, &config, path, format)
+    whole(keys, &config, file)
 }
 
 /// The names and the configuration; what kind of adapter it is comes before what is missing.
@@ -74,23 +74,37 @@ fn read(content: Content) -> Result<(AdapterTensors, Config)> {
     Ok((keys, config?))
 }
 
-fn whole(mut keys: AdapterTensors, config: &Config, path: PathBuf, format: Format) -> Result<Checkpoint> {
-    let base = Checkpoint::from_stored(path.clone(), format, std::mem::take(&mut keys.others), None, Beside::LeaveOut)?;
-    applied(keys, config, &base, path, format)
-}
-
-fn applied(
-    keys: AdapterTensors,
-    config: &Config,
-    base: &Checkpoint,
+/// The file of an adapter, apart from its tensors.
+struct AdapterFile {
     path: PathBuf,
     format: Format,
-) -> Result<Checkpoint> {
+    bytes: u64,
+}
+
+impl AdapterFile {
+    fn of(content: &Content) -> Self {
+        Self { path: content.path.clone(), format: content.format, bytes: content.bytes }
+    }
+}
+
+fn whole(mut keys: AdapterTensors, config: &Config, file: AdapterFile) -> Result<Checkpoint> {
+    let stored = std::mem::take(&mut keys.others);
+    let base = Checkpoint::from_stored(file.path.clone(), file.format, stored, None, Beside::LeaveOut)?;
+    applied(keys, config, &base, file)
+}
+
+fn applied(keys: AdapterTensors, config: &Config, base: &Checkpoint, file: AdapterFile) -> Result<Checkpoint> {
+    let AdapterFile { path, format, bytes } = file;
     let changed = merge::changed(keys, config, base).map_err(|error| error.at(&path))?;
     let mut tensors = base.tensors.clone();
     tensors.extend(changed);
-    let unread = base.unread.clone();
-    let file_bytes = std::fs::metadata(&path).map_or(0, |file| file.len());
-    let naming = base.naming.clone();
-    Ok(Checkpoint { path, format, file_bytes, tensors, unread, parts: Vec::new(), naming })
+    Ok(Checkpoint {
+        path,
+        format,
+        file_bytes: bytes,
+        tensors,
+        unread: base.unread.clone(),
+        parts: Vec::new(),
+        naming: base.naming.clone(),
+    })
 }

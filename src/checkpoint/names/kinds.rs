@@ -1,15 +1,15 @@
-//! What a file without a CLIP image tower holds instead, where its names say so.
+//! The kinds of models without a CLIP image tower, told by their names.
 
 use super::towers::without_infixes;
 
 /// Something that is known by its names, and is no image tower of CLIP.
 struct Kind {
-    /// What some name has in it.
+    /// The marks of which some name has one in it.
     has: &'static [&'static str],
     what: &'static str,
 }
 
-/// The first that has one of its marks is it.
+/// The known kinds, of which the first with one of its marks counts.
 const KINDS: [Kind; 8] = [
     Kind {
         has: &["head.probe", "embeddings.patch_embedding.bias", "attn_pool.latent", "attn_pool.kv."],
@@ -33,7 +33,7 @@ const KINDS: [Kind; 8] = [
     Kind { has: &["down_blocks.", "quant_conv."], what: "a part of a diffusion model" },
 ];
 
-/// What a model with parameters of these names is, if it is known and no CLIP with an image tower.
+/// The kind of a model with parameters of these names, if it is known and no CLIP with an image tower.
 pub(super) fn known<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Option<&'static str> {
     let has = |name: &str, mark: &str| {
         let name = without_infixes(name);

@@ -1,22 +1,22 @@
-//! How the transformers library names a tower, and how open_clip does.
+//! The names of a tower in the transformers library and in open_clip.
 
 use crate::error::{Error, Result};
 
-/// How the transformers library names one tower, and how open_clip does.
+/// The names of one tower in the transformers library and in open_clip.
 pub(super) struct Scheme {
-    /// What its names begin with.
+    /// The prefix of its names.
     root: &'static str,
     /// The names outside the layers.
     outside: &'static [(&'static str, &'static str)],
-    /// What the names of layers begin with, in the spellings that there are.
+    /// The prefixes of layers' names, in the spellings that there are.
     layers: (&'static [&'static str], &'static str),
     /// The projection: `nn.Linear` holds [out, in], open_clip has [in, out].
     projection: (&'static str, &'static str),
-    /// What errors call it.
+    /// The word for it in errors.
     what: &'static str,
 }
 
-/// `pre_layrnorm` is how the library spells it. Since its version 5 AltCLIP's layers lie in `layer`.
+/// The image tower. `pre_layrnorm` is how the library spells it. Since its version 5 AltCLIP's layers lie in `layer`.
 pub(super) const IMAGE: Scheme = Scheme {
     root: "vision_model.",
     outside: &[
@@ -57,7 +57,7 @@ const LAYER: [(&str, &str); 5] = [
     ("mlp.fc2", "mlp.c_proj"),
 ];
 
-/// Where one source tensor goes.
+/// The place of a source tensor among the canonical ones.
 pub(crate) enum Place {
     /// Under this name, as it is.
     Whole(String),
@@ -81,7 +81,7 @@ impl Place {
 /// The letters of the thirds of attention weights, in the order in which they are joined.
 pub(super) const THIRDS: [&str; 3] = ["q", "k", "v"];
 
-/// Where the tensor of this name, without what is before the model's own, goes.
+/// The place of the tensor of this name, which is without what is before the model's own.
 pub(super) fn place(name: &str, scheme: &Scheme) -> Result<Place> {
     if name == scheme.projection.0 {
         return Ok(Place::Transposed(scheme.projection.1.to_owned()));

@@ -1,4 +1,4 @@
-//! How timm names the image towers of CLIP: its vision transformers `vit_…_clip_…`.
+//! The names of CLIP's image towers in timm: its vision transformers `vit_…_clip_…`.
 
 use super::scheme::Place;
 use crate::checkpoint::unread::Stored;
@@ -26,7 +26,7 @@ const BLOCK: [(&str, &str); 6] = [
 /// The classes of ImageNet, which no embedding is as long as.
 const IMAGENET: usize = 1_000;
 
-/// What stands where the projection would.
+/// The tensor in the place of the projection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TimmHead {
     /// `head.weight` is the projection, transposed, and `head.bias` is zero: so timm converts CLIP's towers.
@@ -36,7 +36,7 @@ pub(super) enum TimmHead {
 }
 
 impl TimmHead {
-    /// What the `head` of a tower is; without one, the projection.
+    /// The kind of a tower's `head`; without one, the projection.
     pub(super) fn of(weight: Option<&Stored>, bias: Option<&Stored>) -> Self {
         let rows = weight.and_then(|weight| weight.as_ref().ok()?.shape().first().copied()).unwrap_or(0);
         let is_zero = bias.is_none_or(|bias| bias.as_ref().is_ok_and(|bias| bias.is_zero()));
@@ -44,7 +44,7 @@ impl TimmHead {
     }
 }
 
-/// Where the tensor of this name goes; `None` for the zero bias that timm puts beside the projection.
+/// The place of the tensor of this name; `None` for the zero bias that timm puts beside the projection.
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a parameter that CLIP's towers do not have.

@@ -7,10 +7,10 @@ use std::borrow::Cow;
 /// Module names that wrappers of PyTorch put between others: `torch.compile`, FSDP, activation checkpointing,
 /// DataParallel. They say nothing about the model.
 const INFIXES: [&str; 5] = ["_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module", "module"];
-/// What precedes a tower in a file is at most so long: what is longer is not looked at, or a hostile file of long names
-/// could cost any amount of time.
+/// The longest prefix of a tower's names that is looked at, or a hostile file of long names could cost any amount of
+/// time.
 const MAX_PREFIX: usize = 256;
-/// More towers than this are not told apart.
+/// The most towers that are told apart.
 const MAX_CANDIDATES: usize = 16;
 
 /// The convention that the names of a tower follow.
@@ -29,7 +29,7 @@ pub(super) enum Convention {
 }
 
 impl Convention {
-    /// What the names of the tower itself begin with, after the model's prefix.
+    /// The prefix of the tower's own names, after the model's.
     pub(super) fn root(self) -> &'static str {
         match self {
             Self::OpenClip => "visual.",
@@ -38,7 +38,7 @@ impl Convention {
         }
     }
 
-    /// What the names of a tower's parts begin with, after its root: the patch embedding, the class token, the
+    /// The prefixes of the names of a tower's parts, after its root: the patch embedding, the class token, the
     /// positions, the first block, and the norms after and before the blocks.
     fn parts(self) -> [&'static [&'static str]; 6] {
         match self {
@@ -69,7 +69,8 @@ impl Convention {
         }
     }
 
-    /// The parts, a bit each, without which it is no tower of this convention but something that has a name in common.
+    /// The parts, one bit per part, without which it is no tower of this convention but something that has a name in
+    /// common.
     fn needed(self) -> u8 {
         match self {
             Self::OpenClip | Self::Transformers => 0,
@@ -83,10 +84,10 @@ impl Convention {
 /// A tower, or part of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Candidate<'a> {
-    /// What all names of the model begin with.
+    /// The prefix of all names of the model.
     pub(super) prefix: &'a str,
     pub(super) convention: Convention,
-    /// Which parts there are.
+    /// The parts that there are, one bit per part.
     parts: u8,
 }
 
@@ -102,7 +103,7 @@ impl<'a> Candidate<'a> {
         self.parts == Self::WHOLE
     }
 
-    /// What the names of the tower itself begin with.
+    /// The prefix of the tower's own names.
     pub(super) fn root(&self) -> String {
         format!("{}{}", self.prefix, self.convention.root())
     }
@@ -115,7 +116,7 @@ impl<'a> Candidate<'a> {
         }
     }
 
-    /// As [`Candidate::within`], where no other candidate's prefix says more exactly where the tensor lies.
+    /// The name within the tower of a tensor that no other candidate's prefix places more exactly.
     pub(super) fn own(&self, all: &[Self], name: &'a str) -> Option<Cow<'a, str>> {
         self.of_model(all, name).and_then(|_| self.within(name))
     }
@@ -196,12 +197,12 @@ fn is_path(prefix: &str) -> bool {
     prefix.len() <= MAX_PREFIX && !prefix.contains('/')
 }
 
-/// What is before `last`, the last module or parameter of `name`, its dot included.
+/// The part of `name` before `last`, its last module or parameter, the dot included.
 fn before<'a>(last: &str, name: &'a str) -> Option<&'a str> {
     name.strip_suffix(last).filter(|before| before.is_empty() || before.ends_with('.'))
 }
 
-/// What is before the module `last`, with which `path` ends, but for torch's infixes.
+/// The part of `path` before the module `last`, with which it ends, but for torch's infixes.
 fn inner<'a>(path: &'a str, last: &str) -> Option<&'a str> {
     let mut path = path;
     loop {
@@ -213,8 +214,8 @@ fn inner<'a>(path: &'a str, last: &str) -> Option<&'a str> {
     }
 }
 
-/// Where nothing has a class token: the distinct prefixes that `is_wrapper` knows before what is an image tower's by
-/// its name alone, at most two, each with a name that has it.
+/// The prefixes where nothing has a class token: the distinct ones that `is_wrapper` knows before what is an image
+/// tower's by its name alone, at most two, each with a name that has it.
 pub(super) fn marked<'a>(
     names: impl Iterator<Item = &'a str>,
     is_wrapper: impl Fn(&str) -> bool,

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 pub(super) struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
-    /// Where the opcode at work began: the place that errors name.
+    /// The place of the opcode at work, which errors name.
     opcode_at: usize,
     /// All strings, one after another. A pickle is at most [`super::MAX_BYTES`] long, and so is this.
     pub(super) text: String,

@@ -481,7 +481,7 @@ impl Memo {
         self.dense.get(index as usize).or_else(|| self.sparse.get(&index)).copied()
     }
 
-    /// What MEMOIZE numbers its entry with: the number of entries.
+    /// The number of entries, which MEMOIZE gives its entry.
     fn count(&self) -> u32 {
         // Both parts are limited to far less.
         (self.dense.len() + self.sparse.len()) as u32

@@ -9,7 +9,7 @@ use crate::tensor::Tensor;
 const DICTS: [(&str, &str); 4] =
     [("collections", "OrderedDict"), ("collections", "defaultdict"), ("builtins", "dict"), ("__builtin__", "dict")];
 
-/// One object of a pickle. Copying it costs nothing.
+/// An object of a pickle. Copying it costs nothing.
 ///
 /// A pickle may hold cycles: code that follows nodes downwards must stop at some depth of its own.
 #[derive(Clone, Copy)]
@@ -89,7 +89,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// How much it costs to look at all of its entries and items.
+    /// The cost of looking at all of its entries and items.
     pub(super) fn width(self) -> usize {
         let [first, second] = self.pairs();
         first.len() + second.len() + self.children().len()
@@ -185,12 +185,12 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// What would have been called and with what, where this is the result of a call.
+    /// The class and the arguments of the call that would have made this, where it is the result of one.
     pub(super) fn call(self) -> Option<(NodeId, NodeId)> {
         self.archive.pickle.object(self.id).map(|object| (object.class, object.args))
     }
 
-    /// What a reference refers to, where it is one.
+    /// The object that a reference refers to, where it is one.
     pub(super) fn persistent(self) -> Option<Node<'a>> {
         match *self.value() {
             PickleNode::Persistent(id) => Some(self.at(id)),

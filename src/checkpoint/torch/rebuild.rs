@@ -1,4 +1,4 @@
-//! What a pickle would have called to make a tensor, and what wraps such a call: parameters, tensors with attributes,
+//! The calls of a pickle that would have made tensors, and what wraps them: parameters, tensors with attributes,
 //! subclasses of `torch.Tensor`, DTensors.
 
 use std::ops::Range;
@@ -10,7 +10,7 @@ use super::types;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor};
 
-/// How many wraps may lie around a tensor: a parameter of a subclass with attributes has three.
+/// The most wraps around a tensor: a parameter of a subclass with attributes has three.
 const MAX_WRAPS: usize = 4;
 
 /// PyTorch keys storages by a number, and marks a tensor with at most two flags. What thousands of tensors may share

@@ -12,8 +12,8 @@ const WRAPPERS: [&str; 4] = ["state_dict", "model_state_dict", "model", "module"
 
 /// The deepest that a tensor may lie in lists and dicts.
 const MAX_DEPTH: usize = 64;
-/// What one walk may visit: a node costs 1, the length of its name and the number of its children. Real models need
-/// some 100,000; a pickle whose nodes share each other could ask for any number.
+/// The most that one walk may visit: a node costs 1, the length of its name and the number of its children. Real models
+/// need some 100,000; a pickle whose nodes share each other could ask for any number.
 const BUDGET: usize = 16 << 20;
 
 impl Archive {
@@ -55,7 +55,7 @@ impl Archive {
     }
 }
 
-/// What a training checkpoint wraps: a dict under a known key, which has no tensor beside it.
+/// The model that a training checkpoint wraps: a dict under a known key, which has no tensor beside it.
 fn unwrap(node: Node<'_>) -> Result<Option<Node<'_>>> {
     if !node.is_dict() {
         return Ok(None);
@@ -82,7 +82,7 @@ struct Walk {
     found: Vec<(String, Stored)>,
     /// The dotted name of the node at work.
     name: String,
-    /// What is left of the budget.
+    /// The rest of the budget.
     left: usize,
 }
 

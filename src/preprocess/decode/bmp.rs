@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::preprocess::pixels::PixelFormat;
 use crate::tensor::try_zeroed;
 
-/// What the header says.
+/// The values of the header.
 struct Header {
     width: usize,
     height: usize,
@@ -203,7 +203,7 @@ impl Header {
         Ok(Decoded::Pixels { bytes: pixels, width: self.width, height: self.height, format })
     }
 
-    /// How far up each channel lies in a pixel, and its largest value.
+    /// The bit at which each channel begins in a pixel, and its largest value.
     fn places(&self) -> Result<([(u32, u32); 4], PixelFormat)> {
         let masks = match (self.bits, self.compression, self.masks) {
             (16, 0, _) => [0x7c00, 0x3e0, 0x1f, 0],

@@ -12,7 +12,7 @@ pub(super) enum Decoded {
         height: usize,
         format: PixelFormat,
     },
-    /// One index per byte. Colours that the file does not define are black.
+    /// Indices of one byte each. Colours that the file does not define are black.
     Indexed {
         indices: Vec<u8>,
         width: usize,
@@ -60,7 +60,7 @@ pub(super) fn check_pixels(width: usize, height: usize, max_pixels: usize) -> Re
     Err(too_large(format!("{max_pixels} pixels"), format!("{width} × {height}")))
 }
 
-/// One byte per sample from rows of `bits` (1, 2 or 4) bits per sample, the first in the highest bits, each row
+/// The samples, one byte each, of rows of `bits` (1, 2 or 4) bits per sample, the first in the highest bits, each row
 /// starting `stride` bytes after the last.
 pub(super) fn unpacked(packed: &[u8], width: usize, height: usize, bits: usize, stride: usize) -> Result<Vec<u8>> {
     let mut samples = try_zeroed(width * height)?;

@@ -1,4 +1,4 @@
-//! What a file is, by its content.
+//! The kind of a file, by its content.
 
 use crate::error::{Error, Result};
 
@@ -41,7 +41,7 @@ fn unread(bytes: &[u8]) -> Error {
     }
 }
 
-/// What a file is called that starts so, and whether it holds an image.
+/// The beginnings of files, what such a file is called, and whether it holds an image.
 const STARTS: [(&[u8], &str, bool); 36] = [
     (b"\xff\x0a", "a JPEG XL image", true),
     (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL image", true),
@@ -81,7 +81,7 @@ const STARTS: [(&[u8], &str, bool); 36] = [
     (b"GIF8", "a GIF image that is cut off", false),
 ];
 
-/// What a file that is not decoded is called, and whether it holds an image.
+/// The name of a file that is not decoded, and whether it holds an image.
 fn named(bytes: &[u8]) -> Option<(&'static str, bool)> {
     if let Some(name) = raw(bytes).or_else(|| boxed(bytes)).or_else(|| riff(bytes)) {
         return Some((name, true));

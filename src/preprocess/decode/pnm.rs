@@ -56,7 +56,7 @@ fn scaled(value: usize, most: usize, wide_gray: bool) -> u8 {
     if wide_gray { (scaled(65535.0) as u16 >> 8) as u8 } else { scaled(255.0) as u8 }
 }
 
-/// Black is 1.
+/// The samples of a file of bits, in which black is 1.
 fn decode_bits(mut text: Text<'_>, width: usize, height: usize, digits: bool) -> Result<Decoded> {
     let mut samples = if digits {
         let mut samples: Vec<u8> = try_zeroed(width * height)?;
@@ -120,7 +120,7 @@ impl<'a> Text<'a> {
         number.ok_or_else(|| invalid().expected("a number"))
     }
 
-    /// What follows the white space after the header.
+    /// The bytes after the white space behind the header.
     fn data(&self) -> &'a [u8] {
         self.bytes.get(self.at + 1..).unwrap_or(&[])
     }

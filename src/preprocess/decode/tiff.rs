@@ -178,7 +178,7 @@ fn palette(
     Ok(Decoded::with_palette(indices, width, height, &colours, false))
 }
 
-/// Where the first page's photometric interpretation lies.
+/// The place of the first page's photometric interpretation.
 fn photometric(bytes: &[u8]) -> Option<usize> {
     let little = bytes.starts_with(b"II");
     let number = |at: usize, length: usize| -> Option<usize> {

@@ -15,28 +15,25 @@ use crate::error::{Error, Result};
 /// A configuration has a few kilobytes; anything above this is none.
 const MAX_BYTES: u64 = 4 << 20;
 
-/// Which configurations are read.
+/// The configurations that are read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ConfigSource {
-    /// Those of [`CONFIGS`] that lie in the folder of the weights.
+    /// The files of [`CONFIGS`] that lie in the folder of the weights.
     #[default]
     Beside,
-    /// This file alone.
+    /// One file alone.
     File(PathBuf),
     /// None.
     Ignored,
 }
 
-/// What a configuration says, and the side of the images that it prepares, where it says so.
-pub(super) type Read = (Stated, Option<usize>);
-
-/// What the configurations of the weights at `weights` say.
+/// The contents of the configurations of the weights at `weights`.
 ///
 /// # Errors
 /// [`ErrorKind::Io`](crate::ErrorKind::Io) for a file that cannot be read; [`ErrorKind::Format`](
 /// crate::ErrorKind::Format), naming both files, for one that is damaged;
 /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for values that are not built in.
-pub(super) fn read(weights: &Path, source: &ConfigSource) -> Result<Vec<Read>> {
+pub(super) fn read(weights: &Path, source: &ConfigSource) -> Result<Vec<Stated>> {
     let files: Vec<PathBuf> = match source {
         ConfigSource::Ignored => return Ok(Vec::new()),
         ConfigSource::File(path) => vec![path.clone()],
@@ -53,7 +50,7 @@ pub(super) fn read(weights: &Path, source: &ConfigSource) -> Result<Vec<Read>> {
     let mut all = Vec::new();
     for path in files {
         match open(&path).map_err(|e| beside(e, &path))? {
-            Some((stated, size)) => all.push((Stated { path, ..stated }, size)),
+            Some(stated) => all.push(Stated { path, ..stated }),
             None if is_asked_for => {
                 return Err(Error::format("no configuration of a model that is known")
                     .at(path)
@@ -66,7 +63,7 @@ pub(super) fn read(weights: &Path, source: &ConfigSource) -> Result<Vec<Read>> {
     Ok(all)
 }
 
-fn open(path: &Path) -> Result<Option<Read>> {
+fn open(path: &Path) -> Result<Option<Stated>> {
     parse(Keys(&object(path)?))
 }
 
@@ -89,12 +86,12 @@ pub(crate) fn object(path: &Path) -> Result<Value> {
     Ok(config)
 }
 
-/// What a configuration says; `None` for one of no library that is known.
-pub(super) fn parse(config: Keys<'_>) -> Result<Option<Read>> {
-    for library in [open_clip::read, timm::read, transformers::read] {
+/// The content of a configuration; `None` for one of no library that is known.
+pub(super) fn parse(config: Keys<'_>) -> Result<Option<Stated>> {
+    for library in [open_clip::read, timm::read, transformers::read, preprocessor::read] {
         if let Some(stated) = library(config)? {
-            return Ok(Some((stated, None)));
+            return Ok(Some(stated));
         }
     }
-    Ok(preprocessor::read(config)?.map(|(stated, size)| (stated, Some(size))))
+    Ok(None)
 }

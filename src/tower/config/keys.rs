@@ -57,7 +57,7 @@ impl<'a> Keys<'a> {
         Ok(self.read(key, "a list of texts", texts)?.unwrap_or_default())
     }
 
-    /// One number for each channel, or one for all of them.
+    /// Three numbers, one per channel, or one for all of them.
     pub(super) fn channels(self, key: &str) -> Result<Option<[f32; 3]>> {
         self.read(key, "three numbers", |value| match value {
             Value::Array(values) => values.iter().map(float).collect::<Option<Vec<_>>>()?.try_into().ok(),

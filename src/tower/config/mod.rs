@@ -1,4 +1,4 @@
-//! What no shape tells of a model: read where it is written down, and never guessed in silence.
+//! The values that no shape tells of a model: read where they are written down, and never guessed in silence.
 //!
 //! Heads, activation, epsilon, pooling and the preparation of images come, in this order, from what the caller asks
 //! for, the bundle, the configurations beside the weights ([`CONFIGS`]), and the published towers of that shape. What

@@ -19,7 +19,7 @@ const OF_BLOCKS: [(&str, &str); 7] = [
     ("scale_fc", "a norm within MLPs (scale_fc)"),
 ];
 
-/// What `config` says, if it is open_clip's.
+/// The content of `config`, if it is open_clip's.
 pub(super) fn read(config: Keys<'_>) -> Result<Option<Stated>> {
     let model = config.object("model_cfg")?.unwrap_or(config);
     let (vision, text) = (model.object("vision_cfg")?, model.object("text_cfg")?);
@@ -41,7 +41,7 @@ pub(super) fn read(config: Keys<'_>) -> Result<Option<Stated>> {
     Ok(Some(Stated { image, text, images, ..Stated::default() }))
 }
 
-/// What both towers' sections have.
+/// The part that both towers' sections have.
 fn tower(section: Keys<'_>, is_quick: bool) -> Result<TowerSays> {
     let mut says = TowerSays::default();
     let exact = if is_quick { Activation::QuickGelu } else { Activation::Gelu };

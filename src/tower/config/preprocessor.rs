@@ -8,18 +8,18 @@ use super::stated::Stated;
 use crate::error::{Error, Result};
 use crate::preprocess::{Interpolation, ResizeMode};
 
-/// What a value of 255 is divided by.
+/// The factor that takes a value of 255 to 1.
 const RESCALE: f32 = 1.0 / 255.0;
 
 /// The sides that are resized, and to what, and what is cut out of that.
-struct Size {
+struct ResizeAndCrop {
     resize: ResizeMode,
     edge: usize,
     crop: Option<usize>,
 }
 
-/// What `config` says, if it is of an image processor, and the side of the images that it makes.
-pub(super) fn read(config: Keys<'_>) -> Result<Option<(Stated, usize)>> {
+/// The content of `config`, if it is of an image processor.
+pub(super) fn read(config: Keys<'_>) -> Result<Option<Stated>> {
     let has_kind = ["image_processor_type", "feature_extractor_type", "processor_class"].iter();
     if config.get("image_mean").is_none() && !has_kind.clone().any(|key| config.get(key).is_some()) {
         return Ok(None);
@@ -34,7 +34,6 @@ pub(super) fn read(config: Keys<'_>) -> Result<Option<(Stated, usize)>> {
         return Err(Error::unsupported("another `rescale_factor` than 1/255 is not built in").got(factor));
     }
     let is_normalised = config.flag("do_normalize")?.unwrap_or(true);
-    let made = size.crop.unwrap_or(size.edge);
     let images = ImageHints {
         mean: if is_normalised { config.channels("image_mean")? } else { Some([0.0; 3]) },
         std: if is_normalised { config.channels("image_std")? } else { Some([1.0; 3]) },
@@ -43,11 +42,12 @@ pub(super) fn read(config: Keys<'_>) -> Result<Option<(Stated, usize)>> {
         interpolation: resample(config)?,
         fill: None,
     };
-    Ok(Some((Stated { images: Some(images.or(ImageHints::clip())), ..Stated::default() }, made)))
+    let side = Some(size.crop.unwrap_or(size.edge));
+    Ok(Some(Stated { images: Some(images.or(ImageHints::clip())), side, ..Stated::default() }))
 }
 
 /// `size` and `crop_size`; `None` where there is no size.
-fn size(config: Keys<'_>) -> Result<Option<Size>> {
+fn size(config: Keys<'_>) -> Result<Option<ResizeAndCrop>> {
     let (resize, edge) = match config.get("size") {
         None => return Ok(None),
         Some(Value::Object(_)) => {
@@ -84,7 +84,7 @@ fn size(config: Keys<'_>) -> Result<Option<Size>> {
         }
         _ => None,
     };
-    Ok(Some(Size { resize, edge, crop }))
+    Ok(Some(ResizeAndCrop { resize, edge, crop }))
 }
 
 /// Pillow's number of a filter.

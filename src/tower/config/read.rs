@@ -2,7 +2,7 @@
 
 use super::files::{self, ConfigSource};
 use super::images::ImageHints;
-use super::resolve::{Resolver, Source};
+use super::resolve::{Resolver, ValueSource};
 use super::stated;
 use super::values::{Origin, TowerConfig, TowerOptions};
 use crate::checkpoint::{Checkpoint, frozen, is_image_tower};
@@ -37,19 +37,19 @@ impl TowerConfig {
         check_tower(checkpoint)?;
         let configs = files::read(checkpoint.path(), &options.config)?;
         let of_weights = classifier::pooling_of(checkpoint);
-        let stated = configs.iter().find_map(|(stated, _)| stated.image.as_ref()?.hints.pooling);
+        let stated = configs.iter().find_map(|stated| stated.image.as_ref()?.hints.pooling);
         let shape = shape_of(checkpoint, options.arch.pooling.or(of_weights).or(stated))?;
         let mut resolver = Resolver::new(options);
         if of_weights.is_some() {
             // Before what a configuration says: without a projection there is no other pooling.
             let arch = ArchHints { pooling: of_weights, ..ArchHints::default() };
-            resolver.add(Source { origin: Origin::Classifier, arch, images: ImageHints::default() });
+            resolver.add(ValueSource { origin: Origin::Classifier, arch, images: ImageHints::default() });
             if options.arch.pooling.or(stated) != of_weights {
                 resolver.note(classifier::taken(checkpoint));
             }
         }
         let mut has_images = false;
-        for (stated, side) in configs {
+        for stated in configs {
             let path = stated.path;
             if let Some(other) = stated.other {
                 resolver.note(format!("{} is of {other}, and passed over", path.display()));
@@ -57,7 +57,7 @@ impl TowerConfig {
             if let Some(says) = &stated.image {
                 says.check_image(&path, &shape).map_err(|e| e.at(checkpoint.path()))?;
             }
-            if let Some(side) = side.filter(|side| *side != shape.image_size()) {
+            if let Some(side) = stated.side.filter(|side| *side != shape.image_size()) {
                 return Err(stated::contradiction(&path, "another size of images than the weights have")
                     .at(checkpoint.path())
                     .expected(format_args!("{side} × {side} pixels"))
@@ -67,7 +67,7 @@ impl TowerConfig {
             let images = stated.images.filter(|_| !has_images);
             has_images |= images.is_some();
             let arch = stated.image.map(|says| says.hints).unwrap_or_default();
-            resolver.add(Source { origin: Origin::Config(path), arch, images: images.unwrap_or_default() });
+            resolver.add(ValueSource { origin: Origin::Config(path), arch, images: images.unwrap_or_default() });
         }
         resolver.finish(shape).map_err(|e| e.at(checkpoint.path()))
     }
@@ -94,7 +94,7 @@ impl TowerConfig {
             // A base of another size, which only shares its vectors' shapes.
             images.edge = None;
         }
-        resolver.add(Source { origin: Origin::Bundle, arch: arch.hints(), images });
+        resolver.add(ValueSource { origin: Origin::Bundle, arch: arch.hints(), images });
         resolver.finish(shape).map_err(|e| e.at(checkpoint.path()))
     }
 }
@@ -107,7 +107,8 @@ fn check_tower(checkpoint: &Checkpoint) -> Result<()> {
     Ok(())
 }
 
-/// What the shapes tell where this is the pooling, or OpenAI's. Heads, activation and epsilon of it mean nothing.
+/// The architecture that the shapes tell where this is the pooling, or OpenAI's. Heads, activation and epsilon of it
+/// mean nothing.
 fn shape_of(checkpoint: &Checkpoint, pooling: Option<Pooling>) -> Result<Arch> {
     let pooling = pooling.or(Some(Pooling::default()));
     let any = ArchHints { heads: Some(1), pooling, ..ArchHints::default() };

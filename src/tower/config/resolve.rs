@@ -9,8 +9,8 @@ use crate::preprocess::{CLIP_MEAN, CLIP_STD, Interpolation, ResizeMode};
 use crate::tower::arch::{Arch, ArchHints, Epsilon, Pooling, Variant};
 use crate::tower::table;
 
-/// A source of values.
-pub(super) struct Source {
+/// A source of values, such as a configuration.
+pub(super) struct ValueSource {
     pub(super) origin: Origin,
     pub(super) arch: ArchHints,
     pub(super) images: ImageHints,
@@ -18,7 +18,7 @@ pub(super) struct Source {
 
 /// Sources, the most believed one first, and what has been found out.
 pub(super) struct Resolver {
-    sources: Vec<Source>,
+    sources: Vec<ValueSource>,
     values: Vec<TowerValue>,
     notes: Vec<String>,
     has_graph: bool,
@@ -26,11 +26,11 @@ pub(super) struct Resolver {
 
 impl Resolver {
     pub(super) fn new(options: &TowerOptions) -> Self {
-        let asked = Source { origin: Origin::Asked, arch: options.arch, images: options.images };
+        let asked = ValueSource { origin: Origin::Asked, arch: options.arch, images: options.images };
         Self { sources: vec![asked], values: Vec::new(), notes: Vec::new(), has_graph: options.has_graph }
     }
 
-    pub(super) fn add(&mut self, source: Source) {
+    pub(super) fn add(&mut self, source: ValueSource) {
         self.sources.push(source);
     }
 
@@ -40,7 +40,8 @@ impl Resolver {
 
     /// The tower of this shape.
     pub(super) fn finish(mut self, shape: Arch) -> Result<TowerConfig> {
-        let (width, pre_norm) = (shape.width, shape.variant.pre_norm);
+        let width = shape.width;
+        let pre_norm = shape.variant.pre_norm;
         let is_published = table::published_heads(width).is_some();
         let usual = table::usual(width, pre_norm);
         let heads = self.pick(Property::Heads, |source| source.arch.heads, table::published_heads(width), usual.heads);
@@ -122,7 +123,7 @@ impl Resolver {
     fn pick<T: Copy + PartialEq + Display>(
         &mut self,
         property: Property,
-        of: impl Fn(&Source) -> Option<T>,
+        of: impl Fn(&ValueSource) -> Option<T>,
         published: Option<T>,
         usual: Option<T>,
     ) -> Option<T> {
@@ -155,7 +156,7 @@ fn reason(origin: &Origin) -> String {
     }
 }
 
-/// One number for each channel.
+/// Numbers of the channels.
 #[derive(Clone, Copy, PartialEq)]
 struct Channels([f32; 3]);
 

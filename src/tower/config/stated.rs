@@ -1,4 +1,4 @@
-//! What a configuration says of a model.
+//! The content of a configuration.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use super::images::ImageHints;
 use crate::error::{Error, Result};
 use crate::tower::arch::{Activation, Arch, ArchHints};
 
-/// What one file says.
+/// The content of one configuration.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stated {
     pub(super) path: PathBuf,
@@ -15,18 +15,20 @@ pub(super) struct Stated {
     /// `None` where it says nothing of a text tower.
     #[cfg_attr(not(feature = "text"), allow(dead_code))] // Read, and checked, whatever is built in.
     pub(super) text: Option<TowerSays>,
-    /// How images are prepared, all of it; `None` where it says nothing.
+    /// The preparation of images, all of it; `None` where it says nothing.
     pub(super) images: Option<ImageHints>,
+    /// The side of the images that it prepares, in pixels; `None` where it says nothing.
+    pub(super) side: Option<usize>,
     /// The model that it is of, where that is none that is read here.
     pub(super) other: Option<String>,
 }
 
-/// What it says of one tower.
+/// The content of a configuration about one tower.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TowerSays {
-    /// What shapes do not tell.
+    /// The values that shapes do not tell.
     pub(super) hints: ArchHints,
-    /// What they tell too.
+    /// The values that shapes tell too.
     pub(super) extents: Vec<(Extent, usize)>,
     /// Whether there is a norm before the blocks, where it says so.
     pub(super) pre_norm: Option<bool>,
@@ -34,7 +36,7 @@ pub(super) struct TowerSays {
     pub(super) refused: Option<String>,
 }
 
-/// What both weights and configurations tell.
+/// An extent that both weights and configurations tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Extent {
     Width,

@@ -9,7 +9,7 @@ use crate::preprocess::{Interpolation, ResizeMode};
 use crate::tower::arch::{Activation, ArchHints, Epsilon, Pooling};
 
 fn read(config: &Value) -> Result<Option<stated::Stated>> {
-    files::parse(Keys(config)).map(|read| read.map(|(stated, _)| stated))
+    files::parse(Keys(config))
 }
 
 fn stated(config: &Value) -> stated::Stated {
@@ -146,15 +146,16 @@ fn the_preparation_of_images_is_read() {
         "image_processor_type": "CLIPImageProcessor", "image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1],
         "size": { "shortest_edge": 256 }, "crop_size": { "height": 224, "width": 224 }, "resample": 2,
     });
-    let (of, side) = files::parse(Keys(&config)).unwrap().unwrap();
+    let of = stated(&config);
+    let side = of.side;
     let preprocess = of.images.unwrap().preprocess(224).unwrap();
     assert_eq!((side, preprocess.edge(), preprocess.mean()), (Some(224), 256, [0.1, 0.2, 0.3]));
     assert_eq!((preprocess.resize(), preprocess.interpolation()), (ResizeMode::Shortest, Interpolation::Bilinear));
 
     let size = |size: Value, crop: Value| {
         let config = json!({ "image_mean": [0.5, 0.5, 0.5], "size": size, "crop_size": crop, "do_normalize": false });
-        let (of, side) = files::parse(Keys(&config)).unwrap().unwrap();
-        (of.images.unwrap().resize.unwrap(), side.unwrap())
+        let of = stated(&config);
+        (of.images.unwrap().resize.unwrap(), of.side.unwrap())
     };
     assert_eq!(size(json!(224), json!(224)), (ResizeMode::Shortest, 224));
     assert_eq!(size(json!({ "height": 378, "width": 378 }), json!(null)), (ResizeMode::Squash, 378));

@@ -9,15 +9,15 @@ use crate::tower::arch::{Activation, ArchHints};
 use crate::tower::table::{self, by_width};
 use crate::tower::text::arch::TextArch;
 
-/// What `asked` leaves open of the text tower in `weights`, as the configurations beside it say; and what the user
-/// should know. `shape` is the tower as its shapes tell it.
+/// The values that `asked` leaves open of the text tower in `weights`, as the configurations beside it say; and notes
+/// for the user. `shape` is the tower as its shapes tell it. should know. `shape` is the tower as its shapes tell it.
 ///
 /// # Errors
 /// As [`TowerConfig::read`](super::TowerConfig::read).
 pub(crate) fn text_hints(weights: &Path, asked: ArchHints, shape: &TextArch) -> Result<(ArchHints, Vec<String>)> {
     let mut known = asked;
     let mut notes = Vec::new();
-    for (stated, _) in files::read(weights, &ConfigSource::Beside)? {
+    for stated in files::read(weights, &ConfigSource::Beside)? {
         let Some(says) = stated.text else { continue };
         let extent = |extent| match extent {
             Extent::Width => Some(shape.width),

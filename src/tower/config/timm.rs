@@ -14,7 +14,7 @@ const QUICK: [&str; 6] = ["openai", "dfn2b", "dfn5b", "metaclip_400m", "metaclip
 const QUICK_B32: [&str; 2] = ["laion400m_e31", "laion400m_e32"];
 const B32: &str = "vit_base_patch32_clip_224";
 
-/// What `config` says, if it is timm's.
+/// The content of `config`, if it is timm's.
 pub(super) fn read(config: Keys<'_>) -> Result<Option<Stated>> {
     let Some(name) = config.text("architecture")? else { return Ok(None) };
     let Some(pretrained) = config.object("pretrained_cfg")? else { return Ok(None) };

@@ -8,15 +8,15 @@ use crate::tower::arch::{Activation, ArchHints, Epsilon, Pooling};
 
 /// Model types whose image tower is CLIP's, with a projection.
 const MODELS: [&str; 5] = ["clip", "metaclip_2", "chinese_clip", "altclip", "clipseg"];
-/// Those of them whose text tower is CLIP's too.
+/// The model types whose text tower is CLIP's too.
 const WITH_TEXT: [&str; 2] = ["clip", "clipseg"];
 /// The architectures with a classifier in the place of the projection.
 const CLASSIFIERS: [&str; 2] = ["CLIPForImageClassification", "MetaClip2ForImageClassification"];
-/// What the type of a section of an image tower, or of a text tower, ends in.
+/// The ends of the types of an image tower's and of a text tower's section.
 const IMAGE: &str = "_vision_model";
 const TEXT: &str = "_text_model";
 
-/// What `config` says, if it is of that library.
+/// The content of `config`, if it is of that library.
 pub(super) fn read(config: Keys<'_>) -> Result<Option<Stated>> {
     let Some(kind) = config.text("model_type")? else { return Ok(None) };
     let of = |suffix: &str| kind.strip_suffix(suffix).filter(|of| MODELS.contains(of));

@@ -36,15 +36,15 @@ pub enum Property {
     Heads,
     /// The activation of the MLPs.
     Activation,
-    /// What every `LayerNorm` adds to the variance.
+    /// The number that every `LayerNorm` adds to the variance.
     NormEpsilon,
-    /// What is made of the last block's tokens.
+    /// The pooling of the last block's tokens.
     Pooling,
     /// The mean of images.
     Mean,
     /// The standard deviation of images.
     Std,
-    /// Which sides of images are resized.
+    /// The sides of images that are resized.
     Resize,
     /// The filter that resizes.
     Interpolation,
@@ -94,7 +94,7 @@ pub enum Origin {
     Bundle,
     /// The weights: they hold a classifier over the patches' mean, and no projection.
     Classifier,
-    /// This configuration.
+    /// A configuration.
     Config(PathBuf),
     /// All published towers of this width have it.
     Published,
@@ -138,7 +138,7 @@ pub struct TowerConfig {
     pub preprocess: Preprocess,
     /// The values that shapes do not tell, each with its source.
     pub values: Vec<TowerValue>,
-    /// What was told twice, and differently, or passed over: sentences without a full stop.
+    /// Notes on what was told twice, and differently, or passed over: sentences without a full stop.
     /// [`TowerConfig::assumed`] and [`TowerConfig::assumed_images`] say what was told by nothing.
     pub notes: Vec<String>,
 }
@@ -149,8 +149,8 @@ impl TowerConfig {
         self.values.iter().find(|value| value.property == property).map(|value| &value.origin)
     }
 
-    /// What was assumed of the architecture, as a sentence without a full stop that says which options settle it;
-    /// `None` where nothing was.
+    /// The assumptions on the architecture, as a sentence without a full stop that says which options settle it; `None`
+    /// where nothing was.
     pub fn assumed(&self) -> Option<String> {
         let open: Vec<String> = self
             .open()
@@ -163,7 +163,7 @@ impl TowerConfig {
         })
     }
 
-    /// What was assumed of the preparation of images, as [`TowerConfig::assumed`] says it.
+    /// The assumptions on the preparation of images, as a sentence like that of [`TowerConfig::assumed`].
     pub fn assumed_images(&self) -> Option<String> {
         let open: Vec<&str> =
             self.open().filter(|value| value.property.is_of_images()).map(|value| value.property.option()).collect();

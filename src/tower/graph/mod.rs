@@ -1,6 +1,6 @@
 //! The ONNX graph of a CLIP image encoder, written operator by operator.
 //!
-//! A torch export of the same network has some 1,600 nodes; this one has 13 a block, already fused, so nothing has to
+//! A torch export of the same network has some 1,600 nodes; this one has 13 per block, already fused, so nothing has to
 //! be optimised when a session is made. Three choices carry it:
 //!
 //! * Every parameter is an input under its own name, in the layout of the state dict: `Gemm` reads `[out, in]`
@@ -48,14 +48,14 @@ pub fn build(arch: &Arch) -> Result<Vec<u8>> {
 pub(crate) struct Chain {
     /// Pixels to the residual stream.
     pub(crate) stem: Link,
-    /// One block but the last: stream to stream. Its parameters are called as those of block 0. `None` where the last
+    /// A block before the last: stream to stream. Its parameters are called as those of block 0. `None` where the last
     /// is the only one.
     pub(crate) block: Option<Link>,
     /// The last block and the projection: stream to embeddings.
     pub(crate) last: Link,
 }
 
-/// One graph of a [`Chain`].
+/// A graph of a [`Chain`].
 pub(crate) struct Link {
     /// The bytes of the ONNX model.
     pub(crate) model: Vec<u8>,
@@ -81,7 +81,8 @@ pub(crate) fn build_chain(arch: &Arch) -> Result<Chain> {
     };
 
     let stem = {
-        let (mut graph, parameters) = (graph_of(arch), parameters(&|name| !is_of_block(name) && !is_last(name)));
+        let mut graph = graph_of(arch);
+        let parameters = parameters(&|name| !is_of_block(name) && !is_last(name));
         graph.declare_pixels(arch);
         graph.declare_parameters(&parameters);
         let output = graph.embed_patches(arch);
@@ -89,7 +90,8 @@ pub(crate) fn build_chain(arch: &Arch) -> Result<Chain> {
         graph.into_link(parameters, PIXELS, output)?
     };
     let block = (last_layer > 0).then(|| {
-        let (mut graph, parameters) = (graph_of(arch), parameters(&|name| of_block(name, 0)));
+        let mut graph = graph_of(arch);
+        let parameters = parameters(&|name| of_block(name, 0));
         graph.take_stream(arch);
         graph.declare_parameters(&parameters);
         let output = graph.block(arch, 0, STREAM);
@@ -98,7 +100,8 @@ pub(crate) fn build_chain(arch: &Arch) -> Result<Chain> {
     });
     let block = block.transpose()?;
     let last = {
-        let (mut graph, parameters) = (graph_of(arch), parameters(&|name| of_block(name, last_layer) || is_last(name)));
+        let mut graph = graph_of(arch);
+        let parameters = parameters(&|name| of_block(name, last_layer) || is_last(name));
         graph.take_stream(arch);
         graph.declare_parameters(&parameters);
         let output = graph.block(arch, last_layer, STREAM);
@@ -108,7 +111,7 @@ pub(crate) fn build_chain(arch: &Arch) -> Result<Chain> {
     Ok(Chain { stem, block, last })
 }
 
-/// What the names of a block's parameters begin with.
+/// The prefix of a block's parameters.
 pub(crate) fn block_prefix(layer: usize) -> String {
     format!("{BLOCKS}{layer}.")
 }
@@ -140,17 +143,18 @@ impl Graph {
     /// Pixels to the residual stream: patches, class token, positions, and `ln_pre` where there is one.
     fn embed_patches(&mut self, arch: &Arch) -> String {
         let (w, patch, patches) = (int(arch.width), int(arch.patch), int(arch.tokens() - 1));
-        let strides = [Attribute::ints("kernel_shape", &[patch, patch]), Attribute::ints("strides", &[patch, patch])];
+        let strides =
+            [Attribute::Ints("kernel_shape", vec![patch, patch]), Attribute::Ints("strides", vec![patch, patch])];
         let x = self.node("conv1", "Conv", &[PIXELS, "visual.conv1.weight"], strides);
         let x = self.reshape("patches", &x, &[-1, w, patches]);
-        let x = self.node("patches.transposed", "Transpose", &[&x], [Attribute::ints("perm", &[0, 2, 1])]);
+        let x = self.node("patches.transposed", "Transpose", &[&x], [Attribute::Ints("perm", vec![0, 2, 1])]);
 
-        let batch = self.node("batch", "Shape", &[PIXELS], [Attribute::int("start", 0), Attribute::int("end", 1)]);
+        let batch = self.node("batch", "Shape", &[PIXELS], [Attribute::Int("start", 0), Attribute::Int("end", 1)]);
         let one_each = self.constant("class_token.extents", &[2], &[1, w]);
-        let shape = self.node("class_token.shape", "Concat", &[&batch, &one_each], [Attribute::int("axis", 0)]);
+        let shape = self.node("class_token.shape", "Concat", &[&batch, &one_each], [Attribute::Int("axis", 0)]);
         let class = self.node("class_token", "Expand", &["visual.class_embedding", &shape], []);
 
-        let x = self.node("tokens", "Concat", &[&class, &x], [Attribute::int("axis", 1)]);
+        let x = self.node("tokens", "Concat", &[&class, &x], [Attribute::Int("axis", 1)]);
         let x = self.node("positions", "Add", &[&x, "visual.positional_embedding"], []);
         let x = self.reshape("stream", &x, &[-1, w]);
         if arch.variant.pre_norm { self.layer_norm("ln_pre", &x, "visual.ln_pre") } else { x }
@@ -171,20 +175,20 @@ impl Graph {
         let (q, residual) = if is_class_alone {
             let sequences = self.reshape(&at("sequences"), stream, &[-1, tokens, w]);
             let class = self.constant(&at("class_token.index"), &[1], &[0]);
-            let q = self.node(&at("attn.q.class_token"), "Gather", &[&q, &class], [Attribute::int("axis", 1)]);
-            let kept = self.node(&at("class_token"), "Gather", &[&sequences, &class], [Attribute::int("axis", 1)]);
+            let q = self.node(&at("attn.q.class_token"), "Gather", &[&q, &class], [Attribute::Int("axis", 1)]);
+            let kept = self.node(&at("class_token"), "Gather", &[&sequences, &class], [Attribute::Int("axis", 1)]);
             (q, self.reshape(&at("class_token.rows"), &kept, &[-1, w]))
         } else {
             (q, stream.to_string())
         };
 
-        let heads = [Attribute::int("num_heads", int(arch.heads))];
+        let heads = [Attribute::Int("num_heads", int(arch.heads))];
         let x = self.contrib(&at("attn"), "MultiHeadAttention", &[&q, &k, &v], heads);
         let x = self.reshape(&at("attn.rows"), &x, &[-1, w]);
         self.after_attention(&block, &residual, &x)
     }
 
-    /// What the last block gives, pooled, through the projection, which is kept `[in, out]`, where there is one.
+    /// Takes what the last block gives, pooled, through the projection, which is kept `[in, out]`, where there is one.
     fn project(&mut self, arch: &Arch, last: &str) {
         let x = match arch.variant.pooling {
             Pooling::ClassToken => self.layer_norm("ln_post", last, "visual.ln_post"),
@@ -212,7 +216,7 @@ impl Graph {
         let start = self.constant("pool.start", &[1], &[1]);
         let end = self.constant("pool.end", &[1], &[tokens]);
         let x = self.node("pool.patches", "Slice", &[&x, &start, &end, &start], []);
-        self.node(name, "ReduceMean", &[&x], [Attribute::ints("axes", &[1]), Attribute::int("keepdims", 0)])
+        self.node(name, "ReduceMean", &[&x], [Attribute::Ints("axes", vec![1]), Attribute::Int("keepdims", 0)])
     }
 
     fn into_link(self, parameters: Vec<(String, Vec<usize>)>, input: &str, output: String) -> Result<Link> {

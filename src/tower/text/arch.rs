@@ -32,7 +32,7 @@ pub struct TextArch {
     pub embed_dim: usize,
     /// The activation of the MLPs.
     pub activation: Activation,
-    /// What every `LayerNorm` adds to the variance.
+    /// The number that every `LayerNorm` adds to the variance.
     pub norm_epsilon: Epsilon,
 }
 

@@ -11,24 +11,24 @@ use crate::error::Result;
 use crate::tensor::Tensor;
 pub use crate::tower::config::CONFIGS;
 use crate::tower::config::text_hints;
-/// What a caller knows of a text tower that its shapes do not tell; it has no pooling.
+/// The values of a text tower that a caller knows and its shapes do not tell; it has no pooling.
 pub use crate::tower::variant::ArchHints as TextHints;
 
 /// A text encoder's weights and architecture.
 pub struct TextModel {
     path: PathBuf,
     arch: TextArch,
-    /// In the order of [`TextArch::parameters`], each f32.
+    /// Names and f32 tensors, in the order of [`TextArch::parameters`].
     parameters: Vec<(String, Tensor)>,
-    /// ln of what similarities are multiplied by.
+    /// The logarithm of the factor of similarities.
     logit_scale: Option<f32>,
     notes: Vec<String>,
 }
 
 impl TextModel {
     /// Opens the text tower of the CLIP model at `path`: a checkpoint of the whole model, or a folder with one in it,
-    /// as [`folder::file_of`] decides. What `hints` leave open is taken from the configuration beside it ([`CONFIGS`]), where
-    /// there is one; else heads are width / 64, and the activation is QuickGELU, which [`TextModel::notes`] say.
+    /// as [`folder::file_of`] decides. What `hints` leave open is taken from the configuration beside it ([`CONFIGS`]),
+    /// where there is one; else heads are width / 64, and the activation is QuickGELU, which [`TextModel::notes`] say.
     ///
     /// # Errors
     /// As [`Checkpoint::open`], [`names::text_tower`] and [`TextArch::infer`];
@@ -39,7 +39,7 @@ impl TextModel {
         Self::open_with(path.as_ref(), hints, |file| Checkpoint::open(file))
     }
 
-    /// As [`TextModel::open`], where `checkpoint` opens the file of weights.
+    /// [`TextModel::open`] with a `checkpoint` that opens the file of weights.
     ///
     /// # Errors
     /// As [`TextModel::open`], and what `checkpoint` gives.
@@ -83,7 +83,7 @@ impl TextModel {
         Ok(Self { path: path.to_path_buf(), arch, parameters, logit_scale, notes: Vec::new() })
     }
 
-    /// What the user should know: assumptions and contradictions, each a sentence without a full stop.
+    /// Notes for the user: assumptions and contradictions, sentences without a full stop.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }

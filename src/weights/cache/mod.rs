@@ -1,7 +1,7 @@
 //! Reconstructed weights that are kept for the next time, within a budget of bytes.
 //!
 //! What promoted sessions take counts against the same budget (`state.rs`: who goes first), and so does memory that
-//! waits to be used again ([`Spares`]).
+//! waits to be used again ([`BufferPool`]).
 
 mod item;
 mod queue;
@@ -21,7 +21,7 @@ pub(crate) use self::item::{Derived, Key, Owner};
 pub(super) use self::queue::PrefetchJob;
 use self::state::{Building, Lookup, State};
 pub use self::stats::CacheStats;
-use super::arena::Spares;
+use super::arena::BufferPool;
 use super::values::Weights;
 use crate::error::Result;
 use crate::mmap::Anonymous;
@@ -45,7 +45,7 @@ pub struct WeightsCache<W: Reconstructed = Weights> {
     state: Mutex<State<W>>,
     /// Some reconstruction has ended, well or not.
     ended: Condvar,
-    spares: Arc<Spares<W::Memory>>,
+    spares: Arc<BufferPool<W::Memory>>,
 }
 
 impl WeightsCache {
@@ -80,7 +80,7 @@ impl<W: Reconstructed> WeightsCache<W> {
     /// Drops the least recently used until at most `bytes` are kept; the budget stays as it is.
     pub fn trim(&self, bytes: usize) {
         self.change(|state| state.evict_down_to(bytes));
-        // Spares too: the caller wants memory back now.
+        // BufferPool too: the caller wants memory back now.
         let kept = self.state.lock().stats.bytes;
         self.drop_spares(bytes.saturating_sub(kept));
     }
@@ -96,7 +96,7 @@ impl<W: Reconstructed> WeightsCache<W> {
         &self,
         key: &Key,
         bytes: usize,
-        build: impl FnOnce(&Arc<Spares<W::Memory>>) -> Result<W>,
+        build: impl FnOnce(&Arc<BufferPool<W::Memory>>) -> Result<W>,
     ) -> Result<Arc<W>> {
         let mut state = self.state.lock();
         loop {
@@ -115,7 +115,7 @@ impl<W: Reconstructed> WeightsCache<W> {
     }
 
     /// Reconstructs what has been begun, and ends the wait of the others even where `build` fails or panics.
-    fn fly(&self, key: &Key, build: impl FnOnce(&Arc<Spares<W::Memory>>) -> Result<W>) -> Result<Arc<W>> {
+    fn fly(&self, key: &Key, build: impl FnOnce(&Arc<BufferPool<W::Memory>>) -> Result<W>) -> Result<Arc<W>> {
         let mut flight = Flight { cache: self, key, landed: None };
         let began = Instant::now();
         let weights = Arc::new(build(&self.spares)?);

@@ -10,7 +10,7 @@ use super::inputs::Inputs;
 use super::layout::{DeviceLayout, LayoutPlan};
 use super::weights::DeviceWeights;
 use crate::error::{ErrorKind, Result};
-use crate::weights::arena::Spares;
+use crate::weights::arena::BufferPool;
 use crate::weights::cache::{Holder, Keeper, Key, WeightsCache};
 use crate::weights::layout::Layout;
 use crate::weights::model::Model;
@@ -146,7 +146,7 @@ impl DeviceCache {
         &self,
         bytes: usize,
         purpose: Purpose,
-        spares: Option<&Spares<DeviceArena>>,
+        spares: Option<&BufferPool<DeviceArena>>,
     ) -> Result<DeviceArena> {
         loop {
             if let Some(spare) = spares.and_then(|spares| spares.take(bytes)) {

@@ -14,7 +14,7 @@ use super::weights::DeviceWeights;
 use crate::error::{Error, Result};
 use crate::kernel::Cuda;
 use crate::kernel::cuda::{Event, Queue};
-use crate::weights::arena::Spares;
+use crate::weights::arena::BufferPool;
 use crate::weights::cache::CacheStats;
 use crate::weights::layout::Layout;
 use crate::weights::model::{Model, TaskWeights};
@@ -174,7 +174,7 @@ impl DeviceModel {
         task: &TaskWeights,
         layout: Option<&Arc<DeviceLayout>>,
         bytes: usize,
-        spares: &Arc<Spares<DeviceArena>>,
+        spares: &Arc<BufferPool<DeviceArena>>,
     ) -> Result<DeviceWeights> {
         let factors = task.key().factors.iter().map(|&bits| f32::from_bits(bits));
         let active: Vec<(u32, f32)> = (0u32..).zip(factors).filter(|&(_, factor)| factor != 0.0).collect();

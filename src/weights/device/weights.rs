@@ -12,7 +12,7 @@ use crate::basis::Coefficients;
 use crate::error::{Error, Result};
 use crate::kernel::cuda::{CudaStream, Event, Queue};
 use crate::tensor::{DType, f32_bytes_mut, try_zeroed};
-use crate::weights::arena::{ArenaMemory, Spares};
+use crate::weights::arena::{ArenaMemory, BufferPool};
 use crate::weights::cache::Reconstructed;
 
 /// The weights of one task expression in device memory: named tensors, of f32 or as a graph's layout has them. They
@@ -32,7 +32,7 @@ pub struct DeviceWeights {
     bytes: usize,
     ready: Arc<Event>,
     /// Where the arena goes in the end.
-    home: Weak<Spares<DeviceArena>>,
+    home: Weak<BufferPool<DeviceArena>>,
 }
 
 /// A tensor of [`DeviceWeights`], row-major.
@@ -68,7 +68,7 @@ impl DeviceWeights {
         coefficients: &Coefficients,
         arena: DeviceArena,
         ready: Arc<Event>,
-        home: &Arc<Spares<DeviceArena>>,
+        home: &Arc<BufferPool<DeviceArena>>,
     ) -> Self {
         Self {
             inputs: Arc::clone(inputs),

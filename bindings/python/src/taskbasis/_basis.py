@@ -206,7 +206,7 @@ class Weights(Handle):
         call(lib.tb_weights_prefetch, self._handle)
 
     def cancel_prefetch(self) -> bool:
-        """Stops what `prefetch()` started, unless somebody waits for it; whether anything was stopped."""
+        """Stops what `prefetch()` started, unless a call waits for it; whether anything was stopped."""
         stopped = ffi.new("int32_t *")
         call(lib.tb_weights_cancel_prefetch, self._handle, stopped)
         return bool(stopped[0])

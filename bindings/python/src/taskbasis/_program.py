@@ -40,7 +40,7 @@ def run(command: str, *arguments: Any, progress: Progress = False, **options: An
     if progress:
         line.append("--progress")
     tell = _Bar() if progress is True else progress or None
-    # A file, not a pipe: nobody need read the result while progress is read.
+    # A file, not a pipe: the result need not be read while progress is read.
     with tempfile.TemporaryFile("w+", encoding="utf-8") as result:
         working = subprocess.Popen(line, env=environment(), stdout=result, stderr=subprocess.PIPE, encoding="utf-8")
         try:

@@ -28,7 +28,7 @@ def coefficients(basis: Basis) -> Any:
 
 
 def accuracy(accuracies: "Mapping[str, Sequence[float]]", lambdas: "Sequence[float]") -> Any:
-    """Accuracy over the scaling coefficient λ, a line a task. Returns a matplotlib figure."""
+    """Accuracy over the scaling coefficient λ, one line per task. Returns a matplotlib figure."""
     from matplotlib.figure import Figure
 
     figure = Figure(layout="constrained")

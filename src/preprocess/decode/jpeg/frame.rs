@@ -1,4 +1,4 @@
-//! What a JPEG file says of its image: its size, its channels, and what each scan holds of them.
+//! The headers of a JPEG file's image: its size, its channels, and what each scan holds of them.
 
 use super::errors::{invalid, unsupported};
 use crate::error::{Error, Result};
@@ -42,11 +42,11 @@ pub(super) struct Component {
     pub(super) known: [Option<u8>; 64],
 }
 
-/// What a scan holds.
+/// The header of a scan.
 pub(super) struct Scan {
     /// Indices of channels.
     pub(super) components: Vec<usize>,
-    /// For each of them, the places of its Huffman tables.
+    /// The places of each channel's Huffman tables.
     pub(super) tables: Vec<(usize, usize)>,
     /// The first and the last coefficient.
     pub(super) band: (usize, usize),

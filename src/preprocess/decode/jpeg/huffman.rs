@@ -11,9 +11,10 @@ const AHEAD: u32 = 9;
 /// A Huffman table.
 #[derive(Clone)]
 pub(super) struct HuffmanTable {
-    /// For the next [`AHEAD`] bits, the length and the value of the code that they start with; a length of 0: longer.
+    /// Indexed by the next [`AHEAD`] bits: the length and the value of the code that they start with; a length of 0:
+    /// longer.
     ahead: Box<[(u8, u8)]>,
-    /// For each length, the first code beyond those of this length (filled up to 16 bits), and what to add to a code
+    /// Indexed by length: the first code beyond those of this length (filled up to 16 bits), and what to add to a code
     /// to get the place of its value.
     beyond: [u32; 17],
     offsets: [i32; 17],
@@ -69,7 +70,7 @@ impl<'a> Bits<'a> {
         Self { bytes, at, next: 0, count: 0 }
     }
 
-    /// Where the byte after the last one read lies.
+    /// The place of the byte after the last one read.
     pub(super) fn at(&self) -> usize {
         self.at
     }

@@ -22,7 +22,7 @@ use errors::{invalid, truncated, unsupported};
 use frame::{Frame, Scan};
 use huffman::{Bits, HuffmanTable, standard};
 
-/// More scans than this are refused: each visits every block again, so that a small file could take hours.
+/// The most scans: each visits every block again, so that a small file of more could take hours.
 const MAX_SCANS: usize = 500;
 
 /// The four places that a file has for tables of one kind.
@@ -118,7 +118,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What follows a segment's length.
+    /// The bytes after a segment's length.
     fn payload(&mut self) -> Result<&'a [u8]> {
         let from = self.bytes.get(self.at..).unwrap_or(&[]);
         let length = from.first_chunk().map(|&length| usize::from(u16::from_be_bytes(length))).ok_or_else(truncated)?;

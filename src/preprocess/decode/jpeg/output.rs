@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::preprocess::pixels::PixelFormat;
 use crate::tensor::try_zeroed;
 
-/// How a channel is enlarged to the image's size.
+/// The way in which a channel is enlarged to the image's size.
 enum Enlarge {
     /// Each sample is repeated: so often across, so often down.
     Repeat(usize, usize),
@@ -79,7 +79,7 @@ fn across(width: usize, value: impl Fn(usize) -> u32, bits: u32, bias: [u32; 2],
     }
 }
 
-/// What a file's channels are.
+/// The meaning of a file's channels.
 #[derive(Clone, Copy, PartialEq)]
 enum Colours {
     Gray,
@@ -90,7 +90,7 @@ enum Colours {
 }
 
 impl Colours {
-    /// What libjpeg takes the channels for.
+    /// The meaning that libjpeg gives the channels.
     fn of(frame: &Frame, jfif: bool, adobe: Option<u8>) -> Self {
         match (&*frame.components, adobe) {
             ([_], _) => Self::Gray,
@@ -115,7 +115,9 @@ impl Colours {
 /// The pixels of a frame whose scans have all been read.
 pub(super) fn assemble(mut frame: Frame, jfif: bool, adobe: Option<u8>) -> Result<Decoded> {
     let colours = Colours::of(&frame, jfif, adobe);
-    let (width, height, format) = (frame.width, frame.height, colours.format());
+    let width = frame.width;
+    let height = frame.height;
+    let format = colours.format();
     for component in &mut frame.components {
         scan::finish(component)?;
     }

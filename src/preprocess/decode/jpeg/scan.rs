@@ -9,11 +9,11 @@ use crate::error::Result;
 /// The DC and the AC table of a channel.
 type Tables = (Option<HuffmanTable>, Option<HuffmanTable>);
 
-/// What is remembered from one block to the next.
-struct State {
-    /// For each channel of the scan, its last DC coefficient.
+/// The state between one block and the next.
+struct ScanState {
+    /// The last DC coefficient of each channel of the scan.
     last: Vec<i32>,
-    /// How many blocks to come have no more coefficients of this scan.
+    /// The number of blocks to come that have no more coefficients of this scan.
     empty: u32,
 }
 
@@ -25,7 +25,7 @@ pub(super) fn decode(
     restart: usize,
     bits: &mut Bits<'_>,
 ) -> Result<()> {
-    let mut state = State { last: vec![0; scan.components.len()], empty: 0 };
+    let mut state = ScanState { last: vec![0; scan.components.len()], empty: 0 };
     // A scan of one channel holds the blocks of its own size, another one minimal units of all its channels.
     let (across, down) = match *scan.components {
         [index] => {
@@ -129,7 +129,7 @@ fn progressive_block(
     scan: &Scan,
     tables: &Tables,
     place: usize,
-    state: &mut State,
+    state: &mut ScanState,
     bits: &mut Bits<'_>,
 ) -> Result<()> {
     let low = scan.bits.1;
@@ -147,7 +147,7 @@ fn first_bits(
     block: &mut [i16; 64],
     scan: &Scan,
     table: &HuffmanTable,
-    state: &mut State,
+    state: &mut ScanState,
     bits: &mut Bits<'_>,
 ) -> Result<()> {
     if state.empty > 0 {
@@ -173,12 +173,12 @@ fn first_bits(
     Ok(())
 }
 
-/// One more bit of a band of coefficients, and those that are not zero any more.
+/// Reads one more bit of a band of coefficients, and those that are not zero any more.
 fn next_bit(
     block: &mut [i16; 64],
     scan: &Scan,
     table: &HuffmanTable,
-    state: &mut State,
+    state: &mut ScanState,
     bits: &mut Bits<'_>,
 ) -> Result<()> {
     let (mut k, last) = scan.band;

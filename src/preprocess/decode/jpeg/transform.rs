@@ -6,7 +6,7 @@ const CONSTANT: u32 = 13;
 /// Fractional bits between the passes.
 const BETWEEN: u32 = 2;
 
-/// Where the coefficient of each frequency lies in its block, row after row.
+/// The place of each frequency's coefficient in its block, row after row.
 pub(super) const NATURAL: [u8; 64] = [
     0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21,
     28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54,
