@@ -128,9 +128,12 @@ impl DeviceCache {
         self.rebalance();
     }
 
-    /// Gives weights what layouts leave.
-    fn rebalance(&self) {
-        self.weights.set_budget(self.allowance.limit.saturating_sub(self.allowance.layouts()));
+    /// Gives weights what layouts leave. What serves a layout may go later than the layout, with weights in use.
+    pub(super) fn rebalance(&self) {
+        let left = self.allowance.limit.saturating_sub(self.allowance.layouts());
+        if self.weights.stats().budget != left {
+            self.weights.set_budget(left);
+        }
     }
 
     /// Memory, of `spares` or fresh, for which others make room: what waits to be used again and was not taken, then

@@ -165,6 +165,7 @@ impl DeviceModel {
         let layout = (!is_canonical).then(|| self.cache.layout(task.model(), task.layout())).transpose()?;
         let bytes = layout.as_ref().map_or(self.inputs.arena_bytes, |layout| layout.arena_bytes);
         let build = |spares: &Arc<_>| self.reconstruct(task, layout.as_ref(), bytes, spares);
+        self.cache.rebalance();
         self.cache.weights.get_or_build(task.key(), bytes, build)
     }
 
@@ -234,11 +235,13 @@ impl DeviceModel {
 
     /// Drops the weights that were used least recently until at most `bytes` are kept.
     pub fn trim(&self, bytes: usize) {
+        self.cache.rebalance();
         self.cache.weights.trim(bytes);
     }
 
     /// What it takes, and how it has done so far.
     pub fn stats(&self) -> DeviceStats {
+        self.cache.rebalance();
         let layout_bytes = self.cache.allowance.layouts();
         DeviceStats {
             resident_bytes: self.inputs.resident_bytes(),
