@@ -11,9 +11,9 @@ use std::sync::{Arc, OnceLock};
 use libloading::Library;
 use parking_lot::{Mutex, MutexGuard};
 
+use super::cuda_host;
 use super::device::{Device, DeviceInfo, Queue};
 use super::launch::{DeviceKernel, Launch};
-use super::cuda_host;
 use crate::error::{Error, Result};
 
 /// What has happened on a [`SimulatedDevice`] so far.
