@@ -55,7 +55,7 @@ pub(super) struct Out<'a, T>(&'a mut T);
 
 impl<'a, T> Out<'a, T> {
     /// # Safety
-    /// `out` is NULL or a place that C may have a `T` written to, which nobody else uses during the call.
+    /// `out` is NULL or a place that C may have a `T` written to, which nothing else uses during the call.
     pub(super) unsafe fn new(out: *mut T, name: &str, nothing: T) -> Result<Self> {
         check_place(out, name)?;
         // SAFETY: not NULL and aligned, checked above; the rest is the caller's promise. The place may not be
@@ -227,7 +227,7 @@ impl<T: Copy> Buffer<T> {
     /// `*needed` is 0 from now on, and the size as soon as that is known.
     ///
     /// # Safety
-    /// `out` is NULL or room for `capacity` values, `needed` is NULL or a place for a number, and nobody else uses
+    /// `out` is NULL or room for `capacity` values, `needed` is NULL or a place for a number, and nothing else uses
     /// either during the call.
     pub(super) unsafe fn new(out: *mut T, capacity: usize, needed: *mut usize, name: &'static str) -> Result<Self> {
         if !needed.is_null() {
