@@ -40,7 +40,8 @@ test-python-full: onnxruntime
 ## What needs an NVIDIA GPU and its driver (docs/gpu.md); says what is missing, and skips it. Again under
 ## compute-sanitizer where that is installed.
 test-gpu: onnxruntime
-	$(CARGO) test --lib -- --nocapture kernel::cuda weights::device encoder::device
+	$(CARGO) test --lib -- --nocapture kernel::cuda weights::device encoder::engine::cuda
+	$(CARGO) build --package taskbasis-bench
 	$(CARGO) test --test gpu -- --nocapture
 	if command -v compute-sanitizer >/dev/null; then \
 		$(CARGO) test --test gpu --config "target.'cfg(all())'.runner = 'compute-sanitizer --error-exitcode=1'"; \

@@ -752,15 +752,26 @@ tb_status tb_preprocess(const tb_image *image,
 
 /**
  * Where it takes no memory to speak of: the base is stored as f32, or the budget of the basis's cache has room for its
- * weights beside a task's. Not with tb_encoder_options.streamed. The default.
+ * weights beside a task's. Not with TB_RESIDENCY_BLOCKWISE. The default.
  */
 #define TB_SELF_TEST_AUTO 0
 
-/** Whatever memory it takes. Not with tb_encoder_options.streamed, which has no room for it. */
+/** Whatever memory it takes. Not with TB_RESIDENCY_BLOCKWISE, which has no room for it. */
 #define TB_SELF_TEST_ON 1
 
 /** Never. */
 #define TB_SELF_TEST_OFF 2
+
+/** All of them, kept for the next run with the task: by the cache, or on the device. The default. */
+#define TB_RESIDENCY_WHOLE 0
+
+/**
+ * Those of one block and what is outside the blocks, 40 MB instead of 351 for ViT-B-32
+ * (tb_encoder_properties.weight_bytes). Every run reconstructs them anew, past the cache: it takes a reconstruction
+ * longer, whatever the number of images. Embeddings agree with the other's to 1e-5, and are the same bits every time.
+ * It runs the built graph, and nothing is promoted.
+ */
+#define TB_RESIDENCY_BLOCKWISE 1
 
 /** The graph that follows from the architecture. */
 #define TB_GRAPH_BUILT 0
@@ -871,12 +882,7 @@ typedef struct tb_encoder_options {
      * first run of each is made three times more. For few batch sizes.
      */
     uint32_t cuda_graphs;
-    /**
-     * Nonzero: never has more of a task's weights in memory than those of one block and what is outside the blocks, 40
-     * MB instead of 351 for ViT-B-32 (tb_encoder_properties.weight_bytes). Every run reconstructs them anew, past the
-     * cache: it takes a reconstruction longer, whatever the number of images. Embeddings agree with the other
-     * encoders' to 1e-5, and are the same bits every time. It runs the built graph, and nothing is promoted.
-     */
+    /** Nonzero: TB_RESIDENCY_BLOCKWISE, whatever residency says. */
     size_t streamed;
     /** What every layer normalisation adds to the variance; 0: as read, as for activation, else 1e-5. */
     float norm_epsilon;
@@ -906,6 +912,8 @@ typedef struct tb_encoder_options {
      * where less than f32 is computed with). Once for each bundle and provider in a process; else TB_ERR_MISMATCH.
      */
     size_t self_test;
+    /** One of the TB_RESIDENCY_ constants: how much of a task's weights a run has in memory. */
+    size_t residency;
 } tb_encoder_options;
 
 /** What tb_encoder_info() tells: what is really used. The texts belong to the encoder. */
@@ -946,7 +954,7 @@ typedef struct tb_encoder_properties {
     size_t weights_on;
     /** Why TB_WEIGHTS_ON_AUTO took the host's memory, though a GPU computes; else NULL. */
     const char *weights_fallback;
-    /** Nonzero: tb_encoder_options.streamed was set. */
+    /** One of the TB_RESIDENCY_ constants. */
     size_t streamed;
     /** Bytes of weights that one run needs in memory at a time. */
     size_t weight_bytes;
@@ -985,8 +993,8 @@ typedef struct tb_encoder_properties {
  *         that was searched, and for a driver that a GPU lacks; TB_ERR_INVALID_ARGUMENT for more than
  *         4096 threads or concurrent runs, for options that exclude each other, and for another ONNX Runtime than the
  *         one that is loaded; TB_ERR_UNSUPPORTED for an image size that the base does not have, a graph that takes or
- *         gives other types than floats or is to be streamed, a provider that this ONNX Runtime was built without, or
- *         a device that `cpu` does not have; TB_ERR_OUT_OF_MEMORY; TB_ERR_RUNTIME
+ *         gives other types than floats or is to run block by block, a provider that this ONNX Runtime was built
+ *         without, or a device that `cpu` does not have; TB_ERR_OUT_OF_MEMORY; TB_ERR_RUNTIME
  */
 tb_status tb_encoder_create(const tb_basis *basis,
                             const tb_encoder_options *options,
@@ -1100,13 +1108,13 @@ typedef struct tb_device_statistics {
  *
  * @return TB_OK; TB_ERR_MISMATCH where the weights are of another architecture, and then nothing is reconstructed;
  *         what tb_weights_prepare() returns; on a device TB_ERR_OUT_OF_MEMORY where weights in use leave no
- *         room, TB_ERR_RUNTIME; TB_ERR_UNSUPPORTED with tb_encoder_options.streamed
+ *         room, TB_ERR_RUNTIME; TB_ERR_UNSUPPORTED with TB_RESIDENCY_BLOCKWISE
  */
 tb_status tb_encoder_prepare(const tb_encoder *encoder, const tb_weights *weights, tb_error **err);
 
 /**
  * Sets `*out` to 1 where the next call with these weights need not reconstruct them: they are kept where this encoder
- * reads them, or promoted; else to 0, as always with tb_encoder_options.streamed and for weights of another
+ * reads them, or promoted; else to 0, as always with TB_RESIDENCY_BLOCKWISE and for weights of another
  * architecture.
  */
 tb_status tb_encoder_is_prepared(const tb_encoder *encoder,
@@ -1149,7 +1157,7 @@ tb_status tb_encoder_device_stats(const tb_encoder *encoder,
  * and is dropped there when it has not been used for longest.
  *
  * @param wait  not zero: return when the session is there, or could not be built
- * @return TB_OK; TB_ERR_INVALID_ARGUMENT with TB_PROMOTION_OFF, TB_ERR_UNSUPPORTED with tb_encoder_options.streamed;
+ * @return TB_OK; TB_ERR_INVALID_ARGUMENT with TB_PROMOTION_OFF, TB_ERR_UNSUPPORTED with TB_RESIDENCY_BLOCKWISE;
  *         with `wait` also TB_ERR_OUT_OF_MEMORY where the whole budget has no room for it, TB_ERR_RUNTIME, and what
  *         tb_weights_prepare() returns
  */

@@ -10,14 +10,13 @@
 //! ```
 //!
 //! ```no_run
-//! use taskbasis::{Arch, ArchHints, Basis, Checkpoint, Encoder, EncoderOptions, Model, ModelOptions};
+//! use taskbasis::{EncoderOptions, OpenModel, OpenOptions};
 //!
-//! let base = Checkpoint::open("zeroshot.pt")?;
-//! let basis = Basis::open("ViT-B-32_AE_M4_8task")?;
-//! let encoder = Encoder::new(&Arch::of(&base, ArchHints::default())?, &EncoderOptions::default())?;
-//! let model = Model::new(base, Some(basis), &ModelOptions::default())?;
+//! let options = OpenOptions { base: Some("zeroshot.pt".into()), ..OpenOptions::default() };
+//! let opened = OpenModel::open("ViT-B-32_AE_M4_8task", &options)?; // or a bundle, which needs no base
+//! let encoder = opened.encoder(&EncoderOptions::default())?;
 //!
-//! let weights = model.weights(&"MNIST@0.3 + SVHN@0.3".parse()?)?; // names them; nothing is computed yet
+//! let weights = opened.model().weights(&"MNIST@0.3 + SVHN@0.3".parse()?)?; // names them; nothing is computed yet
 //! # let (pixels, n) = (vec![0.0; 3 * 224 * 224], 1);
 //! let embeds = encoder.encode_task(&weights, &pixels, n)?; // f32 [n, e]
 //! # Ok::<(), taskbasis::Error>(())
@@ -64,6 +63,7 @@ pub mod mmap;
 #[path = "../tests/support/need.rs"]
 mod need;
 pub mod onnx;
+pub mod open;
 pub mod preprocess;
 #[allow(unsafe_code)]
 pub mod tensor;
@@ -72,21 +72,22 @@ pub mod weights;
 
 pub use atomic_file::{PartialFolder, check_output, replace_file};
 pub use basis::{Basis, Coefficients, Method, Target, TaskExpr};
-pub use bundle::{BaseFormat, BasisFile, Bundle, BundleUpdate, Fingerprint, NewTask, PackReport, Packer, VectorFormat};
+pub use bundle::{BaseFormat, Bundle, BundleUpdate, Fingerprint, NewTask, PackReport, Packer, VectorFormat};
 pub use checkpoint::{Checkpoint, Format};
 pub use datasets::{Dataset, HeadLabels, OtherNames, Split};
 #[cfg(feature = "text")]
 pub use encoder::TextEncoder;
 pub use encoder::{
-    Agreement, Encoder, EncoderOptions, Execution, GraphVariant, Probe, Promotion, PromotionState, Provider, Runtime,
-    SelfTest, StreamedEncoder, TensorRtOptions, WeightSource, WeightsOn, write_onnx, write_onnx_f16,
+    Agreement, Encoder, EncoderOptions, Execution, GraphVariant, Probe, Promotion, PromotionState, Provider, Residency,
+    Runtime, SelfTest, TensorRtOptions, WeightSource, WeightsOn, write_onnx, write_onnx_f16,
 };
 pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "text")]
 pub use heads::Prompts;
-pub use heads::{Head, Score, head_tasks};
+pub use heads::{Head, Score};
 pub use kernel::{Cuda, CudaStream, Kernel};
 pub use mmap::{MapMode, Mapping};
+pub use open::{BasisFile, GraphChoice, OpenModel, OpenOptions, head_tasks, open_head};
 pub use preprocess::{ImageFiles, Pixels, Preprocess};
 pub use tensor::{BlockFormat, Blocks, DType, Rounding, Source, Tensor};
 #[cfg(feature = "text")]

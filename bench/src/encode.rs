@@ -11,7 +11,7 @@ use super::family::{basis_of, recoverable};
 use super::frozen::Frozen;
 use super::onnx_file::OnnxFileEncoder;
 use super::samples::{Samples, Variant, digits, take_turns, time};
-use crate::args::no_graph;
+use crate::args::{Session, no_graph};
 
 /// By batch size, as JSON's keys must be text.
 pub type ByBatch = std::collections::BTreeMap<String, f64>;
@@ -50,9 +50,9 @@ pub struct OfGraph {
     pub promoted_difference: f64,
 }
 
-/// The user's graph, where one is given or the bundle carries one, bound to `model`.
-pub fn graph(setup: &Setup<'_>, model: &Arc<Model>) -> Result<Option<BoundGraph>> {
-    let Some(graph) = setup.family.graph(setup.args, model)? else {
+/// The user's graph, where one is given or the bundle carries one, bound to the session's model.
+pub fn graph(setup: &Setup<'_>, session: &Session) -> Result<Option<BoundGraph>> {
+    let Some(graph) = setup.args.graph(session)? else {
         return if setup.args.optimise_graph { Err(no_graph()) } else { Ok(None) };
     };
     let batch = graph.pixels().shape.as_ref().and_then(|shape| shape.first().copied().flatten());
@@ -128,14 +128,15 @@ pub fn rounds(setup: &Setup<'_>, batch: usize) -> usize {
 }
 
 pub fn measure(setup: &Setup<'_>) -> Result<Encode> {
-    let model = setup.family.open(setup.threads, usize::MAX)?;
-    let task: TaskExpr = recoverable(basis_of(&model)?)?.swap_remove(0);
+    let session = setup.family.session(setup.family.basis(), setup.threads, usize::MAX)?;
+    let model = session.model();
+    let task: TaskExpr = recoverable(basis_of(model)?)?.swap_remove(0);
     let named = model.weights(&task)?;
     let frozen = Frozen::write(setup, &task)?.open(setup)?;
     let built = Ways::new(setup.encoder(Promotion::Off)?, setup.encoder(Promotion::Manual)?, frozen, &named);
     let mut all = vec![built];
-    if let Some(graph) = graph(setup, &model)? {
-        all.push(Ways::of_graph(setup, &graph, &model, &task)?);
+    if let Some(graph) = graph(setup, &session)? {
+        all.push(Ways::of_graph(setup, &graph, model, &task)?);
     }
     let mut promotion_ms = Vec::new();
     for ways in &all {

@@ -4,10 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
-use taskbasis::onnx::BoundGraph;
 use taskbasis::{
     Arch, ArchHints, BaseFormat, Basis, BasisFile, Checkpoint, Coefficients, Error, ErrorKind, MapMode, Model,
-    ModelOptions, Packer, Result, TaskExpr, TaskWeights, VectorFormat,
+    ModelOptions, OpenModel, Packer, Result, TaskExpr, TaskWeights, VectorFormat,
 };
 
 use super::machine;
@@ -127,15 +126,6 @@ impl Family {
         Ok(Self { name: self.name.clone(), base: None, bases, root, _folder: folder })
     }
 
-    /// The user's graph: the one that is asked for, else the one that the bundle carries.
-    pub fn graph(&self, args: &EncoderArgs, model: &Arc<Model>) -> Result<Option<BoundGraph>> {
-        let bundle = match BasisFile::open(self.basis(), MapMode::Map)? {
-            BasisFile::Bundle(bundle) => Some(bundle),
-            BasisFile::Folder(_) => None,
-        };
-        args.graph(&Session::new(Arc::clone(model), bundle))
-    }
-
     /// The basis as it was given.
     pub fn basis(&self) -> &Path {
         &self.bases[0].1
@@ -168,19 +158,20 @@ impl Family {
 
     /// The same with one of [`Family::bases`].
     pub fn open_format(&self, basis: &Path, threads: usize, cache_bytes: usize) -> Result<Arc<Model>> {
-        self.session(basis, threads, cache_bytes).map(|session| session.model)
+        self.session(basis, threads, cache_bytes).map(|session| Arc::clone(session.model()))
     }
 
-    fn session(&self, basis: &Path, threads: usize, cache_bytes: usize) -> Result<Session> {
+    /// One of [`Family::bases`], with the bundle where it is one.
+    pub fn session(&self, basis: &Path, threads: usize, cache_bytes: usize) -> Result<Session> {
         let options = ModelOptions { threads, cache_bytes: Some(cache_bytes), ..ModelOptions::default() };
-        let (model, bundle) = BasisFile::open(basis, MapMode::Map)?.model(self.open_base()?, &options)?;
-        Ok(Session::new(model, bundle))
+        let file = BasisFile::open(basis, MapMode::Map)?;
+        OpenModel::of(file, self.open_base()?, &options).map(Session::new)
     }
 
     /// What it is.
     pub fn about(&self, args: &EncoderArgs) -> Result<About> {
         let session = self.session(self.basis(), 0, 0)?;
-        let (arch, basis) = (args.arch(&session)?, basis_of(&session.model)?);
+        let (arch, basis) = (args.arch(&session)?, basis_of(session.model())?);
         Ok(About {
             name: self.name.clone(),
             tasks: basis.tasks().len(),

@@ -6,7 +6,7 @@ use serde::Serialize;
 use taskbasis::{EncoderOptions, Provider, Result, Runtime, kernel};
 
 /// What a figure depends on beside the program. What the operating system does not tell is null.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Machine {
     pub cpu: Option<String>,
     /// Processors that this process may use.

@@ -26,8 +26,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 use taskbasis::{
-    Activation, Cuda, Encoder, EncoderOptions, Error, ErrorKind, Pooling, Promotion, Provider, Result, Runtime,
-    check_output, replace_file,
+    Cuda, Encoder, EncoderOptions, Error, ErrorKind, Promotion, Provider, Result, Runtime, check_output, replace_file,
 };
 
 use self::family::{About, Dice, Family};
@@ -51,7 +50,7 @@ fn main() -> ExitCode {
 }
 
 /// Everything that was measured, as `--json` prints it.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Report {
     machine: Machine,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -103,7 +102,11 @@ impl Bench {
         if self.encodes() && device::is_asked_for(&options) {
             Runtime::load(options.runtime.as_deref())?.check_provider(options.provider, options.device)?;
         }
-        let mut report = Report::of(Machine::look(threads, &options, self.encodes())?, self.quick);
+        let mut report = Report {
+            machine: Machine::look(threads, &options, self.encodes())?,
+            quick: self.quick,
+            ..Report::default()
+        };
         if self.growth {
             report.growth = Some(growth::measure(threads, self.quick, self.keep_files.as_deref())?);
         } else {
@@ -124,7 +127,7 @@ impl Bench {
             };
             // What is wrong with a graph is said before minutes are spent on the rest. Nothing of it stays mapped.
             if self.encoder.graph.is_some() && !self.probe_memory {
-                encode::graph(&setup, &family.open(threads, 0)?)?;
+                encode::graph(&setup, &family.session(family.basis(), threads, 0)?)?;
             }
             if self.probe_memory {
                 return output::json(&open::probe(&setup)?);
@@ -277,48 +280,23 @@ impl Setup<'_> {
     }
 
     /// What of the architecture shapes do not tell, as another `taskbasis bench` takes it.
-    fn arch_arguments(&self) -> Vec<String> {
+    fn arch_arguments(&self) -> Result<Vec<String>> {
         let arch = &self.about.arch;
-        let activation = match arch.activation {
-            Activation::QuickGelu => "quick_gelu",
-            Activation::Gelu => "gelu",
-            Activation::GeluTanh => "gelu_tanh",
-        };
-        let pooling = match arch.variant.pooling {
-            Pooling::ClassToken => "class_token",
-            Pooling::MeanThenNorm => "mean_then_norm",
-            Pooling::NormThenMean => "norm_then_mean",
-            Pooling::PatchMean => "patch_mean",
-        };
+        // Files call them as options do.
+        let name = |value| serde_json::from_value::<String>(value).map_err(|e| Error::invalid("no name").because(e));
+        let activation = name(serde_json::json!(arch.activation))?;
+        let pooling = name(serde_json::json!(arch.variant.pooling))?;
         let all = [
-            ("--activation", activation.to_owned()),
+            ("--activation", activation),
             ("--heads-count", arch.heads.to_string()),
             ("--norm-eps", arch.variant.norm_epsilon.to_string()),
-            ("--pooling", pooling.to_owned()),
+            ("--pooling", pooling),
         ];
-        all.into_iter().flat_map(|(option, value)| [option.to_owned(), value]).collect()
+        Ok(all.into_iter().flat_map(|(option, value)| [option.to_owned(), value]).collect())
     }
 }
 
 impl Report {
-    /// Of nothing yet.
-    fn of(machine: Machine, quick: bool) -> Self {
-        Self {
-            machine,
-            family: None,
-            quick,
-            open: None,
-            reconstruct: None,
-            switch: None,
-            encode: None,
-            memory: None,
-            storage: None,
-            device: None,
-            growth: None,
-            soak: None,
-        }
-    }
-
     fn text(&self) -> String {
         let pairs = |rows: Vec<[String; 2]>| {
             rows.iter().fold(String::new(), |text, [name, value]| text + &format!("{name:<46}  {value}\n"))

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
-use taskbasis::{BasisFile, Encoder, Error, MapMode, ModelOptions, Result, TaskWeights};
+use taskbasis::{BasisFile, Encoder, Error, MapMode, ModelOptions, OpenModel, Result, TaskWeights};
 
 use super::family::{basis_of, first_vectors, recoverable};
 use super::samples::{Samples, digits, repeat, time};
@@ -153,7 +153,7 @@ pub fn memory(setup: &Setup<'_>) -> Result<Memory> {
     if let Some(bytes) = setup.encoder.device_budget {
         child.args(["--device-budget", &(bytes >> 20).to_string()]);
     }
-    child.args(setup.arch_arguments());
+    child.args(setup.arch_arguments()?);
     let done = child.output().map_err(|e| failed("start", e))?;
     let said: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap_or_default();
     let number = |key: &str| said.get(key).and_then(serde_json::Value::as_u64);
@@ -196,10 +196,11 @@ pub fn probe(setup: &Setup<'_>) -> Result<serde_json::Value> {
 /// Gives everything back, so that it still counts while memory is looked at for the last time.
 fn embed_one(setup: &Setup<'_>) -> Result<(TaskWeights, Encoder)> {
     let options = ModelOptions { threads: setup.threads, ..ModelOptions::default() };
-    let (model, _) = BasisFile::open(setup.family.basis(), MapMode::Map)?.model(setup.family.open_base()?, &options)?;
+    let file = BasisFile::open(setup.family.basis(), MapMode::Map)?;
+    let opened = OpenModel::of(file, setup.family.open_base()?, &options)?;
     let encoder = Encoder::new(&setup.about.arch, &setup.encoder)?;
-    let all = first_vectors(basis_of(&model)?, setup.about.vectors, 0);
-    let weights = model.weights_from(all)?;
+    let all = first_vectors(basis_of(opened.model())?, setup.about.vectors, 0);
+    let weights = opened.model().weights_from(all)?;
     encoder.encode_task(&weights, &setup.pixels(1), 1)?;
     Ok((weights, encoder))
 }

@@ -1,7 +1,9 @@
 //! Switching: from a task's name to its first embedding.
 
 use serde::Serialize;
-use taskbasis::{Promotion, ReconstructOptions, Result, StreamedEncoder, TaskExpr, Weights};
+use taskbasis::{
+    Encoder, EncoderOptions, Promotion, ReconstructOptions, Residency, Result, TaskExpr, Weights, WeightsOn,
+};
 
 use super::Setup;
 use super::family::{Dice, basis_of, recoverable};
@@ -79,7 +81,14 @@ pub fn measure(setup: &Setup<'_>) -> Result<Switch> {
     for task in &cached {
         warm.weights(task)?.get()?;
     }
-    let streamed = StreamedEncoder::new(&setup.about.arch, &setup.encoder)?;
+    let blockwise = EncoderOptions {
+        residency: Residency::Blockwise,
+        promotion: Promotion::Off,
+        weights_on: WeightsOn::Host,
+        cuda_graphs: false,
+        ..setup.encoder.clone()
+    };
+    let streamed = Encoder::new(&setup.about.arch, &blockwise)?;
     let reconstruct = std::cell::RefCell::new(Vec::new());
     let (mut which, mut streamed_turn) = (0, Sequence::new(tasks.clone()));
     let mut variants: Vec<Variant<'_>> = vec![
@@ -95,7 +104,7 @@ pub fn measure(setup: &Setup<'_>) -> Result<Switch> {
         }),
         Box::new(|| {
             let task = streamed_turn.next();
-            time(|| streamed.encode(&cold.weights(task)?, &pixels, 1)).map(|(ms, _)| ms)
+            time(|| streamed.encode_task(&cold.weights(task)?, &pixels, 1)).map(|(ms, _)| ms)
         }),
     ];
     let rounds = if setup.quick { 10 } else { 100 };

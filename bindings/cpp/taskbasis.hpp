@@ -507,7 +507,7 @@ struct encoder_options {
     std::uint64_t device_budget = 0;
     std::uint32_t weights_on = TB_WEIGHTS_ON_AUTO;
     bool cuda_graphs = false;
-    bool streamed = false;
+    bool streamed = false; // the older name of TB_RESIDENCY_BLOCKWISE
     float norm_epsilon = 0;
     std::uint32_t pooling = TB_POOLING_AS_READ;
     std::string config;
@@ -517,6 +517,7 @@ struct encoder_options {
     std::uint32_t interpolation = TB_INTERPOLATION_AS_READ;
     std::size_t resize_edge = 0;
     std::uint32_t self_test = TB_SELF_TEST_AUTO;
+    std::uint32_t residency = TB_RESIDENCY_WHOLE;
 };
 
 // The image encoder of one architecture; every call names its weights.
@@ -566,6 +567,7 @@ public:
         options.interpolation = how.interpolation;
         options.resize_edge = how.resize_edge;
         options.self_test = how.self_test;
+        options.residency = how.residency;
         tb_encoder *handle = nullptr;
         if (auto failed = detail::call(tb_encoder_create, of.get(), &options, &handle)) {
             return *std::move(failed);

@@ -1,14 +1,15 @@
 //! The golden embedding of a bundle that is packed: computed over the written file, then put into it.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::add_tasks::BundleUpdate;
 use super::opened::Bundle;
 use super::pack::{BaseFormat, Packer};
 use crate::checkpoint::Checkpoint;
-use crate::encoder::EncoderOptions;
-use crate::error::Result;
-use crate::mmap::Identity;
+use crate::encoder::{Agreement, Encoder, EncoderOptions, Golden, SelfTest};
+use crate::error::{Error, Result};
+use crate::weights::{Model, ModelOptions};
 
 impl Packer<'_> {
     /// Puts a golden embedding into the bundles that are written from here on, computed by an encoder with these
@@ -43,8 +44,70 @@ impl Bundle {
         self.golden.as_ref()?.as_f32()
     }
 
-    /// The identity of its file.
-    pub(crate) fn identity(&self) -> Identity {
-        self.mapping.identity()
+    /// Compares the golden embedding with what this machine's encoder gives; `None` where the bundle has none. `base`
+    /// as [`Bundle::base_or`] takes it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mismatch`] where it is another one; as [`Bundle::base_or`] and [`Encoder::of_bundle`].
+    pub fn check_golden(&self, base: Option<Checkpoint>, options: &EncoderOptions) -> Result<Option<Agreement>> {
+        let Some(golden) = self.golden() else { return Ok(None) };
+        let (encoder, model) = self.untested(base, options)?;
+        let compared = if golden.len() == encoder.arch().embed_dim {
+            encoder.compare(model.base(), self.is_rounder_than(model.base()), golden)
+        } else {
+            Err(Error::mismatch("the golden embedding has another length than the encoder's")
+                .expected(encoder.arch().embed_dim)
+                .got(golden.len()))
+        };
+        compared.map(Some).map_err(|e| e.at(self.path()))
+    }
+
+    /// Whether `base` was given in the place of the bundle's own, which is stored in half floats: the golden embedding
+    /// is of the rounded weights.
+    fn is_rounder_than(&self, base: &Checkpoint) -> bool {
+        let is_half = |own: Checkpoint| own.image_tower().any(|(_, tensor)| tensor.as_f32().is_none());
+        base.path() != self.path() && self.base().ok().flatten().is_some_and(is_half)
+    }
+
+    /// The golden embedding as this machine computes it.
+    fn compute_golden(&self, base: Option<Checkpoint>, options: &EncoderOptions) -> Result<Vec<f32>> {
+        let (encoder, model) = self.untested(base, options)?;
+        encoder.golden_embedding(model.base())
+    }
+
+    fn untested(&self, base: Option<Checkpoint>, options: &EncoderOptions) -> Result<(Encoder, Arc<Model>)> {
+        let threads = options.threads;
+        let model = self.model(base, &ModelOptions { threads, cache_bytes: Some(0), ..ModelOptions::default() })?;
+        let options = EncoderOptions { self_test: SelfTest::Off, ..options.clone() };
+        Ok((Encoder::of_bundle(self, &model, &options)?, model))
+    }
+}
+
+impl Encoder {
+    /// The encoder of a bundle: over the graph that it carries, or the built one where it carries none. `model` is the
+    /// bundle's ([`Bundle::model`]). [`Encoder::new`] with [`Bundle::arch`] is the built one of any bundle. Where the
+    /// bundle has a golden embedding, the first run is preceded by one that compares it ([`SelfTest`]).
+    ///
+    /// # Errors
+    /// As [`Encoder::new`], [`Encoder::with_graph`] and [`Bundle::bound_graph`].
+    pub fn of_bundle(bundle: &Bundle, model: &Arc<Model>, options: &EncoderOptions) -> Result<Self> {
+        let encoder = match bundle.bound_graph(model.base(), model.basis())? {
+            Some(graph) => Self::with_graph(bundle.arch(), &graph, options)?,
+            None => Self::new(bundle.arch(), options)?,
+        };
+        Ok(encoder.tested_by(bundle, model))
+    }
+
+    /// This encoder, whose first run is preceded by the test that [`SelfTest`] tells of, where `bundle` has a golden
+    /// embedding for what the encoder runs. `model` is the bundle's.
+    #[must_use]
+    pub fn tested_by(self, bundle: &Bundle, model: &Arc<Model>) -> Self {
+        let is_its = match self.graph() {
+            Some(graph) => graph.is_embedded() && bundle.graph_map().is_some(),
+            None => bundle.graph_map().is_none() && self.arch() == bundle.arch(),
+        };
+        let Some(golden) = bundle.golden().filter(|_| is_its) else { return self };
+        let (path, identity) = (bundle.path(), bundle.mapping.identity());
+        self.tested_with(Golden::new(golden, model, path, identity, bundle.is_rounder_than(model.base())), model)
     }
 }

@@ -1,19 +1,17 @@
 //! `tb_basis`: a basis over a base, with the cache of reconstructed weights.
 
 use std::ffi::{CString, c_char};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::error::{tb_error, tb_status};
 use super::guard::guard;
 use super::handle::{self, Buffer, Handle, Info, Out, Versioned};
 use crate::basis::Basis;
-use crate::bundle::{BasisFile, Bundle};
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::hub::{self, Wanted};
 use crate::mmap::MapMode;
-use crate::weights::{Model, ModelOptions, WeightsCache};
+use crate::open::{OpenModel, OpenOptions};
+use crate::weights::{Model, ModelOptions};
 
 /// An open basis, its base, and the weights that were reconstructed last. Shareable between threads.
 pub struct tb_basis {
@@ -22,9 +20,7 @@ pub struct tb_basis {
 
 /// What the handle holds, with the texts that C borrows from it.
 pub(super) struct OpenBasis {
-    pub(super) model: Arc<Model>,
-    /// Where it was opened from one: it knows more of the encoder than shapes tell.
-    pub(super) bundle: Option<Box<Bundle>>,
+    pub(super) opened: OpenModel,
     method: CString,
     tasks: Vec<CString>,
 }
@@ -130,50 +126,28 @@ pub unsafe extern "C" fn tb_basis_open(
                 true => None,
                 false => Some(Arc::clone(model(options.share_cache)?.cache())),
             };
-            let path = path.map(|path| hub::local(Path::new(path), Wanted::Path)).transpose()?;
-            let base = base.map(|base| hub::local(Path::new(base), Wanted::Base)).transpose()?;
-            out.set(handle::into_raw::<tb_basis>(open(
-                path.as_deref(),
-                base.as_deref().map(|base| (base, prefix)),
-                &options,
-                cache,
-            )?));
+            let how = OpenOptions {
+                base: base.map(PathBuf::from),
+                base_prefix: prefix.map(String::from),
+                mode: if options.read == 0 { MapMode::Map } else { MapMode::Read },
+                model: ModelOptions {
+                    threads: options.threads as usize,
+                    cache_bytes: handle::bytes(options.cache_bytes),
+                    cache,
+                    ..ModelOptions::default()
+                },
+            };
+            let opened = match path {
+                Some(path) => OpenModel::open(path, &how)?,
+                None => OpenModel::open_base(&how)?,
+            };
+            let basis = opened.model().basis();
+            let method = handle::c_text(&basis.map_or_else(|| "none".to_owned(), |basis| basis.method().to_string()));
+            let tasks = basis.into_iter().flat_map(Basis::tasks).map(|task| handle::c_text(task)).collect();
+            out.set(handle::into_raw::<tb_basis>(OpenBasis { opened, method, tasks }));
             Ok(())
         })
     }
-}
-
-fn open(
-    path: Option<&Path>,
-    base: Option<(&Path, Option<&str>)>,
-    options: &tb_basis_options,
-    cache: Option<Arc<WeightsCache>>,
-) -> Result<OpenBasis> {
-    let mode = if options.read == 0 { MapMode::Map } else { MapMode::Read };
-    let missing = || Error::invalid("`options->base` is missing: the base checkpoint's file");
-    let file = path.map(|path| BasisFile::open(path, mode)).transpose()?;
-    if base.is_none() && !matches!(file, Some(BasisFile::Bundle(_))) {
-        return Err(missing());
-    }
-    let model_options = ModelOptions {
-        threads: options.threads as usize,
-        cache_bytes: (options.cache_bytes > 0).then(|| usize::try_from(options.cache_bytes).unwrap_or(usize::MAX)),
-        cache,
-        ..ModelOptions::default()
-    };
-    let base = base.map(|(base, prefix)| match prefix {
-        Some(prefix) => Checkpoint::open_under(base, mode, prefix),
-        None => Checkpoint::open_with(base, mode),
-    });
-    let base = base.transpose()?;
-    let (model, bundle) = match (file, base) {
-        (Some(file), base) => file.model(base, &model_options)?,
-        (None, Some(base)) => (Model::new(base, None, &model_options)?, None),
-        (None, None) => return Err(missing()),
-    };
-    let method = handle::c_text(&model.basis().map_or_else(|| "none".to_owned(), |basis| basis.method().to_string()));
-    let tasks = model.basis().into_iter().flat_map(Basis::tasks).map(|task| handle::c_text(task)).collect();
-    Ok(OpenBasis { model, bundle, method, tasks })
 }
 
 /// Tells what the basis is. Reads nothing from the files.
@@ -189,9 +163,8 @@ pub unsafe extern "C" fn tb_basis_info(
     unsafe {
         guard(err, || {
             let info = Info::new(info, "info")?;
-            let OpenBasis { model, method, tasks, .. } = handle::borrow(basis)?;
-            let basis = model.basis();
-            let base = model.base();
+            let OpenBasis { opened, method, tasks } = handle::borrow(basis)?;
+            let (base, basis) = (opened.model().base(), opened.model().basis());
             let image_tower: usize = base.image_tower().map(|(_, tensor)| tensor.numel()).sum();
             info.set(tb_basis_properties {
                 struct_size: 0,
@@ -292,9 +265,9 @@ pub unsafe extern "C" fn tb_basis_verify(basis: *const tb_basis, err: *mut *mut 
     // SAFETY: as in `tb_basis_open`.
     unsafe {
         guard(err, || {
-            let OpenBasis { model, bundle, .. } = handle::borrow(basis)?;
-            let faults = bundle.as_ref().map(|bundle| bundle.verify(0, &|_| {})).unwrap_or_default();
-            faults.into_iter().next().map_or_else(|| model.verify(), Err)
+            let opened = &handle::borrow(basis)?.opened;
+            let faults = opened.bundle().map_or_else(Vec::new, |bundle| bundle.verify(0, &|_| {}));
+            faults.into_iter().next().map_or_else(|| opened.model().verify(), Err)
         })
     }
 }
@@ -313,7 +286,7 @@ pub unsafe extern "C" fn tb_basis_free(basis: *mut tb_basis) {
 /// As for [`handle::borrow`].
 pub(super) unsafe fn model<'a>(basis: *const tb_basis) -> Result<&'a Arc<Model>> {
     // SAFETY: the caller's promise.
-    Ok(&unsafe { handle::borrow(basis) }?.model)
+    Ok(unsafe { handle::borrow(basis) }?.opened.model())
 }
 
 fn no_basis() -> Error {

@@ -42,7 +42,7 @@ unsafe impl Versioned for tb_device_statistics {}
 ///
 /// @return TB_OK; TB_ERR_MISMATCH where the weights are of another architecture, and then nothing is reconstructed;
 ///         what tb_weights_prepare() returns; on a device TB_ERR_OUT_OF_MEMORY where weights in use leave no
-///         room, TB_ERR_RUNTIME; TB_ERR_UNSUPPORTED with tb_encoder_options.streamed
+///         room, TB_ERR_RUNTIME; TB_ERR_UNSUPPORTED with TB_RESIDENCY_BLOCKWISE
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_encoder_prepare(
     encoder: *const tb_encoder,
@@ -50,13 +50,11 @@ pub unsafe extern "C" fn tb_encoder_prepare(
     err: *mut *mut tb_error,
 ) -> tb_status {
     // SAFETY: C's promises, as the header states them, are handed through.
-    unsafe {
-        guard(err, || handle::borrow(encoder)?.encoder.with_weights()?.prepare(&handle::borrow(weights)?.weights))
-    }
+    unsafe { guard(err, || handle::borrow(encoder)?.encoder.prepare(&handle::borrow(weights)?.weights)) }
 }
 
 /// Sets `*out` to 1 where the next call with these weights need not reconstruct them: they are kept where this encoder
-/// reads them, or promoted; else to 0, as always with tb_encoder_options.streamed and for weights of another
+/// reads them, or promoted; else to 0, as always with TB_RESIDENCY_BLOCKWISE and for weights of another
 /// architecture.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_encoder_is_prepared(
@@ -71,7 +69,7 @@ pub unsafe extern "C" fn tb_encoder_is_prepared(
             let out = Out::new(out, "out", 0)?;
             let encoder = &handle::borrow(encoder)?.encoder;
             let weights = &handle::borrow(weights)?.weights;
-            out.set(encoder.if_whole().is_some_and(|encoder| encoder.is_prepared(weights)).into());
+            out.set(encoder.is_prepared(weights).into());
             Ok(())
         })
     }
@@ -93,7 +91,7 @@ pub unsafe extern "C" fn tb_encoder_device_stats(
         guard(err, || {
             let out = Info::new(stats, "stats")?;
             let (encoder, model) = (&handle::borrow(encoder)?.encoder, model(basis)?);
-            let stats = encoder.if_whole().map(|encoder| encoder.device_stats(model)).unwrap_or_default();
+            let stats = encoder.device_stats(model);
             out.set(tb_device_statistics {
                 struct_size: 0,
                 resident_bytes: stats.resident_bytes as u64,

@@ -37,7 +37,7 @@ pub unsafe extern "C" fn tb_encoder_encode(
             let weights = &handle::borrow(weights)?.weights;
             let pixels = handle::slice(pixels, values(n, encoder.arch().pixels())?, "pixels")?;
             let out = out.room(values(n, encoder.arch().embed_dim)?)?;
-            encoder.encode_into(weights, pixels, n, out)
+            encoder.encode_task_into(weights, pixels, n, out)
         })
     }
 }
@@ -70,7 +70,7 @@ pub unsafe extern "C" fn tb_encoder_encode_images(
                 .map(|(i, image)| pixels::view(image).map_err(|e| e.in_element("images", i)))
                 .collect::<Result<_>>()?;
             let pixels = preprocess.images(&images, encoder.threads())?;
-            encoder.encode_into(weights, &pixels, n, out)
+            encoder.encode_task_into(weights, &pixels, n, out)
         })
     }
 }

@@ -1,23 +1,22 @@
 //! `tb_encoder`: the image encoder of an architecture, and how it is set up. `encode.rs` runs it.
 
 use std::ffi::{CString, c_char};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
-use super::basis::{model, tb_basis};
+use super::basis::tb_basis;
 use super::error::{tb_error, tb_status};
 use super::guard::guard;
-use super::handle::{self, Handle, Info, Out, Versioned};
+use super::handle::{self, Constants, Handle, Info, Out, Versioned};
 use super::logging::log_level;
-use super::runs::Runs;
 use super::tower;
-use crate::encoder::{Encoder, EncoderOptions, Promotion, Provider, Runtime, SelfTest, TensorRtOptions, WeightsOn};
+use crate::encoder::{
+    Encoder, EncoderOptions, Promotion, Provider, Residency, Runtime, SelfTest, TensorRtOptions, WeightsOn,
+};
 use crate::error::{Error, Result};
-use crate::hub::{self, Wanted};
-use crate::onnx::{BindOptions, BoundGraph, GraphMap, OnnxFile};
+use crate::onnx::BindOptions;
+use crate::open::GraphChoice;
 use crate::preprocess::Preprocess;
 use crate::tower::{Arch, TowerConfig};
-use crate::weights::Model;
 
 /// The image encoder of one architecture. It holds no weights: every call names those it runs with, so calls for
 /// different tasks may run at the same time on one encoder. Shareable between threads.
@@ -26,7 +25,7 @@ pub struct tb_encoder {
 }
 
 pub(super) struct OpenEncoder {
-    pub(super) encoder: Runs,
+    pub(super) encoder: Encoder,
     pub(super) preprocess: Preprocess,
     onnxruntime_path: CString,
     onnxruntime_version: CString,
@@ -56,12 +55,20 @@ pub const TB_WEIGHTS_ON_HOST: u32 = 1;
 pub const TB_WEIGHTS_ON_DEVICE: u32 = 2;
 
 /// Where it takes no memory to speak of: the base is stored as f32, or the budget of the basis's cache has room for its
-/// weights beside a task's. Not with tb_encoder_options.streamed. The default.
+/// weights beside a task's. Not with TB_RESIDENCY_BLOCKWISE. The default.
 pub const TB_SELF_TEST_AUTO: u32 = 0;
-/// Whatever memory it takes. Not with tb_encoder_options.streamed, which has no room for it.
+/// Whatever memory it takes. Not with TB_RESIDENCY_BLOCKWISE, which has no room for it.
 pub const TB_SELF_TEST_ON: u32 = 1;
 /// Never.
 pub const TB_SELF_TEST_OFF: u32 = 2;
+
+/// All of them, kept for the next run with the task: by the cache, or on the device. The default.
+pub const TB_RESIDENCY_WHOLE: u32 = 0;
+/// Those of one block and what is outside the blocks, 40 MB instead of 351 for ViT-B-32
+/// (tb_encoder_properties.weight_bytes). Every run reconstructs them anew, past the cache: it takes a reconstruction
+/// longer, whatever the number of images. Embeddings agree with the other's to 1e-5, and are the same bits every time.
+/// It runs the built graph, and nothing is promoted.
+pub const TB_RESIDENCY_BLOCKWISE: u32 = 1;
 
 /// The graph that follows from the architecture.
 pub const TB_GRAPH_BUILT: u32 = 0;
@@ -138,10 +145,7 @@ pub struct tb_encoder_options {
     /// and memory that they are given, and replayed later, which spares the host some hundred launches a run. The
     /// first run of each is made three times more. For few batch sizes.
     pub cuda_graphs: u32,
-    /// Nonzero: never has more of a task's weights in memory than those of one block and what is outside the blocks, 40
-    /// MB instead of 351 for ViT-B-32 (tb_encoder_properties.weight_bytes). Every run reconstructs them anew, past the
-    /// cache: it takes a reconstruction longer, whatever the number of images. Embeddings agree with the other
-    /// encoders' to 1e-5, and are the same bits every time. It runs the built graph, and nothing is promoted.
+    /// Nonzero: TB_RESIDENCY_BLOCKWISE, whatever residency says.
     pub streamed: usize,
     /// What every layer normalisation adds to the variance; 0: as read, as for activation, else 1e-5.
     pub norm_epsilon: f32,
@@ -165,6 +169,8 @@ pub struct tb_encoder_options {
     /// the run of one image with the base's weights, which has to give that embedding (to 1e-4, or to a cosine of 0.999
     /// where less than f32 is computed with). Once for each bundle and provider in a process; else TB_ERR_MISMATCH.
     pub self_test: usize,
+    /// One of the TB_RESIDENCY_ constants: how much of a task's weights a run has in memory.
+    pub residency: usize,
 }
 
 // SAFETY: repr(C), the size first, and every field may be zero.
@@ -210,7 +216,7 @@ pub struct tb_encoder_properties {
     pub weights_on: usize,
     /// Why TB_WEIGHTS_ON_AUTO took the host's memory, though a GPU computes; else NULL.
     pub weights_fallback: *const c_char,
-    /// Nonzero: tb_encoder_options.streamed was set.
+    /// One of the TB_RESIDENCY_ constants.
     pub streamed: usize,
     /// Bytes of weights that one run needs in memory at a time.
     pub weight_bytes: usize,
@@ -249,8 +255,8 @@ unsafe impl Versioned for tb_encoder_properties {}
 ///         that was searched, and for a driver that a GPU lacks; TB_ERR_INVALID_ARGUMENT for more than
 ///         4096 threads or concurrent runs, for options that exclude each other, and for another ONNX Runtime than the
 ///         one that is loaded; TB_ERR_UNSUPPORTED for an image size that the base does not have, a graph that takes or
-///         gives other types than floats or is to be streamed, a provider that this ONNX Runtime was built without, or
-///         a device that `cpu` does not have; TB_ERR_OUT_OF_MEMORY; TB_ERR_RUNTIME
+///         gives other types than floats or is to run block by block, a provider that this ONNX Runtime was built
+///         without, or a device that `cpu` does not have; TB_ERR_OUT_OF_MEMORY; TB_ERR_RUNTIME
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_encoder_create(
     basis: *const tb_basis,
@@ -263,39 +269,20 @@ pub unsafe extern "C" fn tb_encoder_create(
         guard(err, || {
             let out = Out::new(out, "out", std::ptr::null_mut())?;
             Runtime::switch_off_telemetry();
-            let base = model(basis)?.base();
+            let opened = &handle::borrow(basis)?.opened;
             let options = handle::options(options, "options")?;
-            let how = read(&options)?;
-            let bundle = handle::borrow(basis)?.bundle.as_deref();
-            let graph = handle::optional_text(options.graph, "options->graph")?;
-            let carries = bundle.is_some_and(|bundle| bundle.graph_map().is_some());
-            let has_graph = graph.is_some() || (carries && options.built_graph == 0);
-            let tower = tower::read(base, bundle, &options, has_graph)?;
-            let arch = &tower.arch;
-            check_image_size(arch, options.image_size)?;
+            let (how, choice) = (read(&options)?, graph_choice(&options)?);
+            let tower = opened.tower(tower::options(&options)?, &choice)?;
+            check_image_size(&tower.arch, options.image_size)?;
             if options.log_level != 0 {
                 let level = log_level(options.log_level)?;
                 Runtime::load(how.runtime.as_deref())?.set_log_level(level);
             }
-            let map = handle::optional_text(options.map, "options->map")?;
-            let model = model(basis)?;
-            let graph = match (graph, map, bundle) {
-                (Some(_), _, _) if options.built_graph != 0 => {
-                    return Err(Error::invalid("`options->graph` and `options->built_graph` exclude each other"));
-                }
-                (Some(graph), map, _) => Some(bound(graph, map, model)?),
-                (None, Some(_), _) => return Err(Error::invalid("`options->map` needs `options->graph`")),
-                (None, None, Some(bundle)) if options.built_graph == 0 => {
-                    bundle.bound_graph(model.base(), model.basis())?
-                }
-                (None, None, _) => None,
-            };
-            let make = if options.streamed == 0 { Runs::whole } else { Runs::streamed };
-            let encoder = make(arch, graph.as_ref(), &how)?;
-            let encoder = bundle.into_iter().fold(encoder, |encoder, bundle| encoder.tested_by(bundle, model));
+            let graph = opened.graph(&choice)?;
+            let encoder = opened.encoder_of(&tower, graph.as_ref(), &how)?;
             tower.log();
             // What is wrong with the device shows now, and the first call need not wait for it.
-            encoder.if_whole().map(|encoder| encoder.device_model(model)).transpose()?;
+            encoder.device_model(opened.model())?;
             out.set(handle::into_raw::<tb_encoder>(OpenEncoder {
                 assumed: all_assumed(&tower).as_deref().map(handle::c_text),
                 preprocess: tower.preprocess,
@@ -311,15 +298,23 @@ pub unsafe extern "C" fn tb_encoder_create(
     }
 }
 
-/// A user's graph, and what its constants are where a map says so.
-fn bound(graph: &str, map: Option<&str>, model: &Model) -> Result<BoundGraph> {
-    let graph = hub::local(Path::new(graph), Wanted::Path)?;
-    match map.map(|map| hub::local(Path::new(map), Wanted::Path)).transpose()? {
-        None => BoundGraph::open(graph, model.base(), model.basis(), &BindOptions::default()),
-        Some(map) => {
-            let file = Arc::new(OnnxFile::open(graph)?);
-            BoundGraph::with_map(file, GraphMap::open(&map)?, model.base(), model.basis()).map_err(|e| e.at(&map))
+/// Which graph is asked for.
+///
+/// # Safety
+/// As for [`handle::optional_text`], for every text.
+unsafe fn graph_choice(options: &tb_encoder_options) -> Result<GraphChoice> {
+    // SAFETY: the caller's promise.
+    let (graph, map) = unsafe {
+        (handle::optional_text(options.graph, "options->graph")?, handle::optional_text(options.map, "options->map")?)
+    };
+    match (graph, options.built_graph != 0) {
+        (Some(_), true) => Err(Error::invalid("`options->graph` and `options->built_graph` exclude each other")),
+        (Some(path), false) => {
+            Ok(GraphChoice::File { path: path.into(), map: map.map(Into::into), options: BindOptions::default() })
         }
+        (None, _) if map.is_some() => Err(Error::invalid("`options->map` needs `options->graph`")),
+        (None, true) => Ok(GraphChoice::Built),
+        (None, false) => Ok(GraphChoice::Carried),
     }
 }
 
@@ -345,7 +340,7 @@ unsafe fn read(options: &tb_encoder_options) -> Result<EncoderOptions> {
             handle::optional_text(options.onnxruntime, "options->onnxruntime")?,
         )
     };
-    let budget = (options.device_budget > 0).then(|| usize::try_from(options.device_budget).unwrap_or(usize::MAX));
+    let budget = handle::bytes(options.device_budget);
     Ok(EncoderOptions {
         threads: options.threads as usize,
         concurrency: options.concurrency as usize,
@@ -355,10 +350,11 @@ unsafe fn read(options: &tb_encoder_options) -> Result<EncoderOptions> {
         device: options.device,
         // SAFETY: the caller's promise.
         tensorrt: unsafe { tensorrt(options)? },
-        weights_on: weights_on(options.weights_on)?,
+        weights_on: PLACES_OF_WEIGHTS.value(options.weights_on)?,
         device_budget: budget,
         cuda_graphs: options.cuda_graphs != 0,
-        self_test: self_test(options.self_test)?,
+        self_test: SELF_TESTS.value(options.self_test)?,
+        residency: residency(options.residency, options.streamed)?,
     })
 }
 
@@ -381,21 +377,28 @@ fn promotion(number: u32, after: u32) -> Result<Promotion> {
     }
 }
 
-fn self_test(number: usize) -> Result<SelfTest> {
-    match u32::try_from(number) {
-        Ok(TB_SELF_TEST_AUTO) => Ok(SelfTest::Auto),
-        Ok(TB_SELF_TEST_ON) => Ok(SelfTest::On),
-        Ok(TB_SELF_TEST_OFF) => Ok(SelfTest::Off),
-        _ => Err(Error::invalid("no such self-test").expected("one of TB_SELF_TEST_…").got(number)),
-    }
-}
+const SELF_TESTS: Constants<SelfTest, 3> = Constants {
+    what: "self-test",
+    names: "TB_SELF_TEST_…",
+    values: [(TB_SELF_TEST_AUTO, SelfTest::Auto), (TB_SELF_TEST_ON, SelfTest::On), (TB_SELF_TEST_OFF, SelfTest::Off)],
+};
 
-fn weights_on(number: u32) -> Result<WeightsOn> {
-    match number {
-        TB_WEIGHTS_ON_AUTO => Ok(WeightsOn::Auto),
-        TB_WEIGHTS_ON_HOST => Ok(WeightsOn::Host),
-        TB_WEIGHTS_ON_DEVICE => Ok(WeightsOn::Device),
-        _ => Err(Error::invalid("no such place for weights").expected("one of TB_WEIGHTS_ON_…").got(number)),
+const PLACES_OF_WEIGHTS: Constants<WeightsOn, 3> = Constants {
+    what: "place for weights",
+    names: "TB_WEIGHTS_ON_…",
+    values: [
+        (TB_WEIGHTS_ON_AUTO, WeightsOn::Auto),
+        (TB_WEIGHTS_ON_HOST, WeightsOn::Host),
+        (TB_WEIGHTS_ON_DEVICE, WeightsOn::Device),
+    ],
+};
+
+/// `streamed` is the option that there was before.
+fn residency(number: usize, streamed: usize) -> Result<Residency> {
+    match u32::try_from(number) {
+        Ok(TB_RESIDENCY_WHOLE) if streamed == 0 => Ok(Residency::Whole),
+        Ok(TB_RESIDENCY_WHOLE | TB_RESIDENCY_BLOCKWISE) => Ok(Residency::Blockwise),
+        _ => Err(Error::invalid("no such residency").expected("one of TB_RESIDENCY_…").got(number)),
     }
 }
 
@@ -431,11 +434,8 @@ pub unsafe extern "C" fn tb_encoder_info(
                 provider: provider.as_ptr(),
                 device: encoder.execution().device as usize,
                 fallback: fallback.as_ref().map_or(std::ptr::null(), |why| why.as_ptr()),
-                weights_on: match encoder.execution().weights_on {
-                    WeightsOn::Device => TB_WEIGHTS_ON_DEVICE as usize,
-                    _ => TB_WEIGHTS_ON_HOST as usize,
-                },
-                streamed: matches!(encoder, Runs::Streamed(_)).into(),
+                weights_on: PLACES_OF_WEIGHTS.number(encoder.execution().weights_on) as usize,
+                streamed: (encoder.residency() == Residency::Blockwise).into(),
                 weight_bytes: encoder.weight_bytes(),
                 weights_fallback: open.weights_fallback.as_ref().map_or(std::ptr::null(), |why| why.as_ptr()),
                 onnxruntime_path: onnxruntime_path.as_ptr(),
@@ -448,16 +448,16 @@ pub unsafe extern "C" fn tb_encoder_info(
                 layers: arch.layers,
                 heads: arch.heads,
                 patch_size: arch.patch,
-                activation: tower::activation_number(arch.activation),
+                activation: tower::ACTIVATIONS.number(arch.activation),
                 norm_epsilon: arch.variant.norm_epsilon.get(),
-                pooling: tower::pooling_number(arch.variant.pooling),
+                pooling: tower::POOLINGS.number(arch.variant.pooling),
                 assumed: open.assumed.as_ref().map_or(std::ptr::null(), |what| what.as_ptr()),
                 mean: open.preprocess.mean(),
                 std: open.preprocess.std(),
-                resize: tower::resize_number(open.preprocess.resize()),
-                interpolation: tower::interpolation_number(open.preprocess.interpolation()),
+                resize: tower::RESIZE_MODES.number(open.preprocess.resize()),
+                interpolation: tower::INTERPOLATIONS.number(open.preprocess.interpolation()),
                 resize_edge: open.preprocess.edge(),
-                graph: match encoder.if_whole().and_then(Encoder::graph) {
+                graph: match encoder.graph() {
                     None => TB_GRAPH_BUILT,
                     Some(graph) if graph.is_embedded() => TB_GRAPH_BUNDLE,
                     Some(_) => TB_GRAPH_FILE,

@@ -268,6 +268,42 @@ impl<T: Copy> Buffer<T> {
     }
 }
 
+/// What some constants of C's stand for.
+pub(super) struct Constants<T, const N: usize> {
+    /// What each is, as errors name it.
+    pub(super) what: &'static str,
+    /// How their names begin.
+    pub(super) names: &'static str,
+    /// All of them.
+    pub(super) values: [(u32, T); N],
+}
+
+impl<T: Copy + PartialEq, const N: usize> Constants<T, N> {
+    /// What `number` stands for.
+    pub(super) fn value(&self, number: impl Copy + TryInto<u32> + std::fmt::Display) -> Result<T> {
+        let found = self.values.iter().find(|(constant, _)| number.try_into().is_ok_and(|number| number == *constant));
+        found.map(|(_, value)| *value).ok_or_else(|| {
+            let names = format!("one of {}", self.names);
+            Error::invalid(format!("no such {}", self.what)).expected(names).got(number)
+        })
+    }
+
+    /// What an option stands for, where 0 says nothing.
+    pub(super) fn option(&self, number: u32) -> Result<Option<T>> {
+        (number != 0).then(|| self.value(number)).transpose()
+    }
+
+    /// The constant that stands for `value`, which has one.
+    pub(super) fn number(&self, value: T) -> u32 {
+        self.values.iter().find(|(_, known)| *known == value).expect("every value has a constant").0
+    }
+}
+
+/// A number of bytes that C gives; 0 is the default's.
+pub(super) fn bytes(number: u64) -> Option<usize> {
+    (number > 0).then(|| usize::try_from(number).unwrap_or(usize::MAX))
+}
+
 /// Text for C: it ends at a NUL, so none may be in it.
 pub(super) fn c_text(text: &str) -> CString {
     CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default()

@@ -6,10 +6,9 @@ use std::path::Path;
 use super::error::{tb_error, tb_status};
 use super::guard::guard;
 use super::handle::{self, Buffer, Handle, Out};
-use crate::bundle::Bundle;
 use crate::error::{Error, Result};
-use crate::heads::{Head, head_tasks, softmax, top_k};
-use crate::hub::{self, Wanted};
+use crate::heads::{Head, softmax, top_k};
+use crate::open::open_head;
 use crate::tensor::try_zeroed;
 
 /// The frozen classification head of a task: logits = W*(e/|e|) + b. Shareable between threads.
@@ -62,21 +61,9 @@ pub unsafe extern "C" fn tb_head_open(
     unsafe {
         guard(err, || {
             let out = Out::new(out, "out", std::ptr::null_mut())?;
-            let path = &*hub::local(Path::new(handle::text(path, "path")?), Wanted::Path)?;
-            let task = handle::optional_text(task, "task")?;
-            let bundle = Bundle::is_bundle(path).then(|| Bundle::open(path)).transpose()?;
-            let mut head = match &bundle {
-                Some(bundle) => bundle.head_or_only(task)?,
-                None => Head::open(path, task)?,
-            };
-            if let Some(classes) = handle::optional_text(classes, "classes")? {
-                let only: Vec<String> = match &bundle {
-                    Some(bundle) => bundle.head_tasks().map(String::from).collect(),
-                    None => head_tasks(path)?,
-                };
-                let task = task.or(only.first().map(String::as_str)).unwrap_or_default();
-                head = head.with_class_names(hub::local(Path::new(classes), Wanted::Path)?, task)?;
-            }
+            let (path, task) = (handle::text(path, "path")?, handle::optional_text(task, "task")?);
+            let classes = handle::optional_text(classes, "classes")?;
+            let head = open_head(path, task, classes.map(Path::new))?;
             let classes = (0..head.num_classes()).map(|class| handle::c_text(&head.class_name(class))).collect();
             out.set(handle::into_raw::<tb_head>(OpenHead { head, classes }));
             Ok(())

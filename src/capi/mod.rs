@@ -19,7 +19,6 @@ mod library;
 mod logging;
 mod pixels;
 mod promotion;
-mod runs;
 mod tower;
 mod weights;
 

@@ -23,7 +23,7 @@ pub const TB_PROMOTION_STATE_FAILED: i32 = 3;
 /// and is dropped there when it has not been used for longest.
 ///
 /// @param wait  not zero: return when the session is there, or could not be built
-/// @return TB_OK; TB_ERR_INVALID_ARGUMENT with TB_PROMOTION_OFF, TB_ERR_UNSUPPORTED with tb_encoder_options.streamed;
+/// @return TB_OK; TB_ERR_INVALID_ARGUMENT with TB_PROMOTION_OFF, TB_ERR_UNSUPPORTED with TB_RESIDENCY_BLOCKWISE;
 ///         with `wait` also TB_ERR_OUT_OF_MEMORY where the whole budget has no room for it, TB_ERR_RUNTIME, and what
 ///         tb_weights_prepare() returns
 #[unsafe(no_mangle)]
@@ -36,7 +36,7 @@ pub unsafe extern "C" fn tb_encoder_promote(
     // SAFETY: C's promises, as the header states them, are handed through.
     unsafe {
         guard(err, || {
-            let encoder = handle::borrow(encoder)?.encoder.with_weights()?;
+            let encoder = &handle::borrow(encoder)?.encoder;
             let weights = &handle::borrow(weights)?.weights;
             if wait == 0 { encoder.promote_in_background(weights) } else { encoder.promote(weights) }
         })
@@ -55,9 +55,7 @@ pub unsafe extern "C" fn tb_encoder_demote(
     unsafe {
         guard(err, || {
             let (encoder, weights) = (&handle::borrow(encoder)?.encoder, &handle::borrow(weights)?.weights);
-            if let Some(encoder) = encoder.if_whole() {
-                encoder.demote(weights);
-            }
+            encoder.demote(weights);
             Ok(())
         })
     }
@@ -79,7 +77,7 @@ pub unsafe extern "C" fn tb_encoder_promotion(
             let out = Out::new(state, "state", 0)?;
             let encoder = &handle::borrow(encoder)?.encoder;
             let weights = &handle::borrow(weights)?.weights;
-            out.set(match encoder.if_whole().map_or(PromotionState::Inputs(0), |encoder| encoder.promotion(weights)) {
+            out.set(match encoder.promotion(weights) {
                 PromotionState::Inputs(_) => TB_PROMOTION_STATE_INPUTS,
                 PromotionState::Building => TB_PROMOTION_STATE_BUILDING,
                 PromotionState::Promoted => TB_PROMOTION_STATE_PROMOTED,

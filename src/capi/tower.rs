@@ -1,16 +1,12 @@
 //! What an encoder's options say of the tower, and of the preparation of images.
 
 use std::ffi::c_char;
-use std::path::Path;
 
 use super::encoder::tb_encoder_options;
-use super::handle;
-use crate::bundle::Bundle;
-use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
-use crate::hub::{self, Wanted};
+use super::handle::{self, Constants};
+use crate::error::Result;
 use crate::preprocess::{Interpolation, ResizeMode};
-use crate::tower::{Activation, ArchHints, ConfigSource, Epsilon, ImageHints, Pooling, TowerConfig, TowerOptions};
+use crate::tower::{Activation, ArchHints, ConfigSource, Epsilon, ImageHints, Pooling, TowerOptions};
 
 /// x*sigmoid(1.702*x): OpenAI's models. As an option: what is read, and this where nothing says it.
 pub const TB_ACTIVATION_QUICK_GELU: u32 = 0;
@@ -57,39 +53,30 @@ pub const TB_INTERPOLATION_BICUBIC: u32 = 5;
 /// A windowed sinc of three lobes.
 pub const TB_INTERPOLATION_LANCZOS: u32 = 6;
 
-/// The tower of `base`, as options, bundle and configurations say it.
+/// What is asked for, of the tower and of the preparation of images.
 ///
 /// # Safety
 /// As for [`handle::optional_text`], for every text; `mean` and `std` are NULL or three floats.
-pub(super) unsafe fn read(
-    base: &Checkpoint,
-    bundle: Option<&Bundle>,
-    options: &tb_encoder_options,
-    has_graph: bool,
-) -> Result<TowerConfig> {
+pub(super) unsafe fn options(options: &tb_encoder_options) -> Result<TowerOptions> {
     let arch = ArchHints {
         heads: (options.heads > 0).then_some(options.heads as usize),
         activation: activation(options.activation)?,
         norm_epsilon: (options.norm_epsilon != 0.0).then(|| Epsilon::new(options.norm_epsilon)).transpose()?,
-        pooling: pooling(options.pooling)?,
+        pooling: POOLINGS.option(options.pooling)?,
     };
     // SAFETY: the caller's promise.
     let (mean, std) = unsafe { (channels(options.mean, "options->mean")?, channels(options.std, "options->std")?) };
     let images = ImageHints {
         mean,
         std,
-        resize: resize(options.resize)?,
+        resize: RESIZE_MODES.option(options.resize)?,
         edge: (options.resize_edge > 0).then_some(options.resize_edge),
-        interpolation: interpolation(options.interpolation)?,
+        interpolation: INTERPOLATIONS.option(options.interpolation)?,
         fill: None,
     };
     // SAFETY: the caller's promise.
     let config = unsafe { config(options.config)? };
-    let options = TowerOptions { arch, images, config, has_graph };
-    match bundle {
-        Some(bundle) => bundle.tower(base, &options),
-        None => TowerConfig::read(base, &options),
-    }
+    Ok(TowerOptions { arch, images, config, has_graph: false })
 }
 
 /// # Safety
@@ -99,7 +86,7 @@ unsafe fn config(config: *const c_char) -> Result<ConfigSource> {
     Ok(match unsafe { handle::optional_text(config, "options->config")? } {
         None => ConfigSource::Beside,
         Some("none") => ConfigSource::Ignored,
-        Some(path) => ConfigSource::File(hub::local(Path::new(path), Wanted::Path)?.into_owned()),
+        Some(path) => ConfigSource::File(path.into()),
     })
 }
 
@@ -114,82 +101,55 @@ unsafe fn channels(values: *const f32, name: &str) -> Result<Option<[f32; 3]>> {
     Ok(values.try_into().ok())
 }
 
+pub(super) const ACTIVATIONS: Constants<Activation, 3> = Constants {
+    what: "activation",
+    names: "TB_ACTIVATION_…",
+    values: [
+        (TB_ACTIVATION_QUICK_GELU, Activation::QuickGelu),
+        (TB_ACTIVATION_GELU, Activation::Gelu),
+        (TB_ACTIVATION_GELU_TANH, Activation::GeluTanh),
+    ],
+};
+
+pub(super) const POOLINGS: Constants<Pooling, 4> = Constants {
+    what: "pooling",
+    names: "TB_POOLING_…",
+    values: [
+        (TB_POOLING_CLASS_TOKEN, Pooling::ClassToken),
+        (TB_POOLING_MEAN_THEN_NORM, Pooling::MeanThenNorm),
+        (TB_POOLING_NORM_THEN_MEAN, Pooling::NormThenMean),
+        (TB_POOLING_PATCH_MEAN, Pooling::PatchMean),
+    ],
+};
+
+pub(super) const RESIZE_MODES: Constants<ResizeMode, 3> = Constants {
+    what: "resize mode",
+    names: "TB_RESIZE_…",
+    values: [
+        (TB_RESIZE_SHORTEST, ResizeMode::Shortest),
+        (TB_RESIZE_SQUASH, ResizeMode::Squash),
+        (TB_RESIZE_LONGEST, ResizeMode::Longest),
+    ],
+};
+
+pub(super) const INTERPOLATIONS: Constants<Interpolation, 6> = Constants {
+    what: "interpolation",
+    names: "TB_INTERPOLATION_…",
+    values: [
+        (TB_INTERPOLATION_NEAREST, Interpolation::Nearest),
+        (TB_INTERPOLATION_BOX, Interpolation::Box),
+        (TB_INTERPOLATION_BILINEAR, Interpolation::Bilinear),
+        (TB_INTERPOLATION_HAMMING, Interpolation::Hamming),
+        (TB_INTERPOLATION_BICUBIC, Interpolation::Bicubic),
+        (TB_INTERPOLATION_LANCZOS, Interpolation::Lanczos),
+    ],
+};
+
+/// As an option, the first activation is what is read, and a constant of its own demands it.
 fn activation(number: u32) -> Result<Option<Activation>> {
     match number {
         TB_ACTIVATION_QUICK_GELU => Ok(None),
-        TB_ACTIVATION_GELU => Ok(Some(Activation::Gelu)),
-        TB_ACTIVATION_GELU_TANH => Ok(Some(Activation::GeluTanh)),
         TB_ACTIVATION_QUICK_GELU_ALWAYS => Ok(Some(Activation::QuickGelu)),
-        _ => Err(Error::invalid("no such activation").expected("one of TB_ACTIVATION_…").got(number)),
-    }
-}
-
-pub(super) fn activation_number(activation: Activation) -> u32 {
-    match activation {
-        Activation::QuickGelu => TB_ACTIVATION_QUICK_GELU,
-        Activation::Gelu => TB_ACTIVATION_GELU,
-        Activation::GeluTanh => TB_ACTIVATION_GELU_TANH,
-    }
-}
-
-fn pooling(number: u32) -> Result<Option<Pooling>> {
-    match number {
-        TB_POOLING_AS_READ => Ok(None),
-        TB_POOLING_CLASS_TOKEN => Ok(Some(Pooling::ClassToken)),
-        TB_POOLING_MEAN_THEN_NORM => Ok(Some(Pooling::MeanThenNorm)),
-        TB_POOLING_NORM_THEN_MEAN => Ok(Some(Pooling::NormThenMean)),
-        TB_POOLING_PATCH_MEAN => Ok(Some(Pooling::PatchMean)),
-        _ => Err(Error::invalid("no such pooling").expected("one of TB_POOLING_…").got(number)),
-    }
-}
-
-pub(super) fn pooling_number(pooling: Pooling) -> u32 {
-    match pooling {
-        Pooling::ClassToken => TB_POOLING_CLASS_TOKEN,
-        Pooling::MeanThenNorm => TB_POOLING_MEAN_THEN_NORM,
-        Pooling::NormThenMean => TB_POOLING_NORM_THEN_MEAN,
-        Pooling::PatchMean => TB_POOLING_PATCH_MEAN,
-    }
-}
-
-fn resize(number: u32) -> Result<Option<ResizeMode>> {
-    match number {
-        TB_RESIZE_AS_READ => Ok(None),
-        TB_RESIZE_SHORTEST => Ok(Some(ResizeMode::Shortest)),
-        TB_RESIZE_SQUASH => Ok(Some(ResizeMode::Squash)),
-        TB_RESIZE_LONGEST => Ok(Some(ResizeMode::Longest)),
-        _ => Err(Error::invalid("no such resize mode").expected("one of TB_RESIZE_…").got(number)),
-    }
-}
-
-pub(super) fn resize_number(mode: ResizeMode) -> u32 {
-    match mode {
-        ResizeMode::Shortest => TB_RESIZE_SHORTEST,
-        ResizeMode::Squash => TB_RESIZE_SQUASH,
-        ResizeMode::Longest => TB_RESIZE_LONGEST,
-    }
-}
-
-fn interpolation(number: u32) -> Result<Option<Interpolation>> {
-    match number {
-        TB_INTERPOLATION_AS_READ => Ok(None),
-        TB_INTERPOLATION_NEAREST => Ok(Some(Interpolation::Nearest)),
-        TB_INTERPOLATION_BOX => Ok(Some(Interpolation::Box)),
-        TB_INTERPOLATION_BILINEAR => Ok(Some(Interpolation::Bilinear)),
-        TB_INTERPOLATION_HAMMING => Ok(Some(Interpolation::Hamming)),
-        TB_INTERPOLATION_BICUBIC => Ok(Some(Interpolation::Bicubic)),
-        TB_INTERPOLATION_LANCZOS => Ok(Some(Interpolation::Lanczos)),
-        _ => Err(Error::invalid("no such interpolation").expected("one of TB_INTERPOLATION_…").got(number)),
-    }
-}
-
-pub(super) fn interpolation_number(interpolation: Interpolation) -> u32 {
-    match interpolation {
-        Interpolation::Nearest => TB_INTERPOLATION_NEAREST,
-        Interpolation::Box => TB_INTERPOLATION_BOX,
-        Interpolation::Bilinear => TB_INTERPOLATION_BILINEAR,
-        Interpolation::Hamming => TB_INTERPOLATION_HAMMING,
-        Interpolation::Bicubic => TB_INTERPOLATION_BICUBIC,
-        Interpolation::Lanczos => TB_INTERPOLATION_LANCZOS,
+        number => ACTIVATIONS.value(number).map(Some),
     }
 }

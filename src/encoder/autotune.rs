@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 
+use super::image::Encoder;
+use super::options::EncoderOptions;
 use super::runtime::Runtime;
-use super::{Encoder, EncoderOptions, failed};
+use super::session;
 use crate::error::{Error, Result};
 use crate::mmap::Mapping;
 use crate::onnx::{BindOptions, BoundGraph, OnnxFile};
@@ -39,7 +40,8 @@ impl Encoder {
     /// the base's weights. It takes as long as opening two plain sessions on the file, and the runs.
     ///
     /// # Errors
-    /// As [`Encoder::with_graph`], for the graph as it is; what goes wrong with other forms is in their [`GraphVariant`].
+    /// As [`Encoder::with_graph`], for the graph as it is; what goes wrong with others is in their
+    /// [`GraphVariant`].
     pub fn with_fastest_graph(
         arch: &Arch,
         graph: &BoundGraph,
@@ -54,8 +56,8 @@ impl Encoder {
             missing: map.missing.clone(),
             repeated: map.repeated.clone(),
         };
-        let mut trials = vec![GraphVariant { form: AS_IT_IS, result: Ok(0.0), is_chosen: false }];
-        let mut encoders = vec![(0, Self::with_graph(arch, graph, options)?, graph.clone())];
+        let mut variants = vec![GraphVariant { form: AS_IT_IS, result: Ok(0.0), is_chosen: false }];
+        let mut encoders = vec![(0, Self::with_graph(arch, graph, options)?)];
         // A graph out of a bundle has no file with weights in it: it gets one, with the base's.
         let folder = tempfile::tempdir().map_err(|e| Error::io("cannot make a folder", std::env::temp_dir(), e))?;
         let source =
@@ -67,9 +69,9 @@ impl Encoder {
         for (form, level) in LEVELS {
             let made = optimised(runtime, &source, level)
                 .and_then(|file| BoundGraph::bind(Arc::new(file), model.base(), model.basis(), &binding))
-                .and_then(|graph| Ok((Self::with_graph(arch, &graph, options)?, graph)));
-            let result = made.map(|(encoder, graph)| encoders.push((trials.len(), encoder, graph)));
-            trials.push(GraphVariant {
+                .and_then(|graph| Self::with_graph(arch, &graph, options));
+            let result = made.map(|encoder| encoders.push((variants.len(), encoder)));
+            variants.push(GraphVariant {
                 form,
                 result: result.map(|()| 0.0).map_err(|e| e.to_string()),
                 is_chosen: false,
@@ -79,8 +81,8 @@ impl Encoder {
         let images = vec![0.5; arch.pixels()];
         let mut times = vec![Vec::with_capacity(ROUNDS); encoders.len()];
         for round in 0..=ROUNDS {
-            for ((_, encoder, graph), times) in encoders.iter().zip(&mut times) {
-                let weights = base.in_layout(graph.layout()).get()?;
+            for ((_, encoder), times) in encoders.iter().zip(&mut times) {
+                let weights = base.in_layout(encoder.layout()).get()?;
                 let began = Instant::now();
                 encoder.encode(&weights, &images, 1)?;
                 // The first run of a session allocates.
@@ -97,12 +99,12 @@ impl Encoder {
             })
             .collect();
         let fastest = (0..medians.len()).min_by(|a, b| medians[*a].total_cmp(&medians[*b])).unwrap_or(0);
-        for ((trial, ..), median) in encoders.iter().zip(&medians) {
-            trials[*trial].result = Ok(*median);
+        for ((variant, _), median) in encoders.iter().zip(&medians) {
+            variants[*variant].result = Ok(*median);
         }
-        let (trial, encoder, _) = encoders.swap_remove(fastest);
-        trials[trial].is_chosen = true;
-        Ok((encoder, trials))
+        let (variant, encoder) = encoders.swap_remove(fastest);
+        variants[variant].is_chosen = true;
+        Ok((encoder, variants))
     }
 }
 
@@ -117,21 +119,9 @@ pub fn optimise_graph(path: &Path, extended: bool, options: &EncoderOptions) -> 
 }
 
 fn optimised(runtime: &Runtime, path: &Path, level: GraphOptimizationLevel) -> Result<OnnxFile> {
-    let doing = "cannot optimise the graph";
     let folder = tempfile::tempdir().map_err(|e| Error::io("cannot make a folder", std::env::temp_dir(), e))?;
     let target = folder.path().join("optimised.onnx");
-    Session::builder(runtime.environment())
-        .map_err(failed(doing))?
-        .with_optimization_level(level)
-        .map_err(failed(doing))?
-        // The session itself is never run.
-        .with_config_entry("session.disable_prepacking", "1")
-        .map_err(failed(doing))?
-        .with_optimized_model_path(&target)
-        .map_err(failed(doing))?
-        .commit_from_file(path)
-        .map_err(failed(doing))
-        .map_err(|e| e.at(path))?;
+    session::optimise(runtime, path, level, &target)?;
     // Read whole: the folder is gone when this returns. Values that are in files beside the model stay there.
     let bytes = std::fs::read(&target).map_err(|e| Error::io("cannot read", &target, e))?;
     OnnxFile::parse_beside(Arc::new(Mapping::from_vec(bytes, path)), path)

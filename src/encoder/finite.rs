@@ -1,6 +1,6 @@
 //! Embeddings that are not finite are an error, which says whose fault they are.
 
-use super::session::{Elements, Input};
+use super::input::{Elements, Input};
 use crate::error::{Error, Result};
 use crate::weights::{first_of, not_finite};
 

@@ -2,13 +2,12 @@
 //! a run come from. And one task as a plain .onnx file, for programs that know nothing of bases.
 
 use std::collections::HashMap;
-use std::ffi::CString;
 use std::hash::BuildHasher;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::finite;
-use super::session::{Elements, Input};
+use super::input::{Elements, Input};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::{BoundGraph, Stored, TensorType, type_name};
 use crate::tensor::DType;
@@ -92,10 +91,10 @@ pub(super) struct EncoderGraph {
     /// The ONNX model.
     pub(super) model: Vec<u8>,
     /// The input that takes the images, and the type that it takes.
-    pub(super) pixels: CString,
+    pub(super) pixels: String,
     pub(super) pixels_dtype: DType,
     /// The output that gives the embeddings, and the type that it gives.
-    pub(super) embeds: CString,
+    pub(super) embeds: String,
     pub(super) embeds_dtype: DType,
     /// How many images a run takes, where the graph takes no other number.
     pub(super) batch: Option<usize>,
@@ -129,13 +128,12 @@ impl EncoderGraph {
                 .expected("f32 or f16")
                 .got(type_name(data_type))),
         };
-        let name = |name: &str| CString::new(name).map_err(|_| Error::invalid("a NUL in a name").tensor(name));
         let (pixels, output) = (graph.pixels(), graph.output());
         Ok(Self {
             model: graph.with_inputs()?,
-            pixels: name(&pixels.name)?,
+            pixels: pixels.name.clone(),
             pixels_dtype: dtype(pixels.data_type)?,
-            embeds: name(&output.name)?,
+            embeds: output.name.clone(),
             embeds_dtype: dtype(output.data_type)?,
             batch: graph.batch(),
             has_halves: graph.file().has_halves(),

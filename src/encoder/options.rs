@@ -1,11 +1,10 @@
 //! How an encoder is set up.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
-use super::device::WeightsOn;
-use super::golden::SelfTest;
-use super::promote::Promotion;
-use super::provider::{Provider, TensorRtOptions};
+use crate::did_you_mean;
 use crate::error::{Error, Result};
 
 /// More threads than this are refused: a number mistaken for another one would take the machine down.
@@ -43,6 +42,8 @@ pub struct EncoderOptions {
     pub cuda_graphs: bool,
     /// Whether an encoder over a bundle is compared with the bundle's golden embedding before its first run.
     pub self_test: SelfTest,
+    /// How much of a task's weights a run has in memory.
+    pub residency: Residency,
 }
 
 impl EncoderOptions {
@@ -54,8 +55,37 @@ impl EncoderOptions {
         Ok(self)
     }
 
+    /// Refuses options that could have no effect beside the residency.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.residency == Residency::Whole {
+            return Ok(());
+        }
+        let excludes = |what: &str| {
+            Err(Error::invalid(format!("a blockwise residency (`streamed`) and {what} exclude each other")))
+        };
+        match self {
+            Self { weights_on: WeightsOn::Device, .. } => excludes("weights on the device"),
+            Self { self_test: SelfTest::On, .. } => excludes("a self-test"),
+            Self { cuda_graphs: true, .. } => excludes("CUDA graphs"),
+            Self { promotion: Promotion::Manual, .. } => excludes("promotion"),
+            _ => self.without_fp16().map(drop),
+        }
+    }
+
+    /// Refuses a user's graph where the residency is of the built one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported).
+    pub fn check_graph(&self) -> Result<()> {
+        match self.residency {
+            Residency::Whole => Ok(()),
+            Residency::Blockwise => Err(Error::unsupported("only the built graph runs block by block (`streamed`)")
+                .hint("`built_graph` (--built-graph) runs it, whatever a bundle carries")),
+        }
+    }
+
     /// Threads that one run computes with, and how many runs may be in progress.
-    pub(super) fn threads_a_run(&self) -> Result<(usize, usize)> {
+    pub(super) fn threads_per_run(&self) -> Result<(usize, usize)> {
         for (what, value) in [("threads", self.threads), ("runs at once", self.concurrency)] {
             if value > MAX_THREADS {
                 return Err(Error::invalid(format!("too many {what}"))
@@ -70,5 +100,230 @@ impl EncoderOptions {
             threads => threads,
         };
         Ok(((threads / concurrency).max(1), concurrency))
+    }
+}
+
+/// How much of a task's weights a run has in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Residency {
+    /// All of them, kept for the next run with the task: by the cache, or on the device.
+    #[default]
+    Whole,
+    /// Those of one block and what is outside the blocks: of a ViT-B-32's 351 MB, 40. Every run reconstructs the
+    /// weights anew, block by block, past the cache, and takes a reconstruction longer, whatever the number of images:
+    /// large batches hardly notice it. Embeddings agree with the other's to 1e-5, and are the same bits every time. It
+    /// runs the built graph, nothing is promoted, and nothing is compared with a golden embedding.
+    Blockwise,
+}
+
+impl Residency {
+    /// `whole`, `blockwise`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Whole => "whole",
+            Self::Blockwise => "blockwise",
+        }
+    }
+}
+
+impl fmt::Display for Residency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Provider {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// An NVIDIA GPU, by CUDA and cuDNN.
+    Cuda,
+    /// An NVIDIA GPU, by TensorRT; what TensorRT does not take, by CUDA.
+    TensorRt,
+    /// CUDA where it works, else the CPU.
+    Auto,
+}
+
+impl Provider {
+    /// `cpu`, `cuda`, `tensorrt`, `auto`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+            Self::TensorRt => "tensorrt",
+            Self::Auto => "auto",
+        }
+    }
+
+    /// As ONNX Runtime calls it, which lists those it was built with ([`Runtime::providers`](super::Runtime::providers)).
+    pub(super) const fn onnx_name(self) -> &'static str {
+        match self {
+            Self::Cpu | Self::Auto => "CPUExecutionProvider",
+            Self::Cuda => "CUDAExecutionProvider",
+            Self::TensorRt => "TensorrtExecutionProvider",
+        }
+    }
+
+    /// The known ones among the providers that an ONNX Runtime was built with, the CPU first.
+    pub fn known_among(providers: &[String]) -> Vec<Self> {
+        let all = [Self::Cpu, Self::Cuda, Self::TensorRt];
+        all.into_iter().filter(|known| providers.iter().any(|name| name == known.onnx_name())).collect()
+    }
+
+    /// As texts name it.
+    pub(super) const fn title(self) -> &'static str {
+        match self {
+            Self::Cpu | Self::Auto => "CPU",
+            Self::Cuda => "CUDA",
+            Self::TensorRt => "TensorRT",
+        }
+    }
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Provider {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let all = [Self::Cpu, Self::Cuda, Self::TensorRt, Self::Auto];
+        all.into_iter().find(|provider| provider.name() == name).ok_or_else(|| {
+            Error::invalid("no such execution provider")
+                .expected("cpu, cuda, tensorrt or auto")
+                .got(did_you_mean::clipped(name))
+        })
+    }
+}
+
+/// How TensorRT is set up; without meaning for the other providers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TensorRtOptions {
+    /// A folder for the engines that TensorRT builds and for what it has timed, made where it is not there. An engine
+    /// belongs to the GPU, the versions and the graph, all of which TensorRT checks. `None` builds anew in every
+    /// process, which can take minutes.
+    pub cache: Option<PathBuf>,
+    /// Lets TensorRT compute in half floats. The first run of an encoder, and of each promoted session, is then
+    /// compared with the CPU's.
+    pub fp16: bool,
+    /// With `fp16`: the cosine between an embedding and the CPU's may not be less; `None` is
+    /// [`TensorRtOptions::DEFAULT_COSINE`].
+    pub min_cosine: Option<f32>,
+}
+
+impl TensorRtOptions {
+    /// Half floats have 11 bits: towers that do not overflow are above 0.9999, and one that is below this has.
+    pub const DEFAULT_COSINE: f32 = 0.999;
+}
+
+/// Where the weights of tasks are reconstructed, and so where the encoder reads them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum WeightsOn {
+    /// In the memory of the device that computes, where that can be had (`docs/gpu.md` says what it takes), else in the
+    /// host's, with a warning and the reason in [`Execution`](super::Execution).
+    #[default]
+    Auto,
+    /// In the host's memory. A GPU gets them anew in every run.
+    Host,
+    /// In the memory of the device that computes, or it is an error.
+    Device,
+}
+
+impl WeightsOn {
+    /// `auto`, `host`, `device`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Host => "host",
+            Self::Device => "device",
+        }
+    }
+}
+
+impl fmt::Display for WeightsOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for WeightsOn {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let all = [Self::Auto, Self::Host, Self::Device];
+        all.into_iter()
+            .find(|place| place.name() == name)
+            .ok_or_else(|| Error::invalid("no such place for weights").expected("auto, host or device").got(name))
+    }
+}
+
+/// Which tasks an encoder promotes: gives a session with the weights frozen into it, which runs faster and takes as
+/// much memory as the weights.
+///
+/// Before and after, embeddings agree to 1e-5 of their size; each way of running gives the same bits every time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Promotion {
+    /// None.
+    Off,
+    /// Those that [`Encoder::promote`](super::Encoder::promote) names.
+    Manual,
+    /// Those too, and any task after this many runs.
+    After(u32),
+}
+
+impl Promotion {
+    /// Where a promoted task begins to pay on the machines that were measured: building its session takes as long as
+    /// some 30 runs of one image gain.
+    pub const DEFAULT_RUNS: u32 = 32;
+}
+
+impl Default for Promotion {
+    fn default() -> Self {
+        Self::After(Self::DEFAULT_RUNS)
+    }
+}
+
+/// Whether the first run of an encoder over a bundle that has a golden embedding is preceded by one that compares it.
+///
+/// The test runs one image with the base's weights, which it makes for that and drops again, once for each bundle,
+/// provider and graph in a process. Of a ViT-B-32 that takes about as long as a reconstruction and an image more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SelfTest {
+    /// Where the memory for the base's weights is not worth a thought: the bundle holds them as f32, which are read
+    /// where they are, or the budget of the model's cache has room for them beside those of a task.
+    #[default]
+    Auto,
+    /// Whatever memory it takes.
+    On,
+    /// Never.
+    Off,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_there_and_back() {
+        for provider in [Provider::Cpu, Provider::Cuda, Provider::TensorRt, Provider::Auto] {
+            assert_eq!(provider.to_string().parse::<Provider>().unwrap(), provider);
+        }
+        let error = "gpu".parse::<Provider>().unwrap_err().to_string();
+        assert!(error.contains("cpu, cuda, tensorrt or auto") && error.contains("gpu"), "{error}");
+        assert_eq!(Provider::default(), Provider::Cpu);
+    }
+
+    #[test]
+    fn what_a_build_has() {
+        let names =
+            ["TensorrtExecutionProvider", "CUDAExecutionProvider", "AzureExecutionProvider", "CPUExecutionProvider"];
+        let names = names.map(String::from);
+        assert_eq!(Provider::known_among(&names), [Provider::Cpu, Provider::Cuda, Provider::TensorRt]);
+        assert_eq!(Provider::known_among(&names[2..]), [Provider::Cpu]);
     }
 }

@@ -1,11 +1,9 @@
 //! Texts in, embeddings out: CLIP's text encoder, and the heads that come of it.
 
-use ort::session::Session;
-
-use super::EncoderOptions;
-use super::provider::{self, Execution, Target};
-use super::runtime::Runtime;
-use super::session::{self, Elements, Input};
+use super::input::{Elements, Input};
+use super::options::EncoderOptions;
+use super::provider::{self, Execution};
+use super::session::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::heads::Head;
 use crate::heads::tokenizer::VOCABULARY;
@@ -13,7 +11,7 @@ use crate::heads::{Prompts, Tokenizer};
 use crate::tensor::try_zeroed;
 use crate::tower::text::{TextModel, graph};
 
-/// Texts a run: enough to keep every core busy, and some tens of megabytes of activations.
+/// Texts per run: enough to keep every core busy, and some tens of megabytes of activations.
 const BATCH: usize = 64;
 
 /// A CLIP text encoder on ONNX Runtime, with its weights read where they are mapped.
@@ -22,7 +20,7 @@ const BATCH: usize = 64;
 /// use taskbasis::{EncoderOptions, Prompts, TextEncoder, TextHints, TextModel};
 ///
 /// let model = TextModel::open("open_clip_model.safetensors", TextHints::default())?;
-/// let mut encoder = TextEncoder::new(model, &EncoderOptions::default())?;
+/// let encoder = TextEncoder::new(model, &EncoderOptions::default())?;
 /// let classes: Vec<String> = (0..10).map(|digit| digit.to_string()).collect();
 /// let head = encoder.head(&classes, &Prompts::known("MNIST")?, None, &|_| ())?;
 /// # Ok::<(), taskbasis::Error>(())
@@ -30,9 +28,7 @@ const BATCH: usize = 64;
 pub struct TextEncoder {
     model: TextModel,
     tokenizer: Tokenizer,
-    runtime: &'static Runtime,
     session: Session,
-    target: Target,
     execution: Execution,
 }
 
@@ -41,7 +37,7 @@ impl TextEncoder {
     /// concurrency do not apply.
     ///
     /// # Errors
-    /// As [`Runtime::load`]; [`ErrorKind::Unsupported`] for a model whose tokens are not those of CLIP's vocabulary;
+    /// As [`Runtime::load`](super::Runtime::load); [`ErrorKind::Unsupported`] for a model whose tokens are not those of CLIP's vocabulary;
     /// [`ErrorKind::InvalidArgument`] for thousands of threads; [`ErrorKind::Runtime`] when ONNX Runtime refuses the
     /// graph.
     pub fn new(model: TextModel, options: &EncoderOptions) -> Result<Self> {
@@ -51,12 +47,10 @@ impl TextEncoder {
                 .expected(format_args!("{VOCABULARY} tokens"))
                 .got(model.arch().vocabulary));
         }
-        let (threads, _) = EncoderOptions { concurrency: 1, ..options.clone() }.threads_a_run()?;
-        let runtime = Runtime::load(options.runtime.as_deref())?;
+        let options = EncoderOptions { concurrency: 1, ..options.without_fp16()?.clone() };
         let graph = graph::build(model.arch())?;
-        let create = |target: &Target| session::create(runtime, &graph, threads, session::level(false), target);
-        let (session, target, execution) = provider::begin(runtime, options.without_fp16()?, create)?;
-        Ok(Self { model, tokenizer: Tokenizer::new(), runtime, session, target, execution })
+        let (session, _, execution) = provider::begin(&options, |setup| setup.open(&graph, false))?;
+        Ok(Self { model, tokenizer: Tokenizer::new(), session, execution })
     }
 
     /// What it runs on, and why where that is not what was asked for.
@@ -73,7 +67,7 @@ impl TextEncoder {
     ///
     /// # Errors
     /// [`ErrorKind::Runtime`] when a run fails; [`ErrorKind::OutOfMemory`].
-    pub fn encode<S: AsRef<str>>(&mut self, texts: &[S]) -> Result<Vec<f32>> {
+    pub fn encode<S: AsRef<str>>(&self, texts: &[S]) -> Result<Vec<f32>> {
         let e = self.model.arch().embed_dim;
         let mut embeds = try_zeroed(texts.len().saturating_mul(e))?;
         let tokens: Vec<_> = texts.iter().map(|text| self.tokens(text.as_ref())).collect();
@@ -93,7 +87,7 @@ impl TextEncoder {
     /// [`ErrorKind::InvalidArgument`] when there is no class, or an embedding cannot be normalised;
     /// [`ErrorKind::NotFound`] when neither the model nor the caller has a scale; as [`TextEncoder::encode`].
     pub fn head(
-        &mut self,
+        &self,
         classes: &[String],
         prompts: &Prompts,
         logit_scale: Option<f32>,
@@ -136,7 +130,7 @@ impl TextEncoder {
     }
 
     /// Encodes texts of like length together, and calls `take` with the index and embedding of each.
-    fn in_batches(&mut self, texts: &[Vec<i64>], mut take: impl FnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
+    fn in_batches(&self, texts: &[Vec<i64>], mut take: impl FnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
         let e = self.model.arch().embed_dim;
         let mut order: Vec<usize> = (0..texts.len()).collect();
         order.sort_by_key(|&index| texts[index].len());
@@ -159,7 +153,7 @@ impl TextEncoder {
         Ok(())
     }
 
-    fn run(&mut self, tokens: &[i64], ends: &[i64], length: usize, out: &mut [f32]) -> Result<()> {
+    fn run(&self, tokens: &[i64], ends: &[i64], length: usize, out: &mut [f32]) -> Result<()> {
         let batch = [ends.len(), length];
         let texts = [
             Input { name: graph::TOKENS, shape: &batch, values: Elements::I64(tokens) },
@@ -170,8 +164,7 @@ impl TextEncoder {
             Ok(Input { name, shape: tensor.shape(), values: Elements::F32(values) })
         });
         let inputs = texts.into_iter().map(Ok).chain(parameters).collect::<Result<Vec<_>>>()?;
-        session::run_to(&mut self.session, inputs.into_iter(), graph::EMBEDS, None, out)
-            .map_err(|e| self.target.explain(self.runtime, e).at(self.model.path()))?;
+        self.session.run_into(inputs, graph::EMBEDS, None, out).map_err(|e| e.at(self.model.path()))?;
         if out.iter().all(|value| value.is_finite()) {
             return Ok(());
         }

@@ -1,16 +1,9 @@
 //! How long a user's graph's embeddings are, where its file does not say.
 
-use std::borrow::Cow;
-
-use ort::session::SessionInputValue;
-use ort::value::Shape;
-
 use super::graph::EncoderGraph;
-use super::provider::{Target, recording};
-use super::runtime::Runtime;
-use super::session::{self, Elements, Input};
-use super::{failed, session::view};
-use crate::error::{Error, ErrorKind, Result};
+use super::input::{Elements, Input};
+use super::session::SessionSetup;
+use crate::error::{Error, Result};
 use crate::onnx::BoundGraph;
 use crate::tensor::{DType, f32_bytes, try_zeroed};
 use crate::tower::arch::Arch;
@@ -19,27 +12,24 @@ use crate::tower::arch::Arch;
 /// black images with weights of zeros.
 ///
 /// # Errors
-/// [`ErrorKind::Mismatch`] where the output is not one embedding for each image; [`ErrorKind::Runtime`] where ONNX
-/// Runtime refuses the graph or the run; [`ErrorKind::OutOfMemory`].
+/// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where the output is not one embedding for each image; [`ErrorKind::Runtime`](crate::ErrorKind::Runtime) where ONNX
+/// Runtime refuses the graph or the run; [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
 pub(super) fn of(
-    runtime: &Runtime,
+    on_cpu: &SessionSetup,
     graph: &BoundGraph,
-    signature: &EncoderGraph,
+    encoder_graph: &EncoderGraph,
     arch: &Arch,
-    threads: usize,
 ) -> Result<usize> {
     if let Some([_, Some(length)]) = graph.output().shape.as_deref() {
         return Ok(*length);
     }
-    let output = signature.embeds.to_string_lossy();
-    let mut session = session::create(runtime, &signature.model, threads, session::level(true), &Target::cpu())?;
-    let known = session.outputs().iter().find(|outlet| outlet.name() == output);
-    if let Some([_, length]) = known.and_then(|outlet| outlet.dtype().tensor_shape()).map(|shape| &**shape)
+    let session = on_cpu.open(&encoder_graph.model, true)?;
+    if let Some([_, length]) = session.inferred_shape(&encoder_graph.embeds)
         && let Ok(length @ 1..) = usize::try_from(*length)
     {
         return Ok(length);
     }
-    let batch = signature.batch.unwrap_or(1);
+    let batch = encoder_graph.batch.unwrap_or(1);
     let size = arch.image_size();
     let shape = [batch, 3, size, size];
     let tensors = graph.layout().tensors();
@@ -53,27 +43,23 @@ pub(super) fn of(
         DType::F32 => Elements::F32(&zeros[..numel]),
         other => Elements::Other(other, &f32_bytes(zeros)[..numel * other.size()]),
     };
-    let name = signature.pixels.to_string_lossy();
-    let pixels = Input { name: &name, shape: &shape, values: values(signature.pixels_dtype, batch * arch.pixels()) };
+    let pixels = Input {
+        name: &encoder_graph.pixels,
+        shape: &shape,
+        values: values(encoder_graph.pixels_dtype, batch * arch.pixels()),
+    };
     let weights = tensors.iter().map(|tensor| Input {
         name: &tensor.name,
         shape: &tensor.shape,
         values: values(tensor.dtype, tensor.numel()),
     });
-    let inputs = std::iter::once(pixels)
-        .chain(weights)
-        .map(|input| Ok((Cow::Borrowed(input.name), SessionInputValue::from(view(&input)?))))
-        .collect::<Result<Vec<_>>>()?;
-    let _turn = recording::with_others();
-    let outputs = session.run(inputs).map_err(failed("cannot find out how long the embeddings are"))?;
-    let embeds = outputs.get(&*output).ok_or_else(|| Error::new(ErrorKind::Internal, "a run has no output"))?;
-    let shape = embeds.dtype().tensor_shape().cloned().unwrap_or_else(|| Shape::new([]));
+    let shape = session.run_for_shape(std::iter::once(pixels).chain(weights), &encoder_graph.embeds)?;
     length(&shape, batch).ok_or_else(|| {
         Error::mismatch("the output is not one embedding for each image")
             .at(graph.file().path())
-            .tensor(&*output)
+            .tensor(&*encoder_graph.embeds)
             .expected(format_args!("[{batch}, e]"))
-            .got(format_args!("{:?}", &*shape))
+            .got(format_args!("{shape:?}"))
             .hint("Name another output (--graph-output), or export one that gives the pooled features")
     })
 }

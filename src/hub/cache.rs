@@ -10,7 +10,7 @@
 //! ```
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use std::time::Duration;
 use super::address::HubPath;
 use super::event::{HubEvent, Listener};
 use super::listing::{Digest, Entry, is_hex};
+use crate::atomic_file::replace_file;
 use crate::error::{Error, Result};
 
 /// How often a lock that another process holds is tried.
@@ -249,12 +250,5 @@ fn replace(path: &Path, text: &str) -> Result<()> {
     let failed = |e| Error::io("cannot write", path, e);
     let folder = path.parent().unwrap_or(path);
     fs::create_dir_all(folder).map_err(failed)?;
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".taskbasis-");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder).map_err(failed)?;
-    file.write_all(text.as_bytes()).map_err(failed)?;
-    file.persist(path).map_err(|e| failed(e.error))?;
-    Ok(())
+    replace_file(path, &[], |sibling| fs::write(sibling, text).map_err(failed))
 }

@@ -1,4 +1,4 @@
-//! AVX2 with FMA and F16C: eight f32 a vector.
+//! AVX2 with FMA and F16C: eight f32 per vector.
 
 use std::arch::x86_64::*;
 

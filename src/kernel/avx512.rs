@@ -1,4 +1,4 @@
-//! AVX-512: sixteen f32 a vector.
+//! AVX-512: sixteen f32 per vector.
 
 use std::arch::x86_64::*;
 

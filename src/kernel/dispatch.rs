@@ -84,7 +84,7 @@ impl Kernel {
             #[cfg(target_arch = "aarch64")]
             // SAFETY: `available` lists NEON only where it was detected.
             Self::Neon => |tile| unsafe { super::neon::combine(tile) },
-            #[allow(unreachable_patterns)] // As above.
+            #[allow(unreachable_patterns)] // On a machine that has them all.
             _ => return Err(unavailable(self)),
         })
     }
@@ -99,7 +99,7 @@ impl fmt::Display for Kernel {
 impl FromStr for Kernel {
     type Err = Error;
 
-    /// The kernel of that name, whether or not this machine can run it; upper and lower case are the same.
+    /// The kernel of that name, whether or not this machine can run it, in upper or lower case.
     fn from_str(name: &str) -> Result<Self> {
         Self::ALL.into_iter().find(|kernel| kernel.name().eq_ignore_ascii_case(name)).ok_or_else(|| {
             Error::invalid(format!("unknown kernel `{name}`")).expected(format_args!("one of {}", list(&Self::ALL)))

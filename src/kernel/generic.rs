@@ -104,7 +104,7 @@ impl Vector for f32 {
             unsafe { from.add(byte).read() >> shift & (0xff >> (8 - bits)) }
         };
         let low = plane(codes, P);
-        // SAFETY: as above; the second plane begins where the first one ends.
+        // SAFETY: the caller's promise: the second plane begins where the first one ends, and can be read to its end.
         let code = if Q == 0 { low } else { low | plane(unsafe { codes.add(8 * P) }, Q) << P };
         f32::mul_add(scale, code.into(), zero)
     }
@@ -201,8 +201,8 @@ pub(super) unsafe fn combine<V: Vector, const N: usize>(tile: Tile<'_>) {
 
 /// Combines the `N · V::LANES` elements from `at` on, with the `N` sums in registers.
 ///
-/// A format is looked at once a term and step, not once a tile: that costs nothing that could be measured, and terms
-/// of different formats need no code of their own.
+/// A format is looked at once per term and step, not once per tile: that costs nothing that could be measured, and
+/// terms of different formats need no code of their own.
 ///
 /// # Safety
 /// `V`'s instruction set is there; the elements lie inside `out`, `base` and every term, and inside one block where a
@@ -216,8 +216,8 @@ unsafe fn step<V: Vector, const N: usize>(
     ahead_of_base: usize,
     stream: bool,
 ) {
-    // Without a term, a sum of −0.0 leaves the base's bits as they are; +0.0 would turn −0.0 into +0.0. The segment
-    // that has neither base nor terms never gets here.
+    // Without a term, a sum of −0.0 leaves the base's bits as they are; +0.0 would turn −0.0 into +0.0. A job that
+    // has neither base nor terms never gets here.
     let start = if terms.is_empty() { -0.0 } else { 0.0 };
     // SAFETY: the caller's promises, passed on; the offsets are those of the elements it promised.
     unsafe {

@@ -263,7 +263,7 @@ struct WorkItem<'p> {
 /// Where the elements of a work item are computed.
 enum Place<'p> {
     Here(&'p mut [f32]),
-    /// In a buffer; so many, from where each output takes its own.
+    /// In a buffer, `count` of them; each output takes its own from there.
     Elsewhere {
         count: usize,
         outputs: &'p [Output<'p>],

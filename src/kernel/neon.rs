@@ -1,4 +1,4 @@
-//! NEON, on 64-bit ARM: four f32 a vector.
+//! NEON, on 64-bit ARM: four f32 per vector.
 
 use std::arch::aarch64::*;
 

@@ -9,7 +9,7 @@ use half::{bf16, f16};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, checked_numel, contiguous_strides, f32_bytes_mut};
 
-/// Where a run of a tensor's elements goes.
+/// A place for a stretch of a tensor's elements.
 #[derive(Debug)]
 pub struct Output<'a> {
     /// Which elements of the tensor, in row-major order.
@@ -26,8 +26,8 @@ pub struct Output<'a> {
 }
 
 // SAFETY: `out` is an exclusive borrow of bytes for `'a`. Threads that share an output write disjoint elements of it:
-// every element of the tensor goes to a place of its own (`Output::new` makes sure of it), and every thread has elements
-// of its own.
+// every element of the tensor goes to a place of its own (`Output::new` makes sure of it), and every thread has
+// elements of its own.
 unsafe impl Sync for Output<'_> {}
 // SAFETY: the borrow that `out` stands for may go to another thread; nothing else in it belongs to one.
 unsafe impl Send for Output<'_> {}

@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::tensor::Source;
 
-/// So many bytes are on their way from the disk while others are computed.
+/// Bytes on their way from the disk while others are computed.
 const WINDOW: usize = 64 << 20;
 
 /// Smaller inputs do not tell whether anything must be read.
 const WORTH_ASKING: usize = 1 << 20;
 
-/// About so many questions are asked, of a microsecond or two each.
+/// Questions that are asked, about; each takes a microsecond or two.
 const QUESTIONS: usize = 100;
 
 /// What is still to be asked for.

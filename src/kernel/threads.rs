@@ -5,35 +5,38 @@ use std::thread;
 
 use parking_lot::Mutex;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How many threads `wanted` means: itself, or for 0 as many as this process may run at once.
 pub(crate) fn count(wanted: usize) -> usize {
     if wanted > 0 { wanted } else { thread::available_parallelism().map_or(1, NonZero::get) }
 }
 
-/// Calls `work` on every piece, on the caller's thread and up to `threads − 1` others; 0 threads are one a processor.
+/// Calls `work` on every piece, on the caller's thread and up to `threads − 1` others; 0 threads are one per processor.
 /// Each thread has a state of its own, made by `S::default()`.
 ///
 /// Pieces are handed out one by one, not split beforehand: cores differ in speed, and others may be using them. For
 /// the same reason a thread that the operating system refuses only makes this slower.
 ///
 /// # Errors
-/// The first error of `work`; other pieces may then be left undone.
+/// The error of `work` on the earliest piece that it fails on; pieces behind that may then be left undone.
 pub(crate) fn share<T: Send, S: Default>(
     threads: usize,
     pieces: Vec<T>,
     work: impl Fn(T, &mut S) -> Result<()> + Sync,
 ) -> Result<()> {
     let helpers = count(threads).min(pieces.len()).saturating_sub(1);
-    let pieces = Mutex::new(pieces.into_iter());
+    let (pieces, failed) = (Mutex::new(pieces.into_iter().enumerate()), Mutex::new(None::<(usize, Error)>));
     let run = || {
         let mut state = S::default();
-        loop {
+        while failed.lock().is_none() {
             let next = pieces.lock().next();
-            match next {
-                Some(piece) => work(piece, &mut state)?,
-                None => return Ok(()),
+            let Some((place, piece)) = next else { break };
+            if let Err(error) = work(piece, &mut state) {
+                let mut failed = failed.lock();
+                if failed.as_ref().is_none_or(|(earlier, _)| place < *earlier) {
+                    *failed = Some((place, error));
+                }
             }
         }
     };
@@ -41,19 +44,17 @@ pub(crate) fn share<T: Send, S: Default>(
         let spawned: Vec<_> = (0..helpers)
             .map_while(|_| thread::Builder::new().name("taskbasis".into()).spawn_scoped(scope, run).ok())
             .collect();
-        let mut result = run();
+        run();
         for thread in spawned {
-            let other = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            result = result.and(other);
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
-        result
-    })
+    });
+    failed.into_inner().map_or(Ok(()), |(_, error)| Err(error))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Error;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
@@ -66,6 +67,18 @@ mod tests {
             };
             share(threads, (0..100).collect(), add).unwrap();
             assert_eq!(sum.into_inner(), 4950);
+        }
+    }
+
+    #[test]
+    fn the_earliest_error_comes_back() {
+        for _ in 0..50 {
+            let work = |piece: usize, (): &mut ()| match piece {
+                5.. => Err(Error::invalid(format!("piece {piece}"))),
+                _ => Ok(()),
+            };
+            let error = share(3, (0..20).collect(), work).unwrap_err();
+            assert!(error.to_string().contains("piece 5"), "{error}");
         }
     }
 

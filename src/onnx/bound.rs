@@ -1,4 +1,4 @@
-//! A user's graph whose weights can be any task's.
+//! A graph whose weights can be any task's: a user's, a bundle's, or one that was built here.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -40,7 +40,7 @@ pub(super) enum GraphOrigin {
     Built,
 }
 
-/// A graph of somebody else's, and what in it are the weights: those that a basis changes become inputs, in the order,
+/// A graph and what in it are the weights: those that a basis changes become inputs, in the order,
 /// the type and the pieces that the graph wants. What the basis does not change stays in the graph.
 ///
 /// ```no_run
@@ -300,7 +300,7 @@ impl BoundGraph {
     /// # Errors
     /// As [`BoundGraph::write`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for values beyond the range
     /// of f16, naming the tensor, for a graph that has the constant's name (the tensor's, and `.f16`) for another
-    /// value, and for operator sets before 6, whose casts are others.
+    /// value, and for operator sets before 6, which cast otherwise.
     pub fn write_f16(&self, weights: &Weights, path: &Path, inputs: &[&Path]) -> Result<()> {
         self.write_as(weights, Stored::F16, path, inputs)
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::sniff;
 use super::types::{TensorType, element_size, float_dtype};
-use super::wire::{Field, Value, fields};
+use super::wire::{Field, Value, fields, last};
 use crate::checkpoint::sniff::is_lfs_pointer;
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
@@ -145,16 +145,11 @@ impl Values {
             })?,
             (9, _) => self.raw = Some(field.range()?),
             (13, _) => {
-                let (mut key, mut value) = (String::new(), String::new());
-                for entry in fields(file, field.range()?) {
-                    let entry = entry?;
-                    match entry.number {
-                        1 => key = entry.text(file)?,
-                        2 => value = entry.text(file)?,
-                        _ => {}
-                    }
-                }
-                self.external.push((key, value));
+                let text = |number| {
+                    let text = last(file, field.range()?, &[number])?;
+                    text.map_or(Ok(String::new()), |text| text.text(file))
+                };
+                self.external.push((text(1)?, text(2)?));
             }
             (14, Value::Varint(location)) => self.is_external = *location == 1,
             _ => {}

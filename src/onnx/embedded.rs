@@ -81,7 +81,7 @@ impl BoundGraph {
     /// their shapes agree, and nothing is missing.
     ///
     /// # Errors
-    /// [`ErrorKind::Format`](crate::ErrorKind::Format) for a graph that wants what nobody gives;
+    /// [`ErrorKind::Format`](crate::ErrorKind::Format) for a graph that needs an input that no map gives;
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the tensor, for a map that fits neither graph nor
     /// base, or leaves out a parameter; [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a name that the graph
     /// lacks.

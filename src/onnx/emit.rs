@@ -17,48 +17,31 @@ use crate::error::{Error, Result};
 /// The file that constants without values claim to be in. It is never opened: what makes a session supplies the values.
 const PLACEHOLDERS: &str = "taskbasis.weights";
 
-/// A parameter of an operator.
-pub(crate) struct Attribute {
-    name: &'static str,
-    value: AttributeValue,
-}
-
-enum AttributeValue {
-    Float(f32),
-    Integer(i64),
-    Integers(Vec<i64>),
+/// A parameter of an operator: its name and value.
+pub(crate) enum Attribute {
+    Float(&'static str, f32),
+    Int(&'static str, i64),
+    Ints(&'static str, Vec<i64>),
 }
 
 impl Attribute {
-    pub(crate) fn float(name: &'static str, value: f32) -> Self {
-        Self { name, value: AttributeValue::Float(value) }
-    }
-
-    pub(crate) fn int(name: &'static str, value: i64) -> Self {
-        Self { name, value: AttributeValue::Integer(value) }
-    }
-
-    pub(crate) fn ints(name: &'static str, values: &[i64]) -> Self {
-        Self { name, value: AttributeValue::Integers(values.to_vec()) }
-    }
-
     fn message(&self) -> ByteChain<'static> {
         let mut message = ByteChain::default();
-        message.text(1, self.name);
-        let kind = match &self.value {
-            AttributeValue::Float(value) => {
+        let (name, kind) = match self {
+            Self::Float(name, value) => {
                 message.float(2, *value);
-                1
+                (name, 1)
             }
-            AttributeValue::Integer(value) => {
+            Self::Int(name, value) => {
                 message.integer(3, *value);
-                2
+                (name, 2)
             }
-            AttributeValue::Integers(values) => {
+            Self::Ints(name, values) => {
                 values.iter().for_each(|value| message.integer(8, *value));
-                7
+                (name, 7)
             }
         };
+        message.text(1, name);
         message.integer(20, kind);
         message
     }
@@ -315,7 +298,7 @@ mod tests {
         let mut writer = ModelWriter::new("sum", 8, &[("", 17)]);
         let names: Vec<String> = (0..constants.len()).map(|i| i.to_string()).collect();
         let inputs: Vec<&str> = names.iter().map(String::as_str).chain(["x"]).collect();
-        let attributes = [Attribute::ints("unused", &[1, -2]), Attribute::float("a", 0.5), Attribute::int("b", 1)];
+        let attributes = [Attribute::Ints("unused", vec![1, -2]), Attribute::Float("a", 0.5), Attribute::Int("b", 1)];
         let attributes = &attributes;
         let (inputs, outputs) = (&inputs, &["y"]);
         writer.node(&Operator { name: "all", domain: "", op: "Sum", inputs, outputs, attributes });

@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::constant::{self, Constant, ExternalFiles};
-use super::wire::{Field, Value, fields};
+pub use super::node::Port;
+pub(super) use super::node::{Node, is_onnx};
+use super::wire::{Field, fields, last};
 use super::{halves, sniff, sorted};
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
 
 /// An ONNX model as a file holds it: its graph's nodes, constants, inputs and outputs. Values are not read before
-/// somebody asks for them, and what nothing here understands stays as it is in the file.
+/// they are asked for, and what nothing here understands stays as it is in the file.
 pub struct OnnxFile {
     pub(super) mapping: Arc<Mapping>,
     /// The fields of the model but its graph, in order.
@@ -30,35 +32,6 @@ pub struct OnnxFile {
     has_halves: bool,
     /// Whether it has functions of its own, whose constants are not looked at.
     pub(super) has_functions: bool,
-}
-
-/// One application of an operator.
-#[derive(Debug, Default)]
-pub(super) struct Node {
-    pub(super) op: String,
-    pub(super) domain: String,
-    /// Names of the values that it reads; empty where an optional one is left out.
-    pub(super) inputs: Vec<String>,
-    pub(super) outputs: Vec<String>,
-    /// Names that its subgraphs read from outside.
-    pub(super) captured: Vec<String>,
-    /// The tensor of a `Constant`: its place in [`OnnxFile::constants`].
-    pub(super) constant: Option<usize>,
-    /// Its message in the file.
-    pub(super) message: Range<usize>,
-}
-
-/// An input or output of the graph.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Port {
-    /// The name of the value.
-    pub name: String,
-    /// The ONNX type of its elements (1 is f32, 10 is f16); 0 where the file does not say.
-    pub data_type: i32,
-    /// The extents, where the rank is known: a number, or `None` for one that is only known in a run.
-    pub shape: Option<Vec<Option<usize>>>,
-    /// Its message in the file.
-    pub(super) message: Range<usize>,
 }
 
 /// Subgraphs in subgraphs in …: no model has many.
@@ -117,15 +90,9 @@ impl OnnxFile {
                 if field.number != 8 {
                     continue;
                 }
-                let (mut domain, mut version) = (String::new(), 0);
-                for field in fields(&self.mapping, field.range()?) {
-                    let field = field?;
-                    match field.number {
-                        1 => domain = field.text(&self.mapping)?,
-                        2 => version = field.integer()?,
-                        _ => {}
-                    }
-                }
+                let within = |number| last(&self.mapping, field.range()?, &[number]);
+                let domain = within(1)?.map_or(Ok(String::new()), |domain| domain.text(&self.mapping))?;
+                let version = within(2)?.map_or(Ok(0), |version| version.integer())?;
                 if is_onnx(&domain) {
                     return Ok(Some(version));
                 }
@@ -178,7 +145,9 @@ impl OnnxFile {
             }
         }
         file.order = sorted::order(&file.nodes)?;
-        file.has_halves |= halves::any(&file.constants, &[&file.inputs, &file.outputs]);
+        let ports = file.inputs.iter().chain(&file.outputs).map(|port| port.data_type);
+        let mut types = file.constants.iter().map(|constant| constant.data_type).chain(ports);
+        file.has_halves |= types.any(|data_type| halves::is_half(data_type.into()));
         file.others = others.paths().map(Path::to_path_buf).collect();
         file.others.sort();
         Ok(file)
@@ -256,11 +225,6 @@ impl std::fmt::Debug for OnnxFile {
     }
 }
 
-/// Whether a domain is ONNX's own, which has two spellings.
-pub(super) fn is_onnx(domain: &str) -> bool {
-    matches!(domain, "" | "ai.onnx")
-}
-
 /// The name and the tensor of an attribute, where it has one; names that its graphs read are added to `captured`.
 fn attribute(
     file: &[u8],
@@ -301,7 +265,10 @@ fn capture(file: &[u8], graph: Range<usize>, depth: usize, captured: &mut Vec<St
                     }
                 }
             }
-            5 => drop(own.insert(constant_name(file, &field)?)),
+            5 => {
+                let name = last(file, field.range()?, &[8])?;
+                own.extend(name.map(|name| name.text(file)).transpose()?);
+            }
             11 => drop(own.insert(port(file, &field)?.name)),
             // A subgraph may give back an outer value as it is.
             12 => read.push(port(file, &field)?.name),
@@ -312,65 +279,26 @@ fn capture(file: &[u8], graph: Range<usize>, depth: usize, captured: &mut Vec<St
     Ok(())
 }
 
-/// What a constant of a subgraph is called.
-fn constant_name(file: &[u8], field: &Field) -> Result<String> {
-    for field in fields(file, field.range()?) {
-        let field = field?;
-        if field.number == 8 {
-            return field.text(file);
-        }
-    }
-    Ok(String::new())
-}
-
-/// An input or output, of what is no tensor only the name.
+/// An input or output; of what is no tensor only the name.
 fn port(file: &[u8], field: &Field) -> Result<Port> {
     let message = field.range()?;
-    let mut port = Port { name: String::new(), data_type: 0, shape: None, message: message.clone() };
-    let read = (|| {
-        for field in fields(file, message) {
-            let field = field?;
-            match field.number {
-                1 => port.name = field.text(file)?,
-                2 => {
-                    for tensor in within(file, &field, 1)? {
-                        (port.data_type, port.shape) = tensor_type(file, &tensor)?;
-                    }
-                }
-                _ => {}
-            }
-        }
-        Ok(port)
-    })();
-    read.map_err(|e: Error| Error::format("an input or output of the graph is damaged").because(e))
+    let read = || {
+        let find = |path: &[u32]| last(file, message.clone(), path);
+        let name = find(&[1])?.map_or(Ok(String::new()), |name| name.text(file))?;
+        let data_type = find(&[2, 1, 1])?.map_or(Ok(0), |data_type| data_type.integer())?;
+        let shape = find(&[2, 1, 2])?.map(|shape| {
+            let dimensions = fields(file, shape.range()?);
+            let dimensions = dimensions.filter(|field| field.as_ref().map_or(true, |field| field.number == 1));
+            dimensions.map(|dimension| extent(file, &dimension?)).collect::<Result<Vec<_>>>()
+        });
+        let data_type = i32::try_from(data_type).unwrap_or(0);
+        Ok(Port { name, data_type, shape: shape.transpose()?, message: message.clone() })
+    };
+    read().map_err(|e: Error| Error::format("an input or output of the graph is damaged").because(e))
 }
 
-/// The type of a tensor's elements, and its extents where the rank is known.
-#[allow(clippy::type_complexity)] // What a `Port` has of it.
-fn tensor_type(file: &[u8], tensor: &Field) -> Result<(i32, Option<Vec<Option<usize>>>)> {
-    let (mut data_type, mut shape) = (0, None);
-    for field in fields(file, tensor.range()?) {
-        let field = field?;
-        match field.number {
-            1 => data_type = i32::try_from(field.integer()?).unwrap_or(0),
-            2 => {
-                let mut extents = Vec::new();
-                for dimension in within(file, &field, 1)? {
-                    let extent = within(file, &dimension, 1)?.into_iter().find_map(|extent| match extent.value {
-                        Value::Varint(extent) => usize::try_from(extent.cast_signed()).ok(),
-                        _ => None,
-                    });
-                    extents.push(extent);
-                }
-                shape = Some(extents);
-            }
-            _ => {}
-        }
-    }
-    Ok((data_type, shape))
-}
-
-/// The fields of this number in the message that a field holds.
-fn within(file: &[u8], field: &Field, number: u32) -> Result<Vec<Field>> {
-    fields(file, field.range()?).filter(|field| field.as_ref().map_or(true, |field| field.number == number)).collect()
+/// An extent, where it is a number.
+fn extent(file: &[u8], dimension: &Field) -> Result<Option<usize>> {
+    let extent = last(file, dimension.range()?, &[1])?.map(|extent| extent.integer()).transpose()?;
+    Ok(extent.and_then(|extent| usize::try_from(extent).ok()))
 }

@@ -8,6 +8,7 @@ mod embedded;
 pub(crate) mod emit;
 mod file;
 mod halves;
+mod node;
 mod rewrite;
 mod sniff;
 mod sorted;

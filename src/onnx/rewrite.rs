@@ -9,7 +9,7 @@ use super::constant::Constant;
 use super::emit::{Attribute, ConstantValues, Extent, ModelWriter, Operator};
 use super::file::{Node, OnnxFile, Port};
 use super::types::{TensorType, onnx_type};
-use super::wire::fields;
+use super::wire::{fields, last};
 use crate::error::{Error, Result};
 use crate::weights::TensorSpec;
 
@@ -111,7 +111,7 @@ impl OnnxFile {
                 op: "Cast",
                 inputs: &[&narrowed],
                 outputs: &[name],
-                attributes: &[Attribute::int("to", TensorType::Float as i64)],
+                attributes: &[Attribute::Int("to", TensorType::Float as i64)],
             });
         }
         for (i, node) in self.sorted().filter(|(i, _)| needed.nodes[*i]) {
@@ -218,20 +218,8 @@ impl OnnxFile {
 
     /// The name of the value that this field of the graph gives the type of, if it is such a field.
     fn value_info_of(&self, field: &Range<usize>) -> Result<Option<&str>> {
-        for field in fields(&self.mapping, field.clone()) {
-            let field = field?;
-            if field.number != 13 {
-                return Ok(None);
-            }
-            for field in fields(&self.mapping, field.range()?) {
-                let field = field?;
-                if field.number == 1 {
-                    let name = &self.mapping[field.range()?];
-                    return Ok(std::str::from_utf8(name).ok());
-                }
-            }
-        }
-        Ok(None)
+        let name = last(&self.mapping, field.clone(), &[13, 1])?.map(|name| name.range()).transpose()?;
+        Ok(name.and_then(|name| std::str::from_utf8(&self.mapping[name]).ok()))
     }
 }
 

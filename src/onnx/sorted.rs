@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
-use super::file::Node;
+use super::node::Node;
 use crate::error::{Error, Result};
 
 /// The nodes' places in the file, each after those whose results it reads; the file's own order as far as that is one.

@@ -1,5 +1,5 @@
-//! Protocol buffers at the level of the wire: fields as places in the bytes, so that what nobody looks at can be copied
-//! as it is. A file is taken to be hostile: every length is checked against what is left.
+//! Protocol buffers at the level of the wire: fields as places in the bytes, so that what is not looked at can be
+//! copied as it is; and fields appended. A file is taken to be hostile: every length is checked against what is left.
 
 use std::ops::Range;
 
@@ -44,6 +44,20 @@ pub(super) struct Fields<'a> {
 pub(super) fn fields(file: &[u8], range: Range<usize>) -> Fields<'_> {
     assert!(range.start <= range.end && range.end <= file.len(), "range outside the file");
     Fields { file, at: range.start, end: range.end }
+}
+
+/// The last field at the end of a path of field numbers, each but the last of a message in the one before; small
+/// messages only.
+pub(super) fn last(file: &[u8], message: Range<usize>, path: &[u32]) -> Result<Option<Field>> {
+    let [number, rest @ ..] = path else { return Ok(None) };
+    let mut found = None;
+    for field in fields(file, message) {
+        let field = field?;
+        if field.number == *number {
+            found = if rest.is_empty() { Some(field) } else { last(file, field.range()?, rest)?.or(found) };
+        }
+    }
+    Ok(found)
 }
 
 impl Iterator for Fields<'_> {

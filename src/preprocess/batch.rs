@@ -2,8 +2,8 @@
 
 #[cfg(feature = "images")]
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 
+#[cfg(feature = "images")]
 use parking_lot::Mutex;
 
 use super::pixels::Pixels;
@@ -83,25 +83,9 @@ impl Preprocess {
         one: impl Fn(usize, &T, &mut [f32]) -> Result<()> + Sync,
     ) -> Result<Vec<f32>> {
         let mut out: Vec<f32> = try_zeroed(self.len().saturating_mul(items.len()))?;
-        let failed = AtomicBool::new(false);
-        let first: Mutex<Option<(usize, Error)>> = Mutex::new(None);
-        let images = items.iter().zip(out.chunks_exact_mut(self.len())).enumerate().collect();
-        share(threads, images, |(index, (item, out)), (): &mut ()| {
-            if failed.load(Ordering::Relaxed) {
-                return Ok(());
-            }
-            if let Err(error) = one(index, item, out) {
-                failed.store(true, Ordering::Relaxed);
-                let mut first = first.lock();
-                if first.as_ref().is_none_or(|(earlier, _)| index < *earlier) {
-                    *first = Some((index, error));
-                }
-            }
-            Ok(())
-        })?;
-        match first.into_inner() {
-            Some((_, error)) => Err(error),
-            None => Ok(out),
-        }
+        // Images differ in size, so each thread takes the next one when it is done with its last.
+        let images: Vec<_> = items.iter().zip(out.chunks_exact_mut(self.len())).enumerate().collect();
+        share(threads, images, |(index, (item, out)), (): &mut ()| one(index, item, out))?;
+        Ok(out)
     }
 }

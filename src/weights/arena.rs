@@ -16,8 +16,8 @@ const ALIGNMENT: usize = 64;
 #[derive(Debug)]
 pub(super) struct Arena {
     memory: Anonymous,
-    /// Where the memory goes when nobody needs it any more.
-    home: Weak<Spares>,
+    /// Where the memory goes when these weights need it no more.
+    home: Weak<BufferPool>,
 }
 
 impl Arena {
@@ -25,7 +25,7 @@ impl Arena {
     /// that `spares` keeps, if one has the right size; its old values are then still there. Fresh memory is zero.
     pub(super) fn for_lengths(
         lengths: impl Iterator<Item = usize>,
-        spares: Option<&Arc<Spares>>,
+        spares: Option<&Arc<BufferPool>>,
     ) -> Result<(Self, Vec<Range<usize>>)> {
         let mut end = 0usize;
         let places = lengths
@@ -92,23 +92,39 @@ impl ArenaMemory for Anonymous {
 /// Memory of arenas that are gone, for the next ones. Fresh pages have to be faulted in and zeroed by the kernel before
 /// they are written, which costs about as much as a reconstruction reads in that time.
 #[derive(Debug)]
-pub(crate) struct Spares<M = Anonymous> {
+pub(crate) struct BufferPool<M = Anonymous> {
     /// Bytes that may be kept; the cache lowers it as it fills.
     limit: AtomicUsize,
     kept: Mutex<Vec<M>>,
 }
 
-impl<M> Default for Spares<M> {
+impl<M> Default for BufferPool<M> {
     fn default() -> Self {
         Self { limit: AtomicUsize::default(), kept: Mutex::default() }
     }
 }
 
-impl<M: ArenaMemory> Spares<M> {
-    /// Sets how many bytes may be kept, and gives what is beyond: dropping it takes milliseconds, and whoever holds a
-    /// lock can do that later.
+impl BufferPool {
+    /// A pool that keeps what is given back, whatever its size.
+    pub(crate) fn unlimited() -> Arc<Self> {
+        let pool = Arc::<Self>::default();
+        pool.limit.store(usize::MAX, Ordering::Relaxed);
+        pool
+    }
+
+    /// Gives the memory back.
+    pub(crate) fn drain(&self) {
+        let kept = std::mem::take(&mut *self.kept());
+        // Freed once the lock is open again.
+        drop(kept);
+    }
+}
+
+impl<M: ArenaMemory> BufferPool<M> {
+    /// Sets how many bytes may be kept, and gives what is beyond: dropping it takes milliseconds, which can wait until
+    /// a lock is open again.
     pub(super) fn set_limit(&self, bytes: usize) -> Vec<M> {
-        // Under the lock, so that nobody who is just giving memory back goes by the old limit.
+        // Under the lock, so that no memory that is just given back goes by the old limit.
         let mut kept = self.kept();
         self.limit.store(bytes, Ordering::Relaxed);
         let mut beyond = Vec::new();
@@ -124,14 +140,14 @@ impl<M: ArenaMemory> Spares<M> {
     }
 
     pub(super) fn keep(&self, memory: M) {
-        /// More than two arenas that nobody needs would be a leak of sorts, whatever the budget says.
-        const MOST: usize = 2;
+        /// More than two unused arenas would be a leak of sorts, whatever the budget says.
+        const MAX_ARENAS: usize = 2;
 
         // Freed once the lock is open again.
         let mut beyond = Vec::new();
         let mut kept = self.kept();
         let mut has_room = |kept: &mut Vec<M>| loop {
-            if kept.len() < MOST && total(kept) + memory.nbytes() <= self.limit.load(Ordering::Relaxed) {
+            if kept.len() < MAX_ARENAS && total(kept) + memory.nbytes() <= self.limit.load(Ordering::Relaxed) {
                 return true;
             }
             // What was wanted last is wanted next, rather than a size that is wanted no more.
@@ -148,7 +164,7 @@ impl<M: ArenaMemory> Spares<M> {
         drop(kept);
     }
 
-    /// Memory of exactly so many bytes; all weights of one model take the same.
+    /// Memory of exactly `bytes` bytes; all weights of one model take equally many.
     pub(super) fn take(&self, bytes: usize) -> Option<M> {
         let mut kept = self.kept();
         let at = kept.iter().position(|memory| memory.nbytes() == bytes)?;
@@ -188,7 +204,7 @@ mod tests {
 
     #[test]
     fn memory_is_used_again_within_the_limit() {
-        let spares = Arc::new(Spares::default());
+        let spares = Arc::new(BufferPool::default());
         let arena = |length: usize| Arena::for_lengths([length].into_iter(), Some(&spares)).unwrap().0;
         drop(arena(1024));
         assert_eq!(spares.nbytes(), 0, "nothing may be kept yet");

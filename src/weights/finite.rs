@@ -1,8 +1,8 @@
 //! Which number is at fault where what was computed with some weights is not finite, and whether what is to be written
 //! is: looked for only then, for it reads everything.
 
+use super::arena::BufferPool;
 use super::model::TaskWeights;
-use super::partial::Ring;
 use super::values::{TensorMemory, Values, Weights};
 use crate::checkpoint::is_image_tower;
 use crate::did_you_mean::clipped;
@@ -24,14 +24,14 @@ impl TaskWeights {
     pub(crate) fn why_not_finite(&self) -> Result<Error> {
         let model = self.model();
         let of = format!("the embeddings with the weights `{}`", clipped(self.name()));
-        let ring = Ring::default();
+        let pool = BufferPool::unlimited();
         let mut largest = ("", 0.0f32);
         let tower = model.base().image_tower().filter(|(_, tensor)| tensor.dtype().is_float());
         for (name, tensor) in tower {
             if let Err(error) = tensor.verify_finite().and_then(|()| self.verify_vectors(name)) {
                 return Ok(error.tensor(name).hint(format!("So {of} are not finite either")));
             }
-            let weights = self.part(|other| other == name, 0, &ring)?;
+            let weights = self.part(|other| other == name, 0, &pool)?;
             let values = weights
                 .get(name)
                 .ok_or_else(|| Error::new(ErrorKind::Internal, "a parameter was not reconstructed").tensor(name))?;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::cache::{CacheLease, Holder, WeightsCache};
+use super::cache::{CacheLease, Holder, Keeper};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor, checked_numel, contiguous_strides};
@@ -268,7 +268,7 @@ impl Layout {
     }
 
     /// Notes a cache that may keep weights in it from now on. Canonical ones stay, whichever layout of them goes.
-    pub(super) fn register_cache(&self, cache: &Arc<WeightsCache>) {
+    pub(super) fn register_cache<K: Keeper + 'static>(&self, cache: &Arc<K>) {
         if !self.is_canonical() {
             self.lease.register_cache(cache);
         }

@@ -15,13 +15,14 @@ mod reconstruct;
 mod save;
 mod values;
 
+pub(crate) use self::arena::BufferPool;
 pub(crate) use self::cache::{CacheLease, Derived, Holder, Key, Owner};
 pub use self::cache::{CacheStats, Reconstructed, WeightsCache};
+pub(crate) use self::device::DeviceLease;
 pub use self::device::{DeviceModel, DeviceOptions, DeviceStats, DeviceTensor, DeviceWeights};
 pub(crate) use self::finite::{first_of, not_finite};
 pub use self::layout::{Layout, TensorSpec, View};
 pub use self::model::{Model, ModelOptions, TaskWeights};
-pub(crate) use self::partial::Ring;
 pub use self::plan::Scope;
 pub(crate) use self::plan::check_models;
 pub use self::reconstruct::ReconstructOptions;

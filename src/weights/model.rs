@@ -3,15 +3,15 @@
 #[cfg(test)]
 mod tests;
 
+use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use indexmap::IndexSet;
 use parking_lot::Mutex;
 
-use super::arena::Spares;
+use super::arena::BufferPool;
 use super::cache::{Key, Owner, PrefetchJob, WeightsCache};
-use super::device::OnDevices;
 use super::layout::{Layout, TensorSpec};
 use super::plan::{self, Scope};
 use super::reconstruct::ReconstructOptions;
@@ -23,13 +23,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::{self, Kernel};
 use crate::mmap::Identity;
 
-/// What is kept where nobody says otherwise, at least.
+/// Bytes of the default budget, at least.
 const DEFAULT_BUDGET: usize = 1 << 30;
 
 /// How a [`Model`] reconstructs and what it keeps.
 #[derive(Clone, Debug, Default)]
 pub struct ModelOptions {
-    /// Threads for reconstruction; 0 means one a processor.
+    /// Threads for reconstruction; 0 means one per processor.
     pub threads: usize,
     /// The kernel; `None` means the fastest that this machine has, or the one that `TASKBASIS_KERNEL` names.
     pub kernel: Option<Kernel>,
@@ -55,7 +55,8 @@ pub struct Model {
     files: Arc<[Identity]>,
     /// Bytes that the weights of a task take; before the first ones are there, what they would take if all was changed.
     weights_bytes: AtomicUsize,
-    devices: OnDevices,
+    /// The devices that it is on, which go with it: a registry of `device/lease.rs`.
+    pub(super) devices: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Model {
@@ -77,13 +78,8 @@ impl Model {
         };
         let files = files(&base, basis.as_ref());
         let weights_bytes = AtomicUsize::new(tower);
-        let (threads, devices) = (options.threads, OnDevices::default());
+        let (threads, devices) = (options.threads, OnceLock::new());
         Ok(Arc::new(Self { base, basis, threads, kernel, cache, canonical, files, weights_bytes, devices }))
-    }
-
-    /// The devices that it is on.
-    pub(super) fn on_devices(&self) -> &OnDevices {
-        &self.devices
     }
 
     /// The zero-shot weights.
@@ -96,7 +92,7 @@ impl Model {
         self.basis.as_ref()
     }
 
-    /// Threads that reconstruct; 0 means one a processor.
+    /// Threads that reconstruct; 0 means one per processor.
     pub(super) fn threads(&self) -> usize {
         self.threads
     }
@@ -106,7 +102,7 @@ impl Model {
         self.kernel
     }
 
-    /// Names the weights of `expr`. Nothing is reconstructed before somebody asks for them.
+    /// Names the weights of `expr`. Nothing is reconstructed before they are asked for.
     ///
     /// # Errors
     /// As [`Basis::coefficients`]; [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for anything but
@@ -125,7 +121,7 @@ impl Model {
         self.named(expr.to_string(), coefficients)
     }
 
-    /// Names the weights that these coefficients give: one a vector, and one for PCA's mean.
+    /// Names the weights that these coefficients give: one per vector, and one for PCA's mean.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for another number of coefficients than M, or
@@ -194,15 +190,12 @@ impl Model {
         &self,
         layout: &Layout,
         coefficients: &Coefficients,
-        spares: &Arc<Spares>,
+        spares: &Arc<BufferPool>,
         cancel: Option<&AtomicBool>,
     ) -> Result<Weights> {
         let scope = Scope::ImageTower;
         let options = ReconstructOptions { scope, threads: self.threads, kernel: Some(self.kernel), cancel };
-        let plan = match &self.basis {
-            Some(basis) => plan::with_base(&self.base, basis, coefficients, scope)?,
-            None => plan::base_alone(&self.base, scope),
-        };
+        let plan = plan::of_model(&self.base, self.basis.as_ref(), coefficients, scope)?;
         let weights = plan.run(layout, &options, Some(spares))?;
         // The base's own take nothing, or less than a task's.
         if layout.is_canonical() && coefficients.vectors.iter().any(|&a| a != 0.0) {
@@ -225,7 +218,7 @@ fn files(base: &Checkpoint, basis: Option<&Basis>) -> Arc<[Identity]> {
 }
 
 /// The name of some weights of a [`Model`]: an expression and its coefficients. The weights themselves come into being
-/// when they are asked for, and stay as long as somebody holds them or the cache has room.
+/// when they are asked for, and stay as long as they are held or the cache has room.
 #[derive(Debug)]
 pub struct TaskWeights {
     model: Arc<Model>,
@@ -274,14 +267,14 @@ impl TaskWeights {
     /// # Errors
     /// As [`Weights::reconstruct`].
     pub fn get(&self) -> Result<Arc<Weights>> {
-        // A copy, so that the lock is not held while somebody reconstructs.
+        // A copy, so that the lock is not held during a reconstruction.
         let pinned = self.pinned.lock().clone();
         if let Some(weights) = pinned {
             return Ok(weights);
         }
         let (model, layout) = (&self.model, &*self.layout);
         layout.register_cache(&model.cache);
-        let build = |spares: &Arc<Spares>| model.reconstruct(layout, &self.coefficients, spares, None);
+        let build = |spares: &Arc<BufferPool>| model.reconstruct(layout, &self.coefficients, spares, None);
         model.cache.get_or_build(&self.key, model.expected_bytes(layout), build)
     }
 
@@ -295,7 +288,7 @@ impl TaskWeights {
         Self { key, layout: Arc::clone(layout), ..self.clone() }
     }
 
-    /// Whose names and types they have.
+    /// The layout that gives them their names and types.
     pub fn layout(&self) -> &Arc<Layout> {
         &self.layout
     }
@@ -311,7 +304,7 @@ impl TaskWeights {
     /// As [`TaskWeights::get`].
     pub fn pin(&self) -> Result<Arc<Weights>> {
         let weights = self.get()?;
-        // Whoever was first stays: views of what is pinned must not lose their ground.
+        // The first ones stay: views of what is pinned must not lose their ground.
         Ok(Arc::clone(self.pinned.lock().get_or_insert(weights)))
     }
 
@@ -356,9 +349,9 @@ impl TaskWeights {
     }
 
     /// Takes back what [`TaskWeights::prefetch`] asked for through `self`, however often: what has not begun never
-    /// does, and a reconstruction stops within a millisecond or so and frees its memory. It goes on where somebody
+    /// does, and a reconstruction stops within a millisecond or so and frees its memory. It goes on where a caller
     /// already waits for these weights, or another [`TaskWeights`] has prefetched the same and not taken it back.
-    /// Whether anything was stopped, which then is not ready unless somebody asks again.
+    /// Whether anything was stopped, which then is not ready unless it is asked for again.
     pub fn cancel_prefetch(&self) -> bool {
         self.model.cache.cancel(&self.key, self.owner)
     }
@@ -381,7 +374,7 @@ impl PrefetchJob<Weights> for Prefetch {
         Some(model.expected_bytes(layout))
     }
 
-    fn build(&self, spares: &Arc<Spares>, cancel: &AtomicBool) -> Result<Weights> {
+    fn build(&self, spares: &Arc<BufferPool>, cancel: &AtomicBool) -> Result<Weights> {
         let (Some(model), Some(layout)) = &self.held else {
             return Err(Error::new(ErrorKind::Internal, "nothing is held"));
         };

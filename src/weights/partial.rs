@@ -2,49 +2,31 @@
 
 use std::sync::Arc;
 
-use super::arena::Spares;
+use super::arena::BufferPool;
 use super::model::TaskWeights;
 use super::plan::{self, Scope};
 use super::reconstruct::ReconstructOptions;
 use super::values::Weights;
 use crate::error::Result;
 
-/// Memory of parts that are gone, for the next ones of the same size: two at most.
-#[derive(Debug)]
-pub(crate) struct Ring(Arc<Spares>);
-
-impl Default for Ring {
-    fn default() -> Self {
-        let spares = Arc::<Spares>::default();
-        drop(spares.set_limit(usize::MAX));
-        Self(spares)
-    }
-}
-
-impl Ring {
-    /// Gives the memory back.
-    pub(crate) fn trim(&self) {
-        drop(self.0.set_limit(0));
-        drop(self.0.set_limit(usize::MAX));
-    }
-}
-
 impl TaskWeights {
-    /// Those of the weights whose names `wanted` accepts, reconstructed now, past the cache, by `threads` threads. The
-    /// same bits as [`TaskWeights::get`] gives.
+    /// The weights whose names `wanted` accepts, reconstructed now, past the cache, by `threads` threads, in memory of
+    /// `pool`. Their bits are those that [`TaskWeights::get`] gives.
     ///
     /// # Errors
     /// As [`Weights::reconstruct`].
-    pub(crate) fn part(&self, wanted: impl Fn(&str) -> bool, threads: usize, ring: &Ring) -> Result<Weights> {
+    pub(crate) fn part(
+        &self,
+        wanted: impl Fn(&str) -> bool,
+        threads: usize,
+        pool: &Arc<BufferPool>,
+    ) -> Result<Weights> {
         let (model, scope) = (self.model(), Scope::ImageTower);
-        let plan = match model.basis() {
-            Some(basis) => plan::with_base(model.base(), basis, self.coefficients(), scope)?,
-            None => plan::base_alone(model.base(), scope),
-        };
+        let plan = plan::of_model(model.base(), model.basis(), self.coefficients(), scope)?;
         let options = ReconstructOptions { scope, threads, kernel: Some(model.kernel()), cancel: None };
         let plan = plan.limited_to(wanted);
         let layout = plan.canonical();
-        plan.run(&layout, &options, Some(&ring.0))
+        plan.run(&layout, &options, Some(pool))
     }
 }
 
@@ -59,14 +41,14 @@ mod tests {
         let base = Checkpoint::open(digits.join("base/pickled_module.pt")).unwrap();
         let basis = Basis::open(digits.join("bases/ViT-D-8_AE_M4_8task")).unwrap();
         let model = Model::new(base, Some(basis), &ModelOptions::default()).unwrap();
-        let ring = Ring::default();
+        let pool = BufferPool::unlimited();
         for expr in [TaskExpr::task("MNIST"), TaskExpr::task("Parity")] {
             let task = model.weights(&expr).unwrap();
             let whole = task.get().unwrap();
             for layer in 0..2 {
                 // The memory of the part before, with its values still in it.
                 let prefix = format!("visual.transformer.resblocks.{layer}.");
-                let part = task.part(|name| name.starts_with(&prefix), 1, &ring).unwrap();
+                let part = task.part(|name| name.starts_with(&prefix), 1, &pool).unwrap();
                 assert!(part.len() == 12 && part.nbytes() * 2 < whole.nbytes());
                 for (name, shape, _) in part.iter() {
                     assert!(name.starts_with(&prefix) && whole.shape(name) == Some(shape));

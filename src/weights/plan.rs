@@ -35,6 +35,16 @@ pub(super) struct Planned<'a> {
     pub(super) change: Option<&'a Parameter>,
 }
 
+/// The base, changed by the vectors where there are any.
+pub(super) fn of_model<'a>(
+    base: &'a Checkpoint,
+    basis: Option<&'a Basis>,
+    coefficients: &Coefficients,
+    scope: Scope,
+) -> Result<Plan<'a>> {
+    basis.map_or_else(|| Ok(base_alone(base, scope)), |basis| with_base(base, basis, coefficients, scope))
+}
+
 /// `base + Σ_m a_m·s_m`.
 pub(super) fn with_base<'a>(
     base: &'a Checkpoint,

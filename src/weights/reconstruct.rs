@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::arena::{Arena, Spares};
+use super::arena::{Arena, BufferPool};
 use super::layout::{Layout, TensorSpec, View};
 use super::plan::{self, Plan, Planned, Scope};
 use super::values::{StoredTensor, TensorMemory, Weights};
@@ -42,7 +42,7 @@ impl Plan<'_> {
         self,
         layout: &Layout,
         options: &ReconstructOptions<'_>,
-        spares: Option<&Arc<Spares>>,
+        spares: Option<&Arc<BufferPool>>,
     ) -> Result<Weights> {
         let kernel = options.kernel.map_or_else(kernel::active, Ok)?;
         let planned: HashMap<&str, &Planned<'_>> = self.tensors.iter().map(|planned| (planned.name, planned)).collect();

@@ -5,8 +5,8 @@ use crate::support;
 use crate::support::bundle::{METHODS, digits_files, format, pack_digits};
 use crate::support::{digits, relative_l2, whole_digits};
 use taskbasis::{
-    BaseFormat, BasisFile, Bundle, Checkpoint, Dataset, Encoder, EncoderOptions, Head, MapMode, Model, ModelOptions,
-    Preprocess, TaskExpr,
+    BaseFormat, Bundle, Checkpoint, Dataset, Encoder, EncoderOptions, Head, Model, ModelOptions, OpenModel,
+    OpenOptions, Preprocess, TaskExpr,
 };
 
 /// A task's test images, ready to be embedded.
@@ -77,11 +77,12 @@ fn every_format_keeps_its_promise() {
     println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     for method in METHODS {
         let Some((basis, base)) = digits_files(method) else { continue };
-        let file = BasisFile::open(basis, MapMode::Map).unwrap();
-        let (model, _) = file.model(Some(Checkpoint::open(base).unwrap()), &options).unwrap();
+        let how = OpenOptions { base: Some(base), model: options.clone(), ..OpenOptions::default() };
+        let opened = OpenModel::open(basis, &how).unwrap();
+        let model = opened.model();
         let arch = taskbasis::Arch::of(model.base(), taskbasis::ArchHints::default()).unwrap();
         let encoder = Encoder::new(&arch, &EncoderOptions::default()).unwrap();
-        let before = predictions(&model, &encoder, &images);
+        let before = predictions(model, &encoder, &images);
         for (vectors, base, may_change, may_lose, mean_may_lose) in BOUNDS {
             let path = folder.path().join(format!("{method}-{vectors}.taskbasis"));
             let report = pack_digits(method, format(vectors), base, &path).unwrap();
@@ -128,12 +129,12 @@ fn a_bundle_of_f32_gives_the_bits_of_the_folder() {
         let Some((basis, base)) = digits_files(method) else { continue };
         let path = folder.path().join("f32.taskbasis");
         pack_digits(method, format("f32"), BaseFormat::F32, &path).unwrap();
-        let file = BasisFile::open(basis, MapMode::Map).unwrap();
-        let (from_folder, _) = file.model(Some(Checkpoint::open(base).unwrap()), &ModelOptions::default()).unwrap();
+        let how = OpenOptions { base: Some(base), ..OpenOptions::default() };
+        let from_folder = OpenModel::open(basis, &how).unwrap();
         let from_bundle = Bundle::open(&path).unwrap().model(None, &ModelOptions::default()).unwrap();
         for expr in ["MNIST", "MNIST@0.3 + Parity@0.5 - Loops", "merged@0.4", "all@0.2", "base"] {
             let expr: TaskExpr = expr.parse().unwrap();
-            let (Ok(a), Ok(b)) = (from_folder.weights(&expr), from_bundle.weights(&expr)) else {
+            let (Ok(a), Ok(b)) = (from_folder.model().weights(&expr), from_bundle.weights(&expr)) else {
                 assert_eq!(method, "RandomSample", "{expr}");
                 continue;
             };

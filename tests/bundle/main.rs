@@ -3,6 +3,7 @@
 mod accuracy;
 mod build;
 mod build_program;
+mod door;
 mod files;
 mod golden;
 mod golden_embedding;

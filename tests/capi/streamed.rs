@@ -10,7 +10,11 @@ use taskbasis::capi::*;
 
 /// Over the same basis as `o`, whose own encoder goes.
 fn streamed(o: &mut Opened) {
-    let options = tb_encoder_options { streamed: 1, concurrency: 2, ..sized() };
+    residing(o, tb_encoder_options { streamed: 1, concurrency: 2, ..sized() });
+}
+
+/// With these options, over the same basis as `o`, whose own encoder goes.
+fn residing(o: &mut Opened, options: tb_encoder_options) {
     unsafe {
         tb_encoder_free(o.encoder);
         o.encoder = null_mut();
@@ -65,6 +69,22 @@ fn it_embeds_as_the_other_encoders_do_and_keeps_nothing() {
     let mut after: tb_cache_statistics = sized();
     ok(|e| unsafe { tb_cache_stats(o.basis, &mut after, e) });
     assert_eq!((after.misses, after.entries, after.bytes), (before.misses, 0, before.bytes), "past the cache");
+}
+
+/// By its name, and by the older option.
+#[test]
+fn a_residency_is_asked_for_by_its_name() {
+    let Some(mut o) = open(AE) else { return };
+    let pixels = o.pixels(2);
+    streamed(&mut o);
+    let expected = encode(&o, o.weights, &pixels, 2);
+    residing(&mut o, tb_encoder_options { residency: TB_RESIDENCY_BLOCKWISE as usize, ..sized() });
+    assert_eq!(o.model.streamed, TB_RESIDENCY_BLOCKWISE as usize);
+    assert_eq!(bits(&encode(&o, o.weights, &pixels, 2)), bits(&expected));
+    let mut encoder = null_mut();
+    let unknown = tb_encoder_options { residency: 2, ..sized() };
+    let message = fails(TB_ERR_INVALID_ARGUMENT, |e| unsafe { tb_encoder_create(o.basis, &unknown, &mut encoder, e) });
+    assert!(encoder.is_null() && message.contains("TB_RESIDENCY"), "{message}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 // The kernels as a library for the host: what src/kernel/cuda/simulated.rs compiles, loads and calls.
 #include "shim.hpp"
 
+static_assert(sizeof(Launch) == 40 + 8 * MAX_ACTIVE && sizeof(Relayout) == 48, "not as launch.rs fills them");
 static_assert(sizeof(Launch) <= 4096, "more than a kernel's parameters may take on every device");
 
 extern "C" void host_allow(int write, uint64_t address, uint64_t bytes, char *memory) {

@@ -14,7 +14,7 @@ use taskbasis::build::{Family, Fit, WriteOptions};
 use taskbasis::tower::{ConfigSource, Origin, Property};
 use taskbasis::{
     Arch, ArchHints, BaseFormat, Basis, Bundle, Checkpoint, Encoder, EncoderOptions, Head, Method, ModelOptions,
-    Packer, Pooling, Scope, StreamedEncoder, TowerConfig, TowerOptions, head_tasks,
+    Packer, Pooling, Residency, Scope, TowerConfig, TowerOptions, head_tasks,
 };
 
 const CLASSES: [&str; 3] = ["cat", "dog", "cow"];
@@ -131,12 +131,15 @@ fn a_classifier_gives_its_librarys_logits() {
     }
     let model = bundle.model(None, &ModelOptions::default()).unwrap();
     let encoder = Encoder::of_bundle(&bundle, &model, &EncoderOptions::default()).unwrap();
-    let streamed = StreamedEncoder::new(bundle.arch(), &EncoderOptions::default()).unwrap();
+    let streamed =
+        Encoder::new(bundle.arch(), &EncoderOptions { residency: Residency::Blockwise, ..EncoderOptions::default() });
+    let streamed = streamed.unwrap();
     let (expected, pixels) = logits(&tuned, &tower.arch, &classifier(CLASSES.len(), 1));
     let weights = model.weights(&"Pets".parse().unwrap()).unwrap();
-    for embeds in
-        [encoder.encode(&*weights.get().unwrap(), &pixels, 3).unwrap(), streamed.encode(&weights, &pixels, 3).unwrap()]
-    {
+    for embeds in [
+        encoder.encode(&*weights.get().unwrap(), &pixels, 3).unwrap(),
+        streamed.encode_task(&weights, &pixels, 3).unwrap(),
+    ] {
         assert!(relative_l2(&classified(&stored, &embeds), &expected) < 2e-5);
     }
     let (expected, pixels) = logits(&base, &tower.arch, &classifier(CLASSES.len(), 0));

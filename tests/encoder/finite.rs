@@ -9,8 +9,8 @@ use crate::support::bundle::{Family, tiny_files};
 use crate::support::program::{fail, succeed, text};
 use crate::support::runtime;
 use taskbasis::{
-    Arch, Basis, Checkpoint, Encoder, EncoderOptions, Error, ErrorKind, Method, Model, ModelOptions, Promotion, Scope,
-    StreamedEncoder, TaskExpr, Tensor, Weights, write_onnx,
+    Arch, Basis, Checkpoint, Encoder, EncoderOptions, Error, ErrorKind, Method, Model, ModelOptions, Promotion,
+    Residency, Scope, TaskExpr, Tensor, Weights, write_onnx,
 };
 
 const PARAMETER: &str = "visual.transformer.resblocks.0.mlp.c_fc.bias";
@@ -64,13 +64,15 @@ fn refusals(open: &Open, family: &Family, expr: &str) -> Vec<Error> {
         error
     };
     let encoder = Encoder::new(arch, &options()).unwrap();
-    let streamed = StreamedEncoder::new(arch, &options()).unwrap();
+    let streamed =
+        Encoder::new(arch, &EncoderOptions { residency: Residency::Blockwise, promotion: Promotion::Off, ..options() })
+            .unwrap();
     let (base, basis) = (model.base(), model.basis().unwrap());
     let graph = support::bundle::exported(arch, base, basis, &family.path("graph.onnx"));
     let theirs = Encoder::with_graph(arch, &graph, &options()).unwrap();
     let mut all = vec![
         untouched(&|out| encoder.encode_task_into(&task, pixels, 2, out)),
-        untouched(&|out| streamed.encode_into(&task, pixels, 2, out)),
+        untouched(&|out| streamed.encode_task_into(&task, pixels, 2, out)),
         untouched(&|out| theirs.encode_task_into(&task, pixels, 2, out)),
         untouched(&|out| encoder.encode_into(&*task.get().unwrap(), pixels, 2, out)),
         encoder.encode_in_batches(&task.get().unwrap(), pixels, 2, 1).unwrap_err(),
@@ -115,10 +117,14 @@ fn a_base_that_is_not_finite_is_named_whoever_encodes() {
         for expr in ["base", "Task1"] {
             let task = open.model.weights(&expr.parse().unwrap()).unwrap();
             let encoder = Encoder::new(&open.arch, &options()).unwrap();
-            let streamed = StreamedEncoder::new(&open.arch, &options()).unwrap();
+            let streamed = Encoder::new(
+                &open.arch,
+                &EncoderOptions { residency: Residency::Blockwise, promotion: Promotion::Off, ..options() },
+            )
+            .unwrap();
             for error in [
                 encoder.encode_task(&task, &open.pixels, 2).unwrap_err(),
-                streamed.encode(&task, &open.pixels, 2).unwrap_err(),
+                streamed.encode_task(&task, &open.pixels, 2).unwrap_err(),
             ] {
                 let said = error.to_string();
                 assert!(error.kind() == ErrorKind::Format && error.path() == Some(&*family.base), "{said}");

@@ -12,8 +12,7 @@ use crate::support::digits;
 use crate::support::program::run;
 use serde_json::Value;
 use taskbasis::{
-    Arch, ArchHints, Checkpoint, Encoder, EncoderOptions, ErrorKind, Provider, Runtime, StreamedEncoder,
-    TensorRtOptions,
+    Arch, ArchHints, Checkpoint, Encoder, EncoderOptions, ErrorKind, Provider, Residency, Runtime, TensorRtOptions,
 };
 
 /// The digits' base and an image, where ONNX Runtime is there and has no provider but the CPU's.
@@ -32,13 +31,17 @@ fn options(provider: Provider) -> EncoderOptions {
     EncoderOptions { provider, threads: 1, ..EncoderOptions::default() }
 }
 
+fn blockwise(options: EncoderOptions) -> EncoderOptions {
+    EncoderOptions { residency: Residency::Blockwise, ..options }
+}
+
 #[test]
 fn a_provider_that_cannot_be_had_is_an_error() {
     let Some((_, arch)) = without_gpu() else { return };
     for (provider, title) in [(Provider::Cuda, "CUDA"), (Provider::TensorRt, "TensorRT")] {
         for error in [
             Encoder::new(&arch, &options(provider)).map(drop).unwrap_err(),
-            StreamedEncoder::new(&arch, &options(provider)).map(drop).unwrap_err(),
+            Encoder::new(&arch, &blockwise(options(provider))).map(drop).unwrap_err(),
             Runtime::load(None).unwrap().check_provider(provider, 0).unwrap_err(),
         ] {
             assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
@@ -49,7 +52,8 @@ fn a_provider_that_cannot_be_had_is_an_error() {
     let second = EncoderOptions { device: 1, ..options(Provider::Cpu) };
     assert_eq!(Encoder::new(&arch, &second).unwrap_err().kind(), ErrorKind::Unsupported);
     let fp16 = TensorRtOptions { fp16: true, ..TensorRtOptions::default() };
-    let error = StreamedEncoder::new(&arch, &EncoderOptions { tensorrt: fp16, ..options(Provider::Cpu) }).unwrap_err();
+    let error =
+        Encoder::new(&arch, &blockwise(EncoderOptions { tensorrt: fp16, ..options(Provider::Cpu) })).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "its half floats would not be compared");
 }
 

@@ -43,7 +43,7 @@ fn embeddings_are_the_references_under_every_naming() {
         let path = folder.path().join(format!("{naming}.safetensors"));
         save(&path, &tensors);
         for (activation, key) in [(Activation::QuickGelu, "quick_gelu"), (Activation::Gelu, "gelu")] {
-            let Some(mut encoder) = encoder(&path, activation) else { return };
+            let Some(encoder) = encoder(&path, activation) else { return };
             let expected = floats(&golden[key]["embeds"]);
             let embeds = encoder.encode(&texts).unwrap();
             let difference = relative_l2(&embeds, &expected);
@@ -63,7 +63,7 @@ fn the_activation_and_the_order_of_words_count() {
     save(&path, &parameters());
     let Some(mut quick) = encoder(&path, Activation::QuickGelu) else { return };
     let Some(mut exact) = encoder(&path, Activation::Gelu) else { return };
-    let of = |encoder: &mut TextEncoder, text: &str| encoder.encode(&[text]).unwrap();
+    let of = |encoder: &TextEncoder, text: &str| encoder.encode(&[text]).unwrap();
     let cat = of(&mut quick, "a cat on a mat");
     assert!(relative_l2(&of(&mut exact, "a cat on a mat"), &cat) > 1e-4);
     assert!(relative_l2(&of(&mut quick, "a mat on a cat"), &cat) > 1e-4);
@@ -77,7 +77,7 @@ fn a_head_is_the_references() {
     save(&path, &parameters());
     let (classes, prompts) = (strings(&golden["classes"]), Prompts::new(strings(&golden["templates"])).unwrap());
     for (activation, key) in [(Activation::QuickGelu, "quick_gelu"), (Activation::Gelu, "gelu")] {
-        let Some(mut encoder) = encoder(&path, activation) else { return };
+        let Some(encoder) = encoder(&path, activation) else { return };
         let done = std::cell::Cell::new(0);
         let head = encoder.head(&classes, &prompts, None, &|prompts| done.set(prompts)).unwrap();
         let difference = relative_l2(head.weight(), &floats(&golden[key]["head"]));
@@ -218,7 +218,7 @@ fn what_is_no_text_encoder_is_refused() {
 
     // No scale, and nothing to say which of two files is the model.
     save(&path, &without("logit_scale"));
-    if let Some(mut encoder) = encoder(&path, Activation::QuickGelu) {
+    if let Some(encoder) = encoder(&path, Activation::QuickGelu) {
         let prompts = Prompts::new(["a {}"]).unwrap();
         let error = encoder.head(&["cat".into()], &prompts, None, &|_| ()).unwrap_err();
         assert!(error.kind() == ErrorKind::NotFound && error.to_string().contains("4.6052"), "{error}");

@@ -11,7 +11,7 @@ use taskbasis::preprocess::{Interpolation, ResizeMode};
 use taskbasis::tower::{Activation, ConfigSource, Origin, Property};
 use taskbasis::{
     Arch, ArchHints, BaseFormat, Basis, Bundle, Checkpoint, Encoder, EncoderOptions, Epsilon, ErrorKind, ImageHints,
-    Method, ModelOptions, Packer, Pooling, Result, StreamedEncoder, TowerConfig, TowerOptions, Variant, save_arrays,
+    Method, ModelOptions, Packer, Pooling, Residency, Result, TowerConfig, TowerOptions, Variant, save_arrays,
 };
 
 /// A tower with heads that its width does not tell, and all that an open_clip configuration can say of one.
@@ -260,8 +260,10 @@ fn a_bundle_stores_the_tower_whole() {
     let pixels = Random(9).many(3 * clipa().pixels());
     let encoder = Encoder::of_bundle(&bundle, &model, &EncoderOptions::default()).unwrap();
     let embeds = encoder.encode(&*weights.get().unwrap(), &pixels, 3).unwrap();
-    let streamed = StreamedEncoder::new(bundle.arch(), &EncoderOptions::default()).unwrap();
-    let streamed = streamed.encode(&weights, &pixels, 3).unwrap();
+    let streamed =
+        Encoder::new(bundle.arch(), &EncoderOptions { residency: Residency::Blockwise, ..EncoderOptions::default() });
+    let streamed = streamed.unwrap();
+    let streamed = streamed.encode_task(&weights, &pixels, 3).unwrap();
     assert!(relative_l2(&streamed, &embeds) < 1e-5, "{}", relative_l2(&streamed, &embeds));
 }
 

@@ -271,7 +271,7 @@ fn runtime_for_gpus() -> Option<PathBuf> {
 
 /// The golden embeddings, from weights that lie on the GPU, by ONNX Runtime's CUDA provider and by TensorRT's:
 /// `TASKBASIS_ONNXRUNTIME_GPU` names its library, or `scripts/fetch-onnxruntime --gpu` has fetched it. Without a GPU,
-/// `encoder::device::tests` of the library.
+/// `encoder::engine::cuda::tests` of the library.
 #[test]
 fn the_encoder_reads_the_weights_where_they_are() {
     let Some(library) = runtime_for_gpus() else { return };

@@ -101,7 +101,7 @@ fn embed_equals_the_reference() {
     let golden_path = text(golden_path);
     for (expr, key) in [("Loops@1.0", "AE/task/Loops@1.0/embeds"), ("merged@0.4", "AE/merged@0.4/embeds")] {
         let arguments = ["embed", "--basis", &ae(), "--base", &base(), "--weights", expr, "--input", &golden_path];
-        for more in [&[][..], &["--streamed"]] {
+        for more in [&[][..], &["--streamed"], &["--residency", "blockwise"]] {
             succeed(&[&arguments[..], &["-o", &out, "--batch", "5", "--threads", "1"], more].concat());
             let embeds = Checkpoint::open(&out).unwrap();
             let (got, want) = (embeds.require("embeds").unwrap(), golden.require(key).unwrap());
@@ -275,7 +275,7 @@ fn no_command_writes_over_what_it_is_told_to_read() {
     let model = ["--base", &base];
     let weights = ["--base", &base, "--weights", "base"];
     let eval = ["eval", "--base", &base, "--sweep"];
-    let commands: [(&[&str], &[&str]); 26] = [
+    let commands: [(&[&str], &[&str]); 24] = [
         (&["embed", "--input", &base, "--graph", &x, "-o", &x], &weights),
         (&["embed", "--input", &base, "--graph", &base, &other_way, "-o", &x], &weights),
         (&["embed", "--input", &around, "-o", &inside], &weights),
@@ -292,8 +292,6 @@ fn no_command_writes_over_what_it_is_told_to_read() {
         (&eval, &["--data", &base, "--classes", &x, "--report", &x]),
         (&eval, &["--data", &base, "--finetuned", &x, "--report", &x]),
         (&eval, &["--data", &base, "--finetuned-dir", &around, "--report", &x]),
-        (&["bench", "--graph", &x, "--report", &x], &[]),
-        (&["bench", "--graph", &base, "--map", &x, "--report", &x], &[]),
         (&["heads", "--text-model", &base, "--classes", &base, "--templates", &x, "-o", &x], &[]),
         (&["pack", "--basis", &base, "--heads", &x, "-o", &x], &model),
         (&["pack", "--basis", &base, "--graph", &base, "--map", &x, "-o", &x], &model),
@@ -352,8 +350,7 @@ fn usage_is_exit_code_2_and_help_is_everywhere() {
     usage(&["classify", "--base", "x", "--task", "A", "--top", "0", "y.png"], &["'0' for '--top"]);
     usage(&["pull", "owner"], &["`owner` is no repository: expected OWNER/REPO"]);
     // One limit wherever there are threads.
-    for command in ["embed", "eval", "bench", "heads", "analyze", "reconstruct", "bind", "verify", "add-task", "build"]
-    {
+    for command in ["embed", "eval", "heads", "analyze", "reconstruct", "bind", "verify", "add-task", "build"] {
         usage(&[command, "--threads", "4097"], &["4097 is not in 0..=4096"]);
     }
     let bad = run(&["embed", "--base", "x", "--weights", "MNIST@nan", "--input", "y", "-o", "z"]);

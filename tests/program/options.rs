@@ -144,6 +144,9 @@ fn options_of_a_gpu_need_one() {
     refused("heads --tensorrt-cache no/cache", &["--tensorrt-cache"]);
     understood("heads --tensorrt-cache no/cache --provider tensorrt");
     refused("embed --streamed --optimise-graph", &["--optimise-graph", "--streamed"]);
+    refused("embed --residency blockwise --optimise-graph", &["--optimise-graph", "'--residency blockwise'"]);
+    refused("classify --residency blockwise --streamed", &["--residency", "--streamed"]);
+    understood("embed --residency whole --optimise-graph");
 }
 
 #[test]

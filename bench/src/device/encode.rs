@@ -378,7 +378,7 @@ mod tests {
             not_encoded: None,
         };
         let machine = Machine::look(2, &setup.encoder, true).unwrap();
-        let report = Report { device: Some(device), ..Report::of(machine, true) };
+        let report = Report { machine, quick: true, device: Some(device), ..Report::default() };
         let (text, page) = (report.text(), html::page(&report).unwrap());
         for way in ["batch 3, just switched", "batch 3, steady", "batch 3, weights of the host", "batch 3, frozen"] {
             assert!(text.contains(way) && page.contains(way), "{way}: {text}");

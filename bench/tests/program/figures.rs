@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use crate::driver::on_the_hosts_driver;
 use crate::need::{digits, root, runtime};
 use serde_json::Value;
+use taskbasis::onnx::{BindOptions, BoundGraph};
 use taskbasis::{ArchHints, Basis, BlockFormat, Checkpoint, Packer, VectorFormat};
 
 /// On the digits family.
@@ -172,6 +173,26 @@ fn a_users_graph_is_measured_beside_the_built_one() {
     let output = bench(&[&of_graph[..], &["--only", "open"]].concat());
     assert!(String::from_utf8_lossy(&output.stderr).contains("'--only' leaves out"));
     assert_eq!(bench(&[&of_graph[..], &["--soak", "1"]].concat()).status.code(), Some(2));
+}
+
+#[test]
+fn a_bundles_graph_is_measured_unless_the_built_one_is_asked_for() {
+    let Some(graph) = digits("onnx/transformers_style_opset14.onnx").filter(|_| runtime()) else { return };
+    let base = Checkpoint::open(digits("base/pickled_module.pt").unwrap()).unwrap();
+    let basis = Basis::open(digits("bases/ViT-D-8_AE_M4_8task").unwrap()).unwrap();
+    let graph = BoundGraph::open(graph, &base, Some(&basis), &BindOptions::default()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = folder.path().join("model.taskbasis");
+    let mut packer = Packer::new(&base, &basis, ArchHints::default()).unwrap();
+    packer.graph(&graph).unwrap();
+    packer.write(&bundle, &packer.uniform(VectorFormat::Blocks(BlockFormat::Q8)), &[], &|_| ()).unwrap();
+    let quick = |more: &[&str]| {
+        let mut bench = Command::new(env!("CARGO_BIN_EXE_taskbasis-bench"));
+        bench.args(["--json", "--only", "encode", "--quick", "--batch", "2", "--threads", "2", "--basis"]);
+        json(&bench.arg(&bundle).args(more).output().unwrap())
+    };
+    assert!(number(&quick(&[]), "encode.graph.inputs_difference") < 1e-5);
+    assert!(quick(&["--built-graph"])["encode"].get("graph").is_none());
 }
 
 /// On a driver that has no GPU, and without ONNX Runtime.

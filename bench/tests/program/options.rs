@@ -1,4 +1,5 @@
-//! Options that could have no effect, with what else is given, are refused as clap refuses, before anything is measured.
+//! Options that could have no effect, with what else is given, are refused as clap refuses, before anything is
+//! measured.
 
 use std::process::Command;
 
@@ -42,7 +43,24 @@ fn what_is_not_measured_needs_no_options() {
     for option in ["--device-budget 100", "--cuda-graphs", "--tensorrt-cache no/cache", "--self-test on"] {
         refused(option, &[option.split(' ').next().unwrap()]);
     }
+    refused("--threads 4097", &["4097 is not in 0..=4096"]);
     refused("--basis no/basis --keep-files no/folder", &["--keep-files", "--basis"]);
     understood("--basis no/basis --only storage --formats q8");
     understood("--basis no/basis --only encode --batch 8 --onnxruntime no/library.so");
+}
+
+/// Nothing is read before it is refused.
+#[test]
+fn a_report_is_never_written_over_what_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| {
+        std::fs::write(folder.path().join(name), "precious").unwrap();
+        folder.path().join(name).to_str().unwrap().to_owned()
+    };
+    let (x, base) = (path("x"), path("base"));
+    for words in [format!("--graph {x} --report {x}"), format!("--graph {base} --map {x} --report {x}")] {
+        let (code, text) = command(&words);
+        assert!(code == Some(1) && text.contains("would overwrite ") && text.contains(" input "), "{words}: {text}");
+    }
+    assert!([&x, &base].iter().all(|file| std::fs::read(file).unwrap() == b"precious"));
 }

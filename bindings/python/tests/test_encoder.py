@@ -156,6 +156,10 @@ def test_a_block_at_a_time(basis, golden, encoder):
     pixels = golden["pixel_values"][:4]
     np.testing.assert_allclose(streamed(pixels, "MNIST"), encoder(pixels, "MNIST"), atol=1e-4)
     assert streamed.info()["weight_bytes"] * 2 < encoder.info()["weight_bytes"]
+    blockwise = taskbasis.Encoder(basis, residency="blockwise")
+    np.testing.assert_array_equal(blockwise(pixels, "MNIST"), streamed(pixels, "MNIST"))
+    with pytest.raises(ValueError, match="residency"):
+        taskbasis.Encoder(basis, residency="half")
     with pytest.raises(taskbasis.UnsupportedError, match="streamed"):
         streamed.prepare("MNIST")
 

@@ -54,11 +54,15 @@ impl AddTask {
     /// # Errors
     /// [`ErrorKind::Unsupported`](taskbasis::ErrorKind::Unsupported).
     pub fn check_place(&self) -> Result<()> {
-        if self.output.is_none() && self.grown.is_address() {
+        if self.output.is_some() {
+            return Ok(());
+        }
+        if self.grown.is_address() {
             return Err(Error::unsupported("nothing can be written to the Hub")
                 .at(&self.grown)
                 .hint("-o names the file for the grown bundle"));
         }
+        self.grown.is_replaced();
         Ok(())
     }
 
@@ -68,14 +72,14 @@ impl AddTask {
 
     pub fn run(self, as_json: bool) -> Result<()> {
         let NamedPath { name: task, path: finetuned_path } = &self.task;
-        let output_path = self.output.clone().unwrap_or_else(|| OutPath::in_place_of(&self.grown));
+        let output_path = self.output.as_deref().unwrap_or(&self.grown);
         let bundle = Bundle::open(&self.grown)?;
         let base = self.base.as_deref().map(checkpoints::open).transpose()?;
         let finetuned = match &base {
             Some(base) => checkpoints::open_tuned(finetuned_path, base)?,
             None => checkpoints::open_tuned(finetuned_path, &bundle.base_or(None)?)?,
         };
-        check_output(&output_path, &[])?;
+        check_output(output_path, &[])?;
 
         let head = self.heads.heads.is_some().then(|| self.heads.head(None, task, bundle.arch())).transpose()?;
         let mut update = BundleUpdate::new(&bundle, base.as_ref())?;
@@ -85,15 +89,15 @@ impl AddTask {
         for fit in update.fits() {
             checkpoints::note_unchanged(finetuned.path(), &fit.unchanged);
         }
-        let fits = update.write(&output_path, &[], &|bytes| bar.inc(bytes))?;
+        let fits = update.write(output_path, &[], &|bytes| bar.inc(bytes))?;
         bar.finish_and_clear();
         let doubts: Vec<String> = fits.iter().filter_map(TaskFit::doubt).collect();
         doubts.iter().for_each(|doubt| output::note(doubt));
 
-        let grown = Bundle::open(&output_path)?;
+        let grown = Bundle::open(output_path)?;
         if as_json {
             return output::json(&json!({
-                "output": &*output_path, "bytes": grown.file_bytes(), "bytes_before": bundle.file_bytes(),
+                "output": output_path, "bytes": grown.file_bytes(), "bytes_before": bundle.file_bytes(),
                 "fitted": fits, "doubts": doubts,
             }));
         }

@@ -8,7 +8,7 @@ use taskbasis::{Method, Result};
 use crate::args::threads;
 use crate::build::percent;
 use crate::conflicts::{Given, Refused, option};
-use crate::family::{FamilyArgs, MethodArg, SEED_OF_PCA};
+use crate::family::{FamilyArgs, METHODS, SEED_OF_PCA, methods};
 use crate::output;
 
 /// Tell how well fine-tuned checkpoints can be compressed: their spectrum, what they have in common, and what every
@@ -19,8 +19,8 @@ pub struct Analyze {
     family: FamilyArgs,
 
     /// Only this method.
-    #[arg(long, value_enum)]
-    method: Option<MethodArg>,
+    #[arg(long, value_parser = methods())]
+    method: Option<Method>,
 
     /// Only this many vectors.
     #[arg(long, value_name = "M")]
@@ -37,26 +37,26 @@ pub struct Analyze {
 
 impl Analyze {
     pub fn conflict(&self, given: &Given<'_>) -> Refused {
-        let is_pca = self.method == Some(MethodArg::Pca);
+        let is_pca = self.method == Some(Method::Pca);
         is_pca.then(|| given.first([option!(Self, seed)], SEED_OF_PCA)).flatten()
     }
 
     pub fn run(self, as_json: bool) -> Result<()> {
         let family = self.family.open()?;
         let gram = self.family.gram(&family, self.threads)?;
-        let methods = self.method.map_or(MethodArg::ALL.to_vec(), |method| vec![method]);
+        let methods = self.method.map_or(METHODS.to_vec(), |method| vec![method]);
         let counts = self.vectors.map_or((1..=gram.tasks().len()).collect(), |vectors| vec![vectors]);
         let mut fits = Vec::new();
         for method in methods {
             for &vectors in &counts {
-                fits.push(Fit::of(method.method(), &gram, vectors, self.seed)?);
+                fits.push(Fit::of(method, &gram, vectors, self.seed)?);
             }
         }
         if as_json {
             return output::json(&report(&gram, &fits));
         }
         let mut text = spectrum_text(&gram) + "\n" + &cosines_text(&gram);
-        for method in MethodArg::ALL.map(MethodArg::method) {
+        for method in METHODS {
             let fits: Vec<&Fit> = fits.iter().filter(|fit| fit.method() == method).collect();
             if !fits.is_empty() {
                 text += &format!("\n{method}: what is missing of each task\n{}", errors_text(&gram, &fits));

@@ -4,11 +4,11 @@ use clap::Args;
 use serde_json::json;
 use taskbasis::onnx::describe;
 use taskbasis::tower::ConfigSource;
-use taskbasis::{Encoder, EncoderOptions, Result, TowerConfig, TowerOptions};
+use taskbasis::{Encoder, EncoderOptions, Error, ErrorKind, Result, TowerConfig, TowerOptions};
 
 use crate::args::{EncoderArgs, ModelArgs, threads};
 use crate::conflicts::{Given, Refused};
-use crate::graph::BindArgs;
+use crate::graph::{self, BindArgs};
 use crate::output;
 use crate::paths::{InPath, OutPath};
 use crate::provider::{self, PlacementArgs, ProviderArgs};
@@ -61,17 +61,19 @@ impl Bind {
     }
 
     pub fn run(self, as_json: bool) -> Result<()> {
-        let model = self.model.open(self.threads)?.model;
-        let graph = self.binding.bind(&self.graph, model.base(), model.basis())?;
+        let session = self.model.open(self.threads)?;
+        let graph = session.graph(&self.binding.choice(&self.graph))?;
+        let graph = graph.ok_or_else(|| Error::new(ErrorKind::Internal, "a graph that was given is not there"))?;
+        graph::tell(&graph)?;
         let map = graph.map();
         let trials = if self.measure {
             // What shapes do not tell is in the graph; only extents are asked of the architecture.
             let has_graph = TowerOptions { has_graph: true, config: ConfigSource::Ignored, ..TowerOptions::default() };
-            let arch = TowerConfig::read(model.base(), &has_graph)?.arch;
+            let arch = TowerConfig::read(session.model().base(), &has_graph)?.arch;
             let (threads, runtime) = (self.threads, self.onnxruntime.as_deref().map(Into::into));
             let options = EncoderOptions { threads, runtime, ..EncoderOptions::default() };
             let options = self.placement.applied_to(self.provider.applied_to(options));
-            let (encoder, trials) = Encoder::with_fastest_graph(&arch, &graph, &model, &options)?;
+            let (encoder, trials) = Encoder::with_fastest_graph(&arch, &graph, session.model(), &options)?;
             provider::tell(encoder.execution());
             trials
         } else {

@@ -11,7 +11,7 @@ use taskbasis::{Method, PartialFolder, Result, check_output};
 
 use crate::args::EncoderArgs;
 use crate::conflicts::{Given, Refused, option, options};
-use crate::family::{FamilyArgs, MethodArg, SEED_OF_PCA};
+use crate::family::{FamilyArgs, SEED_OF_PCA, methods};
 use crate::output;
 use crate::pack::{Built, BundleArgs};
 use crate::paths::OutPath;
@@ -31,8 +31,8 @@ pub struct Build {
     output: OutPath,
 
     /// How the tasks are compressed.
-    #[arg(long, value_enum, default_value_t)]
-    method: MethodArg,
+    #[arg(long, default_value = "ae", value_parser = methods())]
+    method: Method,
 
     /// How many basis vectors; `auto` for the fewest that keep enough of the spectrum.
     #[arg(long, value_name = "M|auto", default_value = "auto")]
@@ -78,7 +78,7 @@ impl Build {
             Vectors::Auto => None,
             Vectors::Exactly(_) => given.first([option!(Self, keep)], "is for '--vectors auto'"),
         };
-        let is_pca = self.method == MethodArg::Pca;
+        let is_pca = self.method == Method::Pca;
         let seeded = || is_pca.then(|| given.first([option!(Self, seed)], SEED_OF_PCA)).flatten();
         kept.or_else(seeded).or_else(|| if self.makes_bundle() { self.of_bundle(given) } else { self.of_folder(given) })
     }
@@ -129,7 +129,7 @@ impl Build {
         let began = Instant::now();
         let family = self.family.open()?;
         let gram = self.family.gram(&family, threads)?;
-        let method = self.method.method();
+        let method = self.method;
         let vectors = match self.vectors {
             Vectors::Exactly(vectors) => vectors,
             Vectors::Auto => gram.vectors_for(self.keep, method == Method::Pca)?,

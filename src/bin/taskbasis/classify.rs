@@ -4,9 +4,9 @@ use std::num::NonZero;
 
 use clap::Args;
 use serde_json::{Value, json};
-use taskbasis::{Result, TaskExpr};
+use taskbasis::{Residency, Result, TaskExpr};
 
-use crate::args::{EncoderArgs, HeadArgs, ModelArgs};
+use crate::args::{EncoderArgs, HeadArgs, ModelArgs, ResidencyArgs};
 use crate::conflicts::{Given, Refused};
 use crate::input::{FileArgs, Input};
 use crate::output;
@@ -29,9 +29,8 @@ pub struct Classify {
     #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
     weights: Option<TaskExpr>,
 
-    /// Reconstruct and run a block at a time: a fraction of the memory for weights, and a reconstruction a batch.
-    #[arg(long, conflicts_with_all = ["optimise_graph", "weights_on", "device_budget", "cuda_graphs"])]
-    streamed: bool,
+    #[command(flatten)]
+    residency: ResidencyArgs,
 
     /// How many classes to name an image.
     #[arg(long, default_value = "3", value_name = "K")]
@@ -50,24 +49,27 @@ pub struct Classify {
 
 impl Classify {
     pub fn conflict(&self, given: &Given<'_>) -> Refused {
-        let streamed = || self.streamed.then(|| self.encoder.conflict_streamed(given)).flatten();
-        self.encoder.conflict(Some(&self.model), given).or_else(streamed)
+        let blockwise = || self.residency.conflict(&self.encoder, given);
+        self.encoder.conflict(Some(&self.model), given).or_else(blockwise)
     }
 
     pub fn run(self, as_json: bool) -> Result<()> {
         let session = self.model.open(self.encoder.threads)?;
         let expr = self.weights.unwrap_or_else(|| TaskExpr::task(&self.task));
-        let encoder = self.encoder.of_task(&session, &expr, self.streamed)?;
-        let head = self.heads.head(session.bundle.as_deref(), &self.task, encoder.arch())?;
+        let task = session.weights(&expr)?;
+        let encoder = self.encoder.encoder_with(&session, self.residency.get())?;
+        let head = self.heads.head(session.bundle(), &self.task, encoder.arch())?;
         let input = Input::open(&self.images, &self.files, self.encoder.preprocess(&session)?)?;
         self.encoder.tell_images(&session, input.files().is_some())?;
-        encoder.prepare()?;
+        if encoder.residency() == Residency::Whole {
+            encoder.prepare(&task)?;
+        }
 
         let bar = output::progress(input.len(), "images");
         let mut results = Vec::with_capacity(input.len());
         let width = encoder.arch().embed_dim;
         let taken = input.for_each_batch(self.encoder.batch as usize, self.encoder.threads, |pixels, n| {
-            for embedding in encoder.encode(pixels, n)?.chunks_exact(width) {
+            for embedding in encoder.encode_task(&task, pixels, n)?.chunks_exact(width) {
                 results.push(head.classify(embedding, self.top.get())?);
             }
             bar.inc(n as u64);

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use clap::Args;
 use serde_json::json;
-use taskbasis::{Result, TaskExpr, check_output, save_arrays};
+use taskbasis::{Residency, Result, TaskExpr, check_output, save_arrays};
 
-use crate::args::{EncoderArgs, ModelArgs};
+use crate::args::{EncoderArgs, ModelArgs, ResidencyArgs};
 use crate::conflicts::{Given, Refused};
 use crate::input::{FileArgs, Input};
 use crate::output;
@@ -34,9 +34,8 @@ pub struct Embed {
     #[arg(short, long, value_name = "Y.safetensors")]
     output: OutPath,
 
-    /// Reconstruct and run a block at a time: a fraction of the memory for weights, and a reconstruction a batch.
-    #[arg(long, conflicts_with_all = ["optimise_graph", "weights_on", "device_budget", "cuda_graphs"])]
-    streamed: bool,
+    #[command(flatten)]
+    residency: ResidencyArgs,
 
     #[command(flatten)]
     encoder: EncoderArgs,
@@ -44,24 +43,27 @@ pub struct Embed {
 
 impl Embed {
     pub fn conflict(&self, given: &Given<'_>) -> Refused {
-        let streamed = || self.streamed.then(|| self.encoder.conflict_streamed(given)).flatten();
-        self.encoder.conflict(Some(&self.model), given).or_else(streamed)
+        let blockwise = || self.residency.conflict(&self.encoder, given);
+        self.encoder.conflict(Some(&self.model), given).or_else(blockwise)
     }
 
     pub fn run(self, as_json: bool) -> Result<()> {
         let session = self.model.open(self.encoder.threads)?;
-        let encoder = self.encoder.of_task(&session, &self.weights, self.streamed)?;
+        let task = session.weights(&self.weights)?;
+        let encoder = self.encoder.encoder_with(&session, self.residency.get())?;
         let input = Input::open(&self.input, &self.files, self.encoder.preprocess(&session)?)?;
         self.encoder.tell_images(&session, input.files().is_some())?;
         check_output(&self.output, &[])?;
-        encoder.prepare()?;
+        if encoder.residency() == Residency::Whole {
+            encoder.prepare(&task)?;
+        }
 
         let began = Instant::now();
         let bar = output::progress(input.len(), "images");
         let width = encoder.arch().embed_dim;
         let mut embeds = Vec::with_capacity(input.len() * width);
         let taken = input.for_each_batch(self.encoder.batch as usize, self.encoder.threads, |pixels, n| {
-            embeds.extend(encoder.encode(pixels, n)?);
+            embeds.extend(encoder.encode_task(&task, pixels, n)?);
             bar.inc(n as u64);
             Ok(())
         })?;

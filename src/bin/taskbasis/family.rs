@@ -2,12 +2,14 @@
 
 use std::str::FromStr;
 
-use clap::{ArgGroup, Args, ValueEnum};
+use clap::builder::TypedValueParser;
+use clap::{ArgGroup, Args};
 use serde_json::{Value, json};
 use taskbasis::build::{Family, Gram};
 use taskbasis::hub::Wanted;
 use taskbasis::{Method, Result, Scope, TowerConfig, TowerOptions};
 
+use crate::choice::{choice, value};
 use crate::paths::{BasePath, InPath};
 use crate::tasks_dir::{NamedFile, TasksDir};
 use crate::{checkpoints, output};
@@ -61,27 +63,16 @@ impl FromStr for NamedPath {
 }
 
 /// The methods that bases can be made by.
-#[derive(Clone, Copy, Default, PartialEq, ValueEnum)]
-pub enum MethodArg {
-    /// Convex combinations of the tasks, and the linear decoder that is best for them.
-    #[default]
-    Ae,
-    /// Principal components and a mean.
-    Pca,
-    /// Some of the task vectors themselves; the other tasks cannot be recovered.
-    RandomSample,
-}
+pub const METHODS: [Method; 3] = [Method::Autoencoder, Method::Pca, Method::RandomSample];
 
-impl MethodArg {
-    pub const ALL: [Self; 3] = [Self::Ae, Self::Pca, Self::RandomSample];
-
-    pub fn method(self) -> Method {
-        match self {
-            Self::Ae => Method::Autoencoder,
-            Self::Pca => Method::Pca,
-            Self::RandomSample => Method::RandomSample,
-        }
-    }
+pub fn methods() -> impl TypedValueParser<Value = Method> {
+    let ae = "Convex combinations of the tasks, and the linear decoder that is best for them";
+    let random = "Some of the task vectors themselves; the other tasks cannot be recovered";
+    choice([
+        (value("ae").help(ae), Method::Autoencoder),
+        (value("pca").help("Principal components and a mean"), Method::Pca),
+        (value("random-sample").help(random), Method::RandomSample),
+    ])
 }
 
 impl FamilyArgs {

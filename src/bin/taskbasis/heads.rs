@@ -3,13 +3,15 @@
 use clap::Args;
 use serde_json::json;
 use taskbasis::heads::{class_names, class_tasks};
-use taskbasis::{EncoderOptions, Error, Prompts, Result, TextEncoder, TextHints, TextModel, check_output, save_arrays};
+use taskbasis::{
+    Activation, EncoderOptions, Error, Prompts, Result, TextEncoder, TextHints, TextModel, check_output, save_arrays,
+};
 
 use crate::args::threads;
 use crate::conflicts::{Given, Refused};
 use crate::paths::{BasePath, InPath, OutPath};
 use crate::provider::{self, ProviderArgs};
-use crate::tower::ActivationArg;
+use crate::tower::activations;
 use crate::{checkpoints, output};
 
 /// Make classification heads from class names, with CLIP's text encoder.
@@ -41,8 +43,8 @@ pub struct Heads {
     tasks: Vec<String>,
 
     /// The text encoder's activation, where the folder's configuration does not say it; else quick_gelu.
-    #[arg(long, value_enum)]
-    activation: Option<ActivationArg>,
+    #[arg(long, value_parser = activations())]
+    activation: Option<Activation>,
 
     /// The text encoder's attention heads, where they are not width / 64.
     #[arg(long, value_name = "N")]
@@ -85,13 +87,12 @@ impl Heads {
             tasks.push((task, classes, prompts));
         }
 
-        let activation = self.activation.map(Into::into);
-        let hints = TextHints { heads: self.heads_count, activation, ..TextHints::default() };
+        let hints = TextHints { heads: self.heads_count, activation: self.activation, ..TextHints::default() };
         let (threads, runtime) = (self.threads, self.onnxruntime.as_deref().map(Into::into));
         let options = self.provider.applied_to(EncoderOptions { threads, runtime, ..EncoderOptions::default() });
         let model = TextModel::open_with(&self.text_model, hints, |file| checkpoints::open(file))?;
         model.notes().iter().for_each(|note| output::note(note));
-        let mut encoder = TextEncoder::new(model, &options)?;
+        let encoder = TextEncoder::new(model, &options)?;
         provider::tell(encoder.execution());
         let total = tasks.iter().map(|(_, classes, prompts)| classes.len() * prompts.len()).sum();
         let bar = output::progress(total, "prompts");

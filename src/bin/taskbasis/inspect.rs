@@ -5,7 +5,8 @@ use std::path::Path;
 use clap::Args;
 use serde_json::{Value, json};
 use taskbasis::{
-    Arch, Basis, Bundle, Checkpoint, Preprocess, Provider, Result, Runtime, TowerConfig, TowerOptions, kernel,
+    Arch, Basis, BasisFile, Bundle, Checkpoint, Preprocess, Provider, Result, Runtime, TowerConfig, TowerOptions,
+    kernel,
 };
 
 use crate::checkpoints::{self, listed};
@@ -26,8 +27,7 @@ pub struct Inspect {
 impl Inspect {
     pub fn run(self, as_json: bool) -> Result<()> {
         let engine = Engine::look(self.onnxruntime.as_deref());
-        let is_info = self.path.file_name().is_some_and(|name| name == "method_info.json");
-        if is_info || self.path.join("method_info.json").is_file() {
+        if BasisFile::is_folder(&self.path) {
             let basis = Basis::open(&self.path)?;
             if as_json {
                 output::json(&engine.added_to(basis_json(&basis)))

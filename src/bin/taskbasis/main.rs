@@ -31,7 +31,9 @@ use taskbasis::Result;
 
 use self::command_line::{GlobalArgs, Options};
 use self::conflicts::{Given, Refused};
-use self::shared::{args, checkpoints, command_line, conflicts, graph, hub, output, paths, provider, report, tower};
+use self::shared::{
+    args, checkpoints, choice, command_line, conflicts, graph, hub, output, paths, provider, report, tower,
+};
 
 /// Many fine-tuned CLIP tasks from one compressed basis.
 ///

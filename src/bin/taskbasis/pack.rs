@@ -4,17 +4,18 @@ mod report;
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Id, ValueEnum};
+use clap::{Args, Id};
 use taskbasis::bundle::{Formats, Lambdas};
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
-    BaseFormat, Basis, BlockFormat, Bundle, Dataset, Encoder, EncoderOptions, Error, ErrorKind, Model, ModelOptions,
-    OtherNames, PackReport, Packer, PartialFolder, Result, Runtime, TaskExpr, TowerConfig, VectorFormat, check_output,
-    head_tasks,
+    BaseFormat, Basis, BasisFile, BlockFormat, Bundle, Dataset, Encoder, EncoderOptions, Error, ErrorKind, GraphChoice,
+    MapMode, ModelOptions, OpenModel, OtherNames, PackReport, Packer, PartialFolder, Result, Runtime, TaskExpr,
+    TowerConfig, VectorFormat, check_output, head_tasks,
 };
 
 use crate::accuracy::{Accuracy, Judge};
 use crate::args::{EncoderArgs, HeadArgs, Session, tell};
+use crate::choice::{choice, value};
 use crate::conflicts::{Given, Refused, option};
 use crate::eval::labels;
 use crate::paths::{BasePath, InPath, OutPath};
@@ -89,8 +90,13 @@ pub struct BundleArgs {
     max_drop: Option<f64>,
 
     /// How to store the base; `none` leaves it out, and whoever opens the bundle gives it.
-    #[arg(long, value_enum, default_value_t)]
-    base_format: BaseFormatArg,
+    #[arg(long, default_value = "f16", value_parser = choice([
+        (value("f32"), BaseFormat::F32),
+        (value("f16"), BaseFormat::F16),
+        (value("bf16"), BaseFormat::BF16),
+        (value("none"), BaseFormat::LeftOut),
+    ]))]
+    base_format: BaseFormat,
 
     /// Labelled images to measure accuracy with, before and after; as `eval` takes them. Needs --heads.
     #[arg(long, value_name = "images.safetensors")]
@@ -177,26 +183,6 @@ impl BundleArgs {
     }
 }
 
-#[derive(Clone, Copy, Default, ValueEnum)]
-enum BaseFormatArg {
-    F32,
-    #[default]
-    F16,
-    Bf16,
-    None,
-}
-
-impl From<BaseFormatArg> for BaseFormat {
-    fn from(format: BaseFormatArg) -> Self {
-        match format {
-            BaseFormatArg::F32 => Self::F32,
-            BaseFormatArg::F16 => Self::F16,
-            BaseFormatArg::Bf16 => Self::BF16,
-            BaseFormatArg::None => Self::LeftOut,
-        }
-    }
-}
-
 /// The accuracies of the tasks that can be recovered.
 type Accuracies = Vec<Accuracy>;
 
@@ -208,11 +194,11 @@ impl Pack {
         paths::protect([basis.path()])?;
         check_output(&self.output, &[])?;
 
-        let tower = TowerConfig::read(&base, &self.encoder.tower.options(false))?;
+        let tower = TowerConfig::read(&base, &self.encoder.tower.options())?;
         tell(&tower);
         tower.assumed_images().iter().for_each(|note| output::note(note));
         let mut packer = Packer::of_tower(&base, &basis, &tower)?;
-        packer.base_format(self.base_format.into()).threads(self.encoder.threads).lambdas(self.lambdas()?);
+        packer.base_format(self.base_format).threads(self.encoder.threads).lambdas(self.lambdas()?);
         for task in self.tasks_with_heads(&basis)? {
             packer.head(&task, self.heads.head(None, &task, &tower.arch)?)?;
         }
@@ -284,9 +270,7 @@ impl Pack {
     fn tasks_with_heads(&self, basis: &Basis) -> Result<Vec<String>> {
         match &self.heads.heads {
             None => Ok(Vec::new()),
-            Some(heads) if Bundle::is_bundle(heads) => {
-                Ok(Bundle::open(heads)?.head_tasks().map(String::from).collect())
-            }
+            Some(heads) if Bundle::is_bundle(heads) => head_tasks(heads),
             Some(heads) => match (head_tasks(heads)?, basis.tasks()) {
                 (none, [only]) if none.is_empty() => Ok(vec![only.clone()]),
                 (none, _) if none.is_empty() => Err(Error::invalid("the heads do not say of which task they are")
@@ -357,7 +341,7 @@ impl Pack {
             }
             last = Some(formats);
         }
-        let rounded = if matches!(self.base_format, BaseFormatArg::F32 | BaseFormatArg::None) { "" } else { " f32" };
+        let rounded = if matches!(self.base_format, BaseFormat::F32 | BaseFormat::LeftOut) { "" } else { " f32" };
         Err(Error::new(ErrorKind::NotFound, format!("no format keeps every task within {points} points"))
             .hint(format!("Rounding the base may be what costs; try --base-format{rounded}")))
     }
@@ -372,17 +356,16 @@ impl Pack {
 
     /// What is packed, before it is.
     fn session(&self) -> Result<Session> {
-        let model = Model::new(checkpoints::open(&self.base)?, Some(Basis::open(&self.basis)?), &self.options())?;
-        Ok(Session::new(model, None))
+        let file = BasisFile::Folder(Box::new(Basis::open(&self.basis)?));
+        OpenModel::of(file, Some(checkpoints::open(&self.base)?), &self.options()).map(Session::new)
     }
 
     fn accuracies_after(&self, bundle: &Path) -> Result<Accuracies> {
-        let bundle = Bundle::open(bundle)?;
         let base =
-            matches!(self.base_format, BaseFormatArg::None).then(|| checkpoints::open(&self.base)).transpose()?;
-        let model = bundle.model(base, &self.options())?;
-        let graph = bundle.bound_graph(model.base(), model.basis())?;
-        self.accuracies(&Session::new(model, Some(Box::new(bundle))), graph.as_ref())
+            matches!(self.base_format, BaseFormat::LeftOut).then(|| checkpoints::open(&self.base)).transpose()?;
+        let session = Session::new(OpenModel::of(BasisFile::open(bundle, MapMode::Map)?, base, &self.options())?);
+        let graph = session.graph(&GraphChoice::Carried)?;
+        self.accuracies(&session, graph.as_ref())
     }
 
     fn options(&self) -> ModelOptions {
@@ -408,17 +391,17 @@ impl Pack {
             batch: self.encoder.batch as usize,
             threads: self.encoder.threads,
         };
-        let known = session.model.basis().map(Basis::tasks).unwrap_or_default();
+        let known = session.model().basis().map(Basis::tasks).unwrap_or_default();
         let mut all = Vec::new();
         for task in data.tasks_with(&self.split)? {
             if !known.iter().any(|known| known == task) {
                 continue;
             }
-            let weights = match session.model.weights(&TaskExpr::task(task)) {
+            let weights = match session.model().weights(&TaskExpr::task(task)) {
                 Err(error) if error.kind() == ErrorKind::NotRecoverable => continue,
                 weights => weights?,
             };
-            let head = self.heads.head(session.bundle.as_deref(), task, &arch)?;
+            let head = self.heads.head(session.bundle(), task, &arch)?;
             let split = data.split(task, &self.split)?;
             let labels = labels(&head, &split, self.other_names(), task)?;
             all.push(judge.accuracy(task, &weights, &head, &split, &labels, |_| {})?);

@@ -13,48 +13,26 @@ mod spawner;
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
-use ort::session::Session;
+use lru::LruCache;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use self::spawner::{Spawner, Spawning};
-use super::ending::AtWork;
-use super::graph::EncoderGraph;
-use super::memory::{self, ReleaseAfter};
-use super::provider::Target;
-use super::runtime::Runtime;
-use super::session::{self, Input};
+use super::engine::feed::Feed;
+use super::engine::promoted::PromotedSession;
+use super::memory;
+use super::options::Promotion;
+use super::pool::Turns;
+use super::runtime::shutdown::ShutdownGuard;
+use super::session::SessionSetup;
 use crate::background::{JobId, Priority, Worker};
 use crate::error::{Error, ErrorKind, Result};
 use crate::weights::{CacheLease, Derived, Holder, Key, Owner, TaskWeights};
 
-/// Which tasks an encoder promotes: gives a session with the weights frozen into it, which runs faster and takes as
-/// much memory as the weights.
-///
-/// Before and after, embeddings agree to 1e-5 of their size; each way of running gives the same bits every time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Promotion {
-    /// None.
-    Off,
-    /// Those that [`Encoder::promote`](super::Encoder::promote) names.
-    Manual,
-    /// Those too, and any task after this many runs.
-    After(u32),
-}
-
-impl Promotion {
-    /// Where a promoted task begins to pay on the machines that were measured: building its session takes as long as
-    /// some 30 runs of one image gain.
-    pub const DEFAULT_RUNS: u32 = 32;
-}
-
-impl Default for Promotion {
-    fn default() -> Self {
-        Self::After(Self::DEFAULT_RUNS)
-    }
-}
+/// Tasks that are counted. Programs may make up any number of expressions; those that were not run for longest are
+/// forgotten, and count from the beginning when they come again.
+const MAX_SEEN: usize = 4096;
 
 /// How far a task has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,23 +47,6 @@ pub enum PromotionState {
     Failed(String),
 }
 
-/// A session with weights frozen into it.
-pub(super) struct Frozen {
-    session: Session,
-    /// Held while the session runs, where only one thread may: for another provider than the CPU's.
-    turn: Option<Mutex<()>>,
-    /// Half floats have given the CPU's embeddings.
-    is_precise: AtomicBool,
-    /// Dropped after the session.
-    _release: ReleaseAfter,
-}
-
-impl Frozen {
-    pub(super) fn is_precise(&self) -> &AtomicBool {
-        &self.is_precise
-    }
-}
-
 /// The promotions of one encoder.
 pub(super) struct Promotions {
     policy: Promotion,
@@ -98,10 +59,9 @@ struct Shared {
     owner: Owner,
     /// Takes the sessions out of the caches with it.
     lease: CacheLease,
-    runtime: &'static Runtime,
-    signature: Arc<EncoderGraph>,
-    threads: usize,
-    target: Arc<Target>,
+    feed: Arc<Feed>,
+    setup: SessionSetup,
+    turns: Arc<Turns>,
     /// The graph with constants without values; made when first needed.
     stub: Mutex<Option<Arc<[u8]>>>,
     state: Mutex<State>,
@@ -109,45 +69,38 @@ struct Shared {
     ended: Condvar,
 }
 
-#[derive(Default)]
 struct State {
-    tasks: HashMap<Key, Task>,
+    /// The tasks that were run last.
+    seen: LruCache<Key, Progress>,
+    building: HashMap<Key, Build>,
     /// Lives as long as a session that uses it, or a job that will.
     spawner: Weak<Spawner>,
 }
 
-struct Task {
-    progress: Progress,
-    /// Demoted while its session is being built.
-    is_unwanted: bool,
-}
-
+/// How far a task has come whose session is not being built. A promoted one has none.
 enum Progress {
     Counting(u32),
-    Building(JobId),
-    /// The cache has it, unless it has been evicted since.
-    Built,
     Failed(ErrorKind, String),
 }
 
+/// A session that is being built, or waits for its turn.
+struct Build {
+    job: JobId,
+    /// Demoted meanwhile.
+    is_unwanted: bool,
+}
+
 impl Promotions {
-    pub(super) fn new(
-        policy: Promotion,
-        runtime: &'static Runtime,
-        signature: Arc<EncoderGraph>,
-        threads: usize,
-        target: Arc<Target>,
-    ) -> Self {
+    pub(super) fn new(policy: Promotion, feed: &Arc<Feed>, setup: &SessionSetup, turns: &Arc<Turns>) -> Self {
         let owner = Owner::new();
         let shared = Shared {
             owner,
             lease: CacheLease::new(Holder::Encoder(owner)),
-            runtime,
-            signature,
-            threads,
-            target,
+            feed: Arc::clone(feed),
+            setup: setup.clone(),
+            turns: Arc::clone(turns),
             stub: Mutex::default(),
-            state: Mutex::default(),
+            state: Mutex::new(State { seen: LruCache::unbounded(), building: HashMap::new(), spawner: Weak::new() }),
             ended: Condvar::new(),
         };
         let worker = Worker::new("taskbasis-promote", Priority::Low);
@@ -159,7 +112,7 @@ impl Promotions {
     }
 
     /// The session of a promoted task.
-    pub(super) fn find(&self, task: &TaskWeights) -> Option<Arc<Frozen>> {
+    pub(super) fn find(&self, task: &TaskWeights) -> Option<Arc<PromotedSession>> {
         if self.policy == Promotion::Off {
             return None;
         }
@@ -170,14 +123,16 @@ impl Promotions {
     pub(super) fn count(&self, task: &TaskWeights) {
         let Promotion::After(runs) = self.policy else { return };
         let mut state = self.shared.state.lock();
-        let progress = &mut state.task(task).progress;
-        match progress {
-            // Evicted: it starts from the beginning.
-            Progress::Built => *progress = Progress::Counting(1),
-            Progress::Counting(count) => *count = count.saturating_add(1),
-            Progress::Building(_) | Progress::Failed(..) => return,
+        if state.building.contains_key(task.key()) {
+            return;
         }
-        if matches!(progress, Progress::Counting(count) if *count >= runs) {
+        let count = match state.seen.get(task.key()) {
+            Some(Progress::Failed(..)) => return,
+            Some(Progress::Counting(count)) => count.saturating_add(1),
+            None => 1,
+        };
+        state.see(task, Progress::Counting(count));
+        if count >= runs {
             // The failure is kept, to be asked for; the runs go on as they did.
             if let Err(error) = self.enqueue(state, task) {
                 tracing::warn!(task = task.name(), %error, "not promoted");
@@ -194,27 +149,24 @@ impl Promotions {
             return Ok(());
         }
         let mut state = self.shared.state.lock();
-        let known = state.task(task);
-        match known.progress {
-            Progress::Building(_) => {
-                known.is_unwanted = false;
+        match state.building.get_mut(task.key()) {
+            Some(build) => {
+                build.is_unwanted = false;
                 Ok(())
             }
-            _ => self.enqueue(state, task),
+            None => self.enqueue(state, task),
         }
     }
 
     /// Waits until the task is promoted, or cannot be.
     pub(super) fn wait(&self, task: &TaskWeights) -> Result<()> {
         let mut state = self.shared.state.lock();
-        loop {
-            match &state.task(task).progress {
-                Progress::Building(_) => {
-                    self.shared.ended.wait(&mut state);
-                }
-                Progress::Built | Progress::Counting(_) => return Ok(()),
-                Progress::Failed(kind, message) => return Err(Error::new(*kind, message.clone())),
-            }
+        while state.building.contains_key(task.key()) {
+            self.shared.ended.wait(&mut state);
+        }
+        match state.seen.peek(task.key()) {
+            Some(Progress::Failed(kind, message)) => Err(Error::new(*kind, message.clone())),
+            Some(Progress::Counting(_)) | None => Ok(()),
         }
     }
 
@@ -222,48 +174,51 @@ impl Promotions {
     /// Whether there was one, or would have been.
     pub(super) fn demote(&self, task: &TaskWeights) -> bool {
         let mut state = self.shared.state.lock();
-        let (mut is_queued, mut is_building) = (false, false);
-        if let Some(known) = state.tasks.get_mut(task.key()) {
-            if let Progress::Building(job) = known.progress {
-                is_queued = self.worker.cancel(job);
-                is_building = !is_queued;
-            }
-            known.is_unwanted = is_building;
-            if !is_building {
-                known.progress = Progress::Counting(0);
-            }
+        state.seen.pop(task.key());
+        let build = state.building.remove(task.key());
+        let was_building = build.is_some();
+        if let Some(Build { job, .. }) = build
+            && !self.worker.cancel(job)
+        {
+            state.building.insert(task.key().clone(), Build { job, is_unwanted: true });
         }
         drop(state);
         self.shared.ended.notify_all();
-        task.model().cache().drop_derived(self.shared.owner, task.key()) || is_queued || is_building
+        task.model().cache().drop_derived(self.shared.owner, task.key()) || was_building
     }
 
     pub(super) fn state(&self, task: &TaskWeights) -> PromotionState {
         if self.shared.contains(task) {
             return PromotionState::Promoted;
         }
-        match self.shared.state.lock().tasks.get(task.key()).map(|task| &task.progress) {
-            None | Some(Progress::Built) => PromotionState::Inputs(0),
+        let state = self.shared.state.lock();
+        if state.building.contains_key(task.key()) {
+            return PromotionState::Building;
+        }
+        match state.seen.peek(task.key()) {
+            None => PromotionState::Inputs(0),
             Some(Progress::Counting(runs)) => PromotionState::Inputs(*runs),
-            Some(Progress::Building(_)) => PromotionState::Building,
             Some(Progress::Failed(_, why)) => PromotionState::Failed(why.clone()),
         }
     }
-}
 
-impl Promotions {
     /// Has the task's session built after those that were wanted before it.
     fn enqueue(&self, mut state: MutexGuard<'_, State>, task: &TaskWeights) -> Result<()> {
         let job = state.spawner().and_then(|spawner| {
             let (shared, task) = (Arc::clone(&self.shared), task.clone());
             self.worker.submit(move || shared.promote(&task, spawner))
         });
-        let (progress, result) = match job {
-            Ok(job) => (Progress::Building(job), Ok(())),
-            Err(error) => (Progress::Failed(error.kind(), error.to_string()), Err(error)),
-        };
-        state.task(task).progress = progress;
-        result
+        match job {
+            Ok(job) => {
+                state.seen.pop(task.key());
+                state.building.insert(task.key().clone(), Build { job, is_unwanted: false });
+                Ok(())
+            }
+            Err(error) => {
+                state.see(task, Progress::Failed(error.kind(), error.to_string()));
+                Err(error)
+            }
+        }
     }
 }
 
@@ -285,36 +240,16 @@ impl State {
         Ok(spawner)
     }
 
-    fn task(&mut self, task: &TaskWeights) -> &mut Task {
-        /// Tasks that are counted. Programs may make up any number of expressions; those that were seen least are
-        /// forgotten, and count from the beginning when they come again.
-        const MOST: usize = 4096;
-
-        if self.tasks.len() >= MOST && !self.tasks.contains_key(task.key()) {
-            let mut counts: Vec<u32> = self.tasks.values().map(|task| task.progress.runs()).collect();
-            let (_, median, _) = counts.select_nth_unstable(MOST / 2);
-            let median = *median;
-            // A caller that waits for a session must find it again, and so must the end of the encoder.
-            let stays = |progress: &Progress| matches!(progress, Progress::Building(_) | Progress::Built);
-            self.tasks.retain(|_, task| stays(&task.progress) || task.progress.runs() > median);
-        }
-        let unknown = || Task { progress: Progress::Counting(0), is_unwanted: false };
-        self.tasks.entry(task.key().clone()).or_insert_with(unknown)
-    }
-}
-
-impl Progress {
-    /// Runs counted so far; what is more than counting counts as more than any.
-    fn runs(&self) -> u32 {
-        match self {
-            Self::Counting(runs) => *runs,
-            Self::Building(_) | Self::Built | Self::Failed(..) => u32::MAX,
+    fn see(&mut self, task: &TaskWeights, progress: Progress) {
+        self.seen.put(task.key().clone(), progress);
+        if self.seen.len() > MAX_SEEN {
+            self.seen.pop_lru();
         }
     }
 }
 
 impl Shared {
-    fn find(&self, task: &TaskWeights) -> Option<Arc<Frozen>> {
+    fn find(&self, task: &TaskWeights) -> Option<Arc<PromotedSession>> {
         task.model().cache().find_derived(self.owner, task.key())?.downcast().ok()
     }
 
@@ -330,13 +265,10 @@ impl Shared {
             tracing::warn!(task = task.name(), %error, "not promoted");
         }
         let mut state = self.state.lock();
-        let known = state.task(task);
-        let is_unwanted = std::mem::take(&mut known.is_unwanted);
-        known.progress = match built {
-            _ if is_unwanted => Progress::Counting(0),
-            Ok(()) => Progress::Built,
-            Err(error) => Progress::Failed(error.kind(), error.to_string()),
-        };
+        let is_unwanted = state.building.remove(task.key()).is_some_and(|build| build.is_unwanted);
+        if let (Err(error), false) = (built, is_unwanted) {
+            state.see(task, Progress::Failed(error.kind(), error.to_string()));
+        }
         drop(state);
         if is_unwanted {
             task.model().cache().drop_derived(self.owner, task.key());
@@ -347,7 +279,7 @@ impl Shared {
     fn build(&self, task: &TaskWeights, spawner: Arc<Spawner>) -> Result<()> {
         let cache = task.model().cache();
         let budget = cache.stats().budget;
-        let bytes = self.signature.nbytes();
+        let bytes = self.feed.graph.nbytes();
         let no_room = || {
             Error::new(ErrorKind::OutOfMemory, "the cache's budget has no room for a promoted session")
                 .expected(format_args!("at least {bytes} bytes"))
@@ -357,19 +289,16 @@ impl Shared {
             return Err(no_room());
         }
         // Before anything of ONNX Runtime; until the session is kept, or dropped.
-        let _at_work = AtWork::begin()?;
+        let _at_work = ShutdownGuard::begin()?;
         let weights = task.get()?;
         let stub = self.stub()?;
         let mut converted = None;
-        let inputs = self.signature.inputs(&*weights, &mut converted)?;
-        let (weights_in, target) = (inputs.into_iter(), &*self.target);
-        let stub = (&*stub, self.signature.has_halves);
-        let session = session::create_frozen(self.runtime, stub, weights_in, self.threads, Spawning(spawner), target)?;
+        let inputs = self.feed.graph.inputs(&*weights, &mut converted)?;
+        let has_halves = self.feed.graph.has_halves;
+        let session = self.setup.open_frozen(&stub, has_halves, inputs.into_iter(), Spawning(spawner))?;
         // Before room is made for the session: memory in use cannot be given up.
         drop(weights);
-        let turn = (!target.is_cpu()).then(Mutex::default);
-        let session: Derived =
-            Arc::new(Frozen { session, turn, is_precise: AtomicBool::new(false), _release: ReleaseAfter });
+        let session: Derived = Arc::new(PromotedSession::new(session, &self.feed, &self.turns));
         memory::release();
         self.lease.register_cache(cache);
         if cache.keep_derived(self.owner, task.key(), session, bytes) { Ok(()) } else { Err(no_room()) }
@@ -380,24 +309,10 @@ impl Shared {
         match &*stub {
             Some(stub) => Ok(Arc::clone(stub)),
             None => {
-                let made: Arc<[u8]> = self.signature.with_placeholders()?.into();
+                let made: Arc<[u8]> = self.feed.graph.with_placeholders()?.into();
                 *stub = Some(Arc::clone(&made));
                 Ok(made)
             }
         }
     }
-}
-
-/// Runs a promoted task; several may run at the same time, and the same one where that is allowed.
-pub(super) fn run(
-    frozen: &Frozen,
-    signature: &EncoderGraph,
-    pixels: &Input<'_>,
-    embed_dim: usize,
-    out: &mut [f32],
-) -> Result<()> {
-    let turn = frozen.turn.as_ref().map(|turn| turn.lock());
-    let done = session::run_frozen(&frozen.session, signature, pixels, embed_dim, out);
-    drop(turn);
-    done
 }

@@ -5,7 +5,8 @@
 
 use std::path::Path;
 
-use super::{Provider, needs};
+use super::needs;
+use crate::encoder::options::Provider;
 use crate::encoder::runtime::Runtime;
 use crate::error::{Error, ErrorKind};
 

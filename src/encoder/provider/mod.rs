@@ -6,111 +6,19 @@
 
 mod diagnosis;
 mod needs;
-pub(super) mod nodes;
 pub(super) mod precision;
-pub(super) mod recording;
-mod target;
-mod trial;
+mod smoke_test;
+pub(super) mod target;
 
 use std::fmt;
-use std::path::PathBuf;
-use std::str::FromStr;
 
-pub(super) use self::target::Target;
-use super::EncoderOptions;
-use super::device::WeightsOn;
+use parking_lot::Mutex;
+
+use self::target::Target;
+use super::options::{EncoderOptions, Provider, TensorRtOptions, WeightsOn};
 use super::runtime::Runtime;
-use crate::did_you_mean;
+use super::session::SessionSetup;
 use crate::error::{Error, Result};
-
-/// What computes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Provider {
-    /// The processor.
-    #[default]
-    Cpu,
-    /// An NVIDIA GPU, by CUDA and cuDNN.
-    Cuda,
-    /// An NVIDIA GPU, by TensorRT; what TensorRT does not take, by CUDA.
-    TensorRt,
-    /// CUDA where it works, else the CPU.
-    Auto,
-}
-
-impl Provider {
-    /// `cpu`, `cuda`, `tensorrt`, `auto`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Cpu => "cpu",
-            Self::Cuda => "cuda",
-            Self::TensorRt => "tensorrt",
-            Self::Auto => "auto",
-        }
-    }
-
-    /// As ONNX Runtime calls it, which lists those it was built with ([`Runtime::providers`]).
-    const fn onnx_name(self) -> &'static str {
-        match self {
-            Self::Cpu | Self::Auto => "CPUExecutionProvider",
-            Self::Cuda => "CUDAExecutionProvider",
-            Self::TensorRt => "TensorrtExecutionProvider",
-        }
-    }
-
-    /// The known ones among the providers that an ONNX Runtime was built with, the CPU first.
-    pub fn known_among(providers: &[String]) -> Vec<Self> {
-        let all = [Self::Cpu, Self::Cuda, Self::TensorRt];
-        all.into_iter().filter(|known| providers.iter().any(|name| name == known.onnx_name())).collect()
-    }
-
-    /// As texts name it.
-    const fn title(self) -> &'static str {
-        match self {
-            Self::Cpu | Self::Auto => "CPU",
-            Self::Cuda => "CUDA",
-            Self::TensorRt => "TensorRT",
-        }
-    }
-}
-
-impl fmt::Display for Provider {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for Provider {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        let all = [Self::Cpu, Self::Cuda, Self::TensorRt, Self::Auto];
-        all.into_iter().find(|provider| provider.name() == name).ok_or_else(|| {
-            Error::invalid("no such execution provider")
-                .expected("cpu, cuda, tensorrt or auto")
-                .got(did_you_mean::clipped(name))
-        })
-    }
-}
-
-/// How TensorRT is set up; without meaning for the other providers.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct TensorRtOptions {
-    /// A folder for the engines that TensorRT builds and for what it has timed, made where it is not there. An engine
-    /// belongs to the GPU, the versions and the graph, all of which TensorRT checks. `None` builds anew in every
-    /// process, which can take minutes.
-    pub cache: Option<PathBuf>,
-    /// Lets TensorRT compute in half floats. The first run of an encoder, and of each promoted session, is then
-    /// compared with the CPU's.
-    pub fp16: bool,
-    /// With `fp16`: the cosine between an embedding and the CPU's may not be less; `None` is
-    /// [`TensorRtOptions::DEFAULT_COSINE`].
-    pub min_cosine: Option<f32>,
-}
-
-impl TensorRtOptions {
-    /// Half floats have 11 bits: towers that do not overflow are above 0.9999, and one that is below this has.
-    pub const DEFAULT_COSINE: f32 = 0.999;
-}
 
 /// What an encoder really runs on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,18 +54,22 @@ impl fmt::Display for Execution {
     }
 }
 
-/// Makes an encoder's first session, or sessions, for what its options ask for: `create` is given the target, which the
-/// others are made for too. With [`Provider::Auto`] whatever goes wrong with CUDA leads to the CPU.
+/// Makes an encoder's first session, or sessions, for what its options ask for: `create` is given what the others are
+/// made with too. With [`Provider::Auto`] whatever goes wrong with CUDA leads to the CPU.
 ///
 /// # Errors
-/// As [`Runtime::check_provider`], and what `create` says.
+/// As [`Runtime::load`], [`Runtime::check_provider`] and [`EncoderOptions::threads_per_run`], and what `create` says.
 pub(super) fn begin<T>(
-    runtime: &Runtime,
     options: &EncoderOptions,
-    create: impl Fn(&Target) -> Result<T>,
-) -> Result<(T, Target, Execution)> {
+    create: impl Fn(&SessionSetup) -> Result<T>,
+) -> Result<(T, SessionSetup, Execution)> {
+    let (threads, _) = options.threads_per_run()?;
+    let runtime = Runtime::load(options.runtime.as_deref())?;
     let chosen = choose(runtime, options.provider, options.device, &options.tensorrt)?;
-    begin_on(chosen, options.provider == Provider::Auto, create)
+    let setup = |target: &Target| SessionSetup { runtime, threads, target: target.clone() };
+    let is_auto = options.provider == Provider::Auto;
+    let (made, target, execution) = begin_on(chosen, is_auto, |target| create(&setup(target)))?;
+    Ok((made, setup(&target), execution))
 }
 
 fn begin_on<T>(
@@ -201,8 +113,8 @@ fn fall_back(error: &Error) -> String {
 /// # Errors
 /// As [`Runtime::check_provider`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for another device of the
 /// CPU than 0.
-pub(super) fn choose(
-    runtime: &Runtime,
+fn choose(
+    runtime: &'static Runtime,
     provider: Provider,
     device: u32,
     tensorrt: &TensorRtOptions,
@@ -215,16 +127,36 @@ pub(super) fn choose(
         Provider::Cpu => Ok((Target::cpu(), None)),
         Provider::Cuda | Provider::TensorRt => {
             let target = Target::new(provider, device, tensorrt)?;
-            target.check(runtime).map(|()| (target, None))
+            check(runtime, &target).map(|()| (target, None))
         }
         Provider::Auto => {
             let target = Target::new(Provider::Cuda, device, tensorrt)?;
-            match target.check(runtime) {
+            match check(runtime, &target) {
                 Ok(()) => Ok((target, None)),
                 Err(error) => Ok((Target::cpu(), Some(fall_back(&error)))),
             }
         }
     }
+}
+
+/// Whether a target can be had: asks ONNX Runtime for it, and runs something small. What has worked is not tried again.
+///
+/// # Errors
+/// As [`Runtime::check_provider`].
+fn check(runtime: &'static Runtime, target: &Target) -> Result<()> {
+    static WORKING: Mutex<Vec<(Provider, u32)>> = Mutex::new(Vec::new());
+
+    if !runtime.providers().iter().any(|name| name == target.provider().onnx_name()) {
+        return Err(diagnosis::not_built_in(target.provider(), runtime));
+    }
+    // Held meanwhile: two that are tried at once on one device could fail for want of memory.
+    let mut working = WORKING.lock();
+    let this = (target.provider(), target.device());
+    if !working.contains(&this) {
+        smoke_test::run(runtime, target)?;
+        working.push(this);
+    }
+    Ok(())
 }
 
 impl Runtime {
@@ -235,7 +167,7 @@ impl Runtime {
     /// was not built with, a library that cannot be loaded, a driver or a GPU that is not there or too old;
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a device that there is not;
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime) for what is not understood.
-    pub fn check_provider(&self, provider: Provider, device: u32) -> Result<()> {
+    pub fn check_provider(&'static self, provider: Provider, device: u32) -> Result<()> {
         choose(self, provider, device, &TensorRtOptions::default()).map(drop)
     }
 }
@@ -248,7 +180,8 @@ mod tests {
 
     use super::*;
     use crate::checkpoint::Checkpoint;
-    use crate::encoder::{Encoder, Promotion};
+    use crate::encoder::options::Promotion;
+    use crate::encoder::{Encoder, session};
     use crate::error::ErrorKind;
     use crate::onnx::OnnxFile;
     use crate::tower::arch::{Arch, ArchHints};
@@ -283,14 +216,14 @@ mod tests {
             assert!(out.iter().all(|value| *value == 7.0), "nothing is written");
         };
         // No cosine is 2.
-        encoder.target = Arc::new(Target::compared(2.0));
+        encoder.setup.target = Target::compared(2.0);
         refused(&encoder);
         refused(&encoder);
         assert!(!encoder.is_precise.load(Ordering::Acquire));
         encoder.promote(&task).unwrap();
         refused(&encoder);
 
-        encoder.target = Arc::new(Target::compared(TensorRtOptions::DEFAULT_COSINE));
+        encoder.setup.target = Target::compared(TensorRtOptions::DEFAULT_COSINE);
         let promoted = encoder.encode_task(&task, &pixels, 2).unwrap();
         assert!(!encoder.is_precise.load(Ordering::Acquire), "the promoted session is compared by itself");
         assert!(encoder.demote(&task));
@@ -298,7 +231,7 @@ mod tests {
         assert!(encoder.is_precise.load(Ordering::Acquire));
         precision::check(&promoted, &expected, encoder.arch().embed_dim, 0.9999).unwrap();
         // Not looked at again.
-        encoder.target = Arc::new(Target::compared(2.0));
+        encoder.setup.target = Target::compared(2.0);
         assert_eq!(encoder.encode_task(&task, &pixels, 2).unwrap(), expected);
     }
 
@@ -306,13 +239,13 @@ mod tests {
     fn every_node_is_somewhere() {
         let Some((encoder, _)) = encoder() else { return };
         assert!(encoder.execution().nodes.is_empty());
-        let model = &encoder.signature.model;
+        let model = &encoder.feed.graph.model;
         let level = ort::session::builder::GraphOptimizationLevel::Disable;
         let builder = ort::session::Session::builder(encoder.runtime().environment()).unwrap();
-        let builder = builder.with_optimization_level(level).unwrap().with_config_entry(nodes::RECORD, "1").unwrap();
-        let session = builder.clone().commit_from_memory(model).unwrap();
+        let builder = builder.with_optimization_level(level).unwrap();
+        let session = builder.with_config_entry(session::RECORD_NODES, "1").unwrap().commit_from_memory(model).unwrap();
         let file = OnnxFile::parse(Arc::new(crate::Mapping::from_vec(model.clone(), "model"))).unwrap();
-        assert_eq!(nodes::count(&session).unwrap(), [("CPUExecutionProvider".to_owned(), file.nodes())]);
+        assert_eq!(session::count_nodes(&session).unwrap(), [("CPUExecutionProvider".to_owned(), file.nodes())]);
     }
 
     #[test]
@@ -344,24 +277,5 @@ mod tests {
         assert_eq!(execution.fallback, None);
         let create = |_: &Target| Err::<(), _>(Error::invalid("no graph"));
         assert!(begin_on(cuda(), true, create).map(drop).unwrap_err().to_string().contains("no graph"));
-    }
-
-    #[test]
-    fn names_there_and_back() {
-        for provider in [Provider::Cpu, Provider::Cuda, Provider::TensorRt, Provider::Auto] {
-            assert_eq!(provider.to_string().parse::<Provider>().unwrap(), provider);
-        }
-        let error = "gpu".parse::<Provider>().unwrap_err().to_string();
-        assert!(error.contains("cpu, cuda, tensorrt or auto") && error.contains("gpu"), "{error}");
-        assert_eq!(Provider::default(), Provider::Cpu);
-    }
-
-    #[test]
-    fn what_a_build_has() {
-        let names =
-            ["TensorrtExecutionProvider", "CUDAExecutionProvider", "AzureExecutionProvider", "CPUExecutionProvider"];
-        let names = names.map(String::from);
-        assert_eq!(Provider::known_among(&names), [Provider::Cpu, Provider::Cuda, Provider::TensorRt]);
-        assert_eq!(Provider::known_among(&names[2..]), [Provider::Cpu]);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::encoder::elf;
+use crate::encoder::runtime::elf;
 
 /// What `ldconfig` keeps: every library in the folders of the system, by name.
 const CACHE: &str = "/etc/ld.so.cache";

@@ -4,13 +4,10 @@ use std::path::{Path, PathBuf};
 
 use ort::ep::cuda::ConvAlgorithmSearch;
 use ort::ep::{CUDA, ExecutionProviderDispatch, TensorRT};
-use ort::session::Session;
-use ort::session::builder::SessionBuilder;
-use parking_lot::Mutex;
 use twox_hash::XxHash3_128;
 
-use super::{Provider, TensorRtOptions, diagnosis, nodes, trial};
-use crate::encoder::failed;
+use super::diagnosis;
+use crate::encoder::options::{Provider, TensorRtOptions};
 use crate::encoder::runtime::Runtime;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -96,30 +93,13 @@ impl Target {
         Self { least: Some(least), ..Self::cpu() }
     }
 
-    /// Has the sessions of this builder made for the target. `reusable` is the graph where it holds all that its
-    /// engines depend on: ONNX Runtime tells engines in a folder apart by the names in the graph alone, so those of a
-    /// graph with other constants would be taken for its own, and are kept in no folder or in another.
+    /// What a session of the target is made with, in the order in which they are asked for nodes; what none of them can
+    /// compute goes to the CPU. Without `error_on_failure` ONNX Runtime would go on without one that cannot be had.
     ///
-    /// Nodes that the provider cannot compute go to the CPU ([`nodes`](super::nodes) counts them).
-    pub(in crate::encoder) fn register(
-        &self,
-        runtime: &Runtime,
-        builder: SessionBuilder,
-        reusable: Option<&[u8]>,
-    ) -> Result<SessionBuilder> {
-        if self.is_cpu() {
-            return Ok(builder);
-        }
-        let doing = "cannot use the execution provider";
-        // Tells who got which nodes.
-        let builder = builder.with_config_entry(nodes::RECORD, "1").map_err(failed(doing))?;
-        let registered = builder.with_execution_providers(self.providers(reusable)).map_err(failed(doing));
-        registered.map_err(|e| self.explain(runtime, e))
-    }
-
-    /// In the order in which they are asked for nodes. Without `error_on_failure` ONNX Runtime would go on without one
-    /// that cannot be had.
-    fn providers(&self, reusable: Option<&[u8]>) -> Vec<ExecutionProviderDispatch> {
+    /// `reusable` is the graph where it holds all that its engines depend on: ONNX Runtime tells engines in a folder
+    /// apart by the names in the graph alone, so those of a graph with other constants would be taken for its own, and
+    /// are kept in no folder or in another.
+    pub(in crate::encoder) fn providers(&self, reusable: Option<&[u8]>) -> Vec<ExecutionProviderDispatch> {
         // `new` has checked it.
         let device = i32::try_from(self.device).unwrap_or(i32::MAX);
         let stream = self.stream.map(|stream| std::ptr::with_exposed_provenance_mut(stream as usize));
@@ -168,31 +148,6 @@ impl Target {
         }
         let Some(message) = std::error::Error::source(&error).map(ToString::to_string) else { return error };
         diagnosis::diagnose(self.provider, self.device, runtime, &message).unwrap_or(error)
-    }
-
-    /// Which provider has got how many nodes of the session's graph; nothing for the CPU, which has all.
-    pub(in crate::encoder) fn nodes(&self, session: &Session) -> Result<Vec<(String, usize)>> {
-        if self.is_cpu() { Ok(Vec::new()) } else { nodes::count(session) }
-    }
-
-    /// Whether it can be had: asks ONNX Runtime for it, and runs something small. What has worked is not tried again.
-    ///
-    /// # Errors
-    /// As [`Runtime::check_provider`].
-    pub(super) fn check(&self, runtime: &Runtime) -> Result<()> {
-        static WORKING: Mutex<Vec<(Provider, u32)>> = Mutex::new(Vec::new());
-
-        if !runtime.providers().iter().any(|name| name == self.provider.onnx_name()) {
-            return Err(diagnosis::not_built_in(self.provider, runtime));
-        }
-        // Held meanwhile: two that are tried at once on one device could fail for want of memory.
-        let mut working = WORKING.lock();
-        let this = (self.provider, self.device);
-        if !working.contains(&this) {
-            trial::run(runtime, self)?;
-            working.push(this);
-        }
-        Ok(())
     }
 }
 

@@ -168,6 +168,12 @@ impl Driver {
         Ok(Entered { captures: exchange(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED), here: PhantomData })
     }
 
+    /// Calls the driver in the device's context.
+    fn call<T>(&self, doing: &'static str, call: impl FnOnce() -> Result<T, DriverError>) -> Result<T> {
+        let _here = self.enter()?;
+        call().map_err(failed(doing))
+    }
+
     fn stream(&self, queue: Queue) -> sys::CUstream {
         match queue {
             Queue::Copy => self.copy,
@@ -227,8 +233,7 @@ unsafe impl Device for Driver {
     }
 
     fn new_stream(&self) -> Result<u64> {
-        let _here = self.enter()?;
-        let made = stream::create(stream::StreamKind::NonBlocking).map_err(failed("cannot make a stream"))?;
+        let made = self.call("cannot make a stream", || stream::create(stream::StreamKind::NonBlocking))?;
         Ok(made.expose_provenance() as u64)
     }
 
@@ -244,14 +249,12 @@ unsafe impl Device for Driver {
     }
 
     fn memory(&self) -> Result<(usize, usize)> {
-        let _here = self.enter()?;
-        result::mem_get_info().map_err(failed("cannot ask how much memory is free"))
+        self.call("cannot ask how much memory is free", result::mem_get_info)
     }
 
     fn alloc(&self, bytes: usize) -> Result<u64> {
-        let _here = self.enter()?;
         // SAFETY: nothing is asked of the caller but not to use it before it is written.
-        unsafe { result::malloc_sync(bytes) }.map_err(failed("cannot allocate memory of the GPU"))
+        self.call("cannot allocate memory of the GPU", || unsafe { result::malloc_sync(bytes) })
     }
 
     fn free(&self, address: u64) {
@@ -262,9 +265,8 @@ unsafe impl Device for Driver {
     }
 
     fn alloc_pinned(&self, bytes: usize) -> Result<NonNull<u8>> {
-        let _here = self.enter()?;
         // SAFETY: any number of bytes may be asked for.
-        let start = unsafe { result::malloc_host(bytes, 0) }.map_err(failed("cannot allocate pinned memory"))?;
+        let start = self.call("cannot allocate pinned memory", || unsafe { result::malloc_host(bytes, 0) })?;
         let start = NonNull::new(start.cast::<u8>()).ok_or_else(|| Error::out_of_memory(bytes))?;
         // SAFETY: `bytes` bytes were just allocated.
         unsafe { start.write_bytes(0, bytes) };
@@ -283,26 +285,23 @@ unsafe impl Device for Driver {
     }
 
     fn copy_in(&self, queue: Queue, to: u64, from: &[u8]) -> Result<()> {
-        let _here = self.enter()?;
         // SAFETY: `from` is part of a `Pinned`, which waits for this stream at its end.
-        unsafe { result::memcpy_htod_async(to, from, self.stream(queue)) }.map_err(failed("cannot copy to the GPU"))
+        self.call("cannot copy to the GPU", || unsafe { result::memcpy_htod_async(to, from, self.stream(queue)) })
     }
 
     fn copy_out(&self, queue: Queue, from: u64, to: &mut [u8]) -> Result<()> {
-        let _here = self.enter()?;
         let stream = self.stream(queue);
         // SAFETY: `to` is borrowed until the stream has come to the copy's end, or to a failure that ends all its work.
-        unsafe {
+        self.call("cannot copy from the GPU", || unsafe {
             let copied = result::memcpy_dtoh_async(to, from, stream);
             let ended = stream::synchronize(stream);
-            copied.and(ended).map_err(failed("cannot copy from the GPU"))
-        }
+            copied.and(ended)
+        })
     }
 
     fn copy_within(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
-        let _here = self.enter()?;
         // SAFETY: both are memory that `alloc` gave, and that stays until an event after this copy.
-        unsafe { result::memcpy_dtod_async(to, from, bytes, self.combine) }.map_err(failed("cannot copy on the GPU"))
+        self.call("cannot copy on the GPU", || unsafe { result::memcpy_dtod_async(to, from, bytes, self.combine) })
     }
 
     fn launch(&self, launch: &Launch) -> Result<()> {
@@ -314,52 +313,42 @@ unsafe impl Device for Driver {
             DeviceKernel::Combine => self.combine_kernel,
             DeviceKernel::Relayout => self.relayout_kernel,
         };
-        let _here = self.enter()?;
         let mut parameters = [launch.bytes().as_ptr().cast_mut().cast::<c_void>()];
         // SAFETY: the kernel's one parameter, of its size at least and of its alignment, which the driver copies during
         // the call; the module stays loaded as long as `self` lives. The addresses in it are those of memory that stays
         // until an event after this launch.
-        unsafe {
+        self.call("cannot launch the kernel", || unsafe {
             let (grid, block) = ((geometry.blocks, 1, 1), (geometry.threads, 1, 1));
             result::launch_kernel(kernel, grid, block, 0, self.combine, &mut parameters)
-        }
-        .map_err(failed("cannot launch the kernel"))
+        })
     }
 
     fn record(&self, queue: Queue) -> Result<u64> {
-        let _here = self.enter()?;
-        let made =
-            event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).map_err(failed("cannot make an event"))?;
+        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
+        let made = self.call("cannot make an event", || event::create(flags))?;
         let raw = made.expose_provenance() as u64;
         // SAFETY: the event was just made. A foreign stream is the caller's word.
-        unsafe { event::record(made, self.stream(queue)) }.map_err(|e| {
-            self.free_event(raw);
-            failed("cannot record an event")(e)
-        })?;
-        Ok(raw)
+        let recorded = self.call("cannot record an event", || unsafe { event::record(made, self.stream(queue)) });
+        recorded.map(|()| raw).inspect_err(|_| self.free_event(raw))
     }
 
     fn wait(&self, queue: Queue, event: u64) -> Result<()> {
-        let _here = self.enter()?;
-        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+        let (stream, flags) = (self.stream(queue), sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT);
         // SAFETY: `Event` keeps it; the driver keeps what waits for it. A foreign stream is the caller's word.
-        unsafe { stream::wait_event(self.stream(queue), raw(event), flags) }.map_err(failed("cannot wait for an event"))
+        self.call("cannot wait for an event", || unsafe { stream::wait_event(stream, raw(event), flags) })
     }
 
     fn has_happened(&self, event: u64) -> Result<bool> {
-        let _here = self.enter()?;
         // SAFETY: `Event` keeps it.
-        match unsafe { event::query(raw(event)) } {
-            Ok(()) => Ok(true),
+        self.call("work on the GPU failed", || match unsafe { event::query(raw(event)) } {
             Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_READY)) => Ok(false),
-            Err(e) => Err(failed("work on the GPU failed")(e)),
-        }
+            answer => answer.map(|()| true),
+        })
     }
 
     fn synchronize(&self, event: u64) -> Result<()> {
-        let _here = self.enter()?;
         // SAFETY: `Event` keeps it.
-        unsafe { event::synchronize(raw(event)) }.map_err(failed("work on the GPU failed"))
+        self.call("work on the GPU failed", || unsafe { event::synchronize(raw(event)) })
     }
 
     fn free_event(&self, event: u64) {

@@ -48,12 +48,12 @@ pub(crate) struct Segment<'a> {
 }
 
 /// f32 elements in device memory that become a tensor of a layout, or are added to it.
-pub(crate) struct StridedPart<'a> {
+pub(crate) struct StridedPart {
     /// The address of the element that comes first.
     pub(crate) address: u64,
-    pub(crate) shape: &'a [usize],
+    pub(crate) shape: Vec<usize>,
     /// In elements, not in bytes.
-    pub(crate) strides: &'a [usize],
+    pub(crate) strides: Vec<usize>,
     /// What every element is multiplied by.
     pub(crate) scale: Option<f32>,
 }
@@ -91,14 +91,14 @@ impl Table {
         Ok(())
     }
 
-    /// Adds a tensor for the relayout kernel, row-major: the sum of its parts in this order, each of which has its number
-    /// of elements, in any shape. It goes `out` bytes behind the launch's output, a multiple of 256. A tensor without
-    /// elements adds nothing.
+    /// Adds a tensor for the relayout kernel, row-major: the sum of its parts in this order, each of which has its
+    /// number of elements, in any shape. It goes `out` bytes behind the launch's output, a multiple of 256. A tensor
+    /// without elements adds nothing.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for 2³¹ elements or more, more than 2³¹ tiles, or a
     /// type that is no float.
-    pub(crate) fn push_relayout(&mut self, out: u64, dtype: DType, parts: &[StridedPart<'_>]) -> Result<()> {
+    pub(crate) fn push_relayout(&mut self, out: u64, dtype: DType, parts: &[StridedPart]) -> Result<()> {
         let numel = parts.first().map_or(0, |part| part.shape.iter().product::<usize>());
         if numel == 0 {
             return Ok(());
@@ -111,8 +111,8 @@ impl Table {
             other => return Err(Error::unsupported("weights are floats").got(other)),
         };
         // The kernel counts in 32 bits, in elements of the tensor and of what it is made of.
-        let reach = |part: &StridedPart<'_>| -> usize {
-            part.shape.iter().zip(part.strides).map(|(extent, stride)| extent.saturating_sub(1) * stride).sum()
+        let reach = |part: &StridedPart| -> usize {
+            part.shape.iter().zip(&part.strides).map(|(extent, stride)| extent.saturating_sub(1) * stride).sum()
         };
         let most = parts.iter().map(reach).max().unwrap_or(0).max(numel);
         if most >= 1 << 31 {
@@ -134,8 +134,8 @@ impl Table {
 
     /// Adds a part with its dimensions, the innermost first. The number of squares that it is transposed in, where that
     /// is allowed and pays.
-    fn push_part(&mut self, part: &StridedPart<'_>, may_be_transposed: bool) -> Result<Option<usize>> {
-        let (shape, strides) = simplified(part.shape, part.strides);
+    fn push_part(&mut self, part: &StridedPart, may_be_transposed: bool) -> Result<Option<usize>> {
+        let (shape, strides) = simplified(&part.shape, &part.strides);
         let out_strides = contiguous_strides(&shape);
         let mut order: Vec<usize> = (0..shape.len()).rev().collect();
         let mut squares = None;
@@ -250,8 +250,8 @@ pub(crate) struct Launch {
 }
 
 impl Launch {
-    /// A launch of the combine kernel over `table`, which lies at `address`, with its results at `out`. `active` are the
-    /// terms that are added, counted in each segment, and their coefficients, in ascending order.
+    /// A launch of the combine kernel over `table`, which lies at `address`, with its results at `out`. `active` are
+    /// the terms that are added, counted in each segment, and their coefficients, in ascending order.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for more than [`MAX_ACTIVE`] terms.
@@ -340,13 +340,13 @@ mod tests {
     #[test]
     fn tensors_are_laid_out_as_the_relayout_kernel_reads_them() {
         let mut table = Table::default();
-        let whole = StridedPart { address: 0x1111_0000_2222, shape: &[30, 5], strides: &[5, 1], scale: None };
-        let column = StridedPart { address: 0x3333, shape: &[150], strides: &[7], scale: Some(0.5) };
+        let whole = StridedPart { address: 0x1111_0000_2222, shape: vec![30, 5], strides: vec![5, 1], scale: None };
+        let column = StridedPart { address: 0x3333, shape: vec![150], strides: vec![7], scale: Some(0.5) };
         table.push_relayout(0x100, DType::F16, &[whole, column]).unwrap();
-        let empty = StridedPart { address: 1, shape: &[0, 3], strides: &[3, 1], scale: None };
+        let empty = StridedPart { address: 1, shape: vec![0, 3], strides: vec![3, 1], scale: None };
         table.push_relayout(0x200, DType::F32, &[empty]).unwrap();
         // 40 and 70 change places, in each of three pieces that lie one behind the other.
-        let turned = StridedPart { address: 0x4444, shape: &[3, 70, 40], strides: &[2800, 1, 70], scale: None };
+        let turned = StridedPart { address: 0x4444, shape: vec![3, 70, 40], strides: vec![2800, 1, 70], scale: None };
         table.push_relayout(0x300, DType::F64, &[turned]).unwrap();
         assert_eq!(table.nbytes(), 2 * 32 + 3 * 32 + 5 * 16);
         let words = words(&table);
@@ -372,7 +372,7 @@ mod tests {
     fn only_what_fills_squares_is_transposed() {
         let is_transposed = |shape: &[usize], strides: &[usize]| {
             let mut table = Table::default();
-            let part = StridedPart { address: 0, shape, strides, scale: None };
+            let part = StridedPart { address: 0, shape: shape.to_vec(), strides: strides.to_vec(), scale: None };
             table.push_relayout(0, DType::F32, &[part]).unwrap();
             words(&table)[7] == 1
         };
@@ -397,7 +397,11 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Unsupported);
 
         let push = |dtype, shape: &[usize], strides: &[usize]| {
-            Table::default().push_relayout(0, dtype, &[StridedPart { address: 0, shape, strides, scale: None }])
+            Table::default().push_relayout(
+                0,
+                dtype,
+                &[StridedPart { address: 0, shape: shape.to_vec(), strides: strides.to_vec(), scale: None }],
+            )
         };
         assert!(push(DType::F32, &[(1 << 31) - 1], &[1]).is_ok());
         assert_eq!(push(DType::F32, &[1 << 31], &[1]).unwrap_err().kind(), ErrorKind::Unsupported);

@@ -1,7 +1,6 @@
 //! What is owned on a device, and given back when it is dropped: memory, pinned memory of the host, points in queues,
 //! and the two slots of pinned memory that bytes go to the device through.
 
-use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -9,6 +8,7 @@ use super::device::{Device, Queue};
 use crate::error::Result;
 
 /// Memory of a device. No work may use it any more when it is dropped.
+#[derive(Debug)]
 pub(crate) struct Memory {
     device: Arc<dyn Device>,
     address: u64,
@@ -40,12 +40,6 @@ impl Drop for Memory {
         if self.bytes > 0 {
             self.device.free(self.address);
         }
-    }
-}
-
-impl fmt::Debug for Memory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Memory({} bytes at {:#x})", self.bytes, self.address)
     }
 }
 
@@ -89,8 +83,8 @@ impl Pinned {
     /// # Panics
     /// When there are fewer.
     pub(crate) fn copy_to(&self, to: u64, bytes: usize) -> Result<()> {
-        // SAFETY: `alloc_pinned` gave `bytes` initialised bytes to this value alone, which nothing writes while `self` is
-        // borrowed.
+        // SAFETY: `alloc_pinned` gave `bytes` initialised bytes to this value alone, which nothing writes while `self`
+        // is borrowed.
         let all = unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.bytes) };
         self.device.copy_in(self.queue, to, &all[..bytes])
     }
@@ -117,6 +111,7 @@ impl Drop for Pinned {
 }
 
 /// A point in a queue.
+#[derive(Debug)]
 pub(crate) struct Event {
     device: Arc<dyn Device>,
     raw: u64,
@@ -149,12 +144,6 @@ impl Event {
 impl Drop for Event {
     fn drop(&mut self) {
         self.device.free_event(self.raw);
-    }
-}
-
-impl fmt::Debug for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Event({:#x})", self.raw)
     }
 }
 

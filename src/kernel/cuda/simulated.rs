@@ -13,7 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::device::{Device, DeviceInfo, Queue};
 use super::launch::{DeviceKernel, Launch};
-use super::tests::cuda_host;
+use super::cuda_host;
 use crate::error::{Error, Result};
 
 /// What has happened on a [`SimulatedDevice`] so far.

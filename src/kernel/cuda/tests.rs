@@ -1,7 +1,5 @@
 //! `combine.cu`, as C++ on the simulated device, against the scalar kernel: equal bits for anything at all.
 
-#[path = "../../../tests/cuda_host/mod.rs"]
-pub(crate) mod cuda_host;
 mod ptx;
 mod relayout;
 

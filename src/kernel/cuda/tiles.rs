@@ -9,9 +9,9 @@
 //! | f16, bf16 | 4096           | values 8c … 8c + 7                                                          |
 //! | blocks    | as in a file   | words 4c … 4c + 3 of each plane, one plane after the other; then the scales |
 //!
-//! A plane of P bits has 2·P words per lane, of which the bits `P·k … P·k + P − 1` of word `w` belong to value `32/P·w +
-//! k` (for P = 1, a lane's two words are its 8 bytes of the only chunk, of 256 bytes). The 32 scales are those of the
-//! even blocks, which lanes 0 to 15 need, then those of the odd ones.
+//! A plane of P bits has 2·P words per lane, of which the bits `P·k … P·k + P − 1` of word `w` belong to value
+//! `32/P·w + k` (for P = 1, a lane's two words are its 8 bytes of the only chunk, of 256 bytes). The 32 scales are
+//! those of the even blocks, which lanes 0 to 15 need, then those of the odd ones.
 //!
 //! No format takes more room than in the file, but for the last tile, which is filled up with zeros.
 

@@ -3,30 +3,30 @@
 
 use indexmap::IndexMap;
 
-use super::offers::{Match, Offers};
+use super::candidates::{Candidates, Match};
 use super::order::Slot;
 use super::uses::{Relation, Sites};
 use crate::weights::View;
 
 /// The sites of each parameter that values alone tell, and that a CLIP encoder uses once, by parameter.
-pub(super) fn certain(domains: &[Vec<Match>], offers: &Offers, uniform: &[bool]) -> Vec<Vec<usize>> {
+pub(super) fn certain(domains: &[Vec<Match>], candidates: &Candidates, uniform: &[bool]) -> Vec<Vec<usize>> {
     let mut groups: IndexMap<usize, Vec<usize>> = IndexMap::new();
     for (site, domain) in domains.iter().enumerate().filter(|(site, _)| !uniform[*site]) {
         if let [one] = domain.as_slice()
-            && offers.all[one.offer].slot.is_some_and(Slot::is_in_line)
+            && candidates.all[one.candidate].slot.is_some_and(Slot::is_in_line)
         {
-            groups.entry(one.offer).or_default().push(site);
+            groups.entry(one.candidate).or_default().push(site);
         }
     }
     groups.into_values().collect()
 }
 
 /// The parameters of which branches have copies: constants that are the same rows, all of them in different branches.
-pub(super) fn repeated(sites: &Sites, domains: &[Vec<Match>], offers: &Offers) -> Vec<String> {
+pub(super) fn repeated(sites: &Sites, domains: &[Vec<Match>], candidates: &Candidates) -> Vec<String> {
     let mut holders: IndexMap<&str, Vec<(usize, &View)>> = IndexMap::new();
     for (site, domain) in domains.iter().enumerate() {
         let [one] = domain.as_slice() else { continue };
-        for part in &offers.all[one.offer].parts {
+        for part in &candidates.all[one.candidate].parts {
             holders.entry(&part.parameter).or_default().push((site, part));
         }
     }

@@ -1,17 +1,17 @@
 //! Binding: which constants of a graph are which parameters of a base.
 //!
 //! Values decide, never names: a constant is a parameter when it has the parameter's values, in some form that
-//! exporters give them (`offers.rs`). Where several parameters have the same values, the places where the graph uses
-//! them decide (`uses.rs`, `order.rs`, `solve.rs`). Where neither tells, binding fails: a weight in the wrong place
-//! would give plausible, wrong embeddings.
+//! exporters give them (`candidates.rs`). Where several parameters have the same values, the places where the graph
+//! uses them decide (`uses.rs`, `order.rs`, `solve.rs`). Where neither tells, binding fails: a weight in the wrong
+//! place would give plausible, wrong embeddings.
 
 mod absent;
 mod branches;
+mod candidates;
+mod graph_io;
 mod map;
-mod offers;
 mod order;
 mod pixels;
-mod ports;
 mod solve;
 mod uses;
 mod why;
@@ -22,8 +22,8 @@ use indexmap::IndexMap;
 use parking_lot::Mutex;
 
 pub(super) use self::absent::{Absent, changes};
+use self::candidates::{Candidates, Match};
 pub use self::map::{GraphMap, Mapped};
-use self::offers::{Match, Offers};
 pub(super) use self::pixels::{check as check_pixels, moved as moved_pixels};
 use self::uses::Sites;
 use super::file::OnnxFile;
@@ -60,20 +60,20 @@ pub fn bind(file: &OnnxFile, base: &Checkpoint, options: &BindOptions) -> Result
             .at(base.path())
             .expected("parameters named visual.…"));
     }
-    let output = ports::output(file, base, options.output.as_deref()).map_err(named)?;
+    let output = graph_io::output(file, base, options.output.as_deref()).map_err(named)?;
     let needed = file.needed(&output);
-    let pixels = ports::pixels(file, &needed, options.pixels.as_deref()).map_err(named)?;
+    let pixels = graph_io::pixels(file, &needed, options.pixels.as_deref()).map_err(named)?;
 
-    let offers = Offers::of(base)?;
-    let matches = match_all(file, &needed, &offers)?;
+    let candidates = Candidates::of(base)?;
+    let matches = match_all(file, &needed, &candidates)?;
     let mut sites = Sites::find(file, &needed, |constant| !matches[constant].is_empty()).map_err(named)?;
     let mut uniform = Vec::with_capacity(sites.sites.len());
     for site in &sites.sites {
-        uniform.push(file.constants[site.constant].tensor.as_ref().map_or(Ok(true), offers::is_uniform)?);
+        uniform.push(file.constants[site.constant].tensor.as_ref().map_or(Ok(true), candidates::is_uniform)?);
     }
     let domains: Vec<Vec<Match>> = sites.sites.iter().map(|site| matches[site.constant].clone()).collect();
-    sites.find_branches(&branches::certain(&domains, &offers, &uniform));
-    let solution = solve::solve(&sites, &offers, domains, &uniform);
+    sites.find_branches(&branches::certain(&domains, &candidates, &uniform));
+    let solution = solve::solve(&sites, &candidates, domains, &uniform);
 
     let mut map = GraphMap {
         pixels,
@@ -82,20 +82,20 @@ pub fn bind(file: &OnnxFile, base: &Checkpoint, options: &BindOptions) -> Result
         missing: options.missing.clone(),
         repeated: options.repeated.clone(),
     };
-    map.repeated.extend(branches::repeated(&sites, &solution.domains, &offers));
+    map.repeated.extend(branches::repeated(&sites, &solution.domains, &candidates));
     let options = &BindOptions { repeated: map.repeated.clone(), ..options.clone() };
     let mut found: HashMap<usize, Vec<(usize, Match)>> = HashMap::new();
     for (at, domain) in solution.domains.iter().enumerate() {
         match domain.as_slice() {
             [] => {}
             [one] => found.entry(sites.sites[at].constant).or_default().push((at, *one)),
-            several => return Err(named(ambiguous(file, &sites, at, several, &offers))),
+            several => return Err(named(ambiguous(file, &sites, at, several, &candidates))),
         }
     }
-    enter(&mut map, file, &sites, &solution, &offers, found);
+    enter(&mut map, file, &sites, &solution, &candidates, found);
     check_complete(&map, base, options).map_err(|error| match error.tensor_name() {
         Some(name) => {
-            let found = why::Found { file, needed: &needed, base, map: &map, sites: &sites, solution: &solution };
+            let found = why::Evidence { file, needed: &needed, base, map: &map, sites: &sites, solution: &solution };
             let hint = found.why_missing(name);
             named(error).or_hint(hint)
         }
@@ -104,8 +104,8 @@ pub fn bind(file: &OnnxFile, base: &Checkpoint, options: &BindOptions) -> Result
     Ok(map)
 }
 
-/// For every constant the offers that it is.
-fn match_all(file: &OnnxFile, needed: &Needed, offers: &Offers) -> Result<Vec<Vec<Match>>> {
+/// For every constant the candidates that it is.
+fn match_all(file: &OnnxFile, needed: &Needed, candidates: &Candidates) -> Result<Vec<Vec<Match>>> {
     let used: HashSet<&str> = file
         .nodes
         .iter()
@@ -123,7 +123,7 @@ fn match_all(file: &OnnxFile, needed: &Needed, offers: &Offers) -> Result<Vec<Ve
     // Comparing reads base and graph once: seconds for a large model, so all processors do it.
     let results = Mutex::new(vec![Vec::new(); file.constants.len()]);
     threads::share(0, wanted, |(constant, tensor), (): &mut ()| {
-        let found = offers.matching(tensor)?;
+        let found = candidates.matching(tensor)?;
         results.lock()[constant] = found;
         Ok(())
     })?;
@@ -137,7 +137,7 @@ fn enter(
     file: &OnnxFile,
     sites: &Sites,
     solution: &solve::Solution,
-    offers: &Offers,
+    candidates: &Candidates,
     mut found: HashMap<usize, Vec<(usize, Match)>>,
 ) {
     let mut taken: HashSet<String> = file
@@ -149,24 +149,25 @@ fn enter(
         let Some(bound) = found.remove(&i) else { continue };
         let uses = (0..sites.sites.len()).filter(|site| sites.sites[*site].constant == i);
         let everywhere = uses.clone().all(|site| !solution.domains[site].is_empty());
-        // A constant has one form of a parameter, so sites of one offer have one scale and one number of repetitions.
+        // A constant has one form of a parameter, so sites of one candidate have one scale and one repetition.
         let mut kinds: IndexMap<usize, (Match, Vec<usize>)> = IndexMap::new();
         for (site, m) in bound {
-            kinds.entry(m.offer).or_insert_with(|| (m, Vec::new())).1.push(site);
+            kinds.entry(m.candidate).or_insert_with(|| (m, Vec::new())).1.push(site);
         }
         let alone = everywhere && kinds.len() == 1 && !file.nodes.iter().any(|n| n.captured.contains(&constant.name));
         for (found, sites_of_it) in kinds.into_values() {
-            let offer = &offers.all[found.offer];
-            let sum = offer.parts_of(&found);
+            let candidate = &candidates.all[found.candidate];
+            let sum = candidate.parts_of(&found);
             let mapped = Mapped { constant: None, uses: Vec::new(), sum, unchecked: false };
             if alone {
                 map.tensors.insert(constant.name.clone(), mapped);
                 continue;
             }
-            let name = (1..)
-                .map(|n| if n == 1 { offer.parameter().to_owned() } else { format!("{}#{n}", offer.parameter()) })
-                .find(|name| !taken.contains(name))
-                .unwrap_or_default();
+            let (mut name, mut n) = (candidate.parameter().to_owned(), 1);
+            while taken.contains(&name) {
+                n += 1;
+                name = format!("{}#{n}", candidate.parameter());
+            }
             taken.insert(name.clone());
             let uses = sites_of_it.iter().map(|site| sites.sites[*site].at).collect();
             map.tensors.insert(name, Mapped { constant: Some(constant.name.clone()), uses, ..mapped });
@@ -220,19 +221,19 @@ pub(super) fn is_sum(sum: &[View], base: &Checkpoint, constant: &Tensor) -> Resu
     }
     let of = |view: &View| view.of(base.require(&view.parameter)?);
     if let [one] = sum {
-        return offers::same(&of(one)?, one.scale.unwrap_or(1.0), constant, false);
+        return candidates::same(&of(one)?, one.scale.unwrap_or(1.0), constant, false);
     }
     let mut total = vec![0.0; constant.numel()];
     for view in sum {
         let scale = view.scale.unwrap_or(1.0);
         total.iter_mut().zip(&*of(view)?.to_f32()?).for_each(|(total, value)| *total += value * scale);
     }
-    offers::same(&Tensor::from_f32(&total, constant.shape(), "sum")?, 1.0, constant, false)
+    candidates::same(&Tensor::from_f32(&total, constant.shape(), "sum")?, 1.0, constant, false)
 }
 
-fn ambiguous(file: &OnnxFile, sites: &Sites, site: usize, several: &[Match], offers: &Offers) -> Error {
+fn ambiguous(file: &OnnxFile, sites: &Sites, site: usize, several: &[Match], candidates: &Candidates) -> Error {
     let site = &sites.sites[site];
-    let describe = |m: &Match| offers.all[m.offer].parts.iter().map(describe).collect::<Vec<_>>().join(" + ");
+    let describe = |m: &Match| candidates.all[m.candidate].parts.iter().map(describe).collect::<Vec<_>>().join(" + ");
     let candidates: Vec<String> = several.iter().take(8).map(describe).collect();
     Error::mismatch("these values are several parameters', and the graph does not tell which")
         .tensor(&file.constants[site.constant].name)

@@ -5,7 +5,7 @@
 //! and in the graph they do not. Uses of values that are not all alike are weights for certain, so they are believed
 //! first; uses of zeros or ones may also be plain constants of the graph.
 
-use super::offers::{Match, Offers};
+use super::candidates::{Candidates, Match};
 use super::order::{self, Slot};
 use super::uses::Sites;
 
@@ -17,20 +17,30 @@ pub(super) struct Solution {
 }
 
 /// Rules out what the graph's structure excludes. `uniform` says of every use whether its values are all alike.
-pub(super) fn solve(sites: &Sites, offers: &Offers, mut domains: Vec<Vec<Match>>, uniform: &[bool]) -> Solution {
+pub(super) fn solve(
+    sites: &Sites,
+    candidates: &Candidates,
+    mut domains: Vec<Vec<Match>>,
+    uniform: &[bool],
+) -> Solution {
     // Whatever survives among the weights, the constants have no say in it.
-    let contradicted_weights = reduce(sites, offers, &mut domains, |site| !uniform[site]);
+    let contradicted_weights = reduce(sites, candidates, &mut domains, |site| !uniform[site]);
     let mut contradicted: Vec<bool> =
         contradicted_weights.iter().zip(uniform).map(|(gone, uniform)| *gone && !uniform).collect();
-    let gone = reduce(sites, offers, &mut domains, |_| true);
+    let gone = reduce(sites, candidates, &mut domains, |_| true);
     contradicted.iter_mut().zip(gone).for_each(|(all, gone)| *all |= gone);
     Solution { domains, contradicted }
 }
 
 /// Rules out until nothing changes, and says which uses lost their last possibility. Each round judges by what was left
 /// after the one before, so that no order of the uses favours one of two that exclude each other.
-fn reduce(sites: &Sites, offers: &Offers, domains: &mut [Vec<Match>], judges: impl Fn(usize) -> bool) -> Vec<bool> {
-    let slot = |m: &Match| offers.all[m.offer].slot;
+fn reduce(
+    sites: &Sites,
+    candidates: &Candidates,
+    domains: &mut [Vec<Match>],
+    judges: impl Fn(usize) -> bool,
+) -> Vec<bool> {
+    let slot = |m: &Match| candidates.all[m.candidate].slot;
     let before: Vec<bool> = domains.iter().map(|domain| !domain.is_empty()).collect();
     let slots = |domains: &[Vec<Match>]| -> Vec<Vec<Option<Slot>>> {
         domains.iter().map(|domain| domain.iter().map(slot).collect()).collect()

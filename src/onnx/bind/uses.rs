@@ -42,7 +42,7 @@ pub(super) struct Sites {
 }
 
 /// More bits than this to note which use comes before which: a graph that wants to waste memory.
-const MOST_BITS: usize = 1 << 31;
+const MAX_BITS: usize = 1 << 31;
 
 impl Sites {
     /// The uses of the constants for which `of_interest` says so.
@@ -69,7 +69,7 @@ impl Sites {
             numbers.entry(node).or_insert(next);
         }
         let words = numbers.len().div_ceil(64);
-        if words.saturating_mul(64).saturating_mul(file.nodes.len()) > MOST_BITS {
+        if words.saturating_mul(64).saturating_mul(file.nodes.len()) > MAX_BITS {
             return Err(Error::unsupported("the graph uses too many constants that could be weights"));
         }
         let before = flow.ancestors(file, &numbers, words);
@@ -81,11 +81,11 @@ impl Sites {
     /// apart, and what belongs to one of them belongs to its branch.
     pub(super) fn find_branches(&mut self, certain: &[Vec<usize>]) {
         /// More branches, or groups, tell nothing new.
-        const MOST: usize = 64;
+        const MAX_BRANCHES: usize = 64;
 
         let are_beside = |group: &&Vec<usize>| {
             let mut pairs = group.iter().enumerate().flat_map(|(i, a)| group[i + 1..].iter().map(move |b| (*a, *b)));
-            (2..=MOST).contains(&group.len()) && pairs.all(|(a, b)| self.relation(a, b) == Relation::Beside)
+            (2..=MAX_BRANCHES).contains(&group.len()) && pairs.all(|(a, b)| self.relation(a, b) == Relation::Beside)
         };
         let branching: Vec<&Vec<usize>> = certain.iter().filter(are_beside).collect();
         // A layer or two beside each other are no encoder.
@@ -93,7 +93,7 @@ impl Sites {
             return;
         }
         let mut apart = HashSet::new();
-        for group in branching.into_iter().take(MOST) {
+        for group in branching.into_iter().take(MAX_BRANCHES) {
             // For every site those of the group that it comes before or after.
             let related = |site: usize| {
                 let one = |of: usize| site == of || self.relation(site, of) != Relation::Beside;
@@ -169,11 +169,11 @@ impl<'a> Flow<'a> {
     /// Where a constant that is read at `start` meets the data.
     fn meets(&self, file: &OnnxFile, start: Use) -> Vec<(usize, u8)> {
         /// A constant that goes further than this before it meets anything is no weight.
-        const MOST: usize = 64;
+        const MAX_STEPS: usize = 64;
 
         let (mut found, mut seen, mut open) = (Vec::new(), HashSet::new(), vec![start]);
         while let Some((i, k)) = open.pop() {
-            if !seen.insert((i, k)) || seen.len() > MOST {
+            if !seen.insert((i, k)) || seen.len() > MAX_STEPS {
                 continue;
             }
             let node = &file.nodes[i];

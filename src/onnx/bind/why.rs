@@ -4,8 +4,8 @@ use super::super::constant::Constant;
 use super::super::file::{Node, OnnxFile};
 use super::super::rewrite::Needed;
 use super::super::types::type_name;
-use super::map::GraphMap;
-use super::offers;
+use super::candidates;
+use super::map::{GraphMap, Mapped};
 use super::solve::Solution;
 use super::uses::Sites;
 use crate::checkpoint::Checkpoint;
@@ -16,7 +16,7 @@ use crate::weights::View;
 const NCHWC: &str = "com.microsoft.nchwc";
 
 /// A graph and what was found in it.
-pub(super) struct Found<'a> {
+pub(super) struct Evidence<'a> {
     pub(super) file: &'a OnnxFile,
     pub(super) needed: &'a Needed,
     pub(super) base: &'a Checkpoint,
@@ -25,7 +25,7 @@ pub(super) struct Found<'a> {
     pub(super) solution: &'a Solution,
 }
 
-impl Found<'_> {
+impl Evidence<'_> {
     /// A sentence that says why, as far as the graph tells, and what to do.
     pub(super) fn why_missing(&self, name: &str) -> String {
         let Some(tensor) = self.base.get(name) else { return OTHER.into() };
@@ -73,7 +73,7 @@ impl Found<'_> {
     fn free(&self) -> impl Iterator<Item = &Constant> {
         self.file.constants.iter().filter(|constant| {
             let is_this =
-                |(name, mapped): (&String, &super::Mapped)| mapped.constant.as_ref().unwrap_or(name) == &constant.name;
+                |(name, mapped): (&String, &Mapped)| mapped.constant.as_ref().unwrap_or(name) == &constant.name;
             self.needed.reads(&constant.name) && !self.map.tensors.iter().any(is_this)
         })
     }
@@ -103,7 +103,7 @@ impl Found<'_> {
     /// Whether the base's parameter changes nothing, so that optimisers leave it out: nothing added, or times one.
     fn left_out(&self, name: &str, tensor: &Tensor) -> Option<String> {
         let mut first = [0.0];
-        let is_uniform = tensor.numel() > 0 && offers::is_uniform(tensor).ok()?;
+        let is_uniform = tensor.numel() > 0 && candidates::is_uniform(tensor).ok()?;
         tensor.read_f32(0, &mut first).ok().filter(|()| is_uniform)?;
         let is_bias = name.ends_with("bias");
         let what = match first[0] {
@@ -153,7 +153,7 @@ impl Found<'_> {
             };
             let transposed = View { permute: Some(vec![1, 0]), ..View::whole(name) };
             for ours in [Ok(tensor.clone()), transposed.of(tensor)].into_iter().flatten() {
-                if let Ok(distance) = offers::distance(&ours, theirs)
+                if let Ok(distance) = candidates::distance(&ours, theirs)
                     && near.is_none_or(|(least, _)| distance < least)
                 {
                     near = Some((distance, &constant.name));

@@ -143,17 +143,18 @@ impl Graph {
     /// Pixels to the residual stream: patches, class token, positions, and `ln_pre` where there is one.
     fn embed_patches(&mut self, arch: &Arch) -> String {
         let (w, patch, patches) = (int(arch.width), int(arch.patch), int(arch.tokens() - 1));
-        let strides = [Attribute::ints("kernel_shape", &[patch, patch]), Attribute::ints("strides", &[patch, patch])];
+        let strides =
+            [Attribute::Ints("kernel_shape", vec![patch, patch]), Attribute::Ints("strides", vec![patch, patch])];
         let x = self.node("conv1", "Conv", &[PIXELS, "visual.conv1.weight"], strides);
         let x = self.reshape("patches", &x, &[-1, w, patches]);
-        let x = self.node("patches.transposed", "Transpose", &[&x], [Attribute::ints("perm", &[0, 2, 1])]);
+        let x = self.node("patches.transposed", "Transpose", &[&x], [Attribute::Ints("perm", vec![0, 2, 1])]);
 
-        let batch = self.node("batch", "Shape", &[PIXELS], [Attribute::int("start", 0), Attribute::int("end", 1)]);
+        let batch = self.node("batch", "Shape", &[PIXELS], [Attribute::Int("start", 0), Attribute::Int("end", 1)]);
         let one_each = self.constant("class_token.extents", &[2], &[1, w]);
-        let shape = self.node("class_token.shape", "Concat", &[&batch, &one_each], [Attribute::int("axis", 0)]);
+        let shape = self.node("class_token.shape", "Concat", &[&batch, &one_each], [Attribute::Int("axis", 0)]);
         let class = self.node("class_token", "Expand", &["visual.class_embedding", &shape], []);
 
-        let x = self.node("tokens", "Concat", &[&class, &x], [Attribute::int("axis", 1)]);
+        let x = self.node("tokens", "Concat", &[&class, &x], [Attribute::Int("axis", 1)]);
         let x = self.node("positions", "Add", &[&x, "visual.positional_embedding"], []);
         let x = self.reshape("stream", &x, &[-1, w]);
         if arch.variant.pre_norm { self.layer_norm("ln_pre", &x, "visual.ln_pre") } else { x }
@@ -174,14 +175,14 @@ impl Graph {
         let (q, residual) = if is_class_alone {
             let sequences = self.reshape(&at("sequences"), stream, &[-1, tokens, w]);
             let class = self.constant(&at("class_token.index"), &[1], &[0]);
-            let q = self.node(&at("attn.q.class_token"), "Gather", &[&q, &class], [Attribute::int("axis", 1)]);
-            let kept = self.node(&at("class_token"), "Gather", &[&sequences, &class], [Attribute::int("axis", 1)]);
+            let q = self.node(&at("attn.q.class_token"), "Gather", &[&q, &class], [Attribute::Int("axis", 1)]);
+            let kept = self.node(&at("class_token"), "Gather", &[&sequences, &class], [Attribute::Int("axis", 1)]);
             (q, self.reshape(&at("class_token.rows"), &kept, &[-1, w]))
         } else {
             (q, stream.to_string())
         };
 
-        let heads = [Attribute::int("num_heads", int(arch.heads))];
+        let heads = [Attribute::Int("num_heads", int(arch.heads))];
         let x = self.contrib(&at("attn"), "MultiHeadAttention", &[&q, &k, &v], heads);
         let x = self.reshape(&at("attn.rows"), &x, &[-1, w]);
         self.after_attention(&block, &residual, &x)
@@ -215,7 +216,7 @@ impl Graph {
         let start = self.constant("pool.start", &[1], &[1]);
         let end = self.constant("pool.end", &[1], &[tokens]);
         let x = self.node("pool.patches", "Slice", &[&x, &start, &end, &start], []);
-        self.node(name, "ReduceMean", &[&x], [Attribute::ints("axes", &[1]), Attribute::int("keepdims", 0)])
+        self.node(name, "ReduceMean", &[&x], [Attribute::Ints("axes", vec![1]), Attribute::Int("keepdims", 0)])
     }
 
     fn into_link(self, parameters: Vec<(String, Vec<usize>)>, input: &str, output: String) -> Result<Link> {

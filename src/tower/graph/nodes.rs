@@ -86,7 +86,7 @@ impl Graph {
         let x = self.linear(&at("mlp.c_fc"), &x, &block.linear("mlp.c_fc"));
         let x = match block.activation {
             Activation::QuickGelu => {
-                self.contrib(&at("mlp.gelu"), "QuickGelu", &[&x], [Attribute::float("alpha", QUICK_GELU_ALPHA)])
+                self.contrib(&at("mlp.gelu"), "QuickGelu", &[&x], [Attribute::Float("alpha", QUICK_GELU_ALPHA)])
             }
             Activation::Gelu => self.contrib(&at("mlp.gelu"), "Gelu", &[&x], []),
             Activation::GeluTanh => self.contrib(&at("mlp.gelu"), "FastGelu", &[&x], []),
@@ -97,12 +97,12 @@ impl Graph {
 
     /// x·Wᵀ + b with W `[out, in]`.
     fn linear(&mut self, name: &str, x: &str, [weight, bias]: &[String; 2]) -> String {
-        self.node(name, "Gemm", &[x, weight, bias], [Attribute::int("transB", 1)])
+        self.node(name, "Gemm", &[x, weight, bias], [Attribute::Int("transB", 1)])
     }
 
     pub(crate) fn layer_norm(&mut self, name: &str, x: &str, parameter: &str) -> String {
         let inputs = [x, &format!("{parameter}.weight"), &format!("{parameter}.bias")];
-        let epsilon = [Attribute::int("axis", -1), Attribute::float("epsilon", self.norm_epsilon.get())];
+        let epsilon = [Attribute::Int("axis", -1), Attribute::Float("epsilon", self.norm_epsilon.get())];
         self.node(name, "LayerNormalization", &inputs, epsilon)
     }
 
@@ -115,7 +115,7 @@ impl Graph {
     pub(crate) fn split_in_three(&mut self, name: &str, qkv: &str) -> [String; 3] {
         let parts = ["q", "k", "v"].map(|part| format!("{name}.{part}"));
         let outputs = &[parts[0].as_str(), &parts[1], &parts[2]];
-        let attributes = &[Attribute::int("axis", 2)];
+        let attributes = &[Attribute::Int("axis", 2)];
         self.push(&Operator { name, domain: "", op: "Split", inputs: &[qkv], outputs, attributes });
         parts
     }

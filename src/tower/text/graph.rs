@@ -28,22 +28,22 @@ pub fn build(arch: &TextArch) -> Result<Vec<u8>> {
     graph.declare(ENDS, TensorType::Int64, &[Extent::Named("batch")]);
     graph.declare_parameters(&arch.parameters());
 
-    let x = graph.node("token_embedding", "Gather", &[TOKEN_EMBEDDING, TOKENS], [Attribute::int("axis", 0)]);
+    let x = graph.node("token_embedding", "Gather", &[TOKEN_EMBEDDING, TOKENS], [Attribute::Int("axis", 0)]);
     let extents = graph.node("extents", "Shape", &[TOKENS], []);
-    let length = graph.node("tokens", "Shape", &[TOKENS], [Attribute::int("start", 1), Attribute::int("end", 2)]);
+    let length = graph.node("tokens", "Shape", &[TOKENS], [Attribute::Int("start", 1), Attribute::Int("end", 2)]);
     let zero = graph.constant("zero", &[1], &[0]);
     let positions = graph.node("positions", "Slice", &[POSITIONAL_EMBEDDING, &zero, &length, &zero], []);
     let x = graph.node("embedding", "Add", &[&x, &positions], []);
     let mut stream = graph.reshape("stream", &x, &[-1, w]);
 
     let three_widths = graph.constant("three_widths", &[1], &[3 * w]);
-    let sequences = graph.node("sequences", "Concat", &[&extents, &three_widths], [Attribute::int("axis", 0)]);
+    let sequences = graph.node("sequences", "Concat", &[&extents, &three_widths], [Attribute::Int("axis", 0)]);
     for layer in 0..arch.layers {
         let block = Block { layer, parameters: format!("{BLOCKS}{layer}."), activation: arch.activation };
         let qkv = graph.queries_keys_values(&block, &stream);
         let qkv = graph.node(&block.node("attn.qkv"), "Reshape", &[&qkv, &sequences], []);
         let [q, k, v] = graph.split_in_three(&block.node("attn.split"), &qkv);
-        let causal = [Attribute::int("num_heads", int(arch.heads)), Attribute::int("unidirectional", 1)];
+        let causal = [Attribute::Int("num_heads", int(arch.heads)), Attribute::Int("unidirectional", 1)];
         let x = graph.contrib(&block.node("attn"), "MultiHeadAttention", &[&q, &k, &v], causal);
         let x = graph.reshape(&block.node("attn.rows"), &x, &[-1, w]);
         stream = graph.after_attention(&block, &stream, &x);
@@ -51,10 +51,10 @@ pub fn build(arch: &TextArch) -> Result<Vec<u8>> {
 
     // The row of each text's end.
     let one_width = graph.constant("one_width", &[1], &[w]);
-    let shape = graph.node("stream.extents", "Concat", &[&extents, &one_width], [Attribute::int("axis", 0)]);
+    let shape = graph.node("stream.extents", "Concat", &[&extents, &one_width], [Attribute::Int("axis", 0)]);
     let x = graph.node("stream.sequences", "Reshape", &[&stream, &shape], []);
     let ends = graph.reshape("ends.column", ENDS, &[-1, 1]);
-    let x = graph.node("last_token", "GatherND", &[&x, &ends], [Attribute::int("batch_dims", 1)]);
+    let x = graph.node("last_token", "GatherND", &[&x, &ends], [Attribute::Int("batch_dims", 1)]);
     let x = graph.layer_norm("ln_final", &x, "ln_final");
     let (inputs, outputs, attributes) = (&[x.as_str(), PROJECTION], &[EMBEDS], &[]);
     graph.push(&Operator { name: "projection", domain: "", op: "Gemm", inputs, outputs, attributes });

@@ -1,7 +1,7 @@
 //! Reconstructed weights that are kept for the next time, within a budget of bytes.
 //!
 //! What promoted sessions take counts against the same budget (`state.rs`: who goes first), and so does memory that
-//! waits to be used again ([`Spares`]).
+//! waits to be used again ([`BufferPool`]).
 
 mod item;
 mod queue;
@@ -21,7 +21,7 @@ pub(crate) use self::item::{Derived, Key, Owner};
 pub(super) use self::queue::PrefetchJob;
 use self::state::{Building, Lookup, State};
 pub use self::stats::CacheStats;
-use super::arena::Spares;
+use super::arena::BufferPool;
 use super::values::Weights;
 use crate::error::Result;
 use crate::mmap::Anonymous;
@@ -45,7 +45,7 @@ pub struct WeightsCache<W: Reconstructed = Weights> {
     state: Mutex<State<W>>,
     /// Some reconstruction has ended, well or not.
     ended: Condvar,
-    spares: Arc<Spares<W::Memory>>,
+    spares: Arc<BufferPool<W::Memory>>,
 }
 
 impl WeightsCache {
@@ -80,7 +80,7 @@ impl<W: Reconstructed> WeightsCache<W> {
     /// Drops the least recently used until at most `bytes` are kept; the budget stays as it is.
     pub fn trim(&self, bytes: usize) {
         self.change(|state| state.evict_down_to(bytes));
-        // Spares too: the caller wants memory back now.
+        // BufferPool too: the caller wants memory back now.
         let kept = self.state.lock().stats.bytes;
         self.drop_spares(bytes.saturating_sub(kept));
     }
@@ -96,7 +96,7 @@ impl<W: Reconstructed> WeightsCache<W> {
         &self,
         key: &Key,
         bytes: usize,
-        build: impl FnOnce(&Arc<Spares<W::Memory>>) -> Result<W>,
+        build: impl FnOnce(&Arc<BufferPool<W::Memory>>) -> Result<W>,
     ) -> Result<Arc<W>> {
         let mut state = self.state.lock();
         loop {
@@ -115,7 +115,7 @@ impl<W: Reconstructed> WeightsCache<W> {
     }
 
     /// Reconstructs what has been begun, and ends the wait of the others even where `build` fails or panics.
-    fn fly(&self, key: &Key, build: impl FnOnce(&Arc<Spares<W::Memory>>) -> Result<W>) -> Result<Arc<W>> {
+    fn fly(&self, key: &Key, build: impl FnOnce(&Arc<BufferPool<W::Memory>>) -> Result<W>) -> Result<Arc<W>> {
         let mut flight = Flight { cache: self, key, landed: None };
         let began = Instant::now();
         let weights = Arc::new(build(&self.spares)?);
@@ -255,11 +255,25 @@ pub(crate) enum Holder {
     Encoder(Owner),
 }
 
+/// A cache that can let go of what it keeps for a holder.
+pub(crate) trait Keeper: std::fmt::Debug + Send + Sync {
+    fn forget_holder(&self, holder: Holder);
+}
+
+impl Keeper for WeightsCache {
+    fn forget_holder(&self, holder: Holder) {
+        match holder {
+            Holder::Layout(layout) => self.forget(|key| key.layout == layout),
+            Holder::Encoder(owner) => self.change(|state| state.forget(|other, _| other == Some(owner))),
+        }
+    }
+}
+
 /// The caches that keep something for a holder; dropping it takes that out of them.
 #[derive(Debug)]
 pub(crate) struct CacheLease {
     holder: Holder,
-    caches: Mutex<Vec<Weak<WeightsCache>>>,
+    caches: Mutex<Vec<Weak<dyn Keeper>>>,
 }
 
 impl CacheLease {
@@ -268,22 +282,18 @@ impl CacheLease {
     }
 
     /// Notes a cache that may keep something for the holder from now on.
-    pub(crate) fn register_cache(&self, cache: &Arc<WeightsCache>) {
+    pub(crate) fn register_cache<K: Keeper + 'static>(&self, cache: &Arc<K>) {
         let mut caches = self.caches.lock();
-        if !caches.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(cache))) {
+        if !caches.iter().any(|known| std::ptr::addr_eq(known.as_ptr(), Arc::as_ptr(cache))) {
             caches.retain(|known| known.strong_count() > 0);
-            caches.push(Arc::downgrade(cache));
+            let cache: Arc<dyn Keeper> = Arc::<K>::clone(cache);
+            caches.push(Arc::downgrade(&cache));
         }
     }
 }
 
 impl Drop for CacheLease {
     fn drop(&mut self) {
-        for cache in self.caches.get_mut().iter().filter_map(Weak::upgrade) {
-            match self.holder {
-                Holder::Layout(layout) => cache.forget(|key| key.layout == layout),
-                Holder::Encoder(owner) => cache.change(|state| state.forget(|other, _| other == Some(owner))),
-            }
-        }
+        self.caches.get_mut().iter().filter_map(Weak::upgrade).for_each(|cache| cache.forget_holder(self.holder));
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use super::item::{Key, Owner, Reconstructed};
 use crate::background::{JobId, Priority, Worker};
 use crate::error::Result;
-use crate::weights::arena::Spares;
+use crate::weights::arena::BufferPool;
 
 /// A reconstruction that no caller waits for.
 pub(in crate::weights) trait PrefetchJob<W: Reconstructed>: std::fmt::Debug + Send {
@@ -21,7 +21,7 @@ pub(in crate::weights) trait PrefetchJob<W: Reconstructed>: std::fmt::Debug + Se
     ///
     /// # Errors
     /// Not reported: a caller who needs the weights tries again.
-    fn build(&self, spares: &Arc<Spares<W::Memory>>, cancel: &AtomicBool) -> Result<W>;
+    fn build(&self, spares: &Arc<BufferPool<W::Memory>>, cancel: &AtomicBool) -> Result<W>;
 }
 
 /// The weights that are wanted and not begun.

@@ -9,7 +9,7 @@ use crate::tensor::{DType, Tensor};
 use crate::weights::{ReconstructOptions, Scope, plan};
 
 /// Weights of 256 bytes of their own (a base that is not f32 has to be converted).
-fn build(spares: &Arc<Spares>) -> Result<Weights> {
+fn build(spares: &Arc<BufferPool>) -> Result<Weights> {
     let bytes = Arc::new(crate::Mapping::from_vec(vec![0; 128], "test"));
     let tensor = Tensor::contiguous(&bytes, 0..128, DType::F16, &[64]).unwrap();
     let base = Checkpoint::from_tensors("test", Format::Safetensors, vec![("visual.a".into(), tensor)]).unwrap();

@@ -7,8 +7,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::cuda::{Device, Event, Memory};
 use crate::weights::arena::ArenaMemory;
 
-/// How much memory weights take on a device, all together: kept, spare, and held by whoever runs with them. And what
-/// serves the layouts that they are in.
+/// The memory that weights take on a device, all together: kept, spare, and in use; and what serves the layouts that
+/// they are in.
 #[derive(Debug)]
 pub(super) struct Allowance {
     pub(super) limit: usize,
@@ -26,7 +26,7 @@ impl Allowance {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// Those of them that serve layouts.
+    /// Bytes that serve layouts, of those that are taken.
     pub(super) fn layouts(&self) -> usize {
         self.layouts.load(Ordering::Relaxed)
     }
@@ -37,7 +37,7 @@ impl Allowance {
 pub(super) enum Purpose {
     /// The weights of a task.
     Weights,
-    /// All tasks of a layout, or of all layouts.
+    /// What serves all tasks of a layout, or of all layouts.
     Layout,
 }
 

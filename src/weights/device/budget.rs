@@ -5,9 +5,18 @@ use crate::error::{Error, Result};
 /// A streamed part of this size or more is copied at a speed that more would not raise.
 const SLOT: usize = 32 << 20;
 
+/// Bytes that a layout takes on a device.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LayoutBytes {
+    /// What serves all tasks.
+    pub(super) shared: usize,
+    /// One task's weights.
+    pub(super) arena: usize,
+}
+
 /// What wants room on a device.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Wants<'a> {
+pub(super) struct Demand<'a> {
     /// Bytes that may be used for everything.
     pub(super) budget: usize,
     /// What is always there: the parameters that no vector changes, and what serves a layout.
@@ -31,7 +40,7 @@ pub(super) struct Split {
     pub(super) arenas: usize,
 }
 
-impl Wants<'_> {
+impl Demand<'_> {
     /// Everything stays on the device if that leaves room for two tasks' weights, one that runs and one that comes.
     /// Otherwise as many parameters stay as there is room for, beside two slots and two tasks' weights, or one's.
     ///
@@ -69,12 +78,12 @@ impl Wants<'_> {
 mod tests {
     use super::*;
 
-    const WANTS: Wants<'_> =
-        Wants { budget: 0, unchanged: 1000, arena: 5000, inputs: &[4000, 300, 8000], smallest_slot: 100 };
+    const DEMAND: Demand<'_> =
+        Demand { budget: 0, unchanged: 1000, arena: 5000, inputs: &[4000, 300, 8000], smallest_slot: 100 };
 
     #[test]
     fn as_much_stays_as_there_is_room_for() {
-        let split = |budget| Wants { budget, ..WANTS }.split().unwrap();
+        let split = |budget| Demand { budget, ..DEMAND }.split().unwrap();
         let all = split(23_300);
         assert_eq!(all, Split { resident: vec![true; 3], slot: 0, arenas: 10_000 });
         assert_eq!(split(1 << 30).arenas, (1 << 30) - 13_300);
@@ -91,13 +100,13 @@ mod tests {
     #[test]
     fn no_more_is_given_than_there_is() {
         for budget in (6200..40_000).step_by(7) {
-            let split = Wants { budget, ..WANTS }.split().unwrap();
-            let staying = split.resident.iter().zip(WANTS.inputs).filter(|(stays, _)| **stays);
+            let split = Demand { budget, ..DEMAND }.split().unwrap();
+            let staying = split.resident.iter().zip(DEMAND.inputs).filter(|(stays, _)| **stays);
             let staying: usize = staying.map(|(_, bytes)| bytes).sum();
-            assert!(WANTS.unchanged + staying + 2 * split.slot + split.arenas <= budget);
-            assert!(split.arenas >= WANTS.arena && (split.slot > 0) == split.resident.contains(&false));
+            assert!(DEMAND.unchanged + staying + 2 * split.slot + split.arenas <= budget);
+            assert!(split.arenas >= DEMAND.arena && (split.slot > 0) == split.resident.contains(&false));
         }
-        let error = Wants { budget: 6199, ..WANTS }.split().unwrap_err().to_string();
+        let error = Demand { budget: 6199, ..DEMAND }.split().unwrap_err().to_string();
         assert!(error.contains("at least 6200 bytes"), "{error}");
     }
 }

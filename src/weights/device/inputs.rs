@@ -4,67 +4,57 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
-use super::budget::{Split, Wants};
-use super::layout::LayoutPlan;
-use super::staging::send_inputs;
+use super::budget::{Demand, LayoutBytes};
+use super::upload::send_inputs;
 use crate::basis::Coefficients;
 use crate::error::{Error, Result};
 use crate::kernel::cuda::tiles::{self, TILE};
 use crate::kernel::cuda::{Device, Event, Launch, Memory, Queue, Segment, Staging, Table};
 use crate::tensor::{DType, Source, Tensor, VectorFormat};
-use crate::weights::Scope;
 use crate::weights::model::Model;
-use crate::weights::plan::{self, Plan};
+use crate::weights::plan::{self, Plan, Scope};
 
-/// Where a tensor of some weights lies.
+/// Where a tensor lies.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Place {
-    /// In the task's own memory, so many bytes from its start.
+pub(super) enum TensorPlace {
+    /// In the task's own memory, this many bytes from its start.
     Arena(u64),
     /// Unchanged, at this address.
     Resident(u64),
 }
 
-/// A tensor of some weights.
+/// A tensor of weights on a device.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct PlacedTensor {
     pub(super) shape: Box<[usize]>,
     pub(super) dtype: DType,
-    pub(super) place: Place,
+    pub(super) place: TensorPlace,
 }
 
-/// By name.
-pub(super) type Tensors = IndexMap<String, Held>;
+/// Tensors by name.
+pub(super) type Tensors = IndexMap<String, PlacedTensor>;
 
 /// A parameter that vectors change.
 #[derive(Debug)]
-pub(super) struct Changed {
-    base: Source,
-    /// One a vector.
-    sources: Vec<Source>,
+pub(super) struct ChangedParameter {
+    /// The base, then one per vector.
+    inputs: Vec<Source>,
     /// Where the result goes, in bytes from the arena's start.
     pub(super) out: u64,
     pub(super) tiles: usize,
 }
 
-impl Changed {
-    /// The base, then the terms: all of them, or those of these numbers.
-    pub(super) fn inputs<'a>(&'a self, terms: impl Iterator<Item = usize> + 'a) -> impl Iterator<Item = &'a Source> {
-        std::iter::once(&self.base).chain(terms.map(|term| &self.sources[term]))
+impl ChangedParameter {
+    /// The base, then the terms that are added.
+    pub(super) fn inputs<'a>(&'a self, active: &'a [(u32, f32)]) -> impl Iterator<Item = &'a Source> {
+        let added = active.iter().map(|&(term, _)| &self.inputs[1 + term as usize]);
+        self.inputs[..1].iter().chain(added)
     }
 
-    fn all_inputs(&self) -> impl Iterator<Item = &Source> {
-        self.inputs(0..self.sources.len())
-    }
-
-    /// Bytes of one tile of all inputs.
-    fn tile_bytes(&self) -> usize {
-        self.all_inputs().map(|input| tiles::tile_bytes(tiles::format(input))).sum()
-    }
-
-    /// Bytes of its place in a table.
-    fn table_bytes(&self) -> usize {
-        Table::segment_bytes(self.sources.len())
+    /// Bytes of this many tiles of all inputs, with their place in a table.
+    fn bytes(&self, tiles: usize) -> usize {
+        let per_tile: usize = self.inputs.iter().map(|input| tiles::tile_bytes(tiles::format(input))).sum();
+        tiles * per_tile + Table::segment_bytes(self.inputs.len() - 1)
     }
 }
 
@@ -76,23 +66,33 @@ pub(super) struct Inputs {
     pub(super) tensors: Tensors,
     /// Of one task's weights.
     pub(super) arena_bytes: usize,
-    /// Those parameters that stay on the device, as one launch computes them.
+    /// The parameters that stay on the device, as one launch computes them.
     table: Table,
     table_address: u64,
     memory: Memory,
     /// The end of the upload.
-    uploaded: Option<Event>,
-    /// Those that come from the host every time.
-    pub(super) streamed: Vec<Changed>,
+    uploaded: Event,
+    /// The parameters that come from the host every time.
+    pub(super) streamed: Vec<ChangedParameter>,
 }
 
-/// What is planned, before anything is on the device.
-struct Planned {
+/// What of a model is to go where, before anything is on the device.
+struct UploadPlan {
     tensors: Tensors,
     /// In f32.
     unchanged: Vec<Source>,
-    changed: Vec<Changed>,
+    changed: Vec<ChangedParameter>,
     arena_bytes: usize,
+}
+
+/// A model that was brought to a device.
+pub(super) struct Upload {
+    pub(super) inputs: Inputs,
+    /// Bytes that are left for weights and layouts.
+    pub(super) budget: usize,
+    /// What the rest is streamed through, and bytes of each of the two slots for it; 0 where everything stays.
+    pub(super) staging: Option<Staging>,
+    pub(super) slot: usize,
 }
 
 impl Inputs {
@@ -107,25 +107,23 @@ impl Inputs {
         model: &Model,
         device: &Arc<dyn Device>,
         budget: usize,
-        threads: usize,
-        layout: Option<&LayoutPlan>,
-    ) -> Result<(Self, Split, Option<Staging>)> {
-        let Planned { mut tensors, unchanged, changed, arena_bytes } = planned(model)?;
+        layout: Option<LayoutBytes>,
+    ) -> Result<Upload> {
+        let UploadPlan { mut tensors, unchanged, changed, arena_bytes } = plan_upload(model)?;
         let f32_bytes = tiles::tile_bytes(VectorFormat::F32);
-        let wanted: Vec<usize> = changed.iter().map(|c| c.tiles * c.tile_bytes() + c.table_bytes()).collect();
-        let for_layout = layout.map_or(0, |layout| layout.nbytes() + arena_bytes);
-        let mut split = Wants {
+        let wanted: Vec<usize> = changed.iter().map(|parameter| parameter.bytes(parameter.tiles)).collect();
+        let unchanged_bytes = unchanged.iter().map(|tensor| tiles::count(tensor.numel()) * f32_bytes).sum::<usize>();
+        let layout_bytes = layout.map_or(0, |layout| layout.shared + arena_bytes);
+        let split = Demand {
             budget,
-            unchanged: for_layout
-                + unchanged.iter().map(|tensor| tiles::count(tensor.numel()) * f32_bytes).sum::<usize>(),
-            arena: layout.map_or(arena_bytes, LayoutPlan::arena_bytes),
+            unchanged: layout_bytes + unchanged_bytes,
+            arena: layout.map_or(arena_bytes, |layout| layout.arena),
             inputs: &wanted,
-            smallest_slot: changed.iter().map(|c| c.tile_bytes() + c.table_bytes()).max().unwrap_or(0),
+            smallest_slot: changed.iter().map(|parameter| parameter.bytes(1)).max().unwrap_or(0),
         }
         .split()?;
-        split.arenas += for_layout;
 
-        let (mut resident, mut streamed, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let (mut resident, mut streamed, mut bytes) = (Vec::new(), Vec::new(), unchanged_bytes);
         for ((changed, stays), wanted) in changed.into_iter().zip(&split.resident).zip(&wanted) {
             if *stays {
                 bytes += wanted;
@@ -134,7 +132,6 @@ impl Inputs {
                 streamed.push(changed);
             }
         }
-        bytes += unchanged.iter().map(|tensor| tiles::count(tensor.numel()) * f32_bytes).sum::<usize>();
         let memory = Memory::new(device, bytes)?;
         let mut end = memory.address();
         let mut place = |input: &Source| {
@@ -142,33 +139,34 @@ impl Inputs {
             end += (tiles::count(input.numel()) * tiles::tile_bytes(format)) as u64;
             (format, address)
         };
-        let mut places = unchanged.iter().map(|tensor| place(tensor).1).collect::<Vec<_>>().into_iter();
-        for tensor in tensors.values_mut() {
-            if let Place::Resident(address) = &mut tensor.place {
-                *address = places.next().unwrap_or_default();
-            }
+        // Tensors and their sources in the same order.
+        let resident_tensors = tensors.values_mut().filter_map(|tensor| match &mut tensor.place {
+            TensorPlace::Resident(address) => Some(address),
+            TensorPlace::Arena(_) => None,
+        });
+        for (address, source) in resident_tensors.zip(&unchanged) {
+            *address = place(source).1;
         }
         let mut table = Table::default();
         for changed in &resident {
-            let mut inputs = changed.all_inputs();
-            let base = inputs.next().map(&mut place);
-            let terms: Vec<_> = inputs.map(&mut place).collect();
-            table.push(&Segment { base, terms: &terms, out: changed.out, tiles: changed.tiles })?;
+            let placed: Vec<_> = changed.inputs.iter().map(&mut place).collect();
+            let (base, terms) = placed.split_at(1);
+            table.push(&Segment { base: base.first().copied(), terms, out: changed.out, tiles: changed.tiles })?;
         }
         let table_address = end;
 
         // A slot holds at least one tile of anything.
         let slot = if split.slot > 0 { split.slot } else { bytes.clamp(f32_bytes, UPLOAD_SLOT) };
         let mut staging = Staging::new(device, Queue::Copy, slot.max(f32_bytes))?;
-        let all = unchanged.iter().chain(resident.iter().flat_map(Changed::all_inputs));
-        send_inputs(&mut staging, memory.address(), all, threads)?;
+        let all = unchanged.iter().chain(resident.iter().flat_map(|parameter| &parameter.inputs));
+        send_inputs(&mut staging, memory.address(), all, model.threads())?;
         staging.send_bytes(table_address, &table.to_bytes())?;
-        let uploaded = Some(Event::record(device, Queue::Copy)?);
+        let uploaded = Event::record(device, Queue::Copy)?;
 
         let device = Arc::clone(device);
         let inputs = Self { device, tensors, arena_bytes, table, table_address, memory, uploaded, streamed };
         let staging = (split.slot > 0).then_some(staging);
-        Ok((inputs, split, staging))
+        Ok(Upload { inputs, budget: split.arenas + layout_bytes, staging, slot: split.slot })
     }
 
     /// Computes what needs nothing from the host into the memory at `out`.
@@ -190,7 +188,7 @@ impl Inputs {
     /// # Errors
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
     pub(super) fn synchronize(&self) -> Result<()> {
-        self.uploaded.as_ref().map_or(Ok(()), Event::synchronize)
+        self.uploaded.synchronize()
     }
 
     /// Has the kernels wait until everything is there.
@@ -198,7 +196,7 @@ impl Inputs {
     /// # Errors
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
     pub(super) fn wait_for_upload(&self) -> Result<()> {
-        self.uploaded.as_ref().map_or(Ok(()), |uploaded| uploaded.wait_on(Queue::Combine))
+        self.uploaded.wait_on(Queue::Combine)
     }
 
     /// Bytes that stay on the device.
@@ -234,8 +232,7 @@ pub(super) fn everything(model: &Model) -> Result<Plan<'_>> {
     }
 }
 
-/// What of them is changed, and where it goes.
-fn planned(model: &Model) -> Result<Planned> {
+fn plan_upload(model: &Model) -> Result<UploadPlan> {
     let plan = everything(model)?;
     let (mut tensors, mut unchanged, mut changed, mut end) = (IndexMap::new(), Vec::new(), Vec::new(), 0u64);
     for planned in plan.tensors {
@@ -249,22 +246,19 @@ fn planned(model: &Model) -> Result<Planned> {
                     Tensor::from_f32(&base.to_f32()?, base.shape(), "the base in f32")?
                 };
                 unchanged.push(Source::from(tensor));
-                Place::Resident(0)
+                TensorPlace::Resident(0)
             }
             Some(parameter) => {
                 let (tiles, out) = (tiles::count(base.numel()), end);
                 end += (tiles * TILE * size_of::<f32>()) as u64;
-                changed.push(Changed {
-                    base: Source::from(base.clone()),
-                    sources: parameter.sources().to_vec(),
-                    out,
-                    tiles,
-                });
-                Place::Arena(out)
+                let base = std::iter::once(Source::from(base.clone()));
+                let inputs = base.chain(parameter.sources().iter().cloned()).collect();
+                changed.push(ChangedParameter { inputs, out, tiles });
+                TensorPlace::Arena(out)
             }
         };
-        tensors.insert(planned.name.to_owned(), Held { shape: planned.shape.into(), dtype: DType::F32, place });
+        tensors.insert(planned.name.to_owned(), PlacedTensor { shape: planned.shape.into(), dtype: DType::F32, place });
     }
     let arena_bytes = usize::try_from(end).map_err(|_| Error::out_of_memory(usize::MAX))?;
-    Ok(Planned { tensors, unchanged, changed, arena_bytes })
+    Ok(UploadPlan { tensors, unchanged, changed, arena_bytes })
 }

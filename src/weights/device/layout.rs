@@ -6,33 +6,34 @@ use std::sync::Arc;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::arena::DeviceArena;
-use super::inputs::{Held, Inputs, Place, Tensors, everything};
+use super::budget::LayoutBytes;
+use super::inputs::{Inputs, PlacedTensor, TensorPlace, Tensors, everything};
 use crate::error::{Error, Result};
 use crate::kernel::cuda::{Event, Launch, Queue, Staging, StridedPart, Table};
 use crate::tensor::{DType, Tensor, contiguous_strides};
 use crate::weights::layout::{Layout, Strided, TensorSpec};
 use crate::weights::model::Model;
-use crate::weights::plan::Planned;
+use crate::weights::plan::{self, Plan, Planned, Scope};
 use crate::weights::reconstruct::{as_it_is, changed_of_kept, of_another};
 
 /// Every tensor begins at a multiple of this many bytes.
 const ALIGNMENT: u64 = 256;
 
-/// The base's own bytes go to the device through two pieces of at most this size.
-const PIECE: usize = 8 << 20;
+/// The base's own bytes go to the device through two slots of at most this size.
+const MAX_SLOT: usize = 8 << 20;
 
 /// What is to be done for a layout, found out before anything is on the device.
 #[derive(Debug)]
 pub(super) struct LayoutPlan {
-    /// For each of the layout's tensors.
+    /// One per tensor of the layout.
     origins: Vec<Origin>,
-    /// Of one task's weights.
+    /// Bytes of one task's weights.
     arena_bytes: u64,
-    /// Of the tensors that are made once, and of the base's own bytes.
-    once_bytes: u64,
-    /// Those changed tensors that are the base's own bytes where nothing is added: f64, of which f32 keeps but a part.
-    /// With the tensor's place among what a task has, and that of the bytes among what is made once.
-    of_base: Vec<OfBase>,
+    /// Bytes of what all tasks share: tensors that are made once, and the base's own.
+    shared_bytes: u64,
+    /// The base's own bytes, and where they go, in bytes behind the start of what tasks share.
+    uploads: Vec<(u64, Tensor)>,
+    base_copies: Vec<BaseCopy>,
     /// A parameter that the graph holds itself and that the basis changes: no task but the base fits it.
     changed_of_kept: Option<String>,
     /// Bytes of both tables.
@@ -42,21 +43,24 @@ pub(super) struct LayoutPlan {
 /// How a tensor of a layout comes to be.
 #[derive(Debug)]
 enum Origin {
-    /// Made for every task, so many bytes behind its arena's start.
+    /// Made for every task, this many bytes behind its arena's start.
     Task(u64),
-    /// Made once, so many bytes behind the start of what is.
-    Once(u64),
-    /// The base's own bytes, which lie there.
-    Own(u64, Tensor),
-    /// The canonical tensor serves as it is, from so many bytes behind its start on.
+    /// Made once, this many bytes behind the start of what tasks share.
+    Shared(u64),
+    /// The base's own bytes, this many bytes behind the start of what tasks share.
+    Base(u64),
+    /// The canonical tensor serves as it is, from this many bytes behind its start on.
     Canonical(String, u64),
 }
 
+/// A changed tensor that is the base's own bytes where nothing is added: f64, of which f32 keeps but a part.
 #[derive(Debug)]
-struct OfBase {
-    task: u64,
-    once: u64,
-    bytes: Tensor,
+struct BaseCopy {
+    /// Where the bytes lie, behind the start of what tasks share.
+    from: u64,
+    /// Where they go, behind the start of a task's arena.
+    to: u64,
+    bytes: usize,
 }
 
 impl LayoutPlan {
@@ -64,19 +68,10 @@ impl LayoutPlan {
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where the layout is of another model;
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a tensor too large.
     pub(super) fn new(model: &Model, layout: &Layout) -> Result<Self> {
-        let changing = everything(model)?.tensors;
-        let unchanged: Vec<Planned<'_>> = changing
-            .iter()
-            .map(|&Planned { name, shape, base, .. }| Planned { name, shape, base, change: None })
-            .collect();
-        let by_name = |all: &'_ [Planned<'_>]| all.iter().enumerate().map(|(i, p)| (p.name.to_owned(), i)).collect();
-        let places: HashMap<String, usize> = by_name(&changing);
-        let place = |name: &str| {
-            let place = places.get(name).copied();
-            place.ok_or_else(|| Error::mismatch("the model lacks a parameter of the layout").tensor(name))
-        };
-        let find = |name: &str| Ok(&changing[place(name)?]);
-        let find_base = |name: &str| Ok(&unchanged[place(name)?]);
+        let (any_task, base) =
+            (by_name(everything(model)?), by_name(plan::base_alone(model.base(), Scope::ImageTower)));
+        let find = |name: &str| any_task.get(name).ok_or_else(|| missing(name));
+        let find_base = |name: &str| base.get(name).ok_or_else(|| missing(name));
         // What a launch reads is where the layout says: nothing checks it there.
         for (name, shape) in layout.parameters() {
             let own = find(name)?.shape;
@@ -88,13 +83,13 @@ impl LayoutPlan {
             }
         }
 
-        let (mut task, mut once) = (0, 0);
+        let (mut arena_bytes, mut shared_bytes) = (0, 0);
         let next = |end: &mut u64, bytes: usize| {
             let start = *end;
             *end = (start + bytes as u64).next_multiple_of(ALIGNMENT);
             start
         };
-        let (mut origins, mut of_base) = (Vec::new(), Vec::new());
+        let (mut origins, mut uploads, mut base_copies) = (Vec::new(), Vec::new(), Vec::new());
         for tensor in layout.tensors() {
             let mut is_changed = false;
             for part in &tensor.parts {
@@ -104,35 +99,37 @@ impl LayoutPlan {
             let bytes = tensor.nbytes();
             origins.push(match (is_changed, own) {
                 (true, own) => {
-                    let at = next(&mut task, bytes);
+                    let to = next(&mut arena_bytes, bytes);
                     if let Some(own) = own.filter(|_| tensor.dtype == DType::F64) {
-                        of_base.push(OfBase { task: at, once: next(&mut once, bytes), bytes: own });
+                        let from = next(&mut shared_bytes, bytes);
+                        uploads.push((from, own));
+                        base_copies.push(BaseCopy { from, to, bytes });
                     }
-                    Origin::Task(at)
+                    Origin::Task(to)
                 }
-                (false, Some(own)) => Origin::Own(next(&mut once, bytes), own),
+                (false, Some(own)) => {
+                    let at = next(&mut shared_bytes, bytes);
+                    uploads.push((at, own));
+                    Origin::Base(at)
+                }
                 (false, None) => match serves(tensor, find(&tensor.parts[0].parameter)?)? {
                     Some((name, behind)) => Origin::Canonical(name, behind),
-                    None => Origin::Once(next(&mut once, bytes)),
+                    None => Origin::Shared(next(&mut shared_bytes, bytes)),
                 },
             });
         }
         let changed_of_kept = changed_of_kept(layout, &find)?.map(str::to_owned);
-        let mut plan = Self { origins, arena_bytes: task, once_bytes: once, of_base, changed_of_kept, table_bytes: 0 };
+        let table_bytes = 0;
+        let mut plan = Self { origins, arena_bytes, shared_bytes, uploads, base_copies, changed_of_kept, table_bytes };
         // Addresses do not change their size.
-        let (for_tasks, for_once) = plan.tables(layout, |_| Ok(0))?;
-        plan.table_bytes = for_tasks.nbytes() + for_once.nbytes();
+        let (for_tasks, for_shared) = plan.tables(layout, |_| Ok(0))?;
+        plan.table_bytes = for_tasks.nbytes() + for_shared.nbytes();
         Ok(plan)
     }
 
-    /// Bytes of one task's weights.
-    pub(super) fn arena_bytes(&self) -> usize {
-        self.arena_bytes as usize
-    }
-
-    /// Bytes that serve all tasks.
-    pub(super) fn nbytes(&self) -> usize {
-        self.once_bytes as usize + self.table_bytes
+    /// Bytes that it takes on the device.
+    pub(super) fn bytes(&self) -> LayoutBytes {
+        LayoutBytes { shared: self.shared_bytes as usize + self.table_bytes, arena: self.arena_bytes as usize }
     }
 
     /// What makes a task's tensors, and what makes those that are made once, of parameters that lie where `address`
@@ -143,28 +140,28 @@ impl LayoutPlan {
         for (tensor, origin) in layout.tensors().iter().zip(&self.origins) {
             let (table, out) = match origin {
                 Origin::Task(at) => (&mut tables.0, *at),
-                Origin::Once(at) => (&mut tables.1, *at),
-                Origin::Own(..) | Origin::Canonical(..) => continue,
+                Origin::Shared(at) => (&mut tables.1, *at),
+                Origin::Base(_) | Origin::Canonical(..) => continue,
             };
-            let mut views = Vec::with_capacity(tensor.parts.len());
+            let mut parts = Vec::with_capacity(tensor.parts.len());
             for part in &tensor.parts {
-                let view = part.strided(shapes.get(part.parameter.as_str()).copied().unwrap_or_default())?;
-                let start = address(&part.parameter)? + (view.offset * size_of::<f32>()) as u64;
-                views.push((start, view, part.scale));
+                let shape = shapes.get(part.parameter.as_str()).ok_or_else(|| missing(&part.parameter))?;
+                let Strided { offset, shape, strides } = part.strided(shape)?;
+                let address = address(&part.parameter)? + (offset * size_of::<f32>()) as u64;
+                parts.push(StridedPart { address, shape, strides, scale: part.scale });
             }
-            let parts: Vec<StridedPart<'_>> = views
-                .iter()
-                .map(|(address, Strided { shape, strides, .. }, scale)| StridedPart {
-                    address: *address,
-                    shape,
-                    strides,
-                    scale: *scale,
-                })
-                .collect();
             table.push_relayout(out, tensor.dtype, &parts).map_err(|e| e.tensor(&tensor.name))?;
         }
         Ok(tables)
     }
+}
+
+fn by_name(plan: Plan<'_>) -> HashMap<&str, Planned<'_>> {
+    plan.tensors.into_iter().map(|planned| (planned.name, planned)).collect()
+}
+
+fn missing(parameter: &str) -> Error {
+    Error::mismatch("the model lacks a parameter of the layout").tensor(parameter)
 }
 
 /// The parameter, and how many bytes behind its start, where the canonical tensor in f32 holds this one as it is.
@@ -188,13 +185,14 @@ pub(super) struct DeviceLayout {
     pub(super) arena_bytes: usize,
     table: Table,
     table_address: u64,
-    /// From where, to where in a task's weights, how many bytes.
-    of_base: Vec<(u64, u64, usize)>,
+    /// Where what tasks share begins.
+    shared: u64,
+    base_copies: Vec<BaseCopy>,
     changed_of_kept: Option<String>,
 }
 
 impl DeviceLayout {
-    /// Puts into the queue what is made once, into `memory`, which has [`LayoutPlan::nbytes`].
+    /// Puts into the queue what is made once, into `memory`, which has [`LayoutPlan::bytes`].
     ///
     /// # Errors
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) where no memory can be pinned;
@@ -206,56 +204,50 @@ impl DeviceLayout {
         mut memory: DeviceArena,
         scratch: &Arc<DeviceArena>,
     ) -> Result<Self> {
-        let once = memory.address();
+        let shared = memory.address();
         let place = |name: &str| {
             let tensor = inputs.tensors.get(name);
             tensor
                 .map(|tensor| tensor.place)
                 .ok_or_else(|| Error::mismatch("a parameter of the layout is no float").tensor(name))
         };
-        let (for_tasks, for_once) = plan.tables(layout, |name| {
+        let (for_tasks, for_shared) = plan.tables(layout, |name| {
             Ok(match place(name)? {
-                Place::Arena(at) => scratch.address() + at,
-                Place::Resident(address) => address,
+                TensorPlace::Arena(at) => scratch.address() + at,
+                TensorPlace::Resident(address) => address,
             })
         })?;
-        let table_address = once + plan.once_bytes;
-        let mut own: Vec<(u64, &Tensor)> = Vec::new();
+        let table_address = shared + plan.shared_bytes;
         let mut tensors = Tensors::with_capacity(plan.origins.len());
         for (tensor, origin) in layout.tensors().iter().zip(&plan.origins) {
             let place = match origin {
-                Origin::Task(at) => Place::Arena(*at),
-                Origin::Once(at) => Place::Resident(once + at),
-                Origin::Own(at, bytes) => {
-                    own.push((once + at, bytes));
-                    Place::Resident(once + at)
-                }
+                Origin::Task(at) => TensorPlace::Arena(*at),
+                Origin::Shared(at) | Origin::Base(at) => TensorPlace::Resident(shared + at),
                 Origin::Canonical(name, behind) => match place(name)? {
-                    Place::Resident(address) => Place::Resident(address + behind),
-                    Place::Arena(_) => return Err(Error::mismatch("the basis has changed").tensor(name)),
+                    TensorPlace::Resident(address) => TensorPlace::Resident(address + behind),
+                    TensorPlace::Arena(_) => return Err(Error::mismatch("the basis has changed").tensor(name)),
                 },
             };
             tensors.insert(
                 tensor.name.clone(),
-                Held { shape: tensor.shape.as_slice().into(), dtype: tensor.dtype, place },
+                PlacedTensor { shape: tensor.shape.as_slice().into(), dtype: tensor.dtype, place },
             );
         }
-        own.extend(plan.of_base.iter().map(|of| (once + of.once, &of.bytes)));
 
         let device = &inputs.device;
-        let tables = [for_tasks.to_bytes(), for_once.to_bytes()].concat();
-        let largest = own.iter().map(|(_, tensor)| tensor.nbytes()).max().unwrap_or(0).max(tables.len());
-        let mut staging = Staging::new(device, Queue::Copy, largest.clamp(1, PIECE))?;
-        let put_into_queue = || {
-            for (to, tensor) in own {
+        let tables = [for_tasks.to_bytes(), for_shared.to_bytes()].concat();
+        let largest = plan.uploads.iter().map(|(_, tensor)| tensor.nbytes()).max().unwrap_or(0).max(tables.len());
+        let mut staging = Staging::new(device, Queue::Copy, largest.clamp(1, MAX_SLOT))?;
+        let mut put_into_queue = || {
+            for (at, tensor) in &plan.uploads {
                 let bytes = tensor.bytes().ok_or_else(|| Error::invalid("the base's own bytes are gone"))?;
-                staging.send_bytes(to, bytes)?;
+                staging.send_bytes(shared + at, bytes)?;
             }
             staging.send_bytes(table_address, &tables)?;
             Event::record(device, Queue::Copy)?.wait_on(Queue::Combine)?;
             inputs.wait_for_upload()?;
             let address = table_address + for_tasks.nbytes() as u64;
-            device.launch(&Launch::relayout(&for_once, address, once, device.info().multiprocessors))
+            device.launch(&Launch::relayout(&for_shared, address, shared, device.info().multiprocessors))
         };
         let queued = put_into_queue();
         // Even after a failure something may be at work in it.
@@ -266,10 +258,11 @@ impl DeviceLayout {
             scratch: Arc::clone(scratch),
             inputs: Arc::clone(inputs),
             tensors,
-            arena_bytes: plan.arena_bytes(),
+            arena_bytes: plan.arena_bytes as usize,
             table: for_tasks,
             table_address,
-            of_base: plan.of_base.iter().map(|of| (once + of.once, of.task, of.bytes.nbytes())).collect(),
+            shared,
+            base_copies: plan.base_copies,
             changed_of_kept: plan.changed_of_kept,
         })
     }
@@ -294,11 +287,11 @@ impl DeviceLayout {
     ///
     /// # Errors
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
-    pub(super) fn lay_out(&self, out: u64, is_base: bool) -> Result<()> {
+    pub(super) fn fill(&self, out: u64, is_base: bool) -> Result<()> {
         let device = &self.inputs.device;
         device.launch(&Launch::relayout(&self.table, self.table_address, out, device.info().multiprocessors))?;
-        for &(from, to, bytes) in self.of_base.iter().filter(|_| is_base) {
-            device.copy_within(from, out + to, bytes)?;
+        for copy in self.base_copies.iter().filter(|_| is_base) {
+            device.copy_within(self.shared + copy.from, out + copy.to, copy.bytes)?;
         }
         Ok(())
     }

@@ -3,8 +3,8 @@
 
 use std::ops::Range;
 
-use super::inputs::{Changed, Inputs};
-use super::staging::pack;
+use super::inputs::{ChangedParameter, Inputs};
+use super::upload::pack;
 use crate::error::Result;
 use crate::kernel::cuda::{Event, Launch, Memory, Queue, Segment, Staging, Table, tiles};
 use crate::tensor::VectorFormat;
@@ -13,7 +13,7 @@ use crate::tensor::VectorFormat;
 #[derive(Debug)]
 pub(super) struct Stream {
     staging: Staging,
-    slots: [Slot; 2],
+    slots: [DeviceSlot; 2],
     next: usize,
     threads: usize,
     /// Bytes that came from the host so far.
@@ -21,13 +21,13 @@ pub(super) struct Stream {
 }
 
 #[derive(Debug)]
-struct Slot {
+struct DeviceSlot {
     memory: Memory,
     /// When the kernel needs it no more.
     combined: Option<Event>,
 }
 
-impl Drop for Slot {
+impl Drop for DeviceSlot {
     fn drop(&mut self) {
         if let Some(combined) = self.combined.take() {
             // A failure has ended the work as well.
@@ -36,9 +36,9 @@ impl Drop for Slot {
     }
 }
 
-/// Tiles of one parameter.
-struct Stretch<'a> {
-    of: &'a Changed,
+/// Tiles of one parameter that are still to be streamed, or are now.
+struct PendingTiles<'a> {
+    of: &'a ChangedParameter,
     tiles: Range<usize>,
 }
 
@@ -48,7 +48,7 @@ impl Stream {
     /// # Errors
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
     pub(super) fn new(inputs: &Inputs, staging: Staging, bytes: usize, threads: usize) -> Result<Self> {
-        let slot = || Ok(Slot { memory: Memory::new(&inputs.device, bytes)?, combined: None });
+        let slot = || Ok(DeviceSlot { memory: Memory::new(&inputs.device, bytes)?, combined: None });
         Ok(Self { slots: [slot()?, slot()?], staging, next: 0, threads, copied: 0 })
     }
 
@@ -59,7 +59,7 @@ impl Stream {
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for more terms than a launch takes;
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
     pub(super) fn combine(&mut self, inputs: &Inputs, out: u64, active: &[(u32, f32)]) -> Result<()> {
-        let mut left = inputs.streamed.iter().map(|of| Stretch { of, tiles: 0..of.tiles }).collect::<Vec<_>>();
+        let mut left = inputs.streamed.iter().map(|of| PendingTiles { of, tiles: 0..of.tiles }).collect::<Vec<_>>();
         left.reverse();
         // In a slot there are only terms that are added.
         let here: Vec<(u32, f32)> =
@@ -74,7 +74,7 @@ impl Stream {
     fn send(
         &mut self,
         inputs: &Inputs,
-        wave: &[Stretch<'_>],
+        wave: &[PendingTiles<'_>],
         out: u64,
         active: &[(u32, f32)],
         here: &[(u32, f32)],
@@ -82,9 +82,9 @@ impl Stream {
         let slot = &mut self.slots[self.next];
         self.next = 1 - self.next;
         let (mut table, mut places, mut end) = (Table::default(), Vec::new(), slot.memory.address());
-        for Stretch { of, tiles } in wave {
+        for PendingTiles { of, tiles } in wave {
             let mut put = Vec::new();
-            for input in of.inputs(active.iter().map(|&(term, _)| term as usize)) {
+            for input in of.inputs(active) {
                 let format = tiles::format(input);
                 put.push((format, end));
                 places.push((input, tiles.clone()));
@@ -96,7 +96,7 @@ impl Stream {
         }
         let (start, table_address) = (slot.memory.address(), end);
         let (data, all) = ((end - start) as usize, (end - start) as usize + table.nbytes());
-        // Whatever was in the slot is needed until the kernel has read it.
+        // What was in the slot is needed until the kernel has read it.
         if let Some(combined) = slot.combined.take() {
             combined.wait_on(Queue::Copy)?;
         }
@@ -116,10 +116,10 @@ impl Stream {
 }
 
 /// Takes as many tiles as a slot of `bytes` bytes holds, inputs and table, from the end of `left`; at least one.
-fn next_wave<'a>(left: &mut Vec<Stretch<'a>>, bytes: usize, active: &[(u32, f32)]) -> Vec<Stretch<'a>> {
+fn next_wave<'a>(left: &mut Vec<PendingTiles<'a>>, bytes: usize, active: &[(u32, f32)]) -> Vec<PendingTiles<'a>> {
     let (mut wave, mut room) = (Vec::new(), bytes);
-    while let Some(Stretch { of, tiles }) = left.last_mut() {
-        let inputs = of.inputs(active.iter().map(|&(term, _)| term as usize));
+    while let Some(PendingTiles { of, tiles }) = left.last_mut() {
+        let inputs = of.inputs(active);
         let tile_bytes: usize = inputs.map(|input| tiles::tile_bytes(tiles::format(input))).sum();
         let entry = Table::segment_bytes(active.len());
         let count = (room.saturating_sub(entry) / tile_bytes).min(tiles.len());
@@ -127,7 +127,7 @@ fn next_wave<'a>(left: &mut Vec<Stretch<'a>>, bytes: usize, active: &[(u32, f32)
             break;
         }
         room -= entry + count * tile_bytes;
-        wave.push(Stretch { of, tiles: tiles.start..tiles.start + count });
+        wave.push(PendingTiles { of, tiles: tiles.start..tiles.start + count });
         tiles.start += count;
         if tiles.start < tiles.end {
             break;

@@ -195,7 +195,7 @@ fn used_in(weights: &DeviceWeights, stream: u64) {
     unsafe { weights.used_in_raw(stream) }.unwrap();
 }
 
-/// A thousand switches, each to be used in a stream; every so many of them is compared with the CPU's weights.
+/// A thousand switches, each to be used in a stream; one of every `compared` is compared with the CPU's weights.
 fn switch_at_random(device: &DeviceModel, tasks: &[TaskWeights], compared: usize) {
     let mut random = 1u64;
     for switch in 0..1000 {
@@ -303,7 +303,7 @@ fn runs_in_flight_keep_their_weights() {
     assert!((1..40).any(|seed| !read_while_others_come(seed, false)));
 }
 
-/// Whoever holds weights holds what they need, at whatever point the model is let go of.
+/// Weights keep what they need, at whatever point the model is let go of.
 #[test]
 fn weights_outlive_their_model() {
     let model = model(3);

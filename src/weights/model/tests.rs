@@ -20,7 +20,7 @@ impl PrefetchJob<Weights> for Jam {
         Some(0)
     }
 
-    fn build(&self, _: &Arc<Spares>, _: &AtomicBool) -> Result<Weights> {
+    fn build(&self, _: &Arc<BufferPool>, _: &AtomicBool) -> Result<Weights> {
         self.0.send(()).unwrap();
         let _ = self.1.recv_timeout(PATIENCE);
         Err(Error::invalid("nothing was to be reconstructed"))

@@ -22,6 +22,7 @@ _RESIZES = ("shortest", "squash", "longest")
 _INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 _PROMOTIONS = {"auto": "TB_PROMOTION_AUTO", "off": "TB_PROMOTION_OFF", "manual": "TB_PROMOTION_MANUAL"}
 _WEIGHTS_ON = {"auto": "TB_WEIGHTS_ON_AUTO", "host": "TB_WEIGHTS_ON_HOST", "device": "TB_WEIGHTS_ON_DEVICE"}
+_RESIDENCIES = {"whole": "TB_RESIDENCY_WHOLE", "blockwise": "TB_RESIDENCY_BLOCKWISE"}
 _SELF_TESTS = {"auto": "TB_SELF_TEST_AUTO", "on": "TB_SELF_TEST_ON", "off": "TB_SELF_TEST_OFF"}
 _STATES = ("inputs", "building", "promoted", "failed")
 _GRAPHS = ("built", "bundle", "file")
@@ -57,8 +58,9 @@ class Encoder(Handle):
     `resize` ("shortest", "squash", "longest"), `interpolation` ("bicubic", "bilinear", ...), and `resize_edge`, the
     pixels that sides are resized to before the image is cropped. What is given here is used, whatever was read.
 
-    `streamed` never has more than one block of a task's weights in memory (40 MB instead of 351 for ViT-B-32;
-    `info()["weight_bytes"]`), and reconstructs them anew in every call.
+    `residency` is how much of a task's weights a call has in memory: all of them ("whole"), or those of one block at a
+    time ("blockwise": 40 MB instead of 351 for ViT-B-32, which `info()["weight_bytes"]` tells), reconstructed anew in
+    every call. `streamed=True` is "blockwise" by its older name.
 
     `self_test` is for bundles with a golden embedding: whether the first call is preceded by the run of one image with the
     base's weights, which has to give that embedding. "auto" tests where the memory for those weights is not worth a
@@ -103,6 +105,7 @@ class Encoder(Handle):
         interpolation: Optional[str] = None,
         resize_edge: int = 0,
         self_test: str = "auto",
+        residency: str = "whole",
         onnxruntime_library: Optional[Path] = None,
     ) -> None:
         options = sized("tb_encoder_options")
@@ -126,6 +129,7 @@ class Encoder(Handle):
         options.device_budget, options.cuda_graphs = device_budget, int(cuda_graphs)
         options.streamed = int(streamed)
         options.self_test = _choice(_SELF_TESTS, "self_test", self_test)
+        options.residency = _choice(_RESIDENCIES, "residency", residency)
         out = ffi.new("tb_encoder **")
         call_with_runtime(onnxruntime_library, lib.tb_encoder_create, basis._handle, options, out)
         super().__init__(out[0], lib.tb_encoder_free)

@@ -121,7 +121,7 @@ impl<'a> Images<'a> {
         Ok(Self {
             data,
             heads: &eval.heads,
-            bundle: session.bundle.as_deref(),
+            bundle: session.bundle(),
             preprocess: eval.encoder.preprocess(session)?,
             arch: arch.clone(),
             batch: eval.encoder.batch as usize,
@@ -138,7 +138,7 @@ impl<'a> Images<'a> {
 
     /// Heads, labels and images of these tasks.
     pub(super) fn labelled(&self, tasks: &[String], split: &str) -> Result<Vec<Labelled>> {
-        self.heads.check(self.bundle, tasks)?;
+        self.heads.check(tasks)?;
         tasks.iter().map(|task| self.of_task(task, split)).collect()
     }
 

@@ -42,7 +42,7 @@ impl Finetuned {
     fn measure(eval: &Eval, bench: &Bench<'_>, folder: &Path, val: &[Labelled], test: &[Labelled]) -> Result<Self> {
         let scan = TasksDir::read(folder, eval.model.base.as_deref())?;
         scan.tell();
-        let base = bench.session.model.base();
+        let base = bench.session.model().base();
         let bar = output::progress(val.iter().chain(test).map(Labelled::len).sum(), "images, fine-tuned");
         let mut accuracies = HashMap::new();
         for (val, test) in val.iter().zip(test) {

@@ -142,7 +142,7 @@ impl Bench<'_> {
 
     /// As [`Bench::weights`], of a task that the data named: it may be no task of the basis.
     fn own_weights(&self, task: &str) -> Result<TaskWeights> {
-        self.weights(&TaskExpr::task(task)).map_err(|error| match self.session.model.basis() {
+        self.weights(&TaskExpr::task(task)).map_err(|error| match self.session.model().basis() {
             Some(basis) if error.kind() == ErrorKind::NotFound && self.images.data().tasks().contains(&task) => {
                 Error::not_found(format!("no task `{task}`, which is in the data; known: {}", basis.tasks().join(", ")))
                     .at(basis.path())

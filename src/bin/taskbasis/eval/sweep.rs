@@ -146,7 +146,7 @@ pub(super) fn run(eval: &Eval, bench: &Bench<'_>, sweep: &Sweep, as_json: bool) 
             test: &tested,
             zero_shot: &zero_shot,
             finetuned: finetuned.as_ref(),
-            basis: bench.session.model.basis(),
+            basis: bench.session.model().basis(),
             json: &json,
         };
         let html = page.html()?;

@@ -1,17 +1,20 @@
 //! The options that several commands share, and what they open.
 
+use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
 use clap::builder::RangedU64ValueParser;
-use clap::{Args, Id, ValueEnum};
+use clap::{Args, Id};
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
-    Arch, BasisFile, Bundle, Encoder, EncoderOptions, Error, Execution, Head, MapMode, Model, ModelOptions, Preprocess,
-    Promotion, Result, SelfTest, StreamedEncoder, TaskExpr, TaskWeights, TowerConfig, head_tasks,
+    Arch, BasisFile, Bundle, Encoder, EncoderOptions, Error, GraphChoice, Head, MapMode, Model, ModelOptions,
+    OpenModel, Preprocess, Promotion, Residency, Result, SelfTest, TaskExpr, TaskWeights, TowerConfig, head_tasks,
+    open_head,
 };
 
+use super::choice::{choice, value};
 use super::conflicts::{Given, Refused, option, options};
-use super::graph::BindArgs;
+use super::graph::{self, BindArgs};
 use super::paths::{BasePath, InPath};
 use super::provider::{self, PlacementArgs, ProviderArgs};
 use super::tower::TowerArgs;
@@ -47,11 +50,17 @@ pub struct HeadArgs {
 
 /// What [`ModelArgs`] name, open.
 pub struct Session {
-    pub model: Arc<Model>,
-    /// Where the basis is a bundle.
-    pub bundle: Option<Box<Bundle>>,
+    opened: OpenModel,
     /// [`EncoderArgs::tower`], once it was asked for.
     tower: OnceLock<TowerConfig>,
+}
+
+impl Deref for Session {
+    type Target = OpenModel;
+
+    fn deref(&self) -> &OpenModel {
+        &self.opened
+    }
 }
 
 /// What every `--threads` takes: a number mistaken for another one would take the machine down.
@@ -98,8 +107,12 @@ pub struct EncoderArgs {
 
     /// Whether the first run over a bundle is preceded by that of one image, which has to give the bundle's golden
     /// embedding.
-    #[arg(long, value_enum, default_value_t)]
-    pub self_test: SelfTestArg,
+    #[arg(long, default_value = "auto", value_parser = choice([
+        (value("auto").help("Where the base's weights find room beside a task's"), SelfTest::Auto),
+        (value("on").help("Whatever memory it takes"), SelfTest::On),
+        (value("off").help("Never"), SelfTest::Off),
+    ]))]
+    pub self_test: SelfTest,
 
     #[command(flatten)]
     pub provider: ProviderArgs,
@@ -108,24 +121,42 @@ pub struct EncoderArgs {
     pub placement: PlacementArgs,
 }
 
-#[derive(Clone, Copy, Default, ValueEnum)]
-pub enum SelfTestArg {
-    /// Where the base's weights find room beside a task's.
-    #[default]
-    Auto,
-    /// Whatever memory it takes.
-    On,
-    /// Never.
-    Off,
+const BLOCKWISE: &str = "Those of a block at a time: a fraction of the memory, and a reconstruction per batch";
+
+/// How much of a task's weights to have in memory.
+#[derive(Args)]
+pub struct ResidencyArgs {
+    /// How much of the task's weights to have in memory.
+    #[arg(long, default_value = "whole", value_parser = choice([
+        (value("whole").help("All of them, rebuilt once"), Residency::Whole),
+        (value("blockwise").help(BLOCKWISE), Residency::Blockwise),
+    ]))]
+    residency: Residency,
+
+    /// `--residency blockwise`, by its older name.
+    #[arg(long, conflicts_with = "residency")]
+    streamed: bool,
 }
 
-impl From<SelfTestArg> for SelfTest {
-    fn from(test: SelfTestArg) -> Self {
-        match test {
-            SelfTestArg::Auto => Self::Auto,
-            SelfTestArg::On => Self::On,
-            SelfTestArg::Off => Self::Off,
+impl ResidencyArgs {
+    pub fn get(&self) -> Residency {
+        if self.streamed { Residency::Blockwise } else { self.residency }
+    }
+
+    /// What has no effect where a block at a time is run.
+    pub fn conflict(&self, encoder: &EncoderArgs, given: &Given<'_>) -> Refused {
+        if self.get() == Residency::Whole {
+            return None;
         }
+        let why =
+            format!("cannot be used with '{}'", if self.streamed { "--streamed" } else { "--residency blockwise" });
+        let placed = options::<PlacementArgs>();
+        let is_tested = matches!(encoder.self_test, SelfTest::On);
+        let tested = is_tested.then(|| option!(EncoderArgs, self_test));
+        given.first(std::iter::once(option!(EncoderArgs, optimise_graph)).chain(placed), &why).or_else(|| {
+            // Compared is a run with all of the base's weights.
+            given.first(tested, &format!("{why}, which has no room for it"))
+        })
     }
 }
 
@@ -134,15 +165,17 @@ impl ModelArgs {
     pub fn open(&self, threads: usize) -> Result<Session> {
         let options = ModelOptions { threads, ..ModelOptions::default() };
         let base = self.base.as_deref().map(checkpoints::open).transpose()?;
-        let Some(basis) = &self.basis else {
-            let base = base.ok_or_else(|| Error::invalid("neither --basis nor --base is given"))?;
-            return Ok(Session::new(Model::new(base, None, &options)?, None));
+        let opened = match (&self.basis, base) {
+            (Some(basis), base) => {
+                let file = BasisFile::open(basis, MapMode::Map)?;
+                // However a folder was named, all of it is read.
+                paths::protect([file.path()])?;
+                OpenModel::of(file, base, &options)?
+            }
+            (None, Some(base)) => OpenModel::of_model(Model::new(base, None, &options)?),
+            (None, None) => return Err(Error::invalid("neither --basis nor --base is given")),
         };
-        let file = BasisFile::open(basis, MapMode::Map)?;
-        // However a folder was named, all of it is read.
-        paths::protect([file.path()])?;
-        let (model, bundle) = file.model(base, &options)?;
-        Ok(Session::new(model, bundle))
+        Ok(Session::new(opened))
     }
 }
 
@@ -154,56 +187,41 @@ impl HeadArgs {
 
     /// The head of `task`, for embeddings of this length: of the file that was given, else of the bundle.
     pub fn head(&self, bundle: Option<&Bundle>, task: &str, arch: &Arch) -> Result<Head> {
-        let (head, path) = match (&self.heads, bundle) {
-            (Some(heads), _) if Bundle::is_bundle(heads) => (Bundle::open(heads)?.head(task)?, &**heads),
-            (Some(heads), _) => (Head::open(heads, Some(task))?, &**heads),
-            (None, Some(bundle)) => (bundle.head(task)?, bundle.path()),
-            (None, None) => return Err(Error::invalid("--heads is missing: the tasks' classification heads")),
-        };
+        let missing = || Error::invalid("--heads is missing: the tasks' classification heads");
+        let path = self.heads.as_deref().or(bundle.map(Bundle::path)).ok_or_else(missing)?;
+        let head = open_head(path, Some(task), self.classes.as_deref())?;
         head.check_tower(task, arch).map_err(|e| e.at(path))?;
-        match &self.classes {
-            Some(classes) => head.with_class_names(classes, task),
-            None => Ok(head),
-        }
+        Ok(head)
     }
 
     /// A file of one head says of one task: for several it would be right for one and silently wrong for the others.
-    pub fn check(&self, bundle: Option<&Bundle>, tasks: &[String]) -> Result<()> {
-        let known = match (&self.heads, bundle) {
-            (Some(heads), _) if tasks.len() < 2 || Bundle::is_bundle(heads) => return Ok(()),
-            (Some(heads), _) => head_tasks(heads)?,
-            // Asked for a head that it does not have, a bundle says so by itself.
-            (None, _) => return Ok(()),
+    pub fn check(&self, tasks: &[String]) -> Result<()> {
+        // Asked for a head that it does not have, a bundle says so by itself.
+        let Some(heads) = self.heads.as_ref().filter(|heads| tasks.len() > 1 && !Bundle::is_bundle(heads)) else {
+            return Ok(());
         };
-        if self.heads.as_ref().is_some_and(|heads| heads.is_dir()) && !known.is_empty() {
-            // A folder of heads says so by itself too; one of a model has one classifier.
+        let known = head_tasks(heads)?;
+        // A folder of heads says so by itself too; one of a model has one classifier.
+        if heads.is_dir() && !known.is_empty() {
             return Ok(());
         }
-        match (tasks.iter().find(|task| !known.contains(task)), &self.heads) {
-            (Some(task), Some(heads)) => {
-                Err(Error::not_found(format!("no head of task `{task}`; known: {}", known.join(", ")))
-                    .at(heads)
-                    .hint("Give a file or folder with a head a task, or choose tasks with --task"))
-            }
-            _ => Ok(()),
-        }
+        tasks.iter().find(|task| !known.contains(task)).map_or(Ok(()), |task| {
+            Err(Error::not_found(format!("no head of task `{task}`; known: {}", known.join(", ")))
+                .at(heads)
+                .hint("Give a file or folder with a head a task, or choose tasks with --task"))
+        })
     }
 }
 
 impl Session {
-    pub fn new(model: Arc<Model>, bundle: Option<Box<Bundle>>) -> Self {
-        Self { model, bundle, tower: OnceLock::new() }
+    pub fn new(opened: OpenModel) -> Self {
+        Self { opened, tower: OnceLock::new() }
     }
 
     /// Names the weights of `expr`; nothing is reconstructed yet.
     pub fn weights(&self, expr: &TaskExpr) -> Result<TaskWeights> {
-        let needs_basis = self.model.basis().is_none();
-        self.model.weights(expr).map_err(|e| if needs_basis { e.hint("Give it with --basis") } else { e })
-    }
-
-    /// Whether there is a bundle that carries a user's graph.
-    fn carries_graph(&self) -> bool {
-        self.bundle.as_ref().is_some_and(|bundle| bundle.graph_map().is_some())
+        let needs_basis = self.model().basis().is_none();
+        self.model().weights(expr).map_err(|e| if needs_basis { e.hint("Give it with --basis") } else { e })
     }
 }
 
@@ -218,33 +236,10 @@ impl EncoderArgs {
         untested().or_else(|| self.placement.conflict(&self.provider, given))
     }
 
-    /// Compared is the first run over a bundle, where there is room for its base's weights.
-    pub fn conflict_streamed(&self, given: &Given<'_>) -> Refused {
-        let is_on = matches!(self.self_test, SelfTestArg::On);
-        let why = "cannot be used with '--streamed', which has no room for it";
-        is_on.then(|| given.first([option!(Self, self_test)], why)).flatten()
-    }
-
     /// The options that say where and with what something is run.
     pub fn running() -> Vec<Id> {
         let placed = options::<ProviderArgs>().into_iter().chain(options::<PlacementArgs>());
         std::iter::once(option!(Self, onnxruntime)).chain(placed).collect()
-    }
-
-    /// The encoder with the weights of one task, of which nothing is reconstructed yet.
-    pub fn of_task(&self, session: &Session, weights: &TaskExpr, streamed: bool) -> Result<TaskEncoder> {
-        let weights = session.weights(weights)?;
-        if !streamed {
-            let encoder = self.encoder(session)?;
-            return Ok(TaskEncoder::Whole(Box::new(encoder), weights));
-        }
-        if self.graph.is_some() || (!self.built_graph && session.carries_graph()) {
-            return Err(Error::unsupported("only the built graph can be streamed")
-                .hint("--built-graph runs it, whatever a bundle carries"));
-        }
-        let encoder = StreamedEncoder::new(&self.arch(session)?, &self.options())?;
-        provider::tell(encoder.execution());
-        Ok(TaskEncoder::Streamed(Box::new(encoder), weights))
     }
 
     /// The architecture, as [`EncoderArgs::tower`] has it.
@@ -277,12 +272,7 @@ impl EncoderArgs {
         if let Some(tower) = session.tower.get() {
             return Ok(tower);
         }
-        let has_graph = self.graph.is_some() || (!self.built_graph && session.carries_graph());
-        let (base, options) = (session.model.base(), self.tower.options(has_graph));
-        let tower = match &session.bundle {
-            Some(bundle) => bundle.tower(base, &options)?,
-            None => TowerConfig::read(base, &options)?,
-        };
+        let tower = session.opened.tower(self.tower.options(), &self.graph_choice())?;
         tell(&tower);
         Ok(session.tower.get_or_init(|| tower))
     }
@@ -290,19 +280,25 @@ impl EncoderArgs {
     pub fn options(&self) -> EncoderOptions {
         let (threads, runtime) = (self.threads, self.onnxruntime.as_deref().map(Into::into));
         // The same command gives the same bits: nothing is promoted on the way.
-        let (promotion, self_test) = (Promotion::Off, self.self_test.into());
+        let (promotion, self_test) = (Promotion::Off, self.self_test);
         let options = EncoderOptions { threads, runtime, promotion, self_test, ..EncoderOptions::default() };
         self.placement.applied_to(self.provider.applied_to(options))
     }
 
+    /// Which graph is asked for.
+    fn graph_choice(&self) -> GraphChoice {
+        match &self.graph {
+            Some(path) => self.binding.choice(path),
+            None if self.built_graph => GraphChoice::Built,
+            None => GraphChoice::Carried,
+        }
+    }
+
     /// The user's graph: the one that is given, else the one that the bundle carries. `None` is the built one.
     pub fn graph(&self, session: &Session) -> Result<Option<BoundGraph>> {
-        let (base, basis) = (session.model.base(), session.model.basis());
-        match (&self.graph, &session.bundle) {
-            (Some(path), _) => self.binding.bind(path, base, basis).map(Some),
-            (None, Some(bundle)) if !self.built_graph => bundle.bound_graph(base, basis),
-            (None, _) => Ok(None),
-        }
+        let graph = session.opened.graph(&self.graph_choice())?;
+        self.graph.as_ref().and(graph.as_ref()).map_or(Ok(()), graph::tell)?;
+        Ok(graph)
     }
 
     /// [`EncoderArgs::graph`] in the form that encoders run: the fastest, where that is asked for.
@@ -311,14 +307,23 @@ impl EncoderArgs {
         if !self.optimise_graph {
             return Ok(graph);
         }
-        Ok(self.encoder_over(graph.as_ref(), session)?.graph().cloned())
+        Ok(self.encoder_over(graph.as_ref(), session, &self.options())?.graph().cloned())
     }
 
     /// The built encoder, or one over the user's graph.
     pub fn encoder(&self, session: &Session) -> Result<Encoder> {
+        self.encoder_with(session, Residency::Whole)
+    }
+
+    /// [`EncoderArgs::encoder`] with as much of a task's weights in memory.
+    pub fn encoder_with(&self, session: &Session, residency: Residency) -> Result<Encoder> {
+        let options = EncoderOptions { residency, ..self.options() };
+        if session.has_graph(&self.graph_choice()) {
+            options.check_graph()?;
+        }
         let graph = self.graph(session)?;
         self.check_activation(graph.as_ref())?;
-        self.encoder_over(graph.as_ref(), session)
+        self.encoder_over(graph.as_ref(), session, &options)
     }
 
     /// Refuses an activation for a graph that has its own.
@@ -333,39 +338,35 @@ impl EncoderArgs {
         }
     }
 
-    fn encoder_over(&self, graph: Option<&BoundGraph>, session: &Session) -> Result<Encoder> {
-        let encoder = self.untold_encoder_over(graph, session)?;
-        provider::tell(encoder.execution());
-        Ok(match &session.bundle {
-            Some(bundle) => encoder.tested_by(bundle, &session.model),
-            None => encoder,
-        })
-    }
-
-    fn untold_encoder_over(&self, graph: Option<&BoundGraph>, session: &Session) -> Result<Encoder> {
-        let (arch, options, model) = (self.arch(session)?, self.options(), &session.model);
-        let Some(graph) = graph else {
-            return if self.optimise_graph { Err(no_graph()) } else { Encoder::new(&arch, &options) };
-        };
-        if !self.optimise_graph {
-            return Encoder::with_graph(&arch, graph, &options);
-        }
-        let (encoder, trials) = Encoder::with_fastest_graph(&arch, graph, model, &options)?;
-        let made = trials.iter().filter(|trial| trial.result.is_ok()).count();
-        for trial in &trials {
-            match &trial.result {
-                Err(why) => output::note(&format!("the graph has no form {}: {why}", trial.form)),
-                Ok(_) if trial.is_chosen && made > 1 => {
-                    output::note(&format!("the fastest of {made} forms of the graph is the one {}", trial.form));
-                }
-                Ok(_) if trial.is_chosen => {
-                    output::note(&format!("the only form of the graph is the one {}", trial.form))
-                }
-                Ok(_) => {}
+    fn encoder_over(&self, graph: Option<&BoundGraph>, session: &Session, options: &EncoderOptions) -> Result<Encoder> {
+        let tower = self.tower(session)?;
+        let encoder = match graph {
+            None if self.optimise_graph => return Err(no_graph()),
+            Some(graph) if self.optimise_graph => {
+                session.tested(fastest(&tower.arch, graph, session.model(), options)?)
             }
-        }
+            graph => session.encoder_of(tower, graph, options)?,
+        };
+        provider::tell(encoder.execution());
         Ok(encoder)
     }
+}
+
+/// An encoder over the fastest form of a graph, which is told.
+fn fastest(arch: &Arch, graph: &BoundGraph, model: &Arc<Model>, options: &EncoderOptions) -> Result<Encoder> {
+    let (encoder, trials) = Encoder::with_fastest_graph(arch, graph, model, options)?;
+    let made = trials.iter().filter(|trial| trial.result.is_ok()).count();
+    for trial in &trials {
+        match &trial.result {
+            Err(why) => output::note(&format!("the graph has no form {}: {why}", trial.form)),
+            Ok(_) if trial.is_chosen && made > 1 => {
+                output::note(&format!("the fastest of {made} forms of the graph is the one {}", trial.form));
+            }
+            Ok(_) if trial.is_chosen => output::note(&format!("the only form of the graph is the one {}", trial.form)),
+            Ok(_) => {}
+        }
+    }
+    Ok(encoder)
 }
 
 /// Says what the user should know of a tower.
@@ -376,43 +377,4 @@ pub fn tell(tower: &TowerConfig) {
 /// The built graph is as good as optimising makes it.
 pub fn no_graph() -> Error {
     Error::invalid("--optimise-graph needs a user's graph: --graph, or a bundle that carries one")
-}
-
-/// An encoder with the weights of one task: all of them at once, or a block at a time.
-pub enum TaskEncoder {
-    Whole(Box<Encoder>, TaskWeights),
-    Streamed(Box<StreamedEncoder>, TaskWeights),
-}
-
-impl TaskEncoder {
-    pub fn arch(&self) -> &Arch {
-        match self {
-            Self::Whole(encoder, _) => encoder.arch(),
-            Self::Streamed(encoder, _) => encoder.arch(),
-        }
-    }
-
-    /// What it runs on.
-    pub fn execution(&self) -> &Execution {
-        match self {
-            Self::Whole(encoder, _) => encoder.execution(),
-            Self::Streamed(encoder, _) => encoder.execution(),
-        }
-    }
-
-    /// Reconstructs what can be reconstructed before the first run.
-    pub fn prepare(&self) -> Result<()> {
-        match self {
-            // Kept, as nothing else is run.
-            Self::Whole(encoder, weights) => encoder.prepare(weights),
-            Self::Streamed(..) => Ok(()),
-        }
-    }
-
-    pub fn encode(&self, pixels: &[f32], n: usize) -> Result<Vec<f32>> {
-        match self {
-            Self::Whole(encoder, weights) => encoder.encode_task(weights, pixels, n),
-            Self::Streamed(encoder, weights) => encoder.encode(weights, pixels, n),
-        }
-    }
 }

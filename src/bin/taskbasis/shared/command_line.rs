@@ -42,8 +42,8 @@ pub trait Options: CommandFactory + FromArgMatches {
     }
 }
 
-/// The options that `arguments` say; exits where they are not understood, or say something in vain. Paths of the Hub are
-/// on this machine afterwards.
+/// The options that `arguments` say; exits where they are not understood, or say something in vain. Paths of the Hub
+/// are on this machine afterwards.
 ///
 /// # Errors
 /// As [`paths::settle`] and [`Options::check`].

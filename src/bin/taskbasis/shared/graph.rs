@@ -1,12 +1,10 @@
 //! A user's graph: which one, and what it is told about its constants.
 
-use std::error::Error as _;
 use std::path::Path;
-use std::sync::Arc;
 
 use clap::Args;
-use taskbasis::onnx::{BindOptions, BoundGraph, GraphMap, OnnxFile};
-use taskbasis::{Basis, Checkpoint, Error, Result};
+use taskbasis::onnx::{BindOptions, BoundGraph};
+use taskbasis::{GraphChoice, Result};
 
 use super::paths::InPath;
 use super::{output, paths};
@@ -32,44 +30,38 @@ pub struct BindArgs {
 }
 
 impl BindArgs {
-    pub fn bind(&self, path: &Path, base: &Checkpoint, basis: Option<&Basis>) -> Result<BoundGraph> {
-        let graph = self.bind_untold(path, base, basis)?;
-        if !graph.beyond().is_empty() {
-            let names = graph.beyond().join(", ");
-            output::note(&format!("the graph ends before {names}: what tasks change there is not in its embeddings"));
-        }
-        if !graph.moved().is_empty() {
-            let operators = graph.moved().join(", ");
-            output::note(&format!(
-                "the graph moves its pixels before the patch embedding ({operators}): if it exchanges red and blue, or \
-                 mirrors or cuts the image, it embeds another image than it is given"
-            ));
-        }
-        Ok(graph)
-    }
-
-    fn bind_untold(&self, path: &Path, base: &Checkpoint, basis: Option<&Basis>) -> Result<BoundGraph> {
-        let file = Arc::new(OnnxFile::open(path)?);
-        // Weights of 2 GiB and more are in a file beside it.
-        paths::protect(file.files())?;
-        let Some(map) = &self.map else {
-            let options = BindOptions {
+    /// The graph at `path`, with these.
+    pub fn choice(&self, path: &Path) -> GraphChoice {
+        GraphChoice::File {
+            path: path.to_path_buf(),
+            map: self.map.as_deref().map(Into::into),
+            options: BindOptions {
                 pixels: None,
                 output: self.graph_output.clone(),
                 missing: self.allow_missing.clone(),
                 repeated: self.allow_repeated.clone(),
-            };
-            return BoundGraph::bind(file, base, basis, &options);
-        };
-        let mut read = GraphMap::open(map)?;
-        if let Some(output) = &self.graph_output {
-            read.output.clone_from(output);
+            },
         }
-        read.missing.extend(self.allow_missing.iter().cloned());
-        read.repeated.extend(self.allow_repeated.iter().cloned());
-        BoundGraph::with_map(file, read, base, basis).map_err(|e: Error| match e.source() {
-            None => e.because(format!("the map is {}", map.display())),
-            Some(_) => e,
-        })
     }
+}
+
+/// Says what a person should know of a graph that was given. From now on none of its files is written over.
+///
+/// # Errors
+/// As [`paths::protect`].
+pub fn tell(graph: &BoundGraph) -> Result<()> {
+    // Weights of 2 GiB and more are in a file beside it.
+    paths::protect(graph.file().files())?;
+    if !graph.beyond().is_empty() {
+        let names = graph.beyond().join(", ");
+        output::note(&format!("the graph ends before {names}: what tasks change there is not in its embeddings"));
+    }
+    if !graph.moved().is_empty() {
+        let operators = graph.moved().join(", ");
+        output::note(&format!(
+            "the graph moves its pixels before the patch embedding ({operators}): if it exchanges red and blue, or \
+             mirrors or cuts the image, it embeds another image than it is given"
+        ));
+    }
+    Ok(())
 }

@@ -3,6 +3,7 @@
 
 pub mod args;
 pub mod checkpoints;
+pub mod choice;
 pub mod command_line;
 pub mod conflicts;
 pub mod graph;

@@ -41,6 +41,12 @@ impl InPath {
         HubPath::is_meant(&self.0.given)
     }
 
+    /// Has it count as what is written: it is to be replaced by what is made of it.
+    pub fn is_replaced(&self) {
+        INPUTS.lock().retain(|input| !Arc::ptr_eq(&input.0, &self.0));
+        OUTPUTS.lock().push(OutPath(self.0.given.clone()));
+    }
+
     /// Whether what it is of is not known yet.
     pub fn is_unsettled(&self) -> bool {
         self.is_address() && self.0.local.get().is_none()
@@ -114,13 +120,6 @@ impl From<OsString> for OutPath {
         let path = Self(given.into());
         OUTPUTS.lock().push(path.clone());
         path
-    }
-}
-
-impl OutPath {
-    /// The place of what is read, where it is to be replaced by what is made of it.
-    pub fn in_place_of(path: &Path) -> Self {
-        path.as_os_str().to_owned().into()
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::sync::Once;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use taskbasis::{EncoderOptions, Execution, Provider, TensorRtOptions, WeightsOn};
 
+use super::choice::{choice, value};
 use super::conflicts::{Given, Refused, option};
 use super::output;
 use super::paths::OutPath;
@@ -13,8 +14,13 @@ use super::paths::OutPath;
 #[command(next_help_heading = "GPU")]
 pub struct ProviderArgs {
     /// What computes. One that cannot be had is an error; `auto` takes CUDA where it works, else the CPU, and says so.
-    #[arg(long, value_enum, default_value_t = ProviderArg::Cpu)]
-    pub provider: ProviderArg,
+    #[arg(long, default_value = "cpu", value_parser = choice([
+        (value("cpu"), Provider::Cpu),
+        (value("cuda"), Provider::Cuda),
+        (value("tensorrt"), Provider::TensorRt),
+        (value("auto"), Provider::Auto),
+    ]))]
+    pub provider: Provider,
 
     /// Which of the provider's devices, counted from 0.
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -39,8 +45,12 @@ pub struct ProviderArgs {
 pub struct PlacementArgs {
     /// With a GPU: where the weights of tasks are rebuilt. `device` is its own memory, or an error; `auto` that where
     /// it can be had, else the host's, and says so.
-    #[arg(long, value_enum, default_value_t = WeightsOnArg::Auto)]
-    pub weights_on: WeightsOnArg,
+    #[arg(long, default_value = "auto", value_parser = choice([
+        (value("auto"), WeightsOn::Auto),
+        (value("host"), WeightsOn::Host),
+        (value("device"), WeightsOn::Device),
+    ]))]
+    pub weights_on: WeightsOn,
 
     /// MiB of the GPU's memory for base, basis and weights [default: three quarters of what is free]
     #[arg(long, value_name = "MIB")]
@@ -51,48 +61,11 @@ pub struct PlacementArgs {
     pub cuda_graphs: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum WeightsOnArg {
-    Auto,
-    Host,
-    Device,
-}
-
-impl From<WeightsOnArg> for WeightsOn {
-    fn from(place: WeightsOnArg) -> Self {
-        match place {
-            WeightsOnArg::Auto => Self::Auto,
-            WeightsOnArg::Host => Self::Host,
-            WeightsOnArg::Device => Self::Device,
-        }
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ProviderArg {
-    Cpu,
-    Cuda,
-    #[value(name = "tensorrt")]
-    TensorRt,
-    Auto,
-}
-
-impl From<ProviderArg> for Provider {
-    fn from(provider: ProviderArg) -> Self {
-        match provider {
-            ProviderArg::Cpu => Self::Cpu,
-            ProviderArg::Cuda => Self::Cuda,
-            ProviderArg::TensorRt => Self::TensorRt,
-            ProviderArg::Auto => Self::Auto,
-        }
-    }
-}
-
 impl ProviderArgs {
     /// What is TensorRT's alone.
     pub fn conflict(&self, given: &Given<'_>) -> Refused {
         let of_tensorrt = [option!(Self, tensorrt_cache), option!(Self, tensorrt_fp16)];
-        let is_tensorrt = self.provider == ProviderArg::TensorRt;
+        let is_tensorrt = self.provider == Provider::TensorRt;
         if is_tensorrt { None } else { given.first(of_tensorrt, "needs '--provider tensorrt'") }
     }
 
@@ -103,7 +76,7 @@ impl ProviderArgs {
             fp16: self.tensorrt_fp16,
             min_cosine: self.tensorrt_cosine,
         };
-        EncoderOptions { provider: self.provider.into(), device: self.device, tensorrt, ..options }
+        EncoderOptions { provider: self.provider, device: self.device, tensorrt, ..options }
     }
 }
 
@@ -112,11 +85,11 @@ impl PlacementArgs {
     pub fn conflict(&self, provider: &ProviderArgs, given: &Given<'_>) -> Refused {
         let on_device = [option!(Self, device_budget), option!(Self, cuda_graphs)];
         let refused = match (provider.provider, self.weights_on) {
-            (ProviderArg::Cpu, _) => given.first(on_device, "is of a GPU, and '--provider cpu' computes without one"),
-            (_, WeightsOnArg::Host) => {
+            (Provider::Cpu, _) => given.first(on_device, "is of a GPU, and '--provider cpu' computes without one"),
+            (_, WeightsOn::Host) => {
                 given.first(on_device, "is of weights on the device, where '--weights-on host' has none")
             }
-            (ProviderArg::TensorRt, _) => {
+            (Provider::TensorRt, _) => {
                 given.first([option!(Self, cuda_graphs)], "cannot be used with '--provider tensorrt'")
             }
             _ => None,
@@ -127,7 +100,7 @@ impl PlacementArgs {
     /// `options`, with these.
     pub fn applied_to(&self, options: EncoderOptions) -> EncoderOptions {
         EncoderOptions {
-            weights_on: self.weights_on.into(),
+            weights_on: self.weights_on,
             device_budget: self.device_budget.map(|mib| (mib as usize) << 20),
             cuda_graphs: self.cuda_graphs,
             ..options

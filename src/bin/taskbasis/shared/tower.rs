@@ -1,10 +1,12 @@
 //! The options for what shapes do not tell of a model, and for how its images are prepared.
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap::builder::TypedValueParser;
 use taskbasis::preprocess::{Interpolation, ResizeMode};
 use taskbasis::tower::{ConfigSource, Epsilon, ImageHints, Pooling};
 use taskbasis::{Activation, ArchHints, TowerOptions};
 
+use super::choice::{choice, value};
 use super::paths::InPath;
 
 /// Where help lists the preparation of images.
@@ -15,8 +17,8 @@ const IMAGES: &str = "How images are prepared";
 pub struct TowerArgs {
     /// The encoder's activation, where neither a bundle nor the model's configuration says it. OpenAI's models have
     /// quick_gelu, most others gelu; the wrong one gives plausible, wrong embeddings. A user's graph has its own.
-    #[arg(long, value_enum)]
-    pub activation: Option<ActivationArg>,
+    #[arg(long, value_parser = activations())]
+    pub activation: Option<Activation>,
 
     /// Attention heads, where neither a bundle nor the model's configuration says how many.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
@@ -29,8 +31,13 @@ pub struct TowerArgs {
     /// What of the last block's tokens is projected: the class token, or the mean of the patches', which is normalised
     /// before or after (CLIPA: mean_then_norm). patch_mean projects nothing, which is what the classifier of
     /// CLIPForImageClassification takes.
-    #[arg(long, value_enum)]
-    pub pooling: Option<PoolingArg>,
+    #[arg(long, value_parser = choice([
+        (value("class_token"), Pooling::ClassToken),
+        (value("mean_then_norm"), Pooling::MeanThenNorm),
+        (value("norm_then_mean"), Pooling::NormThenMean),
+        (value("patch_mean").alias("patch-mean").help("Neither normalised nor projected"), Pooling::PatchMean),
+    ]))]
+    pub pooling: Option<Pooling>,
 
     /// The model's configuration (open_clip's, transformers' or timm's), instead of those beside the base; `none` reads
     /// none.
@@ -55,121 +62,60 @@ pub struct ImageArgs {
 
     /// Which sides are resized: the shorter one (the centre is then cropped), both (whatever the ratio), or the longer
     /// one (the rest is then black).
-    #[arg(long, value_enum)]
-    pub resize: Option<ResizeArg>,
+    #[arg(long, value_parser = choice([
+        (value("shortest"), ResizeMode::Shortest),
+        (value("squash"), ResizeMode::Squash),
+        (value("longest"), ResizeMode::Longest),
+    ]))]
+    pub resize: Option<ResizeMode>,
 
     /// The pixels that sides are resized to before the image is cropped; else the encoder's.
     #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..=8192))]
     pub resize_edge: Option<u32>,
 
     /// The filter that resizes.
-    #[arg(long, value_enum)]
-    pub interpolation: Option<InterpolationArg>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-pub enum ActivationArg {
-    #[value(name = "quick_gelu", alias = "quick-gelu")]
-    QuickGelu,
-    Gelu,
-    /// GELU's approximation by tanh
-    #[value(name = "gelu_tanh", alias = "gelu-tanh")]
-    GeluTanh,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-#[value(rename_all = "snake_case")]
-pub enum PoolingArg {
-    ClassToken,
-    MeanThenNorm,
-    NormThenMean,
-    /// Neither normalised nor projected
-    #[value(alias = "patch-mean")]
-    PatchMean,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-pub enum ResizeArg {
-    Shortest,
-    Squash,
-    Longest,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-pub enum InterpolationArg {
-    Nearest,
-    Box,
-    Bilinear,
-    Hamming,
-    Bicubic,
-    Lanczos,
+    #[arg(long, value_parser = choice([
+        (value("nearest"), Interpolation::Nearest),
+        (value("box"), Interpolation::Box),
+        (value("bilinear"), Interpolation::Bilinear),
+        (value("hamming"), Interpolation::Hamming),
+        (value("bicubic"), Interpolation::Bicubic),
+        (value("lanczos"), Interpolation::Lanczos),
+    ]))]
+    pub interpolation: Option<Interpolation>,
 }
 
 /// One number per channel.
 #[derive(Clone, Copy)]
 pub struct Channels(pub [f32; 3]);
 
-impl From<ActivationArg> for Activation {
-    fn from(activation: ActivationArg) -> Self {
-        match activation {
-            ActivationArg::QuickGelu => Self::QuickGelu,
-            ActivationArg::Gelu => Self::Gelu,
-            ActivationArg::GeluTanh => Self::GeluTanh,
-        }
-    }
-}
-
-impl From<PoolingArg> for Pooling {
-    fn from(pooling: PoolingArg) -> Self {
-        match pooling {
-            PoolingArg::ClassToken => Self::ClassToken,
-            PoolingArg::MeanThenNorm => Self::MeanThenNorm,
-            PoolingArg::NormThenMean => Self::NormThenMean,
-            PoolingArg::PatchMean => Self::PatchMean,
-        }
-    }
-}
-
-impl From<ResizeArg> for ResizeMode {
-    fn from(resize: ResizeArg) -> Self {
-        match resize {
-            ResizeArg::Shortest => Self::Shortest,
-            ResizeArg::Squash => Self::Squash,
-            ResizeArg::Longest => Self::Longest,
-        }
-    }
-}
-
-impl From<InterpolationArg> for Interpolation {
-    fn from(interpolation: InterpolationArg) -> Self {
-        match interpolation {
-            InterpolationArg::Nearest => Self::Nearest,
-            InterpolationArg::Box => Self::Box,
-            InterpolationArg::Bilinear => Self::Bilinear,
-            InterpolationArg::Hamming => Self::Hamming,
-            InterpolationArg::Bicubic => Self::Bicubic,
-            InterpolationArg::Lanczos => Self::Lanczos,
-        }
-    }
+/// The activations that a tower may have.
+pub fn activations() -> impl TypedValueParser<Value = Activation> {
+    let tanh = value("gelu_tanh").alias("gelu-tanh").help("GELU's approximation by tanh");
+    choice([
+        (value("quick_gelu").alias("quick-gelu"), Activation::QuickGelu),
+        (value("gelu"), Activation::Gelu),
+        (tanh, Activation::GeluTanh),
+    ])
 }
 
 impl TowerArgs {
-    /// As the library takes them.
-    pub fn options(&self, has_graph: bool) -> TowerOptions {
+    /// As the library takes them, for the built graph.
+    pub fn options(&self) -> TowerOptions {
         let ImageArgs { mean, std, resize, resize_edge, interpolation } = &self.images;
         TowerOptions {
             arch: ArchHints {
                 heads: self.heads_count.map(|heads| heads as usize),
-                activation: self.activation.map(Into::into),
+                activation: self.activation,
                 norm_epsilon: self.norm_eps,
-                pooling: self.pooling.map(Into::into),
+                pooling: self.pooling,
             },
             images: ImageHints {
                 mean: mean.map(|mean| mean.0),
                 std: std.map(|std| std.0),
-                resize: resize.map(Into::into),
+                resize: *resize,
                 edge: resize_edge.map(|edge| edge as usize),
-                interpolation: interpolation.map(Into::into),
+                interpolation: *interpolation,
                 fill: None,
             },
             config: match &self.config {
@@ -177,7 +123,7 @@ impl TowerArgs {
                 Some(path) if path.as_os_str() == "none" => ConfigSource::Ignored,
                 Some(path) => ConfigSource::File(path.to_path_buf()),
             },
-            has_graph,
+            has_graph: false,
         }
     }
 

@@ -107,15 +107,12 @@ impl Wanted {
 fn check(tensors: &[Wanted], multiprocessors: u32) {
     let (mut bench, mut table, mut places, mut end) = (Bench::new(), Table::default(), Vec::new(), 0);
     for tensor in tensors {
-        let mut parts = Vec::new();
-        for part in &tensor.parts {
-            let address = bench.put(f32_bytes(&part.source()));
-            parts.push((address + 4 * part.start as u64, part.strided(), part.scale));
-        }
-        let parts: Vec<StridedPart<'_>> = parts
-            .iter()
-            .map(|(address, (shape, strides), scale)| StridedPart { address: *address, shape, strides, scale: *scale })
-            .collect();
+        let parts = tensor.parts.iter().map(|part| {
+            let address = bench.put(f32_bytes(&part.source())) + 4 * part.start as u64;
+            let (shape, strides) = part.strided();
+            StridedPart { address, shape, strides, scale: part.scale }
+        });
+        let parts: Vec<StridedPart> = parts.collect();
         table.push_relayout(end as u64, tensor.dtype, &parts).unwrap();
         let bytes = tensor.parts[0].numel() * tensor.dtype.size();
         places.push(end..end + bytes);
@@ -229,7 +226,7 @@ fn all_conversions_round_as_the_hosts() {
     let values = bench.put(f32_bytes(&source));
     for dtype in [DType::F32, DType::F16, DType::BF16, DType::F64] {
         let mut table = Table::default();
-        let all = StridedPart { address: values, shape: &[source.len()], strides: &[1], scale: None };
+        let all = StridedPart { address: values, shape: vec![source.len()], strides: vec![1], scale: None };
         table.push_relayout(0, dtype, &[all]).unwrap();
         let mut want = vec![0; source.len() * dtype.size()];
         cast(&source, dtype, &mut want);

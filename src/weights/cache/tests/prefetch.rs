@@ -60,7 +60,7 @@ impl PrefetchJob<Weights> for Job {
         (!matches!(self.course, Course::Gone)).then_some(256)
     }
 
-    fn build(&self, spares: &Arc<Spares>, cancel: &AtomicBool) -> Result<Weights> {
+    fn build(&self, spares: &Arc<BufferPool>, cancel: &AtomicBool) -> Result<Weights> {
         let thread = std::thread::current();
         assert_eq!(thread.name(), Some("taskbasis-prefetch"));
         self.log.most_at_work.fetch_max(self.log.at_work.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);

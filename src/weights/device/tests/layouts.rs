@@ -263,7 +263,7 @@ fn no_room_is_an_error_that_says_how_much() {
     assert_eq!(device.stats().layout_bytes, 0);
     assert_same(&device.get(&task).unwrap(), &task);
 
-    // Weights that were kept make room; weights that somebody holds do not.
+    // Weights that were kept make room; weights in use do not.
     let fits = resident + 4 * arena;
     let device = on(&host, &model, fits).unwrap();
     let held: Vec<_> = (0..4).map(|t| device.get(&super::task(&model, &coefficients(2, t))).unwrap()).collect();

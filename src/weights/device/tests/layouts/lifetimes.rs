@@ -2,7 +2,7 @@
 
 use super::super::{used_in, wait_in};
 use super::*;
-use crate::weights::Owner;
+use crate::weights::DeviceLease;
 
 #[test]
 fn layouts_come_and_go() {
@@ -37,7 +37,7 @@ fn layouts_come_and_go() {
     device.trim(device.stats().cache.bytes);
     assert_eq!(host.tally().bytes, nothing, "nothing is left of them");
 
-    // Or when somebody says so; weights that are in use keep what they need.
+    // Or when it is told to; weights that are in use keep what they need.
     let layout = simple(&model, DType::F16, true);
     let task = canonical.in_layout(&layout);
     let (pinned, first) = (device.pin(&task).unwrap(), device.stats());
@@ -53,7 +53,7 @@ fn layouts_come_and_go() {
     assert_same(&device.get(&task).unwrap(), &task);
 }
 
-/// As encoders do it: each brings the model and its own layout, and says when it is gone.
+/// As encoders do it: each has a lease of the model in its own layout.
 #[test]
 fn a_layout_goes_with_the_last_encoder_that_runs_tasks_in_it() {
     let model = model(2);
@@ -61,66 +61,68 @@ fn a_layout_goes_with_the_last_encoder_that_runs_tasks_in_it() {
     let (cuda, options) = (Cuda::of(Arc::clone(&host)), DeviceOptions { budget: Some(ROOM) });
     let (stays, leaves) = (simple(&model, DType::F32, true), simple(&model, DType::F16, true));
     let task = task(&model, &[0.5, -1.0]);
-    let [first, second, third, canonical] =
-        [&leaves, &leaves, &stays, task.layout()].map(|layout| (Owner::new(), layout));
-    let come = |(owner, layout): (Owner, &Arc<Layout>)| model.on_device(&cuda, &options, layout, owner).unwrap();
+    let lease = |layout: &Arc<Layout>| DeviceLease::new(&model, &cuda, &options, layout).unwrap();
     let (in_leaves, in_stays) = (task.in_layout(&leaves), task.in_layout(&stays));
 
-    let device = come(canonical);
-    drop((device.get(&task).unwrap(), come(third).get(&in_stays).unwrap()));
+    let (canonical, third) = (lease(task.layout()), lease(&stays));
+    let device = canonical.device().unwrap();
+    assert!(Arc::ptr_eq(&device, &third.device().unwrap()) && device.is_of(&model));
+    drop((device.get(&task).unwrap(), device.get(&in_stays).unwrap()));
     let (others, on_device) = (device.stats(), host.tally().bytes);
     assert!(others.layout_bytes > 0 && others.cache.entries == 2);
 
     // One of two goes: the other finds all as it was.
-    drop((come(first).get(&in_leaves).unwrap(), come(second).get(&in_leaves).unwrap()));
+    let (first, second) = (lease(&leaves), lease(&leaves));
+    drop((device.get(&in_leaves).unwrap(), device.get(&in_leaves).unwrap()));
     assert_eq!(device.stats().cache.misses, others.cache.misses + 1);
     let with_both = device.stats();
-    model.leave_devices(first.0);
+    drop(first);
     assert_eq!(device.stats(), with_both);
     assert!(device.is_ready(&in_leaves));
     // The last goes, though the graph stays: what the others have is as it was, and no byte is left of this one.
-    model.leave_devices(second.0);
+    drop(second);
     let left = device.stats();
     assert_eq!((left.layout_bytes, left.weights_bytes), (others.layout_bytes, others.weights_bytes));
     assert_eq!((left.cache.entries, left.cache.budget), (2, others.cache.budget));
     assert_eq!(host.tally().bytes, on_device);
     assert!(device.is_ready(&in_stays) && device.is_ready(&task) && !device.is_ready(&in_leaves));
-    // Whoever comes later with the graph finds it made again.
-    assert_same(&come(first).get(&in_leaves).unwrap(), &in_leaves);
+    // An encoder that comes later with the graph finds it made again.
+    let first = lease(&leaves);
+    assert_same(&device.get(&in_leaves).unwrap(), &in_leaves);
 
     // What is in use or pinned keeps what it needs.
     let held = device.get(&in_leaves).unwrap();
-    model.leave_devices(first.0);
+    drop(first);
     assert_same(&held, &in_leaves);
     drop(held);
     assert!(!device.is_ready(&in_leaves));
     assert_eq!(device.stats().layout_bytes, others.layout_bytes);
-    drop((come(first).pin(&in_leaves).unwrap(), come(second).pin(&task.in_layout(&leaves)).unwrap()));
+    let (first, second) = (lease(&leaves), lease(&leaves));
+    drop((device.pin(&in_leaves).unwrap(), device.pin(&task.in_layout(&leaves)).unwrap()));
     let other = super::task(&model, &[0.0, 2.0]).in_layout(&leaves);
     drop(device.pin(&other).unwrap());
-    model.leave_devices(first.0);
-    model.leave_devices(second.0);
+    drop((first, second));
     assert!(device.is_ready(&in_leaves) && device.unpin(&other) && !device.unpin(&other));
     assert!(device.is_ready(&in_leaves) && device.stats().layout_bytes > others.layout_bytes);
     // Another encoder comes for it meanwhile.
-    drop(come(first).get(&in_leaves).unwrap());
+    let first = lease(&leaves);
+    drop(device.get(&in_leaves).unwrap());
     assert!(device.unpin(&in_leaves) && device.is_ready(&in_leaves));
     drop(device.pin(&in_leaves).unwrap());
-    model.leave_devices(first.0);
+    drop(first);
     assert!(device.unpin(&in_leaves) && !device.is_ready(&in_leaves));
     assert_eq!(device.stats().layout_bytes, others.layout_bytes);
 
-    model.leave_devices(third.0);
+    drop(third);
     assert_eq!((device.stats().layout_bytes, device.stats().cache.entries), (0, 1));
     assert_same(&device.get(&task).unwrap(), &task);
-    model.leave_devices(canonical.0);
-    drop(device);
+    drop((device, canonical));
     assert_eq!(host.tally().bytes, 0);
 }
 
 /// Encoders that come and go, over one graph, while tasks run.
 #[test]
-fn a_layout_is_there_for_whoever_runs_while_others_leave() {
+fn a_layout_is_there_for_what_runs_while_others_leave() {
     let model = model(3);
     let host = Arc::new(SimulatedDevice::new(ROOM, 11));
     let (cuda, options) = (Cuda::of(Arc::clone(&host)), DeviceOptions { budget: Some(ROOM) });
@@ -130,18 +132,17 @@ fn a_layout_is_there_for_whoever_runs_while_others_leave() {
             let (cuda, options, model, layouts) = (&cuda, &options, &model, &layouts);
             scope.spawn(move || {
                 for round in 0..20 {
-                    let (owner, layout) = (Owner::new(), &layouts[(thread + round / 3) % 2]);
+                    let layout = &layouts[(thread + round / 3) % 2];
+                    let lease = DeviceLease::new(model, cuda, options, layout).unwrap();
                     for number in 0..2 {
                         let task = task(model, &coefficients(3, thread + round + number)).in_layout(layout);
-                        let device = model.on_device(cuda, options, layout, owner).unwrap();
-                        assert_same(&device.get(&task).unwrap(), &task);
+                        assert_same(&lease.device().unwrap().get(&task).unwrap(), &task);
                     }
-                    model.leave_devices(owner);
                 }
             });
         }
     });
-    assert!(model.found_on(&cuda).is_none());
+    assert!(DeviceLease::find(&model, &cuda).is_none());
     assert_eq!(host.tally().bytes, 0);
 }
 
@@ -176,7 +177,7 @@ fn runs_in_flight_keep_their_weights_and_layouts() {
     assert!((1..40).all(read_while_others_come));
 }
 
-/// Whoever holds weights holds what they need, whatever is let go of.
+/// Weights keep what they need, whatever is let go of.
 #[test]
 fn weights_outlive_model_and_layout() {
     let model = model(3);
@@ -192,4 +193,18 @@ fn weights_outlive_model_and_layout() {
         drop(weights);
         assert_eq!(host.tally().bytes, 0);
     }
+}
+
+/// A lease does not keep the model: what is on the device goes with the model.
+#[test]
+fn a_model_takes_its_devices_with_it() {
+    let host = Arc::new(SimulatedDevice::new(ROOM, 5));
+    let (cuda, options) = (Cuda::of(Arc::clone(&host)), DeviceOptions { budget: Some(ROOM) });
+    let model = model(2);
+    let leases = [0, 1].map(|_| DeviceLease::new(&model, &cuda, &options, &simple(&model, DType::F16, true)).unwrap());
+    let weights = leases[0].device().unwrap().get(&task(&model, &[0.5, -1.0])).unwrap();
+    assert!(DeviceLease::find(&model, &cuda).is_some());
+    drop((model, weights));
+    assert!(leases.iter().all(|lease| lease.device().is_none()));
+    assert_eq!(host.tally().bytes, 0);
 }

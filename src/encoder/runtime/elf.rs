@@ -89,7 +89,7 @@ fn elf_objection<'f>(file: impl ReadRef<'f>, length: u64) -> Result<(), String> 
 }
 
 /// The libraries that the one at `path` says it needs, by name, in its order. Empty where it is no such library.
-pub(super) fn needed(path: &Path) -> Vec<String> {
+pub(in crate::encoder) fn needed(path: &Path) -> Vec<String> {
     if objection(path).is_some() || cfg!(not(target_os = "linux")) {
         return Vec::new();
     }

@@ -1,15 +1,17 @@
 //! Trying a provider out: the graph of a tiny tower, with every kind of node that a large one has.
 
-use super::{Provider, Target, nodes};
+use super::target::Target;
 use crate::encoder::graph::EncoderGraph;
+use crate::encoder::input::{Elements, Input};
+use crate::encoder::options::Provider;
 use crate::encoder::runtime::Runtime;
-use crate::encoder::session::{self, Elements, Input};
+use crate::encoder::session::SessionSetup;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tower::arch::{Activation, Arch, Variant};
 
 /// Makes a session for the target and runs it, so that what is missing shows now: a provider loads its libraries late,
 /// some of them when the first node wants them. TensorRT's session is made, but not run, as it would build an engine.
-pub(super) fn run(runtime: &Runtime, target: &Target) -> Result<()> {
+pub(super) fn run(runtime: &'static Runtime, target: &Target) -> Result<()> {
     let arch = Arch {
         width: 16,
         layers: 2,
@@ -21,9 +23,9 @@ pub(super) fn run(runtime: &Runtime, target: &Target) -> Result<()> {
         activation: Activation::QuickGelu,
         variant: Variant::default(),
     };
-    let signature = EncoderGraph::built(&arch)?;
-    let mut session = session::create(runtime, &signature.model, 1, session::level(false), target)?;
-    check(target, &nodes::count(&session)?)?;
+    let graph = EncoderGraph::built(&arch)?;
+    let session = SessionSetup { runtime, threads: 1, target: target.clone() }.open(&graph.model, graph.is_users())?;
+    check(target, &session.nodes()?)?;
     if target.provider() == Provider::TensorRt {
         return Ok(());
     }
@@ -32,11 +34,9 @@ pub(super) fn run(runtime: &Runtime, target: &Target) -> Result<()> {
     let weights = parameters.iter().map(|(name, values, shape)| Input { name, shape, values: Elements::F32(values) });
     let size = arch.image_size();
     let pixels = vec![0.5; arch.pixels()];
-    let name = signature.pixels.to_string_lossy();
-    let pixels = Input { name: &name, shape: &[1, 3, size, size], values: Elements::F32(&pixels) };
+    let pixels = Input { name: &graph.pixels, shape: &[1, 3, size, size], values: Elements::F32(&pixels) };
     let mut embeds = vec![f32::NAN; arch.embed_dim];
-    session::run(&mut session, &signature, pixels, weights, None, &mut embeds)
-        .map_err(|e| target.explain(runtime, e))?;
+    session.run_into(std::iter::once(pixels).chain(weights), &graph.embeds, None, &mut embeds)?;
     if embeds.iter().any(|value| !value.is_finite()) {
         let what = format!("{} computes embeddings that are no numbers", target.provider().title());
         return Err(Error::new(ErrorKind::Runtime, what));

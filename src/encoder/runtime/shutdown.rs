@@ -24,12 +24,12 @@ struct State {
 }
 
 /// Held by a thread of ours while it works in ONNX Runtime; the end of the process waits until it is dropped.
-pub(super) struct AtWork(());
+pub(in crate::encoder) struct ShutdownGuard(());
 
-impl AtWork {
+impl ShutdownGuard {
     /// # Errors
     /// [`ErrorKind::Cancelled`] when the process is ending.
-    pub(super) fn begin() -> Result<Self> {
+    pub(in crate::encoder) fn begin() -> Result<Self> {
         let mut state = STATE.lock();
         if state.is_ending {
             return Err(Error::new(ErrorKind::Cancelled, "the process is ending"));
@@ -40,7 +40,7 @@ impl AtWork {
     }
 }
 
-impl Drop for AtWork {
+impl Drop for ShutdownGuard {
     fn drop(&mut self) {
         let mut state = STATE.lock();
         // What ONNX Runtime made on the way, it destroys before what is registered here was told.

@@ -13,14 +13,14 @@ use crate::weights::View;
 
 /// A parameter, a part of one, or a sum of such, that a constant could be.
 #[derive(Clone, Debug)]
-pub(super) struct Offer {
+pub(super) struct Candidate {
     pub(super) parts: Vec<View>,
     /// The values, in the order in which a constant has them.
     pub(super) tensor: Tensor,
     pub(super) slot: Option<Slot>,
 }
 
-impl Offer {
+impl Candidate {
     /// The parameter, the first one of a sum.
     pub(super) fn parameter(&self) -> &str {
         self.parts.first().map_or("", |part| &part.parameter)
@@ -41,31 +41,31 @@ impl Offer {
     }
 }
 
-/// Every offer of a base's image tower, by number of elements.
-pub(super) struct Offers {
-    pub(super) all: Vec<Offer>,
+/// Every candidate of a base's image tower, by number of elements.
+pub(super) struct Candidates {
+    pub(super) all: Vec<Candidate>,
     by_size: HashMap<usize, Vec<usize>>,
 }
 
 const CLASS: &str = "visual.class_embedding";
 const POSITIONS: &str = "visual.positional_embedding";
 
-impl Offers {
+impl Candidates {
     pub(super) fn of(base: &Checkpoint) -> Result<Self> {
-        let mut offers = Self { all: Vec::new(), by_size: HashMap::new() };
+        let mut candidates = Self { all: Vec::new(), by_size: HashMap::new() };
         for (name, tensor) in base.image_tower().filter(|(_, tensor)| tensor.dtype().is_float() && tensor.numel() > 1) {
             let whole = View::whole(name);
-            offers.add_orders(&whole, tensor)?;
+            candidates.add_orders(&whole, tensor)?;
             for rows in parts_of(name, tensor.shape()) {
-                offers.add_orders(&View { rows: Some(rows), ..whole.clone() }, tensor)?;
+                candidates.add_orders(&View { rows: Some(rows), ..whole.clone() }, tensor)?;
             }
         }
         if let (Some(class), Some(positions)) = (base.get(CLASS), base.get(POSITIONS))
             && positions.shape().get(1) == class.shape().first()
         {
-            offers.add_class_token(class, positions)?;
+            candidates.add_class_token(class, positions)?;
         }
-        Ok(offers)
+        Ok(candidates)
     }
 
     /// The view as it is, and with its dimensions in the orders that other layouts have.
@@ -105,11 +105,11 @@ impl Offers {
     fn add(&mut self, parts: Vec<View>, tensor: Tensor, parameter: &[usize]) {
         let slot = parts.first().and_then(|part| slot(part, parameter));
         self.by_size.entry(tensor.numel()).or_default().push(self.all.len());
-        self.all.push(Offer { parts, tensor, slot });
+        self.all.push(Candidate { parts, tensor, slot });
     }
 
-    /// The offers that `constant` is, once or several times one after another: bit for bit in the coarser of the two
-    /// types, else as near as folding and casting leave it, else scaled as optimisers scale the queries.
+    /// The candidates that `constant` is, once or several times one after another: bit for bit in the coarser of the
+    /// two types, else as near as folding and casting leave it, else scaled as optimisers scale the queries.
     pub(super) fn matching(&self, constant: &Tensor) -> Result<Vec<Match>> {
         let found = self.matching_once(constant)?;
         if !found.is_empty() {
@@ -127,7 +127,7 @@ impl Offers {
             // Rows of zeros are in many a graph for other reasons than that a parameter is one.
             let is_uniform = is_uniform(&once)?;
             let mut found = self.matching_once(&once)?;
-            found.retain(|m| !is_uniform || self.all[m.offer].slot.is_some_and(Slot::is_token));
+            found.retain(|m| !is_uniform || self.all[m.candidate].slot.is_some_and(Slot::is_token));
             if !found.is_empty() {
                 return Ok(found.into_iter().map(|m| Match { repeat, ..m }).collect());
             }
@@ -139,9 +139,9 @@ impl Offers {
         let of_size = self.by_size.get(&constant.numel()).map_or(&[][..], Vec::as_slice);
         for exact in [true, false] {
             let mut found = Vec::new();
-            for &offer in of_size {
-                if same(&self.all[offer].tensor, 1.0, constant, exact)? {
-                    found.push(Match { offer, scale: 1.0, repeat: 1 });
+            for &candidate in of_size {
+                if same(&self.all[candidate].tensor, 1.0, constant, exact)? {
+                    found.push(Match { candidate, scale: 1.0, repeat: 1 });
                 }
             }
             if !found.is_empty() {
@@ -149,22 +149,22 @@ impl Offers {
             }
         }
         let mut found = Vec::new();
-        for &offer in of_size {
-            if let Some(scale) = self.query_scale(offer, constant)?
-                && same(&self.all[offer].tensor, scale, constant, false)?
+        for &candidate in of_size {
+            if let Some(scale) = self.query_scale(candidate, constant)?
+                && same(&self.all[candidate].tensor, scale, constant, false)?
             {
-                found.push(Match { offer, scale, repeat: 1 });
+                found.push(Match { candidate, scale, repeat: 1 });
             }
         }
         Ok(self.of_shape(found, constant.shape()))
     }
 
-    /// Of offers with equal values those that need no reshaping, where there are any.
+    /// Of candidates with equal values those that need no reshaping, where there are any.
     fn of_shape(&self, mut found: Vec<Match>, shape: &[usize]) -> Vec<Match> {
         for part in found.clone() {
-            let fits = |m: &Match| self.all[m.offer].has_shape(shape);
+            let fits = |m: &Match| self.all[m.candidate].has_shape(shape);
             let same_part = |m: &Match| {
-                let (a, b) = (&self.all[m.offer].parts, &self.all[part.offer].parts);
+                let (a, b) = (&self.all[m.candidate].parts, &self.all[part.candidate].parts);
                 a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (&a.parameter, a.rows) == (&b.parameter, b.rows))
             };
             if found.iter().any(|m| same_part(m) && fits(m)) {
@@ -175,8 +175,8 @@ impl Offers {
     }
 
     /// 1/√d or 1/⁴√d, where the constant could be queries or keys scaled by it; d is the width of a head.
-    fn query_scale(&self, offer: usize, constant: &Tensor) -> Result<Option<f32>> {
-        let Offer { parts, tensor, .. } = &self.all[offer];
+    fn query_scale(&self, candidate: usize, constant: &Tensor) -> Result<Option<f32>> {
+        let Candidate { parts, tensor, .. } = &self.all[candidate];
         let third = match parts.as_slice() {
             [View { parameter, rows: Some([start, end]), .. }] if parameter.contains(".attn.in_proj_") => {
                 let third = end - start;
@@ -204,10 +204,10 @@ impl Offers {
     }
 }
 
-/// An offer that a constant is.
+/// A candidate that a constant is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Match {
-    pub(super) offer: usize,
+    pub(super) candidate: usize,
     /// What every value is multiplied by.
     pub(super) scale: f32,
     /// How many times the constant has all of it, one after another.

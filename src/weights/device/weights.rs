@@ -6,14 +6,14 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use super::arena::DeviceArena;
-use super::inputs::{Held, Inputs, Place, Tensors};
+use super::inputs::{Inputs, PlacedTensor, TensorPlace, Tensors};
 use super::layout::DeviceLayout;
 use crate::basis::Coefficients;
 use crate::error::{Error, Result};
 use crate::kernel::cuda::{CudaStream, Event, Queue};
 use crate::tensor::{DType, f32_bytes_mut, try_zeroed};
-use crate::weights::Reconstructed;
-use crate::weights::arena::{ArenaMemory, Spares};
+use crate::weights::arena::{ArenaMemory, BufferPool};
+use crate::weights::cache::Reconstructed;
 
 /// The weights of one task expression in device memory: named tensors, of f32 or as a graph's layout has them. They
 /// never change.
@@ -24,18 +24,18 @@ use crate::weights::arena::{ArenaMemory, Spares};
 pub struct DeviceWeights {
     /// `None` only in `drop`.
     arena: Mutex<Option<DeviceArena>>,
-    /// Whose names, shapes and types the tensors have, where it is a graph's.
+    /// The graph's layout, whose names, shapes and types the tensors have; `None` for canonical weights.
     layout: Option<Arc<DeviceLayout>>,
     inputs: Arc<Inputs>,
     coefficients: Coefficients,
     address: u64,
     bytes: usize,
     ready: Arc<Event>,
-    /// Where the arena goes when nobody needs it any more.
-    home: Weak<Spares<DeviceArena>>,
+    /// Where the arena goes in the end.
+    home: Weak<BufferPool<DeviceArena>>,
 }
 
-/// A tensor of some [`DeviceWeights`], row-major.
+/// A tensor of [`DeviceWeights`], row-major.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceTensor<'a> {
     /// Its name: the canonical one, or the graph's.
@@ -61,14 +61,14 @@ impl DeviceTensor<'_> {
 }
 
 impl DeviceWeights {
-    /// Those that the work in [`Queue::Combine`] writes into the arena.
+    /// The weights that the work in [`Queue::Combine`] writes into the arena.
     pub(super) fn new(
         inputs: &Arc<Inputs>,
         layout: Option<&Arc<DeviceLayout>>,
         coefficients: &Coefficients,
         arena: DeviceArena,
         ready: Arc<Event>,
-        home: &Arc<Spares<DeviceArena>>,
+        home: &Arc<BufferPool<DeviceArena>>,
     ) -> Self {
         Self {
             inputs: Arc::clone(inputs),
@@ -101,10 +101,10 @@ impl DeviceWeights {
         self.layout.as_ref().map_or(&self.inputs.tensors, |layout| &layout.tensors)
     }
 
-    fn tensor<'a>(&self, name: &'a str, held: &'a Held) -> DeviceTensor<'a> {
+    fn tensor<'a>(&self, name: &'a str, held: &'a PlacedTensor) -> DeviceTensor<'a> {
         let address = match held.place {
-            Place::Arena(at) => self.address + at,
-            Place::Resident(address) => address,
+            TensorPlace::Arena(at) => self.address + at,
+            TensorPlace::Resident(address) => address,
         };
         DeviceTensor { name, shape: &held.shape, dtype: held.dtype, address }
     }

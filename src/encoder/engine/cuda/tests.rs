@@ -4,19 +4,23 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ort::memory::MemoryInfo;
 use parking_lot::Mutex;
 
-use super::super::graph::EncoderGraph;
-use super::super::{Encoder, PromotionState, Runtime};
+use super::device::{Device, in_stream};
 use super::*;
 use crate::basis::Basis;
 use crate::checkpoint::Checkpoint;
-use crate::error::ErrorKind;
+use crate::encoder::graph::EncoderGraph;
+use crate::encoder::options::{EncoderOptions, Provider, WeightsOn};
+use crate::encoder::provider::target::Target;
+use crate::encoder::{Encoder, PromotionState, Runtime};
+use crate::error::{Error, ErrorKind};
 use crate::kernel::Cuda;
 use crate::kernel::cuda::{Queue, SimulatedDevice};
 use crate::onnx::{BindOptions, BoundGraph};
 use crate::tower::arch::{Arch, ArchHints};
-use crate::weights::{DeviceStats, ModelOptions};
+use crate::weights::{DeviceLease, DeviceOptions, DeviceStats, ModelOptions};
 
 fn digits(relative: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/digits").join(relative)
@@ -100,11 +104,11 @@ fn on_a_driver_without_a_gpu_it_has_the_bits_of_the_cpu() {
     }
     let folder = tempfile::tempdir().unwrap();
     let driver = folder.path().join("libcuda.so");
-    if !crate::kernel::cuda::tests::cuda_host::compile("driver.cpp", &driver) {
+    if !crate::kernel::cuda::cuda_host::compile("driver.cpp", &driver) {
         return;
     }
     let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--nocapture", "--exact", "encoder::device::tests::in_memory_of_the_host"])
+        .args(["--ignored", "--nocapture", "--exact", "encoder::engine::cuda::tests::in_memory_of_the_host"])
         .env("LD_LIBRARY_PATH", folder.path())
         .output()
         .unwrap();
@@ -146,7 +150,7 @@ fn in_memory_of_the_host() {
     let own = encoder(&arch, &cuda, &run);
     // Only what runs there brings it there.
     assert!(!own.is_prepared(&tasks[0]) && own.device_stats(&model) == DeviceStats::default());
-    assert!(model.found_on(&cuda).is_none());
+    assert!(DeviceLease::find(&model, &cuda).is_none());
     assert_eq!((own.execution().weights_on, &own.execution().weights_fallback), (WeightsOn::Device, &None));
     let mut state = 1;
     for _ in 0..1000 {

@@ -1,4 +1,9 @@
-//! ONNX Runtime, found and loaded once a process.
+//! ONNX Runtime, found and loaded once per process.
+
+pub(super) mod elf;
+mod library;
+mod search;
+pub(super) mod shutdown;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,9 +12,11 @@ use ort::environment::Environment;
 use ort::logging::LogLevel;
 use parking_lot::Mutex;
 
-use super::library::{self, Usable, Version};
-use super::search::{self, Origin, PATH_VARIABLE, Surroundings};
-use super::{failed, search::Place};
+use self::library::Usable;
+pub use self::library::{MINIMUM_MINOR, Version};
+pub use self::search::{Origin, PATH_VARIABLE};
+use self::search::{Place, Surroundings};
+use super::ort_error::failed;
 use crate::error::{Error, ErrorKind, Result};
 
 /// ONNX Runtime, loaded, with the one environment that all sessions share. It stays until the process ends.
@@ -126,7 +133,7 @@ impl Runtime {
         });
     }
 
-    pub(super) fn environment(&self) -> &Environment {
+    pub(in crate::encoder) fn environment(&self) -> &Environment {
         &self.environment
     }
 

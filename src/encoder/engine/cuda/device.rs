@@ -1,84 +1,30 @@
-//! Weights on a GPU: ONNX Runtime's provider reads them where the kernel has written them.
-//!
-//! Each session runs in a stream of ours (`user_compute_stream`). So the order is one of streams: the images' copy and
-//! the weights' kernel, then the run, then the embeddings' copy and whatever uses the weights' memory next. The host
-//! waits for the embeddings alone. `io.rs` is what a run has for its images and embeddings,
-//! `graphs.rs` records runs.
+//! The GPU that an encoder's weights are on.
 
-mod graphs;
-mod io;
-#[cfg(test)]
-mod tests;
-
-use std::fmt;
-use std::str::FromStr;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use parking_lot::Mutex;
 
-pub(super) use self::io::DeviceLane;
-use super::graph::{self, EncoderGraph};
-use super::provider::{Provider, Target};
-use super::session::{Elements, Input, OnDevice};
-use super::{EncoderOptions, failed};
+use crate::encoder::graph::{self, EncoderGraph};
+use crate::encoder::input::{Elements, Input, OnDevice};
+use crate::encoder::options::{EncoderOptions, Provider, WeightsOn};
+use crate::encoder::ort_error::failed;
+use crate::encoder::provider::target::Target;
 use crate::error::{Error, Result};
 use crate::kernel::{Cuda, CudaStream};
-use crate::weights::{DeviceModel, DeviceOptions, DeviceWeights, Layout, Model, Owner, TaskWeights, TensorSpec};
-
-/// Where the weights of tasks are reconstructed, and so where the encoder reads them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum WeightsOn {
-    /// In the memory of the device that computes, where that can be had (`docs/gpu.md` says what it takes), else in the
-    /// host's, with a warning and the reason in [`Execution`](super::Execution).
-    #[default]
-    Auto,
-    /// In the host's memory. A GPU gets them anew in every run.
-    Host,
-    /// In the memory of the device that computes, or it is an error.
-    Device,
-}
-
-impl WeightsOn {
-    /// `auto`, `host`, `device`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Host => "host",
-            Self::Device => "device",
-        }
-    }
-}
-
-impl fmt::Display for WeightsOn {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for WeightsOn {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        let all = [Self::Auto, Self::Host, Self::Device];
-        all.into_iter()
-            .find(|place| place.name() == name)
-            .ok_or_else(|| Error::invalid("no such place for weights").expected("auto, host or device").got(name))
-    }
-}
+use crate::weights::{DeviceLease, DeviceModel, DeviceOptions, DeviceWeights, Layout, Model, TaskWeights, TensorSpec};
 
 /// The GPU that an encoder's weights are on, and how ONNX Runtime calls its memory.
-pub(super) struct Device {
-    cuda: Cuda,
-    memory: MemoryInfo<'static>,
+pub(in crate::encoder) struct Device {
+    pub(super) cuda: Cuda,
+    pub(super) memory: MemoryInfo<'static>,
     options: DeviceOptions,
-    /// How the user's graph wants its weights, where it is one.
+    /// How the graph wants its weights.
     layout: Arc<Layout>,
     /// Runs are recorded, and replayed.
-    graphs: bool,
-    owner: Owner,
-    /// Those that were brought there for this encoder.
-    models: Mutex<Vec<Weak<Model>>>,
+    pub(super) graphs: bool,
+    /// What keeps models there for this encoder: one per model.
+    leases: Mutex<Vec<DeviceLease>>,
 }
 
 impl Device {
@@ -89,7 +35,10 @@ impl Device {
     /// With [`WeightsOn::Device`], as [`Cuda::open`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for
     /// weights on a device where the CPU was asked to compute, and for CUDA graphs without CUDA or weights on the
     /// device.
-    pub(super) fn choose(target: &Target, options: &EncoderOptions) -> Result<(Option<Self>, Option<String>)> {
+    pub(in crate::encoder) fn choose(
+        target: &Target,
+        options: &EncoderOptions,
+    ) -> Result<(Option<Self>, Option<String>)> {
         let can_record = matches!(options.provider, Provider::Cuda | Provider::Auto);
         if options.cuda_graphs && (!can_record || options.weights_on == WeightsOn::Host) {
             return Err(Error::unsupported("CUDA graphs need the provider `cuda`, and weights on the device"));
@@ -122,22 +71,14 @@ impl Device {
         Ok(Self::on(cuda, memory.map_err(failed("cannot name the GPU's memory"))?, options))
     }
 
-    fn on(cuda: Cuda, memory: MemoryInfo<'static>, options: &EncoderOptions) -> Self {
+    pub(super) fn on(cuda: Cuda, memory: MemoryInfo<'static>, options: &EncoderOptions) -> Self {
         let (graphs, options) = (options.cuda_graphs, DeviceOptions { budget: options.device_budget });
-        Self {
-            cuda,
-            memory,
-            options,
-            layout: Layout::canonical(Vec::new()),
-            graphs,
-            owner: Owner::new(),
-            models: Mutex::default(),
-        }
+        Self { cuda, memory, options, layout: Layout::canonical(Vec::new()), graphs, leases: Mutex::default() }
     }
 
     /// Makes room on the device for weights as this graph wants them.
-    pub(super) fn make_room_for(&mut self, signature: &EncoderGraph) {
-        self.layout = Arc::clone(signature.layout());
+    pub(super) fn make_room_for(&mut self, graph: &EncoderGraph) {
+        self.layout = Arc::clone(graph.layout());
     }
 
     /// The model on this device, brought there unless it is.
@@ -145,18 +86,27 @@ impl Device {
     /// # Errors
     /// As [`DeviceModel::new`] and [`DeviceModel::for_layout`].
     pub(super) fn model(&self, model: &Arc<Model>) -> Result<Arc<DeviceModel>> {
-        let device = model.on_device(&self.cuda, &self.options, &self.layout, self.owner)?;
-        let mut models = self.models.lock();
-        if !models.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(model))) {
-            models.retain(|known| known.strong_count() > 0);
-            models.push(Arc::downgrade(model));
+        if let Some(device) = self.leased(model) {
+            return Ok(device);
         }
+        // Outside of the lock: other models' tasks run meanwhile.
+        let lease = DeviceLease::new(model, &self.cuda, &self.options, &self.layout)?;
+        let device = lease.device().ok_or_else(|| Error::invalid("the model was dropped meanwhile"))?;
+        // Another thread may have one too by now, which does no harm.
+        self.leases.lock().push(lease);
         Ok(device)
+    }
+
+    /// The model on this device, where this encoder has brought it there.
+    fn leased(&self, model: &Arc<Model>) -> Option<Arc<DeviceModel>> {
+        let mut leases = self.leases.lock();
+        leases.retain(|lease| lease.device().is_some());
+        leases.iter().filter_map(DeviceLease::device).find(|device| device.is_of(model))
     }
 
     /// The model on this device, where it is there, for this encoder or another.
     pub(super) fn find(&self, model: &Model) -> Option<Arc<DeviceModel>> {
-        model.found_on(&self.cuda)
+        DeviceLease::find(model, &self.cuda)
     }
 
     /// The weights of a task: kept ones, or in the queue now.
@@ -174,10 +124,10 @@ impl Device {
     /// shape.
     pub(super) fn inputs<'a>(
         &'a self,
-        signature: &'a EncoderGraph,
+        encoder_graph: &'a EncoderGraph,
         weights: &'a DeviceWeights,
     ) -> Result<Vec<Input<'a>>> {
-        let tensors = signature.layout().tensors().iter();
+        let tensors = encoder_graph.layout().tensors().iter();
         tensors
             .map(|TensorSpec { name, shape, .. }| {
                 let tensor = weights
@@ -193,16 +143,9 @@ impl Device {
     }
 }
 
-impl Drop for Device {
-    fn drop(&mut self) {
-        let models = self.models.get_mut();
-        models.iter().filter_map(Weak::upgrade).for_each(|model| model.leave_devices(self.owner));
-    }
-}
-
 /// Does something in a stream that reads these weights: after they are computed, and before their memory is used for
 /// others.
-fn in_stream<T>(weights: &DeviceWeights, stream: &CudaStream, run: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(super) fn in_stream<T>(weights: &DeviceWeights, stream: &CudaStream, run: impl FnOnce() -> Result<T>) -> Result<T> {
     weights.wait_in(stream)?;
     let done = run();
     // After a failure too, which may leave something at work.

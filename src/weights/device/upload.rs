@@ -1,4 +1,4 @@
-//! Getting inputs onto the device: put into its form by all threads, in pinned memory.
+//! Getting inputs onto the device: put into its order by all threads, in pinned memory.
 
 use std::ops::Range;
 

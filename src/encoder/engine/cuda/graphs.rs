@@ -9,16 +9,11 @@ use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-use ort::session::{NoSelectedOutputs, RunOptions};
-
-use super::super::failed;
+use crate::encoder::session::RunSettings;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Graphs of one session. ONNX Runtime lets go of none before the session ends; what comes later runs without.
-const MOST: usize = 64;
-
-/// How ONNX Runtime is told to run without recording or replaying.
-const NONE: &str = "-1";
+const MAX_GRAPHS: usize = 64;
 
 /// The graphs of a session, and the thread that runs it.
 pub(super) struct Graphs {
@@ -29,11 +24,11 @@ pub(super) struct Graphs {
 /// How a run is to be made.
 pub(super) enum Way {
     /// Plainly.
-    Plain(RunOptions),
+    Plain(RunSettings),
     /// Plainly, then as a graph, which is recorded on the way, and both have to give the same.
-    First(RunOptions, RunOptions),
+    First(RunSettings, RunSettings),
     /// As a graph that is known.
-    Graph(RunOptions),
+    Graph(RunSettings),
 }
 
 impl Graphs {
@@ -43,16 +38,16 @@ impl Graphs {
         Ok(Self { numbers: HashMap::new(), worker: Worker::new()? })
     }
 
-    /// How to run with these addresses and so many images, which `addresses` are all there is to know of a run.
+    /// How to run with these addresses and images, which `addresses` are all there is to know of a run.
     ///
     /// # Errors
     /// [`ErrorKind::Runtime`].
     pub(super) fn way(&self, addresses: &[u64]) -> Result<Way> {
         match self.numbers.get(addresses) {
-            Some(number) => Ok(Way::Graph(options(&number.to_string())?)),
-            None if self.numbers.len() >= MOST => Ok(Way::Plain(plain()?)),
-            // ONNX Runtime takes 0 for whoever names none.
-            None => Ok(Way::First(plain()?, options(&(self.numbers.len() + 1).to_string())?)),
+            Some(number) => Ok(Way::Graph(RunSettings::graph(*number, false)?)),
+            None if self.numbers.len() >= MAX_GRAPHS => Ok(Way::Plain(RunSettings::plain()?)),
+            // ONNX Runtime takes 0 where none is named.
+            None => Ok(Way::First(RunSettings::plain()?, RunSettings::graph(self.numbers.len() + 1, true)?)),
         }
     }
 
@@ -69,21 +64,6 @@ impl Graphs {
     pub(super) fn on_thread<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         self.worker.run(work)
     }
-}
-
-/// For a run that is neither recorded nor replayed.
-///
-/// # Errors
-/// [`ErrorKind::Runtime`].
-pub(super) fn plain() -> Result<RunOptions<NoSelectedOutputs>> {
-    options(NONE)
-}
-
-fn options(number: &str) -> Result<RunOptions<NoSelectedOutputs>> {
-    let doing = "cannot set up a run";
-    let mut options = RunOptions::new().map_err(failed(doing))?;
-    options.set("gpu_graph_id", number).map_err(failed(doing))?;
-    Ok(options)
 }
 
 /// Whether a run that was recorded gave the embeddings of one that was not.
@@ -188,27 +168,32 @@ mod tests {
     #[test]
     #[allow(clippy::print_stdout)]
     fn a_graph_for_all_addresses_alike() {
-        if super::super::super::Runtime::load(None).is_err() {
+        if crate::encoder::Runtime::load(None).is_err() {
             return println!("skipped: no ONNX Runtime");
         }
         let mut graphs = Graphs::new().unwrap();
         let number = |way: Way| match way {
-            Way::First(mut plain, mut graph) => {
-                assert_eq!(plain.get("gpu_graph_id").as_deref(), Some("-1"));
-                format!("first {}", graph.get("gpu_graph_id").unwrap())
+            Way::First(plain, graph) => {
+                assert_eq!(plain.told(), (Some("-1".to_owned()), false));
+                let (number, may_record) = graph.told();
+                assert!(may_record);
+                format!("first {}", number.unwrap())
             }
-            Way::Graph(mut graph) => graph.get("gpu_graph_id").unwrap(),
-            Way::Plain(mut plain) => plain.get("gpu_graph_id").unwrap(),
+            Way::Graph(settings) | Way::Plain(settings) => {
+                let (number, may_record) = settings.told();
+                assert!(!may_record);
+                number.unwrap()
+            }
         };
         let addresses = |i: u64| vec![2, 4096, 8192 + i];
-        for i in 0..MOST as u64 {
+        for i in 0..MAX_GRAPHS as u64 {
             assert_eq!(number(graphs.way(&addresses(i)).unwrap()), format!("first {}", i + 1));
             // One that failed on the way is tried again.
             assert_eq!(number(graphs.way(&addresses(i)).unwrap()), format!("first {}", i + 1));
             graphs.is_recorded(addresses(i));
             assert_eq!(number(graphs.way(&addresses(i)).unwrap()), (i + 1).to_string());
         }
-        assert_eq!(number(graphs.way(&addresses(MOST as u64)).unwrap()), NONE);
+        assert_eq!(number(graphs.way(&addresses(MAX_GRAPHS as u64)).unwrap()), "-1");
         assert_eq!(number(graphs.way(&addresses(7)).unwrap()), "8");
     }
 }

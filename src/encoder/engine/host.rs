@@ -1,0 +1,69 @@
+//! All weights of a task in the host's memory, as inputs of the graph.
+
+use std::sync::Arc;
+
+use super::feed::Feed;
+use super::{Engine, Images, RunWeights};
+use crate::encoder::pool::{Pool, Turns};
+use crate::encoder::session::{Session, SessionSetup};
+use crate::error::Result;
+
+/// Runs the graph with weights that are read where they lie in the host's memory.
+pub(in crate::encoder) struct HostEngine {
+    feed: Arc<Feed>,
+    setup: SessionSetup,
+    sessions: Pool<Session>,
+}
+
+impl HostEngine {
+    /// An engine with its first session.
+    ///
+    /// # Errors
+    /// As [`SessionSetup::open`].
+    pub(in crate::encoder) fn new(feed: &Arc<Feed>, setup: &SessionSetup, turns: &Arc<Turns>) -> Result<Self> {
+        let sessions = Pool::new(open(feed, setup)?, Arc::clone(turns));
+        Ok(Self { feed: Arc::clone(feed), setup: setup.clone(), sessions })
+    }
+}
+
+impl Engine for HostEngine {
+    fn run(&self, images: Images<'_>, weights: RunWeights<'_>, out: &mut [f32]) -> Result<()> {
+        weights.on_host(|weights| {
+            let mut converted = None;
+            let inputs = self.feed.graph.inputs(weights, &mut converted)?;
+            let session = self.sessions.lend(|| open(&self.feed, &self.setup))?;
+            self.feed.run(&session, &inputs, None, images, out)
+        })
+    }
+
+    fn nodes(&self) -> Result<Vec<(String, usize)>> {
+        self.sessions.lend(|| open(&self.feed, &self.setup))?.nodes()
+    }
+
+    fn sessions(&self) -> usize {
+        self.sessions.made()
+    }
+
+    fn trim(&self) {
+        self.sessions.trim();
+    }
+}
+
+/// One run on the CPU, whatever the target of `setup`, in a session that is made for it alone.
+///
+/// # Errors
+/// As [`Engine::run`].
+pub(in crate::encoder) fn run_on_cpu(
+    feed: &Feed,
+    setup: &SessionSetup,
+    images: Images<'_>,
+    weights: RunWeights<'_>,
+    out: &mut [f32],
+) -> Result<()> {
+    let session = open(feed, &setup.on_cpu())?;
+    weights.on_host(|weights| feed.run(&session, &feed.graph.inputs(weights, &mut None)?, None, images, out))
+}
+
+fn open(feed: &Feed, setup: &SessionSetup) -> Result<Session> {
+    setup.open(&feed.graph.model, feed.graph.is_users())
+}
