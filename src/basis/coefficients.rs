@@ -38,7 +38,7 @@ impl Coefficients {
     pub fn to_kernel(&self, vectors: usize, has_mean: bool, residuals: usize) -> Result<Vec<f32>> {
         Self::check_count(self.vectors.len(), vectors)?;
         if !self.residuals.is_empty() && self.residuals.len() != residuals {
-            return Err(Error::invalid("there must be one coefficient a residual, or none")
+            return Err(Error::invalid("there must be one coefficient per residual, or none")
                 .expected(residuals)
                 .got(self.residuals.len()));
         }
@@ -66,7 +66,7 @@ impl Coefficients {
         if given == vectors {
             return Ok(());
         }
-        Err(Error::invalid("there must be one coefficient a basis vector").expected(vectors).got(given))
+        Err(Error::invalid("there must be one coefficient per basis vector").expected(vectors).got(given))
     }
 }
 

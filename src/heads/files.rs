@@ -23,8 +23,8 @@ impl Head {
     /// - a file of several heads, `{task}/weight` `[C, e]` and `{task}/bias` `[C]`;
     /// - a file of one head, `weight` and `bias`;
     /// - a checkpoint of the transformers library's `CLIPForImageClassification`, a file or a folder: its classifier is
-    ///   the head of any task that is asked for, and takes what [`Pooling::PatchMean`] gives, not normalised; its
-    ///   classes are called as the `config.json` beside it says (`id2label`);
+    ///   the head of any task that is asked for, and takes what [`Pooling::PatchMean`](crate::Pooling::PatchMean)
+    ///   gives, not normalised; its classes are called as the `config.json` beside it says (`id2label`);
     /// - a folder of such files named `head_{task}Val.pt`, `head_{task}.pt` or `{task}.safetensors`, or of folders
     ///   `{task}` or `{task}Val` with such a checkpoint and its `config.json`.
     ///

@@ -1,5 +1,5 @@
-//! Tensors as views into a [`Mapping`]: data type, shape, strides, place. Nothing is copied until it is asked for.
-//! [`Blocks`] are their quantised counterpart, and a [`Source`] is either.
+//! Tensors as views into a [`Mapping`](crate::Mapping): data type, shape, strides, place. Nothing is copied until it is
+//! asked for. [`Blocks`] are their quantised counterpart, and a [`Source`] is either.
 
 mod block;
 mod dense;

@@ -173,7 +173,7 @@ fn tensors() {
             p.header["checksums"]["shape"] = json!([range.len() / 8 - 1]);
             p.data.truncate(range.end - 8);
         },
-        &["a checksum of the header and one a tensor"],
+        &["a checksum of the header and one per tensor"],
     );
     broken("no checksums", rename("checksums", "padding/99"), &["padding"]);
     broken("shape lies", |p| p.header["base/visual.proj"]["shape"] = json!([8, 5]), &["places or shapes"]);
