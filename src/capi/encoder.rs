@@ -270,7 +270,7 @@ pub unsafe extern "C" fn tb_encoder_create(
         let opened = &handle::borrow(basis)?.opened;
         let options = handle::options(options, "options")?;
         let (how, choice) = (read(&options)?, graph_choice(&options)?);
-        let tower = opened.tower(tower::options(&options)?, &choice)?;
+        let tower = opened.tower(options.tower()?, &choice)?;
         check_image_size(&tower.arch, options.image_size)?;
         if options.log_level != 0 {
             let level = log_level(options.log_level)?;

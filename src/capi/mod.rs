@@ -20,6 +20,7 @@ mod logging;
 mod pixels;
 mod promotion;
 mod tower;
+mod tower_options;
 mod weights;
 
 pub use basis::*;

@@ -1,12 +1,8 @@
-//! What an encoder's options say of the tower, and of the preparation of images.
+//! The constants of towers and of the preparation of images.
 
-use std::ffi::c_char;
-
-use super::encoder::tb_encoder_options;
-use super::handle::{self, Constants};
-use crate::error::Result;
+use super::handle::Constants;
 use crate::preprocess::{Interpolation, ResizeMode};
-use crate::tower::{Activation, ArchHints, ConfigSource, Epsilon, ImageHints, Pooling, TowerOptions};
+use crate::tower::{Activation, Pooling};
 
 /// x*sigmoid(1.702*x): OpenAI's models. As an option: what is read, and this where nothing says it.
 pub const TB_ACTIVATION_QUICK_GELU: u32 = 0;
@@ -53,54 +49,6 @@ pub const TB_INTERPOLATION_BICUBIC: u32 = 5;
 /// A windowed sinc of three lobes.
 pub const TB_INTERPOLATION_LANCZOS: u32 = 6;
 
-/// What is asked for, of the tower and of the preparation of images.
-///
-/// # Safety
-/// As for [`handle::optional_text`], for every text; `mean` and `std` are NULL or three floats.
-pub(super) unsafe fn options(options: &tb_encoder_options) -> Result<TowerOptions> {
-    let arch = ArchHints {
-        heads: (options.heads > 0).then_some(options.heads as usize),
-        activation: activation(options.activation)?,
-        norm_epsilon: (options.norm_epsilon != 0.0).then(|| Epsilon::new(options.norm_epsilon)).transpose()?,
-        pooling: POOLINGS.option(options.pooling)?,
-    };
-    // SAFETY: the caller's promise.
-    let (mean, std) = unsafe { (channels(options.mean, "options->mean")?, channels(options.std, "options->std")?) };
-    let images = ImageHints {
-        mean,
-        std,
-        resize: RESIZE_MODES.option(options.resize)?,
-        edge: (options.resize_edge > 0).then_some(options.resize_edge),
-        interpolation: INTERPOLATIONS.option(options.interpolation)?,
-        fill: None,
-    };
-    // SAFETY: the caller's promise.
-    let config = unsafe { config(options.config)? };
-    Ok(TowerOptions { arch, images, config, has_graph: false })
-}
-
-/// # Safety
-/// As for [`handle::optional_text`].
-unsafe fn config(config: *const c_char) -> Result<ConfigSource> {
-    // SAFETY: the caller's promise.
-    Ok(match unsafe { handle::optional_text(config, "options->config")? } {
-        None => ConfigSource::Beside,
-        Some("none") => ConfigSource::Ignored,
-        Some(path) => ConfigSource::File(path.into()),
-    })
-}
-
-/// # Safety
-/// `values` is NULL or three floats.
-unsafe fn channels(values: *const f32, name: &str) -> Result<Option<[f32; 3]>> {
-    if values.is_null() {
-        return Ok(None);
-    }
-    // SAFETY: the caller's promise.
-    let values = unsafe { handle::slice(values, 3, name)? };
-    Ok(values.try_into().ok())
-}
-
 pub(super) const ACTIVATIONS: Constants<Activation, 3> = Constants {
     what: "activation",
     names: "TB_ACTIVATION_…",
@@ -144,12 +92,3 @@ pub(super) const INTERPOLATIONS: Constants<Interpolation, 6> = Constants {
         (TB_INTERPOLATION_LANCZOS, Interpolation::Lanczos),
     ],
 };
-
-/// As an option, the first activation is what is read, and a constant of its own demands it.
-fn activation(number: u32) -> Result<Option<Activation>> {
-    match number {
-        TB_ACTIVATION_QUICK_GELU => Ok(None),
-        TB_ACTIVATION_QUICK_GELU_ALWAYS => Ok(Some(Activation::QuickGelu)),
-        number => ACTIVATIONS.value(number).map(Some),
-    }
-}
