@@ -1,9 +1,6 @@
 //! Labelled images as the encoder takes them: preprocessed once, while it works on the batch before.
 
-use std::convert::Infallible;
 use std::ops::Range;
-use std::path::Path;
-use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, OnceLock};
@@ -11,50 +8,18 @@ use std::thread;
 
 use indicatif::ProgressBar;
 use serde_json::Value;
-use taskbasis::hub::{HubPath, Wanted};
 use taskbasis::{
     Arch, Bundle, Dataset, Encoder, Error, ErrorKind, Head, OtherNames, Preprocess, Result, Split, TaskWeights,
 };
 
-use super::Eval;
+use super::options::{DataArg, Eval};
 use crate::accuracy::count_right;
 use crate::args::{HeadArgs, Session};
 use crate::output;
-use crate::paths::InPath;
 use crate::skip::{SkipArgs, Skipped};
 
 /// Batches that are preprocessed before the encoder asks for them.
 const AHEAD: usize = 2;
-
-/// A file or folder of several tasks, or the folder of one.
-#[derive(Clone, Debug)]
-pub struct DataArg {
-    task: Option<String>,
-    path: InPath,
-    /// One of several sets in the folder.
-    part: Option<String>,
-}
-
-impl FromStr for DataArg {
-    type Err = Infallible;
-
-    fn from_str(text: &str) -> std::result::Result<Self, Infallible> {
-        // A path may hold `=` and `:`; one that is there, or on the Hub, is a path.
-        let is_path = |text: &str| Path::new(text).exists() || HubPath::is_meant(Path::new(text));
-        let of = |task: Option<&str>, path: &str, part: Option<&str>| Self {
-            task: task.map(str::to_owned),
-            path: InPath::new(path, Wanted::Path),
-            part: part.map(str::to_owned),
-        };
-        let Some((task, path)) = text.split_once('=').filter(|(task, _)| !task.is_empty() && !is_path(text)) else {
-            return Ok(of(None, text, None));
-        };
-        Ok(match path.rsplit_once(':') {
-            Some((folder, part)) if !is_path(path) && Path::new(folder).exists() => of(Some(task), folder, Some(part)),
-            _ => of(Some(task), path, None),
-        })
-    }
-}
 
 pub(super) fn open_data(arguments: &[DataArg]) -> Result<Dataset> {
     let open = |argument: &DataArg| match (&argument.task, &argument.part) {

@@ -7,7 +7,8 @@ use taskbasis::build::doubt;
 use taskbasis::{Error, Model, ModelOptions, Result, TaskExpr};
 
 use super::data::Labelled;
-use super::{Bench, Eval};
+use super::options::Eval;
+use super::workbench::Bench;
 use crate::checkpoints::open_finetuned;
 use crate::output;
 use crate::tasks_dir::{NamedFile, TasksDir};

@@ -6,8 +6,9 @@ use taskbasis::{Error, Result, TaskExpr};
 
 use super::data::Labelled;
 use super::finetuned::Finetuned;
-use super::sweep::{Measured, Part, key};
-use super::{Bench, Eval, Sweep, percent};
+use super::measured::{Measured, Part, key, percent};
+use super::options::{Eval, Sweep};
+use super::workbench::Bench;
 use crate::output;
 
 struct Negated {
@@ -30,7 +31,7 @@ pub(super) fn run(eval: &Eval, bench: &Bench<'_>, sweep: Option<Sweep>, as_json:
         Some(sweep) => sweep,
         None => "0:1:21".parse().map_err(Error::invalid)?,
     };
-    let mut tasks = eval.tasks(bench, &[&eval.val_split, &eval.split])?;
+    let mut tasks = bench.tasks(eval, &[&eval.val_split, &eval.split])?;
     tasks.retain(|task| task != control);
     for task in &tasks {
         bench.own_weights(task)?;

@@ -3,7 +3,9 @@
 use serde_json::{Map, Value, json};
 use taskbasis::{ErrorKind, Result};
 
-use super::{Bench, Eval, percent};
+use super::measured::percent;
+use super::options::Eval;
+use super::workbench::Bench;
 use crate::output;
 
 struct Accuracy {
@@ -13,7 +15,7 @@ struct Accuracy {
 }
 
 pub(super) fn run(eval: &Eval, bench: &Bench<'_>, as_json: bool) -> Result<()> {
-    let tasks = eval.tasks(bench, &[&eval.split])?;
+    let tasks = bench.tasks(eval, &[&eval.split])?;
     let labelled = bench.images.labelled(&tasks, &eval.split)?;
     let shared = eval.weights.as_ref().map(|expr| bench.weights(expr)).transpose()?;
     let bar = output::progress(labelled.iter().map(|labelled| labelled.len()).sum(), "images");

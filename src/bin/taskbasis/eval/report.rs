@@ -6,8 +6,7 @@ use serde_json::Value;
 use taskbasis::{Basis, Result};
 
 use super::finetuned::Finetuned;
-use super::percent;
-use super::sweep::Measured;
+use super::measured::{Measured, percent};
 use crate::report::plot::{Bars, COLOURS, Curve, Lines};
 use crate::report::{begin, end, escape, legend, paragraph, section};
 
