@@ -79,7 +79,7 @@ impl EncoderOptions {
     pub fn check_graph(&self) -> Result<()> {
         match self.residency {
             Residency::Whole => Ok(()),
-            Residency::Blockwise => Err(Error::unsupported("only the built graph runs block by block (`streamed`)")
+            Residency::Blockwise => Err(Error::unsupported("only the built graph can be streamed, block by block")
                 .hint("`built_graph` (--built-graph) runs it, whatever a bundle carries")),
         }
     }

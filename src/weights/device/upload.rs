@@ -26,7 +26,7 @@ pub(super) fn send_inputs<'a>(
         // As much as a slot takes, the last one perhaps in part.
         let (mut some, mut used) = (Vec::new(), 0);
         while let Some((input, tiles)) = inputs.peek_mut() {
-            let tile_bytes = tiles::tile_bytes(tiles::format(*input));
+            let tile_bytes = tiles::tile_bytes(tiles::format(input));
             let now = tiles.start..tiles.end.min(tiles.start + (staging.slot_bytes() - used) / tile_bytes);
             let is_full = now.end < tiles.end;
             used += now.len() * tile_bytes;
@@ -50,7 +50,7 @@ pub(super) fn send_inputs<'a>(
 pub(super) fn pack(inputs: &[(&Source, Range<usize>)], mut out: &mut [u8], wanted: usize) -> Result<()> {
     let mut pieces = Vec::new();
     for (input, tiles) in inputs {
-        let tile_bytes = tiles::tile_bytes(tiles::format(*input));
+        let tile_bytes = tiles::tile_bytes(tiles::format(input));
         for start in tiles.clone().step_by(PIECE) {
             let piece = start..tiles.end.min(start + PIECE);
             let (now, rest) = std::mem::take(&mut out).split_at_mut(piece.len() * tile_bytes);
