@@ -2,7 +2,7 @@
  *
  * This file is the manual of the C ABI. It is generated from src/capi; do not edit it. To write it anew:
  *
- *     TASKBASIS_BLESS=1 cargo test --test header
+ *     TASKBASIS_BLESS=1 cargo test --test capi header
  *
  * A basis is M vectors from which the weights of T > M fine-tuned models ("tasks") can be rebuilt, given the zero-shot
  * model that all of them began as ("base"). Open basis and base, make one encoder, name the weights of each task that

@@ -1,5 +1,5 @@
 //! What every format costs on the digits family: embeddings against the reference's, predictions and accuracies on all
-//! test images. `cargo test --test bundle_accuracy -- --nocapture` prints the table of docs/bundle-format.md.
+//! test images. `cargo test --test bundle accuracy -- --nocapture` prints the table of docs/bundle-format.md.
 
 use crate::support;
 use crate::support::bundle::{METHODS, digits_files, format, pack_digits};

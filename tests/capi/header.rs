@@ -1,6 +1,6 @@
 //! `include/taskbasis.h` says what `src/capi` does: it is generated here, and compared with the committed file.
 //!
-//! `TASKBASIS_BLESS=1 cargo test --test header` writes it anew.
+//! `TASKBASIS_BLESS=1 cargo test --test capi header` writes it anew.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ fn the_header_is_what_the_sources_say() {
     if let Some(line) = first_difference(&committed, &generated) {
         panic!(
             "{HEADER} differs from src/capi, first at line {line}. \
-             If src/capi is right, `TASKBASIS_BLESS=1 cargo test --test header` writes the header anew; commit it."
+             If src/capi is right, `TASKBASIS_BLESS=1 cargo test --test capi header` writes the header anew; commit it."
         );
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::support::forms::{Array, tower, write};
+use crate::support::{Need, skip};
 use taskbasis::checkpoint::writer::{StorageId, TorchWriter, Value, ZipWriter};
 use taskbasis::{Checkpoint, DType, ErrorKind, Mapping};
 
@@ -279,4 +280,17 @@ fn other_files_are_named_for_what_they_are() {
     fs::write(at.join("openvino_model.bin"), [1, 2, 3, 4]).unwrap();
     fs::write(at.join("openvino_model.xml"), "<?xml version=\"1.0\"?>\n<net name=\"a\">").unwrap();
     refused(&at.join("openvino_model.bin"), ErrorKind::Unsupported, &["the weights of an OpenVINO model"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = Checkpoint::open(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("there is no checkpoint"), "{error}");
+    let pipe = folder.path().join("pipe");
+    if !std::process::Command::new("mkfifo").arg(&pipe).status().is_ok_and(|status| status.success()) {
+        return skip(Need::Cc, "there is no mkfifo");
+    }
+    assert!(Checkpoint::open(&pipe).unwrap_err().to_string().contains("not a regular file"));
 }

@@ -1,7 +1,6 @@
 //! Damaged and hostile files end soon, in an error that names the file and the place.
 
 use crate::support;
-use crate::support::{Need, skip};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -490,17 +489,4 @@ fn many_names_over_one_storage_are_refused() {
     };
     assert!(open(tied(2, &writer)).is_ok(), "tied weights are usual");
     refused(tied(200, &writer), "share storage beyond any use");
-}
-
-#[cfg(unix)]
-#[test]
-fn a_pipe_is_refused_at_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let error = Checkpoint::open(folder.path()).unwrap_err().to_string();
-    assert!(error.contains("there is no checkpoint"), "{error}");
-    let pipe = folder.path().join("pipe");
-    if !std::process::Command::new("mkfifo").arg(&pipe).status().is_ok_and(|status| status.success()) {
-        return skip(Need::Cc, "there is no mkfifo");
-    }
-    assert!(Checkpoint::open(&pipe).unwrap_err().to_string().contains("not a regular file"));
 }

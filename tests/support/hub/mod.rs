@@ -11,8 +11,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use sha1::Sha1;
-use sha2::{Digest, Sha256};
+use sha1::{Digest, Sha1};
+
+mod said;
+
+pub use said::{complaint, git_sha1, hex, sha256, stdout};
 
 pub const REPO: &str = "owner/bases";
 
@@ -277,35 +280,6 @@ pub fn server() -> (Server, Vec<u8>) {
 
 pub fn of(requests: &[Request], on: On) -> Vec<&Request> {
     requests.iter().filter(|request| request.on == on).collect()
-}
-
-#[track_caller]
-pub fn stdout(output: Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().trim_end_matches('\n').to_owned()
-}
-
-#[track_caller]
-pub fn complaint(output: Output) -> String {
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(output.stdout.is_empty());
-    let last = stderr.lines().last().unwrap().to_owned();
-    assert!(last.starts_with("error: "), "{stderr}");
-    last
-}
-
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-pub fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-/// As `git hash-object` says it.
-pub fn git_sha1(bytes: &[u8]) -> String {
-    hex(&Sha1::digest([format!("blob {}\0", bytes.len()).as_bytes(), bytes].concat()))
 }
 
 impl Content {
