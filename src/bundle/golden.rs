@@ -48,7 +48,8 @@ impl Bundle {
     /// as [`Bundle::base_or`] takes it.
     ///
     /// # Errors
-    /// [`ErrorKind::Mismatch`] where it is another one; as [`Bundle::base_or`] and [`Encoder::of_bundle`].
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where it is another one; as [`Bundle::base_or`] and
+    /// [`Encoder::of_bundle`].
     pub fn check_golden(&self, base: Option<Checkpoint>, options: &EncoderOptions) -> Result<Option<Agreement>> {
         let Some(golden) = self.golden() else { return Ok(None) };
         let (encoder, model) = self.untested(base, options)?;

@@ -48,7 +48,7 @@ pub struct DeviceStats {
 
 /// A [`Model`] on a GPU: base and basis in device memory, and the weights of the tasks that were asked for last.
 ///
-/// The bits are those of [`Weights`](super::Weights). Where the budget has no room for all of the basis, as many
+/// The bits are those of [`Weights`](crate::Weights). Where the budget has no room for all of the basis, as many
 /// parameters stay as it has room for, and the others are brought from the host for every task. Shareable between
 /// threads.
 ///
