@@ -146,7 +146,7 @@ impl House {
             _ => return None,
         }
         while let Some(name) = rest.first() {
-            let child = [&at[..], &[name.clone()]].concat();
+            let child = [&at[..], std::slice::from_ref(name)].concat();
             if !self.0.contains_key(&child) {
                 break;
             }

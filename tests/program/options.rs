@@ -11,6 +11,7 @@ fn command(words: &str) -> (Option<i32>, String) {
         "pack" => "--basis no/basis --base no/base.pt -o no/out.taskbasis",
         "eval" => "--basis no/basis --base no/base.pt --data no/images.safetensors",
         "embed" => "--basis no/basis --base no/base.pt --weights base -i no/image.png -o no/out.safetensors",
+        "classify" => "--basis no/basis --base no/base.pt --task A --heads no/heads no/image.png",
         "export" => "--basis no/basis --base no/base.pt --weights base -o no/out.onnx",
         "heads" => "--text-model no/clip --classes no/classes.json -o no/heads.safetensors",
         "bind" => model,

@@ -205,7 +205,7 @@ fn check(coefficients: &[f32], tensors: &[Tensors], multiprocessors: u32) {
     for (tensor, (base, terms)) in tensors.iter().zip(&inputs) {
         let mut put = |input: &Source| (tiles::format(input), bench.put(&packed(input)));
         let base = base.as_ref().map(|base| put(&Source::Dense(base.clone())));
-        let terms: Vec<(VectorFormat, u64)> = terms.iter().map(|term| put(term)).collect();
+        let terms: Vec<(VectorFormat, u64)> = terms.iter().map(&mut put).collect();
         let tiles = tiles::count(tensor.numel);
         table.push(&Segment { base, terms: &terms, out: end as u64, tiles }).unwrap();
         places.push(end);
