@@ -77,7 +77,7 @@ impl BasisFile {
             Self::Folder(basis) => {
                 let missing = Error::invalid("a basis folder needs its base, and none was given")
                     .at(basis.path())
-                    .hint("Give the base checkpoint (--base)");
+                    .hint("Give the base checkpoint (`base`, --base)");
                 Ok((base.ok_or(missing)?, *basis))
             }
             Self::Bundle(bundle) => Ok((bundle.base_or(base)?, bundle.basis()?)),

@@ -156,7 +156,7 @@ impl Recovery {
         for m in 0..self.vectors {
             sum.vectors[m] += lambda * self.get(m, t).ok_or_else(|| self.not_recoverable(t))?;
         }
-        if self.method == Method::Pca {
+        if self.method.has_mean() {
             sum.mean += lambda;
         }
         if let Some(r) = self.residual_tasks.iter().position(|&task| task == t) {
@@ -172,7 +172,7 @@ impl Recovery {
         (0..self.tasks.len()).try_for_each(|t| self.add_task(t, 1.0, &mut all))?;
         for (m, a) in all.vectors.iter_mut().enumerate() {
             let size: f64 = self.row(m).map(f64::abs).sum();
-            if self.method == Method::Pca && a.abs() <= 1e-5 * size {
+            if self.method.has_mean() && a.abs() <= 1e-5 * size {
                 *a = 0.0;
             }
             sum.vectors[m] += lambda * *a;

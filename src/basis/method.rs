@@ -23,6 +23,11 @@ impl Method {
         Self::ALL.into_iter().find(|method| method.name() == name)
     }
 
+    /// Whether tasks are recovered around a mean, which is one more vector.
+    pub fn has_mean(self) -> bool {
+        self == Self::Pca
+    }
+
     /// The name in `method_info.json` and in bundles: `AutoencoderBasisMethod`, `PCABasisMethod`, ….
     pub fn name(self) -> &'static str {
         match self {

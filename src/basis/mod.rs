@@ -4,9 +4,9 @@
 //! reconstructed. The formats and formulas are those of *Task Vector Bases* (arXiv 2502.01015).
 
 mod coefficients;
-pub(crate) mod doubt;
 mod expr;
 mod method;
+pub(crate) mod plausibility;
 mod published;
 mod vectors;
 

@@ -169,19 +169,19 @@ struct Artifact {
 /// Reads the method's own file in `folder`, for a basis of `vectors` vectors.
 fn read_artifact(folder: &Path, info: &MethodInfo, vectors: usize, mode: MapMode) -> Result<Artifact> {
     let shape = [vectors, info.datasets.len()];
-    if info.method == Method::RandomSample {
-        let path = required(folder, "random_selection.json", info.method)?;
-        return Ok(Artifact { table: selection(&path, &info.datasets, vectors)?, mean: None, path });
-    }
     let (path, key) = match info.method {
         // `W` as stored, whatever `softmax_w` says: a true one means that the activation is already applied.
         Method::Autoencoder => (autoencoder_file(folder)?, "W"),
         Method::Pca => (required(folder, "pca_components.pt", info.method)?, "coefficients"),
-        _ => (required(folder, "random_basis.pt", info.method)?, "projection_coefficients"),
+        Method::Random => (required(folder, "random_basis.pt", info.method)?, "projection_coefficients"),
+        Method::RandomSample => {
+            let path = required(folder, "random_selection.json", info.method)?;
+            return Ok(Artifact { table: selection(&path, &info.datasets, vectors)?, mean: None, path });
+        }
     };
     let archive = Archive::open(&path, mode)?;
     let table = table(&archive, key, shape)?;
-    let mean = (info.method == Method::Pca).then(|| mean(&archive)).transpose()?;
+    let mean = info.method.has_mean().then(|| mean(&archive)).transpose()?;
     Ok(Artifact { path, table, mean })
 }
 

@@ -3,8 +3,8 @@
 use std::sync::OnceLock;
 
 use super::tile::{TILE, Tiles, TunedParameter, split};
-use crate::basis::doubt;
-use crate::checkpoint::{Checkpoint, frozen, is_image_tower, names};
+use crate::basis::plausibility;
+use crate::checkpoint::{Checkpoint, is_image_tower, lacking, names};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 use crate::tower::arch::PROJECTION;
@@ -59,9 +59,9 @@ impl Family {
         }
         let in_scope =
             |name: &str, tensor: &Tensor| tensor.dtype().is_float() && (scope == Scope::All || is_image_tower(name));
-        frozen::check_read(&base, scope == Scope::ImageTower)?;
+        lacking::check_read(&base, scope == Scope::ImageTower)?;
         if base.image_tower().next().is_none() {
-            return Err(frozen::no_tower(&base));
+            return Err(lacking::no_tower(&base));
         }
         // Each task has classes of its own, and a classifier of them is no weight of the model.
         let is_of_others = |name: &str, shape: &[usize]| {
@@ -75,7 +75,7 @@ impl Family {
         let names: Vec<&str> = of_base().map(|(name, _)| name).collect();
         let mut differences = Vec::with_capacity(tasks.len());
         for (_, tuned) in &tasks {
-            let unchanged = frozen::unchanged(&names, tuned, base.path().display())?;
+            let unchanged = lacking::unchanged(&names, tuned, base.path().display())?;
             let unchanged = unchanged.into_iter().map(String::from).collect();
             let is_known = |name: &str| base.get(name).is_some_and(|tensor| !is_of_others(name, tensor.shape()));
             let unknown = tuned.iter().filter(|(name, tensor)| in_scope(name, tensor) && !is_known(name));
@@ -150,9 +150,9 @@ pub fn doubt(base: &Checkpoint, task: &str, tuned: &Checkpoint) -> Result<Option
             let (difference, _) = tiles.read(&parameter, range)?;
             vector += difference.iter().map(|value| value.powi(2)).sum::<f64>();
         }
-        whole += doubt::square(std::iter::once(base))?;
+        whole += plausibility::square(std::iter::once(base))?;
     }
-    Ok(doubt::long((whole > 0.0).then(|| (task, (vector / whole).sqrt())).into_iter()))
+    Ok(plausibility::long((whole > 0.0).then(|| (task, (vector / whole).sqrt())).into_iter()))
 }
 
 /// The tensor of `tuned` that `of_base` was fine-tuned to: itself, where training left it alone.

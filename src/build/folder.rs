@@ -52,7 +52,7 @@ impl std::fmt::Debug for WriteOptions<'_> {
 impl Family {
     /// Bytes of the vectors that [`Family::write_basis`] will write, PCA's mean among them.
     pub fn output_bytes(&self, fit: &Fit) -> u64 {
-        let vectors = fit.vectors() + usize::from(fit.method() == Method::Pca);
+        let vectors = fit.vectors() + usize::from(fit.method().has_mean());
         (vectors * self.parameter_count() * size_of::<f32>()) as u64
     }
 

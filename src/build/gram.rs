@@ -6,7 +6,7 @@ use ndarray::linalg::general_mat_mul;
 
 use super::family::Family;
 use super::tile::{TILE, Tiles, TunedParameter, split};
-use crate::basis::doubt;
+use crate::basis::plausibility;
 use crate::checkpoint::is_image_tower;
 use crate::error::{Error, Result};
 use crate::kernel::threads;
@@ -75,14 +75,14 @@ impl Gram {
         let lengths = lengths.filter_map(|(t, task)| Some((task.as_str(), self.relative_length(t)?)));
         let spectrum = self.spectrum(false);
         let first = spectrum[0] / spectrum.iter().sum::<f64>().max(f64::MIN_POSITIVE);
-        let parallel = (self.tasks.len() >= 2 && first >= doubt::MIN_PARALLEL_SHARE).then(|| {
+        let parallel = (self.tasks.len() >= 2 && first >= plausibility::MIN_PARALLEL_SHARE).then(|| {
             format!(
                 "the task vectors are nearly one vector (its direction has {:.2} % of the spectrum): another model's \
                  base, or one fine-tune several times?",
                 100.0 * first
             )
         });
-        doubt::long(lengths).into_iter().chain(parallel).collect()
+        plausibility::long(lengths).into_iter().chain(parallel).collect()
     }
 
     /// The cosine of the angle between two task vectors.
@@ -199,7 +199,7 @@ impl Family {
         }
         let values: Vec<f64> = (0..t * t).map(|i| (total[[i / t, i % t]] + total[[i % t, i / t]]) / 2.0).collect();
         let changed = self.parameters.iter().filter(|parameter| parameter.changed.get() == Some(&true));
-        let base_norm = doubt::square(changed.map(|parameter| &parameter.base))?.sqrt();
+        let base_norm = plausibility::square(changed.map(|parameter| &parameter.base))?.sqrt();
         let gram = Gram::new(self.tasks().map(str::to_owned).collect(), &values)?;
         Ok(Gram { base_norm: Some(base_norm), ..gram })
     }

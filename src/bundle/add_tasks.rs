@@ -16,8 +16,8 @@ use super::quantise::VectorFormat;
 use super::solve::least_squares;
 use super::writer::{self, Item};
 use crate::atomic_file::replace_file;
-use crate::basis::doubt;
-use crate::checkpoint::{Checkpoint, frozen};
+use crate::basis::plausibility;
+use crate::checkpoint::{Checkpoint, lacking};
 use crate::did_you_mean::unknown;
 use crate::error::{Error, ErrorKind, Result};
 use crate::heads::Head;
@@ -61,7 +61,7 @@ pub struct TaskFit {
 impl TaskFit {
     /// A reason to doubt that this is a fine-tune of the bundle's base: a task vector about as long as its weights.
     pub fn doubt(&self) -> Option<String> {
-        doubt::long(std::iter::once((self.task.as_str(), ratio(self.norm, self.base_norm))))
+        plausibility::long(std::iter::once((self.task.as_str(), ratio(self.norm, self.base_norm))))
     }
 }
 
@@ -365,7 +365,7 @@ impl<'a> BundleUpdate<'a> {
         let arch = &self.metadata.arch;
         let of_base = self.base.iter().filter(|(_, tensor)| tensor.dtype().is_float());
         let names: Vec<&str> = of_base.clone().map(|(name, _)| name.as_str()).collect();
-        let unchanged = frozen::unchanged(&names, finetuned, self.bundle.path().display())?;
+        let unchanged = lacking::unchanged(&names, finetuned, self.bundle.path().display())?;
         let unchanged: Vec<String> = unchanged.into_iter().map(String::from).collect();
         let own = finetuned.image_tower().map(|(name, tensor)| (name, tensor.shape()));
         let frozen = of_base.filter(|(name, _)| unchanged.contains(name));
@@ -378,7 +378,7 @@ impl<'a> BundleUpdate<'a> {
                 .got(its));
         }
         let count = self.metadata.basis.vectors;
-        let base_norm = doubt::square(self.base.values().filter(|tensor| tensor.dtype().is_float()))?;
+        let base_norm = plausibility::square(self.base.values().filter(|tensor| tensor.dtype().is_float()))?;
         let mut total = Span { gram: Gram::new(count + 1), norm: 0.0, base_norm, unchanged };
         // One parameter at a time, so that the chunks' sums are few.
         for (parameter, shape) in self.parameters() {

@@ -385,7 +385,7 @@ impl Metadata {
                 _ => return fail(format!("a residual for `{task}`, which is no task of the basis or has one already")),
             }
         }
-        if *mean != (method == Method::Pca) {
+        if *mean != (method.has_mean()) {
             return fail(format!("a {method} basis {} a mean", if *mean { "has not" } else { "has" }));
         }
         if !lambda.suggested().all(f64::is_finite) {

@@ -8,10 +8,10 @@
 
 pub mod adapter;
 pub mod choose;
-mod content;
+mod container;
 pub mod folder;
 mod format;
-pub(crate) mod frozen;
+pub(crate) mod lacking;
 pub mod names;
 mod open;
 pub mod pickle;
@@ -19,7 +19,7 @@ pub mod safetensors;
 pub mod shards;
 pub(crate) mod sniff;
 pub mod torch;
-pub mod unread;
+pub mod unread_type;
 pub mod writer;
 pub mod zip;
 
@@ -28,11 +28,11 @@ use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
 
-pub(crate) use self::content::check_sharing;
+pub(crate) use self::container::check_sharing;
 pub use self::format::Format;
 pub use self::names::is_image_tower;
 use self::names::{Beside, Naming};
-use self::unread::{Stored, Unread};
+use self::unread_type::{Stored, Unread};
 use crate::did_you_mean;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;

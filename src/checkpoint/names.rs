@@ -22,7 +22,7 @@ pub(super) use self::scheme::Place;
 use self::scheme::{IMAGE, TEXT, THIRDS};
 use self::timm::TimmHead;
 use self::towers::{Candidate, Convention};
-use super::unread::Stored;
+use super::unread_type::Stored;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::content::Content;
+use super::container::Content;
 use super::names::Beside;
 use super::{Checkpoint, adapter};
 use crate::error::Result;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
-use super::unread::{Stored, Unread};
+use super::unread_type::{Stored, Unread};
 use super::zip::TRUNCATED_HINT;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mmap::Mapping;

@@ -8,7 +8,7 @@ use indexmap::IndexMap;
 use serde::Deserialize;
 
 use super::format::Format;
-use super::unread::Stored;
+use super::unread_type::Stored;
 use crate::did_you_mean;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mmap::{MapMode, Mapping};

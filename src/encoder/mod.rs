@@ -15,7 +15,7 @@ mod input;
 mod memory;
 mod options;
 mod ort_error;
-mod peer;
+mod plain_session;
 mod pool;
 mod promote;
 mod provider;
@@ -34,7 +34,7 @@ pub use graph::{WeightSource, write_onnx, write_onnx_f16};
 pub use image::Encoder;
 pub use options::{EncoderOptions, Promotion, Provider, Residency, SelfTest, TensorRtOptions, WeightsOn};
 #[doc(hidden)]
-pub use peer::session_on_file;
+pub use plain_session::session_on_file;
 pub use promote::PromotionState;
 pub use provider::Execution;
 pub use runtime::{MINIMUM_MINOR, Origin, PATH_VARIABLE, Probe, Runtime, Version};

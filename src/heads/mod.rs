@@ -2,20 +2,20 @@
 
 mod class_lists;
 mod classifier;
-mod classify;
 mod files;
 pub mod head;
 #[cfg(feature = "text")]
 pub mod prompts;
+mod ranking;
 #[cfg(feature = "text")]
 pub mod tokenizer;
 
 pub use class_lists::{class_names, class_tasks};
-pub use classify::Score;
 pub(crate) use files::choose_task;
 pub use files::head_tasks;
 pub use head::{Head, softmax, top_k};
 #[cfg(feature = "text")]
 pub use prompts::Prompts;
+pub use ranking::Score;
 #[cfg(feature = "text")]
 pub use tokenizer::Tokenizer;

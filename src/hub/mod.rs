@@ -14,9 +14,9 @@
 
 mod address;
 #[cfg(feature = "hub")]
-mod beside;
-#[cfg(feature = "hub")]
 mod cache;
+#[cfg(feature = "hub")]
+mod companions;
 #[cfg(feature = "hub")]
 mod configs;
 #[cfg(feature = "hub")]

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::address::{HubPath, Wanted};
-use super::beside;
 use super::cache::{RepoCache, Whole};
+use super::companions;
 use super::download::Download;
 use super::event::{HubEvent, Listener};
 use super::http::Client;
@@ -85,7 +85,7 @@ impl Hub {
         if wanted == Wanted::Path {
             return Ok(self.pull(address, listener)?.local);
         }
-        beside::check_whole(address)?;
+        companions::check_whole(address)?;
         let pulled = self.pull(&self.checkpoint(address, listener)?, listener)?;
         self.pull_beside(&pulled, listener)?;
         Ok(pulled.local)
@@ -184,7 +184,7 @@ impl Hub {
         let address = &pulled.address;
         let folder = address.path().rsplit_once('/').map_or("", |(folder, _)| folder);
         let mut files = Vec::new();
-        for name in beside::names(&pulled.local)? {
+        for name in companions::names(&pulled.local)? {
             let path = if folder.is_empty() { name } else { format!("{folder}/{name}") };
             let beside = HubPath::new(address.repo(), Some(&pulled.commit), &path)?;
             files.extend(self.pull(&beside, listener)?.files);
@@ -261,7 +261,7 @@ impl Hub {
         let commit = cache.commit(address.revision())?;
         let local = cache.snapshot(&commit).join(address.path());
         if local.is_file() {
-            return Some(local).filter(|local| wanted == Wanted::Path || beside::is_whole(local));
+            return Some(local).filter(|local| wanted == Wanted::Path || companions::is_whole(local));
         }
         match wanted {
             Wanted::Path => (local.is_dir() && cache.whole(&commit, address.path()) == Whole::Yes).then_some(local),

@@ -4,19 +4,19 @@
 mod block;
 mod dense;
 mod dtype;
-mod format;
 mod memory;
 mod read;
 mod source;
+mod vector_format;
 mod view;
 
 pub(crate) use block::SCALE_BYTES;
 pub use block::{BLOCK, BlockFormat, MAX_SCALE, Rounding};
 pub use dense::Tensor;
 pub use dtype::DType;
-pub use format::VectorFormat;
 pub(crate) use memory::{checked_numel, contiguous_strides, f32_bytes, f32_bytes_mut, try_zeroed, u16_bytes};
 pub use source::{Blocks, Source};
+pub use vector_format::VectorFormat;
 
 #[cfg(target_endian = "big")]
 compile_error!("taskbasis maps little-endian files in place and needs a little-endian machine");

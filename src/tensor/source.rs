@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::block::{BLOCK, BlockFormat, MAX_SCALE, scale_of};
 use super::dense::Tensor;
 use super::dtype::DType;
-use super::format::VectorFormat;
 use super::memory::{checked_numel, try_zeroed};
+use super::vector_format::VectorFormat;
 use crate::error::{Error, Result};
 use crate::mmap::Mapping;
 

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::features;
+use super::published;
+pub use super::published::HEAD_WIDTH;
 pub use super::shapes::MAX_LAYERS;
 use super::shapes::{self, MAX_EXTENT, Shapes};
-use super::table;
-pub use super::table::HEAD_WIDTH;
 pub use super::variant::{Activation, ArchHints, Epsilon, Pooling, Variant};
 use crate::error::{Error, Result};
 
@@ -108,7 +108,7 @@ impl Arch {
         })?;
         // Either both of them are missing, or one is an error below.
         let pre_norm = PRE_NORM.iter().any(|name| tower.shapes.contains_key(name));
-        let known = hints.or(table::usual(width, pre_norm));
+        let known = hints.or(published::usual(width, pre_norm));
         let is_projected = known.pooling.is_none_or(Pooling::is_projected);
         let embed_dim = if is_projected { projected(&tower, width)? } else { width };
         let layers = tower.layers(BLOCKS)?;
@@ -116,7 +116,7 @@ impl Arch {
         let arch = Self {
             width,
             layers,
-            heads: known.heads.ok_or_else(|| table::unknown_heads(width))?,
+            heads: known.heads.ok_or_else(|| published::unknown_heads(width))?,
             mlp_width,
             patch,
             grid,
@@ -125,7 +125,7 @@ impl Arch {
             variant: Variant {
                 pre_norm,
                 norm_epsilon: known.norm_epsilon.unwrap_or_default(),
-                pooling: known.pooling.ok_or_else(table::unknown_pooling)?,
+                pooling: known.pooling.ok_or_else(published::unknown_pooling)?,
             },
         };
         arch.check()?;

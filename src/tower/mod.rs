@@ -5,8 +5,8 @@ pub(crate) mod classifier;
 pub mod config;
 mod features;
 pub mod graph;
+mod published;
 mod shapes;
-mod table;
 #[cfg(feature = "text")]
 pub mod text;
 pub mod variant;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::layout::{Layout, TensorSpec};
 use crate::basis::{Basis, Coefficients, Parameter};
-use crate::checkpoint::{Checkpoint, frozen, is_image_tower};
+use crate::checkpoint::{Checkpoint, is_image_tower, lacking};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor};
 
@@ -55,7 +55,7 @@ pub(super) fn with_base<'a>(
     let factors = factors(basis, coefficients)?;
     // With all factors zero the weights are the base, and no vector need be looked at.
     let adds = factors.iter().any(|&a| a != 0.0);
-    frozen::check_read(base, scope == Scope::ImageTower)?;
+    lacking::check_read(base, scope == Scope::ImageTower)?;
     check_unnamed(base, basis, scope)?;
 
     let mut tensors = Vec::with_capacity(base.len());
@@ -106,7 +106,7 @@ fn check_unnamed(base: &Checkpoint, basis: &Basis, scope: Scope) -> Result<()> {
         return Ok(());
     }
     let named = basis.parameters().map(|(name, _)| name);
-    frozen::missing(weights.into_iter(), named).map(drop).map_err(|unknown| {
+    lacking::missing(weights.into_iter(), named).map(drop).map_err(|unknown| {
         Error::mismatch("the base has a parameter that the basis does not know, and has in other blocks")
             .at(base.path())
             .tensor(unknown)

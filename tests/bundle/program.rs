@@ -272,6 +272,8 @@ fn tasks_can_be_added() {
     assert_eq!(Bundle::open(&bundle).unwrap().tasks().len(), 8, "written elsewhere, the old one stays");
     json(&["add-task", &bundle, "--task", &new]);
     assert_eq!(Bundle::open(&bundle).unwrap().tasks().len(), 9);
+    json(&["add-task", &bundle, "--task", &format!("Third={}", text(&finetuned)), "-o", &bundle]);
+    assert_eq!(Bundle::open(&bundle).unwrap().tasks().len(), 10, "its own place is a place");
     fail(&["add-task", &bundle, "--task", &new], &["has a task `Again`"]);
     fail(&["add-task", &bundle, "--task", &format!("X={}", files.heads)], &[&files.heads]);
     let onto = text(&finetuned);

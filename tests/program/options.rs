@@ -163,3 +163,17 @@ fn what_is_of_scaling_coefficients_needs_them() {
     refused("eval --keep 0.9 --sweep", &["--negate"]);
     understood("eval --keep 0.9 --negate --control A");
 }
+
+/// A script whose variable is not set: nothing is computed that then has no place to go.
+#[test]
+fn an_empty_path_is_refused_at_once() {
+    let embed =
+        ["embed", "--base", "no/base.pt", "--weights", "base", "-i", "no/image.png", "-o", "no/out.safetensors"];
+    for option in ["--base", "-i", "-o"] {
+        let mut words = embed;
+        words[embed.iter().position(|word| *word == option).unwrap() + 1] = "";
+        let output = run(&words);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && text.contains("a value is required"), "{option}: {text}");
+    }
+}

@@ -54,10 +54,10 @@ impl AddTask {
     /// # Errors
     /// [`ErrorKind::Unsupported`](taskbasis::ErrorKind::Unsupported).
     pub fn check_place(&self) -> Result<()> {
-        if self.output.is_some() {
-            return Ok(());
-        }
         if self.grown.is_address() {
+            if self.output.is_some() {
+                return Ok(());
+            }
             return Err(Error::unsupported("nothing can be written to the Hub")
                 .at(&self.grown)
                 .hint("-o names the file for the grown bundle"));

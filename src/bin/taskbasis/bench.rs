@@ -26,9 +26,11 @@ impl Bench {
         let this = std::env::current_exe().map_err(|e| Error::io("cannot find this program", "taskbasis", e))?;
         let bench = this.with_file_name(format!("taskbasis-bench{}", std::env::consts::EXE_SUFFIX));
         let mut command = Command::new(&bench);
-        command.args(self.arguments);
-        command.args(global.json.then_some("--json")).args(global.progress.then_some("--progress"));
-        command.args(global.prefix.iter().flat_map(|prefix| ["--prefix", prefix]));
+        let is_given = |option: &str| self.arguments.iter().any(|argument| argument == option);
+        let flags = [("--json", global.json), ("--progress", global.progress)];
+        command.args(flags.iter().filter(|(flag, is_set)| *is_set && !is_given(flag)).map(|(flag, _)| flag));
+        let prefix = global.prefix.iter().filter(|_| !is_given("--prefix"));
+        command.args(prefix.flat_map(|prefix| ["--prefix", prefix])).args(&self.arguments);
         let failed = |e: std::io::Error| match e.kind() {
             std::io::ErrorKind::NotFound => missing(&bench),
             _ => Error::io("cannot start it", &bench, e),

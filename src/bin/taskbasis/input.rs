@@ -8,7 +8,7 @@ use taskbasis::{Checkpoint, Error, ImageFiles, Preprocess, Result};
 
 use crate::output;
 use crate::paths::InPath;
-use crate::skip::{SkipArgs, Skipped};
+use crate::unreadable_images::{SkipArgs, Skipped};
 
 /// Which files of folders to read.
 #[derive(Args)]

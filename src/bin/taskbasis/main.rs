@@ -20,8 +20,8 @@ mod pack;
 mod pull;
 mod reconstruct;
 mod shared;
-mod skip;
 mod tasks_dir;
+mod unreadable_images;
 mod verify;
 
 use std::process::ExitCode;

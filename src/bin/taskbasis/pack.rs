@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Id};
 use taskbasis::bundle::{Formats, Lambdas};
+use taskbasis::hub::Wanted;
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
     BaseFormat, Basis, BasisFile, BlockFormat, Bundle, Dataset, Encoder, EncoderOptions, Error, ErrorKind, GraphChoice,
@@ -152,7 +153,7 @@ impl std::ops::Deref for Pack {
 impl BundleArgs {
     /// The command that packs what `build` has made.
     pub fn packing(self, basis: &Path, base: BasePath, output: OutPath, built: Built) -> Pack {
-        let basis = basis.as_os_str().to_owned().into();
+        let basis = InPath::new(basis, Wanted::Path);
         Pack { basis, base, how: self, finetuned_dir: None, output, built: Some(built) }
     }
 

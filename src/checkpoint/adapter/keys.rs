@@ -2,7 +2,7 @@
 
 use indexmap::IndexMap;
 
-use super::super::unread::Stored;
+use super::super::unread_type::Stored;
 use crate::did_you_mean;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;

@@ -4,7 +4,7 @@ use indexmap::IndexMap;
 
 use super::super::Checkpoint;
 use super::super::names::{Place, places_of, squeezed};
-use super::super::unread::Stored;
+use super::super::unread_type::Stored;
 use super::config::Config;
 use super::keys::{AdaptedModule, AdapterTensors};
 use crate::did_you_mean;

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use super::Checkpoint;
 use super::choose::ADAPTERS;
-use super::content::Content;
+use super::container::Content;
 use super::format::Format;
 use super::names::Beside;
 use crate::error::{Error, ErrorKind, Result};

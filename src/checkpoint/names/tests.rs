@@ -1,5 +1,5 @@
 use super::*;
-use crate::checkpoint::unread::Unread;
+use crate::checkpoint::unread_type::Unread;
 use crate::tower::{Activation, Arch, Variant};
 
 fn named(tensors: Vec<(String, Stored)>) -> Result<NamedTensors> {

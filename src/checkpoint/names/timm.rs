@@ -1,7 +1,7 @@
 //! The names of CLIP's image towers in timm: its vision transformers `vit_…_clip_…`.
 
 use super::scheme::Place;
-use crate::checkpoint::unread::Stored;
+use crate::checkpoint::unread_type::Stored;
 use crate::error::{Error, Result};
 
 /// The names outside the blocks that keep their shape.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::super::unread::{Stored, Unread};
+use super::super::unread_type::{Stored, Unread};
 use super::archive::Archive;
 use super::node::Node;
 use crate::error::{Error, Result};
@@ -27,7 +27,7 @@ impl Archive {
     /// # Errors
     /// [`ErrorKind::Format`](crate::ErrorKind::Format) when a tensor lies outside its storage, a module's parameter is
     /// not a tensor, or the object is nested too deeply or too large. One of a kind that is not read here (quantised,
-    /// sparse, complex) is no error, but [`Unread`](crate::checkpoint::unread::Unread).
+    /// sparse, complex) is no error, but [`Unread`](crate::checkpoint::unread_type::Unread).
     pub fn tensors(&self) -> Result<Vec<(String, Stored)>> {
         let mut root = self.root();
         for _ in 0..MAX_DEPTH {

@@ -5,7 +5,7 @@ use super::images::ImageHints;
 use super::resolve::{Resolver, ValueSource};
 use super::stated;
 use super::values::{Origin, TowerConfig, TowerOptions};
-use crate::checkpoint::{Checkpoint, frozen, is_image_tower};
+use crate::checkpoint::{Checkpoint, is_image_tower, lacking};
 use crate::error::Result;
 use crate::preprocess::Preprocess;
 use crate::tower::arch::{Arch, ArchHints, PROJECTION, Pooling};
@@ -102,7 +102,7 @@ impl TowerConfig {
 fn check_tower(checkpoint: &Checkpoint) -> Result<()> {
     checkpoint.check_read(is_image_tower)?;
     if checkpoint.image_tower().next().is_none() {
-        return Err(frozen::no_tower(checkpoint));
+        return Err(lacking::no_tower(checkpoint));
     }
     Ok(())
 }

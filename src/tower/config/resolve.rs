@@ -7,7 +7,7 @@ use super::values::{Origin, Property, TowerConfig, TowerOptions, TowerValue};
 use crate::error::{Error, Result};
 use crate::preprocess::{CLIP_MEAN, CLIP_STD, Interpolation, ResizeMode};
 use crate::tower::arch::{Arch, ArchHints, Epsilon, Pooling, Variant};
-use crate::tower::table;
+use crate::tower::published;
 
 /// A source of values, such as a configuration.
 pub(super) struct ValueSource {
@@ -42,9 +42,10 @@ impl Resolver {
     pub(super) fn finish(mut self, shape: Arch) -> Result<TowerConfig> {
         let width = shape.width;
         let pre_norm = shape.variant.pre_norm;
-        let is_published = table::published_heads(width).is_some();
-        let usual = table::usual(width, pre_norm);
-        let heads = self.pick(Property::Heads, |source| source.arch.heads, table::published_heads(width), usual.heads);
+        let is_published = published::published_heads(width).is_some();
+        let usual = published::usual(width, pre_norm);
+        let heads =
+            self.pick(Property::Heads, |source| source.arch.heads, published::published_heads(width), usual.heads);
         let activation =
             self.pick(Property::Activation, |source| source.arch.activation, None, Some(Default::default()));
         let epsilon = Some(Epsilon::USUAL);
@@ -54,7 +55,7 @@ impl Resolver {
             epsilon.filter(|_| is_published),
             epsilon,
         );
-        let published = table::published_pooling(width, pre_norm);
+        let published = published::published_pooling(width, pre_norm);
         let usual_of_published = Some(Pooling::ClassToken).filter(|_| is_published && pre_norm);
         let pooling =
             self.pick(Property::Pooling, |source| source.arch.pooling, published.or(usual_of_published), usual.pooling);
@@ -63,12 +64,12 @@ impl Resolver {
             false => (heads, pooling),
         };
         let arch = Arch {
-            heads: heads.ok_or_else(|| table::unknown_heads(width))?,
+            heads: heads.ok_or_else(|| published::unknown_heads(width))?,
             activation: activation.unwrap_or_default(),
             variant: Variant {
                 pre_norm,
                 norm_epsilon: norm_epsilon.unwrap_or_default(),
-                pooling: pooling.ok_or_else(table::unknown_pooling)?,
+                pooling: pooling.ok_or_else(published::unknown_pooling)?,
             },
             ..shape
         };

@@ -6,7 +6,7 @@ use super::files::{self, ConfigSource};
 use super::stated::Extent;
 use crate::error::Result;
 use crate::tower::arch::{Activation, ArchHints};
-use crate::tower::table::{self, by_width};
+use crate::tower::published::{self, by_width};
 use crate::tower::text::arch::TextArch;
 
 /// The values that `asked` leaves open of the text tower in `weights`, as the configurations beside it say; and notes
@@ -43,7 +43,7 @@ pub(crate) fn text_hints(weights: &Path, asked: ArchHints, shape: &TextArch) -> 
     if known.activation.is_none() {
         open.push(format!("activation {} (--activation)", Activation::default()));
     }
-    if known.heads.is_none() && !table::is_published_text(shape.width) {
+    if known.heads.is_none() && !published::is_published_text(shape.width) {
         open.push(format!("heads {} (--heads-count)", by_width(shape.width).unwrap_or(1)));
     }
     if !open.is_empty() {

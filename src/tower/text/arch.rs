@@ -5,7 +5,7 @@ use std::fmt;
 use crate::error::{Error, Result};
 use crate::tower::arch::{Activation, ArchHints, Epsilon};
 use crate::tower::shapes::{self, MAX_EXTENT, MAX_LAYERS, Shapes};
-use crate::tower::{features, table};
+use crate::tower::{features, published};
 
 pub(super) const TOKEN_EMBEDDING: &str = "token_embedding.weight";
 pub(super) const POSITIONAL_EMBEDDING: &str = "positional_embedding";
@@ -67,7 +67,7 @@ impl TextArch {
             context,
             width,
             layers: tower.layers(BLOCKS)?,
-            heads: hints.heads.or_else(|| table::by_width(width)).ok_or_else(|| table::unknown_heads(width))?,
+            heads: hints.heads.or_else(|| published::by_width(width)).ok_or_else(|| published::unknown_heads(width))?,
             mlp_width: tower.mlp_width(BLOCKS, width)?,
             embed_dim,
             activation: hints.activation.unwrap_or_default(),

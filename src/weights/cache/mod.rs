@@ -4,8 +4,8 @@
 //! waits to be used again ([`BufferPool`]).
 
 mod item;
-mod queue;
-mod state;
+mod kept;
+mod prefetch;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -18,8 +18,8 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 pub use self::item::Reconstructed;
 pub(crate) use self::item::{Derived, Key, Owner};
-pub(super) use self::queue::PrefetchJob;
-use self::state::{Building, Lookup, State};
+use self::kept::{Building, Lookup, State};
+pub(super) use self::prefetch::PrefetchJob;
 pub use self::stats::CacheStats;
 use super::arena::BufferPool;
 use super::values::Weights;

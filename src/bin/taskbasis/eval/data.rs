@@ -16,7 +16,7 @@ use super::options::{DataArg, Eval};
 use crate::accuracy::count_right;
 use crate::args::{HeadArgs, Session};
 use crate::output;
-use crate::skip::{SkipArgs, Skipped};
+use crate::unreadable_images::{SkipArgs, Skipped};
 
 /// Batches that are preprocessed before the encoder asks for them.
 const AHEAD: usize = 2;

@@ -10,7 +10,7 @@ use taskbasis::hub::{HubPath, Wanted};
 
 use crate::args::{EncoderArgs, HeadArgs, ModelArgs};
 use crate::paths::{InPath, OutPath};
-use crate::skip::SkipArgs;
+use crate::unreadable_images::SkipArgs;
 
 /// Measure the accuracy of tasks on labelled images.
 ///

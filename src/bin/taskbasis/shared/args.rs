@@ -187,9 +187,16 @@ impl HeadArgs {
 
     /// The head of `task`, for embeddings of this length: of the file that was given, else of the bundle.
     pub fn head(&self, bundle: Option<&Bundle>, task: &str, arch: &Arch) -> Result<Head> {
-        let missing = || Error::invalid("--heads is missing: the tasks' classification heads");
-        let path = self.heads.as_deref().or(bundle.map(Bundle::path)).ok_or_else(missing)?;
-        let head = open_head(path, Some(task), self.classes.as_deref())?;
+        let (path, head) = match (self.heads.as_deref(), bundle) {
+            (Some(path), _) => (path, open_head(path, Some(task), self.classes.as_deref())?),
+            // It is open, and need not be opened for every task.
+            (None, Some(bundle)) => {
+                let head = bundle.head(task)?;
+                let named = self.classes.as_deref().map(|classes| head.clone().with_class_names(classes, task));
+                (bundle.path(), named.transpose()?.unwrap_or(head))
+            }
+            (None, None) => return Err(Error::invalid("--heads is missing: the tasks' classification heads")),
+        };
         head.check_tower(task, arch).map_err(|e| e.at(path))?;
         Ok(head)
     }

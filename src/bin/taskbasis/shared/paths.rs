@@ -1,11 +1,11 @@
 //! The paths of a command line. Their types say what becomes of them: what is read may be on the Hugging Face Hub, and
 //! what is written never takes the place of anything that is read.
 
-use std::ffi::OsString;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use clap::builder::{MapValueParser, PathBufValueParser, TypedValueParser, ValueParserFactory};
 use parking_lot::Mutex;
 use taskbasis::hub::{Hub, HubOptions, HubPath, Wanted};
 use taskbasis::{Error, Result, check_output};
@@ -16,6 +16,9 @@ use super::hub::Watch;
 static INPUTS: Mutex<Vec<InPath>> = Mutex::new(Vec::new());
 /// Every path of the command line that is written.
 static OUTPUTS: Mutex<Vec<OutPath>> = Mutex::new(Vec::new());
+
+/// How clap makes a path of this type of what was given: refusing what is empty, as it refuses every empty path.
+type Parser<P> = MapValueParser<PathBufValueParser, fn(PathBuf) -> P>;
 
 /// The path of what is read: one of this machine, or `hf://owner/repo[@revision]/path`, which [`settle`] makes one.
 #[derive(Clone, Debug)]
@@ -67,9 +70,11 @@ impl AsRef<Path> for InPath {
     }
 }
 
-impl From<OsString> for InPath {
-    fn from(given: OsString) -> Self {
-        Self::new(given, Wanted::Path)
+impl ValueParserFactory for InPath {
+    type Parser = Parser<Self>;
+
+    fn value_parser() -> Parser<Self> {
+        PathBufValueParser::new().map(|given| Self::new(given, Wanted::Path))
     }
 }
 
@@ -91,9 +96,11 @@ impl AsRef<Path> for BasePath {
     }
 }
 
-impl From<OsString> for BasePath {
-    fn from(given: OsString) -> Self {
-        Self(InPath::new(given, Wanted::Base))
+impl ValueParserFactory for BasePath {
+    type Parser = Parser<Self>;
+
+    fn value_parser() -> Parser<Self> {
+        PathBufValueParser::new().map(|given| Self(InPath::new(given, Wanted::Base)))
     }
 }
 
@@ -115,11 +122,15 @@ impl AsRef<Path> for OutPath {
     }
 }
 
-impl From<OsString> for OutPath {
-    fn from(given: OsString) -> Self {
-        let path = Self(given.into());
-        OUTPUTS.lock().push(path.clone());
-        path
+impl ValueParserFactory for OutPath {
+    type Parser = Parser<Self>;
+
+    fn value_parser() -> Parser<Self> {
+        PathBufValueParser::new().map(|given| {
+            let path = Self(given);
+            OUTPUTS.lock().push(path.clone());
+            path
+        })
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use lru::LruCache;
 
 use super::item::{Derived, Key, Owner, Reconstructed};
-use super::queue::{PrefetchQueue, unwant, want};
+use super::prefetch::{PrefetchQueue, unwant, want};
 use super::stats::CacheStats;
 
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::format::Format;
 use super::shards::{self, Index};
-use super::unread::Stored;
+use super::unread_type::Stored;
 use super::{folder, names, safetensors, sniff, torch, zip};
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
