@@ -17,7 +17,7 @@ pub(super) trait Vector: Copy + Sized {
     /// How many f32 it holds.
     const LANES: usize;
 
-    /// The same value in every lane.
+    /// One value in every lane.
     unsafe fn splat(value: f32) -> Self;
     /// The next [`Vector::LANES`] f32.
     unsafe fn load_f32(from: *const u8) -> Self;
@@ -148,7 +148,7 @@ pub(super) unsafe fn affine<V: Vector>(scale: f32, offset: f32) -> [V; 2] {
     unsafe { [V::splat(scale), V::splat(scale * -offset)] }
 }
 
-/// Where in a plane of `bits` bits the codes from `at` on begin: at which byte, and how far up in it.
+/// The place in a plane of `bits` bits where the codes from `at` on begin: at which byte, and how far up in it.
 #[inline(always)]
 pub(super) const fn place(bits: usize, at: usize) -> (usize, usize) {
     (at % (8 * bits), at / (8 * bits) * bits)

@@ -21,7 +21,7 @@ pub struct TensorJob<'a> {
     pub coefficients: &'a [f32],
     /// The terms in ascending m, all of one shape, of any float types and block formats.
     pub terms: Vec<&'a Source>,
-    /// Where the elements go, in row-major order; what is in none of them is not kept.
+    /// The outputs that the elements go to, in row-major order; what is in none of them is not kept.
     pub outputs: Vec<Output<'a>>,
 }
 
@@ -185,7 +185,7 @@ impl TensorJob<'_> {
 /// What is read for a job that was checked.
 struct Inputs<'a> {
     base: Option<Source>,
-    /// Those whose coefficient is not zero.
+    /// The terms whose coefficient is not zero.
     terms: Vec<(f32, &'a Source)>,
     /// Whether a kernel can load all of them as they are. Where it cannot, those that must be are converted tile by
     /// tile.
@@ -206,11 +206,11 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// Where a job's elements go.
+/// The destination of a job's elements.
 enum Target<'a> {
     /// All of them, in f32 and in order: they are computed there.
     InOrder(&'a mut [f32]),
-    /// They are computed in a buffer.
+    /// Outputs from a buffer in which the elements are computed.
     Elsewhere {
         numel: usize,
         /// Elements of a row.
@@ -260,10 +260,10 @@ struct WorkItem<'p> {
     place: Place<'p>,
 }
 
-/// Where the elements of a work item are computed.
+/// The memory that the elements of a work item are computed in.
 enum Place<'p> {
     Here(&'p mut [f32]),
-    /// In a buffer, `count` of them; each output takes its own from there.
+    /// A buffer for `count` of them; each output takes its own from there.
     Elsewhere {
         count: usize,
         outputs: &'p [Output<'p>],

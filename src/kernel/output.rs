@@ -1,4 +1,4 @@
-//! Where results go: side by side as they are computed, or transposed, cut, scaled, in other types.
+//! The outputs of results: side by side as they are computed, or transposed, cut, scaled, in other types.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -171,7 +171,7 @@ impl<'a> Output<'a> {
         }
     }
 
-    /// Where the element `at` goes, in elements of the output.
+    /// The place of the element `at`, in elements of the output.
     fn place(&self, mut at: usize) -> usize {
         let mut place = 0;
         for (extent, stride) in self.shape.iter().zip(&self.strides).rev() {
@@ -222,8 +222,8 @@ pub(crate) fn cast(values: &[f32], dtype: DType, out: &mut [u8]) {
     }
 }
 
-/// The same mapping in as few dimensions as it has, but at least one: neighbours that go on where the inner one ends
-/// are one.
+/// Simplifies a mapping to as few dimensions as it has, but at least one: neighbours that go on where the inner one
+/// ends are one.
 pub(super) fn simplified(shape: &[usize], strides: &[usize]) -> (Vec<usize>, Vec<usize>) {
     let (mut extents, mut steps): (Vec<usize>, Vec<usize>) = (Vec::new(), Vec::new());
     for (&extent, &stride) in shape.iter().zip(strides).filter(|(extent, _)| **extent != 1) {

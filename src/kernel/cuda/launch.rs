@@ -37,13 +37,13 @@ pub(crate) enum DeviceKernel {
 
 /// Whole tiles of one tensor that the combine kernel computes. Addresses are those of its first tile.
 pub(crate) struct Segment<'a> {
-    /// Never blocks.
+    /// The base's format and address; never blocks.
     pub(crate) base: Option<(VectorFormat, u64)>,
-    /// One per coefficient, or none at all.
+    /// Formats and addresses of the terms: one per coefficient, or none at all.
     pub(crate) terms: &'a [(VectorFormat, u64)],
-    /// Where the result goes, in bytes from the launch's output.
+    /// The place of the result, in bytes from the launch's output.
     pub(crate) out: u64,
-    /// How many tiles.
+    /// The number of tiles.
     pub(crate) tiles: usize,
 }
 
@@ -52,7 +52,7 @@ pub(crate) struct StridedPart {
     /// The address of the element that comes first.
     pub(crate) address: u64,
     pub(crate) shape: Vec<usize>,
-    /// In elements, not in bytes.
+    /// Strides in elements, not in bytes.
     pub(crate) strides: Vec<usize>,
     /// What every element is multiplied by.
     pub(crate) scale: Option<f32>,
@@ -183,7 +183,7 @@ impl Table {
         SEGMENT_BYTES + terms * TERM_BYTES
     }
 
-    /// As it lies in device memory.
+    /// The bytes as they lie in device memory.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         [self.segments.as_slice(), &self.parts, &self.dimensions].concat()
     }

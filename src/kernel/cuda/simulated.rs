@@ -38,7 +38,7 @@ pub(crate) struct SimulatedDevice {
 
 #[derive(Debug, Default)]
 struct State {
-    /// By address.
+    /// Memory by address.
     memory: BTreeMap<u64, Vec<u8>>,
     pinned: BTreeMap<usize, usize>,
     queues: HashMap<Queue, VecDeque<Work>>,
