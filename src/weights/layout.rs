@@ -26,7 +26,7 @@ pub struct View {
     /// The shape that they are seen in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shape: Option<Vec<usize>>,
-    /// Which dimension of that shape becomes the first, the second, …; `[1, 0]` transposes a matrix.
+    /// The dimension of that shape that becomes the first, the second, …; `[1, 0]` transposes a matrix.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub permute: Option<Vec<usize>>,
     /// How many times all of that comes, one after another: a class token that was laid out for a fixed batch.
@@ -37,11 +37,11 @@ pub struct View {
     pub scale: Option<f32>,
 }
 
-/// Where the elements of a [`View`] lie in its parameter: what a tensor of the parameter's shape, row-major, becomes.
+/// The place of a [`View`]'s elements in its parameter: what a tensor of the parameter's shape, row-major, becomes.
 /// What is repeated has a first dimension of stride 0.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Strided {
-    /// Of the first element.
+    /// The place of the first element.
     pub(crate) offset: usize,
     pub(crate) shape: Vec<usize>,
     pub(crate) strides: Vec<usize>,
@@ -91,7 +91,7 @@ impl View {
         })
     }
 
-    /// Where its elements lie in a parameter of this shape.
+    /// The place of the view's elements in a parameter of this shape.
     ///
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where rows, shape or permutation do not fit.
@@ -152,7 +152,7 @@ pub struct TensorSpec {
     pub name: String,
     /// The type of its elements: a float.
     pub dtype: DType,
-    /// Its extents.
+    /// The tensor's extents.
     pub shape: Vec<usize>,
     /// What it is made of, added up in this order; usually one.
     pub parts: Vec<View>,

@@ -114,7 +114,7 @@ impl Plan<'_> {
     }
 }
 
-/// Where the elements of a part go; `out` has room for them once.
+/// The output that the elements of a part go to; `out` has room for them once.
 fn output<'a>(part: &View, parameter: &[usize], dtype: DType, out: &'a mut [u8]) -> Result<Output<'a>> {
     let (elements, seen) = (part.elements(parameter)?, part.seen(parameter)?);
     Output::new(elements, &seen, part.permute.as_deref(), part.scale, dtype, out)

@@ -28,7 +28,7 @@ pub(super) struct StoredTensor {
     pub(super) memory: TensorMemory,
 }
 
-/// Where a tensor lives.
+/// The memory that a tensor lives in.
 #[derive(Debug)]
 pub(super) enum TensorMemory {
     /// Computed, in the arena.
@@ -42,7 +42,7 @@ pub(super) enum TensorMemory {
 pub enum Values<'a> {
     /// f32, row-major.
     F32(&'a [f32]),
-    /// Not a float: carried over from the base as it is.
+    /// A tensor that is no float, carried over from the base as it is.
     Carried(&'a Tensor),
     /// Floats of another type, as a graph's layout wants them: their bytes, little-endian.
     Cast(DType, &'a [u8]),
@@ -85,7 +85,7 @@ impl Weights {
         Ok((name, &tensor.shape, self.values(tensor)))
     }
 
-    /// Where the tensor called `name` stands in the order of [`Weights::iter`].
+    /// The place of the tensor called `name` in the order of [`Weights::iter`].
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound), with the nearest name.

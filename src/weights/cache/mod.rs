@@ -161,8 +161,8 @@ impl<W: Reconstructed> WeightsCache<W> {
         self.drop_spares(0);
     }
 
-    /// Has the owner want the weights of `key` no longer. Where no other does, and no caller waits for them, they are
-    /// not reconstructed, or no further; whether that was so.
+    /// Notes that the owner wants the weights of `key` no longer. Where no other does, and no caller waits for them,
+    /// they are not reconstructed, or no further; whether that was so.
     pub(super) fn cancel(&self, key: &Key, by: Owner) -> bool {
         self.change(|state| state.withdraw(key, by))
     }
@@ -186,7 +186,7 @@ impl<W: Reconstructed> WeightsCache<W> {
 }
 
 impl<W: Reconstructed + 'static> WeightsCache<W> {
-    /// Has the weights of `key` reconstructed in the background, unless they are there, are wanted already, or are
+    /// Reconstructs the weights of `key` in the background, unless they are there, are wanted already, or are
     /// being reconstructed.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ pub(super) struct State<W> {
     /// Weights by their key alone, sessions with their owner.
     kept: LruCache<(Option<Owner>, Key), Slot<W>>,
     building: HashMap<Key, Building>,
-    /// Kept no more, perhaps still alive elsewhere.
+    /// Weights that are kept no more, perhaps still alive elsewhere.
     evicted: HashMap<Key, Weak<W>>,
     pub(super) queue: PrefetchQueue<W>,
     pub(super) stats: CacheStats,
@@ -27,7 +27,7 @@ pub(super) struct State<W> {
 #[derive(Debug)]
 pub(super) enum Slot<W> {
     Weights(Arc<W>),
-    /// With the bytes that it takes.
+    /// A session with the bytes that it takes.
     Session(Derived, usize),
 }
 
@@ -55,12 +55,12 @@ pub(super) struct Building {
 }
 
 impl Building {
-    /// By a caller that needs them.
+    /// Building by a caller that needs the weights.
     pub(super) fn for_caller() -> Self {
         Self { waiting: 1, wanted: Vec::new(), cancel: Arc::default() }
     }
 
-    /// In the background; `cancel` stops it.
+    /// Building in the background; `cancel` stops it.
     pub(super) fn ahead(wanted: Vec<Owner>, cancel: Arc<AtomicBool>) -> Self {
         Self { waiting: 0, wanted, cancel }
     }
@@ -129,7 +129,8 @@ impl<W: Reconstructed> State<W> {
         self.building.get(key).is_some_and(Building::is_called_off)
     }
 
-    /// Has an owner want what is in the queue or being reconstructed; false where it is neither, or was stopped.
+    /// Notes an owner that wants what is in the queue or being reconstructed; false where it is neither, or was
+    /// stopped.
     pub(super) fn join(&mut self, key: &Key, by: Owner) -> bool {
         match self.building.get_mut(key) {
             Some(building) if !building.is_called_off() => {
@@ -140,8 +141,8 @@ impl<W: Reconstructed> State<W> {
         }
     }
 
-    /// Has an owner want the weights no longer: where no other does either, and no caller waits, takes them out of the
-    /// queue or stops their reconstruction. Whether that was so.
+    /// Notes that an owner wants the weights no longer: where no other does either, and no caller waits, takes them out
+    /// of the queue or stops their reconstruction. Whether that was so.
     pub(super) fn withdraw(&mut self, key: &Key, by: Owner) -> bool {
         if self.queue.withdraw(key, by) {
             self.stats.cancelled += 1;

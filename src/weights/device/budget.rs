@@ -32,7 +32,7 @@ pub(super) struct Demand<'a> {
 /// How the room is given out.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Split {
-    /// For each of the inputs, whether it stays on the device.
+    /// Whether each of the inputs stays on the device.
     pub(super) resident: Vec<bool>,
     /// Bytes of each of the two slots that the others are streamed through; 0 where there are none.
     pub(super) slot: usize,

@@ -18,7 +18,7 @@ use crate::weights::model::Model;
 /// What is kept on a device beside base and basis.
 #[derive(Debug)]
 pub(super) struct DeviceCache {
-    /// Before the inputs, as everything here: what it keeps is freed first.
+    /// The cache, before the inputs as everything here: what it keeps is freed first.
     pub(super) weights: WeightsCache<DeviceWeights>,
     pinned: Mutex<HashMap<Key, Arc<DeviceWeights>>>,
     layouts: Mutex<LayoutRegistry>,
@@ -30,7 +30,7 @@ pub(super) struct DeviceCache {
 #[derive(Debug, Default)]
 struct LayoutRegistry {
     registered: HashMap<u64, RegisteredLayout>,
-    /// That of all [`DeviceLayout`]s, which keep it.
+    /// The scratch memory of all [`DeviceLayout`]s, which keep it.
     scratch: Weak<DeviceArena>,
 }
 

@@ -56,9 +56,9 @@ enum Origin {
 /// A changed tensor that is the base's own bytes where nothing is added: f64, of which f32 keeps but a part.
 #[derive(Debug)]
 struct BaseCopy {
-    /// Where the bytes lie, behind the start of what tasks share.
+    /// The place that the bytes come from, behind the start of what tasks share.
     from: u64,
-    /// Where they go, behind the start of a task's arena.
+    /// The place that the bytes go to, behind the start of a task's arena.
     to: u64,
     bytes: usize,
 }
@@ -178,14 +178,14 @@ fn serves(tensor: &TensorSpec, of: &Planned<'_>) -> Result<Option<(String, u64)>
 pub(super) struct DeviceLayout {
     /// What is made once, and the tables. Before what its work reads: dropping it waits for that.
     memory: Mutex<DeviceArena>,
-    /// Where a task is reconstructed before it is laid out; the same for all layouts.
+    /// The memory that a task is reconstructed in before it is laid out; the same for all layouts.
     scratch: Arc<DeviceArena>,
     inputs: Arc<Inputs>,
     pub(super) tensors: Tensors,
     pub(super) arena_bytes: usize,
     table: Table,
     table_address: u64,
-    /// Where what tasks share begins.
+    /// The address where what tasks share begins.
     shared: u64,
     base_copies: Vec<BaseCopy>,
     changed_of_kept: Option<String>,
@@ -278,7 +278,7 @@ impl DeviceLayout {
         }
     }
 
-    /// Where a task has to be reconstructed first.
+    /// The address where a task has to be reconstructed first.
     pub(super) fn scratch(&self) -> u64 {
         self.scratch.address()
     }
@@ -296,7 +296,7 @@ impl DeviceLayout {
         Ok(())
     }
 
-    /// It is not freed before this.
+    /// Keeps the layout from being freed before this event.
     pub(super) fn used_until(&self, event: Arc<Event>) {
         self.lock().used_until(event);
     }

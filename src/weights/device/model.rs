@@ -71,7 +71,7 @@ pub struct DeviceStats {
 pub struct DeviceModel {
     /// The model may own this value.
     model: Weak<Model>,
-    /// Before the inputs: what it keeps is freed first.
+    /// The cache, before the inputs: what it keeps is freed first.
     cache: Arc<DeviceCache>,
     /// Held while a task is put into the queue: one at a time.
     stream: Mutex<Option<Stream>>,

@@ -31,20 +31,20 @@ pub struct DeviceWeights {
     address: u64,
     bytes: usize,
     ready: Arc<Event>,
-    /// Where the arena goes in the end.
+    /// The pool that the arena goes to in the end.
     home: Weak<BufferPool<DeviceArena>>,
 }
 
 /// A tensor of [`DeviceWeights`], row-major.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceTensor<'a> {
-    /// Its name: the canonical one, or the graph's.
+    /// The tensor's name: the canonical one, or the graph's.
     pub name: &'a str,
-    /// Its extents.
+    /// The tensor's extents.
     pub shape: &'a [usize],
     /// The type of its elements: f32, or what the graph wants.
     pub dtype: DType,
-    /// Where its first element lies in device memory, a multiple of 256; in the device's primary context.
+    /// The address of the first element in device memory, a multiple of 256; in the device's primary context.
     pub address: u64,
 }
 
@@ -114,7 +114,7 @@ impl DeviceWeights {
         self.bytes
     }
 
-    /// Has the work that comes next in a stream wait until they are computed.
+    /// Makes the work that comes next in a stream wait until the weights are computed.
     ///
     /// # Errors
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime), also for a stream of another device.
