@@ -23,13 +23,13 @@ use crate::weights::{Layout, TensorSpec, Values, Weights};
 /// How a file keeps weights that the graph computes with as f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stored {
-    /// As they are.
+    /// Values as they are.
     F32,
     /// Rounded to f16, and cast to f32 by the graph.
     F16,
 }
 
-/// Where a graph came from.
+/// The origin of a graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GraphOrigin {
     /// A user's file.
@@ -219,7 +219,7 @@ impl BoundGraph {
         self.origin == GraphOrigin::Built
     }
 
-    /// Its constants that are no parameters, or none that the basis changes: how many, and their bytes.
+    /// The graph's constants that are no parameters, or none that the basis changes: how many, and their bytes.
     pub fn kept(&self) -> (usize, u64) {
         let replaced = |constant: &&Constant| {
             self.layout.tensors().iter().any(|tensor| {

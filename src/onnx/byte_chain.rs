@@ -25,7 +25,7 @@ pub(super) struct ByteChain<'a> {
 enum Link<'a> {
     Own(Vec<u8>),
     Borrowed(&'a [u8]),
-    /// Their bytes as f16.
+    /// The bytes of values as f16.
     Halves(&'a [f32]),
 }
 

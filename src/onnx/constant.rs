@@ -22,11 +22,11 @@ pub(super) struct Constant {
     pub(super) shape: Vec<usize>,
     /// The type of the elements, a [`TensorType`].
     pub(super) data_type: i32,
-    /// Its values, where they are floats.
+    /// The constant's values, where they are floats.
     pub(super) tensor: Option<Tensor>,
     /// The values' bytes, where they are in another file.
     pub(super) external: Option<(Arc<Mapping>, Range<usize>)>,
-    /// Its message in the file.
+    /// The constant's message in the file.
     pub(super) message: Range<usize>,
 }
 
@@ -80,7 +80,7 @@ impl ExternalFiles {
     }
 }
 
-/// Where the values of a tensor may be; as the fields come.
+/// The places where the values of a tensor may be, as the fields come.
 #[derive(Default)]
 struct Values {
     raw: Option<Range<usize>>,
@@ -172,7 +172,7 @@ impl Constant {
 
     /// Whether its elements are integers of a byte or less, as quantised weights are.
     pub(super) fn is_of_few_bits(&self) -> bool {
-        /// Of four bits and of two: U4, I4, U2, I2.
+        /// The types of four bits and of two: U4, I4, U2, I2.
         const PACKED: [i32; 4] = [21, 22, 25, 26];
         /// E4M3FN, E4M3FNUZ, E5M2, E5M2FNUZ; E2M1.
         const FLOATS: [i32; 5] = [17, 18, 19, 20, 23];

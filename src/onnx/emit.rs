@@ -66,7 +66,7 @@ pub(crate) struct Operator<'n> {
     pub(crate) attributes: &'n [Attribute],
 }
 
-/// Where the values of a constant are.
+/// The values of a constant.
 #[derive(Clone, Copy)]
 pub(crate) enum ConstantValues<'a> {
     /// Here, as bytes of its type.
@@ -84,14 +84,14 @@ pub(crate) struct ModelWriter<'a> {
     pub(super) around: ByteChain<'a>,
     /// The graph's fields but the constants below.
     pub(super) graph: ByteChain<'a>,
-    /// Those whose values may go to a second file.
+    /// The constants whose values may go to a second file.
     constants: Vec<Constant<'a>>,
 }
 
 struct Constant<'a> {
-    /// Its fields but the values.
+    /// The constant's fields but the values.
     head: ByteChain<'a>,
-    /// Its values' bytes; `None` where they are elsewhere.
+    /// The bytes of the constant's values; `None` where they are elsewhere.
     values: Option<ByteChain<'a>>,
     /// How many bytes the values take.
     length: usize,

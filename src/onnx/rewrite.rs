@@ -22,11 +22,11 @@ pub(super) struct Replacement<'a> {
     pub(super) values: Given<'a>,
 }
 
-/// Where the values of a [`Replacement`] come from.
+/// The source of the values of a [`Replacement`].
 pub(super) enum Given<'a> {
     /// Every run gives them: it becomes an input.
     Input,
-    /// It becomes a constant. [`ConstantValues::Halves`] are cast to f32 in front of everything.
+    /// A constant. [`ConstantValues::Halves`] are cast to f32 in front of everything.
     Constant(ConstantValues<'a>),
 }
 

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 /// One field of a message.
 #[derive(Clone, Debug)]
 pub(super) struct Field {
-    /// Its number in the schema.
+    /// The field's number in the schema.
     pub(super) number: u32,
     /// What it holds.
     pub(super) value: Value,

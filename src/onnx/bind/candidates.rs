@@ -159,7 +159,7 @@ impl Candidates {
         Ok(self.of_shape(found, constant.shape()))
     }
 
-    /// Of candidates with equal values those that need no reshaping, where there are any.
+    /// Those of the candidates with equal values that need no reshaping, where there are any.
     fn of_shape(&self, mut found: Vec<Match>, shape: &[usize]) -> Vec<Match> {
         for part in found.clone() {
             let fits = |m: &Match| self.all[m.candidate].has_shape(shape);

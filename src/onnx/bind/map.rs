@@ -34,8 +34,8 @@ pub struct Mapped {
     /// The constant, where its name is another one than the input's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub constant: Option<String>,
-    /// Where it takes the constant's place: `[node, input]`, both counted from 0 in the order of the file. Nothing
-    /// means everywhere.
+    /// The uses where it takes the constant's place: `[node, input]`, both counted from 0 in the order of the file.
+    /// Nothing means everywhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub uses: Vec<(usize, usize)>,
     /// What it is: the sum of these, usually one.

@@ -104,7 +104,7 @@ pub fn bind(file: &OnnxFile, base: &Checkpoint, options: &BindOptions) -> Result
     Ok(map)
 }
 
-/// For every constant the candidates that it is.
+/// The candidates that each constant is.
 fn match_all(file: &OnnxFile, needed: &Needed, candidates: &Candidates) -> Result<Vec<Vec<Match>>> {
     let used: HashSet<&str> = file
         .nodes

@@ -1,15 +1,15 @@
-//! In which order a CLIP image encoder uses its parameters.
+//! The order in which a CLIP image encoder uses its parameters.
 
 use super::uses::Relation;
 use crate::weights::View;
 
-/// Where in the encoder a part of a parameter is used.
+/// The place in the encoder where a part of a parameter is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Slot {
     stage: usize,
     /// q, k and v run beside each other: one bit each.
     branches: u8,
-    /// Of queries, keys and values, also where all of them are in one.
+    /// Whether it is of queries, keys and values, also where all of them are in one.
     is_projection: bool,
 }
 

@@ -32,7 +32,7 @@ const LAYOUT: [&str; 17] = [
     "ReverseSequence",
 ];
 
-/// Those of [`LAYOUT`] that can exchange, leave out or add pixels and channels.
+/// The operators of [`LAYOUT`] that can exchange, leave out or add pixels and channels.
 const MOVES: [&str; 7] = ["Slice", "Split", "Gather", "Concat", "Expand", "Pad", "ReverseSequence"];
 
 /// Operators that the patch embedding may be, where it was not found.
