@@ -59,7 +59,7 @@ pub(crate) fn pattern(size: usize) -> Vec<f32> {
 }
 
 impl Agreement {
-    /// Of two embeddings of one length.
+    /// The agreement of two embeddings of one length.
     pub(super) fn of(got: &[f32], golden: &[f32]) -> Self {
         let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
         let distance = got.iter().zip(golden).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>();

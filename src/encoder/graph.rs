@@ -29,7 +29,7 @@ pub trait WeightSource {
         None
     }
 
-    /// These weights as a graph wants them, where they are in that layout.
+    /// The weights in the layout that a graph wants, where they are in that layout.
     fn in_layout(&self, layout: &Layout) -> Option<&Weights> {
         let _ = layout;
         None

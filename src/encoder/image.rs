@@ -234,7 +234,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// As [`Encoder::encode`], at most `batch` images per run, so that memory does not grow with `n`. The embeddings
+    /// Encodes at most `batch` images per run, so that memory does not grow with `n`. The embeddings
     /// are those of a single run up to rounding: other sizes may be computed in another order.
     ///
     /// # Errors
@@ -261,7 +261,7 @@ impl Encoder {
         Ok(embeds)
     }
 
-    /// As [`Encoder::encode`], for arrays: `[n, 3, S, S]` to `[n, e]`. Copies the pixels unless they are in
+    /// Encodes an array: `[n, 3, S, S]` to `[n, e]`. Copies the pixels unless they are in
     /// standard layout.
     ///
     /// # Errors

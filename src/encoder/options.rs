@@ -7,7 +7,7 @@ use std::str::FromStr;
 use crate::did_you_mean;
 use crate::error::{Error, Result};
 
-/// More threads than this are refused: a number mistaken for another one would take the machine down.
+/// The threads of an encoder, at most: a number mistaken for another one would take the machine down.
 const MAX_THREADS: usize = 4096;
 
 /// How an [`Encoder`](super::Encoder) is set up. The default suits a program that encodes one batch at a time.
@@ -30,13 +30,13 @@ pub struct EncoderOptions {
     pub device: u32,
     /// How TensorRT is set up.
     pub tensorrt: TensorRtOptions,
-    /// With a GPU's provider: where the weights of tasks are reconstructed.
+    /// The place where a GPU's provider has the weights of tasks reconstructed.
     pub weights_on: WeightsOn,
-    /// Of weights on a device: bytes of its memory for everything of a model, as
+    /// For weights on a device, the bytes of its memory for everything of a model, as
     /// [`DeviceOptions::budget`](crate::DeviceOptions). Where other encoders have the model there already, theirs
     /// holds.
     pub device_budget: Option<usize>,
-    /// With CUDA and weights on the device: records a run, once for each number of images and memory that it is given,
+    /// Records a run with CUDA and weights on the device, once for each number of images and memory that it is given,
     /// and replays it later, which spares the host some hundred launches a run. The first run of each is made three
     /// times more. For few batch sizes.
     pub cuda_graphs: bool,
@@ -109,7 +109,7 @@ pub enum Residency {
     /// All of them, kept for the next run with the task: by the cache, or on the device.
     #[default]
     Whole,
-    /// Those of one block and what is outside the blocks: of a ViT-B-32's 351 MB, 40. Every run reconstructs the
+    /// The weights of one block and what is outside the blocks: of a ViT-B-32's 351 MB, 40. Every run reconstructs the
     /// weights anew, block by block, past the cache, and takes a reconstruction longer, whatever the number of images:
     /// large batches hardly notice it. Embeddings agree with the other's to 1e-5, and are the same bits every time. It
     /// runs the built graph, nothing is promoted, and nothing is compared with a golden embedding.
@@ -157,7 +157,8 @@ impl Provider {
         }
     }
 
-    /// As ONNX Runtime calls it, which lists those it was built with ([`Runtime::providers`](super::Runtime::providers)).
+    /// The name in ONNX Runtime, which lists those it was built with
+    /// ([`Runtime::providers`](super::Runtime::providers)).
     pub(super) const fn onnx_name(self) -> &'static str {
         match self {
             Self::Cpu | Self::Auto => "CPUExecutionProvider",
@@ -172,7 +173,7 @@ impl Provider {
         all.into_iter().filter(|known| providers.iter().any(|name| name == known.onnx_name())).collect()
     }
 
-    /// As texts name it.
+    /// The name in texts.
     pub(super) const fn title(self) -> &'static str {
         match self {
             Self::Cpu | Self::Auto => "CPU",
@@ -211,7 +212,7 @@ pub struct TensorRtOptions {
     /// Lets TensorRT compute in half floats. The first run of an encoder, and of each promoted session, is then
     /// compared with the CPU's.
     pub fp16: bool,
-    /// With `fp16`: the cosine between an embedding and the CPU's may not be less; `None` is
+    /// The least cosine between an embedding and the CPU's with `fp16`; `None` is
     /// [`TensorRtOptions::DEFAULT_COSINE`].
     pub min_cosine: Option<f32>,
 }
@@ -221,16 +222,16 @@ impl TensorRtOptions {
     pub const DEFAULT_COSINE: f32 = 0.999;
 }
 
-/// Where the weights of tasks are reconstructed, and so where the encoder reads them.
+/// The memory that weights of tasks are reconstructed in, and so the one that the encoder reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum WeightsOn {
-    /// In the memory of the device that computes, where that can be had (`docs/gpu.md` says what it takes), else in the
-    /// host's, with a warning and the reason in [`Execution`](super::Execution).
+    /// Weights in the memory of the device that computes, where that can be had (`docs/gpu.md` says what it takes),
+    /// else in the host's, with a warning and the reason in [`Execution`](super::Execution).
     #[default]
     Auto,
-    /// In the host's memory. A GPU gets them anew in every run.
+    /// Weights in the host's memory. A GPU gets them anew in every run.
     Host,
-    /// In the memory of the device that computes, or it is an error.
+    /// Weights in the memory of the device that computes; an error where they cannot be there.
     Device,
 }
 
@@ -270,15 +271,16 @@ impl FromStr for WeightsOn {
 pub enum Promotion {
     /// None.
     Off,
-    /// Those that [`Encoder::promote`](super::Encoder::promote) names.
+    /// Promotion of those tasks that [`Encoder::promote`](super::Encoder::promote) names.
     Manual,
-    /// Those too, and any task after this many runs.
+    /// Promotion of the tasks that [`Encoder::promote`](super::Encoder::promote) names, and of any after this many
+    /// runs.
     After(u32),
 }
 
 impl Promotion {
-    /// Where a promoted task begins to pay on the machines that were measured: building its session takes as long as
-    /// some 30 runs of one image gain.
+    /// The runs after which a promoted task pays on the machines that were measured: building its session takes as long
+    /// as some 30 runs of one image gain.
     pub const DEFAULT_RUNS: u32 = 32;
 }
 
@@ -294,13 +296,13 @@ impl Default for Promotion {
 /// provider and graph in a process. Of a ViT-B-32 that takes about as long as a reconstruction and an image more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SelfTest {
-    /// Where the memory for the base's weights is not worth a thought: the bundle holds them as f32, which are read
-    /// where they are, or the budget of the model's cache has room for them beside those of a task.
+    /// A test where the memory for the base's weights is not worth a thought: the bundle holds them as f32, which are
+    /// read where they are, or the budget of the model's cache has room for them beside those of a task.
     #[default]
     Auto,
-    /// Whatever memory it takes.
+    /// A test whatever memory it takes.
     On,
-    /// Never.
+    /// No test.
     Off,
 }
 

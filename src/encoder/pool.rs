@@ -58,7 +58,7 @@ struct Shelf<T> {
 /// A thing on loan. Dropping it gives it back.
 pub(super) struct Loan<'p, T> {
     pool: &'p Pool<T>,
-    /// Always there until the loan is dropped.
+    /// The thing on loan, there until the loan is dropped.
     thing: Option<T>,
     /// Given back after the thing.
     _turn: Turn<'p>,

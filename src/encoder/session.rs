@@ -137,7 +137,7 @@ impl SessionSetup {
     }
 }
 
-/// Has a session that has its weights do without the layout that convolutions like best, where there may be half
+/// Makes a session that has its weights do without the layout that convolutions like best, where there may be half
 /// floats. What makes that layout ends the process where it meets some graphs with them (a cast from f16 between a
 /// transposition and a product; ONNX Runtime 1.31 and 1.32, <https://github.com/microsoft/onnxruntime/issues/28392>).
 fn with_halves(mut builder: SessionBuilder, has_halves: bool) -> Result<SessionBuilder> {

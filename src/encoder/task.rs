@@ -102,7 +102,7 @@ impl Encoder {
         self.promotions.wait(&self.in_layout(task))
     }
 
-    /// As [`Encoder::promote`], without waiting: the session is built by a thread of low priority and takes over from
+    /// Promotes the task without waiting: the session is built by a thread of low priority and takes over from
     /// one run to the next. What goes wrong shows in [`Encoder::promotion`].
     ///
     /// # Errors

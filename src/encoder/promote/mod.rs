@@ -39,11 +39,11 @@ const MAX_SEEN: usize = 4096;
 pub enum PromotionState {
     /// Runs with its weights as inputs; this many runs so far.
     Inputs(u32),
-    /// Its session is being built, or waits for its turn.
+    /// A session that is being built, or waits for its turn.
     Building,
     /// Runs in its own session.
     Promoted,
-    /// Its session could not be built; it goes on with its weights as inputs. Asking again tries again.
+    /// A session that could not be built; the task goes on with its weights as inputs. Asking again tries again.
     Failed(String),
 }
 
@@ -73,7 +73,7 @@ struct State {
     /// The tasks that were run last.
     seen: LruCache<Key, Progress>,
     building: HashMap<Key, Build>,
-    /// Lives as long as a session that uses it, or a job that will.
+    /// The spawner, which lives as long as a session that uses it, or a job that will.
     spawner: Weak<Spawner>,
 }
 
@@ -202,7 +202,7 @@ impl Promotions {
         }
     }
 
-    /// Has the task's session built after those that were wanted before it.
+    /// Queues the task's session to be built after those that were wanted before it.
     fn enqueue(&self, mut state: MutexGuard<'_, State>, task: &TaskWeights) -> Result<()> {
         let job = state.spawner().and_then(|spawner| {
             let (shared, task) = (Arc::clone(&self.shared), task.clone());

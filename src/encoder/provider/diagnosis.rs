@@ -1,4 +1,4 @@
-//! What a message of ONNX Runtime's means for somebody who wants a provider: what is missing, and what to do.
+//! Diagnoses of ONNX Runtime's messages about a provider: what is missing, and what to do.
 //!
 //! The messages are those of ONNX Runtime 1.31, of the system's loader and of the CUDA runtime; the tests hold real
 //! ones.
@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind};
 /// What was found to be wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Trouble {
-    /// This ONNX Runtime was built without the provider.
+    /// An ONNX Runtime that was built without the provider.
     NotBuiltIn,
     /// The loader does not find a library of this name.
     Library(String),
@@ -21,7 +21,7 @@ enum Trouble {
     Provider,
     /// The driver is older than the CUDA runtime wants.
     DriverTooOld,
-    /// There is a driver, but it finds no GPU, or cannot use what it finds.
+    /// A driver that finds no GPU, or cannot use what it finds.
     NoDevice,
     /// A device with a number that there is not.
     NoSuchDevice,
@@ -358,7 +358,7 @@ mod tests {
             let error = error(Provider::Cuda, 3, &recognise(&message).unwrap(), &[], said(&message));
             let text = error.to_string();
             assert!(error.kind() == kind && text.contains(says) && text.starts_with("CUDA: "), "{text}");
-            // The message itself is there, without its place in a source that nobody has, and without the host's name.
+            // The message itself is there, without its place in ONNX Runtime's sources, and without the host's name.
             assert!(!text.contains("onnxruntime_src") && !text.contains("hostname"), "{text}");
         }
     }

@@ -50,7 +50,7 @@ pub(super) struct Usable {
     /// The file, as an absolute path where the system tells it.
     pub(super) path: PathBuf,
     pub(super) version: Version,
-    /// Its table of functions: two libraries never share one. Null only in tests.
+    /// The library's table of functions: two libraries never share one. Null only in tests.
     pub(super) api: *const ort::sys::OrtApi,
     /// The execution providers that it was built with, by its names.
     pub(super) providers: Vec<String>,

@@ -34,7 +34,7 @@ pub struct Runtime {
 pub struct Probe {
     /// The library's file.
     pub path: PathBuf,
-    /// Its version.
+    /// The version of ONNX Runtime.
     pub version: Version,
     /// The part of the search that found it.
     pub origin: Origin,
@@ -187,7 +187,7 @@ fn find(path: Option<&Path>) -> Result<(Origin, Usable)> {
     })
 }
 
-/// Passes ONNX Runtime's messages on to whoever listens to `tracing`.
+/// Passes ONNX Runtime's messages on to the subscribers of `tracing`.
 fn log(level: LogLevel, category: &str, id: &str, place: &str, message: &str) {
     match level {
         LogLevel::Verbose => tracing::trace!(category, id, place, "{message}"),

@@ -1,4 +1,4 @@
-//! Where ONNX Runtime is looked for, in which order, and what is said when it is not there.
+//! The search for ONNX Runtime: the places, their order, and what is said when it is not there.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -212,7 +212,7 @@ mod tests {
         }
     }
 
-    /// As if only `good` held a library.
+    /// Searches as if only `good` held a library.
     fn look(given: Option<&Path>, around: &Surroundings, good: &[&str]) -> Result<(Origin, Usable)> {
         search(&places(given, around), |place| {
             let path = place.target.clone();

@@ -54,7 +54,7 @@ impl Drop for ShutdownGuard {
 }
 
 impl State {
-    /// Has `exit` wait, before it runs what was registered until now: the destructors of ONNX Runtime among it.
+    /// Makes `exit` wait before it runs what was registered until now: the destructors of ONNX Runtime among it.
     fn wait_at_the_end(&mut self) {
         /// What is registered stays so; from then on ONNX Runtime has made what it makes once.
         const MOST: u32 = 8;
@@ -72,7 +72,7 @@ impl State {
     }
 }
 
-/// Has what holds this code stay in the process until its end, and tells whether it does. The shared library asks for
+/// Keeps what holds this code in the process until its end, and tells whether it stays. The shared library asks for
 /// that when it is linked; a plugin of the host's that the static library is in does not, and `dlclose` would take
 /// [`wait`] away.
 #[cfg(unix)]
@@ -117,7 +117,7 @@ extern "C" fn wait() {
     let own = thread::current().id();
     let mut state = STATE.lock();
     state.is_ending = true;
-    // Whoever ends the process from within its own work does not wait for it.
+    // A thread that ends the process from within its own work does not wait for that work.
     while state.at_work.iter().any(|id| *id != own) {
         ENDED.wait(&mut state);
     }
