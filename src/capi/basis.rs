@@ -44,7 +44,7 @@ pub struct tb_basis_options {
     /// Not zero: read the files into memory instead of mapping them. Mapped files must not be shortened while they are
     /// open, or the process may end with SIGBUS.
     pub read: u32,
-    /// Threads that reconstruct; 0: one a processor.
+    /// Threads that reconstruct; 0: one per processor.
     pub threads: u32,
     /// Bytes of reconstructed weights and promoted sessions that are kept for the next time; 0: room for the weights of
     /// three tasks, and 1 GiB at least. tb_cache_set_budget() changes it, also to none.
@@ -52,7 +52,7 @@ pub struct tb_basis_options {
     /// A basis whose cache this one is to use, with its budget, instead of one of its own: several bases within one
     /// budget. NULL: its own. Only one of the two fields may be set. It may be freed first.
     pub share_cache: *const tb_basis,
-    /// Of several image towers in the base's file, the one whose names, or whose model's, begin so (`teacher`,
+    /// The image tower of several in the base's file: the one whose names, or whose model's, begin so (`teacher`,
     /// `ema.visual`); UTF-8. NULL: the file has one.
     pub base_prefix: *const c_char,
 }

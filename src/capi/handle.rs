@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub(super) trait Handle: Sized {
     /// What the handle holds.
     type Inner: Send + Sync;
-    /// As messages call it.
+    /// The name in messages.
     const NAME: &'static str;
 }
 
@@ -121,7 +121,7 @@ fn check_array<T>(data: *const T, length: usize, name: &str) -> Result<()> {
     }
 }
 
-/// That something can be read or written there, as far as the address tells.
+/// Checks that something can be read or written there, as far as the address tells.
 fn check_place<T>(place: *const T, name: &str) -> Result<()> {
     if place.is_null() {
         return Err(null(name));
@@ -169,7 +169,7 @@ pub(super) unsafe fn options<T: Versioned>(options: *const T, name: &str) -> Res
     Ok(known)
 }
 
-/// Where C wants information: as much of it as the program knows is written.
+/// The caller's struct for information: as much of it as the program knows is written.
 pub(super) struct Info<T> {
     out: *mut T,
     given: usize,

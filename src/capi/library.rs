@@ -25,7 +25,7 @@ pub struct tb_library_properties {
     pub threads: usize,
     /// The file of the ONNX Runtime that is loaded or would be; NULL where none is found.
     pub onnxruntime_path: *const c_char,
-    /// Its version; NULL where none is found.
+    /// The version of ONNX Runtime; NULL where none is found.
     pub onnxruntime_version: *const c_char,
     /// Why none is found, with every place that was searched; NULL where one is.
     pub onnxruntime_error: *const c_char,

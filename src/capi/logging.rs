@@ -19,7 +19,7 @@ pub const TB_LOG_ERROR: u32 = 1;
 pub const TB_LOG_WARN: u32 = 2;
 /// What was chosen: a library, a kernel.
 pub const TB_LOG_INFO: u32 = 3;
-/// For those who look for a fault.
+/// Messages for the search of a fault.
 pub const TB_LOG_DEBUG: u32 = 4;
 /// Everything.
 pub const TB_LOG_TRACE: u32 = 5;
@@ -50,7 +50,7 @@ static INSTALLED: OnceLock<()> = OnceLock::new();
 /// `user_data` can be freed. In a Rust program that has a `tracing` subscriber of its own, the messages go there
 /// instead.
 ///
-/// @param callback   NULL: nobody, which is how it begins
+/// @param callback   NULL: none, which is how it begins
 /// @param user_data  handed to every call; may be NULL
 /// @param level      the most that is handed over: TB_LOG_WARN means errors and warnings
 #[unsafe(no_mangle)]
@@ -85,7 +85,7 @@ impl Subscriber for ToC {
         event.record(&mut text);
         let message = c_text(&text.0);
         let level = number(*event.metadata().level());
-        // The lock is held during the call, so that whoever sets another callback knows when this one is done.
+        // The lock is held during the call, so that the caller that sets another callback knows when this one is done.
         let target = TARGET.read();
         if let Some(Target { callback, user_data, .. }) = target.filter(|target| level <= target.level) {
             // SAFETY: C's function, with what C was told that it gets.

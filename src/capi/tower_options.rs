@@ -57,7 +57,7 @@ unsafe fn channels(values: *const f32, name: &str) -> Result<Option<[f32; 3]>> {
     Ok(values.try_into().ok())
 }
 
-/// As an option, the first activation is what is read, and a constant of its own demands it.
+/// The activation that an option's constant names; the first one stands for what is read.
 fn activation(number: u32) -> Result<Option<Activation>> {
     match number {
         tower::TB_ACTIVATION_QUICK_GELU => Ok(None),

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::weights::{TaskWeights, Values, Weights};
 
 /// The weights of a task expression. They never change. Making the handle computes only the coefficients; the weights
-/// themselves are reconstructed when somebody first needs them, and are kept in the basis's cache. Shareable between
+/// themselves are reconstructed when they are first needed, and are kept in the basis's cache. Shareable between
 /// threads.
 pub struct tb_weights {
     _opaque: [u8; 0],
@@ -198,13 +198,13 @@ pub unsafe extern "C" fn tb_weights_prepare(weights: *const tb_weights, err: *mu
     call!(err, handle::borrow(weights)?.weights.get().map(drop))
 }
 
-/// Has the weights reconstructed in the background, unless they are ready, and returns at once. A failure shows when
+/// Reconstructs the weights in the background, unless they are ready, and returns at once. A failure shows when
 /// the weights are needed. The handle may be freed at any time; what has not begun when the last handle of the basis,
 /// its weights and encoders is freed never does.
 ///
 /// Each cache has one thread for this, which reconstructs one after the other, first come, first served, and ends when
 /// nothing is wanted any more: however much is prefetched, memory stays within the budget and the weights that are
-/// being reconstructed. What several ask for is reconstructed once. Whoever needs weights that are being reconstructed
+/// being reconstructed. What several ask for is reconstructed once. A caller that needs weights being reconstructed
 /// waits for that thread instead of doing the work twice; where their turn has not come, they are reconstructed at
 /// once, in the thread that needs them.
 ///
@@ -218,7 +218,7 @@ pub unsafe extern "C" fn tb_weights_prefetch(weights: *const tb_weights, err: *m
 }
 
 /// Takes back what tb_weights_prefetch() asked for through this handle, however often: what has not begun never does,
-/// and a reconstruction stops within a millisecond or so and frees its memory. It goes on where somebody already waits
+/// and a reconstruction stops within a millisecond or so and frees its memory. It goes on where a caller already waits
 /// for these weights, or another handle has prefetched the same and not taken it back (freeing that handle does not).
 /// Nothing happens where none is under way.
 ///
