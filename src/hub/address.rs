@@ -82,7 +82,7 @@ impl HubPath {
         &self.path
     }
 
-    /// Another file or folder of the same revision.
+    /// The address of another file or folder of the same revision.
     ///
     /// # Errors
     /// As [`HubPath::new`].

@@ -41,9 +41,9 @@ pub(super) struct Lock(#[expect(dead_code, reason = "held, not read")] File);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Whole {
     Yes,
-    /// This file of it is missing.
+    /// A file of the snapshot that is missing.
     No(String),
-    /// Another program put there what is there.
+    /// A snapshot that another program put there.
     Unknown,
 }
 
@@ -56,12 +56,12 @@ impl RepoCache {
         self.root.join(&self.name)
     }
 
-    /// Where the content is, or is to be.
+    /// The path where the content is, or is to be.
     pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
         self.folder().join("blobs").join(digest.text())
     }
 
-    /// Where it is while it comes.
+    /// The path of the content while it is downloaded.
     pub(super) fn incomplete(&self, digest: &Digest) -> PathBuf {
         self.folder().join("blobs").join(format!("{}.incomplete", digest.text()))
     }

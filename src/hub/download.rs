@@ -21,9 +21,9 @@ const PIECE: usize = 256 << 10;
 /// The hash of a file as it comes.
 enum Hash {
     Sha256(Sha256),
-    /// With git's header.
+    /// SHA-1 with git's header.
     Git(Sha1),
-    /// With git's header, and without.
+    /// SHA-1 with git's header, and without.
     Sha1(Sha1, Sha1),
     Unchecked,
 }
@@ -88,7 +88,7 @@ pub(super) struct Download<'a> {
     /// The revision by which the content is asked for.
     pub(super) at: &'a str,
     pub(super) entry: &'a Entry,
-    /// Told how many of the file's bytes are there.
+    /// The caller to tell how many of the file's bytes are there.
     pub(super) progress: &'a dyn Fn(u64),
     pub(super) listener: Listener<'a>,
 }

@@ -18,7 +18,7 @@ pub enum HubEvent<'a> {
         /// Bytes that were missing.
         total: u64,
     },
-    /// Another process downloads this file; what it downloads is waited for.
+    /// A wait for another process that downloads this file.
     Waiting {
         /// The file, from the repository's root.
         path: &'a str,

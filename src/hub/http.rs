@@ -19,7 +19,7 @@ use super::options::HubOptions;
 use super::retry::{Again, Failure, Retries};
 use crate::error::{Error, ErrorKind, Result};
 
-/// More redirects than this lead nowhere.
+/// The redirects of a request, at most: more lead nowhere.
 const REDIRECTS: usize = 10;
 /// A page of a listing is far smaller.
 const LARGEST_PAGE: u64 = 64 << 20;
@@ -60,7 +60,7 @@ impl Ask {
     }
 }
 
-/// To whom a request goes, and with it the token.
+/// The server that a request goes to, and with it the token.
 #[derive(Clone, PartialEq, Eq)]
 struct Origin {
     scheme: String,
@@ -103,7 +103,7 @@ impl Client {
         Ok(Self { agent, endpoint, origin, token, retries, retry_delay, bad_proxy: bad_proxy() })
     }
 
-    /// Where the API tells of `address`: `what` is `revision` or `tree`.
+    /// The URL where the API tells of `address`: `what` is `revision` or `tree`.
     pub(super) fn api(&self, address: &HubPath, what: &str, revision: &str, path: &str) -> String {
         let slash = if path.is_empty() { "" } else { "/" };
         format!(
@@ -115,7 +115,7 @@ impl Client {
         )
     }
 
-    /// Where a file's bytes are.
+    /// The URL of a file's bytes.
     pub(super) fn file(&self, address: &HubPath, revision: &str, path: &str) -> String {
         let revision = utf8_percent_encode(revision, ENCODED);
         format!("{}/{}/resolve/{revision}/{}", self.endpoint, address.repo(), encode_path(path))
@@ -296,7 +296,7 @@ fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>> {
 }
 
 impl Answer {
-    /// Where a redirect leads.
+    /// The URL that a redirect leads to.
     fn location(&self) -> Option<&str> {
         text_of(&self.headers, "location").filter(|_| matches!(self.status, 301 | 302 | 303 | 307 | 308))
     }
@@ -311,7 +311,7 @@ impl Answer {
         self.body.content_length()
     }
 
-    /// Of `Content-Range: bytes 5-9/10`: 5 and, where it is told, 10.
+    /// The range of `Content-Range: bytes 5-9/10`: 5 and, where it is told, 10.
     pub(super) fn range(&self) -> Option<(u64, Option<u64>)> {
         let (range, total) = text_of(&self.headers, "content-range")?.strip_prefix("bytes ")?.split_once('/')?;
         Some((range.split_once('-')?.0.parse().ok()?, total.parse().ok()))

@@ -31,14 +31,14 @@ impl Entry {
 /// What a file's content is known by; also its name in the cache.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Digest {
-    /// Of large files: SHA-256 of the content, in 64 digits.
+    /// SHA-256 of the content of a large file, in 64 digits.
     Sha256(String),
-    /// Of small files: SHA-1 of git's header and the content, in 40 digits.
+    /// SHA-1 of git's header and the content of a small file, in 40 digits.
     Git(String),
-    /// Of files of a server that passes the Hub's answers on with ETags of its own: SHA-1 of the content, with git's
+    /// SHA-1 of the content of a file whose server passes the Hub's answers on with ETags of its own, with git's
     /// header or without.
     Sha1(String),
-    /// Of files whose hash nothing tells: a name that no other file and no other commit has.
+    /// A name for a file whose hash nothing tells, and that no other file and no other commit has.
     Unchecked(String),
 }
 
@@ -54,11 +54,11 @@ impl Digest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HubFolder {
-    /// From the repository's root; empty for the root itself.
+    /// The path from the repository's root; empty for the root itself.
     pub path: String,
     /// Files that lie in it, not counting its folders'.
     pub files: usize,
-    /// Their bytes.
+    /// Bytes of those files.
     pub bytes: u64,
     /// Whether the cache has all of them.
     pub cached: bool,
@@ -208,7 +208,7 @@ pub(super) fn is_hex(text: &str, digits: usize) -> bool {
     text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Of `<https://…>; rel="next"` among others: the address.
+/// The address of `<https://…>; rel="next"` among others.
 fn next_page(mut link: &str) -> Option<&str> {
     loop {
         let (address, rest) = link.split_once('<')?.1.split_once('>')?;

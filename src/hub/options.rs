@@ -1,4 +1,4 @@
-//! Where the Hub is, where its cache is, and who asks: as every other program that uses the Hub finds it.
+//! The options of the Hub: its address, its cache, and who asks: as every other program that uses the Hub finds it.
 
 use std::env;
 use std::fs;
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct HubOptions {
-    /// Where the Hub is: `HF_ENDPOINT`, else `https://huggingface.co`.
+    /// The Hub's address: `HF_ENDPOINT`, else `https://huggingface.co`.
     pub endpoint: String,
     /// The cache's folder, which holds `models--owner--repo`: `HF_HUB_CACHE`, else `hub` in `HF_HOME`, else
     /// `~/.cache/huggingface/hub`. `~`, `~user`, `$NAME` and `${NAME}` in these, in `XDG_CACHE_HOME` and in
@@ -24,7 +24,7 @@ pub struct HubOptions {
     /// Certificates (PEM) of those who may vouch for the endpoint and for where it redirects to, instead of Mozilla's
     /// list: `SSL_CERT_FILE`, `REQUESTS_CA_BUNDLE` or `CURL_CA_BUNDLE`, for networks whose proxy reads what passes.
     pub certificates: Option<PathBuf>,
-    /// Only what the cache has: `HF_HUB_OFFLINE`.
+    /// Whether to take only what the cache has: `HF_HUB_OFFLINE`.
     pub offline: bool,
     /// How often a request is made again, one after the other without a byte of progress. 5.
     pub retries: u32,
@@ -48,7 +48,7 @@ impl std::fmt::Debug for HubOptions {
 }
 
 impl HubOptions {
-    /// As the environment says, by the variables that all clients of the Hub know.
+    /// The options of the environment, by the variables that all clients of the Hub know.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for values that cannot be understood, or where

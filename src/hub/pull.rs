@@ -38,7 +38,7 @@ pub struct Pulled {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct PulledFile {
-    /// From the repository's root.
+    /// The path from the repository's root.
     pub path: String,
     /// Bytes.
     pub bytes: u64,
@@ -59,7 +59,7 @@ impl std::fmt::Debug for Hub {
 }
 
 impl Hub {
-    /// Nothing is asked for yet.
+    /// Makes a client; nothing is asked for yet.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] for an endpoint that is no web address.
@@ -350,7 +350,7 @@ impl Hub {
     }
 }
 
-/// For a path that is not among `tree`'s: names the folders, and what was probably meant.
+/// The error for a path that is not among `tree`'s: names the folders, and what was probably meant.
 fn missing(address: &HubPath, tree: &Tree, what: &str) -> Error {
     let folders = tree.all_folders();
     let error = did_you_mean::unknown(what, address.path(), folders.iter().copied());
@@ -363,7 +363,7 @@ fn missing(address: &HubPath, tree: &Tree, what: &str) -> Error {
     error.at(address.to_string())
 }
 
-/// For an address without a path, where one is needed.
+/// The error for an address without a path, where one is needed.
 fn unnamed(address: &HubPath, tree: &Tree) -> Error {
     let mut known = tree.all_folders();
     known.truncate(40);

@@ -17,13 +17,13 @@ pub(super) struct Failure {
     pub(super) is_unknown: bool,
 }
 
-/// Whether it may be made again.
+/// Whether a request may be made again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Again {
     Never,
-    /// After a pause that grows.
+    /// Again after a pause that grows.
     Later,
-    /// After as long as the server said.
+    /// Again after as long as the server said.
     After(Duration),
 }
 
