@@ -15,7 +15,7 @@ impl Accuracy {
     }
 }
 
-/// Whoever counts.
+/// Counts the images of data sets that an encoder classifies correctly.
 pub struct Judge<'a> {
     pub encoder: &'a Encoder,
     pub preprocess: Preprocess,
@@ -50,7 +50,7 @@ impl Judge<'_> {
     }
 }
 
-/// Of these images, [n, 3, S, S], how many belong to the class that the head finds first.
+/// Counts those of the images, [n, 3, S, S], that belong to the class that the head finds first.
 pub fn count_right(
     encoder: &Encoder,
     weights: &TaskWeights,

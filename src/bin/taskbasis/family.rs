@@ -113,7 +113,7 @@ impl FamilyArgs {
         Ok(family)
     }
 
-    /// `threads` of 0 means one a processor.
+    /// `threads` of 0 means one per processor.
     pub fn gram(&self, family: &Family, threads: usize) -> Result<Gram> {
         let bar = output::progress(family.bytes() as usize, "reading the checkpoints");
         let gram = family.gram(threads, &|bytes| bar.inc(bytes));

@@ -22,7 +22,7 @@ pub struct FileArgs {
     pub skip_bad: bool,
 }
 
-/// Where the pixels come from.
+/// The source of the pixels.
 pub enum Input {
     /// `pixel_values` f32 [N,3,S,S].
     Pixels { checkpoint: Box<Checkpoint>, size: usize },
@@ -135,7 +135,7 @@ impl Input {
 /// The images that were handed over, and those that could not be read.
 pub struct Taken<'a> {
     input: &'a Input,
-    /// Their places among all.
+    /// The places of the images that were read among all.
     read: Vec<usize>,
     pub skipped: Skipped,
 }

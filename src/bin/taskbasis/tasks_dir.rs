@@ -26,7 +26,7 @@ pub struct NamedFile {
 
 /// What a folder of fine-tuned checkpoints holds.
 pub struct TasksDir {
-    /// By the names of their tasks.
+    /// The files by the names of their tasks.
     pub found: Vec<NamedFile>,
     /// What is no task, and why.
     left_out: Vec<(PathBuf, String)>,

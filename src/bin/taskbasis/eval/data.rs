@@ -131,7 +131,7 @@ impl<'a> Images<'a> {
         let (right, of) = thread::scope(|scope| {
             let ahead = move || {
                 for batch in 0..labelled.batches.len() {
-                    // Nobody receives any more where the encoder has failed.
+                    // There is no receiver any more where the encoder has failed.
                     if send.send(self.batch(labelled, batch)).is_err() {
                         break;
                     }

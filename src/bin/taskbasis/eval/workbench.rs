@@ -20,7 +20,7 @@ impl Bench<'_> {
         self.session.weights(expr)
     }
 
-    /// As [`Bench::weights`], of a task that the data named: it may be no task of the basis.
+    /// The weights of a task that the data named, which may be no task of the basis.
     pub(super) fn own_weights(&self, task: &str) -> Result<TaskWeights> {
         self.weights(&TaskExpr::task(task)).map_err(|error| match self.session.model().basis() {
             Some(basis) if error.kind() == ErrorKind::NotFound && self.images.data().tasks().contains(&task) => {

@@ -14,7 +14,7 @@ static PREFIX: OnceLock<String> = OnceLock::new();
 /// What was told already: some commands open a file again and again.
 static NOTED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// Of several image towers in a file, the one under `prefix` is to be taken.
+/// Chooses, of several image towers in a file, the one under `prefix`.
 pub fn prefer(prefix: Option<String>) {
     if let Some(prefix) = prefix {
         // There is one command line, and it is understood once.
