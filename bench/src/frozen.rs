@@ -21,7 +21,7 @@ impl Frozen {
         Self::with(|path| write_onnx(&setup.about.arch, &weights, path, &[]))
     }
 
-    /// The same of a user's graph.
+    /// Reconstructs the task in a user's graph and writes that.
     pub fn of_graph(setup: &Setup<'_>, graph: &BoundGraph, task: &TaskExpr) -> Result<Self> {
         let weights = setup.family.open(setup.threads, 0)?.weights(task)?.in_layout(graph.layout()).get()?;
         Self::with(|path| graph.write(&weights, path, &[]))

@@ -80,7 +80,7 @@ struct Report {
 struct Setup<'a> {
     family: &'a Family,
     about: &'a About,
-    /// For reconstruction and for encoding; never 0.
+    /// Threads for reconstruction and for encoding; never 0.
     threads: usize,
     quick: bool,
     encoder: EncoderOptions,

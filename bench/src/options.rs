@@ -61,7 +61,7 @@ pub struct Bench {
     #[arg(long, conflicts_with_all = ["basis", "soak", "graph"])]
     pub growth: bool,
 
-    /// For so many seconds, run instead random tasks and expressions on four threads with a budget of three weights:
+    /// For this many seconds, run instead random tasks and expressions on four threads with a budget of three weights:
     /// every result must be its first's, and memory must not grow. Exits with 1 otherwise.
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds, conflicts_with = "graph")]
     pub soak: Option<f64>,

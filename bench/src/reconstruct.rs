@@ -15,9 +15,9 @@ use super::samples::{Samples, Variant, digits, repeat, take_turns, time};
 
 #[derive(Serialize)]
 pub struct Reconstruct {
-    /// Of all vectors in the basis's own format, on all threads: bytes moved a second over the copy's.
+    /// Bytes moved per second over the copy's, of all vectors in the basis's own format, on all threads.
     pub bandwidth_ratio: f64,
-    /// Of that case.
+    /// The median of the case of `bandwidth_ratio`.
     pub ms: f64,
     /// The lowest ratio of all cases.
     pub lowest_ratio: f64,
@@ -49,7 +49,7 @@ pub struct Case {
     pub format: String,
     pub vectors: usize,
     pub threads: usize,
-    /// That must be moved: base and vectors read once, weights written once.
+    /// Bytes that must be moved: base and vectors read once, weights written once.
     pub bytes: u64,
     pub ms: Samples,
     pub gb_s: f64,
@@ -63,7 +63,7 @@ pub struct Case {
 pub struct Cold {
     /// Opening and reconstructing.
     pub ms: Samples,
-    /// Reading the largest file from its begin to its end, an even part a thread.
+    /// Reading the largest file from its begin to its end, an even part per thread.
     pub storage_gb_s: f64,
     /// Bytes of base and vectors that reconstruction needs, a second.
     pub gb_s: f64,
@@ -181,7 +181,7 @@ fn cold(setup: &Setup<'_>) -> Result<Option<Cold>> {
     Ok(Some(Cold { gb_s: needed as f64 / ms.median / 1e6, ms, storage_gb_s: rate }))
 }
 
-/// Reads a file from its begin to its end, an even part a thread.
+/// Reads a file from its begin to its end, an even part per thread.
 fn read_all(path: &Path, threads: usize) -> Result<()> {
     let failed = |e| Error::io("cannot read", path, e);
     let length = std::fs::metadata(path).map_err(failed)?.len();

@@ -21,7 +21,7 @@ const THREADS: usize = 4;
 const BUDGET: usize = 3;
 /// Expressions that the threads draw from: several times what fits.
 const EXPRESSIONS: usize = 24;
-/// Images a run, at most; every number of images has its own first result.
+/// Images per run, at most; every number of images has its own first result.
 const MOST_IMAGES: usize = 3;
 /// Runs after which a task is promoted: soon, so that it happens often.
 const PROMOTE_AFTER: u32 = 8;
@@ -36,9 +36,9 @@ pub struct Soak {
     pub threads: usize,
     pub expressions: usize,
     pub budget_bytes: usize,
-    /// Without promotion: every result has the bits of its first.
+    /// The mode without promotion: every result has the bits of its first.
     pub plain: Mode,
-    /// With promotion: every result is within 1e-5 of its first.
+    /// The mode with promotion: every result is within 1e-5 of its first.
     pub promoted: Mode,
     pub passed: bool,
 }
@@ -70,7 +70,7 @@ pub struct MemoryOverTime {
     pub first_bytes: u64,
     pub last_bytes: u64,
     pub peak_bytes: u64,
-    /// By least squares over the last two thirds of the time.
+    /// The growth of memory by least squares over the last two thirds of the time.
     pub slope_bytes_per_minute: f64,
     /// The highest in the second third of the time, and in the last.
     pub second_third_bytes: u64,

@@ -16,7 +16,7 @@ pub(crate) const COPIES: [(&str, Copy); 3] =
     [("memcpy", memcpy), ("past the caches", stream), ("the same, fetching ahead", stream_ahead)];
 pub(crate) const READS: [(&str, Read); 2] = [("one place at a time", read_one), ("four places at a time", read_four)];
 
-/// Reads what the caches have no room for, so that nobody pays for the lines that the one before it left dirty.
+/// Reads what the caches have no room for, so that no measurement pays for the lines that the one before it left dirty.
 pub(crate) fn settle(bytes: &[u8]) {
     std::hint::black_box(bytes.iter().take(96 << 20).step_by(64).fold(0u8, |any, &byte| any | byte));
 }
@@ -55,7 +55,7 @@ impl<'a> Copies<'a> {
             })
             .collect();
         let pieces = Shared(pieces);
-        // SAFETY: every piece lies inside its source and its destination, which nobody else looks at meanwhile.
+        // SAFETY: every piece lies inside its source and its destination, which no other thread looks at meanwhile.
         share(threads, pieces.0.len(), |i| unsafe { copy(pieces.get(i).0, pieces.get(i).1, PIECE) });
     }
 }
@@ -115,7 +115,7 @@ unsafe fn stream_with<const AHEAD: bool>(from: *const u8, to: *mut u8, bytes: us
     unsafe { memcpy(from, to, bytes) }
 }
 
-/// With non-temporal stores; `to` is aligned to 16 bytes, as mappings are.
+/// Copies with non-temporal stores; `to` is aligned to 16 bytes, as mappings are.
 #[cfg(target_arch = "x86_64")]
 unsafe fn stream_with<const AHEAD: bool>(from: *const u8, to: *mut u8, bytes: usize) {
     use std::arch::x86_64::*;

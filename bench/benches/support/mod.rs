@@ -50,7 +50,7 @@ pub fn families() -> Vec<Family> {
 }
 
 impl Family {
-    /// A model with room for so many tasks.
+    /// A model with room for this many tasks.
     pub fn model(&self, threads: usize, room: usize) -> Arc<Model> {
         let open = |bytes| {
             let options = ModelOptions { threads, cache_bytes: Some(bytes), ..ModelOptions::default() };
