@@ -106,7 +106,7 @@ fn a_vector_that_is_not_finite_is_named() {
 }
 
 #[test]
-fn a_base_that_is_not_finite_is_named_whoever_encodes() {
+fn a_base_that_is_not_finite_is_named_by_every_encoder() {
     if !runtime() {
         return;
     }

@@ -112,7 +112,7 @@ impl Family {
         path
     }
 
-    /// The built graph with the base's weights in it, as if somebody had exported it, bound to the family.
+    /// The built graph with the base's weights in it, as if a user had exported it, bound to the family.
     pub fn graph(&self) -> BoundGraph {
         let (base, basis) = (Checkpoint::open(&self.base).unwrap(), Basis::open(&self.basis).unwrap());
         exported(&self.arch, &base, &basis, &self.path("graph.onnx"))
@@ -183,14 +183,14 @@ impl Parts {
         self.header["__metadata__"][key] = value.to_string().into();
     }
 
-    /// Where a tensor lies in the data.
+    /// The place of a tensor in the data.
     pub fn range(&self, tensor: &str) -> std::ops::Range<usize> {
         let offsets = &self.header[tensor]["data_offsets"];
         offsets[0].as_u64().unwrap() as usize..offsets[1].as_u64().unwrap() as usize
     }
 
-    /// With a whole page of header and the checksums that belong to the content; `page` false leaves the header as long
-    /// as it is.
+    /// The bundle's bytes with a whole page of header and the checksums that belong to the content; `page` false leaves
+    /// the header as long as it is.
     pub fn join(&self, page: bool) -> Vec<u8> {
         use twox_hash::XxHash3_64;
 

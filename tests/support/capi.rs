@@ -25,7 +25,7 @@ pub struct Opened {
     pub about: tb_basis_properties,
 }
 
-/// Four handles; whoever frees one sets it to NULL.
+/// Four handles; a test that frees one sets it to NULL.
 impl Drop for Opened {
     fn drop(&mut self) {
         unsafe {

@@ -87,7 +87,7 @@ fn count_at_the_end() {
 #[cfg(not(unix))]
 fn count_at_the_end() {}
 
-/// Where ONNX Runtime's library is, by `ORT_DYLIB_PATH`. `None`, counted as a skip, where nothing was fetched.
+/// The path of ONNX Runtime's library, by `ORT_DYLIB_PATH`. `None`, counted as a skip, where nothing was fetched.
 ///
 /// # Panics
 /// Where the variable was set by hand and names no file.
@@ -109,7 +109,7 @@ pub fn runtime() -> bool {
     onnxruntime().is_some()
 }
 
-/// Where a file (or folder) of the digits family is: the part of it in `examples/digits`, or the whole in
+/// The path of a file (or folder) of the digits family: the part of it in `examples/digits`, or the whole in
 /// `../shared/digits` where that exists. `None`, counted as a skip, where neither has it.
 pub fn digits(relative: &str) -> Option<PathBuf> {
     let found = ["examples/digits", "../shared/digits"].map(|family| root().join(family).join(relative));

@@ -29,7 +29,7 @@ pub fn fail(arguments: &[&str], parts: &[&str]) {
     fail_times(1, arguments, parts);
 }
 
-/// As [`fail`], with so many paragraphs: `verify` tells all that it finds.
+/// Runs a command that fails with this many paragraphs: `verify` tells all that it finds.
 #[track_caller]
 pub fn fail_times(count: usize, arguments: &[&str], parts: &[&str]) {
     let output = run(arguments);

@@ -37,15 +37,15 @@ pub enum On {
 #[derive(Clone, Debug)]
 pub enum Fault {
     Status(u16, Vec<(&'static str, &'static str)>),
-    /// The connection is closed after so many bytes of the body.
+    /// The connection is closed after this many bytes of the body.
     Cut(usize),
-    /// After so many bytes nothing comes for so long.
+    /// A pause of this length after this many bytes.
     Stall(usize, Duration),
     /// One byte of the body is another.
     WrongByte,
     /// A length that the body has not, and a body of that length.
     Length(usize),
-    /// No length at all, and so many bytes more than there should be.
+    /// No length at all, and this many bytes more than there should be.
     Surplus(usize),
     /// The answer to a range begins elsewhere.
     WrongRange,
@@ -72,9 +72,9 @@ impl Request {
 
 struct Content {
     bytes: Vec<u8>,
-    /// Kept elsewhere, known by SHA-256.
+    /// Whether it is kept elsewhere, known by SHA-256.
     is_large: bool,
-    /// As the listing says it, where that is a lie.
+    /// The size that the listing says, where that is a lie.
     listed_size: Option<u64>,
 }
 
@@ -308,7 +308,7 @@ impl Answer {
         self
     }
 
-    /// As the Hub explains itself.
+    /// An error as the Hub explains it.
     fn error(status: u16, code: &str, message: &str) -> Self {
         let body = json!({ "error": message }).to_string();
         Self::new(status, body).with("X-Error-Code", code).with("X-Error-Message", message)

@@ -180,7 +180,7 @@ pub struct TensorProto {
     /// Values of a double tensor, where they are not in `raw_data`.
     #[prost(double, repeated, tag = "10")]
     pub double_data: Vec<f64>,
-    /// Where the values are when `data_location` is external: `location`, `offset`, `length`.
+    /// The place of the values when `data_location` is external: `location`, `offset`, `length`.
     #[prost(message, repeated, tag = "13")]
     pub external_data: Vec<StringStringEntryProto>,
     /// Whether the values are in this message or in another file.
@@ -188,7 +188,7 @@ pub struct TensorProto {
     pub data_location: Option<i32>,
 }
 
-/// Where a tensor's values are.
+/// The place of a tensor's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
 pub enum DataLocation {

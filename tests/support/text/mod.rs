@@ -79,7 +79,7 @@ pub fn parameters() -> Vec<Named> {
     all
 }
 
-/// The same under the names of the transformers library, which `golden` lists: q, k and v apart, the projection
+/// The tensors under the names of the transformers library, which `golden` lists: q, k and v apart, the projection
 /// transposed.
 pub fn theirs(golden: &Value) -> Vec<Named> {
     let ours = parameters();
