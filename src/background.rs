@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 /// The priority of a worker's thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Priority {
-    /// That of the thread which submits the first job.
+    /// The priority of the thread which submits the first job.
     Inherited,
     /// A tenth of what other threads get, where they want the processor. On Linux alone: elsewhere priority is a matter
     /// of the whole process.
@@ -59,7 +59,8 @@ impl Worker {
         Self { shared: Arc::new(Shared { name, priority, queue: Mutex::default() }) }
     }
 
-    /// Has the job done once those before it are. A panic in it is logged, and the jobs after it are done all the same.
+    /// Runs the job once those before it are done. A panic in it is logged, and the jobs after it are done all the
+    /// same.
     ///
     /// # Errors
     /// When the operating system gives no thread; the job is dropped then.
@@ -117,7 +118,7 @@ impl Worker {
         !self.shared.queue.lock().is_served
     }
 
-    /// From now on, has threads start or fail to.
+    /// Makes threads start, or fail to, from now on.
     #[cfg(test)]
     pub(crate) fn refuse_threads(&self, refuses: bool) {
         self.shared.queue.lock().refuses_threads = refuses;

@@ -102,7 +102,7 @@ pub struct OpenOptions {
     /// The base checkpoint: a file, the index of several, or a folder with one. A bundle takes it in the place of its
     /// own, of which it must be the unrounded form.
     pub base: Option<PathBuf>,
-    /// Of several image towers in the base's file, the one whose names, or whose model's, begin so.
+    /// The image tower of several in the base's file: the one whose names, or whose model's, begin so.
     pub base_prefix: Option<String>,
     /// Whether files are mapped or read.
     pub mode: MapMode,
