@@ -91,7 +91,7 @@ pub fn combine(kernel: Kernel, threads: usize, jobs: Vec<TensorJob<'_>>, cancel:
     for job in jobs {
         let numel = job.check().map_err(|error| error.tensor(job.name))?;
         inputs.push(Inputs::of(&job));
-        targets.push(Target::of(job, numel));
+        targets.push(JobTarget::of(job, numel));
     }
 
     let (mut traffic, mut direct) = (0, 0);
@@ -107,21 +107,26 @@ pub fn combine(kernel: Kernel, threads: usize, jobs: Vec<TensorJob<'_>>, cancel:
     let mut items = Vec::new();
     for (job, (inputs, target)) in inputs.iter().zip(&mut targets).enumerate() {
         match target {
-            Target::InOrder(out) => {
+            JobTarget::InOrder(out) => {
                 let pieces = (0..).step_by(length).zip(out.chunks_mut(length));
-                items.extend(pieces.map(|(start, out)| WorkItem { job, inputs, start, place: Place::Here(out) }));
+                items.extend(pieces.map(|(start, out)| WorkItem {
+                    job,
+                    inputs,
+                    start,
+                    target: ItemTarget::InPlace(out),
+                }));
             }
-            Target::Elsewhere { numel, width, outputs } => {
+            JobTarget::Buffered { numel, width, outputs } => {
                 // Many rows, in whole blocks.
                 let rows = (CACHED_ITEM / *width / ROWS).max(1) * ROWS;
                 let length = (rows * *width).min(4 * CACHED_ITEM).next_multiple_of(BLOCK);
                 let count = |start: usize| length.min(*numel - start);
-                let place = |start: usize| Place::Elsewhere { count: count(start), outputs };
+                let target = |start: usize| ItemTarget::Buffered { count: count(start), outputs };
                 items.extend((0..*numel).step_by(length).map(|start| WorkItem {
                     job,
                     inputs,
                     start,
-                    place: place(start),
+                    target: target(start),
                 }));
             }
         }
@@ -207,11 +212,11 @@ impl<'a> Inputs<'a> {
 }
 
 /// The destination of a job's elements.
-enum Target<'a> {
+enum JobTarget<'a> {
     /// All of them, in f32 and in order: they are computed there.
     InOrder(&'a mut [f32]),
     /// Outputs from a buffer in which the elements are computed.
-    Elsewhere {
+    Buffered {
         numel: usize,
         /// Elements of a row.
         width: usize,
@@ -219,7 +224,7 @@ enum Target<'a> {
     },
 }
 
-impl<'a> Target<'a> {
+impl<'a> JobTarget<'a> {
     fn of(job: TensorJob<'a>, numel: usize) -> Self {
         let shape = job.base.map(Tensor::shape).or_else(|| job.terms.first().map(|term| term.shape()));
         let width = shape.and_then(|shape| shape.last().copied()).unwrap_or(1).max(1);
@@ -231,14 +236,14 @@ impl<'a> Target<'a> {
             },
             last => outputs.extend(last),
         }
-        Self::Elsewhere { numel, width, outputs }
+        Self::Buffered { numel, width, outputs }
     }
 
     /// Elements that are computed where they belong.
     fn direct(&self) -> usize {
         match self {
             Self::InOrder(out) => out.len(),
-            Self::Elsewhere { .. } => 0,
+            Self::Buffered { .. } => 0,
         }
     }
 
@@ -246,7 +251,7 @@ impl<'a> Target<'a> {
     fn nbytes(&self) -> usize {
         match self {
             Self::InOrder(out) => size_of_val(*out),
-            Self::Elsewhere { outputs, .. } => outputs.iter().map(Output::nbytes).sum(),
+            Self::Buffered { outputs, .. } => outputs.iter().map(Output::nbytes).sum(),
         }
     }
 }
@@ -257,14 +262,14 @@ struct WorkItem<'p> {
     job: usize,
     inputs: &'p Inputs<'p>,
     start: usize,
-    place: Place<'p>,
+    target: ItemTarget<'p>,
 }
 
 /// The memory that the elements of a work item are computed in.
-enum Place<'p> {
-    Here(&'p mut [f32]),
+enum ItemTarget<'p> {
+    InPlace(&'p mut [f32]),
     /// A buffer for `count` of them; each output takes its own from there.
-    Elsewhere {
+    Buffered {
         count: usize,
         outputs: &'p [Output<'p>],
     },
@@ -281,9 +286,9 @@ struct Scratch {
 impl WorkItem<'_> {
     fn run(self, kernel: fn(Tile<'_>), stream: bool, scratch: &mut Scratch) -> Result<()> {
         let Scratch { converted, result, scaled } = scratch;
-        match self.place {
-            Place::Here(out) => self.inputs.compute(self.start, out, kernel, stream, converted),
-            Place::Elsewhere { count, outputs } => {
+        match self.target {
+            ItemTarget::InPlace(out) => self.inputs.compute(self.start, out, kernel, stream, converted),
+            ItemTarget::Buffered { count, outputs } => {
                 if result.len() < count {
                     *result = try_zeroed(count)?;
                 }
