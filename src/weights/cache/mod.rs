@@ -19,7 +19,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 pub use self::item::Reconstructed;
 pub(crate) use self::item::{Derived, Key, Owner};
 pub(super) use self::queue::PrefetchJob;
-use self::state::{Building, Lookup, State};
+use self::state::{Building, CacheState, Lookup};
 pub use self::stats::CacheStats;
 use super::arena::BufferPool;
 use super::values::Weights;
@@ -42,7 +42,7 @@ impl Reconstructed for Weights {
 /// [`Arc`], between models ([`ModelOptions::cache`](super::ModelOptions::cache)).
 #[derive(Debug)]
 pub struct WeightsCache<W: Reconstructed = Weights> {
-    state: Mutex<State<W>>,
+    state: Mutex<CacheState<W>>,
     /// Some reconstruction has ended, well or not.
     ended: Condvar,
     spares: Arc<BufferPool<W::Memory>>,
@@ -167,7 +167,7 @@ impl<W: Reconstructed> WeightsCache<W> {
         self.change(|state| state.withdraw(key, by))
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut State<W>) -> T) -> T {
+    fn change<T>(&self, change: impl FnOnce(&mut CacheState<W>) -> T) -> T {
         let mut state = self.state.lock();
         let result = change(&mut state);
         self.settle(state);
@@ -175,7 +175,7 @@ impl<W: Reconstructed> WeightsCache<W> {
     }
 
     /// Ends a change: what was dropped is freed, or kept as spare memory where the budget has room.
-    fn settle(&self, mut state: MutexGuard<'_, State<W>>) {
+    fn settle(&self, mut state: MutexGuard<'_, CacheState<W>>) {
         let dropped = std::mem::take(&mut state.dropped);
         let limit = state.stats.budget.saturating_sub(state.stats.bytes);
         // While the lock is held, so that the last change has the last word.

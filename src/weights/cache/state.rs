@@ -12,26 +12,26 @@ use super::queue::{PrefetchQueue, unwant, want};
 use super::stats::CacheStats;
 
 #[derive(Debug)]
-pub(super) struct State<W> {
+pub(super) struct CacheState<W> {
     /// Weights by their key alone, sessions with their owner.
-    kept: LruCache<(Option<Owner>, Key), Slot<W>>,
+    kept: LruCache<(Option<Owner>, Key), CacheSlot<W>>,
     building: HashMap<Key, Building>,
     /// Weights that are kept no more, perhaps still alive elsewhere.
     evicted: HashMap<Key, Weak<W>>,
     pub(super) queue: PrefetchQueue<W>,
     pub(super) stats: CacheStats,
     /// What was dropped and still has to be freed, which takes milliseconds: outside the lock.
-    pub(super) dropped: Vec<Slot<W>>,
+    pub(super) dropped: Vec<CacheSlot<W>>,
 }
 
 #[derive(Debug)]
-pub(super) enum Slot<W> {
+pub(super) enum CacheSlot<W> {
     Weights(Arc<W>),
     /// A session with the bytes that it takes.
     Session(Derived, usize),
 }
 
-impl<W> Default for State<W> {
+impl<W> Default for CacheState<W> {
     fn default() -> Self {
         Self {
             kept: LruCache::unbounded(),
@@ -77,7 +77,7 @@ pub(super) enum Lookup<W> {
     Missing,
 }
 
-impl<W: Reconstructed> State<W> {
+impl<W: Reconstructed> CacheState<W> {
     /// Looks for weights, as a request: those who wanted them ahead have nothing more to wish for.
     pub(super) fn find(&mut self, key: &Key) -> Lookup<W> {
         self.queue.remove(key);
@@ -86,7 +86,7 @@ impl<W: Reconstructed> State<W> {
             return Lookup::Building;
         }
         let weights = match self.kept.get(&(None, key.clone())) {
-            Some(Slot::Weights(weights)) => Arc::clone(weights),
+            Some(CacheSlot::Weights(weights)) => Arc::clone(weights),
             _ => {
                 let Some(weights) = self.evicted.get(key).and_then(Weak::upgrade) else { return Lookup::Missing };
                 self.keep(key, &weights);
@@ -166,14 +166,14 @@ impl<W: Reconstructed> State<W> {
     pub(super) fn keep(&mut self, key: &Key, weights: &Arc<W>) {
         self.building.remove(key);
         self.evicted.remove(key);
-        self.put((None, key.clone()), Slot::Weights(Arc::clone(weights)));
+        self.put((None, key.clone()), CacheSlot::Weights(Arc::clone(weights)));
     }
 
     /// The session that this owner made of the weights.
     pub(super) fn find_derived(&mut self, owner: Owner, key: &Key) -> Option<Derived> {
         match self.kept.get(&(Some(owner), key.clone()))? {
-            Slot::Session(session, _) => Some(Arc::clone(session)),
-            Slot::Weights(_) => None,
+            CacheSlot::Session(session, _) => Some(Arc::clone(session)),
+            CacheSlot::Weights(_) => None,
         }
     }
 
@@ -183,7 +183,7 @@ impl<W: Reconstructed> State<W> {
 
     /// Keeps a session as the most recently used; false where the budget has no room for it at all.
     pub(super) fn keep_derived(&mut self, owner: Owner, key: &Key, session: Derived, bytes: usize) -> bool {
-        let slot = Slot::Session(session, bytes);
+        let slot = CacheSlot::Session(session, bytes);
         let fits = bytes <= self.stats.budget;
         if fits {
             self.put((Some(owner), key.clone()), slot);
@@ -220,7 +220,7 @@ impl<W: Reconstructed> State<W> {
         }
     }
 
-    fn put(&mut self, id: (Option<Owner>, Key), slot: Slot<W>) {
+    fn put(&mut self, id: (Option<Owner>, Key), slot: CacheSlot<W>) {
         self.count(&slot, Add::add);
         if let Some(old) = self.kept.put(id, slot) {
             self.count(&old, Sub::sub);
@@ -230,22 +230,22 @@ impl<W: Reconstructed> State<W> {
     }
 
     /// What has left the cache: still to be found where it is weights that live on elsewhere.
-    fn release(&mut self, key: Key, slot: Slot<W>) {
+    fn release(&mut self, key: Key, slot: CacheSlot<W>) {
         self.count(&slot, Sub::sub);
-        if let Slot::Weights(weights) = &slot {
+        if let CacheSlot::Weights(weights) = &slot {
             self.evicted.insert(key, Arc::downgrade(weights));
         }
         self.dropped.push(slot);
     }
 
-    fn count(&mut self, slot: &Slot<W>, change: fn(usize, usize) -> usize) {
+    fn count(&mut self, slot: &CacheSlot<W>, change: fn(usize, usize) -> usize) {
         let stats = &mut self.stats;
         let bytes = match slot {
-            Slot::Weights(weights) => {
+            CacheSlot::Weights(weights) => {
                 stats.entries = change(stats.entries, 1);
                 weights.nbytes()
             }
-            Slot::Session(_, bytes) => {
+            CacheSlot::Session(_, bytes) => {
                 stats.promoted = change(stats.promoted, 1);
                 stats.promoted_bytes = change(stats.promoted_bytes, *bytes);
                 *bytes

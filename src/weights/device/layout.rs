@@ -24,7 +24,7 @@ const MAX_SLOT: usize = 8 << 20;
 
 /// What is to be done for a layout, found out before anything is on the device.
 #[derive(Debug)]
-pub(super) struct LayoutPlan {
+pub(super) struct RelayoutPlan {
     /// One per tensor of the layout.
     origins: Vec<Origin>,
     /// Bytes of one task's weights.
@@ -63,7 +63,7 @@ struct BaseCopy {
     bytes: usize,
 }
 
-impl LayoutPlan {
+impl RelayoutPlan {
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where the layout is of another model;
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a tensor too large.
@@ -175,7 +175,7 @@ fn serves(tensor: &TensorSpec, of: &Planned<'_>) -> Result<Option<(String, u64)>
 
 /// A layout on a device.
 #[derive(Debug)]
-pub(super) struct DeviceLayout {
+pub(super) struct DeviceRelayout {
     /// What is made once, and the tables. Before what its work reads: dropping it waits for that.
     memory: Mutex<DeviceArena>,
     /// The memory that a task is reconstructed in before it is laid out; the same for all layouts.
@@ -191,15 +191,15 @@ pub(super) struct DeviceLayout {
     changed_of_kept: Option<String>,
 }
 
-impl DeviceLayout {
-    /// Puts into the queue what is made once, into `memory`, which has [`LayoutPlan::bytes`].
+impl DeviceRelayout {
+    /// Puts into the queue what is made once, into `memory`, which has [`RelayoutPlan::bytes`].
     ///
     /// # Errors
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) where no memory can be pinned;
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
     pub(super) fn new(
         layout: &Layout,
-        plan: LayoutPlan,
+        plan: RelayoutPlan,
         inputs: &Arc<Inputs>,
         mut memory: DeviceArena,
         scratch: &Arc<DeviceArena>,

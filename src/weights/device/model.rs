@@ -8,7 +8,7 @@ use super::arena::{DeviceArena, Purpose};
 use super::budget::LayoutBytes;
 use super::cache::DeviceCache;
 use super::inputs::{Inputs, Upload};
-use super::layout::{DeviceLayout, LayoutPlan};
+use super::layout::{DeviceRelayout, RelayoutPlan};
 use super::stream::Stream;
 use super::weights::DeviceWeights;
 use crate::error::{Error, Result};
@@ -106,7 +106,7 @@ impl DeviceModel {
         if layout.is_canonical() {
             return Self::new(model, cuda, options);
         }
-        let this = Self::open(model, cuda, options, Some(LayoutPlan::new(model, layout)?.bytes()))?;
+        let this = Self::open(model, cuda, options, Some(RelayoutPlan::new(model, layout)?.bytes()))?;
         this.cache.layout(model, layout)?;
         Ok(this)
     }
@@ -172,7 +172,7 @@ impl DeviceModel {
     fn reconstruct(
         &self,
         task: &TaskWeights,
-        layout: Option<&Arc<DeviceLayout>>,
+        layout: Option<&Arc<DeviceRelayout>>,
         bytes: usize,
         spares: &Arc<BufferPool<DeviceArena>>,
     ) -> Result<DeviceWeights> {

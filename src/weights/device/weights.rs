@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::arena::DeviceArena;
 use super::inputs::{Inputs, PlacedTensor, TensorPlace, Tensors};
-use super::layout::DeviceLayout;
+use super::layout::DeviceRelayout;
 use crate::basis::Coefficients;
 use crate::error::{Error, Result};
 use crate::kernel::cuda::{CudaStream, Event, Queue};
@@ -25,7 +25,7 @@ pub struct DeviceWeights {
     /// `None` only in `drop`.
     arena: Mutex<Option<DeviceArena>>,
     /// The graph's layout, whose names, shapes and types the tensors have; `None` for canonical weights.
-    layout: Option<Arc<DeviceLayout>>,
+    layout: Option<Arc<DeviceRelayout>>,
     inputs: Arc<Inputs>,
     coefficients: Coefficients,
     address: u64,
@@ -64,7 +64,7 @@ impl DeviceWeights {
     /// The weights that the work in [`Queue::Combine`] writes into the arena.
     pub(super) fn new(
         inputs: &Arc<Inputs>,
-        layout: Option<&Arc<DeviceLayout>>,
+        layout: Option<&Arc<DeviceRelayout>>,
         coefficients: &Coefficients,
         arena: DeviceArena,
         ready: Arc<Event>,
