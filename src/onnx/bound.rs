@@ -10,7 +10,7 @@ use super::bind::{self, Absent, BindOptions, GraphMap, Mapped};
 use super::constant::Constant;
 use super::emit::{ConstantValues, ModelWriter};
 use super::file::{OnnxFile, Port};
-use super::rewrite::{Given, Replacement, Use};
+use super::rewrite::{ConstantSource, Replacement, Use};
 use super::types::float_dtype;
 use crate::basis::Basis;
 use crate::checkpoint::Checkpoint;
@@ -274,12 +274,12 @@ impl BoundGraph {
 
     /// The model with the weights as inputs.
     pub(crate) fn with_inputs(&self) -> Result<Vec<u8>> {
-        self.rewritten(|_| Ok(Given::Input))?.to_vec()
+        self.rewritten(|_| Ok(ConstantSource::Input))?.to_vec()
     }
 
     /// The model with the weights as constants without values, in a file that is never opened.
     pub(crate) fn with_placeholders(&self) -> Result<Vec<u8>> {
-        self.rewritten(|_| Ok(Given::Constant(ConstantValues::Elsewhere)))?.to_vec()
+        self.rewritten(|_| Ok(ConstantSource::Constant(ConstantValues::Elsewhere)))?.to_vec()
     }
 
     /// Writes the model with these weights in it, which must be in this graph's layout, as a plain .onnx file. The file
@@ -329,7 +329,7 @@ impl BoundGraph {
         let model = self.rewritten(|tensor| match values(tensor)? {
             Values::F32(values) if stored == Stored::F16 => {
                 check_range(&tensor.name, values)?;
-                Ok(Given::Constant(ConstantValues::Halves(values)))
+                Ok(ConstantSource::Constant(ConstantValues::Halves(values)))
             }
             values => given(tensor, values),
         })?;
@@ -337,7 +337,7 @@ impl BoundGraph {
         model.write(path, &inputs)
     }
 
-    fn rewritten<'a>(&'a self, given: impl Fn(&TensorSpec) -> Result<Given<'a>>) -> Result<ModelWriter<'a>> {
+    fn rewritten<'a>(&'a self, given: impl Fn(&TensorSpec) -> Result<ConstantSource<'a>>) -> Result<ModelWriter<'a>> {
         self.rewritten_with(self.layout.tensors(), given)
     }
 
@@ -345,7 +345,7 @@ impl BoundGraph {
     pub(super) fn rewritten_with<'a>(
         &'a self,
         tensors: &'a [TensorSpec],
-        given: impl Fn(&TensorSpec) -> Result<Given<'a>>,
+        given: impl Fn(&TensorSpec) -> Result<ConstantSource<'a>>,
     ) -> Result<ModelWriter<'a>> {
         let mut replacements = Vec::with_capacity(tensors.len());
         let mut uses: HashMap<Use, String> = HashMap::new();
@@ -368,10 +368,10 @@ impl BoundGraph {
 }
 
 /// The tensor as a constant of these values.
-pub(super) fn given<'a>(tensor: &TensorSpec, values: Values<'a>) -> Result<Given<'a>> {
+pub(super) fn given<'a>(tensor: &TensorSpec, values: Values<'a>) -> Result<ConstantSource<'a>> {
     match values {
-        Values::F32(values) => Ok(Given::Constant(ConstantValues::Bytes(f32_bytes(values)))),
-        Values::Cast(_, bytes) => Ok(Given::Constant(ConstantValues::Bytes(bytes))),
+        Values::F32(values) => Ok(ConstantSource::Constant(ConstantValues::Bytes(f32_bytes(values)))),
+        Values::Cast(_, bytes) => Ok(ConstantSource::Constant(ConstantValues::Bytes(bytes))),
         Values::Carried(_) => Err(Error::new(ErrorKind::Internal, "no float").tensor(&tensor.name)),
     }
 }
