@@ -37,7 +37,7 @@ pub struct EncoderOptions {
     /// holds.
     pub device_budget: Option<usize>,
     /// Records a run with CUDA and weights on the device, once for each number of images and memory that it is given,
-    /// and replays it later, which spares the host some hundred launches a run. The first run of each is made three
+    /// and replays it later, which spares the host some hundred launches per run. The first run of each is made three
     /// times more. For few batch sizes.
     pub cuda_graphs: bool,
     /// Whether an encoder over a bundle is compared with the bundle's golden embedding before its first run.

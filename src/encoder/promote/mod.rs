@@ -64,12 +64,12 @@ struct Shared {
     turns: Arc<Turns>,
     /// The graph with constants without values; made when first needed.
     stub: Mutex<Option<Arc<[u8]>>>,
-    state: Mutex<State>,
+    state: Mutex<PromotionTable>,
     /// Some session is ready, or has failed.
     ended: Condvar,
 }
 
-struct State {
+struct PromotionTable {
     /// The tasks that were run last.
     seen: LruCache<Key, Progress>,
     building: HashMap<Key, Build>,
@@ -100,7 +100,11 @@ impl Promotions {
             setup: setup.clone(),
             turns: Arc::clone(turns),
             stub: Mutex::default(),
-            state: Mutex::new(State { seen: LruCache::unbounded(), building: HashMap::new(), spawner: Weak::new() }),
+            state: Mutex::new(PromotionTable {
+                seen: LruCache::unbounded(),
+                building: HashMap::new(),
+                spawner: Weak::new(),
+            }),
             ended: Condvar::new(),
         };
         let worker = Worker::new("taskbasis-promote", Priority::Low);
@@ -203,7 +207,7 @@ impl Promotions {
     }
 
     /// Queues the task's session to be built after those that were wanted before it.
-    fn enqueue(&self, mut state: MutexGuard<'_, State>, task: &TaskWeights) -> Result<()> {
+    fn enqueue(&self, mut state: MutexGuard<'_, PromotionTable>, task: &TaskWeights) -> Result<()> {
         let job = state.spawner().and_then(|spawner| {
             let (shared, task) = (Arc::clone(&self.shared), task.clone());
             self.worker.submit(move || shared.promote(&task, spawner))
@@ -229,7 +233,7 @@ impl Drop for Promotions {
     }
 }
 
-impl State {
+impl PromotionTable {
     /// The spawner of the sessions that live, or a new one.
     fn spawner(&mut self) -> Result<Arc<Spawner>> {
         if let Some(spawner) = self.spawner.upgrade() {

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use self::library::Usable;
 pub use self::library::{MINIMUM_MINOR, Version};
 pub use self::search::{Origin, PATH_VARIABLE};
-use self::search::{Place, Surroundings};
+use self::search::{SearchPlace, Surroundings};
 use super::ort_error::failed;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -181,7 +181,7 @@ fn find(path: Option<&Path>) -> Result<(Origin, Usable)> {
         executable: std::env::current_exe().ok(),
         library: library::containing(find as *const ()),
     };
-    search::search(&search::places(path, &around), |Place { origin, target }| match origin {
+    search::search(&search::places(path, &around), |SearchPlace { origin, target }| match origin {
         Origin::System => library::examine_by_name(target),
         _ => library::examine_file(target),
     })

@@ -11,12 +11,12 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, ErrorKind, Result};
 
-static STATE: Mutex<State> = Mutex::new(State { is_ending: false, at_work: Vec::new(), waits: 0 });
+static STATE: Mutex<ExitState> = Mutex::new(ExitState { is_ending: false, at_work: Vec::new(), waits: 0 });
 static ENDED: Condvar = Condvar::new();
 /// The process whose threads these are: a forked child has none of them.
 static PROCESS: AtomicU32 = AtomicU32::new(0);
 
-struct State {
+struct ExitState {
     is_ending: bool,
     at_work: Vec<ThreadId>,
     /// How often `exit` was told to wait.
@@ -53,14 +53,14 @@ impl Drop for ShutdownGuard {
     }
 }
 
-impl State {
+impl ExitState {
     /// Makes `exit` wait before it runs what was registered until now: the destructors of ONNX Runtime among it.
     fn wait_at_the_end(&mut self) {
         /// What is registered stays so; from then on ONNX Runtime has made what it makes once.
-        const MOST: u32 = 8;
+        const MAX_WAITS: u32 = 8;
 
         PROCESS.store(std::process::id(), Ordering::Relaxed);
-        if self.waits < MOST {
+        if self.waits < MAX_WAITS {
             self.waits += 1;
             #[cfg(unix)]
             if stays_loaded() {
