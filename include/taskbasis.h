@@ -878,7 +878,7 @@ typedef struct tb_encoder_options {
     uint32_t weights_on;
     /**
      * Nonzero: with `cuda` and weights on the device, runs are recorded as CUDA graphs, one for each number of images
-     * and memory that they are given, and replayed later, which spares the host some hundred launches a run. The
+     * and memory that they are given, and replayed later, which spares the host some hundred launches per run. The
      * first run of each is made three times more. For few batch sizes.
      */
     uint32_t cuda_graphs;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::error::{tb_error, tb_status};
 use super::guard::call;
-use super::handle::{self, Buffer, Handle, Info, Out, Versioned};
+use super::handle::{self, Buffer, Handle, Out, StructOut, Versioned};
 use crate::basis::Basis;
 use crate::error::{Error, Result};
 use crate::mmap::MapMode;
@@ -157,7 +157,7 @@ pub unsafe extern "C" fn tb_basis_info(
     err: *mut *mut tb_error,
 ) -> tb_status {
     call!(err, {
-        let info = Info::new(info, "info")?;
+        let info = StructOut::new(info, "info")?;
         let OpenBasis { opened, method, tasks } = handle::borrow(basis)?;
         let (base, basis) = (opened.model().base(), opened.model().basis());
         let image_tower: usize = base.image_tower().map(|(_, tensor)| tensor.numel()).sum();

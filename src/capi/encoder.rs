@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::basis::tb_basis;
 use super::error::{tb_error, tb_status};
 use super::guard::call;
-use super::handle::{self, Constants, Handle, Info, Out, Versioned};
+use super::handle::{self, Constants, Handle, Out, StructOut, Versioned};
 use super::logging::log_level;
 use super::tower;
 use crate::encoder::{
@@ -142,7 +142,7 @@ pub struct tb_encoder_options {
     /// TB_WEIGHTS_ON_DEVICE, and told in tb_encoder_properties.weights_fallback with TB_WEIGHTS_ON_AUTO.
     pub weights_on: u32,
     /// Nonzero: with `cuda` and weights on the device, runs are recorded as CUDA graphs, one for each number of images
-    /// and memory that they are given, and replayed later, which spares the host some hundred launches a run. The
+    /// and memory that they are given, and replayed later, which spares the host some hundred launches per run. The
     /// first run of each is made three times more. For few batch sizes.
     pub cuda_graphs: u32,
     /// Nonzero: TB_RESIDENCY_BLOCKWISE, whatever residency says.
@@ -420,7 +420,7 @@ pub unsafe extern "C" fn tb_encoder_info(
     err: *mut *mut tb_error,
 ) -> tb_status {
     call!(err, {
-        let out = Info::new(info, "info")?;
+        let out = StructOut::new(info, "info")?;
         let open = handle::borrow(encoder)?;
         let OpenEncoder { encoder, onnxruntime_path, onnxruntime_version, provider, fallback, .. } = open;
         let arch = encoder.arch();

@@ -170,12 +170,12 @@ pub(super) unsafe fn options<T: Versioned>(options: *const T, name: &str) -> Res
 }
 
 /// The caller's struct for information: as much of it as the program knows is written.
-pub(super) struct Info<T> {
+pub(super) struct StructOut<T> {
     out: *mut T,
     given: usize,
 }
 
-impl<T: Versioned> Info<T> {
+impl<T: Versioned> StructOut<T> {
     /// # Safety
     /// `out` is NULL or points to as many writable bytes as its `struct_size` says.
     pub(super) unsafe fn new(out: *mut T, name: &str) -> Result<Self> {

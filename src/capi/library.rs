@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::error::{tb_error, tb_status};
 use super::guard::call;
-use super::handle::{self, Info, Versioned};
+use super::handle::{self, StructOut, Versioned};
 use crate::encoder::{Provider, Runtime};
 use crate::error::Result;
 use crate::kernel;
@@ -80,7 +80,7 @@ pub unsafe extern "C" fn tb_library_info(
     err: *mut *mut tb_error,
 ) -> tb_status {
     call!(err, {
-        let out = Info::new(info, "info")?;
+        let out = StructOut::new(info, "info")?;
         let path = handle::optional_text(onnxruntime, "onnxruntime")?;
         Runtime::switch_off_telemetry();
         out.set(library_info(path)?);

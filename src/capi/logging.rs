@@ -30,18 +30,18 @@ pub const TB_LOG_TRACE: u32 = 5;
 pub type tb_log_callback = Option<unsafe extern "C" fn(level: u32, message: *const c_char, user_data: *mut c_void)>;
 
 #[derive(Clone, Copy)]
-struct Target {
+struct LogTarget {
     callback: unsafe extern "C" fn(u32, *const c_char, *mut c_void),
     user_data: *mut c_void,
     level: u32,
 }
 
 // SAFETY: C was told that the callback is called from any thread; the pointer is handed back to it and not used here.
-unsafe impl Send for Target {}
+unsafe impl Send for LogTarget {}
 // SAFETY: as for `Send`.
-unsafe impl Sync for Target {}
+unsafe impl Sync for LogTarget {}
 
-static TARGET: RwLock<Option<Target>> = RwLock::new(None);
+static TARGET: RwLock<Option<LogTarget>> = RwLock::new(None);
 static INSTALLED: OnceLock<()> = OnceLock::new();
 
 /// Sets who receives the library's messages and those of ONNX Runtime, for the whole process.
@@ -58,7 +58,7 @@ pub unsafe extern "C" fn tb_log_set_callback(callback: tb_log_callback, user_dat
     infallible((), || {
         // A subscriber that the host set before stays in charge; remarks then go there.
         INSTALLED.get_or_init(|| drop(tracing::subscriber::set_global_default(ToC)));
-        *TARGET.write() = callback.map(|callback| Target { callback, user_data, level });
+        *TARGET.write() = callback.map(|callback| LogTarget { callback, user_data, level });
         tracing::callsite::rebuild_interest_cache();
     });
 }
@@ -87,7 +87,7 @@ impl Subscriber for ToC {
         let level = number(*event.metadata().level());
         // The lock is held during the call, so that the caller that sets another callback knows when this one is done.
         let target = TARGET.read();
-        if let Some(Target { callback, user_data, .. }) = target.filter(|target| level <= target.level) {
+        if let Some(LogTarget { callback, user_data, .. }) = target.filter(|target| level <= target.level) {
             // SAFETY: C's function, with what C was told that it gets.
             unsafe { callback(level, message.as_ptr(), user_data) };
         }

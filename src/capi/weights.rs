@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use super::basis::{model, tb_basis};
 use super::error::{tb_error, tb_status};
 use super::guard::call;
-use super::handle::{self, Buffer, Handle, Info, Out, Versioned};
+use super::handle::{self, Buffer, Handle, Out, StructOut, Versioned};
 use crate::basis::{Coefficients, TaskExpr};
 use crate::error::{Error, Result};
 use crate::weights::{TaskWeights, Values, Weights};
@@ -288,7 +288,7 @@ pub unsafe extern "C" fn tb_weights_tensor(
     err: *mut *mut tb_error,
 ) -> tb_status {
     call!(err, {
-        let out = Info::new(tensor, "tensor")?;
+        let out = StructOut::new(tensor, "tensor")?;
         let name = handle::text(name, "name")?;
         let named = handle::borrow(weights)?;
         let weights = named.weights.pin()?;
@@ -308,7 +308,7 @@ pub unsafe extern "C" fn tb_weights_tensor_at(
     err: *mut *mut tb_error,
 ) -> tb_status {
     call!(err, {
-        let out = Info::new(tensor, "tensor")?;
+        let out = StructOut::new(tensor, "tensor")?;
         let named = handle::borrow(weights)?;
         out.set(named.view(&named.weights.pin()?, index)?);
         Ok(())
