@@ -20,11 +20,11 @@ use super::retry::{Again, Failure, Retries};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The redirects of a request, at most: more lead nowhere.
-const REDIRECTS: usize = 10;
+const MAX_REDIRECTS: usize = 10;
 /// A page of a listing is far smaller.
-const LARGEST_PAGE: u64 = 64 << 20;
+const MAX_PAGE_BYTES: u64 = 64 << 20;
 /// What is quoted of an answer's own message.
-const QUOTED: usize = 300;
+const MAX_QUOTED: usize = 300;
 /// Variables that name a proxy, the first that does being heeded.
 const PROXIES: [&str; 6] = ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
 /// Answers of servers that do not know what is asked of them.
@@ -136,7 +136,7 @@ impl Client {
         loop {
             let text = self.send(Ask::Bytes(0), url, address).and_then(|answer| {
                 let Answer { request, headers, body, .. } = answer;
-                let text = body.into_with_config().limit(LARGEST_PAGE).read_to_string();
+                let text = body.into_with_config().limit(MAX_PAGE_BYTES).read_to_string();
                 let text = text.map_err(|e| self.of_transport(e, &request, None, address))?;
                 Ok((headers, text))
             });
@@ -156,7 +156,7 @@ impl Client {
         }
         let mut url = url.to_owned();
         let mut is_secret = false;
-        for _ in 0..=REDIRECTS {
+        for _ in 0..=MAX_REDIRECTS {
             let bad =
                 || Error::format(format!("a redirect to `{url}`, which is no web address")).at(address.to_string());
             let request = format!("{} {}", ask.method(), shown(&url));
@@ -189,7 +189,7 @@ impl Client {
                 _ => Err(self.of_status(answer, address, &origin)),
             };
         }
-        Err(Error::format(format!("more than {REDIRECTS} redirects")).at(address.to_string()).into())
+        Err(Error::format(format!("more than {MAX_REDIRECTS} redirects")).at(address.to_string()).into())
     }
 
     /// What an answer that is no success means, and what to do about it.
@@ -201,7 +201,8 @@ impl Client {
         let said = text_of(&answer.headers, "x-error-message").map(str::to_owned);
         let said = said.or_else(|| json_message(&mut answer.body));
         // It may say anything: one line of it is enough, and nothing that a terminal would obey.
-        let said: String = said.unwrap_or_default().trim().chars().take(QUOTED).filter(|c| !c.is_control()).collect();
+        let said: String =
+            said.unwrap_or_default().trim().chars().take(MAX_QUOTED).filter(|c| !c.is_control()).collect();
         let message = match said.as_str() {
             "" => format!("{who} answers {status} to {}", answer.request),
             said => format!("{who} answers {status} to {}: {said}", answer.request),

@@ -9,7 +9,7 @@ use super::cache::{RepoCache, Whole};
 use super::download::Download;
 use super::event::{HubEvent, Listener};
 use super::http::Client;
-use super::listing::{Entry, HubFolder, Listing, Tree};
+use super::listing::{HubFolder, ListedFile, Listing, Tree};
 use super::options::HubOptions;
 use super::resolve;
 use super::retry::Failure;
@@ -118,7 +118,7 @@ impl Hub {
         let found = self.look_up(address, listener);
         let Listing { commit, at, entries, is_folder } =
             found.or_else(|failure| self.client.by_name(address, failure, listener))?;
-        let missing: Vec<&Entry> = entries.iter().filter(|entry| !cache.has(&commit, entry)).collect();
+        let missing: Vec<&ListedFile> = entries.iter().filter(|entry| !cache.has(&commit, entry)).collect();
         if !missing.is_empty() {
             cache.create().map_err(|e| cache.unwritable(e, &missing, entries.len()))?;
         }
@@ -164,7 +164,7 @@ impl Hub {
         if let Err(e) = noted.and_then(|()| cache.set_ref(address.revision(), &commit)) {
             tracing::debug!("{address} is all there, and the cache takes no note of it: {e}");
         }
-        let file = |entry: &Entry| PulledFile {
+        let file = |entry: &ListedFile| PulledFile {
             path: entry.path.clone(),
             bytes: entry.size,
             downloaded: downloaded.contains(&&entry.path),
@@ -305,7 +305,7 @@ impl Hub {
                 _ => missing(address, &all, "cached folder"),
             });
         }
-        let file = |entry: Entry| PulledFile { path: entry.path, bytes: entry.size, downloaded: false };
+        let file = |entry: ListedFile| PulledFile { path: entry.path, bytes: entry.size, downloaded: false };
         let files = tree.files.into_iter().filter(|file| !address.path().is_empty() || !file.path.contains('/'));
         Ok(Pulled { address: address.clone(), commit, local, files: files.map(file).collect() })
     }
@@ -318,7 +318,12 @@ impl Hub {
     }
 
     /// The files that `address` names at `commit`, and whether they are a folder.
-    fn find(&self, address: &HubPath, commit: &str, listener: Listener<'_>) -> Result<(Vec<Entry>, bool), Failure> {
+    fn find(
+        &self,
+        address: &HubPath,
+        commit: &str,
+        listener: Listener<'_>,
+    ) -> Result<(Vec<ListedFile>, bool), Failure> {
         let path = address.path();
         let is_folder = !path.is_empty();
         let tree = self.client.tree(address, commit, path, is_folder, listener)?;
@@ -400,7 +405,7 @@ fn walk_one(folder: &Path, path: &str, tree: &mut Tree) {
         // Links are followed: files are links to blobs, and a dangling one is no file.
         match fs::metadata(folder.join(&name)) {
             Ok(found) if found.is_dir() => tree.folders.push(inner),
-            Ok(found) => tree.files.push(Entry::local(inner, found.len())),
+            Ok(found) => tree.files.push(ListedFile::local(inner, found.len())),
             Err(_) => {}
         }
     }
