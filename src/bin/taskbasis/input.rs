@@ -170,10 +170,10 @@ impl Taken<'_> {
 
 /// Says which hidden files were passed over: by name the first few.
 fn tell_hidden(folder: &Path, hidden: &[PathBuf]) {
-    const SHOWN: usize = 3;
-    let names = hidden.iter().take(SHOWN).filter_map(|path| path.file_name());
+    const MAX_SHOWN: usize = 3;
+    let names = hidden.iter().take(MAX_SHOWN).filter_map(|path| path.file_name());
     let mut list: Vec<String> = names.map(|name| name.to_string_lossy().into_owned()).collect();
-    if hidden.len() > SHOWN {
+    if hidden.len() > MAX_SHOWN {
         list.push("…".to_owned());
     }
     if !hidden.is_empty() {

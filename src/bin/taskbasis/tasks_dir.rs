@@ -16,7 +16,7 @@ const LINEAR: &str = "linear_finetuned.pt";
 /// How the names of base models begin in those layouts.
 const BASES: [&str; 2] = ["zeroshot", "linear_zeroshot"];
 /// The most notes on what was left out.
-const NOTES: usize = 10;
+const MAX_NOTES: usize = 10;
 
 /// A fine-tuned checkpoint and its task's name.
 pub struct NamedFile {
@@ -108,7 +108,7 @@ impl TasksDir {
             [] => error,
             left_out => {
                 let all: Vec<_> =
-                    left_out.iter().take(NOTES).map(|(path, why)| format!("{}: {why}", shown(path))).collect();
+                    left_out.iter().take(MAX_NOTES).map(|(path, why)| format!("{}: {why}", shown(path))).collect();
                 error.got(all.join("; "))
             }
         }
@@ -116,11 +116,11 @@ impl TasksDir {
 
     /// Notes what was left out, a line each.
     pub fn tell(&self) {
-        for (path, why) in self.left_out.iter().take(NOTES) {
+        for (path, why) in self.left_out.iter().take(MAX_NOTES) {
             output::note(&format!("{}: left out: {why}", path.display()));
         }
-        if self.left_out.len() > NOTES {
-            output::note(&format!("{} more are left out; --json lists them", self.left_out.len() - NOTES));
+        if self.left_out.len() > MAX_NOTES {
+            output::note(&format!("{} more are left out; --json lists them", self.left_out.len() - MAX_NOTES));
         }
     }
 

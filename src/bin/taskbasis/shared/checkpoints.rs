@@ -90,9 +90,9 @@ pub fn note_unchanged(path: &Path, unchanged: &[String]) {
 
 /// The first of `names`, and how many more there are.
 pub fn listed(names: &[String]) -> String {
-    const SHOWN: usize = 4;
-    let first = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    match names.len().checked_sub(SHOWN) {
+    const MAX_SHOWN: usize = 4;
+    let first = names.iter().take(MAX_SHOWN).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    match names.len().checked_sub(MAX_SHOWN) {
         Some(more @ 1..) => format!("{first} and {more} more"),
         _ => first,
     }
