@@ -8,7 +8,7 @@ use taskbasis::{Encoder, EncoderOptions, Error, ErrorKind, Model, Promotion, Res
 
 use super::Setup;
 use super::family::{basis_of, recoverable};
-use super::frozen::Frozen;
+use super::frozen::FrozenFile;
 use super::onnx_file::OnnxFileEncoder;
 use super::samples::{Samples, Variant, digits, take_turns, time};
 use crate::args::{Session, no_graph};
@@ -89,7 +89,7 @@ impl Ways {
             }
             Encoder::with_graph(&setup.about.arch, graph, &options)
         };
-        let frozen = Frozen::of_graph(setup, graph, task)?.open(setup)?;
+        let frozen = FrozenFile::of_graph(setup, graph, task)?.open(setup)?;
         Ok(Self::new(encoder(Promotion::Off)?, encoder(Promotion::Manual)?, frozen, &model.weights(task)?))
     }
 
@@ -132,7 +132,7 @@ pub fn measure(setup: &Setup<'_>) -> Result<Encode> {
     let model = session.model();
     let task: TaskExpr = recoverable(basis_of(model)?)?.swap_remove(0);
     let named = model.weights(&task)?;
-    let frozen = Frozen::write(setup, &task)?.open(setup)?;
+    let frozen = FrozenFile::write(setup, &task)?.open(setup)?;
     let built = Ways::new(setup.encoder(Promotion::Off)?, setup.encoder(Promotion::Manual)?, frozen, &named);
     let mut all = vec![built];
     if let Some(graph) = graph(setup, &session)? {

@@ -9,12 +9,12 @@ use super::Setup;
 use super::onnx_file::OnnxFileEncoder;
 
 /// A task's own `.onnx`, in a temporary folder that goes with it.
-pub struct Frozen {
+pub struct FrozenFile {
     path: PathBuf,
     _folder: tempfile::TempDir,
 }
 
-impl Frozen {
+impl FrozenFile {
     /// Reconstructs the task and writes it. The file is in the page cache then.
     pub fn write(setup: &Setup<'_>, task: &TaskExpr) -> Result<Self> {
         let weights = setup.family.open(setup.threads, 0)?.weights(task)?.get()?;

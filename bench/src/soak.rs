@@ -22,7 +22,7 @@ const BUDGET: usize = 3;
 /// Expressions that the threads draw from: several times what fits.
 const EXPRESSIONS: usize = 24;
 /// Images per run, at most; every number of images has its own first result.
-const MOST_IMAGES: usize = 3;
+const MAX_IMAGES: usize = 3;
 /// Runs after which a task is promoted: soon, so that it happens often.
 const PROMOTE_AFTER: u32 = 8;
 /// How far results may lie apart once tasks are promoted, relative to their length.
@@ -135,7 +135,7 @@ fn mode(setup: &Setup<'_>, expressions: &[TaskExpr], budget: usize, length: Dura
         ..setup.encoder.clone()
     };
     let encoder = Encoder::new(&setup.about.arch, &options)?;
-    let pixels = setup.pixels(MOST_IMAGES);
+    let pixels = setup.pixels(MAX_IMAGES);
     let shared = Shared {
         model: &model,
         encoder: &encoder,
@@ -197,7 +197,7 @@ fn work(shared: &Shared<'_>, seed: u64) {
     while !shared.stop.load(Ordering::Relaxed) {
         // Some expressions come more often, so that there are hits too, and tasks hot enough to be promoted.
         let which = dice.below(shared.expressions.len()).min(dice.below(shared.expressions.len()));
-        let images = 1 + dice.below(MOST_IMAGES);
+        let images = 1 + dice.below(MAX_IMAGES);
         if let Err(error) = one(shared, which, images) {
             let mut errors = shared.errors.lock();
             if errors.len() < 10 {

@@ -7,7 +7,7 @@ use taskbasis::{
 
 use super::Setup;
 use super::family::{Dice, basis_of, recoverable};
-use super::frozen::Frozen;
+use super::frozen::FrozenFile;
 use super::samples::{Samples, Variant, digits, paired_difference, repeat, take_turns, time};
 use crate::output;
 
@@ -160,7 +160,7 @@ fn reload(
     pixels: &[f32],
     switch: &mut dyn FnMut(&TaskExpr) -> Result<(f64, f64)>,
 ) -> Result<(Samples, Samples, Samples)> {
-    let files = tasks.iter().take(2).map(|task| Frozen::write(setup, task)).collect::<Result<Vec<_>>>()?;
+    let files = tasks.iter().take(2).map(|task| FrozenFile::write(setup, task)).collect::<Result<Vec<_>>>()?;
     let opened = std::cell::RefCell::new(Vec::new());
     let mut which = 0;
     let mut turn = Sequence::new(tasks.to_vec());

@@ -8,11 +8,11 @@ use taskbasis::mmap::Anonymous;
 const PIECE: usize = 1 << 20;
 
 /// A way to copy: from, to, bytes (a multiple of 256).
-type Copy = unsafe fn(*const u8, *mut u8, usize);
+type CopyFn = unsafe fn(*const u8, *mut u8, usize);
 /// A way to read: from, bytes (a multiple of 1024).
 type Read = unsafe fn(*const u8, usize);
 
-pub(crate) const COPIES: [(&str, Copy); 3] =
+pub(crate) const COPIES: [(&str, CopyFn); 3] =
     [("memcpy", memcpy), ("past the caches", stream), ("the same, fetching ahead", stream_ahead)];
 pub(crate) const READS: [(&str, Read); 2] = [("one place at a time", read_one), ("four places at a time", read_four)];
 
@@ -45,7 +45,7 @@ impl<'a> Copies<'a> {
         self.pairs.iter().map(|(source, _)| source.len()).sum()
     }
 
-    pub(crate) fn run(&self, threads: usize, copy: Copy) {
+    pub(crate) fn run(&self, threads: usize, copy: CopyFn) {
         let pieces: Vec<(*const u8, *mut u8)> = self
             .pairs
             .iter()

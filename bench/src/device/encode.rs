@@ -13,7 +13,7 @@ use taskbasis::{
 use super::super::Setup;
 use super::super::encode::{ByBatch, batch_rows, difference, images_per_s, rounds};
 use super::super::family::{Fresh, basis_of, recoverable};
-use super::super::frozen::Frozen;
+use super::super::frozen::FrozenFile;
 use super::super::onnx_file::OnnxFileEncoder;
 use super::super::samples::{Samples, Variant, digits, paired_difference, take_turns, time};
 use super::with_tail;
@@ -86,7 +86,7 @@ pub fn measure(setup: &Setup<'_>, cuda: Option<&Cuda>, budget: Option<usize>) ->
     }
     let of_steady = all.run(|pixels, batch| encoder.encode_task(&steady, pixels, batch))?;
     let encoder_bytes = memory.since()?;
-    let frozen = Frozen::write(setup, &task)?.open(setup)?;
+    let frozen = FrozenFile::write(setup, &task)?.open(setup)?;
     let of_frozen = all.run(|pixels, batch| frozen.encode(pixels, batch))?;
     let frozen_bytes = memory.since()?;
     let host = with_weights(setup, EncoderOptions { weights_on: WeightsOn::Host, ..setup.encoder.clone() })?;
