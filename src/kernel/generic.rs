@@ -14,7 +14,7 @@ use crate::tensor::{BLOCK, BlockFormat, SCALE_BYTES, VectorFormat};
 /// The instruction set must be there, and pointers must be valid for as many elements as the vector has lanes. No
 /// alignment is needed, except by [`Vector::stream`].
 pub(super) trait Vector: Copy + Sized {
-    /// How many f32 it holds.
+    /// The number of f32 that it holds.
     const LANES: usize;
 
     /// One value in every lane.
@@ -46,7 +46,7 @@ pub(super) trait Vector: Copy + Sized {
     fn prefetch(line: *const u8);
 }
 
-/// How far ahead lines of dense inputs are asked for, in bytes.
+/// The distance at which lines of dense inputs are asked for ahead, in bytes.
 ///
 /// The hardware's own prefetching stops at every 4 KiB of every input, and starts again only after a few misses. On a
 /// Zen 4 this took 5 to 15 % of the time away for every M, on pages of 4 KiB and of 2 MiB; half and twice as far were
@@ -54,9 +54,9 @@ pub(super) trait Vector: Copy + Sized {
 /// level lost 10 % at M = 4 and 30 to 60 % at M = 10, and so did non-temporal prefetching.
 const AHEAD: usize = 1024;
 
-/// How far ahead lines of blocks are asked for, and of a base that is read beside blocks. What is computed between
-/// two lines takes longer there, and fewer of them are on their way: 1 KiB for both took 35 to 50 % longer (q8 and q4,
-/// M = 4, one thread), and each of the two alone gave only a part of that.
+/// The distance at which lines of blocks are asked for ahead, and of a base that is read beside blocks. What is
+/// computed between two lines takes longer there, and fewer of them are on their way: 1 KiB for both took 35 to 50 %
+/// longer (q8 and q4, M = 4, one thread), and each of the two alone gave only a part of that.
 const AHEAD_OF_BLOCKS: usize = 1536;
 const AHEAD_BESIDE_BLOCKS: usize = 6 << 10;
 

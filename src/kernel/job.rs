@@ -1,4 +1,4 @@
-//! What the caller asks for, checked and cut into work items.
+//! Tensor jobs, which the caller asks for, checked and cut into work items.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,9 +13,9 @@ use crate::tensor::{BLOCK, Source, Tensor, VectorFormat, f32_bytes, try_zeroed};
 
 /// One tensor to compute: `base + Σ_m a_m·terms[m]`, and where its elements go.
 pub struct TensorJob<'a> {
-    /// What errors call it.
+    /// The name in errors.
     pub name: &'a str,
-    /// What the sum is added to; `None` gives the sum alone.
+    /// The tensor that the sum is added to; `None` gives the sum alone.
     pub base: Option<&'a Tensor>,
     /// The coefficients a, one per term.
     pub coefficients: &'a [f32],
@@ -187,7 +187,7 @@ impl TensorJob<'_> {
     }
 }
 
-/// What is read for a job that was checked.
+/// The tensors that are read for a job that was checked.
 struct Inputs<'a> {
     base: Option<Source>,
     /// The terms whose coefficient is not zero.
@@ -256,7 +256,7 @@ impl<'a> JobTarget<'a> {
     }
 }
 
-/// What one thread computes at a time: the elements from `start` on. Begins where a block does.
+/// The work that one thread computes at a time: the elements from `start` on. Begins where a block does.
 struct WorkItem<'p> {
     /// The number of the job.
     job: usize,

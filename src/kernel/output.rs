@@ -12,7 +12,7 @@ use crate::tensor::{DType, checked_numel, contiguous_strides, f32_bytes_mut};
 /// A place for a stretch of a tensor's elements.
 #[derive(Debug)]
 pub struct Output<'a> {
-    /// Which elements of the tensor, in row-major order.
+    /// The elements of the tensor, in row-major order.
     elements: Range<usize>,
     /// The shape that those are seen in, and where a step along each dimension leads in the output, in elements.
     shape: Vec<usize>,
@@ -88,7 +88,7 @@ impl<'a> Output<'a> {
         Ok(Self { elements, shape, strides, scale, dtype, is_part, out, borrowed: PhantomData })
     }
 
-    /// Which elements of the tensor it takes.
+    /// The elements of the tensor that it takes.
     pub(super) fn elements(&self) -> &Range<usize> {
         &self.elements
     }
@@ -192,7 +192,7 @@ impl<'a> Output<'a> {
     }
 }
 
-/// How many rows are written together: two cache lines of f32, one of half floats.
+/// The rows that are written together: two cache lines of f32, one of half floats.
 pub(super) const ROWS: usize = 32;
 
 /// Values as bytes of a type, rounded to nearest.

@@ -17,7 +17,7 @@ const MIN_PROBED_BYTES: usize = 1 << 20;
 /// Questions that are asked, about; each takes a microsecond or two.
 const QUESTIONS: usize = 100;
 
-/// What is still to be asked for.
+/// The inputs that are still to be asked for.
 pub(super) struct ReadAhead<'a> {
     /// The inputs of every job, and the bytes in all jobs before it. Empty where everything is in memory.
     jobs: Vec<(usize, Vec<&'a Source>)>,

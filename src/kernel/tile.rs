@@ -1,4 +1,4 @@
-//! What a kernel function works on: a tile of the result with the bytes of the same elements in every input.
+//! The unit that a kernel function works on: a tile of the result with the bytes of the same elements in every input.
 
 use crate::tensor::VectorFormat;
 

@@ -1,4 +1,5 @@
-//! What is asked of a device, by its bare handles: `driver.rs` does it on a GPU, `simulated.rs` in the memory of tests.
+//! The operations of a device, by its bare handles: `driver.rs` does it on a GPU, `simulated.rs` in the memory of
+//! tests.
 
 use std::fmt;
 use std::ptr::NonNull;
@@ -18,7 +19,7 @@ pub(crate) enum Queue {
     Foreign(u64),
 }
 
-/// What the driver tells about a device.
+/// The driver's information about a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DeviceInfo {
     pub(crate) name: String,

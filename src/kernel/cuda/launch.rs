@@ -1,5 +1,5 @@
-//! What a launch of a kernel is told: how many threads there are, and where in device memory the table of its segments
-//! lies. The kernels read both as `combine.cu` and `relayout.cu` describe them.
+//! The parameters of a kernel's launch: how many threads there are, and where in device memory the table of its
+//! segments lies. The kernels read both as `combine.cu` and `relayout.cu` describe them.
 
 use super::super::output::simplified;
 use super::tiles::{TILE, tile_bytes};
@@ -54,7 +54,7 @@ pub(crate) struct StridedPart {
     pub(crate) shape: Vec<usize>,
     /// Strides in elements, not in bytes.
     pub(crate) strides: Vec<usize>,
-    /// What every element is multiplied by.
+    /// The factor of every element.
     pub(crate) scale: Option<f32>,
 }
 
@@ -201,7 +201,7 @@ fn too_much() -> Error {
     Error::unsupported("too much for one launch on a device").expected(format_args!("at most {MAX_TILES} tiles"))
 }
 
-/// How `combine.cu` numbers formats; 0 is none.
+/// The number of a format in `combine.cu`; 0 is none.
 const fn number(format: VectorFormat) -> u32 {
     match format {
         VectorFormat::F32 => 1,

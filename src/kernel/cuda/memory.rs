@@ -1,5 +1,5 @@
-//! What is owned on a device, and given back when it is dropped: memory, pinned memory of the host, points in queues,
-//! and the two slots of pinned memory that bytes go to the device through.
+//! Resources of a device that are given back when they are dropped: memory, pinned memory of the host, points in
+//! queues, and the two slots of pinned memory that bytes go to the device through.
 
 use std::ptr::NonNull;
 use std::sync::Arc;

@@ -62,7 +62,7 @@ impl Cuda {
         .hint("Build with `--features cuda`"));
     }
 
-    /// What the driver calls it.
+    /// The device's name, as the driver calls it.
     pub fn name(&self) -> &str {
         &self.device.info().name
     }

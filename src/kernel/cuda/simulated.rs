@@ -16,7 +16,7 @@ use super::device::{Device, DeviceInfo, Queue};
 use super::launch::{DeviceKernel, Launch};
 use crate::error::{Error, Result};
 
-/// What has happened on a [`SimulatedDevice`] so far.
+/// The tally of what has happened on a [`SimulatedDevice`] so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     /// Bytes allocated now, and at most.
