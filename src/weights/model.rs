@@ -26,7 +26,7 @@ use crate::mmap::Identity;
 /// Bytes of the default budget, at least.
 const DEFAULT_BUDGET: usize = 1 << 30;
 
-/// How a [`Model`] reconstructs and what it keeps.
+/// The options of a [`Model`]: how it reconstructs and what it keeps.
 #[derive(Clone, Debug, Default)]
 pub struct ModelOptions {
     /// Threads for reconstruction; 0 means one per processor.
@@ -252,7 +252,7 @@ impl TaskWeights {
         &self.name
     }
 
-    /// What multiplies the basis vectors.
+    /// The coefficients that multiply the basis vectors.
     pub fn coefficients(&self) -> &Coefficients {
         &self.coefficients
     }
@@ -298,7 +298,7 @@ impl TaskWeights {
         &self.key
     }
 
-    /// [`TaskWeights::get`], and holds on to them until [`TaskWeights::unpin`] or the end of `self`.
+    /// Gets the weights, and holds on to them until [`TaskWeights::unpin`] or the end of `self`.
     ///
     /// # Errors
     /// As [`TaskWeights::get`].

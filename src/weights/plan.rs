@@ -1,4 +1,4 @@
-//! What weights are computed from, found out before anything is: which tensors, of which base, changed by what.
+//! The plan of a reconstruction, found out before anything is computed: which tensors, of which base, changed by what.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::checkpoint::{Checkpoint, frozen, is_image_tower};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor};
 
-/// Which parameters weights are made of.
+/// The parameters that weights are made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Scope {
     /// The parameters of the image tower (`visual.…`): all that an encoder needs.

@@ -14,10 +14,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::{self, Kernel, Output, TensorJob};
 use crate::tensor::{DType, Tensor, f32_bytes_mut, try_zeroed};
 
-/// How to reconstruct; `default()` is right nearly always.
+/// The options of a reconstruction; `default()` is right nearly always.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ReconstructOptions<'a> {
-    /// Which parameters.
+    /// The parameters to reconstruct.
     pub scope: Scope,
     /// Threads; 0 means one per processor. The result is the same, bit for bit, whatever their number.
     pub threads: usize,

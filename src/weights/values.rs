@@ -49,7 +49,7 @@ pub enum Values<'a> {
 }
 
 impl Weights {
-    /// What multiplied the basis vectors.
+    /// The coefficients that multiplied the basis vectors.
     pub fn coefficients(&self) -> &Coefficients {
         &self.coefficients
     }
@@ -94,7 +94,7 @@ impl Weights {
         self.tensors.get_index_of(name).ok_or_else(|| did_you_mean::unknown("tensor", name, known))
     }
 
-    /// How many tensors.
+    /// The number of tensors.
     pub fn len(&self) -> usize {
         self.tensors.len()
     }

@@ -63,7 +63,7 @@ impl<W: Reconstructed> WeightsCache<W> {
         cache
     }
 
-    /// How it has done so far, and what it holds.
+    /// The statistics of the cache: how it has done so far, and what it holds.
     pub fn stats(&self) -> CacheStats {
         let stats = self.state.lock().stats;
         CacheStats { spare_bytes: self.spares.nbytes(), ..stats }
@@ -246,7 +246,7 @@ impl<W: Reconstructed> Drop for Flight<'_, W> {
     }
 }
 
-/// What makes caches keep something.
+/// The reason why caches keep something.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Holder {
     /// The layout of this number, which weights are in.

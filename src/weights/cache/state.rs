@@ -1,4 +1,4 @@
-//! What is kept, what is being reconstructed, and what goes first when room is needed.
+//! The state of a cache: what is kept, what is being reconstructed, and what goes first when room is needed.
 
 use std::collections::HashMap;
 use std::ops::{Add, Sub};
@@ -47,7 +47,7 @@ impl<W> Default for CacheState<W> {
 /// A reconstruction under way; those who need the same weights wait for it.
 #[derive(Debug)]
 pub(super) struct Building {
-    /// How many need the weights, the caller that reconstructs for itself among them.
+    /// The number of callers that need the weights, the caller that reconstructs for itself among them.
     waiting: usize,
     /// The owners that want them ahead.
     wanted: Vec<Owner>,
@@ -156,7 +156,7 @@ impl<W: Reconstructed> CacheState<W> {
         is_stopped
     }
 
-    /// How many wait for what is being reconstructed.
+    /// The number of callers that wait for what is being reconstructed.
     #[cfg(test)]
     pub(super) fn waiting(&self, key: &Key) -> usize {
         self.building.get(key).map_or(0, |building| building.waiting)

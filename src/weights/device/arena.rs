@@ -32,7 +32,7 @@ impl Allowance {
     }
 }
 
-/// What memory is for.
+/// The purpose of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// The weights of a task.

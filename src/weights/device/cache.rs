@@ -15,7 +15,7 @@ use crate::weights::cache::{Holder, Keeper, Key, WeightsCache};
 use crate::weights::layout::Layout;
 use crate::weights::model::Model;
 
-/// What is kept on a device beside base and basis.
+/// The cache of what is kept on a device beside base and basis.
 #[derive(Debug)]
 pub(super) struct DeviceCache {
     /// The cache, before the inputs as everything here: what it keeps is freed first.

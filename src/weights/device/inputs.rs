@@ -1,4 +1,4 @@
-//! What tasks are computed from: base and basis, as far as they stay on the device.
+//! The inputs that tasks are computed from: base and basis, as far as they stay on the device.
 
 use std::sync::Arc;
 

@@ -22,7 +22,7 @@ const ALIGNMENT: u64 = 256;
 /// The base's own bytes go to the device through two slots of at most this size.
 const MAX_SLOT: usize = 8 << 20;
 
-/// What is to be done for a layout, found out before anything is on the device.
+/// The work to be done for a layout, found out before anything is on the device.
 #[derive(Debug)]
 pub(super) struct RelayoutPlan {
     /// One per tensor of the layout.
@@ -40,7 +40,7 @@ pub(super) struct RelayoutPlan {
     table_bytes: usize,
 }
 
-/// How a tensor of a layout comes to be.
+/// The origin of a tensor of a layout.
 #[derive(Debug)]
 enum Origin {
     /// Made for every task, this many bytes behind its arena's start.

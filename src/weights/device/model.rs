@@ -19,7 +19,7 @@ use crate::weights::cache::CacheStats;
 use crate::weights::layout::Layout;
 use crate::weights::model::{Model, TaskWeights};
 
-/// How a [`DeviceModel`] uses its device.
+/// The options of a [`DeviceModel`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DeviceOptions {
     /// Bytes of device memory for everything: base, basis and the weights of tasks. `None` is three quarters of what is
@@ -27,7 +27,7 @@ pub struct DeviceOptions {
     pub budget: Option<usize>,
 }
 
-/// What a [`DeviceModel`] takes, and how it has done so far.
+/// The statistics of a [`DeviceModel`]: what it takes, and how it has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeviceStats {
     /// Bytes of base and basis that stay on the device.
@@ -91,9 +91,9 @@ impl DeviceModel {
         Self::open(model, cuda, options, None)
     }
 
-    /// [`DeviceModel::new`] for tasks in the layout of a graph ([`TaskWeights::in_layout`]): what it takes, and room
-    /// for two tasks' weights in it, come before as much of the basis as there is room for. After `new`, a layout gets
-    /// what is left, and may find no room in a small budget.
+    /// Brings a model to a device for tasks in the layout of a graph ([`TaskWeights::in_layout`]): what it takes, and
+    /// room for two tasks' weights in it, come before as much of the basis as there is room for. After `new`, a layout
+    /// gets what is left, and may find no room in a small budget.
     ///
     /// # Errors
     /// As [`DeviceModel::new`], and what [`DeviceModel::get`] says of layouts.
@@ -204,7 +204,7 @@ impl DeviceModel {
         Ok(DeviceWeights::new(&self.inputs, layout, task.coefficients(), arena, ready, spares))
     }
 
-    /// [`DeviceModel::get`], and holds on to them until [`DeviceModel::unpin`]; to the layout that they are in, too.
+    /// Gets the weights, and holds on to them until [`DeviceModel::unpin`]; to the layout that they are in, too.
     ///
     /// # Errors
     /// As [`DeviceModel::get`].
@@ -239,7 +239,7 @@ impl DeviceModel {
         self.cache.weights.trim(bytes);
     }
 
-    /// What it takes, and how it has done so far.
+    /// The statistics of the model: what it takes, and how it has done so far.
     pub fn stats(&self) -> DeviceStats {
         self.cache.rebalance();
         let layout_bytes = self.cache.allowance.layouts();

@@ -49,7 +49,7 @@ pub struct DeviceTensor<'a> {
 }
 
 impl DeviceTensor<'_> {
-    /// How many elements.
+    /// The number of elements.
     pub fn numel(&self) -> usize {
         self.shape.iter().product()
     }
@@ -82,7 +82,7 @@ impl DeviceWeights {
         }
     }
 
-    /// What multiplied the basis vectors.
+    /// The coefficients that multiplied the basis vectors.
     pub fn coefficients(&self) -> &Coefficients {
         &self.coefficients
     }
@@ -123,8 +123,8 @@ impl DeviceWeights {
         unsafe { self.wait_in_raw(stream.as_raw()) }
     }
 
-    /// [`DeviceWeights::wait_in`] for a stream that others made: a `CUstream`, or a `cudaStream_t`, as a number; 0 is
-    /// the default stream.
+    /// Makes the next work wait, as [`DeviceWeights::wait_in`], in a stream that others made: a `CUstream`, or a
+    /// `cudaStream_t`, as a number; 0 is the default stream.
     ///
     /// # Safety
     /// `stream` is 0 or a stream that has not been destroyed: the driver follows the number as a pointer.
@@ -144,7 +144,8 @@ impl DeviceWeights {
         unsafe { self.used_in_raw(stream.as_raw()) }
     }
 
-    /// [`DeviceWeights::used_in`] for a stream that others made, as [`DeviceWeights::wait_in_raw`] takes it.
+    /// Notes a use, as [`DeviceWeights::used_in`], in a stream that others made, as [`DeviceWeights::wait_in_raw`]
+    /// takes it.
     ///
     /// # Safety
     /// `stream` is 0 or a stream that has not been destroyed.
