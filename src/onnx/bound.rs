@@ -20,7 +20,7 @@ use crate::mmap::Mapping;
 use crate::tensor::{DType, f32_bytes};
 use crate::weights::{Layout, TensorSpec, Values, Weights};
 
-/// How a file keeps weights that the graph computes with as f32.
+/// The form in which a file keeps weights that the graph computes with as f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stored {
     /// Values as they are.
@@ -172,7 +172,7 @@ impl BoundGraph {
         })
     }
 
-    /// What its constants are.
+    /// The map of the graph's constants.
     pub fn map(&self) -> &GraphMap {
         &self.map
     }
@@ -232,8 +232,8 @@ impl BoundGraph {
             .fold((0, 0), |(count, bytes), tensor| (count + 1, bytes + tensor.nbytes() as u64))
     }
 
-    /// How many images a run takes, where the graph takes no other number: its input says so, or the class token is
-    /// repeated that many times.
+    /// The number of images that a run takes, where the graph takes no other number: its input says so, or the class
+    /// token is repeated that many times.
     pub(crate) fn batch(&self) -> Option<usize> {
         let parts = self.map.tensors.values().flat_map(|mapped| &mapped.sum);
         let tokens = parts.filter(|part| part.parameter == "visual.class_embedding").find_map(|part| part.repeat);
@@ -294,7 +294,7 @@ impl BoundGraph {
         self.write_as(weights, Stored::F32, path, inputs)
     }
 
-    /// [`BoundGraph::write`] with those weights that the graph takes as f32 rounded to f16, and cast to f32 before they
+    /// Writes the graph with those weights that the graph takes as f32 rounded to f16, and cast to f32 before they
     /// are used. What the graph takes as f16 already, and its own constants, stay as they are.
     ///
     /// # Errors

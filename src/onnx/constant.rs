@@ -159,7 +159,7 @@ impl TensorFields {
 }
 
 impl Constant {
-    /// How many elements.
+    /// The number of elements.
     pub(super) fn numel(&self) -> usize {
         checked_numel(&self.shape).unwrap_or(usize::MAX)
     }

@@ -93,7 +93,7 @@ struct WrittenConstant<'a> {
     head: ByteChain<'a>,
     /// The bytes of the constant's values; `None` where they are elsewhere.
     values: Option<ByteChain<'a>>,
-    /// How many bytes the values take.
+    /// The bytes that the values take.
     length: usize,
 }
 

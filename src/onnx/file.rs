@@ -198,12 +198,12 @@ impl OnnxFile {
         std::iter::once(self.path()).chain(self.others.iter().map(PathBuf::as_path))
     }
 
-    /// What a run is given. Models of old also list their constants here.
+    /// The inputs of a run. Models of old also list their constants here.
     pub fn inputs(&self) -> &[Port] {
         &self.inputs
     }
 
-    /// What a run gives back.
+    /// The outputs of a run.
     pub fn outputs(&self) -> &[Port] {
         &self.outputs
     }
@@ -213,7 +213,7 @@ impl OnnxFile {
         self.has_halves
     }
 
-    /// How many nodes.
+    /// The number of nodes.
     pub fn nodes(&self) -> usize {
         self.nodes.len()
     }

@@ -1,4 +1,4 @@
-//! What a graph consists of: nodes, and the values that come in and go out.
+//! The parts of a graph: nodes, and the values that come in and go out.
 
 use std::ops::Range;
 

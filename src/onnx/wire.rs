@@ -11,13 +11,13 @@ use crate::error::{Error, Result};
 pub(super) struct Field {
     /// The field's number in the schema.
     pub(super) number: u32,
-    /// What it holds.
+    /// The content of the field.
     pub(super) value: FieldValue,
     /// Tag, length and content together, in bytes of the file.
     pub(super) whole: Range<usize>,
 }
 
-/// What a field holds.
+/// The content of a field.
 #[derive(Clone, Debug)]
 pub(super) enum FieldValue {
     /// An integer, a boolean or an enumeration.

@@ -1,4 +1,4 @@
-//! What a base has to offer for a graph's constants: its parameters in every form that exporters give them, and whether
+//! The candidates of a base for a graph's constants: its parameters in every form that exporters give them, and whether
 //! a constant is one of them.
 
 use std::collections::HashMap;
@@ -208,9 +208,9 @@ impl Candidates {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Match {
     pub(super) candidate: usize,
-    /// What every value is multiplied by.
+    /// The factor of every value.
     pub(super) scale: f32,
-    /// How many times the constant has all of it, one after another.
+    /// The number of times that the constant has all of it, one after another.
     pub(super) repeat: usize,
 }
 
@@ -299,7 +299,7 @@ fn all(numel: usize, mut check: impl FnMut(usize, &mut [f32], &mut [f32]) -> Res
     Ok(true)
 }
 
-/// How far the values of two tensors are apart at most.
+/// The largest distance of the values of two tensors.
 pub(super) fn distance(ours: &Tensor, theirs: &Tensor) -> Result<f32> {
     let mut most = 0.0f32;
     all(ours.numel(), |at, a, b| {

@@ -34,7 +34,7 @@ use crate::kernel::threads;
 use crate::tensor::{Tensor, checked_numel};
 use crate::weights::View;
 
-/// What the caller knows beforehand; `default()` finds everything.
+/// The options of [`bind`], for what the caller knows beforehand; `default()` finds everything.
 #[derive(Clone, Debug, Default)]
 pub struct BindOptions {
     /// The input that takes the images, where there are several.

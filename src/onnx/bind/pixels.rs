@@ -1,5 +1,5 @@
-//! What a graph does to its pixels before the patch embedding. Encoders hand over normalised pixels; a graph that
-//! normalises them itself would do it twice, and give plausible, wrong embeddings.
+//! The operations of a graph on its pixels before the patch embedding. Encoders hand over normalised pixels; a graph
+//! that normalises them itself would do it twice, and give plausible, wrong embeddings.
 
 use std::collections::{HashMap, HashSet};
 

@@ -9,7 +9,7 @@ use super::candidates::{Candidates, Match};
 use super::order::{self, EncoderPlace};
 use super::uses::Sites;
 
-/// What is left for every use.
+/// The candidates that are left for every use.
 pub(super) struct Solution {
     pub(super) domains: Vec<Vec<Match>>,
     /// Uses for which nothing is left because equal values contradict each other.

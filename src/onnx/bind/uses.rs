@@ -7,7 +7,7 @@ use super::super::file::{Node, OnnxFile, is_onnx};
 use super::super::rewrite::{Needed, Use};
 use crate::error::{Error, Result};
 
-/// How two uses relate in the flow of data.
+/// The relation of two uses in the flow of data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Relation {
     /// The first one's result is needed for the second one.
@@ -111,7 +111,7 @@ impl Sites {
         self.apart = apart;
     }
 
-    /// How the site `a` relates to `b`.
+    /// The relation of the site `a` to `b`.
     pub(super) fn relation(&self, a: usize, b: usize) -> Relation {
         if self.apart.contains(&(a.min(b), a.max(b))) {
             return Relation::Apart;

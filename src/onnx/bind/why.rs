@@ -1,4 +1,5 @@
-//! Why a parameter was not found: what in the graph speaks for one of the reasons that are known, and what leads on.
+//! The reasons why a parameter was not found: what in the graph speaks for one of the reasons that are known, and what
+//! leads on.
 
 use super::super::constant::Constant;
 use super::super::file::{Node, OnnxFile};
