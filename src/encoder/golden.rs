@@ -11,16 +11,16 @@ use parking_lot::Mutex;
 use crate::mmap::Identity;
 use crate::weights::Model;
 
-/// How an embedding compares with the golden one.
+/// The agreement of an embedding with the golden one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Agreement {
-    /// ‖e − golden‖ / ‖golden‖.
+    /// The relative difference, ‖e − golden‖ / ‖golden‖.
     pub relative: f64,
     /// The cosine of the angle between them.
     pub cosine: f64,
 }
 
-/// What an encoder has to be compared with.
+/// The embedding that an encoder has to be compared with.
 pub(crate) struct Golden {
     pub(super) expected: Vec<f32>,
     /// The encoder does not keep its first model alive.

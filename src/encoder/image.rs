@@ -144,7 +144,7 @@ impl Encoder {
         self.embeds(RunWeights::Given(&weights), pixels, n)
     }
 
-    /// [`Encoder::encode`] into memory of the caller's: `out` is `[n, e]`.
+    /// Encodes into memory of the caller's: `out` is `[n, e]`.
     ///
     /// # Errors
     /// As [`Encoder::encode`], and [`ErrorKind::InvalidArgument`] when `out` has another size. On an error `out` is
@@ -307,12 +307,12 @@ impl Encoder {
         self.setup.runtime
     }
 
-    /// What it runs on, and why where that is not what was asked for.
+    /// The hardware that the encoder runs on, and the reason where that is not what was asked for.
     pub fn execution(&self) -> &Execution {
         &self.execution
     }
 
-    /// How much of a task's weights a run has in memory.
+    /// The part of a task's weights that a run has in memory.
     pub fn residency(&self) -> Residency {
         self.residency
     }
@@ -330,7 +330,8 @@ impl Encoder {
         self.setup.threads
     }
 
-    /// How many runs there are sessions for, idle ones included. They are opened when calls overlap, and then kept.
+    /// The number of runs there are sessions for, idle ones included. They are opened when calls overlap, and then
+    /// kept.
     pub fn sessions(&self) -> usize {
         self.engine.sessions()
     }

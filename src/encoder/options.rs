@@ -1,4 +1,4 @@
-//! How an encoder is set up.
+//! The options of an encoder.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// The threads of an encoder, at most: a number mistaken for another one would take the machine down.
 const MAX_THREADS: usize = 4096;
 
-/// How an [`Encoder`](super::Encoder) is set up. The default suits a program that encodes one batch at a time.
+/// The options of an [`Encoder`](super::Encoder). The default suits a program that encodes one batch at a time.
 #[derive(Clone, Debug, Default)]
 pub struct EncoderOptions {
     /// Threads that compute, all runs together; 0 is as many as this process may use.
@@ -19,16 +19,16 @@ pub struct EncoderOptions {
     /// calls wait their turn. One run on all cores answers soonest. One run a core does most work in all: some 5 %
     /// more on a quiet machine, and much more where other programs want the cores too.
     pub concurrency: usize,
-    /// Which tasks get sessions of their own, as [`Encoder::encode_task`](super::Encoder::encode_task) runs them. With
-    /// weights on a device none gets one by being counted: it would gain nothing.
+    /// The tasks that get sessions of their own, as [`Encoder::encode_task`](super::Encoder::encode_task) runs them.
+    /// With weights on a device none gets one by being counted: it would gain nothing.
     pub promotion: Promotion,
     /// The library of ONNX Runtime; see [`Runtime::load`](super::Runtime::load) for what `None` means.
     pub runtime: Option<PathBuf>,
-    /// What computes; the CPU unless another is asked for. One that cannot be had is an error.
+    /// The provider that computes; the CPU unless another is asked for. One that cannot be had is an error.
     pub provider: Provider,
-    /// Which of the provider's devices, counted from 0.
+    /// The device of the provider, counted from 0.
     pub device: u32,
-    /// How TensorRT is set up.
+    /// The options of TensorRT.
     pub tensorrt: TensorRtOptions,
     /// The place where a GPU's provider has the weights of tasks reconstructed.
     pub weights_on: WeightsOn,
@@ -42,7 +42,7 @@ pub struct EncoderOptions {
     pub cuda_graphs: bool,
     /// Whether an encoder over a bundle is compared with the bundle's golden embedding before its first run.
     pub self_test: SelfTest,
-    /// How much of a task's weights a run has in memory.
+    /// The part of a task's weights that a run has in memory.
     pub residency: Residency,
 }
 
@@ -103,7 +103,7 @@ impl EncoderOptions {
     }
 }
 
-/// How much of a task's weights a run has in memory.
+/// The part of a task's weights that a run has in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Residency {
     /// All of them, kept for the next run with the task: by the cache, or on the device.
@@ -132,7 +132,7 @@ impl fmt::Display for Residency {
     }
 }
 
-/// What computes.
+/// The execution provider that computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Provider {
     /// The processor.
@@ -202,7 +202,7 @@ impl FromStr for Provider {
     }
 }
 
-/// How TensorRT is set up; without meaning for the other providers.
+/// The options of TensorRT; without meaning for the other providers.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TensorRtOptions {
     /// A folder for the engines that TensorRT builds and for what it has timed, made where it is not there. An engine
@@ -218,7 +218,8 @@ pub struct TensorRtOptions {
 }
 
 impl TensorRtOptions {
-    /// Half floats have 11 bits: towers that do not overflow are above 0.9999, and one that is below this has.
+    /// The default of [`TensorRtOptions::min_cosine`]. Half floats have 11 bits: towers that do not overflow are above
+    /// 0.9999, and one that is below this has.
     pub const DEFAULT_COSINE: f32 = 0.999;
 }
 
@@ -263,8 +264,8 @@ impl FromStr for WeightsOn {
     }
 }
 
-/// Which tasks an encoder promotes: gives a session with the weights frozen into it, which runs faster and takes as
-/// much memory as the weights.
+/// The tasks that an encoder promotes: that it gives a session with the weights frozen into it, which runs faster and
+/// takes as much memory as the weights.
 ///
 /// Before and after, embeddings agree to 1e-5 of their size; each way of running gives the same bits every time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! What runs use one at a time each, lent to as many of them as may be in progress.
+//! Pools of what runs use one at a time each, lent to as many of them as may be in progress.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -96,7 +96,7 @@ impl<T> Pool<T> {
         drop(shelf);
     }
 
-    /// How many things there are, lent ones included.
+    /// The number of things there are, lent ones included.
     pub(super) fn made(&self) -> usize {
         self.shelf.lock().made
     }

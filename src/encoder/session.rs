@@ -26,7 +26,7 @@ const CREATING: &str = "cannot create a session for the encoder";
 /// The setting that has a session remember which provider computes which node.
 pub(super) const RECORD_NODES: &str = "session.record_ep_graph_assignment_info";
 
-/// What all sessions of an encoder have in common.
+/// The set-up that all sessions of an encoder have in common.
 #[derive(Clone, Debug)]
 pub(super) struct SessionSetup {
     pub(super) runtime: &'static Runtime,
@@ -318,8 +318,8 @@ impl Session {
         outlet.dtype().tensor_shape().map(|shape| &**shape)
     }
 
-    /// How many nodes of the graph each provider has got, by ONNX Runtime's names, the most first; nothing for the CPU,
-    /// which has all. ONNX Runtime gives each node to the first provider that takes it, and the rest to the CPU,
+    /// The number of nodes of the graph each provider has got, by ONNX Runtime's names, the most first; nothing for the
+    /// CPU, which has all. ONNX Runtime gives each node to the first provider that takes it, and the rest to the CPU,
     /// without a word. A node that TensorRT takes may be many of the graph's.
     ///
     /// # Errors

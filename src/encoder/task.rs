@@ -24,7 +24,7 @@ impl Encoder {
         self.embeds(RunWeights::Task(&self.in_layout(task)), pixels, n)
     }
 
-    /// [`Encoder::encode_task`] into memory of the caller's: `out` is `[n, e]`.
+    /// Encodes with a task's weights into memory of the caller's: `out` is `[n, e]`.
     ///
     /// # Errors
     /// As [`Encoder::encode_task`] and [`Encoder::encode_into`]. On an error `out` is as it was.
@@ -51,7 +51,7 @@ impl Encoder {
             && (self.engine.is_prepared(&self.in_layout(task)) || self.is_promoted(task))
     }
 
-    /// What a model takes on this encoder's device, and how it has done there: nothing where it is not there, or
+    /// The statistics of a model on this encoder's device: nothing where it is not there, or
     /// weights are in the host's memory.
     pub fn device_stats(&self, model: &Model) -> DeviceStats {
         self.engine.device_stats(model)
@@ -66,7 +66,7 @@ impl Encoder {
         self.engine.device_model(model)
     }
 
-    /// How this encoder takes weights: those that the caller gets and holds are best in this layout
+    /// The layout in which this encoder takes weights: those that the caller gets and holds are best in this layout
     /// ([`TaskWeights::in_layout`]).
     pub fn layout(&self) -> &Arc<Layout> {
         self.feed.graph.layout()
@@ -119,7 +119,7 @@ impl Encoder {
         self.promotions.demote(&self.in_layout(task))
     }
 
-    /// How far the task has come.
+    /// The stage of the task's promotion.
     pub fn promotion(&self, task: &TaskWeights) -> PromotionState {
         self.promotions.state(&self.in_layout(task))
     }
@@ -129,7 +129,7 @@ impl Encoder {
         self.promotion(task) == PromotionState::Promoted
     }
 
-    /// Which tasks are promoted.
+    /// The tasks that are promoted.
     pub fn promotes(&self) -> Promotion {
         self.promotions.policy()
     }

@@ -1,4 +1,4 @@
-//! Hot tasks get sessions of their own.
+//! Promotion: hot tasks get sessions of their own.
 //!
 //! Weights as inputs cost ONNX Runtime its prepacking: a matrix that is a constant is laid out once as the kernels like
 //! it best, one that is an input is laid out anew in every run. So a task that is run again and again is *promoted*: a
@@ -34,7 +34,7 @@ use crate::weights::{CacheLease, Derived, Holder, Key, Owner, TaskWeights};
 /// forgotten, and count from the beginning when they come again.
 const MAX_SEEN: usize = 4096;
 
-/// How far a task has come.
+/// The stage of a task's promotion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PromotionState {
     /// Runs with its weights as inputs; this many runs so far.
@@ -77,7 +77,7 @@ struct PromotionTable {
     spawner: Weak<Spawner>,
 }
 
-/// How far a task has come whose session is not being built. A promoted one has none.
+/// The progress of a task whose session is not being built. A promoted one has none.
 enum Progress {
     Counting(u32),
     Failed(ErrorKind, String),

@@ -20,22 +20,22 @@ use super::runtime::Runtime;
 use super::session::SessionSetup;
 use crate::error::{Error, Result};
 
-/// What an encoder really runs on.
+/// The hardware and the provider that an encoder really runs on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Execution {
     /// The provider that runs; never [`Provider::Auto`].
     pub provider: Provider,
-    /// Which of the provider's devices, counted from 0.
+    /// The device of the provider, counted from 0.
     pub device: u32,
-    /// Why [`Provider::Auto`] took the CPU.
+    /// The reason why [`Provider::Auto`] took the CPU.
     pub fallback: Option<String>,
-    /// How many nodes of the graph each of ONNX Runtime's providers has got, where that is not all of them on the CPU.
-    /// A few on the CPU are arithmetic with shapes.
+    /// The number of nodes of the graph each of ONNX Runtime's providers has got, where that is not all of them on the
+    /// CPU. A few on the CPU are arithmetic with shapes.
     pub nodes: Vec<(String, usize)>,
     /// The memory that weights of tasks are reconstructed in; never [`WeightsOn::Auto`].
     pub weights_on: WeightsOn,
-    /// Why [`WeightsOn::Auto`] took the host's memory, though a GPU computes.
+    /// The reason why [`WeightsOn::Auto`] took the host's memory, though a GPU computes.
     pub weights_fallback: Option<String>,
 }
 

@@ -1,5 +1,5 @@
-//! Which libraries a provider needs that are not there: all of them, where the loader names the first one that it
-//! misses. Nothing is loaded to find that out.
+//! The libraries that a provider needs and that are not there: all of them, where the loader names the first one that
+//! it misses. Nothing is loaded to find that out.
 
 use std::path::{Path, PathBuf};
 

@@ -11,7 +11,7 @@ use crate::encoder::options::{Provider, TensorRtOptions};
 use crate::encoder::runtime::Runtime;
 use crate::error::{Error, ErrorKind, Result};
 
-/// What a session is made for.
+/// The target that a session is made for.
 #[derive(Clone, Debug)]
 pub(in crate::encoder) struct Target {
     /// The provider that computes; never [`Provider::Auto`].

@@ -29,7 +29,7 @@ pub struct Runtime {
     environment: Environment,
 }
 
-/// Which ONNX Runtime would be used, and why that one.
+/// The ONNX Runtime that would be used, and why that one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
     /// The library's file.
@@ -82,7 +82,7 @@ impl Runtime {
         unsafe { library::switch_off_telemetry() };
     }
 
-    /// Which library [`Runtime::load`] would use, without starting it. (Its code is mapped, and stays so.)
+    /// Finds the library that [`Runtime::load`] would use, without starting it. (Its code is mapped, and stays so.)
     ///
     /// # Errors
     /// As for [`Runtime::load`], except that nothing is started.
@@ -122,8 +122,8 @@ impl Runtime {
         &self.providers
     }
 
-    /// How much ONNX Runtime says to `tracing` from now on, in the whole process; at first, warnings and errors. Its
-    /// "info" is debug here, its "verbose" trace.
+    /// Sets how much ONNX Runtime says to `tracing` from now on, in the whole process; at first, warnings and errors.
+    /// Its "info" is debug here, its "verbose" trace.
     pub fn set_log_level(&self, level: tracing::Level) {
         self.environment.set_log_level(match level {
             tracing::Level::ERROR => LogLevel::Error,

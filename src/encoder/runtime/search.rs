@@ -13,7 +13,7 @@ pub const PATH_VARIABLE: &str = "ORT_DYLIB_PATH";
 const WHAT_TO_DO: &str = "Run `make onnxruntime`, or run `pip install onnxruntime` and set ORT_DYLIB_PATH to the \
                           `libonnxruntime` file in its `capi` folder";
 
-/// Why a place is looked at.
+/// The reason why a place is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Origin {
@@ -49,7 +49,7 @@ pub(super) struct SearchPlace {
     pub(super) target: PathBuf,
 }
 
-/// What the search depends on.
+/// The surroundings that the search depends on.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Surroundings {
     /// The value of `ORT_DYLIB_PATH`.

@@ -19,7 +19,7 @@ static PROCESS: AtomicU32 = AtomicU32::new(0);
 struct ExitState {
     is_ending: bool,
     at_work: Vec<ThreadId>,
-    /// How often `exit` was told to wait.
+    /// The number of times that `exit` was told to wait.
     waits: u32,
 }
 
@@ -56,7 +56,8 @@ impl Drop for ShutdownGuard {
 impl ExitState {
     /// Makes `exit` wait before it runs what was registered until now: the destructors of ONNX Runtime among it.
     fn wait_at_the_end(&mut self) {
-        /// What is registered stays so; from then on ONNX Runtime has made what it makes once.
+        /// The times that `exit` is told to wait, at most: what is registered stays so; from then on ONNX Runtime has
+        /// made what it makes once.
         const MAX_WAITS: u32 = 8;
 
         PROCESS.store(std::process::id(), Ordering::Relaxed);

@@ -19,7 +19,7 @@ pub(in crate::encoder) struct Device {
     pub(super) cuda: Cuda,
     pub(super) memory: MemoryInfo<'static>,
     options: DeviceOptions,
-    /// How the graph wants its weights.
+    /// The layout in which the graph wants its weights.
     layout: Arc<Layout>,
     /// Runs are recorded, and replayed.
     pub(super) graphs: bool,

@@ -21,7 +21,7 @@ pub(super) struct Graphs {
     worker: Worker,
 }
 
-/// How a run is to be made.
+/// The way to make a run.
 pub(super) enum Way {
     /// Plainly.
     Plain(RunSettings),
