@@ -108,7 +108,7 @@ extern "C" {
 /* ---- Statuses and errors ----------------------------------------------------------------------------------------- */
 
 /**
- * What became of a call. The numbers are stable and never reused; a newer library may return ones that are not
+ * The outcome of a call. The numbers are stable and never reused; a newer library may return ones that are not
  * listed here.
  */
 typedef enum tb_status {
@@ -165,7 +165,7 @@ const char *tb_status_name(int32_t status);
 
 /* ---- The library: version, and what it computes with ------------------------------------------------------------- */
 
-/** What tb_library_info() tells. All texts stay valid as long as the process lives. */
+/** Properties of the library, from tb_library_info(). All texts stay valid as long as the process lives. */
 typedef struct tb_library_properties {
     /** sizeof(tb_library_properties), set by the caller. */
     size_t struct_size;
@@ -177,7 +177,7 @@ typedef struct tb_library_properties {
     const char *onnxruntime_path;
     /** The version of ONNX Runtime; NULL where none is found. */
     const char *onnxruntime_version;
-    /** Why none is found, with every place that was searched; NULL where one is. */
+    /** The reason why none is found, with every place that was searched; NULL where one is. */
     const char *onnxruntime_error;
     /**
      * The execution providers that this ONNX Runtime was built with, comma-separated: `cpu`, or
@@ -209,19 +209,19 @@ tb_status tb_library_info(const char *onnxruntime, tb_library_properties *info, 
 
 /* ---- Log messages ------------------------------------------------------------------------------------------------ */
 
-/** Something failed. */
+/** Failures. */
 #define TB_LOG_ERROR 1
 
-/** Something is not as it should be. */
+/** Warnings: something is not as it should be. */
 #define TB_LOG_WARN 2
 
-/** What was chosen: a library, a kernel. */
+/** Choices that were made: a library, a kernel. */
 #define TB_LOG_INFO 3
 
 /** Messages for the search of a fault. */
 #define TB_LOG_DEBUG 4
 
-/** Everything. */
+/** All messages. */
 #define TB_LOG_TRACE 5
 
 /**
@@ -250,7 +250,7 @@ void tb_log_set_callback(tb_log_callback callback, void *user_data, uint32_t lev
 typedef struct tb_basis tb_basis;
 
 /**
- * How tb_basis_open() opens. Zero means default everywhere; begin with
+ * Options of tb_basis_open(). Zero means default everywhere; begin with
  * `tb_basis_options options = { .struct_size = sizeof options, ... };`.
  */
 typedef struct tb_basis_options {
@@ -286,7 +286,7 @@ typedef struct tb_basis_options {
     const char *base_prefix;
 } tb_basis_options;
 
-/** What tb_basis_info() tells. */
+/** Properties of a basis, from tb_basis_info(). */
 typedef struct tb_basis_properties {
     /** sizeof(tb_basis_properties), set by the caller. */
     size_t struct_size;
@@ -383,7 +383,7 @@ void tb_basis_free(tb_basis *basis);
 
 /* ---- The cache of reconstructed weights, which belongs to a basis ------------------------------------------------ */
 
-/** How the cache of weights has done so far. */
+/** Statistics of the cache of weights. */
 typedef struct tb_cache_statistics {
     /** sizeof(tb_cache_statistics), set by the caller. */
     size_t struct_size;
@@ -441,7 +441,7 @@ typedef struct tb_weights tb_weights;
 typedef struct tb_task {
     /** The task's name, UTF-8. */
     const char *name;
-    /** What its task vector is multiplied by; finite. */
+    /** The factor of its task vector; finite. */
     double lambda;
 } tb_task;
 
@@ -512,7 +512,7 @@ tb_status tb_weights_create_from_coefficients(const tb_basis *basis,
 const char *tb_weights_expression(const tb_weights *weights);
 
 /**
- * What multiplies the basis vectors: M numbers, and one for PCA's mean.
+ * Writes the coefficients of the basis vectors: M numbers, and one for PCA's mean.
  *
  * @param out       f64 [M]; may be NULL where `capacity` is 0
  * @param capacity  numbers that `out` has room for: at least M, or TB_ERR_BUFFER_TOO_SMALL
@@ -622,7 +622,7 @@ void tb_weights_free(tb_weights *weights);
 /** Red, green, blue, alpha. Alpha weighs the colours while resizing, and is then dropped. */
 #define TB_PIXELS_RGBA8 1
 
-/** Gray: one byte a pixel. */
+/** Gray: one byte per pixel. */
 #define TB_PIXELS_GRAY8 2
 
 /** Blue, green, red. */
@@ -679,7 +679,7 @@ tb_status tb_preprocess(const tb_image *image,
 /** An option alone: TB_ACTIVATION_QUICK_GELU whatever the bundle or a configuration says. */
 #define TB_ACTIVATION_QUICK_GELU_ALWAYS 3
 
-/** What is read. */
+/** The pooling that is read from the configuration. */
 #define TB_POOLING_AS_READ 0
 
 /** The class token, normalised: nearly all published towers. */
@@ -697,7 +697,7 @@ tb_status tb_preprocess(const tb_image *image,
  */
 #define TB_POOLING_PATCH_MEAN 4
 
-/** What is read. */
+/** The resizing that is read from the configuration. */
 #define TB_RESIZE_AS_READ 0
 
 /** The shorter side, and the centre is cropped. */
@@ -709,7 +709,7 @@ tb_status tb_preprocess(const tb_image *image,
 /** The longer side, and the rest is filled. */
 #define TB_RESIZE_LONGEST 3
 
-/** What is read. */
+/** The interpolation that is read from the configuration. */
 #define TB_INTERPOLATION_AS_READ 0
 
 /** The pixel under the centre. */
@@ -789,7 +789,7 @@ tb_status tb_preprocess(const tb_image *image,
 typedef struct tb_encoder tb_encoder;
 
 /**
- * How tb_encoder_create() sets up. Zero means default everywhere. What is said to be "with" something is ignored
+ * Options of tb_encoder_create(). Zero means default everywhere. What is said to be "with" something is ignored
  * without it (tensorrt_cache and the like, device_budget, promote_after), except that TB_WEIGHTS_ON_DEVICE and
  * cuda_graphs are TB_ERR_UNSUPPORTED without a GPU.
  */
@@ -797,11 +797,11 @@ typedef struct tb_encoder_options {
     /** sizeof(tb_encoder_options), as the program was compiled. */
     size_t struct_size;
     /**
-     * What computes: `cpu`, `cuda`, `tensorrt`, or `auto`, which takes CUDA where it works, else the CPU. NULL: `cpu`.
-     * One that cannot be had is TB_ERR_UNSUPPORTED, and the message says what is missing.
+     * The execution provider: `cpu`, `cuda`, `tensorrt`, or `auto`, which takes CUDA where it works, else the CPU.
+     * NULL: `cpu`. One that cannot be had is TB_ERR_UNSUPPORTED, and the message says what is missing.
      */
     const char *provider;
-    /** Which device of the provider, counted from 0; `cpu` has one. */
+    /** The device of the provider, counted from 0; `cpu` has one. */
     uint32_t device;
     /** Threads that compute, all runs together; 0: one per processor. */
     uint32_t threads;
@@ -820,8 +820,8 @@ typedef struct tb_encoder_options {
      */
     uint32_t image_size;
     /**
-     * How much ONNX Runtime is to say to the log callback: TB_LOG_...; 0: as before, which begins at TB_LOG_WARN.
-     * There is one ONNX Runtime, so this changes it for the whole process.
+     * The level at which ONNX Runtime's messages go to the log callback: TB_LOG_...; 0: as before, which begins at
+     * TB_LOG_WARN. There is one ONNX Runtime, so this changes it for the whole process.
      */
     uint32_t log_level;
     /**
@@ -884,7 +884,7 @@ typedef struct tb_encoder_options {
     uint32_t cuda_graphs;
     /** Nonzero: TB_RESIDENCY_BLOCKWISE, whatever residency says. */
     size_t streamed;
-    /** What every layer normalisation adds to the variance; 0: as read, as for activation, else 1e-5. */
+    /** The epsilon that every layer normalisation adds to the variance; 0: as read, as for activation, else 1e-5. */
     float norm_epsilon;
     /** One of the TB_POOLING_ constants; 0: as read, as for activation, else the class token. */
     uint32_t pooling;
@@ -916,7 +916,7 @@ typedef struct tb_encoder_options {
     size_t residency;
 } tb_encoder_options;
 
-/** What tb_encoder_info() tells: what is really used. The texts belong to the encoder. */
+/** Properties of an encoder, from tb_encoder_info(): what is really used. The texts belong to the encoder. */
 typedef struct tb_encoder_properties {
     /** sizeof(tb_encoder_properties), set by the caller. */
     size_t struct_size;
@@ -946,30 +946,30 @@ typedef struct tb_encoder_properties {
     size_t heads;
     /** Side of a patch in pixels. */
     size_t patch_size;
-    /** Which of the provider's devices. */
+    /** The device of the provider, counted from 0. */
     size_t device;
-    /** Why `auto` took the CPU; NULL where it did not, or was not asked for. */
+    /** The reason why `auto` took the CPU; NULL where it did not, or was not asked for. */
     const char *fallback;
     /** The memory that weights of tasks are reconstructed in: TB_WEIGHTS_ON_HOST or TB_WEIGHTS_ON_DEVICE. */
     size_t weights_on;
-    /** Why TB_WEIGHTS_ON_AUTO took the host's memory, though a GPU computes; else NULL. */
+    /** The reason why TB_WEIGHTS_ON_AUTO took the host's memory, though a GPU computes; else NULL. */
     const char *weights_fallback;
     /** One of the TB_RESIDENCY_ constants. */
     size_t streamed;
     /** Bytes of weights that one run needs in memory at a time. */
     size_t weight_bytes;
-    /** What every layer normalisation adds to the variance. */
+    /** The epsilon that every layer normalisation adds to the variance. */
     float norm_epsilon;
     /** One of the TB_POOLING_ constants, never 0. */
     uint32_t pooling;
     /**
-     * What nothing told, so that OpenAI's form was assumed, and which options settle it: a sentence. NULL where
-     * everything was told. Such a sentence is a warning of the log too.
+     * A sentence on what nothing told, so that OpenAI's form was assumed, and which options settle it.
+     * NULL where everything was told. Such a sentence is a warning of the log too.
      */
     const char *assumed;
-    /** What the channels of images are freed of. */
+    /** The mean of the channels of images. */
     float mean[3];
-    /** What the channels of images are divided by. */
+    /** The standard deviation of the channels of images. */
     float std[3];
     /** One of the TB_RESIZE_ constants, never 0. */
     uint32_t resize;
@@ -1077,7 +1077,7 @@ tb_status tb_encoder_preprocess(const tb_encoder *encoder,
 
 /* ---- Weights where the encoder reads them: on a GPU, in its memory ----------------------------------------------- */
 
-/** What a basis takes on an encoder's device, and how it has done so far. */
+/** Statistics of a basis on an encoder's device: its memory, and its hits and misses. */
 typedef struct tb_device_statistics {
     /** sizeof(tb_device_statistics), set by the caller. */
     size_t struct_size;

@@ -18,7 +18,7 @@ pub struct tb_basis {
     _opaque: [u8; 0],
 }
 
-/// What the handle holds, with the texts that C borrows from it.
+/// The content of the handle, with the texts that C borrows from it.
 pub(super) struct OpenBasis {
     pub(super) opened: OpenModel,
     method: CString,
@@ -30,7 +30,7 @@ impl Handle for tb_basis {
     const NAME: &'static str = "basis";
 }
 
-/// How tb_basis_open() opens. Zero means default everywhere; begin with
+/// Options of tb_basis_open(). Zero means default everywhere; begin with
 /// `tb_basis_options options = { .struct_size = sizeof options, ... };`.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -60,7 +60,7 @@ pub struct tb_basis_options {
 // SAFETY: repr(C), the size first, and every field may be zero.
 unsafe impl Versioned for tb_basis_options {}
 
-/// What tb_basis_info() tells.
+/// Properties of a basis, from tb_basis_info().
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct tb_basis_properties {

@@ -5,7 +5,7 @@ use super::error::{tb_error, tb_status};
 use super::guard::call;
 use super::handle::{StructOut, Versioned};
 
-/// How the cache of weights has done so far.
+/// Statistics of the cache of weights.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct tb_cache_statistics {

@@ -7,7 +7,7 @@ use super::guard::call;
 use super::handle::{self, Out, StructOut, Versioned};
 use super::weights::tb_weights;
 
-/// What a basis takes on an encoder's device, and how it has done so far.
+/// Statistics of a basis on an encoder's device: its memory, and its hits and misses.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct tb_device_statistics {

@@ -77,7 +77,7 @@ pub const TB_GRAPH_BUNDLE: u32 = 1;
 /// The file that tb_encoder_options.graph named.
 pub const TB_GRAPH_FILE: u32 = 2;
 
-/// How tb_encoder_create() sets up. Zero means default everywhere. What is said to be "with" something is ignored
+/// Options of tb_encoder_create(). Zero means default everywhere. What is said to be "with" something is ignored
 /// without it (tensorrt_cache and the like, device_budget, promote_after), except that TB_WEIGHTS_ON_DEVICE and
 /// cuda_graphs are TB_ERR_UNSUPPORTED without a GPU.
 #[repr(C)]
@@ -85,10 +85,10 @@ pub const TB_GRAPH_FILE: u32 = 2;
 pub struct tb_encoder_options {
     /// sizeof(tb_encoder_options), as the program was compiled.
     pub struct_size: usize,
-    /// What computes: `cpu`, `cuda`, `tensorrt`, or `auto`, which takes CUDA where it works, else the CPU. NULL: `cpu`.
-    /// One that cannot be had is TB_ERR_UNSUPPORTED, and the message says what is missing.
+    /// The execution provider: `cpu`, `cuda`, `tensorrt`, or `auto`, which takes CUDA where it works, else the CPU.
+    /// NULL: `cpu`. One that cannot be had is TB_ERR_UNSUPPORTED, and the message says what is missing.
     pub provider: *const c_char,
-    /// Which device of the provider, counted from 0; `cpu` has one.
+    /// The device of the provider, counted from 0; `cpu` has one.
     pub device: u32,
     /// Threads that compute, all runs together; 0: one per processor.
     pub threads: u32,
@@ -102,8 +102,8 @@ pub struct tb_encoder_options {
     /// The side of the images in pixels; 0: what the base's positional embedding says. Any other than that is
     /// TB_ERR_UNSUPPORTED.
     pub image_size: u32,
-    /// How much ONNX Runtime is to say to the log callback: TB_LOG_...; 0: as before, which begins at TB_LOG_WARN.
-    /// There is one ONNX Runtime, so this changes it for the whole process.
+    /// The level at which ONNX Runtime's messages go to the log callback: TB_LOG_...; 0: as before, which begins at
+    /// TB_LOG_WARN. There is one ONNX Runtime, so this changes it for the whole process.
     pub log_level: u32,
     /// Nonzero: the built graph, though the bundle carries another one. 0: what the bundle carries, unless graph is
     /// given.
@@ -147,7 +147,7 @@ pub struct tb_encoder_options {
     pub cuda_graphs: u32,
     /// Nonzero: TB_RESIDENCY_BLOCKWISE, whatever residency says.
     pub streamed: usize,
-    /// What every layer normalisation adds to the variance; 0: as read, as for activation, else 1e-5.
+    /// The epsilon that every layer normalisation adds to the variance; 0: as read, as for activation, else 1e-5.
     pub norm_epsilon: f32,
     /// One of the TB_POOLING_ constants; 0: as read, as for activation, else the class token.
     pub pooling: u32,
@@ -176,7 +176,7 @@ pub struct tb_encoder_options {
 // SAFETY: repr(C), the size first, and every field may be zero.
 unsafe impl Versioned for tb_encoder_options {}
 
-/// What tb_encoder_info() tells: what is really used. The texts belong to the encoder.
+/// Properties of an encoder, from tb_encoder_info(): what is really used. The texts belong to the encoder.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct tb_encoder_properties {
@@ -208,28 +208,28 @@ pub struct tb_encoder_properties {
     pub heads: usize,
     /// Side of a patch in pixels.
     pub patch_size: usize,
-    /// Which of the provider's devices.
+    /// The device of the provider, counted from 0.
     pub device: usize,
-    /// Why `auto` took the CPU; NULL where it did not, or was not asked for.
+    /// The reason why `auto` took the CPU; NULL where it did not, or was not asked for.
     pub fallback: *const c_char,
     /// The memory that weights of tasks are reconstructed in: TB_WEIGHTS_ON_HOST or TB_WEIGHTS_ON_DEVICE.
     pub weights_on: usize,
-    /// Why TB_WEIGHTS_ON_AUTO took the host's memory, though a GPU computes; else NULL.
+    /// The reason why TB_WEIGHTS_ON_AUTO took the host's memory, though a GPU computes; else NULL.
     pub weights_fallback: *const c_char,
     /// One of the TB_RESIDENCY_ constants.
     pub streamed: usize,
     /// Bytes of weights that one run needs in memory at a time.
     pub weight_bytes: usize,
-    /// What every layer normalisation adds to the variance.
+    /// The epsilon that every layer normalisation adds to the variance.
     pub norm_epsilon: f32,
     /// One of the TB_POOLING_ constants, never 0.
     pub pooling: u32,
-    /// What nothing told, so that OpenAI's form was assumed, and which options settle it: a sentence. NULL where
-    /// everything was told. Such a sentence is a warning of the log too.
+    /// A sentence on what nothing told, so that OpenAI's form was assumed, and which options settle it.
+    /// NULL where everything was told. Such a sentence is a warning of the log too.
     pub assumed: *const c_char,
-    /// What the channels of images are freed of.
+    /// The mean of the channels of images.
     pub mean: [f32; 3],
-    /// What the channels of images are divided by.
+    /// The standard deviation of the channels of images.
     pub std: [f32; 3],
     /// One of the TB_RESIZE_ constants, never 0.
     pub resize: u32,
@@ -295,7 +295,7 @@ pub unsafe extern "C" fn tb_encoder_create(
     })
 }
 
-/// Which graph is asked for.
+/// The graph that is asked for.
 ///
 /// # Safety
 /// As for [`handle::optional_text`], for every text.
@@ -315,7 +315,7 @@ unsafe fn graph_choice(options: &tb_encoder_options) -> Result<GraphChoice> {
     }
 }
 
-/// What was assumed of the architecture, and of images.
+/// The assumptions about the architecture, and of images.
 fn all_assumed(tower: &TowerConfig) -> Option<String> {
     let all: Vec<String> = tower.assumed().into_iter().chain(tower.assumed_images()).collect();
     (!all.is_empty()).then(|| all.join(". "))

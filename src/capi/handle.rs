@@ -1,4 +1,4 @@
-//! Every pointer that comes from C is turned into something safe here, and nowhere else.
+//! Handles: the one place where pointers that come from C are turned into something safe.
 //!
 //! A handle is an `Arc` that C holds as a raw pointer to an opaque type. Children hold their parents, so handles may be
 //! freed in any order; a handle is `Send + Sync`, so it may be used from several threads at once.
@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// A type that C sees as an opaque handle.
 pub(super) trait Handle: Sized {
-    /// What the handle holds.
+    /// The content of the handle.
     type Inner: Send + Sync;
     /// The name in messages.
     const NAME: &'static str;
@@ -22,7 +22,7 @@ pub(super) fn into_raw<H: Handle>(inner: H::Inner) -> *mut H {
     Arc::into_raw(Arc::new(inner)).cast_mut().cast()
 }
 
-/// What a handle of C's holds, for the time of a call.
+/// Borrows the content of a handle of C's for the time of a call.
 ///
 /// # Safety
 /// `handle` is NULL, or came from [`into_raw`] and has not been freed.

@@ -13,7 +13,7 @@ use crate::encoder::{Provider, Runtime};
 use crate::error::Result;
 use crate::kernel;
 
-/// What tb_library_info() tells. All texts stay valid as long as the process lives.
+/// Properties of the library, from tb_library_info(). All texts stay valid as long as the process lives.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct tb_library_properties {
@@ -27,7 +27,7 @@ pub struct tb_library_properties {
     pub onnxruntime_path: *const c_char,
     /// The version of ONNX Runtime; NULL where none is found.
     pub onnxruntime_version: *const c_char,
-    /// Why none is found, with every place that was searched; NULL where one is.
+    /// The reason why none is found, with every place that was searched; NULL where one is.
     pub onnxruntime_error: *const c_char,
     /// The execution providers that this ONNX Runtime was built with, comma-separated: `cpu`, or
     /// `cpu,cuda,tensorrt`. Whether the machine has what they need is found out by tb_encoder_create(). NULL where

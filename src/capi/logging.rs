@@ -1,4 +1,4 @@
-//! What the library remarks, handed to a function of C's.
+//! Log messages, handed to a function of C's.
 
 use std::ffi::{c_char, c_void};
 use std::fmt::{self, Write};
@@ -13,15 +13,15 @@ use super::handle::c_text;
 use super::handle::infallible;
 use crate::error::{Error, Result};
 
-/// Something failed.
+/// Failures.
 pub const TB_LOG_ERROR: u32 = 1;
-/// Something is not as it should be.
+/// Warnings: something is not as it should be.
 pub const TB_LOG_WARN: u32 = 2;
-/// What was chosen: a library, a kernel.
+/// Choices that were made: a library, a kernel.
 pub const TB_LOG_INFO: u32 = 3;
 /// Messages for the search of a fault.
 pub const TB_LOG_DEBUG: u32 = 4;
-/// Everything.
+/// All messages.
 pub const TB_LOG_TRACE: u32 = 5;
 
 /// Receives a message: its level (a TB_LOG_ constant), a text in UTF-8 that is gone when the function returns, and the

@@ -10,7 +10,7 @@ use crate::preprocess::{PixelFormat, Pixels, Preprocess};
 pub const TB_PIXELS_RGB8: u32 = 0;
 /// Red, green, blue, alpha. Alpha weighs the colours while resizing, and is then dropped.
 pub const TB_PIXELS_RGBA8: u32 = 1;
-/// Gray: one byte a pixel.
+/// Gray: one byte per pixel.
 pub const TB_PIXELS_GRAY8: u32 = 2;
 /// Blue, green, red.
 pub const TB_PIXELS_BGR8: u32 = 3;

@@ -1,4 +1,4 @@
-//! What an encoder's options say of the tower, and of the preparation of images.
+//! The part of an encoder's options about the tower, and of the preparation of images.
 
 use std::ffi::c_char;
 
@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::tower::{Activation, ArchHints, ConfigSource, Epsilon, ImageHints, TowerOptions};
 
 impl tb_encoder_options {
-    /// What is asked for, of the tower and of the preparation of images.
+    /// The options that are asked for, of the tower and of the preparation of images.
     ///
     /// # Safety
     /// As for [`handle::optional_text`], for every text; `mean` and `std` are NULL or three floats.

@@ -36,7 +36,7 @@ impl Handle for tb_weights {
 pub struct tb_task {
     /// The task's name, UTF-8.
     pub name: *const c_char,
-    /// What its task vector is multiplied by; finite.
+    /// The factor of its task vector; finite.
     pub lambda: f64,
 }
 
@@ -161,7 +161,7 @@ pub unsafe extern "C" fn tb_weights_expression(weights: *const tb_weights) -> *c
     })
 }
 
-/// What multiplies the basis vectors: M numbers, and one for PCA's mean.
+/// Writes the coefficients of the basis vectors: M numbers, and one for PCA's mean.
 ///
 /// @param out       f64 [M]; may be NULL where `capacity` is 0
 /// @param capacity  numbers that `out` has room for: at least M, or TB_ERR_BUFFER_TOO_SMALL
