@@ -21,11 +21,11 @@ use super::listing::{Digest, ListedFile, is_hex};
 use crate::atomic_file::replace_file;
 use crate::error::{Error, Result};
 
-/// How often a lock that another process holds is tried.
+/// The interval at which a lock that another process holds is tried.
 const POLL: Duration = Duration::from_millis(100);
 /// Missing files that an error names.
 const MAX_NAMED: usize = 5;
-/// What a folder's list is called.
+/// The name of a folder's list.
 const LIST: &str = ".files";
 
 /// One repository's part of the cache.

@@ -15,7 +15,7 @@ use super::listing::{Digest, ListedFile};
 use super::retry::{Again, Failure};
 use crate::error::{Error, ErrorKind, Result};
 
-/// What is read at a time.
+/// Bytes that are read at a time.
 const PIECE: usize = 256 << 10;
 
 /// The hash of a file as it comes.
@@ -93,7 +93,7 @@ pub(super) struct Download<'a> {
     pub(super) listener: Listener<'a>,
 }
 
-/// What has come so far.
+/// The part of a file that has come so far.
 struct PartialFile<'a> {
     path: &'a Path,
     file: File,

@@ -1,4 +1,4 @@
-//! What a pull tells those who watch it.
+//! The events that a pull tells its listener.
 
 use std::time::Duration;
 
@@ -25,9 +25,9 @@ pub enum HubEvent<'a> {
     },
     /// A request failed and will be made again.
     Retry {
-        /// How long it waits before that.
+        /// The pause before the next try.
         pause: Duration,
-        /// What went wrong.
+        /// The error of the failed try.
         why: &'a Error,
     },
 }

@@ -23,7 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 const MAX_REDIRECTS: usize = 10;
 /// A page of a listing is far smaller.
 const MAX_PAGE_BYTES: u64 = 64 << 20;
-/// What is quoted of an answer's own message.
+/// The characters that are quoted of an answer's own message, at most.
 const MAX_QUOTED: usize = 300;
 /// Variables that name a proxy, the first that does being heeded.
 const PROXIES: [&str; 6] = ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
@@ -43,7 +43,7 @@ pub(super) struct Client {
     bad_proxy: Option<&'static str>,
 }
 
-/// What is asked for.
+/// The part of a file that is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ask {
     /// What the headers tell of a file (HEAD).

@@ -1,4 +1,4 @@
-//! What a repository has: its commits, folders and files, as the Hub's API lists them.
+//! Listings of a repository: its commits, folders and files, as the Hub's API lists them.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ impl ListedFile {
     }
 }
 
-/// What a file's content is known by; also its name in the cache.
+/// The digest that a file's content is known by; also its name in the cache.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Digest {
     /// SHA-256 of the content of a large file, in 64 digits.
@@ -64,7 +64,7 @@ pub struct HubFolder {
     pub cached: bool,
 }
 
-/// What an address names at a commit.
+/// The files that an address names at a commit.
 pub(super) struct Listing {
     pub(super) commit: String,
     /// The revision by which the files' content is asked for.
@@ -142,7 +142,7 @@ impl Client {
         }
     }
 
-    /// What is in the folder `path` at `commit`. `None` where there is no such folder.
+    /// The content of the folder `path` at `commit`. `None` where there is no such folder.
     pub(super) fn tree(
         &self,
         address: &HubPath,

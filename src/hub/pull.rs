@@ -17,20 +17,20 @@ use crate::checkpoint::choose;
 use crate::did_you_mean;
 use crate::error::{Error, ErrorKind, Result};
 
-/// What a basis folder always has.
+/// A file that a basis folder always has.
 const BASIS: &str = "method_info.json";
 
-/// What [`Hub::pull`] brought.
+/// The files that [`Hub::pull`] brought.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Pulled {
-    /// What was asked for.
+    /// The address that was asked for.
     pub address: HubPath,
     /// The commit that its revision is at.
     pub commit: String,
     /// The file or folder on the disk.
     pub local: PathBuf,
-    /// What is in it.
+    /// The files in it.
     pub files: Vec<PulledFile>,
 }
 
@@ -40,7 +40,7 @@ pub struct Pulled {
 pub struct PulledFile {
     /// The path from the repository's root.
     pub path: String,
-    /// Bytes.
+    /// The file's size in bytes.
     pub bytes: u64,
     /// Whether it came from the Hub just now; else the cache had it.
     pub downloaded: bool,

@@ -1,4 +1,4 @@
-//! What may be tried again, when, and how often.
+//! Retries: what may be tried again, when, and how often.
 
 use std::thread;
 use std::time::Duration;
