@@ -139,7 +139,7 @@ unsafe fn plane<const P: usize>(from: *const u8, at: usize) -> __m256i {
 /// Reads the codes of a plane with `B` bits below each. What stands there is no part of them.
 ///
 /// # Safety
-/// As [`plane`].
+/// The instruction set is there, and the plane can be read to its end.
 #[inline(always)]
 unsafe fn plane_above<const P: usize, const B: usize>(from: *const u8, at: usize) -> __m256i {
     let (byte, shift) = place(P, at);

@@ -127,7 +127,7 @@ impl Vector for f32 {
 
     #[inline(always)]
     unsafe fn stream(self, to: *mut f32) {
-        // SAFETY: as in `store`, and a single f32 is never worth streaming.
+        // SAFETY: the caller's promise: one f32 can be written here; a single one is never worth streaming.
         unsafe { self.store(to) }
     }
 
@@ -269,7 +269,7 @@ fn prefetch<V: Vector, const N: usize>(from: *const u8, bytes: usize, distance: 
 /// Adds `a` times the elements at `from`, of `size` bytes each.
 ///
 /// # Safety
-/// As [`Vector`]'s loads, for every sum.
+/// The instruction set must be there, and the elements of every sum can be read at `from`.
 #[inline(always)]
 unsafe fn add_dense<V: Vector, const N: usize>(
     a: V,
@@ -289,7 +289,7 @@ unsafe fn add_dense<V: Vector, const N: usize>(
 /// Adds the base's elements at `from` to the sums.
 ///
 /// # Safety
-/// As [`add_dense`].
+/// The instruction set must be there, and the elements of every sum can be read at `from`.
 #[inline(always)]
 unsafe fn add_base<V: Vector, const N: usize>(
     from: *const u8,
@@ -308,7 +308,8 @@ unsafe fn add_base<V: Vector, const N: usize>(
 /// Adds `a` times the values from `at` on in a block: see [`BlockFormat::dequantize`], whose bits these are.
 ///
 /// # Safety
-/// As [`Vector::decode`], for every sum, with `block` a whole block of `format`, whose planes are `P` and `Q`.
+/// The instruction set must be there, `block` is a whole block of `format`, whose planes are `P` and `Q`, and `at` is a
+/// multiple of the lanes.
 #[inline(always)]
 unsafe fn add_block<V: Vector, const P: usize, const Q: usize, const N: usize>(
     a: V,
