@@ -306,7 +306,7 @@ mod tests {
         }
     }
 
-    /// As the sources and libraries have them; they were not seen to be said.
+    /// The messages as the sources and libraries have them; they were not seen to be said.
     #[test]
     fn messages_that_only_a_gpu_would_give() {
         let number = "Invalid device ID: 7, must be between 0 (inclusive) and 2 (exclusive).";

@@ -203,7 +203,7 @@ mod tests {
         Some((encoder, model.weights(&"base".parse().unwrap()).unwrap()))
     }
 
-    /// As if the CPU computed in half floats: the first run is compared, those as inputs and promoted each.
+    /// The CPU stands for a provider of half floats: the first run is compared, those as inputs and promoted each.
     #[test]
     fn half_floats_run_only_where_they_give_the_embeddings_of_the_cpu() {
         let Some((mut encoder, task)) = encoder() else { return };

@@ -87,10 +87,10 @@ pub(super) fn examine_by_name(name: &Path) -> Result<Usable, Unusable> {
     examine(name)
 }
 
-/// [`Runtime::switch_off_telemetry`](super::Runtime::switch_off_telemetry).
+/// Switches off the telemetry, for [`Runtime::switch_off_telemetry`](super::Runtime::switch_off_telemetry).
 ///
 /// # Safety
-/// As there.
+/// No other thread reads or writes the environment meanwhile, but through [`mod@std::env`].
 pub(super) unsafe fn switch_off_telemetry() {
     const VARIABLE: &str = "ORT_DISABLE_TELEMETRY";
 
