@@ -38,7 +38,7 @@ struct LogTarget {
 
 // SAFETY: C was told that the callback is called from any thread; the pointer is handed back to it and not used here.
 unsafe impl Send for LogTarget {}
-// SAFETY: as for `Send`.
+// SAFETY: threads share nothing but the values; the callback may be called from any thread, as C was told.
 unsafe impl Sync for LogTarget {}
 
 static TARGET: RwLock<Option<LogTarget>> = RwLock::new(None);
