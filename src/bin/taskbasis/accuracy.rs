@@ -1,8 +1,8 @@
-//! How often a task's weights are right on labelled images.
+//! The accuracy of a task's weights on labelled images.
 
 use taskbasis::{Encoder, Error, Head, Preprocess, Result, Split, TaskWeights};
 
-/// What was counted.
+/// The images that were counted.
 pub struct Accuracy {
     pub task: String,
     pub right: usize,

@@ -14,9 +14,9 @@ use crate::paths::{BasePath, InPath};
 use crate::tasks_dir::{NamedFile, TasksDir};
 use crate::{checkpoints, output};
 
-/// Why a seed has no effect.
+/// The reason why a seed has no effect.
 pub const SEED_OF_PCA: &str = "cannot be used with '--method pca', which chooses nothing at random";
-/// What image features are multiplied by last.
+/// The parameter that image features are multiplied by last.
 const PROJECTION: &str = "visual.proj";
 
 #[derive(Args)]

@@ -151,7 +151,7 @@ impl Taken<'_> {
         Some(self.read.iter().map(|&at| files[at].as_path()).collect())
     }
 
-    /// What to call each image.
+    /// A name for each image.
     pub fn names(&self) -> Vec<String> {
         match self.files() {
             None => self.read.iter().map(|at| format!("pixel_values[{at}]")).collect(),

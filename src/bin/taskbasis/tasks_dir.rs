@@ -9,11 +9,11 @@ use taskbasis::{Error, Result};
 
 use crate::output;
 
-/// What a task's folder calls its checkpoint, in the layouts of Task Arithmetic and of TALL-masks.
+/// The names of a checkpoint in a task's folder, in the layouts of Task Arithmetic and of TALL-masks.
 const TUNED: [&str; 2] = ["finetuned.pt", "nonlinear_finetuned.pt"];
 /// The linearised model of Tangent Task Arithmetic, taken where there is no other.
 const LINEAR: &str = "linear_finetuned.pt";
-/// How the names of base models begin in those layouts.
+/// The beginnings of names of base models in those layouts.
 const BASES: [&str; 2] = ["zeroshot", "linear_zeroshot"];
 /// The most notes on what was left out.
 const MAX_NOTES: usize = 10;
@@ -24,11 +24,11 @@ pub struct NamedFile {
     pub path: PathBuf,
 }
 
-/// What a folder of fine-tuned checkpoints holds.
+/// The content of a folder of fine-tuned checkpoints.
 pub struct TasksDir {
     /// The files by the names of their tasks.
     pub found: Vec<NamedFile>,
-    /// What is no task, and why.
+    /// The files that are no task, and why.
     left_out: Vec<(PathBuf, String)>,
 }
 
@@ -165,7 +165,7 @@ fn is_base(name: &str) -> bool {
     BASES.iter().any(|base| name.starts_with(base))
 }
 
-/// What went wrong, without the path that the reader knows.
+/// The error, without the path that the reader knows.
 fn reason(error: &Error, folder: &Path) -> String {
     let text = error.to_string();
     text.strip_prefix(&format!("{}: ", folder.display())).unwrap_or(&text).to_owned()

@@ -34,11 +34,11 @@ pub struct Verify {
     provider: ProviderArgs,
 }
 
-/// What has become of the golden embedding.
+/// The outcome of the comparison with the golden embedding.
 enum Golden {
     /// Compared, and it is the same.
     Agrees(Agreement),
-    /// Why it was not compared.
+    /// The reason why it was not compared.
     Untested(String),
 }
 

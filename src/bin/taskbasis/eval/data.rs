@@ -53,7 +53,7 @@ pub(super) struct Images<'a> {
 struct Batch {
     /// [n, 3, S, S].
     pixels: Vec<f32>,
-    /// Which of the split's images these are.
+    /// The places of these images in the split.
     images: Vec<usize>,
 }
 
@@ -65,7 +65,7 @@ pub(super) struct Labelled {
     split: Split,
     /// One per batch, where there was room for it.
     batches: Vec<OnceLock<Arc<Batch>>>,
-    /// How many could be read, once all were looked at.
+    /// The number of images that could be read, once all were looked at.
     read: AtomicUsize,
 }
 

@@ -1,4 +1,4 @@
-//! What the fine-tuned models reach: what accuracies are normalised by.
+//! The accuracies of the fine-tuned models, which those of others are normalised by.
 
 use std::collections::HashMap;
 use std::path::Path;

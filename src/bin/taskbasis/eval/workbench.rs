@@ -1,4 +1,4 @@
-//! What every kind of evaluation works with.
+//! The workbench of every kind of evaluation.
 
 use indicatif::ProgressBar;
 use taskbasis::{Encoder, Error, ErrorKind, Result, TaskExpr, TaskWeights};
@@ -7,7 +7,7 @@ use super::data::{Images, Labelled};
 use super::options::Eval;
 use crate::args::Session;
 
-/// What every kind of evaluation works with.
+/// The model, encoder and data that every kind of evaluation works with.
 pub(super) struct Bench<'a> {
     pub(super) session: &'a Session,
     pub(super) encoder: Encoder,

@@ -1,4 +1,4 @@
-//! What packing saved and what it cost, told.
+//! The report of what packing saved and what it cost.
 
 use std::path::Path;
 

@@ -285,7 +285,7 @@ impl EncoderArgs {
         self.placement.applied_to(self.provider.applied_to(options))
     }
 
-    /// Which graph is asked for.
+    /// The graph that is asked for.
     fn graph_choice(&self) -> GraphChoice {
         match &self.graph {
             Some(path) => self.binding.choice(path),

@@ -11,7 +11,7 @@ use super::{output, paths};
 
 /// `--prefix`, for all checkpoints that the command reads.
 static PREFIX: OnceLock<String> = OnceLock::new();
-/// What was told already: some commands open a file again and again.
+/// Remarks that were made already: some commands open a file again and again.
 static NOTED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// Chooses, of several image towers in a file, the one under `prefix`.
@@ -22,7 +22,7 @@ pub fn prefer(prefix: Option<String>) {
     }
 }
 
-/// What `--prefix` says.
+/// The value of `--prefix`.
 pub fn prefix() -> Option<&'static str> {
     PREFIX.get().map(String::as_str)
 }

@@ -1,4 +1,4 @@
-//! What the program shows: the only place that prints.
+//! The output of the program: the only place that prints.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::collections::BTreeSet;
