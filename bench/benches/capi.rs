@@ -1,4 +1,4 @@
-//! What the C ABI adds to the Rust call behind it.
+//! The time that the C ABI adds to the Rust call behind it.
 //!
 //! `cargo bench --bench capi`. Both sides take turns within one process, call by call, and medians are compared: a run
 //! of ONNX Runtime varies by more than the few hundred nanoseconds that are looked for, so nothing else would tell

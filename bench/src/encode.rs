@@ -25,7 +25,7 @@ pub struct Encode {
     /// The lowest of `promoted_vs_frozen`.
     pub lowest_promoted_vs_frozen: f64,
     pub batches: Vec<Batch>,
-    /// How far embeddings lie apart at most, relative to their length: ‖a − b‖ / ‖b‖ against the frozen session.
+    /// The largest distance of embeddings, relative to their length: ‖a − b‖ / ‖b‖ against the frozen session.
     pub inputs_difference: f64,
     pub promoted_difference: f64,
     /// Time from the request to promote until it had been done.

@@ -1,4 +1,4 @@
-//! What is measured: a basis and a base, given or made.
+//! The family that is measured: a basis and a base, given or made.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

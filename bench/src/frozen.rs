@@ -1,4 +1,4 @@
-//! What taskbasis is compared with: a task's weights in an `.onnx` file of its own, and a session on it.
+//! The peer that taskbasis is compared with: a task's weights in an `.onnx` file of its own, and a session on it.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,5 @@
-//! How time grows: with the number of vectors, with the number of parameters, with threads, with the number of tasks.
+//! The growth of time: with the number of vectors, with the number of parameters, with threads, with the number of
+//! tasks.
 
 use std::path::Path;
 
@@ -18,7 +19,7 @@ pub struct Growth {
     pub parameters: Series,
     /// Reconstruction by threads, and by the processors that they may use.
     pub threads: Vec<Threads>,
-    /// What depends on T and M alone.
+    /// Times that depend on T and M alone.
     pub tasks: Vec<Tasks>,
 }
 
@@ -28,7 +29,7 @@ pub struct Series {
     pub points: Vec<Point>,
     /// The line by least squares: milliseconds at 0, and more for each one more.
     pub line: Line,
-    /// How far a median lies from the line at most, over the line's value.
+    /// The largest distance of a median from the line, over the line's value.
     pub farthest: f64,
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 use taskbasis::{EncoderOptions, Provider, Result, Runtime, kernel};
 
-/// What a figure depends on beside the program. What the operating system does not tell is null.
+/// The machine, which a figure depends on beside the program. What the operating system does not tell is null.
 #[derive(Debug, Default, Serialize)]
 pub struct Machine {
     pub cpu: Option<String>,
@@ -24,7 +24,8 @@ pub struct Machine {
     pub threads: usize,
     /// The version of ONNX Runtime; null where nothing that is measured needs one, and there is none.
     pub onnxruntime: Option<String>,
-    /// What encodes, and which of its devices; null where nothing that is measured has to, and it may not be there.
+    /// The provider that encodes, and which of its devices; null where nothing that is measured has to, and it may not
+    /// be there.
     pub provider: Option<&'static str>,
     pub device: u32,
     pub taskbasis: &'static str,
@@ -83,7 +84,7 @@ impl Machine {
     }
 }
 
-/// How many this process may use.
+/// The number of processors that this process may use.
 pub fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -76,7 +76,7 @@ struct Report {
     soak: Option<soak::Soak>,
 }
 
-/// What every measurement needs to know.
+/// The set-up that every measurement needs.
 struct Setup<'a> {
     family: &'a Family,
     about: &'a About,
@@ -84,7 +84,7 @@ struct Setup<'a> {
     threads: usize,
     quick: bool,
     encoder: EncoderOptions,
-    /// Which user's graph, and how it is bound.
+    /// The user's graph, and how it is bound.
     args: &'a EncoderArgs,
     batches: Vec<usize>,
 }

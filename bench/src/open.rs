@@ -170,7 +170,7 @@ fn failed(doing: &str, e: std::io::Error) -> taskbasis::Error {
     taskbasis::Error::io(format!("cannot {doing} this program again"), "taskbasis-bench", e)
 }
 
-/// What runs in the process whose memory is measured: open, reconstruct one task, embed one image; once, as programs
+/// The work of the process whose memory is measured: open, reconstruct one task, embed one image; once, as programs
 /// do. The kernel keeps no highest mark of anonymous memory alone, so it is looked at every millisecond.
 pub fn probe(setup: &Setup<'_>) -> Result<serde_json::Value> {
     let before = machine::anonymous_memory();

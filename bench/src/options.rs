@@ -1,4 +1,4 @@
-//! What is to be measured, as the command line says it.
+//! The parts that are to be measured, as the command line says it.
 
 use clap::{Parser, ValueEnum};
 use taskbasis::VectorFormat;
@@ -77,7 +77,7 @@ pub struct Bench {
     pub global: GlobalArgs,
 }
 
-/// What is measured.
+/// A part that is measured.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Part {
     Open,

@@ -23,7 +23,7 @@ pub struct Reconstruct {
     pub lowest_ratio: f64,
     /// All vectors on all threads, by format: the time over that of the basis's own format.
     pub over_own_format: BTreeMap<String, f64>,
-    /// How fast this machine copies, by threads.
+    /// The speed of copies on this machine, by threads.
     pub copy: Vec<CopyRate>,
     /// Every format, number of vectors and number of threads.
     pub cases: Vec<Case>,
@@ -55,7 +55,7 @@ pub struct Case {
     pub gb_s: f64,
     /// `gb_s` over the copy's on as many threads.
     pub ratio: f64,
-    /// What the copy's speed would allow.
+    /// The time that the copy's speed would allow.
     pub limit_ms: f64,
 }
 
@@ -145,7 +145,7 @@ fn with_threads(setup: &Setup<'_>, threads: usize, rounds: usize) -> Result<(Cop
     Ok((CopyRate { threads, gb_s: copy_rate, past_caches_ms, memcpy_ms }, cases))
 }
 
-/// What must be moved for `vectors` of them: only parameters of the image tower that change.
+/// The bytes that must be moved for `vectors` of them: only parameters of the image tower that change.
 pub fn bytes_moved(base: &Checkpoint, basis: &Basis, vectors: usize) -> u64 {
     let changed = base.image_tower().filter_map(|(name, tensor)| {
         let parameter = basis.parameter(name).filter(|parameter| parameter.is_changed())?;

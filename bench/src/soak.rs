@@ -25,7 +25,7 @@ const EXPRESSIONS: usize = 24;
 const MAX_IMAGES: usize = 3;
 /// Runs after which a task is promoted: soon, so that it happens often.
 const PROMOTE_AFTER: u32 = 8;
-/// How far results may lie apart once tasks are promoted, relative to their length.
+/// The distance at which results may lie once tasks are promoted, relative to their length.
 const PROMOTED_TOLERANCE: f64 = 1e-5;
 /// Memory may grow by this share and this many bytes, and one task's weights, from the second third of the time to the
 /// last, as which thread holds what varies.
@@ -110,7 +110,7 @@ fn expressions(model: &Arc<Model>) -> Result<Vec<TaskExpr>> {
     Ok(all)
 }
 
-/// What the threads share.
+/// The state that the threads share.
 struct Shared<'a> {
     model: &'a Arc<Model>,
     encoder: &'a Encoder,

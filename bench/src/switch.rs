@@ -15,8 +15,8 @@ use crate::output;
 pub struct Switch {
     /// Opening a session on a task's own `.onnx` and its first embedding, over the same with taskbasis.
     pub vs_reload: f64,
-    /// What naming another task that is in the cache costs over running the same weights again: as much as calls
-    /// without images show, or more where whole runs show more with 95 % confidence.
+    /// The time that naming another task that is in the cache costs over running the same weights again: as much as
+    /// calls without images show, or more where whole runs show more with 95 % confidence.
     ///
     /// A run's noise, some per cents of 50 ms, would hide a microsecond and invent a millisecond; a call without images
     /// does everything but ONNX Runtime's part.
@@ -32,7 +32,7 @@ pub struct Switch {
     pub reconstruct_ms: Samples,
     /// A run without a switch: the same weights again.
     pub run_ms: Samples,
-    /// What a switch takes beyond reconstruction and a run: the median of paired differences.
+    /// The time that a switch takes beyond reconstruction and a run: the median of paired differences.
     pub beyond_parts_ms: f64,
     /// The interval of `beyond_parts_ms` with 95 % confidence.
     pub beyond_parts_interval_ms: [f64; 2],
@@ -50,7 +50,7 @@ pub struct Switch {
     pub reload_open_ms: Samples,
     /// taskbasis, taking turns with `reload_ms`.
     pub beside_reload_ms: Samples,
-    /// How many tasks the sequence was drawn from.
+    /// The number of tasks that the sequence was drawn from.
     pub tasks: usize,
 }
 

@@ -7,7 +7,7 @@ use taskbasis::checkpoint::is_image_tower;
 use taskbasis::checkpoint::writer::{StorageId, TorchWriter, Value};
 use taskbasis::{Activation, Arch, DType, Error, Method, Result, Variant};
 
-/// What a family is to be like. [`Synthetic::write_base`] and [`Synthetic::write_basis`] make its files.
+/// The description of a family to be made. [`Synthetic::write_base`] and [`Synthetic::write_basis`] make its files.
 #[derive(Clone, Debug)]
 pub struct Synthetic {
     /// The image tower.

@@ -1,4 +1,4 @@
-//! What the memory can do: copies and reads without any other work.
+//! The yardstick of the memory: copies and reads without any other work.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -24,13 +24,13 @@ pub const TASKS: usize = 3;
 
 #[derive(Serialize)]
 pub struct Encode {
-    /// What really computed, and where the weights were.
+    /// The provider that really computed, and where the weights were.
     pub execution: String,
     /// Time to the embedding of one image, for a task whose weights are not on the device.
     pub not_ready_ms: Samples,
     /// Time to the embedding of one image, for a task whose weights are on the device.
     pub ready_ms: Samples,
-    /// What a switch takes: the median of paired differences.
+    /// The time of a switch: the median of paired differences.
     pub switch_ms: f64,
     /// The interval of `switch_ms` with 95 % confidence.
     pub switch_interval_ms: [f64; 2],
@@ -44,7 +44,7 @@ pub struct Encode {
     /// The lowest of `switched_vs_frozen`.
     pub lowest_switched_vs_frozen: f64,
     pub batches: Vec<Batch>,
-    /// How far embeddings lie apart at most, relative to their length: ‖a − b‖ / ‖b‖ against the frozen session.
+    /// The largest distance of embeddings, relative to their length: ‖a − b‖ / ‖b‖ against the frozen session.
     pub steady_difference: f64,
     pub host_difference: f64,
     /// The fall of the device's free memory for the encoder, its model and what it computes the batches with.
@@ -207,7 +207,7 @@ fn compute(encoder: &Encoder, task: &TaskWeights) -> Result<()> {
     }
 }
 
-/// What ran where.
+/// The nodes that ran where, told.
 fn told(execution: &Execution) -> String {
     let nodes = execution.nodes.iter().map(|(provider, count)| format!("{count} nodes on {provider}"));
     std::iter::once(execution.to_string()).chain(nodes).collect::<Vec<_>>().join("; ")

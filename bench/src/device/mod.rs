@@ -28,7 +28,7 @@ pub struct Device {
     pub formats: Vec<InFormat>,
     /// Encoding with the provider that was asked for.
     pub encode: Option<Encode>,
-    /// Why there is no `encode`: what the provider lacks.
+    /// The reason why there is no `encode`: what the provider lacks.
     pub not_encoded: Option<String>,
 }
 

@@ -42,7 +42,7 @@ pub struct InFormat {
     pub queued_ms: Samples,
     /// Time from naming a task that is not on the device until its weights are computed.
     pub computed_ms: Samples,
-    /// What moving `bytes` takes at the speed of copies in the device's memory, in turns with it.
+    /// The time that moving `bytes` takes at the speed of copies in the device's memory, in turns with it.
     pub copy_ms: Samples,
     /// Bytes that the copy moves, half of them read and half written: as many as `bytes`, if there is room.
     pub copy_bytes: usize,
