@@ -36,7 +36,7 @@ fn c_program(compiler: Compiler, installed: &Installed, path: &str) -> PathBuf {
     program
 }
 
-/// As [`c_program`], of C++ and any number of units.
+/// A program of C++ and any number of units.
 fn cpp_program(compiler: Compiler, installed: &Installed, flags: &[&str], paths: &[&str]) -> PathBuf {
     let program = installed.scratch().join("program");
     let mut compile = compiler.cpp17();

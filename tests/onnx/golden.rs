@@ -74,7 +74,7 @@ fn bound(model: &Model, path: &Path) -> BoundGraph {
     BoundGraph::open(path, model.base(), model.basis(), &BindOptions::default()).unwrap()
 }
 
-/// The same in other clothes: values in another file, every name noise, half floats, ONNX Runtime's own optimiser.
+/// A graph in other clothes: values in another file, every name noise, half floats, ONNX Runtime's own optimiser.
 #[test]
 fn variants_give_the_goldens_too() {
     let (Some(golden), Some(model)) = (digits("golden.safetensors").filter(|_| runtime()), model("AE")) else { return };

@@ -153,7 +153,7 @@ pub fn write_without(folder: &Path, unchanged: &[&str], copy: &Path) {
     writer.write_file(copy.join("basis_vectors.pt"), &value, fill).unwrap();
 }
 
-/// What opening and verifying these bytes finds.
+/// The faults that opening and verifying these bytes finds.
 pub fn faults(bytes: Vec<u8>) -> Vec<Error> {
     match Bundle::parse(Arc::new(Mapping::from_vec(bytes, "x.taskbasis"))) {
         Ok(bundle) => bundle.verify(1, &|_| {}),

@@ -1,5 +1,6 @@
-//! What the tests share. This file: the digits family, random numbers, measures of difference, a process of one's own;
-//! the others: what tests need of the machine, families and graphs and servers made on the fly, the program, the C ABI.
+//! The support of all tests. This file: the digits family, random numbers, measures of difference, a process of one's
+//! own; the others: what tests need of the machine, families and graphs and servers made on the fly, the program, the C
+//! ABI.
 #![allow(dead_code, unused_imports, unreachable_pub)] // Each test program uses a part.
 
 #[cfg(feature = "build")]

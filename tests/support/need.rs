@@ -1,4 +1,4 @@
-//! What a test needs of the machine: where it is missing, the test passes, says so, and is counted; where
+//! The needs of tests of the machine: where it is missing, the test passes, says so, and is counted; where
 //! `TASKBASIS_REQUIRE` names it, the test fails.
 
 use std::fmt::Display;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::Once;
 
-/// What may be missing, by the names that `TASKBASIS_REQUIRE` lists (`ort,cc,python,nvrtc`).
+/// The needs that may be missing, by the names that `TASKBASIS_REQUIRE` lists (`ort,cc,python,nvrtc`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     /// ONNX Runtime's library.

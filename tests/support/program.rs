@@ -9,7 +9,7 @@ pub fn run(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_taskbasis")).args(arguments).output().unwrap()
 }
 
-/// What a command that has to succeed prints.
+/// The output of a command that has to succeed.
 #[track_caller]
 pub fn succeed(arguments: &[&str]) -> String {
     let output = run(arguments);
@@ -17,7 +17,7 @@ pub fn succeed(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What it prints with `--json`.
+/// The output of a command with `--json`.
 #[track_caller]
 pub fn json(arguments: &[&str]) -> Value {
     serde_json::from_str(&succeed(&[arguments, &["--json"]].concat())).unwrap()

@@ -19,10 +19,10 @@ pub use said::{complaint, git_sha1, hex, sha256, stdout};
 
 pub const REPO: &str = "owner/bases";
 
-/// What the private repository wants.
+/// The token that the private repository wants.
 pub const TOKEN: &str = "hf_secret";
 
-/// Which requests a fault is for.
+/// The requests that a fault is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum On {
     Revision,
@@ -33,7 +33,7 @@ pub enum On {
     Cdn,
 }
 
-/// What goes wrong, once.
+/// A fault that happens once.
 #[derive(Clone, Debug)]
 pub enum Fault {
     Status(u16, Vec<(&'static str, &'static str)>),
@@ -200,7 +200,7 @@ impl Server {
         self.state.faults.lock().unwrap().push((on, fault));
     }
 
-    /// What was asked since the last time.
+    /// The requests since the last call.
     pub fn requests(&self) -> Vec<Request> {
         std::mem::take(&mut *self.state.log.lock().unwrap())
     }
@@ -235,13 +235,13 @@ impl Server {
         self.program(arguments).output().unwrap()
     }
 
-    /// What a command that has to succeed prints, without its last newline.
+    /// The output of a command that has to succeed, without its last newline.
     #[track_caller]
     pub fn succeed(&self, arguments: &[&str]) -> String {
         stdout(self.run(arguments))
     }
 
-    /// What a command that has to fail says: one paragraph.
+    /// The message of a command that has to fail: one paragraph.
     #[track_caller]
     pub fn fail(&self, arguments: &[&str]) -> String {
         complaint(self.run(arguments))
@@ -252,7 +252,7 @@ impl Server {
         self.home.path().join("hub").join(format!("models--{}", repo.replace('/', "--")))
     }
 
-    /// What lies in the blobs' folder, sorted.
+    /// The content of the blobs' folder, sorted.
     pub fn blobs(&self, repo: &str) -> Vec<String> {
         let Ok(entries) = std::fs::read_dir(self.cache(repo).join("blobs")) else { return Vec::new() };
         let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();

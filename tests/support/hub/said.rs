@@ -1,4 +1,4 @@
-//! What programs said, and the hashes that the Hub goes by.
+//! Messages of programs, and the hashes that the Hub goes by.
 
 use std::process::Output;
 

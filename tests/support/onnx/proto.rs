@@ -14,7 +14,7 @@ pub struct ModelProto {
     /// The program that wrote the file.
     #[prost(string, optional, tag = "2")]
     pub producer_name: Option<String>,
-    /// Its version.
+    /// The producer's version.
     #[prost(string, optional, tag = "3")]
     pub producer_version: Option<String>,
     /// The graph.
@@ -65,10 +65,10 @@ pub struct GraphProto {
     /// Notes for people.
     #[prost(string, optional, tag = "10")]
     pub doc_string: Option<String>,
-    /// What a run is given.
+    /// The inputs of a run.
     #[prost(message, repeated, tag = "11")]
     pub input: Vec<ValueInfoProto>,
-    /// What a run gives back.
+    /// The outputs of a run.
     #[prost(message, repeated, tag = "12")]
     pub output: Vec<ValueInfoProto>,
     /// Types and shapes of values in between, where the writer knew them.
@@ -239,7 +239,7 @@ pub struct ValueInfoProto {
     /// The value's name.
     #[prost(string, optional, tag = "1")]
     pub name: Option<String>,
-    /// Its type and shape.
+    /// The value's type and shape.
     #[prost(message, optional, tag = "2")]
     pub r#type: Option<TypeProto>,
     /// Notes for people.

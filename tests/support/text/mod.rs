@@ -12,7 +12,7 @@ pub const E: usize = 24;
 
 pub type Named = (String, Vec<usize>, Vec<f32>);
 
-/// What open_clip computed.
+/// The values that open_clip computed.
 pub fn golden() -> Value {
     serde_json::from_str(include_str!("golden.json")).unwrap()
 }
