@@ -330,7 +330,7 @@ impl Encoder {
         self.setup.threads
     }
 
-    /// The number of runs there are sessions for, idle ones included. They are opened when calls overlap, and then
+    /// The number of runs that there are sessions for, idle ones included. They are opened when calls overlap, and then
     /// kept.
     pub fn sessions(&self) -> usize {
         self.engine.sessions()

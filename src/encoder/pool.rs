@@ -96,7 +96,7 @@ impl<T> Pool<T> {
         drop(shelf);
     }
 
-    /// The number of things there are, lent ones included.
+    /// The number of things made, lent ones included.
     pub(super) fn made(&self) -> usize {
         self.shelf.lock().made
     }

@@ -318,7 +318,7 @@ impl Session {
         outlet.dtype().tensor_shape().map(|shape| &**shape)
     }
 
-    /// The number of nodes of the graph each provider has got, by ONNX Runtime's names, the most first; nothing for the
+    /// The number of graph nodes that each provider has got, by ONNX Runtime's names, the most first; nothing for the
     /// CPU, which has all. ONNX Runtime gives each node to the first provider that takes it, and the rest to the CPU,
     /// without a word. A node that TensorRT takes may be many of the graph's.
     ///

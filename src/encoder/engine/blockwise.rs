@@ -131,7 +131,7 @@ impl Engine for BlockwiseEngine {
         self.sessions.made()
     }
 
-    /// Gives back, with the sessions', the memory that the next weights would have taken.
+    /// Closes idle sessions, and gives back the memory that the next weights would have taken.
     fn trim(&self) {
         self.sessions.trim();
         self.outer_memory.drain();

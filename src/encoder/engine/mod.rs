@@ -81,7 +81,7 @@ pub(super) trait Engine: Send + Sync {
         DeviceStats::default()
     }
 
-    /// The number of nodes of the graph each of ONNX Runtime's providers has got, where that is not all of them on the
+    /// The number of graph nodes that each of ONNX Runtime's providers has got, where that is not all of them on the
     /// CPU.
     ///
     /// # Errors
@@ -90,7 +90,7 @@ pub(super) trait Engine: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// The number of runs there are sessions for, idle ones included.
+    /// The number of runs that there are sessions for, idle ones included.
     fn sessions(&self) -> usize;
 
     /// Closes idle sessions.

@@ -30,7 +30,7 @@ pub struct Execution {
     pub device: u32,
     /// The reason why [`Provider::Auto`] took the CPU.
     pub fallback: Option<String>,
-    /// The number of nodes of the graph each of ONNX Runtime's providers has got, where that is not all of them on the
+    /// The number of graph nodes that each of ONNX Runtime's providers has got, where that is not all of them on the
     /// CPU. A few on the CPU are arithmetic with shapes.
     pub nodes: Vec<(String, usize)>,
     /// The memory that weights of tasks are reconstructed in; never [`WeightsOn::Auto`].
