@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::expand::expand;
 use crate::error::{Error, Result};
 
-/// The options of the Hub; [`HubOptions::from_env`] takes it from the environment.
+/// The options of the Hub; [`HubOptions::from_env`] takes them from the environment.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct HubOptions {
