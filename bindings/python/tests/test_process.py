@@ -74,7 +74,7 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
 
 
 def test_a_second_interpreter_is_told():
-    """NumPy loads once per process, so that this package does too: an ImportError (a warning of old versions), no crash."""
+    """NumPy loads once per process, so this package does too: an ImportError (a warning of old versions), no crash."""
     run("""
 try:
     import _interpreters as interpreters
