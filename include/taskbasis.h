@@ -108,7 +108,7 @@ extern "C" {
 /* ---- Statuses and errors ----------------------------------------------------------------------------------------- */
 
 /**
- * What became of a call. The numbers are stable and never reused; a newer library may return ones that are not
+ * The outcome of a call. The numbers are stable and never reused; a newer library may return ones that are not
  * listed here.
  */
 typedef enum tb_status {
@@ -165,7 +165,7 @@ const char *tb_status_name(int32_t status);
 
 /* ---- The library: version, and what it computes with ------------------------------------------------------------- */
 
-/** What tb_library_info() tells. All texts stay valid as long as the process lives. */
+/** Properties of the library, from tb_library_info(). All texts stay valid as long as the process lives. */
 typedef struct tb_library_properties {
     /** sizeof(tb_library_properties), set by the caller. */
     size_t struct_size;
@@ -175,9 +175,9 @@ typedef struct tb_library_properties {
     size_t threads;
     /** The file of the ONNX Runtime that is loaded or would be; NULL where none is found. */
     const char *onnxruntime_path;
-    /** Its version; NULL where none is found. */
+    /** The version of ONNX Runtime; NULL where none is found. */
     const char *onnxruntime_version;
-    /** Why none is found, with every place that was searched; NULL where one is. */
+    /** The reason why none is found, with every place that was searched; NULL where one is. */
     const char *onnxruntime_error;
     /**
      * The execution providers that this ONNX Runtime was built with, comma-separated: `cpu`, or
@@ -209,19 +209,19 @@ tb_status tb_library_info(const char *onnxruntime, tb_library_properties *info, 
 
 /* ---- Log messages ------------------------------------------------------------------------------------------------ */
 
-/** Something failed. */
+/** Failures. */
 #define TB_LOG_ERROR 1
 
-/** Something is not as it should be. */
+/** Warnings: something is not as it should be. */
 #define TB_LOG_WARN 2
 
-/** What was chosen: a library, a kernel. */
+/** Choices that were made: a library, a kernel. */
 #define TB_LOG_INFO 3
 
-/** For those who look for a fault. */
+/** Messages for the search of a fault. */
 #define TB_LOG_DEBUG 4
 
-/** Everything. */
+/** All messages. */
 #define TB_LOG_TRACE 5
 
 /**
@@ -238,7 +238,7 @@ typedef void (*tb_log_callback)(uint32_t level, const char *message, void *user_
  * `user_data` can be freed. In a Rust program that has a `tracing` subscriber of its own, the messages go there
  * instead.
  *
- * @param callback   NULL: nobody, which is how it begins
+ * @param callback   NULL: none, which is how it begins
  * @param user_data  handed to every call; may be NULL
  * @param level      the most that is handed over: TB_LOG_WARN means errors and warnings
  */
@@ -250,7 +250,7 @@ void tb_log_set_callback(tb_log_callback callback, void *user_data, uint32_t lev
 typedef struct tb_basis tb_basis;
 
 /**
- * How tb_basis_open() opens. Zero means default everywhere; begin with
+ * Options of tb_basis_open(). Zero means default everywhere; begin with
  * `tb_basis_options options = { .struct_size = sizeof options, ... };`.
  */
 typedef struct tb_basis_options {
@@ -267,7 +267,7 @@ typedef struct tb_basis_options {
      * open, or the process may end with SIGBUS.
      */
     uint32_t read;
-    /** Threads that reconstruct; 0: one a processor. */
+    /** Threads that reconstruct; 0: one per processor. */
     uint32_t threads;
     /**
      * Bytes of reconstructed weights and promoted sessions that are kept for the next time; 0: room for the weights of
@@ -280,13 +280,13 @@ typedef struct tb_basis_options {
      */
     const tb_basis *share_cache;
     /**
-     * Of several image towers in the base's file, the one whose names, or whose model's, begin so (`teacher`,
+     * The image tower of several in the base's file: the one whose names, or whose model's, begin so (`teacher`,
      * `ema.visual`); UTF-8. NULL: the file has one.
      */
     const char *base_prefix;
 } tb_basis_options;
 
-/** What tb_basis_info() tells. */
+/** Properties of a basis, from tb_basis_info(). */
 typedef struct tb_basis_properties {
     /** sizeof(tb_basis_properties), set by the caller. */
     size_t struct_size;
@@ -383,7 +383,7 @@ void tb_basis_free(tb_basis *basis);
 
 /* ---- The cache of reconstructed weights, which belongs to a basis ------------------------------------------------ */
 
-/** How the cache of weights has done so far. */
+/** Statistics of the cache of weights. */
 typedef struct tb_cache_statistics {
     /** sizeof(tb_cache_statistics), set by the caller. */
     size_t struct_size;
@@ -432,7 +432,7 @@ tb_status tb_cache_trim(const tb_basis *basis, uint64_t bytes, tb_error **err);
 
 /**
  * The weights of a task expression. They never change. Making the handle computes only the coefficients; the weights
- * themselves are reconstructed when somebody first needs them, and are kept in the basis's cache. Shareable between
+ * themselves are reconstructed when they are first needed, and are kept in the basis's cache. Shareable between
  * threads.
  */
 typedef struct tb_weights tb_weights;
@@ -441,7 +441,7 @@ typedef struct tb_weights tb_weights;
 typedef struct tb_task {
     /** The task's name, UTF-8. */
     const char *name;
-    /** What its task vector is multiplied by; finite. */
+    /** The factor of its task vector; finite. */
     double lambda;
 } tb_task;
 
@@ -512,7 +512,7 @@ tb_status tb_weights_create_from_coefficients(const tb_basis *basis,
 const char *tb_weights_expression(const tb_weights *weights);
 
 /**
- * What multiplies the basis vectors: M numbers, and one for PCA's mean.
+ * Writes the coefficients of the basis vectors: M numbers, and one for PCA's mean.
  *
  * @param out       f64 [M]; may be NULL where `capacity` is 0
  * @param capacity  numbers that `out` has room for: at least M, or TB_ERR_BUFFER_TOO_SMALL
@@ -536,13 +536,13 @@ tb_status tb_weights_coefficients(const tb_weights *weights,
 tb_status tb_weights_prepare(const tb_weights *weights, tb_error **err);
 
 /**
- * Has the weights reconstructed in the background, unless they are ready, and returns at once. A failure shows when
+ * Reconstructs the weights in the background, unless they are ready, and returns at once. A failure shows when
  * the weights are needed. The handle may be freed at any time; what has not begun when the last handle of the basis,
  * its weights and encoders is freed never does.
  *
  * Each cache has one thread for this, which reconstructs one after the other, first come, first served, and ends when
  * nothing is wanted any more: however much is prefetched, memory stays within the budget and the weights that are
- * being reconstructed. What several ask for is reconstructed once. Whoever needs weights that are being reconstructed
+ * being reconstructed. What several ask for is reconstructed once. A caller that needs weights being reconstructed
  * waits for that thread instead of doing the work twice; where their turn has not come, they are reconstructed at
  * once, in the thread that needs them.
  *
@@ -555,7 +555,7 @@ tb_status tb_weights_prefetch(const tb_weights *weights, tb_error **err);
 
 /**
  * Takes back what tb_weights_prefetch() asked for through this handle, however often: what has not begun never does,
- * and a reconstruction stops within a millisecond or so and frees its memory. It goes on where somebody already waits
+ * and a reconstruction stops within a millisecond or so and frees its memory. It goes on where a caller already waits
  * for these weights, or another handle has prefetched the same and not taken it back (freeing that handle does not).
  * Nothing happens where none is under way.
  *
@@ -616,13 +616,13 @@ void tb_weights_free(tb_weights *weights);
 
 /* ---- Images, and preprocessing alone ----------------------------------------------------------------------------- */
 
-/** Red, green, blue: three bytes a pixel. */
+/** Red, green, blue: three bytes per pixel. */
 #define TB_PIXELS_RGB8 0
 
 /** Red, green, blue, alpha. Alpha weighs the colours while resizing, and is then dropped. */
 #define TB_PIXELS_RGBA8 1
 
-/** Gray: one byte a pixel. */
+/** Gray: one byte per pixel. */
 #define TB_PIXELS_GRAY8 2
 
 /** Blue, green, red. */
@@ -633,11 +633,11 @@ void tb_weights_free(tb_weights *weights);
 
 /** A decoded image in the caller's memory. This struct never changes, so arrays of it are safe. */
 typedef struct tb_image {
-    /** Row after row, the top one first: (height - 1) * row_stride + width * (bytes a pixel) bytes. */
+    /** Row after row, the top one first: (height - 1) * row_stride + width * (bytes per pixel) bytes. */
     const uint8_t *data;
-    /** In pixels, at least 1. */
+    /** The width in pixels, at least 1. */
     size_t width;
-    /** In pixels, at least 1. */
+    /** The height in pixels, at least 1. */
     size_t height;
     /** Bytes from the start of a row to the start of the next; 0: rows follow each other without a gap. */
     size_t row_stride;
@@ -679,7 +679,7 @@ tb_status tb_preprocess(const tb_image *image,
 /** An option alone: TB_ACTIVATION_QUICK_GELU whatever the bundle or a configuration says. */
 #define TB_ACTIVATION_QUICK_GELU_ALWAYS 3
 
-/** What is read. */
+/** The pooling that is read from the configuration. */
 #define TB_POOLING_AS_READ 0
 
 /** The class token, normalised: nearly all published towers. */
@@ -697,7 +697,7 @@ tb_status tb_preprocess(const tb_image *image,
  */
 #define TB_POOLING_PATCH_MEAN 4
 
-/** What is read. */
+/** The resizing that is read from the configuration. */
 #define TB_RESIZE_AS_READ 0
 
 /** The shorter side, and the centre is cropped. */
@@ -709,7 +709,7 @@ tb_status tb_preprocess(const tb_image *image,
 /** The longer side, and the rest is filled. */
 #define TB_RESIZE_LONGEST 3
 
-/** What is read. */
+/** The interpolation that is read from the configuration. */
 #define TB_INTERPOLATION_AS_READ 0
 
 /** The pixel under the centre. */
@@ -732,41 +732,41 @@ tb_status tb_preprocess(const tb_image *image,
 
 /* ---- The image encoder ------------------------------------------------------------------------------------------- */
 
-/** Tasks are promoted after a number of runs. The default. */
+/** Promotion of tasks after a number of runs. The default. */
 #define TB_PROMOTION_AUTO 0
 
-/** No task is promoted. */
+/** No promotion. */
 #define TB_PROMOTION_OFF 1
 
-/** Only tb_encoder_promote() promotes. */
+/** Promotion by tb_encoder_promote() alone. */
 #define TB_PROMOTION_MANUAL 2
 
-/** On the device that computes where that can be had, else in the host's memory, with a warning. The default. */
+/** Weights on the device that computes where that can be had, else on the host, with a warning. The default. */
 #define TB_WEIGHTS_ON_AUTO 0
 
-/** In the host's memory. A GPU gets them anew in every run. */
+/** Weights in the host's memory. A GPU gets them anew in every run. */
 #define TB_WEIGHTS_ON_HOST 1
 
-/** In the memory of the device that computes, or it is an error. */
+/** Weights in the memory of the device that computes; an error where they cannot be there. */
 #define TB_WEIGHTS_ON_DEVICE 2
 
 /**
- * Where it takes no memory to speak of: the base is stored as f32, or the budget of the basis's cache has room for its
- * weights beside a task's. Not with TB_RESIDENCY_BLOCKWISE. The default.
+ * A self-test where it takes no memory to speak of: the base is stored as f32, or the budget of the basis's cache has
+ * room for its weights beside a task's. Not with TB_RESIDENCY_BLOCKWISE. The default.
  */
 #define TB_SELF_TEST_AUTO 0
 
-/** Whatever memory it takes. Not with TB_RESIDENCY_BLOCKWISE, which has no room for it. */
+/** A self-test whatever memory it takes. Not with TB_RESIDENCY_BLOCKWISE, which has no room for it. */
 #define TB_SELF_TEST_ON 1
 
-/** Never. */
+/** No self-test. */
 #define TB_SELF_TEST_OFF 2
 
-/** All of them, kept for the next run with the task: by the cache, or on the device. The default. */
+/** All weights of a task, kept for the next run with the task: by the cache, or on the device. The default. */
 #define TB_RESIDENCY_WHOLE 0
 
 /**
- * Those of one block and what is outside the blocks, 40 MB instead of 351 for ViT-B-32
+ * The weights of one block and what is outside the blocks, 40 MB instead of 351 for ViT-B-32
  * (tb_encoder_properties.weight_bytes). Every run reconstructs them anew, past the cache: it takes a reconstruction
  * longer, whatever the number of images. Embeddings agree with the other's to 1e-5, and are the same bits every time.
  * It runs the built graph, and nothing is promoted.
@@ -789,7 +789,7 @@ tb_status tb_preprocess(const tb_image *image,
 typedef struct tb_encoder tb_encoder;
 
 /**
- * How tb_encoder_create() sets up. Zero means default everywhere. What is said to be "with" something is ignored
+ * Options of tb_encoder_create(). Zero means default everywhere. What is said to be "with" something is ignored
  * without it (tensorrt_cache and the like, device_budget, promote_after), except that TB_WEIGHTS_ON_DEVICE and
  * cuda_graphs are TB_ERR_UNSUPPORTED without a GPU.
  */
@@ -797,13 +797,13 @@ typedef struct tb_encoder_options {
     /** sizeof(tb_encoder_options), as the program was compiled. */
     size_t struct_size;
     /**
-     * What computes: `cpu`, `cuda`, `tensorrt`, or `auto`, which takes CUDA where it works, else the CPU. NULL: `cpu`.
-     * One that cannot be had is TB_ERR_UNSUPPORTED, and the message says what is missing.
+     * The execution provider: `cpu`, `cuda`, `tensorrt`, or `auto`, which takes CUDA where it works, else the CPU.
+     * NULL: `cpu`. One that cannot be had is TB_ERR_UNSUPPORTED, and the message says what is missing.
      */
     const char *provider;
-    /** Which device of the provider, counted from 0; `cpu` has one. */
+    /** The device of the provider, counted from 0; `cpu` has one. */
     uint32_t device;
-    /** Threads that compute, all runs together; 0: one a processor. */
+    /** Threads that compute, all runs together; 0: one per processor. */
     uint32_t threads;
     /** Runs that may be in progress at once; further calls wait. 0: 1. Each has threads / concurrency threads. */
     uint32_t concurrency;
@@ -820,8 +820,8 @@ typedef struct tb_encoder_options {
      */
     uint32_t image_size;
     /**
-     * How much ONNX Runtime is to say to the log callback: TB_LOG_...; 0: as before, which begins at TB_LOG_WARN.
-     * There is one ONNX Runtime, so this changes it for the whole process.
+     * The level at which ONNX Runtime's messages go to the log callback: TB_LOG_...; 0: as before, which begins at
+     * TB_LOG_WARN. There is one ONNX Runtime, so this changes it for the whole process.
      */
     uint32_t log_level;
     /**
@@ -841,50 +841,50 @@ typedef struct tb_encoder_options {
      * the same bits every time.
      */
     uint32_t promotion;
-    /** With TB_PROMOTION_AUTO: after so many runs; 0: 32. */
+    /** Runs before promotion with TB_PROMOTION_AUTO; 0: 32. */
     uint32_t promote_after;
     /**
-     * An image encoder that somebody exported as .onnx with the base's weights in it, to run instead of the built one;
+     * An image encoder that was exported as .onnx with the base's weights in it, to run instead of the built one;
      * UTF-8. NULL: what the bundle carries, else the built one. Its constants are compared with the base's values;
      * those that the basis changes become its inputs, in the order and type that it wants. The encoder then belongs to
      * bases of this model.
      */
     const char *graph;
-    /** With graph: what its constants are, as `taskbasis bind` writes it. NULL: found out. */
+    /** The file that says what the constants of graph are, as `taskbasis bind` writes it. NULL: found out. */
     const char *map;
     /**
-     * With `tensorrt`: a folder for the engines that it builds, which takes minutes, and for its timings; UTF-8, made
+     * The folder of `tensorrt` for the engines that it builds, which takes minutes, and for its timings; UTF-8, made
      * where it is not there. NULL: nothing is kept.
      */
     const char *tensorrt_cache;
     /**
-     * With `tensorrt`, nonzero: it may compute in half floats. The first embeddings of an encoder, and of each
+     * Nonzero: `tensorrt` may compute in half floats. The first embeddings of an encoder, and of each
      * promoted task, are then compared with the CPU's, and TB_ERR_RUNTIME where they are others.
      */
     uint32_t tensorrt_fp16;
-    /** With tensorrt_fp16: the least cosine between an embedding and the CPU's; 0: 0.999. */
+    /** The least cosine between an embedding and the CPU's with tensorrt_fp16; 0: 0.999. */
     float tensorrt_min_cosine;
     /**
-     * With weights on a device: bytes of its memory for base, basis and the weights of tasks; 0: three quarters of
+     * For weights on a device, bytes of its memory for base, basis and the weights of tasks; 0: three quarters of
      * what is free. Where another encoder has the basis there already, its budget holds.
      */
     uint64_t device_budget;
     /**
-     * With `cuda` and `tensorrt`, one of the TB_WEIGHTS_ON_ constants: where the weights of tasks are reconstructed.
+     * One of the TB_WEIGHTS_ON_ constants: where `cuda` and `tensorrt` have the weights of tasks reconstructed.
      * On the device none of them crosses the bus at a switch, and no task is promoted by itself. What that takes (a
      * driver, room for the basis) and is not there is TB_ERR_RUNTIME_MISSING or TB_ERR_OUT_OF_MEMORY with
      * TB_WEIGHTS_ON_DEVICE, and told in tb_encoder_properties.weights_fallback with TB_WEIGHTS_ON_AUTO.
      */
     uint32_t weights_on;
     /**
-     * With `cuda` and weights on the device, nonzero: runs are recorded as CUDA graphs, one for each number of images
-     * and memory that they are given, and replayed later, which spares the host some hundred launches a run. The
+     * Nonzero: with `cuda` and weights on the device, runs are recorded as CUDA graphs, one for each number of images
+     * and memory that they are given, and replayed later, which spares the host some hundred launches per run. The
      * first run of each is made three times more. For few batch sizes.
      */
     uint32_t cuda_graphs;
     /** Nonzero: TB_RESIDENCY_BLOCKWISE, whatever residency says. */
     size_t streamed;
-    /** What every layer normalisation adds to the variance; 0: as read, as for activation, else 1e-5. */
+    /** The epsilon that every layer normalisation adds to the variance; 0: as read, as for activation, else 1e-5. */
     float norm_epsilon;
     /** One of the TB_POOLING_ constants; 0: as read, as for activation, else the class token. */
     uint32_t pooling;
@@ -916,7 +916,7 @@ typedef struct tb_encoder_options {
     size_t residency;
 } tb_encoder_options;
 
-/** What tb_encoder_info() tells: what is really used. The texts belong to the encoder. */
+/** Properties of an encoder, from tb_encoder_info(): what is really used. The texts belong to the encoder. */
 typedef struct tb_encoder_properties {
     /** sizeof(tb_encoder_properties), set by the caller. */
     size_t struct_size;
@@ -928,7 +928,7 @@ typedef struct tb_encoder_properties {
     const char *provider;
     /** The file of the ONNX Runtime that is loaded. */
     const char *onnxruntime_path;
-    /** Its version. */
+    /** The version of the ONNX Runtime that is loaded. */
     const char *onnxruntime_version;
     /** Threads that one run computes with. */
     size_t threads;
@@ -942,34 +942,34 @@ typedef struct tb_encoder_properties {
     size_t width;
     /** Residual blocks. */
     size_t layers;
-    /** Attention heads a block. */
+    /** Attention heads per block. */
     size_t heads;
     /** Side of a patch in pixels. */
     size_t patch_size;
-    /** Which of the provider's devices. */
+    /** The device of the provider, counted from 0. */
     size_t device;
-    /** Why `auto` took the CPU; NULL where it did not, or was not asked for. */
+    /** The reason why `auto` took the CPU; NULL where it did not, or was not asked for. */
     const char *fallback;
-    /** Where the weights of tasks are reconstructed: TB_WEIGHTS_ON_HOST or TB_WEIGHTS_ON_DEVICE. */
+    /** The memory that weights of tasks are reconstructed in: TB_WEIGHTS_ON_HOST or TB_WEIGHTS_ON_DEVICE. */
     size_t weights_on;
-    /** Why TB_WEIGHTS_ON_AUTO took the host's memory, though a GPU computes; else NULL. */
+    /** The reason why TB_WEIGHTS_ON_AUTO took the host's memory, though a GPU computes; else NULL. */
     const char *weights_fallback;
     /** One of the TB_RESIDENCY_ constants. */
     size_t streamed;
     /** Bytes of weights that one run needs in memory at a time. */
     size_t weight_bytes;
-    /** What every layer normalisation adds to the variance. */
+    /** The epsilon that every layer normalisation adds to the variance. */
     float norm_epsilon;
     /** One of the TB_POOLING_ constants, never 0. */
     uint32_t pooling;
     /**
-     * What nothing told, so that OpenAI's form was assumed, and which options settle it: a sentence. NULL where
-     * everything was told. Such a sentence is a warning of the log too.
+     * A sentence on what nothing told, so that OpenAI's form was assumed, and which options settle it.
+     * NULL where everything was told. Such a sentence is a warning of the log too.
      */
     const char *assumed;
-    /** What the channels of images are freed of. */
+    /** The mean of the channels of images. */
     float mean[3];
-    /** What the channels of images are divided by. */
+    /** The standard deviation of the channels of images. */
     float std[3];
     /** One of the TB_RESIZE_ constants, never 0. */
     uint32_t resize;
@@ -1025,7 +1025,7 @@ void tb_encoder_free(tb_encoder *encoder);
 /**
  * Embeds `n` preprocessed images with these weights, in one run; the embeddings are not normalised. The weights are
  * reconstructed if they are not ready; nothing of them is copied. A promoted task runs in its own session instead.
- * Memory grows with `n`: some 3 MB an image for ViT-B-32. Calls of several threads run at once up to
+ * Memory grows with `n`: some 3 MB per image for ViT-B-32. Calls of several threads run at once up to
  * tb_encoder_options.concurrency, and then wait.
  *
  * @param weights   of any basis, as long as its base has the encoder's architecture
@@ -1077,7 +1077,7 @@ tb_status tb_encoder_preprocess(const tb_encoder *encoder,
 
 /* ---- Weights where the encoder reads them: on a GPU, in its memory ----------------------------------------------- */
 
-/** What a basis takes on an encoder's device, and how it has done so far. */
+/** Statistics of a basis on an encoder's device: its memory, and its hits and misses. */
 typedef struct tb_device_statistics {
     /** sizeof(tb_device_statistics), set by the caller. */
     size_t struct_size;
@@ -1187,13 +1187,13 @@ tb_status tb_encoder_promotion(const tb_encoder *encoder,
 /** The frozen classification head of a task: logits = W*(e/|e|) + b. Shareable between threads. */
 typedef struct tb_head tb_head;
 
-/** A class and how likely it is. This struct never changes, so arrays of it are safe. */
+/** A class and its probability. This struct never changes, so arrays of it are safe. */
 typedef struct tb_score {
-    /** Which class, 0 <= class_index < C. */
+    /** The class, 0 <= class_index < C. */
     size_t class_index;
-    /** Its logit. */
+    /** The class's logit. */
     float logit;
-    /** Its share of the softmax over all classes. */
+    /** The class's share of the softmax over all classes. */
     float probability;
 } tb_score;
 

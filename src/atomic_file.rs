@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 const PREFIX: &str = ".taskbasis-";
 const SUFFIX: &str = ".partial";
 /// The age of the last write after which a file or folder without a lock counts as left behind.
-const ABANDONED: Duration = Duration::from_secs(600);
+const ABANDONED_AFTER: Duration = Duration::from_secs(600);
 
 /// Writes a file through a sibling that takes its place when it is complete and on the disk.
 ///
@@ -126,7 +126,7 @@ fn sweep(folder: &Path) {
             continue;
         }
         let age = about.modified().ok().and_then(|modified| modified.elapsed().ok());
-        let is_old = age.is_some_and(|age| age > ABANDONED);
+        let is_old = age.is_some_and(|age| age > ABANDONED_AFTER);
         // An empty folder may belong to a process that has not locked it yet.
         let is_empty = fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_none());
         if about.is_dir() && (is_old || !is_empty) {
@@ -232,7 +232,7 @@ mod tests {
     fn what_others_left_is_removed_and_what_they_write_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        let old = std::time::SystemTime::now() - 2 * ABANDONED;
+        let old = std::time::SystemTime::now() - 2 * ABANDONED_AFTER;
         let file = |name: &str| {
             let file = File::create(at(name)).unwrap();
             file.set_modified(old).unwrap();

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 /// The priority of a worker's thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Priority {
-    /// That of the thread which submits the first job.
+    /// The priority of the thread which submits the first job.
     Inherited,
     /// A tenth of what other threads get, where they want the processor. On Linux alone: elsewhere priority is a matter
     /// of the whole process.
@@ -59,7 +59,8 @@ impl Worker {
         Self { shared: Arc::new(Shared { name, priority, queue: Mutex::default() }) }
     }
 
-    /// Has the job done once those before it are. A panic in it is logged, and the jobs after it are done all the same.
+    /// Runs the job once those before it are done. A panic in it is logged, and the jobs after it are done all the
+    /// same.
     ///
     /// # Errors
     /// When the operating system gives no thread; the job is dropped then.
@@ -67,11 +68,8 @@ impl Worker {
         let mut queue = self.shared.queue.lock();
         // Started under the lock: the next to submit must not rely on a thread that then does not start.
         if !queue.is_served {
-            let thread = self.start(&queue).map_err(Error::no_thread)?;
-            if let Some(last) = queue.thread.replace(thread) {
-                // It has left its loop, so this takes no time; its panics have been caught.
-                let _ = last.join();
-            }
+            // The last one has left its loop, and may take its time to end: no caller waits for that.
+            queue.thread = Some(self.start(&queue).map_err(Error::no_thread)?);
             queue.is_served = true;
         }
         let id = JobId(queue.submitted);
@@ -117,7 +115,7 @@ impl Worker {
         !self.shared.queue.lock().is_served
     }
 
-    /// From now on, has threads start or fail to.
+    /// Makes threads start, or fail to, from now on.
     #[cfg(test)]
     pub(crate) fn refuse_threads(&self, refuses: bool) {
         self.shared.queue.lock().refuses_threads = refuses;

@@ -93,42 +93,43 @@ impl Error {
         }))
     }
 
-    /// [`ErrorKind::InvalidArgument`].
+    /// An error of the kind [`ErrorKind::InvalidArgument`].
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::InvalidArgument, message)
     }
 
-    /// [`ErrorKind::Format`].
+    /// An error of the kind [`ErrorKind::Format`].
     pub fn format(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Format, message)
     }
 
-    /// [`ErrorKind::Mismatch`].
+    /// An error of the kind [`ErrorKind::Mismatch`].
     pub fn mismatch(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Mismatch, message)
     }
 
-    /// [`ErrorKind::NotFound`].
+    /// An error of the kind [`ErrorKind::NotFound`].
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::NotFound, message)
     }
 
-    /// [`ErrorKind::Unsupported`].
+    /// An error of the kind [`ErrorKind::Unsupported`].
     pub fn unsupported(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unsupported, message)
     }
 
-    /// [`ErrorKind::OutOfMemory`] for an allocation of `bytes` bytes.
+    /// An error of the kind [`ErrorKind::OutOfMemory`] for an allocation of `bytes` bytes.
     pub fn out_of_memory(bytes: usize) -> Self {
         Self::new(ErrorKind::OutOfMemory, format!("cannot allocate {bytes} bytes"))
     }
 
-    /// [`ErrorKind::OutOfMemory`] for a thread that the operating system refuses.
+    /// An error of the kind [`ErrorKind::OutOfMemory`] for a thread that the operating system refuses.
     pub fn no_thread(source: std::io::Error) -> Self {
         Self::new(ErrorKind::OutOfMemory, "cannot start a thread").because(source)
     }
 
-    /// [`ErrorKind::Io`] from an operating system error; `doing` is a clause such as `cannot open`.
+    /// An error of the kind [`ErrorKind::Io`] from an operating system error; `doing` is a clause such as `cannot
+    /// open`.
     pub fn io(doing: impl Into<String>, path: impl AsRef<Path>, source: std::io::Error) -> Self {
         Self::new(ErrorKind::Io, doing).at(path).because(source)
     }

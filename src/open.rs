@@ -66,8 +66,8 @@ impl BasisFile {
         }
     }
 
-    /// Base and basis. A folder needs `base`; a bundle takes it in the place of its own, or demands it where it has
-    /// none ([`Bundle::base_or`]).
+    /// Takes base and basis out. A folder needs `base`; a bundle takes it in the place of its own, or demands it where
+    /// it has none ([`Bundle::base_or`]).
     ///
     /// # Errors
     /// As [`Bundle::base_or`]; [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a folder without a
@@ -96,17 +96,17 @@ impl BasisFile {
     }
 }
 
-/// How [`OpenModel::open`] opens. The default is that of a bundle that holds its base.
+/// The options of [`OpenModel::open`]. The default is that of a bundle that holds its base.
 #[derive(Clone, Debug, Default)]
 pub struct OpenOptions {
     /// The base checkpoint: a file, the index of several, or a folder with one. A bundle takes it in the place of its
     /// own, of which it must be the unrounded form.
     pub base: Option<PathBuf>,
-    /// Of several image towers in the base's file, the one whose names, or whose model's, begin so.
+    /// The image tower of several in the base's file: the one whose names, or whose model's, begin so.
     pub base_prefix: Option<String>,
     /// Whether files are mapped or read.
     pub mode: MapMode,
-    /// How weights are reconstructed and kept.
+    /// The options of the model: how weights are reconstructed and kept.
     pub model: ModelOptions,
 }
 
@@ -122,7 +122,7 @@ impl OpenOptions {
     }
 }
 
-/// Which graph encoders run.
+/// The graph that encoders run.
 #[derive(Clone, Debug, Default)]
 pub enum GraphChoice {
     /// The one that the bundle carries, else the built one.
@@ -134,9 +134,9 @@ pub enum GraphChoice {
     File {
         /// The .onnx file, exported with the base's weights.
         path: PathBuf,
-        /// What its constants are, as `taskbasis bind` writes it, instead of finding out.
+        /// The file with the map of its constants, as `taskbasis bind` writes it, instead of finding out.
         map: Option<PathBuf>,
-        /// What is known beforehand; it comes before what the map says.
+        /// The options for what is known beforehand, which come before what the map says.
         options: BindOptions,
     },
 }
@@ -189,12 +189,12 @@ impl OpenModel {
         Self { model, bundle: None }
     }
 
-    /// What weights are named and reconstructed by.
+    /// The model, which weights are named and reconstructed by.
     pub fn model(&self) -> &Arc<Model> {
         &self.model
     }
 
-    /// What knows more of the encoder than shapes tell.
+    /// The bundle, which knows more of the encoder than shapes tell.
     pub fn bundle(&self) -> Option<&Bundle> {
         self.bundle.as_deref()
     }
@@ -237,7 +237,7 @@ impl OpenModel {
         })
     }
 
-    /// What shapes do not tell of the encoder, for weights over this base.
+    /// The description of the encoder that shapes do not tell, for weights over this base.
     ///
     /// # Errors
     /// As [`Bundle::tower`] and [`TowerConfig::read`].

@@ -1,4 +1,4 @@
-//! What the block formats cost: bytes, errors, and the time of quantising.
+//! The cost of the block formats: bytes, errors, and the time of quantising.
 //!
 //! `cargo bench --bench blocks -- BASIS…` takes the vectors of basis folders; without one, normally distributed values
 //! stand in for them. The error is ‖s − ŝ‖ / ‖s‖ over all tensors of 4,096 elements or more.

@@ -1,4 +1,4 @@
-//! What the C ABI adds to the Rust call behind it.
+//! The time that the C ABI adds to the Rust call behind it.
 //!
 //! `cargo bench --bench capi`. Both sides take turns within one process, call by call, and medians are compared: a run
 //! of ONNX Runtime varies by more than the few hundred nanoseconds that are looked for, so nothing else would tell
@@ -50,7 +50,7 @@ fn main() {
         1,
         || encoder.encode_into(&*weights.get().unwrap(), &pixels, 1, &mut ours).unwrap(),
         || {
-            // SAFETY: handles and buffers as the header wants them, here and below.
+            // SAFETY: handles and buffers are as the header wants them.
             let status = unsafe {
                 tb_encoder_encode(
                     c.encoder,
@@ -74,7 +74,7 @@ fn main() {
         20,
         || encoder.encode_into(&*weights.get().unwrap(), black_box(&[]), 0, &mut []).unwrap(),
         || {
-            // SAFETY: as above.
+            // SAFETY: handles and buffers are as the header wants them.
             let status =
                 unsafe { tb_encoder_encode(c.encoder, c.weights, null(), black_box(0), null_mut(), 0, null_mut()) };
             assert_eq!(status, tb_status::TB_OK);
@@ -89,7 +89,7 @@ fn main() {
         || head.logits(black_box(&ours), &mut logits).unwrap(),
         || {
             let (embeds, out, room) = (theirs.as_ptr(), scores.as_mut_ptr(), scores.len());
-            // SAFETY: as above.
+            // SAFETY: handles and buffers are as the header wants them.
             let status =
                 unsafe { tb_head_classify(c.head, embeds, 1, arch.embed_dim, out, room, null_mut(), 0, null_mut()) };
             assert_eq!(status, tb_status::TB_OK);
@@ -104,7 +104,7 @@ fn main() {
         || assert!(black_box(&weights).is_ready()),
         || {
             let (mut ready, mut error) = (0, null_mut());
-            // SAFETY: as above.
+            // SAFETY: handles and buffers are as the header wants them.
             let status = unsafe { tb_weights_is_ready(c.weights, &raw mut ready, &raw mut error) };
             assert!(status == tb_status::TB_OK && ready == 1);
         },

@@ -8,29 +8,29 @@ use taskbasis::{Encoder, EncoderOptions, Error, ErrorKind, Model, Promotion, Res
 
 use super::Setup;
 use super::family::{basis_of, recoverable};
-use super::frozen::Frozen;
+use super::frozen::FrozenFile;
 use super::onnx_file::OnnxFileEncoder;
 use super::samples::{Samples, Variant, digits, take_turns, time};
 use crate::args::{Session, no_graph};
 
-/// By batch size, as JSON's keys must be text.
+/// A value per batch size, which is text as JSON's keys must be.
 pub type ByBatch = std::collections::BTreeMap<String, f64>;
 
 #[derive(Serialize)]
 pub struct Encode {
     /// Throughput of a promoted task over that of a session on its own `.onnx`, by batch.
     pub promoted_vs_frozen: ByBatch,
-    /// The same of a task that is not promoted.
+    /// Throughput of a task that is not promoted, over the frozen session's.
     pub inputs_vs_frozen: ByBatch,
     /// The lowest of `promoted_vs_frozen`.
     pub lowest_promoted_vs_frozen: f64,
     pub batches: Vec<Batch>,
-    /// How far embeddings lie apart at most, relative to their length: ‖a − b‖ / ‖b‖ against the frozen session.
+    /// The largest distance of embeddings, relative to their length: ‖a − b‖ / ‖b‖ against the frozen session.
     pub inputs_difference: f64,
     pub promoted_difference: f64,
-    /// From the request to promote until it had been done.
+    /// Time from the request to promote until it had been done.
     pub promotion_ms: f64,
-    /// The same of a user's graph.
+    /// Figures of a user's graph.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub graph: Option<OfGraph>,
 }
@@ -40,12 +40,12 @@ pub struct Encode {
 pub struct OfGraph {
     /// Throughput as inputs over that of the same graph with the task's weights in it, in plain ONNX Runtime, by batch.
     pub inputs_vs_frozen: ByBatch,
-    /// The same promoted.
+    /// Throughput promoted over that of the same graph with the task's weights in it.
     pub promoted_vs_frozen: ByBatch,
     /// Throughput as inputs over that of the built graph as inputs.
     pub vs_built: ByBatch,
     pub batches: Vec<Batch>,
-    /// As [`Encode::inputs_difference`], against the same graph frozen.
+    /// The largest relative distance of embeddings from those of the same graph frozen.
     pub inputs_difference: f64,
     pub promoted_difference: f64,
 }
@@ -72,7 +72,7 @@ struct Ways {
     inputs: Encoder,
     promoting: Encoder,
     frozen: OnnxFileEncoder,
-    /// In the layout that each encoder takes: a graph that is optimised may have another form in each.
+    /// The weights in the layout that each encoder takes: a graph that is optimised may have another form in each.
     as_inputs: TaskWeights,
     promoted: TaskWeights,
     inputs_difference: f64,
@@ -89,7 +89,7 @@ impl Ways {
             }
             Encoder::with_graph(&setup.about.arch, graph, &options)
         };
-        let frozen = Frozen::of_graph(setup, graph, task)?.open(setup)?;
+        let frozen = FrozenFile::of_graph(setup, graph, task)?.open(setup)?;
         Ok(Self::new(encoder(Promotion::Off)?, encoder(Promotion::Manual)?, frozen, &model.weights(task)?))
     }
 
@@ -116,7 +116,7 @@ pub struct Batch {
     pub inputs_ms: Samples,
     pub promoted_ms: Samples,
     pub frozen_ms: Samples,
-    /// Images a second, of the medians.
+    /// Images per second, of the medians.
     pub inputs_per_s: f64,
     pub promoted_per_s: f64,
     pub frozen_per_s: f64,
@@ -132,7 +132,7 @@ pub fn measure(setup: &Setup<'_>) -> Result<Encode> {
     let model = session.model();
     let task: TaskExpr = recoverable(basis_of(model)?)?.swap_remove(0);
     let named = model.weights(&task)?;
-    let frozen = Frozen::write(setup, &task)?.open(setup)?;
+    let frozen = FrozenFile::write(setup, &task)?.open(setup)?;
     let built = Ways::new(setup.encoder(Promotion::Off)?, setup.encoder(Promotion::Manual)?, frozen, &named);
     let mut all = vec![built];
     if let Some(graph) = graph(setup, &session)? {
@@ -208,7 +208,7 @@ fn over(these: &[Batch], this: fn(&Batch) -> f64, those: &[Batch], that: fn(&Bat
     these.iter().zip(those).map(|(a, b)| (a.batch.to_string(), this(a) / that(b))).collect()
 }
 
-/// Images a second, by the median.
+/// Images per second, by the median.
 pub fn images_per_s(batch: usize, ms: &Samples) -> f64 {
     batch as f64 / ms.median * 1e3
 }

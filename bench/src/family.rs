@@ -1,4 +1,4 @@
-//! What is measured: a basis and a base, given or made.
+//! The family that is measured: a basis and a base, given or made.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,22 +22,22 @@ pub struct Family {
     base: Option<PathBuf>,
     /// The basis as it was given first, then others by the name of their format.
     bases: Vec<(String, PathBuf)>,
-    /// Where what is made goes.
+    /// The folder for what is made.
     root: PathBuf,
     /// The root, where it is temporary: its files go with it.
     _folder: Option<tempfile::TempDir>,
 }
 
-/// What the figures are of.
+/// The family that the figures are of.
 #[derive(Debug, Serialize)]
 pub struct About {
     pub name: String,
     pub tasks: usize,
     pub vectors: usize,
     pub has_mean: bool,
-    /// Of the vectors.
+    /// The type of the vectors.
     pub format: String,
-    /// Of the image tower.
+    /// Parameters of the image tower.
     pub parameters: usize,
     /// Bytes of the image tower as f32.
     pub model_bytes: usize,
@@ -64,7 +64,7 @@ impl About {
 }
 
 impl Family {
-    /// Files that somebody has.
+    /// Opens the user's files.
     pub fn given(basis: &Path, base: Option<&Path>) -> Result<Self> {
         let format = format_of(&BasisFile::open(basis, MapMode::Map)?.into_basis()?);
         let name = basis.file_name().map_or_else(|| basis.to_string_lossy(), |name| name.to_string_lossy());
@@ -114,7 +114,7 @@ impl Family {
         Ok(())
     }
 
-    /// The same family as one bundle that holds its base, f32. For image towers whose shapes tell everything.
+    /// Packs the family as one bundle that holds its base, f32. For image towers whose shapes tell everything.
     pub fn packed(&self, format: VectorFormat) -> Result<Self> {
         let (base, basis) = BasisFile::open(self.basis(), MapMode::Map)?.base_and_basis(self.open_base()?)?;
         let mut packer = Packer::new(&base, &basis, ArchHints::default())?;
@@ -156,7 +156,7 @@ impl Family {
         self.open_format(self.basis(), threads, cache_bytes)
     }
 
-    /// The same with one of [`Family::bases`].
+    /// Opens the base with one of [`Family::bases`].
     pub fn open_format(&self, basis: &Path, threads: usize, cache_bytes: usize) -> Result<Arc<Model>> {
         self.session(basis, threads, cache_bytes).map(|session| Arc::clone(session.model()))
     }
@@ -168,7 +168,7 @@ impl Family {
         OpenModel::of(file, self.open_base()?, &options).map(Session::new)
     }
 
-    /// What it is.
+    /// Describes the family.
     pub fn about(&self, args: &EncoderArgs) -> Result<About> {
         let session = self.session(self.basis(), 0, 0)?;
         let (arch, basis) = (args.arch(&session)?, basis_of(session.model())?);
@@ -323,7 +323,7 @@ impl Dice {
         Self(seed)
     }
 
-    /// Below `n`. splitmix64 (Steele, Lea, Flood 2014).
+    /// A number below `n`, by splitmix64 (Steele, Lea, Flood 2014).
     pub fn below(&mut self, n: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

@@ -1,4 +1,4 @@
-//! What taskbasis is compared with: a task's weights in an `.onnx` file of its own, and a session on it.
+//! The peer that taskbasis is compared with: a task's weights in an `.onnx` file of its own, and a session on it.
 
 use std::path::{Path, PathBuf};
 
@@ -9,19 +9,19 @@ use super::Setup;
 use super::onnx_file::OnnxFileEncoder;
 
 /// A task's own `.onnx`, in a temporary folder that goes with it.
-pub struct Frozen {
+pub struct FrozenFile {
     path: PathBuf,
     _folder: tempfile::TempDir,
 }
 
-impl Frozen {
+impl FrozenFile {
     /// Reconstructs the task and writes it. The file is in the page cache then.
     pub fn write(setup: &Setup<'_>, task: &TaskExpr) -> Result<Self> {
         let weights = setup.family.open(setup.threads, 0)?.weights(task)?.get()?;
         Self::with(|path| write_onnx(&setup.about.arch, &weights, path, &[]))
     }
 
-    /// The same of a user's graph.
+    /// Reconstructs the task in a user's graph and writes that.
     pub fn of_graph(setup: &Setup<'_>, graph: &BoundGraph, task: &TaskExpr) -> Result<Self> {
         let weights = setup.family.open(setup.threads, 0)?.weights(task)?.in_layout(graph.layout()).get()?;
         Self::with(|path| graph.write(&weights, path, &[]))

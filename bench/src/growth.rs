@@ -1,4 +1,5 @@
-//! How time grows: with the number of vectors, with the number of parameters, with threads, with the number of tasks.
+//! The growth of time: with the number of vectors, with the number of parameters, with threads, with the number of
+//! tasks.
 
 use std::path::Path;
 
@@ -18,7 +19,7 @@ pub struct Growth {
     pub parameters: Series,
     /// Reconstruction by threads, and by the processors that they may use.
     pub threads: Vec<Threads>,
-    /// What depends on T and M alone.
+    /// Times that depend on T and M alone.
     pub tasks: Vec<Tasks>,
 }
 
@@ -26,9 +27,9 @@ pub struct Growth {
 #[derive(Serialize)]
 pub struct Series {
     pub points: Vec<Point>,
-    /// By least squares: milliseconds at 0, and more for each one more.
+    /// The line by least squares: milliseconds at 0, and more for each one more.
     pub line: Line,
-    /// How far a median lies from the line at most, over the line's value.
+    /// The largest distance of a median from the line, over the line's value.
     pub farthest: f64,
 }
 
@@ -51,7 +52,7 @@ pub struct Tasks {
     pub vectors: usize,
     /// Base and basis as published, page cache warm.
     pub open_ms: Samples,
-    /// The same packed into one bundle, its base in it.
+    /// Base and basis packed into one bundle, page cache warm.
     pub open_bundle_ms: Samples,
     /// One task, from text to coefficients.
     pub task_ms: Samples,
@@ -122,7 +123,7 @@ fn all_vectors(family: &Family, threads: usize) -> Result<Variant<'static>> {
     Ok(Box::new(move || in_turn.reconstruct()))
 }
 
-/// One and two threads and one a processor, with all processors and pinned to one.
+/// One and two threads and one per processor, with all processors and pinned to one.
 fn by_threads(family: &Family, rounds: usize) -> Result<Vec<Threads>> {
     let mut wanted = vec![1, 2, machine::processors()];
     wanted.sort_unstable();

@@ -133,7 +133,7 @@ fn switching(out: &mut String, measured: &switch::Switch) -> Result<()> {
     let curves = curves.iter().enumerate().map(curve).collect();
     let lines =
         Lines { x: "ms, from a task's name to its first embedding", y: "% of runs", log_x: true, log_y: false, curves };
-    let about = "How many of the runs were done after so many milliseconds; random tasks, batch 1.";
+    let about = "The share of the runs that were done within a time; random tasks, batch 1.";
     section(out, "Switching", about, &(lines.svg()? + &legend(&lines.curves) + &pairs_table(&measured.rows())));
     Ok(())
 }
@@ -180,7 +180,7 @@ fn on_device(out: &mut String, measured: &device::Device) -> Result<()> {
     Ok(())
 }
 
-/// Images a second by batch size, with its legend.
+/// Images per second by batch size, with its legend.
 fn throughput(batches: impl Iterator<Item = usize>, series: Vec<(String, Vec<f64>)>) -> Result<String> {
     let bars = Bars { y: "images / s", groups: batches.map(|batch| format!("batch {batch}")).collect(), series };
     let names = bars.series.iter().enumerate().map(|(colour, (name, _))| Curve {

@@ -1,11 +1,11 @@
-//! Where the figures come from: the machine, and what of it this process may use.
+//! The machine that the figures come from, and what of it this process may use.
 
 use std::path::Path;
 
 use serde::Serialize;
 use taskbasis::{EncoderOptions, Provider, Result, Runtime, kernel};
 
-/// What a figure depends on beside the program. What the operating system does not tell is null.
+/// The machine, which a figure depends on beside the program. What the operating system does not tell is null.
 #[derive(Debug, Default, Serialize)]
 pub struct Machine {
     pub cpu: Option<String>,
@@ -16,15 +16,16 @@ pub struct Machine {
     pub memory: Option<u64>,
     pub os: String,
     pub page_size: Option<usize>,
-    /// Of transparent huge pages, and when the kernel gives them.
+    /// The size of transparent huge pages, and when the kernel gives them.
     pub huge_page_size: Option<u64>,
     pub huge_pages: Option<String>,
     pub kernel: &'static str,
     /// Threads that reconstruct, and that encode.
     pub threads: usize,
-    /// Its version; null where nothing that is measured needs one, and there is none.
+    /// The version of ONNX Runtime; null where nothing that is measured needs one, and there is none.
     pub onnxruntime: Option<String>,
-    /// What encodes, and which of its devices; null where nothing that is measured has to, and it may not be there.
+    /// The provider that encodes, and which of its devices; null where nothing that is measured has to, and it may not
+    /// be there.
     pub provider: Option<&'static str>,
     pub device: u32,
     pub taskbasis: &'static str,
@@ -83,7 +84,7 @@ impl Machine {
     }
 }
 
-/// How many this process may use.
+/// The number of processors that this process may use.
 pub fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
@@ -104,7 +105,7 @@ pub fn nvidia_driver() -> Option<String> {
     driver_version(&std::fs::read_to_string("/proc/driver/nvidia/version").ok()?)
 }
 
-/// Of `NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue …`: the word that is a version.
+/// The version in `NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue …`: the word that is a version.
 fn driver_version(text: &str) -> Option<String> {
     let is_version = |word: &&str| word.contains('.') && word.bytes().all(|byte| byte == b'.' || byte.is_ascii_digit());
     field(text, "NVRM version")?.split_whitespace().find(is_version).map(ToOwned::to_owned)

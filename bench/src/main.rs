@@ -76,15 +76,15 @@ struct Report {
     soak: Option<soak::Soak>,
 }
 
-/// What every measurement needs to know.
+/// The set-up that every measurement needs.
 struct Setup<'a> {
     family: &'a Family,
     about: &'a About,
-    /// For reconstruction and for encoding; never 0.
+    /// Threads for reconstruction and for encoding; never 0.
     threads: usize,
     quick: bool,
     encoder: EncoderOptions,
-    /// Which user's graph, and how it is bound.
+    /// The user's graph, and how it is bound.
     args: &'a EncoderArgs,
     batches: Vec<usize>,
 }

@@ -23,8 +23,8 @@ impl MemcpyBaseline {
     /// [`ErrorKind::OutOfMemory`](taskbasis::ErrorKind::OutOfMemory).
     pub fn new(length: usize) -> Result<Self> {
         let (mut from, mut to) = (Anonymous::new(length)?, Anonymous::new(length)?);
-        // Written before they are read: pages of zeros that nobody wrote are all the same page, which stays in the
-        // cache.
+        // Written before they are read: pages of zeros that were never written are all the same page, which stays in
+        // the cache.
         from.as_f32_mut().iter_mut().zip(0u32..).for_each(|(value, i)| *value = i as f32);
         to.as_f32_mut().fill(-1.0);
         Ok(Self { from, to })

@@ -18,13 +18,13 @@ pub struct Open {
     /// The base's file, where it has one.
     pub base_ms: Option<Samples>,
     pub basis_ms: Samples,
-    /// With the files evicted from the page cache before.
+    /// Time with the files evicted from the page cache before.
     pub cold_ms: Option<Samples>,
     /// Bytes that one cold opening had read from storage.
     pub cold_bytes: Option<u64>,
     /// An encoder for the architecture: the graph and a session over it.
     pub encoder_ms: Samples,
-    /// From an expression's text to its coefficients.
+    /// Time from an expression's text to its coefficients.
     pub expression_ms: Samples,
 }
 
@@ -85,7 +85,7 @@ pub struct Storage {
     pub base: Option<u64>,
     /// The basis as it was given.
     pub basis: u64,
-    /// By format, as far as they were made.
+    /// Bytes of each format, as far as they were made.
     pub bases: Vec<(String, u64)>,
     /// T checkpoints like the base's; T image towers where a bundle holds the base.
     pub checkpoints: u64,
@@ -129,7 +129,7 @@ impl Storage {
 pub struct Memory {
     /// The highest anonymous resident memory of a process of its own that opened, reconstructed and embedded.
     pub peak: Option<u64>,
-    /// Before it opened anything.
+    /// Memory of the process before it opened anything.
     pub before: Option<u64>,
     /// Bytes of one task's weights.
     pub weights: u64,
@@ -170,7 +170,7 @@ fn failed(doing: &str, e: std::io::Error) -> taskbasis::Error {
     taskbasis::Error::io(format!("cannot {doing} this program again"), "taskbasis-bench", e)
 }
 
-/// What runs in the process whose memory is measured: open, reconstruct one task, embed one image; once, as programs
+/// The work of the process whose memory is measured: open, reconstruct one task, embed one image; once, as programs
 /// do. The kernel keeps no highest mark of anonymous memory alone, so it is looked at every millisecond.
 pub fn probe(setup: &Setup<'_>) -> Result<serde_json::Value> {
     let before = machine::anonymous_memory();

@@ -1,4 +1,4 @@
-//! What is to be measured, as the command line says it.
+//! The parts that are to be measured, as the command line says it.
 
 use clap::{Parser, ValueEnum};
 use taskbasis::VectorFormat;
@@ -61,7 +61,7 @@ pub struct Bench {
     #[arg(long, conflicts_with_all = ["basis", "soak", "graph"])]
     pub growth: bool,
 
-    /// For so many seconds, run instead random tasks and expressions on four threads with a budget of three weights:
+    /// For this many seconds, run instead random tasks and expressions on four threads with a budget of three weights:
     /// every result must be its first's, and memory must not grow. Exits with 1 otherwise.
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds, conflicts_with = "graph")]
     pub soak: Option<f64>,
@@ -77,7 +77,7 @@ pub struct Bench {
     pub global: GlobalArgs,
 }
 
-/// What is measured.
+/// A part that is measured.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Part {
     Open,

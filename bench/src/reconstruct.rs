@@ -15,15 +15,15 @@ use super::samples::{Samples, Variant, digits, repeat, take_turns, time};
 
 #[derive(Serialize)]
 pub struct Reconstruct {
-    /// Of all vectors in the basis's own format, on all threads: bytes moved a second over the copy's.
+    /// Bytes moved per second over the copy's, of all vectors in the basis's own format, on all threads.
     pub bandwidth_ratio: f64,
-    /// Of that case.
+    /// The median of the case of `bandwidth_ratio`.
     pub ms: f64,
     /// The lowest ratio of all cases.
     pub lowest_ratio: f64,
     /// All vectors on all threads, by format: the time over that of the basis's own format.
     pub over_own_format: BTreeMap<String, f64>,
-    /// How fast this machine copies, by threads.
+    /// The speed of copies on this machine, by threads.
     pub copy: Vec<CopyRate>,
     /// Every format, number of vectors and number of threads.
     pub cases: Vec<Case>,
@@ -49,13 +49,13 @@ pub struct Case {
     pub format: String,
     pub vectors: usize,
     pub threads: usize,
-    /// That must be moved: base and vectors read once, weights written once.
+    /// Bytes that must be moved: base and vectors read once, weights written once.
     pub bytes: u64,
     pub ms: Samples,
     pub gb_s: f64,
     /// `gb_s` over the copy's on as many threads.
     pub ratio: f64,
-    /// What the copy's speed would allow.
+    /// The time that the copy's speed would allow.
     pub limit_ms: f64,
 }
 
@@ -63,7 +63,7 @@ pub struct Case {
 pub struct Cold {
     /// Opening and reconstructing.
     pub ms: Samples,
-    /// Reading the largest file from its begin to its end, an even part a thread.
+    /// Reading the largest file from its begin to its end, an even part per thread.
     pub storage_gb_s: f64,
     /// Bytes of base and vectors that reconstruction needs, a second.
     pub gb_s: f64,
@@ -145,7 +145,7 @@ fn with_threads(setup: &Setup<'_>, threads: usize, rounds: usize) -> Result<(Cop
     Ok((CopyRate { threads, gb_s: copy_rate, past_caches_ms, memcpy_ms }, cases))
 }
 
-/// What must be moved for `vectors` of them: only parameters of the image tower that change.
+/// The bytes that must be moved for `vectors` of them: only parameters of the image tower that change.
 pub fn bytes_moved(base: &Checkpoint, basis: &Basis, vectors: usize) -> u64 {
     let changed = base.image_tower().filter_map(|(name, tensor)| {
         let parameter = basis.parameter(name).filter(|parameter| parameter.is_changed())?;
@@ -181,7 +181,7 @@ fn cold(setup: &Setup<'_>) -> Result<Option<Cold>> {
     Ok(Some(Cold { gb_s: needed as f64 / ms.median / 1e6, ms, storage_gb_s: rate }))
 }
 
-/// Reads a file from its begin to its end, an even part a thread.
+/// Reads a file from its begin to its end, an even part per thread.
 fn read_all(path: &Path, threads: usize) -> Result<()> {
     let failed = |e| Error::io("cannot read", path, e);
     let length = std::fs::metadata(path).map_err(failed)?.len();

@@ -23,7 +23,7 @@ pub struct Samples {
 }
 
 impl Samples {
-    /// Of at least one run.
+    /// The samples of at least one run.
     pub fn of(each: Vec<f64>) -> Self {
         let mut sorted = each.clone();
         sorted.sort_by(f64::total_cmp);
@@ -46,7 +46,7 @@ impl Samples {
     }
 }
 
-/// By the nearest rank, so that it is always a value that was measured; 0 where there is none.
+/// The quantile by the nearest rank, so that it is always a value that was measured; 0 where there is none.
 pub fn quantile(sorted: &[f64], q: f64) -> f64 {
     let rank = (q * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied().unwrap_or(0.0)
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn everybody_has_a_turn_a_round() {
+    fn each_has_one_turn_per_round() {
         let counts = std::cell::RefCell::new([0; 3]);
         let mut variants: Vec<Variant<'_>> = (0..3)
             .map(|v| {

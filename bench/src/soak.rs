@@ -21,11 +21,11 @@ const THREADS: usize = 4;
 const BUDGET: usize = 3;
 /// Expressions that the threads draw from: several times what fits.
 const EXPRESSIONS: usize = 24;
-/// Images a run, at most; every number of images has its own first result.
-const MOST_IMAGES: usize = 3;
+/// Images per run, at most; every number of images has its own first result.
+const MAX_IMAGES: usize = 3;
 /// Runs after which a task is promoted: soon, so that it happens often.
 const PROMOTE_AFTER: u32 = 8;
-/// How far results may lie apart once tasks are promoted, relative to their length.
+/// The distance at which results may lie once tasks are promoted, relative to their length.
 const PROMOTED_TOLERANCE: f64 = 1e-5;
 /// Memory may grow by this share and this many bytes, and one task's weights, from the second third of the time to the
 /// last, as which thread holds what varies.
@@ -36,9 +36,9 @@ pub struct Soak {
     pub threads: usize,
     pub expressions: usize,
     pub budget_bytes: usize,
-    /// Without promotion: every result has the bits of its first.
+    /// The mode without promotion: every result has the bits of its first.
     pub plain: Mode,
-    /// With promotion: every result is within 1e-5 of its first.
+    /// The mode with promotion: every result is within 1e-5 of its first.
     pub promoted: Mode,
     pub passed: bool,
 }
@@ -70,7 +70,7 @@ pub struct MemoryOverTime {
     pub first_bytes: u64,
     pub last_bytes: u64,
     pub peak_bytes: u64,
-    /// By least squares over the last two thirds of the time.
+    /// The growth of memory by least squares over the last two thirds of the time.
     pub slope_bytes_per_minute: f64,
     /// The highest in the second third of the time, and in the last.
     pub second_third_bytes: u64,
@@ -110,7 +110,7 @@ fn expressions(model: &Arc<Model>) -> Result<Vec<TaskExpr>> {
     Ok(all)
 }
 
-/// What the threads share.
+/// The state that the threads share.
 struct Shared<'a> {
     model: &'a Arc<Model>,
     encoder: &'a Encoder,
@@ -135,7 +135,7 @@ fn mode(setup: &Setup<'_>, expressions: &[TaskExpr], budget: usize, length: Dura
         ..setup.encoder.clone()
     };
     let encoder = Encoder::new(&setup.about.arch, &options)?;
-    let pixels = setup.pixels(MOST_IMAGES);
+    let pixels = setup.pixels(MAX_IMAGES);
     let shared = Shared {
         model: &model,
         encoder: &encoder,
@@ -197,7 +197,7 @@ fn work(shared: &Shared<'_>, seed: u64) {
     while !shared.stop.load(Ordering::Relaxed) {
         // Some expressions come more often, so that there are hits too, and tasks hot enough to be promoted.
         let which = dice.below(shared.expressions.len()).min(dice.below(shared.expressions.len()));
-        let images = 1 + dice.below(MOST_IMAGES);
+        let images = 1 + dice.below(MAX_IMAGES);
         if let Err(error) = one(shared, which, images) {
             let mut errors = shared.errors.lock();
             if errors.len() < 10 {

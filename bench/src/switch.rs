@@ -7,7 +7,7 @@ use taskbasis::{
 
 use super::Setup;
 use super::family::{Dice, basis_of, recoverable};
-use super::frozen::Frozen;
+use super::frozen::FrozenFile;
 use super::samples::{Samples, Variant, digits, paired_difference, repeat, take_turns, time};
 use crate::output;
 
@@ -15,42 +15,42 @@ use crate::output;
 pub struct Switch {
     /// Opening a session on a task's own `.onnx` and its first embedding, over the same with taskbasis.
     pub vs_reload: f64,
-    /// What naming another task that is in the cache costs over running the same weights again: as much as calls
-    /// without images show, or more where whole runs show more with 95 % confidence.
+    /// The time that naming another task that is in the cache costs over running the same weights again: as much as
+    /// calls without images show, or more where whole runs show more with 95 % confidence.
     ///
     /// A run's noise, some per cents of 50 ms, would hide a microsecond and invent a millisecond; a call without images
     /// does everything but ONNX Runtime's part.
     pub cached_overhead_ms: f64,
-    /// The same over calls without images: the median of paired differences.
+    /// `cached_overhead_ms` over calls without images: the median of paired differences.
     pub cached_call_difference_ms: f64,
-    /// The same over whole runs, and between which values it lies with 95 % confidence.
+    /// `cached_overhead_ms` over whole runs, and its interval with 95 % confidence.
     pub cached_run_difference_ms: f64,
     pub cached_run_interval_ms: [f64; 2],
-    /// From the name to the embedding, nothing in the cache, over a random sequence of tasks.
+    /// Time from the name to the embedding, nothing in the cache, over a random sequence of tasks.
     pub switch_ms: Samples,
-    /// Of that, until the weights were there.
+    /// The part of `switch_ms` until the weights were there.
     pub reconstruct_ms: Samples,
-    /// The same weights again: a run without a switch.
+    /// A run without a switch: the same weights again.
     pub run_ms: Samples,
-    /// What a switch takes beyond reconstruction and a run: the median of paired differences.
+    /// The time that a switch takes beyond reconstruction and a run: the median of paired differences.
     pub beyond_parts_ms: f64,
-    /// Between these it lies with 95 % confidence.
+    /// The interval of `beyond_parts_ms` with 95 % confidence.
     pub beyond_parts_interval_ms: [f64; 2],
-    /// From the name to the embedding where the cache has the weights.
+    /// Time from the name to the embedding where the cache has the weights.
     pub cached_ms: Samples,
-    /// From the name to the weights where the cache has them, without a run.
+    /// Time from the name to the weights where the cache has them, without a run.
     pub lookup_ms: Samples,
-    /// From the name to the embedding, a block at a time in a small part of the memory, nothing kept.
+    /// Time from the name to the embedding, a block at a time in a small part of the memory, nothing kept.
     pub streamed_ms: Samples,
-    /// Bytes of weights that this holds at most.
+    /// Bytes of weights that a run of `streamed_ms` holds at most.
     pub streamed_weight_bytes: usize,
     /// A new session on the task's own `.onnx`, page cache warm, and its first embedding.
     pub reload_ms: Samples,
-    /// Of that, until the session was there.
+    /// The part of `reload_ms` until the session was there.
     pub reload_open_ms: Samples,
-    /// taskbasis, taking turns with it.
+    /// taskbasis, taking turns with `reload_ms`.
     pub beside_reload_ms: Samples,
-    /// How many tasks the sequence was drawn from.
+    /// The number of tasks that the sequence was drawn from.
     pub tasks: usize,
 }
 
@@ -160,7 +160,7 @@ fn reload(
     pixels: &[f32],
     switch: &mut dyn FnMut(&TaskExpr) -> Result<(f64, f64)>,
 ) -> Result<(Samples, Samples, Samples)> {
-    let files = tasks.iter().take(2).map(|task| Frozen::write(setup, task)).collect::<Result<Vec<_>>>()?;
+    let files = tasks.iter().take(2).map(|task| FrozenFile::write(setup, task)).collect::<Result<Vec<_>>>()?;
     let opened = std::cell::RefCell::new(Vec::new());
     let mut which = 0;
     let mut turn = Sequence::new(tasks.to_vec());

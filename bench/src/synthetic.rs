@@ -7,7 +7,7 @@ use taskbasis::checkpoint::is_image_tower;
 use taskbasis::checkpoint::writer::{StorageId, TorchWriter, Value};
 use taskbasis::{Activation, Arch, DType, Error, Method, Result, Variant};
 
-/// What a family is to be like. [`Synthetic::write_base`] and [`Synthetic::write_basis`] make its files.
+/// The description of a family to be made. [`Synthetic::write_base`] and [`Synthetic::write_basis`] make its files.
 #[derive(Clone, Debug)]
 pub struct Synthetic {
     /// The image tower.
@@ -22,7 +22,7 @@ pub struct Synthetic {
     pub vectors: usize,
     /// The type of the vectors: f32, f16 or bf16.
     pub dtype: DType,
-    /// Another seed gives other values.
+    /// The seed of the random values.
     pub seed: u64,
 }
 
@@ -96,7 +96,7 @@ impl Synthetic {
     pub fn write_basis(&self, folder: impl AsRef<Path>) -> Result<()> {
         let folder = folder.as_ref();
         if self.vectors == 0 || self.vectors > self.tasks {
-            return Err(Error::invalid("a basis has at least one vector and at most one a task").got(self.vectors));
+            return Err(Error::invalid("a basis has at least one vector and at most one per task").got(self.vectors));
         }
         std::fs::create_dir_all(folder).map_err(|e| Error::io("cannot make the folder", folder, e))?;
         self.write_vectors(&folder.join("basis_vectors.pt"))?;

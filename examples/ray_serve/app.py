@@ -143,7 +143,7 @@ class Front:
         """The `top` best classes of an image: the body, or the file `image` of a form. `task` says whose head,
         `weights` which weights as a task expression, the task's own by default."""
         try:
-            # The usual spelling, so that everybody who means the same weights gets the same ones.
+            # The usual spelling, so that all who mean the same weights get the same ones.
             named = self.basis.weights(self.basis[task] if weights is None else weights).expression
             if task not in self.heads:
                 self.heads[task] = taskbasis.Head(self.heads_in, task, self.classes)
@@ -162,7 +162,7 @@ class Front:
         except RayTaskError as e:
             raise self.failure(e.cause) from None
         except (RayActorError, BackPressureError, DeploymentUnavailableError) as e:
-            # Nothing was changed by it, so whoever asked may ask again.
+            # Nothing was changed by it, so the client may ask again.
             raise HTTPException(503, {"error": f"the replica is gone: {e}"}, {"Retry-After": "1"}) from None
 
     def failure(self, e: BaseException) -> HTTPException:

@@ -30,7 +30,7 @@ import taskbasis
 from examples.ray_serve.app import Encoder, Front, Options
 from examples.ray_serve.processes import memory, replicas
 
-#: Another try after 503 or a broken connection, at most so many times, each after a longer wait.
+#: Another try after 503 or a broken connection, at most this many times, each after a longer wait.
 TRIES, WAIT_S = 12, 0.1
 COMPARED = ("throughput", "p50_ms", "p99_ms", "warm", "batch")
 

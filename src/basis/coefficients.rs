@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mean_counts_once_a_task_and_never_in_merged() {
+    fn the_mean_counts_once_per_task_and_never_in_merged() {
         let pca = recovery(Method::Pca, &[1., 2., -3.00000001, 4., -8., 4.]);
         assert_eq!(coefficients(&pca, "A@0.5 - B@0.25").unwrap().mean, 0.25);
         assert_eq!(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::error::{tb_error, tb_status};
 use super::guard::call;
-use super::handle::{self, Buffer, Handle, Info, Out, Versioned};
+use super::handle::{self, Buffer, Handle, Out, StructOut, Versioned};
 use crate::basis::Basis;
 use crate::error::{Error, Result};
 use crate::mmap::MapMode;
@@ -18,7 +18,7 @@ pub struct tb_basis {
     _opaque: [u8; 0],
 }
 
-/// What the handle holds, with the texts that C borrows from it.
+/// The content of the handle, with the texts that C borrows from it.
 pub(super) struct OpenBasis {
     pub(super) opened: OpenModel,
     method: CString,
@@ -30,7 +30,7 @@ impl Handle for tb_basis {
     const NAME: &'static str = "basis";
 }
 
-/// How tb_basis_open() opens. Zero means default everywhere; begin with
+/// Options of tb_basis_open(). Zero means default everywhere; begin with
 /// `tb_basis_options options = { .struct_size = sizeof options, ... };`.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -44,7 +44,7 @@ pub struct tb_basis_options {
     /// Not zero: read the files into memory instead of mapping them. Mapped files must not be shortened while they are
     /// open, or the process may end with SIGBUS.
     pub read: u32,
-    /// Threads that reconstruct; 0: one a processor.
+    /// Threads that reconstruct; 0: one per processor.
     pub threads: u32,
     /// Bytes of reconstructed weights and promoted sessions that are kept for the next time; 0: room for the weights of
     /// three tasks, and 1 GiB at least. tb_cache_set_budget() changes it, also to none.
@@ -52,7 +52,7 @@ pub struct tb_basis_options {
     /// A basis whose cache this one is to use, with its budget, instead of one of its own: several bases within one
     /// budget. NULL: its own. Only one of the two fields may be set. It may be freed first.
     pub share_cache: *const tb_basis,
-    /// Of several image towers in the base's file, the one whose names, or whose model's, begin so (`teacher`,
+    /// The image tower of several in the base's file: the one whose names, or whose model's, begin so (`teacher`,
     /// `ema.visual`); UTF-8. NULL: the file has one.
     pub base_prefix: *const c_char,
 }
@@ -60,7 +60,7 @@ pub struct tb_basis_options {
 // SAFETY: repr(C), the size first, and every field may be zero.
 unsafe impl Versioned for tb_basis_options {}
 
-/// What tb_basis_info() tells.
+/// Properties of a basis, from tb_basis_info().
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct tb_basis_properties {
@@ -157,7 +157,7 @@ pub unsafe extern "C" fn tb_basis_info(
     err: *mut *mut tb_error,
 ) -> tb_status {
     call!(err, {
-        let info = Info::new(info, "info")?;
+        let info = StructOut::new(info, "info")?;
         let OpenBasis { opened, method, tasks } = handle::borrow(basis)?;
         let (base, basis) = (opened.model().base(), opened.model().basis());
         let image_tower: usize = base.image_tower().map(|(_, tensor)| tensor.numel()).sum();

@@ -3,9 +3,9 @@
 use super::basis::{model, tb_basis};
 use super::error::{tb_error, tb_status};
 use super::guard::call;
-use super::handle::{Info, Versioned};
+use super::handle::{StructOut, Versioned};
 
-/// How the cache of weights has done so far.
+/// Statistics of the cache of weights.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct tb_cache_statistics {
@@ -59,7 +59,7 @@ pub unsafe extern "C" fn tb_cache_stats(
     err: *mut *mut tb_error,
 ) -> tb_status {
     call!(err, {
-        let out = Info::new(stats, "stats")?;
+        let out = StructOut::new(stats, "stats")?;
         let stats = model(basis)?.cache().stats();
         out.set(tb_cache_statistics {
             struct_size: 0,

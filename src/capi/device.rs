@@ -4,10 +4,10 @@ use super::basis::{model, tb_basis};
 use super::encoder::tb_encoder;
 use super::error::{tb_error, tb_status};
 use super::guard::call;
-use super::handle::{self, Info, Out, Versioned};
+use super::handle::{self, Out, StructOut, Versioned};
 use super::weights::tb_weights;
 
-/// What a basis takes on an encoder's device, and how it has done so far.
+/// Statistics of a basis on an encoder's device: its memory, and its hits and misses.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct tb_device_statistics {
@@ -83,7 +83,7 @@ pub unsafe extern "C" fn tb_encoder_device_stats(
     err: *mut *mut tb_error,
 ) -> tb_status {
     call!(err, {
-        let out = Info::new(stats, "stats")?;
+        let out = StructOut::new(stats, "stats")?;
         let (encoder, model) = (&handle::borrow(encoder)?.encoder, model(basis)?);
         let stats = encoder.device_stats(model);
         out.set(tb_device_statistics {

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 
 /// Embeds `n` preprocessed images with these weights, in one run; the embeddings are not normalised. The weights are
 /// reconstructed if they are not ready; nothing of them is copied. A promoted task runs in its own session instead.
-/// Memory grows with `n`: some 3 MB an image for ViT-B-32. Calls of several threads run at once up to
+/// Memory grows with `n`: some 3 MB per image for ViT-B-32. Calls of several threads run at once up to
 /// tb_encoder_options.concurrency, and then wait.
 ///
 /// @param weights   of any basis, as long as its base has the encoder's architecture

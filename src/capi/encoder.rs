@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::basis::tb_basis;
 use super::error::{tb_error, tb_status};
 use super::guard::call;
-use super::handle::{self, Constants, Handle, Info, Out, Versioned};
+use super::handle::{self, Constants, Handle, Out, StructOut, Versioned};
 use super::logging::log_level;
 use super::tower;
 use crate::encoder::{
@@ -40,31 +40,31 @@ impl Handle for tb_encoder {
     const NAME: &'static str = "encoder";
 }
 
-/// Tasks are promoted after a number of runs. The default.
+/// Promotion of tasks after a number of runs. The default.
 pub const TB_PROMOTION_AUTO: u32 = 0;
-/// No task is promoted.
+/// No promotion.
 pub const TB_PROMOTION_OFF: u32 = 1;
-/// Only tb_encoder_promote() promotes.
+/// Promotion by tb_encoder_promote() alone.
 pub const TB_PROMOTION_MANUAL: u32 = 2;
 
-/// On the device that computes where that can be had, else in the host's memory, with a warning. The default.
+/// Weights on the device that computes where that can be had, else on the host, with a warning. The default.
 pub const TB_WEIGHTS_ON_AUTO: u32 = 0;
-/// In the host's memory. A GPU gets them anew in every run.
+/// Weights in the host's memory. A GPU gets them anew in every run.
 pub const TB_WEIGHTS_ON_HOST: u32 = 1;
-/// In the memory of the device that computes, or it is an error.
+/// Weights in the memory of the device that computes; an error where they cannot be there.
 pub const TB_WEIGHTS_ON_DEVICE: u32 = 2;
 
-/// Where it takes no memory to speak of: the base is stored as f32, or the budget of the basis's cache has room for its
-/// weights beside a task's. Not with TB_RESIDENCY_BLOCKWISE. The default.
+/// A self-test where it takes no memory to speak of: the base is stored as f32, or the budget of the basis's cache has
+/// room for its weights beside a task's. Not with TB_RESIDENCY_BLOCKWISE. The default.
 pub const TB_SELF_TEST_AUTO: u32 = 0;
-/// Whatever memory it takes. Not with TB_RESIDENCY_BLOCKWISE, which has no room for it.
+/// A self-test whatever memory it takes. Not with TB_RESIDENCY_BLOCKWISE, which has no room for it.
 pub const TB_SELF_TEST_ON: u32 = 1;
-/// Never.
+/// No self-test.
 pub const TB_SELF_TEST_OFF: u32 = 2;
 
-/// All of them, kept for the next run with the task: by the cache, or on the device. The default.
+/// All weights of a task, kept for the next run with the task: by the cache, or on the device. The default.
 pub const TB_RESIDENCY_WHOLE: u32 = 0;
-/// Those of one block and what is outside the blocks, 40 MB instead of 351 for ViT-B-32
+/// The weights of one block and what is outside the blocks, 40 MB instead of 351 for ViT-B-32
 /// (tb_encoder_properties.weight_bytes). Every run reconstructs them anew, past the cache: it takes a reconstruction
 /// longer, whatever the number of images. Embeddings agree with the other's to 1e-5, and are the same bits every time.
 /// It runs the built graph, and nothing is promoted.
@@ -77,7 +77,7 @@ pub const TB_GRAPH_BUNDLE: u32 = 1;
 /// The file that tb_encoder_options.graph named.
 pub const TB_GRAPH_FILE: u32 = 2;
 
-/// How tb_encoder_create() sets up. Zero means default everywhere. What is said to be "with" something is ignored
+/// Options of tb_encoder_create(). Zero means default everywhere. What is said to be "with" something is ignored
 /// without it (tensorrt_cache and the like, device_budget, promote_after), except that TB_WEIGHTS_ON_DEVICE and
 /// cuda_graphs are TB_ERR_UNSUPPORTED without a GPU.
 #[repr(C)]
@@ -85,12 +85,12 @@ pub const TB_GRAPH_FILE: u32 = 2;
 pub struct tb_encoder_options {
     /// sizeof(tb_encoder_options), as the program was compiled.
     pub struct_size: usize,
-    /// What computes: `cpu`, `cuda`, `tensorrt`, or `auto`, which takes CUDA where it works, else the CPU. NULL: `cpu`.
-    /// One that cannot be had is TB_ERR_UNSUPPORTED, and the message says what is missing.
+    /// The execution provider: `cpu`, `cuda`, `tensorrt`, or `auto`, which takes CUDA where it works, else the CPU.
+    /// NULL: `cpu`. One that cannot be had is TB_ERR_UNSUPPORTED, and the message says what is missing.
     pub provider: *const c_char,
-    /// Which device of the provider, counted from 0; `cpu` has one.
+    /// The device of the provider, counted from 0; `cpu` has one.
     pub device: u32,
-    /// Threads that compute, all runs together; 0: one a processor.
+    /// Threads that compute, all runs together; 0: one per processor.
     pub threads: u32,
     /// Runs that may be in progress at once; further calls wait. 0: 1. Each has threads / concurrency threads.
     pub concurrency: u32,
@@ -102,8 +102,8 @@ pub struct tb_encoder_options {
     /// The side of the images in pixels; 0: what the base's positional embedding says. Any other than that is
     /// TB_ERR_UNSUPPORTED.
     pub image_size: u32,
-    /// How much ONNX Runtime is to say to the log callback: TB_LOG_...; 0: as before, which begins at TB_LOG_WARN.
-    /// There is one ONNX Runtime, so this changes it for the whole process.
+    /// The level at which ONNX Runtime's messages go to the log callback: TB_LOG_...; 0: as before, which begins at
+    /// TB_LOG_WARN. There is one ONNX Runtime, so this changes it for the whole process.
     pub log_level: u32,
     /// Nonzero: the built graph, though the bundle carries another one. 0: what the bundle carries, unless graph is
     /// given.
@@ -116,38 +116,38 @@ pub struct tb_encoder_options {
     /// background. Embeddings before and after agree to 1e-5 of their size; with TB_PROMOTION_OFF the same call gives
     /// the same bits every time.
     pub promotion: u32,
-    /// With TB_PROMOTION_AUTO: after so many runs; 0: 32.
+    /// Runs before promotion with TB_PROMOTION_AUTO; 0: 32.
     pub promote_after: u32,
-    /// An image encoder that somebody exported as .onnx with the base's weights in it, to run instead of the built one;
+    /// An image encoder that was exported as .onnx with the base's weights in it, to run instead of the built one;
     /// UTF-8. NULL: what the bundle carries, else the built one. Its constants are compared with the base's values;
     /// those that the basis changes become its inputs, in the order and type that it wants. The encoder then belongs to
     /// bases of this model.
     pub graph: *const c_char,
-    /// With graph: what its constants are, as `taskbasis bind` writes it. NULL: found out.
+    /// The file that says what the constants of graph are, as `taskbasis bind` writes it. NULL: found out.
     pub map: *const c_char,
-    /// With `tensorrt`: a folder for the engines that it builds, which takes minutes, and for its timings; UTF-8, made
+    /// The folder of `tensorrt` for the engines that it builds, which takes minutes, and for its timings; UTF-8, made
     /// where it is not there. NULL: nothing is kept.
     pub tensorrt_cache: *const c_char,
-    /// With `tensorrt`, nonzero: it may compute in half floats. The first embeddings of an encoder, and of each
+    /// Nonzero: `tensorrt` may compute in half floats. The first embeddings of an encoder, and of each
     /// promoted task, are then compared with the CPU's, and TB_ERR_RUNTIME where they are others.
     pub tensorrt_fp16: u32,
-    /// With tensorrt_fp16: the least cosine between an embedding and the CPU's; 0: 0.999.
+    /// The least cosine between an embedding and the CPU's with tensorrt_fp16; 0: 0.999.
     pub tensorrt_min_cosine: f32,
-    /// With weights on a device: bytes of its memory for base, basis and the weights of tasks; 0: three quarters of
+    /// For weights on a device, bytes of its memory for base, basis and the weights of tasks; 0: three quarters of
     /// what is free. Where another encoder has the basis there already, its budget holds.
     pub device_budget: u64,
-    /// With `cuda` and `tensorrt`, one of the TB_WEIGHTS_ON_ constants: where the weights of tasks are reconstructed.
+    /// One of the TB_WEIGHTS_ON_ constants: where `cuda` and `tensorrt` have the weights of tasks reconstructed.
     /// On the device none of them crosses the bus at a switch, and no task is promoted by itself. What that takes (a
     /// driver, room for the basis) and is not there is TB_ERR_RUNTIME_MISSING or TB_ERR_OUT_OF_MEMORY with
     /// TB_WEIGHTS_ON_DEVICE, and told in tb_encoder_properties.weights_fallback with TB_WEIGHTS_ON_AUTO.
     pub weights_on: u32,
-    /// With `cuda` and weights on the device, nonzero: runs are recorded as CUDA graphs, one for each number of images
-    /// and memory that they are given, and replayed later, which spares the host some hundred launches a run. The
+    /// Nonzero: with `cuda` and weights on the device, runs are recorded as CUDA graphs, one for each number of images
+    /// and memory that they are given, and replayed later, which spares the host some hundred launches per run. The
     /// first run of each is made three times more. For few batch sizes.
     pub cuda_graphs: u32,
     /// Nonzero: TB_RESIDENCY_BLOCKWISE, whatever residency says.
     pub streamed: usize,
-    /// What every layer normalisation adds to the variance; 0: as read, as for activation, else 1e-5.
+    /// The epsilon that every layer normalisation adds to the variance; 0: as read, as for activation, else 1e-5.
     pub norm_epsilon: f32,
     /// One of the TB_POOLING_ constants; 0: as read, as for activation, else the class token.
     pub pooling: u32,
@@ -176,7 +176,7 @@ pub struct tb_encoder_options {
 // SAFETY: repr(C), the size first, and every field may be zero.
 unsafe impl Versioned for tb_encoder_options {}
 
-/// What tb_encoder_info() tells: what is really used. The texts belong to the encoder.
+/// Properties of an encoder, from tb_encoder_info(): what is really used. The texts belong to the encoder.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct tb_encoder_properties {
@@ -190,7 +190,7 @@ pub struct tb_encoder_properties {
     pub provider: *const c_char,
     /// The file of the ONNX Runtime that is loaded.
     pub onnxruntime_path: *const c_char,
-    /// Its version.
+    /// The version of the ONNX Runtime that is loaded.
     pub onnxruntime_version: *const c_char,
     /// Threads that one run computes with.
     pub threads: usize,
@@ -204,32 +204,32 @@ pub struct tb_encoder_properties {
     pub width: usize,
     /// Residual blocks.
     pub layers: usize,
-    /// Attention heads a block.
+    /// Attention heads per block.
     pub heads: usize,
     /// Side of a patch in pixels.
     pub patch_size: usize,
-    /// Which of the provider's devices.
+    /// The device of the provider, counted from 0.
     pub device: usize,
-    /// Why `auto` took the CPU; NULL where it did not, or was not asked for.
+    /// The reason why `auto` took the CPU; NULL where it did not, or was not asked for.
     pub fallback: *const c_char,
-    /// Where the weights of tasks are reconstructed: TB_WEIGHTS_ON_HOST or TB_WEIGHTS_ON_DEVICE.
+    /// The memory that weights of tasks are reconstructed in: TB_WEIGHTS_ON_HOST or TB_WEIGHTS_ON_DEVICE.
     pub weights_on: usize,
-    /// Why TB_WEIGHTS_ON_AUTO took the host's memory, though a GPU computes; else NULL.
+    /// The reason why TB_WEIGHTS_ON_AUTO took the host's memory, though a GPU computes; else NULL.
     pub weights_fallback: *const c_char,
     /// One of the TB_RESIDENCY_ constants.
     pub streamed: usize,
     /// Bytes of weights that one run needs in memory at a time.
     pub weight_bytes: usize,
-    /// What every layer normalisation adds to the variance.
+    /// The epsilon that every layer normalisation adds to the variance.
     pub norm_epsilon: f32,
     /// One of the TB_POOLING_ constants, never 0.
     pub pooling: u32,
-    /// What nothing told, so that OpenAI's form was assumed, and which options settle it: a sentence. NULL where
-    /// everything was told. Such a sentence is a warning of the log too.
+    /// A sentence on what nothing told, so that OpenAI's form was assumed, and which options settle it.
+    /// NULL where everything was told. Such a sentence is a warning of the log too.
     pub assumed: *const c_char,
-    /// What the channels of images are freed of.
+    /// The mean of the channels of images.
     pub mean: [f32; 3],
-    /// What the channels of images are divided by.
+    /// The standard deviation of the channels of images.
     pub std: [f32; 3],
     /// One of the TB_RESIZE_ constants, never 0.
     pub resize: u32,
@@ -295,7 +295,7 @@ pub unsafe extern "C" fn tb_encoder_create(
     })
 }
 
-/// Which graph is asked for.
+/// The graph that is asked for.
 ///
 /// # Safety
 /// As for [`handle::optional_text`], for every text.
@@ -315,7 +315,7 @@ unsafe fn graph_choice(options: &tb_encoder_options) -> Result<GraphChoice> {
     }
 }
 
-/// What was assumed of the architecture, and of images.
+/// The assumptions about the architecture, and of images.
 fn all_assumed(tower: &TowerConfig) -> Option<String> {
     let all: Vec<String> = tower.assumed().into_iter().chain(tower.assumed_images()).collect();
     (!all.is_empty()).then(|| all.join(". "))
@@ -420,7 +420,7 @@ pub unsafe extern "C" fn tb_encoder_info(
     err: *mut *mut tb_error,
 ) -> tb_status {
     call!(err, {
-        let out = Info::new(info, "info")?;
+        let out = StructOut::new(info, "info")?;
         let open = handle::borrow(encoder)?;
         let OpenEncoder { encoder, onnxruntime_path, onnxruntime_version, provider, fallback, .. } = open;
         let arch = encoder.arch();

@@ -5,7 +5,7 @@ use std::ffi::{CString, c_char};
 use super::handle::{c_text, infallible};
 use crate::error::{Error, ErrorKind};
 
-/// What became of a call. The numbers are stable and never reused; a newer library may return ones that are not
+/// The outcome of a call. The numbers are stable and never reused; a newer library may return ones that are not
 /// listed here.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

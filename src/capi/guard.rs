@@ -1,4 +1,4 @@
-//! What stands around every function of the C ABI: no panic crosses it, and every failure is a status and a message.
+//! The guard around every function of the C ABI: no panic crosses it, and every failure is a status and a message.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -1,4 +1,4 @@
-//! Every pointer that comes from C is turned into something safe here, and nowhere else.
+//! Handles: the one place where pointers that come from C are turned into something safe.
 //!
 //! A handle is an `Arc` that C holds as a raw pointer to an opaque type. Children hold their parents, so handles may be
 //! freed in any order; a handle is `Send + Sync`, so it may be used from several threads at once.
@@ -11,9 +11,9 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// A type that C sees as an opaque handle.
 pub(super) trait Handle: Sized {
-    /// What the handle holds.
+    /// The content of the handle.
     type Inner: Send + Sync;
-    /// As messages call it.
+    /// The name in messages.
     const NAME: &'static str;
 }
 
@@ -22,7 +22,7 @@ pub(super) fn into_raw<H: Handle>(inner: H::Inner) -> *mut H {
     Arc::into_raw(Arc::new(inner)).cast_mut().cast()
 }
 
-/// What a handle of C's holds, for the time of a call.
+/// Borrows the content of a handle of C's for the time of a call.
 ///
 /// # Safety
 /// `handle` is NULL, or came from [`into_raw`] and has not been freed.
@@ -121,7 +121,7 @@ fn check_array<T>(data: *const T, length: usize, name: &str) -> Result<()> {
     }
 }
 
-/// That something can be read or written there, as far as the address tells.
+/// Checks that something can be read or written there, as far as the address tells.
 fn check_place<T>(place: *const T, name: &str) -> Result<()> {
     if place.is_null() {
         return Err(null(name));
@@ -169,13 +169,13 @@ pub(super) unsafe fn options<T: Versioned>(options: *const T, name: &str) -> Res
     Ok(known)
 }
 
-/// Where C wants information: as much of it as the program knows is written.
-pub(super) struct Info<T> {
+/// The caller's struct for information: as much of it as the program knows is written.
+pub(super) struct StructOut<T> {
     out: *mut T,
     given: usize,
 }
 
-impl<T: Versioned> Info<T> {
+impl<T: Versioned> StructOut<T> {
     /// # Safety
     /// `out` is NULL or points to as many writable bytes as its `struct_size` says.
     pub(super) unsafe fn new(out: *mut T, name: &str) -> Result<Self> {

@@ -26,15 +26,15 @@ impl Handle for tb_head {
     const NAME: &'static str = "head";
 }
 
-/// A class and how likely it is. This struct never changes, so arrays of it are safe.
+/// A class and its probability. This struct never changes, so arrays of it are safe.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct tb_score {
-    /// Which class, 0 <= class_index < C.
+    /// The class, 0 <= class_index < C.
     pub class_index: usize,
-    /// Its logit.
+    /// The class's logit.
     pub logit: f32,
-    /// Its share of the softmax over all classes.
+    /// The class's share of the softmax over all classes.
     pub probability: f32,
 }
 

@@ -8,12 +8,12 @@ use parking_lot::Mutex;
 
 use super::error::{tb_error, tb_status};
 use super::guard::call;
-use super::handle::{self, Info, Versioned};
+use super::handle::{self, StructOut, Versioned};
 use crate::encoder::{Provider, Runtime};
 use crate::error::Result;
 use crate::kernel;
 
-/// What tb_library_info() tells. All texts stay valid as long as the process lives.
+/// Properties of the library, from tb_library_info(). All texts stay valid as long as the process lives.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct tb_library_properties {
@@ -25,9 +25,9 @@ pub struct tb_library_properties {
     pub threads: usize,
     /// The file of the ONNX Runtime that is loaded or would be; NULL where none is found.
     pub onnxruntime_path: *const c_char,
-    /// Its version; NULL where none is found.
+    /// The version of ONNX Runtime; NULL where none is found.
     pub onnxruntime_version: *const c_char,
-    /// Why none is found, with every place that was searched; NULL where one is.
+    /// The reason why none is found, with every place that was searched; NULL where one is.
     pub onnxruntime_error: *const c_char,
     /// The execution providers that this ONNX Runtime was built with, comma-separated: `cpu`, or
     /// `cpu,cuda,tensorrt`. Whether the machine has what they need is found out by tb_encoder_create(). NULL where
@@ -80,7 +80,7 @@ pub unsafe extern "C" fn tb_library_info(
     err: *mut *mut tb_error,
 ) -> tb_status {
     call!(err, {
-        let out = Info::new(info, "info")?;
+        let out = StructOut::new(info, "info")?;
         let path = handle::optional_text(onnxruntime, "onnxruntime")?;
         Runtime::switch_off_telemetry();
         out.set(library_info(path)?);

@@ -1,4 +1,4 @@
-//! What the library remarks, handed to a function of C's.
+//! Log messages, handed to a function of C's.
 
 use std::ffi::{c_char, c_void};
 use std::fmt::{self, Write};
@@ -13,15 +13,15 @@ use super::handle::c_text;
 use super::handle::infallible;
 use crate::error::{Error, Result};
 
-/// Something failed.
+/// Failures.
 pub const TB_LOG_ERROR: u32 = 1;
-/// Something is not as it should be.
+/// Warnings: something is not as it should be.
 pub const TB_LOG_WARN: u32 = 2;
-/// What was chosen: a library, a kernel.
+/// Choices that were made: a library, a kernel.
 pub const TB_LOG_INFO: u32 = 3;
-/// For those who look for a fault.
+/// Messages for the search of a fault.
 pub const TB_LOG_DEBUG: u32 = 4;
-/// Everything.
+/// All messages.
 pub const TB_LOG_TRACE: u32 = 5;
 
 /// Receives a message: its level (a TB_LOG_ constant), a text in UTF-8 that is gone when the function returns, and the
@@ -30,18 +30,18 @@ pub const TB_LOG_TRACE: u32 = 5;
 pub type tb_log_callback = Option<unsafe extern "C" fn(level: u32, message: *const c_char, user_data: *mut c_void)>;
 
 #[derive(Clone, Copy)]
-struct Target {
+struct LogTarget {
     callback: unsafe extern "C" fn(u32, *const c_char, *mut c_void),
     user_data: *mut c_void,
     level: u32,
 }
 
 // SAFETY: C was told that the callback is called from any thread; the pointer is handed back to it and not used here.
-unsafe impl Send for Target {}
-// SAFETY: as for `Send`.
-unsafe impl Sync for Target {}
+unsafe impl Send for LogTarget {}
+// SAFETY: threads share nothing but the values; the callback may be called from any thread, as C was told.
+unsafe impl Sync for LogTarget {}
 
-static TARGET: RwLock<Option<Target>> = RwLock::new(None);
+static TARGET: RwLock<Option<LogTarget>> = RwLock::new(None);
 static INSTALLED: OnceLock<()> = OnceLock::new();
 
 /// Sets who receives the library's messages and those of ONNX Runtime, for the whole process.
@@ -50,7 +50,7 @@ static INSTALLED: OnceLock<()> = OnceLock::new();
 /// `user_data` can be freed. In a Rust program that has a `tracing` subscriber of its own, the messages go there
 /// instead.
 ///
-/// @param callback   NULL: nobody, which is how it begins
+/// @param callback   NULL: none, which is how it begins
 /// @param user_data  handed to every call; may be NULL
 /// @param level      the most that is handed over: TB_LOG_WARN means errors and warnings
 #[unsafe(no_mangle)]
@@ -58,7 +58,7 @@ pub unsafe extern "C" fn tb_log_set_callback(callback: tb_log_callback, user_dat
     infallible((), || {
         // A subscriber that the host set before stays in charge; remarks then go there.
         INSTALLED.get_or_init(|| drop(tracing::subscriber::set_global_default(ToC)));
-        *TARGET.write() = callback.map(|callback| Target { callback, user_data, level });
+        *TARGET.write() = callback.map(|callback| LogTarget { callback, user_data, level });
         tracing::callsite::rebuild_interest_cache();
     });
 }
@@ -85,9 +85,9 @@ impl Subscriber for ToC {
         event.record(&mut text);
         let message = c_text(&text.0);
         let level = number(*event.metadata().level());
-        // The lock is held during the call, so that whoever sets another callback knows when this one is done.
+        // The lock is held during the call, so that the caller that sets another callback knows when this one is done.
         let target = TARGET.read();
-        if let Some(Target { callback, user_data, .. }) = target.filter(|target| level <= target.level) {
+        if let Some(LogTarget { callback, user_data, .. }) = target.filter(|target| level <= target.level) {
             // SAFETY: C's function, with what C was told that it gets.
             unsafe { callback(level, message.as_ptr(), user_data) };
         }

@@ -6,11 +6,11 @@ use super::handle::{self, Buffer};
 use crate::error::{Error, Result};
 use crate::preprocess::{PixelFormat, Pixels, Preprocess};
 
-/// Red, green, blue: three bytes a pixel.
+/// Red, green, blue: three bytes per pixel.
 pub const TB_PIXELS_RGB8: u32 = 0;
 /// Red, green, blue, alpha. Alpha weighs the colours while resizing, and is then dropped.
 pub const TB_PIXELS_RGBA8: u32 = 1;
-/// Gray: one byte a pixel.
+/// Gray: one byte per pixel.
 pub const TB_PIXELS_GRAY8: u32 = 2;
 /// Blue, green, red.
 pub const TB_PIXELS_BGR8: u32 = 3;
@@ -21,11 +21,11 @@ pub const TB_PIXELS_BGRA8: u32 = 4;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct tb_image {
-    /// Row after row, the top one first: (height - 1) * row_stride + width * (bytes a pixel) bytes.
+    /// Row after row, the top one first: (height - 1) * row_stride + width * (bytes per pixel) bytes.
     pub data: *const u8,
-    /// In pixels, at least 1.
+    /// The width in pixels, at least 1.
     pub width: usize,
-    /// In pixels, at least 1.
+    /// The height in pixels, at least 1.
     pub height: usize,
     /// Bytes from the start of a row to the start of the next; 0: rows follow each other without a gap.
     pub row_stride: usize,

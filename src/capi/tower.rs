@@ -13,7 +13,7 @@ pub const TB_ACTIVATION_GELU_TANH: u32 = 2;
 /// An option alone: TB_ACTIVATION_QUICK_GELU whatever the bundle or a configuration says.
 pub const TB_ACTIVATION_QUICK_GELU_ALWAYS: u32 = 3;
 
-/// What is read.
+/// The pooling that is read from the configuration.
 pub const TB_POOLING_AS_READ: u32 = 0;
 /// The class token, normalised: nearly all published towers.
 pub const TB_POOLING_CLASS_TOKEN: u32 = 1;
@@ -25,7 +25,7 @@ pub const TB_POOLING_NORM_THEN_MEAN: u32 = 3;
 /// wide: what the classifier of CLIPForImageClassification takes.
 pub const TB_POOLING_PATCH_MEAN: u32 = 4;
 
-/// What is read.
+/// The resizing that is read from the configuration.
 pub const TB_RESIZE_AS_READ: u32 = 0;
 /// The shorter side, and the centre is cropped.
 pub const TB_RESIZE_SHORTEST: u32 = 1;
@@ -34,7 +34,7 @@ pub const TB_RESIZE_SQUASH: u32 = 2;
 /// The longer side, and the rest is filled.
 pub const TB_RESIZE_LONGEST: u32 = 3;
 
-/// What is read.
+/// The interpolation that is read from the configuration.
 pub const TB_INTERPOLATION_AS_READ: u32 = 0;
 /// The pixel under the centre.
 pub const TB_INTERPOLATION_NEAREST: u32 = 1;

@@ -1,4 +1,4 @@
-//! What an encoder's options say of the tower, and of the preparation of images.
+//! The part of an encoder's options about the tower, and of the preparation of images.
 
 use std::ffi::c_char;
 
@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::tower::{Activation, ArchHints, ConfigSource, Epsilon, ImageHints, TowerOptions};
 
 impl tb_encoder_options {
-    /// What is asked for, of the tower and of the preparation of images.
+    /// The options that are asked for, of the tower and of the preparation of images.
     ///
     /// # Safety
     /// As for [`handle::optional_text`], for every text; `mean` and `std` are NULL or three floats.
@@ -57,7 +57,7 @@ unsafe fn channels(values: *const f32, name: &str) -> Result<Option<[f32; 3]>> {
     Ok(values.try_into().ok())
 }
 
-/// As an option, the first activation is what is read, and a constant of its own demands it.
+/// The activation that an option's constant names; the first one stands for what is read.
 fn activation(number: u32) -> Result<Option<Activation>> {
     match number {
         tower::TB_ACTIVATION_QUICK_GELU => Ok(None),

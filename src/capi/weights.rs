@@ -6,13 +6,13 @@ use std::sync::{Arc, OnceLock};
 use super::basis::{model, tb_basis};
 use super::error::{tb_error, tb_status};
 use super::guard::call;
-use super::handle::{self, Buffer, Handle, Info, Out, Versioned};
+use super::handle::{self, Buffer, Handle, Out, StructOut, Versioned};
 use crate::basis::{Coefficients, TaskExpr};
 use crate::error::{Error, Result};
 use crate::weights::{TaskWeights, Values, Weights};
 
 /// The weights of a task expression. They never change. Making the handle computes only the coefficients; the weights
-/// themselves are reconstructed when somebody first needs them, and are kept in the basis's cache. Shareable between
+/// themselves are reconstructed when they are first needed, and are kept in the basis's cache. Shareable between
 /// threads.
 pub struct tb_weights {
     _opaque: [u8; 0],
@@ -36,7 +36,7 @@ impl Handle for tb_weights {
 pub struct tb_task {
     /// The task's name, UTF-8.
     pub name: *const c_char,
-    /// What its task vector is multiplied by; finite.
+    /// The factor of its task vector; finite.
     pub lambda: f64,
 }
 
@@ -161,7 +161,7 @@ pub unsafe extern "C" fn tb_weights_expression(weights: *const tb_weights) -> *c
     })
 }
 
-/// What multiplies the basis vectors: M numbers, and one for PCA's mean.
+/// Writes the coefficients of the basis vectors: M numbers, and one for PCA's mean.
 ///
 /// @param out       f64 [M]; may be NULL where `capacity` is 0
 /// @param capacity  numbers that `out` has room for: at least M, or TB_ERR_BUFFER_TOO_SMALL
@@ -198,13 +198,13 @@ pub unsafe extern "C" fn tb_weights_prepare(weights: *const tb_weights, err: *mu
     call!(err, handle::borrow(weights)?.weights.get().map(drop))
 }
 
-/// Has the weights reconstructed in the background, unless they are ready, and returns at once. A failure shows when
+/// Reconstructs the weights in the background, unless they are ready, and returns at once. A failure shows when
 /// the weights are needed. The handle may be freed at any time; what has not begun when the last handle of the basis,
 /// its weights and encoders is freed never does.
 ///
 /// Each cache has one thread for this, which reconstructs one after the other, first come, first served, and ends when
 /// nothing is wanted any more: however much is prefetched, memory stays within the budget and the weights that are
-/// being reconstructed. What several ask for is reconstructed once. Whoever needs weights that are being reconstructed
+/// being reconstructed. What several ask for is reconstructed once. A caller that needs weights being reconstructed
 /// waits for that thread instead of doing the work twice; where their turn has not come, they are reconstructed at
 /// once, in the thread that needs them.
 ///
@@ -218,7 +218,7 @@ pub unsafe extern "C" fn tb_weights_prefetch(weights: *const tb_weights, err: *m
 }
 
 /// Takes back what tb_weights_prefetch() asked for through this handle, however often: what has not begun never does,
-/// and a reconstruction stops within a millisecond or so and frees its memory. It goes on where somebody already waits
+/// and a reconstruction stops within a millisecond or so and frees its memory. It goes on where a caller already waits
 /// for these weights, or another handle has prefetched the same and not taken it back (freeing that handle does not).
 /// Nothing happens where none is under way.
 ///
@@ -288,7 +288,7 @@ pub unsafe extern "C" fn tb_weights_tensor(
     err: *mut *mut tb_error,
 ) -> tb_status {
     call!(err, {
-        let out = Info::new(tensor, "tensor")?;
+        let out = StructOut::new(tensor, "tensor")?;
         let name = handle::text(name, "name")?;
         let named = handle::borrow(weights)?;
         let weights = named.weights.pin()?;
@@ -308,7 +308,7 @@ pub unsafe extern "C" fn tb_weights_tensor_at(
     err: *mut *mut tb_error,
 ) -> tb_status {
     call!(err, {
-        let out = Info::new(tensor, "tensor")?;
+        let out = StructOut::new(tensor, "tensor")?;
         let named = handle::borrow(weights)?;
         out.set(named.view(&named.weights.pin()?, index)?);
         Ok(())

@@ -35,7 +35,7 @@ const LEVELS: [(&str, GraphOptimizationLevel); 2] =
     [("optimised (basic)", GraphOptimizationLevel::Level1), ("optimised (extended)", GraphOptimizationLevel::Level2)];
 
 impl Encoder {
-    /// As [`Encoder::with_graph`], over the fastest form of the graph: as it is, or as ONNX Runtime's optimiser makes
+    /// Makes an encoder over the fastest form of the graph: as it is, or as ONNX Runtime's optimiser makes
     /// it while the weights are constants, where the result still binds completely. Each form is run a few times with
     /// the base's weights. It takes as long as opening two plain sessions on the file, and the runs.
     ///

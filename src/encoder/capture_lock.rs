@@ -1,5 +1,5 @@
-//! While ONNX Runtime records a CUDA graph, the driver refuses much of what any other thread asks it, memory among it,
-//! and spoils the recording. So a recording excludes whatever else may ask the driver.
+//! The lock of CUDA graph captures. While ONNX Runtime records one, the driver refuses much of what other threads ask
+//! it, memory among it, and spoils the recording. So a recording excludes whatever else may ask the driver.
 
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 

@@ -11,16 +11,16 @@ use parking_lot::Mutex;
 use crate::mmap::Identity;
 use crate::weights::Model;
 
-/// How an embedding compares with the golden one.
+/// The agreement of an embedding with the golden one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Agreement {
-    /// ‖e − golden‖ / ‖golden‖.
+    /// The relative difference, ‖e − golden‖ / ‖golden‖.
     pub relative: f64,
     /// The cosine of the angle between them.
     pub cosine: f64,
 }
 
-/// What an encoder has to be compared with.
+/// The embedding that an encoder has to be compared with.
 pub(crate) struct Golden {
     pub(super) expected: Vec<f32>,
     /// The encoder does not keep its first model alive.
@@ -59,7 +59,7 @@ pub(crate) fn pattern(size: usize) -> Vec<f32> {
 }
 
 impl Agreement {
-    /// Of two embeddings of one length.
+    /// The agreement of two embeddings of one length.
     pub(super) fn of(got: &[f32], golden: &[f32]) -> Self {
         let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
         let distance = got.iter().zip(golden).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>();

@@ -29,7 +29,7 @@ pub trait WeightSource {
         None
     }
 
-    /// These weights as a graph wants them, where they are in that layout.
+    /// The weights in the layout that a graph wants, where they are in that layout.
     fn in_layout(&self, layout: &Layout) -> Option<&Weights> {
         let _ = layout;
         None
@@ -257,8 +257,8 @@ pub fn write_onnx<W: WeightSource + ?Sized>(arch: &Arch, weights: &W, path: &Pat
     write(arch, weights, Stored::F32, path, inputs)
 }
 
-/// [`write_onnx`] with the weights rounded to f16, in a file half as large. What is computed stays f32: the graph casts
-/// the weights first, which ONNX Runtime does once, when it loads the file.
+/// Writes the graph with the weights rounded to f16, in a file half as large. What is computed stays f32: the graph
+/// casts the weights first, which ONNX Runtime does once, when it loads the file.
 ///
 /// # Errors
 /// As [`write_onnx`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), naming the tensor, for values beyond

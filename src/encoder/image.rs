@@ -47,6 +47,8 @@ pub struct Encoder {
     /// Half floats have given the CPU's embeddings.
     pub(super) is_precise: AtomicBool,
     pub(super) promotions: Promotions,
+    /// Of the runs of all engines.
+    turns: Arc<Turns>,
     pub(super) self_test: SelfTest,
     pub(super) golden: Option<Golden>,
 }
@@ -123,6 +125,7 @@ impl Encoder {
             engine,
             is_precise: AtomicBool::new(false),
             promotions: Promotions::new(policy, &feed, &setup, &turns),
+            turns,
             feed,
             setup,
             self_test: options.self_test,
@@ -144,7 +147,7 @@ impl Encoder {
         self.embeds(RunWeights::Given(&weights), pixels, n)
     }
 
-    /// [`Encoder::encode`] into memory of the caller's: `out` is `[n, e]`.
+    /// Encodes into memory of the caller's: `out` is `[n, e]`.
     ///
     /// # Errors
     /// As [`Encoder::encode`], and [`ErrorKind::InvalidArgument`] when `out` has another size. On an error `out` is
@@ -184,6 +187,11 @@ impl Encoder {
     pub(super) fn run(&self, weights: RunWeights<'_>, images: Images<'_>) -> Result<Vec<f32>> {
         let mut embeds = try_zeroed(images.n.saturating_mul(self.arch().embed_dim))?;
         if images.n == 0 {
+            // Weights of another architecture are an error all the same.
+            match weights {
+                RunWeights::Given(weights) => drop(self.feed.graph.inputs(weights, &mut None)?),
+                RunWeights::Task(task) => self.check_model(task.model())?,
+            }
             return Ok(embeds);
         }
         match weights {
@@ -225,6 +233,8 @@ impl Encoder {
         let (embed_dim, n) = (self.arch().embed_dim, images.n.min(MAX_IMAGES));
         let some = Images { pixels: &images.pixels[..n * self.arch().pixels()], n };
         let mut cpu = try_zeroed(n * embed_dim)?;
+        // The engine's own turn is over; this is one more run, of a session of its own.
+        let _turn = self.turns.take();
         host::run_on_cpu(&self.feed, &self.setup, some, weights, &mut cpu)?;
         // Where the CPU's are not finite either, it is not for want of precision.
         if cpu.iter().all(|value| value.is_finite()) {
@@ -234,7 +244,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// As [`Encoder::encode`], at most `batch` images per run, so that memory does not grow with `n`. The embeddings
+    /// Encodes at most `batch` images per run, so that memory does not grow with `n`. The embeddings
     /// are those of a single run up to rounding: other sizes may be computed in another order.
     ///
     /// # Errors
@@ -261,7 +271,7 @@ impl Encoder {
         Ok(embeds)
     }
 
-    /// As [`Encoder::encode`], for arrays: `[n, 3, S, S]` to `[n, e]`. Copies the pixels unless they are in
+    /// Encodes an array: `[n, 3, S, S]` to `[n, e]`. Copies the pixels unless they are in
     /// standard layout.
     ///
     /// # Errors
@@ -307,12 +317,12 @@ impl Encoder {
         self.setup.runtime
     }
 
-    /// What it runs on, and why where that is not what was asked for.
+    /// The hardware that the encoder runs on, and the reason where that is not what was asked for.
     pub fn execution(&self) -> &Execution {
         &self.execution
     }
 
-    /// How much of a task's weights a run has in memory.
+    /// The part of a task's weights that a run has in memory.
     pub fn residency(&self) -> Residency {
         self.residency
     }
@@ -330,7 +340,8 @@ impl Encoder {
         self.setup.threads
     }
 
-    /// How many runs there are sessions for, idle ones included. They are opened when calls overlap, and then kept.
+    /// The number of runs that there are sessions for, idle ones included. They are opened when calls overlap, and then
+    /// kept.
     pub fn sessions(&self) -> usize {
         self.engine.sessions()
     }

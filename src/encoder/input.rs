@@ -33,7 +33,7 @@ pub(super) enum Elements<'a> {
 }
 
 impl<'a> Elements<'a> {
-    /// Where it lies in a device's memory, if it does.
+    /// The input's address in a device's memory, if it lies there.
     pub(super) fn address(&self) -> Option<u64> {
         match self {
             Self::Device(_, place) => Some(place.address),
@@ -53,7 +53,7 @@ impl<'a> Elements<'a> {
     }
 }
 
-/// Where values lie in a device's memory.
+/// The place of values in a device's memory.
 #[derive(Clone, Copy)]
 pub(super) struct OnDevice<'a> {
     address: u64,
@@ -108,7 +108,7 @@ pub(super) fn view<'a>(input: &Input<'a>) -> Result<DynValueRef<'a>> {
         }
         Ok(TensorRef::from_array_view((shape, values)).map_err(failed("cannot make a view"))?.into_dyn())
     }
-    /// In a device's memory.
+    /// A tensor in a device's memory.
     fn there<'a, T: PrimitiveTensorElementType + Clone + std::fmt::Debug + 'static>(
         shape: &[usize],
         OnDevice { address, memory }: OnDevice<'a>,

@@ -1,4 +1,4 @@
-//! How an encoder is set up.
+//! The options of an encoder.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,10 +7,10 @@ use std::str::FromStr;
 use crate::did_you_mean;
 use crate::error::{Error, Result};
 
-/// More threads than this are refused: a number mistaken for another one would take the machine down.
+/// The threads of an encoder, at most: a number mistaken for another one would take the machine down.
 const MAX_THREADS: usize = 4096;
 
-/// How an [`Encoder`](super::Encoder) is set up. The default suits a program that encodes one batch at a time.
+/// The options of an [`Encoder`](super::Encoder). The default suits a program that encodes one batch at a time.
 #[derive(Clone, Debug, Default)]
 pub struct EncoderOptions {
     /// Threads that compute, all runs together; 0 is as many as this process may use.
@@ -19,30 +19,30 @@ pub struct EncoderOptions {
     /// calls wait their turn. One run on all cores answers soonest. One run a core does most work in all: some 5 %
     /// more on a quiet machine, and much more where other programs want the cores too.
     pub concurrency: usize,
-    /// Which tasks get sessions of their own, as [`Encoder::encode_task`](super::Encoder::encode_task) runs them. With
-    /// weights on a device none gets one by being counted: it would gain nothing.
+    /// The tasks that get sessions of their own, as [`Encoder::encode_task`](super::Encoder::encode_task) runs them.
+    /// With weights on a device none gets one by being counted: it would gain nothing.
     pub promotion: Promotion,
     /// The library of ONNX Runtime; see [`Runtime::load`](super::Runtime::load) for what `None` means.
     pub runtime: Option<PathBuf>,
-    /// What computes; the CPU unless another is asked for. One that cannot be had is an error.
+    /// The provider that computes; the CPU unless another is asked for. One that cannot be had is an error.
     pub provider: Provider,
-    /// Which of the provider's devices, counted from 0.
+    /// The device of the provider, counted from 0.
     pub device: u32,
-    /// How TensorRT is set up.
+    /// The options of TensorRT.
     pub tensorrt: TensorRtOptions,
-    /// With a GPU's provider: where the weights of tasks are reconstructed.
+    /// The place where a GPU's provider has the weights of tasks reconstructed.
     pub weights_on: WeightsOn,
-    /// Of weights on a device: bytes of its memory for everything of a model, as
+    /// For weights on a device, the bytes of its memory for everything of a model, as
     /// [`DeviceOptions::budget`](crate::DeviceOptions). Where other encoders have the model there already, theirs
     /// holds.
     pub device_budget: Option<usize>,
-    /// With CUDA and weights on the device: records a run, once for each number of images and memory that it is given,
-    /// and replays it later, which spares the host some hundred launches a run. The first run of each is made three
+    /// Records a run with CUDA and weights on the device, once for each number of images and memory that it is given,
+    /// and replays it later, which spares the host some hundred launches per run. The first run of each is made three
     /// times more. For few batch sizes.
     pub cuda_graphs: bool,
     /// Whether an encoder over a bundle is compared with the bundle's golden embedding before its first run.
     pub self_test: SelfTest,
-    /// How much of a task's weights a run has in memory.
+    /// The part of a task's weights that a run has in memory.
     pub residency: Residency,
 }
 
@@ -103,13 +103,13 @@ impl EncoderOptions {
     }
 }
 
-/// How much of a task's weights a run has in memory.
+/// The part of a task's weights that a run has in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Residency {
     /// All of them, kept for the next run with the task: by the cache, or on the device.
     #[default]
     Whole,
-    /// Those of one block and what is outside the blocks: of a ViT-B-32's 351 MB, 40. Every run reconstructs the
+    /// The weights of one block and what is outside the blocks: of a ViT-B-32's 351 MB, 40. Every run reconstructs the
     /// weights anew, block by block, past the cache, and takes a reconstruction longer, whatever the number of images:
     /// large batches hardly notice it. Embeddings agree with the other's to 1e-5, and are the same bits every time. It
     /// runs the built graph, nothing is promoted, and nothing is compared with a golden embedding.
@@ -132,7 +132,7 @@ impl fmt::Display for Residency {
     }
 }
 
-/// What computes.
+/// The execution provider that computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Provider {
     /// The processor.
@@ -157,7 +157,8 @@ impl Provider {
         }
     }
 
-    /// As ONNX Runtime calls it, which lists those it was built with ([`Runtime::providers`](super::Runtime::providers)).
+    /// The name in ONNX Runtime, which lists those it was built with
+    /// ([`Runtime::providers`](super::Runtime::providers)).
     pub(super) const fn onnx_name(self) -> &'static str {
         match self {
             Self::Cpu | Self::Auto => "CPUExecutionProvider",
@@ -172,7 +173,7 @@ impl Provider {
         all.into_iter().filter(|known| providers.iter().any(|name| name == known.onnx_name())).collect()
     }
 
-    /// As texts name it.
+    /// The name in texts.
     pub(super) const fn title(self) -> &'static str {
         match self {
             Self::Cpu | Self::Auto => "CPU",
@@ -201,7 +202,7 @@ impl FromStr for Provider {
     }
 }
 
-/// How TensorRT is set up; without meaning for the other providers.
+/// The options of TensorRT; without meaning for the other providers.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TensorRtOptions {
     /// A folder for the engines that TensorRT builds and for what it has timed, made where it is not there. An engine
@@ -211,26 +212,27 @@ pub struct TensorRtOptions {
     /// Lets TensorRT compute in half floats. The first run of an encoder, and of each promoted session, is then
     /// compared with the CPU's.
     pub fp16: bool,
-    /// With `fp16`: the cosine between an embedding and the CPU's may not be less; `None` is
+    /// The least cosine between an embedding and the CPU's with `fp16`; `None` is
     /// [`TensorRtOptions::DEFAULT_COSINE`].
     pub min_cosine: Option<f32>,
 }
 
 impl TensorRtOptions {
-    /// Half floats have 11 bits: towers that do not overflow are above 0.9999, and one that is below this has.
+    /// The default of [`TensorRtOptions::min_cosine`]. Half floats have 11 bits: towers that do not overflow are above
+    /// 0.9999, and one that is below this has.
     pub const DEFAULT_COSINE: f32 = 0.999;
 }
 
-/// Where the weights of tasks are reconstructed, and so where the encoder reads them.
+/// The memory that weights of tasks are reconstructed in, and so the one that the encoder reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum WeightsOn {
-    /// In the memory of the device that computes, where that can be had (`docs/gpu.md` says what it takes), else in the
-    /// host's, with a warning and the reason in [`Execution`](super::Execution).
+    /// Weights in the memory of the device that computes, where that can be had (`docs/gpu.md` says what it takes),
+    /// else in the host's, with a warning and the reason in [`Execution`](super::Execution).
     #[default]
     Auto,
-    /// In the host's memory. A GPU gets them anew in every run.
+    /// Weights in the host's memory. A GPU gets them anew in every run.
     Host,
-    /// In the memory of the device that computes, or it is an error.
+    /// Weights in the memory of the device that computes; an error where they cannot be there.
     Device,
 }
 
@@ -262,23 +264,24 @@ impl FromStr for WeightsOn {
     }
 }
 
-/// Which tasks an encoder promotes: gives a session with the weights frozen into it, which runs faster and takes as
-/// much memory as the weights.
+/// The tasks that an encoder promotes: that it gives a session with the weights frozen into it, which runs faster and
+/// takes as much memory as the weights.
 ///
 /// Before and after, embeddings agree to 1e-5 of their size; each way of running gives the same bits every time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Promotion {
     /// None.
     Off,
-    /// Those that [`Encoder::promote`](super::Encoder::promote) names.
+    /// Promotion of those tasks that [`Encoder::promote`](super::Encoder::promote) names.
     Manual,
-    /// Those too, and any task after this many runs.
+    /// Promotion of the tasks that [`Encoder::promote`](super::Encoder::promote) names, and of any after this many
+    /// runs.
     After(u32),
 }
 
 impl Promotion {
-    /// Where a promoted task begins to pay on the machines that were measured: building its session takes as long as
-    /// some 30 runs of one image gain.
+    /// The runs after which a promoted task pays on the machines that were measured: building its session takes as long
+    /// as some 30 runs of one image gain.
     pub const DEFAULT_RUNS: u32 = 32;
 }
 
@@ -294,13 +297,13 @@ impl Default for Promotion {
 /// provider and graph in a process. Of a ViT-B-32 that takes about as long as a reconstruction and an image more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SelfTest {
-    /// Where the memory for the base's weights is not worth a thought: the bundle holds them as f32, which are read
-    /// where they are, or the budget of the model's cache has room for them beside those of a task.
+    /// A test where the memory for the base's weights is not worth a thought: the bundle holds them as f32, which are
+    /// read where they are, or the budget of the model's cache has room for them beside those of a task.
     #[default]
     Auto,
-    /// Whatever memory it takes.
+    /// A test whatever memory it takes.
     On,
-    /// Never.
+    /// No test.
     Off,
 }
 

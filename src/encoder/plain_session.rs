@@ -1,4 +1,5 @@
-//! What tasks are compared with: a plain session on an .onnx file that holds its weights, as they are usually deployed.
+//! The peer that tasks are compared with: a plain session on an .onnx file that holds its weights, as they are usually
+//! deployed.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! What runs use one at a time each, lent to as many of them as may be in progress.
+//! Pools of what runs use one at a time each, lent to as many of them as may be in progress.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -58,7 +58,7 @@ struct Shelf<T> {
 /// A thing on loan. Dropping it gives it back.
 pub(super) struct Loan<'p, T> {
     pool: &'p Pool<T>,
-    /// Always there until the loan is dropped.
+    /// The thing on loan, there until the loan is dropped.
     thing: Option<T>,
     /// Given back after the thing.
     _turn: Turn<'p>,
@@ -96,7 +96,7 @@ impl<T> Pool<T> {
         drop(shelf);
     }
 
-    /// How many things there are, lent ones included.
+    /// The number of things made, lent ones included.
     pub(super) fn made(&self) -> usize {
         self.shelf.lock().made
     }

@@ -38,7 +38,7 @@ impl Encoder {
         self.run(RunWeights::Given(&weights), Images { pixels: &pixels, n: 1 })
     }
 
-    /// This encoder, whose first run is preceded by the test that [`SelfTest`] tells of. `golden` is of what it runs,
+    /// Puts before the encoder's first run the test that [`SelfTest`] tells of. `golden` is of what it runs,
     /// with the base of `model`.
     pub(crate) fn tested_with(mut self, golden: Golden, model: &Model) -> Self {
         let is_wanted = match self.self_test {
@@ -73,7 +73,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// With the weights of `base`; `is_unrounded` where the golden embedding is of rounded ones.
+    /// Compares the embedding with the weights of `base`; `is_unrounded` where the golden embedding is of rounded ones.
     ///
     /// # Errors
     /// [`ErrorKind::Mismatch`] where the embedding is another one.

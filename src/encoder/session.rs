@@ -26,7 +26,7 @@ const CREATING: &str = "cannot create a session for the encoder";
 /// The setting that has a session remember which provider computes which node.
 pub(super) const RECORD_NODES: &str = "session.record_ep_graph_assignment_info";
 
-/// What all sessions of an encoder have in common.
+/// The set-up that all sessions of an encoder have in common.
 #[derive(Clone, Debug)]
 pub(super) struct SessionSetup {
     pub(super) runtime: &'static Runtime,
@@ -137,7 +137,7 @@ impl SessionSetup {
     }
 }
 
-/// Has a session that has its weights do without the layout that convolutions like best, where there may be half
+/// Makes a session that has its weights do without the layout that convolutions like best, where there may be half
 /// floats. What makes that layout ends the process where it meets some graphs with them (a cast from f16 between a
 /// transposition and a product; ONNX Runtime 1.31 and 1.32, <https://github.com/microsoft/onnxruntime/issues/28392>).
 fn with_halves(mut builder: SessionBuilder, has_halves: bool) -> Result<SessionBuilder> {
@@ -318,8 +318,8 @@ impl Session {
         outlet.dtype().tensor_shape().map(|shape| &**shape)
     }
 
-    /// How many nodes of the graph each provider has got, by ONNX Runtime's names, the most first; nothing for the CPU,
-    /// which has all. ONNX Runtime gives each node to the first provider that takes it, and the rest to the CPU,
+    /// The number of graph nodes that each provider has got, by ONNX Runtime's names, the most first; nothing for the
+    /// CPU, which has all. ONNX Runtime gives each node to the first provider that takes it, and the rest to the CPU,
     /// without a word. A node that TensorRT takes may be many of the graph's.
     ///
     /// # Errors

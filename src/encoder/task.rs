@@ -24,7 +24,7 @@ impl Encoder {
         self.embeds(RunWeights::Task(&self.in_layout(task)), pixels, n)
     }
 
-    /// [`Encoder::encode_task`] into memory of the caller's: `out` is `[n, e]`.
+    /// Encodes with a task's weights into memory of the caller's: `out` is `[n, e]`.
     ///
     /// # Errors
     /// As [`Encoder::encode_task`] and [`Encoder::encode_into`]. On an error `out` is as it was.
@@ -51,7 +51,7 @@ impl Encoder {
             && (self.engine.is_prepared(&self.in_layout(task)) || self.is_promoted(task))
     }
 
-    /// What a model takes on this encoder's device, and how it has done there: nothing where it is not there, or
+    /// The statistics of a model on this encoder's device: nothing where it is not there, or
     /// weights are in the host's memory.
     pub fn device_stats(&self, model: &Model) -> DeviceStats {
         self.engine.device_stats(model)
@@ -66,7 +66,7 @@ impl Encoder {
         self.engine.device_model(model)
     }
 
-    /// How this encoder takes weights: those that the caller gets and holds are best in this layout
+    /// The layout in which this encoder takes weights: those that the caller gets and holds are best in this layout
     /// ([`TaskWeights::in_layout`]).
     pub fn layout(&self) -> &Arc<Layout> {
         self.feed.graph.layout()
@@ -74,7 +74,7 @@ impl Encoder {
 
     /// Whether the weights of this model can be of this encoder's architecture: it has every parameter in its shape.
     /// Nothing is reconstructed for that. (Those of a user's graph are checked when they are laid out for it.)
-    fn check_model(&self, model: &Model) -> Result<()> {
+    pub(super) fn check_model(&self, model: &Model) -> Result<()> {
         if !self.layout().is_canonical() {
             return Ok(());
         }
@@ -102,7 +102,7 @@ impl Encoder {
         self.promotions.wait(&self.in_layout(task))
     }
 
-    /// As [`Encoder::promote`], without waiting: the session is built by a thread of low priority and takes over from
+    /// Promotes the task without waiting: the session is built by a thread of low priority and takes over from
     /// one run to the next. What goes wrong shows in [`Encoder::promotion`].
     ///
     /// # Errors
@@ -119,7 +119,7 @@ impl Encoder {
         self.promotions.demote(&self.in_layout(task))
     }
 
-    /// How far the task has come.
+    /// The stage of the task's promotion.
     pub fn promotion(&self, task: &TaskWeights) -> PromotionState {
         self.promotions.state(&self.in_layout(task))
     }
@@ -129,7 +129,7 @@ impl Encoder {
         self.promotion(task) == PromotionState::Promoted
     }
 
-    /// Which tasks are promoted.
+    /// The tasks that are promoted.
     pub fn promotes(&self) -> Promotion {
         self.promotions.policy()
     }

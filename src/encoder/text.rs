@@ -53,7 +53,7 @@ impl TextEncoder {
         Ok(Self { model, tokenizer: Tokenizer::new(), session, execution })
     }
 
-    /// What it runs on, and why where that is not what was asked for.
+    /// The hardware that the encoder runs on, and the reason where that is not what was asked for.
     pub fn execution(&self) -> &Execution {
         &self.execution
     }

@@ -1,4 +1,4 @@
-//! How long a user's graph's embeddings are, where its file does not say.
+//! The length of a user's graph's embeddings, where its file does not say.
 
 use super::graph::EncoderGraph;
 use super::input::{Elements, Input};

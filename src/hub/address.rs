@@ -23,7 +23,7 @@ pub struct HubPath {
     path: String,
 }
 
-/// What a path of the Hub is to lead to.
+/// The kind of thing that a path of the Hub is to lead to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
     /// The file or folder that it names.
@@ -82,7 +82,7 @@ impl HubPath {
         &self.path
     }
 
-    /// Another file or folder of the same revision.
+    /// The address of another file or folder of the same revision.
     ///
     /// # Errors
     /// As [`HubPath::new`].

@@ -17,15 +17,15 @@ use std::time::Duration;
 
 use super::address::HubPath;
 use super::event::{HubEvent, Listener};
-use super::listing::{Digest, Entry, is_hex};
+use super::listing::{Digest, ListedFile, is_hex};
 use crate::atomic_file::replace_file;
 use crate::error::{Error, Result};
 
-/// How often a lock that another process holds is tried.
+/// The interval at which a lock that another process holds is tried.
 const POLL: Duration = Duration::from_millis(100);
 /// Missing files that an error names.
-const NAMED: usize = 5;
-/// What a folder's list is called.
+const MAX_NAMED: usize = 5;
+/// The name of a folder's list.
 const LIST: &str = ".files";
 
 /// One repository's part of the cache.
@@ -41,9 +41,9 @@ pub(super) struct Lock(#[expect(dead_code, reason = "held, not read")] File);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Whole {
     Yes,
-    /// This file of it is missing.
+    /// A file of the snapshot that is missing.
     No(String),
-    /// Another program put there what is there.
+    /// A snapshot that another program put there.
     Unknown,
 }
 
@@ -56,12 +56,12 @@ impl RepoCache {
         self.root.join(&self.name)
     }
 
-    /// Where the content is, or is to be.
+    /// The path where the content is, or is to be.
     pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
         self.folder().join("blobs").join(digest.text())
     }
 
-    /// Where it is while it comes.
+    /// The path of the content while it is downloaded.
     pub(super) fn incomplete(&self, digest: &Digest) -> PathBuf {
         self.folder().join("blobs").join(format!("{}.incomplete", digest.text()))
     }
@@ -80,7 +80,7 @@ impl RepoCache {
     }
 
     /// Whether the file's content is there, as a blob or (where links are not to be had) in the snapshot itself.
-    pub(super) fn has(&self, commit: &str, entry: &Entry) -> bool {
+    pub(super) fn has(&self, commit: &str, entry: &ListedFile) -> bool {
         let blob = fs::metadata(self.blob(&entry.digest));
         blob.is_ok_and(|found| found.is_file() && found.len() == entry.size) || self.shows(commit, entry)
     }
@@ -93,14 +93,14 @@ impl RepoCache {
     }
 
     /// The error of a download into a cache that may not be written: says what is missing, of how many files.
-    pub(super) fn unwritable(&self, error: Error, missing: &[&Entry], all: usize) -> Error {
+    pub(super) fn unwritable(&self, error: Error, missing: &[&ListedFile], all: usize) -> Error {
         let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>());
         let kinds = [io::ErrorKind::PermissionDenied, io::ErrorKind::ReadOnlyFilesystem];
         if !source.is_some_and(|source| kinds.contains(&source.kind())) {
             return error;
         }
-        let names: Vec<&str> = missing.iter().take(NAMED).map(|entry| entry.path.as_str()).collect();
-        let more = if missing.len() > NAMED { ", …" } else { "" };
+        let names: Vec<&str> = missing.iter().take(MAX_NAMED).map(|entry| entry.path.as_str()).collect();
+        let more = if missing.len() > MAX_NAMED { ", …" } else { "" };
         let lacks = format!(
             "the cache lacks {}{more} ({} of {all} files) and may not be written",
             names.join(", "),
@@ -140,7 +140,7 @@ impl RepoCache {
     }
 
     /// Makes the snapshot show the file, whose blob is there.
-    pub(super) fn link(&self, commit: &str, entry: &Entry) -> Result<()> {
+    pub(super) fn link(&self, commit: &str, entry: &ListedFile) -> Result<()> {
         let (blob, place) = (self.blob(&entry.digest), self.snapshot(commit).join(&entry.path));
         let failed = |e| Error::io("cannot put it into the snapshot", &place, e);
         if !blob.exists() {
@@ -164,13 +164,13 @@ impl RepoCache {
     }
 
     /// Whether the snapshot shows the file already, be it as a link or as a copy.
-    fn shows(&self, commit: &str, entry: &Entry) -> bool {
+    fn shows(&self, commit: &str, entry: &ListedFile) -> bool {
         let place = self.snapshot(commit).join(&entry.path);
         fs::metadata(place).is_ok_and(|found| found.is_file() && found.len() == entry.size)
     }
 
     /// Notes that the folder `path` has `entries` and nothing else.
-    pub(super) fn mark(&self, commit: &str, path: &str, entries: &[Entry]) -> Result<()> {
+    pub(super) fn mark(&self, commit: &str, path: &str, entries: &[ListedFile]) -> Result<()> {
         let lines: String = entries.iter().map(|entry| format!("{} {}\n", entry.size, entry.path)).collect();
         replace(&self.list(commit, path), &lines)
     }

@@ -1,4 +1,4 @@
-//! What has to come with a checkpoint's file: the files that an index names, the configuration of an adapter.
+//! The companions of a checkpoint's file: the files that an index names, the configuration of an adapter.
 
 use std::fs;
 use std::path::Path;

@@ -11,25 +11,25 @@ use super::address::HubPath;
 use super::cache::RepoCache;
 use super::event::Listener;
 use super::http::{Answer, Ask, Client, of_body};
-use super::listing::{Digest, Entry};
+use super::listing::{Digest, ListedFile};
 use super::retry::{Again, Failure};
 use crate::error::{Error, ErrorKind, Result};
 
-/// What is read at a time.
+/// Bytes that are read at a time.
 const PIECE: usize = 256 << 10;
 
 /// The hash of a file as it comes.
 enum Hash {
     Sha256(Sha256),
-    /// With git's header.
+    /// SHA-1 with git's header.
     Git(Sha1),
-    /// With git's header, and without.
+    /// SHA-1 with git's header, and without.
     Sha1(Sha1, Sha1),
     Unchecked,
 }
 
 impl Hash {
-    fn new(entry: &Entry) -> Self {
+    fn new(entry: &ListedFile) -> Self {
         // What git calls a blob: its length, a zero byte, its content.
         let git = || Sha1::new_with_prefix(format!("blob {}\0", entry.size));
         match entry.digest {
@@ -87,14 +87,14 @@ pub(super) struct Download<'a> {
     pub(super) commit: &'a str,
     /// The revision by which the content is asked for.
     pub(super) at: &'a str,
-    pub(super) entry: &'a Entry,
-    /// Told how many of the file's bytes are there.
+    pub(super) entry: &'a ListedFile,
+    /// The caller to tell how many of the file's bytes are there.
     pub(super) progress: &'a dyn Fn(u64),
     pub(super) listener: Listener<'a>,
 }
 
-/// What has come so far.
-struct Part<'a> {
+/// The part of a file that has come so far.
+struct PartialFile<'a> {
     path: &'a Path,
     file: File,
     have: u64,
@@ -136,11 +136,11 @@ impl Download<'_> {
     }
 
     /// What an earlier run left, hashed; else an empty file.
-    fn open<'p>(&self, path: &'p Path) -> Result<Part<'p>> {
+    fn open<'p>(&self, path: &'p Path) -> Result<PartialFile<'p>> {
         let failed = |e| Error::io("cannot open", path, e);
         let file = File::options().read(true).append(true).create(true).open(path).map_err(failed)?;
         let have = file.metadata().map_err(failed)?.len();
-        let mut part = Part { path, file, have, hash: Hash::new(self.entry) };
+        let mut part = PartialFile { path, file, have, hash: Hash::new(self.entry) };
         if have > self.entry.size {
             self.restart(&mut part)?;
         }
@@ -160,7 +160,7 @@ impl Download<'_> {
         Ok(part)
     }
 
-    fn restart(&self, part: &mut Part<'_>) -> Result<()> {
+    fn restart(&self, part: &mut PartialFile<'_>) -> Result<()> {
         part.file.set_len(0).map_err(|e| Error::io("cannot empty", part.path, e))?;
         part.have = 0;
         part.hash = Hash::new(self.entry);
@@ -168,7 +168,7 @@ impl Download<'_> {
     }
 
     /// Requests what is missing, again and again while that may help.
-    fn fill(&self, part: &mut Part<'_>) -> Result<()> {
+    fn fill(&self, part: &mut PartialFile<'_>) -> Result<()> {
         let url = self.client.file(self.address, self.at, &self.entry.path);
         let mut retries = self.client.retries(self.listener);
         while part.have < self.entry.size {
@@ -191,7 +191,7 @@ impl Download<'_> {
     }
 
     /// Writes what an answer holds behind what is there.
-    fn take(&self, answer: Answer, part: &mut Part<'_>) -> Result<(), Failure> {
+    fn take(&self, answer: Answer, part: &mut PartialFile<'_>) -> Result<(), Failure> {
         let size = self.entry.size;
         match (answer.status, answer.range()) {
             (206, Some((from, _))) if from == part.have => {}
@@ -246,7 +246,7 @@ impl Download<'_> {
     }
 
     /// A write that failed. On a full disk the part is given up, for it takes room that others need.
-    fn unwritten(&self, part: &Part<'_>, error: io::Error) -> Error {
+    fn unwritten(&self, part: &PartialFile<'_>, error: io::Error) -> Error {
         let is_full = matches!(error.kind(), IoKind::StorageFull | IoKind::QuotaExceeded | IoKind::FileTooLarge);
         if !is_full {
             return Error::io("cannot write", part.path, error);

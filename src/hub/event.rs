@@ -1,4 +1,4 @@
-//! What a pull tells those who watch it.
+//! The events that a pull tells its listener.
 
 use std::time::Duration;
 
@@ -18,16 +18,16 @@ pub enum HubEvent<'a> {
         /// Bytes that were missing.
         total: u64,
     },
-    /// Another process downloads this file; what it downloads is waited for.
+    /// A wait for another process that downloads this file.
     Waiting {
         /// The file, from the repository's root.
         path: &'a str,
     },
     /// A request failed and will be made again.
     Retry {
-        /// How long it waits before that.
+        /// The pause before the next try.
         pause: Duration,
-        /// What went wrong.
+        /// The error of the failed try.
         why: &'a Error,
     },
 }

@@ -19,12 +19,12 @@ use super::options::HubOptions;
 use super::retry::{Again, Failure, Retries};
 use crate::error::{Error, ErrorKind, Result};
 
-/// More redirects than this lead nowhere.
-const REDIRECTS: usize = 10;
+/// The redirects of a request, at most: more lead nowhere.
+const MAX_REDIRECTS: usize = 10;
 /// A page of a listing is far smaller.
-const LARGEST_PAGE: u64 = 64 << 20;
-/// What is quoted of an answer's own message.
-const QUOTED: usize = 300;
+const MAX_PAGE_BYTES: u64 = 64 << 20;
+/// The characters that are quoted of an answer's own message, at most.
+const MAX_QUOTED: usize = 300;
 /// Variables that name a proxy, the first that does being heeded.
 const PROXIES: [&str; 6] = ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
 /// Answers of servers that do not know what is asked of them.
@@ -43,7 +43,7 @@ pub(super) struct Client {
     bad_proxy: Option<&'static str>,
 }
 
-/// What is asked for.
+/// The part of a file that is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ask {
     /// What the headers tell of a file (HEAD).
@@ -60,7 +60,7 @@ impl Ask {
     }
 }
 
-/// To whom a request goes, and with it the token.
+/// The server that a request goes to, and with it the token.
 #[derive(Clone, PartialEq, Eq)]
 struct Origin {
     scheme: String,
@@ -103,7 +103,7 @@ impl Client {
         Ok(Self { agent, endpoint, origin, token, retries, retry_delay, bad_proxy: bad_proxy() })
     }
 
-    /// Where the API tells of `address`: `what` is `revision` or `tree`.
+    /// The URL where the API tells of `address`: `what` is `revision` or `tree`.
     pub(super) fn api(&self, address: &HubPath, what: &str, revision: &str, path: &str) -> String {
         let slash = if path.is_empty() { "" } else { "/" };
         format!(
@@ -115,7 +115,7 @@ impl Client {
         )
     }
 
-    /// Where a file's bytes are.
+    /// The URL of a file's bytes.
     pub(super) fn file(&self, address: &HubPath, revision: &str, path: &str) -> String {
         let revision = utf8_percent_encode(revision, ENCODED);
         format!("{}/{}/resolve/{revision}/{}", self.endpoint, address.repo(), encode_path(path))
@@ -136,7 +136,7 @@ impl Client {
         loop {
             let text = self.send(Ask::Bytes(0), url, address).and_then(|answer| {
                 let Answer { request, headers, body, .. } = answer;
-                let text = body.into_with_config().limit(LARGEST_PAGE).read_to_string();
+                let text = body.into_with_config().limit(MAX_PAGE_BYTES).read_to_string();
                 let text = text.map_err(|e| self.of_transport(e, &request, None, address))?;
                 Ok((headers, text))
             });
@@ -156,7 +156,7 @@ impl Client {
         }
         let mut url = url.to_owned();
         let mut is_secret = false;
-        for _ in 0..=REDIRECTS {
+        for _ in 0..=MAX_REDIRECTS {
             let bad =
                 || Error::format(format!("a redirect to `{url}`, which is no web address")).at(address.to_string());
             let request = format!("{} {}", ask.method(), shown(&url));
@@ -189,7 +189,7 @@ impl Client {
                 _ => Err(self.of_status(answer, address, &origin)),
             };
         }
-        Err(Error::format(format!("more than {REDIRECTS} redirects")).at(address.to_string()).into())
+        Err(Error::format(format!("more than {MAX_REDIRECTS} redirects")).at(address.to_string()).into())
     }
 
     /// What an answer that is no success means, and what to do about it.
@@ -201,7 +201,8 @@ impl Client {
         let said = text_of(&answer.headers, "x-error-message").map(str::to_owned);
         let said = said.or_else(|| json_message(&mut answer.body));
         // It may say anything: one line of it is enough, and nothing that a terminal would obey.
-        let said: String = said.unwrap_or_default().trim().chars().take(QUOTED).filter(|c| !c.is_control()).collect();
+        let said: String =
+            said.unwrap_or_default().trim().chars().take(MAX_QUOTED).filter(|c| !c.is_control()).collect();
         let message = match said.as_str() {
             "" => format!("{who} answers {status} to {}", answer.request),
             said => format!("{who} answers {status} to {}: {said}", answer.request),
@@ -296,7 +297,7 @@ fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>> {
 }
 
 impl Answer {
-    /// Where a redirect leads.
+    /// The URL that a redirect leads to.
     fn location(&self) -> Option<&str> {
         text_of(&self.headers, "location").filter(|_| matches!(self.status, 301 | 302 | 303 | 307 | 308))
     }
@@ -311,7 +312,7 @@ impl Answer {
         self.body.content_length()
     }
 
-    /// Of `Content-Range: bytes 5-9/10`: 5 and, where it is told, 10.
+    /// The range of `Content-Range: bytes 5-9/10`: 5 and, where it is told, 10.
     pub(super) fn range(&self) -> Option<(u64, Option<u64>)> {
         let (range, total) = text_of(&self.headers, "content-range")?.strip_prefix("bytes ")?.split_once('/')?;
         Some((range.split_once('-')?.0.parse().ok()?, total.parse().ok()))

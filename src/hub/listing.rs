@@ -1,4 +1,4 @@
-//! What a repository has: its commits, folders and files, as the Hub's API lists them.
+//! Listings of a repository: its commits, folders and files, as the Hub's API lists them.
 
 use std::collections::BTreeMap;
 
@@ -11,34 +11,34 @@ use super::retry::Failure;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Pages of a listing, of up to 1,000 entries each; a repository with more is none of ours.
-const PAGES: usize = 2_000;
+const MAX_PAGES: usize = 2_000;
 
 /// A file as the repository lists it.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
+pub(super) struct ListedFile {
     pub(super) path: String,
     pub(super) size: u64,
     pub(super) digest: Digest,
 }
 
-impl Entry {
+impl ListedFile {
     /// A file of a snapshot, whose hash is not asked for.
     pub(super) fn local(path: String, size: u64) -> Self {
         Self { path, size, digest: Digest::Git(String::new()) }
     }
 }
 
-/// What a file's content is known by; also its name in the cache.
+/// The digest that a file's content is known by; also its name in the cache.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Digest {
-    /// Of large files: SHA-256 of the content, in 64 digits.
+    /// SHA-256 of the content of a large file, in 64 digits.
     Sha256(String),
-    /// Of small files: SHA-1 of git's header and the content, in 40 digits.
+    /// SHA-1 of git's header and the content of a small file, in 40 digits.
     Git(String),
-    /// Of files of a server that passes the Hub's answers on with ETags of its own: SHA-1 of the content, with git's
+    /// SHA-1 of the content of a file whose server passes the Hub's answers on with ETags of its own, with git's
     /// header or without.
     Sha1(String),
-    /// Of files whose hash nothing tells: a name that no other file and no other commit has.
+    /// A name for a file whose hash nothing tells, and that no other file and no other commit has.
     Unchecked(String),
 }
 
@@ -54,32 +54,32 @@ impl Digest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HubFolder {
-    /// From the repository's root; empty for the root itself.
+    /// The path from the repository's root; empty for the root itself.
     pub path: String,
     /// Files that lie in it, not counting its folders'.
     pub files: usize,
-    /// Their bytes.
+    /// Bytes of those files.
     pub bytes: u64,
     /// Whether the cache has all of them.
     pub cached: bool,
 }
 
-/// What an address names at a commit.
+/// The files that an address names at a commit.
 pub(super) struct Listing {
     pub(super) commit: String,
     /// The revision by which the files' content is asked for.
     pub(super) at: String,
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<ListedFile>,
     pub(super) is_folder: bool,
 }
 
 #[derive(Deserialize)]
-struct Info {
+struct RevisionAnswer {
     sha: String,
 }
 
 #[derive(Deserialize)]
-struct Item {
+struct TreeItem {
     r#type: String,
     path: String,
     oid: Option<String>,
@@ -96,7 +96,7 @@ struct Lfs {
 /// Files and folders.
 #[derive(Default)]
 pub(super) struct Tree {
-    pub(super) files: Vec<Entry>,
+    pub(super) files: Vec<ListedFile>,
     pub(super) folders: Vec<String>,
 }
 
@@ -111,7 +111,7 @@ impl Tree {
     }
 
     /// Folders that have files of their own.
-    pub(super) fn with_files(&self, is_cached: impl Fn(&Entry) -> bool) -> Vec<HubFolder> {
+    pub(super) fn with_files(&self, is_cached: impl Fn(&ListedFile) -> bool) -> Vec<HubFolder> {
         let mut folders: BTreeMap<&str, HubFolder> = BTreeMap::new();
         for file in &self.files {
             let path = file.path.rsplit_once('/').map_or("", |(folder, _)| folder);
@@ -135,14 +135,14 @@ impl Client {
         let url = self.api(address, "revision", address.revision(), "");
         let root = address.with_path("")?;
         let (_, text) = self.text(&url, &root, listener)?;
-        let info: Info = serde_json::from_str(&text).map_err(|e| not_the_hub(&root).because(e))?;
+        let info: RevisionAnswer = serde_json::from_str(&text).map_err(|e| not_the_hub(&root).because(e))?;
         match is_hex(&info.sha, 40) {
             true => Ok(info.sha),
             false => Err(not_the_hub(&root).expected("a commit's 40 digits").got(format!("`{}`", info.sha)).into()),
         }
     }
 
-    /// What is in the folder `path` at `commit`. `None` where there is no such folder.
+    /// The content of the folder `path` at `commit`. `None` where there is no such folder.
     pub(super) fn tree(
         &self,
         address: &HubPath,
@@ -154,14 +154,14 @@ impl Client {
         let mut url = format!("{}?recursive={recursive}", self.api(address, "tree", commit, path));
         let folder = address.with_path(path)?;
         let mut tree = Tree::default();
-        for _ in 0..PAGES {
+        for _ in 0..MAX_PAGES {
             let (headers, text) = match self.text(&url, &folder, listener) {
                 Ok(page) => page,
                 // Revision and repository are there, so it is the folder that is not.
                 Err(e) if e.error.kind() == ErrorKind::NotFound && !path.is_empty() => return Ok(None),
                 Err(e) => return Err(e),
             };
-            let items: Vec<Item> = serde_json::from_str(&text).map_err(|e| not_the_hub(&folder).because(e))?;
+            let items: Vec<TreeItem> = serde_json::from_str(&text).map_err(|e| not_the_hub(&folder).because(e))?;
             for item in items {
                 tree.add(item, address, path)?;
             }
@@ -170,13 +170,13 @@ impl Client {
                 None => return Ok(Some(tree)),
             }
         }
-        Err(not_the_hub(&folder).expected(format!("at most {PAGES} pages")).into())
+        Err(not_the_hub(&folder).expected(format!("at most {MAX_PAGES} pages")).into())
     }
 }
 
 impl Tree {
     /// Takes one line of a listing of `folder`, which cannot be trusted: what it names becomes a path on the disk.
-    fn add(&mut self, item: Item, address: &HubPath, folder: &str) -> Result<()> {
+    fn add(&mut self, item: TreeItem, address: &HubPath, folder: &str) -> Result<()> {
         let broken = |what: &str| not_the_hub(address).got(format!("{what} of `{}`", item.path.escape_debug()));
         let inside = folder.is_empty()
             || item.path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
@@ -186,10 +186,10 @@ impl Tree {
         match (item.r#type.as_str(), item.lfs, item.oid, item.size) {
             ("directory", ..) => self.folders.push(item.path),
             ("file", Some(Lfs { oid, size }), ..) if is_hex(&oid, 64) => {
-                self.files.push(Entry { path: item.path, size, digest: Digest::Sha256(oid) });
+                self.files.push(ListedFile { path: item.path, size, digest: Digest::Sha256(oid) });
             }
             ("file", None, Some(oid), Some(size)) if is_hex(&oid, 40) => {
-                self.files.push(Entry { path: item.path, size, digest: Digest::Git(oid) });
+                self.files.push(ListedFile { path: item.path, size, digest: Digest::Git(oid) });
             }
             ("file", ..) => return Err(broken("no size and hash")),
             // Submodules and whatever else git has hold no files of this repository.
@@ -208,7 +208,7 @@ pub(super) fn is_hex(text: &str, digits: usize) -> bool {
     text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Of `<https://…>; rel="next"` among others: the address.
+/// The address of `<https://…>; rel="next"` among others.
 fn next_page(mut link: &str) -> Option<&str> {
     loop {
         let (address, rest) = link.split_once('<')?.1.split_once('>')?;
@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn a_listing_cannot_lead_out_of_the_cache() {
         let address: HubPath = "hf://o/r/folder".parse().unwrap();
-        let item = |path: &str, oid: &str| Item {
+        let item = |path: &str, oid: &str| TreeItem {
             r#type: "file".into(),
             path: path.into(),
             oid: Some(oid.into()),

@@ -1,4 +1,4 @@
-//! Where the Hub is, where its cache is, and who asks: as every other program that uses the Hub finds it.
+//! The options of the Hub: its address, its cache, and who asks: as every other program that uses the Hub finds it.
 
 use std::env;
 use std::fs;
@@ -9,29 +9,29 @@ use std::time::Duration;
 use super::expand::expand;
 use crate::error::{Error, Result};
 
-/// How the Hub is used; [`HubOptions::from_env`] takes it from the environment.
+/// The options of the Hub; [`HubOptions::from_env`] takes them from the environment.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct HubOptions {
-    /// Where the Hub is: `HF_ENDPOINT`, else `https://huggingface.co`.
+    /// The Hub's address: `HF_ENDPOINT`, else `https://huggingface.co`.
     pub endpoint: String,
     /// The cache's folder, which holds `models--owner--repo`: `HF_HUB_CACHE`, else `hub` in `HF_HOME`, else
     /// `~/.cache/huggingface/hub`. `~`, `~user`, `$NAME` and `${NAME}` in these, in `XDG_CACHE_HOME` and in
     /// `HF_TOKEN_PATH` mean what Python's `expanduser` and `expandvars` take them for.
     pub cache: PathBuf,
-    /// Who asks: `HF_TOKEN`, else the file that `hf auth login` wrote. Sent to the endpoint alone.
+    /// The token of the user: `HF_TOKEN`, else the file that `hf auth login` wrote. Sent to the endpoint alone.
     pub token: Option<String>,
     /// Certificates (PEM) of those who may vouch for the endpoint and for where it redirects to, instead of Mozilla's
     /// list: `SSL_CERT_FILE`, `REQUESTS_CA_BUNDLE` or `CURL_CA_BUNDLE`, for networks whose proxy reads what passes.
     pub certificates: Option<PathBuf>,
-    /// Only what the cache has: `HF_HUB_OFFLINE`.
+    /// Whether to take only what the cache has: `HF_HUB_OFFLINE`.
     pub offline: bool,
-    /// How often a request is made again, one after the other without a byte of progress. 5.
+    /// The number of times that a request is made again, one after the other without a byte of progress. 5.
     pub retries: u32,
     /// The pause before the first of them, doubled each time: half a second, or `TASKBASIS_HUB_RETRY_MS`. Where the
     /// server says how long to wait, that is done.
     pub retry_delay: Duration,
-    /// How long nothing may come on an open connection: `HF_HUB_DOWNLOAD_TIMEOUT` in seconds, else 30.
+    /// The time that nothing may come on an open connection: `HF_HUB_DOWNLOAD_TIMEOUT` in seconds, else 30.
     pub timeout: Duration,
 }
 
@@ -48,7 +48,7 @@ impl std::fmt::Debug for HubOptions {
 }
 
 impl HubOptions {
-    /// As the environment says, by the variables that all clients of the Hub know.
+    /// The options of the environment, by the variables that all clients of the Hub know.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for values that cannot be understood, or where

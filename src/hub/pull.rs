@@ -9,7 +9,7 @@ use super::companions;
 use super::download::Download;
 use super::event::{HubEvent, Listener};
 use super::http::Client;
-use super::listing::{Entry, HubFolder, Listing, Tree};
+use super::listing::{HubFolder, ListedFile, Listing, Tree};
 use super::options::HubOptions;
 use super::resolve;
 use super::retry::Failure;
@@ -17,20 +17,20 @@ use crate::checkpoint::choose;
 use crate::did_you_mean;
 use crate::error::{Error, ErrorKind, Result};
 
-/// What a basis folder always has.
+/// A file that a basis folder always has.
 const BASIS: &str = "method_info.json";
 
-/// What [`Hub::pull`] brought.
+/// The files that [`Hub::pull`] brought.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Pulled {
-    /// What was asked for.
+    /// The address that was asked for.
     pub address: HubPath,
     /// The commit that its revision is at.
     pub commit: String,
     /// The file or folder on the disk.
     pub local: PathBuf,
-    /// What is in it.
+    /// The files in it.
     pub files: Vec<PulledFile>,
 }
 
@@ -38,9 +38,9 @@ pub struct Pulled {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct PulledFile {
-    /// From the repository's root.
+    /// The path from the repository's root.
     pub path: String,
-    /// Bytes.
+    /// The file's size in bytes.
     pub bytes: u64,
     /// Whether it came from the Hub just now; else the cache had it.
     pub downloaded: bool,
@@ -59,7 +59,7 @@ impl std::fmt::Debug for Hub {
 }
 
 impl Hub {
-    /// Nothing is asked for yet.
+    /// Makes a client; nothing is asked for yet.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] for an endpoint that is no web address.
@@ -118,7 +118,7 @@ impl Hub {
         let found = self.look_up(address, listener);
         let Listing { commit, at, entries, is_folder } =
             found.or_else(|failure| self.client.by_name(address, failure, listener))?;
-        let missing: Vec<&Entry> = entries.iter().filter(|entry| !cache.has(&commit, entry)).collect();
+        let missing: Vec<&ListedFile> = entries.iter().filter(|entry| !cache.has(&commit, entry)).collect();
         if !missing.is_empty() {
             cache.create().map_err(|e| cache.unwritable(e, &missing, entries.len()))?;
         }
@@ -164,7 +164,7 @@ impl Hub {
         if let Err(e) = noted.and_then(|()| cache.set_ref(address.revision(), &commit)) {
             tracing::debug!("{address} is all there, and the cache takes no note of it: {e}");
         }
-        let file = |entry: &Entry| PulledFile {
+        let file = |entry: &ListedFile| PulledFile {
             path: entry.path.clone(),
             bytes: entry.size,
             downloaded: downloaded.contains(&&entry.path),
@@ -305,7 +305,7 @@ impl Hub {
                 _ => missing(address, &all, "cached folder"),
             });
         }
-        let file = |entry: Entry| PulledFile { path: entry.path, bytes: entry.size, downloaded: false };
+        let file = |entry: ListedFile| PulledFile { path: entry.path, bytes: entry.size, downloaded: false };
         let files = tree.files.into_iter().filter(|file| !address.path().is_empty() || !file.path.contains('/'));
         Ok(Pulled { address: address.clone(), commit, local, files: files.map(file).collect() })
     }
@@ -318,7 +318,12 @@ impl Hub {
     }
 
     /// The files that `address` names at `commit`, and whether they are a folder.
-    fn find(&self, address: &HubPath, commit: &str, listener: Listener<'_>) -> Result<(Vec<Entry>, bool), Failure> {
+    fn find(
+        &self,
+        address: &HubPath,
+        commit: &str,
+        listener: Listener<'_>,
+    ) -> Result<(Vec<ListedFile>, bool), Failure> {
         let path = address.path();
         let is_folder = !path.is_empty();
         let tree = self.client.tree(address, commit, path, is_folder, listener)?;
@@ -350,7 +355,7 @@ impl Hub {
     }
 }
 
-/// For a path that is not among `tree`'s: names the folders, and what was probably meant.
+/// The error for a path that is not among `tree`'s: names the folders, and what was probably meant.
 fn missing(address: &HubPath, tree: &Tree, what: &str) -> Error {
     let folders = tree.all_folders();
     let error = did_you_mean::unknown(what, address.path(), folders.iter().copied());
@@ -363,7 +368,7 @@ fn missing(address: &HubPath, tree: &Tree, what: &str) -> Error {
     error.at(address.to_string())
 }
 
-/// For an address without a path, where one is needed.
+/// The error for an address without a path, where one is needed.
 fn unnamed(address: &HubPath, tree: &Tree) -> Error {
     let mut known = tree.all_folders();
     known.truncate(40);
@@ -400,7 +405,7 @@ fn walk_one(folder: &Path, path: &str, tree: &mut Tree) {
         // Links are followed: files are links to blobs, and a dangling one is no file.
         match fs::metadata(folder.join(&name)) {
             Ok(found) if found.is_dir() => tree.folders.push(inner),
-            Ok(found) => tree.files.push(Entry::local(inner, found.len())),
+            Ok(found) => tree.files.push(ListedFile::local(inner, found.len())),
             Err(_) => {}
         }
     }

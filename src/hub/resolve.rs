@@ -8,7 +8,7 @@ use super::address::HubPath;
 use super::download::hex;
 use super::event::Listener;
 use super::http::{Answer, Ask, Client, text_of};
-use super::listing::{Digest, Entry, Listing, is_hex};
+use super::listing::{Digest, ListedFile, Listing, is_hex};
 use super::retry::Failure;
 use crate::error::{Error, Result};
 
@@ -42,7 +42,7 @@ impl Client {
             return Err(untold("commit").expected("X-Repo-Commit with 40 digits").got(format!("`{commit}`")).into());
         }
         let size = size(&answer).ok_or_else(|| untold("size").expected("Content-Length or X-Linked-Size"))?;
-        let entry = Entry { path: address.path().into(), size, digest: digest(&answer.headers, &commit, address) };
+        let entry = ListedFile { path: address.path().into(), size, digest: digest(&answer.headers, &commit, address) };
         Ok(Listing { commit, at: address.revision().to_owned(), entries: vec![entry], is_folder: false })
     }
 

@@ -1,4 +1,4 @@
-//! What may be tried again, when, and how often.
+//! Retries: what may be tried again, when, and how often.
 
 use std::thread;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use super::event::{HubEvent, Listener};
 use crate::error::Error;
 
 /// A server that asks for more patience than this is not waited for.
-const LONGEST: Duration = Duration::from_secs(300);
+const MAX_PAUSE: Duration = Duration::from_secs(300);
 
 /// A request that failed.
 pub(super) struct Failure {
@@ -17,13 +17,13 @@ pub(super) struct Failure {
     pub(super) is_unknown: bool,
 }
 
-/// Whether it may be made again.
+/// Whether a request may be made again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Again {
     Never,
-    /// After a pause that grows.
+    /// Again after a pause that grows.
     Later,
-    /// After as long as the server said.
+    /// Again after as long as the server said.
     After(Duration),
 }
 
@@ -65,12 +65,12 @@ impl<'a> Retries<'a> {
     pub(super) fn wait(&mut self, failure: Failure) -> Result<(), Failure> {
         let pause = match failure.again {
             Again::Never => return Err(failure),
-            Again::After(pause) if pause > LONGEST => {
+            Again::After(pause) if pause > MAX_PAUSE => {
                 let error = failure.error.hint(format!("The Hub asks to come back in {} seconds", pause.as_secs()));
                 return Err(Failure { error, ..failure });
             }
             Again::After(pause) => pause,
-            Again::Later => self.first.saturating_mul(1 << self.made.min(16)).min(LONGEST),
+            Again::Later => self.first.saturating_mul(1 << self.made.min(16)).min(MAX_PAUSE),
         };
         if self.made >= self.most {
             return Err(failure);

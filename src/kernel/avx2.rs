@@ -27,25 +27,25 @@ impl Vector for __m256 {
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
-        // SAFETY: see above.
+        // SAFETY: the caller keeps the contract of `Vector`.
         unsafe { _mm256_set1_ps(value) }
     }
 
     #[inline(always)]
     unsafe fn load_f32(from: *const u8) -> Self {
-        // SAFETY: see above.
+        // SAFETY: the caller keeps the contract of `Vector`.
         unsafe { _mm256_loadu_ps(from.cast()) }
     }
 
     #[inline(always)]
     unsafe fn load_f16(from: *const u8) -> Self {
-        // SAFETY: see above.
+        // SAFETY: the caller keeps the contract of `Vector`.
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
     }
 
     #[inline(always)]
     unsafe fn load_bf16(from: *const u8) -> Self {
-        // SAFETY: see above. A bf16 is the upper half of the f32 of the same value.
+        // SAFETY: the caller keeps the contract of `Vector`. A bf16 is the upper half of the f32 of the same value.
         unsafe {
             let halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(halves))
@@ -55,7 +55,7 @@ impl Vector for __m256 {
     /// Up to eight levels fit into a register, as a table of values: no code then needs to become a number.
     #[inline(always)]
     unsafe fn decoder<const P: usize, const Q: usize>(scale: f32, offset: f32) -> [Self; 2] {
-        // SAFETY: see above.
+        // SAFETY: the caller keeps the contract of `Vector`.
         unsafe {
             let [scale, zero] = affine::<Self>(scale, offset);
             if P + Q > 3 {
@@ -71,7 +71,7 @@ impl Vector for __m256 {
 
     #[inline(always)]
     unsafe fn decode<const P: usize, const Q: usize>([scale, zero]: [Self; 2], codes: *const u8, at: usize) -> Self {
-        // SAFETY: see above; the second plane begins where the first one ends.
+        // SAFETY: the caller keeps the contract of `Vector`; the second plane begins where the first one ends.
         unsafe {
             let low = plane::<P>(codes, at);
             let codes = if Q == 0 {
@@ -91,25 +91,25 @@ impl Vector for __m256 {
 
     #[inline(always)]
     unsafe fn mul_add(self, x: Self, sum: Self) -> Self {
-        // SAFETY: see above.
+        // SAFETY: the caller keeps the contract of `Vector`.
         unsafe { _mm256_fmadd_ps(self, x, sum) }
     }
 
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
-        // SAFETY: see above.
+        // SAFETY: the caller keeps the contract of `Vector`.
         unsafe { _mm256_add_ps(self, other) }
     }
 
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
-        // SAFETY: see above.
+        // SAFETY: the caller keeps the contract of `Vector`.
         unsafe { _mm256_storeu_ps(to, self) }
     }
 
     #[inline(always)]
     unsafe fn stream(self, to: *mut f32) {
-        // SAFETY: see above, and `to` is aligned to 32 bytes.
+        // SAFETY: the caller keeps the contract of `Vector`: `to` is valid for the lanes, and is aligned to 32 bytes.
         unsafe { _mm256_stream_ps(to, self) }
     }
 
@@ -136,10 +136,10 @@ unsafe fn plane<const P: usize>(from: *const u8, at: usize) -> __m256i {
     unsafe { plane_above::<P, 0>(from, at) }
 }
 
-/// The same with `B` bits below the codes. What stands there is no part of them.
+/// Reads the codes of a plane with `B` bits below each. What stands there is no part of them.
 ///
 /// # Safety
-/// As [`plane`].
+/// The instruction set is there, and the plane can be read to its end.
 #[inline(always)]
 unsafe fn plane_above<const P: usize, const B: usize>(from: *const u8, at: usize) -> __m256i {
     let (byte, shift) = place(P, at);

@@ -1,4 +1,4 @@
-//! Which kernel runs: what this machine has, and what the environment asks for.
+//! The choice of the kernel that runs: what this machine has, and what the environment asks for.
 
 use std::fmt;
 use std::str::FromStr;

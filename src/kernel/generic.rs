@@ -14,10 +14,10 @@ use crate::tensor::{BLOCK, BlockFormat, SCALE_BYTES, VectorFormat};
 /// The instruction set must be there, and pointers must be valid for as many elements as the vector has lanes. No
 /// alignment is needed, except by [`Vector::stream`].
 pub(super) trait Vector: Copy + Sized {
-    /// How many f32 it holds.
+    /// The number of f32 that it holds.
     const LANES: usize;
 
-    /// The same value in every lane.
+    /// One value in every lane.
     unsafe fn splat(value: f32) -> Self;
     /// The next [`Vector::LANES`] f32.
     unsafe fn load_f32(from: *const u8) -> Self;
@@ -46,7 +46,7 @@ pub(super) trait Vector: Copy + Sized {
     fn prefetch(line: *const u8);
 }
 
-/// How far ahead lines of dense inputs are asked for, in bytes.
+/// The distance at which lines of dense inputs are asked for ahead, in bytes.
 ///
 /// The hardware's own prefetching stops at every 4 KiB of every input, and starts again only after a few misses. On a
 /// Zen 4 this took 5 to 15 % of the time away for every M, on pages of 4 KiB and of 2 MiB; half and twice as far were
@@ -54,9 +54,9 @@ pub(super) trait Vector: Copy + Sized {
 /// level lost 10 % at M = 4 and 30 to 60 % at M = 10, and so did non-temporal prefetching.
 const AHEAD: usize = 1024;
 
-/// How far ahead lines of blocks are asked for, and of a base that is read beside blocks. What is computed between
-/// two lines takes longer there, and fewer of them are on their way: 1 KiB for both took 35 to 50 % longer (q8 and q4,
-/// M = 4, one thread), and each of the two alone gave only a part of that.
+/// The distance at which lines of blocks are asked for ahead, and of a base that is read beside blocks. What is
+/// computed between two lines takes longer there, and fewer of them are on their way: 1 KiB for both took 35 to 50 %
+/// longer (q8 and q4, M = 4, one thread), and each of the two alone gave only a part of that.
 const AHEAD_OF_BLOCKS: usize = 1536;
 const AHEAD_BESIDE_BLOCKS: usize = 6 << 10;
 
@@ -127,7 +127,7 @@ impl Vector for f32 {
 
     #[inline(always)]
     unsafe fn stream(self, to: *mut f32) {
-        // SAFETY: as in `store`, and a single f32 is never worth streaming.
+        // SAFETY: the caller's promise: one f32 can be written here; a single one is never worth streaming.
         unsafe { self.store(to) }
     }
 
@@ -148,7 +148,7 @@ pub(super) unsafe fn affine<V: Vector>(scale: f32, offset: f32) -> [V; 2] {
     unsafe { [V::splat(scale), V::splat(scale * -offset)] }
 }
 
-/// Where in a plane of `bits` bits the codes from `at` on begin: at which byte, and how far up in it.
+/// The place in a plane of `bits` bits where the codes from `at` on begin: at which byte, and how far up in it.
 #[inline(always)]
 pub(super) const fn place(bits: usize, at: usize) -> (usize, usize) {
     (at % (8 * bits), at / (8 * bits) * bits)
@@ -269,7 +269,7 @@ fn prefetch<V: Vector, const N: usize>(from: *const u8, bytes: usize, distance: 
 /// Adds `a` times the elements at `from`, of `size` bytes each.
 ///
 /// # Safety
-/// As [`Vector`]'s loads, for every sum.
+/// The instruction set must be there, and the elements of every sum can be read at `from`.
 #[inline(always)]
 unsafe fn add_dense<V: Vector, const N: usize>(
     a: V,
@@ -289,7 +289,7 @@ unsafe fn add_dense<V: Vector, const N: usize>(
 /// Adds the base's elements at `from` to the sums.
 ///
 /// # Safety
-/// As [`add_dense`].
+/// The instruction set must be there, and the elements of every sum can be read at `from`.
 #[inline(always)]
 unsafe fn add_base<V: Vector, const N: usize>(
     from: *const u8,
@@ -308,7 +308,8 @@ unsafe fn add_base<V: Vector, const N: usize>(
 /// Adds `a` times the values from `at` on in a block: see [`BlockFormat::dequantize`], whose bits these are.
 ///
 /// # Safety
-/// As [`Vector::decode`], for every sum, with `block` a whole block of `format`, whose planes are `P` and `Q`.
+/// The instruction set must be there, `block` is a whole block of `format`, whose planes are `P` and `Q`, and `at` is a
+/// multiple of the lanes.
 #[inline(always)]
 unsafe fn add_block<V: Vector, const P: usize, const Q: usize, const N: usize>(
     a: V,

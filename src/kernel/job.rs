@@ -1,4 +1,4 @@
-//! What the caller asks for, checked and cut into work items.
+//! Tensor jobs, which the caller asks for, checked and cut into work items.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,15 +13,15 @@ use crate::tensor::{BLOCK, Source, Tensor, VectorFormat, f32_bytes, try_zeroed};
 
 /// One tensor to compute: `base + Σ_m a_m·terms[m]`, and where its elements go.
 pub struct TensorJob<'a> {
-    /// What errors call it.
+    /// The name in errors.
     pub name: &'a str,
-    /// What the sum is added to; `None` gives the sum alone.
+    /// The tensor that the sum is added to; `None` gives the sum alone.
     pub base: Option<&'a Tensor>,
     /// The coefficients a, one per term.
     pub coefficients: &'a [f32],
     /// The terms in ascending m, all of one shape, of any float types and block formats.
     pub terms: Vec<&'a Source>,
-    /// Where the elements go, in row-major order; what is in none of them is not kept.
+    /// The outputs that the elements go to, in row-major order; what is in none of them is not kept.
     pub outputs: Vec<Output<'a>>,
 }
 
@@ -91,7 +91,7 @@ pub fn combine(kernel: Kernel, threads: usize, jobs: Vec<TensorJob<'_>>, cancel:
     for job in jobs {
         let numel = job.check().map_err(|error| error.tensor(job.name))?;
         inputs.push(Inputs::of(&job));
-        targets.push(Target::of(job, numel));
+        targets.push(JobTarget::of(job, numel));
     }
 
     let (mut traffic, mut direct) = (0, 0);
@@ -107,21 +107,26 @@ pub fn combine(kernel: Kernel, threads: usize, jobs: Vec<TensorJob<'_>>, cancel:
     let mut items = Vec::new();
     for (job, (inputs, target)) in inputs.iter().zip(&mut targets).enumerate() {
         match target {
-            Target::InOrder(out) => {
+            JobTarget::InOrder(out) => {
                 let pieces = (0..).step_by(length).zip(out.chunks_mut(length));
-                items.extend(pieces.map(|(start, out)| WorkItem { job, inputs, start, place: Place::Here(out) }));
+                items.extend(pieces.map(|(start, out)| WorkItem {
+                    job,
+                    inputs,
+                    start,
+                    target: ItemTarget::InPlace(out),
+                }));
             }
-            Target::Elsewhere { numel, width, outputs } => {
+            JobTarget::Buffered { numel, width, outputs } => {
                 // Many rows, in whole blocks.
                 let rows = (CACHED_ITEM / *width / ROWS).max(1) * ROWS;
                 let length = (rows * *width).min(4 * CACHED_ITEM).next_multiple_of(BLOCK);
                 let count = |start: usize| length.min(*numel - start);
-                let place = |start: usize| Place::Elsewhere { count: count(start), outputs };
+                let target = |start: usize| ItemTarget::Buffered { count: count(start), outputs };
                 items.extend((0..*numel).step_by(length).map(|start| WorkItem {
                     job,
                     inputs,
                     start,
-                    place: place(start),
+                    target: target(start),
                 }));
             }
         }
@@ -182,10 +187,10 @@ impl TensorJob<'_> {
     }
 }
 
-/// What is read for a job that was checked.
+/// The tensors that are read for a job that was checked.
 struct Inputs<'a> {
     base: Option<Source>,
-    /// Those whose coefficient is not zero.
+    /// The terms whose coefficient is not zero.
     terms: Vec<(f32, &'a Source)>,
     /// Whether a kernel can load all of them as they are. Where it cannot, those that must be are converted tile by
     /// tile.
@@ -206,12 +211,12 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// Where a job's elements go.
-enum Target<'a> {
+/// The destination of a job's elements.
+enum JobTarget<'a> {
     /// All of them, in f32 and in order: they are computed there.
     InOrder(&'a mut [f32]),
-    /// They are computed in a buffer.
-    Elsewhere {
+    /// Outputs from a buffer in which the elements are computed.
+    Buffered {
         numel: usize,
         /// Elements of a row.
         width: usize,
@@ -219,7 +224,7 @@ enum Target<'a> {
     },
 }
 
-impl<'a> Target<'a> {
+impl<'a> JobTarget<'a> {
     fn of(job: TensorJob<'a>, numel: usize) -> Self {
         let shape = job.base.map(Tensor::shape).or_else(|| job.terms.first().map(|term| term.shape()));
         let width = shape.and_then(|shape| shape.last().copied()).unwrap_or(1).max(1);
@@ -231,14 +236,14 @@ impl<'a> Target<'a> {
             },
             last => outputs.extend(last),
         }
-        Self::Elsewhere { numel, width, outputs }
+        Self::Buffered { numel, width, outputs }
     }
 
     /// Elements that are computed where they belong.
     fn direct(&self) -> usize {
         match self {
             Self::InOrder(out) => out.len(),
-            Self::Elsewhere { .. } => 0,
+            Self::Buffered { .. } => 0,
         }
     }
 
@@ -246,25 +251,25 @@ impl<'a> Target<'a> {
     fn nbytes(&self) -> usize {
         match self {
             Self::InOrder(out) => size_of_val(*out),
-            Self::Elsewhere { outputs, .. } => outputs.iter().map(Output::nbytes).sum(),
+            Self::Buffered { outputs, .. } => outputs.iter().map(Output::nbytes).sum(),
         }
     }
 }
 
-/// What one thread computes at a time: the elements from `start` on. Begins where a block does.
+/// The work that one thread computes at a time: the elements from `start` on. Begins where a block does.
 struct WorkItem<'p> {
     /// The number of the job.
     job: usize,
     inputs: &'p Inputs<'p>,
     start: usize,
-    place: Place<'p>,
+    target: ItemTarget<'p>,
 }
 
-/// Where the elements of a work item are computed.
-enum Place<'p> {
-    Here(&'p mut [f32]),
-    /// In a buffer, `count` of them; each output takes its own from there.
-    Elsewhere {
+/// The memory that the elements of a work item are computed in.
+enum ItemTarget<'p> {
+    InPlace(&'p mut [f32]),
+    /// A buffer for `count` of them; each output takes its own from there.
+    Buffered {
         count: usize,
         outputs: &'p [Output<'p>],
     },
@@ -281,9 +286,9 @@ struct Scratch {
 impl WorkItem<'_> {
     fn run(self, kernel: fn(Tile<'_>), stream: bool, scratch: &mut Scratch) -> Result<()> {
         let Scratch { converted, result, scaled } = scratch;
-        match self.place {
-            Place::Here(out) => self.inputs.compute(self.start, out, kernel, stream, converted),
-            Place::Elsewhere { count, outputs } => {
+        match self.target {
+            ItemTarget::InPlace(out) => self.inputs.compute(self.start, out, kernel, stream, converted),
+            ItemTarget::Buffered { count, outputs } => {
                 if result.len() < count {
                     *result = try_zeroed(count)?;
                 }

@@ -27,13 +27,13 @@ impl Vector for float32x4_t {
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
-        // SAFETY: see above.
+        // SAFETY: the caller keeps the contract of `Vector`.
         unsafe { vdupq_n_f32(value) }
     }
 
     #[inline(always)]
     unsafe fn load_f32(from: *const u8) -> Self {
-        // SAFETY: see above.
+        // SAFETY: the caller keeps the contract of `Vector`.
         unsafe { vreinterpretq_f32_u8(vld1q_u8(from)) }
     }
 
@@ -42,7 +42,7 @@ impl Vector for float32x4_t {
     /// multiplication is exact. An f16's infinities and NaNs would become finite and get their exponent back.
     #[inline(always)]
     unsafe fn load_f16(from: *const u8) -> Self {
-        // SAFETY: see above.
+        // SAFETY: the caller keeps the contract of `Vector`.
         unsafe {
             let halves = vmovl_u16(vreinterpret_u16_u8(vld1_u8(from)));
             let sign = vshlq_n_u32::<16>(vandq_u32(halves, vdupq_n_u32(0x8000)));
@@ -56,19 +56,19 @@ impl Vector for float32x4_t {
 
     #[inline(always)]
     unsafe fn load_bf16(from: *const u8) -> Self {
-        // SAFETY: see above. A bf16 is the upper half of the f32 of the same value.
+        // SAFETY: the caller keeps the contract of `Vector`. A bf16 is the upper half of the f32 of the same value.
         unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vreinterpret_u16_u8(vld1_u8(from)))) }
     }
 
     #[inline(always)]
     unsafe fn decoder<const P: usize, const Q: usize>(scale: f32, offset: f32) -> [Self; 2] {
-        // SAFETY: see above.
+        // SAFETY: the caller keeps the contract of `Vector`.
         unsafe { affine(scale, offset) }
     }
 
     #[inline(always)]
     unsafe fn decode<const P: usize, const Q: usize>([scale, zero]: [Self; 2], codes: *const u8, at: usize) -> Self {
-        // SAFETY: see above; the second plane begins where the first one ends.
+        // SAFETY: the caller keeps the contract of `Vector`; the second plane begins where the first one ends.
         unsafe {
             let low = plane::<P>(codes, at);
             let codes = if Q == 0 {
@@ -83,26 +83,26 @@ impl Vector for float32x4_t {
 
     #[inline(always)]
     unsafe fn mul_add(self, x: Self, sum: Self) -> Self {
-        // SAFETY: see above.
+        // SAFETY: the caller keeps the contract of `Vector`.
         unsafe { vfmaq_f32(sum, self, x) }
     }
 
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
-        // SAFETY: see above.
+        // SAFETY: the caller keeps the contract of `Vector`.
         unsafe { vaddq_f32(self, other) }
     }
 
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
-        // SAFETY: see above.
+        // SAFETY: the caller keeps the contract of `Vector`.
         unsafe { vst1q_f32(to, self) }
     }
 
     /// ARM's non-temporal stores have no intrinsic.
     #[inline(always)]
     unsafe fn stream(self, to: *mut f32) {
-        // SAFETY: see above.
+        // SAFETY: the caller keeps the contract of `Vector`.
         unsafe { self.store(to) }
     }
 

@@ -1,4 +1,4 @@
-//! Where results go: side by side as they are computed, or transposed, cut, scaled, in other types.
+//! The outputs of results: side by side as they are computed, or transposed, cut, scaled, in other types.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -12,7 +12,7 @@ use crate::tensor::{DType, checked_numel, contiguous_strides, f32_bytes_mut};
 /// A place for a stretch of a tensor's elements.
 #[derive(Debug)]
 pub struct Output<'a> {
-    /// Which elements of the tensor, in row-major order.
+    /// The elements of the tensor, in row-major order.
     elements: Range<usize>,
     /// The shape that those are seen in, and where a step along each dimension leads in the output, in elements.
     shape: Vec<usize>,
@@ -88,7 +88,7 @@ impl<'a> Output<'a> {
         Ok(Self { elements, shape, strides, scale, dtype, is_part, out, borrowed: PhantomData })
     }
 
-    /// Which elements of the tensor it takes.
+    /// The elements of the tensor that it takes.
     pub(super) fn elements(&self) -> &Range<usize> {
         &self.elements
     }
@@ -171,7 +171,7 @@ impl<'a> Output<'a> {
         }
     }
 
-    /// Where the element `at` goes, in elements of the output.
+    /// The place of the element `at`, in elements of the output.
     fn place(&self, mut at: usize) -> usize {
         let mut place = 0;
         for (extent, stride) in self.shape.iter().zip(&self.strides).rev() {
@@ -192,7 +192,7 @@ impl<'a> Output<'a> {
     }
 }
 
-/// How many rows are written together: two cache lines of f32, one of half floats.
+/// The rows that are written together: two cache lines of f32, one of half floats.
 pub(super) const ROWS: usize = 32;
 
 /// Values as bytes of a type, rounded to nearest.
@@ -222,8 +222,8 @@ pub(crate) fn cast(values: &[f32], dtype: DType, out: &mut [u8]) {
     }
 }
 
-/// The same mapping in as few dimensions as it has, but at least one: neighbours that go on where the inner one ends
-/// are one.
+/// Simplifies a mapping to as few dimensions as it has, but at least one: neighbours that go on where the inner one
+/// ends are one.
 pub(super) fn simplified(shape: &[usize], strides: &[usize]) -> (Vec<usize>, Vec<usize>) {
     let (mut extents, mut steps): (Vec<usize>, Vec<usize>) = (Vec::new(), Vec::new());
     for (&extent, &stride) in shape.iter().zip(strides).filter(|(extent, _)| **extent != 1) {

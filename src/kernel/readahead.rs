@@ -12,12 +12,12 @@ use crate::tensor::Source;
 const WINDOW: usize = 64 << 20;
 
 /// Smaller inputs do not tell whether anything must be read.
-const WORTH_ASKING: usize = 1 << 20;
+const MIN_PROBED_BYTES: usize = 1 << 20;
 
 /// Questions that are asked, about; each takes a microsecond or two.
 const QUESTIONS: usize = 100;
 
-/// What is still to be asked for.
+/// The inputs that are still to be asked for.
 pub(super) struct ReadAhead<'a> {
     /// The inputs of every job, and the bytes in all jobs before it. Empty where everything is in memory.
     jobs: Vec<(usize, Vec<&'a Source>)>,
@@ -30,7 +30,8 @@ impl<'a> ReadAhead<'a> {
     /// memory.
     pub(super) fn new(jobs: Vec<Vec<&'a Source>>) -> Self {
         let resident = |input: &&Source| input.range().is_none_or(|range| input.mapping().is_resident(range));
-        let large: Vec<_> = jobs.iter().filter(|inputs| inputs.iter().any(|i| i.nbytes() >= WORTH_ASKING)).collect();
+        let large: Vec<_> =
+            jobs.iter().filter(|inputs| inputs.iter().any(|i| i.nbytes() >= MIN_PROBED_BYTES)).collect();
         let inputs = large.iter().map(|inputs| inputs.len()).sum::<usize>();
         // Whole jobs: one input of each would always be the same vector's.
         let mut some = large.iter().step_by(inputs.div_ceil(QUESTIONS).max(1));

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 
-/// How many threads `wanted` means: itself, or for 0 as many as this process may run at once.
+/// The number of threads that `wanted` means: itself, or for 0 as many as this process may run at once.
 pub(crate) fn count(wanted: usize) -> usize {
     if wanted > 0 { wanted } else { thread::available_parallelism().map_or(1, NonZero::get) }
 }

@@ -1,11 +1,11 @@
-//! What a kernel function works on: a tile of the result with the bytes of the same elements in every input.
+//! The unit that a kernel function works on: a tile of the result with the bytes of the same elements in every input.
 
 use crate::tensor::VectorFormat;
 
 /// A term of the sum over a tile.
 #[derive(Clone, Copy)]
 pub(super) struct TileTerm<'a> {
-    /// Not zero.
+    /// The coefficient; not zero.
     pub(super) coefficient: f32,
     pub(super) format: VectorFormat,
     pub(super) bytes: &'a [u8],
@@ -15,11 +15,11 @@ pub(super) struct TileTerm<'a> {
 ///
 /// The byte slices may start at any address. Element 0 is the first of a block.
 pub(super) struct Tile<'a> {
-    /// Where the result goes; its length is the number of elements.
+    /// The result; its length is the number of elements.
     pub(super) out: &'a mut [f32],
-    /// Never blocks.
+    /// The base's format and bytes; never blocks.
     pub(super) base: Option<(VectorFormat, &'a [u8])>,
-    /// In ascending m.
+    /// The terms in ascending m.
     pub(super) terms: &'a [TileTerm<'a>],
     /// Whether to write past the caches; a hint that a kernel may ignore.
     pub(super) stream: bool,

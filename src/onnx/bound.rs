@@ -10,7 +10,7 @@ use super::bind::{self, Absent, BindOptions, GraphMap, Mapped};
 use super::constant::Constant;
 use super::emit::{ConstantValues, ModelWriter};
 use super::file::{OnnxFile, Port};
-use super::rewrite::{Given, Replacement, Use};
+use super::rewrite::{ConstantSource, Replacement, Use};
 use super::types::float_dtype;
 use crate::basis::Basis;
 use crate::checkpoint::Checkpoint;
@@ -20,16 +20,16 @@ use crate::mmap::Mapping;
 use crate::tensor::{DType, f32_bytes};
 use crate::weights::{Layout, TensorSpec, Values, Weights};
 
-/// How a file keeps weights that the graph computes with as f32.
+/// The form in which a file keeps weights that the graph computes with as f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stored {
-    /// As they are.
+    /// Values as they are.
     F32,
     /// Rounded to f16, and cast to f32 by the graph.
     F16,
 }
 
-/// Where a graph came from.
+/// The origin of a graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GraphOrigin {
     /// A user's file.
@@ -172,7 +172,7 @@ impl BoundGraph {
         })
     }
 
-    /// What its constants are.
+    /// The map of the graph's constants.
     pub fn map(&self) -> &GraphMap {
         &self.map
     }
@@ -219,7 +219,7 @@ impl BoundGraph {
         self.origin == GraphOrigin::Built
     }
 
-    /// Its constants that are no parameters, or none that the basis changes: how many, and their bytes.
+    /// The graph's constants that are no parameters, or none that the basis changes: how many, and their bytes.
     pub fn kept(&self) -> (usize, u64) {
         let replaced = |constant: &&Constant| {
             self.layout.tensors().iter().any(|tensor| {
@@ -232,8 +232,8 @@ impl BoundGraph {
             .fold((0, 0), |(count, bytes), tensor| (count + 1, bytes + tensor.nbytes() as u64))
     }
 
-    /// How many images a run takes, where the graph takes no other number: its input says so, or the class token is
-    /// repeated that many times.
+    /// The number of images that a run takes, where the graph takes no other number: its input says so, or the class
+    /// token is repeated that many times.
     pub(crate) fn batch(&self) -> Option<usize> {
         let parts = self.map.tensors.values().flat_map(|mapped| &mapped.sum);
         let tokens = parts.filter(|part| part.parameter == "visual.class_embedding").find_map(|part| part.repeat);
@@ -274,12 +274,12 @@ impl BoundGraph {
 
     /// The model with the weights as inputs.
     pub(crate) fn with_inputs(&self) -> Result<Vec<u8>> {
-        self.rewritten(|_| Ok(Given::Input))?.to_vec()
+        self.rewritten(|_| Ok(ConstantSource::Input))?.to_vec()
     }
 
     /// The model with the weights as constants without values, in a file that is never opened.
     pub(crate) fn with_placeholders(&self) -> Result<Vec<u8>> {
-        self.rewritten(|_| Ok(Given::Constant(ConstantValues::Elsewhere)))?.to_vec()
+        self.rewritten(|_| Ok(ConstantSource::Constant(ConstantValues::Elsewhere)))?.to_vec()
     }
 
     /// Writes the model with these weights in it, which must be in this graph's layout, as a plain .onnx file. The file
@@ -294,7 +294,7 @@ impl BoundGraph {
         self.write_as(weights, Stored::F32, path, inputs)
     }
 
-    /// [`BoundGraph::write`] with those weights that the graph takes as f32 rounded to f16, and cast to f32 before they
+    /// Writes the graph with those weights that the graph takes as f32 rounded to f16, and cast to f32 before they
     /// are used. What the graph takes as f16 already, and its own constants, stay as they are.
     ///
     /// # Errors
@@ -329,7 +329,7 @@ impl BoundGraph {
         let model = self.rewritten(|tensor| match values(tensor)? {
             Values::F32(values) if stored == Stored::F16 => {
                 check_range(&tensor.name, values)?;
-                Ok(Given::Constant(ConstantValues::Halves(values)))
+                Ok(ConstantSource::Constant(ConstantValues::Halves(values)))
             }
             values => given(tensor, values),
         })?;
@@ -337,7 +337,7 @@ impl BoundGraph {
         model.write(path, &inputs)
     }
 
-    fn rewritten<'a>(&'a self, given: impl Fn(&TensorSpec) -> Result<Given<'a>>) -> Result<ModelWriter<'a>> {
+    fn rewritten<'a>(&'a self, given: impl Fn(&TensorSpec) -> Result<ConstantSource<'a>>) -> Result<ModelWriter<'a>> {
         self.rewritten_with(self.layout.tensors(), given)
     }
 
@@ -345,7 +345,7 @@ impl BoundGraph {
     pub(super) fn rewritten_with<'a>(
         &'a self,
         tensors: &'a [TensorSpec],
-        given: impl Fn(&TensorSpec) -> Result<Given<'a>>,
+        given: impl Fn(&TensorSpec) -> Result<ConstantSource<'a>>,
     ) -> Result<ModelWriter<'a>> {
         let mut replacements = Vec::with_capacity(tensors.len());
         let mut uses: HashMap<Use, String> = HashMap::new();
@@ -368,10 +368,10 @@ impl BoundGraph {
 }
 
 /// The tensor as a constant of these values.
-pub(super) fn given<'a>(tensor: &TensorSpec, values: Values<'a>) -> Result<Given<'a>> {
+pub(super) fn given<'a>(tensor: &TensorSpec, values: Values<'a>) -> Result<ConstantSource<'a>> {
     match values {
-        Values::F32(values) => Ok(Given::Constant(ConstantValues::Bytes(f32_bytes(values)))),
-        Values::Cast(_, bytes) => Ok(Given::Constant(ConstantValues::Bytes(bytes))),
+        Values::F32(values) => Ok(ConstantSource::Constant(ConstantValues::Bytes(f32_bytes(values)))),
+        Values::Cast(_, bytes) => Ok(ConstantSource::Constant(ConstantValues::Bytes(bytes))),
         Values::Carried(_) => Err(Error::new(ErrorKind::Internal, "no float").tensor(&tensor.name)),
     }
 }

@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::tensor::u16_bytes;
 
 /// Protocol buffers count a message's bytes in 31 bits.
-pub(super) const LONGEST: usize = i32::MAX as usize;
+pub(super) const MAX_MESSAGE_BYTES: usize = i32::MAX as usize;
 
 /// Values that are rounded at once on their way out.
 const ROUNDED_AT_ONCE: usize = 1 << 14;
@@ -25,7 +25,7 @@ pub(super) struct ByteChain<'a> {
 enum Link<'a> {
     Own(Vec<u8>),
     Borrowed(&'a [u8]),
-    /// Their bytes as f16.
+    /// The bytes of values as f16.
     Halves(&'a [f32]),
 }
 
@@ -89,11 +89,11 @@ impl<'a> ByteChain<'a> {
     /// # Errors
     /// [`ErrorKind::Unsupported`] where it cannot.
     pub(super) fn check_length(&self) -> Result<()> {
-        if self.length <= LONGEST {
+        if self.length <= MAX_MESSAGE_BYTES {
             return Ok(());
         }
         Err(Error::unsupported("too large for one ONNX file")
-            .expected(format_args!("at most {LONGEST} bytes"))
+            .expected(format_args!("at most {MAX_MESSAGE_BYTES} bytes"))
             .got(self.length))
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::sniff;
 use super::types::{TensorType, element_size, float_dtype};
-use super::wire::{Field, Value, fields, last};
+use super::wire::{Field, FieldValue, fields, last};
 use crate::checkpoint::sniff::is_lfs_pointer;
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
@@ -22,11 +22,11 @@ pub(super) struct Constant {
     pub(super) shape: Vec<usize>,
     /// The type of the elements, a [`TensorType`].
     pub(super) data_type: i32,
-    /// Its values, where they are floats.
+    /// The constant's values, where they are floats.
     pub(super) tensor: Option<Tensor>,
     /// The values' bytes, where they are in another file.
     pub(super) external: Option<(Arc<Mapping>, Range<usize>)>,
-    /// Its message in the file.
+    /// The constant's message in the file.
     pub(super) message: Range<usize>,
 }
 
@@ -80,9 +80,9 @@ impl ExternalFiles {
     }
 }
 
-/// Where the values of a tensor may be; as the fields come.
+/// The places where the values of a tensor may be, as the fields come.
 #[derive(Default)]
-struct Values {
+struct TensorFields {
     raw: Option<Range<usize>>,
     /// Packed `float_data` or `double_data`: pieces of the file.
     packed: Vec<Range<usize>>,
@@ -106,7 +106,7 @@ pub(super) fn read(file: &Arc<Mapping>, message: Range<usize>, others: &mut Exte
         external: None,
         message: message.clone(),
     };
-    let mut values = Values::default();
+    let mut values = TensorFields::default();
     for field in fields(file, message.clone()) {
         let field = field?;
         match field.number {
@@ -131,12 +131,12 @@ pub(super) fn read(file: &Arc<Mapping>, message: Range<usize>, others: &mut Exte
 /// The rank of a tensor is small; a file that says otherwise wants to waste time.
 const MAX_RANK: usize = 64;
 
-impl Values {
+impl TensorFields {
     fn take(&mut self, file: &[u8], field: &Field) -> Result<()> {
         match (field.number, &field.value) {
-            (4 | 10, Value::Bytes(range)) => self.packed.push(range.clone()),
-            (4, Value::Fixed32(value)) => self.bytes.extend(value),
-            (10, Value::Fixed64(value)) => self.bytes.extend(value),
+            (4 | 10, FieldValue::Bytes(range)) => self.packed.push(range.clone()),
+            (4, FieldValue::Fixed32(value)) => self.bytes.extend(value),
+            (10, FieldValue::Fixed64(value)) => self.bytes.extend(value),
             // Half floats are kept as the numbers that their bits make. Four bytes of memory at most for one of the
             // file.
             (5, _) => field.integers(file, |value| {
@@ -151,7 +151,7 @@ impl Values {
                 };
                 self.external.push((text(1)?, text(2)?));
             }
-            (14, Value::Varint(location)) => self.is_external = *location == 1,
+            (14, FieldValue::Varint(location)) => self.is_external = *location == 1,
             _ => {}
         }
         Ok(())
@@ -159,7 +159,7 @@ impl Values {
 }
 
 impl Constant {
-    /// How many elements.
+    /// The number of elements.
     pub(super) fn numel(&self) -> usize {
         checked_numel(&self.shape).unwrap_or(usize::MAX)
     }
@@ -172,7 +172,7 @@ impl Constant {
 
     /// Whether its elements are integers of a byte or less, as quantised weights are.
     pub(super) fn is_of_few_bits(&self) -> bool {
-        /// Of four bits and of two: U4, I4, U2, I2.
+        /// The types of four bits and of two: U4, I4, U2, I2.
         const PACKED: [i32; 4] = [21, 22, 25, 26];
         /// E4M3FN, E4M3FNUZ, E5M2, E5M2FNUZ; E2M1.
         const FLOATS: [i32; 5] = [17, 18, 19, 20, 23];
@@ -184,7 +184,7 @@ impl Constant {
     fn find_values(
         &mut self,
         file: &Arc<Mapping>,
-        values: Values,
+        values: TensorFields,
         others: &mut ExternalFiles,
     ) -> Result<Option<Tensor>> {
         let size = element_size(self.data_type);

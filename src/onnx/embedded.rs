@@ -9,7 +9,7 @@ use indexmap::IndexMap;
 use super::bind::{self, BindOptions, GraphMap, Mapped};
 use super::bound::{BoundGraph, GraphOrigin, as_input, check_values, given, tensor_spec};
 use super::file::OnnxFile;
-use super::rewrite::Given;
+use super::rewrite::ConstantSource;
 use crate::basis::Basis;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
@@ -37,7 +37,7 @@ impl BoundGraph {
             };
             entries.insert(name.clone(), entry);
         }
-        let model = self.rewritten_with(&tensors, |_| Ok(Given::Input))?.to_vec();
+        let model = self.rewritten_with(&tensors, |_| Ok(ConstantSource::Input))?.to_vec();
         let model =
             model.map_err(|e| e.at(self.file.path()).hint("What is no weight of the base stays in the graph"))?;
         Ok((model, GraphMap { tensors: entries, ..self.map.clone() }))

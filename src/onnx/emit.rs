@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use super::byte_chain::{ByteChain, LONGEST};
+use super::byte_chain::{ByteChain, MAX_MESSAGE_BYTES};
 use super::types::{TensorType, element_size};
 use crate::atomic_file::replace_file;
 use crate::error::{Error, Result};
@@ -66,7 +66,7 @@ pub(crate) struct Operator<'n> {
     pub(crate) attributes: &'n [Attribute],
 }
 
-/// Where the values of a constant are.
+/// The values of a constant.
 #[derive(Clone, Copy)]
 pub(crate) enum ConstantValues<'a> {
     /// Here, as bytes of its type.
@@ -84,16 +84,16 @@ pub(crate) struct ModelWriter<'a> {
     pub(super) around: ByteChain<'a>,
     /// The graph's fields but the constants below.
     pub(super) graph: ByteChain<'a>,
-    /// Those whose values may go to a second file.
-    constants: Vec<Constant<'a>>,
+    /// The constants whose values may go to a second file.
+    constants: Vec<WrittenConstant<'a>>,
 }
 
-struct Constant<'a> {
-    /// Its fields but the values.
+struct WrittenConstant<'a> {
+    /// The constant's fields but the values.
     head: ByteChain<'a>,
-    /// Its values' bytes; `None` where they are elsewhere.
+    /// The bytes of the constant's values; `None` where they are elsewhere.
     values: Option<ByteChain<'a>>,
-    /// How many bytes the values take.
+    /// The bytes that the values take.
     length: usize,
 }
 
@@ -150,13 +150,13 @@ impl<'a> ModelWriter<'a> {
         match values {
             ConstantValues::Elsewhere => {
                 let length = shape.iter().product::<usize>() * element_size(data_type as i32);
-                self.constants.push(Constant { head, values: None, length });
+                self.constants.push(WrittenConstant { head, values: None, length });
             }
             ConstantValues::Bytes(bytes) => self.constant_of(head, bytes),
             ConstantValues::Halves(floats) => {
                 let mut values = ByteChain::default();
                 values.halves(floats);
-                self.constants.push(Constant { head, length: values.len(), values: Some(values) });
+                self.constants.push(WrittenConstant { head, length: values.len(), values: Some(values) });
             }
         }
     }
@@ -165,7 +165,7 @@ impl<'a> ModelWriter<'a> {
     pub(super) fn constant_of(&mut self, head: ByteChain<'a>, bytes: &'a [u8]) {
         let mut values = ByteChain::default();
         values.borrow(bytes);
-        self.constants.push(Constant { head, length: bytes.len(), values: Some(values) });
+        self.constants.push(WrittenConstant { head, length: bytes.len(), values: Some(values) });
     }
 
     /// The model in memory, with all of its values inside.
@@ -187,7 +187,7 @@ impl<'a> ModelWriter<'a> {
     /// the second file that is not text; [`ErrorKind::Io`](crate::ErrorKind::Io);
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where what remains takes 2 GiB.
     pub(super) fn write(&self, path: &Path, inputs: &[&Path]) -> Result<()> {
-        self.write_within(LONGEST, path, inputs)
+        self.write_within(MAX_MESSAGE_BYTES, path, inputs)
     }
 
     fn write_within(&self, longest: usize, path: &Path, inputs: &[&Path]) -> Result<()> {
@@ -320,9 +320,9 @@ mod tests {
         let path = folder.path().join("x.onnx");
         let mut values = [floats(0), floats(1), floats(2)];
         for (longest, data_type, files) in [
-            (LONGEST, TensorType::Float, 1),
+            (MAX_MESSAGE_BYTES, TensorType::Float, 1),
             (100, TensorType::Float, 2),
-            (LONGEST, TensorType::Float16, 2),
+            (MAX_MESSAGE_BYTES, TensorType::Float16, 2),
             (100, TensorType::Float16, 3),
             // Other weights: another file, and the first one stays as it was.
             (100, TensorType::Float, 4),

@@ -34,7 +34,7 @@ pub struct OnnxFile {
     pub(super) has_functions: bool,
 }
 
-/// Subgraphs in subgraphs in …: no model has many.
+/// The depth of subgraphs in subgraphs, at most: no model has many.
 const MAX_DEPTH: usize = 16;
 
 impl OnnxFile {
@@ -47,7 +47,7 @@ impl OnnxFile {
         Self::open_with(path, MapMode::Map)
     }
 
-    /// As [`OnnxFile::open`], mapping the files or reading them into memory.
+    /// Opens a model, mapping its files or reading them into memory.
     ///
     /// # Errors
     /// As [`OnnxFile::open`].
@@ -58,7 +58,7 @@ impl OnnxFile {
         Self::read(mapping, all, ExternalFiles::beside(Some(path), mode)).map_err(|e| e.at(path))
     }
 
-    /// As [`OnnxFile::open`], of a model in memory that has all of its values inside.
+    /// Reads a model in memory that has all of its values inside.
     ///
     /// # Errors
     /// As [`OnnxFile::open`], and [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for values in other files.
@@ -67,13 +67,13 @@ impl OnnxFile {
         Self::parse_within(mapping, all)
     }
 
-    /// As [`OnnxFile::parse`], of a model made of the one at `path`: its values may be in files beside that.
+    /// Reads a model in memory that was made of the one at `path`: its values may be in files beside that.
     pub(crate) fn parse_beside(mapping: Arc<Mapping>, path: &Path) -> Result<Self> {
         let all = 0..mapping.len();
         Self::read(mapping, all, ExternalFiles::beside(Some(path), MapMode::Map)).map_err(|e| e.at(path))
     }
 
-    /// As [`OnnxFile::parse`], of a model that is the bytes `range` of something larger.
+    /// Reads a model in memory that is the bytes `range` of something larger.
     ///
     /// # Panics
     /// When the range leaves the mapping.
@@ -188,7 +188,7 @@ impl OnnxFile {
         self.order.iter().map(|&i| (i, &self.nodes[i]))
     }
 
-    /// Where it came from.
+    /// The path that the model came from.
     pub fn path(&self) -> &Path {
         self.mapping.path()
     }
@@ -198,12 +198,12 @@ impl OnnxFile {
         std::iter::once(self.path()).chain(self.others.iter().map(PathBuf::as_path))
     }
 
-    /// What a run is given. Models of old also list their constants here.
+    /// The inputs of a run. Models of old also list their constants here.
     pub fn inputs(&self) -> &[Port] {
         &self.inputs
     }
 
-    /// What a run gives back.
+    /// The outputs of a run.
     pub fn outputs(&self) -> &[Port] {
         &self.outputs
     }
@@ -213,7 +213,7 @@ impl OnnxFile {
         self.has_halves
     }
 
-    /// How many nodes.
+    /// The number of nodes.
     pub fn nodes(&self) -> usize {
         self.nodes.len()
     }

@@ -1,4 +1,4 @@
-//! What a graph consists of: nodes, and the values that come in and go out.
+//! The parts of a graph: nodes, and the values that come in and go out.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ pub(super) struct Node {
     pub(super) captured: Vec<String>,
     /// The tensor of a `Constant`: its place in the file's constants.
     pub(super) constant: Option<usize>,
-    /// Its message in the file.
+    /// The node's message in the file.
     pub(super) message: Range<usize>,
 }
 
@@ -27,7 +27,7 @@ pub struct Port {
     pub data_type: i32,
     /// The extents, where the rank is known: a number, or `None` for one that is only known in a run.
     pub shape: Option<Vec<Option<usize>>>,
-    /// Its message in the file.
+    /// The message in the file.
     pub(super) message: Range<usize>,
 }
 

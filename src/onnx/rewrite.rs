@@ -19,21 +19,21 @@ pub(super) type Use = (usize, usize);
 /// A value that takes the place of a constant, in all or some of its uses.
 pub(super) struct Replacement<'a> {
     pub(super) tensor: &'a TensorSpec,
-    pub(super) values: Given<'a>,
+    pub(super) values: ConstantSource<'a>,
 }
 
-/// Where the values of a [`Replacement`] come from.
-pub(super) enum Given<'a> {
+/// The source of the values of a [`Replacement`].
+pub(super) enum ConstantSource<'a> {
     /// Every run gives them: it becomes an input.
     Input,
-    /// It becomes a constant. [`ConstantValues::Halves`] are cast to f32 in front of everything.
+    /// A constant. [`ConstantValues::Halves`] are cast to f32 in front of everything.
     Constant(ConstantValues<'a>),
 }
 
 impl Replacement<'_> {
     /// What the constant in f16 is called whose cast takes the name of the parameter.
     fn narrowed_name(&self) -> Option<String> {
-        let is_narrowed = matches!(self.values, Given::Constant(ConstantValues::Halves(_)));
+        let is_narrowed = matches!(self.values, ConstantSource::Constant(ConstantValues::Halves(_)));
         is_narrowed.then(|| format!("{}.f16", self.tensor.name))
     }
 }
@@ -138,14 +138,14 @@ impl OnnxFile {
         for replacement in replacements {
             let TensorSpec { name, dtype, shape, .. } = replacement.tensor;
             match (&replacement.values, replacement.narrowed_name()) {
-                (Given::Input, _) => {
+                (ConstantSource::Input, _) => {
                     let extents: Vec<Extent> = shape.iter().copied().map(Extent::Fixed).collect();
                     model.input(name, onnx_type(*dtype)?, &extents);
                 }
-                (Given::Constant(values), Some(narrowed)) => {
+                (ConstantSource::Constant(values), Some(narrowed)) => {
                     model.constant(&narrowed, TensorType::Float16, shape, *values);
                 }
-                (Given::Constant(values), None) => model.constant(name, onnx_type(*dtype)?, shape, *values),
+                (ConstantSource::Constant(values), None) => model.constant(name, onnx_type(*dtype)?, shape, *values),
             }
         }
         for port in self.outputs.iter().filter(|port| port.name == output) {

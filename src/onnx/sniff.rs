@@ -1,4 +1,4 @@
-//! What a file is that is no ONNX model, where its first bytes say so.
+//! The kind of a file that is no ONNX model, where its first bytes say so.
 
 use crate::checkpoint::sniff::is_lfs_pointer;
 use crate::error::Error;

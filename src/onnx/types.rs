@@ -68,7 +68,7 @@ pub(super) fn element_size(data_type: i32) -> usize {
     known(data_type).map_or(0, |(_, _, size)| *size)
 }
 
-/// What an ONNX type is called here.
+/// The name of an ONNX type here.
 pub(crate) fn type_name(data_type: i32) -> String {
     known(data_type).map_or_else(|| format!("ONNX's type {data_type}"), |(_, name, _)| (*name).to_owned())
 }

@@ -9,17 +9,17 @@ use crate::error::{Error, Result};
 /// One field of a message.
 #[derive(Clone, Debug)]
 pub(super) struct Field {
-    /// Its number in the schema.
+    /// The field's number in the schema.
     pub(super) number: u32,
-    /// What it holds.
-    pub(super) value: Value,
+    /// The content of the field.
+    pub(super) value: FieldValue,
     /// Tag, length and content together, in bytes of the file.
     pub(super) whole: Range<usize>,
 }
 
-/// What a field holds.
+/// The content of a field.
 #[derive(Clone, Debug)]
-pub(super) enum Value {
+pub(super) enum FieldValue {
     /// An integer, a boolean or an enumeration.
     Varint(u64),
     /// Eight bytes: a double.
@@ -81,16 +81,16 @@ impl Fields<'_> {
         let number = u32::try_from(tag >> 3).ok().filter(|number| (1..1 << 29).contains(number));
         let number = number.ok_or_else(|| damaged("a field with an impossible number", start))?;
         let value = match tag & 7 {
-            0 => Value::Varint(self.varint()?),
-            1 => Value::Fixed64(self.fixed()?),
+            0 => FieldValue::Varint(self.varint()?),
+            1 => FieldValue::Fixed64(self.fixed()?),
             2 => {
                 let length = self.varint()?;
                 let length = usize::try_from(length).ok().filter(|length| *length <= self.end - self.at);
                 let length = length.ok_or_else(|| damaged("a field that is longer than what is left", start))?;
                 self.at += length;
-                Value::Bytes(self.at - length..self.at)
+                FieldValue::Bytes(self.at - length..self.at)
             }
-            5 => Value::Fixed32(self.fixed()?),
+            5 => FieldValue::Fixed32(self.fixed()?),
             _ => return Err(damaged("a field of a kind that ONNX does not use", start)),
         };
         Ok(Field { number, value, whole: start..self.at })
@@ -134,7 +134,7 @@ impl Field {
     /// The content of a length-delimited field.
     pub(super) fn range(&self) -> Result<Range<usize>> {
         match &self.value {
-            Value::Bytes(range) => Ok(range.clone()),
+            FieldValue::Bytes(range) => Ok(range.clone()),
             _ => Err(damaged("a number where text or a message belongs", self.whole.start)),
         }
     }
@@ -148,14 +148,14 @@ impl Field {
     /// The content as an integer.
     pub(super) fn integer(&self) -> Result<i64> {
         match self.value {
-            Value::Varint(value) => Ok(value.cast_signed()),
+            FieldValue::Varint(value) => Ok(value.cast_signed()),
             _ => Err(damaged("no integer where one belongs", self.whole.start)),
         }
     }
 
     /// One integer, or several packed into one field: both are legal for a repeated field.
     pub(super) fn integers(&self, file: &[u8], mut take: impl FnMut(i64) -> Result<()>) -> Result<()> {
-        let Value::Bytes(range) = &self.value else { return take(self.integer()?) };
+        let FieldValue::Bytes(range) = &self.value else { return take(self.integer()?) };
         let mut rest = &file[range.clone()];
         while !rest.is_empty() {
             let (value, length) = varint(rest).ok_or_else(|| damaged("a packed number", self.whole.start))?;
@@ -250,7 +250,7 @@ mod tests {
             .unwrap();
         assert_eq!((read[1].number, packed), (1 << 20, vec![3, 128]));
         assert_eq!((read[2].number, read[2].integer().unwrap()), (2, -1));
-        assert!(matches!(read[3].value, Value::Fixed32(value) if value == 1.5f32.to_le_bytes()));
+        assert!(matches!(read[3].value, FieldValue::Fixed32(value) if value == 1.5f32.to_le_bytes()));
     }
 
     #[test]

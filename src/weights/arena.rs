@@ -16,7 +16,7 @@ const ALIGNMENT: usize = 64;
 #[derive(Debug)]
 pub(super) struct Arena {
     memory: Anonymous,
-    /// Where the memory goes when these weights need it no more.
+    /// The pool that the memory goes to when these weights need it no more.
     home: Weak<BufferPool>,
 }
 
@@ -140,7 +140,7 @@ impl<M: ArenaMemory> BufferPool<M> {
     }
 
     pub(super) fn keep(&self, memory: M) {
-        /// More than two unused arenas would be a leak of sorts, whatever the budget says.
+        /// The unused arenas, at most: more would be a leak of sorts, whatever the budget says.
         const MAX_ARENAS: usize = 2;
 
         // Freed once the lock is open again.

@@ -1,5 +1,5 @@
-//! Which number is at fault where what was computed with some weights is not finite, and whether what is to be written
-//! is: looked for only then, for it reads everything.
+//! The search for the number at fault where what was computed with some weights is not finite, and whether what is to
+//! be written is: looked for only then, for it reads everything.
 
 use super::arena::BufferPool;
 use super::model::TaskWeights;

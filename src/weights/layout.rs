@@ -1,4 +1,5 @@
-//! How a consumer wants its weights: under which names, whole or in pieces, transposed, scaled, in which types.
+//! Layouts, in which a consumer wants its weights: under which names, whole or in pieces, transposed, scaled, in which
+//! types.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -26,22 +27,23 @@ pub struct View {
     /// The shape that they are seen in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shape: Option<Vec<usize>>,
-    /// Which dimension of that shape becomes the first, the second, …; `[1, 0]` transposes a matrix.
+    /// The dimension of that shape that becomes the first, the second, …; `[1, 0]` transposes a matrix.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub permute: Option<Vec<usize>>,
-    /// How many times all of that comes, one after another: a class token that was laid out for a fixed batch.
+    /// The number of times that all of that comes, one after another: a class token that was laid out for a fixed
+    /// batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repeat: Option<usize>,
-    /// What every element is multiplied by, in f32.
+    /// The factor of every element, in f32.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<f32>,
 }
 
-/// Where the elements of a [`View`] lie in its parameter: what a tensor of the parameter's shape, row-major, becomes.
+/// The place of a [`View`]'s elements in its parameter: what a tensor of the parameter's shape, row-major, becomes.
 /// What is repeated has a first dimension of stride 0.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Strided {
-    /// Of the first element.
+    /// The place of the first element.
     pub(crate) offset: usize,
     pub(crate) shape: Vec<usize>,
     pub(crate) strides: Vec<usize>,
@@ -91,7 +93,7 @@ impl View {
         })
     }
 
-    /// Where its elements lie in a parameter of this shape.
+    /// The place of the view's elements in a parameter of this shape.
     ///
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where rows, shape or permutation do not fit.
@@ -108,7 +110,7 @@ impl View {
         Ok(strided)
     }
 
-    /// How many times its elements come.
+    /// The number of times that its elements come.
     pub(crate) fn count(&self) -> usize {
         self.repeat.unwrap_or(1)
     }
@@ -148,13 +150,13 @@ impl View {
 /// A tensor as a graph wants it: the sum of its parts, in its type.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorSpec {
-    /// What the graph calls it.
+    /// The name in the graph.
     pub name: String,
     /// The type of its elements: a float.
     pub dtype: DType,
-    /// Its extents.
+    /// The tensor's extents.
     pub shape: Vec<usize>,
-    /// What it is made of, added up in this order; usually one.
+    /// The views that it is made of, added up in this order; usually one.
     pub parts: Vec<View>,
 }
 
@@ -164,7 +166,7 @@ impl TensorSpec {
         Self { name: name.to_owned(), dtype, shape: shape.to_vec(), parts: vec![View::whole(name)] }
     }
 
-    /// How many elements.
+    /// The number of elements.
     pub fn numel(&self) -> usize {
         self.shape.iter().product()
     }

@@ -26,7 +26,7 @@ use crate::mmap::Identity;
 /// Bytes of the default budget, at least.
 const DEFAULT_BUDGET: usize = 1 << 30;
 
-/// How a [`Model`] reconstructs and what it keeps.
+/// The options of a [`Model`]: how it reconstructs and what it keeps.
 #[derive(Clone, Debug, Default)]
 pub struct ModelOptions {
     /// Threads for reconstruction; 0 means one per processor.
@@ -49,7 +49,7 @@ pub struct Model {
     threads: usize,
     kernel: Kernel,
     cache: Arc<WeightsCache>,
-    /// That of the image tower's parameters as they are.
+    /// The layout of the image tower's parameters as they are.
     canonical: Arc<Layout>,
     /// The files that the bits of weights come from, the base's first.
     files: Arc<[Identity]>,
@@ -252,7 +252,7 @@ impl TaskWeights {
         &self.name
     }
 
-    /// What multiplies the basis vectors.
+    /// The coefficients that multiply the basis vectors.
     pub fn coefficients(&self) -> &Coefficients {
         &self.coefficients
     }
@@ -278,8 +278,8 @@ impl TaskWeights {
         model.cache.get_or_build(&self.key, model.expected_bytes(layout), build)
     }
 
-    /// The same weights as a graph wants them: under its names, in its order and types. They are reconstructed straight
-    /// into that, and kept in the cache beside those of other layouts.
+    /// The task's weights as a graph wants them: under its names, in its order and types. They are reconstructed
+    /// straight into that, and kept in the cache beside those of other layouts.
     #[must_use]
     pub fn in_layout(&self, layout: &Arc<Layout>) -> Self {
         // Of a canonical one the model has its own, with all of its parameters.
@@ -298,7 +298,7 @@ impl TaskWeights {
         &self.key
     }
 
-    /// [`TaskWeights::get`], and holds on to them until [`TaskWeights::unpin`] or the end of `self`.
+    /// Gets the weights, and holds on to them until [`TaskWeights::unpin`] or the end of `self`.
     ///
     /// # Errors
     /// As [`TaskWeights::get`].
@@ -318,8 +318,8 @@ impl TaskWeights {
         self.pinned.lock().is_some() || self.model.cache.contains(&self.key)
     }
 
-    /// Has them reconstructed in the background, unless they are ready, and returns at once. A failure shows when they
-    /// are asked for.
+    /// Reconstructs the weights in the background, unless they are ready, and returns at once. A failure shows when
+    /// they are asked for.
     ///
     /// Each cache has one thread for this, which reconstructs one after the other, first come, first served, and ends
     /// when nothing is wanted any more: however much is prefetched, memory stays within the budget of the cache and the
@@ -330,7 +330,7 @@ impl TaskWeights {
     /// them: prefetching more than the budget has room for leaves the last ones. A budget of 0 keeps none.
     ///
     /// [`TaskWeights::cancel_prefetch`] takes it back; dropping `self` does not. What has not begun when the model or
-    /// the layout is dropped, and with it everybody who could ask for it, is left out.
+    /// the layout is dropped, and with it every handle that could ask for it, is left out.
     ///
     /// # Errors
     /// When the operating system gives no thread; nothing is wanted then.

@@ -1,4 +1,4 @@
-//! What weights are computed from, found out before anything is: which tensors, of which base, changed by what.
+//! The plan of a reconstruction, found out before anything is computed: which tensors, of which base, changed by what.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use crate::checkpoint::{Checkpoint, is_image_tower, lacking};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor};
 
-/// Which parameters weights are made of.
+/// The parameters that weights are made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Scope {
-    /// Those of the image tower (`visual.…`): all that an encoder needs.
+    /// The parameters of the image tower (`visual.…`): all that an encoder needs.
     #[default]
     ImageTower,
     /// Every parameter that the base holds.
@@ -21,7 +21,7 @@ pub enum Scope {
 /// Weights to be.
 pub(super) struct Plan<'a> {
     pub(super) coefficients: Coefficients,
-    /// As the kernel takes them.
+    /// The coefficients, as the kernel takes them.
     pub(super) factors: Vec<f32>,
     pub(super) tensors: Vec<Planned<'a>>,
 }
@@ -97,8 +97,8 @@ fn check_shape(base: &Checkpoint, basis: &Basis, name: &str, tensor: &Tensor, pa
         .got(format_args!("{:?}", tensor.shape())))
 }
 
-/// That what the basis does not name may stay the base's: a parameter that it names in some of the blocks only is of
-/// another model.
+/// Checks that what the basis does not name may stay the base's: a parameter that it names in some of the blocks only
+/// is of another model.
 fn check_unnamed(base: &Checkpoint, basis: &Basis, scope: Scope) -> Result<()> {
     let weights = in_scope(base.iter(), scope).filter(|(_, tensor)| tensor.dtype().is_float()).map(|(name, _)| name);
     let weights: Vec<&str> = weights.filter(|name| basis.parameter(name).is_none()).collect();
@@ -159,7 +159,7 @@ fn in_scope<'a, T>(all: impl Iterator<Item = (&'a str, T)>, scope: Scope) -> imp
 }
 
 impl Plan<'_> {
-    /// Without the tensors that `wanted` does not accept.
+    /// The plan without the tensors that `wanted` does not accept.
     pub(super) fn limited_to(mut self, wanted: impl Fn(&str) -> bool) -> Self {
         self.tensors.retain(|planned| wanted(planned.name));
         self

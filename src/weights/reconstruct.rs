@@ -14,10 +14,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::{self, Kernel, Output, TensorJob};
 use crate::tensor::{DType, Tensor, f32_bytes_mut, try_zeroed};
 
-/// How to reconstruct; `default()` is right nearly always.
+/// The options of a reconstruction; `default()` is right nearly always.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ReconstructOptions<'a> {
-    /// Which parameters.
+    /// The parameters to reconstruct.
     pub scope: Scope,
     /// Threads; 0 means one per processor. The result is the same, bit for bit, whatever their number.
     pub threads: usize,
@@ -114,7 +114,7 @@ impl Plan<'_> {
     }
 }
 
-/// Where the elements of a part go; `out` has room for them once.
+/// The output that the elements of a part go to; `out` has room for them once.
 fn output<'a>(part: &View, parameter: &[usize], dtype: DType, out: &'a mut [u8]) -> Result<Output<'a>> {
     let (elements, seen) = (part.elements(parameter)?, part.seen(parameter)?);
     Output::new(elements, &seen, part.permute.as_deref(), part.scale, dtype, out)

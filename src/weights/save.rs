@@ -58,7 +58,7 @@ pub fn save_arrays(
     save_tensors(path, tensors.collect(), about, inputs)
 }
 
-/// The same tensors and metadata give the same bytes.
+/// Writes the tensors; equal tensors and metadata give equal bytes.
 fn save_tensors(path: &Path, mut tensors: Vec<Out<'_>>, about: &[(&str, String)], inputs: &[&Path]) -> Result<()> {
     // As the format advises: no tensor lies at less than its alignment.
     tensors.sort_by_key(|tensor| (Reverse(tensor.dtype.size()), tensor.name));

@@ -28,7 +28,7 @@ pub(super) struct StoredTensor {
     pub(super) memory: TensorMemory,
 }
 
-/// Where a tensor lives.
+/// The memory that a tensor lives in.
 #[derive(Debug)]
 pub(super) enum TensorMemory {
     /// Computed, in the arena.
@@ -42,14 +42,14 @@ pub(super) enum TensorMemory {
 pub enum Values<'a> {
     /// f32, row-major.
     F32(&'a [f32]),
-    /// Not a float: carried over from the base as it is.
+    /// A tensor that is no float, carried over from the base as it is.
     Carried(&'a Tensor),
     /// Floats of another type, as a graph's layout wants them: their bytes, little-endian.
     Cast(DType, &'a [u8]),
 }
 
 impl Weights {
-    /// What multiplied the basis vectors.
+    /// The coefficients that multiplied the basis vectors.
     pub fn coefficients(&self) -> &Coefficients {
         &self.coefficients
     }
@@ -85,7 +85,7 @@ impl Weights {
         Ok((name, &tensor.shape, self.values(tensor)))
     }
 
-    /// Where the tensor called `name` stands in the order of [`Weights::iter`].
+    /// The place of the tensor called `name` in the order of [`Weights::iter`].
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound), with the nearest name.
@@ -94,7 +94,7 @@ impl Weights {
         self.tensors.get_index_of(name).ok_or_else(|| did_you_mean::unknown("tensor", name, known))
     }
 
-    /// How many tensors.
+    /// The number of tensors.
     pub fn len(&self) -> usize {
         self.tensors.len()
     }

@@ -50,7 +50,7 @@ fn losses(images: &[Images], before: &[(usize, Vec<usize>)], after: &[(usize, Ve
     before.iter().zip(after).map(|(before, after)| right(before) - right(after)).collect()
 }
 
-/// The bounds: vectors, base, predictions that may change (of 400 a task), points that a task may lose, and that the
+/// The bounds: vectors, base, predictions that may change (of 400 per task), points that a task may lose, and that the
 /// mean may lose.
 const BOUNDS: [(&str, BaseFormat, usize, f64, f64); 9] = [
     ("f32", BaseFormat::F32, 0, 0.0, 0.0),

@@ -104,7 +104,7 @@ fn version_1_is_read_for_ever() {
     }
 }
 
-/// The same layout, name by name and byte by byte; what scales blocks get may improve, and who wrote it is told.
+/// The layout stays, name by name and byte by byte; what scales blocks get may improve, and who wrote it is told.
 #[test]
 fn the_writer_still_writes_it() {
     let folder = tempfile::tempdir().unwrap();

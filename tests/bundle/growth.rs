@@ -61,7 +61,7 @@ fn what_lies_in_the_span_is_found_again() {
         assert!(grown.verify(0, &|_| {}).is_empty());
         assert_eq!(grown.tasks().last().unwrap(), "New");
         assert!(distance(&weights(&grown, "New"), &finetuned, &grown.base().unwrap().unwrap()) < 1e-4, "{method}");
-        // The others are what they were, and whoever had the old one open still has it.
+        // The others are what they were, and a reader that had the old one open still has it.
         for (name, _, _) in weights(&bundle, "Task0").iter() {
             assert_eq!(weights(&bundle, "Task0").get(name), weights(&grown, "Task0").get(name));
         }

@@ -117,7 +117,7 @@ fn metadata() {
         set("taskbasis.basis", "residuals", json!(["Task1", "Task0"])),
         &["missing", "residuals/1/"],
     );
-    broken("classes of nobody", set("taskbasis.classes", "Nobody", json!(["a"])), &["has no head"]);
+    broken("classes of no task", set("taskbasis.classes", "Nobody", json!(["a"])), &["has no head"]);
     broken("class names", set("taskbasis.classes", "Task1", json!(["a"])), &["another number of class names"]);
     broken("λ", set("taskbasis.lambda", "merged", json!("x")), &["`taskbasis.lambda` is broken"]);
     broken("image size", set("taskbasis.preprocess", "image_size", json!(224)), &["another image size"]);

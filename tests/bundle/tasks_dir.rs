@@ -8,7 +8,7 @@ use crate::support::build::{content, write_family};
 use crate::support::program::{fail, json, run, text};
 
 /// The family's files in other places: each task's file, as the second of a pair.
-fn laid_out(folder: &Path, files: &[(&str, &Path)]) {
+fn place_files(folder: &Path, files: &[(&str, &Path)]) {
     for (place, file) in files {
         let place = folder.join(place);
         fs::create_dir_all(place.parent().unwrap()).unwrap();
@@ -28,7 +28,7 @@ fn layouts_may_be_mixed_and_what_is_left_out_is_said() {
 
     let mixed = tempfile::tempdir().unwrap();
     let at = mixed.path();
-    laid_out(
+    place_files(
         at,
         &[
             ("T0Val/nonlinear_finetuned.pt", &files[1]),
@@ -103,12 +103,12 @@ fn two_files_for_one_task_and_no_task_are_errors() {
     let refused = |parts: &[&str]| {
         fail(&["build", "--base", text(&files[0]), "--tasks-dir", text(&at), "-o", text(&out)], parts);
     };
-    laid_out(&at, &[("head_A.pt", &files[1]), ("B/notes.txt", &files[1])]);
+    place_files(&at, &[("head_A.pt", &files[1]), ("B/notes.txt", &files[1])]);
     refused(&["holds no fine-tuned checkpoint", "head_A.pt: a head", "B: there is no checkpoint"]);
-    laid_out(&at, &[("A.pt", &files[1]), ("AVal/finetuned.pt", &files[2])]);
+    place_files(&at, &[("A.pt", &files[1]), ("AVal/finetuned.pt", &files[2])]);
     refused(&["two checkpoints for task `A`", "A.pt", "AVal/finetuned.pt"]);
     fs::remove_file(at.join("A.pt")).unwrap();
-    laid_out(&at, &[("AVal/nonlinear_finetuned.pt", &files[2]), ("C.pt", &files[3])]);
+    place_files(&at, &[("AVal/nonlinear_finetuned.pt", &files[2]), ("C.pt", &files[3])]);
     let told = json(&["build", "--base", text(&files[0]), "--tasks-dir", text(&at), "-o", text(&out)]);
     assert_eq!(told["tasks"], serde_json::json!(["C"]));
     assert!(told["left_out"].to_string().contains("two checkpoints: finetuned.pt, nonlinear_finetuned.pt"), "{told}");

@@ -121,12 +121,12 @@ fn uninstalling_leaves_what_others_put_there() {
         let theirs = staging.join("opt/taskbasis/lib/libonnxruntime.so");
         if foreign {
             std::fs::create_dir_all(theirs.parent().unwrap()).unwrap();
-            std::fs::write(&theirs, "somebody else's").unwrap();
+            std::fs::write(&theirs, "another package's").unwrap();
         }
         run(support::c::install("install", &staging).arg(&built));
         run(support::c::install("install", &staging).arg(&built)); // again, over the first
         assert!(files(&staging).len() > 8);
-        assert!(!foreign || read(&theirs) == "somebody else's");
+        assert!(!foreign || read(&theirs) == "another package's");
         run(&mut support::c::install("uninstall", &staging));
         let left: Vec<_> = files(&staging).into_iter().collect();
         let expected = if foreign { vec![theirs.strip_prefix(&staging).unwrap().to_path_buf()] } else { vec![] };

@@ -36,7 +36,7 @@ fn c_program(compiler: Compiler, installed: &Installed, path: &str) -> PathBuf {
     program
 }
 
-/// As [`c_program`], of C++ and any number of units.
+/// A program of C++ and any number of units.
 fn cpp_program(compiler: Compiler, installed: &Installed, flags: &[&str], paths: &[&str]) -> PathBuf {
     let program = installed.scratch().join("program");
     let mut compile = compiler.cpp17();
@@ -154,7 +154,7 @@ fn processes_end_whatever_is_under_way() {
     let ending = |how: &[&str]| {
         let home = tempfile::tempdir().unwrap();
         let mut command = installed.command(&program);
-        // As on a machine where nobody has said anything about it.
+        // As on a machine without a setting for it.
         command.env_remove("ORT_DISABLE_TELEMETRY").env_remove("XDG_CACHE_HOME").env("HOME", home.path());
         run(command.args([basis, base]).args(how));
         let left: Vec<_> = std::fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().path()).collect();

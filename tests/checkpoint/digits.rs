@@ -1,4 +1,4 @@
-//! The same model in all the forms that others save it in opens as the same model.
+//! One model in all the forms that others save it in: each opens as the same model.
 
 use crate::support::digits;
 use taskbasis::checkpoint::torch::Archive;

@@ -116,7 +116,7 @@ fn reconstruct(base: &Path, basis: &Basis, scope: Scope) -> taskbasis::Result<We
     Weights::reconstruct(&Checkpoint::open(base)?, basis, &TaskExpr::task("A"), &options)
 }
 
-/// That the weights are the fine-tuned ones, to f32's rounding.
+/// Checks that the weights are the fine-tuned ones, to f32's rounding.
 #[track_caller]
 fn are_tuned(weights: &Weights, of_tower: bool) {
     let mut seen = 0;

@@ -106,7 +106,7 @@ fn a_vector_that_is_not_finite_is_named() {
 }
 
 #[test]
-fn a_base_that_is_not_finite_is_named_whoever_encodes() {
+fn a_base_that_is_not_finite_is_named_by_every_encoder() {
     if !runtime() {
         return;
     }
@@ -183,9 +183,9 @@ fn what_is_written_is_finite() {
     let sound = Checkpoint::open(&whole).unwrap();
     let basis = open.model.basis().unwrap();
     let graph = support::bundle::exported(&open.arch, &sound, basis, &family.path("graph.onnx"));
-    let laid_out =
+    let in_layout =
         |expr: &str| open.model.weights(&expr.parse().unwrap()).unwrap().in_layout(graph.layout()).get().unwrap();
-    let error = graph.write(&laid_out("Task1"), &out, &[]).unwrap_err();
+    let error = graph.write(&in_layout("Task1"), &out, &[]).unwrap_err();
     assert!(error.kind() == ErrorKind::Format && error.to_string().contains("NaN at element 3"), "{error}");
     assert!(!out.exists());
     let (base, basis, whole, out) = (text(&family.base), text(&family.basis), text(&whole), text(&out));

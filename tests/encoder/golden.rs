@@ -165,6 +165,8 @@ fn what_does_not_fit_is_named() {
         broken.0.remove(&name);
         let error = encoder.encode(&broken, pixels, 32).unwrap_err();
         assert_eq!((error.kind(), error.tensor_name()), (taskbasis::ErrorKind::Mismatch, Some(name.as_str())));
+        // Of no images too, which nothing is run for.
+        assert_eq!(encoder.encode(&broken, &[], 0).unwrap_err().kind(), taskbasis::ErrorKind::Mismatch);
 
         let mut broken = weights.clone();
         broken.values_mut(&name).pop();

@@ -31,7 +31,7 @@ fn every_photo_is_open_clips_tensor() {
     assert!(compared > 0, "no photo to compare with");
 }
 
-/// Red rises by 5 a column, green by 7 a row, blue is 128; 48 × 32 pixels, so that a size of 32 only crops it.
+/// Red rises by 5 per column, green by 7 per row, blue is 128; 48 × 32 pixels, so that a size of 32 only crops it.
 #[test]
 fn a_jpeg_is_decoded_to_its_colours() {
     let photo = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/preprocess_ramp.jpg");

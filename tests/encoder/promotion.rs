@@ -1,4 +1,4 @@
-//! Promotion: a hot task gets a session of its own, and nobody notices but by the speed.
+//! Promotion: a hot task gets a session of its own, and a caller notices only by the speed.
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use taskbasis::{ErrorKind, Runtime};
 
-/// What the child is to do: `probe` or `load`, with the paths to give, one a line.
+/// What the child is to do: `probe` or `load`, with the paths to give, one per line.
 const ORDERS: &str = "TASKBASIS_TEST_ORDERS";
 
 #[test]

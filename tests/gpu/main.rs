@@ -117,9 +117,9 @@ fn a_basis_that_does_not_fit_is_streamed() {
     }
 }
 
-/// As a graph may want the model: matrices transposed, convolutions with the channels last, queries scaled and in
-/// heads, half of the rows, positions with the class embedding added, every type. Parameters that no vector changes are
-/// partly held by the graph itself.
+/// A layout as a graph may want the model: matrices transposed, convolutions with the channels last, queries scaled and
+/// in heads, half of the rows, positions with the class embedding added, every type. Parameters that no vector changes
+/// are partly held by the graph itself.
 fn layout(model: &Model) -> Arc<Layout> {
     const DTYPES: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::F64];
     let (basis, mut tensors, mut kept) = (model.basis().unwrap(), Vec::new(), Vec::new());

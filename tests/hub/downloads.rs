@@ -125,7 +125,7 @@ fn https_is_spoken_and_certificates_are_checked() {
     assert!(fs::read(Path::new(&local).join("large.bin")).unwrap() == content);
     assert!(complaint(trusting("localhost_key.pem")).contains("there is no certificate in it"));
     assert!(complaint(trusting("missing.pem")).contains("cannot read the certificates"));
-    // Whoever is trusted, nobody is asked over a connection that others can read.
+    // Whichever server is trusted, none is asked over a connection that others can read.
     let plain = Server::start();
     server.fault(On::Revision, Fault::Redirect(plain.endpoint()));
     assert!(complaint(trusting("localhost_cert.pem")).contains("a redirect from https to http"));

@@ -273,7 +273,7 @@ fn as_reader(server: &Server, arguments: &[&str]) -> Command {
     command
 }
 
-/// So that the temporary folder can be removed again by one who is not root.
+/// Makes the temporary folder removable again for a user who is not root.
 #[cfg(unix)]
 fn writable_again(server: &Server) {
     use std::os::unix::fs::PermissionsExt;

@@ -260,8 +260,8 @@ fn projections_in_pieces_are_found() {
     assert!(pieces > 50, "{pieces}");
 }
 
-/// Cuts a constant along an axis into so many thirds each, put side by side again by a node; gives the pieces with
-/// their places.
+/// Cuts a constant along an axis into pieces of this many thirds each, put side by side again by a node; gives the
+/// pieces with their places.
 fn split(model: &mut ModelProto, name: &str, axis: usize, thirds: &[usize]) -> Vec<(String, [usize; 2])> {
     let graph = graph(model);
     let at = graph.initializer.iter().position(|tensor| tensor.name() == name).unwrap();

@@ -74,7 +74,7 @@ fn bound(model: &Model, path: &Path) -> BoundGraph {
     BoundGraph::open(path, model.base(), model.basis(), &BindOptions::default()).unwrap()
 }
 
-/// The same in other clothes: values in another file, every name noise, half floats, ONNX Runtime's own optimiser.
+/// A graph in other clothes: values in another file, every name noise, half floats, ONNX Runtime's own optimiser.
 #[test]
 fn variants_give_the_goldens_too() {
     let (Some(golden), Some(model)) = (digits("golden.safetensors").filter(|_| runtime()), model("AE")) else { return };
@@ -193,7 +193,7 @@ fn other_ways_to_the_same_embeddings() {
     }
 }
 
-/// Weights in a graph's layout, which nobody can ask for any more, do not fill the cache; those of others stay.
+/// Weights in a graph's layout, which no handle can ask for any more, do not fill the cache; those of others stay.
 #[test]
 fn what_a_graph_needed_goes_with_the_last_who_has_it() {
     let (Some(path), Some(model)) = (digits(GRAPHS[0]).filter(|_| runtime()), model("AE")) else { return };
@@ -212,11 +212,11 @@ fn what_a_graph_needed_goes_with_the_last_who_has_it() {
     assert_eq!(entries(), (7, 1, 0), "each binding of a graph is a layout of its own");
     drop(first);
     assert_eq!(entries(), (5, 0, 0));
-    // Whoever holds the graph can run with what is kept.
+    // A caller that holds the graph can run with what is kept.
     drop(third);
     assert_eq!(entries(), (5, 0, 0));
     assert!(over(&model, &graph).is_prepared(&tasks[1]));
-    // So can whoever holds a name of such weights.
+    // So can a caller that holds a name of such weights.
     let taken = tasks[0].in_layout(second.layout());
     drop((graph, second));
     assert_eq!(entries(), (3, 0, 0));

@@ -66,7 +66,7 @@ fn reconstruct_gives_weights_and_vectors() {
     }
 }
 
-/// In every process: whoever caches or signs what is exported may go by its bytes.
+/// In every process: a program that caches or signs what is exported may go by its bytes.
 #[test]
 fn exports_are_the_same_bytes_every_time() {
     let folder = tempfile::tempdir().unwrap();

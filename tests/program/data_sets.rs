@@ -18,7 +18,7 @@ fn planes(n: usize, side: usize) -> Vec<u8> {
     (0..n * 3 * side * side).map(|i| (i * 37 % 251) as u8).collect()
 }
 
-/// The same with each plane's columns as rows.
+/// The planes with each one's columns as rows.
 fn turned(planes: &[u8], side: usize) -> Vec<u8> {
     let plane = |plane: &[u8]| -> Vec<u8> { (0..side * side).map(|i| plane[i % side * side + i / side]).collect() };
     planes.chunks(side * side).flat_map(plane).collect()

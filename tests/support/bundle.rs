@@ -112,7 +112,7 @@ impl Family {
         path
     }
 
-    /// The built graph with the base's weights in it, as if somebody had exported it, bound to the family.
+    /// The built graph with the base's weights in it, as if a user had exported it, bound to the family.
     pub fn graph(&self) -> BoundGraph {
         let (base, basis) = (Checkpoint::open(&self.base).unwrap(), Basis::open(&self.basis).unwrap());
         exported(&self.arch, &base, &basis, &self.path("graph.onnx"))
@@ -153,7 +153,7 @@ pub fn write_without(folder: &Path, unchanged: &[&str], copy: &Path) {
     writer.write_file(copy.join("basis_vectors.pt"), &value, fill).unwrap();
 }
 
-/// What opening and verifying these bytes finds.
+/// The faults that opening and verifying these bytes finds.
 pub fn faults(bytes: Vec<u8>) -> Vec<Error> {
     match Bundle::parse(Arc::new(Mapping::from_vec(bytes, "x.taskbasis"))) {
         Ok(bundle) => bundle.verify(1, &|_| {}),
@@ -183,14 +183,14 @@ impl Parts {
         self.header["__metadata__"][key] = value.to_string().into();
     }
 
-    /// Where a tensor lies in the data.
+    /// The place of a tensor in the data.
     pub fn range(&self, tensor: &str) -> std::ops::Range<usize> {
         let offsets = &self.header[tensor]["data_offsets"];
         offsets[0].as_u64().unwrap() as usize..offsets[1].as_u64().unwrap() as usize
     }
 
-    /// With a whole page of header and the checksums that belong to the content; `page` false leaves the header as long
-    /// as it is.
+    /// The bundle's bytes with a whole page of header and the checksums that belong to the content; `page` false leaves
+    /// the header as long as it is.
     pub fn join(&self, page: bool) -> Vec<u8> {
         use twox_hash::XxHash3_64;
 

@@ -1,4 +1,4 @@
-//! What the tests of the C side share: an installed copy outside the repository, and compilers.
+//! The support of the tests of the C side: an installed copy outside the repository, and compilers.
 #![allow(clippy::print_stderr, clippy::unwrap_used)]
 
 use super::{Need, skip};
@@ -55,7 +55,7 @@ impl Installed {
         tempfile::Builder::new().tempdir_in(self.folder.path()).unwrap().keep()
     }
 
-    /// What links to the shared library, as the guide says.
+    /// The arguments that link to the shared library, as the guide says.
     pub fn link(&self) -> [String; 3] {
         let lib = self.prefix().join("lib");
         [format!("-L{}", lib.display()), "-ltaskbasis".into(), format!("-Wl,-rpath,{}", lib.display())]

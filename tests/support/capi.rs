@@ -11,7 +11,7 @@ use taskbasis::capi::*;
 pub const AE: &str = "bases/ViT-D-8_AE_M4_8task";
 pub const PCA: &str = "bases/ViT-D-8_PCA_M4_8task";
 
-/// What every test begins with.
+/// The handles that every test begins with.
 pub struct Opened {
     pub folder: CString,
     pub base: CString,
@@ -25,7 +25,7 @@ pub struct Opened {
     pub about: tb_basis_properties,
 }
 
-/// Four handles; whoever frees one sets it to NULL.
+/// Four handles; a test that frees one sets it to NULL.
 impl Drop for Opened {
     fn drop(&mut self) {
         unsafe {

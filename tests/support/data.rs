@@ -104,7 +104,7 @@ impl Mat {
     }
 }
 
-/// How a pickle holds the bytes of an array.
+/// The way a pickle holds the bytes of an array.
 #[derive(Clone, Copy, Debug)]
 pub enum Pickled {
     /// Python 2's strings.

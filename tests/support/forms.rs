@@ -1,4 +1,4 @@
-//! Small models and adapters as files, by numbers that anybody can work out.
+//! Small models and adapters as files, by numbers that can be worked out by hand.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,6 @@
-//! What the tests share. This file: the digits family, random numbers, measures of difference, a process of one's own;
-//! the others: what tests need of the machine, families and graphs and servers made on the fly, the program, the C ABI.
+//! The support of all tests. This file: the digits family, random numbers, measures of difference, a process of one's
+//! own; the others: what tests need of the machine, families and graphs and servers made on the fly, the program, the C
+//! ABI.
 #![allow(dead_code, unused_imports, unreachable_pub)] // Each test program uses a part.
 
 #[cfg(feature = "build")]
@@ -56,12 +57,12 @@ impl Random {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    /// In 0..`limit`.
+    /// A number in 0..`limit`.
     pub fn below(&mut self, limit: usize) -> usize {
         (self.bits() >> 16) as usize % limit
     }
 
-    /// In -1..1.
+    /// A number in -1..1.
     pub fn uniform(&mut self) -> f32 {
         (self.bits() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }

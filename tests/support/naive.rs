@@ -112,7 +112,7 @@ fn activate(activation: Activation, x: f64) -> f64 {
     }
 }
 
-/// By its power series, which converges well for the arguments that occur; ±1 beyond.
+/// The error function by its power series, which converges well for the arguments that occur; ±1 beyond.
 fn erf(x: f64) -> f64 {
     if x.abs() > 5.0 {
         return x.signum();

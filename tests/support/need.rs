@@ -1,4 +1,4 @@
-//! What a test needs of the machine: where it is missing, the test passes, says so, and is counted; where
+//! The needs of tests of the machine: where it is missing, the test passes, says so, and is counted; where
 //! `TASKBASIS_REQUIRE` names it, the test fails.
 
 use std::fmt::Display;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::Once;
 
-/// What may be missing, by the names that `TASKBASIS_REQUIRE` lists (`ort,cc,python,nvrtc`).
+/// The needs that may be missing, by the names that `TASKBASIS_REQUIRE` lists (`ort,cc,python,nvrtc`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     /// ONNX Runtime's library.
@@ -87,7 +87,7 @@ fn count_at_the_end() {
 #[cfg(not(unix))]
 fn count_at_the_end() {}
 
-/// Where ONNX Runtime's library is, by `ORT_DYLIB_PATH`. `None`, counted as a skip, where nothing was fetched.
+/// The path of ONNX Runtime's library, by `ORT_DYLIB_PATH`. `None`, counted as a skip, where nothing was fetched.
 ///
 /// # Panics
 /// Where the variable was set by hand and names no file.
@@ -109,7 +109,7 @@ pub fn runtime() -> bool {
     onnxruntime().is_some()
 }
 
-/// Where a file (or folder) of the digits family is: the part of it in `examples/digits`, or the whole in
+/// The path of a file (or folder) of the digits family: the part of it in `examples/digits`, or the whole in
 /// `../shared/digits` where that exists. `None`, counted as a skip, where neither has it.
 pub fn digits(relative: &str) -> Option<PathBuf> {
     let found = ["examples/digits", "../shared/digits"].map(|family| root().join(family).join(relative));

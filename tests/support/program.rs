@@ -9,7 +9,7 @@ pub fn run(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_taskbasis")).args(arguments).output().unwrap()
 }
 
-/// What a command that has to succeed prints.
+/// The output of a command that has to succeed.
 #[track_caller]
 pub fn succeed(arguments: &[&str]) -> String {
     let output = run(arguments);
@@ -17,7 +17,7 @@ pub fn succeed(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What it prints with `--json`.
+/// The output of a command with `--json`.
 #[track_caller]
 pub fn json(arguments: &[&str]) -> Value {
     serde_json::from_str(&succeed(&[arguments, &["--json"]].concat())).unwrap()
@@ -29,7 +29,7 @@ pub fn fail(arguments: &[&str], parts: &[&str]) {
     fail_times(1, arguments, parts);
 }
 
-/// As [`fail`], with so many paragraphs: `verify` tells all that it finds.
+/// Runs a command that fails with this many paragraphs: `verify` tells all that it finds.
 #[track_caller]
 pub fn fail_times(count: usize, arguments: &[&str], parts: &[&str]) {
     let output = run(arguments);

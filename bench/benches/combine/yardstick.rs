@@ -1,4 +1,4 @@
-//! What the memory can do: copies and reads without any other work.
+//! The yardstick of the memory: copies and reads without any other work.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,15 +8,15 @@ use taskbasis::mmap::Anonymous;
 const PIECE: usize = 1 << 20;
 
 /// A way to copy: from, to, bytes (a multiple of 256).
-type Copy = unsafe fn(*const u8, *mut u8, usize);
+type CopyFn = unsafe fn(*const u8, *mut u8, usize);
 /// A way to read: from, bytes (a multiple of 1024).
 type Read = unsafe fn(*const u8, usize);
 
-pub(crate) const COPIES: [(&str, Copy); 3] =
+pub(crate) const COPIES: [(&str, CopyFn); 3] =
     [("memcpy", memcpy), ("past the caches", stream), ("the same, fetching ahead", stream_ahead)];
 pub(crate) const READS: [(&str, Read); 2] = [("one place at a time", read_one), ("four places at a time", read_four)];
 
-/// Reads what the caches have no room for, so that nobody pays for the lines that the one before it left dirty.
+/// Reads what the caches have no room for, so that no measurement pays for the lines that the one before it left dirty.
 pub(crate) fn settle(bytes: &[u8]) {
     std::hint::black_box(bytes.iter().take(96 << 20).step_by(64).fold(0u8, |any, &byte| any | byte));
 }
@@ -45,7 +45,7 @@ impl<'a> Copies<'a> {
         self.pairs.iter().map(|(source, _)| source.len()).sum()
     }
 
-    pub(crate) fn run(&self, threads: usize, copy: Copy) {
+    pub(crate) fn run(&self, threads: usize, copy: CopyFn) {
         let pieces: Vec<(*const u8, *mut u8)> = self
             .pairs
             .iter()
@@ -55,7 +55,7 @@ impl<'a> Copies<'a> {
             })
             .collect();
         let pieces = Shared(pieces);
-        // SAFETY: every piece lies inside its source and its destination, which nobody else looks at meanwhile.
+        // SAFETY: every piece lies inside its source and its destination, which no other thread looks at meanwhile.
         share(threads, pieces.0.len(), |i| unsafe { copy(pieces.get(i).0, pieces.get(i).1, PIECE) });
     }
 }
@@ -115,7 +115,7 @@ unsafe fn stream_with<const AHEAD: bool>(from: *const u8, to: *mut u8, bytes: us
     unsafe { memcpy(from, to, bytes) }
 }
 
-/// With non-temporal stores; `to` is aligned to 16 bytes, as mappings are.
+/// Copies with non-temporal stores; `to` is aligned to 16 bytes, as mappings are.
 #[cfg(target_arch = "x86_64")]
 unsafe fn stream_with<const AHEAD: bool>(from: *const u8, to: *mut u8, bytes: usize) {
     use std::arch::x86_64::*;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::synthetic::Synthetic;
 use taskbasis::{ArchHints, BaseFormat, Basis, Checkpoint, Packer, Result, VectorFormat};
 
-/// What the arguments ask for.
+/// A family of full size, as the arguments ask for it.
 pub struct FullSize {
     pub model: String,
     pub tasks: usize,
@@ -16,8 +16,8 @@ pub struct FullSize {
 }
 
 impl FullSize {
-    /// As the arguments say, else ViT-B-32 with this many tasks and vectors, these formats, and a temporary folder.
-    /// `None`, said aloud, where nothing is to be measured; `command` measures.
+    /// Reads the arguments: ViT-B-32 unless they say otherwise, with this many tasks and vectors, these formats, and a
+    /// temporary folder. `None`, said aloud, where nothing is to be measured; `command` measures.
     pub fn of_arguments(command: &str, [tasks, vectors]: [usize; 2], formats: &str) -> Option<Self> {
         // Cargo's test runner starts benches too, to see that they work: that would write gigabytes.
         let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
@@ -60,7 +60,7 @@ impl FullSize {
         Ok((family, base, basis))
     }
 
-    /// Where the bundle with vectors in this format lies.
+    /// The path of the bundle with vectors in this format.
     pub fn bundle(&self, format: &str) -> PathBuf {
         self.folder.join(format!("{}_M{}_T{}_{format}.taskbasis", self.model, self.vectors, self.tasks))
     }

@@ -1,4 +1,4 @@
-//! What the criterion benches share: the digits family, and ViT-B-32 at full size with random weights.
+//! The support of the criterion benches: the digits family, and ViT-B-32 at full size with random weights.
 //!
 //! They watch for regressions; figures to quote, as ratios taken in one run, are `taskbasis bench`'s.
 #![allow(dead_code, unreachable_pub, missing_docs)] // Every bench uses a part.
@@ -50,7 +50,7 @@ pub fn families() -> Vec<Family> {
 }
 
 impl Family {
-    /// A model with room for so many tasks.
+    /// A model with room for this many tasks.
     pub fn model(&self, threads: usize, room: usize) -> Arc<Model> {
         let open = |bytes| {
             let options = ModelOptions { threads, cache_bytes: Some(bytes), ..ModelOptions::default() };

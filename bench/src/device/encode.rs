@@ -13,43 +13,43 @@ use taskbasis::{
 use super::super::Setup;
 use super::super::encode::{ByBatch, batch_rows, difference, images_per_s, rounds};
 use super::super::family::{Fresh, basis_of, recoverable};
-use super::super::frozen::Frozen;
+use super::super::frozen::FrozenFile;
 use super::super::onnx_file::OnnxFileEncoder;
 use super::super::samples::{Samples, Variant, digits, paired_difference, take_turns, time};
 use super::with_tail;
 use crate::output;
 
-/// One that stays, one that runs and one that comes.
+/// The tasks of a measurement: one that stays, one that runs and one that comes.
 pub const TASKS: usize = 3;
 
 #[derive(Serialize)]
 pub struct Encode {
-    /// What really computed, and where the weights were.
+    /// The provider that really computed, and where the weights were.
     pub execution: String,
-    /// From asking for the embedding of one image until it is there: a task whose weights are not on the device …
+    /// Time to the embedding of one image, for a task whose weights are not on the device.
     pub not_ready_ms: Samples,
-    /// … and one whose weights are.
+    /// Time to the embedding of one image, for a task whose weights are on the device.
     pub ready_ms: Samples,
-    /// What a switch takes: the median of paired differences …
+    /// The time of a switch: the median of paired differences.
     pub switch_ms: f64,
-    /// … and between which values it lies with 95 % confidence.
+    /// The interval of `switch_ms` with 95 % confidence.
     pub switch_interval_ms: [f64; 2],
     /// Throughput of a task's first run, its weights having been reconstructed just before, over that of a session on
     /// the task's own `.onnx`, by batch.
     pub switched_vs_frozen: ByBatch,
-    /// The same of a task that runs again and again.
+    /// Throughput of a task that runs again and again, over the frozen session's.
     pub steady_vs_frozen: ByBatch,
-    /// The same with weights of the host's.
+    /// Throughput with weights in the host's memory, over the frozen session's.
     pub host_vs_frozen: ByBatch,
     /// The lowest of `switched_vs_frozen`.
     pub lowest_switched_vs_frozen: f64,
     pub batches: Vec<Batch>,
-    /// How far embeddings lie apart at most, relative to their length: ‖a − b‖ / ‖b‖ against the frozen session.
+    /// The largest distance of embeddings, relative to their length: ‖a − b‖ / ‖b‖ against the frozen session.
     pub steady_difference: f64,
     pub host_difference: f64,
-    /// By how much the device's free memory fell: with the encoder, its model and what it computes the batches with …
+    /// The fall of the device's free memory for the encoder, its model and what it computes the batches with.
     pub encoder_bytes: Option<usize>,
-    /// … and with a frozen session beside it, for the same batches.
+    /// The fall of the device's free memory for a frozen session beside the encoder, for the same batches.
     pub frozen_bytes: Option<usize>,
 }
 
@@ -60,7 +60,7 @@ pub struct Batch {
     pub steady_ms: Samples,
     pub host_ms: Samples,
     pub frozen_ms: Samples,
-    /// Images a second, of the medians.
+    /// Images per second, of the medians.
     pub switched_per_s: f64,
     pub steady_per_s: f64,
     pub host_per_s: f64,
@@ -86,7 +86,7 @@ pub fn measure(setup: &Setup<'_>, cuda: Option<&Cuda>, budget: Option<usize>) ->
     }
     let of_steady = all.run(|pixels, batch| encoder.encode_task(&steady, pixels, batch))?;
     let encoder_bytes = memory.since()?;
-    let frozen = Frozen::write(setup, &task)?.open(setup)?;
+    let frozen = FrozenFile::write(setup, &task)?.open(setup)?;
     let of_frozen = all.run(|pixels, batch| frozen.encode(pixels, batch))?;
     let frozen_bytes = memory.since()?;
     let host = with_weights(setup, EncoderOptions { weights_on: WeightsOn::Host, ..setup.encoder.clone() })?;
@@ -130,10 +130,10 @@ pub fn measure(setup: &Setup<'_>, cuda: Option<&Cuda>, budget: Option<usize>) ->
 
 /// The ways to run one task, and others.
 struct Ways {
-    /// With weights on the device.
+    /// The encoder with weights on the device.
     encoder: Encoder,
     steady: TaskWeights,
-    /// With weights of the host's.
+    /// The encoder with weights in the host's memory.
     host: Encoder,
     held: Arc<Weights>,
     frozen: OnnxFileEncoder,
@@ -199,7 +199,7 @@ fn with_weights(setup: &Setup<'_>, options: EncoderOptions) -> Result<Encoder> {
     Encoder::new(&setup.about.arch, &EncoderOptions { promotion: Promotion::Off, ..options })
 }
 
-/// Has the weights where the encoder reads them; returns once they are computed.
+/// Puts the weights where the encoder reads them; returns once they are computed.
 fn compute(encoder: &Encoder, task: &TaskWeights) -> Result<()> {
     match encoder.device_model(task.model())? {
         Some(device) => device.get(task)?.synchronize(),
@@ -207,13 +207,13 @@ fn compute(encoder: &Encoder, task: &TaskWeights) -> Result<()> {
     }
 }
 
-/// What ran where.
+/// The nodes that ran where, told.
 fn told(execution: &Execution) -> String {
     let nodes = execution.nodes.iter().map(|(provider, count)| format!("{count} nodes on {provider}"));
     std::iter::once(execution.to_string()).chain(nodes).collect::<Vec<_>>().join("; ")
 }
 
-/// By how much a device's free memory falls.
+/// The fall of a device's free memory.
 struct Fallen<'a> {
     cuda: Option<&'a Cuda>,
     free: usize,

@@ -1,4 +1,4 @@
-//! On a GPU: weights in its memory (`weights.rs`), and what encodes with them (`encode.rs`).
+//! Figures on a GPU: weights in its memory (`weights.rs`), and what encodes with them (`encode.rs`).
 
 mod encode;
 mod weights;
@@ -17,22 +17,22 @@ use crate::output;
 #[derive(Serialize)]
 pub struct Device {
     pub gpu: Gpu,
-    /// Reconstruction from the basis's own format: bytes moved a second over the copy's.
+    /// Reconstruction from the basis's own format: bytes moved per second over the copy's.
     pub bandwidth_ratio: f64,
     /// The lowest ratio of all formats.
     pub lowest_ratio: f64,
-    /// From the basis's own format: a task's name to its weights, half and 99 % of the times.
+    /// Time from a task's name to its weights, of the basis's own format: half and 99 % of the times.
     pub switch_p50_ms: f64,
     pub switch_p99_ms: f64,
     /// The basis in its own format first.
     pub formats: Vec<InFormat>,
-    /// With the provider that was asked for.
+    /// Encoding with the provider that was asked for.
     pub encode: Option<Encode>,
-    /// Why there is no `encode`: what the provider lacks.
+    /// The reason why there is no `encode`: what the provider lacks.
     pub not_encoded: Option<String>,
 }
 
-/// Which GPU. What its clocks are and whether others use it is not known.
+/// The GPU. What its clocks are and whether others use it is not known.
 #[derive(Serialize)]
 pub struct Gpu {
     pub name: String,
@@ -42,7 +42,7 @@ pub struct Gpu {
     /// The driver's own version, where the system tells.
     pub driver: Option<String>,
     pub memory_bytes: usize,
-    /// Before anything was measured; whatever other programs have is not free.
+    /// Free memory before anything was measured; whatever other programs have is not free.
     pub free_bytes: usize,
 }
 
@@ -79,7 +79,7 @@ pub fn is_asked_for(options: &EncoderOptions) -> bool {
     matches!(options.provider, Provider::Cuda | Provider::TensorRt)
 }
 
-/// Where the provider cannot be had, everything else is measured.
+/// Measures on the GPU; where the provider cannot be had, everything but encoding.
 pub fn measure(setup: &Setup<'_>, cuda: &Cuda) -> Result<Device> {
     let gpu = Gpu::look(cuda)?;
     let bases = setup.family.bases().iter();

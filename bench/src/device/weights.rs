@@ -19,32 +19,32 @@ use crate::output;
 #[derive(Serialize)]
 pub struct InFormat {
     pub format: String,
-    /// Of the image tower, as the files have them.
+    /// Bytes of the image tower, as the files have them.
     pub base_bytes: usize,
     pub basis_bytes: usize,
-    /// Of base and basis that stay on the device.
+    /// Bytes of base and basis that stay on the device.
     pub resident_bytes: usize,
-    /// Of the slots that the rest is streamed through; 0 where everything stays.
+    /// Bytes of the slots that the rest is streamed through; 0 where everything stays.
     pub slot_bytes: usize,
-    /// Of one task's weights on the device.
+    /// Bytes of one task's weights on the device.
     pub weights_bytes: usize,
-    /// By how much the device's free memory has fallen at most, with two tasks' weights.
+    /// The largest fall of the device's free memory, with two tasks' weights.
     pub peak_bytes: usize,
-    /// Until what stays is on the device, the files being in the page cache.
+    /// Time until what stays is on the device, the files being in the page cache.
     pub upload_ms: Samples,
-    /// Of `resident_bytes`.
+    /// The rate at which `resident_bytes` were uploaded.
     pub upload_gb_s: f64,
-    /// That one reconstruction must move: base and vectors read once, weights written once.
+    /// Bytes that one reconstruction must move: base and vectors read once, weights written once.
     pub bytes: u64,
-    /// That come from the host for one reconstruction.
+    /// Bytes that come from the host for one reconstruction.
     pub streamed_bytes: u64,
-    /// From a task that is not on the device until its reconstruction is in the queue …
+    /// Time from naming a task that is not on the device until its reconstruction is in the queue.
     pub queued_ms: Samples,
-    /// … and until it is computed.
+    /// Time from naming a task that is not on the device until its weights are computed.
     pub computed_ms: Samples,
-    /// What moving `bytes` takes at the speed of copies in the device's memory, in turns with it.
+    /// The time that moving `bytes` takes at the speed of copies in the device's memory, in turns with it.
     pub copy_ms: Samples,
-    /// That such a copy moves, half of them read and half written: as many as `bytes`, if there is room.
+    /// Bytes that the copy moves, half of them read and half written: as many as `bytes`, if there is room.
     pub copy_bytes: usize,
     pub gb_s: f64,
     pub copy_gb_s: f64,
@@ -133,7 +133,7 @@ pub fn measure(setup: &Setup<'_>, cuda: &Cuda, format: &str, path: &Path) -> Res
     })
 }
 
-/// As many bytes as a copy, which reads half of them and writes the others, has room for: `bytes`, or half of that, or
+/// The bytes that a copy, which reads half of them and writes the others, has room for: `bytes`, or half of that, or
 /// a quarter …
 fn room_for_copies(cuda: &Cuda, mut bytes: usize) -> Result<usize> {
     bytes = (bytes / 2).max(1) * 2;
@@ -146,8 +146,8 @@ fn room_for_copies(cuda: &Cuda, mut bytes: usize) -> Result<usize> {
 }
 
 impl InFormat {
-    /// Bytes of device memory for it and the weights of so many tasks; what the user allows, where that is less or has
-    /// to do. `None` leaves it to the library.
+    /// Bytes of device memory for it and the weights of this many tasks; what the user allows, where that is less or
+    /// has to do. `None` leaves it to the library.
     pub fn budget(&self, setup: &Setup<'_>, tasks: usize) -> Option<usize> {
         let asked_for = setup.encoder.device_budget;
         if self.slot_bytes > 0 {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use taskbasis::onnx::{BindOptions, BoundGraph};
 use taskbasis::{ArchHints, Basis, BlockFormat, Checkpoint, Packer, VectorFormat};
 
-/// On the digits family.
+/// Runs the bench on the digits family.
 fn bench(arguments: &[&str]) -> Output {
     bench_command(arguments).output().unwrap()
 }
@@ -89,7 +89,7 @@ fn every_promised_figure_is_there_and_documented() {
     assert_whole_page(&report, 4);
 }
 
-/// A report that needs nothing else, with so many plots at least.
+/// A report that needs nothing else, with this many plots at least.
 #[track_caller]
 fn assert_whole_page(report: &Path, plots: usize) -> String {
     let page = std::fs::read_to_string(report).unwrap();

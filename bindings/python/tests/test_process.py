@@ -74,7 +74,7 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
 
 
 def test_a_second_interpreter_is_told():
-    """NumPy loads once a process, so that this package does too: an ImportError (a warning of old versions), no crash."""
+    """NumPy loads once per process, so this package does too: an ImportError (a warning of old versions), no crash."""
     run("""
 try:
     import _interpreters as interpreters
@@ -89,7 +89,7 @@ with warnings.catch_warnings(record=True) as warned:
     except ImportError as e:
         warned = [e]
 if not warned:
-    raise SystemError("imported twice, and nobody was told")
+    raise SystemError("imported twice, without a warning")
 '''
 failed = interpreters.run_string(interpreters.create(), code)
 sys.exit(failed is not None)

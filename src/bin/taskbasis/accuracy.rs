@@ -1,8 +1,8 @@
-//! How often a task's weights are right on labelled images.
+//! The accuracy of a task's weights on labelled images.
 
 use taskbasis::{Encoder, Error, Head, Preprocess, Result, Split, TaskWeights};
 
-/// What was counted.
+/// The images that were counted.
 pub struct Accuracy {
     pub task: String,
     pub right: usize,
@@ -15,7 +15,7 @@ impl Accuracy {
     }
 }
 
-/// Whoever counts.
+/// Counts the images of data sets that an encoder classifies correctly.
 pub struct Judge<'a> {
     pub encoder: &'a Encoder,
     pub preprocess: Preprocess,
@@ -50,7 +50,7 @@ impl Judge<'_> {
     }
 }
 
-/// Of these images, [n, 3, S, S], how many belong to the class that the head finds first.
+/// Counts those of the images, [n, 3, S, S], that belong to the class that the head finds first.
 pub fn count_right(
     encoder: &Encoder,
     weights: &TaskWeights,

@@ -21,7 +21,7 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Has the other program go on as this process, where the system can.
+    /// Replaces this process by the other program, where the system can.
     pub fn run(self, global: &GlobalArgs) -> Result<()> {
         let this = std::env::current_exe().map_err(|e| Error::io("cannot find this program", "taskbasis", e))?;
         let bench = this.with_file_name(format!("taskbasis-bench{}", std::env::consts::EXE_SUFFIX));

@@ -41,7 +41,7 @@ pub struct Bind {
     #[arg(long, value_name = "FILE")]
     onnxruntime: Option<InPath>,
 
-    /// Threads; 0 means one a processor.
+    /// Threads; 0 means one per processor.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     threads: usize,
 
@@ -112,7 +112,7 @@ impl Bind {
         for trial in &trials {
             let chosen = if trial.is_chosen { ", the fastest" } else { "" };
             text += &match &trial.result {
-                Ok(ms) => format!("{}: {ms:.2} ms an image{chosen}\n", trial.form),
+                Ok(ms) => format!("{}: {ms:.2} ms per image{chosen}\n", trial.form),
                 Err(why) => format!("{}: not possible: {why}\n", trial.form),
             };
         }

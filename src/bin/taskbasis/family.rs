@@ -14,9 +14,9 @@ use crate::paths::{BasePath, InPath};
 use crate::tasks_dir::{NamedFile, TasksDir};
 use crate::{checkpoints, output};
 
-/// Why a seed has no effect.
+/// The reason why a seed has no effect.
 pub const SEED_OF_PCA: &str = "cannot be used with '--method pca', which chooses nothing at random";
-/// What image features are multiplied by last.
+/// The parameter that image features are multiplied by last.
 const PROJECTION: &str = "visual.proj";
 
 #[derive(Args)]
@@ -113,7 +113,7 @@ impl FamilyArgs {
         Ok(family)
     }
 
-    /// `threads` of 0 means one a processor.
+    /// `threads` of 0 means one per processor.
     pub fn gram(&self, family: &Family, threads: usize) -> Result<Gram> {
         let bar = output::progress(family.bytes() as usize, "reading the checkpoints");
         let gram = family.gram(threads, &|bytes| bar.inc(bytes));

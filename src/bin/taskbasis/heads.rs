@@ -54,7 +54,7 @@ pub struct Heads {
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     logit_scale: Option<f32>,
 
-    /// Threads; 0 means one a processor.
+    /// Threads; 0 means one per processor.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     threads: usize,
 
@@ -123,7 +123,7 @@ impl Heads {
                 &json!({ "output": &*self.output, "embedding": e, "heads": made.collect::<Vec<_>>() }),
             );
         }
-        let mut rows = vec![["task", "classes", "prompts a class"].map(String::from).to_vec()];
+        let mut rows = vec![["task", "classes", "prompts per class"].map(String::from).to_vec()];
         for (task, classes, prompts) in &tasks {
             rows.push(vec![task.clone(), classes.len().to_string(), prompts.len().to_string()]);
         }

@@ -22,7 +22,7 @@ pub struct FileArgs {
     pub skip_bad: bool,
 }
 
-/// Where the pixels come from.
+/// The source of the pixels.
 pub enum Input {
     /// `pixel_values` f32 [N,3,S,S].
     Pixels { checkpoint: Box<Checkpoint>, size: usize },
@@ -135,7 +135,7 @@ impl Input {
 /// The images that were handed over, and those that could not be read.
 pub struct Taken<'a> {
     input: &'a Input,
-    /// Their places among all.
+    /// The places of the images that were read among all.
     read: Vec<usize>,
     pub skipped: Skipped,
 }
@@ -151,7 +151,7 @@ impl Taken<'_> {
         Some(self.read.iter().map(|&at| files[at].as_path()).collect())
     }
 
-    /// What to call each image.
+    /// A name for each image.
     pub fn names(&self) -> Vec<String> {
         match self.files() {
             None => self.read.iter().map(|at| format!("pixel_values[{at}]")).collect(),
@@ -170,10 +170,10 @@ impl Taken<'_> {
 
 /// Says which hidden files were passed over: by name the first few.
 fn tell_hidden(folder: &Path, hidden: &[PathBuf]) {
-    const SHOWN: usize = 3;
-    let names = hidden.iter().take(SHOWN).filter_map(|path| path.file_name());
+    const MAX_SHOWN: usize = 3;
+    let names = hidden.iter().take(MAX_SHOWN).filter_map(|path| path.file_name());
     let mut list: Vec<String> = names.map(|name| name.to_string_lossy().into_owned()).collect();
-    if hidden.len() > SHOWN {
+    if hidden.len() > MAX_SHOWN {
         list.push("…".to_owned());
     }
     if !hidden.is_empty() {

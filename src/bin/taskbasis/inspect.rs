@@ -59,7 +59,7 @@ impl Inspect {
 struct Engine {
     kernel: Result<kernel::Kernel>,
     runtime: Result<taskbasis::Probe>,
-    /// Those that ONNX Runtime was built with, and what keeps them from being used here.
+    /// The providers that ONNX Runtime was built with, and what keeps them from being used here.
     providers: Vec<(Provider, Result<()>)>,
 }
 

@@ -60,7 +60,7 @@ const CLASSES: &str = "Class names to put in: {\"TASK\": [\"name\", …]}. Witho
 const ACTIVATION: &str = "The encoder's activation, which the bundle will say: OpenAI's models have quick_gelu, most \
     others gelu. The wrong one gives plausible, wrong embeddings. quick_gelu where nothing is said";
 const HEADS_COUNT: &str = "Attention heads, where they are not width / 64; the bundle will say how many";
-const GRAPH: &str = "An image encoder that somebody exported as .onnx with the base's weights, to put in: it is run \
+const GRAPH: &str = "An image encoder that was exported as .onnx with the base's weights, to put in: it is run \
     instead of the built one wherever the bundle is";
 
 /// What goes into a bundle, and how.
@@ -86,11 +86,11 @@ pub struct BundleArgs {
     #[arg(long, value_name = "E", allow_negative_numbers = true)]
     max_error: Option<f64>,
 
-    /// Find small formats with which no task loses more than so many points of accuracy on --data.
+    /// Find small formats with which no task loses more than this many points of accuracy on --data.
     #[arg(long, value_name = "POINTS", allow_negative_numbers = true, conflicts_with = "max_error", requires = "data")]
     max_drop: Option<f64>,
 
-    /// How to store the base; `none` leaves it out, and whoever opens the bundle gives it.
+    /// How to store the base; `none` leaves it out, to be given when the bundle is opened.
     #[arg(long, default_value = "f16", value_parser = choice([
         (value("f32"), BaseFormat::F32),
         (value("f16"), BaseFormat::F16),
@@ -111,7 +111,7 @@ pub struct BundleArgs {
     #[arg(long, requires = "data")]
     alphabetical: bool,
 
-    /// A scaling coefficient to suggest to whoever opens the bundle: `task=1.0`, `merged=0.3` or `all=0.3`; may be
+    /// A scaling coefficient for the bundle to suggest: `task=1.0`, `merged=0.3` or `all=0.3`; may be
     /// given several times.
     #[arg(long, value_name = "KIND=LAMBDA", value_parser = pair)]
     suggest: Vec<(String, String)>,
@@ -317,7 +317,7 @@ impl Pack {
         Ok(report)
     }
 
-    /// From coarse to fine, the first formats with which every task keeps its accuracy.
+    /// The coarsest formats with which every task keeps its accuracy.
     fn within_drop(&self, packer: &Packer<'_>, points: f64, before: &[Accuracy]) -> Result<Formats> {
         if points.is_nan() || points < 0.0 {
             return Err(Error::invalid("--max-drop must be a number of at least 0").got(points));

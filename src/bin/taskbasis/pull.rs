@@ -44,7 +44,7 @@ pub struct Pull {
     #[arg(long)]
     list: bool,
 
-    /// Ask nobody: say where the cache has it.
+    /// Make no request: say where the cache has it.
     #[arg(long)]
     offline: bool,
 }
@@ -126,7 +126,7 @@ fn within(repo: &HubPath, path: &str) -> Result<HubPath> {
     }
 }
 
-/// A line each: `$(taskbasis pull …)` is a path.
+/// Prints a line for each: `$(taskbasis pull …)` is a path.
 fn show(all: &[Pulled], as_json: bool) -> Result<()> {
     if as_json {
         let pulled = |pulled: &Pulled| {

@@ -9,14 +9,14 @@ use taskbasis::{Error, Result};
 
 use crate::output;
 
-/// What a task's folder calls its checkpoint, in the layouts of Task Arithmetic and of TALL-masks.
+/// The names of a checkpoint in a task's folder, in the layouts of Task Arithmetic and of TALL-masks.
 const TUNED: [&str; 2] = ["finetuned.pt", "nonlinear_finetuned.pt"];
 /// The linearised model of Tangent Task Arithmetic, taken where there is no other.
 const LINEAR: &str = "linear_finetuned.pt";
-/// How the names of base models begin in those layouts.
+/// The beginnings of names of base models in those layouts.
 const BASES: [&str; 2] = ["zeroshot", "linear_zeroshot"];
 /// The most notes on what was left out.
-const NOTES: usize = 10;
+const MAX_NOTES: usize = 10;
 
 /// A fine-tuned checkpoint and its task's name.
 pub struct NamedFile {
@@ -24,11 +24,11 @@ pub struct NamedFile {
     pub path: PathBuf,
 }
 
-/// What a folder of fine-tuned checkpoints holds.
+/// The content of a folder of fine-tuned checkpoints.
 pub struct TasksDir {
-    /// By the names of their tasks.
+    /// The files by the names of their tasks.
     pub found: Vec<NamedFile>,
-    /// What is no task, and why.
+    /// The files that are no task, and why.
     left_out: Vec<(PathBuf, String)>,
 }
 
@@ -108,7 +108,7 @@ impl TasksDir {
             [] => error,
             left_out => {
                 let all: Vec<_> =
-                    left_out.iter().take(NOTES).map(|(path, why)| format!("{}: {why}", shown(path))).collect();
+                    left_out.iter().take(MAX_NOTES).map(|(path, why)| format!("{}: {why}", shown(path))).collect();
                 error.got(all.join("; "))
             }
         }
@@ -116,11 +116,11 @@ impl TasksDir {
 
     /// Notes what was left out, a line each.
     pub fn tell(&self) {
-        for (path, why) in self.left_out.iter().take(NOTES) {
+        for (path, why) in self.left_out.iter().take(MAX_NOTES) {
             output::note(&format!("{}: left out: {why}", path.display()));
         }
-        if self.left_out.len() > NOTES {
-            output::note(&format!("{} more are left out; --json lists them", self.left_out.len() - NOTES));
+        if self.left_out.len() > MAX_NOTES {
+            output::note(&format!("{} more are left out; --json lists them", self.left_out.len() - MAX_NOTES));
         }
     }
 
@@ -165,7 +165,7 @@ fn is_base(name: &str) -> bool {
     BASES.iter().any(|base| name.starts_with(base))
 }
 
-/// What went wrong, without the path that the reader knows.
+/// The error, without the path that the reader knows.
 fn reason(error: &Error, folder: &Path) -> String {
     let text = error.to_string();
     text.strip_prefix(&format!("{}: ", folder.display())).unwrap_or(&text).to_owned()

@@ -18,7 +18,7 @@ pub struct Verify {
     /// The bundle.
     file: InPath,
 
-    /// Threads; 0 means one a processor.
+    /// Threads; 0 means one per processor.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     threads: usize,
 
@@ -34,11 +34,11 @@ pub struct Verify {
     provider: ProviderArgs,
 }
 
-/// What has become of the golden embedding.
+/// The outcome of the comparison with the golden embedding.
 enum Golden {
     /// Compared, and it is the same.
     Agrees(Agreement),
-    /// Why it was not compared.
+    /// The reason why it was not compared.
     Untested(String),
 }
 

@@ -1,4 +1,4 @@
-//! Never all weights of a task: a block is reconstructed and run, then the next.
+//! The engine that never holds all weights of a task: a block is reconstructed and run, then the next.
 //!
 //! Reconstructing the next block while one runs was tried and lost: both want every core. On two of them it took 3 to
 //! 18 % longer for one image, and for eight at best as long (`docs/performance.md`).
@@ -60,7 +60,7 @@ impl BlockwiseEngine {
         })
     }
 
-    /// Those of some weights whose names are `wanted`, reconstructed into `memory` where they are a task's.
+    /// The tensors of some weights whose names are `wanted`, reconstructed into `memory` where they are a task's.
     fn part<'a>(
         &self,
         weights: RunWeights<'a>,
@@ -131,7 +131,7 @@ impl Engine for BlockwiseEngine {
         self.sessions.made()
     }
 
-    /// And gives back the memory that the next weights would have taken.
+    /// Closes idle sessions, and gives back the memory that the next weights would have taken.
     fn trim(&self) {
         self.sessions.trim();
         self.outer_memory.drain();

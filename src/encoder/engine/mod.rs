@@ -1,6 +1,6 @@
-//! What executes the runs of an encoder. One file per way of doing it, of which an encoder has one: all weights in the
-//! host's memory ([`host`]), all on a GPU ([`cuda`]), or a block at a time ([`blockwise`]). A promoted task runs in a
-//! session of its own ([`promoted`]).
+//! Engines, which execute the runs of an encoder. One file per way of doing it, of which an encoder has one: all
+//! weights in the host's memory ([`host`]), all on a GPU ([`cuda`]), or a block at a time ([`blockwise`]). A promoted
+//! task runs in a session of its own ([`promoted`]).
 
 pub(super) mod blockwise;
 pub(super) mod cuda;
@@ -76,12 +76,13 @@ pub(super) trait Engine: Send + Sync {
         Ok(None)
     }
 
-    /// What a model takes in the memory of a device, and how it has done there.
+    /// The statistics of a model in the memory of a device.
     fn device_stats(&self, _: &Model) -> DeviceStats {
         DeviceStats::default()
     }
 
-    /// How many nodes of the graph each of ONNX Runtime's providers has got, where that is not all of them on the CPU.
+    /// The number of graph nodes that each of ONNX Runtime's providers has got, where that is not all of them on the
+    /// CPU.
     ///
     /// # Errors
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
@@ -89,7 +90,7 @@ pub(super) trait Engine: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// How many runs there are sessions for, idle ones included.
+    /// The number of runs that there are sessions for, idle ones included.
     fn sessions(&self) -> usize;
 
     /// Closes idle sessions.

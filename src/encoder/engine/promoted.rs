@@ -29,7 +29,7 @@ impl PromotedSession {
 }
 
 impl Engine for PromotedSession {
-    /// With the weights that are in the session, which are those of the task that the run is asked for.
+    /// Runs with the weights that are in the session, which are those of the task that the run is asked for.
     fn run(&self, images: Images<'_>, _: RunWeights<'_>, out: &mut [f32]) -> Result<()> {
         let _turn = self.turns.take();
         self.feed.run(&self.session, &[], None, images, out)

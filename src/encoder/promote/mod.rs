@@ -1,4 +1,4 @@
-//! Hot tasks get sessions of their own.
+//! Promotion: hot tasks get sessions of their own.
 //!
 //! Weights as inputs cost ONNX Runtime its prepacking: a matrix that is a constant is laid out once as the kernels like
 //! it best, one that is an input is laid out anew in every run. So a task that is run again and again is *promoted*: a
@@ -34,16 +34,16 @@ use crate::weights::{CacheLease, Derived, Holder, Key, Owner, TaskWeights};
 /// forgotten, and count from the beginning when they come again.
 const MAX_SEEN: usize = 4096;
 
-/// How far a task has come.
+/// The stage of a task's promotion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PromotionState {
     /// Runs with its weights as inputs; this many runs so far.
     Inputs(u32),
-    /// Its session is being built, or waits for its turn.
+    /// A session that is being built, or waits for its turn.
     Building,
     /// Runs in its own session.
     Promoted,
-    /// Its session could not be built; it goes on with its weights as inputs. Asking again tries again.
+    /// A session that could not be built; the task goes on with its weights as inputs. Asking again tries again.
     Failed(String),
 }
 
@@ -64,20 +64,20 @@ struct Shared {
     turns: Arc<Turns>,
     /// The graph with constants without values; made when first needed.
     stub: Mutex<Option<Arc<[u8]>>>,
-    state: Mutex<State>,
+    state: Mutex<PromotionTable>,
     /// Some session is ready, or has failed.
     ended: Condvar,
 }
 
-struct State {
+struct PromotionTable {
     /// The tasks that were run last.
     seen: LruCache<Key, Progress>,
     building: HashMap<Key, Build>,
-    /// Lives as long as a session that uses it, or a job that will.
+    /// The spawner, which lives as long as a session that uses it, or a job that will.
     spawner: Weak<Spawner>,
 }
 
-/// How far a task has come whose session is not being built. A promoted one has none.
+/// The progress of a task whose session is not being built. A promoted one has none.
 enum Progress {
     Counting(u32),
     Failed(ErrorKind, String),
@@ -100,7 +100,11 @@ impl Promotions {
             setup: setup.clone(),
             turns: Arc::clone(turns),
             stub: Mutex::default(),
-            state: Mutex::new(State { seen: LruCache::unbounded(), building: HashMap::new(), spawner: Weak::new() }),
+            state: Mutex::new(PromotionTable {
+                seen: LruCache::unbounded(),
+                building: HashMap::new(),
+                spawner: Weak::new(),
+            }),
             ended: Condvar::new(),
         };
         let worker = Worker::new("taskbasis-promote", Priority::Low);
@@ -202,8 +206,8 @@ impl Promotions {
         }
     }
 
-    /// Has the task's session built after those that were wanted before it.
-    fn enqueue(&self, mut state: MutexGuard<'_, State>, task: &TaskWeights) -> Result<()> {
+    /// Queues the task's session to be built after those that were wanted before it.
+    fn enqueue(&self, mut state: MutexGuard<'_, PromotionTable>, task: &TaskWeights) -> Result<()> {
         let job = state.spawner().and_then(|spawner| {
             let (shared, task) = (Arc::clone(&self.shared), task.clone());
             self.worker.submit(move || shared.promote(&task, spawner))
@@ -229,7 +233,7 @@ impl Drop for Promotions {
     }
 }
 
-impl State {
+impl PromotionTable {
     /// The spawner of the sessions that live, or a new one.
     fn spawner(&mut self) -> Result<Arc<Spawner>> {
         if let Some(spawner) = self.spawner.upgrade() {

@@ -1,4 +1,4 @@
-//! What a message of ONNX Runtime's means for somebody who wants a provider: what is missing, and what to do.
+//! Diagnoses of ONNX Runtime's messages about a provider: what is missing, and what to do.
 //!
 //! The messages are those of ONNX Runtime 1.31, of the system's loader and of the CUDA runtime; the tests hold real
 //! ones.
@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind};
 /// What was found to be wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Trouble {
-    /// This ONNX Runtime was built without the provider.
+    /// An ONNX Runtime that was built without the provider.
     NotBuiltIn,
     /// The loader does not find a library of this name.
     Library(String),
@@ -21,7 +21,7 @@ enum Trouble {
     Provider,
     /// The driver is older than the CUDA runtime wants.
     DriverTooOld,
-    /// There is a driver, but it finds no GPU, or cannot use what it finds.
+    /// A driver that finds no GPU, or cannot use what it finds.
     NoDevice,
     /// A device with a number that there is not.
     NoSuchDevice,
@@ -191,16 +191,16 @@ fn error(provider: Provider, device: u32, trouble: &Trouble, missing: &[String],
 fn advice(missing: &[String]) -> String {
     let mut parts: Vec<String> = Vec::new();
     for name in missing {
-        let part = match part_of(name) {
-            Part::OnnxRuntime => {
+        let part = match owner_of(name) {
+            LibraryOwner::OnnxRuntime => {
                 "libraries of `onnxruntime-gpu`, beside libonnxruntime itself (not a link to it)".into()
             }
-            Part::Driver => "NVIDIA's driver, of the system".into(),
-            Part::Cuda(Some(major)) => format!("CUDA {major} (the toolkit, or NVIDIA's packages on PyPI)"),
-            Part::Cuda(None) => "CUDA (the toolkit, or NVIDIA's packages on PyPI)".into(),
-            Part::CuDnn(major) => format!("cuDNN {major}"),
-            Part::TensorRt(major) => format!("TensorRT {major}"),
-            Part::Other => format!("`{name}`"),
+            LibraryOwner::Driver => "NVIDIA's driver, of the system".into(),
+            LibraryOwner::Cuda(Some(major)) => format!("CUDA {major} (the toolkit, or NVIDIA's packages on PyPI)"),
+            LibraryOwner::Cuda(None) => "CUDA (the toolkit, or NVIDIA's packages on PyPI)".into(),
+            LibraryOwner::CuDnn(major) => format!("cuDNN {major}"),
+            LibraryOwner::TensorRt(major) => format!("TensorRT {major}"),
+            LibraryOwner::Other => format!("`{name}`"),
         };
         if !parts.contains(&part) {
             parts.push(part);
@@ -211,7 +211,7 @@ fn advice(missing: &[String]) -> String {
         parts.retain(|part| !part.starts_with("CUDA ("));
     }
     let advice = format!("Needed: {}", parts.join("; "));
-    if missing.iter().all(|name| matches!(part_of(name), Part::Driver | Part::OnnxRuntime)) {
+    if missing.iter().all(|name| matches!(owner_of(name), LibraryOwner::Driver | LibraryOwner::OnnxRuntime)) {
         return advice;
     }
     advice + ". LD_LIBRARY_PATH names folders of libraries that the system does not know"
@@ -219,7 +219,7 @@ fn advice(missing: &[String]) -> String {
 
 /// Whose a library is, and of which major version.
 #[derive(Debug, PartialEq, Eq)]
-enum Part {
+enum LibraryOwner {
     OnnxRuntime,
     Driver,
     /// The version of CUDA, where the library's is the same.
@@ -229,19 +229,19 @@ enum Part {
     Other,
 }
 
-fn part_of(library: &str) -> Part {
+fn owner_of(library: &str) -> LibraryOwner {
     let (stem, version) = library.split_once(".so").unwrap_or((library, ""));
     let major = version.trim_start_matches('.').split('.').next().and_then(|major| major.parse().ok());
     match (stem, major) {
-        ("libcuda", _) => Part::Driver,
-        ("libcudart" | "libcublas" | "libcublasLt" | "libnvrtc", major) => Part::Cuda(major),
-        ("libcurand" | "libcufft", _) => Part::Cuda(None),
-        (stem, Some(major)) if stem.starts_with("libcudnn") => Part::CuDnn(major),
+        ("libcuda", _) => LibraryOwner::Driver,
+        ("libcudart" | "libcublas" | "libcublasLt" | "libnvrtc", major) => LibraryOwner::Cuda(major),
+        ("libcurand" | "libcufft", _) => LibraryOwner::Cuda(None),
+        (stem, Some(major)) if stem.starts_with("libcudnn") => LibraryOwner::CuDnn(major),
         (stem, Some(major)) if stem.starts_with("libnvinfer") || stem.starts_with("libnvonnxparser") => {
-            Part::TensorRt(major)
+            LibraryOwner::TensorRt(major)
         }
-        (stem, _) if stem.starts_with("libonnxruntime") => Part::OnnxRuntime,
-        _ => Part::Other,
+        (stem, _) if stem.starts_with("libonnxruntime") => LibraryOwner::OnnxRuntime,
+        _ => LibraryOwner::Other,
     }
 }
 
@@ -306,7 +306,7 @@ mod tests {
         }
     }
 
-    /// As the sources and libraries have them; they were not seen to be said.
+    /// The messages as the sources and libraries have them; they were not seen to be said.
     #[test]
     fn messages_that_only_a_gpu_would_give() {
         let number = "Invalid device ID: 7, must be between 0 (inclusive) and 2 (exclusive).";
@@ -358,7 +358,7 @@ mod tests {
             let error = error(Provider::Cuda, 3, &recognise(&message).unwrap(), &[], said(&message));
             let text = error.to_string();
             assert!(error.kind() == kind && text.contains(says) && text.starts_with("CUDA: "), "{text}");
-            // The message itself is there, without its place in a source that nobody has, and without the host's name.
+            // The message itself is there, without its place in ONNX Runtime's sources, and without the host's name.
             assert!(!text.contains("onnxruntime_src") && !text.contains("hostname"), "{text}");
         }
     }
@@ -379,16 +379,16 @@ mod tests {
     #[test]
     fn whose_a_library_is() {
         for (name, part) in [
-            ("libcuda.so.1", Part::Driver),
-            ("libcudart.so.12", Part::Cuda(Some(12))),
-            ("libcublasLt.so.13", Part::Cuda(Some(13))),
-            ("libcufft.so.12", Part::Cuda(None)),
-            ("libcudnn_graph.so.9", Part::CuDnn(9)),
-            ("libnvonnxparser.so.10", Part::TensorRt(10)),
-            ("libonnxruntime_providers_shared.so", Part::OnnxRuntime),
-            ("libzstd.so.1", Part::Other),
+            ("libcuda.so.1", LibraryOwner::Driver),
+            ("libcudart.so.12", LibraryOwner::Cuda(Some(12))),
+            ("libcublasLt.so.13", LibraryOwner::Cuda(Some(13))),
+            ("libcufft.so.12", LibraryOwner::Cuda(None)),
+            ("libcudnn_graph.so.9", LibraryOwner::CuDnn(9)),
+            ("libnvonnxparser.so.10", LibraryOwner::TensorRt(10)),
+            ("libonnxruntime_providers_shared.so", LibraryOwner::OnnxRuntime),
+            ("libzstd.so.1", LibraryOwner::Other),
         ] {
-            assert_eq!(part_of(name), part, "{name}");
+            assert_eq!(owner_of(name), part, "{name}");
         }
         let text = advice(&["libonnxruntime_providers_cuda.so".to_owned()]);
         assert!(text.contains("beside libonnxruntime itself") && !text.contains("LD_LIBRARY_PATH"), "{text}");

@@ -1,6 +1,6 @@
-//! Where a session computes: the execution providers of ONNX Runtime.
+//! The execution providers of ONNX Runtime.
 //!
-//! Left to itself, ONNX Runtime goes on on the CPU where another provider cannot be had, and tells nobody. Here a
+//! Left to itself, ONNX Runtime goes on on the CPU where another provider cannot be had, and tells no caller. Here a
 //! provider that was asked for is had, or there is an error that says what is missing. [`Provider::Auto`] alone falls
 //! back, and what is really used is told ([`Execution`]).
 
@@ -20,22 +20,22 @@ use super::runtime::Runtime;
 use super::session::SessionSetup;
 use crate::error::{Error, Result};
 
-/// What an encoder really runs on.
+/// The hardware and the provider that an encoder really runs on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Execution {
-    /// Never [`Provider::Auto`].
+    /// The provider that runs; never [`Provider::Auto`].
     pub provider: Provider,
-    /// Which of the provider's devices, counted from 0.
+    /// The device of the provider, counted from 0.
     pub device: u32,
-    /// Why [`Provider::Auto`] took the CPU.
+    /// The reason why [`Provider::Auto`] took the CPU.
     pub fallback: Option<String>,
-    /// How many nodes of the graph each of ONNX Runtime's providers has got, where that is not all of them on the CPU.
-    /// A few on the CPU are arithmetic with shapes.
+    /// The number of graph nodes that each of ONNX Runtime's providers has got, where that is not all of them on the
+    /// CPU. A few on the CPU are arithmetic with shapes.
     pub nodes: Vec<(String, usize)>,
-    /// Where the weights of tasks are reconstructed; never [`WeightsOn::Auto`].
+    /// The memory that weights of tasks are reconstructed in; never [`WeightsOn::Auto`].
     pub weights_on: WeightsOn,
-    /// Why [`WeightsOn::Auto`] took the host's memory, though a GPU computes.
+    /// The reason why [`WeightsOn::Auto`] took the host's memory, though a GPU computes.
     pub weights_fallback: Option<String>,
 }
 
@@ -85,7 +85,7 @@ fn begin_on<T>(
         made => made?,
     };
     let (provider, device) = (target.provider(), target.device());
-    // The CPU is what everybody expects.
+    // The CPU is the default, and no news.
     if !target.is_cpu() {
         tracing::info!(provider = provider.name(), device, "encoder");
     }
@@ -203,7 +203,7 @@ mod tests {
         Some((encoder, model.weights(&"base".parse().unwrap()).unwrap()))
     }
 
-    /// As if the CPU computed in half floats: the first run is compared, those as inputs and promoted each.
+    /// The CPU stands for a provider of half floats: the first run is compared, those as inputs and promoted each.
     #[test]
     fn half_floats_run_only_where_they_give_the_embeddings_of_the_cpu() {
         let Some((mut encoder, task)) = encoder() else { return };

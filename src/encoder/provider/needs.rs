@@ -1,5 +1,5 @@
-//! Which libraries a provider needs that are not there: all of them, where the loader names the first one that it
-//! misses. Nothing is loaded to find that out.
+//! The libraries that a provider needs and that are not there: all of them, where the loader names the first one that
+//! it misses. Nothing is loaded to find that out.
 
 use std::path::{Path, PathBuf};
 
@@ -22,15 +22,15 @@ pub(super) fn missing(path: &Path) -> Vec<String> {
     needed.into_iter().filter(|name| !places.hold(name)).collect()
 }
 
-/// Where the loader looks for what a library needs.
+/// The places where the loader looks for what a library needs.
 struct Places {
-    /// Its content, in which every name ends in a NUL.
+    /// The content of the loader's cache, in which every name ends in a NUL.
     cache: Vec<u8>,
     folders: Vec<PathBuf>,
 }
 
 impl Places {
-    /// For the library at `path`, beside which ONNX Runtime's providers expect each other.
+    /// The places for the library at `path`, beside which ONNX Runtime's providers expect each other.
     fn of(path: &Path) -> Self {
         let given = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
         let beside = path.parent().map(Path::to_path_buf);

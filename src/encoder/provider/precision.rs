@@ -35,14 +35,14 @@ pub(in crate::encoder) fn check(embeds: &[f32], cpu: &[f32], embed_dim: usize, l
 /// compared.
 pub(in crate::encoder) fn check_alone(together: &[f32], alone: &[f32], images: usize) -> Result<()> {
     /// Half floats stay an order of magnitude below.
-    const MOST: f64 = 3e-2;
+    const MAX_DIFFERENCE: f64 = 3e-2;
 
     let square = |value: f64| value * value;
     let length = |values: &[f32]| values.iter().map(|value| square(f64::from(*value))).sum::<f64>();
     let apart: f64 = together.iter().zip(alone).map(|(a, b)| square(f64::from(*a) - f64::from(*b))).sum();
     // Of a graph that subtracts the mean of a run, an image alone gets zeros: the longer one is the measure.
     let difference = (apart / length(alone).max(length(together))).sqrt();
-    if !difference.is_finite() || difference <= MOST {
+    if !difference.is_finite() || difference <= MAX_DIFFERENCE {
         return Ok(());
     }
     Err(Error::new(ErrorKind::Runtime, "the graph mixes the images of a run, though it says that it takes any number")

@@ -11,10 +11,10 @@ use crate::encoder::options::{Provider, TensorRtOptions};
 use crate::encoder::runtime::Runtime;
 use crate::error::{Error, ErrorKind, Result};
 
-/// What a session is made for.
+/// The target that a session is made for.
 #[derive(Clone, Debug)]
 pub(in crate::encoder) struct Target {
-    /// Never [`Provider::Auto`].
+    /// The provider that computes; never [`Provider::Auto`].
     provider: Provider,
     device: u32,
     tensorrt: TensorRtOptions,
@@ -56,7 +56,7 @@ impl Target {
         Ok(Self { provider, device, tensorrt: tensorrt.clone(), least, stream: None, graphs: false })
     }
 
-    /// The same, for a session that computes in this stream of the device, as CUDA graphs or not. The CPU knows
+    /// The target of a session that computes in this stream of the device, as CUDA graphs or not. The CPU knows
     /// neither.
     ///
     /// # Safety
@@ -124,7 +124,7 @@ impl Target {
         if let Some(stream) = stream {
             // Of two providers of one device ONNX Runtime asks the first for streams: without this it would make its
             // own, which wait for nothing of ours.
-            // SAFETY: as above.
+            // SAFETY: `in_stream` demands that the stream outlives the sessions.
             tensorrt = unsafe { tensorrt.with_compute_stream(stream) };
         }
         if self.tensorrt.fp16 {
@@ -151,7 +151,7 @@ impl Target {
     }
 }
 
-/// Where the engines of one graph are.
+/// The folder of the engines of one graph.
 fn engines(folder: &Path, graph: &[u8]) -> PathBuf {
     folder.join(format!("{:032x}", XxHash3_128::oneshot(graph)))
 }

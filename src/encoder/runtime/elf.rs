@@ -127,7 +127,7 @@ fn names_of_needed<'f>(file: impl ReadRef<'f>) -> Option<Vec<String>> {
 mod tests {
     use super::*;
 
-    /// As the tag `DT_NEEDED`, and `DT_STRTAB`.
+    /// The tags `DT_NEEDED` and `DT_STRTAB`.
     const NEEDED: u64 = 1;
     const NAMES: u64 = 5;
 

@@ -50,7 +50,7 @@ pub(super) struct Usable {
     /// The file, as an absolute path where the system tells it.
     pub(super) path: PathBuf,
     pub(super) version: Version,
-    /// Its table of functions: two libraries never share one. Null only in tests.
+    /// The library's table of functions: two libraries never share one. Null only in tests.
     pub(super) api: *const ort::sys::OrtApi,
     /// The execution providers that it was built with, by its names.
     pub(super) providers: Vec<String>,
@@ -87,10 +87,10 @@ pub(super) fn examine_by_name(name: &Path) -> Result<Usable, Unusable> {
     examine(name)
 }
 
-/// [`Runtime::switch_off_telemetry`](super::Runtime::switch_off_telemetry).
+/// Switches off the telemetry, for [`Runtime::switch_off_telemetry`](super::Runtime::switch_off_telemetry).
 ///
 /// # Safety
-/// As there.
+/// No other thread reads or writes the environment meanwhile, but through [`mod@std::env`].
 pub(super) unsafe fn switch_off_telemetry() {
     const VARIABLE: &str = "ORT_DISABLE_TELEMETRY";
 

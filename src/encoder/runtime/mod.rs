@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use self::library::Usable;
 pub use self::library::{MINIMUM_MINOR, Version};
 pub use self::search::{Origin, PATH_VARIABLE};
-use self::search::{Place, Surroundings};
+use self::search::{SearchPlace, Surroundings};
 use super::ort_error::failed;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -29,12 +29,12 @@ pub struct Runtime {
     environment: Environment,
 }
 
-/// Which ONNX Runtime would be used, and why that one.
+/// The ONNX Runtime that would be used, and why that one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
     /// The library's file.
     pub path: PathBuf,
-    /// Its version.
+    /// The version of ONNX Runtime.
     pub version: Version,
     /// The part of the search that found it.
     pub origin: Origin,
@@ -82,7 +82,7 @@ impl Runtime {
         unsafe { library::switch_off_telemetry() };
     }
 
-    /// Which library [`Runtime::load`] would use, without starting it. (Its code is mapped, and stays so.)
+    /// Finds the library that [`Runtime::load`] would use, without starting it. (Its code is mapped, and stays so.)
     ///
     /// # Errors
     /// As for [`Runtime::load`], except that nothing is started.
@@ -122,8 +122,8 @@ impl Runtime {
         &self.providers
     }
 
-    /// How much ONNX Runtime says to `tracing` from now on, in the whole process; at first, warnings and errors. Its
-    /// "info" is debug here, its "verbose" trace.
+    /// Sets how much ONNX Runtime says to `tracing` from now on, in the whole process; at first, warnings and errors.
+    /// Its "info" is debug here, its "verbose" trace.
     pub fn set_log_level(&self, level: tracing::Level) {
         self.environment.set_log_level(match level {
             tracing::Level::ERROR => LogLevel::Error,
@@ -181,13 +181,13 @@ fn find(path: Option<&Path>) -> Result<(Origin, Usable)> {
         executable: std::env::current_exe().ok(),
         library: library::containing(find as *const ()),
     };
-    search::search(&search::places(path, &around), |Place { origin, target }| match origin {
+    search::search(&search::places(path, &around), |SearchPlace { origin, target }| match origin {
         Origin::System => library::examine_by_name(target),
         _ => library::examine_file(target),
     })
 }
 
-/// Passes ONNX Runtime's messages on to whoever listens to `tracing`.
+/// Passes ONNX Runtime's messages on to the subscribers of `tracing`.
 fn log(level: LogLevel, category: &str, id: &str, place: &str, message: &str) {
     match level {
         LogLevel::Verbose => tracing::trace!(category, id, place, "{message}"),

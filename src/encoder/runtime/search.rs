@@ -1,4 +1,4 @@
-//! Where ONNX Runtime is looked for, in which order, and what is said when it is not there.
+//! The search for ONNX Runtime: the places, their order, and what is said when it is not there.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -13,7 +13,7 @@ pub const PATH_VARIABLE: &str = "ORT_DYLIB_PATH";
 const WHAT_TO_DO: &str = "Run `make onnxruntime`, or run `pip install onnxruntime` and set ORT_DYLIB_PATH to the \
                           `libonnxruntime` file in its `capi` folder";
 
-/// Why a place is looked at.
+/// The reason why a place is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Origin {
@@ -43,13 +43,13 @@ impl fmt::Display for Origin {
 
 /// One place of the search.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct SearchPlace {
     pub(super) origin: Origin,
     /// A file, or for [`Origin::System`] a library's name.
     pub(super) target: PathBuf,
 }
 
-/// What the search depends on.
+/// The surroundings that the search depends on.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Surroundings {
     /// The value of `ORT_DYLIB_PATH`.
@@ -61,11 +61,11 @@ pub(super) struct Surroundings {
 }
 
 /// Every place, in the order of the search, each once.
-pub(super) fn places(given: Option<&Path>, around: &Surroundings) -> Vec<Place> {
-    let mut places: Vec<Place> = Vec::new();
+pub(super) fn places(given: Option<&Path>, around: &Surroundings) -> Vec<SearchPlace> {
+    let mut places: Vec<SearchPlace> = Vec::new();
     let mut add = |origin, target: PathBuf| {
         if !places.iter().any(|place| place.target == target) {
-            places.push(Place { origin, target });
+            places.push(SearchPlace { origin, target });
         }
     };
     if let Some(path) = given {
@@ -126,10 +126,10 @@ fn file_names() -> Vec<String> {
 /// # Errors
 /// [`ErrorKind::RuntimeMissing`], with what was found at each place and what to do about it.
 pub(super) fn search(
-    places: &[Place],
-    examine: impl Fn(&Place) -> Result<Usable, Unusable>,
+    places: &[SearchPlace],
+    examine: impl Fn(&SearchPlace) -> Result<Usable, Unusable>,
 ) -> Result<(Origin, Usable)> {
-    let mut found: Vec<(&Place, Result<Usable, Unusable>)> = Vec::new();
+    let mut found: Vec<(&SearchPlace, Result<Usable, Unusable>)> = Vec::new();
     for place in places {
         let answer = examine(place);
         let ordered = matches!(place.origin, Origin::Caller | Origin::Environment);
@@ -156,10 +156,13 @@ pub(super) fn search(
     Err(failure(None, found.into_iter()))
 }
 
-fn failure<'a>(ordered: Option<&Place>, found: impl Iterator<Item = (&'a Place, Result<Usable, Unusable>)>) -> Error {
+fn failure<'a>(
+    ordered: Option<&SearchPlace>,
+    found: impl Iterator<Item = (&'a SearchPlace, Result<Usable, Unusable>)>,
+) -> Error {
     let mut looked_at = Vec::new();
     let mut why_ordered = String::new();
-    let mut unloadable: Option<(&Place, String)> = None;
+    let mut unloadable: Option<(&SearchPlace, String)> = None;
     let mut rejected: Vec<PathBuf> = Vec::new();
     let mut variable_seen = false;
     for (place, answer) in found {
@@ -190,10 +193,10 @@ fn failure<'a>(ordered: Option<&Place>, found: impl Iterator<Item = (&'a Place, 
     let hint = format!("Looked at {}. {WHAT_TO_DO}", looked_at.join("; "));
     let missing = |message: String| Error::new(ErrorKind::RuntimeMissing, message);
     match (ordered, unloadable) {
-        (Some(Place { origin, target }), _) => {
+        (Some(SearchPlace { origin, target }), _) => {
             missing(format!("{origin} is no usable ONNX Runtime: {why_ordered}")).at(target).expected(expected)
         }
-        (None, Some((Place { target, .. }, why))) => missing(format!("ONNX Runtime was {why}")).at(target),
+        (None, Some((SearchPlace { target, .. }, why))) => missing(format!("ONNX Runtime was {why}")).at(target),
         (None, None) => missing("ONNX Runtime was not found".into()).expected(expected),
     }
     .hint(hint)
@@ -212,7 +215,7 @@ mod tests {
         }
     }
 
-    /// As if only `good` held a library.
+    /// Searches as if only `good` held a library.
     fn look(given: Option<&Path>, around: &Surroundings, good: &[&str]) -> Result<(Origin, Usable)> {
         search(&places(given, around), |place| {
             let path = place.target.clone();
@@ -305,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_library_that_cannot_be_loaded_was_found() {
-        let examine = |place: &Place| match place.target.to_str() {
+        let examine = |place: &SearchPlace| match place.target.to_str() {
             Some("libonnxruntime.so.1") => Err(Unusable {
                 why: "found, but could not be loaded: failed to map segment from shared object".into(),
                 is_unloadable: true,
@@ -322,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_file_is_rejected_once() {
-        let examine = |place: &Place| match place.origin {
+        let examine = |place: &SearchPlace| match place.origin {
             Origin::Environment | Origin::System => {
                 Err(Unusable { path: Some("/variable.so".into()), .."version 1.19.2, which is not supported".into() })
             }

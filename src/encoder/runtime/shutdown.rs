@@ -11,15 +11,15 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, ErrorKind, Result};
 
-static STATE: Mutex<State> = Mutex::new(State { is_ending: false, at_work: Vec::new(), waits: 0 });
+static STATE: Mutex<ExitState> = Mutex::new(ExitState { is_ending: false, at_work: Vec::new(), waits: 0 });
 static ENDED: Condvar = Condvar::new();
 /// The process whose threads these are: a forked child has none of them.
 static PROCESS: AtomicU32 = AtomicU32::new(0);
 
-struct State {
+struct ExitState {
     is_ending: bool,
     at_work: Vec<ThreadId>,
-    /// How often `exit` was told to wait.
+    /// The number of times that `exit` was told to wait.
     waits: u32,
 }
 
@@ -53,14 +53,15 @@ impl Drop for ShutdownGuard {
     }
 }
 
-impl State {
-    /// Has `exit` wait, before it runs what was registered until now: the destructors of ONNX Runtime among it.
+impl ExitState {
+    /// Makes `exit` wait before it runs what was registered until now: the destructors of ONNX Runtime among it.
     fn wait_at_the_end(&mut self) {
-        /// What is registered stays so; from then on ONNX Runtime has made what it makes once.
-        const MOST: u32 = 8;
+        /// The times that `exit` is told to wait, at most: what is registered stays so; from then on ONNX Runtime has
+        /// made what it makes once.
+        const MAX_WAITS: u32 = 8;
 
         PROCESS.store(std::process::id(), Ordering::Relaxed);
-        if self.waits < MOST {
+        if self.waits < MAX_WAITS {
             self.waits += 1;
             #[cfg(unix)]
             if stays_loaded() {
@@ -72,7 +73,7 @@ impl State {
     }
 }
 
-/// Has what holds this code stay in the process until its end, and tells whether it does. The shared library asks for
+/// Keeps what holds this code in the process until its end, and tells whether it stays. The shared library asks for
 /// that when it is linked; a plugin of the host's that the static library is in does not, and `dlclose` would take
 /// [`wait`] away.
 #[cfg(unix)]
@@ -117,7 +118,7 @@ extern "C" fn wait() {
     let own = thread::current().id();
     let mut state = STATE.lock();
     state.is_ending = true;
-    // Whoever ends the process from within its own work does not wait for it.
+    // A thread that ends the process from within its own work does not wait for that work.
     while state.at_work.iter().any(|id| *id != own) {
         ENDED.wait(&mut state);
     }

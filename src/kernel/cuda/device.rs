@@ -1,4 +1,5 @@
-//! What is asked of a device, by its bare handles: `driver.rs` does it on a GPU, `simulated.rs` in the memory of tests.
+//! The operations of a device, by its bare handles: `driver.rs` does it on a GPU, `simulated.rs` in the memory of
+//! tests.
 
 use std::fmt;
 use std::ptr::NonNull;
@@ -6,8 +7,8 @@ use std::ptr::NonNull;
 use super::launch::Launch;
 use crate::error::Result;
 
-/// Where work waits for its turn. Work of one queue is done in order; that of two is not, unless one waits for an event
-/// of the other.
+/// A line in which work waits for its turn. Work of one queue is done in order; that of two is not, unless one waits
+/// for an event of the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Queue {
     /// Ours, for copies from the host.
@@ -18,11 +19,11 @@ pub(crate) enum Queue {
     Foreign(u64),
 }
 
-/// What the driver tells about a device.
+/// The driver's information about a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DeviceInfo {
     pub(crate) name: String,
-    /// As the driver counts.
+    /// The device's number, as the driver counts.
     pub(crate) ordinal: u32,
     /// The compute capability: 90 for 9.0.
     pub(crate) architecture: u32,
@@ -82,7 +83,7 @@ pub(crate) unsafe trait Device: fmt::Debug + Send + Sync {
     /// An event that happens when all that is in the queue now is done.
     fn record(&self, queue: Queue) -> Result<u64>;
 
-    /// Has the queue wait for the event before what comes after.
+    /// Makes the queue wait for the event before what comes after.
     fn wait(&self, queue: Queue, event: u64) -> Result<()>;
 
     /// Whether the event has happened.

@@ -190,7 +190,7 @@ fn exchange(mut mode: sys::CUstreamCaptureMode) -> sys::CUstreamCaptureMode {
     mode
 }
 
-/// While it lives, a context is this thread's. It stays on the thread that it was made on.
+/// Makes a context this thread's while it lives. It stays on the thread that it was made on.
 struct Entered {
     captures: sys::CUstreamCaptureMode,
     here: PhantomData<*const ()>,

@@ -1,5 +1,5 @@
-//! What a launch of a kernel is told: how many threads there are, and where in device memory the table of its segments
-//! lies. The kernels read both as `combine.cu` and `relayout.cu` describe them.
+//! The parameters of a kernel's launch: how many threads there are, and where in device memory the table of its
+//! segments lies. The kernels read both as `combine.cu` and `relayout.cu` describe them.
 
 use super::super::output::simplified;
 use super::tiles::{TILE, tile_bytes};
@@ -37,13 +37,13 @@ pub(crate) enum DeviceKernel {
 
 /// Whole tiles of one tensor that the combine kernel computes. Addresses are those of its first tile.
 pub(crate) struct Segment<'a> {
-    /// Never blocks.
+    /// The base's format and address; never blocks.
     pub(crate) base: Option<(VectorFormat, u64)>,
-    /// One per coefficient, or none at all.
+    /// Formats and addresses of the terms: one per coefficient, or none at all.
     pub(crate) terms: &'a [(VectorFormat, u64)],
-    /// Where the result goes, in bytes from the launch's output.
+    /// The place of the result, in bytes from the launch's output.
     pub(crate) out: u64,
-    /// How many tiles.
+    /// The number of tiles.
     pub(crate) tiles: usize,
 }
 
@@ -52,9 +52,9 @@ pub(crate) struct StridedPart {
     /// The address of the element that comes first.
     pub(crate) address: u64,
     pub(crate) shape: Vec<usize>,
-    /// In elements, not in bytes.
+    /// Strides in elements, not in bytes.
     pub(crate) strides: Vec<usize>,
-    /// What every element is multiplied by.
+    /// The factor of every element.
     pub(crate) scale: Option<f32>,
 }
 
@@ -183,7 +183,7 @@ impl Table {
         SEGMENT_BYTES + terms * TERM_BYTES
     }
 
-    /// As it lies in device memory.
+    /// The bytes as they lie in device memory.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         [self.segments.as_slice(), &self.parts, &self.dimensions].concat()
     }
@@ -201,7 +201,7 @@ fn too_much() -> Error {
     Error::unsupported("too much for one launch on a device").expected(format_args!("at most {MAX_TILES} tiles"))
 }
 
-/// How `combine.cu` numbers formats; 0 is none.
+/// The number of a format in `combine.cu`; 0 is none.
 const fn number(format: VectorFormat) -> u32 {
     match format {
         VectorFormat::F32 => 1,

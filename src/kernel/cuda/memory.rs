@@ -1,5 +1,5 @@
-//! What is owned on a device, and given back when it is dropped: memory, pinned memory of the host, points in queues,
-//! and the two slots of pinned memory that bytes go to the device through.
+//! Resources of a device that are given back when they are dropped: memory, pinned memory of the host, points in
+//! queues, and the two slots of pinned memory that bytes go to the device through.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// This many bytes, of any content.
+    /// Allocates this many bytes, of any content.
     ///
     /// # Errors
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
@@ -58,7 +58,7 @@ unsafe impl Send for Pinned {}
 unsafe impl Sync for Pinned {}
 
 impl Pinned {
-    /// This many zeros, at least one.
+    /// Allocates this many zeros, at least one.
     ///
     /// # Errors
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
@@ -126,7 +126,7 @@ impl Event {
         Ok(Self { device: Arc::clone(device), raw: device.record(queue)? })
     }
 
-    /// Has the queue wait for it before what comes next.
+    /// Makes the queue wait for the event before what comes next.
     pub(crate) fn wait_on(&self, queue: Queue) -> Result<()> {
         self.device.wait(queue, self.raw)
     }
@@ -160,7 +160,7 @@ pub(crate) struct Staging {
 #[derive(Debug)]
 struct PinnedSlot {
     memory: Pinned,
-    /// When it can be written again.
+    /// The event after which it can be written again.
     copied: Option<Event>,
 }
 

@@ -62,12 +62,12 @@ impl Cuda {
         .hint("Build with `--features cuda`"));
     }
 
-    /// What the driver calls it.
+    /// The device's name, as the driver calls it.
     pub fn name(&self) -> &str {
         &self.device.info().name
     }
 
-    /// Its compute capability, major and minor.
+    /// The device's compute capability, major and minor.
     pub fn compute_capability(&self) -> (u32, u32) {
         let architecture = self.device.info().architecture;
         (architecture / 10, architecture % 10)
@@ -130,7 +130,7 @@ impl Cuda {
         self.ordinal() == other.ordinal()
     }
 
-    /// Its number, as [`Cuda::open`] takes it.
+    /// The device's number, as [`Cuda::open`] takes it.
     pub(crate) fn ordinal(&self) -> u32 {
         self.device.info().ordinal
     }

@@ -16,7 +16,7 @@ use super::device::{Device, DeviceInfo, Queue};
 use super::launch::{DeviceKernel, Launch};
 use crate::error::{Error, Result};
 
-/// What has happened on a [`SimulatedDevice`] so far.
+/// The tally of what has happened on a [`SimulatedDevice`] so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     /// Bytes allocated now, and at most.
@@ -33,12 +33,12 @@ pub(crate) struct Tally {
 pub(crate) struct SimulatedDevice {
     info: DeviceInfo,
     capacity: usize,
-    state: Mutex<State>,
+    state: Mutex<SimulatedState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    /// By address.
+struct SimulatedState {
+    /// Memory by address.
     memory: BTreeMap<u64, Vec<u8>>,
     pinned: BTreeMap<usize, usize>,
     queues: HashMap<Queue, VecDeque<Work>>,
@@ -65,7 +65,7 @@ impl SimulatedDevice {
     pub(crate) fn new(capacity: usize, seed: u64) -> Self {
         let info =
             DeviceInfo { name: "host".to_owned(), ordinal: 0, architecture: 90, multiprocessors: 1, driver: (12, 8) };
-        let state = State { next: 1 << 20, random: seed | 1, ..State::default() };
+        let state = SimulatedState { next: 1 << 20, random: seed | 1, ..SimulatedState::default() };
         Self { info, capacity, state: Mutex::new(state) }
     }
 
@@ -90,12 +90,12 @@ impl SimulatedDevice {
         self.lock().tally
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, SimulatedState> {
         self.state.lock()
     }
 }
 
-impl State {
+impl SimulatedState {
     /// Does work of some queue; whether there was any that could be done.
     fn step(&mut self) -> bool {
         let mut ready: Vec<Queue> = Vec::new();

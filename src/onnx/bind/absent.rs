@@ -57,7 +57,7 @@ pub(crate) fn changes(basis: Option<&Basis>, parameter: &str) -> bool {
     basis.is_none_or(|basis| basis.parameter(parameter).is_some_and(|parameter| parameter.is_changed()))
 }
 
-/// How much of a parameter a map has.
+/// The part of a parameter that a map has.
 #[derive(PartialEq)]
 enum Rows {
     All,

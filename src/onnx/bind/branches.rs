@@ -4,7 +4,7 @@
 use indexmap::IndexMap;
 
 use super::candidates::{Candidates, Match};
-use super::order::Slot;
+use super::order::EncoderPlace;
 use super::uses::{Relation, Sites};
 use crate::weights::View;
 
@@ -13,7 +13,7 @@ pub(super) fn certain(domains: &[Vec<Match>], candidates: &Candidates, uniform: 
     let mut groups: IndexMap<usize, Vec<usize>> = IndexMap::new();
     for (site, domain) in domains.iter().enumerate().filter(|(site, _)| !uniform[*site]) {
         if let [one] = domain.as_slice()
-            && candidates.all[one.candidate].slot.is_some_and(Slot::is_in_line)
+            && candidates.all[one.candidate].slot.is_some_and(EncoderPlace::is_in_line)
         {
             groups.entry(one.candidate).or_default().push(site);
         }

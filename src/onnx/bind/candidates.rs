@@ -1,11 +1,11 @@
-//! What a base has to offer for a graph's constants: its parameters in every form that exporters give them, and whether
+//! The candidates of a base for a graph's constants: its parameters in every form that exporters give them, and whether
 //! a constant is one of them.
 
 use std::collections::HashMap;
 
 use half::{bf16, f16};
 
-use super::order::{Slot, slot};
+use super::order::{EncoderPlace, slot};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::tensor::{DType, Tensor, contiguous_strides};
@@ -17,7 +17,7 @@ pub(super) struct Candidate {
     pub(super) parts: Vec<View>,
     /// The values, in the order in which a constant has them.
     pub(super) tensor: Tensor,
-    pub(super) slot: Option<Slot>,
+    pub(super) slot: Option<EncoderPlace>,
 }
 
 impl Candidate {
@@ -127,7 +127,7 @@ impl Candidates {
             // Rows of zeros are in many a graph for other reasons than that a parameter is one.
             let is_uniform = is_uniform(&once)?;
             let mut found = self.matching_once(&once)?;
-            found.retain(|m| !is_uniform || self.all[m.candidate].slot.is_some_and(Slot::is_token));
+            found.retain(|m| !is_uniform || self.all[m.candidate].slot.is_some_and(EncoderPlace::is_token));
             if !found.is_empty() {
                 return Ok(found.into_iter().map(|m| Match { repeat, ..m }).collect());
             }
@@ -159,7 +159,7 @@ impl Candidates {
         Ok(self.of_shape(found, constant.shape()))
     }
 
-    /// Of candidates with equal values those that need no reshaping, where there are any.
+    /// Those of the candidates with equal values that need no reshaping, where there are any.
     fn of_shape(&self, mut found: Vec<Match>, shape: &[usize]) -> Vec<Match> {
         for part in found.clone() {
             let fits = |m: &Match| self.all[m.candidate].has_shape(shape);
@@ -208,9 +208,9 @@ impl Candidates {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Match {
     pub(super) candidate: usize,
-    /// What every value is multiplied by.
+    /// The factor of every value.
     pub(super) scale: f32,
-    /// How many times the constant has all of it, one after another.
+    /// The number of times that the constant has all of it, one after another.
     pub(super) repeat: usize,
 }
 
@@ -248,9 +248,9 @@ fn essence(tensor: &Tensor) -> Vec<(usize, usize)> {
 
 /// Places to look at first.
 fn samples(numel: usize) -> impl Iterator<Item = usize> {
-    const MANY: usize = 16;
+    const MAX_SAMPLES: usize = 16;
     // The golden ratio leaves no two of them at the same place of a row.
-    (0..MANY.min(numel)).map(move |i| ((i as f64 * 0.618_033_988_749_895).fract() * numel as f64) as usize)
+    (0..MAX_SAMPLES.min(numel)).map(move |i| ((i as f64 * 0.618_033_988_749_895).fract() * numel as f64) as usize)
 }
 
 /// Whether all values are one and the same: such a tensor could be many things.
@@ -299,7 +299,7 @@ fn all(numel: usize, mut check: impl FnMut(usize, &mut [f32], &mut [f32]) -> Res
     Ok(true)
 }
 
-/// How far the values of two tensors are apart at most.
+/// The largest distance of the values of two tensors.
 pub(super) fn distance(ours: &Tensor, theirs: &Tensor) -> Result<f32> {
     let mut most = 0.0f32;
     all(ours.numel(), |at, a, b| {

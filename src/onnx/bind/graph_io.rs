@@ -1,4 +1,4 @@
-//! Which input takes the images, and which output gives the embeddings.
+//! The input that takes the images, and the output that gives the embeddings.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use crate::did_you_mean;
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
-/// What embeddings are called by those who export encoders, the likeliest first.
+/// The names that exporters give to embeddings, the likeliest first.
 const EMBEDS: [&str; 6] =
     ["image_embeds", "image_features", "image_embedding", "image_embeddings", "embeds", "embedding"];
 

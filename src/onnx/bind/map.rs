@@ -1,4 +1,4 @@
-//! Which constants of a graph are which parameters: an explicit map, kept as JSON.
+//! The map from constants of a graph to parameters, kept as JSON.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::atomic_file::replace_file;
 use crate::error::{Error, Result};
 use crate::weights::View;
 
-/// Which constants of a graph are which parameters. Written by [`bind`](super::bind), or by hand.
+/// The map from constants of a graph to parameters. Written by [`bind`](super::bind), or by hand.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GraphMap {
@@ -34,13 +34,13 @@ pub struct Mapped {
     /// The constant, where its name is another one than the input's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub constant: Option<String>,
-    /// Where it takes the constant's place: `[node, input]`, both counted from 0 in the order of the file. Nothing
-    /// means everywhere.
+    /// The uses where it takes the constant's place: `[node, input]`, both counted from 0 in the order of the file.
+    /// Nothing means everywhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub uses: Vec<(usize, usize)>,
-    /// What it is: the sum of these, usually one.
+    /// The parameters whose sum it is, usually one.
     pub sum: Vec<View>,
-    /// Take it as given, though the constant's values are not those of the base.
+    /// Whether it is taken as given, though the constant's values are not those of the base.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unchecked: bool,
 }

@@ -34,7 +34,7 @@ use crate::kernel::threads;
 use crate::tensor::{Tensor, checked_numel};
 use crate::weights::View;
 
-/// What the caller knows beforehand; `default()` finds everything.
+/// The options of [`bind`], for what the caller knows beforehand; `default()` finds everything.
 #[derive(Clone, Debug, Default)]
 pub struct BindOptions {
     /// The input that takes the images, where there are several.
@@ -104,7 +104,7 @@ pub fn bind(file: &OnnxFile, base: &Checkpoint, options: &BindOptions) -> Result
     Ok(map)
 }
 
-/// For every constant the candidates that it is.
+/// The candidates that each constant is.
 fn match_all(file: &OnnxFile, needed: &Needed, candidates: &Candidates) -> Result<Vec<Vec<Match>>> {
     let used: HashSet<&str> = file
         .nodes

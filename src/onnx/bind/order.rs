@@ -1,19 +1,19 @@
-//! In which order a CLIP image encoder uses its parameters.
+//! The order in which a CLIP image encoder uses its parameters.
 
 use super::uses::Relation;
 use crate::weights::View;
 
-/// Where in the encoder a part of a parameter is used.
+/// The place in the encoder where a part of a parameter is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Slot {
+pub(super) struct EncoderPlace {
     stage: usize,
     /// q, k and v run beside each other: one bit each.
     branches: u8,
-    /// Of queries, keys and values, also where all of them are in one.
+    /// Whether it is of queries, keys and values, also where all of them are in one.
     is_projection: bool,
 }
 
-impl Slot {
+impl EncoderPlace {
     /// Whether it is where the tokens are put together.
     pub(super) fn is_token(self) -> bool {
         self.stage == TOKENS
@@ -50,9 +50,9 @@ const BLOCK: [&str; 12] = [
 ];
 
 /// The slot of a view of a parameter of this shape; `None` for a parameter that is not in every CLIP encoder.
-pub(super) fn slot(view: &View, shape: &[usize]) -> Option<Slot> {
+pub(super) fn slot(view: &View, shape: &[usize]) -> Option<EncoderPlace> {
     let name = view.parameter.strip_prefix("visual.")?;
-    let at = |stage| Some(Slot { stage, branches: ALL, is_projection: false });
+    let at = |stage| Some(EncoderPlace { stage, branches: ALL, is_projection: false });
     match name {
         "conv1.weight" => return at(0),
         "class_embedding" | "positional_embedding" => return at(TOKENS),
@@ -73,11 +73,11 @@ pub(super) fn slot(view: &View, shape: &[usize]) -> Option<Slot> {
         }
         _ => ALL,
     };
-    Some(Slot { stage, branches, is_projection: rest.contains("in_proj") })
+    Some(EncoderPlace { stage, branches, is_projection: rest.contains("in_proj") })
 }
 
 /// Whether uses of the two slots may relate so, as far as anything is known of them.
-pub(super) fn allows(a: Slot, b: Slot, found: Relation) -> bool {
+pub(super) fn allows(a: EncoderPlace, b: EncoderPlace, found: Relation) -> bool {
     use std::cmp::Ordering::{Equal, Greater, Less};
     if found == Relation::Apart {
         return true;

@@ -1,5 +1,5 @@
-//! What a graph does to its pixels before the patch embedding. Encoders hand over normalised pixels; a graph that
-//! normalises them itself would do it twice, and give plausible, wrong embeddings.
+//! The operations of a graph on its pixels before the patch embedding. Encoders hand over normalised pixels; a graph
+//! that normalises them itself would do it twice, and give plausible, wrong embeddings.
 
 use std::collections::{HashMap, HashSet};
 
@@ -32,7 +32,7 @@ const LAYOUT: [&str; 17] = [
     "ReverseSequence",
 ];
 
-/// Those of [`LAYOUT`] that can exchange, leave out or add pixels and channels.
+/// The operators of [`LAYOUT`] that can exchange, leave out or add pixels and channels.
 const MOVES: [&str; 7] = ["Slice", "Split", "Gather", "Concat", "Expand", "Pad", "ReverseSequence"];
 
 /// Operators that the patch embedding may be, where it was not found.

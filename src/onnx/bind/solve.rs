@@ -6,10 +6,10 @@
 //! first; uses of zeros or ones may also be plain constants of the graph.
 
 use super::candidates::{Candidates, Match};
-use super::order::{self, Slot};
+use super::order::{self, EncoderPlace};
 use super::uses::Sites;
 
-/// What is left for every use.
+/// The candidates that are left for every use.
 pub(super) struct Solution {
     pub(super) domains: Vec<Vec<Match>>,
     /// Uses for which nothing is left because equal values contradict each other.
@@ -42,7 +42,7 @@ fn reduce(
 ) -> Vec<bool> {
     let slot = |m: &Match| candidates.all[m.candidate].slot;
     let before: Vec<bool> = domains.iter().map(|domain| !domain.is_empty()).collect();
-    let slots = |domains: &[Vec<Match>]| -> Vec<Vec<Option<Slot>>> {
+    let slots = |domains: &[Vec<Match>]| -> Vec<Vec<Option<EncoderPlace>>> {
         domains.iter().map(|domain| domain.iter().map(slot).collect()).collect()
     };
     loop {

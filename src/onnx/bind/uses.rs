@@ -1,4 +1,5 @@
-//! Where a graph uses its constants, and which uses come before which: what the structure says about equal values.
+//! The places where a graph uses its constants, and which uses come before which: what the structure says about equal
+//! values.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,7 +7,7 @@ use super::super::file::{Node, OnnxFile, is_onnx};
 use super::super::rewrite::{Needed, Use};
 use crate::error::{Error, Result};
 
-/// How two uses relate in the flow of data.
+/// The relation of two uses in the flow of data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Relation {
     /// The first one's result is needed for the second one.
@@ -14,7 +15,8 @@ pub(super) enum Relation {
     After,
     /// Neither.
     Beside,
-    /// In branches of which each has the encoder to itself, an image and its mirror image: neither, which says nothing.
+    /// Two uses in branches of which each has the encoder to itself, an image and its mirror image: neither, which says
+    /// nothing.
     Apart,
 }
 
@@ -23,25 +25,25 @@ pub(super) enum Relation {
 pub(super) struct Site {
     /// Which constant.
     pub(super) constant: usize,
-    /// Where it is read.
+    /// The use that reads the constant.
     pub(super) at: Use,
-    /// Where it meets the data: itself, or further on where a constant goes through nodes of its own first (a
-    /// transposition, a cast, a look-up). As node and rank among the inputs of that node.
+    /// The places where the constant meets the data: itself, or further on where a constant goes through nodes of its
+    /// own first (a transposition, a cast, a look-up). As node and rank among the inputs of that node.
     meets: Vec<(usize, u8)>,
 }
 
 /// All sites of a graph, and the flow between them.
 pub(super) struct Sites {
     pub(super) sites: Vec<Site>,
-    /// For every node with a site, a number.
+    /// A number for every node with a site.
     numbers: HashMap<usize, usize>,
-    /// For every number, which numbers come before it.
+    /// The numbers that come before each number.
     before: Vec<Vec<u64>>,
     /// Pairs of sites in different branches, the smaller number first.
     apart: HashSet<(usize, usize)>,
 }
 
-/// More bits than this to note which use comes before which: a graph that wants to waste memory.
+/// The bits to note which use comes before which, at most: a graph with more wants to waste memory.
 const MAX_BITS: usize = 1 << 31;
 
 impl Sites {
@@ -80,7 +82,7 @@ impl Sites {
     /// are groups of sites, each of one parameter that an encoder uses once; those beside each other tell the branches
     /// apart, and what belongs to one of them belongs to its branch.
     pub(super) fn find_branches(&mut self, certain: &[Vec<usize>]) {
-        /// More branches, or groups, tell nothing new.
+        /// The branches, or groups, at most: more tell nothing new.
         const MAX_BRANCHES: usize = 64;
 
         let are_beside = |group: &&Vec<usize>| {
@@ -109,7 +111,7 @@ impl Sites {
         self.apart = apart;
     }
 
-    /// How the site `a` relates to `b`.
+    /// The relation of the site `a` to `b`.
     pub(super) fn relation(&self, a: usize, b: usize) -> Relation {
         if self.apart.contains(&(a.min(b), a.max(b))) {
             return Relation::Apart;
@@ -141,7 +143,7 @@ impl Sites {
 struct Flow<'a> {
     /// Values that depend on the elements of the graph's inputs; their shape alone does not count.
     data: HashSet<&'a str>,
-    /// For every value, where it is read.
+    /// The uses that read each value.
     readers: HashMap<&'a str, Vec<Use>>,
     producers: HashMap<&'a str, usize>,
 }
@@ -166,7 +168,7 @@ impl<'a> Flow<'a> {
         Self { data, readers, producers }
     }
 
-    /// Where a constant that is read at `start` meets the data.
+    /// The places where a constant that is read at `start` meets the data.
     fn meets(&self, file: &OnnxFile, start: Use) -> Vec<(usize, u8)> {
         /// A constant that goes further than this before it meets anything is no weight.
         const MAX_STEPS: usize = 64;
@@ -192,7 +194,7 @@ impl<'a> Flow<'a> {
         found
     }
 
-    /// For every numbered node, the numbers of those that its data comes from.
+    /// The numbers, for every numbered node, of those that its data comes from.
     fn ancestors(&self, file: &OnnxFile, numbers: &HashMap<usize, usize>, words: usize) -> Vec<Vec<u64>> {
         let mut of_node: HashMap<usize, Vec<u64>> = HashMap::new();
         let mut result = vec![vec![0; words]; numbers.len()];

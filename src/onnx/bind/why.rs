@@ -1,4 +1,5 @@
-//! Why a parameter was not found: what in the graph speaks for one of the reasons that are known, and what leads on.
+//! The reasons why a parameter was not found: what in the graph speaks for one of the reasons that are known, and what
+//! leads on.
 
 use super::super::constant::Constant;
 use super::super::file::{Node, OnnxFile};
@@ -164,6 +165,6 @@ impl Evidence<'_> {
     }
 }
 
-/// Where nothing tells why. Nothing leads to `--allow-missing` here: a graph that has the parameter in another form
-/// would run with the base's values of it.
+/// The hint where nothing tells why. Nothing leads to `--allow-missing` here: a graph that has the parameter in another
+/// form would run with the base's values of it.
 const OTHER: &str = "Is it a graph of another model, or one with weights in another form than the base's?";

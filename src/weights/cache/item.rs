@@ -1,4 +1,4 @@
-//! What a cache keeps, and what tells one thing in it from another.
+//! The items that a cache keeps, and what tells one thing in it from another.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::mmap::Identity;
 use crate::weights::arena::ArenaMemory;
 
-/// What determines the bits of weights: the files of base and basis, and the coefficients as the kernel takes them.
-/// Expressions that mean the same have the same key.
+/// The key that determines the bits of weights: the files of base and basis, and the coefficients as the kernel takes
+/// them. Expressions that mean the same have the same key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     pub(in crate::weights) files: Arc<[Identity]>,

@@ -1,4 +1,4 @@
-//! What is kept, what is being reconstructed, and what goes first when room is needed.
+//! The state of a cache: what is kept, what is being reconstructed, and what goes first when room is needed.
 
 use std::collections::HashMap;
 use std::ops::{Add, Sub};
@@ -12,26 +12,26 @@ use super::prefetch::{PrefetchQueue, unwant, want};
 use super::stats::CacheStats;
 
 #[derive(Debug)]
-pub(super) struct State<W> {
+pub(super) struct CacheState<W> {
     /// Weights by their key alone, sessions with their owner.
-    kept: LruCache<(Option<Owner>, Key), Slot<W>>,
+    kept: LruCache<(Option<Owner>, Key), CacheSlot<W>>,
     building: HashMap<Key, Building>,
-    /// Kept no more, perhaps still alive elsewhere.
+    /// Weights that are kept no more, perhaps still alive elsewhere.
     evicted: HashMap<Key, Weak<W>>,
     pub(super) queue: PrefetchQueue<W>,
     pub(super) stats: CacheStats,
     /// What was dropped and still has to be freed, which takes milliseconds: outside the lock.
-    pub(super) dropped: Vec<Slot<W>>,
+    pub(super) dropped: Vec<CacheSlot<W>>,
 }
 
 #[derive(Debug)]
-pub(super) enum Slot<W> {
+pub(super) enum CacheSlot<W> {
     Weights(Arc<W>),
-    /// With the bytes that it takes.
+    /// A session with the bytes that it takes.
     Session(Derived, usize),
 }
 
-impl<W> Default for State<W> {
+impl<W> Default for CacheState<W> {
     fn default() -> Self {
         Self {
             kept: LruCache::unbounded(),
@@ -47,7 +47,7 @@ impl<W> Default for State<W> {
 /// A reconstruction under way; those who need the same weights wait for it.
 #[derive(Debug)]
 pub(super) struct Building {
-    /// How many need the weights, the caller that reconstructs for itself among them.
+    /// The number of callers that need the weights, the caller that reconstructs for itself among them.
     waiting: usize,
     /// The owners that want them ahead.
     wanted: Vec<Owner>,
@@ -55,12 +55,12 @@ pub(super) struct Building {
 }
 
 impl Building {
-    /// By a caller that needs them.
+    /// Building by a caller that needs the weights.
     pub(super) fn for_caller() -> Self {
         Self { waiting: 1, wanted: Vec::new(), cancel: Arc::default() }
     }
 
-    /// In the background; `cancel` stops it.
+    /// Building in the background; `cancel` stops it.
     pub(super) fn ahead(wanted: Vec<Owner>, cancel: Arc<AtomicBool>) -> Self {
         Self { waiting: 0, wanted, cancel }
     }
@@ -77,7 +77,7 @@ pub(super) enum Lookup<W> {
     Missing,
 }
 
-impl<W: Reconstructed> State<W> {
+impl<W: Reconstructed> CacheState<W> {
     /// Looks for weights, as a request: those who wanted them ahead have nothing more to wish for.
     pub(super) fn find(&mut self, key: &Key) -> Lookup<W> {
         self.queue.remove(key);
@@ -86,7 +86,7 @@ impl<W: Reconstructed> State<W> {
             return Lookup::Building;
         }
         let weights = match self.kept.get(&(None, key.clone())) {
-            Some(Slot::Weights(weights)) => Arc::clone(weights),
+            Some(CacheSlot::Weights(weights)) => Arc::clone(weights),
             _ => {
                 let Some(weights) = self.evicted.get(key).and_then(Weak::upgrade) else { return Lookup::Missing };
                 self.keep(key, &weights);
@@ -129,7 +129,8 @@ impl<W: Reconstructed> State<W> {
         self.building.get(key).is_some_and(Building::is_called_off)
     }
 
-    /// Has an owner want what is in the queue or being reconstructed; false where it is neither, or was stopped.
+    /// Notes an owner that wants what is in the queue or being reconstructed; false where it is neither, or was
+    /// stopped.
     pub(super) fn join(&mut self, key: &Key, by: Owner) -> bool {
         match self.building.get_mut(key) {
             Some(building) if !building.is_called_off() => {
@@ -140,8 +141,8 @@ impl<W: Reconstructed> State<W> {
         }
     }
 
-    /// Has an owner want the weights no longer: where no other does either, and no caller waits, takes them out of the
-    /// queue or stops their reconstruction. Whether that was so.
+    /// Notes that an owner wants the weights no longer: where no other does either, and no caller waits, takes them out
+    /// of the queue or stops their reconstruction. Whether that was so.
     pub(super) fn withdraw(&mut self, key: &Key, by: Owner) -> bool {
         if self.queue.withdraw(key, by) {
             self.stats.cancelled += 1;
@@ -155,7 +156,7 @@ impl<W: Reconstructed> State<W> {
         is_stopped
     }
 
-    /// How many wait for what is being reconstructed.
+    /// The number of callers that wait for what is being reconstructed.
     #[cfg(test)]
     pub(super) fn waiting(&self, key: &Key) -> usize {
         self.building.get(key).map_or(0, |building| building.waiting)
@@ -165,14 +166,14 @@ impl<W: Reconstructed> State<W> {
     pub(super) fn keep(&mut self, key: &Key, weights: &Arc<W>) {
         self.building.remove(key);
         self.evicted.remove(key);
-        self.put((None, key.clone()), Slot::Weights(Arc::clone(weights)));
+        self.put((None, key.clone()), CacheSlot::Weights(Arc::clone(weights)));
     }
 
     /// The session that this owner made of the weights.
     pub(super) fn find_derived(&mut self, owner: Owner, key: &Key) -> Option<Derived> {
         match self.kept.get(&(Some(owner), key.clone()))? {
-            Slot::Session(session, _) => Some(Arc::clone(session)),
-            Slot::Weights(_) => None,
+            CacheSlot::Session(session, _) => Some(Arc::clone(session)),
+            CacheSlot::Weights(_) => None,
         }
     }
 
@@ -182,7 +183,7 @@ impl<W: Reconstructed> State<W> {
 
     /// Keeps a session as the most recently used; false where the budget has no room for it at all.
     pub(super) fn keep_derived(&mut self, owner: Owner, key: &Key, session: Derived, bytes: usize) -> bool {
-        let slot = Slot::Session(session, bytes);
+        let slot = CacheSlot::Session(session, bytes);
         let fits = bytes <= self.stats.budget;
         if fits {
             self.put((Some(owner), key.clone()), slot);
@@ -219,7 +220,7 @@ impl<W: Reconstructed> State<W> {
         }
     }
 
-    fn put(&mut self, id: (Option<Owner>, Key), slot: Slot<W>) {
+    fn put(&mut self, id: (Option<Owner>, Key), slot: CacheSlot<W>) {
         self.count(&slot, Add::add);
         if let Some(old) = self.kept.put(id, slot) {
             self.count(&old, Sub::sub);
@@ -229,22 +230,22 @@ impl<W: Reconstructed> State<W> {
     }
 
     /// What has left the cache: still to be found where it is weights that live on elsewhere.
-    fn release(&mut self, key: Key, slot: Slot<W>) {
+    fn release(&mut self, key: Key, slot: CacheSlot<W>) {
         self.count(&slot, Sub::sub);
-        if let Slot::Weights(weights) = &slot {
+        if let CacheSlot::Weights(weights) = &slot {
             self.evicted.insert(key, Arc::downgrade(weights));
         }
         self.dropped.push(slot);
     }
 
-    fn count(&mut self, slot: &Slot<W>, change: fn(usize, usize) -> usize) {
+    fn count(&mut self, slot: &CacheSlot<W>, change: fn(usize, usize) -> usize) {
         let stats = &mut self.stats;
         let bytes = match slot {
-            Slot::Weights(weights) => {
+            CacheSlot::Weights(weights) => {
                 stats.entries = change(stats.entries, 1);
                 weights.nbytes()
             }
-            Slot::Session(_, bytes) => {
+            CacheSlot::Session(_, bytes) => {
                 stats.promoted = change(stats.promoted, 1);
                 stats.promoted_bytes = change(stats.promoted_bytes, *bytes);
                 *bytes

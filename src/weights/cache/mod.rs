@@ -18,7 +18,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 pub use self::item::Reconstructed;
 pub(crate) use self::item::{Derived, Key, Owner};
-use self::kept::{Building, Lookup, State};
+use self::kept::{Building, CacheState, Lookup};
 pub(super) use self::prefetch::PrefetchJob;
 pub use self::stats::CacheStats;
 use super::arena::BufferPool;
@@ -42,7 +42,7 @@ impl Reconstructed for Weights {
 /// [`Arc`], between models ([`ModelOptions::cache`](super::ModelOptions::cache)).
 #[derive(Debug)]
 pub struct WeightsCache<W: Reconstructed = Weights> {
-    state: Mutex<State<W>>,
+    state: Mutex<CacheState<W>>,
     /// Some reconstruction has ended, well or not.
     ended: Condvar,
     spares: Arc<BufferPool<W::Memory>>,
@@ -63,7 +63,7 @@ impl<W: Reconstructed> WeightsCache<W> {
         cache
     }
 
-    /// How it has done so far, and what it holds.
+    /// The statistics of the cache: how it has done so far, and what it holds.
     pub fn stats(&self) -> CacheStats {
         let stats = self.state.lock().stats;
         CacheStats { spare_bytes: self.spares.nbytes(), ..stats }
@@ -161,13 +161,13 @@ impl<W: Reconstructed> WeightsCache<W> {
         self.drop_spares(0);
     }
 
-    /// Has the owner want the weights of `key` no longer. Where no other does, and no caller waits for them, they are
-    /// not reconstructed, or no further; whether that was so.
+    /// Notes that the owner wants the weights of `key` no longer. Where no other does, and no caller waits for them,
+    /// they are not reconstructed, or no further; whether that was so.
     pub(super) fn cancel(&self, key: &Key, by: Owner) -> bool {
         self.change(|state| state.withdraw(key, by))
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut State<W>) -> T) -> T {
+    fn change<T>(&self, change: impl FnOnce(&mut CacheState<W>) -> T) -> T {
         let mut state = self.state.lock();
         let result = change(&mut state);
         self.settle(state);
@@ -175,7 +175,7 @@ impl<W: Reconstructed> WeightsCache<W> {
     }
 
     /// Ends a change: what was dropped is freed, or kept as spare memory where the budget has room.
-    fn settle(&self, mut state: MutexGuard<'_, State<W>>) {
+    fn settle(&self, mut state: MutexGuard<'_, CacheState<W>>) {
         let dropped = std::mem::take(&mut state.dropped);
         let limit = state.stats.budget.saturating_sub(state.stats.bytes);
         // While the lock is held, so that the last change has the last word.
@@ -186,7 +186,7 @@ impl<W: Reconstructed> WeightsCache<W> {
 }
 
 impl<W: Reconstructed + 'static> WeightsCache<W> {
-    /// Has the weights of `key` reconstructed in the background, unless they are there, are wanted already, or are
+    /// Reconstructs the weights of `key` in the background, unless they are there, are wanted already, or are
     /// being reconstructed.
     ///
     /// # Errors
@@ -246,7 +246,7 @@ impl<W: Reconstructed> Drop for Flight<'_, W> {
     }
 }
 
-/// What makes caches keep something.
+/// The reason why caches keep something.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Holder {
     /// The layout of this number, which weights are in.

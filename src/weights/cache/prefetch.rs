@@ -61,7 +61,7 @@ impl<W: Reconstructed> PrefetchQueue<W> {
         Ok(())
     }
 
-    /// Has another owner want weights that are in the queue; whether they are.
+    /// Notes another owner that wants weights in the queue; tells whether they are there.
     pub(super) fn join(&mut self, key: &Key, by: Owner) -> bool {
         let Some(wanted) = self.wanted.get_mut(key) else { return false };
         want(&mut wanted.by, by);
@@ -75,7 +75,7 @@ impl<W: Reconstructed> PrefetchQueue<W> {
         Some(wanted)
     }
 
-    /// Has an owner want weights no longer; whether that took them out of the queue.
+    /// Notes that an owner wants weights no longer; tells whether that took them out of the queue.
     pub(super) fn withdraw(&mut self, key: &Key, by: Owner) -> bool {
         let is_last = self.wanted.get_mut(key).is_some_and(|wanted| unwant(&mut wanted.by, by));
         is_last && self.remove(key).is_some()

@@ -1,8 +1,8 @@
-//! What a cache has done so far.
+//! The statistics of a cache.
 
 use std::time::Duration;
 
-/// How a [`WeightsCache`](super::WeightsCache) has done so far, and what it holds now.
+/// The statistics of a [`WeightsCache`](super::WeightsCache): how it has done so far, and what it holds now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheStats {
     /// Requests that found their weights, or waited for a reconstruction that was under way.

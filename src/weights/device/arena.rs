@@ -32,7 +32,7 @@ impl Allowance {
     }
 }
 
-/// What memory is for.
+/// The purpose of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// The weights of a task.
@@ -96,7 +96,7 @@ impl DeviceArena {
         self.memory.address()
     }
 
-    /// It is not given to others, or freed, before this.
+    /// Keeps the memory from being given to others, or freed, before this event.
     pub(super) fn used_until(&mut self, event: Arc<Event>) {
         // Those that have happened say nothing any more. One that cannot be asked stays.
         self.uses.retain(|event| !event.has_happened().unwrap_or(false));

@@ -1,4 +1,4 @@
-//! What lies on the device all the time, and what comes from the host again for every task.
+//! The division of device memory: what lies there all the time, and what comes from the host again for every task.
 
 use crate::error::{Error, Result};
 
@@ -14,7 +14,7 @@ pub(super) struct LayoutBytes {
     pub(super) arena: usize,
 }
 
-/// What wants room on a device.
+/// The demand for room on a device.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Demand<'a> {
     /// Bytes that may be used for everything.
@@ -25,14 +25,14 @@ pub(super) struct Demand<'a> {
     pub(super) arena: usize,
     /// What each of the other parameters is computed from.
     pub(super) inputs: &'a [usize],
-    /// What a slot has to hold at least.
+    /// The bytes that a slot has to hold at least.
     pub(super) smallest_slot: usize,
 }
 
-/// How the room is given out.
+/// The division of the room.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Split {
-    /// For each of the inputs, whether it stays on the device.
+    /// Whether each of the inputs stays on the device.
     pub(super) resident: Vec<bool>,
     /// Bytes of each of the two slots that the others are streamed through; 0 where there are none.
     pub(super) slot: usize,

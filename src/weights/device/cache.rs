@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::arena::{Allowance, DeviceArena, Purpose};
 use super::inputs::Inputs;
-use super::layout::{DeviceLayout, LayoutPlan};
+use super::layout::{DeviceRelayout, RelayoutPlan};
 use super::weights::DeviceWeights;
 use crate::error::{ErrorKind, Result};
 use crate::weights::arena::BufferPool;
@@ -15,10 +15,10 @@ use crate::weights::cache::{Holder, Keeper, Key, WeightsCache};
 use crate::weights::layout::Layout;
 use crate::weights::model::Model;
 
-/// What is kept on a device beside base and basis.
+/// The cache of what is kept on a device beside base and basis.
 #[derive(Debug)]
 pub(super) struct DeviceCache {
-    /// Before the inputs, as everything here: what it keeps is freed first.
+    /// The cache, before the inputs as everything here: what it keeps is freed first.
     pub(super) weights: WeightsCache<DeviceWeights>,
     pinned: Mutex<HashMap<Key, Arc<DeviceWeights>>>,
     layouts: Mutex<LayoutRegistry>,
@@ -30,13 +30,13 @@ pub(super) struct DeviceCache {
 #[derive(Debug, Default)]
 struct LayoutRegistry {
     registered: HashMap<u64, RegisteredLayout>,
-    /// That of all [`DeviceLayout`]s, which keep it.
+    /// The scratch memory of all [`DeviceRelayout`]s, which keep it.
     scratch: Weak<DeviceArena>,
 }
 
 #[derive(Debug)]
 struct RegisteredLayout {
-    on_device: Arc<DeviceLayout>,
+    on_device: Arc<DeviceRelayout>,
     /// The last lease has been released: it stays for the weights that are pinned.
     unreferenced: bool,
 }
@@ -58,13 +58,13 @@ impl DeviceCache {
     ///
     /// # Errors
     /// What [`DeviceModel::get`](super::DeviceModel::get) says of layouts.
-    pub(super) fn layout(self: &Arc<Self>, model: &Model, layout: &Arc<Layout>) -> Result<Arc<DeviceLayout>> {
+    pub(super) fn layout(self: &Arc<Self>, model: &Model, layout: &Arc<Layout>) -> Result<Arc<DeviceRelayout>> {
         let mut layouts = self.layouts.lock();
         if let Some(known) = layouts.registered.get_mut(&layout.id()) {
             known.unreferenced = false;
             return Ok(Arc::clone(&known.on_device));
         }
-        let plan = LayoutPlan::new(model, layout)?;
+        let plan = RelayoutPlan::new(model, layout)?;
         let scratch = match layouts.scratch.upgrade() {
             Some(scratch) => scratch,
             None => {
@@ -74,7 +74,7 @@ impl DeviceCache {
             }
         };
         let memory = self.arena(plan.bytes().shared, Purpose::Layout, None)?;
-        let on_device = Arc::new(DeviceLayout::new(layout, plan, &self.inputs, memory, &scratch)?);
+        let on_device = Arc::new(DeviceRelayout::new(layout, plan, &self.inputs, memory, &scratch)?);
         let registered = RegisteredLayout { on_device: Arc::clone(&on_device), unreferenced: false };
         layouts.registered.insert(layout.id(), registered);
         layout.register_cache(self);

@@ -1,4 +1,4 @@
-//! What tasks are computed from: base and basis, as far as they stay on the device.
+//! The inputs that tasks are computed from: base and basis, as far as they stay on the device.
 
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ use crate::tensor::{DType, Source, Tensor, VectorFormat};
 use crate::weights::model::Model;
 use crate::weights::plan::{self, Plan, Scope};
 
-/// Where a tensor lies.
+/// The place of a tensor.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum TensorPlace {
-    /// In the task's own memory, this many bytes from its start.
+    /// The task's own memory, this many bytes from its start.
     Arena(u64),
     /// Unchanged, at this address.
     Resident(u64),
@@ -39,7 +39,7 @@ pub(super) type Tensors = IndexMap<String, PlacedTensor>;
 pub(super) struct ChangedParameter {
     /// The base, then one per vector.
     inputs: Vec<Source>,
-    /// Where the result goes, in bytes from the arena's start.
+    /// The place of the result, in bytes from the arena's start.
     pub(super) out: u64,
     pub(super) tiles: usize,
 }
@@ -62,9 +62,9 @@ impl ChangedParameter {
 #[derive(Debug)]
 pub(super) struct Inputs {
     pub(super) device: Arc<dyn Device>,
-    /// In f32, by their canonical names.
+    /// The tensors in f32, by their canonical names.
     pub(super) tensors: Tensors,
-    /// Of one task's weights.
+    /// Bytes of one task's weights.
     pub(super) arena_bytes: usize,
     /// The parameters that stay on the device, as one launch computes them.
     table: Table,
@@ -79,7 +79,7 @@ pub(super) struct Inputs {
 /// What of a model is to go where, before anything is on the device.
 struct UploadPlan {
     tensors: Tensors,
-    /// In f32.
+    /// The unchanged parameters in f32.
     unchanged: Vec<Source>,
     changed: Vec<ChangedParameter>,
     arena_bytes: usize,
@@ -191,7 +191,7 @@ impl Inputs {
         self.uploaded.synchronize()
     }
 
-    /// Has the kernels wait until everything is there.
+    /// Makes the kernels wait until everything is there.
     ///
     /// # Errors
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
@@ -205,7 +205,7 @@ impl Inputs {
     }
 }
 
-/// Where nothing is streamed afterwards, the upload goes through two pieces of pinned memory of this size.
+/// The size of the two pieces of pinned memory that an upload goes through where nothing is streamed afterwards.
 const UPLOAD_SLOT: usize = 32 << 20;
 
 impl Drop for Inputs {

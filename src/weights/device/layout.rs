@@ -22,9 +22,9 @@ const ALIGNMENT: u64 = 256;
 /// The base's own bytes go to the device through two slots of at most this size.
 const MAX_SLOT: usize = 8 << 20;
 
-/// What is to be done for a layout, found out before anything is on the device.
+/// The work to be done for a layout, found out before anything is on the device.
 #[derive(Debug)]
-pub(super) struct LayoutPlan {
+pub(super) struct RelayoutPlan {
     /// One per tensor of the layout.
     origins: Vec<Origin>,
     /// Bytes of one task's weights.
@@ -40,7 +40,7 @@ pub(super) struct LayoutPlan {
     table_bytes: usize,
 }
 
-/// How a tensor of a layout comes to be.
+/// The origin of a tensor of a layout.
 #[derive(Debug)]
 enum Origin {
     /// Made for every task, this many bytes behind its arena's start.
@@ -56,14 +56,14 @@ enum Origin {
 /// A changed tensor that is the base's own bytes where nothing is added: f64, of which f32 keeps but a part.
 #[derive(Debug)]
 struct BaseCopy {
-    /// Where the bytes lie, behind the start of what tasks share.
+    /// The place that the bytes come from, behind the start of what tasks share.
     from: u64,
-    /// Where they go, behind the start of a task's arena.
+    /// The place that the bytes go to, behind the start of a task's arena.
     to: u64,
     bytes: usize,
 }
 
-impl LayoutPlan {
+impl RelayoutPlan {
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where the layout is of another model;
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a tensor too large.
@@ -175,31 +175,31 @@ fn serves(tensor: &TensorSpec, of: &Planned<'_>) -> Result<Option<(String, u64)>
 
 /// A layout on a device.
 #[derive(Debug)]
-pub(super) struct DeviceLayout {
+pub(super) struct DeviceRelayout {
     /// What is made once, and the tables. Before what its work reads: dropping it waits for that.
     memory: Mutex<DeviceArena>,
-    /// Where a task is reconstructed before it is laid out; the same for all layouts.
+    /// The memory that a task is reconstructed in before it is laid out; the same for all layouts.
     scratch: Arc<DeviceArena>,
     inputs: Arc<Inputs>,
     pub(super) tensors: Tensors,
     pub(super) arena_bytes: usize,
     table: Table,
     table_address: u64,
-    /// Where what tasks share begins.
+    /// The address where what tasks share begins.
     shared: u64,
     base_copies: Vec<BaseCopy>,
     changed_of_kept: Option<String>,
 }
 
-impl DeviceLayout {
-    /// Puts into the queue what is made once, into `memory`, which has [`LayoutPlan::bytes`].
+impl DeviceRelayout {
+    /// Puts into the queue what is made once, into `memory`, which has [`RelayoutPlan::bytes`].
     ///
     /// # Errors
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) where no memory can be pinned;
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
     pub(super) fn new(
         layout: &Layout,
-        plan: LayoutPlan,
+        plan: RelayoutPlan,
         inputs: &Arc<Inputs>,
         mut memory: DeviceArena,
         scratch: &Arc<DeviceArena>,
@@ -278,7 +278,7 @@ impl DeviceLayout {
         }
     }
 
-    /// Where a task has to be reconstructed first.
+    /// The address where a task has to be reconstructed first.
     pub(super) fn scratch(&self) -> u64 {
         self.scratch.address()
     }
@@ -296,7 +296,7 @@ impl DeviceLayout {
         Ok(())
     }
 
-    /// It is not freed before this.
+    /// Keeps the layout from being freed before this event.
     pub(super) fn used_until(&self, event: Arc<Event>) {
         self.lock().used_until(event);
     }

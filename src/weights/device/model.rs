@@ -8,7 +8,7 @@ use super::arena::{DeviceArena, Purpose};
 use super::budget::LayoutBytes;
 use super::cache::DeviceCache;
 use super::inputs::{Inputs, Upload};
-use super::layout::{DeviceLayout, LayoutPlan};
+use super::layout::{DeviceRelayout, RelayoutPlan};
 use super::stream::Stream;
 use super::weights::DeviceWeights;
 use crate::error::{Error, Result};
@@ -19,7 +19,7 @@ use crate::weights::cache::CacheStats;
 use crate::weights::layout::Layout;
 use crate::weights::model::{Model, TaskWeights};
 
-/// How a [`DeviceModel`] uses its device.
+/// The options of a [`DeviceModel`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DeviceOptions {
     /// Bytes of device memory for everything: base, basis and the weights of tasks. `None` is three quarters of what is
@@ -27,7 +27,7 @@ pub struct DeviceOptions {
     pub budget: Option<usize>,
 }
 
-/// What a [`DeviceModel`] takes, and how it has done so far.
+/// The statistics of a [`DeviceModel`]: what it takes, and how it has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeviceStats {
     /// Bytes of base and basis that stay on the device.
@@ -71,7 +71,7 @@ pub struct DeviceStats {
 pub struct DeviceModel {
     /// The model may own this value.
     model: Weak<Model>,
-    /// Before the inputs: what it keeps is freed first.
+    /// The cache, before the inputs: what it keeps is freed first.
     cache: Arc<DeviceCache>,
     /// Held while a task is put into the queue: one at a time.
     stream: Mutex<Option<Stream>>,
@@ -91,9 +91,9 @@ impl DeviceModel {
         Self::open(model, cuda, options, None)
     }
 
-    /// [`DeviceModel::new`] for tasks in the layout of a graph ([`TaskWeights::in_layout`]): what it takes, and room
-    /// for two tasks' weights in it, come before as much of the basis as there is room for. After `new`, a layout gets
-    /// what is left, and may find no room in a small budget.
+    /// Brings a model to a device for tasks in the layout of a graph ([`TaskWeights::in_layout`]): what it takes, and
+    /// room for two tasks' weights in it, come before as much of the basis as there is room for. After `new`, a layout
+    /// gets what is left, and may find no room in a small budget.
     ///
     /// # Errors
     /// As [`DeviceModel::new`], and what [`DeviceModel::get`] says of layouts.
@@ -106,7 +106,7 @@ impl DeviceModel {
         if layout.is_canonical() {
             return Self::new(model, cuda, options);
         }
-        let this = Self::open(model, cuda, options, Some(LayoutPlan::new(model, layout)?.bytes()))?;
+        let this = Self::open(model, cuda, options, Some(RelayoutPlan::new(model, layout)?.bytes()))?;
         this.cache.layout(model, layout)?;
         Ok(this)
     }
@@ -172,7 +172,7 @@ impl DeviceModel {
     fn reconstruct(
         &self,
         task: &TaskWeights,
-        layout: Option<&Arc<DeviceLayout>>,
+        layout: Option<&Arc<DeviceRelayout>>,
         bytes: usize,
         spares: &Arc<BufferPool<DeviceArena>>,
     ) -> Result<DeviceWeights> {
@@ -204,7 +204,7 @@ impl DeviceModel {
         Ok(DeviceWeights::new(&self.inputs, layout, task.coefficients(), arena, ready, spares))
     }
 
-    /// [`DeviceModel::get`], and holds on to them until [`DeviceModel::unpin`]; to the layout that they are in, too.
+    /// Gets the weights, and holds on to them until [`DeviceModel::unpin`]; to the layout that they are in, too.
     ///
     /// # Errors
     /// As [`DeviceModel::get`].
@@ -239,7 +239,7 @@ impl DeviceModel {
         self.cache.weights.trim(bytes);
     }
 
-    /// What it takes, and how it has done so far.
+    /// The statistics of the model: what it takes, and how it has done so far.
     pub fn stats(&self) -> DeviceStats {
         self.cache.rebalance();
         let layout_bytes = self.cache.allowance.layouts();

@@ -23,7 +23,7 @@ pub(super) struct Stream {
 #[derive(Debug)]
 struct DeviceSlot {
     memory: Memory,
-    /// When the kernel needs it no more.
+    /// The event after which the kernel needs it no more.
     combined: Option<Event>,
 }
 

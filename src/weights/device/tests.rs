@@ -299,7 +299,7 @@ fn read_while_others_come(seed: u64, says_so: bool) -> bool {
 #[test]
 fn runs_in_flight_keep_their_weights() {
     assert!((1..40).all(|seed| read_while_others_come(seed, true)));
-    // The order that this test's device works in does show whether anybody waits.
+    // The order that this test's device works in does show whether a reader waits.
     assert!((1..40).any(|seed| !read_while_others_come(seed, false)));
 }
 
@@ -321,7 +321,7 @@ fn weights_outlive_their_model() {
 }
 
 #[test]
-fn a_base_alone_takes_no_memory_a_task() {
+fn a_base_alone_takes_no_memory_per_task() {
     let model = Model::new(base(), None, &ModelOptions::default()).unwrap();
     let host = Arc::new(SimulatedDevice::new(ROOM, 2));
     let device = on(&host, &model, ROOM).unwrap();

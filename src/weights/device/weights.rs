@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::arena::DeviceArena;
 use super::inputs::{Inputs, PlacedTensor, TensorPlace, Tensors};
-use super::layout::DeviceLayout;
+use super::layout::DeviceRelayout;
 use crate::basis::Coefficients;
 use crate::error::{Error, Result};
 use crate::kernel::cuda::{CudaStream, Event, Queue};
@@ -25,31 +25,31 @@ pub struct DeviceWeights {
     /// `None` only in `drop`.
     arena: Mutex<Option<DeviceArena>>,
     /// The graph's layout, whose names, shapes and types the tensors have; `None` for canonical weights.
-    layout: Option<Arc<DeviceLayout>>,
+    layout: Option<Arc<DeviceRelayout>>,
     inputs: Arc<Inputs>,
     coefficients: Coefficients,
     address: u64,
     bytes: usize,
     ready: Arc<Event>,
-    /// Where the arena goes in the end.
+    /// The pool that the arena goes to in the end.
     home: Weak<BufferPool<DeviceArena>>,
 }
 
 /// A tensor of [`DeviceWeights`], row-major.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceTensor<'a> {
-    /// Its name: the canonical one, or the graph's.
+    /// The tensor's name: the canonical one, or the graph's.
     pub name: &'a str,
-    /// Its extents.
+    /// The tensor's extents.
     pub shape: &'a [usize],
     /// The type of its elements: f32, or what the graph wants.
     pub dtype: DType,
-    /// Where its first element lies in device memory, a multiple of 256; in the device's primary context.
+    /// The address of the first element in device memory, a multiple of 256; in the device's primary context.
     pub address: u64,
 }
 
 impl DeviceTensor<'_> {
-    /// How many elements.
+    /// The number of elements.
     pub fn numel(&self) -> usize {
         self.shape.iter().product()
     }
@@ -64,7 +64,7 @@ impl DeviceWeights {
     /// The weights that the work in [`Queue::Combine`] writes into the arena.
     pub(super) fn new(
         inputs: &Arc<Inputs>,
-        layout: Option<&Arc<DeviceLayout>>,
+        layout: Option<&Arc<DeviceRelayout>>,
         coefficients: &Coefficients,
         arena: DeviceArena,
         ready: Arc<Event>,
@@ -82,7 +82,7 @@ impl DeviceWeights {
         }
     }
 
-    /// What multiplied the basis vectors.
+    /// The coefficients that multiplied the basis vectors.
     pub fn coefficients(&self) -> &Coefficients {
         &self.coefficients
     }
@@ -114,7 +114,7 @@ impl DeviceWeights {
         self.bytes
     }
 
-    /// Has the work that comes next in a stream wait until they are computed.
+    /// Makes the work that comes next in a stream wait until the weights are computed.
     ///
     /// # Errors
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime), also for a stream of another device.
@@ -123,8 +123,8 @@ impl DeviceWeights {
         unsafe { self.wait_in_raw(stream.as_raw()) }
     }
 
-    /// [`DeviceWeights::wait_in`] for a stream that others made: a `CUstream`, or a `cudaStream_t`, as a number; 0 is
-    /// the default stream.
+    /// Makes the next work wait, as [`DeviceWeights::wait_in`], in a stream that others made: a `CUstream`, or a
+    /// `cudaStream_t`, as a number; 0 is the default stream.
     ///
     /// # Safety
     /// `stream` is 0 or a stream that has not been destroyed: the driver follows the number as a pointer.
@@ -144,7 +144,8 @@ impl DeviceWeights {
         unsafe { self.used_in_raw(stream.as_raw()) }
     }
 
-    /// [`DeviceWeights::used_in`] for a stream that others made, as [`DeviceWeights::wait_in_raw`] takes it.
+    /// Notes a use, as [`DeviceWeights::used_in`], in a stream that others made, as [`DeviceWeights::wait_in_raw`]
+    /// takes it.
     ///
     /// # Safety
     /// `stream` is 0 or a stream that has not been destroyed.

@@ -108,7 +108,7 @@ fn models_that_share_a_cache_share_its_thread() {
     for handle in [&one, &two, &three] {
         handle.prefetch().unwrap();
     }
-    // Whoever needs one now does not wait for the thread.
+    // A caller that needs one now does not wait for the thread.
     two.get().unwrap();
     assert!(three.cancel_prefetch() && !two.cancel_prefetch());
     assert!(!one.is_ready() && !three.is_ready());

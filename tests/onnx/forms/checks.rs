@@ -18,7 +18,7 @@ pub(crate) fn check(tower: &Tower, graph: &BoundGraph, what: &str) {
     }
 }
 
-/// The same out of a bundle.
+/// Checks a graph that a bundle carries.
 pub(crate) fn check_carried(tower: &Tower, graph: &BoundGraph, what: &str) {
     let (base, basis) = (tower.model.base(), tower.model.basis().unwrap());
     let hints = tower.arch.hints();

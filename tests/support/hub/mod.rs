@@ -19,10 +19,10 @@ pub use said::{complaint, git_sha1, hex, sha256, stdout};
 
 pub const REPO: &str = "owner/bases";
 
-/// What the private repository wants.
+/// The token that the private repository wants.
 pub const TOKEN: &str = "hf_secret";
 
-/// Which requests a fault is for.
+/// The requests that a fault is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum On {
     Revision,
@@ -33,19 +33,19 @@ pub enum On {
     Cdn,
 }
 
-/// What goes wrong, once.
+/// A fault that happens once.
 #[derive(Clone, Debug)]
 pub enum Fault {
     Status(u16, Vec<(&'static str, &'static str)>),
-    /// The connection is closed after so many bytes of the body.
+    /// The connection is closed after this many bytes of the body.
     Cut(usize),
-    /// After so many bytes nothing comes for so long.
+    /// A pause of this length after this many bytes.
     Stall(usize, Duration),
     /// One byte of the body is another.
     WrongByte,
     /// A length that the body has not, and a body of that length.
     Length(usize),
-    /// No length at all, and so many bytes more than there should be.
+    /// No length at all, and this many bytes more than there should be.
     Surplus(usize),
     /// The answer to a range begins elsewhere.
     WrongRange,
@@ -72,9 +72,9 @@ impl Request {
 
 struct Content {
     bytes: Vec<u8>,
-    /// Kept elsewhere, known by SHA-256.
+    /// Whether it is kept elsewhere, known by SHA-256.
     is_large: bool,
-    /// As the listing says it, where that is a lie.
+    /// The size that the listing says, where that is a lie.
     listed_size: Option<u64>,
 }
 
@@ -200,7 +200,7 @@ impl Server {
         self.state.faults.lock().unwrap().push((on, fault));
     }
 
-    /// What was asked since the last time.
+    /// The requests since the last call.
     pub fn requests(&self) -> Vec<Request> {
         std::mem::take(&mut *self.state.log.lock().unwrap())
     }
@@ -235,13 +235,13 @@ impl Server {
         self.program(arguments).output().unwrap()
     }
 
-    /// What a command that has to succeed prints, without its last newline.
+    /// The output of a command that has to succeed, without its last newline.
     #[track_caller]
     pub fn succeed(&self, arguments: &[&str]) -> String {
         stdout(self.run(arguments))
     }
 
-    /// What a command that has to fail says: one paragraph.
+    /// The message of a command that has to fail: one paragraph.
     #[track_caller]
     pub fn fail(&self, arguments: &[&str]) -> String {
         complaint(self.run(arguments))
@@ -252,7 +252,7 @@ impl Server {
         self.home.path().join("hub").join(format!("models--{}", repo.replace('/', "--")))
     }
 
-    /// What lies in the blobs' folder, sorted.
+    /// The content of the blobs' folder, sorted.
     pub fn blobs(&self, repo: &str) -> Vec<String> {
         let Ok(entries) = std::fs::read_dir(self.cache(repo).join("blobs")) else { return Vec::new() };
         let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -308,7 +308,7 @@ impl Answer {
         self
     }
 
-    /// As the Hub explains itself.
+    /// An error as the Hub explains it.
     fn error(status: u16, code: &str, message: &str) -> Self {
         let body = json!({ "error": message }).to_string();
         Self::new(status, body).with("X-Error-Code", code).with("X-Error-Message", message)

@@ -1,4 +1,4 @@
-//! What programs said, and the hashes that the Hub goes by.
+//! Messages of programs, and the hashes that the Hub goes by.
 
 use std::process::Output;
 
@@ -29,7 +29,7 @@ pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// As `git hash-object` says it.
+/// The hash that `git hash-object` says.
 pub fn git_sha1(bytes: &[u8]) -> String {
     hex(&Sha1::digest([format!("blob {}\0", bytes.len()).as_bytes(), bytes].concat()))
 }

@@ -14,7 +14,7 @@ pub struct ModelProto {
     /// The program that wrote the file.
     #[prost(string, optional, tag = "2")]
     pub producer_name: Option<String>,
-    /// Its version.
+    /// The producer's version.
     #[prost(string, optional, tag = "3")]
     pub producer_version: Option<String>,
     /// The graph.
@@ -65,10 +65,10 @@ pub struct GraphProto {
     /// Notes for people.
     #[prost(string, optional, tag = "10")]
     pub doc_string: Option<String>,
-    /// What a run is given.
+    /// The inputs of a run.
     #[prost(message, repeated, tag = "11")]
     pub input: Vec<ValueInfoProto>,
-    /// What a run gives back.
+    /// The outputs of a run.
     #[prost(message, repeated, tag = "12")]
     pub output: Vec<ValueInfoProto>,
     /// Types and shapes of values in between, where the writer knew them.
@@ -180,7 +180,7 @@ pub struct TensorProto {
     /// Values of a double tensor, where they are not in `raw_data`.
     #[prost(double, repeated, tag = "10")]
     pub double_data: Vec<f64>,
-    /// Where the values are when `data_location` is external: `location`, `offset`, `length`.
+    /// The place of the values when `data_location` is external: `location`, `offset`, `length`.
     #[prost(message, repeated, tag = "13")]
     pub external_data: Vec<StringStringEntryProto>,
     /// Whether the values are in this message or in another file.
@@ -188,7 +188,7 @@ pub struct TensorProto {
     pub data_location: Option<i32>,
 }
 
-/// Where a tensor's values are.
+/// The place of a tensor's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
 pub enum DataLocation {
@@ -239,7 +239,7 @@ pub struct ValueInfoProto {
     /// The value's name.
     #[prost(string, optional, tag = "1")]
     pub name: Option<String>,
-    /// Its type and shape.
+    /// The value's type and shape.
     #[prost(message, optional, tag = "2")]
     pub r#type: Option<TypeProto>,
     /// Notes for people.

@@ -74,7 +74,7 @@ impl Tower {
         Encoder::with_graph(&self.arch, graph, &options()).unwrap()
     }
 
-    /// What the built graph gives.
+    /// The embeddings of the built graph.
     pub fn expected(&self, expression: &str, pixels: &[f32]) -> Vec<f32> {
         self.embeds(&Encoder::new(&self.arch, &options()).unwrap(), expression, pixels)
     }

@@ -12,7 +12,7 @@ pub const E: usize = 24;
 
 pub type Named = (String, Vec<usize>, Vec<f32>);
 
-/// What open_clip computed.
+/// The values that open_clip computed.
 pub fn golden() -> Value {
     serde_json::from_str(include_str!("golden.json")).unwrap()
 }
@@ -79,7 +79,7 @@ pub fn parameters() -> Vec<Named> {
     all
 }
 
-/// The same under the names of the transformers library, which `golden` lists: q, k and v apart, the projection
+/// The tensors under the names of the transformers library, which `golden` lists: q, k and v apart, the projection
 /// transposed.
 pub fn theirs(golden: &Value) -> Vec<Named> {
     let ours = parameters();

@@ -27,8 +27,8 @@ def run(command: str, *arguments: Any, progress: Progress = False, **options: An
     """Runs `taskbasis COMMAND --json` in a process of its own and gives its result.
 
     `run("pack", basis=P, base=B, format="q4", output="m.taskbasis")`: options become `--basis P …`; True a bare flag;
-    lists repeat. `progress(what, done, total)` is called some ten times a second, on this thread; what it raises ends the
-    program. `progress=True` shows a bar of tqdm. Raises TaskbasisError with the program's message.
+    lists repeat. `progress(what, done, total)` is called some ten times per second, on this thread; what it raises ends
+    the program. `progress=True` shows a bar of tqdm. Raises TaskbasisError with the program's message.
     """
     line = [str(program), command, "--json", *map(os.fspath, map(str, arguments))]
     for name, value in options.items():

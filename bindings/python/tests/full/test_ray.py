@@ -146,7 +146,7 @@ def test_a_killed_replica_loses_nothing(served):
         if len(replicas(served.pid)) == 2:
             break
         time.sleep(1)
-    assert len(replicas(served.pid)) == 2 and killed[0] not in replicas(served.pid), "nobody took its place"
+    assert len(replicas(served.pid)) == 2 and killed[0] not in replicas(served.pid), "no replica took its place"
 
 
 def test_the_load_test(tmp_path, served):

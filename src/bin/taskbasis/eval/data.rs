@@ -53,7 +53,7 @@ pub(super) struct Images<'a> {
 struct Batch {
     /// [n, 3, S, S].
     pixels: Vec<f32>,
-    /// Which of the split's images these are.
+    /// The places of these images in the split.
     images: Vec<usize>,
 }
 
@@ -65,7 +65,7 @@ pub(super) struct Labelled {
     split: Split,
     /// One per batch, where there was room for it.
     batches: Vec<OnceLock<Arc<Batch>>>,
-    /// How many could be read, once all were looked at.
+    /// The number of images that could be read, once all were looked at.
     read: AtomicUsize,
 }
 
@@ -131,7 +131,7 @@ impl<'a> Images<'a> {
         let (right, of) = thread::scope(|scope| {
             let ahead = move || {
                 for batch in 0..labelled.batches.len() {
-                    // Nobody receives any more where the encoder has failed.
+                    // There is no receiver any more where the encoder has failed.
                     if send.send(self.batch(labelled, batch)).is_err() {
                         break;
                     }

@@ -1,4 +1,4 @@
-//! What the fine-tuned models reach: what accuracies are normalised by.
+//! The accuracies of the fine-tuned models, which those of others are normalised by.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -72,7 +72,7 @@ impl Finetuned {
         let without_val = name.strip_suffix("Val");
         self.0.get(name).or_else(|| self.0.get(without_val?)).copied().ok_or_else(|| {
             Error::not_found(format!("no fine-tuned accuracy of `{name}`"))
-                .hint("Give one a task with --finetuned, or the checkpoints with --finetuned-dir")
+                .hint("Give one per task with --finetuned, or the checkpoints with --finetuned-dir")
         })
     }
 }

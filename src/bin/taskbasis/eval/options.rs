@@ -1,4 +1,4 @@
-//! What `taskbasis eval` is asked for.
+//! The options of `taskbasis eval`.
 
 use std::convert::Infallible;
 use std::path::Path;

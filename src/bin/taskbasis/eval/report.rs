@@ -10,7 +10,7 @@ use super::measured::{Measured, percent};
 use crate::report::plot::{Bars, COLOURS, Curve, Lines};
 use crate::report::{begin, end, escape, legend, paragraph, section};
 
-/// What a page tells of.
+/// The content of a page.
 pub(super) struct Page<'a> {
     pub(super) weights: String,
     pub(super) tasks: &'a [String],

@@ -1,4 +1,4 @@
-//! What every kind of evaluation works with.
+//! The workbench of every kind of evaluation.
 
 use indicatif::ProgressBar;
 use taskbasis::{Encoder, Error, ErrorKind, Result, TaskExpr, TaskWeights};
@@ -7,7 +7,7 @@ use super::data::{Images, Labelled};
 use super::options::Eval;
 use crate::args::Session;
 
-/// What every kind of evaluation works with.
+/// The model, encoder and data that every kind of evaluation works with.
 pub(super) struct Bench<'a> {
     pub(super) session: &'a Session,
     pub(super) encoder: Encoder,
@@ -20,7 +20,7 @@ impl Bench<'_> {
         self.session.weights(expr)
     }
 
-    /// As [`Bench::weights`], of a task that the data named: it may be no task of the basis.
+    /// The weights of a task that the data named, which may be no task of the basis.
     pub(super) fn own_weights(&self, task: &str) -> Result<TaskWeights> {
         self.weights(&TaskExpr::task(task)).map_err(|error| match self.session.model().basis() {
             Some(basis) if error.kind() == ErrorKind::NotFound && self.images.data().tasks().contains(&task) => {

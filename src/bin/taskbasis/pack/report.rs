@@ -1,4 +1,4 @@
-//! What packing saved and what it cost, told.
+//! The report of what packing saved and what it cost.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use taskbasis::PackReport;
 use crate::accuracy::Accuracy;
 use crate::output;
 
-/// Before and after, where they were measured.
+/// The accuracies before and after, where they were measured.
 type Accuracies<'a> = Option<(&'a [Accuracy], &'a [Accuracy])>;
 
 fn mean(accuracies: &[Accuracy]) -> f64 {

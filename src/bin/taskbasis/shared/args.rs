@@ -68,7 +68,7 @@ pub fn threads() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(0..=4096)
 }
 
-/// Where help lists the options of a user's graph.
+/// The heading in help for the options of a user's graph.
 const GRAPH: &str = "Your own graph";
 
 /// How to run it.
@@ -78,7 +78,7 @@ pub struct EncoderArgs {
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub batch: u32,
 
-    /// Threads; 0 means one a processor.
+    /// Threads; 0 means one per processor.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     pub threads: usize,
 
@@ -89,7 +89,7 @@ pub struct EncoderArgs {
     #[arg(long, value_name = "FILE")]
     pub onnxruntime: Option<InPath>,
 
-    /// An image encoder that somebody exported as .onnx with the base's weights, to run instead of the built one, or of
+    /// An image encoder that was exported as .onnx with the base's weights, to run instead of the built one, or of
     /// the one that a bundle carries.
     #[arg(long, value_name = "MODEL.onnx", help_heading = GRAPH)]
     pub graph: Option<InPath>,
@@ -161,7 +161,7 @@ impl ResidencyArgs {
 }
 
 impl ModelArgs {
-    /// Base and basis together; `threads` for reconstruction, 0 meaning one a processor.
+    /// Base and basis together; `threads` for reconstruction, 0 meaning one per processor.
     pub fn open(&self, threads: usize) -> Result<Session> {
         let options = ModelOptions { threads, ..ModelOptions::default() };
         let base = self.base.as_deref().map(checkpoints::open).transpose()?;
@@ -292,7 +292,7 @@ impl EncoderArgs {
         self.placement.applied_to(self.provider.applied_to(options))
     }
 
-    /// Which graph is asked for.
+    /// The graph that is asked for.
     fn graph_choice(&self) -> GraphChoice {
         match &self.graph {
             Some(path) => self.binding.choice(path),

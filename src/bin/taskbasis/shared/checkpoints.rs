@@ -11,10 +11,10 @@ use super::{output, paths};
 
 /// `--prefix`, for all checkpoints that the command reads.
 static PREFIX: OnceLock<String> = OnceLock::new();
-/// What was told already: some commands open a file again and again.
+/// Remarks that were made already: some commands open a file again and again.
 static NOTED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// Of several image towers in a file, the one under `prefix` is to be taken.
+/// Chooses, of several image towers in a file, the one under `prefix`.
 pub fn prefer(prefix: Option<String>) {
     if let Some(prefix) = prefix {
         // There is one command line, and it is understood once.
@@ -22,7 +22,7 @@ pub fn prefer(prefix: Option<String>) {
     }
 }
 
-/// What `--prefix` says.
+/// The value of `--prefix`.
 pub fn prefix() -> Option<&'static str> {
     PREFIX.get().map(String::as_str)
 }
@@ -90,9 +90,9 @@ pub fn note_unchanged(path: &Path, unchanged: &[String]) {
 
 /// The first of `names`, and how many more there are.
 pub fn listed(names: &[String]) -> String {
-    const SHOWN: usize = 4;
-    let first = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    match names.len().checked_sub(SHOWN) {
+    const MAX_SHOWN: usize = 4;
+    let first = names.iter().take(MAX_SHOWN).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    match names.len().checked_sub(MAX_SHOWN) {
         Some(more @ 1..) => format!("{first} and {more} more"),
         _ => first,
     }

@@ -20,7 +20,7 @@ pub(crate) use option;
 /// An option that has no effect, and why: what follows "the argument '--option'".
 pub type Refused = Option<(Id, String)>;
 
-/// Which options of a command were typed.
+/// The options of a command that were typed.
 pub struct Given<'a>(&'a ArgMatches);
 
 impl<'a> Given<'a> {

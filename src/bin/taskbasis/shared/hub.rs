@@ -1,4 +1,4 @@
-//! What a person sees of downloads from the Hub.
+//! Messages and progress of downloads from the Hub.
 
 use std::cell::RefCell;
 

@@ -1,4 +1,4 @@
-//! What the program shows: the only place that prints.
+//! The output of the program: the only place that prints.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::collections::BTreeSet;
@@ -59,7 +59,7 @@ pub fn progress(total: usize, what: &'static str) -> ProgressBar {
     bar(total as u64, what, "{msg} {wide_bar} {pos}/{len} {eta}")
 }
 
-/// The same for bytes that come over the network, with their speed.
+/// A progress bar for bytes that come over the network, with their speed.
 pub fn transfer(total: u64, what: &'static str) -> ProgressBar {
     bar(total, what, "{msg} {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}")
 }

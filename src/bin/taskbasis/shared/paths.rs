@@ -28,7 +28,7 @@ pub struct InPath(Arc<Input>);
 struct Input {
     given: PathBuf,
     wanted: Wanted,
-    /// Where the copy of what is on the Hub is.
+    /// The local copy of what is on the Hub.
     local: OnceLock<PathBuf>,
 }
 
@@ -44,7 +44,7 @@ impl InPath {
         HubPath::is_meant(&self.0.given)
     }
 
-    /// Has it count as what is written: it is to be replaced by what is made of it.
+    /// Counts the file as one that is written: it is to be replaced by what is made of it.
     pub fn is_replaced(&self) {
         INPUTS.lock().retain(|input| !Arc::ptr_eq(&input.0, &self.0));
         OUTPUTS.lock().push(OutPath(self.0.given.clone()));

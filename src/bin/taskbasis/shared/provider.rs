@@ -1,4 +1,4 @@
-//! What computes: the options of every command that runs an encoder.
+//! The options for what computes, of every command that runs an encoder.
 
 use std::sync::Once;
 
@@ -39,7 +39,7 @@ pub struct ProviderArgs {
     pub tensorrt_cosine: Option<f32>,
 }
 
-/// Where weights are, and how runs with them are made.
+/// The place of weights, and how runs with them are made.
 #[derive(Args)]
 #[command(next_help_heading = "GPU")]
 pub struct PlacementArgs {

@@ -9,7 +9,7 @@ use taskbasis::{Activation, ArchHints, TowerOptions};
 use super::choice::{choice, value};
 use super::paths::InPath;
 
-/// Where help lists the preparation of images.
+/// The heading in help for the preparation of images.
 const IMAGES: &str = "How images are prepared";
 
 /// What shapes do not tell. What is not given is read of the bundle, else of the configuration beside the base.
@@ -100,7 +100,7 @@ pub fn activations() -> impl TypedValueParser<Value = Activation> {
 }
 
 impl TowerArgs {
-    /// As the library takes them, for the built graph.
+    /// The options as the library takes them, for the built graph.
     pub fn options(&self) -> TowerOptions {
         let ImageArgs { mean, std, resize, resize_edge, interpolation } = &self.images;
         TowerOptions {

@@ -19,7 +19,7 @@ pub(in crate::encoder) struct Device {
     pub(super) cuda: Cuda,
     pub(super) memory: MemoryInfo<'static>,
     options: DeviceOptions,
-    /// How the graph wants its weights.
+    /// The layout in which the graph wants its weights.
     layout: Arc<Layout>,
     /// Runs are recorded, and replayed.
     pub(super) graphs: bool,
@@ -28,8 +28,8 @@ pub(in crate::encoder) struct Device {
 }
 
 impl Device {
-    /// Where the weights for sessions of this target are to be, and why in the host's memory where that is not what one
-    /// would expect.
+    /// Chooses where the weights for sessions of this target are to be, and why in the host's memory where that is not
+    /// what one would expect.
     ///
     /// # Errors
     /// With [`WeightsOn::Device`], as [`Cuda::open`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for
@@ -134,8 +134,8 @@ impl Device {
                     .get(name)
                     .ok_or_else(|| Error::mismatch("the weights lack a parameter of this encoder").tensor(name))?;
                 graph::check_shape(name, shape, Some(tensor.shape))?;
-                // SAFETY: so many values lie there as long as `weights` live, in the memory that `self` is of; a run
-                // reads them after `wait_in`, and they are not overwritten before `used_in` allows it.
+                // SAFETY: the tensor's values lie there as long as `weights` live, in the memory that `self` is of; a
+                // run reads them after `wait_in`, and they are not overwritten before `used_in` allows it.
                 let values = unsafe { OnDevice::new(tensor.address, &self.memory) };
                 Ok(Input { name, shape, values: Elements::Device(tensor.dtype, values) })
             })

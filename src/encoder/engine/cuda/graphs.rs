@@ -21,13 +21,13 @@ pub(super) struct Graphs {
     worker: Worker,
 }
 
-/// How a run is to be made.
+/// The way to make a run.
 pub(super) enum Way {
     /// Plainly.
     Plain(RunSettings),
     /// Plainly, then as a graph, which is recorded on the way, and both have to give the same.
     First(RunSettings, RunSettings),
-    /// As a graph that is known.
+    /// A run as a graph that is known.
     Graph(RunSettings),
 }
 
@@ -108,7 +108,7 @@ impl Worker {
         let job: Box<dyn FnOnce() + Send + '_> = Box::new(move || {
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
             let panicked = |_| Err(Error::new(ErrorKind::Internal, "a run panicked"));
-            // Whoever asked waits for it.
+            // The thread that asked waits for the reply.
             let _ = reply.send(done.unwrap_or_else(panicked));
         });
         // SAFETY: what the job borrows outlives it: `recv` below returns when the job has sent its result, its last act

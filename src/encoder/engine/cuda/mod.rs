@@ -25,7 +25,7 @@ use crate::weights::{DeviceModel, DeviceStats, Model, TaskWeights};
 pub(in crate::encoder) struct DeviceEngine {
     feed: Arc<Feed>,
     setup: SessionSetup,
-    /// Before the device: dropped first.
+    /// The sessions, before the device: dropped first.
     slots: Pool<SessionSlot>,
     device: Device,
 }

@@ -21,11 +21,11 @@ const CHUNK: usize = 4 << 20;
 
 /// A session, its stream, and the memory of its largest run so far.
 pub(super) struct SessionSlot {
-    /// Before the stream: dropped first.
+    /// The session, before the stream: dropped first.
     session: Session,
-    /// Before the stream: its copies end first.
+    /// The inputs and outputs, before the stream: their copies end first.
     io: Option<Io>,
-    /// Where runs are recorded.
+    /// The graphs, where runs are recorded.
     graphs: Option<Graphs>,
     stream: CudaStream,
 }

@@ -253,7 +253,7 @@ fn in_memory_of_the_host() {
     }
     let device = own.device_model(&model).unwrap().unwrap();
     assert!(device.stats().streamed > 0);
-    // A model that nobody holds any more goes from the device too, though the encoder stays.
+    // A model that no handle holds any more goes from the device too, though the encoder stays.
     let gone = Arc::downgrade(&device);
     drop((device, tasks, model));
     assert!(gone.upgrade().is_none());
@@ -269,7 +269,7 @@ fn bound(arch: &Arch) -> (Arc<Model>, BoundGraph) {
     (model, graph)
 }
 
-/// As [`encoder`], over a user's graph.
+/// An encoder over a user's graph.
 fn over(arch: &Arch, graph: &BoundGraph, cuda: &Cuda, options: &EncoderOptions) -> Encoder {
     let there = |_: &Target| Ok((Some(Device::on(cuda.clone(), MemoryInfo::default(), options)), None));
     Encoder::over_with(arch.clone(), EncoderGraph::new(graph).unwrap(), options, there).unwrap()

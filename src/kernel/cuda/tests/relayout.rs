@@ -12,7 +12,7 @@ use crate::tensor::{DType, contiguous_strides, f32_bytes};
 struct Part {
     /// The first of them.
     start: usize,
-    /// As they lie in the tensor, row-major.
+    /// The elements as they lie in the tensor, row-major.
     seen: Vec<usize>,
     order: Vec<usize>,
     /// How many times all of them come.

@@ -9,7 +9,7 @@ fn part(parameter: &str) -> View {
     View::whole(parameter)
 }
 
-fn laid_out(name: &str, dtype: DType, shape: &[usize], parts: Vec<View>) -> TensorSpec {
+fn tensor_spec(name: &str, dtype: DType, shape: &[usize], parts: Vec<View>) -> TensorSpec {
     TensorSpec { name: name.into(), dtype, shape: shape.to_vec(), parts }
 }
 
@@ -19,17 +19,17 @@ fn everything() -> Vec<TensorSpec> {
     let turned = |parameter: &str| View { permute: Some(vec![1, 0]), ..part(parameter) };
     let rows = |parameter: &str, rows| View { rows: Some(rows), ..part(parameter) };
     vec![
-        laid_out("a", F32, &[70, 90], vec![part("visual.a")]),
-        laid_out("a.turned", F32, &[90, 70], vec![turned("visual.a")]),
-        laid_out("a.turned.f16", F16, &[90, 70], vec![turned("visual.a")]),
-        laid_out("a.rows", BF16, &[20, 90], vec![rows("visual.a", [30, 50])]),
-        laid_out(
+        tensor_spec("a", F32, &[70, 90], vec![part("visual.a")]),
+        tensor_spec("a.turned", F32, &[90, 70], vec![turned("visual.a")]),
+        tensor_spec("a.turned.f16", F16, &[90, 70], vec![turned("visual.a")]),
+        tensor_spec("a.rows", BF16, &[20, 90], vec![rows("visual.a", [30, 50])]),
+        tensor_spec(
             "a.rows.turned",
             F32,
             &[90, 33],
             vec![View { permute: Some(vec![1, 0]), ..rows("visual.a", [1, 34]) }],
         ),
-        laid_out(
+        tensor_spec(
             "a.heads",
             F16,
             &[7, 90, 10],
@@ -40,25 +40,25 @@ fn everything() -> Vec<TensorSpec> {
                 ..part("visual.a")
             }],
         ),
-        laid_out("b.half", F16, &[5000], vec![part("visual.b")]),
-        laid_out("b.scaled", F32, &[50, 100], vec![View { scale: Some(-1.5), ..part("visual.b") }]),
-        laid_out("c.double", F64, &[3, 7], vec![part("visual.c")]),
-        laid_out("c.turned", F64, &[7, 3], vec![turned("visual.c")]),
-        laid_out(
+        tensor_spec("b.half", F16, &[5000], vec![part("visual.b")]),
+        tensor_spec("b.scaled", F32, &[50, 100], vec![View { scale: Some(-1.5), ..part("visual.b") }]),
+        tensor_spec("c.double", F64, &[3, 7], vec![part("visual.c")]),
+        tensor_spec("c.turned", F64, &[7, 3], vec![turned("visual.c")]),
+        tensor_spec(
             "d.mixed",
             F64,
             &[8, 16, 32],
             vec![View { shape: Some(vec![16, 8, 32]), permute: Some(vec![1, 0, 2]), ..rows("visual.d", [0, 2]) }],
         ),
-        laid_out("e", BF16, &[9, 999], vec![part("visual.e")]),
-        laid_out("unchanged", F32, &[33, 64], vec![part("visual.unchanged")]),
-        laid_out("unchanged.f16", F16, &[33, 64], vec![part("visual.unchanged")]),
-        laid_out("unchanged.turned", F32, &[64, 33], vec![turned("visual.unchanged")]),
-        laid_out("unchanged.rows", F32, &[8, 64], vec![rows("visual.unchanged", [4, 12])]),
-        laid_out("half", F16, &[100], vec![part("visual.half")]),
-        laid_out("half.f32", F32, &[4, 25], vec![part("visual.half")]),
-        laid_out("half.few", F32, &[63], vec![View { rows: Some([7, 70]), ..part("visual.half") }]),
-        laid_out(
+        tensor_spec("e", BF16, &[9, 999], vec![part("visual.e")]),
+        tensor_spec("unchanged", F32, &[33, 64], vec![part("visual.unchanged")]),
+        tensor_spec("unchanged.f16", F16, &[33, 64], vec![part("visual.unchanged")]),
+        tensor_spec("unchanged.turned", F32, &[64, 33], vec![turned("visual.unchanged")]),
+        tensor_spec("unchanged.rows", F32, &[8, 64], vec![rows("visual.unchanged", [4, 12])]),
+        tensor_spec("half", F16, &[100], vec![part("visual.half")]),
+        tensor_spec("half.f32", F32, &[4, 25], vec![part("visual.half")]),
+        tensor_spec("half.few", F32, &[63], vec![View { rows: Some([7, 70]), ..part("visual.half") }]),
+        tensor_spec(
             "sum",
             F32,
             &[3, 30],
@@ -73,8 +73,8 @@ fn everything() -> Vec<TensorSpec> {
                 View { scale: Some(3.0), ..rows("visual.a", [9, 10]) },
             ],
         ),
-        laid_out("sum.f16", F16, &[7], vec![rows("visual.c", [0, 1]), rows("visual.c", [2, 3])]),
-        laid_out(
+        tensor_spec("sum.f16", F16, &[7], vec![rows("visual.c", [0, 1]), rows("visual.c", [2, 3])]),
+        tensor_spec(
             "sum.unchanged",
             BF16,
             &[64],
@@ -92,7 +92,7 @@ fn simple(model: &Arc<Model>, dtype: DType, is_turned: bool) -> Arc<Layout> {
     let tensor = |parameter: &str, [rows, columns]: [usize; 2]| {
         let permute = is_turned.then(|| vec![1, 0]);
         let shape = if is_turned { [columns, rows] } else { [rows, columns] };
-        laid_out(parameter, dtype, &shape, vec![View { permute, ..part(parameter) }])
+        tensor_spec(parameter, dtype, &shape, vec![View { permute, ..part(parameter) }])
     };
     layout_of(
         model,
@@ -206,7 +206,7 @@ fn a_thousand_switches_between_layouts_stay_within_the_budget() {
 fn what_the_graph_holds_itself_has_to_be_the_base() {
     let model = model(2);
     let device = on(&Arc::new(SimulatedDevice::new(ROOM, 1)), &model, ROOM).unwrap();
-    let tensors = || vec![laid_out("a", DType::F32, &[70, 90], vec![part("visual.a")])];
+    let tensors = || vec![tensor_spec("a", DType::F32, &[70, 90], vec![part("visual.a")])];
     let (task, nothing) = (task(&model, &[1.0, 0.0]), task(&model, &[0.0, -0.0]));
 
     let fits = Layout::new(tensors(), &["visual.unchanged"], model.base()).unwrap();
@@ -234,7 +234,7 @@ fn a_layout_of_another_model_is_refused() {
     let of = |name: &str, shape: &[usize]| {
         let larger = vec![(name.to_owned(), tensor(DType::F32, shape, 1))];
         let larger = Checkpoint::from_tensors("larger", Format::Safetensors, larger.into_iter().collect()).unwrap();
-        Layout::new(vec![laid_out("w", DType::F32, shape, vec![part(name)])], &[], &larger).unwrap()
+        Layout::new(vec![tensor_spec("w", DType::F32, shape, vec![part(name)])], &[], &larger).unwrap()
     };
     for layout in [of("visual.a", &[700, 900]), of("visual.z", &[3])] {
         let error = device.get(&task.in_layout(&layout)).unwrap_err();

@@ -40,7 +40,7 @@ pub struct Lines {
 /// Bars, in groups.
 pub struct Bars {
     pub y: &'static str,
-    /// What stands below each group.
+    /// The text below each group.
     pub groups: Vec<String>,
     /// A name and a value a group.
     pub series: Vec<(String, Vec<f64>)>,

@@ -53,7 +53,7 @@ fn layouts_come_and_go() {
     assert_same(&device.get(&task).unwrap(), &task);
 }
 
-/// As encoders do it: each has a lease of the model in its own layout.
+/// Leases as encoders take them: each has a lease of the model in its own layout.
 #[test]
 fn a_layout_goes_with_the_last_encoder_that_runs_tasks_in_it() {
     let model = model(2);
