@@ -29,8 +29,9 @@ fn it_hands_its_arguments_to_the_program_beside_it() {
             "<--quick><--only><open,encode><--report><a b.html>",
         ),
         (&["bench", "--help"], "<--help>"),
-        (&["--json", "--prefix", "ema", "bench", "--quick"], "<--quick><--json><--prefix><ema>"),
-        (&["bench", "--json", "--quick", "--progress"], "<--quick><--progress><--json>"),
+        (&["--json", "--prefix", "ema", "bench", "--quick"], "<--json><--prefix><ema><--quick>"),
+        (&["bench", "--json", "--quick", "--progress"], "<--json><--quick><--progress>"),
+        (&["--json", "bench", "--quick", "--json"], "<--quick><--json>"),
     ] {
         let output = run(&program, arguments);
         assert_eq!(output.status.code(), Some(7), "{arguments:?}");
