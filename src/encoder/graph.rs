@@ -1,6 +1,7 @@
 //! The graph that an encoder runs, built or a user's: its tensors, its pixels and embeddings, and where the weights of
 //! a run come from. And one task as a plain .onnx file, for programs that know nothing of bases.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::path::Path;
@@ -87,7 +88,9 @@ impl<V: AsRef<[f32]>, S: BuildHasher> WeightSource for HashMap<String, V, S> {
 
 /// A graph whose weights are inputs.
 pub(super) struct EncoderGraph {
-    graph: BoundGraph,
+    /// The user's graph, where it is one.
+    users: Option<BoundGraph>,
+    layout: Arc<Layout>,
     /// The ONNX model.
     pub(super) model: Vec<u8>,
     /// The input that takes the images, and the type that it takes.
@@ -110,8 +113,18 @@ impl EncoderGraph {
     pub(super) fn built(arch: &Arch) -> Result<Self> {
         let parameters = arch.parameters();
         let whole = |(name, shape): &(String, Vec<usize>)| TensorSpec::whole(name, shape, DType::F32);
-        let layout = Layout::canonical(parameters.iter().map(whole).collect());
-        Self::new(&BoundGraph::built(graph::build(arch)?, layout, graph::PIXELS, graph::EMBEDS)?)
+        // Not parsed: its weights are inputs as it stands, and every encoder begins here.
+        Ok(Self {
+            users: None,
+            layout: Layout::canonical(parameters.iter().map(whole).collect()),
+            model: graph::build(arch)?,
+            pixels: graph::PIXELS.to_owned(),
+            pixels_dtype: DType::F32,
+            embeds: graph::EMBEDS.to_owned(),
+            embeds_dtype: DType::F32,
+            batch: None,
+            has_halves: false,
+        })
     }
 
     /// A graph whose weights are known.
@@ -137,23 +150,24 @@ impl EncoderGraph {
             embeds_dtype: dtype(output.data_type)?,
             batch: graph.batch(),
             has_halves: graph.file().has_halves(),
-            graph: graph.clone(),
+            layout: Arc::clone(graph.layout()),
+            users: Some(graph.clone()),
         })
     }
 
     /// Whether the graph is one that others exported, which ONNX Runtime can improve on.
     pub(super) fn is_users(&self) -> bool {
-        !self.graph.is_built()
+        self.users.is_some()
     }
 
     /// The user's graph, where it is one.
     pub(super) fn users(&self) -> Option<&BoundGraph> {
-        Some(&self.graph).filter(|_| self.is_users())
+        self.users.as_ref()
     }
 
     /// How the graph wants its weights.
     pub(super) fn layout(&self) -> &Arc<Layout> {
-        self.graph.layout()
+        &self.layout
     }
 
     /// The graph with its weights as constants without values.
@@ -161,7 +175,16 @@ impl EncoderGraph {
     /// # Errors
     /// As [`EncoderGraph::new`].
     pub(super) fn with_placeholders(&self) -> Result<Vec<u8>> {
-        self.graph.with_placeholders()
+        self.bound()?.with_placeholders()
+    }
+
+    /// The graph to be written with weights in it.
+    fn bound(&self) -> Result<Cow<'_, BoundGraph>> {
+        if let Some(graph) = &self.users {
+            return Ok(Cow::Borrowed(graph));
+        }
+        let (model, layout) = (self.model.clone(), Arc::clone(&self.layout));
+        BoundGraph::built(model, layout, graph::PIXELS, graph::EMBEDS).map(Cow::Owned)
     }
 
     /// Views of all tensors, checked. A thousandth of a run's time, so every run can afford it. Where the graph wants
@@ -286,7 +309,7 @@ fn write<W: WeightSource + ?Sized>(
     }
     let lost = |name: &str| Error::new(ErrorKind::Internal, "a weight of the built graph is lost").tensor(name);
     let find = |name: &str| values.get(name).copied().map(Values::F32).ok_or_else(|| lost(name));
-    built.graph.write_values(|tensor| find(&tensor.name), stored, path, inputs)
+    built.bound()?.write_values(|tensor| find(&tensor.name), stored, path, inputs)
 }
 
 #[cfg(test)]

@@ -215,11 +215,6 @@ impl BoundGraph {
         self.origin == GraphOrigin::Bundle
     }
 
-    /// Whether it was built here, fused already.
-    pub(crate) fn is_built(&self) -> bool {
-        self.origin == GraphOrigin::Built
-    }
-
     /// The graph's constants that are no parameters, or none that the basis changes: how many, and their bytes.
     pub fn kept(&self) -> (usize, u64) {
         let replaced = |constant: &&Constant| {
@@ -275,10 +270,6 @@ impl BoundGraph {
 
     /// The model with the weights as inputs.
     pub(crate) fn with_inputs(&self) -> Result<Vec<u8>> {
-        if self.is_built() {
-            // Its weights are inputs already.
-            return Ok(self.file.mapping.to_vec());
-        }
         self.rewritten(|_| Ok(ConstantSource::Input))?.to_vec()
     }
 
