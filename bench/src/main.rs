@@ -10,6 +10,10 @@ mod growth;
 mod html;
 mod machine;
 mod memcpy;
+#[cfg(test)]
+#[allow(dead_code, unreachable_pub)] // What every test program shares.
+#[path = "../../tests/support/need.rs"]
+mod need;
 mod onnx_file;
 mod open;
 mod options;

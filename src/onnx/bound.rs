@@ -329,7 +329,9 @@ impl BoundGraph {
             }
             values => given(tensor, values),
         })?;
-        let inputs: Vec<&Path> = inputs.iter().copied().chain(self.file.files()).collect();
+        // What was built here is in no file.
+        let own = (self.origin != GraphOrigin::Built).then(|| self.file.files());
+        let inputs: Vec<&Path> = inputs.iter().copied().chain(own.into_iter().flatten()).collect();
         model.write(path, &inputs)
     }
 

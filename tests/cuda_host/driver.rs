@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 /// none.
 pub fn on_the_hosts_driver(command: &mut Command, settings: &[(&str, &str)]) -> Option<Output> {
     if !cfg!(all(feature = "cuda", target_os = "linux")) {
-        eprintln!("skipped: built without the feature `cuda`, or not for Linux");
+        crate::need::skip(crate::need::Need::Driver, "built without the feature `cuda`, or not for Linux");
         return None;
     }
     static FOLDER: Mutex<Option<Option<tempfile::TempDir>>> = Mutex::new(None);

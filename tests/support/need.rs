@@ -19,6 +19,8 @@ pub enum Need {
     Torch,
     /// NVIDIA's compiler of kernels.
     Nvrtc,
+    /// A build, and a system, that the driver without a GPU stands in on.
+    Driver,
     /// A GPU, its driver, and ONNX Runtime for it.
     Gpu,
     /// The whole digits family, which a clone has a part of.
@@ -33,6 +35,7 @@ impl Need {
             Self::Python => "python",
             Self::Torch => "torch",
             Self::Nvrtc => "nvrtc",
+            Self::Driver => "driver",
             Self::Gpu => "gpu",
             Self::Digits => "digits",
         }
@@ -74,7 +77,7 @@ fn count_at_the_end() {
         skipped.dedup();
         // Not by a macro: those write into what the test runner keeps of each test.
         let mut out = std::io::stderr().lock();
-        let _ = writeln!(out, "{} skips, for what this machine lacks:", skipped.len());
+        let _ = writeln!(out, "skips, for what this machine lacks: {}", skipped.len());
         skipped.iter().for_each(|line| drop(writeln!(out, "  {line}")));
     }
     static ONCE: Once = Once::new();

@@ -188,12 +188,8 @@ mod tests {
     use crate::weights::{Model, ModelOptions};
 
     /// An encoder of the digits, and its base as a task.
-    #[allow(clippy::print_stdout)]
     fn encoder() -> Option<(Encoder, crate::weights::TaskWeights)> {
-        if Runtime::load(None).is_err() {
-            println!("skipped: no ONNX Runtime");
-            return None;
-        }
+        crate::need::onnxruntime()?;
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/digits/base/pickled_module.pt");
         let base = Checkpoint::open(path).unwrap();
         let arch = Arch::of(&base, ArchHints::default()).unwrap();

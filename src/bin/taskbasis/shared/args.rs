@@ -192,8 +192,11 @@ impl HeadArgs {
             // It is open, and need not be opened for every task.
             (None, Some(bundle)) => {
                 let head = bundle.head(task)?;
-                let named = self.classes.as_deref().map(|classes| head.clone().with_class_names(classes, task));
-                (bundle.path(), named.transpose()?.unwrap_or(head))
+                let head = match self.classes.as_deref() {
+                    Some(classes) => head.with_class_names(classes, task)?,
+                    None => head,
+                };
+                (bundle.path(), head)
             }
             (None, None) => return Err(Error::invalid("--heads is missing: the tasks' classification heads")),
         };

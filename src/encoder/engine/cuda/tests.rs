@@ -18,6 +18,7 @@ use crate::encoder::{Encoder, PromotionState, Runtime};
 use crate::error::{Error, ErrorKind};
 use crate::kernel::Cuda;
 use crate::kernel::cuda::{Queue, SimulatedDevice};
+use crate::need::{Need, runtime, skip};
 use crate::onnx::{BindOptions, BoundGraph};
 use crate::tower::arch::{Arch, ArchHints};
 use crate::weights::{DeviceLease, DeviceOptions, DeviceStats, ModelOptions};
@@ -97,10 +98,12 @@ fn a_run_in_the_stream_sees_the_weights_of_its_task() {
 
 /// Has this program run the test below on the driver without a GPU.
 #[test]
-#[allow(clippy::print_stdout)]
 fn on_a_driver_without_a_gpu_it_has_the_bits_of_the_cpu() {
-    if !cfg!(all(feature = "cuda", target_os = "linux")) || Runtime::load(None).is_err() {
-        return println!("skipped: built without the feature `cuda`, not for Linux, or no ONNX Runtime");
+    if !cfg!(all(feature = "cuda", target_os = "linux")) {
+        return skip(Need::Driver, "built without the feature `cuda`, or not for Linux");
+    }
+    if !runtime() {
+        return;
     }
     let folder = tempfile::tempdir().unwrap();
     let driver = folder.path().join("libcuda.so");
