@@ -208,6 +208,7 @@ impl Promotions {
 
     /// Queues the task's session to be built after those that were wanted before it.
     fn enqueue(&self, mut state: MutexGuard<'_, PromotionTable>, task: &TaskWeights) -> Result<()> {
+        ShutdownGuard::expect();
         let job = state.spawner().and_then(|spawner| {
             let (shared, task) = (Arc::clone(&self.shared), task.clone());
             self.worker.submit(move || shared.promote(&task, spawner))

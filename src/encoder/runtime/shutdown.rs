@@ -27,6 +27,17 @@ struct ExitState {
 pub(in crate::encoder) struct ShutdownGuard(());
 
 impl ShutdownGuard {
+    /// Makes the end of the process refuse guards from then on, also where it comes before the first of them. To be
+    /// called before work is given to another thread, which may get its turn only when `exit` is under way.
+    pub(in crate::encoder) fn expect() {
+        let mut state = STATE.lock();
+        if state.waits == 0 {
+            state.wait_at_the_end();
+        }
+    }
+
+    /// A guard for the calling thread.
+    ///
     /// # Errors
     /// [`ErrorKind::Cancelled`] when the process is ending.
     pub(in crate::encoder) fn begin() -> Result<Self> {
