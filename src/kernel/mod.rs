@@ -34,6 +34,7 @@ mod dispatch;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod generic;
 mod job;
+pub mod linear;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod output;

@@ -1,0 +1,253 @@
+//! AVX-512 with VNNI and BF16: sixteen f32 per register.
+
+use std::arch::x86_64::*;
+
+use super::generic::Lanes;
+use super::layout::STEP_BYTES;
+
+/// Whether this machine has what the kernel needs.
+pub(super) fn is_detected() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vnni")
+        && is_x86_feature_detected!("avx512bf16")
+        && is_x86_feature_detected!("fma")
+}
+
+// In each method: the instruction set is there, and the pointer is valid, because `Lanes` asks that of its callers.
+impl Lanes for __m512 {
+    const LANES: usize = 16;
+    const ROWS: usize = 12;
+    type Int = __m512i;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { _mm512_set1_ps(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { _mm512_storeu_ps(to, self) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { _mm512_add_ps(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { _mm512_sub_ps(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { _mm512_mul_ps(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { _mm512_div_ps(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(self, x: Self, sum: Self) -> Self {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { _mm512_fmadd_ps(self, x, sum) }
+    }
+
+    #[inline(always)]
+    unsafe fn min(self, other: Self) -> Self {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { _mm512_min_ps(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { _mm512_max_ps(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn if_negative(self, yes: Self, no: Self) -> Self {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(self, _mm512_setzero_ps()), no, yes) }
+    }
+
+    #[inline(always)]
+    unsafe fn round(self) -> __m512i {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { _mm512_cvtps_epi32(self) }
+    }
+
+    #[inline(always)]
+    unsafe fn of_int(value: __m512i) -> Self {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { _mm512_cvtepi32_ps(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn power_of_two(exponent: __m512i) -> Self {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_add_epi32(exponent, _mm512_set1_epi32(127)))) }
+    }
+
+    #[inline(always)]
+    unsafe fn reduce(self, with: impl Fn(f32, f32) -> f32) -> f32 {
+        let mut lanes = [0.0; 16];
+        // SAFETY: the caller keeps the contract of `Lanes`; there is room for sixteen.
+        unsafe { self.store(lanes.as_mut_ptr()) };
+        lanes[1..].iter().fold(lanes[0], |sum, &lane| with(sum, lane))
+    }
+
+    #[inline(always)]
+    unsafe fn splat_int(value: i32) -> __m512i {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { _mm512_set1_epi32(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_int(from: *const u8) -> __m512i {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_int(value: __m512i, to: *mut u8) {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { _mm512_storeu_si512(to.cast(), value) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_int(a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { _mm512_add_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_int(a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { _mm512_mullo_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bytes(value: __m512i, to: *mut u8) {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(value)) }
+    }
+
+    #[inline(always)]
+    unsafe fn clamp_int(value: __m512i, least: i32, greatest: i32) -> __m512i {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { _mm512_min_epi32(_mm512_max_epi32(value, _mm512_set1_epi32(least)), _mm512_set1_epi32(greatest)) }
+    }
+
+    /// By integers: the instruction that converts takes subnormal numbers for zero.
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut u8) {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe {
+            let bits = _mm512_castps_si512(self);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+            let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self, self);
+            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x40_0000));
+            let upper = _mm512_srli_epi32::<16>(_mm512_mask_blend_epi32(is_nan, rounded, quiet));
+            _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(upper));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_bytes(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { _mm512_dpbusd_epi32(sum, a, b) }
+    }
+
+    /// The instruction adds the product of the upper halves first.
+    #[inline(always)]
+    unsafe fn dot_pairs(sum: Self, a: __m512i, b: __m512i) -> Self {
+        // SAFETY: the caller keeps the contract of `Lanes`; the types have the same bits.
+        unsafe { _mm512_dpbf16_ps(sum, std::mem::transmute(a), std::mem::transmute(b)) }
+    }
+
+    #[inline(always)]
+    fn prefetch(line: *const u8) {
+        // SAFETY: SSE is part of x86-64, and prefetching never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(from: *const u8, stride: usize, to: *mut u8) {
+        for half in 0..2 {
+            // SAFETY: the caller keeps the contract of `Lanes`: sixteen rows per half, of 64 bytes each, and as many
+            // steps; half a step is 64 bytes, so that it is aligned where `to` is.
+            unsafe {
+                let rows = std::array::from_fn(|r| Self::load_int(from.add((half * 16 + r) * stride)));
+                for (step, column) in transposed(rows).into_iter().enumerate() {
+                    let to = to.add(step * STEP_BYTES + half * 64);
+                    if to.addr().is_multiple_of(64) {
+                        _mm512_stream_si512(to.cast(), column);
+                    } else {
+                        Self::store_int(column, to);
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn fence() {
+        // SAFETY: SSE is part of x86-64.
+        unsafe { _mm_sfence() }
+    }
+}
+
+/// Transposes sixteen rows of sixteen 4-byte values.
+///
+/// # Safety
+/// AVX-512F must be there.
+#[inline(always)]
+unsafe fn transposed(rows: [__m512i; 16]) -> [__m512i; 16] {
+    // SAFETY: the caller's promise. Values are interleaved in pairs, pairs in fours; then the 128-bit parts, which hold
+    // four values of one column each, are put in order.
+    unsafe {
+        let mut pairs = rows;
+        for i in 0..8 {
+            pairs[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+            pairs[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+        }
+        // fours[4·i + c] holds column c of each 128-bit part, of the rows 4·i to 4·i + 3.
+        let mut fours = pairs;
+        for i in 0..4 {
+            fours[4 * i] = _mm512_unpacklo_epi64(pairs[4 * i], pairs[4 * i + 2]);
+            fours[4 * i + 1] = _mm512_unpackhi_epi64(pairs[4 * i], pairs[4 * i + 2]);
+            fours[4 * i + 2] = _mm512_unpacklo_epi64(pairs[4 * i + 1], pairs[4 * i + 3]);
+            fours[4 * i + 3] = _mm512_unpackhi_epi64(pairs[4 * i + 1], pairs[4 * i + 3]);
+        }
+        let mut columns = fours;
+        for c in 0..4 {
+            let [a, b, d, e] = [fours[c], fours[4 + c], fours[8 + c], fours[12 + c]];
+            let (low_ab, high_ab) = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0xee>(a, b));
+            let (low_de, high_de) = (_mm512_shuffle_i32x4::<0x44>(d, e), _mm512_shuffle_i32x4::<0xee>(d, e));
+            columns[c] = _mm512_shuffle_i32x4::<0x88>(low_ab, low_de);
+            columns[4 + c] = _mm512_shuffle_i32x4::<0xdd>(low_ab, low_de);
+            columns[8 + c] = _mm512_shuffle_i32x4::<0x88>(high_ab, high_de);
+            columns[12 + c] = _mm512_shuffle_i32x4::<0xdd>(high_ab, high_de);
+        }
+        columns
+    }
+}

@@ -1,0 +1,126 @@
+//! The entry points of each instruction set, and which of them a kernel means.
+
+use super::generic::{self, Bf16Step, F32Step, Finish, Int8Step, Lanes};
+use super::layout::{PANEL, PackedLayout};
+use super::pack::{self, PanelOut};
+use super::{Precision, RowScale, activations};
+use crate::error::{Error, Result};
+use crate::kernel::Kernel;
+
+/// The functions of one instruction set. None may be called where it is not there.
+#[derive(Clone, Copy)]
+pub(super) struct Functions {
+    /// The most rows of a tile.
+    pub(super) rows: usize,
+    /// [`activations::convert`].
+    pub(super) convert: unsafe fn(&PackedLayout, &[f32], *mut u8, &mut [RowScale]),
+    /// A tile of products: [`multiply`].
+    pub(super) multiply: unsafe fn(Precision, usize, *const u8, *const u8, usize, *mut u8),
+    /// [`generic::finish`].
+    pub(super) finish: unsafe fn(*const u8, Finish<'_>, *mut f32),
+    /// [`pack::pack_panel`].
+    pub(super) pack: unsafe fn(&PackedLayout, &[f32], &mut [u8], PanelOut<'_>),
+}
+
+/// Writes the products of a tile's `rows` rows with a panel to `tile`, [`PANEL`] to the row, `C` registers of outputs at
+/// a time.
+///
+/// # Safety
+/// As [`generic::product`]; `rows` is at least 1 and at most [`Lanes::ROWS`].
+#[inline(always)]
+unsafe fn multiply<V: Lanes, const C: usize>(
+    precision: Precision,
+    rows: usize,
+    a: *const u8,
+    panel: *const u8,
+    steps: usize,
+    tile: *mut u8,
+) {
+    macro_rules! heights {
+        ($step:ty, $($rows:literal)*) => {
+            match rows {
+                $($rows if $rows <= V::ROWS => {
+                    for at in (0..PANEL).step_by(C * V::LANES) {
+                        // SAFETY: the caller's promise; `at` leaves room for `C` registers of outputs.
+                        unsafe {
+                            let (panel, tile) = (panel.add(at * 4), tile.add(at * 4));
+                            generic::product::<V, $step, $rows, C>(a, panel, steps, tile);
+                        }
+                    }
+                })*
+                _ => unreachable!("a tile has at most the rows that fit into the registers"),
+            }
+        };
+    }
+    match precision {
+        Precision::F32 => heights!(F32Step, 1 2 3 4 5 6 7 8 9 10 11 12),
+        Precision::Bf16 => heights!(Bf16Step, 1 2 3 4 5 6 7 8 9 10 11 12),
+        Precision::Int8 => heights!(Int8Step, 1 2 3 4 5 6 7 8 9 10 11 12),
+    }
+}
+
+/// The functions over a vector type, each compiled for its instruction set.
+macro_rules! functions {
+    ($name:ident, $vector:ty, $columns:literal, $($features:literal)?) => {
+        pub(super) mod $name {
+            use super::*;
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn convert(layout: &PackedLayout, from: &[f32], to: *mut u8, scales: &mut [RowScale]) {
+                // SAFETY: the caller's promise, passed on.
+                unsafe { activations::convert::<$vector>(layout, from, to, scales) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn multiply(
+                precision: Precision,
+                rows: usize,
+                a: *const u8,
+                panel: *const u8,
+                steps: usize,
+                tile: *mut u8,
+            ) {
+                // SAFETY: the caller's promise, passed on.
+                unsafe { super::multiply::<$vector, $columns>(precision, rows, a, panel, steps, tile) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn finish(sums: *const u8, finish: Finish<'_>, out: *mut f32) {
+                // SAFETY: the caller's promise, passed on.
+                unsafe { generic::finish::<$vector>(sums, finish, out) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn pack(layout: &PackedLayout, rows: &[f32], lines: &mut [u8], out: PanelOut<'_>) {
+                // SAFETY: the caller's promise, passed on.
+                unsafe { pack::pack_panel::<$vector>(layout, rows, lines, out) }
+            }
+
+            pub(in super::super) const FUNCTIONS: Functions =
+                Functions { rows: <$vector as Lanes>::ROWS, convert, multiply, finish, pack };
+        }
+    };
+}
+
+functions!(scalar, f32, 1,);
+#[cfg(target_arch = "x86_64")]
+functions!(avx2, std::arch::x86_64::__m256, 2, "avx2,fma");
+#[cfg(target_arch = "x86_64")]
+functions!(avx512, std::arch::x86_64::__m512, 2, "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma");
+
+/// The functions that this kernel means on this machine: with AVX-512 alone, without its dot products, AVX2's.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when this machine lacks the instructions.
+pub(super) fn of(kernel: Kernel) -> Result<Functions> {
+    if !Kernel::available().contains(&kernel) {
+        return Err(Error::unsupported("this machine cannot run that kernel").got(kernel));
+    }
+    Ok(match kernel {
+        #[cfg(target_arch = "x86_64")]
+        Kernel::Avx512 if super::avx512::is_detected() => avx512::FUNCTIONS,
+        #[cfg(target_arch = "x86_64")]
+        Kernel::Avx512 | Kernel::Avx2 if super::avx2::is_detected() => avx2::FUNCTIONS,
+        _ => scalar::FUNCTIONS,
+    })
+}

@@ -1,0 +1,307 @@
+//! The algorithm, once, over any vector type. Over `f32`, one lane at a time, it is the specification.
+//!
+//! Everything here is `#[inline(always)]`: it is compiled inside the entry points of each instruction set, and only
+//! there may the compiler use that set's instructions.
+
+use super::layout::{GROUP, PANEL, STEP_BYTES};
+use super::math::activate;
+use super::{Activation, RowScale};
+
+/// A register full of f32 with the integers of the same width, and the instructions of one instruction set on them.
+///
+/// # Safety of every method
+/// The instruction set must be there, and pointers must be valid for what the method says. No alignment is needed.
+pub(super) trait Lanes: Copy + Sized {
+    /// The number of f32 in a register.
+    const LANES: usize;
+    /// The rows of the widest tile whose sums fit into the registers.
+    const ROWS: usize;
+    /// A register full of i32, or of four bytes or two bf16 in the place of each.
+    type Int: Copy;
+
+    /// One value in every lane.
+    unsafe fn splat(value: f32) -> Self;
+    /// The next [`Lanes::LANES`] f32.
+    unsafe fn load(from: *const f32) -> Self;
+    /// Writes every lane.
+    unsafe fn store(self, to: *mut f32);
+    /// `self + other`, and so on, each rounded once.
+    unsafe fn add(self, other: Self) -> Self;
+    unsafe fn sub(self, other: Self) -> Self;
+    unsafe fn mul(self, other: Self) -> Self;
+    unsafe fn div(self, other: Self) -> Self;
+    /// `self · x + sum`, rounded once.
+    unsafe fn mul_add(self, x: Self, sum: Self) -> Self;
+    /// The lesser of two numbers; where one is a NaN, `other`.
+    unsafe fn min(self, other: Self) -> Self;
+    /// The greater of two numbers; where one is a NaN, `other`.
+    unsafe fn max(self, other: Self) -> Self;
+    /// `yes` in the lanes where `self` is less than zero, else `no`.
+    unsafe fn if_negative(self, yes: Self, no: Self) -> Self;
+    /// The nearest integer, of two the even one. The value must fit.
+    unsafe fn round(self) -> Self::Int;
+    /// The nearest f32, of two the even one.
+    unsafe fn of_int(value: Self::Int) -> Self;
+    /// 2 to the power of an integer from −126 to 127.
+    unsafe fn power_of_two(exponent: Self::Int) -> Self;
+    /// The sum, the least and the greatest of all lanes, for values whose order of summation does not matter.
+    unsafe fn reduce(self, with: impl Fn(f32, f32) -> f32) -> f32;
+
+    /// One integer in every lane.
+    unsafe fn splat_int(value: i32) -> Self::Int;
+    /// The next [`Lanes::LANES`] times four bytes.
+    unsafe fn load_int(from: *const u8) -> Self::Int;
+    /// Writes every lane.
+    unsafe fn store_int(value: Self::Int, to: *mut u8);
+    /// `a + b`, wrapping.
+    unsafe fn add_int(a: Self::Int, b: Self::Int) -> Self::Int;
+    /// `a · b`, the lower half.
+    unsafe fn mul_int(a: Self::Int, b: Self::Int) -> Self::Int;
+    /// Writes the lanes, held to 0..=255 or −128..=127 before, as one byte each.
+    unsafe fn store_bytes(value: Self::Int, to: *mut u8);
+    /// Holds the lanes to a range.
+    unsafe fn clamp_int(value: Self::Int, least: i32, greatest: i32) -> Self::Int;
+    /// Writes the lanes as bf16, rounded to nearest, ties to even; a NaN stays one.
+    unsafe fn store_bf16(self, to: *mut u8);
+
+    /// `sum + Σ a_i·b_i` over the four bytes of each lane, those of `a` unsigned and of `b` signed. Exact.
+    unsafe fn dot_bytes(sum: Self::Int, a: Self::Int, b: Self::Int) -> Self::Int;
+    /// `fma(a₀, b₀, fma(a₁, b₁, sum))` over the two bf16 of each lane. Subnormal numbers may count as zero.
+    unsafe fn dot_pairs(sum: Self, a: Self::Int, b: Self::Int) -> Self;
+    /// Asks for a cache line that will be read soon.
+    fn prefetch(line: *const u8);
+
+    /// Writes [`GROUP`] steps of a panel: from the bytes of [`PANEL`] rows of weights, `stride` bytes apart, to the
+    /// steps, one after another. Past the caches where the instruction set can and `to` is aligned to 64 bytes.
+    unsafe fn transpose(from: *const u8, stride: usize, to: *mut u8) {
+        for step in 0..GROUP {
+            for row in 0..PANEL {
+                // SAFETY: the caller keeps the contract: 64 bytes per row, and `GROUP` steps.
+                unsafe {
+                    let value = from.add(row * stride + step * 4).cast::<u32>().read_unaligned();
+                    to.add(step * STEP_BYTES + row * 4).cast::<u32>().write_unaligned(value);
+                }
+            }
+        }
+    }
+    /// Orders what [`Lanes::transpose`] wrote before all that follows.
+    fn fence() {}
+}
+
+/// A type of packed weights: how a step of the product is computed.
+pub(super) trait Step<V: Lanes> {
+    /// The type of a register of sums.
+    type Sum: Copy;
+    /// The type of a register of weights or activations.
+    type Value: Copy;
+    unsafe fn zero() -> Self::Sum;
+    unsafe fn load(from: *const u8) -> Self::Value;
+    unsafe fn broadcast(from: *const u8) -> Self::Value;
+    unsafe fn step(sum: Self::Sum, a: Self::Value, b: Self::Value) -> Self::Sum;
+    unsafe fn store(sum: Self::Sum, to: *mut u8);
+}
+
+/// One f32 per step.
+pub(super) struct F32Step;
+/// Two bf16 per step.
+pub(super) struct Bf16Step;
+/// Four bytes per step.
+pub(super) struct Int8Step;
+
+// In each method: the caller keeps the contract of `Lanes`.
+impl<V: Lanes> Step<V> for F32Step {
+    type Sum = V;
+    type Value = V;
+
+    #[inline(always)]
+    unsafe fn zero() -> V {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { V::splat(0.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> V {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { V::load(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn broadcast(from: *const u8) -> V {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { V::splat(from.cast::<f32>().read()) }
+    }
+
+    #[inline(always)]
+    unsafe fn step(sum: V, a: V, b: V) -> V {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { a.mul_add(b, sum) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(sum: V, to: *mut u8) {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { sum.store(to.cast()) }
+    }
+}
+
+impl<V: Lanes> Step<V> for Bf16Step {
+    type Sum = V;
+    type Value = V::Int;
+
+    #[inline(always)]
+    unsafe fn zero() -> V {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { V::splat(0.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> V::Int {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { V::load_int(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn broadcast(from: *const u8) -> V::Int {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { V::splat_int(from.cast::<i32>().read()) }
+    }
+
+    #[inline(always)]
+    unsafe fn step(sum: V, a: V::Int, b: V::Int) -> V {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { V::dot_pairs(sum, a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(sum: V, to: *mut u8) {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { sum.store(to.cast()) }
+    }
+}
+
+impl<V: Lanes> Step<V> for Int8Step {
+    type Sum = V::Int;
+    type Value = V::Int;
+
+    #[inline(always)]
+    unsafe fn zero() -> V::Int {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { V::splat_int(0) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> V::Int {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { V::load_int(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn broadcast(from: *const u8) -> V::Int {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { V::splat_int(from.cast::<i32>().read()) }
+    }
+
+    #[inline(always)]
+    unsafe fn step(sum: V::Int, a: V::Int, b: V::Int) -> V::Int {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { V::dot_bytes(sum, a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(sum: V::Int, to: *mut u8) {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { V::store_int(sum, to) }
+    }
+}
+
+/// The distance at which weights are asked for ahead, in bytes.
+const AHEAD: usize = 1024;
+
+/// The products of `R` rows of activations with `C` registers of outputs: `steps` steps, in ascending order of k.
+///
+/// `a` is a tile of [`super::activations`] of `R` rows, `b` the part of a panel's first step that belongs to the
+/// outputs. The sums go to `tile`, [`PANEL`] to the row.
+///
+/// # Safety
+/// The instruction set must be there; tile and panel can be read for `steps` steps, a multiple of [`GROUP`], and
+/// `tile` written for `R` rows.
+#[inline(always)]
+pub(super) unsafe fn product<V: Lanes, S: Step<V>, const R: usize, const C: usize>(
+    mut a: *const u8,
+    mut b: *const u8,
+    steps: usize,
+    tile: *mut u8,
+) {
+    // SAFETY: the caller's promise, passed on; a group of a tile has 64 bytes per row, a step of a panel 128.
+    unsafe {
+        let mut sums = [[S::zero(); C]; R];
+        for _ in 0..steps / GROUP {
+            for step in 0..GROUP {
+                V::prefetch(b.wrapping_add(AHEAD));
+                V::prefetch(b.wrapping_add(AHEAD + 64));
+                let mut weights = [S::load(b); C];
+                for (c, weights) in weights.iter_mut().enumerate().skip(1) {
+                    *weights = S::load(b.add(c * V::LANES * 4));
+                }
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let value = S::broadcast(a.add(r * GROUP * 4 + step * 4));
+                    for (sum, weights) in sums.iter_mut().zip(weights) {
+                        *sum = S::step(*sum, value, weights);
+                    }
+                }
+                b = b.add(STEP_BYTES);
+            }
+            a = a.add(R * GROUP * 4);
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            for (c, sum) in sums.iter().enumerate() {
+                S::store(*sum, tile.add((r * PANEL + c * V::LANES) * 4));
+            }
+        }
+    }
+}
+
+/// What becomes of a row of sums.
+#[derive(Clone, Copy)]
+pub(super) struct Finish<'a> {
+    /// For int8: the row's scale and zero; each output's scale and the sum of its weights, [`PANEL`] of each.
+    pub(super) scales: Option<(RowScale, &'a [f32], &'a [i32])>,
+    /// [`PANEL`] of them.
+    pub(super) bias: &'a [f32],
+    pub(super) activation: Activation,
+    /// [`PANEL`] of them, added at last.
+    pub(super) residual: Option<&'a [f32]>,
+}
+
+/// Finishes a row of [`PANEL`] sums.
+///
+/// # Safety
+/// The instruction set must be there; sums and `out` have [`PANEL`] elements.
+#[inline(always)]
+pub(super) unsafe fn finish<V: Lanes>(sums: *const u8, finish: Finish<'_>, out: *mut f32) {
+    let Finish { scales, bias, activation, residual } = finish;
+    assert!(bias.len() == PANEL && residual.is_none_or(|residual| residual.len() == PANEL), "a panel's outputs");
+    for at in (0..PANEL).step_by(V::LANES) {
+        // SAFETY: the caller's promise, and the lengths that were just checked; `at` leaves room for a register.
+        unsafe {
+            let bias = V::load(bias.as_ptr().add(at));
+            let value = match scales {
+                None => V::load(sums.cast::<f32>().add(at)).add(bias),
+                Some((row, scales, totals)) => {
+                    let zero = V::splat_int(-row.zero);
+                    let sum = V::load_int(sums.add(at * 4));
+                    let total = V::load_int(totals.as_ptr().add(at).cast());
+                    let exact = V::add_int(sum, V::mul_int(zero, total));
+                    let scale = V::load(scales.as_ptr().add(at)).mul(V::splat(row.scale));
+                    V::of_int(exact).mul_add(scale, bias)
+                }
+            };
+            let value = activate(activation, value);
+            let value = match residual {
+                None => value,
+                Some(residual) => value.add(V::load(residual.as_ptr().add(at))),
+            };
+            value.store(out.add(at));
+        }
+    }
+}

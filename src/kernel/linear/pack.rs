@@ -1,0 +1,105 @@
+//! Rows of weights into a panel.
+
+use super::Precision;
+use super::generic::Lanes;
+use super::layout::{GROUP, PANEL, PackedLayout, STEP_BYTES};
+
+/// The greatest code of an int8 weight; the least is its negative.
+const LEVELS: f32 = 127.0;
+/// Rows of int8 weights that are all smaller count as zero: the reciprocal of their scale would overflow.
+const LEAST: f32 = 1e-35;
+
+/// The place of a panel.
+pub(super) struct PanelOut<'a> {
+    /// The layout's bytes of a panel.
+    pub(super) steps: &'a mut [u8],
+    /// For int8, the scales of its outputs and the sums of their weights, [`PANEL`] of each.
+    pub(super) numbers: Option<(&'a mut [f32], &'a mut [i32])>,
+}
+
+/// Packs the rows of one panel: `rows` are up to [`PANEL`] of them, one after another. `lines` has room for
+/// [`PANEL`] rows of a panel's bytes.
+///
+/// # Safety
+/// The instruction set must be there.
+#[inline(always)]
+pub(super) unsafe fn pack_panel<V: Lanes>(layout: &PackedLayout, rows: &[f32], lines: &mut [u8], out: PanelOut<'_>) {
+    let PanelOut { steps: panel, mut numbers } = out;
+    let stride = layout.steps() * 4;
+    assert!(lines.len() == PANEL * stride && panel.len() == layout.panel_bytes(), "room for a panel");
+    if let Some((scales, totals)) = &mut numbers {
+        scales.fill(0.0);
+        totals.fill(0);
+    }
+    let mut lines_left = lines.chunks_exact_mut(stride);
+    for (r, (row, line)) in rows.chunks_exact(layout.inputs()).zip(&mut lines_left).enumerate() {
+        let values = row.len() * 4 / layout.precision().per_step();
+        line[values..].fill(0);
+        // SAFETY: the caller's promise: the instruction set is there. A line has room for whole registers of the row.
+        unsafe {
+            match layout.precision() {
+                Precision::F32 => each::<V>(row, |at, value| value.store(line.as_mut_ptr().add(at * 4).cast())),
+                Precision::Bf16 => each::<V>(row, |at, value| value.store_bf16(line.as_mut_ptr().add(at * 2))),
+                Precision::Int8 => {
+                    let (scale, total) = quantize::<V>(row, line);
+                    if let Some((scales, totals)) = &mut numbers {
+                        (scales[r], totals[r]) = (scale, total);
+                    }
+                }
+            }
+        }
+    }
+    lines_left.for_each(|line| line.fill(0));
+    for (group, steps) in panel.chunks_exact_mut(GROUP * STEP_BYTES).enumerate() {
+        // SAFETY: the caller's promise; every row has 64 bytes of each group, and a group of the panel its steps.
+        unsafe { V::transpose(lines.as_ptr().add(group * GROUP * 4), stride, steps.as_mut_ptr()) };
+    }
+    V::fence();
+}
+
+/// Quantises a row of weights, symmetrically about zero: `code = round(w / scale)`, ties to even, where the scale is the
+/// greatest |w| by 127. The scale and the sum of the codes; a row that is not finite has a scale that is none.
+#[inline(always)]
+unsafe fn quantize<V: Lanes>(row: &[f32], line: &mut [u8]) -> (f32, i32) {
+    // SAFETY: the caller's promise: the instruction set is there, and there is room for whole registers.
+    unsafe {
+        let zero = V::splat(0.0);
+        let (mut greatest, mut odd) = (zero, zero);
+        each::<V>(row, |_, value| {
+            greatest = value.max(zero.sub(value)).max(greatest);
+            // Zero times what is not finite is a NaN.
+            odd = value.mul_add(zero, odd);
+        });
+        let greatest = greatest.reduce(f32::max);
+        if odd.reduce(|a, b| a + b) != 0.0 {
+            line.fill(0);
+            return (f32::NAN, 0);
+        }
+        let (scale, inverse) = if greatest < LEAST { (0.0, 0.0) } else { (greatest / LEVELS, LEVELS / greatest) };
+        let mut total = V::splat_int(0);
+        each::<V>(row, |at, value| {
+            let code = value.mul(V::splat(inverse)).round();
+            total = V::add_int(total, code);
+            V::store_bytes(code, line.as_mut_ptr().add(at));
+        });
+        let mut lanes = [0i32; PANEL];
+        V::store_int(total, lanes.as_mut_ptr().cast());
+        (scale, lanes.iter().sum())
+    }
+}
+
+/// Calls `work` on every register of a row, with the place of its first value; missing values are zero.
+#[inline(always)]
+unsafe fn each<V: Lanes>(row: &[f32], mut work: impl FnMut(usize, V)) {
+    let whole = row.len() / V::LANES * V::LANES;
+    for at in (0..whole).step_by(V::LANES) {
+        // SAFETY: the caller's promise: the instruction set is there; the row has a register's values here.
+        work(at, unsafe { V::load(row.as_ptr().add(at)) });
+    }
+    if whole < row.len() {
+        let mut padded = [0.0; PANEL];
+        padded[..row.len() - whole].copy_from_slice(&row[whole..]);
+        // SAFETY: as before; no register is longer than a panel is wide.
+        work(whole, unsafe { V::load(padded.as_ptr()) });
+    }
+}
