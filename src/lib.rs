@@ -85,6 +85,7 @@ pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "text")]
 pub use heads::Prompts;
 pub use heads::{Head, Score};
+pub use kernel::linear::Precision;
 pub use kernel::{Cuda, CudaStream, Kernel};
 pub use mmap::{MapMode, Mapping};
 pub use open::{BasisFile, GraphChoice, OpenModel, OpenOptions, head_tasks, open_head};

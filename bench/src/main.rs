@@ -30,7 +30,8 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 use taskbasis::{
-    Cuda, Encoder, EncoderOptions, Error, ErrorKind, Promotion, Provider, Result, Runtime, check_output, replace_file,
+    Cuda, Encoder, EncoderOptions, Error, ErrorKind, Precision, Promotion, Provider, Result, Runtime, check_output,
+    replace_file,
 };
 
 use self::family::{About, Dice, Family};
@@ -269,7 +270,12 @@ fn batches(most: usize, on_gpu: bool) -> Vec<usize> {
 impl Setup<'_> {
     /// An encoder that promotes as it is told, for one call at a time.
     fn encoder(&self, promotion: Promotion) -> Result<Encoder> {
-        Encoder::new(&self.about.arch, &EncoderOptions { promotion, ..self.encoder.clone() })
+        let mut options = EncoderOptions { promotion, ..self.encoder.clone() };
+        if promotion != Promotion::Off {
+            // Packed weights are not promoted.
+            options.precision = Precision::F32;
+        }
+        Encoder::new(&self.about.arch, &options)
     }
 
     /// Preprocessed images, the same every time.

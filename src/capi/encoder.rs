@@ -13,6 +13,7 @@ use crate::encoder::{
     Encoder, EncoderOptions, Promotion, Provider, Residency, Runtime, SelfTest, TensorRtOptions, WeightsOn,
 };
 use crate::error::{Error, Result};
+use crate::kernel::linear::Precision;
 use crate::onnx::BindOptions;
 use crate::open::GraphChoice;
 use crate::preprocess::Preprocess;
@@ -352,6 +353,7 @@ unsafe fn read(options: &tb_encoder_options) -> Result<EncoderOptions> {
         cuda_graphs: options.cuda_graphs != 0,
         self_test: SELF_TESTS.value(options.self_test)?,
         residency: residency(options.residency, options.streamed)?,
+        precision: Precision::F32,
     })
 }
 

@@ -368,5 +368,6 @@ fn floats(values: Values<'_>) -> Result<&[f32]> {
         Values::F32(values) => Ok(values),
         Values::Carried(tensor) => Err(Error::unsupported("the tensor is not one of floats").got(tensor.dtype())),
         Values::Cast(dtype, _) => Err(Error::unsupported("the tensor is not one of f32").got(dtype)),
+        Values::Packed(..) => Err(Error::unsupported("the tensor is packed")),
     }
 }

@@ -9,7 +9,10 @@ use std::sync::Arc;
 
 use super::finite;
 use super::input::{Elements, Input};
+use super::session::GraphKind;
 use crate::error::{Error, ErrorKind, Result};
+use crate::kernel;
+use crate::kernel::linear::Precision;
 use crate::onnx::{BoundGraph, Stored, TensorType, type_name};
 use crate::tensor::DType;
 use crate::tower::arch::Arch;
@@ -103,9 +106,25 @@ pub(super) struct EncoderGraph {
     pub(super) batch: Option<usize>,
     /// Whether anything in the graph may be half floats.
     pub(super) has_halves: bool,
+    /// What a session over it needs.
+    pub(super) kind: GraphKind,
 }
 
 impl EncoderGraph {
+    /// The graph that is built for an architecture, with its matrices packed.
+    ///
+    /// # Errors
+    /// As [`Arch::check`] and [`Layout::new`].
+    pub(super) fn packed(arch: &Arch, precision: Precision) -> Result<Self> {
+        let (model, packed) = graph::build_packed(arch, precision)?;
+        let specs = arch.parameters().into_iter().map(|(name, shape)| {
+            let whole = TensorSpec::whole(&name, &shape, DType::F32);
+            TensorSpec { packed: packed.get(&name).copied(), ..whole }
+        });
+        let layout = Layout::of_parameters(specs.collect());
+        Ok(Self { layout, model, kind: GraphKind::Packed(kernel::active()?), ..Self::built(arch)? })
+    }
+
     /// The graph that is built for an architecture. Its layout is the canonical one.
     ///
     /// # Errors
@@ -124,6 +143,7 @@ impl EncoderGraph {
             embeds_dtype: DType::F32,
             batch: None,
             has_halves: false,
+            kind: GraphKind::Built,
         })
     }
 
@@ -150,6 +170,7 @@ impl EncoderGraph {
             embeds_dtype: dtype(output.data_type)?,
             batch: graph.batch(),
             has_halves: graph.file().has_halves(),
+            kind: GraphKind::Users,
             layout: Arc::clone(graph.layout()),
             users: Some(graph.clone()),
         })
@@ -211,6 +232,7 @@ impl EncoderGraph {
             let values = match values {
                 Values::F32(values) => Elements::F32(values),
                 Values::Cast(dtype, bytes) => Elements::Other(dtype, bytes),
+                Values::Packed(_, bytes) => return Ok(Input { name, shape: &[], values: Elements::Packed(bytes) }),
                 Values::Carried(_) => return Err(Error::new(ErrorKind::Internal, "a weight is no float").tensor(name)),
             };
             Ok(Input { name, shape, values })

@@ -20,8 +20,9 @@ use super::provider::target::Target;
 use super::provider::{self, Execution, precision};
 use super::runtime::Runtime;
 use super::session::SessionSetup;
-use super::{finite, memory, width};
+use super::{finite, memory, operator, width};
 use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::linear::Precision;
 use crate::onnx::BoundGraph;
 use crate::tensor::try_zeroed;
 use crate::tower::arch::Arch;
@@ -60,7 +61,11 @@ impl Encoder {
     /// As [`Runtime::load`], [`Runtime::check_provider`] and [`Arch::check`]; [`ErrorKind::InvalidArgument`] for
     /// thousands of threads; [`ErrorKind::Runtime`] when ONNX Runtime refuses the graph.
     pub fn new(arch: &Arch, options: &EncoderOptions) -> Result<Self> {
-        Self::over(arch.clone(), EncoderGraph::built(arch)?, options)
+        let graph = match options.precision {
+            Precision::F32 => EncoderGraph::built(arch)?,
+            precision => EncoderGraph::packed(arch, precision)?,
+        };
+        Self::over(arch.clone(), graph, options)
     }
 
     /// An encoder over a user's graph, of a model with this architecture. It runs with the weights of any task
@@ -115,6 +120,8 @@ impl Encoder {
         execution.weights_fallback = why;
         let policy = match options.promotion {
             _ if options.residency == Residency::Blockwise => Promotion::Off,
+            // A session of its own would have unpacked weights.
+            _ if options.precision != Precision::F32 => Promotion::Off,
             // On the device a session of its own gains a task nothing.
             Promotion::After(_) if weights_on == WeightsOn::Device => Promotion::Manual,
             policy => policy,
@@ -349,6 +356,7 @@ impl Encoder {
     /// Closes idle sessions, which keep the memory of their largest run. The next call opens one again.
     pub fn trim(&self) {
         self.engine.trim();
+        operator::trim();
         memory::release();
     }
 }

@@ -28,6 +28,8 @@ pub(super) enum Elements<'a> {
     I64(&'a [i64]),
     /// Little-endian bytes at an address that the type may have.
     Other(DType, &'a [u8]),
+    /// Packed weights, aligned as they have to be: a tensor of bytes, as long as they are, whatever its shape says.
+    Packed(&'a [u8]),
     /// Floats of this type in the memory of a device.
     Device(DType, OnDevice<'a>),
 }
@@ -46,6 +48,7 @@ impl<'a> Elements<'a> {
         match *self {
             Self::F32(values) => f32_bytes(values),
             Self::Other(_, bytes) => bytes,
+            Self::Packed(_) => &[],
             #[cfg(feature = "text")]
             Self::I64(_) => &[],
             Self::Device(..) => &[],
@@ -125,6 +128,9 @@ pub(super) fn view<'a>(input: &Input<'a>) -> Result<DynValueRef<'a>> {
             .map(TensorRef::into_dyn),
         #[cfg(feature = "text")]
         Elements::I64(values) => TensorRef::from_array_view((input.shape, values))
+            .map_err(failed("cannot make a view"))
+            .map(TensorRef::into_dyn),
+        Elements::Packed(bytes) => TensorRef::from_array_view(([bytes.len()], bytes))
             .map_err(failed("cannot make a view"))
             .map(TensorRef::into_dyn),
         Elements::Other(DType::F16, bytes) => here::<f16>(input.shape, bytes),

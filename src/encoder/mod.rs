@@ -13,6 +13,7 @@ mod graph;
 mod image;
 mod input;
 mod memory;
+mod operator;
 mod options;
 mod ort_error;
 mod plain_session;

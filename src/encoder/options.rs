@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use crate::did_you_mean;
 use crate::error::{Error, Result};
+use crate::kernel::linear::Precision;
 
 /// The threads of an encoder, at most: a number mistaken for another one would take the machine down.
 const MAX_THREADS: usize = 4096;
@@ -44,6 +45,9 @@ pub struct EncoderOptions {
     pub self_test: SelfTest,
     /// The part of a task's weights that a run has in memory.
     pub residency: Residency,
+    /// The type that the built graph's matrices are multiplied in, on the CPU. Other types than f32 take weights of a
+    /// half or a quarter of the bytes, and nothing gains from promotion.
+    pub precision: Precision,
 }
 
 impl EncoderOptions {
@@ -57,6 +61,7 @@ impl EncoderOptions {
 
     /// Refuses options that could have no effect beside the residency.
     pub(super) fn check(&self) -> Result<()> {
+        self.check_precision()?;
         if self.residency == Residency::Whole {
             return Ok(());
         }
@@ -72,11 +77,29 @@ impl EncoderOptions {
         }
     }
 
+    /// Refuses options that packed weights cannot serve.
+    fn check_precision(&self) -> Result<()> {
+        let excludes = |what: &str| {
+            Err(Error::unsupported(format!("the precision {} and {what} exclude each other", self.precision)))
+        };
+        match self {
+            Self { precision: Precision::F32, .. } => Ok(()),
+            Self { provider: Provider::Cuda | Provider::TensorRt, .. } => excludes("another provider than the CPU's"),
+            Self { residency: Residency::Blockwise, .. } => excludes("a blockwise residency (`streamed`)"),
+            Self { promotion: Promotion::Manual, .. } => excludes("promotion"),
+            _ => Ok(()),
+        }
+    }
+
     /// Refuses a user's graph where the residency is of the built one.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported).
     pub fn check_graph(&self) -> Result<()> {
+        if self.precision != Precision::F32 {
+            return Err(Error::unsupported(format!("only the built graph can be run in {}", self.precision))
+                .hint("`built_graph` (--built-graph) runs it, whatever a bundle carries"));
+        }
         match self.residency {
             Residency::Whole => Ok(()),
             Residency::Blockwise => Err(Error::unsupported("only the built graph can be streamed, block by block")

@@ -16,15 +16,28 @@ use parking_lot::Mutex;
 
 use super::capture_lock;
 use super::input::{Input, Tensors, view};
+use super::operator;
 use super::ort_error::failed;
 use super::provider::target::Target;
 use super::runtime::Runtime;
 use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::Kernel;
 
 const CREATING: &str = "cannot create a session for the encoder";
 
 /// The setting that has a session remember which provider computes which node.
 pub(super) const RECORD_NODES: &str = "session.record_ep_graph_assignment_info";
+
+/// The origin of a graph, and what a session over it needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GraphKind {
+    /// Built here, all weights as they are.
+    Built,
+    /// Built here, its matrices packed for this kernel.
+    Packed(Kernel),
+    /// A user's, which ONNX Runtime can improve on.
+    Users,
+}
 
 /// The set-up that all sessions of an encoder have in common.
 #[derive(Clone, Debug)]
@@ -50,9 +63,17 @@ impl SessionSetup {
     ///
     /// # Errors
     /// [`ErrorKind::Runtime`] when ONNX Runtime refuses the graph or the provider.
-    pub(super) fn open(&self, model: &[u8], is_users: bool) -> Result<Session> {
-        let level = if is_users { GraphOptimizationLevel::Level2 } else { GraphOptimizationLevel::Disable };
-        self.commit(self.builder(level)?, Some(model), |builder| builder.commit_from_memory(model))
+    pub(super) fn open(&self, model: &[u8], kind: GraphKind) -> Result<Session> {
+        let level = match kind {
+            GraphKind::Users => GraphOptimizationLevel::Level2,
+            GraphKind::Built | GraphKind::Packed(_) => GraphOptimizationLevel::Disable,
+        };
+        let mut builder = self.builder(level)?;
+        if let GraphKind::Packed(kernel) = kind {
+            let operators = operator::domain(self.threads, kernel)?;
+            builder = builder.with_operators(operators).map_err(failed(CREATING))?;
+        }
+        self.commit(builder, Some(model), |builder| builder.commit_from_memory(model))
     }
 
     /// A session with the weights frozen into it: ONNX Runtime copies them, packs the matrices as its kernels like them
@@ -409,7 +430,7 @@ mod tests {
         }
         let runtime = Runtime::load(None).unwrap();
         let setup = SessionSetup { runtime, threads: 1, target: Target::cpu() };
-        let error = setup.open(b"no model", false).map(drop).unwrap_err();
+        let error = setup.open(b"no model", GraphKind::Built).map(drop).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Runtime);
         assert!(error.to_string().to_lowercase().contains("protobuf"), "{error}");
 
@@ -424,7 +445,7 @@ mod tests {
             activation: Activation::QuickGelu,
             variant: crate::tower::Variant::default(),
         };
-        let session = setup.open(&graph::build(&arch).unwrap(), false).unwrap();
+        let session = setup.open(&graph::build(&arch).unwrap(), GraphKind::Built).unwrap();
         let parameters: Vec<_> =
             arch.parameters().into_iter().map(|(n, s)| (n, vec![0.5; s.iter().product()], s)).collect();
         let weights =

@@ -3,7 +3,7 @@
 use super::input::{Elements, Input};
 use super::options::EncoderOptions;
 use super::provider::{self, Execution};
-use super::session::Session;
+use super::session::{GraphKind, Session};
 use crate::error::{Error, ErrorKind, Result};
 use crate::heads::Head;
 use crate::heads::tokenizer::VOCABULARY;
@@ -49,7 +49,7 @@ impl TextEncoder {
         }
         let options = EncoderOptions { concurrency: 1, ..options.without_fp16()?.clone() };
         let graph = graph::build(model.arch())?;
-        let (session, _, execution) = provider::begin(&options, |setup| setup.open(&graph, false))?;
+        let (session, _, execution) = provider::begin(&options, |setup| setup.open(&graph, GraphKind::Built))?;
         Ok(Self { model, tokenizer: Tokenizer::new(), session, execution })
     }
 

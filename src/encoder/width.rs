@@ -23,7 +23,7 @@ pub(super) fn of(
     if let Some([_, Some(length)]) = graph.output().shape.as_deref() {
         return Ok(*length);
     }
-    let session = on_cpu.open(&encoder_graph.model, true)?;
+    let session = on_cpu.open(&encoder_graph.model, encoder_graph.kind)?;
     if let Some([_, length]) = session.inferred_shape(&encoder_graph.embeds)
         && let Ok(length @ 1..) = usize::try_from(*length)
     {

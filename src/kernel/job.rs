@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::dispatch::Kernel;
+use super::linear::PanelPacker;
 use super::output::{Output, ROWS};
 use super::readahead::ReadAhead;
 use super::threads;
@@ -119,7 +120,12 @@ pub fn combine(kernel: Kernel, threads: usize, jobs: Vec<TensorJob<'_>>, cancel:
             JobTarget::Buffered { numel, width, outputs } => {
                 // Many rows, in whole blocks.
                 let rows = (CACHED_ITEM / *width / ROWS).max(1) * ROWS;
-                let length = (rows * *width).min(4 * CACHED_ITEM).next_multiple_of(BLOCK);
+                let length = match outputs.iter().find_map(Output::unit) {
+                    None => (rows * *width).min(4 * CACHED_ITEM).next_multiple_of(BLOCK),
+                    // Whole panels: one, or two where the second begins inside a block.
+                    Some(unit) if unit.is_multiple_of(BLOCK) => unit,
+                    Some(unit) => 2 * unit,
+                };
                 let count = |start: usize| length.min(*numel - start);
                 let target = |start: usize| ItemTarget::Buffered { count: count(start), outputs };
                 items.extend((0..*numel).step_by(length).map(|start| WorkItem {
@@ -137,7 +143,7 @@ pub fn combine(kernel: Kernel, threads: usize, jobs: Vec<TensorJob<'_>>, cancel:
             return Err(Error::new(ErrorKind::Cancelled, "the work was called off"));
         }
         ahead.arrived_at(item.job);
-        item.run(function, stream, scratch)
+        item.run(kernel, function, stream, scratch)
     })
 }
 
@@ -281,21 +287,22 @@ struct Scratch {
     converted: Vec<f32>,
     result: Vec<f32>,
     scaled: Vec<f32>,
+    packer: PanelPacker,
 }
 
 impl WorkItem<'_> {
-    fn run(self, kernel: fn(Tile<'_>), stream: bool, scratch: &mut Scratch) -> Result<()> {
-        let Scratch { converted, result, scaled } = scratch;
+    fn run(self, kernel: Kernel, function: fn(Tile<'_>), stream: bool, scratch: &mut Scratch) -> Result<()> {
+        let Scratch { converted, result, scaled, packer } = scratch;
         match self.target {
-            ItemTarget::InPlace(out) => self.inputs.compute(self.start, out, kernel, stream, converted),
+            ItemTarget::InPlace(out) => self.inputs.compute(self.start, out, function, stream, converted),
             ItemTarget::Buffered { count, outputs } => {
                 if result.len() < count {
                     *result = try_zeroed(count)?;
                 }
                 let values = &mut result[..count];
-                self.inputs.compute(self.start, values, kernel, false, converted)?;
-                outputs.iter().for_each(|output| output.put(self.start, values, scaled));
-                Ok(())
+                self.inputs.compute(self.start, values, function, false, converted)?;
+                packer.use_kernel(kernel)?;
+                outputs.iter().try_for_each(|output| output.put(self.start, values, scaled, packer))
             }
         }
     }

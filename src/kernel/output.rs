@@ -6,6 +6,7 @@ use std::ops::Range;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use super::linear::{PackedLayout, PanelPacker};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, checked_numel, contiguous_strides, f32_bytes_mut};
 
@@ -19,6 +20,8 @@ pub struct Output<'a> {
     strides: Vec<usize>,
     scale: Option<f32>,
     dtype: DType,
+    /// The packed form of the whole tensor, instead of elements.
+    packed: Option<PackedLayout>,
     /// Whether the tensor may have elements beyond.
     is_part: bool,
     out: *mut u8,
@@ -42,6 +45,7 @@ impl<'a> Output<'a> {
             strides: vec![1],
             scale: None,
             dtype: DType::F32,
+            packed: None,
             is_part: false,
             out: f32_bytes_mut(out).as_mut_ptr(),
             borrowed: PhantomData,
@@ -85,7 +89,37 @@ impl<'a> Output<'a> {
         }
         let (shape, strides) = simplified(shape, &strides);
         let (is_part, out) = (true, out.as_mut_ptr());
-        Ok(Self { elements, shape, strides, scale, dtype, is_part, out, borrowed: PhantomData })
+        Ok(Self { elements, shape, strides, scale, dtype, packed: None, is_part, out, borrowed: PhantomData })
+    }
+
+    /// All of a matrix as the linear kernel reads it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where `out` has another size than the layout, or is not
+    /// aligned to [`ALIGNMENT`](super::linear::ALIGNMENT) bytes.
+    pub fn packed(layout: PackedLayout, out: &'a mut [u8]) -> Result<Self> {
+        if out.len() != layout.nbytes() || !out.as_ptr().addr().is_multiple_of(super::linear::ALIGNMENT) {
+            return Err(Error::mismatch("the output has no place for a packed matrix")
+                .expected(format_args!("{} aligned bytes", layout.nbytes()))
+                .got(out.len()));
+        }
+        let numel = layout.outputs() * layout.inputs();
+        Ok(Self {
+            elements: 0..numel,
+            shape: vec![numel],
+            strides: vec![1],
+            scale: None,
+            dtype: DType::F32,
+            packed: Some(layout),
+            is_part: false,
+            out: out.as_mut_ptr(),
+            borrowed: PhantomData,
+        })
+    }
+
+    /// The elements that are put there together, where that matters: whole panels.
+    pub(super) fn unit(&self) -> Option<usize> {
+        self.packed.map(|layout| layout.panel_elements())
     }
 
     /// The elements of the tensor that it takes.
@@ -100,7 +134,7 @@ impl<'a> Output<'a> {
 
     /// Bytes that it takes.
     pub(super) fn nbytes(&self) -> usize {
-        self.elements.len() * self.dtype.size()
+        self.packed.map_or_else(|| self.elements.len() * self.dtype.size(), |layout| layout.nbytes())
     }
 
     /// The memory itself, where all `numel` elements of the tensor belong there as f32, in order.
@@ -109,6 +143,7 @@ impl<'a> Output<'a> {
             && self.strides == [1]
             && self.dtype == DType::F32
             && self.scale.is_none()
+            && self.packed.is_none()
             && self.out.cast::<f32>().is_aligned();
         if !is_in_order {
             return Err(self);
@@ -118,8 +153,28 @@ impl<'a> Output<'a> {
         Ok(unsafe { std::slice::from_raw_parts_mut(self.out.cast::<f32>(), numel) })
     }
 
-    /// Takes what is its own of `values`, which are the tensor's elements from `start` on.
-    pub(super) fn put(&self, start: usize, values: &[f32], buffer: &mut Vec<f32>) {
+    /// Takes what is its own of `values`, which are the tensor's elements from `start` on: whole panels of a matrix that
+    /// is packed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
+    pub(super) fn put(
+        &self,
+        start: usize,
+        values: &[f32],
+        buffer: &mut Vec<f32>,
+        packer: &mut PanelPacker,
+    ) -> Result<()> {
+        if let Some(layout) = &self.packed {
+            // SAFETY: `out` is an exclusive borrow of the layout's bytes, aligned (`packed` made sure of it); of threads
+            // that share it, each has panels of its own, as items of jobs with such an output are whole panels.
+            return unsafe { packer.pack(layout, start, values, self.out) };
+        }
+        self.put_elements(start, values, buffer);
+        Ok(())
+    }
+
+    fn put_elements(&self, start: usize, values: &[f32], buffer: &mut Vec<f32>) {
         let from = start.max(self.elements.start);
         let to = (start + values.len()).min(self.elements.end);
         if from >= to {

@@ -370,7 +370,9 @@ pub(super) fn given<'a>(tensor: &TensorSpec, values: Values<'a>) -> Result<Const
     match values {
         Values::F32(values) => Ok(ConstantSource::Constant(ConstantValues::Bytes(f32_bytes(values)))),
         Values::Cast(_, bytes) => Ok(ConstantSource::Constant(ConstantValues::Bytes(bytes))),
-        Values::Carried(_) => Err(Error::new(ErrorKind::Internal, "no float").tensor(&tensor.name)),
+        Values::Carried(_) | Values::Packed(..) => {
+            Err(Error::new(ErrorKind::Internal, "not a tensor of floats").tensor(&tensor.name))
+        }
     }
 }
 
@@ -398,11 +400,11 @@ pub(super) fn tensor_spec(file: &OnnxFile, name: &str, mapped: &Mapped) -> Resul
                 .tensor(name)
                 .got(format_args!("type {} {:?}", port.data_type, port.shape)));
         };
-        return Ok(TensorSpec { name: name.to_owned(), dtype, shape, parts });
+        return Ok(TensorSpec { name: name.to_owned(), dtype, shape, parts, packed: None });
     }
     let constant = constant(file, name, mapped)?;
     let dtype = constant.tensor.as_ref().ok_or_else(|| not_floats(file, constant))?.dtype();
-    Ok(TensorSpec { name: name.to_owned(), dtype, shape: constant.shape.clone(), parts })
+    Ok(TensorSpec { name: name.to_owned(), dtype, shape: constant.shape.clone(), parts, packed: None })
 }
 
 /// The input that takes these weights already: no constant has their name.

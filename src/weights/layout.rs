@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::cache::{CacheLease, Holder, Keeper};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::kernel::linear::PackedLayout;
 use crate::tensor::{DType, Tensor, checked_numel, contiguous_strides};
 
 /// A parameter, or a part of it, with its elements in another order: some of its rows, seen in another shape, its
@@ -158,12 +159,14 @@ pub struct TensorSpec {
     pub shape: Vec<usize>,
     /// The views that it is made of, added up in this order; usually one.
     pub parts: Vec<View>,
+    /// The packed form that the linear kernel reads a matrix in, instead of its elements one after another.
+    pub packed: Option<PackedLayout>,
 }
 
 impl TensorSpec {
     /// A parameter under its own name, as it is.
     pub fn whole(name: &str, shape: &[usize], dtype: DType) -> Self {
-        Self { name: name.to_owned(), dtype, shape: shape.to_vec(), parts: vec![View::whole(name)] }
+        Self { name: name.to_owned(), dtype, shape: shape.to_vec(), parts: vec![View::whole(name)], packed: None }
     }
 
     /// The number of elements.
@@ -173,7 +176,7 @@ impl TensorSpec {
 
     /// Bytes that its elements take.
     pub fn nbytes(&self) -> usize {
-        self.numel() * self.dtype.size()
+        self.packed.map_or_else(|| self.numel() * self.dtype.size(), |packed| packed.nbytes())
     }
 }
 
@@ -205,7 +208,6 @@ impl Layout {
     /// base, or does not fit it or the tensor; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a type
     /// that is no float.
     pub fn new(tensors: Vec<TensorSpec>, kept: &[&str], base: &Checkpoint) -> Result<Arc<Self>> {
-        static NEXT: AtomicU64 = AtomicU64::new(CANONICAL + 1);
         let mut parameters = IndexMap::new();
         for tensor in &tensors {
             check(tensor, base).map_err(|e| e.tensor(&tensor.name))?;
@@ -218,20 +220,24 @@ impl Layout {
         for name in kept {
             held.insert((*name).to_owned(), base.require(name)?.clone());
         }
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        let id = next_id();
         Ok(Arc::new(Self { tensors, parameters, kept: held, id, lease: CacheLease::new(Holder::Layout(id)) }))
+    }
+
+    /// A layout of whole parameters under their own names, some of them packed.
+    pub(crate) fn of_parameters(tensors: Vec<TensorSpec>) -> Arc<Self> {
+        Self::of(tensors, next_id())
     }
 
     /// The layout of weights as a state dict has them: parameters under their own names ([`TensorSpec::whole`]).
     pub fn canonical(tensors: Vec<TensorSpec>) -> Arc<Self> {
+        Self::of(tensors, CANONICAL)
+    }
+
+    fn of(tensors: Vec<TensorSpec>, id: u64) -> Arc<Self> {
         let parameters = tensors.iter().map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect();
-        Arc::new(Self {
-            tensors,
-            parameters,
-            kept: IndexMap::new(),
-            id: CANONICAL,
-            lease: CacheLease::new(Holder::Layout(CANONICAL)),
-        })
+        let (kept, lease) = (IndexMap::new(), CacheLease::new(Holder::Layout(id)));
+        Arc::new(Self { tensors, parameters, kept, id, lease })
     }
 
     /// Whether it is the layout of a state dict.
@@ -249,9 +255,9 @@ impl Layout {
         self.tensors.iter().map(TensorSpec::nbytes).sum()
     }
 
-    /// Whether all of them are f32.
+    /// Whether all of them are f32, one element after another.
     pub(crate) fn is_f32(&self) -> bool {
-        self.tensors.iter().all(|tensor| tensor.dtype == DType::F32)
+        self.tensors.iter().all(|tensor| tensor.dtype == DType::F32 && tensor.packed.is_none())
     }
 
     /// The parameters that they are made of, with their shapes.
@@ -277,6 +283,12 @@ impl Layout {
     }
 }
 
+/// The id of a layout that is not canonical.
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(CANONICAL + 1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 fn check(tensor: &TensorSpec, base: &Checkpoint) -> Result<()> {
     if !tensor.dtype.is_float() {
         return Err(Error::unsupported("weights are floats").got(tensor.dtype));
@@ -285,6 +297,12 @@ fn check(tensor: &TensorSpec, base: &Checkpoint) -> Result<()> {
         return Err(Error::mismatch("made of nothing"));
     }
     let numel = checked_numel(&tensor.shape).ok_or_else(|| Error::format("its shape overflows"))?;
+    if let Some(packed) = &tensor.packed {
+        let is_whole = matches!(tensor.parts.as_slice(), [part] if *part == View::whole(&part.parameter));
+        if !is_whole || packed.outputs().checked_mul(packed.inputs()) != Some(numel) {
+            return Err(Error::unsupported("only a whole matrix can be packed"));
+        }
+    }
     for part in &tensor.parts {
         let parameter = base.get(&part.parameter).ok_or_else(|| {
             Error::mismatch(format!("made of `{}`, which the base does not have", part.parameter)).at(base.path())

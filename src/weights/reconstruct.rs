@@ -70,8 +70,12 @@ impl Plan<'_> {
         let mut sums = Vec::new();
         for (tensor, out) in computed.into_iter().zip(arena.split_mut(&places)) {
             let out = &mut f32_bytes_mut(out)[..tensor.nbytes()];
-            match tensor.parts.as_slice() {
-                [part] => {
+            match (tensor.parts.as_slice(), tensor.packed) {
+                ([part], Some(packed)) => {
+                    let output = Output::packed(packed, out).map_err(|e| e.tensor(&tensor.name))?;
+                    outputs.entry(&part.parameter).or_default().push(output);
+                }
+                ([part], None) => {
                     let once = part.elements(find(&part.parameter)?.shape)?.len() * tensor.dtype.size();
                     // `Layout::new` has checked that they fill it.
                     for out in out.chunks_mut(once.max(1)) {
@@ -79,7 +83,7 @@ impl Plan<'_> {
                         outputs.entry(&part.parameter).or_default().push(output.map_err(|e| e.tensor(&tensor.name))?);
                     }
                 }
-                parts => {
+                (parts, _) => {
                     let values = |part: &View| try_zeroed(part.elements(find(&part.parameter)?.shape)?.len());
                     let parts = parts.iter().map(values).collect::<Result<_>>()?;
                     sums.push(SumOfParts { tensor, parts, out });
@@ -107,7 +111,10 @@ impl Plan<'_> {
         let tensors = layout.tensors().iter().zip(views).map(|(tensor, view)| {
             let memory = view.map(TensorMemory::Base).or_else(|| places.next().map(TensorMemory::Arena));
             let memory = memory.ok_or_else(|| Error::new(ErrorKind::Internal, "a tensor has no memory"))?;
-            Ok((tensor.name.clone(), StoredTensor { shape: tensor.shape.clone(), dtype: tensor.dtype, memory }))
+            Ok((
+                tensor.name.clone(),
+                StoredTensor { shape: tensor.shape.clone(), dtype: tensor.dtype, packed: tensor.packed, memory },
+            ))
         });
         let tensors = tensors.collect::<Result<_>>()?;
         Ok(Weights { coefficients: self.coefficients, tensors, arena, layout: layout.id() })
@@ -271,7 +278,7 @@ pub(super) fn as_it_is<'a>(
     tensor: &TensorSpec,
     find: &impl Fn(&str) -> Result<&'a Planned<'a>>,
 ) -> Result<Option<Tensor>> {
-    let [part] = tensor.parts.as_slice() else { return Ok(None) };
+    let ([part], None) = (tensor.parts.as_slice(), tensor.packed) else { return Ok(None) };
     let planned = find(&part.parameter)?;
     let Some(base) = planned.base.filter(|base| planned.change.is_none() && base.dtype() == tensor.dtype) else {
         return Ok(None);

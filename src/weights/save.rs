@@ -31,6 +31,9 @@ impl Weights {
                 Values::F32(values) => (DType::F32, Cow::Borrowed(f32_bytes(values))),
                 Values::Carried(tensor) => (tensor.dtype(), tensor.to_bytes()?),
                 Values::Cast(dtype, bytes) => (dtype, Cow::Borrowed(bytes)),
+                Values::Packed(..) => {
+                    return Err(Error::unsupported("packed weights are in memory alone").tensor(name));
+                }
             };
             Ok(Out { name, dtype, shape, bytes })
         });

@@ -8,6 +8,7 @@ use super::arena::Arena;
 use crate::basis::Coefficients;
 use crate::did_you_mean;
 use crate::error::{Error, Result};
+use crate::kernel::linear::PackedLayout;
 use crate::tensor::{DType, Tensor, f32_bytes};
 
 /// The weights of one task expression, or a task vector: named tensors of f32. They never change.
@@ -25,6 +26,7 @@ pub struct Weights {
 pub(super) struct StoredTensor {
     pub(super) shape: Vec<usize>,
     pub(super) dtype: DType,
+    pub(super) packed: Option<PackedLayout>,
     pub(super) memory: TensorMemory,
 }
 
@@ -46,6 +48,8 @@ pub enum Values<'a> {
     Carried(&'a Tensor),
     /// Floats of another type, as a graph's layout wants them: their bytes, little-endian.
     Cast(DType, &'a [u8]),
+    /// A matrix as the linear kernel reads it, in memory alone.
+    Packed(PackedLayout, &'a [u8]),
 }
 
 impl Weights {
@@ -58,7 +62,7 @@ impl Weights {
     pub fn get(&self, name: &str) -> Option<&[f32]> {
         match self.values(self.tensors.get(name)?) {
             Values::F32(values) => Some(values),
-            Values::Carried(_) | Values::Cast(..) => None,
+            Values::Carried(_) | Values::Cast(..) | Values::Packed(..) => None,
         }
     }
 
@@ -110,6 +114,9 @@ impl Weights {
     }
 
     pub(super) fn values<'a>(&'a self, tensor: &'a StoredTensor) -> Values<'a> {
+        if let (TensorMemory::Arena(place), Some(packed)) = (&tensor.memory, tensor.packed) {
+            return Values::Packed(packed, &f32_bytes(self.arena.slice(place.clone()))[..packed.nbytes()]);
+        }
         match &tensor.memory {
             TensorMemory::Arena(place) if tensor.dtype == DType::F32 => Values::F32(self.arena.slice(place.clone())),
             TensorMemory::Arena(place) => {

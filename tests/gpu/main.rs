@@ -134,7 +134,7 @@ fn layout(model: &Model) -> Arc<Layout> {
         let mut add = |what: &str, shape: &[usize], view: View| {
             let dtype = DTYPES[tensors.len() % DTYPES.len()];
             let name = format!("{name}.{what}");
-            tensors.push(TensorSpec { name, dtype, shape: shape.to_vec(), parts: vec![view] });
+            tensors.push(TensorSpec { name, dtype, shape: shape.to_vec(), parts: vec![view], packed: None });
         };
         let whole = View::whole(name);
         add("whole", shape, whole.clone());
@@ -159,7 +159,7 @@ fn layout(model: &Model) -> Arc<Layout> {
     let embedding = model.base().require("visual.class_embedding").unwrap().shape().to_vec();
     let first = View { rows: Some([0, 1]), ..View::whole("visual.positional_embedding") };
     let parts = vec![View::whole("visual.class_embedding"), first];
-    tensors.push(TensorSpec { name: "class".into(), dtype: DType::F16, shape: embedding, parts });
+    tensors.push(TensorSpec { name: "class".into(), dtype: DType::F16, shape: embedding, parts, packed: None });
     Layout::new(tensors, &kept, model.base()).unwrap()
 }
 

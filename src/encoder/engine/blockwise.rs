@@ -9,7 +9,7 @@ use super::{Engine, Images, RunWeights};
 use crate::encoder::graph::{WeightSource, parameter_inputs};
 use crate::encoder::input::{Elements, Input};
 use crate::encoder::pool::{Pool, Turns};
-use crate::encoder::session::{Session, SessionSetup};
+use crate::encoder::session::{GraphKind, Session, SessionSetup};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tensor::try_zeroed;
 use crate::tower::arch::Arch;
@@ -141,7 +141,7 @@ impl Engine for BlockwiseEngine {
 
 impl ChainSessions {
     fn open(chain: &Chain, setup: &SessionSetup) -> Result<Self> {
-        let open = |link: &Link| setup.open(&link.model, false);
+        let open = |link: &Link| setup.open(&link.model, GraphKind::Built);
         let block = chain.block.as_ref().map(open).transpose()?;
         Ok(Self { stem: open(&chain.stem)?, block, last: open(&chain.last)? })
     }

@@ -65,5 +65,5 @@ pub(in crate::encoder) fn run_on_cpu(
 }
 
 fn open(feed: &Feed, setup: &SessionSetup) -> Result<Session> {
-    setup.open(&feed.graph.model, feed.graph.is_users())
+    setup.open(&feed.graph.model, feed.graph.kind)
 }

@@ -24,7 +24,7 @@ pub(super) fn run(runtime: &'static Runtime, target: &Target) -> Result<()> {
         variant: Variant::default(),
     };
     let graph = EncoderGraph::built(&arch)?;
-    let session = SessionSetup { runtime, threads: 1, target: target.clone() }.open(&graph.model, graph.is_users())?;
+    let session = SessionSetup { runtime, threads: 1, target: target.clone() }.open(&graph.model, graph.kind)?;
     check(target, &session.nodes()?)?;
     if target.provider() == Provider::TensorRt {
         return Ok(());

@@ -78,6 +78,11 @@ impl PackedLayout {
         self.steps() * STEP_BYTES
     }
 
+    /// Elements of the matrix that are a panel.
+    pub(crate) fn panel_elements(&self) -> usize {
+        PANEL * self.inputs
+    }
+
     /// The place of the scales of a panel's outputs.
     pub(super) fn scales(&self, panel: usize) -> usize {
         self.panels() * self.panel_bytes() + panel * STEP_BYTES

@@ -38,8 +38,13 @@ mod scalar;
 #[cfg(test)]
 mod tests;
 
+use crate::did_you_mean;
+use crate::error::{Error, Result};
+
 pub use layout::{ALIGNMENT, PackedLayout};
-pub use run::{LinearJob, Pool, Scratch, linear, pack};
+pub(crate) use pack::PanelPacker;
+pub use pack::pack;
+pub use run::{LinearJob, Pool, Scratch, linear};
 
 /// The type of packed weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -54,6 +59,32 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::Int8];
+
+    /// `f32`, `bf16`, `int8`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        }
+    }
+
+    /// The number that graphs have for it.
+    pub(crate) fn code(self) -> i64 {
+        match self {
+            Self::F32 => 0,
+            Self::Bf16 => 1,
+            Self::Int8 => 2,
+        }
+    }
+
+    /// The precision of that number.
+    pub(crate) fn of_code(code: i64) -> Option<Self> {
+        Self::ALL.into_iter().find(|precision| precision.code() == code)
+    }
+
     /// The weights of an output in one step, of four bytes.
     pub(crate) fn per_step(self) -> usize {
         match self {
@@ -76,6 +107,39 @@ pub enum Activation {
     Gelu,
     /// `½·x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))`.
     TanhGelu,
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl std::str::FromStr for Precision {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|precision| precision.name() == name).ok_or_else(|| {
+            Error::invalid("no such precision").expected("f32, bf16 or int8").got(did_you_mean::clipped(name))
+        })
+    }
+}
+
+impl Activation {
+    /// The number that graphs have for it.
+    pub(crate) fn code(self) -> i64 {
+        match self {
+            Self::None => 0,
+            Self::QuickGelu => 1,
+            Self::Gelu => 2,
+            Self::TanhGelu => 3,
+        }
+    }
+
+    /// The activation of that number.
+    pub(crate) fn of_code(code: i64) -> Option<Self> {
+        [Self::None, Self::QuickGelu, Self::Gelu, Self::TanhGelu].into_iter().find(|one| one.code() == code)
+    }
 }
 
 /// The scale of a row of int8 activations: `value = scale · (code − zero)`.

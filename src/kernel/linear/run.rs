@@ -3,7 +3,6 @@
 use super::entry::{self, Functions};
 use super::generic::Finish;
 use super::layout::{ALIGNMENT, PANEL, PackedLayout};
-use super::pack::PanelOut;
 use super::{Activation, Precision, RowScale};
 use crate::error::{Error, Result};
 use crate::kernel::Kernel;
@@ -248,35 +247,3 @@ impl<'a> Panel<'a> {
 
 /// The most rows of a tile of any instruction set.
 const MAX_ROWS: usize = 12;
-
-/// Packs a matrix: `weights` are rows of the layout's inputs. For tests and small matrices; the combine kernel packs as
-/// it computes.
-///
-/// # Errors
-/// As [`linear`].
-pub fn pack(kernel: Kernel, layout: PackedLayout, weights: &[f32], out: &mut [u8]) -> Result<()> {
-    let functions = entry::of(kernel)?;
-    if weights.len() != layout.outputs() * layout.inputs() || out.len() != layout.nbytes() {
-        return Err(Error::mismatch("weights of another size than their layout"));
-    }
-    if !out.as_ptr().addr().is_multiple_of(ALIGNMENT) {
-        return Err(Error::invalid("packed weights are not aligned").expected(format_args!("{ALIGNMENT} bytes")));
-    }
-    let mut lines = crate::tensor::try_zeroed(PANEL * layout.steps() * 4)?;
-    let (panels, numbers) = out.split_at_mut(layout.scales(0));
-    let (scales, totals) = numbers.split_at_mut(numbers.len() / 2);
-    let rows = weights.chunks(PANEL * layout.inputs());
-    for (panel, (rows, steps)) in rows.zip(panels.chunks_exact_mut(layout.panel_bytes())).enumerate() {
-        let numbers = (layout.precision() == Precision::Int8).then(|| {
-            let at = panel * PANEL;
-            // SAFETY: there are `PANEL` of each per panel, aligned as `out` is; any four bytes are an f32 or an i32.
-            unsafe {
-                let scales = std::slice::from_raw_parts_mut(scales.as_mut_ptr().cast::<f32>().add(at), PANEL);
-                (scales, std::slice::from_raw_parts_mut(totals.as_mut_ptr().cast::<i32>().add(at), PANEL))
-            }
-        });
-        // SAFETY: the instruction set is there, as `entry::of` found.
-        unsafe { (functions.pack)(&layout, rows, &mut lines, PanelOut { steps, numbers }) };
-    }
-    Ok(())
-}

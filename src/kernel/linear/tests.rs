@@ -107,7 +107,10 @@ fn every_kernel_gives_the_bits_of_the_specification() {
             for &kernel in Kernel::available() {
                 let (packed_too, out_too) = case.run(kernel, 1 + i, activation);
                 assert!(packed == packed_too, "{kernel} packs {rows} {inputs} {outputs} {precision:?}");
-                assert!(bits(&out) == bits(&out_too), "{kernel} {rows} {inputs} {outputs} {precision:?} {activation:?}");
+                assert!(
+                    bits(&out) == bits(&out_too),
+                    "{kernel} {rows} {inputs} {outputs} {precision:?} {activation:?}"
+                );
             }
         }
     }
@@ -185,7 +188,8 @@ fn int8_is_exact_where_codes_are() {
     // Weights and activations that the codes represent exactly: integers, with the greatest at the ends.
     let (inputs, outputs) = (64, 32);
     let mut case = Case::new(2, inputs, outputs, Precision::Int8);
-    case.weights = (0..outputs * inputs).map(|i| if i % inputs == 0 { 127.0 } else { (i % 255) as f32 - 127.0 }).collect();
+    case.weights =
+        (0..outputs * inputs).map(|i| if i % inputs == 0 { 127.0 } else { (i % 255) as f32 - 127.0 }).collect();
     case.input = (0..2 * inputs).map(|i| [200.0, -55.0, (i * 31 % 255) as f32 - 55.0][i.min(2) % 3]).collect();
     case.input[inputs] = 200.0;
     case.input[inputs + 1] = -55.0;
@@ -212,7 +216,10 @@ fn what_is_not_finite_stays_so() {
         case.weights[39 * 70] = bad;
         for &kernel in Kernel::available() {
             let (_, out) = case.run(kernel, 1, Activation::None);
-            assert!(out.iter().enumerate().all(|(i, v)| v.is_finite() != (i % 40 == 39)), "{kernel} {precision:?} {bad}");
+            assert!(
+                out.iter().enumerate().all(|(i, v)| v.is_finite() != (i % 40 == 39)),
+                "{kernel} {precision:?} {bad}"
+            );
         }
     }
     // Nothing at all, and next to nothing, are no division by zero.

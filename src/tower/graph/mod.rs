@@ -13,9 +13,13 @@
 
 pub(super) mod nodes;
 
+use std::collections::HashMap;
+
 use self::nodes::{Block, Graph, int};
+pub(crate) use self::nodes::{DOMAIN, LINEAR};
 use super::arch::{Arch, BLOCKS, PROJECTION, Pooling};
 use crate::error::Result;
+use crate::kernel::linear::{PackedLayout, Precision};
 use crate::onnx::TensorType;
 use crate::onnx::emit::{Attribute, Extent, Operator};
 
@@ -26,6 +30,8 @@ pub const EMBEDS: &str = "embeds";
 /// The residual stream between the graphs of a chain: f32 `[batch·tokens, width]`.
 const STREAM: &str = "stream.in";
 
+/// The weights of the patch embedding: `[width, 3, patch, patch]`.
+const PATCH_EMBEDDING: &str = "visual.conv1.weight";
 /// The name of the graph.
 const NAME: &str = "clip_image_encoder";
 
@@ -36,11 +42,7 @@ const NAME: &str = "clip_image_encoder";
 pub fn build(arch: &Arch) -> Result<Vec<u8>> {
     arch.check()?;
     let mut graph = graph_of(arch);
-    graph.declare_pixels(arch);
-    graph.declare_parameters(&arch.parameters());
-    let stream = graph.embed_patches(arch);
-    let stream = (0..arch.layers).fold(stream, |stream, layer| graph.block(arch, layer, &stream));
-    graph.project(arch, &stream);
+    graph.append_tower(arch);
     graph.into_bytes()
 }
 
@@ -65,6 +67,35 @@ pub(crate) struct Link {
     pub(crate) input: String,
     /// The output.
     pub(crate) output: String,
+}
+
+/// The graph of `arch` whose matrices are inputs in the packed forms that [`packed_parameters`] gives them: the model,
+/// and those forms by name.
+///
+/// # Errors
+/// As [`build`].
+pub(crate) fn build_packed(arch: &Arch, precision: Precision) -> Result<(Vec<u8>, HashMap<String, PackedLayout>)> {
+    arch.check()?;
+    let packed = packed_parameters(arch, precision)?;
+    let mut graph = Graph::with_packed(NAME, arch.variant.norm_epsilon, packed.clone());
+    graph.append_tower(arch);
+    Ok((graph.into_bytes()?, packed))
+}
+
+/// The packed form of every matrix of a linear layer and of the patch embedding. The patches' is bf16 where the others
+/// are int8: pixels have outliers in every row.
+fn packed_parameters(arch: &Arch, precision: Precision) -> Result<HashMap<String, PackedLayout>> {
+    let mut packed = HashMap::new();
+    for (name, shape) in arch.parameters() {
+        let is_patches = name == PATCH_EMBEDDING;
+        let is_linear = is_of_block(&name) && shape.len() == 2;
+        if is_patches || is_linear {
+            let precision = if is_patches && precision == Precision::Int8 { Precision::Bf16 } else { precision };
+            let layout = PackedLayout::new(shape[0], shape[1..].iter().product(), precision);
+            packed.insert(name.clone(), layout.map_err(|e| e.tensor(&name))?);
+        }
+    }
+    Ok(packed)
 }
 
 /// The graphs that, one after the other, compute what [`build`]'s computes.
@@ -126,6 +157,15 @@ fn graph_of(arch: &Arch) -> Graph {
 }
 
 impl Graph {
+    /// All of the tower, from pixels to embeddings.
+    fn append_tower(&mut self, arch: &Arch) {
+        self.declare_pixels(arch);
+        self.declare_parameters(&arch.parameters());
+        let stream = self.embed_patches(arch);
+        let stream = (0..arch.layers).fold(stream, |stream, layer| self.block(arch, layer, &stream));
+        self.project(arch, &stream);
+    }
+
     fn declare_pixels(&mut self, arch: &Arch) {
         let size = arch.image_size();
         let shape = [Extent::Named("batch"), Extent::Fixed(3), Extent::Fixed(size), Extent::Fixed(size)];
@@ -143,11 +183,27 @@ impl Graph {
     /// Pixels to the residual stream: patches, class token, positions, and `ln_pre` where there is one.
     fn embed_patches(&mut self, arch: &Arch) -> String {
         let (w, patch, patches) = (int(arch.width), int(arch.patch), int(arch.tokens() - 1));
-        let strides =
-            [Attribute::Ints("kernel_shape", vec![patch, patch]), Attribute::Ints("strides", vec![patch, patch])];
-        let x = self.node("conv1", "Conv", &[PIXELS, "visual.conv1.weight"], strides);
-        let x = self.reshape("patches", &x, &[-1, w, patches]);
-        let x = self.node("patches.transposed", "Transpose", &[&x], [Attribute::Ints("perm", vec![0, 2, 1])]);
+        let x = match self.packed(PATCH_EMBEDDING) {
+            Some(layout) => {
+                // The patches as rows, each with its channels one after another.
+                let (grid, values) = (int(arch.grid), 3 * patch * patch);
+                let x = self.reshape("pixels.grid", PIXELS, &[-1, 3, grid, patch, grid, patch]);
+                let order = [Attribute::Ints("perm", vec![0, 2, 4, 1, 3, 5])];
+                let x = self.node("pixels.patches", "Transpose", &[&x], order);
+                let x = self.reshape("pixels.rows", &x, &[-1, values]);
+                let x = self.packed_linear("conv1", &x, (PATCH_EMBEDDING, layout), None, None, None);
+                self.reshape("patches", &x, &[-1, patches, w])
+            }
+            None => {
+                let strides = [
+                    Attribute::Ints("kernel_shape", vec![patch, patch]),
+                    Attribute::Ints("strides", vec![patch, patch]),
+                ];
+                let x = self.node("conv1", "Conv", &[PIXELS, PATCH_EMBEDDING], strides);
+                let x = self.reshape("patches", &x, &[-1, w, patches]);
+                self.node("patches.transposed", "Transpose", &[&x], [Attribute::Ints("perm", vec![0, 2, 1])])
+            }
+        };
 
         let batch = self.node("batch", "Shape", &[PIXELS], [Attribute::Int("start", 0), Attribute::Int("end", 1)]);
         let one_each = self.constant("class_token.extents", &[2], &[1, w]);

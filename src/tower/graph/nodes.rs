@@ -1,6 +1,9 @@
 //! The operators that the graphs of both towers are made of.
 
+use std::collections::HashMap;
+
 use crate::error::Result;
+use crate::kernel::linear::{self, PackedLayout};
 use crate::onnx::TensorType;
 use crate::onnx::emit::{Attribute, Extent, ModelWriter, Operator};
 use crate::tower::arch::{Activation, Epsilon};
@@ -11,6 +14,10 @@ const OPSET: i64 = 17;
 const IR_VERSION: i64 = 8;
 /// The domain of ONNX Runtime's own operators.
 const MICROSOFT: &str = "com.microsoft";
+/// The domain of our own operators, and the one that multiplies with packed weights: inputs `[rows, in]`, the packed
+/// weights as bytes, `[out]`, and, where the attribute `adds` is 1, `[rows, out]`; output `[rows, out]`, all f32.
+pub(crate) const DOMAIN: &str = "taskbasis";
+pub(crate) const LINEAR: &str = "Linear";
 /// QuickGELU(x) = x·σ(1.702·x).
 const QUICK_GELU_ALPHA: f32 = 1.702;
 
@@ -43,12 +50,27 @@ pub(crate) struct Graph {
     writer: ModelWriter<'static>,
     /// The number that every `LayerNorm` adds to the variance.
     norm_epsilon: Epsilon,
+    /// The packed form of each matrix, by name; empty where all weights are inputs as they are.
+    packed: HashMap<String, PackedLayout>,
 }
 
 impl Graph {
     /// A graph without nodes, called `name`.
     pub(crate) fn new(name: &str, norm_epsilon: Epsilon) -> Self {
-        Self { writer: ModelWriter::new(name, IR_VERSION, &[("", OPSET), (MICROSOFT, 1)]), norm_epsilon }
+        Self::with_packed(name, norm_epsilon, HashMap::new())
+    }
+
+    /// A graph without nodes whose linear layers read these matrices packed.
+    pub(crate) fn with_packed(name: &str, norm_epsilon: Epsilon, packed: HashMap<String, PackedLayout>) -> Self {
+        let domains = [("", OPSET), (MICROSOFT, 1), (DOMAIN, 1)];
+        // A session without our operators refuses a graph that names their domain.
+        let domains = if packed.is_empty() { &domains[..2] } else { &domains[..] };
+        Self { writer: ModelWriter::new(name, IR_VERSION, domains), norm_epsilon, packed }
+    }
+
+    /// The packed form of a matrix, where it is packed.
+    pub(crate) fn packed(&self, parameter: &str) -> Option<PackedLayout> {
+        self.packed.get(parameter).copied()
     }
 
     /// An input.
@@ -56,9 +78,14 @@ impl Graph {
         self.writer.input(name, data_type, shape);
     }
 
-    /// Parameters become inputs, of f32.
+    /// Parameters become inputs, of f32 or packed.
     pub(crate) fn declare_parameters(&mut self, parameters: &[(String, Vec<usize>)]) {
         for (name, shape) in parameters {
+            if let Some(layout) = self.packed.get(name) {
+                let bytes = [Extent::Fixed(layout.nbytes())];
+                self.declare(name, TensorType::Uint8, &bytes);
+                continue;
+            }
             let extents: Vec<Extent> = shape.iter().copied().map(Extent::Fixed).collect();
             self.declare(name, TensorType::Float, &extents);
         }
@@ -73,31 +100,80 @@ impl Graph {
     pub(crate) fn queries_keys_values(&mut self, block: &Block, stream: &str) -> String {
         let x = self.layer_norm(&block.node("ln_1"), stream, &block.parameter("ln_1"));
         let weight = [block.parameter("attn.in_proj_weight"), block.parameter("attn.in_proj_bias")];
-        self.linear(&block.node("attn.in_proj"), &x, &weight)
+        self.linear(&block.node("attn.in_proj"), &x, &weight, None, None)
     }
 
     /// Projects the rows that attention gave, adds them to `residual`, and takes the sum through the MLP.
     pub(crate) fn after_attention(&mut self, block: &Block, residual: &str, attended: &str) -> String {
         let at = |part: &str| block.node(part);
-        let x = self.linear(&at("attn.out_proj"), attended, &block.linear("attn.out_proj"));
-        let stream = self.node(&at("attn.residual"), "Add", &[residual, &x], []);
-
+        let stream = self.linear(&at("attn.out_proj"), attended, &block.linear("attn.out_proj"), None, Some(residual));
         let x = self.layer_norm(&at("ln_2"), &stream, &block.parameter("ln_2"));
-        let x = self.linear(&at("mlp.c_fc"), &x, &block.linear("mlp.c_fc"));
-        let x = match block.activation {
-            Activation::QuickGelu => {
-                self.contrib(&at("mlp.gelu"), "QuickGelu", &[&x], [Attribute::Float("alpha", QUICK_GELU_ALPHA)])
-            }
-            Activation::Gelu => self.contrib(&at("mlp.gelu"), "Gelu", &[&x], []),
-            Activation::GeluTanh => self.contrib(&at("mlp.gelu"), "FastGelu", &[&x], []),
-        };
-        let x = self.linear(&at("mlp.c_proj"), &x, &block.linear("mlp.c_proj"));
-        self.node(&at("mlp.residual"), "Add", &[&stream, &x], [])
+        let x = self.linear(&at("mlp.c_fc"), &x, &block.linear("mlp.c_fc"), Some(block.activation), None);
+        self.linear(&at("mlp.c_proj"), &x, &block.linear("mlp.c_proj"), None, Some(&stream))
     }
 
-    /// x·Wᵀ + b with W `[out, in]`.
-    fn linear(&mut self, name: &str, x: &str, [weight, bias]: &[String; 2]) -> String {
-        self.node(name, "Gemm", &[x, weight, bias], [Attribute::Int("transB", 1)])
+    /// activation(x·Wᵀ + b) + residual with W `[out, in]`.
+    fn linear(
+        &mut self,
+        name: &str,
+        x: &str,
+        [weight, bias]: &[String; 2],
+        activation: Option<Activation>,
+        residual: Option<&str>,
+    ) -> String {
+        if let Some(layout) = self.packed.get(weight).copied() {
+            return self.packed_linear(name, x, (weight, layout), Some(bias), activation, residual);
+        }
+        let x = self.node(name, "Gemm", &[x, weight, bias], [Attribute::Int("transB", 1)]);
+        let gelu = format!("{name}.gelu");
+        let x = match activation {
+            None => x,
+            Some(Activation::QuickGelu) => {
+                self.contrib(&gelu, "QuickGelu", &[&x], [Attribute::Float("alpha", QUICK_GELU_ALPHA)])
+            }
+            Some(Activation::Gelu) => self.contrib(&gelu, "Gelu", &[&x], []),
+            Some(Activation::GeluTanh) => self.contrib(&gelu, "FastGelu", &[&x], []),
+        };
+        match residual {
+            None => x,
+            Some(residual) => self.node(&format!("{name}.residual"), "Add", &[residual, &x], []),
+        }
+    }
+
+    /// The same by our own operator, with W packed.
+    pub(crate) fn packed_linear(
+        &mut self,
+        name: &str,
+        x: &str,
+        (weight, layout): (&str, PackedLayout),
+        bias: Option<&str>,
+        activation: Option<Activation>,
+        residual: Option<&str>,
+    ) -> String {
+        let activation = match activation {
+            None => linear::Activation::None,
+            Some(Activation::QuickGelu) => linear::Activation::QuickGelu,
+            Some(Activation::Gelu) => linear::Activation::Gelu,
+            Some(Activation::GeluTanh) => linear::Activation::TanhGelu,
+        };
+        let attributes = [
+            Attribute::Int("outputs", int(layout.outputs())),
+            Attribute::Int("inputs", int(layout.inputs())),
+            Attribute::Int("precision", layout.precision().code()),
+            Attribute::Int("activation", activation.code()),
+        ];
+        // An input that is left out has no name.
+        let inputs = [x, weight, bias.unwrap_or_default(), residual.unwrap_or_default()];
+        let given = if residual.is_some() {
+            4
+        } else if bias.is_some() {
+            3
+        } else {
+            2
+        };
+        let (inputs, outputs, attributes) = (&inputs[..given], &[name], &attributes);
+        self.push(&Operator { name, domain: DOMAIN, op: LINEAR, inputs, outputs, attributes });
+        name.into()
     }
 
     pub(crate) fn layer_norm(&mut self, name: &str, x: &str, parameter: &str) -> String {

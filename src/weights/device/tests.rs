@@ -123,7 +123,7 @@ fn bytes(values: Values<'_>) -> (DType, &[u8]) {
     match values {
         Values::F32(values) => (DType::F32, crate::tensor::f32_bytes(values)),
         Values::Cast(dtype, bytes) => (dtype, bytes),
-        Values::Carried(_) => unreachable!("a float"),
+        Values::Carried(_) | Values::Packed(..) => unreachable!("a float"),
     }
 }
 

@@ -53,7 +53,7 @@ fn weights(model: &Arc<Model>) -> TaskWeights {
 
 fn layout(model: &Arc<Model>) -> Arc<Layout> {
     let parts = vec![View::whole("visual.a")];
-    let tensor = TensorSpec { name: "a".into(), shape: vec![64], dtype: DType::F32, parts };
+    let tensor = TensorSpec { name: "a".into(), shape: vec![64], dtype: DType::F32, parts, packed: None };
     Layout::new(vec![tensor], &[], model.base()).unwrap()
 }
 

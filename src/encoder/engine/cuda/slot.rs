@@ -49,7 +49,7 @@ impl SessionSlot {
         // SAFETY: the stream is kept beside the session, and dropped after it.
         let target = unsafe { setup.target.in_stream(stream.as_raw(), graphs.is_some()) };
         let setup = SessionSetup { target, ..*setup };
-        Ok(Self { session: setup.open(&feed.graph.model, feed.graph.is_users())?, io: None, graphs, stream })
+        Ok(Self { session: setup.open(&feed.graph.model, feed.graph.kind)?, io: None, graphs, stream })
     }
 
     pub(super) fn session(&self) -> &Session {

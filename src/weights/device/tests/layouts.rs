@@ -10,7 +10,7 @@ fn part(parameter: &str) -> View {
 }
 
 fn tensor_spec(name: &str, dtype: DType, shape: &[usize], parts: Vec<View>) -> TensorSpec {
-    TensorSpec { name: name.into(), dtype, shape: shape.to_vec(), parts }
+    TensorSpec { name: name.into(), dtype, shape: shape.to_vec(), parts, packed: None }
 }
 
 /// Of everything that a layout can ask for, of what is changed and of what is not.
