@@ -59,7 +59,8 @@ unsafe fn convert_line<V: Lanes>(precision: Precision, values: &[f32], scale: Ro
                 Precision::Int8 => {
                     let code = value.mul(V::splat(scale.inverse)).round();
                     let code = V::add_int(code, V::splat_int(scale.zero));
-                    V::store_bytes(V::clamp_int(code, 0, 255), line.add(at));
+                    let code = V::clamp_int(code, 0, 255);
+                    V::store_bytes(V::add_int(code, V::splat_int(-V::CODE_OFFSET)), line.add(at));
                 }
             }
         }

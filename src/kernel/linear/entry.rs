@@ -103,6 +103,10 @@ macro_rules! functions {
 }
 
 functions!(scalar, f32, 1,);
+#[cfg(target_arch = "aarch64")]
+functions!(neon, super::super::neon::Neon<false>, 4, "neon");
+#[cfg(target_arch = "aarch64")]
+functions!(neon_dot, super::super::neon::Neon<true>, 4, "neon,dotprod");
 #[cfg(target_arch = "x86_64")]
 functions!(avx2, std::arch::x86_64::__m256, 2, "avx2,fma");
 #[cfg(target_arch = "x86_64")]
@@ -121,6 +125,10 @@ pub(super) fn of(kernel: Kernel) -> Result<Functions> {
         Kernel::Avx512 if super::avx512::is_detected() => avx512::FUNCTIONS,
         #[cfg(target_arch = "x86_64")]
         Kernel::Avx512 | Kernel::Avx2 if super::avx2::is_detected() => avx2::FUNCTIONS,
+        #[cfg(target_arch = "aarch64")]
+        Kernel::Neon if super::neon::has_dot() => neon_dot::FUNCTIONS,
+        #[cfg(target_arch = "aarch64")]
+        Kernel::Neon if super::neon::is_detected() => neon::FUNCTIONS,
         _ => scalar::FUNCTIONS,
     })
 }

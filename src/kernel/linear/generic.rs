@@ -16,6 +16,8 @@ pub(super) trait Lanes: Copy + Sized {
     const LANES: usize;
     /// The rows of the widest tile whose sums fit into the registers.
     const ROWS: usize;
+    /// What the codes of int8 activations are less than 0 … 255, where the instruction set multiplies signed bytes.
+    const CODE_OFFSET: i32 = 0;
     /// A register full of i32, or of four bytes or two bf16 in the place of each.
     type Int: Copy;
 
@@ -64,7 +66,8 @@ pub(super) trait Lanes: Copy + Sized {
     /// Writes the lanes as bf16, rounded to nearest, ties to even; a NaN stays one.
     unsafe fn store_bf16(self, to: *mut u8);
 
-    /// `sum + Σ a_i·b_i` over the four bytes of each lane, those of `a` unsigned and of `b` signed. Exact.
+    /// `sum + Σ a_i·b_i` over the four bytes of each lane, those of `a` unsigned unless [`Lanes::CODE_OFFSET`] says
+    /// otherwise, those of `b` from −127 to 127. Exact.
     unsafe fn dot_bytes(sum: Self::Int, a: Self::Int, b: Self::Int) -> Self::Int;
     /// `fma(a₀, b₀, fma(a₁, b₁, sum))` over the two bf16 of each lane. Subnormal numbers may count as zero.
     unsafe fn dot_pairs(sum: Self, a: Self::Int, b: Self::Int) -> Self;
@@ -288,7 +291,7 @@ pub(super) unsafe fn finish<V: Lanes>(sums: *const u8, finish: Finish<'_>, out: 
             let value = match scales {
                 None => V::load(sums.cast::<f32>().add(at)).add(bias),
                 Some((row, scales, totals)) => {
-                    let zero = V::splat_int(-row.zero);
+                    let zero = V::splat_int(V::CODE_OFFSET - row.zero);
                     let sum = V::load_int(sums.add(at * 4));
                     let total = V::load_int(totals.as_ptr().add(at).cast());
                     let exact = V::add_int(sum, V::mul_int(zero, total));

@@ -20,7 +20,7 @@
 //!
 //! # Where to read
 //! `generic.rs` is the algorithm over any vector type, `scalar.rs` that type which makes it the specification;
-//! `avx512.rs` and `avx2.rs` are the others. `layout.rs` says how packed weights lie in memory, `pack.rs` writes them,
+//! `avx512.rs`, `avx2.rs` and `neon.rs` are the others. `layout.rs` says how packed weights lie in memory, `pack.rs` writes them,
 //! `activations.rs` converts A, and `run.rs` shares the work out.
 
 mod activations;
@@ -32,6 +32,8 @@ mod entry;
 mod generic;
 mod layout;
 mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod pack;
 mod run;
 mod scalar;

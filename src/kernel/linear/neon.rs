@@ -1,0 +1,244 @@
+//! NEON, on 64-bit ARM: four f32 per register, with and without the dot product of bytes.
+
+use std::arch::aarch64::*;
+use std::arch::asm;
+
+use super::generic::Lanes;
+use super::layout::STEP_BYTES;
+
+/// Whether this machine has what the kernel needs.
+pub(super) fn is_detected() -> bool {
+    std::arch::is_aarch64_feature_detected!("neon")
+}
+
+/// Whether it multiplies bytes four at a time.
+pub(super) fn has_dot() -> bool {
+    std::arch::is_aarch64_feature_detected!("dotprod")
+}
+
+/// Four f32. With `DOT`, the processor has the dot product of signed bytes.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(super) struct Neon<const DOT: bool>(float32x4_t);
+
+// In each method: the instruction set is there, and the pointer is valid, because `Lanes` asks that of its callers.
+impl<const DOT: bool> Lanes for Neon<DOT> {
+    const LANES: usize = 4;
+    const ROWS: usize = 6;
+    /// The dot product is of signed bytes, and the codes of activations are unsigned.
+    const CODE_OFFSET: i32 = if DOT { 128 } else { 0 };
+    type Int = int32x4_t;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { Self(vdupq_n_f32(value)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { Self(vreinterpretq_f32_u8(vld1q_u8(from.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { vst1q_u8(to.cast(), vreinterpretq_u8_f32(self.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { Self(vaddq_f32(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { Self(vsubq_f32(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { Self(vmulq_f32(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { Self(vdivq_f32(self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(self, x: Self, sum: Self) -> Self {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { Self(vfmaq_f32(sum.0, self.0, x.0)) }
+    }
+
+    /// By a comparison: the instruction gives a NaN where one of them is.
+    #[inline(always)]
+    unsafe fn min(self, other: Self) -> Self {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { Self(vbslq_f32(vcltq_f32(self.0, other.0), self.0, other.0)) }
+    }
+
+    /// By a comparison, as [`Lanes::min`].
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { Self(vbslq_f32(vcgtq_f32(self.0, other.0), self.0, other.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn if_negative(self, yes: Self, no: Self) -> Self {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { Self(vbslq_f32(vcltzq_f32(self.0), yes.0, no.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn round(self) -> int32x4_t {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { vcvtnq_s32_f32(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn of_int(value: int32x4_t) -> Self {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { Self(vcvtq_f32_s32(value)) }
+    }
+
+    #[inline(always)]
+    unsafe fn power_of_two(exponent: int32x4_t) -> Self {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { Self(vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(exponent, vdupq_n_s32(127))))) }
+    }
+
+    #[inline(always)]
+    unsafe fn reduce(self, with: impl Fn(f32, f32) -> f32) -> f32 {
+        let mut lanes = [0.0; 4];
+        // SAFETY: the caller keeps the contract of `Lanes`; there is room for four.
+        unsafe { self.store(lanes.as_mut_ptr()) };
+        lanes[1..].iter().fold(lanes[0], |sum, &lane| with(sum, lane))
+    }
+
+    #[inline(always)]
+    unsafe fn splat_int(value: i32) -> int32x4_t {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { vdupq_n_s32(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_int(from: *const u8) -> int32x4_t {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { vreinterpretq_s32_u8(vld1q_u8(from)) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_int(value: int32x4_t, to: *mut u8) {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { vst1q_u8(to, vreinterpretq_u8_s32(value)) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_int(a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { vaddq_s32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_int(a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { vmulq_s32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bytes(value: int32x4_t, to: *mut u8) {
+        // SAFETY: the caller keeps the contract of `Lanes`: four bytes.
+        unsafe {
+            let halves = vmovn_s32(value);
+            let bytes = vmovn_s16(vcombine_s16(halves, halves));
+            to.cast::<u32>().write_unaligned(vget_lane_u32::<0>(vreinterpret_u32_s8(bytes)));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn clamp_int(value: int32x4_t, least: i32, greatest: i32) -> int32x4_t {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe { vminq_s32(vmaxq_s32(value, vdupq_n_s32(least)), vdupq_n_s32(greatest)) }
+    }
+
+    /// By integers, which every processor has.
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut u8) {
+        // SAFETY: the caller keeps the contract of `Lanes`: eight bytes.
+        unsafe {
+            let bits = vreinterpretq_u32_f32(self.0);
+            let odd = vandq_u32(vshrq_n_u32::<16>(bits), vdupq_n_u32(1));
+            let rounded = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff)));
+            let is_number = vceqq_f32(self.0, self.0);
+            let quiet = vorrq_u32(bits, vdupq_n_u32(0x40_0000));
+            let upper = vshrn_n_u32::<16>(vbslq_u32(is_number, rounded, quiet));
+            vst1_u8(to, vreinterpret_u8_u16(upper));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_bytes(sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        // SAFETY: the caller keeps the contract of `Lanes`. A product of two bytes fits into 16 bits, as no weight's
+        // code is −128. The instruction reads and writes the registers that are named.
+        unsafe {
+            if DOT {
+                let mut sum = sum;
+                asm!(
+                    "sdot {sum:v}.4s, {a:v}.16b, {b:v}.16b",
+                    sum = inout(vreg) sum, a = in(vreg) a, b = in(vreg) b,
+                    options(pure, nomem, nostack, preserves_flags),
+                );
+                return sum;
+            }
+            let (a, b) = (vreinterpretq_u8_s32(a), vreinterpretq_s8_s32(b));
+            let low = vmulq_s16(vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(a))), vmovl_s8(vget_low_s8(b)));
+            let high = vmulq_s16(vreinterpretq_s16_u16(vmovl_high_u8(a)), vmovl_high_s8(b));
+            vaddq_s32(sum, vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high)))
+        }
+    }
+
+    /// A bf16 is the upper half of the f32 of the same value.
+    #[inline(always)]
+    unsafe fn dot_pairs(sum: Self, a: int32x4_t, b: int32x4_t) -> Self {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe {
+            let upper = |pair| vreinterpretq_f32_s32(vandq_s32(pair, vdupq_n_s32(-0x1_0000)));
+            let lower = |pair| vreinterpretq_f32_s32(vshlq_n_s32::<16>(pair));
+            Self(vfmaq_f32(vfmaq_f32(sum.0, upper(a), upper(b)), lower(a), lower(b)))
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(line: *const u8) {
+        // SAFETY: prefetching never faults, and touches no register.
+        unsafe { asm!("prfm pldl1keep, [{line}]", line = in(reg) line, options(nostack, preserves_flags, readonly)) }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(from: *const u8, stride: usize, to: *mut u8) {
+        for (rows, steps) in (0..8).flat_map(|rows| (0..4).map(move |steps| (rows, steps))) {
+            // SAFETY: the caller keeps the contract of `Lanes`: four rows at a time, of 64 bytes each, four steps at a
+            // time of as many.
+            unsafe {
+                let row = |r: usize| vreinterpretq_u32_u8(vld1q_u8(from.add((rows * 4 + r) * stride + steps * 16)));
+                let [a, b, c, d] = [row(0), row(1), row(2), row(3)];
+                let [ab, ab_odd] = [vtrn1q_u32(a, b), vtrn2q_u32(a, b)];
+                let [cd, cd_odd] = [vtrn1q_u32(c, d), vtrn2q_u32(c, d)];
+                let low = |x, y| vtrn1q_u64(vreinterpretq_u64_u32(x), vreinterpretq_u64_u32(y));
+                let high = |x, y| vtrn2q_u64(vreinterpretq_u64_u32(x), vreinterpretq_u64_u32(y));
+                let columns = [low(ab, cd), low(ab_odd, cd_odd), high(ab, cd), high(ab_odd, cd_odd)];
+                for (step, column) in columns.into_iter().enumerate() {
+                    vst1q_u8(to.add((steps * 4 + step) * STEP_BYTES + rows * 16), vreinterpretq_u8_u64(column));
+                }
+            }
+        }
+    }
+}
