@@ -19,7 +19,7 @@ pub(super) fn is_detected() -> bool {
 // In each method: the instruction set is there, and the pointer is valid, because `Lanes` asks that of its callers.
 impl Lanes for __m512 {
     const LANES: usize = 16;
-    const ROWS: usize = 12;
+    const ROWS: usize = 8;
     type Int = __m512i;
 
     #[inline(always)]

@@ -53,9 +53,9 @@ unsafe fn multiply<V: Lanes, const C: usize>(
         };
     }
     match precision {
-        Precision::F32 => heights!(F32Step, 1 2 3 4 5 6 7 8 9 10 11 12),
-        Precision::Bf16 => heights!(Bf16Step, 1 2 3 4 5 6 7 8 9 10 11 12),
-        Precision::Int8 => heights!(Int8Step, 1 2 3 4 5 6 7 8 9 10 11 12),
+        Precision::F32 => heights!(F32Step, 1 2 3 4 5 6 7 8),
+        Precision::Bf16 => heights!(Bf16Step, 1 2 3 4 5 6 7 8),
+        Precision::Int8 => heights!(Int8Step, 1 2 3 4 5 6 7 8),
     }
 }
 

@@ -246,4 +246,4 @@ impl<'a> Panel<'a> {
 }
 
 /// The most rows of a tile of any instruction set.
-const MAX_ROWS: usize = 12;
+const MAX_ROWS: usize = 8;
