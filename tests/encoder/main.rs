@@ -8,6 +8,7 @@ mod golden;
 mod head;
 mod memory;
 mod onnx_files;
+mod precision;
 mod preprocess;
 mod promotion;
 mod providers;
