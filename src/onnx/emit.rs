@@ -11,7 +11,7 @@ use std::path::Path;
 
 use super::byte_chain::{ByteChain, MAX_MESSAGE_BYTES};
 use super::types::{TensorType, element_size};
-use crate::atomic_file::replace_file;
+use crate::atomic_file::{replace_file, unwritten};
 use crate::error::{Error, Result};
 
 /// The file that constants without values claim to be in. It is never opened: what makes a session supplies the values.
@@ -280,7 +280,7 @@ fn replace(path: &Path, inputs: &[&Path], content: &ByteChain<'_>) -> Result<()>
             content.for_each(|bytes| file.write_all(bytes))?;
             file.flush()
         });
-        written.map_err(|e| Error::io("cannot write", path, e))
+        written.map_err(|e| unwritten("cannot write", path, Some(content.len() as u64), e))
     })
 }
 
