@@ -12,10 +12,6 @@ pub(super) struct Attributes {
     extended: Vec<(std::ffi::CString, Vec<u8>)>,
 }
 
-/// The list of those who may do what, beyond the mode.
-#[cfg(target_os = "linux")]
-const ACCESS_LIST: &std::ffi::CStr = c"system.posix_acl_access";
-
 impl Attributes {
     /// Those of `path`; `None` where nothing is there.
     pub(super) fn of(path: &Path) -> io::Result<Option<Self>> {
@@ -70,6 +66,9 @@ mod extended {
     use rustix::fs::{XattrFlags, getxattr, listxattr, setxattr};
     use rustix::io::Errno;
 
+    /// The list of those who may do what, beyond the mode.
+    #[cfg(target_os = "linux")]
+    const ACCESS_LIST: &CStr = c"system.posix_acl_access";
     /// Hashes and rights of the old content, which the new has not.
     const OF_CONTENT: [&CStr; 3] = [c"security.ima", c"security.evm", c"security.capability"];
 
@@ -108,11 +107,11 @@ mod extended {
         #[cfg(target_os = "linux")]
         {
             // The folder may have given it one.
-            let _ = removexattr(path, super::ACCESS_LIST);
+            let _ = removexattr(path, ACCESS_LIST);
         }
         for (name, value) in extended {
             #[cfg(target_os = "linux")]
-            if name.as_c_str() == super::ACCESS_LIST {
+            if name.as_c_str() == ACCESS_LIST {
                 means_the_same &= is_of_group && setxattr(path, name, value, XattrFlags::empty()).is_ok();
                 continue;
             }

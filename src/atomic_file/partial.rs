@@ -116,12 +116,33 @@ fn is_locked(file: &File, path: &Path) -> bool {
 /// process was killed is removed by the next that writes there.
 #[derive(Debug)]
 pub struct PartialFolder {
-    folder: tempfile::TempDir,
+    folder: Folder,
     /// The folder itself, locked while it is written. Released with the process, however that ends.
     #[cfg(unix)]
     _lock: File,
     #[cfg(unix)]
-    _unfinished: Unfinished,
+    _unfinished: Option<Unfinished>,
+}
+
+/// The folder, which goes with this unless it has taken its place.
+#[derive(Debug)]
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if !self.0.as_os_str().is_empty() {
+            // What cannot be removed is left to the next writer.
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+}
+
+/// A folder that is its owner's alone.
+fn create_private(path: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
 }
 
 impl PartialFolder {
@@ -132,20 +153,26 @@ impl PartialFolder {
     pub fn in_folder(around: &Path) -> Result<Self> {
         let failed = |e| Error::io("cannot create a folder in it", around, e);
         sweep(around);
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(PREFIX).suffix(SUFFIX);
         for _ in 0..MAX_TRIES {
+            #[cfg(unix)]
+            let mut unfinished = None;
+            let made = tempfile::Builder::new().prefix(PREFIX).suffix(SUFFIX).make_in(around, |path| {
+                // Kept before it is there: no signal comes in between.
+                #[cfg(unix)]
+                let _ = unfinished.insert(Unfinished::folder(path));
+                create_private(path)
+            });
+            let path = made.and_then(|made| made.into_temp_path().keep().map_err(|e| e.error)).map_err(failed)?;
+            let folder = Folder(path);
             #[cfg(not(unix))]
-            return Ok(Self { folder: builder.tempdir_in(around).map_err(failed)? });
+            return Ok(Self { folder });
             #[cfg(unix)]
             {
-                let folder = builder.tempdir_in(around).map_err(failed)?;
-                let unfinished = Unfinished::folder(folder.path());
-                let lock = match File::open(folder.path()) {
+                let lock = match File::open(&folder.0) {
                     Err(e) if e.kind() == IoKind::NotFound => continue,
                     opened => opened.map_err(failed)?,
                 };
-                if is_locked(&lock, folder.path()) {
+                if is_locked(&lock, &folder.0) {
                     return Ok(Self { folder, _lock: lock, _unfinished: unfinished });
                 }
             }
@@ -155,7 +182,7 @@ impl PartialFolder {
 
     /// The path of the folder.
     pub fn path(&self) -> &Path {
-        self.folder.path()
+        &self.folder.0
     }
 
     /// Gives it its place, which nothing or an empty folder may have, whose mode, owner and extended attributes it then
@@ -173,7 +200,7 @@ impl PartialFolder {
         sync_folder(self.path()).map_err(|e| failed("cannot write it to the disk", e))?;
         fs::rename(self.path(), place).map_err(|e| failed("cannot take its place", e))?;
         // It is not where it would be removed from.
-        self.folder.disable_cleanup(true);
+        self.folder.0.clear();
         sync_folder(super::place::parent(place)).map_err(|e| failed("its name may not be on the disk", e))
     }
 }

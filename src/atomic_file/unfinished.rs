@@ -10,8 +10,13 @@ use rustix::fs::{AtFlags, CWD};
 
 /// Paths that are kept at once; of further ones the next writer finds what is left.
 const SLOTS: usize = 32;
-/// The longest path that the operating system takes.
-const LONGEST: usize = 4096;
+/// The longest path that is kept, with its end: the stack of a signal handler may be small. A longer one is left to the
+/// next writer too.
+const LONGEST: usize = 1024;
+/// The times that a folder is emptied which others fill meanwhile.
+const TRIES: usize = 10;
+/// Folders within a folder that are looked into.
+const DEPTH: usize = 3;
 
 const FREE: u8 = 0;
 const TAKEN: u8 = 1;
@@ -86,7 +91,7 @@ fn wait_for_the_end() {
 /// Removes the files and folders that this process is writing, which have not taken their places: for the signal
 /// handler of a program that then ends. Threads that write wait for that end.
 ///
-/// Safe to call in a signal handler: it makes system calls, takes no lock, and allocates nothing; it needs 16 KiB of
+/// Safe to call in a signal handler: it makes system calls, takes no lock, and allocates nothing; it needs 4 KiB of
 /// stack. The library calls it never, and installs no handler.
 pub fn remove_unfinished_files() {
     ENDING.store(true, Ordering::SeqCst);
@@ -102,8 +107,13 @@ pub fn remove_unfinished_files() {
         let Ok(path) = std::ffi::CStr::from_bytes_until_nul(&path) else { continue };
         // What cannot be removed is left for the next writer.
         if kind == FOLDER {
-            empty(CWD, path, 4);
-            let _ = rustix::fs::unlinkat(CWD, path, AtFlags::REMOVEDIR);
+            // Another thread may just have made a file in it.
+            for _ in 0..TRIES {
+                empty(CWD, path, DEPTH);
+                if rustix::fs::unlinkat(CWD, path, AtFlags::REMOVEDIR) != Err(rustix::io::Errno::NOTEMPTY) {
+                    break;
+                }
+            }
         } else {
             let _ = rustix::fs::unlinkat(CWD, path, AtFlags::empty());
         }
@@ -118,7 +128,8 @@ fn empty(around: rustix::fd::BorrowedFd<'_>, name: &std::ffi::CStr, depth: usize
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let Ok(folder) = openat(around, name, flags, Mode::empty()) else { return };
     let folder = rustix::fd::AsFd::as_fd(&folder);
-    let mut buffer = [std::mem::MaybeUninit::uninit(); 1024];
+    // Room for one entry of the longest name.
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 512];
     let mut entries = RawDir::new(folder, &mut buffer);
     while let Some(Ok(entry)) = entries.next() {
         let name = entry.file_name();

@@ -217,6 +217,12 @@ class Disk:
         self.log.append(step)
         apply(self.nodes, step)
 
+    def without_syncs(self, since):
+        """A disk on which the same was done from `since` on, without a sync."""
+        disk = Disk(self.place)
+        disk.nodes, disk.log = self.nodes, self.log[:since] + [step for step in self.log[since:] if step[0] != "sync"]
+        return disk
+
     def after_power_loss(self, since, until, how, seed=0):
         """The root of the disk as it may be when the power fails after `until` steps of the log; all before `since` is
         safe. `how`: "forgets" what is not synced; "reorders": all names are there, and no bytes but those synced;

@@ -59,6 +59,10 @@ def fail(scene, place, after, rng, wrong, runs, most):
         points = sorted(near | set(rng.sample(points, most // 2)) | {until})
     states = ready = 0
     tried = []
+    # The disk can tell: without any sync the output would be lost, or torn.
+    unsynced = disk.without_syncs(since).after_power_loss(since, len(disk.log), "forgets").content()
+    if is_same(scene, unsynced.get(scene.output), new):
+        wrong.append(f"{scene.name}: the disk forgets nothing")
     for point in points:
         for i, how in enumerate(HOW):
             tree = disk.after_power_loss(since, point, how, seed=point * len(HOW) + i)

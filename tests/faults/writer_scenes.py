@@ -139,6 +139,8 @@ class Server:
 
     def __init__(self):
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+        # Those who ask are killed in the midst of it.
+        self.server.handle_error = lambda *_: None
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def environment(self):
