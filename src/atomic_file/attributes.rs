@@ -100,8 +100,8 @@ mod extended {
         None
     }
 
-    /// Sets what can be set. Whether the group's part of the mode means what it meant: with a list of who may do what it
-    /// is the bound of that, and the list is of the group that the file had.
+    /// Sets what can be set. Whether the group's part of the mode means what it meant: with a list of who may do what
+    /// it is the bound of that, and the list is of the group that the file had.
     pub(super) fn give(extended: &[(CString, Vec<u8>)], is_of_group: bool, path: &Path) -> bool {
         let mut means_the_same = is_of_group;
         #[cfg(target_os = "linux")]

@@ -1,6 +1,6 @@
 //! Names that are on the disk: a new name in a folder is there for good only when the folder is synced.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, ErrorKind as IoKind};
 use std::path::Path;
 
@@ -29,7 +29,7 @@ pub(crate) fn create_folders(folder: &Path) -> io::Result<()> {
     }
     let around = super::place::parent(folder);
     create_folders(around)?;
-    match fs::create_dir(folder) {
+    match std::fs::create_dir(folder) {
         Err(e) if e.kind() == IoKind::AlreadyExists && folder.is_dir() => {}
         made => made?,
     }

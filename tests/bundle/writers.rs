@@ -150,7 +150,7 @@ fn a_program_says_whom_it_waits_for() {
     assert_eq!(Bundle::open(&path).unwrap().tasks().len(), 4);
 }
 
-/// Ended by a signal at any moment, a program leaves nothing beside its output, and those who started it see the signal.
+/// Ended by a signal at any moment, a program leaves nothing beside its output; those who started it see the signal.
 #[test]
 fn signals_leave_no_partial_file() {
     let folder = tempfile::tempdir().unwrap();
