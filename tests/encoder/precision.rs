@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::support::tensors::Tensors;
 use crate::support::runtime;
+use crate::support::tensors::Tensors;
 use taskbasis::{
     Activation, Arch, ArchHints, Basis, Checkpoint, Encoder, EncoderOptions, Epsilon, Error, ErrorKind, Model,
     ModelOptions, Pooling, Precision, Promotion, Provider, Residency, TaskWeights, Variant,
@@ -129,9 +129,8 @@ fn odd_towers_are_packed_too() {
                 },
             };
             let weights = Tensors::random(&arch, 7);
-            let encoder = |precision| {
-                Encoder::new(&arch, &EncoderOptions { precision, ..EncoderOptions::default() }).unwrap()
-            };
+            let encoder =
+                |precision| Encoder::new(&arch, &EncoderOptions { precision, ..EncoderOptions::default() }).unwrap();
             let (exact, packed) = (encoder(Precision::F32), encoder(precision));
             let pixels = images(&exact, 3);
             let expected = exact.encode(&weights, &pixels, 3).unwrap();

@@ -3,9 +3,10 @@
 //! A tile of R rows is its groups of 16 steps, and a group has 64 bytes of each row: what a step broadcasts lies at a
 //! constant distance from the next row's, and a conversion writes whole cache lines.
 
-use super::generic::Lanes;
+use super::lanes::Lanes;
 use super::layout::{GROUP, PackedLayout};
-use super::{Precision, RowScale};
+use super::precision::Precision;
+use super::row_scale::RowScale;
 
 /// Bytes of a row in a group.
 const LINE: usize = GROUP * 4;

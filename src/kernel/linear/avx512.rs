@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::generic::Lanes;
+use super::lanes::Lanes;
 use super::layout::STEP_BYTES;
 
 /// Whether this machine has what the kernel needs.

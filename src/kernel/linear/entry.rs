@@ -1,11 +1,14 @@
 //! The entry points of each instruction set, and which of them a kernel means.
 
-use super::generic::{self, Bf16Step, F32Step, Finish, Int8Step, Lanes};
+use super::activations;
+use super::generic::{self, Bf16Step, F32Step, Finish, Int8Step};
+use super::lanes::Lanes;
 use super::layout::{PANEL, PackedLayout};
 use super::pack::{self, PanelOut};
-use super::{Precision, RowScale, activations};
+use super::precision::Precision;
+use super::row_scale::RowScale;
 use crate::error::{Error, Result};
-use crate::kernel::Kernel;
+use crate::kernel::dispatch::Kernel;
 
 /// The functions of one instruction set. None may be called where it is not there.
 #[derive(Clone, Copy)]

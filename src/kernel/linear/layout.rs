@@ -1,6 +1,6 @@
 //! The packed form of a matrix of weights, in memory alone: it belongs to this build and to no file.
 
-use super::Precision;
+use super::precision::Precision;
 use crate::error::{Error, Result};
 
 /// The outputs of a panel.

@@ -1,8 +1,8 @@
 //! The activations of MLPs, over any vector type: additions, multiplications and divisions in one order, so that every
 //! instruction set gives the same bits.
 
-use super::Activation;
-use super::generic::Lanes;
+use super::activation::Activation;
+use super::lanes::Lanes;
 
 /// Applies an activation.
 ///

@@ -3,7 +3,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::generic::Lanes;
+use super::lanes::Lanes;
 use super::layout::STEP_BYTES;
 
 /// Whether this machine has what the kernel needs.

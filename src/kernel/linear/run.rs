@@ -1,11 +1,13 @@
 //! Products shared between threads.
 
+use super::activation::Activation;
 use super::entry::{self, Functions};
 use super::generic::Finish;
 use super::layout::{ALIGNMENT, PANEL, PackedLayout};
-use super::{Activation, Precision, RowScale};
+use super::precision::Precision;
+use super::row_scale::RowScale;
 use crate::error::{Error, Result};
-use crate::kernel::Kernel;
+use crate::kernel::dispatch::Kernel;
 
 /// Threads that share work out.
 pub trait Pool {
@@ -17,6 +19,7 @@ pub trait Pool {
 }
 
 /// A product to compute.
+#[derive(Debug)]
 pub struct LinearJob<'a> {
     /// The layout of the packed weights.
     pub layout: PackedLayout,

@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::generic::Lanes;
+use super::lanes::Lanes;
 
 // Nothing here needs an instruction set; pointers are as `Lanes` asks.
 impl Lanes for f32 {
