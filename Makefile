@@ -15,7 +15,7 @@ FUZZ_SECONDS ?= 600
 BUILT ?=
 
 .PHONY: demo test test-python test-python-full test-gpu bench microbench build onnxruntime install uninstall \
-	check-sanitizers lint fuzz clean
+	test-models check-sanitizers lint fuzz clean
 
 ## The main job on the digits family: every task from one basis.
 demo: onnxruntime
@@ -73,6 +73,10 @@ install: $(if $(BUILT),,build)
 
 uninstall:
 	DESTDIR="$(DESTDIR)" scripts/install --remove "$(PREFIX)"
+
+## The cache, prefetches, leases, workers and the end of the process, with thousands of interleavings of their threads.
+test-models:
+	$(CARGO) run --quiet --manifest-path models/Cargo.toml --target-dir "$(TARGET)/models" -- 50000
 
 ## The C and C++ programs under valgrind and the sanitizers; needs gcc or clang, valgrind, and nightly Rust.
 check-sanitizers: onnxruntime

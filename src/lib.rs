@@ -65,6 +65,7 @@ mod need;
 pub mod onnx;
 pub mod open;
 pub mod preprocess;
+mod sync;
 #[allow(unsafe_code)]
 pub mod tensor;
 pub mod tower;

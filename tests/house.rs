@@ -9,7 +9,7 @@ use syn::visit::{self, Visit};
 
 /// From low to high. A floor uses those before it, never one after it, and never another of its own line.
 const FLOORS: [&[&str]; 21] = [
-    &["error"],
+    &["error", "sync"],
     &["did_you_mean"],
     &["mmap", "atomic_file"],
     &["tensor"],

@@ -240,7 +240,7 @@ impl Output<'_> {
         let items = split(range, WORK_ITEM)
             .map(|item| (item, rows.iter_mut().filter_map(Iterator::next).collect::<Vec<&mut [f32]>>()))
             .collect();
-        threads::share(threads::count(self.options.threads), items, |(item, mut outs), scratch: &mut Scratch| {
+        threads::share(self.options.threads, items, |(item, mut outs), scratch: &mut Scratch| {
             if scratch.sums.nrows() != count {
                 scratch.sums = Array2::zeros((count, TILE));
             }

@@ -24,7 +24,6 @@ use super::engine::promoted::PromotedSession;
 use super::memory;
 use super::options::Promotion;
 use super::pool::Turns;
-use super::runtime::shutdown::ShutdownGuard;
 use super::session::SessionSetup;
 use crate::background::{JobId, Priority, Worker};
 use crate::error::{Error, ErrorKind, Result};
@@ -208,7 +207,6 @@ impl Promotions {
 
     /// Queues the task's session to be built after those that were wanted before it.
     fn enqueue(&self, mut state: MutexGuard<'_, PromotionTable>, task: &TaskWeights) -> Result<()> {
-        ShutdownGuard::expect();
         let job = state.spawner().and_then(|spawner| {
             let (shared, task) = (Arc::clone(&self.shared), task.clone());
             self.worker.submit(move || shared.promote(&task, spawner))
@@ -293,8 +291,6 @@ impl Shared {
         if bytes > budget {
             return Err(no_room());
         }
-        // Before anything of ONNX Runtime; until the session is kept, or dropped.
-        let _at_work = ShutdownGuard::begin()?;
         let weights = task.get()?;
         let stub = self.stub()?;
         let mut converted = None;
