@@ -10,7 +10,8 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Weak};
 
 use self::arena::BufferPool;
-use self::cache::{CacheLease, Holder, Key, Owner, PrefetchJob, WeightsCache};
+pub(crate) use self::cache::Key;
+use self::cache::{CacheLease, Holder, Owner, PrefetchJob, WeightsCache};
 use self::values::Weights;
 use crate::Model;
 use crate::error::{Error, Result};
@@ -32,7 +33,7 @@ pub const MODELS: &[Model] = &[
 const LENGTH: usize = 64;
 const BYTES: usize = 4 * LENGTH;
 
-fn key(number: u32, layout: u64) -> Key {
+pub(crate) fn key(number: u32, layout: u64) -> Key {
     Key { files: Arc::new([]), factors: Arc::new([number]), layout }
 }
 

@@ -27,7 +27,8 @@ pub fn max_threads() -> usize {
 pub(crate) fn count(wanted: usize) -> Result<usize> {
     match wanted {
         0 => Ok(processors()),
-        _ if wanted <= max_threads() => Ok(wanted),
+        // The operating system is asked last: that may mean reading files.
+        _ if wanted <= ALWAYS_ALLOWED || wanted <= processors() => Ok(wanted),
         _ => Err(Error::invalid("too many threads")
             .expected(format_args!("at most {} (one per processor, or {ALWAYS_ALLOWED})", max_threads()))
             .got(wanted)),
