@@ -256,7 +256,8 @@ unsafe impl Versioned for tb_encoder_properties {}
 ///         threads than processors and than 64, for more than 4096 concurrent runs, for options that exclude each
 ///         other, and for another ONNX Runtime than the one that is loaded; TB_ERR_UNSUPPORTED for an image size that
 ///         the base does not have, a graph that takes or gives other types than floats or is to run block by block,
-///         a provider that this ONNX Runtime was built without, or a device that `cpu` does not have; TB_ERR_OUT_OF_MEMORY; TB_ERR_RUNTIME
+///         a provider that this ONNX Runtime was built without, or a device that `cpu` does not have;
+///         TB_ERR_OUT_OF_MEMORY; TB_ERR_RUNTIME
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_encoder_create(
     basis: *const tb_basis,

@@ -171,8 +171,8 @@ fn processes_end_whatever_is_under_way() {
             // Before the thread that is to promote has begun: of 100 such ends, 2 crashed.
             each("promoting", 100, 0);
         });
-        // Without a wait for the host's threads, of 40 ends by leaving main 26 were wrong, of 20 within a thread 14, and
-        // of 10 within a callback 9.
+        // Without a wait for the host's threads, of 40 ends by leaving main 26 were wrong, of 20 within a thread 14,
+        // and of 10 within a callback 9.
         each("encoding", 40, 1000);
         each("within", 15, 3);
         each("callback", 10, 1000);

@@ -1,6 +1,6 @@
-//! The end of the process: ONNX Runtime's own destructors run in `exit`, and no thread may be at work in it then, ours or
-//! the host's. Every call into it is made under a [`ShutdownGuard`]; `exit` waits for those there are, and what comes
-//! later is refused.
+//! The end of the process: ONNX Runtime's own destructors run in `exit`, and no thread may be at work in it then, ours
+//! or the host's. Every call into it is made under a [`ShutdownGuard`]; `exit` waits for those there are, and what
+//! comes later is refused.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
