@@ -40,13 +40,17 @@ impl Attributes {
             let _ = chown(path, Some(self.found.uid()), None);
         }
         let is_of_group = now.gid() == self.found.gid() || chown(path, None, Some(self.found.gid())).is_ok();
-        // Narrow until all is in place.
-        let mode = self.found.mode() & if now.is_dir() { 0o7777 } else { 0o777 };
-        fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o700))?;
+        let meant = if now.is_dir() { 0o7777 } else { 0o777 };
+        let mode = self.found.mode() & meant;
+        // Narrow until all is in place. Some file systems have modes that cannot be set.
+        let _ = fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o700));
         #[cfg(any(target_os = "linux", target_vendor = "apple"))]
         let is_of_group = extended::give(&self.extended, is_of_group, path);
         let mode = if is_of_group { mode } else { without_group(mode) };
-        fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        match fs::set_permissions(path, fs::Permissions::from_mode(mode)) {
+            Err(e) if fs::metadata(path)?.mode() & meant & !mode != 0 => Err(e),
+            _ => Ok(()),
+        }
     }
 
     #[cfg(not(unix))]
