@@ -165,8 +165,8 @@ impl Download<'_> {
                 .got(found)
                 .hint("Nothing of it was kept. Something between here and the Hub changed it; try again"));
         }
-        // Every program that uses the cache takes it for what its name says: none is to write into it. Some file systems
-        // have modes that cannot be set.
+        // Every program that uses the cache takes it for what its name says: none is to write into it. Some file
+        // systems have modes that cannot be set.
         #[cfg(unix)]
         let _ = make_read_only(&part.file);
         part.file.sync_all().map_err(|e| self.unwritten(&part, e))?;
