@@ -68,6 +68,7 @@ pub mod preprocess;
 #[allow(unsafe_code)]
 pub mod tensor;
 pub mod tower;
+mod visible;
 pub mod weights;
 
 pub use atomic_file::{PartialFolder, check_output, replace_file};
@@ -93,6 +94,7 @@ pub use tensor::{BlockFormat, Blocks, DType, Rounding, Source, Tensor};
 #[cfg(feature = "text")]
 pub use tower::text::{TextHints, TextModel};
 pub use tower::{Activation, Arch, ArchHints, Epsilon, ImageHints, Pooling, TowerConfig, TowerOptions, Variant};
+pub use visible::{Visible, VisibleLines};
 pub use weights::{
     CacheStats, DeviceModel, DeviceOptions, DeviceStats, DeviceTensor, DeviceWeights, Model, ModelOptions,
     ReconstructOptions, Scope, TaskWeights, Values, Weights, WeightsCache, save_arrays,

@@ -126,7 +126,7 @@ impl RepoCache {
             let file = file.map_err(failed)?;
             match file.try_lock() {
                 // The process that had it may have removed the file, and a third may hold a lock on a new one.
-                Ok(()) if is_same(&file, &path) => return Ok(Lock(file)),
+                Ok(()) if is_same(&file, &path).map_err(failed)? => return Ok(Lock(file)),
                 Ok(()) => continue,
                 Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(e)) => return Err(failed(e)),
@@ -220,17 +220,25 @@ impl RepoCache {
 }
 
 /// Whether an open file is still the one that `path` names.
-fn is_same(file: &File, path: &Path) -> bool {
+///
+/// # Errors
+/// Where that cannot be told: to try again until it can may be to try for ever.
+fn is_same(file: &File, path: &Path) -> io::Result<bool> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt;
         let identity = |found: &fs::Metadata| (found.dev(), found.ino());
-        matches!((file.metadata(), fs::metadata(path)), (Ok(a), Ok(b)) if identity(&a) == identity(&b))
+        let own = identity(&file.metadata()?);
+        match fs::metadata(path) {
+            Ok(named) => Ok(identity(&named) == own),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(e),
+        }
     }
     #[cfg(not(unix))]
     {
         let _ = file;
-        path.exists()
+        path.try_exists()
     }
 }
 

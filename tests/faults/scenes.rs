@@ -206,11 +206,14 @@ impl Stage {
 /// The program in C, linked to the library that this test was built with.
 fn work(folder: &Path) -> PathBuf {
     let compiler = compilers().into_iter().next().unwrap();
-    let libraries = std::env::current_exe().unwrap().parent().unwrap().display().to_string();
+    let library = std::env::current_exe().unwrap().with_file_name("libtaskbasis.so");
+    // The name that the library has for the loader.
+    let version = [env!("CARGO_PKG_VERSION_MAJOR"), env!("CARGO_PKG_VERSION_MINOR")].join(".");
+    std::os::unix::fs::symlink(&library, folder.join(format!("libtaskbasis.so.{version}"))).unwrap();
     let program = folder.join("work");
     let mut compile = compiler.c99();
-    compile.arg(format!("-I{}", root().join("include").display())).arg(source("tests/faults/work.c"));
-    compile.args([&format!("-L{libraries}"), "-ltaskbasis", &format!("-Wl,-rpath,{libraries}"), "-lm", "-o"]);
+    compile.arg(format!("-I{}", root().join("include").display())).arg(source("tests/faults/work.c")).arg(library);
+    compile.arg(format!("-Wl,-rpath,{}", folder.display())).args(["-lm", "-o"]);
     run(compile.arg(&program));
     program
 }

@@ -24,6 +24,7 @@ mod tasks_dir;
 mod unreadable_images;
 mod verify;
 
+use std::panic::catch_unwind;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -102,14 +103,17 @@ impl Options for Program {
 
 /// 0: done; 1: failed, with one paragraph on stderr; 2: not understood (clap exits by itself).
 fn main() -> ExitCode {
+    output::tell_panics();
     // SAFETY: the program has no other thread yet.
     unsafe { taskbasis::Runtime::switch_off_telemetry() };
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+    match catch_unwind(run) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
             output::error(&error);
             ExitCode::FAILURE
         }
+        // It has told of itself.
+        Err(_) => ExitCode::FAILURE,
     }
 }
 
