@@ -27,8 +27,8 @@ pub(crate) fn try_zeroed<T: Clone + Default>(count: usize) -> Result<Vec<T>> {
     Ok(values)
 }
 
-/// Vectors that grow, or say that the allocator refuses: what a file's or a caller's numbers make large must not end the
-/// process.
+/// Vectors that grow, or say that the allocator refuses: what a file's or a caller's numbers make large must not end
+/// the process.
 pub(crate) trait TryGrow<T> {
     /// Makes room for `more` elements.
     fn try_room(&mut self, more: usize) -> Result<()>;

@@ -1,7 +1,7 @@
 /* Makes one call of a process fail, by standing before the C library (LD_PRELOAD).
  *
- *   FAULT=call:nth:how    the nth call (from 1 on) of a kind fails: with the errno `how`, or with half of what it was to
- *                         read or write where that is `short`. `nth+`: this one and all after it.
+ *   FAULT=call:nth:how    the nth call (from 1 on) of a kind fails: with the errno `how`, or with half of what it was
+ *                         to read or write where that is `short`. `nth+`: this one and all after it.
  *   FAULT=count           nothing fails.
  *   FAULT_LOG=file        gets `call number hash` for each call that could fail with FAULT=count, the hash being that
  *                         of the way which led to it; else `hit`, its descriptor, and where it was made.

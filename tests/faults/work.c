@@ -3,8 +3,8 @@
  *   work BUNDLE BASIS BASE HEADS
  *
  * A call that fails is told as `error: ` and made once more, which has to succeed: the process had one fault. With
- * FAULT_LASTS in the environment it is not. Prints the bits of what it computes. Exits with 1 if a call failed, and with
- * 3 where it failed in a way that it must not.
+ * FAULT_LASTS in the environment it has more. Prints the bits of what it computes. Exits with 1 if a call failed, and
+ * with 3 where it failed in a way that it must not.
  */
 #if !defined(_POSIX_C_SOURCE)
 #define _POSIX_C_SOURCE 199309L
