@@ -65,6 +65,8 @@ mod need;
 pub mod onnx;
 pub mod open;
 pub mod preprocess;
+#[doc(hidden)] // For the program.
+pub mod present;
 #[allow(unsafe_code)]
 pub mod tensor;
 pub mod tower;

@@ -10,10 +10,7 @@ use twox_hash::XxHash3_64;
 use super::format::{ALIGNMENT, Metadata, PAGE, Role, Section};
 use crate::checkpoint::safetensors::{self, HeaderEntry};
 use crate::error::{Error, ErrorKind, Result};
-use crate::tensor::{DType, Tensor, checked_numel};
-
-/// Bytes that are gathered before they go to the operating system.
-const BUFFER: usize = 1 << 20;
+use crate::tensor::{DType, Tensor, WRITE_BUFFER, checked_numel};
 
 type Fill<'a> = Box<dyn FnOnce(&mut Sink) -> Result<()> + 'a>;
 
@@ -145,7 +142,7 @@ pub(super) fn write(path: &Path, metadata: &Metadata, mut items: Vec<Item<'_>>) 
 
     let file = std::fs::OpenOptions::new().write(true).truncate(true).open(path);
     let file = file.map_err(|e| Error::io("cannot write", path, e))?;
-    let mut sink = Sink { out: BufWriter::with_capacity(BUFFER, file), hash: XxHash3_64::new(), written: 0 };
+    let mut sink = Sink { out: BufWriter::with_capacity(WRITE_BUFFER, file), hash: XxHash3_64::new(), written: 0 };
     sink.write(&header).map_err(|e| e.at(path))?;
     let mut sums = vec![sink.hash.finish()];
     let mut total = header.len();

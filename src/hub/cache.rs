@@ -20,6 +20,7 @@ use super::event::{HubEvent, Listener};
 use super::listing::{Digest, ListedFile, is_hex};
 use crate::atomic_file::replace_file;
 use crate::error::{Error, Result};
+use crate::present;
 
 /// The interval at which a lock that another process holds is tried.
 const POLL: Duration = Duration::from_millis(100);
@@ -143,7 +144,8 @@ impl RepoCache {
     pub(super) fn link(&self, commit: &str, entry: &ListedFile) -> Result<()> {
         let (blob, place) = (self.blob(&entry.digest), self.snapshot(commit).join(&entry.path));
         let failed = |e| Error::io("cannot put it into the snapshot", &place, e);
-        if !blob.exists() {
+        // Where that cannot be told, the file would be missing in silence.
+        if !present::is_file(&blob)? {
             // `has` found it there.
             return Ok(());
         }

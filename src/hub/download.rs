@@ -14,6 +14,7 @@ use super::http::{Answer, Ask, Client, of_body};
 use super::listing::{Digest, ListedFile};
 use super::retry::{Again, Failure};
 use crate::error::{Error, ErrorKind, Result};
+use crate::tensor::try_zeroed;
 
 /// Bytes that are read at a time.
 const PIECE: usize = 256 << 10;
@@ -144,7 +145,7 @@ impl Download<'_> {
         if have > self.entry.size {
             self.restart(&mut part)?;
         }
-        let mut piece = vec![0; PIECE];
+        let mut piece = try_zeroed::<u8>(PIECE)?;
         let mut left = part.have;
         while left > 0 {
             match part.file.read(&mut piece) {
@@ -214,7 +215,7 @@ impl Download<'_> {
         }
         let request = answer.request.clone();
         let mut reader = answer.into_reader();
-        let mut piece = vec![0; PIECE];
+        let mut piece = try_zeroed::<u8>(PIECE).map_err(Failure::never)?;
         loop {
             let n = match reader.read(&mut piece) {
                 Ok(0) if part.have < size => return Err(of_body(IoKind::UnexpectedEof.into(), &request, self.address)),

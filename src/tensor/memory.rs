@@ -27,6 +27,10 @@ pub(crate) fn try_zeroed<T: Clone + Default>(count: usize) -> Result<Vec<T>> {
     Ok(values)
 }
 
+/// Bytes that a writer gathers before they go to the operating system. No more, because such a buffer cannot be had but
+/// by an allocation that ends the process where it is refused: what is larger than this goes past it anyway.
+pub(crate) const WRITE_BUFFER: usize = 32 << 10;
+
 /// Vectors that grow, or say that the allocator refuses: what a file's or a caller's numbers make large must not end
 /// the process.
 pub(crate) trait TryGrow<T> {

@@ -80,7 +80,8 @@ impl Plan {
     }
 
     /// Of every kind of call: one of each way that leads there, the first ones, and a few others. In the long form all.
-    pub(crate) fn choose(&self, calls: &Calls) -> Vec<Fault> {
+    /// `has_outside`: the scene uses parts of others that end the process where memory is refused.
+    pub(crate) fn choose(&self, calls: &Calls, has_outside: bool) -> Vec<Fault> {
         let mut random = Random(self.seed);
         let mut faults = Vec::new();
         for (call, ways_there) in calls.iter().filter(|(call, _)| self.wants_call(call)) {
@@ -102,7 +103,8 @@ impl Plan {
                         faults.push(fault(false));
                     }
                     // What is interrupted for ever, or never gets more than a half, ends no sooner than it should.
-                    let may_last = !["EINTR", "short"].contains(how);
+                    // Where no memory is left at all, an abort cannot say whose it is.
+                    let may_last = !["EINTR", "short"].contains(how) && !(call == "malloc" && has_outside);
                     if may_last && (self.is_long || (i == 0 && (number <= 2 || random.below(4) == 0))) {
                         faults.push(fault(true));
                     }

@@ -103,7 +103,7 @@ impl Options for Program {
 
 /// 0: done; 1: failed, with one paragraph on stderr; 2: not understood (clap exits by itself).
 fn main() -> ExitCode {
-    output::tell_panics();
+    output::keep_panics();
     // SAFETY: the program has no other thread yet.
     unsafe { taskbasis::Runtime::switch_off_telemetry() };
     match catch_unwind(run) {
@@ -112,8 +112,10 @@ fn main() -> ExitCode {
             output::error(&error);
             ExitCode::FAILURE
         }
-        // It has told of itself.
-        Err(_) => ExitCode::FAILURE,
+        Err(_) => {
+            output::defect();
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -38,16 +38,30 @@ pub fn note_once(text: &str) {
     }
 }
 
-/// Has panics told as the errors that they are: defects.
-pub fn tell_panics() {
+/// The last panic: a defect, which is told where nothing has caught it.
+static PANIC: Mutex<Option<String>> = Mutex::new(None);
+
+/// Has panics kept to be told by [`defect`], where the standard library would write them out by itself.
+pub fn keep_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let what = panic.payload_as_str().unwrap_or("no message");
         let place = panic.location().map_or_else(String::new, |place| format!(" at {}:{}", place.file(), place.line()));
-        remark("error", format_args!("a defect in taskbasis, please report it: {what}{place}"));
-        if std::env::var_os("RUST_BACKTRACE").is_some_and(|asked| asked != "0") {
-            remark("note", std::backtrace::Backtrace::force_capture());
-        }
+        let is_asked = std::env::var_os("RUST_BACKTRACE").is_some_and(|asked| asked != "0");
+        let trace = if is_asked { std::backtrace::Backtrace::force_capture().to_string() } else { String::new() };
+        *PANIC.lock() = Some(format!("{what}{place} {trace}"));
     }));
+}
+
+/// Tells the panic that ended the work as the error that it is.
+pub fn defect() {
+    let what = PANIC.lock().take().unwrap_or_default();
+    remark("error", format_args!("a defect in taskbasis, please report it: {}", what.trim_end()));
+}
+
+/// Says of an error that it came after the file was written: what was asked for is there, and need not be done again.
+pub fn after_writing(path: &Path) -> impl Fn(Error) -> Error {
+    let done = format!("{} has been written; what failed came after it", path.display());
+    move |error| error.also_hint(&done)
 }
 
 /// Text, or anything else that ends in a newline by itself, with nothing in it that a terminal would act on
