@@ -92,14 +92,16 @@ impl Plan {
                     numbers.insert(i + 1);
                 }
             }
-            for _ in 0..4 {
+            for _ in 0..2 {
                 numbers.insert(1 + random.below(ways_there.len()));
             }
             for &number in &numbers {
+                let is_varied = self.is_long || number <= 3 || random.below(3) == 0;
                 for (i, how) in ways(call).iter().enumerate() {
                     let fault = |is_lasting| Fault { call: call.clone(), number, is_lasting, how };
-                    // The usual way always; of the others, in the short form, one in turn.
-                    if self.is_long || i == 0 || i == 1 + number % (ways(call).len() - 1).max(1) {
+                    // The usual way always; of the others, in the short form, now and then one in turn.
+                    let is_its_turn = i == 1 + number % (ways(call).len() - 1).max(1);
+                    if self.is_long || i == 0 || (is_varied && is_its_turn) {
                         faults.push(fault(false));
                     }
                     // What is interrupted for ever, or never gets more than a half, ends no sooner than it should.

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 use taskbasis::bundle::TaskFit;
-use taskbasis::{BlockFormat, Bundle, BundleUpdate, Error, NewTask, Result, check_output, present};
+use taskbasis::{BlockFormat, Bundle, BundleUpdate, Error, NewTask, Result, Visible, check_output, present};
 
 use crate::args::{HeadArgs, threads};
 use crate::conflicts::{Given, Refused};
@@ -111,7 +111,11 @@ impl AddTask {
             output::bytes(bundle.file_bytes())
         );
         for fit in &fits {
-            text += &format!("task {}: the vectors lack {:.1} % of its task vector", fit.task, 100.0 * fit.lacking);
+            text += &format!(
+                "task {}: the vectors lack {:.1} % of its task vector",
+                Visible(&fit.task),
+                100.0 * fit.lacking
+            );
             if let Some(lacking) = fit.lacking_with_residual {
                 text += &format!(", with the residual {:.1} %", 100.0 * lacking);
             }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use clap::Args;
 use serde_json::json;
-use taskbasis::{Error, Residency, Result, TaskExpr, check_output, save_arrays};
+use taskbasis::{Error, Residency, Result, TaskExpr, Visible, check_output, save_arrays};
 
 use crate::args::{EncoderArgs, ModelArgs, ResidencyArgs};
 use crate::conflicts::{Given, Refused};
@@ -89,7 +89,7 @@ impl Embed {
                 "{}: embeds [{}, {width}] of `{}`, {each:.2} ms per image on {}{}\n",
                 self.output.display(),
                 taken.len(),
-                self.weights,
+                Visible(&self.weights),
                 encoder.execution(),
                 taken.left_out(),
             ))

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 use taskbasis::onnx::{BoundGraph, OnnxFile};
-use taskbasis::{Result, TaskExpr, check_output, present, write_onnx, write_onnx_f16};
+use taskbasis::{Result, TaskExpr, Visible, check_output, present, write_onnx, write_onnx_f16};
 
 use crate::args::{EncoderArgs, ModelArgs};
 use crate::conflicts::{Given, Refused, option, options};
@@ -71,6 +71,6 @@ impl Export {
             }));
         }
         let names: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
-        output::text(&format!("{}: `{}`, {}\n", names.join(" and "), self.weights, output::bytes(bytes)))
+        output::text(&format!("{}: `{}`, {}\n", names.join(" and "), Visible(&self.weights), output::bytes(bytes)))
     }
 }

@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use clap::Args;
 use serde_json::json;
-use taskbasis::{BasisFile, MapMode, ReconstructOptions, Result, Scope, TaskExpr, Weights, check_output, present};
+use taskbasis::{
+    BasisFile, MapMode, ReconstructOptions, Result, Scope, TaskExpr, Visible, Weights, check_output, present,
+};
 
 use crate::args::threads;
 use crate::paths::{BasePath, InPath, OutPath};
@@ -77,7 +79,7 @@ impl Reconstruct {
                 "{}: {} tensors of `{}`, {}, reconstructed in {:.1} ms\n",
                 self.output.display(),
                 weights.len(),
-                self.weights,
+                Visible(&self.weights),
                 output::bytes(bytes),
                 took.as_secs_f64() * 1e3,
             ))
