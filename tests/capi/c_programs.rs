@@ -121,9 +121,9 @@ fn quickstart_takes_no_error_for_an_end(command: &dyn Fn() -> Command) {
         std::fs::write(file.path(), vec![0; bytes]).unwrap();
         std::fs::File::open(file.path()).unwrap()
     };
-    let image = 4 * 3 * 28 * 28;
+    let image = 4 * 3 * 32 * 32;
     fails(std::fs::File::open("/").unwrap(), Stdio::null(), "images: Is a directory");
-    fails(images(image + 5), Stdio::null(), "images: image 1 ends after 1 of ");
+    fails(images(image + 5), Stdio::null(), "images: image 1 ends after 1 of 3072 values");
     if let Ok(full) = std::fs::OpenOptions::new().write(true).open("/dev/full") {
         fails(images(image), full.into(), "stdout: ");
     }
