@@ -20,6 +20,7 @@ mod pack;
 mod pull;
 mod reconstruct;
 mod shared;
+mod signals;
 mod tasks_dir;
 mod unreadable_images;
 mod verify;
@@ -106,7 +107,10 @@ fn main() -> ExitCode {
     output::keep_panics();
     // SAFETY: the program has no other thread yet.
     unsafe { taskbasis::Runtime::switch_off_telemetry() };
-    match catch_unwind(run) {
+    signals::handle();
+    let done = catch_unwind(run);
+    paths::release();
+    match done {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
             output::error(&error);

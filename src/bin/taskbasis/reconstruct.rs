@@ -9,7 +9,7 @@ use taskbasis::{
 };
 
 use crate::args::threads;
-use crate::paths::{BasePath, InPath, OutPath};
+use crate::paths::{BasePath, InPath, OutFile};
 use crate::{checkpoints, output, paths};
 
 /// Write the weights of a task, or of any arithmetic of tasks, as safetensors.
@@ -29,7 +29,7 @@ pub struct Reconstruct {
 
     /// The file to write.
     #[arg(short, long, value_name = "OUT.safetensors")]
-    output: OutPath,
+    output: OutFile,
 
     /// The combined task vector alone, without the base.
     #[arg(long, conflicts_with = "base")]
