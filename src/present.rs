@@ -1,5 +1,5 @@
-//! Whether a file or folder is there. `Path::is_file` says no as well where that cannot be told, as of a disk that errs:
-//! a file beside others would then be left out in silence.
+//! Whether a file or folder is there. `Path::is_file` says no as well where that cannot be told, as of a disk that
+//! errs: a file beside others would then be left out in silence.
 
 use std::fs::Metadata;
 use std::io::ErrorKind;

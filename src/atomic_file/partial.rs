@@ -201,7 +201,8 @@ impl PartialFolder {
         fs::rename(self.path(), place).map_err(|e| failed("cannot take its place", e))?;
         // It is not where it would be removed from.
         self.folder.0.clear();
-        sync_folder(super::place::parent(place)).map_err(|e| failed("its name may not be on the disk", e))
+        sync_folder(super::place::parent(place))
+            .map_err(|e| failed("it is written, but its name may not be on the disk", e))
     }
 }
 
