@@ -16,8 +16,8 @@ FAULTS ?= short
 # The folder of libraries and programs to install; given, nothing is built.
 BUILT ?=
 
-.PHONY: demo test test-python test-python-full test-faults test-gpu bench microbench build onnxruntime install uninstall \
-	check-sanitizers lint fuzz clean
+.PHONY: demo test test-python test-python-full test-faults test-interrupted test-gpu bench microbench build onnxruntime \
+	install uninstall check-sanitizers lint fuzz clean
 
 ## The main job on the digits family: every task from one basis.
 demo: onnxruntime
@@ -38,6 +38,13 @@ test-python: onnxruntime
 test-python-full: onnxruntime
 	$(CARGO) build --release
 	PYTHON="$(PYTHON)" scripts/test-python "$(TARGET)" full
+
+## Every command that writes, killed at random moments, and on a disk that forgets what was not synced; with
+## FAULTS=long 1,000 kills. The disk needs Linux, /dev/fuse and the superuser, and is skipped aloud without.
+test-interrupted: onnxruntime
+	$(CARGO) build
+	TASKBASIS="$(TARGET)/debug/taskbasis" $(PYTHON) tests/faults/kill.py $(if $(filter long,$(FAULTS)),1000,40)
+	TASKBASIS="$(TARGET)/debug/taskbasis" $(PYTHON) tests/faults/power.py $(FAULTS)
 
 ## What needs an NVIDIA GPU and its driver (docs/gpu.md); says what is missing, and skips it. Again under
 ## compute-sanitizer where that is installed.

@@ -43,7 +43,7 @@ pub(super) struct Lock {
 #[derive(Debug)]
 struct Held {
     path: PathBuf,
-    _file: File,
+    file: File,
     #[cfg(unix)]
     _unfinished: Unfinished,
 }
@@ -117,7 +117,7 @@ impl Lock {
                     return Ok(Self {
                         held: Some(Held {
                             path: lock,
-                            _file: file,
+                            file,
                             #[cfg(unix)]
                             _unfinished: unfinished,
                         }),
@@ -146,6 +146,8 @@ impl Lock {
 impl Drop for Held {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
+        // A process that was forked from this one would hold it on.
+        let _ = self.file.unlock();
     }
 }
 
@@ -163,7 +165,13 @@ fn open(path: &Path) -> io::Result<File> {
         options
     };
     match options(true).open(path) {
-        Err(e) if e.kind() == IoKind::NotFound => options(true).create_new(true).open(path),
+        Err(e) if e.kind() == IoKind::NotFound => {
+            let made = options(true).create_new(true).open(path)?;
+            // Whatever the umask says: others lock it too.
+            #[cfg(unix)]
+            let _ = made.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
+            Ok(made)
+        }
         Err(e) if e.kind() == IoKind::PermissionDenied => options(false).open(path),
         opened => opened,
     }

@@ -166,9 +166,10 @@ impl Download<'_> {
                 .got(found)
                 .hint("Nothing of it was kept. Something between here and the Hub changed it; try again"));
         }
-        // Every program that uses the cache takes it for what its name says: none is to write into it.
+        // Every program that uses the cache takes it for what its name says: none is to write into it. Some file
+        // systems have modes that cannot be set.
         #[cfg(unix)]
-        make_read_only(&part.file).map_err(|e| Error::io("cannot set its permissions", &blob, e))?;
+        let _ = make_read_only(&part.file);
         part.file.sync_all().map_err(|e| self.unwritten(&part, e))?;
         let folder = blob.parent().unwrap_or(&blob);
         fs::rename(&incomplete, &blob)
