@@ -13,11 +13,13 @@ DESTDIR ?=
 SOAK_SECONDS ?= 600
 # How long each target is fuzzed.
 FUZZ_SECONDS ?= 600
+# How much `make test-faults` tries: short or long.
+FAULTS ?= short
 # The folder of libraries and programs to install; given, nothing is built.
 BUILT ?=
 
-.PHONY: demo test test-python test-python-full test-interrupted test-models test-gpu soak bench microbench build \
-	onnxruntime install uninstall check-sanitizers lint fuzz clean
+.PHONY: demo test test-python test-python-full test-faults test-interrupted test-models test-gpu soak bench microbench \
+	build onnxruntime install uninstall check-sanitizers lint fuzz clean
 
 ## The main job on the digits family: every task from one basis.
 demo: onnxruntime
@@ -55,6 +57,11 @@ test-gpu: onnxruntime
 	if command -v compute-sanitizer >/dev/null; then \
 		$(CARGO) test --test gpu --config "target.'cfg(all())'.runner = 'compute-sanitizer --error-exitcode=1'"; \
 	else echo "skipped: compute-sanitizer is not installed"; fi
+
+## What comes of it when the system refuses memory, files, threads: a spread of all calls, or with FAULTS=long each one,
+## which takes hours; needs Linux and a C compiler.
+test-faults: onnxruntime
+	FAULTS="$(FAULTS)" $(CARGO) test --test faults
 
 ## The figures of docs/performance.md on this machine, for ViT-B-32 with random weights; needs 4 GB in the temporary folder.
 bench: build

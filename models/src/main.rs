@@ -14,6 +14,8 @@ mod encoder;
 mod error;
 mod mmap;
 mod sync;
+#[path = "../../src/visible.rs"]
+mod visible;
 mod weights;
 mod worker;
 

@@ -98,6 +98,7 @@ impl Lock {
         let lock = beside(path);
         let began = Instant::now();
         let (mut is_told, mut tries) = (false, 0);
+        let failed = |e| Error::io("cannot lock it for writing", path, e);
         let none = |why: &str| {
             tracing::debug!("{}: no locks here: {why}", path.display());
             Self { held: None }
@@ -107,10 +108,10 @@ impl Lock {
                 Ok(file) => file,
                 // Gone between two looks at it.
                 Err(e) if matches!(e.kind(), IoKind::NotFound | IoKind::AlreadyExists) => continue,
-                Err(e) => return Err(Error::io("cannot lock it for writing", path, e)),
+                Err(e) => return Err(failed(e)),
             };
             match file.try_lock() {
-                Ok(()) if is_same(&file, &lock) => {
+                Ok(()) if is_same(&file, &lock).map_err(failed)? => {
                     #[cfg(unix)]
                     let unfinished = Unfinished::file(&lock);
                     return Ok(Self {

@@ -15,6 +15,7 @@ use super::listing::{Digest, ListedFile};
 use super::retry::{Again, Failure};
 use crate::atomic_file::sync_folder;
 use crate::error::{Error, ErrorKind, Result};
+use crate::tensor::try_zeroed;
 
 /// Bytes that are read at a time.
 const PIECE: usize = 256 << 10;
@@ -203,7 +204,7 @@ impl Download<'_> {
         if have > self.entry.size {
             self.restart(&mut part)?;
         }
-        let mut piece = vec![0; PIECE];
+        let mut piece = try_zeroed::<u8>(PIECE)?;
         let mut left = part.have;
         while left > 0 {
             match part.file.read(&mut piece) {
@@ -273,7 +274,7 @@ impl Download<'_> {
         }
         let request = answer.request.clone();
         let mut reader = answer.into_reader();
-        let mut piece = vec![0; PIECE];
+        let mut piece = try_zeroed::<u8>(PIECE).map_err(Failure::never)?;
         loop {
             let n = match reader.read(&mut piece) {
                 Ok(0) if part.have < size => return Err(of_body(IoKind::UnexpectedEof.into(), &request, self.address)),
