@@ -80,8 +80,8 @@
  * after dlclose(). It starts threads to reconstruct, to prefetch, and through ONNX Runtime to encode. ONNX Runtime is
  * loaded when the first encoder is made and stays until the process ends; one process can have only one. The
  * environment tells it to send no telemetry (ORT_DISABLE_TELEMETRY=1, unless that is set): set it yourself where other
- * threads may call getenv() while the first encoder is made. exit() waits for a session that is being built
- * (TB_PROMOTION_...).
+ * threads may call getenv() while the first encoder is made. exit() waits for runs that are in progress and
+ * sessions that are being made, on whatever thread; what is asked for after that is TB_ERR_CANCELLED.
  *
  * Versions below 1.0 may change the ABI when the minor number changes, later ones when the major number does; soname
  * and TB_VERSION_... say which it is. One header serves every build: what a build cannot do is TB_ERR_UNSUPPORTED.
@@ -267,7 +267,7 @@ typedef struct tb_basis_options {
      * open, or the process may end with SIGBUS.
      */
     uint32_t read;
-    /** Threads that reconstruct; 0: one per processor. */
+    /** Threads that reconstruct: at most one per processor, or 64; 0: one per processor. */
     uint32_t threads;
     /**
      * Bytes of reconstructed weights and promoted sessions that are kept for the next time; 0: room for the weights of
@@ -803,7 +803,7 @@ typedef struct tb_encoder_options {
     const char *provider;
     /** The device of the provider, counted from 0; `cpu` has one. */
     uint32_t device;
-    /** Threads that compute, all runs together; 0: one per processor. */
+    /** Threads that compute, all runs together: at most one per processor, or 64; 0: one per processor. */
     uint32_t threads;
     /** Runs that may be in progress at once; further calls wait. 0: 1. Each has threads / concurrency threads. */
     uint32_t concurrency;
@@ -990,11 +990,12 @@ typedef struct tb_encoder_properties {
  * @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer, the configuration beside it is of other
  *         weights, or options->graph holds not its weights; TB_ERR_IO and TB_ERR_FORMAT for its files;
  *         TB_ERR_RUNTIME_MISSING, with every place
- *         that was searched, and for a driver that a GPU lacks; TB_ERR_INVALID_ARGUMENT for more than
- *         4096 threads or concurrent runs, for options that exclude each other, and for another ONNX Runtime than the
- *         one that is loaded; TB_ERR_UNSUPPORTED for an image size that the base does not have, a graph that takes or
- *         gives other types than floats or is to run block by block, a provider that this ONNX Runtime was built
- *         without, or a device that `cpu` does not have; TB_ERR_OUT_OF_MEMORY; TB_ERR_RUNTIME
+ *         that was searched, and for a driver that a GPU lacks; TB_ERR_INVALID_ARGUMENT for more
+ *         threads than processors and than 64, for more than 4096 concurrent runs, for options that exclude each
+ *         other, and for another ONNX Runtime than the one that is loaded; TB_ERR_UNSUPPORTED for an image size that
+ *         the base does not have, a graph that takes or gives other types than floats or is to run block by block,
+ *         a provider that this ONNX Runtime was built without, or a device that `cpu` does not have;
+ *         TB_ERR_OUT_OF_MEMORY; TB_ERR_RUNTIME
  */
 tb_status tb_encoder_create(const tb_basis *basis,
                             const tb_encoder_options *options,

@@ -118,7 +118,7 @@ impl Bench {
             let mut family = self.family()?;
             let about = family.about(&self.encoder)?;
             let parts = self.wants(Part::Reconstruct) || self.wants(Part::Storage) || gpu.is_some();
-            if parts && self.soak.is_none() && !self.probe_memory {
+            if (parts || self.soak.is_some()) && !self.probe_memory {
                 family.add_formats(&self.formats, about.arch.hints())?;
             }
             let setup = Setup {

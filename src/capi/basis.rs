@@ -44,7 +44,7 @@ pub struct tb_basis_options {
     /// Not zero: read the files into memory instead of mapping them. Mapped files must not be shortened while they are
     /// open, or the process may end with SIGBUS.
     pub read: u32,
-    /// Threads that reconstruct; 0: one per processor.
+    /// Threads that reconstruct: at most one per processor, or 64; 0: one per processor.
     pub threads: u32,
     /// Bytes of reconstructed weights and promoted sessions that are kept for the next time; 0: room for the weights of
     /// three tasks, and 1 GiB at least. tb_cache_set_budget() changes it, also to none.

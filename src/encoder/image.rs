@@ -59,7 +59,7 @@ impl Encoder {
     ///
     /// # Errors
     /// As [`Runtime::load`], [`Runtime::check_provider`] and [`Arch::check`]; [`ErrorKind::InvalidArgument`] for
-    /// thousands of threads; [`ErrorKind::Runtime`] when ONNX Runtime refuses the graph.
+    /// more than [`max_threads`](crate::kernel::max_threads); [`ErrorKind::Runtime`] when ONNX Runtime refuses the graph.
     pub fn new(arch: &Arch, options: &EncoderOptions) -> Result<Self> {
         let graph = match options.precision {
             Precision::F32 => EncoderGraph::built(arch)?,

@@ -18,8 +18,8 @@ use crate::onnx::OnnxFile;
 /// without the layout that convolutions like best, as promoted tasks do.
 ///
 /// # Errors
-/// As [`Runtime::load`](super::Runtime::load) and [`Runtime::check_provider`](super::Runtime::check_provider); [`ErrorKind::InvalidArgument`](crate::ErrorKind) for thousands
-/// of threads; [`ErrorKind::Io`](crate::ErrorKind) when the file cannot be read; [`ErrorKind::Runtime`](crate::ErrorKind)
+/// As [`Runtime::load`](super::Runtime::load) and [`Runtime::check_provider`](super::Runtime::check_provider); [`ErrorKind::InvalidArgument`](crate::ErrorKind) for more
+/// than [`max_threads`](crate::kernel::max_threads); [`ErrorKind::Io`](crate::ErrorKind) when the file cannot be read; [`ErrorKind::Runtime`](crate::ErrorKind)
 /// when ONNX Runtime refuses it.
 #[doc(hidden)]
 pub fn session_on_file(path: &Path, options: &EncoderOptions) -> Result<(Session, Execution)> {

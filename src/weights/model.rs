@@ -29,7 +29,7 @@ const DEFAULT_BUDGET: usize = 1 << 30;
 /// The options of a [`Model`]: how it reconstructs and what it keeps.
 #[derive(Clone, Debug, Default)]
 pub struct ModelOptions {
-    /// Threads for reconstruction; 0 means one per processor.
+    /// Threads for reconstruction, at most [`max_threads`](crate::kernel::max_threads); 0 means one per processor.
     pub threads: usize,
     /// The kernel; `None` means the fastest that this machine has, or the one that `TASKBASIS_KERNEL` names.
     pub kernel: Option<Kernel>,
@@ -64,9 +64,11 @@ impl Model {
     ///
     /// # Errors
     /// When the kernel that `TASKBASIS_KERNEL` names is not one of this machine;
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for both a cache and a budget for another.
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for both a cache and a budget for another, and
+    /// for more than [`max_threads`](crate::kernel::max_threads).
     pub fn new(base: Checkpoint, basis: Option<Basis>, options: &ModelOptions) -> Result<Arc<Self>> {
         let kernel = options.kernel.map_or_else(kernel::active, Ok)?;
+        kernel::threads::count(options.threads)?;
         let canonical = plan::base_alone(&base, Scope::ImageTower).canonical();
         let floats = canonical.tensors().iter().filter(|tensor| tensor.dtype.is_float());
         let tower: usize = floats.map(TensorSpec::nbytes).sum();

@@ -11,3 +11,4 @@ mod options;
 mod readme;
 #[path = "../support/mod.rs"]
 mod support;
+mod terminal;
