@@ -8,12 +8,12 @@ use super::error::{tb_error, tb_status};
 use super::guard::call;
 use super::handle::{self, Constants, Handle, Out, StructOut, Versioned};
 use super::logging::log_level;
+use super::precision::PRECISIONS;
 use super::tower;
 use crate::encoder::{
     Encoder, EncoderOptions, Promotion, Provider, Residency, Runtime, SelfTest, TensorRtOptions, WeightsOn,
 };
 use crate::error::{Error, Result};
-use crate::kernel::linear::Precision;
 use crate::onnx::BindOptions;
 use crate::open::GraphChoice;
 use crate::preprocess::Preprocess;
@@ -172,6 +172,10 @@ pub struct tb_encoder_options {
     pub self_test: usize,
     /// One of the TB_RESIDENCY_ constants: how much of a task's weights a run has in memory.
     pub residency: usize,
+    /// One of the TB_PRECISION_ constants: the type that the built graph's matrices are multiplied in, on the CPU. With
+    /// others than TB_PRECISION_F32 weights are packed, and nothing is promoted (TB_ERR_UNSUPPORTED with
+    /// TB_RESIDENCY_BLOCKWISE, TB_PROMOTION_MANUAL, a GPU's provider, or another graph).
+    pub precision: usize,
 }
 
 // SAFETY: repr(C), the size first, and every field may be zero.
@@ -238,6 +242,8 @@ pub struct tb_encoder_properties {
     pub interpolation: u32,
     /// The pixels that sides are resized to before the image is cropped.
     pub resize_edge: usize,
+    /// One of the TB_PRECISION_ constants.
+    pub precision: usize,
 }
 
 // SAFETY: repr(C), the size first, and every field may be zero.
@@ -354,7 +360,7 @@ unsafe fn read(options: &tb_encoder_options) -> Result<EncoderOptions> {
         cuda_graphs: options.cuda_graphs != 0,
         self_test: SELF_TESTS.value(options.self_test)?,
         residency: residency(options.residency, options.streamed)?,
-        precision: Precision::F32,
+        precision: PRECISIONS.value(options.precision)?,
     })
 }
 
@@ -455,6 +461,7 @@ pub unsafe extern "C" fn tb_encoder_info(
             resize: tower::RESIZE_MODES.number(open.preprocess.resize()),
             interpolation: tower::INTERPOLATIONS.number(open.preprocess.interpolation()),
             resize_edge: open.preprocess.edge(),
+            precision: PRECISIONS.number(encoder.precision()) as usize,
             graph: match encoder.graph() {
                 None => TB_GRAPH_BUILT,
                 Some(graph) if graph.is_embedded() => TB_GRAPH_BUNDLE,

@@ -44,6 +44,7 @@ pub struct Encoder {
     pub(super) setup: SessionSetup,
     pub(super) execution: Execution,
     pub(super) residency: Residency,
+    pub(super) precision: Precision,
     pub(super) engine: Box<dyn Engine>,
     /// Half floats have given the CPU's embeddings.
     pub(super) is_precise: AtomicBool,
@@ -129,6 +130,7 @@ impl Encoder {
         Ok(Self {
             execution,
             residency: options.residency,
+            precision: options.precision,
             engine,
             is_precise: AtomicBool::new(false),
             promotions: Promotions::new(policy, &feed, &setup, &turns),
@@ -334,9 +336,15 @@ impl Encoder {
         self.residency
     }
 
-    /// Bytes of f32 weights that one run needs in memory at a time.
+    /// The type that the built graph's matrices are multiplied in; f32 for a user's.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Bytes of weights that one run needs in memory at a time.
     pub fn weight_bytes(&self) -> usize {
         match self.residency {
+            Residency::Whole if self.precision != Precision::F32 => self.feed.graph.nbytes(),
             Residency::Whole => self.arch().parameter_count() * size_of::<f32>(),
             Residency::Blockwise => blockwise::weight_bytes(self.arch()),
         }

@@ -22,6 +22,7 @@ const SECTIONS: [(&str, &str); 13] = [
     ("encoder", "The image encoder"),
     ("encode", "Images in, embeddings out"),
     ("device", "Weights where the encoder reads them: on a GPU, in its memory"),
+    ("precision", "The types that matrices are multiplied in"),
     ("promotion", "Sessions of their own for tasks that run often"),
     ("head", "Classification heads"),
 ];

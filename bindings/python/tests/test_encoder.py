@@ -164,6 +164,23 @@ def test_a_block_at_a_time(basis, golden, encoder):
         streamed.prepare("MNIST")
 
 
+def test_packed_precisions(basis, golden, encoder):
+    pixels = golden["pixel_values"][:4]
+    exact = encoder(pixels, "MNIST")
+    for precision, least in [("bf16", 0.9999), ("int8", 0.999)]:
+        packed = taskbasis.Encoder(basis, precision=precision)
+        embeds = packed(pixels, "MNIST")
+        cosines = (embeds * exact).sum(1) / np.linalg.norm(embeds, axis=1) / np.linalg.norm(exact, axis=1)
+        assert cosines.min() > least and (embeds != exact).any()
+        assert packed.info()["precision"] == precision
+        assert packed.info()["weight_bytes"] < 0.6 * encoder.info()["weight_bytes"]
+    assert encoder.info()["precision"] == "f32"
+    with pytest.raises(ValueError, match="precision"):
+        taskbasis.Encoder(basis, precision="int4")
+    with pytest.raises(taskbasis.UnsupportedError, match="int8"):
+        taskbasis.Encoder(basis, precision="int8", residency="blockwise")
+
+
 def test_eight_threads(basis, golden):
     encoder = taskbasis.Encoder(basis, concurrency=2, promotion="off")
     pixels = golden["pixel_values"][:4]
