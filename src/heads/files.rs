@@ -79,7 +79,7 @@ impl Head {
 /// Whether a pickled head's `normalize` is true; so it is where there is none.
 fn says_to_normalise(path: &Path) -> Result<bool> {
     let mapping = Arc::new(Mapping::open(path, MapMode::Map)?);
-    if !Directory::is_zip(&mapping) {
+    if !Directory::is_zip(&mapping.head(4)?) {
         return Ok(true);
     }
     let archive = Archive::parse(mapping)?;

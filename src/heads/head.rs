@@ -35,8 +35,11 @@ impl Head {
                 .expected(format_args!("[C, e] and [C]"))
                 .got(format_args!("{} and {} values", weight.len(), bias.len())));
         }
-        if !weight.iter().chain(&bias).all(|value| value.is_finite()) {
-            return Err(Error::format("a head's weight or bias holds a value that is not finite"));
+        for (name, values) in [("weight", &weight), ("bias", &bias)] {
+            if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+                return Err(Error::format(format!("a head's {name} holds a value that is not finite"))
+                    .got(format_args!("{} at element {at}", values[at])));
+            }
         }
         let embedding = weight.len() / bias.len();
         Ok(Self { weight, bias, embedding, classes: Vec::new(), normalises: true, pooling: None })
@@ -50,13 +53,15 @@ impl Head {
     /// [`Head::new`], and when a shape or type is wrong; [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
     pub fn from_tensors(weight: &Tensor, bias: Option<&Tensor>, prefix: &str) -> Result<Self> {
         let name = format!("{prefix}weight");
+        let (weight, bias) = (weight.in_memory()?, bias.map(Tensor::in_memory).transpose()?);
+        let (weight, given) = (&weight, bias.as_ref());
         let &[classes, _] = weight.shape() else {
             return Err(Error::format("not the weight of a head")
                 .tensor(name)
                 .expected("shape [classes, embedding]")
                 .got(format_args!("{:?}", weight.shape())));
         };
-        let bias = match bias {
+        let bias = match given {
             None => try_zeroed(classes)?,
             Some(bias) if bias.shape() == [classes] => {
                 bias.to_f32().map_err(|e| e.tensor(format!("{prefix}bias")))?.into_owned()
@@ -69,6 +74,8 @@ impl Head {
             }
         };
         let values = weight.to_f32().map_err(|e| e.tensor(&name))?.into_owned();
+        weight.verify_finite().map_err(|e| e.tensor(&name))?;
+        given.map_or(Ok(()), Tensor::verify_finite).map_err(|e| e.tensor(format!("{prefix}bias")))?;
         Self::new(values, bias).map_err(|e| e.tensor(name))
     }
 

@@ -10,6 +10,7 @@ pub use super::node::Port;
 pub(super) use super::node::{Node, is_onnx};
 use super::wire::{Field, fields, last};
 use super::{halves, sniff, sorted};
+use crate::checkpoint::sniff::HEAD;
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
 
@@ -68,9 +69,9 @@ impl OnnxFile {
     }
 
     /// Reads a model in memory that was made of the one at `path`: its values may be in files beside that.
-    pub(crate) fn parse_beside(mapping: Arc<Mapping>, path: &Path) -> Result<Self> {
+    pub(crate) fn parse_beside(mapping: Arc<Mapping>, path: &Path, mode: MapMode) -> Result<Self> {
         let all = 0..mapping.len();
-        Self::read(mapping, all, ExternalFiles::beside(Some(path), MapMode::Map)).map_err(|e| e.at(path))
+        Self::read(mapping, all, ExternalFiles::beside(Some(path), mode)).map_err(|e| e.at(path))
     }
 
     /// Reads a model in memory that is the bytes `range` of something larger.
@@ -102,7 +103,7 @@ impl OnnxFile {
     }
 
     fn read(mapping: Arc<Mapping>, model: Range<usize>, mut others: ExternalFiles) -> Result<Self> {
-        if let Some(objection) = sniff::objection(&mapping[model.clone()]) {
+        if let Some(objection) = sniff::objection(&mapping.read_at(model.start..model.end.min(model.start + HEAD))?) {
             return Err(objection);
         }
         let (mut around, mut graph, mut has_functions) = (Vec::new(), None, false);
