@@ -16,8 +16,12 @@
 //! # Ok::<(), taskbasis::Error>(())
 //! ```
 
+mod verify;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+pub use verify::{Verified, verify};
 
 use crate::basis::Basis;
 use crate::bundle::Bundle;

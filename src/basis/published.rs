@@ -60,8 +60,8 @@ fn open(folder: &Path, mode: MapMode) -> Result<Basis> {
     let artifact = read_artifact(folder, &info, vectors, mode)?;
     let has_mean = artifact.mean.is_some();
     sources.extend(artifact.mean);
-    let files = [&vectors_path, &artifact.path, &folder.join("method_info.json")];
-    let file_bytes = files.into_iter().map(|path| file_bytes(path)).sum::<Result<u64>>()?;
+    let files = vec![folder.join("method_info.json"), vectors_path, artifact.path];
+    let file_bytes = files.iter().map(|path| file_bytes(path)).sum::<Result<u64>>()?;
     Ok(Basis::from_contents(BasisContents {
         path: folder.to_path_buf(),
         method: info.method,
@@ -72,6 +72,7 @@ fn open(folder: &Path, mode: MapMode) -> Result<Basis> {
         residual_tasks: Vec::new(),
         parameters: align(&sources)?,
         file_bytes,
+        files,
     }))
 }
 

@@ -30,6 +30,9 @@ const ZIP64_LOCATOR_SIZE: usize = 20;
 /// An archive's comment comes after the end record, so the record is searched for at most this far from the end.
 const MAX_COMMENT: usize = 0xffff;
 
+/// Bytes that are read at once for a checksum.
+const PART: usize = 4 << 20;
+
 const ZIP64_EXTRA: u16 = 1;
 /// The 32-bit field that says that the value is in the zip64 extra field.
 const IN_ZIP64: u32 = u32::MAX;
@@ -174,6 +177,37 @@ impl Directory {
         }
         let start = entry.header + start;
         Ok(start..start + entry.size)
+    }
+}
+
+impl Directory {
+    /// Reads the data of every entry and compares their checksums; gives the names of those that are compressed or
+    /// encrypted, whose data are what they are.
+    ///
+    /// # Errors
+    /// As [`Directory::range`] and [`Mapping::read_at`]; [`ErrorKind::Format`](crate::ErrorKind::Format), naming entry,
+    /// place and both checksums, where one is another.
+    pub fn verify(&self, file: &Mapping) -> Result<Vec<&str>> {
+        let mut unchecked = Vec::new();
+        for (name, entry) in &self.entries {
+            if !entry.stored {
+                unchecked.push(&**name);
+                continue;
+            }
+            let range = self.range(file, name)?;
+            let mut sum = crc32fast::Hasher::new();
+            for start in range.clone().step_by(PART) {
+                sum.update(&file.read_at(start..range.end.min(start + PART))?);
+            }
+            let got = sum.finalize();
+            if got != entry.crc {
+                return Err(damaged(name, &format!("has another checksum than its {} bytes at {}", range.len(), range.start))
+                    .expected(format_args!("{:08x}", entry.crc))
+                    .got(format_args!("{got:08x}"))
+                    .hint("Its bytes were changed: copy or download it again"));
+            }
+        }
+        Ok(unchecked)
     }
 }
 

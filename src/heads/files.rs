@@ -89,6 +89,17 @@ fn says_to_normalise(path: &Path) -> Result<bool> {
     })
 }
 
+/// The files or folders of the heads in the folder at `path`; none where it is no folder of heads.
+///
+/// # Errors
+/// [`ErrorKind::Io`](crate::ErrorKind::Io) where it cannot be listed.
+pub(crate) fn head_places(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() || classifier::is_model(path) {
+        return Ok(Vec::new());
+    }
+    Ok(head_files(path)?.into_values().collect())
+}
+
 /// The tasks whose heads lie at `path`, a file or a folder as [`Head::open`] takes it, in the order of their names.
 /// A file of one head has none unless its name says it.
 ///

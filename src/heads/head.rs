@@ -178,7 +178,8 @@ impl Head {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when a length does not fit, or an embedding
-    /// cannot be normalised because its norm is 0 or not finite: no encoder with sound weights makes such a one.
+    /// cannot be normalised because its norm is 0 or not finite: no encoder with sound weights makes such a one; or when
+    /// a logit is not finite. On an error `out` may have been written to in part.
     pub fn logits(&self, embeddings: &[f32], out: &mut [f32]) -> Result<()> {
         let (embedding, classes) = (self.embedding, self.num_classes());
         let count = embeddings.len() / embedding;
@@ -198,6 +199,11 @@ impl Head {
             let normalised: Vec<f32> = embedding.iter().map(|&value| (f64::from(value) / norm) as f32).collect();
             for ((out, weight), bias) in out.iter_mut().zip(self.weight.chunks_exact(self.embedding)).zip(&self.bias) {
                 *out = dot(&normalised, weight) + bias;
+            }
+            if let Some(class) = out.iter().position(|logit| !logit.is_finite()) {
+                return Err(Error::invalid(format!("a logit of embedding {index} is beyond what f32 can hold"))
+                    .got(format_args!("{} for class {class}", out[class]))
+                    .hint("Is the head of another model, or its weight too large?"));
             }
         }
         Ok(())

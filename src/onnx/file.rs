@@ -13,6 +13,7 @@ use super::{halves, sniff, sorted};
 use crate::checkpoint::sniff::HEAD;
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
+use crate::tensor::Tensor;
 
 /// An ONNX model as a file holds it: its graph's nodes, constants, inputs and outputs. Values are not read before
 /// they are asked for, and what nothing here understands stays as it is in the file.
@@ -197,6 +198,11 @@ impl OnnxFile {
     /// Every file that it consists of: the model, and those that hold its values.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         std::iter::once(self.path()).chain(self.others.iter().map(PathBuf::as_path))
+    }
+
+    /// The constants that are floats: name and values.
+    pub(crate) fn floats(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.constants.iter().filter_map(|constant| Some((constant.name.as_str(), constant.tensor.as_ref()?)))
     }
 
     /// The inputs of a run. Models of old also list their constants here.

@@ -104,7 +104,7 @@ impl Options for Program {
 fn main() -> ExitCode {
     // SAFETY: the program has no other thread yet.
     unsafe { taskbasis::Runtime::switch_off_telemetry() };
-    match run() {
+    match taskbasis::mmap::end_on_lost_pages(|| ()).and_then(|()| run()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::error(&error);
