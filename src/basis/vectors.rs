@@ -95,8 +95,18 @@ impl Parameter {
 impl Basis {
     /// A basis of `contents`, which the caller has checked.
     pub(crate) fn from_contents(contents: BasisContents) -> Self {
-        let BasisContents { path, method, tasks, vectors, has_mean, table, residual_tasks, parameters, file_bytes, files } =
-            contents;
+        let BasisContents {
+            path,
+            method,
+            tasks,
+            vectors,
+            has_mean,
+            table,
+            residual_tasks,
+            parameters,
+            file_bytes,
+            files,
+        } = contents;
         let recovery = Recovery::new(method, tasks, vectors, table, residual_tasks);
         Self { path, vectors, has_mean, recovery, parameters, file_bytes, files }
     }

@@ -69,7 +69,8 @@ const KNOWN_FILES: [KnownFile; 23] = [
 /// The bytes of a file's beginning that tell its kind.
 pub(crate) const HEAD: usize = 128 << 10;
 
-/// The error for `bytes`, the first [`HEAD`] of a file, that are not the weights they were taken for; `otherwise` where nothing more can be told.
+/// The error for `bytes`, the first [`HEAD`] of a file, that are not the weights they were taken for; `otherwise` where
+/// nothing more can be told.
 pub(crate) fn refused(bytes: &[u8], otherwise: &str) -> Error {
     let is = |file: &&KnownFile| bytes.get(file.at..).is_some_and(|rest| rest.starts_with(file.signature));
     if bytes.is_empty() {

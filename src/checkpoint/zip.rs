@@ -201,10 +201,13 @@ impl Directory {
             }
             let got = sum.finalize();
             if got != entry.crc {
-                return Err(damaged(name, &format!("has another checksum than its {} bytes at {}", range.len(), range.start))
-                    .expected(format_args!("{:08x}", entry.crc))
-                    .got(format_args!("{got:08x}"))
-                    .hint("Its bytes were changed: copy or download it again"));
+                return Err(damaged(
+                    name,
+                    &format!("has another checksum than its {} bytes at {}", range.len(), range.start),
+                )
+                .expected(format_args!("{:08x}", entry.crc))
+                .got(format_args!("{got:08x}"))
+                .hint("Its bytes were changed: copy or download it again"));
             }
         }
         Ok(unchecked)

@@ -40,12 +40,7 @@ pub(crate) struct Golden {
 impl Golden {
     /// The golden embedding of `bundle`, for the base of `model`, which is the unrounded one of what the
     /// bundle holds or not.
-    pub(crate) fn new(
-        expected: &[f32],
-        model: &Arc<Model>,
-        bundle: &Arc<Mapping>,
-        is_unrounded: bool,
-    ) -> Self {
+    pub(crate) fn new(expected: &[f32], model: &Arc<Model>, bundle: &Arc<Mapping>, is_unrounded: bool) -> Self {
         let (path, identity, file) = (bundle.path().to_path_buf(), bundle.identity(), Arc::downgrade(bundle));
         let (model, has_passed, turn) = (Arc::downgrade(model), AtomicBool::new(false), Mutex::new(()));
         Self { expected: expected.to_vec(), model, path, identity, file, is_unrounded, has_passed, turn }

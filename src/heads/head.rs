@@ -178,8 +178,8 @@ impl Head {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when a length does not fit, or an embedding
-    /// cannot be normalised because its norm is 0 or not finite: no encoder with sound weights makes such a one; or when
-    /// a logit is not finite. On an error `out` may have been written to in part.
+    /// cannot be normalised because its norm is 0 or not finite: no encoder with sound weights makes such a one; or
+    /// when a logit is not finite. On an error `out` may have been written to in part.
     pub fn logits(&self, embeddings: &[f32], out: &mut [f32]) -> Result<()> {
         let (embedding, classes) = (self.embedding, self.num_classes());
         let count = embeddings.len() / embedding;

@@ -14,6 +14,7 @@ pub(super) use unix::{Guarded, watch};
 
 #[cfg(unix)]
 mod unix {
+    use std::io::IsTerminal;
     use std::os::unix::ffi::OsStrExt;
     use std::path::Path;
     use std::sync::OnceLock;
@@ -41,6 +42,8 @@ mod unix {
     /// What the signal did before.
     static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
     static IS_ENDING: AtomicBool = AtomicBool::new(false);
+    /// Whether a person reads the error.
+    static IS_TERMINAL: AtomicBool = AtomicBool::new(false);
 
     /// A mapping that is in the list.
     #[derive(Debug)]
@@ -52,8 +55,8 @@ mod unix {
         }
     }
 
-    /// Puts a mapping into the list, where [`end_on_lost_pages`] was called. Its memory for a mapping stays taken, but a
-    /// program that opens the same files again and again takes it once for each name.
+    /// Puts a mapping into the list, where [`end_on_lost_pages`] was called. Its memory for a mapping stays taken, but
+    /// a program that opens the same files again and again takes it once for each name.
     pub(in crate::mmap) fn watch(bytes: &[u8], path: &Path) -> Option<Guarded> {
         CLEANUP.get()?;
         static TURN: Mutex<()> = Mutex::new(());
@@ -83,8 +86,8 @@ mod unix {
     }
 
     /// Makes of a page that cannot be read an error on stderr, in the form of the program's others, and the end of the
-    /// process with status 1, `cleanup` before it. For programs, before they open anything; other faults end the process
-    /// as before.
+    /// process with status 1, `cleanup` before it. For programs, before they open anything; other faults end the
+    /// process as before.
     ///
     /// # Errors
     /// [`ErrorKind::Io`] where the operating system refuses.
@@ -94,8 +97,13 @@ mod unix {
         let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = on_lost_page;
         action.sa_sigaction = handler as usize;
         action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-        // SAFETY: both are whole structures that outlive the call, and the handler takes what SA_SIGINFO passes.
-        if unsafe { libc::sigaction(libc::SIGBUS, &raw const action, &raw mut before) } != 0 {
+        IS_TERMINAL.store(std::io::stderr().is_terminal(), Ordering::Relaxed);
+        // SAFETY: all are whole structures that outlive the calls, and the handler takes what SA_SIGINFO passes.
+        let refused = unsafe {
+            libc::sigemptyset(&raw mut action.sa_mask);
+            libc::sigaction(libc::SIGBUS, &raw const action, &raw mut before) != 0
+        };
+        if refused {
             let why = std::io::Error::last_os_error();
             return Err(Error::new(ErrorKind::Io, "cannot install a handler for pages that are lost").because(why));
         }
@@ -115,8 +123,14 @@ mod unix {
         });
         let Some(slot) = found else {
             if let Some(before) = BEFORE.get() {
-                // SAFETY: it is what the kernel said before. The instruction faults again when this returns.
-                unsafe { libc::sigaction(libc::SIGBUS, std::ptr::from_ref(before), std::ptr::null_mut()) };
+                // SAFETY: it is what the kernel said before. An instruction faults again when this returns; what
+                // another process sent (a code of 0 or less) is sent again.
+                unsafe {
+                    libc::sigaction(libc::SIGBUS, std::ptr::from_ref(before), std::ptr::null_mut());
+                    if (*info).si_code <= 0 {
+                        libc::raise(libc::SIGBUS);
+                    }
+                }
             }
             return;
         };
@@ -128,7 +142,10 @@ mod unix {
         }
         let byte = address - slot.start.load(Ordering::Acquire);
         let mut digits = [0u8; 20];
+        // A bar may be where the cursor is.
+        let start: &[u8] = if IS_TERMINAL.load(Ordering::Relaxed) { b"\r\x1b[K" } else { b"" };
         let parts = [
+            start,
             b"error: ",
             slot.path.get().copied().unwrap_or_default(),
             b": a mapped file could not be read (an I/O error, or it was shortened) at byte ",
@@ -136,8 +153,8 @@ mod unix {
             b". --read reads files instead of mapping them\n",
         ];
         let parts = parts.map(|part| libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() });
-        // SAFETY: five buffers that outlive the call.
-        unsafe { libc::writev(libc::STDERR_FILENO, parts.as_ptr(), 5) };
+        // SAFETY: six buffers that outlive the call.
+        unsafe { libc::writev(libc::STDERR_FILENO, parts.as_ptr(), 6) };
         if let Some(cleanup) = CLEANUP.get() {
             cleanup();
         }

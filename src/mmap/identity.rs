@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 /// The identity of bytes within a process. Mappings of one file have the same as long as one of them lives, whatever
-/// paths lead to it and however it is opened again; once none lives, it is never anyone's again. Bytes that were read or
-/// made equal only themselves.
+/// paths lead to it and however it is opened again; once none lives, it is never anyone's again. Bytes that were read
+/// or made equal only themselves.
 ///
 /// A file that is deleted leaves its inode to the next one, which may well have its length and times: only while it is
 /// open do these say which file it is.
@@ -22,8 +22,9 @@ impl Identity {
     }
 }
 
-/// What tells files that are open from each other, and one from itself after it was written into: device, inode, length,
-/// and the times of the last change of content and of anything. The content's can be put back; the other cannot.
+/// What tells files that are open from each other, and one from itself after it was written into: device, inode,
+/// length, and the times of the last change of content and of anything. The content's can be put back; the other
+/// cannot.
 type State = [i128; 5];
 
 /// The files of the mappings that live, and how many live of each.

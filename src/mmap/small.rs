@@ -1,5 +1,5 @@
-//! Small inputs: configurations, maps, lists. One reader for all of them, so that none waits for the other end of a pipe
-//! or takes memory for a file that is something else.
+//! Small inputs: configurations, maps, lists. One reader for all of them, so that none waits for the other end of a
+//! pipe or takes memory for a file that is something else.
 
 use std::path::Path;
 

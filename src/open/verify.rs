@@ -35,8 +35,8 @@ pub struct Verified {
 /// Reads every byte of what lies at `path` (a bundle, a basis folder, a checkpoint in any form, an adapter, heads, a
 /// graph) from the disk and checks all that the files say of themselves: checksums, structure, shapes, and that every
 /// number is finite. Nothing is touched through a mapping before it was read, so that a failing disk is an error with
-/// file and byte. `progress` is called with bytes as they are done, [`Verified::bytes`] altogether. Threads: 0 means one
-/// per processor.
+/// file and byte. `progress` is called with bytes as they are done, [`Verified::bytes`] altogether. Threads: 0 means
+/// one per processor.
 ///
 /// Of masks, −∞ is a number (`…mask` in a checkpoint, any tensor of a graph).
 ///
@@ -187,11 +187,7 @@ fn check(name: &str, tensor: &Tensor, file: &Path, may_be_mask: bool, masks: &Mu
 }
 
 /// Does `work` on every piece, and gives every error, in the order of the pieces.
-fn all<T: Send>(
-    threads: usize,
-    pieces: Vec<T>,
-    work: impl Fn(T) -> Result<()> + Sync,
-) -> Result<(), Vec<Error>> {
+fn all<T: Send>(threads: usize, pieces: Vec<T>, work: impl Fn(T) -> Result<()> + Sync) -> Result<(), Vec<Error>> {
     let found = Mutex::new(Vec::new());
     let pieces: Vec<_> = pieces.into_iter().enumerate().collect();
     // `share` ends at the first error, and every one is wanted: they go into the list instead.

@@ -39,8 +39,8 @@ macro_rules! numbers {
 
 numbers!(u8 u16 u64 i32 f32 f64 [i16; 64]);
 
-/// A vector of `count` zeros, or an error where the allocator refuses. Of a large one the operating system gives no page
-/// before something is written to it.
+/// A vector of `count` zeros, or an error where the allocator refuses. Of a large one the operating system gives no
+/// page before something is written to it.
 pub(crate) fn try_zeroed<T: Number>(count: usize) -> Result<Vec<T>> {
     let refused = || Error::out_of_memory(count.saturating_mul(size_of::<T>()));
     let layout = Layout::array::<T>(count).map_err(|_| refused())?;

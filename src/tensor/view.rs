@@ -73,8 +73,8 @@ impl Tensor {
         Self::strided(&self.mapping, storage, self.dtype, offset, shape, strides)
     }
 
-    /// The same elements in this process's memory: read from the file where that is mapped, so that what the disk cannot
-    /// give is an error; itself where they are there already.
+    /// The same elements in this process's memory: read from the file where that is mapped, so that what the disk
+    /// cannot give is an error; itself where they are there already.
     ///
     /// # Errors
     /// As [`Mapping::read_at`].

@@ -11,10 +11,10 @@ use crate::output;
 use crate::paths::{BasePath, InPath};
 use crate::provider::ProviderArgs;
 
-/// Read a whole bundle, basis folder, checkpoint (or its index, or adapter), file or folder of heads, or .onnx graph, and
-/// check it: that the disk gives every byte, structure, checksums, shapes, numbers that are not finite. Of a bundle also
-/// the padding and, where ONNX Runtime is found, whether an encoder on this machine gives the golden embedding that the
-/// bundle was packed with.
+/// Read a whole bundle, basis folder, checkpoint (or its index, or adapter), file or folder of heads, or .onnx graph,
+/// and check it: that the disk gives every byte, structure, checksums, shapes, numbers that are not finite. Of a bundle
+/// also the padding and, where ONNX Runtime is found, whether an encoder on this machine gives the golden embedding
+/// that the bundle was packed with.
 #[derive(Args)]
 pub struct Verify {
     /// The file or folder.

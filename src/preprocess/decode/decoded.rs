@@ -62,12 +62,12 @@ pub(super) fn check_pixels(width: usize, height: usize, max_pixels: usize) -> Re
 
 /// The most bytes that one byte of Deflate's can be unpacked to.
 pub(super) const DEFLATED: usize = 1032;
-/// The most bytes that one byte of LZW's can be unpacked to: a code of at least 9 bits, or of 3 while there are few, for
-/// at most 4,096 bytes.
+/// The most bytes that one byte of LZW's can be unpacked to: a code of at least 9 bits, or of 3 while there are few,
+/// for at most 4,096 bytes.
 pub(super) const LZW: usize = 4096;
 
-/// Refuses an image whose samples are more bytes than all of its file can be unpacked to, `most` for each: before memory
-/// is taken for them.
+/// Refuses an image whose samples are more bytes than all of its file can be unpacked to, `most` for each: before
+/// memory is taken for them.
 pub(super) fn check_data(samples: usize, file: usize, most: usize) -> Result<()> {
     if samples <= file.saturating_mul(most) {
         return Ok(());

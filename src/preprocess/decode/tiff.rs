@@ -98,7 +98,8 @@ fn unsupported(what: &str) -> Error {
     Error::unsupported(format!("a TIFF image with {what}")).hint("Convert it to a PNG file")
 }
 
-/// The first `kept` samples of each pixel of a file of so many bytes, in 8 bits, fewer bits unpacked; of 16 bits the upper eight.
+/// The first `kept` samples of each pixel of a file of so many bytes, in 8 bits, fewer bits unpacked; of 16 bits the
+/// upper eight.
 fn samples<R: std::io::Read + std::io::Seek>(
     decoder: &mut Decoder<R>,
     file: usize,

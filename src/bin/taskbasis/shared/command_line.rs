@@ -21,8 +21,8 @@ pub struct GlobalArgs {
     #[arg(long, global = true, value_name = "PREFIX")]
     pub prefix: Option<String>,
 
-    /// Read files into memory instead of mapping them: for a disk that may fail, or files that others may shorten, which
-    /// are then errors that name the place. It takes as much memory as they have bytes.
+    /// Read files into memory instead of mapping them: for a disk that may fail, or files that others may shorten,
+    /// which are then errors that name the place. It takes as much memory as they have bytes.
     #[arg(long, global = true)]
     pub read: bool,
 
