@@ -90,7 +90,8 @@ fn state(_: &Metadata) -> Option<State> {
     None
 }
 
-#[cfg(all(test, unix))]
+#[cfg(unix)]
+#[cfg(test)]
 mod tests {
     use std::fs::{self, File, FileTimes};
     use std::path::Path;

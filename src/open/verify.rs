@@ -123,7 +123,7 @@ fn of_graph(path: &Path, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Res
         if tensor.numel() < 2 {
             return Ok(());
         }
-        check(name, tensor, &path, true, &masks)
+        check(name, tensor, path, true, &masks)
     })?;
     verified.notes.append(&mut masks.into_inner());
     Ok(verified)
