@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::adapter;
 use super::container::Content;
 use super::unread_type::Stored;
 use super::zip::Directory;
@@ -12,7 +13,7 @@ use crate::mmap::{MapMode, Mapping};
 /// The files of a checkpoint, and what they hold under the names that their writer gave it.
 #[derive(Debug)]
 pub struct RawCheckpoint {
-    /// The file, or the index and the files that it names.
+    /// The file, or the index and the files that it names; and the configuration of an adapter.
     pub files: Vec<PathBuf>,
     /// Names and tensors, in the order of the files.
     pub tensors: Vec<(String, Stored)>,
@@ -22,11 +23,13 @@ pub struct RawCheckpoint {
 /// adapter or a head too, which are no model.
 ///
 /// # Errors
-/// As [`Checkpoint::open`](super::Checkpoint::open), but for those of names.
+/// As [`Checkpoint::open`](super::Checkpoint::open), but for those of names; those of an adapter's configuration.
 pub fn raw(path: &Path) -> Result<RawCheckpoint> {
-    let Content { path, stored, mut parts, .. } = Content::open(path, MapMode::Map, true)?;
-    parts.insert(0, path);
-    Ok(RawCheckpoint { files: parts, tensors: stored })
+    let content = Content::open(path, MapMode::Map, true)?;
+    let configuration = adapter::configuration(&content)?;
+    let Content { path, stored, parts, .. } = content;
+    let files = std::iter::once(path).chain(parts).chain(configuration);
+    Ok(RawCheckpoint { files: files.collect(), tensors: stored })
 }
 
 /// Reads every byte of a file and compares the checksums that a zip archive has. Gives the number of its entries that

@@ -44,12 +44,13 @@ pub struct Verified {
 /// Everything that is wrong, each naming file and tensor or byte.
 pub fn verify(path: &Path, threads: usize, progress: &(dyn Fn(u64) + Sync)) -> Result<Verified, Vec<Error>> {
     let path = local(path, Wanted::Path).map_err(|e| vec![e])?;
-    let is_graph = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx"));
-    if Bundle::is_bundle(&path) {
+    let ends = |end: &str| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(end));
+    // A damaged beginning makes no other file of a bundle.
+    if Bundle::is_bundle(&path) || ends("taskbasis") && !path.is_dir() {
         of_bundle(&path, threads, progress)
     } else if BasisFile::is_folder(&path) || path.file_name().is_some_and(|name| name == "basis_vectors.pt") {
         of_basis(&path, threads, progress)
-    } else if is_graph {
+    } else if ends("onnx") {
         of_graph(&path, threads, progress)
     } else {
         of_tensors(&path, threads, progress)

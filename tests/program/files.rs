@@ -46,7 +46,15 @@ fn verify_takes_whatever_opens() {
     taskbasis::save_arrays(&second, &[("b", &[1], &[3.0])], &[], &[]).unwrap();
     let map = serde_json::json!({"weight_map": {"a": first, "b": "model-00002-of-00002.safetensors"}});
     fs::write(several.join(index), map.to_string()).unwrap();
+    let adapter = family.path("adapter");
+    fs::create_dir(&adapter).unwrap();
+    let factor = "base_model.model.visual.transformer.resblocks.0.mlp.c_fc.lora_A.weight";
+    let arrays: &[(&str, &[usize], &[f32])] = &[(factor, &[1, 2], &[0.5; 2])];
+    taskbasis::save_arrays(&adapter.join("adapter_model.safetensors"), arrays, &[], &[]).unwrap();
+    let config = r#"{"peft_type": "LORA", "r": 1, "lora_alpha": 2, "target_modules": ["c_fc"]}"#;
+    fs::write(adapter.join("adapter_config.json"), config).unwrap();
     for (path, kind, files) in [
+        (adapter.as_path(), "checkpoint", 2),
         (family.base.as_path(), "checkpoint", 1),
         (&tensors, "checkpoint", 1),
         (&several.join(index), "checkpoint", 3),
