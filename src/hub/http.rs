@@ -285,7 +285,8 @@ fn shown(url: &str) -> String {
 
 /// All certificates of a PEM file.
 fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>> {
-    let text = read_small(file, MAX_CERTIFICATES, "certificates")?;
+    let hint = "SSL_CERT_FILE names a PEM file";
+    let text = read_small(file, MAX_CERTIFICATES, "certificates").map_err(|e| e.or_hint(hint))?;
     let mut all = Vec::new();
     for item in parse_pem(&text) {
         if let PemItem::Certificate(certificate) = item.map_err(|e| Error::format("no PEM").at(file).because(e))? {
@@ -293,7 +294,7 @@ fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>> {
         }
     }
     match all.is_empty() {
-        true => Err(Error::format("there is no certificate in it").at(file).hint("SSL_CERT_FILE names a PEM file")),
+        true => Err(Error::format("there is no certificate in it").at(file).hint(hint)),
         false => Ok(all),
     }
 }

@@ -133,7 +133,7 @@ fn a_shared_cache_serves_no_other_files() {
     };
     let task = |opened: &OpenModel| opened.model().weights(&"Task1".parse().unwrap()).unwrap();
     let all = |weights: &Weights| -> Vec<u32> {
-        weights.iter().flat_map(|(name, ..)| bits(&weights.get(name).unwrap())).collect()
+        weights.iter().flat_map(|(name, ..)| bits(weights.get(name).unwrap())).collect()
     };
     let values = |opened: &OpenModel| all(&task(opened).get().unwrap());
     let (first, second) = (open(MapMode::Map, &cache), open(MapMode::Map, &cache));
@@ -181,6 +181,6 @@ fn the_graph_of_a_model_that_is_read_is_read() {
         File::options().write(true).open(file).unwrap().set_len(0).unwrap();
     }
     let weights = opened.model().weights(&"Task1".parse().unwrap()).unwrap().in_layout(graph.layout());
-    graph.write(&*weights.get().unwrap(), &family.path("out.onnx"), &[]).unwrap();
+    graph.write(&weights.get().unwrap(), &family.path("out.onnx"), &[]).unwrap();
     assert!(fs::metadata(family.path("out.onnx")).unwrap().len() > 1000);
 }
