@@ -155,6 +155,16 @@ impl Error {
         self
     }
 
+    /// Names `path` where the error names `partial`, which stood for it, or a file in that.
+    #[must_use]
+    pub fn about(mut self, partial: &Path, path: &Path) -> Self {
+        match &mut self.0.path {
+            Some(named) if named.starts_with(partial) => path.clone_into(named),
+            _ => {}
+        }
+        self
+    }
+
     /// Says which element of a list it is about, before the message: `images[17]: …`.
     #[must_use]
     pub(crate) fn in_element(mut self, list: &str, index: usize) -> Self {

@@ -70,7 +70,9 @@ pub mod tensor;
 pub mod tower;
 pub mod weights;
 
-pub use atomic_file::{PartialFolder, check_output, replace_file};
+#[cfg(unix)]
+pub use atomic_file::remove_unfinished_files;
+pub use atomic_file::{OutputLock, PartialFolder, check_output, lock_output, replace_file};
 pub use basis::{Basis, Coefficients, Method, Target, TaskExpr};
 pub use bundle::{BaseFormat, Bundle, BundleUpdate, Fingerprint, NewTask, PackReport, Packer, VectorFormat};
 pub use checkpoint::{Checkpoint, Format};

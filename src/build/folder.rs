@@ -13,7 +13,7 @@ use super::autoencoder::logits;
 use super::family::Family;
 use super::fit::Fit;
 use super::tile::{TILE, Tiles, TunedParameter, split};
-use crate::atomic_file::PartialFolder;
+use crate::atomic_file::{PartialFolder, check_output_folder, parent, unwritten, with_room};
 use crate::basis::Method;
 use crate::checkpoint::writer::{StorageId, TorchWriter, Value};
 use crate::error::{Error, Result};
@@ -31,6 +31,9 @@ const WORK_ITEM: usize = 16 * TILE;
 const TAU: f64 = 5.0;
 /// The prefix of the folder's names of parameters: the reference's encoder wraps the model.
 const PREFIX: &str = "model.";
+
+/// The file of the vectors.
+const VECTORS: &str = "basis_vectors.pt";
 
 /// The options of [`Family::write_basis`]; `default()` is right nearly always.
 #[derive(Clone, Copy, Default)]
@@ -66,7 +69,7 @@ impl Family {
         if folder.is_dir() {
             let mut entries = fs::read_dir(folder).map_err(|e| Error::io("cannot list the folder", folder, e))?;
             return match entries.next() {
-                None => Ok(()),
+                None => check_output_folder(folder),
                 Some(_) => Err(Error::invalid("is there already, and not empty: nothing is overwritten")
                     .at(folder)
                     .hint("Choose another name, or remove it first")),
@@ -76,7 +79,7 @@ impl Family {
             return Err(Error::new(crate::ErrorKind::Io, "is a file, not a folder").at(folder));
         }
         match parent(folder) {
-            around if around.is_dir() => Ok(()),
+            around if around.is_dir() => check_output_folder(folder),
             _ => {
                 Err(Error::new(crate::ErrorKind::Io, "cannot create a folder there: the one around it does not exist")
                     .at(folder))
@@ -107,38 +110,8 @@ impl Family {
             _ => output.selection()?,
         }
         output.info()?;
-        share_permissions(partial.path()).map_err(|e| Error::io("cannot set its permissions", folder, e))?;
-        partial.take_place(folder)?;
-        // The new name is on the disk only with its folder; a file system that cannot say so has nothing to sync.
-        let _ = File::open(parent(folder)).and_then(|around| around.sync_all());
-        Ok(())
+        partial.take_place(folder)
     }
-}
-
-/// The folder that `path` lies in.
-fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
-}
-
-/// Temporary folders are their owner's alone; this one is to be as any other.
-#[cfg(unix)]
-fn share_permissions(folder: &Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-
-    // What the umask makes of a new folder can only be seen on one.
-    let probe = folder.join(".permissions");
-    fs::create_dir(&probe)?;
-    let mode = fs::metadata(&probe)?.permissions().mode();
-    fs::remove_dir(&probe)?;
-    fs::set_permissions(folder, fs::Permissions::from_mode(mode))
-}
-
-#[cfg(not(unix))]
-fn share_permissions(_: &Path) -> io::Result<()> {
-    Ok(())
 }
 
 /// A folder in the making.
@@ -156,10 +129,11 @@ impl Output<'_> {
     /// Opens `name`, lets `write` fill it, and syncs it.
     fn file(&self, name: &str, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
         let shown: PathBuf = self.folder.join(name);
-        let failed = |e| Error::io("cannot write", &shown, e);
+        let bytes = (name == VECTORS).then(|| self.family.output_bytes(self.fit));
+        let failed = |e| unwritten("cannot write", &shown, bytes, e);
         let file = File::create(self.partial.join(name)).map_err(failed)?;
         let mut out = BufWriter::with_capacity(1 << 20, file);
-        write(&mut out).map_err(|e| e.at(&shown))?;
+        write(&mut out).map_err(|e| with_room(e.at(&shown), bytes))?;
         out.into_inner().map_err(|e| failed(e.into_error()))?.sync_all().map_err(failed)
     }
 
@@ -197,7 +171,7 @@ impl Output<'_> {
         ]);
         let combine = to_array(&self.fit.combine.transpose());
         let mut all: Vec<Vec<f32>> = Vec::new();
-        self.file("basis_vectors.pt", |out| {
+        self.file(VECTORS, |out| {
             writer.write(out, &value, |StorageId(storage), out| {
                 let parameter = &self.family.parameters[storage / count];
                 let m = storage % count;

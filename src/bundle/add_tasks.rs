@@ -15,7 +15,7 @@ use super::opened::Bundle;
 use super::quantise::VectorFormat;
 use super::solve::least_squares;
 use super::writer::{self, Item};
-use crate::atomic_file::replace_file;
+use crate::atomic_file::replace_file_if;
 use crate::basis::plausibility;
 use crate::checkpoint::{Checkpoint, lacking};
 use crate::did_you_mean::unknown;
@@ -229,11 +229,14 @@ impl<'a> BundleUpdate<'a> {
     }
 
     /// Writes the updated bundle: whole or not at all, and none of `inputs` is overwritten. `path` may be the bundle's
-    /// own; programs that have it open keep the old content. Gives the fits. `progress` is told the bytes of the
-    /// residuals that are done.
+    /// own, as long as that is still the file that was opened; programs that have it open keep the old content. Gives
+    /// the fits. `progress` is told the bytes of the residuals that are done.
+    ///
+    /// [`lock_output`](crate::lock_output) before [`Bundle::open`] keeps others from changing it meanwhile.
     ///
     /// # Errors
-    /// As [`Packer::write`](super::Packer::write).
+    /// As [`Packer::write`](super::Packer::write); [`ErrorKind::Mismatch`] where the bundle was replaced or written into
+    /// since it was opened: nothing is written then.
     pub fn write(mut self, path: &Path, inputs: &[&Path], progress: &dyn Fn(u64)) -> Result<Vec<TaskFit>> {
         let mut metadata = self.metadata.clone();
         let first_new = metadata.basis.residuals.len();
@@ -244,7 +247,9 @@ impl<'a> BundleUpdate<'a> {
         let added = self.added_parameters()?;
         let squared_errors = RefCell::new(vec![0.0; self.residuals.len()]);
 
-        replace_file(path, inputs, |sibling| {
+        let is_own = self.bundle.is_at(path);
+        let unchanged = || if is_own { self.bundle.check_unchanged(path) } else { Ok(()) };
+        replace_file_if(path, inputs, unchanged, |sibling| {
             let mut items = Vec::new();
             for (tensor_name, tensor) in &self.bundle.tensors {
                 match Role::of(tensor_name) {

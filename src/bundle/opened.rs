@@ -8,6 +8,7 @@ use indexmap::IndexMap;
 use super::fingerprint::Fingerprint;
 use super::format::{Lambdas, Metadata, name};
 use super::quantise::VectorFormat;
+use crate::atomic_file::FileVersion;
 use crate::basis::{Basis, BasisContents, Method, Parameter};
 use crate::checkpoint::{Checkpoint, Format};
 use crate::did_you_mean;
@@ -23,6 +24,8 @@ use crate::weights::{Model, ModelOptions};
 /// An open bundle. Its tensors are views of the mapped file.
 pub struct Bundle {
     pub(super) mapping: Arc<Mapping>,
+    /// The file at the state in which it was opened; `None` for bytes of no file.
+    pub(super) version: Option<FileVersion>,
     pub(super) header_bytes: usize,
     pub(super) metadata: Metadata,
     pub(super) method: Method,
@@ -64,6 +67,23 @@ impl Bundle {
     /// The file's size.
     pub fn file_bytes(&self) -> u64 {
         self.mapping.len() as u64
+    }
+
+    /// Whether `path` leads to the bundle's own file, or to what has taken its place.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        let is_file = || self.version.is_some() && FileVersion::of(path).ok() == self.version;
+        let resolved = |path: &Path| path.canonicalize().ok();
+        path == self.path() || is_file() || resolved(path).is_some_and(|path| resolved(self.path()) == Some(path))
+    }
+
+    /// Refuses a `path` whose file is not the one that was opened any more.
+    pub(super) fn check_unchanged(&self, path: &Path) -> Result<()> {
+        if self.version.is_none() || FileVersion::of(path).ok() == self.version {
+            return Ok(());
+        }
+        Err(Error::mismatch("changed since it was opened, by another program: nothing was written")
+            .at(path)
+            .hint("Open it again, and add to what it holds now"))
     }
 
     /// The architecture of the image encoder.

@@ -12,11 +12,15 @@ use super::format::{
     block_stride, in_file,
 };
 use super::opened::{Bundle, HeadTensors};
+use crate::atomic_file::FileVersion;
 use crate::basis::Method;
 use crate::checkpoint::safetensors;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::mmap::{MapMode, Mapping};
 use crate::tensor::{BlockFormat, Blocks, DType, Source, Tensor};
+
+/// The times that a file may be another between two looks at it, before opening is given up.
+const MAX_LOOKS: usize = 10;
 
 impl Bundle {
     /// Whether the file at `path` is a bundle, of whatever version, judged by its first bytes.
@@ -48,7 +52,19 @@ impl Bundle {
     /// # Errors
     /// As [`Bundle::open`].
     pub fn open_with(path: impl AsRef<Path>, mode: MapMode) -> Result<Self> {
-        Self::parse(Arc::new(Mapping::open(path, mode)?))
+        let path = path.as_ref();
+        let version = || FileVersion::of(path).ok();
+        let mut before = version();
+        // Between two looks at its version it is that one which is opened.
+        for _ in 0..MAX_LOOKS {
+            let mapping = Arc::new(Mapping::open(path, mode)?);
+            let after = version();
+            if after == before {
+                return read(mapping, after).map_err(|e| e.at(path));
+            }
+            before = after;
+        }
+        Err(Error::new(ErrorKind::Io, "another program changes it again and again").at(path))
     }
 
     /// Opens a bundle of bytes that are in memory or mapped already.
@@ -57,11 +73,12 @@ impl Bundle {
     /// As [`Bundle::open`], but for the file's.
     pub fn parse(mapping: Arc<Mapping>) -> Result<Self> {
         let path = mapping.path().to_path_buf();
-        read(mapping).map_err(|e| e.at(path))
+        let version = FileVersion::of(&path).ok();
+        read(mapping, version).map_err(|e| e.at(path))
     }
 }
 
-fn read(mapping: Arc<Mapping>) -> Result<Bundle> {
+fn read(mapping: Arc<Mapping>, version: Option<FileVersion>) -> Result<Bundle> {
     if mapping.head(PREFIX + MAGIC.len())?.get(PREFIX..) != Some(MAGIC) {
         return Err(Error::format("not a bundle: it does not begin with the metadata of one")
             .hint("`taskbasis pack` makes a bundle of a basis folder"));
@@ -108,6 +125,7 @@ fn read(mapping: Arc<Mapping>) -> Result<Bundle> {
         tensors,
         metadata,
         mapping,
+        version,
     })
 }
 

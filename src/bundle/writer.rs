@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::hash::Hasher;
 use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use twox_hash::XxHash3_64;
 
 use super::format::{ALIGNMENT, Metadata, PAGE, Role, Section};
+use crate::atomic_file::unwritten;
 use crate::checkpoint::safetensors::{self, HeaderEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tensor::{DType, Tensor, checked_numel};
@@ -56,6 +57,9 @@ impl<'a> Item<'a> {
 /// The file that tensors are written into, one after another; hashes the bytes of the one at work.
 pub(super) struct Sink {
     out: BufWriter<File>,
+    /// The file's path and the bytes that it will have, for errors.
+    path: PathBuf,
+    bytes: u64,
     hash: XxHash3_64,
     written: usize,
 }
@@ -64,7 +68,7 @@ impl Sink {
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.hash.write(bytes);
         self.written += bytes.len();
-        self.out.write_all(bytes).map_err(|e| Error::new(ErrorKind::Io, "cannot write").because(e))
+        self.out.write_all(bytes).map_err(|e| unwritten("cannot write", &self.path, Some(self.bytes), e))
     }
 
     /// Writes `count` zeros.
@@ -145,8 +149,10 @@ pub(super) fn write(path: &Path, metadata: &Metadata, mut items: Vec<Item<'_>>) 
 
     let file = std::fs::OpenOptions::new().write(true).truncate(true).open(path);
     let file = file.map_err(|e| Error::io("cannot write", path, e))?;
-    let mut sink = Sink { out: BufWriter::with_capacity(BUFFER, file), hash: XxHash3_64::new(), written: 0 };
-    sink.write(&header).map_err(|e| e.at(path))?;
+    let bytes = (header.len() + placed.last().map_or(0, |last| last.bytes.end)) as u64;
+    let out = BufWriter::with_capacity(BUFFER, file);
+    let mut sink = Sink { out, path: path.to_path_buf(), bytes, hash: XxHash3_64::new(), written: 0 };
+    sink.write(&header)?;
     let mut sums = vec![sink.hash.finish()];
     let mut total = header.len();
     for PlacedItem { item, section, bytes } in placed {
@@ -170,6 +176,6 @@ pub(super) fn write(path: &Path, metadata: &Metadata, mut items: Vec<Item<'_>>) 
         }
         total += bytes.len();
     }
-    sink.out.flush().map_err(|e| Error::io("cannot write", path, e))?;
+    sink.out.flush().map_err(|e| unwritten("cannot write", path, Some(sink.bytes), e))?;
     Ok(total as u64)
 }

@@ -8,6 +8,10 @@
 //!                     .taskbasis/COMMIT/folder/.files   which files the folder has: ours, to know it whole
 //! .locks/models--owner--repo/HASH.lock               held while HASH is written
 //! ```
+//!
+//! Whatever is written is on the disk, with the folder that names it, before what relies on it: contents and the list
+//! of a folder's files before the links, links before the reference. A list ends with its length, so that half of one,
+//! or an empty one, is none.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -18,7 +22,7 @@ use std::time::Duration;
 use super::address::HubPath;
 use super::event::{HubEvent, Listener};
 use super::listing::{Digest, ListedFile, is_hex};
-use crate::atomic_file::replace_file;
+use crate::atomic_file::{PartialFolder, create_folders, is_same, replace_small, sync_folder};
 use crate::error::{Error, Result};
 use crate::mmap::read_small_text;
 
@@ -32,6 +36,8 @@ const MAX_REF: usize = 4096;
 const MAX_LIST: usize = 64 << 20;
 /// The name of a folder's list.
 const LIST: &str = ".files";
+/// The folder of a repository that is ours: lists, and what is in the making.
+const OURS: &str = ".taskbasis";
 
 /// One repository's part of the cache.
 pub(super) struct RepoCache {
@@ -92,7 +98,7 @@ impl RepoCache {
 
     pub(super) fn create(&self) -> Result<()> {
         for folder in [self.folder().join("blobs"), self.locks()] {
-            fs::create_dir_all(&folder).map_err(|e| Error::io("cannot create the cache's folder", &folder, e))?;
+            create_folders(&folder).map_err(|e| Error::io("cannot create the cache's folder", &folder, e))?;
         }
         Ok(())
     }
@@ -156,15 +162,17 @@ impl RepoCache {
             return Ok(());
         }
         let folder = place.parent().unwrap_or(&place);
-        fs::create_dir_all(folder).map_err(failed)?;
+        let ours = self.ours();
+        create_folders(folder).and_then(|()| create_folders(&ours)).map_err(failed)?;
         let up = "../".repeat(2 + entry.path.matches('/').count());
         // Renamed into place: two processes may do this at once, and a link of old may be there.
-        let partial = tempfile::Builder::new().prefix(".taskbasis-").tempdir_in(folder).map_err(failed)?;
+        let partial = PartialFolder::in_folder(&ours)?;
         let link = partial.path().join("link");
         symlink(Path::new(&format!("{up}blobs/{}", entry.digest.text())), &link)
             .or_else(|_| fs::hard_link(&blob, &link))
-            .or_else(|_| fs::copy(&blob, &link).map(drop))
+            .or_else(|_| fs::copy(&blob, &link).and_then(|_| File::open(&link)?.sync_all()))
             .and_then(|()| fs::rename(&link, &place))
+            .and_then(|()| sync_folder(folder))
             .map_err(failed)
     }
 
@@ -176,22 +184,26 @@ impl RepoCache {
 
     /// Notes that the folder `path` has `entries` and nothing else.
     pub(super) fn mark(&self, commit: &str, path: &str, entries: &[ListedFile]) -> Result<()> {
-        let lines: String = entries.iter().map(|entry| format!("{} {}\n", entry.size, entry.path)).collect();
-        replace(&self.list(commit, path), &lines)
+        self.replace(&self.list(commit, path), &list(entries))
     }
 
     fn list(&self, commit: &str, path: &str) -> PathBuf {
-        self.folder().join(".taskbasis").join(commit).join(path).join(LIST)
+        self.ours().join(commit).join(path).join(LIST)
+    }
+
+    fn ours(&self) -> PathBuf {
+        self.folder().join(OURS)
     }
 
     /// Whether everything of the folder `path` is there, by what was noted of it or of a folder around it.
     pub(super) fn whole(&self, commit: &str, path: &str) -> Whole {
         let mut folder = path;
         let list = loop {
-            match (read_small_text(&self.list(commit, folder), MAX_LIST, "a list of files"), folder.rsplit_once('/')) {
-                (Ok(list), _) => break list,
-                (Err(_), Some((around, _))) => folder = around,
-                (Err(_), None) => return Whole::Unknown,
+            let list = read_small_text(&self.list(commit, folder), MAX_LIST, "a list of files").ok();
+            match (list.and_then(whole_list), folder.rsplit_once('/')) {
+                (Some(list), _) => break list,
+                (None, Some((around, _))) => folder = around,
+                (None, None) => return Whole::Unknown,
             }
         };
         let mut files = list
@@ -209,7 +221,38 @@ impl RepoCache {
         if revision == commit || self.commit(revision).as_deref() == Some(commit) {
             return Ok(());
         }
-        replace(&self.folder().join("refs").join(revision), commit)
+        self.replace(&self.folder().join("refs").join(revision), commit)
+    }
+
+    /// Notes that the commit has no file `path`, as Python's client does.
+    pub(super) fn mark_absent(&self, commit: &str, path: &str) -> Result<()> {
+        self.replace(&self.absent(commit, path), "")
+    }
+
+    pub(super) fn is_absent(&self, commit: &str, path: &str) -> bool {
+        self.absent(commit, path).exists()
+    }
+
+    fn absent(&self, commit: &str, path: &str) -> PathBuf {
+        self.folder().join(".no_exist").join(commit).join(path)
+    }
+
+    /// A small file, whole or not at all. It is made where no other program looks for names.
+    fn replace(&self, path: &Path, text: &str) -> Result<()> {
+        let (ours, folder) = (self.ours(), path.parent().unwrap_or(path));
+        create_folders(&ours)
+            .and_then(|()| create_folders(folder))
+            .and_then(|()| replace_small(path, &ours, text.as_bytes()))
+            .map_err(|e| Error::io("cannot write", path, e))
+    }
+
+    /// The files that hold the content of `entry`: the blob, and a copy of it in the snapshot, where links are not to
+    /// be had.
+    pub(super) fn contents(&self, commit: &str, entry: &ListedFile) -> Vec<PathBuf> {
+        let (blob, place) = (self.blob(&entry.digest), self.snapshot(commit).join(&entry.path));
+        let is_file = |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.is_file());
+        let is_link = place.canonicalize().ok().is_some_and(|place| blob.canonicalize().ok() == Some(place));
+        [Some(blob), Some(place).filter(|_| !is_link)].into_iter().flatten().filter(is_file).collect()
     }
 
     /// Bytes that can still be written, where the system says so.
@@ -224,19 +267,20 @@ impl RepoCache {
     }
 }
 
-/// Whether an open file is still the one that `path` names.
-fn is_same(file: &File, path: &Path) -> bool {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let identity = |found: &fs::Metadata| (found.dev(), found.ino());
-        matches!((file.metadata(), fs::metadata(path)), (Ok(a), Ok(b)) if identity(&a) == identity(&b))
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = file;
-        path.exists()
-    }
+/// The text of a list: a line for each file, and one that says how many.
+fn list(entries: &[ListedFile]) -> String {
+    let lines: String = entries.iter().map(|entry| format!("{} {}\n", entry.size, entry.path)).collect();
+    format!("{lines}{END}{}\n", entries.len())
+}
+
+/// The begin of a list's last line.
+const END: &str = "end ";
+
+/// The lines of a list; `None` for one that is not all there, as a loss of power may leave it.
+fn whole_list(text: String) -> Option<String> {
+    let (files, end) = text.strip_suffix('\n')?.rsplit_once('\n')?;
+    let count: usize = end.strip_prefix(END)?.parse().ok()?;
+    (count > 0 && files.lines().count() == count).then(|| files.to_owned())
 }
 
 fn symlink(target: &Path, link: &Path) -> io::Result<()> {
@@ -250,10 +294,20 @@ fn symlink(target: &Path, link: &Path) -> io::Result<()> {
     }
 }
 
-/// A small file, whole or not at all.
-fn replace(path: &Path, text: &str) -> Result<()> {
-    let failed = |e| Error::io("cannot write", path, e);
-    let folder = path.parent().unwrap_or(path);
-    fs::create_dir_all(folder).map_err(failed)?;
-    replace_file(path, &[], |sibling| fs::write(sibling, text).map_err(failed))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_whole_or_none() {
+        let entries: Vec<_> = ["a", "b c", "end 2"].map(|path| ListedFile::local(path.into(), 12)).into();
+        let text = list(&entries);
+        assert_eq!(whole_list(text.clone()).unwrap(), "12 a\n12 b c\n12 end 2");
+        for length in 0..text.len() {
+            assert_eq!(whole_list(text[..length].into()), None, "{length} bytes of it");
+        }
+        assert_eq!(whole_list("12 a\n".into()), None, "what an older version wrote may be half of it");
+        assert_eq!(whole_list("\0".repeat(text.len())), None);
+        assert_eq!(whole_list("end 0\n".into()), None);
+    }
 }

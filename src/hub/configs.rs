@@ -1,6 +1,5 @@
 //! The configurations that lie beside a checkpoint on the Hub: small files that say what its shapes do not.
 
-use std::fs;
 use std::path::{Component, Path};
 
 use super::address::HubPath;
@@ -15,21 +14,18 @@ impl Hub {
     /// the checkpoint is used without them, and what they would have told is said to be assumed.
     pub fn bring_configs(&self, local: &Path, listener: &dyn Fn(HubEvent<'_>)) {
         let Some((repo, commit, folder)) = self.place(local) else { return };
-        let absent = self.cache_folder().join(format!("models--{}", repo.replace('/', "--"))).join(".no_exist");
         for name in CONFIGS {
-            // As Python's client notes what a commit does not have.
             let path = if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
-            let marker = absent.join(&commit).join(&path);
-            if local.with_file_name(name).is_file() || marker.exists() || self.is_offline() {
+            let Ok(address) = HubPath::new(&repo, Some(&commit), &path) else { return };
+            let cache = self.cache(&address);
+            if local.with_file_name(name).is_file() || cache.is_absent(&commit, &path) || self.is_offline() {
                 continue;
             }
-            let Ok(address) = HubPath::new(&repo, Some(&commit), &path) else { return };
             match self.pull(&address, listener) {
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     // A cache that may not be written is asked again the next time.
-                    let made = marker.parent().is_some_and(|folder| fs::create_dir_all(folder).is_ok());
-                    let _noted = made && fs::write(&marker, []).is_ok();
+                    let _ = cache.mark_absent(&commit, &path);
                 }
                 Err(error) => {
                     tracing::warn!("{}: the configuration beside it cannot be had: {error}", local.display());

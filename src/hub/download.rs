@@ -9,10 +9,11 @@ use sha2::{Digest as _, Sha256};
 
 use super::address::HubPath;
 use super::cache::RepoCache;
-use super::event::Listener;
+use super::event::{HubEvent, Listener};
 use super::http::{Answer, Ask, Client, of_body};
 use super::listing::{Digest, ListedFile};
 use super::retry::{Again, Failure};
+use crate::atomic_file::sync_folder;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Bytes that are read at a time.
@@ -78,6 +79,40 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// What the file at `path` is instead of what is listed: another hash, or another length; `None` where it is that, as
+/// far as anything tells.
+pub(super) fn look(path: &Path, listed: &ListedFile) -> io::Result<Option<String>> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    if length != listed.size {
+        return Ok(Some(format!("{length} bytes, not {}", listed.size)));
+    }
+    let mut hash = Hash::new(listed);
+    let mut piece = vec![0; PIECE];
+    loop {
+        match file.read(&mut piece) {
+            Ok(0) => return Ok(hash.other_than(&listed.digest)),
+            Ok(n) => hash.update(&piece[..n]),
+            Err(e) if e.kind() == IoKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+#[cfg(unix)]
+fn make_read_only(file: &File) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = file.metadata()?.permissions().mode();
+    file.set_permissions(fs::Permissions::from_mode(mode & 0o444))
+}
+
+/// What came of it.
+pub(super) struct Done {
+    pub(super) downloaded: bool,
+    /// Whether the cache had something else in its place.
+    pub(super) damaged: bool,
+}
+
 /// A file on its way.
 pub(super) struct Download<'a> {
     pub(super) client: &'a Client,
@@ -88,6 +123,8 @@ pub(super) struct Download<'a> {
     /// The revision by which the content is asked for.
     pub(super) at: &'a str,
     pub(super) entry: &'a ListedFile,
+    /// Whether what the cache has is hashed.
+    pub(super) verify: bool,
     /// The caller to tell how many of the file's bytes are there.
     pub(super) progress: &'a dyn Fn(u64),
     pub(super) listener: Listener<'a>,
@@ -102,14 +139,14 @@ struct PartialFile<'a> {
 }
 
 impl Download<'_> {
-    /// Brings the content to its place in the cache; nothing is asked for where it is there by then. Says whether
-    /// anything was downloaded.
-    pub(super) fn run(&self) -> Result<bool> {
+    /// Brings the content to its place in the cache; nothing is asked for where it is there by then.
+    pub(super) fn run(&self) -> Result<Done> {
         let Self { cache, commit, entry, .. } = self;
         let _lock = cache.lock(&entry.digest, &entry.path, self.listener)?;
+        let damaged = self.verify && self.remove_damaged()?;
         if cache.has(commit, entry) {
             (self.progress)(entry.size);
-            return Ok(false);
+            return Ok(Done { downloaded: false, damaged });
         }
         let (blob, incomplete) = (cache.blob(&entry.digest), cache.incomplete(&entry.digest));
         let mut part = self.open(&incomplete)?;
@@ -128,11 +165,32 @@ impl Download<'_> {
                 .got(found)
                 .hint("Nothing of it was kept. Something between here and the Hub changed it; try again"));
         }
+        // Every program that uses the cache takes it for what its name says: none is to write into it.
+        #[cfg(unix)]
+        make_read_only(&part.file).map_err(|e| Error::io("cannot set its permissions", &blob, e))?;
         part.file.sync_all().map_err(|e| self.unwritten(&part, e))?;
-        fs::rename(&incomplete, &blob).map_err(|e| Error::io("cannot take its place", &blob, e))?;
-        // The new name is on the disk only with its folder; a file system that cannot say so has nothing to sync.
-        let _ = blob.parent().map(|folder| File::open(folder).and_then(|folder| folder.sync_all()));
-        Ok(true)
+        let folder = blob.parent().unwrap_or(&blob);
+        fs::rename(&incomplete, &blob)
+            .and_then(|()| sync_folder(folder))
+            .map_err(|e| Error::io("cannot take its place", &blob, e))?;
+        Ok(Done { downloaded: true, damaged })
+    }
+
+    /// Hashes what the cache has of the file, and removes what is not what the repository lists; whether any was.
+    fn remove_damaged(&self) -> Result<bool> {
+        let mut is_damaged = false;
+        for path in self.cache.contents(self.commit, self.entry) {
+            let listed = self.entry.digest.text();
+            let found = match look(&path, self.entry) {
+                Ok(None) => continue,
+                Ok(Some(found)) => found,
+                Err(e) => e.to_string(),
+            };
+            (self.listener)(HubEvent::Damaged { path: &self.entry.path, expected: listed, got: &found });
+            fs::remove_file(&path).map_err(|e| Error::io("is damaged, and cannot be removed", &path, e))?;
+            is_damaged = true;
+        }
+        Ok(is_damaged)
     }
 
     /// What an earlier run left, hashed; else an empty file.

@@ -30,4 +30,15 @@ pub enum HubEvent<'a> {
         /// The error of the failed try.
         why: &'a Error,
     },
+    /// A file of the cache that is not what the repository lists, found because [`HubOptions::verify`] asked.
+    ///
+    /// [`HubOptions::verify`]: super::HubOptions::verify
+    Damaged {
+        /// The file, from the repository's root.
+        path: &'a str,
+        /// The hash that is listed.
+        expected: &'a str,
+        /// The hash that it has, or its length, or why it could not be read.
+        got: &'a str,
+    },
 }

@@ -1,6 +1,8 @@
 //! Listings of a repository: its commits, folders and files, as the Hub's API lists them.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 
 use serde::Deserialize;
 
@@ -12,6 +14,10 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Pages of a listing, of up to 1,000 entries each; a repository with more is none of ours.
 const MAX_PAGES: usize = 2_000;
+/// Files and folders of a listing, over all of its pages.
+const MAX_ENTRIES: usize = 500_000;
+/// Bytes of a listing, over all of its pages; some 200 for each file.
+const MAX_BYTES: usize = 256 << 20;
 
 /// A file as the repository lists it.
 #[derive(Clone, Debug)]
@@ -22,6 +28,20 @@ pub(super) struct ListedFile {
 }
 
 impl ListedFile {
+    /// A file of a snapshot that links to a blob, which is called by its hash; `None` for any other.
+    pub(super) fn of_blob(snapshot: &Path, path: &str) -> Option<Self> {
+        let place = snapshot.join(path);
+        let blob = fs::read_link(&place).ok()?;
+        let name = blob.file_name()?.to_str()?.to_owned();
+        let digest = match name.len() {
+            64 if is_hex(&name, 64) => Digest::Sha256(name),
+            // Small files of servers that pass the Hub's answers on may be called by either.
+            40 if is_hex(&name, 40) => Digest::Sha1(name),
+            _ => return None,
+        };
+        Some(Self { path: path.to_owned(), size: fs::metadata(&place).ok()?.len(), digest })
+    }
+
     /// A file of a snapshot, whose hash is not asked for.
     pub(super) fn local(path: String, size: u64) -> Self {
         Self { path, size, digest: Digest::Git(String::new()) }
@@ -154,6 +174,7 @@ impl Client {
         let mut url = format!("{}?recursive={recursive}", self.api(address, "tree", commit, path));
         let folder = address.with_path(path)?;
         let mut tree = Tree::default();
+        let mut bytes = 0;
         for _ in 0..MAX_PAGES {
             let (headers, text) = match self.text(&url, &folder, listener) {
                 Ok(page) => page,
@@ -161,7 +182,9 @@ impl Client {
                 Err(e) if e.error.kind() == ErrorKind::NotFound && !path.is_empty() => return Ok(None),
                 Err(e) => return Err(e),
             };
+            bytes += text.len();
             let items: Vec<TreeItem> = serde_json::from_str(&text).map_err(|e| not_the_hub(&folder).because(e))?;
+            check_bounds(tree.files.len() + tree.folders.len() + items.len(), bytes, &folder)?;
             for item in items {
                 tree.add(item, address, path)?;
             }
@@ -172,6 +195,24 @@ impl Client {
         }
         Err(not_the_hub(&folder).expected(format!("at most {MAX_PAGES} pages")).into())
     }
+}
+
+/// Refuses a listing that takes more memory than that of any repository would.
+fn check_bounds(entries: usize, bytes: usize, folder: &HubPath) -> Result<()> {
+    let too_long = |most: String, got: String| {
+        Err(Error::format("the listing is longer than that of any repository that holds bases")
+            .at(folder.to_string())
+            .expected(most)
+            .got(got)
+            .hint("Name a folder or a file of it"))
+    };
+    if entries > MAX_ENTRIES {
+        return too_long(format!("at most {MAX_ENTRIES} files and folders"), format!("{entries} or more"));
+    }
+    if bytes > MAX_BYTES {
+        return too_long(format!("at most {MAX_BYTES} bytes"), format!("{bytes} or more"));
+    }
+    Ok(())
 }
 
 impl Tree {
@@ -229,6 +270,17 @@ mod tests {
         assert_eq!(next_page("<https://hub.test/a?cursor=b>; rel=\"next\""), Some("https://hub.test/a?cursor=b"));
         assert_eq!(next_page("<https://a>; rel=\"prev\", <https://b>; rel=\"next\""), Some("https://b"));
         assert_eq!(next_page("<https://a>; rel=\"prev\""), None);
+    }
+
+    #[test]
+    fn a_listing_has_bounds_over_all_its_pages() {
+        let folder: HubPath = "hf://o/r/folder".parse().unwrap();
+        check_bounds(MAX_ENTRIES, MAX_BYTES, &folder).unwrap();
+        for (entries, bytes, why) in [(MAX_ENTRIES + 1, 0, "500000 files"), (0, MAX_BYTES + 1, "268435456 bytes")] {
+            let error = check_bounds(entries, bytes, &folder).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Format);
+            assert!(error.to_string().contains(why), "{error}");
+        }
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub struct HubOptions {
     pub certificates: Option<PathBuf>,
     /// Whether to take only what the cache has: `HF_HUB_OFFLINE`.
     pub offline: bool,
+    /// Whether to hash what the cache has of a file that is pulled, and to download anew what is not what the
+    /// repository lists. `false`: a disk that damages what it holds is rare, and hashing takes as long as reading.
+    pub verify: bool,
     /// The number of times that a request is made again, one after the other without a byte of progress. 5.
     pub retries: u32,
     /// The pause before the first of them, doubled each time: half a second, or `TASKBASIS_HUB_RETRY_MS`. Where the
@@ -76,6 +79,7 @@ impl HubOptions {
             token: token(home.as_deref())?,
             certificates: certificates.map(|file| expand(&file)),
             offline: is_set(&["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])?,
+            verify: false,
             retries: 5,
             retry_delay: number("TASKBASIS_HUB_RETRY_MS")?.map_or(Duration::from_millis(500), Duration::from_millis),
             timeout: number("HF_HUB_DOWNLOAD_TIMEOUT")?

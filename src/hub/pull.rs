@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::address::{HubPath, Wanted};
 use super::cache::{RepoCache, Whole};
 use super::companions;
-use super::download::Download;
+use super::download::{Download, look};
 use super::event::{HubEvent, Listener};
 use super::http::Client;
 use super::listing::{HubFolder, ListedFile, Listing, Tree};
@@ -44,6 +44,8 @@ pub struct PulledFile {
     pub bytes: u64,
     /// Whether it came from the Hub just now; else the cache had it.
     pub downloaded: bool,
+    /// Whether the cache had something else in its place, which [`HubOptions::verify`] found.
+    pub damaged: bool,
 }
 
 /// The Hugging Face Hub, and its cache on this machine.
@@ -113,13 +115,13 @@ impl Hub {
     pub fn pull(&self, address: &HubPath, listener: &dyn Fn(HubEvent<'_>)) -> Result<Pulled> {
         let cache = self.cache(address);
         if self.options.offline {
-            return self.pull_offline(address, &cache);
+            return self.pull_offline(address, &cache, listener);
         }
         let found = self.look_up(address, listener);
         let Listing { commit, at, entries, is_folder } =
             found.or_else(|failure| self.client.by_name(address, failure, listener))?;
         let missing: Vec<&ListedFile> = entries.iter().filter(|entry| !cache.has(&commit, entry)).collect();
-        if !missing.is_empty() {
+        if !missing.is_empty() || self.options.verify {
             cache.create().map_err(|e| cache.unwritable(e, &missing, entries.len()))?;
         }
         let mut total = 0_u64;
@@ -134,10 +136,14 @@ impl Hub {
                 .got(free)
                 .hint("Nothing was downloaded. Make room, or set HF_HOME to a folder on another disk"));
         }
-        let total = missing.iter().map(|entry| entry.size).sum();
+        let wanted: Vec<&ListedFile> = match self.options.verify {
+            true => entries.iter().collect(),
+            false => missing,
+        };
+        let total = wanted.iter().map(|entry| entry.size).sum();
         let mut before = 0;
-        let mut downloaded = Vec::new();
-        for entry in missing {
+        let (mut downloaded, mut damaged) = (Vec::new(), Vec::new());
+        for entry in wanted {
             let address = address.with_path(&entry.path)?;
             let progress = |done| listener(HubEvent::Progress { done: before + done, total });
             let download = Download {
@@ -147,20 +153,22 @@ impl Hub {
                 commit: &commit,
                 at: &at,
                 entry,
+                verify: self.options.verify,
                 progress: &progress,
                 listener,
             };
-            if download.run().map_err(|e| cache.unwritable(e, &[entry], entries.len()))? {
-                downloaded.push(&entry.path);
-            }
+            let done = download.run().map_err(|e| cache.unwritable(e, &[entry], entries.len()))?;
+            downloaded.extend(done.downloaded.then_some(&entry.path));
+            damaged.extend(done.damaged.then_some(&entry.path));
             before += entry.size;
         }
+        // Told first, so that a folder of which links are missing, whatever ended their making, is not taken for whole.
+        let noted = if is_folder { cache.mark(&commit, address.path(), &entries) } else { Ok(()) };
         // The snapshot shows a folder when all of it is there.
         for entry in &entries {
             cache.link(&commit, entry)?;
         }
         // Everything is there: what cannot be noted of it is asked for once more another time.
-        let noted = if is_folder { cache.mark(&commit, address.path(), &entries) } else { Ok(()) };
         if let Err(e) = noted.and_then(|()| cache.set_ref(address.revision(), &commit)) {
             tracing::debug!("{address} is all there, and the cache takes no note of it: {e}");
         }
@@ -168,6 +176,7 @@ impl Hub {
             path: entry.path.clone(),
             bytes: entry.size,
             downloaded: downloaded.contains(&&entry.path),
+            damaged: damaged.contains(&&entry.path),
         };
         let files = entries.iter().map(file).collect();
         let local = cache.snapshot(&commit).join(address.path());
@@ -251,7 +260,7 @@ impl Hub {
         }
     }
 
-    fn cache(&self, address: &HubPath) -> RepoCache {
+    pub(super) fn cache(&self, address: &HubPath) -> RepoCache {
         RepoCache::new(&self.options.cache, address)
     }
 
@@ -283,7 +292,34 @@ impl Hub {
         Error::not_found(format!("{what}, and the Hub may not be asked (offline)")).at(address.to_string())
     }
 
-    fn pull_offline(&self, address: &HubPath, cache: &RepoCache) -> Result<Pulled> {
+    /// Hashes files of a snapshot that are links to blobs, whose names are their hashes, where that is asked for.
+    fn verify_offline<'a>(
+        &self,
+        address: &HubPath,
+        snapshot: &Path,
+        files: impl IntoIterator<Item = &'a str>,
+        listener: Listener<'_>,
+    ) -> Result<()> {
+        let mut damaged = Vec::new();
+        for path in files.into_iter().filter(|_| self.options.verify) {
+            let Some(listed) = ListedFile::of_blob(snapshot, path) else { continue };
+            let found = match look(&snapshot.join(path), &listed) {
+                Ok(None) => continue,
+                Ok(Some(found)) => found,
+                Err(e) => e.to_string(),
+            };
+            listener(HubEvent::Damaged { path, expected: listed.digest.text(), got: &found });
+            damaged.push(path);
+        }
+        if damaged.is_empty() {
+            return Ok(());
+        }
+        Err(Error::format(format!("the cache's copy is damaged of {}", damaged.join(", ")))
+            .at(address.to_string())
+            .hint("Pull it with --verify and with a network: it is fetched anew"))
+    }
+
+    fn pull_offline(&self, address: &HubPath, cache: &RepoCache, listener: Listener<'_>) -> Result<Pulled> {
         let commit = self.commit_offline(address, cache)?;
         let snapshot = cache.snapshot(&commit);
         let local = snapshot.join(address.path());
@@ -292,8 +328,9 @@ impl Hub {
         }
         let mut tree = Tree::default();
         if local.is_file() {
+            self.verify_offline(address, &snapshot, [address.path()], listener)?;
             let bytes = fs::metadata(&local).map_or(0, |found| found.len());
-            let file = PulledFile { path: address.path().into(), bytes, downloaded: false };
+            let file = PulledFile { path: address.path().into(), bytes, downloaded: false, damaged: false };
             return Ok(Pulled { address: address.clone(), commit, local, files: vec![file] });
         }
         walk(&snapshot, address.path(), &mut tree);
@@ -305,8 +342,12 @@ impl Hub {
                 _ => missing(address, &all, "cached folder"),
             });
         }
-        let file = |entry: ListedFile| PulledFile { path: entry.path, bytes: entry.size, downloaded: false };
-        let files = tree.files.into_iter().filter(|file| !address.path().is_empty() || !file.path.contains('/'));
+        let file =
+            |entry: ListedFile| PulledFile { path: entry.path, bytes: entry.size, downloaded: false, damaged: false };
+        let is_meant = |file: &ListedFile| !address.path().is_empty() || !file.path.contains('/');
+        tree.files.retain(is_meant);
+        self.verify_offline(address, &snapshot, tree.files.iter().map(|file| file.path.as_str()), listener)?;
+        let files = tree.files.into_iter();
         Ok(Pulled { address: address.clone(), commit, local, files: files.map(file).collect() })
     }
 

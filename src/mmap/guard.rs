@@ -96,7 +96,8 @@ mod unix {
         let (mut action, mut before): (libc::sigaction, libc::sigaction) = unsafe { std::mem::zeroed() };
         let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = on_lost_page;
         action.sa_sigaction = handler as usize;
-        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        // On the stack of the thread that faults, which has room: the smaller one is for stacks that have none.
+        action.sa_flags = libc::SA_SIGINFO;
         IS_TERMINAL.store(std::io::stderr().is_terminal(), Ordering::Relaxed);
         // SAFETY: all are whole structures that outlive the calls, and the handler takes what SA_SIGINFO passes.
         let refused = unsafe {

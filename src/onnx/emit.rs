@@ -4,18 +4,20 @@
 //! Weights go to the disk as they stand in memory: no second copy of them is made. What one message of protocol buffers
 //! cannot hold (2 GiB and more) goes to a file of its own beside the model, as the ONNX format foresees.
 
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use super::byte_chain::{ByteChain, MAX_MESSAGE_BYTES};
 use super::types::{TensorType, element_size};
-use crate::atomic_file::replace_file;
+use crate::atomic_file::{replace_file, unwritten};
 use crate::error::{Error, Result};
 
 /// The file that constants without values claim to be in. It is never opened: what makes a session supplies the values.
 const PLACEHOLDERS: &str = "taskbasis.weights";
+/// The bytes of a model's name that the file of its values is called by.
+const LONGEST_STEM: usize = 240;
 
 /// A parameter of an operator: its name and value.
 pub(crate) enum Attribute {
@@ -203,15 +205,16 @@ impl<'a> ModelWriter<'a> {
             Ok(())
         });
         counted.map_err(|e| Error::io("cannot write", path, e))?;
-        let mut name = path.file_name().map_or_else(OsString::new, OsString::from);
-        name.push(format!(".{:08x}.data", checksum.finalize()));
-        let name = name.to_str().ok_or_else(|| {
+        let name = path.file_name().and_then(OsStr::to_str).ok_or_else(|| {
             Error::invalid("weights of this size go into a second file, whose name must be text").at(path)
         })?;
-        let model = self.assembled(Some(name));
+        // As much of the name as leaves room for the rest: names have 255 bytes at most.
+        let stem = &name[..name.floor_char_boundary(LONGEST_STEM)];
+        let name = format!("{stem}.{:08x}.data", checksum.finalize());
+        let model = self.assembled(Some(&name));
         model.check_length().map_err(|e| e.at(path))?;
         // The data first: a model that is there names data that is there.
-        replace(&path.with_file_name(name), inputs, &data)?;
+        replace(&path.with_file_name(&name), inputs, &data)?;
         replace(path, inputs, &model)
     }
 
@@ -280,7 +283,7 @@ fn replace(path: &Path, inputs: &[&Path], content: &ByteChain<'_>) -> Result<()>
             content.for_each(|bytes| file.write_all(bytes))?;
             file.flush()
         });
-        written.map_err(|e| Error::io("cannot write", path, e))
+        written.map_err(|e| unwritten("cannot write", path, Some(content.len() as u64), e))
     })
 }
 
@@ -346,6 +349,18 @@ mod tests {
                 assert_eq!(&constant.tensor.as_ref().unwrap().to_f32().unwrap()[..], &expected[..]);
             }
         }
+    }
+
+    /// A name that is as long as names may be leaves no room for a longer one beside it.
+    #[test]
+    fn the_second_file_of_a_long_name_has_a_shorter_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(format!("{}.onnx", "é".repeat(125)));
+        let values = floats(0);
+        let writer = model(&[ConstantValues::Bytes(f32_bytes(&values))], TensorType::Float);
+        writer.write_within(20, &path, &[]).unwrap();
+        let read = OnnxFile::open(&path).unwrap();
+        assert_eq!(&read.constants[0].tensor.as_ref().unwrap().to_f32().unwrap()[..], &values[..]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::Path;
 
 use super::values::{Values, Weights};
-use crate::atomic_file::replace_file;
+use crate::atomic_file::{replace_file, unwritten};
 use crate::checkpoint::safetensors::{self, HeaderEntry};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, checked_numel, f32_bytes};
@@ -78,7 +78,7 @@ fn save_tensors(path: &Path, mut tensors: Vec<Out<'_>>, about: &[(&str, String)]
     }
     let header = safetensors::header(about.iter().cloned(), entries, ALIGNMENT)?;
     replace_file(path, inputs, |sibling| {
-        let fail = |e| Error::io("cannot write", path, e);
+        let fail = |e| unwritten("cannot write", path, Some((header.len() + end) as u64), e);
         let mut file = OpenOptions::new().write(true).truncate(true).open(sibling).map_err(fail)?;
         let parts = std::iter::once(&header[..]).chain(tensors.iter().map(|tensor| &*tensor.bytes));
         parts.into_iter().try_for_each(|bytes| file.write_all(bytes)).map_err(fail)

@@ -14,3 +14,4 @@ mod program;
 #[path = "../support/mod.rs"]
 mod support;
 mod tasks_dir;
+mod writers;

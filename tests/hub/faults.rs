@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::hub::{Fault, On, REPO, complaint, large, of, server, sha256, stdout};
+use crate::support::hub::{Fault, On, REPO, complaint, git_sha1, large, of, server, sha256, stdout};
 
 #[test]
 fn what_is_cut_goes_on_where_it_stopped() {
@@ -203,4 +203,90 @@ fn a_full_disk_is_a_clear_error_and_leaves_nothing() {
     assert!(error.contains("no room for") && error.contains("File too large"), "{error}");
     assert!(!partial.exists() && !server.cache(REPO).join("snapshots").exists());
     server.succeed(&["pull", REPO, "folder"]);
+}
+
+/// The lists of folders in the cache.
+fn lists(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(lists(&path)),
+            false if path.file_name().unwrap() == ".files" => found.push(path),
+            false => {}
+        }
+    }
+    found
+}
+
+/// As a loss of power leaves it: lists that are empty or half, links that are not there.
+#[test]
+fn half_a_list_does_not_make_a_folder_whole() {
+    let (server, content) = server();
+    let local = server.succeed(&["pull", REPO, "folder"]);
+    let [list] = &lists(&server.cache(REPO).join(".taskbasis"))[..] else { panic!("one list") };
+    let whole = fs::read(list).unwrap();
+    let link = Path::new(&local).join("large.bin");
+    let resolve = || server.run(&["inspect", &format!("hf://{REPO}/folder")]);
+    resolve();
+    server.requests();
+    resolve();
+    assert!(server.requests().is_empty(), "whole, it costs no request");
+    for half in [&b""[..], &whole[..whole.len() - 1], &whole[..10], &vec![0; whole.len()]] {
+        fs::write(list, half).unwrap();
+        fs::remove_file(&link).unwrap();
+        resolve();
+        assert!(!server.requests().is_empty(), "{half:?} was taken for a list");
+        assert!(fs::read(&link).unwrap() == content && fs::read(list).unwrap() == whole);
+    }
+    // A pull that ended before all links were made.
+    fs::remove_file(&link).unwrap();
+    let message = server.fail(&["pull", "--offline", REPO, "folder"]);
+    assert!(message.contains("lost folder/large.bin"), "{message}");
+}
+
+#[cfg(unix)]
+#[test]
+fn what_the_cache_holds_is_verified_and_mended() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let (server, content) = server();
+    let local = server.succeed(&["pull", REPO, "folder"]);
+    let blobs = server.cache(REPO).join("blobs");
+    let (large, small) = (blobs.join(sha256(&content)), blobs.join(git_sha1(b"{}")));
+    for blob in [&large, &small] {
+        assert_eq!(fs::metadata(blob).unwrap().permissions().mode() & 0o222, 0, "may be written into");
+    }
+    server.succeed(&["pull", REPO, "folder", "--verify"]);
+    server.succeed(&["pull", REPO, "folder", "--verify", "--offline"]);
+    let mut damaged = content.clone();
+    damaged[700_000] ^= 1;
+    for (bytes, other, names) in [
+        (&damaged[..], &b"[]"[..], &["folder/large.bin", "folder/inner/small.json"][..]),
+        (&content[..500], b"{}", &["folder/large.bin"]),
+        (b"", b"", &["folder/large.bin", "folder/inner/small.json"]),
+    ] {
+        for (blob, bytes) in [(&large, bytes), (&small, other)] {
+            fs::remove_file(blob).unwrap();
+            fs::write(blob, bytes).unwrap();
+        }
+        if bytes.len() == content.len() {
+            server.succeed(&["pull", REPO, "folder"]);
+            let output = server.run(&["pull", REPO, "folder", "--verify", "--offline"]);
+            let told = String::from_utf8(output.stderr).unwrap();
+            let error = told.lines().last().unwrap();
+            assert!(!output.status.success() && error.contains("damaged of folder/"), "{told}");
+            assert!(names.iter().all(|name| error.contains(name)), "{told}");
+        }
+        let output = server.run(&["pull", REPO, "folder", "--verify", "--json"]);
+        let told = String::from_utf8(output.stderr.clone()).unwrap();
+        for name in names {
+            assert!(told.contains(&format!("note: {name}: the cache's copy is damaged: expected ")), "{told}");
+        }
+        let pulled: serde_json::Value = serde_json::from_str(&stdout(output)).unwrap();
+        let files = pulled["pulled"][0]["files"].as_array().unwrap();
+        assert_eq!(files.iter().filter(|file| file["damaged"] == true).count(), names.len(), "{pulled}");
+        assert!(fs::read(Path::new(&local).join("large.bin")).unwrap() == content);
+        assert_eq!(fs::read(Path::new(&local).join("inner/small.json")).unwrap(), b"{}");
+    }
 }

@@ -8,7 +8,7 @@ use taskbasis::{BlockFormat, Bundle, BundleUpdate, Error, NewTask, Result, check
 use crate::args::{HeadArgs, threads};
 use crate::conflicts::{Given, Refused};
 use crate::family::NamedPath;
-use crate::paths::{BasePath, InPath, OutPath};
+use crate::paths::{BasePath, InPath, OutFile};
 use crate::{checkpoints, output};
 
 const HEADS: &str = "The new task's classification head, in a safetensors file with `TASK/weight` and `TASK/bias`, a \
@@ -45,7 +45,7 @@ pub struct AddTask {
 
     /// Where to write the grown bundle, instead of in the place of the old one.
     #[arg(short, long, value_name = "FILE")]
-    output: Option<OutPath>,
+    output: Option<OutFile>,
 }
 
 impl AddTask {

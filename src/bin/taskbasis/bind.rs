@@ -10,7 +10,7 @@ use crate::args::{EncoderArgs, ModelArgs, threads};
 use crate::conflicts::{Given, Refused};
 use crate::graph::{self, BindArgs};
 use crate::output;
-use crate::paths::{InPath, OutPath};
+use crate::paths::{InPath, OutFile};
 use crate::provider::{self, PlacementArgs, ProviderArgs};
 
 /// Show what the constants of an .onnx file are, and save it as a map.
@@ -28,7 +28,7 @@ pub struct Bind {
 
     /// Where to write the map.
     #[arg(short, long, value_name = "M.json")]
-    output: Option<OutPath>,
+    output: Option<OutFile>,
 
     #[command(flatten)]
     binding: BindArgs,

@@ -1,20 +1,20 @@
 //! `taskbasis build`
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Instant;
 
 use clap::Args;
 use serde_json::{Map, Value, json};
 use taskbasis::build::{Family, Fit, WriteOptions};
-use taskbasis::{Method, PartialFolder, Result, check_output};
+use taskbasis::{Method, PartialFolder, Result};
 
 use crate::args::EncoderArgs;
 use crate::conflicts::{Given, Refused, option, options};
 use crate::family::{FamilyArgs, SEED_OF_PCA, methods};
 use crate::output;
 use crate::pack::{Built, BundleArgs};
-use crate::paths::OutPath;
+use crate::paths::{self, OutPath};
 
 /// Make a basis of fine-tuned checkpoints: a folder in the published layout, or a bundle (-o model.taskbasis).
 ///
@@ -107,20 +107,27 @@ impl Build {
             return self.bundle(as_json);
         }
         Family::check_output(&self.output)?;
+        if !self.output.is_dir() {
+            // The name without what marks it as a folder's.
+            paths::lock_file(&self.output.components().collect::<PathBuf>())?;
+        }
         let (text, json) = self.write(&self.output, &self.output)?;
         if as_json { output::json(&json) } else { output::text(&text) }
     }
 
     /// A folder beside the bundle, then the bundle.
     fn bundle(self, as_json: bool) -> Result<()> {
+        paths::lock_file(&self.output)?;
         let finetuned: Vec<_> = self.family.files()?.into_iter().map(|file| (file.name, file.path)).collect();
-        check_output(&self.output, &[])?;
         let around = self.output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let partial = PartialFolder::in_folder(around)?;
         let folder = partial.path().join("basis");
-        let (text, json) = self.write(&folder, &self.output)?;
-        let built = Built { text, json, finetuned };
-        self.bundle.packing(&folder, self.family.base, self.output, built).run(as_json)
+        let output = self.output.clone();
+        let built = self.write(&folder, &self.output).and_then(|(text, json)| {
+            let built = Built { text, json, finetuned };
+            self.bundle.packing(&folder, self.family.base, self.output.into(), built).run(as_json)
+        });
+        built.map_err(|e| e.about(partial.path(), &output))
     }
 
     /// Makes the basis as `folder`, and tells of it under the name `shown`.

@@ -10,7 +10,7 @@ use crate::args::{EncoderArgs, ModelArgs, ResidencyArgs};
 use crate::conflicts::{Given, Refused};
 use crate::input::{FileArgs, Input};
 use crate::output;
-use crate::paths::{InPath, OutPath};
+use crate::paths::{InPath, OutFile};
 
 /// Compute the embeddings of images with the weights of any task.
 #[derive(Args)]
@@ -32,7 +32,7 @@ pub struct Embed {
 
     /// The file to write: `embeds` f32 [N,e], not normalised.
     #[arg(short, long, value_name = "Y.safetensors")]
-    output: OutPath,
+    output: OutFile,
 
     #[command(flatten)]
     residency: ResidencyArgs,

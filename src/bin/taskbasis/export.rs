@@ -8,7 +8,7 @@ use taskbasis::{Result, TaskExpr, check_output, write_onnx, write_onnx_f16};
 use crate::args::{EncoderArgs, ModelArgs};
 use crate::conflicts::{Given, Refused, option, options};
 use crate::output;
-use crate::paths::OutPath;
+use crate::paths::OutFile;
 use crate::tower::ImageArgs;
 
 /// Write one task as a plain .onnx file, for programs that know nothing of bases.
@@ -23,7 +23,7 @@ pub struct Export {
 
     /// The file to write: from `pixel_values` to `embeds`, or as the user's graph calls them.
     #[arg(short, long, value_name = "TASK.onnx")]
-    output: OutPath,
+    output: OutFile,
 
     /// Keep the weights as f16, in half the bytes: they are cast to f32 when the file is loaded, and computed with as
     /// such. A value beyond f16's range is refused.

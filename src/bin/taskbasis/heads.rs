@@ -9,7 +9,7 @@ use taskbasis::{
 
 use crate::args::threads;
 use crate::conflicts::{Given, Refused};
-use crate::paths::{BasePath, InPath, OutPath};
+use crate::paths::{BasePath, InPath, OutFile};
 use crate::provider::{self, ProviderArgs};
 use crate::tower::activations;
 use crate::{checkpoints, output};
@@ -31,7 +31,7 @@ pub struct Heads {
 
     /// The file to write: `TASK/weight` [C, e] and `TASK/bias` [C], as `--heads` takes it.
     #[arg(short, long, value_name = "H.safetensors")]
-    output: OutPath,
+    output: OutFile,
 
     /// Prompt templates: {"TASK": ["a photo of {a|the} {}.", …]}, or ["…", …] for every task; `{}` is the class, and
     /// `{a|the}` two templates. Without them, CLIP's own for the datasets that task vectors are usually made for.

@@ -20,6 +20,7 @@ mod pack;
 mod pull;
 mod reconstruct;
 mod shared;
+mod signals;
 mod tasks_dir;
 mod unreadable_images;
 mod verify;
@@ -104,7 +105,10 @@ impl Options for Program {
 fn main() -> ExitCode {
     // SAFETY: the program has no other thread yet.
     unsafe { taskbasis::Runtime::switch_off_telemetry() };
-    match taskbasis::mmap::end_on_lost_pages(|| ()).and_then(|()| run()) {
+    signals::handle();
+    let done = taskbasis::mmap::end_on_lost_pages(taskbasis::remove_unfinished_files).and_then(|()| run());
+    paths::release();
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::error(&error);

@@ -19,7 +19,7 @@ use crate::args::{EncoderArgs, HeadArgs, Session, tell};
 use crate::choice::{choice, value};
 use crate::conflicts::{Given, Refused, option};
 use crate::eval::labels;
-use crate::paths::{BasePath, InPath, OutPath};
+use crate::paths::{BasePath, InPath, OutFile};
 use crate::tasks_dir::TasksDir;
 use crate::verify::pair;
 use crate::{checkpoints, output, paths};
@@ -39,7 +39,7 @@ pub struct Pack {
 
     /// The file to write.
     #[arg(short, long, value_name = "model.taskbasis")]
-    output: OutPath,
+    output: OutFile,
 
     /// A folder of fine-tuned checkpoints: `NAMEVal/finetuned.pt` or `NAME/finetuned.pt`, else `NAME.pt` and
     /// `NAME.safetensors`.
@@ -152,7 +152,7 @@ impl std::ops::Deref for Pack {
 
 impl BundleArgs {
     /// The command that packs what `build` has made.
-    pub fn packing(self, basis: &Path, base: BasePath, output: OutPath, built: Built) -> Pack {
+    pub fn packing(self, basis: &Path, base: BasePath, output: OutFile, built: Built) -> Pack {
         let basis = InPath::new(basis, Wanted::Path);
         Pack { basis, base, how: self, finetuned_dir: None, output, built: Some(built) }
     }
@@ -333,8 +333,8 @@ impl Pack {
                 continue;
             }
             let file = trial.path().join("trial.taskbasis");
-            self.write(packer, &formats, &file)?;
-            let after = self.accuracies_after(&file)?;
+            let after = self.write(packer, &formats, &file).and_then(|_| self.accuracies_after(&file));
+            let after = after.map_err(|e| e.about(trial.path(), &self.output))?;
             let drop = before.iter().zip(&after).map(|(b, a)| 100.0 * (b.share() - a.share())).fold(f64::MIN, f64::max);
             // Shares of images are no round numbers.
             if drop <= points + 1e-9 {

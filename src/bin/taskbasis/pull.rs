@@ -44,6 +44,10 @@ pub struct Pull {
     #[arg(long)]
     list: bool,
 
+    /// Hash what the cache has already too, and fetch anew what is damaged; with --offline, say what is.
+    #[arg(long, conflicts_with = "list")]
+    verify: bool,
+
     /// Make no request: say where the cache has it.
     #[arg(long)]
     offline: bool,
@@ -57,6 +61,7 @@ impl Pull {
     pub fn run(self, as_json: bool) -> Result<()> {
         let mut options = HubOptions::from_env()?;
         options.offline |= self.offline;
+        options.verify = self.verify;
         let hub = Hub::new(options)?;
         let watch = Watch::new();
         if let Some(base) = &self.base {
@@ -131,10 +136,11 @@ fn show(all: &[Pulled], as_json: bool) -> Result<()> {
     if as_json {
         let pulled = |pulled: &Pulled| {
             let downloaded: u64 = pulled.files.iter().filter(|file| file.downloaded).map(|file| file.bytes).sum();
-            let files = pulled
-                .files
-                .iter()
-                .map(|file| json!({ "path": file.path, "bytes": file.bytes, "downloaded": file.downloaded }));
+            let files = pulled.files.iter().map(|file| {
+                json!({
+                    "path": file.path, "bytes": file.bytes, "downloaded": file.downloaded, "damaged": file.damaged,
+                })
+            });
             json!({
                 "repo": pulled.address.repo(), "revision": pulled.address.revision(), "commit": pulled.commit,
                 "path": pulled.address.path(), "local": pulled.local,

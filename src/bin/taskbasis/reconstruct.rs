@@ -7,7 +7,7 @@ use serde_json::json;
 use taskbasis::{BasisFile, MapMode, ReconstructOptions, Result, Scope, TaskExpr, Weights, check_output};
 
 use crate::args::threads;
-use crate::paths::{BasePath, InPath, OutPath};
+use crate::paths::{BasePath, InPath, OutFile};
 use crate::{checkpoints, output, paths};
 
 /// Write the weights of a task, or of any arithmetic of tasks, as safetensors.
@@ -27,7 +27,7 @@ pub struct Reconstruct {
 
     /// The file to write.
     #[arg(short, long, value_name = "OUT.safetensors")]
-    output: OutPath,
+    output: OutFile,
 
     /// The combined task vector alone, without the base.
     #[arg(long, conflicts_with = "base")]

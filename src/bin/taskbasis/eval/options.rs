@@ -9,7 +9,7 @@ use taskbasis::TaskExpr;
 use taskbasis::hub::{HubPath, Wanted};
 
 use crate::args::{EncoderArgs, HeadArgs, ModelArgs};
-use crate::paths::{InPath, OutPath};
+use crate::paths::{InPath, OutFile};
 use crate::unreadable_images::SkipArgs;
 
 /// Measure the accuracy of tasks on labelled images.
@@ -85,7 +85,7 @@ pub struct Eval {
 
     /// Write the sweep as one HTML page with plots.
     #[arg(long, value_name = "FILE.html", requires = "sweep", conflicts_with = "negate")]
-    pub(super) report: Option<OutPath>,
+    pub(super) report: Option<OutFile>,
 
     /// MiB of preprocessed images to keep between one λ and the next; more are preprocessed again.
     #[arg(long, value_name = "MIB", default_value_t = 4096, requires = "lambdas")]

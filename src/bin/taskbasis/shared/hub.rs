@@ -27,6 +27,9 @@ impl Watch {
             HubEvent::Retry { pause, why } => {
                 self.say(&format!("{why}; again in {} s", output::digits(pause.as_secs_f64())));
             }
+            HubEvent::Damaged { path, expected, got } => {
+                self.say(&format!("{path}: the cache's copy is damaged: expected {expected}, got {got}"));
+            }
             _ => {}
         }
     }

@@ -8,14 +8,19 @@ use std::sync::{Arc, OnceLock};
 use clap::builder::{MapValueParser, PathBufValueParser, TypedValueParser, ValueParserFactory};
 use parking_lot::Mutex;
 use taskbasis::hub::{Hub, HubOptions, HubPath, Wanted};
-use taskbasis::{Error, Result, check_output};
+use taskbasis::{Error, OutputLock, Result, check_output, lock_output};
 
 use super::hub::Watch;
+use super::output;
 
 /// Every path of the command line that is read, in its order.
 static INPUTS: Mutex<Vec<InPath>> = Mutex::new(Vec::new());
 /// Every path of the command line that is written.
 static OUTPUTS: Mutex<Vec<OutPath>> = Mutex::new(Vec::new());
+/// Those of them that are files which are replaced whole.
+static FILES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+/// The locks on these.
+static LOCKS: Mutex<Vec<OutputLock>> = Mutex::new(Vec::new());
 
 /// How clap makes a path of this type of what was given: refusing what is empty, as it refuses every empty path.
 type Parser<P> = MapValueParser<PathBufValueParser, fn(PathBuf) -> P>;
@@ -48,6 +53,10 @@ impl InPath {
     pub fn is_replaced(&self) {
         INPUTS.lock().retain(|input| !Arc::ptr_eq(&input.0, &self.0));
         OUTPUTS.lock().push(OutPath(self.0.given.clone()));
+        // One that is not there has no better error than that of opening it.
+        if self.0.given.is_file() {
+            FILES.lock().push(self.0.given.clone());
+        }
     }
 
     /// Whether what it is of is not known yet.
@@ -134,8 +143,74 @@ impl ValueParserFactory for OutPath {
     }
 }
 
+/// The path of a file that is written whole, or replaced: other programs that write it wait for this one, or are waited
+/// for.
+#[derive(Clone, Debug)]
+pub struct OutFile(OutPath);
+
+impl Deref for OutFile {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl AsRef<Path> for OutFile {
+    fn as_ref(&self) -> &Path {
+        self
+    }
+}
+
+impl ValueParserFactory for OutFile {
+    type Parser = Parser<Self>;
+
+    fn value_parser() -> Parser<Self> {
+        PathBufValueParser::new().map(|given| {
+            let path = OutPath(given);
+            OUTPUTS.lock().push(path.clone());
+            FILES.lock().push(path.0.clone());
+            Self(path)
+        })
+    }
+}
+
+/// One that is known to be a file only when more is: locked by [`lock_file`].
+impl From<OutPath> for OutFile {
+    fn from(path: OutPath) -> Self {
+        Self(path)
+    }
+}
+
+/// Checks the files that will be written, before any work, and locks them until [`release`].
+fn lock_files() -> Result<()> {
+    let mut files = FILES.lock().clone();
+    // All programs in one order, that none waits for one that waits for it.
+    files.sort();
+    files.dedup();
+    files.iter().try_for_each(|file| lock_file(file))
+}
+
+/// Checks a file that will be written, and locks it until [`release`].
+///
+/// # Errors
+/// As [`check_output`].
+pub fn lock_file(file: &Path) -> Result<()> {
+    check_output(file, &[])?;
+    let waiting = || output::note(&format!("waiting for another program that writes {}", file.display()));
+    let lock = lock_output(file, &waiting)?;
+    LOCKS.lock().push(lock);
+    Ok(())
+}
+
+/// Lets others write the files that [`settle`] has locked.
+pub fn release() {
+    LOCKS.lock().clear();
+}
+
 /// Brings what is on the Hub to this machine; whether anything was there. Refuses an output that is on the Hub, or that
 /// is one of the files that the command line names to be read, or lies in a folder that it names and is there already.
+/// Files that will be written are checked first, and locked until [`release`].
 ///
 /// # Errors
 /// As [`Hub::resolve`] and [`check_output`]; [`ErrorKind::Unsupported`](taskbasis::ErrorKind::Unsupported) for what is
@@ -144,6 +219,7 @@ pub fn settle() -> Result<bool> {
     if let Some(OutPath(path)) = OUTPUTS.lock().iter().find(|OutPath(path)| HubPath::is_meant(path)) {
         return Err(Error::unsupported("nothing can be written to the Hub").at(path));
     }
+    lock_files()?;
     let inputs = INPUTS.lock().clone();
     let mut hub = None;
     for InPath(input) in inputs.iter().filter(|input| input.is_unsettled()) {

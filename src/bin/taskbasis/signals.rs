@@ -1,0 +1,39 @@
+//! Signals: what ends the program leaves no partial file, and a limit on the size of files is an error like any other.
+
+/// Has the signals that end a program remove what it is writing first; it then ends as it would have, and those who
+/// started it see that. Signals that are ignored, as with `nohup`, stay so.
+#[cfg(unix)]
+pub fn handle() {
+    // SAFETY: signals are ignored; no handler of anyone is replaced but the default one. Writing then fails (EFBIG).
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: all zeros is a value of this structure of integers, pointers and sets, and every field that is looked
+        // at is set below. The handler does nothing but what a handler may: see there.
+        unsafe {
+            let mut before: libc::sigaction = std::mem::zeroed();
+            if libc::sigaction(signal, std::ptr::null(), &raw mut before) != 0 || before.sa_sigaction != libc::SIG_DFL {
+                continue;
+            }
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = end as extern "C" fn(libc::c_int) as libc::sighandler_t;
+            // The default action has its turn when the signal is raised again.
+            action.sa_flags = libc::SA_RESETHAND;
+            libc::sigemptyset(&raw mut action.sa_mask);
+            libc::sigaction(signal, &raw const action, std::ptr::null_mut());
+        }
+    }
+}
+
+#[cfg(not(unix))]
+pub fn handle() {}
+
+/// Removes what is being written, and raises the signal again, which ends the program once this returns.
+#[cfg(unix)]
+extern "C" fn end(signal: libc::c_int) {
+    taskbasis::remove_unfinished_files();
+    // SAFETY: both may be called in a signal handler. Other threads may be writing still: only the end stops them.
+    unsafe {
+        libc::signal(signal, libc::SIG_DFL);
+        libc::raise(signal);
+    }
+}
