@@ -11,11 +11,13 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 # How long each target is fuzzed.
 FUZZ_SECONDS ?= 600
+# How much `make test-faults` tries: short or long.
+FAULTS ?= short
 # The folder of libraries and programs to install; given, nothing is built.
 BUILT ?=
 
-.PHONY: demo test test-python test-python-full test-gpu bench microbench build onnxruntime install uninstall \
-	check-sanitizers lint fuzz clean
+.PHONY: demo test test-python test-python-full test-faults test-interrupted test-gpu bench microbench build onnxruntime \
+	install uninstall check-sanitizers lint fuzz clean
 
 ## The main job on the digits family: every task from one basis.
 demo: onnxruntime
@@ -37,6 +39,13 @@ test-python-full: onnxruntime
 	$(CARGO) build --release
 	PYTHON="$(PYTHON)" scripts/test-python "$(TARGET)" full
 
+## Every command that writes, killed at random moments, and on a disk that forgets what was not synced; with
+## FAULTS=long 1,000 kills. The disk needs Linux, /dev/fuse and the superuser, and is skipped aloud without.
+test-interrupted: onnxruntime
+	$(CARGO) build
+	TASKBASIS="$(TARGET)/debug/taskbasis" $(PYTHON) tests/faults/kill.py $(if $(filter long,$(FAULTS)),1000,40)
+	TASKBASIS="$(TARGET)/debug/taskbasis" $(PYTHON) tests/faults/power.py $(FAULTS)
+
 ## What needs an NVIDIA GPU and its driver (docs/gpu.md); says what is missing, and skips it. Again under
 ## compute-sanitizer where that is installed.
 test-gpu: onnxruntime
@@ -46,6 +55,11 @@ test-gpu: onnxruntime
 	if command -v compute-sanitizer >/dev/null; then \
 		$(CARGO) test --test gpu --config "target.'cfg(all())'.runner = 'compute-sanitizer --error-exitcode=1'"; \
 	else echo "skipped: compute-sanitizer is not installed"; fi
+
+## What comes of it when the system refuses memory, files, threads: a spread of all calls, or with FAULTS=long each one,
+## which takes hours; needs Linux and a C compiler.
+test-faults: onnxruntime
+	FAULTS="$(FAULTS)" $(CARGO) test --test faults
 
 ## The figures of docs/performance.md on this machine, for ViT-B-32 with random weights; needs 4 GB in the temporary folder.
 bench: build

@@ -5,6 +5,8 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::visible::Visible;
+
 /// `std::result::Result` with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -235,8 +237,15 @@ impl Error {
 }
 
 impl fmt::Display for Error {
+    /// Names of files and tensors, and what else comes from files, cannot act on a terminal: see [`Visible`].
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { message, path, tensor, expected, got, hint, source, .. } = &*self.0;
+        write!(f, "{}", Visible(&*self.0))
+    }
+}
+
+impl fmt::Display for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { message, path, tensor, expected, got, hint, source, .. } = self;
         if let Some(path) = path {
             write!(f, "{}: ", path.display())?;
         }
@@ -289,6 +298,14 @@ mod tests {
             "a/basis_vectors.pt: tensor `visual.proj`: shape differs from the base's: \
              expected [768, 512], got [1024, 768]. Is this the base of another model?"
         );
+    }
+
+    #[test]
+    fn no_name_acts_on_a_terminal() {
+        let error = Error::not_found("no task `\x1b]0;owned\x07`").at("a\nb").tensor("c\u{202e}d").because("x\u{9b}y");
+        let shown = error.to_string();
+        assert_eq!(shown, r"a\nb: tensor `c\u{202e}d`: no task `\u{1b}]0;owned\u{7}` (x\u{9b}y)");
+        assert!(!format!("{error:?}").contains('\x1b'));
     }
 
     #[test]

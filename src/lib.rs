@@ -65,9 +65,12 @@ mod need;
 pub mod onnx;
 pub mod open;
 pub mod preprocess;
+#[doc(hidden)] // For the program.
+pub mod present;
 #[allow(unsafe_code)]
 pub mod tensor;
 pub mod tower;
+mod visible;
 pub mod weights;
 
 #[cfg(unix)]
@@ -95,6 +98,7 @@ pub use tensor::{BlockFormat, Blocks, DType, Rounding, Source, Tensor};
 #[cfg(feature = "text")]
 pub use tower::text::{TextHints, TextModel};
 pub use tower::{Activation, Arch, ArchHints, Epsilon, ImageHints, Pooling, TowerConfig, TowerOptions, Variant};
+pub use visible::{Visible, VisibleLines};
 pub use weights::{
     CacheStats, DeviceModel, DeviceOptions, DeviceStats, DeviceTensor, DeviceWeights, Model, ModelOptions,
     ReconstructOptions, Scope, TaskWeights, Values, Weights, WeightsCache, save_arrays,

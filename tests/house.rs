@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use syn::visit::{self, Visit};
 
 /// From low to high. A floor uses those before it, never one after it, and never another of its own line.
-const FLOORS: [&[&str]; 21] = [
+const FLOORS: [&[&str]; 23] = [
+    &["visible"],
     &["error"],
+    &["present"],
     &["did_you_mean"],
     &["mmap", "atomic_file"],
     &["tensor"],

@@ -47,7 +47,7 @@ int main(int argc, char **argv) {
         return 2;
     }
     embed(argv[1], argv[2], argv[3], stdin, stdout);
-    if (fflush(stdout) != 0) {
+    if (fflush(stdout) != 0 || ferror(stdout)) { /* what fwrite could not write, too */
         perror("stdout");
         return 1;
     }
@@ -62,7 +62,8 @@ static void check(tb_status status) {
     }
 }
 
-/* All images of `values` floats each that `in` holds, and their number. */
+/* All images of `values` floats each that `in` holds, and their number. A read that fails is not the end of the file,
+ * and an image that is cut off is no image. */
 static float *read_images(FILE *in, size_t values, size_t *n) {
     float *images = NULL;
     for (*n = 0;; ++*n) {
@@ -72,8 +73,18 @@ static float *read_images(FILE *in, size_t values, size_t *n) {
             exit(1);
         }
         images = more;
-        if (fread(images + *n * values, sizeof *images, values, in) != values) {
-            return images;
+        size_t got = fread(images + *n * values, sizeof *images, values, in);
+        if (got == values) {
+            continue;
         }
+        if (ferror(in)) {
+            perror("images");
+            exit(1);
+        }
+        if (got != 0 || !feof(in)) {
+            fprintf(stderr, "images: image %zu ends after %zu of %zu values\n", *n, got, values);
+            exit(1);
+        }
+        return images;
     }
 }

@@ -77,13 +77,19 @@ int main(int argc, char **argv) {
     float *image = calloc(values, sizeof *image);
     float *embedding = calloc(model.embedding, sizeof *embedding);
     int failed = image == NULL || embedding == NULL;
+    if (failed) {
+        perror("images");
+    }
     for (size_t i = 0; !failed && i < values; i++) {
         image[i] = (float)(i % 7) * 0.1f;
     }
     for (int round = 1; !failed && round <= rounds; round++) {
         failed = run_round(basis, encoder, about.tasks, round, image, embedding, model.embedding);
     }
-    if (!failed && tb_cache_stats(basis, &cache, &error) == TB_OK) {
+    if (!failed && tb_cache_stats(basis, &cache, &error) != TB_OK) {
+        failed = fail(error);
+    }
+    if (!failed) {
         printf("cache: %llu hits, %llu misses, %llu bytes of %llu; %.3f ms a reconstruction\n",
                (unsigned long long)cache.hits, (unsigned long long)cache.misses, (unsigned long long)cache.bytes,
                (unsigned long long)cache.budget,
@@ -93,5 +99,9 @@ int main(int argc, char **argv) {
     free(embedding);
     tb_basis_free(basis); /* before its child: any order is fine */
     tb_encoder_free(encoder);
-    return failed || error != NULL;
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        perror("stdout");
+        failed = 1;
+    }
+    return failed;
 }

@@ -45,6 +45,7 @@ static void *work(void *argument) {
     const shared *common = self->common;
     float *out = calloc(common->embedding, sizeof *out);
     if (out == NULL) {
+        perror("embedding");
         self->wrong = 1;
         return NULL;
     }
@@ -139,6 +140,8 @@ int main(int argc, char **argv) {
     if (error != NULL) {
         fprintf(stderr, "%s: %s\n", tb_status_name(tb_error_status(error)), tb_error_message(error));
         tb_error_free(error);
+    } else if (failed) {
+        fprintf(stderr, "no memory, or no thread\n");
     } else {
         printf("%d threads, %zu tasks, %lu runs, %lu wrong\n", started, common.tasks, runs, wrong);
     }
@@ -149,5 +152,9 @@ int main(int argc, char **argv) {
     free(image);
     tb_encoder_free(encoder);
     tb_basis_free(basis);
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        perror("stdout");
+        failed = 1;
+    }
     return failed || wrong != 0 || runs == 0;
 }

@@ -6,6 +6,7 @@
 #include "taskbasis.hpp"
 
 #include <cstdio>
+#include <exception>
 
 // [quickstart] README shows what stands between these marks.
 static void classify(const char *folder, const char *base, const char *heads, const char *classes, const char *task,
@@ -36,6 +37,13 @@ int main(int argc, char **argv) {
         classify(argv[1], argv[2], argv[3], argv[4], argv[5], image);
     } catch (const taskbasis::error &error) {
         std::fprintf(stderr, "%s: %s\n", tb_status_name(error.status()), error.what());
+        return 1;
+    } catch (const std::exception &error) { // no memory for a result
+        std::fprintf(stderr, "%s\n", error.what());
+        return 1;
+    }
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+        std::perror("stdout");
         return 1;
     }
     return 0;

@@ -40,20 +40,29 @@ impl Attributes {
             let _ = chown(path, Some(self.found.uid()), None);
         }
         let is_of_group = now.gid() == self.found.gid() || chown(path, None, Some(self.found.gid())).is_ok();
-        // Narrow until all is in place.
-        let mode = self.found.mode() & if now.is_dir() { 0o7777 } else { 0o777 };
-        fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o700))?;
+        let meant = if now.is_dir() { 0o7777 } else { 0o777 };
+        let mode = self.found.mode() & meant;
+        // Narrow until all is in place. Some file systems have modes that cannot be set.
+        let _ = fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o700));
         #[cfg(any(target_os = "linux", target_vendor = "apple"))]
         let is_of_group = extended::give(&self.extended, is_of_group, path);
-        // What the old group might, or those of a lost list, the new group may only where all might.
-        let mode = if is_of_group { mode } else { mode & (0o7707 | (mode & 0o007) << 3) };
-        fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        let mode = if is_of_group { mode } else { without_group(mode) };
+        match fs::set_permissions(path, fs::Permissions::from_mode(mode)) {
+            Err(e) if fs::metadata(path)?.mode() & meant & !mode != 0 => Err(e),
+            _ => Ok(()),
+        }
     }
 
     #[cfg(not(unix))]
     pub(super) fn give(&self, _: &Path) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// The mode for another group, or without the list of those who might do what: the group may what all may.
+#[cfg(unix)]
+fn without_group(mode: u32) -> u32 {
+    mode & (0o7707 | (mode & 0o007) << 3)
 }
 
 #[cfg(any(target_os = "linux", target_vendor = "apple"))]
@@ -118,5 +127,17 @@ mod extended {
             let _ = setxattr(path, name, value, XattrFlags::empty());
         }
         means_the_same
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::without_group;
+
+    #[test]
+    fn another_group_may_no_more_than_all() {
+        for (mode, narrowed) in [(0o640, 0o600), (0o664, 0o644), (0o660, 0o600), (0o604, 0o604), (0o777, 0o777)] {
+            assert_eq!(without_group(mode), narrowed);
+        }
     }
 }

@@ -24,11 +24,16 @@ fn is_unknown(e: &io::Error) -> bool {
 /// Creates a folder and those around it that are missing, and waits until their names are on the disk.
 #[cfg(feature = "hub")]
 pub(crate) fn create_folders(folder: &Path) -> io::Result<()> {
-    if folder.is_dir() {
-        return Ok(());
+    match std::fs::metadata(folder) {
+        Ok(found) if found.is_dir() => return Ok(()),
+        Err(e) if e.kind() != IoKind::NotFound => return Err(e),
+        _ => {}
     }
     let around = super::place::parent(folder);
-    create_folders(around)?;
+    // Above the root, or the working folder, nothing can be created.
+    if around != folder {
+        create_folders(around)?;
+    }
     match std::fs::create_dir(folder) {
         Err(e) if e.kind() == IoKind::AlreadyExists && folder.is_dir() => {}
         made => made?,

@@ -43,7 +43,7 @@ pub(super) struct Lock {
 #[derive(Debug)]
 struct Held {
     path: PathBuf,
-    _file: File,
+    file: File,
     #[cfg(unix)]
     _unfinished: Unfinished,
 }
@@ -98,6 +98,7 @@ impl Lock {
         let lock = beside(path);
         let began = Instant::now();
         let (mut is_told, mut tries) = (false, 0);
+        let failed = |e| Error::io("cannot lock it for writing", path, e);
         let none = |why: &str| {
             tracing::debug!("{}: no locks here: {why}", path.display());
             Self { held: None }
@@ -107,16 +108,16 @@ impl Lock {
                 Ok(file) => file,
                 // Gone between two looks at it.
                 Err(e) if matches!(e.kind(), IoKind::NotFound | IoKind::AlreadyExists) => continue,
-                Err(e) => return Err(Error::io("cannot lock it for writing", path, e)),
+                Err(e) => return Err(failed(e)),
             };
             match file.try_lock() {
-                Ok(()) if is_same(&file, &lock) => {
+                Ok(()) if is_same(&file, &lock).map_err(failed)? => {
                     #[cfg(unix)]
                     let unfinished = Unfinished::file(&lock);
                     return Ok(Self {
                         held: Some(Held {
                             path: lock,
-                            _file: file,
+                            file,
                             #[cfg(unix)]
                             _unfinished: unfinished,
                         }),
@@ -145,6 +146,8 @@ impl Lock {
 impl Drop for Held {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
+        // A process that was forked from this one would hold it on.
+        let _ = self.file.unlock();
     }
 }
 
@@ -162,7 +165,13 @@ fn open(path: &Path) -> io::Result<File> {
         options
     };
     match options(true).open(path) {
-        Err(e) if e.kind() == IoKind::NotFound => options(true).create_new(true).open(path),
+        Err(e) if e.kind() == IoKind::NotFound => {
+            let made = options(true).create_new(true).open(path)?;
+            // Whatever the umask says: others lock it too.
+            #[cfg(unix)]
+            let _ = made.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
+            Ok(made)
+        }
         Err(e) if e.kind() == IoKind::PermissionDenied => options(false).open(path),
         opened => opened,
     }

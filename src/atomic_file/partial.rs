@@ -73,7 +73,7 @@ impl PartialFile {
             });
             let made: NamedTempFile<_> = made?;
             let ((file, _unfinished), path) = made.into_parts();
-            if is_locked(&file, &path) {
+            if is_locked(&file, &path)? {
                 let own = path.to_path_buf();
                 OWN.lock().push((own.clone(), file));
                 return Ok(Self {
@@ -106,7 +106,7 @@ impl PartialFile {
 }
 
 /// Locks what this process has just made. `false` where another took it for something left behind and removed it.
-fn is_locked(file: &File, path: &Path) -> bool {
+fn is_locked(file: &File, path: &Path) -> io::Result<bool> {
     // Waits for one who looks whether it is left behind. Where there are no locks, none removes it.
     let _ = file.lock();
     is_same(file, path)
@@ -172,7 +172,7 @@ impl PartialFolder {
                     Err(e) if e.kind() == IoKind::NotFound => continue,
                     opened => opened.map_err(failed)?,
                 };
-                if is_locked(&lock, &folder.0) {
+                if is_locked(&lock, &folder.0).map_err(failed)? {
                     return Ok(Self { folder, _lock: lock, _unfinished: unfinished });
                 }
             }
@@ -201,7 +201,8 @@ impl PartialFolder {
         fs::rename(self.path(), place).map_err(|e| failed("cannot take its place", e))?;
         // It is not where it would be removed from.
         self.folder.0.clear();
-        sync_folder(super::place::parent(place)).map_err(|e| failed("its name may not be on the disk", e))
+        sync_folder(super::place::parent(place))
+            .map_err(|e| failed("it is written, but its name may not be on the disk", e))
     }
 }
 
@@ -247,7 +248,7 @@ fn remove_unlocked(path: &Path) {
     // Some file systems lock only what is open for writing.
     let opened = if about.is_file() { File::options().read(true).write(true).open(path) } else { File::open(path) };
     let Ok(held) = opened.or_else(|_| File::open(path)) else { return };
-    if held.try_lock().is_err() || !is_same(&held, path) {
+    if held.try_lock().is_err() || !is_same(&held, path).unwrap_or(false) {
         return;
     }
     let _ = if about.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };

@@ -279,6 +279,16 @@ fn names_that_cannot_be_written_are_refused_before_the_work() {
     assert_eq!(names(folder.path()), ["file"]);
 }
 
+/// Folders that take no new files, as this one of the kernel's, which lets not even the superuser make one.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_that_takes_no_files_is_found_before_the_work() {
+    let path = Path::new("/proc/taskbasis.safetensors");
+    let error = check_output(path, &[]).unwrap_err();
+    assert_eq!((error.kind(), error.path()), (ErrorKind::Io, Some(path)));
+    assert!(error.to_string().contains("cannot create a file in its folder"), "{error}");
+}
+
 /// A failure names the output, not what stands for it meanwhile.
 #[test]
 fn a_failed_write_is_one_of_the_output() {

@@ -40,9 +40,14 @@ fn identity(_: &Metadata) -> Option<(u64, u64)> {
 }
 
 /// Whether an open file is still the one that `path` names, links not followed.
-pub(crate) fn is_same(file: &File, path: &Path) -> bool {
-    match (file.metadata(), fs::symlink_metadata(path)) {
-        (Ok(open), Ok(named)) => identity(&open) == identity(&named),
-        _ => false,
+///
+/// # Errors
+/// Where that cannot be told: to try again until it can may be to try for ever.
+pub(crate) fn is_same(file: &File, path: &Path) -> io::Result<bool> {
+    let open = file.metadata()?;
+    match fs::symlink_metadata(path) {
+        Ok(named) => Ok(identity(&open) == identity(&named)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
     }
 }

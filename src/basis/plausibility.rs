@@ -6,7 +6,7 @@
 //! √2 of its length, and that way is common to all tasks. Both bounds lie far from either.
 
 use crate::error::Result;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, try_zeroed};
 
 /// A task vector of this share of the base's length, or more, is hardly made by fine-tuning.
 pub(crate) const MIN_DOUBTFUL_SHARE: f64 = 0.5;
@@ -37,7 +37,7 @@ pub(crate) fn long<'a>(lengths: impl Iterator<Item = (&'a str, f64)>) -> Option<
 /// # Errors
 /// As [`Tensor::read_f32`].
 pub(crate) fn square<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Result<f64> {
-    let mut buffer = vec![0.0f32; 1 << 16];
+    let mut buffer = try_zeroed::<f32>(1 << 16)?;
     let mut total = 0.0;
     for tensor in tensors {
         for start in (0..tensor.numel()).step_by(buffer.len()) {

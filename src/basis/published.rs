@@ -13,6 +13,7 @@ use crate::checkpoint::{Checkpoint, Format, check_sharing, sniff};
 use crate::did_you_mean;
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping, read_small};
+use crate::present;
 use crate::tensor::{Source, Tensor, checked_numel};
 
 /// JSON files beside the vectors are a few kilobytes; one of more than this is not one of them.
@@ -52,7 +53,7 @@ impl Basis {
 fn open(folder: &Path, mode: MapMode) -> Result<Basis> {
     let info = read_info(folder)?;
     let vectors_path = folder.join("basis_vectors.pt");
-    if !vectors_path.is_file() {
+    if !present::is_file(&vectors_path)? {
         return Err(Error::format("a basis folder needs `basis_vectors.pt`, and it is not there").at(folder));
     }
     let mut sources = read_vectors(&vectors_path, mode)?;
@@ -61,7 +62,7 @@ fn open(folder: &Path, mode: MapMode) -> Result<Basis> {
     let has_mean = artifact.mean.is_some();
     sources.extend(artifact.mean);
     let files = vec![folder.join("method_info.json"), vectors_path, artifact.path];
-    let file_bytes = files.iter().map(|path| file_bytes(path)).sum::<Result<u64>>()?;
+    let file_bytes = files.iter().map(|path| present::file_bytes(path)).sum::<Result<u64>>()?;
     Ok(Basis::from_contents(BasisContents {
         path: folder.to_path_buf(),
         method: info.method,
@@ -76,10 +77,6 @@ fn open(folder: &Path, mode: MapMode) -> Result<Basis> {
     }))
 }
 
-fn file_bytes(path: &Path) -> Result<u64> {
-    std::fs::metadata(path).map(|m| m.len()).map_err(|e| Error::io("cannot read its metadata", path, e))
-}
-
 fn read_info(folder: &Path) -> Result<MethodInfo> {
     #[derive(Deserialize)]
     struct Raw {
@@ -87,7 +84,7 @@ fn read_info(folder: &Path) -> Result<MethodInfo> {
         datasets: Vec<String>,
     }
     let path = folder.join("method_info.json");
-    if !path.is_file() {
+    if !present::is_file(&path)? {
         return Err(Error::format("not a basis folder: it holds no `method_info.json`").at(folder));
     }
     let Raw { method, datasets } = read_json(&path)?;
@@ -185,17 +182,18 @@ fn read_artifact(folder: &Path, info: &MethodInfo, vectors: usize, mode: MapMode
 /// `AWB.pt`, or the only `AWB*.pt` where that name is not used.
 fn autoencoder_file(folder: &Path) -> Result<PathBuf> {
     let usual = folder.join("AWB.pt");
-    if usual.is_file() {
+    if present::is_file(&usual)? {
         return Ok(usual);
     }
-    let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
-        .map_err(|e| Error::io("cannot list the folder", folder, e))?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| {
-            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
-            name.starts_with("AWB") && name.ends_with(".pt")
-        })
-        .collect();
+    let failed = |e| Error::io("cannot list the folder", folder, e);
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
+        if name.starts_with("AWB") && name.ends_with(".pt") {
+            found.push(path);
+        }
+    }
     found.sort();
     match found.len() {
         0 => Err(missing(folder, "AWB.pt", Method::Autoencoder)),
@@ -207,7 +205,7 @@ fn autoencoder_file(folder: &Path) -> Result<PathBuf> {
 
 fn required(folder: &Path, name: &str, method: Method) -> Result<PathBuf> {
     let path = folder.join(name);
-    if path.is_file() { Ok(path) } else { Err(missing(folder, name, method)) }
+    if present::is_file(&path)? { Ok(path) } else { Err(missing(folder, name, method)) }
 }
 
 fn missing(folder: &Path, name: &str, method: Method) -> Error {
@@ -347,7 +345,7 @@ fn align(sources: &[Checkpoint]) -> Result<IndexMap<String, Parameter>> {
 
 /// The folder that `path` means: itself, or the folder of a `basis_vectors.pt` or `method_info.json` named directly.
 fn folder_of(path: &Path) -> Result<PathBuf> {
-    if path.is_dir() {
+    if present::is_folder(path)? {
         return Ok(path.to_path_buf());
     }
     match (path.file_name().and_then(|name| name.to_str()), path.parent()) {

@@ -12,13 +12,13 @@ use serde_json::{Map, Value as Json, json};
 use super::autoencoder::logits;
 use super::family::Family;
 use super::fit::Fit;
-use super::tile::{TILE, Tiles, TunedParameter, split};
+use super::tile::{TILE, Tiles, TunedParameter, matrix, split};
 use crate::atomic_file::{PartialFolder, check_output_folder, parent, unwritten, with_room};
 use crate::basis::Method;
 use crate::checkpoint::writer::{StorageId, TorchWriter, Value};
 use crate::error::{Error, Result};
 use crate::kernel::threads;
-use crate::tensor::{DType, f32_bytes, try_zeroed};
+use crate::tensor::{DType, WRITE_BUFFER, f32_bytes, try_zeroed};
 
 /// All vectors of a parameter are computed in one reading where together they take at most this many bytes; of larger
 /// ones one vector at a time.
@@ -132,7 +132,7 @@ impl Output<'_> {
         let bytes = (name == VECTORS).then(|| self.family.output_bytes(self.fit));
         let failed = |e| unwritten("cannot write", &shown, bytes, e);
         let file = File::create(self.partial.join(name)).map_err(failed)?;
-        let mut out = BufWriter::with_capacity(1 << 20, file);
+        let mut out = BufWriter::with_capacity(WRITE_BUFFER, file);
         write(&mut out).map_err(|e| with_room(e.at(&shown), bytes))?;
         out.into_inner().map_err(|e| failed(e.into_error()))?.sync_all().map_err(failed)
     }
@@ -216,7 +216,7 @@ impl Output<'_> {
             .collect();
         threads::share(threads::count(self.options.threads), items, |(item, mut outs), scratch: &mut Scratch| {
             if scratch.sums.nrows() != count {
-                scratch.sums = Array2::zeros((count, TILE));
+                scratch.sums = matrix(count, TILE)?;
             }
             let start = item.start;
             for tile in split(item, TILE) {

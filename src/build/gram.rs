@@ -5,7 +5,7 @@ use ndarray::Array2;
 use ndarray::linalg::general_mat_mul;
 
 use super::family::Family;
-use super::tile::{TILE, Tiles, TunedParameter, split};
+use super::tile::{TILE, Tiles, TunedParameter, matrix, split};
 use crate::basis::plausibility;
 use crate::checkpoint::is_image_tower;
 use crate::error::{Error, Result};
@@ -212,7 +212,7 @@ impl WorkItem<'_> {
             // Most of a text tower is never touched.
             if changed {
                 if !*self.changed {
-                    *self.sum = Array2::zeros((tasks, tasks));
+                    *self.sum = matrix(tasks, tasks)?;
                     *self.changed = true;
                 }
                 general_mat_mul(1.0, &vectors, &vectors.t(), 1.0, self.sum);

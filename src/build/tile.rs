@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use ndarray::{Array2, ArrayView2, Axis};
 
 use crate::error::{Error, Result};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, try_zeroed};
 
 /// Elements of a tile: T rows of them in f64 stay in the second-level cache for the T of published families.
 pub(super) const TILE: usize = 4096;
@@ -57,9 +57,9 @@ impl Tiles {
     ) -> Result<(ArrayView2<'_, f64>, bool)> {
         let count = range.len();
         if self.vectors.nrows() != parameter.tuned.len() {
-            self.vectors = Array2::zeros((parameter.tuned.len(), TILE));
-            self.base.resize(TILE, 0.0);
-            self.tuned.resize(TILE, 0.0);
+            self.vectors = matrix(parameter.tuned.len(), TILE)?;
+            self.base = try_zeroed(TILE)?;
+            self.tuned = try_zeroed(TILE)?;
         }
         let base = match parameter.base.as_f32() {
             Some(all) => &all[range.clone()],
@@ -88,6 +88,15 @@ impl Tiles {
         }
         Ok((self.vectors.slice_axis(Axis(1), (..count).into()), changed))
     }
+}
+
+/// A matrix of zeros.
+///
+/// # Errors
+/// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
+pub(super) fn matrix(rows: usize, columns: usize) -> Result<Array2<f64>> {
+    let values = try_zeroed(rows.saturating_mul(columns))?;
+    Array2::from_shape_vec((rows, columns), values).map_err(|_| Error::out_of_memory(usize::MAX))
 }
 
 /// The parts of `range` of at most `length`, in order.

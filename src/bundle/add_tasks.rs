@@ -21,7 +21,7 @@ use crate::checkpoint::{Checkpoint, lacking};
 use crate::did_you_mean::unknown;
 use crate::error::{Error, ErrorKind, Result};
 use crate::heads::Head;
-use crate::tensor::{BlockFormat, DType, Source, Tensor};
+use crate::tensor::{BlockFormat, DType, Source, Tensor, try_zeroed};
 use crate::tower::Arch;
 
 /// A task to be added.
@@ -346,9 +346,9 @@ impl<'a> BundleUpdate<'a> {
     /// The values that the vectors are to give in a chunk of a parameter, fine-tuned minus base minus mean; and the
     /// squared norm of the task vector there.
     fn target(&self, tuned: &Tensor, parameter: &str, range: &Range<usize>) -> Result<(Vec<f32>, f64)> {
-        let mut target = vec![0.0; range.len()];
+        let mut target = try_zeroed::<f32>(range.len())?;
         tuned.read_f32(range.start, &mut target)?;
-        let mut base = vec![0.0; range.len()];
+        let mut base = try_zeroed::<f32>(range.len())?;
         self.base_tensor(parameter)?.read_f32(range.start, &mut base)?;
         target.iter_mut().zip(&base).for_each(|(target, base)| *target -= base);
         let norm = target.iter().map(|&value| f64::from(value).powi(2)).sum();
@@ -477,9 +477,9 @@ fn is_same(tensor: &Tensor, base: &Tensor) -> Result<bool> {
         _ => VectorFormat::F32,
     };
     for range in chunks(base.numel()) {
-        let mut of_base = vec![0.0; range.len()];
+        let mut of_base = try_zeroed::<f32>(range.len())?;
         base.read_f32(range.start, &mut of_base)?;
-        let mut tuned = vec![0.0; range.len()];
+        let mut tuned = try_zeroed::<f32>(range.len())?;
         tensor.read_f32(range.start, &mut tuned)?;
         if format.encode(&tuned)?.values != of_base {
             return Ok(false);

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::error::Result;
 use crate::kernel::share;
-use crate::tensor::{BLOCK, Source, try_zeroed};
+use crate::tensor::{BLOCK, Source, try_with_room, try_zeroed};
 
 /// Elements that a thread takes at a time; whole blocks.
 pub(super) const CHUNK: usize = 256 * BLOCK;
@@ -24,9 +24,12 @@ pub(super) fn in_chunks<T: Send>(
     threads: usize,
     work: impl Fn(Range<usize>) -> Result<T> + Sync,
 ) -> Result<Vec<T>> {
-    let ranges: Vec<Range<usize>> = chunks(numel).collect();
-    let mut results: Vec<Option<T>> = ranges.iter().map(|_| None).collect();
-    share(threads, ranges.into_iter().zip(&mut results).collect(), |(range, result), (): &mut ()| {
+    let count = numel.div_ceil(CHUNK);
+    let mut results = try_with_room::<Option<T>>(count)?;
+    results.resize_with(count, || None);
+    let mut pieces = try_with_room(count)?;
+    pieces.extend(chunks(numel).zip(&mut results));
+    share(threads, pieces, |(range, result), (): &mut ()| {
         *result = Some(work(range)?);
         Ok(())
     })?;

@@ -8,7 +8,7 @@ use twox_hash::XxHash3_128;
 use crate::checkpoint::{Checkpoint, is_image_tower};
 use crate::error::{Error, Result};
 use crate::kernel::share;
-use crate::tensor::{Tensor, f32_bytes};
+use crate::tensor::{Tensor, f32_bytes, try_zeroed};
 
 /// XXH3 with 128 bits over one line of text per tensor of the image tower, in the order of the canonical names:
 ///
@@ -54,7 +54,7 @@ fn hash_of(tensor: &Tensor) -> Result<u128> {
         return Ok(XxHash3_128::oneshot(f32_bytes(values)));
     }
     let mut hasher = XxHash3_128::new();
-    let mut buffer = vec![0.0f32; 16 << 10];
+    let mut buffer = try_zeroed::<f32>(16 << 10)?;
     for at in (0..tensor.numel()).step_by(buffer.len()) {
         let length = buffer.len().min(tensor.numel() - at);
         let part = &mut buffer[..length];

@@ -5,7 +5,7 @@ use half::{bf16, f16};
 use super::format::{BlocksRecord, block_stride};
 use crate::error::{Error, Result};
 pub use crate::tensor::VectorFormat;
-use crate::tensor::{DType, Rounding, f32_bytes};
+use crate::tensor::{DType, Rounding, f32_bytes, try_collected, try_with_room};
 
 impl VectorFormat {
     /// This format for a matrix. What has one dimension (LayerNorms, biases, the class embedding) gets f16 in the place
@@ -64,14 +64,14 @@ impl VectorFormat {
             return unfit(i);
         }
         let (bytes, read_back): (Vec<u8>, Vec<f32>) = match self {
-            Self::F32 => (f32_bytes(values).to_vec(), values.to_vec()),
-            Self::F16 => halves(values, |value| f16::from_f32(value).to_bits(), |bits| f16::from_bits(bits).to_f32()),
+            Self::F32 => (try_collected(f32_bytes(values).iter().copied())?, try_collected(values.iter().copied())?),
+            Self::F16 => halves(values, |value| f16::from_f32(value).to_bits(), |bits| f16::from_bits(bits).to_f32())?,
             Self::BF16 => {
-                halves(values, |value| bf16::from_f32(value).to_bits(), |bits| bf16::from_bits(bits).to_f32())
+                halves(values, |value| bf16::from_f32(value).to_bits(), |bits| bf16::from_bits(bits).to_f32())?
             }
             Self::Blocks(format) => {
                 let bytes = format.quantize(values, Rounding::default())?;
-                let mut read_back = Vec::with_capacity(values.len().next_multiple_of(crate::tensor::BLOCK));
+                let mut read_back = try_with_room(values.len().next_multiple_of(crate::tensor::BLOCK))?;
                 for block in bytes.chunks_exact(format.block_bytes()) {
                     read_back.extend(format.dequantize(block));
                 }
@@ -87,9 +87,14 @@ impl VectorFormat {
 }
 
 /// The bytes of values of 16 bits, and the values that are read back.
-fn halves(values: &[f32], to_bits: impl Fn(f32) -> u16, from_bits: impl Fn(u16) -> f32) -> (Vec<u8>, Vec<f32>) {
-    let bits: Vec<u16> = values.iter().map(|&value| to_bits(value)).collect();
-    (bits.iter().flat_map(|bits| bits.to_le_bytes()).collect(), bits.iter().map(|&bits| from_bits(bits)).collect())
+fn halves(values: &[f32], to_bits: impl Fn(f32) -> u16, from_bits: impl Fn(u16) -> f32) -> Result<(Vec<u8>, Vec<f32>)> {
+    let (mut bytes, mut read_back) = (try_with_room(2 * values.len())?, try_with_room(values.len())?);
+    for &value in values {
+        let bits = to_bits(value);
+        bytes.extend(bits.to_le_bytes());
+        read_back.push(from_bits(bits));
+    }
+    Ok((bytes, read_back))
 }
 
 /// Values as a format keeps them.

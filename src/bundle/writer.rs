@@ -11,10 +11,7 @@ use super::format::{ALIGNMENT, Metadata, PAGE, Role, Section};
 use crate::atomic_file::unwritten;
 use crate::checkpoint::safetensors::{self, HeaderEntry};
 use crate::error::{Error, ErrorKind, Result};
-use crate::tensor::{DType, Tensor, checked_numel};
-
-/// Bytes that are gathered before they go to the operating system.
-const BUFFER: usize = 1 << 20;
+use crate::tensor::{DType, Tensor, WRITE_BUFFER, checked_numel};
 
 type Fill<'a> = Box<dyn FnOnce(&mut Sink) -> Result<()> + 'a>;
 
@@ -150,7 +147,7 @@ pub(super) fn write(path: &Path, metadata: &Metadata, mut items: Vec<Item<'_>>) 
     let file = std::fs::OpenOptions::new().write(true).truncate(true).open(path);
     let file = file.map_err(|e| Error::io("cannot write", path, e))?;
     let bytes = (header.len() + placed.last().map_or(0, |last| last.bytes.end)) as u64;
-    let out = BufWriter::with_capacity(BUFFER, file);
+    let out = BufWriter::with_capacity(WRITE_BUFFER, file);
     let mut sink = Sink { out, path: path.to_path_buf(), bytes, hash: XxHash3_64::new(), written: 0 };
     sink.write(&header)?;
     let mut sums = vec![sink.hash.finish()];

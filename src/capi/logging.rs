@@ -12,6 +12,7 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use super::handle::c_text;
 use super::handle::infallible;
 use crate::error::{Error, Result};
+use crate::visible::Visible;
 
 /// Failures.
 pub const TB_LOG_ERROR: u32 = 1;
@@ -83,7 +84,7 @@ impl Subscriber for ToC {
     fn event(&self, event: &Event<'_>) {
         let mut text = Text(String::new());
         event.record(&mut text);
-        let message = c_text(&text.0);
+        let message = c_text(&Visible(&text.0).to_string());
         let level = number(*event.metadata().level());
         // The lock is held during the call, so that the caller that sets another callback knows when this one is done.
         let target = TARGET.read();

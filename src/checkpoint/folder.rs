@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::choose::{self, ADAPTER_CONFIG, ADAPTERS};
 use super::sniff;
 use crate::error::{Error, Result};
+use crate::present;
 
 /// The most folders that an error names.
 const MAX_NAMED: usize = 5;
@@ -17,7 +18,7 @@ const MAX_NAMED: usize = 5;
 /// [`ErrorKind::Io`](crate::ErrorKind::Io) for a folder that cannot be listed; those of [`choose::choose`];
 /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a folder of a form that is not read, naming the form.
 pub fn file_of(path: &Path, is_tuned: bool) -> Result<PathBuf> {
-    if path.is_dir() {
+    if present::is_folder(path)? {
         return chosen(path, is_tuned, |_| true);
     }
     match path.file_name().is_some_and(|name| name == ADAPTER_CONFIG) {
@@ -28,8 +29,8 @@ pub fn file_of(path: &Path, is_tuned: bool) -> Result<PathBuf> {
 
 /// The adapter's weights beside its configuration at `config`.
 fn adapter_of(config: &Path) -> Result<PathBuf> {
-    let beside = ADAPTERS.iter().map(|name| config.with_file_name(name)).find(|file| file.is_file());
-    beside.ok_or_else(|| {
+    let beside = present::files(ADAPTERS.iter().map(|name| config.with_file_name(name)))?;
+    beside.into_iter().next().ok_or_else(|| {
         Error::not_found("the adapter's weights are not beside its configuration")
             .at(config)
             .expected(ADAPTERS.join(" or "))
@@ -85,7 +86,9 @@ fn names_in(folder: &Path) -> Result<Vec<String>> {
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let name = path.file_name().and_then(|name| name.to_str());
-        if let Some(name) = name.filter(|_| path.is_file()) {
+        if let Some(name) = name
+            && present::is_file(&path)?
+        {
             names.push(name.to_owned());
         }
     }

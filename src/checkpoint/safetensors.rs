@@ -15,7 +15,7 @@ use super::unread_type::{Stored, Unread};
 use super::zip::TRUNCATED_HINT;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mmap::Mapping;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Tensor, try_with_room};
 
 /// The length of the header comes first.
 const PREFIX: usize = 8;
@@ -76,7 +76,7 @@ fn read_here(mapping: &Arc<Mapping>) -> Result<Contents> {
             .got(mapping.len() - data);
         return Err(if mapping.len() - data < checked.data_len() { error.hint(TRUNCATED_HINT) } else { error });
     }
-    let mut tensors = Vec::with_capacity(checked.offset_keys().len());
+    let mut tensors = try_with_room(checked.offset_keys().len())?;
     for name in checked.offset_keys() {
         let Some(info) = checked.info(&name) else { continue };
         let tensor = dtype(info.dtype).and_then(|dtype| {

@@ -13,6 +13,7 @@ use super::unread_type::Stored;
 use crate::did_you_mean;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mmap::{MapMode, Mapping};
+use crate::present;
 
 /// The end of an index's name, after the name that the whole file would have.
 pub const INDEX: &str = ".index.json";
@@ -57,7 +58,7 @@ pub fn check_whole(path: &Path) -> Result<()> {
     let Some(shard) = path.file_name().and_then(|name| shard_name(name.to_str()?)) else { return Ok(()) };
     let index = path.with_file_name(&shard.index);
     let error = Error::unsupported(format!("part {} of {} of a checkpoint", shard.number, shard.of)).at(path);
-    Err(match index.is_file() {
+    Err(match present::is_file(&index)? {
         true => error.hint(format!("Name the index, through which all parts are read: {}", index.display())),
         false => error.hint(format!("Fetch the other parts and `{}` beside it, and name that", shard.index)),
     })

@@ -30,7 +30,7 @@ pub use self::value::{StorageId, TensorView, Value};
 use super::torch::types::storage_class;
 use crate::atomic_file::replace_file;
 use crate::error::{Error, Result};
-use crate::tensor::{DType, checked_numel, contiguous_strides};
+use crate::tensor::{DType, WRITE_BUFFER, checked_numel, contiguous_strides};
 
 /// An archive in the making.
 #[derive(Debug)]
@@ -143,7 +143,7 @@ impl TorchWriter {
         let path = path.as_ref();
         replace_file(path, &[], |sibling| {
             let file = File::create(sibling).map_err(|e| Error::io("cannot write", path, e))?;
-            self.write(BufWriter::with_capacity(1 << 20, file), value, fill).map_err(|e| e.at(path))
+            self.write(BufWriter::with_capacity(WRITE_BUFFER, file), value, fill).map_err(|e| e.at(path))
         })
     }
 }

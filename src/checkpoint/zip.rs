@@ -80,6 +80,8 @@ impl Directory {
         for _ in 0..count {
             let (name, entry, length) = central_entry(rest, directory.start)?;
             rest = rest.get(length..).ok_or_else(|| truncated("its directory"))?;
+            let wanted = (entries.len() + 1) * size_of::<(Box<str>, ZipEntry)>();
+            entries.try_reserve(1).map_err(|_| Error::out_of_memory(wanted))?;
             if entries.insert(Box::from(name), entry).is_some() {
                 return Err(Error::format(format!("two entries of the archive are named `{name}`")));
             }

@@ -1,9 +1,12 @@
 //! Texts in, embeddings out: CLIP's text encoder, and the heads that come of it.
 
+use std::panic::catch_unwind;
+
 use super::input::{Elements, Input};
 use super::options::EncoderOptions;
 use super::provider::{self, Execution};
 use super::session::Session;
+use crate::background::panic_message;
 use crate::error::{Error, ErrorKind, Result};
 use crate::heads::Head;
 use crate::heads::tokenizer::VOCABULARY;
@@ -50,7 +53,11 @@ impl TextEncoder {
         let options = EncoderOptions { concurrency: 1, ..options.without_fp16()?.clone() };
         let graph = graph::build(model.arch())?;
         let (session, _, execution) = provider::begin(&options, |setup| setup.open(&graph, false))?;
-        Ok(Self { model, tokenizer: Tokenizer::new(), session, execution })
+        // Its tables are hashed with seeds that the system gives; where it refuses them, the hasher panics.
+        let tokenizer = catch_unwind(Tokenizer::new).map_err(|panic| {
+            Error::new(ErrorKind::Internal, "the tokenizer cannot be made").because(panic_message(&*panic).to_owned())
+        })?;
+        Ok(Self { model, tokenizer, session, execution })
     }
 
     /// The hardware that the encoder runs on, and the reason where that is not what was asked for.

@@ -9,6 +9,7 @@ use super::head::Head;
 use crate::checkpoint::choose::PUBLISHED;
 use crate::checkpoint::{Checkpoint, shards};
 use crate::error::{Error, Result};
+use crate::present;
 use crate::tower::classifier::{WEIGHT, pooling_of};
 use crate::tower::{Pooling, config};
 
@@ -52,7 +53,7 @@ pub(super) fn head_of(checkpoint: &Checkpoint) -> Result<Option<Head>> {
 
 /// The names of the classes 0, 1, … in a configuration (`id2label`), where there is one that has them.
 fn labels(config: &Path) -> Result<Option<Vec<String>>> {
-    if !config.is_file() {
+    if !present::is_file(config)? {
         return Ok(None);
     }
     let json = config::object(config).map_err(|e| e.at(config))?;
@@ -62,20 +63,25 @@ fn labels(config: &Path) -> Result<Option<Vec<String>>> {
 }
 
 /// Whether a model lies in `folder` under a name by which the transformers library saves it, whole or in parts.
-pub(super) fn is_model(folder: &Path) -> bool {
-    PUBLISHED
-        .iter()
-        .any(|name| folder.join(name).is_file() || folder.join(format!("{name}{}", shards::INDEX)).is_file())
+///
+/// # Errors
+/// [`ErrorKind::Io`](crate::ErrorKind::Io) where that cannot be told.
+pub(super) fn is_model(folder: &Path) -> Result<bool> {
+    let names = PUBLISHED.iter().flat_map(|name| [(*name).to_owned(), format!("{name}{}", shards::INDEX)]);
+    Ok(!present::files(names.map(|name| folder.join(name)))?.is_empty())
 }
 
 /// Whether the model in `folder` is said to be a classifier by the configuration beside it.
-pub(super) fn is_classifier(folder: &Path) -> bool {
+///
+/// # Errors
+/// [`ErrorKind::Io`](crate::ErrorKind::Io) where it cannot be told whether they are there.
+pub(super) fn is_classifier(folder: &Path) -> Result<bool> {
     let config = folder.join(CONFIG);
-    if !config.is_file() || !is_model(folder) {
-        return false;
+    if !present::is_file(&config)? || !is_model(folder)? {
+        return Ok(false);
     }
     // One that cannot be read says nothing.
-    let Ok(json) = config::object(&config) else { return false };
+    let Ok(json) = config::object(&config) else { return Ok(false) };
     let names = json.get("architectures").and_then(Value::as_array);
-    names.is_some_and(|names| names.iter().filter_map(Value::as_str).any(|name| name.ends_with(ARCHITECTURE)))
+    Ok(names.is_some_and(|names| names.iter().filter_map(Value::as_str).any(|name| name.ends_with(ARCHITECTURE))))
 }

@@ -14,6 +14,7 @@ use crate::did_you_mean::unknown;
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
 use crate::preprocess::image_files::entries;
+use crate::present;
 
 /// The attribute by which a pickled head says whether embeddings are normalised.
 const NORMALISE: &str = "normalize";
@@ -38,9 +39,9 @@ impl Head {
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) when the tensors are not a head's.
     pub fn open(path: impl AsRef<Path>, task: Option<&str>) -> Result<Self> {
         let path = path.as_ref();
-        if path.is_dir() {
+        if present::is_folder(path)? {
             let files = head_files(path)?;
-            if files.is_empty() && classifier::is_model(path) {
+            if files.is_empty() && classifier::is_model(path)? {
                 return Self::open_file(path, task);
             }
             let chosen = choose_task(files.keys().map(String::as_str), task).map_err(|e| e.at(path))?;
@@ -94,7 +95,7 @@ fn says_to_normalise(path: &Path) -> Result<bool> {
 /// # Errors
 /// [`ErrorKind::Io`](crate::ErrorKind::Io) where it cannot be listed.
 pub(crate) fn head_places(path: &Path) -> Result<Vec<PathBuf>> {
-    if !path.is_dir() || classifier::is_model(path) {
+    if !path.is_dir() || classifier::is_model(path)? {
         return Ok(Vec::new());
     }
     Ok(head_files(path)?.into_values().collect())
@@ -107,7 +108,7 @@ pub(crate) fn head_places(path: &Path) -> Result<Vec<PathBuf>> {
 /// As [`Head::open`], when the file or folder cannot be read.
 pub fn head_tasks(path: impl AsRef<Path>) -> Result<Vec<String>> {
     let path = path.as_ref();
-    if path.is_dir() {
+    if present::is_folder(path)? {
         return Ok(head_files(path)?.into_keys().collect());
     }
     let file = Checkpoint::open(path)?;
@@ -160,10 +161,10 @@ fn task_of_file(path: &Path) -> Option<&str> {
 fn head_files(folder: &Path) -> Result<BTreeMap<String, PathBuf>> {
     let mut files = Vec::new();
     for path in entries(folder)? {
-        if path.is_dir() {
+        if present::is_folder(&path)? {
             let name = path.file_name().and_then(|name| name.to_str());
             if let Some(name) = name.filter(|name| !name.starts_with('.'))
-                && classifier::is_classifier(&path)
+                && classifier::is_classifier(&path)?
             {
                 files.push((name.strip_suffix("Val").unwrap_or(name).to_owned(), 3, path));
             }

@@ -25,6 +25,7 @@ use super::listing::{Digest, ListedFile, is_hex};
 use crate::atomic_file::{PartialFolder, create_folders, is_same, replace_small, sync_folder};
 use crate::error::{Error, Result};
 use crate::mmap::read_small_text;
+use crate::present;
 
 /// The interval at which a lock that another process holds is tried.
 const POLL: Duration = Duration::from_millis(100);
@@ -137,7 +138,7 @@ impl RepoCache {
             let file = file.map_err(failed)?;
             match file.try_lock() {
                 // The process that had it may have removed the file, and a third may hold a lock on a new one.
-                Ok(()) if is_same(&file, &path) => return Ok(Lock(file)),
+                Ok(()) if is_same(&file, &path).map_err(failed)? => return Ok(Lock(file)),
                 Ok(()) => continue,
                 Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(e)) => return Err(failed(e)),
@@ -154,7 +155,8 @@ impl RepoCache {
     pub(super) fn link(&self, commit: &str, entry: &ListedFile) -> Result<()> {
         let (blob, place) = (self.blob(&entry.digest), self.snapshot(commit).join(&entry.path));
         let failed = |e| Error::io("cannot put it into the snapshot", &place, e);
-        if !blob.exists() {
+        // Where that cannot be told, the file would be missing in silence.
+        if !present::is_file(&blob)? {
             // `has` found it there.
             return Ok(());
         }

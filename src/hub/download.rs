@@ -15,6 +15,7 @@ use super::listing::{Digest, ListedFile};
 use super::retry::{Again, Failure};
 use crate::atomic_file::sync_folder;
 use crate::error::{Error, ErrorKind, Result};
+use crate::tensor::try_zeroed;
 
 /// Bytes that are read at a time.
 const PIECE: usize = 256 << 10;
@@ -165,9 +166,10 @@ impl Download<'_> {
                 .got(found)
                 .hint("Nothing of it was kept. Something between here and the Hub changed it; try again"));
         }
-        // Every program that uses the cache takes it for what its name says: none is to write into it.
+        // Every program that uses the cache takes it for what its name says: none is to write into it. Some file
+        // systems have modes that cannot be set.
         #[cfg(unix)]
-        make_read_only(&part.file).map_err(|e| Error::io("cannot set its permissions", &blob, e))?;
+        let _ = make_read_only(&part.file);
         part.file.sync_all().map_err(|e| self.unwritten(&part, e))?;
         let folder = blob.parent().unwrap_or(&blob);
         fs::rename(&incomplete, &blob)
@@ -202,7 +204,7 @@ impl Download<'_> {
         if have > self.entry.size {
             self.restart(&mut part)?;
         }
-        let mut piece = vec![0; PIECE];
+        let mut piece = try_zeroed::<u8>(PIECE)?;
         let mut left = part.have;
         while left > 0 {
             match part.file.read(&mut piece) {
@@ -272,7 +274,7 @@ impl Download<'_> {
         }
         let request = answer.request.clone();
         let mut reader = answer.into_reader();
-        let mut piece = vec![0; PIECE];
+        let mut piece = try_zeroed::<u8>(PIECE).map_err(Failure::never)?;
         loop {
             let n = match reader.read(&mut piece) {
                 Ok(0) if part.have < size => return Err(of_body(IoKind::UnexpectedEof.into(), &request, self.address)),

@@ -79,6 +79,10 @@ pub(super) struct Answer {
     body: Body,
 }
 
+/// Bytes of a connection's buffers. Where larger ones are refused, the process would end: see
+/// [`WRITE_BUFFER`](crate::tensor::WRITE_BUFFER).
+const HTTP_BUFFER: usize = 63 << 10;
+
 impl Client {
     pub(super) fn new(options: &HubOptions) -> Result<Self> {
         let refused = || {
@@ -93,6 +97,8 @@ impl Client {
             .tls_config(TlsConfig::builder().root_certs(roots).build())
             .max_redirects(0)
             .http_status_as_error(false)
+            .input_buffer_size(HTTP_BUFFER)
+            .output_buffer_size(HTTP_BUFFER)
             .user_agent(concat!("taskbasis/", env!("CARGO_PKG_VERSION")))
             // Ranges are of the bytes as they are in the repository.
             .accept_encoding("identity")

@@ -13,6 +13,7 @@ use super::byte_chain::{ByteChain, MAX_MESSAGE_BYTES};
 use super::types::{TensorType, element_size};
 use crate::atomic_file::{replace_file, unwritten};
 use crate::error::{Error, Result};
+use crate::tensor::WRITE_BUFFER;
 
 /// The file that constants without values claim to be in. It is never opened: what makes a session supplies the values.
 const PLACEHOLDERS: &str = "taskbasis.weights";
@@ -279,7 +280,7 @@ fn value_info(name: &str, data_type: TensorType, extents: &[Extent]) -> ByteChai
 fn replace(path: &Path, inputs: &[&Path], content: &ByteChain<'_>) -> Result<()> {
     replace_file(path, inputs, |sibling| {
         let written = File::create(sibling).and_then(|file| {
-            let mut file = BufWriter::with_capacity(1 << 20, file);
+            let mut file = BufWriter::with_capacity(WRITE_BUFFER, file);
             content.for_each(|bytes| file.write_all(bytes))?;
             file.flush()
         });

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::present;
 
 /// The endings of files that hold images, in small letters; what they really hold is told by their content.
 const ENDINGS: [&str; 16] = [
@@ -87,9 +88,9 @@ impl ImageFiles {
         let depth = above.len();
         for path in entries(folder)? {
             if is_hidden(&path) {
-                let counts = (is_top || recursive) && is_image_name(&path) && !path.is_dir();
+                let counts = (is_top || recursive) && is_image_name(&path) && !present::is_folder(&path)?;
                 self.hidden.extend(counts.then_some(path));
-            } else if path.is_dir() {
+            } else if present::is_folder(&path)? {
                 match self.look_into(&path, recursive, above) {
                     // Only counted: a folder that cannot be listed (`lost+found`) is no reason to fail.
                     Err(_) if !recursive => above.truncate(depth),
@@ -134,8 +135,13 @@ pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
 
 /// The folders in `folder` with their names, in the order of the names.
 pub(crate) fn subfolders(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
-    let folders = visible(folder)?.into_iter().filter(|path| path.is_dir());
-    Ok(folders.map(|path| (name_of(&path), path)).collect())
+    let mut folders = Vec::new();
+    for path in visible(folder)? {
+        if present::is_folder(&path)? {
+            folders.push((name_of(&path), path));
+        }
+    }
+    Ok(folders)
 }
 
 /// The last part of a path. What is not Unicode in it shows as such, and is never left out.

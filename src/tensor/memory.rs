@@ -56,6 +56,61 @@ pub(crate) fn try_zeroed<T: Number>(count: usize) -> Result<Vec<T>> {
     Ok(unsafe { Vec::from_raw_parts(start.cast(), count, count) })
 }
 
+/// Bytes that a writer gathers before they go to the operating system. No more, because such a buffer cannot be had but
+/// by an allocation that ends the process where it is refused: what is larger than this goes past it anyway.
+pub(crate) const WRITE_BUFFER: usize = 32 << 10;
+
+/// Vectors that grow, or say that the allocator refuses: what a file's or a caller's numbers make large must not end
+/// the process.
+pub(crate) trait TryGrow<T> {
+    /// Makes room for `more` elements.
+    fn try_room(&mut self, more: usize) -> Result<()>;
+
+    /// Appends an element.
+    fn try_push(&mut self, value: T) -> Result<()>;
+
+    /// Appends copies of elements.
+    fn try_append(&mut self, values: &[T]) -> Result<()>
+    where
+        T: Clone;
+}
+
+impl<T> TryGrow<T> for Vec<T> {
+    fn try_room(&mut self, more: usize) -> Result<()> {
+        let wanted = self.len().saturating_add(more).saturating_mul(size_of::<T>());
+        self.try_reserve(more).map_err(|_| Error::out_of_memory(wanted))
+    }
+
+    fn try_push(&mut self, value: T) -> Result<()> {
+        self.try_room(1)?;
+        self.push(value);
+        Ok(())
+    }
+
+    fn try_append(&mut self, values: &[T]) -> Result<()>
+    where
+        T: Clone,
+    {
+        self.try_room(values.len())?;
+        self.extend_from_slice(values);
+        Ok(())
+    }
+}
+
+/// A vector without elements and with room for `count`, or an error where the allocator refuses.
+pub(crate) fn try_with_room<T>(count: usize) -> Result<Vec<T>> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(count).map_err(|_| Error::out_of_memory(count.saturating_mul(size_of::<T>())))?;
+    Ok(values)
+}
+
+/// The elements of an iterator that knows how many it has, or an error where the allocator refuses.
+pub(crate) fn try_collected<T>(values: impl ExactSizeIterator<Item = T>) -> Result<Vec<T>> {
+    let mut all = try_with_room(values.len())?;
+    all.extend(values);
+    Ok(all)
+}
+
 /// The product of the extents, or `None` where it overflows.
 pub(crate) fn checked_numel(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1usize, |n, &extent| n.checked_mul(extent))

@@ -14,7 +14,10 @@ pub(crate) use block::SCALE_BYTES;
 pub use block::{BLOCK, BlockFormat, MAX_SCALE, Rounding};
 pub use dense::Tensor;
 pub use dtype::DType;
-pub(crate) use memory::{checked_numel, contiguous_strides, f32_bytes, f32_bytes_mut, try_zeroed, u16_bytes};
+pub(crate) use memory::{
+    TryGrow, WRITE_BUFFER, checked_numel, contiguous_strides, f32_bytes, f32_bytes_mut, try_collected, try_with_room,
+    try_zeroed, u16_bytes,
+};
 pub use source::{Blocks, Source};
 pub use vector_format::VectorFormat;
 

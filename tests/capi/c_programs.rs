@@ -101,6 +101,31 @@ fn the_c_quickstart_gives_the_references_embeddings() {
         assert_eq!(output.status.code(), Some(1));
         let message = String::from_utf8(output.stderr).unwrap();
         assert!(message.starts_with("not_found: ") && message.contains("Nowhere"), "{message}");
+        quickstart_takes_no_error_for_an_end(&|| {
+            let mut command = command();
+            command.arg("MNIST");
+            command
+        });
+    }
+}
+
+/// A read that fails is not the end of the images, half of one is none, and what cannot be written is not done.
+fn quickstart_takes_no_error_for_an_end(command: &dyn Fn() -> Command) {
+    let fails = |input: std::fs::File, output: Stdio, part: &str| {
+        let ended = command().stdin(input).stdout(output).output().unwrap();
+        let message = String::from_utf8(ended.stderr).unwrap();
+        assert!(ended.status.code() == Some(1) && message.starts_with(part), "{message}");
+    };
+    let images = |bytes: usize| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), vec![0; bytes]).unwrap();
+        std::fs::File::open(file.path()).unwrap()
+    };
+    let image = 4 * 3 * 32 * 32;
+    fails(std::fs::File::open("/").unwrap(), Stdio::null(), "images: Is a directory");
+    fails(images(image + 5), Stdio::null(), "images: image 1 ends after 1 of 3072 values");
+    if let Ok(full) = std::fs::OpenOptions::new().write(true).open("/dev/full") {
+        fails(images(image), full.into(), "stdout: ");
     }
 }
 

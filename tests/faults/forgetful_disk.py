@@ -46,7 +46,9 @@ class Failure(Exception):
 class Disk:
     """The disk, mounted at `place` while it is entered."""
 
-    def __init__(self, place):
+    def __init__(self, place, is_plain=False):
+        #: Whether it has no owners, and one mode for all, as FAT.
+        self.is_plain = is_plain
         self.place, self.nodes, self.next, self.log = place, {1: Node(stat.S_IFDIR | 0o755)}, 2, []
         self.lock = threading.Lock()
 
@@ -157,6 +159,8 @@ class Disk:
     def make(self, folder, name, node):
         if name in self.nodes[folder].entries:
             raise Failure(errno.EEXIST)
+        if self.is_plain:
+            node.mode = stat.S_IFMT(node.mode) | 0o755
         made, self.next = self.next, self.next + 1
         self.nodes[made] = node
         self.do(("name", folder, name, made))
@@ -191,6 +195,8 @@ class Disk:
         valid, _, _, size = struct.unpack_from("<IIQQ", body)
         mode, _, uid, gid = struct.unpack_from("<IIII", body, 68)
         found = self.nodes[node]
+        if self.is_plain and (valid & 6 or valid & 1 and mode & 0o7777 != 0o755):
+            raise Failure(errno.EPERM)
         if valid & 1:
             found.mode = stat.S_IFMT(found.mode) | mode & 0o7777
         if valid & 2:

@@ -1,6 +1,7 @@
 """Every command that writes, on a disk that forgets what was not synced (`forgetful_disk.py`), with the power failing
 after every step that the command has the disk take: its output must be the old one or the new, whole; the new one once
-the command has ended; and the next run must make of what is left what it should be.
+the command has ended; and the next run must make of what is left what it should be. Each is also run on a disk without
+owners and modes, as FAT.
 
 `power.py [long] [SEED]`. Needs Linux, /dev/fuse and the right to mount; says so where that is missing.
 """
@@ -57,6 +58,11 @@ def fail(scene, place, after, rng, wrong, runs, most):
         # All about the syncs and names, some of the rest.
         near = {p + d for p in points[:-1] if disk.log[p][0] != "write" for d in (0, 1)}
         points = sorted(near | set(rng.sample(points, most // 2)) | {until})
+    with Disk(place, is_plain=True):
+        scene.prepare(place)
+        scene.run(place)
+        if left(place):
+            wrong.append(f"{scene.name}: leaves {left(place)} on a disk without modes")
     states = ready = 0
     tried = []
     # The disk can tell: without any sync the output would be lost, or torn.

@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = os.environ.get("TASKBASIS", str(ROOT / "target/debug/taskbasis"))
+PROGRAM = str(Path(os.environ.get("TASKBASIS", ROOT / "target/debug/taskbasis")).resolve())
 DIGITS = ROOT / "examples/digits"
 MODEL = ["--basis", DIGITS / "bases/ViT-D-8_AE_M4_8task", "--base", DIGITS / "base/pickled_module.pt"]
 COMMIT = "c0ffee" + "0" * 34

@@ -13,3 +13,4 @@ mod options;
 mod readme;
 #[path = "../support/mod.rs"]
 mod support;
+mod terminal;

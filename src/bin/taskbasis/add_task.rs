@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 use taskbasis::bundle::TaskFit;
-use taskbasis::{BlockFormat, Bundle, BundleUpdate, Error, NewTask, Result, check_output};
+use taskbasis::{BlockFormat, Bundle, BundleUpdate, Error, NewTask, Result, Visible, check_output, present};
 
 use crate::args::{HeadArgs, threads};
 use crate::conflicts::{Given, Refused};
@@ -94,26 +94,33 @@ impl AddTask {
         let doubts: Vec<String> = fits.iter().filter_map(TaskFit::doubt).collect();
         doubts.iter().for_each(|doubt| output::note(doubt));
 
-        let grown = Bundle::open(output_path)?;
+        // A failure from here on must not read as if the task were not in the bundle.
+        let after = output::after_writing(output_path);
+        let bytes = present::file_bytes(output_path).map_err(&after)?;
         if as_json {
-            return output::json(&json!({
-                "output": output_path, "bytes": grown.file_bytes(), "bytes_before": bundle.file_bytes(),
-                "fitted": fits, "doubts": doubts,
+            let told = output::json(&json!({
+                "output": output_path, "bytes": bytes, "bytes_before": bundle.file_bytes(), "fitted": fits,
+                "doubts": doubts,
             }));
+            return told.map_err(after);
         }
         let mut text = format!(
             "{}: {}, {} before\n",
             output_path.display(),
-            output::bytes(grown.file_bytes()),
+            output::bytes(bytes),
             output::bytes(bundle.file_bytes())
         );
         for fit in &fits {
-            text += &format!("task {}: the vectors lack {:.1} % of its task vector", fit.task, 100.0 * fit.lacking);
+            text += &format!(
+                "task {}: the vectors lack {:.1} % of its task vector",
+                Visible(&fit.task),
+                100.0 * fit.lacking
+            );
             if let Some(lacking) = fit.lacking_with_residual {
                 text += &format!(", with the residual {:.1} %", 100.0 * lacking);
             }
             text += "\n";
         }
-        output::text(&text)
+        output::text(&text).map_err(after)
     }
 }

@@ -112,7 +112,8 @@ impl Build {
             paths::lock_file(&self.output.components().collect::<PathBuf>())?;
         }
         let (text, json) = self.write(&self.output, &self.output)?;
-        if as_json { output::json(&json) } else { output::text(&text) }
+        let told = if as_json { output::json(&json) } else { output::text(&text) };
+        told.map_err(output::after_writing(&self.output))
     }
 
     /// A folder beside the bundle, then the bundle.
@@ -142,6 +143,7 @@ impl Build {
             Vectors::Auto => gram.vectors_for(self.keep, method == Method::Pca)?,
         };
         let fit = Fit::of(method, &gram, vectors, self.seed)?;
+        let left_out = self.family.left_out_json()?;
         let bar = output::progress(family.output_bytes(&fit) as usize, "writing the vectors");
         let advance = |bytes| bar.inc(bytes);
         let options = WriteOptions { threads, model: self.model.as_deref(), progress: Some(&advance) };
@@ -157,7 +159,7 @@ impl Build {
             "output": shown, "method": method.to_string(), "tasks": tasks, "vectors": vectors,
             "parameters": family.parameter_count(), "bytes": family.output_bytes(&fit), "seconds": seconds,
             "loss": fit.loss(), "spectral_lower_bound": fit.bound(), "relative_errors": errors,
-            "left_out": self.family.left_out_json()?, "differences": family.differences(),
+            "left_out": left_out, "differences": family.differences(),
             "doubts": gram.doubts(),
             "selected": if method == Method::RandomSample { json!(selected) } else { Value::Null },
         });

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use clap::Args;
 use serde_json::json;
-use taskbasis::{Residency, Result, TaskExpr, check_output, save_arrays};
+use taskbasis::{Error, Residency, Result, TaskExpr, Visible, check_output, save_arrays};
 
 use crate::args::{EncoderArgs, ModelArgs, ResidencyArgs};
 use crate::conflicts::{Given, Refused};
@@ -61,7 +61,9 @@ impl Embed {
         let began = Instant::now();
         let bar = output::progress(input.len(), "images");
         let width = encoder.arch().embed_dim;
-        let mut embeds = Vec::with_capacity(input.len() * width);
+        let mut embeds = Vec::new();
+        let room = input.len().saturating_mul(width);
+        embeds.try_reserve_exact(room).map_err(|_| Error::out_of_memory(room.saturating_mul(size_of::<f32>())))?;
         let taken = input.for_each_batch(self.encoder.batch as usize, self.encoder.threads, |pixels, n| {
             embeds.extend(encoder.encode_task(&task, pixels, n)?);
             bar.inc(n as u64);
@@ -75,7 +77,7 @@ impl Embed {
         about.extend(taken.files().map(|files| ("taskbasis.files", json!(files).to_string())));
         save_arrays(&self.output, &[("embeds", &[taken.len(), width], &embeds)], &about, &[])?;
 
-        if as_json {
+        let told = if as_json {
             output::json(&json!({
                 "output": &*self.output, "weights": self.weights.to_string(), "images": taken.len(), "embedding": width,
                 "files": taken.files(), "skipped": taken.skipped.json(), "encode_ms": took.as_secs_f64() * 1e3,
@@ -87,10 +89,11 @@ impl Embed {
                 "{}: embeds [{}, {width}] of `{}`, {each:.2} ms per image on {}{}\n",
                 self.output.display(),
                 taken.len(),
-                self.weights,
+                Visible(&self.weights),
                 encoder.execution(),
                 taken.left_out(),
             ))
-        }
+        };
+        told.map_err(output::after_writing(&self.output))
     }
 }

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 use taskbasis::onnx::{BoundGraph, OnnxFile};
-use taskbasis::{Result, TaskExpr, check_output, write_onnx, write_onnx_f16};
+use taskbasis::{Result, TaskExpr, Visible, check_output, present, write_onnx, write_onnx_f16};
 
 use crate::args::{EncoderArgs, ModelArgs};
 use crate::conflicts::{Given, Refused, option, options};
@@ -64,13 +64,13 @@ impl Export {
         // Weights of 2 GiB and more are in a second file.
         let written = OnnxFile::open(&self.output)?;
         let files: Vec<_> = written.files().collect();
-        let bytes = files.iter().filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum();
+        let bytes = files.iter().map(|file| present::file_bytes(file)).sum::<Result<u64>>()?;
         if as_json {
             return output::json(&json!({
                 "output": &*self.output, "files": files, "weights": self.weights.to_string(), "bytes": bytes,
             }));
         }
         let names: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
-        output::text(&format!("{}: `{}`, {}\n", names.join(" and "), self.weights, output::bytes(bytes)))
+        output::text(&format!("{}: `{}`, {}\n", names.join(" and "), Visible(&self.weights), output::bytes(bytes)))
     }
 }

@@ -115,19 +115,20 @@ impl Heads {
         let about = [("text_model", encoder.model().path().display().to_string())];
         save_arrays(&self.output, &arrays, &about, &[])?;
 
+        let after = output::after_writing(&self.output);
         if as_json {
             let made = tasks.iter().map(
                 |(task, classes, prompts)| json!({ "task": task, "classes": classes.len(), "prompts": prompts.len() }),
             );
-            return output::json(
-                &json!({ "output": &*self.output, "embedding": e, "heads": made.collect::<Vec<_>>() }),
-            );
+            let made = json!({ "output": &*self.output, "embedding": e, "heads": made.collect::<Vec<_>>() });
+            return output::json(&made).map_err(after);
         }
         let mut rows = vec![["task", "classes", "prompts per class"].map(String::from).to_vec()];
         for (task, classes, prompts) in &tasks {
             rows.push(vec![task.clone(), classes.len().to_string(), prompts.len().to_string()]);
         }
-        output::text(&format!("{}\n{}: embeddings of {e}\n", output::table(&rows), self.output.display()))
+        let told = format!("{}\n{}: embeddings of {e}\n", output::table(&rows), self.output.display());
+        output::text(&told).map_err(after)
     }
 
     fn tasks(&self) -> Result<Vec<String>> {

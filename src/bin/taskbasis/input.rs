@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use taskbasis::{Checkpoint, Error, ImageFiles, Preprocess, Result};
+use taskbasis::{Checkpoint, Error, ImageFiles, Preprocess, Result, present};
 
 use crate::output;
 use crate::paths::InPath;
@@ -42,12 +42,12 @@ impl Input {
             }
             return Self::pixels(path, preprocess.size());
         }
-        if how.recursive && !paths.iter().any(|path| path.is_dir()) {
+        let is_folder = paths.iter().map(|path| present::is_folder(path)).collect::<Result<Vec<_>>>()?;
+        if how.recursive && !is_folder.contains(&true) {
             return Err(Error::invalid("--recursive is for folders, and none is given"));
         }
         let (mut files, mut required) = (Vec::new(), Vec::new());
-        for path in paths {
-            let is_folder = path.is_dir();
+        for (path, is_folder) in paths.iter().zip(is_folder) {
             if is_folder {
                 files.extend(images_in(path, how.recursive)?);
             } else {

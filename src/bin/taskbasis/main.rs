@@ -25,6 +25,7 @@ mod tasks_dir;
 mod unreadable_images;
 mod verify;
 
+use std::panic::catch_unwind;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -103,15 +104,21 @@ impl Options for Program {
 
 /// 0: done; 1: failed, with one paragraph on stderr; 2: not understood (clap exits by itself).
 fn main() -> ExitCode {
+    output::keep_panics();
     // SAFETY: the program has no other thread yet.
     unsafe { taskbasis::Runtime::switch_off_telemetry() };
     signals::handle();
-    let done = taskbasis::mmap::end_on_lost_pages(taskbasis::remove_unfinished_files).and_then(|()| run());
+    let run = || taskbasis::mmap::end_on_lost_pages(taskbasis::remove_unfinished_files).and_then(|()| run());
+    let done = catch_unwind(run);
     paths::release();
     match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
             output::error(&error);
+            ExitCode::FAILURE
+        }
+        Err(_) => {
+            output::defect();
             ExitCode::FAILURE
         }
     }

@@ -220,9 +220,10 @@ impl Pack {
         };
         packer.golden(self.golden()?);
         let report = self.write(&packer, &formats, &self.output)?;
-        let after = before.as_ref().map(|_| self.accuracies_after(&self.output)).transpose()?;
+        let written = output::after_writing(&self.output);
+        let after = before.as_ref().map(|_| self.accuracies_after(&self.output)).transpose().map_err(&written)?;
         let accuracies = before.as_deref().zip(after.as_deref());
-        if as_json {
+        let told = if as_json {
             let mut json = report::json(&self.output, &report, accuracies);
             if let Some(built) = self.built {
                 json["built"] = built.json;
@@ -231,7 +232,8 @@ impl Pack {
         } else {
             let built = self.built.as_ref().map(|built| format!("{}\n", built.text)).unwrap_or_default();
             output::text(&(built + &report::text(&self.output, &report, accuracies)))
-        }
+        };
+        told.map_err(written)
     }
 
     /// How the golden embedding is computed; `None` where it is left out, because there is nothing to compute it with.

@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use clap::Args;
 use serde_json::json;
-use taskbasis::{BasisFile, MapMode, ReconstructOptions, Result, Scope, TaskExpr, Weights, check_output};
+use taskbasis::{
+    BasisFile, MapMode, ReconstructOptions, Result, Scope, TaskExpr, Visible, Weights, check_output, present,
+};
 
 use crate::args::threads;
 use crate::paths::{BasePath, InPath, OutFile};
@@ -65,8 +67,9 @@ impl Reconstruct {
         let about = [("taskbasis.weights", self.weights.to_string()), ("taskbasis.kind", kind.to_owned())];
         weights.save(&self.output, &about, &[])?;
 
-        let bytes = std::fs::metadata(&self.output).map_or(0, |m| m.len());
-        if as_json {
+        let after = output::after_writing(&self.output);
+        let bytes = present::file_bytes(&self.output).map_err(&after)?;
+        let told = if as_json {
             output::json(&json!({
                 "output": &*self.output, "weights": self.weights.to_string(), "kind": kind, "tensors": weights.len(),
                 "bytes": bytes, "reconstruct_ms": took.as_secs_f64() * 1e3,
@@ -76,10 +79,11 @@ impl Reconstruct {
                 "{}: {} tensors of `{}`, {}, reconstructed in {:.1} ms\n",
                 self.output.display(),
                 weights.len(),
-                self.weights,
+                Visible(&self.weights),
                 output::bytes(bytes),
                 took.as_secs_f64() * 1e3,
             ))
-        }
+        };
+        told.map_err(after)
     }
 }

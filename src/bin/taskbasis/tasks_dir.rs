@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use taskbasis::checkpoint::{choose, folder, shards};
-use taskbasis::{Error, Result};
+use taskbasis::{Error, ErrorKind, Result, present};
 
 use crate::output;
 
@@ -32,6 +32,9 @@ pub struct TasksDir {
     left_out: Vec<(PathBuf, String)>,
 }
 
+/// A checkpoint's file, or why there is none.
+type FoundOr<Why> = std::result::Result<PathBuf, Why>;
+
 impl TasksDir {
     /// Looks at everything in `folder`; `base` is no task where it lies there.
     pub fn read(folder: &Path, base: Option<&Path>) -> Result<Self> {
@@ -44,10 +47,10 @@ impl TasksDir {
         let mut this = Self { found: Vec::new(), left_out: Vec::new() };
         for path in paths {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let (task, file) = if path.is_dir() {
-                (name.strip_suffix("Val").unwrap_or(&name).to_owned(), this.in_task_folder(&path, &name))
+            let (task, file) = if present::is_folder(&path)? {
+                (name.strip_suffix("Val").unwrap_or(&name).to_owned(), this.in_task_folder(&path, &name)?)
             } else {
-                (stem(&name), flat(&path, &name))
+                (stem(&name), flat(&path, &name)?)
             };
             match file {
                 Ok(file) if base.is_some_and(|base| same_file(&path, base) || same_file(&file, base)) => {
@@ -65,26 +68,31 @@ impl TasksDir {
     }
 
     /// The checkpoint in a task's folder, or why there is none.
-    fn in_task_folder(&mut self, folder: &Path, name: &str) -> std::result::Result<PathBuf, String> {
+    fn in_task_folder(&mut self, folder: &Path, name: &str) -> Result<FoundOr<String>> {
         if name.starts_with('.') {
-            return Err("hidden".into());
+            return Ok(Err("hidden".into()));
         }
         if is_base(name) {
-            return Err("a base, by its name".into());
+            return Ok(Err("a base, by its name".into()));
         }
-        let tuned: Vec<PathBuf> = TUNED.iter().map(|name| folder.join(name)).filter(|file| file.is_file()).collect();
+        let tuned = present::files(TUNED.iter().map(|name| folder.join(name)))?;
         let linear = folder.join(LINEAR);
-        match &tuned[..] {
+        let has_linear = present::is_file(&linear)?;
+        Ok(match &tuned[..] {
             [one] => {
-                if linear.is_file() {
+                if has_linear {
                     self.left_out.push((linear, format!("the linearised model beside {}", one.display())));
                 }
                 Ok(one.clone())
             }
-            [] if linear.is_file() => Ok(linear),
-            [] => folder::chosen(folder, true, |name| !is_base(name)).map_err(|error| reason(&error, folder)),
+            [] if has_linear => Ok(linear),
+            [] => match folder::chosen(folder, true, |name| !is_base(name)) {
+                // What could not be looked at is not left out.
+                Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+                chosen => chosen.map_err(|error| reason(&error, folder)),
+            },
             _ => Err(format!("two checkpoints: {}", TUNED.join(", "))),
-        }
+        })
     }
 
     fn add(&mut self, folder: &Path, new: NamedFile) -> Result<()> {
@@ -131,13 +139,13 @@ impl TasksDir {
 }
 
 /// The checkpoint that a file in the folder itself is, or why it is none.
-fn flat(path: &Path, name: &str) -> std::result::Result<PathBuf, String> {
+fn flat(path: &Path, name: &str) -> Result<FoundOr<String>> {
     let part = shards::shard_name(name);
     let is_index = shards::is_index_name(name);
     let why = if name.starts_with('.') {
         "hidden".into()
     } else if let Some(part) = part {
-        match path.with_file_name(&part.index).is_file() {
+        match present::is_file(&path.with_file_name(&part.index))? {
             true => format!("a part, read through {}", part.index),
             false => format!("part {} of {}, without its index {}", part.number, part.of, part.index),
         }
@@ -148,11 +156,11 @@ fn flat(path: &Path, name: &str) -> std::result::Result<PathBuf, String> {
     } else if is_base(name) {
         "a base, by its name".into()
     } else if choose::is_checkpoint(name) || is_index {
-        return Ok(path.to_path_buf());
+        return Ok(Ok(path.to_path_buf()));
     } else {
         "no checkpoint, by its name".into()
     };
-    Err(why)
+    Ok(Err(why))
 }
 
 /// The task of a file: its name without what says that it is a checkpoint.

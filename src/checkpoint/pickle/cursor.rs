@@ -2,6 +2,7 @@
 
 use super::{Span, Text};
 use crate::error::{Error, Result};
+use crate::tensor::try_with_room;
 
 /// Reads the bytes of one pickle and gathers its text.
 pub(super) struct Cursor<'a> {
@@ -111,6 +112,9 @@ impl<'a> Cursor<'a> {
     pub(super) fn raw_unicode_line(&mut self) -> Result<Text> {
         let mut rest = self.line()?;
         let mut text = String::new();
+        // A byte becomes two at most.
+        let room = 2 * rest.len();
+        text.try_reserve(room).map_err(|_| Error::out_of_memory(room))?;
         while let [first, after @ ..] = rest {
             rest = after;
             let digits = match (first, after.first()) {
@@ -135,7 +139,8 @@ impl<'a> Cursor<'a> {
             _ => return Err(self.fail("a string has no quotes")),
         };
         let broken = || self.fail("a string has a broken escape");
-        let mut out = Vec::new();
+        // An escape is never shorter than what it stands for.
+        let mut out = try_with_room(rest.len())?;
         while let [first, after @ ..] = rest {
             rest = after;
             if *first != b'\\' {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::cursor::Cursor;
 use super::{MAX_ARRAY_BYTES, MAX_BYTES, MAX_NODES, NodeId, Object, Pickle, PickleNode, Span};
 use crate::error::{Error, Result};
+use crate::tensor::{TryGrow, try_collected};
 
 /// Nodes that are the same wherever they occur are made once.
 const NONE: NodeId = NodeId(0);
@@ -190,7 +191,7 @@ impl<'a> Machine<'a> {
             // The stack and the memo.
             b'(' => {
                 self.room(self.marks.len())?;
-                self.marks.push(self.stack.len());
+                self.marks.try_push(self.stack.len())?;
             }
             // As in CPython, POP takes a mark where one is on top.
             b'0' if self.marks.last() == Some(&self.stack.len()) => drop(self.marks.pop()),
@@ -262,7 +263,7 @@ impl<'a> Machine<'a> {
                 let Some((&class, args)) = items.split_first() else {
                     return Err(self.input.fail("a call names nothing to be called"));
                 };
-                let args = self.add(PickleNode::Tuple(args.to_vec()))?;
+                let args = self.add(PickleNode::Tuple(try_collected(args.iter().copied())?))?;
                 self.call(class, args)?;
             }
             b'b' => self.build()?,
@@ -361,28 +362,26 @@ impl<'a> Machine<'a> {
     fn extend(&mut self, new: Vec<NodeId>) -> Result<()> {
         let target = self.top()?;
         match &mut self.nodes[target.0 as usize] {
-            PickleNode::List(items) | PickleNode::Set(items) => items.extend(new),
-            PickleNode::Object(object) => object.items.extend(new),
-            _ => return Err(self.input.fail("something is appended to what is not a list")),
+            PickleNode::List(items) | PickleNode::Set(items) => items.try_append(&new),
+            PickleNode::Object(object) => object.items.try_append(&new),
+            _ => Err(self.input.fail("something is appended to what is not a list")),
         }
-        Ok(())
     }
 
     fn set_entries(&mut self, new: Vec<(NodeId, NodeId)>) -> Result<()> {
         let target = self.top()?;
         match &mut self.nodes[target.0 as usize] {
-            PickleNode::Dict(entries) => entries.extend(new),
-            PickleNode::Object(object) => object.entries.extend(new),
-            _ => return Err(self.input.fail("a key is set in what is not a dict")),
+            PickleNode::Dict(entries) => entries.try_append(&new),
+            PickleNode::Object(object) => object.entries.try_append(&new),
+            _ => Err(self.input.fail("a key is set in what is not a dict")),
         }
-        Ok(())
     }
 
     fn pairs(&self, items: &[NodeId]) -> Result<Vec<(NodeId, NodeId)>> {
         let (pairs, []) = items.as_chunks::<2>() else {
             return Err(self.input.fail("a dict has a key without a value"));
         };
-        Ok(pairs.iter().map(|&[key, value]| (key, value)).collect())
+        try_collected(pairs.iter().map(|&[key, value]| (key, value)))
     }
 
     fn value(&self, id: NodeId) -> &PickleNode {
@@ -394,7 +393,7 @@ impl<'a> Machine<'a> {
         self.room(self.nodes.len())?;
         // `room` keeps the count far below u32's range.
         let id = NodeId(self.nodes.len() as u32);
-        self.nodes.push(value);
+        self.nodes.try_push(value)?;
         Ok(id)
     }
 
@@ -406,8 +405,7 @@ impl<'a> Machine<'a> {
 
     fn push(&mut self, id: NodeId) -> Result<()> {
         self.room(self.stack.len())?;
-        self.stack.push(id);
-        Ok(())
+        self.stack.try_push(id)
     }
 
     fn room(&self, count: usize) -> Result<()> {
@@ -437,7 +435,7 @@ impl<'a> Machine<'a> {
         let height =
             self.marks.pop().ok_or_else(|| self.input.fail("the pickle takes up to a mark that is not set"))?;
         // Not `split_off`, which may leave the stack's whole capacity with a short tuple.
-        let items = self.stack[height..].to_vec();
+        let items = try_collected(self.stack[height..].iter().copied())?;
         self.stack.truncate(height);
         Ok(items)
     }
@@ -446,8 +444,7 @@ impl<'a> Machine<'a> {
         let top = self.top()?;
         self.room(self.memo.sparse.len())?;
         self.room(self.memo.dense.len())?;
-        self.memo.put(index, top);
-        Ok(())
+        self.memo.put(index, top)
     }
 
     fn recall(&mut self, index: u32) -> Result<()> {
@@ -465,16 +462,19 @@ struct Memo {
 }
 
 impl Memo {
-    fn put(&mut self, index: u32, id: NodeId) {
+    fn put(&mut self, index: u32, id: NodeId) -> Result<()> {
         let at = index as usize;
         if at < self.dense.len() {
             self.dense[at] = id;
         } else if at == self.dense.len() {
             self.sparse.remove(&index);
-            self.dense.push(id);
+            self.dense.try_push(id)?;
         } else {
+            let wanted = (self.sparse.len() + 1) * size_of::<(u32, NodeId)>();
+            self.sparse.try_reserve(1).map_err(|_| Error::out_of_memory(wanted))?;
             self.sparse.insert(index, id);
         }
+        Ok(())
     }
 
     fn get(&self, index: u32) -> Option<NodeId> {

@@ -6,6 +6,7 @@ use super::super::unread_type::{Stored, Unread};
 use super::archive::Archive;
 use super::node::Node;
 use crate::error::{Error, Result};
+use crate::tensor::TryGrow;
 
 /// The keys under which training programs keep the model beside an optimizer, an epoch, …
 const WRAPPERS: [&str; 4] = ["state_dict", "model_state_dict", "model", "module"];
@@ -94,7 +95,7 @@ impl Walk {
         self.charge(1 + self.name.len() + node.width())?;
         let tensor = node.tensor_here().transpose().map(Unread::or_stored).transpose();
         if let Some(stored) = tensor.map_err(|error| error.tensor(self.name()))? {
-            self.found.push((self.name.clone(), stored));
+            self.found.try_push((self.name.clone(), stored))?;
         } else if is_module(node) {
             self.module(node, depth)?;
         } else if node.is_dict() || self.is_script_object(node) {

@@ -4,8 +4,11 @@
 //! the process with SIGBUS instead of an error. So the headers are read first. Only ELF is looked into; elsewhere the
 //! loader's own checks have to do. And which other libraries it needs, to say which of them are missing.
 
+use std::cell::Cell;
 use std::fs::File;
+use std::io::{self, Read, Seek};
 use std::path::Path;
+use std::rc::Rc;
 
 use object::LittleEndian;
 use object::elf::{self, FileHeader64, ProgramHeader64};
@@ -30,24 +33,57 @@ const MACHINE: Option<elf::Machine> = if cfg!(target_arch = "x86_64") {
 };
 
 /// Why the file at `path` cannot be a shared library for this process, if that can be told.
-pub(super) fn objection(path: &Path) -> Option<String> {
+///
+/// # Errors
+/// Where it cannot be told, because the file cannot be read: why, as a clause.
+pub(super) fn objection(path: &Path) -> Result<Option<String>, String> {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+
     // Opening a device or a pipe could block, so the type comes first.
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Some("no such file".into()),
-        Err(e) => return Some(format!("cannot be read ({e})")),
+        Err(e) if matches!(e.kind(), NotFound | NotADirectory) => return Ok(Some("no such file".into())),
+        Err(e) => return Err(format!("cannot be read ({e})")),
     };
     if metadata.is_dir() {
-        return Some("a directory, not the library in it".into());
+        return Ok(Some("a directory, not the library in it".into()));
     }
     if !metadata.is_file() {
-        return Some("not a regular file".into());
+        return Ok(Some("not a regular file".into()));
     }
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(e) => return Some(format!("cannot be opened ({e})")),
-    };
-    if cfg!(target_os = "linux") { elf_objection(&ReadCache::new(file), metadata.len()).err() } else { None }
+    let file = File::open(path).map_err(|e| format!("cannot be opened ({e})"))?;
+    if cfg!(not(target_os = "linux")) {
+        return Ok(None);
+    }
+    let failed = Rc::default();
+    let objection = elf_objection(&ReadCache::new(Noting { file, failed: Rc::clone(&failed) }), metadata.len()).err();
+    match failed.take() {
+        Some(e) => Err(format!("cannot be read ({e})")),
+        None => Ok(objection),
+    }
+}
+
+/// A file that notes how reading failed: the parser says only that something is wrong.
+struct Noting {
+    file: File,
+    failed: Rc<Cell<Option<io::Error>>>,
+}
+
+impl Read for Noting {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        self.file.read(to).inspect_err(|e| {
+            // What is interrupted is read again.
+            if e.kind() != io::ErrorKind::Interrupted {
+                self.failed.set(Some(e.raw_os_error().map_or_else(|| e.kind().into(), io::Error::from_raw_os_error)));
+            }
+        })
+    }
+}
+
+impl Seek for Noting {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
+    }
 }
 
 /// Reads the headers of a file of `length` bytes.
@@ -90,7 +126,7 @@ fn elf_objection<'f>(file: impl ReadRef<'f>, length: u64) -> Result<(), String> 
 
 /// The libraries that the one at `path` says it needs, by name, in its order. Empty where it is no such library.
 pub(in crate::encoder) fn needed(path: &Path) -> Vec<String> {
-    if objection(path).is_some() || cfg!(not(target_os = "linux")) {
+    if objection(path) != Ok(None) || cfg!(not(target_os = "linux")) {
         return Vec::new();
     }
     File::open(path).ok().and_then(|file| names_of_needed(&ReadCache::new(file))).unwrap_or_default()

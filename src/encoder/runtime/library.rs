@@ -63,13 +63,15 @@ pub(super) struct Unusable {
     pub(super) why: String,
     /// The loader could not load the file that is there: the rest of the search is not what is wrong.
     pub(super) is_unloadable: bool,
+    /// The file cannot be read, so that nothing is known of it.
+    pub(super) is_unread: bool,
     /// The file of what was opened, where the system tells it.
     pub(super) path: Option<PathBuf>,
 }
 
 impl<T: Into<String>> From<T> for Unusable {
     fn from(why: T) -> Self {
-        Self { why: why.into(), is_unloadable: false, path: None }
+        Self { why: why.into(), is_unloadable: false, is_unread: false, path: None }
     }
 }
 
@@ -77,8 +79,9 @@ impl<T: Into<String>> From<T> for Unusable {
 pub(super) fn examine_file(path: &Path) -> Result<Usable, Unusable> {
     let path = std::path::absolute(path).map_err(|e| format!("not a path ({e})"))?;
     match elf::objection(&path) {
-        Some(objection) => Err(objection.into()),
-        None => examine(&path),
+        Ok(Some(objection)) => Err(objection.into()),
+        Ok(None) => examine(&path),
+        Err(why) => Err(Unusable { is_unread: true, ..why.into() }),
     }
 }
 
@@ -182,7 +185,7 @@ fn reason(error: &libloading::Error, target: &Path) -> Unusable {
 fn why_not(text: &str, target: &Path) -> Unusable {
     match text.strip_prefix(&format!("{}: ", target.display())).unwrap_or(text) {
         "cannot open shared object file: No such file or directory" => "not found".into(),
-        text => Unusable { why: format!("found, but could not be loaded: {text}"), is_unloadable: true, path: None },
+        text => Unusable { is_unloadable: true, ..format!("found, but could not be loaded: {text}").into() },
     }
 }
 

@@ -124,7 +124,8 @@ fn file_names() -> Vec<String> {
 /// but another library of the same folder, where it is one.
 ///
 /// # Errors
-/// [`ErrorKind::RuntimeMissing`], with what was found at each place and what to do about it.
+/// [`ErrorKind::RuntimeMissing`], with what was found at each place and what to do about it; [`ErrorKind::Io`] where a
+/// file on the way could not be read.
 pub(super) fn search(
     places: &[SearchPlace],
     examine: impl Fn(&SearchPlace) -> Result<Usable, Unusable>,
@@ -163,6 +164,7 @@ fn failure<'a>(
     let mut looked_at = Vec::new();
     let mut why_ordered = String::new();
     let mut unloadable: Option<(&SearchPlace, String)> = None;
+    let mut unread: Option<(&SearchPlace, String)> = None;
     let mut rejected: Vec<PathBuf> = Vec::new();
     let mut variable_seen = false;
     for (place, answer) in found {
@@ -173,8 +175,11 @@ fn failure<'a>(
             Err(Unusable { path: Some(path), .. }) if rejected.contains(&path) => {
                 format!("the same file again, {}", path.display())
             }
-            Err(Unusable { why, is_unloadable, path }) => {
+            Err(Unusable { why, is_unloadable, is_unread, path }) => {
                 rejected.extend(path);
+                if is_unread && unread.is_none() {
+                    unread = Some((place, why.clone()));
+                }
                 if is_unloadable && unloadable.is_none() {
                     unloadable = Some((place, why.clone()));
                 }
@@ -192,6 +197,10 @@ fn failure<'a>(
     let expected = format!("version 1.{MINIMUM_MINOR} or newer");
     let hint = format!("Looked at {}. {WHAT_TO_DO}", looked_at.join("; "));
     let missing = |message: String| Error::new(ErrorKind::RuntimeMissing, message);
+    // Whether there is one is not known: nothing that would do without one may take this for an answer.
+    if let Some((SearchPlace { target, .. }, why)) = unread {
+        return Error::new(ErrorKind::Io, format!("what may be ONNX Runtime {why}")).at(target).hint(hint);
+    }
     match (ordered, unloadable) {
         (Some(SearchPlace { origin, target }), _) => {
             missing(format!("{origin} is no usable ONNX Runtime: {why_ordered}")).at(target).expected(expected)
@@ -310,6 +319,7 @@ mod tests {
     fn a_library_that_cannot_be_loaded_was_found() {
         let examine = |place: &SearchPlace| match place.target.to_str() {
             Some("libonnxruntime.so.1") => Err(Unusable {
+                is_unread: false,
                 why: "found, but could not be loaded: failed to map segment from shared object".into(),
                 is_unloadable: true,
                 path: None,

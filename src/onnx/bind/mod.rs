@@ -31,7 +31,7 @@ use super::rewrite::Needed;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernel::threads;
-use crate::tensor::{Tensor, checked_numel};
+use crate::tensor::{Tensor, checked_numel, try_zeroed};
 use crate::weights::View;
 
 /// The options of [`bind`], for what the caller knows beforehand; `default()` finds everything.
@@ -223,7 +223,7 @@ pub(super) fn is_sum(sum: &[View], base: &Checkpoint, constant: &Tensor) -> Resu
     if let [one] = sum {
         return candidates::same(&of(one)?, one.scale.unwrap_or(1.0), constant, false);
     }
-    let mut total = vec![0.0; constant.numel()];
+    let mut total = try_zeroed::<f32>(constant.numel())?;
     for view in sum {
         let scale = view.scale.unwrap_or(1.0);
         total.iter_mut().zip(&*of(view)?.to_f32()?).for_each(|(total, value)| *total += value * scale);

@@ -10,6 +10,7 @@ use super::{open_clip, preprocessor, timm, transformers};
 pub use crate::checkpoint::choose::CONFIGS;
 use crate::error::{Error, Result};
 use crate::mmap::read_small;
+use crate::present;
 
 /// A configuration has a few kilobytes; anything above this is none.
 const MAX_BYTES: usize = 4 << 20;
@@ -37,8 +38,9 @@ pub(super) fn read(weights: &Path, source: &ConfigSource) -> Result<Vec<Stated>>
         ConfigSource::Ignored => return Ok(Vec::new()),
         ConfigSource::File(path) => vec![path.clone()],
         ConfigSource::Beside => {
-            let folder = if weights.is_dir() { weights } else { weights.parent().unwrap_or(Path::new("")) };
-            CONFIGS.iter().map(|name| folder.join(name)).filter(|path| path.is_file()).collect()
+            let is_folder = present::is_folder(weights)?;
+            let folder = if is_folder { weights } else { weights.parent().unwrap_or(Path::new("")) };
+            present::files(CONFIGS.iter().map(|name| folder.join(name)))?
         }
     };
     let is_asked_for = *source != ConfigSource::Beside;

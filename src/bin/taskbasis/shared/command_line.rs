@@ -1,9 +1,10 @@
 //! From a command line to options that make sense together, with every path on this machine.
 
 use std::ffi::OsString;
+use std::io::ErrorKind;
 
 use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches};
-use taskbasis::Result;
+use taskbasis::{Error, Result};
 
 use super::conflicts::{Given, Refused};
 use super::{checkpoints, conflicts, output, paths};
@@ -56,7 +57,19 @@ pub fn read<P: Options>(arguments: impl Iterator<Item = OsString>) -> Result<P> 
     let mut command = P::command();
     let parsed = command.try_get_matches_from_mut(arguments);
     let parsed = parsed.and_then(|matches| Ok((P::from_arg_matches(&matches)?, matches)));
-    let (program, matches) = parsed.unwrap_or_else(|error| error.exit());
+    let (program, matches) = match parsed {
+        Ok(parsed) => parsed,
+        Err(text) if text.use_stderr() => text.exit(),
+        // Help, or the version.
+        Err(text) => {
+            let printed = text.print().or_else(|e| match e.kind() {
+                ErrorKind::BrokenPipe => Ok(()),
+                _ => Err(Error::io("cannot write", "standard output", e)),
+            });
+            printed?;
+            std::process::exit(0);
+        }
+    };
     refuse_conflicts(&program, &mut command, &matches);
     output::progress_for_programs(program.global().progress);
     if program.global().read {

@@ -2,7 +2,8 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::collections::BTreeSet;
-use std::io::{ErrorKind, Write};
+use std::fmt::Display;
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -10,16 +11,22 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 use parking_lot::Mutex;
 use serde_json::Value;
-use taskbasis::{Error, Result};
+use taskbasis::{Error, Result, Visible, VisibleLines};
 
 /// One readable paragraph.
 pub fn error(error: &Error) {
-    eprintln!("error: {error}");
+    remark("error", error);
 }
 
 /// A remark that is no result.
 pub fn note(text: &str) {
-    eprintln!("note: {text}");
+    remark("note", text);
+}
+
+/// One line on stderr. Where that is closed or full there is nobody to tell, and the work goes on; `eprintln` would
+/// panic.
+fn remark(kind: &str, text: impl Display) {
+    let _ = writeln!(std::io::stderr().lock(), "{kind}: {}", Visible(text));
 }
 
 /// A remark that is worth one line, however often it comes up.
@@ -31,8 +38,39 @@ pub fn note_once(text: &str) {
     }
 }
 
-/// Text, or anything else that ends in a newline by itself. A reader that has gone away (`| head`) is no error.
+/// The last panic: a defect, which is told where nothing has caught it.
+static PANIC: Mutex<Option<String>> = Mutex::new(None);
+
+/// Has panics kept to be told by [`defect`], where the standard library would write them out by itself.
+pub fn keep_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let what = panic.payload_as_str().unwrap_or("no message");
+        let place = panic.location().map_or_else(String::new, |place| format!(" at {}:{}", place.file(), place.line()));
+        let is_asked = std::env::var_os("RUST_BACKTRACE").is_some_and(|asked| asked != "0");
+        let trace = if is_asked { std::backtrace::Backtrace::force_capture().to_string() } else { String::new() };
+        *PANIC.lock() = Some(format!("{what}{place} {trace}"));
+    }));
+}
+
+/// Tells the panic that ended the work as the error that it is.
+pub fn defect() {
+    let what = PANIC.lock().take().unwrap_or_default();
+    remark("error", format_args!("a defect in taskbasis, please report it: {}", what.trim_end()));
+}
+
+/// Says of an error that it came after the file was written: what was asked for is there, and need not be done again.
+pub fn after_writing(path: &Path) -> impl Fn(Error) -> Error {
+    let done = format!("{} has been written; what failed came after it", path.display());
+    move |error| error.also_hint(&done)
+}
+
+/// Text, or anything else that ends in a newline by itself, with nothing in it that a terminal would act on
+/// ([`VisibleLines`]). A reader that has gone away (`| head`) is no error.
 pub fn text(text: &str) -> Result<()> {
+    write(&VisibleLines(text).to_string())
+}
+
+fn write(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::io("cannot write", Path::new("standard output"), e)),
@@ -42,7 +80,7 @@ pub fn text(text: &str) -> Result<()> {
 
 /// One JSON value.
 pub fn json(value: &Value) -> Result<()> {
-    text(&format!("{value:#}\n"))
+    write(&format!("{value:#}\n"))
 }
 
 /// Whether progress is told to a program, as `--progress` asks; set once, before any work.
@@ -66,7 +104,7 @@ pub fn transfer(total: u64, what: &'static str) -> ProgressBar {
 
 fn bar(total: u64, what: &'static str, for_people: &str) -> ProgressBar {
     let for_programs = FOR_PROGRAMS.get() == Some(&true);
-    let bar = ProgressBar::new(total).with_message(what);
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden()).with_message(what);
     let template = match for_programs {
         true => r#"{{"progress": "{msg}", "done": {pos}, "total": {len}}}"#,
         false => for_people,
@@ -76,11 +114,30 @@ fn bar(total: u64, what: &'static str, for_people: &str) -> ProgressBar {
     }
     if for_programs {
         bar.set_draw_target(ProgressDrawTarget::term_like_with_hz(Box::new(Lines), 10));
-    } else {
-        // Drawn first when the first tick comes: what is done by then never shows a bar.
-        bar.enable_steady_tick(Duration::from_secs(1));
+    } else if std::io::stderr().is_terminal() {
+        show_later(&bar);
     }
     bar
+}
+
+/// Draws a bar once a second, and nothing before the first one is over: what is done by then never shows it. Not by
+/// the bar's own ticks, which panic where the system refuses their thread: without one there is no bar, and the work
+/// goes on.
+fn show_later(bar: &ProgressBar) {
+    const TICK: Duration = Duration::from_secs(1);
+    let bar = bar.downgrade();
+    let ticks = move || {
+        let mut is_hidden = true;
+        loop {
+            std::thread::sleep(TICK);
+            let Some(bar) = bar.upgrade().filter(|bar| !bar.is_finished()) else { break };
+            if std::mem::take(&mut is_hidden) {
+                bar.set_draw_target(ProgressDrawTarget::stderr());
+            }
+            bar.tick();
+        }
+    };
+    let _ = std::thread::Builder::new().name("taskbasis-progress".into()).spawn(ticks);
 }
 
 /// Stderr as a terminal on which nothing is ever drawn over: each state of a bar becomes a line.
@@ -170,11 +227,13 @@ pub fn bytes(number: u64) -> String {
 
 /// A table with its first column to the left and the others to the right.
 pub fn table(rows: &[Vec<String>]) -> String {
+    // A name's own line ends are not the table's.
+    let rows: Vec<Vec<_>> = rows.iter().map(|row| row.iter().map(|cell| Visible(cell).to_string()).collect()).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |c: usize| rows.iter().filter_map(|row| row.get(c)).map(|cell| cell.chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let mut line = String::new();
         for (c, cell) in row.iter().enumerate() {
             let width = widths[c];
