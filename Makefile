@@ -9,6 +9,8 @@ export ORT_DYLIB_PATH ?= $(CURDIR)/.onnxruntime/libonnxruntime.so
 # Where `make install` installs, and what packagers put before that.
 PREFIX ?= /usr/local
 DESTDIR ?=
+# How long the soak takes.
+SOAK_SECONDS ?= 600
 # How long each target is fuzzed.
 FUZZ_SECONDS ?= 600
 # How much `make test-faults` tries: short or long.
@@ -16,8 +18,8 @@ FAULTS ?= short
 # The folder of libraries and programs to install; given, nothing is built.
 BUILT ?=
 
-.PHONY: demo test test-python test-python-full test-faults test-interrupted test-gpu bench microbench build onnxruntime \
-	install uninstall check-sanitizers lint fuzz clean
+.PHONY: demo test test-python test-python-full test-faults test-interrupted test-models test-gpu soak bench microbench \
+	build onnxruntime install uninstall check-sanitizers lint fuzz clean
 
 ## The main job on the digits family: every task from one basis.
 demo: onnxruntime
@@ -87,6 +89,14 @@ install: $(if $(BUILT),,build)
 
 uninstall:
 	DESTDIR="$(DESTDIR)" scripts/install --remove "$(PREFIX)"
+
+## The cache, prefetches, leases, workers and the end of the process, with thousands of interleavings of their threads.
+test-models:
+	$(CARGO) run --quiet --manifest-path models/Cargo.toml --target-dir "$(TARGET)/models" -- 50000
+
+## Random tasks from vectors of every format on four threads, in less memory than they want: equal results, flat memory.
+soak: build
+	$(TARGET)/release/taskbasis bench --soak $(SOAK_SECONDS)
 
 ## The C and C++ programs under valgrind and the sanitizers; needs gcc or clang, valgrind, and nightly Rust.
 check-sanitizers: onnxruntime

@@ -21,6 +21,10 @@ def shrunk(path):
     return out
 
 
+# Those of structured targets are kept: the fuzzer's choices say nothing by themselves.
+for path in (HERE / "seeds").glob("*/*"):
+    (HERE / "corpus" / path.parent.name).mkdir(parents=True, exist_ok=True)
+    (HERE / "corpus" / path.parent.name / path.name).write_bytes(path.read_bytes())
 for target in ("zip", "pickle", "checkpoint", "bundle", "onnx", "graph", "image"):
     (HERE / "corpus" / target).mkdir(parents=True, exist_ok=True)
 for path in sorted(DIGITS.rglob("*.pt")):

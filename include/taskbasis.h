@@ -73,15 +73,16 @@
  * the slowest first.
  *
  * Files are mapped and stay open (a descriptor each) as long as a handle needs them. They may be replaced by
- * renaming, but must not be shortened or rewritten in place: the process may then end with SIGBUS. Where that cannot be
- * promised, tb_basis_options.read makes a copy in memory.
+ * renaming, but must not be shortened or rewritten in place, and their disk must be able to read them: at a page that
+ * it cannot get the process ends with SIGBUS. Where that cannot be promised, tb_basis_options.read makes a copy in
+ * memory.
  *
  * The library prints nothing of its own, and installs no handlers; see tb_log_set_callback(). It stays in the process
  * after dlclose(). It starts threads to reconstruct, to prefetch, and through ONNX Runtime to encode. ONNX Runtime is
  * loaded when the first encoder is made and stays until the process ends; one process can have only one. The
  * environment tells it to send no telemetry (ORT_DISABLE_TELEMETRY=1, unless that is set): set it yourself where other
- * threads may call getenv() while the first encoder is made. exit() waits for a session that is being built
- * (TB_PROMOTION_...).
+ * threads may call getenv() while the first encoder is made. exit() waits for runs that are in progress and
+ * sessions that are being made, on whatever thread; what is asked for after that is TB_ERR_CANCELLED.
  *
  * Versions below 1.0 may change the ABI when the minor number changes, later ones when the major number does; soname
  * and TB_VERSION_... say which it is. One header serves every build: what a build cannot do is TB_ERR_UNSUPPORTED.
@@ -263,11 +264,13 @@ typedef struct tb_basis_options {
      */
     const char *base;
     /**
-     * Not zero: read the files into memory instead of mapping them. Mapped files must not be shortened while they are
-     * open, or the process may end with SIGBUS.
+     * Not zero: read the files into memory instead of mapping them: those of basis and base, and of the graph that an
+     * encoder over this basis is given. Mapped files must not be shortened while they are open, and their disk must be
+     * able to read them, or the process ends with SIGBUS. Files that are read are this basis's own: other bases of the
+     * same files share no weights with it.
      */
     uint32_t read;
-    /** Threads that reconstruct; 0: one per processor. */
+    /** Threads that reconstruct: at most one per processor, or 64; 0: one per processor. */
     uint32_t threads;
     /**
      * Bytes of reconstructed weights and promoted sessions that are kept for the next time; 0: room for the weights of
@@ -276,7 +279,9 @@ typedef struct tb_basis_options {
     uint64_t cache_bytes;
     /**
      * A basis whose cache this one is to use, with its budget, instead of one of its own: several bases within one
-     * budget. NULL: its own. Only one of the two fields may be set. It may be freed first.
+     * budget. NULL: its own. Only one of the two fields may be set. It may be freed first. Bases of the same mapped
+     * files have the same weights in it as long as one of them is open; after that the files, which may be others by
+     * then, are reconstructed anew.
      */
     const tb_basis *share_cache;
     /**
@@ -803,7 +808,7 @@ typedef struct tb_encoder_options {
     const char *provider;
     /** The device of the provider, counted from 0; `cpu` has one. */
     uint32_t device;
-    /** Threads that compute, all runs together; 0: one per processor. */
+    /** Threads that compute, all runs together: at most one per processor, or 64; 0: one per processor. */
     uint32_t threads;
     /** Runs that may be in progress at once; further calls wait. 0: 1. Each has threads / concurrency threads. */
     uint32_t concurrency;
@@ -990,11 +995,12 @@ typedef struct tb_encoder_properties {
  * @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer, the configuration beside it is of other
  *         weights, or options->graph holds not its weights; TB_ERR_IO and TB_ERR_FORMAT for its files;
  *         TB_ERR_RUNTIME_MISSING, with every place
- *         that was searched, and for a driver that a GPU lacks; TB_ERR_INVALID_ARGUMENT for more than
- *         4096 threads or concurrent runs, for options that exclude each other, and for another ONNX Runtime than the
- *         one that is loaded; TB_ERR_UNSUPPORTED for an image size that the base does not have, a graph that takes or
- *         gives other types than floats or is to run block by block, a provider that this ONNX Runtime was built
- *         without, or a device that `cpu` does not have; TB_ERR_OUT_OF_MEMORY; TB_ERR_RUNTIME
+ *         that was searched, and for a driver that a GPU lacks; TB_ERR_INVALID_ARGUMENT for more
+ *         threads than processors and than 64, for more than 4096 concurrent runs, for options that exclude each
+ *         other, and for another ONNX Runtime than the one that is loaded; TB_ERR_UNSUPPORTED for an image size that
+ *         the base does not have, a graph that takes or gives other types than floats or is to run block by block,
+ *         a provider that this ONNX Runtime was built without, or a device that `cpu` does not have;
+ *         TB_ERR_OUT_OF_MEMORY; TB_ERR_RUNTIME
  */
 tb_status tb_encoder_create(const tb_basis *basis,
                             const tb_encoder_options *options,

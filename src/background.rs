@@ -4,11 +4,10 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
-
-use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
+use crate::sync::Mutex;
+use crate::sync::thread::{Builder, JoinHandle};
 
 /// The priority of a worker's thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -67,6 +67,7 @@ pub mod open;
 pub mod preprocess;
 #[doc(hidden)] // For the program.
 pub mod present;
+mod sync;
 #[allow(unsafe_code)]
 pub mod tensor;
 pub mod tower;
@@ -92,7 +93,7 @@ pub use heads::Prompts;
 pub use heads::{Head, Score};
 pub use kernel::{Cuda, CudaStream, Kernel};
 pub use mmap::{MapMode, Mapping};
-pub use open::{BasisFile, GraphChoice, OpenModel, OpenOptions, head_tasks, open_head};
+pub use open::{BasisFile, GraphChoice, OpenModel, OpenOptions, Verified, head_tasks, open_head, verify};
 pub use preprocess::{ImageFiles, Pixels, Preprocess};
 pub use tensor::{BlockFormat, Blocks, DType, Rounding, Source, Tensor};
 #[cfg(feature = "text")]

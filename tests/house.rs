@@ -10,7 +10,7 @@ use syn::visit::{self, Visit};
 /// From low to high. A floor uses those before it, never one after it, and never another of its own line.
 const FLOORS: [&[&str]; 23] = [
     &["visible"],
-    &["error"],
+    &["error", "sync"],
     &["present"],
     &["did_you_mean"],
     &["mmap", "atomic_file"],

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use taskbasis::{
     Arch, ArchHints, BaseFormat, Basis, BasisFile, Checkpoint, Coefficients, Error, ErrorKind, MapMode, Model,
-    ModelOptions, OpenModel, Packer, Result, TaskExpr, TaskWeights, VectorFormat,
+    ModelOptions, OpenModel, Packer, Result, TaskExpr, TaskWeights, VectorFormat, WeightsCache,
 };
 
 use super::machine;
@@ -159,6 +159,13 @@ impl Family {
     /// Opens the base with one of [`Family::bases`].
     pub fn open_format(&self, basis: &Path, threads: usize, cache_bytes: usize) -> Result<Arc<Model>> {
         self.session(basis, threads, cache_bytes).map(|session| Arc::clone(session.model()))
+    }
+
+    /// Opens the base with one of [`Family::bases`], its weights in a cache that others use too.
+    pub fn open_sharing(&self, basis: &Path, threads: usize, cache: &Arc<WeightsCache>) -> Result<Arc<Model>> {
+        let options = ModelOptions { threads, cache: Some(Arc::clone(cache)), ..ModelOptions::default() };
+        let opened = OpenModel::of(BasisFile::open(basis, MapMode::Map)?, self.open_base()?, &options)?;
+        Ok(Arc::clone(opened.model()))
     }
 
     /// One of [`Family::bases`], with the bundle where it is one.

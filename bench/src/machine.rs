@@ -95,6 +95,11 @@ pub fn anonymous_memory() -> Option<u64> {
     field(&std::fs::read_to_string("/proc/self/status").ok()?, "RssAnon").and_then(kilobytes)
 }
 
+/// Files that this process has open. `None` where the operating system does not tell.
+pub fn descriptors() -> Option<usize> {
+    Some(std::fs::read_dir("/proc/self/fd").ok()?.count())
+}
+
 /// Bytes that this process has had read from storage. `None` where the operating system does not tell.
 pub fn bytes_from_storage() -> Option<u64> {
     field(&std::fs::read_to_string("/proc/self/io").ok()?, "read_bytes")?.parse().ok()

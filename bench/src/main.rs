@@ -44,7 +44,8 @@ use crate::args::EncoderArgs;
 fn main() -> ExitCode {
     // SAFETY: the program has no other thread yet.
     unsafe { Runtime::switch_off_telemetry() };
-    match command_line::read(std::env::args_os()).and_then(Bench::run) {
+    let run = || command_line::read(std::env::args_os()).and_then(Bench::run);
+    match taskbasis::mmap::end_on_lost_pages(|| ()).and_then(|()| run()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::error(&error);
@@ -117,7 +118,7 @@ impl Bench {
             let mut family = self.family()?;
             let about = family.about(&self.encoder)?;
             let parts = self.wants(Part::Reconstruct) || self.wants(Part::Storage) || gpu.is_some();
-            if parts && self.soak.is_none() && !self.probe_memory {
+            if (parts || self.soak.is_some()) && !self.probe_memory {
                 family.add_formats(&self.formats, about.arch.hints())?;
             }
             let setup = Setup {

@@ -61,8 +61,9 @@ pub struct Bench {
     #[arg(long, conflicts_with_all = ["basis", "soak", "graph"])]
     pub growth: bool,
 
-    /// For this many seconds, run instead random tasks and expressions on four threads with a budget of three weights:
-    /// every result must be its first's, and memory must not grow. Exits with 1 otherwise.
+    /// For this many seconds, run instead random tasks and expressions on four threads with a budget of three weights,
+    /// from vectors in all --formats: as inputs, promoted, and block by block. Every result must be its first's, and
+    /// neither memory nor open files may grow. Exits with 1 otherwise.
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds, conflicts_with = "graph")]
     pub soak: Option<f64>,
 
@@ -119,7 +120,6 @@ impl Options for Bench {
             given.first(others, "cannot be used with '--growth', which measures families of its own")
         } else if self.soak.is_some() {
             let unheard = [
-                option!(Self, formats),
                 option!(Self, only),
                 option!(Self, quick),
                 option!(EncoderArgs, batch),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde::Serialize;
-use taskbasis::{Encoder, EncoderOptions, Error, Model, Promotion, Result, TaskExpr};
+use taskbasis::{Encoder, EncoderOptions, Error, Model, Promotion, Residency, Result, TaskExpr, WeightsCache};
 
 use super::encode::difference;
 use super::family::{Dice, basis_of, recoverable};
@@ -36,11 +36,23 @@ pub struct Soak {
     pub threads: usize,
     pub expressions: usize,
     pub budget_bytes: usize,
+    /// The formats of the vectors, which all take part at once.
+    pub formats: Vec<String>,
     /// The mode without promotion: every result has the bits of its first.
     pub plain: Mode,
     /// The mode with promotion: every result is within 1e-5 of its first.
     pub promoted: Mode,
+    /// The mode in which a run has the weights of one block at a time: every result has the bits of its first.
+    pub blockwise: Mode,
     pub passed: bool,
+}
+
+/// The way that tasks are run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Plain,
+    Promoting,
+    Blockwise,
 }
 
 #[derive(Serialize)]
@@ -61,6 +73,8 @@ pub struct Mode {
     /// Tasks that are promoted at the end.
     pub promoted: usize,
     pub memory: Option<MemoryOverTime>,
+    /// The fewest open files in the second third of the time, and in the last: some are opened for a moment.
+    pub descriptors: Option<[usize; 2]>,
     pub passed: bool,
 }
 
@@ -81,17 +95,25 @@ pub struct MemoryOverTime {
     pub samples: Vec<(f64, u64)>,
 }
 
-/// Half of `seconds` without promotion, half with.
+/// A third of `seconds` each: with weights as inputs, with promotion, and block by block.
 pub fn run(setup: &Setup<'_>, seconds: f64) -> Result<Soak> {
-    let half = Duration::from_secs_f64(seconds / 2.0);
+    let third = Duration::from_secs_f64(seconds / 3.0);
     let model = setup.family.open(1, 0)?;
     let expressions = expressions(&model)?;
     let budget_bytes = BUDGET * model.weights(&expressions[0])?.get()?.nbytes();
     drop(model);
-    let plain = mode(setup, &expressions, budget_bytes, half, false)?;
-    let promoted = mode(setup, &expressions, budget_bytes, half, true)?;
-    let passed = plain.passed && promoted.passed;
-    Ok(Soak { threads: THREADS, expressions: expressions.len(), budget_bytes, plain, promoted, passed })
+    let mode = |way| mode(setup, &expressions, budget_bytes, third, way);
+    let (plain, promoted, blockwise) = (mode(Way::Plain)?, mode(Way::Promoting)?, mode(Way::Blockwise)?);
+    Ok(Soak {
+        threads: THREADS,
+        expressions: expressions.len(),
+        budget_bytes,
+        formats: setup.family.bases().iter().map(|(format, _)| format.clone()).collect(),
+        passed: plain.passed && promoted.passed && blockwise.passed,
+        plain,
+        promoted,
+        blockwise,
+    })
 }
 
 /// Every task, and sums of up to three.
@@ -112,12 +134,14 @@ fn expressions(model: &Arc<Model>) -> Result<Vec<TaskExpr>> {
 
 /// The state that the threads share.
 struct Shared<'a> {
-    model: &'a Arc<Model>,
+    /// The family with its vectors in each format, all within one budget.
+    models: &'a [Arc<Model>],
     encoder: &'a Encoder,
     expressions: &'a [TaskExpr],
     pixels: &'a [f32],
-    promotion: bool,
-    first: Mutex<HashMap<(usize, usize), Vec<f32>>>,
+    way: Way,
+    /// By format, expression and number of images.
+    first: Mutex<HashMap<(usize, usize, usize), Vec<f32>>>,
     stop: AtomicBool,
     runs: AtomicU64,
     switches: AtomicU64,
@@ -127,21 +151,24 @@ struct Shared<'a> {
     errors: Mutex<Vec<String>>,
 }
 
-fn mode(setup: &Setup<'_>, expressions: &[TaskExpr], budget: usize, length: Duration, promotion: bool) -> Result<Mode> {
-    let model = setup.family.open(1, budget)?;
+fn mode(setup: &Setup<'_>, expressions: &[TaskExpr], budget: usize, length: Duration, way: Way) -> Result<Mode> {
+    let cache = Arc::new(WeightsCache::new(budget));
+    let bases = setup.family.bases().iter();
+    let models = bases.map(|(_, basis)| setup.family.open_sharing(basis, 1, &cache)).collect::<Result<Vec<_>>>()?;
     let options = EncoderOptions {
         concurrency: THREADS,
-        promotion: if promotion { Promotion::After(PROMOTE_AFTER) } else { Promotion::Off },
+        promotion: if way == Way::Promoting { Promotion::After(PROMOTE_AFTER) } else { Promotion::Off },
+        residency: if way == Way::Blockwise { Residency::Blockwise } else { Residency::Whole },
         ..setup.encoder.clone()
     };
     let encoder = Encoder::new(&setup.about.arch, &options)?;
     let pixels = setup.pixels(MAX_IMAGES);
     let shared = Shared {
-        model: &model,
+        models: &models,
         encoder: &encoder,
         expressions,
         pixels: &pixels,
-        promotion,
+        way,
         first: Mutex::default(),
         stop: AtomicBool::new(false),
         runs: AtomicU64::new(0),
@@ -151,8 +178,13 @@ fn mode(setup: &Setup<'_>, expressions: &[TaskExpr], budget: usize, length: Dura
         errors: Mutex::default(),
     };
     let began = Instant::now();
-    let bar = output::progress(length.as_secs() as usize, if promotion { "soak, promoting" } else { "soak" });
-    let mut memory = Vec::new();
+    let name = match way {
+        Way::Plain => "soak",
+        Way::Promoting => "soak, promoting",
+        Way::Blockwise => "soak, block by block",
+    };
+    let bar = output::progress(length.as_secs() as usize, name);
+    let (mut memory, mut descriptors) = (Vec::new(), Vec::new());
     std::thread::scope(|scope| {
         let shared = &shared;
         let start = |seed| std::thread::Builder::new().spawn_scoped(scope, move || work(shared, seed as u64));
@@ -164,6 +196,7 @@ fn mode(setup: &Setup<'_>, expressions: &[TaskExpr], budget: usize, length: Dura
         while began.elapsed() < length {
             std::thread::sleep(Duration::from_millis(50).min(length));
             memory.extend(machine::anonymous_memory().map(|bytes| (began.elapsed().as_secs_f64(), bytes)));
+            descriptors.extend(machine::descriptors());
             bar.set_position(began.elapsed().as_secs());
         }
         shared.stop.store(true, Ordering::Relaxed);
@@ -171,13 +204,18 @@ fn mode(setup: &Setup<'_>, expressions: &[TaskExpr], budget: usize, length: Dura
     })?;
     bar.finish_and_clear();
 
-    let stats = model.cache().stats();
+    let stats = cache.stats();
+    let descriptors = fewest_of_thirds(&descriptors);
     let memory = over_time(memory, budget / BUDGET);
     let errors = shared.errors.into_inner();
     let (runs, differing) = (shared.runs.into_inner(), shared.differing.into_inner());
     Ok(Mode {
         seconds: began.elapsed().as_secs_f64(),
-        passed: runs > 0 && differing == 0 && errors.is_empty() && memory.as_ref().is_none_or(|memory| memory.flat),
+        passed: runs > 0
+            && differing == 0
+            && errors.is_empty()
+            && memory.as_ref().is_none_or(|memory| memory.flat)
+            && descriptors.is_none_or(|[second, last]| last <= second),
         runs,
         switches: shared.switches.into_inner(),
         differing,
@@ -188,41 +226,57 @@ fn mode(setup: &Setup<'_>, expressions: &[TaskExpr], budget: usize, length: Dura
         evictions: stats.evictions,
         promoted: stats.promoted,
         memory,
+        descriptors,
     })
+}
+
+/// The fewest in the second third of the samples, and in the last.
+fn fewest_of_thirds(samples: &[usize]) -> Option<[usize; 2]> {
+    let third = samples.len() / 3;
+    Some([*samples[third..2 * third].iter().min()?, *samples[2 * third..].iter().min()?])
 }
 
 fn work(shared: &Shared<'_>, seed: u64) {
     let mut dice = Dice::new(seed);
     let mut last = usize::MAX;
     while !shared.stop.load(Ordering::Relaxed) {
-        // Some expressions come more often, so that there are hits too, and tasks hot enough to be promoted.
+        // Some come more often, so that there are hits too, and tasks hot enough to be promoted.
         let which = dice.below(shared.expressions.len()).min(dice.below(shared.expressions.len()));
+        let format = dice.below(shared.models.len()).min(dice.below(shared.models.len()));
         let images = 1 + dice.below(MAX_IMAGES);
-        if let Err(error) = one(shared, which, images) {
+        if let Err(error) = one(shared, format, which, images) {
             let mut errors = shared.errors.lock();
             if errors.len() < 10 {
                 errors.push(error.to_string());
             }
         }
         shared.runs.fetch_add(1, Ordering::Relaxed);
-        if which != last {
+        if format * EXPRESSIONS + which != last {
             shared.switches.fetch_add(1, Ordering::Relaxed);
         }
-        last = which;
+        last = format * EXPRESSIONS + which;
     }
 }
 
-fn one(shared: &Shared<'_>, which: usize, images: usize) -> Result<()> {
+fn one(shared: &Shared<'_>, format: usize, which: usize, images: usize) -> Result<()> {
     let pixels = &shared.pixels[..images * shared.encoder.arch().pixels()];
-    let weights = shared.model.weights(&shared.expressions[which])?;
-    let embeds = if shared.promotion {
-        shared.encoder.encode_task(&weights, pixels, images)?
-    } else {
-        shared.encoder.encode(&weights.get()?, pixels, images)?
+    let weights = shared.models[format].weights(&shared.expressions[which])?;
+    // Some are wanted ahead, and some of those no more.
+    match (which + images) % 4 {
+        0 => weights.prefetch()?,
+        1 => {
+            weights.prefetch()?;
+            weights.cancel_prefetch();
+        }
+        _ => {}
+    }
+    let embeds = match shared.way {
+        Way::Plain => shared.encoder.encode(&weights.get()?, pixels, images)?,
+        Way::Promoting | Way::Blockwise => shared.encoder.encode_task(&weights, pixels, images)?,
     };
     let mut first = shared.first.lock();
-    let Some(expected) = first.get(&(which, images)) else {
-        first.insert((which, images), embeds);
+    let Some(expected) = first.get(&(format, which, images)) else {
+        first.insert((format, which, images), embeds);
         return Ok(());
     };
     if embeds.iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits()) && embeds.len() == expected.len() {
@@ -231,7 +285,7 @@ fn one(shared: &Shared<'_>, which: usize, images: usize) -> Result<()> {
     let apart = difference(&embeds, expected);
     shared.difference.fetch_max(apart.to_bits(), Ordering::Relaxed);
     // Also where it is no number.
-    if !shared.promotion || apart.is_nan() || apart > PROMOTED_TOLERANCE {
+    if shared.way != Way::Promoting || apart.is_nan() || apart > PROMOTED_TOLERANCE {
         shared.differing.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())
@@ -259,12 +313,14 @@ fn over_time(samples: Vec<(f64, u64)>, weights: usize) -> Option<MemoryOverTime>
 
 impl Soak {
     pub fn rows(&self) -> Vec<Vec<String>> {
-        let [plain, promoted] = [&self.plain, &self.promoted];
+        let modes = [&self.plain, &self.promoted, &self.blockwise];
         let memory =
             |mode: &Mode, of: &dyn Fn(&MemoryOverTime) -> String| mode.memory.as_ref().map_or("unknown".to_owned(), of);
-        let row = |name: &str, value: &dyn Fn(&Mode) -> String| vec![name.to_owned(), value(plain), value(promoted)];
+        let row = |name: &str, value: &dyn Fn(&Mode) -> String| {
+            std::iter::once(name.to_owned()).chain(modes.map(value)).collect::<Vec<_>>()
+        };
         vec![
-            vec!["soak".into(), "as inputs".into(), "promoting".into()],
+            vec!["soak".into(), "as inputs".into(), "promoting".into(), "block by block".into()],
             row("seconds", &|mode| digits(mode.seconds)),
             row("runs", &|mode| output::grouped(mode.runs)),
             row("switches", &|mode| output::grouped(mode.switches)),
@@ -280,6 +336,9 @@ impl Soak {
             row("memory, peak", &|mode| memory(mode, &|memory| output::bytes(memory.peak_bytes))),
             row("  slope a minute", &|mode| {
                 memory(mode, &|memory| format!("{:+.2} MB", memory.slope_bytes_per_minute / 1e6))
+            }),
+            row("open files", &|mode| {
+                mode.descriptors.map_or("unknown".to_owned(), |[second, last]| format!("{second}, {last}"))
             }),
             row("passed", &|mode| if mode.passed { "yes" } else { "no" }.to_owned()),
         ]
@@ -297,5 +356,7 @@ mod tests {
         let grows = over_time(samples(200_000), 1 << 20).unwrap();
         assert!(!grows.flat && (grows.slope_bytes_per_minute / 120e6 - 1.0).abs() < 1e-6);
         assert!(over_time(vec![(0.1, 1), (0.2, 1)], 0).is_none(), "nothing to judge by");
+        assert_eq!(fewest_of_thirds(&[9, 3, 4, 5, 7, 5]), Some([4, 5]));
+        assert_eq!(fewest_of_thirds(&[9, 3]), None);
     }
 }

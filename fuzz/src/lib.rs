@@ -1,5 +1,7 @@
 //! What the targets share.
 
+pub mod structured;
+
 use taskbasis::onnx::{BoundGraph, OnnxFile};
 use taskbasis::{Checkpoint, Format, Model, ModelOptions, TaskExpr, Tensor};
 

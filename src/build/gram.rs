@@ -177,7 +177,7 @@ impl Family {
             sum,
             changed,
         });
-        threads::share(threads::count(threads), items.collect(), |mut item: WorkItem<'_>, tiles: &mut Tiles| {
+        threads::share(threads, items.collect(), |mut item: WorkItem<'_>, tiles: &mut Tiles| {
             item.run(t, tiles).map_err(|e| e.tensor(&item.parameter.name))?;
             progress(item.parameter.bytes() * item.range.len() as u64 / item.parameter.numel() as u64);
             Ok(())

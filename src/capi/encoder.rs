@@ -90,7 +90,7 @@ pub struct tb_encoder_options {
     pub provider: *const c_char,
     /// The device of the provider, counted from 0; `cpu` has one.
     pub device: u32,
-    /// Threads that compute, all runs together; 0: one per processor.
+    /// Threads that compute, all runs together: at most one per processor, or 64; 0: one per processor.
     pub threads: u32,
     /// Runs that may be in progress at once; further calls wait. 0: 1. Each has threads / concurrency threads.
     pub concurrency: u32,
@@ -252,11 +252,12 @@ unsafe impl Versioned for tb_encoder_properties {}
 /// @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer, the configuration beside it is of other
 ///         weights, or options->graph holds not its weights; TB_ERR_IO and TB_ERR_FORMAT for its files;
 ///         TB_ERR_RUNTIME_MISSING, with every place
-///         that was searched, and for a driver that a GPU lacks; TB_ERR_INVALID_ARGUMENT for more than
-///         4096 threads or concurrent runs, for options that exclude each other, and for another ONNX Runtime than the
-///         one that is loaded; TB_ERR_UNSUPPORTED for an image size that the base does not have, a graph that takes or
-///         gives other types than floats or is to run block by block, a provider that this ONNX Runtime was built
-///         without, or a device that `cpu` does not have; TB_ERR_OUT_OF_MEMORY; TB_ERR_RUNTIME
+///         that was searched, and for a driver that a GPU lacks; TB_ERR_INVALID_ARGUMENT for more
+///         threads than processors and than 64, for more than 4096 concurrent runs, for options that exclude each
+///         other, and for another ONNX Runtime than the one that is loaded; TB_ERR_UNSUPPORTED for an image size that
+///         the base does not have, a graph that takes or gives other types than floats or is to run block by block,
+///         a provider that this ONNX Runtime was built without, or a device that `cpu` does not have;
+///         TB_ERR_OUT_OF_MEMORY; TB_ERR_RUNTIME
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_encoder_create(
     basis: *const tb_basis,

@@ -58,7 +58,7 @@ impl Encoder {
     ///
     /// # Errors
     /// As [`Runtime::load`], [`Runtime::check_provider`] and [`Arch::check`]; [`ErrorKind::InvalidArgument`] for
-    /// thousands of threads; [`ErrorKind::Runtime`] when ONNX Runtime refuses the graph.
+    /// more than [`max_threads`](crate::kernel::max_threads); [`ErrorKind::Runtime`] when ONNX Runtime refuses the graph.
     pub fn new(arch: &Arch, options: &EncoderOptions) -> Result<Self> {
         Self::over(arch.clone(), EncoderGraph::built(arch)?, options)
     }
@@ -207,9 +207,12 @@ impl Encoder {
             }
         }
         let arch = self.arch();
-        finite::check(&embeds, images.pixels, arch.embed_dim, arch.pixels(), || match weights {
-            RunWeights::Task(task) => task.why_not_finite(),
-            RunWeights::Given(weights) => Ok(finite::of_inputs(&self.feed.graph.inputs(weights, &mut None)?)),
+        finite::check(&embeds, images.pixels, arch.embed_dim, arch.pixels(), || {
+            let why = match weights {
+                RunWeights::Task(task) => task.why_not_finite()?,
+                RunWeights::Given(weights) => finite::of_inputs(&self.feed.graph.inputs(weights, &mut None)?),
+            };
+            Ok(if self.feed.graph.has_halves { why.also_hint(finite::HALVES) } else { why })
         })?;
         Ok(embeds)
     }

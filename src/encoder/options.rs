@@ -6,14 +6,17 @@ use std::str::FromStr;
 
 use crate::did_you_mean;
 use crate::error::{Error, Result};
+use crate::kernel::threads;
 
-/// The threads of an encoder, at most: a number mistaken for another one would take the machine down.
-const MAX_THREADS: usize = 4096;
+/// The runs of an encoder that may be in progress, at most: a number mistaken for another one would open so many
+/// sessions.
+const MAX_CONCURRENCY: usize = 4096;
 
 /// The options of an [`Encoder`](super::Encoder). The default suits a program that encodes one batch at a time.
 #[derive(Clone, Debug, Default)]
 pub struct EncoderOptions {
-    /// Threads that compute, all runs together; 0 is as many as this process may use.
+    /// Threads that compute, all runs together, at most [`max_threads`](crate::kernel::max_threads); 0 is as many as
+    /// this process may use.
     pub threads: usize,
     /// Runs that may be in progress at once; 0 is 1. Each has `threads / concurrency` threads, at least one; further
     /// calls wait their turn. One run on all cores answers soonest. One run a core does most work in all: some 5 %
@@ -85,20 +88,19 @@ impl EncoderOptions {
     }
 
     /// Threads that one run computes with, and how many runs may be in progress.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for more threads than
+    /// [`max_threads`](crate::kernel::max_threads), or thousands of runs.
     pub(super) fn threads_per_run(&self) -> Result<(usize, usize)> {
-        for (what, value) in [("threads", self.threads), ("runs at once", self.concurrency)] {
-            if value > MAX_THREADS {
-                return Err(Error::invalid(format!("too many {what}"))
-                    .expected(format_args!("at most {MAX_THREADS}"))
-                    .got(value));
-            }
+        if self.concurrency > MAX_CONCURRENCY {
+            return Err(Error::invalid("too many runs at once")
+                .expected(format_args!("at most {MAX_CONCURRENCY}"))
+                .got(self.concurrency));
         }
         let concurrency = self.concurrency.max(1);
         // ONNX Runtime's own default counts the machine's cores, where a container may use fewer, and pins its threads.
-        let threads = match self.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
-        };
+        let threads = threads::count(self.threads)?;
         Ok(((threads / concurrency).max(1), concurrency))
     }
 }
@@ -319,6 +321,16 @@ mod tests {
         let error = "gpu".parse::<Provider>().unwrap_err().to_string();
         assert!(error.contains("cpu, cuda, tensorrt or auto") && error.contains("gpu"), "{error}");
         assert_eq!(Provider::default(), Provider::Cpu);
+    }
+
+    #[test]
+    fn thousands_are_refused() {
+        let most = crate::kernel::max_threads();
+        let of = |threads, concurrency| EncoderOptions { threads, concurrency, ..EncoderOptions::default() };
+        assert_eq!(of(most, 2).threads_per_run().unwrap(), (most / 2, 2));
+        let refused = |options: EncoderOptions| options.threads_per_run().unwrap_err().to_string();
+        assert!(refused(of(most + 1, 1)).contains(&format!("at most {most}")));
+        assert!(refused(of(1, 4097)).contains("at most 4096"));
     }
 
     #[test]

@@ -3,9 +3,8 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use parking_lot::{Condvar, Mutex};
-
 use crate::error::Result;
+use crate::sync::{Condvar, Mutex};
 
 /// The runs that may be in progress at once.
 pub(super) struct Turns {

@@ -12,13 +12,14 @@ use ort::environment::ThreadManager;
 use ort::session::RunOptions;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::value::{DynValue, Shape};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 
 use super::capture_lock;
 use super::input::{Input, Tensors, view};
 use super::ort_error::failed;
 use super::provider::target::Target;
 use super::runtime::Runtime;
+use super::runtime::shutdown::{Owned, ShutdownGuard};
 use crate::error::{Error, ErrorKind, Result};
 
 const CREATING: &str = "cannot create a session for the encoder";
@@ -51,6 +52,7 @@ impl SessionSetup {
     /// # Errors
     /// [`ErrorKind::Runtime`] when ONNX Runtime refuses the graph or the provider.
     pub(super) fn open(&self, model: &[u8], is_users: bool) -> Result<Session> {
+        let _at_work = ShutdownGuard::for_session()?;
         let level = if is_users { GraphOptimizationLevel::Level2 } else { GraphOptimizationLevel::Disable };
         self.commit(self.builder(level)?, Some(model), |builder| builder.commit_from_memory(model))
     }
@@ -71,6 +73,7 @@ impl SessionSetup {
         weights: impl Iterator<Item = Input<'a>>,
         spawner: impl ThreadManager + 'static,
     ) -> Result<Session> {
+        let _at_work = ShutdownGuard::for_session()?;
         let builder = with_halves(self.builder(GraphOptimizationLevel::All)?, has_halves)?;
         let builder = builder.with_thread_manager(spawner).map_err(failed(CREATING))?;
         let tensors = Tensors::of(weights)?;
@@ -96,6 +99,7 @@ impl SessionSetup {
     /// # Errors
     /// As [`SessionSetup::open`].
     pub(super) fn open_file(&self, path: &Path, has_halves: bool) -> Result<Session> {
+        let _at_work = ShutdownGuard::for_session()?;
         let builder = ort::session::Session::builder(self.runtime.environment()).map_err(failed(CREATING))?;
         let builder = with_halves(self.with_threads(builder)?, has_halves)?;
         self.commit(builder, None, |builder| builder.commit_from_file(path)).map_err(|e| e.at(path))
@@ -133,7 +137,7 @@ impl SessionSetup {
         }
         let session = make(&mut builder).map_err(failed(CREATING)).map_err(explain)?;
         let turn = (!target.is_cpu()).then(Mutex::default);
-        Ok(Session { session, turn, runtime, target: target.clone() })
+        Ok(Session { session: Owned::new(session), turn, runtime, target: target.clone() })
     }
 }
 
@@ -157,6 +161,7 @@ fn entries_for_halves(has_halves: bool) -> &'static [(&'static str, &'static str
 /// [`ErrorKind::Runtime`] where ONNX Runtime refuses the model, or cannot write the result (of 2 GiB and more).
 pub(super) fn optimise(runtime: &Runtime, path: &Path, level: GraphOptimizationLevel, target: &Path) -> Result<()> {
     let doing = "cannot optimise the graph";
+    let _at_work = ShutdownGuard::for_session()?;
     ort::session::Session::builder(runtime.environment())
         .map_err(failed(doing))?
         .with_optimization_level(level)
@@ -174,11 +179,19 @@ pub(super) fn optimise(runtime: &Runtime, path: &Path, level: GraphOptimizationL
 
 /// A session, and what it was made for.
 pub(super) struct Session {
-    session: ort::session::Session,
+    session: Owned<ort::session::Session>,
     /// Held during a run where only one thread may: for another provider than the CPU's.
     turn: Option<Mutex<()>>,
     runtime: &'static Runtime,
     target: Target,
+}
+
+/// What a thread holds that runs a session, and makes and drops what the run takes and gives.
+struct SessionTurn<'s> {
+    _at_work: ShutdownGuard,
+    _shared: Option<RwLockReadGuard<'static, ()>>,
+    _alone: Option<RwLockWriteGuard<'static, ()>>,
+    _own: Option<MutexGuard<'s, ()>>,
 }
 
 /// How a session is to make one run, where runs can be recorded.
@@ -206,6 +219,8 @@ impl RunSettings {
 
     fn with_graph(number: &str, may_record: bool) -> Result<Self> {
         let doing = "cannot set up a run";
+        // Dropping them frees memory, which may be done at any time.
+        let _at_work = ShutdownGuard::for_run()?;
         let mut options = RunOptions::new().map_err(failed(doing))?;
         options.set("gpu_graph_id", number).map_err(failed(doing))?;
         Ok(Self { options, may_record })
@@ -231,7 +246,9 @@ impl Session {
         settings: Option<&RunSettings>,
         out: &mut [f32],
     ) -> Result<()> {
-        take(&self.run(inputs, output, settings)?, out)
+        let _turn = self.turn(settings)?;
+        let value = self.run(inputs, output, settings)?;
+        take(&value, out)
     }
 
     /// Runs it, and gives the shape of its output.
@@ -243,10 +260,25 @@ impl Session {
         inputs: impl IntoIterator<Item = Input<'a>>,
         output: &str,
     ) -> Result<Vec<i64>> {
+        let _turn = self.turn(None)?;
         let value = self.run(inputs, output, None)?;
         Ok(value.dtype().tensor_shape().map(|shape| shape.to_vec()).unwrap_or_default())
     }
 
+    /// Waits until this thread may run it, which has to be before anything of ONNX Runtime is made for that.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Cancelled`] when the process is ending.
+    fn turn(&self, settings: Option<&RunSettings>) -> Result<SessionTurn<'_>> {
+        let own = self.turn.as_ref().map(|turn| turn.lock());
+        let may_record = settings.is_some_and(|settings| settings.may_record);
+        let alone = may_record.then(capture_lock::exclusive);
+        let shared = (!may_record && !self.target.is_cpu()).then(capture_lock::shared);
+        // Last, so that none is held up by a thread that waits for another.
+        Ok(SessionTurn { _at_work: ShutdownGuard::for_run()?, _shared: shared, _alone: alone, _own: own })
+    }
+
+    /// The caller has its [`Session::turn`].
     fn run<'a>(
         &self,
         inputs: impl IntoIterator<Item = Input<'a>>,
@@ -271,11 +303,14 @@ impl Session {
         settings: Option<&RunSettings>,
         to: &Input<'_>,
     ) -> Result<()> {
+        let _turn = self.turn(settings)?;
         let to = view(to)?;
         // SAFETY: a tensor of the caller's, which `OnDevice` allows runs to write to until the call ends.
         unsafe { self.run_raw(&Tensors::of(inputs)?, output, settings, to.ptr().cast_mut()) }.map(drop)
     }
 
+    /// The caller has its [`Session::turn`].
+    ///
     /// # Safety
     /// `to` is NULL, or a tensor that may be written to.
     unsafe fn run_raw(
@@ -286,14 +321,10 @@ impl Session {
         mut to: *mut ort::sys::OrtValue,
     ) -> Result<*mut ort::sys::OrtValue> {
         let output = CString::new(output).map_err(|_| Error::invalid("a NUL in a name").tensor(output))?;
-        let _own = self.turn.as_ref().map(|turn| turn.lock());
-        let may_record = settings.is_some_and(|settings| settings.may_record);
-        let _alone = may_record.then(capture_lock::exclusive);
-        let _turn = (!may_record && !self.target.is_cpu()).then(capture_lock::shared);
         // SAFETY: options, names, inputs and output are valid until the call ends, the first two arrays are of one
         // length, the others have one element, and only ONNX Runtime writes to the output meanwhile (the caller's
         // promise). It declares `Run` safe for any number of threads on one session; the `ort` crate asks for `&mut`
-        // because providers for other devices did not keep to that, and those have `turn`.
+        // because providers for other devices did not keep to that, and those have their `turn`.
         let status = unsafe {
             let status = (ort::api().Run)(
                 self.session.ptr().cast_mut(),
@@ -325,12 +356,16 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Runtime`].
     pub(super) fn nodes(&self) -> Result<Vec<(String, usize)>> {
-        if self.target.is_cpu() { Ok(Vec::new()) } else { count_nodes(&self.session) }
+        if self.target.is_cpu() {
+            return Ok(Vec::new());
+        }
+        let _at_work = ShutdownGuard::for_session()?;
+        count_nodes(&self.session)
     }
 
     /// The session itself.
     pub(super) fn into_inner(self) -> ort::session::Session {
-        self.session
+        self.session.into_inner()
     }
 }
 

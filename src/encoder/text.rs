@@ -41,7 +41,7 @@ impl TextEncoder {
     ///
     /// # Errors
     /// As [`Runtime::load`](super::Runtime::load); [`ErrorKind::Unsupported`] for a model whose tokens are not those of CLIP's vocabulary;
-    /// [`ErrorKind::InvalidArgument`] for thousands of threads; [`ErrorKind::Runtime`] when ONNX Runtime refuses the
+    /// [`ErrorKind::InvalidArgument`] for more than [`max_threads`](crate::kernel::max_threads); [`ErrorKind::Runtime`] when ONNX Runtime refuses the
     /// graph.
     pub fn new(model: TextModel, options: &EncoderOptions) -> Result<Self> {
         if model.arch().vocabulary != VOCABULARY {

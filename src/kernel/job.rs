@@ -73,7 +73,8 @@ const CONVERTED: usize = 8 * BLOCK;
 ///
 /// # Errors
 /// Nothing is written unless everything is in order:
-/// - [`ErrorKind::InvalidArgument`] when a coefficient is not finite;
+/// - [`ErrorKind::InvalidArgument`] when a coefficient is not finite, or for more than
+///   [`max_threads`](super::max_threads);
 /// - [`ErrorKind::Mismatch`] when a job has another number of terms than coefficients, or its base, terms and outputs
 ///   differ in shape or number of elements;
 /// - [`ErrorKind::Unsupported`] when a tensor is not of floats, or this machine cannot run `kernel`.
@@ -99,7 +100,7 @@ pub fn combine(kernel: Kernel, threads: usize, jobs: Vec<TensorJob<'_>>, cancel:
         traffic += target.nbytes() + inputs.iter().map(Source::nbytes).sum::<usize>();
         direct += target.direct();
     }
-    let threads = threads::count(threads).min(traffic / BYTES_PER_THREAD).max(1);
+    let threads = threads::count(threads)?.min(traffic / BYTES_PER_THREAD).max(1);
     let stream = direct * size_of::<f32>() >= STREAM_FROM;
     // With a few items per thread, the one that comes last is never waited for long.
     let length = (direct / (8 * threads)).next_multiple_of(ITEM_STEP).clamp(ITEM_STEP, MAX_ITEM);

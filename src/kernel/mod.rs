@@ -47,4 +47,5 @@ pub use dispatch::{Kernel, VARIABLE, active, choose};
 pub use job::{TensorJob, combine};
 pub use output::Output;
 pub(crate) use output::cast;
+pub use threads::max_threads;
 pub(crate) use threads::share;

@@ -7,9 +7,32 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 
+/// Threads that may always be asked for. Beyond the processors they gain nothing, and hundreds take seconds to start.
+const ALWAYS_ALLOWED: usize = 64;
+
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+/// The number of threads that may be asked for in this process, at most: one per processor that it may use, or 64 where
+/// that is more. A larger number was mistaken for another one, and would take the machine down.
+pub fn max_threads() -> usize {
+    processors().max(ALWAYS_ALLOWED)
+}
+
 /// The number of threads that `wanted` means: itself, or for 0 as many as this process may run at once.
-pub(crate) fn count(wanted: usize) -> usize {
-    if wanted > 0 { wanted } else { thread::available_parallelism().map_or(1, NonZero::get) }
+///
+/// # Errors
+/// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for more than [`max_threads`].
+pub(crate) fn count(wanted: usize) -> Result<usize> {
+    match wanted {
+        0 => Ok(processors()),
+        // The operating system is asked last: that may mean reading files.
+        _ if wanted <= ALWAYS_ALLOWED || wanted <= processors() => Ok(wanted),
+        _ => Err(Error::invalid("too many threads")
+            .expected(format_args!("at most {} (one per processor, or {ALWAYS_ALLOWED})", max_threads()))
+            .got(wanted)),
+    }
 }
 
 /// Calls `work` on every piece, on the caller's thread and up to `threads − 1` others; 0 threads are one per processor.
@@ -19,13 +42,14 @@ pub(crate) fn count(wanted: usize) -> usize {
 /// the same reason a thread that the operating system refuses only makes this slower.
 ///
 /// # Errors
-/// The error of `work` on the earliest piece that it fails on; pieces behind that may then be left undone.
+/// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for more than [`max_threads`]; the error of `work`
+/// on the earliest piece that it fails on; pieces behind that may then be left undone.
 pub(crate) fn share<T: Send, S: Default>(
     threads: usize,
     pieces: Vec<T>,
     work: impl Fn(T, &mut S) -> Result<()> + Sync,
 ) -> Result<()> {
-    let helpers = count(threads).min(pieces.len()).saturating_sub(1);
+    let helpers = count(threads)?.min(pieces.len()).saturating_sub(1);
     let (pieces, failed) = (Mutex::new(pieces.into_iter().enumerate()), Mutex::new(None::<(usize, Error)>));
     let run = || {
         let mut state = S::default();
@@ -68,6 +92,16 @@ mod tests {
             share(threads, (0..100).collect(), add).unwrap();
             assert_eq!(sum.into_inner(), 4950);
         }
+    }
+
+    #[test]
+    fn too_many_are_an_error_that_names_the_bound() {
+        assert_eq!(count(0).unwrap(), processors());
+        assert_eq!(count(ALWAYS_ALLOWED).unwrap(), ALWAYS_ALLOWED);
+        assert_eq!(count(max_threads()).unwrap(), max_threads());
+        let error = share(max_threads() + 1, vec![()], |(), (): &mut ()| Ok(())).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::InvalidArgument);
+        assert!(error.to_string().contains(&format!("at most {}", max_threads())), "{error}");
     }
 
     #[test]

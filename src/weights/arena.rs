@@ -1,13 +1,12 @@
 //! The memory that reconstructed weights live in, and how it is used again.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-
-use parking_lot::{Mutex, MutexGuard};
 
 use crate::error::{Error, Result};
 use crate::mmap::Anonymous;
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// Every tensor begins at a multiple of this many elements: 256 bytes, whole cache lines for every kernel.
 const ALIGNMENT: usize = 64;

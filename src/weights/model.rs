@@ -21,7 +21,7 @@ use crate::checkpoint::Checkpoint;
 use crate::did_you_mean::clipped;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::{self, Kernel};
-use crate::mmap::Identity;
+use crate::mmap::{Identity, MapMode, Mapping};
 
 /// Bytes of the default budget, at least.
 const DEFAULT_BUDGET: usize = 1 << 30;
@@ -29,7 +29,7 @@ const DEFAULT_BUDGET: usize = 1 << 30;
 /// The options of a [`Model`]: how it reconstructs and what it keeps.
 #[derive(Clone, Debug, Default)]
 pub struct ModelOptions {
-    /// Threads for reconstruction; 0 means one per processor.
+    /// Threads for reconstruction, at most [`max_threads`](crate::kernel::max_threads); 0 means one per processor.
     pub threads: usize,
     /// The kernel; `None` means the fastest that this machine has, or the one that `TASKBASIS_KERNEL` names.
     pub kernel: Option<Kernel>,
@@ -64,9 +64,11 @@ impl Model {
     ///
     /// # Errors
     /// When the kernel that `TASKBASIS_KERNEL` names is not one of this machine;
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for both a cache and a budget for another.
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for both a cache and a budget for another, and
+    /// for more than [`max_threads`](crate::kernel::max_threads).
     pub fn new(base: Checkpoint, basis: Option<Basis>, options: &ModelOptions) -> Result<Arc<Self>> {
         let kernel = options.kernel.map_or_else(kernel::active, Ok)?;
+        kernel::threads::count(options.threads)?;
         let canonical = plan::base_alone(&base, Scope::ImageTower).canonical();
         let floats = canonical.tensors().iter().filter(|tensor| tensor.dtype.is_float());
         let tower: usize = floats.map(TensorSpec::nbytes).sum();
@@ -90,6 +92,12 @@ impl Model {
     /// The basis, where there is one.
     pub fn basis(&self) -> Option<&Basis> {
         self.basis.as_ref()
+    }
+
+    /// The way in which its files are held, which is that of files that are opened for it.
+    pub(crate) fn map_mode(&self) -> MapMode {
+        let is_mapped = mappings(&self.base, self.basis.as_ref()).any(|mapping| mapping.is_mapped());
+        if is_mapped { MapMode::Map } else { MapMode::Read }
     }
 
     /// Threads that reconstruct; 0 means one per processor.
@@ -205,15 +213,20 @@ impl Model {
     }
 }
 
-/// The files whose bytes the weights come from.
-fn files(base: &Checkpoint, basis: Option<&Basis>) -> Arc<[Identity]> {
+/// The bytes that the weights come from.
+fn mappings<'a>(base: &'a Checkpoint, basis: Option<&'a Basis>) -> impl Iterator<Item = &'a Arc<Mapping>> {
     let of_base = base.iter().map(|(_, tensor)| tensor.mapping());
     let of_basis = basis
         .into_iter()
         .flat_map(Basis::parameters)
         .flat_map(|(_, parameter)| parameter.sources().iter().map(|source| source.mapping()));
+    of_base.chain(of_basis)
+}
+
+/// The files whose bytes the weights come from.
+fn files(base: &Checkpoint, basis: Option<&Basis>) -> Arc<[Identity]> {
     // Once each, in order: there are few.
-    let files: IndexSet<Identity> = of_base.chain(of_basis).map(|mapping| mapping.identity()).collect();
+    let files: IndexSet<Identity> = mappings(base, basis).map(|mapping| mapping.identity()).collect();
     files.into_iter().collect()
 }
 

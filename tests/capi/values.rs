@@ -385,3 +385,21 @@ fn messages_stay_readable() {
         assert!(message.len() < 200, "{message}");
     }
 }
+
+#[test]
+fn more_threads_than_there_may_be() {
+    let Some(o) = open(AE) else { return };
+    let most = taskbasis::kernel::max_threads();
+    let told = format!("at most {most}");
+    unsafe {
+        for threads in [u32::try_from(most).unwrap() + 1, u32::MAX] {
+            let options = tb_basis_options { threads, ..basis_options(&o.base) };
+            let message =
+                fails(TB_ERR_INVALID_ARGUMENT, |e| tb_basis_open(o.folder.as_ptr(), &options, &mut null_mut(), e));
+            assert!(message.contains(&told), "{message}");
+            let options = tb_encoder_options { threads, ..sized() };
+            let message = fails(TB_ERR_INVALID_ARGUMENT, |e| tb_encoder_create(o.basis, &options, &mut null_mut(), e));
+            assert!(message.contains(&told), "{message}");
+        }
+    }
+}

@@ -7,6 +7,7 @@ mod forms;
 mod hostile;
 mod names;
 mod parity;
+mod seeds;
 #[path = "../support/mod.rs"]
 mod support;
 mod writer;

@@ -312,7 +312,7 @@ fn usage_is_exit_code_2_and_help_is_everywhere() {
     for command in ["inspect", "reconstruct", "embed", "classify", "eval"] {
         let help = succeed(&[command, "--help"]);
         let global = help.split("Of every command:\n").nth(1).unwrap_or_else(|| panic!("{help}"));
-        assert_eq!(global.matches("      --").count(), 3, "nothing else comes after: {help}");
+        assert_eq!(global.matches("      --").count(), 4, "nothing else comes after: {help}");
         assert_eq!(run(&[command, "--no-such-option"]).status.code(), Some(2), "{command}");
     }
     // What has to be given is told first, then what may be, by what it is for.
@@ -351,7 +351,9 @@ fn usage_is_exit_code_2_and_help_is_everywhere() {
     usage(&["pull", "owner"], &["`owner` is no repository: expected OWNER/REPO"]);
     // One limit wherever there are threads.
     for command in ["embed", "eval", "heads", "analyze", "reconstruct", "bind", "verify", "add-task", "build"] {
-        usage(&[command, "--threads", "4097"], &["4097 is not in 0..=4096"]);
+        let most = taskbasis::kernel::max_threads();
+        let told = format!("{} is not in 0..={most}", most + 1);
+        usage(&[command, "--threads", &(most + 1).to_string()], &[&told]);
     }
     let bad = run(&["embed", "--base", "x", "--weights", "MNIST@nan", "--input", "y", "-o", "z"]);
     assert_eq!(bad.status.code(), Some(2));

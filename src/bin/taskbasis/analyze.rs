@@ -30,7 +30,7 @@ pub struct Analyze {
     #[arg(long, default_value_t = 0)]
     seed: u32,
 
-    /// Threads; 0 means one per processor.
+    /// Threads, as many as there are processors, or 64, at most; 0 means one per processor.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     threads: usize,
 }

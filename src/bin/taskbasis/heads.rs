@@ -54,7 +54,7 @@ pub struct Heads {
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     logit_scale: Option<f32>,
 
-    /// Threads; 0 means one per processor.
+    /// Threads, as many as there are processors, or 64, at most; 0 means one per processor.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     threads: usize,
 

@@ -39,7 +39,7 @@ pub struct Reconstruct {
     #[arg(long)]
     image_tower: bool,
 
-    /// Threads; 0 means one per processor.
+    /// Threads, as many as there are processors, or 64, at most; 0 means one per processor.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     threads: usize,
 }

@@ -1,6 +1,7 @@
 //! ONNX Runtime, found and loaded once per process.
 
 pub(super) mod elf;
+mod gate;
 mod library;
 mod search;
 pub(super) mod shutdown;
@@ -16,6 +17,7 @@ use self::library::Usable;
 pub use self::library::{MINIMUM_MINOR, Version};
 pub use self::search::{Origin, PATH_VARIABLE};
 use self::search::{SearchPlace, Surroundings};
+use self::shutdown::ShutdownGuard;
 use super::ort_error::failed;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -61,6 +63,8 @@ impl Runtime {
         if let Some(runtime) = *loaded {
             return runtime.agrees_with(path).map(|()| runtime);
         }
+        // The lock may be waited for; from here on ONNX Runtime is at work.
+        let _at_work = ShutdownGuard::for_session()?;
         let (origin, usable) = find(path)?;
         let runtime: &'static Self = Box::leak(Box::new(Self::start(origin, usable)?));
         *loaded = Some(runtime);
@@ -97,6 +101,7 @@ impl Runtime {
                 providers: providers.clone(),
             });
         }
+        let _at_work = ShutdownGuard::for_session()?;
         let (origin, Usable { path, version, providers, .. }) = find(path)?;
         Ok(Probe { path, version, origin, providers })
     }
@@ -125,6 +130,8 @@ impl Runtime {
     /// Sets how much ONNX Runtime says to `tracing` from now on, in the whole process; at first, warnings and errors.
     /// Its "info" is debug here, its "verbose" trace.
     pub fn set_log_level(&self, level: tracing::Level) {
+        // Nothing is said any more in a process that is ending.
+        let Ok(_at_work) = ShutdownGuard::for_session() else { return };
         self.environment.set_log_level(match level {
             tracing::Level::ERROR => LogLevel::Error,
             tracing::Level::WARN | tracing::Level::INFO => LogLevel::Warning,
@@ -189,10 +196,10 @@ fn find(path: Option<&Path>) -> Result<(Origin, Usable)> {
 
 /// Passes ONNX Runtime's messages on to the subscribers of `tracing`.
 fn log(level: LogLevel, category: &str, id: &str, place: &str, message: &str) {
-    match level {
+    shutdown::in_callback(|| match level {
         LogLevel::Verbose => tracing::trace!(category, id, place, "{message}"),
         LogLevel::Info => tracing::debug!(category, id, place, "{message}"),
         LogLevel::Warning => tracing::warn!(category, id, place, "{message}"),
         LogLevel::Error | LogLevel::Fatal => tracing::error!(category, id, place, "{message}"),
-    }
+    });
 }

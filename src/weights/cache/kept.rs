@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::ops::{Add, Sub};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use lru::LruCache;
@@ -10,12 +9,15 @@ use lru::LruCache;
 use super::item::{Derived, Key, Owner, Reconstructed};
 use super::prefetch::{PrefetchQueue, unwant, want};
 use super::stats::CacheStats;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 #[derive(Debug)]
 pub(super) struct CacheState<W> {
     /// Weights by their key alone, sessions with their owner.
     kept: LruCache<(Option<Owner>, Key), CacheSlot<W>>,
     building: HashMap<Key, Building>,
+    /// Bytes of the budget that what is being reconstructed takes.
+    reserved: usize,
     /// Weights that are kept no more, perhaps still alive elsewhere.
     evicted: HashMap<Key, Weak<W>>,
     pub(super) queue: PrefetchQueue<W>,
@@ -36,6 +38,7 @@ impl<W> Default for CacheState<W> {
         Self {
             kept: LruCache::unbounded(),
             building: HashMap::new(),
+            reserved: 0,
             evicted: HashMap::new(),
             queue: PrefetchQueue::default(),
             stats: CacheStats::default(),
@@ -52,17 +55,19 @@ pub(super) struct Building {
     /// The owners that want them ahead.
     wanted: Vec<Owner>,
     cancel: Arc<AtomicBool>,
+    /// Bytes of the budget that are reserved for it.
+    reserved: usize,
 }
 
 impl Building {
     /// Building by a caller that needs the weights.
     pub(super) fn for_caller() -> Self {
-        Self { waiting: 1, wanted: Vec::new(), cancel: Arc::default() }
+        Self { waiting: 1, wanted: Vec::new(), cancel: Arc::default(), reserved: 0 }
     }
 
     /// Building in the background; `cancel` stops it.
     pub(super) fn ahead(wanted: Vec<Owner>, cancel: Arc<AtomicBool>) -> Self {
-        Self { waiting: 0, wanted, cancel }
+        Self { waiting: 0, wanted, cancel, reserved: 0 }
     }
 
     /// Whether it was stopped, and no caller has come to wait since.
@@ -107,19 +112,20 @@ impl<W: Reconstructed> CacheState<W> {
         self.building.contains_key(key)
     }
 
-    /// Notes a reconstruction that begins, and makes room for `bytes`.
-    pub(super) fn begin(&mut self, key: &Key, building: Building, bytes: usize) {
+    /// Notes a reconstruction that begins, and makes room for `bytes`, beside what others under way take. What does
+    /// not fit into the whole budget gets none.
+    pub(super) fn begin(&mut self, key: &Key, mut building: Building, bytes: usize) {
         self.stats.misses += 1;
         self.evicted.retain(|_, left| left.strong_count() > 0);
+        building.reserved = if bytes <= self.stats.budget { bytes } else { 0 };
+        self.reserved += building.reserved;
         self.building.insert(key.clone(), building);
-        if let Some(rest) = self.stats.budget.checked_sub(bytes) {
-            self.evict_down_to(rest);
-        }
+        self.make_room();
     }
 
     /// Notes a reconstruction that has ended without weights.
     pub(super) fn give_up(&mut self, key: &Key) {
-        if self.building.remove(key).is_some_and(|building| building.cancel.load(Ordering::Relaxed)) {
+        if self.end(key).is_some_and(|building| building.cancel.load(Ordering::Relaxed)) {
             self.stats.cancelled += 1;
         }
     }
@@ -164,7 +170,7 @@ impl<W: Reconstructed> CacheState<W> {
 
     /// Keeps the weights as the most recently used, as far as the budget goes.
     pub(super) fn keep(&mut self, key: &Key, weights: &Arc<W>) {
-        self.building.remove(key);
+        self.end(key);
         self.evicted.remove(key);
         self.put((None, key.clone()), CacheSlot::Weights(Arc::clone(weights)));
     }
@@ -199,6 +205,23 @@ impl<W: Reconstructed> CacheState<W> {
         self.kept.pop(&id).map(|session| self.release(id.1, session)).is_some()
     }
 
+    /// Notes that a reconstruction is not under way any more.
+    fn end(&mut self, key: &Key) -> Option<Building> {
+        let building = self.building.remove(key)?;
+        self.reserved -= building.reserved;
+        Some(building)
+    }
+
+    /// Bytes of the budget that may be kept: what is not being reconstructed.
+    pub(super) fn room(&self) -> usize {
+        self.stats.budget.saturating_sub(self.reserved)
+    }
+
+    /// Drops the least recently used until what is kept has room beside what is being reconstructed.
+    pub(super) fn make_room(&mut self) {
+        self.evict_down_to(self.room());
+    }
+
     /// Drops the least recently used until at most `bytes` are kept.
     pub(super) fn evict_down_to(&mut self, bytes: usize) {
         while self.stats.bytes > bytes
@@ -226,7 +249,7 @@ impl<W: Reconstructed> CacheState<W> {
             self.count(&old, Sub::sub);
             self.dropped.push(old);
         }
-        self.evict_down_to(self.stats.budget);
+        self.make_room();
     }
 
     /// What has left the cache: still to be found where it is weights that live on elsewhere.

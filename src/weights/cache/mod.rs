@@ -10,11 +10,8 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
-
-use parking_lot::{Condvar, Mutex, MutexGuard};
 
 pub use self::item::Reconstructed;
 pub(crate) use self::item::{Derived, Key, Owner};
@@ -25,6 +22,8 @@ use super::arena::BufferPool;
 use super::values::Weights;
 use crate::error::Result;
 use crate::mmap::Anonymous;
+use crate::sync::atomic::AtomicBool;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 impl Reconstructed for Weights {
     type Memory = Anonymous;
@@ -39,7 +38,9 @@ impl Reconstructed for Weights {
 /// Least recently used goes first. What is in use elsewhere stays alive there whatever the cache does, and is found
 /// again as long as it lives: a budget smaller than one task still works. What is prefetched is reconstructed by one
 /// thread per cache, one after the other, which ends when nothing is wanted. Shareable between threads and, in an
-/// [`Arc`], between models ([`ModelOptions::cache`](super::ModelOptions::cache)).
+/// [`Arc`], between models ([`ModelOptions::cache`](super::ModelOptions::cache)): those of the same mapped files have
+/// the same weights in it, while one of them is open ([`Mapping::identity`](crate::Mapping::identity)); files that are
+/// read, and those that were closed meanwhile, are files of their own.
 #[derive(Debug)]
 pub struct WeightsCache<W: Reconstructed = Weights> {
     state: Mutex<CacheState<W>>,
@@ -73,7 +74,7 @@ impl<W: Reconstructed> WeightsCache<W> {
     pub fn set_budget(&self, bytes: usize) {
         self.change(|state| {
             state.stats.budget = bytes;
-            state.evict_down_to(bytes);
+            state.make_room();
         });
     }
 
@@ -110,7 +111,7 @@ impl<W: Reconstructed> WeightsCache<W> {
             }
         }
         state.begin(key, Building::for_caller(), bytes);
-        self.settle(state);
+        self.settle_before(state, bytes);
         self.fly(key, build)
     }
 
@@ -175,9 +176,14 @@ impl<W: Reconstructed> WeightsCache<W> {
     }
 
     /// Ends a change: what was dropped is freed, or kept as spare memory where the budget has room.
-    fn settle(&self, mut state: MutexGuard<'_, CacheState<W>>) {
+    fn settle(&self, state: MutexGuard<'_, CacheState<W>>) {
+        self.settle_before(state, 0);
+    }
+
+    /// [`WeightsCache::settle`], where `bytes` of spare memory are about to be used.
+    fn settle_before(&self, mut state: MutexGuard<'_, CacheState<W>>, bytes: usize) {
         let dropped = std::mem::take(&mut state.dropped);
-        let limit = state.stats.budget.saturating_sub(state.stats.bytes);
+        let limit = state.room().saturating_sub(state.stats.bytes).saturating_add(bytes).min(state.stats.budget);
         // While the lock is held, so that the last change has the last word.
         let beyond = self.spares.set_limit(limit);
         drop(state);
@@ -218,7 +224,7 @@ impl<W: Reconstructed + 'static> WeightsCache<W> {
         };
         let cancel: Arc<AtomicBool> = Arc::default();
         state.begin(key, Building::ahead(wanted.by, Arc::clone(&cancel)), bytes);
-        self.settle(state);
+        self.settle_before(state, bytes);
         // An error is for those who need the weights: they try again, and get it then.
         let _ = self.fly(key, |spares| wanted.job.build(spares, &cancel));
     }

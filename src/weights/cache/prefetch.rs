@@ -4,11 +4,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use super::item::{Key, Owner, Reconstructed};
 use crate::background::{JobId, Priority, Worker};
 use crate::error::Result;
+use crate::sync::atomic::AtomicBool;
 use crate::weights::arena::BufferPool;
 
 /// A reconstruction that no caller waits for.

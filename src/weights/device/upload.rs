@@ -58,5 +58,5 @@ pub(super) fn pack(inputs: &[(&Source, Range<usize>)], mut out: &mut [u8], wante
             out = rest;
         }
     }
-    share(threads::count(wanted), pieces, |(input, tiles, out), (): &mut ()| tiles::pack(input, tiles, out))
+    share(threads::count(wanted)?, pieces, |(input, tiles, out), (): &mut ()| tiles::pack(input, tiles, out))
 }

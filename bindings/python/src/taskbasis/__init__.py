@@ -78,8 +78,8 @@ def open(path: "Path | None", base: "Path | None" = None, **options: Any) -> Bas
     """Opens a basis (a folder as published, or a bundle) over its base.
 
     `base` is the zero-shot checkpoint, a file or a folder with one; a bundle may hold it. `path` may be None: a base alone. Options: `read` (copy into
-    memory instead of mapping), `threads`, `cache_bytes`, `share_cache` (another basis), `base_prefix` (of several image
-    towers in the base's file, what the names of the one, or of its model, begin with). Raises IoError, FormatError,
+    memory instead of mapping), `threads` (as many as there are processors, or 64, at most), `cache_bytes`, `share_cache`
+    (another basis), `base_prefix` (of several image towers in the base's file, what the names of the one, or of its model, begin with). Raises IoError, FormatError,
     MismatchError, with file and tensor in the text.
     """
     return Basis(path, base, **options)
@@ -107,7 +107,8 @@ def pack(*, progress: Progress = False, **options: Any) -> "dict[str, Any]":
 
 
 def verify(path: Path, *, progress: Progress = False) -> "dict[str, Any]":
-    """Checks everything in a bundle, as `taskbasis verify` does. Raises TaskbasisError, naming what is wrong."""
+    """Checks everything in a bundle, basis folder, checkpoint, graph or file of heads, as `taskbasis verify` does.
+    Raises TaskbasisError, naming what is wrong."""
     return run("verify", path, progress=progress)
 
 

@@ -63,9 +63,9 @@ impl Deref for Session {
     }
 }
 
-/// What every `--threads` takes: a number mistaken for another one would take the machine down.
+/// What every `--threads` takes: as many as there are processors, or 64, at most.
 pub fn threads() -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(0..=4096)
+    RangedU64ValueParser::new().range(0..=taskbasis::kernel::max_threads() as u64)
 }
 
 /// The heading in help for the options of a user's graph.
@@ -78,7 +78,7 @@ pub struct EncoderArgs {
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub batch: u32,
 
-    /// Threads; 0 means one per processor.
+    /// Threads, as many as there are processors, or 64, at most; 0 means one per processor.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     pub threads: usize,
 

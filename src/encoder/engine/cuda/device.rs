@@ -10,6 +10,7 @@ use crate::encoder::input::{Elements, Input, OnDevice};
 use crate::encoder::options::{EncoderOptions, Provider, WeightsOn};
 use crate::encoder::ort_error::failed;
 use crate::encoder::provider::target::Target;
+use crate::encoder::runtime::shutdown::ShutdownGuard;
 use crate::error::{Error, Result};
 use crate::kernel::{Cuda, CudaStream};
 use crate::weights::{DeviceLease, DeviceModel, DeviceOptions, DeviceWeights, Layout, Model, TaskWeights, TensorSpec};
@@ -67,6 +68,8 @@ impl Device {
         // `Target` has refused a larger number.
         let ordinal = i32::try_from(target.device()).unwrap_or(i32::MAX);
         let (kind, allocator) = (AllocationDevice::CUDA, AllocatorType::Device);
+        // Dropping it frees memory, which may be done at any time.
+        let _at_work = ShutdownGuard::for_session()?;
         let memory = MemoryInfo::new(kind, ordinal, allocator, MemoryType::Default);
         Ok(Self::on(cuda, memory.map_err(failed("cannot name the GPU's memory"))?, options))
     }
