@@ -73,8 +73,9 @@
  * the slowest first.
  *
  * Files are mapped and stay open (a descriptor each) as long as a handle needs them. They may be replaced by
- * renaming, but must not be shortened or rewritten in place: the process may then end with SIGBUS. Where that cannot be
- * promised, tb_basis_options.read makes a copy in memory.
+ * renaming, but must not be shortened or rewritten in place, and their disk must be able to read them: at a page that
+ * it cannot get the process ends with SIGBUS. Where that cannot be promised, tb_basis_options.read makes a copy in
+ * memory.
  *
  * The library prints nothing of its own, and installs no handlers; see tb_log_set_callback(). It stays in the process
  * after dlclose(). It starts threads to reconstruct, to prefetch, and through ONNX Runtime to encode. ONNX Runtime is
@@ -263,8 +264,10 @@ typedef struct tb_basis_options {
      */
     const char *base;
     /**
-     * Not zero: read the files into memory instead of mapping them. Mapped files must not be shortened while they are
-     * open, or the process may end with SIGBUS.
+     * Not zero: read the files into memory instead of mapping them: those of basis and base, and of the graph that an
+     * encoder over this basis is given. Mapped files must not be shortened while they are open, and their disk must be
+     * able to read them, or the process ends with SIGBUS. Files that are read are this basis's own: other bases of the
+     * same files share no weights with it.
      */
     uint32_t read;
     /** Threads that reconstruct: at most one per processor, or 64; 0: one per processor. */
@@ -276,7 +279,9 @@ typedef struct tb_basis_options {
     uint64_t cache_bytes;
     /**
      * A basis whose cache this one is to use, with its budget, instead of one of its own: several bases within one
-     * budget. NULL: its own. Only one of the two fields may be set. It may be freed first.
+     * budget. NULL: its own. Only one of the two fields may be set. It may be freed first. Bases of the same mapped
+     * files have the same weights in it as long as one of them is open; after that the files, which may be others by
+     * then, are reconstructed anew.
      */
     const tb_basis *share_cache;
     /**

@@ -94,7 +94,7 @@ pub use heads::{Head, Score};
 pub use kernel::linear::Precision;
 pub use kernel::{Cuda, CudaStream, Kernel};
 pub use mmap::{MapMode, Mapping};
-pub use open::{BasisFile, GraphChoice, OpenModel, OpenOptions, head_tasks, open_head};
+pub use open::{BasisFile, GraphChoice, OpenModel, OpenOptions, Verified, head_tasks, open_head, verify};
 pub use preprocess::{ImageFiles, Pixels, Preprocess};
 pub use tensor::{BlockFormat, Blocks, DType, Rounding, Source, Tensor};
 #[cfg(feature = "text")]

@@ -16,8 +16,12 @@
 //! # Ok::<(), taskbasis::Error>(())
 //! ```
 
+mod verify;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+pub use verify::{Verified, verify};
 
 use crate::basis::Basis;
 use crate::bundle::Bundle;
@@ -104,7 +108,7 @@ pub struct OpenOptions {
     pub base: Option<PathBuf>,
     /// The image tower of several in the base's file: the one whose names, or whose model's, begin so.
     pub base_prefix: Option<String>,
-    /// Whether files are mapped or read.
+    /// Whether files are mapped or read: those of base and basis, and of a graph that is opened for them.
     pub mode: MapMode,
     /// The options of the model: how weights are reconstructed and kept.
     pub model: ModelOptions,
@@ -222,7 +226,7 @@ impl OpenModel {
 
     fn bind(&self, path: &Path, map: Option<&Path>, options: &BindOptions) -> Result<BoundGraph> {
         let (base, basis) = (self.model.base(), self.model.basis());
-        let file = Arc::new(OnnxFile::open(local(path, Wanted::Path)?)?);
+        let file = Arc::new(OnnxFile::open_with(local(path, Wanted::Path)?, self.model.map_mode())?);
         let Some(map) = map else { return BoundGraph::bind(file, base, basis, options) };
         let map = local(map, Wanted::Path)?;
         let mut read = GraphMap::open(&map)?;

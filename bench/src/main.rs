@@ -45,7 +45,8 @@ use crate::args::EncoderArgs;
 fn main() -> ExitCode {
     // SAFETY: the program has no other thread yet.
     unsafe { Runtime::switch_off_telemetry() };
-    match command_line::read(std::env::args_os()).and_then(Bench::run) {
+    let run = || command_line::read(std::env::args_os()).and_then(Bench::run);
+    match taskbasis::mmap::end_on_lost_pages(|| ()).and_then(|()| run()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::error(&error);

@@ -7,7 +7,7 @@ use taskbasis::checkpoint::zip::Directory;
 
 fuzz_target!(|bytes: &[u8]| {
     let mapping = Mapping::from_vec(bytes.to_vec(), "fuzz");
-    let Ok(directory) = Directory::parse(bytes) else { return };
+    let Ok(directory) = Directory::parse(&mapping) else { return };
     let mut end = 0;
     for name in directory.names() {
         if let Ok(range) = directory.range(&mapping, name) {

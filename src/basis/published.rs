@@ -12,12 +12,12 @@ use crate::checkpoint::torch::{Archive, Node};
 use crate::checkpoint::{Checkpoint, Format, check_sharing, sniff};
 use crate::did_you_mean;
 use crate::error::{Error, Result};
-use crate::mmap::{MapMode, Mapping};
+use crate::mmap::{MapMode, Mapping, read_small};
 use crate::present;
 use crate::tensor::{Source, Tensor, checked_numel};
 
 /// JSON files beside the vectors are a few kilobytes; one of more than this is not one of them.
-const MAX_JSON: u64 = 16 << 20;
+const MAX_JSON: usize = 16 << 20;
 
 /// The required fields of `method_info.json`; others are ignored.
 struct MethodInfo {
@@ -61,8 +61,8 @@ fn open(folder: &Path, mode: MapMode) -> Result<Basis> {
     let artifact = read_artifact(folder, &info, vectors, mode)?;
     let has_mean = artifact.mean.is_some();
     sources.extend(artifact.mean);
-    let files = [&vectors_path, &artifact.path, &folder.join("method_info.json")];
-    let file_bytes = files.into_iter().map(|path| present::file_bytes(path)).sum::<Result<u64>>()?;
+    let files = vec![folder.join("method_info.json"), vectors_path, artifact.path];
+    let file_bytes = files.iter().map(|path| present::file_bytes(path)).sum::<Result<u64>>()?;
     Ok(Basis::from_contents(BasisContents {
         path: folder.to_path_buf(),
         method: info.method,
@@ -73,6 +73,7 @@ fn open(folder: &Path, mode: MapMode) -> Result<Basis> {
         residual_tasks: Vec::new(),
         parameters: align(&sources)?,
         file_bytes,
+        files,
     }))
 }
 
@@ -105,11 +106,7 @@ fn read_info(folder: &Path) -> Result<MethodInfo> {
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let length = present::file_bytes(path)?;
-    if length > MAX_JSON {
-        return Err(Error::format(format!("a JSON file of {length} bytes: at most {MAX_JSON} are read")).at(path));
-    }
-    let text = std::fs::read(path).map_err(|e| Error::io("cannot read", path, e))?;
+    let text = read_small(path, MAX_JSON, "a basis's description")?;
     serde_json::from_slice(&text).map_err(|e| Error::format("not the JSON it should be").at(path).because(e))
 }
 
@@ -362,7 +359,7 @@ fn folder_of(path: &Path) -> Result<PathBuf> {
         _ => {
             let file = Mapping::open(path, MapMode::Map)?;
             let otherwise = "not a basis: expected a folder with `method_info.json` and `basis_vectors.pt`";
-            Err(sniff::refused(&file, otherwise).at(path))
+            Err(sniff::refused(&file.head(sniff::HEAD)?, otherwise).at(path))
         }
     }
 }

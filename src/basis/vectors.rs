@@ -21,6 +21,7 @@ pub struct Basis {
     recovery: Recovery,
     parameters: IndexMap<String, Parameter>,
     file_bytes: u64,
+    files: Vec<PathBuf>,
 }
 
 /// The contents of a basis as a reader of its files hands them over.
@@ -37,6 +38,8 @@ pub(crate) struct BasisContents {
     pub(crate) residual_tasks: Vec<usize>,
     pub(crate) parameters: IndexMap<String, Parameter>,
     pub(crate) file_bytes: u64,
+    /// The files that it was read from.
+    pub(crate) files: Vec<PathBuf>,
 }
 
 /// One parameter of the model: what every basis vector holds for it, in one shape.
@@ -92,10 +95,20 @@ impl Parameter {
 impl Basis {
     /// A basis of `contents`, which the caller has checked.
     pub(crate) fn from_contents(contents: BasisContents) -> Self {
-        let BasisContents { path, method, tasks, vectors, has_mean, table, residual_tasks, parameters, file_bytes } =
-            contents;
+        let BasisContents {
+            path,
+            method,
+            tasks,
+            vectors,
+            has_mean,
+            table,
+            residual_tasks,
+            parameters,
+            file_bytes,
+            files,
+        } = contents;
         let recovery = Recovery::new(method, tasks, vectors, table, residual_tasks);
-        Self { path, vectors, has_mean, recovery, parameters, file_bytes }
+        Self { path, vectors, has_mean, recovery, parameters, file_bytes, files }
     }
 
     /// The path it was opened from: a folder, or a bundle's file.
@@ -139,6 +152,11 @@ impl Basis {
         self.file_bytes
     }
 
+    /// The files that it was read from: those of the folder, or the bundle.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
     /// Every parameter under its canonical name.
     pub fn parameters(&self) -> impl ExactSizeIterator<Item = (&str, &Parameter)> {
         self.parameters.iter().map(|(name, parameter)| (name.as_str(), parameter))
@@ -164,7 +182,10 @@ impl Basis {
     pub fn verify_finite(&self) -> Result<()> {
         self.parameters()
             .flat_map(|(name, parameter)| parameter.sources().iter().map(move |source| (name, source)))
-            .try_for_each(|(name, source)| source.verify_finite().map_err(|e| e.at(&self.path).tensor(name)))
+            .try_for_each(|(name, source)| {
+                let verified = source.in_memory().and_then(|source| source.verify_finite());
+                verified.map_err(|e| e.at(&self.path).tensor(name))
+            })
     }
 
     /// The coefficients that `expr` comes to: one number per vector (and one for the mean), in O(M·T), nothing read.

@@ -182,7 +182,7 @@ impl Output<'_> {
                     all = self.compute(parameter, 0..parameter.numel(), combine.view()).map_err(io::Error::other)?;
                 }
                 self.progress(size_of_val(all[m].as_slice()));
-                out.write_all(f32_bytes(&all[m]))
+                out.write_all(finite(&all[m], &parameter.name)?)
             })
         })
     }
@@ -192,7 +192,7 @@ impl Output<'_> {
         for range in split(0..parameter.numel(), CHUNK) {
             for chunk in self.compute(parameter, range, combine).map_err(io::Error::other)? {
                 self.progress(size_of_val(chunk.as_slice()));
-                out.write_all(f32_bytes(&chunk))?;
+                out.write_all(finite(&chunk, &parameter.name)?)?;
             }
         }
         Ok(())
@@ -280,7 +280,7 @@ impl Output<'_> {
             writer.write(out, &value, |StorageId(i), out| match i {
                 0 => write_matrix(&self.fit.recover, out),
                 1 => parameters.iter().try_for_each(|parameter| self.stream(parameter, mean.view(), out)),
-                _ => singular.iter().try_for_each(|value| out.write_all(&(*value as f32).to_le_bytes())),
+                _ => singular.iter().try_for_each(|value| write_number(*value, out)),
             })
         })
     }
@@ -350,7 +350,24 @@ fn to_array(matrix: &DMatrix<f64>) -> Array2<f64> {
 
 /// Row-major f32.
 fn write_matrix(matrix: &DMatrix<f64>, out: &mut dyn Write) -> io::Result<()> {
-    matrix.row_iter().try_for_each(|row| row.iter().try_for_each(|value| out.write_all(&(*value as f32).to_le_bytes())))
+    matrix.row_iter().try_for_each(|row| row.iter().try_for_each(|value| write_number(*value, out)))
+}
+
+fn write_number(value: f64, out: &mut dyn Write) -> io::Result<()> {
+    out.write_all(finite(&[value as f32], "a coefficient")?)
+}
+
+/// The bytes of values that are to be written: all of them numbers.
+fn finite<'v>(values: &'v [f32], name: &str) -> io::Result<&'v [u8]> {
+    match values.iter().position(|value| !value.is_finite()) {
+        None => Ok(f32_bytes(values)),
+        Some(at) => Err(io::Error::other(
+            Error::format("a vector is beyond what f32 can hold")
+                .tensor(name)
+                .got(format_args!("{} at element {at}", values[at]))
+                .hint("Are the checkpoints fine-tuned from this base?"),
+        )),
+    }
 }
 
 fn from_json(fields: &Map<String, Json>) -> Value {

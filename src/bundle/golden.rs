@@ -108,7 +108,7 @@ impl Encoder {
             None => bundle.graph_map().is_none() && self.arch() == bundle.arch(),
         };
         let Some(golden) = bundle.golden().filter(|_| is_its) else { return self };
-        let (path, identity) = (bundle.path(), bundle.mapping.identity());
-        self.tested_with(Golden::new(golden, model, path, identity, bundle.is_rounder_than(model.base())), model)
+        let is_unrounded = bundle.is_rounder_than(model.base());
+        self.tested_with(Golden::new(golden, model, &bundle.mapping, is_unrounded), model)
     }
 }

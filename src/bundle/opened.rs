@@ -264,6 +264,7 @@ impl Bundle {
             residual_tasks: self.residual_tasks.clone(),
             parameters,
             file_bytes: self.file_bytes(),
+            files: vec![self.path().to_path_buf()],
         }))
     }
 

@@ -79,7 +79,7 @@ impl Bundle {
 }
 
 fn read(mapping: Arc<Mapping>, version: Option<FileVersion>) -> Result<Bundle> {
-    if mapping.get(PREFIX..PREFIX + MAGIC.len()) != Some(MAGIC) {
+    if mapping.head(PREFIX + MAGIC.len())?.get(PREFIX..) != Some(MAGIC) {
         return Err(Error::format("not a bundle: it does not begin with the metadata of one")
             .hint("`taskbasis pack` makes a bundle of a basis folder"));
     }
@@ -186,9 +186,10 @@ fn read_checksums(mapping: &Mapping, header_bytes: usize, tensors: &[(String, Te
             .expected(format_args!("u64 [{count}]"))
             .got(format_args!("{} {:?}", table.dtype(), table.shape())));
     }
+    let table = table.in_memory()?;
     let bytes = table.to_bytes()?;
     let sums: Vec<u64> = bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
-    let header = XxHash3_64::oneshot(&mapping[..header_bytes]);
+    let header = XxHash3_64::oneshot(&mapping.head(header_bytes)?);
     // `count` counts the table itself, so there is a first one.
     match sums[0] {
         told if told == header => Ok(sums),
@@ -412,7 +413,7 @@ fn recovery(record: &BasisRecord, method: Method, tensor: Option<&Tensor>) -> Re
             return Err(Error::format("has a type that it may not have").expected("f64").got(tensor.dtype()));
         }
         expect_shape(tensor, &[rows, columns])?;
-        let table = tensor.to_f64()?;
+        let table = tensor.in_memory()?.to_f64()?;
         for (t, task) in record.tasks.iter().enumerate() {
             let column = || (0..rows).map(|m| table[m * columns + t]);
             let left_out = method == Method::RandomSample && column().all(f64::is_nan);

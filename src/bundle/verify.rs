@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::kernel::share;
 use crate::mmap::Mapping;
 use crate::onnx::BoundGraph;
-use crate::tensor::{DType, Source, Tensor, checked_numel, try_zeroed};
+use crate::tensor::{Blocks, DType, Source, Tensor, checked_numel, try_zeroed};
 
 impl Bundle {
     /// Reads everything and gives everything that is wrong: wrong checksums, padding that is not zero, numbers that are
@@ -57,7 +57,8 @@ impl Bundle {
 }
 
 fn check(bundle: &Bundle, tensor_name: &str, tensor: &Tensor, sum: Option<u64>) -> Result<()> {
-    let bytes = tensor.to_bytes()?;
+    let read = tensor.in_memory()?;
+    let bytes = read.to_bytes()?;
     if let Some(told) = sum {
         let got = XxHash3_64::oneshot(&bytes);
         if got != told {
@@ -69,30 +70,31 @@ fn check(bundle: &Bundle, tensor_name: &str, tensor: &Tensor, sum: Option<u64>) 
         Some(Role::Padding(_)) if bytes.iter().any(|&byte| byte != 0) => Err(Error::format("padding must be zero")),
         Some(Role::Vectors(parameter)) => {
             let vectors = &bundle.vectors[parameter][..basis.vectors];
-            vectors.iter().try_for_each(|vector| check_source(vector, tensor))
+            vectors.iter().try_for_each(|vector| check_source(vector, tensor, &read))
         }
-        Some(Role::Mean(parameter)) => check_source(&bundle.vectors[parameter][basis.vectors], tensor),
+        Some(Role::Mean(parameter)) => check_source(&bundle.vectors[parameter][basis.vectors], tensor, &read),
         Some(Role::Residual(r, parameter)) => {
-            check_source(&bundle.vectors[parameter][basis.vectors + usize::from(basis.mean) + r], tensor)
+            check_source(&bundle.vectors[parameter][basis.vectors + usize::from(basis.mean) + r], tensor, &read)
         }
         // The recovery table may hold NaN, and opening has looked at it.
-        Some(_) if tensor.dtype().is_float() && tensor.dtype() != DType::F64 => tensor.verify_finite(),
+        Some(_) if tensor.dtype().is_float() && tensor.dtype() != DType::F64 => read.verify_finite(),
         _ => Ok(()),
     }
 }
 
-/// Checks that values are finite, and that nothing but zeros lies behind the blocks.
-fn check_source(source: &Source, tensor: &Tensor) -> Result<()> {
-    source.verify_finite()?;
-    if let Source::Blocks(blocks) = source {
-        let row = tensor.shape().last().copied().unwrap_or(0);
-        let end = blocks.offset() + blocks.nbytes();
-        let rest = &tensor.mapping()[end..end + row.saturating_sub(blocks.nbytes())];
-        if rest.iter().any(|&byte| byte != 0) {
-            return Err(Error::format("what fills a row behind its blocks must be zero"));
-        }
+/// Checks that values are finite, and that nothing but zeros lies behind the blocks. `read` is `tensor`, of which
+/// `source` is a piece, in memory.
+fn check_source(source: &Source, tensor: &Tensor, read: &Tensor) -> Result<()> {
+    let Source::Blocks(blocks) = source else { return source.in_memory()?.verify_finite() };
+    let place = blocks.offset() - tensor.offset() + read.offset();
+    let end = place + blocks.nbytes();
+    Blocks::new(read.mapping(), place..end, blocks.format(), blocks.shape())?.verify_finite()?;
+    let row = tensor.shape().last().copied().unwrap_or(0);
+    let rest = &read.mapping()[end..end + row.saturating_sub(blocks.nbytes())];
+    match rest.iter().any(|&byte| byte != 0) {
+        true => Err(Error::format("what fills a row behind its blocks must be zero")),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 /// The graph takes every weight of the base and nothing else; of a base that is left out the shapes are known.

@@ -41,8 +41,10 @@ pub struct tb_basis_options {
     /// with one; UTF-8. NULL for a bundle that holds its base. One given with a bundle must be the base that it was
     /// packed over.
     pub base: *const c_char,
-    /// Not zero: read the files into memory instead of mapping them. Mapped files must not be shortened while they are
-    /// open, or the process may end with SIGBUS.
+    /// Not zero: read the files into memory instead of mapping them: those of basis and base, and of the graph that an
+    /// encoder over this basis is given. Mapped files must not be shortened while they are open, and their disk must be
+    /// able to read them, or the process ends with SIGBUS. Files that are read are this basis's own: other bases of the
+    /// same files share no weights with it.
     pub read: u32,
     /// Threads that reconstruct: at most one per processor, or 64; 0: one per processor.
     pub threads: u32,
@@ -50,7 +52,9 @@ pub struct tb_basis_options {
     /// three tasks, and 1 GiB at least. tb_cache_set_budget() changes it, also to none.
     pub cache_bytes: u64,
     /// A basis whose cache this one is to use, with its budget, instead of one of its own: several bases within one
-    /// budget. NULL: its own. Only one of the two fields may be set. It may be freed first.
+    /// budget. NULL: its own. Only one of the two fields may be set. It may be freed first. Bases of the same mapped
+    /// files have the same weights in it as long as one of them is open; after that the files, which may be others by
+    /// then, are reconstructed anew.
     pub share_cache: *const tb_basis,
     /// The image tower of several in the base's file: the one whose names, or whose model's, begin so (`teacher`,
     /// `ema.visual`); UTF-8. NULL: the file has one.

@@ -35,10 +35,8 @@ impl Content {
         let path = folder::file_of(path, is_tuned)?;
         shards::check_whole(&path)?;
         let mapping = Arc::new(Mapping::open(&path, mode)?);
-        if !shards::is_index(&mapping) {
-            return Self::parse(mapping);
-        }
-        let shards = Index::parse(&mapping, &path)?.read(mode, read)?;
+        let Some(index) = shards::index(&mapping)? else { return Self::parse(mapping) };
+        let shards = Index::parse(&index, &path)?.read(mode, read)?;
         let content =
             Self { path, format: shards.format, bytes: shards.bytes, stored: shards.tensors, parts: shards.files };
         content.checked()
@@ -66,20 +64,21 @@ fn read(mapping: &Arc<Mapping>) -> Result<(Format, Vec<(String, Stored)>)> {
     if let Some(error) = sniff::by_name(mapping.path()) {
         return Err(error.at(mapping.path()));
     }
-    if zip::Directory::is_zip(mapping) || torch::Archive::is_old_format(mapping) {
+    let head = mapping.head(sniff::HEAD)?;
+    if zip::Directory::is_zip(&head) || torch::Archive::is_old_format(&head) {
         let archive = torch::Archive::parse(Arc::clone(mapping))?;
         let format = if archive.is_torchscript() { Format::TorchScript } else { Format::TorchZip };
         return Ok((format, tensors_of(&archive, mapping)?));
     }
-    if safetensors::is_safetensors(mapping) {
+    if safetensors::is_safetensors(&head) {
         return Ok((Format::Safetensors, safetensors::read(mapping)?.tensors));
     }
-    if shards::is_index(mapping) {
+    if shards::index(mapping)?.is_some() {
         return Err(Error::format("an index of a checkpoint in several files, which are read from a folder")
             .at(mapping.path())
             .hint("Open it by its path"));
     }
-    Err(sniff::refused(mapping, "neither a PyTorch zip nor safetensors").at(mapping.path()))
+    Err(sniff::refused(&head, "neither a PyTorch zip nor safetensors").at(mapping.path()))
 }
 
 /// The tensors of an archive that are to be named: all that it holds, so that the image tower is found wherever it is;

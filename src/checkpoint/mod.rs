@@ -11,6 +11,7 @@ pub mod choose;
 mod container;
 pub mod folder;
 mod format;
+pub mod integrity;
 pub(crate) mod lacking;
 pub mod names;
 mod open;
@@ -35,6 +36,8 @@ use self::names::{Beside, Naming};
 use self::unread_type::{Stored, Unread};
 use crate::did_you_mean;
 use crate::error::{Error, Result};
+#[cfg(doc)]
+use crate::mmap::Mapping;
 use crate::tensor::Tensor;
 
 /// The tensors of one file under canonical names, in the order of the file.
@@ -101,12 +104,15 @@ impl Checkpoint {
         }
     }
 
-    /// Reads every tensor and checks that every number is finite.
+    /// Reads every tensor, from the file where it is mapped, and checks that every number is finite.
     ///
     /// # Errors
-    /// [`ErrorKind::Format`](crate::ErrorKind::Format), naming file and tensor.
+    /// [`ErrorKind::Format`](crate::ErrorKind::Format), naming file and tensor; as [`Mapping::read_at`].
     pub fn verify_finite(&self) -> Result<()> {
-        self.iter().try_for_each(|(name, tensor)| tensor.verify_finite().map_err(|e| e.at(&self.path).tensor(name)))
+        self.iter().try_for_each(|(name, tensor)| {
+            let verified = tensor.in_memory().and_then(|tensor| tensor.verify_finite());
+            verified.map_err(|e| e.at(&self.path).tensor(name))
+        })
     }
 
     /// The tensor of this canonical name, which must be there.

@@ -50,13 +50,15 @@ impl Checkpoint {
 
     /// Opens a checkpoint that was fine-tuned from `base`: a whole one, as [`Checkpoint::open`] takes it, or as
     /// [`Checkpoint::open_under`] where `prefix` is given; or a LoRA adapter of `base`, which is put together with it
-    /// ([`adapter`]).
+    /// ([`adapter`]). It is mapped or read as the base is.
     ///
     /// # Errors
     /// As [`Checkpoint::open_under`]; for an adapter that is of another model, contradicts itself or has an option that
     /// is not read, naming the option.
     pub fn open_tuned(path: impl AsRef<Path>, base: &Self, prefix: Option<&str>) -> Result<Self> {
-        let content = Content::open(path.as_ref(), MapMode::Map, true)?;
+        let is_mapped = base.iter().any(|(_, tensor)| tensor.mapping().is_mapped());
+        let mode = if is_mapped { MapMode::Map } else { MapMode::Read };
+        let content = Content::open(path.as_ref(), mode, true)?;
         match adapter::is_adapted(&content) {
             true => adapter::tuned(content, base),
             false => Self::of(content, prefix),

@@ -51,15 +51,19 @@ pub fn read(mapping: &Arc<Mapping>) -> Result<Contents> {
 
 fn read_here(mapping: &Arc<Mapping>) -> Result<Contents> {
     let truncated = || Error::format("the file is too short for its header").hint(TRUNCATED_HINT);
-    let prefix = mapping.first_chunk::<PREFIX>().ok_or_else(truncated)?;
+    let prefix = mapping.head(PREFIX)?;
+    let prefix = prefix.first_chunk::<PREFIX>().ok_or_else(truncated)?;
     let length = u64::from_le_bytes(*prefix);
     let length = usize::try_from(length).ok().filter(|&length| length <= MAX_HEADER).ok_or_else(|| {
         Error::format("the header is too long").expected(format_args!("at most {MAX_HEADER} bytes")).got(length)
     })?;
     let data = PREFIX + length;
-    let header = mapping.get(PREFIX..data).ok_or_else(truncated)?;
+    if data > mapping.len() {
+        return Err(truncated());
+    }
+    let header = mapping.read_at(PREFIX..data)?;
     let mut header: Header =
-        serde_json::from_slice(header).map_err(|e| Error::format("the header is broken").because(e))?;
+        serde_json::from_slice(&header).map_err(|e| Error::format("the header is broken").because(e))?;
     // A file may have none.
     let metadata = header.metadata.clone().unwrap_or_default();
     // The crate checks that each begins where the one before it ends.

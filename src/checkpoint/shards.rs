@@ -1,6 +1,7 @@
 //! Checkpoints in several files, as the transformers library writes large ones: an index
 //! (`model.safetensors.index.json` or `pytorch_model.bin.index.json`) says which file holds which tensor.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use crate::present;
 /// The end of an index's name, after the name that the whole file would have.
 pub const INDEX: &str = ".index.json";
 /// The largest index that is read. Real ones have some hundred bytes per tensor.
-const MAX_INDEX: usize = 64 << 20;
+pub const MAX_INDEX: usize = 64 << 20;
 /// The most files that one index may name: each stays open.
 const MAX_FILES: usize = 1024;
 /// The digits of a part's number, as the libraries write it.
@@ -63,12 +64,19 @@ pub fn check_whole(path: &Path) -> Result<()> {
     })
 }
 
-/// Whether `bytes` are an index: a JSON object with a `weight_map`.
-pub fn is_index(bytes: &[u8]) -> bool {
+/// The bytes of a file that is an index: a JSON object with a `weight_map`. `None` for any other.
+///
+/// # Errors
+/// As [`Mapping::read_at`].
+pub fn index(file: &Mapping) -> Result<Option<Cow<'_, [u8]>>> {
     const KEY: &[u8] = b"\"weight_map\"";
-    bytes.len() <= MAX_INDEX
-        && bytes.trim_ascii_start().starts_with(b"{")
-        && bytes.windows(KEY.len()).any(|window| window == KEY)
+    let begins = |bytes: &[u8]| bytes.trim_ascii_start().first().is_none_or(|first| *first == b'{');
+    if file.len() > MAX_INDEX || !begins(&file.head(4096)?) {
+        return Ok(None);
+    }
+    let bytes = file.read_at(0..file.len())?;
+    let is_index = begins(&bytes) && bytes.windows(KEY.len()).any(|window| window == KEY);
+    Ok(is_index.then_some(bytes))
 }
 
 #[derive(Deserialize)]

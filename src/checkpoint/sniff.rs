@@ -6,6 +6,7 @@ mod text;
 use std::path::Path;
 
 use crate::error::Error;
+use crate::mmap::{MapMode, Mapping};
 
 /// A file that its first bytes give away.
 struct KnownFile {
@@ -65,7 +66,11 @@ const KNOWN_FILES: [KnownFile; 23] = [
     file(0, b"ftrt", "a TensorRT engine, no checkpoint", ORIGINAL),
 ];
 
-/// The error for `bytes` that are not the weights they were taken for; `otherwise` where nothing more can be told.
+/// The bytes of a file's beginning that tell its kind.
+pub(crate) const HEAD: usize = 128 << 10;
+
+/// The error for `bytes`, the first [`HEAD`] of a file, that are not the weights they were taken for; `otherwise` where
+/// nothing more can be told.
 pub(crate) fn refused(bytes: &[u8], otherwise: &str) -> Error {
     let is = |file: &&KnownFile| bytes.get(file.at..).is_some_and(|rest| rest.starts_with(file.signature));
     if bytes.is_empty() {
@@ -120,11 +125,9 @@ pub(super) fn by_name(path: &Path) -> Option<Error> {
 /// OpenVINO's weights are bare bytes, beside the description of the model under the same name.
 fn is_openvino(path: &Path) -> bool {
     path.extension().is_some_and(|kind| kind == "bin")
-        && std::fs::File::open(path.with_extension("xml")).is_ok_and(|file| {
-            let mut begin = Vec::new();
-            let read = std::io::Read::read_to_end(&mut std::io::Read::take(file, 4096), &mut begin);
-            read.is_ok() && text::is_openvino(&begin)
-        })
+        && Mapping::open(path.with_extension("xml"), MapMode::Map)
+            .and_then(|file| Ok(text::is_openvino(&file.head(4096)?)))
+            .unwrap_or(false)
 }
 
 /// The error for a basis folder in the place of a checkpoint.

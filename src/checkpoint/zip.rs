@@ -7,7 +7,6 @@
 //!
 //! Field names and numbers follow PKWARE's APPNOTE.TXT 6.3.10, sections 4.3 (layout) and 4.5.3 (zip64).
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use indexmap::IndexMap;
@@ -30,6 +29,9 @@ const ZIP64_END_OF_DIRECTORY_SIZE: usize = 56;
 const ZIP64_LOCATOR_SIZE: usize = 20;
 /// An archive's comment comes after the end record, so the record is searched for at most this far from the end.
 const MAX_COMMENT: usize = 0xffff;
+
+/// Bytes that are read at once for a checksum.
+const PART: usize = 4 << 20;
 
 const ZIP64_EXTRA: u16 = 1;
 /// The 32-bit field that says that the value is in the zip64 extra field.
@@ -68,11 +70,12 @@ impl Directory {
     ///
     /// # Errors
     /// [`ErrorKind::Format`](crate::ErrorKind::Format) when the file is truncated, a range leaves it, two entries have
-    /// one name or overlap, or the archive is spread over several disks.
-    pub fn parse(bytes: &[u8]) -> Result<Self> {
-        let (directory, count) = find_directory(bytes)?;
+    /// one name or overlap, or the archive is spread over several disks; as [`Mapping::read_at`].
+    pub fn parse(file: &Mapping) -> Result<Self> {
+        let (directory, count) = find_directory(file)?;
         let end = directory.end;
-        let mut rest = bytes.get(directory.clone()).ok_or_else(|| truncated("its directory"))?;
+        let bytes = file.read_at(directory.clone())?;
+        let mut rest = &*bytes;
         let mut entries = IndexMap::new();
         for _ in 0..count {
             let (name, entry, length) = central_entry(rest, directory.start)?;
@@ -130,9 +133,9 @@ impl Directory {
             return Err(damaged(name, "has no header").got(format_args!("the file's end before {}", entry.header)));
         }
         // Usually a header is some hundred bytes: PyTorch pads it so that the data are aligned.
-        let mut header = bytes.peek(room.start..room.end.min(room.start + HEADER_GUESS));
-        if header_size(&header).is_some_and(|size| size > header.len()) {
-            header = Cow::Borrowed(&bytes[room.clone()]);
+        let mut header = bytes.read_at(room.start..room.end.min(room.start + HEADER_GUESS))?;
+        if let Some(size) = header_size(&header).filter(|&size| size > header.len()) {
+            header = bytes.read_at(room.start..room.end.min(room.start + size))?;
         }
         let header = &*header;
         if u32_at(header, 0) != Some(LOCAL_HEADER) {
@@ -179,15 +182,49 @@ impl Directory {
     }
 }
 
+impl Directory {
+    /// Reads the data of every entry and compares their checksums; gives the names of those that are compressed or
+    /// encrypted, whose data are what they are.
+    ///
+    /// # Errors
+    /// As [`Directory::range`] and [`Mapping::read_at`]; [`ErrorKind::Format`](crate::ErrorKind::Format), naming entry,
+    /// place and both checksums, where one is another.
+    pub fn verify(&self, file: &Mapping) -> Result<Vec<&str>> {
+        let mut unchecked = Vec::new();
+        for (name, entry) in &self.entries {
+            if !entry.stored {
+                unchecked.push(&**name);
+                continue;
+            }
+            let range = self.range(file, name)?;
+            let mut sum = crc32fast::Hasher::new();
+            for start in range.clone().step_by(PART) {
+                sum.update(&file.read_at(start..range.end.min(start + PART))?);
+            }
+            let got = sum.finalize();
+            if got != entry.crc {
+                return Err(damaged(
+                    name,
+                    &format!("has another checksum than its {} bytes at {}", range.len(), range.start),
+                )
+                .expected(format_args!("{:08x}", entry.crc))
+                .got(format_args!("{got:08x}"))
+                .hint("Its bytes were changed: copy or download it again"));
+            }
+        }
+        Ok(unchecked)
+    }
+}
+
 /// The bytes of a local header with its name and extra fields.
 fn header_size(header: &[u8]) -> Option<usize> {
     Some(LOCAL_HEADER_SIZE + usize::from(u16_at(header, 26)?) + usize::from(u16_at(header, 28)?))
 }
 
 /// The directory's range and the number of its entries, from the records at the end of the file.
-fn find_directory(bytes: &[u8]) -> Result<(Range<usize>, u64)> {
-    let end = find_end_record(bytes)?;
-    let record = &bytes[end..];
+fn find_directory(file: &Mapping) -> Result<(Range<usize>, u64)> {
+    let (end, record) = find_end_record(file)?;
+    let record = &*record;
     let short = || truncated("its end record");
     let disks = u32_at(record, 4).ok_or_else(short)?;
     let here = u16_at(record, 8).ok_or_else(short)?;
@@ -200,23 +237,26 @@ fn find_directory(bytes: &[u8]) -> Result<(Range<usize>, u64)> {
     }
     let (mut count, mut size, mut start) = (u64::from(count), u64::from(size), u64::from(start));
     let mut limit = end;
-    let locator = end.checked_sub(ZIP64_LOCATOR_SIZE).filter(|&at| u32_at(bytes, at) == Some(ZIP64_LOCATOR));
-    if let Some(locator) = locator {
+    if let Some(place) = end.checked_sub(ZIP64_LOCATOR_SIZE)
+        && let locator = file.read_at(place..end)?
+        && u32_at(&locator, 0) == Some(ZIP64_LOCATOR)
+    {
         let short = || truncated("its zip64 end record");
-        let at = u64_at(bytes, locator + 8).and_then(|at| usize::try_from(at).ok()).ok_or_else(short)?;
-        let fits = at.checked_add(ZIP64_END_OF_DIRECTORY_SIZE).is_some_and(|end| end <= locator);
-        if !fits || u32_at(bytes, at) != Some(ZIP64_END_OF_DIRECTORY) {
+        let at = u64_at(&locator, 8).and_then(|at| usize::try_from(at).ok()).ok_or_else(short)?;
+        let fits = at.checked_add(ZIP64_END_OF_DIRECTORY_SIZE).filter(|end| *end <= place);
+        let record = file.read_at(fits.map_or(0..0, |end| at..end))?;
+        if u32_at(&record, 0) != Some(ZIP64_END_OF_DIRECTORY) {
             return Err(Error::format("the archive has no zip64 end record where it should be")
                 .got(format_args!("other bytes at {at}")));
         }
-        if u64_at(bytes, at + 16) != Some(0) || u64_at(bytes, at + 24) != u64_at(bytes, at + 32) {
+        if u64_at(&record, 16) != Some(0) || u64_at(&record, 24) != u64_at(&record, 32) {
             return Err(several());
         }
         // Where the 32-bit record does not defer to this one, the two must agree.
         for (value, offset, deferred) in
             [(&mut count, 32, 0xffff), (&mut size, 40, u64::from(IN_ZIP64)), (&mut start, 48, u64::from(IN_ZIP64))]
         {
-            let exact = u64_at(bytes, at + offset).ok_or_else(short)?;
+            let exact = u64_at(&record, offset).ok_or_else(short)?;
             if *value != deferred && *value != exact {
                 return Err(Error::format("the archive's two end records disagree").expected(exact).got(*value));
             }
@@ -231,23 +271,26 @@ fn find_directory(bytes: &[u8]) -> Result<(Range<usize>, u64)> {
         .filter(|range| range.end <= limit)
         .ok_or_else(|| {
             Error::format("the archive's directory lies outside the file")
-                .got(format_args!("{size} bytes at {start}, in a file of {}", bytes.len()))
+                .got(format_args!("{size} bytes at {start}, in a file of {}", file.len()))
                 .hint(TRUNCATED_HINT)
         })?;
     Ok((range, count))
 }
 
-/// The place of the end record: the last one whose comment fills the file exactly.
-fn find_end_record(bytes: &[u8]) -> Result<usize> {
-    let last = bytes.len().checked_sub(END_OF_DIRECTORY_SIZE).ok_or_else(|| truncated("its end record"))?;
-    let first = last.saturating_sub(MAX_COMMENT);
-    (first..=last)
-        .rev()
-        .find(|&at| {
-            u32_at(bytes, at) == Some(END_OF_DIRECTORY)
-                && u16_at(bytes, at + 20).is_some_and(|comment| usize::from(comment) == last - at)
-        })
-        .ok_or_else(|| truncated("its end record"))
+/// The end record and its place: the last one whose comment fills the file exactly. Nearly always there is no comment.
+fn find_end_record(file: &Mapping) -> Result<(usize, Vec<u8>)> {
+    let last = file.len().checked_sub(END_OF_DIRECTORY_SIZE).ok_or_else(|| truncated("its end record"))?;
+    for first in [last, last.saturating_sub(MAX_COMMENT)] {
+        let tail = file.read_at(first..file.len())?;
+        let found = (0..=last - first).rev().find(|&at| {
+            u32_at(&tail, at) == Some(END_OF_DIRECTORY)
+                && u16_at(&tail, at + 20).is_some_and(|comment| usize::from(comment) == last - first - at)
+        });
+        if let Some(at) = found {
+            return Ok((first + at, tail[at..].to_vec()));
+        }
+    }
+    Err(truncated("its end record"))
 }
 
 /// The first entry of `rest`: its name, what is known of it, and the length of its record.

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::classes;
-use super::source::{ImageSet, SplitSource, Splits};
+use super::source::{ImageSet, MAX_TEXT, SplitSource, Splits};
 use super::split::{Images, Split};
 use crate::error::{Error, Result};
+use crate::mmap::read_small_text;
 
 /// The places of the training images, below the folder that holds the data set: as the archives unpack, as torchvision
 /// expects them, as Kaggle has them.
@@ -61,7 +62,7 @@ fn no_table(images: &Path) -> Error {
 
 impl SplitSource for TestTable {
     fn read(&self) -> Result<Split> {
-        let text = std::fs::read_to_string(&self.table).map_err(|e| Error::io("cannot read", &self.table, e))?;
+        let text = read_small_text(&self.table, MAX_TEXT, "a table of classes")?;
         let (files, labels) = rows(&text, &self.images).map_err(|e| e.at(&self.table))?;
         Ok(Split::new(Images::Files(files), labels).at(&self.table))
     }

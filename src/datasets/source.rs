@@ -5,6 +5,10 @@ use std::path::{Path, PathBuf};
 
 use super::split::Split;
 use crate::error::{Error, Result};
+use crate::mmap::read_small_text;
+
+/// The largest list or table in text that is read.
+pub(super) const MAX_TEXT: usize = 256 << 20;
 
 /// A split's files, not read yet.
 pub(super) trait SplitSource: fmt::Debug + Send + Sync {
@@ -44,7 +48,7 @@ pub(super) fn names(path: &Path) -> Result<Vec<String>> {
     if !path.is_file() {
         return Ok(Vec::new());
     }
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("cannot read", path, e))?;
+    let text = read_small_text(path, MAX_TEXT, "a list of names")?;
     Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }
 

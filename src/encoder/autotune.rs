@@ -11,7 +11,7 @@ use super::options::EncoderOptions;
 use super::runtime::Runtime;
 use super::session;
 use crate::error::{Error, Result};
-use crate::mmap::Mapping;
+use crate::mmap::{MapMode, Mapping};
 use crate::onnx::{BindOptions, BoundGraph, OnnxFile};
 use crate::tower::arch::Arch;
 use crate::weights::Model;
@@ -67,7 +67,7 @@ impl Encoder {
             graph.write(&*base.in_layout(graph.layout()).get()?, &source, &[])?;
         }
         for (form, level) in LEVELS {
-            let made = optimised(runtime, &source, level)
+            let made = optimised(runtime, &source, level, model.map_mode())
                 .and_then(|file| BoundGraph::bind(Arc::new(file), model.base(), model.basis(), &binding))
                 .and_then(|graph| Self::with_graph(arch, &graph, options));
             let result = made.map(|encoder| encoders.push((variants.len(), encoder)));
@@ -115,14 +115,15 @@ impl Encoder {
 /// cannot write the result (of 2 GiB and more).
 pub fn optimise_graph(path: &Path, extended: bool, options: &EncoderOptions) -> Result<OnnxFile> {
     let (_, level) = LEVELS[usize::from(extended)];
-    optimised(Runtime::load(options.runtime.as_deref())?, path, level)
+    optimised(Runtime::load(options.runtime.as_deref())?, path, level, MapMode::Map)
 }
 
-fn optimised(runtime: &Runtime, path: &Path, level: GraphOptimizationLevel) -> Result<OnnxFile> {
+/// Values in files beside the model are opened in `mode`. ONNX Runtime opens the model in its own way.
+fn optimised(runtime: &Runtime, path: &Path, level: GraphOptimizationLevel, mode: MapMode) -> Result<OnnxFile> {
     let folder = tempfile::tempdir().map_err(|e| Error::io("cannot make a folder", std::env::temp_dir(), e))?;
     let target = folder.path().join("optimised.onnx");
     session::optimise(runtime, path, level, &target)?;
     // Read whole: the folder is gone when this returns. Values that are in files beside the model stay there.
     let bytes = std::fs::read(&target).map_err(|e| Error::io("cannot read", &target, e))?;
-    OnnxFile::parse_beside(Arc::new(Mapping::from_vec(bytes, path)), path)
+    OnnxFile::parse_beside(Arc::new(Mapping::from_vec(bytes, path)), path, mode)
 }

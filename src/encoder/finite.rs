@@ -4,6 +4,10 @@ use super::input::{Elements, Input};
 use crate::error::{Error, Result};
 use crate::weights::{first_of, not_finite};
 
+/// What to think of where a graph has half floats.
+pub(super) const HALVES: &str =
+    "The graph computes with half floats, which hold up to 65,504: does its f32 form do it?";
+
 /// Refuses embeddings, `[n, e]`, of which one is not finite. `why` finds the error for that among the weights; the
 /// image of the first such embedding is looked at before.
 ///

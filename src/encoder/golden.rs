@@ -2,13 +2,13 @@
 //! machine that packed the bundle computed it. Another machine that gives something else has a wrong build, kernel or
 //! graph, or another base than the bundle says.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use crate::mmap::Identity;
+use crate::mmap::{Identity, Mapping};
 use crate::weights::Model;
 
 /// The agreement of an embedding with the golden one.
@@ -28,6 +28,8 @@ pub(crate) struct Golden {
     /// The bundle's file.
     pub(super) path: PathBuf,
     pub(super) identity: Identity,
+    /// What has been compared is remembered as long as it lives.
+    pub(super) file: Weak<Mapping>,
     /// Whether the base is the unrounded one of what the bundle holds.
     pub(super) is_unrounded: bool,
     pub(super) has_passed: AtomicBool,
@@ -36,17 +38,12 @@ pub(crate) struct Golden {
 }
 
 impl Golden {
-    /// The golden embedding of the bundle at `path`, for the base of `model`, which is the unrounded one of what the
+    /// The golden embedding of `bundle`, for the base of `model`, which is the unrounded one of what the
     /// bundle holds or not.
-    pub(crate) fn new(
-        expected: &[f32],
-        model: &Arc<Model>,
-        path: &Path,
-        identity: Identity,
-        is_unrounded: bool,
-    ) -> Self {
+    pub(crate) fn new(expected: &[f32], model: &Arc<Model>, bundle: &Arc<Mapping>, is_unrounded: bool) -> Self {
+        let (path, identity, file) = (bundle.path().to_path_buf(), bundle.identity(), Arc::downgrade(bundle));
         let (model, has_passed, turn) = (Arc::downgrade(model), AtomicBool::new(false), Mutex::new(()));
-        Self { expected: expected.to_vec(), model, path: path.to_path_buf(), identity, is_unrounded, has_passed, turn }
+        Self { expected: expected.to_vec(), model, path, identity, file, is_unrounded, has_passed, turn }
     }
 }
 

@@ -216,9 +216,12 @@ impl Encoder {
             }
         }
         let arch = self.arch();
-        finite::check(&embeds, images.pixels, arch.embed_dim, arch.pixels(), || match weights {
-            RunWeights::Task(task) => task.why_not_finite(),
-            RunWeights::Given(weights) => Ok(finite::of_inputs(&self.feed.graph.inputs(weights, &mut None)?)),
+        finite::check(&embeds, images.pixels, arch.embed_dim, arch.pixels(), || {
+            let why = match weights {
+                RunWeights::Task(task) => task.why_not_finite()?,
+                RunWeights::Given(weights) => finite::of_inputs(&self.feed.graph.inputs(weights, &mut None)?),
+            };
+            Ok(if self.feed.graph.has_halves { why.also_hint(finite::HALVES) } else { why })
         })?;
         Ok(embeds)
     }

@@ -7,7 +7,8 @@ use ort::session::Session;
 
 use super::options::EncoderOptions;
 use super::provider::{self, Execution};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::mmap::{MapMode, Mapping};
 use crate::onnx::OnnxFile;
 
 /// A session on the file at `path` with ONNX Runtime's own settings: every optimisation, weights packed in advance. For
@@ -24,7 +25,7 @@ use crate::onnx::OnnxFile;
 #[doc(hidden)]
 pub fn session_on_file(path: &Path, options: &EncoderOptions) -> Result<(Session, Execution)> {
     // ONNX Runtime's own message would be the same for a file that is missing and one that is damaged.
-    std::fs::File::open(path).map_err(|e| Error::io("cannot open", path, e))?;
+    Mapping::open(path, MapMode::Map)?;
     // A file that cannot be read here is left to ONNX Runtime to judge, with care.
     let has_halves = OnnxFile::open(path).map_or(true, |file| file.has_halves());
     let (session, _, mut execution) = provider::begin(options, |setup| setup.open_file(path, has_halves))?;

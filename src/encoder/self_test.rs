@@ -1,6 +1,7 @@
 //! An encoder compared with the golden embedding of its bundle before its first run.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::sync::Weak;
 use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
@@ -11,7 +12,7 @@ use super::image::Encoder;
 use super::options::{Provider, Residency, SelfTest};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
-use crate::mmap::Identity;
+use crate::mmap::{Identity, Mapping};
 use crate::tensor::DType;
 use crate::weights::{Model, ReconstructOptions, Weights};
 
@@ -23,8 +24,8 @@ const MIN_COSINE: f64 = 0.999;
 /// File, provider, whether it is a user's graph.
 type Key = (Identity, &'static str, bool);
 
-/// What has been compared in this process.
-static PASSED: Mutex<Option<HashSet<Key>>> = Mutex::new(None);
+/// What has been compared in this process, of files that are still open.
+static PASSED: Mutex<Option<HashMap<Key, Weak<Mapping>>>> = Mutex::new(None);
 
 impl Encoder {
     /// The embedding `[e]` of the built-in image with the weights of `base`, past any cache.
@@ -61,13 +62,16 @@ impl Encoder {
         };
         let _turn = golden.turn.lock();
         let key = (golden.identity, self.execution.provider.name(), self.graph().is_some());
-        let is_known = passed(|passed| passed.contains(&key));
+        let is_known = passed(|passed| passed.contains_key(&key));
         // Without its model there is nothing to compare with, and other weights are run.
         if let Some(model) = golden.model.upgrade().filter(|_| !is_known) {
             let agreement = self.compare(model.base(), golden.is_unrounded, &golden.expected);
             let agreement = agreement.map_err(|e| e.at(&golden.path))?;
             tracing::debug!(?agreement, bundle = %golden.path.display(), "the golden embedding");
-            passed(|passed| passed.insert(key));
+            passed(|passed| {
+                passed.retain(|_, file| file.strong_count() > 0);
+                passed.insert(key, golden.file.clone())
+            });
         }
         golden.has_passed.store(true, Ordering::Release);
         Ok(())
@@ -105,6 +109,6 @@ impl Encoder {
     }
 }
 
-fn passed<T>(look: impl FnOnce(&mut HashSet<Key>) -> T) -> T {
+fn passed<T>(look: impl FnOnce(&mut HashMap<Key, Weak<Mapping>>) -> T) -> T {
     look(PASSED.lock().get_or_insert_default())
 }

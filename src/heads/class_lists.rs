@@ -6,7 +6,10 @@ use indexmap::IndexMap;
 
 use crate::did_you_mean::unknown;
 use crate::error::{Error, Result};
-use crate::mmap::{MapMode, Mapping};
+use crate::mmap::read_small;
+
+/// The largest file of lists that is read: ImageNet's names have 20 KB.
+const MAX_BYTES: usize = 64 << 20;
 
 /// The class names in the JSON file at `path`: of `task` in `{task: [name, …]}`, or the only list, `[name, …]`.
 ///
@@ -48,7 +51,7 @@ enum Lists {
 }
 
 fn lists(path: &Path, what: &str) -> Result<Lists> {
-    let json = Mapping::open(path, MapMode::Read)?;
+    let json = read_small(path, MAX_BYTES, what)?;
     serde_json::from_slice(&json).map_err(|e| {
         Error::format(format!("not {what}"))
             .at(path)

@@ -80,7 +80,7 @@ impl Head {
 /// Whether a pickled head's `normalize` is true; so it is where there is none.
 fn says_to_normalise(path: &Path) -> Result<bool> {
     let mapping = Arc::new(Mapping::open(path, MapMode::Map)?);
-    if !Directory::is_zip(&mapping) {
+    if !Directory::is_zip(&mapping.head(4)?) {
         return Ok(true);
     }
     let archive = Archive::parse(mapping)?;
@@ -88,6 +88,17 @@ fn says_to_normalise(path: &Path) -> Result<bool> {
     said.as_bool().or(said.as_i64().map(|number| number != 0)).ok_or_else(|| {
         Error::format(format!("the head's `{NORMALISE}` is no truth value")).at(path).expected("True or False")
     })
+}
+
+/// The files or folders of the heads in the folder at `path`; none where it is no folder of heads.
+///
+/// # Errors
+/// [`ErrorKind::Io`](crate::ErrorKind::Io) where it cannot be listed.
+pub(crate) fn head_places(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() || classifier::is_model(path)? {
+        return Ok(Vec::new());
+    }
+    Ok(head_files(path)?.into_values().collect())
 }
 
 /// The tasks whose heads lie at `path`, a file or a folder as [`Head::open`] takes it, in the order of their names.

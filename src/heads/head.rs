@@ -35,8 +35,11 @@ impl Head {
                 .expected(format_args!("[C, e] and [C]"))
                 .got(format_args!("{} and {} values", weight.len(), bias.len())));
         }
-        if !weight.iter().chain(&bias).all(|value| value.is_finite()) {
-            return Err(Error::format("a head's weight or bias holds a value that is not finite"));
+        for (name, values) in [("weight", &weight), ("bias", &bias)] {
+            if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+                return Err(Error::format(format!("a head's {name} holds a value that is not finite"))
+                    .got(format_args!("{} at element {at}", values[at])));
+            }
         }
         let embedding = weight.len() / bias.len();
         Ok(Self { weight, bias, embedding, classes: Vec::new(), normalises: true, pooling: None })
@@ -50,13 +53,15 @@ impl Head {
     /// [`Head::new`], and when a shape or type is wrong; [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
     pub fn from_tensors(weight: &Tensor, bias: Option<&Tensor>, prefix: &str) -> Result<Self> {
         let name = format!("{prefix}weight");
+        let (weight, bias) = (weight.in_memory()?, bias.map(Tensor::in_memory).transpose()?);
+        let (weight, given) = (&weight, bias.as_ref());
         let &[classes, _] = weight.shape() else {
             return Err(Error::format("not the weight of a head")
                 .tensor(name)
                 .expected("shape [classes, embedding]")
                 .got(format_args!("{:?}", weight.shape())));
         };
-        let bias = match bias {
+        let bias = match given {
             None => try_zeroed(classes)?,
             Some(bias) if bias.shape() == [classes] => {
                 bias.to_f32().map_err(|e| e.tensor(format!("{prefix}bias")))?.into_owned()
@@ -69,6 +74,8 @@ impl Head {
             }
         };
         let values = weight.to_f32().map_err(|e| e.tensor(&name))?.into_owned();
+        weight.verify_finite().map_err(|e| e.tensor(&name))?;
+        given.map_or(Ok(()), Tensor::verify_finite).map_err(|e| e.tensor(format!("{prefix}bias")))?;
         Self::new(values, bias).map_err(|e| e.tensor(name))
     }
 
@@ -171,7 +178,8 @@ impl Head {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when a length does not fit, or an embedding
-    /// cannot be normalised because its norm is 0 or not finite: no encoder with sound weights makes such a one.
+    /// cannot be normalised because its norm is 0 or not finite: no encoder with sound weights makes such a one; or
+    /// when a logit is not finite. On an error `out` may have been written to in part.
     pub fn logits(&self, embeddings: &[f32], out: &mut [f32]) -> Result<()> {
         let (embedding, classes) = (self.embedding, self.num_classes());
         let count = embeddings.len() / embedding;
@@ -191,6 +199,11 @@ impl Head {
             let normalised: Vec<f32> = embedding.iter().map(|&value| (f64::from(value) / norm) as f32).collect();
             for ((out, weight), bias) in out.iter_mut().zip(self.weight.chunks_exact(self.embedding)).zip(&self.bias) {
                 *out = dot(&normalised, weight) + bias;
+            }
+            if let Some(class) = out.iter().position(|logit| !logit.is_finite()) {
+                return Err(Error::invalid(format!("a logit of embedding {index} is beyond what f32 can hold"))
+                    .got(format_args!("{} for class {class}", out[class]))
+                    .hint("Is the head of another model, or its weight too large?"));
             }
         }
         Ok(())

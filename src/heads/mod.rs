@@ -12,6 +12,7 @@ pub mod tokenizer;
 
 pub use class_lists::{class_names, class_tasks};
 pub(crate) use files::choose_task;
+pub(crate) use files::head_places;
 pub use files::head_tasks;
 pub use head::{Head, softmax, top_k};
 #[cfg(feature = "text")]

@@ -24,12 +24,17 @@ use super::event::{HubEvent, Listener};
 use super::listing::{Digest, ListedFile, is_hex};
 use crate::atomic_file::{PartialFolder, create_folders, is_same, replace_small, sync_folder};
 use crate::error::{Error, Result};
+use crate::mmap::read_small_text;
 use crate::present;
 
 /// The interval at which a lock that another process holds is tried.
 const POLL: Duration = Duration::from_millis(100);
 /// Missing files that an error names.
 const MAX_NAMED: usize = 5;
+/// The largest file that says which commit a revision is: one has 40 bytes.
+const MAX_REF: usize = 4096;
+/// The largest list of a commit's files that is read.
+const MAX_LIST: usize = 64 << 20;
 /// The name of a folder's list.
 const LIST: &str = ".files";
 /// The folder of a repository that is ours: lists, and what is in the making.
@@ -82,7 +87,7 @@ impl RepoCache {
         if is_hex(revision, 40) {
             return Some(revision.to_owned());
         }
-        let commit = fs::read_to_string(self.folder().join("refs").join(revision)).ok()?;
+        let commit = read_small_text(&self.folder().join("refs").join(revision), MAX_REF, "a reference").ok()?;
         Some(commit.trim()).filter(|commit| is_hex(commit, 40)).map(str::to_owned)
     }
 
@@ -196,7 +201,7 @@ impl RepoCache {
     pub(super) fn whole(&self, commit: &str, path: &str) -> Whole {
         let mut folder = path;
         let list = loop {
-            let list = fs::read_to_string(self.list(commit, folder)).ok();
+            let list = read_small_text(&self.list(commit, folder), MAX_LIST, "a list of files").ok();
             match (list.and_then(whole_list), folder.rsplit_once('/')) {
                 (Some(list), _) => break list,
                 (None, Some((around, _))) => folder = around,

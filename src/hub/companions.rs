@@ -1,18 +1,18 @@
 //! The companions of a checkpoint's file: the files that an index names, the configuration of an adapter.
 
-use std::fs;
 use std::path::Path;
 
 use super::address::HubPath;
 use crate::checkpoint::choose;
 use crate::checkpoint::shards::{self, Index};
 use crate::error::{Error, Result};
+use crate::mmap::read_small;
 
 /// The names of the files that are read together with the one at `local`, which lie beside it.
 pub(super) fn names(local: &Path) -> Result<Vec<String>> {
     let name = local.file_name().and_then(|name| name.to_str()).unwrap_or("");
     if shards::is_index_name(name) {
-        let bytes = fs::read(local).map_err(|e| Error::io("cannot read", local, e))?;
+        let bytes = read_small(local, shards::MAX_INDEX, "an index")?;
         return Ok(Index::parse(&bytes, local)?.files().into_iter().map(str::to_owned).collect());
     }
     Ok(if choose::ADAPTERS.contains(&name) { vec![choose::ADAPTER_CONFIG.to_owned()] } else { Vec::new() })

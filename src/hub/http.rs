@@ -3,7 +3,6 @@
 //! Redirects are followed here and not by `ureq`, which would send the token to another port of the same host, and
 //! would go past the answer whose headers tell commit, size and hash of a file that is kept elsewhere.
 
-use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
@@ -18,7 +17,10 @@ use super::event::Listener;
 use super::options::HubOptions;
 use super::retry::{Again, Failure, Retries};
 use crate::error::{Error, ErrorKind, Result};
+use crate::mmap::read_small;
 
+/// The largest file of certificates that is read.
+const MAX_CERTIFICATES: usize = 64 << 20;
 /// The redirects of a request, at most: more lead nowhere.
 const MAX_REDIRECTS: usize = 10;
 /// A page of a listing is far smaller.
@@ -289,7 +291,8 @@ fn shown(url: &str) -> String {
 
 /// All certificates of a PEM file.
 fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>> {
-    let text = fs::read(file).map_err(|e| Error::io("cannot read the certificates", file, e))?;
+    let hint = "SSL_CERT_FILE names a PEM file";
+    let text = read_small(file, MAX_CERTIFICATES, "certificates").map_err(|e| e.or_hint(hint))?;
     let mut all = Vec::new();
     for item in parse_pem(&text) {
         if let PemItem::Certificate(certificate) = item.map_err(|e| Error::format("no PEM").at(file).because(e))? {
@@ -297,7 +300,7 @@ fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>> {
         }
     }
     match all.is_empty() {
-        true => Err(Error::format("there is no certificate in it").at(file).hint("SSL_CERT_FILE names a PEM file")),
+        true => Err(Error::format("there is no certificate in it").at(file).hint(hint)),
         false => Ok(all),
     }
 }

@@ -8,6 +8,10 @@ use std::time::Duration;
 
 use super::expand::expand;
 use crate::error::{Error, Result};
+use crate::mmap::read_small_text;
+
+/// The largest file of a token that is read.
+const MAX_TOKEN: usize = 64 << 10;
 
 /// The options of the Hub; [`HubOptions::from_env`] takes them from the environment.
 #[derive(Clone)]
@@ -119,8 +123,8 @@ fn token(home: Option<&Path>) -> Result<Option<String>> {
         None => {
             let file = first(&["HF_TOKEN_PATH"])?.map(|path| expand(&path));
             let Some(file) = file.or_else(|| home.map(|home| home.join("token"))) else { return Ok(None) };
-            match fs::read_to_string(&file) {
-                Ok(token) => (token, file),
+            match fs::metadata(&file) {
+                Ok(_) => (read_small_text(&file, MAX_TOKEN, "a token of the Hub")?, file),
                 Err(e) if matches!(e.kind(), IoKind::NotFound | IoKind::NotADirectory) => return Ok(None),
                 Err(e) => return Err(Error::io("cannot read the Hub's token", &file, e)),
             }

@@ -67,7 +67,7 @@ impl ExternalFiles {
         let opened = Mapping::open(folder.join(location), self.mode);
         let mapping =
             Arc::new(opened.map_err(|e| e.or_hint("Values of the model are in it: put it beside the model"))?);
-        if is_lfs_pointer(&mapping) {
+        if is_lfs_pointer(&mapping.head(256)?) {
             return Err(sniff::lfs_pointer().at(mapping.path()));
         }
         self.open.insert(location.to_owned(), Arc::clone(&mapping));

@@ -10,8 +10,10 @@ pub use super::node::Port;
 pub(super) use super::node::{Node, is_onnx};
 use super::wire::{Field, fields, last};
 use super::{halves, sniff, sorted};
+use crate::checkpoint::sniff::HEAD;
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
+use crate::tensor::Tensor;
 
 /// An ONNX model as a file holds it: its graph's nodes, constants, inputs and outputs. Values are not read before
 /// they are asked for, and what nothing here understands stays as it is in the file.
@@ -68,9 +70,9 @@ impl OnnxFile {
     }
 
     /// Reads a model in memory that was made of the one at `path`: its values may be in files beside that.
-    pub(crate) fn parse_beside(mapping: Arc<Mapping>, path: &Path) -> Result<Self> {
+    pub(crate) fn parse_beside(mapping: Arc<Mapping>, path: &Path, mode: MapMode) -> Result<Self> {
         let all = 0..mapping.len();
-        Self::read(mapping, all, ExternalFiles::beside(Some(path), MapMode::Map)).map_err(|e| e.at(path))
+        Self::read(mapping, all, ExternalFiles::beside(Some(path), mode)).map_err(|e| e.at(path))
     }
 
     /// Reads a model in memory that is the bytes `range` of something larger.
@@ -102,7 +104,7 @@ impl OnnxFile {
     }
 
     fn read(mapping: Arc<Mapping>, model: Range<usize>, mut others: ExternalFiles) -> Result<Self> {
-        if let Some(objection) = sniff::objection(&mapping[model.clone()]) {
+        if let Some(objection) = sniff::objection(&mapping.read_at(model.start..model.end.min(model.start + HEAD))?) {
             return Err(objection);
         }
         let (mut around, mut graph, mut has_functions) = (Vec::new(), None, false);
@@ -196,6 +198,11 @@ impl OnnxFile {
     /// Every file that it consists of: the model, and those that hold its values.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         std::iter::once(self.path()).chain(self.others.iter().map(PathBuf::as_path))
+    }
+
+    /// The constants that are floats: name and values.
+    pub(crate) fn floats(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.constants.iter().filter_map(|constant| Some((constant.name.as_str(), constant.tensor.as_ref()?)))
     }
 
     /// The inputs of a run. Models of old also list their constants here.

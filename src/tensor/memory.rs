@@ -1,5 +1,7 @@
 //! Numbers as bytes, vectors that may be refused, and what shapes come to.
 
+use std::alloc::{Layout, alloc_zeroed};
+
 use crate::error::{Error, Result};
 
 /// The bytes of f32 values, as a little-endian file holds them.
@@ -20,11 +22,38 @@ pub(crate) fn u16_bytes(values: &[u16]) -> &[u8] {
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }
 
-/// A vector of `count` zeros, or an error where the allocator refuses.
-pub(crate) fn try_zeroed<T: Clone + Default>(count: usize) -> Result<Vec<T>> {
-    let mut values = try_with_room(count)?;
-    values.resize(count, T::default());
-    Ok(values)
+/// Numbers whose zero is zero bits, and that need not be dropped.
+///
+/// # Safety
+/// Of its type, zero bits are a value.
+pub(crate) unsafe trait Number: Copy {}
+
+macro_rules! numbers {
+    ($($number:ty)*) => {
+        $(
+            // SAFETY: an integer, a float, or an array of such.
+            unsafe impl Number for $number {}
+        )*
+    };
+}
+
+numbers!(u8 u16 u64 i32 f32 f64 [i16; 64]);
+
+/// A vector of `count` zeros, or an error where the allocator refuses. Of a large one the operating system gives no
+/// page before something is written to it.
+pub(crate) fn try_zeroed<T: Number>(count: usize) -> Result<Vec<T>> {
+    let refused = || Error::out_of_memory(count.saturating_mul(size_of::<T>()));
+    let layout = Layout::array::<T>(count).map_err(|_| refused())?;
+    if layout.size() == 0 {
+        return Ok(Vec::new());
+    }
+    // SAFETY: the layout has a size.
+    let start = unsafe { alloc_zeroed(layout) };
+    if start.is_null() {
+        return Err(refused());
+    }
+    // SAFETY: allocated as a vector of `count` values allocates, and zero bits are a value of each.
+    Ok(unsafe { Vec::from_raw_parts(start.cast(), count, count) })
 }
 
 /// Bytes that a writer gathers before they go to the operating system. No more, because such a buffer cannot be had but

@@ -256,6 +256,22 @@ impl Source {
         }
     }
 
+    /// The same elements in this process's memory ([`Tensor::in_memory`]).
+    ///
+    /// # Errors
+    /// As [`Mapping::read_at`].
+    pub fn in_memory(&self) -> Result<Self> {
+        match self {
+            Self::Dense(tensor) => tensor.in_memory().map(Self::Dense),
+            Self::Blocks(blocks) if !blocks.mapping.is_mapped() => Ok(self.clone()),
+            Self::Blocks(blocks) => {
+                let bytes = blocks.mapping.read_at(blocks.offset..blocks.offset + blocks.nbytes())?.into_owned();
+                let mapping = Arc::new(Mapping::from_vec(bytes, blocks.mapping.path()));
+                Ok(Self::Blocks(Blocks { mapping, offset: 0, ..blocks.clone() }))
+            }
+        }
+    }
+
     /// Whether every element is zero (−0.0 counts as zero). Stops at the first that is not.
     pub fn is_zero(&self) -> bool {
         match self {

@@ -73,6 +73,20 @@ impl Tensor {
         Self::strided(&self.mapping, storage, self.dtype, offset, shape, strides)
     }
 
+    /// The same elements in this process's memory: read from the file where that is mapped, so that what the disk
+    /// cannot give is an error; itself where they are there already.
+    ///
+    /// # Errors
+    /// As [`Mapping::read_at`].
+    pub fn in_memory(&self) -> Result<Self> {
+        if self.numel == 0 || !self.mapping.is_mapped() {
+            return Ok(self.clone());
+        }
+        let last: usize = self.shape.iter().zip(&self.strides).map(|(extent, stride)| (extent - 1) * stride).sum();
+        let bytes = self.mapping.read_at(self.offset..self.offset + (last + 1) * self.dtype.size())?.into_owned();
+        Ok(Self { mapping: Arc::new(Mapping::from_vec(bytes, self.mapping.path())), offset: 0, ..self.clone() })
+    }
+
     /// Itself where contiguous, else a contiguous copy of the same type.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ use crate::checkpoint::Checkpoint;
 use crate::did_you_mean::clipped;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::{self, Kernel};
-use crate::mmap::Identity;
+use crate::mmap::{Identity, MapMode, Mapping};
 
 /// Bytes of the default budget, at least.
 const DEFAULT_BUDGET: usize = 1 << 30;
@@ -92,6 +92,12 @@ impl Model {
     /// The basis, where there is one.
     pub fn basis(&self) -> Option<&Basis> {
         self.basis.as_ref()
+    }
+
+    /// The way in which its files are held, which is that of files that are opened for it.
+    pub(crate) fn map_mode(&self) -> MapMode {
+        let is_mapped = mappings(&self.base, self.basis.as_ref()).any(|mapping| mapping.is_mapped());
+        if is_mapped { MapMode::Map } else { MapMode::Read }
     }
 
     /// Threads that reconstruct; 0 means one per processor.
@@ -207,15 +213,20 @@ impl Model {
     }
 }
 
-/// The files whose bytes the weights come from.
-fn files(base: &Checkpoint, basis: Option<&Basis>) -> Arc<[Identity]> {
+/// The bytes that the weights come from.
+fn mappings<'a>(base: &'a Checkpoint, basis: Option<&'a Basis>) -> impl Iterator<Item = &'a Arc<Mapping>> {
     let of_base = base.iter().map(|(_, tensor)| tensor.mapping());
     let of_basis = basis
         .into_iter()
         .flat_map(Basis::parameters)
         .flat_map(|(_, parameter)| parameter.sources().iter().map(|source| source.mapping()));
+    of_base.chain(of_basis)
+}
+
+/// The files whose bytes the weights come from.
+fn files(base: &Checkpoint, basis: Option<&Basis>) -> Arc<[Identity]> {
     // Once each, in order: there are few.
-    let files: IndexSet<Identity> = of_base.chain(of_basis).map(|mapping| mapping.identity()).collect();
+    let files: IndexSet<Identity> = mappings(base, basis).map(|mapping| mapping.identity()).collect();
     files.into_iter().collect()
 }
 

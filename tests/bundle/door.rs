@@ -1,16 +1,20 @@
 //! The door: which model, graph, tower and head paths and options give.
 
+use std::fs::{self, File, FileTimes};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use taskbasis::onnx::BindOptions;
 use taskbasis::tower::ConfigSource;
 use taskbasis::{
-    Activation, ArchHints, BaseFormat, BasisFile, Bundle, EncoderOptions, ErrorKind, GraphChoice, OpenModel,
-    OpenOptions, Packer, TowerOptions, head_tasks, open_head,
+    Activation, ArchHints, BaseFormat, BasisFile, Bundle, EncoderOptions, ErrorKind, GraphChoice, MapMode, Method,
+    ModelOptions, OpenModel, OpenOptions, Packer, TowerOptions, Weights, WeightsCache, head_tasks, open_head,
 };
 
-use crate::support::bundle::{digits_files, format, pack_digits};
+use crate::support::bundle::{digits_files, format, pack_digits, tiny, tiny_files};
 use crate::support::onnx::GRAPHS;
+use crate::support::synthetic::Synthetic;
 use crate::support::{bits, digits, runtime};
 
 fn with_base(base: PathBuf) -> OpenOptions {
@@ -105,4 +109,78 @@ fn a_head_is_that_of_its_task_wherever_it_lies() {
     }
     let unknown = open_head(&path, Some("MNISt"), None).unwrap_err();
     assert!(unknown.kind() == ErrorKind::NotFound && unknown.to_string().contains("MNIST"), "{unknown}");
+}
+
+/// What a shared cache keeps of files is for those files: neither for others that have taken their names, their inodes,
+/// their lengths and their times, nor for what was written into them.
+#[test]
+fn a_shared_cache_serves_no_other_files() {
+    let family = tiny_files(Method::Autoencoder);
+    let files: Vec<PathBuf> = fs::read_dir(&family.basis).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let files: Vec<PathBuf> = files.into_iter().chain([family.base.clone()]).collect();
+    let date = || {
+        for file in &files {
+            let times = FileTimes::new().set_modified(SystemTime::UNIX_EPOCH);
+            File::options().write(true).open(file).unwrap().set_times(times).unwrap();
+        }
+    };
+    date();
+    let cache = Arc::new(WeightsCache::new(1 << 20));
+    let open = |mode, cache: &Arc<WeightsCache>| {
+        let model = ModelOptions { cache: Some(Arc::clone(cache)), ..ModelOptions::default() };
+        let options = OpenOptions { mode, model, ..with_base(family.base.clone()) };
+        OpenModel::open(&family.basis, &options).unwrap()
+    };
+    let task = |opened: &OpenModel| opened.model().weights(&"Task1".parse().unwrap()).unwrap();
+    let all = |weights: &Weights| -> Vec<u32> {
+        weights.iter().flat_map(|(name, ..)| bits(weights.get(name).unwrap())).collect()
+    };
+    let values = |opened: &OpenModel| all(&task(opened).get().unwrap());
+    let (first, second) = (open(MapMode::Map, &cache), open(MapMode::Map, &cache));
+    let before = values(&first);
+    assert!(task(&second).is_ready(), "the same files, while they are open");
+    assert!(!task(&open(MapMode::Read, &cache)).is_ready(), "what is read is its own");
+    drop((first, second));
+
+    let lengths = || files.iter().map(|file| fs::metadata(file).unwrap().len()).collect::<Vec<_>>();
+    let old = lengths();
+    for (seed, in_place) in [(4, false), (5, true)] {
+        let other = tempfile::tempdir().unwrap();
+        let changed = Synthetic { seed, ..tiny(Method::Autoencoder) };
+        changed.write_base(other.path().join("base.pt")).unwrap();
+        changed.write_basis(other.path()).unwrap();
+        for file in &files {
+            let bytes = fs::read(other.path().join(file.file_name().unwrap())).unwrap();
+            if !in_place {
+                fs::remove_file(file).unwrap();
+            }
+            fs::write(file, bytes).unwrap();
+        }
+        date();
+        assert_eq!(lengths(), old);
+        for mode in [MapMode::Map, MapMode::Read] {
+            let opened = open(mode, &cache);
+            assert!(!task(&opened).is_ready(), "{mode:?}, {seed}");
+            let anew = values(&open(mode, &Arc::new(WeightsCache::new(1 << 20))));
+            assert!(anew != before && values(&opened) == anew, "{mode:?}, {seed}");
+        }
+    }
+}
+
+/// Of a model whose files are read, the graph is too: nothing that happens to the file afterwards matters.
+#[test]
+fn the_graph_of_a_model_that_is_read_is_read() {
+    let family = tiny_files(Method::Autoencoder);
+    let path = family.path("graph.onnx");
+    drop(family.graph());
+    let options = OpenOptions { mode: MapMode::Read, ..with_base(family.base.clone()) };
+    let opened = OpenModel::open(&family.basis, &options).unwrap();
+    let choice = GraphChoice::File { path: path.clone(), map: None, options: BindOptions::default() };
+    let graph = opened.graph(&choice).unwrap().unwrap();
+    for file in [&path, &family.base, &family.basis.join("basis_vectors.pt")] {
+        File::options().write(true).open(file).unwrap().set_len(0).unwrap();
+    }
+    let weights = opened.model().weights(&"Task1".parse().unwrap()).unwrap().in_layout(graph.layout());
+    graph.write(&weights.get().unwrap(), &family.path("out.onnx"), &[]).unwrap();
+    assert!(fs::metadata(family.path("out.onnx")).unwrap().len() > 1000);
 }

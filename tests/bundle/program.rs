@@ -248,7 +248,11 @@ fn verify_names_everything_that_is_wrong() {
     }
     fs::write(&bundle, bytes).unwrap();
     fail_times(2, &["verify", &bundle], &[&bundle, "`base/visual.proj`", "`vectors/visual.proj`", "another checksum"]);
-    fail(&["verify", &files.base], &["not a bundle"]);
+    // What is called a bundle has to be one, and is not taken for another file that holds tensors.
+    assert_eq!(json(&["verify", &files.base])["kind"], "checkpoint");
+    let called = files.path("called.taskbasis");
+    fs::copy(&files.base, &called).unwrap();
+    fail(&["verify", &called], &["called.taskbasis: not a bundle"]);
     // It opens all the same: looking at every byte is what verify is for.
     json(&["inspect", &bundle]);
 }

@@ -2,15 +2,17 @@
 #![allow(clippy::undocumented_unsafe_blocks)] // Each calls the C ABI as a C program would.
 
 use crate::support;
+use std::fs::{self, File, FileTimes};
 use std::ptr::{null, null_mut};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::support::bits;
+use crate::support::bundle::{tiny, tiny_files};
 use crate::support::capi::*;
 use taskbasis::capi::tb_status::*;
 use taskbasis::capi::*;
-use taskbasis::{Activation, Arch, Variant};
+use taskbasis::{Activation, Arch, Method, Variant};
 
 #[test]
 fn every_order_of_frees() {
@@ -289,4 +291,49 @@ fn a_graph_of_the_users_own() {
     let [theirs, ours] = embeds;
     assert!(support::relative_l2(&theirs, &ours) < 1e-5);
     unsafe { tb_encoder_free(encoder) };
+}
+
+/// A file that has the place, the inode, the length and the times of one that was deleted is not taken for it.
+#[test]
+fn a_shared_cache_takes_no_file_for_another() {
+    let family = tiny_files(Method::Autoencoder);
+    let (basis, base) = (c(&family.basis), c(&family.base));
+    let keeper = basis_options(&base);
+    let date = || {
+        let times = FileTimes::new().set_modified(SystemTime::UNIX_EPOCH);
+        File::options().write(true).open(&family.base).unwrap().set_times(times).unwrap();
+    };
+    let values = |share: *const tb_basis| unsafe {
+        let (mut opened, mut weights) = (null_mut(), null_mut());
+        let options = tb_basis_options { share_cache: share, ..basis_options(&base) };
+        ok(|e| tb_basis_open(basis.as_ptr(), &options, &mut opened, e));
+        ok(|e| tb_weights_create(opened, c"Task1".as_ptr(), &mut weights, e));
+        let (mut ready, mut tensor) = (7, sized::<tb_tensor>());
+        ok(|e| tb_weights_is_ready(weights, &mut ready, e));
+        ok(|e| tb_weights_tensor(weights, c"visual.proj".as_ptr(), &mut tensor, e));
+        let values = bits(std::slice::from_raw_parts(tensor.data, tensor.count));
+        tb_weights_free(weights);
+        tb_basis_free(opened);
+        (ready, values)
+    };
+    unsafe {
+        // The cache outlives the basis that it was made for, and what is in it.
+        let mut first = null_mut();
+        let other = family.path("other.pt");
+        tiny(Method::Autoencoder).write_base(&other).unwrap();
+        let other = c(other);
+        ok(|e| tb_basis_open(basis.as_ptr(), &tb_basis_options { base: other.as_ptr(), ..keeper }, &mut first, e));
+        date();
+        let (ready, before) = values(first);
+        assert_eq!(ready, 0);
+        let length = fs::metadata(&family.base).unwrap().len();
+        fs::remove_file(&family.base).unwrap();
+        crate::support::synthetic::Synthetic { seed: 4, ..tiny(Method::Autoencoder) }.write_base(&family.base).unwrap();
+        date();
+        assert_eq!(fs::metadata(&family.base).unwrap().len(), length);
+        let (ready, after) = values(first);
+        assert_eq!((ready, &after), (0, &values(null()).1), "reconstructed anew, of the file that is there");
+        assert_ne!(before, after);
+        tb_basis_free(first);
+    }
 }

@@ -124,7 +124,7 @@ fn https_is_spoken_and_certificates_are_checked() {
     let local = stdout(trusting("localhost_cert.pem"));
     assert!(fs::read(Path::new(&local).join("large.bin")).unwrap() == content);
     assert!(complaint(trusting("localhost_key.pem")).contains("there is no certificate in it"));
-    assert!(complaint(trusting("missing.pem")).contains("cannot read the certificates"));
+    assert!(complaint(trusting("missing.pem")).contains("missing.pem: cannot open"));
     // Whichever server is trusted, none is asked over a connection that others can read.
     let plain = Server::start();
     server.fault(On::Revision, Fault::Redirect(plain.endpoint()));

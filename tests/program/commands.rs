@@ -312,7 +312,7 @@ fn usage_is_exit_code_2_and_help_is_everywhere() {
     for command in ["inspect", "reconstruct", "embed", "classify", "eval"] {
         let help = succeed(&[command, "--help"]);
         let global = help.split("Of every command:\n").nth(1).unwrap_or_else(|| panic!("{help}"));
-        assert_eq!(global.matches("      --").count(), 3, "nothing else comes after: {help}");
+        assert_eq!(global.matches("      --").count(), 4, "nothing else comes after: {help}");
         assert_eq!(run(&[command, "--no-such-option"]).status.code(), Some(2), "{command}");
     }
     // What has to be given is told first, then what may be, by what it is for.

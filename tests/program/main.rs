@@ -6,6 +6,8 @@ mod data_classes;
 mod data_program;
 mod data_sets;
 mod eval;
+#[cfg(target_os = "linux")]
+mod files;
 mod graph;
 mod options;
 mod readme;

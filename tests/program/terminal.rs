@@ -41,7 +41,8 @@ fn names_of_files_do_not_act_on_the_terminal() {
     // To a program the name is told as it is.
     assert_eq!(json(&["inspect", path])["tasks"][0], HOSTILE);
     let base = digits("base/pickled_module.pt").unwrap();
-    let out = folder.path().join("out");
+    let beside = tempfile::tempdir().unwrap();
+    let out = beside.path().join("out");
     let model = ["--basis", path, "--base", text(&base)];
     let quoted = format!("\"{HOSTILE}\"");
     is_harmless(&run(&[&["reconstruct", "--weights", &quoted, "-o", text(&out)], &model[..]].concat()), SHOWN);

@@ -27,7 +27,7 @@ impl Bench {
         let bench = this.with_file_name(format!("taskbasis-bench{}", std::env::consts::EXE_SUFFIX));
         let mut command = Command::new(&bench);
         let is_given = |option: &str| self.arguments.iter().any(|argument| argument == option);
-        let flags = [("--json", global.json), ("--progress", global.progress)];
+        let flags = [("--json", global.json), ("--progress", global.progress), ("--read", global.read)];
         command.args(flags.iter().filter(|(flag, is_set)| *is_set && !is_given(flag)).map(|(flag, _)| flag));
         let prefix = global.prefix.iter().filter(|_| !is_given("--prefix"));
         command.args(prefix.flat_map(|prefix| ["--prefix", prefix])).args(&self.arguments);

@@ -2,20 +2,23 @@
 
 use clap::Args;
 use serde_json::{Value, json};
-use taskbasis::{Agreement, Bundle, Checkpoint, EncoderOptions, Error, ErrorKind, Result, Runtime};
+use taskbasis::{Agreement, Bundle, Checkpoint, EncoderOptions, Error, ErrorKind, Result, Runtime, Verified, verify};
 
 use crate::args::threads;
 use crate::command_line::GlobalArgs;
-use crate::conflicts::{Given, Refused, option};
+use crate::conflicts::{Given, Refused, option, options};
 use crate::output;
 use crate::paths::{BasePath, InPath};
 use crate::provider::ProviderArgs;
 
-/// Read a whole bundle and check it: structure, checksums, padding, numbers that are not finite; and, where ONNX
-/// Runtime is found, whether an encoder on this machine gives the golden embedding that the bundle was packed with.
+/// Read a whole bundle, basis folder, checkpoint (or its index, or adapter), file or folder of heads, or .onnx graph,
+/// and check it: that the disk gives every byte, structure, checksums, shapes, numbers that are not finite. Of a bundle
+/// also the padding and, where ONNX Runtime is found, whether an encoder on this machine gives the golden embedding
+/// that the bundle was packed with.
 #[derive(Args)]
 pub struct Verify {
-    /// The bundle.
+    /// The file or folder.
+    #[arg(value_name = "FILE|FOLDER")]
     file: InPath,
 
     /// Threads, as many as there are processors, or 64, at most; 0 means one per processor.
@@ -45,33 +48,51 @@ enum Golden {
 impl Verify {
     pub fn conflict(&self, given: &Given<'_>) -> Refused {
         let prefix = given.first([option!(GlobalArgs, prefix)], "is for commands that read checkpoints");
-        prefix.or_else(|| self.provider.conflict(given))
+        let of_bundles = [option!(Self, base), option!(Self, onnxruntime)].into_iter().chain(options::<ProviderArgs>());
+        // What is on the Hub is not known yet.
+        let may_be_bundle = self.file.is_unsettled() || !self.file.exists() || Bundle::is_bundle(&self.file);
+        let unrun = || if may_be_bundle { None } else { given.first(of_bundles, "is for a bundle's golden embedding") };
+        prefix.or_else(unrun).or_else(|| self.provider.conflict(given))
     }
 
     pub fn run(self, as_json: bool) -> Result<()> {
-        let bundle = Bundle::open(&self.file)?;
-        let bar = output::progress(bundle.file_bytes() as usize, "verifying");
-        let mut errors = bundle.verify(self.threads, &|bytes| bar.inc(bytes));
+        let total = std::fs::metadata(&self.file).map_or(0, |metadata| metadata.len());
+        let bar = output::progress(total as usize, "verifying");
+        let verified = verify(&self.file, self.threads, &|bytes| bar.inc(bytes));
         bar.finish_and_clear();
-        if let Some(last) = errors.pop() {
-            // All of them are told; the last one is what the program fails with.
-            errors.iter().for_each(output::error);
-            return Err(last);
-        }
-        let golden = self.golden(&bundle)?;
-        let tensors: usize = bundle.sections().iter().map(|section| section.tensors).sum();
+        let Verified { kind, files, bytes, tensors, notes, .. } = match verified {
+            Ok(verified) => verified,
+            Err(mut errors) => {
+                let last = errors.pop();
+                // All of them are told; the last one is what the program fails with.
+                errors.iter().for_each(output::error);
+                return last.map_or(Ok(()), Err);
+            }
+        };
+        notes.iter().for_each(|note| output::note(note));
+        let golden = if kind == "bundle" { Some(self.golden(&Bundle::open(&self.file)?)?) } else { None };
         if as_json {
-            return output::json(&json!({
-                "file": &*self.file, "bytes": bundle.file_bytes(), "tensors": tensors, "ok": true,
-                "golden": golden.json(),
-            }));
+            let mut told = json!({
+                "file": &*self.file, "kind": kind, "files": files, "bytes": bytes, "tensors": tensors, "ok": true,
+                "notes": notes,
+            });
+            if let Some(golden) = golden {
+                told["golden"] = golden.json();
+            }
+            return output::json(&told);
         }
-        output::text(&format!(
-            "{}: {} in {tensors} tensors, all as they were written\n{}\n",
-            self.file.display(),
-            output::bytes(bundle.file_bytes()),
-            golden.text(),
-        ))
+        let (size, file) = (output::bytes(bytes), self.file.display());
+        output::text(&match golden {
+            Some(golden) => {
+                format!("{file}: {size} in {tensors} tensors, all as they were written\n{}\n", golden.text())
+            }
+            None => format!(
+                "{file}: {kind}, {} in {} with {}, all readable and finite\n",
+                size,
+                output::counted(files.len(), "file"),
+                output::counted(tensors, "tensor"),
+            ),
+        })
     }
 
     fn golden(&self, bundle: &Bundle) -> Result<Golden> {

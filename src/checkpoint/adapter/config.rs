@@ -8,11 +8,12 @@ use serde_json::{Map, Value};
 use super::super::choose::ADAPTER_CONFIG;
 use crate::did_you_mean;
 use crate::error::{Error, Result};
+use crate::mmap::read_small;
 
 /// The rank and the alpha of PEFT where a configuration says nothing.
 const DEFAULT_RANK: f64 = 8.0;
 /// The largest configuration that is read; one with a pattern per module has some kilobytes.
-const MAX_CONFIG: u64 = 4 << 20;
+const MAX_CONFIG: usize = 4 << 20;
 
 /// The most modules with a rank or an alpha of their own, and the most among them by regular expressions; what one of
 /// these may cost in bytes.
@@ -81,11 +82,8 @@ impl Config {
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for an adapter that is not read, by its kind or option.
     pub(super) fn beside(path: &Path) -> Result<Self> {
         let file = path.with_file_name(ADAPTER_CONFIG);
-        let length = std::fs::metadata(&file).map_err(|e| missing(path, e))?.len();
-        if length > MAX_CONFIG {
-            return Err(Error::format("too large for a configuration").at(file).expected(MAX_CONFIG).got(length));
-        }
-        let text = std::fs::read(&file).map_err(|e| Error::io("cannot read", &file, e))?;
+        std::fs::metadata(&file).map_err(|e| missing(path, e))?;
+        let text = read_small(&file, MAX_CONFIG, "a configuration")?;
         let json: Map<String, Value> = serde_json::from_slice(&text)
             .map_err(|e| Error::format("not the configuration of an adapter").at(&file).because(e))?;
         Self::of(&json).map_err(|error| error.at(file))

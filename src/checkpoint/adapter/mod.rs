@@ -13,7 +13,7 @@ mod merge;
 use std::path::PathBuf;
 
 use super::Checkpoint;
-use super::choose::ADAPTERS;
+use super::choose::{ADAPTER_CONFIG, ADAPTERS};
 use super::container::Content;
 use super::format::Format;
 use super::names::Beside;
@@ -55,6 +55,18 @@ pub(super) fn unmerged(content: Content) -> Result<Checkpoint> {
         return Err(config.no_model(&file.path));
     }
     whole(keys, &config, file)
+}
+
+/// The configuration beside an adapter, which is read; `None` for what is no adapter.
+///
+/// # Errors
+/// As [`tuned`], of the configuration alone.
+pub(super) fn configuration(content: &Content) -> Result<Option<PathBuf>> {
+    if !is_adapted(content) {
+        return Ok(None);
+    }
+    Config::beside(&content.path)?;
+    Ok(Some(content.path.with_file_name(ADAPTER_CONFIG)))
 }
 
 /// The names and the configuration; what kind of adapter it is comes before what is missing.

@@ -44,18 +44,20 @@ impl Archive {
     }
 
     fn parse_here(mapping: Arc<Mapping>) -> Result<Self> {
-        if Self::is_old_format(&mapping) {
+        let head = mapping.head(sniff::HEAD)?;
+        if Self::is_old_format(&head) {
             return Err(sniff::before_1_6());
         }
-        if !Directory::is_zip(&mapping) {
-            return Err(sniff::refused(&mapping, "not a zip archive as torch.save writes them"));
+        if !Directory::is_zip(&head) {
+            return Err(sniff::refused(&head, "not a zip archive as torch.save writes them"));
         }
+        drop(head);
         let directory = Directory::parse(&mapping)?;
         let folder = find_folder(&directory)?;
         let order = format!("{folder}byteorder");
         if directory.contains(&order) {
             let range = directory.range(&mapping, &order)?;
-            match mapping[range].trim_ascii() {
+            match mapping.read_at(range)?.trim_ascii() {
                 b"little" => {}
                 other => {
                     return Err(Error::unsupported("the archive's byte order is not this machine's")
@@ -66,7 +68,7 @@ impl Archive {
         }
         directory.check_stored(&format!("{folder}data/"))?;
         let name = format!("{folder}{PICKLE}");
-        let pickle = Pickle::parse(&mapping[directory.range(&mapping, &name)?])?;
+        let pickle = Pickle::parse(&mapping.read_at(directory.range(&mapping, &name)?)?)?;
         Ok(Self { mapping, directory, pickle, folder })
     }
 

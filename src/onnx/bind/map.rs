@@ -7,7 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::atomic_file::replace_file;
 use crate::error::{Error, Result};
+use crate::mmap::read_small;
 use crate::weights::View;
+
+/// The largest map that is read: real ones have some hundred bytes for each of a few hundred tensors.
+const MAX_BYTES: usize = 64 << 20;
 
 /// The map from constants of a graph to parameters. Written by [`bind`](super::bind), or by hand.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -50,11 +54,11 @@ impl GraphMap {
     ///
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io); [`ErrorKind::Format`](crate::ErrorKind::Format) with the line where it
-    /// is no map.
+    /// is no map, or has more than 64 MiB.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io("cannot read", path, e))?;
-        serde_json::from_str(&text).map_err(|e| Error::format("not a map of a graph's constants").at(path).because(e))
+        let text = read_small(path, MAX_BYTES, "a map of a graph's constants")?;
+        serde_json::from_slice(&text).map_err(|e| Error::format("not a map of a graph's constants").at(path).because(e))
     }
 
     /// Writes it as JSON; the file is replaced whole or not at all.

@@ -115,6 +115,9 @@ impl Header {
         let stride = (self.width * self.bits).div_ceil(32) * 4;
         let used = (self.width * self.bits).div_ceil(8);
         let pixels = self.pixels(bytes)?;
+        if pixels.len() / stride < self.height - 1 {
+            return Err(truncated());
+        }
         let place = |y| if self.downwards { y } else { self.height - 1 - y };
         (0..self.height)
             .map(|y| pixels.get(place(y) * stride..)?.get(..used))
@@ -130,8 +133,9 @@ impl Header {
         let indices = match runs {
             Some(bits) => self.run_lengths(self.pixels(bytes)?, bits)?,
             None => {
+                let rows = self.rows(bytes)?;
                 let mut indices = try_zeroed(width * height)?;
-                for (row, out) in self.rows(bytes)?.into_iter().zip(indices.chunks_exact_mut(width)) {
+                for (row, out) in rows.into_iter().zip(indices.chunks_exact_mut(width)) {
                     match self.bits {
                         8 => out.copy_from_slice(row),
                         bits => out.copy_from_slice(&unpacked(row, width, 1, bits, row.len())?),
@@ -149,6 +153,10 @@ impl Header {
     /// Run-length coded indices: pairs of a count and a value; a count of 0 escapes.
     fn run_lengths(&self, mut data: &[u8], bits: usize) -> Result<Vec<u8>> {
         let (width, height) = (self.width, self.height);
+        // Four bytes pass over 255 rows; nothing else gets further with so few.
+        if height / 255 > data.len() / 4 + 1 {
+            return Err(truncated());
+        }
         let mut indices: Vec<u8> = try_zeroed(width * height)?;
         let (mut x, mut y) = (0, 0);
         let mut put = |x: &mut usize, y: usize, index| {
@@ -190,8 +198,9 @@ impl Header {
     fn direct(&self, bytes: &[u8]) -> Result<Decoded> {
         let (places, format) = self.places()?;
         let channels = format.channels();
+        let rows = self.rows(bytes)?;
         let mut pixels = try_zeroed(self.width * self.height * channels)?;
-        let rows = self.rows(bytes)?.into_iter().zip(pixels.chunks_exact_mut(self.width * channels));
+        let rows = rows.into_iter().zip(pixels.chunks_exact_mut(self.width * channels));
         for (row, out) in rows {
             for (pixel, out) in row.chunks_exact(self.bits / 8).zip(out.chunks_exact_mut(channels)) {
                 let value = pixel.iter().rev().fold(0, |value, &byte| value << 8 | u32::from(byte));

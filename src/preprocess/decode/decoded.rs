@@ -60,6 +60,23 @@ pub(super) fn check_pixels(width: usize, height: usize, max_pixels: usize) -> Re
     Err(too_large(format!("{max_pixels} pixels"), format!("{width} × {height}")))
 }
 
+/// The most bytes that one byte of Deflate's can be unpacked to.
+pub(super) const DEFLATED: usize = 1032;
+/// The most bytes that one byte of LZW's can be unpacked to: a code of at least 9 bits, or of 3 while there are few,
+/// for at most 4,096 bytes.
+pub(super) const LZW: usize = 4096;
+
+/// Refuses an image whose samples are more bytes than all of its file can be unpacked to, `most` for each: before
+/// memory is taken for them.
+pub(super) fn check_data(samples: usize, file: usize, most: usize) -> Result<()> {
+    if samples <= file.saturating_mul(most) {
+        return Ok(());
+    }
+    Err(Error::format("the image is truncated, or smaller than its header says")
+        .expected(format_args!("at least {} bytes for {samples} bytes of samples", samples.div_ceil(most)))
+        .got(format_args!("{file} bytes")))
+}
+
 /// The samples, one byte each, of rows of `bits` (1, 2 or 4) bits per sample, the first in the highest bits, each row
 /// starting `stride` bytes after the last.
 pub(super) fn unpacked(packed: &[u8], width: usize, height: usize, bits: usize, stride: usize) -> Result<Vec<u8>> {

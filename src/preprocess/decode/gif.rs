@@ -4,7 +4,7 @@ use std::io::Cursor;
 
 use gif::{ColorOutput, DecodeOptions, DecodingError, MemoryLimit};
 
-use super::decoded::{Decoded, check_pixels};
+use super::decoded::{Decoded, LZW, check_data, check_pixels};
 use crate::error::{Error, Result};
 use crate::tensor::try_zeroed;
 
@@ -28,10 +28,13 @@ pub(super) fn decode(bytes: &[u8], max_pixels: usize) -> Result<Decoded> {
         return Err(Error::format("a GIF image without pixels").got(format_args!("{across} × {down}")));
     }
 
+    check_data(across * down, bytes.len(), LZW)?;
     let mut frame: Vec<u8> = try_zeroed(across * down)?;
     decoder.read_into_buffer(&mut frame).map_err(fail)?;
     let mut indices: Vec<u8> = try_zeroed(width * height)?;
-    indices.fill(background);
+    if background > 0 {
+        indices.fill(background);
+    }
     for (row, out) in frame.chunks_exact(across).zip(indices.chunks_exact_mut(width).skip(top)) {
         out[left..left + across].copy_from_slice(row);
     }

@@ -4,7 +4,7 @@ use std::io::Cursor;
 
 use png::{BitDepth, ColorType, Transformations};
 
-use super::decoded::{Decoded, check_pixels, too_large, unpacked, widen};
+use super::decoded::{DEFLATED, Decoded, check_data, check_pixels, too_large, unpacked, widen};
 use crate::error::{Error, Result};
 use crate::preprocess::pixels::PixelFormat;
 use crate::tensor::try_zeroed;
@@ -25,6 +25,7 @@ pub(super) fn decode(bytes: &[u8], max_pixels: usize) -> Result<Decoded> {
     let mut reader = decoder.read_info().map_err(fail)?;
     let (color, depth) = reader.output_color_type();
     let length = reader.output_buffer_size().ok_or_else(|| too_large("the address space".into(), "more".into()))?;
+    check_data(length, bytes.len(), DEFLATED)?;
     let mut pixels: Vec<u8> = try_zeroed(length)?;
     reader.next_frame(&mut pixels).map_err(fail)?;
     let format = match color {

@@ -26,9 +26,15 @@ pub(super) fn decode(bytes: &[u8], max_pixels: usize) -> Result<Decoded> {
         return Err(invalid().expected("a largest value of 1 to 65535").got(most));
     }
     let format = if kind == 2 || kind == 5 { PixelFormat::Gray8 } else { PixelFormat::Rgb8 };
-    let mut samples: Vec<u8> = try_zeroed(width * height * format.channels())?;
+    let count = width * height * format.channels();
     let wide = most > 255;
     let mut data = text.data();
+    // A number in text is a digit at least, and something between it and the next one.
+    let least = if kind < 4 { 2 * count - 1 } else { count << usize::from(wide) };
+    if least > bytes.len() - text.at {
+        return Err(truncated());
+    }
+    let mut samples: Vec<u8> = try_zeroed(count)?;
     for out in &mut samples {
         let value = match (kind, data) {
             (2 | 3, _) => text.number()?,
@@ -59,6 +65,9 @@ fn scaled(value: usize, most: usize, wide_gray: bool) -> u8 {
 /// The samples of a file of bits, in which black is 1.
 fn decode_bits(mut text: Text<'_>, width: usize, height: usize, digits: bool) -> Result<Decoded> {
     let mut samples = if digits {
+        if width * height > text.bytes.len() - text.at {
+            return Err(truncated());
+        }
         let mut samples: Vec<u8> = try_zeroed(width * height)?;
         for sample in &mut samples {
             *sample = match text.start() {

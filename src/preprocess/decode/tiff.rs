@@ -6,7 +6,7 @@ use tiff::decoder::{Decoder, DecodingSampleType, Limits};
 use tiff::tags::Tag;
 use tiff::{ColorType, TiffError};
 
-use super::decoded::{Decoded, check_pixels, unpacked, widen};
+use super::decoded::{DEFLATED, Decoded, LZW, check_data, check_pixels, unpacked, widen};
 use crate::error::{Error, Result};
 use crate::preprocess::pixels::PixelFormat;
 use crate::tensor::try_zeroed;
@@ -17,6 +17,10 @@ const GRAY: u16 = 1;
 /// The kinds of a fourth channel: alpha that has been multiplied with the colours, and alpha that has not.
 const PREMULTIPLIED: u16 = 1;
 const ALPHA: u16 = 2;
+
+/// Compressions, as their tag numbers them.
+const UNCOMPRESSED: u16 = 1;
+const PACK_BITS: u16 = 32773;
 
 /// The most samples per pixel that are read.
 const MAX_SAMPLES: usize = 8;
@@ -58,7 +62,7 @@ pub(super) fn decode(bytes: &[u8], max_pixels: usize) -> Result<Decoded> {
         (color, _) => return Err(unsupported(&format!("{color:?} samples"))),
     };
     let bits = usize::from(color.bit_depth());
-    let mut samples = samples(&mut decoder, width, height, bits, kept)?;
+    let mut samples = samples(&mut decoder, bytes.len(), (width, height), bits, kept)?;
     if alpha == Some(PREMULTIPLIED) && format == PixelFormat::Rgba8 {
         samples.as_chunks_mut::<4>().0.iter_mut().for_each(divide);
     }
@@ -94,11 +98,12 @@ fn unsupported(what: &str) -> Error {
     Error::unsupported(format!("a TIFF image with {what}")).hint("Convert it to a PNG file")
 }
 
-/// The first `kept` samples of each pixel in 8 bits, fewer bits unpacked; of 16 bits the upper eight.
+/// The first `kept` samples of each pixel of a file of so many bytes, in 8 bits, fewer bits unpacked; of 16 bits the
+/// upper eight.
 fn samples<R: std::io::Read + std::io::Seek>(
     decoder: &mut Decoder<R>,
-    width: usize,
-    height: usize,
+    file: usize,
+    (width, height): (usize, usize),
     bits: usize,
     kept: usize,
 ) -> Result<Vec<u8>> {
@@ -113,6 +118,16 @@ fn samples<R: std::io::Read + std::io::Seek>(
     if layout.complete_len > area.saturating_mul(MAX_SAMPLES * wide) {
         return Err(unsupported("more than 8 samples per pixel"));
     }
+    // Fax rows can all be one bit.
+    let most = match decoder.find_tag_unsigned::<u16>(Tag::Compression).map_err(fail)?.unwrap_or(UNCOMPRESSED) {
+        UNCOMPRESSED => 1,
+        PACK_BITS => 64,
+        5 => LZW,
+        8 | 32946 => DEFLATED,
+        _ => usize::MAX,
+    };
+    // Strips may lie over each other, but no honest file's do.
+    check_data(layout.complete_len, file, most)?;
     let mut all: Vec<u8> = try_zeroed(layout.complete_len)?;
     decoder.read_image_bytes(&mut all).map_err(fail)?;
     if wide == 2 {
@@ -173,7 +188,7 @@ fn palette(
     let ColorType::Gray(bits @ (1 | 2 | 4 | 8)) = decoder.colortype().map_err(fail)? else {
         return Err(unsupported("a palette's index in more than 8 bits or beside other samples"));
     };
-    let indices = samples(&mut decoder, width, height, bits.into(), 1)?;
+    let indices = samples(&mut decoder, bytes.len(), (width, height), bits.into(), 1)?;
     let (indices, width, height) = turned(indices, width, height, 1, orientation)?;
     Ok(Decoded::with_palette(indices, width, height, &colours, false))
 }

@@ -1,7 +1,5 @@
 //! The configurations that lie beside weights.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -11,10 +9,11 @@ use super::stated::Stated;
 use super::{open_clip, preprocessor, timm, transformers};
 pub use crate::checkpoint::choose::CONFIGS;
 use crate::error::{Error, Result};
+use crate::mmap::read_small;
 use crate::present;
 
 /// A configuration has a few kilobytes; anything above this is none.
-const MAX_BYTES: u64 = 4 << 20;
+const MAX_BYTES: usize = 4 << 20;
 
 /// The configurations that are read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,12 +74,7 @@ fn open(path: &Path) -> Result<Option<Stated>> {
 /// [`ErrorKind::Io`](crate::ErrorKind::Io); [`ErrorKind::Format`](crate::ErrorKind::Format), without the file's name,
 /// where it is none or too large.
 pub(crate) fn object(path: &Path) -> Result<Value> {
-    let failed = |e| Error::io("cannot read the configuration", path, e);
-    let mut json = Vec::new();
-    File::open(path).map_err(failed)?.take(MAX_BYTES + 1).read_to_end(&mut json).map_err(failed)?;
-    if json.len() as u64 > MAX_BYTES {
-        return Err(Error::format("too large for a configuration").expected(format_args!("at most {MAX_BYTES} bytes")));
-    }
+    let json = read_small(path, MAX_BYTES, "a configuration")?;
     let config: Value = serde_json::from_slice(&json).map_err(|e| Error::format("not JSON").because(e))?;
     if !config.is_object() {
         return Err(Error::format("not a configuration").expected("a JSON object"));

@@ -38,7 +38,9 @@ impl Reconstructed for Weights {
 /// Least recently used goes first. What is in use elsewhere stays alive there whatever the cache does, and is found
 /// again as long as it lives: a budget smaller than one task still works. What is prefetched is reconstructed by one
 /// thread per cache, one after the other, which ends when nothing is wanted. Shareable between threads and, in an
-/// [`Arc`], between models ([`ModelOptions::cache`](super::ModelOptions::cache)).
+/// [`Arc`], between models ([`ModelOptions::cache`](super::ModelOptions::cache)): those of the same mapped files have
+/// the same weights in it, while one of them is open ([`Mapping::identity`](crate::Mapping::identity)); files that are
+/// read, and those that were closed meanwhile, are files of their own.
 #[derive(Debug)]
 pub struct WeightsCache<W: Reconstructed = Weights> {
     state: Mutex<CacheState<W>>,

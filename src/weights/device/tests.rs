@@ -52,8 +52,15 @@ fn bases() -> [(&'static str, DType, Vec<usize>); 7] {
 }
 
 fn base() -> Checkpoint {
-    let tensors =
-        bases().into_iter().enumerate().map(|(i, (name, dtype, shape))| (name.into(), tensor(dtype, &shape, i)));
+    seeded(0)
+}
+
+/// A base of the same parameters for every seed, with other values.
+fn seeded(seed: usize) -> Checkpoint {
+    let tensors = bases()
+        .into_iter()
+        .enumerate()
+        .map(|(i, (name, dtype, shape))| (name.into(), tensor(dtype, &shape, i + 1000 * seed)));
     Checkpoint::from_tensors("base", Format::Safetensors, tensors.collect()).unwrap()
 }
 
@@ -86,6 +93,7 @@ fn model(vectors: usize) -> Arc<Model> {
         residual_tasks: Vec::new(),
         parameters,
         file_bytes: 0,
+        files: Vec::new(),
     });
     Model::new(base(), Some(basis), &ModelOptions { threads: 2, ..ModelOptions::default() }).unwrap()
 }

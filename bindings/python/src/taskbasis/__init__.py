@@ -107,7 +107,8 @@ def pack(*, progress: Progress = False, **options: Any) -> "dict[str, Any]":
 
 
 def verify(path: Path, *, progress: Progress = False) -> "dict[str, Any]":
-    """Checks everything in a bundle, as `taskbasis verify` does. Raises TaskbasisError, naming what is wrong."""
+    """Checks everything in a bundle, basis folder, checkpoint, graph or file of heads, as `taskbasis verify` does.
+    Raises TaskbasisError, naming what is wrong."""
     return run("verify", path, progress=progress)
 
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use taskbasis::build::doubt;
+use taskbasis::mmap::read_small;
 use taskbasis::{Error, Model, ModelOptions, Result, TaskExpr};
 
 use super::data::Labelled;
@@ -12,6 +13,9 @@ use super::workbench::Bench;
 use crate::checkpoints::open_finetuned;
 use crate::output;
 use crate::tasks_dir::{NamedFile, TasksDir};
+
+/// The largest file of accuracies that is read.
+const MAX_BYTES: usize = 16 << 20;
 
 /// Accuracies by the reference's names of data: `MNIST` on the test split, `MNISTVal` on the validation split.
 pub(super) struct Finetuned(HashMap<String, f64>);
@@ -27,7 +31,7 @@ impl Finetuned {
     }
 
     fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read(path).map_err(|e| Error::io("cannot read", path, e))?;
+        let text = read_small(path, MAX_BYTES, "accuracies")?;
         let accuracies: HashMap<String, f64> = serde_json::from_slice(&text).map_err(|e| {
             Error::format("not accuracies as they should be").at(path).expected(r#"{"TASK": 0.99, …}"#).because(e)
         })?;

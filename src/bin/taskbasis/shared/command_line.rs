@@ -22,6 +22,11 @@ pub struct GlobalArgs {
     #[arg(long, global = true, value_name = "PREFIX")]
     pub prefix: Option<String>,
 
+    /// Read files into memory instead of mapping them: for a disk that may fail, or files that others may shorten,
+    /// which are then errors that name the place. It takes as much memory as they have bytes.
+    #[arg(long, global = true)]
+    pub read: bool,
+
     /// Tell the progress of long work on stderr, as JSON lines for programs to read.
     #[arg(long, global = true)]
     pub progress: bool,
@@ -67,6 +72,9 @@ pub fn read<P: Options>(arguments: impl Iterator<Item = OsString>) -> Result<P> 
     };
     refuse_conflicts(&program, &mut command, &matches);
     output::progress_for_programs(program.global().progress);
+    if program.global().read {
+        taskbasis::mmap::read_all_files();
+    }
     program.check()?;
     if paths::settle()? {
         // Whether a file of the Hub is a bundle is known only now.

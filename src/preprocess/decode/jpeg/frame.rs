@@ -1,5 +1,6 @@
 //! The headers of a JPEG file's image: its size, its channels, and what each scan holds of them.
 
+use super::super::decoded::check_data;
 use super::errors::{invalid, unsupported};
 use crate::error::{Error, Result};
 use crate::tensor::try_zeroed;
@@ -95,13 +96,15 @@ impl Frame {
         Ok(Self { width, height, progressive, max_factors: most, components: components.collect() })
     }
 
-    /// The frame with room for its image.
-    pub(super) fn allocated(mut self) -> Result<Self> {
+    /// The frame with room for its image, which is in a file of `file` bytes.
+    pub(super) fn allocated(mut self, file: usize) -> Result<Self> {
+        // Every block has a bit at least, that of its first coefficient; what only fills up the last ones has not.
+        let blocks = self.components.iter().map(|of| of.width.div_ceil(8) * of.height.div_ceil(8)).sum::<usize>();
+        check_data(blocks * 64, file, 8 * 64)?;
         for component in &mut self.components {
             let blocks = component.across * component.down;
             if self.progressive {
-                component.coefficients.try_reserve_exact(blocks).map_err(|_| Error::out_of_memory(blocks * 128))?;
-                component.coefficients.resize(blocks, [0; 64]);
+                component.coefficients = try_zeroed(blocks)?;
             } else {
                 component.samples = try_zeroed(blocks * 64)?;
             }

@@ -80,7 +80,7 @@ impl<'a> Reader<'a> {
                 }
                 let frame = Frame::read(segment, progressive)?;
                 check_pixels(frame.width, frame.height, max_pixels)?;
-                self.frame = Some(frame.allocated()?);
+                self.frame = Some(frame.allocated(self.bytes.len())?);
             }
             0xc3 => return Err(unsupported("lossless coding")),
             0xc5..=0xc7 | 0xde => return Err(unsupported("hierarchical coding")),

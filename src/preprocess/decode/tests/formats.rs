@@ -317,6 +317,58 @@ fn every_format_heeds_the_limit() {
     }
 }
 
+/// A header of few bytes promises an image that no data of the file can fill: it is refused before memory is taken.
+#[test]
+fn a_header_alone_takes_no_memory() {
+    const SIDE: u16 = 9000;
+    let side = SIDE.to_be_bytes();
+    let (low, high) = (SIDE as u8, (SIDE >> 8) as u8);
+    let frame = |marker| {
+        let sizes = [8, side[0], side[1], side[0], side[1], 1, 1, 0x11, 0];
+        [&[0xff, 0xd8, 0xff, marker, 0, 11][..], &sizes, &[0xff, 0xd9]].concat()
+    };
+    let mut gif = b"GIF89a".to_vec();
+    gif.extend([low, high, low, high, 0x80, 0, 0, 0, 0, 0, 255, 255, 255]);
+    gif.extend([0x2c, 0, 0, 0, 0, low, high, low, high, 0, 2, 2, 0x4c, 1, 0, 0x3b]);
+    let mut png = super::png(1, 1, png::ColorType::Rgb, png::BitDepth::Eight, &[0; 3], &[]);
+    png[16..24].copy_from_slice(&[0, 0, side[0], side[1], 0, 0, side[0], side[1]]);
+    let checksum = super::crc32(&png[12..29]).to_be_bytes();
+    png[29..33].copy_from_slice(&checksum);
+    let mut sides = two_by_two(&[8; 3], &[2], &[]);
+    (sides[0].1, sides[1].1) = (&[SIDE], &[SIDE]);
+    let packed = |compression: &'static [u16]| {
+        let mut tags = sides.clone();
+        for tag in &mut tags {
+            if tag.0 == 259 {
+                tag.1 = compression;
+            }
+        }
+        tags
+    };
+    let size = (i32::from(SIDE), i32::from(SIDE));
+    for (what, bytes) in [
+        ("PNG", png),
+        ("JPEG", frame(0xc0)),
+        ("progressive JPEG", frame(0xc2)),
+        ("GIF", gif),
+        ("BMP", bmp(24, 0, size, &[], &[0; 16])),
+        ("BMP with a palette", bmp(8, 0, size, &[0; 1024], &[0; 16])),
+        ("BMP in runs", bmp(8, 1, size, &[0; 1024], &[0; 16])),
+        ("PPM", b"P6 9000 9000 255 abc".to_vec()),
+        ("PPM as text", b"P3 9000 9000 255 1 2 3".to_vec()),
+        ("PGM in 16 bits", b"P5 9000 9000 65535 abc".to_vec()),
+        ("PBM", b"P4 9000 9000 abc".to_vec()),
+        ("PBM as text", b"P1 9000 9000 101".to_vec()),
+        ("TIFF", tiff(true, &packed(&[1]), &[0; 12])),
+        ("TIFF, deflated", tiff(true, &packed(&[8]), &[0; 12])),
+        ("TIFF by LZW", tiff(true, &packed(&[5]), &[0; 12])),
+        ("TIFF by PackBits", tiff(true, &packed(&[32773]), &[0; 12])),
+    ] {
+        let error = error(&bytes);
+        assert!(error.kind() == ErrorKind::Format && error.to_string().contains("truncated"), "{what}: {error}");
+    }
+}
+
 /// Each is told by what it holds; its name does not count.
 #[test]
 fn what_is_not_read_is_named() {
