@@ -238,7 +238,7 @@ fn what_does_not_fit_is_refused() {
     let mut packed = Aligned::new(layout.nbytes());
     pack(Kernel::best(), layout, &vec![0.0; 40 * 70], packed.bytes()).unwrap();
     let mut out = vec![0.0; 80];
-    let mut run = |weights: &[u8], input: usize, bias: usize, out: &mut [f32]| {
+    let run = |weights: &[u8], input: usize, bias: usize, out: &mut [f32]| {
         let (input, bias) = (vec![0.0; input], vec![0.0; bias]);
         let (activation, residual) = (Activation::None, None);
         let job = LinearJob { layout, weights, input: &input, bias: Some(&bias), activation, residual, out };
