@@ -31,7 +31,7 @@ fn what_is_not_measured_needs_no_options() {
         let name = option.split(' ').next().unwrap();
         refused(&format!("--growth {option}"), &[name, "'--growth'"]);
     }
-    for option in ["--formats q8", "--only open", "--batch 8", "--quick", "--built-graph"] {
+    for option in ["--only open", "--batch 8", "--quick", "--built-graph"] {
         let name = option.split(' ').next().unwrap();
         refused(&format!("--soak 1 {option}"), &[name, "'--soak'"]);
     }
