@@ -153,8 +153,8 @@ impl<'a> Output<'a> {
         Ok(unsafe { std::slice::from_raw_parts_mut(self.out.cast::<f32>(), numel) })
     }
 
-    /// Takes what is its own of `values`, which are the tensor's elements from `start` on: whole panels of a matrix that
-    /// is packed.
+    /// Takes what is its own of `values`, which are the tensor's elements from `start` on: whole panels of a matrix
+    /// that is packed.
     ///
     /// # Errors
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
@@ -166,8 +166,8 @@ impl<'a> Output<'a> {
         packer: &mut PanelPacker,
     ) -> Result<()> {
         if let Some(layout) = &self.packed {
-            // SAFETY: `out` is an exclusive borrow of the layout's bytes, aligned (`packed` made sure of it); of threads
-            // that share it, each has panels of its own, as items of jobs with such an output are whole panels.
+            // SAFETY: `out` is an exclusive borrow of the layout's bytes, aligned (`packed` made sure of it); of
+            // threads that share it, each has panels of its own, as items of jobs with such an output are whole panels.
             return unsafe { packer.pack(layout, start, values, self.out) };
         }
         self.put_elements(start, values, buffer);

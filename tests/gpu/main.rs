@@ -63,7 +63,7 @@ fn assert_same(device: &DeviceModel, task: &TaskWeights, what: &str) {
         let (dtype, want) = match values {
             Values::F32(values) => (DType::F32, values.iter().flat_map(|value| value.to_le_bytes()).collect()),
             Values::Cast(dtype, bytes) => (dtype, bytes.to_vec()),
-            Values::Carried(_) => panic!("{name} is no float"),
+            Values::Carried(_) | Values::Packed(..) => panic!("{name} is no float"),
         };
         assert_eq!(tensor.dtype, dtype, "{name}");
         assert!(gpu.bytes_to_host(name).unwrap() == want, "{name} of {}, {what}", task.name());

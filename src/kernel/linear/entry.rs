@@ -25,8 +25,8 @@ pub(super) struct Functions {
     pub(super) pack: unsafe fn(&PackedLayout, &[f32], &mut [u8], PanelOut<'_>),
 }
 
-/// Writes the products of a tile's `rows` rows with a panel to `tile`, [`PANEL`] to the row, `C` registers of outputs at
-/// a time.
+/// Writes the products of a tile's `rows` rows with a panel to `tile`, [`PANEL`] to the row, `C` registers of outputs
+/// at a time.
 ///
 /// # Safety
 /// As [`generic::product`]; `rows` is at least 1 and at most [`Lanes::ROWS`].

@@ -34,7 +34,7 @@ unsafe fn times_sigmoid<V: Lanes>(x: V, y: V) -> V {
 
 /// `exp(x)` for x held to −87 … 88: from 2e-38 to 1.7e38, 1e-7 of it wrong at most. A NaN gives any value.
 ///
-/// x = n·ln 2 + r with |r| ≤ ½ ln 2, and exp(r) − 1 − r a polynomial that was fitted to it for the least greatest error.
+/// x = n·ln 2 + r with |r| ≤ ½ ln 2, and exp(r) − 1 − r is a polynomial, fitted for the least greatest error.
 #[inline(always)]
 unsafe fn exp<V: Lanes>(x: V) -> V {
     const LN_2_HIGH: f32 = 0.693_359_4;

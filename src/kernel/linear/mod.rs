@@ -20,9 +20,8 @@
 //!
 //! # Where to read
 //! `generic.rs` is the algorithm over any vector type (`lanes.rs`), `scalar.rs` that type which makes it the
-//! specification;
-//! `avx512.rs`, `avx2.rs` and `neon.rs` are the others. `layout.rs` says how packed weights lie in memory, `pack.rs` writes them,
-//! `activations.rs` converts A, and `run.rs` shares the work out.
+//! specification; `avx512.rs`, `avx2.rs` and `neon.rs` are the others. `layout.rs` says how packed weights lie in
+//! memory, `pack.rs` and `packer.rs` write them, `activations.rs` converts A, and `run.rs` shares the work out.
 
 mod activation;
 mod activations;

@@ -57,8 +57,8 @@ pub(super) unsafe fn pack_panel<V: Lanes>(layout: &PackedLayout, rows: &[f32], l
     V::fence();
 }
 
-/// Quantises a row of weights, symmetrically about zero: `code = round(w / scale)`, ties to even, where the scale is the
-/// greatest |w| by 127. The scale and the sum of the codes; a row that is not finite has a scale that is none.
+/// Quantises a row of weights, symmetrically about zero: `code = round(w / scale)`, ties to even, where the scale is
+/// the greatest |w| by 127. The scale and the sum of the codes; a row that is not finite has a scale that is none.
 #[inline(always)]
 unsafe fn quantize<V: Lanes>(row: &[f32], line: &mut [u8]) -> (f32, i32) {
     // SAFETY: the caller's promise: the instruction set is there, and there is room for whole registers.
