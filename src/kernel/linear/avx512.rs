@@ -181,7 +181,10 @@ impl Lanes for __m512 {
     #[inline(always)]
     unsafe fn dot_pairs(sum: Self, a: __m512i, b: __m512i) -> Self {
         // SAFETY: the caller keeps the contract of `Lanes`; the types have the same bits.
-        unsafe { _mm512_dpbf16_ps(sum, std::mem::transmute(a), std::mem::transmute(b)) }
+        unsafe {
+            let pairs = |register| std::mem::transmute::<__m512i, __m512bh>(register);
+            _mm512_dpbf16_ps(sum, pairs(a), pairs(b))
+        }
     }
 
     #[inline(always)]

@@ -18,7 +18,7 @@ pub(super) unsafe fn activate<V: Lanes>(activation: Activation, x: V) -> V {
             Activation::TanhGelu => {
                 // ½·(1 + tanh y) is the sigmoid of 2y.
                 let cube = x.mul(x).mul_add(V::splat(0.044_715), V::splat(1.0)).mul(x);
-                times_sigmoid(x, cube.mul(V::splat(1.595_769_1)))
+                times_sigmoid(x, cube.mul(V::splat(1.595_769)))
             }
             Activation::Gelu => gelu(x),
         }

@@ -71,7 +71,7 @@ impl PanelPacker {
 ///
 /// # Errors
 /// [`ErrorKind::Mismatch`] for another size than the layout's; [`ErrorKind::InvalidArgument`] for memory that is not
-/// aligned; as [`PanelPacker::use_kernel`] and [`PanelPacker::pack`].
+/// aligned; [`ErrorKind::Unsupported`] when this machine cannot run `kernel`; [`ErrorKind::OutOfMemory`].
 pub fn pack(kernel: Kernel, layout: PackedLayout, weights: &[f32], out: &mut [u8]) -> Result<()> {
     if weights.len() != layout.outputs() * layout.inputs() || out.len() != layout.nbytes() {
         return Err(Error::mismatch("weights of another size than their layout"));
