@@ -919,6 +919,12 @@ typedef struct tb_encoder_options {
     size_t self_test;
     /** One of the TB_RESIDENCY_ constants: how much of a task's weights a run has in memory. */
     size_t residency;
+    /**
+     * One of the TB_PRECISION_ constants: the type that the built graph's matrices are multiplied in, on the CPU. With
+     * others than TB_PRECISION_F32 weights are packed, and nothing is promoted (TB_ERR_UNSUPPORTED with
+     * TB_RESIDENCY_BLOCKWISE, TB_PROMOTION_MANUAL, a GPU's provider, or another graph).
+     */
+    size_t precision;
 } tb_encoder_options;
 
 /** Properties of an encoder, from tb_encoder_info(): what is really used. The texts belong to the encoder. */
@@ -982,6 +988,8 @@ typedef struct tb_encoder_properties {
     uint32_t interpolation;
     /** The pixels that sides are resized to before the image is cropped. */
     size_t resize_edge;
+    /** One of the TB_PRECISION_ constants. */
+    size_t precision;
 } tb_encoder_properties;
 
 /**
@@ -1138,6 +1146,23 @@ tb_status tb_encoder_device_stats(const tb_encoder *encoder,
                                   const tb_basis *basis,
                                   tb_device_statistics *stats,
                                   tb_error **err);
+
+/* ---- The types that matrices are multiplied in ------------------------------------------------------------------- */
+
+/** Weights and products in 32-bit floats. The default. */
+#define TB_PRECISION_F32 0
+
+/**
+ * Weights and activations of 8 bits of precision (bf16), sums in 32-bit floats: half the memory per task, and about
+ * half the time where the processor has such products.
+ */
+#define TB_PRECISION_BF16 1
+
+/**
+ * Weights and activations of 8-bit integers, with a scale per output and per row: a quarter of the memory, and the
+ * fastest. Outliers in activations cost accuracy; measure it.
+ */
+#define TB_PRECISION_INT8 2
 
 /* ---- Sessions of their own for tasks that run often -------------------------------------------------------------- */
 
