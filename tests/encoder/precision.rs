@@ -61,7 +61,7 @@ fn embeddings_are_near_those_of_f32() {
 }
 
 #[test]
-fn an_image_gets_the_same_bits_in_any_company() {
+fn threads_change_no_bit_and_company_next_to_none() {
     if !runtime() {
         return;
     }
@@ -74,8 +74,12 @@ fn an_image_gets_the_same_bits_in_any_company() {
         assert_eq!(all, two.encode_task(&task, &pixels, 9).unwrap(), "{precision}: threads");
         assert_eq!(all, two.encode_task(&task, &pixels, 9).unwrap(), "{precision}: once more");
         for i in [0, 4, 8] {
+            // Our products have the same bits in any batch; the last projection is ONNX Runtime's, in f32.
             let alone = two.encode_task(&task, &pixels[i * image..][..image], 1).unwrap();
-            assert_eq!(alone, all[i * width..][..width], "{precision}: image {i}");
+            let largest = alone.iter().fold(0f32, |most, x| most.max(x.abs()));
+            let pairs = alone.iter().zip(&all[i * width..][..width]);
+            let most = pairs.fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+            assert!(most <= 1e-6 * largest, "{precision}: image {i}: {most} of {largest}");
         }
     }
 }

@@ -212,6 +212,11 @@ impl<W: Reconstructed> CacheState<W> {
         Some(building)
     }
 
+    /// Bytes of the budget that what is being reconstructed takes.
+    pub(super) fn reserved(&self) -> usize {
+        self.reserved
+    }
+
     /// Bytes of the budget that may be kept: what is not being reconstructed.
     pub(super) fn room(&self) -> usize {
         self.stats.budget.saturating_sub(self.reserved)

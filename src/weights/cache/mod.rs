@@ -183,7 +183,9 @@ impl<W: Reconstructed> WeightsCache<W> {
     /// [`WeightsCache::settle`], where `bytes` of spare memory are about to be used.
     fn settle_before(&self, mut state: MutexGuard<'_, CacheState<W>>, bytes: usize) {
         let dropped = std::mem::take(&mut state.dropped);
-        let limit = state.room().saturating_sub(state.stats.bytes).saturating_add(bytes).min(state.stats.budget);
+        let left = state.room().saturating_sub(state.stats.bytes).saturating_add(bytes).min(state.stats.budget);
+        // What is being reconstructed may be about to take spare memory: it is not taken away in between.
+        let limit = left.max(self.spares.nbytes().min(state.reserved()));
         // While the lock is held, so that the last change has the last word.
         let beyond = self.spares.set_limit(limit);
         drop(state);
