@@ -1,6 +1,6 @@
 //! Which bytes are the same: files that are mapped now, told apart and known again.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs::Metadata;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -28,7 +28,7 @@ impl Identity {
 type State = [i128; 5];
 
 /// The files of the mappings that live, and how many live of each.
-static LIVING: Mutex<Option<HashMap<State, (Identity, usize)>>> = Mutex::new(None);
+static LIVING: Mutex<BTreeMap<State, (Identity, usize)>> = Mutex::new(BTreeMap::new());
 
 /// A mapping's identity, which is free for others once the last of the same file is dropped.
 pub(super) struct Token {
@@ -46,7 +46,7 @@ impl Token {
     pub(super) fn of_file(metadata: &Metadata) -> Self {
         let Some(state) = state(metadata) else { return Self::unique() };
         let mut living = LIVING.lock();
-        let (identity, count) = living.get_or_insert_default().entry(state).or_insert_with(|| (Identity::new(), 0));
+        let (identity, count) = living.entry(state).or_insert_with(|| (Identity::new(), 0));
         *count += 1;
         Self { identity: *identity, state: Some(state) }
     }
@@ -60,7 +60,6 @@ impl Drop for Token {
     fn drop(&mut self) {
         let Some(state) = self.state else { return };
         let mut living = LIVING.lock();
-        let living = living.get_or_insert_default();
         if let Some((_, count)) = living.get_mut(&state) {
             *count -= 1;
             if *count == 0 {
