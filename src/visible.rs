@@ -11,7 +11,8 @@ use std::fmt::{self, Write};
 #[derive(Clone, Copy, Debug)]
 pub struct Visible<T>(pub T);
 
-/// As [`Visible`], with line ends as they are.
+/// A text with its control characters written out but for line ends, which stay as they are, and with those that
+/// reorder or hide text.
 #[derive(Clone, Copy, Debug)]
 pub struct VisibleLines<T>(pub T);
 

@@ -86,10 +86,8 @@ mod extended {
         let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
         let names = names.filter_map(|name| CString::new(name).ok());
         let names = names.filter(|name| !OF_CONTENT.contains(&name.as_c_str()));
-        names
-            .filter_map(|name| Some((read(|buffer| getxattr(path, &name, buffer))?, name)))
-            .map(|(v, n)| (n, v))
-            .collect()
+        let with_value = |name: CString| read(|buffer| getxattr(path, &name, buffer)).map(|value| (name, value));
+        names.filter_map(with_value).collect()
     }
 
     /// What `get` writes, into memory that grows until it is enough.

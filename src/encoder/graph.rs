@@ -122,7 +122,7 @@ impl EncoderGraph {
             TensorSpec { packed: packed.get(&name).copied(), ..whole }
         });
         let layout = Layout::of_parameters(specs.collect());
-        Ok(Self { layout, model, kind: GraphKind::Packed(kernel::active()?), ..Self::built(arch)? })
+        Ok(Self::of_model(model, layout, GraphKind::Packed(kernel::active()?)))
     }
 
     /// The graph that is built for an architecture. Its layout is the canonical one.
@@ -132,19 +132,25 @@ impl EncoderGraph {
     pub(super) fn built(arch: &Arch) -> Result<Self> {
         let parameters = arch.parameters();
         let whole = |(name, shape): &(String, Vec<usize>)| TensorSpec::whole(name, shape, DType::F32);
-        // Not parsed: its weights are inputs as it stands, and every encoder begins here.
-        Ok(Self {
+        let layout = Layout::canonical(parameters.iter().map(whole).collect());
+        Ok(Self::of_model(graph::build(arch)?, layout, GraphKind::Built))
+    }
+
+    /// A model that was built here. It is not parsed: its weights are inputs as it stands, and every encoder begins
+    /// here.
+    fn of_model(model: Vec<u8>, layout: Arc<Layout>, kind: GraphKind) -> Self {
+        Self {
             users: None,
-            layout: Layout::canonical(parameters.iter().map(whole).collect()),
-            model: graph::build(arch)?,
+            layout,
+            model,
             pixels: graph::PIXELS.to_owned(),
             pixels_dtype: DType::F32,
             embeds: graph::EMBEDS.to_owned(),
             embeds_dtype: DType::F32,
             batch: None,
             has_halves: false,
-            kind: GraphKind::Built,
-        })
+            kind,
+        }
     }
 
     /// A graph whose weights are known.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ort::operator::{ComputeContext, Kernel as OrtKernel, KernelContext, Operator, OperatorDomain};
 use ort::operator::{OperatorInput, OperatorOutput};
-use ort::value::TensorElementType;
+use ort::value::{TensorElementType, ValueRef};
 use parking_lot::Mutex;
 
 use super::ort_error::failed;
@@ -78,31 +78,21 @@ impl OrtKernel for LinearNode {
         let (bias, residual) = (optional(2)?, optional(3)?);
         let (shape, input) = input.try_extract_tensor::<f32>()?;
         let (_, weights) = weights.try_extract_tensor::<u8>()?;
-        let values = |value: &Option<ort::value::ValueRef<'_>>| -> ort::Result<Option<(*const f32, usize)>> {
-            let Some(value) = value else { return Ok(None) };
-            let (_, values) = value.try_extract_tensor::<f32>()?;
-            Ok(Some((values.as_ptr(), values.len())))
-        };
-        let (bias, residual) = (values(&bias)?, values(&residual)?);
-        // SAFETY: tensors of the run, which stay as they are until this node has ended.
-        let view = |(start, length): (*const f32, usize)| unsafe { std::slice::from_raw_parts(start, length) };
+        let (bias, residual) = (floats(bias.as_ref())?, floats(residual.as_ref())?);
         let rows = shape.first().copied().unwrap_or(0);
         let outputs = i64::try_from(self.layout.outputs()).unwrap_or(i64::MAX);
         let mut out = run.output(0, [rows, outputs])?.ok_or_else(missing)?;
         let (_, out) = out.try_extract_tensor_mut::<f32>()?;
-        let job = LinearJob {
-            layout: self.layout,
-            weights,
-            input,
-            bias: bias.map(view),
-            activation: self.activation,
-            residual: residual.map(view),
-            out,
-        };
+        let job = LinearJob { layout: self.layout, weights, input, bias, activation: self.activation, residual, out };
         let pool = RunPool { run, threads: self.threads };
         let mut scratch = ScratchLoan::take();
         linear::linear(self.kernel, job, &pool, &mut scratch.0).map_err(|e| ort::Error::new(e.to_string()))
     }
+}
+
+/// The values of an input that may be left out.
+fn floats<'v>(value: Option<&'v ValueRef<'_>>) -> ort::Result<Option<&'v [f32]>> {
+    value.map(|value| value.try_extract_tensor().map(|(_, values)| values)).transpose()
 }
 
 /// The threads of the session.
@@ -120,21 +110,9 @@ impl Pool for RunPool<'_> {
         if self.threads == 1 || count == 1 {
             return (0..count).for_each(work);
         }
-        /// Work that ONNX Runtime's threads may share.
-        struct Work<'a>(&'a (dyn Fn(usize) + Sync));
-        // SAFETY: what the reference points to may be used from any thread, and outlives the loop.
-        unsafe impl Send for Work<'_> {}
-        // SAFETY: as before.
-        unsafe impl Sync for Work<'_> {}
-        impl Work<'_> {
-            fn call(&self, piece: usize) {
-                (self.0)(piece);
-            }
-        }
-        let work = Work(work);
-        if self.run.par_for(count, 0, |piece| work.call(piece)).is_err() {
+        if self.run.par_for(count, 0, work).is_err() {
             // It is refused before any of it is done.
-            (0..count).for_each(|piece| work.call(piece));
+            (0..count).for_each(work);
         }
     }
 }

@@ -85,7 +85,7 @@ fn threads_change_no_bit_and_company_next_to_none() {
 }
 
 #[test]
-fn weights_are_small_whoever_gives_them() {
+fn packed_weights_are_small_and_given_ones_are_packed() {
     if !runtime() {
         return;
     }

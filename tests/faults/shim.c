@@ -64,7 +64,7 @@ static void say(const char *text) {
     }
 }
 
-/* Whether an address lies in ONNX Runtime, or in the library of C++, which nobody else here uses. */
+/* Whether an address lies in ONNX Runtime, or in the library of C++, which no other code here uses. */
 static int is_runtime(const void *address) {
     Dl_info about;
     if (dladdr(address, &about) == 0 || about.dli_fname == NULL) {
@@ -181,8 +181,8 @@ static void *real(const char *name) {
         return function arguments;                                                                                     \
     }
 
-/* One that moves bytes, `count` of them. */
-#define MOVES(call, name, parameters, arguments, ...)                                                                  \
+/* One that moves `count` bytes or pieces; a short call moves `fewer` of several. */
+#define MOVES_FEWER(fewer, call, name, parameters, arguments, ...)                                                     \
     ssize_t name parameters {                                                                                          \
         REAL(ssize_t, #name, __VA_ARGS__)                                                                              \
         if (fails(call, descriptor, CALLER)) {                                                                         \
@@ -190,24 +190,14 @@ static void *real(const char *name) {
                 errno = how;                                                                                           \
                 return -1;                                                                                             \
             }                                                                                                          \
-            count = count > 1 ? count / 2 : count;                                                                     \
+            count = count > 1 ? (fewer) : count;                                                                       \
         }                                                                                                              \
         return function arguments;                                                                                     \
     }
 
-/* One that moves several pieces; half is the first of them alone. */
-#define MOVES_PIECES(call, name, parameters, arguments, ...)                                                           \
-    ssize_t name parameters {                                                                                          \
-        REAL(ssize_t, #name, __VA_ARGS__)                                                                              \
-        if (fails(call, descriptor, CALLER)) {                                                                         \
-            if (how != SHORT) {                                                                                        \
-                errno = how;                                                                                           \
-                return -1;                                                                                             \
-            }                                                                                                          \
-            count = count > 1 ? 1 : count;                                                                             \
-        }                                                                                                              \
-        return function arguments;                                                                                     \
-    }
+/* Of bytes it is half of them, of pieces the first alone. */
+#define MOVES(...) MOVES_FEWER(count / 2, __VA_ARGS__)
+#define MOVES_PIECES(...) MOVES_FEWER(1, __VA_ARGS__)
 
 /* ---- Memory -------------------------------------------------------------------------------------------------- */
 

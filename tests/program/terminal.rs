@@ -1,4 +1,4 @@
-//! What the program says, where names would act on a terminal, and where there is nobody to say it to.
+//! What the program says, where names would act on a terminal, and where there is no one to say it to.
 
 use std::path::Path;
 use std::process::Output;

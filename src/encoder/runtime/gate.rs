@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex};
 
-/// Counts those inside; closed, it lets no more in, and whoever closes it can wait until the others have left.
+/// Counts those inside; closed, it lets no more in, and the thread that closes it can wait until the others have left.
 ///
 /// Passing it costs a few atomic operations and no lock.
 pub(in crate::encoder) struct Gate {
@@ -76,7 +76,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     #[test]
-    fn whoever_closes_it_waits_for_the_others_alone() {
+    fn closing_waits_for_the_others_alone() {
         let gate = Gate::new();
         assert!(gate.enter() && gate.enter());
         assert!(!gate.close(1, Duration::ZERO), "one other is inside");

@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use super::lanes::Lanes;
 use super::layout::STEP_BYTES;
+use super::x86::shared_methods;
 
 /// Whether this machine has what the kernel needs.
 pub(super) fn is_detected() -> bool {
@@ -16,82 +17,31 @@ impl Lanes for __m256 {
     const ROWS: usize = 6;
     type Int = __m256i;
 
-    #[inline(always)]
-    unsafe fn splat(value: f32) -> Self {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm256_set1_ps(value) }
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm256_loadu_ps(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm256_storeu_ps(to, self) }
-    }
-
-    #[inline(always)]
-    unsafe fn add(self, other: Self) -> Self {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm256_add_ps(self, other) }
-    }
-
-    #[inline(always)]
-    unsafe fn sub(self, other: Self) -> Self {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm256_sub_ps(self, other) }
-    }
-
-    #[inline(always)]
-    unsafe fn mul(self, other: Self) -> Self {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm256_mul_ps(self, other) }
-    }
-
-    #[inline(always)]
-    unsafe fn div(self, other: Self) -> Self {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm256_div_ps(self, other) }
-    }
-
-    #[inline(always)]
-    unsafe fn mul_add(self, x: Self, sum: Self) -> Self {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm256_fmadd_ps(self, x, sum) }
-    }
-
-    #[inline(always)]
-    unsafe fn min(self, other: Self) -> Self {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm256_min_ps(self, other) }
-    }
-
-    #[inline(always)]
-    unsafe fn max(self, other: Self) -> Self {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm256_max_ps(self, other) }
+    shared_methods! {
+        int: __m256i,
+        splat: _mm256_set1_ps,
+        load: _mm256_loadu_ps,
+        store: _mm256_storeu_ps,
+        add: _mm256_add_ps,
+        sub: _mm256_sub_ps,
+        mul: _mm256_mul_ps,
+        div: _mm256_div_ps,
+        mul_add: _mm256_fmadd_ps,
+        min: _mm256_min_ps,
+        max: _mm256_max_ps,
+        round: _mm256_cvtps_epi32,
+        of_int: _mm256_cvtepi32_ps,
+        splat_int: _mm256_set1_epi32,
+        add_int: _mm256_add_epi32,
+        mul_int: _mm256_mullo_epi32,
+        min_int: _mm256_min_epi32,
+        max_int: _mm256_max_epi32,
     }
 
     #[inline(always)]
     unsafe fn if_negative(self, yes: Self, no: Self) -> Self {
         // SAFETY: the caller keeps the contract of `Lanes`.
         unsafe { _mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_LT_OQ>(self, _mm256_setzero_ps())) }
-    }
-
-    #[inline(always)]
-    unsafe fn round(self) -> __m256i {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm256_cvtps_epi32(self) }
-    }
-
-    #[inline(always)]
-    unsafe fn of_int(value: __m256i) -> Self {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm256_cvtepi32_ps(value) }
     }
 
     #[inline(always)]
@@ -109,12 +59,6 @@ impl Lanes for __m256 {
     }
 
     #[inline(always)]
-    unsafe fn splat_int(value: i32) -> __m256i {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm256_set1_epi32(value) }
-    }
-
-    #[inline(always)]
     unsafe fn load_int(from: *const u8) -> __m256i {
         // SAFETY: the caller keeps the contract of `Lanes`.
         unsafe { _mm256_loadu_si256(from.cast()) }
@@ -127,18 +71,6 @@ impl Lanes for __m256 {
     }
 
     #[inline(always)]
-    unsafe fn add_int(a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm256_add_epi32(a, b) }
-    }
-
-    #[inline(always)]
-    unsafe fn mul_int(a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm256_mullo_epi32(a, b) }
-    }
-
-    #[inline(always)]
     unsafe fn store_bytes(value: __m256i, to: *mut u8) {
         // SAFETY: the caller keeps the contract of `Lanes`. The lowest byte of each lane, gathered in each half.
         unsafe {
@@ -147,12 +79,6 @@ impl Lanes for __m256 {
             let (low, high) = (_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves));
             _mm_storel_epi64(to.cast(), _mm_unpacklo_epi32(low, high));
         }
-    }
-
-    #[inline(always)]
-    unsafe fn clamp_int(value: __m256i, least: i32, greatest: i32) -> __m256i {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm256_min_epi32(_mm256_max_epi32(value, _mm256_set1_epi32(least)), _mm256_set1_epi32(greatest)) }
     }
 
     #[inline(always)]
@@ -196,12 +122,6 @@ impl Lanes for __m256 {
     }
 
     #[inline(always)]
-    fn prefetch(line: *const u8) {
-        // SAFETY: SSE is part of x86-64, and prefetching never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
-    }
-
-    #[inline(always)]
     unsafe fn transpose(from: *const u8, stride: usize, to: *mut u8) {
         for (quarter, half) in [0, 1, 2, 3].into_iter().flat_map(|quarter| [(quarter, 0), (quarter, 1)]) {
             // SAFETY: the caller keeps the contract of `Lanes`: eight rows per quarter, of twice 32 bytes each, and as
@@ -218,12 +138,6 @@ impl Lanes for __m256 {
                 }
             }
         }
-    }
-
-    #[inline(always)]
-    fn fence() {
-        // SAFETY: SSE is part of x86-64.
-        unsafe { _mm_sfence() }
     }
 }
 

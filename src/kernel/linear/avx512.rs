@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use super::lanes::Lanes;
 use super::layout::STEP_BYTES;
+use super::x86::shared_methods;
 
 /// Whether this machine has what the kernel needs.
 pub(super) fn is_detected() -> bool {
@@ -22,82 +23,31 @@ impl Lanes for __m512 {
     const ROWS: usize = 8;
     type Int = __m512i;
 
-    #[inline(always)]
-    unsafe fn splat(value: f32) -> Self {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm512_set1_ps(value) }
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm512_loadu_ps(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm512_storeu_ps(to, self) }
-    }
-
-    #[inline(always)]
-    unsafe fn add(self, other: Self) -> Self {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm512_add_ps(self, other) }
-    }
-
-    #[inline(always)]
-    unsafe fn sub(self, other: Self) -> Self {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm512_sub_ps(self, other) }
-    }
-
-    #[inline(always)]
-    unsafe fn mul(self, other: Self) -> Self {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm512_mul_ps(self, other) }
-    }
-
-    #[inline(always)]
-    unsafe fn div(self, other: Self) -> Self {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm512_div_ps(self, other) }
-    }
-
-    #[inline(always)]
-    unsafe fn mul_add(self, x: Self, sum: Self) -> Self {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm512_fmadd_ps(self, x, sum) }
-    }
-
-    #[inline(always)]
-    unsafe fn min(self, other: Self) -> Self {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm512_min_ps(self, other) }
-    }
-
-    #[inline(always)]
-    unsafe fn max(self, other: Self) -> Self {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm512_max_ps(self, other) }
+    shared_methods! {
+        int: __m512i,
+        splat: _mm512_set1_ps,
+        load: _mm512_loadu_ps,
+        store: _mm512_storeu_ps,
+        add: _mm512_add_ps,
+        sub: _mm512_sub_ps,
+        mul: _mm512_mul_ps,
+        div: _mm512_div_ps,
+        mul_add: _mm512_fmadd_ps,
+        min: _mm512_min_ps,
+        max: _mm512_max_ps,
+        round: _mm512_cvtps_epi32,
+        of_int: _mm512_cvtepi32_ps,
+        splat_int: _mm512_set1_epi32,
+        add_int: _mm512_add_epi32,
+        mul_int: _mm512_mullo_epi32,
+        min_int: _mm512_min_epi32,
+        max_int: _mm512_max_epi32,
     }
 
     #[inline(always)]
     unsafe fn if_negative(self, yes: Self, no: Self) -> Self {
         // SAFETY: the caller keeps the contract of `Lanes`.
         unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(self, _mm512_setzero_ps()), no, yes) }
-    }
-
-    #[inline(always)]
-    unsafe fn round(self) -> __m512i {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm512_cvtps_epi32(self) }
-    }
-
-    #[inline(always)]
-    unsafe fn of_int(value: __m512i) -> Self {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm512_cvtepi32_ps(value) }
     }
 
     #[inline(always)]
@@ -115,12 +65,6 @@ impl Lanes for __m512 {
     }
 
     #[inline(always)]
-    unsafe fn splat_int(value: i32) -> __m512i {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm512_set1_epi32(value) }
-    }
-
-    #[inline(always)]
     unsafe fn load_int(from: *const u8) -> __m512i {
         // SAFETY: the caller keeps the contract of `Lanes`.
         unsafe { _mm512_loadu_si512(from.cast()) }
@@ -133,27 +77,9 @@ impl Lanes for __m512 {
     }
 
     #[inline(always)]
-    unsafe fn add_int(a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm512_add_epi32(a, b) }
-    }
-
-    #[inline(always)]
-    unsafe fn mul_int(a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm512_mullo_epi32(a, b) }
-    }
-
-    #[inline(always)]
     unsafe fn store_bytes(value: __m512i, to: *mut u8) {
         // SAFETY: the caller keeps the contract of `Lanes`.
         unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(value)) }
-    }
-
-    #[inline(always)]
-    unsafe fn clamp_int(value: __m512i, least: i32, greatest: i32) -> __m512i {
-        // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm512_min_epi32(_mm512_max_epi32(value, _mm512_set1_epi32(least)), _mm512_set1_epi32(greatest)) }
     }
 
     /// By integers: the instruction that converts takes subnormal numbers for zero.
@@ -188,12 +114,6 @@ impl Lanes for __m512 {
     }
 
     #[inline(always)]
-    fn prefetch(line: *const u8) {
-        // SAFETY: SSE is part of x86-64, and prefetching never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
-    }
-
-    #[inline(always)]
     unsafe fn transpose(from: *const u8, stride: usize, to: *mut u8) {
         for half in 0..2 {
             // SAFETY: the caller keeps the contract of `Lanes`: sixteen rows per half, of 64 bytes each, and as many
@@ -210,12 +130,6 @@ impl Lanes for __m512 {
                 }
             }
         }
-    }
-
-    #[inline(always)]
-    fn fence() {
-        // SAFETY: SSE is part of x86-64.
-        unsafe { _mm_sfence() }
     }
 }
 

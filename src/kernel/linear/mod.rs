@@ -20,8 +20,9 @@
 //!
 //! # Where to read
 //! `generic.rs` is the algorithm over any vector type (`lanes.rs`), `scalar.rs` that type which makes it the
-//! specification; `avx512.rs`, `avx2.rs` and `neon.rs` are the others. `layout.rs` says how packed weights lie in
-//! memory, `pack.rs` and `packer.rs` write them, `activations.rs` converts A, and `run.rs` shares the work out.
+//! specification; `avx512.rs`, `avx2.rs` (with `x86.rs`, which they share) and `neon.rs` are the others. `layout.rs`
+//! says how packed weights lie in memory, `pack.rs` and `packer.rs` write them, `activations.rs` converts A, and
+//! `run.rs` shares the work out.
 
 mod activation;
 mod activations;
@@ -44,6 +45,8 @@ mod run;
 mod scalar;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 pub use activation::Activation;
 pub use layout::{ALIGNMENT, PackedLayout};

@@ -14,7 +14,7 @@ impl Pool for TestPool {
     fn run(&self, count: usize, work: &(dyn Fn(usize) + Sync)) {
         std::thread::scope(|scope| {
             for thread in 0..self.0 {
-                scope.spawn(move || (thread..count).rev().step_by(1).filter(|i| i % self.0 == thread).for_each(work));
+                scope.spawn(move || (0..count).rev().filter(|i| i % self.0 == thread).for_each(work));
             }
         });
     }

@@ -23,7 +23,7 @@ pub fn note(text: &str) {
     remark("note", text);
 }
 
-/// One line on stderr. Where that is closed or full there is nobody to tell, and the work goes on; `eprintln` would
+/// One line on stderr. Where that is closed or full there is no one to tell, and the work goes on; `eprintln` would
 /// panic.
 fn remark(kind: &str, text: impl Display) {
     let _ = writeln!(std::io::stderr().lock(), "{kind}: {}", Visible(text));

@@ -135,11 +135,16 @@ impl ValueParserFactory for OutPath {
     type Parser = Parser<Self>;
 
     fn value_parser() -> Parser<Self> {
-        PathBufValueParser::new().map(|given| {
-            let path = Self(given);
-            OUTPUTS.lock().push(path.clone());
-            path
-        })
+        PathBufValueParser::new().map(Self::given)
+    }
+}
+
+impl OutPath {
+    /// One of the command line, noted for [`settle`].
+    fn given(path: PathBuf) -> Self {
+        let path = Self(path);
+        OUTPUTS.lock().push(path.clone());
+        path
     }
 }
 
@@ -167,10 +172,8 @@ impl ValueParserFactory for OutFile {
 
     fn value_parser() -> Parser<Self> {
         PathBufValueParser::new().map(|given| {
-            let path = OutPath(given);
-            OUTPUTS.lock().push(path.clone());
-            FILES.lock().push(path.0.clone());
-            Self(path)
+            FILES.lock().push(given.clone());
+            Self(OutPath::given(given))
         })
     }
 }
