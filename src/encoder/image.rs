@@ -15,6 +15,7 @@ use super::golden::Golden;
 use super::graph::{EncoderGraph, WeightSource};
 use super::options::{EncoderOptions, Promotion, Residency, SelfTest, WeightsOn};
 use super::pool::Turns;
+use super::precision_choice::PrecisionChoice;
 use super::promote::Promotions;
 use super::provider::target::Target;
 use super::provider::{self, Execution, precision};
@@ -22,10 +23,14 @@ use super::runtime::Runtime;
 use super::session::SessionSetup;
 use super::{finite, memory, operator, width};
 use crate::error::{Error, ErrorKind, Result};
-use crate::kernel::linear::Precision;
 use crate::onnx::BoundGraph;
 use crate::tensor::try_zeroed;
+use crate::tower::LayerPrecisions;
 use crate::tower::arch::Arch;
+
+/// Why an encoder runs in f32 that was asked for the fastest precision that was measured.
+const UNMEASURED: &str = "nothing was measured: no bundle says what passed";
+const ONLY_BUILT: &str = "only the built graph can be run in another precision";
 
 /// The image encoder of one architecture, for any weights of that architecture. Shareable between threads.
 ///
@@ -44,7 +49,6 @@ pub struct Encoder {
     pub(super) setup: SessionSetup,
     pub(super) execution: Execution,
     pub(super) residency: Residency,
-    pub(super) precision: Precision,
     pub(super) engine: Box<dyn Engine>,
     /// Half floats have given the CPU's embeddings.
     pub(super) is_precise: AtomicBool,
@@ -62,9 +66,9 @@ impl Encoder {
     /// As [`Runtime::load`], [`Runtime::check_provider`] and [`Arch::check`]; [`ErrorKind::InvalidArgument`] for
     /// more than [`max_threads`](crate::kernel::max_threads); [`ErrorKind::Runtime`] when ONNX Runtime refuses the graph.
     pub fn new(arch: &Arch, options: &EncoderOptions) -> Result<Self> {
-        let graph = match options.precision {
-            Precision::F32 => EncoderGraph::built(arch)?,
-            precision => EncoderGraph::packed(arch, precision.into())?,
+        let graph = match options.precision.known() {
+            precisions if precisions.is_f32() => EncoderGraph::built(arch)?,
+            precisions => EncoderGraph::packed(arch, precisions)?,
         };
         Self::over(arch.clone(), graph, options)
     }
@@ -119,10 +123,13 @@ impl Encoder {
         execution.nodes = engine.nodes()?;
         execution.weights_on = weights_on;
         execution.weights_fallback = why;
+        execution.precisions = options.precision.known();
+        let why = if feed.graph.is_users() { ONLY_BUILT } else { UNMEASURED };
+        execution.precision_reason = (options.precision == PrecisionChoice::Auto).then(|| why.to_owned());
         let policy = match options.promotion {
             _ if options.residency == Residency::Blockwise => Promotion::Off,
             // A session of its own would have unpacked weights.
-            _ if options.precision != Precision::F32 => Promotion::Off,
+            _ if !options.precision.known().is_f32() => Promotion::Off,
             // On the device a session of its own gains a task nothing.
             Promotion::After(_) if weights_on == WeightsOn::Device => Promotion::Manual,
             policy => policy,
@@ -130,7 +137,6 @@ impl Encoder {
         Ok(Self {
             execution,
             residency: options.residency,
-            precision: options.precision,
             engine,
             is_precise: AtomicBool::new(false),
             promotions: Promotions::new(policy, &feed, &setup, &turns),
@@ -339,15 +345,22 @@ impl Encoder {
         self.residency
     }
 
-    /// The type that the built graph's matrices are multiplied in; f32 for a user's.
-    pub fn precision(&self) -> Precision {
-        self.precision
+    /// The types that the built graph's matrices are multiplied in; f32 for a user's. [`Encoder::execution`] says why,
+    /// where [`PrecisionChoice::Auto`] chose.
+    pub fn precisions(&self) -> LayerPrecisions {
+        self.execution.precisions
+    }
+
+    /// Says why these precisions were taken.
+    pub(crate) fn with_precision_reason(mut self, reason: String) -> Self {
+        self.execution.precision_reason = Some(reason);
+        self
     }
 
     /// Bytes of weights that one run needs in memory at a time.
     pub fn weight_bytes(&self) -> usize {
         match self.residency {
-            Residency::Whole if self.precision != Precision::F32 => self.feed.graph.nbytes(),
+            Residency::Whole if !self.precisions().is_f32() => self.feed.graph.nbytes(),
             Residency::Whole => self.arch().parameter_count() * size_of::<f32>(),
             Residency::Blockwise => blockwise::weight_bytes(self.arch()),
         }

@@ -4,9 +4,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::precision_choice::PrecisionChoice;
 use crate::did_you_mean;
 use crate::error::{Error, Result};
-use crate::kernel::linear::Precision;
 use crate::kernel::threads;
 
 /// The runs of an encoder that may be in progress, at most: a number mistaken for another one would open so many
@@ -48,9 +48,9 @@ pub struct EncoderOptions {
     pub self_test: SelfTest,
     /// The part of a task's weights that a run has in memory.
     pub residency: Residency,
-    /// The type that the built graph's matrices are multiplied in, on the CPU. Other types than f32 take weights of a
+    /// The types that the built graph's matrices are multiplied in, on the CPU. Other types than f32 take weights of a
     /// half or a quarter of the bytes, and nothing gains from promotion.
-    pub precision: Precision,
+    pub precision: PrecisionChoice,
 }
 
 impl EncoderOptions {
@@ -82,15 +82,21 @@ impl EncoderOptions {
 
     /// Refuses options that packed weights cannot serve.
     fn check_precision(&self) -> Result<()> {
-        let excludes = |what: &str| {
-            Err(Error::unsupported(format!("the precision {} and {what} exclude each other", self.precision)))
-        };
-        match self {
-            Self { precision: Precision::F32, .. } => Ok(()),
-            Self { provider: Provider::Cuda | Provider::TensorRt, .. } => excludes("another provider than the CPU's"),
-            Self { residency: Residency::Blockwise, .. } => excludes("a blockwise residency (`streamed`)"),
-            Self { promotion: Promotion::Manual, .. } => excludes("promotion"),
+        match self.unpacked() {
+            Some(what) if self.precision != PrecisionChoice::Auto && !self.precision.is_f32() => {
+                Err(Error::unsupported(format!("the precision {} and {what} exclude each other", self.precision)))
+            }
             _ => Ok(()),
+        }
+    }
+
+    /// The option that other types than f32 cannot serve.
+    pub(crate) fn unpacked(&self) -> Option<&'static str> {
+        match self {
+            Self { provider: Provider::Cuda | Provider::TensorRt, .. } => Some("another provider than the CPU's"),
+            Self { residency: Residency::Blockwise, .. } => Some("a blockwise residency (`streamed`)"),
+            Self { promotion: Promotion::Manual, .. } => Some("promotion"),
+            _ => None,
         }
     }
 
@@ -99,7 +105,7 @@ impl EncoderOptions {
     /// # Errors
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported).
     pub fn check_graph(&self) -> Result<()> {
-        if self.precision != Precision::F32 {
+        if self.precision != PrecisionChoice::Auto && !self.precision.is_f32() {
             return Err(Error::unsupported(format!("only the built graph can be run in {}", self.precision))
                 .hint("`built_graph` (--built-graph) runs it, whatever a bundle carries"));
         }

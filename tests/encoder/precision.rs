@@ -24,7 +24,7 @@ fn best() -> Arc<Model> {
 
 fn encoder(precision: Precision, threads: usize) -> Encoder {
     let arch = Arch::of(&Checkpoint::open(BASE).unwrap(), ArchHints::default()).unwrap();
-    Encoder::new(&arch, &EncoderOptions { precision, threads, ..EncoderOptions::default() }).unwrap()
+    Encoder::new(&arch, &EncoderOptions { precision: precision.into(), threads, ..EncoderOptions::default() }).unwrap()
 }
 
 fn task(model: &Arc<Model>, expression: &str) -> TaskWeights {
@@ -133,8 +133,10 @@ fn odd_towers_are_packed_too() {
                 },
             };
             let weights = Tensors::random(&arch, 7);
-            let encoder =
-                |precision| Encoder::new(&arch, &EncoderOptions { precision, ..EncoderOptions::default() }).unwrap();
+            let encoder = |precision: Precision| {
+                let options = EncoderOptions { precision: precision.into(), ..EncoderOptions::default() };
+                Encoder::new(&arch, &options).unwrap()
+            };
             let (exact, packed) = (encoder(Precision::F32), encoder(precision));
             let pixels = images(&exact, 3);
             let expected = exact.encode(&weights, &pixels, 3).unwrap();
@@ -171,7 +173,7 @@ fn what_cannot_be_packed_is_refused() {
     }
     let arch = Arch::of(&Checkpoint::open(BASE).unwrap(), ArchHints::default()).unwrap();
     let refused = |options: EncoderOptions| -> Error {
-        let options = EncoderOptions { precision: Precision::Int8, ..options };
+        let options = EncoderOptions { precision: Precision::Int8.into(), ..options };
         let error = Encoder::new(&arch, &options).unwrap_err();
         assert!(error.to_string().contains("int8"), "{error}");
         error
