@@ -1162,8 +1162,8 @@ tb_status tb_encoder_device_stats(const tb_encoder *encoder,
 #define TB_PRECISION_INT8 2
 
 /**
- * The fastest that passed the gate when the bundle was packed (`taskbasis pack --precision auto`), which may be another
- * one per kind of layer; TB_PRECISION_F32 where nothing was measured. tb_encoder_info() tells what and why.
+ * The fastest that passed the gate when the bundle was packed (`taskbasis pack --precision auto`), which may be
+ * another one per kind of layer; TB_PRECISION_F32 where nothing was measured. tb_encoder_info() tells what and why.
  */
 #define TB_PRECISION_AUTO 3
 

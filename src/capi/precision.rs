@@ -14,8 +14,8 @@ pub const TB_PRECISION_BF16: u32 = 1;
 /// fastest. Outliers in activations cost accuracy; measure it.
 pub const TB_PRECISION_INT8: u32 = 2;
 
-/// The fastest that passed the gate when the bundle was packed (`taskbasis pack --precision auto`), which may be another
-/// one per kind of layer; TB_PRECISION_F32 where nothing was measured. tb_encoder_info() tells what and why.
+/// The fastest that passed the gate when the bundle was packed (`taskbasis pack --precision auto`), which may be
+/// another one per kind of layer; TB_PRECISION_F32 where nothing was measured. tb_encoder_info() tells what and why.
 pub const TB_PRECISION_AUTO: u32 = 3;
 
 const fn of(precision: Precision) -> PrecisionChoice {

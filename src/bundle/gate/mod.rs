@@ -16,7 +16,7 @@ use twox_hash::XxHash3_128;
 use self::measuring::Measuring;
 pub use self::record::{AccuracyMeasure, Floors, PrecisionMeasure, TaskMeasure, Trial};
 use self::search::{Found, fastest};
-use super::format::Role;
+use super::format::{Role, key};
 use super::opened::Bundle;
 use crate::checkpoint::Checkpoint;
 use crate::datasets::Split;
@@ -170,8 +170,12 @@ impl Bundle {
     pub(super) fn content(&self) -> String {
         let mut hash = XxHash3_128::new();
         let mut line = |text: fmt::Arguments<'_>| hash.write(format!("{text}\n").as_bytes());
-        line(format_args!("{} {:?}", self.fingerprint, self.metadata.arch));
-        line(format_args!("{:?} {:?}", self.metadata.basis, self.metadata.preprocess));
+        let told = [key::ARCH, key::BASE, key::BASIS, key::PREPROCESS, key::TOWER];
+        for (key, value) in self.metadata.pairs().unwrap_or_default() {
+            if told.contains(&key) {
+                line(format_args!("{key} {value}"));
+            }
+        }
         let summed = self.tensors.iter().filter(|(name, _)| !super::reader::is_padding(name));
         for ((name, tensor), sum) in summed.zip(self.checksums.iter().skip(1)) {
             let role = Role::of(name);

@@ -32,9 +32,9 @@ pub(super) struct Found {
 
 /// Finds the fastest precisions that pass.
 ///
-/// All int8 first. Where that fails, the kinds that err most alone go to bf16, one after another, until it passes; where
-/// all of bf16 fails, they go on to f32 likewise. Those that went without need come back in the end: a kind's error
-/// alone is no proof.
+/// All int8 first. Where that fails, the kinds that err most alone go to bf16, one after another, until it passes;
+/// where all of bf16 fails, they go on to f32 likewise. Those that went without need come back in the end: a kind's
+/// error alone is no proof.
 ///
 /// # Errors
 /// Those of the trials.
