@@ -910,9 +910,8 @@ typedef struct tb_encoder_options {
     size_t residency;
     /**
      * One of the TB_PRECISION_ constants: the type that the built graph's matrices are multiplied in, on the CPU. With
-     * others than TB_PRECISION_F32 weights are packed, and nothing is promoted (TB_ERR_UNSUPPORTED with
-     * TB_RESIDENCY_BLOCKWISE, TB_PROMOTION_MANUAL, a GPU's provider, or another graph; TB_PRECISION_AUTO is
-     * TB_PRECISION_F32 there).
+     * others than TB_PRECISION_F32 a GPU's provider and another graph are TB_ERR_UNSUPPORTED; TB_PRECISION_AUTO is
+     * TB_PRECISION_F32 there.
      */
     size_t precision;
 } tb_encoder_options;

@@ -7,11 +7,11 @@ use crate::support::bundle::{Parts, digits_files, faults, tiny_files};
 use crate::support::forms;
 use crate::support::{digits, runtime};
 use serde_json::json;
-use taskbasis::bundle::{Floors, Gate, LabelledTask};
+use taskbasis::bundle::{Floors, Gate, LabelledTask, PrecisionMeasure};
 use taskbasis::{
-    ArchHints, BaseFormat, Basis, Bundle, BundleUpdate, Checkpoint, Dataset, Encoder, EncoderOptions, ErrorKind, Head,
-    LayerKind, LayerPrecisions, Method, NewTask, OpenModel, OpenOptions, OtherNames, Packer, Precision,
-    PrecisionChoice, Provider, Residency, TowerOptions, open,
+    Activation, ArchHints, BaseFormat, Basis, Bundle, BundleUpdate, Checkpoint, Dataset, Encoder, EncoderOptions,
+    ErrorKind, Head, LayerKind, LayerPrecisions, Method, NewTask, OpenModel, OpenOptions, OtherNames, Packer,
+    Precision, PrecisionChoice, Provider, Residency, Runtime, TowerOptions, open,
 };
 
 const KEY: &str = "measured.precision";
@@ -109,8 +109,13 @@ fn digits_pass_in_int8() {
         let why = encoder.execution().precision_reason.clone().unwrap();
         assert!(encoder.precisions().is_f32() && why.contains(says), "{why}");
     };
-    not(EncoderOptions { residency: Residency::Blockwise, ..auto() }, "blockwise");
-    let tower = TowerOptions { activation: Some(taskbasis::Activation::Gelu), ..TowerOptions::default() };
+    if Runtime::load(None).unwrap().check_provider(Provider::Cuda, 0).is_ok() {
+        not(EncoderOptions { provider: Provider::Cuda, ..auto() }, "another provider");
+    }
+    let blockwise = opened.encoder(&EncoderOptions { residency: Residency::Blockwise, ..auto() }).unwrap();
+    assert_eq!(blockwise.precisions().uniform(), Some(Precision::Int8));
+    let arch = ArchHints { activation: Some(Activation::Gelu), ..ArchHints::default() };
+    let tower = TowerOptions { arch, ..TowerOptions::default() };
     let tower = opened.tower(tower, &open::GraphChoice::Carried).unwrap();
     let other = opened.encoder_of(&tower, None, &auto()).unwrap();
     assert!(other.precisions().is_f32(), "measured was another activation");
@@ -213,24 +218,20 @@ fn a_measure_belongs_to_what_was_measured() {
     assert!(taken(&at("forged.taskbasis")).1.contains("changed since"));
 
     // A task more, or a residual, leaves it out; with nothing new it stays, and may be given anew.
-    let update = |with: &dyn Fn(&mut BundleUpdate<'_>)| {
+    let tuned = Checkpoint::open(&base).unwrap();
+    let write = |is_grown: bool, measure: Option<&PrecisionMeasure>| {
         let mut update = BundleUpdate::new(&bundle, None).unwrap();
-        with(&mut update);
+        if is_grown {
+            update.task(NewTask { name: "New", finetuned: &tuned, head: None, residual: None }).unwrap();
+        }
+        measure.map(|measure| update.precision(measure.clone()));
         update.write(&at("grown.taskbasis"), &[], &|_| {}).unwrap();
         Bundle::open(at("grown.taskbasis")).unwrap()
     };
-    let tuned = Checkpoint::open(&base).unwrap();
-    let task = |update: &mut BundleUpdate<'_>| {
-        update.task(NewTask { name: "New", finetuned: &tuned, head: None, residual: None }).unwrap();
-    };
-    let grown = update(&task);
+    let grown = write(true, None);
     assert!(grown.precision().is_none() && !grown.has_stale_precision());
-    let grown = update(&|grown| {
-        task(grown);
-        grown.precision(bundle.precision().unwrap().clone());
-    });
-    assert!(grown.precision().is_none(), "it was measured without the new task");
-    assert_eq!(update(&|_| {}).precision(), bundle.precision());
+    assert!(write(true, bundle.precision()).precision().is_none(), "it was measured without the new task");
+    assert_eq!(write(false, None).precision(), bundle.precision());
     let again = bundle.measure_precision(None, &Gate::default(), &|_| {}).unwrap();
     assert_eq!(Some(&again), bundle.precision(), "the same machine measures the same");
 
