@@ -100,12 +100,10 @@ pub fn text(measure: &PrecisionMeasure) -> String {
     };
     let verdict = if *passed { "passed" } else { "failed" };
     let mut rows = vec![vec!["task".to_owned(), "least cosine".into(), "f32".into(), precisions_head(precisions)]];
-    let percent = |share: f64| format!("{:.2} %", 100.0 * share);
+    let percent = |points: f64| format!("{points:.2} %");
     for task in tasks {
         let mut row = vec![Visible(&task.task).to_string(), format!("{:.5}", task.cosine)];
-        row.extend(
-            task.accuracy.map(|accuracy| [percent(accuracy.f32), percent(accuracy.measured)]).into_iter().flatten(),
-        );
+        row.extend(task.accuracy.map(|accuracy| accuracy.points().map(percent)).into_iter().flatten());
         row.resize(4, String::new());
         rows.push(row);
     }

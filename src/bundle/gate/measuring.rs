@@ -175,9 +175,8 @@ impl Trials for Measuring<'_> {
         let measured = self.tasks.iter().zip(self.cosines(&given)).zip(&given);
         let tasks = measured.map(|((task, cosine), given)| {
             let accuracy = task.labelled.map(|labelled| {
-                let images = labelled.labels.len();
-                let share = |right: usize| right as f64 / images.max(1) as f64;
-                AccuracyMeasure { f32: share(task.right), measured: share(given.right), images }
+                let (images, right_in_f32, right) = (labelled.labels.len(), task.right, given.right);
+                AccuracyMeasure { images, right_in_f32, right }
             });
             TaskMeasure { task: task.name.clone(), cosine, accuracy }
         });
@@ -192,7 +191,7 @@ impl Trials for Measuring<'_> {
     fn error(&mut self, precisions: LayerPrecisions) -> Result<f64> {
         let given = self.run(precisions, false)?;
         let least = self.cosines(&given).into_iter().fold(1.0, f64::min);
-        Ok(1.0 - least)
+        Ok(rounded(1.0 - least))
     }
 }
 
@@ -215,7 +214,12 @@ fn count_right(head: &Head, embeds: &[f32], labels: &[usize]) -> Result<usize> {
     Ok(right)
 }
 
-/// The least cosine between rows of one width; −1 where a row of one is zero, and none of the other's.
+/// To seven digits, which are read again as they are written.
+fn rounded(value: f64) -> f64 {
+    (value * 1e7).round() / 1e7
+}
+
+/// The least cosine between rows of one width, to seven digits; −1 where a row of one is zero, and none of the other's.
 fn least_cosine(a: &[f32], b: &[f32], width: usize) -> f64 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
     let cosine = |(a, b): (&[f32], &[f32])| {
@@ -228,5 +232,5 @@ fn least_cosine(a: &[f32], b: &[f32], width: usize) -> f64 {
             -1.0
         }
     };
-    a.chunks_exact(width).zip(b.chunks_exact(width)).map(cosine).fold(1.0, f64::min)
+    rounded(a.chunks_exact(width).zip(b.chunks_exact(width)).map(cosine).fold(1.0, f64::min))
 }

@@ -3,9 +3,9 @@
 use crate::preprocess::Preprocess;
 
 /// The number of built-in images.
-pub(super) const COUNT: usize = 16;
+pub(super) const COUNT: usize = 32;
 
-/// All built-in images, preprocessed: `[16, 3, S, S]`. Nothing but +, −, × and comparisons of f32 makes them, so they
+/// All built-in images, preprocessed: `[32, 3, S, S]`. Nothing but +, −, × and comparisons of f32 makes them, so they
 /// are the same on every machine.
 pub(super) fn pixels(preprocess: &Preprocess) -> Vec<f32> {
     let size = preprocess.size();
@@ -26,6 +26,11 @@ pub(super) fn pixels(preprocess: &Preprocess) -> Vec<f32> {
 
 /// The value, 0 to 1, of an image in a channel at a place, 0 to 1 both ways.
 fn value(pattern: usize, channel: usize, x: f32, y: f32) -> f32 {
+    if pattern < 16 { texture(pattern, channel, x, y) } else { drawing(pattern, channel, x, y) }
+}
+
+/// Images that are full of something.
+fn texture(pattern: usize, channel: usize, x: f32, y: f32) -> f32 {
     let seed = 1 + 3 * pattern as u32 + channel as u32;
     let tint = unit(seed.wrapping_mul(0x9e37_79b9));
     let either = |is: bool| if is { tint } else { 1.0 - tint };
@@ -70,6 +75,38 @@ fn value(pattern: usize, channel: usize, x: f32, y: f32) -> f32 {
             }
         }
     }
+}
+
+/// A few strokes on a plain ground, light on dark, dark on light or in colours: where most patches are the same, what is
+/// not normalised away stands out.
+fn drawing(pattern: usize, channel: usize, x: f32, y: f32) -> f32 {
+    let seed = 977 * pattern as u32;
+    let (width, count) = (0.02 + 0.05 * unit(seed), 1 + hash(seed, 1, 2) % 4);
+    let is_drawn = (0..count).any(|stroke| {
+        let random = |which: u32| unit(hash(seed, stroke, which + 7));
+        let (from, to) = ([random(0), random(1)], [random(2), random(3)]);
+        match hash(seed, stroke, 3) % 3 {
+            // A ring, a bar, a line.
+            0 => (distance(x, y, from[0], from[1]) - 0.3 * to[0]).abs() < 2.0 * width,
+            1 => (x - from[0]).abs() < 0.3 * to[0] && (y - from[1]).abs() < 0.3 * to[1],
+            _ => off_line([x, y], from, to) < width * width,
+        }
+    });
+    let colours = match pattern % 4 {
+        0 => [0.0, 1.0],
+        1 => [1.0, 0.0],
+        2 => [unit(seed + 11), unit(seed + 12)],
+        _ => [unit(seed + 20 + channel as u32), unit(seed + 30 + channel as u32)],
+    };
+    colours[usize::from(is_drawn)]
+}
+
+/// The square of the distance from a point to a line between two others.
+fn off_line([x, y]: [f32; 2], [from_x, from_y]: [f32; 2], [to_x, to_y]: [f32; 2]) -> f32 {
+    let (dx, dy) = (to_x - from_x, to_y - from_y);
+    let along = ((x - from_x) * dx + (y - from_y) * dy) / (dx * dx + dy * dy + 1e-6);
+    let along = along.clamp(0.0, 1.0);
+    0.25 * distance(x, y, from_x + along * dx, from_y + along * dy)
 }
 
 /// The place's number of `count` cells.
@@ -122,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn they_are_sixteen_different_images() {
+    fn they_are_different_images() {
         let preprocess = Preprocess::new(24).unwrap().with_mean_std([0.0; 3], [1.0; 3]).unwrap();
         let all = pixels(&preprocess);
         let images: Vec<&[f32]> = all.chunks(3 * 24 * 24).collect();

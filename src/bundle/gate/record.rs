@@ -56,21 +56,26 @@ pub struct TaskMeasure {
     pub accuracy: Option<AccuracyMeasure>,
 }
 
-/// The accuracies of a task, each a share of the images.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// A task's labelled images, and how many of them are classified as they are labelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccuracyMeasure {
-    /// In f32.
-    pub f32: f64,
-    /// In the precisions that were measured.
-    pub measured: f64,
-    /// The number of images.
+    /// The images.
     pub images: usize,
+    /// Those that are right in f32.
+    pub right_in_f32: usize,
+    /// Those that are right in the precisions that were measured.
+    pub right: usize,
 }
 
 impl AccuracyMeasure {
-    /// The points that are lost.
+    /// The accuracies in f32 and in the precisions that were measured, in points.
+    pub fn points(&self) -> [f64; 2] {
+        [self.right_in_f32, self.right].map(|right| 100.0 * right as f64 / self.images.max(1) as f64)
+    }
+
+    /// The points that are lost; negative where some are won.
     pub fn drop(&self) -> f64 {
-        100.0 * (self.f32 - self.measured)
+        100.0 * (self.right_in_f32 as f64 - self.right as f64) / self.images.max(1) as f64
     }
 }
 
@@ -106,7 +111,7 @@ impl Trial {
 
     /// Whether they keep to `floors`.
     pub(super) fn keeps_to(&self, floors: &Floors) -> bool {
-        // Shares of images are no round numbers.
+        // Points are no round numbers.
         let within = |drop: Option<f64>, most: f64| drop.is_none_or(|drop| drop <= most + 1e-9);
         within(self.worst_drop().map(|(_, drop)| drop), floors.worst_drop)
             && within(self.mean_drop(), floors.mean_drop)
