@@ -82,6 +82,18 @@ impl Lanes for __m512 {
         unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(value)) }
     }
 
+    /// Packed pairwise, which puts 128-bit parts out of order and holds to the range by itself.
+    #[inline(always)]
+    unsafe fn store_codes([a, b, c, d]: [__m512i; 4], of_activations: bool, to: *mut u8) {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe {
+            let (ab, cd) = (_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+            let mixed = if of_activations { _mm512_packus_epi16(ab, cd) } else { _mm512_packs_epi16(ab, cd) };
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            Self::store_int(_mm512_permutexvar_epi32(order, mixed), to);
+        }
+    }
+
     /// By integers: the instruction that converts takes subnormal numbers for zero.
     #[inline(always)]
     unsafe fn store_bf16(self, to: *mut u8) {

@@ -56,6 +56,20 @@ pub(super) trait Lanes: Copy + Sized {
     unsafe fn mul_int(a: Self::Int, b: Self::Int) -> Self::Int;
     /// Writes the lanes, held to 0..=255 or −128..=127 before, as one byte each.
     unsafe fn store_bytes(value: Self::Int, to: *mut u8);
+    /// Writes the lanes of four registers as one byte each, those of activations held to 0..=255 less
+    /// [`Lanes::CODE_OFFSET`], those of weights from −128 to 127 as they are.
+    unsafe fn store_codes(values: [Self::Int; 4], of_activations: bool, to: *mut u8) {
+        for (i, value) in values.into_iter().enumerate() {
+            // SAFETY: the caller keeps the contract: there is room for four registers' lanes.
+            unsafe {
+                let value = match of_activations {
+                    true => Self::add_int(Self::clamp_int(value, 0, 255), Self::splat_int(-Self::CODE_OFFSET)),
+                    false => value,
+                };
+                Self::store_bytes(value, to.add(i * Self::LANES));
+            }
+        }
+    }
     /// Holds the lanes to a range.
     unsafe fn clamp_int(value: Self::Int, least: i32, greatest: i32) -> Self::Int;
     /// Writes the lanes as bf16, rounded to nearest, ties to even; a NaN stays one.
