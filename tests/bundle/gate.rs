@@ -179,11 +179,12 @@ fn where_nothing_passes_it_is_f32() {
     if !runtime() {
         return;
     }
-    let family = tiny_files(Method::Autoencoder);
-    let path = family.pack_with("m.taskbasis", "q8", BaseFormat::F32, |packer| {
-        let floors = Floors { cosine: 1.0, ..Floors::default() };
-        packer.gate(Gate { floors, ..Gate::default() }, |_| {}).unwrap();
-    });
+    let folder = tempfile::tempdir().unwrap();
+    let (base, basis, arch) = amplified(folder.path());
+    let path = folder.path().join("m.taskbasis");
+    let floors = Floors { cosine: 1.0, ..Floors::default() };
+    let gate = Gate { floors, ..Gate::default() };
+    pack_family(&basis, &base, arch.hints(), ("q8", Some(gate)), &path);
     let bundle = Bundle::open(&path).unwrap();
     let measure = bundle.precision().unwrap();
     assert_eq!((&*measure.precisions, measure.chosen(), measure.alone.len()), ("f32", None, 9));
