@@ -82,7 +82,7 @@ pub fn linear(kernel: Kernel, job: LinearJob<'_>, pool: &dyn Pool, scratch: &mut
         return Ok(());
     }
     let LinearJob { layout, weights, input, bias, activation, residual, out } = job;
-    let row_bytes = layout.steps() * 4;
+    let row_bytes = layout.steps() * 4 * (functions.parts)(layout.precision());
     let tiles = rows.div_ceil(functions.rows);
     let start = |tile: usize| rows * tile / tiles;
     scratch.reserve(rows, row_bytes)?;
