@@ -12,11 +12,10 @@ use super::input::{Elements, Input};
 use super::session::GraphKind;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel;
-use crate::kernel::linear::Precision;
 use crate::onnx::{BoundGraph, Stored, TensorType, type_name};
 use crate::tensor::DType;
 use crate::tower::arch::Arch;
-use crate::tower::graph;
+use crate::tower::{LayerPrecisions, graph};
 use crate::weights::{Layout, TensorSpec, Values, Weights};
 
 /// Weights that an [`Encoder`](super::Encoder) can run with.
@@ -115,8 +114,8 @@ impl EncoderGraph {
     ///
     /// # Errors
     /// As [`Arch::check`] and [`Layout::new`].
-    pub(super) fn packed(arch: &Arch, precision: Precision) -> Result<Self> {
-        let (model, packed) = graph::build_packed(arch, precision)?;
+    pub(super) fn packed(arch: &Arch, precisions: LayerPrecisions) -> Result<Self> {
+        let (model, packed) = graph::build_packed(arch, precisions)?;
         let specs = arch.parameters().into_iter().map(|(name, shape)| {
             let whole = TensorSpec::whole(&name, &shape, DType::F32);
             TensorSpec { packed: packed.get(&name).copied(), ..whole }

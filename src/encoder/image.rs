@@ -64,7 +64,7 @@ impl Encoder {
     pub fn new(arch: &Arch, options: &EncoderOptions) -> Result<Self> {
         let graph = match options.precision {
             Precision::F32 => EncoderGraph::built(arch)?,
-            precision => EncoderGraph::packed(arch, precision)?,
+            precision => EncoderGraph::packed(arch, precision.into())?,
         };
         Self::over(arch.clone(), graph, options)
     }

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::ort_error::failed;
 use crate::error::Result;
 use crate::kernel::Kernel;
-use crate::kernel::linear::{self, Activation, LinearJob, PackedLayout, Pool, Precision, Scratch};
+use crate::kernel::linear::{self, Activation, LinearJob, Matrix, PackedLayout, Pool, Precision, Scratch};
 use crate::tower::graph::{DOMAIN, LINEAR};
 
 /// The operators of a session with this number of threads.
@@ -83,7 +83,8 @@ impl OrtKernel for LinearNode {
         let outputs = i64::try_from(self.layout.outputs()).unwrap_or(i64::MAX);
         let mut out = run.output(0, [rows, outputs])?.ok_or_else(missing)?;
         let (_, out) = out.try_extract_tensor_mut::<f32>()?;
-        let job = LinearJob { layout: self.layout, weights, input, bias, activation: self.activation, residual, out };
+        let (layout, weights, activation) = (self.layout, Matrix::Packed(weights), self.activation);
+        let job = LinearJob { layout, weights, input, norm: None, bias, activation, residual, out };
         let pool = RunPool { run, threads: self.threads };
         let mut scratch = ScratchLoan::take();
         linear::linear(self.kernel, job, &pool, &mut scratch.0).map_err(|e| ort::Error::new(e.to_string()))

@@ -156,7 +156,7 @@ impl<const BYTES: u8> Lanes for Avx2<BYTES> {
     }
 
     #[inline(always)]
-    unsafe fn transpose(from: *const u8, stride: usize, to: *mut u8) {
+    unsafe fn transpose(from: *const u8, stride: usize, to: *mut u8, streams: bool) {
         // Both halves of a cache line soon after another, as they leave past the caches together.
         for (half, quarter) in [0, 1].into_iter().flat_map(|half| [0, 1, 2, 3].map(|quarter| (half, quarter))) {
             // SAFETY: the caller keeps the contract of `Lanes`: eight rows per quarter, of twice 32 bytes each, and as
@@ -165,7 +165,7 @@ impl<const BYTES: u8> Lanes for Avx2<BYTES> {
                 let rows = std::array::from_fn(|r| Self::load_int(from.add((quarter * 8 + r) * stride + half * 32)));
                 for (step, column) in transposed(rows).into_iter().enumerate() {
                     let to = to.add((half * 8 + step) * STEP_BYTES + quarter * 32);
-                    if to.addr().is_multiple_of(32) {
+                    if streams && to.addr().is_multiple_of(32) {
                         _mm256_stream_si256(to.cast(), column);
                     } else {
                         Self::store_int(column, to);

@@ -1,6 +1,7 @@
 //! The entry points of each instruction set, and which of them a kernel means.
 
 use super::activations;
+use super::attention::{self, Head, Sizes};
 #[cfg(all(target_arch = "x86_64", test))]
 use super::avx2::VNNI_512;
 #[cfg(target_arch = "x86_64")]
@@ -12,6 +13,7 @@ use super::lanes::Lanes;
 use super::layout::{PANEL, PackedLayout};
 #[cfg(target_arch = "aarch64")]
 use super::neon::{DOT, MATRICES, Neon, PLAIN};
+use super::norm::LayerNorm;
 use super::pack::{self, PanelOut};
 use super::precision::Precision;
 use super::row_scale::RowScale;
@@ -26,14 +28,19 @@ pub(super) struct Functions {
     /// [`activations::parts`].
     pub(super) parts: fn(Precision) -> usize,
     /// [`activations::convert`].
-    pub(super) convert: unsafe fn(&PackedLayout, &[f32], *mut u8, &mut [RowScale]),
+    pub(super) convert: Convert,
     /// A tile of products: [`multiply`].
-    pub(super) multiply: unsafe fn(Precision, usize, *const u8, *const u8, usize, *mut u8),
+    pub(super) multiply: Multiply,
     /// [`generic::finish`].
     pub(super) finish: unsafe fn(*const u8, Finish<'_>, *mut f32),
     /// [`pack::pack_panel`].
     pub(super) pack: unsafe fn(&PackedLayout, &[f32], &mut [u8], PanelOut<'_>),
+    /// [`attention::attend`].
+    pub(super) attend: unsafe fn(&Sizes, Head<'_>),
 }
+
+pub(super) type Multiply = unsafe fn(Precision, usize, *const u8, *const u8, usize, *mut u8);
+type Convert = unsafe fn(&PackedLayout, &[f32], Option<(LayerNorm<'_>, &mut [f32])>, *mut u8, &mut [RowScale]);
 
 /// Writes the products of a tile's `rows` rows with a panel to `tile`, [`PANEL`] to the row, `C` registers of outputs
 /// at a time.
@@ -79,9 +86,15 @@ macro_rules! functions {
             use super::*;
 
             $(#[target_feature(enable = $features)])?
-            unsafe fn convert(layout: &PackedLayout, from: &[f32], to: *mut u8, scales: &mut [RowScale]) {
+            unsafe fn convert(
+                layout: &PackedLayout,
+                from: &[f32],
+                norm: Option<(LayerNorm<'_>, &mut [f32])>,
+                to: *mut u8,
+                scales: &mut [RowScale],
+            ) {
                 // SAFETY: the caller's promise, passed on.
-                unsafe { activations::convert::<$vector>(layout, from, to, scales) }
+                unsafe { activations::convert::<$vector>(layout, from, norm, to, scales) }
             }
 
             $(#[target_feature(enable = $features)])?
@@ -109,6 +122,12 @@ macro_rules! functions {
                 unsafe { pack::pack_panel::<$vector>(layout, rows, lines, out) }
             }
 
+            $(#[target_feature(enable = $features)])?
+            unsafe fn attend(sizes: &Sizes, head: Head<'_>) {
+                // SAFETY: the caller's promise, passed on.
+                unsafe { attention::attend::<$vector>(sizes, head, multiply) }
+            }
+
             pub(in super::super) const FUNCTIONS: Functions =
                 Functions {
                     rows: <$vector as Lanes>::ROWS,
@@ -117,6 +136,7 @@ macro_rules! functions {
                     multiply,
                     finish,
                     pack,
+                    attend,
                 };
         }
     };
@@ -146,6 +166,7 @@ functions!(avx512_bf16, Avx512<true, true>, 2, "avx512f,avx512bw,avx512vl,avx512
 pub(super) struct Variant {
     /// The kernel that it may stand for.
     pub(super) kernel: Kernel,
+    #[cfg(test)]
     pub(super) name: &'static str,
     pub(super) is_detected: fn() -> bool,
     pub(super) functions: Functions,
@@ -157,6 +178,7 @@ pub(super) const VARIANTS: &[Variant] = {
         ($($(#[$attribute:meta])* $kernel:ident $name:ident $is_detected:expr),* $(,)?) => {
             &[$($(#[$attribute])* Variant {
                 kernel: Kernel::$kernel,
+                #[cfg(test)]
                 name: stringify!($name),
                 is_detected: $is_detected,
                 functions: $name::FUNCTIONS,

@@ -14,18 +14,37 @@
 //! then   out = activation(y) + residual
 //! ```
 //!
+//! A layer norm in front of it makes of every row `fma((a[k] − mean) · (1 / √(variance + ε)), weight[k], bias[k])`. Its
+//! sums, Σa and Σ(a − mean)² by `fma`, are sixteen, that of index k modulo 16 each, added up in ascending order.
+//!
 //! The activations are those of `math.rs`. Every instruction set gives these bits, whatever the number of threads and
 //! rows, so a row's result does not depend on the others. For bf16, subnormal numbers may count as zero wherever they
 //! occur. What is not finite in A or W makes results that are not; which, is outside the contract.
 //!
 //! # Where to read
 //! `generic.rs` is the algorithm over any vector type (`lanes.rs`), `scalar.rs` that type which makes it the
-//! specification; `avx512.rs`, `avx2.rs` (with `x86.rs`, which they share) and `neon.rs` are the others. `layout.rs`
-//! says how packed weights lie in memory, `pack.rs` and `packer.rs` write them, `activations.rs` converts A, and
-//! `run.rs` shares the work out.
+//! specification; `avx512.rs`, `avx2.rs` (with `x86.rs`, which they share) and `neon.rs` are the others, `entry.rs` lists
+//! which processors have what. `layout.rs` says how packed weights lie in memory, `pack.rs` and `packer.rs` write them,
+//! `activations.rs` converts A, and `run.rs` shares the work out.
+//!
+//! # Instruction sets
+//! | kernel | processors with | bytes by | bf16 by |
+//! | --- | --- | --- | --- |
+//! | `avx512` | AVX-512 F, BW, DQ, VL, VNNI, BF16 | `vpdpbusd` | `vdpbf16ps` |
+//! | | without BF16 | `vpdpbusd` | two FMAs, widened |
+//! | | without VNNI either | `vpmaddwd`, widened | two FMAs, widened |
+//! | `avx2` | AVX2, FMA, AVX-VNNI | `vpdpbusd` | two FMAs, widened |
+//! | | without AVX-VNNI | `vpmaddwd`, widened | two FMAs, widened |
+//! | `neon` | dotprod, i8mm, bf16 | `smmla` | `bfmlalt`, `bfmlalb` |
+//! | | dotprod | `sdot` | two FMAs, widened |
+//! | | neither | products of words | two FMAs, widened |
+//!
+//! `bfdot` and `bfmmla`, which take more bf16 at once, round otherwise than the contract, and otherwise from processor to
+//! processor; `bfmlalt` and `bfmlalb` are FMAs.
 
 mod activation;
 mod activations;
+mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -35,22 +54,29 @@ mod generic;
 mod lanes;
 mod layout;
 mod math;
+mod matrix;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod norm;
 mod pack;
 mod packer;
 mod precision;
 mod row_scale;
 mod run;
 mod scalar;
+mod share;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 pub use activation::Activation;
+pub use attention::{AttentionJob, attention};
 pub use layout::{ALIGNMENT, PackedLayout};
+pub use matrix::Matrix;
+pub use norm::LayerNorm;
 pub(crate) use packer::PanelPacker;
 pub use packer::pack;
 pub use precision::Precision;
-pub use run::{LinearJob, Pool, Scratch, linear};
+pub use run::{LinearJob, Scratch, linear};
+pub use share::Pool;

@@ -17,9 +17,10 @@ use std::collections::HashMap;
 
 use self::nodes::{Block, Graph, int};
 pub(crate) use self::nodes::{DOMAIN, LINEAR};
-use super::arch::{Arch, BLOCKS, PROJECTION, Pooling};
+use super::arch::{Arch, BLOCKS, PATCH_EMBEDDING, PROJECTION, Pooling};
+use super::precisions::{LayerKind, LayerPrecisions};
 use crate::error::Result;
-use crate::kernel::linear::{PackedLayout, Precision};
+use crate::kernel::linear::PackedLayout;
 use crate::onnx::TensorType;
 use crate::onnx::emit::{Attribute, Extent, Operator};
 
@@ -30,8 +31,6 @@ pub const EMBEDS: &str = "embeds";
 /// The residual stream between the graphs of a chain: f32 `[batch·tokens, width]`.
 const STREAM: &str = "stream.in";
 
-/// The weights of the patch embedding: `[width, 3, patch, patch]`.
-const PATCH_EMBEDDING: &str = "visual.conv1.weight";
 /// The name of the graph.
 const NAME: &str = "clip_image_encoder";
 
@@ -74,24 +73,23 @@ pub(crate) struct Link {
 ///
 /// # Errors
 /// As [`build`].
-pub(crate) fn build_packed(arch: &Arch, precision: Precision) -> Result<(Vec<u8>, HashMap<String, PackedLayout>)> {
+pub(crate) fn build_packed(
+    arch: &Arch,
+    precisions: LayerPrecisions,
+) -> Result<(Vec<u8>, HashMap<String, PackedLayout>)> {
     arch.check()?;
-    let packed = packed_parameters(arch, precision)?;
+    let packed = packed_parameters(arch, precisions)?;
     let mut graph = Graph::with_packed(NAME, arch.variant.norm_epsilon, packed.clone());
     graph.append_tower(arch);
     Ok((graph.into_bytes()?, packed))
 }
 
-/// The packed form of every matrix of a linear layer and of the patch embedding. The patches' is bf16 where the others
-/// are int8: pixels have outliers in every row.
-fn packed_parameters(arch: &Arch, precision: Precision) -> Result<HashMap<String, PackedLayout>> {
+/// The packed form of every matrix of a linear layer and of the patch embedding.
+fn packed_parameters(arch: &Arch, precisions: LayerPrecisions) -> Result<HashMap<String, PackedLayout>> {
     let mut packed = HashMap::new();
     for (name, shape) in arch.parameters() {
-        let is_patches = name == PATCH_EMBEDDING;
-        let is_linear = is_of_block(&name) && shape.len() == 2;
-        if is_patches || is_linear {
-            let precision = if is_patches && precision == Precision::Int8 { Precision::Bf16 } else { precision };
-            let layout = PackedLayout::new(shape[0], shape[1..].iter().product(), precision);
+        if let Some(kind) = LayerKind::of_matrix(&name) {
+            let layout = PackedLayout::new(shape[0], shape[1..].iter().product(), precisions.get(kind));
             packed.insert(name.clone(), layout.map_err(|e| e.tensor(&name))?);
         }
     }
