@@ -8,8 +8,8 @@
 //! - `TASKBASIS_BENCH_ROUNDS` (15).
 //!
 //! Kernels and precisions take turns within one process, and medians are compared. Times are the thread's on its
-//! processor where the system tells them, since what else the machine does stretches others. Each run takes another copy
-//! of the weights, so that they come from where they would in a model, not from the nearest cache.
+//! processor where the system tells them, since what else the machine does stretches others. Each run takes another
+//! copy of the weights, so that they come from where they would in a model, not from the nearest cache.
 //!
 //! Without `--bench` (as `cargo test` calls it) everything runs once, and only the results are compared.
 #![allow(clippy::print_stdout, missing_docs, unsafe_code)]

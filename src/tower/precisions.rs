@@ -43,7 +43,12 @@ impl LayerKind {
         if name == PATCH_EMBEDDING {
             return Some(Self::Patches);
         }
-        let (_, part) = name.strip_prefix(BLOCKS)?.split_once('.')?;
+        Self::of_block_matrix(name.strip_prefix(BLOCKS)?)
+    }
+
+    /// The kind of a matrix of a block, called so behind the prefix of blocks: `0.mlp.c_fc.weight`.
+    pub(crate) fn of_block_matrix(name: &str) -> Option<Self> {
+        let (_, part) = name.split_once('.')?;
         match part {
             "attn.in_proj_weight" => Some(Self::Qkv),
             "attn.out_proj.weight" => Some(Self::Out),

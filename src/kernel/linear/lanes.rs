@@ -5,6 +5,14 @@ use super::layout::{GROUP, PANEL, STEP_BYTES};
 /// The distance at which weights are asked for ahead, in bytes.
 pub(super) const AHEAD: usize = 1024;
 
+/// Memory that is read next, of which each product asks for a part while it computes.
+#[derive(Clone, Copy)]
+pub(super) struct Next {
+    pub(super) from: *const u8,
+    /// Cache lines per group of steps.
+    pub(super) lines: usize,
+}
+
 /// A register full of f32 with the integers of the same width, and the instructions of one instruction set on them.
 ///
 /// # Safety of every method
@@ -90,24 +98,38 @@ pub(super) trait Lanes: Copy + Sized {
     unsafe fn part_of_bytes(b: Self::Int, _part: usize) -> Self::Int {
         b
     }
-    /// `sum + Σ a_i·b_i` over the codes of a part in each lane, those of `a` unsigned unless [`Lanes::CODE_OFFSET`] says
-    /// otherwise, those of `b` from −127 to 127. Exact.
+    /// `sum + Σ a_i·b_i` over the codes of a part in each lane, those of `a` unsigned unless [`Lanes::CODE_OFFSET`]
+    /// says otherwise, those of `b` from −127 to 127. Exact.
     unsafe fn dot_bytes(sum: Self::Int, a: Self::Int, b: Self::Int) -> Self::Int;
     /// A part of a step's two bf16 of weights in each lane, as [`Lanes::dot_pairs`] takes it: the second is first.
     #[inline(always)]
     unsafe fn part_of_pairs(b: Self::Int, _part: usize) -> Self::Int {
         b
     }
-    /// `fma(a₀, b₀, fma(a₁, b₁, sum))` over the two bf16 of each lane; or, a part at a time, `fma(a₁, b₁, sum)` and then
-    /// that with a₀ and b₀. Subnormal numbers may count as zero.
+    /// `fma(a₀, b₀, fma(a₁, b₁, sum))` over the two bf16 of each lane; or, a part at a time, `fma(a₁, b₁, sum)` and
+    /// then that with a₀ and b₀. Subnormal numbers may count as zero.
     unsafe fn dot_pairs(sum: Self, a: Self::Int, b: Self::Int) -> Self;
     /// What [`super::generic::product`] does to bytes, where there is [`Lanes::BYTE_MATRICES`].
     #[inline(always)]
-    unsafe fn product_of_bytes<const R: usize, const C: usize>(_: *const u8, _: *const u8, _: usize, _: *mut u8) {
+    unsafe fn product_of_bytes<const R: usize, const C: usize>(
+        _a: *const u8,
+        _b: *const u8,
+        _steps: usize,
+        _tile: *mut u8,
+        _next: Next,
+    ) {
         unreachable!("there are no matrices of bytes");
     }
     /// Asks for a cache line that will be read soon.
     fn prefetch(line: *const u8);
+    /// Asks for a cache line that will be read later, which the second-level cache will do for.
+    fn prefetch_far(line: *const u8) {
+        let _ = line;
+    }
+    /// Asks for a cache line that will be written soon.
+    fn prefetch_out(line: *const u8) {
+        let _ = line;
+    }
 
     /// Writes [`GROUP`] steps of a panel: from the bytes of [`PANEL`] rows of weights, `stride` bytes apart, to the
     /// steps, one after another; past the caches if `streams`, the instruction set can and `to` is aligned to 64 bytes.

@@ -15,7 +15,8 @@
 //! ```
 //!
 //! A layer norm in front of it makes of every row `fma((a[k] − mean) · (1 / √(variance + ε)), weight[k], bias[k])`. Its
-//! sums, Σa and Σ(a − mean)² by `fma`, are sixteen, that of index k modulo 16 each, added up in ascending order.
+//! sums, Σa and Σ(a − mean)² by `fma`, are sixteen, that of index k modulo 16 each, the upper half added to the lower
+//! one until one is left.
 //!
 //! The activations are those of `math.rs`. Every instruction set gives these bits, whatever the number of threads and
 //! rows, so a row's result does not depend on the others. For bf16, subnormal numbers may count as zero wherever they
@@ -23,9 +24,9 @@
 //!
 //! # Where to read
 //! `generic.rs` is the algorithm over any vector type (`lanes.rs`), `scalar.rs` that type which makes it the
-//! specification; `avx512.rs`, `avx2.rs` (with `x86.rs`, which they share) and `neon.rs` are the others, `entry.rs` lists
-//! which processors have what. `layout.rs` says how packed weights lie in memory, `pack.rs` and `packer.rs` write them,
-//! `activations.rs` converts A, and `run.rs` shares the work out.
+//! specification; `avx512.rs`, `avx2.rs` (with `x86.rs`, which they share) and `neon.rs` are the others. `entry.rs`
+//! lists which processors have what. `layout.rs` says how packed weights lie in memory, `pack.rs` and `packer.rs` write
+//! them, `activations.rs` converts A, and `run.rs` shares the work out.
 //!
 //! # Instruction sets
 //! | kernel | processors with | bytes by | bf16 by |
@@ -39,8 +40,8 @@
 //! | | dotprod | `sdot` | two FMAs, widened |
 //! | | neither | products of words | two FMAs, widened |
 //!
-//! `bfdot` and `bfmmla`, which take more bf16 at once, round otherwise than the contract, and otherwise from processor to
-//! processor; `bfmlalt` and `bfmlalb` are FMAs.
+//! `bfdot` and `bfmmla`, which take more bf16 at once, round otherwise than the contract, and otherwise from processor
+//! to processor; `bfmlalt` and `bfmlalb` are FMAs.
 
 mod activation;
 mod activations;
@@ -60,6 +61,7 @@ mod neon;
 mod norm;
 mod pack;
 mod packer;
+mod panel;
 mod precision;
 mod row_scale;
 mod run;

@@ -5,7 +5,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::lanes::{AHEAD, Lanes};
+use super::lanes::{AHEAD, Lanes, Next};
 use super::layout::{GROUP, PANEL, STEP_BYTES};
 
 /// Whether this machine has what the kernel needs.
@@ -268,6 +268,7 @@ impl<const LEVEL: u8> Lanes for Neon<LEVEL> {
         mut b: *const u8,
         steps: usize,
         tile: *mut u8,
+        mut next: Next,
     ) {
         // SAFETY: the caller keeps the contract of `Lanes`; a group of a tile has 64 bytes per row. The instruction
         // reads and writes the registers that are named.
@@ -275,6 +276,10 @@ impl<const LEVEL: u8> Lanes for Neon<LEVEL> {
             let mut sums = [[[vdupq_n_s32(0); 2]; C]; MAX_PAIRS];
             let pairs = R.div_ceil(2);
             for _ in 0..steps / GROUP {
+                for _ in 0..next.lines {
+                    Self::prefetch_far(next.from);
+                    next.from = next.from.wrapping_add(64);
+                }
                 for step in (0..GROUP).step_by(2) {
                     Self::prefetch(b.wrapping_add(AHEAD));
                     Self::prefetch(b.wrapping_add(AHEAD + 64));

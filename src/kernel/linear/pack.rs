@@ -119,12 +119,12 @@ unsafe fn quantize<V: Lanes>(row: &[f32], line: &mut [u8]) -> (f32, i32) {
     }
 }
 
-/// The register of a row at `at`; values beyond its end are zero. No closure takes it: the compiler may leave one outside
-/// the function that has the instruction set, and each instruction in it becomes a call.
+/// The register of a row at `at`; values beyond its end are zero. No closure takes it: the compiler may leave one
+/// outside the function that has the instruction set, and each instruction in it becomes a call.
 #[inline(always)]
 unsafe fn load<V: Lanes>(row: &[f32], at: usize) -> V {
-    // SAFETY: the caller's promise: the instruction set is there. The row has a register's values here, or the copy has,
-    // as no register is longer than a panel is wide.
+    // SAFETY: the caller's promise: the instruction set is there. The row has a register's values here, or the copy
+    // has, as no register is longer than a panel is wide.
     unsafe {
         if at + V::LANES <= row.len() {
             return V::load(row.as_ptr().add(at));
