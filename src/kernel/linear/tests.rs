@@ -191,6 +191,40 @@ fn a_norm_in_front_is_that_of_every_row() {
     }
 }
 
+#[test]
+fn patches_of_images_are_rows() {
+    let (patch, grid, channels, images) = (5, 3, 2, 2);
+    let side = patch * grid;
+    let case = Case::new(images * grid * grid, channels * patch * patch, 40, Precision::Bf16);
+    let pixels = values(3, images * channels * side * side, 1.0);
+    let mut rows = Vec::new();
+    for (image, down, right) in
+        (0..images * grid * grid).map(|row| (row / (grid * grid), row / grid % grid, row % grid))
+    {
+        for (channel, y, x) in (0..channels * patch * patch).map(|i| (i / patch / patch, i / patch % patch, i % patch))
+        {
+            rows.push(pixels[((image * channels + channel) * side + down * patch + y) * side + right * patch + x]);
+        }
+    }
+    let run = |input: &[f32], patches: Option<Patches>| {
+        let mut out = vec![f32::NAN; case.rows * 40];
+        let (layout, weights, norm) = (case.layout, Matrix::Rows(&case.weights), None);
+        let (bias, activation, residual) = (None, Activation::None, None);
+        let job = LinearJob { layout, weights, norm, input, bias, activation, residual, out: &mut out };
+        let (kernel, mut scratch) = (Kernel::best(), Scratch::default());
+        match patches {
+            None => linear(kernel, job, &TestPool(1), &mut scratch),
+            Some(patches) => linear_of_patches(kernel, patches, job, &TestPool(2), &mut scratch),
+        }
+        .map(|()| out)
+    };
+    let expected = run(&rows, None).unwrap();
+    assert!(bits(&run(&pixels, Some(Patches { patch, grid })).unwrap()) == bits(&expected));
+    for patches in [Patches { patch: 4, grid }, Patches { patch, grid: 4 }, Patches { patch, grid: 0 }] {
+        assert!(run(&pixels, Some(patches)).is_err());
+    }
+}
+
 /// A normalised row, in f64.
 fn exact_norm(row: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
     let (n, row) = (row.len() as f64, row.iter().map(|&v| f64::from(v)));
