@@ -74,19 +74,28 @@ unsafe fn convert_line<V: Lanes>(precision: Precision, values: &[f32], scale: Ro
         padded[..values.len()].copy_from_slice(values);
         padded.as_ptr()
     };
+    if precision == Precision::Int8 {
+        for at in (0..count).step_by(4 * V::LANES) {
+            // SAFETY: the caller's promise: there is room for a line, and `count` values can be read, a multiple of
+            // four registers'.
+            unsafe {
+                let mut codes = [V::splat_int(scale.zero); 4];
+                for (i, code) in codes.iter_mut().enumerate() {
+                    let value = V::load(values.add(at + i * V::LANES));
+                    *code = V::add_int(value.mul(V::splat(scale.inverse)).round(), *code);
+                }
+                V::store_codes(codes, true, line.add(at * V::BYTE_PARTS));
+            }
+        }
+        return;
+    }
     for at in (0..count).step_by(V::LANES) {
-        // SAFETY: the caller's promise: there is room for a line, and `count` values can be read.
+        // SAFETY: as before.
         unsafe {
             let value = V::load(values.add(at));
             match precision {
-                Precision::F32 => value.store(line.add(at * 4).cast()),
                 Precision::Bf16 => value.store_pairs(line.add(at * 2 * V::PAIR_PARTS)),
-                Precision::Int8 => {
-                    let code = value.mul(V::splat(scale.inverse)).round();
-                    let code = V::add_int(code, V::splat_int(scale.zero));
-                    let code = V::clamp_int(code, 0, 255);
-                    V::store_codes(V::add_int(code, V::splat_int(-V::CODE_OFFSET)), line.add(at * V::BYTE_PARTS));
-                }
+                _ => value.store(line.add(at * 4).cast()),
             }
         }
     }

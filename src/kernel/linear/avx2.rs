@@ -123,12 +123,9 @@ impl<const BYTES: u8> Lanes for Avx2<BYTES> {
     }
 
     #[inline(always)]
-    unsafe fn store_codes(codes: __m256i, to: *mut u8) {
-        // SAFETY: the caller keeps the contract of `Lanes`: sixteen bytes, or eight.
+    unsafe fn store_words(codes: __m256i, to: *mut u8) {
+        // SAFETY: the caller keeps the contract of `Lanes`: sixteen bytes.
         unsafe {
-            if Self::BYTE_PARTS == 1 {
-                return Self::store_bytes(codes, to);
-            }
             let parts = _mm256_shuffle_epi32::<0b11_01_10_00>(codes);
             let words = _mm256_packus_epi32(parts, parts);
             let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));

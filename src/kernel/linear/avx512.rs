@@ -108,6 +108,24 @@ impl<const VNNI: bool, const BF16: bool> Lanes for Avx512<VNNI, BF16> {
         unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(value)) }
     }
 
+    /// Packed pairwise, which puts 128-bit parts out of order and holds to the range by itself.
+    #[inline(always)]
+    unsafe fn store_codes([a, b, c, d]: [__m512i; 4], of_activations: bool, to: *mut u8) {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe {
+            if of_activations && !VNNI {
+                for (i, codes) in [a, b, c, d].into_iter().enumerate() {
+                    Self::store_words(Self::clamp_int(codes, 0, 255), to.add(i * 32));
+                }
+                return;
+            }
+            let (ab, cd) = (_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+            let mixed = if of_activations { _mm512_packus_epi16(ab, cd) } else { _mm512_packs_epi16(ab, cd) };
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            Self::store_int(_mm512_permutexvar_epi32(order, mixed), to);
+        }
+    }
+
     #[inline(always)]
     unsafe fn store_bf16(self, to: *mut u8) {
         // SAFETY: the caller keeps the contract of `Lanes`.
@@ -118,12 +136,9 @@ impl<const VNNI: bool, const BF16: bool> Lanes for Avx512<VNNI, BF16> {
     }
 
     #[inline(always)]
-    unsafe fn store_codes(codes: __m512i, to: *mut u8) {
-        // SAFETY: the caller keeps the contract of `Lanes`: thirty-two bytes, or sixteen.
+    unsafe fn store_words(codes: __m512i, to: *mut u8) {
+        // SAFETY: the caller keeps the contract of `Lanes`: thirty-two bytes.
         unsafe {
-            if VNNI {
-                return Self::store_bytes(codes, to);
-            }
             let parts = _mm512_shuffle_epi32::<0b11_01_10_00>(codes);
             _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(parts));
         }

@@ -74,16 +74,35 @@ pub(super) trait Lanes: Copy + Sized {
     unsafe fn mul_int(a: Self::Int, b: Self::Int) -> Self::Int;
     /// Writes the lanes, held to 0..=255 or −128..=127 before, as one byte each.
     unsafe fn store_bytes(value: Self::Int, to: *mut u8);
+    /// Writes the lanes of four registers: those of activations, held to 0..=255 less [`Lanes::CODE_OFFSET`], as
+    /// [`Lanes::dot_bytes`] takes them; those of weights, from −128 to 127, as one byte each.
+    #[inline(always)]
+    unsafe fn store_codes(values: [Self::Int; 4], of_activations: bool, to: *mut u8) {
+        for (i, value) in values.into_iter().enumerate() {
+            // SAFETY: the caller keeps the contract: there is room for four registers' lanes.
+            unsafe {
+                if !of_activations {
+                    Self::store_bytes(value, to.add(i * Self::LANES));
+                    continue;
+                }
+                let code = Self::add_int(Self::clamp_int(value, 0, 255), Self::splat_int(-Self::CODE_OFFSET));
+                let to = to.add(i * Self::LANES * Self::BYTE_PARTS);
+                match Self::BYTE_PARTS {
+                    1 => Self::store_bytes(code, to),
+                    _ => Self::store_words(code, to),
+                }
+            }
+        }
+    }
     /// Holds the lanes to a range.
     unsafe fn clamp_int(value: Self::Int, least: i32, greatest: i32) -> Self::Int;
     /// Writes the lanes as bf16, rounded to nearest, ties to even; a NaN stays one.
     unsafe fn store_bf16(self, to: *mut u8);
-    /// Writes codes of activations, each held to 0 … 255 less [`Lanes::CODE_OFFSET`], as [`Lanes::dot_bytes`] takes
-    /// them: [`Lanes::BYTE_PARTS`] bytes each, and the parts of a step one after another.
+    /// Writes codes of activations where there are two [`Lanes::BYTE_PARTS`]: two bytes each, those of a step with an
+    /// even number first.
     #[inline(always)]
-    unsafe fn store_codes(codes: Self::Int, to: *mut u8) {
-        // SAFETY: the caller keeps the contract.
-        unsafe { Self::store_bytes(codes, to) }
+    unsafe fn store_words(_codes: Self::Int, _to: *mut u8) {
+        unreachable!("there is one part");
     }
     /// Writes activations, rounded to bf16, as [`Lanes::dot_pairs`] takes them: twice [`Lanes::PAIR_PARTS`] bytes each,
     /// and the parts of a step one after another.

@@ -108,10 +108,20 @@ unsafe fn quantize<V: Lanes>(row: &[f32], line: &mut [u8]) -> (f32, i32) {
         }
         let (scale, inverse) = if greatest < LEAST { (0.0, 0.0) } else { (greatest / LEVELS, LEVELS / greatest) };
         let mut total = V::splat_int(0);
-        for at in (0..row.len()).step_by(V::LANES) {
-            let code = load::<V>(row, at).mul(V::splat(inverse)).round();
+        let block = 4 * V::LANES;
+        let (blocks, rest) = row.split_at(row.len() / block * block);
+        for (values, codes) in blocks.chunks_exact(block).zip(line.chunks_exact_mut(block)) {
+            let mut four = [V::splat_int(0); 4];
+            for (i, code) in four.iter_mut().enumerate() {
+                *code = V::load(values.as_ptr().add(i * V::LANES)).mul(V::splat(inverse)).round();
+                total = V::add_int(total, *code);
+            }
+            V::store_codes(four, false, codes.as_mut_ptr());
+        }
+        for at in (0..rest.len()).step_by(V::LANES) {
+            let code = load::<V>(rest, at).mul(V::splat(inverse)).round();
             total = V::add_int(total, code);
-            V::store_bytes(code, line.as_mut_ptr().add(at));
+            V::store_bytes(code, line.as_mut_ptr().add(blocks.len() + at));
         }
         let mut lanes = [0i32; PANEL];
         V::store_int(total, lanes.as_mut_ptr().cast());

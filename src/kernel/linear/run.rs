@@ -134,7 +134,9 @@ fn compute(
 
     // Blocks of rows that stay in the cache, and as many chunks of panels as keep every thread busy.
     let blocks = (rows * row_bytes).div_ceil(BLOCK_BYTES).min(tiles);
-    let chunks = pieces(pool, usize::MAX).div_ceil(blocks).min(layout.panels());
+    // Of several blocks more of them: pieces are uneven then, and long enough.
+    let wanted = pieces(pool, usize::MAX) * if blocks == 1 { 1 } else { 3 };
+    let chunks = wanted.div_ceil(blocks).min(layout.panels());
     let out = Shared(out.as_mut_ptr());
     let after = After { activation, residual, out };
     pool.run(blocks * chunks, &|piece| {
