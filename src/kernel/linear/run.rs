@@ -98,7 +98,7 @@ fn compute(
             weights.pack(&functions, &layout, pool, &mut scratch.packing, &mut scratch.packed)?
         }
     };
-    let row_bytes = layout.steps() * 4;
+    let row_bytes = layout.steps() * 4 * (functions.parts)(layout.precision());
     let tiles = rows.div_ceil(functions.rows);
     let start = |tile: usize| rows * tile / tiles;
     let batches = pieces(pool, tiles);
