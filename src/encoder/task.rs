@@ -86,7 +86,11 @@ impl Encoder {
 
     /// The task in this encoder's layout; what is pinned of canonical weights serves as it is.
     fn in_layout<'a>(&self, task: &'a TaskWeights) -> Cow<'a, TaskWeights> {
-        if self.layout().is_canonical() { Cow::Borrowed(task) } else { Cow::Owned(task.in_layout(self.layout())) }
+        if self.layout().is_canonical() {
+            return Cow::Borrowed(task);
+        }
+        task.model().prefer(self.layout());
+        Cow::Owned(task.in_layout(self.layout()))
     }
 
     /// Gives the task a session with its weights frozen into it, and waits until it is there. It takes as much memory

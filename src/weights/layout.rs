@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::cache::{CacheLease, Holder, Keeper};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::kernel::linear::PackedLayout;
+use crate::kernel::linear::{PackedLayout, Precision};
 use crate::tensor::{DType, Tensor, checked_numel, contiguous_strides};
 
 /// A parameter, or a part of it, with its elements in another order: some of its rows, seen in another shape, its
@@ -266,9 +266,10 @@ impl Layout {
         self.tensors.iter().map(TensorSpec::nbytes).sum()
     }
 
-    /// Whether all of them are f32, one element after another.
+    /// Whether all of them are f32, packed or not.
     pub(crate) fn is_f32(&self) -> bool {
-        self.tensors.iter().all(|tensor| tensor.dtype == DType::F32 && tensor.packed.is_none())
+        let is_f32 = |packed: PackedLayout| packed.precision() == Precision::F32;
+        self.tensors.iter().all(|tensor| tensor.dtype == DType::F32 && tensor.packed.is_none_or(is_f32))
     }
 
     /// The parameters that they are made of, with their shapes.
