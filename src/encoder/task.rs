@@ -15,8 +15,8 @@ use crate::weights::{DeviceModel, DeviceStats, Layout, Model, TaskWeights, Tenso
 
 impl Encoder {
     /// The embeddings, `[n, e]`, of `n` images with the weights of a task: from its own session where it is promoted,
-    /// else as [`Encoder::encode`] with its weights, which are reconstructed or come from the cache. With a user's graph
-    /// a task that is run often gets promoted on the way ([`Promotion`]).
+    /// else as [`Encoder::encode`] with its weights, which are reconstructed or come from the cache. With a user's
+    /// graph a task that is run often gets promoted on the way ([`Promotion`]).
     ///
     /// # Errors
     /// As [`TaskWeights::get`] and [`Encoder::encode`].

@@ -25,7 +25,7 @@ _WEIGHTS_ON = {"auto": "TB_WEIGHTS_ON_AUTO", "host": "TB_WEIGHTS_ON_HOST", "devi
 _PRECISIONS = {"f32": "TB_PRECISION_F32", "bf16": "TB_PRECISION_BF16", "int8": "TB_PRECISION_INT8"}
 _RESIDENCIES = {"whole": "TB_RESIDENCY_WHOLE", "blockwise": "TB_RESIDENCY_BLOCKWISE"}
 _SELF_TESTS = {"auto": "TB_SELF_TEST_AUTO", "on": "TB_SELF_TEST_ON", "off": "TB_SELF_TEST_OFF"}
-_STATES = ("inputs", "building", "promoted", "failed")
+_STATES = ("inputs", "building", "promoted", "failed", "unneeded")
 _GRAPHS = ("built", "bundle", "file")
 _CHANNELS = (1, 3, 4)
 # Grey images that are narrower than this are hardly meant where an array has three dimensions.
@@ -226,7 +226,7 @@ class Encoder(Handle):
         call(lib.tb_encoder_demote, self._handle, self._weights(weights)._handle)
 
     def promotion(self, weights: "Union[Weights, Named]") -> str:
-        """How these weights run: "inputs", "building", "promoted" or "failed"."""
+        """How these weights run: "inputs", "building", "promoted" or "failed"; "unneeded" where promotion gains nothing."""
         state = ffi.new("int32_t *")
         call(lib.tb_encoder_promotion, self._handle, self._weights(weights)._handle, state)
         return _STATES[state[0]]
