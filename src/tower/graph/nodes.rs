@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::kernel::linear::{self, PackedLayout};
 use crate::onnx::TensorType;
 use crate::onnx::emit::{Attribute, Extent, ModelWriter, Operator};
+use crate::onnx::own::{ATTENTION, DOMAIN, LINEAR, UNPACKED_LINEAR, linear_attributes};
 use crate::tower::arch::{Activation, Epsilon};
 
 /// The first opset with `LayerNormalization`.
@@ -14,18 +15,6 @@ const OPSET: i64 = 17;
 const IR_VERSION: i64 = 8;
 /// The domain of ONNX Runtime's own operators.
 const MICROSOFT: &str = "com.microsoft";
-/// The domain of our own operators.
-///
-/// * [`LINEAR`]: `[…, in]`, the packed weights as bytes, and what may be left out: a bias `[out]`, a residual
-///   `[…, out]`, weight and bias of a layer norm in front, `[in]` each. Output `[…, out]`.
-/// * [`UNPACKED_LINEAR`]: the same with weights of f32 as they are, `[out, in]` or, where the attribute `columns` is 1,
-///   `[in, out]`.
-/// * [`ATTENTION`]: queries, keys and values side by side, `[sequences, tokens, 3·width]`. Output
-///   `[sequences·queries, width]`, where the attribute `queries` is 0 for all tokens.
-pub(crate) const DOMAIN: &str = "taskbasis";
-pub(crate) const LINEAR: &str = "Linear";
-pub(crate) const UNPACKED_LINEAR: &str = "UnpackedLinear";
-pub(crate) const ATTENTION: &str = "Attention";
 /// QuickGELU(x) = x·σ(1.702·x).
 const QUICK_GELU_ALPHA: f32 = 1.702;
 
@@ -263,14 +252,7 @@ impl Graph {
             Some(Activation::Gelu) => linear::Activation::Gelu,
             Some(Activation::GeluTanh) => linear::Activation::TanhGelu,
         };
-        let attributes = [
-            Attribute::Int("outputs", int(layout.outputs())),
-            Attribute::Int("inputs", int(layout.inputs())),
-            Attribute::Int("precision", layout.precision().code()),
-            Attribute::Int("activation", activation.code()),
-            Attribute::Float("epsilon", self.norm_epsilon.get()),
-            Attribute::Int("columns", i64::from(is_columns)),
-        ];
+        let attributes = linear_attributes(layout, activation, self.norm_epsilon.get(), is_columns);
         let norm = norm.as_ref().map(|[_, parameter]| ["weight", "bias"].map(|part| format!("{parameter}.{part}")));
         let [norm_weight, norm_bias] = norm.unwrap_or_default();
         let inputs = [x, weight, bias, residual.unwrap_or_default(), &norm_weight, &norm_bias];
