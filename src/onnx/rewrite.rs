@@ -205,8 +205,8 @@ impl OnnxFile {
                 model.graph.borrow(&self.mapping[field.clone()]);
             }
         }
-        // ONNX Runtime's optimiser imports every domain that its process knows, and sessions without our operators refuse
-        // a graph with ours.
+        // ONNX Runtime's optimiser imports every domain that its process knows, and sessions without our operators
+        // refuse a graph with ours.
         let is_ours = !self.has_domain(DOMAIN);
         for field in &self.around {
             if !is_ours || self.operator_set(field)?.is_none_or(|(domain, _)| domain != DOMAIN) {
