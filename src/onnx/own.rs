@@ -3,7 +3,8 @@
 //! * [`LINEAR`]: `[…, in]`, the packed weights as bytes, and what may be left out: a bias `[out]`, a residual
 //!   `[…, out]`, weight and bias of a layer norm in front, `[in]` each. Output `[…, out]`.
 //! * [`UNPACKED_LINEAR`]: the same with weights of f32 as they are, `[out, in]` or, where the attribute `columns` is 1,
-//!   `[in, out]`.
+//!   `[in, out]`. With the attributes `patch` and `grid` the input of either is images, `[n, channels, side, side]`,
+//!   whose patches are the rows: output `[n·grid·grid, out]`.
 //! * [`ATTENTION`]: queries, keys and values side by side, `[sequences, tokens, 3·width]`. Output
 //!   `[sequences·queries, width]`, where the attribute `queries` is 0 for all tokens.
 
@@ -16,21 +17,15 @@ pub(crate) const LINEAR: &str = "Linear";
 pub(crate) const UNPACKED_LINEAR: &str = "UnpackedLinear";
 pub(crate) const ATTENTION: &str = "Attention";
 
-/// The attributes of a linear layer: `epsilon` is that of the norm in front.
-pub(crate) fn linear_attributes(
-    layout: PackedLayout,
-    activation: Activation,
-    epsilon: f32,
-    is_columns: bool,
-) -> [Attribute; 6] {
+/// The attributes that every linear layer has: `epsilon` is that of the norm in front.
+pub(crate) fn linear_attributes(layout: PackedLayout, activation: Activation, epsilon: f32) -> Vec<Attribute> {
     // The kernel bounds every extent far below `i64::MAX`.
     let int = |extent: usize| i64::try_from(extent).unwrap_or(i64::MAX);
-    [
+    vec![
         Attribute::Int("outputs", int(layout.outputs())),
         Attribute::Int("inputs", int(layout.inputs())),
         Attribute::Int("precision", layout.precision().code()),
         Attribute::Int("activation", activation.code()),
         Attribute::Float("epsilon", epsilon),
-        Attribute::Int("columns", i64::from(is_columns)),
     ]
 }

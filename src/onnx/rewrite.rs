@@ -29,7 +29,7 @@ pub(super) struct OwnNode {
     /// Names; empty where an optional one is left out.
     pub(super) inputs: Vec<String>,
     pub(super) output: String,
-    pub(super) attributes: [Attribute; 6],
+    pub(super) attributes: Vec<Attribute>,
 }
 
 /// Nodes of our own operators that compute what some of a graph's do.

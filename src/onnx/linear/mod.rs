@@ -14,6 +14,7 @@ use std::sync::Arc;
 use self::finder::{Finder, Product};
 use self::layer::Layer;
 use super::bound::BoundGraph;
+use super::emit::Attribute;
 use super::own::{DOMAIN, LINEAR, UNPACKED_LINEAR, linear_attributes};
 use super::rewrite::{ConstantSource, OwnNode, OwnNodes};
 use crate::error::Result;
@@ -101,7 +102,10 @@ impl BoundGraph {
         for Product { node, .. } in products {
             let Some(layer) = Layer::of(finder, node, layout.outputs())? else { return Ok(None) };
             let inputs = vec![finder.name((node, 0)).to_owned(), matrix.name.clone(), layer.bias];
-            let attributes = linear_attributes(layout, layer.activation, NO_NORM, spec.packed.is_none() && is_columns);
+            let mut attributes = linear_attributes(layout, layer.activation, NO_NORM);
+            if spec.packed.is_none() && is_columns {
+                attributes.push(Attribute::Int("columns", 1));
+            }
             let op = if spec.packed.is_some() { LINEAR } else { UNPACKED_LINEAR };
             own.nodes.insert(layer.last, OwnNode { op, inputs, output: layer.output, attributes });
             own.dropped.extend(layer.dropped);

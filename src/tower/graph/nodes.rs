@@ -189,7 +189,7 @@ impl Graph {
     fn linear(&mut self, x: &str, layer: &LinearNode<'_>) -> String {
         let LinearNode { name, parameters: [weight, bias], norm, activation, residual } = layer;
         if let Some(layout) = self.layout(weight) {
-            return self.own_linear(x, layer, layout, false);
+            return self.own_linear(x, layer, layout, &[]);
         }
         let x = match norm {
             None => x.to_owned(),
@@ -211,11 +211,19 @@ impl Graph {
         }
     }
 
-    /// x·Wᵀ by our own operator, where there is such a layout.
-    pub(crate) fn own_product(&mut self, name: &str, x: &str, weight: &str, layout: PackedLayout) -> String {
+    /// The patches of images by W, by our own operator: `[rows, out]`.
+    pub(crate) fn own_patches(
+        &mut self,
+        name: &str,
+        pixels: &str,
+        weight: &str,
+        layout: PackedLayout,
+        [patch, grid]: [usize; 2],
+    ) -> String {
         let parameters = [weight.to_owned(), String::new()];
         let layer = LinearNode { name: name.into(), parameters, norm: None, activation: None, residual: None };
-        self.own_linear(x, &layer, layout, false)
+        let patches = [Attribute::Int("patch", int(patch)), Attribute::Int("grid", int(grid))];
+        self.own_linear(pixels, &layer, layout, &patches)
     }
 
     /// A layer norm and x·W, with W `[in, out]`, which is never packed.
@@ -240,11 +248,11 @@ impl Graph {
         let layout = PackedLayout::new(outputs, inputs, linear::Precision::F32).map_err(|e| e.tensor(weight))?;
         let (parameters, norm) = ([weight.to_owned(), String::new()], norm.map(|norm| norm.map(str::to_owned)));
         let layer = LinearNode { name: name.into(), parameters, norm, activation: None, residual: None };
-        Ok(self.own_linear(x, &layer, layout, true))
+        Ok(self.own_linear(x, &layer, layout, &[Attribute::Int("columns", 1)]))
     }
 
     /// A layer by our own operator. What it has not has no name.
-    fn own_linear(&mut self, x: &str, layer: &LinearNode<'_>, layout: PackedLayout, is_columns: bool) -> String {
+    fn own_linear(&mut self, x: &str, layer: &LinearNode<'_>, layout: PackedLayout, others: &[Attribute]) -> String {
         let LinearNode { name, parameters: [weight, bias], norm, activation, residual } = layer;
         let activation = match activation {
             None => linear::Activation::None,
@@ -252,7 +260,9 @@ impl Graph {
             Some(Activation::Gelu) => linear::Activation::Gelu,
             Some(Activation::GeluTanh) => linear::Activation::TanhGelu,
         };
-        let attributes = linear_attributes(layout, activation, self.norm_epsilon.get(), is_columns);
+        let mut attributes = linear_attributes(layout, activation, self.norm_epsilon.get());
+        attributes.extend(others.iter().cloned());
+        let is_columns = attributes.iter().any(|attribute| matches!(attribute, Attribute::Int("columns", 1)));
         let norm = norm.as_ref().map(|[_, parameter]| ["weight", "bias"].map(|part| format!("{parameter}.{part}")));
         let [norm_weight, norm_bias] = norm.unwrap_or_default();
         let inputs = [x, weight, bias, residual.unwrap_or_default(), &norm_weight, &norm_bias];
