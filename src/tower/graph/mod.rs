@@ -15,7 +15,6 @@ pub(super) mod nodes;
 
 use std::collections::HashMap;
 
-pub(crate) use self::nodes::{ATTENTION, DOMAIN, LINEAR, UNPACKED_LINEAR};
 use self::nodes::{Block, Form, Graph, int};
 use super::arch::{Arch, BLOCKS, PATCH_EMBEDDING, PROJECTION, Pooling};
 use super::precisions::{LayerKind, LayerPrecisions};

@@ -63,9 +63,9 @@ class Encoder(Handle):
     time ("blockwise": 40 MB instead of 351 for ViT-B-32, which `info()["weight_bytes"]` tells), reconstructed anew in
     every call. `streamed=True` is "blockwise" by its older name.
 
-    `precision` is the type that the built graph's matrices are multiplied in, on the CPU: "f32", "bf16" (half the memory
-    per task, about half the time where the processor has it) or "int8" (a quarter, the fastest; measure the accuracy).
-    With others than "f32" nothing is promoted.
+    `precision` is the type that the matrices of linear layers are multiplied in, on the CPU: "f32", "bf16" (half the
+    memory per task, about half the time where the processor has it) or "int8" (a quarter, the fastest; measure the
+    accuracy). With others than "f32" nothing is promoted. A graph of which no linear layer is recognised is refused.
 
     `self_test` is for bundles with a golden embedding: whether the first call is preceded by the run of one image with the
     base's weights, which has to give that embedding. "auto" tests where the memory for those weights is not worth a
