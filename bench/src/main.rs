@@ -274,7 +274,7 @@ impl Setup<'_> {
         let mut options = EncoderOptions { promotion, ..self.encoder.clone() };
         if promotion != Promotion::Off {
             // Packed weights are not promoted.
-            options.precision = Precision::F32;
+            options.precision = Precision::F32.into();
         }
         Encoder::new(&self.about.arch, &options)
     }
