@@ -292,6 +292,7 @@ impl Encode {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use taskbasis::Precision;
 
     use super::super::super::family::Family;
     use super::super::super::machine::Machine;
@@ -331,6 +332,8 @@ mod tests {
             threads: 2,
             quick: true,
             batches: batches(3, true),
+            precisions: vec![Precision::F32],
+            peers: None,
             encoder: bench.encoder.options(),
             args: &bench.encoder,
         };

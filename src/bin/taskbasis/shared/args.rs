@@ -82,13 +82,13 @@ pub struct EncoderArgs {
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     pub threads: usize,
 
-    /// The type that the built graph's matrices are multiplied in.
-    #[arg(long, default_value = "f32", value_parser = choice([
+    /// The type that the built graph's matrices are multiplied in; f32 unless another is asked for.
+    #[arg(long, value_parser = choice([
         (value("f32").help("Full precision"), Precision::F32),
         (value("bf16").help("Half the bytes, and about half the time where the processor has it"), Precision::Bf16),
         (value("int8").help("A quarter of the bytes, the fastest; check the accuracy"), Precision::Int8),
     ]))]
-    pub precision: Precision,
+    pub precision: Option<Precision>,
 
     #[command(flatten)]
     pub tower: TowerArgs,
@@ -299,7 +299,7 @@ impl EncoderArgs {
         let (threads, runtime) = (self.threads, self.onnxruntime.as_deref().map(Into::into));
         // The same command gives the same bits: nothing is promoted on the way.
         let (promotion, self_test) = (Promotion::Off, self.self_test);
-        let precision = self.precision;
+        let precision = self.precision.unwrap_or_default();
         let options = EncoderOptions { threads, runtime, promotion, self_test, precision, ..EncoderOptions::default() };
         self.placement.applied_to(self.provider.applied_to(options))
     }
