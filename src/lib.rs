@@ -99,7 +99,10 @@ pub use preprocess::{ImageFiles, Pixels, Preprocess};
 pub use tensor::{BlockFormat, Blocks, DType, Rounding, Source, Tensor};
 #[cfg(feature = "text")]
 pub use tower::text::{TextHints, TextModel};
-pub use tower::{Activation, Arch, ArchHints, Epsilon, ImageHints, Pooling, TowerConfig, TowerOptions, Variant};
+pub use tower::{
+    Activation, Arch, ArchHints, Epsilon, ImageHints, LayerKind, LayerPrecisions, Pooling, TowerConfig, TowerOptions,
+    Variant,
+};
 pub use visible::{Visible, VisibleLines};
 pub use weights::{
     CacheStats, DeviceModel, DeviceOptions, DeviceStats, DeviceTensor, DeviceWeights, Model, ModelOptions,

@@ -17,10 +17,14 @@ pub const TB_PROMOTION_STATE_PROMOTED: i32 = 2;
 /// TB_LOG_WARN, and by tb_encoder_promote() with `wait`.
 pub const TB_PROMOTION_STATE_FAILED: i32 = 3;
 
+/// No session, for it would gain nothing: the encoder takes weights packed.
+pub const TB_PROMOTION_STATE_UNNEEDED: i32 = 4;
+
 /// Gives these weights a session of their own on this encoder, unless they have one: their matrices are packed once, as
 /// ONNX Runtime's kernels like them best, instead of in every run. It is built by a thread of low priority while runs
 /// go on, takes over from one run to the next, takes as much memory as the weights in the budget of the basis's cache,
-/// and is dropped there when it has not been used for longest.
+/// and is dropped there when it has not been used for longest. The built graph on the CPU takes packed weights and gains
+/// nothing from it: there nothing is done, and TB_OK returned.
 ///
 /// @param wait  not zero: return when the session is there, or could not be built
 /// @return TB_OK; TB_ERR_INVALID_ARGUMENT with TB_PROMOTION_OFF, TB_ERR_UNSUPPORTED with TB_RESIDENCY_BLOCKWISE;
@@ -74,6 +78,7 @@ pub unsafe extern "C" fn tb_encoder_promotion(
             PromotionState::Building => TB_PROMOTION_STATE_BUILDING,
             PromotionState::Promoted => TB_PROMOTION_STATE_PROMOTED,
             PromotionState::Failed(_) => TB_PROMOTION_STATE_FAILED,
+            PromotionState::Unneeded => TB_PROMOTION_STATE_UNNEEDED,
         });
         Ok(())
     })

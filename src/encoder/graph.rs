@@ -12,11 +12,10 @@ use super::input::{Elements, Input};
 use super::session::GraphKind;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel;
-use crate::kernel::linear::Precision;
 use crate::onnx::{BoundGraph, Stored, TensorType, type_name};
 use crate::tensor::DType;
 use crate::tower::arch::Arch;
-use crate::tower::graph;
+use crate::tower::{LayerPrecisions, graph};
 use crate::weights::{Layout, TensorSpec, Values, Weights};
 
 /// Weights that an [`Encoder`](super::Encoder) can run with.
@@ -96,6 +95,8 @@ pub(super) struct EncoderGraph {
     layout: Arc<Layout>,
     /// The ONNX model.
     pub(super) model: Vec<u8>,
+    /// The model that computes the same bits and takes all weights as they are, where that is another one.
+    unpacked: Option<Vec<u8>>,
     /// The input that takes the images, and the type that it takes.
     pub(super) pixels: String,
     pub(super) pixels_dtype: DType,
@@ -111,18 +112,21 @@ pub(super) struct EncoderGraph {
 }
 
 impl EncoderGraph {
-    /// The graph that is built for an architecture, with its matrices packed.
+    /// The graph that is built for an architecture, of our own operators, which the CPU computes. Its layout has the
+    /// matrices packed.
     ///
     /// # Errors
-    /// As [`Arch::check`] and [`Layout::new`].
-    pub(super) fn packed(arch: &Arch, precision: Precision) -> Result<Self> {
-        let (model, packed) = graph::build_packed(arch, precision)?;
+    /// As [`Arch::check`] and [`kernel::active`].
+    pub(super) fn own(arch: &Arch, precisions: LayerPrecisions) -> Result<Self> {
+        let packed = graph::packed_layouts(arch, precisions)?;
         let specs = arch.parameters().into_iter().map(|(name, shape)| {
             let whole = TensorSpec::whole(&name, &shape, DType::F32);
             TensorSpec { packed: packed.get(&name).copied(), ..whole }
         });
         let layout = Layout::of_parameters(specs.collect());
-        Ok(Self::of_model(model, layout, GraphKind::Packed(kernel::active()?)))
+        let model = graph::build_own(arch, precisions, true)?;
+        let unpacked = Some(graph::build_own(arch, precisions, false)?);
+        Ok(Self { unpacked, ..Self::of_model(model, layout, GraphKind::Own(kernel::active()?)) })
     }
 
     /// The graph that is built for an architecture. Its layout is the canonical one.
@@ -133,7 +137,7 @@ impl EncoderGraph {
         let parameters = arch.parameters();
         let whole = |(name, shape): &(String, Vec<usize>)| TensorSpec::whole(name, shape, DType::F32);
         let layout = Layout::canonical(parameters.iter().map(whole).collect());
-        Ok(Self::of_model(graph::build(arch)?, layout, GraphKind::Built))
+        Ok(Self::of_model(graph::build(arch)?, layout, GraphKind::Standard))
     }
 
     /// A model that was built here. It is not parsed: its weights are inputs as it stands, and every encoder begins
@@ -143,6 +147,7 @@ impl EncoderGraph {
             users: None,
             layout,
             model,
+            unpacked: None,
             pixels: graph::PIXELS.to_owned(),
             pixels_dtype: DType::F32,
             embeds: graph::EMBEDS.to_owned(),
@@ -170,6 +175,7 @@ impl EncoderGraph {
         let (pixels, output) = (graph.pixels(), graph.output());
         Ok(Self {
             model: graph.with_inputs()?,
+            unpacked: None,
             pixels: pixels.name.clone(),
             pixels_dtype: dtype(pixels.data_type)?,
             embeds: output.name.clone(),
@@ -190,6 +196,11 @@ impl EncoderGraph {
     /// The user's graph, where it is one.
     pub(super) fn users(&self) -> Option<&BoundGraph> {
         self.users.as_ref()
+    }
+
+    /// Whether its matrices are packed: it is as fast as any session with the weights in it.
+    pub(super) fn takes_packed(&self) -> bool {
+        self.unpacked.is_some()
     }
 
     /// How the graph wants its weights.
@@ -214,8 +225,14 @@ impl EncoderGraph {
         BoundGraph::built(model, layout, graph::PIXELS, graph::EMBEDS).map(Cow::Owned)
     }
 
+    /// The model that takes `weights` as [`EncoderGraph::inputs`] gives them, where it is not the first one.
+    pub(super) fn unpacked_model<W: WeightSource + ?Sized>(&self, weights: &W) -> Option<&[u8]> {
+        self.unpacked.as_deref().filter(|_| weights.in_layout(self.layout()).is_none())
+    }
+
     /// Views of all tensors, checked. A thousandth of a run's time, so every run can afford it. Where the graph wants
-    /// another layout than `weights` are in, they are put into it and kept in `converted`.
+    /// another layout than `weights` are in, and no model takes them as they are, they are put into it and kept in
+    /// `converted`.
     ///
     /// # Errors
     /// [`ErrorKind::Mismatch`], naming the parameter, when one is missing or has another shape;
@@ -226,7 +243,7 @@ impl EncoderGraph {
         converted: &'a mut Option<Weights>,
     ) -> Result<Vec<Input<'a>>> {
         let layout = self.layout();
-        if layout.is_canonical() {
+        if layout.is_canonical() || self.unpacked_model(weights).is_some() {
             return parameter_inputs(layout.tensors().iter().map(|tensor| (&*tensor.name, &*tensor.shape)), weights);
         }
         let weights = match weights.in_layout(layout) {

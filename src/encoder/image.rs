@@ -62,11 +62,10 @@ impl Encoder {
     /// As [`Runtime::load`], [`Runtime::check_provider`] and [`Arch::check`]; [`ErrorKind::InvalidArgument`] for
     /// more than [`max_threads`](crate::kernel::max_threads); [`ErrorKind::Runtime`] when ONNX Runtime refuses the graph.
     pub fn new(arch: &Arch, options: &EncoderOptions) -> Result<Self> {
-        let graph = match options.precision {
-            Precision::F32 => EncoderGraph::built(arch)?,
-            precision => EncoderGraph::packed(arch, precision)?,
-        };
-        Self::over(arch.clone(), graph, options)
+        Self::over(arch.clone(), options, |target| match target.is_cpu() && options.residency == Residency::Whole {
+            true => EncoderGraph::own(arch, options.precision.into()),
+            false => EncoderGraph::built(arch),
+        })
     }
 
     /// An encoder over a user's graph, of a model with this architecture. It runs with the weights of any task
@@ -87,42 +86,46 @@ impl Encoder {
             SessionSetup { runtime: Runtime::load(options.runtime.as_deref())?, threads, target: Target::cpu() };
         // What the graph gives may be something else than the projected embedding.
         arch.embed_dim = width::of(&on_cpu, graph, &encoder_graph, &arch).map_err(|e| graph.explain(e))?;
-        Self::over(arch, encoder_graph, options).map_err(|e| graph.explain(e))
+        Self::over(arch, options, |_| EncoderGraph::new(graph)).map_err(|e| graph.explain(e))
     }
 
-    fn over(arch: Arch, encoder_graph: EncoderGraph, options: &EncoderOptions) -> Result<Self> {
-        Self::over_with(arch, encoder_graph, options, |target| Device::choose(target, options))
+    fn over(arch: Arch, options: &EncoderOptions, graph: impl Fn(&Target) -> Result<EncoderGraph>) -> Result<Self> {
+        Self::over_with(arch, options, graph, |target| Device::choose(target, options))
     }
 
-    /// `choose` says where weights are reconstructed, and why where that is not what one would expect.
+    /// `graph` makes the graph for what computes; `choose` says where weights are reconstructed, and why where that is
+    /// not what one would expect.
     pub(super) fn over_with(
         arch: Arch,
-        encoder_graph: EncoderGraph,
         options: &EncoderOptions,
+        graph: impl Fn(&Target) -> Result<EncoderGraph>,
         choose: impl Fn(&Target) -> Result<(Option<Device>, Option<String>)>,
     ) -> Result<Self> {
         options.check()?;
         let (_, concurrency) = options.threads_per_run()?;
-        let (feed, turns) = (Arc::new(Feed::new(arch, encoder_graph)), Turns::new(concurrency));
-        let create = |setup: &SessionSetup| -> Result<(Box<dyn Engine>, WeightsOn, Option<String>)> {
+        let turns = Turns::new(concurrency);
+        let create = |setup: &SessionSetup| -> Result<(Arc<Feed>, Box<dyn Engine>, WeightsOn, Option<String>)> {
+            let feed = Arc::new(Feed::new(arch.clone(), graph(&setup.target)?));
             if options.residency == Residency::Blockwise {
-                return Ok((Box::new(BlockwiseEngine::new(&feed.arch, setup, &turns)?), WeightsOn::Host, None));
+                let engine = BlockwiseEngine::new(&feed.arch, options.precision.into(), setup, &turns)?;
+                return Ok((feed, Box::new(engine), WeightsOn::Host, None));
             }
-            Ok(match choose(&setup.target)? {
+            let (engine, weights_on, why): (Box<dyn Engine>, _, _) = match choose(&setup.target)? {
                 (Some(device), why) => {
                     (Box::new(DeviceEngine::new(&feed, setup, &turns, device)?), WeightsOn::Device, why)
                 }
                 (None, why) => (Box::new(HostEngine::new(&feed, setup, &turns)?), WeightsOn::Host, why),
-            })
+            };
+            Ok((feed, engine, weights_on, why))
         };
-        let ((engine, weights_on, why), setup, mut execution) = provider::begin(options, create)?;
+        let ((feed, engine, weights_on, why), setup, mut execution) = provider::begin(options, create)?;
         execution.nodes = engine.nodes()?;
         execution.weights_on = weights_on;
         execution.weights_fallback = why;
         let policy = match options.promotion {
             _ if options.residency == Residency::Blockwise => Promotion::Off,
-            // A session of its own would have unpacked weights.
-            _ if options.precision != Precision::F32 => Promotion::Off,
+            // Packed weights gain nothing from a session of their own.
+            _ if feed.graph.takes_packed() => Promotion::Off,
             // On the device a session of its own gains a task nothing.
             Promotion::After(_) if weights_on == WeightsOn::Device => Promotion::Manual,
             policy => policy,

@@ -1,4 +1,5 @@
-//! The operator of our own in built graphs: a linear layer on packed weights, which are an input of the run.
+//! The operators of our own in built graphs: linear layers on packed weights, which are an input of the run, and
+//! attention.
 
 use std::sync::Arc;
 
@@ -10,44 +11,60 @@ use parking_lot::Mutex;
 use super::ort_error::failed;
 use crate::error::Result;
 use crate::kernel::Kernel;
-use crate::kernel::linear::{self, Activation, LinearJob, PackedLayout, Pool, Precision, Scratch};
-use crate::tower::graph::{DOMAIN, LINEAR};
+use crate::kernel::linear::{self, Activation, AttentionJob, LayerNorm, LinearJob, Matrix, PackedLayout};
+use crate::kernel::linear::{Pool, Precision, Scratch};
+use crate::tower::graph::{ATTENTION, DOMAIN, LINEAR, UNPACKED_LINEAR};
 
 /// The operators of a session with this number of threads.
 ///
 /// # Errors
 /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
 pub(super) fn domain(threads: usize, kernel: Kernel) -> Result<Arc<OperatorDomain>> {
-    let doing = "cannot register the operator for packed weights";
+    let doing = "cannot register the operators for packed weights";
+    let at = Machine { threads, kernel };
     let domain = OperatorDomain::new(DOMAIN).map_err(failed(doing))?;
-    domain.add(LinearOperator { threads, kernel }).map(Arc::new).map_err(failed(doing))
+    let domain = domain.add(LinearOperator { at, is_packed: true }).map_err(failed(doing))?;
+    let domain = domain.add(LinearOperator { at, is_packed: false }).map_err(failed(doing))?;
+    domain.add(AttentionOperator(at)).map(Arc::new).map_err(failed(doing))
+}
+
+/// What computes.
+#[derive(Clone, Copy)]
+struct Machine {
+    threads: usize,
+    kernel: Kernel,
 }
 
 /// A linear layer.
 struct LinearOperator {
-    threads: usize,
-    kernel: Kernel,
+    at: Machine,
+    is_packed: bool,
 }
 
-/// A node of the graph.
+/// A linear layer of a graph.
 struct LinearNode {
+    at: Machine,
+    is_packed: bool,
     layout: PackedLayout,
+    is_columns: bool,
     activation: Activation,
-    threads: usize,
-    kernel: Kernel,
+    epsilon: f32,
 }
 
 impl Operator for LinearOperator {
     type Kernel<'attr> = LinearNode;
 
     fn name(&self) -> &str {
-        LINEAR
+        if self.is_packed { LINEAR } else { UNPACKED_LINEAR }
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        let weights = if self.is_packed { TensorElementType::Uint8 } else { TensorElementType::Float32 };
         [
             OperatorInput::required(TensorElementType::Float32),
-            OperatorInput::required(TensorElementType::Uint8),
+            OperatorInput::required(weights),
+            OperatorInput::optional(TensorElementType::Float32),
+            OperatorInput::optional(TensorElementType::Float32),
             OperatorInput::optional(TensorElementType::Float32),
             OperatorInput::optional(TensorElementType::Float32),
         ]
@@ -58,41 +75,136 @@ impl Operator for LinearOperator {
     }
 
     fn create_kernel<'attr>(&self, node: &KernelContext<'attr>) -> ort::Result<LinearNode> {
-        let lacks = |what: &str| ort::Error::new(format!("{DOMAIN}.{LINEAR} without a valid `{what}`"));
-        let number = |what: &str| node.get::<i64>(what).ok_or_else(|| lacks(what));
-        let size = |what: &str| usize::try_from(number(what)?).map_err(|_| lacks(what));
-        let precision = Precision::of_code(number("precision")?).ok_or_else(|| lacks("precision"))?;
-        let activation = Activation::of_code(number("activation")?).ok_or_else(|| lacks("activation"))?;
+        let Self { at, is_packed } = *self;
+        let lacks = |what: &str| lacks(self.name(), what);
+        let precision = Precision::of_code(number(node, "precision").ok_or_else(|| lacks("precision"))?);
+        let activation = Activation::of_code(number(node, "activation").ok_or_else(|| lacks("activation"))?);
+        let size = |what: &str| size(node, what).ok_or_else(|| lacks(what));
+        let precision = precision.ok_or_else(|| lacks("precision"))?;
         let layout = PackedLayout::new(size("outputs")?, size("inputs")?, precision);
-        let layout = layout.map_err(|e| ort::Error::new(e.to_string()))?;
-        Ok(LinearNode { layout, activation, threads: self.threads, kernel: self.kernel })
+        Ok(LinearNode {
+            at,
+            is_packed,
+            layout: layout.map_err(|e| ort::Error::new(e.to_string()))?,
+            is_columns: number(node, "columns") == Some(1),
+            activation: activation.ok_or_else(|| lacks("activation"))?,
+            epsilon: node.get::<f32>("epsilon").ok_or_else(|| lacks("epsilon"))?,
+        })
     }
 }
 
 impl OrtKernel for LinearNode {
     fn compute(&mut self, run: &ComputeContext) -> ort::Result<()> {
-        let missing = || ort::Error::new("an input is missing");
-        let (input, weights) = (run.input(0)?.ok_or_else(missing)?, run.input(1)?.ok_or_else(missing)?);
         let given = run.num_inputs()?;
         let optional = |index: usize| if index < given { run.input(index) } else { Ok(None) };
-        let (bias, residual) = (optional(2)?, optional(3)?);
+        let (input, weights) = (run.input(0)?.ok_or_else(missing)?, run.input(1)?.ok_or_else(missing)?);
+        let (bias, residual, norm_weight, norm_bias) = (optional(2)?, optional(3)?, optional(4)?, optional(5)?);
         let (shape, input) = input.try_extract_tensor::<f32>()?;
-        let (_, weights) = weights.try_extract_tensor::<u8>()?;
+        let weights = if self.is_packed {
+            Matrix::Packed(weights.try_extract_tensor::<u8>()?.1)
+        } else {
+            let weights = weights.try_extract_tensor::<f32>()?.1;
+            if self.is_columns { Matrix::Columns(weights) } else { Matrix::Rows(weights) }
+        };
+        let norm = match (floats(norm_weight.as_ref())?, floats(norm_bias.as_ref())?) {
+            (Some(weight), Some(bias)) => Some(LayerNorm { weight, bias, epsilon: self.epsilon }),
+            _ => None,
+        };
         let (bias, residual) = (floats(bias.as_ref())?, floats(residual.as_ref())?);
-        let rows = shape.first().copied().unwrap_or(0);
-        let outputs = i64::try_from(self.layout.outputs()).unwrap_or(i64::MAX);
-        let mut out = run.output(0, [rows, outputs])?.ok_or_else(missing)?;
+        let mut shape = shape.to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = i64::try_from(self.layout.outputs()).unwrap_or(i64::MAX);
+        }
+        let mut out = run.output(0, shape)?.ok_or_else(missing)?;
         let (_, out) = out.try_extract_tensor_mut::<f32>()?;
-        let job = LinearJob { layout: self.layout, weights, input, bias, activation: self.activation, residual, out };
-        let pool = RunPool { run, threads: self.threads };
-        let mut scratch = ScratchLoan::take();
-        linear::linear(self.kernel, job, &pool, &mut scratch.0).map_err(|e| ort::Error::new(e.to_string()))
+        let (layout, activation) = (self.layout, self.activation);
+        let job = LinearJob { layout, weights, input, norm, bias, activation, residual, out };
+        self.at.compute(run, |pool, scratch| linear::linear(self.at.kernel, job, pool, scratch))
     }
+}
+
+/// Attention between the tokens of sequences.
+struct AttentionOperator(Machine);
+
+/// An attention of a graph.
+struct AttentionNode {
+    at: Machine,
+    heads: usize,
+    /// Of each sequence; 0 for all tokens.
+    queries: usize,
+    is_causal: bool,
+}
+
+impl Operator for AttentionOperator {
+    type Kernel<'attr> = AttentionNode;
+
+    fn name(&self) -> &str {
+        ATTENTION
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        [OperatorInput::required(TensorElementType::Float32)]
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::required(TensorElementType::Float32)]
+    }
+
+    fn create_kernel<'attr>(&self, node: &KernelContext<'attr>) -> ort::Result<AttentionNode> {
+        let size = |what: &str| size(node, what).ok_or_else(|| lacks(ATTENTION, what));
+        let (heads, queries) = (size("num_heads")?, size("queries")?);
+        Ok(AttentionNode { at: self.0, heads, queries, is_causal: size("is_causal")? == 1 })
+    }
+}
+
+impl OrtKernel for AttentionNode {
+    fn compute(&mut self, run: &ComputeContext) -> ort::Result<()> {
+        let qkv = run.input(0)?.ok_or_else(missing)?;
+        let (shape, qkv) = qkv.try_extract_tensor::<f32>()?;
+        let extent = |i: usize| shape.get(i).and_then(|&extent| usize::try_from(extent).ok()).ok_or_else(missing);
+        let (sequences, tokens, width) = (extent(0)?, extent(1)?, extent(2)? / 3);
+        let queries = if self.queries == 0 { tokens } else { self.queries };
+        let extents = [sequences.saturating_mul(queries), width];
+        let mut out = run.output(0, extents.map(|n| i64::try_from(n).unwrap_or(i64::MAX)))?.ok_or_else(missing)?;
+        let (_, out) = out.try_extract_tensor_mut::<f32>()?;
+        let (heads, is_causal) = (self.heads, self.is_causal);
+        let job = AttentionJob { qkv, tokens, queries, heads, width, is_causal, out };
+        self.at.compute(run, |pool, scratch| linear::attention(self.at.kernel, job, pool, scratch))
+    }
+}
+
+fn missing() -> ort::Error {
+    ort::Error::new("an input is missing, or has another shape")
+}
+
+fn lacks(operator: &str, what: &str) -> ort::Error {
+    ort::Error::new(format!("{DOMAIN}.{operator} without a valid `{what}`"))
+}
+
+fn number(node: &KernelContext<'_>, what: &str) -> Option<i64> {
+    node.get(what)
+}
+
+fn size(node: &KernelContext<'_>, what: &str) -> Option<usize> {
+    usize::try_from(number(node, what)?).ok()
 }
 
 /// The values of an input that may be left out.
 fn floats<'v>(value: Option<&'v ValueRef<'_>>) -> ort::Result<Option<&'v [f32]>> {
     value.map(|value| value.try_extract_tensor().map(|(_, values)| values)).transpose()
+}
+
+impl Machine {
+    /// Calls `work` with the threads of the session, and memory that the next node of any session has again.
+    fn compute(
+        self,
+        run: &ComputeContext,
+        work: impl FnOnce(&dyn Pool, &mut Scratch) -> Result<()>,
+    ) -> ort::Result<()> {
+        let mut scratch = ScratchLoan::take();
+        let pool = RunPool { run, threads: self.threads };
+        work(&pool, &mut scratch.0).map_err(|e| ort::Error::new(e.to_string()))
+    }
 }
 
 /// The threads of the session.
@@ -117,7 +229,7 @@ impl Pool for RunPool<'_> {
     }
 }
 
-/// Memory for converted activations, kept for the next node of any session.
+/// Memory of a node, kept for the next one.
 struct ScratchLoan(Scratch);
 
 static IDLE: Mutex<Vec<Scratch>> = Mutex::new(Vec::new());

@@ -23,8 +23,9 @@ pub struct EncoderOptions {
     /// calls wait their turn. One run on all cores answers soonest. One run a core does most work in all: some 5 %
     /// more on a quiet machine, and much more where other programs want the cores too.
     pub concurrency: usize,
-    /// The tasks that get sessions of their own, as [`Encoder::encode_task`](super::Encoder::encode_task) runs them.
-    /// With weights on a device none gets one by being counted: it would gain nothing.
+    /// The tasks that get sessions of their own, as [`Encoder::encode_task`](super::Encoder::encode_task) runs them,
+    /// with a user's graph. The built graph gains nothing from them on the CPU, where none is made, and with weights on
+    /// a device none is made by counting.
     pub promotion: Promotion,
     /// The library of ONNX Runtime; see [`Runtime::load`](super::Runtime::load) for what `None` means.
     pub runtime: Option<PathBuf>,
@@ -88,8 +89,6 @@ impl EncoderOptions {
         match self {
             Self { precision: Precision::F32, .. } => Ok(()),
             Self { provider: Provider::Cuda | Provider::TensorRt, .. } => excludes("another provider than the CPU's"),
-            Self { residency: Residency::Blockwise, .. } => excludes("a blockwise residency (`streamed`)"),
-            Self { promotion: Promotion::Manual, .. } => excludes("promotion"),
             _ => Ok(()),
         }
     }

@@ -35,7 +35,10 @@ impl Encoder {
     pub fn golden_embedding(&self, base: &Checkpoint) -> Result<Vec<f32>> {
         let pixels = pattern(self.arch().image_size());
         let how = ReconstructOptions { threads: self.threads(), ..ReconstructOptions::default() };
-        let weights = Weights::of_base(base, &how)?;
+        let weights = match self.feed.graph.takes_packed() && !is_f32(base) {
+            true => Weights::of_base_in(base, self.layout())?,
+            false => Weights::of_base(base, &how)?,
+        };
         self.run(RunWeights::Given(&weights), Images { pixels: &pixels, n: 1 })
     }
 
@@ -46,8 +49,7 @@ impl Encoder {
             SelfTest::Off => false,
             SelfTest::On => true,
             SelfTest::Auto => {
-                let is_there = model.base().image_tower().all(|(_, tensor)| tensor.as_f32().is_some());
-                is_there || self.weight_bytes().saturating_mul(2) <= model.cache().stats().budget
+                is_f32(model.base()) || self.weight_bytes().saturating_mul(2) <= model.cache().stats().budget
             }
         };
         let is_its = self.residency == Residency::Whole && golden.expected.len() == self.arch().embed_dim;
@@ -107,6 +109,11 @@ impl Encoder {
             && [graph.pixels_dtype, graph.embeds_dtype] == [DType::F32; 2]
             && graph.layout().is_f32()
     }
+}
+
+/// Whether the image tower's weights can be read as f32 where they are.
+fn is_f32(base: &Checkpoint) -> bool {
+    base.image_tower().all(|(_, tensor)| tensor.as_f32().is_some())
 }
 
 fn passed<T>(look: impl FnOnce(&mut HashMap<Key, Weak<Mapping>>) -> T) -> T {

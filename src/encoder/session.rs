@@ -32,10 +32,10 @@ pub(super) const RECORD_NODES: &str = "session.record_ep_graph_assignment_info";
 /// The origin of a graph, and what a session over it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GraphKind {
-    /// Built here, all weights as they are.
-    Built,
-    /// Built here, its matrices packed for this kernel.
-    Packed(Kernel),
+    /// Built here, of ONNX Runtime's operators.
+    Standard,
+    /// Built here, of our own operators, with this kernel.
+    Own(Kernel),
     /// A user's, which ONNX Runtime can improve on.
     Users,
 }
@@ -68,10 +68,10 @@ impl SessionSetup {
         let _at_work = ShutdownGuard::for_session()?;
         let level = match kind {
             GraphKind::Users => GraphOptimizationLevel::Level2,
-            GraphKind::Built | GraphKind::Packed(_) => GraphOptimizationLevel::Disable,
+            GraphKind::Standard | GraphKind::Own(_) => GraphOptimizationLevel::Disable,
         };
         let mut builder = self.builder(level)?;
-        if let GraphKind::Packed(kernel) = kind {
+        if let GraphKind::Own(kernel) = kind {
             let operators = operator::domain(self.threads, kernel)?;
             builder = builder.with_operators(operators).map_err(failed(CREATING))?;
         }
@@ -465,7 +465,7 @@ mod tests {
         }
         let runtime = Runtime::load(None).unwrap();
         let setup = SessionSetup { runtime, threads: 1, target: Target::cpu() };
-        let error = setup.open(b"no model", GraphKind::Built).map(drop).unwrap_err();
+        let error = setup.open(b"no model", GraphKind::Standard).map(drop).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Runtime);
         assert!(error.to_string().to_lowercase().contains("protobuf"), "{error}");
 
@@ -480,7 +480,7 @@ mod tests {
             activation: Activation::QuickGelu,
             variant: crate::tower::Variant::default(),
         };
-        let session = setup.open(&graph::build(&arch).unwrap(), GraphKind::Built).unwrap();
+        let session = setup.open(&graph::build(&arch).unwrap(), GraphKind::Standard).unwrap();
         let parameters: Vec<_> =
             arch.parameters().into_iter().map(|(n, s)| (n, vec![0.5; s.iter().product()], s)).collect();
         let weights =

@@ -15,8 +15,8 @@ use crate::weights::{DeviceModel, DeviceStats, Layout, Model, TaskWeights, Tenso
 
 impl Encoder {
     /// The embeddings, `[n, e]`, of `n` images with the weights of a task: from its own session where it is promoted,
-    /// else as [`Encoder::encode`] with its weights, which are reconstructed or come from the cache. A task that is run
-    /// often gets promoted on the way ([`Promotion`]).
+    /// else as [`Encoder::encode`] with its weights, which are reconstructed or come from the cache. With a user's graph
+    /// a task that is run often gets promoted on the way ([`Promotion`]).
     ///
     /// # Errors
     /// As [`TaskWeights::get`] and [`Encoder::encode`].
@@ -75,7 +75,7 @@ impl Encoder {
     /// Whether the weights of this model can be of this encoder's architecture: it has every parameter in its shape.
     /// Nothing is reconstructed for that. (Those of a user's graph are checked when they are laid out for it.)
     pub(super) fn check_model(&self, model: &Model) -> Result<()> {
-        if !self.layout().is_canonical() {
+        if self.graph().is_some() {
             return Ok(());
         }
         self.layout().tensors().iter().try_for_each(|TensorSpec { name, shape, .. }| {
@@ -90,7 +90,8 @@ impl Encoder {
     }
 
     /// Gives the task a session with its weights frozen into it, and waits until it is there. It takes as much memory
-    /// as the weights, in the budget of the model's cache, even where that memory is a GPU's.
+    /// as the weights, in the budget of the model's cache, even where that memory is a GPU's. Where it would gain
+    /// nothing, as the encoder takes weights packed ([`PromotionState::Unneeded`]), nothing is done.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) with [`Promotion::Off`];
@@ -99,6 +100,9 @@ impl Encoder {
     /// [`TaskWeights::get`]; [`ErrorKind::Runtime`](crate::ErrorKind::Runtime) when ONNX Runtime refuses.
     pub fn promote(&self, task: &TaskWeights) -> Result<()> {
         self.promote_in_background(task)?;
+        if self.feed.graph.takes_packed() {
+            return Ok(());
+        }
         self.promotions.wait(&self.in_layout(task))
     }
 
@@ -111,6 +115,10 @@ impl Encoder {
         if self.residency == Residency::Blockwise {
             return Err(blockwise::never_whole());
         }
+        if self.feed.graph.takes_packed() {
+            tracing::debug!(task = task.name(), "not promoted: packed weights gain nothing from it");
+            return self.check_model(task.model());
+        }
         self.promotions.start(&self.in_layout(task))
     }
 
@@ -121,6 +129,9 @@ impl Encoder {
 
     /// The stage of the task's promotion.
     pub fn promotion(&self, task: &TaskWeights) -> PromotionState {
+        if self.feed.graph.takes_packed() {
+            return PromotionState::Unneeded;
+        }
         self.promotions.state(&self.in_layout(task))
     }
 

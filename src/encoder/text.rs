@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::heads::Head;
 use crate::heads::tokenizer::VOCABULARY;
 use crate::heads::{Prompts, Tokenizer};
+use crate::kernel;
 use crate::tensor::try_zeroed;
 use crate::tower::text::{TextModel, graph};
 
@@ -51,8 +52,13 @@ impl TextEncoder {
                 .got(model.arch().vocabulary));
         }
         let options = EncoderOptions { concurrency: 1, ..options.without_fp16()?.clone() };
-        let graph = graph::build(model.arch())?;
-        let (session, _, execution) = provider::begin(&options, |setup| setup.open(&graph, GraphKind::Built))?;
+        let (session, _, execution) = provider::begin(&options, |setup| {
+            if !setup.target.is_cpu() {
+                return setup.open(&graph::build(model.arch())?, GraphKind::Standard);
+            }
+            let graph = graph::build_own(model.arch(), options.precision.into())?;
+            setup.open(&graph, GraphKind::Own(kernel::active()?))
+        })?;
         // Its tables are hashed with seeds that the system gives; where it refuses them, the hasher panics.
         let tokenizer = catch_unwind(Tokenizer::new).map_err(|panic| {
             Error::new(ErrorKind::Internal, "the tokenizer cannot be made").because(panic_message(&*panic).to_owned())

@@ -5,6 +5,7 @@ pub(crate) mod classifier;
 pub mod config;
 mod features;
 pub mod graph;
+mod precisions;
 mod published;
 mod shapes;
 #[cfg(feature = "text")]
@@ -13,4 +14,5 @@ pub mod variant;
 
 pub use arch::Arch;
 pub use config::{ConfigSource, ImageHints, Origin, Property, TowerConfig, TowerOptions, TowerValue};
+pub use precisions::{LayerKind, LayerPrecisions};
 pub use variant::{Activation, ArchHints, Epsilon, Pooling, Variant};

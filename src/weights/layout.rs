@@ -2,10 +2,11 @@
 //! types.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use indexmap::IndexMap;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::cache::{CacheLease, Holder, Keeper};
@@ -224,9 +225,19 @@ impl Layout {
         Ok(Arc::new(Self { tensors, parameters, kept: held, id, lease: CacheLease::new(Holder::Layout(id)) }))
     }
 
-    /// A layout of whole parameters under their own names, some of them packed.
+    /// The layout of whole parameters under their own names, some of them packed. As long as one lives, the same
+    /// tensors have the same one, so that encoders of one architecture share weights.
     pub(crate) fn of_parameters(tensors: Vec<TensorSpec>) -> Arc<Self> {
-        Self::of(tensors, next_id())
+        static KNOWN: Mutex<Vec<Weak<Layout>>> = Mutex::new(Vec::new());
+
+        let mut known = KNOWN.lock();
+        known.retain(|layout| layout.strong_count() > 0);
+        if let Some(layout) = known.iter().filter_map(Weak::upgrade).find(|layout| layout.tensors == tensors) {
+            return layout;
+        }
+        let layout = Self::of(tensors, next_id());
+        known.push(Arc::downgrade(&layout));
+        layout
     }
 
     /// The layout of weights as a state dict has them: parameters under their own names ([`TensorSpec::whole`]).

@@ -77,8 +77,8 @@ fn refusals(open: &Open, family: &Family, expr: &str) -> Vec<Error> {
         untouched(&|out| encoder.encode_into(&*task.get().unwrap(), pixels, 2, out)),
         encoder.encode_in_batches(&task.get().unwrap(), pixels, 2, 1).unwrap_err(),
     ];
-    encoder.promote(&task).unwrap();
-    all.push(untouched(&|out| encoder.encode_task_into(&task, pixels, 2, out)));
+    theirs.promote(&task).unwrap();
+    all.push(untouched(&|out| theirs.encode_task_into(&task, pixels, 2, out)));
     all
 }
 

@@ -2,6 +2,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::support::bundle::exported;
 use taskbasis::{
     Arch, ArchHints, Basis, Checkpoint, Encoder, EncoderOptions, Model, ModelOptions, Promotion, PromotionState,
     TaskWeights,
@@ -15,9 +16,14 @@ fn model(cache_bytes: usize) -> Arc<Model> {
     Model::new(Checkpoint::open(BASE).unwrap(), Some(Basis::open(FOLDER).unwrap()), &options).unwrap()
 }
 
+/// An encoder over a graph that was exported: the built one gains nothing.
 fn encoder(promotion: Promotion, concurrency: usize) -> Encoder {
-    let arch = Arch::of(&Checkpoint::open(BASE).unwrap(), ArchHints::default()).unwrap();
-    Encoder::new(&arch, &EncoderOptions { promotion, concurrency, ..EncoderOptions::default() }).unwrap()
+    let (base, basis) = (Checkpoint::open(BASE).unwrap(), Basis::open(FOLDER).unwrap());
+    let arch = Arch::of(&base, ArchHints::default()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let graph = exported(&arch, &base, &basis, &folder.path().join("graph.onnx"));
+    let options = EncoderOptions { promotion, concurrency, ..EncoderOptions::default() };
+    Encoder::with_graph(&arch, &graph, &options).unwrap()
 }
 
 fn task(model: &Arc<Model>, expression: &str) -> TaskWeights {
@@ -127,6 +133,23 @@ fn the_budget_decides() {
     assert!(!encoder.is_promoted(&second));
     assert_eq!(model.cache().stats().promoted, 0);
     encoder.encode_task(&second, &images(&encoder, 1), 1).unwrap();
+}
+
+#[test]
+fn the_built_graph_needs_none() {
+    let (model, arch) = (model(64 << 20), Arch::of(&Checkpoint::open(BASE).unwrap(), ArchHints::default()).unwrap());
+    for promotion in [Promotion::Manual, Promotion::After(2), Promotion::Off] {
+        let encoder = Encoder::new(&arch, &EncoderOptions { promotion, ..EncoderOptions::default() }).unwrap();
+        let (task, pixels) = (task(&model, "MNIST"), images(&encoder, 1));
+        let first = encoder.encode_task(&task, &pixels, 1).unwrap();
+        encoder.promote(&task).unwrap();
+        encoder.promote_in_background(&task).unwrap();
+        for _ in 0..4 {
+            assert_eq!(encoder.encode_task(&task, &pixels, 1).unwrap(), first);
+        }
+        assert_eq!((encoder.promotion(&task), encoder.is_promoted(&task)), (PromotionState::Unneeded, false));
+        assert!(!encoder.demote(&task) && model.cache().stats().promoted == 0);
+    }
 }
 
 #[test]

@@ -11,7 +11,9 @@ use crate::encoder::input::{Elements, Input};
 use crate::encoder::pool::{Pool, Turns};
 use crate::encoder::session::{GraphKind, Session, SessionSetup};
 use crate::error::{Error, ErrorKind, Result};
+use crate::kernel;
 use crate::tensor::try_zeroed;
+use crate::tower::LayerPrecisions;
 use crate::tower::arch::Arch;
 use crate::tower::graph::{self, Chain, Link, block_prefix};
 use crate::weights::{BufferPool, TaskWeights};
@@ -22,6 +24,7 @@ type Parameters = Vec<(String, Vec<usize>)>;
 pub(in crate::encoder) struct BlockwiseEngine {
     arch: Arch,
     chain: Chain,
+    kind: GraphKind,
     /// The parameters of every block but the last, as the weights call them.
     blocks: Vec<Parameters>,
     setup: SessionSetup,
@@ -43,8 +46,15 @@ impl BlockwiseEngine {
     ///
     /// # Errors
     /// As [`Arch::check`] and [`SessionSetup::open`].
-    pub(in crate::encoder) fn new(arch: &Arch, setup: &SessionSetup, turns: &Arc<Turns>) -> Result<Self> {
-        let chain = graph::build_chain(arch)?;
+    pub(in crate::encoder) fn new(
+        arch: &Arch,
+        precisions: LayerPrecisions,
+        setup: &SessionSetup,
+        turns: &Arc<Turns>,
+    ) -> Result<Self> {
+        let own = setup.target.is_cpu().then_some(precisions);
+        let kind = if own.is_some() { GraphKind::Own(kernel::active()?) } else { GraphKind::Standard };
+        let chain = graph::build_chain(arch, own)?;
         let of_block = |layer: usize| -> Parameters {
             let prefix = block_prefix(layer);
             arch.parameters().into_iter().filter(|(name, _)| name.starts_with(&prefix)).collect()
@@ -52,8 +62,9 @@ impl BlockwiseEngine {
         Ok(Self {
             arch: arch.clone(),
             blocks: (0..arch.layers - 1).map(of_block).collect(),
-            sessions: Pool::new(ChainSessions::open(&chain, setup)?, Arc::clone(turns)),
+            sessions: Pool::new(ChainSessions::open(&chain, kind, setup)?, Arc::clone(turns)),
             chain,
+            kind,
             setup: setup.clone(),
             outer_memory: BufferPool::unlimited(),
             block_memory: BufferPool::unlimited(),
@@ -89,7 +100,7 @@ pub(in crate::encoder) fn never_whole() -> Error {
 
 impl Engine for BlockwiseEngine {
     fn run(&self, images: Images<'_>, weights: RunWeights<'_>, out: &mut [f32]) -> Result<()> {
-        let sessions = self.sessions.lend(|| ChainSessions::open(&self.chain, &self.setup))?;
+        let sessions = self.sessions.lend(|| ChainSessions::open(&self.chain, self.kind, &self.setup))?;
         let outer = &*self.part(weights, |name| !graph::is_of_block(name), &self.outer_memory)?;
         let block = |layer: usize| {
             let prefix = block_prefix(layer);
@@ -140,8 +151,8 @@ impl Engine for BlockwiseEngine {
 }
 
 impl ChainSessions {
-    fn open(chain: &Chain, setup: &SessionSetup) -> Result<Self> {
-        let open = |link: &Link| setup.open(&link.model, GraphKind::Built);
+    fn open(chain: &Chain, kind: GraphKind, setup: &SessionSetup) -> Result<Self> {
+        let open = |link: &Link| setup.open(&link.model, kind);
         let block = chain.block.as_ref().map(open).transpose()?;
         Ok(Self { stem: open(&chain.stem)?, block, last: open(&chain.last)? })
     }

@@ -12,7 +12,15 @@ use crate::error::Result;
 pub(in crate::encoder) struct HostEngine {
     feed: Arc<Feed>,
     setup: SessionSetup,
-    sessions: Pool<Session>,
+    sessions: Pool<HostSessions>,
+}
+
+/// The sessions of one run at a time.
+struct HostSessions {
+    /// Over the graph.
+    first: Session,
+    /// Over the one that takes weights as they are, once there are such.
+    unpacked: Option<Session>,
 }
 
 impl HostEngine {
@@ -21,23 +29,35 @@ impl HostEngine {
     /// # Errors
     /// As [`SessionSetup::open`].
     pub(in crate::encoder) fn new(feed: &Arc<Feed>, setup: &SessionSetup, turns: &Arc<Turns>) -> Result<Self> {
-        let sessions = Pool::new(open(feed, setup)?, Arc::clone(turns));
+        let sessions = Pool::new(HostSessions::open(feed, setup)?, Arc::clone(turns));
         Ok(Self { feed: Arc::clone(feed), setup: setup.clone(), sessions })
+    }
+}
+
+impl HostSessions {
+    fn open(feed: &Feed, setup: &SessionSetup) -> Result<Self> {
+        Ok(Self { first: open(feed, setup)?, unpacked: None })
     }
 }
 
 impl Engine for HostEngine {
     fn run(&self, images: Images<'_>, weights: RunWeights<'_>, out: &mut [f32]) -> Result<()> {
+        let graph = &self.feed.graph;
         weights.on_host(|weights| {
             let mut converted = None;
-            let inputs = self.feed.graph.inputs(weights, &mut converted)?;
-            let session = self.sessions.lend(|| open(&self.feed, &self.setup))?;
-            self.feed.run(&session, &inputs, None, images, out)
+            let inputs = graph.inputs(weights, &mut converted)?;
+            let sessions = &mut *self.sessions.lend(|| HostSessions::open(&self.feed, &self.setup))?;
+            let session = match (graph.unpacked_model(weights), &mut sessions.unpacked) {
+                (None, _) => &sessions.first,
+                (Some(_), Some(session)) => session,
+                (Some(model), none) => none.insert(self.setup.open(model, graph.kind)?),
+            };
+            self.feed.run(session, &inputs, None, images, out)
         })
     }
 
     fn nodes(&self) -> Result<Vec<(String, usize)>> {
-        self.sessions.lend(|| open(&self.feed, &self.setup))?.nodes()
+        self.sessions.lend(|| HostSessions::open(&self.feed, &self.setup))?.first.nodes()
     }
 
     fn sessions(&self) -> usize {

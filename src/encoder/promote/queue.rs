@@ -26,6 +26,8 @@ pub enum PromotionState {
     Promoted,
     /// A session that could not be built; the task goes on with its weights as inputs. Asking again tries again.
     Failed(String),
+    /// No session, for it would gain nothing: the encoder takes weights packed.
+    Unneeded,
 }
 
 /// The promotion of a task.

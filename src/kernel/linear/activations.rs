@@ -5,25 +5,40 @@
 
 use super::lanes::Lanes;
 use super::layout::{GROUP, PackedLayout};
+use super::norm::{self, LayerNorm};
 use super::precision::Precision;
 use super::row_scale::RowScale;
 
 /// Bytes of a row in a group.
 const LINE: usize = GROUP * 4;
 
-/// Converts rows, one after another in `from`, to a tile at `to`; `scales` receives those of int8, one per row.
+/// Converts rows, one after another in `from`, to a tile at `to`; `scales` receives those of int8, one per row. With a
+/// norm, what is converted is the normalised row, for which there is room beside it.
 ///
 /// # Safety
 /// The instruction set must be there; `from` has `scales.len()` rows of the layout's inputs, and `to` room for as many
 /// of its steps, four bytes each.
 #[inline(always)]
-pub(super) unsafe fn convert<V: Lanes>(layout: &PackedLayout, from: &[f32], to: *mut u8, scales: &mut [RowScale]) {
+pub(super) unsafe fn convert<V: Lanes>(
+    layout: &PackedLayout,
+    from: &[f32],
+    mut norm: Option<(LayerNorm<'_>, &mut [f32])>,
+    to: *mut u8,
+    scales: &mut [RowScale],
+) {
     let (inputs, rows) = (layout.inputs(), scales.len());
     assert!(from.len() == rows * inputs, "as many rows as scales");
     let groups = layout.steps() / GROUP;
     for (r, (row, scale)) in from.chunks_exact(inputs).zip(scales).enumerate() {
         // SAFETY: the caller's promise: the row's lines lie inside the tile.
         unsafe {
+            let row = match &mut norm {
+                None => row,
+                Some((norm, normed)) => {
+                    norm::normalize::<V>(row, norm, normed);
+                    &**normed
+                }
+            };
             *scale = match layout.precision() {
                 Precision::Int8 => row_scale::<V>(row),
                 _ => RowScale::default(),

@@ -122,7 +122,7 @@ impl Lanes for __m256 {
     }
 
     #[inline(always)]
-    unsafe fn transpose(from: *const u8, stride: usize, to: *mut u8) {
+    unsafe fn transpose(from: *const u8, stride: usize, to: *mut u8, _: bool) {
         for (quarter, half) in [0, 1, 2, 3].into_iter().flat_map(|quarter| [(quarter, 0), (quarter, 1)]) {
             // SAFETY: the caller keeps the contract of `Lanes`: eight rows per quarter, of twice 32 bytes each, and as
             // many steps; a quarter of a step is 32 bytes, so that it is aligned where `to` is.

@@ -114,7 +114,7 @@ impl Lanes for __m512 {
     }
 
     #[inline(always)]
-    unsafe fn transpose(from: *const u8, stride: usize, to: *mut u8) {
+    unsafe fn transpose(from: *const u8, stride: usize, to: *mut u8, streams: bool) {
         for half in 0..2 {
             // SAFETY: the caller keeps the contract of `Lanes`: sixteen rows per half, of 64 bytes each, and as many
             // steps; half a step is 64 bytes, so that it is aligned where `to` is.
@@ -122,7 +122,7 @@ impl Lanes for __m512 {
                 let rows = std::array::from_fn(|r| Self::load_int(from.add((half * 16 + r) * stride)));
                 for (step, column) in transposed(rows).into_iter().enumerate() {
                     let to = to.add(step * STEP_BYTES + half * 64);
-                    if to.addr().is_multiple_of(64) {
+                    if streams && to.addr().is_multiple_of(64) {
                         _mm512_stream_si512(to.cast(), column);
                     } else {
                         Self::store_int(column, to);

@@ -1,9 +1,11 @@
 //! The entry points of each instruction set, and which of them a kernel means.
 
 use super::activations;
+use super::attention::{self, Head, Sizes};
 use super::generic::{self, Bf16Step, F32Step, Finish, Int8Step};
 use super::lanes::Lanes;
 use super::layout::{PANEL, PackedLayout};
+use super::norm::LayerNorm;
 use super::pack::{self, PanelOut};
 use super::precision::Precision;
 use super::row_scale::RowScale;
@@ -16,14 +18,19 @@ pub(super) struct Functions {
     /// The most rows of a tile.
     pub(super) rows: usize,
     /// [`activations::convert`].
-    pub(super) convert: unsafe fn(&PackedLayout, &[f32], *mut u8, &mut [RowScale]),
+    pub(super) convert: Convert,
     /// A tile of products: [`multiply`].
-    pub(super) multiply: unsafe fn(Precision, usize, *const u8, *const u8, usize, *mut u8),
+    pub(super) multiply: Multiply,
     /// [`generic::finish`].
     pub(super) finish: unsafe fn(*const u8, Finish<'_>, *mut f32),
     /// [`pack::pack_panel`].
     pub(super) pack: unsafe fn(&PackedLayout, &[f32], &mut [u8], PanelOut<'_>),
+    /// [`attention::attend`].
+    pub(super) attend: unsafe fn(&Sizes, Head<'_>),
 }
+
+pub(super) type Multiply = unsafe fn(Precision, usize, *const u8, *const u8, usize, *mut u8);
+type Convert = unsafe fn(&PackedLayout, &[f32], Option<(LayerNorm<'_>, &mut [f32])>, *mut u8, &mut [RowScale]);
 
 /// Writes the products of a tile's `rows` rows with a panel to `tile`, [`PANEL`] to the row, `C` registers of outputs
 /// at a time.
@@ -69,9 +76,15 @@ macro_rules! functions {
             use super::*;
 
             $(#[target_feature(enable = $features)])?
-            unsafe fn convert(layout: &PackedLayout, from: &[f32], to: *mut u8, scales: &mut [RowScale]) {
+            unsafe fn convert(
+                layout: &PackedLayout,
+                from: &[f32],
+                norm: Option<(LayerNorm<'_>, &mut [f32])>,
+                to: *mut u8,
+                scales: &mut [RowScale],
+            ) {
                 // SAFETY: the caller's promise, passed on.
-                unsafe { activations::convert::<$vector>(layout, from, to, scales) }
+                unsafe { activations::convert::<$vector>(layout, from, norm, to, scales) }
             }
 
             $(#[target_feature(enable = $features)])?
@@ -99,8 +112,14 @@ macro_rules! functions {
                 unsafe { pack::pack_panel::<$vector>(layout, rows, lines, out) }
             }
 
+            $(#[target_feature(enable = $features)])?
+            unsafe fn attend(sizes: &Sizes, head: Head<'_>) {
+                // SAFETY: the caller's promise, passed on.
+                unsafe { attention::attend::<$vector>(sizes, head, multiply) }
+            }
+
             pub(in super::super) const FUNCTIONS: Functions =
-                Functions { rows: <$vector as Lanes>::ROWS, convert, multiply, finish, pack };
+                Functions { rows: <$vector as Lanes>::ROWS, convert, multiply, finish, pack, attend };
         }
     };
 }

@@ -70,8 +70,9 @@ pub(super) trait Lanes: Copy + Sized {
     fn prefetch(line: *const u8);
 
     /// Writes [`GROUP`] steps of a panel: from the bytes of [`PANEL`] rows of weights, `stride` bytes apart, to the
-    /// steps, one after another. Past the caches where the instruction set can and `to` is aligned to 64 bytes.
-    unsafe fn transpose(from: *const u8, stride: usize, to: *mut u8) {
+    /// steps, one after another; past the caches if `streams`, the instruction set can and `to` is aligned to 64 bytes.
+    unsafe fn transpose(from: *const u8, stride: usize, to: *mut u8, streams: bool) {
+        let _ = streams;
         for step in 0..GROUP {
             for row in 0..PANEL {
                 // SAFETY: the caller keeps the contract: 64 bytes per row, and `GROUP` steps.

@@ -36,7 +36,7 @@ unsafe fn times_sigmoid<V: Lanes>(x: V, y: V) -> V {
 ///
 /// x = n·ln 2 + r with |r| ≤ ½ ln 2, and exp(r) − 1 − r is a polynomial, fitted for the least greatest error.
 #[inline(always)]
-unsafe fn exp<V: Lanes>(x: V) -> V {
+pub(super) unsafe fn exp<V: Lanes>(x: V) -> V {
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     const COEFFICIENTS: [f32; 5] = [0.001_381_446_3, 0.008_368_781, 0.041_668_393, 0.166_665_2, 0.499_999_94];

@@ -223,7 +223,7 @@ impl<const DOT: bool> Lanes for Neon<DOT> {
     }
 
     #[inline(always)]
-    unsafe fn transpose(from: *const u8, stride: usize, to: *mut u8) {
+    unsafe fn transpose(from: *const u8, stride: usize, to: *mut u8, _: bool) {
         for (rows, steps) in (0..8).flat_map(|rows| (0..4).map(move |steps| (rows, steps))) {
             // SAFETY: the caller keeps the contract of `Lanes`: four rows at a time, of 64 bytes each, four steps at a
             // time of as many.

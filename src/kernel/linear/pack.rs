@@ -15,6 +15,28 @@ pub(super) struct PanelOut<'a> {
     pub(super) steps: &'a mut [u8],
     /// For int8, the scales of its outputs and the sums of their weights, [`PANEL`] of each.
     pub(super) numbers: Option<(&'a mut [f32], &'a mut [i32])>,
+    /// Whether it is not read soon, so that it need not be in the caches.
+    pub(super) streams: bool,
+}
+
+impl PanelOut<'_> {
+    /// The place of a panel in the packed weights at `out`.
+    ///
+    /// # Safety
+    /// `out` has the layout's bytes, aligned to `ALIGNMENT`, and this panel's are the caller's alone for as long.
+    pub(super) unsafe fn of(layout: &PackedLayout, panel: usize, out: *mut u8, streams: bool) -> Self {
+        assert!(panel < layout.panels(), "a panel outside the matrix");
+        // SAFETY: the caller's promise: the panel, its scales and the sums of its weights lie inside, aligned as `out`
+        // is; any bytes are an f32 or an i32.
+        unsafe {
+            let numbers = (layout.precision() == Precision::Int8).then(|| {
+                let scales = std::slice::from_raw_parts_mut(out.add(layout.scales(panel)).cast(), PANEL);
+                (scales, std::slice::from_raw_parts_mut(out.add(layout.totals(panel)).cast(), PANEL))
+            });
+            let place = out.add(panel * layout.panel_bytes());
+            Self { steps: std::slice::from_raw_parts_mut(place, layout.panel_bytes()), numbers, streams }
+        }
+    }
 }
 
 /// Packs the rows of one panel: `rows` are up to [`PANEL`] of them, one after another. `lines` has room for
@@ -24,7 +46,7 @@ pub(super) struct PanelOut<'a> {
 /// The instruction set must be there.
 #[inline(always)]
 pub(super) unsafe fn pack_panel<V: Lanes>(layout: &PackedLayout, rows: &[f32], lines: &mut [u8], out: PanelOut<'_>) {
-    let PanelOut { steps: panel, mut numbers } = out;
+    let PanelOut { steps: panel, mut numbers, streams } = out;
     let stride = layout.steps() * 4;
     assert!(lines.len() == PANEL * stride && panel.len() == layout.panel_bytes(), "room for a panel");
     if let Some((scales, totals)) = &mut numbers {
@@ -52,7 +74,7 @@ pub(super) unsafe fn pack_panel<V: Lanes>(layout: &PackedLayout, rows: &[f32], l
     lines_left.for_each(|line| line.fill(0));
     for (group, steps) in panel.chunks_exact_mut(GROUP * STEP_BYTES).enumerate() {
         // SAFETY: the caller's promise; every row has 64 bytes of each group, and a group of the panel its steps.
-        unsafe { V::transpose(lines.as_ptr().add(group * GROUP * 4), stride, steps.as_mut_ptr()) };
+        unsafe { V::transpose(lines.as_ptr().add(group * GROUP * 4), stride, steps.as_mut_ptr(), streams) };
     }
     V::fence();
 }

@@ -3,7 +3,6 @@
 use super::entry::{self, Functions};
 use super::layout::{ALIGNMENT, PANEL, PackedLayout};
 use super::pack::PanelOut;
-use super::precision::Precision;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::dispatch::Kernel;
 use crate::tensor::try_zeroed;
@@ -49,18 +48,10 @@ impl PanelPacker {
             self.lines = try_zeroed(bytes)?;
         }
         for (panel, rows) in (start / unit..).zip(values.chunks(unit)) {
-            assert!(panel < layout.panels(), "a panel outside the matrix");
-            // SAFETY: the caller's promise: the panel, its scales and the sums of its weights lie inside `out`, aligned
-            // as that is, and are this thread's; any bytes are an f32 or an i32. The instruction set is there, as
-            // `entry::of` found.
+            // SAFETY: the caller's promise; the instruction set is there, as `entry::of` found.
             unsafe {
-                let numbers = (layout.precision() == Precision::Int8).then(|| {
-                    let scales = std::slice::from_raw_parts_mut(out.add(layout.scales(panel)).cast(), PANEL);
-                    (scales, std::slice::from_raw_parts_mut(out.add(layout.totals(panel)).cast(), PANEL))
-                });
-                let place = out.add(panel * layout.panel_bytes());
-                let steps = std::slice::from_raw_parts_mut(place, layout.panel_bytes());
-                (functions.pack)(layout, rows, &mut self.lines[..bytes], PanelOut { steps, numbers });
+                let out = PanelOut::of(layout, panel, out, true);
+                (functions.pack)(layout, rows, &mut self.lines[..bytes], out);
             }
         }
         Ok(())

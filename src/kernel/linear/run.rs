@@ -3,30 +3,26 @@
 use super::activation::Activation;
 use super::entry::{self, Functions};
 use super::generic::Finish;
-use super::layout::{ALIGNMENT, PANEL, PackedLayout};
+use super::layout::{PANEL, PackedLayout};
+use super::matrix::Matrix;
+use super::norm::LayerNorm;
 use super::precision::Precision;
 use super::row_scale::RowScale;
+use super::share::{Pool, Room, Shared, Tile, pieces};
 use crate::error::{Error, Result};
 use crate::kernel::dispatch::Kernel;
-
-/// Threads that share work out.
-pub trait Pool {
-    /// The number of threads, the caller's among them.
-    fn threads(&self) -> usize;
-
-    /// Calls `work` on every number below `count`, each once, on any of the threads, and waits for all.
-    fn run(&self, count: usize, work: &(dyn Fn(usize) + Sync));
-}
 
 /// A product to compute.
 #[derive(Debug)]
 pub struct LinearJob<'a> {
     /// The layout of the packed weights.
     pub layout: PackedLayout,
-    /// The packed weights, aligned to [`ALIGNMENT`].
-    pub weights: &'a [u8],
+    /// The weights.
+    pub weights: Matrix<'a>,
     /// A: rows of the layout's inputs.
     pub input: &'a [f32],
+    /// What is done to each row of A before.
+    pub norm: Option<LayerNorm<'a>>,
     /// One per output.
     pub bias: Option<&'a [f32]>,
     /// What is applied to the sums.
@@ -37,36 +33,21 @@ pub struct LinearJob<'a> {
     pub out: &'a mut [f32],
 }
 
-/// Memory for converted activations, kept from one product to the next.
+/// Memory of products, kept from one to the next.
 #[derive(Default, Debug)]
 pub struct Scratch {
-    lines: Vec<Line>,
+    /// Converted activations, and their scales.
+    lines: Room,
     scales: Vec<RowScale>,
+    /// A normalised row for each piece of work.
+    normed: Room,
+    /// The packed form of weights that are not packed.
+    packed: Room,
+    pub(super) packing: Room,
 }
-
-/// A cache line.
-#[derive(Clone, Copy, Debug)]
-#[repr(align(64))]
-struct Line(#[allow(dead_code)] [u8; 64]);
 
 /// Converted activations of a block, at most: they stay in the second-level cache while panels come and go.
 const BLOCK_BYTES: usize = 448 << 10;
-/// Pieces of work per thread, so that none is waited for long.
-const PIECES_PER_THREAD: usize = 4;
-
-/// A pointer that threads share, each with places of its own.
-#[derive(Clone, Copy)]
-struct Shared<T>(*mut T);
-// SAFETY: threads write what is theirs alone, as every use below says.
-unsafe impl<T> Sync for Shared<T> {}
-// SAFETY: as before.
-unsafe impl<T> Send for Shared<T> {}
-
-impl<T> Shared<T> {
-    fn at(&self, offset: usize) -> *mut T {
-        self.0.wrapping_add(offset)
-    }
-}
 
 /// Computes a product by the bit contract of [this module](super), on the threads of `pool`.
 ///
@@ -81,31 +62,43 @@ pub fn linear(kernel: Kernel, job: LinearJob<'_>, pool: &dyn Pool, scratch: &mut
     if rows == 0 {
         return Ok(());
     }
-    let LinearJob { layout, weights, input, bias, activation, residual, out } = job;
+    let LinearJob { layout, weights, input, norm, bias, activation, residual, out } = job;
+    let weights = match weights {
+        Matrix::Packed(bytes) => bytes,
+        Matrix::Rows(_) | Matrix::Columns(_) => {
+            weights.pack(&functions, &layout, pool, &mut scratch.packing, &mut scratch.packed)?
+        }
+    };
     let row_bytes = layout.steps() * 4;
     let tiles = rows.div_ceil(functions.rows);
     let start = |tile: usize| rows * tile / tiles;
-    scratch.reserve(rows, row_bytes)?;
-    let lines = Shared(scratch.lines.as_mut_ptr().cast::<u8>());
+    let batches = pieces(pool, tiles);
+    let lines = scratch.lines.reserve(rows * row_bytes)?;
+    let normed_bytes = norm.map_or(0, |_| layout.inputs() * 4);
+    let normed = scratch.normed.reserve(batches * normed_bytes)?;
+    reserve_scales(&mut scratch.scales, rows)?;
     let scales = Shared(scratch.scales.as_mut_ptr());
 
-    let batches = (pool.threads() * PIECES_PER_THREAD).min(tiles);
     pool.run(batches, &|batch| {
         for tile in tiles * batch / batches..tiles * (batch + 1) / batches {
             let (from, to) = (start(tile), start(tile + 1));
             let input = &input[from * layout.inputs()..to * layout.inputs()];
-            // SAFETY: the instruction set is there, as `entry::of` found; `reserve` made room for every row's line and
-            // scale, and each belongs to one tile.
+            // SAFETY: the instruction set is there, as `entry::of` found; there is room for every row's line and scale,
+            // each of which belongs to one tile, and for a normalised row of each batch.
             unsafe {
                 let scales = std::slice::from_raw_parts_mut(scales.at(from), to - from);
-                (functions.convert)(&layout, input, lines.at(from * row_bytes), scales);
+                let norm = norm.map(|norm| {
+                    let row = normed.at(batch * normed_bytes).cast();
+                    (norm, std::slice::from_raw_parts_mut(row, layout.inputs()))
+                });
+                (functions.convert)(&layout, input, norm, lines.at(from * row_bytes), scales);
             }
         }
     });
 
     // Blocks of rows that stay in the cache, and as many chunks of panels as keep every thread busy.
     let blocks = (rows * row_bytes).div_ceil(BLOCK_BYTES).min(tiles);
-    let chunks = (pool.threads() * PIECES_PER_THREAD).div_ceil(blocks).min(layout.panels());
+    let chunks = pieces(pool, usize::MAX).div_ceil(blocks).min(layout.panels());
     let out = Shared(out.as_mut_ptr());
     pool.run(blocks * chunks, &|piece| {
         let (block, chunk) = (piece / chunks, piece % chunks);
@@ -139,29 +132,23 @@ impl LinearJob<'_> {
         };
         fits("an input", self.input.len(), rows * inputs)?;
         fits("an output", self.out.len(), rows * outputs)?;
-        fits("packed weights", self.weights.len(), self.layout.nbytes())?;
+        self.weights.check(&self.layout)?;
+        let of_norm = self.norm.map_or(inputs, |norm| norm.weight.len());
+        fits("the weights of a norm", of_norm, inputs)?;
+        fits("the biases of a norm", self.norm.map_or(inputs, |norm| norm.bias.len()), inputs)?;
         fits("a bias", self.bias.map_or(outputs, <[f32]>::len), outputs)?;
         fits("a residual", self.residual.map_or(rows * outputs, <[f32]>::len), rows * outputs)?;
-        if !self.weights.as_ptr().addr().is_multiple_of(ALIGNMENT) {
-            return Err(Error::invalid("packed weights are not aligned").expected(format_args!("{ALIGNMENT} bytes")));
-        }
         Ok(rows)
     }
 }
 
-impl Scratch {
-    /// Makes room for the lines and scales of as many rows.
-    fn reserve(&mut self, rows: usize, row_bytes: usize) -> Result<()> {
-        let lines = rows * row_bytes / size_of::<Line>();
-        let short = |bytes: usize| move |_| Error::out_of_memory(bytes);
-        let missing = lines.saturating_sub(self.lines.len());
-        self.lines.try_reserve_exact(missing).map_err(short(rows * row_bytes))?;
-        self.lines.resize(lines.max(self.lines.len()), Line([0; 64]));
-        let missing = rows.saturating_sub(self.scales.len());
-        self.scales.try_reserve_exact(missing).map_err(short(rows * size_of::<RowScale>()))?;
-        self.scales.resize(rows.max(self.scales.len()), RowScale::default());
-        Ok(())
-    }
+/// Makes room for the scales of as many rows.
+fn reserve_scales(scales: &mut Vec<RowScale>, rows: usize) -> Result<()> {
+    let missing = rows.saturating_sub(scales.len());
+    let short = |_| Error::out_of_memory(rows * size_of::<RowScale>());
+    scales.try_reserve_exact(missing).map_err(short)?;
+    scales.resize(rows.max(scales.len()), RowScale::default());
+    Ok(())
 }
 
 /// A panel of weights, and what belongs to its outputs.
@@ -212,8 +199,8 @@ impl<'a> Panel<'a> {
         residual: Option<&[f32]>,
         out: Shared<f32>,
     ) {
-        let mut tile = [Line([0; 64]); MAX_ROWS * PANEL * 4 / 64];
-        let tile = tile.as_mut_ptr().cast::<u8>();
+        let mut tile = Tile::new();
+        let tile = tile.as_mut_ptr();
         let (precision, outputs) = (self.layout.precision(), self.layout.outputs());
         // SAFETY: the caller's promise; the panel has the layout's steps, the tile room for the most rows of any
         // instruction set.
@@ -247,6 +234,3 @@ impl<'a> Panel<'a> {
         }
     }
 }
-
-/// The most rows of a tile of any instruction set.
-const MAX_ROWS: usize = 8;

@@ -4,7 +4,7 @@ use super::*;
 use crate::kernel::Kernel;
 
 /// One thread, or several that take the pieces in an order of their own.
-struct TestPool(usize);
+pub(super) struct TestPool(pub(super) usize);
 
 impl Pool for TestPool {
     fn threads(&self) -> usize {
@@ -20,7 +20,7 @@ impl Pool for TestPool {
     }
 }
 
-fn values(seed: u64, count: usize, scale: f32) -> Vec<f32> {
+pub(super) fn values(seed: u64, count: usize, scale: f32) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state ^= state << 13;
@@ -78,7 +78,8 @@ impl Case {
         let mut out = vec![f32::NAN; self.rows * self.layout.outputs()];
         let job = LinearJob {
             layout: self.layout,
-            weights: packed.bytes(),
+            weights: Matrix::Packed(packed.bytes()),
+            norm: None,
             input: &self.input,
             bias: Some(&self.bias),
             activation,
@@ -93,7 +94,7 @@ impl Case {
 const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
 const ACTIVATIONS: [Activation; 4] = [Activation::None, Activation::QuickGelu, Activation::Gelu, Activation::TanhGelu];
 
-fn bits(values: &[f32]) -> Vec<u32> {
+pub(super) fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
@@ -114,6 +115,76 @@ fn every_kernel_gives_the_bits_of_the_specification() {
             }
         }
     }
+}
+
+#[test]
+fn weights_that_are_packed_on_the_way_give_the_same_bits() {
+    for precision in PRECISIONS {
+        let case = Case::new(13, 70, 100, precision);
+        let (_, expected) = case.run(Kernel::best(), 1, Activation::Gelu);
+        let columns: Vec<f32> = (0..70 * 100).map(|i| case.weights[i % 100 * 70 + i / 100]).collect();
+        let run = |kernel, weights| {
+            let mut out = vec![f32::NAN; 13 * 100];
+            let job = LinearJob {
+                layout: case.layout,
+                weights,
+                norm: None,
+                input: &case.input,
+                bias: Some(&case.bias),
+                activation: Activation::Gelu,
+                residual: Some(&case.residual),
+                out: &mut out,
+            };
+            linear(kernel, job, &TestPool(2), &mut Scratch::default()).map(|()| out)
+        };
+        for &kernel in Kernel::available() {
+            assert!(bits(&run(kernel, Matrix::Rows(&case.weights)).unwrap()) == bits(&expected), "{kernel}");
+            match run(kernel, Matrix::Columns(&columns)) {
+                Ok(out) => assert!(precision == Precision::F32 && bits(&out) == bits(&expected), "{kernel}"),
+                Err(error) => assert!(precision != Precision::F32, "{error}"),
+            }
+        }
+        assert!(run(Kernel::best(), Matrix::Rows(&case.weights[1..])).is_err());
+    }
+}
+
+#[test]
+fn a_norm_in_front_is_that_of_every_row() {
+    for (inputs, precision) in [5, 16, 100, 768].into_iter().flat_map(|n| PRECISIONS.map(|p| (n, p))) {
+        let case = Case::new(9, inputs, 40, precision);
+        let (weight, bias) = (values(7, inputs, 1.0), values(8, inputs, 0.5));
+        let norm = LayerNorm { weight: &weight, bias: &bias, epsilon: 1e-5 };
+        let run = |kernel, threads, input: &[f32], norm| {
+            let mut out = vec![f32::NAN; 9 * 40];
+            let (layout, weights) = (case.layout, Matrix::Rows(&case.weights));
+            let (bias, activation, residual) = (None, Activation::None, None);
+            let job = LinearJob { layout, weights, norm, input, bias, activation, residual, out: &mut out };
+            linear(kernel, job, &TestPool(threads), &mut Scratch::default()).map(|()| out)
+        };
+        let expected = run(Kernel::Scalar, 1, &case.input, Some(norm)).unwrap();
+        for &kernel in Kernel::available() {
+            let got = run(kernel, 2, &case.input, Some(norm)).unwrap();
+            assert!(bits(&got) == bits(&expected), "{kernel} {inputs} {precision}");
+        }
+        let normed: Vec<f32> = case.input.chunks(inputs).flat_map(|row| exact_norm(row, &weight, &bias)).collect();
+        let exact = run(Kernel::Scalar, 1, &normed, None).unwrap();
+        let length = exact.iter().map(|v| v * v).sum::<f32>().sqrt();
+        let distance = exact.iter().zip(&expected).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt();
+        // A value at the edge of two codes may get the other.
+        let bound = if precision == Precision::F32 { 1e-6 } else { 1e-3 };
+        assert!(distance < bound * length, "{inputs} {precision}: {}", distance / length);
+        let short = LayerNorm { weight: &weight[1..], ..norm };
+        assert!(run(Kernel::Scalar, 1, &case.input, Some(short)).is_err());
+    }
+}
+
+/// A normalised row, in f64.
+fn exact_norm(row: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
+    let (n, row) = (row.len() as f64, row.iter().map(|&v| f64::from(v)));
+    let mean = row.clone().sum::<f64>() / n;
+    let inverse = 1.0 / (row.clone().map(|v| (v - mean).powi(2)).sum::<f64>() / n + 1e-5).sqrt();
+    let factors = weight.iter().zip(bias).map(|(&w, &b)| (f64::from(w), f64::from(b)));
+    row.zip(factors).map(|(v, (w, b))| ((v - mean) * inverse * w + b) as f32).collect()
 }
 
 #[test]
@@ -241,7 +312,8 @@ fn what_does_not_fit_is_refused() {
     let run = |weights: &[u8], input: usize, bias: usize, out: &mut [f32]| {
         let (input, bias) = (vec![0.0; input], vec![0.0; bias]);
         let (activation, residual) = (Activation::None, None);
-        let job = LinearJob { layout, weights, input: &input, bias: Some(&bias), activation, residual, out };
+        let (weights, norm) = (Matrix::Packed(weights), None);
+        let job = LinearJob { layout, weights, input: &input, norm, bias: Some(&bias), activation, residual, out };
         linear(Kernel::best(), job, &TestPool(1), &mut Scratch::default())
     };
     let length = layout.nbytes();

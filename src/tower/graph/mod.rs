@@ -15,13 +15,14 @@ pub(super) mod nodes;
 
 use std::collections::HashMap;
 
-use self::nodes::{Block, Graph, int};
-pub(crate) use self::nodes::{DOMAIN, LINEAR};
-use super::arch::{Arch, BLOCKS, PROJECTION, Pooling};
+use self::nodes::{Block, Form, Graph, int};
+pub(crate) use self::nodes::{ATTENTION, DOMAIN, LINEAR, UNPACKED_LINEAR};
+use super::arch::{Arch, BLOCKS, PATCH_EMBEDDING, PROJECTION, Pooling};
+use super::precisions::{LayerKind, LayerPrecisions};
 use crate::error::Result;
-use crate::kernel::linear::{PackedLayout, Precision};
+use crate::kernel::linear::PackedLayout;
 use crate::onnx::TensorType;
-use crate::onnx::emit::{Attribute, Extent, Operator};
+use crate::onnx::emit::{Attribute, Extent};
 
 /// The input that takes the images: f32 `[batch, 3, S, S]`.
 pub const PIXELS: &str = "pixel_values";
@@ -30,8 +31,6 @@ pub const EMBEDS: &str = "embeds";
 /// The residual stream between the graphs of a chain: f32 `[batch·tokens, width]`.
 const STREAM: &str = "stream.in";
 
-/// The weights of the patch embedding: `[width, 3, patch, patch]`.
-const PATCH_EMBEDDING: &str = "visual.conv1.weight";
 /// The name of the graph.
 const NAME: &str = "clip_image_encoder";
 
@@ -40,10 +39,27 @@ const NAME: &str = "clip_image_encoder";
 /// # Errors
 /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when [`Arch::check`] refuses `arch`.
 pub fn build(arch: &Arch) -> Result<Vec<u8>> {
+    build_in(arch, Form::Standard)
+}
+
+/// The graph of `arch` whose linear layers and attention are our own operators. Matrices are inputs in the packed forms
+/// of [`packed_layouts`], or as they are.
+///
+/// # Errors
+/// As [`build`].
+pub(crate) fn build_own(arch: &Arch, precisions: LayerPrecisions, is_packed: bool) -> Result<Vec<u8>> {
+    build_in(arch, own_form(arch, precisions, is_packed)?)
+}
+
+fn build_in(arch: &Arch, form: Form) -> Result<Vec<u8>> {
     arch.check()?;
-    let mut graph = graph_of(arch);
-    graph.append_tower(arch);
+    let mut graph = Graph::new(NAME, arch.variant.norm_epsilon, form);
+    graph.append_tower(arch)?;
     graph.into_bytes()
+}
+
+fn own_form(arch: &Arch, precisions: LayerPrecisions, is_packed: bool) -> Result<Form> {
+    Ok(Form::Own { layouts: packed_layouts(arch, precisions)?, is_packed })
 }
 
 /// The tower as a chain of graphs, so that not all weights need be there at once.
@@ -69,41 +85,35 @@ pub(crate) struct Link {
     pub(crate) output: String,
 }
 
-/// The graph of `arch` whose matrices are inputs in the packed forms that [`packed_parameters`] gives them: the model,
-/// and those forms by name.
+/// The packed form of every matrix of a linear layer and of the patch embedding, by name.
 ///
 /// # Errors
-/// As [`build`].
-pub(crate) fn build_packed(arch: &Arch, precision: Precision) -> Result<(Vec<u8>, HashMap<String, PackedLayout>)> {
-    arch.check()?;
-    let packed = packed_parameters(arch, precision)?;
-    let mut graph = Graph::with_packed(NAME, arch.variant.norm_epsilon, packed.clone());
-    graph.append_tower(arch);
-    Ok((graph.into_bytes()?, packed))
-}
-
-/// The packed form of every matrix of a linear layer and of the patch embedding. The patches' is bf16 where the others
-/// are int8: pixels have outliers in every row.
-fn packed_parameters(arch: &Arch, precision: Precision) -> Result<HashMap<String, PackedLayout>> {
+/// As [`PackedLayout::new`].
+pub(crate) fn packed_layouts(
+    arch: &Arch,
+    precisions: LayerPrecisions,
+) -> Result<HashMap<String, PackedLayout>> {
     let mut packed = HashMap::new();
     for (name, shape) in arch.parameters() {
-        let is_patches = name == PATCH_EMBEDDING;
-        let is_linear = is_of_block(&name) && shape.len() == 2;
-        if is_patches || is_linear {
-            let precision = if is_patches && precision == Precision::Int8 { Precision::Bf16 } else { precision };
-            let layout = PackedLayout::new(shape[0], shape[1..].iter().product(), precision);
+        if let Some(kind) = LayerKind::of_matrix(&name) {
+            let layout = PackedLayout::new(shape[0], shape[1..].iter().product(), precisions.get(kind));
             packed.insert(name.clone(), layout.map_err(|e| e.tensor(&name))?);
         }
     }
     Ok(packed)
 }
 
-/// The graphs that, one after the other, compute what [`build`]'s computes.
+/// The graphs that, one after the other, compute what [`build`]'s computes, or [`build_own`]'s with these precisions.
 ///
 /// # Errors
 /// As [`build`].
-pub(crate) fn build_chain(arch: &Arch) -> Result<Chain> {
+pub(crate) fn build_chain(arch: &Arch, own: Option<LayerPrecisions>) -> Result<Chain> {
     arch.check()?;
+    let form = match own {
+        None => Form::Standard,
+        Some(precisions) => own_form(arch, precisions, false)?,
+    };
+    let graph_of = |arch: &Arch| Graph::new(NAME, arch.variant.norm_epsilon, form.clone());
     let last_layer = arch.layers - 1;
     let of_block = |name: &str, layer: usize| name.starts_with(&block_prefix(layer));
     let is_last = |name: &str| name.starts_with("visual.ln_post.") || name == PROJECTION;
@@ -136,7 +146,7 @@ pub(crate) fn build_chain(arch: &Arch) -> Result<Chain> {
         graph.take_stream(arch);
         graph.declare_parameters(&parameters);
         let output = graph.block(arch, last_layer, STREAM);
-        graph.project(arch, &output);
+        graph.project(arch, &output)?;
         graph.into_link(parameters, STREAM, EMBEDS.into())?
     };
     Ok(Chain { stem, block, last })
@@ -152,18 +162,14 @@ pub(crate) fn is_of_block(name: &str) -> bool {
     name.starts_with(BLOCKS)
 }
 
-fn graph_of(arch: &Arch) -> Graph {
-    Graph::new(NAME, arch.variant.norm_epsilon)
-}
-
 impl Graph {
     /// All of the tower, from pixels to embeddings.
-    fn append_tower(&mut self, arch: &Arch) {
+    fn append_tower(&mut self, arch: &Arch) -> Result<()> {
         self.declare_pixels(arch);
         self.declare_parameters(&arch.parameters());
         let stream = self.embed_patches(arch);
         let stream = (0..arch.layers).fold(stream, |stream, layer| self.block(arch, layer, &stream));
-        self.project(arch, &stream);
+        self.project(arch, &stream)
     }
 
     fn declare_pixels(&mut self, arch: &Arch) {
@@ -183,7 +189,7 @@ impl Graph {
     /// Pixels to the residual stream: patches, class token, positions, and `ln_pre` where there is one.
     fn embed_patches(&mut self, arch: &Arch) -> String {
         let (w, patch, patches) = (int(arch.width), int(arch.patch), int(arch.tokens() - 1));
-        let x = match self.packed(PATCH_EMBEDDING) {
+        let x = match self.layout(PATCH_EMBEDDING) {
             Some(layout) => {
                 // The patches as rows, each with its channels one after another.
                 let (grid, values) = (int(arch.grid), 3 * patch * patch);
@@ -191,7 +197,7 @@ impl Graph {
                 let order = [Attribute::Ints("perm", vec![0, 2, 4, 1, 3, 5])];
                 let x = self.node("pixels.patches", "Transpose", &[&x], order);
                 let x = self.reshape("pixels.rows", &x, &[-1, values]);
-                let x = self.packed_linear("conv1", &x, (PATCH_EMBEDDING, layout), None, None, None);
+                let x = self.own_product("conv1", &x, PATCH_EMBEDDING, layout);
                 self.reshape("patches", &x, &[-1, patches, w])
             }
             None => {
@@ -225,44 +231,35 @@ impl Graph {
 
         let qkv = self.queries_keys_values(&block, stream);
         let qkv = self.reshape(&at("attn.qkv"), &qkv, &[-1, tokens, 3 * w]);
-        let [q, k, v] = self.split_in_three(&at("attn.split"), &qkv);
-
         let is_class_alone = layer + 1 == arch.layers && arch.variant.pooling == Pooling::ClassToken;
-        let (q, residual) = if is_class_alone {
+        if is_class_alone {
             let sequences = self.reshape(&at("sequences"), stream, &[-1, tokens, w]);
-            let class = self.constant(&at("class_token.index"), &[1], &[0]);
-            let q = self.node(&at("attn.q.class_token"), "Gather", &[&q, &class], [Attribute::Int("axis", 1)]);
-            let kept = self.node(&at("class_token"), "Gather", &[&sequences, &class], [Attribute::Int("axis", 1)]);
-            (q, self.reshape(&at("class_token.rows"), &kept, &[-1, w]))
-        } else {
-            (q, stream.to_string())
-        };
-
-        let heads = [Attribute::Int("num_heads", int(arch.heads))];
-        let x = self.contrib(&at("attn"), "MultiHeadAttention", &[&q, &k, &v], heads);
-        let x = self.reshape(&at("attn.rows"), &x, &[-1, w]);
-        self.after_attention(&block, &residual, &x)
+            let kept = self.first_tokens(&at("class_token"), &sequences);
+            let residual = self.reshape(&at("class_token.rows"), &kept, &[-1, w]);
+            let x = self.first_tokens_attention(&block, &qkv, arch.heads, w);
+            return self.after_attention(&block, &residual, &x);
+        }
+        let x = self.attention(&block, &qkv, arch.heads, w, false);
+        self.after_attention(&block, stream, &x)
     }
 
     /// Takes what the last block gives, pooled, through the projection, which is kept `[in, out]`, where there is one.
-    fn project(&mut self, arch: &Arch, last: &str) {
-        let x = match arch.variant.pooling {
-            Pooling::ClassToken => self.layer_norm("ln_post", last, "visual.ln_post"),
-            Pooling::MeanThenNorm => {
-                let x = self.mean_of_patches(arch, last, "pool.mean");
-                self.layer_norm("ln_post", &x, "visual.ln_post")
-            }
+    fn project(&mut self, arch: &Arch, last: &str) -> Result<()> {
+        let norm = ["ln_post", "visual.ln_post"];
+        let (x, norm) = match arch.variant.pooling {
+            Pooling::ClassToken => (last.to_owned(), Some(norm)),
+            Pooling::MeanThenNorm => (self.mean_of_patches(arch, last, "pool.mean"), Some(norm)),
             Pooling::NormThenMean => {
-                let x = self.layer_norm("ln_post", last, "visual.ln_post");
-                self.mean_of_patches(arch, &x, "pool.mean")
+                let x = self.layer_norm(norm[0], last, norm[1]);
+                (self.mean_of_patches(arch, &x, "pool.mean"), None)
             }
-            Pooling::PatchMean => self.mean_of_patches(arch, last, EMBEDS),
+            Pooling::PatchMean => (self.mean_of_patches(arch, last, EMBEDS), None),
         };
         if arch.variant.pooling.is_projected() {
-            let (inputs, outputs, attributes) = (&[x.as_str(), PROJECTION], &[EMBEDS], &[]);
-            self.push(&Operator { name: "proj", domain: "", op: "Gemm", inputs, outputs, attributes });
+            self.projection(EMBEDS, &x, norm, PROJECTION, [arch.width, arch.embed_dim])?;
         }
         self.give(EMBEDS, &[Extent::Named("batch"), Extent::Fixed(arch.embed_dim)]);
+        Ok(())
     }
 
     /// The mean of all tokens but the class token, called `name`: `[batch·tokens, width]` to `[batch, width]`.

@@ -14,10 +14,18 @@ const OPSET: i64 = 17;
 const IR_VERSION: i64 = 8;
 /// The domain of ONNX Runtime's own operators.
 const MICROSOFT: &str = "com.microsoft";
-/// The domain of our own operators, and the one that multiplies with packed weights: inputs `[rows, in]`, the packed
-/// weights as bytes, `[out]`, and, where the attribute `adds` is 1, `[rows, out]`; output `[rows, out]`, all f32.
+/// The domain of our own operators.
+///
+/// * [`LINEAR`]: `[…, in]`, the packed weights as bytes, and what may be left out: a bias `[out]`, a residual
+///   `[…, out]`, weight and bias of a layer norm in front, `[in]` each. Output `[…, out]`.
+/// * [`UNPACKED_LINEAR`]: the same with weights of f32 as they are, `[out, in]` or, where the attribute `columns` is 1,
+///   `[in, out]`.
+/// * [`ATTENTION`]: queries, keys and values side by side, `[sequences, tokens, 3·width]`. Output
+///   `[sequences·queries, width]`, where the attribute `queries` is 0 for all tokens.
 pub(crate) const DOMAIN: &str = "taskbasis";
 pub(crate) const LINEAR: &str = "Linear";
+pub(crate) const UNPACKED_LINEAR: &str = "UnpackedLinear";
+pub(crate) const ATTENTION: &str = "Attention";
 /// QuickGELU(x) = x·σ(1.702·x).
 const QUICK_GELU_ALPHA: f32 = 1.702;
 
@@ -45,32 +53,58 @@ impl Block {
     }
 }
 
+/// The operators that linear layers and attention are written with.
+#[derive(Clone)]
+pub(crate) enum Form {
+    /// ONNX Runtime's, which any provider computes.
+    Standard,
+    /// Our own, which the CPU computes.
+    Own {
+        /// The packed form of each matrix.
+        layouts: HashMap<String, PackedLayout>,
+        /// Whether the matrices arrive in that form, or as they are.
+        is_packed: bool,
+    },
+}
+
+/// A linear layer in the making: `activation(norm(x)·Wᵀ + b) + residual` with W `[out, in]`.
+struct LinearNode<'a> {
+    name: String,
+    /// Weight and bias.
+    parameters: [String; 2],
+    /// Node and parameters of the norm in front.
+    norm: Option<[String; 2]>,
+    activation: Option<Activation>,
+    residual: Option<&'a str>,
+}
+
 /// A graph in the making. Methods append nodes and return the name of the value that they make.
 pub(crate) struct Graph {
     writer: ModelWriter<'static>,
     /// The number that every `LayerNorm` adds to the variance.
     norm_epsilon: Epsilon,
-    /// The packed form of each matrix, by name; empty where all weights are inputs as they are.
-    packed: HashMap<String, PackedLayout>,
+    form: Form,
 }
 
 impl Graph {
     /// A graph without nodes, called `name`.
-    pub(crate) fn new(name: &str, norm_epsilon: Epsilon) -> Self {
-        Self::with_packed(name, norm_epsilon, HashMap::new())
-    }
-
-    /// A graph without nodes whose linear layers read these matrices packed.
-    pub(crate) fn with_packed(name: &str, norm_epsilon: Epsilon, packed: HashMap<String, PackedLayout>) -> Self {
+    pub(crate) fn new(name: &str, norm_epsilon: Epsilon, form: Form) -> Self {
         let domains = [("", OPSET), (MICROSOFT, 1), (DOMAIN, 1)];
         // A session without our operators refuses a graph that names their domain.
-        let domains = if packed.is_empty() { &domains[..2] } else { &domains[..] };
-        Self { writer: ModelWriter::new(name, IR_VERSION, domains), norm_epsilon, packed }
+        let domains = if matches!(form, Form::Standard) { &domains[..2] } else { &domains[..] };
+        Self { writer: ModelWriter::new(name, IR_VERSION, domains), norm_epsilon, form }
     }
 
-    /// The packed form of a matrix, where it is packed.
-    pub(crate) fn packed(&self, parameter: &str) -> Option<PackedLayout> {
-        self.packed.get(parameter).copied()
+    /// The packed form of a matrix, where our own operators multiply with it.
+    pub(crate) fn layout(&self, parameter: &str) -> Option<PackedLayout> {
+        match &self.form {
+            Form::Standard => None,
+            Form::Own { layouts, .. } => layouts.get(parameter).copied(),
+        }
+    }
+
+    fn is_packed(&self) -> bool {
+        matches!(self.form, Form::Own { is_packed: true, .. })
     }
 
     /// An input.
@@ -81,7 +115,7 @@ impl Graph {
     /// Parameters become inputs, of f32 or packed.
     pub(crate) fn declare_parameters(&mut self, parameters: &[(String, Vec<usize>)]) {
         for (name, shape) in parameters {
-            if let Some(layout) = self.packed.get(name) {
+            if let Some(layout) = self.layout(name).filter(|_| self.is_packed()) {
                 let bytes = [Extent::Fixed(layout.nbytes())];
                 self.declare(name, TensorType::Uint8, &bytes);
                 continue;
@@ -98,33 +132,81 @@ impl Graph {
 
     /// ln_1 and the projection to queries, keys and values side by side: `[rows, 3·width]`.
     pub(crate) fn queries_keys_values(&mut self, block: &Block, stream: &str) -> String {
-        let x = self.layer_norm(&block.node("ln_1"), stream, &block.parameter("ln_1"));
-        let weight = [block.parameter("attn.in_proj_weight"), block.parameter("attn.in_proj_bias")];
-        self.linear(&block.node("attn.in_proj"), &x, &weight, None, None)
+        let parameters = [block.parameter("attn.in_proj_weight"), block.parameter("attn.in_proj_bias")];
+        let norm = Some([block.node("ln_1"), block.parameter("ln_1")]);
+        let name = block.node("attn.in_proj");
+        self.linear(stream, &LinearNode { name, parameters, norm, activation: None, residual: None })
+    }
+
+    /// Attention between the tokens of each sequence, `[sequences, tokens, 3·width]` to `[rows, width]`, where no token
+    /// sees one after it if `is_causal`.
+    pub(crate) fn attention(&mut self, block: &Block, qkv: &str, heads: usize, width: i64, is_causal: bool) -> String {
+        if !matches!(self.form, Form::Standard) {
+            return self.own_attention(block, qkv, heads, 0, is_causal);
+        }
+        let [q, k, v] = self.split_in_three(&block.node("attn.split"), qkv);
+        let causal = Attribute::Int("unidirectional", i64::from(is_causal));
+        let heads = [Attribute::Int("num_heads", int(heads)), causal];
+        let x = self.contrib(&block.node("attn"), "MultiHeadAttention", &[&q, &k, &v], heads);
+        self.reshape(&block.node("attn.rows"), &x, &[-1, width])
+    }
+
+    /// Attention where the first token of each sequence alone asks: `[sequences, tokens, 3·width]` to
+    /// `[sequences, width]`.
+    pub(crate) fn first_tokens_attention(&mut self, block: &Block, qkv: &str, heads: usize, width: i64) -> String {
+        if !matches!(self.form, Form::Standard) {
+            return self.own_attention(block, qkv, heads, 1, false);
+        }
+        let [q, k, v] = self.split_in_three(&block.node("attn.split"), qkv);
+        let q = self.first_tokens(&block.node("attn.q.class_token"), &q);
+        let heads = [Attribute::Int("num_heads", int(heads))];
+        let x = self.contrib(&block.node("attn"), "MultiHeadAttention", &[&q, &k, &v], heads);
+        self.reshape(&block.node("attn.rows"), &x, &[-1, width])
+    }
+
+    fn own_attention(&mut self, block: &Block, qkv: &str, heads: usize, queries: i64, is_causal: bool) -> String {
+        let name = block.node("attn");
+        let attributes = [
+            Attribute::Int("num_heads", int(heads)),
+            Attribute::Int("queries", queries),
+            Attribute::Int("is_causal", i64::from(is_causal)),
+        ];
+        let (inputs, outputs, attributes) = (&[qkv], &[name.as_str()], &attributes);
+        self.push(&Operator { name: &name, domain: DOMAIN, op: ATTENTION, inputs, outputs, attributes });
+        name
+    }
+
+    /// The first token of each sequence, `[sequences, tokens, width]` to `[sequences, 1, width]`.
+    pub(crate) fn first_tokens(&mut self, name: &str, x: &str) -> String {
+        let first = self.constant(&format!("{name}.index"), &[1], &[0]);
+        self.node(name, "Gather", &[x, &first], [Attribute::Int("axis", 1)])
     }
 
     /// Projects the rows that attention gave, adds them to `residual`, and takes the sum through the MLP.
     pub(crate) fn after_attention(&mut self, block: &Block, residual: &str, attended: &str) -> String {
-        let at = |part: &str| block.node(part);
-        let stream = self.linear(&at("attn.out_proj"), attended, &block.linear("attn.out_proj"), None, Some(residual));
-        let x = self.layer_norm(&at("ln_2"), &stream, &block.parameter("ln_2"));
-        let x = self.linear(&at("mlp.c_fc"), &x, &block.linear("mlp.c_fc"), Some(block.activation), None);
-        self.linear(&at("mlp.c_proj"), &x, &block.linear("mlp.c_proj"), None, Some(&stream))
+        let layer = |part: &str, norm: Option<[String; 2]>, activation, residual| LinearNode {
+            name: block.node(part),
+            parameters: block.linear(part),
+            norm,
+            activation,
+            residual,
+        };
+        let stream = self.linear(attended, &layer("attn.out_proj", None, None, Some(residual)));
+        let norm = Some([block.node("ln_2"), block.parameter("ln_2")]);
+        let x = self.linear(&stream, &layer("mlp.c_fc", norm, Some(block.activation), None));
+        self.linear(&x, &layer("mlp.c_proj", None, None, Some(&stream)))
     }
 
-    /// activation(x·Wᵀ + b) + residual with W `[out, in]`.
-    fn linear(
-        &mut self,
-        name: &str,
-        x: &str,
-        [weight, bias]: &[String; 2],
-        activation: Option<Activation>,
-        residual: Option<&str>,
-    ) -> String {
-        if let Some(layout) = self.packed.get(weight).copied() {
-            return self.packed_linear(name, x, (weight, layout), Some(bias), activation, residual);
+    fn linear(&mut self, x: &str, layer: &LinearNode<'_>) -> String {
+        let LinearNode { name, parameters: [weight, bias], norm, activation, residual } = layer;
+        if let Some(layout) = self.layout(weight) {
+            return self.own_linear(x, layer, layout, false);
         }
-        let x = self.node(name, "Gemm", &[x, weight, bias], [Attribute::Int("transB", 1)]);
+        let x = match norm {
+            None => x.to_owned(),
+            Some([node, parameter]) => self.layer_norm(node, x, parameter),
+        };
+        let x = self.node(name, "Gemm", &[&x, weight, bias], [Attribute::Int("transB", 1)]);
         let gelu = format!("{name}.gelu");
         let x = match activation {
             None => x,
@@ -140,16 +222,41 @@ impl Graph {
         }
     }
 
-    /// The same by our own operator, with W packed.
-    pub(crate) fn packed_linear(
+    /// x·Wᵀ by our own operator, where there is such a layout.
+    pub(crate) fn own_product(&mut self, name: &str, x: &str, weight: &str, layout: PackedLayout) -> String {
+        let parameters = [weight.to_owned(), String::new()];
+        let layer = LinearNode { name: name.into(), parameters, norm: None, activation: None, residual: None };
+        self.own_linear(x, &layer, layout, false)
+    }
+
+    /// A layer norm and x·W, with W `[in, out]`, which is never packed.
+    ///
+    /// # Errors
+    /// As [`PackedLayout::new`].
+    pub(crate) fn projection(
         &mut self,
         name: &str,
         x: &str,
-        (weight, layout): (&str, PackedLayout),
-        bias: Option<&str>,
-        activation: Option<Activation>,
-        residual: Option<&str>,
-    ) -> String {
+        norm: Option<[&str; 2]>,
+        weight: &str,
+        [inputs, outputs]: [usize; 2],
+    ) -> Result<String> {
+        if matches!(self.form, Form::Standard) {
+            let x = match norm {
+                None => x.to_owned(),
+                Some([node, parameter]) => self.layer_norm(node, x, parameter),
+            };
+            return Ok(self.node(name, "Gemm", &[&x, weight], []));
+        }
+        let layout = PackedLayout::new(outputs, inputs, linear::Precision::F32).map_err(|e| e.tensor(weight))?;
+        let (parameters, norm) = ([weight.to_owned(), String::new()], norm.map(|norm| norm.map(str::to_owned)));
+        let layer = LinearNode { name: name.into(), parameters, norm, activation: None, residual: None };
+        Ok(self.own_linear(x, &layer, layout, true))
+    }
+
+    /// A layer by our own operator. What it has not has no name.
+    fn own_linear(&mut self, x: &str, layer: &LinearNode<'_>, layout: PackedLayout, is_columns: bool) -> String {
+        let LinearNode { name, parameters: [weight, bias], norm, activation, residual } = layer;
         let activation = match activation {
             None => linear::Activation::None,
             Some(Activation::QuickGelu) => linear::Activation::QuickGelu,
@@ -161,19 +268,17 @@ impl Graph {
             Attribute::Int("inputs", int(layout.inputs())),
             Attribute::Int("precision", layout.precision().code()),
             Attribute::Int("activation", activation.code()),
+            Attribute::Float("epsilon", self.norm_epsilon.get()),
+            Attribute::Int("columns", i64::from(is_columns)),
         ];
-        // An input that is left out has no name.
-        let inputs = [x, weight, bias.unwrap_or_default(), residual.unwrap_or_default()];
-        let given = if residual.is_some() {
-            4
-        } else if bias.is_some() {
-            3
-        } else {
-            2
-        };
-        let (inputs, outputs, attributes) = (&inputs[..given], &[name], &attributes);
-        self.push(&Operator { name, domain: DOMAIN, op: LINEAR, inputs, outputs, attributes });
-        name.into()
+        let norm = norm.as_ref().map(|[_, parameter]| ["weight", "bias"].map(|part| format!("{parameter}.{part}")));
+        let [norm_weight, norm_bias] = norm.unwrap_or_default();
+        let inputs = [x, weight, bias, residual.unwrap_or_default(), &norm_weight, &norm_bias];
+        let given = inputs.iter().rposition(|input| !input.is_empty()).map_or(0, |last| last + 1);
+        let op = if self.is_packed() && !is_columns { LINEAR } else { UNPACKED_LINEAR };
+        let (inputs, outputs, attributes) = (&inputs[..given], &[name.as_str()], &attributes);
+        self.push(&Operator { name, domain: DOMAIN, op, inputs, outputs, attributes });
+        name.clone()
     }
 
     pub(crate) fn layer_norm(&mut self, name: &str, x: &str, parameter: &str) -> String {
@@ -188,7 +293,7 @@ impl Graph {
     }
 
     /// Queries, keys and values, which `in_proj` computes side by side.
-    pub(crate) fn split_in_three(&mut self, name: &str, qkv: &str) -> [String; 3] {
+    fn split_in_three(&mut self, name: &str, qkv: &str) -> [String; 3] {
         let parts = ["q", "k", "v"].map(|part| format!("{name}.{part}"));
         let outputs = &[parts[0].as_str(), &parts[1], &parts[2]];
         let attributes = &[Attribute::Int("axis", 2)];

@@ -3,11 +3,15 @@
 //! Attention looks back only, so nothing after a text's last token changes its embedding: sequences are as long as the
 //! longest text of a run, not 77, which is most of a prompt's time.
 
+use std::collections::HashMap;
+
 use super::arch::{BLOCKS, POSITIONAL_EMBEDDING, PROJECTION, TOKEN_EMBEDDING, TextArch};
 use crate::error::Result;
+use crate::kernel::linear::PackedLayout;
 use crate::onnx::TensorType;
-use crate::onnx::emit::{Attribute, Extent, Operator};
-use crate::tower::graph::nodes::{Block, Graph, int};
+use crate::onnx::emit::{Attribute, Extent};
+use crate::tower::graph::nodes::{Block, Form, Graph, int};
+use crate::tower::precisions::{LayerKind, LayerPrecisions};
 
 /// The input that takes the texts: i64 `[batch, tokens]`, where `tokens` is at most the context length.
 pub const TOKENS: &str = "input_ids";
@@ -21,9 +25,29 @@ pub const EMBEDS: &str = "text_embeds";
 /// # Errors
 /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when [`TextArch::check`] refuses `arch`.
 pub fn build(arch: &TextArch) -> Result<Vec<u8>> {
+    build_in(arch, Form::Standard)
+}
+
+/// The graph whose linear layers and attention are our own operators, which take all parameters as they are.
+///
+/// # Errors
+/// As [`build`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a matrix that cannot be packed.
+pub(crate) fn build_own(arch: &TextArch, precisions: LayerPrecisions) -> Result<Vec<u8>> {
+    arch.check()?;
+    let mut layouts = HashMap::new();
+    for (name, shape) in arch.parameters() {
+        if let Some(kind) = name.strip_prefix(BLOCKS).and_then(LayerKind::of_block_matrix) {
+            let layout = PackedLayout::new(shape[0], shape[1], precisions.get(kind)).map_err(|e| e.tensor(&name))?;
+            layouts.insert(name, layout);
+        }
+    }
+    build_in(arch, Form::Own { layouts, is_packed: false })
+}
+
+fn build_in(arch: &TextArch, form: Form) -> Result<Vec<u8>> {
     arch.check()?;
     let w = int(arch.width);
-    let mut graph = Graph::new("clip_text_encoder", arch.norm_epsilon);
+    let mut graph = Graph::new("clip_text_encoder", arch.norm_epsilon, form);
     graph.declare(TOKENS, TensorType::Int64, &[Extent::Named("batch"), Extent::Named("tokens")]);
     graph.declare(ENDS, TensorType::Int64, &[Extent::Named("batch")]);
     graph.declare_parameters(&arch.parameters());
@@ -42,10 +66,7 @@ pub fn build(arch: &TextArch) -> Result<Vec<u8>> {
         let block = Block { layer, parameters: format!("{BLOCKS}{layer}."), activation: arch.activation };
         let qkv = graph.queries_keys_values(&block, &stream);
         let qkv = graph.node(&block.node("attn.qkv"), "Reshape", &[&qkv, &sequences], []);
-        let [q, k, v] = graph.split_in_three(&block.node("attn.split"), &qkv);
-        let causal = [Attribute::Int("num_heads", int(arch.heads)), Attribute::Int("unidirectional", 1)];
-        let x = graph.contrib(&block.node("attn"), "MultiHeadAttention", &[&q, &k, &v], causal);
-        let x = graph.reshape(&block.node("attn.rows"), &x, &[-1, w]);
+        let x = graph.attention(&block, &qkv, arch.heads, w, true);
         stream = graph.after_attention(&block, &stream, &x);
     }
 
@@ -55,9 +76,8 @@ pub fn build(arch: &TextArch) -> Result<Vec<u8>> {
     let x = graph.node("stream.sequences", "Reshape", &[&stream, &shape], []);
     let ends = graph.reshape("ends.column", ENDS, &[-1, 1]);
     let x = graph.node("last_token", "GatherND", &[&x, &ends], [Attribute::Int("batch_dims", 1)]);
-    let x = graph.layer_norm("ln_final", &x, "ln_final");
-    let (inputs, outputs, attributes) = (&[x.as_str(), PROJECTION], &[EMBEDS], &[]);
-    graph.push(&Operator { name: "projection", domain: "", op: "Gemm", inputs, outputs, attributes });
+    let norm = Some(["ln_final"; 2]);
+    graph.projection(EMBEDS, &x, norm, PROJECTION, [arch.width, arch.embed_dim])?;
     graph.give(EMBEDS, &[Extent::Named("batch"), Extent::Fixed(arch.embed_dim)]);
     graph.into_bytes()
 }

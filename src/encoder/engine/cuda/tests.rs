@@ -127,7 +127,7 @@ fn options(budget: usize) -> EncoderOptions {
 /// An encoder whose sessions are the CPU's, with its weights on the driver's device.
 fn encoder(arch: &Arch, cuda: &Cuda, options: &EncoderOptions) -> Encoder {
     let device = |_: &Target| Ok((Some(Device::on(cuda.clone(), MemoryInfo::default(), options)), None));
-    Encoder::over_with(arch.clone(), EncoderGraph::built(arch).unwrap(), options, device).unwrap()
+    Encoder::over_with(arch.clone(), options, |_| EncoderGraph::built(arch), device).unwrap()
 }
 
 /// Sessions of the CPU over weights that a launch has written, by the address.
@@ -275,7 +275,7 @@ fn bound(arch: &Arch) -> (Arc<Model>, BoundGraph) {
 /// An encoder over a user's graph.
 fn over(arch: &Arch, graph: &BoundGraph, cuda: &Cuda, options: &EncoderOptions) -> Encoder {
     let there = |_: &Target| Ok((Some(Device::on(cuda.clone(), MemoryInfo::default(), options)), None));
-    Encoder::over_with(arch.clone(), EncoderGraph::new(graph).unwrap(), options, there).unwrap()
+    Encoder::over_with(arch.clone(), options, |_| EncoderGraph::new(graph), there).unwrap()
 }
 
 /// A user's graph gets its weights in its layout on the device too, with the bits of the host's.
