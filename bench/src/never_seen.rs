@@ -1,4 +1,4 @@
-//! A task never seen, to its first embedding, in every precision, in turns with a new session on the task's own `.onnx`.
+//! A task never seen, to its first embedding, in every precision, in turns with a new session on the task's `.onnx`.
 
 use std::cell::RefCell;
 
@@ -90,23 +90,19 @@ fn of_format(
 
 impl NeverSeen {
     pub fn rows(all: &[Self]) -> Vec<Vec<String>> {
+        let first = all.first().and_then(|of| of.precisions.first()).map_or("", |first| first.precision);
         let header =
-            ["a task never seen", "ms", "half of the runs", "times faster than a new session", "over the first"];
+            ["a task never seen", "ms", "half of the runs", "a new session's time over it", &format!("over {first}")];
+        let row = |name: String, ms: &Samples, [faster, over]: [String; 2]| {
+            vec![name, digits(ms.median), format!("{}–{}", digits(ms.p25), digits(ms.p75)), faster, over]
+        };
         let mut rows = vec![header.map(String::from).to_vec()];
         for NeverSeen { format, reload_ms, precisions, .. } in all {
-            let half = |ms: &Samples| format!("{}–{}", digits(ms.p25), digits(ms.p75));
-            let named =
-                |name: String, ms: &Samples, more: [String; 2]| rows_of(name, digits(ms.median), half(ms), more);
             for First { precision, ms, reload_over, over_first } in precisions {
-                let more = [reload_over.text(), over_first.text()];
-                rows.push(named(format!("{format}, {precision}"), ms, more));
+                rows.push(row(format!("{format}, {precision}"), ms, [reload_over.text(), over_first.text()]));
             }
-            rows.push(named("a new session, frozen".into(), reload_ms, [String::new(), String::new()]));
+            rows.push(row("a new session, frozen".into(), reload_ms, [String::new(), String::new()]));
         }
         rows
     }
-}
-
-fn rows_of(name: String, ms: String, half: String, [faster, over]: [String; 2]) -> Vec<String> {
-    vec![name, ms, half, faster, over]
 }

@@ -12,9 +12,9 @@ use crate::paths::{BasePath, InPath, OutPath};
 
 /// Measure opening, reconstruction, switching, encoding, memory and storage, as ratios taken in one run.
 ///
-/// Every comparison is made with its variants taking turns. In every precision, unless --precision asks for one. Files of a
-/// synthetic family need 4 GB in the temporary folder (or where they are kept) by default, 14 GB for ViT-L-14 with ten
-/// vectors. With --provider cuda or tensorrt also weights in the GPU's memory, and what encodes with them.
+/// Every comparison is made with its variants taking turns, in every precision unless --precision asks for one. Files
+/// of a synthetic family need 4 GB in the temporary folder (or where they are kept) by default, 14 GB for ViT-L-14 with
+/// ten vectors. With --provider cuda or tensorrt also weights in the GPU's memory, and what encodes with them.
 /// docs/performance.md tells what each figure is.
 #[derive(Parser)]
 #[command(name = "taskbasis bench", bin_name = "taskbasis bench", version, max_term_width = 110)]

@@ -2,8 +2,8 @@
 //! types.
 
 use std::ops::Range;
-use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use indexmap::IndexMap;
 use parking_lot::Mutex;

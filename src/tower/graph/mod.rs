@@ -15,8 +15,8 @@ pub(super) mod nodes;
 
 use std::collections::HashMap;
 
-use self::nodes::{Block, Form, Graph, int};
 pub(crate) use self::nodes::{ATTENTION, DOMAIN, LINEAR, UNPACKED_LINEAR};
+use self::nodes::{Block, Form, Graph, int};
 use super::arch::{Arch, BLOCKS, PATCH_EMBEDDING, PROJECTION, Pooling};
 use super::precisions::{LayerKind, LayerPrecisions};
 use crate::error::Result;
@@ -89,10 +89,7 @@ pub(crate) struct Link {
 ///
 /// # Errors
 /// As [`PackedLayout::new`].
-pub(crate) fn packed_layouts(
-    arch: &Arch,
-    precisions: LayerPrecisions,
-) -> Result<HashMap<String, PackedLayout>> {
+pub(crate) fn packed_layouts(arch: &Arch, precisions: LayerPrecisions) -> Result<HashMap<String, PackedLayout>> {
     let mut packed = HashMap::new();
     for (name, shape) in arch.parameters() {
         if let Some(kind) = LayerKind::of_matrix(&name) {
