@@ -104,11 +104,11 @@ impl Encoder {
         options.check()?;
         let (_, concurrency) = options.threads_per_run()?;
         let turns = Turns::new(concurrency);
-        let create = |setup: &SessionSetup| -> Result<(Arc<Feed>, Box<dyn Engine>, WeightsOn, Option<String>)> {
+        let create = |setup: &SessionSetup| {
             let feed = Arc::new(Feed::new(arch.clone(), graph(&setup.target)?));
             if options.residency == Residency::Blockwise {
                 let engine = BlockwiseEngine::new(&feed.arch, options.precision.into(), setup, &turns)?;
-                return Ok((feed, Box::new(engine), WeightsOn::Host, None));
+                return Ok((feed, Box::new(engine) as Box<dyn Engine>, WeightsOn::Host, None));
             }
             let (engine, weights_on, why): (Box<dyn Engine>, _, _) = match choose(&setup.target)? {
                 (Some(device), why) => {

@@ -6,17 +6,20 @@
 //! ```text
 //! score[j] = +0.0, then fma(q[i] · (1 / √d), k[j][i], score[j]) for i ascending
 //! p[j]     = exp(score[j] − the greatest score)
-//! sum      = sixteen sums of p, of j modulo 16 each, added up in ascending order
+//! sum      = sixteen sums of p, of j modulo 16 each, the upper half added to the lower one until one is left
 //! out[i]   = (+0.0, then fma(p[j], v[j][i], …) for j ascending) · (1 / sum)
 //! ```
 //!
 //! Scores of a few queries at a time are all that is there of the matrix of scores.
 
-use super::entry::{self, Multiply};
+use std::ops::Range;
+
+use super::entry::{self, Multiply, Product};
+use super::generic::Next;
 use super::lanes::Lanes;
 use super::layout::{GROUP, PANEL, STEP_BYTES};
 use super::math::exp;
-use super::norm::STRIPES;
+use super::norm::{STRIPES, fold_stripes};
 use super::precision::Precision;
 use super::run::Scratch;
 use super::share::{MAX_ROWS, Pool, Shared, Tile, pieces};
@@ -187,7 +190,7 @@ pub(super) unsafe fn attend<V: Lanes>(sizes: &Sizes, head: Head<'_>, multiply: M
     unsafe {
         let at = |place: usize| head.room.add(place);
         pack_keys::<V>(sizes, &head, at(rows), at(keys));
-        pack_values(sizes, &head, at(values));
+        pack_values::<V>(sizes, &head, at(values));
         let tiles = head.queries.div_ceil(head.rows);
         for tile in 0..tiles {
             let (from, to) = (head.queries * tile / tiles, head.queries * (tile + 1) / tiles);
@@ -195,29 +198,55 @@ pub(super) unsafe fn attend<V: Lanes>(sizes: &Sizes, head: Head<'_>, multiply: M
             let seen = |r: usize| if head.is_causal { from + r + 1 } else { sizes.tokens };
             let panels = seen(height - 1).div_ceil(PANEL);
             lay_queries::<V>(sizes, &head, from, height, at(queries));
+            ask_for_next::<V>(sizes, &head, from..to);
+            let product = |a: *const u8, panel: *const u8, steps: usize, sums: *mut u8| Product {
+                precision: Precision::F32,
+                rows: height,
+                a,
+                panel,
+                steps,
+                sums,
+                next: Next { from: panel, lines: 0 },
+                out: sums.cast(),
+                out_stride: PANEL,
+            };
             for panel in 0..panels {
                 let (panel_keys, sums) = (at(keys + panel * key_bytes), at(scores + panel * height * STEP_BYTES));
-                multiply(Precision::F32, height, at(queries), panel_keys, sizes.steps, sums);
+                multiply(&product(at(queries), panel_keys, sizes.steps, sums));
             }
             let mut inverses = [0.0; MAX_ROWS];
             for (r, inverse) in inverses[..height].iter_mut().enumerate() {
-                let row = Row { r, height, seen: seen(r), padded: panels * PANEL };
-                *inverse = 1.0 / softmax::<V>(row, at(scores).cast(), at(chances));
+                let row = Row { r, height, seen: seen(r), panels };
+                *inverse = 1.0 / softmax::<V>(&row, at(scores).cast(), at(chances));
             }
+            let mut tile = Tile::new();
             for panel in 0..sizes.value_panels {
-                let mut tile = Tile::new();
                 let panel_values = at(values + panel * value_bytes);
-                multiply(Precision::F32, height, at(chances), panel_values, panels * PANEL, tile.as_mut_ptr());
+                multiply(&product(at(chances), panel_values, panels * PANEL, tile.as_mut_ptr()));
                 let width = PANEL.min(sizes.dim - panel * PANEL);
                 for (r, &inverse) in inverses[..height].iter().enumerate() {
                     let out = head.out.add((from + r) * head.width + panel * PANEL);
                     let sums = tile.as_mut_ptr().cast::<f32>().add(r * PANEL);
+                    let to = if width == PANEL { out } else { sums };
                     for i in (0..PANEL).step_by(V::LANES) {
-                        V::load(sums.add(i)).mul(V::splat(inverse)).store(sums.add(i));
+                        V::load(sums.add(i)).mul(V::splat(inverse)).store(to.add(i));
                     }
-                    out.copy_from_nonoverlapping(sums, width);
+                    if width < PANEL {
+                        out.copy_from_nonoverlapping(sums, width);
+                    }
                 }
             }
+        }
+    }
+}
+
+/// Asks for what the next head has of some tokens: too many lines, far apart, for the processor to foresee.
+#[inline(always)]
+fn ask_for_next<V: Lanes>(sizes: &Sizes, head: &Head<'_>, tokens: Range<usize>) {
+    for row in tokens.start * 3..tokens.end * 3 {
+        let values = head.qkv.as_ptr().wrapping_add(row * head.width + head.first + sizes.dim);
+        for i in (0..sizes.dim).step_by(64 / size_of::<f32>()) {
+            V::prefetch_far(values.wrapping_add(i).cast());
         }
     }
 }
@@ -230,9 +259,10 @@ unsafe fn pack_keys<V: Lanes>(sizes: &Sizes, head: &Head<'_>, rows: *mut u8, key
     unsafe {
         for token in 0..sizes.padded() {
             let row = rows.add(token * stride).cast::<f32>();
-            let values = if token < sizes.tokens { head.values(sizes, token, 1) } else { &[] };
-            row.copy_from_nonoverlapping(values.as_ptr(), values.len());
-            row.add(values.len()).write_bytes(0, sizes.steps - values.len());
+            match token < sizes.tokens {
+                true => copy_padded::<V>(head.values(sizes, token, 1), row, sizes.steps, V::splat(1.0)),
+                false => row.write_bytes(0, sizes.steps),
+            }
         }
         for panel in 0..sizes.key_panels {
             for group in 0..sizes.steps / GROUP {
@@ -246,17 +276,17 @@ unsafe fn pack_keys<V: Lanes>(sizes: &Sizes, head: &Head<'_>, rows: *mut u8, key
 
 /// Packs values as the outputs of a product over the tokens.
 #[inline(always)]
-unsafe fn pack_values(sizes: &Sizes, head: &Head<'_>, to: *mut u8) {
+unsafe fn pack_values<V: Lanes>(sizes: &Sizes, head: &Head<'_>, to: *mut u8) {
     // SAFETY: as in `attend`.
     unsafe {
         for panel in 0..sizes.value_panels {
-            for token in 0..sizes.padded() {
-                let step = to.add((panel * sizes.padded() + token) * STEP_BYTES).cast::<f32>();
-                let values = if token < sizes.tokens { &head.values(sizes, token, 2)[panel * PANEL..] } else { &[] };
-                let width = values.len().min(PANEL);
-                step.copy_from_nonoverlapping(values.as_ptr(), width);
-                step.add(width).write_bytes(0, PANEL - width);
+            let panel_values = to.add(panel * sizes.padded() * STEP_BYTES);
+            let width = PANEL.min(sizes.dim - panel * PANEL);
+            for token in 0..sizes.tokens {
+                let values = &head.values(sizes, token, 2)[panel * PANEL..][..width];
+                copy_padded::<V>(values, panel_values.add(token * STEP_BYTES).cast(), PANEL, V::splat(1.0));
             }
+            panel_values.add(sizes.tokens * STEP_BYTES).write_bytes(0, (sizes.padded() - sizes.tokens) * STEP_BYTES);
         }
     }
 }
@@ -264,19 +294,36 @@ unsafe fn pack_values(sizes: &Sizes, head: &Head<'_>, to: *mut u8) {
 /// Lays the queries of a tile as the product reads them, scaled.
 #[inline(always)]
 unsafe fn lay_queries<V: Lanes>(sizes: &Sizes, head: &Head<'_>, from: usize, height: usize, to: *mut u8) {
-    let scale = 1.0 / (sizes.dim as f32).sqrt();
     // SAFETY: as in `attend`.
     unsafe {
+        let scale = V::splat(1.0 / (sizes.dim as f32).sqrt());
         for r in 0..height {
             let query = head.values(sizes, from + r, 0);
             for (group, values) in query.chunks(GROUP).enumerate() {
-                let mut line = [0.0; GROUP];
-                line[..values.len()].copy_from_slice(values);
-                let to = to.add((group * height + r) * GROUP * 4).cast::<f32>();
-                for i in (0..GROUP).step_by(V::LANES) {
-                    V::load(line.as_ptr().add(i)).mul(V::splat(scale)).store(to.add(i));
-                }
+                let line = to.add((group * height + r) * GROUP * 4);
+                copy_padded::<V>(values, line.cast(), GROUP, scale);
             }
+        }
+    }
+}
+
+/// Writes values times `scale`, and zeros behind them up to `padded`, a multiple of [`GROUP`].
+#[inline(always)]
+unsafe fn copy_padded<V: Lanes>(values: &[f32], to: *mut f32, padded: usize, scale: V) {
+    let whole = values.len() / GROUP * GROUP;
+    // SAFETY: the caller's promise: the instruction set is there, and `to` has room for `padded`. No register is longer
+    // than a group.
+    unsafe {
+        for i in (0..whole).step_by(V::LANES) {
+            V::load(values.as_ptr().add(i)).mul(scale).store(to.add(i));
+        }
+        if whole < padded {
+            let mut last = [0.0; GROUP];
+            last[..values.len() - whole].copy_from_slice(&values[whole..]);
+            for i in (0..GROUP).step_by(V::LANES) {
+                V::load(last.as_ptr().add(i)).mul(scale).store(to.add(whole + i));
+            }
+            to.add(whole + GROUP).write_bytes(0, padded - whole - GROUP);
         }
     }
 }
@@ -287,47 +334,48 @@ struct Row {
     height: usize,
     /// The keys that it sees.
     seen: usize,
-    /// Those, filled up to whole panels.
-    padded: usize,
+    /// Panels of scores, of [`PANEL`] keys each.
+    panels: usize,
 }
 
 /// Makes of a row of scores, [`PANEL`] of each row of the tile after one another, `exp(score − greatest)` as the product
 /// reads it, and zero for what is not seen. The sum of them.
 #[inline(always)]
-unsafe fn softmax<V: Lanes>(row: Row, scores: *mut f32, chances: *mut u8) -> f32 {
-    let Row { r, height, seen, padded } = row;
-    // SAFETY: as in `attend`.
+unsafe fn softmax<V: Lanes>(row: &Row, scores: *mut f32, chances: *mut u8) -> f32 {
+    let &Row { r, height, seen, panels } = row;
+    let groups = seen.div_ceil(GROUP);
+    let rest = groups * GROUP - seen;
+    // SAFETY: as in `attend`. A group is half of a panel.
     unsafe {
-        let score = |j: usize| scores.add((j / PANEL * height + r) * PANEL + j % PANEL);
-        let chance = |j: usize| chances.cast::<f32>().add((j / GROUP * height + r) * GROUP + j % GROUP);
-        for j in seen..padded {
-            score(j).write(f32::MIN);
-        }
-        let mut greatest = V::splat(f32::MIN);
-        for j in (0..padded).step_by(V::LANES) {
-            greatest = V::load(score(j)).max(greatest);
-        }
-        let greatest = V::splat(greatest.reduce(f32::max));
-        for j in (0..padded).step_by(V::LANES) {
-            let score = V::load(score(j));
-            // Zero times what is not finite is a NaN, which `exp` does not keep.
-            score.mul_add(V::splat(0.0), exp(score.sub(greatest))).store(chance(j));
-        }
-        for j in seen..padded {
-            chance(j).write(0.0);
-        }
-        let mut sums = [V::splat(0.0); STRIPES];
-        let registers = &mut sums[..STRIPES / V::LANES];
-        for j in (0..padded).step_by(STRIPES) {
-            for (i, sum) in registers.iter_mut().enumerate() {
-                *sum = sum.add(V::load(chance(j + i * V::LANES)));
+        let score = |group: usize| scores.add((group / 2 * height + r) * PANEL + group % 2 * GROUP);
+        let chance = |group: usize| chances.cast::<f32>().add((group * height + r) * GROUP);
+        // What is not seen in the last group is less than any score, and later no weight.
+        (GROUP - rest..GROUP).for_each(|i| score(groups - 1).add(i).write(f32::MIN));
+        let mut greatest = [V::splat(f32::MIN); STRIPES];
+        for group in 0..groups {
+            for (i, greatest) in greatest[..STRIPES / V::LANES].iter_mut().enumerate() {
+                *greatest = V::load(score(group).add(i * V::LANES)).max(*greatest);
             }
         }
-        let mut stripes = [0.0; STRIPES];
-        for (i, sum) in registers.iter().enumerate() {
-            sum.store(stripes.as_mut_ptr().add(i * V::LANES));
+        let greatest = V::splat(fold_stripes(&greatest, |a, b| if a > b { a } else { b }));
+        for group in 0..groups {
+            for i in (0..GROUP).step_by(V::LANES) {
+                let score = V::load(score(group).add(i));
+                // Zero times what is not finite is a NaN, which `exp` does not keep.
+                score.mul_add(V::splat(0.0), exp(score.sub(greatest))).store(chance(group).add(i));
+            }
         }
-        stripes[1..].iter().fold(stripes[0], |sum, stripe| sum + stripe)
+        (GROUP - rest..GROUP).for_each(|i| chance(groups - 1).add(i).write(0.0));
+        let mut sums = [V::splat(0.0); STRIPES];
+        for group in 0..groups {
+            for (i, sum) in sums[..STRIPES / V::LANES].iter_mut().enumerate() {
+                *sum = sum.add(V::load(chance(group).add(i * V::LANES)));
+            }
+        }
+        for group in groups..panels * 2 {
+            chance(group).write_bytes(0, GROUP);
+        }
+        fold_stripes(&sums, |a, b| a + b)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::activations;
 use super::attention::{self, Head, Sizes};
-use super::generic::{self, Bf16Step, F32Step, Finish, Int8Step};
+use super::generic::{self, Bf16Step, F32Step, Finish, Int8Step, Next};
 use super::lanes::Lanes;
 use super::layout::{PANEL, PackedLayout};
 use super::norm::LayerNorm;
@@ -22,30 +22,44 @@ pub(super) struct Functions {
     /// A tile of products: [`multiply`].
     pub(super) multiply: Multiply,
     /// [`generic::finish`].
-    pub(super) finish: unsafe fn(*const u8, Finish<'_>, *mut f32),
+    pub(super) finish: unsafe fn(&Finish<'_>),
     /// [`pack::pack_panel`].
     pub(super) pack: unsafe fn(&PackedLayout, &[f32], &mut [u8], PanelOut<'_>),
     /// [`attention::attend`].
     pub(super) attend: unsafe fn(&Sizes, Head<'_>),
 }
 
-pub(super) type Multiply = unsafe fn(Precision, usize, *const u8, *const u8, usize, *mut u8);
+pub(super) type Multiply = unsafe fn(&Product);
 type Convert = unsafe fn(&PackedLayout, &[f32], Option<(LayerNorm<'_>, &mut [f32])>, *mut u8, &mut [RowScale]);
 
-/// Writes the products of a tile's `rows` rows with a panel to `tile`, [`PANEL`] to the row, `C` registers of outputs
-/// at a time.
+/// A tile of activations by a panel of weights.
+pub(super) struct Product {
+    pub(super) precision: Precision,
+    /// Rows of the tile: at least 1 and at most [`Lanes::ROWS`].
+    pub(super) rows: usize,
+    pub(super) a: *const u8,
+    pub(super) panel: *const u8,
+    pub(super) steps: usize,
+    /// The place of the sums, [`PANEL`] to the row.
+    pub(super) sums: *mut u8,
+    pub(super) next: Next,
+    /// The place that results are written to next, [`PANEL`] of each row, so many values apart.
+    pub(super) out: *const f32,
+    pub(super) out_stride: usize,
+}
+
+/// Computes a product, `C` registers of outputs at a time.
 ///
 /// # Safety
-/// As [`generic::product`]; `rows` is at least 1 and at most [`Lanes::ROWS`].
+/// As [`generic::product`].
 #[inline(always)]
-unsafe fn multiply<V: Lanes, const C: usize>(
-    precision: Precision,
-    rows: usize,
-    a: *const u8,
-    panel: *const u8,
-    steps: usize,
-    tile: *mut u8,
-) {
+unsafe fn multiply<V: Lanes, const C: usize>(product: &Product) {
+    let &Product { precision, rows, a, panel, steps, sums, next, out, out_stride } = product;
+    for row in 0..rows {
+        let line = out.wrapping_add(row * out_stride).cast::<u8>();
+        V::prefetch_out(line);
+        V::prefetch_out(line.wrapping_add(64));
+    }
     macro_rules! heights {
         ($step:ty, $($rows:literal)*) => {
             match rows {
@@ -53,8 +67,8 @@ unsafe fn multiply<V: Lanes, const C: usize>(
                     for at in (0..PANEL).step_by(C * V::LANES) {
                         // SAFETY: the caller's promise; `at` leaves room for `C` registers of outputs.
                         unsafe {
-                            let (panel, tile) = (panel.add(at * 4), tile.add(at * 4));
-                            generic::product::<V, $step, $rows, C>(a, panel, steps, tile);
+                            let (panel, sums) = (panel.add(at * 4), sums.add(at * 4));
+                            generic::product::<V, $step, $rows, C>(a, panel, steps, sums, next);
                         }
                     }
                 })*
@@ -88,22 +102,15 @@ macro_rules! functions {
             }
 
             $(#[target_feature(enable = $features)])?
-            unsafe fn multiply(
-                precision: Precision,
-                rows: usize,
-                a: *const u8,
-                panel: *const u8,
-                steps: usize,
-                tile: *mut u8,
-            ) {
+            unsafe fn multiply(product: &Product) {
                 // SAFETY: the caller's promise, passed on.
-                unsafe { super::multiply::<$vector, $columns>(precision, rows, a, panel, steps, tile) }
+                unsafe { super::multiply::<$vector, $columns>(product) }
             }
 
             $(#[target_feature(enable = $features)])?
-            unsafe fn finish(sums: *const u8, finish: Finish<'_>, out: *mut f32) {
+            unsafe fn finish(finish: &Finish<'_>) {
                 // SAFETY: the caller's promise, passed on.
-                unsafe { generic::finish::<$vector>(sums, finish, out) }
+                unsafe { generic::finish::<$vector>(finish) }
             }
 
             $(#[target_feature(enable = $features)])?

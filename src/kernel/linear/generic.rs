@@ -138,6 +138,14 @@ impl<V: Lanes> Step<V> for Int8Step {
 /// The distance at which weights are asked for ahead, in bytes.
 const AHEAD: usize = 1024;
 
+/// Memory that is read next, of which each product asks for a part while it computes.
+#[derive(Clone, Copy)]
+pub(super) struct Next {
+    pub(super) from: *const u8,
+    /// Cache lines per group of steps.
+    pub(super) lines: usize,
+}
+
 /// The products of `R` rows of activations with `C` registers of outputs: `steps` steps, in ascending order of k.
 ///
 /// `a` is a tile of [`super::activations`] of `R` rows, `b` the part of a panel's first step that belongs to the
@@ -152,11 +160,16 @@ pub(super) unsafe fn product<V: Lanes, S: Step<V>, const R: usize, const C: usiz
     mut b: *const u8,
     steps: usize,
     tile: *mut u8,
+    mut next: Next,
 ) {
     // SAFETY: the caller's promise, passed on; a group of a tile has 64 bytes per row, a step of a panel 128.
     unsafe {
         let mut sums = [[S::zero(); C]; R];
         for _ in 0..steps / GROUP {
+            for _ in 0..next.lines {
+                V::prefetch_far(next.from);
+                next.from = next.from.wrapping_add(64);
+            }
             for step in 0..GROUP {
                 V::prefetch(b.wrapping_add(AHEAD));
                 V::prefetch(b.wrapping_add(AHEAD + 64));
@@ -182,47 +195,55 @@ pub(super) unsafe fn product<V: Lanes, S: Step<V>, const R: usize, const C: usiz
     }
 }
 
-/// What becomes of a row of sums.
-#[derive(Clone, Copy)]
+/// What becomes of the sums of a tile with a panel.
 pub(super) struct Finish<'a> {
-    /// For int8: the row's scale and zero; each output's scale and the sum of its weights, [`PANEL`] of each.
-    pub(super) scales: Option<(RowScale, &'a [f32], &'a [i32])>,
+    /// [`PANEL`] sums of each row.
+    pub(super) sums: *const u8,
+    pub(super) rows: usize,
+    /// For int8: each row's scale and zero; each output's scale and the sum of its weights, [`PANEL`] of each.
+    pub(super) scales: Option<(&'a [RowScale], &'a [f32], &'a [i32])>,
     /// [`PANEL`] of them.
     pub(super) bias: &'a [f32],
     pub(super) activation: Activation,
-    /// [`PANEL`] of them, added at last.
-    pub(super) residual: Option<&'a [f32]>,
+    /// What is added at last, [`PANEL`] values of each row, `stride` values apart; null for nothing.
+    pub(super) residual: *const f32,
+    pub(super) stride: usize,
+    /// The place of the results, as for the residual.
+    pub(super) out: *mut f32,
+    pub(super) out_stride: usize,
 }
 
-/// Finishes a row of [`PANEL`] sums.
+/// Finishes the sums of a tile.
 ///
 /// # Safety
-/// The instruction set must be there; sums and `out` have [`PANEL`] elements.
+/// The instruction set must be there; sums, residual and `out` are what [`Finish`] says.
 #[inline(always)]
-pub(super) unsafe fn finish<V: Lanes>(sums: *const u8, finish: Finish<'_>, out: *mut f32) {
-    let Finish { scales, bias, activation, residual } = finish;
-    assert!(bias.len() == PANEL && residual.is_none_or(|residual| residual.len() == PANEL), "a panel's outputs");
+pub(super) unsafe fn finish<V: Lanes>(finish: &Finish<'_>) {
+    let &Finish { sums, rows, scales, bias, activation, residual, stride, out, out_stride } = finish;
+    assert!(bias.len() == PANEL, "a panel's outputs");
+    assert!(scales.is_none_or(|(rows_too, s, t)| rows_too.len() == rows && s.len() == PANEL && t.len() == PANEL));
     for at in (0..PANEL).step_by(V::LANES) {
         // SAFETY: the caller's promise, and the lengths that were just checked; `at` leaves room for a register.
         unsafe {
             let bias = V::load(bias.as_ptr().add(at));
-            let value = match scales {
-                None => V::load(sums.cast::<f32>().add(at)).add(bias),
-                Some((row, scales, totals)) => {
-                    let zero = V::splat_int(V::CODE_OFFSET - row.zero);
-                    let sum = V::load_int(sums.add(at * 4));
-                    let total = V::load_int(totals.as_ptr().add(at).cast());
-                    let exact = V::add_int(sum, V::mul_int(zero, total));
-                    let scale = V::load(scales.as_ptr().add(at)).mul(V::splat(row.scale));
-                    V::of_int(exact).mul_add(scale, bias)
-                }
-            };
-            let value = activate(activation, value);
-            let value = match residual {
-                None => value,
-                Some(residual) => value.add(V::load(residual.as_ptr().add(at))),
-            };
-            value.store(out.add(at));
+            let of_outputs = scales.map(|(of_rows, scales, totals)| {
+                (of_rows, V::load(scales.as_ptr().add(at)), V::load_int(totals.as_ptr().add(at).cast()))
+            });
+            for r in 0..rows {
+                let sum = sums.add((r * PANEL + at) * 4);
+                let value = match of_outputs {
+                    None => V::load(sum.cast()).add(bias),
+                    Some((of_rows, scale, total)) => {
+                        let row = of_rows.get_unchecked(r);
+                        let zero = V::splat_int(V::CODE_OFFSET - row.zero);
+                        let exact = V::add_int(V::load_int(sum), V::mul_int(zero, total));
+                        V::of_int(exact).mul_add(scale.mul(V::splat(row.scale)), bias)
+                    }
+                };
+                let value = activate(activation, value);
+                let value = if residual.is_null() { value } else { value.add(V::load(residual.add(r * stride + at))) };
+                value.store(out.add(r * out_stride + at));
+            }
         }
     }
 }

@@ -68,6 +68,14 @@ pub(super) trait Lanes: Copy + Sized {
     unsafe fn dot_pairs(sum: Self, a: Self::Int, b: Self::Int) -> Self;
     /// Asks for a cache line that will be read soon.
     fn prefetch(line: *const u8);
+    /// Asks for a cache line that will be read later, which the second-level cache will do for.
+    fn prefetch_far(line: *const u8) {
+        let _ = line;
+    }
+    /// Asks for a cache line that will be written soon.
+    fn prefetch_out(line: *const u8) {
+        let _ = line;
+    }
 
     /// Writes [`GROUP`] steps of a panel: from the bytes of [`PANEL`] rows of weights, `stride` bytes apart, to the
     /// steps, one after another; past the caches if `streams`, the instruction set can and `to` is aligned to 64 bytes.

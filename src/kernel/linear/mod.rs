@@ -15,7 +15,8 @@
 //! ```
 //!
 //! A layer norm in front of it makes of every row `fma((a[k] − mean) · (1 / √(variance + ε)), weight[k], bias[k])`. Its
-//! sums, Σa and Σ(a − mean)² by `fma`, are sixteen, that of index k modulo 16 each, added up in ascending order.
+//! sums, Σa and Σ(a − mean)² by `fma`, are sixteen, that of index k modulo 16 each, the upper half added to the lower
+//! one until one is left.
 //!
 //! The activations are those of `math.rs`. Every instruction set gives these bits, whatever the number of threads and
 //! rows, so a row's result does not depend on the others. For bf16, subnormal numbers may count as zero wherever they
@@ -45,6 +46,7 @@ mod neon;
 mod norm;
 mod pack;
 mod packer;
+mod panel;
 mod precision;
 mod row_scale;
 mod run;

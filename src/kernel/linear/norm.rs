@@ -51,7 +51,7 @@ pub(super) unsafe fn normalize<V: Lanes>(row: &[f32], norm: &LayerNorm<'_>, out:
     }
 }
 
-/// The sum of [`STRIPES`] partial sums, in ascending order.
+/// The sum of [`STRIPES`] partial sums.
 #[inline(always)]
 unsafe fn striped_sum<V: Lanes>(row: &[f32], add: impl Fn(V, V) -> V, add_one: impl Fn(f32, f32) -> f32) -> f32 {
     let whole = row.len() / STRIPES * STRIPES;
@@ -59,19 +59,43 @@ unsafe fn striped_sum<V: Lanes>(row: &[f32], add: impl Fn(V, V) -> V, add_one: i
     // has whole rounds of them up to `whole`.
     unsafe {
         let mut sums = [V::splat(0.0); STRIPES];
-        let registers = &mut sums[..STRIPES / V::LANES];
         for at in (0..whole).step_by(STRIPES) {
-            for (i, sum) in registers.iter_mut().enumerate() {
+            for (i, sum) in sums[..STRIPES / V::LANES].iter_mut().enumerate() {
                 *sum = add(*sum, V::load(row.as_ptr().add(at + i * V::LANES)));
             }
         }
+        let tail = &row[whole..];
+        if tail.is_empty() {
+            return fold_stripes(&sums, |a, b| a + b);
+        }
         let mut stripes = [0.0; STRIPES];
-        for (i, sum) in registers.iter().enumerate() {
+        for (i, sum) in sums[..STRIPES / V::LANES].iter().enumerate() {
             sum.store(stripes.as_mut_ptr().add(i * V::LANES));
         }
-        for (stripe, &value) in stripes.iter_mut().zip(&row[whole..]) {
+        for (stripe, &value) in stripes.iter_mut().zip(tail) {
             *stripe = add_one(*stripe, value);
         }
-        stripes[1..].iter().fold(stripes[0], |sum, stripe| sum + stripe)
+        halve(stripes, |a, b| a + b)
     }
+}
+
+/// What becomes of the first registers' [`STRIPES`] lanes, the upper half joined to the lower one until one is left.
+#[inline(always)]
+pub(super) unsafe fn fold_stripes<V: Lanes>(registers: &[V; STRIPES], join: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut stripes = [0.0; STRIPES];
+    for (i, register) in registers[..STRIPES / V::LANES].iter().enumerate() {
+        // SAFETY: the caller's promise: the instruction set is there. No register is longer than all stripes.
+        unsafe { register.store(stripes.as_mut_ptr().add(i * V::LANES)) };
+    }
+    halve(stripes, join)
+}
+
+#[inline(always)]
+fn halve(mut stripes: [f32; STRIPES], join: impl Fn(f32, f32) -> f32) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            stripes[i] = join(stripes[i], stripes[i + half]);
+        }
+    }
+    stripes[0]
 }

@@ -1,12 +1,11 @@
 //! Products shared between threads.
 
 use super::activation::Activation;
-use super::entry::{self, Functions};
-use super::generic::Finish;
-use super::layout::{PANEL, PackedLayout};
+use super::entry;
+use super::layout::PackedLayout;
 use super::matrix::Matrix;
 use super::norm::LayerNorm;
-use super::precision::Precision;
+use super::panel::{After, Panel};
 use super::row_scale::RowScale;
 use super::share::{Pool, Room, Shared, Tile, pieces};
 use crate::error::{Error, Result};
@@ -100,18 +99,22 @@ pub fn linear(kernel: Kernel, job: LinearJob<'_>, pool: &dyn Pool, scratch: &mut
     let blocks = (rows * row_bytes).div_ceil(BLOCK_BYTES).min(tiles);
     let chunks = pieces(pool, usize::MAX).div_ceil(blocks).min(layout.panels());
     let out = Shared(out.as_mut_ptr());
+    let after = After { activation, residual, out };
     pool.run(blocks * chunks, &|piece| {
         let (block, chunk) = (piece / chunks, piece % chunks);
+        let block = tiles * block / blocks..tiles * (block + 1) / blocks;
+        let mut sums = Tile::new();
         for panel in layout.panels() * chunk / chunks..layout.panels() * (chunk + 1) / chunks {
             let panel = Panel::new(&layout, weights, bias, panel);
-            for tile in tiles * block / blocks..tiles * (block + 1) / blocks {
+            for tile in block.clone() {
                 let (from, to) = (start(tile), start(tile + 1));
+                let next = panel.next(tile - block.start, block.len());
                 // SAFETY: the lines and scales were written above, for this tile among others, and nothing writes them
                 // any more; `check` saw that `out` has all rows, and each (tile, panel) belongs to one piece.
                 unsafe {
                     let a = lines.at(from * row_bytes);
                     let scales = std::slice::from_raw_parts(scales.at(from), to - from);
-                    panel.compute(&functions, a, scales, from, activation, residual, out);
+                    panel.compute(&functions, a, scales, from, next, &after, &mut sums);
                 }
             }
         }
@@ -149,88 +152,4 @@ fn reserve_scales(scales: &mut Vec<RowScale>, rows: usize) -> Result<()> {
     scales.try_reserve_exact(missing).map_err(short)?;
     scales.resize(rows.max(scales.len()), RowScale::default());
     Ok(())
-}
-
-/// A panel of weights, and what belongs to its outputs.
-struct Panel<'a> {
-    layout: &'a PackedLayout,
-    steps: &'a [u8],
-    scales: Option<(&'a [f32], &'a [i32])>,
-    bias: [f32; PANEL],
-    /// The first of its outputs, and how many there are.
-    first: usize,
-    width: usize,
-}
-
-impl<'a> Panel<'a> {
-    fn new(layout: &'a PackedLayout, weights: &'a [u8], bias: Option<&[f32]>, panel: usize) -> Self {
-        let first = panel * PANEL;
-        let width = PANEL.min(layout.outputs() - first);
-        let mut padded = [0.0; PANEL];
-        if let Some(bias) = bias {
-            padded[..width].copy_from_slice(&bias[first..first + width]);
-        }
-        let numbers = |at: usize| weights[at..].as_ptr();
-        let scales = (layout.precision() == Precision::Int8).then(|| {
-            // SAFETY: a panel's scales, and the sums of its weights, lie inside the packed weights (their length was
-            // checked), aligned as those are; any four bytes are an f32 or an i32.
-            unsafe {
-                let scales = std::slice::from_raw_parts(numbers(layout.scales(panel)).cast(), PANEL);
-                (scales, std::slice::from_raw_parts(numbers(layout.totals(panel)).cast(), PANEL))
-            }
-        });
-        let steps = &weights[panel * layout.panel_bytes()..][..layout.panel_bytes()];
-        Self { layout, steps, scales, bias: padded, first, width }
-    }
-
-    /// Computes the results of a tile of rows from `from` on.
-    ///
-    /// # Safety
-    /// The functions' instruction set is there; `a` is the tile, and `out` has the results' rows, of which no other
-    /// thread uses these.
-    #[allow(clippy::too_many_arguments)]
-    unsafe fn compute(
-        &self,
-        functions: &Functions,
-        a: *const u8,
-        scales: &[RowScale],
-        from: usize,
-        activation: Activation,
-        residual: Option<&[f32]>,
-        out: Shared<f32>,
-    ) {
-        let mut tile = Tile::new();
-        let tile = tile.as_mut_ptr();
-        let (precision, outputs) = (self.layout.precision(), self.layout.outputs());
-        // SAFETY: the caller's promise; the panel has the layout's steps, the tile room for the most rows of any
-        // instruction set.
-        unsafe {
-            (functions.multiply)(precision, scales.len(), a, self.steps.as_ptr(), self.layout.steps(), tile);
-        }
-        for (r, scale) in scales.iter().enumerate() {
-            let at = (from + r) * outputs + self.first;
-            let mut padded = [0.0; PANEL];
-            let residual = residual.map(|residual| {
-                if self.width == PANEL {
-                    return &residual[at..at + PANEL];
-                }
-                padded[..self.width].copy_from_slice(&residual[at..at + self.width]);
-                &padded[..]
-            });
-            let scales = self.scales.map(|(scales, totals)| (*scale, scales, totals));
-            let finish = Finish { scales, bias: &self.bias, activation, residual };
-            // SAFETY: the caller's promise; the row of sums was just written, and the results have room for a panel
-            // where it is whole.
-            unsafe {
-                let sums = tile.add(r * PANEL * 4);
-                if self.width == PANEL {
-                    (functions.finish)(sums, finish, out.at(at));
-                } else {
-                    let mut row = [0.0f32; PANEL];
-                    (functions.finish)(sums, finish, row.as_mut_ptr());
-                    out.at(at).copy_from_nonoverlapping(row.as_ptr(), self.width);
-                }
-            }
-        }
-    }
 }

@@ -127,6 +127,18 @@ macro_rules! shared_methods {
         }
 
         #[inline(always)]
+        fn prefetch_far(line: *const u8) {
+            // SAFETY: as before.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
+        }
+
+        #[inline(always)]
+        fn prefetch_out(line: *const u8) {
+            // SAFETY: as before; where the hint is not known, it is none.
+            unsafe { _mm_prefetch::<_MM_HINT_ET0>(line.cast()) }
+        }
+
+        #[inline(always)]
         fn fence() {
             // SAFETY: SSE is part of x86-64.
             unsafe { _mm_sfence() }
