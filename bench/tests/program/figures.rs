@@ -1,6 +1,5 @@
 //! `taskbasis bench`: the keys that it promises, a report that needs nothing else, and the soak.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -155,8 +154,10 @@ fn one_precision_alone_is_measured_where_it_is_asked_for() {
 }
 
 /// A Python without the packages, and a program that is none; before anything is measured.
+#[cfg(unix)]
 #[test]
 fn peers_that_cannot_be_had_are_said_first() {
+    use std::os::unix::fs::PermissionsExt;
     let said = |python: &str| {
         let output = bench(&["--quick", "--only", "encode", "--peers", python]);
         let text = String::from_utf8(output.stderr).unwrap();
