@@ -100,8 +100,7 @@ pub fn rounds(setup: &Setup<'_>, batch: usize) -> usize {
 }
 
 pub fn measure(setup: &Setup<'_>) -> Result<Encode> {
-    // A cache of nothing: what is held here is all that there is.
-    let session = setup.family.session(setup.family.basis(), setup.threads, 0)?;
+    let session = setup.family.session(setup.family.basis(), setup.threads, usize::MAX)?;
     let model = session.model();
     let task: TaskExpr = recoverable(basis_of(model)?)?.swap_remove(0);
     let (named, file) = (model.weights(&task)?, FrozenFile::write(setup, &task)?);
