@@ -12,7 +12,7 @@ use super::ort_error::failed;
 use crate::error::Result;
 use crate::kernel::Kernel;
 use crate::kernel::linear::{self, Activation, AttentionJob, LayerNorm, LinearJob, Matrix, PackedLayout};
-use crate::kernel::linear::{Pool, Precision, Scratch};
+use crate::kernel::linear::{Patches, Pool, Precision, Scratch};
 use crate::tower::graph::{ATTENTION, DOMAIN, LINEAR, UNPACKED_LINEAR};
 
 /// The operators of a session with this number of threads.
@@ -47,6 +47,8 @@ struct LinearNode {
     is_packed: bool,
     layout: PackedLayout,
     is_columns: bool,
+    /// The input is images.
+    patches: Option<Patches>,
     activation: Activation,
     epsilon: f32,
 }
@@ -87,6 +89,9 @@ impl Operator for LinearOperator {
             is_packed,
             layout: layout.map_err(|e| ort::Error::new(e.to_string()))?,
             is_columns: number(node, "columns") == Some(1),
+            patches: self::size(node, "patch")
+                .zip(self::size(node, "grid"))
+                .map(|(patch, grid)| Patches { patch, grid }),
             activation: activation.ok_or_else(|| lacks("activation"))?,
             epsilon: node.get::<f32>("epsilon").ok_or_else(|| lacks("epsilon"))?,
         })
@@ -111,15 +116,22 @@ impl OrtKernel for LinearNode {
             _ => None,
         };
         let (bias, residual) = (floats(bias.as_ref())?, floats(residual.as_ref())?);
-        let mut shape = shape.to_vec();
+        let extent = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let mut shape = match self.patches {
+            Some(_) => vec![extent(input.len() / self.layout.inputs()), 0],
+            None => shape.to_vec(),
+        };
         if let Some(last) = shape.last_mut() {
-            *last = i64::try_from(self.layout.outputs()).unwrap_or(i64::MAX);
+            *last = extent(self.layout.outputs());
         }
         let mut out = run.output(0, shape)?.ok_or_else(missing)?;
         let (_, out) = out.try_extract_tensor_mut::<f32>()?;
         let (layout, activation) = (self.layout, self.activation);
         let job = LinearJob { layout, weights, input, norm, bias, activation, residual, out };
-        self.at.compute(run, |pool, scratch| linear::linear(self.at.kernel, job, pool, scratch))
+        self.at.compute(run, |pool, scratch| match self.patches {
+            Some(patches) => linear::linear_of_patches(self.at.kernel, patches, job, pool, scratch),
+            None => linear::linear(self.at.kernel, job, pool, scratch),
+        })
     }
 }
 

@@ -21,6 +21,7 @@ const PLACEHOLDERS: &str = "taskbasis.weights";
 const LONGEST_STEM: usize = 240;
 
 /// A parameter of an operator: its name and value.
+#[derive(Clone)]
 pub(crate) enum Attribute {
     Float(&'static str, f32),
     Int(&'static str, i64),

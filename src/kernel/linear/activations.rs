@@ -1,7 +1,7 @@
 //! Activations as the product reads them: tiles of a few rows, converted to the type of the weights.
 //!
-//! A tile of R rows is its groups of 16 steps, and a group has 64 bytes of each row: what a step broadcasts lies at a
-//! constant distance from the next row's, and a conversion writes whole cache lines.
+//! A tile of R rows is its groups of 16 steps, and a group has 64 bytes of each row, or 128 where steps have two parts:
+//! what a step broadcasts lies at a constant distance from the next row's, and a conversion writes whole cache lines.
 
 use super::lanes::Lanes;
 use super::layout::{GROUP, PackedLayout};
@@ -9,15 +9,24 @@ use super::norm::{self, LayerNorm};
 use super::precision::Precision;
 use super::row_scale::RowScale;
 
-/// Bytes of a row in a group.
+/// Bytes of a row in a group, per part of a step.
 const LINE: usize = GROUP * 4;
+
+/// The parts of a step.
+pub(super) const fn parts<V: Lanes>(precision: Precision) -> usize {
+    match precision {
+        Precision::F32 => 1,
+        Precision::Bf16 => V::PAIR_PARTS,
+        Precision::Int8 => V::BYTE_PARTS,
+    }
+}
 
 /// Converts rows, one after another in `from`, to a tile at `to`; `scales` receives those of int8, one per row. With a
 /// norm, what is converted is the normalised row, for which there is room beside it.
 ///
 /// # Safety
 /// The instruction set must be there; `from` has `scales.len()` rows of the layout's inputs, and `to` room for as many
-/// of its steps, four bytes each.
+/// of its steps, four bytes per part.
 #[inline(always)]
 pub(super) unsafe fn convert<V: Lanes>(
     layout: &PackedLayout,
@@ -45,7 +54,7 @@ pub(super) unsafe fn convert<V: Lanes>(
             };
             let per_line = GROUP * layout.precision().per_step();
             for group in 0..groups {
-                let line = to.add((group * rows + r) * LINE);
+                let line = to.add((group * rows + r) * LINE * parts::<V>(layout.precision()));
                 let start = (group * per_line).min(inputs);
                 let values = &row[start..(start + per_line).min(inputs)];
                 convert_line::<V>(layout.precision(), values, *scale, line);
@@ -65,19 +74,28 @@ unsafe fn convert_line<V: Lanes>(precision: Precision, values: &[f32], scale: Ro
         padded[..values.len()].copy_from_slice(values);
         padded.as_ptr()
     };
+    if precision == Precision::Int8 {
+        for at in (0..count).step_by(4 * V::LANES) {
+            // SAFETY: the caller's promise: there is room for a line, and `count` values can be read, a multiple of
+            // four registers'.
+            unsafe {
+                let mut codes = [V::splat_int(scale.zero); 4];
+                for (i, code) in codes.iter_mut().enumerate() {
+                    let value = V::load(values.add(at + i * V::LANES));
+                    *code = V::add_int(value.mul(V::splat(scale.inverse)).round(), *code);
+                }
+                V::store_codes(codes, true, line.add(at * V::BYTE_PARTS));
+            }
+        }
+        return;
+    }
     for at in (0..count).step_by(V::LANES) {
-        // SAFETY: the caller's promise: there is room for a line, and `count` values can be read.
+        // SAFETY: as before.
         unsafe {
             let value = V::load(values.add(at));
             match precision {
-                Precision::F32 => value.store(line.add(at * 4).cast()),
-                Precision::Bf16 => value.store_bf16(line.add(at * 2)),
-                Precision::Int8 => {
-                    let code = value.mul(V::splat(scale.inverse)).round();
-                    let code = V::add_int(code, V::splat_int(scale.zero));
-                    let code = V::clamp_int(code, 0, 255);
-                    V::store_bytes(V::add_int(code, V::splat_int(-V::CODE_OFFSET)), line.add(at));
-                }
+                Precision::Bf16 => value.store_pairs(line.add(at * 2 * V::PAIR_PARTS)),
+                _ => value.store(line.add(at * 4).cast()),
             }
         }
     }

@@ -15,8 +15,7 @@
 use std::ops::Range;
 
 use super::entry::{self, Multiply, Product};
-use super::generic::Next;
-use super::lanes::Lanes;
+use super::lanes::{Lanes, Next};
 use super::layout::{GROUP, PANEL, STEP_BYTES};
 use super::math::exp;
 use super::norm::{STRIPES, fold_stripes};
@@ -381,7 +380,7 @@ unsafe fn softmax<V: Lanes>(row: &Row, scores: *mut f32, chances: *mut u8) -> f3
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{TestPool, bits, values};
+    use super::super::tests::{TestPool, bits, of_every_variant, values};
     use super::*;
 
     struct Case {
@@ -443,8 +442,8 @@ mod tests {
         for case in CASES {
             let qkv = case.qkv();
             let expected = case.run(Kernel::Scalar, 1, &qkv);
-            for &kernel in Kernel::available() {
-                assert!(bits(&case.run(kernel, 3, &qkv)) == bits(&expected), "{kernel}, {} tokens", case.tokens);
+            for (variant, got) in of_every_variant(|| case.run(Kernel::best(), 3, &qkv)) {
+                assert!(bits(&got) == bits(&expected), "{variant}, {} tokens", case.tokens);
             }
             let (mut wrong, mut all) = (0.0, 0.0);
             for (got, exact) in expected.iter().zip(case.exact(&qkv)) {
@@ -474,8 +473,7 @@ mod tests {
         for (which, bad) in [0, 1, 2].into_iter().flat_map(|which| [f32::NAN, f32::INFINITY].map(|bad| (which, bad))) {
             let mut qkv = case.qkv();
             qkv[(3 * 3 + which) * width + 2] = bad;
-            for &kernel in Kernel::available() {
-                let out = case.run(kernel, 1, &qkv);
+            for (variant, out) in of_every_variant(|| case.run(Kernel::best(), 1, &qkv)) {
                 let is_bad = |i: usize| {
                     let (token, value) = (i / width, i % width);
                     match which {
@@ -487,7 +485,7 @@ mod tests {
                 let wrong: Vec<_> = (0..out.len()).filter(|&i| out[i].is_finite() == is_bad(i)).collect();
                 // A score of −∞ is a weight of zero.
                 let is_fine = wrong.is_empty() || (which == 1 && bad.is_infinite());
-                assert!(is_fine, "{kernel} {which} {bad}: {wrong:?}");
+                assert!(is_fine, "{variant} {which} {bad}: {wrong:?}");
             }
         }
     }

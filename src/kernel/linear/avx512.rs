@@ -1,4 +1,4 @@
-//! AVX-512 with VNNI and BF16: sixteen f32 per register.
+//! AVX-512: sixteen f32 per register, with and without the dot products of bytes (VNNI) and of bf16.
 
 use std::arch::x86_64::*;
 
@@ -12,15 +12,30 @@ pub(super) fn is_detected() -> bool {
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512vnni")
-        && is_x86_feature_detected!("avx512bf16")
-        && is_x86_feature_detected!("fma")
+        && super::avx2::is_detected()
 }
 
+/// Whether it multiplies bytes four at a time.
+pub(super) fn has_vnni() -> bool {
+    is_detected() && is_x86_feature_detected!("avx512vnni")
+}
+
+/// Whether it multiplies bytes four at a time, and bf16 two at a time.
+pub(super) fn has_bf16() -> bool {
+    has_vnni() && is_x86_feature_detected!("avx512bf16")
+}
+
+/// Sixteen f32. With `VNNI`, the processor has the dot product of bytes, with `BF16` that of bf16.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(super) struct Avx512<const VNNI: bool, const BF16: bool>(__m512);
+
 // In each method: the instruction set is there, and the pointer is valid, because `Lanes` asks that of its callers.
-impl Lanes for __m512 {
+impl<const VNNI: bool, const BF16: bool> Lanes for Avx512<VNNI, BF16> {
     const LANES: usize = 16;
     const ROWS: usize = 8;
+    const BYTE_PARTS: usize = if VNNI { 1 } else { 2 };
+    const PAIR_PARTS: usize = if BF16 { 1 } else { 2 };
     type Int = __m512i;
 
     shared_methods! {
@@ -42,18 +57,29 @@ impl Lanes for __m512 {
         mul_int: _mm512_mullo_epi32,
         min_int: _mm512_min_epi32,
         max_int: _mm512_max_epi32,
+        and_int: _mm512_and_si512,
+        shift_left: _mm512_slli_epi32,
+        shift_left_words: _mm512_slli_epi16,
+        shift_right_words: _mm512_srai_epi16,
+        shuffle: _mm512_shuffle_epi32,
     }
 
     #[inline(always)]
     unsafe fn if_negative(self, yes: Self, no: Self) -> Self {
         // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(self, _mm512_setzero_ps()), no, yes) }
+        unsafe {
+            let is_negative = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, _mm512_setzero_ps());
+            Self(_mm512_mask_blend_ps(is_negative, no.0, yes.0))
+        }
     }
 
     #[inline(always)]
     unsafe fn power_of_two(exponent: __m512i) -> Self {
         // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_add_epi32(exponent, _mm512_set1_epi32(127)))) }
+        unsafe {
+            let bits = _mm512_slli_epi32::<23>(_mm512_add_epi32(exponent, _mm512_set1_epi32(127)));
+            Self(_mm512_castsi512_ps(bits))
+        }
     }
 
     #[inline(always)]
@@ -82,25 +108,51 @@ impl Lanes for __m512 {
         unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(value)) }
     }
 
-    /// By integers: the instruction that converts takes subnormal numbers for zero.
+    /// Packed pairwise, which puts 128-bit parts out of order and holds to the range by itself.
+    #[inline(always)]
+    unsafe fn store_codes([a, b, c, d]: [__m512i; 4], of_activations: bool, to: *mut u8) {
+        // SAFETY: the caller keeps the contract of `Lanes`.
+        unsafe {
+            if of_activations && !VNNI {
+                for (i, codes) in [a, b, c, d].into_iter().enumerate() {
+                    Self::store_words(Self::clamp_int(codes, 0, 255), to.add(i * 32));
+                }
+                return;
+            }
+            let (ab, cd) = (_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+            let mixed = if of_activations { _mm512_packus_epi16(ab, cd) } else { _mm512_packs_epi16(ab, cd) };
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            Self::store_int(_mm512_permutexvar_epi32(order, mixed), to);
+        }
+    }
+
     #[inline(always)]
     unsafe fn store_bf16(self, to: *mut u8) {
         // SAFETY: the caller keeps the contract of `Lanes`.
         unsafe {
-            let bits = _mm512_castps_si512(self);
-            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-            let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-            let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self, self);
-            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x40_0000));
-            let upper = _mm512_srli_epi32::<16>(_mm512_mask_blend_epi32(is_nan, rounded, quiet));
+            let upper = _mm512_srli_epi32::<16>(self.rounded_to_bf16());
             _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(upper));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_words(codes: __m512i, to: *mut u8) {
+        // SAFETY: the caller keeps the contract of `Lanes`: thirty-two bytes.
+        unsafe {
+            let parts = _mm512_shuffle_epi32::<0b11_01_10_00>(codes);
+            _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(parts));
         }
     }
 
     #[inline(always)]
     unsafe fn dot_bytes(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
         // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { _mm512_dpbusd_epi32(sum, a, b) }
+        unsafe {
+            match VNNI {
+                true => _mm512_dpbusd_epi32(sum, a, b),
+                false => _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)),
+            }
+        }
     }
 
     /// The instruction adds the product of the upper halves first.
@@ -108,8 +160,11 @@ impl Lanes for __m512 {
     unsafe fn dot_pairs(sum: Self, a: __m512i, b: __m512i) -> Self {
         // SAFETY: the caller keeps the contract of `Lanes`; the types have the same bits.
         unsafe {
-            let pairs = |register| std::mem::transmute::<__m512i, __m512bh>(register);
-            _mm512_dpbf16_ps(sum, pairs(a), pairs(b))
+            if BF16 {
+                let pairs = |register| std::mem::transmute::<__m512i, __m512bh>(register);
+                return Self(_mm512_dpbf16_ps(sum.0, pairs(a), pairs(b)));
+            }
+            Self(_mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum.0))
         }
     }
 
@@ -129,6 +184,26 @@ impl Lanes for __m512 {
                     }
                 }
             }
+        }
+    }
+}
+
+impl<const VNNI: bool, const BF16: bool> Avx512<VNNI, BF16> {
+    /// The bits of each lane, rounded to bf16 in the upper half; the lower half is left over. By integers: the
+    /// instruction that converts takes subnormal numbers for zero.
+    ///
+    /// # Safety
+    /// AVX-512F must be there.
+    #[inline(always)]
+    unsafe fn rounded_to_bf16(self) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let bits = _mm512_castps_si512(self.0);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+            let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
+            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x40_0000));
+            _mm512_mask_blend_epi32(is_nan, rounded, quiet)
         }
     }
 }

@@ -2,9 +2,17 @@
 
 use super::activations;
 use super::attention::{self, Head, Sizes};
-use super::generic::{self, Bf16Step, F32Step, Finish, Int8Step, Next};
-use super::lanes::Lanes;
+#[cfg(all(target_arch = "x86_64", test))]
+use super::avx2::VNNI_512;
+#[cfg(target_arch = "x86_64")]
+use super::avx2::{Avx2, VNNI, WIDENED};
+#[cfg(target_arch = "x86_64")]
+use super::avx512::Avx512;
+use super::generic::{self, Bf16Step, F32Step, Finish, Int8Step, Step};
+use super::lanes::{Lanes, Next};
 use super::layout::{PANEL, PackedLayout};
+#[cfg(target_arch = "aarch64")]
+use super::neon::{DOT, MATRICES, Neon, PLAIN};
 use super::norm::LayerNorm;
 use super::pack::{self, PanelOut};
 use super::precision::Precision;
@@ -17,6 +25,8 @@ use crate::kernel::dispatch::Kernel;
 pub(super) struct Functions {
     /// The most rows of a tile.
     pub(super) rows: usize,
+    /// [`activations::parts`].
+    pub(super) parts: fn(Precision) -> usize,
     /// [`activations::convert`].
     pub(super) convert: Convert,
     /// A tile of products: [`multiply`].
@@ -68,7 +78,7 @@ unsafe fn multiply<V: Lanes, const C: usize>(product: &Product) {
                         // SAFETY: the caller's promise; `at` leaves room for `C` registers of outputs.
                         unsafe {
                             let (panel, sums) = (panel.add(at * 4), sums.add(at * 4));
-                            generic::product::<V, $step, $rows, C>(a, panel, steps, sums, next);
+                            <$step as Step<V>>::product::<$rows, C>(a, panel, steps, sums, next);
                         }
                     }
                 })*
@@ -126,38 +136,95 @@ macro_rules! functions {
             }
 
             pub(in super::super) const FUNCTIONS: Functions =
-                Functions { rows: <$vector as Lanes>::ROWS, convert, multiply, finish, pack, attend };
+                Functions {
+                    rows: <$vector as Lanes>::ROWS,
+                    parts: activations::parts::<$vector>,
+                    convert,
+                    multiply,
+                    finish,
+                    pack,
+                    attend,
+                };
         }
     };
 }
 
 functions!(scalar, f32, 1,);
 #[cfg(target_arch = "aarch64")]
-functions!(neon, super::super::neon::Neon<false>, 4, "neon");
+functions!(neon, Neon<{ PLAIN }>, 4, "neon");
 #[cfg(target_arch = "aarch64")]
-functions!(neon_dot, super::super::neon::Neon<true>, 4, "neon,dotprod");
+functions!(neon_dot, Neon<{ DOT }>, 4, "neon,dotprod");
+#[cfg(target_arch = "aarch64")]
+functions!(neon_matrices, Neon<{ MATRICES }>, 4, "neon,dotprod,i8mm,bf16");
 #[cfg(target_arch = "x86_64")]
-functions!(avx2, std::arch::x86_64::__m256, 2, "avx2,fma");
+functions!(avx2, Avx2<{ WIDENED }>, 2, "avx2,fma");
 #[cfg(target_arch = "x86_64")]
-functions!(avx512, std::arch::x86_64::__m512, 2, "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma");
+functions!(avx_vnni, Avx2<{ VNNI }>, 2, "avx2,fma,avxvnni");
+#[cfg(all(target_arch = "x86_64", test))]
+functions!(avx_vnni_512, Avx2<{ VNNI_512 }>, 2, "avx2,fma,avx512vl,avx512vnni");
+#[cfg(target_arch = "x86_64")]
+functions!(avx512, Avx512<false, false>, 2, "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma");
+#[cfg(target_arch = "x86_64")]
+functions!(avx512_vnni, Avx512<true, false>, 2, "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma");
+#[cfg(target_arch = "x86_64")]
+functions!(avx512_bf16, Avx512<true, true>, 2, "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma");
 
-/// The functions that this kernel means on this machine: with AVX-512 alone, without its dot products, AVX2's.
+/// The functions of an instruction set, and which machines have it.
+pub(super) struct Variant {
+    /// The kernel that it may stand for.
+    pub(super) kernel: Kernel,
+    #[cfg(test)]
+    pub(super) name: &'static str,
+    pub(super) is_detected: fn() -> bool,
+    pub(super) functions: Functions,
+}
+
+/// All of them, of each kernel the fastest first.
+pub(super) const VARIANTS: &[Variant] = {
+    macro_rules! variants {
+        ($($(#[$attribute:meta])* $kernel:ident $name:ident $is_detected:expr),* $(,)?) => {
+            &[$($(#[$attribute])* Variant {
+                kernel: Kernel::$kernel,
+                #[cfg(test)]
+                name: stringify!($name),
+                is_detected: $is_detected,
+                functions: $name::FUNCTIONS,
+            }),*]
+        };
+    }
+    variants! {
+        #[cfg(target_arch = "x86_64")] Avx512 avx512_bf16 super::avx512::has_bf16,
+        #[cfg(target_arch = "x86_64")] Avx512 avx512_vnni super::avx512::has_vnni,
+        #[cfg(target_arch = "x86_64")] Avx512 avx512 super::avx512::is_detected,
+        // The combine kernel's AVX-512 asks for less.
+        #[cfg(target_arch = "x86_64")] Avx512 avx2 super::avx2::is_detected,
+        #[cfg(target_arch = "x86_64")] Avx2 avx_vnni super::avx2::has_vnni,
+        #[cfg(target_arch = "x86_64")] Avx2 avx2 super::avx2::is_detected,
+        #[cfg(all(target_arch = "x86_64", test))] Avx2 avx_vnni_512 super::avx512::has_vnni,
+        #[cfg(target_arch = "aarch64")] Neon neon_matrices super::neon::has_matrices,
+        #[cfg(target_arch = "aarch64")] Neon neon_dot super::neon::has_dot,
+        #[cfg(target_arch = "aarch64")] Neon neon super::neon::is_detected,
+        Scalar scalar || true,
+    }
+};
+
+#[cfg(test)]
+thread_local! {
+    /// The variant that a test tries on its thread, whatever the kernel.
+    pub(super) static TRIED: std::cell::Cell<Option<&'static Variant>> = const { std::cell::Cell::new(None) };
+}
+
+/// The functions that this kernel means on this machine.
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when this machine lacks the instructions.
 pub(super) fn of(kernel: Kernel) -> Result<Functions> {
-    if !Kernel::available().contains(&kernel) {
-        return Err(Error::unsupported("this machine cannot run that kernel").got(kernel));
+    #[cfg(test)]
+    if let Some(variant) = TRIED.get() {
+        return Ok(variant.functions);
     }
-    Ok(match kernel {
-        #[cfg(target_arch = "x86_64")]
-        Kernel::Avx512 if super::avx512::is_detected() => avx512::FUNCTIONS,
-        #[cfg(target_arch = "x86_64")]
-        Kernel::Avx512 | Kernel::Avx2 if super::avx2::is_detected() => avx2::FUNCTIONS,
-        #[cfg(target_arch = "aarch64")]
-        Kernel::Neon if super::neon::has_dot() => neon_dot::FUNCTIONS,
-        #[cfg(target_arch = "aarch64")]
-        Kernel::Neon if super::neon::is_detected() => neon::FUNCTIONS,
-        _ => scalar::FUNCTIONS,
-    })
+    let mut variants = VARIANTS.iter().filter(|variant| variant.kernel == kernel);
+    let found = variants.find(|variant| Kernel::available().contains(&kernel) && (variant.is_detected)());
+    let found = found.ok_or_else(|| Error::unsupported("this machine cannot run that kernel").got(kernel))?;
+    Ok(found.functions)
 }

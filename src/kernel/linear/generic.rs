@@ -4,22 +4,36 @@
 //! there may the compiler use that set's instructions.
 
 use super::activation::Activation;
-use super::lanes::Lanes;
+use super::lanes::{AHEAD, Lanes, Next};
 use super::layout::{GROUP, PANEL, STEP_BYTES};
 use super::math::activate;
 use super::row_scale::RowScale;
 
 /// A type of packed weights: how a step of the product is computed.
-pub(super) trait Step<V: Lanes> {
+pub(super) trait Step<V: Lanes>: Sized {
     /// The type of a register of sums.
     type Sum: Copy;
     /// The type of a register of weights or activations.
     type Value: Copy;
+    /// The parts of a step, each computed for all rows and outputs before the next.
+    const PARTS: usize = 1;
     unsafe fn zero() -> Self::Sum;
-    unsafe fn load(from: *const u8) -> Self::Value;
+    unsafe fn load(from: *const u8, part: usize) -> Self::Value;
     unsafe fn broadcast(from: *const u8) -> Self::Value;
     unsafe fn step(sum: Self::Sum, a: Self::Value, b: Self::Value) -> Self::Sum;
     unsafe fn store(sum: Self::Sum, to: *mut u8);
+    /// [`product`], or what does the same by other instructions.
+    #[inline(always)]
+    unsafe fn product<const R: usize, const C: usize>(
+        a: *const u8,
+        b: *const u8,
+        steps: usize,
+        tile: *mut u8,
+        next: Next,
+    ) {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { product::<V, Self, R, C>(a, b, steps, tile, next) }
+    }
 }
 
 /// One f32 per step.
@@ -41,7 +55,7 @@ impl<V: Lanes> Step<V> for F32Step {
     }
 
     #[inline(always)]
-    unsafe fn load(from: *const u8) -> V {
+    unsafe fn load(from: *const u8, _part: usize) -> V {
         // SAFETY: the caller keeps the contract of `Lanes`.
         unsafe { V::load(from.cast()) }
     }
@@ -68,6 +82,7 @@ impl<V: Lanes> Step<V> for F32Step {
 impl<V: Lanes> Step<V> for Bf16Step {
     type Sum = V;
     type Value = V::Int;
+    const PARTS: usize = V::PAIR_PARTS;
 
     #[inline(always)]
     unsafe fn zero() -> V {
@@ -76,9 +91,9 @@ impl<V: Lanes> Step<V> for Bf16Step {
     }
 
     #[inline(always)]
-    unsafe fn load(from: *const u8) -> V::Int {
+    unsafe fn load(from: *const u8, part: usize) -> V::Int {
         // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { V::load_int(from) }
+        unsafe { V::part_of_pairs(load_for_part::<V>(from, V::PAIR_PARTS), part) }
     }
 
     #[inline(always)]
@@ -103,6 +118,7 @@ impl<V: Lanes> Step<V> for Bf16Step {
 impl<V: Lanes> Step<V> for Int8Step {
     type Sum = V::Int;
     type Value = V::Int;
+    const PARTS: usize = V::BYTE_PARTS;
 
     #[inline(always)]
     unsafe fn zero() -> V::Int {
@@ -111,9 +127,9 @@ impl<V: Lanes> Step<V> for Int8Step {
     }
 
     #[inline(always)]
-    unsafe fn load(from: *const u8) -> V::Int {
+    unsafe fn load(from: *const u8, part: usize) -> V::Int {
         // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { V::load_int(from) }
+        unsafe { V::part_of_bytes(load_for_part::<V>(from, V::BYTE_PARTS), part) }
     }
 
     #[inline(always)]
@@ -133,17 +149,34 @@ impl<V: Lanes> Step<V> for Int8Step {
         // SAFETY: the caller keeps the contract of `Lanes`.
         unsafe { V::store_int(sum, to) }
     }
+
+    #[inline(always)]
+    unsafe fn product<const R: usize, const C: usize>(
+        a: *const u8,
+        b: *const u8,
+        steps: usize,
+        tile: *mut u8,
+        next: Next,
+    ) {
+        // SAFETY: the caller's promise, passed on.
+        unsafe {
+            match V::BYTE_MATRICES {
+                true => V::product_of_bytes::<R, C>(a, b, steps, tile, next),
+                false => product::<V, Self, R, C>(a, b, steps, tile, next),
+            }
+        }
+    }
 }
 
-/// The distance at which weights are asked for ahead, in bytes.
-const AHEAD: usize = 1024;
-
-/// Memory that is read next, of which each product asks for a part while it computes.
-#[derive(Clone, Copy)]
-pub(super) struct Next {
-    pub(super) from: *const u8,
-    /// Cache lines per group of steps.
-    pub(super) lines: usize,
+/// A register of weights of a step with this many parts. Where there are several it is read for each: kept from one to
+/// the next, it would take a register from the sums, which need nearly all.
+///
+/// # Safety
+/// As [`Step::load`]; aligned to a register.
+#[inline(always)]
+unsafe fn load_for_part<V: Lanes>(from: *const u8, parts: usize) -> V::Int {
+    // SAFETY: the caller's promise.
+    unsafe { if parts == 1 { V::load_int(from) } else { from.cast::<V::Int>().read_volatile() } }
 }
 
 /// The products of `R` rows of activations with `C` registers of outputs: `steps` steps, in ascending order of k.
@@ -153,7 +186,7 @@ pub(super) struct Next {
 ///
 /// # Safety
 /// The instruction set must be there; tile and panel can be read for `steps` steps, a multiple of [`GROUP`], and
-/// `tile` written for `R` rows.
+/// `tile` written for `R` rows. The panel is aligned to [`ALIGNMENT`](super::layout::ALIGNMENT).
 #[inline(always)]
 pub(super) unsafe fn product<V: Lanes, S: Step<V>, const R: usize, const C: usize>(
     mut a: *const u8,
@@ -162,7 +195,8 @@ pub(super) unsafe fn product<V: Lanes, S: Step<V>, const R: usize, const C: usiz
     tile: *mut u8,
     mut next: Next,
 ) {
-    // SAFETY: the caller's promise, passed on; a group of a tile has 64 bytes per row, a step of a panel 128.
+    // SAFETY: the caller's promise, passed on; a group of a tile has 64 bytes per row and part, a step of a panel
+    // 128.
     unsafe {
         let mut sums = [[S::zero(); C]; R];
         for _ in 0..steps / GROUP {
@@ -173,19 +207,21 @@ pub(super) unsafe fn product<V: Lanes, S: Step<V>, const R: usize, const C: usiz
             for step in 0..GROUP {
                 V::prefetch(b.wrapping_add(AHEAD));
                 V::prefetch(b.wrapping_add(AHEAD + 64));
-                let mut weights = [S::load(b); C];
-                for (c, weights) in weights.iter_mut().enumerate().skip(1) {
-                    *weights = S::load(b.add(c * V::LANES * 4));
-                }
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let value = S::broadcast(a.add(r * GROUP * 4 + step * 4));
-                    for (sum, weights) in sums.iter_mut().zip(weights) {
-                        *sum = S::step(*sum, value, weights);
+                for part in 0..S::PARTS {
+                    let mut weights = [S::load(b, part); C];
+                    for (c, weights) in weights.iter_mut().enumerate().skip(1) {
+                        *weights = S::load(b.add(c * V::LANES * 4), part);
+                    }
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let value = S::broadcast(a.add(((r * GROUP + step) * S::PARTS + part) * 4));
+                        for (sum, weights) in sums.iter_mut().zip(weights) {
+                            *sum = S::step(*sum, value, weights);
+                        }
                     }
                 }
                 b = b.add(STEP_BYTES);
             }
-            a = a.add(R * GROUP * 4);
+            a = a.add(R * GROUP * 4 * S::PARTS);
         }
         for (r, sums) in sums.iter().enumerate() {
             for (c, sum) in sums.iter().enumerate() {

@@ -24,9 +24,24 @@
 //!
 //! # Where to read
 //! `generic.rs` is the algorithm over any vector type (`lanes.rs`), `scalar.rs` that type which makes it the
-//! specification; `avx512.rs`, `avx2.rs` (with `x86.rs`, which they share) and `neon.rs` are the others. `layout.rs`
-//! says how packed weights lie in memory, `pack.rs` and `packer.rs` write them, `activations.rs` converts A, and
-//! `run.rs` shares the work out.
+//! specification; `avx512.rs`, `avx2.rs` (with `x86.rs`, which they share) and `neon.rs` are the others. `entry.rs`
+//! lists which processors have what. `layout.rs` says how packed weights lie in memory, `pack.rs` and `packer.rs` write
+//! them, `activations.rs` converts A, and `run.rs` shares the work out.
+//!
+//! # Instruction sets
+//! | kernel | processors with | bytes by | bf16 by |
+//! | --- | --- | --- | --- |
+//! | `avx512` | AVX-512 F, BW, DQ, VL, VNNI, BF16 | `vpdpbusd` | `vdpbf16ps` |
+//! | | without BF16 | `vpdpbusd` | two FMAs, widened |
+//! | | without VNNI either | `vpmaddwd`, widened | two FMAs, widened |
+//! | `avx2` | AVX2, FMA, AVX-VNNI | `vpdpbusd` | two FMAs, widened |
+//! | | without AVX-VNNI | `vpmaddwd`, widened | two FMAs, widened |
+//! | `neon` | dotprod, i8mm, bf16 | `smmla` | `bfmlalt`, `bfmlalb` |
+//! | | dotprod | `sdot` | two FMAs, widened |
+//! | | neither | products of words | two FMAs, widened |
+//!
+//! `bfdot` and `bfmmla`, which take more bf16 at once, round otherwise than the contract, and otherwise from processor
+//! to processor; `bfmlalt` and `bfmlalb` are FMAs.
 
 mod activation;
 mod activations;
@@ -49,6 +64,7 @@ mod packer;
 mod panel;
 mod precision;
 mod row_scale;
+mod rows;
 mod run;
 mod scalar;
 mod share;
@@ -65,5 +81,6 @@ pub use norm::LayerNorm;
 pub(crate) use packer::PanelPacker;
 pub use packer::pack;
 pub use precision::Precision;
-pub use run::{LinearJob, Scratch, linear};
+pub use rows::Patches;
+pub use run::{LinearJob, Scratch, linear, linear_of_patches};
 pub use share::Pool;

@@ -60,8 +60,16 @@ pub(super) unsafe fn pack_panel<V: Lanes>(layout: &PackedLayout, rows: &[f32], l
         // SAFETY: the caller's promise: the instruction set is there. A line has room for whole registers of the row.
         unsafe {
             match layout.precision() {
-                Precision::F32 => each::<V>(row, |at, value| value.store(line.as_mut_ptr().add(at * 4).cast())),
-                Precision::Bf16 => each::<V>(row, |at, value| value.store_bf16(line.as_mut_ptr().add(at * 2))),
+                Precision::F32 => {
+                    for at in (0..row.len()).step_by(V::LANES) {
+                        load::<V>(row, at).store(line.as_mut_ptr().add(at * 4).cast());
+                    }
+                }
+                Precision::Bf16 => {
+                    for at in (0..row.len()).step_by(V::LANES) {
+                        load::<V>(row, at).store_bf16(line.as_mut_ptr().add(at * 2));
+                    }
+                }
                 Precision::Int8 => {
                     let (scale, total) = quantize::<V>(row, line);
                     if let Some((scales, totals)) = &mut numbers {
@@ -87,11 +95,12 @@ unsafe fn quantize<V: Lanes>(row: &[f32], line: &mut [u8]) -> (f32, i32) {
     unsafe {
         let zero = V::splat(0.0);
         let (mut greatest, mut odd) = (zero, zero);
-        each::<V>(row, |_, value| {
+        for at in (0..row.len()).step_by(V::LANES) {
+            let value = load::<V>(row, at);
             greatest = value.max(zero.sub(value)).max(greatest);
             // Zero times what is not finite is a NaN.
             odd = value.mul_add(zero, odd);
-        });
+        }
         let greatest = greatest.reduce(f32::max);
         if odd.reduce(|a, b| a + b) != 0.0 {
             line.fill(0);
@@ -99,29 +108,39 @@ unsafe fn quantize<V: Lanes>(row: &[f32], line: &mut [u8]) -> (f32, i32) {
         }
         let (scale, inverse) = if greatest < LEAST { (0.0, 0.0) } else { (greatest / LEVELS, LEVELS / greatest) };
         let mut total = V::splat_int(0);
-        each::<V>(row, |at, value| {
-            let code = value.mul(V::splat(inverse)).round();
+        let block = 4 * V::LANES;
+        let (blocks, rest) = row.split_at(row.len() / block * block);
+        for (values, codes) in blocks.chunks_exact(block).zip(line.chunks_exact_mut(block)) {
+            let mut four = [V::splat_int(0); 4];
+            for (i, code) in four.iter_mut().enumerate() {
+                *code = V::load(values.as_ptr().add(i * V::LANES)).mul(V::splat(inverse)).round();
+                total = V::add_int(total, *code);
+            }
+            V::store_codes(four, false, codes.as_mut_ptr());
+        }
+        for at in (0..rest.len()).step_by(V::LANES) {
+            let code = load::<V>(rest, at).mul(V::splat(inverse)).round();
             total = V::add_int(total, code);
-            V::store_bytes(code, line.as_mut_ptr().add(at));
-        });
+            V::store_bytes(code, line.as_mut_ptr().add(blocks.len() + at));
+        }
         let mut lanes = [0i32; PANEL];
         V::store_int(total, lanes.as_mut_ptr().cast());
         (scale, lanes.iter().sum())
     }
 }
 
-/// Calls `work` on every register of a row, with the place of its first value; missing values are zero.
+/// The register of a row at `at`; values beyond its end are zero. No closure takes it: the compiler may leave one
+/// outside the function that has the instruction set, and each instruction in it becomes a call.
 #[inline(always)]
-unsafe fn each<V: Lanes>(row: &[f32], mut work: impl FnMut(usize, V)) {
-    let whole = row.len() / V::LANES * V::LANES;
-    for at in (0..whole).step_by(V::LANES) {
-        // SAFETY: the caller's promise: the instruction set is there; the row has a register's values here.
-        work(at, unsafe { V::load(row.as_ptr().add(at)) });
-    }
-    if whole < row.len() {
+unsafe fn load<V: Lanes>(row: &[f32], at: usize) -> V {
+    // SAFETY: the caller's promise: the instruction set is there. The row has a register's values here, or the copy
+    // has, as no register is longer than a panel is wide.
+    unsafe {
+        if at + V::LANES <= row.len() {
+            return V::load(row.as_ptr().add(at));
+        }
         let mut padded = [0.0; PANEL];
-        padded[..row.len() - whole].copy_from_slice(&row[whole..]);
-        // SAFETY: as before; no register is longer than a panel is wide.
-        work(whole, unsafe { V::load(padded.as_ptr()) });
+        padded[..row.len() - at].copy_from_slice(&row[at..]);
+        V::load(padded.as_ptr())
     }
 }

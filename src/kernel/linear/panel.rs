@@ -2,7 +2,8 @@
 
 use super::activation::Activation;
 use super::entry::{Functions, Product};
-use super::generic::{Finish, Next};
+use super::generic::Finish;
+use super::lanes::Next;
 use super::layout::{GROUP, PANEL, PackedLayout};
 use super::precision::Precision;
 use super::row_scale::RowScale;

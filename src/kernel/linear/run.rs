@@ -7,6 +7,7 @@ use super::matrix::Matrix;
 use super::norm::LayerNorm;
 use super::panel::{After, Panel};
 use super::row_scale::RowScale;
+use super::rows::{PatchRows, Patches, RowSource};
 use super::share::{Pool, Room, Shared, Tile, pieces};
 use crate::error::{Error, Result};
 use crate::kernel::dispatch::Kernel;
@@ -38,6 +39,8 @@ pub struct Scratch {
     /// Converted activations, and their scales.
     lines: Room,
     scales: Vec<RowScale>,
+    /// Rows of A that lie apart, a tile of them for each piece of work.
+    gathered: Room,
     /// A normalised row for each piece of work.
     normed: Room,
     /// The packed form of weights that are not packed.
@@ -56,23 +59,52 @@ const BLOCK_BYTES: usize = 448 << 10;
 /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when this machine cannot run `kernel`;
 /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
 pub fn linear(kernel: Kernel, job: LinearJob<'_>, pool: &dyn Pool, scratch: &mut Scratch) -> Result<()> {
+    let input = job.input;
+    compute(kernel, job, &input, pool, scratch)
+}
+
+/// Computes the product whose rows of A are the patches of images, which the input is. A row has one channel after the
+/// other, each row by row; patches follow each other along the rows of an image.
+///
+/// # Errors
+/// As [`linear`].
+pub fn linear_of_patches(
+    kernel: Kernel,
+    patches: Patches,
+    job: LinearJob<'_>,
+    pool: &dyn Pool,
+    scratch: &mut Scratch,
+) -> Result<()> {
+    let of_images = PatchRows::new(patches, job.input, job.layout.inputs())?;
+    compute(kernel, job, &of_images, pool, scratch)
+}
+
+fn compute(
+    kernel: Kernel,
+    job: LinearJob<'_>,
+    source: &dyn RowSource,
+    pool: &dyn Pool,
+    scratch: &mut Scratch,
+) -> Result<()> {
     let functions = entry::of(kernel)?;
     let rows = job.check()?;
     if rows == 0 {
         return Ok(());
     }
-    let LinearJob { layout, weights, input, norm, bias, activation, residual, out } = job;
+    let LinearJob { layout, weights, norm, bias, activation, residual, out, .. } = job;
     let weights = match weights {
         Matrix::Packed(bytes) => bytes,
         Matrix::Rows(_) | Matrix::Columns(_) => {
             weights.pack(&functions, &layout, pool, &mut scratch.packing, &mut scratch.packed)?
         }
     };
-    let row_bytes = layout.steps() * 4;
+    let row_bytes = layout.steps() * 4 * (functions.parts)(layout.precision());
     let tiles = rows.div_ceil(functions.rows);
     let start = |tile: usize| rows * tile / tiles;
     let batches = pieces(pool, tiles);
     let lines = scratch.lines.reserve(rows * row_bytes)?;
+    let gathered = if source.is_gathered() { functions.rows * layout.inputs() } else { 0 };
+    let gathering = scratch.gathered.reserve(batches * gathered * size_of::<f32>())?;
     let normed_bytes = norm.map_or(0, |_| layout.inputs() * 4);
     let normed = scratch.normed.reserve(batches * normed_bytes)?;
     reserve_scales(&mut scratch.scales, rows)?;
@@ -81,7 +113,12 @@ pub fn linear(kernel: Kernel, job: LinearJob<'_>, pool: &dyn Pool, scratch: &mut
     pool.run(batches, &|batch| {
         for tile in tiles * batch / batches..tiles * (batch + 1) / batches {
             let (from, to) = (start(tile), start(tile + 1));
-            let input = &input[from * layout.inputs()..to * layout.inputs()];
+            // SAFETY: there is room for the rows of a tile of each batch.
+            let room = unsafe {
+                let room = gathering.at(batch * gathered * size_of::<f32>()).cast();
+                std::slice::from_raw_parts_mut(room, gathered)
+            };
+            let input = source.rows(from..to, layout.inputs(), room);
             // SAFETY: the instruction set is there, as `entry::of` found; there is room for every row's line and scale,
             // each of which belongs to one tile, and for a normalised row of each batch.
             unsafe {
@@ -97,7 +134,9 @@ pub fn linear(kernel: Kernel, job: LinearJob<'_>, pool: &dyn Pool, scratch: &mut
 
     // Blocks of rows that stay in the cache, and as many chunks of panels as keep every thread busy.
     let blocks = (rows * row_bytes).div_ceil(BLOCK_BYTES).min(tiles);
-    let chunks = pieces(pool, usize::MAX).div_ceil(blocks).min(layout.panels());
+    // Of several blocks more of them: pieces are uneven then, and long enough.
+    let wanted = pieces(pool, usize::MAX) * if blocks == 1 { 1 } else { 3 };
+    let chunks = wanted.div_ceil(blocks).min(layout.panels());
     let out = Shared(out.as_mut_ptr());
     let after = After { activation, residual, out };
     pool.run(blocks * chunks, &|piece| {

@@ -1,5 +1,6 @@
 //! Every instruction set against the specification, and the specification against exact arithmetic.
 
+use super::entry::{TRIED, VARIANTS};
 use super::*;
 use crate::kernel::Kernel;
 
@@ -91,6 +92,18 @@ impl Case {
     }
 }
 
+/// What `work` returns with each variant of each kernel that this machine has, and the variant's name.
+pub(super) fn of_every_variant<T>(mut work: impl FnMut() -> T) -> Vec<(&'static str, T)> {
+    let here = VARIANTS.iter().filter(|variant| (variant.is_detected)());
+    let results = here.map(|variant| {
+        TRIED.set(Some(variant));
+        (variant.name, work())
+    });
+    let results = results.collect();
+    TRIED.set(None);
+    results
+}
+
 const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
 const ACTIVATIONS: [Activation; 4] = [Activation::None, Activation::QuickGelu, Activation::Gelu, Activation::TanhGelu];
 
@@ -105,12 +118,11 @@ fn every_kernel_gives_the_bits_of_the_specification() {
         let case = Case::new(rows, inputs, outputs, precision);
         for (i, activation) in ACTIVATIONS.into_iter().enumerate() {
             let (packed, out) = case.run(Kernel::Scalar, 1, activation);
-            for &kernel in Kernel::available() {
-                let (packed_too, out_too) = case.run(kernel, 1 + i, activation);
-                assert!(packed == packed_too, "{kernel} packs {rows} {inputs} {outputs} {precision:?}");
+            for (variant, (packed_too, out_too)) in of_every_variant(|| case.run(Kernel::best(), 1 + i, activation)) {
+                assert!(packed == packed_too, "{variant} packs {rows} {inputs} {outputs} {precision:?}");
                 assert!(
                     bits(&out) == bits(&out_too),
-                    "{kernel} {rows} {inputs} {outputs} {precision:?} {activation:?}"
+                    "{variant} {rows} {inputs} {outputs} {precision:?} {activation:?}"
                 );
             }
         }
@@ -137,10 +149,12 @@ fn weights_that_are_packed_on_the_way_give_the_same_bits() {
             };
             linear(kernel, job, &TestPool(2), &mut Scratch::default()).map(|()| out)
         };
-        for &kernel in Kernel::available() {
-            assert!(bits(&run(kernel, Matrix::Rows(&case.weights)).unwrap()) == bits(&expected), "{kernel}");
-            match run(kernel, Matrix::Columns(&columns)) {
-                Ok(out) => assert!(precision == Precision::F32 && bits(&out) == bits(&expected), "{kernel}"),
+        let by_both =
+            || [Matrix::Rows(&case.weights), Matrix::Columns(&columns)].map(|matrix| run(Kernel::best(), matrix));
+        for (variant, [by_rows, by_columns]) in of_every_variant(by_both) {
+            assert!(bits(&by_rows.unwrap()) == bits(&expected), "{variant}");
+            match by_columns {
+                Ok(out) => assert!(precision == Precision::F32 && bits(&out) == bits(&expected), "{variant}"),
                 Err(error) => assert!(precision != Precision::F32, "{error}"),
             }
         }
@@ -162,9 +176,8 @@ fn a_norm_in_front_is_that_of_every_row() {
             linear(kernel, job, &TestPool(threads), &mut Scratch::default()).map(|()| out)
         };
         let expected = run(Kernel::Scalar, 1, &case.input, Some(norm)).unwrap();
-        for &kernel in Kernel::available() {
-            let got = run(kernel, 2, &case.input, Some(norm)).unwrap();
-            assert!(bits(&got) == bits(&expected), "{kernel} {inputs} {precision}");
+        for (variant, got) in of_every_variant(|| run(Kernel::best(), 2, &case.input, Some(norm)).unwrap()) {
+            assert!(bits(&got) == bits(&expected), "{variant} {inputs} {precision}");
         }
         let normed: Vec<f32> = case.input.chunks(inputs).flat_map(|row| exact_norm(row, &weight, &bias)).collect();
         let exact = run(Kernel::Scalar, 1, &normed, None).unwrap();
@@ -175,6 +188,40 @@ fn a_norm_in_front_is_that_of_every_row() {
         assert!(distance < bound * length, "{inputs} {precision}: {}", distance / length);
         let short = LayerNorm { weight: &weight[1..], ..norm };
         assert!(run(Kernel::Scalar, 1, &case.input, Some(short)).is_err());
+    }
+}
+
+#[test]
+fn patches_of_images_are_rows() {
+    let (patch, grid, channels, images) = (5, 3, 2, 2);
+    let side = patch * grid;
+    let case = Case::new(images * grid * grid, channels * patch * patch, 40, Precision::Bf16);
+    let pixels = values(3, images * channels * side * side, 1.0);
+    let mut rows = Vec::new();
+    for (image, down, right) in
+        (0..images * grid * grid).map(|row| (row / (grid * grid), row / grid % grid, row % grid))
+    {
+        for (channel, y, x) in (0..channels * patch * patch).map(|i| (i / patch / patch, i / patch % patch, i % patch))
+        {
+            rows.push(pixels[((image * channels + channel) * side + down * patch + y) * side + right * patch + x]);
+        }
+    }
+    let run = |input: &[f32], patches: Option<Patches>| {
+        let mut out = vec![f32::NAN; case.rows * 40];
+        let (layout, weights, norm) = (case.layout, Matrix::Rows(&case.weights), None);
+        let (bias, activation, residual) = (None, Activation::None, None);
+        let job = LinearJob { layout, weights, norm, input, bias, activation, residual, out: &mut out };
+        let (kernel, mut scratch) = (Kernel::best(), Scratch::default());
+        match patches {
+            None => linear(kernel, job, &TestPool(1), &mut scratch),
+            Some(patches) => linear_of_patches(kernel, patches, job, &TestPool(2), &mut scratch),
+        }
+        .map(|()| out)
+    };
+    let expected = run(&rows, None).unwrap();
+    assert!(bits(&run(&pixels, Some(Patches { patch, grid })).unwrap()) == bits(&expected));
+    for patches in [Patches { patch: 4, grid }, Patches { patch, grid: 4 }, Patches { patch, grid: 0 }] {
+        assert!(run(&pixels, Some(patches)).is_err());
     }
 }
 
@@ -266,10 +313,12 @@ fn int8_is_exact_where_codes_are() {
     case.input[inputs + 1] = -55.0;
     case.bias.fill(0.0);
     case.residual.fill(0.0);
-    let (_, out) = case.run(Kernel::best(), 1, Activation::None);
-    for (i, got) in out.iter().enumerate() {
-        let products = case.input[i / outputs * inputs..][..inputs].iter().zip(&case.weights[i % outputs * inputs..]);
-        assert_eq!(*got, products.map(|(a, w)| a * w).sum::<f32>(), "{i}");
+    for (variant, (_, out)) in of_every_variant(|| case.run(Kernel::best(), 1, Activation::None)) {
+        for (i, got) in out.iter().enumerate() {
+            let row = case.input[i / outputs * inputs..][..inputs].iter();
+            let products = row.zip(&case.weights[i % outputs * inputs..]);
+            assert_eq!(*got, products.map(|(a, w)| a * w).sum::<f32>(), "{variant} {i}");
+        }
     }
 }
 
@@ -278,19 +327,15 @@ fn what_is_not_finite_stays_so() {
     for (precision, bad) in PRECISIONS.into_iter().flat_map(|p| [f32::NAN, f32::INFINITY].map(|bad| (p, bad))) {
         let mut case = Case::new(3, 70, 40, precision);
         case.input[70 + 69] = bad;
-        for &kernel in Kernel::available() {
-            let (_, out) = case.run(kernel, 1, Activation::None);
+        for (variant, (_, out)) in of_every_variant(|| case.run(Kernel::best(), 1, Activation::None)) {
             let finite: Vec<_> = out.chunks(40).map(|row| row.iter().filter(|v| v.is_finite()).count()).collect();
-            assert_eq!(finite, [40, 0, 40], "{kernel} {precision:?} {bad}");
+            assert_eq!(finite, [40, 0, 40], "{variant} {precision:?} {bad}");
         }
         let mut case = Case::new(3, 70, 40, precision);
         case.weights[39 * 70] = bad;
-        for &kernel in Kernel::available() {
-            let (_, out) = case.run(kernel, 1, Activation::None);
-            assert!(
-                out.iter().enumerate().all(|(i, v)| v.is_finite() != (i % 40 == 39)),
-                "{kernel} {precision:?} {bad}"
-            );
+        for (variant, (_, out)) in of_every_variant(|| case.run(Kernel::best(), 1, Activation::None)) {
+            let right = out.iter().enumerate().all(|(i, v)| v.is_finite() != (i % 40 == 39));
+            assert!(right, "{variant} {precision:?} {bad}");
         }
     }
     // Nothing at all, and next to nothing, are no division by zero.

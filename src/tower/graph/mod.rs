@@ -188,13 +188,7 @@ impl Graph {
         let (w, patch, patches) = (int(arch.width), int(arch.patch), int(arch.tokens() - 1));
         let x = match self.layout(PATCH_EMBEDDING) {
             Some(layout) => {
-                // The patches as rows, each with its channels one after another.
-                let (grid, values) = (int(arch.grid), 3 * patch * patch);
-                let x = self.reshape("pixels.grid", PIXELS, &[-1, 3, grid, patch, grid, patch]);
-                let order = [Attribute::Ints("perm", vec![0, 2, 4, 1, 3, 5])];
-                let x = self.node("pixels.patches", "Transpose", &[&x], order);
-                let x = self.reshape("pixels.rows", &x, &[-1, values]);
-                let x = self.own_product("conv1", &x, PATCH_EMBEDDING, layout);
+                let x = self.own_patches("conv1", PIXELS, PATCH_EMBEDDING, layout, [arch.patch, arch.grid]);
                 self.reshape("patches", &x, &[-1, patches, w])
             }
             None => {

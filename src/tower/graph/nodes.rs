@@ -19,7 +19,8 @@ const MICROSOFT: &str = "com.microsoft";
 /// * [`LINEAR`]: `[…, in]`, the packed weights as bytes, and what may be left out: a bias `[out]`, a residual
 ///   `[…, out]`, weight and bias of a layer norm in front, `[in]` each. Output `[…, out]`.
 /// * [`UNPACKED_LINEAR`]: the same with weights of f32 as they are, `[out, in]` or, where the attribute `columns` is 1,
-///   `[in, out]`.
+///   `[in, out]`. With the attributes `patch` and `grid` the input of either is images, `[n, channels, side, side]`,
+///   whose patches are the rows: output `[n·grid·grid, out]`.
 /// * [`ATTENTION`]: queries, keys and values side by side, `[sequences, tokens, 3·width]`. Output
 ///   `[sequences·queries, width]`, where the attribute `queries` is 0 for all tokens.
 pub(crate) const DOMAIN: &str = "taskbasis";
@@ -200,7 +201,7 @@ impl Graph {
     fn linear(&mut self, x: &str, layer: &LinearNode<'_>) -> String {
         let LinearNode { name, parameters: [weight, bias], norm, activation, residual } = layer;
         if let Some(layout) = self.layout(weight) {
-            return self.own_linear(x, layer, layout, false);
+            return self.own_linear(x, layer, layout, &[]);
         }
         let x = match norm {
             None => x.to_owned(),
@@ -222,11 +223,19 @@ impl Graph {
         }
     }
 
-    /// x·Wᵀ by our own operator, where there is such a layout.
-    pub(crate) fn own_product(&mut self, name: &str, x: &str, weight: &str, layout: PackedLayout) -> String {
+    /// The patches of images by W, by our own operator: `[rows, out]`.
+    pub(crate) fn own_patches(
+        &mut self,
+        name: &str,
+        pixels: &str,
+        weight: &str,
+        layout: PackedLayout,
+        [patch, grid]: [usize; 2],
+    ) -> String {
         let parameters = [weight.to_owned(), String::new()];
         let layer = LinearNode { name: name.into(), parameters, norm: None, activation: None, residual: None };
-        self.own_linear(x, &layer, layout, false)
+        let patches = [Attribute::Int("patch", int(patch)), Attribute::Int("grid", int(grid))];
+        self.own_linear(pixels, &layer, layout, &patches)
     }
 
     /// A layer norm and x·W, with W `[in, out]`, which is never packed.
@@ -251,11 +260,11 @@ impl Graph {
         let layout = PackedLayout::new(outputs, inputs, linear::Precision::F32).map_err(|e| e.tensor(weight))?;
         let (parameters, norm) = ([weight.to_owned(), String::new()], norm.map(|norm| norm.map(str::to_owned)));
         let layer = LinearNode { name: name.into(), parameters, norm, activation: None, residual: None };
-        Ok(self.own_linear(x, &layer, layout, true))
+        Ok(self.own_linear(x, &layer, layout, &[Attribute::Int("columns", 1)]))
     }
 
     /// A layer by our own operator. What it has not has no name.
-    fn own_linear(&mut self, x: &str, layer: &LinearNode<'_>, layout: PackedLayout, is_columns: bool) -> String {
+    fn own_linear(&mut self, x: &str, layer: &LinearNode<'_>, layout: PackedLayout, others: &[Attribute]) -> String {
         let LinearNode { name, parameters: [weight, bias], norm, activation, residual } = layer;
         let activation = match activation {
             None => linear::Activation::None,
@@ -269,8 +278,9 @@ impl Graph {
             Attribute::Int("precision", layout.precision().code()),
             Attribute::Int("activation", activation.code()),
             Attribute::Float("epsilon", self.norm_epsilon.get()),
-            Attribute::Int("columns", i64::from(is_columns)),
         ];
+        let attributes: Vec<_> = attributes.into_iter().chain(others.iter().cloned()).collect();
+        let is_columns = attributes.iter().any(|attribute| matches!(attribute, Attribute::Int("columns", 1)));
         let norm = norm.as_ref().map(|[_, parameter]| ["weight", "bias"].map(|part| format!("{parameter}.{part}")));
         let [norm_weight, norm_bias] = norm.unwrap_or_default();
         let inputs = [x, weight, bias, residual.unwrap_or_default(), &norm_weight, &norm_bias];
