@@ -127,9 +127,9 @@ fn packing(out: &mut String, measured: &[packed::Packed]) -> Result<()> {
     formats.dedup();
     let mut series: Vec<(String, Vec<f64>)> = vec![("plain arrays".into(), Vec::new())];
     for packed in measured {
-        let known = series.iter().position(|(name, _)| name == packed.precision);
+        let known = series.iter().position(|(name, _)| *name == packed.precision);
         let at = known.unwrap_or_else(|| {
-            series.push((packed.precision.into(), Vec::new()));
+            series.push((packed.precision.clone(), Vec::new()));
             series.len() - 1
         });
         series[at].1.push(packed.ms.median);
@@ -150,7 +150,7 @@ fn first_embeddings(out: &mut String, measured: &[never_seen::NeverSeen]) -> Res
     let mut series: Vec<(String, Vec<f64>)> = (0..precisions)
         .map(|at| {
             let ms = measured.iter().map(|of| of.precisions[at].ms.median).collect();
-            (measured[0].precisions[at].precision.to_owned(), ms)
+            (measured[0].precisions[at].precision.clone(), ms)
         })
         .collect();
     series.push(("a new session, f32".into(), measured.iter().map(|of| of.reload_ms.median).collect()));

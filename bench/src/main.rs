@@ -34,8 +34,8 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 use taskbasis::{
-    Cuda, Encoder, EncoderOptions, Error, ErrorKind, Precision, Promotion, Provider, Result, Runtime, check_output,
-    replace_file,
+    Cuda, Encoder, EncoderOptions, Error, ErrorKind, Precision, PrecisionChoice, Promotion, Provider, Result, Runtime,
+    check_output, replace_file,
 };
 
 use self::family::{About, Dice, Family};
@@ -97,7 +97,7 @@ struct Setup<'a> {
     /// The options of what is measured in one precision: the first of `precisions`.
     encoder: EncoderOptions,
     /// Never none.
-    precisions: Vec<Precision>,
+    precisions: Vec<PrecisionChoice>,
     /// The Python that has the peers.
     peers: Option<&'a Path>,
     /// The user's graph, and how it is bound.
@@ -288,17 +288,17 @@ fn batches(most: usize, on_gpu: bool) -> Vec<usize> {
 }
 
 /// The one that is asked for, else all that the provider has.
-fn precisions(asked: Option<Precision>, options: &EncoderOptions) -> Vec<Precision> {
+fn precisions(asked: Option<PrecisionChoice>, options: &EncoderOptions) -> Vec<PrecisionChoice> {
     match asked {
         Some(precision) => vec![precision],
-        None if device::is_asked_for(options) => vec![Precision::F32],
-        None => Precision::ALL.to_vec(),
+        None if device::is_asked_for(options) => vec![PrecisionChoice::default()],
+        None => Precision::ALL.map(Into::into).to_vec(),
     }
 }
 
 impl Setup<'_> {
     /// An encoder in a precision, which never promotes.
-    fn encoder_in(&self, precision: Precision) -> Result<Encoder> {
+    fn encoder_in(&self, precision: PrecisionChoice) -> Result<Encoder> {
         let options = EncoderOptions { promotion: Promotion::Off, precision, ..self.encoder.clone() };
         Encoder::new(&self.about.arch, &options)
     }
@@ -308,7 +308,7 @@ impl Setup<'_> {
         let mut options = EncoderOptions { promotion, ..self.encoder.clone() };
         if promotion != Promotion::Off {
             // Packed weights are not promoted.
-            options.precision = Precision::F32;
+            options.precision = Precision::F32.into();
         }
         Encoder::new(&self.about.arch, &options)
     }

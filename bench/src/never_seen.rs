@@ -23,7 +23,7 @@ pub struct NeverSeen {
 
 #[derive(Serialize)]
 pub struct First {
-    pub precision: &'static str,
+    pub precision: String,
     /// Time from the name to the embedding, batch 1, nothing of the task in the cache.
     pub ms: Samples,
     /// `reload_ms` over `ms`: how many times faster.
@@ -78,7 +78,7 @@ fn of_format(
     let reload_ms = samples.remove(0);
     let first = samples[0].clone();
     let precisions = setup.precisions.iter().zip(samples).map(|(precision, ms)| First {
-        precision: precision.name(),
+        precision: precision.to_string(),
         reload_over: Ratio::of(&reload_ms, &ms),
         over_first: Ratio::of(&ms, &first),
         ms,
@@ -90,7 +90,7 @@ fn of_format(
 
 impl NeverSeen {
     pub fn rows(all: &[Self]) -> Vec<Vec<String>> {
-        let first = all.first().and_then(|of| of.precisions.first()).map_or("", |first| first.precision);
+        let first = all.first().and_then(|of| of.precisions.first()).map_or("", |first| &first.precision);
         let header =
             ["a task never seen", "ms", "half of the runs", "a new session's time over it", &format!("over {first}")];
         let row = |name: String, ms: &Samples, [faster, over]: [String; 2]| {

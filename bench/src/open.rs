@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
-use taskbasis::{BasisFile, Encoder, Error, MapMode, ModelOptions, OpenModel, Precision, Result, TaskWeights};
+use taskbasis::{BasisFile, Encoder, Error, MapMode, ModelOptions, OpenModel, PrecisionChoice, Result, TaskWeights};
 
 use super::family::{basis_of, first_vectors, recoverable};
 use super::samples::{Samples, digits, repeat, time};
@@ -141,7 +141,7 @@ pub struct Memory {
 
 #[derive(Serialize)]
 pub struct OfPrecision {
-    pub precision: &'static str,
+    pub precision: String,
     pub peak: Option<u64>,
     pub before: Option<u64>,
     pub weights: u64,
@@ -150,7 +150,7 @@ pub struct OfPrecision {
 }
 
 pub fn memory(setup: &Setup<'_>) -> Result<Memory> {
-    let of = |&precision: &Precision| of_precision(setup, precision);
+    let of = |&precision: &PrecisionChoice| of_precision(setup, precision);
     let precisions = setup.precisions.iter().map(of).collect::<Result<Vec<_>>>()?;
     let OfPrecision { peak, before, weights, .. } = precisions[0];
     let peak_over_model = peak.map(|peak| peak as f64 / setup.about.model_bytes as f64);
@@ -158,9 +158,9 @@ pub fn memory(setup: &Setup<'_>) -> Result<Memory> {
 }
 
 /// Starts this program again as [`probe`], and reads what it says.
-fn of_precision(setup: &Setup<'_>, precision: Precision) -> Result<OfPrecision> {
+fn of_precision(setup: &Setup<'_>, precision: PrecisionChoice) -> Result<OfPrecision> {
     let mut child = std::process::Command::new(std::env::current_exe().map_err(|e| failed("find", e))?);
-    child.args(["--probe-memory", "--threads", &setup.threads.to_string(), "--precision", precision.name()]);
+    child.args(["--probe-memory", "--threads", &setup.threads.to_string(), "--precision", &precision.to_string()]);
     child.arg("--basis").arg(setup.family.basis());
     if let Some(base) = setup.family.base() {
         child.arg("--base").arg(base);
@@ -183,7 +183,7 @@ fn of_precision(setup: &Setup<'_>, precision: Precision) -> Result<OfPrecision> 
         error.because(String::from_utf8_lossy(&done.stderr).into_owned())
     })?;
     Ok(OfPrecision {
-        precision: precision.name(),
+        precision: precision.to_string(),
         peak: number("peak"),
         before: number("before"),
         weights,

@@ -14,7 +14,7 @@ pub struct Packed {
     /// The format of the vectors.
     pub format: String,
     /// The precision that weights are packed for.
-    pub precision: &'static str,
+    pub precision: String,
     /// Bytes of a task's weights.
     pub weights_bytes: usize,
     /// All vectors, all threads.
@@ -46,7 +46,7 @@ pub fn measure(setup: &Setup<'_>, rounds: usize) -> Result<Vec<Packed>> {
         let mut samples = take_turns(rounds, &mut variants)?.into_iter();
         let Some(plain_ms) = samples.next() else { continue };
         for ((precision, ms), &weights_bytes) in setup.precisions.iter().zip(samples).zip(&bytes) {
-            let (precision, over_plain) = (precision.name(), Ratio::of(&ms, &plain_ms));
+            let (precision, over_plain) = (precision.to_string(), Ratio::of(&ms, &plain_ms));
             let (format, plain_ms) = (format.clone(), plain_ms.clone());
             all.push(Packed { format, precision, weights_bytes, ms, plain_ms, over_plain });
         }

@@ -89,7 +89,7 @@ pub fn measure(setup: &Setup<'_>) -> Result<Switch> {
         weights_on: WeightsOn::Host,
         cuda_graphs: false,
         // Blocks are not packed.
-        precision: Precision::F32,
+        precision: Precision::F32.into(),
         ..setup.encoder.clone()
     };
     let streamed = Encoder::new(&setup.about.arch, &blockwise)?;

@@ -336,7 +336,7 @@ mod tests {
             threads: 2,
             quick: true,
             batches: batches(3, true),
-            precisions: vec![Precision::F32],
+            precisions: vec![Precision::F32.into()],
             peers: None,
             encoder: bench.encoder.options(),
             args: &bench.encoder,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Serialize;
-use taskbasis::{Encoder, Error, ErrorKind, Precision, Result, TaskExpr, Weights};
+use taskbasis::{Encoder, Error, ErrorKind, PrecisionChoice, Result, TaskExpr, Weights};
 
 use super::Setup;
 use super::family::{basis_of, recoverable};
@@ -107,7 +107,7 @@ pub fn measure(setup: &Setup<'_>) -> Result<Encode> {
     let peers = setup.peers.map(|python| Peers::start(setup, python, &file, &task)).transpose()?;
     let frozen = file.open(setup)?;
     drop(file);
-    let built = |&precision: &Precision| {
+    let built = |&precision: &PrecisionChoice| {
         let encoder = setup.encoder_in(precision)?;
         let weights = named.in_layout(encoder.layout()).get()?;
         Ok(Built { encoder, weights })
@@ -116,7 +116,7 @@ pub fn measure(setup: &Setup<'_>) -> Result<Encode> {
     let mut of_graph =
         graph(setup, &session)?.map(|graph| graph::Ways::new(setup, &graph, model, &task)).transpose()?;
 
-    let mut ways: Vec<Way> = setup.precisions.iter().map(|precision| Way::of(precision.name())).collect();
+    let mut ways: Vec<Way> = setup.precisions.iter().map(|precision| Way::of(&precision.to_string())).collect();
     ways.iter_mut().zip(&built).for_each(|(way, built)| way.weights_bytes = Some(built.weights.nbytes()));
     let mut ways_of_peers: Vec<Way> =
         peers.iter().flat_map(|peers| &peers.there).map(|peer| Way::of(&peer.peer)).collect();

@@ -41,7 +41,7 @@ fn beside(python: &Path) -> Result<encode::Encode> {
         threads: machine::processors().min(2),
         quick: true,
         batches: vec![1, 3],
-        precisions: vec![Precision::F32, Precision::Int8],
+        precisions: vec![Precision::F32.into(), Precision::Int8.into()],
         peers: Some(python),
         encoder: bench.encoder.options(),
         args: &bench.encoder,
