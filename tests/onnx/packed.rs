@@ -52,7 +52,11 @@ fn families() -> Vec<Digits> {
 
 impl Digits {
     fn over(&self, graph: &BoundGraph, precision: Precision) -> taskbasis::Result<Encoder> {
-        Encoder::with_graph(&self.arch, graph, &EncoderOptions { precision: precision.into(), threads: 2, ..EncoderOptions::default() })
+        Encoder::with_graph(
+            &self.arch,
+            graph,
+            &EncoderOptions { precision: precision.into(), threads: 2, ..EncoderOptions::default() },
+        )
     }
 
     fn pixels(&self, n: usize) -> Vec<f32> {
