@@ -285,6 +285,7 @@ impl OpenModel {
             Some(bundle) => Encoder::with_measured(bundle, &tower.arch, graph.is_some(), options, make)?,
             None => make(options)?,
         };
+        self.model.prefer(encoder.layout());
         Ok(self.tested(encoder))
     }
 

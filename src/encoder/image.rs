@@ -79,18 +79,22 @@ impl Encoder {
     ///
     /// # Errors
     /// As [`Encoder::new`]; [`ErrorKind::Mismatch`] for a graph that takes images of another size;
-    /// [`ErrorKind::Unsupported`] for one that takes or gives something else than f32 or f16.
+    /// [`ErrorKind::Unsupported`] for one that takes or gives something else than f32 or f16, and in another precision
+    /// than f32 for one without a linear layer that can be packed.
     pub fn with_graph(arch: &Arch, graph: &BoundGraph, options: &EncoderOptions) -> Result<Self> {
         options.check_graph()?;
         let mut arch = arch.clone();
         graph.check_image_size(arch.image_size())?;
-        let encoder_graph = EncoderGraph::new(graph)?;
         let (threads, _) = options.threads_per_run()?;
         let on_cpu =
             SessionSetup { runtime: Runtime::load(options.runtime.as_deref())?, threads, target: Target::cpu() };
         // What the graph gives may be something else than the projected embedding.
-        arch.embed_dim = width::of(&on_cpu, graph, &encoder_graph, &arch).map_err(|e| graph.explain(e))?;
-        Self::over(arch, options, |_| EncoderGraph::new(graph)).map_err(|e| graph.explain(e))
+        arch.embed_dim = width::of(&on_cpu, graph, &arch).map_err(|e| graph.explain(e))?;
+        let encoder = Self::over(arch, options, |target| match target.is_cpu() {
+            true => EncoderGraph::packed(graph, options.precision.known()),
+            false => EncoderGraph::new(graph),
+        });
+        encoder.map_err(|e| graph.explain(e))
     }
 
     fn over(arch: Arch, options: &EncoderOptions, graph: impl Fn(&Target) -> Result<EncoderGraph>) -> Result<Self> {
@@ -127,7 +131,8 @@ impl Encoder {
         execution.weights_on = weights_on;
         execution.weights_fallback = why;
         let (is_users, is_cpu) = (feed.graph.is_users(), setup.target.is_cpu());
-        execution.precisions = if is_cpu && !is_users { options.precision.known() } else { LayerPrecisions::default() };
+        let is_packed = is_cpu && (!is_users || feed.graph.takes_packed());
+        execution.precisions = if is_packed { options.precision.known() } else { LayerPrecisions::default() };
         let why = if is_users { ONLY_BUILT } else { UNMEASURED };
         execution.precision_reason = (options.precision == PrecisionChoice::Auto).then(|| why.to_owned());
         let policy = match options.promotion {
@@ -349,8 +354,8 @@ impl Encoder {
         self.residency
     }
 
-    /// The types that the built graph's matrices are multiplied in; f32 for a user's. [`Encoder::execution`] says why,
-    /// where [`PrecisionChoice::Auto`] chose.
+    /// The types that the matrices of linear layers are multiplied in; of a user's graph, those that are packed.
+    /// [`Encoder::execution`] says why, where [`PrecisionChoice::Auto`] chose.
     pub fn precisions(&self) -> LayerPrecisions {
         self.execution.precisions
     }

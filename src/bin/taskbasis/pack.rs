@@ -191,7 +191,7 @@ impl BundleArgs {
 
     /// Whether precisions are measured.
     fn is_gated(&self) -> bool {
-        self.encoder.precision == PrecisionChoice::Auto
+        self.encoder.precision == Some(PrecisionChoice::Auto)
     }
 
     /// Refuses what the encoder's arguments have and no bundle can be told.
