@@ -281,6 +281,7 @@ impl OpenModel {
             Some(graph) => Encoder::with_graph(&tower.arch, graph, options)?,
             None => Encoder::new(&tower.arch, options)?,
         };
+        self.model.prefer(encoder.layout());
         Ok(self.tested(encoder))
     }
 

@@ -172,9 +172,9 @@ pub struct tb_encoder_options {
     pub self_test: usize,
     /// One of the TB_RESIDENCY_ constants: how much of a task's weights a run has in memory.
     pub residency: usize,
-    /// One of the TB_PRECISION_ constants: the type that the built graph's matrices are multiplied in, on the CPU. With
-    /// others than TB_PRECISION_F32 weights are packed, and nothing is promoted (TB_ERR_UNSUPPORTED with
-    /// TB_RESIDENCY_BLOCKWISE, TB_PROMOTION_MANUAL, a GPU's provider, or another graph).
+    /// One of the TB_PRECISION_ constants: the type that the matrices of linear layers are multiplied in, on the CPU.
+    /// With others than TB_PRECISION_F32 nothing is promoted (TB_ERR_UNSUPPORTED with a GPU's provider, or a graph of
+    /// which no linear layer is recognised).
     pub precision: usize,
 }
 

@@ -15,7 +15,7 @@ use crate::kernel;
 use crate::onnx::{BoundGraph, Stored, TensorType, type_name};
 use crate::tensor::DType;
 use crate::tower::arch::Arch;
-use crate::tower::{LayerPrecisions, graph};
+use crate::tower::{LayerKind, LayerPrecisions, graph};
 use crate::weights::{Layout, TensorSpec, Values, Weights};
 
 /// Weights that an [`Encoder`](super::Encoder) can run with.
@@ -87,6 +87,9 @@ impl<V: AsRef<[f32]>, S: BuildHasher> WeightSource for HashMap<String, V, S> {
         self.get(name).map(AsRef::as_ref)
     }
 }
+
+/// The share of the linear layers' weights that makes a user's graph as fast packed as promoted, at least.
+const ENOUGH: f64 = 0.9;
 
 /// A graph whose weights are inputs.
 pub(super) struct EncoderGraph {
@@ -182,10 +185,41 @@ impl EncoderGraph {
             embeds_dtype: dtype(output.data_type)?,
             batch: graph.batch(),
             has_halves: graph.file().has_halves(),
-            kind: GraphKind::Users,
+            kind: GraphKind::Users(None),
             layout: Arc::clone(graph.layout()),
             users: Some(graph.clone()),
         })
+    }
+
+    /// A graph whose weights are known, for the CPU: its linear layers take packed weights and are our own operator,
+    /// where they are recognised. In f32 that is left where a part of them is not: such a graph gains more from
+    /// promotion.
+    ///
+    /// # Errors
+    /// As [`EncoderGraph::new`]; [`ErrorKind::Unsupported`] for other precisions than f32 where no layer is recognised.
+    pub(super) fn packed(graph: &BoundGraph, precisions: LayerPrecisions) -> Result<Self> {
+        let layers = graph.linear_layers(|name| LayerKind::of_matrix(name).map(|kind| precisions.get(kind)))?;
+        let (plain, share) = (Self::new(graph)?, layers.share());
+        let is_f32 = precisions == LayerPrecisions::default();
+        tracing::debug!(share, %precisions, "linear layers of a user's graph, packed");
+        if is_f32 && share < ENOUGH {
+            return Ok(plain);
+        }
+        if share == 0.0 {
+            return Err(Error::unsupported(format!("no linear layer of the graph can be run in {precisions}"))
+                .at(graph.file().path())
+                .expected("MatMul or Gemm, each with a matrix of f32 that tasks change and nothing else reads")
+                .hint("`built_graph` (--built-graph) runs the built one, whatever a bundle carries"));
+        }
+        if share < ENOUGH {
+            let path = graph.file().path().display();
+            tracing::warn!(
+                "{path}: {:.0} % of its linear layers' weights are multiplied in f32",
+                100.0 * (1.0 - share)
+            );
+        }
+        let (model, layout) = graph.with_layers(&layers)?;
+        Ok(Self { model, layout, kind: GraphKind::Users(Some(kernel::active()?)), ..plain })
     }
 
     /// Whether the graph is one that others exported, which ONNX Runtime can improve on.
@@ -200,7 +234,7 @@ impl EncoderGraph {
 
     /// Whether its matrices are packed: it is as fast as any session with the weights in it.
     pub(super) fn takes_packed(&self) -> bool {
-        self.unpacked.is_some()
+        !matches!(self.kind, GraphKind::Standard | GraphKind::Users(None))
     }
 
     /// How the graph wants its weights.
@@ -248,7 +282,10 @@ impl EncoderGraph {
         }
         let weights = match weights.in_layout(layout) {
             Some(weights) => weights,
-            None => converted.insert(Weights::relayout(layout, |name| weights.parameter(name))?),
+            None => converted.insert(match self.users().map(|graph| (graph, weights.in_layout(graph.layout()))) {
+                Some((graph, Some(plain))) => plain.packed(graph.layout(), layout)?,
+                _ => Weights::relayout(layout, |name| weights.parameter(name))?,
+            }),
         };
         let tensors = layout.tensors().iter().map(|tensor| {
             let (name, shape, values) = weights.at(weights.index_of(&tensor.name)?)?;

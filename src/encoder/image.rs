@@ -75,18 +75,22 @@ impl Encoder {
     ///
     /// # Errors
     /// As [`Encoder::new`]; [`ErrorKind::Mismatch`] for a graph that takes images of another size;
-    /// [`ErrorKind::Unsupported`] for one that takes or gives something else than f32 or f16.
+    /// [`ErrorKind::Unsupported`] for one that takes or gives something else than f32 or f16, and in another precision
+    /// than f32 for one without a linear layer that can be packed.
     pub fn with_graph(arch: &Arch, graph: &BoundGraph, options: &EncoderOptions) -> Result<Self> {
         options.check_graph()?;
         let mut arch = arch.clone();
         graph.check_image_size(arch.image_size())?;
-        let encoder_graph = EncoderGraph::new(graph)?;
         let (threads, _) = options.threads_per_run()?;
         let on_cpu =
             SessionSetup { runtime: Runtime::load(options.runtime.as_deref())?, threads, target: Target::cpu() };
         // What the graph gives may be something else than the projected embedding.
-        arch.embed_dim = width::of(&on_cpu, graph, &encoder_graph, &arch).map_err(|e| graph.explain(e))?;
-        Self::over(arch, options, |_| EncoderGraph::new(graph)).map_err(|e| graph.explain(e))
+        arch.embed_dim = width::of(&on_cpu, graph, &arch).map_err(|e| graph.explain(e))?;
+        let encoder = Self::over(arch, options, |target| match target.is_cpu() {
+            true => EncoderGraph::packed(graph, options.precision.into()),
+            false => EncoderGraph::new(graph),
+        });
+        encoder.map_err(|e| graph.explain(e))
     }
 
     fn over(arch: Arch, options: &EncoderOptions, graph: impl Fn(&Target) -> Result<EncoderGraph>) -> Result<Self> {
@@ -342,7 +346,7 @@ impl Encoder {
         self.residency
     }
 
-    /// The type that the built graph's matrices are multiplied in; f32 for a user's.
+    /// The type that the matrices of linear layers are multiplied in; of a user's graph, those that are packed.
     pub fn precision(&self) -> Precision {
         self.precision
     }

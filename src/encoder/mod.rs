@@ -11,6 +11,7 @@ mod finite;
 mod golden;
 mod graph;
 mod image;
+mod infer_shape;
 mod input;
 mod memory;
 mod operator;

@@ -4,16 +4,17 @@
 use std::sync::Arc;
 
 use ort::operator::{ComputeContext, Kernel as OrtKernel, KernelContext, Operator, OperatorDomain};
-use ort::operator::{OperatorInput, OperatorOutput};
+use ort::operator::{OperatorInput, OperatorOutput, ShapeInferenceContext};
 use ort::value::{TensorElementType, ValueRef};
 use parking_lot::Mutex;
 
+use super::infer_shape;
 use super::ort_error::failed;
 use crate::error::Result;
 use crate::kernel::Kernel;
 use crate::kernel::linear::{self, Activation, AttentionJob, LayerNorm, LinearJob, Matrix, PackedLayout};
 use crate::kernel::linear::{Patches, Pool, Precision, Scratch};
-use crate::tower::graph::{ATTENTION, DOMAIN, LINEAR, UNPACKED_LINEAR};
+use crate::onnx::own::{ATTENTION, DOMAIN, LINEAR, UNPACKED_LINEAR};
 
 /// The operators of a session with this number of threads.
 ///
@@ -74,6 +75,14 @@ impl Operator for LinearOperator {
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
         [OperatorOutput::required(TensorElementType::Float32)]
+    }
+
+    fn infer_shape(&self, context: &mut ShapeInferenceContext) -> ort::Result<()> {
+        // What is made of images has another shape, and is of the built graph, which nothing optimises.
+        match context.attr::<i64>("patch") {
+            Ok(_) => Ok(()),
+            Err(_) => infer_shape::of_layer(context, context.attr("outputs")?),
+        }
     }
 
     fn create_kernel<'attr>(&self, node: &KernelContext<'attr>) -> ort::Result<LinearNode> {

@@ -49,8 +49,9 @@ pub struct EncoderOptions {
     pub self_test: SelfTest,
     /// The part of a task's weights that a run has in memory.
     pub residency: Residency,
-    /// The type that the built graph's matrices are multiplied in, on the CPU. Other types than f32 take weights of a
-    /// half or a quarter of the bytes, and nothing gains from promotion.
+    /// The type that the matrices of linear layers are multiplied in, on the CPU. Other types than f32 take weights of
+    /// a half or a quarter of the bytes, and nothing gains from promotion. Of a user's graph it is the type of those
+    /// layers that are recognised.
     pub precision: Precision,
 }
 
@@ -98,10 +99,6 @@ impl EncoderOptions {
     /// # Errors
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported).
     pub fn check_graph(&self) -> Result<()> {
-        if self.precision != Precision::F32 {
-            return Err(Error::unsupported(format!("only the built graph can be run in {}", self.precision))
-                .hint("`built_graph` (--built-graph) runs it, whatever a bundle carries"));
-        }
         match self.residency {
             Residency::Whole => Ok(()),
             Residency::Blockwise => Err(Error::unsupported("only the built graph can be streamed, block by block")

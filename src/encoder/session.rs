@@ -36,8 +36,8 @@ pub(super) enum GraphKind {
     Standard,
     /// Built here, of our own operators, with this kernel.
     Own(Kernel),
-    /// A user's, which ONNX Runtime can improve on.
-    Users,
+    /// A user's, which ONNX Runtime can improve on; with this kernel for nodes of our own operators.
+    Users(Option<Kernel>),
 }
 
 /// The set-up that all sessions of an encoder have in common.
@@ -66,12 +66,13 @@ impl SessionSetup {
     /// [`ErrorKind::Runtime`] when ONNX Runtime refuses the graph or the provider.
     pub(super) fn open(&self, model: &[u8], kind: GraphKind) -> Result<Session> {
         let _at_work = ShutdownGuard::for_session()?;
-        let level = match kind {
-            GraphKind::Users => GraphOptimizationLevel::Level2,
-            GraphKind::Standard | GraphKind::Own(_) => GraphOptimizationLevel::Disable,
+        let (level, kernel) = match kind {
+            GraphKind::Users(kernel) => (GraphOptimizationLevel::Level2, kernel),
+            GraphKind::Standard => (GraphOptimizationLevel::Disable, None),
+            GraphKind::Own(kernel) => (GraphOptimizationLevel::Disable, Some(kernel)),
         };
         let mut builder = self.builder(level)?;
-        if let GraphKind::Own(kernel) = kind {
+        if let Some(kernel) = kernel {
             let operators = operator::domain(self.threads, kernel)?;
             builder = builder.with_operators(operators).map_err(failed(CREATING))?;
         }

@@ -14,15 +14,11 @@ use crate::tower::arch::Arch;
 /// # Errors
 /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where the output is not one embedding for each image; [`ErrorKind::Runtime`](crate::ErrorKind::Runtime) where ONNX
 /// Runtime refuses the graph or the run; [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
-pub(super) fn of(
-    on_cpu: &SessionSetup,
-    graph: &BoundGraph,
-    encoder_graph: &EncoderGraph,
-    arch: &Arch,
-) -> Result<usize> {
+pub(super) fn of(on_cpu: &SessionSetup, graph: &BoundGraph, arch: &Arch) -> Result<usize> {
     if let Some([_, Some(length)]) = graph.output().shape.as_deref() {
         return Ok(*length);
     }
+    let encoder_graph = EncoderGraph::new(graph)?;
     let session = on_cpu.open(&encoder_graph.model, encoder_graph.kind)?;
     if let Some([_, length]) = session.inferred_shape(&encoder_graph.embeds)
         && let Ok(length @ 1..) = usize::try_from(*length)

@@ -92,26 +92,30 @@ impl<'a> Output<'a> {
         Ok(Self { elements, shape, strides, scale, dtype, packed: None, is_part, out, borrowed: PhantomData })
     }
 
-    /// All of a matrix as the linear kernel reads it.
+    /// A matrix as the linear kernel reads it: all of a tensor, or the rows of it that begin at the element `start`,
+    /// which is the beginning of a panel.
     ///
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where `out` has another size than the layout, or is not
-    /// aligned to [`ALIGNMENT`](super::linear::ALIGNMENT) bytes.
-    pub fn packed(layout: PackedLayout, out: &'a mut [u8]) -> Result<Self> {
+    /// aligned to [`ALIGNMENT`](super::linear::ALIGNMENT) bytes, or for another start.
+    pub fn packed(layout: PackedLayout, start: Option<usize>, out: &'a mut [u8]) -> Result<Self> {
         if out.len() != layout.nbytes() || !out.as_ptr().addr().is_multiple_of(super::linear::ALIGNMENT) {
             return Err(Error::mismatch("the output has no place for a packed matrix")
                 .expected(format_args!("{} aligned bytes", layout.nbytes()))
                 .got(out.len()));
         }
-        let numel = layout.outputs() * layout.inputs();
+        let (numel, first) = (layout.outputs() * layout.inputs(), start.unwrap_or(0));
+        if !first.is_multiple_of(layout.panel_elements()) {
+            return Err(Error::mismatch("a packed matrix that begins within a panel").got(first));
+        }
         Ok(Self {
-            elements: 0..numel,
+            elements: first..first.saturating_add(numel),
             shape: vec![numel],
             strides: vec![1],
             scale: None,
             dtype: DType::F32,
             packed: Some(layout),
-            is_part: false,
+            is_part: start.is_some(),
             out: out.as_mut_ptr(),
             borrowed: PhantomData,
         })
@@ -165,23 +169,19 @@ impl<'a> Output<'a> {
         buffer: &mut Vec<f32>,
         packer: &mut PanelPacker,
     ) -> Result<()> {
-        if let Some(layout) = &self.packed {
-            // SAFETY: `out` is an exclusive borrow of the layout's bytes, aligned (`packed` made sure of it); of
-            // threads that share it, each has panels of its own, as items of jobs with such an output are whole panels.
-            return unsafe { packer.pack(layout, start, values, self.out) };
-        }
-        self.put_elements(start, values, buffer);
-        Ok(())
-    }
-
-    fn put_elements(&self, start: usize, values: &[f32], buffer: &mut Vec<f32>) {
         let from = start.max(self.elements.start);
         let to = (start + values.len()).min(self.elements.end);
         if from >= to {
-            return;
+            return Ok(());
         }
         let values = &values[from - start..to - start];
         let at = from - self.elements.start;
+        if let Some(layout) = &self.packed {
+            // SAFETY: `out` is an exclusive borrow of the layout's bytes, aligned (`packed` made sure of it); of
+            // threads that share it, each has panels of its own, as items of jobs with such an output are whole panels,
+            // counted from the tensor's first element, and so are its own (`packed` again).
+            return unsafe { packer.pack(layout, at, values, self.out) };
+        }
         match self.scale {
             None => self.put_all(at, values),
             Some(scale) => {
@@ -190,6 +190,7 @@ impl<'a> Output<'a> {
                 self.put_all(at, buffer);
             }
         }
+        Ok(())
     }
 
     /// Writes the elements from `at` on, counted within the output's.

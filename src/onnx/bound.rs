@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use half::f16;
+use parking_lot::Mutex;
 
 use super::bind::{self, Absent, BindOptions, GraphMap, Mapped};
 use super::constant::Constant;
 use super::emit::{ConstantValues, ModelWriter};
 use super::file::{OnnxFile, Port};
-use super::rewrite::{ConstantSource, Replacement, Use};
+use super::rewrite::{ConstantSource, OwnNodes, Replacement, Use};
 use super::types::float_dtype;
 use crate::basis::Basis;
 use crate::checkpoint::Checkpoint;
@@ -63,6 +64,8 @@ pub struct BoundGraph {
     pub(super) file: Arc<OnnxFile>,
     pub(super) map: GraphMap,
     pub(super) layout: Arc<Layout>,
+    /// The layouts that encoders over it have made of that one. They go with the graph, and the weights in them.
+    pub(super) packed: Arc<Mutex<Vec<Arc<Layout>>>>,
     pub(super) pixels: Port,
     pub(super) output: Port,
     /// Parameters that tasks change and that come after the graph's end.
@@ -144,7 +147,8 @@ impl BoundGraph {
         // Of another basis, which changes it, no weights fit.
         kept.extend(absent.unchanged.iter().map(String::as_str));
         let layout = Layout::new(tensors, &kept, base).map_err(|e| e.at(file.path()))?;
-        Ok(Self { file, map, layout, pixels, output, beyond: absent.beyond, moved, origin: GraphOrigin::File })
+        let (packed, beyond, origin) = (Arc::default(), absent.beyond, GraphOrigin::File);
+        Ok(Self { file, map, layout, packed, pixels, output, beyond, moved, origin })
     }
 
     /// A graph that was built for these weights, which are its inputs in f32.
@@ -167,6 +171,7 @@ impl BoundGraph {
             map: GraphMap { pixels: pixels.to_owned(), output: output.to_owned(), ..GraphMap::default() },
             file: Arc::new(file),
             layout,
+            packed: Arc::default(),
             beyond: Vec::new(),
             moved: Vec::new(),
             origin: GraphOrigin::Built,
@@ -345,11 +350,26 @@ impl BoundGraph {
         tensors: &'a [TensorSpec],
         given: impl Fn(&TensorSpec) -> Result<ConstantSource<'a>>,
     ) -> Result<ModelWriter<'a>> {
-        let mut replacements = Vec::with_capacity(tensors.len());
-        let mut uses: HashMap<Use, String> = HashMap::new();
+        self.rewritten_as(tensors, given, &OwnNodes::default())
+    }
+
+    /// [`BoundGraph::rewritten_with`], with nodes of our own operators in the place of others.
+    pub(super) fn rewritten_as<'a>(
+        &'a self,
+        tensors: &'a [TensorSpec],
+        given: impl Fn(&TensorSpec) -> Result<ConstantSource<'a>>,
+        own: &OwnNodes,
+    ) -> Result<ModelWriter<'a>> {
+        let replacement = |tensor| Ok(Replacement { tensor, values: given(tensor)? });
+        let replacements = tensors.iter().map(replacement).collect::<Result<Vec<_>>>()?;
+        let uses = self.uses(tensors);
+        self.file.rewritten(&self.output.name, &replacements, &uses, own).map_err(|e| e.at(self.file.path()))
+    }
+
+    /// The uses of constants by other names, in which these tensors take their place.
+    pub(super) fn uses(&self, tensors: &[TensorSpec]) -> HashMap<Use, String> {
+        let mut uses = HashMap::new();
         for tensor in tensors {
-            let values = given(tensor)?;
-            replacements.push(Replacement { tensor, values });
             let Some(Mapped { constant: Some(constant), uses: given, .. }) = self.map.tensors.get(&tensor.name) else {
                 continue;
             };
@@ -361,7 +381,7 @@ impl BoundGraph {
             }
             uses.extend(given.iter().map(|at| (*at, tensor.name.clone())));
         }
-        self.file.rewritten(&self.output.name, &replacements, &uses).map_err(|e| e.at(self.file.path()))
+        uses
     }
 }
 

@@ -109,13 +109,18 @@ impl<'a> ModelWriter<'a> {
         writer.around.text(2, env!("CARGO_PKG_NAME"));
         writer.around.text(3, env!("CARGO_PKG_VERSION"));
         for (domain, version) in operator_sets {
-            let mut set = ByteChain::default();
-            set.text(1, domain);
-            set.integer(2, *version);
-            writer.around.message(8, set);
+            writer.operator_set(domain, *version);
         }
         writer.graph.text(2, name);
         writer
+    }
+
+    /// A set of operators that nodes are of.
+    pub(super) fn operator_set(&mut self, domain: &str, version: i64) {
+        let mut set = ByteChain::default();
+        set.text(1, domain);
+        set.integer(2, version);
+        self.around.message(8, set);
     }
 
     /// Appends a node. Nodes stand in an order in which they can be computed.

@@ -87,20 +87,30 @@ impl OnnxFile {
     /// The version of ONNX's own operator set that the graph is written in, where it says.
     pub(super) fn opset(&self) -> Result<Option<i64>> {
         for field in &self.around {
-            for field in fields(&self.mapping, field.clone()) {
-                let field = field?;
-                if field.number != 8 {
-                    continue;
-                }
-                let within = |number| last(&self.mapping, field.range()?, &[number]);
-                let domain = within(1)?.map_or(Ok(String::new()), |domain| domain.text(&self.mapping))?;
-                let version = within(2)?.map_or(Ok(0), |version| version.integer())?;
-                if is_onnx(&domain) {
-                    return Ok(Some(version));
-                }
+            if let Some((domain, version)) = self.operator_set(field)?
+                && is_onnx(&domain)
+            {
+                return Ok(Some(version));
             }
         }
         Ok(None)
+    }
+
+    /// The domain and version that this field of the model imports, where it is such a field.
+    pub(super) fn operator_set(&self, field: &Range<usize>) -> Result<Option<(String, i64)>> {
+        let Some(field) = fields(&self.mapping, field.clone()).next().transpose()?.filter(|field| field.number == 8)
+        else {
+            return Ok(None);
+        };
+        let within = |number| last(&self.mapping, field.range()?, &[number]);
+        let domain = within(1)?.map_or(Ok(String::new()), |domain| domain.text(&self.mapping))?;
+        let version = within(2)?.map_or(Ok(0), |version| version.integer())?;
+        Ok(Some((domain, version)))
+    }
+
+    /// Whether any node is of this domain.
+    pub(super) fn has_domain(&self, domain: &str) -> bool {
+        self.nodes.iter().any(|node| node.domain == domain)
     }
 
     fn read(mapping: Arc<Mapping>, model: Range<usize>, mut others: ExternalFiles) -> Result<Self> {

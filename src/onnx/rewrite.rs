@@ -8,6 +8,7 @@ use super::byte_chain::ByteChain;
 use super::constant::Constant;
 use super::emit::{Attribute, ConstantValues, Extent, ModelWriter, Operator};
 use super::file::{Node, OnnxFile, Port};
+use super::own::DOMAIN;
 use super::types::{TensorType, onnx_type};
 use super::wire::{fields, last};
 use crate::error::{Error, Result};
@@ -20,6 +21,24 @@ pub(super) type Use = (usize, usize);
 pub(super) struct Replacement<'a> {
     pub(super) tensor: &'a TensorSpec,
     pub(super) values: ConstantSource<'a>,
+}
+
+/// A node of our own operators.
+pub(super) struct OwnNode {
+    pub(super) op: &'static str,
+    /// Names; empty where an optional one is left out.
+    pub(super) inputs: Vec<String>,
+    pub(super) output: String,
+    pub(super) attributes: Vec<Attribute>,
+}
+
+/// Nodes of our own operators that compute what some of a graph's do.
+#[derive(Default)]
+pub(super) struct OwnNodes {
+    /// By the place of the node that each stands for.
+    pub(super) nodes: HashMap<usize, OwnNode>,
+    /// The nodes that are not needed beside them.
+    pub(super) dropped: HashSet<usize>,
 }
 
 /// The source of the values of a [`Replacement`].
@@ -52,6 +71,22 @@ impl Needed {
     }
 }
 
+impl OwnNode {
+    fn put(&self, model: &mut ModelWriter<'_>) {
+        let inputs: Vec<&str> = self.inputs.iter().map(String::as_str).collect();
+        let given = inputs.iter().rposition(|input| !input.is_empty()).map_or(0, |last| last + 1);
+        model.node(&Operator {
+            // Nodes are called like what they make, which no two do.
+            name: &self.output,
+            domain: DOMAIN,
+            op: self.op,
+            inputs: &inputs[..given],
+            outputs: &[&self.output],
+            attributes: &self.attributes,
+        });
+    }
+}
+
 impl OnnxFile {
     /// What `output` needs.
     pub(super) fn needed(&self, output: &str) -> Needed {
@@ -76,7 +111,7 @@ impl OnnxFile {
     }
 
     /// The model that gives `output` alone, with `replacements` in the place of constants: everywhere a constant of the
-    /// same name is read, and in the `uses` that name them.
+    /// same name is read, and in the `uses` that name them. `own` are nodes in the place of others.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for what this cannot be done with.
@@ -85,13 +120,19 @@ impl OnnxFile {
         output: &str,
         replacements: &[Replacement<'a>],
         uses: &HashMap<Use, String>,
+        own: &OwnNodes,
     ) -> Result<ModelWriter<'a>> {
-        let needed = self.needed(output);
+        let mut needed = self.needed(output);
+        own.dropped.iter().for_each(|i| needed.nodes[*i] = false);
         let replaced: HashSet<&str> = replacements.iter().map(|r| r.tensor.name.as_str()).collect();
         let mut model = ModelWriter::default();
         let mut alive: HashSet<&str> = HashSet::from([output]);
         for (i, node) in self.nodes.iter().enumerate().filter(|(i, _)| needed.nodes[*i]) {
             alive.extend(node.captured.iter().map(String::as_str));
+            if let Some(own) = own.nodes.get(&i) {
+                alive.extend(own.inputs.iter().map(String::as_str));
+                continue;
+            }
             for (k, name) in node.inputs.iter().enumerate() {
                 alive.insert(uses.get(&(i, k)).unwrap_or(name));
             }
@@ -121,7 +162,10 @@ impl OnnxFile {
             }) {
                 continue;
             }
-            self.put_node(&mut model.graph, i, node, uses)?;
+            match own.nodes.get(&i) {
+                Some(own) => own.put(&mut model),
+                None => self.put_node(&mut model.graph, i, node, uses)?,
+            }
         }
         let of_nodes: HashSet<usize> = self.nodes.iter().filter_map(|node| node.constant).collect();
         for (i, constant) in self.constants.iter().enumerate() {
@@ -136,8 +180,11 @@ impl OnnxFile {
             model.graph.borrowed(11, &self.mapping[port.message.clone()]);
         }
         for replacement in replacements {
-            let TensorSpec { name, dtype, shape, .. } = replacement.tensor;
+            let TensorSpec { name, dtype, shape, packed, .. } = replacement.tensor;
             match (&replacement.values, replacement.narrowed_name()) {
+                (ConstantSource::Input, _) if packed.is_some() => {
+                    model.input(name, TensorType::Uint8, &[Extent::Fixed(replacement.tensor.nbytes())]);
+                }
                 (ConstantSource::Input, _) => {
                     let extents: Vec<Extent> = shape.iter().copied().map(Extent::Fixed).collect();
                     model.input(name, onnx_type(*dtype)?, &extents);
@@ -158,8 +205,16 @@ impl OnnxFile {
                 model.graph.borrow(&self.mapping[field.clone()]);
             }
         }
+        // ONNX Runtime's optimiser imports every domain that its process knows, and sessions without our operators
+        // refuse a graph with ours.
+        let is_ours = !self.has_domain(DOMAIN);
         for field in &self.around {
-            model.around.borrow(&self.mapping[field.clone()]);
+            if !is_ours || self.operator_set(field)?.is_none_or(|(domain, _)| domain != DOMAIN) {
+                model.around.borrow(&self.mapping[field.clone()]);
+            }
+        }
+        if !own.nodes.is_empty() {
+            model.operator_set(DOMAIN, 1);
         }
         Ok(model)
     }

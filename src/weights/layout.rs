@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::cache::{CacheLease, Holder, Keeper};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::kernel::linear::PackedLayout;
+use crate::kernel::linear::{PackedLayout, Precision};
 use crate::tensor::{DType, Tensor, checked_numel, contiguous_strides};
 
 /// A parameter, or a part of it, with its elements in another order: some of its rows, seen in another shape, its
@@ -240,6 +240,18 @@ impl Layout {
         layout
     }
 
+    /// This layout with its tensors in other forms, some of them packed.
+    ///
+    /// # Errors
+    /// As [`Layout::new`], of what is packed.
+    pub(crate) fn packed(&self, tensors: Vec<TensorSpec>) -> Result<Arc<Self>> {
+        for tensor in &tensors {
+            check_packed(tensor, |name| self.shape_of(name)).map_err(|e| e.tensor(&tensor.name))?;
+        }
+        let (parameters, kept, id) = (self.parameters.clone(), self.kept.clone(), next_id());
+        Ok(Arc::new(Self { tensors, parameters, kept, id, lease: CacheLease::new(Holder::Layout(id)) }))
+    }
+
     /// The layout of weights as a state dict has them: parameters under their own names ([`TensorSpec::whole`]).
     pub fn canonical(tensors: Vec<TensorSpec>) -> Arc<Self> {
         Self::of(tensors, CANONICAL)
@@ -266,14 +278,20 @@ impl Layout {
         self.tensors.iter().map(TensorSpec::nbytes).sum()
     }
 
-    /// Whether all of them are f32, one element after another.
+    /// Whether all of them are f32, packed or not.
     pub(crate) fn is_f32(&self) -> bool {
-        self.tensors.iter().all(|tensor| tensor.dtype == DType::F32 && tensor.packed.is_none())
+        let is_f32 = |packed: PackedLayout| packed.precision() == Precision::F32;
+        self.tensors.iter().all(|tensor| tensor.dtype == DType::F32 && tensor.packed.is_none_or(is_f32))
     }
 
     /// The parameters that they are made of, with their shapes.
     pub(crate) fn parameters(&self) -> impl Iterator<Item = (&str, &[usize])> {
         self.parameters.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()))
+    }
+
+    /// The shape of a parameter that they are made of.
+    pub(crate) fn shape_of(&self, parameter: &str) -> Option<&[usize]> {
+        self.parameters.get(parameter).map(Vec::as_slice)
     }
 
     /// The base's parameters that the graph holds itself.
@@ -308,12 +326,6 @@ fn check(tensor: &TensorSpec, base: &Checkpoint) -> Result<()> {
         return Err(Error::mismatch("made of nothing"));
     }
     let numel = checked_numel(&tensor.shape).ok_or_else(|| Error::format("its shape overflows"))?;
-    if let Some(packed) = &tensor.packed {
-        let is_whole = matches!(tensor.parts.as_slice(), [part] if *part == View::whole(&part.parameter));
-        if !is_whole || packed.outputs().checked_mul(packed.inputs()) != Some(numel) {
-            return Err(Error::unsupported("only a whole matrix can be packed"));
-        }
-    }
     for part in &tensor.parts {
         let parameter = base.get(&part.parameter).ok_or_else(|| {
             Error::mismatch(format!("made of `{}`, which the base does not have", part.parameter)).at(base.path())
@@ -328,5 +340,22 @@ fn check(tensor: &TensorSpec, base: &Checkpoint) -> Result<()> {
             return Err(Error::invalid("a scale is not finite"));
         }
     }
-    Ok(())
+    check_packed(tensor, |name| base.get(name).map(Tensor::shape))
+}
+
+/// Whether what is packed is whole rows of a parameter, from the beginning of a panel on.
+fn check_packed<'a>(tensor: &TensorSpec, shape_of: impl Fn(&str) -> Option<&'a [usize]>) -> Result<()> {
+    let Some(packed) = &tensor.packed else { return Ok(()) };
+    let refused = || Error::unsupported("only a whole matrix, or whole rows of one, can be packed");
+    let [part] = tensor.parts.as_slice() else { return Err(refused()) };
+    let shape = shape_of(&part.parameter).ok_or_else(refused)?;
+    let elements = part.elements(shape)?;
+    let are_rows = *part == View { rows: part.rows, ..View::whole(&part.parameter) };
+    let is_theirs = packed.outputs().checked_mul(packed.inputs()) == Some(elements.len())
+        && elements.len() == tensor.numel()
+        && shape.iter().skip(1).product::<usize>() == packed.inputs();
+    if are_rows && is_theirs && elements.start.is_multiple_of(packed.panel_elements()) {
+        return Ok(());
+    }
+    Err(refused())
 }

@@ -7,11 +7,12 @@ use std::sync::atomic::AtomicBool;
 use super::arena::{Arena, BufferPool};
 use super::layout::{Layout, TensorSpec, View};
 use super::plan::{self, Plan, Planned, Scope};
-use super::values::{StoredTensor, TensorMemory, Weights};
+use super::values::{StoredTensor, TensorMemory, Values, Weights};
 use crate::basis::{Basis, Coefficients, TaskExpr};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::{self, Kernel, Output, TensorJob};
+use crate::mmap::Mapping;
 use crate::tensor::{DType, Tensor, f32_bytes_mut, try_zeroed};
 
 /// The options of a reconstruction; `default()` is right nearly always.
@@ -55,6 +56,15 @@ impl Plan<'_> {
         if let Some(name) = changed_of_kept(layout, &find)? {
             return Err(of_another(name));
         }
+        for (name, shape) in layout.parameters() {
+            let got = find(name)?.shape;
+            if got != shape {
+                return Err(Error::mismatch("the weights are not of the layout's architecture")
+                    .tensor(name)
+                    .expected(format_args!("{shape:?}"))
+                    .got(format_args!("{got:?}")));
+            }
+        }
 
         let mut views = Vec::with_capacity(layout.tensors().len());
         for tensor in layout.tensors() {
@@ -72,7 +82,9 @@ impl Plan<'_> {
             let out = &mut f32_bytes_mut(out)[..tensor.nbytes()];
             match (tensor.parts.as_slice(), tensor.packed) {
                 ([part], Some(packed)) => {
-                    let output = Output::packed(packed, out).map_err(|e| e.tensor(&tensor.name))?;
+                    let elements = part.elements(find(&part.parameter)?.shape)?;
+                    let start = part.rows.is_some().then_some(elements.start);
+                    let output = Output::packed(packed, start, out).map_err(|e| e.tensor(&tensor.name))?;
                     outputs.entry(&part.parameter).or_default().push(output);
                 }
                 ([part], None) => {
@@ -235,6 +247,39 @@ impl Weights {
             bases.iter().map(|(name, shape, base)| Planned { name, shape, base: Some(base), change: None }).collect();
         let plan = Plan { coefficients: Coefficients::zero(0), factors: Vec::new(), tensors };
         plan.run(layout, &ReconstructOptions::default(), None)
+    }
+}
+
+impl Weights {
+    /// These, which are in the layout `own`, put into the layout `packed` that was made of it: a copy of all of them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where they are in another layout;
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
+    pub(crate) fn packed(&self, own: &Layout, packed: &Layout) -> Result<Self> {
+        let mut bases = Vec::with_capacity(self.len());
+        for (from, to) in own.tensors().iter().zip(packed.tensors()) {
+            let (name, shape, values) = self.at(self.index_of(&from.name)?)?;
+            let base = match values {
+                Values::F32(values) => Tensor::from_f32(values, shape, name)?,
+                Values::Cast(dtype, bytes) => {
+                    let bytes = Arc::new(Mapping::from_vec(bytes.to_vec(), name));
+                    let all = 0..bytes.len();
+                    Tensor::contiguous(&bytes, all, dtype, shape)?
+                }
+                Values::Carried(_) | Values::Packed(..) => return Err(Error::mismatch("no floats").tensor(name)),
+            };
+            let is_turned =
+                to.packed.is_some() && from.parts.iter().any(|part| part.permute.as_deref() == Some(&[1, 0]));
+            bases.push((&*to.name, &*to.shape, if is_turned { base.transposed()?.to_contiguous()? } else { base }));
+        }
+        let whole = |tensor: &TensorSpec| TensorSpec { parts: vec![View::whole(&tensor.name)], ..tensor.clone() };
+        let layout = Layout::canonical(packed.tensors().iter().map(whole).collect());
+        let planned = |(name, shape, base)| Planned { name, shape, base: Some(base), change: None };
+        let tensors = bases.iter().map(|(name, shape, base)| planned((*name, *shape, base))).collect();
+        let plan = Plan { coefficients: self.coefficients.clone(), factors: Vec::new(), tensors };
+        let weights = plan.run(&layout, &ReconstructOptions::default(), None)?;
+        Ok(Self { layout: packed.id(), ..weights })
     }
 }
 

@@ -77,7 +77,10 @@ fn refusals(open: &Open, family: &Family, expr: &str) -> Vec<Error> {
         untouched(&|out| encoder.encode_into(&*task.get().unwrap(), pixels, 2, out)),
         encoder.encode_in_batches(&task.get().unwrap(), pixels, 2, 1).unwrap_err(),
     ];
+    let graph = support::bundle::promotable(arch, base, basis, &family.path("plain.onnx"));
+    let theirs = Encoder::with_graph(arch, &graph, &options()).unwrap();
     theirs.promote(&task).unwrap();
+    assert!(theirs.is_promoted(&task));
     all.push(untouched(&|out| theirs.encode_task_into(&task, pixels, 2, out)));
     all
 }

@@ -107,6 +107,32 @@ fn packed_weights_are_small_and_given_ones_are_packed() {
     }
 }
 
+#[test]
+fn what_is_prefetched_is_what_the_encoder_takes() {
+    if !runtime() {
+        return;
+    }
+    let (model, encoder) = (best(), encoder(Precision::F32, 1));
+    let pixels = images(&encoder, 1);
+    // From the first task that it runs on, the encoder is known.
+    encoder.encode_task(&task(&model, "base"), &pixels, 1).unwrap();
+    let fetched = task(&model, "MNIST");
+    assert!(!fetched.is_ready() && !encoder.is_prepared(&fetched));
+    fetched.prefetch().unwrap();
+    while !fetched.is_ready() {
+        std::thread::yield_now();
+    }
+    assert!(encoder.is_prepared(&fetched));
+    let prepared = task(&model, "Parity");
+    prepared.prepare().unwrap();
+    let misses = model.cache().stats().misses;
+    for task in [&fetched, &prepared] {
+        encoder.encode_task(task, &pixels, 1).unwrap();
+    }
+    assert_eq!(model.cache().stats().misses, misses, "nothing is reconstructed again");
+    assert!(fetched.get().unwrap().get("visual.proj").is_some() && model.cache().stats().misses == misses + 1);
+}
+
 /// Widths, patches and heads that no panel and no register fits.
 #[test]
 fn odd_towers_are_packed_too() {

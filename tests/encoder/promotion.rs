@@ -2,7 +2,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::support::bundle::exported;
+use crate::support::bundle::promotable;
 use taskbasis::{
     Arch, ArchHints, Basis, Checkpoint, Encoder, EncoderOptions, Model, ModelOptions, Promotion, PromotionState,
     TaskWeights,
@@ -16,12 +16,12 @@ fn model(cache_bytes: usize) -> Arc<Model> {
     Model::new(Checkpoint::open(BASE).unwrap(), Some(Basis::open(FOLDER).unwrap()), &options).unwrap()
 }
 
-/// An encoder over a graph that was exported: the built one gains nothing.
+/// An encoder over a graph whose layers are not recognised: the others gain nothing.
 fn encoder(promotion: Promotion, concurrency: usize) -> Encoder {
     let (base, basis) = (Checkpoint::open(BASE).unwrap(), Basis::open(FOLDER).unwrap());
     let arch = Arch::of(&base, ArchHints::default()).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let graph = exported(&arch, &base, &basis, &folder.path().join("graph.onnx"));
+    let graph = promotable(&arch, &base, &basis, &folder.path().join("graph.onnx"));
     let options = EncoderOptions { promotion, concurrency, ..EncoderOptions::default() };
     Encoder::with_graph(&arch, &graph, &options).unwrap()
 }

@@ -125,16 +125,21 @@ fn other_ways_to_the_same_embeddings() {
         let (encoder, task) = (over(&model, &graph), model.weights(&"MNIST - Parity@0.3".parse().unwrap()).unwrap());
         let expected = encoder.encode_task(&task, pixels, 32).unwrap();
 
-        encoder.promote(&task).unwrap();
-        assert!(encoder.is_promoted(&task));
-        assert!(relative_l2(&encoder.encode_task(&task, pixels, 32).unwrap(), &expected) < 1e-5, "promoted");
-        assert!(encoder.demote(&task));
-        assert_eq!(encoder.encode_task(&task, pixels, 32).unwrap(), expected, "the same bits as before");
+        let folder = tempfile::tempdir().unwrap();
+        let mut plain = support::onnx::decode(&path);
+        support::onnx::hide_matrices(&mut plain);
+        let plain = over(&model, &bound(&model, &support::onnx::write(&plain, folder.path(), "plain.onnx")));
+        let as_inputs = plain.encode_task(&task, pixels, 32).unwrap();
+        assert!(relative_l2(&as_inputs, &expected) < 1e-5, "as inputs");
+        plain.promote(&task).unwrap();
+        assert!(plain.is_promoted(&task));
+        assert!(relative_l2(&plain.encode_task(&task, pixels, 32).unwrap(), &expected) < 1e-5, "promoted");
+        assert!(plain.demote(&task));
+        assert_eq!(plain.encode_task(&task, pixels, 32).unwrap(), as_inputs, "the same bits as before");
         let canonical = task.get().unwrap();
         assert_eq!(encoder.encode(&canonical, pixels, 32).unwrap(), expected, "reconstruct, then convert");
 
         // The map, written and read again, binds the same; a changed one is refused.
-        let folder = tempfile::tempdir().unwrap();
         let saved = folder.path().join("map.json");
         graph.map().save(&saved, &[]).unwrap();
         let map = GraphMap::open(&saved).unwrap();
@@ -197,33 +202,43 @@ fn other_ways_to_the_same_embeddings() {
 #[test]
 fn what_a_graph_needed_goes_with_the_last_who_has_it() {
     let (Some(path), Some(model)) = (digits(GRAPHS[0]).filter(|_| runtime()), model("AE")) else { return };
-    let pixels = vec![0.25; Arch::of(model.base(), ArchHints::default()).unwrap().pixels()];
-    let tasks = ["MNIST", "merged@0.4"].map(|task| model.weights(&task.parse().unwrap()).unwrap());
-    drop(tasks[0].get().unwrap());
-    let (first, second, graph) = (encoder(&model, &path), encoder(&model, &path), bound(&model, &path));
-    let third = over(&model, &graph);
-    for task in &tasks {
-        let expected = first.encode_task(task, &pixels, 1).unwrap();
-        assert_eq!(second.encode_task(task, &pixels, 1).unwrap(), expected);
-        assert_eq!(third.encode_task(task, &pixels, 1).unwrap(), expected);
+    let folder = tempfile::tempdir().unwrap();
+    let mut plain = support::onnx::decode(&path);
+    support::onnx::hide_matrices(&mut plain);
+    let plain = support::onnx::write(&plain, folder.path(), "plain.onnx");
+    drop(model);
+    // With packed weights, and promoted.
+    for (path, promoted) in [(path, 0), (plain, 1)] {
+        let model = self::model("AE").unwrap();
+        let pixels = vec![0.25; Arch::of(model.base(), ArchHints::default()).unwrap().pixels()];
+        let tasks = ["MNIST", "merged@0.4"].map(|task| model.weights(&task.parse().unwrap()).unwrap());
+        drop(tasks[0].get().unwrap());
+        let (first, second, graph) = (encoder(&model, &path), encoder(&model, &path), bound(&model, &path));
+        let third = over(&model, &graph);
+        for task in &tasks {
+            let expected = first.encode_task(task, &pixels, 1).unwrap();
+            assert_eq!(second.encode_task(task, &pixels, 1).unwrap(), expected);
+            assert_eq!(third.encode_task(task, &pixels, 1).unwrap(), expected);
+        }
+        first.promote(&tasks[0]).unwrap();
+        let stats = || model.cache().stats();
+        let entries = || (stats().entries, stats().promoted, stats().spare_bytes);
+        assert_eq!(entries(), (7, promoted, 0), "each binding of a graph is a layout of its own");
+        drop(first);
+        assert_eq!(entries(), (5, 0, 0));
+        // A caller that holds the graph can run with what is kept.
+        drop(third);
+        assert_eq!(entries(), (5, 0, 0));
+        assert!(over(&model, &graph).is_prepared(&tasks[1]));
+        // So can a caller that holds a name of such weights.
+        let taken = tasks[0].in_layout(second.layout());
+        drop((graph, second));
+        assert_eq!(entries(), (3, 0, 0));
+        let held = taken.get().unwrap();
+        drop(taken);
+        assert_eq!(entries(), (1, 0, 0));
+        assert!(held.iter().count() > 0 && tasks[0].is_ready());
     }
-    first.promote(&tasks[0]).unwrap();
-    let entries = || (model.cache().stats().entries, model.cache().stats().promoted, model.cache().stats().spare_bytes);
-    assert_eq!(entries(), (7, 1, 0), "each binding of a graph is a layout of its own");
-    drop(first);
-    assert_eq!(entries(), (5, 0, 0));
-    // A caller that holds the graph can run with what is kept.
-    drop(third);
-    assert_eq!(entries(), (5, 0, 0));
-    assert!(over(&model, &graph).is_prepared(&tasks[1]));
-    // So can a caller that holds a name of such weights.
-    let taken = tasks[0].in_layout(second.layout());
-    drop((graph, second));
-    assert_eq!(entries(), (3, 0, 0));
-    let held = taken.get().unwrap();
-    drop(taken);
-    assert_eq!(entries(), (1, 0, 0));
-    assert!(held.iter().count() > 0 && tasks[0].is_ready());
 }
 
 /// What a basis leaves as it is stays in the graph; weights that have it otherwise are refused, not run.

@@ -4,5 +4,6 @@ mod bind;
 mod built;
 mod forms;
 mod golden;
+mod packed;
 #[path = "../support/mod.rs"]
 mod support;

@@ -75,6 +75,18 @@ pub fn exported(arch: &Arch, base: &Checkpoint, basis: &Basis, path: &Path) -> B
     BoundGraph::open(path, base, Some(basis), &BindOptions::default()).unwrap()
 }
 
+/// [`exported`] in a form whose linear layers are not recognised: its weights are inputs as they are, and promotion
+/// pays.
+pub fn promotable(arch: &Arch, base: &Checkpoint, basis: &Basis, path: &Path) -> BoundGraph {
+    let weights = Weights::of_base(base, &ReconstructOptions::default()).unwrap();
+    let whole = path.with_extension("whole");
+    taskbasis::write_onnx(arch, &weights, &whole, &[]).unwrap();
+    let mut model = crate::support::onnx::decode(&whole);
+    crate::support::onnx::hide_matrices(&mut model);
+    std::fs::write(path, prost::Message::encode_to_vec(&model)).unwrap();
+    BoundGraph::open(path, base, Some(basis), &BindOptions::default()).unwrap()
+}
+
 /// The files of [`tiny`].
 pub fn tiny_files(method: Method) -> Family {
     let folder = tempfile::tempdir().unwrap();

@@ -180,6 +180,7 @@ mod tests {
 
     use super::*;
     use crate::checkpoint::Checkpoint;
+    use crate::encoder::graph::EncoderGraph;
     use crate::encoder::options::Promotion;
     use crate::encoder::{Encoder, session};
     use crate::error::ErrorKind;
@@ -187,14 +188,15 @@ mod tests {
     use crate::tower::arch::{Arch, ArchHints};
     use crate::weights::{Model, ModelOptions};
 
-    /// An encoder of the digits, and its base as a task.
+    /// An encoder of the digits, over the graph that a GPU runs, and its base as a task.
     fn encoder() -> Option<(Encoder, crate::weights::TaskWeights)> {
         crate::need::onnxruntime()?;
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/digits/base/pickled_module.pt");
         let base = Checkpoint::open(path).unwrap();
         let arch = Arch::of(&base, ArchHints::default()).unwrap();
         let options = EncoderOptions { promotion: Promotion::Manual, threads: 1, ..EncoderOptions::default() };
-        let encoder = Encoder::new(&arch, &options).unwrap();
+        let graph = |_: &Target| EncoderGraph::built(&arch);
+        let encoder = Encoder::over_with(arch.clone(), &options, graph, |_| Ok((None, None))).unwrap();
         let model = Model::new(base, None, &ModelOptions::default()).unwrap();
         Some((encoder, model.weights(&"base".parse().unwrap()).unwrap()))
     }

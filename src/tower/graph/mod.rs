@@ -15,7 +15,6 @@ pub(super) mod nodes;
 
 use std::collections::HashMap;
 
-pub(crate) use self::nodes::{ATTENTION, DOMAIN, LINEAR, UNPACKED_LINEAR};
 use self::nodes::{Block, Form, Graph, int};
 use super::arch::{Arch, BLOCKS, PATCH_EMBEDDING, PROJECTION, Pooling};
 use super::precisions::{LayerKind, LayerPrecisions};
@@ -247,7 +246,7 @@ impl Graph {
             Pooling::PatchMean => (self.mean_of_patches(arch, last, EMBEDS), None),
         };
         if arch.variant.pooling.is_projected() {
-            self.projection(EMBEDS, &x, norm, PROJECTION, [arch.width, arch.embed_dim])?;
+            self.projection(["proj", EMBEDS], &x, norm, PROJECTION, [arch.width, arch.embed_dim])?;
         }
         self.give(EMBEDS, &[Extent::Named("batch"), Extent::Fixed(arch.embed_dim)]);
         Ok(())

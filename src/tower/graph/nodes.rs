@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::kernel::linear::{self, PackedLayout};
 use crate::onnx::TensorType;
 use crate::onnx::emit::{Attribute, Extent, ModelWriter, Operator};
+use crate::onnx::own::{ATTENTION, DOMAIN, LINEAR, UNPACKED_LINEAR, linear_attributes};
 use crate::tower::arch::{Activation, Epsilon};
 
 /// The first opset with `LayerNormalization`.
@@ -14,19 +15,6 @@ const OPSET: i64 = 17;
 const IR_VERSION: i64 = 8;
 /// The domain of ONNX Runtime's own operators.
 const MICROSOFT: &str = "com.microsoft";
-/// The domain of our own operators.
-///
-/// * [`LINEAR`]: `[…, in]`, the packed weights as bytes, and what may be left out: a bias `[out]`, a residual
-///   `[…, out]`, weight and bias of a layer norm in front, `[in]` each. Output `[…, out]`.
-/// * [`UNPACKED_LINEAR`]: the same with weights of f32 as they are, `[out, in]` or, where the attribute `columns` is 1,
-///   `[in, out]`. With the attributes `patch` and `grid` the input of either is images, `[n, channels, side, side]`,
-///   whose patches are the rows: output `[n·grid·grid, out]`.
-/// * [`ATTENTION`]: queries, keys and values side by side, `[sequences, tokens, 3·width]`. Output
-///   `[sequences·queries, width]`, where the attribute `queries` is 0 for all tokens.
-pub(crate) const DOMAIN: &str = "taskbasis";
-pub(crate) const LINEAR: &str = "Linear";
-pub(crate) const UNPACKED_LINEAR: &str = "UnpackedLinear";
-pub(crate) const ATTENTION: &str = "Attention";
 /// QuickGELU(x) = x·σ(1.702·x).
 const QUICK_GELU_ALPHA: f32 = 1.702;
 
@@ -146,9 +134,16 @@ impl Graph {
             return self.own_attention(block, qkv, heads, 0, is_causal);
         }
         let [q, k, v] = self.split_in_three(&block.node("attn.split"), qkv);
-        let causal = Attribute::Int("unidirectional", i64::from(is_causal));
-        let heads = [Attribute::Int("num_heads", int(heads)), causal];
-        let x = self.contrib(&block.node("attn"), "MultiHeadAttention", &[&q, &k, &v], heads);
+        let heads = Attribute::Int("num_heads", int(heads));
+        let name = block.node("attn");
+        let inputs = [q.as_str(), &k, &v];
+        let x = match is_causal {
+            true => {
+                let causal = Attribute::Int("unidirectional", 1);
+                self.contrib(&name, "MultiHeadAttention", &inputs, [heads, causal])
+            }
+            false => self.contrib(&name, "MultiHeadAttention", &inputs, [heads]),
+        };
         self.reshape(&block.node("attn.rows"), &x, &[-1, width])
     }
 
@@ -238,29 +233,32 @@ impl Graph {
         self.own_linear(pixels, &layer, layout, &patches)
     }
 
-    /// A layer norm and x·W, with W `[in, out]`, which is never packed.
+    /// A layer norm and x·W, called `output`, with W `[in, out]`, which is never packed.
     ///
     /// # Errors
     /// As [`PackedLayout::new`].
     pub(crate) fn projection(
         &mut self,
-        name: &str,
+        [name, output]: [&str; 2],
         x: &str,
         norm: Option<[&str; 2]>,
         weight: &str,
         [inputs, outputs]: [usize; 2],
-    ) -> Result<String> {
+    ) -> Result<()> {
         if matches!(self.form, Form::Standard) {
             let x = match norm {
                 None => x.to_owned(),
                 Some([node, parameter]) => self.layer_norm(node, x, parameter),
             };
-            return Ok(self.node(name, "Gemm", &[&x, weight], []));
+            let (inputs, outputs, attributes) = (&[x.as_str(), weight], &[output], &[]);
+            self.push(&Operator { name, domain: "", op: "Gemm", inputs, outputs, attributes });
+            return Ok(());
         }
         let layout = PackedLayout::new(outputs, inputs, linear::Precision::F32).map_err(|e| e.tensor(weight))?;
         let (parameters, norm) = ([weight.to_owned(), String::new()], norm.map(|norm| norm.map(str::to_owned)));
-        let layer = LinearNode { name: name.into(), parameters, norm, activation: None, residual: None };
-        Ok(self.own_linear(x, &layer, layout, &[Attribute::Int("columns", 1)]))
+        let layer = LinearNode { name: output.into(), parameters, norm, activation: None, residual: None };
+        self.own_linear(x, &layer, layout, &[Attribute::Int("columns", 1)]);
+        Ok(())
     }
 
     /// A layer by our own operator. What it has not has no name.
@@ -272,14 +270,8 @@ impl Graph {
             Some(Activation::Gelu) => linear::Activation::Gelu,
             Some(Activation::GeluTanh) => linear::Activation::TanhGelu,
         };
-        let attributes = [
-            Attribute::Int("outputs", int(layout.outputs())),
-            Attribute::Int("inputs", int(layout.inputs())),
-            Attribute::Int("precision", layout.precision().code()),
-            Attribute::Int("activation", activation.code()),
-            Attribute::Float("epsilon", self.norm_epsilon.get()),
-        ];
-        let attributes: Vec<_> = attributes.into_iter().chain(others.iter().cloned()).collect();
+        let mut attributes = linear_attributes(layout, activation, self.norm_epsilon.get());
+        attributes.extend(others.iter().cloned());
         let is_columns = attributes.iter().any(|attribute| matches!(attribute, Attribute::Int("columns", 1)));
         let norm = norm.as_ref().map(|[_, parameter]| ["weight", "bias"].map(|part| format!("{parameter}.{part}")));
         let [norm_weight, norm_bias] = norm.unwrap_or_default();

@@ -119,6 +119,22 @@ pub fn half_weights(model: &mut ModelProto) {
     graph.node.splice(0..0, casts);
 }
 
+/// A cast from f32 to f32 in front of every matrix that is the second factor of a product: the same values, and no
+/// linear layer to be recognised.
+pub fn hide_matrices(model: &mut ModelProto) {
+    let graph = graph(model);
+    let mut casts = Vec::new();
+    for node in &mut graph.node {
+        let is_product = matches!(node.op_type(), "MatMul" | "Gemm");
+        if is_product && graph.initializer.iter().any(|tensor| tensor.name() == node.input[1]) {
+            let cast = format!("{}.cast.{}", node.input[1], casts.len());
+            casts.push(self::node("Cast", &[&node.input[1]], &cast, vec![tower::int("to", TensorType::Float as i64)]));
+            node.input[1] = cast;
+        }
+    }
+    graph.node.splice(0..0, casts);
+}
+
 pub fn node(op: &str, inputs: &[&str], output: &str, attribute: Vec<AttributeProto>) -> NodeProto {
     NodeProto {
         input: inputs.iter().map(|name| (*name).to_owned()).collect(),

@@ -127,6 +127,24 @@ pub fn int(name: &str, value: i64) -> AttributeProto {
     }
 }
 
+pub fn ints(name: &str, values: &[i64]) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.into()),
+        ints: values.to_vec(),
+        r#type: Some(AttributeType::Ints as i32),
+        ..AttributeProto::default()
+    }
+}
+
+pub fn float(name: &str, value: f32) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.into()),
+        f: Some(value),
+        r#type: Some(AttributeType::Float as i32),
+        ..AttributeProto::default()
+    }
+}
+
 /// The place of the node that makes a value.
 pub fn maker(graph: &GraphProto, value: &str) -> usize {
     graph.node.iter().position(|node| node.output.iter().any(|output| output == value)).unwrap()

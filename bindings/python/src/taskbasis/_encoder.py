@@ -25,7 +25,7 @@ _WEIGHTS_ON = {"auto": "TB_WEIGHTS_ON_AUTO", "host": "TB_WEIGHTS_ON_HOST", "devi
 _PRECISIONS = {"f32": "TB_PRECISION_F32", "bf16": "TB_PRECISION_BF16", "int8": "TB_PRECISION_INT8"}
 _RESIDENCIES = {"whole": "TB_RESIDENCY_WHOLE", "blockwise": "TB_RESIDENCY_BLOCKWISE"}
 _SELF_TESTS = {"auto": "TB_SELF_TEST_AUTO", "on": "TB_SELF_TEST_ON", "off": "TB_SELF_TEST_OFF"}
-_STATES = ("inputs", "building", "promoted", "failed")
+_STATES = ("inputs", "building", "promoted", "failed", "unneeded")
 _GRAPHS = ("built", "bundle", "file")
 _CHANNELS = (1, 3, 4)
 # Grey images that are narrower than this are hardly meant where an array has three dimensions.
@@ -63,9 +63,9 @@ class Encoder(Handle):
     time ("blockwise": 40 MB instead of 351 for ViT-B-32, which `info()["weight_bytes"]` tells), reconstructed anew in
     every call. `streamed=True` is "blockwise" by its older name.
 
-    `precision` is the type that the built graph's matrices are multiplied in, on the CPU: "f32", "bf16" (half the memory
-    per task, about half the time where the processor has it) or "int8" (a quarter, the fastest; measure the accuracy).
-    With others than "f32" nothing is promoted.
+    `precision` is the type that the matrices of linear layers are multiplied in, on the CPU: "f32", "bf16" (half the
+    memory per task, about half the time where the processor has it) or "int8" (a quarter, the fastest; measure the
+    accuracy). With others than "f32" nothing is promoted. A graph of which no linear layer is recognised is refused.
 
     `self_test` is for bundles with a golden embedding: whether the first call is preceded by the run of one image with the
     base's weights, which has to give that embedding. "auto" tests where the memory for those weights is not worth a
@@ -226,7 +226,7 @@ class Encoder(Handle):
         call(lib.tb_encoder_demote, self._handle, self._weights(weights)._handle)
 
     def promotion(self, weights: "Union[Weights, Named]") -> str:
-        """How these weights run: "inputs", "building", "promoted" or "failed"."""
+        """How these weights run: "inputs", "building", "promoted" or "failed"; "unneeded" where promotion gains nothing."""
         state = ffi.new("int32_t *")
         call(lib.tb_encoder_promotion, self._handle, self._weights(weights)._handle, state)
         return _STATES[state[0]]

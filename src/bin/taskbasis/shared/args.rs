@@ -82,7 +82,7 @@ pub struct EncoderArgs {
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     pub threads: usize,
 
-    /// The type that the built graph's matrices are multiplied in.
+    /// The type that the matrices of linear layers are multiplied in.
     #[arg(long, default_value = "f32", value_parser = choice([
         (value("f32").help("Full precision"), Precision::F32),
         (value("bf16").help("Half the bytes, and about half the time where the processor has it"), Precision::Bf16),

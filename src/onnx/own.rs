@@ -1,0 +1,31 @@
+//! Our own operators, as the nodes of a graph say them.
+//!
+//! * [`LINEAR`]: `[…, in]`, the packed weights as bytes, and what may be left out: a bias `[out]`, a residual
+//!   `[…, out]`, weight and bias of a layer norm in front, `[in]` each. Output `[…, out]`.
+//! * [`UNPACKED_LINEAR`]: the same with weights of f32 as they are, `[out, in]` or, where the attribute `columns` is 1,
+//!   `[in, out]`. With the attributes `patch` and `grid` the input of either is images, `[n, channels, side, side]`,
+//!   whose patches are the rows: output `[n·grid·grid, out]`.
+//! * [`ATTENTION`]: queries, keys and values side by side, `[sequences, tokens, 3·width]`. Output
+//!   `[sequences·queries, width]`, where the attribute `queries` is 0 for all tokens.
+
+use super::emit::Attribute;
+use crate::kernel::linear::{Activation, PackedLayout};
+
+/// The domain of all of them.
+pub(crate) const DOMAIN: &str = "taskbasis";
+pub(crate) const LINEAR: &str = "Linear";
+pub(crate) const UNPACKED_LINEAR: &str = "UnpackedLinear";
+pub(crate) const ATTENTION: &str = "Attention";
+
+/// The attributes that every linear layer has: `epsilon` is that of the norm in front.
+pub(crate) fn linear_attributes(layout: PackedLayout, activation: Activation, epsilon: f32) -> Vec<Attribute> {
+    // The kernel bounds every extent far below `i64::MAX`.
+    let int = |extent: usize| i64::try_from(extent).unwrap_or(i64::MAX);
+    vec![
+        Attribute::Int("outputs", int(layout.outputs())),
+        Attribute::Int("inputs", int(layout.inputs())),
+        Attribute::Int("precision", layout.precision().code()),
+        Attribute::Int("activation", activation.code()),
+        Attribute::Float("epsilon", epsilon),
+    ]
+}
