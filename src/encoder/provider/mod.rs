@@ -19,6 +19,7 @@ use super::options::{EncoderOptions, Provider, TensorRtOptions, WeightsOn};
 use super::runtime::Runtime;
 use super::session::SessionSetup;
 use crate::error::{Error, Result};
+use crate::tower::LayerPrecisions;
 
 /// The hardware and the provider that an encoder really runs on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +38,11 @@ pub struct Execution {
     pub weights_on: WeightsOn,
     /// The reason why [`WeightsOn::Auto`] took the host's memory, though a GPU computes.
     pub weights_fallback: Option<String>,
+    /// The types that the built graph's matrices are multiplied in; f32 for a user's graph.
+    pub precisions: LayerPrecisions,
+    /// The reason why [`PrecisionChoice::Auto`](super::PrecisionChoice::Auto) took them; `None` where they were asked
+    /// for.
+    pub precision_reason: Option<String>,
 }
 
 impl fmt::Display for Execution {
@@ -99,6 +105,8 @@ fn begin_on<T>(
             nodes: Vec::new(),
             weights_on: WeightsOn::Host,
             weights_fallback: None,
+            precisions: LayerPrecisions::default(),
+            precision_reason: None,
         },
     ))
 }
