@@ -767,17 +767,6 @@ tb_status tb_preprocess(const tb_image *image,
 /** No self-test. */
 #define TB_SELF_TEST_OFF 2
 
-/** All weights of a task, kept for the next run with the task: by the cache, or on the device. The default. */
-#define TB_RESIDENCY_WHOLE 0
-
-/**
- * The weights of one block and what is outside the blocks, 40 MB instead of 351 for ViT-B-32
- * (tb_encoder_properties.weight_bytes). Every run reconstructs them anew, past the cache: it takes a reconstruction
- * longer, whatever the number of images. Embeddings agree with the other's to 1e-5, and are the same bits every time.
- * It runs the built graph, and nothing is promoted.
- */
-#define TB_RESIDENCY_BLOCKWISE 1
-
 /** The graph that follows from the architecture. */
 #define TB_GRAPH_BUILT 0
 
@@ -921,8 +910,8 @@ typedef struct tb_encoder_options {
     size_t residency;
     /**
      * One of the TB_PRECISION_ constants: the type that the built graph's matrices are multiplied in, on the CPU. With
-     * others than TB_PRECISION_F32 weights are packed, and nothing is promoted (TB_ERR_UNSUPPORTED with
-     * TB_RESIDENCY_BLOCKWISE, TB_PROMOTION_MANUAL, a GPU's provider, or another graph).
+     * others than TB_PRECISION_F32 a GPU's provider and another graph are TB_ERR_UNSUPPORTED; TB_PRECISION_AUTO is
+     * TB_PRECISION_F32 there.
      */
     size_t precision;
 } tb_encoder_options;
@@ -988,8 +977,15 @@ typedef struct tb_encoder_properties {
     uint32_t interpolation;
     /** The pixels that sides are resized to before the image is cropped. */
     size_t resize_edge;
-    /** One of the TB_PRECISION_ constants. */
+    /** One of the TB_PRECISION_ constants, never TB_PRECISION_AUTO: of several the narrowest type. */
     size_t precision;
+    /**
+     * The precision of each kind of layer: `f32`, `bf16`, `int8`, or those of
+     * `patches=bf16,qkv=int8,out=int8,fc=int8,proj=bf16`.
+     */
+    const char *precisions;
+    /** The reason why TB_PRECISION_AUTO took these: what was measured, or why f32 runs; NULL without it. */
+    const char *precision_reason;
 } tb_encoder_properties;
 
 /**
@@ -1163,6 +1159,25 @@ tb_status tb_encoder_device_stats(const tb_encoder *encoder,
  * fastest. Outliers in activations cost accuracy; measure it.
  */
 #define TB_PRECISION_INT8 2
+
+/**
+ * The fastest that passed the gate when the bundle was packed (`taskbasis pack --precision auto`), which may be
+ * another one per kind of layer; TB_PRECISION_F32 where nothing was measured. tb_encoder_info() tells what and why.
+ */
+#define TB_PRECISION_AUTO 3
+
+/* ---- How much of a task's weights a run has in memory ------------------------------------------------------------ */
+
+/** All weights of a task, kept for the next run with the task: by the cache, or on the device. The default. */
+#define TB_RESIDENCY_WHOLE 0
+
+/**
+ * The weights of one block and what is outside the blocks, 40 MB instead of 351 for ViT-B-32
+ * (tb_encoder_properties.weight_bytes). Every run reconstructs them anew, past the cache: it takes a reconstruction
+ * longer, whatever the number of images. Embeddings agree with the other's to 1e-5, and are the same bits every time.
+ * It runs the built graph, and nothing is promoted.
+ */
+#define TB_RESIDENCY_BLOCKWISE 1
 
 /* ---- Sessions of their own for tasks that run often -------------------------------------------------------------- */
 

@@ -277,10 +277,15 @@ impl OpenModel {
         graph: Option<&BoundGraph>,
         options: &EncoderOptions,
     ) -> Result<Encoder> {
-        let encoder = match graph {
-            Some(graph) => Encoder::with_graph(&tower.arch, graph, options)?,
-            None => Encoder::new(&tower.arch, options)?,
+        let make = |options: &EncoderOptions| match graph {
+            Some(graph) => Encoder::with_graph(&tower.arch, graph, options),
+            None => Encoder::new(&tower.arch, options),
         };
+        let encoder = match self.bundle() {
+            Some(bundle) => Encoder::with_measured(bundle, &tower.arch, graph.is_some(), options, make)?,
+            None => make(options)?,
+        };
+        self.model.prefer(encoder.layout());
         Ok(self.tested(encoder))
     }
 

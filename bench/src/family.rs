@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
+use taskbasis::weights::Layout;
 use taskbasis::{
     Arch, ArchHints, BaseFormat, Basis, BasisFile, Checkpoint, Coefficients, Error, ErrorKind, MapMode, Model,
     ModelOptions, OpenModel, Packer, Result, TaskExpr, TaskWeights, VectorFormat, WeightsCache,
@@ -192,11 +193,17 @@ impl Family {
         })
     }
 
-    /// Bytes of memory that one task's weights take.
+    /// Bytes of memory that one task's weights take, as plain arrays.
     pub fn weights_bytes(&self) -> Result<usize> {
+        self.weights_bytes_in(None)
+    }
+
+    /// Bytes of memory that one task's weights take in a layout, plain without.
+    pub fn weights_bytes_in(&self, layout: Option<&Arc<Layout>>) -> Result<usize> {
         let model = self.open(0, 0)?;
         let basis = basis_of(&model)?;
-        model.weights_from(first_vectors(basis, basis.vectors(), 0))?.get().map(|weights| weights.nbytes())
+        let weights = model.weights_from(first_vectors(basis, basis.vectors(), 0))?;
+        layout.map_or_else(|| weights.get(), |layout| weights.in_layout(layout).get()).map(|weights| weights.nbytes())
     }
 
     /// The base's file and those of the basis that was given.
@@ -285,10 +292,13 @@ pub struct InTurn {
 }
 
 impl InTurn {
-    /// `model` must have room for one task.
-    pub fn new(model: &Arc<Model>, m: usize) -> Result<Self> {
+    /// `model` must have room for one task, in this layout; plain without.
+    pub fn new(model: &Arc<Model>, m: usize, layout: Option<&Arc<Layout>>) -> Result<Self> {
         let basis = basis_of(model)?;
-        let task = |n| model.weights_from(first_vectors(basis, m, n));
+        let task = |n| {
+            let task = model.weights_from(first_vectors(basis, m, n))?;
+            Ok::<_, Error>(layout.map_or_else(|| task.clone(), |layout| task.in_layout(layout)))
+        };
         Ok(Self { tasks: [task(0)?, task(1)?], turn: 0 })
     }
 

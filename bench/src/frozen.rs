@@ -37,6 +37,10 @@ impl FrozenFile {
         Ok(Self { path, _folder: folder })
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// A session on it, as many threads as taskbasis has.
     pub fn open(&self, setup: &Setup<'_>) -> Result<OnnxFileEncoder> {
         OnnxFileEncoder::open(&self.path, &setup.encoder)

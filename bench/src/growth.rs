@@ -102,7 +102,7 @@ fn by_vectors(family: &Family, threads: usize, rounds: usize) -> Result<Series> 
     counts.retain(|&m| m <= 6 || m % 2 == 0);
     let mut variants: Vec<Variant<'_>> = Vec::new();
     for &m in &counts {
-        let mut in_turn = InTurn::new(&model, m)?;
+        let mut in_turn = InTurn::new(&model, m, None)?;
         variants.push(Box::new(move || in_turn.reconstruct()));
     }
     Ok(series(counts.iter().map(|&m| m as f64).collect(), take_turns(rounds, &mut variants)?))
@@ -119,7 +119,7 @@ fn by_parameters(towers: &[(usize, Family)], threads: usize, rounds: usize) -> R
 
 fn all_vectors(family: &Family, threads: usize) -> Result<Variant<'static>> {
     let model = family.open(threads, family.weights_bytes()?)?;
-    let mut in_turn = InTurn::new(&model, basis_of(&model)?.vectors())?;
+    let mut in_turn = InTurn::new(&model, basis_of(&model)?.vectors(), None)?;
     Ok(Box::new(move || in_turn.reconstruct()))
 }
 

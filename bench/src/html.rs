@@ -3,7 +3,7 @@
 use taskbasis::{Error, ErrorKind, Result};
 
 use super::samples::digits;
-use super::{Report, device, encode, growth, reconstruct, soak, switch};
+use super::{Report, device, encode, growth, never_seen, packed, reconstruct, soak, switch};
 use crate::report::plot::{Bars, Curve, Lines};
 use crate::report::{begin, end, escape, legend, paragraph, section};
 
@@ -24,6 +24,7 @@ pub(super) fn page(report: &Report) -> Result<String> {
     }
     if let Some(switch) = &report.switch {
         switching(&mut out, switch)?;
+        first_embeddings(&mut out, &switch.never_seen)?;
     }
     if let Some(encode) = &report.encode {
         encoding(&mut out, encode)?;
@@ -69,7 +70,10 @@ fn figures(report: &Report) -> String {
         add(format!("{} ms", digits(switch.cached_overhead_ms)), "to switch to a cached task");
     }
     if let Some(encode) = &report.encode {
-        add(digits(encode.lowest_promoted_vs_frozen), "of a frozen session's throughput, promoted, at least");
+        for way in encode.ways.iter().filter(|way| way.weights_bytes.is_some()) {
+            let slowest = encode.over_frozen[&way.name].values().copied().fold(0.0, f64::max);
+            add(digits(slowest), &format!("of a frozen session's time in {}, at most", way.name));
+        }
     }
     if let Some(device) = &report.device {
         add(format!("{} ms", digits(device.switch_p50_ms)), "to a task's weights on the GPU");
@@ -110,8 +114,49 @@ fn reconstruction(out: &mut String, measured: &reconstruct::Reconstruct) -> Resu
             "A task's weights from M vectors, beside what moving the same bytes would take at the speed of a copy.";
         section(out, &title, about, &(lines.svg()? + &legend(&lines.curves)));
     }
+    if !measured.packed.is_empty() {
+        packing(out, &measured.packed)?;
+    }
     let tables = rows_table(&measured.rows()) + &pairs_table(&measured.other_rows());
     section(out, "Reconstruction in numbers", "", &tables);
+    Ok(())
+}
+
+fn packing(out: &mut String, measured: &[packed::Packed]) -> Result<()> {
+    let mut formats: Vec<String> = measured.iter().map(|packed| packed.format.clone()).collect();
+    formats.dedup();
+    let mut series: Vec<(String, Vec<f64>)> = vec![("plain arrays".into(), Vec::new())];
+    for packed in measured {
+        let known = series.iter().position(|(name, _)| *name == packed.precision);
+        let at = known.unwrap_or_else(|| {
+            series.push((packed.precision.clone(), Vec::new()));
+            series.len() - 1
+        });
+        series[at].1.push(packed.ms.median);
+        if at == 1 {
+            series[0].1.push(packed.plain_ms.median);
+        }
+    }
+    let about = "A task's weights in the form that each precision's kernels multiply, beside plain arrays of f32, in \
+                 turns: all vectors, by their format.";
+    let bars = bars("ms", formats, series)?;
+    section(out, "Reconstruction into packed weights", about, &(bars + &rows_table(&packed::rows(measured))));
+    Ok(())
+}
+
+fn first_embeddings(out: &mut String, measured: &[never_seen::NeverSeen]) -> Result<()> {
+    let formats = measured.iter().map(|of| format!("{} vectors", of.format)).collect();
+    let precisions = measured.first().map_or(0, |of| of.precisions.len());
+    let mut series: Vec<(String, Vec<f64>)> = (0..precisions)
+        .map(|at| {
+            let ms = measured.iter().map(|of| of.precisions[at].ms.median).collect();
+            (measured[0].precisions[at].precision.clone(), ms)
+        })
+        .collect();
+    series.push(("a new session, f32".into(), measured.iter().map(|of| of.reload_ms.median).collect()));
+    let about = "From a task's name to its first embedding, nothing of the task in the cache, batch 1.";
+    let bars = bars("ms", formats, series)?;
+    section(out, "A task never seen", about, &(bars + &rows_table(&never_seen::NeverSeen::rows(measured))));
     Ok(())
 }
 
@@ -121,8 +166,9 @@ fn switching(out: &mut String, measured: &switch::Switch) -> Result<()> {
         ("another task, in the cache", &measured.cached_ms),
         ("another task, reconstructed", &measured.switch_ms),
         ("another task, a block at a time", &measured.streamed_ms),
-        ("a session on the task's own .onnx", &measured.reload_ms),
     ];
+    let own = measured.never_seen.first().map(|own| ("a session on the task's own .onnx", &own.reload_ms));
+    let curves: Vec<_> = curves.into_iter().chain(own).collect();
     let curve = |(colour, (name, ms)): (usize, &(&str, &super::samples::Samples))| Curve {
         name: (*name).into(),
         points: cumulative(&ms.each),
@@ -139,16 +185,29 @@ fn switching(out: &mut String, measured: &switch::Switch) -> Result<()> {
 }
 
 fn encoding(out: &mut String, measured: &encode::Encode) -> Result<()> {
-    let per_s = |of: fn(&encode::Batch) -> f64| measured.batches.iter().map(of).collect();
+    let sizes = || measured.batches.iter().map(|batch| batch.batch);
+    // 0, which draws no bar, where a peer failed.
+    let over = |way: &encode::Way| sizes().map(|batch| measured.over_frozen(&way.name, batch).unwrap_or(0.0)).collect();
+    let series = measured.ways.iter().map(|way| (way.name.clone(), over(way))).collect();
+    let bars = by_batch("time over a frozen session's", sizes(), series)?;
+    let about = "A run of the same task again and again, over that of an ONNX Runtime session on the task's own .onnx, \
+                 f32, in turns with it: the median of the rounds' ratios. Lower is faster; the frozen session is 1.";
+    let tables: String = [measured.rows(), measured.peer_rows()]
+        .iter()
+        .filter(|rows| rows.len() > 1)
+        .map(|rows| rows_table(rows))
+        .collect();
+    section(out, "Precisions and peers", about, &(bars + &tables + &pairs_table(&measured.other_rows())));
+    let Some(graph) = &measured.graph else { return Ok(()) };
+    let per_s = |of: fn(&encode::OfGraphBatch) -> f64| graph.batches.iter().map(of).collect();
     let series = vec![
         ("weights as inputs".into(), per_s(|batch| batch.inputs_per_s)),
         ("promoted".into(), per_s(|batch| batch.promoted_per_s)),
-        ("a frozen session".into(), per_s(|batch| batch.frozen_per_s)),
+        ("frozen".into(), per_s(|batch| batch.frozen_per_s)),
     ];
-    let bars = throughput(measured.batches.iter().map(|batch| batch.batch), series)?;
-    let about = "The same task again and again, in turns within one process.";
-    let tables = rows_table(&measured.rows()) + &pairs_table(&measured.other_rows());
-    section(out, "Throughput", about, &(bars + &tables));
+    let bars = by_batch("images / s", graph.batches.iter().map(|batch| batch.batch), series)?;
+    let rows = measured.graph_rows().map_or_else(String::new, |rows| rows_table(&rows));
+    section(out, "A user's graph", "The same task again and again, in turns within one process.", &(bars + &rows));
     Ok(())
 }
 
@@ -172,7 +231,7 @@ fn on_device(out: &mut String, measured: &device::Device) -> Result<()> {
             ("weights of the host's".into(), per_s(|batch| batch.host_per_s)),
             ("a frozen session".into(), per_s(|batch| batch.frozen_per_s)),
         ];
-        plots += &throughput(encode.batches.iter().map(|batch| batch.batch), series)?;
+        plots += &by_batch("images / s", encode.batches.iter().map(|batch| batch.batch), series)?;
     }
     let tables: String = measured.tables().iter().map(|table| rows_table(table)).collect();
     let about = "Weights reconstructed in the GPU's memory, another task every time.";
@@ -180,9 +239,14 @@ fn on_device(out: &mut String, measured: &device::Device) -> Result<()> {
     Ok(())
 }
 
-/// Images per second by batch size, with its legend.
-fn throughput(batches: impl Iterator<Item = usize>, series: Vec<(String, Vec<f64>)>) -> Result<String> {
-    let bars = Bars { y: "images / s", groups: batches.map(|batch| format!("batch {batch}")).collect(), series };
+/// Bars by batch size, with their legend.
+fn by_batch(y: &'static str, batches: impl Iterator<Item = usize>, series: Vec<(String, Vec<f64>)>) -> Result<String> {
+    bars(y, batches.map(|batch| format!("batch {batch}")).collect(), series)
+}
+
+/// Bars with their legend.
+fn bars(y: &'static str, groups: Vec<String>, series: Vec<(String, Vec<f64>)>) -> Result<String> {
+    let bars = Bars { y, groups, series };
     let names = bars.series.iter().enumerate().map(|(colour, (name, _))| Curve {
         name: name.clone(),
         points: Vec::new(),

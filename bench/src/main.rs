@@ -14,9 +14,12 @@ mod memcpy;
 #[allow(dead_code, unreachable_pub)] // What every test program shares.
 #[path = "../../tests/support/need.rs"]
 mod need;
+mod never_seen;
 mod onnx_file;
 mod open;
 mod options;
+mod packed;
+mod peers;
 mod reconstruct;
 mod samples;
 #[path = "../../src/bin/taskbasis/shared/mod.rs"]
@@ -26,16 +29,18 @@ mod soak;
 mod switch;
 mod synthetic;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde::Serialize;
 use taskbasis::{
-    Cuda, Encoder, EncoderOptions, Error, ErrorKind, Precision, Promotion, Provider, Result, Runtime, check_output,
-    replace_file,
+    Cuda, Encoder, EncoderOptions, Error, ErrorKind, Precision, PrecisionChoice, Promotion, Provider, Result, Runtime,
+    check_output, replace_file,
 };
 
 use self::family::{About, Dice, Family};
 use self::machine::Machine;
+use self::never_seen::NeverSeen;
 use self::options::{Bench, Part};
 use self::shared::{args, checkpoints, command_line, conflicts, output, paths, provider, report};
 use self::synthetic::Synthetic;
@@ -89,7 +94,12 @@ struct Setup<'a> {
     /// Threads for reconstruction and for encoding; never 0.
     threads: usize,
     quick: bool,
+    /// The options of what is measured in one precision: the first of `precisions`.
     encoder: EncoderOptions,
+    /// Never none.
+    precisions: Vec<PrecisionChoice>,
+    /// The Python that has the peers.
+    peers: Option<&'a Path>,
     /// The user's graph, and how it is bound.
     args: &'a EncoderArgs,
     batches: Vec<usize>,
@@ -108,6 +118,12 @@ impl Bench {
         if self.encodes() && device::is_asked_for(&options) {
             Runtime::load(options.runtime.as_deref())?.check_provider(options.provider, options.device)?;
         }
+        if let Some(python) = self.peers.as_deref().filter(|_| !self.probe_memory) {
+            if options.provider != Provider::Cpu {
+                return Err(Error::unsupported("the peers run on the CPU").got(options.provider));
+            }
+            peers::check(python)?;
+        }
         let mut report = Report {
             machine: Machine::look(threads, &options, self.encodes())?,
             quick: self.quick,
@@ -118,7 +134,8 @@ impl Bench {
         } else {
             let mut family = self.family()?;
             let about = family.about(&self.encoder)?;
-            let parts = self.wants(Part::Reconstruct) || self.wants(Part::Storage) || gpu.is_some();
+            let parts = [Part::Reconstruct, Part::Switch, Part::Storage].into_iter().any(|part| self.wants(part));
+            let parts = parts || gpu.is_some();
             if (parts || self.soak.is_some()) && !self.probe_memory {
                 family.add_formats(&self.formats, about.arch.hints())?;
             }
@@ -128,6 +145,8 @@ impl Bench {
                 threads,
                 quick: self.quick,
                 batches: batches(self.encoder.batch as usize, device::is_asked_for(&options)),
+                precisions: precisions(self.encoder.precision, &options),
+                peers: self.peers.as_deref(),
                 encoder: options,
                 args: &self.encoder,
             };
@@ -268,13 +287,28 @@ fn batches(most: usize, on_gpu: bool) -> Vec<usize> {
     batches
 }
 
+/// The one that is asked for, else all that the provider has.
+fn precisions(asked: Option<PrecisionChoice>, options: &EncoderOptions) -> Vec<PrecisionChoice> {
+    match asked {
+        Some(precision) => vec![precision],
+        None if device::is_asked_for(options) => vec![PrecisionChoice::default()],
+        None => Precision::ALL.map(Into::into).to_vec(),
+    }
+}
+
 impl Setup<'_> {
+    /// An encoder in a precision, which never promotes.
+    fn encoder_in(&self, precision: PrecisionChoice) -> Result<Encoder> {
+        let options = EncoderOptions { promotion: Promotion::Off, precision, ..self.encoder.clone() };
+        Encoder::new(&self.about.arch, &options)
+    }
+
     /// An encoder that promotes as it is told, for one call at a time.
     fn encoder(&self, promotion: Promotion) -> Result<Encoder> {
         let mut options = EncoderOptions { promotion, ..self.encoder.clone() };
         if promotion != Promotion::Off {
             // Packed weights are not promoted.
-            options.precision = Precision::F32;
+            options.precision = Precision::F32.into();
         }
         Encoder::new(&self.about.arch, &options)
     }
@@ -317,13 +351,18 @@ impl Report {
             parts[0] += "--quick: few repetitions, not to be quoted\n";
         }
         parts.extend(self.open.as_ref().map(|open| pairs(open.rows())));
+        let table = |rows: &[Vec<String>]| if rows.len() > 1 { output::table(rows) + "\n" } else { String::new() };
         if let Some(reconstruct) = &self.reconstruct {
-            parts.push(output::table(&reconstruct.rows()) + "\n" + &pairs(reconstruct.other_rows()));
+            let packed = table(&packed::rows(&reconstruct.packed));
+            parts.push(table(&reconstruct.rows()) + &packed + &pairs(reconstruct.other_rows()));
         }
-        parts.extend(self.switch.as_ref().map(|switch| pairs(switch.rows())));
-        parts.extend(
-            self.encode.as_ref().map(|encode| output::table(&encode.rows()) + "\n" + &pairs(encode.other_rows())),
-        );
+        if let Some(switch) = &self.switch {
+            parts.push(pairs(switch.rows()) + "\n" + &output::table(&NeverSeen::rows(&switch.never_seen)));
+        }
+        if let Some(encode) = &self.encode {
+            let of_graph = encode.graph_rows().map_or_else(String::new, |rows| table(&rows));
+            parts.push(table(&encode.rows()) + &table(&encode.peer_rows()) + &of_graph + &pairs(encode.other_rows()));
+        }
         parts.extend(self.memory.as_ref().map(|memory| pairs(memory.rows())));
         parts.extend(self.storage.as_ref().map(|storage| pairs(storage.rows(self.tasks()))));
         if let Some(device) = &self.device {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
-use taskbasis::{BasisFile, Encoder, Error, MapMode, ModelOptions, OpenModel, Result, TaskWeights};
+use taskbasis::{BasisFile, Encoder, Error, MapMode, ModelOptions, OpenModel, PrecisionChoice, Result, TaskWeights};
 
 use super::family::{basis_of, first_vectors, recoverable};
 use super::samples::{Samples, digits, repeat, time};
@@ -135,12 +135,32 @@ pub struct Memory {
     pub weights: u64,
     /// `peak` over the image tower's f32 bytes.
     pub peak_over_model: Option<f64>,
+    /// One process for each precision; the above is the first.
+    pub precisions: Vec<OfPrecision>,
+}
+
+#[derive(Serialize)]
+pub struct OfPrecision {
+    pub precision: String,
+    pub peak: Option<u64>,
+    pub before: Option<u64>,
+    pub weights: u64,
+    /// `weights` over the bytes of a task's weights as plain arrays.
+    pub weights_over_plain: f64,
+}
+
+pub fn memory(setup: &Setup<'_>) -> Result<Memory> {
+    let of = |&precision: &PrecisionChoice| of_precision(setup, precision);
+    let precisions = setup.precisions.iter().map(of).collect::<Result<Vec<_>>>()?;
+    let OfPrecision { peak, before, weights, .. } = precisions[0];
+    let peak_over_model = peak.map(|peak| peak as f64 / setup.about.model_bytes as f64);
+    Ok(Memory { peak, before, weights, peak_over_model, precisions })
 }
 
 /// Starts this program again as [`probe`], and reads what it says.
-pub fn memory(setup: &Setup<'_>) -> Result<Memory> {
+fn of_precision(setup: &Setup<'_>, precision: PrecisionChoice) -> Result<OfPrecision> {
     let mut child = std::process::Command::new(std::env::current_exe().map_err(|e| failed("find", e))?);
-    child.args(["--probe-memory", "--threads", &setup.threads.to_string()]);
+    child.args(["--probe-memory", "--threads", &setup.threads.to_string(), "--precision", &precision.to_string()]);
     child.arg("--basis").arg(setup.family.basis());
     if let Some(base) = setup.family.base() {
         child.arg("--base").arg(base);
@@ -162,8 +182,13 @@ pub fn memory(setup: &Setup<'_>) -> Result<Memory> {
             taskbasis::Error::new(taskbasis::ErrorKind::Internal, "the process whose memory is measured failed");
         error.because(String::from_utf8_lossy(&done.stderr).into_owned())
     })?;
-    let peak_over_model = number("peak").map(|peak| peak as f64 / setup.about.model_bytes as f64);
-    Ok(Memory { peak: number("peak"), before: number("before"), weights, peak_over_model })
+    Ok(OfPrecision {
+        precision: precision.to_string(),
+        peak: number("peak"),
+        before: number("before"),
+        weights,
+        weights_over_plain: weights as f64 / setup.about.weights_bytes as f64,
+    })
 }
 
 fn failed(doing: &str, e: std::io::Error) -> taskbasis::Error {
@@ -189,12 +214,12 @@ pub fn probe(setup: &Setup<'_>) -> Result<serde_json::Value> {
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         result.map(|embedded| (embedded, watch.join().unwrap_or(None)))
     })?;
-    let (weights, _encoder) = embedded;
-    Ok(serde_json::json!({ "before": before, "peak": peak, "weights": weights.get()?.nbytes() }))
+    let (weights, _held, _encoder) = embedded;
+    Ok(serde_json::json!({ "before": before, "peak": peak, "weights": weights }))
 }
 
-/// Gives everything back, so that it still counts while memory is looked at for the last time.
-fn embed_one(setup: &Setup<'_>) -> Result<(TaskWeights, Encoder)> {
+/// Bytes of the weights. Gives everything back, so that it still counts while memory is looked at for the last time.
+fn embed_one(setup: &Setup<'_>) -> Result<(usize, TaskWeights, Encoder)> {
     let options = ModelOptions { threads: setup.threads, ..ModelOptions::default() };
     let file = BasisFile::open(setup.family.basis(), MapMode::Map)?;
     let opened = OpenModel::of(file, setup.family.open_base()?, &options)?;
@@ -202,17 +227,24 @@ fn embed_one(setup: &Setup<'_>) -> Result<(TaskWeights, Encoder)> {
     let all = first_vectors(basis_of(opened.model())?, setup.about.vectors, 0);
     let weights = opened.model().weights_from(all)?;
     encoder.encode_task(&weights, &setup.pixels(1), 1)?;
-    Ok((weights, encoder))
+    // They are in the cache in this form.
+    let bytes = weights.in_layout(encoder.layout()).get()?.nbytes();
+    Ok((bytes, weights, encoder))
 }
 
 impl Memory {
     pub fn rows(&self) -> Vec<[String; 2]> {
         let shown = |bytes: Option<u64>| bytes.map_or("unknown".into(), output::bytes);
         let over = self.peak_over_model.map_or("unknown".into(), |ratio| format!("{} ×", digits(ratio)));
-        vec![
-            ["one task's weights".into(), output::bytes(self.weights)],
-            ["peak of a process that embeds".into(), shown(self.peak)],
-            ["  over the image tower".into(), over],
-        ]
+        let of = |of: &OfPrecision| {
+            let (weights, share) = (output::bytes(of.weights), digits(of.weights_over_plain));
+            [
+                [format!("one task's weights, {}", of.precision), format!("{weights}, {share} of plain arrays")],
+                [format!("peak of a process that embeds, {}", of.precision), shown(of.peak)],
+            ]
+        };
+        let mut rows: Vec<_> = self.precisions.iter().flat_map(of).collect();
+        rows.push([format!("  {} over the image tower", self.precisions[0].precision), over]);
+        rows
     }
 }

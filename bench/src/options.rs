@@ -1,5 +1,7 @@
 //! The parts that are to be measured, as the command line says it.
 
+use std::path::PathBuf;
+
 use clap::{Parser, ValueEnum};
 use taskbasis::VectorFormat;
 
@@ -10,9 +12,9 @@ use crate::paths::{BasePath, InPath, OutPath};
 
 /// Measure opening, reconstruction, switching, encoding, memory and storage, as ratios taken in one run.
 ///
-/// Every comparison is made within this process, its variants taking turns, and medians are compared. Files of a
-/// synthetic family need 4 GB in the temporary folder (or where they are kept) by default, 14 GB for ViT-L-14 with ten
-/// vectors. With --provider cuda or tensorrt also weights in the GPU's memory, and what encodes with them.
+/// Every comparison is made with its variants taking turns, in every precision unless --precision asks for one. Files
+/// of a synthetic family need 4 GB in the temporary folder (or where they are kept) by default, 14 GB for ViT-L-14 with
+/// ten vectors. With --provider cuda or tensorrt also weights in the GPU's memory, and what encodes with them.
 /// docs/performance.md tells what each figure is.
 #[derive(Parser)]
 #[command(name = "taskbasis bench", bin_name = "taskbasis bench", version, max_term_width = 110)]
@@ -44,6 +46,12 @@ pub struct Bench {
     /// Keep the synthetic family's files in this folder, and use those that are there.
     #[arg(long, value_name = "FOLDER", conflicts_with = "basis")]
     pub keep_files: Option<OutPath>,
+
+    /// Measure OpenVINO in f32 and bf16, ONNX Runtime's dynamic int8 and PyTorch in bf16, too, in turns with taskbasis
+    /// on the same weights, images and threads: a Python, or the folder of an environment, with the packages openvino,
+    /// onnxruntime, onnx, torch and numpy, or some of them.
+    #[arg(long, value_name = "PYTHON", value_hint = clap::ValueHint::ExecutablePath)]
+    pub peers: Option<PathBuf>,
 
     /// Measure these alone.
     #[arg(long, value_name = "PART", value_delimiter = ',', value_enum)]
@@ -122,6 +130,7 @@ impl Options for Bench {
             let unheard = [
                 option!(Self, only),
                 option!(Self, quick),
+                option!(Self, peers),
                 option!(EncoderArgs, batch),
                 option!(EncoderArgs, built_graph),
                 option!(EncoderArgs, optimise_graph),
@@ -142,9 +151,10 @@ impl Bench {
         }
         let graph =
             [option!(EncoderArgs, graph), option!(EncoderArgs, built_graph), option!(EncoderArgs, optimise_graph)];
-        let rules: [(&[Part], Vec<clap::Id>); 4] = [
-            (&[Part::Reconstruct, Part::Storage, Part::Device], vec![option!(Self, formats)]),
+        let rules: [(&[Part], Vec<clap::Id>); 5] = [
+            (&[Part::Reconstruct, Part::Switch, Part::Storage, Part::Device], vec![option!(Self, formats)]),
             (&[Part::Encode], graph.to_vec()),
+            (&[Part::Encode], vec![option!(Self, peers)]),
             (&[Part::Encode, Part::Device], vec![option!(EncoderArgs, batch)]),
             (&[Part::Open, Part::Switch, Part::Encode, Part::Memory, Part::Device], EncoderArgs::running()),
         ];

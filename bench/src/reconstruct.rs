@@ -11,6 +11,7 @@ use taskbasis::{Basis, Checkpoint, Error, ReconstructOptions, Result, Weights};
 use super::Setup;
 use super::family::{InTurn, basis_of, first_vectors};
 use super::memcpy::MemcpyBaseline;
+use super::packed::{self, Packed};
 use super::samples::{Samples, Variant, digits, repeat, take_turns, time};
 
 #[derive(Serialize)]
@@ -27,6 +28,8 @@ pub struct Reconstruct {
     pub copy: Vec<CopyRate>,
     /// Every format, number of vectors and number of threads.
     pub cases: Vec<Case>,
+    /// Weights in the forms that encoders of each precision take, from each format.
+    pub packed: Vec<Packed>,
     /// All vectors, into memory that is fresh from the operating system.
     pub fresh_ms: Samples,
     /// All vectors, with base and basis opened just before: their pages are in the page cache, and not yet mapped.
@@ -81,6 +84,7 @@ pub fn measure(setup: &Setup<'_>) -> Result<Reconstruct> {
         cases.extend(more);
     }
 
+    let packed = packed::measure(setup, rounds)?;
     let model = setup.family.open(setup.threads, 0)?;
     let (base, basis) = (model.base(), basis_of(&model)?);
     let all = first_vectors(basis, basis.vectors(), 0);
@@ -105,6 +109,7 @@ pub fn measure(setup: &Setup<'_>) -> Result<Reconstruct> {
         over_own_format,
         copy,
         cases,
+        packed,
         fresh_ms,
         first_ms: Samples::of(first),
         cold,
@@ -126,7 +131,7 @@ fn with_threads(setup: &Setup<'_>, threads: usize, rounds: usize) -> Result<(Cop
         let model = setup.family.open_format(path, threads, setup.about.weights_bytes)?;
         for vectors in setup.vector_counts() {
             cases.push((format.clone(), vectors, bytes_moved(model.base(), basis_of(&model)?, vectors)));
-            let mut in_turn = InTurn::new(&model, vectors)?;
+            let mut in_turn = InTurn::new(&model, vectors, None)?;
             variants.push(Box::new(move || in_turn.reconstruct()));
         }
     }

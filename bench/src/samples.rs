@@ -46,6 +46,32 @@ impl Samples {
     }
 }
 
+/// How long one thing takes over another that took turns with it. A round's ratio is of two runs that followed each
+/// other closely, so that what else the machine did then is in both.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Ratio {
+    /// The median of the rounds' ratios.
+    pub median: f64,
+    pub p25: f64,
+    pub p75: f64,
+    pub rounds: usize,
+}
+
+impl Ratio {
+    /// `these` over `those`, round by round.
+    pub fn of(these: &Samples, those: &Samples) -> Self {
+        let mut ratios: Vec<f64> = these.each.iter().zip(&those.each).map(|(a, b)| a / b).collect();
+        ratios.sort_by(f64::total_cmp);
+        let at = |q| quantile(&ratios, q);
+        Self { median: at(0.5), p25: at(0.25), p75: at(0.75), rounds: ratios.len() }
+    }
+
+    /// `0.33 (0.32–0.35)`: the median, and between which values half of the rounds lie.
+    pub fn text(&self) -> String {
+        format!("{} ({}–{})", digits(self.median), digits(self.p25), digits(self.p75))
+    }
+}
+
 /// The quantile by the nearest rank, so that it is always a value that was measured; 0 where there is none.
 pub fn quantile(sorted: &[f64], q: f64) -> f64 {
     let rank = (q * sorted.len() as f64).ceil() as usize;
@@ -139,6 +165,19 @@ mod tests {
         assert_eq!((samples.p95, samples.p99, samples.max, samples.runs), (95.0, 99.0, 100.0, 100));
         let one = Samples::of(vec![7.0]);
         assert_eq!((one.min, one.median, one.p99), (7.0, 7.0, 7.0));
+    }
+
+    /// What slows both down in one round leaves that round's ratio as it is.
+    #[test]
+    fn a_ratio_is_of_rounds_not_of_medians() {
+        let those = Samples::of(vec![10.0, 100.0, 20.0, 40.0, 1000.0]);
+        let these = Samples::of(those.each.iter().map(|ms| ms / 4.0).collect());
+        assert_eq!(Ratio::of(&these, &those), Ratio { median: 0.25, p25: 0.25, p75: 0.25, rounds: 5 });
+        let these = Samples::of(vec![1.0, 20.0, 6.0, 16.0, 500.0]);
+        let ratio = Ratio::of(&these, &those);
+        assert_eq!(ratio, Ratio { median: 0.3, p25: 0.2, p75: 0.4, rounds: 5 });
+        assert_eq!(ratio.text(), "0.300 (0.200–0.400)");
+        assert!(ratio.median != these.median / those.median);
     }
 
     #[test]

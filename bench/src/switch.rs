@@ -1,19 +1,22 @@
 //! Switching: from a task's name to its first embedding.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use taskbasis::{
-    Encoder, EncoderOptions, Promotion, ReconstructOptions, Residency, Result, TaskExpr, Weights, WeightsOn,
+    Encoder, EncoderOptions, Model, Precision, Promotion, Residency, Result, TaskExpr, TaskWeights, WeightsOn,
 };
 
 use super::Setup;
 use super::family::{Dice, basis_of, recoverable};
-use super::frozen::FrozenFile;
+use super::never_seen::{self, NeverSeen};
 use super::samples::{Samples, Variant, digits, paired_difference, repeat, take_turns, time};
 use crate::output;
 
 #[derive(Serialize)]
 pub struct Switch {
-    /// Opening a session on a task's own `.onnx` and its first embedding, over the same with taskbasis.
+    /// Opening a session on a task's own `.onnx` and its first embedding, over the same with taskbasis in the first
+    /// precision that is measured, from the basis's own format.
     pub vs_reload: f64,
     /// The time that naming another task that is in the cache costs over running the same weights again: as much as
     /// calls without images show, or more where whole runs show more with 95 % confidence.
@@ -44,12 +47,8 @@ pub struct Switch {
     pub streamed_ms: Samples,
     /// Bytes of weights that a run of `streamed_ms` holds at most.
     pub streamed_weight_bytes: usize,
-    /// A new session on the task's own `.onnx`, page cache warm, and its first embedding.
-    pub reload_ms: Samples,
-    /// The part of `reload_ms` until the session was there.
-    pub reload_open_ms: Samples,
-    /// taskbasis, taking turns with `reload_ms`.
-    pub beside_reload_ms: Samples,
+    /// The same in every precision, and from q4 vectors, beside a new session.
+    pub never_seen: Vec<NeverSeen>,
     /// The number of tasks that the sequence was drawn from.
     pub tasks: usize,
 }
@@ -57,35 +56,40 @@ pub struct Switch {
 pub fn measure(setup: &Setup<'_>) -> Result<Switch> {
     let encoder = setup.encoder(Promotion::Off)?;
     let pixels = setup.pixels(1);
+    let named = |model: &Arc<Model>, task: &TaskExpr| -> Result<TaskWeights> {
+        Ok(model.weights(task)?.in_layout(encoder.layout()))
+    };
     // Room for one task: every switch finds the memory of the one before, and nothing else.
-    let cold = setup.family.open(setup.threads, setup.about.weights_bytes)?;
+    let cold = setup.family.open(setup.threads, setup.family.weights_bytes_in(Some(encoder.layout()))?)?;
     let tasks = recoverable(basis_of(&cold)?)?;
     let mut turn = Sequence::new(tasks.clone());
     // From the name to the embedding; also how long it took until the weights were there.
     let switch = |task: &TaskExpr| -> Result<(f64, f64)> {
         let (ms, until_ready) = time(|| {
-            let (ms, weights) = time(|| cold.weights(task)?.get())?;
+            let (ms, weights) = time(|| named(&cold, task)?.get())?;
             encoder.encode(&weights, &pixels, 1)?;
             Ok(ms)
         })?;
         Ok((ms, until_ready))
     };
 
-    let (reload_ms, reload_open_ms, beside_reload_ms) = reload(setup, &tasks, &pixels, &mut |task| switch(task))?;
+    let never_seen = never_seen::measure(setup, &tasks, &pixels)?;
 
     // None of the model's, which would find what is held here instead of reconstructing it.
-    let held = Weights::reconstruct(cold.base(), basis_of(&cold)?, &tasks[0], &ReconstructOptions::default())?;
+    let held = named(&setup.family.open(setup.threads, 0)?, &tasks[0])?.get()?;
     // Two tasks are enough to change between, and fit where eight would not.
     let warm = setup.family.open(setup.threads, usize::MAX)?;
     let cached: Vec<&TaskExpr> = tasks.iter().take(2).collect();
     for task in &cached {
-        warm.weights(task)?.get()?;
+        named(&warm, task)?.get()?;
     }
     let blockwise = EncoderOptions {
         residency: Residency::Blockwise,
         promotion: Promotion::Off,
         weights_on: WeightsOn::Host,
         cuda_graphs: false,
+        // Blocks are not packed.
+        precision: Precision::F32.into(),
         ..setup.encoder.clone()
     };
     let streamed = Encoder::new(&setup.about.arch, &blockwise)?;
@@ -95,7 +99,7 @@ pub fn measure(setup: &Setup<'_>) -> Result<Switch> {
         Box::new(|| time(|| encoder.encode(&held, &pixels, 1)).map(|(ms, _)| ms)),
         Box::new(|| {
             which = (which + 1) % cached.len();
-            time(|| encoder.encode(&warm.weights(cached[which])?.get()?, &pixels, 1)).map(|(ms, _)| ms)
+            time(|| encoder.encode(&named(&warm, cached[which])?.get()?, &pixels, 1)).map(|(ms, _)| ms)
         }),
         Box::new(|| {
             let (ms, until_ready) = switch(turn.next())?;
@@ -117,12 +121,12 @@ pub fn measure(setup: &Setup<'_>) -> Result<Switch> {
         Box::new(|| time(|| encoder.encode(&held, &[], 0)).map(|(ms, _)| ms)),
         Box::new(|| {
             which = (which + 1) % cached.len();
-            time(|| encoder.encode(&warm.weights(cached[which])?.get()?, &[], 0)).map(|(ms, _)| ms)
+            time(|| encoder.encode(&named(&warm, cached[which])?.get()?, &[], 0)).map(|(ms, _)| ms)
         }),
     ];
     let calls = take_turns(1000, &mut calls)?;
     let (call_difference, _) = paired_difference(&calls[1].each, &calls[0].each);
-    let lookup_ms = repeat(1000, || warm.weights(&tasks[0])?.get())?;
+    let lookup_ms = repeat(1000, || named(&warm, &tasks[0])?.get())?;
 
     let (again, named) = (both.swap_remove(0), both.swap_remove(0));
     let (run_difference, run_interval) = paired_difference(&named.each, &again.each);
@@ -132,7 +136,7 @@ pub fn measure(setup: &Setup<'_>) -> Result<Switch> {
     let after: Vec<f64> = switch_ms.each.iter().zip(&reconstruct_ms.each).map(|(all, part)| all - part).collect();
     let (beyond_parts_ms, beyond_parts_interval_ms) = paired_difference(&after, &run_ms.each);
     Ok(Switch {
-        vs_reload: reload_ms.median / beside_reload_ms.median,
+        vs_reload: never_seen.first().map_or(f64::NAN, |own| own.precisions[0].reload_over.median),
         cached_overhead_ms: call_difference.max(run_interval[0]),
         cached_call_difference_ms: call_difference,
         cached_run_difference_ms: run_difference,
@@ -146,56 +150,24 @@ pub fn measure(setup: &Setup<'_>) -> Result<Switch> {
         lookup_ms,
         streamed_ms,
         streamed_weight_bytes: streamed.weight_bytes(),
-        reload_ms,
-        reload_open_ms,
-        beside_reload_ms,
+        never_seen,
         tasks: tasks.len(),
     })
 }
 
-/// Sessions on the tasks' own files, and switches with taskbasis, in turns.
-fn reload(
-    setup: &Setup<'_>,
-    tasks: &[TaskExpr],
-    pixels: &[f32],
-    switch: &mut dyn FnMut(&TaskExpr) -> Result<(f64, f64)>,
-) -> Result<(Samples, Samples, Samples)> {
-    let files = tasks.iter().take(2).map(|task| FrozenFile::write(setup, task)).collect::<Result<Vec<_>>>()?;
-    let opened = std::cell::RefCell::new(Vec::new());
-    let mut which = 0;
-    let mut turn = Sequence::new(tasks.to_vec());
-    let mut variants: Vec<Variant<'_>> = vec![
-        Box::new(|| {
-            which = (which + 1) % files.len();
-            let (ms, open_ms) = time(|| {
-                let (ms, session) = time(|| files[which].open(setup))?;
-                session.encode(pixels, 1)?;
-                Ok(ms)
-            })?;
-            opened.borrow_mut().push(open_ms);
-            Ok(ms)
-        }),
-        Box::new(|| switch(turn.next()).map(|(ms, _)| ms)),
-    ];
-    let mut samples = take_turns(if setup.quick { 3 } else { 11 }, &mut variants)?;
-    drop(variants);
-    let (reload, beside) = (samples.swap_remove(0), samples.swap_remove(0));
-    Ok((reload, Samples::of(opened.into_inner().split_off(1)), beside))
-}
-
 /// Tasks at random, never one twice in a row where there is another.
-struct Sequence {
+pub struct Sequence {
     tasks: Vec<TaskExpr>,
     dice: Dice,
     last: usize,
 }
 
 impl Sequence {
-    fn new(tasks: Vec<TaskExpr>) -> Self {
+    pub fn new(tasks: Vec<TaskExpr>) -> Self {
         Self { last: tasks.len() - 1, tasks, dice: Dice::new(1) }
     }
 
-    fn next(&mut self) -> &TaskExpr {
+    pub fn next(&mut self) -> &TaskExpr {
         let others = self.tasks.len() - 1;
         self.last = (self.last + 1 + self.dice.below(others.max(1))) % self.tasks.len();
         &self.tasks[self.last]
@@ -229,8 +201,7 @@ impl Switch {
                 "another task, a block at a time".into(),
                 self.streamed_ms.text() + &format!(", {} of weights", output::bytes(self.streamed_weight_bytes as u64)),
             ],
-            ["a session on the task's own .onnx".into(), self.reload_ms.text() + &tail(&self.reload_ms)],
-            ["  over taskbasis".into(), format!("{} ×", digits(self.vs_reload))],
+            ["a new session on the task's own .onnx, over that".into(), format!("{} ×", digits(self.vs_reload))],
         ]
     }
 }

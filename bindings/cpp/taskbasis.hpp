@@ -518,6 +518,7 @@ struct encoder_options {
     std::size_t resize_edge = 0;
     std::uint32_t self_test = TB_SELF_TEST_AUTO;
     std::uint32_t residency = TB_RESIDENCY_WHOLE;
+    std::uint32_t precision = TB_PRECISION_F32;
 };
 
 // The image encoder of one architecture; every call names its weights.
@@ -568,6 +569,7 @@ public:
         options.resize_edge = how.resize_edge;
         options.self_test = how.self_test;
         options.residency = how.residency;
+        options.precision = how.precision;
         tb_encoder *handle = nullptr;
         if (auto failed = detail::call(tb_encoder_create, of.get(), &options, &handle)) {
             return *std::move(failed);

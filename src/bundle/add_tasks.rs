@@ -7,8 +7,9 @@ use std::path::Path;
 
 use indexmap::IndexMap;
 
-use super::chunks::{chunks, in_chunks, read};
+use super::chunks::{in_chunks, is_same, read};
 use super::format::{Metadata, Role};
+use super::gate::PrecisionMeasure;
 use super::items::{head_items, recovery_item, vector_item};
 use super::measure::{Gram, ratio};
 use super::opened::Bundle;
@@ -21,7 +22,7 @@ use crate::checkpoint::{Checkpoint, lacking};
 use crate::did_you_mean::unknown;
 use crate::error::{Error, ErrorKind, Result};
 use crate::heads::Head;
-use crate::tensor::{BlockFormat, DType, Source, Tensor, try_zeroed};
+use crate::tensor::{BlockFormat, Source, Tensor, try_zeroed};
 use crate::tower::Arch;
 
 /// A task to be added.
@@ -79,6 +80,8 @@ pub struct BundleUpdate<'a> {
     fits: Vec<TaskFit>,
     /// The golden embedding that takes the place of the bundle's.
     golden: Option<Vec<f32>>,
+    /// What was measured of precisions, in the place of what the bundle tells.
+    precision: Option<PrecisionMeasure>,
     threads: usize,
 }
 
@@ -115,6 +118,7 @@ impl<'a> BundleUpdate<'a> {
             residuals: Vec::new(),
             fits: Vec::new(),
             golden: None,
+            precision: None,
             threads: 0,
         })
     }
@@ -122,6 +126,14 @@ impl<'a> BundleUpdate<'a> {
     /// Gives the bundle this golden embedding.
     pub(super) fn golden(&mut self, embedding: Vec<f32>) {
         self.golden = Some(embedding);
+    }
+
+    /// Gives the bundle what was measured of precisions, which must be over the bundle as it is
+    /// ([`Bundle::measure_precision`]). With new tasks or residuals there is nothing that was measured over those:
+    /// [`BundleUpdate::write`] leaves this out, and what the bundle told before.
+    pub fn precision(&mut self, measure: PrecisionMeasure) -> &mut Self {
+        self.precision = Some(measure);
+        self
     }
 
     /// Threads; 0, the default, means one per processor. The bytes do not depend on them.
@@ -242,6 +254,8 @@ impl<'a> BundleUpdate<'a> {
         let first_new = metadata.basis.residuals.len();
         let new_residuals = self.residuals.iter().map(|residual| self.metadata.basis.tasks[residual.task].clone());
         metadata.basis.residuals.extend(new_residuals);
+        let is_grown = !self.fits.is_empty();
+        metadata.precision = self.precision.take().or(metadata.precision).filter(|_| !is_grown);
         let vectors = metadata.basis.vectors;
         let table: Vec<f64> = (0..vectors).flat_map(|m| self.columns.iter().map(move |column| column[m])).collect();
         let added = self.added_parameters()?;
@@ -467,23 +481,4 @@ impl Span {
             unchanged: self.unchanged,
         }
     }
-}
-
-/// Whether two tensors hold the same values, once `tensor` is rounded to the base's type.
-fn is_same(tensor: &Tensor, base: &Tensor) -> Result<bool> {
-    let format = match base.dtype() {
-        DType::F16 => VectorFormat::F16,
-        DType::BF16 => VectorFormat::BF16,
-        _ => VectorFormat::F32,
-    };
-    for range in chunks(base.numel()) {
-        let mut of_base = try_zeroed::<f32>(range.len())?;
-        base.read_f32(range.start, &mut of_base)?;
-        let mut tuned = try_zeroed::<f32>(range.len())?;
-        tensor.read_f32(range.start, &mut tuned)?;
-        if format.encode(&tuned)?.values != of_base {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }

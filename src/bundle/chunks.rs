@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
+use super::quantise::VectorFormat;
 use crate::error::Result;
 use crate::kernel::share;
-use crate::tensor::{BLOCK, Source, try_with_room, try_zeroed};
+use crate::tensor::{BLOCK, DType, Source, Tensor, try_with_room, try_zeroed};
 
 /// Elements that a thread takes at a time; whole blocks.
 pub(super) const CHUNK: usize = 256 * BLOCK;
@@ -42,4 +43,23 @@ pub(super) fn read(source: &Source, range: &Range<usize>) -> Result<Vec<f32>> {
     let mut values = try_zeroed::<f32>(range.len())?;
     source.read_f32(range.start, &mut values)?;
     Ok(values)
+}
+
+/// Whether two tensors hold the same values, once `tensor` is rounded to the base's type.
+pub(super) fn is_same(tensor: &Tensor, base: &Tensor) -> Result<bool> {
+    let format = match base.dtype() {
+        DType::F16 => VectorFormat::F16,
+        DType::BF16 => VectorFormat::BF16,
+        _ => VectorFormat::F32,
+    };
+    for range in chunks(base.numel()) {
+        let mut of_base = try_zeroed::<f32>(range.len())?;
+        base.read_f32(range.start, &mut of_base)?;
+        let mut tuned = try_zeroed::<f32>(range.len())?;
+        tensor.read_f32(range.start, &mut tuned)?;
+        if format.encode(&tuned)?.values != of_base {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

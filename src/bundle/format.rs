@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::fingerprint::Fingerprint;
+use super::gate::PrecisionMeasure;
 use crate::basis::Method;
 use crate::error::{Error, Result};
 use crate::heads::Head;
@@ -49,6 +50,8 @@ pub(super) mod key {
     pub(in super::super) const PREPROCESS: &str = "taskbasis.preprocess";
     pub(in super::super) const TOWER: &str = "taskbasis.tower";
     pub(in super::super) const UNNORMALISED: &str = "taskbasis.unnormalised";
+    /// Not `taskbasis.…`: readers that do not know it pass over it.
+    pub(in super::super) const PRECISION: &str = "measured.precision";
 }
 
 /// The prefixes and words that the names of tensors are made of.
@@ -298,6 +301,8 @@ pub(super) struct Metadata {
     pub(super) graph: Option<GraphMap>,
     pub(super) lambda: Lambdas,
     pub(super) preprocess: PreprocessRecord,
+    /// What was measured of precisions, over these or over other tasks.
+    pub(super) precision: Option<PrecisionMeasure>,
     /// Tasks whose heads take embeddings as they are, not normalised; the key is absent where there is none.
     pub(super) unnormalised: BTreeSet<String>,
     /// The program that wrote the file, or nothing: people read it, no program does.
@@ -340,6 +345,7 @@ impl Metadata {
             graph: metadata.contains_key(key::GRAPH).then(|| field(metadata, key::GRAPH)).transpose()?,
             lambda: field(metadata, key::LAMBDA)?,
             preprocess: field(metadata, key::PREPROCESS)?,
+            precision: metadata.contains_key(key::PRECISION).then(|| field(metadata, key::PRECISION)).transpose()?,
             unnormalised: match metadata.contains_key(key::UNNORMALISED) {
                 true => field(metadata, key::UNNORMALISED)?,
                 false => BTreeSet::new(),
@@ -405,14 +411,17 @@ impl Metadata {
         fn sorted<V: Serialize>(map: &HashMap<String, V>) -> std::collections::BTreeMap<&String, &V> {
             map.iter().collect()
         }
-        let mut all = vec![
-            (key::VERSION, VERSION.to_string()),
+        let mut all = vec![(key::VERSION, VERSION.to_string())];
+        if let Some(measure) = &self.precision {
+            all.push((key::PRECISION, text(measure)?));
+        }
+        all.extend([
             (key::ARCH, text(&Arch { variant: Variant::default(), ..self.arch.clone() })?),
             (key::BASE, text(&self.base)?),
             (key::BASIS, text(&self.basis)?),
             (key::BLOCKS, text(&sorted(&self.blocks))?),
             (key::CLASSES, text(&sorted(&self.classes))?),
-        ];
+        ]);
         if let Some(map) = &self.graph {
             all.push((key::GRAPH, text(map)?));
         }

@@ -1,9 +1,11 @@
-//! The golden embedding of a bundle that is packed: computed over the written file, then put into it.
+//! What is computed over a bundle that is packed, and then put into it: the golden embedding, and what was measured of
+//! precisions.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use super::add_tasks::BundleUpdate;
+use super::gate::{Gate, GateProgress, PrecisionMeasure};
 use super::opened::Bundle;
 use super::pack::{BaseFormat, Packer};
 use crate::checkpoint::Checkpoint;
@@ -11,28 +13,63 @@ use crate::encoder::{Agreement, Encoder, EncoderOptions, Golden, SelfTest};
 use crate::error::{Error, Result};
 use crate::weights::{Model, ModelOptions};
 
-impl Packer<'_> {
+/// What is computed with a bundle that is written, and then put into it.
+#[derive(Default)]
+pub(super) struct Computed<'a> {
+    /// The options of the encoder that computes the golden embedding, where one is wanted.
+    golden: Option<EncoderOptions>,
+    /// How precisions are measured, where they are, and what is told how far that has come.
+    gate: Option<(Gate, Box<dyn Fn(GateProgress) + 'a>)>,
+}
+
+impl<'a> Packer<'a> {
     /// Puts a golden embedding into the bundles that are written from here on, computed by an encoder with these
     /// options; with `None`, the default, there is none. It costs an image's run and another pass over the file. Its
     /// last bits are those of this machine.
     pub fn golden(&mut self, options: Option<EncoderOptions>) -> &mut Self {
-        self.golden = options;
+        self.computed.golden = options;
         self
     }
 
-    /// Adds the golden embedding to the bundle at `path`, where one is wanted.
-    pub(super) fn add_golden(&self, path: &Path) -> Result<()> {
-        let Some(options) = &self.golden else { return Ok(()) };
+    /// Measures what the tasks of the bundles that are written from here on lose in lower precisions, and has them tell
+    /// it: [`PrecisionChoice::Auto`](crate::PrecisionChoice::Auto) then runs what passed. It costs what
+    /// [`Bundle::measure_precision`] does, and another pass over the file. `progress` is told how far it has come.
+    ///
+    /// # Errors
+    /// As [`Gate::check`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a bundle that carries a graph.
+    pub fn gate(&mut self, gate: Gate, progress: impl Fn(GateProgress) + 'a) -> Result<&mut Self> {
+        gate.check()?;
+        self.computed.gate = Some((gate, Box::new(progress)));
+        Ok(self)
+    }
+
+    /// Adds to the bundle at `path` what is computed with it, where that is wanted: the golden embedding, and what was
+    /// measured of precisions, which is given.
+    pub(super) fn add_computed(&self, path: &Path) -> Result<Option<PrecisionMeasure>> {
+        let Computed { golden, gate } = &self.computed;
+        if golden.is_none() && gate.is_none() {
+            return Ok(None);
+        }
         let bundle = Bundle::open(path)?;
         let base = (self.base_format == BaseFormat::LeftOut).then_some(self.base);
-        let copy = |base: &Checkpoint| {
-            let tensors = base.image_tower().map(|(name, tensor)| (name.to_owned(), tensor.clone()));
-            Checkpoint::from_tensors(base.path(), base.format(), tensors.collect())
+        let copy = || {
+            let copy = base.map(|base| {
+                let tensors = base.image_tower().map(|(name, tensor)| (name.to_owned(), tensor.clone()));
+                Checkpoint::from_tensors(base.path(), base.format(), tensors.collect())
+            });
+            copy.transpose()
         };
-        let golden = bundle.compute_golden(base.map(copy).transpose()?, options)?;
         let mut update = BundleUpdate::new(&bundle, base)?;
-        update.golden(golden);
-        update.write(path, &[], &|_| {}).map(drop)
+        if let Some(options) = golden {
+            update.golden(bundle.compute_golden(copy()?, options)?);
+        }
+        let mut measured = None;
+        if let Some((gate, progress)) = gate {
+            let measure = measured.insert(bundle.measure_precision(copy()?, gate, progress)?);
+            update.precision(measure.clone());
+        }
+        update.write(path, &[], &|_| {})?;
+        Ok(measured)
     }
 }
 
@@ -92,11 +129,12 @@ impl Encoder {
     /// # Errors
     /// As [`Encoder::new`], [`Encoder::with_graph`] and [`Bundle::bound_graph`].
     pub fn of_bundle(bundle: &Bundle, model: &Arc<Model>, options: &EncoderOptions) -> Result<Self> {
-        let encoder = match bundle.bound_graph(model.base(), model.basis())? {
-            Some(graph) => Self::with_graph(bundle.arch(), &graph, options)?,
-            None => Self::new(bundle.arch(), options)?,
-        };
-        Ok(encoder.tested_by(bundle, model))
+        let (arch, graph) = (bundle.arch(), bundle.bound_graph(model.base(), model.basis())?);
+        let encoder = Self::with_measured(bundle, arch, graph.is_some(), options, |options| match &graph {
+            Some(graph) => Self::with_graph(arch, graph, options),
+            None => Self::new(arch, options),
+        });
+        Ok(encoder?.tested_by(bundle, model))
     }
 
     /// This encoder, whose first run is preceded by the test that [`SelfTest`] tells of, where `bundle` has a golden

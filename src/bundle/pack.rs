@@ -13,6 +13,8 @@ use super::add_tasks::{BundleUpdate, TaskFit};
 use super::choose::{FormatCosts, Formats};
 use super::fingerprint::Fingerprint;
 use super::format::{BaseRecord, BasisRecord, Lambdas, Metadata, PreprocessRecord, Role};
+use super::gate::PrecisionMeasure;
+use super::golden::Computed;
 use super::items::{head_items, recovery_item, vector_item};
 use super::measure::{Gram, RecoveryErrors, encode, ratio};
 use super::opened::Bundle;
@@ -21,7 +23,6 @@ use super::writer::{self, Item};
 use crate::atomic_file::replace_file;
 use crate::basis::{Basis, Parameter};
 use crate::checkpoint::{Checkpoint, is_image_tower};
-use crate::encoder::EncoderOptions;
 use crate::error::{Error, Result};
 use crate::heads::Head;
 use crate::mmap::Mapping;
@@ -75,8 +76,8 @@ pub struct Packer<'a> {
     residuals: Vec<WantedResidual>,
     costs: RefCell<Option<FormatCosts>>,
     threads: usize,
-    /// The options of the encoder that computes the golden embedding, where one is wanted.
-    pub(super) golden: Option<EncoderOptions>,
+    /// What is computed with the written file and then put into it.
+    pub(super) computed: Computed<'a>,
 }
 
 impl fmt::Debug for Packer<'_> {
@@ -119,6 +120,8 @@ pub struct PackReport {
     pub base_error: Option<f64>,
     /// The tasks whose fine-tuned checkpoints were given for a residual, with what the vectors lack of them.
     pub residuals: Vec<TaskFit>,
+    /// What was measured of precisions; `None` where nothing was.
+    pub precision: Option<PrecisionMeasure>,
     /// The formats, each with the number of parameters that have it.
     pub formats: Vec<(String, usize)>,
     /// Parameters outside the image tower that vectors change; no image encoder uses them, and they are left out.
@@ -142,8 +145,7 @@ impl<'a> Packer<'a> {
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where basis and base are not of one model.
     pub fn of_tower(base: &'a Checkpoint, basis: &'a Basis, tower: &TowerConfig) -> Result<Self> {
-        let arch = tower.arch.clone();
-        let preprocess = tower.preprocess.clone();
+        let (arch, preprocess) = (tower.arch.clone(), tower.preprocess.clone());
         check_models(base, basis)?;
         if basis.residuals().len() > 0 {
             return Err(Error::unsupported("a basis with residuals cannot be packed again").at(basis.path()));
@@ -165,7 +167,7 @@ impl<'a> Packer<'a> {
             preprocess,
             graph: None,
             residuals: Vec::new(),
-            golden: None,
+            computed: Computed::default(),
             costs: RefCell::new(None),
             threads: 0,
         })
@@ -318,7 +320,7 @@ impl<'a> Packer<'a> {
         writer::write(path, &metadata, items)?;
 
         let residuals = self.add_residuals(path)?;
-        self.add_golden(path)?;
+        let precision = self.add_computed(path)?;
         let bundle = Bundle::open(path)?;
         let of_kind = |kinds: &[&str]| {
             bundle.sections().iter().filter(|section| kinds.contains(&section.kind)).map(|section| section.bytes).sum()
@@ -337,6 +339,7 @@ impl<'a> Packer<'a> {
             errors: RecoveryErrors::of(self.basis, &vectors, &errors),
             base_error: self.base_format.stored().map(|_| rounding.get().relative()),
             residuals,
+            precision,
             formats: formats.count().into_iter().map(|(format, n)| (format.name().to_owned(), n)).collect(),
             left_out: others.filter(|(_, parameter)| parameter.is_changed()).count(),
         })
@@ -389,6 +392,7 @@ impl<'a> Packer<'a> {
             graph: self.graph.as_ref().map(|(_, map)| map.clone()),
             lambda: self.lambdas,
             preprocess: PreprocessRecord::of(&self.preprocess),
+            precision: None,
             unnormalised: BTreeSet::new(),
             writer: concat!("taskbasis ", env!("CARGO_PKG_VERSION")).to_owned(),
         };

@@ -9,6 +9,7 @@ use super::guard::call;
 use super::handle::{self, Constants, Handle, Out, StructOut, Versioned};
 use super::logging::log_level;
 use super::precision::PRECISIONS;
+use super::residency::residency;
 use super::tower;
 use crate::encoder::{
     Encoder, EncoderOptions, Promotion, Provider, Residency, Runtime, SelfTest, TensorRtOptions, WeightsOn,
@@ -33,6 +34,8 @@ pub(super) struct OpenEncoder {
     provider: CString,
     fallback: Option<CString>,
     weights_fallback: Option<CString>,
+    precisions: CString,
+    precision_reason: Option<CString>,
     assumed: Option<CString>,
 }
 
@@ -62,14 +65,6 @@ pub const TB_SELF_TEST_AUTO: u32 = 0;
 pub const TB_SELF_TEST_ON: u32 = 1;
 /// No self-test.
 pub const TB_SELF_TEST_OFF: u32 = 2;
-
-/// All weights of a task, kept for the next run with the task: by the cache, or on the device. The default.
-pub const TB_RESIDENCY_WHOLE: u32 = 0;
-/// The weights of one block and what is outside the blocks, 40 MB instead of 351 for ViT-B-32
-/// (tb_encoder_properties.weight_bytes). Every run reconstructs them anew, past the cache: it takes a reconstruction
-/// longer, whatever the number of images. Embeddings agree with the other's to 1e-5, and are the same bits every time.
-/// It runs the built graph, and nothing is promoted.
-pub const TB_RESIDENCY_BLOCKWISE: u32 = 1;
 
 /// The graph that follows from the architecture.
 pub const TB_GRAPH_BUILT: u32 = 0;
@@ -173,8 +168,9 @@ pub struct tb_encoder_options {
     /// One of the TB_RESIDENCY_ constants: how much of a task's weights a run has in memory.
     pub residency: usize,
     /// One of the TB_PRECISION_ constants: the type that the matrices of linear layers are multiplied in, on the CPU.
-    /// With others than TB_PRECISION_F32 nothing is promoted (TB_ERR_UNSUPPORTED with a GPU's provider, or a graph of
-    /// which no linear layer is recognised).
+    /// With TB_PRECISION_BF16 and TB_PRECISION_INT8 a GPU's provider, and a graph of which no linear layer is
+    /// recognised, are TB_ERR_UNSUPPORTED; TB_PRECISION_AUTO is TB_PRECISION_F32 there, and for every graph but the
+    /// built one.
     pub precision: usize,
 }
 
@@ -242,8 +238,13 @@ pub struct tb_encoder_properties {
     pub interpolation: u32,
     /// The pixels that sides are resized to before the image is cropped.
     pub resize_edge: usize,
-    /// One of the TB_PRECISION_ constants.
+    /// One of the TB_PRECISION_ constants, never TB_PRECISION_AUTO: of several the narrowest type.
     pub precision: usize,
+    /// The precision of each kind of layer: `f32`, `bf16`, `int8`, or those of
+    /// `patches=bf16,qkv=int8,out=int8,fc=int8,proj=bf16`.
+    pub precisions: *const c_char,
+    /// The reason why TB_PRECISION_AUTO took these: what was measured, or why f32 runs; NULL without it.
+    pub precision_reason: *const c_char,
 }
 
 // SAFETY: repr(C), the size first, and every field may be zero.
@@ -297,6 +298,8 @@ pub unsafe extern "C" fn tb_encoder_create(
             provider: handle::c_text(encoder.execution().provider.name()),
             fallback: encoder.execution().fallback.as_deref().map(handle::c_text),
             weights_fallback: encoder.execution().weights_fallback.as_deref().map(handle::c_text),
+            precisions: handle::c_text(&encoder.precisions().to_string()),
+            precision_reason: encoder.execution().precision_reason.as_deref().map(handle::c_text),
             encoder,
         }));
         Ok(())
@@ -399,15 +402,6 @@ const PLACES_OF_WEIGHTS: Constants<WeightsOn, 3> = Constants {
     ],
 };
 
-/// `streamed` is the option that there was before.
-fn residency(number: usize, streamed: usize) -> Result<Residency> {
-    match u32::try_from(number) {
-        Ok(TB_RESIDENCY_WHOLE) if streamed == 0 => Ok(Residency::Whole),
-        Ok(TB_RESIDENCY_WHOLE | TB_RESIDENCY_BLOCKWISE) => Ok(Residency::Blockwise),
-        _ => Err(Error::invalid("no such residency").expected("one of TB_RESIDENCY_…").got(number)),
-    }
-}
-
 fn check_image_size(arch: &Arch, asked: u32) -> Result<()> {
     match positive(asked) {
         Some(size) if size != arch.image_size() => {
@@ -461,7 +455,9 @@ pub unsafe extern "C" fn tb_encoder_info(
             resize: tower::RESIZE_MODES.number(open.preprocess.resize()),
             interpolation: tower::INTERPOLATIONS.number(open.preprocess.interpolation()),
             resize_edge: open.preprocess.edge(),
-            precision: PRECISIONS.number(encoder.precision()) as usize,
+            precision: PRECISIONS.number(encoder.precisions().narrowest().into()) as usize,
+            precisions: open.precisions.as_ptr(),
+            precision_reason: open.precision_reason.as_ref().map_or(std::ptr::null(), |why| why.as_ptr()),
             graph: match encoder.graph() {
                 None => TB_GRAPH_BUILT,
                 Some(graph) if graph.is_embedded() => TB_GRAPH_BUNDLE,

@@ -23,8 +23,8 @@ pub const TB_PROMOTION_STATE_UNNEEDED: i32 = 4;
 /// Gives these weights a session of their own on this encoder, unless they have one: their matrices are packed once, as
 /// ONNX Runtime's kernels like them best, instead of in every run. It is built by a thread of low priority while runs
 /// go on, takes over from one run to the next, takes as much memory as the weights in the budget of the basis's cache,
-/// and is dropped there when it has not been used for longest. The built graph on the CPU takes packed weights and gains
-/// nothing from it: there nothing is done, and TB_OK returned.
+/// and is dropped there when it has not been used for longest. The built graph on the CPU takes packed weights and
+/// gains nothing from it: there nothing is done, and TB_OK returned.
 ///
 /// @param wait  not zero: return when the session is there, or could not be built
 /// @return TB_OK; TB_ERR_INVALID_ARGUMENT with TB_PROMOTION_OFF, TB_ERR_UNSUPPORTED with TB_RESIDENCY_BLOCKWISE;

@@ -190,12 +190,13 @@ pub unsafe extern "C" fn tb_weights_coefficients(
 }
 
 /// Reconstructs now, unless the weights are ready: afterwards the first call that needs them finds them in the cache,
-/// as far as its budget goes.
+/// as far as its budget goes. They are made in the form that the encoder of the basis takes that was made or used last;
+/// where there is none yet, and for tb_weights_tensor(), one f32 after another.
 ///
 /// @return TB_OK; TB_ERR_MISMATCH where base and basis are not of one model; TB_ERR_OUT_OF_MEMORY
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_weights_prepare(weights: *const tb_weights, err: *mut *mut tb_error) -> tb_status {
-    call!(err, handle::borrow(weights)?.weights.get().map(drop))
+    call!(err, handle::borrow(weights)?.weights.prepare())
 }
 
 /// Reconstructs the weights in the background, unless they are ready, and returns at once. A failure shows when

@@ -15,6 +15,7 @@ use super::golden::Golden;
 use super::graph::{EncoderGraph, WeightSource};
 use super::options::{EncoderOptions, Promotion, Residency, SelfTest, WeightsOn};
 use super::pool::Turns;
+use super::precision_choice::PrecisionChoice;
 use super::promote::Promotions;
 use super::provider::target::Target;
 use super::provider::{self, Execution, precision};
@@ -22,10 +23,14 @@ use super::runtime::Runtime;
 use super::session::SessionSetup;
 use super::{finite, memory, operator, width};
 use crate::error::{Error, ErrorKind, Result};
-use crate::kernel::linear::Precision;
 use crate::onnx::BoundGraph;
 use crate::tensor::try_zeroed;
+use crate::tower::LayerPrecisions;
 use crate::tower::arch::Arch;
+
+/// Why an encoder runs in f32 that was asked for the fastest precision that was measured.
+const UNMEASURED: &str = "nothing was measured: no bundle says what passed";
+const ONLY_BUILT: &str = "only the built graph can be run in another precision";
 
 /// The image encoder of one architecture, for any weights of that architecture. Shareable between threads.
 ///
@@ -44,7 +49,6 @@ pub struct Encoder {
     pub(super) setup: SessionSetup,
     pub(super) execution: Execution,
     pub(super) residency: Residency,
-    pub(super) precision: Precision,
     pub(super) engine: Box<dyn Engine>,
     /// Half floats have given the CPU's embeddings.
     pub(super) is_precise: AtomicBool,
@@ -63,7 +67,7 @@ impl Encoder {
     /// more than [`max_threads`](crate::kernel::max_threads); [`ErrorKind::Runtime`] when ONNX Runtime refuses the graph.
     pub fn new(arch: &Arch, options: &EncoderOptions) -> Result<Self> {
         Self::over(arch.clone(), options, |target| match target.is_cpu() && options.residency == Residency::Whole {
-            true => EncoderGraph::own(arch, options.precision.into()),
+            true => EncoderGraph::own(arch, options.precision.known()),
             false => EncoderGraph::built(arch),
         })
     }
@@ -87,7 +91,7 @@ impl Encoder {
         // What the graph gives may be something else than the projected embedding.
         arch.embed_dim = width::of(&on_cpu, graph, &arch).map_err(|e| graph.explain(e))?;
         let encoder = Self::over(arch, options, |target| match target.is_cpu() {
-            true => EncoderGraph::packed(graph, options.precision.into()),
+            true => EncoderGraph::packed(graph, options.precision.known()),
             false => EncoderGraph::new(graph),
         });
         encoder.map_err(|e| graph.explain(e))
@@ -111,7 +115,7 @@ impl Encoder {
         let create = |setup: &SessionSetup| {
             let feed = Arc::new(Feed::new(arch.clone(), graph(&setup.target)?));
             if options.residency == Residency::Blockwise {
-                let engine = BlockwiseEngine::new(&feed.arch, options.precision.into(), setup, &turns)?;
+                let engine = BlockwiseEngine::new(&feed.arch, options.precision.known(), setup, &turns)?;
                 return Ok((feed, Box::new(engine) as Box<dyn Engine>, WeightsOn::Host, None));
             }
             let (engine, weights_on, why): (Box<dyn Engine>, _, _) = match choose(&setup.target)? {
@@ -126,6 +130,11 @@ impl Encoder {
         execution.nodes = engine.nodes()?;
         execution.weights_on = weights_on;
         execution.weights_fallback = why;
+        let (is_users, is_cpu) = (feed.graph.is_users(), setup.target.is_cpu());
+        let is_packed = is_cpu && (!is_users || feed.graph.takes_packed());
+        execution.precisions = if is_packed { options.precision.known() } else { LayerPrecisions::default() };
+        let why = if is_users { ONLY_BUILT } else { UNMEASURED };
+        execution.precision_reason = (options.precision == PrecisionChoice::Auto).then(|| why.to_owned());
         let policy = match options.promotion {
             _ if options.residency == Residency::Blockwise => Promotion::Off,
             // Packed weights gain nothing from a session of their own.
@@ -137,7 +146,6 @@ impl Encoder {
         Ok(Self {
             execution,
             residency: options.residency,
-            precision: options.precision,
             engine,
             is_precise: AtomicBool::new(false),
             promotions: Promotions::new(policy, &feed, &setup, &turns),
@@ -346,15 +354,22 @@ impl Encoder {
         self.residency
     }
 
-    /// The type that the matrices of linear layers are multiplied in; of a user's graph, those that are packed.
-    pub fn precision(&self) -> Precision {
-        self.precision
+    /// The types that the matrices of linear layers are multiplied in; of a user's graph, those that are packed.
+    /// [`Encoder::execution`] says why, where [`PrecisionChoice::Auto`] chose.
+    pub fn precisions(&self) -> LayerPrecisions {
+        self.execution.precisions
+    }
+
+    /// Says why these precisions were taken.
+    pub(crate) fn with_precision_reason(mut self, reason: String) -> Self {
+        self.execution.precision_reason = Some(reason);
+        self
     }
 
     /// Bytes of weights that one run needs in memory at a time.
     pub fn weight_bytes(&self) -> usize {
         match self.residency {
-            Residency::Whole if self.precision != Precision::F32 => self.feed.graph.nbytes(),
+            Residency::Whole if !self.precisions().is_f32() => self.feed.graph.nbytes(),
             Residency::Whole => self.arch().parameter_count() * size_of::<f32>(),
             Residency::Blockwise => blockwise::weight_bytes(self.arch()),
         }

@@ -19,6 +19,7 @@ mod options;
 mod ort_error;
 mod plain_session;
 mod pool;
+mod precision_choice;
 mod promote;
 mod provider;
 mod runtime;
@@ -37,6 +38,7 @@ pub use image::Encoder;
 pub use options::{EncoderOptions, Promotion, Provider, Residency, SelfTest, TensorRtOptions, WeightsOn};
 #[doc(hidden)]
 pub use plain_session::session_on_file;
+pub use precision_choice::PrecisionChoice;
 pub use promote::PromotionState;
 pub use provider::Execution;
 pub use runtime::{MINIMUM_MINOR, Origin, PATH_VARIABLE, Probe, Runtime, Version};

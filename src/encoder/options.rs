@@ -4,9 +4,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::precision_choice::PrecisionChoice;
 use crate::did_you_mean;
 use crate::error::{Error, Result};
-use crate::kernel::linear::Precision;
 use crate::kernel::threads;
 
 /// The runs of an encoder that may be in progress, at most: a number mistaken for another one would open so many
@@ -49,10 +49,9 @@ pub struct EncoderOptions {
     pub self_test: SelfTest,
     /// The part of a task's weights that a run has in memory.
     pub residency: Residency,
-    /// The type that the matrices of linear layers are multiplied in, on the CPU. Other types than f32 take weights of
-    /// a half or a quarter of the bytes, and nothing gains from promotion. Of a user's graph it is the type of those
-    /// layers that are recognised.
-    pub precision: Precision,
+    /// The types that the matrices of linear layers are multiplied in, on the CPU. Other types than f32 take weights of
+    /// a half or a quarter of the bytes. Of a user's graph they are those of the layers that are recognised.
+    pub precision: PrecisionChoice,
 }
 
 impl EncoderOptions {
@@ -84,13 +83,19 @@ impl EncoderOptions {
 
     /// Refuses options that packed weights cannot serve.
     fn check_precision(&self) -> Result<()> {
-        let excludes = |what: &str| {
-            Err(Error::unsupported(format!("the precision {} and {what} exclude each other", self.precision)))
-        };
-        match self {
-            Self { precision: Precision::F32, .. } => Ok(()),
-            Self { provider: Provider::Cuda | Provider::TensorRt, .. } => excludes("another provider than the CPU's"),
+        match self.unpacked() {
+            Some(what) if self.precision != PrecisionChoice::Auto && !self.precision.is_f32() => {
+                Err(Error::unsupported(format!("the precision {} and {what} exclude each other", self.precision)))
+            }
             _ => Ok(()),
+        }
+    }
+
+    /// The option that other types than f32 cannot serve.
+    pub(crate) fn unpacked(&self) -> Option<&'static str> {
+        match self.provider {
+            Provider::Cuda | Provider::TensorRt => Some("another provider than the CPU's"),
+            Provider::Cpu | Provider::Auto => None,
         }
     }
 

@@ -15,8 +15,8 @@ use crate::weights::{DeviceModel, DeviceStats, Layout, Model, TaskWeights, Tenso
 
 impl Encoder {
     /// The embeddings, `[n, e]`, of `n` images with the weights of a task: from its own session where it is promoted,
-    /// else as [`Encoder::encode`] with its weights, which are reconstructed or come from the cache. With a user's graph
-    /// a task that is run often gets promoted on the way ([`Promotion`]).
+    /// else as [`Encoder::encode`] with its weights, which are reconstructed or come from the cache. With a user's
+    /// graph a task that is run often gets promoted on the way ([`Promotion`]).
     ///
     /// # Errors
     /// As [`TaskWeights::get`] and [`Encoder::encode`].
@@ -86,7 +86,11 @@ impl Encoder {
 
     /// The task in this encoder's layout; what is pinned of canonical weights serves as it is.
     fn in_layout<'a>(&self, task: &'a TaskWeights) -> Cow<'a, TaskWeights> {
-        if self.layout().is_canonical() { Cow::Borrowed(task) } else { Cow::Owned(task.in_layout(self.layout())) }
+        if self.layout().is_canonical() {
+            return Cow::Borrowed(task);
+        }
+        task.model().prefer(self.layout());
+        Cow::Owned(task.in_layout(self.layout()))
     }
 
     /// Gives the task a session with its weights frozen into it, and waits until it is there. It takes as much memory

@@ -52,13 +52,16 @@ impl TextEncoder {
                 .got(model.arch().vocabulary));
         }
         let options = EncoderOptions { concurrency: 1, ..options.without_fp16()?.clone() };
-        let (session, _, execution) = provider::begin(&options, |setup| {
+        let (session, setup, mut execution) = provider::begin(&options, |setup| {
             if !setup.target.is_cpu() {
                 return setup.open(&graph::build(model.arch())?, GraphKind::Standard);
             }
-            let graph = graph::build_own(model.arch(), options.precision.into())?;
+            let graph = graph::build_own(model.arch(), options.precision.known())?;
             setup.open(&graph, GraphKind::Own(kernel::active()?))
         })?;
+        if setup.target.is_cpu() {
+            execution.precisions = options.precision.known();
+        }
         // Its tables are hashed with seeds that the system gives; where it refuses them, the hasher panics.
         let tokenizer = catch_unwind(Tokenizer::new).map_err(|panic| {
             Error::new(ErrorKind::Internal, "the tokenizer cannot be made").because(panic_message(&*panic).to_owned())

@@ -101,6 +101,11 @@ impl LayerPrecisions {
         self
     }
 
+    /// Whether every kind is f32.
+    pub fn is_f32(self) -> bool {
+        self == Self::default()
+    }
+
     /// The precision that these are [`of`](Self::of); `None` for a mixture.
     pub fn uniform(self) -> Option<Precision> {
         Precision::ALL.into_iter().find(|precision| Self::of(*precision) == self)

@@ -280,8 +280,8 @@ impl Layout {
 
     /// Whether all of them are f32, packed or not.
     pub(crate) fn is_f32(&self) -> bool {
-        let is_exact = |packed: PackedLayout| packed.precision() == Precision::F32;
-        self.tensors.iter().all(|tensor| tensor.dtype == DType::F32 && tensor.packed.is_none_or(is_exact))
+        let is_f32 = |packed: PackedLayout| packed.precision() == Precision::F32;
+        self.tensors.iter().all(|tensor| tensor.dtype == DType::F32 && tensor.packed.is_none_or(is_f32))
     }
 
     /// The parameters that they are made of, with their shapes.

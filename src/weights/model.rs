@@ -51,6 +51,8 @@ pub struct Model {
     cache: Arc<WeightsCache>,
     /// The layout of the image tower's parameters as they are.
     canonical: Arc<Layout>,
+    /// The layout that weights are best prepared in.
+    preferred: Mutex<Weak<Layout>>,
     /// The files that the bits of weights come from, the base's first.
     files: Arc<[Identity]>,
     /// Bytes that the weights of a task take; before the first ones are there, what they would take if all was changed.
@@ -81,7 +83,8 @@ impl Model {
         let files = files(&base, basis.as_ref());
         let weights_bytes = AtomicUsize::new(tower);
         let (threads, devices) = (options.threads, OnceLock::new());
-        Ok(Arc::new(Self { base, basis, threads, kernel, cache, canonical, files, weights_bytes, devices }))
+        let preferred = Mutex::new(Weak::new());
+        Ok(Arc::new(Self { base, basis, threads, kernel, cache, canonical, preferred, files, weights_bytes, devices }))
     }
 
     /// The zero-shot weights.
@@ -92,6 +95,14 @@ impl Model {
     /// The basis, where there is one.
     pub fn basis(&self) -> Option<&Basis> {
         self.basis.as_ref()
+    }
+
+    /// Has weights prepared and fetched in this layout from now on, as long as it lives: an encoder of the model takes
+    /// them in it.
+    pub(crate) fn prefer(&self, layout: &Arc<Layout>) {
+        if !layout.is_canonical() {
+            *self.preferred.lock() = Arc::downgrade(layout);
+        }
     }
 
     /// The way in which its files are held, which is that of files that are opened for it.
@@ -326,13 +337,33 @@ impl TaskWeights {
         *self.pinned.lock() = None;
     }
 
-    /// Whether [`TaskWeights::get`] would find them ready.
+    /// Whether they are there: [`TaskWeights::get`] would find them ready, or the encoder that weights of the model are
+    /// prepared for.
     pub fn is_ready(&self) -> bool {
-        self.pinned.lock().is_some() || self.model.cache.contains(&self.key)
+        let is_there = |key: &Key| self.model.cache.contains(key);
+        self.pinned.lock().is_some() || is_there(&self.key) || self.preferred().is_some_and(|(key, _)| is_there(&key))
     }
 
-    /// Reconstructs the weights in the background, unless they are ready, and returns at once. A failure shows when
-    /// they are asked for.
+    /// Gets the weights in the form that the model's encoder takes, where one is known, and keeps them as far as the
+    /// cache has room.
+    ///
+    /// # Errors
+    /// As [`TaskWeights::get`].
+    pub fn prepare(&self) -> Result<()> {
+        match self.preferred() {
+            Some((_, layout)) => self.in_layout(&layout).get().map(drop),
+            None => self.get().map(drop),
+        }
+    }
+
+    /// Key and layout of canonical weights in the layout that encoders of the model take, where there is one.
+    fn preferred(&self) -> Option<(Key, Arc<Layout>)> {
+        let layout = self.model.preferred.lock().upgrade().filter(|_| self.layout.is_canonical())?;
+        Some((Key { layout: layout.id(), ..self.key.clone() }, layout))
+    }
+
+    /// Reconstructs the weights in the background, in the form that the model's encoder takes, where one is known,
+    /// unless they are ready, and returns at once. A failure shows when they are asked for.
     ///
     /// Each cache has one thread for this, which reconstructs one after the other, first come, first served, and ends
     /// when nothing is wanted any more: however much is prefetched, memory stays within the budget of the cache and the
@@ -351,14 +382,15 @@ impl TaskWeights {
         if self.pinned.lock().is_some() {
             return Ok(());
         }
-        self.layout.register_cache(&self.model.cache);
+        let (key, layout) = self.preferred().unwrap_or_else(|| (self.key.clone(), Arc::clone(&self.layout)));
+        layout.register_cache(&self.model.cache);
         let how = Prefetch {
             model: Arc::downgrade(&self.model),
-            layout: Arc::downgrade(&self.layout),
+            layout: Arc::downgrade(&layout),
             coefficients: self.coefficients.clone(),
             held: (None, None),
         };
-        self.model.cache.prefetch(&self.key, self.owner, Box::new(how))
+        self.model.cache.prefetch(&key, self.owner, Box::new(how))
     }
 
     /// Takes back what [`TaskWeights::prefetch`] asked for through `self`, however often: what has not begun never
@@ -366,7 +398,10 @@ impl TaskWeights {
     /// already waits for these weights, or another [`TaskWeights`] has prefetched the same and not taken it back.
     /// Whether anything was stopped, which then is not ready unless it is asked for again.
     pub fn cancel_prefetch(&self) -> bool {
-        self.model.cache.cancel(&self.key, self.owner)
+        // It may have been asked for before the encoder was known.
+        let cancel = |key: &Key| self.model.cache.cancel(key, self.owner);
+        let preferred = self.preferred().is_some_and(|(key, _)| cancel(&key));
+        cancel(&self.key) || preferred
     }
 }
 

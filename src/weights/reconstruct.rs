@@ -56,6 +56,15 @@ impl Plan<'_> {
         if let Some(name) = changed_of_kept(layout, &find)? {
             return Err(of_another(name));
         }
+        for (name, shape) in layout.parameters() {
+            let got = find(name)?.shape;
+            if got != shape {
+                return Err(Error::mismatch("the weights are not of the layout's architecture")
+                    .tensor(name)
+                    .expected(format_args!("{shape:?}"))
+                    .got(format_args!("{got:?}")));
+            }
+        }
 
         let mut views = Vec::with_capacity(layout.tensors().len());
         for tensor in layout.tensors() {

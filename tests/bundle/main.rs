@@ -5,6 +5,7 @@ mod build;
 mod build_program;
 mod door;
 mod files;
+mod gate;
 mod golden;
 mod golden_embedding;
 mod graph;

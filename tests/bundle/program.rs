@@ -97,6 +97,50 @@ fn a_bundle_needs_nothing_beside_it() {
     fail(&["embed", "--basis", &bundle, "--weights", "Nope", "--input", &image, "-o", &out], &["no task `Nope`"]);
 }
 
+/// What is measured when a bundle is packed is shown, and run where `auto` is asked for; a task more leaves it out.
+#[test]
+fn the_precision_that_passed_is_run() {
+    if !runtime() {
+        return;
+    }
+    let files = Files::new();
+    let bundle = files.path("m.taskbasis");
+    let report = files.pack("m.taskbasis", &["--format", "q8", "--precision", "auto", "--data", &files.data]);
+    let info = json(&["inspect", &bundle]);
+    assert_eq!((&info["precision"], &info["precision_stale"]), (&report["precision"], &false.into()));
+    assert_eq!(info["precision"]["precisions"], "int8");
+    assert_eq!(info["precision"]["data"], "images.safetensors (test)");
+    assert_eq!(info["precision"]["trials"][0]["tasks"].as_array().unwrap().len(), 8);
+    let shown = succeed(&["inspect", &bundle]);
+    assert!(shown.contains("precision     int8") && shown.contains("the worst task loses"), "{shown}");
+
+    let image = text(digits("preprocess/photo_small.png").unwrap());
+    let embed = |precision: &str| {
+        let out = files.path(&format!("{precision}.safetensors"));
+        let usual = ["embed", "--basis", &bundle, "--weights", "Loops", "-i", &image, "-o", &out];
+        let told = run(&[&usual[..], &["--precision", precision]].concat());
+        assert!(told.status.success());
+        let embeds = Checkpoint::open(&out).unwrap().require("embeds").unwrap().to_f32().unwrap().into_owned();
+        (embeds, String::from_utf8(told.stderr).unwrap())
+    };
+    let (auto, told) = embed("auto");
+    assert!(told.contains("--precision auto: int8; on images.safetensors (test)"), "{told}");
+    assert_eq!(auto, embed("int8").0);
+    assert_ne!(auto, embed("f32").0);
+    assert_eq!(auto, embed("patches=bf16,qkv=int8,out=int8,fc=int8,proj=int8").0);
+
+    // The tasks are others then, until they are measured again.
+    let task = format!("New={}", files.base);
+    let told = run(&["add-task", &bundle, "--task", &task]);
+    assert!(String::from_utf8(told.stderr).unwrap().contains("--precision auto measures again"));
+    assert!(json(&["inspect", &bundle])["precision"].is_null());
+    assert!(embed("auto").1.contains("--precision auto: f32; nothing was measured"));
+    let task = format!("Newer={}", files.base);
+    let told = json(&["add-task", &bundle, "--task", &task, "--precision", "auto", "--gate-cosine", "0.99"]);
+    assert_eq!(told["precision"]["trials"][0]["tasks"].as_array().unwrap().len(), 10);
+    assert_eq!(json(&["inspect", &bundle])["precision"], told["precision"]);
+}
+
 /// Every command runs the graph that the bundle carries, unless it is told otherwise.
 #[test]
 fn a_carried_graph_is_what_runs() {

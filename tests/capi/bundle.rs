@@ -6,7 +6,7 @@ use std::ptr::{null, null_mut};
 
 use crate::support::capi::{basis_options, c, fails, ok, sized, text};
 use crate::support::{digits, relative_l2};
-use taskbasis::bundle::BaseFormat;
+use taskbasis::bundle::{BaseFormat, Gate};
 use taskbasis::capi::*;
 use taskbasis::onnx::{BindOptions, BoundGraph};
 use taskbasis::{Activation, ArchHints, Basis, Checkpoint, Head, Packer};
@@ -73,6 +73,44 @@ fn one_path_is_enough() {
         let message =
             fails(tb_status::TB_ERR_NOT_FOUND, |err| tb_head_open(path.as_ptr(), unknown, null(), &mut head, err));
         assert!(message.contains("Parity"), "{message}");
+    }
+}
+
+/// What was measured when the bundle was packed is what TB_PRECISION_AUTO runs, and the reason is told.
+#[test]
+fn the_fastest_precision_that_passed() {
+    let Some(o) = support::capi::open(support::capi::AE) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.taskbasis");
+    let basis = Basis::open(digits(support::capi::AE).unwrap()).unwrap();
+    let base = Checkpoint::open(digits("base/pickled_module.pt").unwrap()).unwrap();
+    let mut packer = Packer::new(&base, &basis, ArchHints::default()).unwrap();
+    packer.gate(Gate::default(), |_| {}).unwrap();
+    packer.write(&path, &packer.uniform("q8".parse().unwrap()), &[], &|_| {}).unwrap();
+    let path = c(path);
+    let told = |basis: *const tb_basis, precision: u32| unsafe {
+        let mut encoder = null_mut();
+        let options = tb_encoder_options { precision: precision as usize, ..sized() };
+        ok(|err| tb_encoder_create(basis, &options, &mut encoder, err));
+        let mut info: tb_encoder_properties = sized();
+        ok(|err| tb_encoder_info(encoder, &mut info, err));
+        let why = (!info.precision_reason.is_null()).then(|| text(info.precision_reason));
+        let told = (info.precision as u32, text(info.precisions), why);
+        tb_encoder_free(encoder);
+        told
+    };
+    unsafe {
+        let mut basis = null_mut();
+        ok(|err| tb_basis_open(path.as_ptr(), null(), &mut basis, err));
+        let (number, precisions, why) = told(basis, TB_PRECISION_AUTO);
+        assert_eq!((number, &*precisions), (TB_PRECISION_INT8, "int8"));
+        assert!(why.unwrap().contains("least cosine"));
+        assert_eq!(told(basis, TB_PRECISION_BF16), (TB_PRECISION_BF16, "bf16".into(), None));
+        let (number, precisions, why) = told(o.basis, TB_PRECISION_AUTO);
+        assert_eq!((number, &*precisions), (TB_PRECISION_F32, "f32"));
+        assert!(why.unwrap().contains("nothing was measured"));
+        assert_eq!(told(o.basis, TB_PRECISION_F32), (TB_PRECISION_F32, "f32".into(), None));
+        tb_basis_free(basis);
     }
 }
 

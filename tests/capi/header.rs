@@ -10,7 +10,7 @@ use cbindgen::{Builder, Config};
 const HEADER: &str = "include/taskbasis.h";
 
 /// The header's sections in order, each a file of `src/capi`: what a section uses is declared before it.
-const SECTIONS: [(&str, &str); 14] = [
+const SECTIONS: [(&str, &str); 15] = [
     ("error", "Statuses and errors"),
     ("library", "The library: version, and what it computes with"),
     ("logging", "Log messages"),
@@ -23,6 +23,7 @@ const SECTIONS: [(&str, &str); 14] = [
     ("encode", "Images in, embeddings out"),
     ("device", "Weights where the encoder reads them: on a GPU, in its memory"),
     ("precision", "The types that matrices are multiplied in"),
+    ("residency", "How much of a task's weights a run has in memory"),
     ("promotion", "Sessions of their own for tasks that run often"),
     ("head", "Classification heads"),
 ];

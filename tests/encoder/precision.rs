@@ -23,7 +23,7 @@ fn best() -> Arc<Model> {
 
 fn encoder(precision: Precision, threads: usize) -> Encoder {
     let arch = Arch::of(&Checkpoint::open(BASE).unwrap(), ArchHints::default()).unwrap();
-    Encoder::new(&arch, &EncoderOptions { precision, threads, ..EncoderOptions::default() }).unwrap()
+    Encoder::new(&arch, &EncoderOptions { precision: precision.into(), threads, ..EncoderOptions::default() }).unwrap()
 }
 
 fn task(model: &Arc<Model>, expression: &str) -> TaskWeights {
@@ -97,7 +97,11 @@ fn packed_weights_are_small_and_given_ones_are_packed() {
         let embeds = encoder.encode_task(&task, &pixels, 3).unwrap();
         assert_eq!(embeds, encoder.encode(&plain, &pixels, 3).unwrap(), "{precision}");
         assert_eq!(embeds, encoder.encode(&packed, &pixels, 3).unwrap(), "{precision}");
-        let of_blocks = EncoderOptions { precision, residency: Residency::Blockwise, ..EncoderOptions::default() };
+        let of_blocks = EncoderOptions {
+            precision: precision.into(),
+            residency: Residency::Blockwise,
+            ..EncoderOptions::default()
+        };
         let of_blocks = Encoder::new(encoder.arch(), &of_blocks).unwrap();
         assert_eq!(embeds, of_blocks.encode_task(&task, &pixels, 3).unwrap(), "{precision}: block by block");
         // A state dict is what can be written and read; packed weights are in memory alone.
@@ -105,6 +109,32 @@ fn packed_weights_are_small_and_given_ones_are_packed() {
         let error = packed.save(&folder.path().join("x.safetensors"), &[], &[]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     }
+}
+
+#[test]
+fn what_is_prefetched_is_what_the_encoder_takes() {
+    if !runtime() {
+        return;
+    }
+    let (model, encoder) = (best(), encoder(Precision::F32, 1));
+    let pixels = images(&encoder, 1);
+    // From the first task that it runs on, the encoder is known.
+    encoder.encode_task(&task(&model, "base"), &pixels, 1).unwrap();
+    let fetched = task(&model, "MNIST");
+    assert!(!fetched.is_ready() && !encoder.is_prepared(&fetched));
+    fetched.prefetch().unwrap();
+    while !fetched.is_ready() {
+        std::thread::yield_now();
+    }
+    assert!(encoder.is_prepared(&fetched));
+    let prepared = task(&model, "Parity");
+    prepared.prepare().unwrap();
+    let misses = model.cache().stats().misses;
+    for task in [&fetched, &prepared] {
+        encoder.encode_task(task, &pixels, 1).unwrap();
+    }
+    assert_eq!(model.cache().stats().misses, misses, "nothing is reconstructed again");
+    assert!(fetched.get().unwrap().get("visual.proj").is_some() && model.cache().stats().misses == misses + 1);
 }
 
 /// Widths, patches and heads that no panel and no register fits.
@@ -131,8 +161,10 @@ fn odd_towers_are_packed_too() {
                 },
             };
             let weights = Tensors::random(&arch, 7);
-            let encoder =
-                |precision| Encoder::new(&arch, &EncoderOptions { precision, ..EncoderOptions::default() }).unwrap();
+            let encoder = |precision: Precision| {
+                let options = EncoderOptions { precision: precision.into(), ..EncoderOptions::default() };
+                Encoder::new(&arch, &options).unwrap()
+            };
             let (exact, packed) = (encoder(Precision::F32), encoder(precision));
             let pixels = images(&exact, 3);
             let expected = exact.encode(&weights, &pixels, 3).unwrap();
@@ -169,7 +201,7 @@ fn what_cannot_be_packed_is_refused() {
     }
     let arch = Arch::of(&Checkpoint::open(BASE).unwrap(), ArchHints::default()).unwrap();
     let refused = |options: EncoderOptions| -> Error {
-        let options = EncoderOptions { precision: Precision::Int8, ..options };
+        let options = EncoderOptions { precision: Precision::Int8.into(), ..options };
         let error = Encoder::new(&arch, &options).unwrap_err();
         assert!(error.to_string().contains("int8"), "{error}");
         error

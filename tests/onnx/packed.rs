@@ -52,7 +52,11 @@ fn families() -> Vec<Digits> {
 
 impl Digits {
     fn over(&self, graph: &BoundGraph, precision: Precision) -> taskbasis::Result<Encoder> {
-        Encoder::with_graph(&self.arch, graph, &EncoderOptions { precision, threads: 2, ..EncoderOptions::default() })
+        Encoder::with_graph(
+            &self.arch,
+            graph,
+            &EncoderOptions { precision: precision.into(), threads: 2, ..EncoderOptions::default() },
+        )
     }
 
     fn pixels(&self, n: usize) -> Vec<f32> {
@@ -85,7 +89,7 @@ fn exports_run_with_packed_weights_in_every_precision() {
             let encoder = digits.over(&digits.graph, precision).unwrap();
             // Three blocks, whose queries, keys and values may be apart.
             assert!([12, 18].contains(&packed(&encoder).len()), "{path}: {:?}", packed(&encoder));
-            assert_eq!(encoder.precision(), precision);
+            assert_eq!(encoder.precisions(), precision.into());
             for expression in ["base", "MNIST - Parity@0.3"] {
                 let task = digits.model.weights(&expression.parse().unwrap()).unwrap();
                 let expected = plain.encode_task(&task, &pixels, 5).unwrap();
@@ -144,7 +148,7 @@ fn a_bundle_and_the_optimiser_keep_the_layers() {
         let bundle = Bundle::open(&path).unwrap();
         let model = bundle.model(None, &ModelOptions::default()).unwrap();
         for precision in Precision::ALL {
-            let options = EncoderOptions { precision, threads: 2, ..EncoderOptions::default() };
+            let options = EncoderOptions { precision: precision.into(), threads: 2, ..EncoderOptions::default() };
             let encoder = digits.over(&digits.graph, precision).unwrap();
             let carried = Encoder::of_bundle(&bundle, &model, &options).unwrap();
             assert_eq!(packed(&carried).len(), packed(&encoder).len());
@@ -194,7 +198,7 @@ fn check(tower: &Tower, what: &str, is_packed: bool, change: impl Fn(&mut ModelP
     if !runtime() {
         return;
     }
-    let options = EncoderOptions { precision: Precision::Bf16, threads: 1, ..EncoderOptions::default() };
+    let options = EncoderOptions { precision: Precision::Bf16.into(), threads: 1, ..EncoderOptions::default() };
     let encoder = Encoder::with_graph(&tower.arch, &bound, &options).unwrap();
     let names = packed(&encoder);
     assert_eq!(names.contains(&OUT), is_packed, "{what}: {names:?}");

@@ -96,11 +96,22 @@ fn what_is_to_be_run_with_needs_something_to_run() {
         }
         refused(&format!("{command} --batch 8"), &["'--batch <BATCH>'", "'--data'"]);
         refused(&format!("{command} --split val"), &["--data"]);
+        refused(&format!("{command} --precision int8"), &["'--precision <f32|bf16|int8|auto>'", "'--data'"]);
+        understood(&format!("{command} --precision int8 --data no/images.safetensors"));
+        understood(&format!(
+            "{command} --precision auto --gate-cosine 0.9 --batch 8 --no-golden --onnxruntime no/x.so"
+        ));
+        understood(&format!("{command} --precision auto --gate-drop 1 --data no/images.safetensors"));
+        refused(&format!("{command} --gate-cosine 0.9"), &["'--gate-cosine <X>'", "'--precision auto'"]);
+        refused(&format!("{command} --precision auto --gate-drop 1"), &["--data"]);
+        refused(&format!("{command} --precision auto --graph no/graph.onnx"), &["'--graph", "'--precision auto'"]);
         refused(&format!("{command} --classes no/classes.json"), &["'--classes <C.json>'", "'--heads'"]);
         understood(&format!("{command} --classes no/classes.json --heads no/heads"));
         understood(&format!("{command} --batch 8 --split val --data no/images.safetensors"));
     }
     understood("pack --onnxruntime no/library.so");
+    refused("add-task no/model.taskbasis --gate-cosine 0.9", &["'--gate-cosine <X>'", "'--precision auto'"]);
+    understood("add-task no/model.taskbasis --precision auto --gate-cosine 0.9");
     for command in ["embed", "pack", "export", "build -o no/out.taskbasis"] {
         refused(&format!("{command} --self-test on"), &["'--self-test <SELF_TEST>'", "of runs over a bundle"]);
     }

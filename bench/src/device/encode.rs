@@ -72,7 +72,7 @@ pub struct Batch {
 pub fn measure(setup: &Setup<'_>, cuda: Option<&Cuda>, budget: Option<usize>) -> Result<Encode> {
     let model = setup.family.open(setup.threads, TASKS * setup.about.weights_bytes)?;
     let task: TaskExpr = recoverable(basis_of(&model)?)?.swap_remove(0);
-    let (steady, mut fresh) = (model.weights(&task)?, Fresh::of(&model));
+    let (mut steady, mut fresh) = (model.weights(&task)?, Fresh::of(&model));
     let (pixels, image) = (setup.pixels(setup.batches.iter().max().copied().unwrap_or(1)), setup.about.arch.pixels());
     let all = Batches { sizes: &setup.batches, pixels: &pixels, image };
     let mut memory = Fallen::from_now(cuda)?;
@@ -82,7 +82,10 @@ pub fn measure(setup: &Setup<'_>, cuda: Option<&Cuda>, budget: Option<usize>) ->
     let encoder = with_weights(setup, EncoderOptions { weights_on, device_budget: budget, ..setup.encoder.clone() })?;
     match encoder.device_model(&model)? {
         Some(device) => drop(device.pin(&steady)?),
-        None => drop(steady.pin()?),
+        None => {
+            steady = steady.in_layout(encoder.layout());
+            steady.pin()?;
+        }
     }
     let of_steady = all.run(|pixels, batch| encoder.encode_task(&steady, pixels, batch))?;
     let encoder_bytes = memory.since()?;
@@ -90,7 +93,8 @@ pub fn measure(setup: &Setup<'_>, cuda: Option<&Cuda>, budget: Option<usize>) ->
     let of_frozen = all.run(|pixels, batch| frozen.encode(pixels, batch))?;
     let frozen_bytes = memory.since()?;
     let host = with_weights(setup, EncoderOptions { weights_on: WeightsOn::Host, ..setup.encoder.clone() })?;
-    let held = steady.get()?;
+    // Not the model's, which counts what it reconstructs.
+    let held = setup.family.open(setup.threads, 0)?.weights(&task)?.in_layout(host.layout()).get()?;
     let of_host = all.run(|pixels, batch| host.encode(&held, pixels, batch))?;
     let farthest = |these: &[Vec<f32>]| {
         these.iter().zip(&of_frozen).map(|(these, frozen)| difference(these, frozen)).fold(0.0, f64::max)
@@ -292,6 +296,7 @@ impl Encode {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use taskbasis::Precision;
 
     use super::super::super::family::Family;
     use super::super::super::machine::Machine;
@@ -331,6 +336,8 @@ mod tests {
             threads: 2,
             quick: true,
             batches: batches(3, true),
+            precisions: vec![Precision::F32.into()],
+            peers: None,
             encoder: bench.encoder.options(),
             args: &bench.encoder,
         };

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::driver::on_the_hosts_driver;
-use crate::need::{digits, root, runtime};
+use crate::need::{Need, digits, root, runtime, skip};
 use serde_json::Value;
 use taskbasis::onnx::{BindOptions, BoundGraph};
 use taskbasis::{ArchHints, Basis, BlockFormat, Checkpoint, Packer, VectorFormat};
@@ -48,10 +48,10 @@ fn every_promised_figure_is_there_and_documented() {
         "reconstruct.bandwidth_ratio",
         "reconstruct.ms",
         "switch.vs_reload",
-        "encode.promoted_vs_frozen.1",
-        "encode.promoted_vs_frozen.2",
-        "encode.inputs_vs_frozen.1",
-        "encode.inputs_vs_frozen.2",
+        "encode.over_frozen.f32.1",
+        "encode.over_frozen.f32.2",
+        "encode.over_frozen.bf16.1",
+        "encode.over_frozen.int8.2",
         "open.ms",
         "memory.peak_over_model",
         "storage.basis",
@@ -61,8 +61,7 @@ fn every_promised_figure_is_there_and_documented() {
         assert!(number(&measured, path) > 0.0, "{path}");
     }
     assert!(number(&measured, "switch.cached_overhead_ms").is_finite());
-    assert!(number(&measured, "encode.inputs_difference") < 1e-5, "both ways compute the same");
-    assert!(number(&measured, "encode.promoted_difference") < 1e-5);
+    assert_every_precision(&measured);
     // One and two threads, M = 1 to 4, five formats; each the bytes of M vectors, base and result.
     let cases = measured["reconstruct"]["cases"].as_array().unwrap();
     assert_eq!(cases.len(), 2 * 4 * 5);
@@ -85,8 +84,106 @@ fn every_promised_figure_is_there_and_documented() {
 
     assert_documented(&measured);
 
-    // Reconstruction twice, switching, throughput.
-    assert_whole_page(&report, 4);
+    // Reconstruction twice and packed, switching, tasks never seen, precisions.
+    let page = assert_whole_page(&report, 6);
+    for section in ["Reconstruction into packed weights", "A task never seen", "Precisions and peers"] {
+        assert!(page.contains(section), "{section}");
+    }
+}
+
+/// Of each: a time beside the frozen session's, how close it comes, bytes, reconstruction, a first embedding, memory.
+#[track_caller]
+fn assert_every_precision(measured: &Value) {
+    let list = |path: &str| {
+        let found = path.split('.').try_fold(measured, |value, key| value.get(key));
+        found.and_then(Value::as_array).unwrap_or_else(|| panic!("no list at {path}"))
+    };
+    let names = |values: &[Value], key: &str| -> Vec<String> {
+        values.iter().map(|value| value[key].as_str().unwrap().to_owned()).collect()
+    };
+    let all = ["f32", "bf16", "int8"];
+    assert_eq!(names(list("encode.ways"), "name"), all);
+    let plain = number(measured, "family.weights_bytes");
+    for (way, (difference, share)) in list("encode.ways").iter().zip([(1e-5, 1.01), (0.02, 0.55), (0.05, 0.35)]) {
+        assert!(number(way, "difference") < difference && number(way, "cosine") > 0.999, "{way}");
+        assert!(number(way, "weights_bytes") <= share * plain, "{way}");
+    }
+    for batch in list("encode.batches") {
+        assert_eq!(names(batch["runs"].as_array().unwrap(), "name"), ["f32", "bf16", "int8", "frozen"]);
+    }
+    let ratios = list("encode.ratios");
+    assert_eq!(ratios.len(), 3 * 2, "each over the frozen session, at both batch sizes");
+    for ratio in ratios {
+        let of = |key| number(ratio, key);
+        assert!(ratio["over"] == "frozen" && of("p25") <= of("median") && of("median") <= of("p75"), "{ratio}");
+        let (name, batch) = (ratio["of"].as_str().unwrap(), of("batch"));
+        assert_eq!(number(measured, &format!("encode.over_frozen.{name}.{batch}")), of("median"));
+    }
+    let packed = list("reconstruct.packed");
+    assert_eq!(packed.len(), 5 * 3, "five formats");
+    for packed in packed {
+        assert!(number(packed, "over_plain.median") > 0.0 && number(packed, "weights_bytes") > 0.0, "{packed}");
+    }
+    let never_seen = list("switch.never_seen");
+    assert_eq!(names(never_seen, "format"), ["f32", "q4"]);
+    for of in never_seen {
+        let precisions = of["precisions"].as_array().unwrap();
+        assert_eq!(names(precisions, "precision"), all);
+        assert!(precisions.iter().all(|first| number(first, "reload_over.median") > 0.0), "{of}");
+        assert_eq!(number(&precisions[0], "over_first.median"), 1.0);
+        assert!(number(of, "reload_open_ms.median") < number(of, "reload_ms.median"));
+    }
+    assert_eq!(names(list("memory.precisions"), "precision"), all);
+    let process = list("memory.precisions");
+    assert_eq!(number(measured, "memory.peak"), number(&process[0], "peak"));
+    assert!(number(&process[2], "weights_over_plain") < number(&process[1], "weights_over_plain"));
+}
+
+#[test]
+fn one_precision_alone_is_measured_where_it_is_asked_for() {
+    if !runtime() {
+        return;
+    }
+    let arguments = ["--quick", "--json", "--only", "encode,switch,memory", "--batch", "1", "--threads", "2"];
+    let measured = json(&bench(&[&arguments[..], &["--precision", "int8", "--formats"]].concat()));
+    for (list, key) in [("/encode/ways", "name"), ("/switch/never_seen/0/precisions", "precision")] {
+        let found = measured.pointer(list).and_then(Value::as_array).unwrap();
+        assert_eq!(found.iter().map(|value| value[key].as_str().unwrap()).collect::<Vec<_>>(), ["int8"], "{list}");
+    }
+    assert_eq!(measured["memory"]["precisions"].as_array().unwrap().len(), 1);
+}
+
+/// A Python without the packages, and a program that is none; before anything is measured.
+#[cfg(unix)]
+#[test]
+fn peers_that_cannot_be_had_are_said_first() {
+    use std::os::unix::fs::PermissionsExt;
+    let said = |python: &str| {
+        let output = bench(&["--quick", "--only", "encode", "--peers", python]);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{text}");
+        text
+    };
+    let text = said("/nowhere/python3");
+    assert!(text.contains("cannot start the Python of --peers") && text.contains("/nowhere/python3"), "{text}");
+    let folder = tempfile::tempdir().unwrap();
+    let text = said(folder.path().to_str().unwrap());
+    assert!(text.contains("bin/python"), "a folder is an environment: {text}");
+    let text = said("/bin/cat");
+    assert!(text.contains("the peers' process"), "{text}");
+
+    if !Command::new("python3").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        return skip(Need::Python, "there is no python3");
+    }
+    // An interpreter that sees no installed package.
+    let bare = folder.path().join("bare");
+    std::fs::write(&bare, "#!/bin/sh\nexec python3 -I -S \"$@\"\n").unwrap();
+    std::fs::set_permissions(&bare, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let text = said(bare.to_str().unwrap());
+    for package in ["numpy", "openvino", "onnxruntime", "torch"] {
+        assert!(text.contains(&format!("{package}: No module named '{package}'")), "{package}: {text}");
+    }
+    assert!(text.contains("-m pip install openvino onnxruntime onnx torch numpy"), "{text}");
 }
 
 /// A report that needs nothing else, with this many plots at least.
@@ -116,8 +213,8 @@ fn undocumented(value: &Value, docs: &str, missing: &mut Vec<String>) {
     match value {
         Value::Object(map) => {
             for (key, value) in map {
-                let formats = ["f32", "f16", "bf16", "q8", "q4"];
-                let is_data = key.parse::<u32>().is_ok() || formats.contains(&key.as_str());
+                let names = ["f32", "f16", "bf16", "q8", "q4", "int8"];
+                let is_data = key.parse::<u32>().is_ok() || names.contains(&key.as_str());
                 if !is_data && !docs.contains(&format!("`{key}`")) {
                     missing.push(key.clone());
                 }

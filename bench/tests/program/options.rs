@@ -31,11 +31,13 @@ fn what_is_not_measured_needs_no_options() {
         let name = option.split(' ').next().unwrap();
         refused(&format!("--growth {option}"), &[name, "'--growth'"]);
     }
-    for option in ["--only open", "--batch 8", "--quick", "--built-graph"] {
+    for option in ["--only open", "--batch 8", "--quick", "--built-graph", "--peers python3"] {
         let name = option.split(' ').next().unwrap();
         refused(&format!("--soak 1 {option}"), &[name, "'--soak'"]);
     }
-    refused("--only open,encode --formats q8", &["--formats", "reconstruct, storage, device", "'--only'"]);
+    refused("--only open,encode --formats q8", &["--formats", "reconstruct, switch, storage, device", "'--only'"]);
+    refused("--only open,switch --peers python3", &["--peers", "encode", "'--only'"]);
+    refused("--growth --peers python3", &["--peers", "'--growth'"]);
     refused("--only open,reconstruct --batch 8", &["--batch", "encode, device"]);
     refused("--only device --provider cuda --optimise-graph", &["--optimise-graph", "encode"]);
     refused("--only open --graph no/graph.onnx --batch 8", &["--graph", "encode"]);

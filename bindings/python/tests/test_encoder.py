@@ -181,6 +181,17 @@ def test_packed_precisions(basis, golden, encoder):
         taskbasis.Encoder(basis, precision="int8", residency="blockwise")
 
 
+def test_the_fastest_precision_that_passed(basis, tmp_path):
+    path = tmp_path / "digits.taskbasis"
+    told = taskbasis.pack(basis=FOLDER, base=BASE, format="q8", output=path, precision="auto")
+    assert told["precision"]["precisions"] == "int8"
+    info = taskbasis.Encoder(taskbasis.open(path), precision="auto").info()
+    assert (info["precision"], info["precisions"]) == ("int8", "int8") and "cosine" in info["precision_reason"]
+    info = taskbasis.Encoder(basis, precision="auto").info()
+    assert info["precision"] == "f32" and "nothing was measured" in info["precision_reason"]
+    assert taskbasis.Encoder(basis, precision="int8").info()["precision_reason"] == ""
+
+
 def test_eight_threads(basis, golden):
     encoder = taskbasis.Encoder(basis, concurrency=2, promotion="off")
     pixels = golden["pixel_values"][:4]

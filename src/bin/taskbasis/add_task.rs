@@ -2,12 +2,16 @@
 
 use clap::Args;
 use serde_json::json;
-use taskbasis::bundle::TaskFit;
-use taskbasis::{BlockFormat, Bundle, BundleUpdate, Error, NewTask, Result, Visible, check_output, present};
+use taskbasis::bundle::{PrecisionMeasure, TaskFit};
+use taskbasis::{
+    BlockFormat, Bundle, BundleUpdate, Checkpoint, EncoderOptions, Error, NewTask, Result, Visible, check_output,
+    present,
+};
 
 use crate::args::{HeadArgs, threads};
 use crate::conflicts::{Given, Refused};
 use crate::family::NamedPath;
+use crate::gate::{self, CosineArgs};
 use crate::paths::{BasePath, InPath, OutFile};
 use crate::{checkpoints, output};
 
@@ -43,6 +47,18 @@ pub struct AddTask {
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     threads: usize,
 
+    /// Measure again which precision passes, with all tasks on built-in images: what the bundle told before is of its
+    /// tasks before, and is left out.
+    #[arg(long, value_name = "auto", value_parser = ["auto"])]
+    precision: Option<String>,
+
+    #[command(flatten)]
+    gate: CosineArgs,
+
+    /// ONNX Runtime's shared library, instead of the one that would be found.
+    #[arg(long, value_name = "FILE", requires = "precision")]
+    onnxruntime: Option<InPath>,
+
     /// Where to write the grown bundle, instead of in the place of the old one.
     #[arg(short, long, value_name = "FILE")]
     output: Option<OutFile>,
@@ -66,20 +82,35 @@ impl AddTask {
         Ok(())
     }
 
+    /// The base once more, where it was given.
+    fn base_again(&self) -> Result<Option<Checkpoint>> {
+        self.base.as_deref().map(checkpoints::open).transpose()
+    }
+
     pub fn conflict(&self, given: &Given<'_>) -> Refused {
-        self.heads.classes_without_heads(given)
+        let ungated =
+            || if self.precision.is_some() { None } else { given.first(CosineArgs::all(), "needs '--precision auto'") };
+        self.heads.classes_without_heads(given).or_else(ungated)
     }
 
     pub fn run(self, as_json: bool) -> Result<()> {
         let NamedPath { name: task, path: finetuned_path } = &self.task;
         let output_path = self.output.as_deref().unwrap_or(&self.grown);
         let bundle = Bundle::open(&self.grown)?;
-        let base = self.base.as_deref().map(checkpoints::open).transpose()?;
+        let base = self.base_again()?;
         let finetuned = match &base {
             Some(base) => checkpoints::open_tuned(finetuned_path, base)?,
             None => checkpoints::open_tuned(finetuned_path, &bundle.base_or(None)?)?,
         };
         check_output(output_path, &[])?;
+        let threads = self.threads;
+        let encoder = EncoderOptions {
+            threads,
+            runtime: self.onnxruntime.as_deref().map(Into::into),
+            ..EncoderOptions::default()
+        };
+        let gate = self.precision.as_ref().map(|_| self.gate.gate(encoder));
+        gate.as_ref().map_or(Ok(()), |gate| gate.check())?;
 
         let head = self.heads.heads.is_some().then(|| self.heads.head(None, task, bundle.arch())).transpose()?;
         let mut update = BundleUpdate::new(&bundle, base.as_ref())?;
@@ -96,11 +127,30 @@ impl AddTask {
 
         // A failure from here on must not read as if the task were not in the bundle.
         let after = output::after_writing(output_path);
+        let measured: Option<PrecisionMeasure> = match &gate {
+            Some(gate) => {
+                let grown = Bundle::open(output_path).map_err(&after)?;
+                let measure = grown.measure_precision(self.base_again()?, gate, &gate::progress()).map_err(&after)?;
+                let mut update = BundleUpdate::new(&grown, base.as_ref()).map_err(&after)?;
+                update.precision(measure.clone());
+                update.write(output_path, &[], &|_| {}).map_err(&after)?;
+                Some(measure)
+            }
+            None => {
+                if bundle.precision().is_some() {
+                    output::note(
+                        "what was measured of precisions is of the tasks before, and left out: `auto` is f32 \
+                        (--precision auto measures again)",
+                    );
+                }
+                None
+            }
+        };
         let bytes = present::file_bytes(output_path).map_err(&after)?;
         if as_json {
             let told = output::json(&json!({
                 "output": output_path, "bytes": bytes, "bytes_before": bundle.file_bytes(), "fitted": fits,
-                "doubts": doubts,
+                "doubts": doubts, "precision": measured,
             }));
             return told.map_err(after);
         }
@@ -121,6 +171,7 @@ impl AddTask {
             }
             text += "\n";
         }
+        text += &measured.as_ref().map(gate::text).unwrap_or_default();
         output::text(&text).map_err(after)
     }
 }

@@ -10,6 +10,7 @@ use taskbasis::{
 };
 
 use crate::checkpoints::{self, listed};
+use crate::gate;
 use crate::output::{self, bytes, grouped, table};
 use crate::paths::InPath;
 
@@ -171,6 +172,8 @@ fn add_bundle(value: &mut Value, bundle: &Bundle) {
     value["heads"] = json!(bundle.head_tasks().collect::<Vec<_>>());
     value["residuals"] = json!(bundle.residuals());
     value["lambda"] = json!(bundle.lambdas());
+    value["precision"] = json!(bundle.precision());
+    value["precision_stale"] = json!(bundle.has_stale_precision());
     value["sections"] = json!(bundle.sections());
     value["writer"] = json!(bundle.writer());
 }
@@ -199,9 +202,16 @@ fn bundle_text(bundle: &Bundle) -> String {
             map.tensors.len()
         ),
     };
+    let precision = match bundle.precision() {
+        Some(measure) => gate::text(measure),
+        None if bundle.has_stale_precision() => {
+            "\nprecision     f32: the bundle was changed since others were measured\n".to_owned()
+        }
+        None => "\nprecision     f32: no other was measured\n".to_owned(),
+    };
     format!(
         "\nencoder       {}\ngraph         {graph}\nbase          {base}, fingerprint {}\nheads         {}\nresiduals     {}\n\
-         suggested λ   {}\nwritten by    {}\n\n{}",
+         suggested λ   {}\nwritten by    {}\n\n{}{precision}",
         bundle.arch(),
         bundle.fingerprint(),
         list(bundle.head_tasks().collect()),

@@ -13,6 +13,7 @@ mod embed;
 mod eval;
 mod export;
 mod family;
+mod gate;
 mod heads;
 mod input;
 mod inspect;

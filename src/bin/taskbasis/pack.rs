@@ -5,13 +5,13 @@ mod report;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Id};
-use taskbasis::bundle::{Formats, Lambdas};
+use taskbasis::bundle::{Formats, Gate, LabelledTask, Lambdas};
 use taskbasis::hub::Wanted;
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
     BaseFormat, Basis, BasisFile, BlockFormat, Bundle, Dataset, Encoder, EncoderOptions, Error, ErrorKind, GraphChoice,
-    MapMode, ModelOptions, OpenModel, OtherNames, PackReport, Packer, PartialFolder, Result, Runtime, TaskExpr,
-    TowerConfig, VectorFormat, check_output, head_tasks,
+    MapMode, ModelOptions, OpenModel, OtherNames, PackReport, Packer, PartialFolder, PrecisionChoice, Result, Runtime,
+    TaskExpr, TowerConfig, VectorFormat, check_output, head_tasks,
 };
 
 use crate::accuracy::{Accuracy, Judge};
@@ -19,6 +19,7 @@ use crate::args::{EncoderArgs, HeadArgs, Session, tell};
 use crate::choice::{choice, value};
 use crate::conflicts::{Given, Refused, option};
 use crate::eval::labels;
+use crate::gate::{self, GateArgs};
 use crate::paths::{BasePath, InPath, OutFile};
 use crate::tasks_dir::TasksDir;
 use crate::verify::pair;
@@ -63,6 +64,10 @@ const HEADS_COUNT: &str = "Attention heads, where they are not width / 64; the b
 const GRAPH: &str = "An image encoder that was exported as .onnx with the base's weights, to put in: it is run \
     instead of the built one wherever the bundle is";
 
+const PRECISION: &str = "auto: measure which types the built graph's matrices can be multiplied in without harm (int8, \
+    else bf16 or f32 for the kinds of layers that hurt), on --data, or else on built-in images; the bundle tells it, and \
+    programs that ask for `auto` run it. Another one is for runs over --data alone";
+
 /// What goes into a bundle, and how.
 #[derive(Args)]
 // What is shared with those who open a bundle reads differently for those who make one.
@@ -71,6 +76,7 @@ const GRAPH: &str = "An image encoder that was exported as .onnx with the base's
 #[command(mut_arg("activation", |activation| activation.help(ACTIVATION)))]
 #[command(mut_arg("heads_count", |count| count.help(HEADS_COUNT)))]
 #[command(mut_arg("graph", |graph| graph.help(GRAPH)))]
+#[command(mut_arg("precision", |precision| precision.help(PRECISION)))]
 #[command(mut_arg("built_graph", |flag| flag.hide(true)))] // Refused: see `check`.
 #[command(mut_arg("self_test", |flag| flag.hide(true)))] // Refused: see `EncoderArgs::conflict`.
 pub struct BundleArgs {
@@ -131,6 +137,9 @@ pub struct BundleArgs {
     residual_above: f64,
 
     #[command(flatten)]
+    gate: GateArgs,
+
+    #[command(flatten)]
     pub encoder: EncoderArgs,
 }
 
@@ -158,15 +167,31 @@ impl BundleArgs {
     }
 
     pub fn conflict(&self, given: &Given<'_>) -> Refused {
-        let has_data = self.data.is_some();
-        let unmeasured = || if has_data { None } else { given.first([option!(EncoderArgs, batch)], "needs '--data'") };
+        let (has_data, is_gated) = (self.data.is_some(), self.is_gated());
+        let is_measured = has_data || is_gated;
+        let batch = option!(EncoderArgs, batch);
+        let unmeasured =
+            || if is_measured { None } else { given.first([batch], "needs '--data' or '--precision auto'") };
+        let precision =
+            || (!is_measured).then(|| given.first([option!(EncoderArgs, precision)], "needs '--data'")).flatten();
+        let ungated = || if is_gated { None } else { given.first(GateArgs::all(), "needs '--precision auto'") };
+        let carried = [option!(EncoderArgs, graph), option!(EncoderArgs, optimise_graph)];
+        let built = "runs in f32: '--precision auto' is for bundles that carry no graph";
+        let carried = || if is_gated { given.first(carried, built) } else { None };
         // The golden embedding is the CPU's, with this ONNX Runtime.
-        let of_golden = |id: &Id| !self.no_golden && *id == option!(EncoderArgs, onnxruntime);
+        let computes = is_gated || !self.no_golden;
+        let of_golden = |id: &Id| computes && *id == option!(EncoderArgs, onnxruntime);
         let running = EncoderArgs::running().into_iter().filter(|id| !of_golden(id));
         let runs = has_data || self.encoder.optimise_graph;
         let unrun = || if runs { None } else { given.first(running, "needs '--data' or '--optimise-graph'") };
         let classes = self.heads.classes_without_heads(given);
-        classes.or_else(unmeasured).or_else(unrun).or_else(|| self.encoder.conflict(None, given))
+        let measured = unmeasured().or_else(precision).or_else(ungated).or_else(carried);
+        classes.or(measured).or_else(unrun).or_else(|| self.encoder.conflict(None, given))
+    }
+
+    /// Whether precisions are measured.
+    fn is_gated(&self) -> bool {
+        self.encoder.precision == Some(PrecisionChoice::Auto)
     }
 
     /// Refuses what the encoder's arguments have and no bundle can be told.
@@ -212,6 +237,7 @@ impl Pack {
             packer.residual(&task, checkpoints::open_tuned(&file, &base)?, format, self.residual_above)?;
         }
 
+        let gate = self.is_gated().then(|| self.gate(&basis, &tower)).transpose()?;
         let before = self.data.is_some().then(|| self.accuracies(&self.session()?, graph.as_ref())).transpose()?;
         let formats = match (self.max_error, self.max_drop, &before) {
             (Some(max_error), _, _) => self.smallest(&packer, max_error)?,
@@ -219,6 +245,9 @@ impl Pack {
             _ => packer.uniform(self.format.unwrap_or(VectorFormat::Blocks(BlockFormat::Q4))),
         };
         packer.golden(self.golden()?);
+        if let Some(gate) = gate {
+            packer.gate(gate, gate::progress())?;
+        }
         let report = self.write(&packer, &formats, &self.output)?;
         let written = output::after_writing(&self.output);
         let after = before.as_ref().map(|_| self.accuracies_after(&self.output)).transpose().map_err(&written)?;
@@ -251,6 +280,26 @@ impl Pack {
             }
             loaded => loaded.map(|_| Some(options)),
         }
+    }
+
+    /// How precisions are measured: on the images of those tasks that --data has some of.
+    fn gate(&self, basis: &Basis, tower: &TowerConfig) -> Result<Gate> {
+        let mut labelled = Vec::new();
+        if let Some(path) = &self.data {
+            let data = Dataset::open(path)?;
+            for task in data.tasks_with(&self.split)? {
+                if basis.tasks().iter().any(|known| known == task) {
+                    let head = self.heads.head(None, task, &tower.arch)?;
+                    let images = data.split(task, &self.split)?;
+                    let labels = labels(&head, &images, self.other_names(), task)?;
+                    labelled.push(LabelledTask { task: task.to_owned(), head, images, labels });
+                }
+            }
+        }
+        let data = self.data.as_deref().map(|path| (path, self.split.as_str()));
+        let gate = self.gate.gate(labelled, data, self.encoder.batch as usize, self.encoder.options());
+        gate.check()?;
+        Ok(gate)
     }
 
     fn lambdas(&self) -> Result<Lambdas> {

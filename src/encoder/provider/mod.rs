@@ -19,6 +19,7 @@ use super::options::{EncoderOptions, Provider, TensorRtOptions, WeightsOn};
 use super::runtime::Runtime;
 use super::session::SessionSetup;
 use crate::error::{Error, Result};
+use crate::tower::LayerPrecisions;
 
 /// The hardware and the provider that an encoder really runs on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +38,11 @@ pub struct Execution {
     pub weights_on: WeightsOn,
     /// The reason why [`WeightsOn::Auto`] took the host's memory, though a GPU computes.
     pub weights_fallback: Option<String>,
+    /// The types that the built graph's matrices are multiplied in; f32 for a user's graph.
+    pub precisions: LayerPrecisions,
+    /// The reason why [`PrecisionChoice::Auto`](super::PrecisionChoice::Auto) took them; `None` where they were asked
+    /// for.
+    pub precision_reason: Option<String>,
 }
 
 impl fmt::Display for Execution {
@@ -99,6 +105,8 @@ fn begin_on<T>(
             nodes: Vec::new(),
             weights_on: WeightsOn::Host,
             weights_fallback: None,
+            precisions: LayerPrecisions::default(),
+            precision_reason: None,
         },
     ))
 }
@@ -180,6 +188,7 @@ mod tests {
 
     use super::*;
     use crate::checkpoint::Checkpoint;
+    use crate::encoder::graph::EncoderGraph;
     use crate::encoder::options::Promotion;
     use crate::encoder::{Encoder, session};
     use crate::error::ErrorKind;
@@ -187,14 +196,15 @@ mod tests {
     use crate::tower::arch::{Arch, ArchHints};
     use crate::weights::{Model, ModelOptions};
 
-    /// An encoder of the digits, and its base as a task.
+    /// An encoder of the digits, over the graph that a GPU runs, and its base as a task.
     fn encoder() -> Option<(Encoder, crate::weights::TaskWeights)> {
         crate::need::onnxruntime()?;
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/digits/base/pickled_module.pt");
         let base = Checkpoint::open(path).unwrap();
         let arch = Arch::of(&base, ArchHints::default()).unwrap();
         let options = EncoderOptions { promotion: Promotion::Manual, threads: 1, ..EncoderOptions::default() };
-        let encoder = Encoder::new(&arch, &options).unwrap();
+        let graph = |_: &Target| EncoderGraph::built(&arch);
+        let encoder = Encoder::over_with(arch.clone(), &options, graph, |_| Ok((None, None))).unwrap();
         let model = Model::new(base, None, &ModelOptions::default()).unwrap();
         Some((encoder, model.weights(&"base".parse().unwrap()).unwrap()))
     }

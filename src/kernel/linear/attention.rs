@@ -337,8 +337,8 @@ struct Row {
     panels: usize,
 }
 
-/// Makes of a row of scores, [`PANEL`] of each row of the tile after one another, `exp(score − greatest)` as the product
-/// reads it, and zero for what is not seen. The sum of them.
+/// Makes of a row of scores, [`PANEL`] of each row of the tile after one another, `exp(score − greatest)` as the
+/// product reads it, and zero for what is not seen. The sum of them.
 #[inline(always)]
 unsafe fn softmax<V: Lanes>(row: &Row, scores: *mut f32, chances: *mut u8) -> f32 {
     let &Row { r, height, seen, panels } = row;

@@ -63,7 +63,7 @@ impl<V: Lanes> Step<V> for F32Step {
     #[inline(always)]
     unsafe fn broadcast(from: *const u8) -> V {
         // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { V::splat(from.cast::<f32>().read()) }
+        unsafe { V::splat(from.cast::<f32>().read_unaligned()) }
     }
 
     #[inline(always)]
@@ -99,7 +99,7 @@ impl<V: Lanes> Step<V> for Bf16Step {
     #[inline(always)]
     unsafe fn broadcast(from: *const u8) -> V::Int {
         // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { V::splat_int(from.cast::<i32>().read()) }
+        unsafe { V::splat_int(from.cast::<i32>().read_unaligned()) }
     }
 
     #[inline(always)]
@@ -135,7 +135,7 @@ impl<V: Lanes> Step<V> for Int8Step {
     #[inline(always)]
     unsafe fn broadcast(from: *const u8) -> V::Int {
         // SAFETY: the caller keeps the contract of `Lanes`.
-        unsafe { V::splat_int(from.cast::<i32>().read()) }
+        unsafe { V::splat_int(from.cast::<i32>().read_unaligned()) }
     }
 
     #[inline(always)]

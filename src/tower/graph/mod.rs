@@ -246,7 +246,7 @@ impl Graph {
             Pooling::PatchMean => (self.mean_of_patches(arch, last, EMBEDS), None),
         };
         if arch.variant.pooling.is_projected() {
-            self.projection(EMBEDS, &x, norm, PROJECTION, [arch.width, arch.embed_dim])?;
+            self.projection(["proj", EMBEDS], &x, norm, PROJECTION, [arch.width, arch.embed_dim])?;
         }
         self.give(EMBEDS, &[Extent::Named("batch"), Extent::Fixed(arch.embed_dim)]);
         Ok(())

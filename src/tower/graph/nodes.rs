@@ -134,9 +134,16 @@ impl Graph {
             return self.own_attention(block, qkv, heads, 0, is_causal);
         }
         let [q, k, v] = self.split_in_three(&block.node("attn.split"), qkv);
-        let causal = Attribute::Int("unidirectional", i64::from(is_causal));
-        let heads = [Attribute::Int("num_heads", int(heads)), causal];
-        let x = self.contrib(&block.node("attn"), "MultiHeadAttention", &[&q, &k, &v], heads);
+        let heads = Attribute::Int("num_heads", int(heads));
+        let name = block.node("attn");
+        let inputs = [q.as_str(), &k, &v];
+        let x = match is_causal {
+            true => {
+                let causal = Attribute::Int("unidirectional", 1);
+                self.contrib(&name, "MultiHeadAttention", &inputs, [heads, causal])
+            }
+            false => self.contrib(&name, "MultiHeadAttention", &inputs, [heads]),
+        };
         self.reshape(&block.node("attn.rows"), &x, &[-1, width])
     }
 
@@ -226,29 +233,32 @@ impl Graph {
         self.own_linear(pixels, &layer, layout, &patches)
     }
 
-    /// A layer norm and x·W, with W `[in, out]`, which is never packed.
+    /// A layer norm and x·W, called `output`, with W `[in, out]`, which is never packed.
     ///
     /// # Errors
     /// As [`PackedLayout::new`].
     pub(crate) fn projection(
         &mut self,
-        name: &str,
+        [name, output]: [&str; 2],
         x: &str,
         norm: Option<[&str; 2]>,
         weight: &str,
         [inputs, outputs]: [usize; 2],
-    ) -> Result<String> {
+    ) -> Result<()> {
         if matches!(self.form, Form::Standard) {
             let x = match norm {
                 None => x.to_owned(),
                 Some([node, parameter]) => self.layer_norm(node, x, parameter),
             };
-            return Ok(self.node(name, "Gemm", &[&x, weight], []));
+            let (inputs, outputs, attributes) = (&[x.as_str(), weight], &[output], &[]);
+            self.push(&Operator { name, domain: "", op: "Gemm", inputs, outputs, attributes });
+            return Ok(());
         }
         let layout = PackedLayout::new(outputs, inputs, linear::Precision::F32).map_err(|e| e.tensor(weight))?;
         let (parameters, norm) = ([weight.to_owned(), String::new()], norm.map(|norm| norm.map(str::to_owned)));
-        let layer = LinearNode { name: name.into(), parameters, norm, activation: None, residual: None };
-        Ok(self.own_linear(x, &layer, layout, &[Attribute::Int("columns", 1)]))
+        let layer = LinearNode { name: output.into(), parameters, norm, activation: None, residual: None };
+        self.own_linear(x, &layer, layout, &[Attribute::Int("columns", 1)]);
+        Ok(())
     }
 
     /// A layer by our own operator. What it has not has no name.

@@ -77,7 +77,7 @@ fn build_in(arch: &TextArch, form: Form) -> Result<Vec<u8>> {
     let ends = graph.reshape("ends.column", ENDS, &[-1, 1]);
     let x = graph.node("last_token", "GatherND", &[&x, &ends], [Attribute::Int("batch_dims", 1)]);
     let norm = Some(["ln_final"; 2]);
-    graph.projection(EMBEDS, &x, norm, PROJECTION, [arch.width, arch.embed_dim])?;
+    graph.projection(["projection", EMBEDS], &x, norm, PROJECTION, [arch.width, arch.embed_dim])?;
     graph.give(EMBEDS, &[Extent::Named("batch"), Extent::Fixed(arch.embed_dim)]);
     graph.into_bytes()
 }

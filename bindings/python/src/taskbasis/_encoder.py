@@ -22,10 +22,10 @@ _RESIZES = ("shortest", "squash", "longest")
 _INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 _PROMOTIONS = {"auto": "TB_PROMOTION_AUTO", "off": "TB_PROMOTION_OFF", "manual": "TB_PROMOTION_MANUAL"}
 _WEIGHTS_ON = {"auto": "TB_WEIGHTS_ON_AUTO", "host": "TB_WEIGHTS_ON_HOST", "device": "TB_WEIGHTS_ON_DEVICE"}
-_PRECISIONS = {"f32": "TB_PRECISION_F32", "bf16": "TB_PRECISION_BF16", "int8": "TB_PRECISION_INT8"}
+_PRECISIONS = {"f32": "TB_PRECISION_F32", "bf16": "TB_PRECISION_BF16", "int8": "TB_PRECISION_INT8", "auto": "TB_PRECISION_AUTO"}
 _RESIDENCIES = {"whole": "TB_RESIDENCY_WHOLE", "blockwise": "TB_RESIDENCY_BLOCKWISE"}
 _SELF_TESTS = {"auto": "TB_SELF_TEST_AUTO", "on": "TB_SELF_TEST_ON", "off": "TB_SELF_TEST_OFF"}
-_STATES = ("inputs", "building", "promoted", "failed")
+_STATES = ("inputs", "building", "promoted", "failed", "unneeded")
 _GRAPHS = ("built", "bundle", "file")
 _CHANNELS = (1, 3, 4)
 # Grey images that are narrower than this are hardly meant where an array has three dimensions.
@@ -64,8 +64,10 @@ class Encoder(Handle):
     every call. `streamed=True` is "blockwise" by its older name.
 
     `precision` is the type that the matrices of linear layers are multiplied in, on the CPU: "f32", "bf16" (half the
-    memory per task, about half the time where the processor has it) or "int8" (a quarter, the fastest; measure the
-    accuracy). With others than "f32" nothing is promoted. A graph of which no linear layer is recognised is refused.
+    memory per task, about half the time where the processor has it), "int8" (a quarter, the fastest; measure the
+    accuracy), or "auto": the fastest that passed when the bundle was packed (`pack(precision="auto")`), "f32" where
+    nothing was measured. `info()["precisions"]` is what each kind of layer has, `info()["precision_reason"]` why "auto"
+    took it (empty: it was asked for). A graph of which no linear layer is recognised runs in "f32" alone.
 
     `self_test` is for bundles with a golden embedding: whether the first call is preceded by the run of one image with the
     base's weights, which has to give that embedding. "auto" tests where the memory for those weights is not worth a
@@ -226,7 +228,7 @@ class Encoder(Handle):
         call(lib.tb_encoder_demote, self._handle, self._weights(weights)._handle)
 
     def promotion(self, weights: "Union[Weights, Named]") -> str:
-        """How these weights run: "inputs", "building", "promoted" or "failed"."""
+        """How these weights run: "inputs", "building", "promoted" or "failed"; "unneeded" where promotion gains nothing."""
         state = ffi.new("int32_t *")
         call(lib.tb_encoder_promotion, self._handle, self._weights(weights)._handle, state)
         return _STATES[state[0]]
@@ -234,8 +236,9 @@ class Encoder(Handle):
     def info(self) -> "dict[str, Any]":
         """What is really used: provider, device and why `auto` fell back (empty: it did not), where weights are ("host" or
         "device") and why not on the device, threads, sessions, ONNX Runtime's file and version, the architecture, the
-        preparation of images, what of both was assumed (empty: nothing), the precision, and which graph: "built", "bundle" (the one
-        that it carries) or "file".
+        preparation of images, what of both was assumed (empty: nothing), the precision (of several the narrowest; `precisions`
+        has that of each kind of layer, `precision_reason` why "auto" took them), and which graph: "built", "bundle" (the
+        one that it carries) or "file".
         """
         info = sized("tb_encoder_properties")
         call(lib.tb_encoder_info, self._handle, info)

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use taskbasis::PackReport;
 
 use crate::accuracy::Accuracy;
-use crate::output;
+use crate::{gate, output};
 
 /// The accuracies before and after, where they were measured.
 type Accuracies<'a> = Option<(&'a [Accuracy], &'a [Accuracy])>;
@@ -81,5 +81,6 @@ pub fn text(path: &Path, report: &PackReport, accuracies: Accuracies<'_>) -> Str
     if !report.residuals.is_empty() {
         text += "\n";
     }
+    text += &report.precision.as_ref().map(gate::text).unwrap_or_default();
     text
 }

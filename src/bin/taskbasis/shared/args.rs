@@ -8,7 +8,7 @@ use clap::{Args, Id};
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
     Arch, BasisFile, Bundle, Encoder, EncoderOptions, Error, GraphChoice, Head, MapMode, Model, ModelOptions,
-    OpenModel, Precision, Preprocess, Promotion, Residency, Result, SelfTest, TaskExpr, TaskWeights, TowerConfig,
+    OpenModel, PrecisionChoice, Preprocess, Promotion, Residency, Result, SelfTest, TaskExpr, TaskWeights, TowerConfig,
     head_tasks, open_head,
 };
 
@@ -82,13 +82,12 @@ pub struct EncoderArgs {
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     pub threads: usize,
 
-    /// The type that the matrices of linear layers are multiplied in.
-    #[arg(long, default_value = "f32", value_parser = choice([
-        (value("f32").help("Full precision"), Precision::F32),
-        (value("bf16").help("Half the bytes, and about half the time where the processor has it"), Precision::Bf16),
-        (value("int8").help("A quarter of the bytes, the fastest; check the accuracy"), Precision::Int8),
-    ]))]
-    pub precision: Precision,
+    /// The type that the matrices of linear layers are multiplied in: f32, which it is unless another is asked for; bf16,
+    /// half the bytes, and about half the time where the processor has it; int8, a quarter of the bytes, the fastest;
+    /// `auto`, the fastest that passed when the bundle was packed, else f32; or one per kind of layer,
+    /// `patches=bf16,qkv=int8,out=int8,fc=int8,proj=bf16`.
+    #[arg(long, value_name = "f32|bf16|int8|auto")]
+    pub precision: Option<PrecisionChoice>,
 
     #[command(flatten)]
     pub tower: TowerArgs,
@@ -299,7 +298,7 @@ impl EncoderArgs {
         let (threads, runtime) = (self.threads, self.onnxruntime.as_deref().map(Into::into));
         // The same command gives the same bits: nothing is promoted on the way.
         let (promotion, self_test) = (Promotion::Off, self.self_test);
-        let precision = self.precision;
+        let precision = self.precision.unwrap_or_default();
         let options = EncoderOptions { threads, runtime, promotion, self_test, precision, ..EncoderOptions::default() };
         self.placement.applied_to(self.provider.applied_to(options))
     }

@@ -114,6 +114,11 @@ pub fn tell(execution: &Execution) {
     if let Some(why) = &execution.fallback {
         tell_fallback(why);
     }
+    if let Some(why) = &execution.precision_reason {
+        static TOLD: Once = Once::new();
+        let text = format!("--precision auto: {}; {why}", execution.precisions);
+        TOLD.call_once(|| output::note(&text));
+    }
     if let Some(why) = &execution.weights_fallback {
         let text = format!("every run copies the weights to the GPU, as they cannot be rebuilt there: {why}");
         TOLD.call_once(|| output::note(&text));

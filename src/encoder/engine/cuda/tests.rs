@@ -130,6 +130,11 @@ fn encoder(arch: &Arch, cuda: &Cuda, options: &EncoderOptions) -> Encoder {
     Encoder::over_with(arch.clone(), options, |_| EncoderGraph::built(arch), device).unwrap()
 }
 
+/// An encoder of the CPU over the graph that a GPU runs.
+fn standard(arch: &Arch, options: &EncoderOptions) -> Encoder {
+    Encoder::over_with(arch.clone(), options, |_| EncoderGraph::built(arch), |_| Ok((None, None))).unwrap()
+}
+
 /// Sessions of the CPU over weights that a launch has written, by the address.
 #[test]
 #[ignore = "run by `on_a_driver_without_a_gpu_it_has_the_bits_of_the_cpu`"]
@@ -140,7 +145,7 @@ fn in_memory_of_the_host() {
     let (arch, model) = digits_model();
     let tasks = tasks(&model);
     let pixels: Vec<f32> = (0..2 * arch.pixels()).map(|i| (i % 17) as f32 / 17.0 - 0.4).collect();
-    let cpu = Encoder::new(&arch, &EncoderOptions { device_budget: None, ..options(0) }).unwrap();
+    let cpu = standard(&arch, &EncoderOptions { device_budget: None, ..options(0) });
     let expected: Vec<_> =
         tasks.iter().map(|task| bits(&cpu.encode(&*task.get().unwrap(), &pixels, 2).unwrap())).collect();
     assert!((1..tasks.len()).all(|i| expected[i] != expected[0]), "the tasks are to differ");

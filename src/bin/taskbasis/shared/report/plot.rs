@@ -2,6 +2,7 @@
 
 use plotters::coord::ranged1d::{AsRangedCoord, Ranged, ValueFormatter};
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 use taskbasis::{Error, ErrorKind, Result};
 
 use crate::output::digits;
@@ -9,9 +10,20 @@ use crate::output::digits;
 /// Pixels, across and down.
 const SIZE: (u32, u32) = (760, 340);
 
-/// Colours that the common kinds of colour blindness keep apart (Okabe and Ito 2008).
-pub const COLOURS: [(u8, u8, u8); 6] =
-    [(0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0), (86, 180, 233)];
+/// Pixels that a bar needs for a number above it.
+const NARROW: f64 = 38.0;
+
+/// Colours that the common kinds of colour blindness keep apart (Okabe and Ito 2008), and a grey.
+pub const COLOURS: [(u8, u8, u8); 8] = [
+    (0, 114, 178),
+    (230, 159, 0),
+    (0, 158, 115),
+    (204, 121, 167),
+    (213, 94, 0),
+    (86, 180, 233),
+    (130, 130, 130),
+    (240, 228, 66),
+];
 const INK: RGBColor = RGBColor(70, 76, 84);
 const GRID: RGBColor = RGBColor(228, 231, 235);
 
@@ -126,7 +138,7 @@ impl Bars {
             .margin(12)
             .x_label_area_size(34)
             .y_label_area_size(64)
-            .build_cartesian_2d(-0.5..groups as f64 - 0.5, 0.0..1.12 * highest)?;
+            .build_cartesian_2d(-0.5..groups as f64 - 0.5, 0.0..1.15 * highest)?;
         // A name where the axis has a whole number, nothing between.
         let name = |x: &f64| {
             let whole = (x - x.round()).abs() < 1e-6 && x.round() >= 0.0;
@@ -147,10 +159,12 @@ impl Bars {
             .axis_desc_style(("sans-serif", 16, &INK))
             .draw()?;
         let width = 0.8 / self.series.len().max(1) as f64;
-        let label = ("sans-serif", 13, &INK).into_text_style(&root).pos(plotters::style::text_anchor::Pos::new(
-            plotters::style::text_anchor::HPos::Center,
-            plotters::style::text_anchor::VPos::Bottom,
-        ));
+        // What is broader than its bar is written upwards.
+        let is_narrow = width / groups.max(1) as f64 * f64::from(SIZE.0) < NARROW;
+        let (across, up) = if is_narrow { (HPos::Left, VPos::Center) } else { (HPos::Center, VPos::Bottom) };
+        let turned = if is_narrow { FontTransform::Rotate270 } else { FontTransform::None };
+        let font = ("sans-serif", 13).into_font().transform(turned);
+        let label = font.color(&INK).into_text_style(&root).pos(Pos::new(across, up));
         for (s, (_, values)) in self.series.iter().enumerate() {
             let (r, g, b) = COLOURS[s % COLOURS.len()];
             let left = |group: usize| group as f64 - 0.4 + s as f64 * width;
