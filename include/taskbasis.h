@@ -909,9 +909,10 @@ typedef struct tb_encoder_options {
     /** One of the TB_RESIDENCY_ constants: how much of a task's weights a run has in memory. */
     size_t residency;
     /**
-     * One of the TB_PRECISION_ constants: the type that the built graph's matrices are multiplied in, on the CPU. With
-     * others than TB_PRECISION_F32 a GPU's provider and another graph are TB_ERR_UNSUPPORTED; TB_PRECISION_AUTO is
-     * TB_PRECISION_F32 there.
+     * One of the TB_PRECISION_ constants: the type that the matrices of linear layers are multiplied in, on the CPU.
+     * With TB_PRECISION_BF16 and TB_PRECISION_INT8 a GPU's provider, and a graph of which no linear layer is
+     * recognised, are TB_ERR_UNSUPPORTED; TB_PRECISION_AUTO is TB_PRECISION_F32 there, and for every graph but the
+     * built one.
      */
     size_t precision;
 } tb_encoder_options;

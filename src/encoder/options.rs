@@ -24,8 +24,9 @@ pub struct EncoderOptions {
     /// more on a quiet machine, and much more where other programs want the cores too.
     pub concurrency: usize,
     /// The tasks that get sessions of their own, as [`Encoder::encode_task`](super::Encoder::encode_task) runs them,
-    /// with a user's graph. The built graph gains nothing from them on the CPU, where none is made, and with weights on
-    /// a device none is made by counting.
+    /// with a user's graph whose linear layers are not recognised. Packed weights, as the built graph and other users'
+    /// graphs take them on the CPU, gain nothing from such sessions, so that none is made, and with weights on a device
+    /// none is made by counting.
     pub promotion: Promotion,
     /// The library of ONNX Runtime; see [`Runtime::load`](super::Runtime::load) for what `None` means.
     pub runtime: Option<PathBuf>,

@@ -150,6 +150,9 @@ macro_rules! functions {
 }
 
 functions!(scalar, f32, 1,);
+// The same, where the processor adds to a product: by the system's library that takes ten times as long.
+#[cfg(target_arch = "x86_64")]
+functions!(scalar_fma, f32, 1, "fma");
 #[cfg(target_arch = "aarch64")]
 functions!(neon, Neon<{ PLAIN }>, 4, "neon");
 #[cfg(target_arch = "aarch64")]
@@ -204,6 +207,7 @@ pub(super) const VARIANTS: &[Variant] = {
         #[cfg(target_arch = "aarch64")] Neon neon_matrices super::neon::has_matrices,
         #[cfg(target_arch = "aarch64")] Neon neon_dot super::neon::has_dot,
         #[cfg(target_arch = "aarch64")] Neon neon super::neon::is_detected,
+        #[cfg(target_arch = "x86_64")] Scalar scalar_fma || is_x86_feature_detected!("fma"),
         Scalar scalar || true,
     }
 };

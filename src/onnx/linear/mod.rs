@@ -1,9 +1,9 @@
 //! Linear layers of a user's graph, which our own operator computes with weights that are packed.
 //!
 //! Exporters write a layer as `MatMul` with the transposed matrix and an `Add` of the bias, or as `Gemm`. Such a
-//! product becomes one node of [`LINEAR`], with its bias and the activation behind it where nothing else reads what lies
-//! between. What is not certain stays as it is: a matrix that anything else reads too, that is not whole rows of a
-//! parameter, or that is of another type than f32.
+//! product becomes one node of [`LINEAR`], with its bias and the activation behind it where nothing else reads what
+//! lies between. What is not certain stays as it is: a matrix that anything else reads too, that is not whole rows of
+//! a parameter, or that is of another type than f32.
 
 mod activation;
 mod finder;
