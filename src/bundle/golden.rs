@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::add_tasks::BundleUpdate;
+use super::computed::Computed;
 use super::gate::{Gate, GateProgress, PrecisionMeasure};
 use super::opened::Bundle;
 use super::pack::{BaseFormat, Packer};
@@ -12,18 +13,6 @@ use crate::checkpoint::Checkpoint;
 use crate::encoder::{Agreement, Encoder, EncoderOptions, Golden, SelfTest};
 use crate::error::{Error, Result};
 use crate::weights::{Model, ModelOptions};
-
-/// What is told how far a measurement has come.
-type Progress<'a> = Box<dyn Fn(GateProgress) + 'a>;
-
-/// What is computed with a bundle that is written, and then put into it.
-#[derive(Default)]
-pub(super) struct Computed<'a> {
-    /// The options of the encoder that computes the golden embedding, where one is wanted.
-    golden: Option<EncoderOptions>,
-    /// How precisions are measured, where they are, and what is told how far that has come.
-    gate: Option<(Gate, Progress<'a>)>,
-}
 
 impl<'a> Packer<'a> {
     /// Puts a golden embedding into the bundles that are written from here on, computed by an encoder with these

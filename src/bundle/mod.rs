@@ -16,6 +16,7 @@
 mod add_tasks;
 mod choose;
 mod chunks;
+mod computed;
 mod fingerprint;
 mod format;
 mod gate;

@@ -11,10 +11,10 @@ use indexmap::IndexMap;
 
 use super::add_tasks::{BundleUpdate, TaskFit};
 use super::choose::{FormatCosts, Formats};
+use super::computed::Computed;
 use super::fingerprint::Fingerprint;
 use super::format::{BaseRecord, BasisRecord, Lambdas, Metadata, PreprocessRecord, Role};
 use super::gate::PrecisionMeasure;
-use super::golden::Computed;
 use super::items::{head_items, recovery_item, vector_item};
 use super::measure::{Gram, RecoveryErrors, encode, ratio};
 use super::opened::Bundle;

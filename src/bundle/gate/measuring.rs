@@ -3,9 +3,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::options::{Gate, GateProgress, LabelledTask};
+use super::patterns;
 use super::record::{AccuracyMeasure, Floors, TaskMeasure, Trial};
 use super::search::Trials;
-use super::{Gate, GateProgress, LabelledTask, patterns};
 use crate::basis::TaskExpr;
 use crate::encoder::{Encoder, EncoderOptions, Promotion, Provider, SelfTest};
 use crate::error::{Error, Result};

@@ -82,9 +82,9 @@ pub struct EncoderArgs {
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     pub threads: usize,
 
-    /// The type that the matrices of linear layers are multiplied in: f32, which it is unless another is asked for; bf16,
-    /// half the bytes, and about half the time where the processor has it; int8, a quarter of the bytes, the fastest;
-    /// `auto`, the fastest that passed when the bundle was packed, else f32; or one per kind of layer,
+    /// The type that the matrices of linear layers are multiplied in: f32, which it is unless another is asked for;
+    /// bf16, half the bytes, and about half the time where the processor has it; int8, a quarter of the bytes, the
+    /// fastest; `auto`, the fastest that passed when the bundle was packed, else f32; or one per kind of layer,
     /// `patches=bf16,qkv=int8,out=int8,fc=int8,proj=bf16`.
     #[arg(long, value_name = "f32|bf16|int8|auto")]
     pub precision: Option<PrecisionChoice>,
