@@ -13,13 +13,16 @@ use crate::encoder::{Agreement, Encoder, EncoderOptions, Golden, SelfTest};
 use crate::error::{Error, Result};
 use crate::weights::{Model, ModelOptions};
 
+/// What is told how far a measurement has come.
+type Progress<'a> = Box<dyn Fn(GateProgress) + 'a>;
+
 /// What is computed with a bundle that is written, and then put into it.
 #[derive(Default)]
 pub(super) struct Computed<'a> {
     /// The options of the encoder that computes the golden embedding, where one is wanted.
     golden: Option<EncoderOptions>,
     /// How precisions are measured, where they are, and what is told how far that has come.
-    gate: Option<(Gate, Box<dyn Fn(GateProgress) + 'a>)>,
+    gate: Option<(Gate, Progress<'a>)>,
 }
 
 impl<'a> Packer<'a> {

@@ -30,7 +30,7 @@ use crate::tower::arch::Arch;
 
 /// Why an encoder runs in f32 that was asked for the fastest precision that was measured.
 const UNMEASURED: &str = "nothing was measured: no bundle says what passed";
-const ONLY_BUILT: &str = "only the built graph can be run in another precision";
+const ONLY_BUILT: &str = "precisions are measured with the built graph, and another one runs";
 
 /// The image encoder of one architecture, for any weights of that architecture. Shareable between threads.
 ///

@@ -109,11 +109,9 @@ impl Encoder {
     /// Whether nothing that it computes with is rounder than f32.
     fn computes_in_f32(&self) -> bool {
         let graph = &self.feed.graph;
-        // The built graph's matrices may be packed, in f32 too.
-        let is_f32 = if graph.is_users() { graph.layout().is_f32() } else { self.precisions().is_f32() };
         self.execution.provider == Provider::Cpu
             && [graph.pixels_dtype, graph.embeds_dtype] == [DType::F32; 2]
-            && is_f32
+            && graph.layout().is_f32()
     }
 }
 

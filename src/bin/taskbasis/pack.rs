@@ -176,7 +176,7 @@ impl BundleArgs {
             || (!is_measured).then(|| given.first([option!(EncoderArgs, precision)], "needs '--data'")).flatten();
         let ungated = || if is_gated { None } else { given.first(GateArgs::all(), "needs '--precision auto'") };
         let carried = [option!(EncoderArgs, graph), option!(EncoderArgs, optimise_graph)];
-        let built = "runs in f32: '--precision auto' is for bundles that carry no graph";
+        let built = "is not what '--precision auto' measures, which is the built graph";
         let carried = || if is_gated { given.first(carried, built) } else { None };
         // The golden embedding is the CPU's, with this ONNX Runtime.
         let computes = is_gated || !self.no_golden;

@@ -103,8 +103,9 @@ impl Bundle {
     /// most. `base` as [`Bundle::base_or`] takes it; tasks that cannot be recovered are left out.
     ///
     /// # Errors
-    /// As [`Gate::check`], [`Bundle::base_or`] and [`Encoder::encode`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a bundle that
-    /// carries a graph, which is run in f32 wherever the bundle is; [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) where no task can be
+    /// As [`Gate::check`], [`Bundle::base_or`] and [`Encoder::encode`];
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a bundle that carries a graph, as the built one is
+    /// what is measured; [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) where no task can be
     /// recovered.
     pub fn measure_precision(
         &self,
@@ -114,7 +115,10 @@ impl Bundle {
     ) -> Result<PrecisionMeasure> {
         gate.check()?;
         if self.graph_map().is_some() {
-            return Err(Error::unsupported("the bundle carries a graph, which runs in f32").at(self.path()));
+            return Err(Error::unsupported(
+                "precisions are measured with the built graph, and the bundle carries another",
+            )
+            .at(self.path()));
         }
         let threads = gate.encoder.threads;
         let model = self.model(base, &ModelOptions { threads, cache_bytes: Some(0), ..ModelOptions::default() })?;
@@ -149,7 +153,7 @@ impl Bundle {
     fn automatic(&self, arch: &Arch, options: &EncoderOptions, has_graph: bool) -> (LayerPrecisions, String) {
         let not = |why: String| (LayerPrecisions::default(), why);
         if has_graph {
-            return not("only the built graph can be run in another precision".into());
+            return not("precisions are measured with the built graph, and another one runs".into());
         }
         if let Some(what) = options.unpacked() {
             return not(format!("{what} and other precisions exclude each other"));

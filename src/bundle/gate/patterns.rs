@@ -42,9 +42,9 @@ fn texture(pattern: usize, channel: usize, x: f32, y: f32) -> f32 {
         2 => (0.5 * (x + y) + tint) % 1.0,
         3 => 1.0 - (2.0 * distance(x, y, 0.5, 0.5)).min(1.0) * tint,
         // Checkers and stripes, coarse and fine.
-        4 => either((cell(x, 4) + cell(y, 4)) % 2 == 0),
-        5 => either((cell(x, 28) + cell(y, 28)) % 2 == 0),
-        6 => either(cell(x + y, 16) % 2 == 0),
+        4 => either((cell(x, 4) + cell(y, 4)).is_multiple_of(2)),
+        5 => either((cell(x, 28) + cell(y, 28)).is_multiple_of(2)),
+        6 => either(cell(x + y, 16).is_multiple_of(2)),
         // Noise: as fine as it gets, in blocks, and as nature has it.
         7 => unit(hash(cell(x, 224), cell(y, 224), seed)),
         8 => unit(hash(cell(x, 14), cell(y, 14), seed)),
@@ -52,7 +52,7 @@ fn texture(pattern: usize, channel: usize, x: f32, y: f32) -> f32 {
         10 => scene(5),
         // Shapes: discs, frames, and things in front of a scene.
         11 => either((0..5).any(|i| distance(x, y, unit(17 * i + 3), unit(29 * i + 5)) < 0.05 + 0.03 * i as f32)),
-        12 => either((distance(x, y, 0.5, 0.5) * 12.0) as u32 % 2 == 0),
+        12 => either(((distance(x, y, 0.5, 0.5) * 12.0) as u32).is_multiple_of(2)),
         13 => {
             if (x - 0.4).abs() < 0.25 && (y - 0.55).abs() < 0.3 {
                 tint
@@ -77,8 +77,8 @@ fn texture(pattern: usize, channel: usize, x: f32, y: f32) -> f32 {
     }
 }
 
-/// A few strokes on a plain ground, light on dark, dark on light or in colours: where most patches are the same, what is
-/// not normalised away stands out.
+/// A few strokes on a plain ground, light on dark, dark on light or in colours: where most patches are the same, what
+/// is not normalised away stands out.
 fn drawing(pattern: usize, channel: usize, x: f32, y: f32) -> f32 {
     let seed = 977 * pattern as u32;
     let (width, count) = (0.02 + 0.05 * unit(seed), 1 + hash(seed, 1, 2) % 4);
