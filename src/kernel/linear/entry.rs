@@ -1,15 +1,15 @@
 //! The entry points of each instruction set, and which of them a kernel means.
 
 use super::activations;
-use super::attention::{self, Head, Sizes};
+use super::attend::{self, Head, Sizes};
 #[cfg(all(target_arch = "x86_64", test))]
 use super::avx2::VNNI_512;
 #[cfg(target_arch = "x86_64")]
 use super::avx2::{Avx2, VNNI, WIDENED};
 #[cfg(target_arch = "x86_64")]
 use super::avx512::Avx512;
-use super::generic::{self, Bf16Step, F32Step, Finish, Int8Step, Step};
-use super::lanes::{Lanes, Next};
+use super::generic::{self, Bf16Step, F32Step, Finish, Int8Step, Multiply, Product, Step};
+use super::lanes::Lanes;
 use super::layout::{PANEL, PackedLayout};
 #[cfg(target_arch = "aarch64")]
 use super::neon::{DOT, MATRICES, Neon, PLAIN};
@@ -35,28 +35,11 @@ pub(super) struct Functions {
     pub(super) finish: unsafe fn(&Finish<'_>),
     /// [`pack::pack_panel`].
     pub(super) pack: unsafe fn(&PackedLayout, &[f32], &mut [u8], PanelOut<'_>),
-    /// [`attention::attend`].
+    /// [`attend::attend`].
     pub(super) attend: unsafe fn(&Sizes, Head<'_>),
 }
 
-pub(super) type Multiply = unsafe fn(&Product);
 type Convert = unsafe fn(&PackedLayout, &[f32], Option<(LayerNorm<'_>, &mut [f32])>, *mut u8, &mut [RowScale]);
-
-/// A tile of activations by a panel of weights.
-pub(super) struct Product {
-    pub(super) precision: Precision,
-    /// Rows of the tile: at least 1 and at most [`Lanes::ROWS`].
-    pub(super) rows: usize,
-    pub(super) a: *const u8,
-    pub(super) panel: *const u8,
-    pub(super) steps: usize,
-    /// The place of the sums, [`PANEL`] to the row.
-    pub(super) sums: *mut u8,
-    pub(super) next: Next,
-    /// The place that results are written to next, [`PANEL`] of each row, so many values apart.
-    pub(super) out: *const f32,
-    pub(super) out_stride: usize,
-}
 
 /// Computes a product, `C` registers of outputs at a time.
 ///
@@ -132,7 +115,7 @@ macro_rules! functions {
             $(#[target_feature(enable = $features)])?
             unsafe fn attend(sizes: &Sizes, head: Head<'_>) {
                 // SAFETY: the caller's promise, passed on.
-                unsafe { attention::attend::<$vector>(sizes, head, multiply) }
+                unsafe { attend::attend::<$vector>(sizes, head, multiply) }
             }
 
             pub(in super::super) const FUNCTIONS: Functions =

@@ -7,6 +7,7 @@ use super::activation::Activation;
 use super::lanes::{AHEAD, Lanes, Next};
 use super::layout::{GROUP, PANEL, STEP_BYTES};
 use super::math::activate;
+use super::precision::Precision;
 use super::row_scale::RowScale;
 
 /// A type of packed weights: how a step of the product is computed.
@@ -178,6 +179,25 @@ unsafe fn load_for_part<V: Lanes>(from: *const u8, parts: usize) -> V::Int {
     // SAFETY: the caller's promise.
     unsafe { if parts == 1 { V::load_int(from) } else { from.cast::<V::Int>().read_volatile() } }
 }
+
+/// A tile of activations by a panel of weights.
+pub(super) struct Product {
+    pub(super) precision: Precision,
+    /// Rows of the tile: at least 1 and at most [`Lanes::ROWS`].
+    pub(super) rows: usize,
+    pub(super) a: *const u8,
+    pub(super) panel: *const u8,
+    pub(super) steps: usize,
+    /// The place of the sums, [`PANEL`] to the row.
+    pub(super) sums: *mut u8,
+    pub(super) next: Next,
+    /// The place that results are written to next, [`PANEL`] of each row, so many values apart.
+    pub(super) out: *const f32,
+    pub(super) out_stride: usize,
+}
+
+/// The entry point for products of an instruction set.
+pub(super) type Multiply = unsafe fn(&Product);
 
 /// The products of `R` rows of activations with `C` registers of outputs: `steps` steps, in ascending order of k.
 ///

@@ -45,6 +45,7 @@
 
 mod activation;
 mod activations;
+mod attend;
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;

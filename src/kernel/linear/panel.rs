@@ -1,8 +1,8 @@
 //! A panel of weights against tiles of rows.
 
 use super::activation::Activation;
-use super::entry::{Functions, Product};
-use super::generic::Finish;
+use super::entry::Functions;
+use super::generic::{Finish, Product};
 use super::lanes::Next;
 use super::layout::{GROUP, PANEL, PackedLayout};
 use super::precision::Precision;
