@@ -534,7 +534,8 @@ tb_status tb_weights_coefficients(const tb_weights *weights,
 
 /**
  * Reconstructs now, unless the weights are ready: afterwards the first call that needs them finds them in the cache,
- * as far as its budget goes.
+ * as far as its budget goes. They are made in the form that the encoder of the basis takes that was made or used last;
+ * where there is none yet, and for tb_weights_tensor(), one f32 after another.
  *
  * @return TB_OK; TB_ERR_MISMATCH where base and basis are not of one model; TB_ERR_OUT_OF_MEMORY
  */
@@ -1197,11 +1198,15 @@ tb_status tb_encoder_device_stats(const tb_encoder *encoder,
  */
 #define TB_PROMOTION_STATE_FAILED 3
 
+/** No session, for it would gain nothing: the encoder takes weights packed. */
+#define TB_PROMOTION_STATE_UNNEEDED 4
+
 /**
  * Gives these weights a session of their own on this encoder, unless they have one: their matrices are packed once, as
  * ONNX Runtime's kernels like them best, instead of in every run. It is built by a thread of low priority while runs
  * go on, takes over from one run to the next, takes as much memory as the weights in the budget of the basis's cache,
- * and is dropped there when it has not been used for longest.
+ * and is dropped there when it has not been used for longest. The built graph on the CPU takes packed weights and
+ * gains nothing from it: there nothing is done, and TB_OK returned.
  *
  * @param wait  not zero: return when the session is there, or could not be built
  * @return TB_OK; TB_ERR_INVALID_ARGUMENT with TB_PROMOTION_OFF, TB_ERR_UNSUPPORTED with TB_RESIDENCY_BLOCKWISE;

@@ -319,7 +319,7 @@ fn soaking(out: &mut String, measured: &soak::Soak) -> Result<()> {
         Curve { name: name.into(), points: points.unwrap_or_default(), colour, dashed: false, marks: false }
     };
     let modes =
-        [("as inputs", &measured.plain), ("promoting", &measured.promoted), ("block by block", &measured.blockwise)];
+        [("as they are", &measured.plain), ("packed", &measured.packed), ("block by block", &measured.blockwise)];
     let curves = modes.into_iter().enumerate().map(curve).collect();
     let lines = Lines { x: "seconds", y: "MB of anonymous memory", log_x: false, log_y: false, curves };
     let about = format!("{} threads, {} expressions, room for three weights.", measured.threads, measured.expressions);

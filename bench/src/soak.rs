@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde::Serialize;
-use taskbasis::{Encoder, EncoderOptions, Error, Model, Promotion, Residency, Result, TaskExpr, WeightsCache};
+use taskbasis::{
+    Encoder, EncoderOptions, Error, Model, Precision, Promotion, Residency, Result, TaskExpr, WeightsCache,
+};
 
 use super::encode::difference;
 use super::family::{Dice, basis_of, recoverable};
@@ -23,10 +25,6 @@ const BUDGET: usize = 3;
 const EXPRESSIONS: usize = 24;
 /// Images per run, at most; every number of images has its own first result.
 const MAX_IMAGES: usize = 3;
-/// Runs after which a task is promoted: soon, so that it happens often.
-const PROMOTE_AFTER: u32 = 8;
-/// The distance at which results may lie once tasks are promoted, relative to their length.
-const PROMOTED_TOLERANCE: f64 = 1e-5;
 /// Memory may grow by this share and this many bytes, and one task's weights, from the second third of the time to the
 /// last, as which thread holds what varies.
 const GROWTH: (f64, f64) = (0.02, 8e6);
@@ -38,11 +36,11 @@ pub struct Soak {
     pub budget_bytes: usize,
     /// The formats of the vectors, which all take part at once.
     pub formats: Vec<String>,
-    /// The mode without promotion: every result has the bits of its first.
+    /// The mode in which runs are given weights as they are.
     pub plain: Mode,
-    /// The mode with promotion: every result is within 1e-5 of its first.
-    pub promoted: Mode,
-    /// The mode in which a run has the weights of one block at a time: every result has the bits of its first.
+    /// The mode in which runs take packed weights, of every precision in turn.
+    pub packed: Mode,
+    /// The mode in which a run has the weights of one block at a time.
     pub blockwise: Mode,
     pub passed: bool,
 }
@@ -51,7 +49,7 @@ pub struct Soak {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
     Plain,
-    Promoting,
+    Packed,
     Blockwise,
 }
 
@@ -61,7 +59,7 @@ pub struct Mode {
     pub runs: u64,
     /// Runs with other weights than the thread's run before.
     pub switches: u64,
-    /// Runs whose result was not its first's, by the mode's measure.
+    /// Runs whose result had not the bits of its first.
     pub differing: u64,
     /// The farthest that a result was from its first.
     pub difference: f64,
@@ -70,8 +68,6 @@ pub struct Mode {
     pub hits: u64,
     pub misses: u64,
     pub evictions: u64,
-    /// Tasks that are promoted at the end.
-    pub promoted: usize,
     pub memory: Option<MemoryOverTime>,
     /// The fewest open files in the second third of the time, and in the last: some are opened for a moment.
     pub descriptors: Option<[usize; 2]>,
@@ -95,7 +91,7 @@ pub struct MemoryOverTime {
     pub samples: Vec<(f64, u64)>,
 }
 
-/// A third of `seconds` each: with weights as inputs, with promotion, and block by block.
+/// A third of `seconds` each: with weights as they are, packed, and block by block.
 pub fn run(setup: &Setup<'_>, seconds: f64) -> Result<Soak> {
     let third = Duration::from_secs_f64(seconds / 3.0);
     let model = setup.family.open(1, 0)?;
@@ -103,15 +99,15 @@ pub fn run(setup: &Setup<'_>, seconds: f64) -> Result<Soak> {
     let budget_bytes = BUDGET * model.weights(&expressions[0])?.get()?.nbytes();
     drop(model);
     let mode = |way| mode(setup, &expressions, budget_bytes, third, way);
-    let (plain, promoted, blockwise) = (mode(Way::Plain)?, mode(Way::Promoting)?, mode(Way::Blockwise)?);
+    let (plain, packed, blockwise) = (mode(Way::Plain)?, mode(Way::Packed)?, mode(Way::Blockwise)?);
     Ok(Soak {
         threads: THREADS,
         expressions: expressions.len(),
         budget_bytes,
         formats: setup.family.bases().iter().map(|(format, _)| format.clone()).collect(),
-        passed: plain.passed && promoted.passed && blockwise.passed,
+        passed: plain.passed && packed.passed && blockwise.passed,
         plain,
-        promoted,
+        packed,
         blockwise,
     })
 }
@@ -132,16 +128,19 @@ fn expressions(model: &Arc<Model>) -> Result<Vec<TaskExpr>> {
     Ok(all)
 }
 
+/// What a run is of: format, expression, number of images, encoder.
+type Case = [usize; 4];
+
 /// The state that the threads share.
 struct Shared<'a> {
     /// The family with its vectors in each format, all within one budget.
     models: &'a [Arc<Model>],
-    encoder: &'a Encoder,
+    /// One for each precision that takes part.
+    encoders: &'a [Encoder],
     expressions: &'a [TaskExpr],
     pixels: &'a [f32],
     way: Way,
-    /// By format, expression and number of images.
-    first: Mutex<HashMap<(usize, usize, usize), Vec<f32>>>,
+    first: Mutex<HashMap<Case, Vec<f32>>>,
     stop: AtomicBool,
     runs: AtomicU64,
     switches: AtomicU64,
@@ -155,17 +154,22 @@ fn mode(setup: &Setup<'_>, expressions: &[TaskExpr], budget: usize, length: Dura
     let cache = Arc::new(WeightsCache::new(budget));
     let bases = setup.family.bases().iter();
     let models = bases.map(|(_, basis)| setup.family.open_sharing(basis, 1, &cache)).collect::<Result<Vec<_>>>()?;
-    let options = EncoderOptions {
-        concurrency: THREADS,
-        promotion: if way == Way::Promoting { Promotion::After(PROMOTE_AFTER) } else { Promotion::Off },
-        residency: if way == Way::Blockwise { Residency::Blockwise } else { Residency::Whole },
-        ..setup.encoder.clone()
+    let precisions = if way == Way::Packed { &Precision::ALL[..] } else { &[Precision::F32] };
+    let encoder = |precision: &Precision| {
+        let options = EncoderOptions {
+            concurrency: THREADS,
+            promotion: Promotion::Off,
+            residency: if way == Way::Blockwise { Residency::Blockwise } else { Residency::Whole },
+            precision: (*precision).into(),
+            ..setup.encoder.clone()
+        };
+        Encoder::new(&setup.about.arch, &options)
     };
-    let encoder = Encoder::new(&setup.about.arch, &options)?;
+    let encoders = precisions.iter().map(encoder).collect::<Result<Vec<_>>>()?;
     let pixels = setup.pixels(MAX_IMAGES);
     let shared = Shared {
         models: &models,
-        encoder: &encoder,
+        encoders: &encoders,
         expressions,
         pixels: &pixels,
         way,
@@ -180,7 +184,7 @@ fn mode(setup: &Setup<'_>, expressions: &[TaskExpr], budget: usize, length: Dura
     let began = Instant::now();
     let name = match way {
         Way::Plain => "soak",
-        Way::Promoting => "soak, promoting",
+        Way::Packed => "soak, packed",
         Way::Blockwise => "soak, block by block",
     };
     let bar = output::progress(length.as_secs() as usize, name);
@@ -224,7 +228,6 @@ fn mode(setup: &Setup<'_>, expressions: &[TaskExpr], budget: usize, length: Dura
         hits: stats.hits,
         misses: stats.misses,
         evictions: stats.evictions,
-        promoted: stats.promoted,
         memory,
         descriptors,
     })
@@ -240,11 +243,12 @@ fn work(shared: &Shared<'_>, seed: u64) {
     let mut dice = Dice::new(seed);
     let mut last = usize::MAX;
     while !shared.stop.load(Ordering::Relaxed) {
-        // Some come more often, so that there are hits too, and tasks hot enough to be promoted.
+        // Some come more often, so that there are hits too.
         let which = dice.below(shared.expressions.len()).min(dice.below(shared.expressions.len()));
         let format = dice.below(shared.models.len()).min(dice.below(shared.models.len()));
         let images = 1 + dice.below(MAX_IMAGES);
-        if let Err(error) = one(shared, format, which, images) {
+        let encoder = dice.below(shared.encoders.len());
+        if let Err(error) = one(shared, [format, which, images, encoder]) {
             let mut errors = shared.errors.lock();
             if errors.len() < 10 {
                 errors.push(error.to_string());
@@ -258,8 +262,10 @@ fn work(shared: &Shared<'_>, seed: u64) {
     }
 }
 
-fn one(shared: &Shared<'_>, format: usize, which: usize, images: usize) -> Result<()> {
-    let pixels = &shared.pixels[..images * shared.encoder.arch().pixels()];
+fn one(shared: &Shared<'_>, case: Case) -> Result<()> {
+    let [format, which, images, encoder] = case;
+    let encoder = &shared.encoders[encoder];
+    let pixels = &shared.pixels[..images * encoder.arch().pixels()];
     let weights = shared.models[format].weights(&shared.expressions[which])?;
     // Some are wanted ahead, and some of those no more.
     match (which + images) % 4 {
@@ -271,23 +277,19 @@ fn one(shared: &Shared<'_>, format: usize, which: usize, images: usize) -> Resul
         _ => {}
     }
     let embeds = match shared.way {
-        Way::Plain => shared.encoder.encode(&weights.get()?, pixels, images)?,
-        Way::Promoting | Way::Blockwise => shared.encoder.encode_task(&weights, pixels, images)?,
+        Way::Plain => encoder.encode(&weights.get()?, pixels, images)?,
+        Way::Packed | Way::Blockwise => encoder.encode_task(&weights, pixels, images)?,
     };
     let mut first = shared.first.lock();
-    let Some(expected) = first.get(&(format, which, images)) else {
-        first.insert((format, which, images), embeds);
+    let Some(expected) = first.get(&case) else {
+        first.insert(case, embeds);
         return Ok(());
     };
     if embeds.iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits()) && embeds.len() == expected.len() {
         return Ok(());
     }
-    let apart = difference(&embeds, expected);
-    shared.difference.fetch_max(apart.to_bits(), Ordering::Relaxed);
-    // Also where it is no number.
-    if shared.way != Way::Promoting || apart.is_nan() || apart > PROMOTED_TOLERANCE {
-        shared.differing.fetch_add(1, Ordering::Relaxed);
-    }
+    shared.difference.fetch_max(difference(&embeds, expected).to_bits(), Ordering::Relaxed);
+    shared.differing.fetch_add(1, Ordering::Relaxed);
     Ok(())
 }
 
@@ -313,14 +315,14 @@ fn over_time(samples: Vec<(f64, u64)>, weights: usize) -> Option<MemoryOverTime>
 
 impl Soak {
     pub fn rows(&self) -> Vec<Vec<String>> {
-        let modes = [&self.plain, &self.promoted, &self.blockwise];
+        let modes = [&self.plain, &self.packed, &self.blockwise];
         let memory =
             |mode: &Mode, of: &dyn Fn(&MemoryOverTime) -> String| mode.memory.as_ref().map_or("unknown".to_owned(), of);
         let row = |name: &str, value: &dyn Fn(&Mode) -> String| {
             std::iter::once(name.to_owned()).chain(modes.map(value)).collect::<Vec<_>>()
         };
         vec![
-            vec!["soak".into(), "as inputs".into(), "promoting".into(), "block by block".into()],
+            vec!["soak".into(), "as they are".into(), "packed".into(), "block by block".into()],
             row("seconds", &|mode| digits(mode.seconds)),
             row("runs", &|mode| output::grouped(mode.runs)),
             row("switches", &|mode| output::grouped(mode.switches)),
@@ -330,7 +332,6 @@ impl Soak {
             row("cache: hits, misses, evictions", &|mode| {
                 [mode.hits, mode.misses, mode.evictions].map(output::grouped).join(", ")
             }),
-            row("promoted at the end", &|mode| mode.promoted.to_string()),
             row("memory, first", &|mode| memory(mode, &|memory| output::bytes(memory.first_bytes))),
             row("memory, last", &|mode| memory(mode, &|memory| output::bytes(memory.last_bytes))),
             row("memory, peak", &|mode| memory(mode, &|memory| output::bytes(memory.peak_bytes))),

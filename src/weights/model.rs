@@ -100,8 +100,13 @@ impl Model {
     /// Has weights prepared and fetched in this layout from now on, as long as it lives: an encoder of the model takes
     /// them in it.
     pub(crate) fn prefer(&self, layout: &Arc<Layout>) {
-        if !layout.is_canonical() {
-            *self.preferred.lock() = Arc::downgrade(layout);
+        let mut preferred = self.preferred.lock();
+        if layout.is_canonical() || std::ptr::eq(preferred.as_ptr(), Arc::as_ptr(layout)) {
+            return;
+        }
+        let fits = |(name, shape)| self.base.get(name).is_some_and(|tensor| tensor.shape() == shape);
+        if layout.parameters().all(fits) {
+            *preferred = Arc::downgrade(layout);
         }
     }
 

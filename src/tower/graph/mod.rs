@@ -223,10 +223,7 @@ impl Graph {
         let qkv = self.reshape(&at("attn.qkv"), &qkv, &[-1, tokens, 3 * w]);
         let is_class_alone = layer + 1 == arch.layers && arch.variant.pooling == Pooling::ClassToken;
         if is_class_alone {
-            let sequences = self.reshape(&at("sequences"), stream, &[-1, tokens, w]);
-            let kept = self.first_tokens(&at("class_token"), &sequences);
-            let residual = self.reshape(&at("class_token.rows"), &kept, &[-1, w]);
-            let x = self.first_tokens_attention(&block, &qkv, arch.heads, w);
+            let [x, residual] = self.first_tokens_attention(&block, [&qkv, stream], arch.heads, [tokens, w]);
             return self.after_attention(&block, &residual, &x);
         }
         let x = self.attention(&block, &qkv, arch.heads, w, false);

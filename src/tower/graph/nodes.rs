@@ -147,17 +147,35 @@ impl Graph {
         self.reshape(&block.node("attn.rows"), &x, &[-1, width])
     }
 
-    /// Attention where the first token of each sequence alone asks: `[sequences, tokens, 3·width]` to
-    /// `[sequences, width]`.
-    pub(crate) fn first_tokens_attention(&mut self, block: &Block, qkv: &str, heads: usize, width: i64) -> String {
-        if !matches!(self.form, Form::Standard) {
-            return self.own_attention(block, qkv, heads, 1, false);
-        }
-        let [q, k, v] = self.split_in_three(&block.node("attn.split"), qkv);
-        let q = self.first_tokens(&block.node("attn.q.class_token"), &q);
-        let heads = [Attribute::Int("num_heads", int(heads))];
-        let x = self.contrib(&block.node("attn"), "MultiHeadAttention", &[&q, &k, &v], heads);
-        self.reshape(&block.node("attn.rows"), &x, &[-1, width])
+    /// Attention where the first token of each sequence alone asks, `[sequences, tokens, 3·width]` to
+    /// `[sequences, width]`, and those tokens' part of the stream.
+    pub(crate) fn first_tokens_attention(
+        &mut self,
+        block: &Block,
+        [qkv, stream]: [&str; 2],
+        heads: usize,
+        [tokens, width]: [i64; 2],
+    ) -> [String; 2] {
+        let at = |part: &str| block.node(part);
+        let is_standard = matches!(self.form, Form::Standard);
+        let parts = is_standard.then(|| self.split_in_three(&at("attn.split"), qkv));
+        let sequences = self.reshape(&at("sequences"), stream, &[-1, tokens, width]);
+        let first = self.constant(&at("class_token.index"), &[1], &[0]);
+        let take = |graph: &mut Self, name: &str, x: &str| {
+            graph.node(&at(name), "Gather", &[x, &first], [Attribute::Int("axis", 1)])
+        };
+        let parts = parts.map(|[q, k, v]| [take(self, "attn.q.class_token", &q), k, v]);
+        let kept = take(self, "class_token", &sequences);
+        let kept = self.reshape(&at("class_token.rows"), &kept, &[-1, width]);
+        let attended = match parts {
+            None => self.own_attention(block, qkv, heads, 1, false),
+            Some([q, k, v]) => {
+                let heads = [Attribute::Int("num_heads", int(heads))];
+                let x = self.contrib(&at("attn"), "MultiHeadAttention", &[&q, &k, &v], heads);
+                self.reshape(&at("attn.rows"), &x, &[-1, width])
+            }
+        };
+        [attended, kept]
     }
 
     fn own_attention(&mut self, block: &Block, qkv: &str, heads: usize, queries: i64, is_causal: bool) -> String {
@@ -170,12 +188,6 @@ impl Graph {
         let (inputs, outputs, attributes) = (&[qkv], &[name.as_str()], &attributes);
         self.push(&Operator { name: &name, domain: DOMAIN, op: ATTENTION, inputs, outputs, attributes });
         name
-    }
-
-    /// The first token of each sequence, `[sequences, tokens, width]` to `[sequences, 1, width]`.
-    pub(crate) fn first_tokens(&mut self, name: &str, x: &str) -> String {
-        let first = self.constant(&format!("{name}.index"), &[1], &[0]);
-        self.node(name, "Gather", &[x, &first], [Attribute::Int("axis", 1)])
     }
 
     /// Projects the rows that attention gave, adds them to `residual`, and takes the sum through the MLP.

@@ -10,7 +10,7 @@ fn embed(folder: &str, base: &str, expression: &str, image: &str) -> Result<Vec<
 
     let weights = model.weights(&expression.parse()?)?; // names them; nothing is computed yet
     let pixels = Preprocess::new(encoder.arch().image_size())?.files(&[image], 0)?;
-    encoder.encode_task(&weights, &pixels, 1) // reconstructed now, found in the cache, or promoted
+    encoder.encode_task(&weights, &pixels, 1) // reconstructed now, or found in the cache
 }
 // [/quickstart]
 

@@ -286,7 +286,9 @@ fn over(arch: &Arch, graph: &BoundGraph, cuda: &Cuda, options: &EncoderOptions) 
 /// A user's graph gets its weights in its layout on the device too, with the bits of the host's.
 fn a_users_graph(arch: &Arch, cuda: &Cuda, pixels: &[f32], budget: usize) {
     let ((model, graph), run) = (bound(arch), options(budget));
-    let on_host = Encoder::with_graph(arch, &graph, &EncoderOptions { device_budget: None, ..run.clone() }).unwrap();
+    let host = EncoderOptions { device_budget: None, ..run.clone() };
+    let graph_of = |_: &Target| EncoderGraph::new(&graph);
+    let on_host = Encoder::over_with(arch.clone(), &host, graph_of, |_| Ok((None, None))).unwrap();
     let theirs = over(arch, &graph, cuda, &run);
     for task in &tasks(&model) {
         let expected = on_host.encode(&*task.in_layout(on_host.layout()).get().unwrap(), pixels, 2).unwrap();
