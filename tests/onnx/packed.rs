@@ -162,7 +162,7 @@ fn a_bundle_and_the_optimiser_keep_the_layers() {
             // The optimiser imports our operators, as this process has them. A file for others does not.
             let (graph, written) = (fastest.graph().unwrap(), folder.path().join("written.onnx"));
             let task = digits.model.weights(&"MNIST".parse().unwrap()).unwrap().in_layout(graph.layout());
-            graph.write(&*task.get().unwrap(), &written, &[]).unwrap();
+            graph.write(&task.get().unwrap(), &written, &[]).unwrap();
             let sets = support::onnx::decode(&written).opset_import;
             assert!(!sets.is_empty() && sets.iter().all(|set| set.domain.as_deref() != Some("taskbasis")), "{sets:?}");
             let error = relative_l2(&embeds(&fastest, &digits.model), &embeds(&encoder, &digits.model));
@@ -250,7 +250,9 @@ fn rewrite(model: &mut ModelProto, at: usize, nodes: &[(&str, &[&str])]) {
 #[test]
 fn layers_are_recognised_in_their_forms() {
     let tower = Tower::new();
-    let forms: [(&str, bool, &[(&str, &[&str])]); 15] = [
+    /// Operators and their inputs.
+    type Nodes<'a> = &'a [(&'a str, &'a [&'a str])];
+    let forms: [(&str, bool, Nodes<'_>); 15] = [
         ("a Gemm", true, &[("Gemm B", &["x", "W", "b", "y"])]),
         ("without a bias", true, &[("Gemm B", &["x", "W", "s"]), ("Add", &["s", "b", "y"])]),
         (

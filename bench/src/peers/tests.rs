@@ -25,8 +25,8 @@ fn speaks(folder: &Path, body: &str) -> Option<PathBuf> {
     let path = folder.join("python");
     let begin = "#!/usr/bin/env python3\nimport json, sys, time\n\
                  def say(value): print(json.dumps(value), flush=True)\n";
-    std::fs::write(&path, format!("{begin}{body}")).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::write(&path, format!("{begin}{body}")).expect("a script is written");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a script may be run");
     Some(path)
 }
 
