@@ -98,8 +98,8 @@ pub(super) struct EncoderGraph {
     layout: Arc<Layout>,
     /// The ONNX model.
     pub(super) model: Vec<u8>,
-    /// The model that computes the same bits and takes all weights as they are, where that is another one.
-    unpacked: Option<Vec<u8>>,
+    /// What the graph was built for, where another one computes the same bits from weights as they are.
+    own: Option<(Arch, LayerPrecisions)>,
     /// The input that takes the images, and the type that it takes.
     pub(super) pixels: String,
     pub(super) pixels_dtype: DType,
@@ -128,8 +128,8 @@ impl EncoderGraph {
         });
         let layout = Layout::of_parameters(specs.collect());
         let model = graph::build_own(arch, precisions, true)?;
-        let unpacked = Some(graph::build_own(arch, precisions, false)?);
-        Ok(Self { unpacked, ..Self::of_model(model, layout, GraphKind::Own(kernel::active()?)) })
+        let own = Some((arch.clone(), precisions));
+        Ok(Self { own, ..Self::of_model(model, layout, GraphKind::Own(kernel::active()?)) })
     }
 
     /// The graph that is built for an architecture. Its layout is the canonical one.
@@ -150,7 +150,7 @@ impl EncoderGraph {
             users: None,
             layout,
             model,
-            unpacked: None,
+            own: None,
             pixels: graph::PIXELS.to_owned(),
             pixels_dtype: DType::F32,
             embeds: graph::EMBEDS.to_owned(),
@@ -178,7 +178,7 @@ impl EncoderGraph {
         let (pixels, output) = (graph.pixels(), graph.output());
         Ok(Self {
             model: graph.with_inputs()?,
-            unpacked: None,
+            own: None,
             pixels: pixels.name.clone(),
             pixels_dtype: dtype(pixels.data_type)?,
             embeds: output.name.clone(),
@@ -259,9 +259,20 @@ impl EncoderGraph {
         BoundGraph::built(model, layout, graph::PIXELS, graph::EMBEDS).map(Cow::Owned)
     }
 
-    /// The model that takes `weights` as [`EncoderGraph::inputs`] gives them, where it is not the first one.
-    pub(super) fn unpacked_model<W: WeightSource + ?Sized>(&self, weights: &W) -> Option<&[u8]> {
-        self.unpacked.as_deref().filter(|_| weights.in_layout(self.layout()).is_none())
+    /// Whether `weights`, as [`EncoderGraph::inputs`] gives them, are for [`EncoderGraph::unpacked_model`].
+    pub(super) fn is_unpacked<W: WeightSource + ?Sized>(&self, weights: &W) -> bool {
+        self.own.is_some() && weights.in_layout(self.layout()).is_none()
+    }
+
+    /// The model that takes weights as they are.
+    ///
+    /// # Errors
+    /// As [`EncoderGraph::own`].
+    pub(super) fn unpacked_model(&self) -> Result<Cow<'_, [u8]>> {
+        match &self.own {
+            None => Ok(Cow::Borrowed(&self.model)),
+            Some((arch, precisions)) => graph::build_own(arch, *precisions, false).map(Cow::Owned),
+        }
     }
 
     /// Views of all tensors, checked. A thousandth of a run's time, so every run can afford it. Where the graph wants
@@ -277,7 +288,7 @@ impl EncoderGraph {
         converted: &'a mut Option<Weights>,
     ) -> Result<Vec<Input<'a>>> {
         let layout = self.layout();
-        if layout.is_canonical() || self.unpacked_model(weights).is_some() {
+        if layout.is_canonical() || self.is_unpacked(weights) {
             return parameter_inputs(layout.tensors().iter().map(|tensor| (&*tensor.name, &*tensor.shape)), weights);
         }
         let weights = match weights.in_layout(layout) {

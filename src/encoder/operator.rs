@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use ort::environment::Environment;
 use ort::operator::{ComputeContext, Kernel as OrtKernel, KernelContext, Operator, OperatorDomain};
 use ort::operator::{OperatorInput, OperatorOutput, ShapeInferenceContext};
 use ort::value::{TensorElementType, ValueRef};
@@ -14,19 +15,41 @@ use crate::error::Result;
 use crate::kernel::Kernel;
 use crate::kernel::linear::{self, Activation, AttentionJob, LayerNorm, LinearJob, Matrix, PackedLayout};
 use crate::kernel::linear::{Patches, Pool, Precision, Scratch};
+use crate::onnx::TensorType;
+use crate::onnx::emit::{self, ModelWriter, int};
 use crate::onnx::own::{ATTENTION, DOMAIN, LINEAR, UNPACKED_LINEAR};
+
+const REGISTERING: &str = "cannot register the operators for packed weights";
 
 /// The operators of a session with this number of threads.
 ///
 /// # Errors
 /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
 pub(super) fn domain(threads: usize, kernel: Kernel) -> Result<Arc<OperatorDomain>> {
-    let doing = "cannot register the operators for packed weights";
     let at = Machine { threads, kernel };
-    let domain = OperatorDomain::new(DOMAIN).map_err(failed(doing))?;
-    let domain = domain.add(LinearOperator { at, is_packed: true }).map_err(failed(doing))?;
-    let domain = domain.add(LinearOperator { at, is_packed: false }).map_err(failed(doing))?;
-    domain.add(AttentionOperator(at)).map(Arc::new).map_err(failed(doing))
+    let domain = OperatorDomain::new(DOMAIN).map_err(failed(REGISTERING))?;
+    let domain = domain.add(LinearOperator { at, is_packed: true }).map_err(failed(REGISTERING))?;
+    let domain = domain.add(LinearOperator { at, is_packed: false }).map_err(failed(REGISTERING))?;
+    domain.add(AttentionOperator(at)).map(Arc::new).map_err(failed(REGISTERING))
+}
+
+/// Makes the domain of the operators known to ONNX Runtime, which has to be done before any session is opened.
+///
+/// The domains of a process are in one table, that sessions look into with nothing held. The first session of a domain
+/// looks whether it is there, and then adds it: of two that two threads open at once, one would be refused.
+///
+/// # Errors
+/// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
+pub(super) fn announce(environment: &Environment) -> Result<()> {
+    let mut model = ModelWriter::new("announcement", 8, &[("", 17)]);
+    model.input("in", TensorType::Float, &[]);
+    model.output("out", TensorType::Float, &[]);
+    let inputs = &["in"];
+    model.node(&emit::Operator { name: "", domain: "", op: "Identity", inputs, outputs: &["out"], attributes: &[] });
+    let builder = ort::session::Session::builder(environment).map_err(failed(REGISTERING))?;
+    let builder = builder.with_intra_threads(1).map_err(failed(REGISTERING))?;
+    let mut builder = builder.with_operators(domain(1, Kernel::Scalar)?).map_err(failed(REGISTERING))?;
+    builder.commit_from_memory(&model.to_vec()?).map(drop).map_err(failed(REGISTERING))
 }
 
 /// What computes.
@@ -125,13 +148,12 @@ impl OrtKernel for LinearNode {
             _ => None,
         };
         let (bias, residual) = (floats(bias.as_ref())?, floats(residual.as_ref())?);
-        let extent = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         let mut shape = match self.patches {
-            Some(_) => vec![extent(input.len() / self.layout.inputs()), 0],
+            Some(_) => vec![int(input.len() / self.layout.inputs()), 0],
             None => shape.to_vec(),
         };
         if let Some(last) = shape.last_mut() {
-            *last = extent(self.layout.outputs());
+            *last = int(self.layout.outputs());
         }
         let mut out = run.output(0, shape)?.ok_or_else(missing)?;
         let (_, out) = out.try_extract_tensor_mut::<f32>()?;
@@ -186,7 +208,7 @@ impl OrtKernel for AttentionNode {
         let (sequences, tokens, width) = (extent(0)?, extent(1)?, extent(2)? / 3);
         let queries = if self.queries == 0 { tokens } else { self.queries };
         let extents = [sequences.saturating_mul(queries), width];
-        let mut out = run.output(0, extents.map(|n| i64::try_from(n).unwrap_or(i64::MAX)))?.ok_or_else(missing)?;
+        let mut out = run.output(0, extents.map(int))?.ok_or_else(missing)?;
         let (_, out) = out.try_extract_tensor_mut::<f32>()?;
         let (heads, is_causal) = (self.heads, self.is_causal);
         let job = AttentionJob { qkv, tokens, queries, heads, width, is_causal, out };

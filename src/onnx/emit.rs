@@ -20,6 +20,11 @@ const PLACEHOLDERS: &str = "taskbasis.weights";
 /// The bytes of a model's name that the file of its values is called by.
 const LONGEST_STEM: usize = 240;
 
+/// An extent as graphs have it. What is checked before bounds every one far below `i64::MAX`.
+pub(crate) fn int(extent: usize) -> i64 {
+    i64::try_from(extent).unwrap_or(i64::MAX)
+}
+
 /// A parameter of an operator: its name and value.
 #[derive(Clone)]
 pub(crate) enum Attribute {

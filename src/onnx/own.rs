@@ -8,7 +8,7 @@
 //! * [`ATTENTION`]: queries, keys and values side by side, `[sequences, tokens, 3·width]`. Output
 //!   `[sequences·queries, width]`, where the attribute `queries` is 0 for all tokens.
 
-use super::emit::Attribute;
+use super::emit::{Attribute, int};
 use crate::kernel::linear::{Activation, PackedLayout};
 
 /// The domain of all of them.
@@ -19,8 +19,6 @@ pub(crate) const ATTENTION: &str = "Attention";
 
 /// The attributes that every linear layer has: `epsilon` is that of the norm in front.
 pub(crate) fn linear_attributes(layout: PackedLayout, activation: Activation, epsilon: f32) -> Vec<Attribute> {
-    // The kernel bounds every extent far below `i64::MAX`.
-    let int = |extent: usize| i64::try_from(extent).unwrap_or(i64::MAX);
     vec![
         Attribute::Int("outputs", int(layout.outputs())),
         Attribute::Int("inputs", int(layout.inputs())),

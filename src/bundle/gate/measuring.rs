@@ -8,6 +8,7 @@ use super::patterns;
 use super::record::{AccuracyMeasure, Floors, TaskMeasure, Trial};
 use super::search::Trials;
 use crate::basis::TaskExpr;
+use crate::bundle::measure::dot;
 use crate::encoder::{Encoder, EncoderOptions, Promotion, Provider, SelfTest};
 use crate::error::{Error, Result};
 use crate::heads::Head;
@@ -222,7 +223,6 @@ fn rounded(value: f64) -> f64 {
 
 /// The least cosine between rows of one width, to seven digits; −1 where a row of one is zero, and none of the other's.
 fn least_cosine(a: &[f32], b: &[f32], width: usize) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
     let cosine = |(a, b): (&[f32], &[f32])| {
         let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
         if a == b {

@@ -47,10 +47,10 @@ impl Engine for HostEngine {
             let mut converted = None;
             let inputs = graph.inputs(weights, &mut converted)?;
             let sessions = &mut *self.sessions.lend(|| HostSessions::open(&self.feed, &self.setup))?;
-            let session = match (graph.unpacked_model(weights), &mut sessions.unpacked) {
-                (None, _) => &sessions.first,
-                (Some(_), Some(session)) => session,
-                (Some(model), none) => none.insert(self.setup.open(model, graph.kind)?),
+            let session = match (graph.is_unpacked(weights), &mut sessions.unpacked) {
+                (false, _) => &sessions.first,
+                (true, Some(session)) => session,
+                (true, none) => none.insert(self.setup.open(&graph.unpacked_model()?, graph.kind)?),
             };
             self.feed.run(session, &inputs, None, images, out)
         })

@@ -18,6 +18,7 @@ pub use self::library::{MINIMUM_MINOR, Version};
 pub use self::search::{Origin, PATH_VARIABLE};
 use self::search::{SearchPlace, Surroundings};
 use self::shutdown::ShutdownGuard;
+use super::operator;
 use super::ort_error::failed;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -162,6 +163,7 @@ impl Runtime {
             .map_err(failed("cannot start ONNX Runtime"))
             .map_err(|e| e.at(&path))?;
         environment.set_log_level(LogLevel::Warning);
+        operator::announce(&environment).map_err(|e| e.at(&path))?;
         Ok(Self { path, version, origin, providers, environment })
     }
 

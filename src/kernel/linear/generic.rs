@@ -4,7 +4,7 @@
 //! there may the compiler use that set's instructions.
 
 use super::activation::Activation;
-use super::lanes::{AHEAD, Lanes, Next};
+use super::lanes::{Lanes, Next, ask_ahead};
 use super::layout::{GROUP, PANEL, STEP_BYTES};
 use super::math::activate;
 use super::precision::Precision;
@@ -220,13 +220,9 @@ pub(super) unsafe fn product<V: Lanes, S: Step<V>, const R: usize, const C: usiz
     unsafe {
         let mut sums = [[S::zero(); C]; R];
         for _ in 0..steps / GROUP {
-            for _ in 0..next.lines {
-                V::prefetch_far(next.from);
-                next.from = next.from.wrapping_add(64);
-            }
+            next.ask::<V>();
             for step in 0..GROUP {
-                V::prefetch(b.wrapping_add(AHEAD));
-                V::prefetch(b.wrapping_add(AHEAD + 64));
+                ask_ahead::<V>(b);
                 for part in 0..S::PARTS {
                     let mut weights = [S::load(b, part); C];
                     for (c, weights) in weights.iter_mut().enumerate().skip(1) {

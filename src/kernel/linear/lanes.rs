@@ -3,7 +3,7 @@
 use super::layout::{GROUP, PANEL, STEP_BYTES};
 
 /// The distance at which weights are asked for ahead, in bytes.
-pub(super) const AHEAD: usize = 1024;
+const AHEAD: usize = 1024;
 
 /// Memory that is read next, of which each product asks for a part while it computes.
 #[derive(Clone, Copy)]
@@ -11,6 +11,24 @@ pub(super) struct Next {
     pub(super) from: *const u8,
     /// Cache lines per group of steps.
     pub(super) lines: usize,
+}
+
+impl Next {
+    /// Asks for what belongs to the next group of steps.
+    #[inline(always)]
+    pub(super) fn ask<V: Lanes>(&mut self) {
+        for _ in 0..self.lines {
+            V::prefetch_far(self.from);
+            self.from = self.from.wrapping_add(64);
+        }
+    }
+}
+
+/// Asks for the weights of a step that comes soon after this one.
+#[inline(always)]
+pub(super) fn ask_ahead<V: Lanes>(step: *const u8) {
+    V::prefetch(step.wrapping_add(AHEAD));
+    V::prefetch(step.wrapping_add(AHEAD + 64));
 }
 
 /// A register full of f32 with the integers of the same width, and the instructions of one instruction set on them.

@@ -18,7 +18,7 @@ pub enum Matrix<'a> {
     Columns(&'a [f32]),
 }
 
-impl Matrix<'_> {
+impl<'a> Matrix<'a> {
     /// Refuses what is not of this layout.
     pub(super) fn check(&self, layout: &PackedLayout) -> Result<()> {
         let elements = layout.outputs() * layout.inputs();
@@ -40,18 +40,26 @@ impl Matrix<'_> {
         }
     }
 
-    /// Packs it into `packed`, and gives what that holds then. `lines` is memory for the pieces of the work.
+    /// Its packed form: as it is, or made in `packed`. `lines` is memory for the pieces of the work.
     ///
     /// # Errors
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
-    pub(super) fn pack<'r>(
-        &self,
+    pub(super) fn packed<'r>(
+        self,
         functions: &Functions,
         layout: &PackedLayout,
         pool: &dyn Pool,
         lines: &mut Room,
         packed: &'r mut Room,
-    ) -> Result<&'r [u8]> {
+    ) -> Result<&'r [u8]>
+    where
+        'a: 'r,
+    {
+        let (values, is_columns) = match self {
+            Self::Packed(bytes) => return Ok(bytes),
+            Self::Rows(values) => (values, false),
+            Self::Columns(values) => (values, true),
+        };
         let panels = layout.panels();
         let batches = pieces(pool, panels);
         let lines_bytes = PANEL * layout.steps() * 4;
@@ -64,14 +72,12 @@ impl Matrix<'_> {
                 // SAFETY: there is room for the layout, and every panel belongs to one batch. The instruction set is
                 // there, as `entry::of` found.
                 unsafe {
-                    match self {
-                        Self::Packed(_) => {}
-                        Self::Rows(values) => {
-                            let unit = layout.panel_elements();
-                            let rows = &values[panel * unit..values.len().min((panel + 1) * unit)];
-                            (functions.pack)(layout, rows, lines, PanelOut::of(layout, panel, out.at(0), false));
-                        }
-                        Self::Columns(values) => copy_columns(layout, values, panel, out),
+                    if is_columns {
+                        copy_columns(layout, values, panel, out);
+                    } else {
+                        let unit = layout.panel_elements();
+                        let rows = &values[panel * unit..values.len().min((panel + 1) * unit)];
+                        (functions.pack)(layout, rows, lines, PanelOut::of(layout, panel, out.at(0), false));
                     }
                 }
             }

@@ -5,7 +5,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::lanes::{AHEAD, Lanes, Next};
+use super::lanes::{Lanes, Next, ask_ahead};
 use super::layout::{GROUP, PANEL, STEP_BYTES};
 
 /// Whether this machine has what the kernel needs.
@@ -276,13 +276,9 @@ impl<const LEVEL: u8> Lanes for Neon<LEVEL> {
             let mut sums = [[[vdupq_n_s32(0); 2]; C]; MAX_PAIRS];
             let pairs = R.div_ceil(2);
             for _ in 0..steps / GROUP {
-                for _ in 0..next.lines {
-                    Self::prefetch_far(next.from);
-                    next.from = next.from.wrapping_add(64);
-                }
+                next.ask::<Self>();
                 for step in (0..GROUP).step_by(2) {
-                    Self::prefetch(b.wrapping_add(AHEAD));
-                    Self::prefetch(b.wrapping_add(AHEAD + 64));
+                    ask_ahead::<Self>(b);
                     let row = |r: usize| vld1_u8(a.add((r.min(R - 1) * GROUP + step) * 4));
                     let mut rows = [vdupq_n_u8(0); MAX_PAIRS];
                     for (pair, rows) in rows.iter_mut().enumerate().take(pairs) {

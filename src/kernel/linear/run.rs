@@ -92,12 +92,7 @@ fn compute(
         return Ok(());
     }
     let LinearJob { layout, weights, norm, bias, activation, residual, out, .. } = job;
-    let weights = match weights {
-        Matrix::Packed(bytes) => bytes,
-        Matrix::Rows(_) | Matrix::Columns(_) => {
-            weights.pack(&functions, &layout, pool, &mut scratch.packing, &mut scratch.packed)?
-        }
-    };
+    let weights = weights.packed(&functions, &layout, pool, &mut scratch.packing, &mut scratch.packed)?;
     let row_bytes = layout.steps() * 4 * (functions.parts)(layout.precision());
     let tiles = rows.div_ceil(functions.rows);
     let start = |tile: usize| rows * tile / tiles;

@@ -15,13 +15,13 @@ pub(super) mod nodes;
 
 use std::collections::HashMap;
 
-use self::nodes::{Block, Form, Graph, int};
+use self::nodes::{Block, Form, Graph};
 use super::arch::{Arch, BLOCKS, PATCH_EMBEDDING, PROJECTION, Pooling};
 use super::precisions::{LayerKind, LayerPrecisions};
 use crate::error::Result;
 use crate::kernel::linear::PackedLayout;
 use crate::onnx::TensorType;
-use crate::onnx::emit::{Attribute, Extent};
+use crate::onnx::emit::{Attribute, Extent, int};
 
 /// The input that takes the images: f32 `[batch, 3, S, S]`.
 pub const PIXELS: &str = "pixel_values";
@@ -89,11 +89,24 @@ pub(crate) struct Link {
 /// # Errors
 /// As [`PackedLayout::new`].
 pub(crate) fn packed_layouts(arch: &Arch, precisions: LayerPrecisions) -> Result<HashMap<String, PackedLayout>> {
+    layouts_of(arch.parameters(), LayerKind::of_matrix, precisions)
+}
+
+/// The packed form of those parameters that are matrices of a kind, by name.
+///
+/// # Errors
+/// As [`PackedLayout::new`].
+pub(super) fn layouts_of(
+    parameters: Vec<(String, Vec<usize>)>,
+    kind: impl Fn(&str) -> Option<LayerKind>,
+    precisions: LayerPrecisions,
+) -> Result<HashMap<String, PackedLayout>> {
     let mut packed = HashMap::new();
-    for (name, shape) in arch.parameters() {
-        if let Some(kind) = LayerKind::of_matrix(&name) {
+    for (name, shape) in parameters {
+        if let Some(kind) = kind(&name) {
             let layout = PackedLayout::new(shape[0], shape[1..].iter().product(), precisions.get(kind));
-            packed.insert(name.clone(), layout.map_err(|e| e.tensor(&name))?);
+            let layout = layout.map_err(|e| e.tensor(&name))?;
+            packed.insert(name, layout);
         }
     }
     Ok(packed)

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::error::Result;
 use crate::kernel::linear::{self, PackedLayout};
 use crate::onnx::TensorType;
-use crate::onnx::emit::{Attribute, Extent, ModelWriter, Operator};
+use crate::onnx::emit::{Attribute, Extent, ModelWriter, Operator, int};
 use crate::onnx::own::{ATTENTION, DOMAIN, LINEAR, UNPACKED_LINEAR, linear_attributes};
 use crate::tower::arch::{Activation, Epsilon};
 
@@ -134,15 +134,26 @@ impl Graph {
             return self.own_attention(block, qkv, heads, 0, is_causal);
         }
         let [q, k, v] = self.split_in_three(&block.node("attn.split"), qkv);
+        self.standard_attention(block, [&q, &k, &v], heads, width, is_causal)
+    }
+
+    /// Attention by ONNX Runtime's operator: `[sequences, queries or tokens, width]` each to `[rows, width]`.
+    fn standard_attention(
+        &mut self,
+        block: &Block,
+        parts: [&str; 3],
+        heads: usize,
+        width: i64,
+        is_causal: bool,
+    ) -> String {
         let heads = Attribute::Int("num_heads", int(heads));
         let name = block.node("attn");
-        let inputs = [q.as_str(), &k, &v];
         let x = match is_causal {
             true => {
                 let causal = Attribute::Int("unidirectional", 1);
-                self.contrib(&name, "MultiHeadAttention", &inputs, [heads, causal])
+                self.contrib(&name, "MultiHeadAttention", &parts, [heads, causal])
             }
-            false => self.contrib(&name, "MultiHeadAttention", &inputs, [heads]),
+            false => self.contrib(&name, "MultiHeadAttention", &parts, [heads]),
         };
         self.reshape(&block.node("attn.rows"), &x, &[-1, width])
     }
@@ -169,11 +180,7 @@ impl Graph {
         let kept = self.reshape(&at("class_token.rows"), &kept, &[-1, width]);
         let attended = match parts {
             None => self.own_attention(block, qkv, heads, 1, false),
-            Some([q, k, v]) => {
-                let heads = [Attribute::Int("num_heads", int(heads))];
-                let x = self.contrib(&at("attn"), "MultiHeadAttention", &[&q, &k, &v], heads);
-                self.reshape(&at("attn.rows"), &x, &[-1, width])
-            }
+            Some([q, k, v]) => self.standard_attention(block, [&q, &k, &v], heads, width, false),
         };
         [attended, kept]
     }
@@ -354,9 +361,4 @@ impl Graph {
     pub(crate) fn into_bytes(self) -> Result<Vec<u8>> {
         self.writer.to_vec()
     }
-}
-
-/// The architectures' checks bound every extent far below `i64::MAX`.
-pub(crate) fn int(extent: usize) -> i64 {
-    i64::try_from(extent).unwrap_or(i64::MAX)
 }

@@ -3,14 +3,12 @@
 //! Attention looks back only, so nothing after a text's last token changes its embedding: sequences are as long as the
 //! longest text of a run, not 77, which is most of a prompt's time.
 
-use std::collections::HashMap;
-
 use super::arch::{BLOCKS, POSITIONAL_EMBEDDING, PROJECTION, TOKEN_EMBEDDING, TextArch};
 use crate::error::Result;
-use crate::kernel::linear::PackedLayout;
 use crate::onnx::TensorType;
-use crate::onnx::emit::{Attribute, Extent};
-use crate::tower::graph::nodes::{Block, Form, Graph, int};
+use crate::onnx::emit::{Attribute, Extent, int};
+use crate::tower::graph::layouts_of;
+use crate::tower::graph::nodes::{Block, Form, Graph};
 use crate::tower::precisions::{LayerKind, LayerPrecisions};
 
 /// The input that takes the texts: i64 `[batch, tokens]`, where `tokens` is at most the context length.
@@ -34,13 +32,8 @@ pub fn build(arch: &TextArch) -> Result<Vec<u8>> {
 /// As [`build`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a matrix that cannot be packed.
 pub(crate) fn build_own(arch: &TextArch, precisions: LayerPrecisions) -> Result<Vec<u8>> {
     arch.check()?;
-    let mut layouts = HashMap::new();
-    for (name, shape) in arch.parameters() {
-        if let Some(kind) = name.strip_prefix(BLOCKS).and_then(LayerKind::of_block_matrix) {
-            let layout = PackedLayout::new(shape[0], shape[1], precisions.get(kind)).map_err(|e| e.tensor(&name))?;
-            layouts.insert(name, layout);
-        }
-    }
+    let kind = |name: &str| name.strip_prefix(BLOCKS).and_then(LayerKind::of_block_matrix);
+    let layouts = layouts_of(arch.parameters(), kind, precisions)?;
     build_in(arch, Form::Own { layouts, is_packed: false })
 }
 
