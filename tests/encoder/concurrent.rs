@@ -3,7 +3,7 @@
 use std::sync::Barrier;
 
 use crate::support::tensors::Tensors;
-use crate::support::{Random, runtime};
+use crate::support::{Random, in_a_process_of_its_own, runtime};
 use taskbasis::{Activation, Arch, Encoder, EncoderOptions, Variant};
 
 fn arch() -> Arch {
@@ -60,6 +60,30 @@ fn calls_for_different_weights_do_not_mix() {
         encoder.trim();
         assert_eq!(encoder.sessions(), 0);
         assert!(encoder.encode(&tasks[0], &pixels, 3).unwrap() == alone[0], "a session made anew gives the same bits");
+    }
+}
+
+/// ONNX Runtime keeps the domains of operators in a table of the process, and of two sessions that add one to it at the
+/// same time it refuses one.
+#[test]
+fn the_first_encoders_of_a_process_may_be_made_at_once() {
+    if !runtime() {
+        return;
+    }
+    // Without the announcement, almost every process meets it.
+    for _ in 0..3 {
+        in_a_process_of_its_own("concurrent::the_first_encoders_of_a_process_may_be_made_at_once", || {
+            let arch = Arch { layers: 1, ..arch() };
+            let start = Barrier::new(8);
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| {
+                        start.wait();
+                        Encoder::new(&arch, &EncoderOptions { threads: 1, ..EncoderOptions::default() }).unwrap();
+                    });
+                }
+            });
+        });
     }
 }
 
