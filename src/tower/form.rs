@@ -133,6 +133,19 @@ impl Default for BlockForm {
     }
 }
 
+/// The parts of a tower that names and shapes tell.
+pub(super) struct TowerForm {
+    pub(super) width: usize,
+    pub(super) pre_norm: bool,
+    pub(super) patch_bias: bool,
+    pub(super) tokens: Tokens,
+    pub(super) positions: Positions,
+    pub(super) blocks: BlockForm,
+    /// Whether there is a probe that pools by attention.
+    pub(super) has_probe: bool,
+    pub(super) has_projection: bool,
+}
+
 pub(super) fn is_usual<T: Default + PartialEq>(part: &T) -> bool {
     *part == T::default()
 }
