@@ -244,7 +244,8 @@ impl OpenModel {
     /// The description of the encoder that shapes do not tell, for weights over this base.
     ///
     /// # Errors
-    /// As [`Bundle::tower`] and [`TowerConfig::read`].
+    /// As [`Bundle::tower`] and [`TowerConfig::read`]; as [`OnnxFile::image_size`], where the base holds no vision
+    /// transformer, and the graph says what its encoder is ([`TowerConfig::of_graph`]).
     pub fn tower(&self, mut options: TowerOptions, choice: &GraphChoice) -> Result<TowerConfig> {
         options.has_graph = self.has_graph(choice);
         if let ConfigSource::File(path) = &mut options.config {
@@ -252,7 +253,14 @@ impl OpenModel {
         }
         match self.bundle() {
             Some(bundle) => bundle.tower(self.model.base(), &options),
-            None => TowerConfig::read(self.model.base(), &options),
+            None => match choice {
+                GraphChoice::File { path, options: binding, .. } if TowerConfig::needs_graph(self.model.base()) => {
+                    let file = OnnxFile::open_with(local(path, Wanted::Path)?, self.model.map_mode())?;
+                    let size = file.image_size(binding)?;
+                    TowerConfig::of_graph(self.model.base(), size, &options)
+                }
+                _ => TowerConfig::read(self.model.base(), &options),
+            },
         }
     }
 

@@ -60,7 +60,8 @@ impl Family {
         let in_scope =
             |name: &str, tensor: &Tensor| tensor.dtype().is_float() && (scope == Scope::All || is_image_tower(name));
         lacking::check_read(&base, scope == Scope::ImageTower)?;
-        if base.image_tower().next().is_none() {
+        // A user's graph can be run with weights of whatever names, but for nothing does one ask for a tower's.
+        if base.image_tower().next().is_none() && (scope == Scope::ImageTower || base.parameters() == 0) {
             return Err(lacking::no_tower(&base));
         }
         // Each task has classes of its own, and a classifier of them is no weight of the model.
@@ -134,7 +135,7 @@ impl Family {
 /// # Errors
 /// When the tensors cannot be read.
 pub fn doubt(base: &Checkpoint, task: &str, tuned: &Checkpoint) -> Result<Option<String>> {
-    let tower = base.image_tower().filter(|(_, tensor)| tensor.dtype().is_float());
+    let tower = base.encoder().filter(|(_, tensor)| tensor.dtype().is_float());
     let pairs = tower.filter_map(|(name, of_base)| {
         tuned
             .get(name)

@@ -142,6 +142,13 @@ impl Checkpoint {
         self.iter().filter(|(name, _)| is_image_tower(name))
     }
 
+    /// The tensors that an encoder can be made of: those of the image tower; all of them where the file holds no tower
+    /// that is known here, and a user's graph says which are used.
+    pub fn encoder(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        let has_tower = self.image_tower().next().is_some();
+        self.iter().filter(move |(name, _)| !has_tower || is_image_tower(name))
+    }
+
     /// The number of tensors that are read.
     pub fn len(&self) -> usize {
         self.tensors.len()

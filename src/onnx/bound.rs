@@ -108,7 +108,7 @@ impl BoundGraph {
     pub fn with_map(file: Arc<OnnxFile>, map: GraphMap, base: &Checkpoint, basis: Option<&Basis>) -> Result<Self> {
         let allowed =
             BindOptions { missing: map.missing.clone(), repeated: map.repeated.clone(), ..BindOptions::default() };
-        bind::check_complete(&map, base, &allowed).map_err(|e| e.at(file.path()))?;
+        bind::check_complete(&file, &map, base, &allowed).map_err(|e| e.at(file.path()))?;
         for (name, mapped) in &map.tensors {
             check_values(&file, name, mapped, base)?;
         }

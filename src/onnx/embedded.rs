@@ -103,7 +103,7 @@ impl BoundGraph {
         }
         let allowed =
             BindOptions { missing: map.missing.clone(), repeated: map.repeated.clone(), ..BindOptions::default() };
-        bind::check_complete(&map, base, &allowed).map_err(named)?;
+        bind::check_complete(&file, &map, base, &allowed).map_err(named)?;
         Self::new(file, map, base, basis).map(|graph| Self { origin: GraphOrigin::Bundle, ..graph })
     }
 }

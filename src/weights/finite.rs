@@ -26,7 +26,7 @@ impl TaskWeights {
         let of = format!("the embeddings with the weights `{}`", clipped(self.name()));
         let pool = BufferPool::unlimited();
         let mut largest = ("", 0.0f32);
-        let tower = model.base().image_tower().filter(|(_, tensor)| tensor.dtype().is_float());
+        let tower = model.base().encoder().filter(|(_, tensor)| tensor.dtype().is_float());
         for (name, tensor) in tower {
             if let Err(error) = tensor.verify_finite().and_then(|()| self.verify_vectors(name)) {
                 return Ok(error.tensor(name).hint(format!("So {of} are not finite either")));

@@ -71,7 +71,7 @@ impl Model {
     pub fn new(base: Checkpoint, basis: Option<Basis>, options: &ModelOptions) -> Result<Arc<Self>> {
         let kernel = options.kernel.map_or_else(kernel::active, Ok)?;
         kernel::threads::count(options.threads)?;
-        let canonical = plan::base_alone(&base, Scope::ImageTower).canonical();
+        let canonical = plan::base_alone(&base, Scope::of(&base)).canonical();
         let floats = canonical.tensors().iter().filter(|tensor| tensor.dtype.is_float());
         let tower: usize = floats.map(TensorSpec::nbytes).sum();
         let cache = match (&options.cache, options.cache_bytes) {
@@ -217,7 +217,7 @@ impl Model {
         spares: &Arc<BufferPool>,
         cancel: Option<&AtomicBool>,
     ) -> Result<Weights> {
-        let scope = Scope::ImageTower;
+        let scope = Scope::of_layout(&self.base, layout);
         let options = ReconstructOptions { scope, threads: self.threads, kernel: Some(self.kernel), cancel };
         let plan = plan::of_model(&self.base, self.basis.as_ref(), coefficients, scope)?;
         let weights = plan.run(layout, &options, Some(spares))?;

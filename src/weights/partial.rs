@@ -21,7 +21,7 @@ impl TaskWeights {
         threads: usize,
         pool: &Arc<BufferPool>,
     ) -> Result<Weights> {
-        let (model, scope) = (self.model(), Scope::ImageTower);
+        let (model, scope) = (self.model(), Scope::of(self.model().base()));
         let plan = plan::of_model(model.base(), model.basis(), self.coefficients(), scope)?;
         let options = ReconstructOptions { scope, threads, kernel: Some(model.kernel()), cancel: None };
         let plan = plan.limited_to(wanted);

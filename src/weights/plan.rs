@@ -18,6 +18,19 @@ pub enum Scope {
     All,
 }
 
+impl Scope {
+    /// The scope of what encoders over `base` may use: the image tower, or all where there is none that is known.
+    pub(super) fn of(base: &Checkpoint) -> Self {
+        if base.image_tower().next().is_some() { Self::ImageTower } else { Self::All }
+    }
+
+    /// The scope of what a layout is made of. A user's graph may go on behind the tower.
+    pub(super) fn of_layout(base: &Checkpoint, layout: &Layout) -> Self {
+        let is_of_tower = layout.parameters().all(|(name, _)| is_image_tower(name));
+        if is_of_tower { Self::of(base) } else { Self::All }
+    }
+}
+
 /// Weights to be.
 pub(super) struct Plan<'a> {
     pub(super) coefficients: Coefficients,
@@ -117,7 +130,7 @@ fn check_unnamed(base: &Checkpoint, basis: &Basis, scope: Scope) -> Result<()> {
 /// Whether base and basis are of one model, in every parameter that both could have.
 pub(crate) fn check_models(base: &Checkpoint, basis: &Basis) -> Result<()> {
     let any = Coefficients { vectors: vec![1.0; basis.vectors()], ..Coefficients::zero(0) };
-    with_base(base, basis, &any, Scope::ImageTower)?;
+    with_base(base, basis, &any, Scope::of(base))?;
     // The text tower may go by other names in one of them, but not have other shapes.
     for (name, parameter) in basis.parameters() {
         if let Some(tensor) = base.get(name) {

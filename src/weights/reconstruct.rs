@@ -208,7 +208,7 @@ impl Weights {
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where the base's image tower lacks a parameter;
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
     pub(crate) fn of_base_in(base: &Checkpoint, layout: &Layout) -> Result<Self> {
-        plan::base_alone(base, Scope::ImageTower).run(layout, &ReconstructOptions::default(), None)
+        plan::base_alone(base, Scope::of_layout(base, layout)).run(layout, &ReconstructOptions::default(), None)
     }
 
     /// Whether the tensors have the names, shapes and types of this layout.

@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::json;
 use taskbasis::onnx::describe;
 use taskbasis::tower::ConfigSource;
-use taskbasis::{Encoder, EncoderOptions, Error, ErrorKind, Result, TowerConfig, TowerOptions};
+use taskbasis::{Encoder, EncoderOptions, Error, ErrorKind, Result, TowerOptions};
 
 use crate::args::{EncoderArgs, ModelArgs, threads};
 use crate::conflicts::{Given, Refused};
@@ -68,8 +68,8 @@ impl Bind {
         let map = graph.map();
         let trials = if self.measure {
             // What shapes do not tell is in the graph; only extents are asked of the architecture.
-            let has_graph = TowerOptions { has_graph: true, config: ConfigSource::Ignored, ..TowerOptions::default() };
-            let arch = TowerConfig::read(session.model().base(), &has_graph)?.arch;
+            let extents = TowerOptions { config: ConfigSource::Ignored, ..TowerOptions::default() };
+            let arch = session.tower(extents, &self.binding.choice(&self.graph))?.arch;
             let (threads, runtime) = (self.threads, self.onnxruntime.as_deref().map(Into::into));
             let options = EncoderOptions { threads, runtime, ..EncoderOptions::default() };
             let options = self.placement.applied_to(self.provider.applied_to(options));

@@ -2,6 +2,7 @@
 
 use super::super::constant::Constant;
 use super::super::file::OnnxFile;
+use super::complete::outside;
 use super::map::GraphMap;
 use super::order::slot;
 use crate::basis::Basis;
@@ -48,6 +49,8 @@ impl Absent {
             }
             absent.beyond.push(name.clone());
         }
+        let outside = outside(file, map, base)?.into_iter();
+        absent.beyond.extend(outside.filter(|name| changes(basis, name) && basis.is_some()).map(str::to_owned));
         Ok(absent)
     }
 }

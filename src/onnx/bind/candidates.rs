@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use half::{bf16, f16};
 
 use super::order::{EncoderPlace, slot};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::names::is_text_tower;
+use crate::checkpoint::{Checkpoint, is_image_tower};
 use crate::error::Result;
 use crate::tensor::{DType, Tensor, contiguous_strides};
 use crate::weights::View;
@@ -53,7 +54,11 @@ const POSITIONS: &str = "visual.positional_embedding";
 impl Candidates {
     pub(super) fn of(base: &Checkpoint) -> Result<Self> {
         let mut candidates = Self { all: Vec::new(), by_size: HashMap::new() };
-        for (name, tensor) in base.image_tower().filter(|(_, tensor)| tensor.dtype().is_float() && tensor.numel() > 1) {
+        // What a graph computes behind a tower is the base's too. The text tower, whose values may be the same, is none
+        // of a graph of images.
+        let of_graph = |name: &str| is_image_tower(name) || !is_text_tower(name);
+        let is_weight = |tensor: &Tensor| tensor.dtype().is_float() && tensor.numel() > 1;
+        for (name, tensor) in base.iter().filter(|(name, tensor)| of_graph(name) && is_weight(tensor)) {
             let whole = View::whole(name);
             candidates.add_orders(&whole, tensor)?;
             for rows in parts_of(name, tensor.shape()) {
@@ -161,6 +166,11 @@ impl Candidates {
 
     /// Those of the candidates with equal values that need no reshaping, where there are any.
     fn of_shape(&self, mut found: Vec<Match>, shape: &[usize]) -> Vec<Match> {
+        // What is beside a tower is only what the tower is not.
+        let is_of_tower = |m: &Match| is_image_tower(self.all[m.candidate].parameter());
+        if found.iter().any(is_of_tower) {
+            found.retain(is_of_tower);
+        }
         for part in found.clone() {
             let fits = |m: &Match| self.all[m.candidate].has_shape(shape);
             let same_part = |m: &Match| {
@@ -232,13 +242,18 @@ fn once(constant: &Tensor, repeat: usize, shape: &[usize]) -> Result<Option<Tens
 /// The rows that exporters keep apart: q, k and v; two of them together; the class token's position and the others.
 fn parts_of(name: &str, shape: &[usize]) -> Vec<[usize; 2]> {
     match shape.first() {
-        Some(&rows) if name.contains(".attn.in_proj_") && rows % 3 == 0 && rows > 0 => {
+        Some(&rows) if is_fused(name) && rows % 3 == 0 && rows > 0 => {
             let third = rows / 3;
             vec![[0, third], [third, 2 * third], [2 * third, rows], [0, 2 * third], [third, rows]]
         }
         Some(&rows) if name == POSITIONS && rows > 1 => vec![[0, 1], [1, rows]],
         _ => Vec::new(),
     }
+}
+
+/// Whether queries, keys and values are one parameter of this name.
+fn is_fused(name: &str) -> bool {
+    name.contains("in_proj_") || name.ends_with("qkv.weight") || name.ends_with("qkv.bias")
 }
 
 /// What remains of shape and strides without extents of 1.

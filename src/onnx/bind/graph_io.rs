@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use super::super::file::{OnnxFile, Port};
 use super::super::rewrite::Needed;
 use super::super::types::{float_dtype, type_name};
+use super::BindOptions;
 use crate::checkpoint::Checkpoint;
 use crate::did_you_mean;
 use crate::error::{Error, Result};
@@ -68,6 +69,36 @@ pub(super) fn pixels(file: &OnnxFile, needed: &Needed, name: Option<&str>) -> Re
             .expected("one input")
             .got(names().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "))
             .hint("Is it another output that gives the image embeddings?")),
+    }
+}
+
+impl OnnxFile {
+    /// The side of the square images that the graph takes, in pixels, by the shape of its input.
+    ///
+    /// # Errors
+    /// As [`bind`](super::bind()) of inputs and outputs that have to be named;
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where the shape does not say it, or images are not
+    /// square.
+    pub fn image_size(&self, options: &BindOptions) -> Result<usize> {
+        let named = |error: Error| error.at(self.path());
+        let needed = match (&options.output, self.outputs.as_slice()) {
+            (Some(output), _) => self.needed(output),
+            (None, outputs) => self.needed(outputs.first().map_or("", |port| &port.name)),
+        };
+        let name = pixels(self, &needed, options.pixels.as_deref()).map_err(named)?;
+        let port = self.inputs.iter().find(|port| port.name == name);
+        match port.and_then(|port| port.shape.as_deref()) {
+            Some([_, _, Some(height), Some(width)]) if height == width => Ok(*height),
+            _ => Err(named(
+                Error::unsupported(
+                    "the graph does not say how large its images are, and the base holds no tower that does",
+                )
+                .tensor(&name)
+                .expected("[N, 3, S, S] with numbers for S")
+                .got(port.map_or_else(String::new, shape_text))
+                .hint("Export it for one size of images; the number of images may be left open"),
+            )),
+        }
     }
 }
 

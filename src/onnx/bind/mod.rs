@@ -8,8 +8,10 @@
 mod absent;
 mod branches;
 mod candidates;
+mod complete;
 mod graph_io;
 mod map;
+mod modules;
 mod order;
 mod pixels;
 mod solve;
@@ -23,6 +25,7 @@ use parking_lot::Mutex;
 
 pub(super) use self::absent::{Absent, changes};
 use self::candidates::{Candidates, Match};
+pub(super) use self::complete::check as check_complete;
 pub use self::map::{GraphMap, Mapped};
 pub(super) use self::pixels::{check as check_pixels, moved as moved_pixels};
 use self::uses::Sites;
@@ -47,7 +50,8 @@ pub struct BindOptions {
     pub repeated: Vec<String>,
 }
 
-/// Finds the parameters of the base's image tower among the constants of a graph.
+/// Finds the parameters of a base among the constants of a graph: all of its image tower; where it holds no vision
+/// transformer, whatever of it the graph uses.
 ///
 /// # Errors
 /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming it, for a parameter that the graph lacks or holds more
@@ -55,10 +59,10 @@ pub struct BindOptions {
 /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) where inputs or outputs have to be named.
 pub fn bind(file: &OnnxFile, base: &Checkpoint, options: &BindOptions) -> Result<GraphMap> {
     let named = |error: Error| error.at(file.path());
-    if base.image_tower().next().is_none() {
-        return Err(Error::mismatch("the base holds no image encoder, so nothing in the graph can be recognised")
-            .at(base.path())
-            .expected("parameters named visual.…"));
+    if base.parameters() == 0 {
+        return Err(
+            Error::mismatch("the base holds no weights, so nothing in the graph can be recognised").at(base.path())
+        );
     }
     let output = graph_io::output(file, base, options.output.as_deref()).map_err(named)?;
     let needed = file.needed(&output);
@@ -73,7 +77,8 @@ pub fn bind(file: &OnnxFile, base: &Checkpoint, options: &BindOptions) -> Result
     }
     let domains: Vec<Vec<Match>> = sites.sites.iter().map(|site| matches[site.constant].clone()).collect();
     sites.find_branches(&branches::certain(&domains, &candidates, &uniform));
-    let solution = solve::solve(&sites, &candidates, domains, &uniform);
+    let mut solution = solve::solve(&sites, &candidates, domains, &uniform);
+    modules::settle(file, &sites, &candidates, &mut solution.domains);
 
     let mut map = GraphMap {
         pixels,
@@ -93,7 +98,7 @@ pub fn bind(file: &OnnxFile, base: &Checkpoint, options: &BindOptions) -> Result
         }
     }
     enter(&mut map, file, &sites, &solution, &candidates, found);
-    check_complete(&map, base, options).map_err(|error| match error.tensor_name() {
+    check_complete(file, &map, base, options).map_err(|error| match error.tensor_name() {
         Some(name) => {
             let found = why::Evidence { file, needed: &needed, base, map: &map, sites: &sites, solution: &solution };
             let hint = found.why_missing(name);
@@ -173,41 +178,6 @@ fn enter(
             map.tensors.insert(name, Mapped { constant: Some(constant.name.clone()), uses, ..mapped });
         }
     }
-}
-
-/// Whether every parameter of the image tower is there, once.
-pub(super) fn check_complete(map: &GraphMap, base: &Checkpoint, options: &BindOptions) -> Result<()> {
-    let mut rows: HashMap<&str, Vec<([usize; 2], &str)>> = HashMap::new();
-    for (name, mapped) in &map.tensors {
-        for part in &mapped.sum {
-            let count = base.require(&part.parameter)?.shape().first().copied().unwrap_or(1);
-            let range = part.rows.unwrap_or([0, count]);
-            rows.entry(part.parameter.as_str()).or_default().push((range, name));
-        }
-    }
-    for (name, tensor) in base.image_tower().filter(|(_, tensor)| tensor.dtype().is_float()) {
-        let (count, mut covered) = (tensor.shape().first().copied().unwrap_or(1), 0);
-        let mut pieces = rows.remove(name).unwrap_or_default();
-        pieces.sort_unstable();
-        let mut last: Option<&str> = None;
-        for ([start, end], holder) in pieces {
-            if start < covered && !options.repeated.iter().any(|allowed| allowed == name) {
-                return Err(Error::mismatch("the graph holds this parameter more than once")
-                    .tensor(name)
-                    .got(format_args!("`{}` and `{holder}`", last.unwrap_or_default()))
-                    .hint("Where each is meant to be the task's, --allow-repeated allows it by name"));
-            }
-            if start > covered {
-                break;
-            }
-            (covered, last) = (covered.max(end), Some(holder));
-        }
-        if covered < count && !options.missing.iter().any(|allowed| allowed == name) {
-            let error = Error::mismatch("the graph lacks this parameter").tensor(name);
-            return Err(if covered == 0 { error } else { error.got(format_args!("rows 0 to {covered} of {count}")) });
-        }
-    }
-    Ok(())
 }
 
 /// Whether a constant has the values of the sum of these views.

@@ -32,6 +32,13 @@ pub(super) struct Site {
     meets: Vec<(usize, u8)>,
 }
 
+impl Site {
+    /// The nodes where the constant meets the data.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = usize> {
+        self.meets.iter().map(|(node, _)| *node)
+    }
+}
+
 /// All sites of a graph, and the flow between them.
 pub(super) struct Sites {
     pub(super) sites: Vec<Site>,

@@ -5,6 +5,7 @@
 //! is still open then is assumed to be OpenAI's, and said ([`TowerConfig::assumed`]). Each value has an [`Origin`].
 
 mod files;
+mod graph_alone;
 mod images;
 mod keys;
 mod open_clip;
