@@ -100,8 +100,8 @@ pub use tensor::{BlockFormat, Blocks, DType, Rounding, Source, Tensor};
 #[cfg(feature = "text")]
 pub use tower::text::{TextHints, TextModel};
 pub use tower::{
-    Activation, Arch, ArchHints, Epsilon, ImageHints, LayerKind, LayerPrecisions, Pooling, TowerConfig, TowerOptions,
-    Variant,
+    Activation, Arch, ArchHints, BlockForm, Epsilon, ImageHints, LayerKind, LayerPrecisions, Pooling, Positions,
+    Projection, Rotary, Tokens, TowerConfig, TowerOptions, Variant,
 };
 pub use visible::{Visible, VisibleLines};
 pub use weights::{

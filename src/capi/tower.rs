@@ -10,6 +10,8 @@ pub const TB_ACTIVATION_QUICK_GELU: u32 = 0;
 pub const TB_ACTIVATION_GELU: u32 = 1;
 /// GELU's approximation by tanh.
 pub const TB_ACTIVATION_GELU_TANH: u32 = 2;
+/// x*sigmoid(x), the gate of gated MLPs: EVA-02. Not an option's.
+pub const TB_ACTIVATION_SILU: u32 = 4;
 /// An option alone: TB_ACTIVATION_QUICK_GELU whatever the bundle or a configuration says.
 pub const TB_ACTIVATION_QUICK_GELU_ALWAYS: u32 = 3;
 
@@ -24,6 +26,12 @@ pub const TB_POOLING_NORM_THEN_MEAN: u32 = 3;
 /// The mean of the patches' tokens, neither normalised nor projected, so that an embedding is as long as the tower is
 /// wide: what the classifier of CLIPForImageClassification takes.
 pub const TB_POOLING_PATCH_MEAN: u32 = 4;
+/// Attention from a probe: SigLIP, the Perception Encoder.
+pub const TB_POOLING_ATTENTION: u32 = 5;
+/// The class token beside the mean of the patches, both normalised: DINOv2's classifiers.
+pub const TB_POOLING_CLASS_AND_MEAN: u32 = 6;
+/// The class token beside the distillation token, both normalised: the classifiers of a distilled DeiT.
+pub const TB_POOLING_CLASS_AND_DISTILLATION: u32 = 7;
 
 /// The resizing that is read from the configuration.
 pub const TB_RESIZE_AS_READ: u32 = 0;
@@ -49,17 +57,18 @@ pub const TB_INTERPOLATION_BICUBIC: u32 = 5;
 /// A windowed sinc of three lobes.
 pub const TB_INTERPOLATION_LANCZOS: u32 = 6;
 
-pub(super) const ACTIVATIONS: Constants<Activation, 3> = Constants {
+pub(super) const ACTIVATIONS: Constants<Activation, 4> = Constants {
     what: "activation",
     names: "TB_ACTIVATION_…",
     values: [
         (TB_ACTIVATION_QUICK_GELU, Activation::QuickGelu),
         (TB_ACTIVATION_GELU, Activation::Gelu),
         (TB_ACTIVATION_GELU_TANH, Activation::GeluTanh),
+        (TB_ACTIVATION_SILU, Activation::Silu),
     ],
 };
 
-pub(super) const POOLINGS: Constants<Pooling, 4> = Constants {
+pub(super) const POOLINGS: Constants<Pooling, 7> = Constants {
     what: "pooling",
     names: "TB_POOLING_…",
     values: [
@@ -67,6 +76,9 @@ pub(super) const POOLINGS: Constants<Pooling, 4> = Constants {
         (TB_POOLING_MEAN_THEN_NORM, Pooling::MeanThenNorm),
         (TB_POOLING_NORM_THEN_MEAN, Pooling::NormThenMean),
         (TB_POOLING_PATCH_MEAN, Pooling::PatchMean),
+        (TB_POOLING_ATTENTION, Pooling::Attention),
+        (TB_POOLING_CLASS_AND_MEAN, Pooling::ClassAndMean),
+        (TB_POOLING_CLASS_AND_DISTILLATION, Pooling::ClassAndDistillation),
     ],
 };
 

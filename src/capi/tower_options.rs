@@ -18,6 +18,7 @@ impl tb_encoder_options {
             activation: activation(self.activation)?,
             norm_epsilon: (self.norm_epsilon != 0.0).then(|| Epsilon::new(self.norm_epsilon)).transpose()?,
             pooling: tower::POOLINGS.option(self.pooling)?,
+            grid: None,
         };
         // SAFETY: the caller's promise.
         let (mean, std) = unsafe { (channels(self.mean, "options->mean")?, channels(self.std, "options->std")?) };

@@ -7,21 +7,24 @@
 //! keeps the names that it has ([`text_tower`]): joining would copy it.
 
 mod kinds;
-mod scheme;
+mod place;
+mod table;
 #[cfg(test)]
 mod tests;
 mod timm;
 mod towers;
+mod transformers;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
 use indexmap::IndexMap;
 
-pub(super) use self::scheme::Place;
-use self::scheme::{IMAGE, TEXT, THIRDS};
+pub(super) use self::place::Place;
+use self::place::TensorSources;
 use self::timm::TimmHead;
 use self::towers::{Candidate, Convention};
+use self::transformers::{IMAGE, TEXT};
 use super::unread_type::Stored;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
@@ -84,7 +87,7 @@ impl Naming {
 
     /// Whether the names of its tower are those of the transformers library.
     pub fn is_of_transformers(&self) -> bool {
-        matches!(self.convention, Some(Convention::Transformers | Convention::TransformersBare))
+        matches!(self.convention, Some(Convention::Transformers | Convention::TransformersBare | Convention::Vit))
     }
 
     /// A remark on what was chosen among several, or taken for something else than its name says.
@@ -105,6 +108,7 @@ impl Naming {
             Some(Convention::Transformers) => Some("by the transformers library's names"),
             Some(Convention::TransformersBare) => Some("an image tower alone, by the transformers library's names"),
             Some(Convention::Timm) => Some("by timm's names"),
+            Some(Convention::Vit) => Some("a vision transformer by the transformers library's names"),
         };
         let mut told: Vec<String> = form.map(String::from).into_iter().collect();
         if !self.prefix.is_empty() {
@@ -129,8 +133,10 @@ pub enum Beside {
 
 /// The places that a tensor of this name, without any wrapper, may have in the towers, by each library's names.
 pub(super) fn places_of(name: &str) -> impl Iterator<Item = Place> {
-    let of_transformers = [&IMAGE, &TEXT].into_iter().filter_map(|scheme| scheme::place(name, scheme).ok());
-    of_transformers.chain(timm::place(name, timm::TimmHead::Projection).ok().flatten())
+    let of_transformers = [&IMAGE, &TEXT].into_iter().filter_map(|scheme| transformers::place(name, scheme).ok());
+    let of_vit = [true, false].into_iter().filter_map(|has_gate| transformers::vit_place(name, name, has_gate).ok());
+    let of_timm = timm::place(name, name, TimmHead::Projection { has_bias: false }).ok().flatten();
+    of_transformers.chain(of_vit).chain(of_timm)
 }
 
 /// Gives every tensor its canonical name. The order stays that of the source.
@@ -209,7 +215,8 @@ pub fn text_tower<'a>(tensors: impl Iterator<Item = (&'a str, &'a Tensor)>) -> R
     let text = tensors
         .map(|(name, tensor)| (bare(name), tensor))
         .filter(|(name, _)| !is_image_tower(name) && !BESIDE.contains(name));
-    let placed = text.map(|(name, tensor)| Ok((scheme::place(name, &TEXT)?, name.to_owned(), Ok(tensor.clone()))));
+    let placed =
+        text.map(|(name, tensor)| Ok((transformers::place(name, &TEXT)?, name.to_owned(), Ok(tensor.clone()))));
     let renamed = rename(placed.collect::<Result<_>>()?)?.into_iter();
     Ok(renamed.filter_map(|(name, stored)| Some((name, stored.ok()?))).collect())
 }
@@ -222,9 +229,13 @@ struct Chosen {
     convention: Option<Convention>,
     /// Whether there is a tower, or part of one.
     has_tower: bool,
+    /// The prefix of the tower's own names, after the model's.
+    inner: &'static str,
     /// The prefixes of other models that lie within this one's.
     others: Vec<String>,
     head: Option<TimmHead>,
+    /// Whether MLPs have a gate beside their first layer.
+    has_gate: bool,
     remark: Option<String>,
     kind: Option<&'static str>,
 }
@@ -244,17 +255,20 @@ impl Chosen {
             let own = |(name, _): &&(String, Stored)| chosen.own(&found, name).is_some_and(|name| name == last);
             tensors.iter().find(own).map(|(_, stored)| stored)
         };
-        let head =
-            (chosen.convention == Convention::Timm).then(|| TimmHead::of(find("head.weight"), find("head.bias")));
+        let is_of_clip = !chosen.inner.is_empty();
+        let head = (chosen.convention == Convention::Timm)
+            .then(|| TimmHead::of(find("head.weight"), find("head.bias"), is_of_clip));
         if let Some(TimmHead::Classifier(classes)) = head {
             remark = Some(format!("its head is a classifier over {classes} classes, no projection"));
         }
         Ok(Self {
             prefix: chosen.prefix.to_owned(),
             convention: Some(chosen.convention),
+            inner: chosen.inner,
             has_tower: true,
             others: others.collect(),
             head,
+            has_gate: names.clone().any(|name| name.contains(".mlp.gate_proj.")),
             remark,
             kind: None,
         })
@@ -285,14 +299,35 @@ impl Chosen {
     fn place(&self, name: &str) -> Result<Option<Place>> {
         let first = name.split('.').next().unwrap_or(name);
         let is_outside = BESIDE.contains(&name) || OUTSIDE.contains(&first);
-        match (self.convention, self.head) {
-            (Some(Convention::Timm), Some(head)) if first == "head" || !is_outside => timm::place(name, head),
-            (Some(Convention::OpenClipBare), _) if !is_outside => Ok(Some(Place::Whole(format!("visual.{name}")))),
-            (Some(Convention::TransformersBare), _) if !is_outside => {
-                scheme::place(&format!("{}{name}", Convention::Transformers.root()), &IMAGE).map(Some)
+        let own = name.strip_prefix(self.inner).filter(|_| !self.inner.is_empty() || !is_outside);
+        match (self.convention, own) {
+            (Some(Convention::Timm), own) => match (self.head, own) {
+                (Some(head), Some(own)) => timm::place(own, name, head),
+                // A head stands beside the tower, and is a part of it.
+                (Some(head), None) if self.inner.is_empty() && first.starts_with("head") => {
+                    timm::place(name, name, head)
+                }
+                _ => self.beside(name),
+            },
+            (Some(Convention::Vit), Some(own)) => transformers::vit_place(own, name, self.has_gate).map(Some),
+            (Some(Convention::OpenClipBare), Some(name)) => Ok(Some(Place::Whole(format!("visual.{name}")))),
+            (Some(Convention::TransformersBare), own) if own.is_some() || first == "head" => {
+                transformers::place(&format!("vision_model.{name}"), &IMAGE).map(Some)
             }
-            (Some(Convention::OpenClipBare | Convention::Timm), _) => Ok(Some(Place::Whole(name.to_owned()))),
-            _ => scheme::place(name, &IMAGE).map(Some),
+            (Some(Convention::OpenClipBare | Convention::Vit), None) => Ok(Some(Place::Whole(name.to_owned()))),
+            _ => transformers::place(name, &IMAGE).map(Some),
+        }
+    }
+
+    /// The place of what is beside a tower of timm's. In open_clip's models that may be the projection.
+    fn beside(&self, name: &str) -> Result<Option<Place>> {
+        match name {
+            "visual.head.proj.weight" => Ok(Some(Place::Transposed("visual.proj".into()))),
+            "visual.head.proj.bias" => Ok(Some(Place::Whole("visual.proj_bias".into()))),
+            _ if name.starts_with("visual.head.") => {
+                Err(Error::unsupported("a projection of several layers, which is not built in").tensor(name))
+            }
+            _ => Ok(Some(Place::Whole(name.to_owned()))),
         }
     }
 }
@@ -395,35 +430,40 @@ fn shared_wrapper<'a>(names: impl Iterator<Item = &'a str>) -> &'a str {
 
 /// The tensors by canonical names; each comes with its place and its name in the source.
 fn rename(tensors: Vec<(Place, String, Stored)>) -> Result<IndexMap<String, Stored>> {
-    // Where every tensor of the result comes from: one source, or the three thirds.
     let mut found: IndexMap<String, TensorSources> = IndexMap::with_capacity(tensors.len());
     for (place, source, stored) in tensors {
         let viewed = |stored: Stored, view: &dyn Fn(&Tensor) -> Result<Tensor>| match stored {
             Ok(tensor) => view(&tensor).map(Ok).map_err(|error| error.tensor(&source)),
             Err(unread) => Ok(Err(unread)),
         };
-        let (name, slot, stored) = match place {
+        let (name, part, stored) = match place {
             Place::Whole(name) => (name, None, stored),
             Place::Transposed(name) => (name, None, viewed(stored, &Tensor::transposed)?),
             Place::Squeezed(name, left) => (name, None, viewed(stored, &|tensor| squeezed(tensor, left))?),
-            Place::Third(name, third) => (name, Some(third), stored),
+            Place::Part(name, part) => (name, Some(part), stored),
         };
-        let sources = found.entry(name).or_default();
-        let occupied = match slot {
-            Some(third) => sources.whole.as_ref().or(sources.thirds[third].as_ref()),
-            None => sources.whole.as_ref().or(sources.thirds.iter().flatten().next()),
-        };
-        if let Some((other, _)) = occupied {
-            return Err(
-                Error::format("two tensors stand for the same weights").got(format_args!("`{other}` and `{source}`"))
-            );
-        }
-        match slot {
-            Some(third) => sources.thirds[third] = Some((source, stored)),
-            None => sources.whole = Some((source, stored)),
-        }
+        found.entry(name).or_default().add(part, source, stored)?;
     }
-    found.into_iter().map(|(name, sources)| Ok((name, sources.join()?))).collect()
+    let zero_key = is_without_key_bias(&found);
+    found
+        .into_iter()
+        .map(|(name, sources)| {
+            let zero_key = zero_key && sources.is_without_key().is_some();
+            Ok((name, sources.join(zero_key)?))
+        })
+        .collect()
+}
+
+/// Whether queries and values have a bias and keys have none, in every block, and by the names of libraries that have
+/// such layers: EVA-02's in timm, DINOv3's in transformers.
+fn is_without_key_bias(found: &IndexMap<String, TensorSources>) -> bool {
+    let mut biases = found.iter().filter(|(name, _)| name.ends_with("attn.in_proj_bias")).map(|(_, sources)| sources);
+    let is_known = |name: &str| {
+        ["attn.q_bias", "attn.v_bias", ".attn.q_proj.", ".attn.v_proj.", ".attention.q_proj.", ".attention.v_proj."]
+            .iter()
+            .any(|known| name.contains(known))
+    };
+    biases.all(|sources| sources.is_without_key().is_some_and(is_known))
 }
 
 /// The tensor without its leading extents of 1, of which timm has one more than there is to say.
@@ -436,48 +476,4 @@ pub(super) fn squeezed(tensor: &Tensor, left: usize) -> Result<Tensor> {
             .got(format_args!("{shape:?}"))
     })?;
     tensor.reshaped(&shape[at..])
-}
-
-/// The sources of one tensor of the result: a whole, or three thirds, each with its name in the source.
-#[derive(Default)]
-struct TensorSources {
-    whole: Option<(String, Stored)>,
-    thirds: [Option<(String, Stored)>; 3],
-}
-
-impl TensorSources {
-    fn join(self) -> Result<Stored> {
-        if let Some((_, tensor)) = self.whole {
-            return Ok(tensor);
-        }
-        if let Some(unread) = self.thirds.iter().flatten().find_map(|(_, third)| third.as_ref().err()) {
-            return Ok(Err(unread.clone()));
-        }
-        let [Some((q, Ok(q_tensor))), Some((_, Ok(k))), Some((_, Ok(v)))] = &self.thirds else {
-            // Nothing is entered without a tensor, so at least one third is there to name the others by.
-            let (here, there): (Vec<_>, Vec<_>) =
-                THIRDS.iter().zip(&self.thirds).partition(|(_, third)| third.is_some());
-            let name = here.iter().find_map(|(_, third)| third.as_ref()).map_or("", |(name, _)| name);
-            let missing: Vec<_> = there.iter().map(|(letter, _)| sibling(name, letter)).collect();
-            return Err(Error::format("attention weights are incomplete")
-                .tensor(name)
-                .expected(format_args!("beside it `{}`", missing.join("` and `"))));
-        };
-        for (letter, other) in [("k", k), ("v", v)] {
-            if other.shape() != q_tensor.shape() {
-                return Err(Error::format("q, k and v differ in shape")
-                    .tensor(sibling(q, letter))
-                    .expected(format_args!("{:?}", q_tensor.shape()))
-                    .got(format_args!("{:?}", other.shape())));
-            }
-        }
-        Tensor::concatenated(&[q_tensor, k, v]).map(Ok).map_err(|error| error.tensor(q))
-    }
-}
-
-/// The name of the q, k or v beside `name`, which is one of them.
-fn sibling(name: &str, letter: &str) -> String {
-    THIRDS.iter().fold(name.to_owned(), |name, third| {
-        name.replace(&format!("self_attn.{third}_proj."), &format!("self_attn.{letter}_proj."))
-    })
 }

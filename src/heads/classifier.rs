@@ -6,6 +6,7 @@
 //! | `classifier` | transformers' `CLIPForImageClassification` | w: the mean of the patches, neither normalised nor projected |
 //! | `classifier` | `ViTForImageClassification`, `DeiTForImageClassification` | w: the class token after the last norm |
 //! | `classifier` | `Dinov2ForImageClassification`, with registers too | 2·w: that, then the mean of the patches after it |
+//! | `classifier` | `SiglipForImageClassification` | w: the mean of the patches after the last norm |
 //! | `cls_classifier`, `distillation_classifier` | `DeiTForImageClassificationWithTeacher` | w each, of two tokens: the mean of both logits |
 //! | `head` | timm's vision transformers | w: what is pooled, after `norm` or `fc_norm` |
 //! | `head`, `head_dist` | timm's distilled DeiT | as `DeiTForImageClassificationWithTeacher` |
@@ -20,6 +21,7 @@ use crate::checkpoint::choose::PUBLISHED;
 use crate::checkpoint::{Checkpoint, shards};
 use crate::error::{Error, Result};
 use crate::present;
+use crate::tower::arch::PROJECTION;
 use crate::tower::classifier::pooling_of;
 use crate::tower::config;
 
@@ -33,10 +35,6 @@ const MODULES: [(&str, Option<&str>); 4] = [
 /// The last part of the names of linear heads that DINOv2 publishes, tensors `weight` and `bias`: for one layer's
 /// tokens, and for four layers'.
 const PUBLISHED_LINEAR: [&str; 2] = ["_linear_head", "_linear4_head"];
-/// The ends of names of tensors that are as wide as the tower: class tokens in their last extent, patch embeddings in
-/// their first.
-const CLASS_TOKENS: [&str; 2] = ["cls_token", "class_embedding"];
-const PATCHES: [&str; 3] = ["visual.conv1.weight", "patch_embed.proj.weight", "patch_embeddings.projection.weight"];
 /// The configuration that names the classes.
 const CONFIG: &str = "config.json";
 /// A part of the names of the transformers library's classifiers of images.
@@ -59,23 +57,22 @@ pub(super) fn head_of(checkpoint: &Checkpoint) -> Result<Option<Head>> {
     };
     let Some(first) = layer(name)? else { return Ok(None) };
     let second = second.map(layer).transpose()?.flatten();
-    let pooling = pooling_of(checkpoint);
+    let shape = |head: &Head| (head.num_classes(), head.embedding_dim());
+    let (width, pooling) = (width_without_projection(checkpoint), pooling_of(checkpoint));
     let has_place = match (name, &second) {
         ("linear", _) => checkpoint.iter().count() <= 2,
-        (_, None) => pooling.is_some() || is_over_tokens(checkpoint, name, first.embedding_dim()),
-        (_, Some(second)) => {
-            let shape = |head: &Head| (head.num_classes(), head.embedding_dim());
-            shape(second) == shape(&first) && is_over_tokens(checkpoint, name, first.embedding_dim())
-        }
+        (_, Some(second)) => shape(second) == shape(&first) && width == Some(first.embedding_dim()),
+        ("head", None) => width == Some(first.embedding_dim()),
+        _ => pooling.is_some(),
     };
     if !has_place {
         return Err(of_another_model(checkpoint, name));
     }
     let head = match second {
-        None => first.with_pooling(pooling),
+        None => first,
         Some(second) => mean_of(&first, &second).map_err(|e| e.at(checkpoint.path()))?,
     };
-    let head = head.with_normalisation(false);
+    let head = head.with_normalisation(false).with_pooling(pooling);
     match labels(&checkpoint.path().with_file_name(CONFIG))? {
         Some(names) if names.len() == head.num_classes() => head.with_classes(names).map(Some),
         Some(names) => {
@@ -88,21 +85,10 @@ pub(super) fn head_of(checkpoint: &Checkpoint) -> Result<Option<Head>> {
     }
 }
 
-/// Whether rows of this length are over a token of the tower in `checkpoint` after its last norm, or over that and the
-/// mean of the patches.
-fn is_over_tokens(checkpoint: &Checkpoint, module: &str, length: usize) -> bool {
-    let width = |name: &str, extents: &[usize]| {
-        let is_token = CLASS_TOKENS.contains(&name.rsplit('.').next().unwrap_or(name));
-        let is_patches = extents.len() == 4 && PATCHES.iter().any(|end| name.ends_with(end));
-        if is_token { extents.last().copied() } else { extents.first().copied().filter(|_| is_patches) }
-    };
-    // `CLIPForImageClassification` takes the patches, and a classifier over another thing is not told from it.
-    let is_of_clip = module == "classifier" && checkpoint.get("visual.ln_pre.weight").is_some();
-    if is_of_clip || checkpoint.get("visual.proj").is_some() {
-        return false;
-    }
-    let mut widths = checkpoint.iter().filter_map(|(name, tensor)| width(name, tensor.shape()));
-    widths.any(|width| length == width || length == 2 * width)
+/// The width of the tower in `checkpoint`, where what it pools is not projected.
+fn width_without_projection(checkpoint: &Checkpoint) -> Option<usize> {
+    let width = checkpoint.get("visual.conv1.weight")?.shape().first().copied();
+    width.filter(|_| checkpoint.get(PROJECTION).is_none())
 }
 
 /// Whether the file at `path` is called as DINOv2 calls its linear heads, which take embeddings as they are.
@@ -125,8 +111,8 @@ fn of_another_model(checkpoint: &Checkpoint, module: &str) -> Error {
         .at(checkpoint.path())
         .tensor(name)
         .expected(
-            "beside it the tower of CLIPForImageClassification without projection, or of a ViT, DeiT or DINOv2; and \
-             rows as long as that tower is wide, or twice as long (class token and mean of the patches)",
+            "beside it a tower without projection, of CLIPForImageClassification, ViT, DeiT, DINOv2 or SigLIP; and a \
+             row per class as long as what that tower pools",
         )
         .got(format_args!("shape {shape:?}"))
         .hint("What it takes is not known. Save it as `linear.weight` and `linear.bias` if it takes embeddings as they are")

@@ -194,10 +194,13 @@ impl Head {
             Some(takes) => Err(Error::mismatch(format!("the head of `{task}` takes embeddings of another pooling"))
                 .expected(format_args!("{takes}, {} values", self.embedding))
                 .got(format_args!("{has}, {} values", arch.embed_dim))
-                .hint(
-                    "Is it a CLIPForImageClassification's? --pooling patch_mean (C: TB_POOLING_PATCH_MEAN) encodes \
-                       for it, over any base",
-                )),
+                .hint(match takes {
+                    Pooling::PatchMean => {
+                        "Is it a CLIPForImageClassification's? --pooling patch_mean (C: TB_POOLING_PATCH_MEAN) encodes \
+                         for it, over any base"
+                    }
+                    _ => "Is it of another model? --pooling (C: TB_POOLING_…) encodes for it where the base can",
+                })),
         }
     }
 

@@ -158,6 +158,14 @@ impl<'a> ModelWriter<'a> {
         self.graph.message(5, tensor);
     }
 
+    /// A small tensor of f32 that is part of the graph: a table.
+    pub(crate) fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) {
+        let (mut tensor, mut bytes) = (tensor_head(name, TensorType::Float, shape), ByteChain::default());
+        values.iter().for_each(|value| bytes.own(&value.to_le_bytes()));
+        tensor.message(9, bytes);
+        self.graph.message(5, tensor);
+    }
+
     /// A tensor that is part of the graph.
     pub(crate) fn constant(&mut self, name: &str, data_type: TensorType, shape: &[usize], values: ConstantValues<'a>) {
         let head = tensor_head(name, data_type, shape);

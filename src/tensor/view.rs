@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::dense::Tensor;
-use super::memory::{checked_numel, contiguous_strides, is_contiguous};
+use super::memory::{checked_numel, contiguous_strides, is_contiguous, try_zeroed};
 use crate::error::{Error, Result};
 use crate::mmap::Mapping;
 
@@ -24,6 +24,16 @@ impl Tensor {
             strides: strides.into(),
             ..self.clone()
         })
+    }
+
+    /// Zeros of the same type and shape.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
+    pub fn zeros(&self) -> Result<Self> {
+        let bytes = try_zeroed(self.nbytes())?;
+        let length = bytes.len();
+        Self::contiguous(&Arc::new(Mapping::from_vec(bytes, self.mapping.path())), 0..length, self.dtype, &self.shape)
     }
 
     /// The rows `rows` of the first dimension: a view, no copy.

@@ -1,4 +1,4 @@
-//! The architecture of a CLIP vision transformer, read off the shapes of its parameters.
+//! The architecture of a vision transformer, read off the shapes of its parameters.
 //!
 //! Names are open_clip's (`visual.…`), the ones every checkpoint is brought to before it comes here. What shapes cannot
 //! tell (heads, activation, pooling, epsilon) is a hint, which `tower::config` finds where it can be found; a parameter
@@ -13,22 +13,32 @@ pub use super::published::HEAD_WIDTH;
 pub use super::shapes::MAX_LAYERS;
 use super::shapes::{self, MAX_EXTENT, Shapes};
 pub use super::variant::{Activation, ArchHints, Epsilon, Pooling, Variant};
+use super::variant::{BlockForm, Positions, Projection, Tokens};
 use crate::error::{Error, Result};
 
 /// The largest side of a patch in pixels, and of a grid of them.
 const MAX_SIDE: usize = 1 << 12;
+/// The most register tokens; published towers have 4.
+const MAX_REGISTERS: usize = 1 << 10;
 
 /// The prefix of the image encoder's parameters in a CLIP checkpoint.
 pub const PREFIX: &str = "visual.";
-const CLASS_EMBEDDING: &str = "visual.class_embedding";
-const POSITIONAL_EMBEDDING: &str = "visual.positional_embedding";
+pub(super) const CLASS_EMBEDDING: &str = "visual.class_embedding";
+pub(super) const DISTILLATION_TOKEN: &str = "visual.distillation_token";
+pub(super) const REGISTER_TOKENS: &str = "visual.register_tokens";
+pub(super) const POSITIONAL_EMBEDDING: &str = "visual.positional_embedding";
 pub(crate) const PROJECTION: &str = "visual.proj";
+pub(super) const PROJECTION_BIAS: &str = "visual.proj_bias";
 pub(super) const PATCH_EMBEDDING: &str = "visual.conv1.weight";
+pub(super) const PATCH_BIAS: &str = "visual.conv1.bias";
 const PRE_NORM: [&str; 2] = ["visual.ln_pre.weight", "visual.ln_pre.bias"];
 const POST_NORM: [&str; 2] = ["visual.ln_post.weight", "visual.ln_post.bias"];
 pub(super) const BLOCKS: &str = "visual.transformer.resblocks.";
+/// The prefix of the parameters of pooling by attention.
+pub(super) const POOL: &str = "visual.attn_pool.";
+pub(super) const PROBE: &str = "visual.attn_pool.probe";
 
-/// The architecture of a vision transformer with a class token: everything its graph depends on.
+/// The architecture of a vision transformer: everything its graph depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Arch {
     /// Channels of the residual stream, `w`.
@@ -60,6 +70,7 @@ impl Arch {
             activation: Some(self.activation),
             norm_epsilon: Some(self.variant.norm_epsilon),
             pooling: Some(self.variant.pooling),
+            grid: Some(self.grid),
         }
     }
 
@@ -75,6 +86,15 @@ impl Arch {
     /// scale, attentional pooling, a ResNet); [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when
     /// the heads do not divide the width, or do not follow from it.
     pub fn infer<'a>(shapes: impl IntoIterator<Item = (&'a str, &'a [usize])>, hints: ArchHints) -> Result<Self> {
+        Self::infer_with(shapes, hints, false)
+    }
+
+    /// As [`Arch::infer`]; where `is_pooling_open`, any pooling will do where nothing tells it.
+    pub(super) fn infer_with<'a>(
+        shapes: impl IntoIterator<Item = (&'a str, &'a [usize])>,
+        hints: ArchHints,
+        is_pooling_open: bool,
+    ) -> Result<Self> {
         let shapes: BTreeMap<&str, &[usize]> =
             shapes.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
         if shapes.is_empty() {
@@ -95,27 +115,51 @@ impl Arch {
                     .got(format_args!("{other:?}")));
             }
         };
-        let positions = get(POSITIONAL_EMBEDDING)?;
-        let grid = match *positions {
-            [tokens, w] if w == width => side_of(tokens),
-            _ => None,
+        let has = |name: &str| tower.shapes.contains_key(name);
+        // What CLIP's towers have not: the others have no projection, and may lack positions and biases.
+        let patch_bias = has(PATCH_BIAS);
+        let tokens = Tokens {
+            class: has(CLASS_EMBEDDING),
+            distillation: has(DISTILLATION_TOKEN),
+            registers: tower.shapes.get(REGISTER_TOKENS).map_or(0, |shape| shape.first().copied().unwrap_or(0)),
         };
-        let grid = grid.ok_or_else(|| {
-            Error::mismatch("not the positions of a class token and a square grid of patches")
-                .tensor(POSITIONAL_EMBEDDING)
-                .expected(format_args!("shape [1 + grid², {width}]"))
-                .got(format_args!("{positions:?}"))
-        })?;
+        let (positions, grid) = match tower.shapes.get(POSITIONAL_EMBEDDING) {
+            None if patch_bias && hints.grid.is_some() => (Positions::None, hints.grid.unwrap_or_default()),
+            None if patch_bias => return Err(published::unknown_grid().tensor(POSITIONAL_EMBEDDING)),
+            _ => positions_of(&tower, tokens, width)?,
+        };
         // Either both of them are missing, or one is an error below.
-        let pre_norm = PRE_NORM.iter().any(|name| tower.shapes.contains_key(name));
-        let known = hints.or(published::usual(width, pre_norm));
-        let is_projected = known.pooling.is_none_or(Pooling::is_projected);
-        let embed_dim = if is_projected { projected(&tower, width)? } else { width };
-        let layers = tower.layers(BLOCKS)?;
-        let mlp_width = tower.mlp_width(BLOCKS, width)?;
+        let pre_norm = PRE_NORM.iter().any(|name| has(name));
+        let (mut blocks, mlp_width) = tower.block_form(BLOCKS, width)?;
+        blocks.qkv_bias |= !patch_bias;
+        let form = TowerForm {
+            width,
+            pre_norm,
+            patch_bias,
+            tokens,
+            positions,
+            blocks,
+            has_probe: has(PROBE),
+            has_projection: has(PROJECTION),
+        };
+        let known = hints.or(published::usual(&form));
+        let any = if tokens.class { Pooling::ClassToken } else { Pooling::NormThenMean };
+        let pooling = known.pooling.or(is_pooling_open.then_some(any));
+        let is_normalised = pooling.is_none_or(Pooling::is_projected);
+        let projection = match (has(PROJECTION), has(PROJECTION_BIAS)) {
+            (_, true) => Projection::WithBias,
+            (false, _) if patch_bias => Projection::None,
+            _ => Projection::Matrix,
+        };
+        let is_projected = is_normalised && projection != Projection::None;
+        let embed_dim = match pooling {
+            _ if is_projected => projected(&tower, width)?,
+            Some(pooling) if pooling.is_double() => 2 * width,
+            _ => width,
+        };
         let arch = Self {
             width,
-            layers,
+            layers: tower.layers(BLOCKS)?,
             heads: known.heads.ok_or_else(|| published::unknown_heads(width))?,
             mlp_width,
             patch,
@@ -125,13 +169,23 @@ impl Arch {
             variant: Variant {
                 pre_norm,
                 norm_epsilon: known.norm_epsilon.unwrap_or_default(),
-                pooling: known.pooling.ok_or_else(published::unknown_pooling)?,
+                pooling: pooling.ok_or_else(published::unknown_pooling)?,
+                tokens,
+                positions,
+                rotary: published::rotary(&form),
+                patch_bias,
+                blocks,
+                pool_heads: published::pool_heads(&form),
+                projection: if is_normalised { projection } else { Projection::default() },
             },
         };
         arch.check()?;
-        if !is_projected {
-            // They may be there all the same, and no value depends on them.
-            tower.shapes.retain(|name, _| *name != PROJECTION && !POST_NORM.contains(name));
+        // They may be there all the same, and no value depends on them.
+        if !is_normalised {
+            tower.shapes.retain(|name, _| ![PROJECTION, PROJECTION_BIAS].contains(name) && !POST_NORM.contains(name));
+        }
+        if arch.variant.pooling != Pooling::Attention {
+            tower.shapes.retain(|name, _| !name.starts_with(POOL));
         }
         tower.check(&arch.parameters())?;
         Ok(arch)
@@ -153,34 +207,90 @@ impl Arch {
             ("embedding length", self.embed_dim, MAX_EXTENT),
         ];
         shapes::check_extents(&extents, self.width, self.heads)?;
-        if self.variant.pooling.is_projected() || self.embed_dim == self.width {
+        self.check_parts()?;
+        let length = if self.variant.pooling.is_double() { 2 * self.width } else { self.width };
+        if self.variant.is_projected() || self.embed_dim == length {
             return Ok(());
         }
-        Err(Error::invalid("an embedding that is not projected is as long as the width")
-            .expected(self.width)
+        Err(Error::invalid("an embedding that is not projected is as long as the width, or as what is side by side")
+            .expected(length)
             .got(self.embed_dim))
     }
 
-    /// Names and shapes of all parameters, in the order in which the graph takes them. Where nothing is projected,
-    /// `visual.ln_post.…` and `visual.proj` are none.
+    /// Whether the parts go together.
+    fn check_parts(&self) -> Result<()> {
+        let Variant { pooling, tokens, blocks, rotary, pool_heads, .. } = self.variant;
+        let fail = |what: &str| Err(Error::invalid(what.to_owned()).got(self));
+        if tokens.registers > MAX_REGISTERS {
+            return Err(Error::invalid("out of range: the architecture's register tokens")
+                .expected(format_args!("0 to {MAX_REGISTERS}"))
+                .got(tokens.registers));
+        }
+        match pooling {
+            Pooling::ClassToken | Pooling::ClassAndMean if !tokens.class => {
+                fail("a pooling of the class token, but none")
+            }
+            Pooling::ClassAndDistillation if !tokens.class || !tokens.distillation => {
+                fail("a pooling of the distillation token, but none")
+            }
+            Pooling::Attention if pool_heads != 0 && !self.width.is_multiple_of(pool_heads) => {
+                fail("the heads of the pooling must share the width evenly")
+            }
+            _ if pooling.is_double() && self.variant.is_projected() => fail("a projection of two vectors side by side"),
+            _ if blocks.gated != (self.activation == Activation::Silu) => {
+                fail("SiLU is for gated MLPs, and these for it")
+            }
+            _ if rotary.is_some() && !(self.width / self.heads).is_multiple_of(4) => {
+                fail("rotary positions in two dimensions, and heads whose width 4 does not divide")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Names and shapes of all parameters, in the order in which the graph takes them. Where nothing is normalised and
+    /// projected, `visual.ln_post.…` and `visual.proj` are none.
     ///
     /// Linear weights are `[out, in]`, as PyTorch keeps them; `visual.proj` alone is `[in, out]`.
     pub fn parameters(&self) -> Vec<(String, Vec<usize>)> {
         let (w, p) = (self.width, self.patch);
-        let mut all: Vec<(String, Vec<usize>)> = vec![
-            (PATCH_EMBEDDING.into(), vec![w, 3, p, p]),
-            (CLASS_EMBEDDING.into(), vec![w]),
-            (POSITIONAL_EMBEDDING.into(), vec![self.tokens(), w]),
+        let Variant { pre_norm, pooling, tokens, positions, patch_bias, blocks, projection, .. } = self.variant;
+        let patches = self.grid * self.grid;
+        let rows = if positions == Positions::All { patches + tokens.without_registers() } else { patches };
+        let stem = [
+            (true, PATCH_EMBEDDING, vec![w, 3, p, p]),
+            (patch_bias, PATCH_BIAS, vec![w]),
+            (tokens.class, CLASS_EMBEDDING, vec![w]),
+            (tokens.distillation, DISTILLATION_TOKEN, vec![w]),
+            (tokens.registers > 0, REGISTER_TOKENS, vec![tokens.registers, w]),
+            (positions != Positions::None, POSITIONAL_EMBEDDING, vec![rows, w]),
+            (pre_norm, PRE_NORM[0], vec![w]),
+            (pre_norm, PRE_NORM[1], vec![w]),
         ];
-        if self.variant.pre_norm {
-            all.extend(PRE_NORM.map(|name| (name.into(), vec![w])));
-        }
+        let there = |parts: Vec<(bool, &str, Vec<usize>)>| {
+            parts
+                .into_iter()
+                .filter(|(is_there, ..)| *is_there)
+                .map(|(_, name, shape)| (name.to_owned(), shape))
+                .collect()
+        };
+        let mut all: Vec<(String, Vec<usize>)> = there(stem.into());
         for layer in 0..self.layers {
-            all.extend(shapes::block_parameters(&format!("{BLOCKS}{layer}."), w, self.mlp_width));
+            all.extend(shapes::block_parameters(&format!("{BLOCKS}{layer}."), w, self.mlp_width, blocks));
         }
-        if self.variant.pooling.is_projected() {
+        if pooling.is_projected() {
             all.extend(POST_NORM.map(|name| (name.into(), vec![w])));
+        }
+        if pooling == Pooling::Attention {
+            all.push((PROBE.into(), vec![w]));
+            let of_pool = shapes::block_parameters(POOL, w, self.mlp_width, BlockForm::default());
+            // The tokens come normalised, and the probe is not.
+            all.extend(of_pool.filter(|(name, _)| !name.contains(".ln_1.")));
+        }
+        if self.variant.is_projected() {
             all.push((PROJECTION.into(), vec![w, self.embed_dim]));
+            if projection == Projection::WithBias {
+                all.push((PROJECTION_BIAS.into(), vec![self.embed_dim]));
+            }
         }
         all
     }
@@ -195,9 +305,14 @@ impl Arch {
         self.grid * self.patch
     }
 
-    /// Tokens in a sequence: the class token and one per patch.
+    /// Tokens in a sequence: the class token and its like, and one per patch.
     pub fn tokens(&self) -> usize {
-        1 + self.grid * self.grid
+        self.variant.tokens.count() + self.grid * self.grid
+    }
+
+    /// Width of a block's attention heads, in channels.
+    pub fn head_width(&self) -> usize {
+        self.width / self.heads
     }
 
     /// Values in the pixels of one image, `3·S·S`.
@@ -222,7 +337,7 @@ impl fmt::Display for Arch {
         if self.mlp_width != 4 * self.width {
             write!(f, ", MLP width {}", self.mlp_width)?;
         }
-        let Variant { pre_norm, norm_epsilon, pooling } = self.variant;
+        let Variant { pre_norm, norm_epsilon, pooling, tokens, rotary, blocks, .. } = self.variant;
         if pooling != Pooling::ClassToken {
             write!(f, ", {pooling}")?;
         }
@@ -232,8 +347,69 @@ impl fmt::Display for Arch {
         if norm_epsilon != Epsilon::USUAL {
             write!(f, ", norm epsilon {norm_epsilon}")?;
         }
-        Ok(())
+        let parts = [
+            (!tokens.class, "no class token"),
+            (tokens.distillation, "a distillation token"),
+            (blocks.layer_scale, "LayerScale"),
+            (blocks.gated, "gated MLPs"),
+        ];
+        parts.iter().filter(|(is_there, _)| *is_there).try_for_each(|(_, part)| write!(f, ", {part}"))?;
+        if tokens.registers > 0 {
+            write!(f, ", {} register tokens", tokens.registers)?;
+        }
+        rotary.map_or(Ok(()), |rotary| write!(f, ", {rotary} rotary positions"))
     }
+}
+
+/// The parts of a tower that names and shapes tell.
+pub(super) struct TowerForm {
+    pub(super) width: usize,
+    pub(super) pre_norm: bool,
+    pub(super) patch_bias: bool,
+    pub(super) tokens: Tokens,
+    pub(super) positions: Positions,
+    pub(super) blocks: BlockForm,
+    /// Whether there is a probe that pools by attention.
+    pub(super) has_probe: bool,
+    pub(super) has_projection: bool,
+}
+
+impl TowerForm {
+    /// The form of an architecture that was read off shapes.
+    pub(super) fn of(arch: &Arch) -> Self {
+        let Variant { pre_norm, patch_bias, tokens, positions, blocks, projection, pooling, .. } = arch.variant;
+        let has_probe = pooling == Pooling::Attention;
+        let has_projection = projection != Projection::None;
+        Self { width: arch.width, pre_norm, patch_bias, tokens, positions, blocks, has_probe, has_projection }
+    }
+}
+
+/// The tokens that the table of positions has rows for, and the side of its grid.
+fn positions_of(tower: &Shapes<'_>, tokens: Tokens, width: usize) -> Result<(Positions, usize)> {
+    let positions = tower.get(POSITIONAL_EMBEDDING)?;
+    let before = tokens.without_registers();
+    let found = match *positions {
+        [rows, w] if w == width => {
+            let all = rows.checked_sub(before).and_then(side_of).map(|grid| (Positions::All, grid));
+            let patches = side_of(rows).map(|grid| (Positions::Patches, grid));
+            // Without a class token that fits one, it is what is missing.
+            if !tokens.class && all.is_none() && rows.checked_sub(1).and_then(side_of).is_some() {
+                tower.get(CLASS_EMBEDDING)?;
+            }
+            all.or(patches)
+        }
+        _ => None,
+    };
+    found.ok_or_else(|| {
+        let expected = match before {
+            0 => format!("shape [grid², {width}]"),
+            before => format!("shape [{before} + grid², {width}]"),
+        };
+        Error::mismatch("not the positions of a square grid of patches, with those of the tokens before them")
+            .tensor(POSITIONAL_EMBEDDING)
+            .expected(expected)
+            .got(format_args!("{positions:?}"))
+    })
 }
 
 /// The length of the embeddings of a tower that has a projection from `width`.
@@ -250,9 +426,8 @@ fn projected(tower: &Shapes<'_>, width: usize) -> Result<usize> {
     }
 }
 
-/// g where `tokens` is 1 + g².
-fn side_of(tokens: usize) -> Option<usize> {
-    let patches = tokens.checked_sub(1)?;
+/// g where `patches` is g².
+fn side_of(patches: usize) -> Option<usize> {
     let side = patches.isqrt();
     (side > 0 && side.checked_mul(side) == Some(patches)).then_some(side)
 }

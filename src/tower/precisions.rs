@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::arch::{BLOCKS, PATCH_EMBEDDING};
+use super::arch::{BLOCKS, PATCH_EMBEDDING, POOL, PREFIX};
 use crate::did_you_mean;
 use crate::error::{Error, Result};
 use crate::kernel::linear::Precision;
@@ -43,7 +43,9 @@ impl LayerKind {
         if name == PATCH_EMBEDDING {
             return Some(Self::Patches);
         }
-        Self::of_block_matrix(name.strip_prefix(BLOCKS)?)
+        // Pooling by attention is one more block, without a number.
+        let of_pool = name.starts_with(POOL).then(|| name.strip_prefix(PREFIX)).flatten();
+        Self::of_block_matrix(name.strip_prefix(BLOCKS).or(of_pool)?)
     }
 
     /// The kind of a matrix of a block, called so behind the prefix of blocks: `0.mlp.c_fc.weight`.

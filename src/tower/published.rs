@@ -1,6 +1,7 @@
 //! Published towers: values that are known for a shape though the shape does not tell them.
 
-use super::variant::{ArchHints, Pooling};
+use super::arch::TowerForm;
+use super::variant::{Activation, ArchHints, Epsilon, Pooling, Positions, Rotary};
 use crate::error::Error;
 
 /// Width of an attention head in OpenAI's models, and open_clip's default `head_width`.
@@ -52,15 +53,77 @@ pub(super) fn by_width(width: usize) -> Option<usize> {
     width.is_multiple_of(HEAD_WIDTH).then_some(width / HEAD_WIDTH)
 }
 
+/// The heads of towers of this form, where the width alone does not tell: of the two of width 1536, DINOv2's is gated
+/// and SigLIP 2's pools by attention.
+fn heads_of(form: &TowerForm) -> Option<usize> {
+    match form.width {
+        1536 if form.blocks.gated => Some(24),
+        1536 if form.has_probe => Some(16),
+        width => published_heads(width),
+    }
+}
+
+/// The heads that a tower of this form has as all published ones have them.
+pub(super) fn published_heads_of(form: &TowerForm) -> Option<usize> {
+    heads_of(form)
+}
+
 /// The pooling that published towers of this form agree on.
-pub(super) fn published_pooling(width: usize, pre_norm: bool) -> Option<Pooling> {
-    (!pre_norm && WITHOUT_PRE_NORM.contains(&width)).then_some(Pooling::MeanThenNorm)
+pub(super) fn published_pooling(form: &TowerForm) -> Option<Pooling> {
+    let is_clipa = !form.pre_norm && !form.patch_bias && WITHOUT_PRE_NORM.contains(&form.width);
+    match (form.has_probe, is_clipa) {
+        (true, _) => Some(Pooling::Attention),
+        (false, true) => Some(Pooling::MeanThenNorm),
+        _ => None,
+    }
 }
 
 /// The values that towers of this form usually have, as far as something is usual.
-pub(super) fn usual(width: usize, pre_norm: bool) -> ArchHints {
-    let pooling = published_pooling(width, pre_norm).or(pre_norm.then_some(Pooling::ClassToken));
-    ArchHints { heads: usual_heads(width), pooling, ..ArchHints::default() }
+pub(super) fn usual(form: &TowerForm) -> ArchHints {
+    let has_class_token = form.tokens.class && (form.pre_norm || form.patch_bias);
+    let pooling = published_pooling(form).or(has_class_token.then_some(Pooling::ClassToken));
+    let heads = heads_of(form).or(usual_heads(form.width));
+    let (activation, norm_epsilon) = (usual_activation(form), usual_epsilon(form));
+    ArchHints { heads, pooling, activation: Some(activation), norm_epsilon: Some(norm_epsilon), grid: None }
+}
+
+/// The activation of a tower of this form where nothing tells it: OpenAI's for CLIP's, GELU for the others.
+pub(super) fn usual_activation(form: &TowerForm) -> Activation {
+    match (form.blocks.gated, form.patch_bias || form.has_probe) {
+        (true, _) => Activation::Silu,
+        (false, true) => Activation::Gelu,
+        (false, false) => Activation::QuickGelu,
+    }
+}
+
+/// The epsilon of a tower of this form where nothing tells it.
+pub(super) fn usual_epsilon(form: &TowerForm) -> Epsilon {
+    let is_dinov3 = form.positions == Positions::None;
+    if form.patch_bias && !is_dinov3 { Epsilon::SMALL } else { Epsilon::USUAL }
+}
+
+/// The rotary positions that published towers of this form have, which no name tells.
+pub(super) fn rotary(form: &TowerForm) -> Option<Rotary> {
+    if form.positions == Positions::None {
+        Some(Rotary::DinoV3)
+    } else if form.blocks.attn_norm && form.blocks.gated {
+        Some(Rotary::Eva)
+    } else if form.has_probe && form.pre_norm && form.has_projection {
+        Some(Rotary::PerceptionEncoder)
+    } else {
+        None
+    }
+}
+
+/// The heads of a pooling by attention; 0 for as many as a block has.
+pub(super) fn pool_heads(form: &TowerForm) -> usize {
+    if rotary(form) == Some(Rotary::PerceptionEncoder) { 8 } else { 0 }
+}
+
+/// The error for a tower that says nothing of the size of its images.
+pub(super) fn unknown_grid() -> Error {
+    Error::mismatch("the image encoder has no table of positions, and the size of its images is not told")
+        .expected("a config beside the weights")
 }
 
 /// The error for heads that were not told and do not follow from the width.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use super::form::BlockForm;
 use crate::error::{Error, Result};
 
 /// The most layers; the largest published towers have 64.
@@ -55,6 +56,23 @@ impl<'a> Shapes<'a> {
         }
     }
 
+    /// The form of the blocks `{prefix}{i}.…`, with the width of the MLPs' hidden layer. A part that any block has, all
+    /// have.
+    pub(super) fn block_form(&self, prefix: &str, width: usize) -> Result<(BlockForm, usize)> {
+        let first = self.mlp_width(prefix, width)?;
+        let second = self.shapes.get(format!("{prefix}0.mlp.c_proj.weight").as_str());
+        let gated = second.is_some_and(|shape| matches!(**shape, [_, hidden] if 2 * hidden == first));
+        let has = |part: &str| self.shapes.keys().any(|name| name.starts_with(prefix) && name.contains(part));
+        let form = BlockForm {
+            qkv_bias: has(".attn.in_proj_bias"),
+            layer_scale: has(".ls_1.") || has(".ls_2."),
+            attn_norm: has(".attn.ln_inner."),
+            gated,
+            mlp_norm: has(".mlp.ln."),
+        };
+        Ok((form, if gated { first / 2 } else { first }))
+    }
+
     /// Checks that every parameter is there with its shape, and that every one there has a use.
     pub(super) fn check(&self, parameters: &[(String, Vec<usize>)]) -> Result<()> {
         for (name, expected) in parameters {
@@ -86,24 +104,33 @@ pub(super) fn block_parameters(
     prefix: &str,
     width: usize,
     mlp_width: usize,
+    form: BlockForm,
 ) -> impl Iterator<Item = (String, Vec<usize>)> {
     let w = width;
     let prefix = prefix.to_owned();
+    let hidden = if form.gated { 2 * mlp_width } else { mlp_width };
     let parameters = [
-        ("ln_1.weight", vec![w]),
-        ("ln_1.bias", vec![w]),
-        ("attn.in_proj_weight", vec![3 * w, w]),
-        ("attn.in_proj_bias", vec![3 * w]),
-        ("attn.out_proj.weight", vec![w, w]),
-        ("attn.out_proj.bias", vec![w]),
-        ("ln_2.weight", vec![w]),
-        ("ln_2.bias", vec![w]),
-        ("mlp.c_fc.weight", vec![mlp_width, w]),
-        ("mlp.c_fc.bias", vec![mlp_width]),
-        ("mlp.c_proj.weight", vec![w, mlp_width]),
-        ("mlp.c_proj.bias", vec![w]),
+        (true, "ln_1.weight", vec![w]),
+        (true, "ln_1.bias", vec![w]),
+        (true, "attn.in_proj_weight", vec![3 * w, w]),
+        (form.qkv_bias, "attn.in_proj_bias", vec![3 * w]),
+        (form.attn_norm, "attn.ln_inner.weight", vec![w]),
+        (form.attn_norm, "attn.ln_inner.bias", vec![w]),
+        (true, "attn.out_proj.weight", vec![w, w]),
+        (true, "attn.out_proj.bias", vec![w]),
+        (form.layer_scale, "ls_1.gamma", vec![w]),
+        (true, "ln_2.weight", vec![w]),
+        (true, "ln_2.bias", vec![w]),
+        (true, "mlp.c_fc.weight", vec![hidden, w]),
+        (true, "mlp.c_fc.bias", vec![hidden]),
+        (form.mlp_norm, "mlp.ln.weight", vec![mlp_width]),
+        (form.mlp_norm, "mlp.ln.bias", vec![mlp_width]),
+        (true, "mlp.c_proj.weight", vec![w, mlp_width]),
+        (true, "mlp.c_proj.bias", vec![w]),
+        (form.layer_scale, "ls_2.gamma", vec![w]),
     ];
-    parameters.into_iter().map(move |(name, shape)| (format!("{prefix}{name}"), shape))
+    let parameters = parameters.into_iter().filter(|(is_there, ..)| *is_there);
+    parameters.map(move |(_, name, shape)| (format!("{prefix}{name}"), shape))
 }
 
 /// Checks that every extent is within its limit, and that heads share the width evenly.

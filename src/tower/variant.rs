@@ -5,6 +5,8 @@ use std::hash::{Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
 
+use super::form::is_usual;
+pub use super::form::{BlockForm, Positions, Projection, Rotary, Tokens};
 use crate::error::{Error, Result};
 
 /// The function between the two linear layers of an MLP. The wrong one gives plausible, wrong embeddings.
@@ -18,6 +20,8 @@ pub enum Activation {
     Gelu,
     /// x·½·(1 + tanh(√(2/π)·(x + 0.044715·x³))), GELU's approximation: towers that come from JAX.
     GeluTanh,
+    /// x·σ(x), of the gate of gated MLPs alone (SwiGLU): EVA-02, the largest DINOv2.
+    Silu,
 }
 
 impl fmt::Display for Activation {
@@ -26,6 +30,7 @@ impl fmt::Display for Activation {
             Self::QuickGelu => "QuickGELU",
             Self::Gelu => "GELU",
             Self::GeluTanh => "GELU (tanh)",
+            Self::Silu => "SiLU",
         })
     }
 }
@@ -44,12 +49,25 @@ pub enum Pooling {
     /// The mean of the patches' tokens as they are, which is the embedding: no `ln_post`, no projection. What the
     /// classifier of the transformers library's `CLIPForImageClassification` takes.
     PatchMean,
+    /// `ln_post` of all tokens, attention from a learned probe to them, and an MLP: SigLIP, the Perception Encoder.
+    Attention,
+    /// `ln_post` of all tokens, then the class token and the mean of the patches side by side, `[2·width]`: what the
+    /// classifiers of DINOv2 take.
+    ClassAndMean,
+    /// `ln_post` of the class token and of the distillation token side by side, `[2·width]`: what the two classifiers
+    /// of a distilled DeiT take.
+    ClassAndDistillation,
 }
 
 impl Pooling {
-    /// Whether what is pooled goes through `ln_post` and the projection.
+    /// Whether what is pooled goes through `ln_post`, and the projection where there is one.
     pub fn is_projected(self) -> bool {
         self != Self::PatchMean
+    }
+
+    /// Whether it puts two vectors of the tower's width side by side.
+    pub fn is_double(self) -> bool {
+        matches!(self, Self::ClassAndMean | Self::ClassAndDistillation)
     }
 }
 
@@ -60,6 +78,9 @@ impl fmt::Display for Pooling {
             Self::MeanThenNorm => "mean of the patches, then normalised",
             Self::NormThenMean => "normalised patches, then their mean",
             Self::PatchMean => "mean of the patches, neither normalised nor projected",
+            Self::Attention => "attention from a probe",
+            Self::ClassAndMean => "class token beside the mean of the patches",
+            Self::ClassAndDistillation => "class token beside the distillation token",
         })
     }
 }
@@ -72,6 +93,10 @@ pub struct Epsilon(f32);
 impl Epsilon {
     /// PyTorch's default, and that of nearly all published towers.
     pub const USUAL: Self = Self(1e-5);
+    /// That of SigLIP, DINOv2, and most of timm's vision transformers.
+    pub const SMALL: Self = Self(1e-6);
+    /// That of the transformers library's ViT and DeiT.
+    pub const SMALLEST: Self = Self(1e-12);
 
     /// The epsilon of this value.
     ///
@@ -149,17 +174,54 @@ pub struct Variant {
     pub norm_epsilon: Epsilon,
     /// The pooling of the last block's tokens.
     pub pooling: Pooling,
+    /// The tokens before the patches.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub tokens: Tokens,
+    /// The tokens that the table of positions has rows for.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub positions: Positions,
+    /// Rotary positions, in every block.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub rotary: Option<Rotary>,
+    /// Whether the patch embedding has a bias.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub patch_bias: bool,
+    /// The form of the blocks.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub blocks: BlockForm,
+    /// The heads of [`Pooling::Attention`]; 0 for as many as a block has.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub pool_heads: usize,
+    /// The layer behind pooling and norm.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub projection: Projection,
 }
 
 impl Default for Variant {
     fn default() -> Self {
-        Self { pre_norm: true, norm_epsilon: Epsilon::USUAL, pooling: Pooling::ClassToken }
+        Self {
+            pre_norm: true,
+            norm_epsilon: Epsilon::USUAL,
+            pooling: Pooling::ClassToken,
+            tokens: Tokens::default(),
+            positions: Positions::default(),
+            rotary: None,
+            patch_bias: false,
+            blocks: BlockForm::default(),
+            pool_heads: 0,
+            projection: Projection::default(),
+        }
     }
 }
 
 impl Variant {
     pub(crate) fn is_usual(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Whether there is a projection, and what is pooled goes through it.
+    pub fn is_projected(&self) -> bool {
+        self.pooling.is_projected() && self.projection != Projection::None
     }
 }
 
@@ -174,6 +236,8 @@ pub struct ArchHints {
     pub norm_epsilon: Option<Epsilon>,
     /// What is made of the last block's tokens. Text towers have no choice here.
     pub pooling: Option<Pooling>,
+    /// Patches along a side of the image, which only towers without a table of positions leave open.
+    pub grid: Option<usize>,
 }
 
 impl ArchHints {
@@ -185,6 +249,7 @@ impl ArchHints {
             activation: self.activation.or(other.activation),
             norm_epsilon: self.norm_epsilon.or(other.norm_epsilon),
             pooling: self.pooling.or(other.pooling),
+            grid: self.grid.or(other.grid),
         }
     }
 }

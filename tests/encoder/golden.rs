@@ -96,7 +96,7 @@ fn variant(arch: &Arch, variant: Variant) -> Arch {
 /// Every departure from OpenAI's form at once.
 fn clipa(arch: &Arch) -> Arch {
     let norm_epsilon = Epsilon::new(1e-3).unwrap();
-    variant(arch, Variant { pre_norm: false, norm_epsilon, pooling: Pooling::MeanThenNorm })
+    variant(arch, Variant { pre_norm: false, norm_epsilon, pooling: Pooling::MeanThenNorm, ..Variant::default() })
 }
 
 /// Each departure moves the embeddings: none of the tests above could pass without it.

@@ -2,6 +2,7 @@
 
 mod classifier;
 mod concurrent;
+mod families;
 mod finite;
 mod frozen;
 mod golden;

@@ -158,6 +158,7 @@ fn odd_towers_are_packed_too() {
                     pre_norm: false,
                     norm_epsilon: Epsilon::new(1e-5).unwrap(),
                     pooling: Pooling::MeanThenNorm,
+                    ..Variant::default()
                 },
             };
             let weights = Tensors::random(&arch, 7);

@@ -25,7 +25,12 @@ fn clipa() -> Arch {
         grid: 3,
         embed_dim: 20,
         activation: Activation::GeluTanh,
-        variant: Variant { pre_norm: false, norm_epsilon: Epsilon::new(1e-3).unwrap(), pooling: Pooling::MeanThenNorm },
+        variant: Variant {
+            pre_norm: false,
+            norm_epsilon: Epsilon::new(1e-3).unwrap(),
+            pooling: Pooling::MeanThenNorm,
+            ..Variant::default()
+        },
     }
 }
 

@@ -160,13 +160,14 @@ impl WeightView {
         }
         let columns = a.numel() / rank;
         let shape = whole.shape();
-        let parts = if matches!(place, Place::Third(..)) { 3 } else { 1 };
+        let [start, part, parts] = span(place);
         let is_flipped = matches!(place, Place::Transposed(_)) != target.is_embedding;
         let length = if is_flipped { columns } else { rows };
-        if shape.first() != Some(&(length * parts)) || Some(whole.numel()) != rows.checked_mul(columns * parts) {
+        let is_whole = shape.first().map(|rows| rows * part) == Some(length * parts);
+        if !is_whole || Some(whole.numel() * part) != rows.checked_mul(columns * parts) {
             return Err(wrong());
         }
-        let first = if let Place::Third(_, third) = place { third * rows * columns } else { 0 };
+        let first = whole.numel() / parts * start;
         let (down, across) = if is_flipped { (1, rows) } else { (columns, 1) };
         Ok(Self { rows, columns, first, down, across, rank })
     }
@@ -192,13 +193,12 @@ impl Changes<'_> {
         let tensor = match place {
             Place::Transposed(_) => tensor.transposed()?,
             Place::Squeezed(_, left) => squeezed(&tensor, left)?,
-            Place::Whole(_) | Place::Third(..) => tensor,
+            Place::Whole(_) | Place::Part(..) => tensor,
         };
         let whole = self.base.require(place.name())?;
         let mut shape = whole.shape().to_vec();
-        if let (Place::Third(..), Some(rows)) = (&place, shape.first_mut()) {
-            *rows /= 3;
-        }
+        let [start, part, parts] = span(&place);
+        shape.iter_mut().take(1).for_each(|rows| *rows = *rows / parts * part);
         if tensor.shape() != shape {
             return Err(Error::mismatch("it is not what it is in the base")
                 .expected(format_args!("{shape:?}"))
@@ -208,10 +208,11 @@ impl Changes<'_> {
             Place::Whole(name) | Place::Transposed(name) | Place::Squeezed(name, _) => {
                 drop(self.tensors.insert(name, tensor));
             }
-            Place::Third(name, third) => {
+            Place::Part(name, _) => {
                 let elements = tensor.to_f32()?;
                 let values = self.values(&name)?;
-                values[third * elements.len()..][..elements.len()].copy_from_slice(&elements);
+                let first = values.len() / parts * start;
+                values[first..][..elements.len()].copy_from_slice(&elements);
             }
         }
         Ok(())
@@ -262,10 +263,12 @@ impl Changes<'_> {
         let place = place.ok_or_else(|| Error::mismatch("a bias for a module that has none"))?;
         let bias = bias.to_f32()?;
         let values = self.values(place.name())?;
-        let (first, parts) = if let Place::Third(_, third) = place { (third * bias.len(), 3) } else { (0, 1) };
-        if values.len() != bias.len().saturating_mul(parts) {
-            return Err(Error::mismatch("the bias does not fit").expected(values.len() / parts).got(bias.len()));
+        let [start, part, parts] = span(&place);
+        let length = values.len() / parts * part;
+        if length != bias.len() {
+            return Err(Error::mismatch("the bias does not fit").expected(length).got(bias.len()));
         }
+        let first = values.len() / parts * start;
         values[first..].iter_mut().zip(bias.iter()).for_each(|(value, bias)| *value += scale * bias);
         Ok(())
     }
@@ -278,6 +281,15 @@ impl Changes<'_> {
             tensors.insert(name, Tensor::from_f32(&values, whole.shape(), &file)?);
         }
         Ok(tensors)
+    }
+}
+
+/// The rows of a whole tensor that a place is: where they begin, how many they are, and how many there are, in equal
+/// shares.
+fn span(place: &Place) -> [usize; 3] {
+    match place {
+        Place::Part(_, part) => part.span(),
+        _ => [0, 1, 1],
     }
 }
 

@@ -10,24 +10,13 @@ struct Kind {
 }
 
 /// The known kinds, of which the first with one of its marks counts.
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 6] = [
+    Kind { has: &["attn_pool.query", "attn_pool.ln_q."], what: "CoCa, whose attentional pooling is not read" },
     Kind {
-        has: &["head.probe", "embeddings.patch_embedding.bias", "attn_pool.latent", "attn_pool.kv."],
-        what: "a SigLIP tower, which pools by attention and has no class token: SigLIP is not read",
+        has: &["patch_embed.backbone.", "patch_embed.conv1."],
+        what: "a vision transformer with a stem of several convolutions (MobileCLIP-B, ViTamin, …), which is not read",
     },
-    Kind {
-        has: &["layer_scale1.lambda1", ".ls1.gamma"],
-        what: "a DINOv2 tower, a vision transformer with layer scales: only CLIP's towers are read",
-    },
-    Kind {
-        has: &["embeddings.patch_embeddings.projection."],
-        what: "the transformers library's names of a vision transformer that is not CLIP's",
-    },
-    Kind {
-        has: &["patch_embed.proj.weight"],
-        what: "timm's names of a vision transformer that is not CLIP's: it has no norm before the blocks (norm_pre)",
-    },
-    Kind { has: &["layer1.0.conv1.weight"], what: "a ResNet: only CLIP's vision transformers are read" },
+    Kind { has: &["layer1.0.conv1.weight"], what: "a ResNet: only vision transformers are read" },
     Kind { has: &[".lora_A.", ".lora_B."], what: "a LoRA adapter, not the model that it adapts" },
     Kind { has: &["text_model.", "token_embedding.weight"], what: "a text tower alone" },
     Kind { has: &["down_blocks.", "quant_conv."], what: "a part of a diffusion model" },

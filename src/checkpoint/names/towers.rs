@@ -1,8 +1,11 @@
 //! Finding the image tower among a file's tensors: under which prefix, and by which convention.
 //!
-//! Every class token is the anchor of a candidate; what else lies under its prefix says whether it is a whole tower.
+//! Every class token and every patch embedding is the anchor of a candidate; what else lies under its prefix says
+//! whether it is a whole tower.
 
 use std::borrow::Cow;
+
+use super::transformers::VIT_ROOTS;
 
 /// Module names that wrappers of PyTorch put between others: `torch.compile`, FSDP, activation checkpointing,
 /// DataParallel. They say nothing about the model.
@@ -24,20 +27,13 @@ pub(super) enum Convention {
     Transformers,
     /// The transformers library's tower alone: `embeddings.class_embedding`.
     TransformersBare,
-    /// timm's: `cls_token`.
+    /// timm's: `blocks.0.norm1.weight`; in open_clip's models under `visual.trunk.`.
     Timm,
+    /// The transformers library's vision transformers: `embeddings.cls_token`.
+    Vit,
 }
 
 impl Convention {
-    /// The prefix of the tower's own names, after the model's.
-    pub(super) fn root(self) -> &'static str {
-        match self {
-            Self::OpenClip => "visual.",
-            Self::Transformers => "vision_model.",
-            Self::OpenClipBare | Self::TransformersBare | Self::Timm => "",
-        }
-    }
-
     /// The prefixes of the names of a tower's parts, after its root: the patch embedding, the class token, the
     /// positions, the first block, and the norms after and before the blocks.
     fn parts(self) -> [&'static [&'static str]; 6] {
@@ -66,6 +62,14 @@ impl Convention {
                 &["norm.", "fc_norm."],
                 &["norm_pre."],
             ],
+            Self::Vit => [
+                &["embeddings.patch_embeddings."],
+                &["embeddings.cls_token"],
+                &["embeddings.position_embeddings"],
+                &["encoder.layer.0.", "layers.0.", "layer.0.", "model.layer.0."],
+                &["layernorm.", "norm."],
+                &[],
+            ],
         }
     }
 
@@ -74,9 +78,10 @@ impl Convention {
     fn needed(self) -> u8 {
         match self {
             Self::OpenClip | Self::Transformers => 0,
-            Self::OpenClipBare | Self::TransformersBare => 0b00_0111,
-            // Other vision transformers of timm have no norm before the blocks.
-            Self::Timm => 0b10_0111,
+            Self::OpenClipBare => 0b00_0111,
+            Self::TransformersBare => 0b00_1101,
+            Self::Timm => 0b00_1001,
+            Self::Vit => 0b00_1011,
         }
     }
 }
@@ -87,6 +92,8 @@ pub(super) struct Candidate<'a> {
     /// The prefix of all names of the model.
     pub(super) prefix: &'a str,
     pub(super) convention: Convention,
+    /// The prefix of the tower's own names, after the model's.
+    pub(super) inner: &'static str,
     /// The parts that there are, one bit per part.
     parts: u8,
 }
@@ -94,8 +101,8 @@ pub(super) struct Candidate<'a> {
 impl<'a> Candidate<'a> {
     const WHOLE: u8 = 0b11_1111;
 
-    fn new(prefix: &'a str, convention: Convention) -> Self {
-        Self { prefix, convention, parts: 0 }
+    fn new(prefix: &'a str, convention: Convention, inner: &'static str) -> Self {
+        Self { prefix, convention, inner, parts: 0 }
     }
 
     /// Whether it has a part of every kind.
@@ -105,14 +112,14 @@ impl<'a> Candidate<'a> {
 
     /// The prefix of the tower's own names.
     pub(super) fn root(&self) -> String {
-        format!("{}{}", self.prefix, self.convention.root())
+        format!("{}{}", self.prefix, self.inner)
     }
 
     /// The name within the tower, without torch's infixes, of a tensor that lies in it.
     fn within(&self, name: &'a str) -> Option<Cow<'a, str>> {
         match without_infixes(name.strip_prefix(self.prefix)?) {
-            Cow::Borrowed(name) => name.strip_prefix(self.convention.root()).map(Cow::Borrowed),
-            Cow::Owned(name) => name.strip_prefix(self.convention.root()).map(|name| Cow::Owned(name.to_owned())),
+            Cow::Borrowed(name) => name.strip_prefix(self.inner).map(Cow::Borrowed),
+            Cow::Owned(name) => name.strip_prefix(self.inner).map(|name| Cow::Owned(name.to_owned())),
         }
     }
 
@@ -145,7 +152,7 @@ pub(super) fn without_infixes(name: &str) -> Cow<'_, str> {
     Cow::Owned(kept.join("."))
 }
 
-/// The towers that have a class token, at most [`MAX_CANDIDATES`], in the order of the file.
+/// The towers that have a class token or a patch embedding, at most [`MAX_CANDIDATES`], in the order of the file.
 pub(super) fn candidates<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Vec<Candidate<'a>> {
     let mut found: Vec<Candidate<'a>> = Vec::new();
     for candidate in names.clone().filter_map(anchored) {
@@ -173,23 +180,40 @@ fn longest_prefix(candidates: &[Candidate<'_>], name: &str) -> usize {
     prefixes.map(str::len).max().unwrap_or_default()
 }
 
-/// The candidate whose class token this is.
+/// The candidate whose class token or patch embedding this is.
 fn anchored(name: &str) -> Option<Candidate<'_>> {
-    if let Some(before) = before("cls_token", name) {
-        return is_path(before).then(|| Candidate::new(before, Convention::Timm));
-    }
-    let outer = before("class_embedding", name)?;
-    let (prefix, convention) = match inner(outer, "embeddings") {
+    let candidate = timm_or_vit(name).or_else(|| clip_or_siglip(name))?;
+    is_path(candidate.prefix).then_some(candidate)
+}
+
+fn timm_or_vit(name: &str) -> Option<Candidate<'_>> {
+    let outer = before("cls_token", name).or_else(|| before("patch_embed.proj.weight", name))?;
+    let Some(model) = inner(outer, "embeddings") else {
+        let trunk = inner(outer, "trunk").and_then(|outer| inner(outer, "visual"));
+        return Some(match trunk {
+            Some(prefix) => Candidate::new(prefix, Convention::Timm, "visual.trunk."),
+            None => Candidate::new(outer, Convention::Timm, ""),
+        });
+    };
+    let named = VIT_ROOTS.iter().find_map(|(last, root)| Some((inner(model, last)?, *root)));
+    let (prefix, root) = named.unwrap_or((model, ""));
+    Some(Candidate::new(prefix, Convention::Vit, root))
+}
+
+fn clip_or_siglip(name: &str) -> Option<Candidate<'_>> {
+    let token = before("class_embedding", name);
+    let outer = token
+        .or_else(|| before("patch_embedding.weight", name).filter(|outer| inner(outer, "embeddings").is_some()))?;
+    Some(match inner(outer, "embeddings") {
         Some(outer) => match inner(outer, "vision_model") {
-            Some(prefix) => (prefix, Convention::Transformers),
-            None => (outer, Convention::TransformersBare),
+            Some(prefix) => Candidate::new(prefix, Convention::Transformers, "vision_model."),
+            None => Candidate::new(outer, Convention::TransformersBare, ""),
         },
         None => match inner(outer, "visual") {
-            Some(prefix) => (prefix, Convention::OpenClip),
-            None => (outer, Convention::OpenClipBare),
+            Some(prefix) => Candidate::new(prefix, Convention::OpenClip, "visual."),
+            None => Candidate::new(outer, Convention::OpenClipBare, ""),
         },
-    };
-    is_path(prefix).then(|| Candidate::new(prefix, convention))
+    })
 }
 
 /// Whether it may be the path of a module: in files of other things, such as expected values, names have slashes.

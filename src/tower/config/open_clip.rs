@@ -4,19 +4,17 @@
 use super::images::{ImageHints, interpolation};
 use super::keys::Keys;
 use super::stated::{Extent, Stated, TowerSays};
+use super::timm;
 use crate::error::{Error, Result};
 use crate::preprocess::ResizeMode;
 use crate::tower::arch::{Activation, ArchHints, Epsilon, Pooling};
 
 /// Features of blocks that both towers may have.
-const OF_BLOCKS: [(&str, &str); 7] = [
-    ("ls_init_value", "LayerScale (ls_init_value)"),
+const OF_BLOCKS: [(&str, &str); 4] = [
     ("qk_norm", "normalised queries and keys (qk_norm)"),
     ("scaled_cosine_attn", "scaled cosine attention"),
     ("scale_heads", "scaled attention heads (scale_heads)"),
-    ("scale_attn_inner", "a norm within attention (scale_attn_inner)"),
     ("scale_attn", "a norm after attention (scale_attn)"),
-    ("scale_fc", "a norm within MLPs (scale_fc)"),
 ];
 
 /// The content of `config`, if it is open_clip's.
@@ -73,9 +71,8 @@ fn tower(section: Keys<'_>, is_quick: bool) -> Result<TowerSays> {
 }
 
 fn read_image(vision: Keys<'_>, says: &mut TowerSays) -> Result<()> {
-    if vision.is_set("timm_model_name") {
-        says.refuse(format!("a timm model as image encoder ({})", vision.text("timm_model_name")?.unwrap_or("?")));
-        return Ok(());
+    if let Some(name) = vision.text("timm_model_name")?.filter(|name| !name.is_empty()) {
+        return read_timm(vision, name, says);
     }
     if vision.get("layers").is_some_and(serde_json::Value::is_array) {
         says.refuse("a ResNet as image encoder");
@@ -104,6 +101,21 @@ fn read_image(vision: Keys<'_>, says: &mut TowerSays) -> Result<()> {
     says.extent(Extent::MlpWidth, width.map(|width| mlp_width(width, ratio)));
     says.extent(Extent::Patch, vision.side("patch_size")?);
     says.extent(Extent::ImageSize, vision.side("image_size")?);
+    Ok(())
+}
+
+/// An image encoder of timm's, whose values the name of its architecture tells.
+fn read_timm(vision: Keys<'_>, name: &str, says: &mut TowerSays) -> Result<()> {
+    let embedding = std::mem::take(&mut says.extents);
+    match timm::tower(name, "", vision.object("timm_model_kwargs")?, vision.text("timm_pool")?)? {
+        Some(of_timm) => *says = of_timm,
+        None => says.refuse(format!("a timm model as image encoder ({name})")),
+    }
+    if vision.text("timm_proj")?.is_some_and(|proj| !matches!(proj, "" | "none" | "linear")) {
+        says.refuse("a projection of several layers (timm_proj)");
+    }
+    says.extents.extend(embedding);
+    says.sized(vision.side("image_size")?, name);
     Ok(())
 }
 

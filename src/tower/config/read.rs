@@ -38,14 +38,15 @@ impl TowerConfig {
         let configs = files::read(checkpoint.path(), &options.config)?;
         let of_weights = classifier::pooling_of(checkpoint);
         let stated = configs.iter().find_map(|stated| stated.image.as_ref()?.hints.pooling);
-        let shape = shape_of(checkpoint, options.arch.pooling.or(of_weights).or(stated))?;
+        let grid = configs.iter().find_map(|stated| stated.image.as_ref()?.hints.grid);
+        let shape = shape_of(checkpoint, options.arch.pooling.or(of_weights).or(stated), options.arch.grid.or(grid))?;
         let mut resolver = Resolver::new(options);
-        if of_weights.is_some() {
+        if let Some(pooling) = of_weights {
             // Before what a configuration says: without a projection there is no other pooling.
             let arch = ArchHints { pooling: of_weights, ..ArchHints::default() };
             resolver.add(ValueSource { origin: Origin::Classifier, arch, images: ImageHints::default() });
             if options.arch.pooling.or(stated) != of_weights {
-                resolver.note(classifier::taken(checkpoint));
+                resolver.note(classifier::taken(checkpoint, pooling));
             }
         }
         let mut has_images = false;
@@ -84,7 +85,7 @@ impl TowerConfig {
         options: &TowerOptions,
     ) -> Result<Self> {
         check_tower(checkpoint)?;
-        let shape = shape_of(checkpoint, options.arch.pooling.or(Some(arch.variant.pooling)))?;
+        let shape = shape_of(checkpoint, options.arch.pooling.or(Some(arch.variant.pooling)), Some(arch.grid))?;
         let mut resolver = Resolver::new(options);
         if let ConfigSource::File(path) = &options.config {
             resolver.note(format!("{} is not read: a bundle says all that a configuration could", path.display()));
@@ -107,13 +108,12 @@ fn check_tower(checkpoint: &Checkpoint) -> Result<()> {
     Ok(())
 }
 
-/// The architecture that the shapes tell where this is the pooling, or OpenAI's. Heads, activation and epsilon of it
+/// The architecture that the shapes tell where this is the pooling, or whichever they suggest. Heads, activation and epsilon of it
 /// mean nothing.
-fn shape_of(checkpoint: &Checkpoint, pooling: Option<Pooling>) -> Result<Arch> {
-    let pooling = pooling.or(Some(Pooling::default()));
-    let any = ArchHints { heads: Some(1), pooling, ..ArchHints::default() };
+fn shape_of(checkpoint: &Checkpoint, pooling: Option<Pooling>, grid: Option<usize>) -> Result<Arch> {
+    let any = ArchHints { heads: Some(1), pooling, grid, ..ArchHints::default() };
     let shapes = checkpoint.image_tower().map(|(name, tensor)| (name, tensor.shape()));
-    let inferred = Arch::infer(shapes, any).map_err(|e| e.at(checkpoint.path()));
+    let inferred = Arch::infer_with(shapes, any, true).map_err(|e| e.at(checkpoint.path()));
     inferred.map_err(|e| match checkpoint.naming().remark() {
         Some(remark) if checkpoint.get(PROJECTION).is_none() => e.hint(format!("In this file, {remark}")),
         _ => e,

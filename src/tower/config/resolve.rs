@@ -6,7 +6,7 @@ use super::images::ImageHints;
 use super::values::{Origin, Property, TowerConfig, TowerOptions, TowerValue};
 use crate::error::{Error, Result};
 use crate::preprocess::{CLIP_MEAN, CLIP_STD, Interpolation, ResizeMode};
-use crate::tower::arch::{Arch, ArchHints, Epsilon, Pooling, Variant};
+use crate::tower::arch::{Activation, Arch, ArchHints, Epsilon, Pooling, TowerForm, Variant};
 use crate::tower::published;
 
 /// A source of values, such as a configuration.
@@ -40,36 +40,35 @@ impl Resolver {
 
     /// The tower of this shape.
     pub(super) fn finish(mut self, shape: Arch) -> Result<TowerConfig> {
-        let width = shape.width;
-        let pre_norm = shape.variant.pre_norm;
-        let is_published = published::published_heads(width).is_some();
-        let usual = published::usual(width, pre_norm);
-        let heads =
-            self.pick(Property::Heads, |source| source.arch.heads, published::published_heads(width), usual.heads);
-        let activation =
-            self.pick(Property::Activation, |source| source.arch.activation, None, Some(Default::default()));
-        let epsilon = Some(Epsilon::USUAL);
+        let form = TowerForm::of(&shape);
+        let published_heads = published::published_heads_of(&form);
+        let is_published = published_heads.is_some();
+        let usual = published::usual(&form);
+        let heads = self.pick(Property::Heads, |source| source.arch.heads, published_heads, usual.heads);
+        let gate = usual.activation.filter(|activation| *activation == Activation::Silu);
+        let activation = self.pick(Property::Activation, |source| source.arch.activation, gate, usual.activation);
+        let is_of_clip = is_published && usual.norm_epsilon == Some(Epsilon::USUAL);
         let norm_epsilon = self.pick(
             Property::NormEpsilon,
             |source| source.arch.norm_epsilon,
-            epsilon.filter(|_| is_published),
-            epsilon,
+            usual.norm_epsilon.filter(|_| is_of_clip),
+            usual.norm_epsilon,
         );
-        let published = published::published_pooling(width, pre_norm);
-        let usual_of_published = Some(Pooling::ClassToken).filter(|_| is_published && pre_norm);
+        let published = published::published_pooling(&form);
+        let usual_of_published = Some(Pooling::ClassToken).filter(|_| is_published && form.pre_norm);
         let pooling =
             self.pick(Property::Pooling, |source| source.arch.pooling, published.or(usual_of_published), usual.pooling);
         let (heads, pooling) = match self.has_graph {
-            true => (heads.or(Some(1)), pooling.or(Some(Pooling::default()))),
+            true => (heads.or(Some(1)), pooling.or(Some(shape.variant.pooling))),
             false => (heads, pooling),
         };
         let arch = Arch {
-            heads: heads.ok_or_else(|| published::unknown_heads(width))?,
+            heads: heads.ok_or_else(|| published::unknown_heads(form.width))?,
             activation: activation.unwrap_or_default(),
             variant: Variant {
-                pre_norm,
                 norm_epsilon: norm_epsilon.unwrap_or_default(),
                 pooling: pooling.ok_or_else(published::unknown_pooling)?,
+                ..shape.variant
             },
             ..shape
         };

@@ -77,6 +77,21 @@ impl TowerSays {
         self.extents.extend(value.map(|value| (extent, value)));
     }
 
+    /// Adds the side of the images, and the grid where the name of an architecture tells the patches' side, as in
+    /// `vit_small_patch16_dinov3`.
+    pub(super) fn sized(&mut self, size: Option<usize>, name: &str) {
+        let behind = name.split_once("patch").map_or("", |(_, behind)| behind);
+        let digits = behind.find(|c: char| !c.is_ascii_digit()).unwrap_or(behind.len());
+        let patch = behind[..digits].parse::<usize>().ok().filter(|patch| *patch > 0);
+        self.hints.grid = size.zip(patch).map(|(size, patch)| size / patch);
+        self.extent(Extent::ImageSize, size);
+        // Its coordinates are those of the grid that its name tells.
+        let named = name.rsplit('_').next().and_then(|last| last.parse::<usize>().ok());
+        if name.starts_with("vit_pe_core_") && size.zip(named).is_some_and(|(size, named)| size != named) {
+            self.refuse("rotary positions that are scaled from another image size");
+        }
+    }
+
     /// Notes a feature that is not built in; the first one stays.
     pub(super) fn refuse(&mut self, feature: impl Into<String>) {
         self.refused.get_or_insert_with(|| feature.into());
@@ -88,7 +103,7 @@ impl TowerSays {
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), with what both say.
     pub(super) fn check_image(&self, config: &Path, arch: &Arch) -> Result<()> {
         // Without a projection its length is of no account.
-        let is_told = |extent| extent != Extent::Embedding || arch.variant.pooling.is_projected();
+        let is_told = |extent| extent != Extent::Embedding || arch.variant.is_projected();
         self.check(config, |extent| is_told(extent).then(|| extent.of(arch)), arch.width)?;
         match self.pre_norm {
             Some(says) if says != arch.variant.pre_norm => {
@@ -147,6 +162,7 @@ pub(super) fn activation(name: &str) -> Result<Activation> {
     match name {
         "quick_gelu" => Ok(Activation::QuickGelu),
         "gelu" | "gelu_python" => Ok(Activation::Gelu),
+        "silu" | "swish" => Ok(Activation::Silu),
         "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" | "gelu_tanh" | "gelu_accurate" => Ok(Activation::GeluTanh),
         _ => Err(Error::unsupported("an activation that is not built in")
             .expected("quick_gelu, gelu or gelu_pytorch_tanh")

@@ -12,6 +12,16 @@ const MODELS: [&str; 5] = ["clip", "metaclip_2", "chinese_clip", "altclip", "cli
 const WITH_TEXT: [&str; 2] = ["clip", "clipseg"];
 /// The architectures with a classifier in the place of the projection.
 const CLASSIFIERS: [&str; 2] = ["CLIPForImageClassification", "MetaClip2ForImageClassification"];
+/// The model types of SigLIP, whose image tower pools by attention.
+const SIGLIP: [&str; 2] = ["siglip", "siglip_vision_model"];
+/// The vision transformers that are no part of a CLIP, with the epsilon that the library gives them.
+const VITS: [(&str, Epsilon); 5] = [
+    ("vit", Epsilon::SMALLEST),
+    ("deit", Epsilon::SMALLEST),
+    ("dinov2", Epsilon::SMALL),
+    ("dinov2_with_registers", Epsilon::SMALL),
+    ("dinov3_vit", Epsilon::USUAL),
+];
 /// The ends of the types of an image tower's and of a text tower's section.
 const IMAGE: &str = "_vision_model";
 const TEXT: &str = "_text_model";
@@ -19,6 +29,18 @@ const TEXT: &str = "_text_model";
 /// The content of `config`, if it is of that library.
 pub(super) fn read(config: Keys<'_>) -> Result<Option<Stated>> {
     let Some(kind) = config.text("model_type")? else { return Ok(None) };
+    if kind.starts_with("siglip2") {
+        let mut says = TowerSays::default();
+        says.refuse("positions for images of any shape (NaFlex)");
+        return Ok(Some(Stated { image: Some(says), ..Stated::default() }));
+    }
+    if SIGLIP.contains(&kind) {
+        let vision = config.object("vision_config")?.or((kind != "siglip").then_some(config));
+        return Ok(Some(Stated { image: Some(read_siglip(config, vision)?), ..Stated::default() }));
+    }
+    if let Some((_, epsilon)) = VITS.iter().find(|(known, _)| *known == kind) {
+        return Ok(Some(Stated { image: Some(read_vit(config, kind, *epsilon)?), ..Stated::default() }));
+    }
     let of = |suffix: &str| kind.strip_suffix(suffix).filter(|of| MODELS.contains(of));
     if of(IMAGE).is_some() || kind == "clip_vision_model_with_projection" {
         let image = Some(read_image(config, config.number("projection_dim")?)?);
@@ -66,19 +88,85 @@ fn image_hints() -> ArchHints {
         activation: Some(Activation::QuickGelu),
         norm_epsilon: Some(Epsilon::USUAL),
         pooling: Some(Pooling::ClassToken),
+        grid: None,
     }
 }
 
 fn read_image(vision: Keys<'_>, projection: Option<usize>) -> Result<TowerSays> {
     let mut says = TowerSays { pre_norm: Some(true), ..TowerSays::default() };
     says.hints = hints(vision)?.or(image_hints());
+    extents(vision, &mut says)?;
+    says.extent(Extent::Embedding, projection);
+    Ok(says)
+}
+
+/// The image tower of SigLIP; its classifiers take the mean of the normalised patches.
+fn read_siglip(config: Keys<'_>, vision: Option<Keys<'_>>) -> Result<TowerSays> {
+    let is_classifier = config.texts("architectures")?.contains(&"SiglipForImageClassification");
+    let usual = ArchHints {
+        heads: Some(12),
+        activation: Some(Activation::GeluTanh),
+        norm_epsilon: Some(Epsilon::SMALL),
+        pooling: Some(if is_classifier { Pooling::NormThenMean } else { Pooling::Attention }),
+        grid: None,
+    };
+    let mut says = TowerSays { pre_norm: Some(false), ..TowerSays::default() };
+    let Some(vision) = vision else { return Ok(TowerSays { hints: usual, ..says }) };
+    says.hints = hints(vision)?.or(usual);
+    if vision.flag("vision_use_head")? == Some(false) && !is_classifier {
+        says.refuse("no pooling (vision_use_head)");
+    }
+    extents(vision, &mut says)?;
+    Ok(says)
+}
+
+/// A vision transformer with a class token and no projection. Its classifiers take the class token, but DINOv2's, which
+/// take the mean of the patches too, and those of a DeiT with a teacher.
+fn read_vit(config: Keys<'_>, kind: &str, epsilon: Epsilon) -> Result<TowerSays> {
+    let mut says = TowerSays { pre_norm: Some(false), ..TowerSays::default() };
+    let architectures = config.texts("architectures")?;
+    let is_of = |name: &str| architectures.iter().any(|architecture| architecture.starts_with(name));
+    let pooling = match kind {
+        "dinov2" if is_of("Dinov2ForImage") => Pooling::ClassAndMean,
+        "dinov2_with_registers" if is_of("Dinov2WithRegistersForImage") => Pooling::ClassAndMean,
+        "deit" if is_of("DeiTForImageClassificationWithTeacher") => Pooling::ClassAndDistillation,
+        _ => Pooling::ClassToken,
+    };
+    let usual = ArchHints {
+        heads: Some(12),
+        activation: Some(Activation::Gelu),
+        norm_epsilon: Some(epsilon),
+        pooling: Some(pooling),
+        grid: None,
+    };
+    says.hints = hints(config)?.or(usual);
+    // DINOv2's gate is SiLU whatever the activation of the others is.
+    if config.flag("use_swiglu_ffn")? == Some(true) {
+        says.hints.activation = Some(Activation::Silu);
+    }
+    let size = config.side("image_size")?;
+    says.hints.grid = size.zip(config.side("patch_size")?).map(|(size, patch)| size / patch);
+    says.extent(Extent::Width, config.number("hidden_size")?);
+    says.extent(Extent::Layers, config.number("num_hidden_layers")?);
+    says.extent(Extent::Patch, config.side("patch_size")?);
+    if kind == "dinov3_vit" {
+        let base = config.float("rope_theta")?.unwrap_or(100.0);
+        if base != 100.0 {
+            says.refuse(format!("rotary positions of base {base}"));
+        }
+    } else {
+        says.extent(Extent::ImageSize, size);
+    }
+    Ok(says)
+}
+
+fn extents(vision: Keys<'_>, says: &mut TowerSays) -> Result<()> {
     says.extent(Extent::Width, vision.number("hidden_size")?);
     says.extent(Extent::Layers, vision.number("num_hidden_layers")?);
     says.extent(Extent::MlpWidth, vision.number("intermediate_size")?);
     says.extent(Extent::Patch, vision.side("patch_size")?);
     says.extent(Extent::ImageSize, vision.side("image_size")?);
-    says.extent(Extent::Embedding, projection);
-    Ok(says)
+    Ok(())
 }
 
 fn read_text(text: Keys<'_>) -> Result<TowerSays> {
@@ -97,5 +185,6 @@ fn hints(section: Keys<'_>) -> Result<ArchHints> {
         activation: section.text("hidden_act")?.map(activation).transpose()?,
         norm_epsilon: section.float("layer_norm_eps")?.map(Epsilon::new).transpose()?,
         pooling: None,
+        grid: None,
     })
 }

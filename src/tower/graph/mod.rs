@@ -1,4 +1,4 @@
-//! The ONNX graph of a CLIP image encoder, written operator by operator.
+//! The ONNX graph of an image encoder, written operator by operator.
 //!
 //! A torch export of the same network has some 1,600 nodes; this one has 13 per block, already fused, so nothing has to
 //! be optimised when a session is made. Three choices carry it:
@@ -12,16 +12,19 @@
 //!   depends on what is dropped.
 
 pub(super) mod nodes;
+mod pooling;
+mod stem;
 
 use std::collections::HashMap;
 
-use self::nodes::{Block, Form, Graph};
-use super::arch::{Arch, BLOCKS, PATCH_EMBEDDING, PROJECTION, Pooling};
+use self::nodes::{Block, Form, Graph, Rotation};
+use super::arch::{Arch, BLOCKS, POOL, PROJECTION, PROJECTION_BIAS, Pooling};
 use super::precisions::{LayerKind, LayerPrecisions};
+use super::variant::Rotary;
 use crate::error::Result;
 use crate::kernel::linear::PackedLayout;
 use crate::onnx::TensorType;
-use crate::onnx::emit::{Attribute, Extent, int};
+use crate::onnx::emit::{Extent, int};
 
 /// The input that takes the images: f32 `[batch, 3, S, S]`.
 pub const PIXELS: &str = "pixel_values";
@@ -125,7 +128,10 @@ pub(crate) fn build_chain(arch: &Arch, own: Option<LayerPrecisions>) -> Result<C
     let graph_of = |arch: &Arch| Graph::new(NAME, arch.variant.norm_epsilon, form.clone());
     let last_layer = arch.layers - 1;
     let of_block = |name: &str, layer: usize| name.starts_with(&block_prefix(layer));
-    let is_last = |name: &str| name.starts_with("visual.ln_post.") || name == PROJECTION;
+    let is_last = |name: &str| {
+        ["visual.ln_post.", POOL].iter().any(|prefix| name.starts_with(prefix))
+            || [PROJECTION, PROJECTION_BIAS].contains(&name)
+    };
     let parameters = |wanted: &dyn Fn(&str) -> bool| -> Vec<_> {
         arch.parameters().into_iter().filter(|(name, _)| wanted(name)).collect()
     };
@@ -195,81 +201,38 @@ impl Graph {
         self.give(name, &[Extent::Named("rows"), Extent::Fixed(arch.width)]);
     }
 
-    /// Pixels to the residual stream: patches, class token, positions, and `ln_pre` where there is one.
-    fn embed_patches(&mut self, arch: &Arch) -> String {
-        let (w, patch, patches) = (int(arch.width), int(arch.patch), int(arch.tokens() - 1));
-        let x = match self.layout(PATCH_EMBEDDING) {
-            Some(layout) => {
-                let x = self.own_patches("conv1", PIXELS, PATCH_EMBEDDING, layout, [arch.patch, arch.grid]);
-                self.reshape("patches", &x, &[-1, patches, w])
-            }
-            None => {
-                let strides = [
-                    Attribute::Ints("kernel_shape", vec![patch, patch]),
-                    Attribute::Ints("strides", vec![patch, patch]),
-                ];
-                let x = self.node("conv1", "Conv", &[PIXELS, PATCH_EMBEDDING], strides);
-                let x = self.reshape("patches", &x, &[-1, w, patches]);
-                self.node("patches.transposed", "Transpose", &[&x], [Attribute::Ints("perm", vec![0, 2, 1])])
-            }
-        };
-
-        let batch = self.node("batch", "Shape", &[PIXELS], [Attribute::Int("start", 0), Attribute::Int("end", 1)]);
-        let one_each = self.constant("class_token.extents", &[2], &[1, w]);
-        let shape = self.node("class_token.shape", "Concat", &[&batch, &one_each], [Attribute::Int("axis", 0)]);
-        let class = self.node("class_token", "Expand", &["visual.class_embedding", &shape], []);
-
-        let x = self.node("tokens", "Concat", &[&class, &x], [Attribute::Int("axis", 1)]);
-        let x = self.node("positions", "Add", &[&x, "visual.positional_embedding"], []);
-        let x = self.reshape("stream", &x, &[-1, w]);
-        if arch.variant.pre_norm { self.layer_norm("ln_pre", &x, "visual.ln_pre") } else { x }
-    }
-
     /// x + attn(ln_1(x)), then that + mlp(ln_2(that)). The last block keeps the class token alone, `[batch, width]`,
-    /// where that is what is projected.
+    /// where that is what is pooled.
     fn block(&mut self, arch: &Arch, layer: usize, stream: &str) -> String {
         let (w, tokens) = (int(arch.width), int(arch.tokens()));
-        let block = Block { layer, parameters: block_prefix(layer), activation: arch.activation };
+        let rotation = arch.variant.rotary.map(|rotary| self.rotation(arch, rotary));
+        let form = arch.variant.blocks;
+        let block = Block { form, rotation, ..Block::usual(layer, block_prefix(layer), arch.activation) };
         let at = |part: &str| block.node(part);
 
-        let qkv = self.queries_keys_values(&block, stream);
+        let qkv = self.queries_keys_values(&block, stream, false);
         let qkv = self.reshape(&at("attn.qkv"), &qkv, &[-1, tokens, 3 * w]);
         let is_class_alone = layer + 1 == arch.layers && arch.variant.pooling == Pooling::ClassToken;
         if is_class_alone {
             let [x, residual] = self.first_tokens_attention(&block, [&qkv, stream], arch.heads, [tokens, w]);
-            return self.after_attention(&block, &residual, &x);
+            return self.after_attention(&block, Some(&residual), &x);
         }
         let x = self.attention(&block, &qkv, arch.heads, w, false);
-        self.after_attention(&block, stream, &x)
+        self.after_attention(&block, Some(stream), &x)
     }
 
-    /// Takes what the last block gives, pooled, through the projection, which is kept `[in, out]`, where there is one.
-    fn project(&mut self, arch: &Arch, last: &str) -> Result<()> {
-        let norm = ["ln_post", "visual.ln_post"];
-        let (x, norm) = match arch.variant.pooling {
-            Pooling::ClassToken => (last.to_owned(), Some(norm)),
-            Pooling::MeanThenNorm => (self.mean_of_patches(arch, last, "pool.mean"), Some(norm)),
-            Pooling::NormThenMean => {
-                let x = self.layer_norm(norm[0], last, norm[1]);
-                (self.mean_of_patches(arch, &x, "pool.mean"), None)
-            }
-            Pooling::PatchMean => (self.mean_of_patches(arch, last, EMBEDS), None),
-        };
-        if arch.variant.pooling.is_projected() {
-            self.projection(["proj", EMBEDS], &x, norm, PROJECTION, [arch.width, arch.embed_dim])?;
+    /// The tables of rotary positions, made for the first block that wants them: tokens before the patches stay.
+    fn rotation(&mut self, arch: &Arch, rotary: Rotary) -> Rotation {
+        let tables = ["rotation.cosines", "rotation.sines"];
+        if self.is_first_rotation() {
+            let half = arch.head_width() / 2;
+            let mut angles = vec![0.0; arch.variant.tokens.count() * half];
+            angles.extend(rotary.angles(arch.grid, arch.head_width()));
+            let shape = [arch.tokens(), half];
+            self.table(tables[0], &shape, &angles.iter().map(|angle| angle.cos()).collect::<Vec<_>>());
+            self.table(tables[1], &shape, &angles.iter().map(|angle| angle.sin()).collect::<Vec<_>>());
         }
-        self.give(EMBEDS, &[Extent::Named("batch"), Extent::Fixed(arch.embed_dim)]);
-        Ok(())
-    }
-
-    /// The mean of all tokens but the class token, called `name`: `[batch·tokens, width]` to `[batch, width]`.
-    fn mean_of_patches(&mut self, arch: &Arch, stream: &str, name: &str) -> String {
-        let (w, tokens) = (int(arch.width), int(arch.tokens()));
-        let x = self.reshape("pool.sequences", stream, &[-1, tokens, w]);
-        let start = self.constant("pool.start", &[1], &[1]);
-        let end = self.constant("pool.end", &[1], &[tokens]);
-        let x = self.node("pool.patches", "Slice", &[&x, &start, &end, &start], []);
-        self.node(name, "ReduceMean", &[&x], [Attribute::Ints("axes", vec![1]), Attribute::Int("keepdims", 0)])
+        Rotation { tables: tables.map(String::from), is_in_halves: rotary.is_in_halves() }
     }
 
     fn into_link(self, parameters: Vec<(String, Vec<usize>)>, input: &str, output: String) -> Result<Link> {

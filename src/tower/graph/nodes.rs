@@ -8,6 +8,7 @@ use crate::onnx::TensorType;
 use crate::onnx::emit::{Attribute, Extent, ModelWriter, Operator, int};
 use crate::onnx::own::{ATTENTION, DOMAIN, LINEAR, UNPACKED_LINEAR, linear_attributes};
 use crate::tower::arch::{Activation, Epsilon};
+use crate::tower::variant::BlockForm;
 
 /// The first opset with `LayerNormalization`.
 const OPSET: i64 = 17;
@@ -20,16 +21,38 @@ const QUICK_GELU_ALPHA: f32 = 1.702;
 
 /// A residual block: x + attn(ln_1(x)), then that + mlp(ln_2(that)).
 pub(crate) struct Block {
-    pub(crate) layer: usize,
+    /// The prefix of its nodes.
+    pub(crate) nodes: String,
     /// The prefix of its parameters.
     pub(crate) parameters: String,
     pub(crate) activation: Activation,
+    pub(crate) form: BlockForm,
+    /// The table of rotary positions.
+    pub(crate) rotation: Option<Rotation>,
+}
+
+/// A table of rotary positions among a graph's constants.
+#[derive(Clone)]
+pub(crate) struct Rotation {
+    /// Cosines and sines, f32 `[tokens, head_width/2]` each.
+    pub(crate) tables: [String; 2],
+    pub(crate) is_in_halves: bool,
 }
 
 impl Block {
+    /// The block of a tower with the usual form.
+    pub(crate) fn usual(layer: usize, parameters: String, activation: Activation) -> Self {
+        Self { nodes: Self::nodes_of(layer), parameters, activation, form: BlockForm::default(), rotation: None }
+    }
+
+    /// The prefix of the nodes of a layer.
+    pub(crate) fn nodes_of(layer: usize) -> String {
+        format!("resblocks.{layer}.")
+    }
+
     /// The name of a node of this block.
     pub(crate) fn node(&self, part: &str) -> String {
-        format!("resblocks.{}.{part}", self.layer)
+        format!("{}{part}", self.nodes)
     }
 
     fn parameter(&self, part: &str) -> String {
@@ -56,7 +79,8 @@ pub(crate) enum Form {
     },
 }
 
-/// A linear layer in the making: `activation(norm(x)·Wᵀ + b) + residual` with W `[out, in]`.
+/// A linear layer in the making: `gain·activation(norm(x)·Wᵀ + b) + residual` with W `[out, in]`.
+#[derive(Clone)]
 struct LinearNode<'a> {
     name: String,
     /// Weight and bias.
@@ -64,7 +88,16 @@ struct LinearNode<'a> {
     /// Node and parameters of the norm in front.
     norm: Option<[String; 2]>,
     activation: Option<Activation>,
+    /// The factors of the outputs.
+    gain: Option<String>,
     residual: Option<&'a str>,
+}
+
+impl LinearNode<'_> {
+    /// A layer without any of what may be around it.
+    fn plain(name: String, parameters: [String; 2]) -> Self {
+        Self { name, parameters, norm: None, activation: None, gain: None, residual: None }
+    }
 }
 
 /// A graph in the making. Methods append nodes and return the name of the value that they make.
@@ -73,6 +106,7 @@ pub(crate) struct Graph {
     /// The number that every `LayerNorm` adds to the variance.
     norm_epsilon: Epsilon,
     form: Form,
+    has_rotation: bool,
 }
 
 impl Graph {
@@ -81,7 +115,12 @@ impl Graph {
         let domains = [("", OPSET), (MICROSOFT, 1), (DOMAIN, 1)];
         // A session without our operators refuses a graph that names their domain.
         let domains = if matches!(form, Form::Standard) { &domains[..2] } else { &domains[..] };
-        Self { writer: ModelWriter::new(name, IR_VERSION, domains), norm_epsilon, form }
+        Self { writer: ModelWriter::new(name, IR_VERSION, domains), norm_epsilon, form, has_rotation: false }
+    }
+
+    /// Whether this is the first time that it is asked: a graph has one table of rotary positions.
+    pub(crate) fn is_first_rotation(&mut self) -> bool {
+        !std::mem::replace(&mut self.has_rotation, true)
     }
 
     /// The packed form of a matrix, where our own operators multiply with it.
@@ -119,21 +158,35 @@ impl Graph {
         self.writer.output(name, TensorType::Float, shape);
     }
 
-    /// ln_1 and the projection to queries, keys and values side by side: `[rows, 3·width]`.
-    pub(crate) fn queries_keys_values(&mut self, block: &Block, stream: &str) -> String {
-        let parameters = [block.parameter("attn.in_proj_weight"), block.parameter("attn.in_proj_bias")];
-        let norm = Some([block.node("ln_1"), block.parameter("ln_1")]);
-        let name = block.node("attn.in_proj");
-        self.linear(stream, &LinearNode { name, parameters, norm, activation: None, residual: None })
+    /// ln_1, unless `is_normed` already, and the projection to queries, keys and values side by side:
+    /// `[rows, 3·width]`.
+    pub(crate) fn queries_keys_values(&mut self, block: &Block, stream: &str, is_normed: bool) -> String {
+        let bias = if block.form.qkv_bias { block.parameter("attn.in_proj_bias") } else { String::new() };
+        let parameters = [block.parameter("attn.in_proj_weight"), bias];
+        let norm = (!is_normed).then(|| [block.node("ln_1"), block.parameter("ln_1")]);
+        self.linear(stream, &LinearNode { norm, ..LinearNode::plain(block.node("attn.in_proj"), parameters) })
+    }
+
+    /// Turns queries and keys, of `[sequences, tokens, 3·width]`, by rotary positions.
+    fn rotated(&mut self, block: &Block, parts: [String; 3]) -> [String; 3] {
+        let Some(Rotation { tables: [cosines, sines], is_in_halves }) = &block.rotation else { return parts };
+        let first = self.constant(&block.node("attn.rotation.first"), &[1], &[0]);
+        let [q, k, v] = parts;
+        let mut turn = |x: &str, part: &str| {
+            let pairs = Attribute::Int("interleaved", i64::from(!is_in_halves));
+            self.contrib(&block.node(part), "RotaryEmbedding", &[x, &first, cosines, sines], [pairs])
+        };
+        [turn(&q, "attn.q.rotated"), turn(&k, "attn.k.rotated"), v]
     }
 
     /// Attention between the tokens of each sequence, `[sequences, tokens, 3·width]` to `[rows, width]`, where no token
     /// sees one after it if `is_causal`.
     pub(crate) fn attention(&mut self, block: &Block, qkv: &str, heads: usize, width: i64, is_causal: bool) -> String {
-        if !matches!(self.form, Form::Standard) {
+        if !matches!(self.form, Form::Standard) && block.rotation.is_none() {
             return self.own_attention(block, qkv, heads, 0, is_causal);
         }
-        let [q, k, v] = self.split_in_three(&block.node("attn.split"), qkv);
+        let parts = self.split_in_three(&block.node("attn.split"), qkv);
+        let [q, k, v] = self.rotated(block, parts);
         self.standard_attention(block, [&q, &k, &v], heads, width, is_causal)
     }
 
@@ -168,8 +221,11 @@ impl Graph {
         [tokens, width]: [i64; 2],
     ) -> [String; 2] {
         let at = |part: &str| block.node(part);
-        let is_standard = matches!(self.form, Form::Standard);
-        let parts = is_standard.then(|| self.split_in_three(&at("attn.split"), qkv));
+        let is_standard = matches!(self.form, Form::Standard) || block.rotation.is_some();
+        let parts = is_standard.then(|| {
+            let parts = self.split_in_three(&at("attn.split"), qkv);
+            self.rotated(block, parts)
+        });
         let sequences = self.reshape(&at("sequences"), stream, &[-1, tokens, width]);
         let first = self.constant(&at("class_token.index"), &[1], &[0]);
         let take = |graph: &mut Self, name: &str, x: &str| {
@@ -185,6 +241,27 @@ impl Graph {
         [attended, kept]
     }
 
+    /// Attention from the first token of each sequence to all others, `[sequences, tokens, 3·width]` to
+    /// `[sequences, width]`.
+    pub(crate) fn attention_to_others(
+        &mut self,
+        block: &Block,
+        qkv: &str,
+        heads: usize,
+        [tokens, width]: [i64; 2],
+    ) -> String {
+        let at = |part: &str| block.node(part);
+        let [q, k, v] = self.split_in_three(&at("attn.split"), qkv);
+        let (zero, one) = (self.constant(&at("attn.0"), &[1], &[0]), self.constant(&at("attn.1"), &[1], &[1]));
+        let end = self.constant(&at("attn.end"), &[1], &[tokens]);
+        let mut cut =
+            |name: &str, x: &str, from: &str, to: &str| self.node(&at(name), "Slice", &[x, from, to, &one], []);
+        let q = cut("attn.q.first", &q, &zero, &one);
+        let k = cut("attn.k.others", &k, &one, &end);
+        let v = cut("attn.v.others", &v, &one, &end);
+        self.standard_attention(block, [&q, &k, &v], heads, width, false)
+    }
+
     fn own_attention(&mut self, block: &Block, qkv: &str, heads: usize, queries: i64, is_causal: bool) -> String {
         let name = block.node("attn");
         let attributes = [
@@ -197,23 +274,40 @@ impl Graph {
         name
     }
 
-    /// Projects the rows that attention gave, adds them to `residual`, and takes the sum through the MLP.
-    pub(crate) fn after_attention(&mut self, block: &Block, residual: &str, attended: &str) -> String {
-        let layer = |part: &str, norm: Option<[String; 2]>, activation, residual| LinearNode {
-            name: block.node(part),
-            parameters: block.linear(part),
-            norm,
-            activation,
-            residual,
-        };
-        let stream = self.linear(attended, &layer("attn.out_proj", None, None, Some(residual)));
-        let norm = Some([block.node("ln_2"), block.parameter("ln_2")]);
-        let x = self.linear(&stream, &layer("mlp.c_fc", norm, Some(block.activation), None));
-        self.linear(&x, &layer("mlp.c_proj", None, None, Some(&stream)))
+    /// Projects the rows that attention gave, adds them to `residual` where there is one, and takes the sum through the
+    /// MLP.
+    pub(crate) fn after_attention(&mut self, block: &Block, residual: Option<&str>, attended: &str) -> String {
+        let form = block.form;
+        let layer = |part: &str| LinearNode::plain(block.node(part), block.linear(part));
+        let norm = |is_there: bool, part: &str| is_there.then(|| [block.node(part), block.parameter(part)]);
+        let gain = |part: &str| form.layer_scale.then(|| block.parameter(part));
+        let (attn_norm, gain_1) = (norm(form.attn_norm, "attn.ln_inner"), gain("ls_1.gamma"));
+        let layer_1 = LinearNode { norm: attn_norm, gain: gain_1, residual, ..layer("attn.out_proj") };
+        let stream = self.linear(attended, &layer_1);
+        let activation = (!form.gated).then_some(block.activation);
+        let mut x = self.linear(&stream, &LinearNode { norm: norm(true, "ln_2"), activation, ..layer("mlp.c_fc") });
+        if form.gated {
+            x = self.gated(block, &x);
+        }
+        let (mlp_norm, gain_2) = (norm(form.mlp_norm, "mlp.ln"), gain("ls_2.gamma"));
+        self.linear(&x, &LinearNode { norm: mlp_norm, gain: gain_2, residual: Some(&stream), ..layer("mlp.c_proj") })
+    }
+
+    /// SwiGLU: the second half of each row by SiLU of the first.
+    fn gated(&mut self, block: &Block, x: &str) -> String {
+        let at = |part: &str| block.node(part);
+        let parts = ["gate", "up"].map(|part| at(&format!("mlp.{part}")));
+        let outputs = &[parts[0].as_str(), &parts[1]];
+        let attributes = &[Attribute::Int("axis", 1)];
+        self.push(&Operator { name: &at("mlp.halves"), domain: "", op: "Split", inputs: &[x], outputs, attributes });
+        let [gate, up] = &parts;
+        let sigmoid = self.node(&at("mlp.sigmoid"), "Sigmoid", &[gate], []);
+        let gate = self.node(&at("mlp.silu"), "Mul", &[gate, &sigmoid], []);
+        self.node(&at("mlp.gated"), "Mul", &[&gate, up], [])
     }
 
     fn linear(&mut self, x: &str, layer: &LinearNode<'_>) -> String {
-        let LinearNode { name, parameters: [weight, bias], norm, activation, residual } = layer;
+        let LinearNode { name, parameters: [weight, bias], norm, activation, gain, residual } = layer;
         if let Some(layout) = self.layout(weight) {
             return self.own_linear(x, layer, layout, &[]);
         }
@@ -221,7 +315,9 @@ impl Graph {
             None => x.to_owned(),
             Some([node, parameter]) => self.layer_norm(node, x, parameter),
         };
-        let x = self.node(name, "Gemm", &[&x, weight, bias], [Attribute::Int("transB", 1)]);
+        let inputs = [x.as_str(), weight, bias];
+        let given = if bias.is_empty() { &inputs[..2] } else { &inputs[..] };
+        let x = self.node(name, "Gemm", given, [Attribute::Int("transB", 1)]);
         let gelu = format!("{name}.gelu");
         let x = match activation {
             None => x,
@@ -230,6 +326,18 @@ impl Graph {
             }
             Some(Activation::Gelu) => self.contrib(&gelu, "Gelu", &[&x], []),
             Some(Activation::GeluTanh) => self.contrib(&gelu, "FastGelu", &[&x], []),
+            Some(Activation::Silu) => {
+                let sigmoid = self.node(&format!("{name}.sigmoid"), "Sigmoid", &[&x], []);
+                self.node(&format!("{name}.silu"), "Mul", &[&x, &sigmoid], [])
+            }
+        };
+        self.scaled_and_added(name, x, gain.as_deref(), *residual)
+    }
+
+    fn scaled_and_added(&mut self, name: &str, x: String, gain: Option<&str>, residual: Option<&str>) -> String {
+        let x = match gain {
+            None => x,
+            Some(gain) => self.node(&format!("{name}.gain"), "Mul", &[&x, gain], []),
         };
         match residual {
             None => x,
@@ -242,17 +350,17 @@ impl Graph {
         &mut self,
         name: &str,
         pixels: &str,
-        weight: &str,
+        [weight, bias]: [&str; 2],
         layout: PackedLayout,
         [patch, grid]: [usize; 2],
     ) -> String {
-        let parameters = [weight.to_owned(), String::new()];
-        let layer = LinearNode { name: name.into(), parameters, norm: None, activation: None, residual: None };
+        let layer = LinearNode::plain(name.into(), [weight.to_owned(), bias.to_owned()]);
         let patches = [Attribute::Int("patch", int(patch)), Attribute::Int("grid", int(grid))];
         self.own_linear(pixels, &layer, layout, &patches)
     }
 
-    /// A layer norm and x·W, called `output`, with W `[in, out]`, which is never packed.
+    /// A layer norm and x·W + b, called `output`, with W `[in, out]`, which is never packed; b has no name where there
+    /// is none.
     ///
     /// # Errors
     /// As [`PackedLayout::new`].
@@ -261,7 +369,7 @@ impl Graph {
         [name, output]: [&str; 2],
         x: &str,
         norm: Option<[&str; 2]>,
-        weight: &str,
+        [weight, bias]: [&str; 2],
         [inputs, outputs]: [usize; 2],
     ) -> Result<()> {
         if matches!(self.form, Form::Standard) {
@@ -269,22 +377,28 @@ impl Graph {
                 None => x.to_owned(),
                 Some([node, parameter]) => self.layer_norm(node, x, parameter),
             };
-            let (inputs, outputs, attributes) = (&[x.as_str(), weight], &[output], &[]);
-            self.push(&Operator { name, domain: "", op: "Gemm", inputs, outputs, attributes });
+            let inputs = [x.as_str(), weight, bias];
+            let inputs = if bias.is_empty() { &inputs[..2] } else { &inputs[..] };
+            self.push(&Operator { name, domain: "", op: "Gemm", inputs, outputs: &[output], attributes: &[] });
             return Ok(());
         }
         let layout = PackedLayout::new(outputs, inputs, linear::Precision::F32).map_err(|e| e.tensor(weight))?;
-        let (parameters, norm) = ([weight.to_owned(), String::new()], norm.map(|norm| norm.map(str::to_owned)));
-        let layer = LinearNode { name: output.into(), parameters, norm, activation: None, residual: None };
+        let norm = norm.map(|norm| norm.map(str::to_owned));
+        let layer = LinearNode { norm, ..LinearNode::plain(output.into(), [weight.to_owned(), bias.to_owned()]) };
         self.own_linear(x, &layer, layout, &[Attribute::Int("columns", 1)]);
         Ok(())
     }
 
     /// A layer by our own operator. What it has not has no name.
     fn own_linear(&mut self, x: &str, layer: &LinearNode<'_>, layout: PackedLayout, others: &[Attribute]) -> String {
-        let LinearNode { name, parameters: [weight, bias], norm, activation, residual } = layer;
+        let LinearNode { name, parameters: [weight, bias], norm, activation, gain, residual } = layer;
+        if gain.is_some() {
+            let layer = LinearNode { gain: None, residual: None, name: name.clone(), ..layer.clone() };
+            let x = self.own_linear(x, &layer, layout, others);
+            return self.scaled_and_added(name, x, gain.as_deref(), *residual);
+        }
         let activation = match activation {
-            None => linear::Activation::None,
+            None | Some(Activation::Silu) => linear::Activation::None,
             Some(Activation::QuickGelu) => linear::Activation::QuickGelu,
             Some(Activation::Gelu) => linear::Activation::Gelu,
             Some(Activation::GeluTanh) => linear::Activation::TanhGelu,
@@ -320,6 +434,12 @@ impl Graph {
         let attributes = &[Attribute::Int("axis", 2)];
         self.push(&Operator { name, domain: "", op: "Split", inputs: &[qkv], outputs, attributes });
         parts
+    }
+
+    /// A table of f32 that is part of the graph.
+    pub(crate) fn table(&mut self, name: &str, shape: &[usize], values: &[f32]) -> String {
+        self.writer.floats(name, shape, values);
+        name.into()
     }
 
     /// A small integer tensor that is part of the graph (a shape, an index).

@@ -5,6 +5,7 @@ use std::fmt;
 use crate::error::{Error, Result};
 use crate::tower::arch::{Activation, ArchHints, Epsilon};
 use crate::tower::shapes::{self, MAX_EXTENT, MAX_LAYERS, Shapes};
+use crate::tower::variant::BlockForm;
 use crate::tower::{features, published};
 
 pub(super) const TOKEN_EMBEDDING: &str = "token_embedding.weight";
@@ -103,7 +104,7 @@ impl TextArch {
             (POSITIONAL_EMBEDDING.into(), vec![self.context, w]),
         ];
         for layer in 0..self.layers {
-            all.extend(shapes::block_parameters(&format!("{BLOCKS}{layer}."), w, self.mlp_width));
+            all.extend(shapes::block_parameters(&format!("{BLOCKS}{layer}."), w, self.mlp_width, BlockForm::default()));
         }
         all.push(("ln_final.weight".into(), vec![w]));
         all.push(("ln_final.bias".into(), vec![w]));

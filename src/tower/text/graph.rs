@@ -56,11 +56,11 @@ fn build_in(arch: &TextArch, form: Form) -> Result<Vec<u8>> {
     let three_widths = graph.constant("three_widths", &[1], &[3 * w]);
     let sequences = graph.node("sequences", "Concat", &[&extents, &three_widths], [Attribute::Int("axis", 0)]);
     for layer in 0..arch.layers {
-        let block = Block { layer, parameters: format!("{BLOCKS}{layer}."), activation: arch.activation };
-        let qkv = graph.queries_keys_values(&block, &stream);
+        let block = Block::usual(layer, format!("{BLOCKS}{layer}."), arch.activation);
+        let qkv = graph.queries_keys_values(&block, &stream, false);
         let qkv = graph.node(&block.node("attn.qkv"), "Reshape", &[&qkv, &sequences], []);
         let x = graph.attention(&block, &qkv, arch.heads, w, true);
-        stream = graph.after_attention(&block, &stream, &x);
+        stream = graph.after_attention(&block, Some(&stream), &x);
     }
 
     // The row of each text's end.
@@ -70,7 +70,7 @@ fn build_in(arch: &TextArch, form: Form) -> Result<Vec<u8>> {
     let ends = graph.reshape("ends.column", ENDS, &[-1, 1]);
     let x = graph.node("last_token", "GatherND", &[&x, &ends], [Attribute::Int("batch_dims", 1)]);
     let norm = Some(["ln_final"; 2]);
-    graph.projection(["projection", EMBEDS], &x, norm, PROJECTION, [arch.width, arch.embed_dim])?;
+    graph.projection(["projection", EMBEDS], &x, norm, [PROJECTION, ""], [arch.width, arch.embed_dim])?;
     graph.give(EMBEDS, &[Extent::Named("batch"), Extent::Fixed(arch.embed_dim)]);
     graph.into_bytes()
 }

@@ -18,7 +18,15 @@ _ACTIVATIONS = {
     "gelu_tanh": "TB_ACTIVATION_GELU_TANH",
 }
 _FUNCTIONS = ("softmax", "sigmoid")
-_POOLINGS = ("class_token", "mean_then_norm", "norm_then_mean", "patch_mean")
+_POOLINGS = (
+    "class_token",
+    "mean_then_norm",
+    "norm_then_mean",
+    "patch_mean",
+    "attention",
+    "class_and_mean",
+    "class_and_distillation",
+)
 _RESIZES = ("shortest", "squash", "longest")
 _INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 _PROMOTIONS = {"auto": "TB_PROMOTION_AUTO", "off": "TB_PROMOTION_OFF", "manual": "TB_PROMOTION_MANUAL"}
@@ -56,8 +64,8 @@ class Encoder(Handle):
     What shapes do not tell is read of the bundle, else of the configuration beside the base (open_clip's, transformers'
     or timm's; `config` names another one, "none" none), else it is that of published models, else OpenAI's, which
     `info()["assumed"]` says: `activation` ("quick_gelu", "gelu", "gelu_tanh"), `heads`, `norm_epsilon`, `pooling`
-    ("class_token", "mean_then_norm", "norm_then_mean", "patch_mean"), and of images `mean`, `std` (three numbers each),
-    `resize` ("shortest", "squash", "longest"), `interpolation` ("bicubic", "bilinear", ...), and `resize_edge`, the
+    ("class_token", "mean_then_norm", "norm_then_mean", "patch_mean", "attention", "class_and_mean",
+    "class_and_distillation"), and of images `mean`, `std` (three numbers each), `resize` ("shortest", "squash", "longest"), `interpolation` ("bicubic", "bilinear", ...), and `resize_edge`, the
     pixels that sides are resized to before the image is cropped. What is given here is used, whatever was read.
 
     `residency` is how much of a task's weights a call has in memory: all of them ("whole"), or those of one block at a

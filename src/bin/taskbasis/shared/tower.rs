@@ -36,6 +36,9 @@ pub struct TowerArgs {
         (value("mean_then_norm"), Pooling::MeanThenNorm),
         (value("norm_then_mean"), Pooling::NormThenMean),
         (value("patch_mean").alias("patch-mean").help("Neither normalised nor projected"), Pooling::PatchMean),
+        (value("attention").help("From a probe: SigLIP, the Perception Encoder"), Pooling::Attention),
+        (value("class_and_mean").help("Side by side: DINOv2's classifiers"), Pooling::ClassAndMean),
+        (value("class_and_distillation").help("Side by side: a distilled DeiT"), Pooling::ClassAndDistillation),
     ]))]
     pub pooling: Option<Pooling>,
 
@@ -109,6 +112,7 @@ impl TowerArgs {
                 activation: self.activation,
                 norm_epsilon: self.norm_eps,
                 pooling: self.pooling,
+                grid: None,
             },
             images: ImageHints {
                 mean: mean.map(|mean| mean.0),
