@@ -682,6 +682,9 @@ tb_status tb_preprocess(const tb_image *image,
 /** GELU's approximation by tanh. */
 #define TB_ACTIVATION_GELU_TANH 2
 
+/** x*sigmoid(x), the gate of gated MLPs: EVA-02. Not an option's. */
+#define TB_ACTIVATION_SILU 4
+
 /** An option alone: TB_ACTIVATION_QUICK_GELU whatever the bundle or a configuration says. */
 #define TB_ACTIVATION_QUICK_GELU_ALWAYS 3
 
@@ -702,6 +705,15 @@ tb_status tb_preprocess(const tb_image *image,
  * wide: what the classifier of CLIPForImageClassification takes.
  */
 #define TB_POOLING_PATCH_MEAN 4
+
+/** Attention from a probe: SigLIP, the Perception Encoder. */
+#define TB_POOLING_ATTENTION 5
+
+/** The class token beside the mean of the patches, both normalised: DINOv2's classifiers. */
+#define TB_POOLING_CLASS_AND_MEAN 6
+
+/** The class token beside the distillation token, both normalised: the classifiers of a distilled DeiT. */
+#define TB_POOLING_CLASS_AND_DISTILLATION 7
 
 /** The resizing that is read from the configuration. */
 #define TB_RESIZE_AS_READ 0

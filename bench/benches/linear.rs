@@ -124,6 +124,7 @@ impl Run {
                 norm: None,
                 bias: Some(&self.bias),
                 activation: Activation::None,
+                gain: None,
                 residual: None,
                 out: &mut self.out,
             };

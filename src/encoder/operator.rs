@@ -14,10 +14,10 @@ use super::ort_error::failed;
 use crate::error::Result;
 use crate::kernel::Kernel;
 use crate::kernel::linear::{self, Activation, AttentionJob, LayerNorm, LinearJob, Matrix, PackedLayout};
-use crate::kernel::linear::{Patches, Pool, Precision, Scratch};
+use crate::kernel::linear::{Pairing, Patches, Pool, Precision, Rotation, Scratch, SwiGluJob};
 use crate::onnx::TensorType;
 use crate::onnx::emit::{self, ModelWriter, int};
-use crate::onnx::own::{ATTENTION, DOMAIN, LINEAR, UNPACKED_LINEAR};
+use crate::onnx::own::{ATTENTION, DOMAIN, LINEAR, SWIGLU, UNPACKED_LINEAR};
 
 const REGISTERING: &str = "cannot register the operators for packed weights";
 
@@ -30,6 +30,7 @@ pub(super) fn domain(threads: usize, kernel: Kernel) -> Result<Arc<OperatorDomai
     let domain = OperatorDomain::new(DOMAIN).map_err(failed(REGISTERING))?;
     let domain = domain.add(LinearOperator { at, is_packed: true }).map_err(failed(REGISTERING))?;
     let domain = domain.add(LinearOperator { at, is_packed: false }).map_err(failed(REGISTERING))?;
+    let domain = domain.add(SwiGluOperator(at)).map_err(failed(REGISTERING))?;
     domain.add(AttentionOperator(at)).map(Arc::new).map_err(failed(REGISTERING))
 }
 
@@ -93,6 +94,7 @@ impl Operator for LinearOperator {
             OperatorInput::optional(TensorElementType::Float32),
             OperatorInput::optional(TensorElementType::Float32),
             OperatorInput::optional(TensorElementType::Float32),
+            OperatorInput::optional(TensorElementType::Float32),
         ]
     }
 
@@ -135,7 +137,8 @@ impl OrtKernel for LinearNode {
         let given = run.num_inputs()?;
         let optional = |index: usize| if index < given { run.input(index) } else { Ok(None) };
         let (input, weights) = (run.input(0)?.ok_or_else(missing)?, run.input(1)?.ok_or_else(missing)?);
-        let (bias, residual, norm_weight, norm_bias) = (optional(2)?, optional(3)?, optional(4)?, optional(5)?);
+        let (bias, residual, gain) = (optional(2)?, optional(3)?, optional(6)?);
+        let (norm_weight, norm_bias) = (optional(4)?, optional(5)?);
         let (shape, input) = input.try_extract_tensor::<f32>()?;
         let weights = if self.is_packed {
             Matrix::Packed(weights.try_extract_tensor::<u8>()?.1)
@@ -147,7 +150,7 @@ impl OrtKernel for LinearNode {
             (Some(weight), Some(bias)) => Some(LayerNorm { weight, bias, epsilon: self.epsilon }),
             _ => None,
         };
-        let (bias, residual) = (floats(bias.as_ref())?, floats(residual.as_ref())?);
+        let [bias, residual, gain] = [floats(bias.as_ref())?, floats(residual.as_ref())?, floats(gain.as_ref())?];
         let mut shape = match self.patches {
             Some(_) => vec![int(input.len() / self.layout.inputs()), 0],
             None => shape.to_vec(),
@@ -158,7 +161,7 @@ impl OrtKernel for LinearNode {
         let mut out = run.output(0, shape)?.ok_or_else(missing)?;
         let (_, out) = out.try_extract_tensor_mut::<f32>()?;
         let (layout, activation) = (self.layout, self.activation);
-        let job = LinearJob { layout, weights, input, norm, bias, activation, residual, out };
+        let job = LinearJob { layout, weights, input, norm, bias, activation, gain, residual, out };
         self.at.compute(run, |pool, scratch| match self.patches {
             Some(patches) => linear::linear_of_patches(self.at.kernel, patches, job, pool, scratch),
             None => linear::linear(self.at.kernel, job, pool, scratch),
@@ -175,6 +178,9 @@ struct AttentionNode {
     heads: usize,
     /// Of each sequence; 0 for all tokens.
     queries: usize,
+    skipped_keys: usize,
+    /// How the second input rotates queries and keys.
+    pairing: Option<Pairing>,
     is_causal: bool,
 }
 
@@ -186,7 +192,8 @@ impl Operator for AttentionOperator {
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        [OperatorInput::required(TensorElementType::Float32)]
+        let ty = TensorElementType::Float32;
+        [OperatorInput::required(ty), OperatorInput::optional(ty)]
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
@@ -196,13 +203,24 @@ impl Operator for AttentionOperator {
     fn create_kernel<'attr>(&self, node: &KernelContext<'attr>) -> ort::Result<AttentionNode> {
         let size = |what: &str| size(node, what).ok_or_else(|| lacks(ATTENTION, what));
         let (heads, queries) = (size("num_heads")?, size("queries")?);
-        Ok(AttentionNode { at: self.0, heads, queries, is_causal: size("is_causal")? == 1 })
+        let pairing = match number(node, "rotation") {
+            None => None,
+            Some(code) => Some(Pairing::of_code(code).ok_or_else(|| lacks(ATTENTION, "rotation"))?),
+        };
+        let skipped_keys = self::size(node, "skipped_keys").unwrap_or(0);
+        Ok(AttentionNode { at: self.0, heads, queries, skipped_keys, pairing, is_causal: size("is_causal")? == 1 })
     }
 }
 
 impl OrtKernel for AttentionNode {
     fn compute(&mut self, run: &ComputeContext) -> ort::Result<()> {
         let qkv = run.input(0)?.ok_or_else(missing)?;
+        let factors = if run.num_inputs()? > 1 { run.input(1)? } else { None };
+        let rotation = match (self.pairing, floats(factors.as_ref())?) {
+            (Some(pairing), Some(factors)) => Some(Rotation { pairing, factors }),
+            (None, None) => None,
+            _ => return Err(missing()),
+        };
         let (shape, qkv) = qkv.try_extract_tensor::<f32>()?;
         let extent = |i: usize| shape.get(i).and_then(|&extent| usize::try_from(extent).ok()).ok_or_else(missing);
         let (sequences, tokens, width) = (extent(0)?, extent(1)?, extent(2)? / 3);
@@ -210,9 +228,53 @@ impl OrtKernel for AttentionNode {
         let extents = [sequences.saturating_mul(queries), width];
         let mut out = run.output(0, extents.map(int))?.ok_or_else(missing)?;
         let (_, out) = out.try_extract_tensor_mut::<f32>()?;
-        let (heads, is_causal) = (self.heads, self.is_causal);
-        let job = AttentionJob { qkv, tokens, queries, heads, width, is_causal, out };
+        let Self { heads, skipped_keys, is_causal, .. } = *self;
+        let job = AttentionJob { qkv, tokens, queries, skipped_keys, rotation, heads, width, is_causal, out };
         self.at.compute(run, |pool, scratch| linear::attention(self.at.kernel, job, pool, scratch))
+    }
+}
+
+/// Gated linear units.
+struct SwiGluOperator(Machine);
+
+/// Gated linear units of a graph.
+struct SwiGluNode {
+    at: Machine,
+    is_gate_last: bool,
+}
+
+impl Operator for SwiGluOperator {
+    type Kernel<'attr> = SwiGluNode;
+
+    fn name(&self) -> &str {
+        SWIGLU
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        [OperatorInput::required(TensorElementType::Float32)]
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::required(TensorElementType::Float32)]
+    }
+
+    fn create_kernel<'attr>(&self, node: &KernelContext<'attr>) -> ort::Result<SwiGluNode> {
+        Ok(SwiGluNode { at: self.0, is_gate_last: number(node, "gate_last") == Some(1) })
+    }
+}
+
+impl OrtKernel for SwiGluNode {
+    fn compute(&mut self, run: &ComputeContext) -> ort::Result<()> {
+        let input = run.input(0)?.ok_or_else(missing)?;
+        let (shape, input) = input.try_extract_tensor::<f32>()?;
+        let mut shape = shape.to_vec();
+        let last = shape.last_mut().filter(|last| **last % 2 == 0).ok_or_else(missing)?;
+        *last /= 2;
+        let width = usize::try_from(*last).map_err(|_| missing())?;
+        let mut out = run.output(0, shape)?.ok_or_else(missing)?;
+        let (_, out) = out.try_extract_tensor_mut::<f32>()?;
+        let job = SwiGluJob { input, width, is_gate_last: self.is_gate_last, out };
+        self.at.compute(run, |pool, _| linear::swiglu(self.at.kernel, job, pool))
     }
 }
 
@@ -294,3 +356,6 @@ pub(super) fn trim() {
     let idle = std::mem::take(&mut *IDLE.lock());
     drop(idle);
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::features;
+use super::form::TowerForm;
 use super::published;
 pub use super::published::HEAD_WIDTH;
 pub use super::shapes::MAX_LAYERS;
@@ -126,7 +127,7 @@ impl Arch {
         let (positions, grid) = match tower.shapes.get(POSITIONAL_EMBEDDING) {
             None if patch_bias && hints.grid.is_some() => (Positions::None, hints.grid.unwrap_or_default()),
             None if patch_bias => return Err(published::unknown_grid().tensor(POSITIONAL_EMBEDDING)),
-            _ => positions_of(&tower, tokens, width)?,
+            _ => positions_of(&tower, tokens, width, patch_bias)?,
         };
         // Either both of them are missing, or one is an error below.
         let pre_norm = PRE_NORM.iter().any(|name| has(name));
@@ -295,6 +296,14 @@ impl Arch {
         all
     }
 
+    /// The parts of it that names and shapes tell.
+    pub(super) fn form(&self) -> TowerForm {
+        let Variant { pre_norm, patch_bias, tokens, positions, blocks, projection, pooling, .. } = self.variant;
+        let has_probe = pooling == Pooling::Attention;
+        let has_projection = projection != Projection::None;
+        TowerForm { width: self.width, pre_norm, patch_bias, tokens, positions, blocks, has_probe, has_projection }
+    }
+
     /// Number of parameters' elements, all tensors together.
     pub fn parameter_count(&self) -> usize {
         self.parameters().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
@@ -361,37 +370,15 @@ impl fmt::Display for Arch {
     }
 }
 
-/// The parts of a tower that names and shapes tell.
-pub(super) struct TowerForm {
-    pub(super) width: usize,
-    pub(super) pre_norm: bool,
-    pub(super) patch_bias: bool,
-    pub(super) tokens: Tokens,
-    pub(super) positions: Positions,
-    pub(super) blocks: BlockForm,
-    /// Whether there is a probe that pools by attention.
-    pub(super) has_probe: bool,
-    pub(super) has_projection: bool,
-}
-
-impl TowerForm {
-    /// The form of an architecture that was read off shapes.
-    pub(super) fn of(arch: &Arch) -> Self {
-        let Variant { pre_norm, patch_bias, tokens, positions, blocks, projection, pooling, .. } = arch.variant;
-        let has_probe = pooling == Pooling::Attention;
-        let has_projection = projection != Projection::None;
-        Self { width: arch.width, pre_norm, patch_bias, tokens, positions, blocks, has_probe, has_projection }
-    }
-}
-
 /// The tokens that the table of positions has rows for, and the side of its grid.
-fn positions_of(tower: &Shapes<'_>, tokens: Tokens, width: usize) -> Result<(Positions, usize)> {
+/// The patches alone have some in towers that are no part of a CLIP, `is_plain`.
+fn positions_of(tower: &Shapes<'_>, tokens: Tokens, width: usize, is_plain: bool) -> Result<(Positions, usize)> {
     let positions = tower.get(POSITIONAL_EMBEDDING)?;
     let before = tokens.without_registers();
     let found = match *positions {
         [rows, w] if w == width => {
             let all = rows.checked_sub(before).and_then(side_of).map(|grid| (Positions::All, grid));
-            let patches = side_of(rows).map(|grid| (Positions::Patches, grid));
+            let patches = side_of(rows).filter(|_| is_plain).map(|grid| (Positions::Patches, grid));
             // Without a class token that fits one, it is what is missing.
             if !tokens.class && all.is_none() && rows.checked_sub(1).and_then(side_of).is_some() {
                 tower.get(CLASS_EMBEDDING)?;
@@ -537,7 +524,7 @@ mod tests {
 
     #[test]
     fn nothing_is_silently_ignored() {
-        for extra in ["visual.transformer.resblocks.1.attn.out_proj.scale", "visual.conv1.bias", "visual.pool.query"] {
+        for extra in ["visual.transformer.resblocks.1.attn.out_proj.scale", "visual.conv2.bias", "visual.pool.query"] {
             let message = error(|parameters| parameters.push((extra.into(), vec![128])));
             assert!(message.contains(extra) && message.contains("not use"), "{message}");
         }
@@ -551,7 +538,8 @@ mod tests {
         assert!(
             error(|parameters| parameters.push(("visual.layer1.0.conv1.weight".into(), vec![1]))).contains("ResNet")
         );
-        for (name, feature) in [("transformer.resblocks.1.ls_1.gamma", "LayerScale"), ("attn_pool.query", "pooling")] {
+        for (name, feature) in [("transformer.resblocks.1.ln_attn.bias", "norm after"), ("attn_pool.query", "pooling")]
+        {
             assert!(error(|all| all.push((format!("{PREFIX}{name}"), vec![128]))).contains(feature));
         }
     }

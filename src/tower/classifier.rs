@@ -47,8 +47,10 @@ pub(super) fn taken(checkpoint: &Checkpoint, pooling: Pooling) -> String {
         Pooling::ClassAndDistillation => "distilled DeiT",
         _ => "ViTForImageClassification",
     };
+    let held =
+        [WEIGHT].into_iter().chain(OF_DISTILLATION).find(|name| checkpoint.get(name).is_some()).unwrap_or(WEIGHT);
     format!(
-        "{}: holds a classifier and no projection, and is taken for a {class}: an embedding is the {pooling} (--pooling)",
+        "{}: holds `{held}` and no projection, and is taken for a {class}: an embedding is the {pooling} (--pooling)",
         checkpoint.path().display(),
     )
 }

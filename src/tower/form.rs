@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::kernel::linear::Pairing;
+
 /// The tokens of a sequence that are no patches, which stand before them in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -64,9 +66,9 @@ pub enum Rotary {
 }
 
 impl Rotary {
-    /// Whether a pair are channels `i` and `i + d/2`, rather than neighbours.
-    pub fn is_in_halves(self) -> bool {
-        self == Self::DinoV3
+    /// The channels that are a pair.
+    pub(super) fn pairing(self) -> Pairing {
+        if self == Self::DinoV3 { Pairing::Halves } else { Pairing::Neighbours }
     }
 
     /// The angle of every pair of channels of a head, `[grid², head_width/2]`, patch by patch in rows.
@@ -131,6 +133,19 @@ impl Default for BlockForm {
     fn default() -> Self {
         Self { qkv_bias: true, layer_scale: false, attn_norm: false, gated: false, mlp_norm: false }
     }
+}
+
+/// The parts of a tower that names and shapes tell.
+pub(super) struct TowerForm {
+    pub(super) width: usize,
+    pub(super) pre_norm: bool,
+    pub(super) patch_bias: bool,
+    pub(super) tokens: Tokens,
+    pub(super) positions: Positions,
+    pub(super) blocks: BlockForm,
+    /// Whether there is a probe that pools by attention.
+    pub(super) has_probe: bool,
+    pub(super) has_projection: bool,
 }
 
 pub(super) fn is_usual<T: Default + PartialEq>(part: &T) -> bool {

@@ -1,6 +1,6 @@
 //! Published towers: values that are known for a shape though the shape does not tell them.
 
-use super::arch::TowerForm;
+use super::form::TowerForm;
 use super::variant::{Activation, ArchHints, Epsilon, Pooling, Positions, Rotary};
 use crate::error::Error;
 

@@ -10,7 +10,16 @@ struct Kind {
 }
 
 /// The known kinds, of which the first with one of its marks counts.
-const KINDS: [Kind; 6] = [
+const KINDS: [Kind; 9] = [
+    Kind {
+        has: &["head.probe", "embeddings.patch_embedding.bias", "attn_pool.latent", "attn_pool.kv."],
+        what: "a part of a SigLIP tower",
+    },
+    Kind { has: &["layer_scale1.lambda1", ".ls1.gamma"], what: "a part of a DINOv2 tower" },
+    Kind {
+        has: &["embeddings.patch_embeddings.projection."],
+        what: "a part of a vision transformer, by the transformers library's names",
+    },
     Kind { has: &["attn_pool.query", "attn_pool.ln_q."], what: "CoCa, whose attentional pooling is not read" },
     Kind {
         has: &["patch_embed.backbone.", "patch_embed.conv1."],

@@ -12,6 +12,8 @@ pub enum Activation {
     Gelu,
     /// `½·x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))`.
     TanhGelu,
+    /// `x · sigmoid(x)`, which is also called swish.
+    Silu,
 }
 
 impl Activation {
@@ -22,11 +24,14 @@ impl Activation {
             Self::QuickGelu => 1,
             Self::Gelu => 2,
             Self::TanhGelu => 3,
+            Self::Silu => 4,
         }
     }
 
     /// The activation of that number.
     pub(crate) fn of_code(code: i64) -> Option<Self> {
-        [Self::None, Self::QuickGelu, Self::Gelu, Self::TanhGelu].into_iter().find(|one| one.code() == code)
+        const ALL: [Activation; 5] =
+            [Activation::None, Activation::QuickGelu, Activation::Gelu, Activation::TanhGelu, Activation::Silu];
+        ALL.into_iter().find(|one| one.code() == code)
     }
 }

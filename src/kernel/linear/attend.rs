@@ -8,11 +8,13 @@ use super::layout::{GROUP, PANEL, STEP_BYTES};
 use super::math::exp;
 use super::norm::{STRIPES, fold_stripes};
 use super::precision::Precision;
+use super::rotation::Rotation;
 use super::share::{MAX_ROWS, Tile};
 
 /// The sizes of a head, and what is kept of one while it is computed.
 pub(super) struct Sizes {
-    tokens: usize,
+    /// Tokens that are keys and values.
+    keys: usize,
     pub(super) dim: usize,
     /// Steps of a product over the dimensions.
     steps: usize,
@@ -22,9 +24,9 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
-    pub(super) fn new(tokens: usize, dim: usize) -> Self {
-        let (key_panels, value_panels) = (tokens.div_ceil(PANEL), dim.div_ceil(PANEL));
-        Self { tokens, dim, steps: dim.next_multiple_of(GROUP), key_panels, value_panels }
+    pub(super) fn new(keys: usize, dim: usize) -> Self {
+        let (key_panels, value_panels) = (keys.div_ceil(PANEL), dim.div_ceil(PANEL));
+        Self { keys, dim, steps: dim.next_multiple_of(GROUP), key_panels, value_panels }
     }
 
     /// Keys with those that fill up the last panel.
@@ -38,8 +40,8 @@ impl Sizes {
     }
 
     /// Where in the room each thing lies: packed keys, packed values, and then keys by rows, which scores, converted
-    /// queries and probabilities follow.
-    fn places(&self) -> [usize; 7] {
+    /// queries, probabilities and a rotated row follow.
+    fn places(&self) -> [usize; 8] {
         let [key_bytes, value_bytes] = self.panel_bytes();
         let sizes = [
             self.key_panels * key_bytes,
@@ -48,8 +50,9 @@ impl Sizes {
             self.key_panels * MAX_ROWS * STEP_BYTES,
             MAX_ROWS * self.steps * 4,
             MAX_ROWS * self.padded() * 4,
+            2 * self.steps * 4,
         ];
-        let mut places = [0; 7];
+        let mut places = [0; 8];
         for (i, size) in sizes.into_iter().enumerate() {
             places[i + 1] = places[i] + size;
         }
@@ -58,7 +61,7 @@ impl Sizes {
 
     /// Bytes of the room.
     pub(super) fn nbytes(&self) -> usize {
-        self.places()[6]
+        self.places()[7]
     }
 }
 
@@ -70,6 +73,9 @@ pub(super) struct Head<'a> {
     /// The head's first value in each of queries, keys and values.
     pub(super) first: usize,
     pub(super) queries: usize,
+    /// The first tokens, which are no keys and values.
+    pub(super) skipped: usize,
+    pub(super) rotation: Option<Rotation<'a>>,
     /// The most rows of a tile.
     pub(super) rows: usize,
     pub(super) is_causal: bool,
@@ -84,6 +90,23 @@ impl Head<'_> {
     fn values(&self, sizes: &Sizes, token: usize, which: usize) -> &[f32] {
         &self.qkv[(token * 3 + which) * self.width + self.first..][..sizes.dim]
     }
+
+    /// The same of a query or key, rotated if there is a rotation.
+    #[inline(always)]
+    unsafe fn rotated<'r, V: Lanes>(
+        &'r self,
+        sizes: &Sizes,
+        token: usize,
+        which: usize,
+        room: &'r mut [f32],
+    ) -> &'r [f32] {
+        let values = self.values(sizes, token, which);
+        match &self.rotation {
+            None => values,
+            // SAFETY: the caller's promise: the instruction set is there.
+            Some(rotation) => unsafe { rotation.apply::<V>(token, values, room) },
+        }
+    }
 }
 
 /// Computes a head.
@@ -92,21 +115,23 @@ impl Head<'_> {
 /// The instruction set must be there; the head's output and room are the caller's alone.
 #[inline(always)]
 pub(super) unsafe fn attend<V: Lanes>(sizes: &Sizes, head: Head<'_>, multiply: Multiply) {
-    let [keys, values, rows, scores, queries, chances, _] = sizes.places();
+    let [keys, values, rows, scores, queries, chances, rotated, _] = sizes.places();
     let [key_bytes, value_bytes] = sizes.panel_bytes();
     // SAFETY: the caller's promise; `places` are those of the room, which lie behind each other, and every index below
     // is within the sizes that they were computed from.
     unsafe {
         let at = |place: usize| head.room.add(place);
-        pack_keys::<V>(sizes, &head, at(rows), at(keys));
+        // Any bytes are an f32.
+        let rotated = std::slice::from_raw_parts_mut(at(rotated).cast(), 2 * sizes.dim);
+        pack_keys::<V>(sizes, &head, rotated, at(rows), at(keys));
         pack_values::<V>(sizes, &head, at(values));
         let tiles = head.queries.div_ceil(head.rows);
         for tile in 0..tiles {
             let (from, to) = (head.queries * tile / tiles, head.queries * (tile + 1) / tiles);
             let height = to - from;
-            let seen = |r: usize| if head.is_causal { from + r + 1 } else { sizes.tokens };
+            let seen = |r: usize| if head.is_causal { from + r + 1 } else { sizes.keys };
             let panels = seen(height - 1).div_ceil(PANEL);
-            lay_queries::<V>(sizes, &head, from, height, at(queries));
+            lay_queries::<V>(sizes, &head, rotated, from..to, at(queries));
             ask_for_next::<V>(sizes, &head, from..to);
             let product = |a: *const u8, panel: *const u8, steps: usize, sums: *mut u8| Product {
                 precision: Precision::F32,
@@ -162,15 +187,17 @@ fn ask_for_next<V: Lanes>(sizes: &Sizes, head: &Head<'_>, tokens: Range<usize>) 
 
 /// Packs keys as the outputs of a product over the dimensions, by way of `rows`.
 #[inline(always)]
-unsafe fn pack_keys<V: Lanes>(sizes: &Sizes, head: &Head<'_>, rows: *mut u8, keys: *mut u8) {
+unsafe fn pack_keys<V: Lanes>(sizes: &Sizes, head: &Head<'_>, rotated: &mut [f32], rows: *mut u8, keys: *mut u8) {
     let stride = sizes.steps * 4;
     // SAFETY: as in `attend`.
     unsafe {
-        for token in 0..sizes.padded() {
-            let row = rows.add(token * stride).cast::<f32>();
-            match token < sizes.tokens {
-                true => copy_padded::<V>(head.values(sizes, token, 1), row, sizes.steps, V::splat(1.0)),
-                false => row.write_bytes(0, sizes.steps),
+        for key in 0..sizes.padded() {
+            let row = rows.add(key * stride).cast::<f32>();
+            if key < sizes.keys {
+                let values = head.rotated::<V>(sizes, head.skipped + key, 1, rotated);
+                copy_padded::<V>(values, row, sizes.steps, V::splat(1.0));
+            } else {
+                row.write_bytes(0, sizes.steps);
             }
         }
         for panel in 0..sizes.key_panels {
@@ -191,23 +218,30 @@ unsafe fn pack_values<V: Lanes>(sizes: &Sizes, head: &Head<'_>, to: *mut u8) {
         for panel in 0..sizes.value_panels {
             let panel_values = to.add(panel * sizes.padded() * STEP_BYTES);
             let width = PANEL.min(sizes.dim - panel * PANEL);
-            for token in 0..sizes.tokens {
-                let values = &head.values(sizes, token, 2)[panel * PANEL..][..width];
-                copy_padded::<V>(values, panel_values.add(token * STEP_BYTES).cast(), PANEL, V::splat(1.0));
+            for key in 0..sizes.keys {
+                let values = &head.values(sizes, head.skipped + key, 2)[panel * PANEL..][..width];
+                copy_padded::<V>(values, panel_values.add(key * STEP_BYTES).cast(), PANEL, V::splat(1.0));
             }
-            panel_values.add(sizes.tokens * STEP_BYTES).write_bytes(0, (sizes.padded() - sizes.tokens) * STEP_BYTES);
+            panel_values.add(sizes.keys * STEP_BYTES).write_bytes(0, (sizes.padded() - sizes.keys) * STEP_BYTES);
         }
     }
 }
 
 /// Lays the queries of a tile as the product reads them, scaled.
 #[inline(always)]
-unsafe fn lay_queries<V: Lanes>(sizes: &Sizes, head: &Head<'_>, from: usize, height: usize, to: *mut u8) {
+unsafe fn lay_queries<V: Lanes>(
+    sizes: &Sizes,
+    head: &Head<'_>,
+    rotated: &mut [f32],
+    tokens: Range<usize>,
+    to: *mut u8,
+) {
     // SAFETY: as in `attend`.
     unsafe {
         let scale = V::splat(1.0 / (sizes.dim as f32).sqrt());
-        for r in 0..height {
-            let query = head.values(sizes, from + r, 0);
+        let height = tokens.len();
+        for (r, token) in tokens.enumerate() {
+            let query = head.rotated::<V>(sizes, token, 0, rotated);
             for (group, values) in query.chunks(GROUP).enumerate() {
                 let line = to.add((group * height + r) * GROUP * 4);
                 copy_padded::<V>(values, line.cast(), GROUP, scale);

@@ -17,6 +17,7 @@ use super::norm::LayerNorm;
 use super::pack::{self, PanelOut};
 use super::precision::Precision;
 use super::row_scale::RowScale;
+use super::swiglu;
 use crate::error::{Error, Result};
 use crate::kernel::dispatch::Kernel;
 
@@ -37,6 +38,8 @@ pub(super) struct Functions {
     pub(super) pack: unsafe fn(&PackedLayout, &[f32], &mut [u8], PanelOut<'_>),
     /// [`attend::attend`].
     pub(super) attend: unsafe fn(&Sizes, Head<'_>),
+    /// [`swiglu::gate_row`].
+    pub(super) gate: unsafe fn(&[f32], &[f32], &mut [f32]),
 }
 
 type Convert = unsafe fn(&PackedLayout, &[f32], Option<(LayerNorm<'_>, &mut [f32])>, *mut u8, &mut [RowScale]);
@@ -118,6 +121,12 @@ macro_rules! functions {
                 unsafe { attend::attend::<$vector>(sizes, head, multiply) }
             }
 
+            $(#[target_feature(enable = $features)])?
+            unsafe fn gate(gate: &[f32], value: &[f32], out: &mut [f32]) {
+                // SAFETY: the caller's promise, passed on.
+                unsafe { swiglu::gate_row::<$vector>(gate, value, out) }
+            }
+
             pub(in super::super) const FUNCTIONS: Functions =
                 Functions {
                     rows: <$vector as Lanes>::ROWS,
@@ -127,6 +136,7 @@ macro_rules! functions {
                     finish,
                     pack,
                     attend,
+                    gate,
                 };
         }
     };

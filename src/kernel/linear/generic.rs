@@ -257,6 +257,8 @@ pub(super) struct Finish<'a> {
     /// [`PANEL`] of them.
     pub(super) bias: &'a [f32],
     pub(super) activation: Activation,
+    /// [`PANEL`] of them, if there is one.
+    pub(super) gain: Option<&'a [f32]>,
     /// What is added at last, [`PANEL`] values of each row, `stride` values apart; null for nothing.
     pub(super) residual: *const f32,
     pub(super) stride: usize,
@@ -271,13 +273,14 @@ pub(super) struct Finish<'a> {
 /// The instruction set must be there; sums, residual and `out` are what [`Finish`] says.
 #[inline(always)]
 pub(super) unsafe fn finish<V: Lanes>(finish: &Finish<'_>) {
-    let &Finish { sums, rows, scales, bias, activation, residual, stride, out, out_stride } = finish;
-    assert!(bias.len() == PANEL, "a panel's outputs");
+    let &Finish { sums, rows, scales, bias, activation, gain, residual, stride, out, out_stride } = finish;
+    assert!(bias.len() == PANEL && gain.is_none_or(|gain| gain.len() == PANEL), "a panel's outputs");
     assert!(scales.is_none_or(|(rows_too, s, t)| rows_too.len() == rows && s.len() == PANEL && t.len() == PANEL));
     for at in (0..PANEL).step_by(V::LANES) {
         // SAFETY: the caller's promise, and the lengths that were just checked; `at` leaves room for a register.
         unsafe {
             let bias = V::load(bias.as_ptr().add(at));
+            let gain = gain.map(|gain| V::load(gain.as_ptr().add(at)));
             let of_outputs = scales.map(|(of_rows, scales, totals)| {
                 (of_rows, V::load(scales.as_ptr().add(at)), V::load_int(totals.as_ptr().add(at).cast()))
             });
@@ -293,7 +296,12 @@ pub(super) unsafe fn finish<V: Lanes>(finish: &Finish<'_>) {
                     }
                 };
                 let value = activate(activation, value);
-                let value = if residual.is_null() { value } else { value.add(V::load(residual.add(r * stride + at))) };
+                let value = match (gain, residual.is_null()) {
+                    (None, true) => value,
+                    (None, false) => value.add(V::load(residual.add(r * stride + at))),
+                    (Some(gain), true) => value.mul(gain),
+                    (Some(gain), false) => value.mul_add(gain, V::load(residual.add(r * stride + at))),
+                };
                 value.store(out.add(r * out_stride + at));
             }
         }

@@ -21,6 +21,7 @@ pub(super) unsafe fn activate<V: Lanes>(activation: Activation, x: V) -> V {
                 times_sigmoid(x, cube.mul(V::splat(1.595_769)))
             }
             Activation::Gelu => gelu(x),
+            Activation::Silu => times_sigmoid(x, x),
         }
     }
 }

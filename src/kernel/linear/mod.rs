@@ -1,4 +1,4 @@
-//! The linear kernel: `out = activation(A·Wᵀ + bias) + residual`, with W packed in f32, bf16 or int8.
+//! The linear kernel: `out = gain · activation(A·Wᵀ + bias) + residual`, with W packed in f32, bf16 or int8.
 //!
 //! # The bit contract
 //! With `a` a row of A and `w` a row of W, and every operation on f32 rounded once (ties to even):
@@ -11,7 +11,8 @@
 //!        a: range = max(a, 0) − min(a, 0), t = range / 255, zero = round(−min(a, 0) · (255 / range)),
 //!           code = round(a · (255 / range)) + zero, held to 0 … 255
 //!        y = fma(f32(Σ code_a·code_w − zero·Σ code_w), s·t, bias), the sums exact
-//! then   out = activation(y) + residual
+//! then   out = activation(y) + residual, or with a gain fma(activation(y), gain, residual); without a residual, their
+//!        product
 //! ```
 //!
 //! A layer norm in front of it makes of every row `fma((a[k] − mean) · (1 / √(variance + ε)), weight[k], bias[k])`. Its
@@ -26,7 +27,8 @@
 //! `generic.rs` is the algorithm over any vector type (`lanes.rs`), `scalar.rs` that type which makes it the
 //! specification; `avx512.rs`, `avx2.rs` (with `x86.rs`, which they share) and `neon.rs` are the others. `entry.rs`
 //! lists which processors have what. `layout.rs` says how packed weights lie in memory, `pack.rs` and `packer.rs` write
-//! them, `activations.rs` converts A, and `run.rs` shares the work out.
+//! them, `activations.rs` converts A, and `run.rs` shares the work out. `attention.rs` and `swiglu.rs` compute what is
+//! between the layers.
 //!
 //! # Instruction sets
 //! | kernel | processors with | bytes by | bf16 by |
@@ -64,11 +66,13 @@ mod pack;
 mod packer;
 mod panel;
 mod precision;
+mod rotation;
 mod row_scale;
 mod rows;
 mod run;
 mod scalar;
 mod share;
+mod swiglu;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
@@ -82,6 +86,8 @@ pub use norm::LayerNorm;
 pub(crate) use packer::PanelPacker;
 pub use packer::pack;
 pub use precision::Precision;
+pub use rotation::{Pairing, Rotation};
 pub use rows::Patches;
 pub use run::{LinearJob, Scratch, linear, linear_of_patches};
 pub use share::Pool;
+pub use swiglu::{SwiGluJob, swiglu};

@@ -24,19 +24,27 @@ pub(super) struct Panel<'a> {
     steps: &'a [u8],
     scales: Option<(&'a [f32], &'a [i32])>,
     bias: [f32; PANEL],
+    gain: Option<[f32; PANEL]>,
     /// The first of its outputs, and how many there are.
     first: usize,
     width: usize,
 }
 
 impl<'a> Panel<'a> {
-    pub(super) fn new(layout: &'a PackedLayout, weights: &'a [u8], bias: Option<&[f32]>, panel: usize) -> Self {
+    /// The panel with this number; bias and gain are those of all outputs.
+    pub(super) fn new(
+        layout: &'a PackedLayout,
+        weights: &'a [u8],
+        [bias, gain]: [Option<&[f32]>; 2],
+        panel: usize,
+    ) -> Self {
         let first = panel * PANEL;
         let width = PANEL.min(layout.outputs() - first);
-        let mut padded = [0.0; PANEL];
-        if let Some(bias) = bias {
-            padded[..width].copy_from_slice(&bias[first..first + width]);
-        }
+        let padded = |all: &[f32]| {
+            let mut padded = [0.0; PANEL];
+            padded[..width].copy_from_slice(&all[first..first + width]);
+            padded
+        };
         let numbers = |at: usize| weights[at..].as_ptr();
         let scales = (layout.precision() == Precision::Int8).then(|| {
             // SAFETY: a panel's scales, and the sums of its weights, lie inside the packed weights (their length was
@@ -47,7 +55,8 @@ impl<'a> Panel<'a> {
             }
         });
         let steps = &weights[panel * layout.panel_bytes()..][..layout.panel_bytes()];
-        Self { layout, steps, scales, bias: padded, first, width }
+        let bias = bias.map_or([0.0; PANEL], padded);
+        Self { layout, steps, scales, bias, gain: gain.map(padded), first, width }
     }
 
     /// The share of the next panel that the product with one of so many tiles asks for. Its first tile would wait for
@@ -88,6 +97,7 @@ impl<'a> Panel<'a> {
             scales,
             bias: &self.bias,
             activation,
+            gain: self.gain.as_ref().map(<[f32; PANEL]>::as_slice),
             residual: residual.map_or(std::ptr::null(), <[f32]>::as_ptr),
             stride: outputs,
             out: place,

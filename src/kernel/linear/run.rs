@@ -27,6 +27,8 @@ pub struct LinearJob<'a> {
     pub bias: Option<&'a [f32]>,
     /// What is applied to the sums.
     pub activation: Activation,
+    /// Factors of the results, one per output: what is called layer scale.
+    pub gain: Option<&'a [f32]>,
     /// Rows of the layout's outputs, which are added to the results.
     pub residual: Option<&'a [f32]>,
     /// Rows of the layout's outputs.
@@ -91,7 +93,7 @@ fn compute(
     if rows == 0 {
         return Ok(());
     }
-    let LinearJob { layout, weights, norm, bias, activation, residual, out, .. } = job;
+    let LinearJob { layout, weights, norm, bias, activation, gain, residual, out, .. } = job;
     let weights = weights.packed(&functions, &layout, pool, &mut scratch.packing, &mut scratch.packed)?;
     let row_bytes = layout.steps() * 4 * (functions.parts)(layout.precision());
     let tiles = rows.div_ceil(functions.rows);
@@ -139,7 +141,7 @@ fn compute(
         let block = tiles * block / blocks..tiles * (block + 1) / blocks;
         let mut sums = Tile::new();
         for panel in layout.panels() * chunk / chunks..layout.panels() * (chunk + 1) / chunks {
-            let panel = Panel::new(&layout, weights, bias, panel);
+            let panel = Panel::new(&layout, weights, [bias, gain], panel);
             for tile in block.clone() {
                 let (from, to) = (start(tile), start(tile + 1));
                 let next = panel.next(tile - block.start, block.len());
@@ -174,6 +176,7 @@ impl LinearJob<'_> {
         fits("the weights of a norm", of_norm, inputs)?;
         fits("the biases of a norm", self.norm.map_or(inputs, |norm| norm.bias.len()), inputs)?;
         fits("a bias", self.bias.map_or(outputs, <[f32]>::len), outputs)?;
+        fits("a gain", self.gain.map_or(outputs, <[f32]>::len), outputs)?;
         fits("a residual", self.residual.map_or(rows * outputs, <[f32]>::len), rows * outputs)?;
         Ok(rows)
     }

@@ -1,5 +1,7 @@
 //! Every instruction set against the specification, and the specification against exact arithmetic.
 
+mod gain;
+
 use super::entry::{TRIED, VARIANTS};
 use super::*;
 use crate::kernel::Kernel;
@@ -84,6 +86,7 @@ impl Case {
             input: &self.input,
             bias: Some(&self.bias),
             activation,
+            gain: None,
             residual: Some(&self.residual),
             out: &mut out,
         };
@@ -105,7 +108,8 @@ pub(super) fn of_every_variant<T>(mut work: impl FnMut() -> T) -> Vec<(&'static 
 }
 
 const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
-const ACTIVATIONS: [Activation; 4] = [Activation::None, Activation::QuickGelu, Activation::Gelu, Activation::TanhGelu];
+const ACTIVATIONS: [Activation; 5] =
+    [Activation::None, Activation::QuickGelu, Activation::Gelu, Activation::TanhGelu, Activation::Silu];
 
 pub(super) fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
@@ -144,6 +148,7 @@ fn weights_that_are_packed_on_the_way_give_the_same_bits() {
                 input: &case.input,
                 bias: Some(&case.bias),
                 activation: Activation::Gelu,
+                gain: None,
                 residual: Some(&case.residual),
                 out: &mut out,
             };
@@ -171,8 +176,8 @@ fn a_norm_in_front_is_that_of_every_row() {
         let run = |kernel, threads, input: &[f32], norm| {
             let mut out = vec![f32::NAN; 9 * 40];
             let (layout, weights) = (case.layout, Matrix::Rows(&case.weights));
-            let (bias, activation, residual) = (None, Activation::None, None);
-            let job = LinearJob { layout, weights, norm, input, bias, activation, residual, out: &mut out };
+            let (bias, activation, gain, residual) = (None, Activation::None, None, None);
+            let job = LinearJob { layout, weights, norm, input, bias, activation, gain, residual, out: &mut out };
             linear(kernel, job, &TestPool(threads), &mut Scratch::default()).map(|()| out)
         };
         let expected = run(Kernel::Scalar, 1, &case.input, Some(norm)).unwrap();
@@ -209,8 +214,8 @@ fn patches_of_images_are_rows() {
     let run = |input: &[f32], patches: Option<Patches>| {
         let mut out = vec![f32::NAN; case.rows * 40];
         let (layout, weights, norm) = (case.layout, Matrix::Rows(&case.weights), None);
-        let (bias, activation, residual) = (None, Activation::None, None);
-        let job = LinearJob { layout, weights, norm, input, bias, activation, residual, out: &mut out };
+        let (bias, activation, gain, residual) = (None, Activation::None, None, None);
+        let job = LinearJob { layout, weights, norm, input, bias, activation, gain, residual, out: &mut out };
         let (kernel, mut scratch) = (Kernel::best(), Scratch::default());
         match patches {
             None => linear(kernel, job, &TestPool(1), &mut scratch),
@@ -266,6 +271,7 @@ fn error(case: &Case, activation: Activation, kernel: Kernel) -> f64 {
         let value = match activation {
             Activation::None => sum,
             Activation::QuickGelu => sum / (1.0 + (-1.702 * sum).exp()),
+            Activation::Silu => sum / (1.0 + (-sum).exp()),
             Activation::Gelu => 0.5 * sum * (1.0 + erf(sum / 2f64.sqrt())),
             Activation::TanhGelu => {
                 0.5 * sum * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (sum + 0.044_715 * sum.powi(3))).tanh())
@@ -356,9 +362,10 @@ fn what_does_not_fit_is_refused() {
     let mut out = vec![0.0; 80];
     let run = |weights: &[u8], input: usize, bias: usize, out: &mut [f32]| {
         let (input, bias) = (vec![0.0; input], vec![0.0; bias]);
-        let (activation, residual) = (Activation::None, None);
+        let (activation, gain, residual) = (Activation::None, None, None);
         let (weights, norm) = (Matrix::Packed(weights), None);
-        let job = LinearJob { layout, weights, input: &input, norm, bias: Some(&bias), activation, residual, out };
+        let bias = Some(&bias[..]);
+        let job = LinearJob { layout, weights, input: &input, norm, bias, activation, gain, residual, out };
         linear(Kernel::best(), job, &TestPool(1), &mut Scratch::default())
     };
     let length = layout.nbytes();

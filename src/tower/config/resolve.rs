@@ -6,7 +6,7 @@ use super::images::ImageHints;
 use super::values::{Origin, Property, TowerConfig, TowerOptions, TowerValue};
 use crate::error::{Error, Result};
 use crate::preprocess::{CLIP_MEAN, CLIP_STD, Interpolation, ResizeMode};
-use crate::tower::arch::{Activation, Arch, ArchHints, Epsilon, Pooling, TowerForm, Variant};
+use crate::tower::arch::{Activation, Arch, ArchHints, Epsilon, Pooling, Variant};
 use crate::tower::published;
 
 /// A source of values, such as a configuration.
@@ -40,7 +40,7 @@ impl Resolver {
 
     /// The tower of this shape.
     pub(super) fn finish(mut self, shape: Arch) -> Result<TowerConfig> {
-        let form = TowerForm::of(&shape);
+        let form = shape.form();
         let published_heads = published::published_heads_of(&form);
         let is_published = published_heads.is_some();
         let usual = published::usual(&form);

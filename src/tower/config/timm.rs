@@ -83,9 +83,9 @@ pub(super) fn tower(
     let Some(family) = family(name) else { return Ok(None) };
     let asked = arguments.map(|of| of.text("act_layer")).transpose()?.flatten();
     let exact = if is_quick(name, tag) { Activation::QuickGelu } else { family.activation };
-    let mut says = TowerSays::default();
     // Only CLIP's and the Perception Encoder's have a norm before the blocks, which their names tell.
-    says.pre_norm = Some(name.contains("_clip_") && !name.starts_with("eva02_") || name.starts_with("vit_pe_core_"));
+    let pre_norm = name.contains("_clip_") && !name.starts_with("eva02_") || name.starts_with("vit_pe_core_");
+    let mut says = TowerSays { pre_norm: Some(pre_norm), ..TowerSays::default() };
     let asked_pool = arguments.map(|of| of.text("global_pool")).transpose()?.flatten();
     let has_fc_norm = arguments.map(|of| of.flag("fc_norm")).transpose()?.flatten();
     says.hints = ArchHints {
