@@ -1269,10 +1269,11 @@ typedef struct tb_score {
 
 /**
  * Opens a head: a safetensors file with `TASK/weight` [C,e] and `TASK/bias` [C], a pickled head, a folder of
- * `head_TASKVal.pt`, `head_TASK.pt` or `TASK.safetensors`, a checkpoint of CLIPForImageClassification (its classifier,
- * with the class names of the `config.json` beside it; a folder of such is called like the task), or a bundle, which
- * holds class names too. A classifier takes the embeddings of an encoder with TB_POOLING_PATCH_MEAN and of no other,
- * which tb_head_classify() sees by their length alone.
+ * `head_TASKVal.pt`, `head_TASK.pt` or `TASK.safetensors`, a checkpoint with a classifier (of transformers' CLIP, ViT,
+ * DeiT, DINOv2 and SigLIP ForImageClassification, or timm's; with the class names of the `config.json` beside it; a
+ * folder of such is called like the task), a linear head of DINOv2's, or a bundle, which holds class names too. A
+ * classifier takes the embeddings that its own tower pools (CLIP's: TB_POOLING_PATCH_MEAN) and no others, which
+ * tb_head_classify() sees by their length alone.
  *
  * @param task     whose head; NULL where the file has only one
  * @param classes  a JSON file of class names, `{"TASK": ["name", ...]}`; NULL: the classes are called `0`, `1`, ...

@@ -1,16 +1,17 @@
 //! Classifiers that lie in the checkpoint of their tower: linear layers over what the tower pools, which is not
 //! normalised.
 //!
-//! | tensors | of | rows |
-//! | --- | --- | --- |
-//! | `classifier` | transformers' `CLIPForImageClassification` | w: the mean of the patches, neither normalised nor projected |
-//! | `classifier` | `ViTForImageClassification`, `DeiTForImageClassification` | w: the class token after the last norm |
-//! | `classifier` | `Dinov2ForImageClassification`, with registers too | 2·w: that, then the mean of the patches after it |
-//! | `classifier` | `SiglipForImageClassification` | w: the mean of the patches after the last norm |
-//! | `cls_classifier`, `distillation_classifier` | `DeiTForImageClassificationWithTeacher` | w each, of two tokens: the mean of both logits |
-//! | `head` | timm's vision transformers | w: what is pooled, after `norm` or `fc_norm` |
-//! | `head`, `head_dist` | timm's distilled DeiT | as `DeiTForImageClassificationWithTeacher` |
-//! | `linear` | DINOv2's linear evaluation, a file of its own | as the encoder gives them |
+//! Rows are as long as the tower is wide, w, unless said:
+//!
+//! - `classifier` of the transformers library's `CLIPForImageClassification`: over the mean of the patches, neither
+//!   normalised nor projected;
+//! - `classifier` of `ViT…` and `DeiTForImageClassification`: over the class token after the last norm;
+//! - `classifier` of `Dinov2…` and `Dinov2WithRegistersForImageClassification`, 2·w: over that beside the mean of the
+//!   patches after the last norm; of `SiglipForImageClassification`: over that mean;
+//! - `cls_classifier` and `distillation_classifier` of `DeiTForImageClassificationWithTeacher`, timm's `head` and
+//!   `head_dist`: over a token each; the mean of both logits;
+//! - timm's `head`: over what is pooled, after `norm` or `fc_norm`;
+//! - `linear` of DINOv2's evaluation, a file of its own: over embeddings as they are given.
 
 use std::path::Path;
 

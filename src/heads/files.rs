@@ -25,10 +25,11 @@ impl Head {
     /// - a file of one head, `weight` and `bias`;
     /// - a linear head of DINOv2: `linear.weight` and `linear.bias`, or `weight` and `bias` in a file `…_linear_head`;
     ///   it takes embeddings as they are, not normalised;
-    /// - a checkpoint with a classifier inside, a file or a folder: the transformers library's `CLIP…`, `ViT…`, `DeiT…`,
-    ///   `Dinov2…` and `SiglipForImageClassification` and timm's vision transformers. The classifier is the head of any task that
-    ///   is asked for, and takes what its tower gives ([`Pooling::PatchMean`](crate::Pooling::PatchMean) for CLIP's),
-    ///   not normalised; its classes are called as the `config.json` beside it says (`id2label`, `label_names`);
+    /// - a checkpoint with a classifier inside, a file or a folder: the transformers library's `CLIP…`, `ViT…`,
+    ///   `DeiT…`, `Dinov2…` and `SiglipForImageClassification`, and timm's vision transformers. The classifier is the
+    ///   head of any task that is asked for, and takes what its tower gives, not normalised
+    ///   ([`Pooling::PatchMean`](crate::Pooling::PatchMean) for CLIP's); its classes are called as the `config.json`
+    ///   beside it says (`id2label`, `label_names`);
     /// - a folder of such files named `head_{task}Val.pt`, `head_{task}.pt` or `{task}.safetensors`, or of folders
     ///   `{task}` or `{task}Val` with such a checkpoint and its `config.json`.
     ///
