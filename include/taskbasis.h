@@ -1248,6 +1248,12 @@ tb_status tb_encoder_promotion(const tb_encoder *encoder,
 
 /* ---- Classification heads ---------------------------------------------------------------------------------------- */
 
+/** exp(logit) over the sum of all classes': one class is right. See tb_head_function(). */
+#define TB_FUNCTION_SOFTMAX 1
+
+/** 1 / (1 + exp(-logit)) of each class by itself: any number of classes may be right. See tb_head_function(). */
+#define TB_FUNCTION_SIGMOID 2
+
 /** The frozen classification head of a task: logits = W*(e/|e|) + b. Shareable between threads. */
 typedef struct tb_head tb_head;
 
@@ -1257,16 +1263,17 @@ typedef struct tb_score {
     size_t class_index;
     /** The class's logit. */
     float logit;
-    /** The class's share of the softmax over all classes. */
+    /** The class's share of the softmax over all classes, or its own sigmoid: see tb_head_function(). */
     float probability;
 } tb_score;
 
 /**
  * Opens a head: a safetensors file with `TASK/weight` [C,e] and `TASK/bias` [C], a pickled head, a folder of
- * `head_TASKVal.pt`, `head_TASK.pt` or `TASK.safetensors`, a checkpoint of CLIPForImageClassification (its classifier,
- * with the class names of the `config.json` beside it; a folder of such is called like the task), or a bundle, which
- * holds class names too. A classifier takes the embeddings of an encoder with TB_POOLING_PATCH_MEAN and of no other,
- * which tb_classify() sees by their length alone.
+ * `head_TASKVal.pt`, `head_TASK.pt` or `TASK.safetensors`, a checkpoint with a classifier (of transformers' CLIP, ViT,
+ * DeiT, DINOv2 and SigLIP ForImageClassification, or timm's; with the class names of the `config.json` beside it; a
+ * folder of such is called like the task), a linear head of DINOv2's, or a bundle, which holds class names too. A
+ * classifier takes the embeddings that its own tower pools (CLIP's: TB_POOLING_PATCH_MEAN) and no others, which
+ * tb_head_classify() sees by their length alone.
  *
  * @param task     whose head; NULL where the file has only one
  * @param classes  a JSON file of class names, `{"TASK": ["name", ...]}`; NULL: the classes are called `0`, `1`, ...
@@ -1292,6 +1299,12 @@ tb_status tb_head_classes(const tb_head *head, size_t *out, tb_error **err);
 tb_status tb_head_class_name(const tb_head *head, size_t index, const char **out, tb_error **err);
 
 /**
+ * Sets `*out` to the function that makes probabilities of the head's logits: TB_FUNCTION_SOFTMAX, or
+ * TB_FUNCTION_SIGMOID (SigLIP's).
+ */
+tb_status tb_head_function(const tb_head *head, uint32_t *out, tb_error **err);
+
+/**
  * Classifies `n` embeddings, which need no normalisation: gives all logits, the best classes, or both.
  *
  * @param embeds     f32 [n,embedding]
@@ -1312,6 +1325,32 @@ tb_status tb_head_classify(const tb_head *head,
                            tb_score *top,
                            size_t k,
                            tb_error **err);
+
+/**
+ * Classifies `n` embeddings by several heads in one call, as tb_head_classify() does by one; each embedding is
+ * normalised once. Errors name the place in `heads` of the head that they are of.
+ *
+ * @param heads      [count]; they all take embeddings of one length. The same head may be there twice
+ * @param embeds     f32 [n,embedding]
+ * @param embedding  e: the length of an embedding; must be each head's, or TB_ERR_MISMATCH
+ * @param logits     f32 [n,C] of the first head, then of the next, and so on; NULL where they are not wanted
+ * @param capacity   floats that `logits` has room for: at least n times the sum of all C, or TB_ERR_BUFFER_TOO_SMALL
+ * @param top        [count,n,k], room for count*n*k: the k best classes of each head and embedding, the best first. A
+ *                   head with fewer classes fills the rest with a class_index of SIZE_MAX and zeros. NULL where k is 0
+ * @param k          the best classes that are wanted of each head; may be more than some heads have
+ * @return TB_OK; TB_ERR_MISMATCH; TB_ERR_INVALID_ARGUMENT for an embedding that cannot be normalised because its norm
+ *         is 0 or not finite; TB_ERR_BUFFER_TOO_SMALL. On failure `logits` and `top` are as they were
+ */
+tb_status tb_head_classify_many(const tb_head *const *heads,
+                                size_t count,
+                                const float *embeds,
+                                size_t n,
+                                size_t embedding,
+                                float *logits,
+                                size_t capacity,
+                                tb_score *top,
+                                size_t k,
+                                tb_error **err);
 
 /** Frees a head. NULL is fine. */
 void tb_head_free(tb_head *head);

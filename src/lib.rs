@@ -90,7 +90,7 @@ pub use encoder::{
 pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "text")]
 pub use heads::Prompts;
-pub use heads::{Head, Score};
+pub use heads::{Head, Score, ScoreFunction};
 pub use kernel::linear::Precision;
 pub use kernel::{Cuda, CudaStream, Kernel};
 pub use mmap::{MapMode, Mapping};

@@ -778,16 +778,47 @@ public:
                                        static_cast<float *>(nullptr), std::size_t{0}, raw.data(), k)) {
             return *std::move(failed);
         }
-        std::vector<score> best;
-        best.reserve(raw.size());
-        for (const tb_score &each : raw) {
-            const char *name = nullptr;
-            if (auto failed = detail::call(tb_head_class_name, get(), each.class_index, &name)) {
+        return named(raw.data(), raw.size());
+    }
+
+    // The k best classes of one embedding by each of these heads, in one call; all of a head's where it has fewer.
+    static result<std::vector<std::vector<score>>> try_classify_many(const std::vector<const head *> &heads,
+                                                                     view<const float> embedding, std::size_t k) {
+        std::vector<const tb_head *> handles;
+        std::size_t most = 0;
+        for (const head *each : heads) {
+            std::size_t count = 0;
+            if (auto failed = detail::call(tb_head_classes, each->get(), &count)) {
                 return *std::move(failed);
             }
-            best.push_back({name, each.class_index, each.probability, each.logit});
+            most = most < count ? count : most;
+            handles.push_back(each->get());
+        }
+        k = k < most ? k : most;
+        std::vector<tb_score> raw(handles.size() * k);
+        if (auto failed = detail::call(tb_head_classify_many, handles.data(), handles.size(), embedding.data(),
+                                       std::size_t{1}, embedding.size(), static_cast<float *>(nullptr),
+                                       std::size_t{0}, raw.data(), k)) {
+            return *std::move(failed);
+        }
+        std::vector<std::vector<score>> best;
+        for (std::size_t i = 0; i < heads.size(); ++i) {
+            auto of_head = heads[i]->named(raw.data() + i * k, k);
+            if (!of_head) {
+                return of_head.error();
+            }
+            best.push_back(*std::move(of_head));
         }
         return best;
+    }
+
+    // How probabilities are made of logits: TB_FUNCTION_SOFTMAX or TB_FUNCTION_SIGMOID.
+    result<std::uint32_t> try_function() const {
+        std::uint32_t function = 0;
+        if (auto failed = detail::call(tb_head_function, get(), &function)) {
+            return *std::move(failed);
+        }
+        return function;
     }
 
     const tb_head *get() const noexcept { return handle_.get(); }
@@ -803,9 +834,28 @@ public:
     std::vector<score> classify(view<const float> embedding, std::size_t k = 1) const {
         return try_classify(embedding, k).value();
     }
+    static std::vector<std::vector<score>> classify_many(const std::vector<const head *> &heads,
+                                                         view<const float> embedding, std::size_t k = 1) {
+        return try_classify_many(heads, embedding, k).value();
+    }
+    std::uint32_t function() const { return try_function().value(); }
 #endif
 
 private:
+    // The scores with the names of their classes; none after the last class.
+    result<std::vector<score>> named(const tb_score *raw, std::size_t count) const {
+        std::vector<score> best;
+        best.reserve(count);
+        for (std::size_t i = 0; i < count && raw[i].class_index != SIZE_MAX; ++i) {
+            const char *name = nullptr;
+            if (auto failed = detail::call(tb_head_class_name, get(), raw[i].class_index, &name)) {
+                return *std::move(failed);
+            }
+            best.push_back({name, raw[i].class_index, raw[i].probability, raw[i].logit});
+        }
+        return best;
+    }
+
     explicit head(tb_head *handle) noexcept : handle_(handle) {}
     detail::owned<tb_head, tb_head_free> handle_;
 };

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use super::error::{tb_error, tb_status};
 use super::guard::call;
-use super::handle::{self, Buffer, Handle, Out};
+use super::handle::{self, Buffer, Constants, Handle, Out};
 use crate::error::{Error, Result};
-use crate::heads::{Head, softmax, top_k};
+use crate::heads::{Head, Score, ScoreFunction, logits_of_many, split};
 use crate::open::open_head;
 use crate::tensor::try_zeroed;
 
@@ -34,15 +34,27 @@ pub struct tb_score {
     pub class_index: usize,
     /// The class's logit.
     pub logit: f32,
-    /// The class's share of the softmax over all classes.
+    /// The class's share of the softmax over all classes, or its own sigmoid: see tb_head_function().
     pub probability: f32,
 }
 
+/// exp(logit) over the sum of all classes': one class is right. See tb_head_function().
+pub const TB_FUNCTION_SOFTMAX: u32 = 1;
+/// 1 / (1 + exp(-logit)) of each class by itself: any number of classes may be right. See tb_head_function().
+pub const TB_FUNCTION_SIGMOID: u32 = 2;
+
+const FUNCTIONS: Constants<ScoreFunction, 2> = Constants {
+    what: "function",
+    names: "TB_FUNCTION_…",
+    values: [(TB_FUNCTION_SOFTMAX, ScoreFunction::Softmax), (TB_FUNCTION_SIGMOID, ScoreFunction::Sigmoid)],
+};
+
 /// Opens a head: a safetensors file with `TASK/weight` [C,e] and `TASK/bias` [C], a pickled head, a folder of
-/// `head_TASKVal.pt`, `head_TASK.pt` or `TASK.safetensors`, a checkpoint of CLIPForImageClassification (its classifier,
-/// with the class names of the `config.json` beside it; a folder of such is called like the task), or a bundle, which
-/// holds class names too. A classifier takes the embeddings of an encoder with TB_POOLING_PATCH_MEAN and of no other,
-/// which tb_classify() sees by their length alone.
+/// `head_TASKVal.pt`, `head_TASK.pt` or `TASK.safetensors`, a checkpoint with a classifier (of transformers' CLIP, ViT,
+/// DeiT, DINOv2 and SigLIP ForImageClassification, or timm's; with the class names of the `config.json` beside it; a
+/// folder of such is called like the task), a linear head of DINOv2's, or a bundle, which holds class names too. A
+/// classifier takes the embeddings that its own tower pools (CLIP's: TB_POOLING_PATCH_MEAN) and no others, which
+/// tb_head_classify() sees by their length alone.
 ///
 /// @param task     whose head; NULL where the file has only one
 /// @param classes  a JSON file of class names, `{"TASK": ["name", ...]}`; NULL: the classes are called `0`, `1`, ...
@@ -102,6 +114,17 @@ pub unsafe extern "C" fn tb_head_class_name(
     })
 }
 
+/// Sets `*out` to the function that makes probabilities of the head's logits: TB_FUNCTION_SOFTMAX, or
+/// TB_FUNCTION_SIGMOID (SigLIP's).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_head_function(head: *const tb_head, out: *mut u32, err: *mut *mut tb_error) -> tb_status {
+    call!(err, {
+        let out = Out::new(out, "out", 0)?;
+        out.set(FUNCTIONS.number(handle::borrow(head)?.head.function()));
+        Ok(())
+    })
+}
+
 /// Classifies `n` embeddings, which need no normalisation: gives all logits, the best classes, or both.
 ///
 /// @param embeds     f32 [n,embedding]
@@ -146,25 +169,92 @@ pub unsafe extern "C" fn tb_head_classify(
         logits.copy_from_slice(&all[..wanted]);
         if k > 0 {
             for (logits, best) in all.chunks_exact_mut(classes).zip(top.chunks_exact_mut(k)) {
-                rank(logits, best);
+                fill(best, head.rank(logits, k));
             }
         }
         Ok(())
     })
 }
 
-/// Fills `best` with the classes of the largest logits; `logits` becomes their softmax.
-fn rank(logits: &mut [f32], best: &mut [tb_score]) {
-    let ranked = top_k(logits, best.len());
-    for (slot, (class_index, logit)) in best.iter_mut().zip(ranked) {
-        *slot = tb_score { class_index, logit, probability: 0.0 };
-    }
-    softmax(logits);
-    best.iter_mut().for_each(|score| score.probability = logits[score.class_index]);
+/// Classifies `n` embeddings by several heads in one call, as tb_head_classify() does by one; each embedding is
+/// normalised once. Errors name the place in `heads` of the head that they are of.
+///
+/// @param heads      [count]; they all take embeddings of one length. The same head may be there twice
+/// @param embeds     f32 [n,embedding]
+/// @param embedding  e: the length of an embedding; must be each head's, or TB_ERR_MISMATCH
+/// @param logits     f32 [n,C] of the first head, then of the next, and so on; NULL where they are not wanted
+/// @param capacity   floats that `logits` has room for: at least n times the sum of all C, or TB_ERR_BUFFER_TOO_SMALL
+/// @param top        [count,n,k], room for count*n*k: the k best classes of each head and embedding, the best first. A
+///                   head with fewer classes fills the rest with a class_index of SIZE_MAX and zeros. NULL where k is 0
+/// @param k          the best classes that are wanted of each head; may be more than some heads have
+/// @return TB_OK; TB_ERR_MISMATCH; TB_ERR_INVALID_ARGUMENT for an embedding that cannot be normalised because its norm
+///         is 0 or not finite; TB_ERR_BUFFER_TOO_SMALL. On failure `logits` and `top` are as they were
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tb_head_classify_many(
+    heads: *const *const tb_head,
+    count: usize,
+    embeds: *const f32,
+    n: usize,
+    embedding: usize,
+    logits: *mut f32,
+    capacity: usize,
+    top: *mut tb_score,
+    k: usize,
+    err: *mut *mut tb_error,
+) -> tb_status {
+    call!(err, {
+        let mut of_each = Vec::new();
+        for (at, &head) in handle::slice(heads, count, "heads")?.iter().enumerate() {
+            let head = &handle::borrow(head).map_err(|e| e.got(format_args!("NULL at heads[{at}]")))?.head;
+            if embedding != head.embedding_dim() {
+                return Err(Error::mismatch(format!("heads[{at}] takes embeddings of another length"))
+                    .expected(head.embedding_dim())
+                    .got(embedding));
+            }
+            of_each.push(head);
+        }
+        let embeds = handle::slice(embeds, product(n, embedding)?, "embeds")?;
+        let mut classes = 0usize;
+        for head in &of_each {
+            classes = classes.checked_add(head.num_classes()).ok_or_else(beyond_memory)?;
+        }
+        let values = product(n, classes)?;
+        let slots = product(count, product(n, k)?)?;
+        let top = Buffer::new(top, slots, std::ptr::null_mut(), "top")?.room(slots)?;
+        let wanted = if logits.is_null() { 0 } else { values };
+        let logits = Buffer::new(logits, capacity, std::ptr::null_mut(), "logits")?.room(wanted)?;
+        let mut all = try_zeroed(values)?;
+        logits_of_many(&of_each, embeds, &mut split(&of_each, n, &mut all))?;
+        logits.copy_from_slice(&all[..wanted]);
+        if slots > 0 {
+            let parts = split(&of_each, n, &mut all);
+            for ((head, part), top) in of_each.iter().zip(parts).zip(top.chunks_exact_mut(n * k)) {
+                for (logits, best) in part.chunks_exact_mut(head.num_classes()).zip(top.chunks_exact_mut(k)) {
+                    fill(best, head.rank(logits, k));
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Fills `best` with scores; where there are fewer, the rest is no class.
+fn fill(best: &mut [tb_score], scores: Vec<Score>) {
+    let none = tb_score { class_index: usize::MAX, logit: 0.0, probability: 0.0 };
+    let scores = scores.into_iter().map(|Score { class, logit, probability }| tb_score {
+        class_index: class,
+        logit,
+        probability,
+    });
+    best.iter_mut().zip(scores.chain(std::iter::repeat(none))).for_each(|(slot, score)| *slot = score);
+}
+
+fn beyond_memory() -> Error {
+    Error::invalid("more values than memory can hold")
 }
 
 fn product(n: usize, each: usize) -> Result<usize> {
-    n.checked_mul(each).ok_or_else(|| Error::invalid("more values than memory can hold"))
+    n.checked_mul(each).ok_or_else(beyond_memory)
 }
 
 /// Frees a head. NULL is fine.

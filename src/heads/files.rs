@@ -23,9 +23,13 @@ impl Head {
     /// Opens the head of `task` from `path`, which is one of
     /// - a file of several heads, `{task}/weight` `[C, e]` and `{task}/bias` `[C]`;
     /// - a file of one head, `weight` and `bias`;
-    /// - a checkpoint of the transformers library's `CLIPForImageClassification`, a file or a folder: its classifier is
-    ///   the head of any task that is asked for, and takes what [`Pooling::PatchMean`](crate::Pooling::PatchMean)
-    ///   gives, not normalised; its classes are called as the `config.json` beside it says (`id2label`);
+    /// - a linear head of DINOv2: `linear.weight` and `linear.bias`, or `weight` and `bias` in a file `…_linear_head`;
+    ///   it takes embeddings as they are, not normalised;
+    /// - a checkpoint with a classifier inside, a file or a folder: the transformers library's `CLIP…`, `ViT…`,
+    ///   `DeiT…`, `Dinov2…` and `SiglipForImageClassification`, and timm's vision transformers. The classifier is the
+    ///   head of any task that is asked for, and takes what its tower gives, not normalised
+    ///   ([`Pooling::PatchMean`](crate::Pooling::PatchMean) for CLIP's); its classes are called as the `config.json`
+    ///   beside it says (`id2label`, `label_names`);
     /// - a folder of such files named `head_{task}Val.pt`, `head_{task}.pt` or `{task}.safetensors`, or of folders
     ///   `{task}` or `{task}Val` with such a checkpoint and its `config.json`.
     ///
@@ -63,7 +67,8 @@ impl Head {
                 return Err(Error::mismatch("the head of another task").at(path).expected(task).got(named));
             }
             let head = Self::from_tensors(weight, find("bias"), "").map_err(|e| e.at(path))?;
-            return Ok(head.with_normalisation(says_to_normalise(path)?));
+            let normalises = !classifier::is_published_linear(path) && says_to_normalise(path)?;
+            return Ok(head.with_normalisation(normalises));
         }
         if let Some(head) = classifier::head_of(&file)? {
             return Ok(head);

@@ -4,10 +4,40 @@
 //! exp(logit_scale). logits = W·(e/‖e‖) + b, or W·e + b for a head that was pickled with `normalize=False`.
 
 use std::cmp::Ordering;
+use std::fmt;
 
 use crate::error::{Error, Result};
 use crate::tensor::{Tensor, try_zeroed};
 use crate::tower::arch::{Arch, Pooling};
+
+/// The function that makes probabilities of a head's logits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ScoreFunction {
+    /// exp(x) over the sum of all classes' exp(x): one of the classes is right. CLIP's.
+    #[default]
+    Softmax,
+    /// σ(x) = 1 / (1 + exp(−x)) of each class by itself: any number of classes may be right. SigLIP's.
+    Sigmoid,
+}
+
+impl ScoreFunction {
+    /// Turns the logits of one embedding into probabilities, in place.
+    pub fn apply(self, logits: &mut [f32]) {
+        match self {
+            Self::Softmax => softmax(logits),
+            Self::Sigmoid => logits.iter_mut().for_each(|value| *value = sigmoid(*value)),
+        }
+    }
+}
+
+impl fmt::Display for ScoreFunction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Softmax => "softmax",
+            Self::Sigmoid => "sigmoid",
+        })
+    }
+}
 
 /// A linear classifier over embeddings, which are normalised first unless it says otherwise.
 #[derive(Clone, Debug)]
@@ -18,6 +48,7 @@ pub struct Head {
     classes: Vec<String>,
     normalises: bool,
     pooling: Option<Pooling>,
+    function: ScoreFunction,
 }
 
 impl Head {
@@ -42,7 +73,8 @@ impl Head {
             }
         }
         let embedding = weight.len() / bias.len();
-        Ok(Self { weight, bias, embedding, classes: Vec::new(), normalises: true, pooling: None })
+        let function = ScoreFunction::default();
+        Ok(Self { weight, bias, embedding, classes: Vec::new(), normalises: true, pooling: None, function })
     }
 
     /// A head from its tensors: `weight` `[C, e]` and `bias` `[C]`, of any float type; `prefix` is what errors put
@@ -115,6 +147,17 @@ impl Head {
         self.pooling
     }
 
+    /// Sets the function that makes probabilities of logits; a new head's is the softmax.
+    #[must_use]
+    pub fn with_function(self, function: ScoreFunction) -> Self {
+        Self { function, ..self }
+    }
+
+    /// The function that makes probabilities of logits.
+    pub fn function(&self) -> ScoreFunction {
+        self.function
+    }
+
     /// C, the number of classes.
     pub fn num_classes(&self) -> usize {
         self.bias.len()
@@ -151,10 +194,13 @@ impl Head {
             Some(takes) => Err(Error::mismatch(format!("the head of `{task}` takes embeddings of another pooling"))
                 .expected(format_args!("{takes}, {} values", self.embedding))
                 .got(format_args!("{has}, {} values", arch.embed_dim))
-                .hint(
-                    "Is it a CLIPForImageClassification's? --pooling patch_mean (C: TB_POOLING_PATCH_MEAN) encodes \
-                       for it, over any base",
-                )),
+                .hint(match takes {
+                    Pooling::PatchMean => {
+                        "Is it a CLIPForImageClassification's? --pooling patch_mean (C: TB_POOLING_PATCH_MEAN) encodes \
+                         for it, over any base"
+                    }
+                    _ => "Is it of another model? --pooling (C: TB_POOLING_…) encodes for it where the base can",
+                })),
         }
     }
 
@@ -172,46 +218,10 @@ impl Head {
     pub fn classes(&self) -> &[String] {
         &self.classes
     }
-
-    /// The logits of `embeddings`, `[N, e]`, into `out`, `[N, C]`: W·(e/‖e‖) + b, or W·e + b where the head does not
-    /// normalise. The embeddings are those of the encoder, not normalised.
-    ///
-    /// # Errors
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when a length does not fit, or an embedding
-    /// cannot be normalised because its norm is 0 or not finite: no encoder with sound weights makes such a one; or
-    /// when a logit is not finite. On an error `out` may have been written to in part.
-    pub fn logits(&self, embeddings: &[f32], out: &mut [f32]) -> Result<()> {
-        let (embedding, classes) = (self.embedding, self.num_classes());
-        let count = embeddings.len() / embedding;
-        if !embeddings.len().is_multiple_of(embedding) || count.checked_mul(classes) != Some(out.len()) {
-            return Err(Error::invalid("embeddings or logits have the wrong length")
-                .expected(format_args!("N × {embedding} and N × {classes}"))
-                .got(format_args!("{} and {}", embeddings.len(), out.len())));
-        }
-        let rows = embeddings.chunks_exact(embedding).zip(out.chunks_exact_mut(classes));
-        for (index, (embedding, out)) in rows.enumerate() {
-            let norm = embedding.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt();
-            let norm = if self.normalises || !norm.is_finite() { norm } else { 1.0 };
-            if !(norm.is_finite() && norm > 0.0) {
-                return Err(Error::invalid(format!("embedding {index} cannot be normalised"))
-                    .got(format_args!("a norm of {norm}")));
-            }
-            let normalised: Vec<f32> = embedding.iter().map(|&value| (f64::from(value) / norm) as f32).collect();
-            for ((out, weight), bias) in out.iter_mut().zip(self.weight.chunks_exact(self.embedding)).zip(&self.bias) {
-                *out = dot(&normalised, weight) + bias;
-            }
-            if let Some(class) = out.iter().position(|logit| !logit.is_finite()) {
-                return Err(Error::invalid(format!("a logit of embedding {index} is beyond what f32 can hold"))
-                    .got(format_args!("{} for class {class}", out[class]))
-                    .hint("Is the head of another model, or its weight too large?"));
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Σ a·b in eight running sums, which the compiler keeps in one vector register.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
     let mut sums = [0.0f32; 8];
     for (a, b) in a.iter().zip(b) {
@@ -232,6 +242,12 @@ pub fn softmax(logits: &mut [f32]) {
         sum += *value;
     }
     logits.iter_mut().for_each(|value| *value /= sum);
+}
+
+/// 1 / (1 + exp(−x)), which does not overflow.
+fn sigmoid(x: f32) -> f32 {
+    let small = (-x.abs()).exp();
+    if x < 0.0 { small / (1.0 + small) } else { 1.0 / (1.0 + small) }
 }
 
 /// The `k` largest of `values` (all of them where there are fewer) as (index, value), the largest first. Equal values
@@ -275,6 +291,18 @@ mod tests {
         assert!((values.iter().sum::<f32>() - 1.0).abs() < 1e-6);
         assert!((values[0] / values[1] - std::f32::consts::E).abs() < 1e-5 && values[2] == 0.0);
         softmax(&mut []);
+    }
+
+    #[test]
+    fn a_sigmoid_takes_each_class_by_itself() {
+        let mut values = [0.0, 2.0, -2.0, 200.0, -200.0];
+        ScoreFunction::Sigmoid.apply(&mut values);
+        for (value, expected) in values.iter().zip([0.5, 0.880_797, 0.119_203, 1.0, 0.0]) {
+            assert!((value - expected).abs() < 1e-6, "{value}");
+        }
+        let mut nan = [f32::NAN, 0.0];
+        ScoreFunction::Sigmoid.apply(&mut nan);
+        assert!(nan[0].is_nan() && nan[1] == 0.5);
     }
 
     #[test]

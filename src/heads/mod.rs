@@ -7,6 +7,7 @@ pub mod head;
 #[cfg(feature = "text")]
 pub mod prompts;
 mod ranking;
+mod several;
 #[cfg(feature = "text")]
 pub mod tokenizer;
 
@@ -14,9 +15,11 @@ pub use class_lists::{class_names, class_tasks};
 pub(crate) use files::choose_task;
 pub(crate) use files::head_places;
 pub use files::head_tasks;
-pub use head::{Head, softmax, top_k};
+pub use head::{Head, ScoreFunction, softmax, top_k};
 #[cfg(feature = "text")]
 pub use prompts::Prompts;
 pub use ranking::Score;
+pub(crate) use several::split;
+pub use several::{classify_many, logits_of_many};
 #[cfg(feature = "text")]
 pub use tokenizer::Tokenizer;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::class_lists::class_names;
-use super::head::{Head, softmax, top_k};
+use super::head::{Head, top_k};
 use crate::error::{Error, Result};
 use crate::tensor::try_zeroed;
 
@@ -14,7 +14,7 @@ pub struct Score {
     pub class: usize,
     /// Its logit.
     pub logit: f32,
-    /// Its share of the softmax over all classes.
+    /// What the head's [`ScoreFunction`](super::ScoreFunction) makes of all logits.
     pub probability: f32,
 }
 
@@ -26,9 +26,14 @@ impl Head {
     pub fn classify(&self, embedding: &[f32], k: usize) -> Result<Vec<Score>> {
         let mut values = try_zeroed(self.num_classes())?;
         self.logits(embedding, &mut values)?;
-        let best = top_k(&values, k);
-        softmax(&mut values);
-        Ok(best.into_iter().map(|(class, logit)| Score { class, logit, probability: values[class] }).collect())
+        Ok(self.rank(&mut values, k))
+    }
+
+    /// The `k` best classes of the embedding with these logits, which become probabilities.
+    pub(crate) fn rank(&self, logits: &mut [f32], k: usize) -> Vec<Score> {
+        let best = top_k(logits, k);
+        self.function().apply(logits);
+        best.into_iter().map(|(class, logit)| Score { class, logit, probability: logits[class] }).collect()
     }
 
     /// The name of a class; its number where the head knows no names.

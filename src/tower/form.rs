@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::kernel::linear::Pairing;
+
 /// The tokens of a sequence that are no patches, which stand before them in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -64,9 +66,9 @@ pub enum Rotary {
 }
 
 impl Rotary {
-    /// Whether a pair are channels `i` and `i + d/2`, rather than neighbours.
-    pub fn is_in_halves(self) -> bool {
-        self == Self::DinoV3
+    /// The channels that are a pair.
+    pub(super) fn pairing(self) -> Pairing {
+        if self == Self::DinoV3 { Pairing::Halves } else { Pairing::Neighbours }
     }
 
     /// The angle of every pair of channels of a head, `[grid², head_width/2]`, patch by patch in rows.

@@ -253,6 +253,25 @@ static void heads(const char *path, const char *classes) {
     EXPECT(TB_ERR_INVALID_ARGUMENT, tb_head_classify(head, embedding, 1, 64, NULL, 0, best, count + 1, &error));
     EXPECT(TB_OK, tb_head_classify(head, embedding, 1, 64, NULL, 0, best, 2, &error));
     HOLDS(best[0].probability >= best[1].probability);
+
+    tb_head *parity = NULL;
+    EXPECT(TB_OK, tb_head_open(path, "Parity", NULL, &parity, &error));
+    const tb_head *both[2] = {head, parity}, *missing[2] = {head, NULL};
+    float logits_of_both[64];
+    tb_score three[6];
+    uint32_t function = 0;
+    EXPECT(TB_OK, tb_head_function(parity, &function, &error));
+    HOLDS(function == TB_FUNCTION_SOFTMAX);
+    EXPECT(TB_ERR_INVALID_ARGUMENT, tb_head_classify_many(missing, 2, embedding, 1, 64, NULL, 0, NULL, 0, &error));
+    EXPECT(TB_ERR_MISMATCH, tb_head_classify_many(both, 2, embedding, 1, 63, NULL, 0, NULL, 0, &error));
+    EXPECT(TB_ERR_BUFFER_TOO_SMALL,
+           tb_head_classify_many(both, 2, embedding, 1, 64, logits_of_both, count + 1, three, 3, &error));
+    EXPECT(TB_OK, tb_head_classify_many(both, 2, embedding, 1, 64, logits_of_both, count + 2, three, 3, &error));
+    HOLDS(three[0].class_index == best[0].class_index && three[0].probability == best[0].probability);
+    HOLDS(three[3].logit == logits_of_both[count + three[3].class_index] && three[4].class_index < 2);
+    HOLDS(three[5].class_index == SIZE_MAX && three[5].logit == 0.0f && three[5].probability == 0.0f);
+    EXPECT(TB_OK, tb_head_classify_many(NULL, 0, embedding, 1, 64, NULL, 0, NULL, 3, &error));
+    tb_head_free(parity);
     tb_head_free(head);
 }
 

@@ -63,5 +63,21 @@ int main(int argc, char **argv) {
         const auto more = head.try_classify(embedding, k);
         expect(!more && more.error().status == TB_ERR_INVALID_ARGUMENT, "more classes than there are");
     }
+
+    // Several heads in one call give what each of them gives, all of a head's classes where it has fewer.
+    const auto parity = taskbasis::head::open(heads, "Parity");
+    const std::size_t few = parity.classes().size();
+    expect(head.function() == TB_FUNCTION_SOFTMAX && few < count, "a softmax");
+    const auto best = taskbasis::head::classify_many({&head, &parity}, embedding, few + 1);
+    expect(best.size() == 2 && best[0].size() == few + 1 && best[1].size() == few, "classes of two heads");
+    const auto alone = head.classify(embedding, few + 1);
+    for (std::size_t i = 0; i < alone.size(); ++i) {
+        expect(best[0][i].name == alone[i].name && best[0][i].probability == alone[i].probability, "a head's own");
+    }
+    expect(best[1][0].class_index == parity.classify(embedding)[0].class_index, "another head's own");
+    expect(taskbasis::head::classify_many({}, embedding, 3).empty(), "no heads");
+    expect(taskbasis::head::classify_many({&parity}, embedding, static_cast<std::size_t>(-1))[0].size() == few, "all");
+    const auto shorter = taskbasis::head::try_classify_many({&head, &parity}, {embedding.data(), 63}, 1);
+    expect(!shorter && shorter.error().status == TB_ERR_MISMATCH, "an embedding of another length");
     return wrong;
 }

@@ -67,8 +67,9 @@ fn null_in_every_pointer_argument() {
     let (out, doubles) = (floats.as_mut_ptr(), doubles.as_mut_ptr());
     let (mut number, mut flag, mut mean, mut name) = (0usize, 0i32, 0f64, null::<c_char>());
     let (number, flag, mean, name) = (&raw mut number, &raw mut flag, &raw mut mean, &raw mut name);
-    let mut score = tb_score { class_index: 0, logit: 0.0, probability: 0.0 };
-    let score = &raw mut score;
+    let mut scores = [tb_score { class_index: 0, logit: 0.0, probability: 0.0 }; 2];
+    let (score, mut function) = (scores.as_mut_ptr(), 0u32);
+    let function = &raw mut function;
     let (mut tensor, mut library, mut about, mut stats, mut model) = (sized(), sized(), sized(), sized(), sized());
     let (tensor, library, about) = (&raw mut tensor, &raw mut library, &raw mut about);
     let (stats, model): (*mut tb_cache_statistics, *mut tb_encoder_properties) = (&raw mut stats, &raw mut model);
@@ -169,6 +170,12 @@ fn null_in_every_pointer_argument() {
         });
         nulls("tb_head_classes", &[NO, NO], |t, e| tb_head_classes(p(t, 0, o.head), m(t, 1, number), e));
         nulls("tb_head_class_name", &[NO, NO], |t, e| tb_head_class_name(p(t, 0, o.head), 0, m(t, 1, name), e));
+        nulls("tb_head_function", &[NO, NO], |t, e| tb_head_function(p(t, 0, o.head), m(t, 1, function), e));
+        let heads = [o.head.cast_const(); 2];
+        nulls("tb_head_classify_many", &[NO, NO, FINE, NO], |t, e| {
+            let (heads, embeds, logits) = (p(t, 0, heads.as_ptr()), p(t, 1, embeds.as_ptr()), m(t, 2, out));
+            tb_head_classify_many(heads, 2, embeds, 1, embedding, logits, ROOM, m(t, 3, score), 1, e)
+        });
         nulls("tb_head_classify", &[NO, NO, FINE, NO], |t, e| {
             let (head, embeds, logits) = (p(t, 0, o.head), p(t, 1, embeds.as_ptr()), m(t, 2, out));
             tb_head_classify(head, embeds, 1, embedding, logits, ROOM, m(t, 3, score), 1, e)

@@ -79,6 +79,16 @@ fn buffers_that_are_too_small() {
         fails(TB_ERR_BUFFER_TOO_SMALL, |e| classify(2 * classes - 1, e));
         ok(|e| classify(2 * classes, e));
         assert!(logits[..2 * classes].iter().all(|v| *v != -7.5) && logits[2 * classes..].iter().all(|v| *v == -7.5));
+        let heads = [o.head.cast_const(); 2];
+        let mut logits = vec![-7.5f32; 4 * classes + 8];
+        let mut classify = |capacity, e| {
+            let (heads, embeds, logits) = (heads.as_ptr(), embeds.as_ptr(), logits.as_mut_ptr());
+            tb_head_classify_many(heads, 2, embeds, 2, embedding, logits, capacity, null_mut(), 0, e)
+        };
+        fails(TB_ERR_BUFFER_TOO_SMALL, |e| classify(4 * classes - 1, e));
+        ok(|e| classify(4 * classes, e));
+        assert!(logits[..4 * classes].iter().all(|v| *v != -7.5) && logits[4 * classes..].iter().all(|v| *v == -7.5));
+        assert_eq!(logits[..2 * classes], logits[2 * classes..4 * classes], "one head after the other");
 
         // `needed` is 0 where the call fails before the size is known.
         let mut needed = 77;
@@ -97,6 +107,10 @@ fn nothing_at_all_is_fine() {
         ok(|e| tb_encoder_encode(o.encoder, o.weights, null(), 0, null_mut(), 0, e));
         ok(|e| tb_encoder_encode_images(o.encoder, o.weights, null(), 0, null_mut(), 0, e));
         ok(|e| tb_head_classify(o.head, null(), 0, o.model.embedding, null_mut(), 0, null_mut(), 0, e));
+        ok(|e| tb_head_classify_many(null(), 0, null(), 0, 0, null_mut(), 0, null_mut(), 5, e));
+        let heads = [o.head.cast_const()];
+        let (heads, embedding) = (heads.as_ptr(), o.model.embedding);
+        ok(|e| tb_head_classify_many(heads, 1, null(), 0, embedding, null_mut(), 0, null_mut(), 5, e));
         ok(|e| tb_weights_create_from_tasks(o.basis, null(), 0, &mut weights, e));
         assert_eq!(text(tb_weights_expression(weights)), "base");
         ok(|e| tb_weights_tensor_count(weights, &mut tensors, e));
@@ -168,6 +182,15 @@ fn sizes_beyond_all_memory() {
             let embedding = o.model.embedding;
             fails(NO, |e| tb_head_classify(o.head, &pixel, n, embedding, &mut out, usize::MAX, null_mut(), 0, e));
             fails(NO, |e| tb_head_classify(o.head, &pixel, 1, embedding, null_mut(), 0, &mut score, n, e));
+            let heads = [o.head.cast_const()];
+            let mut many = |n, k, e| {
+                tb_head_classify_many(heads.as_ptr(), 1, &pixel, n, embedding, null_mut(), 0, &mut score, k, e)
+            };
+            fails(NO, |e| many(n, 0, e));
+            fails(NO, |e| many(1, n, e));
+            fails(NO, |e| {
+                tb_head_classify_many(heads.as_ptr(), n, &pixel, 1, embedding, &mut out, 1, &mut score, 1, e)
+            });
             fails(TB_ERR_MISMATCH, |e| tb_head_classify(o.head, &pixel, 1, n, null_mut(), 0, &mut score, 1, e));
             fails(NO, |e| tb_weights_create_from_tasks(o.basis, &task, n, &mut weights, e));
             let image = tb_image { data: &byte, width: 1, height: 1, row_stride: 0, format: TB_PIXELS_GRAY8 };

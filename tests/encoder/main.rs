@@ -1,6 +1,7 @@
 //! Encoders: towers, embeddings, promotion, providers, heads.
 
 mod classifier;
+mod classifiers;
 mod concurrent;
 mod families;
 mod finite;

@@ -114,6 +114,14 @@ def test_classes(encoder, head, golden):
     assert len(two.classes) == 2 and len(two.classify(embeds)[0]) == 2
     with pytest.raises(taskbasis.InvalidArgumentError, match="expected 2, got 3"):
         two.classify(embeds, 3)
+    assert head.function == "softmax"
+    # Several heads in one call; those with fewer classes give all of theirs.
+    assert taskbasis.Head.classify_many([head, two], embeds) == [head.classify(embeds, 3), two.classify(embeds, 2)]
+    assert taskbasis.Head.classify_many([two, two], embeds[0], 1 << 40) == [two.classify(embeds[0], 2)] * 2
+    assert taskbasis.Head.classify_many([head], embeds, 0) == [[[]] * 32]
+    assert taskbasis.Head.classify_many([], embeds) == []
+    with pytest.raises(taskbasis.MismatchError, match=r"heads\[1\]"):
+        taskbasis.Head.classify_many([head, two], embeds[:, 1:])
 
 
 def test_promotion(basis, encoder, golden):

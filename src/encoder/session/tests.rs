@@ -2,6 +2,7 @@ use super::*;
 use crate::encoder::input::Elements;
 use crate::tower::arch::{Activation, Arch};
 use crate::tower::graph::{self, PIXELS};
+use crate::tower::{BlockForm, LayerPrecisions, Pooling, Positions, Projection, Rotary, Tokens, Variant};
 
 /// ONNX Runtime must never see a graph with half floats without this: some of them would end the process.
 #[test]
@@ -57,4 +58,70 @@ fn what_onnx_runtime_says_is_passed_on() {
     assert!(run(pixels(4), Vec::new()).is_err());
 
     run(pixels(4), weights().collect()).unwrap();
+}
+
+/// What providers other than the CPU's compute is what our own operators compute.
+#[test]
+fn both_forms_of_a_graph_agree() {
+    if !crate::need::runtime() {
+        return;
+    }
+    let runtime = Runtime::load(None).unwrap();
+    let setup = SessionSetup { runtime, threads: 1, target: Target::cpu() };
+    let plain = Variant { pre_norm: false, patch_bias: true, projection: Projection::None, ..Variant::default() };
+    let registers = Tokens { registers: 2, ..Tokens::default() };
+    let blocks = BlockForm { layer_scale: true, ..BlockForm::default() };
+    let eva = BlockForm { gated: true, attn_norm: true, mlp_norm: true, ..BlockForm::default() };
+    let with_bias = Projection::WithBias;
+    for variant in [
+        Variant { tokens: registers, blocks, ..plain },
+        Variant { tokens: registers, blocks: eva, rotary: Some(Rotary::Eva), projection: with_bias, ..plain },
+        Variant {
+            tokens: registers,
+            positions: Positions::None,
+            rotary: Some(Rotary::DinoV3),
+            pooling: Pooling::ClassAndMean,
+            blocks: BlockForm { qkv_bias: false, ..blocks },
+            ..plain
+        },
+        Variant {
+            pooling: Pooling::Attention,
+            rotary: Some(Rotary::PerceptionEncoder),
+            pool_heads: 4,
+            projection: with_bias,
+            ..Variant::default()
+        },
+    ] {
+        let activation = if variant.blocks.gated { Activation::Silu } else { Activation::Gelu };
+        let width = 16;
+        let embed_dim = match (variant.projection, variant.pooling.is_double()) {
+            (Projection::None, true) => 2 * width,
+            (Projection::None, false) => width,
+            _ => 12,
+        };
+        let (layers, heads, mlp_width, patch, grid) = (2, 2, 24, 2, 2);
+        let arch = Arch { width, layers, heads, mlp_width, patch, grid, embed_dim, activation, variant };
+        let own = graph::build_own(&arch, LayerPrecisions::default(), false).unwrap();
+        let parameters: Vec<(String, Vec<usize>, Vec<f32>)> = (arch.parameters().into_iter().zip(1..))
+            .map(|((name, shape), seed)| {
+                let value = |i: usize| ((i * 37 + seed * 11) % 97) as f32 / 97.0 - 0.4;
+                (name, shape.clone(), (0..shape.iter().product()).map(value).collect())
+            })
+            .collect();
+        let pixels: Vec<f32> = (0..2 * arch.pixels()).map(|i| (i % 13) as f32 * 0.1 - 0.6).collect();
+        let side = arch.image_size();
+        let run = |model: &[u8], kind: GraphKind| {
+            let images = Input { name: PIXELS, shape: &[2, 3, side, side], values: Elements::F32(&pixels) };
+            let weights =
+                parameters.iter().map(|(name, shape, values)| Input { name, shape, values: Elements::F32(values) });
+            let mut out = vec![0.0; 2 * arch.embed_dim];
+            let session = setup.open(model, kind).unwrap();
+            session.run_into(std::iter::once(images).chain(weights), "embeds", None, &mut out).unwrap();
+            out
+        };
+        let standard = run(&graph::build(&arch).unwrap(), GraphKind::Standard);
+        let own = run(&own, GraphKind::Own(crate::kernel::active().unwrap()));
+        let apart = own.iter().zip(&standard).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(apart < 1e-4 && standard.iter().any(|value| value.abs() > 0.1), "{arch}: {apart}");
+    }
 }

@@ -20,6 +20,15 @@ impl Pairing {
         }
     }
 
+    /// A value per pair, `half` of them for each token, put at both places of its pair.
+    pub(crate) fn doubled(self, values: &[f32], half: usize) -> Vec<f32> {
+        let of_token = |values: &[f32]| match self {
+            Self::Neighbours => values.iter().flat_map(|&value| [value; 2]).collect(),
+            Self::Halves => values.repeat(2),
+        };
+        values.chunks(half.max(1)).flat_map(of_token).collect::<Vec<f32>>()
+    }
+
     /// The pairing of that number.
     pub(crate) fn of_code(code: i64) -> Option<Self> {
         [Self::Neighbours, Self::Halves].into_iter().find(|one| one.code() == code)

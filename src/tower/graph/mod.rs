@@ -223,16 +223,23 @@ impl Graph {
 
     /// The tables of rotary positions, made for the first block that wants them: tokens before the patches stay.
     fn rotation(&mut self, arch: &Arch, rotary: Rotary) -> Rotation {
-        let tables = ["rotation.cosines", "rotation.sines"];
+        let (factors, tables) = ("rotation".to_owned(), ["rotation.cosines", "rotation.sines"]);
+        let pairing = rotary.pairing();
         if self.is_first_rotation() {
             let half = arch.head_width() / 2;
             let mut angles = vec![0.0; arch.variant.tokens.count() * half];
             angles.extend(rotary.angles(arch.grid, arch.head_width()));
-            let shape = [arch.tokens(), half];
-            self.table(tables[0], &shape, &angles.iter().map(|angle| angle.cos()).collect::<Vec<_>>());
-            self.table(tables[1], &shape, &angles.iter().map(|angle| angle.sin()).collect::<Vec<_>>());
+            let [cosines, sines] =
+                [f32::cos, f32::sin].map(|of| angles.iter().map(|&angle| of(angle)).collect::<Vec<_>>());
+            if self.is_own() {
+                let values: Vec<f32> = [cosines, sines].iter().flat_map(|table| pairing.doubled(table, half)).collect();
+                self.table(&factors, &[2, arch.tokens(), 2 * half], &values);
+            } else {
+                self.table(tables[0], &[arch.tokens(), half], &cosines);
+                self.table(tables[1], &[arch.tokens(), half], &sines);
+            }
         }
-        Rotation { tables: tables.map(String::from), is_in_halves: rotary.is_in_halves() }
+        Rotation { factors, tables: tables.map(String::from), pairing }
     }
 
     fn into_link(self, parameters: Vec<(String, Vec<usize>)>, input: &str, output: String) -> Result<Link> {

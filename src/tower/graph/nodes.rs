@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use crate::error::Result;
-use crate::kernel::linear::{self, PackedLayout};
+use crate::kernel::linear::{self, PackedLayout, Pairing};
 use crate::onnx::TensorType;
 use crate::onnx::emit::{Attribute, Extent, ModelWriter, Operator, int};
-use crate::onnx::own::{ATTENTION, DOMAIN, LINEAR, UNPACKED_LINEAR, linear_attributes};
+use crate::onnx::own::{ATTENTION, DOMAIN, LINEAR, SWIGLU, UNPACKED_LINEAR, linear_attributes};
 use crate::tower::arch::{Activation, Epsilon};
 use crate::tower::variant::BlockForm;
 
@@ -31,12 +31,24 @@ pub(crate) struct Block {
     pub(crate) rotation: Option<Rotation>,
 }
 
-/// A table of rotary positions among a graph's constants.
+/// Rotary positions among a graph's constants.
 #[derive(Clone)]
 pub(crate) struct Rotation {
-    /// Cosines and sines, f32 `[tokens, head_width/2]` each.
+    /// In our own form cosines and sines, f32 `[2, tokens, head_width]`.
+    pub(crate) factors: String,
+    /// In the standard form cosines, and sines, f32 `[tokens, head_width/2]` each.
     pub(crate) tables: [String; 2],
-    pub(crate) is_in_halves: bool,
+    pub(crate) pairing: Pairing,
+}
+
+/// The form of an attention by our own operator.
+#[derive(Clone, Copy, Default)]
+struct OwnAttention {
+    /// The first tokens that ask; 0 for all.
+    queries: i64,
+    /// The first tokens that are no keys and values.
+    skipped_keys: i64,
+    is_causal: bool,
 }
 
 impl Block {
@@ -131,6 +143,11 @@ impl Graph {
         }
     }
 
+    /// Whether linear layers and attention are our own operators.
+    pub(crate) fn is_own(&self) -> bool {
+        matches!(self.form, Form::Own { .. })
+    }
+
     fn is_packed(&self) -> bool {
         matches!(self.form, Form::Own { is_packed: true, .. })
     }
@@ -169,11 +186,11 @@ impl Graph {
 
     /// Turns queries and keys, of `[sequences, tokens, 3·width]`, by rotary positions.
     fn rotated(&mut self, block: &Block, parts: [String; 3]) -> [String; 3] {
-        let Some(Rotation { tables: [cosines, sines], is_in_halves }) = &block.rotation else { return parts };
+        let Some(Rotation { tables: [cosines, sines], pairing, .. }) = &block.rotation else { return parts };
         let first = self.constant(&block.node("attn.rotation.first"), &[1], &[0]);
         let [q, k, v] = parts;
         let mut turn = |x: &str, part: &str| {
-            let pairs = Attribute::Int("interleaved", i64::from(!is_in_halves));
+            let pairs = Attribute::Int("interleaved", i64::from(*pairing == Pairing::Neighbours));
             self.contrib(&block.node(part), "RotaryEmbedding", &[x, &first, cosines, sines], [pairs])
         };
         [turn(&q, "attn.q.rotated"), turn(&k, "attn.k.rotated"), v]
@@ -182,8 +199,8 @@ impl Graph {
     /// Attention between the tokens of each sequence, `[sequences, tokens, 3·width]` to `[rows, width]`, where no token
     /// sees one after it if `is_causal`.
     pub(crate) fn attention(&mut self, block: &Block, qkv: &str, heads: usize, width: i64, is_causal: bool) -> String {
-        if !matches!(self.form, Form::Standard) && block.rotation.is_none() {
-            return self.own_attention(block, qkv, heads, 0, is_causal);
+        if self.is_own() {
+            return self.own_attention(block, qkv, heads, OwnAttention { is_causal, ..OwnAttention::default() });
         }
         let parts = self.split_in_three(&block.node("attn.split"), qkv);
         let [q, k, v] = self.rotated(block, parts);
@@ -221,7 +238,7 @@ impl Graph {
         [tokens, width]: [i64; 2],
     ) -> [String; 2] {
         let at = |part: &str| block.node(part);
-        let is_standard = matches!(self.form, Form::Standard) || block.rotation.is_some();
+        let is_standard = !self.is_own();
         let parts = is_standard.then(|| {
             let parts = self.split_in_three(&at("attn.split"), qkv);
             self.rotated(block, parts)
@@ -235,7 +252,7 @@ impl Graph {
         let kept = take(self, "class_token", &sequences);
         let kept = self.reshape(&at("class_token.rows"), &kept, &[-1, width]);
         let attended = match parts {
-            None => self.own_attention(block, qkv, heads, 1, false),
+            None => self.own_attention(block, qkv, heads, OwnAttention { queries: 1, ..OwnAttention::default() }),
             Some([q, k, v]) => self.standard_attention(block, [&q, &k, &v], heads, width, false),
         };
         [attended, kept]
@@ -250,6 +267,10 @@ impl Graph {
         heads: usize,
         [tokens, width]: [i64; 2],
     ) -> String {
+        if self.is_own() {
+            let form = OwnAttention { queries: 1, skipped_keys: 1, ..OwnAttention::default() };
+            return self.own_attention(block, qkv, heads, form);
+        }
         let at = |part: &str| block.node(part);
         let [q, k, v] = self.split_in_three(&at("attn.split"), qkv);
         let (zero, one) = (self.constant(&at("attn.0"), &[1], &[0]), self.constant(&at("attn.1"), &[1], &[1]));
@@ -262,14 +283,22 @@ impl Graph {
         self.standard_attention(block, [&q, &k, &v], heads, width, false)
     }
 
-    fn own_attention(&mut self, block: &Block, qkv: &str, heads: usize, queries: i64, is_causal: bool) -> String {
+    fn own_attention(&mut self, block: &Block, qkv: &str, heads: usize, form: OwnAttention) -> String {
         let name = block.node("attn");
-        let attributes = [
+        let mut attributes = vec![
             Attribute::Int("num_heads", int(heads)),
-            Attribute::Int("queries", queries),
-            Attribute::Int("is_causal", i64::from(is_causal)),
+            Attribute::Int("queries", form.queries),
+            Attribute::Int("is_causal", i64::from(form.is_causal)),
         ];
-        let (inputs, outputs, attributes) = (&[qkv], &[name.as_str()], &attributes);
+        if form.skipped_keys > 0 {
+            attributes.push(Attribute::Int("skipped_keys", form.skipped_keys));
+        }
+        let mut inputs = vec![qkv];
+        if let Some(rotation) = &block.rotation {
+            attributes.push(Attribute::Int("rotation", rotation.pairing.code()));
+            inputs.push(&rotation.factors);
+        }
+        let (inputs, outputs, attributes) = (&inputs, &[name.as_str()], &attributes);
         self.push(&Operator { name: &name, domain: DOMAIN, op: ATTENTION, inputs, outputs, attributes });
         name
     }
@@ -296,6 +325,12 @@ impl Graph {
     /// SwiGLU: the second half of each row by SiLU of the first.
     fn gated(&mut self, block: &Block, x: &str) -> String {
         let at = |part: &str| block.node(part);
+        if self.is_own() {
+            let name = at("mlp.gated");
+            let outputs = &[name.as_str()];
+            self.push(&Operator { name: &name, domain: DOMAIN, op: SWIGLU, inputs: &[x], outputs, attributes: &[] });
+            return name;
+        }
         let parts = ["gate", "up"].map(|part| at(&format!("mlp.{part}")));
         let outputs = &[parts[0].as_str(), &parts[1]];
         let attributes = &[Attribute::Int("axis", 1)];
@@ -392,11 +427,6 @@ impl Graph {
     /// A layer by our own operator. What it has not has no name.
     fn own_linear(&mut self, x: &str, layer: &LinearNode<'_>, layout: PackedLayout, others: &[Attribute]) -> String {
         let LinearNode { name, parameters: [weight, bias], norm, activation, gain, residual } = layer;
-        if gain.is_some() {
-            let layer = LinearNode { gain: None, residual: None, name: name.clone(), ..layer.clone() };
-            let x = self.own_linear(x, &layer, layout, others);
-            return self.scaled_and_added(name, x, gain.as_deref(), *residual);
-        }
         let activation = match activation {
             None | Some(Activation::Silu) => linear::Activation::None,
             Some(Activation::QuickGelu) => linear::Activation::QuickGelu,
@@ -408,7 +438,8 @@ impl Graph {
         let is_columns = attributes.iter().any(|attribute| matches!(attribute, Attribute::Int("columns", 1)));
         let norm = norm.as_ref().map(|[_, parameter]| ["weight", "bias"].map(|part| format!("{parameter}.{part}")));
         let [norm_weight, norm_bias] = norm.unwrap_or_default();
-        let inputs = [x, weight, bias, residual.unwrap_or_default(), &norm_weight, &norm_bias];
+        let gain = gain.as_deref().unwrap_or_default();
+        let inputs = [x, weight, bias, residual.unwrap_or_default(), &norm_weight, &norm_bias, gain];
         let given = inputs.iter().rposition(|input| !input.is_empty()).map_or(0, |last| last + 1);
         let op = if self.is_packed() && !is_columns { LINEAR } else { UNPACKED_LINEAR };
         let (inputs, outputs, attributes) = (&inputs[..given], &[name.as_str()], &attributes);

@@ -17,6 +17,7 @@ _ACTIVATIONS = {
     "gelu": "TB_ACTIVATION_GELU",
     "gelu_tanh": "TB_ACTIVATION_GELU_TANH",
 }
+_FUNCTIONS = ("softmax", "sigmoid")
 _POOLINGS = (
     "class_token",
     "mean_then_norm",
@@ -282,6 +283,8 @@ class Head(Handle):
 
     #: The class names; numbers where none are known.
     classes: "tuple[str, ...]"
+    #: What makes probabilities of logits: "softmax", or "sigmoid" of each class by itself (SigLIP's).
+    function: str
 
     def __init__(self, path: Path, task: Optional[str] = None, classes: Optional[Path] = None) -> None:
         out = ffi.new("tb_head **")
@@ -293,6 +296,9 @@ class Head(Handle):
             call(lib.tb_head_class_name, self._handle, index, name)
             names.append(text(name[0]))
         self.classes = tuple(names)
+        function = ffi.new("uint32_t *")
+        call(lib.tb_head_function, self._handle, function)
+        self.function = _FUNCTIONS[function[0] - 1]
 
     def logits(self, embeds: Any) -> Any:
         """The logits f32 [n, C] of embeddings f32 [n, e]."""
@@ -304,14 +310,35 @@ class Head(Handle):
         if top is not None and top < 0:
             raise ValueError(f"top is at least 0; got {top}")
         scores = self._classify(embeds, min(3, len(self.classes)) if top is None else top)[1]
+        return [[self._score(s) for s in row] for row in scores]
+
+    @staticmethod
+    def classify_many(heads: "Sequence[Head]", embeds: Any, top: int = 3) -> "list[list[list[Score]]]":
+        """`classify()` by several heads in one call: for each head, the `top` best classes of each embedding, or all
+        classes where it has fewer."""
+        if top < 0:
+            raise ValueError(f"top is at least 0; got {top}")
+        embeds = _rows(embeds)
+        n, width = embeds.shape
+        top = min(top, max((len(head.classes) for head in heads), default=0))
+        handles = ffi.new("tb_head *[]", [head._handle for head in heads] or [ffi.NULL])
+        scores = ffi.new("tb_score[]", max(len(heads) * n * top, 1))
+        source = ffi.cast("float *", embeds.ctypes.data)
+        best = scores if top else ffi.NULL
+        call(lib.tb_head_classify_many, handles, len(heads), source, n, width, ffi.NULL, 0, best, top)
         return [
-            [Score(s.class_index, self.classes[s.class_index], s.logit, s.probability) for s in row] for row in scores
+            [
+                [head._score(scores[(at * n + i) * top + k]) for k in range(min(top, len(head.classes)))]
+                for i in range(n)
+            ]
+            for at, head in enumerate(heads)
         ]
 
+    def _score(self, score: Any) -> Score:
+        return Score(score.class_index, self.classes[score.class_index], score.logit, score.probability)
+
     def _classify(self, embeds: Any, top: int) -> "tuple[Any, list[list[Any]]]":
-        embeds = np.ascontiguousarray(embeds, np.float32)
-        if embeds.ndim == 1:
-            embeds = embeds[np.newaxis]
+        embeds = _rows(embeds)
         n, width = embeds.shape
         # A larger `top` is refused before anything is written.
         room = n * min(top, len(self.classes))
@@ -320,6 +347,12 @@ class Head(Handle):
         best = scores if top else ffi.NULL
         call(lib.tb_head_classify, self._handle, source, n, width, target, logits.size, best, top)
         return logits, [[scores[i * top + k] for k in range(top)] for i in range(n)]
+
+
+def _rows(embeds: Any) -> Any:
+    """Embeddings as f32 [n, e]; one alone is [e]."""
+    embeds = np.ascontiguousarray(embeds, np.float32)
+    return embeds[np.newaxis] if embeds.ndim == 1 else embeds
 
 
 def _choice(known: "dict[str, str]", what: str, value: str) -> int:
