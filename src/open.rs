@@ -244,8 +244,8 @@ impl OpenModel {
     /// The description of the encoder that shapes do not tell, for weights over this base.
     ///
     /// # Errors
-    /// As [`Bundle::tower`] and [`TowerConfig::read`]; as [`OnnxFile::image_size`], where the base holds no vision
-    /// transformer, and the graph says what its encoder is ([`TowerConfig::of_graph`]).
+    /// As [`Bundle::tower`] and [`TowerConfig::read`]; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where
+    /// the base holds no vision transformer, and the graph that is its encoder does not say how large its images are.
     pub fn tower(&self, mut options: TowerOptions, choice: &GraphChoice) -> Result<TowerConfig> {
         options.has_graph = self.has_graph(choice);
         if let ConfigSource::File(path) = &mut options.config {
@@ -256,7 +256,7 @@ impl OpenModel {
             None => match choice {
                 GraphChoice::File { path, options: binding, .. } if TowerConfig::needs_graph(self.model.base()) => {
                     let file = OnnxFile::open_with(local(path, Wanted::Path)?, self.model.map_mode())?;
-                    let size = file.image_size(binding)?;
+                    let size = file.image_size(binding.pixels.as_deref(), binding.output.as_deref())?;
                     TowerConfig::of_graph(self.model.base(), size, &options)
                 }
                 _ => TowerConfig::read(self.model.base(), &options),

@@ -106,9 +106,7 @@ impl BoundGraph {
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the tensor, for a map of another graph or another
     /// model; as [`BoundGraph::bind`] for parameters that the map leaves out, and for pixels.
     pub fn with_map(file: Arc<OnnxFile>, map: GraphMap, base: &Checkpoint, basis: Option<&Basis>) -> Result<Self> {
-        let allowed =
-            BindOptions { missing: map.missing.clone(), repeated: map.repeated.clone(), ..BindOptions::default() };
-        bind::check_complete(&file, &map, base, &allowed).map_err(|e| e.at(file.path()))?;
+        bind::check_complete(&file, &map, base).map_err(|e| e.at(file.path()))?;
         for (name, mapped) in &map.tensors {
             check_values(&file, name, mapped, base)?;
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
-use super::bind::{self, BindOptions, GraphMap, Mapped};
+use super::bind::{self, GraphMap, Mapped};
 use super::bound::{BoundGraph, GraphOrigin, as_input, check_values, given, tensor_spec};
 use super::file::OnnxFile;
 use super::rewrite::ConstantSource;
@@ -101,9 +101,7 @@ impl BoundGraph {
         if let Some(port) = file.inputs.iter().find(|port| needed.reads(&port.name) && !is_given(&port.name)) {
             return Err(named(Error::format("an input that the map does not know").tensor(&port.name)));
         }
-        let allowed =
-            BindOptions { missing: map.missing.clone(), repeated: map.repeated.clone(), ..BindOptions::default() };
-        bind::check_complete(&file, &map, base, &allowed).map_err(named)?;
+        bind::check_complete(&file, &map, base).map_err(named)?;
         Self::new(file, map, base, basis).map(|graph| Self { origin: GraphOrigin::Bundle, ..graph })
     }
 }

@@ -5,6 +5,7 @@ mod built;
 mod extract;
 mod forms;
 mod golden;
+mod other_encoders;
 mod packed;
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,13 +1,13 @@
-//! Whether a map has every parameter, once. Of an encoder that is known all have to be there; of another, those that the
-//! graph uses: whole modules may be left out, as a classifier behind the features that a graph gives, where nothing in
-//! the graph can be them.
+//! Whether a map has every parameter, once. Of an encoder that is known all have to be there; of another those that
+//! the graph uses: whole modules may be left out, as a classifier behind the features that a graph gives, where nothing
+//! in the graph can be them.
 
 use std::collections::{HashMap, HashSet};
 
 use super::super::file::OnnxFile;
 use super::candidates::is_uniform;
 use super::map::GraphMap;
-use super::{BindOptions, modules};
+use super::modules;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
@@ -19,7 +19,7 @@ const PATCHES: &str = "visual.conv1.weight";
 ///
 /// # Errors
 /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the parameter.
-pub(crate) fn check(file: &OnnxFile, map: &GraphMap, base: &Checkpoint, options: &BindOptions) -> Result<()> {
+pub(crate) fn check(file: &OnnxFile, map: &GraphMap, base: &Checkpoint) -> Result<()> {
     let mut rows: HashMap<&str, Vec<([usize; 2], &str)>> = HashMap::new();
     for (name, mapped) in &map.tensors {
         for part in &mapped.sum {
@@ -35,7 +35,7 @@ pub(crate) fn check(file: &OnnxFile, map: &GraphMap, base: &Checkpoint, options:
         pieces.sort_unstable();
         let mut last: Option<&str> = None;
         for ([start, end], holder) in pieces {
-            if start < covered && !options.repeated.iter().any(|allowed| allowed == name) {
+            if start < covered && !map.repeated.iter().any(|allowed| allowed == name) {
                 return Err(Error::mismatch("the graph holds this parameter more than once")
                     .tensor(name)
                     .got(format_args!("`{}` and `{holder}`", last.unwrap_or_default()))
@@ -46,7 +46,7 @@ pub(crate) fn check(file: &OnnxFile, map: &GraphMap, base: &Checkpoint, options:
             }
             (covered, last) = (covered.max(end), Some(holder));
         }
-        if covered < count && !options.missing.iter().any(|allowed| allowed == name) {
+        if covered < count && !map.missing.iter().any(|allowed| allowed == name) {
             let error = Error::mismatch("the graph lacks this parameter").tensor(name);
             return Err(if covered == 0 { error } else { error.got(format_args!("rows 0 to {covered} of {count}")) });
         }

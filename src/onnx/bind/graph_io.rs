@@ -5,7 +5,6 @@ use std::collections::HashSet;
 use super::super::file::{OnnxFile, Port};
 use super::super::rewrite::Needed;
 use super::super::types::{float_dtype, type_name};
-use super::BindOptions;
 use crate::checkpoint::Checkpoint;
 use crate::did_you_mean;
 use crate::error::{Error, Result};
@@ -79,13 +78,13 @@ impl OnnxFile {
     /// As [`bind`](super::bind()) of inputs and outputs that have to be named;
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where the shape does not say it, or images are not
     /// square.
-    pub fn image_size(&self, options: &BindOptions) -> Result<usize> {
+    pub(crate) fn image_size(&self, input: Option<&str>, output: Option<&str>) -> Result<usize> {
         let named = |error: Error| error.at(self.path());
-        let needed = match (&options.output, self.outputs.as_slice()) {
+        let needed = match (output, self.outputs.as_slice()) {
             (Some(output), _) => self.needed(output),
             (None, outputs) => self.needed(outputs.first().map_or("", |port| &port.name)),
         };
-        let name = pixels(self, &needed, options.pixels.as_deref()).map_err(named)?;
+        let name = pixels(self, &needed, input).map_err(named)?;
         let port = self.inputs.iter().find(|port| port.name == name);
         match port.and_then(|port| port.shape.as_deref()) {
             Some([_, _, Some(height), Some(width)]) if height == width => Ok(*height),

@@ -88,7 +88,6 @@ pub fn bind(file: &OnnxFile, base: &Checkpoint, options: &BindOptions) -> Result
         repeated: options.repeated.clone(),
     };
     map.repeated.extend(branches::repeated(&sites, &solution.domains, &candidates));
-    let options = &BindOptions { repeated: map.repeated.clone(), ..options.clone() };
     let mut found: HashMap<usize, Vec<(usize, Match)>> = HashMap::new();
     for (at, domain) in solution.domains.iter().enumerate() {
         match domain.as_slice() {
@@ -98,7 +97,14 @@ pub fn bind(file: &OnnxFile, base: &Checkpoint, options: &BindOptions) -> Result
         }
     }
     enter(&mut map, file, &sites, &solution, &candidates, found);
-    check_complete(file, &map, base, options).map_err(|error| match error.tensor_name() {
+    if map.tensors.is_empty() && base.image_tower().next().is_none() {
+        return Err(named(
+            Error::mismatch("the base holds no image encoder, and nothing in the graph has values of what it holds")
+                .expected(format_args!("constants that are parameters of {}", base.path().display()))
+                .hint("Export the graph with the base's weights in it"),
+        ));
+    }
+    check_complete(file, &map, base).map_err(|error| match error.tensor_name() {
         Some(name) => {
             let found = why::Evidence { file, needed: &needed, base, map: &map, sites: &sites, solution: &solution };
             let hint = found.why_missing(name);

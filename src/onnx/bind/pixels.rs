@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use super::super::file::{OnnxFile, is_onnx};
 use super::super::rewrite::Needed;
 use super::map::{GraphMap, Mapped};
+use crate::checkpoint::is_image_tower;
 use crate::error::{Error, Result};
 
 /// The parameter of the patch embedding.
@@ -118,9 +119,10 @@ pub(crate) fn moved(file: &OnnxFile, needed: &Needed, map: &GraphMap) -> Vec<Str
 fn embedding(file: &OnnxFile, needed: &Needed, map: &GraphMap) -> HashSet<usize> {
     let mut values: HashSet<&str> = HashSet::new();
     let mut nodes = HashSet::new();
-    let has_patches = map.tensors.values().any(|mapped| mapped.sum.iter().any(|part| part.parameter == PATCHES));
+    let parts = || map.tensors.values().flat_map(|mapped| &mapped.sum);
     // Of an encoder that is not known any weight that the pixels meet will do.
-    let is_end = |mapped: &Mapped| !has_patches || mapped.sum.iter().any(|part| part.parameter == PATCHES);
+    let is_known = parts().any(|part| is_image_tower(&part.parameter));
+    let is_end = |mapped: &Mapped| !is_known || mapped.sum.iter().any(|part| part.parameter == PATCHES);
     for (name, mapped) in map.tensors.iter().filter(|(_, mapped)| is_end(mapped)) {
         if mapped.uses.is_empty() {
             values.insert(mapped.constant.as_ref().unwrap_or(name));

@@ -7,6 +7,7 @@ use super::super::rewrite::Needed;
 use super::super::types::type_name;
 use super::candidates;
 use super::map::{GraphMap, Mapped};
+use super::modules;
 use super::solve::Solution;
 use super::uses::Sites;
 use crate::checkpoint::Checkpoint;
@@ -44,6 +45,9 @@ impl Evidence<'_> {
         }
         if let Some(left_out) = self.left_out(name, tensor) {
             return left_out;
+        }
+        if let Some(folded) = self.folded_batch_norm(name) {
+            return folded;
         }
         let near = self.nearest(name, tensor);
         if let Some(folded) = self.folded(name) {
@@ -116,6 +120,20 @@ impl Evidence<'_> {
             "All of its values are {what} in the base, which changes nothing, so exporters and simplifiers leave it out, \
              and tasks need it: export without optimising (optimize=False, no constant folding, no simplifier)"
         ))
+    }
+
+    /// Whether a batch normalisation was worked into the convolution before it, as exporters do where nothing trains.
+    fn folded_batch_norm(&self, name: &str) -> Option<String> {
+        let module = modules::stem(name);
+        let is_batch_norm = self.base.get(&format!("{module}.running_var")).is_some();
+        let is_there = self.nodes().any(|node| node.op == "BatchNormalization");
+        (is_batch_norm && !is_there).then(|| {
+            format!(
+                "The batch normalisation `{module}` was folded into the convolution before it, whose weights are then \
+                 neither's: export with optimize=False, or by the older exporter with \
+                 training=torch.onnx.TrainingMode.PRESERVE"
+            )
+        })
     }
 
     /// Whether a normalisation's weights were worked into the layer after it.

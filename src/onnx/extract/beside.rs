@@ -6,7 +6,7 @@ use super::super::attributes::AttributeValue;
 use super::super::constant::Constant;
 use super::super::file::{Node, OnnxFile, is_onnx};
 use super::super::rewrite::Use;
-use super::NameSource;
+use super::found::NameSource;
 use super::names::{is_given, module_of, sibling};
 use crate::error::Result;
 use crate::tensor::Tensor;

@@ -2,8 +2,8 @@
 
 use super::super::file::{OnnxFile, is_onnx};
 use super::beside::Neighbours;
+use super::found::{ExtractedTensor, NameSource};
 use super::names::is_given;
-use super::{ExtractedTensor, NameSource};
 use crate::error::Result;
 use crate::tensor::Tensor;
 
