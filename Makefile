@@ -18,8 +18,8 @@ FAULTS ?= short
 # The folder of libraries and programs to install; given, nothing is built.
 BUILT ?=
 
-.PHONY: demo test test-python test-python-full test-faults test-interrupted test-models test-gpu test-dinov2 soak bench microbench \
-	build onnxruntime install uninstall check-sanitizers lint fuzz clean
+.PHONY: demo test test-python test-python-full test-faults test-interrupted test-models test-gpu test-dinov2 soak bench \
+	microbench build onnxruntime install uninstall check-sanitizers lint fuzz clean
 
 ## The main job on the digits family: every task from one basis.
 demo: onnxruntime
