@@ -12,11 +12,13 @@ use crate::error::{Error, Result};
 pub const VOCABULARY: usize = 49_408;
 /// The file that defines another vocabulary, beside a model's weights.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
+/// All files that are read for it, which lie beside the weights; of the others one may do.
+pub const TOKENIZER_FILES: [&str; 3] = [TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json"];
 
-/// Text to tokens, with the vocabulary of OpenAI's CLIP in it, which open_clip's models use too, or with that of a file.
+/// Text to tokens, with the vocabulary of OpenAI's CLIP in it, which open_clip's models use too, or that of a file.
 ///
-/// CLIP's text is lower-cased, and runs of white space count as one space. SigLIP's loses its punctuation besides, which
-/// SigLIP 2's keeps in the transformers library and loses in open_clip: each is read as the files beside it say.
+/// CLIP's text is lower-cased, and runs of white space count as one space. SigLIP's loses its punctuation besides;
+/// SigLIP 2's keeps it in the transformers library and loses it in open_clip: each is read as the files beside it say.
 /// Mojibake and HTML entities are taken as they stand; the reference of CLIP mends them first.
 pub struct Tokenizer(Form);
 
@@ -38,8 +40,8 @@ impl Tokenizer {
         Self(Form::Clip(Box::new(Bpe::new())))
     }
 
-    /// The tokenizer of the [`TOKENIZER_FILE`] beside the weights at `weights`, as the `tokenizers` library writes it;
-    /// `tokenizer_config.json`, `special_tokens_map.json` and open_clip's configuration beside it say with what it pads,
+    /// The tokenizer of the [`TOKENIZER_FILE`] beside the weights at `weights`, as the `tokenizers` library writes it.
+    /// `tokenizer_config.json`, `special_tokens_map.json` and open_clip's configuration beside it say what it pads with
     /// and how texts are cleaned.
     ///
     /// # Errors

@@ -57,7 +57,7 @@ impl FileTokenizer {
     /// The tokenizer of the file at `path`.
     ///
     /// # Errors
-    /// As [`Tokenizer::beside`](super::Tokenizer::beside).
+    /// As [`Tokenizer::beside`](crate::heads::Tokenizer::beside).
     pub(super) fn open(path: &Path) -> Result<Self> {
         let bytes = read_small(path, MAX_BYTES, "a tokenizer")?;
         let mut split = Split::from_bytes(&bytes)

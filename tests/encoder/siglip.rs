@@ -139,6 +139,19 @@ fn a_heads_scores_are_the_librarys_sigmoids() {
         }
     };
     check(&head);
+
+    // From the Hub, the files of the tokenizer come along.
+    let server = support::hub::Server::start();
+    for name in ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"] {
+        server.put("owner/siglip", name, &std::fs::read(place.with_file_name(name)).unwrap());
+    }
+    server.put("owner/siglip", "large.bin", &[1; 5000]);
+    let mut asked = arguments(&at("from_hub.safetensors"));
+    asked[2] = "hf://owner/siglip".into();
+    let output = server.run(&asked.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(Head::open(at("from_hub.safetensors"), Some("Pets")).unwrap().weight(), head.weight());
+    assert_eq!(server.blobs("owner/siglip").len(), 4, "nothing else came");
 }
 
 #[test]

@@ -1,8 +1,13 @@
 //! `taskbasis heads`
 
+use std::path::Path;
+
 use clap::Args;
 use serde_json::json;
+use taskbasis::heads::tokenizer::TOKENIZER_FILES;
 use taskbasis::heads::{SIGMOID, class_names, class_tasks};
+use taskbasis::hub::{Hub, HubOptions};
+use taskbasis::tower::text::TextForm;
 use taskbasis::{
     Activation, EncoderOptions, Error, Prompts, Result, ScoreFunction, TextEncoder, TextHints, TextModel, check_output,
     save_arrays,
@@ -10,6 +15,7 @@ use taskbasis::{
 
 use crate::args::threads;
 use crate::conflicts::{Given, Refused};
+use crate::hub::Watch;
 use crate::paths::{BasePath, InPath, OutFile};
 use crate::provider::{self, ProviderArgs};
 use crate::tower::activations;
@@ -22,8 +28,8 @@ use crate::{checkpoints, output};
 /// is that of the `tokenizer.json` beside the weights.
 #[derive(Args)]
 pub struct Heads {
-    /// The CLIP or SigLIP model whose text encoder to use: a checkpoint of the whole model, or its folder as the Hugging Face Hub
-    /// keeps one (`hf://owner/repo`).
+    /// The CLIP or SigLIP model whose text encoder to use: a checkpoint of the whole model, or its folder as the
+    /// Hugging Face Hub keeps one (`hf://owner/repo`).
     #[arg(long, value_name = "FOLDER|FILE")]
     text_model: BasePath,
 
@@ -31,8 +37,8 @@ pub struct Heads {
     #[arg(long, value_name = "C.json")]
     classes: InPath,
 
-    /// The file to write: `TASK/weight` [C, e] and `TASK/bias` [C], as `--heads` takes it; and `TASK/sigmoid` where scores
-    /// are sigmoids.
+    /// The file to write: `TASK/weight` [C, e] and `TASK/bias` [C], as `--heads` takes it, and `TASK/sigmoid` where
+    /// scores are sigmoids.
     #[arg(short, long, value_name = "H.safetensors")]
     output: OutFile,
 
@@ -99,6 +105,9 @@ impl Heads {
         let options = self.provider.applied_to(EncoderOptions { threads, runtime, ..EncoderOptions::default() });
         let model = TextModel::open_with(&self.text_model, hints, |file| checkpoints::open(file))?;
         model.notes().iter().for_each(|note| output::note(note));
+        if model.arch().form == TextForm::Siglip {
+            bring_tokenizer(model.path())?;
+        }
         let encoder = TextEncoder::new(model.with_logit_bias(self.logit_bias), &options)?;
         provider::tell(encoder.execution());
         let total = tasks.iter().map(|(_, classes, prompts)| classes.len() * prompts.len()).sum();
@@ -153,4 +162,12 @@ impl Heads {
                 .hint("Give one --task")),
         }
     }
+}
+
+/// Brings the files of the tokenizer beside the model at `path`, where that is in the Hub's cache.
+fn bring_tokenizer(path: &Path) -> Result<()> {
+    let (hub, watch) = (Hub::new(HubOptions::from_env()?)?, Watch::new());
+    hub.bring_beside(path, &TOKENIZER_FILES, &watch.listener());
+    watch.finish();
+    Ok(())
 }

@@ -28,10 +28,10 @@ pub struct TextModel {
 }
 
 impl TextModel {
-    /// Opens the text tower of the CLIP or SigLIP model at `path`: a checkpoint of the whole model, or a folder with one in it,
-    /// as [`folder::file_of`] decides. What `hints` leave open is taken from the configuration beside it ([`CONFIGS`]),
-    /// where there is one; else heads are width / 64, and the activation is QuickGELU (of SigLIP: 16 heads for a width of 1,152, and GELU by
-    /// tanh), which [`TextModel::notes`] say.
+    /// Opens the text tower of the CLIP or SigLIP model at `path`: a checkpoint of the whole model, or a folder with
+    /// one in it, as [`folder::file_of`] decides. What `hints` leave open is taken from the configuration beside it
+    /// ([`CONFIGS`]), where there is one; else heads are width / 64, and the activation is QuickGELU (of SigLIP: 16
+    /// heads where the width is 1,152, and GELU by tanh), which [`TextModel::notes`] say.
     ///
     /// # Errors
     /// As [`Checkpoint::open`], [`names::text_tower`] and [`TextArch::infer`];

@@ -1,7 +1,8 @@
 //! The ONNX graph of a CLIP text encoder, written as the image encoder's is ([`crate::tower::graph`]).
 //!
 //! Attention looks back only, so nothing after a text's last token changes its embedding: sequences are as long as the
-//! longest text of a run, not 77, which is most of a prompt's time. SigLIP's looks everywhere: its sequences are padded.
+//! longest text of a run, not 77, which is most of a prompt's time. SigLIP's looks everywhere, and its
+//! sequences are all padded.
 
 use super::arch::{BLOCKS, POSITIONAL_EMBEDDING, PROJECTION, PROJECTION_BIAS, TOKEN_EMBEDDING, TextArch, TextForm};
 use crate::error::Result;
