@@ -1,11 +1,13 @@
 //! ONNX models as data: the messages of the file format, users' own files, and nothing that runs them.
 
+mod attributes;
 mod bind;
 mod bound;
 mod byte_chain;
 mod constant;
 mod embedded;
 pub(crate) mod emit;
+mod extract;
 mod file;
 mod halves;
 mod linear;
@@ -20,5 +22,6 @@ mod wire;
 pub use bind::{BindOptions, GraphMap, Mapped, bind, describe};
 pub use bound::BoundGraph;
 pub(crate) use bound::Stored;
+pub use extract::{Extracted, ExtractedTensor, NameSource, extract};
 pub use file::{OnnxFile, Port};
 pub(crate) use types::{TensorType, type_name};

@@ -27,4 +27,5 @@ pub use self::plan::Scope;
 pub(crate) use self::plan::check_models;
 pub use self::reconstruct::ReconstructOptions;
 pub use self::save::save_arrays;
+pub(crate) use self::save::save_stored;
 pub use self::values::{Values, Weights};

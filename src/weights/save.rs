@@ -10,7 +10,7 @@ use super::values::{Values, Weights};
 use crate::atomic_file::{replace_file, unwritten};
 use crate::checkpoint::safetensors::{self, HeaderEntry};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, checked_numel, f32_bytes};
+use crate::tensor::{DType, Tensor, checked_numel, f32_bytes};
 
 /// What the data's first byte lies at a multiple of.
 const ALIGNMENT: usize = 8;
@@ -28,9 +28,9 @@ impl Weights {
         self.verify_finite()?;
         let tensors = self.iter().map(|(name, shape, values)| {
             let (dtype, bytes) = match values {
-                Values::F32(values) => (DType::F32, Cow::Borrowed(f32_bytes(values))),
-                Values::Carried(tensor) => (tensor.dtype(), tensor.to_bytes()?),
-                Values::Cast(dtype, bytes) => (dtype, Cow::Borrowed(bytes)),
+                Values::F32(values) => (DType::F32, OutBytes::Ready(f32_bytes(values))),
+                Values::Carried(tensor) => (tensor.dtype(), OutBytes::Of(tensor)),
+                Values::Cast(dtype, bytes) => (dtype, OutBytes::Ready(bytes)),
                 Values::Packed(..) => {
                     return Err(Error::unsupported("packed weights are in memory alone").tensor(name));
                 }
@@ -38,7 +38,7 @@ impl Weights {
             Ok(Out { name, dtype, shape, bytes })
         });
         let tensors = tensors.collect::<Result<Vec<_>>>()?;
-        save_tensors(path, tensors, about, inputs)
+        save_tensors(path, tensors, about, inputs, &|_| {})
     }
 }
 
@@ -56,35 +56,70 @@ pub fn save_arrays(
         name,
         dtype: DType::F32,
         shape,
-        bytes: f32_bytes(values).into(),
+        bytes: OutBytes::Ready(f32_bytes(values)),
     });
-    save_tensors(path, tensors.collect(), about, inputs)
+    save_tensors(path, tensors.collect(), about, inputs, &|_| {})
+}
+
+/// Writes tensors in their own types as safetensors, under the same promises as [`Weights::save`]; `progress` is told
+/// how many bytes are written.
+///
+/// # Errors
+/// As [`Weights::save`].
+pub(crate) fn save_stored(
+    path: &Path,
+    tensors: &[(&str, &Tensor)],
+    about: &[(&str, String)],
+    inputs: &[&Path],
+    progress: &dyn Fn(u64),
+) -> Result<()> {
+    let tensors = tensors.iter().map(|&(name, tensor)| Out {
+        name,
+        dtype: tensor.dtype(),
+        shape: tensor.shape(),
+        bytes: OutBytes::Of(tensor),
+    });
+    save_tensors(path, tensors.collect(), about, inputs, progress)
 }
 
 /// Writes the tensors; equal tensors and metadata give equal bytes.
-fn save_tensors(path: &Path, mut tensors: Vec<Out<'_>>, about: &[(&str, String)], inputs: &[&Path]) -> Result<()> {
+fn save_tensors(
+    path: &Path,
+    mut tensors: Vec<Out<'_>>,
+    about: &[(&str, String)],
+    inputs: &[&Path],
+    progress: &dyn Fn(u64),
+) -> Result<()> {
     // As the format advises: no tensor lies at less than its alignment.
     tensors.sort_by_key(|tensor| (Reverse(tensor.dtype.size()), tensor.name));
     let mut end = 0usize;
     let mut entries = Vec::with_capacity(tensors.len());
     for &Out { name, dtype, shape, ref bytes } in &tensors {
         let expected = checked_numel(shape).and_then(|n| n.checked_mul(dtype.size()));
-        if expected != Some(bytes.len()) {
+        if expected != Some(bytes.count()) {
             return Err(Error::invalid("the values do not fill the shape")
                 .tensor(name)
                 .expected(format_args!("{shape:?} of {dtype}"))
-                .got(format_args!("{} bytes", bytes.len())));
+                .got(format_args!("{} bytes", bytes.count())));
         }
         let start = end;
-        end = start.checked_add(bytes.len()).ok_or_else(|| Error::invalid("more bytes than a file can have"))?;
+        end = start.checked_add(bytes.count()).ok_or_else(|| Error::invalid("more bytes than a file can have"))?;
         entries.push(HeaderEntry { name, dtype, shape, bytes: start..end });
     }
     let header = safetensors::header(about.iter().cloned(), entries, ALIGNMENT)?;
     replace_file(path, inputs, |sibling| {
         let fail = |e| unwritten("cannot write", path, Some((header.len() + end) as u64), e);
         let mut file = OpenOptions::new().write(true).truncate(true).open(sibling).map_err(fail)?;
-        let parts = std::iter::once(&header[..]).chain(tensors.iter().map(|tensor| &*tensor.bytes));
-        parts.into_iter().try_for_each(|bytes| file.write_all(bytes)).map_err(fail)
+        file.write_all(&header).map_err(fail)?;
+        let mut written = 0;
+        tensors.iter().try_for_each(|tensor| {
+            // One at a time: what is no stretch of memory is put together here.
+            let bytes = tensor.bytes.get().map_err(|e| e.tensor(tensor.name))?;
+            file.write_all(&bytes).map_err(fail)?;
+            written += bytes.len() as u64;
+            progress(written);
+            Ok(())
+        })
     })
 }
 
@@ -93,7 +128,30 @@ struct Out<'a> {
     name: &'a str,
     dtype: DType,
     shape: &'a [usize],
-    bytes: Cow<'a, [u8]>,
+    bytes: OutBytes<'a>,
+}
+
+/// The bytes of a tensor to be written.
+enum OutBytes<'a> {
+    Ready(&'a [u8]),
+    /// As they lie in a tensor, contiguous or not.
+    Of(&'a Tensor),
+}
+
+impl OutBytes<'_> {
+    fn count(&self) -> usize {
+        match self {
+            Self::Ready(bytes) => bytes.len(),
+            Self::Of(tensor) => tensor.nbytes(),
+        }
+    }
+
+    fn get(&self) -> Result<Cow<'_, [u8]>> {
+        match self {
+            Self::Ready(bytes) => Ok(Cow::Borrowed(bytes)),
+            Self::Of(tensor) => tensor.to_bytes(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -104,21 +162,22 @@ mod tests {
     use crate::ErrorKind;
     use crate::mmap::{MapMode, Mapping};
 
+    const SEVEN: [u8; 8] = 7i64.to_le_bytes();
+
     #[test]
     fn what_is_written_reads_back_in_a_fixed_order() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.safetensors");
-        let bytes = |bytes: &[u8]| Cow::Owned(bytes.to_vec());
         let tensors = || {
             vec![
-                Out { name: "b", dtype: DType::F32, shape: &[2], bytes: f32_bytes(&[1.0, 2.0]).into() },
-                Out { name: "c", dtype: DType::I64, shape: &[], bytes: bytes(&7i64.to_le_bytes()) },
-                Out { name: "z", dtype: DType::U8, shape: &[3], bytes: bytes(&[1, 2, 3]) },
-                Out { name: "a", dtype: DType::F32, shape: &[1, 0], bytes: bytes(&[]) },
+                Out { name: "b", dtype: DType::F32, shape: &[2], bytes: OutBytes::Ready(f32_bytes(&[1.0, 2.0])) },
+                Out { name: "c", dtype: DType::I64, shape: &[], bytes: OutBytes::Ready(&SEVEN) },
+                Out { name: "z", dtype: DType::U8, shape: &[3], bytes: OutBytes::Ready(&[1, 2, 3]) },
+                Out { name: "a", dtype: DType::F32, shape: &[1, 0], bytes: OutBytes::Ready(&[]) },
             ]
         };
         let about = [("z", "1".to_owned()), ("a", "2".to_owned()), ("m", "3".to_owned())];
-        save_tensors(&path, tensors(), &about, &[]).unwrap();
+        save_tensors(&path, tensors(), &about, &[], &|_| {}).unwrap();
         let written = std::fs::read(&path).unwrap();
         let header = &written[8..];
         assert!(header.starts_with(br#"{"__metadata__":{"z":"1","a":"2","m":"3"},"c":{"dtype":"I64""#));
@@ -134,12 +193,18 @@ mod tests {
             let tensor = stored.as_ref().unwrap();
             let at = left.iter().position(|out| out.name == name).unwrap();
             let out = left.remove(at);
-            assert_eq!((tensor.dtype(), tensor.shape(), tensor.to_bytes().unwrap()), (out.dtype, out.shape, out.bytes));
+            let expected = (out.dtype, out.shape, out.bytes.get().unwrap());
+            assert_eq!((tensor.dtype(), tensor.shape(), tensor.to_bytes().unwrap()), expected);
         }
         assert!(left.is_empty());
 
         let twice = vec![tensors().remove(2), tensors().remove(2)];
-        assert!(save_tensors(&path, twice, &about, &[]).unwrap_err().to_string().contains("tensor `z`: two tensors"));
+        assert!(
+            save_tensors(&path, twice, &about, &[], &|_| {})
+                .unwrap_err()
+                .to_string()
+                .contains("tensor `z`: two tensors")
+        );
         let error = save_arrays(&path, &[("w", &[2, 2], &[1.0])], &[], &[]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidArgument);
         assert!(error.to_string().contains("`w`") && error.to_string().contains("got 4 bytes"), "{error}");

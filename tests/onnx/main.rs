@@ -2,6 +2,7 @@
 
 mod bind;
 mod built;
+mod extract;
 mod forms;
 mod golden;
 mod packed;

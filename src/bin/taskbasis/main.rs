@@ -12,6 +12,7 @@ mod classify;
 mod embed;
 mod eval;
 mod export;
+mod extract;
 mod family;
 mod gate;
 mod heads;
@@ -65,6 +66,7 @@ enum Command {
     Analyze(analyze::Analyze),
     Bind(bind::Bind),
     Export(export::Export),
+    Extract(extract::Extract),
     Bench(bench::Bench),
     Pack(Box<pack::Pack>),
     Verify(verify::Verify),
@@ -79,7 +81,7 @@ impl Options for Program {
 
     fn conflict(&self, given: &Given<'_>) -> Refused {
         match &self.command {
-            Command::Inspect(_) | Command::Reconstruct(_) | Command::Bench(_) => None,
+            Command::Inspect(_) | Command::Reconstruct(_) | Command::Extract(_) | Command::Bench(_) => None,
             Command::Embed(command) => command.conflict(given),
             Command::Classify(command) => command.conflict(given),
             Command::Eval(command) => command.conflict(given),
@@ -139,6 +141,7 @@ fn run() -> Result<()> {
         Command::Analyze(command) => command.run(json),
         Command::Bind(command) => command.run(json),
         Command::Export(command) => command.run(json),
+        Command::Extract(command) => command.run(json),
         Command::Bench(command) => command.run(&global),
         Command::Pack(command) => command.run(json),
         Command::Verify(command) => command.run(json),

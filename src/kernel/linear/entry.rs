@@ -11,13 +11,13 @@ use super::avx512::Avx512;
 use super::generic::{self, Bf16Step, F32Step, Finish, Int8Step, Multiply, Product, Step};
 use super::lanes::Lanes;
 use super::layout::{PANEL, PackedLayout};
+use super::math;
 #[cfg(target_arch = "aarch64")]
 use super::neon::{DOT, MATRICES, Neon, PLAIN};
 use super::norm::LayerNorm;
 use super::pack::{self, PanelOut};
 use super::precision::Precision;
 use super::row_scale::RowScale;
-use super::swiglu;
 use crate::error::{Error, Result};
 use crate::kernel::dispatch::Kernel;
 
@@ -38,7 +38,7 @@ pub(super) struct Functions {
     pub(super) pack: unsafe fn(&PackedLayout, &[f32], &mut [u8], PanelOut<'_>),
     /// [`attend::attend`].
     pub(super) attend: unsafe fn(&Sizes, Head<'_>),
-    /// [`swiglu::gate_row`].
+    /// [`math::gate_row`].
     pub(super) gate: unsafe fn(&[f32], &[f32], &mut [f32]),
 }
 
@@ -124,7 +124,7 @@ macro_rules! functions {
             $(#[target_feature(enable = $features)])?
             unsafe fn gate(gate: &[f32], value: &[f32], out: &mut [f32]) {
                 // SAFETY: the caller's promise, passed on.
-                unsafe { swiglu::gate_row::<$vector>(gate, value, out) }
+                unsafe { math::gate_row::<$vector>(gate, value, out) }
             }
 
             pub(in super::super) const FUNCTIONS: Functions =

@@ -26,6 +26,28 @@ pub(super) unsafe fn activate<V: Lanes>(activation: Activation, x: V) -> V {
     }
 }
 
+/// Gates a row: `silu(gate) · value`, the product rounded once.
+///
+/// # Safety
+/// The instruction set must be there.
+#[inline(always)]
+pub(super) unsafe fn gate_row<V: Lanes>(gate: &[f32], value: &[f32], out: &mut [f32]) {
+    let n = out.len();
+    assert!(gate.len() == n && value.len() == n, "a gate and a value for each result");
+    let whole = n / V::LANES * V::LANES;
+    // SAFETY: the caller's promise: the instruction set is there, and what it has gives an f32 alone the same bits. A
+    // register is read and written where all of the slices have one.
+    unsafe {
+        for at in (0..whole).step_by(V::LANES) {
+            let gated = activate(Activation::Silu, V::load(gate.as_ptr().add(at)));
+            gated.mul(V::load(value.as_ptr().add(at))).store(out.as_mut_ptr().add(at));
+        }
+        for i in whole..n {
+            out[i] = activate(Activation::Silu, gate[i]) * value[i];
+        }
+    }
+}
+
 /// `x / (1 + exp(−y))`.
 #[inline(always)]
 unsafe fn times_sigmoid<V: Lanes>(x: V, y: V) -> V {

@@ -3,10 +3,7 @@
 //! It is no part of the product in front of it: beside that it takes a hundredth of the time, and gate and value of an
 //! output are of panels far apart.
 
-use super::activation::Activation;
 use super::entry;
-use super::lanes::Lanes;
-use super::math::activate;
 use super::share::{Pool, Shared, pieces};
 use crate::error::{Error, Result};
 use crate::kernel::dispatch::Kernel;
@@ -54,28 +51,6 @@ pub fn swiglu(kernel: Kernel, job: SwiGluJob<'_>, pool: &dyn Pool) -> Result<()>
         }
     });
     Ok(())
-}
-
-/// A row: `silu(gate) · value`.
-///
-/// # Safety
-/// The instruction set must be there.
-#[inline(always)]
-pub(super) unsafe fn gate_row<V: Lanes>(gate: &[f32], value: &[f32], out: &mut [f32]) {
-    let n = out.len();
-    assert!(gate.len() == n && value.len() == n, "a gate and a value for each result");
-    let whole = n / V::LANES * V::LANES;
-    // SAFETY: the caller's promise: the instruction set is there, and what it has gives an f32 alone the same bits. A
-    // register is read and written where all of the slices have one.
-    unsafe {
-        for at in (0..whole).step_by(V::LANES) {
-            let gated = activate(Activation::Silu, V::load(gate.as_ptr().add(at)));
-            gated.mul(V::load(value.as_ptr().add(at))).store(out.as_mut_ptr().add(at));
-        }
-        for i in whole..n {
-            out[i] = activate(Activation::Silu, gate[i]) * value[i];
-        }
-    }
 }
 
 #[cfg(test)]

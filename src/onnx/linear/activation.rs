@@ -1,8 +1,9 @@
 //! Activations behind a linear layer, in the forms that graphs have them.
 
-use super::finder::{AttributeValue, Finder};
+use super::finder::Finder;
 use crate::error::Result;
 use crate::kernel::linear::Activation;
+use crate::onnx::attributes::AttributeValue;
 use crate::onnx::file::is_onnx;
 
 /// QuickGELU(x) = x·σ(1.702·x).

@@ -3,11 +3,11 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::error::Result;
+use crate::onnx::attributes::AttributeValue;
 use crate::onnx::bound::BoundGraph;
 use crate::onnx::constant::Constant;
 use crate::onnx::file::{Node, is_onnx};
 use crate::onnx::rewrite::Use;
-use crate::onnx::wire::{FieldValue, fields};
 use crate::tensor::{DType, Tensor};
 use crate::weights::TensorSpec;
 
@@ -29,14 +29,6 @@ pub(super) struct Product {
     pub(super) node: usize,
     /// Whether the matrix is `[in, out]` where it comes from.
     pub(super) is_columns: bool,
-}
-
-/// The value of an attribute.
-pub(super) enum AttributeValue {
-    Float(f32),
-    Int(i64),
-    Ints(Vec<i64>),
-    Text(String),
 }
 
 impl<'a> Finder<'a> {
@@ -162,29 +154,6 @@ impl<'a> Finder<'a> {
     /// # Errors
     /// [`ErrorKind::Format`](crate::ErrorKind::Format) where it is damaged.
     pub(super) fn attributes(&self, index: usize) -> Result<HashMap<String, AttributeValue>> {
-        let (bytes, mut attributes) = (&self.graph.file.mapping[..], HashMap::new());
-        for field in fields(bytes, self.node(index).message.clone()) {
-            let field = field?;
-            if field.number != 5 {
-                continue;
-            }
-            let (mut name, mut value, mut integers) = (String::new(), None, Vec::new());
-            for field in fields(bytes, field.range()?) {
-                let field = field?;
-                match (field.number, &field.value) {
-                    (1, _) => name = field.text(bytes)?,
-                    (2, FieldValue::Fixed32(float)) => value = Some(AttributeValue::Float(f32::from_le_bytes(*float))),
-                    (3, _) => value = Some(AttributeValue::Int(field.integer()?)),
-                    (4, _) => value = Some(AttributeValue::Text(field.text(bytes)?)),
-                    (8, _) => field.integers(bytes, |integer| {
-                        integers.push(integer);
-                        Ok(())
-                    })?,
-                    _ => {}
-                }
-            }
-            attributes.insert(name, value.unwrap_or(AttributeValue::Ints(integers)));
-        }
-        Ok(attributes)
+        self.graph.file.attributes(index)
     }
 }

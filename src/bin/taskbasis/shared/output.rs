@@ -97,7 +97,7 @@ pub fn progress(total: usize, what: &'static str) -> ProgressBar {
     bar(total as u64, what, "{msg} {wide_bar} {pos}/{len} {eta}")
 }
 
-/// A progress bar for bytes that come over the network, with their speed.
+/// A progress bar for bytes that are downloaded or written, with their speed.
 pub fn transfer(total: u64, what: &'static str) -> ProgressBar {
     bar(total, what, "{msg} {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}")
 }
