@@ -1,6 +1,6 @@
 //! The parts of a file of version 1: names, metadata, alignment. `docs/bundle-format.md` draws it.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use serde::de::DeserializeOwned;
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fingerprint::Fingerprint;
 use super::gate::PrecisionMeasure;
+use super::head_forms::{self, HeadForms};
 use crate::basis::Method;
 use crate::error::{Error, Result};
 use crate::heads::Head;
@@ -49,7 +50,6 @@ pub(super) mod key {
     pub(in super::super) const LAMBDA: &str = "taskbasis.lambda";
     pub(in super::super) const PREPROCESS: &str = "taskbasis.preprocess";
     pub(in super::super) const TOWER: &str = "taskbasis.tower";
-    pub(in super::super) const UNNORMALISED: &str = "taskbasis.unnormalised";
     /// Not `taskbasis.…`: readers that do not know it pass over it.
     pub(in super::super) const PRECISION: &str = "measured.precision";
 }
@@ -303,8 +303,8 @@ pub(super) struct Metadata {
     pub(super) preprocess: PreprocessRecord,
     /// What was measured of precisions, over these or over other tasks.
     pub(super) precision: Option<PrecisionMeasure>,
-    /// Tasks whose heads take embeddings as they are, not normalised; the key is absent where there is none.
-    pub(super) unnormalised: BTreeSet<String>,
+    /// Heads that are used otherwise than CLIP's.
+    pub(super) heads: HeadForms,
     /// The program that wrote the file, or nothing: people read it, no program does.
     pub(super) writer: String,
 }
@@ -342,23 +342,18 @@ impl Metadata {
             basis: field(metadata, key::BASIS)?,
             blocks: field(metadata, key::BLOCKS)?,
             classes: field(metadata, key::CLASSES)?,
-            graph: metadata.contains_key(key::GRAPH).then(|| field(metadata, key::GRAPH)).transpose()?,
+            graph: optional(metadata, key::GRAPH)?,
             lambda: field(metadata, key::LAMBDA)?,
             preprocess: field(metadata, key::PREPROCESS)?,
-            precision: metadata.contains_key(key::PRECISION).then(|| field(metadata, key::PRECISION)).transpose()?,
-            unnormalised: match metadata.contains_key(key::UNNORMALISED) {
-                true => field(metadata, key::UNNORMALISED)?,
-                false => BTreeSet::new(),
-            },
+            precision: optional(metadata, key::PRECISION)?,
+            heads: HeadForms::read(metadata)?,
             writer: metadata.get(key::WRITER).cloned().unwrap_or_default(),
         })
     }
 
     /// Notes how the head of `task` is used, and what its classes are called.
     pub(super) fn add_head(&mut self, task: &str, head: &Head) {
-        if !head.normalises() {
-            self.unnormalised.insert(task.to_owned());
-        }
+        self.heads.add(task, head);
         if !head.classes().is_empty() {
             self.classes.insert(task.to_owned(), head.classes().to_vec());
         }
@@ -426,19 +421,18 @@ impl Metadata {
             all.push((key::GRAPH, text(map)?));
         }
         all.extend([(key::LAMBDA, text(&self.lambda)?), (key::PREPROCESS, text(&self.preprocess)?)]);
+        all.extend(self.heads.pair(head_forms::SIGMOID)?);
         if !self.arch.variant.is_usual() {
             all.push((key::TOWER, text(&self.arch.variant)?));
         }
-        if !self.unnormalised.is_empty() {
-            all.push((key::UNNORMALISED, text(&self.unnormalised)?));
-        }
+        all.extend(self.heads.pair(head_forms::UNNORMALISED)?);
         all.push((key::WRITER, self.writer.clone()));
         Ok(all)
     }
 }
 
 /// All keys that version 1 knows.
-const KNOWN_KEYS: [&str; 12] = [
+const KNOWN_KEYS: [&str; 13] = [
     key::VERSION,
     key::WRITER,
     key::ARCH,
@@ -450,7 +444,8 @@ const KNOWN_KEYS: [&str; 12] = [
     key::LAMBDA,
     key::PREPROCESS,
     key::TOWER,
-    key::UNNORMALISED,
+    head_forms::SIGMOID,
+    head_forms::UNNORMALISED,
 ];
 
 /// `taskbasis.arch`, and `taskbasis.tower` where the tower is not of OpenAI's form: a key of its own, which is refused
@@ -474,6 +469,10 @@ pub(super) fn in_file(error: Error) -> Error {
 fn field<T: DeserializeOwned>(metadata: &HashMap<String, String>, key: &str) -> Result<T> {
     let text = metadata.get(key).ok_or_else(|| Error::format(format!("the metadata lack `{key}`")))?;
     serde_json::from_str(text).map_err(|e| Error::format(format!("the metadata's `{key}` is broken")).because(e))
+}
+
+fn optional<T: DeserializeOwned>(metadata: &HashMap<String, String>, key: &str) -> Result<Option<T>> {
+    metadata.contains_key(key).then(|| field(metadata, key)).transpose()
 }
 
 fn text(value: &impl Serialize) -> Result<String> {

@@ -21,6 +21,7 @@ mod fingerprint;
 mod format;
 mod gate;
 mod golden;
+mod head_forms;
 mod items;
 mod measure;
 mod opened;

@@ -13,7 +13,7 @@ use crate::basis::{Basis, BasisContents, Method, Parameter};
 use crate::checkpoint::{Checkpoint, Format};
 use crate::did_you_mean;
 use crate::error::{Error, Result};
-use crate::heads::{Head, choose_task};
+use crate::heads::{Head, ScoreFunction, choose_task};
 use crate::mmap::Mapping;
 use crate::onnx::{BoundGraph, GraphMap, OnnxFile};
 use crate::preprocess::Preprocess;
@@ -56,6 +56,7 @@ pub(super) struct HeadTensors {
     pub(super) bias: Tensor,
     pub(super) classes: Vec<String>,
     pub(super) normalises: bool,
+    pub(super) function: ScoreFunction,
 }
 
 impl Bundle {
@@ -178,11 +179,11 @@ impl Bundle {
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound), with the known ones;
     /// [`ErrorKind::Format`](crate::ErrorKind::Format) where a number of it is not finite.
     pub fn head(&self, task: &str) -> Result<Head> {
-        let Some(HeadTensors { weight, bias, classes, normalises }) = self.heads.get(task) else {
+        let Some(HeadTensors { weight, bias, classes, normalises, function }) = self.heads.get(task) else {
             return Err(did_you_mean::unknown("head of task", task, self.head_tasks()).at(self.path()));
         };
         let head = Head::from_tensors(weight, Some(bias), &format!("{}{task}/", name::HEADS));
-        let head = head.map_err(|e| e.at(self.path()))?.with_normalisation(*normalises);
+        let head = head.map_err(|e| e.at(self.path()))?.with_normalisation(*normalises).with_function(*function);
         let pooling = self.metadata.arch.variant.pooling;
         let head = head.with_pooling(Some(pooling).filter(|pooling| !pooling.is_projected()));
         if classes.is_empty() { Ok(head) } else { head.with_classes(classes.clone()).map_err(|e| e.at(self.path())) }

@@ -1,7 +1,7 @@
 //! Packing: a basis and its base into one file.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 use std::rc::Rc;
@@ -393,7 +393,7 @@ impl<'a> Packer<'a> {
             lambda: self.lambdas,
             preprocess: PreprocessRecord::of(&self.preprocess),
             precision: None,
-            unnormalised: BTreeSet::new(),
+            heads: Default::default(),
             writer: concat!("taskbasis ", env!("CARGO_PKG_VERSION")).to_owned(),
         };
         self.heads.iter().for_each(|(task, head)| metadata.add_head(task, head));

@@ -433,7 +433,7 @@ fn heads(metadata: &Metadata, found: &TensorsByRole) -> Result<IndexMap<String, 
     if let Some(task) = metadata.classes.keys().find(|task| !found.weights.contains_key(*task)) {
         return Err(Error::format(format!("the metadata name classes of `{task}`, and it has no head")));
     }
-    if let Some(task) = metadata.unnormalised.iter().find(|task| !found.weights.contains_key(*task)) {
+    if let Some(task) = metadata.heads.tasks().find(|task| !found.weights.contains_key(*task)) {
         return Err(Error::format(format!("the metadata say how `{task}` is classified, and it has no head")));
     }
     let check = |tensor: &Tensor, shape: &[usize], role: Role<'_>| {
@@ -459,8 +459,9 @@ fn heads(metadata: &Metadata, found: &TensorsByRole) -> Result<IndexMap<String, 
                     .expected(classes)
                     .got(names.len()));
             }
-            let normalises = !metadata.unnormalised.contains(task);
-            Ok((task.clone(), HeadTensors { weight: weight.clone(), bias: bias.clone(), classes: names, normalises }))
+            let (normalises, function) = metadata.heads.of(task);
+            let (weight, bias) = (weight.clone(), bias.clone());
+            Ok((task.clone(), HeadTensors { weight, bias, classes: names, normalises, function }))
         })
         .collect()
 }

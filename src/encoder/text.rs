@@ -1,4 +1,4 @@
-//! Texts in, embeddings out: CLIP's text encoder, and the heads that come of it.
+//! Texts in, embeddings out: CLIP's and SigLIP's text encoders, and the heads that come of them.
 
 use std::panic::catch_unwind;
 
@@ -8,17 +8,16 @@ use super::provider::{self, Execution};
 use super::session::{GraphKind, Session};
 use crate::background::panic_message;
 use crate::error::{Error, ErrorKind, Result};
-use crate::heads::Head;
 use crate::heads::tokenizer::VOCABULARY;
-use crate::heads::{Prompts, Tokenizer};
+use crate::heads::{Head, Prompts, ScoreFunction, Tokenizer};
 use crate::kernel;
 use crate::tensor::try_zeroed;
-use crate::tower::text::{TextModel, graph};
+use crate::tower::text::{TextForm, TextModel, graph};
 
 /// Texts per run: enough to keep every core busy, and some tens of megabytes of activations.
 const BATCH: usize = 64;
 
-/// A CLIP text encoder on ONNX Runtime, with its weights read where they are mapped.
+/// A text encoder of CLIP or SigLIP on ONNX Runtime, with its weights read where they are mapped.
 ///
 /// ```no_run
 /// use taskbasis::{EncoderOptions, Prompts, TextEncoder, TextHints, TextModel};
@@ -41,16 +40,12 @@ impl TextEncoder {
     /// concurrency do not apply.
     ///
     /// # Errors
-    /// As [`Runtime::load`](super::Runtime::load); [`ErrorKind::Unsupported`] for a model whose tokens are not those of CLIP's vocabulary;
+    /// As [`Runtime::load`](super::Runtime::load); [`ErrorKind::Unsupported`] for one of CLIP's form whose tokens are not those of CLIP's vocabulary; for SigLIP as
+    /// [`Tokenizer::beside`];
     /// [`ErrorKind::InvalidArgument`] for more than [`max_threads`](crate::kernel::max_threads); [`ErrorKind::Runtime`] when ONNX Runtime refuses the
     /// graph.
     pub fn new(model: TextModel, options: &EncoderOptions) -> Result<Self> {
-        if model.arch().vocabulary != VOCABULARY {
-            return Err(Error::unsupported("this text encoder reads the tokens of another vocabulary than CLIP's")
-                .at(model.path())
-                .expected(format_args!("{VOCABULARY} tokens"))
-                .got(model.arch().vocabulary));
-        }
+        let tokenizer = tokenizer_of(&model)?;
         let options = EncoderOptions { concurrency: 1, ..options.without_fp16()?.clone() };
         let (session, setup, mut execution) = provider::begin(&options, |setup| {
             if !setup.target.is_cpu() {
@@ -62,10 +57,6 @@ impl TextEncoder {
         if setup.target.is_cpu() {
             execution.precisions = options.precision.known();
         }
-        // Its tables are hashed with seeds that the system gives; where it refuses them, the hasher panics.
-        let tokenizer = catch_unwind(Tokenizer::new).map_err(|panic| {
-            Error::new(ErrorKind::Internal, "the tokenizer cannot be made").because(panic_message(&*panic).to_owned())
-        })?;
         Ok(Self { model, tokenizer, session, execution })
     }
 
@@ -82,11 +73,12 @@ impl TextEncoder {
     /// The embeddings of texts, `[n, e]`, not normalised. A text is cut where the context ends.
     ///
     /// # Errors
-    /// [`ErrorKind::Runtime`] when a run fails; [`ErrorKind::OutOfMemory`].
+    /// [`ErrorKind::Runtime`] when a run fails; [`ErrorKind::OutOfMemory`]; [`ErrorKind::Mismatch`] for a token that
+    /// the model lacks.
     pub fn encode<S: AsRef<str>>(&self, texts: &[S]) -> Result<Vec<f32>> {
         let e = self.model.arch().embed_dim;
         let mut embeds = try_zeroed(texts.len().saturating_mul(e))?;
-        let tokens: Vec<_> = texts.iter().map(|text| self.tokens(text.as_ref())).collect();
+        let tokens = texts.iter().map(|text| self.tokens(text.as_ref())).collect::<Result<Vec<_>>>()?;
         self.in_batches(&tokens, |index, embedding| {
             embeds[index * e..][..e].copy_from_slice(embedding);
             Ok(())
@@ -95,7 +87,8 @@ impl TextEncoder {
     }
 
     /// The head for these classes: of each class, the normalised embeddings of its prompts are averaged, the mean is
-    /// normalised, and multiplied by exp(`logit_scale`). The scale is the model's own unless another is given.
+    /// normalised, and multiplied by exp(`logit_scale`). The scale is the model's own unless another is given. A model
+    /// with a `logit_bias` (SigLIP) gives it to every class, and its scores are sigmoids.
     ///
     /// `progress` is called with the number of prompts that are done, now and then.
     ///
@@ -114,11 +107,18 @@ impl TextEncoder {
                 .at(self.model.path())
                 .hint("Give the logarithm of the scale; most CLIP models have ln 100 = 4.6052")
         })?;
-        let scale = f64::from(scale).exp();
+        let (scale, bias) = (f64::from(scale).exp(), self.model.logit_bias());
+        if bias.is_none() && self.model.arch().form == TextForm::Siglip {
+            return Err(Error::not_found(
+                "the model has no `logit_bias`, which SigLIP adds to the scaled similarities",
+            )
+            .at(self.model.path())
+            .hint("Give the whole model, not its text encoder alone, or the bias (--logit-bias)"));
+        }
         let e = self.model.arch().embed_dim;
         let per_class = prompts.len();
-        let tokens: Vec<_> =
-            classes.iter().flat_map(|class| prompts.of(class).map(|prompt| self.tokens(&prompt))).collect();
+        let tokens = classes.iter().flat_map(|class| prompts.of(class).map(|prompt| self.tokens(&prompt)));
+        let tokens = tokens.collect::<Result<Vec<_>>>()?;
         let mut sums = try_zeroed::<f64>(classes.len().saturating_mul(e))?;
         let mut done = 0;
         self.in_batches(&tokens, |index, embedding| {
@@ -138,11 +138,24 @@ impl TextEncoder {
             sum.iter_mut().for_each(|value| *value *= scale / norm);
         }
         let weight = sums.iter().map(|&value| value as f32).collect();
-        Head::new(weight, vec![0.0; classes.len()])?.with_classes(classes.to_vec())
+        let function = if bias.is_some() { ScoreFunction::Sigmoid } else { ScoreFunction::Softmax };
+        let head = Head::new(weight, vec![bias.unwrap_or(0.0); classes.len()])?;
+        head.with_function(function).with_classes(classes.to_vec())
     }
 
-    fn tokens(&self, text: &str) -> Vec<i64> {
-        self.tokenizer.tokens(text, self.model.arch().context)
+    fn tokens(&self, text: &str) -> Result<Vec<i64>> {
+        let arch = self.model.arch();
+        let tokens = self.tokenizer.tokens(text, arch.context)?;
+        let beyond = |token: &&i64| usize::try_from(**token).is_ok_and(|token| token >= arch.vocabulary);
+        match tokens.iter().find(beyond) {
+            None => Ok(tokens),
+            Some(token) => {
+                Err(Error::mismatch("the tokenizer is of another model: it gives a token that this one lacks")
+                    .at(self.model.path())
+                    .expected(format_args!("tokens below {}", arch.vocabulary))
+                    .got(token))
+            }
+        }
     }
 
     /// Encodes texts of like length together, and calls `take` with the index and embedding of each.
@@ -157,7 +170,7 @@ impl TextEncoder {
             for &index in batch {
                 tokens.extend(&texts[index]);
                 ends.push(i64::try_from(texts[index].len() - 1).unwrap_or(i64::MAX));
-                // What follows a text's end is never looked at.
+                // What follows a text's end is never looked at; SigLIP's are all of one length.
                 tokens.resize(ends.len() * length, 0);
             }
             let mut embeds = try_zeroed(batch.len() * e)?;
@@ -196,6 +209,24 @@ impl std::fmt::Debug for TextEncoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "TextEncoder({})", self.model.arch())
     }
+}
+
+/// The tokenizer of the model's vocabulary: SigLIP's is the one beside it.
+fn tokenizer_of(model: &TextModel) -> Result<Tokenizer> {
+    let vocabulary = model.arch().vocabulary;
+    if model.arch().form == TextForm::Siglip {
+        return Tokenizer::beside(model.path());
+    }
+    if vocabulary != VOCABULARY {
+        return Err(Error::unsupported("this text encoder reads the tokens of another vocabulary than CLIP's")
+            .at(model.path())
+            .expected(format_args!("{VOCABULARY} tokens"))
+            .got(vocabulary));
+    }
+    // Its tables are hashed with seeds that the system gives; where it refuses them, the hasher panics.
+    catch_unwind(Tokenizer::new).map_err(|panic| {
+        Error::new(ErrorKind::Internal, "the tokenizer cannot be made").because(panic_message(&*panic).to_owned())
+    })
 }
 
 fn norm(values: impl Iterator<Item = f64>) -> f64 {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::classifier;
-use super::head::Head;
+use super::head::{Head, ScoreFunction};
 use crate::checkpoint::choose::PUBLISHED;
 use crate::checkpoint::torch::Archive;
 use crate::checkpoint::zip::Directory;
@@ -16,13 +16,16 @@ use crate::mmap::{MapMode, Mapping};
 use crate::preprocess::image_files::entries;
 use crate::present;
 
+/// The tensor beside a weight and a bias that says, being there, that scores are sigmoids.
+pub const SIGMOID: &str = "sigmoid";
 /// The attribute by which a pickled head says whether embeddings are normalised.
 const NORMALISE: &str = "normalize";
 
 impl Head {
     /// Opens the head of `task` from `path`, which is one of
-    /// - a file of several heads, `{task}/weight` `[C, e]` and `{task}/bias` `[C]`;
-    /// - a file of one head, `weight` and `bias`;
+    /// - a file of several heads, `{task}/weight` `[C, e]` and `{task}/bias` `[C]`; where there is `{task}/sigmoid`, of
+    ///   any value, its scores are sigmoids ([`ScoreFunction::Sigmoid`]);
+    /// - a file of one head, `weight` and `bias`, and `sigmoid` as above;
     /// - a linear head of DINOv2: `linear.weight` and `linear.bias`, or `weight` and `bias` in a file `…_linear_head`;
     ///   it takes embeddings as they are, not normalised;
     /// - a checkpoint with a classifier inside, a file or a folder: the transformers library's `CLIP…`, `ViT…`,
@@ -68,7 +71,7 @@ impl Head {
             }
             let head = Self::from_tensors(weight, find("bias"), "").map_err(|e| e.at(path))?;
             let normalises = !classifier::is_published_linear(path) && says_to_normalise(path)?;
-            return Ok(head.with_normalisation(normalises));
+            return Ok(head.with_normalisation(normalises).with_function(function_of(&file, "")));
         }
         if let Some(head) = classifier::head_of(&file)? {
             return Ok(head);
@@ -78,7 +81,17 @@ impl Head {
         let Some(weight) = find(&format!("{task}/weight")) else {
             return Err(Error::not_found("no head in it").at(path));
         };
-        Self::from_tensors(weight, find(&format!("{task}/bias")), &format!("{task}/")).map_err(|e| e.at(path))
+        let prefix = format!("{task}/");
+        let head = Self::from_tensors(weight, find(&format!("{task}/bias")), &prefix).map_err(|e| e.at(path))?;
+        Ok(head.with_function(function_of(&file, &prefix)))
+    }
+}
+
+/// The function of the head in `file` whose tensors have names that begin with `prefix`.
+fn function_of(file: &Checkpoint, prefix: &str) -> ScoreFunction {
+    match file.get(&format!("{prefix}{SIGMOID}")) {
+        Some(_) => ScoreFunction::Sigmoid,
+        None => ScoreFunction::Softmax,
     }
 }
 

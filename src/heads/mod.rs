@@ -10,11 +10,13 @@ mod ranking;
 mod several;
 #[cfg(feature = "text")]
 pub mod tokenizer;
+#[cfg(feature = "tokenizers")]
+mod tokenizer_file;
 
 pub use class_lists::{class_names, class_tasks};
 pub(crate) use files::choose_task;
 pub(crate) use files::head_places;
-pub use files::head_tasks;
+pub use files::{SIGMOID, head_tasks};
 pub use head::{Head, ScoreFunction, softmax, top_k};
 #[cfg(feature = "text")]
 pub use prompts::Prompts;

@@ -13,9 +13,14 @@ impl Hub {
     /// the same commit. Those that the cache has, or is known to lack, cost no request; where the Hub cannot be asked,
     /// the checkpoint is used without them, and what they would have told is said to be assumed.
     pub fn bring_configs(&self, local: &Path, listener: &dyn Fn(HubEvent<'_>)) {
+        self.bring_beside(local, &CONFIGS, listener);
+    }
+
+    /// [`Hub::bring_configs`] for other files of these names.
+    pub fn bring_beside(&self, local: &Path, names: &[&str], listener: &dyn Fn(HubEvent<'_>)) {
         let Some((repo, commit, folder)) = self.place(local) else { return };
-        for name in CONFIGS {
-            let path = if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
+        for name in names {
+            let path = if folder.is_empty() { (*name).to_owned() } else { format!("{folder}/{name}") };
             let Ok(address) = HubPath::new(&repo, Some(&commit), &path) else { return };
             let cache = self.cache(&address);
             if local.with_file_name(name).is_file() || cache.is_absent(&commit, &path) || self.is_offline() {
@@ -28,7 +33,7 @@ impl Hub {
                     let _ = cache.mark_absent(&commit, &path);
                 }
                 Err(error) => {
-                    tracing::warn!("{}: the configuration beside it cannot be had: {error}", local.display());
+                    tracing::warn!("{}: `{name}` beside it cannot be had: {error}", local.display());
                     return;
                 }
             }

@@ -76,7 +76,8 @@ fn classified(head: &Head, embedding: &[f32]) -> Vec<f32> {
 fn a_classifier_is_the_head_over_what_its_tower_pools() {
     let folder = tempfile::tempdir().unwrap();
     let of_timm = || Some(json!({ "architecture": "vit_x", "num_classes": 3, "label_names": CLASSES }));
-    let cases: [(&str, Vec<Array>, &str, usize, Option<Value>, Option<Pooling>); 6] = [
+    type Case = (&'static str, Vec<Array>, &'static str, usize, Option<Value>, Option<Pooling>);
+    let cases: [Case; 6] = [
         (
             "vit",
             vit("vit", true),

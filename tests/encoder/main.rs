@@ -15,6 +15,7 @@ mod preprocess;
 mod promotion;
 mod providers;
 mod runtime_loading;
+mod siglip;
 mod streamed;
 #[path = "../support/mod.rs"]
 mod support;

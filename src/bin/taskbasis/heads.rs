@@ -1,27 +1,35 @@
 //! `taskbasis heads`
 
+use std::path::Path;
+
 use clap::Args;
 use serde_json::json;
-use taskbasis::heads::{class_names, class_tasks};
+use taskbasis::heads::tokenizer::TOKENIZER_FILES;
+use taskbasis::heads::{SIGMOID, class_names, class_tasks};
+use taskbasis::hub::{Hub, HubOptions};
+use taskbasis::tower::text::TextForm;
 use taskbasis::{
-    Activation, EncoderOptions, Error, Prompts, Result, TextEncoder, TextHints, TextModel, check_output, save_arrays,
+    Activation, EncoderOptions, Error, Prompts, Result, ScoreFunction, TextEncoder, TextHints, TextModel, check_output,
+    save_arrays,
 };
 
 use crate::args::threads;
 use crate::conflicts::{Given, Refused};
+use crate::hub::Watch;
 use crate::paths::{BasePath, InPath, OutFile};
 use crate::provider::{self, ProviderArgs};
 use crate::tower::activations;
 use crate::{checkpoints, output};
 
-/// Make classification heads from class names, with CLIP's text encoder.
+/// Make classification heads from class names, with CLIP's or SigLIP's text encoder.
 ///
 /// Each class name is put into every prompt template of its task; the normalised embeddings are averaged, the mean is
-/// normalised and multiplied by the model's scale.
+/// normalised and multiplied by the model's scale. SigLIP's bias is added, and its scores are sigmoids. Its vocabulary
+/// is that of the `tokenizer.json` beside the weights.
 #[derive(Args)]
 pub struct Heads {
-    /// The CLIP model whose text encoder to use: a checkpoint of the whole model, or its folder as the Hugging Face Hub
-    /// keeps one (`hf://owner/repo`).
+    /// The CLIP or SigLIP model whose text encoder to use: a checkpoint of the whole model, or its folder as the
+    /// Hugging Face Hub keeps one (`hf://owner/repo`).
     #[arg(long, value_name = "FOLDER|FILE")]
     text_model: BasePath,
 
@@ -29,7 +37,8 @@ pub struct Heads {
     #[arg(long, value_name = "C.json")]
     classes: InPath,
 
-    /// The file to write: `TASK/weight` [C, e] and `TASK/bias` [C], as `--heads` takes it.
+    /// The file to write: `TASK/weight` [C, e] and `TASK/bias` [C], as `--heads` takes it, and `TASK/sigmoid` where
+    /// scores are sigmoids.
     #[arg(short, long, value_name = "H.safetensors")]
     output: OutFile,
 
@@ -53,6 +62,10 @@ pub struct Heads {
     /// The logarithm of the scale, where the model holds none.
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     logit_scale: Option<f32>,
+
+    /// SigLIP's bias, which is added to the scaled similarities, where the model holds none.
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    logit_bias: Option<f32>,
 
     /// Threads, as many as there are processors, or 64, at most; 0 means one per processor.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
@@ -92,7 +105,10 @@ impl Heads {
         let options = self.provider.applied_to(EncoderOptions { threads, runtime, ..EncoderOptions::default() });
         let model = TextModel::open_with(&self.text_model, hints, |file| checkpoints::open(file))?;
         model.notes().iter().for_each(|note| output::note(note));
-        let encoder = TextEncoder::new(model, &options)?;
+        if model.arch().form == TextForm::Siglip {
+            bring_tokenizer(model.path())?;
+        }
+        let encoder = TextEncoder::new(model.with_logit_bias(self.logit_bias), &options)?;
         provider::tell(encoder.execution());
         let total = tasks.iter().map(|(_, classes, prompts)| classes.len() * prompts.len()).sum();
         let bar = output::progress(total, "prompts");
@@ -105,12 +121,17 @@ impl Heads {
         bar.finish_and_clear();
 
         let e = encoder.model().arch().embed_dim;
-        let names: Vec<_> = tasks.iter().map(|(task, ..)| (format!("{task}/weight"), format!("{task}/bias"))).collect();
+        let names: Vec<_> =
+            tasks.iter().map(|(task, ..)| ["weight", "bias", SIGMOID].map(|last| format!("{task}/{last}"))).collect();
         let shapes: Vec<_> = heads.iter().map(|head| ([head.num_classes(), e], [head.num_classes()])).collect();
         let mut arrays: Vec<(&str, &[usize], &[f32])> = Vec::new();
         for ((head, names), shapes) in heads.iter().zip(&names).zip(&shapes) {
-            arrays.push((&names.0, &shapes.0, head.weight()));
-            arrays.push((&names.1, &shapes.1, head.bias()));
+            let [weight, bias, sigmoid] = names;
+            arrays.push((weight, &shapes.0, head.weight()));
+            arrays.push((bias, &shapes.1, head.bias()));
+            if head.function() == ScoreFunction::Sigmoid {
+                arrays.push((sigmoid, &[1], &[1.0]));
+            }
         }
         let about = [("text_model", encoder.model().path().display().to_string())];
         save_arrays(&self.output, &arrays, &about, &[])?;
@@ -141,4 +162,12 @@ impl Heads {
                 .hint("Give one --task")),
         }
     }
+}
+
+/// Brings the files of the tokenizer beside the model at `path`, where that is in the Hub's cache.
+fn bring_tokenizer(path: &Path) -> Result<()> {
+    let (hub, watch) = (Hub::new(HubOptions::from_env()?)?, Watch::new());
+    hub.bring_beside(path, &TOKENIZER_FILES, &watch.listener());
+    watch.finish();
+    Ok(())
 }

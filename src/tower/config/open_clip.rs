@@ -132,23 +132,33 @@ fn read_text(text: Keys<'_>, is_quick: bool) -> Result<TowerSays> {
         says.refuse(format!("a text encoder of another kind ({name})"));
         return Ok(says);
     }
-    if let Some(tokenizer) = text.text("hf_tokenizer_name")?.filter(|name| !name.is_empty()) {
-        says.refuse(format!("another tokenizer than CLIP's ({tokenizer})"));
-    }
+    let tokenizer = text.text("hf_tokenizer_name")?.filter(|name| !name.is_empty());
     let clean = text.object("tokenizer_kwargs")?.map(|of| of.text("clean")).transpose()?.flatten();
-    if let Some(clean) = clean.filter(|clean| *clean != "lower") {
-        says.refuse(format!("another cleaning of texts than CLIP's (`{clean}`)"));
+    let pool = text.text("pool_type")?.unwrap_or("argmax");
+    let is_siglip = text.is_set("no_causal_mask") && text.is_set("proj_bias") && pool == "last";
+    says.siglip_text = Some(is_siglip);
+    match tokenizer {
+        // SigLIP's, which a file beside the weights defines.
+        _ if is_siglip => {}
+        Some(tokenizer) => says.refuse(format!("another tokenizer than CLIP's ({tokenizer})")),
+        None => {}
     }
-    for (key, feature) in
-        [("embed_cls", "a class token of the text encoder (embed_cls)"), ("no_causal_mask", "attention without a mask")]
-    {
-        if text.is_set(key) {
+    let known = if is_siglip { "canonicalize" } else { "lower" };
+    if let Some(clean) = clean.filter(|clean| *clean != known) {
+        says.refuse(format!("another cleaning of texts than is built in (`{clean}`)"));
+    }
+    for (key, feature) in [
+        ("embed_cls", "a class token of the text encoder (embed_cls)"),
+        ("use_pad_mask", "a mask of the padding of texts (use_pad_mask)"),
+        ("no_causal_mask", "attention without a mask"),
+        ("proj_bias", "a text projection with a bias"),
+    ] {
+        if text.is_set(key) && !(is_siglip && matches!(key, "no_causal_mask" | "proj_bias")) {
             says.refuse(feature);
         }
     }
-    match text.text("pool_type")? {
-        None | Some("argmax") => {}
-        Some(other) => says.refuse(format!("the text pooling `{other}`")),
+    if pool != "argmax" && !is_siglip {
+        says.refuse(format!("the text pooling `{pool}`"));
     }
     let width = text.number("width")?;
     says.hints.heads = text.number("heads")?.or(Some(8));

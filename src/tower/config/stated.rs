@@ -32,6 +32,9 @@ pub(super) struct TowerSays {
     pub(super) extents: Vec<(Extent, usize)>,
     /// Whether there is a norm before the blocks, where it says so.
     pub(super) pre_norm: Option<bool>,
+    /// Whether it is a text tower of SigLIP's form, where it says so.
+    #[cfg_attr(not(feature = "text"), allow(dead_code))] // Read, whatever is built in.
+    pub(super) siglip_text: Option<bool>,
     /// A feature of it that is not built in.
     pub(super) refused: Option<String>,
 }

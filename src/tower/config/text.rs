@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use super::files::{self, ConfigSource};
-use super::stated::Extent;
+use super::stated::{Extent, contradiction};
 use crate::error::Result;
-use crate::tower::arch::{Activation, ArchHints};
-use crate::tower::published::{self, by_width};
-use crate::tower::text::arch::TextArch;
+use crate::tower::arch::ArchHints;
+use crate::tower::published;
+use crate::tower::text::arch::{TextArch, TextForm};
 
 /// The values that `asked` leaves open of the text tower in `weights`, as the configurations beside it say; and notes
-/// for the user. `shape` is the tower as its shapes tell it. should know. `shape` is the tower as its shapes tell it.
+/// for the user. `shape` is the tower as its shapes tell it.
 ///
 /// # Errors
 /// As [`TowerConfig::read`](super::TowerConfig::read).
@@ -27,6 +27,12 @@ pub(crate) fn text_hints(weights: &Path, asked: ArchHints, shape: &TextArch) -> 
             Extent::Patch | Extent::ImageSize => None,
         };
         says.check(&stated.path, extent, shape.width).map_err(|e| e.at(weights))?;
+        let form = |is_siglip| if is_siglip { "a text tower of SigLIP's form" } else { "one of CLIP's form" };
+        let has = shape.form == TextForm::Siglip;
+        if let Some(told) = says.siglip_text.filter(|told| *told != has) {
+            let error = contradiction(&stated.path, "a text tower that the weights are not").at(weights);
+            return Err(error.expected(form(told)).got(form(has)));
+        }
         for (what, asked, told) in [
             ("heads", asked.heads.map(|of| of.to_string()), says.hints.heads.map(|of| of.to_string())),
             ("activation", asked.activation.map(|of| of.to_string()), says.hints.activation.map(|of| of.to_string())),
@@ -39,12 +45,12 @@ pub(crate) fn text_hints(weights: &Path, asked: ArchHints, shape: &TextArch) -> 
         }
         known = known.or(says.hints);
     }
-    let mut open = Vec::new();
+    let (usual, mut open) = (shape.form.usual(shape.width), Vec::new());
     if known.activation.is_none() {
-        open.push(format!("activation {} (--activation)", Activation::default()));
+        open.push(format!("activation {} (--activation)", usual.activation.unwrap_or_default()));
     }
     if known.heads.is_none() && !published::is_published_text(shape.width) {
-        open.push(format!("heads {} (--heads-count)", by_width(shape.width).unwrap_or(1)));
+        open.push(format!("heads {} (--heads-count)", usual.heads.unwrap_or(1)));
     }
     if !open.is_empty() {
         let open = open.join(", ");

@@ -32,11 +32,16 @@ pub(super) fn read(config: Keys<'_>) -> Result<Option<Stated>> {
     if kind.starts_with("siglip2") {
         let mut says = TowerSays::default();
         says.refuse("positions for images of any shape (NaFlex)");
-        return Ok(Some(Stated { image: Some(says), ..Stated::default() }));
+        let text = Some(read_siglip_text(config.object("text_config")?)?);
+        return Ok(Some(Stated { image: Some(says), text, ..Stated::default() }));
     }
     if SIGLIP.contains(&kind) {
         let vision = config.object("vision_config")?.or((kind != "siglip").then_some(config));
-        return Ok(Some(Stated { image: Some(read_siglip(config, vision)?), ..Stated::default() }));
+        let text = if kind == "siglip" { Some(read_siglip_text(config.object("text_config")?)?) } else { None };
+        return Ok(Some(Stated { image: Some(read_siglip(config, vision)?), text, ..Stated::default() }));
+    }
+    if kind == "siglip_text_model" {
+        return Ok(Some(Stated { text: Some(read_siglip_text(Some(config))?), ..Stated::default() }));
     }
     if let Some((_, epsilon)) = VITS.iter().find(|(known, _)| *known == kind) {
         return Ok(Some(Stated { image: Some(read_vit(config, kind, *epsilon)?), ..Stated::default() }));
@@ -169,13 +174,33 @@ fn extents(vision: Keys<'_>, says: &mut TowerSays) -> Result<()> {
     Ok(())
 }
 
-fn read_text(text: Keys<'_>) -> Result<TowerSays> {
-    let mut says = TowerSays { hints: hints(text)?, ..TowerSays::default() };
-    let usual = ArchHints { heads: Some(8), ..image_hints() };
-    says.hints = says.hints.or(usual);
+/// The text tower of SigLIP, and of SigLIP 2 whatever its image tower is.
+fn read_siglip_text(text: Option<Keys<'_>>) -> Result<TowerSays> {
+    let mut says = TowerSays { siglip_text: Some(true), ..TowerSays::default() };
+    let usual = ArchHints {
+        heads: Some(12),
+        activation: Some(Activation::GeluTanh),
+        norm_epsilon: Some(Epsilon::SMALL),
+        ..ArchHints::default()
+    };
+    let Some(text) = text else { return Ok(TowerSays { hints: usual, ..says }) };
+    says.hints = hints(text)?.or(usual);
+    of_text(text, &mut says)?;
+    Ok(says)
+}
+
+fn of_text(text: Keys<'_>, says: &mut TowerSays) -> Result<()> {
     says.extent(Extent::Width, text.number("hidden_size")?);
     says.extent(Extent::Layers, text.number("num_hidden_layers")?);
     says.extent(Extent::MlpWidth, text.number("intermediate_size")?);
+    Ok(())
+}
+
+fn read_text(text: Keys<'_>) -> Result<TowerSays> {
+    let mut says = TowerSays { hints: hints(text)?, siglip_text: Some(false), ..TowerSays::default() };
+    let usual = ArchHints { heads: Some(8), ..image_hints() };
+    says.hints = says.hints.or(usual);
+    of_text(text, &mut says)?;
     Ok(says)
 }
 

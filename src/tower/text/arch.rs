@@ -13,13 +13,41 @@ pub(super) const POSITIONAL_EMBEDDING: &str = "positional_embedding";
 pub(super) const PROJECTION: &str = "text_projection";
 pub(super) const BLOCKS: &str = "transformer.resblocks.";
 
-/// The architecture of a causal transformer over tokens, whose last token's state is projected: everything its graph
-/// depends on.
+pub(super) const PROJECTION_BIAS: &str = "text_projection.bias";
+
+/// The form of a text tower, which its parameters tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum TextForm {
+    /// CLIP's: no token sees one after it, the state of each text's end is projected, without a bias.
+    #[default]
+    Clip,
+    /// SigLIP's: every token sees every other, padding up to the context length included; the state of the last of them
+    /// is projected, with a bias.
+    Siglip,
+}
+
+impl TextForm {
+    /// The values that towers of this form have where nothing says otherwise.
+    pub(crate) fn usual(self, width: usize) -> ArchHints {
+        let (activation, epsilon, heads) = match self {
+            Self::Clip => (Activation::QuickGelu, Epsilon::USUAL, None),
+            Self::Siglip => (Activation::GeluTanh, Epsilon::SMALL, published::published_heads(width)),
+        };
+        ArchHints {
+            heads: heads.or(published::by_width(width)),
+            activation: Some(activation),
+            norm_epsilon: Some(epsilon),
+            ..ArchHints::default()
+        }
+    }
+}
+
+/// The architecture of a transformer over tokens, one of whose states is projected: everything its graph depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TextArch {
     /// Number of tokens that have an embedding.
     pub vocabulary: usize,
-    /// The longest sequence, in tokens; CLIP's is 77.
+    /// The longest sequence, in tokens; CLIP's is 77, SigLIP's 64.
     pub context: usize,
     /// Channels of the residual stream, `w`.
     pub width: usize,
@@ -35,6 +63,8 @@ pub struct TextArch {
     pub activation: Activation,
     /// The number that every `LayerNorm` adds to the variance.
     pub norm_epsilon: Epsilon,
+    /// What tokens see, and which of them is projected.
+    pub form: TextForm,
 }
 
 impl TextArch {
@@ -63,16 +93,19 @@ impl TextArch {
         let [vocabulary, width] = matrix(TOKEN_EMBEDDING, "[vocabulary, width]")?;
         let [context, _] = matrix(POSITIONAL_EMBEDDING, "[context, width]")?;
         let [_, embed_dim] = matrix(PROJECTION, "[width, embedding]")?;
+        let form = if tower.shapes.contains_key(PROJECTION_BIAS) { TextForm::Siglip } else { TextForm::Clip };
+        let known = hints.or(form.usual(width));
         let arch = Self {
             vocabulary,
             context,
             width,
             layers: tower.layers(BLOCKS)?,
-            heads: hints.heads.or_else(|| published::by_width(width)).ok_or_else(|| published::unknown_heads(width))?,
+            heads: known.heads.ok_or_else(|| published::unknown_heads(width))?,
             mlp_width: tower.mlp_width(BLOCKS, width)?,
             embed_dim,
-            activation: hints.activation.unwrap_or_default(),
-            norm_epsilon: hints.norm_epsilon.unwrap_or_default(),
+            activation: known.activation.unwrap_or_default(),
+            norm_epsilon: known.norm_epsilon.unwrap_or_default(),
+            form,
         };
         arch.check()?;
         tower.check(&arch.parameters())?;
@@ -109,6 +142,9 @@ impl TextArch {
         all.push(("ln_final.weight".into(), vec![w]));
         all.push(("ln_final.bias".into(), vec![w]));
         all.push((PROJECTION.into(), vec![w, self.embed_dim]));
+        if self.form == TextForm::Siglip {
+            all.push((PROJECTION_BIAS.into(), vec![self.embed_dim]));
+        }
         all
     }
 }

@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 
 use super::arch::TextArch;
 use crate::checkpoint::{Checkpoint, folder, names};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 pub use crate::tower::config::CONFIGS;
 use crate::tower::config::text_hints;
@@ -22,13 +22,16 @@ pub struct TextModel {
     parameters: Vec<(String, Tensor)>,
     /// The logarithm of the factor of similarities.
     logit_scale: Option<f32>,
+    /// What is added to them then: SigLIP's.
+    logit_bias: Option<f32>,
     notes: Vec<String>,
 }
 
 impl TextModel {
-    /// Opens the text tower of the CLIP model at `path`: a checkpoint of the whole model, or a folder with one in it,
-    /// as [`folder::file_of`] decides. What `hints` leave open is taken from the configuration beside it ([`CONFIGS`]),
-    /// where there is one; else heads are width / 64, and the activation is QuickGELU, which [`TextModel::notes`] say.
+    /// Opens the text tower of the CLIP or SigLIP model at `path`: a checkpoint of the whole model, or a folder with
+    /// one in it, as [`folder::file_of`] decides. What `hints` leave open is taken from the configuration beside it
+    /// ([`CONFIGS`]), where there is one; else heads are width / 64, and the activation is QuickGELU (of SigLIP: 16
+    /// heads where the width is 1,152, and GELU by tanh), which [`TextModel::notes`] say.
     ///
     /// # Errors
     /// As [`Checkpoint::open`], [`names::text_tower`] and [`TextArch::infer`];
@@ -77,10 +80,13 @@ impl TextModel {
             };
             parameters.push((name, tensor));
         }
-        let scale = checkpoint.get("logit_scale").map(|tensor| tensor.to_f32()).transpose();
-        let logit_scale =
-            scale.map_err(|e| e.at(path).tensor("logit_scale"))?.and_then(|values| values.first().copied());
-        Ok(Self { path: path.to_path_buf(), arch, parameters, logit_scale, notes: Vec::new() })
+        let first = |name: &str| {
+            let values = checkpoint.get(name).map(|tensor| tensor.to_f32()).transpose();
+            let values = values.map_err(|e| e.at(path).tensor(name))?;
+            Ok::<_, Error>(values.and_then(|values| values.first().copied()))
+        };
+        let (logit_scale, logit_bias) = (first("logit_scale")?, first("logit_bias")?);
+        Ok(Self { path: path.to_path_buf(), arch, parameters, logit_scale, logit_bias, notes: Vec::new() })
     }
 
     /// Notes for the user: assumptions and contradictions, sentences without a full stop.
@@ -107,6 +113,18 @@ impl TextModel {
     pub fn logit_scale(&self) -> Option<f32> {
         self.logit_scale
     }
+
+    /// What the model adds to the scaled similarities, where the file has it: that of a model whose scores are sigmoids
+    /// (SigLIP); −10 before training.
+    pub fn logit_bias(&self) -> Option<f32> {
+        self.logit_bias
+    }
+
+    /// Sets what is added to the scaled similarities; `None` leaves the model's own.
+    #[must_use]
+    pub fn with_logit_bias(self, bias: Option<f32>) -> Self {
+        Self { logit_bias: bias.or(self.logit_bias), ..self }
+    }
 }
 
 impl std::fmt::Debug for TextModel {
@@ -116,7 +134,13 @@ impl std::fmt::Debug for TextModel {
 }
 
 fn tower_of(checkpoint: &Checkpoint) -> Result<IndexMap<String, Tensor>> {
-    let mut tower = names::text_tower(checkpoint.iter()).map_err(|e| e.at(checkpoint.path()))?;
+    // The projection of transformers' SigLIP lies within its text tower.
+    let named = checkpoint.iter().map(|(name, tensor)| match name {
+        "text_model.head.weight" => ("text_projection.weight", tensor),
+        "text_model.head.bias" => ("text_projection.bias", tensor),
+        _ => (name, tensor),
+    });
+    let mut tower = names::text_tower(named).map_err(|e| e.at(checkpoint.path()))?;
     // A counter of positions, no parameter.
     tower.shift_remove("text_model.embeddings.position_ids");
     Ok(tower)

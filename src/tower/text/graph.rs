@@ -1,9 +1,10 @@
 //! The ONNX graph of a CLIP text encoder, written as the image encoder's is ([`crate::tower::graph`]).
 //!
 //! Attention looks back only, so nothing after a text's last token changes its embedding: sequences are as long as the
-//! longest text of a run, not 77, which is most of a prompt's time.
+//! longest text of a run, not 77, which is most of a prompt's time. SigLIP's looks everywhere, and its
+//! sequences are all padded.
 
-use super::arch::{BLOCKS, POSITIONAL_EMBEDDING, PROJECTION, TOKEN_EMBEDDING, TextArch};
+use super::arch::{BLOCKS, POSITIONAL_EMBEDDING, PROJECTION, PROJECTION_BIAS, TOKEN_EMBEDDING, TextArch, TextForm};
 use crate::error::Result;
 use crate::onnx::TensorType;
 use crate::onnx::emit::{Attribute, Extent, int};
@@ -59,7 +60,7 @@ fn build_in(arch: &TextArch, form: Form) -> Result<Vec<u8>> {
         let block = Block::usual(layer, format!("{BLOCKS}{layer}."), arch.activation);
         let qkv = graph.queries_keys_values(&block, &stream, false);
         let qkv = graph.node(&block.node("attn.qkv"), "Reshape", &[&qkv, &sequences], []);
-        let x = graph.attention(&block, &qkv, arch.heads, w, true);
+        let x = graph.attention(&block, &qkv, arch.heads, w, arch.form == TextForm::Clip);
         stream = graph.after_attention(&block, Some(&stream), &x);
     }
 
@@ -70,7 +71,8 @@ fn build_in(arch: &TextArch, form: Form) -> Result<Vec<u8>> {
     let ends = graph.reshape("ends.column", ENDS, &[-1, 1]);
     let x = graph.node("last_token", "GatherND", &[&x, &ends], [Attribute::Int("batch_dims", 1)]);
     let norm = Some(["ln_final"; 2]);
-    graph.projection(["projection", EMBEDS], &x, norm, [PROJECTION, ""], [arch.width, arch.embed_dim])?;
+    let bias = if arch.form == TextForm::Siglip { PROJECTION_BIAS } else { "" };
+    graph.projection(["projection", EMBEDS], &x, norm, [PROJECTION, bias], [arch.width, arch.embed_dim])?;
     graph.give(EMBEDS, &[Extent::Named("batch"), Extent::Fixed(arch.embed_dim)]);
     graph.into_bytes()
 }

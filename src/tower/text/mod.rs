@@ -1,8 +1,8 @@
-//! CLIP's text tower, which heads are made with once, before anything is deployed.
+//! CLIP's and SigLIP's text towers, which heads are made with once, before anything is deployed.
 
 pub mod arch;
 pub mod files;
 pub mod graph;
 
-pub use arch::TextArch;
+pub use arch::{TextArch, TextForm};
 pub use files::{TextHints, TextModel};

@@ -123,3 +123,59 @@ pub fn save(path: &Path, tensors: &[Named]) {
         tensors.iter().map(|(name, shape, values)| (name.as_str(), shape.as_slice(), values.as_slice())).collect();
     save_arrays(path, &arrays, &[], &[]).unwrap();
 }
+
+/// What the transformers library computed with a small text tower of SigLIP's.
+pub fn siglip() -> Value {
+    serde_json::from_str(include_str!("siglip.json")).unwrap()
+}
+
+/// The parameters of that tower, under the names of the transformers library, and scale and bias.
+pub fn siglip_parameters(golden: &Value) -> Vec<Named> {
+    let number = |name: &str| golden[name].as_f64().unwrap() as f32;
+    let names = golden["names"].as_object().unwrap();
+    let parameter = |(name, shape): (&String, &Value)| {
+        let shape: Vec<usize> = shape.as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect();
+        let values = match name.as_str() {
+            "logit_scale" => vec![number("scale")],
+            "logit_bias" => vec![number("bias")],
+            _ => values(&name.replace("layer_norm", "ln_"), shape.iter().product()),
+        };
+        (name.clone(), shape, values)
+    };
+    names.iter().map(parameter).collect()
+}
+
+/// The same under open_clip's names.
+pub fn siglip_of_open_clip(golden: &Value) -> Vec<Named> {
+    let mut all: Vec<Named> = Vec::new();
+    for (name, mut shape, values) in siglip_parameters(golden) {
+        let mut ours = name.replace("text_model.", "text.");
+        for (theirs, ours_too) in [
+            ("embeddings.token_embedding", "token_embedding"),
+            ("embeddings.position_embedding.weight", "positional_embedding"),
+            ("encoder.layers", "transformer.resblocks"),
+            ("final_layer_norm", "ln_final"),
+            ("layer_norm1", "ln_1"),
+            ("layer_norm2", "ln_2"),
+            ("mlp.fc1", "mlp.c_fc"),
+            ("mlp.fc2", "mlp.c_proj"),
+            ("self_attn.out_proj", "attn.out_proj"),
+            ("text.head.", "text.text_projection."),
+        ] {
+            ours = ours.replace(theirs, ours_too);
+        }
+        let Some((block, third)) = ours.split_once("self_attn.") else {
+            all.push((ours, shape, values));
+            continue;
+        };
+        let (letter, kind) = third.split_once("_proj.").unwrap();
+        let (joined, count) = (format!("{block}attn.in_proj_{kind}"), values.len());
+        shape[0] *= 3;
+        let at = all.iter().position(|(name, ..)| *name == joined).unwrap_or_else(|| {
+            all.push((joined, shape, vec![0.0; 3 * count]));
+            all.len() - 1
+        });
+        all[at].2["qkv".find(letter).unwrap() * count..][..count].copy_from_slice(&values);
+    }
+    all
+}
