@@ -32,7 +32,7 @@ use crate::heads::{self, Head};
 use crate::hub::{Wanted, local};
 use crate::mmap::MapMode;
 use crate::onnx::{BindOptions, BoundGraph, GraphMap, OnnxFile};
-use crate::tower::{ConfigSource, TowerConfig, TowerOptions};
+use crate::tower::{ConfigSource, TowerConfig, TowerOptions, for_images};
 use crate::weights::{Model, ModelOptions};
 
 /// A basis in whatever form a user has it.
@@ -110,6 +110,9 @@ pub struct OpenOptions {
     pub base_prefix: Option<String>,
     /// Whether files are mapped or read: those of base and basis, and of a graph that is opened for them.
     pub mode: MapMode,
+    /// The side of the images, in pixels: a table of positions for another one is resized ([`for_images`]). `None` is
+    /// that of the weights, or, for a DINOv2, of the configuration beside them. A bundle has its own.
+    pub image_size: Option<usize>,
     /// The options of the model: how weights are reconstructed and kept.
     pub model: ModelOptions,
 }
@@ -159,7 +162,7 @@ impl OpenModel {
     /// As [`BasisFile::open`], [`Checkpoint::open_under`] and [`OpenModel::of`].
     pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Self> {
         let file = BasisFile::open(path, options.mode)?;
-        Self::of(file, options.open_base()?, &options.model)
+        Self::of_size(file, options.open_base()?, options.image_size, &options.model)
     }
 
     /// A base alone, of which `base` is the only task expression.
@@ -169,21 +172,58 @@ impl OpenModel {
     /// where the options name none.
     pub fn open_base(options: &OpenOptions) -> Result<Self> {
         let base = options.open_base()?.ok_or_else(|| Error::invalid("neither a basis nor a base is given"))?;
-        Ok(Self::of_model(Model::new(base, None, &options.model)?))
+        Self::of_base(base, options.image_size, &options.model)
+    }
+
+    /// A base that is open, alone.
+    ///
+    /// # Errors
+    /// As [`for_images`] and [`Model::new`].
+    pub fn of_base(base: Checkpoint, image_size: Option<usize>, options: &ModelOptions) -> Result<Self> {
+        let (base, _) = for_images(base, None, image_size)?;
+        Ok(Self::of_model(Model::new(base, None, options)?))
     }
 
     /// A file that is open, with its base where that was given.
     ///
     /// # Errors
-    /// As [`BasisFile::base_and_basis`] and [`Model::new`].
+    /// As [`OpenModel::of_size`].
     pub fn of(file: BasisFile, base: Option<Checkpoint>, options: &ModelOptions) -> Result<Self> {
+        Self::of_size(file, base, None, options)
+    }
+
+    /// A file that is open, with its base where that was given, for images of `image_size` pixels
+    /// ([`OpenOptions::image_size`]).
+    ///
+    /// # Errors
+    /// As [`BasisFile::base_and_basis`], [`for_images`] and [`Model::new`];
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a bundle that is of another image size.
+    pub fn of_size(
+        file: BasisFile,
+        base: Option<Checkpoint>,
+        image_size: Option<usize>,
+        options: &ModelOptions,
+    ) -> Result<Self> {
         match file {
             BasisFile::Bundle(bundle) => {
+                let own = bundle.arch().image_size();
+                if let Some(size) = image_size.filter(|size| *size != own) {
+                    return Err(Error::invalid("a bundle has its own image size")
+                        .at(bundle.path())
+                        .expected(own)
+                        .got(size)
+                        .hint("Pack the basis for another one: `pack --image-size`"));
+                }
+                let base = match base {
+                    Some(base) if base.stored_positions().is_none() => Some(for_images(base, None, Some(own))?.0),
+                    other => other,
+                };
                 Ok(Self { model: bundle.model(base, options)?, bundle: Some(Arc::new(*bundle)) })
             }
             folder @ BasisFile::Folder(_) => {
                 let (base, basis) = folder.base_and_basis(base)?;
-                Ok(Self::of_model(Model::new(base, Some(basis), options)?))
+                let (base, basis) = for_images(base, Some(basis), image_size)?;
+                Ok(Self::of_model(Model::new(base, basis, options)?))
             }
         }
     }

@@ -141,6 +141,7 @@ fn open(folder: &Path, base: &Path, heads: &Path) -> Opened {
         cache_bytes: 0,
         share_cache: null(),
         base_prefix: null(),
+        image_size: 0,
     };
     // SAFETY: the texts end in NULs, the places are of their types; the rest of the encoder's options is zero.
     let statuses = unsafe {

@@ -337,6 +337,8 @@ struct basis_options {
     const basis *share_cache = nullptr;
     // Of several image towers in the base's file, what the names of the one, or of its model, begin with.
     std::string base_prefix;
+    // The side of the images in pixels, where positions are to be resized for it.
+    std::size_t image_size = 0;
 };
 
 // A basis over its base, with the cache of reconstructed weights.
@@ -354,6 +356,7 @@ public:
         options.threads = how.threads;
         options.cache_bytes = how.cache_bytes;
         options.base_prefix = detail::or_null(how.base_prefix);
+        options.image_size = how.image_size;
         options.share_cache = how.share_cache == nullptr ? nullptr : how.share_cache->get();
         tb_basis *handle = nullptr;
         if (auto failed = detail::call(tb_basis_open, detail::or_null(folder), &options, &handle)) {

@@ -111,6 +111,18 @@ impl Basis {
         Self { path, vectors, has_mean, recovery, parameters, file_bytes, files }
     }
 
+    /// This basis with other vectors of a parameter: as many, of one shape.
+    pub(crate) fn with_parameter(mut self, name: &str, sources: Vec<Source>) -> Self {
+        self.parameters.insert(name.to_owned(), Parameter::new(sources));
+        self
+    }
+
+    /// This basis with a parameter that no vector changes.
+    pub(crate) fn without_changes(mut self, name: &str, shape: &[usize]) -> Self {
+        self.parameters.insert(name.to_owned(), Parameter::unchanged(shape));
+        self
+    }
+
     /// The path it was opened from: a folder, or a bundle's file.
     pub fn path(&self) -> &Path {
         &self.path

@@ -59,6 +59,10 @@ pub struct tb_basis_options {
     /// The image tower of several in the base's file: the one whose names, or whose model's, begin so (`teacher`,
     /// `ema.visual`); UTF-8. NULL: the file has one.
     pub base_prefix: *const c_char,
+    /// The side of the images, in pixels, where it is not the one that the base has positions for: its table of
+    /// positions, and those of all vectors, are resized as the base's library does it. 0: as the base has it, or, for a
+    /// DINOv2, as the configuration beside it says. A bundle has its own, and no other.
+    pub image_size: usize,
 }
 
 // SAFETY: repr(C), the size first, and every field may be zero.
@@ -132,6 +136,7 @@ pub unsafe extern "C" fn tb_basis_open(
             base: base.map(PathBuf::from),
             base_prefix: prefix.map(String::from),
             mode: if options.read == 0 { MapMode::Map } else { MapMode::Read },
+            image_size: (options.image_size > 0).then_some(options.image_size),
             model: ModelOptions {
                 threads: options.threads as usize,
                 cache_bytes: handle::bytes(options.cache_bytes),

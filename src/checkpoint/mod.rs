@@ -51,6 +51,8 @@ pub struct Checkpoint {
     /// The tensors of types that are not read.
     unread: IndexMap<String, Unread>,
     naming: Box<Naming>,
+    /// The shape that the table of positions has in the file, where it was resized.
+    stored_positions: Option<Box<[usize]>>,
 }
 
 impl Checkpoint {
@@ -80,7 +82,20 @@ impl Checkpoint {
         }
         let naming = Box::new(named.naming);
         let file_bytes = tensors.values().fold(0u64, |sum, tensor| sum.saturating_add(tensor.nbytes() as u64));
-        Ok(Self { path, format, parts: Vec::new(), file_bytes, tensors, unread, naming })
+        Ok(Self { path, format, parts: Vec::new(), file_bytes, tensors, unread, naming, stored_positions: None })
+    }
+
+    /// This checkpoint with another table of positions in the place of the one called `name`.
+    pub(crate) fn with_positions(mut self, name: &str, table: Tensor) -> Self {
+        if let Some(stored) = self.tensors.insert(name.to_owned(), table) {
+            self.stored_positions = Some(stored.shape().into());
+        }
+        self
+    }
+
+    /// The shape that the table of positions has in the file, where it was resized since.
+    pub(crate) fn stored_positions(&self) -> Option<&[usize]> {
+        self.stored_positions.as_deref()
     }
 
     /// The tensor of this canonical name, where the file has one that is read.

@@ -414,7 +414,7 @@ fn projected(tower: &Shapes<'_>, width: usize) -> Result<usize> {
 }
 
 /// g where `patches` is g².
-fn side_of(patches: usize) -> Option<usize> {
+pub(super) fn side_of(patches: usize) -> Option<usize> {
     let side = patches.isqrt();
     (side > 0 && side.checked_mul(side) == Some(patches)).then_some(side)
 }

@@ -6,6 +6,8 @@ pub mod config;
 mod features;
 mod form;
 pub mod graph;
+mod image_size;
+mod positions;
 mod precisions;
 mod published;
 mod shapes;
@@ -15,5 +17,6 @@ pub mod variant;
 
 pub use arch::Arch;
 pub use config::{ConfigSource, ImageHints, Origin, Property, TowerConfig, TowerOptions, TowerValue};
+pub use image_size::for_images;
 pub use precisions::{LayerKind, LayerPrecisions};
 pub use variant::{Activation, ArchHints, BlockForm, Epsilon, Pooling, Positions, Projection, Rotary, Tokens, Variant};

@@ -38,9 +38,9 @@ def roughened(model: torch.nn.Module, seed: int = 0, scale: float = 1.0) -> torc
 class Timm:
     """A model of timm's, saved as it is, or as the image tower of one of open_clip's models."""
 
-    def __init__(self, name, size, real_size, trunk=False, extra=None, **arguments):
+    def __init__(self, name, size, real_size, trunk=False, resized=None, **arguments):
         self.name, self.size, self.real_size, self.trunk, self.arguments = name, size, real_size, trunk, arguments
-        self.extra = extra or {}
+        self.resized = resized
 
     def make(self, real):
         import timm
@@ -68,8 +68,9 @@ class Timm:
 
 
 class Transformers:
-    def __init__(self, kind, config, small, real, embed):
+    def __init__(self, kind, config, small, real, embed, resized=None):
         self.kind, self.config, self.small, self.real, self.embedding = kind, config, small, real, embed
+        self.resized = resized
 
     def make(self, real):
         import transformers
@@ -127,6 +128,11 @@ FAMILIES = {
     "dinov2_reg_classifier": Transformers(
         "Dinov2WithRegistersForImageClassification", "Dinov2WithRegistersConfig", BY_RATIO, S14, classifier_input
     ),
+    "dinov2_resized": Transformers("Dinov2Model", "Dinov2Config", BY_RATIO, S14, class_token, resized=56),
+    "dinov2_reg_resized": Transformers(
+        "Dinov2WithRegistersModel", "Dinov2WithRegistersConfig", BY_RATIO, S14, class_token, resized=56
+    ),
+    "dinov2_timm_resized": Timm("vit_small_patch14_dinov2", 70, 518, resized=56, dynamic_img_size=True),
     "vit_timm": Timm("vit_tiny_patch16_224", 64, 224, num_classes=0),
     "vit_avg_timm": Timm("vit_tiny_patch16_224", 64, 224, num_classes=0, global_pool="avg"),
     "deit_timm": Timm("deit_tiny_patch16_224", 64, 224, num_classes=0),
@@ -164,7 +170,9 @@ def compared(program, name, family, real, folder):
         (folder / part).mkdir()
         family.save(model, folder / part)
     torch.manual_seed(7)
-    pixels = torch.rand(2, 3, family.side, family.side) * 2 - 1
+    side = family.resized or family.side
+    pixels = torch.rand(2, 3, side, side) * 2 - 1
+    size = [f"--image-size={family.resized}"] if family.resized else []
     save_file({"pixel_values": pixels}, folder / "pixels.safetensors")
 
     def mixed(a, b):
@@ -178,14 +186,15 @@ def compared(program, name, family, real, folder):
 
     def embed(weights, *options):
         out = folder / "out.safetensors"
-        status, said = run(program, "embed", "--weights", weights, "-i", folder / "pixels.safetensors", "-o", out, *options)
+        sized = [] if folder / "q8.taskbasis" in options else size
+        status, said = run(program, "embed", *sized, "--weights", weights, "-i", folder / "pixels.safetensors", "-o", out, *options)
         return (load_file(out)["embeds"] if status == 0 else None), said
 
     basis, bundle = folder / "basis", folder / "q8.taskbasis"
     base_option = ["--base", folder / "base"]
     tasks = [f"--task={task}={folder / task}" for task in tuned]
     built = run(program, "build", *base_option, *tasks, "--vectors", 2, "-o", basis)
-    packed = run(program, "pack", "--basis", basis, *base_option, "--format", "q8", "-o", bundle)
+    packed = run(program, "pack", "--basis", basis, *base_option, "--format", "q8", *size, "-o", bundle)
     of_basis = [*base_option, "--basis", basis]
     cases = [
         ("base", base, "base", base_option, "f32"),

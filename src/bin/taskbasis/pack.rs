@@ -9,9 +9,9 @@ use taskbasis::bundle::{Formats, Gate, LabelledTask, Lambdas};
 use taskbasis::hub::Wanted;
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
-    BaseFormat, Basis, BasisFile, BlockFormat, Bundle, Dataset, Encoder, EncoderOptions, Error, ErrorKind, GraphChoice,
-    MapMode, ModelOptions, OpenModel, OtherNames, PackReport, Packer, PartialFolder, PrecisionChoice, Result, Runtime,
-    TaskExpr, TowerConfig, VectorFormat, check_output, head_tasks,
+    BaseFormat, Basis, BasisFile, BlockFormat, Bundle, Checkpoint, Dataset, Encoder, EncoderOptions, Error, ErrorKind,
+    GraphChoice, MapMode, ModelOptions, OpenModel, OtherNames, PackReport, Packer, PartialFolder, PrecisionChoice,
+    Result, Runtime, TaskExpr, TowerConfig, VectorFormat, check_output, for_images, head_tasks,
 };
 
 use crate::accuracy::{Accuracy, Judge};
@@ -37,6 +37,11 @@ pub struct Pack {
     /// Base checkpoint (the zero-shot weights).
     #[arg(long, value_name = "FILE")]
     base: BasePath,
+
+    /// Side of the images in pixels, where it is not the one that the base has positions for: its table of positions,
+    /// and those of all vectors, are packed resized.
+    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..=1 << 13))]
+    image_size: Option<u32>,
 
     /// The file to write.
     #[arg(short, long, value_name = "model.taskbasis")]
@@ -163,7 +168,7 @@ impl BundleArgs {
     /// The command that packs what `build` has made.
     pub fn packing(self, basis: &Path, base: BasePath, output: OutFile, built: Built) -> Pack {
         let basis = InPath::new(basis, Wanted::Path);
-        Pack { basis, base, how: self, finetuned_dir: None, output, built: Some(built) }
+        Pack { basis, base, image_size: None, how: self, finetuned_dir: None, output, built: Some(built) }
     }
 
     pub fn conflict(&self, given: &Given<'_>) -> Refused {
@@ -215,8 +220,7 @@ type Accuracies = Vec<Accuracy>;
 impl Pack {
     pub fn run(self, as_json: bool) -> Result<()> {
         self.check()?;
-        let basis = Basis::open(&self.basis)?;
-        let base = checkpoints::open(&self.base)?;
+        let (base, basis) = self.opened()?;
         paths::protect([basis.path()])?;
         check_output(&self.output, &[])?;
 
@@ -234,7 +238,9 @@ impl Pack {
         }
         for (task, file) in self.finetuned(&basis)? {
             let format = self.residual.unwrap_or(BlockFormat::Q2);
-            packer.residual(&task, checkpoints::open_tuned(&file, &base)?, format, self.residual_above)?;
+            let tuned = checkpoints::open_tuned(&file, &base)?;
+            let (tuned, _) = for_images(tuned, None, Some(tower.arch.image_size()))?;
+            packer.residual(&task, tuned, format, self.residual_above)?;
         }
 
         let gate = self.is_gated().then(|| self.gate(&basis, &tower)).transpose()?;
@@ -408,8 +414,16 @@ impl Pack {
 
     /// What is packed, before it is.
     fn session(&self) -> Result<Session> {
-        let file = BasisFile::Folder(Box::new(Basis::open(&self.basis)?));
-        OpenModel::of(file, Some(checkpoints::open(&self.base)?), &self.options()).map(Session::new)
+        let (base, basis) = self.opened()?;
+        OpenModel::of(BasisFile::Folder(Box::new(basis)), Some(base), &self.options()).map(Session::new)
+    }
+
+    /// Base and basis, for images of the size that is asked for.
+    fn opened(&self) -> Result<(Checkpoint, Basis)> {
+        let (base, basis) = (checkpoints::open(&self.base)?, Basis::open(&self.basis)?);
+        let size = self.image_size.map(|size| size as usize);
+        let (base, basis) = for_images(base, Some(basis), size)?;
+        Ok((base, basis.ok_or_else(|| Error::invalid("the basis was lost"))?))
     }
 
     fn accuracies_after(&self, bundle: &Path) -> Result<Accuracies> {

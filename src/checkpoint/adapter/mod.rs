@@ -118,5 +118,6 @@ fn applied(keys: AdapterTensors, config: &Config, base: &Checkpoint, file: Adapt
         unread: base.unread.clone(),
         parts: Vec::new(),
         naming: base.naming.clone(),
+        stored_positions: base.stored_positions.clone(),
     })
 }

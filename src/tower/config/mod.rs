@@ -24,6 +24,7 @@ mod tests;
 pub(crate) use self::files::object;
 pub use self::files::{CONFIGS, ConfigSource};
 pub use self::images::ImageHints;
+pub(super) use self::read::stated_side;
 #[cfg(feature = "text")]
 pub(super) use self::text::text_hints;
 pub use self::values::{Origin, Property, TowerConfig, TowerOptions, TowerValue};

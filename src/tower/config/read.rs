@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::preprocess::Preprocess;
 use crate::tower::arch::{Arch, ArchHints, PROJECTION, Pooling};
 use crate::tower::classifier;
+use crate::tower::variant::Positions;
 
 impl Arch {
     /// The architecture of the image tower in `checkpoint`. What `hints` leave open is read beside it, as
@@ -41,6 +42,11 @@ impl TowerConfig {
         let grid = configs.iter().find_map(|stated| stated.image.as_ref()?.hints.grid);
         let shape = shape_of(checkpoint, options.arch.pooling.or(of_weights).or(stated), options.arch.grid.or(grid))?;
         let mut resolver = Resolver::new(options);
+        let as_stored = as_stored(checkpoint, &shape);
+        if as_stored.grid != shape.grid {
+            let [from, to] = [as_stored.grid, shape.grid];
+            resolver.note(format!("the table of positions was resized from {from} × {from} to {to} × {to} patches"));
+        }
         if let Some(pooling) = of_weights {
             // Before what a configuration says: without a projection there is no other pooling.
             let arch = ArchHints { pooling: of_weights, ..ArchHints::default() };
@@ -56,13 +62,14 @@ impl TowerConfig {
                 resolver.note(format!("{} is of {other}, and passed over", path.display()));
             }
             if let Some(says) = &stated.image {
-                says.check_image(&path, &shape).map_err(|e| e.at(checkpoint.path()))?;
+                says.check_image(&path, &as_stored).map_err(|e| e.at(checkpoint.path()))?;
             }
             if let Some(side) = stated.side.filter(|side| *side != shape.image_size()) {
                 return Err(stated::contradiction(&path, "another size of images than the weights have")
                     .at(checkpoint.path())
                     .expected(format_args!("{side} × {side} pixels"))
-                    .got(shape.image_size()));
+                    .got(shape.image_size())
+                    .hint("--image-size resizes the table of positions"));
             }
             // All of the preparation is the first file's that says something of it: halves of two would be neither's.
             let images = stated.images.filter(|_| !has_images);
@@ -98,6 +105,24 @@ impl TowerConfig {
         resolver.add(ValueSource { origin: Origin::Bundle, arch: arch.hints(), images });
         resolver.finish(shape).map_err(|e| e.at(checkpoint.path()))
     }
+}
+
+/// The architecture of the file, whose table of positions may have been resized since.
+fn as_stored(checkpoint: &Checkpoint, shape: &Arch) -> Arch {
+    let rows = checkpoint.stored_positions().and_then(|shape| shape.first().copied());
+    let tokens = shape.variant.tokens;
+    let prefix = if shape.variant.positions == Positions::All { tokens.without_registers() } else { 0 };
+    let grid = rows.and_then(|rows| rows.checked_sub(prefix)).map(usize::isqrt);
+    Arch { grid: grid.unwrap_or(shape.grid), ..shape.clone() }
+}
+
+/// The side of the images that the configurations beside `checkpoint` prepare, in pixels, where they say it.
+///
+/// # Errors
+/// As [`TowerConfig::read`].
+pub(in crate::tower) fn stated_side(checkpoint: &Checkpoint) -> Result<Option<usize>> {
+    let configs = files::read(checkpoint.path(), &ConfigSource::Beside)?;
+    Ok(configs.iter().find_map(|stated| stated.side))
 }
 
 fn check_tower(checkpoint: &Checkpoint) -> Result<()> {

@@ -79,7 +79,8 @@ def open(path: "Path | None", base: "Path | None" = None, **options: Any) -> Bas
 
     `base` is the zero-shot checkpoint, a file or a folder with one; a bundle may hold it. `path` may be None: a base alone. Options: `read` (copy into
     memory instead of mapping), `threads` (as many as there are processors, or 64, at most), `cache_bytes`, `share_cache`
-    (another basis), `base_prefix` (of several image towers in the base's file, what the names of the one, or of its model, begin with). Raises IoError, FormatError,
+    (another basis), `base_prefix` (of several image towers in the base's file, what the names of the one, or of its model, begin with),
+    `image_size` (the side of the images in pixels, for which the tables of positions are resized). Raises IoError, FormatError,
     MismatchError, with file and tensor in the text.
     """
     return Basis(path, base, **options)

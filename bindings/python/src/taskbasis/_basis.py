@@ -76,12 +76,14 @@ class Basis(Handle):
         cache_bytes: int = 0,
         share_cache: "Optional[Basis]" = None,
         base_prefix: Optional[str] = None,
+        image_size: int = 0,
     ) -> None:
         options, base_text, out = sized("tb_basis_options"), encoded(base), ffi.new("tb_basis **")
         options.base, options.read, options.threads = base_text, read, threads
         options.cache_bytes = cache_bytes
         prefix_text = encoded(base_prefix)
         options.base_prefix = prefix_text
+        options.image_size = image_size
         options.share_cache = ffi.NULL if share_cache is None else share_cache._handle
         call(lib.tb_basis_open, encoded(path), options, out)
         super().__init__(out[0], lib.tb_basis_free)

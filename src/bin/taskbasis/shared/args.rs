@@ -33,6 +33,12 @@ pub struct ModelArgs {
     /// timm's names; a file, the index of several, or a folder with one. A bundle that holds its base needs none.
     #[arg(long, value_name = "FILE")]
     pub base: Option<BasePath>,
+
+    /// Side of the images in pixels, where it is not the one that the base has positions for: its table of positions,
+    /// and those of all vectors, are resized as the base's library does it. A DINOv2 takes that of the configuration
+    /// beside it.
+    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..=1 << 13))]
+    pub image_size: Option<u32>,
 }
 
 /// Heads and class names.
@@ -172,14 +178,15 @@ impl ModelArgs {
     pub fn open(&self, threads: usize) -> Result<Session> {
         let options = ModelOptions { threads, ..ModelOptions::default() };
         let base = self.base.as_deref().map(checkpoints::open).transpose()?;
+        let image_size = self.image_size.map(|size| size as usize);
         let opened = match (&self.basis, base) {
             (Some(basis), base) => {
                 let file = BasisFile::open(basis, MapMode::Map)?;
                 // However a folder was named, all of it is read.
                 paths::protect([file.path()])?;
-                OpenModel::of(file, base, &options)?
+                OpenModel::of_size(file, base, image_size, &options)?
             }
-            (None, Some(base)) => OpenModel::of_model(Model::new(base, None, &options)?),
+            (None, Some(base)) => OpenModel::of_base(base, image_size, &options)?,
             (None, None) => return Err(Error::invalid("neither --basis nor --base is given")),
         };
         Ok(Session::new(opened))
