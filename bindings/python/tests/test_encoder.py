@@ -120,7 +120,7 @@ def test_classes(encoder, head, golden):
     assert taskbasis.Head.classify_many([two, two], embeds[0], 1 << 40) == [two.classify(embeds[0], 2)] * 2
     assert taskbasis.Head.classify_many([head], embeds, 0) == [[[]] * 32]
     assert taskbasis.Head.classify_many([], embeds) == []
-    with pytest.raises(taskbasis.MismatchError, match=r"heads\[1\]"):
+    with pytest.raises(taskbasis.MismatchError, match=r"heads\[0\]"):
         taskbasis.Head.classify_many([head, two], embeds[:, 1:])
 
 
