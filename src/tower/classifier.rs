@@ -1,5 +1,5 @@
-//! The pooling that a checkpoint's classifier tells of its tower, by the classes of the transformers library and of timm
-//! that have such a classifier.
+//! The pooling that a checkpoint's classifier tells of its tower, by the classes of the transformers library and of
+//! timm that have such a classifier.
 
 use super::arch::{CLASS_EMBEDDING, PATCH_BIAS, PROJECTION};
 use super::variant::Pooling;

@@ -3,10 +3,12 @@
 use crate::error::{Error, Result};
 
 /// Parts of parameters' names, and the features that a model with such a name has.
-const FEATURES: [(&str, &str); 8] = [
+const FEATURES: [(&str, &str); 10] = [
     ("visual.layer1.", "a ResNet (the image encoder is no vision transformer)"),
     ("visual.trunk.", "a timm model that is no plain vision transformer as image encoder (ConvNeXt, ViTamin, …)"),
     ("visual.attn_pool.query", "attentional pooling (CoCa)"),
+    ("visual.attn_pool.ln_q.", "attentional pooling (CoCa)"),
+    ("visual.attn_pool.ln_k.", "attentional pooling (CoCa)"),
     ("visual.attn_pool_contrastive.", "attentional pooling (CoCa)"),
     (".ln_q.", "normalised queries and keys (qk_norm)"),
     (".attn.logit_scale", "scaled cosine attention"),

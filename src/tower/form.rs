@@ -58,7 +58,8 @@ pub enum Rotary {
     /// EVA-02's: of a head of `d` channels, pair `i` of the first `d/4` turns by `16·y/g·10000^(−4i/d)`, pair `i` of
     /// the others by `16·x/g·10000^(−4i/d)`; a pair are neighbours.
     Eva,
-    /// The Perception Encoder's: as EVA-02's, but by `x + 1` first and `y + 1` then, at the size that it was trained at.
+    /// The Perception Encoder's: as EVA-02's, but by `x + 1` first and `y + 1` then, at the size that it was trained
+    /// at.
     PerceptionEncoder,
     /// DINOv3's: by `2π·(2(y + ½)/g − 1)·100^(−4i/d)` and likewise `x`; a pair are channels `i` and `i + d/2`.
     #[serde(rename = "dinov3")]

@@ -140,6 +140,13 @@ FAMILIES = {
     "vit_transformers": Transformers("ViTForImageClassification", "ViTConfig", SMALL, S16, classifier_input),
     "deit_transformers": Transformers("DeiTForImageClassification", "DeiTConfig", SMALL, S16, classifier_input),
     "deit_teacher": Transformers("DeiTForImageClassificationWithTeacher", "DeiTConfig", SMALL, S16, classifier_input),
+    "metaclip2": Transformers(
+        "MetaClip2VisionModelWithProjection",
+        "MetaClip2VisionConfig",
+        dict(SMALL, projection_dim=48),
+        dict(projection_dim=512),
+        lambda model, pixels: model(pixels).image_embeds,
+    ),
     "mobileclip2_l": Timm("vit_large_patch14_clip_224", 56, None, trunk=True, num_classes=64),
     "eva02_clip": Timm("eva02_base_patch16_clip_224", 64, 224, trunk=True, num_classes=512),
     "pe_core": Timm("vit_pe_core_base_patch16_224", 224, 224, trunk=True, num_classes=1024),

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 
 LAYERS, IMAGES, LIMIT = 2, 2, 2e-5
 # What the program has to say of what it refuses.
-REFUSED = {"attentional_pool": "attentional pooling", "ls_init_value": "LayerScale"}
+REFUSED = {"attentional_pool": "attentional pooling"}
 
 
 def roughened(model: torch.nn.Module) -> torch.nn.Module:

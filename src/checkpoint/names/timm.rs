@@ -72,8 +72,8 @@ pub(super) enum TimmHead {
 }
 
 impl TimmHead {
-    /// The kind of a tower's `head`; without one, the projection. Within open_clip's models, `is_of_clip`, it is never a
-    /// classifier.
+    /// The kind of a tower's `head`; without one, the projection. Within open_clip's models, `is_of_clip`, it is never
+    /// a classifier.
     pub(super) fn of(weight: Option<&Stored>, bias: Option<&Stored>, is_of_clip: bool) -> Self {
         let rows = weight.and_then(|weight| weight.as_ref().ok()?.shape().first().copied()).unwrap_or(0);
         let is_zero = bias.is_none_or(|bias| bias.as_ref().is_ok_and(|bias| bias.is_zero()));

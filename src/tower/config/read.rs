@@ -133,8 +133,8 @@ fn check_tower(checkpoint: &Checkpoint) -> Result<()> {
     Ok(())
 }
 
-/// The architecture that the shapes tell where this is the pooling, or whichever they suggest. Heads, activation and epsilon of it
-/// mean nothing.
+/// The architecture that the shapes tell where this is the pooling, or whichever they suggest. Heads, activation and
+/// epsilon of it mean nothing.
 fn shape_of(checkpoint: &Checkpoint, pooling: Option<Pooling>, grid: Option<usize>) -> Result<Arch> {
     let any = ArchHints { heads: Some(1), pooling, grid, ..ArchHints::default() };
     let shapes = checkpoint.image_tower().map(|(name, tensor)| (name, tensor.shape()));
