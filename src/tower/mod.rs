@@ -6,6 +6,7 @@ pub mod config;
 mod features;
 mod form;
 pub mod graph;
+mod positions;
 mod precisions;
 mod published;
 mod shapes;
@@ -15,5 +16,6 @@ pub mod variant;
 
 pub use arch::Arch;
 pub use config::{ConfigSource, ImageHints, Origin, Property, TowerConfig, TowerOptions, TowerValue};
+pub use positions::{PositionResampling, PositionResize};
 pub use precisions::{LayerKind, LayerPrecisions};
 pub use variant::{Activation, ArchHints, BlockForm, Epsilon, Pooling, Positions, Projection, Rotary, Tokens, Variant};
