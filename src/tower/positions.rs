@@ -100,7 +100,8 @@ fn antialiased(i: usize, from: usize, scale: f64) -> Vec<(usize, f64)> {
 
 /// The weights of the `i`-th value of a line, of the four old ones around it.
 fn plain(i: usize, from: usize, scale: f64) -> Vec<(usize, f64)> {
-    let place = scale * (i as f64 + 0.5) - 0.5;
+    // In f32 as PyTorch has it: far along a line that moves the place by a millionth.
+    let place = f64::from(scale as f32 * (i as f32 + 0.5) - 0.5);
     let first = place.floor().min(from as f64 - 1.0);
     // Past the last value it stands still.
     let distance = (place - first).clamp(0.0, 1.0);
