@@ -289,6 +289,12 @@ typedef struct tb_basis_options {
      * `ema.visual`); UTF-8. NULL: the file has one.
      */
     const char *base_prefix;
+    /**
+     * The side of the images, in pixels, where it is not the one that the base has positions for: its table of
+     * positions, and those of all vectors, are resized as the base's library does it. 0: as the base has it, or, for a
+     * DINOv2, as the configuration beside it says. A bundle has its own, and no other.
+     */
+    size_t image_size;
 } tb_basis_options;
 
 /** Properties of a basis, from tb_basis_info(). */
