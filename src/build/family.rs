@@ -61,7 +61,8 @@ impl Family {
             |name: &str, tensor: &Tensor| tensor.dtype().is_float() && (scope == Scope::All || is_image_tower(name));
         lacking::check_read(&base, scope == Scope::ImageTower)?;
         // A user's graph can be run with weights of whatever names, but for nothing does one ask for a tower's.
-        if base.image_tower().next().is_none() && (scope == Scope::ImageTower || base.parameters() == 0) {
+        let is_no_encoder = base.naming().is_no_encoder() || base.parameters() == 0;
+        if base.image_tower().next().is_none() && (scope == Scope::ImageTower || is_no_encoder) {
             return Err(lacking::no_tower(&base));
         }
         // Each task has classes of its own, and a classifier of them is no weight of the model.

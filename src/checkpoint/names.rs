@@ -72,6 +72,7 @@ pub struct Naming {
     beside: Vec<String>,
     remark: Option<String>,
     kind: Option<&'static str>,
+    is_no_encoder: bool,
 }
 
 impl Naming {
@@ -98,6 +99,11 @@ impl Naming {
     /// The content of a file without an image tower of CLIP, where its names say so: a clause.
     pub fn kind(&self) -> Option<&'static str> {
         self.kind
+    }
+
+    /// Whether names say that it is something else than an image encoder, or a part of one.
+    pub fn is_no_encoder(&self) -> bool {
+        self.is_no_encoder
     }
 
     /// The ways in which the names differed from open_clip's, as a phrase; `None` where they did not.
@@ -156,6 +162,7 @@ pub fn canonical(tensors: Vec<(String, Stored)>, prefix: Option<&str>, beside: B
         convention: chosen.convention,
         remark: chosen.remark.clone(),
         kind: chosen.kind,
+        is_no_encoder: chosen.is_no_encoder,
         ..Naming::default()
     };
     // What is only a part of a tower, or none, is not told from what is beside it.
@@ -238,6 +245,7 @@ struct Chosen {
     has_gate: bool,
     remark: Option<String>,
     kind: Option<&'static str>,
+    is_no_encoder: bool,
 }
 
 impl Chosen {
@@ -271,12 +279,14 @@ impl Chosen {
             has_gate: names.clone().any(|name| name.contains(".mlp.gate_proj.")),
             remark,
             kind: None,
+            is_no_encoder: false,
         })
     }
 
     /// The choice where nothing has a class token, which may still be a part of a tower.
     fn without_tower<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Result<Self> {
-        let kind = kinds::known(names.clone());
+        let known = kinds::known(names.clone());
+        let (kind, is_no_encoder) = (known.map(|(what, _)| what), known.is_some_and(|(_, is_encoder)| !is_encoder));
         let marked = towers::marked(names.clone(), |prefix| wrappers(prefix).len() == prefix.len());
         let prefix = match marked[..] {
             [(_, first), (_, second)] => {
@@ -287,7 +297,7 @@ impl Chosen {
             [(prefix, _)] => prefix,
             _ => shared_wrapper(names),
         };
-        Ok(Self { prefix: prefix.to_owned(), has_tower: !marked.is_empty(), kind, ..Self::default() })
+        Ok(Self { prefix: prefix.to_owned(), has_tower: !marked.is_empty(), kind, is_no_encoder, ..Self::default() })
     }
 
     /// Whether the tensor of this name is none of the model's.
