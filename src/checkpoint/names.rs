@@ -467,7 +467,8 @@ fn rename(tensors: Vec<(Place, String, Stored)>) -> Result<IndexMap<String, Stor
 /// Whether queries and values have a bias and keys have none, in every block, and by the names of libraries that have
 /// such layers: EVA-02's in timm, DINOv3's in transformers.
 fn is_without_key_bias(found: &IndexMap<String, TensorSources>) -> bool {
-    let mut biases = found.iter().filter(|(name, _)| name.ends_with("attn.in_proj_bias")).map(|(_, sources)| sources);
+    let is_of_block = |name: &str| name.contains(".resblocks.") && name.ends_with(".attn.in_proj_bias");
+    let mut biases = found.iter().filter(|(name, _)| is_of_block(name)).map(|(_, sources)| sources);
     let is_known = |name: &str| {
         ["attn.q_bias", "attn.v_bias", ".attn.q_proj.", ".attn.v_proj.", ".attention.q_proj.", ".attention.v_proj."]
             .iter()

@@ -3,9 +3,11 @@
 use crate::support::naive;
 use crate::support::tensors::Tensors;
 use crate::support::{Random, relative_l2, runtime};
+use taskbasis::build::{Family, Fit, WriteOptions};
 use taskbasis::{
-    Activation, Arch, BlockForm, Encoder, EncoderOptions, Epsilon, Pooling, Positions, Precision, Projection,
-    Residency, Rotary, Tokens, Variant,
+    Activation, Arch, ArchHints, BlockForm, Checkpoint, Encoder, EncoderOptions, Epsilon, GraphChoice, Method,
+    OpenModel, OpenOptions, Pooling, Positions, Precision, Projection, Residency, Rotary, Scope, Tokens, Variant,
+    for_images, save_arrays,
 };
 
 fn arch(activation: Activation, variant: Variant) -> Arch {
@@ -208,4 +210,67 @@ fn parts_that_do_not_go_together_are_refused() {
     refused(arch(Activation::Gelu, side_by_side), "side by side");
     let many = Tokens { registers: 1 << 20, ..Tokens::default() };
     refused(arch(Activation::Gelu, Variant { tokens: many, ..plain() }), "register tokens");
+}
+
+/// A DINOv2 whose table of positions is for larger images than it is run on: the table of the base and those of the
+/// vectors are resized when they are opened.
+#[test]
+fn positions_are_resized_once() {
+    if !runtime() {
+        return;
+    }
+    let scaled = BlockForm { layer_scale: true, ..BlockForm::default() };
+    let large = Arch { grid: 5, ..arch(Activation::Gelu, Variant { blocks: scaled, ..plain() }) };
+    let small = Arch { grid: 3, ..large.clone() };
+    let folder = tempfile::tempdir().unwrap();
+    let save = |name: &str, weights: &Tensors| {
+        let arrays: Vec<(&str, &[usize], &[f32])> =
+            weights.0.iter().map(|(name, (shape, values))| (name.as_str(), &shape[..], &values[..])).collect();
+        let path = folder.path().join(name);
+        save_arrays(&path, &arrays, &[], &[]).unwrap();
+        path
+    };
+    let (base, tuned) = (Tensors::random(&large, 1), Tensors::random(&large, 2));
+    let paths = [save("base.safetensors", &base), save("tuned.safetensors", &tuned)];
+    let basis = folder.path().join("basis");
+    let family = Family::new(opened_file(&paths[0]), vec![("A".into(), opened_file(&paths[1]))], Scope::All).unwrap();
+    let fit = Fit::of(Method::RandomSample, &family.gram(1, &|_| {}).unwrap(), 1, 0).unwrap();
+    family.write_basis(&fit, &basis, &WriteOptions::default()).unwrap();
+
+    let tower = |options: &OpenOptions| {
+        let opened = OpenModel::open(&basis, options).unwrap();
+        let hints = ArchHints { grid: None, ..large.hints() };
+        let tower = opened.tower(hints.into(), &GraphChoice::Built).unwrap();
+        (opened, tower)
+    };
+    let options = OpenOptions { base: Some(paths[0].clone()), image_size: Some(12), ..OpenOptions::default() };
+    let (opened, told) = tower(&options);
+    assert_eq!(told.arch, small);
+    assert!(told.notes.iter().any(|note| note.contains("from 5 × 5 to 3 × 3")), "{:?}", told.notes);
+    // As the table of the one that was trained, resized: linear, so that a task is its own table's.
+    let encoder = opened.encoder_of(&told, None, &EncoderOptions::default()).unwrap();
+    let pixels = Random(5).many(2 * small.pixels());
+    let embeds = encoder.encode_task(&opened.model().weights(&"A".parse().unwrap()).unwrap(), &pixels, 2).unwrap();
+    let (resized, _) = for_images(opened_file(&paths[1]), None, Some(12)).unwrap();
+    let mut of_task = Tensors(tuned.0.clone());
+    let table = resized.get("visual.positional_embedding").unwrap();
+    assert_eq!(table.shape(), [10, 32]);
+    of_task
+        .0
+        .insert("visual.positional_embedding".into(), (table.shape().to_vec(), table.to_f32().unwrap().into_owned()));
+    let error = relative_l2(&embeds, &naive::encode(&small, &of_task, &pixels, 2));
+    assert!(error < 1e-5, "{error}");
+
+    // Unasked it takes the size that the configuration beside it prepares images in.
+    let processor = serde_json::json!({ "image_processor_type": "BitImageProcessor", "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5], "size": { "shortest_edge": 16 }, "crop_size": { "height": 12, "width": 12 } });
+    std::fs::write(folder.path().join("preprocessor_config.json"), processor.to_string()).unwrap();
+    let (_, told) = tower(&OpenOptions { image_size: None, ..options.clone() });
+    assert_eq!((told.arch.image_size(), told.preprocess.edge()), (12, 16));
+    let error = OpenModel::open(&basis, &OpenOptions { image_size: Some(13), ..options }).unwrap_err().to_string();
+    assert!(error.contains("multiple of 4") && error.contains("13"), "{error}");
+}
+
+fn opened_file(path: &std::path::Path) -> Checkpoint {
+    Checkpoint::open(path).unwrap()
 }

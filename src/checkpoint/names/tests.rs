@@ -381,3 +381,130 @@ fn files_of_other_things_keep_their_names() {
     let whole = [under("AE/A/model.", tower(1.0)), under("AE/B/model.", tower(2.0))].concat();
     assert!(named(whole).unwrap().tensors.contains_key("AE/B/model.visual.proj"));
 }
+
+/// Every library's names of the parts that CLIP's towers lack, in the order of the file.
+#[test]
+fn other_families_names_are_known() {
+    let block = "visual.transformer.resblocks.0.";
+    let at = |part: &str| format!("{block}{part}");
+    let open_clip = |more: &[(&str, &str)]| {
+        let anchor = [("visual.trunk.patch_embed.proj.weight", "visual.conv1.weight")];
+        let block = [("visual.trunk.blocks.0.norm1.weight", "visual.transformer.resblocks.0.ln_1.weight")];
+        anchor.iter().chain(&block).chain(more).map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect::<Vec<_>>()
+    };
+    let in_block = |theirs: &str, parts: &[(&str, &str)]| {
+        parts.iter().map(|(a, b)| (format!("{theirs}{a}"), at(b))).collect::<Vec<_>>()
+    };
+    let trunk = open_clip(&[
+        ("visual.trunk.patch_embed.proj.bias", "visual.conv1.bias"),
+        ("visual.trunk.norm_pre.bias", "visual.ln_pre.bias"),
+        ("visual.trunk.norm.bias", "visual.ln_post.bias"),
+        ("visual.trunk.attn_pool.norm.weight", "visual.attn_pool.ln_2.weight"),
+        ("visual.trunk.attn_pool.proj.bias", "visual.attn_pool.attn.out_proj.bias"),
+        ("visual.trunk.attn_pool.mlp.fc2.weight", "visual.attn_pool.mlp.c_proj.weight"),
+        ("visual.head.proj.weight", "visual.proj"),
+        ("text.transformer.resblocks.0.ln_1.weight", "text.transformer.resblocks.0.ln_1.weight"),
+        ("logit_bias", "logit_bias"),
+    ]);
+    let trunk_blocks = in_block(
+        "visual.trunk.blocks.0.",
+        &[
+            ("ls1.gamma", "ls_1.gamma"),
+            ("gamma_2", "ls_2.gamma"),
+            ("attn.norm.weight", "attn.ln_inner.weight"),
+            ("mlp.norm.bias", "mlp.ln.bias"),
+            ("mlp.w12.weight", "mlp.c_fc.weight"),
+            ("mlp.w3.bias", "mlp.c_proj.bias"),
+        ],
+    );
+    let vit = in_block(
+        "dinov2.encoder.layer.0.",
+        &[
+            ("norm1.weight", "ln_1.weight"),
+            ("attention.output.dense.bias", "attn.out_proj.bias"),
+            ("layer_scale1.lambda1", "ls_1.gamma"),
+            ("mlp.weights_in.weight", "mlp.c_fc.weight"),
+            ("mlp.weights_out.bias", "mlp.c_proj.bias"),
+            ("layer_scale2.lambda1", "ls_2.gamma"),
+        ],
+    );
+    let others = in_block(
+        "dinov2.encoder.layer.0.",
+        &[
+            ("layernorm_before.bias", "ln_1.bias"),
+            ("layernorm_after.weight", "ln_2.weight"),
+            ("intermediate.dense.weight", "mlp.c_fc.weight"),
+            ("output.dense.weight", "mlp.c_proj.weight"),
+            ("attention.o_proj.weight", "attn.out_proj.weight"),
+            ("mlp.up_proj.weight", "mlp.c_fc.weight"),
+            ("mlp.down_proj.bias", "mlp.c_proj.bias"),
+        ],
+    );
+    let around = [
+        ("dinov2.embeddings.patch_embeddings.projection.weight", "visual.conv1.weight"),
+        ("dinov2.embeddings.patch_embeddings.projection.bias", "visual.conv1.bias"),
+        ("dinov2.layernorm.weight", "visual.ln_post.weight"),
+        ("dinov2.embeddings.mask_token", "dinov2.embeddings.mask_token"),
+        ("classifier.weight", "classifier.weight"),
+    ]
+    .map(|(a, b)| (a.to_owned(), b.to_owned()));
+    let names_of = |all: &[(String, String)], anchor: Option<&str>| {
+        let mut sources: Vec<(String, Stored)> = tensors(&all.iter().map(|(a, _)| a.as_str()).collect::<Vec<_>>());
+        if let Some(name) = anchor {
+            sources.push((name.to_owned(), Ok(Tensor::from_f32(&[0.0; 2], &[1, 1, 2], "test").unwrap())));
+        }
+        canonical(sources, None, Beside::Keep).unwrap().tensors.into_keys().collect::<Vec<_>>()
+    };
+    let right = |all: &[(String, String)]| all.iter().map(|(_, b)| b.clone()).collect::<Vec<_>>();
+    for case in [[trunk.clone(), trunk_blocks].concat(), trunk] {
+        assert_eq!(names_of(&case, None), right(&case));
+    }
+    for parts in [vit, others] {
+        // A class token is what such a tower is known by.
+        let mut parts: Vec<_> = around.iter().cloned().chain(parts).collect();
+        let duplicate = parts.iter().position(|(name, _)| name.ends_with("mlp.up_proj.weight"));
+        let plain = duplicate.map(|at| parts.remove(at));
+        let mut found = names_of(&parts, Some("dinov2.embeddings.cls_token"));
+        assert_eq!(found.pop().as_deref(), Some("visual.class_embedding"));
+        assert_eq!(found, right(&parts));
+        if let Some(plain) = plain {
+            // DINOv3's first layer, where MLPs have no gate.
+            let is_other = |(name, _): &(String, String)| !name.contains("intermediate");
+            let parts: Vec<_> = parts.into_iter().filter(is_other).chain([plain]).collect();
+            assert!(names_of(&parts, Some("dinov2.embeddings.cls_token")).contains(&at("mlp.c_fc.weight")));
+        }
+    }
+}
+
+/// EVA-02's keys have no bias, gates come first, and a probe's query is in front of its keys and values.
+#[test]
+fn what_others_keep_apart_is_joined() {
+    let part = |name: &str, values: &[f32]| {
+        (format!("visual.trunk.{name}"), Ok(Tensor::from_f32(values, &[values.len()], "test").unwrap()))
+    };
+    let anchor = [part("patch_embed.proj.weight", &[0.0])];
+    let eva = [
+        part("blocks.0.attn.q_proj.bias", &[1., 2.]),
+        part("blocks.0.attn.v_proj.bias", &[5., 6.]),
+        part("blocks.0.mlp.fc1_x.bias", &[3., 4.]),
+        part("blocks.0.mlp.fc1_g.bias", &[1., 2.]),
+        part("attn_pool.kv.bias", &[3., 4., 5., 6.]),
+        part("attn_pool.q.bias", &[1., 2.]),
+    ];
+    let found = named([&anchor[..], &eva].concat()).unwrap().tensors;
+    let values = |name: &str| found[name].as_ref().unwrap().to_f32().unwrap().into_owned();
+    assert_eq!(values("visual.transformer.resblocks.0.attn.in_proj_bias"), [1., 2., 0., 0., 5., 6.]);
+    assert_eq!(values("visual.transformer.resblocks.0.mlp.c_fc.bias"), [1., 2., 3., 4.]);
+    assert_eq!(values("visual.attn_pool.attn.in_proj_bias"), [1., 2., 3., 4., 5., 6.]);
+
+    let error = |tensors: &[(String, Stored)]| named([&anchor[..], tensors].concat()).unwrap_err().to_string();
+    let message = error(&[eva[2].clone(), part("blocks.0.norm1.weight", &[1.])]);
+    assert!(message.contains("gated MLP is incomplete") && message.contains("fc1_g.bias"), "{message}");
+    let message = error(&[eva[4].clone(), part("blocks.0.norm1.weight", &[1.])]);
+    assert!(message.contains("attn_pool.q.bias"), "{message}");
+    // In one block it got lost.
+    let two = [part("blocks.1.attn.q_proj.bias", &[1.]), part("blocks.1.attn.k_proj.bias", &[1.])];
+    let whole = [part("blocks.1.attn.v_proj.bias", &[1.])];
+    let message = error(&[&eva[..2], &two, &whole].concat());
+    assert!(message.contains("attention weights are incomplete") && message.contains("k_proj"), "{message}");
+}

@@ -201,3 +201,66 @@ fn a_configuration_is_no_bomb() {
     assert!(files::read(&weights, &asked).unwrap_err().to_string().contains("no configuration"));
     assert!(files::read(Path::new("gone"), &ConfigSource::File("gone.json".into())).is_err());
 }
+
+#[test]
+fn other_families_of_transformers_are_read() {
+    let hints = |config: Value| stated(&config).image.unwrap().hints;
+    let siglip = hints(json!({ "model_type": "siglip", "vision_config": { "num_attention_heads": 16 } }));
+    assert_eq!(
+        (siglip.heads, siglip.activation, siglip.norm_epsilon, siglip.pooling),
+        (Some(16), Some(Activation::GeluTanh), Some(Epsilon::SMALL), Some(Pooling::Attention))
+    );
+    let classifier = json!({ "model_type": "siglip", "architectures": ["SiglipForImageClassification"] });
+    assert_eq!(hints(classifier).pooling, Some(Pooling::NormThenMean));
+    for (kind, architecture, pooling, epsilon) in [
+        ("vit", "ViTForImageClassification", Pooling::ClassToken, Epsilon::SMALLEST),
+        ("deit", "DeiTForImageClassificationWithTeacher", Pooling::ClassAndDistillation, Epsilon::SMALLEST),
+        ("dinov2", "Dinov2Model", Pooling::ClassToken, Epsilon::SMALL),
+        ("dinov2", "Dinov2ForImageClassification", Pooling::ClassAndMean, Epsilon::SMALL),
+        ("dinov3_vit", "DINOv3ViTModel", Pooling::ClassToken, Epsilon::USUAL),
+    ] {
+        let config = json!({ "model_type": kind, "architectures": [architecture], "image_size": 32, "patch_size": 8 });
+        let hints = hints(config);
+        assert_eq!((hints.pooling, hints.norm_epsilon, hints.grid), (Some(pooling), Some(epsilon), Some(4)), "{kind}");
+    }
+    let gated = json!({ "model_type": "dinov2", "hidden_act": "gelu", "use_swiglu_ffn": true });
+    assert_eq!(hints(gated).activation, Some(Activation::Silu));
+    assert!(refused(&json!({ "model_type": "siglip2", "vision_config": {} })).contains("NaFlex"));
+    assert!(refused(&json!({ "model_type": "dinov3_vit", "rope_theta": 10 })).contains("base 10"));
+}
+
+#[test]
+fn other_families_of_timm_are_read() {
+    let says = |architecture: &str, pool: &str, size: usize| {
+        let pretrained = json!({ "input_size": [3, size, size] });
+        let config = json!({ "architecture": architecture, "global_pool": pool, "pretrained_cfg": pretrained });
+        stated(&config).image.unwrap()
+    };
+    for (architecture, pool, size, pooling, epsilon, pre_norm) in [
+        ("vit_base_patch16_siglip_224", "map", 224, Pooling::Attention, Epsilon::SMALL, false),
+        ("vit_small_patch14_dinov2", "token", 518, Pooling::ClassToken, Epsilon::SMALL, false),
+        ("vit_small_patch16_dinov3", "avg", 256, Pooling::NormThenMean, Epsilon::USUAL, false),
+        ("deit_tiny_patch16_224", "avg", 224, Pooling::MeanThenNorm, Epsilon::SMALL, false),
+        ("eva02_base_patch16_clip_224", "token", 224, Pooling::ClassToken, Epsilon::SMALL, false),
+        ("vit_pe_core_base_patch16_224", "map", 224, Pooling::Attention, Epsilon::USUAL, true),
+        ("vit_large_patch14_clip_224", "token", 224, Pooling::ClassToken, Epsilon::USUAL, true),
+    ] {
+        let says = says(architecture, pool, size);
+        assert_eq!(says.refused, None, "{architecture}");
+        assert_eq!(
+            (says.hints.pooling, says.hints.norm_epsilon, says.pre_norm),
+            (Some(pooling), Some(epsilon), Some(pre_norm)),
+            "{architecture}"
+        );
+    }
+    assert_eq!(says("vit_small_patch16_dinov3", "avg", 256).hints.grid, Some(16));
+    let other_size = says("vit_pe_core_base_patch16_224", "map", 384);
+    assert!(other_size.refused.unwrap().contains("rotary positions"));
+    // Within open_clip's configurations.
+    let vision = json!({ "timm_model_name": "vit_base_patch16_siglip_256", "timm_pool": "map", "image_size": 256,
+        "timm_proj": "none" });
+    let image = stated(&open_clip(vision)).image.unwrap();
+    assert_eq!((image.hints.pooling, image.refused), (Some(Pooling::Attention), None));
+    let deep = json!({ "timm_model_name": "vit_base_patch16_siglip_256", "timm_proj": "mlp" });
+    assert!(refused(&open_clip(deep)).contains("several layers"));
+}
