@@ -101,7 +101,7 @@ pub use tensor::{BlockFormat, Blocks, DType, Rounding, Source, Tensor};
 pub use tower::text::{TextHints, TextModel};
 pub use tower::{
     Activation, Arch, ArchHints, BlockForm, Epsilon, ImageHints, LayerKind, LayerPrecisions, Pooling, Positions,
-    Projection, Rotary, Tokens, TowerConfig, TowerOptions, Variant, for_images,
+    Projection, Rotary, Tokens, TowerConfig, TowerOptions, Variant, base_for_images, for_images,
 };
 pub use visible::{Visible, VisibleLines};
 pub use weights::{

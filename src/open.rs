@@ -32,7 +32,7 @@ use crate::heads::{self, Head};
 use crate::hub::{Wanted, local};
 use crate::mmap::MapMode;
 use crate::onnx::{BindOptions, BoundGraph, GraphMap, OnnxFile};
-use crate::tower::{ConfigSource, TowerConfig, TowerOptions, for_images};
+use crate::tower::{ConfigSource, TowerConfig, TowerOptions, base_for_images, for_images};
 use crate::weights::{Model, ModelOptions};
 
 /// A basis in whatever form a user has it.
@@ -178,10 +178,9 @@ impl OpenModel {
     /// A base that is open, alone.
     ///
     /// # Errors
-    /// As [`for_images`] and [`Model::new`].
+    /// As [`base_for_images`] and [`Model::new`].
     pub fn of_base(base: Checkpoint, image_size: Option<usize>, options: &ModelOptions) -> Result<Self> {
-        let (base, _) = for_images(base, None, image_size)?;
-        Ok(Self::of_model(Model::new(base, None, options)?))
+        Ok(Self::of_model(Model::new(base_for_images(base, image_size)?, None, options)?))
     }
 
     /// A file that is open, with its base where that was given.
@@ -215,15 +214,15 @@ impl OpenModel {
                         .hint("Pack the basis for another one: `pack --image-size`"));
                 }
                 let base = match base {
-                    Some(base) if base.stored_positions().is_none() => Some(for_images(base, None, Some(own))?.0),
+                    Some(base) if base.stored_positions().is_none() => Some(base_for_images(base, Some(own))?),
                     other => other,
                 };
                 Ok(Self { model: bundle.model(base, options)?, bundle: Some(Arc::new(*bundle)) })
             }
             folder @ BasisFile::Folder(_) => {
                 let (base, basis) = folder.base_and_basis(base)?;
-                let (base, basis) = for_images(base, Some(basis), image_size)?;
-                Ok(Self::of_model(Model::new(base, basis, options)?))
+                let (base, basis) = for_images(base, basis, image_size)?;
+                Ok(Self::of_model(Model::new(base, Some(basis), options)?))
             }
         }
     }

@@ -158,21 +158,7 @@ pub unsafe extern "C" fn tb_head_classify(
         if k > classes {
             return Err(Error::invalid("more best classes than there are").expected(classes).got(k));
         }
-        let embeds = handle::slice(embeds, product(n, embedding)?, "embeds")?;
-        let count = product(n, classes)?;
-        let best = product(n, k)?;
-        let top = Buffer::new(top, best, std::ptr::null_mut(), "top")?.room(best)?;
-        let wanted = if logits.is_null() { 0 } else { count };
-        let logits = Buffer::new(logits, capacity, std::ptr::null_mut(), "logits")?.room(wanted)?;
-        let mut all = try_zeroed(count)?;
-        head.logits(embeds, &mut all)?;
-        logits.copy_from_slice(&all[..wanted]);
-        if k > 0 {
-            for (logits, best) in all.chunks_exact_mut(classes).zip(top.chunks_exact_mut(k)) {
-                fill(best, head.rank(logits, k));
-            }
-        }
-        Ok(())
+        classify(&[head], (embeds, n, embedding), (logits, capacity), (top, k))
     })
 }
 
@@ -213,29 +199,47 @@ pub unsafe extern "C" fn tb_head_classify_many(
             }
             of_each.push(head);
         }
-        let embeds = handle::slice(embeds, product(n, embedding)?, "embeds")?;
-        let mut classes = 0usize;
-        for head in &of_each {
-            classes = classes.checked_add(head.num_classes()).ok_or_else(beyond_memory)?;
-        }
-        let values = product(n, classes)?;
-        let slots = product(count, product(n, k)?)?;
+        classify(&of_each, (embeds, n, embedding), (logits, capacity), (top, k))
+    })
+}
+
+/// Classifies `n` embeddings of the length that all of `heads` take by each of them: the logits of one head after the
+/// other into `logits`, which has room for `capacity` floats or is NULL, the `k` best classes of each into `top`.
+///
+/// # Safety
+/// As for [`handle::slice`], for the embeddings of all; `logits` and `top` have the room that is said.
+unsafe fn classify(
+    heads: &[&Head],
+    (embeds, n, embedding): (*const f32, usize, usize),
+    (logits, capacity): (*mut f32, usize),
+    (top, k): (*mut tb_score, usize),
+) -> Result<()> {
+    // SAFETY: the caller's promise.
+    let embeds = unsafe { handle::slice(embeds, product(n, embedding)?, "embeds")? };
+    let mut classes = 0usize;
+    for head in heads {
+        classes = classes.checked_add(head.num_classes()).ok_or_else(beyond_memory)?;
+    }
+    let values = product(n, classes)?;
+    let slots = product(heads.len(), product(n, k)?)?;
+    let wanted = if logits.is_null() { 0 } else { values };
+    // SAFETY: the caller's promise.
+    let (top, logits) = unsafe {
         let top = Buffer::new(top, slots, std::ptr::null_mut(), "top")?.room(slots)?;
-        let wanted = if logits.is_null() { 0 } else { values };
-        let logits = Buffer::new(logits, capacity, std::ptr::null_mut(), "logits")?.room(wanted)?;
-        let mut all = try_zeroed(values)?;
-        logits_of_many(&of_each, embeds, &mut split(&of_each, n, &mut all))?;
-        logits.copy_from_slice(&all[..wanted]);
-        if slots > 0 {
-            let parts = split(&of_each, n, &mut all);
-            for ((head, part), top) in of_each.iter().zip(parts).zip(top.chunks_exact_mut(n * k)) {
-                for (logits, best) in part.chunks_exact_mut(head.num_classes()).zip(top.chunks_exact_mut(k)) {
-                    fill(best, head.rank(logits, k));
-                }
+        (top, Buffer::new(logits, capacity, std::ptr::null_mut(), "logits")?.room(wanted)?)
+    };
+    let mut all = try_zeroed(values)?;
+    logits_of_many(heads, embeds, &mut split(heads, n, &mut all))?;
+    logits.copy_from_slice(&all[..wanted]);
+    if slots > 0 {
+        let parts = split(heads, n, &mut all);
+        for ((head, part), top) in heads.iter().zip(parts).zip(top.chunks_exact_mut(n * k)) {
+            for (logits, best) in part.chunks_exact_mut(head.num_classes()).zip(top.chunks_exact_mut(k)) {
+                fill(best, head.rank(logits, k));
             }
         }
-        Ok(())
-    })
+    }
+    Ok(())
 }
 
 /// Fills `best` with scores; where there are fewer, the rest is no class.

@@ -40,10 +40,10 @@ impl TextEncoder {
     /// concurrency do not apply.
     ///
     /// # Errors
-    /// As [`Runtime::load`](super::Runtime::load); [`ErrorKind::Unsupported`] for one of CLIP's form whose tokens are not those of CLIP's vocabulary; for SigLIP as
-    /// [`Tokenizer::beside`];
-    /// [`ErrorKind::InvalidArgument`] for more than [`max_threads`](crate::kernel::max_threads); [`ErrorKind::Runtime`] when ONNX Runtime refuses the
-    /// graph.
+    /// As [`Runtime::load`](super::Runtime::load); [`ErrorKind::Unsupported`] for one of CLIP's form whose tokens are
+    /// not those of CLIP's vocabulary; for SigLIP as [`Tokenizer::beside`];
+    /// [`ErrorKind::InvalidArgument`] for more than [`max_threads`](crate::kernel::max_threads);
+    /// [`ErrorKind::Runtime`] when ONNX Runtime refuses the graph.
     pub fn new(model: TextModel, options: &EncoderOptions) -> Result<Self> {
         let tokenizer = tokenizer_of(&model)?;
         let options = EncoderOptions { concurrency: 1, ..options.without_fp16()?.clone() };

@@ -12,8 +12,10 @@ use crate::error::{Error, Result};
 pub const VOCABULARY: usize = 49_408;
 /// The file that defines another vocabulary, beside a model's weights.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
-/// All files that are read for it, which lie beside the weights; of the others one may do.
-pub const TOKENIZER_FILES: [&str; 3] = [TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json"];
+/// The files beside it that say with which token texts are padded, in the order in which they are believed; one may do.
+pub const SETTINGS_FILES: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
+/// All files that are read for it.
+pub const TOKENIZER_FILES: [&str; 3] = [TOKENIZER_FILE, SETTINGS_FILES[0], SETTINGS_FILES[1]];
 
 /// Text to tokens, with the vocabulary of OpenAI's CLIP in it, which open_clip's models use too, or that of a file.
 ///
@@ -60,7 +62,7 @@ impl Tokenizer {
                 ));
         }
         #[cfg(feature = "tokenizers")]
-        return Ok(Self(Form::File(Box::new(FileTokenizer::open(&file)?))));
+        return Ok(Self(Form::File(Box::new(FileTokenizer::open(&file, &SETTINGS_FILES)?))));
         #[cfg(not(feature = "tokenizers"))]
         Err(Error::unsupported("another tokenizer than CLIP's needs the feature `tokenizers`").at(file))
     }

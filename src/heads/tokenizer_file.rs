@@ -13,8 +13,6 @@ use crate::tower::config;
 
 /// Gemma's file has 34 MB.
 const MAX_BYTES: usize = 256 << 20;
-/// The files that say with which token texts are padded, in the order in which they are believed.
-const SETTINGS: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
 /// The configuration that says how open_clip cleans texts.
 const OPEN_CLIP: &str = "open_clip_config.json";
 /// The characters that cleaning takes out: Python's `string.punctuation`.
@@ -54,17 +52,18 @@ pub(super) struct FileTokenizer {
 }
 
 impl FileTokenizer {
-    /// The tokenizer of the file at `path`.
+    /// The tokenizer of the file at `path`; the `settings` beside it say with which token texts are padded, in the
+    /// order in which they are believed.
     ///
     /// # Errors
     /// As [`Tokenizer::beside`](crate::heads::Tokenizer::beside).
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub(super) fn open(path: &Path, settings: &[&str]) -> Result<Self> {
         let bytes = read_small(path, MAX_BYTES, "a tokenizer")?;
         let mut split = Split::from_bytes(&bytes)
             .map_err(|e| Error::format("not a tokenizer of the `tokenizers` library").because(e).at(path))?;
         let padding = match split.get_padding() {
             Some(PaddingParams { pad_id, .. }) => *pad_id,
-            None => padding_beside(path, &split)?,
+            None => padding_beside(path, settings, &split)?,
         };
         split.with_padding(None);
         split.with_truncation(None).map_err(|e| Error::format("its truncation").because(e).at(path))?;
@@ -83,13 +82,10 @@ impl FileTokenizer {
     /// The tokens of `text` as its file frames them, cut and padded to `context`.
     pub(super) fn tokens(&self, text: &str, context: usize) -> Result<Vec<i64>> {
         let failed = |e: tokenizers::Error| Error::format("a text cannot be split").because(e).at(&self.path);
-        let encoding = self.split.encode(self.cleaning.of(text), false).map_err(failed)?;
-        let framed = self
-            .split
-            .get_post_processor()
-            .map_or(0, |framing| tokenizers::PostProcessor::added_tokens(framing, false));
-        let mut encoding = encoding;
-        encoding.truncate(context.saturating_sub(framed), 0, tokenizers::TruncationDirection::Right);
+        let mut encoding = self.split.encode(self.cleaning.of(text), false).map_err(failed)?;
+        let framing = self.split.get_post_processor();
+        let added = framing.map_or(0, |framing| tokenizers::PostProcessor::added_tokens(framing, false));
+        encoding.truncate(context.saturating_sub(added), 0, tokenizers::TruncationDirection::Right);
         let framed = self.split.post_process(encoding, None, true).map_err(failed)?;
         let mut tokens: Vec<i64> = framed.get_ids().iter().map(|&token| i64::from(token)).collect();
         tokens.resize(context, i64::from(self.padding));
@@ -97,9 +93,9 @@ impl FileTokenizer {
     }
 }
 
-/// The padding token that the files beside the one at `path` name.
-fn padding_beside(path: &Path, split: &Split) -> Result<u32> {
-    for name in SETTINGS {
+/// The padding token that the files `names` beside the one at `path` name.
+fn padding_beside(path: &Path, names: &[&str], split: &Split) -> Result<u32> {
+    for name in names {
         let settings = path.with_file_name(name);
         if !present::is_file(&settings)? {
             continue;
@@ -115,7 +111,7 @@ fn padding_beside(path: &Path, split: &Split) -> Result<u32> {
     }
     Err(Error::not_found("nothing says with which token texts are padded")
         .at(path)
-        .expected(format_args!("a `padding` in it, or `pad_token` in {} beside it", SETTINGS.join(" or "))))
+        .expected(format_args!("a `padding` in it, or `pad_token` in {} beside it", names.join(" or "))))
 }
 
 /// Whether open_clip's configuration beside the file at `path` says that texts are brought to their canonical form.

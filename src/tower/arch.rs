@@ -377,13 +377,12 @@ fn positions_of(tower: &Shapes<'_>, tokens: Tokens, width: usize, is_plain: bool
     let before = tokens.without_registers();
     let found = match *positions {
         [rows, w] if w == width => {
-            let all = rows.checked_sub(before).and_then(side_of).map(|grid| (Positions::All, grid));
-            let patches = side_of(rows).filter(|_| is_plain).map(|grid| (Positions::Patches, grid));
+            let found = square_grid(rows, before, is_plain);
             // Without a class token that fits one, it is what is missing.
-            if !tokens.class && all.is_none() && rows.checked_sub(1).and_then(side_of).is_some() {
+            if found.is_none() && !tokens.class && square_grid(rows, 1, false).is_some() {
                 tower.get(CLASS_EMBEDDING)?;
             }
-            all.or(patches)
+            found
         }
         _ => None,
     };
@@ -413,10 +412,13 @@ fn projected(tower: &Shapes<'_>, width: usize) -> Result<usize> {
     }
 }
 
-/// g where `patches` is g².
-pub(super) fn side_of(patches: usize) -> Option<usize> {
-    let side = patches.isqrt();
-    (side > 0 && side.checked_mul(side) == Some(patches)).then_some(side)
+/// The tokens that a table of `rows` positions is for, and the side of its grid, where `before` tokens that may have
+/// some stand before the patches; the patches alone may have some where `may_be_patches`.
+pub(super) fn square_grid(rows: usize, before: usize, may_be_patches: bool) -> Option<(Positions, usize)> {
+    let side =
+        |patches: usize| Some(patches.isqrt()).filter(|side| *side > 0 && side.checked_mul(*side) == Some(patches));
+    let all = rows.checked_sub(before).and_then(side).map(|grid| (Positions::All, grid));
+    all.or_else(|| side(rows).filter(|_| may_be_patches).map(|grid| (Positions::Patches, grid)))
 }
 
 #[cfg(test)]

@@ -17,6 +17,6 @@ pub mod variant;
 
 pub use arch::Arch;
 pub use config::{ConfigSource, ImageHints, Origin, Property, TowerConfig, TowerOptions, TowerValue};
-pub use image_size::for_images;
+pub use image_size::{base_for_images, for_images};
 pub use precisions::{LayerKind, LayerPrecisions};
 pub use variant::{Activation, ArchHints, BlockForm, Epsilon, Pooling, Positions, Projection, Rotary, Tokens, Variant};

@@ -53,19 +53,14 @@ pub(super) fn by_width(width: usize) -> Option<usize> {
     width.is_multiple_of(HEAD_WIDTH).then_some(width / HEAD_WIDTH)
 }
 
-/// The heads of towers of this form, where the width alone does not tell: of the two of width 1536, DINOv2's is gated
-/// and SigLIP 2's pools by attention.
-fn heads_of(form: &TowerForm) -> Option<usize> {
+/// The heads of published towers of this form, if they agree: of those of width 1536, DINOv2's is gated and SigLIP 2's
+/// pools by attention.
+pub(super) fn heads_of(form: &TowerForm) -> Option<usize> {
     match form.width {
         1536 if form.blocks.gated => Some(24),
         1536 if form.has_probe => Some(16),
         width => published_heads(width),
     }
-}
-
-/// The heads that a tower of this form has as all published ones have them.
-pub(super) fn published_heads_of(form: &TowerForm) -> Option<usize> {
-    heads_of(form)
 }
 
 /// The pooling that published towers of this form agree on.

@@ -7,7 +7,7 @@ use taskbasis::build::{Family, Fit, WriteOptions};
 use taskbasis::{
     Activation, Arch, ArchHints, BlockForm, Checkpoint, Encoder, EncoderOptions, Epsilon, GraphChoice, Method,
     OpenModel, OpenOptions, Pooling, Positions, Precision, Projection, Residency, Rotary, Scope, Tokens, Variant,
-    for_images, save_arrays,
+    base_for_images, save_arrays,
 };
 
 fn arch(activation: Activation, variant: Variant) -> Arch {
@@ -251,7 +251,7 @@ fn positions_are_resized_once() {
     let encoder = opened.encoder_of(&told, None, &EncoderOptions::default()).unwrap();
     let pixels = Random(5).many(2 * small.pixels());
     let embeds = encoder.encode_task(&opened.model().weights(&"A".parse().unwrap()).unwrap(), &pixels, 2).unwrap();
-    let (resized, _) = for_images(opened_file(&paths[1]), None, Some(12)).unwrap();
+    let resized = base_for_images(opened_file(&paths[1]), Some(12)).unwrap();
     let mut of_task = Tensors(tuned.0.clone());
     let table = resized.get("visual.positional_embedding").unwrap();
     assert_eq!(table.shape(), [10, 32]);

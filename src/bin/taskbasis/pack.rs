@@ -11,7 +11,7 @@ use taskbasis::onnx::BoundGraph;
 use taskbasis::{
     BaseFormat, Basis, BasisFile, BlockFormat, Bundle, Checkpoint, Dataset, Encoder, EncoderOptions, Error, ErrorKind,
     GraphChoice, MapMode, ModelOptions, OpenModel, OtherNames, PackReport, Packer, PartialFolder, PrecisionChoice,
-    Result, Runtime, TaskExpr, TowerConfig, VectorFormat, check_output, for_images, head_tasks,
+    Result, Runtime, TaskExpr, TowerConfig, VectorFormat, base_for_images, check_output, for_images, head_tasks,
 };
 
 use crate::accuracy::{Accuracy, Judge};
@@ -239,7 +239,7 @@ impl Pack {
         for (task, file) in self.finetuned(&basis)? {
             let format = self.residual.unwrap_or(BlockFormat::Q2);
             let tuned = checkpoints::open_tuned(&file, &base)?;
-            let (tuned, _) = for_images(tuned, None, Some(tower.arch.image_size()))?;
+            let tuned = base_for_images(tuned, Some(tower.arch.image_size()))?;
             packer.residual(&task, tuned, format, self.residual_above)?;
         }
 
@@ -421,9 +421,7 @@ impl Pack {
     /// Base and basis, for images of the size that is asked for.
     fn opened(&self) -> Result<(Checkpoint, Basis)> {
         let (base, basis) = (checkpoints::open(&self.base)?, Basis::open(&self.basis)?);
-        let size = self.image_size.map(|size| size as usize);
-        let (base, basis) = for_images(base, Some(basis), size)?;
-        Ok((base, basis.ok_or_else(|| Error::invalid("the basis was lost"))?))
+        for_images(base, basis, self.image_size.map(|size| size as usize))
     }
 
     fn accuracies_after(&self, bundle: &Path) -> Result<Accuracies> {

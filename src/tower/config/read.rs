@@ -8,9 +8,8 @@ use super::values::{Origin, TowerConfig, TowerOptions};
 use crate::checkpoint::{Checkpoint, is_image_tower, lacking};
 use crate::error::Result;
 use crate::preprocess::Preprocess;
-use crate::tower::arch::{Arch, ArchHints, PROJECTION, Pooling};
+use crate::tower::arch::{Arch, ArchHints, PROJECTION, Pooling, square_grid};
 use crate::tower::classifier;
-use crate::tower::variant::Positions;
 
 impl Arch {
     /// The architecture of the image tower in `checkpoint`. What `hints` leave open is read beside it, as
@@ -110,9 +109,8 @@ impl TowerConfig {
 /// The architecture of the file, whose table of positions may have been resized since.
 fn as_stored(checkpoint: &Checkpoint, shape: &Arch) -> Arch {
     let rows = checkpoint.stored_positions().and_then(|shape| shape.first().copied());
-    let tokens = shape.variant.tokens;
-    let prefix = if shape.variant.positions == Positions::All { tokens.without_registers() } else { 0 };
-    let grid = rows.and_then(|rows| rows.checked_sub(prefix)).map(usize::isqrt);
+    let found = rows.and_then(|rows| square_grid(rows, shape.variant.tokens.without_registers(), true));
+    let grid = found.map(|(_, grid)| grid);
     Arch { grid: grid.unwrap_or(shape.grid), ..shape.clone() }
 }
 

@@ -41,7 +41,7 @@ impl Resolver {
     /// The tower of this shape.
     pub(super) fn finish(mut self, shape: Arch) -> Result<TowerConfig> {
         let form = shape.form();
-        let published_heads = published::published_heads_of(&form);
+        let published_heads = published::heads_of(&form);
         let is_published = published_heads.is_some();
         let usual = published::usual(&form);
         let heads = self.pick(Property::Heads, |source| source.arch.heads, published_heads, usual.heads);

@@ -20,7 +20,6 @@ use std::collections::HashMap;
 use self::nodes::{Block, Form, Graph, Rotation};
 use super::arch::{Arch, BLOCKS, POOL, PROJECTION, PROJECTION_BIAS, Pooling};
 use super::precisions::{LayerKind, LayerPrecisions};
-use super::variant::Rotary;
 use crate::error::Result;
 use crate::kernel::linear::PackedLayout;
 use crate::onnx::TensorType;
@@ -150,7 +149,8 @@ pub(crate) fn build_chain(arch: &Arch, own: Option<LayerPrecisions>) -> Result<C
         let parameters = parameters(&|name| of_block(name, 0));
         graph.take_stream(arch);
         graph.declare_parameters(&parameters);
-        let output = graph.block(arch, 0, STREAM);
+        let rotation = graph.rotation(arch);
+        let output = graph.block(arch, rotation.as_ref(), 0, STREAM);
         graph.give_stream(arch, &output);
         graph.into_link(parameters, STREAM, output)
     });
@@ -160,7 +160,8 @@ pub(crate) fn build_chain(arch: &Arch, own: Option<LayerPrecisions>) -> Result<C
         let parameters = parameters(&|name| of_block(name, last_layer) || is_last(name));
         graph.take_stream(arch);
         graph.declare_parameters(&parameters);
-        let output = graph.block(arch, last_layer, STREAM);
+        let rotation = graph.rotation(arch);
+        let output = graph.block(arch, rotation.as_ref(), last_layer, STREAM);
         graph.project(arch, &output)?;
         graph.into_link(parameters, STREAM, EMBEDS.into())?
     };
@@ -182,8 +183,10 @@ impl Graph {
     fn append_tower(&mut self, arch: &Arch) -> Result<()> {
         self.declare_pixels(arch);
         self.declare_parameters(&arch.parameters());
+        let rotation = self.rotation(arch);
         let stream = self.embed_patches(arch);
-        let stream = (0..arch.layers).fold(stream, |stream, layer| self.block(arch, layer, &stream));
+        let block = |stream: String, layer| self.block(arch, rotation.as_ref(), layer, &stream);
+        let stream = (0..arch.layers).fold(stream, block);
         self.project(arch, &stream)
     }
 
@@ -203,10 +206,9 @@ impl Graph {
 
     /// x + attn(ln_1(x)), then that + mlp(ln_2(that)). The last block keeps the class token alone, `[batch, width]`,
     /// where that is what is pooled.
-    fn block(&mut self, arch: &Arch, layer: usize, stream: &str) -> String {
+    fn block(&mut self, arch: &Arch, rotation: Option<&Rotation>, layer: usize, stream: &str) -> String {
         let (w, tokens) = (int(arch.width), int(arch.tokens()));
-        let rotation = arch.variant.rotary.map(|rotary| self.rotation(arch, rotary));
-        let form = arch.variant.blocks;
+        let (form, rotation) = (arch.variant.blocks, rotation.cloned());
         let block = Block { form, rotation, ..Block::usual(layer, block_prefix(layer), arch.activation) };
         let at = |part: &str| block.node(part);
 
@@ -221,25 +223,22 @@ impl Graph {
         self.after_attention(&block, Some(stream), &x)
     }
 
-    /// The tables of rotary positions, made for the first block that wants them: tokens before the patches stay.
-    fn rotation(&mut self, arch: &Arch, rotary: Rotary) -> Rotation {
+    /// The tables of rotary positions, where the tower has such: tokens before the patches stay as they are.
+    fn rotation(&mut self, arch: &Arch) -> Option<Rotation> {
+        let rotary = arch.variant.rotary?;
         let (factors, tables) = ("rotation".to_owned(), ["rotation.cosines", "rotation.sines"]);
-        let pairing = rotary.pairing();
-        if self.is_first_rotation() {
-            let half = arch.head_width() / 2;
-            let mut angles = vec![0.0; arch.variant.tokens.count() * half];
-            angles.extend(rotary.angles(arch.grid, arch.head_width()));
-            let [cosines, sines] =
-                [f32::cos, f32::sin].map(|of| angles.iter().map(|&angle| of(angle)).collect::<Vec<_>>());
-            if self.is_own() {
-                let values: Vec<f32> = [cosines, sines].iter().flat_map(|table| pairing.doubled(table, half)).collect();
-                self.table(&factors, &[2, arch.tokens(), 2 * half], &values);
-            } else {
-                self.table(tables[0], &[arch.tokens(), half], &cosines);
-                self.table(tables[1], &[arch.tokens(), half], &sines);
-            }
+        let (pairing, half) = (rotary.pairing(), arch.head_width() / 2);
+        let mut angles = vec![0.0; arch.variant.tokens.count() * half];
+        angles.extend(rotary.angles(arch.grid, arch.head_width()));
+        let [cosines, sines] = [f32::cos, f32::sin].map(|of| angles.iter().map(|&angle| of(angle)).collect::<Vec<_>>());
+        if self.is_own() {
+            let values: Vec<f32> = [cosines, sines].iter().flat_map(|table| pairing.doubled(table, half)).collect();
+            self.table(&factors, &[2, arch.tokens(), 2 * half], &values);
+        } else {
+            self.table(tables[0], &[arch.tokens(), half], &cosines);
+            self.table(tables[1], &[arch.tokens(), half], &sines);
         }
-        Rotation { factors, tables: tables.map(String::from), pairing }
+        Some(Rotation { factors, tables: tables.map(String::from), pairing })
     }
 
     fn into_link(self, parameters: Vec<(String, Vec<usize>)>, input: &str, output: String) -> Result<Link> {

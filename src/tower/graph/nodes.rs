@@ -118,7 +118,6 @@ pub(crate) struct Graph {
     /// The number that every `LayerNorm` adds to the variance.
     norm_epsilon: Epsilon,
     form: Form,
-    has_rotation: bool,
 }
 
 impl Graph {
@@ -127,12 +126,7 @@ impl Graph {
         let domains = [("", OPSET), (MICROSOFT, 1), (DOMAIN, 1)];
         // A session without our operators refuses a graph that names their domain.
         let domains = if matches!(form, Form::Standard) { &domains[..2] } else { &domains[..] };
-        Self { writer: ModelWriter::new(name, IR_VERSION, domains), norm_epsilon, form, has_rotation: false }
-    }
-
-    /// Whether this is the first time that it is asked: a graph has one table of rotary positions.
-    pub(crate) fn is_first_rotation(&mut self) -> bool {
-        !std::mem::replace(&mut self.has_rotation, true)
+        Self { writer: ModelWriter::new(name, IR_VERSION, domains), norm_epsilon, form }
     }
 
     /// The packed form of a matrix, where our own operators multiply with it.

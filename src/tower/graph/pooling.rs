@@ -28,17 +28,19 @@ impl Graph {
                 (self.mean_of_patches(arch, &x, name("pool.mean")), None)
             }
             Pooling::PatchMean => (self.mean_of_patches(arch, last, EMBEDS), None),
-            Pooling::Attention => (self.attention_pooling(arch, last, name("pool.attended")), None),
+            Pooling::Attention => {
+                let x = self.attention_pooling(arch, last);
+                (if is_projected { x } else { self.node(EMBEDS, "Identity", &[&x], []) }, None)
+            }
             Pooling::ClassAndMean => {
                 let x = self.layer_norm(NORM[0], last, NORM[1]);
-                let first = self.first_tokens(arch, &x, 1);
+                let first = self.first_tokens(arch, &x, 1, "pool.first.rows");
                 let mean = self.mean_of_patches(arch, &x, "pool.mean");
                 (self.node(EMBEDS, "Concat", &[&first, &mean], [Attribute::Int("axis", 1)]), None)
             }
             Pooling::ClassAndDistillation => {
                 let x = self.layer_norm(NORM[0], last, NORM[1]);
-                let x = self.first_tokens(arch, &x, 2);
-                (self.node(EMBEDS, "Identity", &[&x], []), None)
+                (self.first_tokens(arch, &x, 2, EMBEDS), None)
             }
         };
         if is_projected {
@@ -51,14 +53,15 @@ impl Graph {
         Ok(())
     }
 
-    /// The first tokens of each sequence side by side, `[batch·tokens, width]` to `[batch, count·width]`.
-    fn first_tokens(&mut self, arch: &Arch, stream: &str, count: i64) -> String {
+    /// The first tokens of each sequence side by side, called `name`: `[batch·tokens, width]` to
+    /// `[batch, count·width]`.
+    fn first_tokens(&mut self, arch: &Arch, stream: &str, count: i64, name: &str) -> String {
         let x = self.reshape("pool.all", stream, &[-1, int(arch.tokens()), int(arch.width)]);
         let [start, end] = [("pool.first.start", 0), ("pool.first.end", count)]
             .map(|(name, value)| self.constant(name, &[1], &[value]));
         let axis = self.constant("pool.first.axis", &[1], &[1]);
         let x = self.node("pool.first", "Slice", &[&x, &start, &end, &axis], []);
-        self.reshape("pool.first.rows", &x, &[-1, count * int(arch.width)])
+        self.reshape(name, &x, &[-1, count * int(arch.width)])
     }
 
     /// The mean of the patches' tokens, called `name`: `[batch·tokens, width]` to `[batch, width]`.
@@ -77,10 +80,10 @@ impl Graph {
         self.node(name, "ReduceMean", &[&x], [Attribute::Ints("axes", vec![1]), Attribute::Int("keepdims", 0)])
     }
 
-    /// Attention from the probe to all tokens, normalised, and an MLP; called `name`: `[batch·tokens, width]` to
-    /// `[batch, width]`. The probe goes in front of each sequence, and so through the same matrix of queries, keys and
+    /// Attention from the probe to all tokens, normalised, and an MLP: `[batch·tokens, width]` to `[batch, width]`. The
+    /// probe goes in front of each sequence, and so through the same matrix of queries, keys and
     /// values.
-    fn attention_pooling(&mut self, arch: &Arch, stream: &str, name: &str) -> String {
+    fn attention_pooling(&mut self, arch: &Arch, stream: &str) -> String {
         let (w, tokens) = (int(arch.width), int(arch.tokens()));
         let x = self.layer_norm(NORM[0], stream, NORM[1]);
         let x = self.reshape("pool.sequences", &x, &[-1, tokens, w]);
@@ -96,7 +99,6 @@ impl Graph {
         let qkv = self.reshape("pool.attn.qkv", &qkv, &[-1, 1 + tokens, 3 * w]);
         let heads = if arch.variant.pool_heads > 0 { arch.variant.pool_heads } else { arch.heads };
         let attended = self.attention_to_others(&block, &qkv, heads, [1 + tokens, w]);
-        let x = self.after_attention(&block, None, &attended);
-        self.node(name, "Identity", &[&x], [])
+        self.after_attention(&block, None, &attended)
     }
 }

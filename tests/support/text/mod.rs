@@ -79,6 +79,19 @@ pub fn parameters() -> Vec<Named> {
     all
 }
 
+/// Parts of names in the transformers library, and in open_clip.
+const RENAMED: [(&str, &str); 9] = [
+    ("embeddings.token_embedding", "token_embedding"),
+    ("embeddings.position_embedding.weight", "positional_embedding"),
+    ("encoder.layers", "transformer.resblocks"),
+    ("final_layer_norm", "ln_final"),
+    ("layer_norm1", "ln_1"),
+    ("layer_norm2", "ln_2"),
+    ("mlp.fc1", "mlp.c_fc"),
+    ("mlp.fc2", "mlp.c_proj"),
+    ("self_attn.out_proj", "attn.out_proj"),
+];
+
 /// The tensors under the names of the transformers library, which `golden` lists: q, k and v apart, the projection
 /// transposed.
 pub fn theirs(golden: &Value) -> Vec<Named> {
@@ -87,17 +100,7 @@ pub fn theirs(golden: &Value) -> Vec<Named> {
     let mut all = vec![find("logit_scale").clone()];
     for name in strings(&golden["names"]) {
         let mut source = name.strip_prefix("text_model.").unwrap_or(&name).to_owned();
-        for (theirs, ours) in [
-            ("embeddings.token_embedding", "token_embedding"),
-            ("embeddings.position_embedding.weight", "positional_embedding"),
-            ("encoder.layers", "transformer.resblocks"),
-            ("final_layer_norm", "ln_final"),
-            ("layer_norm1", "ln_1"),
-            ("layer_norm2", "ln_2"),
-            ("mlp.fc1", "mlp.c_fc"),
-            ("mlp.fc2", "mlp.c_proj"),
-            ("self_attn.out_proj", "attn.out_proj"),
-        ] {
+        for (theirs, ours) in RENAMED {
             source = source.replace(theirs, ours);
         }
         if source == "text_projection.weight" {
@@ -150,18 +153,7 @@ pub fn siglip_of_open_clip(golden: &Value) -> Vec<Named> {
     let mut all: Vec<Named> = Vec::new();
     for (name, mut shape, values) in siglip_parameters(golden) {
         let mut ours = name.replace("text_model.", "text.");
-        for (theirs, ours_too) in [
-            ("embeddings.token_embedding", "token_embedding"),
-            ("embeddings.position_embedding.weight", "positional_embedding"),
-            ("encoder.layers", "transformer.resblocks"),
-            ("final_layer_norm", "ln_final"),
-            ("layer_norm1", "ln_1"),
-            ("layer_norm2", "ln_2"),
-            ("mlp.fc1", "mlp.c_fc"),
-            ("mlp.fc2", "mlp.c_proj"),
-            ("self_attn.out_proj", "attn.out_proj"),
-            ("text.head.", "text.text_projection."),
-        ] {
+        for (theirs, ours_too) in RENAMED.into_iter().chain([("text.head.", "text.text_projection.")]) {
             ours = ours.replace(theirs, ours_too);
         }
         let Some((block, third)) = ours.split_once("self_attn.") else {

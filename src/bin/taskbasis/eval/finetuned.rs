@@ -5,7 +5,7 @@ use std::path::Path;
 
 use taskbasis::build::doubt;
 use taskbasis::mmap::read_small;
-use taskbasis::{Error, Model, ModelOptions, Result, TaskExpr, for_images};
+use taskbasis::{Error, Model, ModelOptions, Result, TaskExpr, base_for_images};
 
 use super::data::Labelled;
 use super::options::Eval;
@@ -60,7 +60,7 @@ impl Finetuned {
             if let Some(doubt) = doubt(base, &val.task, &tuned)? {
                 output::note(&doubt);
             }
-            let (tuned, _) = for_images(tuned, None, Some(bench.encoder.arch().image_size()))?;
+            let tuned = base_for_images(tuned, Some(bench.encoder.arch().image_size()))?;
             let model = Model::new(tuned, None, &options)?;
             let weights = model.weights(&TaskExpr::base())?;
             for (name, labelled) in [(format!("{}Val", val.task), val), (test.task.clone(), test)] {
