@@ -77,7 +77,7 @@ pub mod weights;
 #[cfg(unix)]
 pub use atomic_file::remove_unfinished_files;
 pub use atomic_file::{OutputLock, PartialFolder, check_output, lock_output, replace_file};
-pub use basis::{Basis, Coefficients, Method, Target, TaskExpr};
+pub use basis::{Basis, CoefficientMatrix, Coefficients, Grouping, Kind, Method, Scale, Selector, Target, TaskExpr};
 pub use bundle::{BaseFormat, Bundle, BundleUpdate, Fingerprint, NewTask, PackReport, Packer, VectorFormat};
 pub use checkpoint::{Checkpoint, Format};
 pub use datasets::{Dataset, HeadLabels, OtherNames, Split};

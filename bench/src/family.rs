@@ -299,7 +299,12 @@ impl InTurn {
             let task = model.weights_from(first_vectors(basis, m, n))?;
             Ok::<_, Error>(layout.map_or_else(|| task.clone(), |layout| task.in_layout(layout)))
         };
-        Ok(Self { tasks: [task(0)?, task(1)?], turn: 0 })
+        Ok(Self::of([task(0)?, task(1)?]))
+    }
+
+    /// These two, of a model that has room for one.
+    pub fn of(tasks: [TaskWeights; 2]) -> Self {
+        Self { tasks, turn: 0 }
     }
 
     /// Milliseconds for the next one. What it gives is dropped outside the timing.

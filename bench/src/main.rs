@@ -6,6 +6,7 @@ mod device;
 mod encode;
 mod family;
 mod frozen;
+mod grouped;
 mod growth;
 mod html;
 mod machine;

@@ -10,6 +10,7 @@ use taskbasis::{Basis, Checkpoint, Error, ReconstructOptions, Result, Weights};
 
 use super::Setup;
 use super::family::{InTurn, basis_of, first_vectors};
+use super::grouped::{self, Grouped};
 use super::memcpy::MemcpyBaseline;
 use super::packed::{self, Packed};
 use super::samples::{Samples, Variant, digits, repeat, take_turns, time};
@@ -30,6 +31,8 @@ pub struct Reconstruct {
     pub cases: Vec<Case>,
     /// Weights in the forms that encoders of each precision take, from each format.
     pub packed: Vec<Packed>,
+    /// Coefficients by groups of parameters beside plain ones.
+    pub grouped: Vec<Grouped>,
     /// All vectors, into memory that is fresh from the operating system.
     pub fresh_ms: Samples,
     /// All vectors, with base and basis opened just before: their pages are in the page cache, and not yet mapped.
@@ -87,9 +90,10 @@ pub fn measure(setup: &Setup<'_>) -> Result<Reconstruct> {
     let packed = packed::measure(setup, rounds)?;
     let model = setup.family.open(setup.threads, 0)?;
     let (base, basis) = (model.base(), basis_of(&model)?);
+    let grouped = grouped::measure(setup, rounds)?;
     let all = first_vectors(basis, basis.vectors(), 0);
     let options = ReconstructOptions { threads: setup.threads, ..ReconstructOptions::default() };
-    let fresh_ms = repeat(rounds, || Weights::from_coefficients(base, basis, &all, &options))?;
+    let fresh_ms = repeat(rounds, || Weights::from_coefficients(base, basis, &all.clone().into(), &options))?;
     let mut first = Vec::new();
     for _ in 0..rounds.min(5) {
         let model = setup.family.open(setup.threads, 0)?;
@@ -110,6 +114,7 @@ pub fn measure(setup: &Setup<'_>) -> Result<Reconstruct> {
         copy,
         cases,
         packed,
+        grouped,
         fresh_ms,
         first_ms: Samples::of(first),
         cold,
@@ -239,6 +244,7 @@ impl Reconstruct {
             ["into fresh memory".into(), self.fresh_ms.text()],
             ["the first after opening".into(), self.first_ms.text()],
         ];
+        rows.extend(self.grouped.iter().map(Grouped::row));
         if let Some(Cold { ms, storage_gb_s, gb_s }) = &self.cold {
             let rates = format!(", {} GB/s; storage reads {} GB/s", digits(*gb_s), digits(*storage_gb_s));
             rows.push(["open and reconstruct, not in the page cache".into(), ms.text() + &rates]);

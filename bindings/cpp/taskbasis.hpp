@@ -215,6 +215,12 @@ struct coefficients {
     double mean = 0.0;
 };
 
+// A group of parameters and its coefficients; groups are written as in expressions: `blocks.0-5.attn`, `*`.
+struct group {
+    std::string name;
+    taskbasis::coefficients of;
+};
+
 // A task and its scaling coefficient.
 struct task {
     std::string name;
@@ -271,6 +277,21 @@ public:
         return taskbasis::coefficients{*std::move(vectors), mean};
     }
 
+    // Those of one parameter, where they differ between groups.
+    result<taskbasis::coefficients> try_coefficients_of(const std::string &parameter) const {
+        if (auto bad = detail::cut({{"parameter", parameter}})) {
+            return *std::move(bad);
+        }
+        double mean = 0.0;
+        auto vectors = detail::filled<double>([&](double *out, std::size_t capacity, std::size_t *needed) {
+            return detail::call(tb_weights_coefficients_of, get(), parameter.c_str(), out, capacity, needed, &mean);
+        });
+        if (!vectors) {
+            return vectors.error();
+        }
+        return taskbasis::coefficients{*std::move(vectors), mean};
+    }
+
     // A tensor's values as a copy: the handle does not hold on to the weights for it, as it does for views.
     result<std::vector<float>> try_copy_tensor(const std::string &name) const {
         if (auto bad = detail::cut({{"name", name}})) {
@@ -308,6 +329,9 @@ public:
     bool cancel_prefetch() const { return try_cancel_prefetch().value(); }
     bool ready() const { return try_ready().value(); }
     taskbasis::coefficients coefficients() const { return try_coefficients().value(); }
+    taskbasis::coefficients coefficients_of(const std::string &parameter) const {
+        return try_coefficients_of(parameter).value();
+    }
     std::vector<float> copy_tensor(const std::string &name) const { return try_copy_tensor(name).value(); }
     std::size_t tensor_count() const { return try_tensor_count().value(); }
     taskbasis::tensor tensor(const std::string &name) const { return try_tensor(name).value(); }
@@ -448,6 +472,52 @@ public:
         return taskbasis::weights(handle);
     }
 
+    // The weights in which each group of parameters has coefficients of its own.
+    result<taskbasis::weights> try_weights_from(const std::vector<group> &groups) const {
+        std::vector<const char *> names;
+        std::vector<double> rows, means;
+        const std::size_t vectors = groups.empty() ? 0 : groups.front().of.vectors.size();
+        for (const group &each : groups) {
+            if (auto bad = detail::cut({{"groups", each.name}})) {
+                return *std::move(bad);
+            }
+            if (each.of.vectors.size() != vectors) {
+                return error(TB_ERR_INVALID_ARGUMENT, "the groups have different numbers of coefficients");
+            }
+            names.push_back(each.name.c_str());
+            rows.insert(rows.end(), each.of.vectors.begin(), each.of.vectors.end());
+            means.push_back(each.of.mean);
+        }
+        tb_weights *handle = nullptr;
+        if (auto failed = detail::call(tb_weights_create_grouped, get(), names.data(), names.size(), rows.data(),
+                                       vectors, means.data(), &handle)) {
+            return *std::move(failed);
+        }
+        return taskbasis::weights(handle);
+    }
+
+    // The groups of a ready grouping: whole, kind, block, layer or parameter.
+    result<std::vector<std::string>> try_groups(const std::string &grouping) const {
+        if (auto bad = detail::cut({{"grouping", grouping}})) {
+            return *std::move(bad);
+        }
+        std::size_t count = 0;
+        if (auto failed = detail::call(tb_basis_group_count, get(), grouping.c_str(), &count)) {
+            return *std::move(failed);
+        }
+        std::vector<std::string> groups;
+        for (std::size_t i = 0; i < count; ++i) {
+            auto text = detail::filled<char>([&](char *out, std::size_t capacity, std::size_t *needed) {
+                return detail::call(tb_basis_group, get(), grouping.c_str(), i, out, capacity, needed);
+            });
+            if (!text) {
+                return text.error();
+            }
+            groups.emplace_back((*text).data());
+        }
+        return groups;
+    }
+
     result<none> try_verify() const { return detail::done(detail::call(tb_basis_verify, get())); }
     result<none> try_set_cache_budget(std::uint64_t bytes) const {
         return detail::done(detail::call(tb_cache_set_budget, get(), bytes));
@@ -477,6 +547,8 @@ public:
     taskbasis::weights weights(std::initializer_list<const char *>) const = delete;
     taskbasis::weights weights_of(const std::vector<task> &tasks) const { return try_weights_of(tasks).value(); }
     taskbasis::weights weights_from(const taskbasis::coefficients &of) const { return try_weights_from(of).value(); }
+    taskbasis::weights weights_from(const std::vector<group> &groups) const { return try_weights_from(groups).value(); }
+    std::vector<std::string> groups(const std::string &grouping) const { return try_groups(grouping).value(); }
     void verify() const { try_verify().value(); }
     void set_cache_budget(std::uint64_t bytes) const { try_set_cache_budget(bytes).value(); }
     void trim_cache(std::uint64_t bytes) const { try_trim_cache(bytes).value(); }

@@ -1,9 +1,11 @@
 //! From tasks to numbers: the recovery table of a basis, and the coefficients that an expression comes to.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::Range;
 
-use super::expr::{self, Number, Target, TaskExpr};
+use super::expr::{self, LambdaByGroup, Number, Scale, Target, TaskExpr};
+use super::matrix::CoefficientMatrix;
 use super::method::Method;
 use crate::did_you_mean::{self, clipped};
 use crate::error::{Error, ErrorKind, Result};
@@ -115,14 +117,61 @@ impl Recovery {
         (0..self.vectors).all(|m| self.get(m, t).is_some())
     }
 
-    /// The coefficients that `expr` comes to, in O(M·T), f64.
-    pub(super) fn coefficients(&self, expr: &TaskExpr) -> Result<Coefficients> {
+    /// The coefficients that `expr` comes to for the parameters called `names`, in O(M·T) for each different row, f64.
+    pub(super) fn coefficients(&self, expr: &TaskExpr, names: &[&str]) -> Result<CoefficientMatrix> {
+        if let Some(lambdas) = expr.terms().iter().map(|(_, scale)| scale.whole()).collect::<Option<Vec<f64>>>() {
+            return Ok(self.row(expr, &lambdas)?.into());
+        }
+        // The group of each parameter, for each term.
+        let mut groups = Vec::with_capacity(expr.terms().len());
+        for (_, scale) in expr.terms() {
+            groups.push(match scale {
+                Scale::Whole(_) => Vec::new(),
+                Scale::Groups(groups) => LambdaByGroup(groups).resolve(names)?,
+            });
+        }
+        let lambda = |(scale, groups): (&Scale, &Vec<usize>), parameter: usize| match scale {
+            Scale::Whole(lambda) => *lambda,
+            Scale::Groups(of) => of[groups[parameter]].1,
+        };
+        let scales = || expr.terms().iter().map(|(_, scale)| scale).zip(&groups);
+        let (mut rows, mut row_of, mut known) = (Vec::new(), Vec::new(), HashMap::<Vec<u64>, u32>::new());
+        for parameter in 0..names.len() {
+            let lambdas: Vec<f64> = scales().map(|term| lambda(term, parameter)).collect();
+            let bits = lambdas.iter().map(|lambda| lambda.to_bits()).collect();
+            row_of.push(match known.entry(bits) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(new) => {
+                    rows.push(self.row(expr, &lambdas)?);
+                    *new.insert(rows.len() as u32 - 1)
+                }
+            });
+        }
+        if rows.is_empty() {
+            rows.push(self.zero());
+        }
+        Ok(CoefficientMatrix::of_rows(rows, &row_of))
+    }
+
+    /// The coefficients of the terms of `expr` with these λ.
+    fn row(&self, expr: &TaskExpr, lambdas: &[f64]) -> Result<Coefficients> {
         let mut sum = self.zero();
-        for (target, lambda) in expr.terms() {
+        for ((target, _), &lambda) in expr.terms().iter().zip(lambdas) {
             match target {
-                Target::Task(name) => self.add_task(self.term_index(name)?, *lambda, &mut sum)?,
+                Target::Task(name) => self.add_task(self.term_index(name)?, lambda, &mut sum)?,
                 Target::Merged => sum.vectors.iter_mut().for_each(|a| *a += lambda),
-                Target::All => self.add_all(*lambda, &mut sum)?,
+                Target::All => self.add_all(lambda, &mut sum)?,
+                Target::Vector(m) => match sum.vectors.get_mut(*m) {
+                    Some(a) => *a += lambda,
+                    None => {
+                        return Err(Error::new(ErrorKind::NotFound, format!("there is no basis vector #{m}"))
+                            .expected(format_args!("#0 to #{}", self.vectors.saturating_sub(1))));
+                    }
+                },
+                Target::Mean if self.method.has_mean() => sum.mean += lambda,
+                Target::Mean => {
+                    return Err(Error::new(ErrorKind::NotFound, "there is no mean vector, `#mean`: only PCA has one"));
+                }
             }
         }
         if sum.vectors.iter().chain([&sum.mean]).chain(&sum.residuals).all(|a| a.is_finite()) {
@@ -171,7 +220,7 @@ impl Recovery {
         let mut all = self.zero();
         (0..self.tasks.len()).try_for_each(|t| self.add_task(t, 1.0, &mut all))?;
         for (m, a) in all.vectors.iter_mut().enumerate() {
-            let size: f64 = self.row(m).map(f64::abs).sum();
+            let size: f64 = self.of_vector(m).map(f64::abs).sum();
             if self.method.has_mean() && a.abs() <= 1e-5 * size {
                 *a = 0.0;
             }
@@ -186,7 +235,7 @@ impl Recovery {
         Coefficients { residuals: vec![0.0; self.residual_tasks.len()], ..Coefficients::zero(self.vectors) }
     }
 
-    fn row(&self, m: usize) -> impl Iterator<Item = f64> + '_ {
+    fn of_vector(&self, m: usize) -> impl Iterator<Item = f64> + '_ {
         let row: Range<usize> = m * self.tasks.len()..(m + 1) * self.tasks.len();
         self.table[row].iter().copied()
     }
@@ -215,7 +264,7 @@ mod tests {
     }
 
     fn coefficients(recovery: &Recovery, expr: &str) -> Result<Coefficients> {
-        recovery.coefficients(&expr.parse()?)
+        Ok(recovery.coefficients(&expr.parse()?, &["a", "b"])?.plain().unwrap().clone())
     }
 
     #[test]

@@ -5,14 +5,20 @@
 
 mod coefficients;
 mod expr;
+mod grouping;
+mod matrix;
 mod method;
+mod place;
 pub(crate) mod plausibility;
 mod published;
 mod vectors;
 
 pub use coefficients::{Coefficients, Recovery};
 pub(crate) use expr::Number;
-pub use expr::{Target, TaskExpr};
+pub use expr::{Scale, Selector, Target, TaskExpr};
+pub use grouping::Grouping;
+pub use matrix::CoefficientMatrix;
 pub use method::Method;
+pub use place::Kind;
 pub(crate) use vectors::BasisContents;
 pub use vectors::{Basis, Parameter, ParameterCount};

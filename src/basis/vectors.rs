@@ -7,9 +7,10 @@ use indexmap::IndexMap;
 
 use super::coefficients::{Coefficients, Recovery};
 use super::expr::TaskExpr;
+use super::matrix::CoefficientMatrix;
 use super::method::Method;
 use crate::checkpoint::is_image_tower;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::tensor::Source;
 
 /// M basis vectors over the parameters of one model, and how T tasks are recovered from them.
@@ -200,14 +201,17 @@ impl Basis {
             })
     }
 
-    /// The coefficients that `expr` comes to: one number per vector (and one for the mean), in O(M·T), nothing read.
+    /// The coefficients that `expr` comes to: one number per vector (and one for the mean), in O(M·T), for each group of
+    /// parameters that the expression tells apart. Nothing is read.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a task that the basis does not know, with the nearest
     /// name; [`ErrorKind::NotRecoverable`](crate::ErrorKind::NotRecoverable) for one that this method cannot give
-    /// back; [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) where a sum is not finite.
-    pub fn coefficients(&self, expr: &TaskExpr) -> Result<Coefficients> {
-        self.recovery.coefficients(expr)
+    /// back; [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) where a sum is not finite, and for
+    /// groups that leave a parameter out, share one, or have none.
+    pub fn coefficients(&self, expr: &TaskExpr) -> Result<CoefficientMatrix> {
+        let names: Vec<&str> = self.parameters.keys().map(String::as_str).collect();
+        self.recovery.coefficients(expr, &names)
     }
 
     /// The coefficients in the form that the kernel takes: one f32 for each of [`Parameter::sources`].
@@ -216,6 +220,25 @@ impl Basis {
     /// As [`Coefficients::to_kernel`].
     pub fn factors(&self, coefficients: &Coefficients) -> Result<Vec<f32>> {
         coefficients.to_kernel(self.vectors, self.has_mean, self.recovery.residual_tasks.len())
+    }
+
+    /// The factors of every row of a matrix.
+    ///
+    /// # Errors
+    /// As [`Coefficients::to_kernel`]; [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a matrix
+    /// over another number of parameters.
+    pub(crate) fn factors_by_row(&self, matrix: &CoefficientMatrix) -> Result<Vec<Vec<f32>>> {
+        if ![0, self.parameters.len()].contains(&matrix.assignment().len()) {
+            return Err(Error::invalid("the coefficients are grouped for another basis")
+                .expected(format_args!("{} parameters", self.parameters.len()))
+                .got(matrix.assignment().len()));
+        }
+        matrix.rows().iter().map(|row| self.factors(row)).collect()
+    }
+
+    /// The place of a parameter among those of the basis.
+    pub(crate) fn index_of(&self, name: &str) -> Option<usize> {
+        self.parameters.get_index_of(name)
     }
 
     /// Elements in all parameters, in those of the image tower, and in those that any vector changes.

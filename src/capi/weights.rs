@@ -146,7 +146,7 @@ pub unsafe extern "C" fn tb_weights_create_from_coefficients(
     })
 }
 
-fn named(weights: TaskWeights) -> *mut tb_weights {
+pub(super) fn named(weights: TaskWeights) -> *mut tb_weights {
     let expression = handle::c_text(weights.name());
     handle::into_raw::<tb_weights>(NamedWeights { weights, expression, names: OnceLock::new() })
 }
@@ -161,13 +161,14 @@ pub unsafe extern "C" fn tb_weights_expression(weights: *const tb_weights) -> *c
     })
 }
 
-/// Writes the coefficients of the basis vectors: M numbers, and one for PCA's mean.
+/// Writes the coefficients of the basis vectors: M numbers, and one for PCA's mean. Where they differ between groups of
+/// parameters, tb_weights_coefficients_of() gives those of one.
 ///
 /// @param out       f64 [M]; may be NULL where `capacity` is 0
 /// @param capacity  numbers that `out` has room for: at least M, or TB_ERR_BUFFER_TOO_SMALL
 /// @param needed    set to M, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
 /// @param mean      set to what multiplies the mean; may be NULL
-/// @return TB_OK; TB_ERR_BUFFER_TOO_SMALL
+/// @return TB_OK; TB_ERR_BUFFER_TOO_SMALL; TB_ERR_UNSUPPORTED for weights whose expression has groups
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tb_weights_coefficients(
     weights: *const tb_weights,
@@ -180,7 +181,11 @@ pub unsafe extern "C" fn tb_weights_coefficients(
     call!(err, {
         let out = Buffer::new(out, capacity, needed, "out")?;
         let mean = (!mean.is_null()).then(|| Out::new(mean, "mean", 0.0)).transpose()?;
-        let coefficients = handle::borrow(weights)?.weights.coefficients();
+        let matrix = handle::borrow(weights)?.weights.coefficients();
+        let coefficients = matrix.plain().ok_or_else(|| {
+            Error::unsupported("the coefficients differ between groups of parameters")
+                .hint("tb_weights_coefficients_of() gives those of one parameter")
+        })?;
         out.fill(&coefficients.vectors)?;
         if let Some(mean) = mean {
             mean.set(coefficients.mean);

@@ -56,7 +56,8 @@ impl TaskWeights {
     fn verify_vectors(&self, parameter: &str) -> Result<()> {
         let Some(basis) = self.model().basis() else { return Ok(()) };
         let sources = basis.parameter(parameter).map(|parameter| parameter.sources()).unwrap_or_default();
-        let factors = basis.factors(self.coefficients())?;
+        let row = basis.index_of(parameter).map_or(0, |index| self.coefficients().row_of(index));
+        let factors = basis.factors(&self.coefficients().rows()[row])?;
         let used = sources.iter().zip(factors).filter(|(_, factor)| *factor != 0.0);
         used.into_iter().try_for_each(|(source, _)| source.verify_finite().map_err(|e| e.at(source.mapping().path())))
     }

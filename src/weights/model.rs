@@ -16,7 +16,7 @@ use super::layout::{Layout, TensorSpec};
 use super::plan::{self, Scope};
 use super::reconstruct::ReconstructOptions;
 use super::values::Weights;
-use crate::basis::{Basis, Coefficients, Number, TaskExpr};
+use crate::basis::{Basis, CoefficientMatrix, Coefficients, Number, Selector, TaskExpr};
 use crate::checkpoint::Checkpoint;
 use crate::did_you_mean::clipped;
 use crate::error::{Error, ErrorKind, Result};
@@ -134,7 +134,7 @@ impl Model {
     pub fn weights(self: &Arc<Self>, expr: &TaskExpr) -> Result<TaskWeights> {
         let coefficients = match &self.basis {
             Some(basis) => basis.coefficients(expr)?,
-            None if expr.terms().is_empty() => Coefficients::zero(0),
+            None if expr.terms().is_empty() => Coefficients::zero(0).into(),
             None => {
                 return Err(Error::invalid(format!(
                     "`{}` needs a basis, and only a base is open",
@@ -151,9 +151,17 @@ impl Model {
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for another number of coefficients than M, or
     /// one that is not finite.
     pub fn weights_from(self: &Arc<Self>, coefficients: Coefficients) -> Result<TaskWeights> {
-        let text: Vec<String> = coefficients.vectors.iter().map(|&a| Number(a).to_string()).collect();
-        let text = format!("coefficients [{}], mean {}", text.join(", "), Number(coefficients.mean));
-        self.named(text, coefficients)
+        let without_residuals = Coefficients { residuals: Vec::new(), ..coefficients.clone() };
+        let mut name = match TaskExpr::of_rows(&[Selector::rest()], &[without_residuals]) {
+            Ok(expr) => expr.to_string(),
+            // Whatever is wrong with them is told by what follows, with the name of the vector.
+            Err(_) => "coefficients".to_owned(),
+        };
+        if coefficients.residuals.iter().any(|&r| r != 0.0) {
+            let residuals: Vec<String> = coefficients.residuals.iter().map(|&r| Number(r).to_string()).collect();
+            name += &format!(", residuals [{}]", residuals.join(", "));
+        }
+        self.named(name, coefficients.into())
     }
 
     /// Whether there are as many coefficients as basis vectors.
@@ -166,13 +174,14 @@ impl Model {
         self.basis.as_ref().map_or(0, Basis::vectors)
     }
 
-    fn named(self: &Arc<Self>, name: String, coefficients: Coefficients) -> Result<TaskWeights> {
+    fn named(self: &Arc<Self>, name: String, coefficients: CoefficientMatrix) -> Result<TaskWeights> {
         let factors = match &self.basis {
-            Some(basis) => basis.factors(&coefficients)?,
-            None => coefficients.to_kernel(0, false, 0)?,
+            Some(basis) => basis.factors_by_row(&coefficients)?,
+            None => coefficients.rows().iter().map(|row| row.to_kernel(0, false, 0)).collect::<Result<_>>()?,
         };
         // −0 and 0 both mean that the vector is left out.
-        let factors = factors.iter().map(|a| if *a == 0.0 { 0 } else { a.to_bits() }).collect();
+        let bits = factors.iter().flatten().map(|a| if *a == 0.0 { 0 } else { a.to_bits() });
+        let factors = bits.chain(coefficients.assignment().iter().copied()).collect();
         let layout = Arc::clone(&self.canonical);
         let key = Key { files: Arc::clone(&self.files), factors, layout: layout.id() };
         Ok(TaskWeights {
@@ -213,7 +222,7 @@ impl Model {
     fn reconstruct(
         &self,
         layout: &Layout,
-        coefficients: &Coefficients,
+        coefficients: &CoefficientMatrix,
         spares: &Arc<BufferPool>,
         cancel: Option<&AtomicBool>,
     ) -> Result<Weights> {
@@ -222,7 +231,7 @@ impl Model {
         let plan = plan::of_model(&self.base, self.basis.as_ref(), coefficients, scope)?;
         let weights = plan.run(layout, &options, Some(spares))?;
         // The base's own take nothing, or less than a task's.
-        if layout.is_canonical() && coefficients.vectors.iter().any(|&a| a != 0.0) {
+        if layout.is_canonical() && coefficients.rows().iter().any(|row| row.vectors.iter().any(|&a| a != 0.0)) {
             self.weights_bytes.store(weights.nbytes(), Ordering::Relaxed);
         }
         Ok(weights)
@@ -252,7 +261,7 @@ fn files(base: &Checkpoint, basis: Option<&Basis>) -> Arc<[Identity]> {
 pub struct TaskWeights {
     model: Arc<Model>,
     name: String,
-    coefficients: Coefficients,
+    coefficients: CoefficientMatrix,
     key: Key,
     layout: Arc<Layout>,
     pinned: Mutex<Option<Arc<Weights>>>,
@@ -282,7 +291,7 @@ impl TaskWeights {
     }
 
     /// The coefficients that multiply the basis vectors.
-    pub fn coefficients(&self) -> &Coefficients {
+    pub fn coefficients(&self) -> &CoefficientMatrix {
         &self.coefficients
     }
 
@@ -415,7 +424,7 @@ impl TaskWeights {
 struct Prefetch {
     model: Weak<Model>,
     layout: Weak<Layout>,
-    coefficients: Coefficients,
+    coefficients: CoefficientMatrix,
     held: (Option<Arc<Model>>, Option<Arc<Layout>>),
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::layout::{Layout, TensorSpec};
-use crate::basis::{Basis, Coefficients, Parameter};
+use crate::basis::{Basis, CoefficientMatrix, Coefficients, Parameter};
 use crate::checkpoint::{Checkpoint, is_image_tower, lacking};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor};
@@ -33,9 +33,9 @@ impl Scope {
 
 /// Weights to be.
 pub(super) struct Plan<'a> {
-    pub(super) coefficients: Coefficients,
-    /// The coefficients, as the kernel takes them.
-    pub(super) factors: Vec<f32>,
+    pub(super) coefficients: CoefficientMatrix,
+    /// The rows of the coefficients, as the kernel takes them.
+    pub(super) factors: Factors,
     pub(super) tensors: Vec<Planned<'a>>,
 }
 
@@ -44,15 +44,43 @@ pub(super) struct Planned<'a> {
     pub(super) name: &'a str,
     pub(super) shape: &'a [usize],
     pub(super) base: Option<&'a Tensor>,
-    /// The vectors' pieces to be added; `None` where nothing is.
-    pub(super) change: Option<&'a Parameter>,
+    /// The vectors' pieces to be added, and the row of their coefficients; `None` where nothing is.
+    pub(super) change: Option<(&'a Parameter, usize)>,
+}
+
+/// Coefficients as the kernel takes them, one row per group of parameters.
+#[derive(Default)]
+pub(super) struct Factors {
+    pub(super) rows: Vec<Vec<f32>>,
+    /// Whether a row adds anything. With all factors zero the weights are the base, and no vector need be looked at.
+    adds: Vec<bool>,
+}
+
+impl Factors {
+    fn of(basis: &Basis, coefficients: &CoefficientMatrix) -> Result<Self> {
+        let rows = basis.factors_by_row(coefficients).map_err(|e| e.at(basis.path()))?;
+        let adds = rows.iter().map(|row| row.iter().any(|&a| a != 0.0)).collect();
+        Ok(Self { rows, adds })
+    }
+
+    /// What changes a parameter, with the row of its factors; `None` where nothing does.
+    fn change<'a>(
+        &self,
+        basis: &Basis,
+        coefficients: &CoefficientMatrix,
+        name: &str,
+        parameter: &'a Parameter,
+    ) -> Option<(&'a Parameter, usize)> {
+        let row = coefficients.row_of(basis.index_of(name)?);
+        (self.adds[row] && parameter.is_changed()).then_some((parameter, row))
+    }
 }
 
 /// The base, changed by the vectors where there are any.
 pub(super) fn of_model<'a>(
     base: &'a Checkpoint,
     basis: Option<&'a Basis>,
-    coefficients: &Coefficients,
+    coefficients: &CoefficientMatrix,
     scope: Scope,
 ) -> Result<Plan<'a>> {
     basis.map_or_else(|| Ok(base_alone(base, scope)), |basis| with_base(base, basis, coefficients, scope))
@@ -62,12 +90,10 @@ pub(super) fn of_model<'a>(
 pub(super) fn with_base<'a>(
     base: &'a Checkpoint,
     basis: &'a Basis,
-    coefficients: &Coefficients,
+    coefficients: &CoefficientMatrix,
     scope: Scope,
 ) -> Result<Plan<'a>> {
-    let factors = factors(basis, coefficients)?;
-    // With all factors zero the weights are the base, and no vector need be looked at.
-    let adds = factors.iter().any(|&a| a != 0.0);
+    let factors = Factors::of(basis, coefficients)?;
     lacking::check_read(base, scope == Scope::ImageTower)?;
     check_unnamed(base, basis, scope)?;
 
@@ -76,7 +102,7 @@ pub(super) fn with_base<'a>(
         let change = match basis.parameter(name) {
             Some(parameter) if tensor.dtype().is_float() => {
                 check_shape(base, basis, name, tensor, parameter)?;
-                (adds && parameter.is_changed()).then_some(parameter)
+                factors.change(basis, coefficients, name, parameter)
             }
             Some(_) => {
                 return Err(Error::mismatch("the basis changes it, and it is no float").at(base.path()).tensor(name));
@@ -130,7 +156,7 @@ fn check_unnamed(base: &Checkpoint, basis: &Basis, scope: Scope) -> Result<()> {
 /// Whether base and basis are of one model, in every parameter that both could have.
 pub(crate) fn check_models(base: &Checkpoint, basis: &Basis) -> Result<()> {
     let any = Coefficients { vectors: vec![1.0; basis.vectors()], ..Coefficients::zero(0) };
-    with_base(base, basis, &any, Scope::of(base))?;
+    with_base(base, basis, &any.into(), Scope::of(base))?;
     // The text tower may go by other names in one of them, but not have other shapes.
     for (name, parameter) in basis.parameters() {
         if let Some(tensor) = base.get(name) {
@@ -145,26 +171,21 @@ pub(super) fn base_alone(base: &Checkpoint, scope: Scope) -> Plan<'_> {
     let tensors = in_scope(base.iter(), scope)
         .map(|(name, tensor)| Planned { name, shape: tensor.shape(), base: Some(tensor), change: None })
         .collect();
-    Plan { coefficients: Coefficients::zero(0), factors: Vec::new(), tensors }
+    Plan { coefficients: Coefficients::zero(0).into(), factors: Factors::default(), tensors }
 }
 
 /// `Σ_m a_m·s_m`.
-pub(super) fn vector_alone<'a>(basis: &'a Basis, coefficients: &Coefficients, scope: Scope) -> Result<Plan<'a>> {
-    let factors = factors(basis, coefficients)?;
-    let adds = factors.iter().any(|&a| a != 0.0);
+pub(super) fn vector_alone<'a>(basis: &'a Basis, coefficients: &CoefficientMatrix, scope: Scope) -> Result<Plan<'a>> {
+    let factors = Factors::of(basis, coefficients)?;
     let tensors = in_scope(basis.parameters(), scope)
         .map(|(name, parameter)| Planned {
             name,
             shape: parameter.shape(),
             base: None,
-            change: (adds && parameter.is_changed()).then_some(parameter),
+            change: factors.change(basis, coefficients, name, parameter),
         })
         .collect();
     Ok(Plan { coefficients: coefficients.clone(), factors, tensors })
-}
-
-fn factors(basis: &Basis, coefficients: &Coefficients) -> Result<Vec<f32>> {
-    basis.factors(coefficients).map_err(|e| e.at(basis.path()))
 }
 
 fn in_scope<'a, T>(all: impl Iterator<Item = (&'a str, T)>, scope: Scope) -> impl Iterator<Item = (&'a str, T)> {

@@ -6,9 +6,9 @@ use std::sync::atomic::AtomicBool;
 
 use super::arena::{Arena, BufferPool};
 use super::layout::{Layout, TensorSpec, View};
-use super::plan::{self, Plan, Planned, Scope};
+use super::plan::{self, Factors, Plan, Planned, Scope};
 use super::values::{StoredTensor, TensorMemory, Values, Weights};
-use crate::basis::{Basis, Coefficients, TaskExpr};
+use crate::basis::{Basis, CoefficientMatrix, Coefficients, TaskExpr};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::{self, Kernel, Output, TensorJob};
@@ -112,8 +112,8 @@ impl Plan<'_> {
         let mut jobs = Vec::with_capacity(outputs.len());
         for &Planned { name, base, change, .. } in &self.tensors {
             let Some(outputs) = outputs.remove(name) else { continue };
-            let terms: Vec<_> = change.map_or(&[][..], |parameter| parameter.sources()).iter().collect();
-            let coefficients = if change.is_some() { &self.factors[..] } else { &[] };
+            let terms: Vec<_> = change.map_or(&[][..], |(parameter, _)| parameter.sources()).iter().collect();
+            let coefficients = change.map_or(&[][..], |(_, row)| &self.factors.rows[row]);
             jobs.push(TensorJob { name, base, coefficients, terms, outputs });
         }
         kernel::combine(kernel, options.threads, jobs, options.cancel)?;
@@ -175,7 +175,7 @@ impl Weights {
     pub fn from_coefficients(
         base: &Checkpoint,
         basis: &Basis,
-        coefficients: &Coefficients,
+        coefficients: &CoefficientMatrix,
         options: &ReconstructOptions<'_>,
     ) -> Result<Self> {
         Self::canonical(plan::with_base(base, basis, coefficients, options.scope)?, options)
@@ -193,7 +193,11 @@ impl Weights {
     ///
     /// # Errors
     /// As [`Weights::from_coefficients`].
-    pub fn task_vector(basis: &Basis, coefficients: &Coefficients, options: &ReconstructOptions<'_>) -> Result<Self> {
+    pub fn task_vector(
+        basis: &Basis,
+        coefficients: &CoefficientMatrix,
+        options: &ReconstructOptions<'_>,
+    ) -> Result<Self> {
         Self::canonical(plan::vector_alone(basis, coefficients, options.scope)?, options)
     }
 
@@ -245,7 +249,7 @@ impl Weights {
         }
         let tensors =
             bases.iter().map(|(name, shape, base)| Planned { name, shape, base: Some(base), change: None }).collect();
-        let plan = Plan { coefficients: Coefficients::zero(0), factors: Vec::new(), tensors };
+        let plan = Plan { coefficients: Coefficients::zero(0).into(), factors: Factors::default(), tensors };
         plan.run(layout, &ReconstructOptions::default(), None)
     }
 }
@@ -277,7 +281,7 @@ impl Weights {
         let layout = Layout::canonical(packed.tensors().iter().map(whole).collect());
         let planned = |(name, shape, base)| Planned { name, shape, base: Some(base), change: None };
         let tensors = bases.iter().map(|(name, shape, base)| planned((*name, *shape, base))).collect();
-        let plan = Plan { coefficients: self.coefficients.clone(), factors: Vec::new(), tensors };
+        let plan = Plan { coefficients: self.coefficients.clone(), factors: Factors::default(), tensors };
         let weights = plan.run(&layout, &ReconstructOptions::default(), None)?;
         Ok(Self { layout: packed.id(), ..weights })
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use indexmap::IndexMap;
 
 use super::arena::Arena;
-use crate::basis::Coefficients;
+use crate::basis::CoefficientMatrix;
 use crate::did_you_mean;
 use crate::error::{Error, Result};
 use crate::kernel::linear::PackedLayout;
@@ -14,7 +14,7 @@ use crate::tensor::{DType, Tensor, f32_bytes};
 /// The weights of one task expression, or a task vector: named tensors of f32. They never change.
 #[derive(Debug)]
 pub struct Weights {
-    pub(super) coefficients: Coefficients,
+    pub(super) coefficients: CoefficientMatrix,
     pub(super) tensors: IndexMap<String, StoredTensor>,
     pub(super) arena: Arena,
     /// The [`Layout::id`] of the layout that they are in. It does not hold the layout, which is to go with the last who
@@ -54,7 +54,7 @@ pub enum Values<'a> {
 
 impl Weights {
     /// The coefficients that multiplied the basis vectors.
-    pub fn coefficients(&self) -> &Coefficients {
+    pub fn coefficients(&self) -> &CoefficientMatrix {
         &self.coefficients
     }
 

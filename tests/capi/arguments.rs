@@ -61,7 +61,7 @@ fn null_in_every_pointer_argument() {
     let (image, no_data) = (&raw const image, tb_image { data: null(), ..image });
     let task = tb_task { name: c"MNIST".as_ptr(), lambda: 0.5 };
     let no_name = tb_task { name: null(), ..task };
-    let coefficients = [0.1f64; 4];
+    let (coefficients, no_mean) = ([0.1f64; 4], 0.0f64);
     const ROOM: usize = 1 << 16;
     let (mut floats, mut doubles) = (vec![0f32; ROOM], [0f64; 64]);
     let (out, doubles) = (floats.as_mut_ptr(), doubles.as_mut_ptr());
@@ -112,6 +112,25 @@ fn null_in_every_pointer_argument() {
         });
         nulls("tb_weights_coefficients", &[NO, NO, FINE, FINE], |t, e| {
             tb_weights_coefficients(p(t, 0, o.weights), m(t, 1, doubles), 64, m(t, 2, number), m(t, 3, mean), e)
+        });
+        nulls("tb_weights_create_grouped", &[NO, NO, NO, FINE, NO, NO], |t, e| {
+            let group = [if t == 5 { null() } else { c"*".as_ptr() }];
+            let (groups, values) = (p(t, 1, group.as_ptr()), p(t, 2, coefficients.as_ptr()));
+            let means = p(t, 3, &raw const no_mean);
+            made(t, 4, tb_weights_free, |to| {
+                tb_weights_create_grouped(p(t, 0, o.basis), groups, 1, values, o.about.vectors, means, to, e)
+            })
+        });
+        nulls("tb_weights_coefficients_of", &[NO, NO, NO, FINE, FINE], |t, e| {
+            let (of, to, needed, mean) = (p(t, 1, proj), m(t, 2, doubles), m(t, 3, number), m(t, 4, mean));
+            tb_weights_coefficients_of(p(t, 0, o.weights), of, to, 64, needed, mean, e)
+        });
+        nulls("tb_basis_group_count", &[NO, NO, NO], |t, e| {
+            tb_basis_group_count(p(t, 0, o.basis), p(t, 1, c"block".as_ptr()), m(t, 2, number), e)
+        });
+        nulls("tb_basis_group", &[NO, NO, NO, FINE], |t, e| {
+            let (mut text, number) = ([0; 64], m(t, 3, number));
+            tb_basis_group(p(t, 0, o.basis), p(t, 1, c"kind".as_ptr()), 0, m(t, 2, text.as_mut_ptr()), 64, number, e)
         });
         nulls("tb_weights_prepare", &[NO], |t, e| tb_weights_prepare(p(t, 0, o.weights), e));
         nulls("tb_weights_prefetch", &[NO], |t, e| tb_weights_prefetch(p(t, 0, o.weights), e));

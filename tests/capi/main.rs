@@ -5,6 +5,7 @@ mod bundle;
 mod c_package;
 mod c_programs;
 mod c_readme;
+mod groups;
 mod header;
 mod lifetimes;
 mod process;

@@ -7,6 +7,7 @@ mod families;
 mod finite;
 mod frozen;
 mod golden;
+mod groups;
 mod head;
 mod memory;
 mod onnx_files;

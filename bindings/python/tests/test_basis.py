@@ -171,3 +171,36 @@ def test_only_what_is_for_users_is_listed():
     assert all(hasattr(taskbasis, name) for name in taskbasis.__all__)
     for helper in ("call", "lib", "sized", "text", "encoded"):
         assert not hasattr(taskbasis, helper), helper
+
+
+def test_groups_in_arithmetic(basis):
+    expression = basis["MNIST"] * {"attn": 0.5, "*": 0.25} * 2 - basis["Parity"] / 4
+    assert str(expression) == "MNIST@{attn: 1.0, *: 0.5} - Parity@0.25"
+    weights = basis.weights(expression)
+    assert weights.expression == "MNIST@{attn: 1, *: 0.5} - Parity@0.25"
+    attn, mlp = "visual.transformer.resblocks.0.attn.out_proj.weight", "visual.transformer.resblocks.0.mlp.c_fc.weight"
+    for name, plain in [(attn, "MNIST - Parity@0.25"), (mlp, "MNIST@0.5 - Parity@0.25")]:
+        alone = basis.weights(plain)
+        assert np.array_equal(weights[name], alone[name])
+        assert np.array_equal(weights.coefficients_of(name), alone.coefficients)
+    with pytest.raises(taskbasis.UnsupportedError, match="differ between groups"):
+        weights.coefficients
+    with pytest.raises(ValueError, match="by a number alone"):
+        expression * {"*": 1}
+
+
+def test_groups_as_numbers(basis):
+    blocks = basis.groups("block")
+    assert blocks[1:] and "blocks.0" in blocks and len(basis.groups("parameter")) > len(basis.groups("layer"))
+    rows = np.linspace(-0.5, 0.5, len(blocks) * basis.vectors).reshape(len(blocks), basis.vectors)
+    weights = basis.combine(rows, groups="block")
+    name = "visual.transformer.resblocks.1.ln_2.bias"
+    assert np.array_equal(weights.coefficients_of(name), rows[blocks.index("blocks.1")])
+    again = basis.weights(weights.expression)
+    assert np.array_equal(again[name], weights[name])
+    for bad in [{"groups": ["attn"]}, {"groups": ["attn", "heads"]}, {"groups": "blocks"}]:
+        rows = np.zeros((len(bad["groups"]) if isinstance(bad["groups"], list) else 1, basis.vectors))
+        with pytest.raises(taskbasis.TaskbasisError):
+            basis.combine(rows, **bad)
+    with pytest.raises(ValueError, match="groups"):
+        basis.combine(np.zeros((3, basis.vectors)), groups="block")

@@ -12,7 +12,7 @@ use crate::weights::arena::ArenaMemory;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     pub(in crate::weights) files: Arc<[Identity]>,
-    /// Bits of f32.
+    /// Bits of f32, row after row; where there are several rows, then the row of each parameter.
     pub(in crate::weights) factors: Arc<[u32]>,
     /// The [`Layout`](crate::weights::Layout) that they are in; 0 is none.
     pub(in crate::weights) layout: u64,

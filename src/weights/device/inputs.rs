@@ -226,7 +226,7 @@ pub(super) fn everything(model: &Model) -> Result<Plan<'_>> {
     match model.basis() {
         Some(basis) => {
             let any = Coefficients { vectors: vec![1.0; basis.vectors()], ..Coefficients::zero(0) };
-            plan::with_base(base, basis, &any, scope)
+            plan::with_base(base, basis, &any.into(), scope)
         }
         None => Ok(plan::base_alone(base, scope)),
     }
@@ -248,7 +248,7 @@ fn plan_upload(model: &Model) -> Result<UploadPlan> {
                 unchanged.push(Source::from(tensor));
                 TensorPlace::Resident(0)
             }
-            Some(parameter) => {
+            Some((parameter, _)) => {
                 let (tiles, out) = (tiles::count(base.numel()), end);
                 end += (tiles * TILE * size_of::<f32>()) as u64;
                 let base = std::iter::once(Source::from(base.clone()));

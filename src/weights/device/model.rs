@@ -176,6 +176,10 @@ impl DeviceModel {
         bytes: usize,
         spares: &Arc<BufferPool<DeviceArena>>,
     ) -> Result<DeviceWeights> {
+        if task.coefficients().plain().is_none() {
+            return Err(Error::unsupported("coefficients by groups of parameters are not combined on a device yet")
+                .hint("Encoders on the CPU take them"));
+        }
         let factors = task.key().factors.iter().map(|&bits| f32::from_bits(bits));
         let active: Vec<(u32, f32)> = (0u32..).zip(factors).filter(|&(_, factor)| factor != 0.0).collect();
         layout.map_or(Ok(()), |layout| layout.check(active.is_empty()))?;

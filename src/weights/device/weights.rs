@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::arena::DeviceArena;
 use super::inputs::{Inputs, PlacedTensor, TensorPlace, Tensors};
 use super::layout::DeviceRelayout;
-use crate::basis::Coefficients;
+use crate::basis::CoefficientMatrix;
 use crate::error::{Error, Result};
 use crate::kernel::cuda::{CudaStream, Event, Queue};
 use crate::tensor::{DType, f32_bytes_mut, try_zeroed};
@@ -27,7 +27,7 @@ pub struct DeviceWeights {
     /// The graph's layout, whose names, shapes and types the tensors have; `None` for canonical weights.
     layout: Option<Arc<DeviceRelayout>>,
     inputs: Arc<Inputs>,
-    coefficients: Coefficients,
+    coefficients: CoefficientMatrix,
     address: u64,
     bytes: usize,
     ready: Arc<Event>,
@@ -65,7 +65,7 @@ impl DeviceWeights {
     pub(super) fn new(
         inputs: &Arc<Inputs>,
         layout: Option<&Arc<DeviceRelayout>>,
-        coefficients: &Coefficients,
+        coefficients: &CoefficientMatrix,
         arena: DeviceArena,
         ready: Arc<Event>,
         home: &Arc<BufferPool<DeviceArena>>,
@@ -83,7 +83,7 @@ impl DeviceWeights {
     }
 
     /// The coefficients that multiplied the basis vectors.
-    pub fn coefficients(&self) -> &Coefficients {
+    pub fn coefficients(&self) -> &CoefficientMatrix {
         &self.coefficients
     }
 

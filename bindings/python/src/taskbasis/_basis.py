@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -137,12 +137,44 @@ class Basis(Handle):
         call(lib.tb_weights_create, self._handle, encoded(str(expression)), out)
         return Weights(out[0])
 
-    def combine(self, coefficients: Any, mean: float = 0.0) -> "Weights":
+    def groups(self, grouping: str) -> "tuple[str, ...]":
+        """The groups of parameters of a ready grouping, as expressions spell them: `"whole"` (all in one), `"kind"` (stem,
+        attn, mlp, norm, proj), `"block"`, `"layer"` (a weight and its bias) or `"parameter"`."""
+        count, needed, name = ffi.new("size_t *"), ffi.new("size_t *"), encoded(grouping)
+        call(lib.tb_basis_group_count, self._handle, name, count)
+        groups = []
+        for index in range(count[0]):
+            lib.tb_basis_group(self._handle, name, index, ffi.NULL, 0, needed, ffi.NULL)
+            out = ffi.new("char[]", needed[0])
+            call(lib.tb_basis_group, self._handle, name, index, out, needed[0], needed)
+            groups.append(text(out))
+        return tuple(groups)
+
+    def combine(self, coefficients: Any, mean: Any = 0.0, groups: "Union[str, Sequence[str], None]" = None) -> "Weights":
         """Names the weights base + Σ coefficients[m]·(vector m) + mean·(PCA's mean): `coefficients` are M finite
-        numbers, as `Weights.coefficients` gives them. Raises InvalidArgumentError."""
+        numbers, as `Weights.coefficients` gives them.
+
+        With `groups`, a row of them for each group of parameters, [groups, M], and one mean or one per group: groups as
+        expressions spell them (`["blocks.0-5.attn", "*"]`), or the name of a ready grouping (`groups()`).
+        Raises InvalidArgumentError."""
+        if groups is not None:
+            return self._combine_grouped(coefficients, mean, groups)
         values = np.ascontiguousarray(coefficients, np.float64).ravel()
         source, out = ffi.cast("double *", values.ctypes.data), ffi.new("tb_weights **")
         call(lib.tb_weights_create_from_coefficients, self._handle, source, values.size, mean, out)
+        return Weights(out[0])
+
+    def _combine_grouped(self, coefficients: Any, mean: Any, groups: "Union[str, Sequence[str]]") -> "Weights":
+        names = self.groups(groups) if isinstance(groups, str) else tuple(groups)
+        rows = np.ascontiguousarray(coefficients, np.float64)
+        if rows.ndim != 2 or rows.shape[0] != len(names):
+            raise ValueError(f"coefficients: expected [{len(names)} groups, {self.vectors}], got {list(rows.shape)}")
+        means = np.ascontiguousarray(np.broadcast_to(np.asarray(mean, np.float64), (len(names),)))
+        texts = [ffi.new("char[]", encoded(name)) for name in names]
+        array, out = ffi.new("char *[]", texts), ffi.new("tb_weights **")
+        source, of_mean = ffi.cast("double *", rows.ctypes.data), ffi.cast("double *", means.ctypes.data)
+        shape = (len(names), source, rows.shape[1])
+        call(lib.tb_weights_create_grouped, self._handle, array, *shape, of_mean, out)
         return Weights(out[0])
 
     def verify(self) -> None:
@@ -197,6 +229,15 @@ class Weights(Handle):
         pointer = ffi.cast("double *", values.ctypes.data)
         call(lib.tb_weights_coefficients, self._handle, pointer, values.size, needed, mean)
         return values, float(mean[0])
+
+    def coefficients_of(self, parameter: str) -> "np.ndarray[Any, np.dtype[np.float64]]":
+        """What multiplies the basis vectors for one parameter, f64 [M]: where an expression has groups, they differ."""
+        needed, name = ffi.new("size_t *"), encoded(parameter)
+        lib.tb_weights_coefficients_of(self._handle, name, ffi.NULL, 0, needed, ffi.NULL, ffi.NULL)
+        values = np.empty(needed[0])
+        pointer = ffi.cast("double *", values.ctypes.data)
+        call(lib.tb_weights_coefficients_of, self._handle, name, pointer, values.size, needed, ffi.NULL)
+        return values
 
     def prepare(self) -> "Weights":
         """Reconstructs now, unless they are ready."""

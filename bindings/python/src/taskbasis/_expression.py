@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Union
 
 __all__ = ["Expression"]
 
+#: A λ, or one for each group of parameters.
+Scale = Union[float, "tuple[tuple[str, float], ...]"]
+
 _PLAIN = re.compile(r"[A-Za-z0-9_./]+\Z")
 _KEYWORDS = {"base", "merged", "all"}
+
+
+def _times(scale: Scale, factor: float) -> Scale:
+    if isinstance(scale, tuple):
+        return tuple((group, value * factor) for group, value in scale)
+    return scale * factor
 
 
 class Expression:
@@ -17,13 +27,14 @@ class Expression:
 
     __slots__ = ("terms", "_basis")
 
-    #: Names and scaling coefficients (λ), in order. Names stand as expressions spell them.
-    terms: "tuple[tuple[str, float], ...]"
+    #: Names and scaling coefficients (λ), in order: one number, or pairs of a group of parameters and its own. Names
+    #: stand as expressions spell them.
+    terms: "tuple[tuple[str, Scale], ...]"
 
     #: What stands for the basis that was asked for the tasks; None for names without one. No part of the value.
     _basis: object
 
-    def __init__(self, terms: "tuple[tuple[str, float], ...]" = (), _basis: object = None) -> None:
+    def __init__(self, terms: "tuple[tuple[str, Scale], ...]" = (), _basis: object = None) -> None:
         object.__setattr__(self, "terms", terms)
         object.__setattr__(self, "_basis", _basis)
 
@@ -64,12 +75,21 @@ class Expression:
     def __neg__(self) -> "Expression":
         return self * -1.0
 
-    def __mul__(self, factor: Union[int, float]) -> "Expression":
+    def __mul__(self, factor: "Union[int, float, Mapping[str, float]]") -> "Expression":
+        """Scaled by a number, or by one for each group of parameters: `basis["MNIST"] * {"attn": 0.4, "*": 0.3}`."""
+        if isinstance(factor, Mapping):
+            return self._grouped({str(group): float(value) for group, value in factor.items()})
         try:
             factor = float(factor)
         except (TypeError, ValueError):
             return NotImplemented
-        return Expression(tuple((name, value * factor) for name, value in self.terms), self._basis)
+        return Expression(tuple((name, _times(value, factor)) for name, value in self.terms), self._basis)
+
+    def _grouped(self, groups: "dict[str, float]") -> "Expression":
+        if any(not isinstance(value, float) for _, value in self.terms):
+            raise ValueError("a task that has groups already can be scaled by a number alone")
+        terms = ((name, tuple((group, own * value) for group, own in groups.items())) for name, value in self.terms)
+        return Expression(tuple(terms), self._basis)
 
     __rmul__ = __mul__
 
@@ -85,6 +105,10 @@ class Expression:
     def __str__(self) -> str:
         text = ""
         for name, value in self.terms:
+            if isinstance(value, tuple):
+                groups = ", ".join(f"{group}: {own!r}" for group, own in value)
+                text += f"{' + ' if text else ''}{name}@{{{groups}}}"
+                continue
             if text:
                 text += " - " if value < 0 else " + "
             elif value < 0:
