@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ops::Range;
 
+use indexmap::IndexMap;
+
 use super::expr::{self, LambdaByGroup, Number, Scale, Target, TaskExpr};
 use super::matrix::CoefficientMatrix;
 use super::method::Method;
@@ -87,6 +89,50 @@ pub struct Recovery {
     pub(super) residual_tasks: Vec<usize>,
     /// The tasks' columns by name: an expression may name a thousand tasks.
     columns: HashMap<String, usize>,
+    /// Expressions that are kept under a name, made of tasks and vectors alone.
+    pub(super) named: IndexMap<String, TaskExpr>,
+}
+
+/// A term of an expression, or one of an expression that a term names.
+struct Leaf<'a> {
+    target: &'a Target,
+    scale: &'a Scale,
+    /// The λ within the named expression, which multiplies the other.
+    inner: Option<&'a Scale>,
+}
+
+impl Leaf<'_> {
+    /// The λ, where it is one for all parameters.
+    fn whole(&self) -> Option<f64> {
+        Some(self.scale.whole()? * self.inner.map_or(Some(1.0), Scale::whole)?)
+    }
+
+    fn resolve(&self, names: &[&str]) -> Result<LeafByParameter<'_>> {
+        let groups = |scale: &Scale| match scale {
+            Scale::Whole(_) => Ok(Vec::new()),
+            Scale::Groups(groups) => LambdaByGroup(groups).resolve(names),
+        };
+        Ok(LeafByParameter {
+            outer: (self.scale, groups(self.scale)?),
+            inner: self.inner.map(|inner| Ok::<_, Error>((inner, groups(inner)?))).transpose()?,
+        })
+    }
+}
+
+/// A leaf's scales, each with the group of every parameter.
+struct LeafByParameter<'a> {
+    outer: (&'a Scale, Vec<usize>),
+    inner: Option<(&'a Scale, Vec<usize>)>,
+}
+
+impl LeafByParameter<'_> {
+    fn of(&self, parameter: usize) -> f64 {
+        let lambda = |(scale, groups): &(&Scale, Vec<usize>)| match scale {
+            Scale::Whole(lambda) => *lambda,
+            Scale::Groups(of) => of[groups[parameter]].1,
+        };
+        lambda(&self.outer) * self.inner.as_ref().map_or(1.0, lambda)
+    }
 }
 
 impl Recovery {
@@ -99,7 +145,26 @@ impl Recovery {
     ) -> Self {
         // Should two columns have one name, the first counts.
         let columns = tasks.iter().enumerate().rev().map(|(t, task)| (task.clone(), t)).collect();
-        Self { method, tasks, vectors, table, residual_tasks, columns }
+        Self { method, tasks, vectors, table, residual_tasks, columns, named: IndexMap::new() }
+    }
+
+    /// With these expressions kept under their names.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] for a name that is a task's, and an expression that names something else than
+    /// tasks and vectors.
+    pub(super) fn with_names(self, named: IndexMap<String, TaskExpr>) -> Result<Self> {
+        for (name, expr) in &named {
+            if name.is_empty() || self.columns.contains_key(name) {
+                return Err(Error::invalid("a kept expression cannot have the name of a task, or none")
+                    .got(format_args!("`{}`", clipped(name))));
+            }
+            for (target, _) in expr.terms() {
+                self.check_target(target)
+                    .map_err(|e| e.hint(format!("It is in the expression kept as `{}`", clipped(name))))?;
+            }
+        }
+        Ok(Self { named, ..self })
     }
 
     /// The coefficient of vector `m` for task `t`; `None` where the task cannot be recovered.
@@ -119,30 +184,23 @@ impl Recovery {
 
     /// The coefficients that `expr` comes to for the parameters called `names`, in O(M·T) for each different row, f64.
     pub(super) fn coefficients(&self, expr: &TaskExpr, names: &[&str]) -> Result<CoefficientMatrix> {
-        if let Some(lambdas) = expr.terms().iter().map(|(_, scale)| scale.whole()).collect::<Option<Vec<f64>>>() {
-            return Ok(self.row(expr, &lambdas)?.into());
+        let leaves = self.leaves(expr);
+        if let Some(lambdas) = leaves.iter().map(Leaf::whole).collect::<Option<Vec<f64>>>() {
+            return Ok(self.row(expr, &leaves, &lambdas)?.into());
         }
-        // The group of each parameter, for each term.
-        let mut groups = Vec::with_capacity(expr.terms().len());
-        for (_, scale) in expr.terms() {
-            groups.push(match scale {
-                Scale::Whole(_) => Vec::new(),
-                Scale::Groups(groups) => LambdaByGroup(groups).resolve(names)?,
-            });
+        for leaf in &leaves {
+            // What is wrong with a name is told before what is wrong with groups.
+            self.check_target(leaf.target)?;
         }
-        let lambda = |(scale, groups): (&Scale, &Vec<usize>), parameter: usize| match scale {
-            Scale::Whole(lambda) => *lambda,
-            Scale::Groups(of) => of[groups[parameter]].1,
-        };
-        let scales = || expr.terms().iter().map(|(_, scale)| scale).zip(&groups);
+        let scales = leaves.iter().map(|leaf| leaf.resolve(names)).collect::<Result<Vec<_>>>()?;
         let (mut rows, mut row_of, mut known) = (Vec::new(), Vec::new(), HashMap::<Vec<u64>, u32>::new());
         for parameter in 0..names.len() {
-            let lambdas: Vec<f64> = scales().map(|term| lambda(term, parameter)).collect();
+            let lambdas: Vec<f64> = scales.iter().map(|scale| scale.of(parameter)).collect();
             let bits = lambdas.iter().map(|lambda| lambda.to_bits()).collect();
             row_of.push(match known.entry(bits) {
                 Entry::Occupied(known) => *known.get(),
                 Entry::Vacant(new) => {
-                    rows.push(self.row(expr, &lambdas)?);
+                    rows.push(self.row(expr, &leaves, &lambdas)?);
                     *new.insert(rows.len() as u32 - 1)
                 }
             });
@@ -153,32 +211,59 @@ impl Recovery {
         Ok(CoefficientMatrix::of_rows(rows, &row_of))
     }
 
-    /// The coefficients of the terms of `expr` with these λ.
-    fn row(&self, expr: &TaskExpr, lambdas: &[f64]) -> Result<Coefficients> {
-        let mut sum = self.zero();
-        for ((target, _), &lambda) in expr.terms().iter().zip(lambdas) {
-            match target {
-                Target::Task(name) => self.add_task(self.term_index(name)?, lambda, &mut sum)?,
-                Target::Merged => sum.vectors.iter_mut().for_each(|a| *a += lambda),
-                Target::All => self.add_all(lambda, &mut sum)?,
-                Target::Vector(m) => match sum.vectors.get_mut(*m) {
-                    Some(a) => *a += lambda,
-                    None => {
-                        return Err(Error::new(ErrorKind::NotFound, format!("there is no basis vector #{m}"))
-                            .expected(format_args!("#0 to #{}", self.vectors.saturating_sub(1))));
-                    }
-                },
-                Target::Mean if self.method.has_mean() => sum.mean += lambda,
-                Target::Mean => {
-                    return Err(Error::new(ErrorKind::NotFound, "there is no mean vector, `#mean`: only PCA has one"));
+    /// The terms of `expr`, with the terms of the expressions that are kept under a name in the place of that name.
+    fn leaves<'a>(&'a self, expr: &'a TaskExpr) -> Vec<Leaf<'a>> {
+        let mut leaves = Vec::with_capacity(expr.terms().len());
+        for (target, scale) in expr.terms() {
+            let kept = match target {
+                Target::Task(name) if !self.columns.contains_key(name) => self.named.get(name),
+                _ => None,
+            };
+            match kept {
+                Some(kept) => {
+                    leaves.extend(kept.terms().iter().map(|(target, inner)| Leaf { target, scale, inner: Some(inner) }))
                 }
+                None => leaves.push(Leaf { target, scale, inner: None }),
             }
+        }
+        leaves
+    }
+
+    fn check_target(&self, target: &Target) -> Result<()> {
+        self.add_target(target, 0.0, &mut self.zero())
+    }
+
+    /// The coefficients of these terms with these λ.
+    fn row(&self, expr: &TaskExpr, leaves: &[Leaf<'_>], lambdas: &[f64]) -> Result<Coefficients> {
+        let mut sum = self.zero();
+        for (leaf, &lambda) in leaves.iter().zip(lambdas) {
+            self.add_target(leaf.target, lambda, &mut sum)?;
         }
         if sum.vectors.iter().chain([&sum.mean]).chain(&sum.residuals).all(|a| a.is_finite()) {
             Ok(sum)
         } else {
             Err(Error::invalid(format!("the coefficients of `{}` are not finite", clipped(&expr.to_string()))))
         }
+    }
+
+    fn add_target(&self, target: &Target, lambda: f64, sum: &mut Coefficients) -> Result<()> {
+        match target {
+            Target::Task(name) => self.add_task(self.term_index(name)?, lambda, sum)?,
+            Target::Merged => sum.vectors.iter_mut().for_each(|a| *a += lambda),
+            Target::All => self.add_all(lambda, sum)?,
+            Target::Vector(m) => match sum.vectors.get_mut(*m) {
+                Some(a) => *a += lambda,
+                None => {
+                    return Err(Error::new(ErrorKind::NotFound, format!("there is no basis vector #{m}"))
+                        .expected(format_args!("#0 to #{}", self.vectors.saturating_sub(1))));
+                }
+            },
+            Target::Mean if self.method.has_mean() => sum.mean += lambda,
+            Target::Mean => {
+                return Err(Error::new(ErrorKind::NotFound, "there is no mean vector, `#mean`: only PCA has one"));
+            }
+        }
+        Ok(())
     }
 
     /// The column of the task called `name`.
@@ -190,9 +275,9 @@ impl Recovery {
     /// The column of the task called `name` in an expression; what is suggested instead is written as in one.
     fn term_index(&self, name: &str) -> Result<usize> {
         self.task_index(name).map_err(|error| {
-            let known = self.tasks.iter().map(String::as_str);
+            let known = self.tasks.iter().chain(self.named.keys()).map(String::as_str);
             match did_you_mean::nearest(name, known.chain(expr::WORDS)) {
-                Some(task) if self.columns.contains_key(task) => {
+                Some(task) if self.columns.contains_key(task) || self.named.contains_key(task) => {
                     error.hint(format!("Did you mean `{}`?", TaskExpr::task(task)))
                 }
                 Some(word) => error.hint(format!("Did you mean `{word}`?")),
@@ -327,6 +412,33 @@ mod tests {
         let sum = Coefficients { residuals: vec![1.0], ..sum };
         assert_eq!(sum.to_kernel(1, true, 1).unwrap(), [0.5, 2.0, 1.0]);
         assert!(sum.to_kernel(1, true, 2).is_err());
+    }
+
+    #[test]
+    fn a_kept_expression_is_a_task_like_any_other() {
+        let ae = recovery(Method::Autoencoder, &[1., 2., 3., 10., 20., 30.]);
+        let names = |text: &[(&str, &str)]| {
+            let pairs = text.iter().map(|(name, expr)| ((*name).to_owned(), expr.parse().unwrap()));
+            recovery(Method::Autoencoder, &[1., 2., 3., 10., 20., 30.]).with_names(pairs.collect())
+        };
+        let named = names(&[("best", "A@0.5 + B@0.25"), ("by parts", "A@{\"a\": 2, *: 4} + #1")]).unwrap();
+        let of = |expr: &str| named.coefficients(&expr.parse().unwrap(), &["a", "b"]).unwrap();
+        let plain = |expr: &str| ae.coefficients(&expr.parse().unwrap(), &["a", "b"]).unwrap();
+        assert_eq!(of("best@2 - C"), plain("A + B@0.5 - C"));
+        assert_eq!(of("best@{\"a\": 1, *: 2}"), plain("A@{\"a\": 0.5, *: 1} + B@{\"a\": 0.25, *: 0.5}"));
+        let both = of("\"by parts\"@{\"b\": 3, *: 1}");
+        assert_eq!(both, plain("A@{\"a\": 2, \"b\": 12} + #1@{\"b\": 3, *: 1}"));
+        for (wrong, part) in [
+            ([("A", "B")], "the name of a task"),
+            ([("x", "D")], "kept as `x`"),
+            ([("x", "#7")], "kept as `x`"),
+            ([("x", "x")], "no task `x`"),
+        ] {
+            let error = names(&wrong).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+        let error = named.coefficients(&"bst".parse().unwrap(), &["a"]).unwrap_err().to_string();
+        assert!(error.ends_with("Did you mean `best`?"), "{error}");
     }
 
     #[test]

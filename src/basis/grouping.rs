@@ -57,16 +57,12 @@ impl Grouping {
 
     /// A group for each block; what is in none is grouped by its kind, and what has no kind is the rest.
     pub fn per_block(basis: &Basis) -> Self {
-        Self::by(basis, |name| match Place::of(name) {
-            Place { block: Some(block), .. } => Selector::blocks(block..=block),
-            Place { kind: Some(kind), .. } => Selector::kind(kind),
-            _ => Selector::rest(),
-        })
+        Self::by(basis, Selector::of_block)
     }
 
     /// A group for each [`Kind`]; what has none is the rest.
     pub fn per_kind(basis: &Basis) -> Self {
-        Self::by(basis, |name| Place::of(name).kind.map_or_else(Selector::rest, Selector::kind))
+        Self::by(basis, Selector::of_kind)
     }
 
     /// The grouping of this name: `whole`, `kind`, `block`, `layer` or `parameter`.

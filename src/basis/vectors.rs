@@ -155,6 +155,21 @@ impl Basis {
         self.recovery.residual_tasks.iter().map(|&t| self.recovery.tasks[t].as_str())
     }
 
+    /// The expressions that the basis keeps under a name, each usable wherever a task is; a bundle can have some.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = (&str, &TaskExpr)> {
+        self.recovery.named.iter().map(|(name, expr)| (name.as_str(), expr))
+    }
+
+    /// This basis with these expressions kept under their names, in the place of those that it has.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a name that is a task's or empty;
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) where an expression names something else than tasks and
+    /// vectors of this basis, other kept names among them.
+    pub fn with_names(self, named: IndexMap<String, TaskExpr>) -> Result<Self> {
+        Ok(Self { recovery: self.recovery.with_names(named)?, ..self })
+    }
+
     /// The recovery table [M, T].
     pub fn recovery(&self) -> &Recovery {
         &self.recovery

@@ -1,12 +1,13 @@
 //! The Gram matrix of task vectors, and what it tells.
 
+use indexmap::IndexMap;
 use nalgebra::{DMatrix, SymmetricEigen};
 use ndarray::Array2;
 use ndarray::linalg::general_mat_mul;
 
 use super::family::Family;
 use super::tile::{TILE, Tiles, TunedParameter, matrix, split};
-use crate::basis::plausibility;
+use crate::basis::{Selector, plausibility};
 use crate::checkpoint::is_image_tower;
 use crate::error::{Error, Result};
 use crate::kernel::threads;
@@ -22,6 +23,35 @@ pub struct Gram {
     pub(super) values: DMatrix<f64>,
     /// The length of the base's weights that any task changes, where it is known.
     base_norm: Option<f64>,
+    /// What each parameter that any task changes adds to the values; empty where the matrix is not of checkpoints.
+    parts: Vec<(String, DMatrix<f64>)>,
+}
+
+/// What a group of parameters adds to a Gram matrix.
+#[derive(Clone, Debug)]
+pub struct GramPart {
+    /// The group.
+    pub group: Selector,
+    values: DMatrix<f64>,
+}
+
+impl GramPart {
+    /// `⟨τ_i, τ_j⟩` over the parameters of the group.
+    ///
+    /// # Panics
+    /// For an index of T or above.
+    pub fn get(&self, i: usize, j: usize) -> f64 {
+        self.values[(i, j)]
+    }
+
+    /// The cosine of the angle between two task vectors within the group; 0 where one changes nothing there.
+    ///
+    /// # Panics
+    /// For an index of T or above.
+    pub fn cosine(&self, i: usize, j: usize) -> f64 {
+        let lengths = self.get(i, i).sqrt() * self.get(j, j).sqrt();
+        if lengths > 0.0 { (self.get(i, j) / lengths).clamp(-1.0, 1.0) } else { 0.0 }
+    }
 }
 
 impl Gram {
@@ -43,7 +73,7 @@ impl Gram {
             return Err(Error::invalid(format!("the weights of task `{}` are the base's", tasks[zero]))
                 .hint("A task that changes nothing has no place in a basis"));
         }
-        Ok(Self { tasks, values, base_norm: None })
+        Ok(Self { tasks, values, base_norm: None, parts: Vec::new() })
     }
 
     /// The tasks, in the order of rows and columns.
@@ -83,6 +113,17 @@ impl Gram {
             )
         });
         plausibility::long(lengths).into_iter().chain(parallel).collect()
+    }
+
+    /// The shares of the groups that `group` puts the parameters into by their names, in the order of the parameters;
+    /// empty where the matrix is not of checkpoints ([`Family::gram`]).
+    pub fn by_group(&self, group: impl Fn(&str) -> Selector) -> Vec<GramPart> {
+        let mut groups: IndexMap<Selector, DMatrix<f64>> = IndexMap::new();
+        let t = self.tasks.len();
+        for (name, values) in &self.parts {
+            *groups.entry(group(name)).or_insert_with(|| DMatrix::zeros(t, t)) += values;
+        }
+        groups.into_iter().map(|(group, values)| GramPart { group, values }).collect()
     }
 
     /// The cosine of the angle between two task vectors.
@@ -184,9 +225,16 @@ impl Family {
         })?;
 
         let mut total = Array2::<f64>::zeros((t, t));
+        let symmetric = |of: &Array2<f64>| DMatrix::from_fn(t, t, |i, j| (of[[i, j]] + of[[j, i]]) / 2.0);
+        let mut parts: Vec<(String, DMatrix<f64>)> = Vec::new();
         for ((p, _), (sum, changed)) in places.iter().zip(&sums) {
             if *changed {
                 total += sum;
+                let name = &self.parameters[*p].name;
+                match parts.last_mut() {
+                    Some((last, part)) if last == name => *part += symmetric(sum),
+                    _ => parts.push((name.clone(), symmetric(sum))),
+                }
             }
             let parameter = &self.parameters[*p];
             if sum.iter().any(|value| !value.is_finite()) {
@@ -201,7 +249,7 @@ impl Family {
         let changed = self.parameters.iter().filter(|parameter| parameter.changed.get() == Some(&true));
         let base_norm = plausibility::square(changed.map(|parameter| &parameter.base))?.sqrt();
         let gram = Gram::new(self.tasks().map(str::to_owned).collect(), &values)?;
-        Ok(Gram { base_norm: Some(base_norm), ..gram })
+        Ok(Gram { base_norm: Some(base_norm), parts, ..gram })
     }
 }
 

@@ -31,4 +31,4 @@ mod tile;
 pub use family::{Difference, Family, doubt};
 pub use fit::Fit;
 pub use folder::WriteOptions;
-pub use gram::Gram;
+pub use gram::{Gram, GramPart};

@@ -159,6 +159,20 @@ impl TaskExpr {
         Ok(Self { terms })
     }
 
+    /// This expression with the λ of every term multiplied by those of these groups.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a term that has groups already.
+    pub fn by_group(mut self, groups: &[(Selector, f64)]) -> Result<Self> {
+        for (_, scale) in &mut self.terms {
+            let Scale::Whole(lambda) = *scale else {
+                return Err(Error::invalid("a term that has groups already can be scaled by a number alone"));
+            };
+            *scale = Scale::Groups(groups.iter().map(|(group, own)| (group.clone(), lambda * own)).collect());
+        }
+        Ok(self)
+    }
+
     /// The terms, in the order they were written; each with its λ.
     pub fn terms(&self) -> &[(Target, Scale)] {
         &self.terms

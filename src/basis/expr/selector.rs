@@ -49,6 +49,19 @@ impl Selector {
         Self(if pattern.contains(['*', '?']) { Form::Glob(pattern) } else { Form::Name(pattern) })
     }
 
+    /// The block that the parameter of this name is in; outside of blocks its kind, and the rest without one.
+    pub fn of_block(name: &str) -> Self {
+        match Place::of(name).block {
+            Some(block) => Self::blocks(block..=block),
+            None => Self::of_kind(name),
+        }
+    }
+
+    /// The kind of the parameter of this name; the rest where it has none.
+    pub fn of_kind(name: &str) -> Self {
+        Place::of(name).kind.map_or_else(Self::rest, Self::kind)
+    }
+
     /// What is written without quotes; else what is wrong with it.
     pub(super) fn of_words(text: &str) -> std::result::Result<Self, String> {
         if text == "*" {

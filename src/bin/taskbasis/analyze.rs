@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Map, Value, json};
 use taskbasis::build::{Fit, Gram};
-use taskbasis::{Method, Result};
+use taskbasis::{Method, Result, Selector};
 
 use crate::args::threads;
 use crate::build::percent;
@@ -55,7 +55,7 @@ impl Analyze {
         if as_json {
             return output::json(&report(&gram, &fits));
         }
-        let mut text = spectrum_text(&gram) + "\n" + &cosines_text(&gram);
+        let mut text = spectrum_text(&gram) + "\n" + &cosines_text(&gram) + "\n" + &groups_text(&gram);
         for method in METHODS {
             let fits: Vec<&Fit> = fits.iter().filter(|fit| fit.method() == method).collect();
             if !fits.is_empty() {
@@ -95,6 +95,11 @@ fn report(gram: &Gram, fits: &[Fit]) -> Value {
         "norms": (0..t).map(|i| gram.get(i, i).sqrt()).collect::<Vec<_>>(),
         "gram": square(&|i, j| gram.get(i, j)),
         "cosines": square(&|i, j| gram.cosine(i, j)),
+        "groups": gram.by_group(Selector::of_block).iter().map(|part| json!({
+            "group": part.group.to_string(),
+            "gram": square(&|i, j| part.get(i, j)),
+            "cosines": square(&|i, j| part.cosine(i, j)),
+        })).collect::<Vec<_>>(),
         "spectrum": gram.spectrum(false),
         "spectrum_centred": gram.spectrum(true),
         "fits": fits,
@@ -132,6 +137,28 @@ fn cosines_text(gram: &Gram) -> String {
     };
     let rows: Vec<Vec<String>> = std::iter::once(header).chain((0..tasks.len()).map(row)).collect();
     format!("cosine similarities\n{}", output::table(&rows))
+}
+
+/// How long the task vectors are in each block, and how much they have in common there.
+fn groups_text(gram: &Gram) -> String {
+    let tasks = gram.tasks().len();
+    let parts = gram.by_group(Selector::of_block);
+    let header = ["group", "share of the square length", "cosine: mean", "least", "most"];
+    let mut rows: Vec<Vec<String>> = vec![header.map(String::from).to_vec()];
+    for part in &parts {
+        let share = (0..tasks).map(|t| part.get(t, t) / gram.get(t, t)).sum::<f64>() / tasks as f64;
+        let pairs = (0..tasks).flat_map(|i| (0..i).map(move |j| (i, j)));
+        let cosines: Vec<f64> = pairs.map(|(i, j)| part.cosine(i, j)).collect();
+        let mut row = vec![part.group.to_string(), format!("{:.2} %", 100.0 * share)];
+        if !cosines.is_empty() {
+            let mean = cosines.iter().sum::<f64>() / cosines.len() as f64;
+            let least = cosines.iter().copied().fold(f64::INFINITY, f64::min);
+            let most = cosines.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            row.extend([mean, least, most].map(|cosine| format!("{cosine:.3}")));
+        }
+        rows.push(row);
+    }
+    format!("by block\n{}", output::table(&rows))
 }
 
 fn errors_text(gram: &Gram, fits: &[&Fit]) -> String {

@@ -8,6 +8,7 @@ use taskbasis::{Residency, Result, TaskExpr};
 
 use crate::args::{EncoderArgs, HeadArgs, ModelArgs, ResidencyArgs};
 use crate::conflicts::{Given, Refused};
+use crate::expression::expression;
 use crate::input::{FileArgs, Input};
 use crate::output;
 use crate::paths::InPath;
@@ -26,7 +27,7 @@ pub struct Classify {
     heads: HeadArgs,
 
     /// Which weights; the task's own by default.
-    #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
+    #[arg(long, value_name = "EXPR", value_parser = expression, allow_hyphen_values = true)]
     weights: Option<TaskExpr>,
 
     #[command(flatten)]

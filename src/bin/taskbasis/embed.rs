@@ -8,6 +8,7 @@ use taskbasis::{Error, Residency, Result, TaskExpr, Visible, check_output, save_
 
 use crate::args::{EncoderArgs, ModelArgs, ResidencyArgs};
 use crate::conflicts::{Given, Refused};
+use crate::expression::expression;
 use crate::input::{FileArgs, Input};
 use crate::output;
 use crate::paths::{InPath, OutFile};
@@ -18,8 +19,9 @@ pub struct Embed {
     #[command(flatten)]
     model: ModelArgs,
 
-    /// Which weights: `MNIST`, `MNIST@0.3 + SVHN@0.3`, `-Cars@0.5`, `merged@0.4`, `all@0.3`, `base`.
-    #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
+    /// Which weights: `MNIST`, `MNIST@0.3 + SVHN@0.3`, `-Cars@0.5`, `merged@0.4`, `all@0.3`, `base`,
+    /// `MNIST@{attn: 0.4, *: 0.3}`; or `@FILE.json`, what `fit` wrote.
+    #[arg(long, value_name = "EXPR", value_parser = expression, allow_hyphen_values = true)]
     weights: TaskExpr,
 
     /// A safetensors file with `pixel_values` f32 [N,3,S,S] (already preprocessed), or image files, or a folder of

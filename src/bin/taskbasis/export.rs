@@ -7,6 +7,7 @@ use taskbasis::{Result, TaskExpr, Visible, check_output, present, write_onnx, wr
 
 use crate::args::{EncoderArgs, ModelArgs};
 use crate::conflicts::{Given, Refused, option, options};
+use crate::expression::expression;
 use crate::output;
 use crate::paths::OutFile;
 use crate::tower::ImageArgs;
@@ -17,8 +18,9 @@ pub struct Export {
     #[command(flatten)]
     model: ModelArgs,
 
-    /// Which weights: `MNIST`, `MNIST@0.3 + SVHN@0.3`, `-Cars@0.5`, `merged@0.4`, `all@0.3`, `base`.
-    #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
+    /// Which weights: `MNIST`, `MNIST@0.3 + SVHN@0.3`, `-Cars@0.5`, `merged@0.4`, `all@0.3`, `base`,
+    /// `MNIST@{attn: 0.4, *: 0.3}`; or `@FILE.json`, what `fit` wrote.
+    #[arg(long, value_name = "EXPR", value_parser = expression, allow_hyphen_values = true)]
     weights: TaskExpr,
 
     /// The file to write: from `pixel_values` to `embeds`, or as the user's graph calls them.

@@ -12,6 +12,7 @@ mod classify;
 mod embed;
 mod eval;
 mod export;
+mod expression;
 mod extract;
 mod family;
 mod gate;

@@ -9,6 +9,7 @@ use taskbasis::{
 };
 
 use crate::args::threads;
+use crate::expression::expression;
 use crate::paths::{BasePath, InPath, OutFile};
 use crate::{checkpoints, output, paths};
 
@@ -23,8 +24,9 @@ pub struct Reconstruct {
     #[arg(long, value_name = "FILE")]
     base: Option<BasePath>,
 
-    /// Which weights: `MNIST`, `MNIST@0.3 + SVHN@0.3`, `-Cars@0.5`, `merged@0.4`, `all@0.3`, `base`.
-    #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
+    /// Which weights: `MNIST`, `MNIST@0.3 + SVHN@0.3`, `-Cars@0.5`, `merged@0.4`, `all@0.3`, `base`,
+    /// `MNIST@{attn: 0.4, *: 0.3}`; or `@FILE.json`, what `fit` wrote.
+    #[arg(long, value_name = "EXPR", value_parser = expression, allow_hyphen_values = true)]
     weights: TaskExpr,
 
     /// The file to write.

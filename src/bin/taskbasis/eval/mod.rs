@@ -1,7 +1,9 @@
 //! `taskbasis eval`
 
+mod analogy;
 mod data;
 mod finetuned;
+mod layers;
 mod measured;
 mod negate;
 mod options;
@@ -28,10 +30,12 @@ impl Eval {
         let encoder = self.encoder.encoder(&session)?;
         let images = Images::new(open_data(&self.data)?, &self, &session, encoder.arch())?;
         let bench = Bench { session: &session, encoder, images };
-        match (&self.sweep, self.negate) {
-            (sweep, true) => negate::run(&self, &bench, sweep.clone(), as_json),
-            (Some(sweep), false) => sweep::run(&self, &bench, sweep, as_json),
-            (None, false) => plain::run(&self, &bench, as_json),
+        match (&self.sweep, self.negate, &self.analogy) {
+            (sweep, true, _) => negate::run(&self, &bench, sweep.clone(), as_json),
+            (sweep, false, Some(analogy)) => analogy::run(&self, &bench, analogy, sweep.clone(), as_json),
+            (Some(sweep), false, None) => sweep::run(&self, &bench, sweep, as_json),
+            (None, false, None) if self.sweep_layers => layers::run(&self, &bench, as_json),
+            (None, false, None) => plain::run(&self, &bench, as_json),
         }?;
         bench.images.tell_skipped();
         Ok(())

@@ -27,10 +27,7 @@ pub(super) fn run(eval: &Eval, bench: &Bench<'_>, sweep: Option<Sweep>, as_json:
             .expected("above 0 and at most 1")
             .got(eval.keep));
     }
-    let sweep = match sweep {
-        Some(sweep) => sweep,
-        None => "0:1:21".parse().map_err(Error::invalid)?,
-    };
+    let sweep = sweep.map_or_else(Sweep::usual, Ok)?;
     let mut tasks = bench.tasks(eval, &[&eval.val_split, &eval.split])?;
     tasks.retain(|task| task != control);
     for task in &tasks {

@@ -5,10 +5,11 @@ use std::path::Path;
 use std::str::FromStr;
 
 use clap::{ArgGroup, Args};
-use taskbasis::TaskExpr;
 use taskbasis::hub::{HubPath, Wanted};
+use taskbasis::{Error, Grouping, Result, TaskExpr};
 
 use crate::args::{EncoderArgs, HeadArgs, ModelArgs};
+use crate::expression::expression;
 use crate::paths::{InPath, OutFile};
 use crate::unreadable_images::SkipArgs;
 
@@ -16,9 +17,11 @@ use crate::unreadable_images::SkipArgs;
 ///
 /// Alone, each task with its own weights. With --sweep, the paper's task addition: `merged@λ` for every λ on the
 /// validation split, then the best of them on the test split. With --negate, its task negation: for every task the λ
-/// of `-TASK@λ` that forgets most, as long as a control task is kept.
+/// of `-TASK@λ` that forgets most, as long as a control task is kept. With --analogy, how far the arithmetic of other
+/// tasks stands in for one. With --sweep-layers, what the change of each block alone does.
 #[derive(Args)]
-#[command(group(ArgGroup::new("lambdas").args(["sweep", "negate"]).multiple(true)))]
+#[command(group(ArgGroup::new("lambdas").args(["sweep", "negate", "analogy"]).multiple(true)))]
+#[command(group(ArgGroup::new("reported").args(["sweep", "sweep_layers"])))]
 pub struct Eval {
     #[command(flatten)]
     pub(super) model: ModelArgs,
@@ -50,7 +53,7 @@ pub struct Eval {
     pub(super) val_split: String,
 
     /// Which weights, for every task; each task's own by default. With --sweep, what λ multiplies: `merged` by default.
-    #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
+    #[arg(long, value_name = "EXPR", value_parser = expression, allow_hyphen_values = true)]
     pub(super) weights: Option<TaskExpr>,
 
     /// Only this task; may be given several times.
@@ -73,6 +76,22 @@ pub struct Eval {
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true, default_value_t = 0.95, requires = "negate")]
     pub(super) keep: f64,
 
+    /// Arithmetic of other tasks that is to stand in for the one given by --task, as `A + B - C`: its best λ on the
+    /// validation split, beside the base and the task's own weights.
+    #[arg(long, value_name = "EXPR", value_parser = expression, allow_hyphen_values = true, conflicts_with_all = ["negate", "weights", "report",
+        "finetuned", "finetuned_dir"])]
+    pub(super) analogy: Option<TaskExpr>,
+
+    /// Change one group of parameters at a time, and leave one at a time as the base has it: what that does to each
+    /// task. Of each task's own weights, or those of --weights.
+    #[arg(long, conflicts_with = "lambdas")]
+    pub(super) sweep_layers: bool,
+
+    /// The groups of --sweep-layers.
+    #[arg(long, value_name = "GROUPING", default_value = "block", requires = "sweep_layers",
+        value_parser = Grouping::NAMES)]
+    pub(super) groups: String,
+
     /// The accuracies of the fine-tuned models, which normalise those of --sweep and --negate: {"TASK": 0.99, …};
     /// `TASKVal` for the validation split, where it differs.
     #[arg(long, value_name = "F.json", requires = "lambdas")]
@@ -83,12 +102,12 @@ pub struct Eval {
     #[arg(long, value_name = "FOLDER", conflicts_with = "finetuned", requires = "lambdas")]
     pub(super) finetuned_dir: Option<InPath>,
 
-    /// Write the sweep as one HTML page with plots.
-    #[arg(long, value_name = "FILE.html", requires = "sweep", conflicts_with = "negate")]
+    /// Write what --sweep or --sweep-layers found as one HTML page.
+    #[arg(long, value_name = "FILE.html", requires = "reported", conflicts_with = "negate")]
     pub(super) report: Option<OutFile>,
 
     /// MiB of preprocessed images to keep between one λ and the next; more are preprocessed again.
-    #[arg(long, value_name = "MIB", default_value_t = 4096, requires = "lambdas")]
+    #[arg(long, value_name = "MIB", default_value_t = 4096)]
     pub(super) image_cache: usize,
 
     #[command(flatten)]
@@ -119,10 +138,17 @@ impl FromStr for Sweep {
     }
 }
 
+impl Sweep {
+    /// What `--sweep` alone stands for.
+    pub(super) fn usual() -> Result<Self> {
+        "0:1:21".parse().map_err(Error::invalid)
+    }
+}
+
 impl Eval {
     /// Whether images are seen more than once: with one λ and the next.
     pub(super) fn has_lambdas(&self) -> bool {
-        self.sweep.is_some() || self.negate
+        self.sweep.is_some() || self.negate || self.analogy.is_some() || self.sweep_layers
     }
 }
 
