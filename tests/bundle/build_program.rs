@@ -86,6 +86,14 @@ fn forms_of_checkpoints_and_their_places() {
     build(&["--method", "pca", "--keep", "0.7", "--tasks-dir", text(&layout)], "d");
     assert_eq!(Basis::open(folder.path().join("d")).unwrap().vectors(), enough);
     assert_eq!(auto["fits"].as_array().unwrap().len(), 5);
+    // What each block adds comes to the whole.
+    let groups = auto["groups"].as_array().unwrap();
+    assert!(groups.iter().any(|part| part["group"] == "blocks.1"), "{groups:?}");
+    for (i, j) in [(0, 0), (1, 3), (4, 2)] {
+        let entry = |of: &serde_json::Value| of["gram"][i][j].as_f64().unwrap();
+        let sum: f64 = groups.iter().map(entry).sum();
+        assert!((sum - entry(&auto)).abs() <= 1e-12 * entry(&auto).abs().max(1.0), "{sum}");
+    }
 }
 
 #[test]

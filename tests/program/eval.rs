@@ -151,6 +151,75 @@ fn a_sweep_on_the_test_images_and_its_page() {
     assert!(refused.contains("would overwrite the input"), "{refused}");
 }
 
+/// The base with everything changed is the whole, so what all groups bring together lies between what is told of each.
+#[test]
+fn what_each_group_of_parameters_brings() {
+    let path = |relative: &str| digits(relative).unwrap();
+    let (basis, base) = (path("bases/ViT-D-8_AE_M4_8task"), path("base/pickled_module.pt"));
+    let (heads, images) = (path("heads.safetensors"), path("images.safetensors"));
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("page.html");
+    let files = ["eval", "--basis", text(&basis), "--base", text(&base), "--heads", text(&heads)];
+    let data = ["--data", text(&images), "--task", "MNIST", "--task", "Parity", "--batch", "100"];
+    let run = |more: &[&str]| run(&[&files[..], &data, more].concat());
+    let alone = |weights: &str| run(&["--weights", weights]).unwrap();
+    let of = |result: &Value, task: &str, field: &str| result["tasks"][task][field].clone();
+
+    let swept = run(&["--sweep-layers", "--groups", "kind", "--report", text(&page)]).unwrap();
+    assert_eq!(swept["groups"], serde_json::json!(["stem", "norm", "attn", "mlp", "proj"]));
+    for task in ["MNIST", "Parity"] {
+        assert_eq!(of(&swept, task, "base"), of(&alone("base"), task, "accuracy"));
+        assert_eq!(of(&swept, task, "whole"), of(&alone(task), task, "accuracy"));
+        let groups = swept["groups"].as_array().unwrap().iter().enumerate();
+        for (g, group) in groups.map(|(g, group)| (g, group.as_str().unwrap())) {
+            let only = alone(&format!("{task}@{{{group}: 1, *: 0}}"));
+            let without = alone(&format!("{task}@{{{group}: 0, *: 1}}"));
+            assert_eq!(of(&swept, task, "only")[g], of(&only, task, "accuracy"), "{task} {group}");
+            assert_eq!(of(&swept, task, "without")[g], of(&without, task, "accuracy"), "{task} {group}");
+        }
+    }
+    let page = fs::read_to_string(page).unwrap();
+    assert!(page.contains("rgba(") && page.contains("<th>attn</th>") && page.contains("<td>Parity</td>"));
+    let blocks = run(&["--sweep-layers", "--weights", "merged@0.3", "--task", "MNIST"]).unwrap();
+    assert!(blocks["groups"].as_array().unwrap().contains(&Value::from("blocks.0")), "{blocks}");
+    for (wrong, part) in [
+        (&["--sweep-layers", "--groups", "heads"][..], "whole, kind, block, layer, parameter"),
+        (&["--sweep-layers", "--sweep"], "cannot be used with"),
+        (&["--groups", "kind"], "--sweep-layers"),
+        (&["--sweep-layers", "--weights", "MNIST@{attn: 1, *: 0}"], "has groups already"),
+        (&["--report", "page.html"], "--sweep"),
+    ] {
+        let error = run(wrong).unwrap_err();
+        assert!(error.contains(part), "{wrong:?}: {error}");
+    }
+}
+
+#[test]
+fn an_analogy_beside_the_base_and_the_task_itself() {
+    let path = |relative: &str| digits(relative).unwrap();
+    let (basis, base) = (path("bases/ViT-D-8_AE_M4_8task"), path("base/pickled_module.pt"));
+    let (heads, images) = (path("heads.safetensors"), path("images.safetensors"));
+    let files = ["eval", "--basis", text(&basis), "--base", text(&base), "--heads", text(&heads)];
+    let data = ["--data", text(&images), "--val-split", "test", "--batch", "100"];
+    let run = |more: &[&str]| run(&[&files[..], &data, more].concat());
+    let analogy = ["--analogy", "Inverted + Rotated - Quadrant", "--sweep", "0:1:5"];
+    let result = run(&[&analogy[..], &["--task", "MNIST"]].concat()).unwrap();
+    let alone = |weights: &str| {
+        let result = run(&["--task", "MNIST", "--weights", weights]).unwrap();
+        result["tasks"]["MNIST"]["accuracy"].as_f64().unwrap()
+    };
+    let lambda = result["optimal_coefficient"].as_f64().unwrap();
+    let at = |lambda: f64| alone(&format!("Inverted@{lambda} + Rotated@{lambda} - Quadrant@{lambda}"));
+    assert_eq!(result["test"].as_f64().unwrap(), at(lambda));
+    assert_eq!(result["test_zeroshot"].as_f64().unwrap(), alone("base"));
+    assert_eq!(result["test_own"].as_f64().unwrap(), alone("MNIST"));
+    let grid = result["val"].as_object().unwrap();
+    assert!(grid.len() == 5 && grid.values().all(|share| share.as_f64().unwrap() <= at(lambda)), "{result}");
+    for (tasks, part) in [(&[][..], "one --task"), (&["--task", "MNIST", "--task", "Parity"], "one --task")] {
+        assert!(run(&[&analogy[..], tasks].concat()).unwrap_err().contains(part));
+    }
+}
+
 /// The pixels of one digit, as PNG, IDX, CIFAR's binary file and tensor, must become the same floats.
 #[test]
 fn datasets_as_they_are_distributed() {
