@@ -523,13 +523,14 @@ tb_status tb_weights_create_from_coefficients(const tb_basis *basis,
 const char *tb_weights_expression(const tb_weights *weights);
 
 /**
- * Writes the coefficients of the basis vectors: M numbers, and one for PCA's mean.
+ * Writes the coefficients of the basis vectors: M numbers, and one for PCA's mean. Where they differ between groups of
+ * parameters, tb_weights_coefficients_of() gives those of one.
  *
  * @param out       f64 [M]; may be NULL where `capacity` is 0
  * @param capacity  numbers that `out` has room for: at least M, or TB_ERR_BUFFER_TOO_SMALL
  * @param needed    set to M, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
  * @param mean      set to what multiplies the mean; may be NULL
- * @return TB_OK; TB_ERR_BUFFER_TOO_SMALL
+ * @return TB_OK; TB_ERR_BUFFER_TOO_SMALL; TB_ERR_UNSUPPORTED for weights whose expression has groups
  */
 tb_status tb_weights_coefficients(const tb_weights *weights,
                                   double *out,

@@ -482,7 +482,7 @@ public:
                 return *std::move(bad);
             }
             if (each.of.vectors.size() != vectors) {
-                return error(TB_ERR_INVALID_ARGUMENT, "the groups have different numbers of coefficients");
+                return failure{TB_ERR_INVALID_ARGUMENT, "the groups have different numbers of coefficients"};
             }
             names.push_back(each.name.c_str());
             rows.insert(rows.end(), each.of.vectors.begin(), each.of.vectors.end());

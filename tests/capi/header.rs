@@ -10,13 +10,14 @@ use cbindgen::{Builder, Config};
 const HEADER: &str = "include/taskbasis.h";
 
 /// The header's sections in order, each a file of `src/capi`: what a section uses is declared before it.
-const SECTIONS: [(&str, &str); 15] = [
+const SECTIONS: [(&str, &str); 16] = [
     ("error", "Statuses and errors"),
     ("library", "The library: version, and what it computes with"),
     ("logging", "Log messages"),
     ("basis", "A basis: the vectors, their tasks, and the base"),
     ("cache", "The cache of reconstructed weights, which belongs to a basis"),
     ("weights", "The weights of a task or of any arithmetic of tasks"),
+    ("groups", "Coefficients by groups of parameters"),
     ("pixels", "Images, and preprocessing alone"),
     ("tower", "What the shapes of an encoder's weights do not tell"),
     ("encoder", "The image encoder"),

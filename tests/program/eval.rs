@@ -166,7 +166,7 @@ fn what_each_group_of_parameters_brings() {
     let of = |result: &Value, task: &str, field: &str| result["tasks"][task][field].clone();
 
     let swept = run(&["--sweep-layers", "--groups", "kind", "--report", text(&page)]).unwrap();
-    assert_eq!(swept["groups"], serde_json::json!(["stem", "norm", "attn", "mlp", "proj"]));
+    assert_eq!(swept["groups"], serde_json::json!(["stem", "proj", "norm", "attn", "mlp"]));
     for task in ["MNIST", "Parity"] {
         assert_eq!(of(&swept, task, "base"), of(&alone("base"), task, "accuracy"));
         assert_eq!(of(&swept, task, "whole"), of(&alone(task), task, "accuracy"));

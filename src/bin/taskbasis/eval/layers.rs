@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use serde_json::{Value, json};
+use taskbasis::checkpoint::is_image_tower;
 use taskbasis::{Error, Grouping, Result, Selector, TaskExpr, check_output, replace_file};
 
 use super::measured::percent;
@@ -27,7 +28,15 @@ pub(super) fn run(eval: &Eval, bench: &Bench<'_>, as_json: bool) -> Result<()> {
     let basis = basis.ok_or_else(|| Error::invalid("--sweep-layers needs a basis, and only a base is open"))?;
     // The parser has checked the name.
     let grouping = Grouping::named(basis, &eval.groups).ok_or_else(|| Error::invalid("no such grouping"))?;
-    let groups: Vec<String> = grouping.selectors().iter().map(Selector::to_string).collect();
+    // Parameters of a text tower change nothing here.
+    let is_of_tower: Vec<bool> = basis.parameters().map(|(name, _)| is_image_tower(name)).collect();
+    let has_tower = is_of_tower.contains(&true);
+    let is_run = |group: usize| {
+        let mut members = grouping.groups().iter().zip(&is_of_tower).filter(|(of, _)| **of as usize == group);
+        !has_tower || members.any(|(_, is_of_tower)| *is_of_tower)
+    };
+    let shown: Vec<usize> = (0..grouping.len()).filter(|&group| is_run(group)).collect();
+    let groups: Vec<String> = shown.iter().map(|&group| grouping.selectors()[group].to_string()).collect();
     if let Some(path) = &eval.report {
         check_output(path, &[])?;
     }
@@ -48,7 +57,7 @@ pub(super) fn run(eval: &Eval, bench: &Bench<'_>, as_json: bool) -> Result<()> {
         let measure = |expr: TaskExpr| bench.accuracy(&bench.weights(&expr)?, labelled, &bar);
         // Group `changed` with `of_it`, all others with `others`.
         let by_group = |changed: usize, of_it: f64, others: f64| -> Result<f64> {
-            let lambdas = (0..groups.len()).map(|g| if g == changed { of_it } else { others });
+            let lambdas = (0..grouping.len()).map(|g| if g == changed { of_it } else { others });
             let lambdas: Vec<(Selector, f64)> = grouping.selectors().iter().cloned().zip(lambdas).collect();
             measure(whole.clone().by_group(&lambdas)?)
         };
@@ -56,8 +65,8 @@ pub(super) fn run(eval: &Eval, bench: &Bench<'_>, as_json: bool) -> Result<()> {
             task: labelled.task.clone(),
             base: bench.accuracy(&base, labelled, &bar)?,
             whole: measure(whole.clone())?,
-            only: (0..groups.len()).map(|g| by_group(g, 1.0, 0.0)).collect::<Result<_>>()?,
-            without: (0..groups.len()).map(|g| by_group(g, 0.0, 1.0)).collect::<Result<_>>()?,
+            only: shown.iter().map(|&g| by_group(g, 1.0, 0.0)).collect::<Result<_>>()?,
+            without: shown.iter().map(|&g| by_group(g, 0.0, 1.0)).collect::<Result<_>>()?,
         });
     }
     bar.finish_and_clear();
