@@ -214,7 +214,9 @@ impl OpenModel {
                         .hint("Pack the basis for another one: `pack --image-size`"));
                 }
                 let base = match base {
-                    Some(base) if base.stored_positions().is_none() => Some(base_for_images(base, Some(own))?),
+                    Some(base) if base.stored_positions().is_none() && !bundle.arch().is_of_graph() => {
+                        Some(base_for_images(base, Some(own))?)
+                    }
                     other => other,
                 };
                 Ok(Self { model: bundle.model(base, options)?, bundle: Some(Arc::new(*bundle)) })
@@ -291,6 +293,11 @@ impl OpenModel {
             *path = local(path, Wanted::Path)?.into_owned();
         }
         match self.bundle() {
+            Some(bundle) if bundle.arch().is_of_graph() && matches!(choice, GraphChoice::Built) => Err(
+                Error::unsupported("there is no built graph of this bundle's encoder, only the one that it carries")
+                    .at(bundle.path())
+                    .hint("Leave --built-graph (`built_graph`) out"),
+            ),
             Some(bundle) => bundle.tower(self.model.base(), &options),
             None => match choice {
                 GraphChoice::File { path, options: binding, .. } if TowerConfig::needs_graph(self.model.base()) => {

@@ -14,6 +14,7 @@ use super::items::{head_items, recovery_item, vector_item};
 use super::measure::{Gram, ratio};
 use super::opened::Bundle;
 use super::quantise::VectorFormat;
+use super::same_model;
 use super::solve::least_squares;
 use super::writer::{self, Item};
 use crate::atomic_file::replace_file_if;
@@ -23,7 +24,6 @@ use crate::did_you_mean::unknown;
 use crate::error::{Error, ErrorKind, Result};
 use crate::heads::Head;
 use crate::tensor::{BlockFormat, Source, Tensor, try_zeroed};
-use crate::tower::Arch;
 
 /// A task to be added.
 #[derive(Debug)]
@@ -102,7 +102,7 @@ impl<'a> BundleUpdate<'a> {
     /// As [`Bundle::base_or`].
     pub fn new(bundle: &'a Bundle, base: Option<&Checkpoint>) -> Result<Self> {
         let tensors =
-            |base: &Checkpoint| base.image_tower().map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect();
+            |base: &Checkpoint| base.encoder().map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect();
         let base = match base {
             Some(base) => bundle.check_base(base).map(|()| tensors(base))?,
             None => tensors(&bundle.base_or(None)?),
@@ -160,7 +160,7 @@ impl<'a> BundleUpdate<'a> {
                 .hint("Choose another name"));
         }
         if let Some(head) = head {
-            head.check_tower(name, &self.metadata.arch)?;
+            head.check_tower(name, self.bundle.arch())?;
             if self.bundle.heads.contains_key(name) {
                 return Err(Error::invalid(format!("the bundle has a head of `{name}`")).at(self.bundle.path()));
             }
@@ -381,21 +381,13 @@ impl<'a> BundleUpdate<'a> {
 
     /// The sums that least squares need, in one pass over the vectors.
     fn span(&self, finetuned: &Checkpoint) -> Result<Span> {
-        let arch = &self.metadata.arch;
         let of_base = self.base.iter().filter(|(_, tensor)| tensor.dtype().is_float());
         let names: Vec<&str> = of_base.clone().map(|(name, _)| name.as_str()).collect();
         let unchanged = lacking::unchanged(&names, finetuned, self.bundle.path().display())?;
         let unchanged: Vec<String> = unchanged.into_iter().map(String::from).collect();
-        let own = finetuned.image_tower().map(|(name, tensor)| (name, tensor.shape()));
         let frozen = of_base.filter(|(name, _)| unchanged.contains(name));
-        let shapes = own.chain(frozen.map(|(name, tensor)| (name.as_str(), tensor.shape())));
-        let its = Arch::infer(shapes, arch.hints()).map_err(|e| e.at(finetuned.path()))?;
-        if its != *arch {
-            return Err(Error::mismatch("the fine-tuned checkpoint is of another model than the bundle")
-                .at(finetuned.path())
-                .expected(arch)
-                .got(its));
-        }
+        let frozen = frozen.map(|(name, tensor)| (name.as_str(), tensor.shape()));
+        same_model::check(self.bundle, finetuned, frozen)?;
         let count = self.metadata.basis.vectors;
         let base_norm = plausibility::square(self.base.values().filter(|tensor| tensor.dtype().is_float()))?;
         let mut total = Span { gram: Gram::new(count + 1), norm: 0.0, base_norm, unchanged };

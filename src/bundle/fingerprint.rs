@@ -10,7 +10,8 @@ use crate::error::{Error, Result};
 use crate::kernel::share;
 use crate::tensor::{Tensor, f32_bytes, try_zeroed};
 
-/// XXH3 with 128 bits over one line of text per tensor of the image tower, in the order of the canonical names:
+/// XXH3 with 128 bits over one line of text per tensor of the image tower (of all floats, where no tower is known), in
+/// the order of the canonical names:
 ///
 /// ```text
 /// visual.proj [64, 64] 0f1e2d3c4b5a69788796a5b4c3d2e1f0
@@ -25,16 +26,17 @@ impl Fingerprint {
     /// The fingerprint of `base`; every value is read. Threads: 0 means one per processor.
     ///
     /// # Errors
-    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where there is no image tower.
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where there is no tensor of floats.
     pub fn of(base: &Checkpoint, threads: usize) -> Result<Self> {
-        base.check_read(is_image_tower)?;
+        let has_tower = base.image_tower().next().is_some();
+        base.check_read(|name| !has_tower || is_image_tower(name))?;
         let mut tower: Vec<(&str, &Tensor, u128)> = base
-            .image_tower()
+            .encoder()
             .filter(|(_, tensor)| tensor.dtype().is_float())
             .map(|(name, tensor)| (name, tensor, 0))
             .collect();
         if tower.is_empty() {
-            return Err(Error::mismatch("holds no image encoder").at(base.path()));
+            return Err(Error::mismatch("holds no weights").at(base.path()));
         }
         tower.sort_by_key(|(name, _, _)| *name);
         share(threads, tower.iter_mut().collect(), |(name, tensor, hash), (): &mut ()| {
@@ -118,6 +120,9 @@ mod tests {
         for wrong in ["", "+123", &expected[1..], &expected.replace(|_| true, "G")] {
             assert!(wrong.parse::<Fingerprint>().is_err());
         }
-        assert!(Fingerprint::of(&base(&[("logit_scale", &[9.], &[])]), 1).is_err());
+        assert!(Fingerprint::of(&base(&[]), 1).is_err());
+        // Without a tower that is known, all that there is.
+        let other = [("stem.weight", &[1.][..], &[1][..]), ("fc.weight", &[2.], &[1])];
+        assert_ne!(of(&other), of(&other[..1]));
     }
 }

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::encoder_record::EncoderMetadata;
 use super::fingerprint::Fingerprint;
 use super::gate::PrecisionMeasure;
 use super::head_forms::{self, HeadForms};
@@ -15,7 +16,7 @@ use crate::heads::Head;
 use crate::onnx::GraphMap;
 use crate::preprocess::{Interpolation, Preprocess, ResizeMode};
 use crate::tensor::BlockFormat;
-use crate::tower::{Arch, ImageHints, Variant};
+use crate::tower::ImageHints;
 
 /// The version that is written, and the only one that is read.
 pub const VERSION: u32 = 1;
@@ -46,6 +47,7 @@ pub(super) mod key {
     pub(in super::super) const BASIS: &str = "taskbasis.basis";
     pub(in super::super) const BLOCKS: &str = "taskbasis.blocks";
     pub(in super::super) const CLASSES: &str = "taskbasis.classes";
+    pub(in super::super) const ENCODER: &str = "taskbasis.encoder";
     pub(in super::super) const GRAPH: &str = "taskbasis.graph";
     pub(in super::super) const LAMBDA: &str = "taskbasis.lambda";
     pub(in super::super) const PREPROCESS: &str = "taskbasis.preprocess";
@@ -290,7 +292,7 @@ impl Lambdas {
 /// Everything that the metadata say.
 #[derive(Clone, Debug)]
 pub(super) struct Metadata {
-    pub(super) arch: Arch,
+    pub(super) encoder: EncoderMetadata,
     pub(super) base: BaseRecord,
     pub(super) basis: BasisRecord,
     /// The tensors of blocks, by name.
@@ -336,15 +338,16 @@ impl Metadata {
         {
             return Err(Error::format(format!("the metadata hold `{unknown}`, which version {VERSION} does not know")));
         }
+        let preprocess: PreprocessRecord = field(metadata, key::PREPROCESS)?;
         Ok(Self {
-            arch: arch(metadata)?,
+            encoder: EncoderMetadata::read(metadata, preprocess.image_size)?,
             base: field(metadata, key::BASE)?,
             basis: field(metadata, key::BASIS)?,
             blocks: field(metadata, key::BLOCKS)?,
             classes: field(metadata, key::CLASSES)?,
             graph: optional(metadata, key::GRAPH)?,
             lambda: field(metadata, key::LAMBDA)?,
-            preprocess: field(metadata, key::PREPROCESS)?,
+            preprocess,
             precision: optional(metadata, key::PRECISION)?,
             heads: HeadForms::read(metadata)?,
             writer: metadata.get(key::WRITER).cloned().unwrap_or_default(),
@@ -365,8 +368,8 @@ impl Metadata {
     /// [`ErrorKind::Format`](crate::ErrorKind::Format) for what contradicts itself;
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a method that is not known.
     pub(super) fn check(&self) -> Result<CheckedMetadata> {
-        let Self { arch, basis, preprocess, base, lambda, .. } = self;
-        arch.check().map_err(in_file)?;
+        let Self { encoder, basis, preprocess, base, lambda, .. } = self;
+        encoder.check()?;
         preprocess.preprocess().map_err(in_file)?;
         let BasisRecord { method, tasks, vectors, mean, residuals } = basis;
         let method = Method::parse(method)
@@ -392,9 +395,13 @@ impl Metadata {
         if !lambda.suggested().all(f64::is_finite) {
             return fail("a suggested scaling coefficient is not finite".into());
         }
-        if preprocess.image_size != arch.image_size() {
+        if encoder.parameters.is_some() && self.graph.is_none() {
+            return Err(Error::format(format!("the metadata lack `{}`, which alone runs this encoder", key::GRAPH)));
+        }
+        let size = encoder.arch.image_size();
+        if preprocess.image_size != size {
             return Err(Error::format("preprocessing gives another image size than the architecture takes")
-                .expected(arch.image_size())
+                .expected(size)
                 .got(preprocess.image_size));
         }
         Ok(CheckedMetadata { fingerprint: base.fingerprint.parse()?, method, residual_tasks })
@@ -410,21 +417,20 @@ impl Metadata {
         if let Some(measure) = &self.precision {
             all.push((key::PRECISION, text(measure)?));
         }
+        all.extend(self.encoder.first_pair()?);
         all.extend([
-            (key::ARCH, text(&Arch { variant: Variant::default(), ..self.arch.clone() })?),
             (key::BASE, text(&self.base)?),
             (key::BASIS, text(&self.basis)?),
             (key::BLOCKS, text(&sorted(&self.blocks))?),
             (key::CLASSES, text(&sorted(&self.classes))?),
         ]);
+        all.extend(self.encoder.graph_pair()?);
         if let Some(map) = &self.graph {
             all.push((key::GRAPH, text(map)?));
         }
         all.extend([(key::LAMBDA, text(&self.lambda)?), (key::PREPROCESS, text(&self.preprocess)?)]);
         all.extend(self.heads.pair(head_forms::SIGMOID)?);
-        if !self.arch.variant.is_usual() {
-            all.push((key::TOWER, text(&self.arch.variant)?));
-        }
+        all.extend(self.encoder.tower_pair()?);
         all.extend(self.heads.pair(head_forms::UNNORMALISED)?);
         all.push((key::WRITER, self.writer.clone()));
         Ok(all)
@@ -432,7 +438,7 @@ impl Metadata {
 }
 
 /// All keys that version 1 knows.
-const KNOWN_KEYS: [&str; 13] = [
+const KNOWN_KEYS: [&str; 14] = [
     key::VERSION,
     key::WRITER,
     key::ARCH,
@@ -440,6 +446,7 @@ const KNOWN_KEYS: [&str; 13] = [
     key::BASIS,
     key::BLOCKS,
     key::CLASSES,
+    key::ENCODER,
     key::GRAPH,
     key::LAMBDA,
     key::PREPROCESS,
@@ -448,25 +455,12 @@ const KNOWN_KEYS: [&str; 13] = [
     head_forms::UNNORMALISED,
 ];
 
-/// `taskbasis.arch`, and `taskbasis.tower` where the tower is not of OpenAI's form: a key of its own, which is refused
-/// by readers that would take the tower for one of that form.
-fn arch(metadata: &HashMap<String, String>) -> Result<Arch> {
-    let arch: Arch = field(metadata, key::ARCH)?;
-    if !arch.variant.is_usual() {
-        return Err(Error::format(format!("the metadata's `{}` holds what belongs to `{}`", key::ARCH, key::TOWER)));
-    }
-    match metadata.contains_key(key::TOWER) {
-        true => Ok(Arch { variant: field(metadata, key::TOWER)?, ..arch }),
-        false => Ok(arch),
-    }
-}
-
 /// The error for what a file says and that would be a caller's mistake elsewhere.
 pub(super) fn in_file(error: Error) -> Error {
     Error::format("the metadata cannot be used").because(error)
 }
 
-fn field<T: DeserializeOwned>(metadata: &HashMap<String, String>, key: &str) -> Result<T> {
+pub(super) fn field<T: DeserializeOwned>(metadata: &HashMap<String, String>, key: &str) -> Result<T> {
     let text = metadata.get(key).ok_or_else(|| Error::format(format!("the metadata lack `{key}`")))?;
     serde_json::from_str(text).map_err(|e| Error::format(format!("the metadata's `{key}` is broken")).because(e))
 }
@@ -475,7 +469,7 @@ fn optional<T: DeserializeOwned>(metadata: &HashMap<String, String>, key: &str) 
     metadata.contains_key(key).then(|| field(metadata, key)).transpose()
 }
 
-fn text(value: &impl Serialize) -> Result<String> {
+pub(super) fn text(value: &impl Serialize) -> Result<String> {
     serde_json::to_string(value)
         .map_err(|e| Error::new(crate::ErrorKind::Internal, "metadata that are no JSON").because(e))
 }

@@ -45,19 +45,18 @@ impl<'a> Packer<'a> {
         let bundle = Bundle::open(path)?;
         let base = (self.base_format == BaseFormat::LeftOut).then_some(self.base);
         let copy = || {
-            let copy = base.map(|base| {
-                let tensors = base.image_tower().map(|(name, tensor)| (name.to_owned(), tensor.clone()));
-                Checkpoint::from_tensors(base.path(), base.format(), tensors.collect())
-            });
-            copy.transpose()
+            base.map(|base| {
+                let tensors = base.encoder().map(|(name, tensor)| (name.to_owned(), tensor.clone()));
+                Checkpoint::of_canonical(base.path(), base.format(), tensors.collect())
+            })
         };
         let mut update = BundleUpdate::new(&bundle, base)?;
         if let Some(options) = golden {
-            update.golden(bundle.compute_golden(copy()?, options)?);
+            update.golden(bundle.compute_golden(copy(), options)?);
         }
         let mut measured = None;
         if let Some((gate, progress)) = gate {
-            let measure = measured.insert(bundle.measure_precision(copy()?, gate, progress)?);
+            let measure = measured.insert(bundle.measure_precision(copy(), gate, progress)?);
             update.precision(measure.clone());
         }
         update.write(path, &[], &|_| {})?;
@@ -95,7 +94,7 @@ impl Bundle {
     /// Whether `base` was given in the place of the bundle's own, which is stored in half floats: the golden embedding
     /// is of the rounded weights.
     fn is_rounder_than(&self, base: &Checkpoint) -> bool {
-        let is_half = |own: Checkpoint| own.image_tower().any(|(_, tensor)| tensor.as_f32().is_none());
+        let is_half = |own: Checkpoint| own.encoder().any(|(_, tensor)| tensor.as_f32().is_none());
         base.path() != self.path() && self.base().ok().flatten().is_some_and(is_half)
     }
 

@@ -1,7 +1,8 @@
 //! The bundle: one file with everything that a device needs to run the tasks of a basis, and nothing else.
 //!
 //! The image tower of the base, the vectors (quantised, mostly) of the parameters that they change, the recovery table,
-//! heads with their class names, architecture, preprocessing: a valid safetensors file, checked by checksums, whose
+//! heads with their class names, architecture (or a user's graph, where that is all that is known of the encoder),
+//! preprocessing: a valid safetensors file, checked by checksums, whose
 //! layout `docs/bundle-format.md` draws byte by byte. [`Bundle`] opens one, [`Packer`] makes one of a basis folder,
 //! [`BundleUpdate`] adds tasks and residuals to one.
 //!
@@ -17,6 +18,7 @@ mod add_tasks;
 mod choose;
 mod chunks;
 mod computed;
+mod encoder_record;
 mod fingerprint;
 mod format;
 mod gate;
@@ -28,7 +30,9 @@ mod opened;
 mod pack;
 mod quantise;
 mod reader;
+mod same_model;
 mod solve;
+mod stored_base;
 mod verify;
 mod writer;
 

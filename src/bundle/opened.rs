@@ -10,7 +10,7 @@ use super::format::{Lambdas, Metadata, name};
 use super::quantise::VectorFormat;
 use crate::atomic_file::FileVersion;
 use crate::basis::{Basis, BasisContents, Method, Parameter};
-use crate::checkpoint::{Checkpoint, Format};
+use crate::checkpoint::{Checkpoint, Format, lacking};
 use crate::did_you_mean;
 use crate::error::{Error, Result};
 use crate::heads::{Head, ScoreFunction, choose_task};
@@ -87,9 +87,10 @@ impl Bundle {
             .hint("Open it again, and add to what it holds now"))
     }
 
-    /// The architecture of the image encoder.
+    /// The architecture of the image encoder; [`Arch::of_graph`] where the graph that the bundle carries is all that is
+    /// known of it.
     pub fn arch(&self) -> &Arch {
-        &self.metadata.arch
+        &self.metadata.encoder.arch
     }
 
     /// The T tasks, in the order of the recovery table's columns.
@@ -113,9 +114,12 @@ impl Bundle {
     /// The image tower as the bundle says it, for weights over `base`, which is usually its own; `options` come first.
     ///
     /// # Errors
-    /// As [`TowerConfig::stored`].
+    /// As [`TowerConfig::stored`] and [`TowerConfig::stored_graph`].
     pub fn tower(&self, base: &Checkpoint, options: &TowerOptions) -> Result<TowerConfig> {
-        TowerConfig::stored(base, self.arch(), &self.preprocess()?, options)
+        match self.arch().is_of_graph() {
+            true => TowerConfig::stored_graph(base, self.arch(), &self.preprocess()?, options),
+            false => TowerConfig::stored(base, self.arch(), &self.preprocess()?, options),
+        }
     }
 
     /// The scaling coefficients that the bundle suggests.
@@ -162,7 +166,7 @@ impl Bundle {
         let place = tensor.offset()..tensor.offset() + tensor.nbytes();
         let bound = OnnxFile::parse_within(Arc::clone(tensor.mapping()), place).and_then(|file| {
             let graph = bind(Arc::new(file), map.clone())?;
-            graph.check_image_size(self.metadata.arch.image_size())?;
+            graph.check_image_size(self.arch().image_size())?;
             Ok(graph)
         });
         bound.map(Some).map_err(|e| e.at(self.path()))
@@ -184,7 +188,7 @@ impl Bundle {
         };
         let head = Head::from_tensors(weight, Some(bias), &format!("{}{task}/", name::HEADS));
         let head = head.map_err(|e| e.at(self.path()))?.with_normalisation(*normalises).with_function(*function);
-        let pooling = self.metadata.arch.variant.pooling;
+        let pooling = self.arch().variant.pooling;
         let head = head.with_pooling(Some(pooling).filter(|pooling| !pooling.is_projected()));
         if classes.is_empty() { Ok(head) } else { head.with_classes(classes.clone()).map_err(|e| e.at(self.path())) }
     }
@@ -207,8 +211,8 @@ impl Bundle {
         let base = self
             .base
             .as_ref()
-            .map(|tensors| Checkpoint::from_tensors(self.path(), Format::Safetensors, tensors.clone()));
-        base.transpose()
+            .map(|tensors| Checkpoint::of_canonical(self.path(), Format::Safetensors, tensors.clone()));
+        Ok(base)
     }
 
     /// The base: `given`, which must be the one that the bundle was packed over, or its own.
@@ -230,6 +234,9 @@ impl Bundle {
 
     /// Whether `given` is the base that the bundle was packed over; its own, which may have been rounded, will do too.
     pub(super) fn check_base(&self, given: &Checkpoint) -> Result<()> {
+        if !self.arch().is_of_graph() && given.image_tower().next().is_none() {
+            return Err(lacking::no_tower(given));
+        }
         let fingerprint = Fingerprint::of(given, 0)?;
         let is_own = || self.base()?.map(|own| Fingerprint::of(&own, 0)).transpose();
         if fingerprint == self.fingerprint || is_own()? == Some(fingerprint) {

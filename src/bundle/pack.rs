@@ -12,61 +12,39 @@ use indexmap::IndexMap;
 use super::add_tasks::{BundleUpdate, TaskFit};
 use super::choose::{FormatCosts, Formats};
 use super::computed::Computed;
+use super::encoder_record::EncoderMetadata;
 use super::fingerprint::Fingerprint;
 use super::format::{BaseRecord, BasisRecord, Lambdas, Metadata, PreprocessRecord, Role};
 use super::gate::PrecisionMeasure;
 use super::items::{head_items, recovery_item, vector_item};
-use super::measure::{Gram, RecoveryErrors, encode, ratio};
+use super::measure::{Gram, RecoveryErrors, encode};
 use super::opened::Bundle;
 use super::quantise::VectorFormat;
+pub use super::stored_base::BaseFormat;
+use super::stored_base::{Rounding, convert};
 use super::writer::{self, Item};
 use crate::atomic_file::replace_file;
 use crate::basis::{Basis, Parameter};
 use crate::checkpoint::{Checkpoint, is_image_tower};
+use crate::encoder::{Encoder, EncoderOptions};
 use crate::error::{Error, Result};
 use crate::heads::Head;
 use crate::mmap::Mapping;
 use crate::onnx::{BoundGraph, GraphMap, OnnxFile};
 use crate::preprocess::Preprocess;
-use crate::tensor::{BlockFormat, DType, Tensor, try_zeroed};
+use crate::tensor::{BlockFormat, DType};
 use crate::tower::{Arch, ArchHints, TowerConfig};
 use crate::weights::check_models;
-
-/// Elements of the base that are converted at a time.
-const CHUNK: usize = 64 << 10;
-
-/// The form in which a bundle keeps the base.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum BaseFormat {
-    /// f32: bit for bit.
-    F32,
-    /// f16: half the bytes; exact for weights that were published as f16, as OpenAI's were.
-    #[default]
-    F16,
-    /// bf16: half the bytes, less exact than f16, of f32's range.
-    BF16,
-    /// Not at all: the base is given when the bundle is opened, and checked by its fingerprint.
-    LeftOut,
-}
-
-impl BaseFormat {
-    fn stored(self) -> Option<VectorFormat> {
-        match self {
-            Self::F32 => Some(VectorFormat::F32),
-            Self::F16 => Some(VectorFormat::F16),
-            Self::BF16 => Some(VectorFormat::BF16),
-            Self::LeftOut => None,
-        }
-    }
-}
 
 /// A maker of bundles. Everything is streamed: what is in memory is one parameter's vectors as they will be stored, and
 /// a chunk per thread of what they are made of.
 pub struct Packer<'a> {
     pub(super) base: &'a Checkpoint,
     basis: &'a Basis,
-    arch: Arch,
-    /// The parameters that any vector changes, in the architecture's order.
+    encoder: EncoderMetadata,
+    /// The encoder's parameters with their shapes, in its order.
+    parameters: IndexMap<String, Vec<usize>>,
+    /// The parameters that any vector changes, in the same order.
     changed: Vec<(&'a str, &'a Parameter)>,
     pub(super) base_format: BaseFormat,
     heads: IndexMap<String, Head>,
@@ -82,7 +60,8 @@ pub struct Packer<'a> {
 
 impl fmt::Debug for Packer<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { basis, arch, base_format, threads, .. } = self;
+        let Self { basis, base_format, threads, .. } = self;
+        let arch = self.arch();
         let mut shown = f.debug_struct("Packer");
         shown.field("basis", basis).field("arch", arch).field("base_format", base_format).field("threads", threads);
         shown.finish_non_exhaustive()
@@ -140,26 +119,37 @@ impl<'a> Packer<'a> {
         Self::of_tower(base, basis, &tower)
     }
 
-    /// A packer of `basis` over `base`, whose image tower is `tower`.
+    /// A packer of `basis` over `base`, whose image tower is `tower`. Of an encoder that only a graph is known of
+    /// ([`TowerConfig::of_graph`]) that graph has to be given, before heads are ([`Packer::graph`]).
     ///
     /// # Errors
-    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where basis and base are not of one model.
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where basis and base are not of one model;
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) where nothing says how images are prepared for
+    /// an encoder that only a graph is known of.
     pub fn of_tower(base: &'a Checkpoint, basis: &'a Basis, tower: &TowerConfig) -> Result<Self> {
         let (arch, preprocess) = (tower.arch.clone(), tower.preprocess.clone());
+        let of_base = || {
+            let floats = base.encoder().filter(|(_, tensor)| tensor.dtype().is_float());
+            floats.map(|(name, tensor)| (name.to_owned(), tensor.shape().to_vec())).collect()
+        };
+        let of_graph = arch.is_of_graph();
+        if of_graph {
+            tower.check_images_told().map_err(|e| e.at(base.path()))?;
+        }
+        let encoder = EncoderMetadata { arch, parameters: of_graph.then(of_base) };
+        let parameters = encoder.parameters();
         check_models(base, basis)?;
         if basis.residuals().len() > 0 {
             return Err(Error::unsupported("a basis with residuals cannot be packed again").at(basis.path()));
         }
-        let changed = arch
-            .parameters()
-            .iter()
-            .filter_map(|(name, _)| basis.parameters().find(|(known, _)| known == name))
-            .filter(|(_, parameter)| parameter.is_changed())
-            .collect();
+        let known: HashMap<&str, (&str, &Parameter)> = basis.parameters().map(|found| (found.0, found)).collect();
+        let changed = parameters.keys().filter_map(|name| known.get(name.as_str()).copied());
+        let changed = changed.filter(|(_, parameter)| parameter.is_changed()).collect();
         Ok(Self {
             base,
             basis,
-            arch,
+            encoder,
+            parameters,
             changed,
             base_format: BaseFormat::default(),
             heads: IndexMap::new(),
@@ -182,9 +172,11 @@ impl<'a> Packer<'a> {
     /// Adds a task's head, with its class names where it has them.
     ///
     /// # Errors
-    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) for a head of other embeddings.
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) for a head of other embeddings;
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) before the graph that gives them.
     pub fn head(&mut self, task: &str, head: Head) -> Result<&mut Self> {
-        head.check_tower(task, &self.arch)?;
+        self.check_graph()?;
+        head.check_tower(task, self.arch())?;
         self.heads.insert(task.to_owned(), head);
         Ok(self)
     }
@@ -200,9 +192,9 @@ impl<'a> Packer<'a> {
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) for images of another size than the tower takes.
     pub fn preprocess(&mut self, preprocess: Preprocess) -> Result<&mut Self> {
-        if preprocess.size() != self.arch.image_size() {
+        if preprocess.size() != self.arch().image_size() {
             return Err(Error::mismatch("preprocessing gives another image size than the architecture takes")
-                .expected(self.arch.image_size())
+                .expected(self.arch().image_size())
                 .got(preprocess.size()));
         }
         self.preprocess = preprocess;
@@ -210,14 +202,20 @@ impl<'a> Packer<'a> {
     }
 
     /// Carries this graph, which must have been bound to the base and the basis, for encoders to run in the place of
-    /// the built one. Its weights are not stored twice: what the base has becomes an input of the graph.
+    /// the built one. Its weights are not stored twice: what the base has becomes an input of the graph. Where its file
+    /// does not say how long embeddings are, and the base holds no tower that does, ONNX Runtime is asked.
     ///
     /// # Errors
+    /// As [`Runtime::load`](crate::Runtime::load) in that case;
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the tensor, for a graph of another model;
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where what is no weight takes 2 GiB and more.
     pub fn graph(&mut self, graph: &BoundGraph) -> Result<&mut Self> {
-        graph.check_image_size(self.arch.image_size())?;
-        let (model, map) = graph.embedded()?;
+        graph.check_image_size(self.arch().image_size())?;
+        if self.arch().is_of_graph() {
+            let length = Encoder::embedding_length(self.arch(), graph, &EncoderOptions::default())?;
+            self.encoder.arch.embed_dim = length;
+        }
+        let (model, map) = graph.embedded(self.base)?;
         // Opening the bundle does the same.
         let file = OnnxFile::parse(Arc::new(Mapping::from_vec(model.clone(), graph.file().path())))?;
         BoundGraph::of_embedded(Arc::new(file), map.clone(), self.base, Some(self.basis))?;
@@ -254,7 +252,17 @@ impl<'a> Packer<'a> {
 
     /// The architecture.
     pub fn arch(&self) -> &Arch {
-        &self.arch
+        &self.encoder.arch
+    }
+
+    /// Whether there is something to run.
+    fn check_graph(&self) -> Result<()> {
+        if self.graph.is_some() || !self.arch().is_of_graph() {
+            return Ok(());
+        }
+        Err(Error::invalid("the base holds no image encoder that is known here, so its graph has to be carried")
+            .at(self.base.path())
+            .hint("Give the encoder as it was exported with the base's weights (--graph)"))
     }
 
     /// The bytes of the vectors that packing reads: what its progress adds up to.
@@ -327,7 +335,10 @@ impl<'a> Packer<'a> {
         };
         let Sums { vectors, errors } = sums.into_inner();
         let count = self.basis.parameters().map(|(_, parameter)| parameter.numel() as u64).sum::<u64>();
-        let others = self.basis.parameters().filter(|(name, _)| !is_image_tower(name));
+        let is_left_out = |name: &str| {
+            if self.arch().is_of_graph() { !self.parameters.contains_key(name) } else { !is_image_tower(name) }
+        };
+        let others = self.basis.parameters().filter(|(name, _)| is_left_out(name));
         Ok(PackReport {
             bytes: bundle.file_bytes(),
             vector_bytes: of_kind(&["vectors", "mean", "residuals"]),
@@ -374,8 +385,10 @@ impl<'a> Packer<'a> {
         if let Some(lambda) = self.lambdas.suggested().find(|lambda| !lambda.is_finite()) {
             return Err(Error::invalid("a suggested scaling coefficient must be finite").got(lambda));
         }
+        self.check_graph()?;
+        self.encoder.check()?;
         let mut metadata = Metadata {
-            arch: self.arch.clone(),
+            encoder: self.encoder.clone(),
             base: BaseRecord {
                 stored: self.base_format != BaseFormat::LeftOut,
                 fingerprint: Fingerprint::of(self.base, self.threads)?.to_string(),
@@ -402,9 +415,9 @@ impl<'a> Packer<'a> {
 
     fn base_items<'s>(&'s self, rounding: &'s Cell<Rounding>) -> Result<Vec<Item<'s>>> {
         let Some(format) = self.base_format.stored() else { return Ok(Vec::new()) };
-        let items = self.arch.parameters().into_iter().map(|(parameter, shape)| {
-            let tensor = self.base.require(&parameter)?;
-            Ok(Item::new(Role::Base(&parameter), format.dtype(), &shape, move |sink| {
+        let items = self.parameters.iter().map(|(parameter, shape)| {
+            let tensor = self.base.require(parameter)?;
+            Ok(Item::new(Role::Base(parameter), format.dtype(), shape, move |sink| {
                 convert(tensor, format, rounding, |bytes| sink.write(bytes)).map_err(|e| e.at(self.base.path()))
             }))
         });
@@ -460,41 +473,4 @@ impl Sums {
         let gram = Gram::new(basis.vectors() + usize::from(basis.has_mean()));
         Self { vectors: gram.clone(), errors: gram }
     }
-}
-
-/// Squared error and squared norm of the base's parameters so far.
-#[derive(Clone, Copy, Default)]
-struct Rounding {
-    error: f64,
-    norm: f64,
-}
-
-impl Rounding {
-    fn relative(self) -> f64 {
-        ratio(self.error, self.norm).sqrt()
-    }
-}
-
-/// Writes the tensor's values in `format`, chunk by chunk, and adds what that changes to `rounding`.
-fn convert(
-    tensor: &Tensor,
-    format: VectorFormat,
-    rounding: &Cell<Rounding>,
-    mut write: impl FnMut(&[u8]) -> Result<()>,
-) -> Result<()> {
-    let mut values = try_zeroed::<f32>(CHUNK.min(tensor.numel()))?;
-    let mut sums = rounding.get();
-    for start in (0..tensor.numel()).step_by(CHUNK) {
-        let length = CHUNK.min(tensor.numel() - start);
-        let values = &mut values[..length];
-        tensor.read_f32(start, values)?;
-        let encoded = format.encode(values)?;
-        for (back, value) in encoded.values.iter().zip(values) {
-            sums.error += f64::from(back - *value).powi(2);
-            sums.norm += f64::from(*value).powi(2);
-        }
-        write(&encoded.bytes)?;
-    }
-    rounding.set(sums);
-    Ok(())
 }

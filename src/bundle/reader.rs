@@ -95,7 +95,7 @@ fn read(mapping: Arc<Mapping>, version: Option<FileVersion>) -> Result<Bundle> {
     let checksums = read_checksums(&mapping, header_bytes, &tensors)?;
 
     let CheckedMetadata { fingerprint, method, residual_tasks } = metadata.check()?;
-    let parameters: IndexMap<String, Vec<usize>> = metadata.arch.parameters().into_iter().collect();
+    let parameters = metadata.encoder.parameters();
     let mut sorter =
         Sorter { metadata: &metadata, parameters: &parameters, found: TensorsByRole::default(), used: HashSet::new() };
     for (tensor_name, tensor) in &tensors {
@@ -275,11 +275,11 @@ impl<'a> Sorter<'a> {
             }
             Role::Golden => {
                 // A carried graph may give embeddings of a length of its own.
-                let length = self.metadata.graph.is_none().then_some(self.metadata.arch.embed_dim);
+                let length = self.metadata.graph.is_none().then_some(self.metadata.encoder.arch.embed_dim);
                 let is_fine = tensor.shape().len() == 1 && (1..=MAX_EMBEDDING).contains(&tensor.numel());
                 if tensor.dtype() != DType::F32 || !is_fine || length.is_some_and(|length| length != tensor.numel()) {
                     return Err(Error::format("the golden embedding is none of this model's")
-                        .expected(format_args!("f32 [{}]", self.metadata.arch.embed_dim))
+                        .expected(format_args!("f32 [{}]", self.metadata.encoder.arch.embed_dim))
                         .got(format_args!("{} {:?}", tensor.dtype(), tensor.shape())));
                 }
                 self.found.golden = Some(tensor.clone());
@@ -448,7 +448,7 @@ fn heads(metadata: &Metadata, found: &TensorsByRole) -> Result<IndexMap<String, 
         .iter()
         .map(|(task, weight)| {
             let classes = weight.shape().first().copied().unwrap_or(0).max(1);
-            check(weight, &[classes, metadata.arch.embed_dim], Role::HeadWeight(task))?;
+            check(weight, &[classes, metadata.encoder.arch.embed_dim], Role::HeadWeight(task))?;
             let role = Role::HeadBias(task);
             let bias = found.biases.get(task).ok_or_else(|| Error::format("missing").tensor(role.to_string()))?;
             check(bias, &[classes], role)?;

@@ -119,7 +119,7 @@ fn shapes(bundle: &Bundle) -> Result<Checkpoint> {
         .iter()
         .zip(sizes)
         .map(|((name, shape), size)| Ok((name.clone(), Tensor::contiguous(&zeros, 0..size, DType::F32, shape)?)));
-    Checkpoint::from_tensors(bundle.path(), Format::Safetensors, tensors.collect::<Result<_>>()?)
+    Ok(Checkpoint::of_canonical(bundle.path(), Format::Safetensors, tensors.collect::<Result<_>>()?))
 }
 
 /// A base that was not rounded must be the one of the fingerprint.

@@ -65,6 +65,14 @@ impl Checkpoint {
         Self::from_stored(path.into(), format, stored, None, Beside::Keep)
     }
 
+    /// A checkpoint of tensors whose names are canonical already, and stay as they are.
+    pub(crate) fn of_canonical(path: impl Into<PathBuf>, format: Format, tensors: Vec<(String, Tensor)>) -> Self {
+        let tensors: IndexMap<String, Tensor> = tensors.into_iter().collect();
+        let file_bytes = tensors.values().fold(0u64, |sum, tensor| sum.saturating_add(tensor.nbytes() as u64));
+        let (parts, unread, naming, stored_positions) = (Vec::new(), IndexMap::new(), Box::default(), None);
+        Self { path: path.into(), format, parts, file_bytes, tensors, unread, naming, stored_positions }
+    }
+
     fn from_stored(
         path: PathBuf,
         format: Format,

@@ -193,12 +193,28 @@ impl EncoderGraph {
 
     /// A graph whose weights are known, for the CPU: its linear layers take packed weights and are our own operator,
     /// where they are recognised. In f32 that is left where a part of them is not: such a graph gains more from
-    /// promotion.
+    /// promotion. Of an encoder that only its graph is known of (`is_alone`) every matrix has the one precision that
+    /// there is, and convolutions count as what is not recognised.
     ///
     /// # Errors
-    /// As [`EncoderGraph::new`]; [`ErrorKind::Unsupported`] for other precisions than f32 where no layer is recognised.
-    pub(super) fn packed(graph: &BoundGraph, precisions: LayerPrecisions) -> Result<Self> {
-        let layers = graph.linear_layers(|name| LayerKind::of_matrix(name).map(|kind| precisions.get(kind)))?;
+    /// As [`EncoderGraph::new`]; [`ErrorKind::Unsupported`] for other precisions than f32 where no layer is recognised,
+    /// and for one per kind of layer where those are not known.
+    pub(super) fn packed(graph: &BoundGraph, precisions: LayerPrecisions, is_alone: bool) -> Result<Self> {
+        let layers = match (is_alone, precisions.uniform()) {
+            (false, _) => graph.linear_layers(|name, shape| {
+                let kind = LayerKind::of_matrix(name).filter(|_| shape.len() == 2);
+                kind.map(|kind| precisions.get(kind))
+            })?,
+            (true, Some(precision)) => graph.linear_layers(|_, shape| (shape.len() >= 2).then_some(precision))?,
+            (true, None) => {
+                return Err(Error::unsupported(
+                    "a precision per kind of layer, of an encoder whose kinds are not known",
+                )
+                .at(graph.file().path())
+                .expected("one of f32, bf16 and int8")
+                .got(precisions));
+            }
+        };
         let (plain, share) = (Self::new(graph)?, layers.share());
         let is_f32 = precisions == LayerPrecisions::default();
         tracing::debug!(share, %precisions, "linear layers of a user's graph, packed");

@@ -85,16 +85,30 @@ impl Encoder {
         options.check_graph()?;
         let mut arch = arch.clone();
         graph.check_image_size(arch.image_size())?;
-        let (threads, _) = options.threads_per_run()?;
-        let on_cpu =
-            SessionSetup { runtime: Runtime::load(options.runtime.as_deref())?, threads, target: Target::cpu() };
         // What the graph gives may be something else than the projected embedding.
-        arch.embed_dim = width::of(&on_cpu, graph, &arch).map_err(|e| graph.explain(e))?;
+        arch.embed_dim = Self::embedding_length(&arch, graph, options)?;
+        let is_alone = arch.is_of_graph();
         let encoder = Self::over(arch, options, |target| match target.is_cpu() {
-            true => EncoderGraph::packed(graph, options.precision.known()),
+            true => EncoderGraph::packed(graph, options.precision.known(), is_alone),
             false => EncoderGraph::new(graph),
         });
         encoder.map_err(|e| graph.explain(e))
+    }
+
+    /// The length of the embeddings that a user's graph gives, for images of this architecture's size: as its file says
+    /// it, else as ONNX Runtime does.
+    ///
+    /// # Errors
+    /// As [`Runtime::load`] where that is needed; [`ErrorKind::Mismatch`] where the graph's output is not one embedding
+    /// for each image; [`ErrorKind::Runtime`] where ONNX Runtime refuses it.
+    pub(crate) fn embedding_length(arch: &Arch, graph: &BoundGraph, options: &EncoderOptions) -> Result<usize> {
+        if let Some(length) = width::told(graph) {
+            return Ok(length);
+        }
+        let (threads, _) = options.threads_per_run()?;
+        let on_cpu =
+            SessionSetup { runtime: Runtime::load(options.runtime.as_deref())?, threads, target: Target::cpu() };
+        width::of(&on_cpu, graph, arch).map_err(|e| graph.explain(e))
     }
 
     fn over(arch: Arch, options: &EncoderOptions, graph: impl Fn(&Target) -> Result<EncoderGraph>) -> Result<Self> {
@@ -369,7 +383,7 @@ impl Encoder {
     /// Bytes of weights that one run needs in memory at a time.
     pub fn weight_bytes(&self) -> usize {
         match self.residency {
-            Residency::Whole if !self.precisions().is_f32() => self.feed.graph.nbytes(),
+            Residency::Whole if !self.precisions().is_f32() || self.arch().is_of_graph() => self.feed.graph.nbytes(),
             Residency::Whole => self.arch().parameter_count() * size_of::<f32>(),
             Residency::Blockwise => blockwise::weight_bytes(self.arch()),
         }

@@ -38,7 +38,9 @@ impl Encoder {
     pub fn golden_embedding(&self, base: &Checkpoint) -> Result<Vec<f32>> {
         let pixels = pattern(self.arch().image_size());
         let how = ReconstructOptions { threads: self.threads(), ..ReconstructOptions::default() };
-        let weights = match self.feed.graph.takes_packed() && !is_f32(base) {
+        // What is known of an encoder of another kind is its layout alone.
+        let is_laid_out = self.feed.graph.takes_packed() && !is_f32(base) || self.arch().is_of_graph();
+        let weights = match is_laid_out {
             true => Weights::of_base_in(base, self.layout())?,
             false => Weights::of_base(base, &how)?,
         };
@@ -115,9 +117,9 @@ impl Encoder {
     }
 }
 
-/// Whether the image tower's weights can be read as f32 where they are.
+/// Whether the encoder's weights can be read as f32 where they are.
 fn is_f32(base: &Checkpoint) -> bool {
-    base.image_tower().all(|(_, tensor)| tensor.as_f32().is_some())
+    base.encoder().filter(|(_, tensor)| tensor.dtype().is_float()).all(|(_, tensor)| tensor.as_f32().is_some())
 }
 
 fn passed<T>(look: impl FnOnce(&mut HashMap<Key, Weak<Mapping>>) -> T) -> T {

@@ -15,8 +15,8 @@ use crate::tower::arch::Arch;
 /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where the output is not one embedding for each image; [`ErrorKind::Runtime`](crate::ErrorKind::Runtime) where ONNX
 /// Runtime refuses the graph or the run; [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
 pub(super) fn of(on_cpu: &SessionSetup, graph: &BoundGraph, arch: &Arch) -> Result<usize> {
-    if let Some([_, Some(length)]) = graph.output().shape.as_deref() {
-        return Ok(*length);
+    if let Some(length) = told(graph) {
+        return Ok(length);
     }
     let encoder_graph = EncoderGraph::new(graph)?;
     let session = on_cpu.open(&encoder_graph.model, encoder_graph.kind)?;
@@ -58,6 +58,14 @@ pub(super) fn of(on_cpu: &SessionSetup, graph: &BoundGraph, arch: &Arch) -> Resu
             .got(format_args!("{shape:?}"))
             .hint("Name another output (--graph-output), or export one that gives the pooled features")
     })
+}
+
+/// The length of an embedding, where the file says it.
+pub(super) fn told(graph: &BoundGraph) -> Option<usize> {
+    match graph.output().shape.as_deref() {
+        Some([_, Some(length)]) => Some(*length),
+        _ => None,
+    }
 }
 
 /// The length of each of `batch` embeddings of this shape, extents of 1 aside.

@@ -189,7 +189,8 @@ impl Head {
     /// length.
     pub fn check_tower(&self, task: &str, arch: &Arch) -> Result<()> {
         let has = arch.variant.pooling;
-        match self.pooling.filter(|takes| *takes != has) {
+        // A user's graph pools as it does.
+        match self.pooling.filter(|takes| *takes != has && !arch.is_of_graph()) {
             None => self.check_embedding(task, arch.embed_dim),
             Some(takes) => Err(Error::mismatch(format!("the head of `{task}` takes embeddings of another pooling"))
                 .expected(format_args!("{takes}, {} values", self.embedding))

@@ -115,6 +115,17 @@ impl BoundGraph {
 
     /// What the map says, as far as it can be checked without values.
     pub(super) fn new(file: Arc<OnnxFile>, map: GraphMap, base: &Checkpoint, basis: Option<&Basis>) -> Result<Self> {
+        Self::lacking(file, map, base, basis, |file, map| Absent::of(file, map, base, basis))
+    }
+
+    /// [`BoundGraph::new`] of a graph that lacks what `absent` tells.
+    pub(super) fn lacking(
+        file: Arc<OnnxFile>,
+        map: GraphMap,
+        base: &Checkpoint,
+        basis: Option<&Basis>,
+        absent: impl FnOnce(&OnnxFile, &GraphMap) -> Result<Absent>,
+    ) -> Result<Self> {
         let port = |what: &str, ports: &[Port], name: &str| {
             let known = ports.iter().map(|port| port.name.as_str());
             let found = ports.iter().find(|port| port.name == name).cloned();
@@ -132,7 +143,7 @@ impl BoundGraph {
                 moved.join(", ")
             );
         }
-        let absent = Absent::of(&file, &map, base, basis).map_err(|e| e.at(file.path()))?;
+        let absent = absent(&file, &map).map_err(|e| e.at(file.path()))?;
         let (mut tensors, mut kept) = (Vec::new(), Vec::new());
         for (name, mapped) in &map.tensors {
             let tensor = tensor_spec(&file, name, mapped)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
-use super::bind::{self, GraphMap, Mapped};
+use super::bind::{self, Absent, GraphMap, Mapped};
 use super::bound::{BoundGraph, GraphOrigin, as_input, check_values, given, tensor_spec};
 use super::file::OnnxFile;
 use super::rewrite::ConstantSource;
@@ -19,11 +19,12 @@ use crate::weights::{Layout, Weights};
 impl BoundGraph {
     /// The model with every parameter of the base as an input, those that the basis leaves alone too, and the map of
     /// these inputs. Constants that the map takes unchecked stay where the basis does not change them: the base has
-    /// other values.
+    /// other values. Of a base whose encoder is not known the map also lists what the graph certainly lacks, which is
+    /// told by values that an opened bundle does not look at.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) where what is no weight takes 2 GiB and more.
-    pub(crate) fn embedded(&self) -> Result<(Vec<u8>, GraphMap)> {
+    pub(crate) fn embedded(&self, base: &Checkpoint) -> Result<(Vec<u8>, GraphMap)> {
         let changed: HashSet<&str> = self.layout.tensors().iter().map(|tensor| tensor.name.as_str()).collect();
         let (mut tensors, mut entries) = (Vec::new(), IndexMap::new());
         for (name, mapped) in &self.map.tensors {
@@ -40,7 +41,14 @@ impl BoundGraph {
         let model = self.rewritten_with(&tensors, |_| Ok(ConstantSource::Input))?.to_vec();
         let model =
             model.map_err(|e| e.at(self.file.path()).hint("What is no weight of the base stays in the graph"))?;
-        Ok((model, GraphMap { tensors: entries, ..self.map.clone() }))
+        let mut map = GraphMap { tensors: entries, ..self.map.clone() };
+        for name in bind::outside(&self.file, &self.map, base)? {
+            if !map.missing.iter().any(|known| known == name) {
+                map.missing.push(name.to_owned());
+            }
+        }
+        map.missing.sort_unstable();
+        Ok((model, map))
     }
 
     /// The graph that [`BoundGraph::embedded`] made. What this basis changes are its inputs; what it leaves alone gets
@@ -101,7 +109,18 @@ impl BoundGraph {
         if let Some(port) = file.inputs.iter().find(|port| needed.reads(&port.name) && !is_given(&port.name)) {
             return Err(named(Error::format("an input that the map does not know").tensor(&port.name)));
         }
-        bind::check_complete(&file, &map, base).map_err(named)?;
-        Self::new(file, map, base, basis).map(|graph| Self { origin: GraphOrigin::Bundle, ..graph })
+        match bind::is_known(base) {
+            true => bind::check_complete(&file, &map, base).map_err(named)?,
+            false => bind::check_listed(&map, base).map_err(named)?,
+        }
+        Self::carried(file, map, base, basis)
+    }
+
+    fn carried(file: Arc<OnnxFile>, map: GraphMap, base: &Checkpoint, basis: Option<&Basis>) -> Result<Self> {
+        let absent = |file: &OnnxFile, map: &GraphMap| match bind::is_known(base) {
+            true => Absent::of(file, map, base, basis),
+            false => Ok(Absent::listed(map, base, basis)),
+        };
+        Self::lacking(file, map, base, basis, absent).map(|graph| Self { origin: GraphOrigin::Bundle, ..graph })
     }
 }

@@ -9,6 +9,7 @@ use std::fmt;
 
 use super::features;
 use super::form::TowerForm;
+use super::graph_alone;
 use super::published;
 pub use super::published::HEAD_WIDTH;
 pub use super::shapes::MAX_LAYERS;
@@ -197,7 +198,11 @@ impl Arch {
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when one is zero or absurdly large, or the
     /// heads do not divide the width; or an embedding that is not projected is not as long as the width.
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for [`Arch::of_graph`].
     pub fn check(&self) -> Result<()> {
+        if self.is_of_graph() {
+            return Err(graph_alone::unbuilt());
+        }
         let extents = [
             ("width", self.width, MAX_EXTENT),
             ("layers", self.layers, MAX_LAYERS),
@@ -253,6 +258,9 @@ impl Arch {
     ///
     /// Linear weights are `[out, in]`, as PyTorch keeps them; `visual.proj` alone is `[in, out]`.
     pub fn parameters(&self) -> Vec<(String, Vec<usize>)> {
+        if self.is_of_graph() {
+            return Vec::new();
+        }
         let (w, p) = (self.width, self.patch);
         let Variant { pre_norm, pooling, tokens, positions, patch_bias, blocks, projection, .. } = self.variant;
         let patches = self.grid * self.grid;
@@ -332,6 +340,10 @@ impl Arch {
 
 impl fmt::Display for Arch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_of_graph() {
+            let (size, length) = (self.image_size(), self.embed_dim);
+            return write!(f, "a user's graph: {size}×{size} px, embedding {length}");
+        }
         write!(
             f,
             "vision transformer: {size}×{size} px, patch {}, width {}, layers {}, heads {}, embedding {}, {}",

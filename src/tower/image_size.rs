@@ -7,7 +7,7 @@ use super::arch::{
     CLASS_EMBEDDING, DISTILLATION_TOKEN, PATCH_BIAS, PATCH_EMBEDDING, POSITIONAL_EMBEDDING, REGISTER_TOKENS,
     square_grid,
 };
-use super::config;
+use super::config::{self, TowerConfig};
 use super::positions::{PositionResampling, PositionResize};
 use super::variant::Positions;
 use crate::basis::Basis;
@@ -60,6 +60,11 @@ impl ResizedTable {
     }
 
     fn for_size(base: &Checkpoint, size: usize) -> Result<Option<Self>> {
+        if TowerConfig::needs_graph(base) {
+            return Err(Error::unsupported("an image size is for a tower with a table of positions, which is resized")
+                .at(base.path())
+                .hint("A user's graph takes images of the size that it was exported for"));
+        }
         let patch = base.require(PATCH_EMBEDDING)?.shape().last().copied().unwrap_or(0);
         if patch == 0 || size == 0 || !size.is_multiple_of(patch) {
             return Err(Error::invalid("an image size that is no number of patches")

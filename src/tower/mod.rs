@@ -6,6 +6,7 @@ pub mod config;
 mod features;
 mod form;
 pub mod graph;
+mod graph_alone;
 mod image_size;
 mod positions;
 mod precisions;

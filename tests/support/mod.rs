@@ -20,6 +20,7 @@ pub mod onnx;
 /// A plain session on an .onnx file.
 #[path = "../../bench/src/onnx_file.rs"]
 pub mod onnx_file;
+pub mod other;
 #[cfg(feature = "cli")]
 pub mod program;
 /// Families of any size with random weights.

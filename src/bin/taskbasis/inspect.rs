@@ -223,6 +223,10 @@ fn bundle_text(bundle: &Bundle) -> String {
 }
 
 fn arch_json(arch: &Arch) -> Value {
+    if arch.is_of_graph() {
+        // Nothing else is known of it.
+        return json!({ "image_size": arch.image_size(), "embedding": arch.embed_dim });
+    }
     json!({
         "width": arch.width, "layers": arch.layers, "heads": arch.heads, "mlp_width": arch.mlp_width,
         "patch_size": arch.patch, "image_size": arch.image_size(), "embedding": arch.embed_dim,

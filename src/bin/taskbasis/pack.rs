@@ -1,5 +1,6 @@
 //! `taskbasis pack`
 
+mod engine;
 mod report;
 
 use std::path::{Path, PathBuf};
@@ -9,9 +10,9 @@ use taskbasis::bundle::{Formats, Gate, LabelledTask, Lambdas};
 use taskbasis::hub::Wanted;
 use taskbasis::onnx::BoundGraph;
 use taskbasis::{
-    BaseFormat, Basis, BasisFile, BlockFormat, Bundle, Checkpoint, Dataset, Encoder, EncoderOptions, Error, ErrorKind,
-    GraphChoice, MapMode, ModelOptions, OpenModel, OtherNames, PackReport, Packer, PartialFolder, PrecisionChoice,
-    Result, Runtime, TaskExpr, TowerConfig, VectorFormat, base_for_images, check_output, for_images, head_tasks,
+    BaseFormat, Basis, BasisFile, BlockFormat, Bundle, Checkpoint, Dataset, Encoder, Error, ErrorKind, GraphChoice,
+    MapMode, ModelOptions, OpenModel, OtherNames, PackReport, Packer, PartialFolder, PrecisionChoice, Result, TaskExpr,
+    TowerConfig, VectorFormat, base_for_images, check_output, for_images, head_tasks,
 };
 
 use crate::accuracy::{Accuracy, Judge};
@@ -224,22 +225,30 @@ impl Pack {
         paths::protect([basis.path()])?;
         check_output(&self.output, &[])?;
 
-        let tower = TowerConfig::read(&base, &self.encoder.tower.options())?;
+        let tower = self.tower(&base)?;
         tell(&tower);
-        tower.assumed_images().iter().for_each(|note| output::note(note));
+        if tower.arch.is_of_graph() {
+            self.check_runtime()?;
+        } else {
+            tower.assumed_images().iter().for_each(|note| output::note(note));
+        }
         let mut packer = Packer::of_tower(&base, &basis, &tower)?;
         packer.base_format(self.base_format).threads(self.encoder.threads).lambdas(self.lambdas()?);
-        for task in self.tasks_with_heads(&basis)? {
-            packer.head(&task, self.heads.head(None, &task, &tower.arch)?)?;
-        }
         let graph = self.graph()?;
         if let Some(graph) = &graph {
             packer.graph(graph)?;
         }
+        for task in self.tasks_with_heads(&basis)? {
+            let head = self.heads.head(None, &task, packer.arch())?;
+            packer.head(&task, head)?;
+        }
         for (task, file) in self.finetuned(&basis)? {
             let format = self.residual.unwrap_or(BlockFormat::Q2);
             let tuned = checkpoints::open_tuned(&file, &base)?;
-            let tuned = base_for_images(tuned, Some(tower.arch.image_size()))?;
+            let tuned = match tower.arch.is_of_graph() {
+                true => tuned,
+                false => base_for_images(tuned, Some(tower.arch.image_size()))?,
+            };
             packer.residual(&task, tuned, format, self.residual_above)?;
         }
 
@@ -269,23 +278,6 @@ impl Pack {
             output::text(&(built + &report::text(&self.output, &report, accuracies)))
         };
         told.map_err(written)
-    }
-
-    /// How the golden embedding is computed; `None` where it is left out, because there is nothing to compute it with.
-    fn golden(&self) -> Result<Option<EncoderOptions>> {
-        // On the CPU: whatever is rounder than f32 would be for other machines to agree with.
-        let EncoderOptions { threads, runtime, .. } = self.encoder.options();
-        let options = EncoderOptions { threads, runtime, ..EncoderOptions::default() };
-        if self.no_golden {
-            return Ok(None);
-        }
-        match Runtime::load(options.runtime.as_deref()) {
-            Err(error) if error.kind() == ErrorKind::RuntimeMissing && options.runtime.is_none() => {
-                output::note("no golden embedding is put in: there is no ONNX Runtime to compute it with");
-                Ok(None)
-            }
-            loaded => loaded.map(|_| Some(options)),
-        }
     }
 
     /// How precisions are measured: on the images of those tasks that --data has some of.
@@ -465,7 +457,7 @@ impl Pack {
                 Err(error) if error.kind() == ErrorKind::NotRecoverable => continue,
                 weights => weights?,
             };
-            let head = self.heads.head(session.bundle(), task, &arch)?;
+            let head = self.heads.head(session.bundle(), task, encoder.arch())?;
             let split = data.split(task, &self.split)?;
             let labels = labels(&head, &split, self.other_names(), task)?;
             all.push(judge.accuracy(task, &weights, &head, &split, &labels, |_| {})?);

@@ -104,7 +104,7 @@ impl Bundle {
     pub(super) fn content(&self) -> String {
         let mut hash = XxHash3_128::new();
         let mut line = |text: fmt::Arguments<'_>| hash.write(format!("{text}\n").as_bytes());
-        let told = [key::ARCH, key::BASE, key::BASIS, key::PREPROCESS, key::TOWER];
+        let told = [key::ARCH, key::BASE, key::BASIS, key::ENCODER, key::PREPROCESS, key::TOWER];
         for (key, value) in self.metadata.pairs().unwrap_or_default() {
             if told.contains(&key) {
                 line(format_args!("{key} {value}"));

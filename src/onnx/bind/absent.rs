@@ -53,6 +53,18 @@ impl Absent {
         absent.beyond.extend(outside.filter(|name| changes(basis, name) && basis.is_some()).map(str::to_owned));
         Ok(absent)
     }
+
+    /// Those that the map of a graph in a bundle lists, which were checked when it was packed.
+    pub(crate) fn listed(map: &GraphMap, base: &Checkpoint, basis: Option<&Basis>) -> Self {
+        let parts = || map.tensors.values().flat_map(|mapped| &mapped.sum);
+        let is_absent = |name: &&String| {
+            base.get(name).is_some_and(|tensor| tensor.dtype().is_float())
+                && !parts().any(|part| part.parameter == **name)
+        };
+        let listed = map.missing.iter().filter(is_absent);
+        let (changed, unchanged) = listed.cloned().partition(|name| basis.is_some() && changes(basis, name));
+        Self { unchanged, beyond: changed }
+    }
 }
 
 /// Whether tasks can change a parameter.

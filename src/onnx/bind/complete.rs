@@ -20,6 +20,24 @@ const PATCHES: &str = "visual.conv1.weight";
 /// # Errors
 /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the parameter.
 pub(crate) fn check(file: &OnnxFile, map: &GraphMap, base: &Checkpoint) -> Result<()> {
+    let outside = outside(file, map, base)?.into_iter().collect();
+    check_but(&outside, map, base)
+}
+
+/// Whether every parameter of the encoder is there, once, or listed as missing. No value is looked at.
+///
+/// # Errors
+/// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the parameter.
+pub(crate) fn check_listed(map: &GraphMap, base: &Checkpoint) -> Result<()> {
+    check_but(&HashSet::new(), map, base)
+}
+
+/// Whether the encoder in `base` is one that is known, all of whose parameters have to be in a graph.
+pub(crate) fn is_known(base: &Checkpoint) -> bool {
+    base.get(PATCHES).is_some()
+}
+
+fn check_but(outside: &HashSet<&str>, map: &GraphMap, base: &Checkpoint) -> Result<()> {
     let mut rows: HashMap<&str, Vec<([usize; 2], &str)>> = HashMap::new();
     for (name, mapped) in &map.tensors {
         for part in &mapped.sum {
@@ -28,7 +46,6 @@ pub(crate) fn check(file: &OnnxFile, map: &GraphMap, base: &Checkpoint) -> Resul
             rows.entry(part.parameter.as_str()).or_default().push((range, name));
         }
     }
-    let outside: HashSet<&str> = outside(file, map, base)?.into_iter().collect();
     for (name, tensor) in base.encoder().filter(|(name, tensor)| tensor.dtype().is_float() && !outside.contains(name)) {
         let (count, mut covered) = (tensor.shape().first().copied().unwrap_or(1), 0);
         let mut pieces = rows.remove(name).unwrap_or_default();
@@ -60,8 +77,8 @@ pub(crate) fn check(file: &OnnxFile, map: &GraphMap, base: &Checkpoint) -> Resul
 ///
 /// # Errors
 /// When values cannot be read.
-pub(super) fn outside<'a>(file: &OnnxFile, map: &GraphMap, base: &'a Checkpoint) -> Result<Vec<&'a str>> {
-    if base.get(PATCHES).is_some() {
+pub(crate) fn outside<'a>(file: &OnnxFile, map: &GraphMap, base: &'a Checkpoint) -> Result<Vec<&'a str>> {
+    if is_known(base) {
         return Ok(Vec::new());
     }
     let bound: Vec<&str> =

@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 
 pub(super) use self::absent::{Absent, changes};
 use self::candidates::{Candidates, Match};
-pub(super) use self::complete::check as check_complete;
+pub(super) use self::complete::{check as check_complete, check_listed, is_known, outside};
 pub use self::map::{GraphMap, Mapped};
 pub(super) use self::pixels::{check as check_pixels, moved as moved_pixels};
 use self::uses::Sites;

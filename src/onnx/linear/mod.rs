@@ -43,21 +43,24 @@ impl LinearLayers {
 }
 
 impl BoundGraph {
-    /// The linear layers of the graph. `precision_of` tells how a parameter's matrix is to be packed, and gives `None`
-    /// for one that never is: that one is multiplied by our own operator as it is.
+    /// The linear layers of the graph. `precision_of` tells how a tensor is to be packed, by the parameter that it is of
+    /// and its shape, and gives `None` for one that never is: a matrix of that kind is multiplied by our own operator as it is.
     ///
     /// # Errors
     /// [`ErrorKind::Format`](crate::ErrorKind::Format) for a node that is damaged;
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) for a view that does not fit its parameter.
-    pub(crate) fn linear_layers(&self, precision_of: impl Fn(&str) -> Option<Precision>) -> Result<LinearLayers> {
+    pub(crate) fn linear_layers(
+        &self,
+        precision_of: impl Fn(&str, &[usize]) -> Option<Precision>,
+    ) -> Result<LinearLayers> {
         let mut layers = LinearLayers { tensors: Vec::new(), own: OwnNodes::default(), packed: 0, expected: 0 };
         // Another's operators may be called like ours.
         let is_taken = self.file.has_domain(DOMAIN);
         let finder = Finder::of(self);
         for tensor in self.layout.tensors() {
-            let precision = tensor.parts.iter().find_map(|part| precision_of(&part.parameter));
+            let precision = tensor.parts.iter().find_map(|part| precision_of(&part.parameter, &tensor.shape));
             let is_matrix = tensor.shape.len() == 2;
-            if precision.is_some() && is_matrix {
+            if precision.is_some() {
                 layers.expected += tensor.numel();
             }
             let layer = match is_matrix && tensor.dtype == DType::F32 && !is_taken {

@@ -24,7 +24,11 @@ pub(super) fn read(config: Keys<'_>) -> Result<Option<Stated>> {
     if config.get("image_mean").is_none() && !has_kind.clone().any(|key| config.get(key).is_some()) {
         return Ok(None);
     }
-    let Some(size) = size(config)? else { return Ok(None) };
+    let size = match config.float("crop_pct")? {
+        Some(share) => Some(of_share(config, share)?),
+        None => size(config)?,
+    };
+    let Some(size) = size else { return Ok(None) };
     for key in ["do_resize", "do_rescale"] {
         if config.flag(key)? == Some(false) {
             return Err(Error::unsupported(format!("images without `{key}` are not prepared here")));
@@ -85,6 +89,38 @@ fn size(config: Keys<'_>) -> Result<Option<ResizeAndCrop>> {
         _ => None,
     };
     Ok(Some(ResizeAndCrop { resize, edge, crop }))
+}
+
+/// The sides of transformers' ConvNextImageProcessor, which ConvNeXt's, ResNet's and Swin's checkpoints name: below 384
+/// pixels the shorter one is resized to the wanted side over `share`, and the centre cropped; above, both are resized.
+fn of_share(config: Keys<'_>, share: f32) -> Result<ResizeAndCrop> {
+    const WHOLE: usize = 384;
+
+    let kinds = ["image_processor_type", "feature_extractor_type"];
+    let mut named = Vec::new();
+    for key in kinds {
+        named.extend(config.text(key)?);
+    }
+    if !named.iter().any(|kind| kind.starts_with("ConvNext")) {
+        return Err(Error::unsupported("a `crop_pct` of another image processor than ConvNextImageProcessor")
+            .got(named.first().copied().unwrap_or("none")));
+    }
+    let side = match config.get("size") {
+        Some(Value::Object(_)) => Keys(&config.0["size"]).number("shortest_edge")?,
+        _ => config.number("size")?,
+    };
+    let Some(side) = side else {
+        return Err(Error::unsupported("a `size` that is not built in").expected("shortest_edge"));
+    };
+    if !(0.05..=1.0).contains(&share) {
+        return Err(Error::format("`crop_pct` is out of range").expected("0.05 to 1").got(share));
+    }
+    if side >= WHOLE {
+        return Ok(ResizeAndCrop { resize: ResizeMode::Squash, edge: side, crop: None });
+    }
+    // As the file writes the share, not as f32 rounds it.
+    let share: f64 = share.to_string().parse().unwrap_or(f64::from(share));
+    Ok(ResizeAndCrop { resize: ResizeMode::Shortest, edge: (side as f64 / share) as usize, crop: Some(side) })
 }
 
 /// Pillow's number of a filter.

@@ -59,6 +59,7 @@ impl TowerConfig {
             let path = stated.path;
             if let Some(other) = stated.other {
                 resolver.note(format!("{} is of {other}, and passed over", path.display()));
+                continue;
             }
             if let Some(says) = &stated.image {
                 says.check_image(&path, &as_stored).map_err(|e| e.at(checkpoint.path()))?;
@@ -120,7 +121,7 @@ fn as_stored(checkpoint: &Checkpoint, shape: &Arch) -> Arch {
 /// As [`TowerConfig::read`].
 pub(in crate::tower) fn stated_side(checkpoint: &Checkpoint) -> Result<Option<usize>> {
     let configs = files::read(checkpoint.path(), &ConfigSource::Beside)?;
-    Ok(configs.iter().find_map(|stated| stated.side))
+    Ok(configs.iter().filter(|stated| stated.other.is_none()).find_map(|stated| stated.side))
 }
 
 fn check_tower(checkpoint: &Checkpoint) -> Result<()> {

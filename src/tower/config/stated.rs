@@ -19,7 +19,7 @@ pub(super) struct Stated {
     pub(super) images: Option<ImageHints>,
     /// The side of the images that it prepares, in pixels; `None` where it says nothing.
     pub(super) side: Option<usize>,
-    /// The model that it is of, where that is none that is read here.
+    /// The model that it is of, where that is none that is read here: the rest is then for a user's graph alone.
     pub(super) other: Option<String>,
 }
 

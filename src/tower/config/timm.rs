@@ -57,14 +57,17 @@ pub(super) fn read(config: Keys<'_>) -> Result<Option<Stated>> {
     let Some(pretrained) = config.object("pretrained_cfg")? else { return Ok(None) };
     let arguments = config.object("model_args")?;
     let tag = pretrained.text("tag")?.unwrap_or_default();
-    let Some(mut says) = tower(name, tag, arguments, config.text("global_pool")?)? else {
-        return Ok(Some(Stated { other: Some(format!("timm's `{name}`")), ..Stated::default() }));
-    };
+    let says = tower(name, tag, arguments, config.text("global_pool")?)?;
     let size = match pretrained.get("input_size").and_then(|size| size.as_array()?.last()?.as_u64()) {
         Some(size) => usize::try_from(size).ok(),
         None => None,
     };
     let size = arguments.map(|of| of.side("img_size")).transpose()?.flatten().or(size);
+    let Some(mut says) = says else {
+        // A user's graph may be of it. What is odd about its images is no matter of those who pass over it.
+        let (other, images) = (Some(format!("timm's `{name}`")), read_images(pretrained, size).ok());
+        return Ok(Some(Stated { other, images, side: size, ..Stated::default() }));
+    };
     says.sized(size, name);
     let images = Some(read_images(pretrained, size)?);
     Ok(Some(Stated { image: Some(says), images, ..Stated::default() }))

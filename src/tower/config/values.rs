@@ -175,7 +175,7 @@ impl TowerConfig {
         })
     }
 
-    fn open(&self) -> impl Iterator<Item = &TowerValue> {
+    pub(super) fn open(&self) -> impl Iterator<Item = &TowerValue> {
         self.values.iter().filter(|value| value.origin == Origin::Assumed)
     }
 

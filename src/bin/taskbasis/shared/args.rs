@@ -311,7 +311,7 @@ impl EncoderArgs {
     }
 
     /// The graph that is asked for.
-    fn graph_choice(&self) -> GraphChoice {
+    pub fn graph_choice(&self) -> GraphChoice {
         match &self.graph {
             Some(path) => self.binding.choice(path),
             None if self.built_graph => GraphChoice::Built,
