@@ -84,7 +84,7 @@ pub struct tb_basis_properties {
     pub has_mean: u32,
     /// Parameters (single numbers) of the whole model.
     pub parameters: u64,
-    /// Parameters of the image tower, which is what gets reconstructed.
+    /// Parameters of the image tower, which is what gets reconstructed; of a base that holds none, all of them.
     pub image_tower_parameters: u64,
     /// Bytes of the basis files (without the base's), or of the bundle (with all that is in it).
     pub file_bytes: u64,
@@ -169,7 +169,8 @@ pub unsafe extern "C" fn tb_basis_info(
         let info = StructOut::new(info, "info")?;
         let OpenBasis { opened, method, tasks } = handle::borrow(basis)?;
         let (base, basis) = (opened.model().base(), opened.model().basis());
-        let image_tower: usize = base.image_tower().map(|(_, tensor)| tensor.numel()).sum();
+        let floats = base.encoder().filter(|(_, tensor)| tensor.dtype().is_float());
+        let image_tower: usize = floats.map(|(_, tensor)| tensor.numel()).sum();
         info.set(tb_basis_properties {
             struct_size: 0,
             method: method.as_ptr(),

@@ -201,7 +201,8 @@ pub struct tb_encoder_properties {
     pub image_size: usize,
     /// e: embeddings are f32 [n,e].
     pub embedding: usize,
-    /// Channels of the residual stream.
+    /// Channels of the residual stream; 0, as layers and heads, where only a user's graph is known of the encoder: the
+    /// base holds no vision transformer, and activation, norm_epsilon, pooling and patch_size say nothing of it.
     pub width: usize,
     /// Residual blocks.
     pub layers: usize,
@@ -257,8 +258,9 @@ unsafe impl Versioned for tb_encoder_properties {}
 ///
 /// @param options  NULL for all defaults
 /// @param out      set to the new handle, which the caller frees with tb_encoder_free(); NULL on failure
-/// @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer, the configuration beside it is of other
-///         weights, or options->graph holds not its weights; TB_ERR_IO and TB_ERR_FORMAT for its files;
+/// @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer and no graph is to be run (by
+///         options->graph, or the bundle's), the configuration beside it is of other weights, or options->graph holds
+///         not its weights; TB_ERR_IO and TB_ERR_FORMAT for its files;
 ///         TB_ERR_RUNTIME_MISSING, with every place
 ///         that was searched, and for a driver that a GPU lacks; TB_ERR_INVALID_ARGUMENT for more
 ///         threads than processors and than 64, for more than 4096 concurrent runs, for options that exclude each

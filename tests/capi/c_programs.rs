@@ -218,6 +218,27 @@ fn the_cpp_quickstart_classifies() {
     }
 }
 
+/// The same program over a bundle whose encoder is its graph alone.
+#[test]
+fn the_cpp_quickstart_classifies_with_another_encoder() {
+    use crate::support::other::{OUT, Other, WIDTH};
+
+    let Some(installed) = installed() else { return };
+    let other = Other::new(WIDTH);
+    let (heads, classes) = (other.path("heads.safetensors"), other.path("classes.json"));
+    let (weight, bias) = ([0.0; 2 * OUT], [1.0, -1.0]);
+    let arrays: [(&str, &[usize], &[f32]); 2] = [("A/weight", &[2, OUT], &weight), ("A/bias", &[2], &bias)];
+    taskbasis::save_arrays(std::path::Path::new(&heads), &arrays, &[], &[]).unwrap();
+    std::fs::write(&classes, r#"{"A": ["yes", "no"]}"#).unwrap();
+    let bundle = other.pack("m.taskbasis", &["--format", "q8", "--base-format", "f32"]);
+    for compiler in compilers() {
+        let program = cpp_program(compiler, &installed, &[], &["examples/cpp/quickstart.cpp"]);
+        let base = other.path("model/base.safetensors");
+        let said = text(installed.command(&program).args([&bundle, &base, &heads, &classes]).arg("A"));
+        assert!(said.lines().count() == 2 && said.starts_with("yes         88.1 %"), "{said}");
+    }
+}
+
 #[test]
 fn cpp_works_without_exceptions() {
     let (Some(installed), Some(family)) = (installed(), family()) else { return };

@@ -8,6 +8,7 @@ mod c_readme;
 mod groups;
 mod header;
 mod lifetimes;
+mod other_encoders;
 mod process;
 mod promotion;
 mod streamed;

@@ -177,6 +177,39 @@ fn the_preparation_of_images_is_read() {
 }
 
 #[test]
+fn the_preparation_of_images_of_others_is_read() {
+    // For a user's graph, of architectures that are not built here.
+    let pretrained = json!({ "input_size": [3, 224, 224], "crop_pct": 0.875, "mean": [0.1, 0.2, 0.3], "std": [1, 1, 1],
+        "interpolation": "bilinear" });
+    let of = stated(&json!({ "architecture": "convnext_tiny", "pretrained_cfg": pretrained }));
+    let images = of.images.unwrap();
+    assert!(of.other.unwrap().contains("convnext_tiny") && of.image.is_none());
+    assert_eq!((of.side, images.edge, images.mean), (Some(224), Some(256), Some([0.1, 0.2, 0.3])));
+    assert_eq!((images.resize, images.interpolation), (Some(ResizeMode::Shortest), Some(Interpolation::Bilinear)));
+    // What is odd is no error of those who pass over it.
+    let odd = json!({ "architecture": "convnext_tiny", "pretrained_cfg": { "crop_mode": "border" } });
+    assert!(stated(&odd).images.is_none());
+
+    // transformers' ConvNextImageProcessor, as ConvNeXt's and ResNet's checkpoints have it.
+    let processor = |kind: &str, size: Value, share: f64| {
+        json!({ "image_processor_type": kind, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "size": size,
+            "crop_pct": share, "resample": 3 })
+    };
+    for (size, share, side, edge, resize) in [
+        (json!({ "shortest_edge": 224 }), 0.875, 224, 256, ResizeMode::Shortest),
+        (json!(224), 0.95, 224, 235, ResizeMode::Shortest),
+        (json!({ "shortest_edge": 384 }), 0.875, 384, 384, ResizeMode::Squash),
+    ] {
+        let of = stated(&processor("ConvNextImageProcessor", size, share));
+        let images = of.images.unwrap();
+        assert_eq!((of.side, images.edge, images.resize), (Some(side), Some(edge), Some(resize)));
+    }
+    let other = processor("PoolFormerImageProcessor", json!({ "shortest_edge": 224 }), 0.9);
+    assert!(read(&other).unwrap_err().to_string().contains("`crop_pct`"));
+    assert!(read(&processor("ConvNextImageProcessor", json!(224), 2.0)).unwrap_err().to_string().contains("0.05 to 1"));
+}
+
+#[test]
 fn a_configuration_is_no_bomb() {
     let folder = tempfile::tempdir().unwrap();
     let weights = folder.path().join("model.safetensors");
