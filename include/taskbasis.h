@@ -311,7 +311,7 @@ typedef struct tb_basis_properties {
     uint32_t has_mean;
     /** Parameters (single numbers) of the whole model. */
     uint64_t parameters;
-    /** Parameters of the image tower, which is what gets reconstructed. */
+    /** Parameters of the image tower, which is what gets reconstructed; of a base that holds none, all of them. */
     uint64_t image_tower_parameters;
     /** Bytes of the basis files (without the base's), or of the bundle (with all that is in it). */
     uint64_t file_bytes;
@@ -959,7 +959,10 @@ typedef struct tb_encoder_properties {
     size_t image_size;
     /** e: embeddings are f32 [n,e]. */
     size_t embedding;
-    /** Channels of the residual stream. */
+    /**
+     * Channels of the residual stream; 0, as layers and heads, where only a user's graph is known of the encoder: the
+     * base holds no vision transformer, and activation, norm_epsilon, pooling and patch_size say nothing of it.
+     */
     size_t width;
     /** Residual blocks. */
     size_t layers;
@@ -1017,8 +1020,9 @@ typedef struct tb_encoder_properties {
  *
  * @param options  NULL for all defaults
  * @param out      set to the new handle, which the caller frees with tb_encoder_free(); NULL on failure
- * @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer, the configuration beside it is of other
- *         weights, or options->graph holds not its weights; TB_ERR_IO and TB_ERR_FORMAT for its files;
+ * @return TB_OK; TB_ERR_MISMATCH where the base holds no vision transformer and no graph is to be run (by
+ *         options->graph, or the bundle's), the configuration beside it is of other weights, or options->graph holds
+ *         not its weights; TB_ERR_IO and TB_ERR_FORMAT for its files;
  *         TB_ERR_RUNTIME_MISSING, with every place
  *         that was searched, and for a driver that a GPU lacks; TB_ERR_INVALID_ARGUMENT for more
  *         threads than processors and than 64, for more than 4096 concurrent runs, for options that exclude each

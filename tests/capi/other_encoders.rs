@@ -57,8 +57,13 @@ fn handles_over_another_encoder() {
             assert!(relative_l2(&out, &expected) <= 2e-5);
             // An image is prepared as the configuration says.
             let image: Vec<u8> = (0..3 * SIZE * SIZE).map(|i| (i * 37 % 256) as u8).collect();
-            let given =
-                tb_image { pixels: image.as_ptr(), width: SIZE, height: SIZE, stride: 0, format: TB_PIXELS_RGB8 };
+            let given = tb_image {
+                data: image.as_ptr(),
+                width: SIZE as _,
+                height: SIZE as _,
+                row_stride: 0,
+                format: TB_PIXELS_RGB8,
+            };
             ok(|err| tb_encoder_encode_images(encoder, weights, &given, 1, out.as_mut_ptr(), OUT, err));
             assert!(relative_l2(&out[..OUT], &other.features([0.3, 0.4], &prepared(&image))) <= 2e-5);
 
