@@ -124,7 +124,10 @@ impl FamilyArgs {
 
 /// Tells what the checkpoints do not have in common.
 fn note_differences(family: &Family) {
-    let has_other_form = || TowerConfig::read(family.base(), &TowerOptions::default()).is_ok();
+    let has_other_form = || {
+        let base = family.base();
+        TowerConfig::needs_graph(base) || TowerConfig::read(base, &TowerOptions::default()).is_ok()
+    };
     if family.base().get(PROJECTION).is_none() && !has_other_form() {
         let path = family.base().path().display();
         output::note(&format!("{path}: has no projection (`{PROJECTION}`): encoders need a base that has one"));
