@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::format::{field, in_file, key, text};
+use super::keys::{field, in_file, key, text};
 use crate::error::{Error, Result};
 use crate::tensor::checked_numel;
 use crate::tower::{Arch, Variant};

@@ -3,13 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::encoder_record::EncoderMetadata;
 use super::fingerprint::Fingerprint;
 use super::gate::PrecisionMeasure;
 use super::head_forms::{self, HeadForms};
+use super::keys::{field, in_file, key, optional, text};
 use crate::basis::Method;
 use crate::error::{Error, Result};
 use crate::heads::Head;
@@ -36,24 +36,6 @@ pub(super) const PAGE: usize = 4096;
 /// needed between tensors of blocks. `None` where that overflows.
 pub(super) fn block_stride(format: BlockFormat, numel: usize) -> Option<usize> {
     format.bytes(numel)?.checked_next_multiple_of(ALIGNMENT)
-}
-
-/// The keys of the metadata.
-pub(super) mod key {
-    pub(in super::super) const VERSION: &str = "taskbasis.version";
-    pub(in super::super) const WRITER: &str = "taskbasis.writer";
-    pub(in super::super) const ARCH: &str = "taskbasis.arch";
-    pub(in super::super) const BASE: &str = "taskbasis.base";
-    pub(in super::super) const BASIS: &str = "taskbasis.basis";
-    pub(in super::super) const BLOCKS: &str = "taskbasis.blocks";
-    pub(in super::super) const CLASSES: &str = "taskbasis.classes";
-    pub(in super::super) const ENCODER: &str = "taskbasis.encoder";
-    pub(in super::super) const GRAPH: &str = "taskbasis.graph";
-    pub(in super::super) const LAMBDA: &str = "taskbasis.lambda";
-    pub(in super::super) const PREPROCESS: &str = "taskbasis.preprocess";
-    pub(in super::super) const TOWER: &str = "taskbasis.tower";
-    /// Not `taskbasis.…`: readers that do not know it pass over it.
-    pub(in super::super) const PRECISION: &str = "measured.precision";
 }
 
 /// The prefixes and words that the names of tensors are made of.
@@ -454,25 +436,6 @@ const KNOWN_KEYS: [&str; 14] = [
     head_forms::SIGMOID,
     head_forms::UNNORMALISED,
 ];
-
-/// The error for what a file says and that would be a caller's mistake elsewhere.
-pub(super) fn in_file(error: Error) -> Error {
-    Error::format("the metadata cannot be used").because(error)
-}
-
-pub(super) fn field<T: DeserializeOwned>(metadata: &HashMap<String, String>, key: &str) -> Result<T> {
-    let text = metadata.get(key).ok_or_else(|| Error::format(format!("the metadata lack `{key}`")))?;
-    serde_json::from_str(text).map_err(|e| Error::format(format!("the metadata's `{key}` is broken")).because(e))
-}
-
-fn optional<T: DeserializeOwned>(metadata: &HashMap<String, String>, key: &str) -> Result<Option<T>> {
-    metadata.contains_key(key).then(|| field(metadata, key)).transpose()
-}
-
-pub(super) fn text(value: &impl Serialize) -> Result<String> {
-    serde_json::to_string(value)
-        .map_err(|e| Error::new(crate::ErrorKind::Internal, "metadata that are no JSON").because(e))
-}
 
 #[cfg(test)]
 mod tests {

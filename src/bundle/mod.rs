@@ -25,6 +25,7 @@ mod gate;
 mod golden;
 mod head_forms;
 mod items;
+mod keys;
 mod measure;
 mod opened;
 mod pack;

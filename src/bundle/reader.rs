@@ -9,8 +9,9 @@ use twox_hash::XxHash3_64;
 
 use super::format::{
     ALIGNMENT, BaseRecord, BasisRecord, BlocksRecord, CheckedMetadata, MAGIC, Metadata, PAGE, PREFIX, Role, VERSION,
-    block_stride, in_file,
+    block_stride,
 };
+use super::keys::in_file;
 use super::opened::{Bundle, HeadTensors};
 use crate::atomic_file::FileVersion;
 use crate::basis::Method;

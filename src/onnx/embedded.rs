@@ -82,7 +82,7 @@ impl BoundGraph {
             .rewritten_with(layout.tensors(), |tensor| given(tensor, values.at(values.index_of(&tensor.name)?)?.2))?
             .to_vec()?;
         let file = Arc::new(OnnxFile::parse(Arc::new(Mapping::from_vec(model, graph.file.path())))?);
-        Self::new(file, graph.map, base, basis).map(|graph| Self { origin: GraphOrigin::Bundle, ..graph })
+        Self::carried(file, graph.map, base, basis)
     }
 
     /// Everything that can be known without a value: the map names tensors of the graph and parameters of the base,

@@ -9,7 +9,6 @@ use std::fmt;
 
 use super::features;
 use super::form::TowerForm;
-use super::graph_alone;
 use super::published;
 pub use super::published::HEAD_WIDTH;
 pub use super::shapes::MAX_LAYERS;
@@ -201,7 +200,7 @@ impl Arch {
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for [`Arch::of_graph`].
     pub fn check(&self) -> Result<()> {
         if self.is_of_graph() {
-            return Err(graph_alone::unbuilt());
+            return Err(published::unbuilt());
         }
         let extents = [
             ("width", self.width, MAX_EXTENT),

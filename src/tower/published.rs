@@ -141,6 +141,12 @@ pub(super) fn unknown_pooling() -> Error {
         .hint("Give it (--pooling); CLIPA's towers have mean_then_norm")
 }
 
+/// The error where a graph is to be built for an encoder that only a user's graph is known of.
+pub(super) fn unbuilt() -> Error {
+    Error::unsupported("no graph can be built for this encoder: only a user's graph runs it")
+        .hint("Give the graph, exported with the base's weights (--graph), or leave --built-graph out")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -43,9 +43,9 @@ impl LinearLayers {
 }
 
 impl BoundGraph {
-    /// The linear layers of the graph. `precision_of` tells how a tensor is to be packed, by the parameter that it is of
-    /// and its shape, and gives `None` for one that never is: a matrix of that kind is multiplied by our own operator as
-    /// it is.
+    /// The linear layers of the graph. `precision_of` tells how a tensor is to be packed, by the parameter that it is
+    /// of and its shape, and gives `None` for one that never is: a matrix of that kind is multiplied by our own
+    /// operator as it is.
     ///
     /// # Errors
     /// [`ErrorKind::Format`](crate::ErrorKind::Format) for a node that is damaged;

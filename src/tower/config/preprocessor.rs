@@ -11,6 +11,18 @@ use crate::preprocess::{Interpolation, ResizeMode};
 /// The factor that takes a value of 255 to 1.
 const RESCALE: f32 = 1.0 / 255.0;
 
+/// The beginning of the name of a processor with a way of its own, and its share where the file does not say it.
+const CONVNEXT: &str = "ConvNext";
+const CONVNEXT_SHARE: f32 = 0.875;
+/// Processors whose `size` means something else.
+const ODD: [(&str, &str); 1] = [("Levit", "the shorter side is resized to 256/224 of what it says")];
+
+/// The name of the image processor; empty where there is none.
+fn kind<'a>(config: Keys<'a>) -> Result<&'a str> {
+    let kind = config.text("image_processor_type")?;
+    Ok(kind.map_or_else(|| config.text("feature_extractor_type"), |kind| Ok(Some(kind)))?.unwrap_or_default())
+}
+
 /// The sides that are resized, and to what, and what is cut out of that.
 struct ResizeAndCrop {
     resize: ResizeMode,
@@ -24,8 +36,22 @@ pub(super) fn read(config: Keys<'_>) -> Result<Option<Stated>> {
     if config.get("image_mean").is_none() && !has_kind.clone().any(|key| config.get(key).is_some()) {
         return Ok(None);
     }
+    let kind = kind(config)?;
+    if let Some(reason) = ODD.iter().find(|(known, _)| kind.starts_with(known)).map(|(_, reason)| reason) {
+        return Err(Error::unsupported(format!("images as {kind} prepares them: {reason}")));
+    }
+    if config.flag("do_flip_channel_order")? == Some(true) {
+        return Err(Error::unsupported("images with blue before red (`do_flip_channel_order`) are not prepared here"));
+    }
     let size = match config.float("crop_pct")? {
-        Some(share) => Some(of_share(config, share)?),
+        None if kind.starts_with(CONVNEXT) => Some(of_share(config, CONVNEXT_SHARE)?),
+        Some(share) if kind.starts_with(CONVNEXT) => Some(of_share(config, share)?),
+        Some(_) => {
+            return Err(Error::unsupported(
+                "a `crop_pct` of another image processor than ConvNextImageProcessor is not built in",
+            )
+            .got(kind));
+        }
         None => size(config)?,
     };
     let Some(size) = size else { return Ok(None) };
@@ -96,15 +122,6 @@ fn size(config: Keys<'_>) -> Result<Option<ResizeAndCrop>> {
 fn of_share(config: Keys<'_>, share: f32) -> Result<ResizeAndCrop> {
     const WHOLE: usize = 384;
 
-    let kinds = ["image_processor_type", "feature_extractor_type"];
-    let mut named = Vec::new();
-    for key in kinds {
-        named.extend(config.text(key)?);
-    }
-    if !named.iter().any(|kind| kind.starts_with("ConvNext")) {
-        return Err(Error::unsupported("a `crop_pct` of another image processor than ConvNextImageProcessor")
-            .got(named.first().copied().unwrap_or("none")));
-    }
     let side = match config.get("size") {
         Some(Value::Object(_)) => Keys(&config.0["size"]).number("shortest_edge")?,
         _ => config.number("size")?,

@@ -204,6 +204,14 @@ fn the_preparation_of_images_of_others_is_read() {
         let images = of.images.unwrap();
         assert_eq!((of.side, images.edge, images.resize), (Some(side), Some(edge), Some(resize)));
     }
+    let mut unsaid = processor("ConvNextImageProcessor", json!({ "shortest_edge": 224 }), 0.5);
+    unsaid.as_object_mut().unwrap().remove("crop_pct");
+    assert_eq!(stated(&unsaid).images.unwrap().edge, Some(256));
+    let mut odd = json!({ "image_processor_type": "LevitImageProcessor", "image_mean": 0.5, "size": 224 });
+    assert!(read(&odd).unwrap_err().to_string().contains("256/224"));
+    odd["image_processor_type"] = json!("MobileViTImageProcessor");
+    odd["do_flip_channel_order"] = json!(true);
+    assert!(read(&odd).unwrap_err().to_string().contains("blue before red"));
     let other = processor("PoolFormerImageProcessor", json!({ "shortest_edge": 224 }), 0.9);
     assert!(read(&other).unwrap_err().to_string().contains("`crop_pct`"));
     assert!(read(&processor("ConvNextImageProcessor", json!(224), 2.0)).unwrap_err().to_string().contains("0.05 to 1"));
