@@ -222,10 +222,11 @@ impl EncoderGraph {
             return Ok(plain);
         }
         if share == 0.0 {
-            return Err(Error::unsupported(format!("no linear layer of the graph can be run in {precisions}"))
+            let error = Error::unsupported(format!("no linear layer of the graph can be run in {precisions}"))
                 .at(graph.file().path())
-                .expected("MatMul or Gemm, each with a matrix of f32 that tasks change and nothing else reads")
-                .hint("`built_graph` (--built-graph) runs the built one, whatever a bundle carries"));
+                .expected("MatMul or Gemm, each with a matrix of f32 that tasks change and nothing else reads");
+            let built = "`built_graph` (--built-graph) runs the built one, whatever a bundle carries";
+            return Err(if is_alone { error } else { error.hint(built) });
         }
         if share < ENOUGH {
             let path = graph.file().path().display();
