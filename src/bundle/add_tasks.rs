@@ -69,10 +69,10 @@ impl TaskFit {
 /// Changes to a bundle, gathered and then written as a whole.
 #[derive(Debug)]
 pub struct BundleUpdate<'a> {
-    bundle: &'a Bundle,
+    pub(super) bundle: &'a Bundle,
     /// The base's parameters.
     base: IndexMap<String, Tensor>,
-    metadata: Metadata,
+    pub(super) metadata: Metadata,
     /// Columns of the recovery table, all of them.
     columns: Vec<Vec<f64>>,
     heads: Vec<(String, Head)>,
@@ -107,9 +107,13 @@ impl<'a> BundleUpdate<'a> {
             Some(base) => bundle.check_base(base).map(|()| tensors(base))?,
             None => tensors(&bundle.base_or(None)?),
         };
+        Ok(Self::over(bundle, base))
+    }
+
+    pub(super) fn over(bundle: &'a Bundle, base: IndexMap<String, Tensor>) -> Self {
         let tasks = bundle.tasks().len();
         let columns = (0..tasks).map(|t| bundle.recovery.iter().skip(t).step_by(tasks).copied().collect()).collect();
-        Ok(Self {
+        Self {
             bundle,
             base,
             metadata: bundle.metadata.clone(),
@@ -120,7 +124,7 @@ impl<'a> BundleUpdate<'a> {
             golden: None,
             precision: None,
             threads: 0,
-        })
+        }
     }
 
     /// Gives the bundle this golden embedding.
@@ -158,6 +162,11 @@ impl<'a> BundleUpdate<'a> {
             return Err(Error::invalid(format!("the bundle has a task `{name}` already"))
                 .at(self.bundle.path())
                 .hint("Choose another name"));
+        }
+        if self.metadata.names.contains_key(name) {
+            return Err(Error::invalid(format!("the bundle keeps an expression as `{name}`"))
+                .at(self.bundle.path())
+                .hint("Choose another name, or forget that one"));
         }
         if let Some(head) = head {
             head.check_tower(name, self.bundle.arch())?;

@@ -1,8 +1,9 @@
 //! The parts of a file of version 1: names, metadata, alignment. `docs/bundle-format.md` draws it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::encoder_record::EncoderMetadata;
@@ -10,7 +11,7 @@ use super::fingerprint::Fingerprint;
 use super::gate::PrecisionMeasure;
 use super::head_forms::{self, HeadForms};
 use super::keys::{field, in_file, key, optional, text};
-use crate::basis::Method;
+use crate::basis::{Method, TaskExpr};
 use crate::error::{Error, Result};
 use crate::heads::Head;
 use crate::onnx::GraphMap;
@@ -284,6 +285,8 @@ pub(super) struct Metadata {
     /// The inputs of the graph in the bundle, where it is to be run.
     pub(super) graph: Option<GraphMap>,
     pub(super) lambda: Lambdas,
+    /// Expressions that are kept under a name.
+    pub(super) names: BTreeMap<String, String>,
     pub(super) preprocess: PreprocessRecord,
     /// What was measured of precisions, over these or over other tasks.
     pub(super) precision: Option<PrecisionMeasure>,
@@ -329,6 +332,7 @@ impl Metadata {
             classes: field(metadata, key::CLASSES)?,
             graph: optional(metadata, key::GRAPH)?,
             lambda: field(metadata, key::LAMBDA)?,
+            names: optional(metadata, key::NAMES)?.unwrap_or_default(),
             preprocess,
             precision: optional(metadata, key::PRECISION)?,
             heads: HeadForms::read(metadata)?,
@@ -342,6 +346,14 @@ impl Metadata {
         if !head.classes().is_empty() {
             self.classes.insert(task.to_owned(), head.classes().to_vec());
         }
+    }
+
+    /// The expressions that are kept under a name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for one that cannot be read.
+    pub(super) fn named(&self) -> Result<IndexMap<String, TaskExpr>> {
+        self.names.iter().map(|(name, text)| Ok((name.clone(), text.parse()?))).collect()
     }
 
     /// Checks what the metadata say, as far as they can be checked by themselves.
@@ -392,7 +404,7 @@ impl Metadata {
     /// The text pairs of the header: the version first, then in the order of the keys; maps in the order of their keys,
     /// so that the same content gives the same bytes.
     pub(super) fn pairs(&self) -> Result<Vec<(&'static str, String)>> {
-        fn sorted<V: Serialize>(map: &HashMap<String, V>) -> std::collections::BTreeMap<&String, &V> {
+        fn sorted<V: Serialize>(map: &HashMap<String, V>) -> BTreeMap<&String, &V> {
             map.iter().collect()
         }
         let mut all = vec![(key::VERSION, VERSION.to_string())];
@@ -410,7 +422,11 @@ impl Metadata {
         if let Some(map) = &self.graph {
             all.push((key::GRAPH, text(map)?));
         }
-        all.extend([(key::LAMBDA, text(&self.lambda)?), (key::PREPROCESS, text(&self.preprocess)?)]);
+        all.push((key::LAMBDA, text(&self.lambda)?));
+        if !self.names.is_empty() {
+            all.push((key::NAMES, text(&self.names)?));
+        }
+        all.push((key::PREPROCESS, text(&self.preprocess)?));
         all.extend(self.heads.pair(head_forms::SIGMOID)?);
         all.extend(self.encoder.tower_pair()?);
         all.extend(self.heads.pair(head_forms::UNNORMALISED)?);
@@ -420,7 +436,7 @@ impl Metadata {
 }
 
 /// All keys that version 1 knows.
-const KNOWN_KEYS: [&str; 14] = [
+const KNOWN_KEYS: [&str; 15] = [
     key::VERSION,
     key::WRITER,
     key::ARCH,
@@ -431,6 +447,7 @@ const KNOWN_KEYS: [&str; 14] = [
     key::ENCODER,
     key::GRAPH,
     key::LAMBDA,
+    key::NAMES,
     key::PREPROCESS,
     key::TOWER,
     head_forms::SIGMOID,

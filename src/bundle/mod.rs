@@ -27,6 +27,7 @@ mod head_forms;
 mod items;
 mod keys;
 mod measure;
+mod names;
 mod opened;
 mod pack;
 mod quantise;

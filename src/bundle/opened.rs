@@ -262,7 +262,7 @@ impl Bundle {
             };
             parameters.insert(name.clone(), parameter);
         }
-        Ok(Basis::from_contents(BasisContents {
+        let basis = Basis::from_contents(BasisContents {
             path: self.path().to_path_buf(),
             method: self.method,
             tasks: self.metadata.basis.tasks.clone(),
@@ -273,7 +273,8 @@ impl Bundle {
             parameters,
             file_bytes: self.file_bytes(),
             files: vec![self.path().to_path_buf()],
-        }))
+        });
+        basis.with_names(self.metadata.named().map_err(in_file)?).map_err(in_file)
     }
 
     /// Base and basis together, ready to reconstruct; `base` as [`Bundle::base_or`] takes it.

@@ -171,6 +171,7 @@ fn add_bundle(value: &mut Value, bundle: &Bundle) {
     };
     value["heads"] = json!(bundle.head_tasks().collect::<Vec<_>>());
     value["residuals"] = json!(bundle.residuals());
+    value["names"] = bundle.names().map(|(name, expr)| (name.to_owned(), json!(expr))).collect();
     value["lambda"] = json!(bundle.lambdas());
     value["precision"] = json!(bundle.precision());
     value["precision_stale"] = json!(bundle.has_stale_precision());
@@ -210,12 +211,13 @@ fn bundle_text(bundle: &Bundle) -> String {
         None => "\nprecision     f32: no other was measured\n".to_owned(),
     };
     format!(
-        "\nencoder       {}\ngraph         {graph}\nbase          {base}, fingerprint {}\nheads         {}\nresiduals     {}\n\
+        "\nencoder       {}\ngraph         {graph}\nbase          {base}, fingerprint {}\nheads         {}\nresiduals     {}\nnames         {}\n\
          suggested λ   {}\nwritten by    {}\n\n{}{precision}",
         bundle.arch(),
         bundle.fingerprint(),
         list(bundle.head_tasks().collect()),
         list(bundle.residuals().iter().map(String::as_str).collect()),
+        list(bundle.names().map(|(name, _)| name).collect()),
         if lambda.is_empty() { "none".to_owned() } else { lambda.join(", ") },
         bundle.writer(),
         table(&rows),

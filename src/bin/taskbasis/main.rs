@@ -19,6 +19,7 @@ mod gate;
 mod heads;
 mod input;
 mod inspect;
+mod name;
 mod pack;
 mod pull;
 mod reconstruct;
@@ -72,6 +73,7 @@ enum Command {
     Pack(Box<pack::Pack>),
     Verify(verify::Verify),
     AddTask(add_task::AddTask),
+    Name(name::Name),
     Pull(pull::Pull),
 }
 
@@ -82,7 +84,11 @@ impl Options for Program {
 
     fn conflict(&self, given: &Given<'_>) -> Refused {
         match &self.command {
-            Command::Inspect(_) | Command::Reconstruct(_) | Command::Extract(_) | Command::Bench(_) => None,
+            Command::Inspect(_)
+            | Command::Reconstruct(_)
+            | Command::Extract(_)
+            | Command::Bench(_)
+            | Command::Name(_) => None,
             Command::Embed(command) => command.conflict(given),
             Command::Classify(command) => command.conflict(given),
             Command::Eval(command) => command.conflict(given),
@@ -101,6 +107,7 @@ impl Options for Program {
     fn check(&self) -> Result<()> {
         match &self.command {
             Command::AddTask(command) => command.check_place(),
+            Command::Name(command) => command.check_place(),
             _ => Ok(()),
         }
     }
@@ -147,6 +154,7 @@ fn run() -> Result<()> {
         Command::Pack(command) => command.run(json),
         Command::Verify(command) => command.run(json),
         Command::AddTask(command) => command.run(json),
+        Command::Name(command) => command.run(json),
         Command::Pull(command) => command.run(json),
     }
 }
