@@ -7,6 +7,7 @@ use indexmap::IndexMap;
 
 use super::fingerprint::Fingerprint;
 use super::format::{Lambdas, Metadata, name};
+use super::keys::in_file;
 use super::quantise::VectorFormat;
 use crate::atomic_file::FileVersion;
 use crate::basis::{Basis, BasisContents, Method, Parameter};

@@ -1,7 +1,7 @@
 //! Packing: a basis and its base into one file.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::Path;
 use std::rc::Rc;
@@ -403,6 +403,7 @@ impl<'a> Packer<'a> {
             blocks: HashMap::new(),
             classes: HashMap::new(),
             graph: self.graph.as_ref().map(|(_, map)| map.clone()),
+            names: BTreeMap::new(),
             lambda: self.lambdas,
             preprocess: PreprocessRecord::of(&self.preprocess),
             precision: None,
