@@ -11,7 +11,7 @@ from conftest import tensors
 
 pytest.importorskip("onnxruntime", reason="ONNX Runtime's package is not installed")
 
-SIZE, WIDTH, OUT = 4, 6, 5
+SIZE, WIDTH, OUT = 8, 6, 5
 SHAPES = {"stem.weight": (WIDTH, 3, SIZE, SIZE), "stem.bias": (WIDTH,), "head.fc.weight": (OUT, WIDTH), "head.fc.bias": (OUT,)}
 CONFIG = {
     "architecture": "convnext_tiny",
@@ -134,5 +134,5 @@ def test_a_bundle_over_another_encoder(family):
         taskbasis.Encoder(taskbasis.open(path), residency="blockwise")
     with pytest.raises(taskbasis.UnsupportedError, match="no built graph"):
         taskbasis.Encoder(taskbasis.open(path), built_graph=True)
-    names = set(taskbasis.open(path).weights("A").tensors)
+    names = set(taskbasis.open(path).weights("A").tensors())
     assert names == set(SHAPES) and set(tensors(model)) == names
