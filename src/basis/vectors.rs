@@ -5,10 +5,11 @@ use std::sync::OnceLock;
 
 use indexmap::IndexMap;
 
-use super::coefficients::{Coefficients, Recovery};
+use super::coefficients::Coefficients;
 use super::expr::TaskExpr;
 use super::matrix::CoefficientMatrix;
 use super::method::Method;
+use super::recovery::Recovery;
 use crate::checkpoint::is_image_tower;
 use crate::error::{Error, Result};
 use crate::tensor::Source;
@@ -216,8 +217,8 @@ impl Basis {
             })
     }
 
-    /// The coefficients that `expr` comes to: one number per vector (and one for the mean), in O(M·T), for each group of
-    /// parameters that the expression tells apart. Nothing is read.
+    /// The coefficients that `expr` comes to: one number per vector (and one for the mean), in O(M·T), for each group
+    /// of parameters that the expression tells apart. Nothing is read.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a task that the basis does not know, with the nearest

@@ -21,6 +21,7 @@ use std::fmt;
 use std::ops::{Add, Mul, Neg, Sub};
 
 use super::coefficients::Coefficients;
+use super::spelling::{Number, quoted};
 use crate::error::{Error, Result};
 
 pub(super) use selector::LambdaByGroup;
@@ -250,29 +251,10 @@ impl fmt::Display for TaskExpr {
     }
 }
 
-/// A number as expressions and messages spell it: with an exponent where there would be many zeros. It reads back as
-/// the same number.
-pub(crate) struct Number(pub(crate) f64);
-
-impl fmt::Display for Number {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(value) = self;
-        match value.abs() {
-            0.0 | 1e-5..1e16 => write!(f, "{value}"),
-            _ => write!(f, "{value:e}"),
-        }
-    }
-}
-
 fn is_bare(name: &str) -> bool {
     !name.is_empty() && name.chars().all(is_name_char) && !WORDS.contains(&name)
 }
 
 fn is_name_char(c: char) -> bool {
     c.is_alphanumeric() || matches!(c, '_' | '.' | '/')
-}
-
-/// A name in double quotes.
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\""))
 }

@@ -4,8 +4,8 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use super::{Number, quoted};
 use crate::basis::place::{Kind, Place};
+use crate::basis::spelling::{Number, quoted};
 use crate::did_you_mean::{clipped, nearest};
 use crate::error::{Error, Result};
 

@@ -12,7 +12,7 @@ use crate::paths::{InPath, OutFile};
 
 /// Keep task expressions in a bundle, under names that are then tasks like any other.
 ///
-/// `taskbasis name m.taskbasis 'best=MNIST@{attn: 0.4, *: 0.3} + SVHN@0.3'`, and from then on `best`, `best@0.5 - Cars`.
+/// `taskbasis name m.taskbasis 'best=MNIST@{attn: 0.4, *: 0.3} + SVHN@0.3'`, and from then on `best@0.5 - Cars`.
 #[derive(Args)]
 pub struct Name {
     /// The bundle.
@@ -52,7 +52,8 @@ impl FromStr for NamedExpr {
 }
 
 impl Name {
-    /// Refuses a bundle of the Hub that would be changed where it is: in the Hub's cache, whose files all programs share.
+    /// Refuses a bundle of the Hub that would be changed where it is: in the Hub's cache, whose files all programs
+    /// share.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`](taskbasis::ErrorKind::Unsupported).

@@ -1,4 +1,5 @@
-//! Task analogy: arithmetic of other tasks in the place of one, `A + B - C`, beside the base and the task's own weights.
+//! Task analogy: arithmetic of other tasks in the place of one, `A + B - C`, beside the base and the task's own
+//! weights.
 
 use serde_json::{Map, Value, json};
 use taskbasis::{Error, ErrorKind, Result, TaskExpr};
