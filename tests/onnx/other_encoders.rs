@@ -53,7 +53,7 @@ fn save(path: &Path, values: &Values) {
     save_arrays(path, &arrays, &[], &[]).unwrap();
 }
 
-fn port(name: &str, extents: &[usize]) -> ValueInfoProto {
+pub fn port(name: &str, extents: &[usize]) -> ValueInfoProto {
     let number = |extent: &usize| Dimension { value: Some(dimension::Value::DimValue(*extent as i64)) };
     let images = Dimension { value: Some(dimension::Value::DimParam("n".into())) };
     let shape = TensorShapeProto { dim: std::iter::once(images).chain(extents.iter().map(number)).collect() };
