@@ -259,7 +259,7 @@ fn pairs(
                 let with = BatchNorm { epsilon: *epsilon, ..norm.norm.clone() };
                 let weight_view = View { norm: Some(with.clone()), ..view.clone() };
                 let bias_views = bias_views(layer, norm, &with);
-                if is_sum(&[weight_view.clone()], base, weight)? && is_sum(&bias_views, base, bias)? {
+                if is_sum(std::slice::from_ref(&weight_view), base, weight)? && is_sum(&bias_views, base, bias)? {
                     pairs.push(Pair { layer: l, norm: n, weight: weight_view, bias: bias_views });
                     break;
                 }

@@ -53,6 +53,9 @@ impl Evidence<'_> {
         if let Some(left_out) = self.left_out(name, tensor) {
             return left_out;
         }
+        if let Some(merged) = self.merged(name, tensor) {
+            return merged;
+        }
         let near = self.nearest(name, tensor);
         if let Some(folded) = self.folded(name) {
             return folded;
@@ -126,6 +129,29 @@ impl Evidence<'_> {
         ))
     }
 
+    /// Whether the parameter is one number throughout, and others of its size are the same number: a LayerScale before
+    /// training. Exporters keep one constant for all of them.
+    fn merged(&self, name: &str, tensor: &Tensor) -> Option<String> {
+        let first = |tensor: &Tensor| {
+            let mut first = [0.0];
+            tensor.read_f32(0, &mut first).ok().map(|()| first[0])
+        };
+        let is_uniform = |tensor: &Tensor| tensor.numel() > 1 && candidates::is_uniform(tensor).unwrap_or(false);
+        let value = first(tensor).filter(|_| is_uniform(tensor))?;
+        let is_alike = |other: &Tensor| {
+            other.dtype().is_float()
+                && other.numel() == tensor.numel()
+                && first(other) == Some(value)
+                && is_uniform(other)
+        };
+        let (other, _) = self.base.iter().find(|(other, values)| *other != name && is_alike(values))?;
+        Some(format!(
+            "All of its values are {value:e} in the base, and so are those of `{other}`, as without training: exporters \
+             merge such constants, and nothing tells which parameter one of them is. A map can, and a base that was \
+             trained has no such parameters"
+        ))
+    }
+
     /// Whether a batch normalisation was folded into the layer before it, as exporters do where nothing trains, and not
     /// recognised there.
     fn folded_batch_norm(&self, name: &str, tensor: &Tensor) -> Option<String> {
@@ -135,7 +161,7 @@ impl Evidence<'_> {
         let bound: HashSet<&str> = self.map.tensors.values().flat_map(Mapped::parameters).collect();
         // Of those that are not there the parameter's own, or, of a layer, one of its width.
         let own = modules::stem(name);
-        let is_layer = tensor.shape().len() >= 2;
+        let is_layer = name.ends_with("weight") && tensor.shape().len() >= 2;
         let mut lost = self.base.iter().filter_map(|(name, variance)| {
             let module = modules::stem(name);
             let fits = if is_layer { variance.shape() == &tensor.shape()[..1] } else { module == own };
@@ -150,7 +176,8 @@ impl Evidence<'_> {
         } else {
             format!(
                 "A batch normalisation (`{module}`, or another of its width) was folded into the layer before it in a \
-                 form that is not recognised, or with other values than the base has: {OUT}"
+                 form that is not recognised, with other values than the base has, or so that its bias came to zero, as \
+                 without training, and was left out: {OUT}"
             )
         })
     }
