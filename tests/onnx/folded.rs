@@ -91,7 +91,7 @@ fn model(values: &Values) -> ModelProto {
     let folded = LAYERS.map(|layer| fold(values, layer));
     let dims = |shape: &[usize]| shape.iter().map(|extent| *extent as i64).collect::<Vec<_>>();
     let (fc, [of, columns]) = (&folded[2].0, [4, 6]);
-    let turned: Vec<f32> = (0..columns).flat_map(|c| (0..of).map(move |r| fc[r * columns + c])).collect();
+    let turned: Vec<f32> = (0..columns).flat_map(|c| (0..of).map(move |r| r * columns + c)).map(|i| fc[i]).collect();
     let initializer = vec![
         floats("w0", &dims(LAYERS[0].3), &folded[0].0),
         floats("b0", &[6], &folded[0].1),
@@ -234,18 +234,15 @@ fn what_was_folded_runs_with_every_task() {
     let bound = family.json("bind", &[&graph]);
     assert_eq!(bound["inputs"], 6);
     let of = |name: &str| bound["map"]["tensors"][name]["sum"].clone();
-    let norm = |module: &str| {
-        let epsilon = f64::from(EPSILON);
-        let found = |part: &serde_json::Value| {
-            let is_near = (part["norm"]["epsilon"].as_f64().unwrap() - epsilon).abs() < 1e-9;
-            is_near
-                && part["norm"]["weight"] == format!("{module}.weight")
-                && part["norm"]["variance"] == format!("{module}.running_var")
-        };
-        move |part: &serde_json::Value| found(part)
+    let is_of = |part: &serde_json::Value, parameter: &str, module: &str| {
+        let norm = &part["norm"];
+        (norm["epsilon"].as_f64().unwrap() - f64::from(EPSILON)).abs() < 1e-9
+            && part["parameter"] == parameter
+            && norm["weight"] == format!("{module}.weight")
+            && norm["variance"] == format!("{module}.running_var")
     };
-    assert!(of("w0")[0]["parameter"] == "stem.conv.weight" && norm("stem.bn")(&of("w0")[0]), "{}", of("w0"));
-    assert!(of("w2")[0]["parameter"] == "fc.weight" && norm("last")(&of("w2")[0]), "{}", of("w2"));
+    assert!(is_of(&of("w0")[0], "stem.conv.weight", "stem.bn"), "{}", of("w0"));
+    assert!(is_of(&of("w2")[0], "fc.weight", "last"), "{}", of("w2"));
     let biases: Vec<_> = of("b1").as_array().unwrap().iter().map(|part| part["parameter"].clone()).collect();
     assert_eq!(biases, ["body.1.bias", "body.0.bias", "body.1.running_mean"]);
     let command = family.command("bind", &[&graph]);
