@@ -325,7 +325,9 @@ fn what_is_not_certain_is_refused() {
     let says = |change: &dyn Fn(&mut GraphProto), name: &str, parts: &[&str]| {
         let error = family.bind(change).unwrap_err();
         let text = error.to_string();
-        assert_eq!((error.kind(), error.tensor_name()), (ErrorKind::Mismatch, Some(name)), "{text}");
+        // The first one that is lost, of the layer or of its normalisation.
+        let is_theirs = name.split(' ').any(|module| error.tensor_name().is_some_and(|lost| lost.starts_with(module)));
+        assert!(error.kind() == ErrorKind::Mismatch && is_theirs, "{text}");
         assert!(parts.iter().all(|part| text.contains(part)), "{text}");
     };
     let set = |graph: &mut GraphProto, name: &str, at: usize, change: fn(f32) -> f32| {
@@ -335,19 +337,19 @@ fn what_is_not_certain_is_refused() {
         bytes.copy_from_slice(&change(value).to_le_bytes());
     };
     // One value in the middle of one of the constants, by a few millionths.
-    for (name, lost) in [("w0", "stem.conv.weight"), ("b0", "stem.conv.weight"), ("w2", "fc.weight")] {
+    for (name, lost) in [("w0", "stem."), ("b0", "stem."), ("w2", "fc. last.")] {
         let change = |graph: &mut GraphProto| set(graph, name, 3, |value| value * 1.000_01);
         says(&change, lost, &["folded into the layer before it", "training=torch.onnx.TrainingMode.PRESERVE"]);
     }
     // Without its bias the layer is none that exporters write.
     let change = |graph: &mut GraphProto| graph.node[0].input.truncate(2);
-    says(&change, "stem.conv.weight", &["`stem.bn`"]);
+    says(&change, "stem.", &["`stem.bn`"]);
     // Weights of one convolution with the normalisation of another.
     let change = |graph: &mut GraphProto| {
         let other = ("stem.conv", "body.1", false, LAYERS[0].3);
         graph.initializer[1] = floats("b0", &[6], &fold(&family.base, other).1);
     };
-    says(&change, "stem.conv.weight", &[]);
+    says(&change, "stem.", &[]);
 }
 
 /// A base whose normalisations of one width are alike, and the map of its graph.
