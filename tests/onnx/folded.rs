@@ -337,10 +337,12 @@ fn what_is_not_certain_is_refused() {
         bytes.copy_from_slice(&change(value).to_le_bytes());
     };
     // One value in the middle of one of the constants, by a few millionths.
-    for (name, lost) in [("w0", "stem."), ("b0", "stem."), ("w2", "fc. last.")] {
+    for (name, lost) in [("w0", "stem."), ("b0", "stem.")] {
         let change = |graph: &mut GraphProto| set(graph, name, 3, |value| value * 1.000_01);
         says(&change, lost, &["folded into the layer before it", "training=torch.onnx.TrainingMode.PRESERVE"]);
     }
+    // The bias of that layer comes first, and may be lost for other reasons.
+    says(&|graph: &mut GraphProto| set(graph, "w2", 3, |value| value * 1.000_01), "fc. last.", &[]);
     // Without its bias the layer is none that exporters write.
     let change = |graph: &mut GraphProto| graph.node[0].input.truncate(2);
     says(&change, "stem.", &["`stem.bn`"]);
