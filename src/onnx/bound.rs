@@ -147,10 +147,10 @@ impl BoundGraph {
         let (mut tensors, mut kept) = (Vec::new(), Vec::new());
         for (name, mapped) in &map.tensors {
             let tensor = tensor_spec(&file, name, mapped)?;
-            if mapped.sum.iter().any(|part| bind::changes(basis, &part.parameter)) {
+            if mapped.parameters().any(|parameter| bind::changes(basis, parameter)) {
                 tensors.push(tensor);
             } else {
-                kept.extend(mapped.sum.iter().map(|part| part.parameter.as_str()));
+                kept.extend(mapped.parameters());
             }
         }
         // Of another basis, which changes it, no weights fit.

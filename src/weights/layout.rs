@@ -9,6 +9,7 @@ use indexmap::IndexMap;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::batch_norm::BatchNorm;
 use super::cache::{CacheLease, Holder, Keeper};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
@@ -16,8 +17,8 @@ use crate::kernel::linear::{PackedLayout, Precision};
 use crate::tensor::{DType, Tensor, checked_numel, contiguous_strides};
 
 /// A parameter, or a part of it, with its elements in another order: some of its rows, seen in another shape, its
-/// dimensions permuted, all of it several times, all multiplied by a number. In this order; what is not given changes
-/// nothing.
+/// dimensions permuted, all of it several times, all multiplied by a number, each row by that of a batch normalisation.
+/// In this order; what is not given changes nothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct View {
@@ -39,6 +40,9 @@ pub struct View {
     /// The factor of every element, in f32.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<f32>,
+    /// The batch normalisation that multiplies the rows of the parameter, as exporters fold it into convolutions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub norm: Option<BatchNorm>,
 }
 
 /// The place of a [`View`]'s elements in its parameter: what a tensor of the parameter's shape, row-major, becomes.
@@ -54,7 +58,21 @@ pub(crate) struct Strided {
 impl View {
     /// All of a parameter, as it is.
     pub fn whole(parameter: &str) -> Self {
-        Self { parameter: parameter.to_owned(), rows: None, shape: None, permute: None, repeat: None, scale: None }
+        Self {
+            parameter: parameter.to_owned(),
+            rows: None,
+            shape: None,
+            permute: None,
+            repeat: None,
+            scale: None,
+            norm: None,
+        }
+    }
+
+    /// Everything that its values depend on: the parameter, and those of the batch normalisation.
+    pub(crate) fn parameters(&self) -> impl Iterator<Item = &str> {
+        let of_norm = self.norm.iter().flat_map(BatchNorm::parameters);
+        std::iter::once(self.parameter.as_str()).chain(of_norm)
     }
 
     /// The rows that it takes of a parameter of this shape, and their place in it.
@@ -118,7 +136,7 @@ impl View {
     }
 
     /// [`View::strided`], not repeated.
-    fn once(&self, parameter: &[usize]) -> Result<Strided> {
+    pub(super) fn once(&self, parameter: &[usize]) -> Result<Strided> {
         let Range { start, .. } = self.elements(parameter)?;
         let seen = self.seen(parameter)?;
         let strides = contiguous_strides(&seen);
@@ -135,7 +153,7 @@ impl View {
         Ok(Strided { offset: start, shape: pick(&seen), strides: pick(&strides) })
     }
 
-    /// The elements, in their order, of a tensor that is the parameter. The scale is not applied.
+    /// The elements, in their order, of a tensor that is the parameter. Scale and normalisation are not applied.
     ///
     /// # Errors
     /// As [`View::strided`]; when memory for a copy is refused, which a tensor of odd strides needs.
@@ -212,9 +230,8 @@ impl Layout {
         let mut parameters = IndexMap::new();
         for tensor in &tensors {
             check(tensor, base).map_err(|e| e.tensor(&tensor.name))?;
-            for part in &tensor.parts {
-                let shape = base.require(&part.parameter)?.shape().to_vec();
-                parameters.insert(part.parameter.clone(), shape);
+            for name in tensor.parts.iter().flat_map(View::parameters) {
+                parameters.insert(name.to_owned(), base.require(name)?.shape().to_vec());
             }
         }
         let mut held = IndexMap::new();
@@ -338,6 +355,9 @@ fn check(tensor: &TensorSpec, base: &Checkpoint) -> Result<()> {
         }
         if part.scale.is_some_and(|scale| !scale.is_finite()) {
             return Err(Error::invalid("a scale is not finite"));
+        }
+        if let Some(norm) = &part.norm {
+            norm.check(parameter.shape(), base)?;
         }
     }
     check_packed(tensor, |name| base.get(name).map(Tensor::shape))

@@ -3,6 +3,7 @@
 //! `weights = base + Σ_m a_m·s_m`, in one pass over what changes. What does not change is a view of the base.
 
 mod arena;
+mod batch_norm;
 mod cache;
 #[allow(unsafe_code)] // A contract with the streams of a GPU.
 mod device;
@@ -13,9 +14,11 @@ mod partial;
 mod plan;
 mod reconstruct;
 mod save;
+mod sum;
 mod values;
 
 pub(crate) use self::arena::BufferPool;
+pub use self::batch_norm::BatchNorm;
 pub(crate) use self::cache::{CacheLease, Derived, Holder, Key, Owner};
 pub use self::cache::{CacheStats, Reconstructed, WeightsCache};
 pub(crate) use self::device::DeviceLease;

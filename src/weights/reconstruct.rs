@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use super::arena::{Arena, BufferPool};
 use super::layout::{Layout, TensorSpec, View};
 use super::plan::{self, Factors, Plan, Planned, Scope};
+use super::sum::{Norms, SumOfParts, is_multiplied_in_place};
 use super::values::{StoredTensor, TensorMemory, Values, Weights};
 use crate::basis::{Basis, CoefficientMatrix, Coefficients, TaskExpr};
 use crate::checkpoint::Checkpoint;
@@ -27,13 +28,6 @@ pub struct ReconstructOptions<'a> {
     /// Calls it off: once this is true, reconstruction ends soon with
     /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled).
     pub cancel: Option<&'a AtomicBool>,
-}
-
-/// A tensor of several parts, which are a few rows each: they are added up when all are there.
-struct SumOfParts<'a> {
-    tensor: &'a TensorSpec,
-    parts: Vec<Vec<f32>>,
-    out: &'a mut [u8],
 }
 
 impl Plan<'_> {
@@ -78,7 +72,11 @@ impl Plan<'_> {
         // Outputs by parameter, so that each is read once however many tensors it goes to.
         let mut outputs: HashMap<&str, Vec<Output<'_>>> = HashMap::new();
         let mut sums = Vec::new();
-        for (tensor, out) in computed.into_iter().zip(arena.split_mut(&places)) {
+        let mut norms = Norms::of(layout)?;
+        for (name, values) in norms.inputs() {
+            outputs.entry(name).or_default().push(Output::whole(values));
+        }
+        for (tensor, out) in computed.iter().copied().zip(arena.split_mut(&places)) {
             let out = &mut f32_bytes_mut(out)[..tensor.nbytes()];
             match (tensor.parts.as_slice(), tensor.packed) {
                 ([part], Some(packed)) => {
@@ -87,7 +85,7 @@ impl Plan<'_> {
                     let output = Output::packed(packed, start, out).map_err(|e| e.tensor(&tensor.name))?;
                     outputs.entry(&part.parameter).or_default().push(output);
                 }
-                ([part], None) => {
+                ([part], None) if part.norm.is_none() || is_multiplied_in_place(tensor) => {
                     let once = part.elements(find(&part.parameter)?.shape)?.len() * tensor.dtype.size();
                     // `Layout::new` has checked that they fill it.
                     for out in out.chunks_mut(once.max(1)) {
@@ -117,7 +115,10 @@ impl Plan<'_> {
             jobs.push(TensorJob { name, base, coefficients, terms, outputs });
         }
         kernel::combine(kernel, options.threads, jobs, options.cancel)?;
-        sums.into_iter().try_for_each(SumOfParts::add_up)?;
+        let factors = norms.factors()?;
+        sums.into_iter().try_for_each(|sum| sum.add_up(layout, &factors))?;
+        let in_place = computed.into_iter().zip(arena.split_mut(&places));
+        factors.multiply(layout, in_place.filter(|(tensor, _)| is_multiplied_in_place(tensor)), options.threads)?;
 
         let mut places = places.into_iter();
         let tensors = layout.tensors().iter().zip(views).map(|(tensor, view)| {
@@ -137,18 +138,6 @@ impl Plan<'_> {
 fn output<'a>(part: &View, parameter: &[usize], dtype: DType, out: &'a mut [u8]) -> Result<Output<'a>> {
     let (elements, seen) = (part.elements(parameter)?, part.seen(parameter)?);
     Output::new(elements, &seen, part.permute.as_deref(), part.scale, dtype, out)
-}
-
-impl SumOfParts<'_> {
-    fn add_up(self) -> Result<()> {
-        let mut sum = try_zeroed::<f32>(self.tensor.numel())?;
-        for (i, part) in self.parts.iter().enumerate() {
-            let repeated = sum.iter_mut().zip(part.iter().cycle());
-            repeated.for_each(|(sum, value)| *sum = if i == 0 { *value } else { *sum + value });
-        }
-        kernel::cast(&sum, self.tensor.dtype, self.out);
-        Ok(())
-    }
 }
 
 impl Weights {
@@ -340,7 +329,8 @@ pub(super) fn as_it_is<'a>(
         return Ok(Some(base.clone()));
     }
     // A sparse use of memory is fine; a copy of the base is not a view.
-    if part.permute.is_some() || part.scale.is_some() || part.count() != 1 || !base.is_contiguous() {
+    let is_computed = part.permute.is_some() || part.scale.is_some() || part.norm.is_some();
+    if is_computed || part.count() != 1 || !base.is_contiguous() {
         return Ok(None);
     }
     let view = part.of(base)?.reshaped(&tensor.shape)?;

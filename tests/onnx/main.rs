@@ -3,6 +3,7 @@
 mod bind;
 mod built;
 mod extract;
+mod folded;
 mod forms;
 mod golden;
 mod other_encoders;

@@ -97,7 +97,8 @@ impl Bind {
         let mut rows = Vec::new();
         for (name, mapped) in &map.tensors {
             let sum: Vec<_> = mapped.sum.iter().map(describe).collect();
-            rows.push(vec![name.clone(), sum.join(" + ")]);
+            let folded = if mapped.is_folded() { "folded: " } else { "" };
+            rows.push(vec![name.clone(), format!("{folded}{}", sum.join(" + "))]);
         }
         let mut text = output::table(&rows);
         text += &format!(

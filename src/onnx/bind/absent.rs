@@ -8,7 +8,7 @@ use super::order::slot;
 use crate::basis::Basis;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::weights::View;
+use crate::weights::{BatchNorm, View};
 
 /// The parameters that a graph lacks, as its map allows.
 #[derive(Debug, Default)]
@@ -82,6 +82,10 @@ enum Rows {
 
 fn rows(map: &GraphMap, name: &str, shape: &[usize]) -> Rows {
     let count = shape.first().copied().unwrap_or(1);
+    let of_norms = map.tensors.values().flat_map(|mapped| &mapped.sum).filter_map(|part| part.norm.as_ref());
+    if of_norms.flat_map(BatchNorm::parameters).any(|factor| factor == name) {
+        return Rows::All;
+    }
     let parts = map.tensors.values().flat_map(|mapped| &mapped.sum).filter(|part| part.parameter == name);
     let mut pieces: Vec<[usize; 2]> = parts.map(|part| part.rows.unwrap_or([0, count])).collect();
     pieces.sort_unstable();

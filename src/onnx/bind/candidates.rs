@@ -107,6 +107,12 @@ impl Candidates {
         Ok(())
     }
 
+    /// Enters what a constant was found to be, apart from the values that others are compared with.
+    pub(super) fn enter(&mut self, parts: Vec<View>, values: &Tensor) -> Match {
+        self.all.push(Candidate { parts, tensor: values.clone(), slot: None });
+        Match { candidate: self.all.len() - 1, scale: 1.0, repeat: 1 }
+    }
+
     fn add(&mut self, parts: Vec<View>, tensor: Tensor, parameter: &[usize]) {
         let slot = parts.first().and_then(|part| slot(part, parameter));
         self.by_size.entry(tensor.numel()).or_default().push(self.all.len());

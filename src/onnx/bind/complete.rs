@@ -6,11 +6,12 @@ use std::collections::{HashMap, HashSet};
 
 use super::super::file::OnnxFile;
 use super::candidates::is_uniform;
-use super::map::GraphMap;
+use super::map::{GraphMap, Mapped};
 use super::modules;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
+use crate::weights::BatchNorm;
 
 /// The parameter that only encoders of a known architecture have.
 const PATCHES: &str = "visual.conv1.weight";
@@ -39,14 +40,18 @@ pub(crate) fn is_known(base: &Checkpoint) -> bool {
 
 fn check_but(outside: &HashSet<&str>, map: &GraphMap, base: &Checkpoint) -> Result<()> {
     let mut rows: HashMap<&str, Vec<([usize; 2], &str)>> = HashMap::new();
+    // A batch normalisation that is folded multiplies weight and bias: its factors are there whenever these are.
+    let mut factors: HashSet<&str> = HashSet::new();
     for (name, mapped) in &map.tensors {
         for part in &mapped.sum {
+            factors.extend(part.norm.iter().flat_map(BatchNorm::parameters));
             let count = base.require(&part.parameter)?.shape().first().copied().unwrap_or(1);
             let range = part.rows.unwrap_or([0, count]);
             rows.entry(part.parameter.as_str()).or_default().push((range, name));
         }
     }
-    for (name, tensor) in base.encoder().filter(|(name, tensor)| tensor.dtype().is_float() && !outside.contains(name)) {
+    let is_wanted = |name: &str| !outside.contains(name) && !factors.contains(name);
+    for (name, tensor) in base.encoder().filter(|(name, tensor)| tensor.dtype().is_float() && is_wanted(name)) {
         let (count, mut covered) = (tensor.shape().first().copied().unwrap_or(1), 0);
         let mut pieces = rows.remove(name).unwrap_or_default();
         pieces.sort_unstable();
@@ -81,8 +86,7 @@ pub(crate) fn outside<'a>(file: &OnnxFile, map: &GraphMap, base: &'a Checkpoint)
     if is_known(base) {
         return Ok(Vec::new());
     }
-    let bound: Vec<&str> =
-        map.tensors.values().flat_map(|mapped| &mapped.sum).map(|part| part.parameter.as_str()).collect();
+    let bound: Vec<&str> = map.tensors.values().flat_map(Mapped::parameters).collect();
     let mut absent: HashMap<&str, Vec<(&'a str, &Tensor)>> = HashMap::new();
     for (name, tensor) in base.encoder().filter(|(_, tensor)| tensor.dtype().is_float()) {
         let module = modules::stem(name);

@@ -49,6 +49,18 @@ pub struct Mapped {
     pub unchecked: bool,
 }
 
+impl Mapped {
+    /// Every parameter that its values depend on.
+    pub(crate) fn parameters(&self) -> impl Iterator<Item = &str> {
+        self.sum.iter().flat_map(View::parameters)
+    }
+
+    /// Whether a batch normalisation is folded into it.
+    pub fn is_folded(&self) -> bool {
+        self.sum.iter().any(|part| part.norm.is_some())
+    }
+}
+
 impl GraphMap {
     /// Reads a map from a JSON file.
     ///

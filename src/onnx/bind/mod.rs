@@ -9,6 +9,7 @@ mod absent;
 mod branches;
 mod candidates;
 mod complete;
+mod folded;
 mod graph_io;
 mod map;
 mod modules;
@@ -28,7 +29,7 @@ use self::candidates::{Candidates, Match};
 pub(super) use self::complete::{check as check_complete, check_listed, is_known, outside};
 pub use self::map::{GraphMap, Mapped};
 pub(super) use self::pixels::{check as check_pixels, moved as moved_pixels};
-use self::uses::Sites;
+use self::uses::{Site, Sites};
 use super::file::OnnxFile;
 use super::rewrite::Needed;
 use crate::checkpoint::Checkpoint;
@@ -68,14 +69,18 @@ pub fn bind(file: &OnnxFile, base: &Checkpoint, options: &BindOptions) -> Result
     let needed = file.needed(&output);
     let pixels = graph_io::pixels(file, &needed, options.pixels.as_deref()).map_err(named)?;
 
-    let candidates = Candidates::of(base)?;
+    let mut candidates = Candidates::of(base)?;
     let matches = match_all(file, &needed, &candidates)?;
-    let mut sites = Sites::find(file, &needed, |constant| !matches[constant].is_empty()).map_err(named)?;
+    let folds = folded::find(file, &needed, base, &mut candidates, &matches).map_err(named)?;
+    let is_known = |constant: usize| !matches[constant].is_empty() || folds.constants.contains(&constant);
+    let mut sites = Sites::find(file, &needed, is_known).map_err(named)?;
     let mut uniform = Vec::with_capacity(sites.sites.len());
     for site in &sites.sites {
         uniform.push(file.constants[site.constant].tensor.as_ref().map_or(Ok(true), candidates::is_uniform)?);
     }
-    let domains: Vec<Vec<Match>> = sites.sites.iter().map(|site| matches[site.constant].clone()).collect();
+    let domain =
+        |site: &Site| folds.at.get(&site.at).map_or_else(|| matches[site.constant].clone(), |fold| vec![*fold]);
+    let domains: Vec<Vec<Match>> = sites.sites.iter().map(domain).collect();
     sites.find_branches(&branches::certain(&domains, &candidates, &uniform));
     let mut solution = solve::solve(&sites, &candidates, domains, &uniform);
     modules::settle(file, &sites, &candidates, &mut solution.domains);
@@ -106,7 +111,8 @@ pub fn bind(file: &OnnxFile, base: &Checkpoint, options: &BindOptions) -> Result
     }
     check_complete(file, &map, base).map_err(|error| match error.tensor_name() {
         Some(name) => {
-            let found = why::Evidence { file, needed: &needed, base, map: &map, sites: &sites, solution: &solution };
+            let (sites, solution, folds) = (&sites, &solution, &folds);
+            let found = why::Evidence { file, needed: &needed, base, map: &map, sites, solution, folds };
             let hint = found.why_missing(name);
             named(error).or_hint(hint)
         }
@@ -195,6 +201,9 @@ pub(super) fn is_sum(sum: &[View], base: &Checkpoint, constant: &Tensor) -> Resu
             return Ok(false);
         }
     }
+    if sum.iter().any(|view| view.norm.is_some()) {
+        return folded::is_sum(sum, base, constant);
+    }
     let of = |view: &View| view.of(base.require(&view.parameter)?);
     if let [one] = sum {
         return candidates::same(&of(one)?, one.scale.unwrap_or(1.0), constant, false);
@@ -217,9 +226,12 @@ fn ambiguous(file: &OnnxFile, sites: &Sites, site: usize, several: &[Match], can
         .hint("Say it in a map")
 }
 
-/// `visual.proj`, or `visual.x rows 0 to 64, transposed, ×0.125`.
+/// `visual.proj`, or `visual.x rows 0 to 64, transposed, ×0.125`, or `conv1.weight × bn1`.
 pub fn describe(view: &View) -> String {
     let mut text = view.parameter.clone();
+    if let Some(norm) = &view.norm {
+        text += &format!(" × {}", modules::stem(&norm.variance));
+    }
     if let Some([start, end]) = view.rows {
         text += &format!(" rows {start} to {end}");
     }

@@ -1,11 +1,14 @@
 //! The reasons why a parameter was not found: what in the graph speaks for one of the reasons that are known, and what
 //! leads on.
 
+use std::collections::HashSet;
+
 use super::super::constant::Constant;
 use super::super::file::{Node, OnnxFile};
 use super::super::rewrite::Needed;
 use super::super::types::type_name;
 use super::candidates;
+use super::folded::Folds;
 use super::map::{GraphMap, Mapped};
 use super::modules;
 use super::solve::Solution;
@@ -25,6 +28,7 @@ pub(super) struct Evidence<'a> {
     pub(super) map: &'a GraphMap,
     pub(super) sites: &'a Sites,
     pub(super) solution: &'a Solution,
+    pub(super) folds: &'a Folds,
 }
 
 impl Evidence<'_> {
@@ -43,11 +47,14 @@ impl Evidence<'_> {
                  f32 or f16, from before it was quantised"
             );
         }
+        if let Some(folded) = self.folded_batch_norm(name, tensor) {
+            return folded;
+        }
         if let Some(left_out) = self.left_out(name, tensor) {
             return left_out;
         }
-        if let Some(folded) = self.folded_batch_norm(name) {
-            return folded;
+        if let Some(merged) = self.merged(name, tensor) {
+            return merged;
         }
         let near = self.nearest(name, tensor);
         if let Some(folded) = self.folded(name) {
@@ -122,16 +129,55 @@ impl Evidence<'_> {
         ))
     }
 
-    /// Whether a batch normalisation was worked into the convolution before it, as exporters do where nothing trains.
-    fn folded_batch_norm(&self, name: &str) -> Option<String> {
-        let module = modules::stem(name);
-        let is_batch_norm = self.base.get(&format!("{module}.running_var")).is_some();
-        let is_there = self.nodes().any(|node| node.op == "BatchNormalization");
-        (is_batch_norm && !is_there).then(|| {
+    /// Whether the parameter is one number throughout, and others of its size are the same number: a LayerScale before
+    /// training. Exporters keep one constant for all of them.
+    fn merged(&self, name: &str, tensor: &Tensor) -> Option<String> {
+        let first = |tensor: &Tensor| {
+            let mut first = [0.0];
+            tensor.read_f32(0, &mut first).ok().map(|()| first[0])
+        };
+        let is_uniform = |tensor: &Tensor| tensor.numel() > 1 && candidates::is_uniform(tensor).unwrap_or(false);
+        let value = first(tensor).filter(|_| is_uniform(tensor))?;
+        let is_alike = |other: &Tensor| {
+            other.dtype().is_float()
+                && other.numel() == tensor.numel()
+                && first(other) == Some(value)
+                && is_uniform(other)
+        };
+        let (other, _) = self.base.iter().find(|(other, values)| *other != name && is_alike(values))?;
+        Some(format!(
+            "All of its values are {value:e} in the base, and so are those of `{other}`, as without training: exporters \
+             merge such constants, and nothing tells which parameter one of them is. A map can, and a base that was \
+             trained has no such parameters"
+        ))
+    }
+
+    /// Whether a batch normalisation was folded into the layer before it, as exporters do where nothing trains, and not
+    /// recognised there.
+    fn folded_batch_norm(&self, name: &str, tensor: &Tensor) -> Option<String> {
+        const OUT: &str = "export with the batch normalisations in the graph: with the newer exporter by optimize=False, \
+                           with the older one (dynamo=False) by training=torch.onnx.TrainingMode.PRESERVE";
+
+        let bound: HashSet<&str> = self.map.tensors.values().flat_map(Mapped::parameters).collect();
+        // Of those that are not there the parameter's own, or, of a layer, one of its width.
+        let own = modules::stem(name);
+        let is_layer = name.ends_with("weight") && tensor.shape().len() >= 2;
+        let mut lost = self.base.iter().filter_map(|(name, variance)| {
+            let module = modules::stem(name);
+            let fits = if is_layer { variance.shape() == &tensor.shape()[..1] } else { module == own };
+            (name.ends_with("running_var") && fits && !bound.contains(name)).then_some(module)
+        });
+        let module = lost.next()?;
+        Some(if self.folds.alike.iter().any(|alike| alike == module) {
             format!(
-                "The batch normalisation `{module}` was folded into the convolution before it, whose weights are then \
-                 neither's: export with optimize=False, or by the older exporter with \
-                 training=torch.onnx.TrainingMode.PRESERVE"
+                "The batch normalisation `{module}` was folded into the layer before it, and has the values of others \
+                 in the base, so that nothing tells which of them belongs there: {OUT}"
+            )
+        } else {
+            format!(
+                "A batch normalisation (`{module}`, or another of its width) was folded into the layer before it in a \
+                 form that is not recognised, with other values than the base has, or so that its bias came to zero, as \
+                 without training, and was left out: {OUT}"
             )
         })
     }

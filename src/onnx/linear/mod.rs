@@ -129,7 +129,7 @@ impl BoundGraph {
         };
         let &[outputs, inputs] = part.seen(shape)?.as_slice() else { return Ok(None) };
         let are_rows = shape.iter().skip(1).product::<usize>() == inputs;
-        if part.scale.is_some() || part.count() != 1 || is_turned != is_columns || !are_rows {
+        if part.scale.is_some() || part.norm.is_some() || part.count() != 1 || is_turned != is_columns || !are_rows {
             return Ok(None);
         }
         let view = View { rows: part.rows, ..View::whole(&part.parameter) };

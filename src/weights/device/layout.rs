@@ -66,7 +66,8 @@ struct BaseCopy {
 impl RelayoutPlan {
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where the layout is of another model;
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a tensor too large.
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a tensor too large, or one that a batch
+    /// normalisation is folded into.
     pub(super) fn new(model: &Model, layout: &Layout) -> Result<Self> {
         let (any_task, base) =
             (by_name(everything(model)?), by_name(plan::base_alone(model.base(), Scope::ImageTower)));
@@ -91,6 +92,11 @@ impl RelayoutPlan {
         };
         let (mut origins, mut uploads, mut base_copies) = (Vec::new(), Vec::new(), Vec::new());
         for tensor in layout.tensors() {
+            if tensor.parts.iter().any(|part| part.norm.is_some()) {
+                return Err(Error::unsupported("weights with a folded batch normalisation are not made on a GPU")
+                    .tensor(&tensor.name)
+                    .hint("Run on the CPU, or export the graph with its batch normalisations"));
+            }
             let mut is_changed = false;
             for part in &tensor.parts {
                 is_changed |= find(&part.parameter)?.change.is_some();

@@ -3,7 +3,7 @@
 mod lifetimes;
 
 use super::*;
-use crate::weights::{Layout, TensorSpec, View};
+use crate::weights::{BatchNorm, Layout, TensorSpec, View};
 
 fn part(parameter: &str) -> View {
     View::whole(parameter)
@@ -148,6 +148,17 @@ fn the_bits_are_those_of_the_cpu_whatever_the_budget() {
             assert_eq!(host.tally().bytes, 0);
         }
     }
+}
+
+#[test]
+fn a_folded_batch_normalisation_is_refused_by_name() {
+    let model = model(2);
+    let norm = BatchNorm { weight: None, variance: "visual.half".into(), epsilon: 1.0 };
+    let half = model.base().get("visual.half").unwrap().shape().to_vec();
+    let view = View { norm: Some(norm), ..part("visual.half") };
+    let layout = layout_of(&model, vec![tensor_spec("folded", DType::F32, &half, vec![view])]);
+    let error = for_layout(&Arc::new(SimulatedDevice::new(ROOM, 1)), &model, ROOM, &layout).unwrap_err();
+    assert_eq!((error.kind(), error.tensor_name()), (ErrorKind::Unsupported, Some("folded")), "{error}");
 }
 
 #[test]
