@@ -35,8 +35,6 @@ pub(super) struct Set {
     /// f32 [n, 3, S, S].
     pub(super) pixels: Vec<f32>,
     pub(super) images: Vec<Image>,
-    /// The images of each task.
-    of_task: Vec<Range<usize>>,
     /// The number of all logits.
     pub(super) logits: usize,
 }
@@ -56,7 +54,7 @@ impl Set {
     /// The images of each task, with its head; `image` values in one.
     pub(super) fn new(tasks: Vec<(&str, &Head, FitImages)>, image: usize, objective: Objective) -> Result<Self> {
         let values = tasks.iter().map(|(_, _, images)| images.pixels.len()).sum();
-        let mut set = Self { pixels: try_with_room(values)?, images: Vec::new(), of_task: Vec::new(), logits: 0 };
+        let mut set = Self { pixels: try_with_room(values)?, images: Vec::new(), logits: 0 };
         let count = tasks.len();
         for (at, (task, head, images)) in tasks.into_iter().enumerate() {
             let n = images.pixels.len() / image;
@@ -78,14 +76,13 @@ impl Set {
                 Some(labels) => drop(head.check_labels(labels)?),
                 None => {}
             }
-            let (first, classes) = (set.images.len(), head.num_classes());
+            let classes = head.num_classes();
             for i in 0..n {
                 let logits = set.logits..set.logits + classes;
                 set.logits = logits.end;
                 let label = images.labels.as_ref().map(|labels| labels[i]);
                 set.images.push(Image { task: at, label, logits, weight: 1.0 / (n * count) as f64 });
             }
-            set.of_task.push(first..set.images.len());
             set.pixels.extend(images.pixels);
         }
         Ok(set)
@@ -108,11 +105,6 @@ impl Set {
         }
         Measure { loss, accuracy: labelled.then_some(right) }
     }
-
-    /// The images of each task.
-    pub(super) fn tasks(&self) -> &[Range<usize>] {
-        &self.of_task
-    }
 }
 
 #[cfg(test)]
@@ -125,7 +117,7 @@ mod tests {
         let images = |n: usize, labels: &[usize]| FitImages { pixels: vec![0.0; n], labels: Some(labels.to_vec()) };
         let tasks = vec![("A", &head, images(1, &[0])), ("B", &head, images(3, &[0, 1, 1]))];
         let set = Set::new(tasks, 1, Objective::CrossEntropy).unwrap();
-        assert_eq!((set.logits, set.tasks()), (8, &[0..1, 1..4][..]));
+        assert_eq!((set.logits, set.images.len()), (8, 4));
         // A's one is right; of B's, a tie that the first class wins, one right and one wrong.
         let logits = [1.0, 0.0, 0.5, 0.5, 0.0, 2.0, 3.0, 0.0];
         let measure = set.measure(&logits, Objective::CrossEntropy);

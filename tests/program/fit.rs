@@ -150,7 +150,7 @@ fn what_is_wrong_is_told() {
             ["reconstruct", "--basis", &text(&basis), "--base", &text(&base), "--weights", &weights, "-o", &out];
         String::from_utf8(command.args(arguments).output().unwrap().stderr).unwrap()
     };
-    assert!(sample("[]").contains("not a file with a task expression"));
+    assert!(sample("[]").contains("no task expression in it"));
     assert!(sample(r#"{"expression": "MNIST@"}"#).contains("expected a number"));
     assert_eq!(sample(r#"{"expression": "MNIST@{attn: 0.5, *: 0.25}"}"#), "");
 }
