@@ -33,7 +33,5 @@ pub(super) fn write(path: Option<&OutFile>, json: &Value) -> Result<()> {
 }
 
 pub(super) fn write_text(path: &OutFile, text: &str) -> Result<()> {
-    replace_file(path, &[], |sibling| {
-        std::fs::write(sibling, text).map_err(|e| Error::io("cannot write", path.as_ref(), e))
-    })
+    replace_file(path, &[], |sibling| std::fs::write(sibling, text).map_err(|e| Error::io("cannot write", path, e)))
 }
