@@ -114,7 +114,8 @@ impl Split {
         }
     }
 
-    /// Preprocesses these images, by their places, to [N, 3, S, S], on `threads` threads (0: as many as the machine has).
+    /// Preprocesses these images, by their places, to [N, 3, S, S], on `threads` threads (0: as many as the machine
+    /// has).
     ///
     /// # Errors
     /// Those of [`Split::preprocess`].

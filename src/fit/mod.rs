@@ -2,10 +2,10 @@
 //!
 //! Weights are linear in the λ, and the network is nearly so over the small distances that fine-tuning goes. [`fit`]
 //! measures how every logit of the images changes with every λ, minimises the true objective (cross-entropy, or the
-//! entropy of predictions where there are no labels) over the *linearised* logits, and looks what the images really say
-//! of what comes out; then again from there. That takes a run of the images per direction, needs no gradients of the
-//! network, and so serves whatever graph runs. [`closed_form`] needs no images: what it computes with are the lengths of
-//! the task vectors. `docs/arithmetic.md` has formulas, sources and figures.
+//! entropy of predictions where there are no labels) over the *linearised* logits, and looks what the images really
+//! say of what comes out; then again from there. That takes a run of the images per direction, needs no gradients of
+//! the network, and so serves whatever graph runs. [`closed_form`] needs no images: what it computes with are the
+//! lengths of the task vectors. `docs/arithmetic.md` has formulas, sources and figures.
 //!
 //! ```no_run
 //! use taskbasis::fit::{FitOptions, FitTask, fit};
