@@ -22,7 +22,7 @@ fn basis(method: &str) -> Option<PathBuf> {
 
 /// The command on the images that a clone carries, which are all of the split `test`; `None` without the family.
 fn command(method: &str, more: &[&str]) -> Option<Command> {
-    runtime()?;
+    runtime().then_some(())?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_taskbasis"));
     let paths = [
         ("--basis", basis(method)?),
@@ -215,7 +215,7 @@ fn formulas_give_what_the_vectors_say() {
 
 /// The digits family and two tasks' images, as a program gives them to the library.
 fn opened() -> Option<(OpenModel, Encoder, impl Fn() -> Vec<FitTask>)> {
-    runtime()?;
+    runtime().then_some(())?;
     let options = OpenOptions { base: Some(digits("base/pickled_module.pt")?), ..OpenOptions::default() };
     let opened = OpenModel::open(basis("AE")?, &options).unwrap();
     let encoder = opened.encoder(&EncoderOptions::default()).unwrap();
