@@ -48,10 +48,12 @@ pub mod bundle;
 pub mod capi;
 pub mod checkpoint;
 pub mod datasets;
+mod descent;
 mod did_you_mean;
 #[allow(unsafe_code)]
 pub mod encoder;
 pub mod error;
+pub mod fit;
 pub mod heads;
 pub mod hub;
 #[allow(unsafe_code)]

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use syn::visit::{self, Visit};
 
 /// From low to high. A floor uses those before it, never one after it, and never another of its own line.
-const FLOORS: [&[&str]; 23] = [
+const FLOORS: [&[&str]; 25] = [
     &["visible"],
     &["error", "sync"],
     &["present"],
     &["did_you_mean"],
+    &["descent"],
     &["mmap", "atomic_file"],
     &["tensor"],
     &["checkpoint"],
@@ -30,6 +31,7 @@ const FLOORS: [&[&str]; 23] = [
     &["bundle"],
     &["build"],
     &["open"],
+    &["fit"],
     &["capi"],
     &["bin"],
 ];

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
+use super::coefficients::Coefficients;
 use super::expr::{LambdaByGroup, Selector};
+use super::matrix::CoefficientMatrix;
 use super::place::{Kind, Place};
 use super::vectors::Basis;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The parameters of a basis in groups, each of which gets coefficients of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,6 +106,19 @@ impl Grouping {
     /// The group of each parameter, in the order of [`Basis::parameters`].
     pub fn groups(&self) -> &[u32] {
         &self.group_of
+    }
+
+    /// A row of coefficients for each group, as a matrix for every parameter.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) where there are not as many rows as groups.
+    pub fn coefficients(&self, rows: Vec<Coefficients>) -> Result<CoefficientMatrix> {
+        if rows.len() != self.len() {
+            return Err(Error::invalid("there must be one row of coefficients per group")
+                .expected(self.len())
+                .got(rows.len()));
+        }
+        Ok(CoefficientMatrix::of_rows(rows, self.groups()))
     }
 
     /// The kinds of layer that the basis has.

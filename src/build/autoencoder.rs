@@ -11,8 +11,8 @@ use nalgebra::{DMatrix, DVector};
 use rand_mt::Mt;
 
 use super::conditioning::spread;
-use super::descent::minimise;
 use super::gram::eigen;
+use crate::descent::minimise;
 
 /// Starts that are tried where the bound was not attained.
 const MAX_STARTS: u32 = 12;

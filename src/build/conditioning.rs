@@ -5,7 +5,7 @@
 
 use nalgebra::{DMatrix, DVector};
 
-use super::descent::minimise;
+use crate::descent::minimise;
 
 /// The weight of evenness beside independence. The extreme rays of the positive cone are the most independent, and
 /// leave most tasks out of every vector.

@@ -20,7 +20,6 @@
 
 mod autoencoder;
 mod conditioning;
-mod descent;
 mod family;
 mod fit;
 mod folder;

@@ -20,7 +20,7 @@ pub(super) fn chunks(numel: usize) -> impl Iterator<Item = Range<usize>> {
 ///
 /// # Errors
 /// The first error of `work`.
-pub(super) fn in_chunks<T: Send>(
+pub(crate) fn in_chunks<T: Send>(
     numel: usize,
     threads: usize,
     work: impl Fn(Range<usize>) -> Result<T> + Sync,
@@ -39,7 +39,7 @@ pub(super) fn in_chunks<T: Send>(
 }
 
 /// The values of `source` in `range`.
-pub(super) fn read(source: &Source, range: &Range<usize>) -> Result<Vec<f32>> {
+pub(crate) fn read(source: &Source, range: &Range<usize>) -> Result<Vec<f32>> {
     let mut values = try_zeroed::<f32>(range.len())?;
     source.read_f32(range.start, &mut values)?;
     Ok(values)

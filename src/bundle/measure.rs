@@ -12,19 +12,19 @@ use crate::tensor::Source;
 
 /// Sums of products of all pairs of vectors, f64.
 #[derive(Clone, Debug)]
-pub(super) struct Gram {
+pub(crate) struct Gram {
     size: usize,
     /// Row-major; below the diagonal zero.
     sums: Vec<f64>,
 }
 
 impl Gram {
-    pub(super) fn new(size: usize) -> Self {
+    pub(crate) fn new(size: usize) -> Self {
         Self { size, sums: vec![0.0; size * size] }
     }
 
     /// The products of these rows, one per vector.
-    pub(super) fn of(rows: &[Vec<f32>]) -> Self {
+    pub(crate) fn of(rows: &[Vec<f32>]) -> Self {
         let mut gram = Self::new(rows.len());
         for (i, a) in rows.iter().enumerate() {
             for (j, b) in rows.iter().enumerate().skip(i) {
@@ -34,16 +34,16 @@ impl Gram {
         gram
     }
 
-    pub(super) fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.sums.iter_mut().zip(&other.sums).for_each(|(sum, other)| *sum += other);
     }
 
-    pub(super) fn get(&self, i: usize, j: usize) -> f64 {
+    pub(crate) fn get(&self, i: usize, j: usize) -> f64 {
         self.sums[i.min(j) * self.size + i.max(j)]
     }
 
     /// aᵀGa.
-    pub(super) fn quadratic(&self, a: &[f64]) -> f64 {
+    pub(crate) fn quadratic(&self, a: &[f64]) -> f64 {
         let pairs = (0..self.size).flat_map(|i| (i..self.size).map(move |j| (i, j)));
         pairs.map(|(i, j)| if i == j { 1.0 } else { 2.0 } * a[i] * a[j] * self.get(i, j)).sum::<f64>().max(0.0)
     }

@@ -38,6 +38,9 @@ mod stored_base;
 mod verify;
 mod writer;
 
+pub(crate) use self::chunks::{in_chunks, read};
+pub(crate) use self::measure::Gram as VectorGram;
+
 pub use self::add_tasks::{BundleUpdate, NewTask, TaskFit};
 pub use self::choose::Formats;
 pub use self::fingerprint::Fingerprint;

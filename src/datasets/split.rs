@@ -114,6 +114,24 @@ impl Split {
         }
     }
 
+    /// Preprocesses these images, by their places, to [N, 3, S, S], on `threads` threads (0: as many as the machine
+    /// has).
+    ///
+    /// # Errors
+    /// Those of [`Split::preprocess`].
+    pub fn preprocess_chosen(&self, preprocess: &Preprocess, images: &[usize], threads: usize) -> Result<Vec<f32>> {
+        match &self.images {
+            Images::Packed { .. } => {
+                let images = images.iter().map(|&i| self.image(i)).collect::<Result<Vec<_>>>()?;
+                preprocess.images(&images, threads)
+            }
+            Images::Files(files) => {
+                let chosen = images.iter().map(|&i| files.get(i).cloned().ok_or_else(|| self.no_image(i)));
+                files_to_pixels(preprocess, &chosen.collect::<Result<Vec<_>>>()?, threads)
+            }
+        }
+    }
+
     /// The readable images of `range`, preprocessed to [N, 3, S, S]; files that cannot be are left out and named.
     ///
     /// # Errors

@@ -222,7 +222,7 @@ impl Head {
 }
 
 /// Σ a·b in eight running sums, which the compiler keeps in one vector register.
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
     let mut sums = [0.0f32; 8];
     for (a, b) in a.iter().zip(b) {

@@ -164,6 +164,16 @@ impl Model {
         self.named(name, coefficients.into())
     }
 
+    /// Names the weights in which each group of parameters has coefficients of its own. What comes of an expression is
+    /// better named by that ([`Model::weights`]): these weights are called by their number of rows alone.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for another number of coefficients than M, one
+    /// that is not finite, or groups of another basis.
+    pub fn weights_from_matrix(self: &Arc<Self>, coefficients: CoefficientMatrix) -> Result<TaskWeights> {
+        self.named(format!("{} rows of coefficients", coefficients.rows().len()), coefficients)
+    }
+
     /// Whether there are as many coefficients as basis vectors.
     pub(crate) fn check_count(&self, coefficients: usize) -> Result<()> {
         Coefficients::check_count(coefficients, self.vectors())

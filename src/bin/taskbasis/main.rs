@@ -15,6 +15,7 @@ mod export;
 mod expression;
 mod extract;
 mod family;
+mod fit;
 mod gate;
 mod heads;
 mod input;
@@ -63,6 +64,7 @@ enum Command {
     Embed(embed::Embed),
     Classify(classify::Classify),
     Eval(eval::Eval),
+    Fit(Box<fit::Fit>),
     Heads(heads::Heads),
     Build(build::Build),
     Analyze(analyze::Analyze),
@@ -92,6 +94,7 @@ impl Options for Program {
             Command::Embed(command) => command.conflict(given),
             Command::Classify(command) => command.conflict(given),
             Command::Eval(command) => command.conflict(given),
+            Command::Fit(command) => command.conflict(given),
             Command::Heads(command) => command.conflict(given),
             Command::Build(command) => command.conflict(given),
             Command::Analyze(command) => command.conflict(given),
@@ -144,6 +147,7 @@ fn run() -> Result<()> {
         Command::Embed(command) => command.run(json),
         Command::Classify(command) => command.run(json),
         Command::Eval(command) => command.run(json),
+        Command::Fit(command) => command.run(json),
         Command::Heads(command) => command.run(json),
         Command::Build(command) => command.run(json),
         Command::Analyze(command) => command.run(json),

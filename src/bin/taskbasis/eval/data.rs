@@ -21,7 +21,8 @@ use crate::unreadable_images::{SkipArgs, Skipped};
 /// Batches that are preprocessed before the encoder asks for them.
 const AHEAD: usize = 2;
 
-pub(super) fn open_data(arguments: &[DataArg]) -> Result<Dataset> {
+/// The data of these arguments, task by task.
+pub fn open_data(arguments: &[DataArg]) -> Result<Dataset> {
     let open = |argument: &DataArg| match (&argument.task, &argument.part) {
         (Some(task), Some(part)) => Dataset::of_part(task, &argument.path, part),
         (Some(task), None) => Dataset::of_task(task, &argument.path),

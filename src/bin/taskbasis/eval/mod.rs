@@ -14,9 +14,9 @@ mod workbench;
 
 use taskbasis::Result;
 
-pub use self::data::labels;
-use self::data::{Images, open_data};
-pub use self::options::Eval;
+use self::data::Images;
+pub use self::data::{labels, open_data};
+pub use self::options::{DataArg, Eval};
 use self::workbench::Bench;
 use crate::conflicts::{Given, Refused};
 

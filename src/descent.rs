@@ -7,14 +7,14 @@ const MAX_PAIRS: usize = 20;
 const MIN_FALL: f64 = 1e-4;
 
 /// The end of a descent.
-pub(super) struct Minimum {
-    pub(super) at: Vec<f64>,
-    pub(super) iterations: usize,
+pub(crate) struct Minimum {
+    pub(crate) at: Vec<f64>,
+    pub(crate) iterations: usize,
 }
 
 /// Descends from `start`. `function` gives value and gradient; it ends when `function` falls no more, its value is at
 /// most `enough`, or after `iterations`.
-pub(super) fn minimise(
+pub(crate) fn minimise(
     start: Vec<f64>,
     enough: f64,
     iterations: usize,

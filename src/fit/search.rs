@@ -1,0 +1,371 @@
+//! The search: from the best single λ, step by step over linearised logits, as far as the validation images agree.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::bench::Bench;
+use super::linear::Linear;
+use super::objective::{Measure, Objective};
+use super::set::{FitTask, Set};
+use super::shots::hash;
+use super::space::Space;
+use crate::basis::{Grouping, TaskExpr};
+use crate::descent::minimise;
+use crate::encoder::Encoder;
+use crate::error::{Error, Result};
+use crate::heads::Head;
+use crate::kernel::threads;
+use crate::weights::Model;
+
+/// The strengths of the pull back to the start that are tried in the first round, in units of the objective per λ² in
+/// the mean over groups. From strong to weak, so that each descent begins near its end.
+const PULLS: [f64; 9] = [3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003];
+/// In the rounds after it, as multiples of the one that was best.
+const NEARBY: [f64; 3] = [3.0, 1.0, 0.3];
+/// What a round must gain, as a share of the loss, for another one.
+const MIN_GAIN: f64 = 1e-3;
+/// Halvings of a step that goes too far.
+const HALVINGS: usize = 5;
+const MAX_ITERATIONS: usize = 300;
+/// Bytes that measured changes may take, and directions that are measured in a round: of more, each round takes another
+/// part of the groups.
+const MAX_BYTES: usize = 1 << 30;
+const MAX_DIRECTIONS: usize = 2048;
+
+/// The options of [`fit`].
+#[derive(Clone, Debug)]
+pub struct FitOptions {
+    /// What is minimised.
+    pub objective: Objective,
+    /// The single λ that are tried for the start.
+    pub sweep: Vec<f64>,
+    /// How often changes are measured anew.
+    pub rounds: usize,
+    /// The strength of the pull back to the start; `None` finds it on the validation images. The objective has
+    /// `pull·Σ(λ − λ₀)²/groups` added to it.
+    pub pull: Option<f64>,
+    /// Chooses which groups come first, where they are too many for one round.
+    pub seed: u64,
+    /// Images a run.
+    pub batch: usize,
+    /// Threads, at most [`max_threads`](crate::kernel::max_threads); 0 means one per processor.
+    pub threads: usize,
+}
+
+impl Default for FitOptions {
+    fn default() -> Self {
+        Self {
+            objective: Objective::default(),
+            sweep: (0..=20).map(|i| f64::from(i) / 20.0).collect(),
+            rounds: 4,
+            pull: None,
+            seed: 0,
+            batch: 32,
+            threads: 0,
+        }
+    }
+}
+
+/// A single λ for all tasks, and what the validation images say of it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct SweepPoint {
+    /// λ
+    pub lambda: f64,
+    /// Of the validation images.
+    pub validation: Measure,
+}
+
+/// Coefficients that were tried, and what the images say of them.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Candidate {
+    /// The round, from 1 on; 0 for the start.
+    pub round: usize,
+    /// The strength of the pull back to the start.
+    pub pull: f64,
+    /// `pull·Σ(λ − λ₀)²/groups`.
+    pub penalty: f64,
+    /// Of the images that coefficients are fitted on.
+    pub training: Measure,
+    /// Of those that the best is chosen on.
+    pub validation: Measure,
+    /// The λ, tasks first: those of a group one after the other.
+    #[serde(skip)]
+    pub lambdas: Vec<f64>,
+}
+
+/// What [`fit`] found.
+#[derive(Clone, Debug)]
+pub struct Fitted {
+    /// The weights: a term for each task with a λ for each group. It reads back to the same bits.
+    pub expr: TaskExpr,
+    /// The best single λ, which is where the search began.
+    pub start: f64,
+    /// Every single λ that was tried.
+    pub sweep: Vec<SweepPoint>,
+    /// Everything that was tried, in order, the start first.
+    pub curve: Vec<Candidate>,
+    /// The one of them that was chosen.
+    pub best: usize,
+    /// The number of groups that have λ of their own.
+    pub groups: usize,
+    /// The number of directions in which changes are measured, all groups together.
+    pub directions: usize,
+}
+
+/// Finds the λ of every task and group for which `tasks`' images give the least of the objective.
+///
+/// The start is the best single λ of all tasks by the validation images. What comes back is never worse there than the
+/// start, by accuracy where there are labels, and, where that is equal, by the objective; of those that are not, it has
+/// the least objective. The same images, options and machine give the same bits, on any number of threads as far as the
+/// encoder's runs do. `progress` is told how many more images were run.
+///
+/// # Errors
+/// As [`Model::weights`] for a task that the basis does not have or cannot recover, and as [`Encoder::encode_task`];
+/// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a model without a basis, no task or one twice,
+/// images of another size, or without labels where they are needed; [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch)
+/// for labels that are no class of the head, and for heads of other embeddings.
+pub fn fit(
+    model: &Arc<Model>,
+    encoder: &Encoder,
+    tasks: Vec<FitTask>,
+    grouping: &Grouping,
+    options: &FitOptions,
+    progress: &dyn Fn(usize),
+) -> Result<Fitted> {
+    threads::count(options.threads)?;
+    if options.batch == 0 || options.sweep.is_empty() {
+        return Err(Error::invalid("a batch has at least one image, and a sweep at least one λ"));
+    }
+    if let Some(pull) = options.pull.filter(|pull| !(*pull >= 0.0 && pull.is_finite())) {
+        return Err(Error::invalid("the pull back to the start is out of range").expected("0 or above").got(pull));
+    }
+    let basis = model.basis().ok_or_else(|| Error::invalid("there is no basis whose coefficients could be found"))?;
+    let names: Vec<String> = tasks.iter().map(|task| task.task.clone()).collect();
+    for task in &tasks {
+        task.head.check_tower(&task.task, encoder.arch())?;
+    }
+    let layout = encoder.layout();
+    let used: std::collections::HashSet<&str> = layout.parameters().map(|(name, _)| name).collect();
+    let space = Space::new(basis, &names, grouping, |name| used.contains(name))?;
+    let (mut heads, mut training, mut validation) = (Vec::new(), Vec::new(), Vec::new());
+    for task in tasks {
+        heads.push(task.head);
+        training.push(task.training);
+        validation.push(task.validation);
+    }
+    let set = |images: Vec<_>| {
+        let with_heads = names.iter().map(String::as_str).zip(&heads).zip(images);
+        let with_heads = with_heads.map(|((name, head), images)| (name, head, images)).collect();
+        Set::new(with_heads, encoder.arch().pixels(), options.objective)
+    };
+    let (training, validation) = (set(training)?, set(validation)?);
+    let bench = bench(model, encoder, &space, &heads, options, progress);
+    Search { bench, options, training, validation, curve: Vec::new(), start: Vec::new() }.run()
+}
+
+fn bench<'a>(
+    model: &'a Arc<Model>,
+    encoder: &'a Encoder,
+    space: &'a Space,
+    heads: &'a [Head],
+    options: &FitOptions,
+    progress: &'a dyn Fn(usize),
+) -> Bench<'a> {
+    let FitOptions { objective, batch, threads, .. } = *options;
+    Bench { model, encoder, space, heads, objective, batch, threads, progress }
+}
+
+struct Search<'a> {
+    bench: Bench<'a>,
+    options: &'a FitOptions,
+    training: Set,
+    validation: Set,
+    curve: Vec<Candidate>,
+    start: Vec<f64>,
+}
+
+impl Search<'_> {
+    fn run(mut self) -> Result<Fitted> {
+        let space = self.bench.space;
+        let mut sweep: Vec<SweepPoint> = Vec::new();
+        for &lambda in &self.options.sweep {
+            let lambda = Space::rounded(&[lambda])[0];
+            sweep
+                .push(SweepPoint { lambda, validation: self.bench.measure(&space.uniform(lambda), &self.validation)? });
+        }
+        let best = sweep.iter().reduce(|best, point| match point.validation.is_better_than(&best.validation) {
+            true => point,
+            false => best,
+        });
+        let Some(&SweepPoint { lambda, validation }) = best else { return Err(Error::invalid("there is no sweep")) };
+        self.start = space.uniform(lambda);
+        let training = self.bench.measure(&self.start, &self.training)?;
+        let lambdas = self.start.clone();
+        self.curve.push(Candidate { round: 0, pull: 0.0, penalty: 0.0, training, validation, lambdas });
+
+        let (order, part) = self.parts();
+        let mut at = 0;
+        let mut pull = self.options.pull;
+        for round in 1..=self.options.rounds {
+            let groups: Vec<usize> = (0..part).map(|i| order[((round - 1) * part + i) % order.len()]).collect();
+            let next = match self.options.pull {
+                Some(pull) => self.step(round, at, pull, &groups)?,
+                None => self.choose(round, at, pull, &groups)?,
+            };
+            let Some(next) = next else {
+                // Other groups may have more to give.
+                if round * part >= order.len() { break } else { continue }
+            };
+            pull = Some(self.curve[next].pull);
+            at = next;
+        }
+        let best = self.best();
+        Ok(Fitted {
+            expr: space.expr(&self.curve[best].lambdas),
+            start: lambda,
+            sweep,
+            best,
+            groups: space.groups.len(),
+            directions: space.groups.len() * space.axes.len(),
+            curve: self.curve,
+        })
+    }
+
+    /// The order in which groups take their turns, and how many there are in a round.
+    fn parts(&self) -> (Vec<usize>, usize) {
+        let space = self.bench.space;
+        let count = space.groups.len();
+        let of_group = space.axes.len() * self.training.logits.saturating_mul(size_of::<f32>());
+        let fits = (MAX_BYTES / of_group.max(1)).min(MAX_DIRECTIONS / space.axes.len()).clamp(1, count);
+        let mut order: Vec<usize> = (0..count).collect();
+        if fits < count {
+            order.sort_by_key(|&group| hash(self.options.seed, group));
+        }
+        // Rounds of about the same size.
+        (order, count.div_ceil(count.div_ceil(fits)))
+    }
+
+    /// A round whose pull is chosen on the validation images: from strong to weak as long as they gain.
+    fn choose(&mut self, round: usize, at: usize, pull: Option<f64>, groups: &[usize]) -> Result<Option<usize>> {
+        let from = self.curve[at].clone();
+        let linear = self.bench.linearise(&from.lambdas, groups, &self.training)?;
+        let pulls: Vec<f64> = match pull {
+            None => PULLS.to_vec(),
+            Some(pull) => NEARBY.iter().map(|factor| pull * factor).collect(),
+        };
+        let mut step = vec![0.0; groups.len() * self.bench.space.tasks.len()];
+        let (mut best, mut worse) = (None, 0);
+        let mut least = from.validation.loss;
+        let mut found = Vec::new();
+        for pull in pulls {
+            step = self.descend(&linear, &from.lambdas, groups, pull, step)?;
+            let candidate = self.candidate(round, pull, self.moved(&from.lambdas, groups, &step, 1.0))?;
+            let loss = candidate.validation.loss;
+            found.push(candidate);
+            if loss < least {
+                (least, best, worse) = (loss, Some(found.len() - 1), 0);
+            } else {
+                worse += 1;
+            }
+            // Weaker pulls lead farther away from where the changes were measured.
+            if worse >= 2 && best.is_some() || worse >= 4 {
+                break;
+            }
+        }
+        let is_enough = from.validation.loss - least > MIN_GAIN * from.validation.loss.abs();
+        let first = self.curve.len();
+        self.curve.extend(found);
+        Ok(best.filter(|_| is_enough).map(|best| first + best))
+    }
+
+    /// A round with this pull: as far along as the objective falls on the training images.
+    fn step(&mut self, round: usize, at: usize, pull: f64, groups: &[usize]) -> Result<Option<usize>> {
+        let from = self.curve[at].clone();
+        let linear = self.bench.linearise(&from.lambdas, groups, &self.training)?;
+        let zero = vec![0.0; groups.len() * self.bench.space.tasks.len()];
+        let step = self.descend(&linear, &from.lambdas, groups, pull, zero)?;
+        let value = |candidate: &Candidate| candidate.training.loss + candidate.penalty;
+        for halving in 0..=HALVINGS {
+            let share = 0.5f64.powi(halving as i32);
+            let candidate = self.candidate(round, pull, self.moved(&from.lambdas, groups, &step, share))?;
+            let gain = value(&from) - value(&candidate);
+            self.curve.push(candidate);
+            if gain > 0.0 {
+                return Ok((gain > MIN_GAIN * value(&from).abs()).then_some(self.curve.len() - 1));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The step from `from` in these groups for which the objective over linearised logits, with the pull, is least.
+    fn descend(
+        &self,
+        linear: &Linear<'_>,
+        from: &[f64],
+        groups: &[usize],
+        pull: f64,
+        begin: Vec<f64>,
+    ) -> Result<Vec<f64>> {
+        let (space, t) = (self.bench.space, self.bench.space.tasks.len());
+        let strength = pull / space.groups.len() as f64;
+        // How far each λ is from the start already.
+        let away: Vec<f64> =
+            groups.iter().flat_map(|g| (g * t..(g + 1) * t).map(|i| from[i] - self.start[i])).collect();
+        let failed = RefCell::new(None);
+        let function = |step: &[f64]| {
+            let (value, slopes) = linear.at(&space.along_axes(step)).unwrap_or_else(|error| {
+                failed.borrow_mut().get_or_insert(error);
+                (f64::INFINITY, vec![0.0; linear.columns])
+            });
+            let mut gradient = space.of_axes(&slopes);
+            let mut penalty = 0.0;
+            for ((slope, step), away) in gradient.iter_mut().zip(step).zip(&away) {
+                penalty += strength * (step + away).powi(2);
+                *slope += 2.0 * strength * (step + away);
+            }
+            (value + penalty, gradient)
+        };
+        let found = minimise(begin, f64::NEG_INFINITY, MAX_ITERATIONS, function);
+        failed.into_inner().map_or(Ok(found.at), Err)
+    }
+
+    /// λ after a share of a step in these groups.
+    fn moved(&self, from: &[f64], groups: &[usize], step: &[f64], share: f64) -> Vec<f64> {
+        let t = self.bench.space.tasks.len();
+        let mut moved = from.to_vec();
+        for (group, step) in groups.iter().zip(step.chunks(t)) {
+            moved[group * t..][..t].iter_mut().zip(step).for_each(|(lambda, step)| *lambda += share * step);
+        }
+        Space::rounded(&moved)
+    }
+
+    fn candidate(&self, round: usize, pull: f64, lambdas: Vec<f64>) -> Result<Candidate> {
+        let away: f64 = lambdas.iter().zip(&self.start).map(|(lambda, start)| (lambda - start).powi(2)).sum();
+        Ok(Candidate {
+            round,
+            pull,
+            penalty: pull * away / self.bench.space.groups.len() as f64,
+            training: self.bench.measure(&lambdas, &self.training)?,
+            validation: self.bench.measure(&lambdas, &self.validation)?,
+            lambdas,
+        })
+    }
+
+    /// Of what is not worse than the start on the validation images, the one with the least objective there.
+    fn best(&self) -> usize {
+        let start = &self.curve[0].validation;
+        let is_allowed = |candidate: &Candidate| match (candidate.validation.accuracy, start.accuracy) {
+            (Some(own), Some(others)) if own < others => false,
+            _ => candidate.validation.loss <= start.loss,
+        };
+        let mut best = 0;
+        for (i, candidate) in self.curve.iter().enumerate() {
+            if is_allowed(candidate) && candidate.validation.loss < self.curve[best].validation.loss {
+                best = i;
+            }
+        }
+        best
+    }
+}
