@@ -8,6 +8,7 @@ mod data_sets;
 mod eval;
 #[cfg(target_os = "linux")]
 mod files;
+mod glyphs;
 mod graph;
 mod options;
 mod readme;
