@@ -10,7 +10,7 @@ import tower
 
 #: Steps, images a step, learning rates, and how far scenes go from the plain one to the tasks' own.
 BASE = dict(steps=1100, batch=128, rate=3e-3, muon=0.03, strength=0.5)
-TASK = dict(steps=160, batch=96, rate=5e-4, strength=0.85)
+TASK = dict(steps=160, batch=96, rate=1e-3, strength=0.85)
 
 #: Labelled images a class for few-shot methods; images of a task for validation and for the test.
 SHOTS, VAL, TEST = 16, 240, 400
