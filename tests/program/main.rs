@@ -9,6 +9,7 @@ mod eval;
 #[cfg(target_os = "linux")]
 mod files;
 mod fit;
+mod glyphs;
 mod graph;
 mod options;
 mod readme;
