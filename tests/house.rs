@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use syn::visit::{self, Visit};
 
 /// From low to high. A floor uses those before it, never one after it, and never another of its own line.
-const FLOORS: [&[&str]; 23] = [
+const FLOORS: [&[&str]; 24] = [
     &["visible"],
     &["error", "sync"],
     &["present"],
@@ -30,6 +30,7 @@ const FLOORS: [&[&str]; 23] = [
     &["bundle"],
     &["build"],
     &["open"],
+    &["router"],
     &["capi"],
     &["bin"],
 ];

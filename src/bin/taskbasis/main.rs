@@ -9,6 +9,7 @@ mod bench;
 mod bind;
 mod build;
 mod classify;
+mod classify_auto;
 mod embed;
 mod eval;
 mod export;
@@ -21,6 +22,7 @@ mod inspect;
 mod pack;
 mod pull;
 mod reconstruct;
+mod route;
 mod shared;
 mod signals;
 mod tasks_dir;
@@ -60,7 +62,8 @@ enum Command {
     Reconstruct(reconstruct::Reconstruct),
     Embed(embed::Embed),
     Classify(classify::Classify),
-    Eval(eval::Eval),
+    Eval(Box<eval::Eval>),
+    Route(Box<route::Route>),
     Heads(heads::Heads),
     Build(build::Build),
     Analyze(analyze::Analyze),
@@ -85,6 +88,7 @@ impl Options for Program {
             Command::Embed(command) => command.conflict(given),
             Command::Classify(command) => command.conflict(given),
             Command::Eval(command) => command.conflict(given),
+            Command::Route(command) => command.conflict(given),
             Command::Heads(command) => command.conflict(given),
             Command::Build(command) => command.conflict(given),
             Command::Analyze(command) => command.conflict(given),
@@ -136,6 +140,7 @@ fn run() -> Result<()> {
         Command::Embed(command) => command.run(json),
         Command::Classify(command) => command.run(json),
         Command::Eval(command) => command.run(json),
+        Command::Route(command) => command.run(json),
         Command::Heads(command) => command.run(json),
         Command::Build(command) => command.run(json),
         Command::Analyze(command) => command.run(json),

@@ -7,14 +7,15 @@ mod negate;
 mod options;
 mod plain;
 mod report;
+mod routed;
 mod sweep;
 mod workbench;
 
 use taskbasis::Result;
 
-pub use self::data::labels;
-use self::data::{Images, open_data};
-pub use self::options::Eval;
+use self::data::Images;
+pub use self::data::{labels, open_data};
+pub use self::options::{DataArg, Eval};
 use self::workbench::Bench;
 use crate::conflicts::{Given, Refused};
 
@@ -28,10 +29,12 @@ impl Eval {
         let encoder = self.encoder.encoder(&session)?;
         let images = Images::new(open_data(&self.data)?, &self, &session, encoder.arch())?;
         let bench = Bench { session: &session, encoder, images };
-        match (&self.sweep, self.negate) {
-            (sweep, true) => negate::run(&self, &bench, sweep.clone(), as_json),
-            (Some(sweep), false) => sweep::run(&self, &bench, sweep, as_json),
-            (None, false) => plain::run(&self, &bench, as_json),
+        let routing = self.router.open(&session)?;
+        match (&self.sweep, self.negate, routing) {
+            (sweep, true, _) => negate::run(&self, &bench, sweep.clone(), as_json),
+            (Some(sweep), false, _) => sweep::run(&self, &bench, sweep, as_json),
+            (None, false, Some(routing)) => routed::run(&self, &bench, &routing, as_json),
+            (None, false, None) => plain::run(&self, &bench, as_json),
         }?;
         bench.images.tell_skipped();
         Ok(())

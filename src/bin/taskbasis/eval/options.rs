@@ -10,13 +10,15 @@ use taskbasis::hub::{HubPath, Wanted};
 
 use crate::args::{EncoderArgs, HeadArgs, ModelArgs};
 use crate::paths::{InPath, OutFile};
+use crate::route::RouterArgs;
 use crate::unreadable_images::SkipArgs;
 
 /// Measure the accuracy of tasks on labelled images.
 ///
 /// Alone, each task with its own weights. With --sweep, the paper's task addition: `merged@λ` for every λ on the
 /// validation split, then the best of them on the test split. With --negate, its task negation: for every task the λ
-/// of `-TASK@λ` that forgets most, as long as a control task is kept.
+/// of `-TASK@λ` that forgets most, as long as a control task is kept. With --router, images are sent to the task that
+/// they look like, beside knowing which it is.
 #[derive(Args)]
 #[command(group(ArgGroup::new("lambdas").args(["sweep", "negate"]).multiple(true)))]
 pub struct Eval {
@@ -50,19 +52,22 @@ pub struct Eval {
     pub(super) val_split: String,
 
     /// Which weights, for every task; each task's own by default. With --sweep, what λ multiplies: `merged` by default.
-    #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
+    #[arg(long, value_name = "EXPR", allow_hyphen_values = true, conflicts_with = "router")]
     pub(super) weights: Option<TaskExpr>,
 
-    /// Only this task; may be given several times.
+    #[command(flatten)]
+    pub(super) router: RouterArgs,
+
+    /// Only this task; may be given several times. With --router, `auto` is all that it knows.
     #[arg(long = "task", value_name = "TASK")]
     pub(super) tasks: Vec<String>,
 
     /// The λ to try: from, to, and how many, `0:1:21`.
-    #[arg(long, value_name = "FROM:TO:N", num_args = 0..=1, default_missing_value = "0:1:21")]
+    #[arg(long, value_name = "FROM:TO:N", num_args = 0..=1, default_missing_value = "0:1:21", conflicts_with = "router")]
     pub(super) sweep: Option<Sweep>,
 
     /// Negate every task.
-    #[arg(long, requires = "control", conflicts_with = "weights")]
+    #[arg(long, requires = "control", conflicts_with_all = ["weights", "router"])]
     pub(super) negate: bool,
 
     /// The task that negation must not harm.
