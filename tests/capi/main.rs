@@ -10,6 +10,7 @@ mod header;
 mod lifetimes;
 mod process;
 mod promotion;
+mod router;
 mod streamed;
 mod structs;
 #[path = "../support/mod.rs"]

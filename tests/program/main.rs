@@ -11,6 +11,7 @@ mod files;
 mod graph;
 mod options;
 mod readme;
+mod route;
 #[path = "../support/mod.rs"]
 mod support;
 mod terminal;

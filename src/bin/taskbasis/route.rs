@@ -180,19 +180,22 @@ impl Route {
         told.map_err(output::after_writing(&self.output))
     }
 
-    /// The tasks that are asked for: those given, or all of the basis that have images.
+    /// The tasks that are asked for: those given, or all that have images and weights.
     fn tasks(&self, data: &Dataset, session: &Session) -> Result<Vec<String>> {
-        let tasks = match self.tasks.is_empty() {
-            false => self.tasks.clone(),
-            true => data.tasks_with(&self.split)?.into_iter().map(String::from).collect(),
-        };
-        for task in &tasks {
-            session.weights(&TaskExpr::task(task)).map_err(|error| match error.kind() {
-                ErrorKind::NotFound if self.tasks.is_empty() => {
-                    error.also_hint("It is a task of the data; --task chooses those that the router is to know")
+        if !self.tasks.is_empty() {
+            self.tasks.iter().try_for_each(|task| session.weights(&TaskExpr::task(task)).map(drop))?;
+            return Ok(self.tasks.clone());
+        }
+        let mut tasks = Vec::new();
+        for task in data.tasks_with(&self.split)? {
+            match session.weights(&TaskExpr::task(task)) {
+                Ok(_) => tasks.push(task.to_owned()),
+                // A basis of selected tasks has no weights for the others, and nothing can be sent to them.
+                Err(error) if error.kind() == ErrorKind::NotRecoverable => {
+                    output::note(&format!("{task} left out: {error}"));
                 }
-                _ => error,
-            })?;
+                Err(error) => return Err(error.also_hint("--task chooses the tasks that the router is to know")),
+            }
         }
         Ok(tasks)
     }
