@@ -69,6 +69,7 @@ pub mod open;
 pub mod preprocess;
 #[doc(hidden)] // For the program.
 pub mod present;
+pub mod router;
 mod sync;
 #[allow(unsafe_code)]
 pub mod tensor;
@@ -98,6 +99,9 @@ pub use kernel::{Cuda, CudaStream, Kernel};
 pub use mmap::{MapMode, Mapping};
 pub use open::{BasisFile, GraphChoice, OpenModel, OpenOptions, Verified, head_tasks, open_head, verify};
 pub use preprocess::{ImageFiles, Pixels, Preprocess};
+pub use router::{Choice, Route, Routed, Router, Routing};
+#[cfg(feature = "build")]
+pub use router::{FitReport, RouterFit};
 pub use tensor::{BlockFormat, Blocks, DType, Rounding, Source, Tensor};
 #[cfg(feature = "text")]
 pub use tower::text::{TextHints, TextModel};

@@ -24,7 +24,7 @@ use std::sync::Arc;
 pub use verify::{Verified, verify};
 
 use crate::basis::Basis;
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, Fingerprint};
 use crate::checkpoint::Checkpoint;
 use crate::encoder::{Encoder, EncoderOptions};
 use crate::error::{Error, Result};
@@ -242,6 +242,18 @@ impl OpenModel {
     /// The bundle, which knows more of the encoder than shapes tell.
     pub fn bundle(&self) -> Option<&Bundle> {
         self.bundle.as_deref()
+    }
+
+    /// What the base is known by, whatever file it came in. A bundle says it; that of another base is computed, for
+    /// which all of it is read.
+    ///
+    /// # Errors
+    /// As [`Fingerprint::of`].
+    pub fn fingerprint(&self) -> Result<Fingerprint> {
+        match self.bundle() {
+            Some(bundle) => Ok(bundle.fingerprint()),
+            None => Fingerprint::of(self.model.base(), 0),
+        }
     }
 
     /// Whether encoders run a user's graph, by this choice.

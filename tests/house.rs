@@ -31,7 +31,7 @@ const FLOORS: [&[&str]; 25] = [
     &["bundle"],
     &["build"],
     &["open"],
-    &["fit"],
+    &["fit", "router"],
     &["capi"],
     &["bin"],
 ];

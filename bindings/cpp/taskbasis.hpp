@@ -935,6 +935,132 @@ private:
     detail::owned<tb_head, tb_head_free> handle_;
 };
 
+// How router::open() opens; as tb_router_options.
+struct router_options {
+    // 0: the router's own.
+    double threshold = 0;
+    // A task expression, or "none"; empty: the router's own.
+    std::string fallback;
+};
+
+// What a router says of one image.
+struct route {
+    std::string task;
+    std::size_t task_index = 0;
+    double probability = 0;
+    double confidence = 0;
+    // TB_CHOICE_TASK, TB_CHOICE_FALLBACK or TB_CHOICE_NONE.
+    std::uint32_t choice = 0;
+};
+
+// Images with the tasks that they look like, and their embeddings [n,e]: zeros where nothing answers.
+struct routed {
+    std::vector<route> routes;
+    std::vector<float> embeddings;
+};
+
+// What tells the task of an image by the image, over the tasks of a basis.
+class router {
+public:
+    static result<router> try_open(const basis &of, const std::string &path, const router_options &how = {}) {
+        if (auto bad = detail::cut({{"path", path}, {"fallback", how.fallback}})) {
+            return *std::move(bad);
+        }
+        auto options = detail::sized<tb_router_options>();
+        options.threshold = how.threshold;
+        options.fallback = detail::or_null(how.fallback);
+        tb_router *handle = nullptr;
+        if (auto failed = detail::call(tb_router_open, of.get(), path.c_str(), &options, &handle)) {
+            return *std::move(failed);
+        }
+        router opened(handle);
+        auto info = opened.try_info();
+        if (!info) {
+            return info.error();
+        }
+        for (std::size_t i = 0; i < info->tasks; ++i) {
+            const char *name = nullptr;
+            if (auto failed = detail::call(tb_router_task_name, opened.get(), i, &name)) {
+                return *std::move(failed);
+            }
+            opened.tasks_.emplace_back(name);
+        }
+        return opened;
+    }
+
+    result<tb_router_properties> try_info() const {
+        auto info = detail::sized<tb_router_properties>();
+        if (auto failed = detail::call(tb_router_info, get(), &info)) {
+            return *std::move(failed);
+        }
+        return info;
+    }
+
+    // The tasks, in the router's order.
+    const std::vector<std::string> &tasks() const noexcept { return tasks_; }
+
+    // The tasks of images by their features [n,e], embeddings of the base. Runs nothing.
+    result<std::vector<taskbasis::route>> try_route(view<const float> features) const {
+        auto info = try_info();
+        if (!info) {
+            return info.error();
+        }
+        if (features.size() % info->embedding != 0) {
+            return failure{TB_ERR_INVALID_ARGUMENT, "these are not whole features of that length"};
+        }
+        std::vector<tb_route> raw(features.size() / info->embedding);
+        if (auto failed =
+                detail::call(tb_router_route, get(), features.data(), raw.size(), info->embedding, raw.data())) {
+            return *std::move(failed);
+        }
+        return named(raw);
+    }
+
+    // Preprocessed images [n,3,S,S], each embedded with the weights of the task that it looks like.
+    result<routed> try_encode(const encoder &with, view<const float> pixels) const {
+        auto info = with.try_info();
+        if (!info) {
+            return info.error();
+        }
+        const std::size_t image = 3 * info->image_size * info->image_size;
+        if (image == 0 || pixels.size() % image != 0) {
+            return failure{TB_ERR_INVALID_ARGUMENT, "the pixels are not whole images of 3*S*S values"};
+        }
+        std::vector<tb_route> raw(pixels.size() / image);
+        std::vector<float> out(raw.size() * info->embedding);
+        if (auto failed = detail::call(tb_router_encode, get(), with.get(), pixels.data(), raw.size(), out.data(),
+                                       out.size(), raw.data())) {
+            return *std::move(failed);
+        }
+        return routed{named(raw), std::move(out)};
+    }
+
+    const tb_router *get() const noexcept { return handle_.get(); }
+
+#ifndef TASKBASIS_NO_EXCEPTIONS
+    static router open(const basis &of, const std::string &path, const router_options &how = {}) {
+        return try_open(of, path, how).value();
+    }
+    tb_router_properties info() const { return try_info().value(); }
+    std::vector<taskbasis::route> route(view<const float> features) const { return try_route(features).value(); }
+    routed encode(const encoder &with, view<const float> pixels) const { return try_encode(with, pixels).value(); }
+#endif
+
+private:
+    std::vector<taskbasis::route> named(const std::vector<tb_route> &raw) const {
+        std::vector<taskbasis::route> routes;
+        routes.reserve(raw.size());
+        for (const tb_route &each : raw) {
+            routes.push_back({tasks_[each.task], each.task, each.probability, each.confidence, each.choice});
+        }
+        return routes;
+    }
+
+    explicit router(tb_router *handle) noexcept : handle_(handle) {}
+    detail::owned<tb_router, tb_router_free> handle_;
+    std::vector<std::string> tasks_;
+};
+
 // Decoded pixels as the encoder takes them: f32 [3,size,size].
 inline result<std::vector<float>> try_preprocess(const tb_image &image, std::size_t size) {
     return detail::filled<float>([&](float *out, std::size_t capacity, std::size_t *needed) {

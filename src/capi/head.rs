@@ -17,7 +17,7 @@ pub struct tb_head {
 }
 
 pub(super) struct OpenHead {
-    head: Head,
+    pub(super) head: Head,
     classes: Vec<CString>,
 }
 
@@ -243,7 +243,7 @@ unsafe fn classify(
 }
 
 /// Fills `best` with scores; where there are fewer, the rest is no class.
-fn fill(best: &mut [tb_score], scores: Vec<Score>) {
+pub(super) fn fill(best: &mut [tb_score], scores: Vec<Score>) {
     let none = tb_score { class_index: usize::MAX, logit: 0.0, probability: 0.0 };
     let scores = scores.into_iter().map(|Score { class, logit, probability }| tb_score {
         class_index: class,

@@ -75,6 +75,7 @@ fn null_in_every_pointer_argument() {
     let (stats, model): (*mut tb_cache_statistics, *mut tb_encoder_properties) = (&raw mut stats, &raw mut model);
     let mut on_device: tb_device_statistics = sized();
     let on_device = &raw mut on_device;
+    let routed: tb_router_options = sized();
     let mnist = c"MNIST".as_ptr();
     let proj = c"visual.proj".as_ptr();
     let embedding = o.model.embedding;
@@ -132,6 +133,30 @@ fn null_in_every_pointer_argument() {
             let (mut text, number) = ([0; 64], m(t, 3, number));
             tb_basis_group(p(t, 0, o.basis), p(t, 1, c"kind".as_ptr()), 0, m(t, 2, text.as_mut_ptr()), 64, number, e)
         });
+        let (_folder, file) = crate::router::write_router(&o, Some("base"));
+        let (file, mut router) = (file.as_ptr(), null_mut());
+        let (mut route, mut properties): (_, tb_router_properties) = (crate::router::NO_ROUTE, sized());
+        let (route, properties, how) = (&raw mut route, &raw mut properties, &raw const routed);
+        ok(|e| tb_router_open(o.basis, file, null(), &mut router, e));
+        nulls("tb_router_open", &[NO, NO, FINE, NO], |t, e| {
+            made(t, 3, tb_router_free, |to| tb_router_open(p(t, 0, o.basis), p(t, 1, file), p(t, 2, how), to, e))
+        });
+        nulls("tb_router_info", &[NO, NO], |t, e| tb_router_info(p(t, 0, router), m(t, 1, properties), e));
+        nulls("tb_router_task_name", &[NO, NO], |t, e| tb_router_task_name(p(t, 0, router), 1, m(t, 1, name), e));
+        nulls("tb_router_route", &[NO, NO, NO], |t, e| {
+            tb_router_route(p(t, 0, router), p(t, 1, embeds.as_ptr()), 1, embedding, m(t, 2, route), e)
+        });
+        nulls("tb_router_encode", &[NO, NO, NO, NO, FINE], |t, e| {
+            let (encoder, from, to) = (p(t, 1, o.encoder), p(t, 2, pixels.as_ptr()), m(t, 3, out));
+            tb_router_encode(p(t, 0, router), encoder, from, 1, to, ROOM, m(t, 4, route), e)
+        });
+        nulls("tb_router_classify", &[NO, NO, NO, NO, NO, NO, NO], |t, e| {
+            let heads = [o.head.cast_const(), if t == 6 { null() } else { o.head.cast_const() }];
+            let (encoder, heads, from) = (p(t, 1, o.encoder), p(t, 2, heads.as_ptr()), p(t, 3, pixels.as_ptr()));
+            let (routes, top) = (m(t, 4, route), m(t, 5, score));
+            tb_router_classify(p(t, 0, router), encoder, heads, 2, from, 1, routes, top, 1, e)
+        });
+        tb_router_free(router);
         nulls("tb_weights_prepare", &[NO], |t, e| tb_weights_prepare(p(t, 0, o.weights), e));
         nulls("tb_weights_prefetch", &[NO], |t, e| tb_weights_prefetch(p(t, 0, o.weights), e));
         nulls("tb_weights_cancel_prefetch", &[NO, FINE], |t, e| {

@@ -10,7 +10,7 @@ use cbindgen::{Builder, Config};
 const HEADER: &str = "include/taskbasis.h";
 
 /// The header's sections in order, each a file of `src/capi`: what a section uses is declared before it.
-const SECTIONS: [(&str, &str); 16] = [
+const SECTIONS: [(&str, &str); 17] = [
     ("error", "Statuses and errors"),
     ("library", "The library: version, and what it computes with"),
     ("logging", "Log messages"),
@@ -27,6 +27,7 @@ const SECTIONS: [(&str, &str); 16] = [
     ("residency", "How much of a task's weights a run has in memory"),
     ("promotion", "Sessions of their own for tasks that run often"),
     ("head", "Classification heads"),
+    ("router", "The task chosen by the image"),
 ];
 
 #[test]

@@ -11,6 +11,7 @@ mod lifetimes;
 mod other_encoders;
 mod process;
 mod promotion;
+mod router;
 mod streamed;
 mod structs;
 #[path = "../support/mod.rs"]

@@ -79,6 +79,20 @@ fn programs_older_and_newer_than_the_library() {
         info_sizes::<tb_cache_statistics>(|info, e| tb_cache_stats(o.basis, info, e));
         info_sizes::<tb_tensor>(|info, e| tb_weights_tensor(o.weights, c"visual.proj".as_ptr(), info, e));
         info_sizes::<tb_tensor>(|info, e| tb_weights_tensor_at(o.weights, 0, info, e));
+        let (_folder, file) = crate::router::write_router(&o, Some("base"));
+        let open_router = |options: *const tb_router_options, router: *mut *mut tb_router, e| {
+            tb_router_open(o.basis, file.as_ptr(), options, router, e)
+        };
+        let mut router = null_mut();
+        ok(|e| open_router(null(), &mut router, e));
+        info_sizes::<tb_router_properties>(|info, e| tb_router_info(router, info, e));
+        tb_router_free(router);
+        option_sizes(sized::<tb_router_options>(), 8, |options, e| {
+            let mut router = null_mut();
+            let status = open_router(options, &mut router, e);
+            tb_router_free(router);
+            status
+        });
         option_sizes(basis_options(&o.base), 16, |options, e| {
             let mut basis = null_mut();
             let status = tb_basis_open(o.folder.as_ptr(), options, &mut basis, e);

@@ -15,6 +15,7 @@ mod precision;
 mod preprocess;
 mod promotion;
 mod providers;
+mod router;
 mod runtime_loading;
 mod siglip;
 mod streamed;

@@ -13,6 +13,7 @@ mod glyphs;
 mod graph;
 mod options;
 mod readme;
+mod route;
 #[path = "../support/mod.rs"]
 mod support;
 mod terminal;

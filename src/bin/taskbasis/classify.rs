@@ -4,14 +4,18 @@ use std::num::NonZero;
 
 use clap::Args;
 use serde_json::{Value, json};
-use taskbasis::{Residency, Result, TaskExpr};
+use taskbasis::{Error, Head, Residency, Result, Score, TaskExpr};
 
 use crate::args::{EncoderArgs, HeadArgs, ModelArgs, ResidencyArgs};
 use crate::conflicts::{Given, Refused};
 use crate::expression::expression;
 use crate::input::{FileArgs, Input};
-use crate::output;
 use crate::paths::InPath;
+use crate::route::RouterArgs;
+use crate::{classify_auto, output};
+
+/// The task that a router chooses.
+pub const AUTO: &str = "auto";
 
 /// Tell which classes of a task images belong to.
 #[derive(Args)]
@@ -19,33 +23,36 @@ pub struct Classify {
     #[command(flatten)]
     model: ModelArgs,
 
-    /// Whose head to use.
+    /// Whose head to use; `auto` with --router: that of the task that each image looks like, with its weights.
     #[arg(long)]
     task: String,
 
     #[command(flatten)]
-    heads: HeadArgs,
+    pub router: RouterArgs,
+
+    #[command(flatten)]
+    pub heads: HeadArgs,
 
     /// Which weights; the task's own by default.
-    #[arg(long, value_name = "EXPR", value_parser = expression, allow_hyphen_values = true)]
+    #[arg(long, value_name = "EXPR", value_parser = expression, allow_hyphen_values = true, conflicts_with = "router")]
     weights: Option<TaskExpr>,
 
     #[command(flatten)]
-    residency: ResidencyArgs,
+    pub residency: ResidencyArgs,
 
     /// How many classes to name an image.
     #[arg(long, default_value = "3", value_name = "K")]
-    top: NonZero<usize>,
+    pub top: NonZero<usize>,
 
     /// Image files, or folders of them.
     #[arg(required = true, value_name = "IMAGE")]
-    images: Vec<InPath>,
+    pub images: Vec<InPath>,
 
     #[command(flatten)]
-    files: FileArgs,
+    pub files: FileArgs,
 
     #[command(flatten)]
-    encoder: EncoderArgs,
+    pub encoder: EncoderArgs,
 }
 
 impl Classify {
@@ -56,6 +63,18 @@ impl Classify {
 
     pub fn run(self, as_json: bool) -> Result<()> {
         let session = self.model.open(self.encoder.threads)?;
+        match (self.router.open(&session)?, self.task == AUTO) {
+            (Some(routing), true) => return classify_auto::run(&self, &session, &routing, as_json),
+            (Some(_), false) => {
+                return Err(Error::invalid("--router chooses the task of each image")
+                    .expected(format_args!("--task {AUTO}"))
+                    .got(format_args!("--task {}", self.task)));
+            }
+            (None, true) if !session.model().basis().is_some_and(|basis| basis.tasks().iter().any(|t| t == AUTO)) => {
+                return Err(Error::invalid("--task auto needs a router (--router)").hint("`taskbasis route` makes one"));
+            }
+            (None, _) => {}
+        }
         let expr = self.weights.unwrap_or_else(|| TaskExpr::task(&self.task));
         let task = session.weights(&expr)?;
         let encoder = self.encoder.encoder_with(&session, self.residency.get())?;
@@ -84,13 +103,7 @@ impl Classify {
             let images: Vec<Value> = names
                 .iter()
                 .zip(&results)
-                .map(|(name, top)| {
-                    let top: Vec<Value> = top
-                        .iter()
-                        .map(|s| json!({ "class": head.class_name(s.class), "index": s.class, "probability": s.probability, "logit": s.logit }))
-                        .collect();
-                    json!({ "image": name, "top": top })
-                })
+                .map(|(name, top)| json!({ "image": name, "top": top_json(&head, top) }))
                 .collect();
             output::json(&json!({
                 "task": self.task, "weights": expr.to_string(), "images": images,
@@ -100,13 +113,24 @@ impl Classify {
             let rows: Vec<Vec<String>> = names
                 .iter()
                 .zip(&results)
-                .map(|(name, top)| {
-                    let cells =
-                        top.iter().map(|s| format!("{} {:.1} %", head.class_name(s.class), 100.0 * s.probability));
-                    std::iter::once(name.clone()).chain(cells).collect()
-                })
+                .map(|(name, top)| std::iter::once(name.clone()).chain(top_cells(&head, top)).collect())
                 .collect();
             output::text(&output::table(&rows))
         }
     }
+}
+
+/// The best classes of an image, for `--json`.
+pub fn top_json(head: &Head, top: &[Score]) -> Vec<Value> {
+    let json = |s: &Score| {
+        json!({
+            "class": head.class_name(s.class), "index": s.class, "probability": s.probability, "logit": s.logit,
+        })
+    };
+    top.iter().map(json).collect()
+}
+
+/// The best classes of an image, as cells of a table.
+pub fn top_cells<'a>(head: &'a Head, top: &'a [Score]) -> impl Iterator<Item = String> + 'a {
+    top.iter().map(|s| format!("{} {:.1} %", head.class_name(s.class), 100.0 * s.probability))
 }

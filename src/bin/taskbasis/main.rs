@@ -9,6 +9,7 @@ mod bench;
 mod bind;
 mod build;
 mod classify;
+mod classify_auto;
 mod embed;
 mod eval;
 mod export;
@@ -24,6 +25,7 @@ mod name;
 mod pack;
 mod pull;
 mod reconstruct;
+mod route;
 mod shared;
 mod signals;
 mod tasks_dir;
@@ -63,8 +65,9 @@ enum Command {
     Reconstruct(reconstruct::Reconstruct),
     Embed(embed::Embed),
     Classify(classify::Classify),
-    Eval(eval::Eval),
+    Eval(Box<eval::Eval>),
     Fit(Box<fit::Fit>),
+    Route(Box<route::Route>),
     Heads(heads::Heads),
     Build(build::Build),
     Analyze(analyze::Analyze),
@@ -95,6 +98,7 @@ impl Options for Program {
             Command::Classify(command) => command.conflict(given),
             Command::Eval(command) => command.conflict(given),
             Command::Fit(command) => command.conflict(given),
+            Command::Route(command) => command.conflict(given),
             Command::Heads(command) => command.conflict(given),
             Command::Build(command) => command.conflict(given),
             Command::Analyze(command) => command.conflict(given),
@@ -148,6 +152,7 @@ fn run() -> Result<()> {
         Command::Classify(command) => command.run(json),
         Command::Eval(command) => command.run(json),
         Command::Fit(command) => command.run(json),
+        Command::Route(command) => command.run(json),
         Command::Heads(command) => command.run(json),
         Command::Build(command) => command.run(json),
         Command::Analyze(command) => command.run(json),

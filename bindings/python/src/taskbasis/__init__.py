@@ -33,6 +33,7 @@ from ._errors import (
 )
 from ._expression import Expression
 from ._program import run
+from ._router import Route, Router
 
 if TYPE_CHECKING:
     from ._basis import Path
@@ -53,6 +54,8 @@ __all__ = [
     "NotRecoverableError",
     "OnnxRuntimeError",
     "OutOfMemoryError",
+    "Route",
+    "Router",
     "RuntimeMissingError",
     "Score",
     "TaskbasisError",

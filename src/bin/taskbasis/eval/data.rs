@@ -61,7 +61,7 @@ struct Batch {
 /// One task's images in one split, and its head.
 pub(super) struct Labelled {
     pub(super) task: String,
-    head: Head,
+    pub(super) head: Head,
     labels: Vec<usize>,
     split: Split,
     /// One per batch, where there was room for it.
@@ -108,6 +108,12 @@ impl<'a> Images<'a> {
         tasks.iter().map(|task| self.of_task(task, split)).collect()
     }
 
+    /// The heads of these tasks.
+    pub(super) fn heads(&self, tasks: &[String]) -> Result<Vec<Head>> {
+        self.heads.check(tasks)?;
+        tasks.iter().map(|task| self.heads.head(self.bundle, task, &self.arch)).collect()
+    }
+
     fn of_task(&self, task: &str, name: &str) -> Result<Labelled> {
         let head = self.heads.head(self.bundle, task, &self.arch)?;
         let split = self.data.split(task, name)?;
@@ -128,8 +134,24 @@ impl<'a> Images<'a> {
         labelled: &Labelled,
         bar: &ProgressBar,
     ) -> Result<f64> {
+        let mut right = 0;
+        let of = self.for_each_batch(labelled, bar, |pixels, labels| {
+            right += count_right(encoder, weights, &labelled.head, pixels, labels)?;
+            Ok(())
+        })?;
+        Ok(right as f64 / of as f64)
+    }
+
+    /// Hands the images of a task over in order, `take(pixels [n, 3, S, S], labels [n])`, while the next ones are
+    /// preprocessed. Returns how many there were, at least one.
+    pub(super) fn for_each_batch(
+        &self,
+        labelled: &Labelled,
+        bar: &ProgressBar,
+        mut take: impl FnMut(&[f32], &[usize]) -> Result<()>,
+    ) -> Result<usize> {
         let (send, receive) = sync_channel(AHEAD);
-        let (right, of) = thread::scope(|scope| {
+        let of = thread::scope(|scope| {
             let ahead = move || {
                 for batch in 0..labelled.batches.len() {
                     // There is no receiver any more where the encoder has failed.
@@ -139,15 +161,14 @@ impl<'a> Images<'a> {
                 }
             };
             thread::Builder::new().spawn_scoped(scope, ahead).map_err(Error::no_thread)?;
-            receive.into_iter().enumerate().try_fold((0, 0), |(right, of), (i, batch)| {
+            receive.into_iter().enumerate().try_fold(0, |of, (i, batch)| {
                 let batch = batch?;
                 let labels: Vec<usize> = batch.images.iter().map(|&image| labelled.labels[image]).collect();
-                let more = match labels.is_empty() {
-                    true => 0,
-                    false => count_right(encoder, weights, &labelled.head, &batch.pixels, &labels)?,
-                };
+                if !labels.is_empty() {
+                    take(&batch.pixels, &labels)?;
+                }
                 bar.inc(self.range(labelled, i).len() as u64);
-                Ok::<_, Error>((right + more, of + labels.len()))
+                Ok::<_, Error>(of + labels.len())
             })
         })?;
         labelled.read.store(of, Ordering::Relaxed);
@@ -156,7 +177,7 @@ impl<'a> Images<'a> {
                 let (count, task) = (labelled.len(), &labelled.task);
                 Err(skipped.first_error(format!("none of the {count} images of task `{task}` could be read")))
             }
-            _ => Ok(right as f64 / of as f64),
+            _ => Ok(of),
         }
     }
 

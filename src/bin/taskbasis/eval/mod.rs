@@ -9,6 +9,7 @@ mod negate;
 mod options;
 mod plain;
 mod report;
+mod routed;
 mod sweep;
 mod workbench;
 
@@ -30,12 +31,16 @@ impl Eval {
         let encoder = self.encoder.encoder(&session)?;
         let images = Images::new(open_data(&self.data)?, &self, &session, encoder.arch())?;
         let bench = Bench { session: &session, encoder, images };
+        let routing = self.router.open(&session)?;
         match (&self.sweep, self.negate, &self.analogy) {
             (sweep, true, _) => negate::run(&self, &bench, sweep.clone(), as_json),
             (sweep, false, Some(analogy)) => analogy::run(&self, &bench, analogy, sweep.clone(), as_json),
             (Some(sweep), false, None) => sweep::run(&self, &bench, sweep, as_json),
             (None, false, None) if self.sweep_layers => layers::run(&self, &bench, as_json),
-            (None, false, None) => plain::run(&self, &bench, as_json),
+            (None, false, None) => match &routing {
+                Some(routing) => routed::run(&self, &bench, routing, as_json),
+                None => plain::run(&self, &bench, as_json),
+            },
         }?;
         bench.images.tell_skipped();
         Ok(())

@@ -11,6 +11,7 @@ use taskbasis::{Error, Grouping, Result, TaskExpr};
 use crate::args::{EncoderArgs, HeadArgs, ModelArgs};
 use crate::expression::expression;
 use crate::paths::{InPath, OutFile};
+use crate::route::RouterArgs;
 use crate::unreadable_images::SkipArgs;
 
 /// Measure the accuracy of tasks on labelled images.
@@ -18,7 +19,8 @@ use crate::unreadable_images::SkipArgs;
 /// Alone, each task with its own weights. With --sweep, the paper's task addition: `merged@λ` for every λ on the
 /// validation split, then the best of them on the test split. With --negate, its task negation: for every task the λ
 /// of `-TASK@λ` that forgets most, as long as a control task is kept. With --analogy, how far the arithmetic of other
-/// tasks stands in for one. With --sweep-layers, what the change of each block alone does.
+/// tasks stands in for one. With --sweep-layers, what the change of each block alone does. With --router, images are
+/// sent to the task that they look like, beside knowing which it is.
 #[derive(Args)]
 #[command(group(ArgGroup::new("lambdas").args(["sweep", "negate", "analogy"]).multiple(true)))]
 #[command(group(ArgGroup::new("reported").args(["sweep", "sweep_layers"])))]
@@ -53,19 +55,22 @@ pub struct Eval {
     pub(super) val_split: String,
 
     /// Which weights, for every task; each task's own by default. With --sweep, what λ multiplies: `merged` by default.
-    #[arg(long, value_name = "EXPR", value_parser = expression, allow_hyphen_values = true)]
+    #[arg(long, value_name = "EXPR", value_parser = expression, allow_hyphen_values = true, conflicts_with = "router")]
     pub(super) weights: Option<TaskExpr>,
 
-    /// Only this task; may be given several times.
+    #[command(flatten)]
+    pub(super) router: RouterArgs,
+
+    /// Only this task; may be given several times. With --router, `auto` is all that it knows.
     #[arg(long = "task", value_name = "TASK")]
     pub(super) tasks: Vec<String>,
 
     /// The λ to try: from, to, and how many, `0:1:21`.
-    #[arg(long, value_name = "FROM:TO:N", num_args = 0..=1, default_missing_value = "0:1:21")]
+    #[arg(long, value_name = "FROM:TO:N", num_args = 0..=1, default_missing_value = "0:1:21", conflicts_with = "router")]
     pub(super) sweep: Option<Sweep>,
 
     /// Negate every task.
-    #[arg(long, requires = "control", conflicts_with = "weights")]
+    #[arg(long, requires = "control", conflicts_with_all = ["weights", "router"])]
     pub(super) negate: bool,
 
     /// The task that negation must not harm.

@@ -43,6 +43,11 @@ impl Bench<'_> {
         if !eval.tasks.is_empty() {
             return Ok(eval.tasks.clone());
         }
+        self.tasks_of(splits)
+    }
+
+    /// All tasks that have images in every one of `splits`.
+    pub(super) fn tasks_of(&self, splits: &[&str]) -> Result<Vec<String>> {
         let mut tasks: Vec<String> = Vec::new();
         for (i, split) in splits.iter().enumerate() {
             let of_split = self.images.data().tasks_with(split)?;

@@ -1,0 +1,258 @@
+//! `taskbasis route`
+
+use std::str::FromStr;
+
+use clap::Args;
+use serde_json::{Value, json};
+use taskbasis::{
+    Dataset, Encoder, Error, ErrorKind, FitReport, Preprocess, Result, Router, RouterFit, Routing, TaskExpr,
+    TaskWeights, check_output,
+};
+
+use crate::args::{EncoderArgs, ModelArgs, Session};
+use crate::conflicts::{Given, Refused};
+use crate::eval::{DataArg, open_data};
+use crate::output;
+use crate::paths::{InPath, OutFile};
+
+/// Make a router: what tells by an image alone which of the tasks it belongs to.
+///
+/// A few images per task are run with the base's weights; a small subspace of their features per task goes into the
+/// file. `classify --task auto --router FILE` and `eval --router FILE` then send each image to its own task, at the
+/// cost of one more run, of the base:
+///
+///     taskbasis route --basis model.taskbasis --data images.safetensors --shots 32 -o router.safetensors
+#[derive(Args)]
+pub struct Route {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    /// Images by task, as `eval` takes them: a safetensors file, a folder with a folder per task, or TASK=FOLDER.
+    #[arg(long, value_name = "DATA", required = true)]
+    data: Vec<DataArg>,
+
+    /// The part of the data to make the router of.
+    #[arg(long, default_value = "val")]
+    split: String,
+
+    /// Only this task; may be given several times. By default all that have images.
+    #[arg(long = "task", value_name = "TASK")]
+    tasks: Vec<String>,
+
+    /// Images per task, spread evenly over the split; at least 8.
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(8..=100_000))]
+    shots: u32,
+
+    /// The most dimensions of a task's subspace. As many are taken as are best on images that are held out in turn.
+    #[arg(long, value_name = "K", default_value_t = 8, value_parser = clap::value_parser!(u32).range(0..=64))]
+    components: u32,
+
+    /// The weights whose embeddings tell the tasks apart.
+    #[arg(long, value_name = "EXPR", default_value = "base", allow_hyphen_values = true)]
+    features: TaskExpr,
+
+    #[command(flatten)]
+    below: BelowArgs,
+
+    /// The file to write.
+    #[arg(short, long, value_name = "FILE.safetensors")]
+    output: OutFile,
+
+    #[command(flatten)]
+    encoder: EncoderArgs,
+}
+
+/// What becomes of images that the router is not sure of.
+#[derive(Args)]
+struct BelowArgs {
+    /// The confidence, 0 to 1, below which the fallback answers.
+    #[arg(long, value_name = "P", default_value_t = taskbasis::router::THRESHOLD)]
+    threshold: f64,
+
+    /// The weights that answer for an image below the threshold; `none` for no answer.
+    #[arg(long, value_name = "EXPR|none", default_value = "all@0.3", allow_hyphen_values = true)]
+    fallback: Fallback,
+}
+
+/// The weights that answer for what a router is not sure of.
+#[derive(Clone, Debug)]
+pub struct Fallback(pub Option<TaskExpr>);
+
+impl FromStr for Fallback {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if text == "none" { Ok(Self(None)) } else { text.parse().map(|expr| Self(Some(expr))) }
+    }
+}
+
+/// The router that images are sent to their tasks by.
+#[derive(Args)]
+pub struct RouterArgs {
+    /// A router, as `taskbasis route` makes it.
+    #[arg(long, value_name = "FILE")]
+    pub router: Option<InPath>,
+
+    /// The confidence, 0 to 1, below which the fallback answers, instead of the router's.
+    #[arg(long, value_name = "P", requires = "router")]
+    threshold: Option<f64>,
+
+    /// The weights that answer for an image below the threshold, instead of the router's; `none` for no answer.
+    #[arg(long, value_name = "EXPR|none", requires = "router", allow_hyphen_values = true)]
+    fallback: Option<Fallback>,
+}
+
+impl RouterArgs {
+    /// The router over the model, where one is given.
+    pub fn open(&self, session: &Session) -> Result<Option<Routing>> {
+        let Some(path) = &self.router else { return Ok(None) };
+        let mut router = Router::open(path)?;
+        if let Some(threshold) = self.threshold {
+            router = router.with_threshold(threshold)?;
+        }
+        if let Some(Fallback(fallback)) = &self.fallback {
+            router = router.with_fallback(fallback.clone());
+        }
+        Routing::new(router, session).map(Some)
+    }
+}
+
+/// What a router is made of.
+struct Making<'a> {
+    encoder: Encoder,
+    features: TaskWeights,
+    preprocess: Preprocess,
+    data: &'a Dataset,
+    split: &'a str,
+    shots: usize,
+    batch: usize,
+    threads: usize,
+}
+
+impl Route {
+    pub fn conflict(&self, given: &Given<'_>) -> Refused {
+        self.encoder.conflict(Some(&self.model), given)
+    }
+
+    pub fn run(self, as_json: bool) -> Result<()> {
+        let session = self.model.open(self.encoder.threads)?;
+        let data = open_data(&self.data)?;
+        let tasks = self.tasks(&data, &session)?;
+        if let Some(fallback) = &self.below.fallback.0 {
+            session.weights(fallback).map_err(|error| match error.kind() {
+                ErrorKind::NotRecoverable => error.also_hint("--fallback takes other weights, or `none`"),
+                _ => error,
+            })?;
+        }
+        let making = Making {
+            encoder: self.encoder.encoder(&session)?,
+            features: session.weights(&self.features)?,
+            preprocess: self.encoder.preprocess(&session)?,
+            data: &data,
+            split: &self.split,
+            shots: self.shots as usize,
+            batch: self.encoder.batch as usize,
+            threads: self.encoder.threads,
+        };
+        self.encoder.tell_images(&session, true)?;
+        check_output(&self.output, &[])?;
+        let bar = output::progress(tasks.len() * making.shots, "images");
+        let mut features = Vec::with_capacity(tasks.len());
+        for task in tasks {
+            let of_task = making.features_of(&task, &mut |done| bar.inc(done as u64))?;
+            features.push((task, of_task));
+        }
+        bar.finish_and_clear();
+        let fit = RouterFit {
+            max_components: self.components as usize,
+            threshold: self.below.threshold,
+            features: self.features.clone(),
+            fallback: self.below.fallback.0.clone(),
+        };
+        let arch = making.encoder.arch();
+        let (router, report) = fit.fit(session.fingerprint()?, arch.variant.pooling, arch.embed_dim, &features)?;
+        router.save(&self.output, &[])?;
+        let told = if as_json {
+            output::json(&self.json(&router, &report))
+        } else {
+            output::text(&self.text(&router, &report))
+        };
+        told.map_err(output::after_writing(&self.output))
+    }
+
+    /// The tasks that are asked for: those given, or all that have images and weights.
+    fn tasks(&self, data: &Dataset, session: &Session) -> Result<Vec<String>> {
+        if !self.tasks.is_empty() {
+            self.tasks.iter().try_for_each(|task| session.weights(&TaskExpr::task(task)).map(drop))?;
+            return Ok(self.tasks.clone());
+        }
+        let mut tasks = Vec::new();
+        for task in data.tasks_with(&self.split)? {
+            match session.weights(&TaskExpr::task(task)) {
+                Ok(_) => tasks.push(task.to_owned()),
+                // A basis of selected tasks has no weights for the others, and nothing can be sent to them.
+                Err(error) if error.kind() == ErrorKind::NotRecoverable => {
+                    output::note(&format!("{task} left out: {error}"));
+                }
+                Err(error) => return Err(error.also_hint("--task chooses the tasks that the router is to know")),
+            }
+        }
+        Ok(tasks)
+    }
+
+    fn json(&self, router: &Router, report: &FitReport) -> Value {
+        let task = |(at, name): (usize, &String)| {
+            json!({
+                "task": name, "images": report.images[at], "own": report.own[at], "confident": report.confident[at],
+            })
+        };
+        json!({
+            "output": &*self.output, "tasks": router.tasks().iter().enumerate().map(task).collect::<Vec<_>>(),
+            "components": report.components, "temperature": report.temperature, "loss": report.loss,
+            "own": mean(&report.own), "confident": mean(&report.confident), "threshold": router.threshold(),
+            "fallback": router.fallback().map(ToString::to_string), "features": router.features().to_string(),
+            "bytes_per_task": router.bytes_per_task(), "base": router.base().to_string(),
+        })
+    }
+
+    fn text(&self, router: &Router, report: &FitReport) -> String {
+        let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+        let mut rows = vec![["task", "images", "sent to it", "sure of it"].map(String::from).to_vec()];
+        for (at, task) in router.tasks().iter().enumerate() {
+            let (own, confident) = (percent(report.own[at]), percent(report.confident[at]));
+            rows.push(vec![task.clone(), report.images[at].to_string(), own, confident]);
+        }
+        rows.push(vec!["mean".into(), String::new(), percent(mean(&report.own)), percent(mean(&report.confident))]);
+        format!(
+            "{}{}: {}, {} per task, subspaces of {} dimensions, of images that were held out in turn\n",
+            output::table(&rows),
+            self.output.display(),
+            output::counted(router.tasks().len(), "task"),
+            output::bytes(router.bytes_per_task() as u64),
+            report.components,
+        )
+    }
+}
+
+impl Making<'_> {
+    /// The features, `[n, e]`, of at most `shots` images of `task`, spread evenly over the split.
+    fn features_of(&self, task: &str, done: &mut dyn FnMut(usize)) -> Result<Vec<f32>> {
+        let split = self.data.split(task, self.split)?;
+        let count = self.shots.min(split.len());
+        let places: Vec<usize> = (0..count).map(|i| i * split.len() / count).collect();
+        let mut features = Vec::new();
+        for places in places.chunks(self.batch) {
+            let mut pixels = Vec::new();
+            for &at in places {
+                pixels.extend(split.preprocess(&self.preprocess, at..at + 1, self.threads)?);
+            }
+            features.extend(self.encoder.encode_task(&self.features, &pixels, places.len())?);
+            done(places.len());
+        }
+        Ok(features)
+    }
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}

@@ -1,0 +1,204 @@
+//! A router's file: safetensors, with everything that is no array as JSON in its metadata.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::subspace::Subspaces;
+use super::{Router, THRESHOLD};
+use crate::basis::TaskExpr;
+use crate::bundle::Fingerprint;
+use crate::checkpoint::safetensors;
+use crate::error::{Error, Result};
+use crate::mmap::{MapMode, Mapping};
+use crate::tensor::Tensor;
+use crate::tower::Pooling;
+use crate::weights::save_arrays;
+
+/// The key of the metadata.
+const KEY: &str = "taskbasis.router";
+/// The version of the format that is written, and the newest that is read.
+const VERSION: u64 = 1;
+/// The most tasks.
+const MAX_TASKS: usize = 1 << 16;
+/// The largest file that is read.
+const MAX_BYTES: usize = 1 << 30;
+
+/// The metadata.
+#[derive(Serialize, Deserialize)]
+struct About {
+    version: u64,
+    /// [`Fingerprint`].
+    base: String,
+    pooling: Pooling,
+    /// A task expression.
+    features: String,
+    tasks: Vec<String>,
+    temperature: f64,
+    #[serde(default = "threshold")]
+    threshold: f64,
+    /// A task expression.
+    fallback: Option<String>,
+}
+
+fn threshold() -> f64 {
+    THRESHOLD
+}
+
+impl Router {
+    /// Reads the router in the file at `path`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io); [`ErrorKind::Format`](crate::ErrorKind::Format), naming the tensor,
+    /// when it is none, or what it holds is no router's; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for
+    /// one of a newer version.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let read = || {
+            let mapping = Arc::new(Mapping::open(path, MapMode::Read)?);
+            Self::read(&mapping)
+        };
+        let router: Result<Self> = read();
+        Ok(Self { path: Some(path.to_path_buf()), ..router.map_err(|e| e.at(path))? })
+    }
+
+    fn read(mapping: &Arc<Mapping>) -> Result<Self> {
+        if mapping.len() > MAX_BYTES {
+            let error = Error::format("too large for a router").expected(format_args!("at most {MAX_BYTES} bytes"));
+            return Err(error.got(mapping.len()));
+        }
+        if !safetensors::is_safetensors(&mapping.head(16)?) {
+            return Err(not_a_router("it is no safetensors file"));
+        }
+        let contents = safetensors::read(mapping)?;
+        let Some(about) = contents.metadata.get(KEY) else {
+            return Err(not_a_router(format_args!("its metadata has no `{KEY}`")));
+        };
+        let version = serde_json::from_str::<Version>(about).map_err(broken)?.version;
+        if version != VERSION {
+            return Err(Error::unsupported("a router of another version").expected(VERSION).got(version));
+        }
+        let about: About = serde_json::from_str(about).map_err(broken)?;
+        about.check()?;
+        let tensor = |name: &str| {
+            let found = contents.tensors.iter().find(|(known, _)| known == name);
+            match found.map(|(_, stored)| stored) {
+                Some(Ok(tensor)) => Ok(tensor),
+                Some(Err(unread)) => Err(unread.error().tensor(name)),
+                None => Err(Error::format("the router has no such tensor").tensor(name)),
+            }
+        };
+        let count = about.tasks.len();
+        let extents = |name: &'static str, rank: usize| -> Result<Vec<usize>> {
+            let shape = tensor(name)?.shape();
+            match shape.len() == rank && shape[0] == count {
+                true => Ok(shape.to_vec()),
+                false => Err(wrong_shape(name, shape, rank, count)),
+            }
+        };
+        let (embedding, components) = (extents("means", 2)?[1], extents("directions", 3)?[1]);
+        if embedding == 0 || components >= embedding {
+            return Err(Error::format("the directions do not fit the features")
+                .tensor("directions")
+                .expected(format_args!("fewer than the {embedding} dimensions of a feature"))
+                .got(components));
+        }
+        let values = |name: &'static str, shape: &[usize]| -> Result<Vec<f32>> {
+            let tensor: &Tensor = tensor(name)?;
+            if tensor.shape() != shape || !tensor.dtype().is_float() {
+                return Err(Error::format("not as a router has it")
+                    .tensor(name)
+                    .expected(format_args!("floats of shape {shape:?}"))
+                    .got(format_args!("{} {:?}", tensor.dtype(), tensor.shape())));
+            }
+            Ok(tensor.to_f32().map_err(|e| e.tensor(name))?.into_owned())
+        };
+        let subspaces = Subspaces {
+            means: values("means", &[count, embedding])?,
+            directions: values("directions", &[count, components, embedding])?,
+            variances: values("variances", &[count, components + 1])?,
+            limits: values("limits", &[count])?,
+        };
+        subspaces.check()?;
+        let expression = |text: &str| text.parse::<TaskExpr>();
+        Ok(Self {
+            path: None,
+            base: about.base.parse::<Fingerprint>()?,
+            pooling: about.pooling,
+            features: expression(&about.features)?,
+            fallback: about.fallback.as_deref().map(expression).transpose()?,
+            tasks: about.tasks,
+            subspaces,
+            temperature: about.temperature,
+            threshold: about.threshold,
+        })
+    }
+
+    /// Writes the router to `path`, which is replaced whole or not at all; none of `inputs` is overwritten. The same
+    /// router gives the same bytes.
+    ///
+    /// # Errors
+    /// As [`save_arrays`].
+    pub fn save(&self, path: impl AsRef<Path>, inputs: &[&Path]) -> Result<()> {
+        let about = About {
+            version: VERSION,
+            base: self.base.to_string(),
+            pooling: self.pooling,
+            features: self.features.to_string(),
+            tasks: self.tasks.clone(),
+            temperature: self.temperature,
+            threshold: self.threshold,
+            fallback: self.fallback.as_ref().map(TaskExpr::to_string),
+        };
+        let about = serde_json::to_string(&about).map_err(broken)?;
+        let (t, e, k) = (self.tasks.len(), self.embedding_dim(), self.components());
+        let shapes: [&[usize]; 4] = [&[t, e], &[t, k, e], &[t, k + 1], &[t]];
+        let arrays = self.subspaces.arrays();
+        let arrays: Vec<_> = arrays.iter().zip(shapes).map(|(&(name, values), shape)| (name, shape, values)).collect();
+        save_arrays(path.as_ref(), &arrays, &[(KEY, about)], inputs)
+    }
+}
+
+/// What every version has.
+#[derive(Deserialize)]
+struct Version {
+    version: u64,
+}
+
+impl About {
+    fn check(&self) -> Result<()> {
+        let wrong = |what: &str| Error::format(format!("the router's {what}"));
+        let count = self.tasks.len();
+        if count == 0 || count > MAX_TASKS {
+            return Err(wrong("number of tasks").expected(format_args!("1 to {MAX_TASKS}")).got(count));
+        }
+        let mut names: Vec<&String> = self.tasks.iter().collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(wrong("tasks: one is there twice").got(format_args!("`{}`", twice[0])));
+        }
+        if !(self.temperature.is_finite() && self.temperature > 0.0) {
+            return Err(wrong("temperature").expected("a positive number").got(self.temperature));
+        }
+        if !(0.0..=1.0).contains(&self.threshold) {
+            return Err(wrong("threshold").expected("0 to 1").got(self.threshold));
+        }
+        Ok(())
+    }
+}
+
+fn wrong_shape(name: &str, shape: &[usize], rank: usize, tasks: usize) -> Error {
+    Error::format("not as a router has it")
+        .tensor(name)
+        .expected(format_args!("{rank} extents, the first {tasks}, the number of tasks"))
+        .got(format_args!("{shape:?}"))
+}
+
+fn not_a_router(why: impl std::fmt::Display) -> Error {
+    Error::format(format!("not a router: {why}")).hint("`taskbasis route` makes one")
+}
+
+fn broken(error: serde_json::Error) -> Error {
+    Error::format("the router's metadata are broken").because(error)
+}
