@@ -627,6 +627,80 @@ tb_status tb_weights_copy_tensor(const tb_weights *weights,
 /** Frees the handle, and the views that were taken through it. NULL is fine. */
 void tb_weights_free(tb_weights *weights);
 
+/* ---- Coefficients by groups of parameters ------------------------------------------------------------------------ */
+
+/**
+ * Names the weights in which each group of parameters has coefficients of its own: the group's are row g of
+ * `coefficients`. A parameter that several groups have goes by the most specific one, as in expressions: a name in
+ * double quotes, then a pattern in double quotes (`"visual.*.attn.*"`), then blocks with a kind (`blocks.0-5.attn`),
+ * then blocks, then a kind (`stem`, `attn`, `mlp`, `norm`, `proj`, also with `.bias`), then `*`, all the rest.
+ * tb_weights_expression() gives an expression for them.
+ *
+ * @param groups        `n` groups, UTF-8, as expressions write them or tb_basis_group() gives them; not needed after
+ *                      the call
+ * @param n             the number of groups
+ * @param coefficients  f64 [n, vectors], finite, row-major
+ * @param vectors       must be M
+ * @param means         n numbers, what multiplies the mean vector in each group; NULL: 0
+ * @param out           set to the new handle, which the caller frees with tb_weights_free(); NULL on failure
+ * @return TB_OK; TB_ERR_INVALID_ARGUMENT, also where a parameter is in no group or in two that are equally specific,
+ *         and for a group without parameters; TB_ERR_NOT_FOUND for a mean where there is none
+ */
+tb_status tb_weights_create_grouped(const tb_basis *basis,
+                                    const char *const *groups,
+                                    size_t n,
+                                    const double *coefficients,
+                                    size_t vectors,
+                                    const double *means,
+                                    tb_weights **out,
+                                    tb_error **err);
+
+/**
+ * Writes the coefficients of the basis vectors for one parameter: M numbers, and one for PCA's mean.
+ *
+ * @param parameter  the canonical name, as tb_tensor has it
+ * @param out        f64 [M]; may be NULL where `capacity` is 0
+ * @param capacity   numbers that `out` has room for: at least M, or TB_ERR_BUFFER_TOO_SMALL
+ * @param needed     set to M, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
+ * @param mean       set to what multiplies the mean; may be NULL
+ * @return TB_OK; TB_ERR_BUFFER_TOO_SMALL; TB_ERR_NOT_FOUND for a parameter that the basis does not have
+ */
+tb_status tb_weights_coefficients_of(const tb_weights *weights,
+                                     const char *parameter,
+                                     double *out,
+                                     size_t capacity,
+                                     size_t *needed,
+                                     double *mean,
+                                     tb_error **err);
+
+/**
+ * The number of groups of a ready grouping: `whole` (1), `kind` (stem, attn, mlp, norm, proj), `block` (each block,
+ * and the kinds outside the blocks), `layer` (a weight and its bias), `parameter`.
+ *
+ * @param grouping  one of these words
+ * @param out       set to the number of groups
+ * @return TB_OK; TB_ERR_NOT_FOUND for another word; TB_ERR_INVALID_ARGUMENT where there is only a base
+ */
+tb_status tb_basis_group_count(const tb_basis *basis, const char *grouping, size_t *out, tb_error **err);
+
+/**
+ * Writes a group of a ready grouping as expressions and tb_weights_create_grouped() spell it.
+ *
+ * @param grouping  as in tb_basis_group_count()
+ * @param index     the group, below its count
+ * @param out       characters, UTF-8, with a zero at their end; may be NULL where `capacity` is 0
+ * @param capacity  bytes that `out` has room for
+ * @param needed    set to the bytes that it takes with the zero, also on TB_ERR_BUFFER_TOO_SMALL; may be NULL
+ * @return TB_OK; TB_ERR_BUFFER_TOO_SMALL; TB_ERR_INVALID_ARGUMENT for another index; as tb_basis_group_count()
+ */
+tb_status tb_basis_group(const tb_basis *basis,
+                         const char *grouping,
+                         size_t index,
+                         char *out,
+                         size_t capacity,
+                         size_t *needed,
+                         tb_error **err);
+
 /* ---- Images, and preprocessing alone ----------------------------------------------------------------------------- */
 
 /** Red, green, blue: three bytes per pixel. */
@@ -1365,6 +1439,168 @@ tb_status tb_head_classify_many(const tb_head *const *heads,
 
 /** Frees a head. NULL is fine. */
 void tb_head_free(tb_head *head);
+
+/* ---- The task chosen by the image -------------------------------------------------------------------------------- */
+
+/** The image's likeliest task answers. */
+#define TB_CHOICE_TASK 1
+
+/** The confidence is below the threshold, and the fallback's weights answer, with the likeliest task's head. */
+#define TB_CHOICE_FALLBACK 2
+
+/** The confidence is below the threshold, and nothing answers. */
+#define TB_CHOICE_NONE 3
+
+/**
+ * What tells by an image alone which of several tasks it belongs to, over the tasks of a basis: a small subspace of
+ * the base's features per task, as `taskbasis route` makes it. Shareable between threads.
+ */
+typedef struct tb_router tb_router;
+
+/** How tb_router_open() opens. */
+typedef struct tb_router_options {
+    /** sizeof(tb_router_options), set by the caller. */
+    size_t struct_size;
+    /**
+     * The confidence, at most 1, below which the fallback answers; 0: the router's own. A tiny number sends every
+     * image to its likeliest task.
+     */
+    double threshold;
+    /**
+     * The task expression of the weights that answer below the threshold; `none` for no answer; NULL: the router's
+     * own.
+     */
+    const char *fallback;
+} tb_router_options;
+
+/** What a router is. Texts belong to the router. */
+typedef struct tb_router_properties {
+    /** sizeof(tb_router_properties), set by the caller. */
+    size_t struct_size;
+    /** The number of tasks. */
+    size_t tasks;
+    /** e: the length of a feature, which is an embedding of the encoder's. */
+    size_t embedding;
+    /** The dimensions of each task's subspace. */
+    size_t components;
+    /** The confidence below which an image is not sent to its likeliest task. */
+    double threshold;
+    /** The task expression of the weights whose embeddings are the features, `base` as a rule. */
+    const char *features;
+    /** The task expression of the weights that answer below the threshold; NULL where nothing does. */
+    const char *fallback;
+} tb_router_properties;
+
+/** What a router says of one image. This struct never changes, so arrays of it are safe. */
+typedef struct tb_route {
+    /** The likeliest task: 0 <= task < tasks. */
+    size_t task;
+    /** The probability of that task among the router's tasks. */
+    double probability;
+    /**
+     * The probability, lowered where the image lies further from the task than all images that the router was made of:
+     * what is compared with the threshold.
+     */
+    double confidence;
+    /** What becomes of the image: TB_CHOICE_TASK, TB_CHOICE_FALLBACK or TB_CHOICE_NONE. */
+    uint32_t choice;
+    /** 0. */
+    uint32_t reserved;
+} tb_route;
+
+/**
+ * Opens a router over the tasks of a basis. Nothing is reconstructed yet; of a base that is in no bundle all weights
+ * are read once, as the router has to be of that base.
+ *
+ * @param path     the file that `taskbasis route` wrote
+ * @param options  NULL for the router's own threshold and fallback
+ * @param out      set to the new handle, which the caller frees with tb_router_free(); NULL on failure
+ * @return TB_OK; TB_ERR_IO; TB_ERR_FORMAT; TB_ERR_UNSUPPORTED for a router of a newer version; TB_ERR_MISMATCH for one
+ *         of another base; TB_ERR_NOT_FOUND and TB_ERR_NOT_RECOVERABLE for a task that the basis does not have;
+ *         TB_ERR_INVALID_ARGUMENT for a threshold or a fallback that is none
+ */
+tb_status tb_router_open(const tb_basis *basis,
+                         const char *path,
+                         const tb_router_options *options,
+                         tb_router **out,
+                         tb_error **err);
+
+/** Tells what a router is. `info->struct_size` has to be set. */
+tb_status tb_router_info(const tb_router *router, tb_router_properties *info, tb_error **err);
+
+/**
+ * Sets `*out` to the name of a task of the router's, UTF-8, which belongs to the router.
+ *
+ * @param index  0 <= index < tasks
+ * @return TB_OK; TB_ERR_NOT_FOUND
+ */
+tb_status tb_router_task_name(const tb_router *router, size_t index, const char **out, tb_error **err);
+
+/**
+ * Tells the tasks of `n` images by their features: embeddings of the weights that tb_router_properties.features names,
+ * as tb_encoder_encode() gives them, not normalised. Runs nothing.
+ *
+ * @param features   f32 [n,embedding]
+ * @param embedding  e: the length of a feature; must be the router's, or TB_ERR_MISMATCH
+ * @param out        [n], room for n
+ * @return TB_OK; TB_ERR_MISMATCH; TB_ERR_INVALID_ARGUMENT for a feature whose norm is 0 or not finite. On failure
+ *         `out` is as it was
+ */
+tb_status tb_router_route(const tb_router *router,
+                          const float *features,
+                          size_t n,
+                          size_t embedding,
+                          tb_route *out,
+                          tb_error **err);
+
+/**
+ * Embeds `n` preprocessed images, each with the weights of the task that it looks like: one run for the features of
+ * all, and one for each task that occurs among them. Otherwise as tb_encoder_encode().
+ *
+ * @param encoder   of the router's base, with the pooling that the router was made with
+ * @param pixels    f32 [n,3,S,S], as tb_preprocess() gives them
+ * @param out       f32 [n,e]; zeros for an image that nothing answers for
+ * @param capacity  floats that `out` has room for: at least n*e, or TB_ERR_BUFFER_TOO_SMALL
+ * @param routes    [n], room for n; NULL where they are not wanted
+ * @return what tb_encoder_encode() returns; TB_ERR_MISMATCH for an encoder that gives other features. On failure `out`
+ *         and `routes` are as they were
+ */
+tb_status tb_router_encode(const tb_router *router,
+                           const tb_encoder *encoder,
+                           const float *pixels,
+                           size_t n,
+                           float *out,
+                           size_t capacity,
+                           tb_route *routes,
+                           tb_error **err);
+
+/**
+ * Classifies `n` preprocessed images, each with the weights and the head of the task that it looks like; below the
+ * threshold with the fallback's weights and the likeliest task's head.
+ *
+ * @param heads   [tasks], in the order of the router's tasks
+ * @param count   must be the router's number of tasks
+ * @param pixels  as in tb_router_encode()
+ * @param routes  [n], room for n: whose classes they are
+ * @param top     [n,k], room for n*k: the k best classes of each image, the best first. Where there are fewer, or
+ *                nothing answers, the rest has a class_index of SIZE_MAX and zeros. NULL where k is 0
+ * @param k       the best classes that are wanted of each image
+ * @return what tb_router_encode() and tb_head_classify() return; TB_ERR_MISMATCH, with the task, for a head that takes
+ *         other embeddings. On failure `routes` and `top` are as they were
+ */
+tb_status tb_router_classify(const tb_router *router,
+                             const tb_encoder *encoder,
+                             const tb_head *const *heads,
+                             size_t count,
+                             const float *pixels,
+                             size_t n,
+                             tb_route *routes,
+                             tb_score *top,
+                             size_t k,
+                             tb_error **err);
+
+/** Frees a router. NULL is fine. */
+void tb_router_free(tb_router *router);
 
 #ifdef __cplusplus
 } /* extern "C" */
