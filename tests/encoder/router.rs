@@ -86,7 +86,7 @@ fn a_batch_of_several_tasks_is_encoded_by_each_images_own() {
     }
     // Features that answer themselves take no other run.
     let based = Routing::new(router.clone().with_fallback(Some(TaskExpr::base())), &opened).unwrap();
-    assert_eq!(based.encode(&encoder, &[], 0).unwrap().embeds, []);
+    assert_eq!(based.encode(&encoder, &[], 0).unwrap().embeds, [0.0f32; 0]);
 
     let mut other = OpenOptions { base: digits("base/pickled_module.pt"), ..OpenOptions::default() };
     other.image_size = Some(64);
