@@ -13,7 +13,7 @@ use taskbasis::{OpenModel, OpenOptions, Router, RouterFit};
 const TASKS: [&str; 2] = ["MNIST", "Parity"];
 
 /// A router of made-up features, of two tasks that lie apart, over the basis that is open.
-pub fn write_router(o: &Opened, fallback: Option<&str>) -> (tempfile::TempDir, CString) {
+pub(crate) fn write_router(o: &Opened, fallback: Option<&str>) -> (tempfile::TempDir, CString) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("router.safetensors");
     let e = o.model.embedding;
@@ -30,7 +30,7 @@ pub fn write_router(o: &Opened, fallback: Option<&str>) -> (tempfile::TempDir, C
     (folder, CString::new(path.to_str().unwrap()).unwrap())
 }
 
-pub const NO_ROUTE: tb_route = tb_route { task: 0, probability: 0.0, confidence: 0.0, choice: 0, reserved: 0 };
+pub(crate) const NO_ROUTE: tb_route = tb_route { task: 0, probability: 0.0, confidence: 0.0, choice: 0, reserved: 0 };
 
 #[test]
 fn a_router_tells_tasks_and_groups_a_batch() {
