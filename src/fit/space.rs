@@ -78,7 +78,7 @@ impl Space {
             let axes = (0..sources).map(unit).collect();
             (axes, (0..sources).flat_map(|source| entries.iter().map(move |entries| entries[source])).collect())
         } else {
-            let unit = |i: usize| f64::from(u8::from(i % (tasks.len() + 1) == 0));
+            let unit = |i: usize| f64::from(u8::from(i.is_multiple_of(tasks.len() + 1)));
             (columns.clone(), (0..tasks.len() * tasks.len()).map(unit).collect())
         };
         let (tasks, grouping, has_mean) = (tasks.to_vec(), grouping.clone(), basis.has_mean());

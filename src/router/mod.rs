@@ -25,7 +25,8 @@ mod file;
 mod fit;
 mod routing;
 mod subspace;
-#[cfg(all(test, feature = "build"))]
+#[cfg(test)]
+#[cfg(feature = "build")]
 mod tests;
 
 use std::path::PathBuf;
