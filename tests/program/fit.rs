@@ -164,14 +164,11 @@ fn squares(basis: &Basis, belongs: impl Fn(&str) -> bool) -> Vec<f64> {
         let mut square = 0.0;
         for (_, parameter) in basis.parameters().filter(|(name, _)| belongs(name)) {
             let sources: Vec<_> = parameter.sources().iter().map(|source| source.to_f32().unwrap()).collect();
-            for i in 0..parameter.numel() {
-                let mut value: f64 =
-                    (0..basis.vectors()).map(|m| table.get(m, t).unwrap() * f64::from(sources[m][i])).sum();
-                if basis.has_mean() {
-                    value += f64::from(sources[basis.vectors()][i]);
-                }
-                square += value * value;
-            }
+            let value = |i: usize| {
+                let sum: f64 = (0..basis.vectors()).map(|m| table.get(m, t).unwrap() * f64::from(sources[m][i])).sum();
+                if basis.has_mean() { sum + f64::from(sources[basis.vectors()][i]) } else { sum }
+            };
+            square += (0..parameter.numel()).map(|i| value(i).powi(2)).sum::<f64>();
         }
         square
     };
