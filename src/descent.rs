@@ -9,6 +9,7 @@ const MIN_FALL: f64 = 1e-4;
 /// The end of a descent.
 pub(crate) struct Minimum {
     pub(crate) at: Vec<f64>,
+    #[cfg_attr(not(feature = "build"), allow(dead_code))] // Told by `build` alone.
     pub(crate) iterations: usize,
 }
 

@@ -28,8 +28,8 @@ impl Coefficients {
     /// mean, then the `residuals` residuals'.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] when there are not as many as `vectors` and `residuals`, the mean's is not 0 and
-    /// there is no mean, or one is not finite or does not fit f32.
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when there are not as many as `vectors` and
+    /// `residuals`, the mean's is not 0 and there is no mean, or one is not finite or does not fit f32.
     pub fn to_kernel(&self, vectors: usize, has_mean: bool, residuals: usize) -> Result<Vec<f32>> {
         Self::check_count(self.vectors.len(), vectors)?;
         if !self.residuals.is_empty() && self.residuals.len() != residuals {

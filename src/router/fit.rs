@@ -8,12 +8,15 @@
 
 use nalgebra::{DMatrix, DMatrixView, SymmetricEigen};
 
-use super::subspace::{Distance, MIN_VARIANCE, Subspaces};
+use super::subspace::{Distance, Subspaces};
 use super::{Choice, Router, THRESHOLD, largest, normalise, not_normalisable};
 use crate::basis::TaskExpr;
 use crate::bundle::Fingerprint;
 use crate::error::{Error, Result};
 use crate::tower::Pooling;
+
+/// The least variance per dimension that is reckoned with: features are of length 1, and f32's.
+const MIN_VARIANCE: f64 = 1e-9;
 
 /// Parts of a task's images, of which each is held out once.
 const FOLDS: usize = 4;

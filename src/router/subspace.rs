@@ -10,8 +10,6 @@
 
 use crate::error::{Error, Result};
 
-/// The least variance per dimension that is reckoned with: features are of length 1, and f32's.
-pub(super) const MIN_VARIANCE: f64 = 1e-9;
 /// By how much directions may be off orthonormal, as f32 they are off by rounding.
 const TOLERANCE: f64 = 1e-3;
 

@@ -13,6 +13,7 @@ mod model;
 mod partial;
 mod plan;
 mod reconstruct;
+mod rows;
 mod save;
 mod sum;
 mod values;

@@ -5,6 +5,7 @@ mod options;
 mod report;
 mod result;
 mod search;
+mod tested;
 
 use serde_json::json;
 use taskbasis::fit::closed_form;
@@ -12,7 +13,7 @@ use taskbasis::{Basis, BasisFile, Error, Grouping, MapMode, Result};
 
 pub use self::options::Fit;
 use self::options::Method;
-use self::result::{Identity, write};
+use self::result::{Identity, no_basis, write};
 use crate::args::{EncoderArgs, HeadArgs};
 use crate::conflicts::{Given, Refused, option, options};
 use crate::output;
@@ -74,8 +75,4 @@ impl Fit {
 fn recoverable(basis: &Basis) -> Vec<String> {
     let tasks = basis.tasks().iter().enumerate().filter(|(t, _)| basis.recovery().is_recoverable(*t));
     tasks.map(|(_, task)| task.clone()).collect()
-}
-
-fn no_basis() -> Error {
-    Error::invalid("there is no basis whose coefficients could be found").hint("Give it with --basis")
 }

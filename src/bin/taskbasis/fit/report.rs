@@ -6,7 +6,7 @@ use serde_json::Value;
 use taskbasis::fit::{Candidate, Fitted, Measure};
 use taskbasis::{Result, Scale};
 
-use super::search::Tested;
+use super::tested::Tested;
 use crate::report::plot::{Bars, COLOURS, Curve, Lines};
 use crate::report::{begin, end, escape, legend, paragraph, section};
 

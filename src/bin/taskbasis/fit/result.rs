@@ -35,3 +35,7 @@ pub(super) fn write(path: Option<&OutFile>, json: &Value) -> Result<()> {
 pub(super) fn write_text(path: &OutFile, text: &str) -> Result<()> {
     replace_file(path, &[], |sibling| std::fs::write(sibling, text).map_err(|e| Error::io("cannot write", path, e)))
 }
+
+pub(super) fn no_basis() -> Error {
+    Error::invalid("there is no basis whose coefficients could be found").hint("Give it with --basis")
+}

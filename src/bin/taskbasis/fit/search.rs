@@ -8,10 +8,10 @@ use taskbasis::fit::{Candidate, FitOptions, FitTask, Fitted, Measure, Objective,
 use taskbasis::{Dataset, Encoder, Error, Grouping, Result, TaskExpr};
 
 use super::images::Source;
-use super::no_basis;
 use super::options::Fit;
 use super::report::Page;
-use super::result::{Identity, write, write_text};
+use super::result::{Identity, no_basis, write, write_text};
+use super::tested::Tested;
 use crate::accuracy::Judge;
 use crate::args::Session;
 use crate::eval::open_data;
@@ -145,14 +145,6 @@ fn curve(found: &Fitted) -> Vec<Vec<String>> {
         rows.push(row);
     }
     rows
-}
-
-/// Accuracies on images that fitting has not seen.
-pub(super) struct Tested {
-    pub(super) split: String,
-    pub(super) tasks: Vec<String>,
-    /// What the weights are called, and a share for each task.
-    pub(super) shares: Vec<(&'static str, Vec<f64>)>,
 }
 
 impl Tested {
