@@ -200,9 +200,9 @@ fn an_analogy_beside_the_base_and_the_task_itself() {
     let (basis, base) = (path("bases/ViT-D-8_AE_M4_8task"), path("base/pickled_module.pt"));
     let (heads, images) = (path("heads.safetensors"), path("images.safetensors"));
     let files = ["eval", "--basis", text(&basis), "--base", text(&base), "--heads", text(&heads)];
-    let data = ["--data", text(&images), "--val-split", "test", "--batch", "100"];
+    let data = ["--data", text(&images), "--batch", "100"];
     let run = |more: &[&str]| run(&[&files[..], &data, more].concat());
-    let analogy = ["--analogy", "Inverted + Rotated - Quadrant", "--sweep", "0:1:5"];
+    let analogy = ["--analogy", "Inverted + Rotated - Quadrant", "--sweep", "0:1:5", "--val-split", "test"];
     let result = run(&[&analogy[..], &["--task", "MNIST"]].concat()).unwrap();
     let alone = |weights: &str| {
         let result = run(&["--task", "MNIST", "--weights", weights]).unwrap();

@@ -32,7 +32,10 @@ fn command(method: &str, more: &[&str]) -> Option<Command> {
         ("--data", digits("images.safetensors")?),
     ];
     command.arg("fit").args(paths.iter().flat_map(|(option, path)| [(*option).to_owned(), text(path)]));
-    command.args(["--split", "test", "--json"]).args(more);
+    if !more.contains(&"--split") {
+        command.args(["--split", "test"]);
+    }
+    command.arg("--json").args(more);
     Some(command)
 }
 
@@ -59,7 +62,9 @@ fn what_is_found_is_never_worse_than_the_start() {
         let loss = |of: &Value, part: &str| number(&of[part]["loss"]);
         assert!(accuracy(best) >= accuracy(start), "{method}");
         assert!(loss(best, "validation") < loss(start, "validation"), "{method}");
-        assert!(loss(best, "training") < 0.95 * loss(start, "training"), "{method}: {best}");
+        // One group leaves the search a coefficient per vector.
+        let enough = if groups == "whole" { 1.0 } else { 0.95 };
+        assert!(loss(best, "training") < enough * loss(start, "training"), "{method}: {best}");
         // The best of the sweep, by accuracy and then by loss.
         for point in found["sweep"].as_array().unwrap() {
             let (own, of) = (accuracy(start), accuracy(point));

@@ -24,6 +24,7 @@ use crate::unreadable_images::SkipArgs;
 #[derive(Args)]
 #[command(group(ArgGroup::new("lambdas").args(["sweep", "negate", "analogy"]).multiple(true)))]
 #[command(group(ArgGroup::new("reported").args(["sweep", "sweep_layers"])))]
+#[command(group(ArgGroup::new("repeated").args(["sweep", "negate", "analogy", "sweep_layers"]).multiple(true)))]
 pub struct Eval {
     #[command(flatten)]
     pub(super) model: ModelArgs,
@@ -112,7 +113,7 @@ pub struct Eval {
     pub(super) report: Option<OutFile>,
 
     /// MiB of preprocessed images to keep between one λ and the next; more are preprocessed again.
-    #[arg(long, value_name = "MIB", default_value_t = 4096)]
+    #[arg(long, value_name = "MIB", default_value_t = 4096, requires = "repeated")]
     pub(super) image_cache: usize,
 
     #[command(flatten)]
