@@ -270,7 +270,7 @@ impl Search<'_> {
                 worse += 1;
             }
             // Weaker pulls lead farther away from where the changes were measured.
-            if worse >= 2 && best.is_some() || worse >= 4 {
+            if worse >= if best.is_some() { 2 } else { 4 } {
                 break;
             }
         }

@@ -12,16 +12,18 @@ use crate::args::{EncoderArgs, HeadArgs, ModelArgs};
 use crate::eval::DataArg;
 use crate::paths::OutFile;
 
+const EXAMPLE: &str = "\
+Example:
+  taskbasis fit --basis model.taskbasis --data images --groups layer --shots 16 -o merged.json
+  taskbasis eval --basis model.taskbasis --data images --weights @merged.json";
+
 /// Find coefficients: a λ for every task and group of parameters, with which one set of weights serves all tasks.
 ///
 /// From a few labelled images of every class, or from unlabelled ones, by search; or without images, from the lengths
 /// of the task vectors. The search begins at the best single λ and gives nothing that is worse on the images that it
 /// keeps for validation. What comes out is an expression, which -o writes into a file that --weights takes as @FILE.
-///
-/// taskbasis fit --basis model.taskbasis --data images --groups layer --shots 16 -o merged.json
-/// taskbasis eval --basis model.taskbasis --data images --weights @merged.json
 #[derive(Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_help = EXAMPLE)]
 pub struct Fit {
     #[command(flatten)]
     pub(super) model: ModelArgs,
