@@ -180,7 +180,15 @@ class Encoder(Handle):
             raise TypeError(f"weights are Weights, or named by a str or an Expression; got {type(weights).__name__}")
         return self._basis.weights(weights)
 
-    def _encode(self, pixels: Any, weights: Weights) -> Any:
+    def _pixels(self, images: Any) -> Any:
+        """Images of every kind as f32 [n, 3, S, S]."""
+        if hasattr(images, "__array__") and not hasattr(images, "convert"):
+            images = np.asarray(images)
+        is_ready = isinstance(images, np.ndarray) and images.dtype == np.float32
+        return self._preprocessed(images) if is_ready else self.preprocess(images)
+
+    def _preprocessed(self, pixels: Any) -> Any:
+        """Preprocessed images as they are, f32 [n, 3, S, S]."""
         size = self.image_size
         pixels = np.ascontiguousarray(pixels[np.newaxis] if pixels.ndim == 3 else pixels)
         if pixels.shape[1:] != (3, size, size):
@@ -190,6 +198,10 @@ class Encoder(Handle):
                 f"got {list(pixels.shape)}"
                 + (", with channels last. Give the pixels as u8, which are then preprocessed" if is_last else "")
             )
+        return pixels
+
+    def _encode(self, pixels: Any, weights: Weights) -> Any:
+        pixels = self._preprocessed(pixels)
         out = np.empty((len(pixels), self.embedding), np.float32)
         source, target = ffi.cast("float *", pixels.ctypes.data), ffi.cast("float *", out.ctypes.data)
         call(lib.tb_encoder_encode, self._handle, weights._handle, source, len(pixels), target, out.size)

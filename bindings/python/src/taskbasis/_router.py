@@ -85,7 +85,7 @@ class Router(Handle):
     def __call__(self, encoder: Encoder, images: Any) -> "tuple[Any, list[Route]]":
         """The embeddings f32 [n, e] of images, each with the weights of the task that it looks like, zeros where nothing
         answers; and the routes. Images are as `Encoder` takes them."""
-        pixels = encoder.preprocess(images)
+        pixels = encoder._pixels(images)
         out = np.empty((len(pixels), encoder.embedding), np.float32)
         routes = ffi.new("tb_route[]", max(len(pixels), 1))
         source, target = (ffi.cast("float *", array.ctypes.data) for array in (pixels, out))
@@ -99,7 +99,7 @@ class Router(Handle):
         where nothing answers. `heads` has one per task, in the order of `tasks`."""
         if top < 0:
             raise ValueError(f"top is at least 0; got {top}")
-        pixels = encoder.preprocess(images)
+        pixels = encoder._pixels(images)
         top = min(top, max((len(head.classes) for head in heads), default=0))
         handles = ffi.new("tb_head *[]", [head._handle for head in heads] or [ffi.NULL])
         n, source = len(pixels), ffi.cast("float *", pixels.ctypes.data)
