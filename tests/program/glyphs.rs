@@ -87,7 +87,7 @@ fn merging_helps_as_it_does_in_the_paper() {
     let test: f64 = tasks.keys().map(|task| sweep["test"][format!("{task}:top1")].as_f64().unwrap()).sum();
     let gained = test / tasks.len() as f64 - zeroshot;
     println!("λ = {best}: {:.2} points above zero-shot, of {:.2}", 100.0 * gained, 100.0 * zeroshot);
-    assert!(best > 0.05 && gained >= 0.015, "λ = {best}, {gained}");
+    assert!(best > 0.05 && gained >= 0.01, "λ = {best}, {gained}");
 }
 
 #[test]
