@@ -27,6 +27,15 @@ SCENES = {
     "Digits": dict(scale=(0.6, 1.0), shear=0.5, rotate=0.4, noise=0.1, shift=0.15),
 }
 
+#: What all tasks' images have more of than the base's, as photographs have that CLIP's captions are not about.
+COMMON = dict(noise=0.14, rotate=0.25, blur=0.5)
+
+
+def of_task(task, strength):
+    """The scene of a task's own images: `scene`, and what all tasks have in common."""
+    how = scene(task, strength)
+    return {key: max(value, COMMON[key]) if key in COMMON else value for key, value in how.items()}
+
 
 def scene(task, strength):
     """A scene between the plain one (0) and the task's own (1)."""

@@ -41,7 +41,8 @@ CONCEPTS = {
     "camera": "camera", "calendar": "calendar calender calendar-blank", "lock": "lock lock-closed lock-closed-outline",
     "search": "search magnify magnifier magnifying-glass", "trash": "trash trash-can delete trash-2",
     "user": "user person account people", "mail": "mail email envelope envelope-simple envelope-open",
-    "phone": "phone call telephone phone-call", "cloud": "cloud cloudy", "sun": "sun sunny white-balance-sunny sun-light",
+    "phone": "phone call telephone phone-call", "cloud": "cloud cloudy",
+    "sun": "sun sunny white-balance-sunny sun-light",
     "moon": "moon half-moon weather-night moon-waning-crescent", "key": "key vpn-key", "gift": "gift",
     "clock": "clock time", "eye": "eye", "flag": "flag", "book": "book book-open",
     "printer": "printer print printing-page", "umbrella": "umbrella", "settings": "settings cog gear settings-2",
@@ -71,8 +72,8 @@ ICONS = {
 }
 
 #: Fonts whose glyphs are stand-ins for what they lack, or ornaments.
-LEFT_OUT = ("Caslon", "Caliban", "SetoFont", "Linux Biolinum Keyboard", "Linux Libertine Initials", "Amiri Quran Colored",
-            "Keter Aram Tsova", "Noto Nastaliq", "Noto Rashi", "Trashim", "Symbola", "Ouhod", "KacstPen")
+LEFT_OUT = ("Caslon", "Caliban", "SetoFont", "Linux Biolinum Keyboard", "Linux Libertine Initials",
+             "Amiri Quran Colored",            "Keter Aram Tsova", "Noto Nastaliq", "Noto Rashi", "Trashim", "Symbola", "Ouhod", "KacstPen")
 
 #: The most makers of a domain, and faces of a maker.
 MAKERS, FACES = 28, 4
@@ -122,8 +123,8 @@ def faces(root="/usr/share/fonts"):
 
 
 def of_fonts(scripts, every_face):
-    """{domain: {maker: [drawings of one face, …]}}, a face's drawings in the order of the classes; and the files of each
-    maker."""
+    """{domain: {maker: [drawings of one face, …]}}, a face's drawings in the order of the classes; and the files of
+    each maker."""
     domains, files = {}, defaultdict(list)
     for domain, characters in scripts.items():
         codes = {ord(character) for character in characters}

@@ -82,8 +82,8 @@ def optimisers(visual, more, rate, muon):
 
 
 def train(visual, head, batches, steps, rate, *, muon=None, more=(), each=lambda step, loss: None):
-    """A tenth of the steps warms the rate up, and a cosine ends it. `head` makes logits of normalised embeddings; `more`
-    is trained too; `each` is called after every step with the running mean of the loss."""
+    """A tenth of the steps warms the rate up, and a cosine ends it. `head` makes logits of normalised embeddings;
+    `more` is trained too; `each` is called after every step with the running mean of the loss."""
     visual.train()
     used, mean = optimisers(visual, more, rate, muon), None
     rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in used]

@@ -1,5 +1,5 @@
-//! The family in which merging helps (`examples/glyphs`): the program on the files as they are shipped, beside what
-//! PyTorch measured of the weights that they were packed from.
+//! The family `examples/glyphs`: the program on the files as they are shipped, beside what PyTorch measured of the
+//! weights that they were packed from.
 #![cfg(feature = "cli")]
 
 use std::fs;
@@ -70,7 +70,7 @@ fn base_tasks_and_merges_have_the_accuracies_of_pytorch() {
 }
 
 #[test]
-fn merging_helps_as_it_does_in_the_paper() {
+fn a_part_of_all_task_vectors_makes_the_base_better() {
     if !runtime() {
         return;
     }
@@ -87,7 +87,7 @@ fn merging_helps_as_it_does_in_the_paper() {
     let test: f64 = tasks.keys().map(|task| sweep["test"][format!("{task}:top1")].as_f64().unwrap()).sum();
     let gained = test / tasks.len() as f64 - zeroshot;
     println!("λ = {best}: {:.2} points above zero-shot, of {:.2}", 100.0 * gained, 100.0 * zeroshot);
-    assert!(best > 0.0 && gained >= 0.01, "λ = {best}, {gained}");
+    assert!(best > 0.05 && gained >= 0.01, "λ = {best}, {gained}");
 }
 
 #[test]
