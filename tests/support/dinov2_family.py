@@ -28,6 +28,8 @@ from extract_dinov2 import IN_MEMORY, fetched
 GLYPHS = Path(__file__).resolve().parents[2] / "examples/glyphs/data"
 TASKS = ["Greek", "Arabic", "Icons", "Digits"]
 PREFIX = "backbone."
+# What embeddings are compared at.
+SIZE = 224
 FORMATS = ["f32", "bf16", "f16", "q8", "q6", "q4", "q3", "q2"]
 MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
 
@@ -139,11 +141,11 @@ def main() -> None:
     lengths = dict(zip(TASKS, analysis["relative_lengths"]))
     print("‖τ‖/‖W‖:", ", ".join(f"{task} {100 * length:.2f} %" for task, length in lengths.items()))
 
-    form = ["--heads-count", 6]
+    form = ["--heads-count", 6, "--image-size", SIZE]
     given_pixels = {}
     for task in TASKS:
         given_pixels[task] = folder / f"{task}.pixels.safetensors"
-        save_file({"pixel_values": images(task, "t10k", 224, 32)[0]}, given_pixels[task])
+        save_file({"pixel_values": images(task, "t10k", SIZE, 32)[0]}, given_pixels[task])
 
     def embeds(task: str, *where: object, weights: "str | None" = None) -> np.ndarray:
         out = folder / "embeds.safetensors"
@@ -152,6 +154,7 @@ def main() -> None:
 
     folder_form = ["--basis", basis, "--base", base, *form]
     exact = {task: embeds(task, *folder_form) for task in TASKS}
+
     def cosines(task: str, found: np.ndarray) -> np.ndarray:
         truth = exact[task]
         return (truth * found).sum(1) / (np.linalg.norm(truth, axis=1) * np.linalg.norm(found, axis=1))
@@ -163,11 +166,13 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- |")
     for name in FORMATS:
         bundle = folder / f"{name}.taskbasis"
-        packed = run("pack", *folder_form, "--format", name, "--base-format", "none", "--no-golden", "-o", bundle)
+        packed = run("pack", *folder_form, "--format", name, "--base-format", "f32", "--no-golden", "-o", bundle)
         worst = max(task["relative"] for task in packed["errors"]["tasks"])
-        found = [cosines(task, embeds(task, "--basis", bundle, "--base", base)) for task in TASKS]
+        found = [cosines(task, embeds(task, "--basis", bundle)) for task in TASKS]
         found = np.concatenate(found)
-        print(f"| {name} | {packed['vector_bytes']:,} | {100 * worst:.2f} % | {found.min():.6f} | {found.mean():.6f} |", flush=True)
+        cells = [name, f"{packed['vector_bytes']:,}", f"{100 * worst:.2f} %", f"{found.min():.6f}", f"{found.mean():.6f}"]
+        print(f"| {' | '.join(cells)} |", flush=True)
+        bundle.unlink()
     print("| precision | embeddings: least cosine | mean |")
     print("| --- | --- | --- |")
     for precision in ["f32", "bf16", "int8"]:
