@@ -170,7 +170,7 @@ class Basis(Handle):
         if rows.ndim != 2 or rows.shape[0] != len(names):
             raise ValueError(f"coefficients: expected [{len(names)} groups, {self.vectors}], got {list(rows.shape)}")
         means = np.ascontiguousarray(np.broadcast_to(np.asarray(mean, np.float64), (len(names),)))
-        texts = [ffi.new("char[]", encoded(name)) for name in names]
+        texts = [encoded(name) for name in names]
         array, out = ffi.new("char *[]", texts), ffi.new("tb_weights **")
         source, of_mean = ffi.cast("double *", rows.ctypes.data), ffi.cast("double *", means.ctypes.data)
         shape = (len(names), source, rows.shape[1])
