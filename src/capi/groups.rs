@@ -6,7 +6,7 @@ use super::basis::{model, tb_basis};
 use super::error::{tb_error, tb_status};
 use super::guard::call;
 use super::handle::{self, Buffer, Out};
-use super::weights::{named, tb_weights};
+use super::weights::{mean_place, named, tb_weights, write_row};
 use crate::basis::{Basis, Coefficients, Grouping, Selector, TaskExpr};
 use crate::did_you_mean;
 use crate::error::{Error, Result};
@@ -85,7 +85,7 @@ pub unsafe extern "C" fn tb_weights_coefficients_of(
 ) -> tb_status {
     call!(err, {
         let out = Buffer::new(out, capacity, needed, "out")?;
-        let mean = (!mean.is_null()).then(|| Out::new(mean, "mean", 0.0)).transpose()?;
+        let mean = mean_place(mean)?;
         let weights = &handle::borrow(weights)?.weights;
         let parameter = handle::text(parameter, "parameter")?;
         let matrix = weights.coefficients();
@@ -96,12 +96,7 @@ pub unsafe extern "C" fn tb_weights_coefficients_of(
             })?,
             None => 0,
         };
-        let coefficients = &matrix.rows()[matrix.row_of(row)];
-        out.fill(&coefficients.vectors)?;
-        if let Some(mean) = mean {
-            mean.set(coefficients.mean);
-        }
-        Ok(())
+        write_row(&matrix.rows()[matrix.row_of(row)], out, mean)
     })
 }
 

@@ -180,18 +180,32 @@ pub unsafe extern "C" fn tb_weights_coefficients(
 ) -> tb_status {
     call!(err, {
         let out = Buffer::new(out, capacity, needed, "out")?;
-        let mean = (!mean.is_null()).then(|| Out::new(mean, "mean", 0.0)).transpose()?;
+        let mean = mean_place(mean)?;
         let matrix = handle::borrow(weights)?.weights.coefficients();
         let coefficients = matrix.plain().ok_or_else(|| {
             Error::unsupported("the coefficients differ between groups of parameters")
                 .hint("tb_weights_coefficients_of() gives those of one parameter")
         })?;
-        out.fill(&coefficients.vectors)?;
-        if let Some(mean) = mean {
-            mean.set(coefficients.mean);
-        }
-        Ok(())
+        write_row(coefficients, out, mean)
     })
+}
+
+/// The place for what multiplies the mean, where C wants to know it.
+///
+/// # Safety
+/// As of [`Out::new`].
+pub(super) unsafe fn mean_place<'a>(mean: *mut f64) -> Result<Option<Out<'a, f64>>> {
+    // SAFETY: not NULL, checked here; the rest is the caller's promise.
+    (!mean.is_null()).then(|| unsafe { Out::new(mean, "mean", 0.0) }).transpose()
+}
+
+/// Writes the coefficients of the vectors, and the mean's.
+pub(super) fn write_row(row: &Coefficients, out: Buffer<f64>, mean: Option<Out<'_, f64>>) -> Result<()> {
+    out.fill(&row.vectors)?;
+    if let Some(mean) = mean {
+        mean.set(row.mean);
+    }
+    Ok(())
 }
 
 /// Reconstructs now, unless the weights are ready: afterwards the first call that needs them finds them in the cache,
