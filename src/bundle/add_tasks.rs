@@ -23,7 +23,7 @@ use crate::checkpoint::{Checkpoint, lacking};
 use crate::did_you_mean::unknown;
 use crate::error::{Error, ErrorKind, Result};
 use crate::heads::Head;
-use crate::tensor::{BlockFormat, Source, Tensor, try_zeroed};
+use crate::tensor::{BlockFormat, DType, Source, Tensor, try_zeroed};
 
 /// A task to be added.
 #[derive(Debug)]
@@ -82,6 +82,8 @@ pub struct BundleUpdate<'a> {
     golden: Option<Vec<f32>>,
     /// What was measured of precisions, in the place of what the bundle tells.
     precision: Option<PrecisionMeasure>,
+    /// The router's file, in the place of the bundle's.
+    pub(super) router: Option<Vec<u8>>,
     threads: usize,
 }
 
@@ -123,6 +125,7 @@ impl<'a> BundleUpdate<'a> {
             fits: Vec::new(),
             golden: None,
             precision: None,
+            router: None,
             threads: 0,
         }
     }
@@ -278,11 +281,17 @@ impl<'a> BundleUpdate<'a> {
                 match Role::of(tensor_name) {
                     None | Some(Role::Padding(_) | Role::Checksums | Role::Recovery) => {}
                     Some(Role::Golden) if self.golden.is_some() => {}
+                    Some(Role::Router) if self.router.is_some() => {}
                     Some(role) => items.push(Item::copy(role, tensor)),
                 }
             }
             items.push(recovery_item(&table, &[vectors, self.columns.len()]));
             items.extend(self.golden.iter().map(|golden| Item::f32(Role::Golden, &[golden.len()], golden)));
+            items.extend(
+                self.router
+                    .iter()
+                    .map(|bytes| Item::new(Role::Router, DType::U8, &[bytes.len()], |sink| sink.write(bytes))),
+            );
             items.extend(head_items(self.heads.iter().map(|(task, head)| (task.as_str(), head))));
             for (&parameter, &shape) in &added {
                 self.add_zeros(parameter, shape, &mut metadata, first_new, &mut items)?;

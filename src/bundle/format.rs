@@ -51,6 +51,7 @@ pub(super) mod name {
     pub(in super::super) const RECOVERY: &str = "recovery";
     pub(in super::super) const GRAPH: &str = "graph";
     pub(in super::super) const GOLDEN: &str = "golden";
+    pub(in super::super) const ROUTER: &str = "router";
     pub(in super::super) const PADDING: &str = "padding/";
     pub(in super::super) const CHECKSUMS: &str = "checksums";
 }
@@ -65,6 +66,7 @@ pub(super) enum Section {
     Recovery,
     Graph,
     Golden,
+    Router,
     Checksums,
 }
 
@@ -87,6 +89,8 @@ pub(super) enum Role<'a> {
     Graph,
     /// The embedding of the built-in image with the base's weights.
     Golden,
+    /// What tells by an image which task it belongs to, as a file of its own.
+    Router,
     /// Bytes of zero between two tensors; its name is a number or anything else.
     Padding(&'a str),
     Checksums,
@@ -99,6 +103,7 @@ impl<'a> Role<'a> {
             name::RECOVERY => return Some(Self::Recovery),
             name::GRAPH => return Some(Self::Graph),
             name::GOLDEN => return Some(Self::Golden),
+            name::ROUTER => return Some(Self::Router),
             name::CHECKSUMS => return Some(Self::Checksums),
             _ => {}
         }
@@ -134,6 +139,7 @@ impl<'a> Role<'a> {
             Self::Recovery => Section::Recovery,
             Self::Graph => Section::Graph,
             Self::Golden => Section::Golden,
+            Self::Router => Section::Router,
             Self::Checksums => Section::Checksums,
             Self::Padding(_) => return None,
         })
@@ -153,6 +159,7 @@ impl fmt::Display for Role<'_> {
             Self::Recovery => f.write_str(name::RECOVERY),
             Self::Graph => f.write_str(name::GRAPH),
             Self::Golden => f.write_str(name::GOLDEN),
+            Self::Router => f.write_str(name::ROUTER),
             Self::Padding(index) => write!(f, "{}{index}", name::PADDING),
             Self::Checksums => f.write_str(name::CHECKSUMS),
         }

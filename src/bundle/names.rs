@@ -1,4 +1,4 @@
-//! Expressions that a bundle keeps under a name.
+//! What a bundle keeps beside its tasks: expressions under names, and a router.
 
 use indexmap::IndexMap;
 
@@ -16,6 +16,16 @@ impl Bundle {
 }
 
 impl<'a> BundleUpdate<'a> {
+    /// The bundle that is updated.
+    pub(crate) fn bundle(&self) -> &'a Bundle {
+        self.bundle
+    }
+
+    /// Keeps the bytes of a router's file, in the place of those that the bundle keeps.
+    pub(crate) fn keep_router(&mut self, bytes: Vec<u8>) {
+        self.router = Some(bytes);
+    }
+
     /// An update that changes no task: of what the bundle says about its tasks alone. No base is needed.
     pub fn of_names(bundle: &'a Bundle) -> Self {
         Self::over(bundle, IndexMap::new())

@@ -44,6 +44,7 @@ pub struct Bundle {
     pub(super) heads: IndexMap<String, HeadTensors>,
     pub(super) graph: Option<Tensor>,
     pub(super) golden: Option<Tensor>,
+    pub(super) router: Option<Tensor>,
     /// The checksums: the header's, then one per tensor in the order of their bytes, padding left out.
     pub(super) checksums: Vec<u64>,
     /// All tensors, in the order of their bytes.
@@ -141,6 +142,11 @@ impl Bundle {
     /// The optional graph section as bytes: an ONNX model whose weights are inputs.
     pub fn graph(&self) -> Option<&[u8]> {
         self.graph.as_ref().and_then(Tensor::bytes)
+    }
+
+    /// The file of the router that it keeps ([`Router::save`](crate::Router::save)); `None` where it keeps none.
+    pub(crate) fn router(&self) -> Option<&Tensor> {
+        self.router.as_ref()
     }
 
     /// The inputs of the graph that it carries, where it is to be run in the place of the built one.
@@ -298,6 +304,7 @@ impl Bundle {
                 Some("heads") => "heads",
                 Some("graph") => "graph",
                 Some("golden") => "golden",
+                Some("router") => "router",
                 Some("padding") => "padding",
                 _ => "other",
             };
@@ -316,7 +323,7 @@ impl Bundle {
 /// The size of one kind of tensors in a bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct SectionSize {
-    /// `header`, `base`, `vectors`, `mean`, `residuals`, `heads`, `graph`, `golden`, `padding`, `other`.
+    /// `header`, `base`, `vectors`, `mean`, `residuals`, `heads`, `graph`, `golden`, `router`, `padding`, `other`.
     pub kind: &'static str,
     /// The data type or block format, where it has one.
     pub format: &'static str,

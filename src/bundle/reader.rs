@@ -120,6 +120,7 @@ fn read(mapping: Arc<Mapping>, version: Option<FileVersion>) -> Result<Bundle> {
         heads: heads(&metadata, &found)?,
         graph: found.graph,
         golden: found.golden,
+        router: found.router,
         parameters,
         residual_tasks,
         checksums,
@@ -205,6 +206,15 @@ pub(super) fn wrong_checksum(what: &str, told: u64, got: u64) -> Error {
         .hint("Copy or download the bundle again")
 }
 
+/// The tensor, which must be u8 `[N]`: a file within the file.
+fn row_of_bytes(what: &str, tensor: &Tensor) -> Result<Tensor> {
+    if tensor.dtype() == DType::U8 && tensor.shape().len() == 1 && tensor.numel() > 0 {
+        return Ok(tensor.clone());
+    }
+    let got = format_args!("{} {:?}", tensor.dtype(), tensor.shape());
+    Err(Error::format(format!("{what} is a row of bytes")).expected("u8 [N]").got(got))
+}
+
 /// The tensors of a bundle, by their roles.
 #[derive(Default)]
 struct TensorsByRole {
@@ -217,6 +227,7 @@ struct TensorsByRole {
     recovery: Option<Tensor>,
     graph: Option<Tensor>,
     golden: Option<Tensor>,
+    router: Option<Tensor>,
 }
 
 /// The longest embedding that a carried graph may give.
@@ -264,16 +275,8 @@ impl<'a> Sorter<'a> {
                 self.found.biases.insert(task.to_owned(), tensor.clone());
             }
             Role::Recovery => self.found.recovery = Some(tensor.clone()),
-            Role::Graph => {
-                if tensor.dtype() != DType::U8 || tensor.shape().len() != 1 || tensor.numel() == 0 {
-                    return Err(Error::format("a graph is a row of bytes").got(format_args!(
-                        "{} {:?}",
-                        tensor.dtype(),
-                        tensor.shape()
-                    )));
-                }
-                self.found.graph = Some(tensor.clone());
-            }
+            Role::Graph => self.found.graph = Some(row_of_bytes("a graph", tensor)?),
+            Role::Router => self.found.router = Some(row_of_bytes("a router", tensor)?),
             Role::Golden => {
                 // A carried graph may give embeddings of a length of its own.
                 let length = self.metadata.graph.is_none().then_some(self.metadata.encoder.arch.embed_dim);

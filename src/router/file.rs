@@ -8,18 +8,20 @@ use serde::{Deserialize, Serialize};
 use super::subspace::Subspaces;
 use super::{Router, THRESHOLD};
 use crate::basis::TaskExpr;
-use crate::bundle::Fingerprint;
+use crate::bundle::{Bundle, BundleUpdate, Fingerprint};
 use crate::checkpoint::safetensors;
 use crate::error::{Error, Result};
 use crate::mmap::{MapMode, Mapping};
 use crate::tensor::Tensor;
 use crate::tower::Pooling;
-use crate::weights::save_arrays;
+use crate::weights::{arrays_in_memory, save_arrays};
 
 /// The key of the metadata.
 const KEY: &str = "taskbasis.router";
 /// The version of the format that is written, and the newest that is read.
 const VERSION: u64 = 1;
+/// What helps where there is none.
+const MAKE_IT: &str = "`taskbasis route` makes one";
 /// The most tasks.
 const MAX_TASKS: usize = 1 << 16;
 /// The largest file that is read.
@@ -47,20 +49,59 @@ fn threshold() -> f64 {
 }
 
 impl Router {
-    /// Reads the router in the file at `path`.
+    /// Reads the router in the file at `path`: one of its own, or the bundle that keeps it.
     ///
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io); [`ErrorKind::Format`](crate::ErrorKind::Format), naming the tensor,
     /// when it is none, or what it holds is no router's; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for
-    /// one of a newer version.
+    /// one of a newer version; [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a bundle that keeps none.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
+        if Bundle::is_bundle(path) {
+            let bundle = Bundle::open(path)?;
+            let missing = || Error::not_found("the bundle keeps no router").at(path).hint(MAKE_IT);
+            return Self::of_bundle(&bundle)?.ok_or_else(missing);
+        }
         let read = || {
             let mapping = Arc::new(Mapping::open(path, MapMode::Read)?);
             Self::read(&mapping)
         };
         let router: Result<Self> = read();
         Ok(Self { path: Some(path.to_path_buf()), ..router.map_err(|e| e.at(path))? })
+    }
+
+    /// The router that a bundle keeps; `None` where it keeps none.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Format`](crate::ErrorKind::Format) and [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported)
+    /// as [`Router::open`].
+    pub fn of_bundle(bundle: &Bundle) -> Result<Option<Self>> {
+        let Some(tensor) = bundle.router() else { return Ok(None) };
+        let read = || {
+            let bytes = tensor.in_memory()?.to_bytes()?.into_owned();
+            Self::read(&Arc::new(Mapping::from_vec(bytes, bundle.path())))
+        };
+        let router = read().map_err(|e| e.at(bundle.path()))?;
+        Ok(Some(Self { path: Some(bundle.path().to_path_buf()), ..router }))
+    }
+
+    /// Puts the router into the bundle that `update` writes, in the place of the one that it keeps.
+    ///
+    /// # Errors
+    /// As [`Router::check_base`]; [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) and
+    /// [`ErrorKind::NotRecoverable`](crate::ErrorKind::NotRecoverable) for a task, features or a fallback that the
+    /// bundle does not have.
+    pub fn keep_in(&self, update: &mut BundleUpdate<'_>) -> Result<()> {
+        let bundle = update.bundle();
+        self.check_base(bundle.fingerprint())?;
+        let basis = bundle.basis()?;
+        let tasks: Vec<TaskExpr> = self.tasks.iter().map(TaskExpr::task).collect();
+        for expr in tasks.iter().chain([&self.features]).chain(&self.fallback) {
+            basis.coefficients(expr).map_err(|e| e.at(bundle.path()))?;
+        }
+        let bytes = self.with_arrays(arrays_in_memory)?;
+        update.keep_router(bytes);
+        Ok(())
     }
 
     fn read(mapping: &Arc<Mapping>) -> Result<Self> {
@@ -141,6 +182,14 @@ impl Router {
     /// # Errors
     /// As [`save_arrays`].
     pub fn save(&self, path: impl AsRef<Path>, inputs: &[&Path]) -> Result<()> {
+        self.with_arrays(|arrays, about| save_arrays(path.as_ref(), arrays, about, inputs))
+    }
+
+    /// What `write` makes of the file's arrays and metadata.
+    fn with_arrays<T>(
+        &self,
+        write: impl FnOnce(&[(&str, &[usize], &[f32])], &[(&str, String)]) -> Result<T>,
+    ) -> Result<T> {
         let about = About {
             version: VERSION,
             base: self.base.to_string(),
@@ -156,7 +205,7 @@ impl Router {
         let shapes: [&[usize]; 4] = [&[t, e], &[t, k, e], &[t, k + 1], &[t]];
         let arrays = self.subspaces.arrays();
         let arrays: Vec<_> = arrays.iter().zip(shapes).map(|(&(name, values), shape)| (name, shape, values)).collect();
-        save_arrays(path.as_ref(), &arrays, &[(KEY, about)], inputs)
+        write(&arrays, &[(KEY, about)])
     }
 }
 
@@ -196,7 +245,7 @@ fn wrong_shape(name: &str, shape: &[usize], rank: usize, tasks: usize) -> Error 
 }
 
 fn not_a_router(why: impl std::fmt::Display) -> Error {
-    Error::format(format!("not a router: {why}")).hint("`taskbasis route` makes one")
+    Error::format(format!("not a router: {why}")).hint(MAKE_IT)
 }
 
 fn broken(error: serde_json::Error) -> Error {

@@ -30,6 +30,7 @@ pub use self::model::{Model, ModelOptions, TaskWeights};
 pub use self::plan::Scope;
 pub(crate) use self::plan::check_models;
 pub use self::reconstruct::ReconstructOptions;
+pub(crate) use self::save::arrays_in_memory;
 pub use self::save::save_arrays;
 pub(crate) use self::save::save_stored;
 pub use self::values::{Values, Weights};

@@ -52,13 +52,29 @@ pub fn save_arrays(
     about: &[(&str, String)],
     inputs: &[&Path],
 ) -> Result<()> {
-    let tensors = arrays.iter().map(|&(name, shape, values)| Out {
+    save_tensors(path, outs(arrays), about, inputs, &|_| {})
+}
+
+/// The bytes of the file that [`save_arrays`] writes.
+///
+/// # Errors
+/// As [`save_arrays`], but for the file's.
+pub(crate) fn arrays_in_memory(arrays: &[(&str, &[usize], &[f32])], about: &[(&str, String)]) -> Result<Vec<u8>> {
+    let Layout { tensors, mut header, .. } = lay_out(outs(arrays), about)?;
+    for tensor in &tensors {
+        header.extend_from_slice(&tensor.bytes.get()?);
+    }
+    Ok(header)
+}
+
+fn outs<'a>(arrays: &[(&'a str, &'a [usize], &'a [f32])]) -> Vec<Out<'a>> {
+    let out = |&(name, shape, values): &(&'a str, &'a [usize], &'a [f32])| Out {
         name,
         dtype: DType::F32,
         shape,
         bytes: OutBytes::Ready(f32_bytes(values)),
-    });
-    save_tensors(path, tensors.collect(), about, inputs, &|_| {})
+    };
+    arrays.iter().map(out).collect()
 }
 
 /// Writes tensors in their own types as safetensors, under the same promises as [`Weights::save`]; `progress` is told
@@ -85,11 +101,37 @@ pub(crate) fn save_stored(
 /// Writes the tensors; equal tensors and metadata give equal bytes.
 fn save_tensors(
     path: &Path,
-    mut tensors: Vec<Out<'_>>,
+    tensors: Vec<Out<'_>>,
     about: &[(&str, String)],
     inputs: &[&Path],
     progress: &dyn Fn(u64),
 ) -> Result<()> {
+    let Layout { tensors, header, end } = lay_out(tensors, about)?;
+    replace_file(path, inputs, |sibling| {
+        let fail = |e| unwritten("cannot write", path, Some((header.len() + end) as u64), e);
+        let mut file = OpenOptions::new().write(true).truncate(true).open(sibling).map_err(fail)?;
+        file.write_all(&header).map_err(fail)?;
+        let mut written = 0;
+        tensors.iter().try_for_each(|tensor| {
+            // One at a time: what is no stretch of memory is put together here.
+            let bytes = tensor.bytes.get().map_err(|e| e.tensor(tensor.name))?;
+            file.write_all(&bytes).map_err(fail)?;
+            written += bytes.len() as u64;
+            progress(written);
+            Ok(())
+        })
+    })
+}
+
+/// A file to be: its tensors in their order, behind the header.
+struct Layout<'a> {
+    tensors: Vec<Out<'a>>,
+    header: Vec<u8>,
+    /// The bytes of all tensors.
+    end: usize,
+}
+
+fn lay_out<'a>(mut tensors: Vec<Out<'a>>, about: &[(&str, String)]) -> Result<Layout<'a>> {
     // As the format advises: no tensor lies at less than its alignment.
     tensors.sort_by_key(|tensor| (Reverse(tensor.dtype.size()), tensor.name));
     let mut end = 0usize;
@@ -107,20 +149,7 @@ fn save_tensors(
         entries.push(HeaderEntry { name, dtype, shape, bytes: start..end });
     }
     let header = safetensors::header(about.iter().cloned(), entries, ALIGNMENT)?;
-    replace_file(path, inputs, |sibling| {
-        let fail = |e| unwritten("cannot write", path, Some((header.len() + end) as u64), e);
-        let mut file = OpenOptions::new().write(true).truncate(true).open(sibling).map_err(fail)?;
-        file.write_all(&header).map_err(fail)?;
-        let mut written = 0;
-        tensors.iter().try_for_each(|tensor| {
-            // One at a time: what is no stretch of memory is put together here.
-            let bytes = tensor.bytes.get().map_err(|e| e.tensor(tensor.name))?;
-            file.write_all(&bytes).map_err(fail)?;
-            written += bytes.len() as u64;
-            progress(written);
-            Ok(())
-        })
-    })
+    Ok(Layout { tensors, header, end })
 }
 
 /// A tensor and its bytes.

@@ -86,6 +86,48 @@ fn a_router_sends_images_to_their_tasks() {
 }
 
 #[test]
+fn a_bundle_keeps_its_router() {
+    let Some((making, using)) = arguments("bases/ViT-D-8_AE_M4_8task") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| text(&folder.path().join(name)).to_owned();
+    let (bundle, copy, file) = (at("m.taskbasis"), at("copy.taskbasis"), at("router.safetensors"));
+    succeed(&with("pack", &using, &["--no-golden", "-o", &bundle]));
+    let before = fs::read(&bundle).unwrap();
+    let over = [&["--basis".to_owned(), bundle.clone()], &making[4..]].concat();
+    let some = ["--task", "Colors", "--task", "Inverted"];
+    let golden = whole_digits("golden.safetensors").unwrap();
+    let classify = |basis: &str, more: &[&str]| {
+        json(&[&["classify", "--basis", basis, "--task", "auto", "--top", "1", text(&golden)], more].concat())
+    };
+    fail(&["classify", "--basis", &bundle, "--task", "auto", text(&golden)], &["needs a router"]);
+    fail(&["classify", "--basis", &bundle, "--task", "Colors", "--router", &bundle, text(&golden)], &["no router"]);
+    fail(&with("route", &making, &[&some[..], &["--keep"]].concat()), &["only a bundle keeps a router"]);
+
+    succeed(&with("route", &over, &[&some[..], &["--keep", "-o", &copy]].concat()));
+    assert!(fs::read(&bundle).unwrap() == before, "-o leaves the bundle alone");
+    let made = json(&with("route", &over, &[&some[..], &["--keep"]].concat()));
+    assert_eq!(made["output"], bundle);
+    assert!(fs::read(&bundle).unwrap() == fs::read(&copy).unwrap());
+    succeed(&["verify", &bundle]);
+    assert_eq!(json(&["inspect", &bundle])["router"]["tasks"], serde_json::json!(["Colors", "Inverted"]));
+
+    // The same answers as from a file of its own, wherever the router is.
+    succeed(&with("route", &over, &[&some[..], &["-o", &file]].concat()));
+    let kept = classify(&bundle, &[]);
+    assert_eq!(kept, classify(&bundle, &["--router", &file]));
+    assert_eq!(kept, classify(&bundle, &["--router", &copy]));
+    assert_ne!(kept, classify(&bundle, &["--threshold", "1", "--fallback", "none"]));
+    let found = json(&with("eval", &over, &["--task", "auto"]));
+    assert_eq!(found["tasks"].as_object().unwrap().len(), 2);
+
+    // Another change of the bundle leaves it there; another router takes its place.
+    succeed(&["name", &bundle, "best=Colors@0.5"]);
+    assert_eq!(classify(&bundle, &[]), kept);
+    succeed(&with("route", &over, &["--task", "Quadrant", "--task", "Colors", "--fallback", "best", "--keep"]));
+    assert_eq!(json(&["inspect", &bundle])["router"]["fallback"], "best");
+}
+
+#[test]
 fn what_makes_no_router_is_an_error() {
     let Some((making, _)) = arguments("bases/ViT-D-8_RandomSample_M4_8task") else { return };
     let folder = tempfile::tempdir().unwrap();

@@ -23,7 +23,7 @@ pub struct Classify {
     #[command(flatten)]
     model: ModelArgs,
 
-    /// Whose head to use; `auto` with --router: that of the task that each image looks like, with its weights.
+    /// Whose head to use; `auto`: that of the task that each image looks like by the router, with its weights.
     #[arg(long)]
     task: String,
 
@@ -63,15 +63,17 @@ impl Classify {
 
     pub fn run(self, as_json: bool) -> Result<()> {
         let session = self.model.open(self.encoder.threads)?;
-        match (self.router.open(&session)?, self.task == AUTO) {
+        let is_task = session.model().basis().is_some_and(|basis| basis.tasks().iter().any(|task| task == AUTO));
+        match (self.router.open(&session, self.task == AUTO && !is_task)?, self.task == AUTO) {
             (Some(routing), true) => return classify_auto::run(&self, &session, &routing, as_json),
             (Some(_), false) => {
                 return Err(Error::invalid("--router chooses the task of each image")
                     .expected(format_args!("--task {AUTO}"))
                     .got(format_args!("--task {}", self.task)));
             }
-            (None, true) if !session.model().basis().is_some_and(|basis| basis.tasks().iter().any(|t| t == AUTO)) => {
-                return Err(Error::invalid("--task auto needs a router (--router)").hint("`taskbasis route` makes one"));
+            (None, true) if !is_task => {
+                let error = Error::invalid("--task auto needs a router (--router, or one that the bundle keeps)");
+                return Err(error.hint("`taskbasis route` makes one"));
             }
             (None, _) => {}
         }

@@ -5,8 +5,8 @@ use std::path::Path;
 use clap::Args;
 use serde_json::{Value, json};
 use taskbasis::{
-    Arch, Basis, BasisFile, Bundle, Checkpoint, Preprocess, Provider, Result, Runtime, TowerConfig, TowerOptions,
-    kernel,
+    Arch, Basis, BasisFile, Bundle, Checkpoint, Preprocess, Provider, Result, Router, Runtime, TowerConfig,
+    TowerOptions, kernel,
 };
 
 use crate::checkpoints::{self, listed};
@@ -40,10 +40,10 @@ impl Inspect {
             let basis = bundle.basis()?;
             if as_json {
                 let mut value = basis_json(&basis);
-                add_bundle(&mut value, &bundle);
+                add_bundle(&mut value, &bundle)?;
                 output::json(&engine.added_to(value))
             } else {
-                output::text(&(basis_text(&basis) + &bundle_text(&bundle) + &engine.text()))
+                output::text(&(basis_text(&basis) + &bundle_text(&bundle)? + &engine.text()))
             }
         } else {
             let checkpoint = checkpoints::open(&self.path)?;
@@ -153,7 +153,7 @@ fn basis_text(basis: &Basis) -> String {
     )
 }
 
-fn add_bundle(value: &mut Value, bundle: &Bundle) {
+fn add_bundle(value: &mut Value, bundle: &Bundle) -> Result<()> {
     value["kind"] = json!("bundle");
     value["architecture"] = arch_json(bundle.arch());
     if let Ok(preprocess) = bundle.preprocess() {
@@ -172,14 +172,22 @@ fn add_bundle(value: &mut Value, bundle: &Bundle) {
     value["heads"] = json!(bundle.head_tasks().collect::<Vec<_>>());
     value["residuals"] = json!(bundle.residuals());
     value["names"] = bundle.names().map(|(name, expr)| (name.to_owned(), json!(expr))).collect();
+    value["router"] = match Router::of_bundle(bundle)? {
+        None => Value::Null,
+        Some(router) => json!({
+            "tasks": router.tasks(), "components": router.components(), "threshold": router.threshold(),
+            "features": router.features().to_string(), "fallback": router.fallback().map(ToString::to_string),
+        }),
+    };
     value["lambda"] = json!(bundle.lambdas());
     value["precision"] = json!(bundle.precision());
     value["precision_stale"] = json!(bundle.has_stale_precision());
     value["sections"] = json!(bundle.sections());
     value["writer"] = json!(bundle.writer());
+    Ok(())
 }
 
-fn bundle_text(bundle: &Bundle) -> String {
+fn bundle_text(bundle: &Bundle) -> Result<String> {
     let list = |names: Vec<&str>| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     let lambdas = bundle.lambdas();
     let lambda = [("task", lambdas.task), ("merged", lambdas.merged), ("all", lambdas.all)]
@@ -192,6 +200,10 @@ fn bundle_text(bundle: &Bundle) -> String {
                 vec![section.kind.to_owned(), section.format.into(), section.tensors.to_string(), bytes(section.bytes)]
             }))
             .collect();
+    let router = match Router::of_bundle(bundle)? {
+        None => "none".to_owned(),
+        Some(router) => format!("of {}", router.tasks().join(", ")),
+    };
     let base = if bundle.holds_base() { "in the file" } else { "left out" };
     let graph = match bundle.graph_map() {
         None => "the built one".to_owned(),
@@ -210,8 +222,8 @@ fn bundle_text(bundle: &Bundle) -> String {
         }
         None => "\nprecision     f32: no other was measured\n".to_owned(),
     };
-    format!(
-        "\nencoder       {}\ngraph         {graph}\nbase          {base}, fingerprint {}\nheads         {}\nresiduals     {}\nnames         {}\n\
+    Ok(format!(
+        "\nencoder       {}\ngraph         {graph}\nbase          {base}, fingerprint {}\nheads         {}\nresiduals     {}\nnames         {}\nrouter        {router}\n\
          suggested λ   {}\nwritten by    {}\n\n{}{precision}",
         bundle.arch(),
         bundle.fingerprint(),
@@ -221,7 +233,7 @@ fn bundle_text(bundle: &Bundle) -> String {
         if lambda.is_empty() { "none".to_owned() } else { lambda.join(", ") },
         bundle.writer(),
         table(&rows),
-    )
+    ))
 }
 
 fn arch_json(arch: &Arch) -> Value {

@@ -115,6 +115,7 @@ impl Options for Program {
         match &self.command {
             Command::AddTask(command) => command.check_place(),
             Command::Name(command) => command.check_place(),
+            Command::Route(command) => command.check_place(),
             _ => Ok(()),
         }
     }

@@ -1,12 +1,13 @@
 //! `taskbasis route`
 
+use std::path::Path;
 use std::str::FromStr;
 
 use clap::Args;
 use serde_json::{Value, json};
 use taskbasis::{
-    Dataset, Encoder, Error, ErrorKind, FitReport, Preprocess, Result, Router, RouterFit, Routing, TaskExpr,
-    TaskWeights, check_output,
+    BundleUpdate, Dataset, Encoder, Error, ErrorKind, FitReport, Preprocess, Result, Router, RouterFit, Routing,
+    TaskExpr, TaskWeights, check_output,
 };
 
 use crate::args::{EncoderArgs, ModelArgs, Session};
@@ -22,6 +23,8 @@ use crate::paths::{InPath, OutFile};
 /// cost of one more run, of the base:
 ///
 ///     taskbasis route --basis model.taskbasis --data images.safetensors --shots 32 -o router.safetensors
+///
+/// With --keep it becomes a part of the bundle, some kB per task.
 #[derive(Args)]
 pub struct Route {
     #[command(flatten)]
@@ -54,9 +57,14 @@ pub struct Route {
     #[command(flatten)]
     below: BelowArgs,
 
+    /// Keep the router in the bundle that --basis names, where `--task auto` finds it: in its place, or with -o in a
+    /// changed copy.
+    #[arg(long)]
+    keep: bool,
+
     /// The file to write.
-    #[arg(short, long, value_name = "FILE.safetensors")]
-    output: OutFile,
+    #[arg(short, long, value_name = "FILE", required_unless_present = "keep")]
+    output: Option<OutFile>,
 
     #[command(flatten)]
     encoder: EncoderArgs,
@@ -89,24 +97,38 @@ impl FromStr for Fallback {
 /// The router that images are sent to their tasks by.
 #[derive(Args)]
 pub struct RouterArgs {
-    /// A router, as `taskbasis route` makes it.
+    /// A router, as `taskbasis route` makes it, or a bundle that keeps one. `--task auto` without it takes the one that
+    /// the bundle of --basis keeps.
     #[arg(long, value_name = "FILE")]
     pub router: Option<InPath>,
 
     /// The confidence, 0 to 1, below which the fallback answers, instead of the router's.
-    #[arg(long, value_name = "P", requires = "router")]
+    #[arg(long, value_name = "P")]
     threshold: Option<f64>,
 
     /// The weights that answer for an image below the threshold, instead of the router's; `none` for no answer.
-    #[arg(long, value_name = "EXPR|none", requires = "router", allow_hyphen_values = true)]
+    #[arg(long, value_name = "EXPR|none", allow_hyphen_values = true)]
     fallback: Option<Fallback>,
 }
 
 impl RouterArgs {
-    /// The router over the model, where one is given.
-    pub fn open(&self, session: &Session) -> Result<Option<Routing>> {
-        let Some(path) = &self.router else { return Ok(None) };
-        let mut router = Router::open(path)?;
+    /// The router over the model, where one is given; else, where `or_kept`, the one that the model's bundle keeps.
+    pub fn open(&self, session: &Session, or_kept: bool) -> Result<Option<Routing>> {
+        let router = match (&self.router, session.bundle()) {
+            (Some(path), _) => Some(Router::open(path)?),
+            (None, Some(bundle)) if or_kept => Router::of_bundle(bundle)?,
+            (None, _) => None,
+        };
+        let Some(mut router) = router else {
+            let stray = [("--threshold", self.threshold.is_some()), ("--fallback", self.fallback.is_some())];
+            return match stray.into_iter().find(|(_, is_given)| *is_given) {
+                Some((option, _)) => {
+                    Err(Error::invalid(format!("{option} is of a router, and there is none"))
+                        .hint("--router names one"))
+                }
+                None => Ok(None),
+            };
+        };
         if let Some(threshold) = self.threshold {
             router = router.with_threshold(threshold)?;
         }
@@ -134,8 +156,34 @@ impl Route {
         self.encoder.conflict(Some(&self.model), given)
     }
 
+    /// Refuses a bundle of the Hub that would be changed where it is: in the Hub's cache, whose files all programs
+    /// share.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`].
+    pub fn check_place(&self) -> Result<()> {
+        let (true, None, Some(bundle)) = (self.keep, &self.output, &self.model.basis) else { return Ok(()) };
+        if bundle.is_address() {
+            let error = Error::unsupported("nothing can be written to the Hub").at(bundle);
+            return Err(error.hint("-o names the file for the changed bundle"));
+        }
+        bundle.is_replaced();
+        Ok(())
+    }
+
+    /// The file that is written.
+    fn written(&self) -> Result<&Path> {
+        let path = self.output.as_deref().or(self.model.basis.as_deref());
+        path.ok_or_else(|| Error::invalid("--keep needs a bundle").expected("--basis BUNDLE"))
+    }
+
     pub fn run(self, as_json: bool) -> Result<()> {
+        let output_path = self.written()?;
         let session = self.model.open(self.encoder.threads)?;
+        if self.keep && session.bundle().is_none() {
+            let error = Error::invalid("only a bundle keeps a router").expected("--basis BUNDLE");
+            return Err(error.hint("Without --keep, -o names a file for the router alone"));
+        }
         let data = open_data(&self.data)?;
         let tasks = self.tasks(&data, &session)?;
         if let Some(fallback) = &self.below.fallback.0 {
@@ -155,7 +203,7 @@ impl Route {
             threads: self.encoder.threads,
         };
         self.encoder.tell_images(&session, true)?;
-        check_output(&self.output, &[])?;
+        check_output(output_path, &[])?;
         let bar = output::progress(tasks.len() * making.shots, "images");
         let mut features = Vec::with_capacity(tasks.len());
         for task in tasks {
@@ -171,13 +219,20 @@ impl Route {
         };
         let arch = making.encoder.arch();
         let (router, report) = fit.fit(session.fingerprint()?, arch.variant.pooling, arch.embed_dim, &features)?;
-        router.save(&self.output, &[])?;
+        match session.bundle().filter(|_| self.keep) {
+            Some(bundle) => {
+                let mut update = BundleUpdate::of_names(bundle);
+                router.keep_in(&mut update)?;
+                update.write(output_path, &[], &|_| {})?;
+            }
+            None => router.save(output_path, &[])?,
+        }
         let told = if as_json {
-            output::json(&self.json(&router, &report))
+            output::json(&json_of(output_path, &router, &report))
         } else {
-            output::text(&self.text(&router, &report))
+            output::text(&text_of(output_path, &router, &report))
         };
-        told.map_err(output::after_writing(&self.output))
+        told.map_err(output::after_writing(output_path))
     }
 
     /// The tasks that are asked for: those given, or all that have images and weights.
@@ -199,39 +254,39 @@ impl Route {
         }
         Ok(tasks)
     }
+}
 
-    fn json(&self, router: &Router, report: &FitReport) -> Value {
-        let task = |(at, name): (usize, &String)| {
-            json!({
-                "task": name, "images": report.images[at], "own": report.own[at], "confident": report.confident[at],
-            })
-        };
+fn json_of(output_path: &Path, router: &Router, report: &FitReport) -> Value {
+    let task = |(at, name): (usize, &String)| {
         json!({
-            "output": &*self.output, "tasks": router.tasks().iter().enumerate().map(task).collect::<Vec<_>>(),
-            "components": report.components, "temperature": report.temperature, "loss": report.loss,
-            "own": mean(&report.own), "confident": mean(&report.confident), "threshold": router.threshold(),
-            "fallback": router.fallback().map(ToString::to_string), "features": router.features().to_string(),
-            "bytes_per_task": router.bytes_per_task(), "base": router.base().to_string(),
+            "task": name, "images": report.images[at], "own": report.own[at], "confident": report.confident[at],
         })
-    }
+    };
+    json!({
+        "output": output_path, "tasks": router.tasks().iter().enumerate().map(task).collect::<Vec<_>>(),
+        "components": report.components, "temperature": report.temperature, "loss": report.loss,
+        "own": mean(&report.own), "confident": mean(&report.confident), "threshold": router.threshold(),
+        "fallback": router.fallback().map(ToString::to_string), "features": router.features().to_string(),
+        "bytes_per_task": router.bytes_per_task(), "base": router.base().to_string(),
+    })
+}
 
-    fn text(&self, router: &Router, report: &FitReport) -> String {
-        let percent = |share: f64| format!("{:.1} %", 100.0 * share);
-        let mut rows = vec![["task", "images", "sent to it", "sure of it"].map(String::from).to_vec()];
-        for (at, task) in router.tasks().iter().enumerate() {
-            let (own, confident) = (percent(report.own[at]), percent(report.confident[at]));
-            rows.push(vec![task.clone(), report.images[at].to_string(), own, confident]);
-        }
-        rows.push(vec!["mean".into(), String::new(), percent(mean(&report.own)), percent(mean(&report.confident))]);
-        format!(
-            "{}{}: {}, {} per task, subspaces of {} dimensions, of images that were held out in turn\n",
-            output::table(&rows),
-            self.output.display(),
-            output::counted(router.tasks().len(), "task"),
-            output::bytes(router.bytes_per_task() as u64),
-            report.components,
-        )
+fn text_of(output_path: &Path, router: &Router, report: &FitReport) -> String {
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    let mut rows = vec![["task", "images", "sent to it", "sure of it"].map(String::from).to_vec()];
+    for (at, task) in router.tasks().iter().enumerate() {
+        let (own, confident) = (percent(report.own[at]), percent(report.confident[at]));
+        rows.push(vec![task.clone(), report.images[at].to_string(), own, confident]);
     }
+    rows.push(vec!["mean".into(), String::new(), percent(mean(&report.own)), percent(mean(&report.confident))]);
+    format!(
+        "{}{}: {}, {} per task, subspaces of {} dimensions, of images that were held out in turn\n",
+        output::table(&rows),
+        output_path.display(),
+        output::counted(router.tasks().len(), "task"),
+        output::bytes(router.bytes_per_task() as u64),
+        report.components,
+    )
 }
 
 impl Making<'_> {

@@ -2,7 +2,9 @@
 
 use clap::Args;
 use serde_json::{Value, json};
-use taskbasis::{Agreement, Bundle, Checkpoint, EncoderOptions, Error, ErrorKind, Result, Runtime, Verified, verify};
+use taskbasis::{
+    Agreement, Bundle, Checkpoint, EncoderOptions, Error, ErrorKind, Result, Router, Runtime, Verified, verify,
+};
 
 use crate::args::threads;
 use crate::command_line::GlobalArgs;
@@ -70,7 +72,15 @@ impl Verify {
             }
         };
         notes.iter().for_each(|note| output::note(note));
-        let golden = if kind == "bundle" { Some(self.golden(&Bundle::open(&self.file)?)?) } else { None };
+        let golden = if kind == "bundle" {
+            let bundle = Bundle::open(&self.file)?;
+            if let Some(router) = Router::of_bundle(&bundle)? {
+                router.check_base(bundle.fingerprint())?;
+            }
+            Some(self.golden(&bundle)?)
+        } else {
+            None
+        };
         if as_json {
             let mut told = json!({
                 "file": &*self.file, "kind": kind, "files": files, "bytes": bytes, "tensors": tensors, "ok": true,

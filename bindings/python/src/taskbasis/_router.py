@@ -34,7 +34,8 @@ class Route(NamedTuple):
 
 
 class Router(Handle):
-    """What tells the task of an image by the image, over the tasks of `basis`: a file that `taskbasis route` made.
+    """What tells the task of an image by the image, over the tasks of `basis`: a file that `taskbasis route` made, or a
+    bundle that keeps it.
 
     Below `threshold` (None: the router's own) the weights `fallback` answer (None: the router's own; "none": nothing)."""
 

@@ -19,6 +19,7 @@ use self::data::Images;
 pub use self::data::{labels, open_data};
 pub use self::options::{DataArg, Eval};
 use self::workbench::Bench;
+use crate::classify::AUTO;
 use crate::conflicts::{Given, Refused};
 
 impl Eval {
@@ -26,12 +27,18 @@ impl Eval {
         self.encoder.conflict(Some(&self.model), given)
     }
 
+    /// Whether one accuracy per task is all that is asked for.
+    fn is_plain(&self) -> bool {
+        let swept = self.sweep.is_some() || self.sweep_layers;
+        !(swept || self.negate || self.analogy.is_some() || self.weights.is_some())
+    }
+
     pub fn run(self, as_json: bool) -> Result<()> {
         let session = self.model.open(self.encoder.threads)?;
         let encoder = self.encoder.encoder(&session)?;
         let images = Images::new(open_data(&self.data)?, &self, &session, encoder.arch())?;
         let bench = Bench { session: &session, encoder, images };
-        let routing = self.router.open(&session)?;
+        let routing = self.router.open(&session, self.tasks == [AUTO] && self.is_plain())?;
         match (&self.sweep, self.negate, &self.analogy) {
             (sweep, true, _) => negate::run(&self, &bench, sweep.clone(), as_json),
             (sweep, false, Some(analogy)) => analogy::run(&self, &bench, analogy, sweep.clone(), as_json),

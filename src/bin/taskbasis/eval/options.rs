@@ -62,7 +62,7 @@ pub struct Eval {
     #[command(flatten)]
     pub(super) router: RouterArgs,
 
-    /// Only this task; may be given several times. With --router, `auto` is all that it knows.
+    /// Only this task; may be given several times. `auto` is all that the router knows: --router's, or the bundle's.
     #[arg(long = "task", value_name = "TASK")]
     pub(super) tasks: Vec<String>,
 

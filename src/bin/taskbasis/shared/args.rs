@@ -183,7 +183,9 @@ impl ModelArgs {
             (Some(basis), base) => {
                 let file = BasisFile::open(basis, MapMode::Map)?;
                 // However a folder was named, all of it is read.
-                paths::protect([file.path()])?;
+                if basis.is_kept() {
+                    paths::protect([file.path()])?;
+                }
                 OpenModel::of_size(file, base, image_size, &options)?
             }
             (None, Some(base)) => OpenModel::of_base(base, image_size, &options)?,

@@ -59,6 +59,11 @@ impl InPath {
         }
     }
 
+    /// Whether it stays as it is: [`InPath::is_replaced`] was not said of it.
+    pub fn is_kept(&self) -> bool {
+        INPUTS.lock().iter().any(|input| Arc::ptr_eq(&input.0, &self.0))
+    }
+
     /// Whether what it is of is not known yet.
     pub fn is_unsettled(&self) -> bool {
         self.is_address() && self.0.local.get().is_none()
