@@ -8,9 +8,9 @@ import torch.nn.functional as F
 import scenes
 import tower
 
-#: Steps, images a step, learning rates, and how far scenes go from the plain one to the tasks' own.
-BASE = dict(steps=1100, batch=128, rate=3e-3, muon=0.03, strength=0.5)
-TASK = dict(steps=120, batch=96, rate=5e-4, strength=0.5)
+#: Steps, images a step, learning rates.
+BASE = dict(steps=2000, batch=128, rate=3e-3, muon=0.03)
+TASK = dict(steps=120, batch=96, rate=5e-4)
 
 #: Labelled images a class for few-shot methods; images of a task for validation and for the test.
 SHOTS, VAL, TEST = 16, 240, 400
@@ -36,14 +36,14 @@ def batches(domain, split, how, size, draw):
         yield scenes.images(drawings[chosen], how, draw), classes
 
 
-def all_domains(domains, size, strength, draw):
+def all_domains(domains, size, draw):
     """Endless (images, labels) of all domains at once, by their numbers of classes; labels count through them."""
     first, offsets = 0, []
     for domain in domains:
         offsets.append(first)
         first += len(domain.classes)
     sizes = [max(1, round(size * len(domain.classes) / first)) for domain in domains]
-    of = [batches(domain, "train", scenes.scene(domain.name, strength), n, draw) for domain, n in zip(domains, sizes)]
+    of = [batches(domain, "train", scenes.scene(domain.name), n, draw) for domain, n in zip(domains, sizes)]
     while True:
         parts = [next(one) for one in of]
         yield torch.cat([p for p, _ in parts]), torch.cat([y + o for (_, y), o in zip(parts, offsets)])
@@ -63,7 +63,7 @@ def base(domains, how=BASE, each=lambda step, loss: None):
     def head(embeds):
         return scale.exp().clamp(max=100) * embeds @ F.normalize(words, dim=-1).T
 
-    stream = all_domains(domains, how["batch"], how["strength"], seed("base"))
+    stream = all_domains(domains, how["batch"], seed("base"))
     tower.train(visual, head, stream, how["steps"], how["rate"], muon=how["muon"],
                 more=[words, scale], each=each)
     weight = (scale.exp() * F.normalize(words, dim=-1)).detach()
@@ -75,20 +75,29 @@ def finetuned(base_weights, domain, weight, how=TASK):
     """The base, trained on a task's own images with its head left as it is: the weights."""
     torch.manual_seed(0)
     visual = tower.load(tower.Visual(embedding=EMBEDDING), base_weights)
-    scene = scenes.of_task(domain.name, how["strength"])
+    scene = scenes.of_task(domain.name)
     stream = batches(domain, "train", scene, how["batch"], seed("task", domain.name))
     tower.train(visual, lambda e: e @ weight.T, stream, how["steps"], how["rate"])
     return tower.state(visual)
 
 
-def evaluation_images(domain):
-    """{split: (images, labels)}: `train` are the shots (of training and validation makers), `val`, `test`."""
-    how, made = scenes.of_task(domain.name, TASK["strength"]), {}
+def drawn(domain, how, splits):
+    """Images of a domain, [n] of each split that is named, every class as often as another: {split: (images, labels)}."""
     # The test was drawn after scenes, recipe and coefficients had been decided on, hence a seed of its own.
-    for split, name, count in (("val", "val", VAL), ("test", "the last test", TEST)):
-        draw = seed("images", domain.name, name)
-        stream = batches(domain, split, how, count, draw)
-        made[split] = next(stream)
+    names = {"val": "val", "test": "the test of the camera"}
+    return {split: next(batches(domain, split, how, count, seed("images", domain.name, names[split])))
+            for split, count in splits.items()}
+
+
+def control_images(domain):
+    """{split: (images, labels)} of a domain that is no task, as the base sees it: no camera."""
+    return drawn(domain, scenes.scene(domain.name), {"val": VAL, "test": TEST})
+
+
+def evaluation_images(domain):
+    """{split: (images, labels)} of a task: `train` are the shots (of training and validation makers), `val`, `test`."""
+    how = scenes.of_task(domain.name)
+    made = drawn(domain, how, {"val": VAL, "test": TEST})
     draw, halves = seed("images", domain.name, "train"), []
     for split in ("train", "val"):
         drawings, labels = domain.splits[split]

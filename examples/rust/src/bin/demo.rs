@@ -1,12 +1,13 @@
 //! The main job on the digits family: every task from one basis, beside zero-shot and fine-tuned accuracy; then what
-//! it takes to store, to open, to reconstruct and to switch. `make demo` runs it.
+//! it takes to store, to open, to reconstruct and to switch. At last arithmetic, on the glyphs family: one set of
+//! weights for eight tasks. `make demo` runs it.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use taskbasis::{
-    Arch, ArchHints, Basis, Checkpoint, Dataset, Encoder, EncoderOptions, Head, Preprocess, ReconstructOptions, Result,
-    TaskExpr, Weights, kernel,
+    Arch, ArchHints, Basis, Checkpoint, Dataset, Encoder, EncoderOptions, Head, OpenModel, OpenOptions, Preprocess,
+    ReconstructOptions, Result, TaskExpr, Weights, kernel,
 };
 
 const BATCH: usize = 50;
@@ -80,6 +81,39 @@ fn demo() -> Result<()> {
     println!("  encode, task unchanged    {:>8.3} ms", ms(run));
     let switch = median(200, |i| encoder.encode(&rebuild(i)?, &pixels, 1).map(drop))?;
     println!("  switch task and encode    {:>8.3} ms", ms(switch));
+    merged()
+}
+
+/// One set of weights for all tasks of the glyphs family, by the expressions that its bundle keeps.
+fn merged() -> Result<()> {
+    let glyphs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../glyphs");
+    let opened = OpenModel::open(glyphs.join("glyphs.taskbasis"), &OpenOptions::default())?;
+    let encoder = opened.encoder(&EncoderOptions::default())?;
+    let data = Dataset::open(glyphs.join("data"))?;
+    let bundle = opened.bundle().ok_or_else(|| taskbasis::Error::format("no bundle").at(&glyphs))?;
+    let kept: Vec<&str> = bundle.names().map(|(name, _)| name).collect();
+
+    println!("\none set of weights for {} tasks", bundle.tasks().len());
+    let columns = [&["base"], &kept[..], &["own"]].concat();
+    let headings: String = columns.iter().map(|name| format!("{name:>12}")).collect();
+    println!("{:<12}{headings}", "task");
+    let mut sums = vec![0.0; columns.len()];
+    let row = |name: &str, shares: &[f64]| {
+        let cells: String = shares.iter().map(|share| format!("{:>10.1} %", 100.0 * share)).collect();
+        println!("{name:<12}{cells}");
+    };
+    for task in bundle.tasks() {
+        let head = bundle.head(task)?;
+        let mut shares = Vec::new();
+        for name in &columns {
+            let expr = if *name == "own" { TaskExpr::task(task) } else { name.parse()? };
+            let weights = opened.model().weights(&expr)?.get()?;
+            shares.push(accuracy(&encoder, &weights, &head, &data, task)?);
+        }
+        row(task, &shares);
+        sums.iter_mut().zip(&shares).for_each(|(sum, share)| *sum += share / bundle.tasks().len() as f64);
+    }
+    row("mean", &sums);
     Ok(())
 }
 

@@ -138,7 +138,8 @@ fn curve(found: &Fitted) -> Vec<Vec<String>> {
         let Candidate { round, pull, training, validation, .. } = candidate;
         let (name, pull) = match round {
             0 => (format!("all@{}", found.start), String::new()),
-            round => (round.to_string(), format!("{pull}")),
+            // As an f32 it is 0.00009, where 0.0003 · 0.3 is 0.00008999999999999999.
+            round => (round.to_string(), (*pull as f32).to_string()),
         };
         let mut row = [vec![name, pull], measure(training), measure(validation)].concat();
         row.extend((i == found.best).then(|| "chosen".to_owned()));
