@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde::Serialize;
 use taskbasis::weights::Layout;
 use taskbasis::{
-    Arch, ArchHints, BaseFormat, Basis, BasisFile, Checkpoint, Coefficients, Error, ErrorKind, Grouping, MapMode, Model,
-    ModelOptions, OpenModel, Packer, Result, TaskExpr, TaskWeights, VectorFormat, WeightsCache,
+    Arch, ArchHints, BaseFormat, Basis, BasisFile, Checkpoint, Coefficients, Error, ErrorKind, Grouping, MapMode,
+    Model, ModelOptions, OpenModel, Packer, Result, TaskExpr, TaskWeights, VectorFormat, WeightsCache,
 };
 
 use super::machine;

@@ -287,8 +287,8 @@ fn every_format_has_the_bits_of_the_scalar_kernel() {
                 row: numel,
             };
             let (some, none) = (vec![0.3, -0.0, 1.25e-3], vec![0.0, 0.0, -0.0]);
-            check(&[some.clone()], &[1, 100, 2048, 2049, 10_000].map(tensor), 1);
-            check(&[none.clone()], &[2049].map(tensor), 1);
+            check(std::slice::from_ref(&some), &[1, 100, 2048, 2049, 10_000].map(tensor), 1);
+            check(std::slice::from_ref(&none), &[2049].map(tensor), 1);
             check(&[some, none, vec![0.0, -1.5, 0.0]], &[1, 3, 2048, 2049, 2050, 10_000].map(tensor), 1);
         }
     }
