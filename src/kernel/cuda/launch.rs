@@ -191,7 +191,7 @@ impl Table {
     }
 }
 
-pub(super) fn extend<const N: usize>(bytes: &mut Vec<u8>, words: [u32; N]) {
+fn extend<const N: usize>(bytes: &mut Vec<u8>, words: [u32; N]) {
     bytes.extend(words.into_iter().flat_map(u32::to_le_bytes));
 }
 
@@ -199,7 +199,7 @@ fn count(bytes: &[u8], of: usize) -> Result<u32> {
     u32::try_from(bytes.len() / of).map_err(|_| too_much())
 }
 
-pub(super) fn too_much() -> Error {
+fn too_much() -> Error {
     Error::unsupported("too much for one launch on a device").expected(format_args!("at most {MAX_TILES} tiles"))
 }
 

@@ -1,8 +1,7 @@
 //! The terms that the segments of a launch add: the same for all of them, or each those of its row, which is what
 //! coefficients by groups of parameters come to. `combine.cu` describes the table of rows.
 
-use super::launch::{extend, too_much};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 const ROW_BYTES: usize = 8;
 const ADDED_BYTES: usize = 8;
@@ -30,23 +29,26 @@ impl<'a> AddedTerms<'a> {
     /// # Errors
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for more terms than 32 bits count.
     pub(super) fn table(&self) -> Result<Vec<u8>> {
-        let mut end = u32::try_from(self.row_of.len()).map_err(|_| too_much())?;
+        let too_many =
+            || Error::unsupported("too many terms for one launch on a device").expected("fewer than 4294967296");
+        let mut end = u32::try_from(self.row_of.len()).map_err(|_| too_many())?;
         let mut places: Vec<Option<[u32; 2]>> = vec![None; self.rows.len()];
         let (mut table, mut added) = (Vec::new(), Vec::new());
+        let words = |words: [u32; 2]| words.into_iter().flat_map(u32::to_le_bytes);
         for &row in self.row_of {
             let place = match places[row] {
                 Some(place) => place,
                 None => {
                     let (first, terms) = (end, &self.rows[row]);
                     let more = u32::try_from(terms.len()).ok();
-                    end = more.and_then(|more| first.checked_add(more)).ok_or_else(too_much)?;
+                    end = more.and_then(|more| first.checked_add(more)).ok_or_else(too_many)?;
                     for &(term, coefficient) in terms {
-                        extend(&mut added, [term, coefficient.to_bits()]);
+                        added.extend(words([term, coefficient.to_bits()]));
                     }
                     *places[row].insert([first, end])
                 }
             };
-            extend(&mut table, place);
+            table.extend(words(place));
         }
         table.append(&mut added);
         Ok(table)
