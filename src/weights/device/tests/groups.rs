@@ -94,8 +94,8 @@ fn rows_stay_until_the_kernel_has_read_them() {
 
 #[test]
 fn a_thousand_switches_stay_within_the_budget() {
-    let model = model(4);
-    let layout = simple(&model, DType::F16, true);
+    let model = model(6);
+    let layout = simple(&model, DType::F32, true);
     let (resident, arena) = sizes(&model);
     let least = least(&model, Some(&layout));
     for (budget, streams) in [(resident + 5 * arena, false), (least + arena, true)] {
@@ -103,7 +103,7 @@ fn a_thousand_switches_stay_within_the_budget() {
         let device = for_layout(&host, &model, budget, &layout).unwrap();
         assert_eq!(device.stats().slot_bytes > 0, streams);
         let tasks: Vec<TaskWeights> =
-            mixed(&model, 4).into_iter().flat_map(|task| [task.in_layout(&layout), task]).collect();
+            mixed(&model, 6).into_iter().flat_map(|task| [task.in_layout(&layout), task]).collect();
         switch_at_random(&device, &tasks, 41);
         let stats = device.stats();
         assert!(stats.cache.evictions > 100 && stats.cache.hits > 50, "{stats:?}");
