@@ -106,7 +106,7 @@ fn a_thousand_switches_stay_within_the_budget() {
             mixed(&model, 6).into_iter().flat_map(|task| [task.in_layout(&layout), task]).collect();
         switch_at_random(&device, &tasks, 41);
         let stats = device.stats();
-        assert!(stats.cache.evictions > 100 && stats.cache.hits > 50, "{stats:?}");
+        assert!(stats.cache.evictions > 100 && stats.cache.hits > 20, "{stats:?}");
         assert!(host.tally().by_rows > 100 && host.tally().peak <= budget, "{:?}", host.tally());
         drop(device);
         assert_eq!(host.tally().bytes, 0);
