@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde::Serialize;
 use taskbasis::weights::Layout;
 use taskbasis::{
-    Arch, ArchHints, BaseFormat, Basis, BasisFile, Checkpoint, Coefficients, Error, ErrorKind, MapMode, Model,
-    ModelOptions, OpenModel, Packer, Result, TaskExpr, TaskWeights, VectorFormat, WeightsCache,
+    Arch, ArchHints, BaseFormat, Basis, BasisFile, Checkpoint, Coefficients, Error, ErrorKind, Grouping, MapMode,
+    Model, ModelOptions, OpenModel, Packer, Result, TaskExpr, TaskWeights, VectorFormat, WeightsCache,
 };
 
 use super::machine;
@@ -329,6 +329,14 @@ impl Fresh {
         let basis = basis_of(&self.model)?;
         self.given += 1;
         self.model.weights_from(first_vectors(basis, basis.vectors(), self.given))
+    }
+
+    /// A task in which each of these groups has coefficients of its own.
+    pub fn next_grouped(&mut self, grouping: &Grouping) -> Result<TaskWeights> {
+        let basis = basis_of(&self.model)?;
+        self.given += 1;
+        let row = |group| first_vectors(basis, basis.vectors(), self.given + 2 * group);
+        self.model.weights_from_matrix(grouping.coefficients((0..grouping.len()).map(row).collect())?)
     }
 }
 

@@ -12,7 +12,7 @@ use super::samples::{Ratio, Samples, Variant, take_turns};
 pub struct Grouped {
     pub grouping: String,
     pub groups: usize,
-    /// All vectors on all threads, each group with other coefficients.
+    /// All vectors, each group with other coefficients; in the host's memory on all threads.
     pub ms: Samples,
     /// The time over that of plain coefficients, round by round.
     pub ratio: Ratio,

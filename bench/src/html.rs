@@ -4,8 +4,8 @@ use taskbasis::{Error, ErrorKind, Result};
 
 use super::samples::digits;
 use super::{Report, device, encode, growth, never_seen, packed, reconstruct, soak, switch};
-use crate::report::plot::{Bars, Curve, Lines};
-use crate::report::{begin, end, escape, legend, paragraph, section};
+use crate::report::plot::{Curve, Lines};
+use crate::report::{bars, begin, end, escape, legend, paragraph, section};
 
 /// All of it.
 pub(super) fn page(report: &Report) -> Result<String> {
@@ -242,19 +242,6 @@ fn on_device(out: &mut String, measured: &device::Device) -> Result<()> {
 /// Bars by batch size, with their legend.
 fn by_batch(y: &'static str, batches: impl Iterator<Item = usize>, series: Vec<(String, Vec<f64>)>) -> Result<String> {
     bars(y, batches.map(|batch| format!("batch {batch}")).collect(), series)
-}
-
-/// Bars with their legend.
-fn bars(y: &'static str, groups: Vec<String>, series: Vec<(String, Vec<f64>)>) -> Result<String> {
-    let bars = Bars { y, groups, series };
-    let names = bars.series.iter().enumerate().map(|(colour, (name, _))| Curve {
-        name: name.clone(),
-        points: Vec::new(),
-        colour,
-        dashed: false,
-        marks: false,
-    });
-    Ok(bars.svg()? + &legend(&names.collect::<Vec<_>>()))
 }
 
 fn grow(out: &mut String, measured: &growth::Growth) -> Result<()> {

@@ -28,7 +28,8 @@ impl CoefficientMatrix {
     pub(super) fn of_rows(rows: Vec<Coefficients>, row_of: &[u32]) -> Self {
         let bits = |row: &Coefficients| -> Vec<u64> {
             let all = row.vectors.iter().chain([&row.mean]).chain(&row.residuals);
-            all.map(|a| a.to_bits()).collect()
+            // −0 and 0 both mean that the vector is left out.
+            all.map(|a| (a + 0.0).to_bits()).collect()
         };
         let mut places: HashMap<Vec<u64>, u32> = HashMap::new();
         let mut kept: Vec<Coefficients> = Vec::new();

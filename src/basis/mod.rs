@@ -22,6 +22,7 @@ pub use matrix::CoefficientMatrix;
 pub use method::Method;
 pub use place::Kind;
 pub use recovery::Recovery;
+pub(crate) use recovery::no_mean;
 pub(crate) use spelling::Number;
 pub(crate) use vectors::BasisContents;
 pub use vectors::{Basis, Parameter, ParameterCount};

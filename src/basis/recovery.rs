@@ -198,9 +198,7 @@ impl Recovery {
                 }
             },
             Target::Mean if self.method.has_mean() => sum.mean += lambda,
-            Target::Mean => {
-                return Err(Error::new(ErrorKind::NotFound, "there is no mean vector, `#mean`: only PCA has one"));
-            }
+            Target::Mean => return Err(no_mean()),
         }
         Ok(())
     }
@@ -276,6 +274,11 @@ impl Recovery {
         )
         .hint(format!("The selected tasks are: {}", known.join(", ")))
     }
+}
+
+/// There is nothing that a coefficient of the mean would multiply.
+pub(crate) fn no_mean() -> Error {
+    Error::new(ErrorKind::NotFound, "there is no mean vector, `#mean`: only PCA has one")
 }
 
 #[cfg(test)]

@@ -198,13 +198,7 @@ pub unsafe extern "C" fn tb_basis_task_name(
 ) -> tb_status {
     call!(err, {
         let out = Out::new(out, "out", std::ptr::null())?;
-        let tasks = &handle::borrow(basis)?.tasks;
-        let name = tasks.get(index).ok_or_else(|| {
-            Error::not_found("the basis has no task of that index")
-                .expected(format_args!("an index below {}", tasks.len()))
-                .got(index)
-        })?;
-        out.set(name.as_ptr());
+        out.set(handle::text_at(&handle::borrow(basis)?.tasks, index, "the basis has no task of that index")?);
         Ok(())
     })
 }

@@ -56,11 +56,10 @@ pub unsafe extern "C" fn tb_weights_create_grouped(
             residuals: Vec::new(),
         };
         let rows: Vec<Coefficients> = (0..n).map(row).collect();
-        if let Some(basis) = model.basis() {
-            // Also where all rows are alike or zero, and the expression would not tell.
-            Grouping::new(basis, selectors.clone())?;
-        }
-        out.set(named(model.weights(&TaskExpr::of_rows(&selectors, &rows)?)?));
+        out.set(named(match model.basis() {
+            Some(basis) => model.weights_by_group(&Grouping::new(basis, selectors)?, rows)?,
+            None => model.weights(&TaskExpr::of_rows(&selectors, &rows)?)?,
+        }));
         Ok(())
     })
 }

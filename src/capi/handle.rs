@@ -304,6 +304,17 @@ pub(super) fn bytes(number: u64) -> Option<usize> {
     (number > 0).then(|| usize::try_from(number).unwrap_or(usize::MAX))
 }
 
+/// The text at `index` of those that a handle keeps for C.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] beyond the last, saying what is `missing`.
+pub(super) fn text_at(texts: &[CString], index: usize, missing: &str) -> Result<*const c_char> {
+    let text = texts
+        .get(index)
+        .ok_or_else(|| Error::not_found(missing).expected(format_args!("an index below {}", texts.len())).got(index))?;
+    Ok(text.as_ptr())
+}
+
 /// Text for C: it ends at a NUL, so none may be in it.
 pub(super) fn c_text(text: &str) -> CString {
     CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default()

@@ -103,13 +103,7 @@ pub unsafe extern "C" fn tb_head_class_name(
 ) -> tb_status {
     call!(err, {
         let out = Out::new(out, "out", std::ptr::null())?;
-        let classes = &handle::borrow(head)?.classes;
-        let name = classes.get(index).ok_or_else(|| {
-            Error::not_found("the head has no class of that index")
-                .expected(format_args!("an index below {}", classes.len()))
-                .got(index)
-        })?;
-        out.set(name.as_ptr());
+        out.set(handle::text_at(&handle::borrow(head)?.classes, index, "the head has no class of that index")?);
         Ok(())
     })
 }
@@ -189,18 +183,29 @@ pub unsafe extern "C" fn tb_head_classify_many(
     err: *mut *mut tb_error,
 ) -> tb_status {
     call!(err, {
-        let mut of_each = Vec::new();
-        for (at, &head) in handle::slice(heads, count, "heads")?.iter().enumerate() {
-            let head = &handle::borrow(head).map_err(|e| e.got(format_args!("NULL at heads[{at}]")))?.head;
-            if embedding != head.embedding_dim() {
-                return Err(Error::mismatch(format!("heads[{at}] takes embeddings of another length"))
-                    .expected(head.embedding_dim())
-                    .got(embedding));
-            }
-            of_each.push(head);
+        let of_each = all(heads, count)?;
+        if let Some(at) = of_each.iter().position(|head| head.embedding_dim() != embedding) {
+            return Err(Error::mismatch(format!("heads[{at}] takes embeddings of another length"))
+                .expected(of_each[at].embedding_dim())
+                .got(embedding));
         }
         classify(&of_each, (embeds, n, embedding), (logits, capacity), (top, k))
     })
+}
+
+/// The heads of an array of handles, none of which may be NULL.
+///
+/// # Safety
+/// As for [`handle::slice`], and for [`handle::borrow`] of each.
+pub(super) unsafe fn all<'a>(heads: *const *const tb_head, count: usize) -> Result<Vec<&'a Head>> {
+    // SAFETY: the caller's promise.
+    let heads = unsafe { handle::slice(heads, count, "heads")? };
+    let head = |(at, &head): (usize, &*const tb_head)| {
+        // SAFETY: the caller's promise.
+        let open = unsafe { handle::borrow(head) };
+        Ok(&open.map_err(|e| e.got(format_args!("NULL at heads[{at}]")))?.head)
+    };
+    heads.iter().enumerate().map(head).collect()
 }
 
 /// Classifies `n` embeddings of the length that all of `heads` take by each of them: the logits of one head after the

@@ -178,13 +178,7 @@ pub unsafe extern "C" fn tb_router_task_name(
 ) -> tb_status {
     call!(err, {
         let out = Out::new(out, "out", std::ptr::null())?;
-        let tasks = &handle::borrow(router)?.tasks;
-        let name = tasks.get(index).ok_or_else(|| {
-            Error::not_found("the router has no task of that index")
-                .expected(format_args!("an index below {}", tasks.len()))
-                .got(index)
-        })?;
-        out.set(name.as_ptr());
+        out.set(handle::text_at(&handle::borrow(router)?.tasks, index, "the router has no task of that index")?);
         Ok(())
     })
 }
@@ -285,12 +279,8 @@ pub unsafe extern "C" fn tb_router_classify(
             return Err(Error::invalid("not as many heads as the router has tasks").expected(tasks.len()).got(count));
         }
         let arch = handle::borrow(encoder)?.encoder.arch();
-        let mut of_tasks = Vec::with_capacity(count);
-        for (at, (&head, task)) in handle::slice(heads, count, "heads")?.iter().zip(tasks).enumerate() {
-            let head = &handle::borrow(head).map_err(|e| e.got(format_args!("NULL at heads[{at}]")))?.head;
-            head.check_tower(task, arch)?;
-            of_tasks.push(head);
-        }
+        let of_tasks = head::all(heads, count)?;
+        of_tasks.iter().zip(tasks).try_for_each(|(head, task)| head.check_tower(task, arch))?;
         let slots = values(n, k)?;
         let routes = Buffer::new(routes, n, std::ptr::null_mut(), "routes")?.room(n)?;
         let top = Buffer::new(top, slots, std::ptr::null_mut(), "top")?.room(slots)?;

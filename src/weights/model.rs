@@ -16,7 +16,7 @@ use super::layout::{Layout, TensorSpec};
 use super::plan::{self, Scope};
 use super::reconstruct::ReconstructOptions;
 use super::values::Weights;
-use crate::basis::{Basis, CoefficientMatrix, Coefficients, Number, Selector, TaskExpr};
+use crate::basis::{Basis, CoefficientMatrix, Coefficients, Grouping, Number, Selector, TaskExpr, no_mean};
 use crate::checkpoint::Checkpoint;
 use crate::did_you_mean::clipped;
 use crate::error::{Error, ErrorKind, Result};
@@ -172,6 +172,23 @@ impl Model {
     /// that is not finite, or groups of another basis.
     pub fn weights_from_matrix(self: &Arc<Self>, coefficients: CoefficientMatrix) -> Result<TaskWeights> {
         self.named(format!("{} rows of coefficients", coefficients.rows().len()), coefficients)
+    }
+
+    /// Names the weights in which each of these groups has a row of coefficients, by an expression that gives them.
+    ///
+    /// # Errors
+    /// As [`Basis::coefficients`], and where there are not as many rows as groups.
+    pub(crate) fn weights_by_group(
+        self: &Arc<Self>,
+        grouping: &Grouping,
+        rows: Vec<Coefficients>,
+    ) -> Result<TaskWeights> {
+        let name = TaskExpr::of_rows(grouping.selectors(), &rows)?.to_string();
+        let has_mean = self.basis.as_ref().is_some_and(Basis::has_mean);
+        if !has_mean && rows.iter().any(|row| row.mean != 0.0) {
+            return Err(no_mean());
+        }
+        self.named(name, grouping.coefficients(rows)?)
     }
 
     /// Whether there are as many coefficients as basis vectors.

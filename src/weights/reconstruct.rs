@@ -47,7 +47,7 @@ impl Plan<'_> {
                 .copied()
                 .ok_or_else(|| Error::mismatch("the model lacks a parameter of the layout").tensor(name))
         };
-        if let Some(name) = changed_of_kept(layout, &find)? {
+        if let Some(name) = changed_of_kept(layout, &find)?.first() {
             return Err(of_another(name));
         }
         for (name, shape) in layout.parameters() {
@@ -276,15 +276,15 @@ impl Weights {
     }
 }
 
-/// Which of the parameters that the graph holds itself is changed; the first one.
+/// Which of the parameters that the graph holds itself are changed.
 ///
 /// # Errors
 /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) where one is not that of the base that the graph was bound with.
 pub(super) fn changed_of_kept<'a, 'l>(
     layout: &'l Layout,
     find: &impl Fn(&str) -> Result<&'a Planned<'a>>,
-) -> Result<Option<&'l str>> {
-    let mut changed = None;
+) -> Result<Vec<&'l str>> {
+    let mut changed = Vec::new();
     for (name, held) in layout.kept() {
         let own = find(name)?;
         let same = own.base.is_some_and(|base| {
@@ -298,7 +298,7 @@ pub(super) fn changed_of_kept<'a, 'l>(
         if !same {
             return Err(of_another(name));
         }
-        changed = changed.or(own.change.is_some().then_some(name));
+        changed.extend(own.change.is_some().then_some(name));
     }
     Ok(changed)
 }

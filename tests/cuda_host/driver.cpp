@@ -302,7 +302,7 @@ API cuEventDestroy_v2(void *event) {
 API cuModuleLoadData(void **module, const void *code) {
     ENTER_UNSAFE;
     // PTX of these kernels, whole.
-    for (const char *entry : {".entry taskbasis_combine(", ".entry taskbasis_relayout("}) {
+    for (const char *entry : {".entry taskbasis_combine(", ".entry taskbasis_combine_by_rows(", ".entry taskbasis_relayout("}) {
         if (!std::strstr((const char *)code, entry)) return INVALID_IMAGE;
     }
     *module = make();
@@ -319,6 +319,8 @@ API cuModuleGetFunction(void **function, void *module, const char *name) {
     if (!handles.count(module)) return INVALID_HANDLE;
     if (std::strcmp(name, "taskbasis_combine") == 0) {
         *function = (void *)&taskbasis_combine;
+    } else if (std::strcmp(name, "taskbasis_combine_by_rows") == 0) {
+        *function = (void *)&taskbasis_combine_by_rows;
     } else if (std::strcmp(name, "taskbasis_relayout") == 0) {
         *function = (void *)&taskbasis_relayout;
     } else {
@@ -335,6 +337,8 @@ API cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned gr
     if (!is_flat || grid_x == 0 || block_x != WARPS * LANES || shared != 0 || extra) return INVALID_VALUE;
     if (function == (void *)&taskbasis_combine) {
         run<Launch>(&taskbasis_combine, grid_x, block_x, parameters[0]);
+    } else if (function == (void *)&taskbasis_combine_by_rows) {
+        run<LaunchByRows>(&taskbasis_combine_by_rows, grid_x, block_x, parameters[0]);
     } else if (function == (void *)&taskbasis_relayout) {
         run<Relayout>(&taskbasis_relayout, grid_x, block_x, parameters[0]);
     } else {

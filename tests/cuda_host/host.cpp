@@ -1,7 +1,8 @@
 // The kernels as a library for the host: what src/kernel/cuda/simulated.rs compiles, loads and calls.
 #include "shim.hpp"
 
-static_assert(sizeof(Launch) == 40 + 8 * MAX_ACTIVE && sizeof(Relayout) == 48, "not as launch.rs fills them");
+static_assert(sizeof(Launch) == 40 + 8 * MAX_ACTIVE && sizeof(LaunchByRows) == 48 && sizeof(Relayout) == 48,
+              "not as launch.rs fills them");
 static_assert(sizeof(Launch) <= 4096, "more than a kernel's parameters may take on every device");
 
 extern "C" void host_allow(int write, uint64_t address, uint64_t bytes, char *memory) {
@@ -20,6 +21,11 @@ extern "C" void host_forget() {
 // Accesses outside what was allowed, and above bit 32 those at a wrong alignment.
 extern "C" uint64_t host_combine(unsigned blocks, unsigned threads, const void *parameter) {
     run<Launch>(&taskbasis_combine, blocks, threads, parameter);
+    return misaligned << 32 | forbidden;
+}
+
+extern "C" uint64_t host_combine_by_rows(unsigned blocks, unsigned threads, const void *parameter) {
+    run<LaunchByRows>(&taskbasis_combine_by_rows, blocks, threads, parameter);
     return misaligned << 32 | forbidden;
 }
 

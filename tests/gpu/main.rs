@@ -49,7 +49,8 @@ fn model(vectors: &str, base: BaseFormat) -> Option<(tempfile::TempDir, Arc<Mode
 
 fn tasks(model: &Arc<Model>) -> Vec<TaskWeights> {
     let names = model.basis().unwrap().tasks().to_vec();
-    let sums = ["base", "merged@0.4", "all@0.3"].map(str::to_owned).into_iter();
+    let by_group = ["merged@{attn: 0.4, blocks.0: 0, *: -0.2}", "all@{mlp: 0.3, *: 0}"];
+    let sums = ["base", "merged@0.4", "all@0.3"].into_iter().chain(by_group).map(str::to_owned);
     let exprs =
         names.iter().map(|name| format!("\"{name}\"")).chain(names.iter().map(|name| format!("-\"{name}\"@0.5")));
     exprs.chain(sums).map(|expr| model.weights(&expr.parse().unwrap()).unwrap()).collect()

@@ -7,12 +7,13 @@ use std::path::Path;
 use serde::Serialize;
 use taskbasis::basis::Parameter;
 use taskbasis::tensor::Source;
-use taskbasis::{Cuda, DeviceModel, DeviceOptions, Error, ErrorKind, Result};
+use taskbasis::{Cuda, DeviceModel, DeviceOptions, Error, ErrorKind, Grouping, Result, TaskWeights};
 
 use super::super::Setup;
 use super::super::family::{Fresh, basis_of};
+use super::super::grouped::Grouped;
 use super::super::reconstruct::bytes_moved;
-use super::super::samples::{Samples, Variant, digits, repeat, take_turns, time};
+use super::super::samples::{Ratio, Samples, Variant, digits, repeat, take_turns, time};
 use super::with_tail;
 use crate::output;
 
@@ -50,6 +51,8 @@ pub struct InFormat {
     pub copy_gb_s: f64,
     /// `gb_s` over `copy_gb_s`.
     pub ratio: f64,
+    /// Each parameter with coefficients of its own, in turns with the others: as `computed_ms`.
+    pub grouped: Grouped,
 }
 
 pub fn measure(setup: &Setup<'_>, cuda: &Cuda, format: &str, path: &Path) -> Result<InFormat> {
@@ -58,7 +61,8 @@ pub fn measure(setup: &Setup<'_>, cuda: &Cuda, format: &str, path: &Path) -> Res
     // On the device alone: nothing is reconstructed in the host's memory.
     let model = setup.family.open_format(path, setup.threads, 0)?;
     let basis = basis_of(&model)?;
-    let mut fresh = Fresh::of(&model);
+    let (mut fresh, mut fresh_grouped) = (Fresh::of(&model), Fresh::of(&model));
+    let grouping = Grouping::per_parameter(basis);
     let asked_for = DeviceOptions { budget: setup.encoder.device_budget };
 
     let upload = |options: &DeviceOptions| {
@@ -85,25 +89,28 @@ pub fn measure(setup: &Setup<'_>, cuda: &Cuda, format: &str, path: &Path) -> Res
     let queued = RefCell::new(Vec::new());
     let given = fresh.given;
     let before_all = device.stats();
+    let compute = |task: TaskWeights| {
+        time(|| {
+            let (in_queue, weights) = time(|| device.get(&task))?;
+            weights.synchronize()?;
+            Ok((in_queue, weights))
+        })
+    };
     let mut variants: Vec<Variant<'_>> = vec![
         Box::new(|| {
-            let task = fresh.next()?;
-            let (computed, (in_queue, _weights)) = time(|| {
-                let (in_queue, weights) = time(|| device.get(&task))?;
-                weights.synchronize()?;
-                Ok((in_queue, weights))
-            })?;
+            let (computed, (in_queue, _weights)) = compute(fresh.next()?)?;
             queued.borrow_mut().push(in_queue);
             Ok(computed)
         }),
         Box::new(|| Ok(bytes as f64 / cuda.copy_bandwidth(copy_bytes / 2)? * 1e3)),
+        Box::new(|| Ok(compute(fresh_grouped.next_grouped(&grouping)?)?.0)),
     ];
     let mut samples = take_turns(if setup.quick { 10 } else { 200 }, &mut variants)?;
     drop(variants);
-    let (copy_ms, computed_ms) = (samples.remove(1), samples.remove(0));
+    let (grouped_ms, copy_ms, computed_ms) = (samples.remove(2), samples.remove(1), samples.remove(0));
     let after_all = device.stats();
     let reconstructed = after_all.cache.misses - before_all.cache.misses;
-    if reconstructed != (fresh.given - given) as u64 {
+    if reconstructed != (fresh.given - given + fresh_grouped.given) as u64 {
         return Err(Error::new(ErrorKind::Internal, "some weights were on the device already, and not reconstructed"));
     }
 
@@ -127,6 +134,12 @@ pub fn measure(setup: &Setup<'_>, cuda: &Cuda, format: &str, path: &Path) -> Res
         gb_s: gb_s(bytes as f64, &computed_ms),
         copy_gb_s: gb_s(bytes as f64, &copy_ms),
         ratio: copy_ms.median / computed_ms.median,
+        grouped: Grouped {
+            grouping: "parameter".to_owned(),
+            groups: grouping.len(),
+            ratio: Ratio::of(&grouped_ms, &computed_ms),
+            ms: grouped_ms,
+        },
         computed_ms,
         copy_ms,
         copy_bytes,
@@ -180,7 +193,15 @@ pub fn memory_rows(formats: &[InFormat]) -> Vec<Vec<String>> {
 }
 
 pub fn reconstruction_rows(formats: &[InFormat]) -> Vec<Vec<String>> {
-    let header = ["reconstruct there", "in the queue, ms", "computed, ms", "GB/s", "copies, GB/s", "of the copy"];
+    let header = [
+        "reconstruct there",
+        "in the queue, ms",
+        "computed, ms",
+        "GB/s",
+        "copies, GB/s",
+        "of the copy",
+        "by parameter, of plain",
+    ];
     let mut rows = vec![header.map(String::from).to_vec()];
     for format in formats {
         rows.push(vec![
@@ -190,6 +211,7 @@ pub fn reconstruction_rows(formats: &[InFormat]) -> Vec<Vec<String>> {
             digits(format.gb_s),
             digits(format.copy_gb_s),
             digits(format.ratio),
+            format.grouped.ratio.text(),
         ]);
     }
     rows

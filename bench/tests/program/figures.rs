@@ -339,6 +339,13 @@ fn weights_on_a_gpu_are_measured_without_a_provider() {
             let of = |key| bytes(&format!("{key}.{quantile}"));
             assert!(of("queued_ms") > 0.0 && of("queued_ms") <= of("computed_ms"), "{format}");
         }
+        // As many groups as the basis has parameters, in turns with plain coefficients.
+        assert!(format["grouped"]["grouping"] == "parameter" && bytes("grouped.groups") > 20.0, "{format}");
+        assert_eq!(
+            (bytes("grouped.ms.runs"), bytes("grouped.ratio.rounds")),
+            (bytes("computed_ms.runs"), bytes("computed_ms.runs"))
+        );
+        assert!(bytes("grouped.ratio.median") > 0.0 && bytes("grouped.ratio.median").is_finite());
     }
     for (figure, of_own_format) in
         [("bandwidth_ratio", "ratio"), ("switch_p50_ms", "computed_ms.median"), ("switch_p99_ms", "computed_ms.p99")]
@@ -356,7 +363,14 @@ fn weights_on_a_gpu_are_measured_without_a_provider() {
     let output = on_the_hosts_driver(&mut command, &[("FAKE_MEMORY", &tight)]).unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    for said in ["driver for CUDA 12.8", "clocks not known", ", slots ", "of the copy", "encoding was not measured"] {
+    for said in [
+        "driver for CUDA 12.8",
+        "clocks not known",
+        ", slots ",
+        "of the copy",
+        "by parameter",
+        "encoding was not measured",
+    ] {
         assert!(text.contains(said), "{said}: {text}");
     }
 }

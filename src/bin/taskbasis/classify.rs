@@ -4,9 +4,9 @@ use std::num::NonZero;
 
 use clap::Args;
 use serde_json::{Value, json};
-use taskbasis::{Error, Head, Residency, Result, Score, TaskExpr};
+use taskbasis::{Encoder, Error, Head, Residency, Result, Score, TaskExpr};
 
-use crate::args::{EncoderArgs, HeadArgs, ModelArgs, ResidencyArgs};
+use crate::args::{EncoderArgs, HeadArgs, ModelArgs, ResidencyArgs, Session};
 use crate::conflicts::{Given, Refused};
 use crate::expression::expression;
 use crate::input::{FileArgs, Input};
@@ -38,7 +38,7 @@ pub struct Classify {
     weights: Option<TaskExpr>,
 
     #[command(flatten)]
-    pub residency: ResidencyArgs,
+    residency: ResidencyArgs,
 
     /// How many classes to name an image.
     #[arg(long, default_value = "3", value_name = "K")]
@@ -46,10 +46,10 @@ pub struct Classify {
 
     /// Image files, or folders of them.
     #[arg(required = true, value_name = "IMAGE")]
-    pub images: Vec<InPath>,
+    images: Vec<InPath>,
 
     #[command(flatten)]
-    pub files: FileArgs,
+    files: FileArgs,
 
     #[command(flatten)]
     pub encoder: EncoderArgs,
@@ -59,6 +59,14 @@ impl Classify {
     pub fn conflict(&self, given: &Given<'_>) -> Refused {
         let blockwise = || self.residency.conflict(&self.encoder, given);
         self.encoder.conflict(Some(&self.model), given).or_else(blockwise)
+    }
+
+    /// The encoder, and the images as it takes them; tells what is assumed of both.
+    pub fn open(&self, session: &Session) -> Result<(Encoder, Input)> {
+        let encoder = self.encoder.encoder_with(session, self.residency.get())?;
+        let input = Input::open(&self.images, &self.files, self.encoder.preprocess(session)?)?;
+        self.encoder.tell_images(session, input.files().is_some())?;
+        Ok((encoder, input))
     }
 
     pub fn run(self, as_json: bool) -> Result<()> {
@@ -77,12 +85,10 @@ impl Classify {
             }
             (None, _) => {}
         }
-        let expr = self.weights.unwrap_or_else(|| TaskExpr::task(&self.task));
+        let expr = self.weights.clone().unwrap_or_else(|| TaskExpr::task(&self.task));
         let task = session.weights(&expr)?;
-        let encoder = self.encoder.encoder_with(&session, self.residency.get())?;
+        let (encoder, input) = self.open(&session)?;
         let head = self.heads.head(session.bundle(), &self.task, encoder.arch())?;
-        let input = Input::open(&self.images, &self.files, self.encoder.preprocess(&session)?)?;
-        self.encoder.tell_images(&session, input.files().is_some())?;
         if encoder.residency() == Residency::Whole {
             encoder.prepare(&task)?;
         }

@@ -5,7 +5,6 @@ use taskbasis::{Choice, Head, Residency, Result, Route, Routing, Score};
 
 use crate::args::Session;
 use crate::classify::{Classify, top_cells, top_json};
-use crate::input::Input;
 use crate::output;
 
 /// What was found of one image; no classes where nothing answers.
@@ -16,13 +15,11 @@ struct Found {
 }
 
 pub fn run(classify: &Classify, session: &Session, routing: &Routing, as_json: bool) -> Result<()> {
-    let encoder = classify.encoder.encoder_with(session, classify.residency.get())?;
     let tasks = routing.router().tasks();
     classify.heads.check(tasks)?;
+    let (encoder, input) = classify.open(session)?;
     let head = |task: &String| classify.heads.head(session.bundle(), task, encoder.arch());
     let heads: Vec<Head> = tasks.iter().map(head).collect::<Result<_>>()?;
-    let input = Input::open(&classify.images, &classify.files, classify.encoder.preprocess(session)?)?;
-    classify.encoder.tell_images(session, input.files().is_some())?;
     if encoder.residency() == Residency::Whole {
         encoder.prepare(routing.features())?;
     }

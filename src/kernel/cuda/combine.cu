@@ -42,6 +42,14 @@ typedef unsigned long long u64;
 // term, 16 bytes      u64 address      of the segment's first tile
 //                     u32 format
 //                     u32 tile_bytes
+//
+// Where segments add terms of their own (LaunchByRows), there is one list more, of entries of 8 bytes: a row per
+// segment, in their order, then the terms that are added.
+//
+// row                 u32 first        place in the list of the first term that is added
+//                     u32 end          place after the last one
+// term that is added  u32 term         as in `Active`
+//                     f32 coefficient
 
 // A term that is added: those whose coefficient is zero are not here.
 struct Active {
@@ -58,6 +66,23 @@ struct Launch {
     unsigned run;  // tiles per warp
     unsigned active_count;
     Active active[MAX_ACTIVE];  // in ascending m
+};
+
+// The same where each segment adds terms of its own, in ascending m too.
+struct LaunchByRows {
+    u64 segments;
+    u64 terms;
+    u64 out;
+    u64 rows;
+    unsigned segment_count;
+    unsigned tiles;
+    unsigned run;
+};
+
+// Places in a list of terms that are added: from `first` on, before `end`.
+struct Places {
+    unsigned first;
+    unsigned end;
 };
 
 #ifdef __CUDACC__
@@ -243,6 +268,27 @@ static __device__ __forceinline__ u64 address(const unsigned *words) {
     return (u64)words[1] << 32 | words[0];
 }
 
+// What the segment at `segment` adds, and what is at a place: of a launch whose segments all add the same, in the
+// launch itself, else in the list. Two kernels, since a choice per term would cost the first of them registers that it
+// does not have.
+static __device__ __forceinline__ Places places_of(const Launch &launch, u64) {
+    return {0, launch.active_count};
+}
+
+static __device__ __forceinline__ Active active_at(const Launch &launch, unsigned place) {
+    return launch.active[place];
+}
+
+static __device__ __forceinline__ Places places_of(const LaunchByRows &launch, u64 segment) {
+    const uint2 row = __ldg((const uint2 *)(launch.rows + (segment - launch.segments) / 4));
+    return {row.x, row.y};
+}
+
+static __device__ __forceinline__ Active active_at(const LaunchByRows &launch, unsigned place) {
+    const uint2 active = __ldg((const uint2 *)(launch.rows + 8ull * place));
+    return {active.x, __uint_as_float(active.y)};
+}
+
 // Has the blocks of a term brought into the second-level cache: a lane asks for a sector, since nothing promises that
 // more comes with it. What a warp computes of one term does not keep enough loads on their way. Dense terms do, and are
 // not asked for.
@@ -260,27 +306,29 @@ static __device__ __forceinline__ void fetch_ahead(u64 term, unsigned tile, unsi
 }
 
 // The tile `tile` of the launch, which lies in the segment at `segment`.
-static __device__ __forceinline__ void combine_tile(const Launch &launch, u64 segment, unsigned tile, unsigned lane) {
+template <class Launched>
+static __device__ __forceinline__ void combine_tile(const Launched &launch, u64 segment, unsigned tile, unsigned lane) {
     unsigned words[4];
     load16(segment + 16, words);
     tile -= words[0];
     const unsigned base_format = words[1];
     const u64 terms = launch.terms + 16ull * words[2];
-    const unsigned active = words[3] ? launch.active_count : 0;
+    const Places active = words[3] ? places_of(launch, segment) : Places{0, 0};
 
-    for (unsigned m = 1; m < active; ++m) {
-        fetch_ahead(terms + 16u * launch.active[m].term, tile, lane);
+    for (unsigned place = active.first + 1; place < active.end; ++place) {
+        fetch_ahead(terms + 16u * active_at(launch, place).term, tile, lane);
     }
     // Without a term, a sum of -0.0 leaves the base's bits as they are; +0.0 would turn -0.0 into +0.0.
-    const float start = active == 0 && base_format != NO_BASE ? -0.0f : 0.0f;
+    const float start = active.first == active.end && base_format != NO_BASE ? -0.0f : 0.0f;
     float sums[VALUES];
 #pragma unroll
     for (int v = 0; v < VALUES; ++v) {
         sums[v] = start;
     }
-    for (unsigned m = 0; m < active; ++m) {
-        const float a = launch.active[m].coefficient;
-        load16(terms + 16u * launch.active[m].term, words);
+    for (unsigned place = active.first; place < active.end; ++place) {
+        const Active added = active_at(launch, place);
+        const float a = added.coefficient;
+        load16(terms + 16u * added.term, words);
         const u64 at = address(words) + (u64)tile * words[3];
         switch (words[2]) {
             case F32: add_f32(a, at, lane, sums); break;
@@ -348,6 +396,12 @@ static __device__ __forceinline__ void each_tile(const Launched &launch, Compute
 }
 
 extern "C" __global__ void __launch_bounds__(WARPS *LANES, 4) taskbasis_combine(const __grid_constant__ Launch launch) {
+    const unsigned lane = threadIdx.x % LANES;
+    each_tile(launch, [&](u64 segment, unsigned tile) { combine_tile(launch, segment, tile, lane); });
+}
+
+extern "C" __global__ void __launch_bounds__(WARPS *LANES, 4)
+    taskbasis_combine_by_rows(const __grid_constant__ LaunchByRows launch) {
     const unsigned lane = threadIdx.x % LANES;
     each_tile(launch, [&](u64 segment, unsigned tile) { combine_tile(launch, segment, tile, lane); });
 }

@@ -34,6 +34,7 @@ pub(super) struct Driver {
     combine: sys::CUstream,
     module: sys::CUmodule,
     combine_kernel: sys::CUfunction,
+    combine_by_rows_kernel: sys::CUfunction,
     relayout_kernel: sys::CUfunction,
 }
 
@@ -137,6 +138,7 @@ impl Driver {
             combine: std::ptr::null_mut(),
             module: std::ptr::null_mut(),
             combine_kernel: std::ptr::null_mut(),
+            combine_by_rows_kernel: std::ptr::null_mut(),
             relayout_kernel: std::ptr::null_mut(),
         };
         let here = driver.enter()?;
@@ -153,6 +155,7 @@ impl Driver {
             unsafe { module::get_function(driver.module, name.to_owned()) }.map_err(refused)
         };
         driver.combine_kernel = function(c"taskbasis_combine")?;
+        driver.combine_by_rows_kernel = function(c"taskbasis_combine_by_rows")?;
         driver.relayout_kernel = function(c"taskbasis_relayout")?;
         drop(here);
         Ok(driver)
@@ -311,6 +314,7 @@ unsafe impl Device for Driver {
         }
         let kernel = match launch.kernel {
             DeviceKernel::Combine => self.combine_kernel,
+            DeviceKernel::CombineByRows => self.combine_by_rows_kernel,
             DeviceKernel::Relayout => self.relayout_kernel,
         };
         let mut parameters = [launch.bytes().as_ptr().cast_mut().cast::<c_void>()];

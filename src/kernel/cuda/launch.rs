@@ -2,12 +2,13 @@
 //! segments lies. The kernels read both as `combine.cu` and `relayout.cu` describe them.
 
 use super::super::output::simplified;
+use super::rows::AddedTerms;
 use super::tiles::{TILE, tile_bytes};
 use crate::error::{Error, Result};
 use crate::tensor::{BlockFormat, DType, VectorFormat, contiguous_strides};
 
-/// Coefficients that are not zero, at most: what fits into 4 KiB, the parameters of a kernel on every device.
-pub(crate) const MAX_ACTIVE: usize = 504;
+/// Terms that a launch itself can name, at most: what fits into 4 KiB, the parameters of a kernel on every device.
+const MAX_ACTIVE: usize = 504;
 
 /// Tiles of a launch, at most: a thread counts them in 32 bits.
 const MAX_TILES: u32 = 1 << 31;
@@ -32,6 +33,7 @@ const MIN_SQUARE: [usize; 2] = [16, 4];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DeviceKernel {
     Combine,
+    CombineByRows,
     Relayout,
 }
 
@@ -250,27 +252,33 @@ pub(crate) struct Launch {
 }
 
 impl Launch {
-    /// A launch of the combine kernel over `table`, which lies at `address`, with its results at `out`. `active` are
-    /// the terms that are added, counted in each segment, and their coefficients, in ascending order.
+    /// A launch of the combine kernel over `table`, which lies at `address`, with its results at `out`; and what it
+    /// reads right behind the table, which has to be there before: the table of rows. There is none where all segments
+    /// add the same terms and the launch has room for them.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for more than [`MAX_ACTIVE`] terms.
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for more terms than 32 bits count.
+    ///
+    /// # Panics
+    /// When the rows are those of another number of segments.
     pub(crate) fn combine(
         table: &Table,
         address: u64,
         out: u64,
-        active: &[(u32, f32)],
+        added: &AddedTerms<'_>,
         multiprocessors: u32,
-    ) -> Result<Self> {
-        if active.len() > MAX_ACTIVE {
-            return Err(Error::unsupported("too many terms for a device")
-                .expected(format_args!("at most {MAX_ACTIVE} that are not zero"))
-                .got(active.len()));
+    ) -> Result<(Self, Option<Vec<u8>>)> {
+        let terms = address + table.segments.len() as u64;
+        if let Some(active) = added.same().filter(|active| active.len() <= MAX_ACTIVE) {
+            let active_count = std::iter::once(active.len() as u32);
+            let active = active.iter().flat_map(|(term, coefficient)| [*term, coefficient.to_bits()]);
+            let words = active_count.chain(active);
+            return Ok((Self::of(DeviceKernel::Combine, table, &[address, terms, out], words, multiprocessors), None));
         }
-        let addresses = [address, address + table.segments.len() as u64, out];
-        let active_count = std::iter::once(active.len() as u32);
-        let active = active.iter().flat_map(|(term, coefficient)| [*term, coefficient.to_bits()]);
-        Ok(Self::of(DeviceKernel::Combine, table, &addresses, active_count.chain(active), multiprocessors))
+        assert_eq!(added.row_of.len(), table.segments.len() / SEGMENT_BYTES, "a row per segment");
+        let addresses = [address, terms, out, address + table.nbytes() as u64];
+        let launch = Self::of(DeviceKernel::CombineByRows, table, &addresses, std::iter::empty(), multiprocessors);
+        Ok((launch, Some(added.table()?)))
     }
 
     /// A launch of the relayout kernel over `table`, which lies at `address`, with its results at `out`.
@@ -331,10 +339,26 @@ mod tests {
         assert_eq!(words[8..16], [0, 0, 0x77, 0, 3, 0, 2, 0]);
         assert_eq!(words[16..], [0x2222, 0x1111, 6, 1088, 0x3333, 0, 3, 4096]);
 
-        let launch = Launch::combine(&table, 0x1000, 0x9000, &[(1, 0.5)], 132).unwrap();
+        let combine = |rows: &[Vec<(u32, f32)>]| {
+            Launch::combine(&table, 0x1000, 0x9000, &AddedTerms { rows, row_of: &[0, 0] }, 132).unwrap()
+        };
+        let (launch, rows) = combine(&[vec![(1, 0.5)]]);
         let at = |at| u64_at(&launch, at);
         assert_eq!([at(0), at(8), at(16)], [0x1000, 0x1040, 0x9000]);
         assert_eq!([at(24), at(32), at(40)], [4 << 32 | 2, 1 << 32 | 1, u64::from(0.5f32.to_bits()) << 32 | 1]);
+        assert!(launch.kernel == DeviceKernel::Combine && rows.is_none());
+
+        // Of rows, and of more terms than there is room for: the table of rows is behind that of 96 bytes.
+        for rows in [vec![vec![(1, 0.5)], vec![]], vec![vec![(0, 1.0); MAX_ACTIVE + 1]]] {
+            let (launch, table) = combine(&rows);
+            let at = |at| u64_at(&launch, at);
+            assert_eq!([at(0), at(8), at(16), at(24)], [0x1000, 0x1040, 0x9000, 0x1060]);
+            assert_eq!([at(32), at(40)], [4 << 32 | 2, 1]);
+            assert_eq!(launch.kernel, DeviceKernel::CombineByRows);
+            assert_eq!(table.unwrap().len(), 16 + 8 * rows[0].len());
+        }
+        let (launch, _) = combine(&[vec![(0, 1.0); MAX_ACTIVE]]);
+        assert_eq!(launch.kernel, DeviceKernel::Combine);
     }
 
     #[test]
@@ -391,10 +415,6 @@ mod tests {
         assert_eq!(table.push(&Segment { tiles: 1, ..huge }).unwrap_err().kind(), ErrorKind::Unsupported);
         let huge = Segment { base: None, terms: &[], out: 0, tiles: 1 << 40 };
         assert_eq!(Table::default().push(&huge).unwrap_err().kind(), ErrorKind::Unsupported);
-        let active = vec![(0, 1.0); MAX_ACTIVE + 1];
-        assert!(Launch::combine(&table, 0, 0, &active[1..], 1).is_ok());
-        let error = Launch::combine(&table, 0, 0, &active, 1).map(drop).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
 
         let push = |dtype, shape: &[usize], strides: &[usize]| {
             Table::default().push_relayout(

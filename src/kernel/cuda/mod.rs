@@ -4,8 +4,9 @@
 //! # Where to read
 //! `combine.cu` and `relayout.cu` are the kernels, in CUDA C; `kernels.ptx` is what NVRTC has made of them
 //! (`scripts/make-ptx`), and what the driver is given. `tiles.rs` says how inputs lie in device memory, `launch.rs`
-//! what a launch is told. `device.rs` is what is asked of a device, `memory.rs` what is owned on one, `driver.rs` the
-//! one that is a GPU, and `simulated.rs` the one that tests have, which runs the kernels' source as C++.
+//! what a launch is told, `rows.rs` what it is told where parameters have coefficients of their own. `device.rs` is
+//! what is asked of a device, `memory.rs` what is owned on one, `driver.rs` the one that is a GPU, and `simulated.rs`
+//! the one that tests have, which runs the kernels' source as C++.
 
 #[cfg(test)]
 #[path = "../../../tests/cuda_host/mod.rs"]
@@ -15,6 +16,7 @@ mod device;
 mod driver;
 mod launch;
 mod memory;
+mod rows;
 #[cfg(test)]
 mod simulated;
 #[cfg(test)]
@@ -27,6 +29,7 @@ use std::time::Instant;
 pub(crate) use device::{Device, Queue};
 pub(crate) use launch::{Launch, Segment, StridedPart, Table};
 pub(crate) use memory::{Event, Memory, Pinned, Staging};
+pub(crate) use rows::{AddedTerms, row_bytes};
 #[cfg(test)]
 pub(crate) use simulated::SimulatedDevice;
 

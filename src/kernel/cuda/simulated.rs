@@ -24,8 +24,9 @@ pub(crate) struct Tally {
     pub(crate) peak: usize,
     /// Bytes copied from the host.
     pub(crate) copied: usize,
-    /// Launches of the combine kernel, and of the relayout kernel.
+    /// Launches of the combine kernel, those among them by rows, and launches of the relayout kernel.
     pub(crate) combined: usize,
+    pub(crate) by_rows: usize,
     pub(crate) relaid: usize,
 }
 
@@ -133,6 +134,10 @@ impl SimulatedState {
                 kernels().lock().launch(&launch, &mut self.memory);
                 match launch.kernel {
                     DeviceKernel::Combine => self.tally.combined += 1,
+                    DeviceKernel::CombineByRows => {
+                        self.tally.combined += 1;
+                        self.tally.by_rows += 1;
+                    }
                     DeviceKernel::Relayout => self.tally.relaid += 1,
                 }
             }
@@ -201,6 +206,7 @@ impl Kernels {
         type Run = unsafe extern "C" fn(u32, u32, *const u8) -> u64;
         let (name, out) = match launch.kernel {
             DeviceKernel::Combine => ("host_combine", u64_at(launch.bytes(), 16)),
+            DeviceKernel::CombineByRows => ("host_combine_by_rows", u64_at(launch.bytes(), 16)),
             DeviceKernel::Relayout => ("host_relayout", u64_at(launch.bytes(), 24)),
         };
         let (&out, _) = memory.range(..=out).next_back().expect("no such memory");

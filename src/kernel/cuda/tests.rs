@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::super::{self as kernel, Kernel, combine};
 use super::tiles::{self, TILE, tile_bytes};
-use super::{Device, Launch, Memory, Queue, Segment, SimulatedDevice, Staging, Table};
+use super::{AddedTerms, Device, Launch, Memory, Queue, Segment, SimulatedDevice, Staging, Table, row_bytes};
 use crate::tensor::{BLOCK, BlockFormat, Blocks, DType, Source, Tensor, VectorFormat};
 use crate::{Error, Mapping};
 
@@ -170,17 +170,16 @@ struct Tensors {
     base: Option<Recipe>,
     /// None for a tensor that only changes its type.
     terms: Vec<Recipe>,
+    /// The row of its coefficients, of as many as there are.
+    row: usize,
 }
 
 /// Tensors of M terms each.
 fn tensors(m: usize, kinds: Vec<Kind>) -> impl Strategy<Value = Tensors> {
     let terms = prop_oneof![7 => Just(m), 1 => Just(0)]
         .prop_flat_map(move |m| proptest::collection::vec(recipe(kinds.clone()), m));
-    (length(), proptest::option::weighted(0.8, recipe(dense())), terms).prop_map(|(numel, base, terms)| Tensors {
-        numel,
-        base,
-        terms,
-    })
+    (length(), proptest::option::weighted(0.8, recipe(dense())), terms, 0..4usize)
+        .prop_map(|(numel, base, terms, row)| Tensors { numel, base, terms, row })
 }
 
 /// The bits, with all NaNs alike: those are outside the contract.
@@ -188,8 +187,9 @@ fn bits(value: f32) -> u32 {
     if value.is_nan() { f32::NAN.to_bits() } else { value.to_bits() }
 }
 
-/// Computes all tensors in one launch, of as many warps as a device of this many multiprocessors would have.
-fn check(coefficients: &[f32], tensors: &[Tensors], multiprocessors: u32) {
+/// Computes all tensors in one launch, of as many warps as a device of this many multiprocessors would have. Of one row
+/// of coefficients, all have that.
+fn check(rows: &[Vec<f32>], tensors: &[Tensors], multiprocessors: u32) {
     let inputs: Vec<(Option<Tensor>, Vec<Source>)> = tensors
         .iter()
         .map(|tensor| {
@@ -211,14 +211,24 @@ fn check(coefficients: &[f32], tensors: &[Tensors], multiprocessors: u32) {
         places.push(end);
         end += tiles * TILE * 4;
     }
-    let active: Vec<(u32, f32)> =
-        (0u32..).zip(coefficients.iter().copied()).filter(|&(_, coefficient)| coefficient != 0.0).collect();
-    let (address, out) = (bench.put(&table.to_bytes()), bench.alloc(end));
-    let launch = Launch::combine(&table, address, out, &active, multiprocessors).unwrap();
+    let active = |row: &Vec<f32>| -> Vec<(u32, f32)> {
+        (0u32..).zip(row.iter().copied()).filter(|&(_, coefficient)| coefficient != 0.0).collect()
+    };
+    let active: Vec<_> = rows.iter().map(active).collect();
+    let row_of: Vec<usize> = tensors.iter().map(|tensor| tensor.row % rows.len()).collect();
+    let added = AddedTerms { rows: &active, row_of: &row_of };
+    let room: usize = tensors.iter().map(|tensor| row_bytes(rows[tensor.row % rows.len()].len())).sum();
+    let (address, out) = (bench.alloc(table.nbytes() + room), bench.alloc(end));
+    let (launch, rows_behind) = Launch::combine(&table, address, out, &added, multiprocessors).unwrap();
+    assert_eq!(rows_behind.is_some(), rows.len() > 1 || active[0].len() > 504);
+    let tables = [table.to_bytes(), rows_behind.unwrap_or_default()].concat();
+    assert!(tables.len() <= table.nbytes() + room, "more than what is kept for it");
+    bench.staging.send_bytes(address, &tables).unwrap();
     let got = bench.run(&launch, out, end);
     for ((tensor, (base, terms)), place) in tensors.iter().zip(&inputs).zip(places) {
         let mut want = vec![0.0; tensor.numel];
-        let of_tensor = if terms.is_empty() { &[] } else { coefficients };
+        let coefficients = &rows[tensor.row % rows.len()];
+        let of_tensor = if terms.is_empty() { &[] } else { coefficients.as_slice() };
         let outputs = vec![kernel::Output::whole(&mut want)];
         let terms = terms.iter().collect();
         let job = kernel::TensorJob { name: "a", base: base.as_ref(), coefficients: of_tensor, terms, outputs };
@@ -230,10 +240,13 @@ fn check(coefficients: &[f32], tensors: &[Tensors], multiprocessors: u32) {
     }
 }
 
-/// A few tensors of M terms with their coefficients.
-fn case(m: std::ops::Range<usize>, kinds: Vec<Kind>) -> impl Strategy<Value = (Vec<f32>, Vec<Tensors>)> {
+/// A few tensors of M terms with their coefficients: one row for all of them, or a few, some of which add nothing.
+fn case(m: std::ops::Range<usize>, kinds: Vec<Kind>) -> impl Strategy<Value = (Vec<Vec<f32>>, Vec<Tensors>)> {
     m.prop_flat_map(move |m| {
-        (proptest::collection::vec(coefficient(), m), proptest::collection::vec(tensors(m, kinds.clone()), 1..6))
+        let row = prop_oneof![5 => proptest::collection::vec(coefficient(), m), 1 => Just(vec![0.0; m])];
+        let rows = prop_oneof![Just(1..2usize), Just(2..5)]
+            .prop_flat_map(move |count| proptest::collection::vec(row.clone(), count));
+        (rows, proptest::collection::vec(tensors(m, kinds.clone()), 1..6))
     })
 }
 
@@ -241,13 +254,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn dense_terms((coefficients, tensors) in case(0..8, dense()), multiprocessors in 1..4u32) {
-        check(&coefficients, &tensors, multiprocessors);
+    fn dense_terms((rows, tensors) in case(0..8, dense()), multiprocessors in 1..4u32) {
+        check(&rows, &tensors, multiprocessors);
     }
 
     #[test]
-    fn terms_of_any_kind((coefficients, tensors) in case(1..12, any_kind()), multiprocessors in 1..4u32) {
-        check(&coefficients, &tensors, multiprocessors);
+    fn terms_of_any_kind((rows, tensors) in case(1..12, any_kind()), multiprocessors in 1..4u32) {
+        check(&rows, &tensors, multiprocessors);
     }
 }
 
@@ -255,8 +268,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
-    fn up_to_a_hundred_terms((coefficients, tensors) in case(40..101, any_kind())) {
-        check(&coefficients, &tensors, 1);
+    fn up_to_a_hundred_terms((rows, tensors) in case(40..101, any_kind())) {
+        check(&rows, &tensors, 1);
     }
 }
 
@@ -271,9 +284,12 @@ fn every_format_has_the_bits_of_the_scalar_kernel() {
                 numel,
                 base: base.map(|dtype| recipe(Kind::Dense(dtype), numel as u64)),
                 terms: (0..3).map(|m| recipe(kind, 7 * numel as u64 + m)).collect(),
+                row: numel,
             };
-            check(&[0.3, -0.0, 1.25e-3], &[1, 100, 2048, 2049, 10_000].map(tensor), 1);
-            check(&[0.0, 0.0, -0.0], &[2049].map(tensor), 1);
+            let (some, none) = (vec![0.3, -0.0, 1.25e-3], vec![0.0, 0.0, -0.0]);
+            check(std::slice::from_ref(&some), &[1, 100, 2048, 2049, 10_000].map(tensor), 1);
+            check(std::slice::from_ref(&none), &[2049].map(tensor), 1);
+            check(&[some, none, vec![0.0, -1.5, 0.0]], &[1, 3, 2048, 2049, 2050, 10_000].map(tensor), 1);
         }
     }
 }
@@ -285,6 +301,7 @@ fn many_segments_and_long_runs() {
         numel: if i % 50 == 7 { 40_000 } else { 1 + i % 5000 },
         base: Some(Recipe { kind: Kind::Dense(DType::F32), seed: i as u64 }),
         terms: vec![Recipe { kind: Kind::Blocks(BlockFormat::ALL[i % 5]), seed: i as u64 + 1 }],
+        row: i % 7,
     };
     let tensors: Vec<Tensors> = (0..401).map(tensor).collect();
     let tiles: usize = tensors.iter().map(|tensor| tiles::count(tensor.numel)).sum();
@@ -292,7 +309,21 @@ fn many_segments_and_long_runs() {
     table.push(&Segment { base: None, terms: &[], out: 0, tiles }).unwrap();
     let run = Launch::relayout(&table, 0, 0, 1).geometry.run as usize;
     assert!(run >= 2 && !tiles.is_multiple_of(run), "{tiles} tiles, {run} per warp: the last warp has fewer");
-    check(&[-0.7], &tensors, 1);
+    check(&[vec![-0.7]], &tensors, 1);
+    check(&[-0.7, 0.0, 1.5, 0.25, -1e-3].map(|a| vec![a]), &tensors, 1);
+}
+
+/// More terms than a launch itself can name.
+#[test]
+fn hundreds_of_terms() {
+    let dense = |seed| Recipe { kind: Kind::Dense(DType::BF16), seed };
+    let tensor = |row| Tensors { numel: 130, base: Some(dense(1)), terms: (0..600).map(dense).collect(), row };
+    let row = |zeros: usize| -> Vec<f32> {
+        (0..600).map(|m| if m < zeros { 0.0 } else { (m % 13) as f32 / 10.0 - 0.65 }).collect()
+    };
+    for rows in [vec![row(0)], vec![row(95)], vec![row(96)], vec![row(3), row(598)]] {
+        check(&rows, &[tensor(0), tensor(1)], 1);
+    }
 }
 
 /// The values of a tile in device form, by the text of `tiles.rs` and nothing else.

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
+use super::added::Added;
 use super::budget::{Demand, LayoutBytes};
 use super::upload::send_inputs;
 use crate::basis::Coefficients;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::cuda::tiles::{self, TILE};
-use crate::kernel::cuda::{Device, Event, Launch, Memory, Queue, Segment, Staging, Table};
+use crate::kernel::cuda::{AddedTerms, Device, Event, Launch, Memory, Queue, Segment, Staging, Table, row_bytes};
 use crate::tensor::{DType, Source, Tensor, VectorFormat};
 use crate::weights::model::Model;
 use crate::weights::plan::{self, Plan, Scope};
@@ -34,9 +35,11 @@ pub(super) struct PlacedTensor {
 /// Tensors by name.
 pub(super) type Tensors = IndexMap<String, PlacedTensor>;
 
-/// A parameter that vectors change.
+/// A parameter that vectors change, of one element or more.
 #[derive(Debug)]
 pub(super) struct ChangedParameter {
+    /// The parameter's place in the basis.
+    pub(super) index: usize,
     /// The base, then one per vector.
     inputs: Vec<Source>,
     /// The place of the result, in bytes from the arena's start.
@@ -46,15 +49,16 @@ pub(super) struct ChangedParameter {
 
 impl ChangedParameter {
     /// The base, then the terms that are added.
-    pub(super) fn inputs<'a>(&'a self, active: &'a [(u32, f32)]) -> impl Iterator<Item = &'a Source> {
-        let added = active.iter().map(|&(term, _)| &self.inputs[1 + term as usize]);
+    pub(super) fn inputs<'a>(&'a self, added: &'a Added<'_>) -> impl Iterator<Item = &'a Source> {
+        let added = added.to(self.index).iter().map(|&(term, _)| &self.inputs[1 + term as usize]);
         self.inputs[..1].iter().chain(added)
     }
 
-    /// Bytes of this many tiles of all inputs, with their place in a table.
+    /// Bytes of this many tiles of all inputs, with their place in a table and in one of rows.
     fn bytes(&self, tiles: usize) -> usize {
         let per_tile: usize = self.inputs.iter().map(|input| tiles::tile_bytes(tiles::format(input))).sum();
-        tiles * per_tile + Table::segment_bytes(self.inputs.len() - 1)
+        let terms = self.inputs.len() - 1;
+        tiles * per_tile + Table::segment_bytes(terms) + row_bytes(terms)
     }
 }
 
@@ -69,6 +73,10 @@ pub(super) struct Inputs {
     /// The parameters that stay on the device, as one launch computes them.
     table: Table,
     table_address: u64,
+    /// Their places in the basis.
+    resident: Vec<usize>,
+    /// Room behind the table for the rows of any task.
+    rows_bytes: usize,
     memory: Memory,
     /// The end of the upload.
     uploaded: Event,
@@ -154,6 +162,8 @@ impl Inputs {
             table.push(&Segment { base: base.first().copied(), terms, out: changed.out, tiles: changed.tiles })?;
         }
         let table_address = end;
+        let rows_bytes = resident.iter().map(|changed| row_bytes(changed.inputs.len() - 1)).sum();
+        let resident_indices = resident.iter().map(|changed| changed.index).collect();
 
         // A slot holds at least one tile of anything.
         let slot = if split.slot > 0 { split.slot } else { bytes.clamp(f32_bytes, UPLOAD_SLOT) };
@@ -164,23 +174,46 @@ impl Inputs {
         let uploaded = Event::record(device, Queue::Copy)?;
 
         let device = Arc::clone(device);
-        let inputs = Self { device, tensors, arena_bytes, table, table_address, memory, uploaded, streamed };
+        let inputs = Self {
+            device,
+            tensors,
+            arena_bytes,
+            table,
+            table_address,
+            resident: resident_indices,
+            rows_bytes,
+            memory,
+            uploaded,
+            streamed,
+        };
         let staging = (split.slot > 0).then_some(staging);
         Ok(Upload { inputs, budget: split.arenas + layout_bytes, staging, slot: split.slot })
     }
 
-    /// Computes what needs nothing from the host into the memory at `out`.
+    /// Computes what needs nothing from the host, but for the rows of coefficients, into the memory at `out`. `rows`
+    /// is what those go through, made when the first task has some.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for more terms than a launch takes;
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) where no memory can be pinned for them;
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
-    pub(super) fn combine(&self, out: u64, active: &[(u32, f32)]) -> Result<()> {
+    pub(super) fn combine(&self, out: u64, added: &Added<'_>, rows: &mut Option<Staging>) -> Result<()> {
         self.wait_for_upload()?;
         if self.table.is_empty() {
             return Ok(());
         }
         let multiprocessors = self.device.info().multiprocessors;
-        self.device.launch(&Launch::combine(&self.table, self.table_address, out, active, multiprocessors)?)
+        let row_of: Vec<usize> = self.resident.iter().map(|&index| added.row_of(index)).collect();
+        let added = AddedTerms { rows: &added.rows, row_of: &row_of };
+        let (launch, table) = Launch::combine(&self.table, self.table_address, out, &added, multiprocessors)?;
+        if let Some(table) = table {
+            // In the kernels' own queue: behind what reads the rows of the task before, and ahead of what reads these.
+            let staging = match rows {
+                Some(staging) => staging,
+                None => rows.insert(Staging::new(&self.device, Queue::Combine, self.rows_bytes)?),
+            };
+            staging.send_bytes(self.table_address + self.table.nbytes() as u64, &table)?;
+        }
+        self.device.launch(&launch)
     }
 
     /// Waits until all that stays on the device is there.
@@ -232,6 +265,15 @@ pub(super) fn everything(model: &Model) -> Result<Plan<'_>> {
     }
 }
 
+/// The place in the basis of a parameter that it changes.
+///
+/// # Errors
+/// [`ErrorKind::Internal`] for one that it does not have.
+pub(super) fn index_of(model: &Model, parameter: &str) -> Result<usize> {
+    let index = model.basis().and_then(|basis| basis.index_of(parameter));
+    index.ok_or_else(|| Error::new(ErrorKind::Internal, "the basis has lost a parameter").tensor(parameter))
+}
+
 fn plan_upload(model: &Model) -> Result<UploadPlan> {
     let plan = everything(model)?;
     let (mut tensors, mut unchanged, mut changed, mut end) = (IndexMap::new(), Vec::new(), Vec::new(), 0u64);
@@ -253,7 +295,11 @@ fn plan_upload(model: &Model) -> Result<UploadPlan> {
                 end += (tiles * TILE * size_of::<f32>()) as u64;
                 let base = std::iter::once(Source::from(base.clone()));
                 let inputs = base.chain(parameter.sources().iter().cloned()).collect();
-                changed.push(ChangedParameter { inputs, out, tiles });
+                let index = index_of(model, planned.name)?;
+                // Of no elements nothing is computed.
+                if tiles > 0 {
+                    changed.push(ChangedParameter { index, inputs, out, tiles });
+                }
                 TensorPlace::Arena(out)
             }
         };

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 
+use super::added::Added;
 use super::arena::DeviceArena;
 use super::budget::LayoutBytes;
-use super::inputs::{Inputs, PlacedTensor, TensorPlace, Tensors, everything};
+use super::inputs::{Inputs, PlacedTensor, TensorPlace, Tensors, everything, index_of};
 use crate::error::{Error, Result};
 use crate::kernel::cuda::{Event, Launch, Queue, Staging, StridedPart, Table};
 use crate::tensor::{DType, Tensor, contiguous_strides};
@@ -34,8 +35,8 @@ pub(super) struct RelayoutPlan {
     /// The base's own bytes, and where they go, in bytes behind the start of what tasks share.
     uploads: Vec<(u64, Tensor)>,
     base_copies: Vec<BaseCopy>,
-    /// A parameter that the graph holds itself and that the basis changes: no task but the base fits it.
-    changed_of_kept: Option<String>,
+    /// The parameters that the graph holds itself and that the basis changes.
+    changed_of_kept: Vec<KeptParameter>,
     /// Bytes of both tables.
     table_bytes: usize,
 }
@@ -53,9 +54,19 @@ enum Origin {
     Canonical(String, u64),
 }
 
+/// A parameter that the graph holds itself and that the basis changes: only tasks that add nothing to it fit.
+#[derive(Debug)]
+struct KeptParameter {
+    name: String,
+    /// The parameter's place in the basis.
+    index: usize,
+}
+
 /// A changed tensor that is the base's own bytes where nothing is added: f64, of which f32 keeps but a part.
 #[derive(Debug)]
 struct BaseCopy {
+    /// The place in the basis of the parameter that the tensor is of.
+    parameter: usize,
     /// The place that the bytes come from, behind the start of what tasks share.
     from: u64,
     /// The place that the bytes go to, behind the start of a task's arena.
@@ -109,7 +120,8 @@ impl RelayoutPlan {
                     if let Some(own) = own.filter(|_| tensor.dtype == DType::F64) {
                         let from = next(&mut shared_bytes, bytes);
                         uploads.push((from, own));
-                        base_copies.push(BaseCopy { from, to, bytes });
+                        let parameter = index_of(model, &tensor.parts[0].parameter)?;
+                        base_copies.push(BaseCopy { parameter, from, to, bytes });
                     }
                     Origin::Task(to)
                 }
@@ -124,7 +136,10 @@ impl RelayoutPlan {
                 },
             });
         }
-        let changed_of_kept = changed_of_kept(layout, &find)?.map(str::to_owned);
+        let kept = changed_of_kept(layout, &find)?.into_iter();
+        let changed_of_kept = kept
+            .map(|name| Ok(KeptParameter { name: name.to_owned(), index: index_of(model, name)? }))
+            .collect::<Result<_>>()?;
         let table_bytes = 0;
         let mut plan = Self { origins, arena_bytes, shared_bytes, uploads, base_copies, changed_of_kept, table_bytes };
         // Addresses do not change their size.
@@ -194,7 +209,7 @@ pub(super) struct DeviceRelayout {
     /// The address where what tasks share begins.
     shared: u64,
     base_copies: Vec<BaseCopy>,
-    changed_of_kept: Option<String>,
+    changed_of_kept: Vec<KeptParameter>,
 }
 
 impl DeviceRelayout {
@@ -273,15 +288,13 @@ impl DeviceRelayout {
         })
     }
 
-    /// Whether a task fits the graph, which may hold parameters itself. `is_base`: nothing is added.
+    /// Whether a task fits the graph, which may hold parameters itself.
     ///
     /// # Errors
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), naming the parameter.
-    pub(super) fn check(&self, is_base: bool) -> Result<()> {
-        match &self.changed_of_kept {
-            Some(name) if !is_base => Err(of_another(name)),
-            _ => Ok(()),
-        }
+    pub(super) fn check(&self, added: &Added<'_>) -> Result<()> {
+        let changed = self.changed_of_kept.iter().find(|kept| !added.to(kept.index).is_empty());
+        changed.map_or(Ok(()), |kept| Err(of_another(&kept.name)))
     }
 
     /// The address where a task has to be reconstructed first.
@@ -289,14 +302,14 @@ impl DeviceRelayout {
         self.scratch.address()
     }
 
-    /// Makes the weights of the task that was reconstructed last, in the memory at `out`.
+    /// Makes the weights of the task that was reconstructed last, which has these terms, in the memory at `out`.
     ///
     /// # Errors
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
-    pub(super) fn fill(&self, out: u64, is_base: bool) -> Result<()> {
+    pub(super) fn fill(&self, out: u64, added: &Added<'_>) -> Result<()> {
         let device = &self.inputs.device;
         device.launch(&Launch::relayout(&self.table, self.table_address, out, device.info().multiprocessors))?;
-        for copy in self.base_copies.iter().filter(|_| is_base) {
+        for copy in self.base_copies.iter().filter(|copy| added.to(copy.parameter).is_empty()) {
             device.copy_within(self.shared + copy.from, out + copy.to, copy.bytes)?;
         }
         Ok(())

@@ -2,9 +2,10 @@
 //!
 //! `model.rs` is a model on a device, `lease.rs` what keeps it there. `inputs.rs` is what of base and basis stays on
 //! the device (`budget.rs` decides how much), `upload.rs` how it gets there, `stream.rs` how the rest passes through.
-//! `weights.rs` is the weights of a task, `arena.rs` their memory, `cache.rs` which of them are kept, and `layout.rs`
-//! the layout of a user's graph that they are in.
+//! `added.rs` is what a task adds, `weights.rs` the weights of a task, `arena.rs` their memory, `cache.rs` which of
+//! them are kept, and `layout.rs` the layout of a user's graph that they are in.
 
+mod added;
 mod arena;
 mod budget;
 mod cache;

@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
+use super::added::Added;
 use super::arena::{DeviceArena, Purpose};
 use super::budget::LayoutBytes;
 use super::cache::DeviceCache;
@@ -13,7 +14,7 @@ use super::stream::Stream;
 use super::weights::DeviceWeights;
 use crate::error::{Error, Result};
 use crate::kernel::Cuda;
-use crate::kernel::cuda::{Event, Queue};
+use crate::kernel::cuda::{Event, Queue, Staging};
 use crate::weights::arena::BufferPool;
 use crate::weights::cache::CacheStats;
 use crate::weights::layout::Layout;
@@ -74,9 +75,18 @@ pub struct DeviceModel {
     /// The cache, before the inputs: what it keeps is freed first.
     cache: Arc<DeviceCache>,
     /// Held while a task is put into the queue: one at a time.
-    stream: Mutex<Option<Stream>>,
+    ways: Mutex<Ways>,
     slot_bytes: usize,
     pub(super) inputs: Arc<Inputs>,
+}
+
+/// The ways from the host that a task's own part takes.
+#[derive(Debug)]
+struct Ways {
+    /// The way of rows of coefficients, once a task had some.
+    rows: Option<Staging>,
+    /// The way of parameters that do not stay on the device, where there are any.
+    stream: Option<Stream>,
 }
 
 impl DeviceModel {
@@ -128,7 +138,7 @@ impl DeviceModel {
         Ok(Arc::new(Self {
             model: Arc::downgrade(model),
             cache: DeviceCache::new(&inputs, budget),
-            stream: Mutex::new(stream),
+            ways: Mutex::new(Ways { rows: None, stream }),
             slot_bytes: 2 * slot,
             inputs,
         }))
@@ -144,7 +154,8 @@ impl DeviceModel {
     }
 
     /// The weights of a task of this model: kept ones, or put into the queue now. Returns before they are computed,
-    /// unless parameters have to be streamed.
+    /// unless parameters have to be streamed. A task with coefficients by groups of parameters may wait for the one
+    /// before the last.
     ///
     /// With [`TaskWeights::in_layout`] they are in the layout of a graph. Its tensors that no vector changes are made
     /// the first time, and stay until the last encoder over that graph is dropped, the layout itself is gone, or
@@ -153,8 +164,8 @@ impl DeviceModel {
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a task of another model;
     /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) for a layout of another base, or one whose graph holds a
-    /// parameter that the task changes; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for more than 504
-    /// coefficients that are not zero, or a tensor of a layout with 2³¹ elements or more;
+    /// parameter that the task changes; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a tensor of a
+    /// layout with 2³¹ elements or more;
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory) where the weights that others hold leave no room;
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
     pub fn get(&self, task: &TaskWeights) -> Result<Arc<DeviceWeights>> {
@@ -176,14 +187,9 @@ impl DeviceModel {
         bytes: usize,
         spares: &Arc<BufferPool<DeviceArena>>,
     ) -> Result<DeviceWeights> {
-        if task.coefficients().plain().is_none() {
-            return Err(Error::unsupported("coefficients by groups of parameters are not combined on a device yet")
-                .hint("Encoders on the CPU take them"));
-        }
-        let factors = task.key().factors.iter().map(|&bits| f32::from_bits(bits));
-        let active: Vec<(u32, f32)> = (0u32..).zip(factors).filter(|&(_, factor)| factor != 0.0).collect();
-        layout.map_or(Ok(()), |layout| layout.check(active.is_empty()))?;
-        let mut stream = self.stream.lock();
+        let added = Added::of(task);
+        layout.map_or(Ok(()), |layout| layout.check(&added))?;
+        let mut ways = self.ways.lock();
         let mut arena = self.cache.arena(bytes, Purpose::Weights, Some(spares))?;
         let mut put_into_queue = || {
             // What still reads this memory reads it to the end.
@@ -191,11 +197,11 @@ impl DeviceModel {
                 event.wait_on(Queue::Combine)?;
             }
             let out = layout.map_or(arena.address(), |layout| layout.scratch());
-            self.inputs.combine(out, &active)?;
-            if let Some(stream) = stream.as_mut() {
-                stream.combine(&self.inputs, out, &active)?;
+            self.inputs.combine(out, &added, &mut ways.rows)?;
+            if let Some(stream) = &mut ways.stream {
+                stream.combine(&self.inputs, out, &added)?;
             }
-            layout.map_or(Ok(()), |layout| layout.fill(arena.address(), active.is_empty()))
+            layout.map_or(Ok(()), |layout| layout.fill(arena.address(), &added))
         };
         let queued = put_into_queue();
         // Even after a failure something may be at work in it.
@@ -250,7 +256,7 @@ impl DeviceModel {
         DeviceStats {
             resident_bytes: self.inputs.resident_bytes(),
             slot_bytes: self.slot_bytes,
-            streamed: self.stream.lock().as_ref().map_or(0, |stream| stream.copied),
+            streamed: self.ways.lock().stream.as_ref().map_or(0, |stream| stream.copied),
             weights_bytes: self.cache.allowance.taken().saturating_sub(layout_bytes),
             layout_bytes,
             cache: self.cache.weights.stats(),

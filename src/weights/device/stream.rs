@@ -3,10 +3,11 @@
 
 use std::ops::Range;
 
+use super::added::Added;
 use super::inputs::{ChangedParameter, Inputs};
 use super::upload::pack;
 use crate::error::Result;
-use crate::kernel::cuda::{Event, Launch, Memory, Queue, Segment, Staging, Table, tiles};
+use crate::kernel::cuda::{AddedTerms, Event, Launch, Memory, Queue, Segment, Staging, Table, row_bytes, tiles};
 use crate::tensor::VectorFormat;
 
 /// The two slots on the device, and what fills them.
@@ -56,17 +57,16 @@ impl Stream {
     /// zero are not brought there.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for more terms than a launch takes;
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime).
-    pub(super) fn combine(&mut self, inputs: &Inputs, out: u64, active: &[(u32, f32)]) -> Result<()> {
+    pub(super) fn combine(&mut self, inputs: &Inputs, out: u64, added: &Added<'_>) -> Result<()> {
         let mut left = inputs.streamed.iter().map(|of| PendingTiles { of, tiles: 0..of.tiles }).collect::<Vec<_>>();
         left.reverse();
         // In a slot there are only terms that are added.
-        let here: Vec<(u32, f32)> =
-            (0u32..).zip(active).map(|(place, &(_, coefficient))| (place, coefficient)).collect();
+        let place = |row: &Vec<(u32, f32)>| (0u32..).zip(row).map(|(place, &(_, a))| (place, a)).collect();
+        let here: Vec<Vec<(u32, f32)>> = added.rows.iter().map(place).collect();
         while !left.is_empty() {
-            let wave = next_wave(&mut left, self.slots[0].memory.nbytes(), active);
-            self.send(inputs, &wave, out, active, &here)?;
+            let wave = next_wave(&mut left, self.slots[0].memory.nbytes(), added);
+            self.send(inputs, &wave, out, added, &here)?;
         }
         Ok(())
     }
@@ -76,15 +76,15 @@ impl Stream {
         inputs: &Inputs,
         wave: &[PendingTiles<'_>],
         out: u64,
-        active: &[(u32, f32)],
-        here: &[(u32, f32)],
+        added: &Added<'_>,
+        here: &[Vec<(u32, f32)>],
     ) -> Result<()> {
         let slot = &mut self.slots[self.next];
         self.next = 1 - self.next;
         let (mut table, mut places, mut end) = (Table::default(), Vec::new(), slot.memory.address());
         for PendingTiles { of, tiles } in wave {
             let mut put = Vec::new();
-            for input in of.inputs(active) {
+            for input in of.inputs(added) {
                 let format = tiles::format(input);
                 put.push((format, end));
                 places.push((input, tiles.clone()));
@@ -94,8 +94,12 @@ impl Stream {
             let out = of.out + (tiles.start * tiles::tile_bytes(VectorFormat::F32)) as u64;
             table.push(&Segment { base: base.first().copied(), terms, out, tiles: tiles.len() })?;
         }
-        let (start, table_address) = (slot.memory.address(), end);
-        let (data, all) = ((end - start) as usize, (end - start) as usize + table.nbytes());
+        let row_of: Vec<usize> = wave.iter().map(|part| added.row_of(part.of.index)).collect();
+        let added = AddedTerms { rows: here, row_of: &row_of };
+        let (launch, rows) = Launch::combine(&table, end, out, &added, inputs.device.info().multiprocessors)?;
+        let tables = [table.to_bytes(), rows.unwrap_or_default()].concat();
+        let start = slot.memory.address();
+        let (data, all) = ((end - start) as usize, (end - start) as usize + tables.len());
         // What was in the slot is needed until the kernel has read it.
         if let Some(combined) = slot.combined.take() {
             combined.wait_on(Queue::Copy)?;
@@ -103,11 +107,10 @@ impl Stream {
         let threads = self.threads;
         let copied = self.staging.send(start, |bytes| {
             pack(&places, &mut bytes[..data], threads)?;
-            bytes[data..all].copy_from_slice(&table.to_bytes());
+            bytes[data..all].copy_from_slice(&tables);
             Ok(all)
         })?;
         copied.wait_on(Queue::Combine)?;
-        let launch = Launch::combine(&table, table_address, out, here, inputs.device.info().multiprocessors)?;
         inputs.device.launch(&launch)?;
         slot.combined = Some(Event::record(&inputs.device, Queue::Combine)?);
         self.copied += all as u64;
@@ -115,13 +118,14 @@ impl Stream {
     }
 }
 
-/// Takes as many tiles as a slot of `bytes` bytes holds, inputs and table, from the end of `left`; at least one.
-fn next_wave<'a>(left: &mut Vec<PendingTiles<'a>>, bytes: usize, active: &[(u32, f32)]) -> Vec<PendingTiles<'a>> {
+/// Takes as many tiles as a slot of `bytes` bytes holds, inputs and tables, from the end of `left`; at least one.
+fn next_wave<'a>(left: &mut Vec<PendingTiles<'a>>, bytes: usize, added: &Added<'_>) -> Vec<PendingTiles<'a>> {
     let (mut wave, mut room) = (Vec::new(), bytes);
     while let Some(PendingTiles { of, tiles }) = left.last_mut() {
-        let inputs = of.inputs(active);
+        let inputs = of.inputs(added);
         let tile_bytes: usize = inputs.map(|input| tiles::tile_bytes(tiles::format(input))).sum();
-        let entry = Table::segment_bytes(active.len());
+        let terms = added.to(of.index).len();
+        let entry = Table::segment_bytes(terms) + row_bytes(terms);
         let count = (room.saturating_sub(entry) / tile_bytes).min(tiles.len());
         if count == 0 {
             break;

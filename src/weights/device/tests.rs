@@ -1,5 +1,6 @@
 //! Device weights on the tests' device, which does things in any order that it may.
 
+mod groups;
 mod layouts;
 
 use std::sync::Arc;
@@ -38,8 +39,8 @@ fn blocks(format: BlockFormat, shape: &[usize], seed: usize) -> Source {
     Blocks::new(&Arc::new(Mapping::from_vec(bytes, "test")), 0..length, format, shape).unwrap().into()
 }
 
-/// Parameters of every type that a base may have.
-fn bases() -> [(&'static str, DType, Vec<usize>); 7] {
+/// Parameters of every type that a base may have, and one without elements.
+fn bases() -> [(&'static str, DType, Vec<usize>); 8] {
     [
         ("visual.a", DType::F32, vec![70, 90]),
         ("visual.unchanged", DType::F32, vec![33, 64]),
@@ -48,6 +49,7 @@ fn bases() -> [(&'static str, DType, Vec<usize>); 7] {
         ("visual.half", DType::F16, vec![100]),
         ("visual.d", DType::BF16, vec![2, 2048]),
         ("visual.e", DType::F32, vec![9, 999]),
+        ("visual.empty", DType::F32, vec![0, 3]),
     ]
 }
 
@@ -397,14 +399,20 @@ fn what_cannot_be_done_is_refused() {
 }
 
 #[test]
-fn more_terms_than_a_launch_takes_are_refused() {
+fn there_may_be_more_terms_than_a_launch_can_name() {
     let many = 505;
     let model = model(many);
-    let host = Arc::new(SimulatedDevice::new(ROOM, 1));
-    let device = on(&host, &model, ROOM).unwrap();
-    assert_eq!(device.get(&task(&model, &vec![0.1; many])).unwrap_err().kind(), ErrorKind::Unsupported);
-    let mut fewer = vec![0.1; many];
-    fewer[17] = 0.0;
-    let fewer = task(&model, &fewer);
-    assert_same(&device.get(&fewer).unwrap(), &fewer);
+    let (resident, arena) = sizes(&model);
+    for budget in [ROOM, resident / 2 + arena] {
+        let host = Arc::new(SimulatedDevice::new(ROOM, 1));
+        let device = on(&host, &model, budget).unwrap();
+        let mut fewer = vec![0.1; many];
+        fewer[17] = 0.0;
+        for (coefficients, by_rows) in [(vec![0.1; many], true), (fewer, false)] {
+            let before = host.tally().by_rows;
+            let task = task(&model, &coefficients);
+            assert_same(&device.get(&task).unwrap(), &task);
+            assert_eq!(host.tally().by_rows > before, by_rows);
+        }
+    }
 }

@@ -7,8 +7,8 @@ use taskbasis::{Basis, Result};
 
 use super::finetuned::Finetuned;
 use super::measured::{Measured, percent};
-use crate::report::plot::{Bars, COLOURS, Curve, Lines};
-use crate::report::{begin, end, escape, legend, paragraph, section};
+use crate::report::plot::{COLOURS, Curve, Lines};
+use crate::report::{bars, begin, end, escape, legend, paragraph, section};
 
 /// The content of a page.
 pub(super) struct Page<'a> {
@@ -81,21 +81,10 @@ impl Page<'_> {
         // Bars of more tasks than fit side by side go on in another plot.
         for first in (0..self.tasks.len()).step_by(4) {
             let part = first..self.tasks.len().min(first + 4);
-            let bars = Bars {
-                y: "% right, test",
-                groups: self.tasks[part.clone()].to_vec(),
-                series: series.iter().map(|(name, values)| (name.clone(), values[part.clone()].to_vec())).collect(),
-            };
-            let entry = |(colour, (name, _)): (usize, &(String, Vec<f64>))| Curve {
-                name: name.clone(),
-                points: Vec::new(),
-                colour,
-                dashed: false,
-                marks: false,
-            };
-            let names: Vec<Curve> = series.iter().enumerate().map(entry).collect();
+            let of_part = series.iter().map(|(name, values)| (name.clone(), values[part.clone()].to_vec()));
+            let bars = bars("% right, test", self.tasks[part.clone()].to_vec(), of_part.collect())?;
             let title = if first == 0 { "On the test split" } else { "On the test split, continued" };
-            section(out, title, "", &(bars.svg()? + &legend(&names)));
+            section(out, title, "", &bars);
         }
         Ok(())
     }

@@ -7,8 +7,8 @@ use taskbasis::fit::{Candidate, Fitted, Measure};
 use taskbasis::{Result, Scale};
 
 use super::tested::Tested;
-use crate::report::plot::{Bars, COLOURS, Curve, Lines};
-use crate::report::{begin, end, escape, legend, paragraph, section};
+use crate::report::plot::{COLOURS, Curve, Lines};
+use crate::report::{bars, begin, end, escape, legend, paragraph, section};
 
 /// The content of a page.
 pub(super) struct Page<'a> {
@@ -97,17 +97,9 @@ fn tested_bars(out: &mut String, tested: &Tested) -> Result<()> {
         let part = first..tested.tasks.len().min(first + 4);
         let of_part = |shares: &[f64]| shares[part.clone()].iter().map(|share| 100.0 * share).collect();
         let series = tested.shares.iter().map(|(name, shares)| ((*name).to_owned(), of_part(shares)));
-        let bars = Bars { y: "% right", groups: tested.tasks[part.clone()].to_vec(), series: series.collect() };
-        let entry = |(colour, (name, _)): (usize, &(String, Vec<f64>))| Curve {
-            name: name.clone(),
-            points: Vec::new(),
-            colour,
-            dashed: false,
-            marks: false,
-        };
-        let names: Vec<Curve> = bars.series.iter().enumerate().map(entry).collect();
+        let bars = bars("% right", tested.tasks[part.clone()].to_vec(), series.collect())?;
         let title = format!("On the {} split{}", tested.split, if first == 0 { "" } else { ", continued" });
-        section(out, &title, "", &(bars.svg()? + &legend(&names)));
+        section(out, &title, "", &bars);
     }
     Ok(())
 }

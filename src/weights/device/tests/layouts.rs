@@ -5,16 +5,16 @@ mod lifetimes;
 use super::*;
 use crate::weights::{BatchNorm, Layout, TensorSpec, View};
 
-fn part(parameter: &str) -> View {
+pub(super) fn part(parameter: &str) -> View {
     View::whole(parameter)
 }
 
-fn tensor_spec(name: &str, dtype: DType, shape: &[usize], parts: Vec<View>) -> TensorSpec {
+pub(super) fn tensor_spec(name: &str, dtype: DType, shape: &[usize], parts: Vec<View>) -> TensorSpec {
     TensorSpec { name: name.into(), dtype, shape: shape.to_vec(), parts, packed: None }
 }
 
 /// Of everything that a layout can ask for, of what is changed and of what is not.
-fn everything() -> Vec<TensorSpec> {
+pub(super) fn everything() -> Vec<TensorSpec> {
     use DType::{BF16, F16, F32, F64};
     let turned = |parameter: &str| View { permute: Some(vec![1, 0]), ..part(parameter) };
     let rows = |parameter: &str, rows| View { rows: Some(rows), ..part(parameter) };
@@ -83,12 +83,12 @@ fn everything() -> Vec<TensorSpec> {
     ]
 }
 
-fn layout_of(model: &Arc<Model>, tensors: Vec<TensorSpec>) -> Arc<Layout> {
+pub(super) fn layout_of(model: &Arc<Model>, tensors: Vec<TensorSpec>) -> Arc<Layout> {
     Layout::new(tensors, &[], model.base()).unwrap()
 }
 
 /// A few large tensors, one of them unchanged; `turned` or not.
-fn simple(model: &Arc<Model>, dtype: DType, is_turned: bool) -> Arc<Layout> {
+pub(super) fn simple(model: &Arc<Model>, dtype: DType, is_turned: bool) -> Arc<Layout> {
     let tensor = |parameter: &str, [rows, columns]: [usize; 2]| {
         let permute = is_turned.then(|| vec![1, 0]);
         let shape = if is_turned { [columns, rows] } else { [rows, columns] };
@@ -100,7 +100,7 @@ fn simple(model: &Arc<Model>, dtype: DType, is_turned: bool) -> Arc<Layout> {
     )
 }
 
-fn for_layout(
+pub(super) fn for_layout(
     device: &Arc<SimulatedDevice>,
     model: &Arc<Model>,
     budget: usize,
@@ -111,7 +111,7 @@ fn for_layout(
 }
 
 /// The least that an error says there has to be.
-fn least(error: &crate::Error) -> usize {
+pub(super) fn least(error: &crate::Error) -> usize {
     assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
     error.to_string().split("at least ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap()
 }

@@ -4,7 +4,9 @@ pub mod plot;
 
 use std::fmt::Write;
 
-use self::plot::{COLOURS, Curve};
+use taskbasis::Result;
+
+use self::plot::{Bars, COLOURS, Curve};
 
 const STYLE: &str = "
 :root { color-scheme: light; }
@@ -68,6 +70,19 @@ pub fn legend(curves: &[Curve]) -> String {
         format!("<span><i{dashed} style=\"border-color: rgb({r},{g},{b})\"></i>{}</span>\n", escape(&curve.name))
     };
     format!("<div class=\"legend\">\n{}</div>\n", curves.iter().map(entry).collect::<String>())
+}
+
+/// Bars with their legend.
+pub fn bars(y: &'static str, groups: Vec<String>, series: Vec<(String, Vec<f64>)>) -> Result<String> {
+    let bars = Bars { y, groups, series };
+    let names = bars.series.iter().enumerate().map(|(colour, (name, _))| Curve {
+        name: name.clone(),
+        points: Vec::new(),
+        colour,
+        dashed: false,
+        marks: false,
+    });
+    Ok(bars.svg()? + &legend(&names.collect::<Vec<_>>()))
 }
 
 pub fn escape(text: &str) -> String {
