@@ -26,8 +26,12 @@ FUZZ_SECONDS ?= 600
 FAULTS ?= short
 # The folder of libraries and programs to install; given, nothing is built.
 BUILT ?=
+# The same of what goes into the Python wheel that is tested.
+RELEASE ?=
+# The machines that `make dist` makes packages for.
+MACHINES ?= x86_64 aarch64
 
-.PHONY: demo test test-python test-python-full test-faults test-interrupted test-models test-gpu test-dinov2 soak bench \
+.PHONY: demo test test-python test-python-full test-faults test-interrupted test-models test-gpu test-dinov2 test-aarch64 dist test-dist soak bench \
 	microbench build onnxruntime install uninstall check-sanitizers lint fuzz clean
 
 ## The main job on the digits family: every task from one basis.
@@ -42,13 +46,13 @@ test: onnxruntime
 
 ## The Python package: built, installed into an environment of its own outside its sources, and tested there.
 test-python: onnxruntime
-	$(CARGO) build --release
-	PYTHON="$(PYTHON)" scripts/test-python "$(OUT)"
+	$(if $(RELEASE),,$(CARGO) build --release)
+	PYTHON="$(PYTHON)" scripts/test-python "$(or $(RELEASE),$(OUT)/release)"
 
 ## The same with PyTorch and Ray Serve, which take 6 GB in the temporary folder meanwhile.
 test-python-full: onnxruntime
-	$(CARGO) build --release
-	PYTHON="$(PYTHON)" scripts/test-python "$(OUT)" full
+	$(if $(RELEASE),,$(CARGO) build --release)
+	PYTHON="$(PYTHON)" scripts/test-python "$(or $(RELEASE),$(OUT)/release)" full
 
 ## Every command that writes, killed at random moments, and on a disk that forgets what was not synced; with
 ## FAULTS=long 1,000 kills. The disk needs Linux, /dev/fuse and the superuser, and is skipped aloud without.
@@ -76,6 +80,20 @@ test-gpu: onnxruntime
 ## which takes hours; needs Linux and a C compiler.
 test-faults: onnxruntime
 	FAULTS="$(FAULTS)" $(CARGO) test --test faults
+
+## What is published, in $(TARGET)/dist: libraries and programs that run with glibc 2.28 and newer, as an archive, a
+## Debian package and a Python wheel for each machine.
+dist:
+	for machine in $(MACHINES); do PYTHON="$(PYTHON)" scripts/dist $$machine || exit 1; done
+
+## The same, installed into a Debian 11 of their own and run there (this machine's; needs debootstrap and the superuser).
+test-dist:
+	scripts/test-dist
+
+## The product for aarch64 in an emulator: the same bits, kernels with and without each instruction, the C ABI
+## (docs/platforms.md); with LONG=yes whole test programs, for hours. NATIVE is this machine's program.
+test-aarch64: $(if $(NATIVE),,build)
+	PYTHON="$(PYTHON)" scripts/test-aarch64 $(if $(LONG),long) $(NATIVE)
 
 ## The figures of docs/performance.md on this machine, for ViT-B-32 with random weights; needs 4 GB in the temporary folder.
 bench: build
