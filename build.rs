@@ -27,8 +27,8 @@ fn main() {
     }
 }
 
-/// Names ONNX Runtime to the linker. Where nothing says where it lies, that is left to the program that is linked in the
-/// end: of static builds there is no single file that has one name.
+/// Names ONNX Runtime to the linker. Where nothing says where it lies, that is left to the program that is linked in
+/// the end: of static builds there is no single file that has one name.
 fn link_onnxruntime() {
     println!("cargo:rerun-if-env-changed=TASKBASIS_ONNXRUNTIME_LIB_DIR");
     if let Ok(folder) = env::var("TASKBASIS_ONNXRUNTIME_LIB_DIR") {
