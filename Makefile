@@ -31,8 +31,9 @@ RELEASE ?=
 # The machines that `make dist` makes packages for.
 MACHINES ?= x86_64 aarch64
 
-.PHONY: demo test test-python test-python-full test-faults test-interrupted test-models test-gpu test-dinov2 test-aarch64 dist test-dist soak bench \
-	microbench build onnxruntime install uninstall check-sanitizers lint fuzz clean
+.PHONY: demo test test-python test-python-full test-faults test-interrupted test-models test-gpu test-dinov2 \
+	test-aarch64 dist test-dist soak bench microbench build onnxruntime install uninstall check-sanitizers lint fuzz \
+	clean
 
 ## The main job on the digits family: every task from one basis.
 demo: onnxruntime
@@ -84,15 +85,16 @@ test-faults: onnxruntime
 ## What is published, in $(TARGET)/dist: libraries and programs that run with glibc 2.28 and newer, as an archive, a
 ## Debian package and a Python wheel for each machine.
 dist:
-	for machine in $(MACHINES); do PYTHON="$(PYTHON)" scripts/dist $$machine || exit 1; done
+	@for machine in $(MACHINES); do PYTHON="$(PYTHON)" scripts/dist $$machine || exit 1; done
 
-## The same, installed into a Debian 11 of their own and run there (this machine's; needs debootstrap and the superuser).
+## The same, installed and run: this machine's in a new Debian 11 (needs debootstrap and the superuser), aarch64's on
+## another machine in the emulator, which test-aarch64 lays out.
 test-dist:
-	scripts/test-dist
+	@for machine in $(MACHINES); do scripts/test-dist $$machine || exit 1; done
 
 ## The product for aarch64 in an emulator: the same bits, kernels with and without each instruction, the C ABI
 ## (docs/platforms.md); with LONG=yes whole test programs, for hours. NATIVE is this machine's program.
-test-aarch64: $(if $(NATIVE),,build)
+test-aarch64: $(if $(NATIVE),onnxruntime,build)
 	PYTHON="$(PYTHON)" scripts/test-aarch64 $(if $(LONG),long) $(NATIVE)
 
 ## The figures of docs/performance.md on this machine, for ViT-B-32 with random weights; needs 4 GB in the temporary folder.
@@ -140,6 +142,7 @@ lint:
 	$(CARGO) clippy --all-targets -- -D warnings
 	$(CARGO) clippy --lib --no-default-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
+	scripts/check-package
 
 ## Ten minutes a target, from the small real files on; needs nightly Rust and cargo-fuzz.
 fuzz:
