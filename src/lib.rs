@@ -32,7 +32,9 @@
 //! | `images` | decoding image files (PNG, JPEG, WebP, GIF, BMP, TIFF, PPM) |
 //! | `build` | making bases from fine-tuned checkpoints |
 //! | `text` | making heads from class names |
+//! | `tokenizers` | the tokens of other vocabularies than CLIP's, by their `tokenizer.json` |
 //! | `hub` | `hf://` paths |
+//! | `linked-onnxruntime` | ONNX Runtime linked into the program instead of loaded, for what cannot load libraries |
 
 #![deny(unsafe_code)]
 #![warn(missing_debug_implementations, clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]

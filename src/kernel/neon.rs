@@ -37,7 +37,7 @@ impl Vector for float32x4_t {
         unsafe { vreinterpretq_f32_u8(vld1q_u8(from)) }
     }
 
-    /// The instruction that converts f16 cannot be named in stable Rust, so this is done with integers: the f16's
+    /// Stable Rust names the instruction that converts f16 only from 1.94 on, so this is done with integers: the f16's
     /// exponent and mantissa in the places of an f32's are the value times 2⁻¹¹², subnormals among them; the
     /// multiplication is exact. An f16's infinities and NaNs would become finite and get their exponent back.
     #[inline(always)]

@@ -21,7 +21,8 @@ pub(super) struct Tile<'a> {
     pub(super) base: Option<(VectorFormat, &'a [u8])>,
     /// The terms in ascending m.
     pub(super) terms: &'a [TileTerm<'a>],
-    /// Whether to write past the caches; a hint that a kernel may ignore.
+    /// Whether to write past the caches; a hint that a kernel may ignore, as the scalar one does.
+    #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), expect(dead_code))]
     pub(super) stream: bool,
 }
 

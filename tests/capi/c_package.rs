@@ -133,3 +133,48 @@ fn uninstalling_leaves_what_others_put_there() {
         assert_eq!(left, expected);
     }
 }
+
+/// A cross build's library beside the host's ONNX Runtime would be found out by the first encoder only, elsewhere.
+#[test]
+#[cfg(target_os = "linux")]
+fn what_is_for_another_machine_is_not_installed() {
+    use std::fs;
+
+    let Some(installed) = installed() else { return };
+    let folder = installed.scratch();
+    let [from, runtime] = ["built", "runtime"].map(|name| folder.join(name));
+    let shared = installed.prefix().join("lib/libtaskbasis.so");
+    let (ours, other) = match std::env::consts::ARCH {
+        "x86_64" => ("x86_64", [0xb7, 0]),
+        arch => (arch, [0x3e, 0]),
+    };
+    let lay = |path: &Path, foreign: bool| {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let mut bytes = fs::read(&shared).unwrap()[..4096].to_vec();
+        if foreign {
+            bytes[18..20].copy_from_slice(&other);
+        }
+        fs::write(path, bytes).unwrap();
+    };
+    let attempt = |target: Option<&str>| {
+        let mut install = Command::new("sh");
+        install.arg(root().join("scripts/install")).args([&from, &folder.join("prefix"), &runtime]);
+        install.env_remove("DESTDIR").env_remove("CARGO_BUILD_TARGET");
+        install.envs(target.map(|target| ("CARGO_BUILD_TARGET", target)));
+        let output = install.output().unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    let files = ["built/libtaskbasis.so", "built/libtaskbasis.a", "built/taskbasis", "runtime/libonnxruntime.so"];
+    files.iter().for_each(|file| lay(&folder.join(file), false));
+    assert_eq!(attempt(None), (true, String::new()));
+    assert!(attempt(Some(&format!("{ours}-unknown-linux-gnu"))).0);
+    for file in &files[1..] {
+        lay(&folder.join(file), true);
+        let (is_installed, why) = attempt(None);
+        assert!(!is_installed && why.contains(file) && why.contains(ours), "{file}: {why}");
+        assert!(!file.starts_with("runtime") || why.contains("fetch-onnxruntime --machine"), "{why}");
+        lay(&folder.join(file), false);
+    }
+    let (is_installed, why) = attempt(Some("riscv64gc-unknown-linux-gnu"));
+    assert!(!is_installed && why.contains("riscv64gc") && why.contains(ours), "{why}");
+}

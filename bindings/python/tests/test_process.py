@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import taskbasis
 from conftest import BASE, FOLDER
 
 BEGIN = f"""
@@ -94,3 +95,21 @@ if not warned:
 failed = interpreters.run_string(interpreters.create(), code)
 sys.exit(failed is not None)
 """)
+
+
+@pytest.mark.parametrize("version", [(3, 9), (3, 10), (3, 11)])
+def test_pythons_that_onnxruntime_has_no_release_for_are_told_of_another_library(monkeypatch, version):
+    import types
+
+    from taskbasis import _native
+
+    def missing(*arguments):
+        raise taskbasis.RuntimeMissingError("ONNX Runtime was not found")
+
+    monkeypatch.delenv("ORT_DYLIB_PATH", raising=False)
+    monkeypatch.setattr(_native, "call", missing)
+    monkeypatch.setattr(_native, "onnxruntime", lambda: None)
+    monkeypatch.setattr(_native, "sys", types.SimpleNamespace(version_info=version))
+    with pytest.raises(taskbasis.RuntimeMissingError) as told:
+        _native.call_with_runtime(None, missing)
+    assert ("ORT_DYLIB_PATH" in str(told.value)) == (version < (3, 11))

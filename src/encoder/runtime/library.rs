@@ -122,6 +122,16 @@ fn examine(target: &Path) -> Result<Usable, Unusable> {
         .map_err(|why| Unusable { path, ..why.into() })
 }
 
+/// Looks at the ONNX Runtime that is linked into this program.
+#[cfg(feature = "linked-onnxruntime")]
+pub(super) fn examine_linked() -> Result<Usable, Unusable> {
+    unsafe extern "C" {
+        fn OrtGetApiBase() -> *const ort::sys::OrtApiBase;
+    }
+    let path = containing(OrtGetApiBase as *const ()).or_else(|| std::env::current_exe().ok()).unwrap_or_default();
+    ask(OrtGetApiBase, path).map_err(Unusable::from)
+}
+
 /// Asks an open library, which stays open, what it is.
 fn ask(get_api_base: GetApiBase, path: PathBuf) -> Result<Usable, String> {
     // SAFETY: the function takes nothing and returns a static; the library is never closed.

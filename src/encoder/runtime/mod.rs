@@ -1,15 +1,19 @@
 //! ONNX Runtime, found and loaded once per process.
 
+// With the feature `linked-onnxruntime` nothing is searched.
+#[cfg_attr(feature = "linked-onnxruntime", allow(dead_code))]
 pub(super) mod elf;
 mod gate;
+#[cfg_attr(feature = "linked-onnxruntime", allow(dead_code))]
 mod library;
+#[cfg_attr(feature = "linked-onnxruntime", allow(dead_code))]
 mod search;
 pub(super) mod shutdown;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ort::environment::Environment;
+use ort::environment::{Environment, EnvironmentBuilder};
 use ort::logging::LogLevel;
 use parking_lot::Mutex;
 
@@ -53,7 +57,8 @@ impl Runtime {
     /// The search goes, in this order, through: `path`; the environment variable `ORT_DYLIB_PATH`; beside the program,
     /// and beside the shared library that holds this code, each also in `../lib`; the system's loader. The first two
     /// are orders: where one does not hold a usable library, nothing else takes its place. Either may be a folder; then
-    /// it is the newest usable library in it. After such a failure another path can be tried.
+    /// it is the newest usable library in it. After such a failure another path can be tried. With the feature
+    /// `linked-onnxruntime` nothing is searched or loaded: it is the one that is linked into the program.
     ///
     /// # Errors
     /// [`ErrorKind::RuntimeMissing`] when no usable library is found, with every place, what was found there, and
@@ -146,14 +151,7 @@ impl Runtime {
     }
 
     fn start(origin: Origin, Usable { path, version, api, providers }: Usable) -> Result<Self> {
-        let builder = ort::init_from(&path).map_err(|e| {
-            // Not reached as long as `ort` asks for no more than `library` has checked.
-            Error::new(ErrorKind::RuntimeMissing, "the `ort` crate refuses this ONNX Runtime").at(&path).because(e)
-        })?;
-        // `ort` keeps the first library it was given: the host's, should the host use `ort` too.
-        if !std::ptr::eq(ort::api(), api) {
-            return Err(Error::invalid("another ONNX Runtime is in use already through the `ort` crate").at(&path));
-        }
+        let builder = hand_over(&path, api)?;
         let environment = builder
             .with_name("taskbasis")
             .with_telemetry(false)
@@ -183,7 +181,43 @@ impl Runtime {
     }
 }
 
+/// Gives `ort` the library that was examined.
+#[cfg(not(feature = "linked-onnxruntime"))]
+fn hand_over(path: &Path, api: *const ort::sys::OrtApi) -> Result<EnvironmentBuilder> {
+    let builder = ort::init_from(path).map_err(|e| {
+        // Not reached as long as `ort` asks for no more than `library` has checked.
+        Error::new(ErrorKind::RuntimeMissing, "the `ort` crate refuses this ONNX Runtime").at(path).because(e)
+    })?;
+    // `ort` keeps the first library it was given: the host's, should the host use `ort` too.
+    if std::ptr::eq(ort::api(), api) { Ok(builder) } else { Err(used_by_the_host(path)) }
+}
+
+/// Gives `ort` a copy of the table of the library that is linked in.
+#[cfg(feature = "linked-onnxruntime")]
+fn hand_over(path: &Path, api: *const ort::sys::OrtApi) -> Result<EnvironmentBuilder> {
+    // SAFETY: the table that the library gave when it was examined: a static of functions, of which copies are as good.
+    let copy = unsafe { std::ptr::read(api) };
+    if ort::set_api(copy) { Ok(ort::init()) } else { Err(used_by_the_host(path)) }
+}
+
+fn used_by_the_host(path: &Path) -> Error {
+    Error::invalid("another ONNX Runtime is in use already through the `ort` crate").at(path)
+}
+
+/// The library that is linked in. A path that is given names no other.
+#[cfg(feature = "linked-onnxruntime")]
+fn find(path: Option<&Path>) -> Result<(Origin, Usable)> {
+    if let Some(path) = path {
+        return Err(Error::invalid("ONNX Runtime is linked into this program, and no other can be loaded").at(path));
+    }
+    library::examine_linked().map(|usable| (Origin::Linked, usable)).map_err(|unusable| {
+        Error::new(ErrorKind::RuntimeMissing, format!("what is linked in as ONNX Runtime is {}", unusable.why))
+            .expected(format!("version 1.{MINIMUM_MINOR} or newer"))
+    })
+}
+
 /// The library that the search ends at.
+#[cfg(not(feature = "linked-onnxruntime"))]
 fn find(path: Option<&Path>) -> Result<(Origin, Usable)> {
     let around = Surroundings {
         variable: std::env::var_os(PATH_VARIABLE),

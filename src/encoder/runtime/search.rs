@@ -23,10 +23,13 @@ pub enum Origin {
     Environment,
     /// Beside the running program, or in `../lib` from there.
     Executable,
-    /// Beside the shared library that holds this code, or in `../lib` from there.
+    /// Beside the shared library that holds this code, in `../lib` from there, or in `taskbasis` beside it, where
+    /// packages of a system put their own.
     Library,
     /// Wherever the system's loader looks for shared libraries.
     System,
+    /// Linked into the program, which the feature `linked-onnxruntime` asks for.
+    Linked,
 }
 
 impl fmt::Display for Origin {
@@ -37,6 +40,7 @@ impl fmt::Display for Origin {
             Self::Executable => "beside the program",
             Self::Library => "beside the library",
             Self::System => "the system's loader",
+            Self::Linked => "linked in",
         })
     }
 }
@@ -78,7 +82,8 @@ pub(super) fn places(given: Option<&Path>, around: &Surroundings) -> Vec<SearchP
     for (origin, file) in [(Origin::Executable, &around.executable), (Origin::Library, &around.library)] {
         let Some(folder) = file.as_deref().and_then(Path::parent) else { continue };
         let shared = folder.parent().map(|parent| parent.join("lib"));
-        for folder in std::iter::once(folder.to_path_buf()).chain(shared) {
+        let own = (origin == Origin::Library).then(|| folder.join("taskbasis"));
+        for folder in std::iter::once(folder.to_path_buf()).chain(shared).chain(own) {
             for name in file_names() {
                 add(origin, folder.join(name));
             }
@@ -255,6 +260,8 @@ mod tests {
                 (Origin::Executable, "/opt/app/lib/libonnxruntime.so.1"),
                 (Origin::Library, "/opt/tb/lib/libonnxruntime.so"),
                 (Origin::Library, "/opt/tb/lib/libonnxruntime.so.1"),
+                (Origin::Library, "/opt/tb/lib/taskbasis/libonnxruntime.so"),
+                (Origin::Library, "/opt/tb/lib/taskbasis/libonnxruntime.so.1"),
                 (Origin::System, "libonnxruntime.so"),
                 (Origin::System, "libonnxruntime.so.1"),
             ]

@@ -92,6 +92,19 @@ def onnxruntime() -> Optional[str]:
     return None
 
 
+_CHOSEN = (
+    "The path given is that of the installed package onnxruntime, which this package chose; "
+    "onnxruntime_library or ORT_DYLIB_PATH names another one"
+)
+# The library does not depend on Python, so that of another one's wheel serves.
+_NONE_FOR_THIS_PYTHON = (
+    f"The package onnxruntime has no release for Python {sys.version_info[0]}.{sys.version_info[1]} that is new enough "
+    "(1.24). Its library does not depend on Python: take a newer one's wheel, `pip download --no-deps "
+    "--only-binary=:all: --python-version 3.11 'onnxruntime>=1.24'`, unpack it (it is a zip archive), and set "
+    "ORT_DYLIB_PATH to the folder onnxruntime/capi in it"
+)
+
+
 def call_with_runtime(given: Any, function: Callable[..., int], *arguments: Any) -> None:
     """As call(), of a function that loads ONNX Runtime; where none is usable, the error says who chose the path.
 
@@ -99,10 +112,10 @@ def call_with_runtime(given: Any, function: Callable[..., int], *arguments: Any)
     try:
         call(function, *arguments)
     except RuntimeMissingError as error:
-        chosen = None if given else onnxruntime()
-        if chosen is None:
+        if given or os.environ.get("ORT_DYLIB_PATH"):
             raise
-        raise RuntimeMissingError(
-            f"{error}. The path given is that of the installed package onnxruntime, which this package chose; "
-            "onnxruntime_library or ORT_DYLIB_PATH names another one"
-        ) from None
+        hints = [_CHOSEN] if onnxruntime() else []
+        hints += [_NONE_FOR_THIS_PYTHON] if sys.version_info < (3, 11) else []
+        if not hints:
+            raise
+        raise RuntimeMissingError(". ".join([str(error), *hints])) from None
