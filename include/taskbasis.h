@@ -1512,11 +1512,12 @@ typedef struct tb_route {
  * Opens a router over the tasks of a basis. Nothing is reconstructed yet; of a base that is in no bundle all weights
  * are read once, as the router has to be of that base.
  *
- * @param path     the file that `taskbasis route` wrote
+ * @param path     the file that `taskbasis route` wrote, or a bundle that keeps a router
  * @param options  NULL for the router's own threshold and fallback
  * @param out      set to the new handle, which the caller frees with tb_router_free(); NULL on failure
  * @return TB_OK; TB_ERR_IO; TB_ERR_FORMAT; TB_ERR_UNSUPPORTED for a router of a newer version; TB_ERR_MISMATCH for one
- *         of another base; TB_ERR_NOT_FOUND and TB_ERR_NOT_RECOVERABLE for a task that the basis does not have;
+ *         of another base; TB_ERR_NOT_FOUND for a bundle that keeps none; TB_ERR_NOT_FOUND and
+ *         TB_ERR_NOT_RECOVERABLE for a task that the basis does not have;
  *         TB_ERR_INVALID_ARGUMENT for a threshold or a fallback that is none
  */
 tb_status tb_router_open(const tb_basis *basis,
