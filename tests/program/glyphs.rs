@@ -38,7 +38,7 @@ fn mean(accuracies: &Value) -> f64 {
 /// The images of a task that may be told otherwise than by PyTorch: the bundle's base is in half floats and its vectors
 /// are q8 (task vectors are off by 0.5 % of their length), and images whose two best classes are nearer than that moves
 /// logits change.
-const IMAGES: f64 = 1.0;
+const IMAGES: f64 = 2.0;
 
 /// That every task's accuracy is `expected`'s.
 #[track_caller]
@@ -126,12 +126,12 @@ fn negation_forgets_its_task_and_keeps_the_control() {
     let ask = ["--data", &data, "--negate", "--control", "Latin", "--keep", &keep, "--sweep", "0:1:11"];
     let found = eval(&[&ask[..], &["--task", "Greek", "--task", "Icons"]].concat());
     for task in ["Greek", "Icons"] {
-        let (found, expected) = (&found["tasks"][task], &expected["tasks"][task]);
+        let (found, expected) = (&found[task], &expected["tasks"][task]);
         let (best, coef) = (found["optimal_coefficient"].as_f64().unwrap(), expected["coef"].as_f64().unwrap());
         assert!((best - coef).abs() <= 0.1 + 1e-9, "{task}: λ = {best}, and PyTorch {coef}");
         let before = report["zeroshot"]["test"][task].as_f64().unwrap();
-        let after = found["test"][format!("{task}:top1")].as_f64().unwrap();
-        let kept = found["test"]["Latin:top1"].as_f64().unwrap() / report["negation"]["zeroshot"].as_f64().unwrap();
+        let after = found["test"].as_f64().unwrap();
+        let kept = found["test_control"].as_f64().unwrap() / report["negation"]["zeroshot"].as_f64().unwrap();
         println!("{task}: {before} to {after} at λ = {best}, {kept:.3} of the control kept");
         assert!(after < before - 0.15 && kept > 0.95, "{task}: {before} to {after}, {kept} of the control");
     }
