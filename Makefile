@@ -93,9 +93,10 @@ test-dist:
 	@for machine in $(MACHINES); do scripts/test-dist $$machine || exit 1; done
 
 ## The product for aarch64 in an emulator: the same bits, kernels with and without each instruction, the C ABI
-## (docs/platforms.md); with LONG=yes whole test programs, for hours. NATIVE is this machine's program.
+## (docs/platforms.md); with BITS=yes the first of these alone, with LONG=yes whole test programs, for hours. NATIVE is
+## this machine's program.
 test-aarch64: $(if $(NATIVE),onnxruntime,build)
-	PYTHON="$(PYTHON)" scripts/test-aarch64 $(if $(LONG),long) $(NATIVE)
+	PYTHON="$(PYTHON)" scripts/test-aarch64 $(if $(LONG),long) $(if $(BITS),bits) $(NATIVE)
 
 ## The figures of docs/performance.md on this machine, for ViT-B-32 with random weights; needs 4 GB in the temporary folder.
 bench: build

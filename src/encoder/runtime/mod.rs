@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use self::library::Usable;
 pub use self::library::{MINIMUM_MINOR, Version};
 pub use self::search::{Origin, PATH_VARIABLE};
+#[cfg(not(feature = "linked-onnxruntime"))]
 use self::search::{SearchPlace, Surroundings};
 use self::shutdown::ShutdownGuard;
 use super::operator;
