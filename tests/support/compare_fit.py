@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 DIGITS = pathlib.Path(__file__).parents[2] / "examples/digits"
 COMMON = ["--base", str(DIGITS / "base/pickled_module.pt")]
 LIMIT = 0.02
-STEPS = 3000
+STEPS = 1000
 
 
 def run(program, command, basis, *arguments):
