@@ -4,8 +4,7 @@ use clap::Args;
 use serde_json::json;
 use taskbasis::bundle::{PrecisionMeasure, TaskFit};
 use taskbasis::{
-    BlockFormat, Bundle, BundleUpdate, Checkpoint, EncoderOptions, Error, NewTask, Result, Visible, check_output,
-    present,
+    BlockFormat, Bundle, BundleUpdate, Checkpoint, EncoderOptions, NewTask, Result, Visible, check_output, present,
 };
 
 use crate::args::{HeadArgs, threads};
@@ -65,21 +64,12 @@ pub struct AddTask {
 }
 
 impl AddTask {
-    /// Refuses a bundle of the Hub that would grow where it is: in the Hub's cache, whose files all programs share.
+    /// Says that the bundle is changed.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`](taskbasis::ErrorKind::Unsupported).
+    /// As [`InPath::is_changed`].
     pub fn check_place(&self) -> Result<()> {
-        if self.grown.is_address() {
-            if self.output.is_some() {
-                return Ok(());
-            }
-            return Err(Error::unsupported("nothing can be written to the Hub")
-                .at(&self.grown)
-                .hint("-o names the file for the grown bundle"));
-        }
-        self.grown.is_replaced();
-        Ok(())
+        self.grown.is_changed(self.output.is_some(), "-o names the file for the grown bundle")
     }
 
     /// The base once more, where it was given.

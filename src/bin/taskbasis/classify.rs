@@ -11,7 +11,7 @@ use crate::conflicts::{Given, Refused};
 use crate::expression::expression;
 use crate::input::{FileArgs, Input};
 use crate::paths::InPath;
-use crate::route::RouterArgs;
+use crate::route::{RouterArgs, leaves_choice};
 use crate::{classify_auto, output};
 
 /// The task that a router chooses.
@@ -71,15 +71,15 @@ impl Classify {
 
     pub fn run(self, as_json: bool) -> Result<()> {
         let session = self.model.open(self.encoder.threads)?;
-        let is_task = session.model().basis().is_some_and(|basis| basis.tasks().iter().any(|task| task == AUTO));
-        match (self.router.open(&session, self.task == AUTO && !is_task)?, self.task == AUTO) {
+        let is_left = leaves_choice(&self.task, &session);
+        match (self.router.open(&session, is_left)?, self.task == AUTO) {
             (Some(routing), true) => return classify_auto::run(&self, &session, &routing, as_json),
             (Some(_), false) => {
                 return Err(Error::invalid("--router chooses the task of each image")
                     .expected(format_args!("--task {AUTO}"))
                     .got(format_args!("--task {}", self.task)));
             }
-            (None, true) if !is_task => {
+            (None, true) if is_left => {
                 let error = Error::invalid("--task auto needs a router (--router, or one that the bundle keeps)");
                 return Err(error.hint("`taskbasis route` makes one"));
             }

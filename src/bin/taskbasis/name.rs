@@ -52,22 +52,12 @@ impl FromStr for NamedExpr {
 }
 
 impl Name {
-    /// Refuses a bundle of the Hub that would be changed where it is: in the Hub's cache, whose files all programs
-    /// share.
+    /// Says that the bundle is changed.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`](taskbasis::ErrorKind::Unsupported).
+    /// As [`InPath::is_changed`].
     pub fn check_place(&self) -> Result<()> {
-        if !self.bundle.is_address() {
-            self.bundle.is_replaced();
-            return Ok(());
-        }
-        match self.output {
-            Some(_) => Ok(()),
-            None => Err(Error::unsupported("nothing can be written to the Hub")
-                .at(&self.bundle)
-                .hint("-o names the file for the changed bundle")),
-        }
+        self.bundle.is_changed(self.output.is_some(), "-o names the file for the changed bundle")
     }
 
     pub fn run(self, as_json: bool) -> Result<()> {

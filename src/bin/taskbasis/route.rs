@@ -11,6 +11,7 @@ use taskbasis::{
 };
 
 use crate::args::{EncoderArgs, ModelArgs, Session};
+use crate::classify::AUTO;
 use crate::conflicts::{Given, Refused};
 use crate::eval::{DataArg, open_data};
 use crate::output;
@@ -139,6 +140,12 @@ impl RouterArgs {
     }
 }
 
+/// Whether this task leaves the choice to a router: `auto`, unless a task is called so.
+pub fn leaves_choice(task: &str, session: &Session) -> bool {
+    let is_task = || session.model().basis().is_some_and(|basis| basis.tasks().iter().any(|known| known == task));
+    task == AUTO && !is_task()
+}
+
 /// What a router is made of.
 struct Making<'a> {
     encoder: Encoder,
@@ -156,19 +163,17 @@ impl Route {
         self.encoder.conflict(Some(&self.model), given)
     }
 
-    /// Refuses a bundle of the Hub that would be changed where it is: in the Hub's cache, whose files all programs
-    /// share.
+    /// Says that the bundle is changed, where it is to keep the router in its place.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`].
+    /// As [`InPath::is_changed`].
     pub fn check_place(&self) -> Result<()> {
-        let (true, None, Some(bundle)) = (self.keep, &self.output, &self.model.basis) else { return Ok(()) };
-        if bundle.is_address() {
-            let error = Error::unsupported("nothing can be written to the Hub").at(bundle);
-            return Err(error.hint("-o names the file for the changed bundle"));
+        match &self.model.basis {
+            Some(bundle) if self.keep && self.output.is_none() => {
+                bundle.is_changed(false, "-o names the file for the changed bundle")
+            }
+            _ => Ok(()),
         }
-        bundle.is_replaced();
-        Ok(())
     }
 
     /// The file that is written.

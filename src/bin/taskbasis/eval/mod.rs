@@ -19,8 +19,8 @@ use self::data::Images;
 pub use self::data::{labels, open_data};
 pub use self::options::{DataArg, Eval};
 use self::workbench::Bench;
-use crate::classify::AUTO;
 use crate::conflicts::{Given, Refused};
+use crate::route::leaves_choice;
 
 impl Eval {
     pub fn conflict(&self, given: &Given<'_>) -> Refused {
@@ -38,7 +38,8 @@ impl Eval {
         let encoder = self.encoder.encoder(&session)?;
         let images = Images::new(open_data(&self.data)?, &self, &session, encoder.arch())?;
         let bench = Bench { session: &session, encoder, images };
-        let routing = self.router.open(&session, self.tasks == [AUTO] && self.is_plain())?;
+        let is_left = matches!(&*self.tasks, [task] if leaves_choice(task, &session));
+        let routing = self.router.open(&session, self.is_plain() && is_left)?;
         match (&self.sweep, self.negate, &self.analogy) {
             (sweep, true, _) => negate::run(&self, &bench, sweep.clone(), as_json),
             (sweep, false, Some(analogy)) => analogy::run(&self, &bench, analogy, sweep.clone(), as_json),

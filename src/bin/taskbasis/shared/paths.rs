@@ -49,8 +49,24 @@ impl InPath {
         HubPath::is_meant(&self.0.given)
     }
 
+    /// Counts a bundle as one that is changed: in its place, or where the command names another file with -o, there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`](taskbasis::ErrorKind::Unsupported), with `hint`, for one of the Hub that would be
+    /// changed where it is: in the Hub's cache, whose files all programs share.
+    pub fn is_changed(&self, has_output: bool, hint: &'static str) -> Result<()> {
+        if !self.is_address() {
+            self.is_replaced();
+            return Ok(());
+        }
+        if has_output {
+            return Ok(());
+        }
+        Err(Error::unsupported("nothing can be written to the Hub").at(self).hint(hint))
+    }
+
     /// Counts the file as one that is written: it is to be replaced by what is made of it.
-    pub fn is_replaced(&self) {
+    fn is_replaced(&self) {
         INPUTS.lock().retain(|input| !Arc::ptr_eq(&input.0, &self.0));
         OUTPUTS.lock().push(OutPath(self.0.given.clone()));
         // One that is not there has no better error than that of opening it.
@@ -59,7 +75,7 @@ impl InPath {
         }
     }
 
-    /// Whether it stays as it is: [`InPath::is_replaced`] was not said of it.
+    /// Whether it stays as it is: [`InPath::is_changed`] was not said of it.
     pub fn is_kept(&self) -> bool {
         INPUTS.lock().iter().any(|input| Arc::ptr_eq(&input.0, &self.0))
     }
