@@ -29,6 +29,7 @@ mod shared;
 mod soak;
 mod switch;
 mod synthetic;
+mod tune;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -85,6 +86,8 @@ struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     growth: Option<growth::Growth>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    tune: Option<tune::Tune>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     soak: Option<soak::Soak>,
 }
 
@@ -137,7 +140,7 @@ impl Bench {
             let about = family.about(&self.encoder)?;
             let parts = [Part::Reconstruct, Part::Switch, Part::Storage].into_iter().any(|part| self.wants(part));
             let parts = parts || gpu.is_some();
-            if (parts || self.soak.is_some()) && !self.probe_memory {
+            if (parts || self.soak.is_some() || self.tune) && !self.probe_memory {
                 family.add_formats(&self.formats, about.arch.hints())?;
             }
             let setup = Setup {
@@ -160,6 +163,7 @@ impl Bench {
             }
             match self.soak {
                 Some(seconds) => report.soak = Some(soak::run(&setup, seconds)?),
+                None if self.tune => report.tune = Some(tune::measure(&setup)?),
                 None => self.measure(&setup, gpu.as_ref(), &mut report)?,
             }
             report.family = Some(about);
@@ -198,7 +202,9 @@ impl Bench {
     /// Whether anything that is measured needs ONNX Runtime, and the provider.
     fn encodes(&self) -> bool {
         let parts = [Part::Open, Part::Switch, Part::Encode, Part::Memory];
-        !self.growth && (self.soak.is_some() || self.probe_memory || parts.into_iter().any(|part| self.wants(part)))
+        !self.growth
+            && !self.tune
+            && (self.soak.is_some() || self.probe_memory || parts.into_iter().any(|part| self.wants(part)))
     }
 
     /// The options with a provider in the place of `auto`, so that everything runs on the same.
@@ -222,7 +228,7 @@ impl Bench {
 
     /// The GPU, where it is to be measured.
     fn gpu(&self, options: &EncoderOptions) -> Result<Option<Cuda>> {
-        if self.growth || self.soak.is_some() || self.probe_memory || !self.wants(Part::Device) {
+        if self.growth || self.tune || self.soak.is_some() || self.probe_memory || !self.wants(Part::Device) {
             return Ok(None);
         }
         if !device::is_asked_for(options) {
@@ -371,6 +377,7 @@ impl Report {
             parts.push(pairs(device.rows()));
         }
         parts.extend(self.growth.iter().flat_map(growth::Growth::tables).map(|table| output::table(&table)));
+        parts.extend(self.tune.as_ref().map(|tune| output::table(&tune.table()) + "\n" + &pairs(tune.rows())));
         parts.extend(self.soak.as_ref().map(|soak| output::table(&soak.rows())));
         parts.join("\n")
     }

@@ -69,6 +69,11 @@ pub struct Bench {
     #[arg(long, conflicts_with_all = ["basis", "soak", "graph"])]
     pub growth: bool,
 
+    /// Measure instead which hints for the caches help this processor, from vectors of all --formats: the value of
+    /// TASKBASIS_HINTS that makes reconstruction fastest here.
+    #[arg(long, conflicts_with_all = ["growth", "soak", "graph"])]
+    pub tune: bool,
+
     /// For this many seconds, run instead random tasks and expressions on four threads with a budget of three weights,
     /// from vectors in all --formats: as inputs, promoted, and block by block. Every result must be its first's, and
     /// neither memory nor open files may grow. Exits with 1 otherwise.
@@ -126,6 +131,11 @@ impl Options for Bench {
             heard.extend(options::<GlobalArgs>());
             let others = options::<Self>().into_iter().filter(|id| !heard.contains(id));
             given.first(others, "cannot be used with '--growth', which measures families of its own")
+        } else if self.tune {
+            let mut unheard = vec![option!(Self, only), option!(Self, peers), option!(EncoderArgs, batch)];
+            unheard.extend([option!(EncoderArgs, built_graph), option!(EncoderArgs, optimise_graph)]);
+            unheard.extend(EncoderArgs::running());
+            given.first(unheard, "cannot be used with '--tune'")
         } else if self.soak.is_some() {
             let unheard = [
                 option!(Self, only),

@@ -5,6 +5,7 @@
 
 use half::{bf16, f16};
 
+use super::hints::Hints;
 use super::tile::{Tile, TileTerm};
 use crate::tensor::{BLOCK, BlockFormat, SCALE_BYTES, VectorFormat};
 
@@ -32,6 +33,18 @@ pub(super) trait Vector: Copy + Sized {
     /// one of `Q` bits behind it (0: there is none). The layout is that of [`crate::tensor::BlockFormat`]; `codes` is
     /// where the first plane begins, `at` a multiple of `LANES`, and both planes can be read to their ends.
     unsafe fn decode<const P: usize, const Q: usize>(decoder: [Self; 2], codes: *const u8, at: usize) -> Self;
+    /// Adds `a` times all values of a block to the sums, of which there are as many as hold one, and says so; does
+    /// nothing where an instruction set has nothing faster than [`Vector::decode`]. `block` is a whole block of
+    /// `format`, whose planes are `P` and `Q`.
+    #[inline(always)]
+    unsafe fn add_whole<const P: usize, const Q: usize, const N: usize>(
+        _a: Self,
+        _format: BlockFormat,
+        _block: *const u8,
+        _sums: &mut [Self; N],
+    ) -> bool {
+        false
+    }
     /// `self · x + sum`, rounded once.
     unsafe fn mul_add(self, x: Self, sum: Self) -> Self;
     /// `self + other`.
@@ -162,7 +175,7 @@ pub(super) const fn place(bits: usize, at: usize) -> (usize, usize) {
 pub(super) unsafe fn combine<V: Vector, const N: usize>(tile: Tile<'_>) {
     const { assert!(N * V::LANES == BLOCK) }
     tile.check();
-    let Tile { out, base, terms, stream } = tile;
+    let Tile { out, base, terms, mut hints } = tile;
     let base = base.map(|(format, bytes)| (format, bytes.as_ptr()));
     let count = out.len();
     let out = out.as_mut_ptr();
@@ -170,30 +183,32 @@ pub(super) unsafe fn combine<V: Vector, const N: usize>(tile: Tile<'_>) {
     let aligned = out.align_offset(size_of::<V>());
     let blocks = terms.iter().any(|term| matches!(term.format, VectorFormat::Blocks(_)));
     // Steps must not straddle blocks.
-    let (head, stream) = if blocks { (0, stream && aligned == 0) } else { (aligned.min(count), stream) };
+    let head = if blocks { 0 } else { aligned.min(count) };
+    hints.stream &= aligned == head;
     let ahead_of_base = if blocks { AHEAD_BESIDE_BLOCKS } else { AHEAD };
+    let plain = Hints { prefetch: false, stream: false };
     let mut at = 0;
     // SAFETY: the caller's promise of the instruction set. Every step stays below `count`, which all inputs have: that
     // was just checked. `stream` is true only from the first aligned element on, and steps by whole vectors. Steps are
     // aligned to their own length where there are blocks, because then they begin at 0 and get shorter only.
     unsafe {
         while at < head {
-            step::<f32, 1>(out, base, terms, at, 0, false);
+            step::<f32, 1>(out, base, terms, at, 0, plain);
             at += 1;
         }
         while count - at >= BLOCK {
-            step::<V, N>(out, base, terms, at, ahead_of_base, stream);
+            step::<V, N>(out, base, terms, at, ahead_of_base, hints);
             at += BLOCK;
         }
         while count - at >= V::LANES {
-            step::<V, 1>(out, base, terms, at, ahead_of_base, stream);
+            step::<V, 1>(out, base, terms, at, ahead_of_base, hints);
             at += V::LANES;
         }
         while at < count {
-            step::<f32, 1>(out, base, terms, at, 0, false);
+            step::<f32, 1>(out, base, terms, at, 0, plain);
             at += 1;
         }
-        if stream {
+        if hints.stream {
             V::fence();
         }
     }
@@ -206,7 +221,7 @@ pub(super) unsafe fn combine<V: Vector, const N: usize>(tile: Tile<'_>) {
 ///
 /// # Safety
 /// `V`'s instruction set is there; the elements lie inside `out`, `base` and every term, and inside one block where a
-/// term is of blocks; with `stream`, `out + at` is aligned to the size of `V`.
+/// term is of blocks; with `hints.stream`, `out + at` is aligned to the size of `V`.
 #[inline(always)]
 unsafe fn step<V: Vector, const N: usize>(
     out: *mut f32,
@@ -214,11 +229,12 @@ unsafe fn step<V: Vector, const N: usize>(
     terms: &[TileTerm<'_>],
     at: usize,
     ahead_of_base: usize,
-    stream: bool,
+    hints: Hints,
 ) {
     // Without a term, a sum of −0.0 leaves the base's bits as they are; +0.0 would turn −0.0 into +0.0. A job that
     // has neither base nor terms never gets here.
     let start = if terms.is_empty() { -0.0 } else { 0.0 };
+    let ahead = |distance| if hints.prefetch { distance } else { 0 };
     // SAFETY: the caller's promises, passed on; the offsets are those of the elements it promised.
     unsafe {
         let mut sums = [V::splat(start); N];
@@ -226,30 +242,37 @@ unsafe fn step<V: Vector, const N: usize>(
             let a = V::splat(term.coefficient);
             let from = term.bytes.as_ptr();
             match term.format {
-                VectorFormat::F32 => add_dense(a, from.add(4 * at), 4, AHEAD, V::load_f32, &mut sums),
-                VectorFormat::F16 => add_dense(a, from.add(2 * at), 2, AHEAD, V::load_f16, &mut sums),
-                VectorFormat::BF16 => add_dense(a, from.add(2 * at), 2, AHEAD, V::load_bf16, &mut sums),
+                VectorFormat::F32 => add_dense(a, from.add(4 * at), 4, ahead(AHEAD), V::load_f32, &mut sums),
+                VectorFormat::F16 => add_dense(a, from.add(2 * at), 2, ahead(AHEAD), V::load_f16, &mut sums),
+                VectorFormat::BF16 => add_dense(a, from.add(2 * at), 2, ahead(AHEAD), V::load_bf16, &mut sums),
                 VectorFormat::Blocks(format) => {
                     let block = from.add(at / BLOCK * format.block_bytes());
+                    let far = ahead(AHEAD_OF_BLOCKS);
                     match format {
-                        BlockFormat::Q8 => add_block::<V, 8, 0, N>(a, format, block, at % BLOCK, &mut sums),
-                        BlockFormat::Q6 => add_block::<V, 4, 2, N>(a, format, block, at % BLOCK, &mut sums),
-                        BlockFormat::Q4 => add_block::<V, 4, 0, N>(a, format, block, at % BLOCK, &mut sums),
-                        BlockFormat::Q3 => add_block::<V, 2, 1, N>(a, format, block, at % BLOCK, &mut sums),
-                        BlockFormat::Q2 => add_block::<V, 2, 0, N>(a, format, block, at % BLOCK, &mut sums),
+                        BlockFormat::Q8 => add_block::<V, 8, 0, N>(a, format, block, at % BLOCK, far, &mut sums),
+                        BlockFormat::Q6 => add_block::<V, 4, 2, N>(a, format, block, at % BLOCK, far, &mut sums),
+                        BlockFormat::Q4 => add_block::<V, 4, 0, N>(a, format, block, at % BLOCK, far, &mut sums),
+                        BlockFormat::Q3 => add_block::<V, 2, 1, N>(a, format, block, at % BLOCK, far, &mut sums),
+                        BlockFormat::Q2 => add_block::<V, 2, 0, N>(a, format, block, at % BLOCK, far, &mut sums),
                     }
                 }
             }
         }
         match base {
-            Some((VectorFormat::F32, from)) => add_base(from.add(4 * at), 4, ahead_of_base, V::load_f32, &mut sums),
-            Some((VectorFormat::F16, from)) => add_base(from.add(2 * at), 2, ahead_of_base, V::load_f16, &mut sums),
-            Some((VectorFormat::BF16, from)) => add_base(from.add(2 * at), 2, ahead_of_base, V::load_bf16, &mut sums),
+            Some((VectorFormat::F32, from)) => {
+                add_base(from.add(4 * at), 4, ahead(ahead_of_base), V::load_f32, &mut sums)
+            }
+            Some((VectorFormat::F16, from)) => {
+                add_base(from.add(2 * at), 2, ahead(ahead_of_base), V::load_f16, &mut sums)
+            }
+            Some((VectorFormat::BF16, from)) => {
+                add_base(from.add(2 * at), 2, ahead(ahead_of_base), V::load_bf16, &mut sums)
+            }
             Some((VectorFormat::Blocks(_), _)) | None => {}
         }
         let out = out.add(at);
         for (k, sum) in sums.into_iter().enumerate() {
-            if stream {
+            if hints.stream {
                 sum.stream(out.add(k * V::LANES));
             } else {
                 sum.store(out.add(k * V::LANES));
@@ -258,10 +281,11 @@ unsafe fn step<V: Vector, const N: usize>(
     }
 }
 
-/// Asks for the lines [`AHEAD`] of the `bytes` at `from` that make `N` vectors. One alone is of the last few.
+/// Asks for the lines `distance` ahead of the `bytes` at `from` that make `N` vectors; for none at a distance of 0. One
+/// vector alone is of the last few.
 #[inline(always)]
 fn prefetch<V: Vector, const N: usize>(from: *const u8, bytes: usize, distance: usize) {
-    if N > 1 {
+    if N > 1 && distance > 0 {
         (0..bytes.div_ceil(LINE)).for_each(|line| V::prefetch(from.wrapping_add(distance + line * LINE)));
     }
 }
@@ -316,11 +340,15 @@ unsafe fn add_block<V: Vector, const P: usize, const Q: usize, const N: usize>(
     format: BlockFormat,
     block: *const u8,
     at: usize,
+    ahead: usize,
     sums: &mut [V; N],
 ) {
-    prefetch::<V, N>(block, format.block_bytes(), AHEAD_OF_BLOCKS);
+    prefetch::<V, N>(block, format.block_bytes(), ahead);
     // SAFETY: the caller's promise, passed on; a block begins with its scale.
     unsafe {
+        if N > 1 && V::add_whole::<P, Q, N>(a, format, block, sums) {
+            return;
+        }
         let scale = <f32 as Vector>::load_bf16(block);
         let decoder = V::decoder::<P, Q>(scale, format.offset());
         for (k, sum) in sums.iter_mut().enumerate() {

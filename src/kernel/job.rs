@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::dispatch::Kernel;
+use super::hints::Hints;
 use super::linear::PanelPacker;
 use super::output::{Output, ROWS};
 use super::readahead::ReadAhead;
@@ -102,7 +103,8 @@ pub fn combine(kernel: Kernel, threads: usize, jobs: Vec<TensorJob<'_>>, cancel:
         direct += target.direct();
     }
     let threads = threads::count(threads)?.min(traffic / BYTES_PER_THREAD).max(1);
-    let stream = direct * size_of::<f32>() >= STREAM_FROM;
+    let mut hints = Hints::active(kernel)?;
+    hints.stream &= direct * size_of::<f32>() >= STREAM_FROM;
     // With a few items per thread, the one that comes last is never waited for long.
     let length = (direct / (8 * threads)).next_multiple_of(ITEM_STEP).clamp(ITEM_STEP, MAX_ITEM);
     let ahead = ReadAhead::new(inputs.iter().map(|inputs| inputs.iter().collect()).collect());
@@ -144,7 +146,7 @@ pub fn combine(kernel: Kernel, threads: usize, jobs: Vec<TensorJob<'_>>, cancel:
             return Err(Error::new(ErrorKind::Cancelled, "the work was called off"));
         }
         ahead.arrived_at(item.job);
-        item.run(kernel, function, stream, scratch)
+        item.run(kernel, function, hints, scratch)
     })
 }
 
@@ -292,16 +294,17 @@ struct Scratch {
 }
 
 impl WorkItem<'_> {
-    fn run(self, kernel: Kernel, function: fn(Tile<'_>), stream: bool, scratch: &mut Scratch) -> Result<()> {
+    fn run(self, kernel: Kernel, function: fn(Tile<'_>), hints: Hints, scratch: &mut Scratch) -> Result<()> {
         let Scratch { converted, result, scaled, packer } = scratch;
         match self.target {
-            ItemTarget::InPlace(out) => self.inputs.compute(self.start, out, function, stream, converted),
+            ItemTarget::InPlace(out) => self.inputs.compute(self.start, out, function, hints, converted),
             ItemTarget::Buffered { count, outputs } => {
                 if result.len() < count {
                     *result = try_zeroed(count)?;
                 }
                 let values = &mut result[..count];
-                self.inputs.compute(self.start, values, function, false, converted)?;
+                let hints = Hints { stream: false, ..hints };
+                self.inputs.compute(self.start, values, function, hints, converted)?;
                 packer.use_kernel(kernel)?;
                 outputs.iter().try_for_each(|output| output.put(self.start, values, scaled, packer))
             }
@@ -316,7 +319,7 @@ impl Inputs<'_> {
         mut start: usize,
         out: &mut [f32],
         kernel: fn(Tile<'_>),
-        stream: bool,
+        hints: Hints,
         scratch: &mut Vec<f32>,
     ) -> Result<()> {
         let Self { base, terms, are_loadable } = self;
@@ -336,7 +339,7 @@ impl Inputs<'_> {
                 loaded.push(TileTerm { coefficient, format, bytes });
             }
             start += out.len();
-            kernel(Tile { out, base, terms: &loaded, stream });
+            kernel(Tile { out, base, terms: &loaded, hints });
         }
         Ok(())
     }

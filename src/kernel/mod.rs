@@ -21,9 +21,9 @@
 //! # Where to read
 //! `scalar.rs` is the specification. `generic.rs` is the algorithm over any vector type, and `avx2.rs`, `avx512.rs`
 //! and `neon.rs` are those types. `job.rs` checks the tensor jobs that the caller gives and cuts them into work items,
-//! which are computed tile by tile (`tile.rs`, what kernels work on); `output.rs` says where the results go.
-//! `threads.rs` shares the items out, and `readahead.rs` has the disk read before they are due. `cuda/` is the combine
-//! kernel on a GPU.
+//! which are computed tile by tile (`tile.rs`, what kernels work on); `output.rs` says where the results go, `hints.rs`
+//! what the caches are told. `threads.rs` shares the items out, and `readahead.rs` has the disk read before they are
+//! due. `cuda/` is the combine kernel on a GPU.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -33,6 +33,7 @@ pub(crate) mod cuda;
 mod dispatch;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod generic;
+mod hints;
 mod job;
 pub mod linear;
 #[cfg(target_arch = "aarch64")]
@@ -45,6 +46,7 @@ mod tile;
 
 pub use cuda::{Cuda, CudaStream};
 pub use dispatch::{Kernel, VARIABLE, active, choose};
+pub use hints::{HINTS_VARIABLE, Hints};
 pub use job::{TensorJob, combine};
 pub use output::Output;
 pub(crate) use output::cast;

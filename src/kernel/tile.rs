@@ -1,5 +1,6 @@
 //! The unit that a kernel function works on: a tile of the result with the bytes of the same elements in every input.
 
+use super::hints::Hints;
 use crate::tensor::VectorFormat;
 
 /// A term of the sum over a tile.
@@ -21,9 +22,9 @@ pub(super) struct Tile<'a> {
     pub(super) base: Option<(VectorFormat, &'a [u8])>,
     /// The terms in ascending m.
     pub(super) terms: &'a [TileTerm<'a>],
-    /// Whether to write past the caches; a hint that a kernel may ignore, as the scalar one does.
+    /// What to tell the caches; a kernel may ignore it, as the scalar one does.
     #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), expect(dead_code))]
-    pub(super) stream: bool,
+    pub(super) hints: Hints,
 }
 
 impl Tile<'_> {

@@ -65,11 +65,12 @@ impl Model {
     /// Puts base and basis together; nothing is read yet.
     ///
     /// # Errors
-    /// When the kernel that `TASKBASIS_KERNEL` names is not one of this machine;
+    /// When the kernel that `TASKBASIS_KERNEL` names is not one of this machine, or `TASKBASIS_HINTS` holds no hints;
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for both a cache and a budget for another, and
     /// for more than [`max_threads`](crate::kernel::max_threads).
     pub fn new(base: Checkpoint, basis: Option<Basis>, options: &ModelOptions) -> Result<Arc<Self>> {
         let kernel = options.kernel.map_or_else(kernel::active, Ok)?;
+        kernel::Hints::active(kernel)?;
         kernel::threads::count(options.threads)?;
         let canonical = plan::base_alone(&base, Scope::of(&base)).canonical();
         let floats = canonical.tensors().iter().filter(|tensor| tensor.dtype.is_float());

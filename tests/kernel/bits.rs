@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 use proptest::prelude::*;
-use taskbasis::kernel::{Kernel, Output, TensorJob, combine};
+use taskbasis::kernel::{Hints, Kernel, Output, TensorJob, combine};
 use taskbasis::tensor::BLOCK;
 use taskbasis::{BlockFormat, Blocks, DType, Mapping, Source, Tensor};
 
@@ -323,7 +323,32 @@ fn halves_convert_exactly() {
     }
 }
 
-/// Large enough that the result is streamed past the caches and cut into pieces, in jobs of odd lengths.
+/// Every scale that a block can have, with codes that go through all of a format's: also scales so large that offsets
+/// times them are infinite, and those below the normal numbers.
+#[test]
+fn blocks_of_every_scale() {
+    for format in BlockFormat::ALL {
+        let codes = format.block_bytes() - 2;
+        let bytes: Vec<u8> = (0..=u16::MAX)
+            .flat_map(|scale| {
+                let code = move |j: usize| (usize::from(scale) * 37 + j * 101) as u8;
+                scale.to_le_bytes().into_iter().chain((0..codes).map(code))
+            })
+            .collect();
+        let range = 0..bytes.len();
+        let mapping = Arc::new(Mapping::from_vec(bytes, "test"));
+        let term = Source::from(Blocks::new(&mapping, range, format, &[BLOCK << 16]).unwrap());
+        let want: Vec<f32> = term.to_f32().unwrap().iter().map(|&v| f32::mul_add(0.75, v, 0.0)).collect();
+        for &kernel in Kernel::available() {
+            let mut out = vec![0.0; BLOCK << 16];
+            combine(kernel, 1, vec![job(None, &[0.75], vec![&term], &mut out)], None).unwrap();
+            assert_same(&out, &want, &(kernel, format));
+        }
+    }
+}
+
+/// Large enough that the result is streamed past the caches and cut into pieces, in jobs of odd lengths; whatever the
+/// caches are told.
 #[test]
 fn large_outputs_have_the_same_bits() {
     let lengths = [1usize, 1_400_001, 63, 0, 900_000, 4097];
@@ -345,7 +370,8 @@ fn large_outputs_have_the_same_bits() {
             .flat_map(|i| expected(&coefficients, Some(&bases[i]), &terms[i].iter().collect::<Vec<_>>(), lengths[i]))
             .collect();
         for &kernel in Kernel::available() {
-            for threads in [1, 3] {
+            for (threads, hints) in [1, 3, 3, 3, 3].into_iter().zip([None].into_iter().chain(Hints::ALL.map(Some))) {
+                Hints::set(hints);
                 let mut memory = vec![-7.0f32; want.len() + 1];
                 let mut rest = &mut memory[1..];
                 let mut jobs = Vec::new();
@@ -355,7 +381,7 @@ fn large_outputs_have_the_same_bits() {
                     jobs.push(job(Some(&bases[i]), &coefficients, terms[i].iter().collect(), out));
                 }
                 combine(kernel, threads, jobs, None).unwrap();
-                assert_same(&memory[1..], &want, &(kernel, dtype, layout, threads));
+                assert_same(&memory[1..], &want, &(kernel, dtype, layout, threads, hints));
             }
         }
     }
