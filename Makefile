@@ -31,7 +31,7 @@ RELEASE ?=
 # The machines that `make dist` makes packages for.
 MACHINES ?= x86_64 aarch64
 
-.PHONY: demo test test-python test-python-full test-faults test-interrupted test-models test-gpu test-dinov2 \
+.PHONY: demo test test-oldest test-python test-python-full test-faults test-interrupted test-models test-gpu test-dinov2 \
 	test-aarch64 dist test-dist soak bench microbench build onnxruntime install uninstall check-sanitizers lint fuzz \
 	clean
 
@@ -54,6 +54,11 @@ test-python: onnxruntime
 test-python-full: onnxruntime
 	$(if $(RELEASE),,$(CARGO) build --release)
 	PYTHON="$(PYTHON)" scripts/test-python "$(or $(RELEASE),$(OUT)/release)" full
+
+## What runs encoders and binds graphs, on the oldest ONNX Runtime that is taken (Linux on x86-64).
+test-oldest:
+	"$(PYTHON)" scripts/fetch-onnxruntime --oldest
+	ORT_DYLIB_PATH=$(CURDIR)/.onnxruntime-oldest/$(ORT_NAME) $(CARGO) test --test encoder --test onnx
 
 ## Every command that writes, killed at random moments, and on a disk that forgets what was not synced; with
 ## FAULTS=long 1,000 kills. The disk needs Linux, /dev/fuse and the superuser, and is skipped aloud without.

@@ -29,7 +29,11 @@ static OWN: Mutex<Vec<(PathBuf, File)>> = Mutex::new(Vec::new());
 /// A file in the making. Dropped, it is gone.
 #[derive(Debug)]
 pub(super) struct PartialFile {
+    // Windows removes nothing that is held open like this.
+    #[cfg(windows)]
+    _own: Own,
     path: TempPath,
+    #[cfg(not(windows))]
     _own: Own,
     #[cfg(unix)]
     _unfinished: Unfinished,
@@ -61,6 +65,8 @@ impl PartialFile {
                 let unfinished = Unfinished::file(path);
                 let mut options = File::options();
                 options.read(true).write(true).create_new(true);
+                #[cfg(windows)]
+                std::os::windows::fs::OpenOptionsExt::share_mode(&mut options, SHARED);
                 #[cfg(unix)]
                 std::os::unix::fs::OpenOptionsExt::mode(&mut options, if is_private { 0o600 } else { 0o666 });
                 #[cfg(not(unix))]
@@ -93,6 +99,8 @@ impl PartialFile {
 
     /// Gives it its place. Where that fails, it is gone.
     pub(super) fn take_place(mut self, place: &Path) -> io::Result<()> {
+        #[cfg(windows)]
+        let _again = let_go(&self.path, place);
         fs::rename(&self.path, place)?;
         // It is not where it would be removed from.
         self.path.disable_cleanup(true);
@@ -105,9 +113,39 @@ impl PartialFile {
     }
 }
 
+/// What others may do with a file in the making on Windows: read and write it, but not remove it, which is what a lock
+/// is for elsewhere. There a lock would keep its writer out as well.
+#[cfg(windows)]
+const SHARED: u32 = 3;
+
+/// Lets go of a file in the making and of one whose place it takes, since Windows gives no place to and of what is held
+/// open. The latter is held again when this is dropped.
+#[cfg(windows)]
+fn let_go(path: &Path, place: &Path) -> impl Drop {
+    struct Again(Option<PathBuf>);
+
+    impl Drop for Again {
+        fn drop(&mut self) {
+            let Some(place) = self.0.take() else { return };
+            let mut options = File::options();
+            std::os::windows::fs::OpenOptionsExt::share_mode(options.read(true).write(true), SHARED);
+            // Where that fails, it can be removed by another that sweeps, as long as nothing has it open.
+            if let Ok(file) = options.open(&place) {
+                OWN.lock().push((place, file));
+            }
+        }
+    }
+
+    let mut own = OWN.lock();
+    own.retain(|(own, _)| own != path);
+    let replaced = own.iter().position(|(own, _)| own == place);
+    Again(replaced.map(|i| own.swap_remove(i).0))
+}
+
 /// Locks what this process has just made. `false` where another took it for something left behind and removed it.
 fn is_locked(file: &File, path: &Path) -> io::Result<bool> {
     // Waits for one who looks whether it is left behind. Where there are no locks, none removes it.
+    #[cfg(not(windows))]
     let _ = file.lock();
     is_same(file, path)
 }

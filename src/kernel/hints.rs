@@ -33,8 +33,8 @@ impl Hints {
         Self { prefetch, stream }
     }
 
-    /// What is taken with a kernel unless something else is chosen: both on x86-64, where that was measured (docs/performance.md);
-    /// neither on ARM, where it was not.
+    /// What is taken with a kernel unless something else is chosen: both on x86-64, where that was measured
+    /// (docs/performance.md); neither on ARM, where it was not.
     pub fn of(kernel: Kernel) -> Self {
         match kernel {
             Kernel::Avx2 | Kernel::Avx512 => Self::new(true, true),

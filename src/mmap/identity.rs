@@ -1,7 +1,7 @@
 //! Which bytes are the same: files that are mapped now, told apart and known again.
 
 use std::collections::BTreeMap;
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
@@ -43,8 +43,8 @@ impl Token {
     }
 
     /// That of a file. The file must be open until the token is dropped.
-    pub(super) fn of_file(metadata: &Metadata) -> Self {
-        let Some(state) = state(metadata) else { return Self::unique() };
+    pub(super) fn of_file(file: &File, metadata: &Metadata) -> Self {
+        let Some(state) = state(file, metadata) else { return Self::unique() };
         let mut living = LIVING.lock();
         let (identity, count) = living.entry(state).or_insert_with(|| (Identity::new(), 0));
         *count += 1;
@@ -70,7 +70,7 @@ impl Drop for Token {
 }
 
 #[cfg(unix)]
-fn state(metadata: &Metadata) -> Option<State> {
+fn state(_: &File, metadata: &Metadata) -> Option<State> {
     use std::os::unix::fs::MetadataExt;
 
     let time = |seconds: i64, nanoseconds: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
@@ -83,13 +83,28 @@ fn state(metadata: &Metadata) -> Option<State> {
     ])
 }
 
-/// Nothing tells files apart where there are no inodes: each opening is one.
-#[cfg(not(unix))]
-fn state(_: &Metadata) -> Option<State> {
+/// Volume and index say which file it is while it is open; of its times Windows has that of the content alone.
+#[cfg(windows)]
+fn state(file: &File, metadata: &Metadata) -> Option<State> {
+    use std::os::windows::fs::MetadataExt;
+
+    let found = winapi_util::file::information(file).ok()?;
+    Some([
+        found.volume_serial_number().into(),
+        found.file_index().into(),
+        metadata.len().into(),
+        metadata.last_write_time().into(),
+        0,
+    ])
+}
+
+/// Nothing tells files apart elsewhere: each opening is one.
+#[cfg(not(any(unix, windows)))]
+fn state(_: &File, _: &Metadata) -> Option<State> {
     None
 }
 
-#[cfg(unix)]
+#[cfg(any(unix, windows))]
 #[cfg(test)]
 mod tests {
     use std::fs::{self, File, FileTimes};
@@ -138,6 +153,7 @@ mod tests {
     }
 
     /// Even one that lives is not what it was once something was written into it.
+    #[cfg(unix)]
     #[test]
     fn a_file_that_was_written_into_is_another() {
         let folder = tempfile::tempdir().unwrap();

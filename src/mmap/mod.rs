@@ -135,7 +135,7 @@ impl Mapping {
         // checked; `MapMode::Map` says so, and our own writers replace files instead of writing into them.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io("cannot map", &path, e))?;
         let _guarded = guard::watch(&map, &path);
-        Ok(Self { token: Token::of_file(&metadata), _guarded, bytes: Bytes::Mmap(map, file), path })
+        Ok(Self { token: Token::of_file(&file, &metadata), _guarded, bytes: Bytes::Mmap(map, file), path })
     }
 
     /// Bytes that are in memory already; `path` is the name that errors will show.

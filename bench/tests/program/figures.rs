@@ -403,6 +403,25 @@ fn what_a_gpu_lacks_is_said_before_anything_is_measured() {
     }
 }
 
+/// Needs no ONNX Runtime: nothing is encoded.
+#[test]
+fn hints_are_compared_and_the_best_is_named() {
+    let output = bench(&["--tune", "--quick", "--json", "--formats", "q4", "--threads", "2"]);
+    let measured = json(&output);
+    assert_eq!(output.status.code(), Some(0), "{measured:#}");
+    assert_documented(&measured);
+    let tune = &measured["tune"];
+    let cases = tune["cases"].as_array().unwrap();
+    let of = |key: &str, value: &Value| cases.iter().filter(|case| case[key] == *value).count();
+    let all = ["none", "prefetch", "stream", "prefetch,stream"].map(Value::from);
+    // Two formats, one thread and two.
+    assert!(all.iter().all(|hints| of("hints", hints) == 4), "{tune:#}");
+    assert_eq!((of("format", &"q4".into()), of("threads", &1.into()), cases.len()), (8, 8, 16), "{tune:#}");
+    assert!(all.contains(&tune["best"]) && all.contains(&tune["own"]) && number(tune, "over_own") <= 1.0);
+    let own = cases.iter().filter(|case| case["hints"] == tune["own"]);
+    assert!(own.map(|case| number(case, "over_own.median")).all(|ratio| ratio == 1.0), "{tune:#}");
+}
+
 #[test]
 fn a_short_soak_passes() {
     if !runtime() {

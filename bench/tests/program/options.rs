@@ -35,6 +35,11 @@ fn what_is_not_measured_needs_no_options() {
         let name = option.split(' ').next().unwrap();
         refused(&format!("--soak 1 {option}"), &[name, "'--soak'"]);
     }
+    for option in ["--only open", "--batch 8", "--built-graph", "--peers python3", "--onnxruntime no/library.so"] {
+        let name = option.split(' ').next().unwrap();
+        refused(&format!("--tune {option}"), &[name, "'--tune'"]);
+    }
+    refused("--tune --growth", &["--tune", "--growth"]);
     refused("--only open,encode --formats q8", &["--formats", "reconstruct, switch, storage, device", "'--only'"]);
     refused("--only open,switch --peers python3", &["--peers", "encode", "'--only'"]);
     refused("--growth --peers python3", &["--peers", "'--growth'"]);

@@ -98,11 +98,16 @@ _CHOSEN = (
 )
 # The library does not depend on Python, so that of another one's wheel serves.
 _NONE_FOR_THIS_PYTHON = (
-    f"The package onnxruntime has no release for Python {sys.version_info[0]}.{sys.version_info[1]} that is new enough "
-    "(1.24). Its library does not depend on Python: take a newer one's wheel, `pip download --no-deps "
-    "--only-binary=:all: --python-version 3.11 'onnxruntime>=1.24'`, unpack it (it is a zip archive), and set "
-    "ORT_DYLIB_PATH to the folder onnxruntime/capi in it"
+    f"The package onnxruntime had no release for Python {sys.version_info[0]}.{sys.version_info[1]} that is new enough "
+    "(1.24) when this package was made; `pip install 'onnxruntime>=1.24'` tells whether it has one now. Its library does "
+    "not depend on Python: take another one's wheel, `pip download --no-deps --only-binary=:all: --python-version 3.11 "
+    "'onnxruntime>=1.24'`, unpack it (it is a zip archive), and set ORT_DYLIB_PATH to the folder onnxruntime/capi in it"
 )
+
+
+def _onnxruntime_comes_with_us() -> bool:
+    """Whether pyproject.toml has this Python among those that the package onnxruntime is asked for."""
+    return (3, 11) <= sys.version_info[:2] < (3, 15)
 
 
 def call_with_runtime(given: Any, function: Callable[..., int], *arguments: Any) -> None:
@@ -115,7 +120,7 @@ def call_with_runtime(given: Any, function: Callable[..., int], *arguments: Any)
         if given or os.environ.get("ORT_DYLIB_PATH"):
             raise
         hints = [_CHOSEN] if onnxruntime() else []
-        hints += [_NONE_FOR_THIS_PYTHON] if sys.version_info < (3, 11) else []
+        hints += [] if _onnxruntime_comes_with_us() else [_NONE_FOR_THIS_PYTHON]
         if not hints:
             raise
         raise RuntimeMissingError(". ".join([str(error), *hints])) from None
