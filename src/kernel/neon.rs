@@ -80,7 +80,8 @@ impl Vector for float32x4x2_t {
 
     /// Converting integers takes longer than putting their floats together: the upper halves of up to sixteen levels
     /// are looked up in two tables, and 2^23 + code is code below one exponent. Then d·(code − offset) is one product,
-    /// and exact: both factors have at most eight bits.
+    /// and exact: both factors have at most eight bits. It is made of |d|, so that what is zero is +0.0, as the
+    /// specification has it; the sign is in the other factor.
     #[inline(always)]
     unsafe fn add_whole<const P: usize, const Q: usize, const N: usize>(
         a: Self,
@@ -92,16 +93,18 @@ impl Vector for float32x4x2_t {
         // SAFETY: the caller keeps the contract of `Vector`; a block has four times sixteen codes, for two sums each.
         unsafe {
             let scale = <f32 as Vector>::load_bf16(block);
-            // Beyond, d·offset itself may be infinite, and every value with it.
-            if scale.abs() >= LARGEST || scale.is_nan() {
-                let values = dequantized(format, block);
+            let size = scale.abs();
+            // Beyond, d·offset itself may be infinite, and every value with it; and NaN is not below anything.
+            if !(size > 0.0 && size < LARGEST) {
+                let values = if size == 0.0 { [0.0; BLOCK] } else { dequantized(format, block) };
                 for (sum, values) in sums.iter_mut().zip(values.chunks_exact(Self::LANES)) {
                     *sum = a.mul_add(Self::load_f32(values.as_ptr().cast()), *sum);
                 }
                 return true;
             }
             let codes = block.add(SCALE_BYTES);
-            let tables = const { &Tables::of(P + Q) }.unseen();
+            let tables = const { &[Tables::of(P + Q, 1.0), Tables::of(P + Q, -1.0)] };
+            let tables = tables[usize::from(scale < 0.0)].unseen();
             for (part, sums) in sums.chunks_exact_mut(2).enumerate() {
                 let mut sixteen = plane16::<P>(codes, 16 * part);
                 if Q > 0 {
@@ -110,7 +113,7 @@ impl Vector for float32x4x2_t {
                 }
                 let levels = tables.levels::<P, Q>(sixteen);
                 for (sum, pair) in sums.iter_mut().zip(levels) {
-                    let values = float32x4x2_t(vmulq_n_f32(pair.0, scale), vmulq_n_f32(pair.1, scale));
+                    let values = float32x4x2_t(vmulq_n_f32(pair.0, size), vmulq_n_f32(pair.1, size));
                     *sum = a.mul_add(values, *sum);
                 }
             }
@@ -224,18 +227,20 @@ unsafe fn dequantized(format: BlockFormat, block: *const u8) -> [f32; BLOCK] {
     format.dequantize(unsafe { std::slice::from_raw_parts(block, format.block_bytes()) })
 }
 
-/// What turns codes into code − offset.
+/// What turns codes into code − offset, or for scales below zero into offset − code.
 #[repr(align(16))]
 struct Tables {
     /// The upper two bytes of the f32 of each code, of at most four bits; the lower two are zero.
     upper: [[u8; 16]; 2],
-    /// What is subtracted from 2^23 + code.
-    offset: f32,
+    /// The upper half of ±2^23.
+    exponent: u16,
+    /// ±(2^23 + offset).
+    less: f32,
 }
 
 impl Tables {
-    /// For codes of so many bits.
-    const fn of(bits: usize) -> Self {
+    /// For codes of so many bits, and a sign.
+    const fn of(bits: usize, sign: f32) -> Self {
         let offset = match bits {
             2 => BlockFormat::Q2.offset(),
             3 => BlockFormat::Q3.offset(),
@@ -246,11 +251,14 @@ impl Tables {
         let mut upper = [[0; 16]; 2];
         let mut code = 0;
         while code < 16 {
-            let [_, _, low, high] = (code as f32 - offset).to_le_bytes();
+            // A difference, which is +0.0 where both are equal; a product would have the sign.
+            let level = sign * code as f32 - sign * offset;
+            let [_, _, low, high] = level.to_le_bytes();
             (upper[0][code], upper[1][code]) = (low, high);
             code += 1;
         }
-        Self { upper, offset: (1 << 23) as f32 + offset }
+        let large = (1 << 23) as f32;
+        Self { upper, exponent: ((sign * large).to_bits() >> 16) as u16, less: sign * (large + offset) }
     }
 
     /// The same, as memory that the compiler knows nothing of: it would keep all formats' in registers over the whole
@@ -265,7 +273,7 @@ impl Tables {
         }
     }
 
-    /// code − offset of sixteen codes of `P + Q` bits, which these tables are for.
+    /// ±(code − offset) of sixteen codes of `P + Q` bits, which these tables are for.
     ///
     /// # Safety
     /// The instruction set is there.
@@ -279,22 +287,21 @@ impl Tables {
                 let (first, second) = (vzip1q_u8(low, high), vzip2q_u8(low, high));
                 return [from_bf16(vreinterpretq_u16_u8(first)), from_bf16(vreinterpretq_u16_u8(second))];
             }
-            let offset = vdupq_n_f32(self.offset);
+            let (exponent, less) = (vdupq_n_u16(self.exponent), vdupq_n_f32(self.less));
             let (first, second) = (vmovl_u8(vget_low_u8(codes)), vmovl_high_u8(codes));
-            [from_codes(first, offset), from_codes(second, offset)]
+            [from_codes(first, exponent, less), from_codes(second, exponent, less)]
         }
     }
 }
 
-/// 2^23 + code, less what is given, of eight codes.
+/// ±(2^23 + code) of eight codes, by the upper half that all have, less what is given.
 ///
 /// # Safety
 /// The instruction set is there.
 #[inline(always)]
-unsafe fn from_codes(codes: uint16x8_t, less: float32x4_t) -> float32x4x2_t {
+unsafe fn from_codes(codes: uint16x8_t, exponent: uint16x8_t, less: float32x4_t) -> float32x4x2_t {
     // SAFETY: the caller's promise.
     unsafe {
-        let exponent = vdupq_n_u16(0x4b00);
         let (low, high) = (vzip1q_u16(codes, exponent), vzip2q_u16(codes, exponent));
         let (low, high) = (vreinterpretq_f32_u16(low), vreinterpretq_f32_u16(high));
         float32x4x2_t(vsubq_f32(low, less), vsubq_f32(high, less))

@@ -338,11 +338,19 @@ fn blocks_of_every_scale() {
         let range = 0..bytes.len();
         let mapping = Arc::new(Mapping::from_vec(bytes, "test"));
         let term = Source::from(Blocks::new(&mapping, range, format, &[BLOCK << 16]).unwrap());
-        let want: Vec<f32> = term.to_f32().unwrap().iter().map(|&v| f32::mul_add(0.75, v, 0.0)).collect();
-        for &kernel in Kernel::available() {
-            let mut out = vec![0.0; BLOCK << 16];
-            combine(kernel, 1, vec![job(None, &[0.75], vec![&term], &mut out)], None).unwrap();
-            assert_same(&out, &want, &(kernel, format));
+        // Before it a term whose products are below the smallest number: a sum is −0.0 then, and what is added to it
+        // shows the sign of every zero.
+        let tiny = Mapping::from_vec(f32::to_le_bytes(-f32::MIN_POSITIVE).repeat(BLOCK << 16), "test");
+        let tiny = Tensor::contiguous(&Arc::new(tiny), 0..BLOCK << 18, DType::F32, &[BLOCK << 16]).unwrap();
+        let tiny = Source::from(tiny);
+        for coefficient in [0.75, -0.75] {
+            let coefficients = [1e-40, coefficient];
+            let want = expected(&coefficients, None, &[&tiny, &term], BLOCK << 16);
+            for &kernel in Kernel::available() {
+                let mut out = vec![0.0; BLOCK << 16];
+                combine(kernel, 1, vec![job(None, &coefficients, vec![&tiny, &term], &mut out)], None).unwrap();
+                assert_same(&out, &want, &(kernel, format, coefficient));
+            }
         }
     }
 }
