@@ -121,7 +121,7 @@ const SHARED: u32 = 3;
 /// Lets go of a file in the making and of one whose place it takes, since Windows gives no place to and of what is held
 /// open. The latter is held again when this is dropped.
 #[cfg(windows)]
-fn let_go(path: &Path, place: &Path) -> impl Drop {
+fn let_go(path: &Path, place: &Path) -> impl Drop + use<> {
     struct Again(Option<PathBuf>);
 
     impl Drop for Again {
@@ -177,10 +177,10 @@ impl Drop for Folder {
 
 /// A folder that is its owner's alone.
 fn create_private(path: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
     #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path)
+    return std::os::unix::fs::DirBuilderExt::mode(&mut fs::DirBuilder::new(), 0o700).create(path);
+    #[cfg(not(unix))]
+    fs::create_dir(path)
 }
 
 impl PartialFolder {

@@ -154,6 +154,8 @@ fn wait_at_the_end() {
     const MAX_OFTEN: u32 = 64;
 
     let occasion = OCCASIONS.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+    #[cfg(not(unix))]
+    let _ = (occasion, MAX_OFTEN);
     #[cfg(unix)]
     if (occasion <= MAX_OFTEN || occasion.is_power_of_two()) && stays_loaded() {
         if occasion == 1 {
