@@ -110,6 +110,7 @@ mod extended {
     /// Sets what can be set. Whether the group's part of the mode means what it meant: with a list of who may do what
     /// it is the bound of that, and the list is of the group that the file had.
     pub(super) fn give(extended: &[(CString, Vec<u8>)], is_of_group: bool, path: &Path) -> bool {
+        #[cfg_attr(not(target_os = "linux"), allow(unused_mut))] // Only Linux keeps such lists in an attribute.
         let mut means_the_same = is_of_group;
         #[cfg(target_os = "linux")]
         {

@@ -127,7 +127,7 @@ fn main() -> ExitCode {
     // SAFETY: the program has no other thread yet.
     unsafe { taskbasis::Runtime::switch_off_telemetry() };
     signals::handle();
-    let run = || taskbasis::mmap::end_on_lost_pages(taskbasis::remove_unfinished_files).and_then(|()| run());
+    let run = || taskbasis::mmap::end_on_lost_pages(signals::clean_up).and_then(|()| run());
     let done = catch_unwind(run);
     paths::release();
     match done {

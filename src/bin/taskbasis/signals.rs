@@ -27,10 +27,20 @@ pub fn handle() {
 #[cfg(not(unix))]
 pub fn handle() {}
 
+/// Removes what the program is writing, before a signal ends it.
+#[cfg(unix)]
+pub fn clean_up() {
+    taskbasis::remove_unfinished_files();
+}
+
+/// Elsewhere no signal ends it, and the next program that writes there removes what is left.
+#[cfg(not(unix))]
+pub fn clean_up() {}
+
 /// Removes what is being written, and raises the signal again, which ends the program once this returns.
 #[cfg(unix)]
 extern "C" fn end(signal: libc::c_int) {
-    taskbasis::remove_unfinished_files();
+    clean_up();
     // SAFETY: both may be called in a signal handler. Other threads may be writing still: only the end stops them.
     unsafe {
         libc::signal(signal, libc::SIG_DFL);

@@ -48,6 +48,7 @@ impl Gate {
     }
 
     /// Closes the gate and waits until no more than `own` are inside, for as long as `patience`; whether that was so.
+    #[cfg_attr(not(unix), allow(dead_code))] // `exit` waits on Unix only.
     pub(in crate::encoder) fn close(&self, own: usize, patience: Duration) -> bool {
         self.is_closed.store(true, Ordering::SeqCst);
         let deadline = Instant::now() + patience;
@@ -61,6 +62,7 @@ impl Gate {
     }
 
     /// Opens the gate with `own` inside: in a forked child, which has one thread.
+    #[cfg_attr(not(unix), allow(dead_code))] // `exit` waits on Unix only.
     pub(in crate::encoder) fn reset(&self, own: usize) {
         self.inside.store(own, Ordering::SeqCst);
         self.is_closed.store(false, Ordering::SeqCst);

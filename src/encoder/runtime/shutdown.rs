@@ -18,9 +18,11 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The longest that `exit` waits: a run that never ends must not keep the process for ever. It goes on then, as it
 /// would have without us.
+#[cfg_attr(not(unix), expect(dead_code, reason = "`exit` waits on Unix only"))]
 const MAX_WAIT: Duration = Duration::from_secs(60);
 /// The longest wait where `exit` is called by what ONNX Runtime calls back, on whatever thread: a run may wait for that
 /// very call.
+#[cfg_attr(not(unix), expect(dead_code, reason = "`exit` waits on Unix only"))]
 const MAX_WAIT_IN_CALLBACK: Duration = Duration::from_secs(1);
 
 static GATE: Gate = Gate::new();
@@ -29,6 +31,7 @@ static OCCASIONS: AtomicU32 = AtomicU32::new(0);
 /// The runs since a session was made.
 static RUNS: AtomicU32 = AtomicU32::new(0);
 /// The process that was told.
+#[cfg_attr(not(unix), expect(dead_code, reason = "`exit` waits on Unix only"))]
 static PROCESS: AtomicU32 = AtomicU32::new(0);
 
 thread_local! {
