@@ -127,7 +127,9 @@ impl Metrics {
 
     /// The text, with the cache as it is now.
     pub fn text(&self, cache: &CacheStats) -> Result<String, fmt::Error> {
-        let set = |gauge: &Gauge, value: u64| drop(gauge.set(i64::try_from(value).unwrap_or(i64::MAX)));
+        let set = |gauge: &Gauge, value: u64| {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
         set(&self.hits, cache.hits);
         set(&self.misses, cache.misses);
         set(&self.evictions, cache.evictions);

@@ -58,17 +58,9 @@ pub struct Served {
     pub preprocess: Preprocess,
     pub heads: IndexMap<String, Head>,
     pub routing: Option<Routing>,
-    /// The weights that stay, whatever is asked for.
-    pins: Vec<Pin>,
+    /// The weights that stay, whatever is asked for; a device holds its own by itself.
+    pins: Vec<Arc<Weights>>,
     prefetched: Mutex<VecDeque<TaskWeights>>,
-}
-
-/// Weights that are held.
-#[derive(Debug)]
-struct Pin {
-    /// Of the host's memory; a device holds its own by itself.
-    _weights: Option<Arc<Weights>>,
-    name: String,
 }
 
 impl Served {
@@ -88,20 +80,12 @@ impl Served {
     /// As [`Session::weights`] and [`TaskWeights::get`].
     pub fn pin(&mut self, expr: &TaskExpr) -> Result<()> {
         let task = self.session.weights(expr)?;
-        let held = match self.encoder.device_model(self.session.model())? {
-            Some(device) => {
-                device.pin(&task.in_layout(self.encoder.layout()))?;
-                None
-            }
-            None => Some(task.in_layout(self.encoder.layout()).get()?),
-        };
-        self.pins.push(Pin { _weights: held, name: task.name().to_owned() });
+        let task = task.in_layout(self.encoder.layout());
+        match self.encoder.device_model(self.session.model())? {
+            Some(device) => drop(device.pin(&task)?),
+            None => self.pins.push(task.get()?),
+        }
         Ok(())
-    }
-
-    /// The expressions whose weights are held.
-    pub fn pins(&self) -> impl Iterator<Item = &str> {
-        self.pins.iter().map(|pin| pin.name.as_str())
     }
 
     /// One run: what is wrong with files, ONNX Runtime or a device shows before a client waits for it.
