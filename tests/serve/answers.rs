@@ -172,7 +172,8 @@ fn every_form_of_a_request_says_the_same() {
         files.chain(more).chain(*b"--frontier--\r\n").collect::<Vec<u8>>()
     };
     let multipart = ("Content-Type", "multipart/form-data; boundary=frontier");
-    let send = |path: &str, kind: (&str, &str), body: &[u8]| server.connect().send("POST", path, &[kind], body).unwrap();
+    let send =
+        |path: &str, kind: (&str, &str), body: &[u8]| server.connect().send("POST", path, &[kind], body).unwrap();
     let body = form(&[part("weights", "", b"Icons@0.5")]);
     assert_eq!(embeddings(&send("/v1/embed", multipart, &body).done()), expected);
     let body = form(&[part("weights", "", b"Icons@0.5"), part("heads", "", b"Icons,Greek"), part("top", "", b"3")]);
@@ -235,11 +236,15 @@ fn what_is_served_is_described() {
     let tasks = server.get("/v1/tasks").done();
     assert_eq!((tasks["tasks"].as_array().unwrap().len(), tasks["heads"].as_array().unwrap().len()), (8, 9));
     let greek = tasks["tasks"].as_array().unwrap().iter().find(|task| task["name"] == "Greek").unwrap();
-    assert_eq!((&greek["head"], &greek["recoverable"], &greek["classes"][1]), (&true.into(), &true.into(), &"β".into()));
+    assert_eq!(
+        (&greek["head"], &greek["recoverable"], &greek["classes"][1]),
+        (&true.into(), &true.into(), &"β".into())
+    );
     assert_eq!(tasks["names"], json!(["one_lambda", "per_layer"]));
     assert_eq!(tasks["kinds"], json!(["stem", "attn", "mlp", "norm", "proj"]));
     // What is listed can be used.
-    let groups: Vec<String> = tasks["groups"].as_array().unwrap().iter().map(|g| format!("{}: 0.1", g.as_str().unwrap())).collect();
+    let groups: Vec<String> =
+        tasks["groups"].as_array().unwrap().iter().map(|g| format!("{}: 0.1", g.as_str().unwrap())).collect();
     assert!(groups.iter().any(|group| group.starts_with("blocks.2:")), "{groups:?}");
     let expression = format!("Greek@{{{}}}", groups.join(", "));
     server.post("/v1/embed", &asking(&expression, &images("Greek", 1))).done();

@@ -11,13 +11,16 @@ use serde_json::{Value, json};
 
 use crate::support::need::root;
 
-/// A running server; killed when dropped.
+/// A running server.
 pub struct Server {
-    child: Child,
+    process: Process,
     pub address: String,
     /// Kept open: a program whose output is closed may not write to it.
-    _stdout: BufReader<ChildStdout>,
+    pub stdout: BufReader<ChildStdout>,
 }
+
+/// Killed when dropped.
+struct Process(Child);
 
 /// The bundle that is served.
 pub fn bundle() -> String {
@@ -27,7 +30,10 @@ pub fn bundle() -> String {
 /// `taskbasis serve` over the bundle, on a free port.
 pub fn command(options: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_taskbasis"));
-    command.args(["serve", &bundle(), "--bind", "127.0.0.1:0"]).args(options);
+    command.args(["serve", &bundle()]).args(options);
+    if !options.contains(&"--bind") {
+        command.args(["--bind", "127.0.0.1:0"]);
+    }
     command
 }
 
@@ -40,7 +46,7 @@ impl Server {
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
         let (_, address) = line.trim().rsplit_once("http://").unwrap_or_else(|| panic!("no address in `{line}`"));
-        Self { child, address: address.to_owned(), _stdout: stdout }
+        Self { process: Process(child), address: address.to_owned(), stdout }
     }
 
     pub fn connect(&self) -> Client {
@@ -81,7 +87,7 @@ impl Server {
     #[cfg(unix)]
     pub fn signal(&self, signal: i32) {
         // SAFETY: the process is a child that has not been waited for.
-        assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
+        assert_eq!(unsafe { libc::kill(self.process.0.id() as i32, signal) }, 0);
     }
 
     /// Waits for its end.
@@ -89,7 +95,7 @@ impl Server {
     pub fn ended(&mut self) -> ExitStatus {
         let until = Instant::now() + Duration::from_secs(30);
         loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
+            if let Some(status) = self.process.0.try_wait().unwrap() {
                 return status;
             }
             assert!(Instant::now() < until, "the server does not end");
@@ -98,10 +104,10 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -150,7 +156,8 @@ impl Reply {
 
 impl Client {
     pub fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> std::io::Result<Reply> {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n", self.address, body.len());
+        let mut head =
+            format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n", self.address, body.len());
         headers.iter().for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
         self.write(&[format!("{head}\r\n").as_bytes(), body].concat())?;
         self.reply()

@@ -64,6 +64,7 @@ impl App {
     /// From now on requests are refused, but those that were taken on.
     pub fn end(&self) {
         self.is_ending.store(true, Ordering::Release);
+        self.scheduler.hurry();
     }
 
     pub fn is_ending(&self) -> bool {

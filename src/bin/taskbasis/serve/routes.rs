@@ -117,7 +117,7 @@ async fn page() -> impl IntoResponse {
 
 /// What is served.
 #[utoipa::path(get, path = "/v1/model", responses(
-    (status = 200, body = ModelInfo), (status = "default", body = ErrorResponse, description = "What went wrong")
+    (status = 200, body = ModelInfo, description = "What is served"), (status = "default", body = ErrorResponse, description = "What went wrong")
 ))]
 async fn model(State(app): Shared) -> Json<ModelInfo> {
     Json(app.model.clone())
@@ -125,7 +125,7 @@ async fn model(State(app): Shared) -> Json<ModelInfo> {
 
 /// What expressions and requests can name.
 #[utoipa::path(get, path = "/v1/tasks", responses(
-    (status = 200, body = TasksResponse), (status = "default", body = ErrorResponse, description = "What went wrong")
+    (status = 200, body = TasksResponse, description = "All names"), (status = "default", body = ErrorResponse, description = "What went wrong")
 ))]
 async fn tasks(State(app): Shared) -> Json<TasksResponse> {
     Json(app.tasks.clone())
@@ -138,7 +138,7 @@ async fn tasks(State(app): Shared) -> Json<TasksResponse> {
     )),
     params(("weights" = Option<String>, Query, description = "Of a body that is an image")),
     responses(
-        (status = 200, body = EmbedResponse), (status = "default", body = ErrorResponse, description = "What went wrong")
+        (status = 200, body = EmbedResponse, description = "Embeddings"), (status = "default", body = ErrorResponse, description = "What went wrong")
     ))]
 async fn embed(State(app): Shared, request: Request) -> Result<Json<EmbedResponse>, Failure> {
     let deadline = take_on(&app)?;
@@ -167,7 +167,7 @@ async fn embed(State(app): Shared, request: Request) -> Result<Json<EmbedRespons
         ("top" = Option<u32>, Query, description = "Of a body that is an image", minimum = 1),
     ),
     responses(
-        (status = 200, body = ClassifyResponse),
+        (status = 200, body = ClassifyResponse, description = "Classes"),
         (status = "default", body = ErrorResponse, description = "What went wrong")
     ))]
 async fn classify(State(app): Shared, request: Request) -> Result<Json<ClassifyResponse>, Failure> {
@@ -185,7 +185,7 @@ async fn classify(State(app): Shared, request: Request) -> Result<Json<ClassifyR
 
 /// Embeddings as OpenAI's clients ask for them: `model` is a task expression, `input` images as data URLs.
 #[utoipa::path(post, path = "/v1/embeddings", request_body = OpenAiRequest, responses(
-    (status = 200, body = OpenAiResponse), (status = "default", body = ErrorResponse, description = "What went wrong")
+    (status = 200, body = OpenAiResponse, description = "Embeddings"), (status = "default", body = ErrorResponse, description = "What went wrong")
 ))]
 async fn embeddings(State(app): Shared, request: Request) -> Result<Json<OpenAiResponse>, Failure> {
     let deadline = take_on(&app)?;
@@ -240,14 +240,14 @@ async fn prefetch(
 }
 
 /// Whether the server lives.
-#[utoipa::path(get, path = "/healthz", responses((status = 200, content_type = "text/plain", body = String)))]
+#[utoipa::path(get, path = "/healthz", responses((status = 200, content_type = "text/plain", body = String, description = "It does")))]
 async fn healthz() -> &'static str {
     "ok\n"
 }
 
 /// Whether the server takes requests: 503 once it is ending.
 #[utoipa::path(get, path = "/readyz", responses(
-    (status = 200, content_type = "text/plain", body = String), (status = 503, body = ErrorResponse)
+    (status = 200, content_type = "text/plain", body = String, description = "It does"), (status = 503, body = ErrorResponse, description = "It is ending")
 ))]
 async fn readyz(State(app): Shared) -> Result<&'static str, Failure> {
     if app.is_ending() { Err(Failure::draining()) } else { Ok("ready\n") }
@@ -255,7 +255,7 @@ async fn readyz(State(app): Shared) -> Result<&'static str, Failure> {
 
 /// Counters, for Prometheus.
 #[utoipa::path(get, path = "/metrics", responses(
-    (status = 200, content_type = "application/openmetrics-text", body = String),
+    (status = 200, content_type = "application/openmetrics-text", body = String, description = "OpenMetrics text"),
     (status = "default", body = ErrorResponse, description = "What went wrong")
 ))]
 async fn metrics_text(State(app): Shared) -> Result<impl IntoResponse, Failure> {
@@ -265,7 +265,7 @@ async fn metrics_text(State(app): Shared) -> Result<impl IntoResponse, Failure> 
 
 /// This description.
 #[utoipa::path(get, path = "/openapi.json", responses(
-    (status = 200, content_type = "application/json", body = Object),
+    (status = 200, content_type = "application/json", body = Object, description = "OpenAPI 3.1"),
     (status = "default", body = ErrorResponse, description = "What went wrong")
 ))]
 async fn openapi(State(app): Shared) -> impl IntoResponse {

@@ -101,7 +101,9 @@ impl Drop for Admission {
 struct State {
     queue: Queue<Request>,
     admitted: usize,
-    /// Nothing is waited for, and once nothing is left the workers end.
+    /// No request waits for others any more.
+    is_hurried: bool,
+    /// Once nothing is left the workers end.
     is_closing: bool,
 }
 
@@ -119,7 +121,7 @@ pub struct Scheduler {
 impl Scheduler {
     pub fn new(served: Arc<Served>, metrics: Arc<Metrics>, limits: Limits) -> Arc<Self> {
         let queue = Queue::new(limits.batch, limits.wait);
-        let state = Mutex::new(State { queue, admitted: 0, is_closing: false });
+        let state = Mutex::new(State { queue, admitted: 0, is_hurried: false, is_closing: false });
         Arc::new(Self { served, metrics, limits, state, changed: Condvar::new(), per_image: AtomicU64::new(0) })
     }
 
@@ -198,7 +200,13 @@ impl Scheduler {
         }
     }
 
-    /// Runs what is left at once, and ends the workers after it.
+    /// From now on runs what there is, without waiting for more.
+    pub fn hurry(&self) {
+        self.state.lock().is_hurried = true;
+        self.changed.notify_all();
+    }
+
+    /// Ends the workers, after what is left.
     pub fn close(&self) {
         self.state.lock().is_closing = true;
         self.changed.notify_all();
@@ -219,8 +227,8 @@ impl Scheduler {
     fn next(&self) -> Option<Vec<Part<Request>>> {
         let mut state = self.state.lock();
         loop {
-            let is_closing = state.is_closing;
-            match state.queue.next(Instant::now(), is_closing) {
+            let (is_hurried, is_closing) = (state.is_hurried, state.is_closing);
+            match state.queue.next(Instant::now(), is_hurried || is_closing) {
                 Next::Run(parts) => return Some(parts),
                 Next::Wait(until) => drop(self.changed.wait_until(&mut state, until)),
                 Next::Nothing if is_closing => return None,
