@@ -11,7 +11,7 @@ use taskbasis::{
 };
 
 use crate::client::{Server, asking, base64, bundle, floats, images};
-use crate::support::runtime;
+use crate::support::{Need, runtime, skip};
 
 /// The same bundle, by the library.
 struct Library {
@@ -138,7 +138,8 @@ fn a_router_in_the_bundle_chooses_for_each_image() {
         let task = &routing.router().tasks()[routed.routes[at].task];
         assert_eq!(image["routed"]["task"], task.as_str());
         assert_eq!(image["routed"]["answer"], routed.choices[at].name());
-        assert_eq!(image["routed"]["confidence"].as_f64().unwrap(), routed.routes[at].confidence);
+        let confidence = image["routed"]["confidence"].as_f64().unwrap();
+        assert!((confidence - routed.routes[at].confidence).abs() < 1e-12, "{image}");
         if routed.choices[at] != taskbasis::Choice::None {
             check_classes(&image["scores"], task, &routed.embeds[at * width..][..width], usize::MAX);
         }
@@ -335,5 +336,34 @@ fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
         }
         Value::Array(array) => array.iter().for_each(|value| references(value, found)),
         _ => {}
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn the_manual_s_commands_do_what_it_says() {
+    use crate::support::need::root;
+    if !runtime() {
+        return;
+    }
+    let manual = std::fs::read_to_string(root().join("docs/serve.md")).unwrap();
+    let marked = manual.split("<!-- run by tests/serve -->\n```sh\n").skip(1);
+    let commands: String = marked.map(|from| from.split("```").next().unwrap()).collect();
+    let run = |script: &str| std::process::Command::new("sh").args(["-eu", "-c", script]).current_dir(root()).output();
+    if !run("command -v curl").unwrap().status.success() {
+        skip(Need::Cc, "there is no curl");
+        return;
+    }
+    let server = Server::start(&[]);
+    let count = commands.lines().filter(|line| line.starts_with("curl")).count();
+    let commands = commands.replace("127.0.0.1:8080", &server.address).replace("curl ", "curl -sSf -w '\\n' ");
+    let output = run(&format!("I=examples/digits/eight.png\n{commands}")).unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && err.is_empty(), "{out}{err}");
+    // Each address but the page, and each way to send an image.
+    let counted = |what: &str| out.matches(what).count();
+    assert_eq!((count, counted("\"embeddings\":[["), counted("\"results\":[{")), (12, 3, 3), "{out}");
+    for said in ["\"class\":\"2\"", "\"head\":\"auto\"", "\"router\":true", "taskbasis_images_total 7", "ready"] {
+        assert!(out.contains(said), "{said} is not in {out}");
     }
 }

@@ -16,7 +16,7 @@ pub struct Server {
     process: Process,
     pub address: String,
     /// Kept open: a program whose output is closed may not write to it.
-    pub stdout: BufReader<ChildStdout>,
+    _stdout: BufReader<ChildStdout>,
 }
 
 /// Killed when dropped.
@@ -46,7 +46,7 @@ impl Server {
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
         let (_, address) = line.trim().rsplit_once("http://").unwrap_or_else(|| panic!("no address in `{line}`"));
-        Self { process: Process(child), address: address.to_owned(), stdout }
+        Self { process: Process(child), address: address.to_owned(), _stdout: stdout }
     }
 
     pub fn connect(&self) -> Client {

@@ -42,7 +42,7 @@ fn what_is_no_request_is_told_what_is_wrong() {
         // No path and no address is opened, whatever stands where.
         (one("weights", json!("@/etc/passwd")), 400, "invalid_argument", "expected the name of a task"),
         (one("weights", json!("hf://owner/repo/x")), 400, "invalid_argument", ""),
-        (one("images", json!(["/etc/passwd"])), 422, "unsupported", "images[0]"),
+        (one("images", json!(["/etc/passwd"])), 400, "invalid_argument", "images[0]: not base64"),
         (one("images", json!(["../glyphs.taskbasis"])), 400, "invalid_argument", "not base64"),
         (one("images", json!(["http://localhost/a.png"])), 400, "invalid_argument", "no address is opened"),
         (one("images", json!(["data:image/png,abc"])), 400, "invalid_argument", "a data URL has the form"),
@@ -193,9 +193,8 @@ fn without_a_token_nothing_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens");
     std::fs::write(&file, "0123456789abcdef0123\n").unwrap();
-    let server = Server::start(&["--bind", "0.0.0.0:0", "--token-file", file.to_str().unwrap()]);
-    let local = server.address.replace("0.0.0.0", "127.0.0.1");
-    let server = Server { address: local, ..server };
+    let mut server = Server::start(&["--bind", "0.0.0.0:0", "--token-file", file.to_str().unwrap()]);
+    server.address = server.address.replace("0.0.0.0", "127.0.0.1");
     let image = asking("Greek", &images("Greek", 1)).to_string();
     let ask = |path: &str, method: &str, more: &[(&str, &str)]| {
         server.connect().send(method, path, &[&[JSON], more].concat(), image.as_bytes()).unwrap()

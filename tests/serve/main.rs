@@ -1,5 +1,6 @@
 //! `taskbasis serve`, as its clients see it: the program on a port of its own, over the family `examples/glyphs`.
 #![cfg(feature = "serve")]
+#![allow(unreachable_pub)] // A program exports nothing.
 
 mod answers;
 mod client;
