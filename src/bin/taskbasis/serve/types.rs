@@ -1,7 +1,11 @@
 //! The types of requests and answers, which `/openapi.json` is made from.
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use utoipa::ToSchema;
+
+/// An image of one pixel.
+const EXAMPLE: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==";
 
 /// An image file: base64 of its bytes, a data URL, or an object that has one of them. Never a path or an address.
 #[derive(Deserialize, ToSchema)]
@@ -26,10 +30,10 @@ pub struct Base64Image {
 #[serde(deny_unknown_fields)]
 pub struct EmbedRequest {
     /// A task expression; `base` where it is left out.
-    #[schema(example = "MNIST@0.3 + SVHN@0.2")]
+    #[schema(example = "all@0.3")]
     pub weights: Option<String>,
     /// The images, at least one.
-    #[schema(min_items = 1)]
+    #[schema(min_items = 1, example = json!([EXAMPLE]))]
     pub images: Vec<ImageData>,
 }
 
@@ -38,7 +42,7 @@ pub struct EmbedRequest {
 #[serde(deny_unknown_fields)]
 pub struct ClassifyRequest {
     /// A task expression, or `auto` where the bundle keeps a router. Where it is left out: the task of the one head.
-    #[schema(example = "MNIST@0.3 + SVHN@0.2")]
+    #[schema(example = "all@0.3")]
     pub weights: Option<String>,
     /// Whose heads; all of them score the same run. Where none is named: that of the one task in the expression.
     #[serde(default)]
@@ -47,7 +51,7 @@ pub struct ClassifyRequest {
     #[schema(minimum = 1)]
     pub top: Option<u32>,
     /// The images, at least one.
-    #[schema(min_items = 1)]
+    #[schema(min_items = 1, example = json!([EXAMPLE]))]
     pub images: Vec<ImageData>,
 }
 
@@ -185,10 +189,12 @@ pub enum EncodingFormat {
 #[serde(deny_unknown_fields)]
 pub struct OpenAiRequest {
     /// A task expression.
-    #[schema(example = "MNIST@0.3 + SVHN@0.2")]
+    #[schema(example = "all@0.3")]
     pub model: String,
     /// Images as data URLs.
+    #[schema(example = json!([format!("data:image/png;base64,{EXAMPLE}")]))]
     pub input: OneOrMany,
+    /// `float` where it is left out.
     #[serde(default)]
     pub encoding_format: EncodingFormat,
     /// Refused unless it is the length that embeddings have.
