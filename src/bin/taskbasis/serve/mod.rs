@@ -19,7 +19,7 @@ use std::time::Duration;
 use clap::Args;
 use indexmap::IndexMap;
 use serde_json::json;
-use taskbasis::{Error, ModelOptions, Result, TaskExpr, head_tasks};
+use taskbasis::{EncoderOptions, Error, ModelOptions, Result, TaskExpr, head_tasks};
 
 use self::access::Access;
 use self::app::App;
@@ -199,7 +199,8 @@ impl Serve {
         let cache_bytes = self.cache.budget.map(|mib| (mib as usize) << 20);
         let options = ModelOptions { threads: self.encoder.threads, cache_bytes, ..ModelOptions::default() };
         let session = self.model().open_with(&options)?;
-        let encoder = self.encoder.encoder_for_many(&session, self.queue.workers as usize)?;
+        let concurrency = self.queue.workers as usize;
+        let encoder = self.encoder.encoder_by(&session, &EncoderOptions { concurrency, ..self.encoder.options() })?;
         let preprocess = self.encoder.preprocess(&session)?.with_max_pixels(self.listen.max_pixels as usize);
         self.encoder.tell_images(&session, true)?;
         let mut heads = IndexMap::new();

@@ -351,12 +351,8 @@ impl EncoderArgs {
         self.encoder_by(session, &EncoderOptions { residency, ..self.options() })
     }
 
-    /// [`EncoderArgs::encoder`] for as many runs at once, which share the threads.
-    pub fn encoder_for_many(&self, session: &Session, concurrency: usize) -> Result<Encoder> {
-        self.encoder_by(session, &EncoderOptions { concurrency, ..self.options() })
-    }
-
-    fn encoder_by(&self, session: &Session, options: &EncoderOptions) -> Result<Encoder> {
+    /// [`EncoderArgs::encoder`] with these options, which are [`EncoderArgs::options`] but for what a command knows better.
+    pub fn encoder_by(&self, session: &Session, options: &EncoderOptions) -> Result<Encoder> {
         if session.has_graph(&self.graph_choice()) {
             options.check_graph()?;
         }
