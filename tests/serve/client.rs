@@ -1,4 +1,5 @@
-//! The server in a process of its own, and a client that is no more than a socket: tests say what is sent, byte by byte.
+//! The server in a process of its own, and a client that is no more than a socket: tests say what is sent, byte by
+//! byte.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -351,7 +351,7 @@ impl EncoderArgs {
         self.encoder_by(session, &EncoderOptions { residency, ..self.options() })
     }
 
-    /// [`EncoderArgs::encoder`] with these options, which are [`EncoderArgs::options`] but for what a command knows better.
+    /// [`EncoderArgs::encoder`] with these options: [`EncoderArgs::options`], but for what a command knows better.
     pub fn encoder_by(&self, session: &Session, options: &EncoderOptions) -> Result<Encoder> {
         if session.has_graph(&self.graph_choice()) {
             options.check_graph()?;
