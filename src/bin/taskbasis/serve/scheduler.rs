@@ -49,7 +49,6 @@ struct Request {
     since: Instant,
     deadline: Instant,
     progress: Mutex<Progress>,
-    _admission: Admission,
 }
 
 struct Progress {
@@ -58,6 +57,7 @@ struct Progress {
     /// Images that no run has given an embedding for.
     left: usize,
     reply: Option<oneshot::Sender<Result<Answer, Failure>>>,
+    admission: Option<Admission>,
 }
 
 impl Waiting for Request {
@@ -76,8 +76,13 @@ impl Waiting for Request {
 
 impl Request {
     fn reply(&self, answer: Result<Answer, Failure>) {
-        // Taken out first: the lock is not held while the client's task is woken.
-        let reply = self.progress.lock().reply.take();
+        // Taken out first: the lock is not held while others are taken or the client's task is woken.
+        let (reply, admission) = {
+            let mut progress = self.progress.lock();
+            (progress.reply.take(), progress.admission.take())
+        };
+        // A client that has its answer finds room for its next request.
+        drop(admission);
         if let Some(reply) = reply {
             // A client that has gone away is no one's error.
             let _ = reply.send(answer);
@@ -178,16 +183,10 @@ impl Scheduler {
         let (reply, answer) = oneshot::channel();
         let mut empty = Answer { is_cached: true, ..Answer::default() };
         empty.embeds = vec![0.0; n * self.served.encoder.arch().embed_dim];
-        let progress = Progress { answer: empty, has_begun: false, left: n, reply: Some(reply) };
-        let request = Arc::new(Request {
-            weights,
-            pixels,
-            n,
-            since: Instant::now(),
-            deadline,
-            progress: Mutex::new(progress),
-            _admission: admission,
-        });
+        let (reply, admission) = (Some(reply), Some(admission));
+        let progress = Progress { answer: empty, has_begun: false, left: n, reply, admission };
+        let request =
+            Arc::new(Request { weights, pixels, n, since: Instant::now(), deadline, progress: Mutex::new(progress) });
         let task: Arc<str> = request.weights.name().into();
         let waiter = Waiter { scheduler: self, task: Arc::clone(&task), request: Arc::clone(&request) };
         self.state.lock().queue.push(&task, request);

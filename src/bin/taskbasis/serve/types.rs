@@ -1,7 +1,6 @@
 //! The types of requests and answers, which `/openapi.json` is made from.
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use utoipa::ToSchema;
 
 /// An image of one pixel.
