@@ -11,7 +11,7 @@ use taskbasis::{
 };
 
 use crate::client::{Server, asking, base64, bundle, floats, images};
-use crate::support::{Need, runtime, skip};
+use crate::support::{Need, digits, runtime, skip};
 
 /// The same bundle, by the library.
 struct Library {
@@ -148,6 +148,26 @@ fn a_router_in_the_bundle_chooses_for_each_image() {
     with_heads["heads"] = json!(["Greek"]);
     server.post("/v1/classify", &with_heads).failed(400, "invalid_argument", &["name no heads"]);
     server.post("/v1/embed", &asking("auto", &files)).failed(400, "invalid_argument", &["/v1/classify"]);
+}
+
+#[test]
+fn a_folder_is_served_with_its_base_and_heads() {
+    if !runtime() {
+        return;
+    }
+    let path = |relative: &str| digits(relative).map(|path| path.to_str().unwrap().to_owned());
+    let (Some(folder), Some(base)) = (path("bases/ViT-D-8_AE_M4_8task"), path("base/pickled_module.pt")) else {
+        return;
+    };
+    let (Some(heads), Some(classes)) = (path("heads.safetensors"), path("classes.json")) else { return };
+    let server = Server::over(&folder, &["--base", &base, "--heads", &heads, "--classes", &classes]);
+    let image = std::fs::read(path("eight.png").unwrap()).unwrap();
+    for (task, class) in [("MNIST", "8"), ("Parity", "even"), ("Loops", "two loops")] {
+        let answer = server.post("/v1/classify", &asking(task, std::slice::from_ref(&image))).done();
+        assert_eq!(answer["results"][0]["images"][0]["scores"][0]["class"], class);
+    }
+    let reply = server.post("/v1/classify", &asking("auto", &[image]));
+    reply.failed(404, "not_found", &["there is no router", "route --keep"]);
 }
 
 #[test]

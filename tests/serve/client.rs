@@ -30,8 +30,12 @@ pub fn bundle() -> String {
 
 /// `taskbasis serve` over the bundle, on a free port.
 pub fn command(options: &[&str]) -> Command {
+    command_over(&bundle(), options)
+}
+
+fn command_over(model: &str, options: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_taskbasis"));
-    command.args(["serve", &bundle()]).args(options);
+    command.args(["serve", model]).args(options);
     if !options.contains(&"--bind") {
         command.args(["--bind", "127.0.0.1:0"]);
     }
@@ -42,7 +46,13 @@ impl Server {
     /// Starts it, and waits until it answers.
     #[track_caller]
     pub fn start(options: &[&str]) -> Self {
-        let mut child = command(options).stdout(Stdio::piped()).spawn().unwrap();
+        Self::over(&bundle(), options)
+    }
+
+    /// The same over another model.
+    #[track_caller]
+    pub fn over(model: &str, options: &[&str]) -> Self {
+        let mut child = command_over(model, options).stdout(Stdio::piped()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();

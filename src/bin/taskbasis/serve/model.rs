@@ -106,8 +106,12 @@ impl Served {
             return Err(Failure::invalid(format!("a task expression has at most {MAX_EXPRESSION} bytes")));
         }
         let is_task = || self.tasks().iter().any(|task| task == AUTO);
-        if text.trim() == AUTO && self.routing.is_some() && !is_task() {
-            return Ok(Asked::Auto);
+        if text.trim() == AUTO && !is_task() {
+            return match self.routing {
+                Some(_) => Ok(Asked::Auto),
+                None => Err(Failure::from(Error::not_found("there is no router, which `auto` needs"))
+                    .hint("`taskbasis route --keep` puts one into the bundle")),
+            };
         }
         Ok(Asked::Task(self.session.weights(&text.parse::<TaskExpr>()?)?))
     }
