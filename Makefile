@@ -32,8 +32,8 @@ RELEASE ?=
 MACHINES ?= x86_64 aarch64
 
 .PHONY: demo test test-oldest test-python test-python-full test-faults test-interrupted test-models test-gpu test-dinov2 \
-	test-aarch64 dist test-dist soak bench microbench build onnxruntime install uninstall check-sanitizers lint fuzz \
-	clean
+	test-aarch64 dist test-dist test-serve-clients soak bench microbench build onnxruntime install uninstall \
+	check-sanitizers lint fuzz clean
 
 ## The main job on the digits family: every task from one basis.
 demo: onnxruntime
@@ -133,6 +133,12 @@ uninstall:
 ## The cache, prefetches, leases, workers and the end of the process, with thousands of interleavings of their threads.
 test-models:
 	$(CARGO) run --quiet --manifest-path models/Cargo.toml --target-dir "$(TARGET)/models" -- 50000
+
+## OpenAI's client and Schemathesis against `taskbasis serve`; PYTHON has openai, schemathesis and numpy.
+test-serve-clients: onnxruntime
+	$(CARGO) build
+	$(PYTHON) tests/support/serve_clients.py $(OUT)/debug/taskbasis examples/glyphs/glyphs.taskbasis \
+	    examples/digits/eight.png
 
 ## Random tasks from vectors of every format on four threads, in less memory than they want: equal results, flat memory.
 soak: build

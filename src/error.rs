@@ -225,6 +225,18 @@ impl Error {
         self.0.kind
     }
 
+    /// What went wrong, without the file that it is about and without the hint: for those who show these apart, or
+    /// must not show where files lie.
+    pub fn message(&self) -> String {
+        let Inner { message, tensor, expected, got, source, .. } = &*self.0;
+        Visible(What { message, tensor, expected, got, source }).to_string()
+    }
+
+    /// What to do about it, where that is known.
+    pub fn hint_text(&self) -> Option<String> {
+        self.0.hint.as_ref().map(|hint| Visible(hint).to_string())
+    }
+
     /// The file that the failure is about, where one is.
     pub fn path(&self) -> Option<&Path> {
         self.0.path.as_deref()
@@ -249,6 +261,26 @@ impl fmt::Display for Inner {
         if let Some(path) = path {
             write!(f, "{}: ", path.display())?;
         }
+        write!(f, "{}", What { message, tensor, expected, got, source })?;
+        if let Some(hint) = hint {
+            write!(f, ". {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The part of an error between the file and the hint.
+struct What<'a> {
+    message: &'a String,
+    tensor: &'a Option<String>,
+    expected: &'a Option<String>,
+    got: &'a Option<String>,
+    source: &'a Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl fmt::Display for What<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { message, tensor, expected, got, source } = self;
         if let Some(tensor) = tensor {
             write!(f, "tensor `{tensor}`: ")?;
         }
@@ -259,13 +291,10 @@ impl fmt::Display for Inner {
             (None, Some(got)) => write!(f, ": got {got}")?,
             (None, None) => {}
         }
-        if let Some(source) = source {
-            write!(f, " ({source})")?;
+        match source {
+            Some(source) => write!(f, " ({source})"),
+            None => Ok(()),
         }
-        if let Some(hint) = hint {
-            write!(f, ". {hint}")?;
-        }
-        Ok(())
     }
 }
 
@@ -298,6 +327,11 @@ mod tests {
             "a/basis_vectors.pt: tensor `visual.proj`: shape differs from the base's: \
              expected [768, 512], got [1024, 768]. Is this the base of another model?"
         );
+        assert_eq!(
+            error.message(),
+            "tensor `visual.proj`: shape differs from the base's: expected [768, 512], got [1024, 768]"
+        );
+        assert_eq!(error.hint_text().as_deref(), Some("Is this the base of another model?"));
     }
 
     #[test]

@@ -27,7 +27,8 @@
 //!
 //! | feature | brings |
 //! | --- | --- |
-//! | `cli` (default) | the program, and with it all below but `cuda` |
+//! | `cli` (default) | the program, and with it all below but `cuda` and `serve` |
+//! | `serve` (default) | `taskbasis serve`, of the program; nothing in the library |
 //! | `cuda` (default) | reconstruction on NVIDIA GPUs; nothing of CUDA is needed to build |
 //! | `images` | decoding image files (PNG, JPEG, WebP, GIF, BMP, TIFF, PPM) |
 //! | `build` | making bases from fine-tuned checkpoints |

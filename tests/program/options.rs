@@ -18,6 +18,7 @@ fn command(words: &str) -> (Option<i32>, String) {
         "reconstruct" => "--basis no/basis --weights base -o no/out.safetensors",
         "add-task" => "--task A=no/a.pt",
         "analyze" => "--base no/base.pt --tasks-dir no/tasks",
+        "serve" => "no/model.taskbasis",
         other => panic!("{other}"),
     };
     let output = run(&words.split(' ').chain(usual.split_terminator(' ')).collect::<Vec<_>>());
@@ -187,4 +188,16 @@ fn an_empty_path_is_refused_at_once() {
         let text = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.code() == Some(2) && text.contains("a value is required"), "{option}: {text}");
     }
+}
+
+#[cfg(feature = "serve")]
+#[test]
+fn a_server_takes_the_options_of_runs() {
+    refused("serve --device-budget 8", &["'--device-budget <MIB>'", "'--provider cpu'"]);
+    refused("serve --insecure --token-file no/tokens", &["'--insecure'", "'--token-file <FILE>'"]);
+    for option in ["--wait-ms 60001", "--queue 0", "--workers 0", "--max-body 0", "--timeout-ms 0", "--pin A@"] {
+        let (code, text) = command(&format!("serve {option}"));
+        assert!(code == Some(2) && text.contains(option.split(' ').next().unwrap()), "{option}: {text}");
+    }
+    understood("serve --bind 127.0.0.1:0 --threads 2 --batch 8 --budget 100 --pin A --pin A@0.5 --prefetch -B@0.1");
 }

@@ -26,6 +26,8 @@ mod pack;
 mod pull;
 mod reconstruct;
 mod route;
+#[cfg(feature = "serve")]
+mod serve;
 mod shared;
 mod signals;
 mod tasks_dir;
@@ -68,6 +70,8 @@ enum Command {
     Eval(Box<eval::Eval>),
     Fit(Box<fit::Fit>),
     Route(Box<route::Route>),
+    #[cfg(feature = "serve")]
+    Serve(Box<serve::Serve>),
     Heads(heads::Heads),
     Build(build::Build),
     Analyze(analyze::Analyze),
@@ -99,6 +103,8 @@ impl Options for Program {
             Command::Eval(command) => command.conflict(given),
             Command::Fit(command) => command.conflict(given),
             Command::Route(command) => command.conflict(given),
+            #[cfg(feature = "serve")]
+            Command::Serve(command) => command.conflict(given),
             Command::Heads(command) => command.conflict(given),
             Command::Build(command) => command.conflict(given),
             Command::Analyze(command) => command.conflict(given),
@@ -154,6 +160,8 @@ fn run() -> Result<()> {
         Command::Eval(command) => command.run(json),
         Command::Fit(command) => command.run(json),
         Command::Route(command) => command.run(json),
+        #[cfg(feature = "serve")]
+        Command::Serve(command) => command.run(json),
         Command::Heads(command) => command.run(json),
         Command::Build(command) => command.run(json),
         Command::Analyze(command) => command.run(json),

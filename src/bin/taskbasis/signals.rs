@@ -47,3 +47,81 @@ extern "C" fn end(signal: libc::c_int) {
         libc::raise(signal);
     }
 }
+
+/// The signals that ask a server to end, one after the other.
+#[cfg(all(unix, feature = "serve"))]
+pub struct Endings {
+    signals: Vec<(libc::c_int, tokio::signal::unix::Signal)>,
+    last: libc::c_int,
+}
+
+#[cfg(all(unix, feature = "serve"))]
+impl Endings {
+    /// From now on SIGINT and SIGTERM end nothing by themselves; what is ignored stays so.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn watch() -> std::io::Result<Self> {
+        let mut signals = Vec::new();
+        for signal in [libc::SIGINT, libc::SIGTERM] {
+            // SAFETY: as in `handle`. A handler of ours is taken away first: the next one would call it.
+            let is_ignored = unsafe {
+                let mut before: libc::sigaction = std::mem::zeroed();
+                libc::sigaction(signal, std::ptr::null(), &raw mut before) == 0 && before.sa_sigaction == libc::SIG_IGN
+            };
+            if !is_ignored {
+                // SAFETY: the default action is no code of ours.
+                unsafe { libc::signal(signal, libc::SIG_DFL) };
+                signals.push((signal, tokio::signal::unix::signal(signal.into())?));
+            }
+        }
+        Ok(Self { signals, last: libc::SIGTERM })
+    }
+
+    /// The next of them.
+    pub async fn next(&mut self) {
+        let (signals, last) = (&mut self.signals, &mut self.last);
+        std::future::poll_fn(|context| {
+            for (signal, stream) in signals.iter_mut() {
+                if stream.poll_recv(context).is_ready() {
+                    *last = *signal;
+                    return std::task::Poll::Ready(());
+                }
+            }
+            std::task::Poll::Pending
+        })
+        .await;
+    }
+
+    /// Ends the program as the last signal would have.
+    pub fn end_at_once(&self) {
+        end(self.last);
+    }
+}
+
+/// Ctrl-C, as often as it is pressed.
+#[cfg(all(not(unix), feature = "serve"))]
+pub struct Endings;
+
+#[cfg(all(not(unix), feature = "serve"))]
+impl Endings {
+    /// None.
+    ///
+    /// # Errors
+    /// None.
+    pub fn watch() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    /// The next one.
+    pub async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Ends the program.
+    pub fn end_at_once(&self) {
+        std::process::exit(1);
+    }
+}

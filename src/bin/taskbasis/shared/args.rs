@@ -176,7 +176,11 @@ impl ResidencyArgs {
 impl ModelArgs {
     /// Base and basis together; `threads` for reconstruction, 0 meaning one per processor.
     pub fn open(&self, threads: usize) -> Result<Session> {
-        let options = ModelOptions { threads, ..ModelOptions::default() };
+        self.open_with(&ModelOptions { threads, ..ModelOptions::default() })
+    }
+
+    /// Base and basis together.
+    pub fn open_with(&self, options: &ModelOptions) -> Result<Session> {
         let base = self.base.as_deref().map(checkpoints::open).transpose()?;
         let image_size = self.image_size.map(|size| size as usize);
         let opened = match (&self.basis, base) {
@@ -186,9 +190,9 @@ impl ModelArgs {
                 if basis.is_kept() {
                     paths::protect([file.path()])?;
                 }
-                OpenModel::of_size(file, base, image_size, &options)?
+                OpenModel::of_size(file, base, image_size, options)?
             }
-            (None, Some(base)) => OpenModel::of_base(base, image_size, &options)?,
+            (None, Some(base)) => OpenModel::of_base(base, image_size, options)?,
             (None, None) => return Err(Error::invalid("neither --basis nor --base is given")),
         };
         Ok(Session::new(opened))
@@ -344,13 +348,17 @@ impl EncoderArgs {
 
     /// [`EncoderArgs::encoder`] with as much of a task's weights in memory.
     pub fn encoder_with(&self, session: &Session, residency: Residency) -> Result<Encoder> {
-        let options = EncoderOptions { residency, ..self.options() };
+        self.encoder_by(session, &EncoderOptions { residency, ..self.options() })
+    }
+
+    /// [`EncoderArgs::encoder`] with these options: [`EncoderArgs::options`], but for what a command knows better.
+    pub fn encoder_by(&self, session: &Session, options: &EncoderOptions) -> Result<Encoder> {
         if session.has_graph(&self.graph_choice()) {
             options.check_graph()?;
         }
         let graph = self.graph(session)?;
         self.check_activation(graph.as_ref())?;
-        self.encoder_over(graph.as_ref(), session, &options)
+        self.encoder_over(graph.as_ref(), session, options)
     }
 
     /// Refuses an activation for a graph that has its own.
