@@ -32,7 +32,7 @@ RELEASE ?=
 MACHINES ?= x86_64 aarch64
 
 .PHONY: demo test test-oldest test-python test-python-full test-faults test-interrupted test-models test-gpu test-dinov2 \
-	test-aarch64 dist test-dist test-serve-clients soak bench microbench build onnxruntime install uninstall \
+	test-aarch64 dist test-dist test-serve-clients test-page soak bench microbench build onnxruntime install uninstall \
 	check-sanitizers lint fuzz clean
 
 ## The main job on the digits family: every task from one basis.
@@ -133,6 +133,11 @@ uninstall:
 ## The cache, prefetches, leases, workers and the end of the process, with thousands of interleavings of their threads.
 test-models:
 	$(CARGO) run --quiet --manifest-path models/Cargo.toml --target-dir "$(TARGET)/models" -- 50000
+
+## The page of `taskbasis serve`, in Chromium, beside what the program computes (skipped aloud without npm, Chromium).
+test-page: onnxruntime
+	$(CARGO) build
+	scripts/test-page $(OUT)/debug/taskbasis
 
 ## OpenAI's client and Schemathesis against `taskbasis serve`; PYTHON has openai, schemathesis and numpy.
 test-serve-clients: onnxruntime

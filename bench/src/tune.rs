@@ -54,7 +54,7 @@ pub fn measure(setup: &Setup<'_>) -> Result<Tune> {
             cases.extend(of_format?.into_iter().map(case));
         }
     }
-    let own = Hints::of(kernel);
+    let own = kernel.hints();
     let (best, over_own) = best(own, &cases);
     Ok(Tune { kernel: kernel.to_string(), own: own.to_string(), best: best.to_string(), over_own, cases })
 }
@@ -71,7 +71,7 @@ fn with_hints(setup: &Setup<'_>, kernel: Kernel, in_turn: &mut InTurn) -> Result
         }));
     }
     let samples = take_turns(if setup.quick { 5 } else { 25 }, &mut variants)?;
-    let own = Hints::ALL.iter().position(|&hints| hints == Hints::of(kernel)).unwrap_or(0);
+    let own = Hints::ALL.iter().position(|&hints| hints == kernel.hints()).unwrap_or(0);
     let beside = |ms: &Samples| Ratio::of(ms, &samples[own]);
     Ok(Hints::ALL.into_iter().zip(&samples).map(|(hints, ms)| (hints, ms.clone(), beside(ms))).collect())
 }

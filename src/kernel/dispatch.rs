@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
+use super::hints::Hints;
 use super::tile::Tile;
 use crate::error::{Error, Result};
 
@@ -48,6 +49,15 @@ impl Kernel {
     /// The fastest kernel that this machine can run.
     pub fn best() -> Self {
         Self::available().first().copied().unwrap_or(Self::Scalar)
+    }
+
+    /// The hints for the caches that it takes unless something else is chosen: all on x86-64, where that was measured
+    /// (docs/performance.md); none on ARM, where it was not. The scalar kernel heeds none.
+    pub fn hints(self) -> Hints {
+        match self {
+            Self::Avx2 | Self::Avx512 => Hints::new(true, true),
+            Self::Scalar | Self::Neon => Hints::new(false, false),
+        }
     }
 
     fn is_detected(self) -> bool {

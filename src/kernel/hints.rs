@@ -5,7 +5,6 @@ use std::str::FromStr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::dispatch::Kernel;
 use crate::error::{Error, Result};
 
 /// The environment variable that chooses the hints: `none`, or one or both of `prefetch,stream`.
@@ -29,17 +28,8 @@ impl Hints {
     pub const ALL: [Self; 4] =
         [Self::new(false, false), Self::new(true, false), Self::new(false, true), Self::new(true, true)];
 
-    const fn new(prefetch: bool, stream: bool) -> Self {
+    pub(super) const fn new(prefetch: bool, stream: bool) -> Self {
         Self { prefetch, stream }
-    }
-
-    /// What is taken with a kernel unless something else is chosen: both on x86-64, where that was measured
-    /// (docs/performance.md); neither on ARM, where it was not.
-    pub fn of(kernel: Kernel) -> Self {
-        match kernel {
-            Kernel::Avx2 | Kernel::Avx512 => Self::new(true, true),
-            Kernel::Scalar | Kernel::Neon => Self::new(false, false),
-        }
     }
 
     /// Takes these from now on, in the whole process; `None`: what [`HINTS_VARIABLE`] says again. Reconstructions that
@@ -49,12 +39,12 @@ impl Hints {
         SET.store(hints.map_or(0, |hints| 4 | hints.bits()), Ordering::Relaxed);
     }
 
-    /// The hints that this process uses with `kernel`: the last ones [set](Self::set), those of [`HINTS_VARIABLE`],
-    /// or the kernel's [own](Self::of). The scalar kernel heeds none.
+    /// The hints that this process uses: the last ones [set](Self::set), those of [`HINTS_VARIABLE`], or `own`, which are
+    /// the kernel's ([`Kernel::hints`](super::Kernel::hints)).
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) where the variable holds something else.
-    pub fn active(kernel: Kernel) -> Result<Self> {
+    pub fn active(own: Self) -> Result<Self> {
         static FROM_ENVIRONMENT: OnceLock<Option<Hints>> = OnceLock::new();
         let set = SET.load(Ordering::Relaxed);
         if set != 0 {
@@ -68,7 +58,7 @@ impl Hints {
                 *FROM_ENVIRONMENT.get_or_init(|| chosen)
             }
         };
-        Ok(chosen.unwrap_or_else(|| Self::of(kernel)))
+        Ok(chosen.unwrap_or(own))
     }
 
     /// The hints that the variable asks for with this value, if it asks for any.

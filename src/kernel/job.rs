@@ -103,7 +103,7 @@ pub fn combine(kernel: Kernel, threads: usize, jobs: Vec<TensorJob<'_>>, cancel:
         direct += target.direct();
     }
     let threads = threads::count(threads)?.min(traffic / BYTES_PER_THREAD).max(1);
-    let mut hints = Hints::active(kernel)?;
+    let mut hints = Hints::active(kernel.hints())?;
     hints.stream &= direct * size_of::<f32>() >= STREAM_FROM;
     // With a few items per thread, the one that comes last is never waited for long.
     let length = (direct / (8 * threads)).next_multiple_of(ITEM_STEP).clamp(ITEM_STEP, MAX_ITEM);

@@ -70,7 +70,7 @@ impl Model {
     /// for more than [`max_threads`](crate::kernel::max_threads).
     pub fn new(base: Checkpoint, basis: Option<Basis>, options: &ModelOptions) -> Result<Arc<Self>> {
         let kernel = options.kernel.map_or_else(kernel::active, Ok)?;
-        kernel::Hints::active(kernel)?;
+        kernel::Hints::active(kernel.hints())?;
         kernel::threads::count(options.threads)?;
         let canonical = plan::base_alone(&base, Scope::of(&base)).canonical();
         let floats = canonical.tensors().iter().filter(|tensor| tensor.dtype.is_float());
