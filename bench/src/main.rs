@@ -331,6 +331,11 @@ impl Setup<'_> {
         (1..=all).filter(|&m| m <= 4 || m == all || (m.is_power_of_two() && m < all)).collect()
     }
 
+    /// One thread, and all of them.
+    fn thread_counts(&self) -> Vec<usize> {
+        std::iter::once(1).chain((self.threads > 1).then_some(self.threads)).collect()
+    }
+
     /// What of the architecture shapes do not tell, as another `taskbasis bench` takes it.
     fn arch_arguments(&self) -> Result<Vec<String>> {
         let arch = &self.about.arch;

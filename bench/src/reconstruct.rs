@@ -78,10 +78,8 @@ pub struct Cold {
 pub fn measure(setup: &Setup<'_>) -> Result<Reconstruct> {
     let cold = cold(setup)?;
     let rounds = if setup.quick { 3 } else { 9 };
-    let mut thread_counts = vec![1];
-    thread_counts.extend((setup.threads > 1).then_some(setup.threads));
     let (mut copy, mut cases) = (Vec::new(), Vec::new());
-    for &threads in &thread_counts {
+    for threads in setup.thread_counts() {
         let (rate, more) = with_threads(setup, threads, rounds)?;
         copy.push(rate);
         cases.extend(more);

@@ -36,10 +36,8 @@ pub struct Case {
 
 pub fn measure(setup: &Setup<'_>) -> Result<Tune> {
     let kernel = kernel::active()?;
-    let mut threads = vec![1];
-    threads.extend((setup.threads > 1).then_some(setup.threads));
     let mut cases = Vec::new();
-    for threads in threads {
+    for threads in setup.thread_counts() {
         for (format, path) in setup.family.bases() {
             let model = setup.family.open_format(path, threads, setup.about.weights_bytes)?;
             let of_format = with_hints(setup, kernel, &mut InTurn::new(&model, setup.about.vectors, None)?);
@@ -76,8 +74,8 @@ fn with_hints(setup: &Setup<'_>, kernel: Kernel, in_turn: &mut InTurn) -> Result
     Ok(Hints::ALL.into_iter().zip(&samples).map(|(hints, ms)| (hints, ms.clone(), beside(ms))).collect())
 }
 
-/// The combination with the least geometric mean of ratios, and that mean. Another than the kernel's own has to be
-/// better in more than half of the runs of most cases: by the upper quartile of their ratios, or it is chance.
+/// The combination with the least geometric mean of the cases' ratios, and that mean. Another than the kernel's own has
+/// to be better by the mean of their upper quartiles too, or it is chance.
 fn best(own: Hints, cases: &[Case]) -> (Hints, f64) {
     let of = |hints: Hints| cases.iter().filter(move |case| case.hints == hints.to_string());
     let mean = |hints: Hints, ratio: fn(&Ratio) -> f64| {

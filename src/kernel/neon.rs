@@ -68,9 +68,8 @@ impl Vector for float32x4x2_t {
     unsafe fn decode<const P: usize, const Q: usize>([scale, zero]: [Self; 2], codes: *const u8, at: usize) -> Self {
         // SAFETY: the caller keeps the contract of `Vector`; the second plane begins where the first one ends.
         unsafe {
-            let low = plane::<P>(codes, at);
-            let codes =
-                if Q == 0 { low } else { vorr_u8(low, vshl_u8(plane::<Q>(codes.add(8 * P), at), vdup_n_s8(P as i8))) };
+            let sixteen = codes_of::<P, Q>(codes, at / 16 * 16);
+            let codes = if at.is_multiple_of(16) { vget_low_u8(sixteen) } else { vget_high_u8(sixteen) };
             let codes = vmovl_u8(codes);
             let codes =
                 float32x4x2_t(vcvtq_f32_u32(vmovl_u16(vget_low_u16(codes))), vcvtq_f32_u32(vmovl_high_u16(codes)));
@@ -89,29 +88,26 @@ impl Vector for float32x4x2_t {
         block: *const u8,
         sums: &mut [Self; N],
     ) -> bool {
-        const LARGEST: f32 = f32::from_bits((120 + 127) << 23);
+        // As integers, the sizes of bf16 are in order, and infinity and NaN beyond them.
+        const LARGEST: u16 = (120 + 127) << 7;
         // SAFETY: the caller keeps the contract of `Vector`; a block has four times sixteen codes, for two sums each.
         unsafe {
-            let scale = <f32 as Vector>::load_bf16(block);
-            let size = scale.abs();
-            // Beyond, d·offset itself may be infinite, and every value with it; and NaN is not below anything.
-            if !(size > 0.0 && size < LARGEST) {
-                let values = if size == 0.0 { [0.0; BLOCK] } else { dequantized(format, block) };
+            let scale = block.cast::<u16>().read_unaligned();
+            let size = scale & 0x7fff;
+            // Beyond, d·offset itself may be infinite, and every value with it.
+            if size >= LARGEST {
+                let values = dequantized(format, block);
                 for (sum, values) in sums.iter_mut().zip(values.chunks_exact(Self::LANES)) {
                     *sum = a.mul_add(Self::load_f32(values.as_ptr().cast()), *sum);
                 }
                 return true;
             }
+            let tables = const { &[Tables::of(P + Q, 1.0), Tables::of(P + Q, -1.0), Tables::ZERO] };
+            let tables = tables[if size == 0 { 2 } else { usize::from(scale >> 15) }].unseen();
+            let size = f32::from_bits(u32::from(size) << 16);
             let codes = block.add(SCALE_BYTES);
-            let tables = const { &[Tables::of(P + Q, 1.0), Tables::of(P + Q, -1.0)] };
-            let tables = tables[usize::from(scale < 0.0)].unseen();
             for (part, sums) in sums.chunks_exact_mut(2).enumerate() {
-                let mut sixteen = plane16::<P>(codes, 16 * part);
-                if Q > 0 {
-                    let high = plane16::<Q>(codes.add(8 * P), 16 * part);
-                    sixteen = vorrq_u8(sixteen, vshlq_u8(high, vdupq_n_s8(P as i8)));
-                }
-                let levels = tables.levels::<P, Q>(sixteen);
+                let levels = tables.levels::<P, Q>(codes_of::<P, Q>(codes, 16 * part));
                 for (sum, pair) in sums.iter_mut().zip(levels) {
                     let values = float32x4x2_t(vmulq_n_f32(pair.0, size), vmulq_n_f32(pair.1, size));
                     *sum = a.mul_add(values, *sum);
@@ -175,21 +171,20 @@ unsafe fn from_bf16(halves: uint16x8_t) -> float32x4x2_t {
     unsafe { float32x4x2_t(vreinterpretq_f32_u32(low), vreinterpretq_f32_u32(high)) }
 }
 
-/// Eight codes of a plane of `P` bits.
+/// Sixteen codes of a plane of `P` bits and one of `Q` bits above them behind it (0: there is none), from a multiple of
+/// sixteen on.
 ///
 /// # Safety
-/// The instruction set is there, and the plane can be read to its end.
+/// The instruction set is there, and both planes can be read to their ends.
 #[inline(always)]
-unsafe fn plane<const P: usize>(from: *const u8, at: usize) -> uint8x8_t {
-    let (byte, shift) = place(P, at);
-    // SAFETY: the caller's promise; the plane is a multiple of eight bytes long, and so is `byte`.
+unsafe fn codes_of<const P: usize, const Q: usize>(from: *const u8, at: usize) -> uint8x16_t {
+    // SAFETY: the caller's promise; the second plane begins where the first one ends.
     unsafe {
-        let bytes = vld1_u8(from.add(byte));
-        if P == 8 {
-            return bytes;
+        let low = plane::<P>(from, at);
+        if Q == 0 {
+            return low;
         }
-        // A negative shift to the left is one to the right.
-        vand_u8(vshl_u8(bytes, vdup_n_s8(-(shift as i8))), vdup_n_u8((1u8 << (P % 8)) - 1))
+        vorrq_u8(low, vshlq_u8(plane::<Q>(from.add(8 * P), at), vdupq_n_s8(P as i8)))
     }
 }
 
@@ -198,7 +193,7 @@ unsafe fn plane<const P: usize>(from: *const u8, at: usize) -> uint8x8_t {
 /// # Safety
 /// The instruction set is there, and the plane can be read to its end.
 #[inline(always)]
-unsafe fn plane16<const P: usize>(from: *const u8, at: usize) -> uint8x16_t {
+unsafe fn plane<const P: usize>(from: *const u8, at: usize) -> uint8x16_t {
     let (byte, shift) = place(P, at);
     // SAFETY: the caller's promise; the plane is eight bytes long, or a multiple of sixteen as `byte` is then.
     unsafe {
@@ -212,6 +207,7 @@ unsafe fn plane16<const P: usize>(from: *const u8, at: usize) -> uint8x16_t {
         if P == 8 {
             return bytes;
         }
+        // A negative shift to the left is one to the right.
         vandq_u8(vshlq_u8(bytes, vdupq_n_s8(-(shift as i8))), vdupq_n_u8((1u8 << (P % 8)) - 1))
     }
 }
@@ -239,6 +235,9 @@ struct Tables {
 }
 
 impl Tables {
+    /// Turns any code into +0.0, or into what is so once it is multiplied by a scale of zero.
+    const ZERO: Self = Self { upper: [[0; 16]; 2], exponent: 0, less: 0.0 };
+
     /// For codes of so many bits, and a sign.
     const fn of(bits: usize, sign: f32) -> Self {
         let offset = match bits {

@@ -39,6 +39,15 @@ fn command_over(model: &str, options: &[&str]) -> Command {
     if !options.contains(&"--bind") {
         command.args(["--bind", "127.0.0.1:0"]);
     }
+    // What a shell starts in the background ignores SIGINT, and so would the server that is started from there.
+    #[cfg(unix)]
+    // SAFETY: this is a call that may be made between fork and exec.
+    unsafe {
+        std::os::unix::process::CommandExt::pre_exec(&mut command, || {
+            libc::signal(libc::SIGINT, libc::SIG_DFL);
+            Ok(())
+        });
+    }
     command
 }
 

@@ -215,7 +215,10 @@ pub(super) fn containing(address: *const ()) -> Option<PathBuf> {
     // SAFETY: not null (checked above); the loader's own NUL-terminated string, which lives as long as the library.
     let name = unsafe { CStr::from_ptr(info.dli_fname) }.to_bytes();
     // A program that the shell found has its name alone here, which says nothing of where it lies.
-    name.contains(&b'/').then(|| std::path::absolute(std::ffi::OsStr::from_bytes(name)).ok()).flatten()
+    if !name.contains(&b'/') {
+        return None;
+    }
+    std::path::absolute(std::ffi::OsStr::from_bytes(name)).ok()
 }
 
 /// The file that the code at `address` was loaded from; not known on this system.

@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 #[cfg(unix)]
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+#[cfg(unix)]
 use std::time::Duration;
 
 use super::gate::Gate;
@@ -18,11 +19,11 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The longest that `exit` waits: a run that never ends must not keep the process for ever. It goes on then, as it
 /// would have without us.
-#[cfg_attr(not(unix), expect(dead_code, reason = "`exit` waits on Unix only"))]
+#[cfg(unix)]
 const MAX_WAIT: Duration = Duration::from_secs(60);
 /// The longest wait where `exit` is called by what ONNX Runtime calls back, on whatever thread: a run may wait for that
 /// very call.
-#[cfg_attr(not(unix), expect(dead_code, reason = "`exit` waits on Unix only"))]
+#[cfg(unix)]
 const MAX_WAIT_IN_CALLBACK: Duration = Duration::from_secs(1);
 
 static GATE: Gate = Gate::new();
@@ -31,7 +32,7 @@ static OCCASIONS: AtomicU32 = AtomicU32::new(0);
 /// The runs since a session was made.
 static RUNS: AtomicU32 = AtomicU32::new(0);
 /// The process that was told.
-#[cfg_attr(not(unix), expect(dead_code, reason = "`exit` waits on Unix only"))]
+#[cfg(unix)]
 static PROCESS: AtomicU32 = AtomicU32::new(0);
 
 thread_local! {
@@ -154,11 +155,12 @@ impl<T> Drop for Owned<T> {
 fn wait_at_the_end() {
     /// The occasions that are all taken; of those after them, fewer and fewer: what is registered stays so, and ONNX
     /// Runtime has made by then what it makes once.
+    #[cfg(unix)]
     const MAX_OFTEN: u32 = 64;
 
     let occasion = OCCASIONS.fetch_add(1, Ordering::Relaxed).saturating_add(1);
     #[cfg(not(unix))]
-    let _ = (occasion, MAX_OFTEN);
+    let _ = occasion;
     #[cfg(unix)]
     if (occasion <= MAX_OFTEN || occasion.is_power_of_two()) && stays_loaded() {
         if occasion == 1 {

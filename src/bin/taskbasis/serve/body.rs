@@ -86,39 +86,37 @@ impl Received {
     ///
     /// # Errors
     /// 400, naming what is wrong; 415 for another type.
-    pub async fn embed(mut self) -> Result<Question, Failure> {
-        let room = self.room.take();
-        let question = match self.content()? {
-            Content::Json => {
-                self.without_query()?;
-                self.json(|request: EmbedRequest| {
-                    Ok(Question { weights: request.weights, images: files(request.images)?, ..Question::default() })
-                })
-                .await
-            }
-            Content::Form => self.form(false).await,
-            Content::Image => self.image(false),
-        };
-        question?.with_images(room)
+    pub async fn embed(self) -> Result<Question, Failure> {
+        let question =
+            |EmbedRequest { weights, images }| Ok(Question { weights, images: files(images)?, ..Question::default() });
+        self.question(false, question).await
     }
 
     /// The question in a body for `/v1/classify`.
     ///
     /// # Errors
     /// As [`Received::embed`].
-    pub async fn classify(mut self) -> Result<Question, Failure> {
+    pub async fn classify(self) -> Result<Question, Failure> {
+        let question = |ClassifyRequest { weights, heads, top, images }| {
+            Ok(Question { weights, heads, top: checked(top)?, images: files(images)?, room: None })
+        };
+        self.question(true, question).await
+    }
+
+    /// The question in a body of any type; `understand` takes that of JSON.
+    async fn question<T: DeserializeOwned>(
+        mut self,
+        has_heads: bool,
+        understand: impl FnOnce(T) -> Result<Question, Failure> + Send + 'static,
+    ) -> Result<Question, Failure> {
         let room = self.room.take();
         let question = match self.content()? {
             Content::Json => {
                 self.without_query()?;
-                self.json(|request: ClassifyRequest| {
-                    let ClassifyRequest { weights, heads, top, images } = request;
-                    Ok(Question { weights, heads, top: checked(top)?, images: files(images)?, room: None })
-                })
-                .await
+                self.json(understand).await
             }
-            Content::Form => self.form(true).await,
-            Content::Image => self.image(true),
+            Content::Form => self.form(has_heads).await,
+            Content::Image => self.image(has_heads),
         };
         question?.with_images(room)
     }

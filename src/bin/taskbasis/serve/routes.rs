@@ -143,13 +143,7 @@ async fn tasks(State(app): Shared) -> Json<TasksResponse> {
 async fn embed(State(app): Shared, request: Request) -> Result<Json<EmbedResponse>, Failure> {
     let deadline = take_on(&app)?;
     let question = Received::read(&app, request, deadline).await?.embed().await?;
-    let weights = question.weights.clone().unwrap_or_else(|| "base".to_owned());
-    let served = Arc::clone(&app.served);
-    let weights = aside(move || match served.weights(&weights)? {
-        Asked::Auto => Err(Failure::invalid("the router chooses for heads: weights `auto` is of /v1/classify")),
-        weights => Ok(Arc::new(weights)),
-    })
-    .await?;
+    let weights = of_an_expression(&app, question.weights.clone().unwrap_or_else(|| "base".to_owned())).await?;
     let (answer, timing) = run(&app, Arc::clone(&weights), question, deadline).await?;
     let embeddings = answer.embeds.chunks_exact(app.model.architecture.embedding).map(<[f32]>::to_vec).collect();
     Ok(Json(EmbedResponse { weights: weights.name().to_owned(), embeddings, timing, cached: answer.is_cached }))
@@ -195,12 +189,7 @@ async fn embeddings(State(app): Shared, request: Request) -> Result<Json<OpenAiR
         let why = format!("embeddings are not shortened: they have {width} dimensions, not {dimensions}");
         return Err(Failure::invalid(why).hint("Leave `dimensions` out"));
     }
-    let (served, expression) = (Arc::clone(&app.served), asked.model);
-    let weights = aside(move || match served.weights(&expression)? {
-        Asked::Auto => Err(Failure::invalid("the router chooses for heads: `auto` is of /v1/classify")),
-        weights => Ok(Arc::new(weights)),
-    })
-    .await?;
+    let weights = of_an_expression(&app, asked.model).await?;
     let (answer, _) = run(&app, Arc::clone(&weights), question, deadline).await?;
     let data = answer.embeds.chunks_exact(width).enumerate().map(|(index, values)| OpenAiEmbedding {
         object: "embedding",
@@ -288,6 +277,16 @@ fn take_on(app: &App) -> Result<Instant, Failure> {
 async fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
     let failed = |_| Err(Failure::internal("a defect in taskbasis, please report it"));
     tokio::task::spawn_blocking(work).await.unwrap_or_else(failed)
+}
+
+/// The weights of an expression, where no router can choose.
+async fn of_an_expression(app: &App, expression: String) -> Result<Arc<Asked>, Failure> {
+    let served = Arc::clone(&app.served);
+    let find = move || match served.weights(&expression)? {
+        Asked::Auto => Err(Failure::invalid("the router chooses for heads: weights `auto` is of /v1/classify")),
+        weights => Ok(Arc::new(weights)),
+    };
+    aside(find).await
 }
 
 /// The answer of runs with these weights, and the time it took.
