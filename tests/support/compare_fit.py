@@ -97,7 +97,7 @@ def compare(program, method, groups, pull):
     arrays, heads = load_file(images), load_file(DIGITS / "heads.safetensors")
     pixels, labels, parts = [], [], []
     for task in tasks:
-        chosen = found["images"]["chosen"][task]["training"]
+        chosen = found["images"]["chosen"][task]
         raw = arrays[f"{task}/test/images"][chosen].numpy()
         pixels += [transform(Image.fromarray(image)) for image in raw]
         labels.append(arrays[f"{task}/test/labels"][chosen].long())
