@@ -23,6 +23,8 @@ pub(super) struct Bench<'a> {
     pub(super) space: &'a Space,
     pub(super) heads: &'a [Head],
     pub(super) objective: Objective,
+    /// τ, what logits are divided by.
+    pub(super) temperature: f32,
     /// Images a run.
     pub(super) batch: usize,
     pub(super) threads: usize,
@@ -54,7 +56,9 @@ impl Bench<'_> {
             let embeds = self.encoder.encode_task(weights, &pixels, chosen.len())?;
             for (&i, embedding) in chosen.iter().zip(embeds.chunks_exact(width)) {
                 let image = &set.images[i];
-                self.heads[image.task].logits(embedding, &mut logits[image.logits.clone()])?;
+                let logits = &mut logits[image.logits.clone()];
+                self.heads[image.task].logits(embedding, logits)?;
+                logits.iter_mut().for_each(|z| *z /= self.temperature);
             }
             (self.progress)(chosen.len());
         }

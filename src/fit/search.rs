@@ -130,14 +130,16 @@ pub struct Fitted {
     pub directions: usize,
     /// The number of parts that the images were held out in.
     pub folds: usize,
+    /// τ, what logits were divided by after the sweep: 1, or more where those of the start are too sure of themselves.
+    pub temperature: f64,
 }
 
 /// Finds the λ of every task and group for which `tasks`' images give the least of the objective.
 ///
 /// The start is the best single λ of all tasks by all images. What comes back is never worse than it in
 /// cross-validation, neither by accuracy, where there are labels, nor by the objective; of what is not, it has the least
-/// objective there. Itself it is fitted on all images. The same images, options and machine give the same bits, on any number of threads as far as the
-/// encoder's runs do. `progress` is told how many more images were run.
+/// objective there. Itself it is fitted on all images. The same images, options and machine give the same bits, on any
+/// number of threads as far as the encoder's runs do. `progress` is told how many more images were run.
 ///
 /// # Errors
 /// As [`Model::weights`] for a task that the basis does not have or cannot recover, and as [`Encoder::encode_task`];
@@ -188,7 +190,7 @@ fn bench<'a>(
     progress: &'a dyn Fn(usize),
 ) -> Bench<'a> {
     let FitOptions { objective, batch, threads, .. } = *options;
-    Bench { model, encoder, space, heads, objective, batch, threads, progress }
+    Bench { model, encoder, space, heads, objective, temperature: 1.0, batch, threads, progress }
 }
 
 struct Search<'a> {
@@ -212,9 +214,14 @@ impl Search<'_> {
             true => point,
             false => best,
         });
-        let Some(&SweepPoint { lambda, validation }) = best else { return Err(Error::invalid("there is no sweep")) };
+        let Some(&SweepPoint { lambda, .. }) = best else { return Err(Error::invalid("there is no sweep")) };
         self.start = space.uniform(lambda);
-        let (training, lambdas) = (validation, self.start.clone());
+        let mut logits = self.bench.logits_at(&self.start, &self.set)?;
+        let temperature = self.set.temperature(&logits, self.options.objective);
+        logits.iter_mut().for_each(|z| *z /= temperature);
+        self.bench.temperature = temperature;
+        let training = self.set.measure(&logits, self.options.objective);
+        let (validation, lambdas) = (training, self.start.clone());
         let without = vec![self.start.clone(); self.set.folds];
         self.curve.push(Candidate { round: 0, pull: 0.0, penalty: 0.0, training, validation, lambdas, without });
 
@@ -243,6 +250,7 @@ impl Search<'_> {
             groups: space.groups.len(),
             directions: space.groups.len() * space.axes.len(),
             folds: self.set.folds,
+            temperature: f64::from(temperature),
             curve: self.curve,
         })
     }

@@ -8,6 +8,9 @@ use crate::error::{Error, Result};
 use crate::heads::Head;
 use crate::tensor::try_with_room;
 
+/// The largest temperature that is tried.
+const MAX_TEMPERATURE: f64 = 10.0;
+
 /// One task's head and images.
 #[derive(Debug)]
 pub struct FitTask {
@@ -123,6 +126,32 @@ impl Set {
         images
     }
 
+    /// What these logits are to be divided by so that their probabilities are about what they say, in hundredths: the
+    /// number with the least cross-entropy (temperature scaling: Guo and others, 2017), from 1 to [`MAX_TEMPERATURE`].
+    /// 1 where there are no labels to tell.
+    pub(super) fn temperature(&self, logits: &[f32], objective: Objective) -> f32 {
+        if objective != Objective::CrossEntropy {
+            return 1.0;
+        }
+        let loss = |log: f64| {
+            let temperature = log.exp() as f32;
+            let softened: Vec<f32> = logits.iter().map(|z| z / temperature).collect();
+            self.measure(&softened, objective).loss
+        };
+        // The loss is convex in 1/τ, so it has one valley, and a golden section search over ln τ ends in it.
+        let ratio = (5.0f64.sqrt() - 1.0) / 2.0;
+        let (mut low, mut high) = (0.0, MAX_TEMPERATURE.ln());
+        for _ in 0..24 {
+            let (a, b) = (high - ratio * (high - low), low + ratio * (high - low));
+            if loss(a) <= loss(b) {
+                high = b;
+            } else {
+                low = a;
+            }
+        }
+        ((100.0 * (0.5 * (low + high)).exp()).round() / 100.0) as f32
+    }
+
     /// What these logits come to.
     pub(super) fn measure(&self, logits: &[f32], objective: Objective) -> Measure {
         let (mut loss, mut right, mut labelled) = (0.0, 0.0, !self.images.is_empty());
@@ -165,6 +194,18 @@ mod tests {
         let lost = |difference: f64| (1.0 + (-difference).exp()).ln();
         let expected = (lost(1.0) + (lost(0.0) + lost(2.0) + lost(-3.0)) / 3.0) / 2.0;
         assert!((measure.loss - expected).abs() < 1e-7);
+    }
+
+    #[test]
+    fn what_is_too_sure_is_softened() {
+        let head = Head::new(vec![1.0; 6], vec![0.0; 2]).unwrap();
+        let images = FitImages { pixels: vec![0.0; 4], labels: Some(vec![0, 0, 0, 1]) };
+        let set = Set::new(vec![("A", &head, images)], 1, Objective::CrossEntropy, 2).unwrap();
+        // Three of four are right, which logits say that are ln 3 apart.
+        let logits = |factor: f32| [factor * 3f32.ln(), 0.0].repeat(4);
+        assert_eq!(set.temperature(&logits(2.0), Objective::CrossEntropy), 2.0);
+        assert_eq!(set.temperature(&logits(0.5), Objective::CrossEntropy), 1.0);
+        assert_eq!(set.temperature(&logits(2.0), Objective::Entropy), 1.0);
     }
 
     #[test]

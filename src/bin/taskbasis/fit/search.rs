@@ -65,6 +65,7 @@ pub(super) fn run(fit: &Fit, as_json: bool) -> Result<()> {
         "tasks": tasks,
         "groups": { "by": fit.groups, "count": found.groups },
         "directions": found.directions,
+        "temperature": found.temperature,
         "single": { "lambda": found.start, "training": found.curve[0].training, "validation": found.curve[0].validation },
         "found": found.curve[found.best],
         "best": found.best,
