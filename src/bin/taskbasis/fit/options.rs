@@ -21,7 +21,8 @@ Example:
 ///
 /// From a few labelled images of every class, or from unlabelled ones, by search; or without images, from the lengths
 /// of the task vectors. The search begins at the best single λ and gives nothing that is worse in cross-validation: on
-/// images that what was fitted alike has not seen. What comes out is an expression, which -o writes into a file that --weights takes as @FILE.
+/// images that what was fitted alike has not seen. What comes out is an expression, which -o writes into a file that
+/// --weights takes as @FILE.
 #[derive(Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Fit {
