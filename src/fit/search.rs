@@ -137,9 +137,9 @@ pub struct Fitted {
 /// Finds the λ of every task and group for which `tasks`' images give the least of the objective.
 ///
 /// The start is the best single λ of all tasks by all images. What comes back is never worse than it in
-/// cross-validation, neither by accuracy, where there are labels, nor by the objective; of what is not worse, it has the
-/// least objective there. It is fitted on all images itself. The same images, options and machine give the same bits, on any
-/// number of threads as far as the encoder's runs do. `progress` is told how many more images were run.
+/// cross-validation, neither by accuracy, where there are labels, nor by the objective; of what is not worse, it has
+/// the least objective there. It is fitted on all images itself. The same images, options and machine give the same
+/// bits, on any number of threads as far as the encoder's runs do. `progress` is told how many more images were run.
 ///
 /// # Errors
 /// As [`Model::weights`] for a task that the basis does not have or cannot recover, and as [`Encoder::encode_task`];
