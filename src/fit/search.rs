@@ -275,7 +275,7 @@ impl Search<'_> {
     fn linears<'s>(&self, from: &Candidate, slopes: &'s Slopes) -> Result<Vec<Linear<'s>>> {
         let mut linears = vec![self.bench.linear(slopes, slopes.logits.clone(), self.set.without(None))];
         for (fold, lambdas) in from.without.iter().enumerate() {
-            let logits = match lambdas == &from.lambdas {
+            let logits = match *lambdas == from.lambdas {
                 true => slopes.logits.clone(),
                 false => self.bench.logits_at(lambdas, &self.set)?,
             };
