@@ -1,7 +1,7 @@
 //! The objective over linearised logits: its value and gradient for a step along the axes.
 
 use super::objective::Objective;
-use super::set::{Image, Set};
+use super::set::Image;
 use crate::error::Result;
 use crate::heads::head::dot;
 use crate::kernel::share;
@@ -12,11 +12,12 @@ const PIECE: usize = 64;
 
 /// Logits near some coefficients: `z + J·step`.
 pub(super) struct Linear<'a> {
-    pub(super) set: &'a Set,
+    /// Those of the images that the objective is of.
+    pub(super) images: Vec<Image>,
     /// z
     pub(super) logits: Vec<f32>,
     /// J, a row per logit.
-    pub(super) jacobian: Vec<f32>,
+    pub(super) jacobian: &'a [f32],
     /// The length of a step.
     pub(super) columns: usize,
     pub(super) objective: Objective,
@@ -34,8 +35,8 @@ impl Linear<'_> {
     /// The objective after a step, and its gradient.
     pub(super) fn at(&self, step: &[f64]) -> Result<(f64, Vec<f64>)> {
         let step: Vec<f32> = step.iter().map(|&s| s as f32).collect();
-        let mut sums = vec![(0.0, Vec::new()); self.set.images.len().div_ceil(PIECE)];
-        let pieces = self.set.images.chunks(PIECE).zip(&mut sums);
+        let mut sums = vec![(0.0, Vec::new()); self.images.len().div_ceil(PIECE)];
+        let pieces = self.images.chunks(PIECE).zip(&mut sums);
         let pieces = pieces.map(|(images, (value, gradient))| Piece { images, value, gradient }).collect();
         share(self.threads, pieces, |piece: Piece<'_>, slopes: &mut Vec<f32>| {
             self.add_up(piece, &step, slopes);

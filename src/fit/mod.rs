@@ -34,4 +34,4 @@ pub use closed::{ClosedForm, closed_form};
 pub use objective::{Measure, Objective};
 pub use search::{Candidate, FitOptions, Fitted, SweepPoint, fit};
 pub use set::{FitImages, FitTask};
-pub use shots::{Shots, choose_images, choose_shots};
+pub use shots::{choose_images, choose_shots};

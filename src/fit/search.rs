@@ -1,11 +1,14 @@
-//! The search: from the best single λ, step by step over linearised logits, as far as the validation images agree.
+//! The search: from the best single λ, step by step over linearised logits, as far as images that were held out agree.
+//!
+//! Beside the λ that are fitted on all images go λ that are fitted without one part of them each, by the same steps.
+//! Every image is run with the λ that have not seen it, and what that comes to (cross-validation) chooses.
 
 use std::cell::RefCell;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::bench::Bench;
+use super::bench::{Bench, Slopes};
 use super::linear::Linear;
 use super::objective::{Measure, Objective};
 use super::set::{FitTask, Set};
@@ -43,9 +46,11 @@ pub struct FitOptions {
     pub sweep: Vec<f64>,
     /// How often changes are measured anew.
     pub rounds: usize,
-    /// The strength of the pull back to the start; `None` finds it on the validation images. The objective has
+    /// The strength of the pull back to the start; `None` finds it by cross-validation. The objective has
     /// `pull·Σ(λ − λ₀)²/groups` added to it.
     pub pull: Option<f64>,
+    /// Parts that the images are cut into, at least 2: on each are tried the λ that are fitted on the others.
+    pub folds: usize,
     /// Chooses which groups come first, where they are too many for one round.
     pub seed: u64,
     /// Images a run.
@@ -61,6 +66,7 @@ impl Default for FitOptions {
             sweep: (0..=20).map(|i| f64::from(i) / 20.0).collect(),
             rounds: 4,
             pull: None,
+            folds: 4,
             seed: 0,
             batch: 32,
             threads: 0,
@@ -68,12 +74,12 @@ impl Default for FitOptions {
     }
 }
 
-/// A single λ for all tasks, and what the validation images say of it.
+/// A single λ for all tasks, and what the images say of it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct SweepPoint {
     /// λ
     pub lambda: f64,
-    /// Of the validation images.
+    /// Of all images.
     pub validation: Measure,
 }
 
@@ -86,13 +92,23 @@ pub struct Candidate {
     pub pull: f64,
     /// `pull·Σ(λ − λ₀)²/groups`.
     pub penalty: f64,
-    /// Of the images that coefficients are fitted on.
+    /// Of the images that coefficients are fitted on, which are all.
     pub training: Measure,
-    /// Of those that the best is chosen on.
+    /// Of the same images, each by coefficients that were fitted alike without it: what the best is chosen by.
     pub validation: Measure,
     /// The λ, tasks first: those of a group one after the other.
     #[serde(skip)]
     pub lambdas: Vec<f64>,
+    /// As fitted without each part of the images.
+    #[serde(skip)]
+    without: Vec<Vec<f64>>,
+}
+
+impl Candidate {
+    /// The λ that were fitted on all images, then those without each part.
+    fn each(&self) -> impl Iterator<Item = &Vec<f64>> {
+        std::iter::once(&self.lambdas).chain(&self.without)
+    }
 }
 
 /// What [`fit`] found.
@@ -112,14 +128,18 @@ pub struct Fitted {
     pub groups: usize,
     /// The number of directions in which changes are measured, all groups together.
     pub directions: usize,
+    /// The number of parts that the images were held out in.
+    pub folds: usize,
+    /// τ, what logits were divided by after the sweep: 1, or more where those of the start are too sure of themselves.
+    pub temperature: f64,
 }
 
 /// Finds the λ of every task and group for which `tasks`' images give the least of the objective.
 ///
-/// The start is the best single λ of all tasks by the validation images. What comes back is never worse there than the
-/// start, by accuracy where there are labels, and, where that is equal, by the objective; of those that are not, it has
-/// the least objective. The same images, options and machine give the same bits, on any number of threads as far as the
-/// encoder's runs do. `progress` is told how many more images were run.
+/// The start is the best single λ of all tasks by all images. What comes back is never worse than it in
+/// cross-validation, neither by accuracy, where there are labels, nor by the objective; of what is not worse, it has
+/// the least objective there. It is fitted on all images itself. The same images, options and machine give the same
+/// bits, on any number of threads as far as the encoder's runs do. `progress` is told how many more images were run.
 ///
 /// # Errors
 /// As [`Model::weights`] for a task that the basis does not have or cannot recover, and as [`Encoder::encode_task`];
@@ -135,6 +155,10 @@ pub fn fit(
     progress: &dyn Fn(usize),
 ) -> Result<Fitted> {
     threads::count(options.threads)?;
+    if options.folds < 2 {
+        let error = Error::invalid("too few parts to hold one out").expected("at least 2");
+        return Err(error.got(options.folds));
+    }
     if options.batch == 0 || options.sweep.is_empty() {
         return Err(Error::invalid("a batch has at least one image, and a sweep at least one λ"));
     }
@@ -149,20 +173,12 @@ pub fn fit(
     let layout = encoder.layout();
     let used: std::collections::HashSet<&str> = layout.parameters().map(|(name, _)| name).collect();
     let space = Space::new(basis, &names, grouping, |name| used.contains(name))?;
-    let (mut heads, mut training, mut validation) = (Vec::new(), Vec::new(), Vec::new());
-    for task in tasks {
-        heads.push(task.head);
-        training.push(task.training);
-        validation.push(task.validation);
-    }
-    let set = |images: Vec<_>| {
-        let with_heads = names.iter().map(String::as_str).zip(&heads).zip(images);
-        let with_heads = with_heads.map(|((name, head), images)| (name, head, images)).collect();
-        Set::new(with_heads, encoder.arch().pixels(), options.objective)
-    };
-    let (training, validation) = (set(training)?, set(validation)?);
+    let (heads, images): (Vec<Head>, Vec<_>) = tasks.into_iter().map(|task| (task.head, task.images)).unzip();
+    let with_heads = names.iter().map(String::as_str).zip(&heads).zip(images);
+    let with_heads = with_heads.map(|((name, head), images)| (name, head, images)).collect();
+    let set = Set::new(with_heads, encoder.arch().pixels(), options.objective, options.folds)?;
     let bench = bench(model, encoder, &space, &heads, options, progress);
-    Search { bench, options, training, validation, curve: Vec::new(), start: Vec::new() }.run()
+    Search { bench, options, set, curve: Vec::new(), start: Vec::new() }.run()
 }
 
 fn bench<'a>(
@@ -174,14 +190,13 @@ fn bench<'a>(
     progress: &'a dyn Fn(usize),
 ) -> Bench<'a> {
     let FitOptions { objective, batch, threads, .. } = *options;
-    Bench { model, encoder, space, heads, objective, batch, threads, progress }
+    Bench { model, encoder, space, heads, objective, temperature: 1.0, batch, threads, progress }
 }
 
 struct Search<'a> {
     bench: Bench<'a>,
     options: &'a FitOptions,
-    training: Set,
-    validation: Set,
+    set: Set,
     curve: Vec<Candidate>,
     start: Vec<f64>,
 }
@@ -192,18 +207,23 @@ impl Search<'_> {
         let mut sweep: Vec<SweepPoint> = Vec::new();
         for &lambda in &self.options.sweep {
             let lambda = Space::rounded(&[lambda])[0];
-            sweep
-                .push(SweepPoint { lambda, validation: self.bench.measure(&space.uniform(lambda), &self.validation)? });
+            let validation = self.bench.measure(&space.uniform(lambda), &self.set)?;
+            sweep.push(SweepPoint { lambda, validation });
         }
         let best = sweep.iter().reduce(|best, point| match point.validation.is_better_than(&best.validation) {
             true => point,
             false => best,
         });
-        let Some(&SweepPoint { lambda, validation }) = best else { return Err(Error::invalid("there is no sweep")) };
+        let Some(&SweepPoint { lambda, .. }) = best else { return Err(Error::invalid("there is no sweep")) };
         self.start = space.uniform(lambda);
-        let training = self.bench.measure(&self.start, &self.training)?;
-        let lambdas = self.start.clone();
-        self.curve.push(Candidate { round: 0, pull: 0.0, penalty: 0.0, training, validation, lambdas });
+        let mut logits = self.bench.logits_at(&self.start, &self.set)?;
+        let temperature = self.set.temperature(&logits, self.options.objective);
+        logits.iter_mut().for_each(|z| *z /= temperature);
+        self.bench.temperature = temperature;
+        let training = self.set.measure(&logits, self.options.objective);
+        let (validation, lambdas) = (training, self.start.clone());
+        let without = vec![self.start.clone(); self.set.folds];
+        self.curve.push(Candidate { round: 0, pull: 0.0, penalty: 0.0, training, validation, lambdas, without });
 
         let (order, part) = self.parts();
         let mut at = 0;
@@ -229,6 +249,8 @@ impl Search<'_> {
             best,
             groups: space.groups.len(),
             directions: space.groups.len() * space.axes.len(),
+            folds: self.set.folds,
+            temperature: f64::from(temperature),
             curve: self.curve,
         })
     }
@@ -237,7 +259,7 @@ impl Search<'_> {
     fn parts(&self) -> (Vec<usize>, usize) {
         let space = self.bench.space;
         let count = space.groups.len();
-        let of_group = space.axes.len() * self.training.logits.saturating_mul(size_of::<f32>());
+        let of_group = space.axes.len() * self.set.logits.saturating_mul(size_of::<f32>());
         let fits = (MAX_BYTES / of_group.max(1)).min(MAX_DIRECTIONS / space.axes.len()).clamp(1, count);
         let mut order: Vec<usize> = (0..count).collect();
         if fits < count {
@@ -247,21 +269,37 @@ impl Search<'_> {
         (order, count.div_ceil(count.div_ceil(fits)))
     }
 
-    /// A round whose pull is chosen on the validation images: from strong to weak as long as they gain.
+    /// The objective near the λ of a candidate, and near each of those that were fitted without a part of the images:
+    /// over the images that they were fitted on. Changes are measured once, where all images were seen; logits are
+    /// those of each, so that no image has a say in the λ that it is to judge.
+    fn linears<'s>(&self, from: &Candidate, slopes: &'s Slopes) -> Result<Vec<Linear<'s>>> {
+        let mut linears = vec![self.bench.linear(slopes, slopes.logits.clone(), self.set.without(None))];
+        for (fold, lambdas) in from.without.iter().enumerate() {
+            let logits = match *lambdas == from.lambdas {
+                true => slopes.logits.clone(),
+                false => self.bench.logits_at(lambdas, &self.set)?,
+            };
+            linears.push(self.bench.linear(slopes, logits, self.set.without(Some(fold))));
+        }
+        Ok(linears)
+    }
+
+    /// A round whose pull is chosen by cross-validation: from strong to weak as long as it gains.
     fn choose(&mut self, round: usize, at: usize, pull: Option<f64>, groups: &[usize]) -> Result<Option<usize>> {
         let from = self.curve[at].clone();
-        let linear = self.bench.linearise(&from.lambdas, groups, &self.training)?;
+        let slopes = self.bench.linearise(&from.lambdas, groups, &self.set)?;
+        let linears = self.linears(&from, &slopes)?;
         let pulls: Vec<f64> = match pull {
             None => PULLS.to_vec(),
             Some(pull) => NEARBY.iter().map(|factor| pull * factor).collect(),
         };
-        let mut step = vec![0.0; groups.len() * self.bench.space.tasks.len()];
+        let mut steps = self.no_steps(groups);
         let (mut best, mut worse) = (None, 0);
         let mut least = from.validation.loss;
         let mut found = Vec::new();
         for pull in pulls {
-            step = self.descend(&linear, &from.lambdas, groups, pull, step)?;
-            let candidate = self.candidate(round, pull, self.moved(&from.lambdas, groups, &step, 1.0))?;
+            steps = self.descents(&linears, &from, groups, pull, steps)?;
+            let candidate = self.candidate(round, pull, &from, groups, &steps, 1.0)?;
             let loss = candidate.validation.loss;
             found.push(candidate);
             if loss < least {
@@ -283,13 +321,13 @@ impl Search<'_> {
     /// A round with this pull: as far along as the objective falls on the training images.
     fn step(&mut self, round: usize, at: usize, pull: f64, groups: &[usize]) -> Result<Option<usize>> {
         let from = self.curve[at].clone();
-        let linear = self.bench.linearise(&from.lambdas, groups, &self.training)?;
-        let zero = vec![0.0; groups.len() * self.bench.space.tasks.len()];
-        let step = self.descend(&linear, &from.lambdas, groups, pull, zero)?;
+        let slopes = self.bench.linearise(&from.lambdas, groups, &self.set)?;
+        let linears = self.linears(&from, &slopes)?;
+        let steps = self.descents(&linears, &from, groups, pull, self.no_steps(groups))?;
         let value = |candidate: &Candidate| candidate.training.loss + candidate.penalty;
         for halving in 0..=HALVINGS {
             let share = 0.5f64.powi(halving as i32);
-            let candidate = self.candidate(round, pull, self.moved(&from.lambdas, groups, &step, share))?;
+            let candidate = self.candidate(round, pull, &from, groups, &steps, share)?;
             let gain = value(&from) - value(&candidate);
             self.curve.push(candidate);
             if gain > 0.0 {
@@ -297,6 +335,24 @@ impl Search<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// No step yet: of what is fitted on all images, and of what is fitted without each part.
+    fn no_steps(&self, groups: &[usize]) -> Vec<Vec<f64>> {
+        vec![vec![0.0; groups.len() * self.bench.space.tasks.len()]; 1 + self.set.folds]
+    }
+
+    /// [`Search::descend`] for each.
+    fn descents(
+        &self,
+        linears: &[Linear<'_>],
+        from: &Candidate,
+        groups: &[usize],
+        pull: f64,
+        begin: Vec<Vec<f64>>,
+    ) -> Result<Vec<Vec<f64>>> {
+        let each = linears.iter().zip(from.each()).zip(begin);
+        each.map(|((linear, from), begin)| self.descend(linear, from, groups, pull, begin)).collect()
     }
 
     /// The step from `from` in these groups for which the objective over linearised logits, with the pull, is least.
@@ -341,19 +397,31 @@ impl Search<'_> {
         Space::rounded(&moved)
     }
 
-    fn candidate(&self, round: usize, pull: f64, lambdas: Vec<f64>) -> Result<Candidate> {
+    fn candidate(
+        &self,
+        round: usize,
+        pull: f64,
+        from: &Candidate,
+        groups: &[usize],
+        steps: &[Vec<f64>],
+        share: f64,
+    ) -> Result<Candidate> {
+        let mut moved = from.each().zip(steps).map(|(from, step)| self.moved(from, groups, step, share));
+        let lambdas = moved.next().unwrap_or_default();
+        let without: Vec<Vec<f64>> = moved.collect();
         let away: f64 = lambdas.iter().zip(&self.start).map(|(lambda, start)| (lambda - start).powi(2)).sum();
         Ok(Candidate {
             round,
             pull,
             penalty: pull * away / self.bench.space.groups.len() as f64,
-            training: self.bench.measure(&lambdas, &self.training)?,
-            validation: self.bench.measure(&lambdas, &self.validation)?,
+            training: self.bench.measure(&lambdas, &self.set)?,
+            validation: self.bench.validate(&without, &self.set)?,
             lambdas,
+            without,
         })
     }
 
-    /// Of what is not worse than the start on the validation images, the one with the least objective there.
+    /// Of what is not worse than the start in cross-validation, the one with the least objective there.
     fn best(&self) -> usize {
         let start = &self.curve[0].validation;
         let is_allowed = |candidate: &Candidate| match (candidate.validation.accuracy, start.accuracy) {

@@ -1,19 +1,10 @@
-//! Which images are looked at: some of every class, for training and for validation, chosen by a seed.
+//! Which images are looked at: some of every class, chosen by a seed.
 
 use twox_hash::XxHash3_64;
 
 use crate::error::{Error, Result};
 
-/// Images of one task, by their places in the split.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Shots {
-    /// Coefficients are fitted on these.
-    pub training: Vec<usize>,
-    /// The best of several are chosen on these.
-    pub validation: Vec<usize>,
-}
-
-/// `shots` images of every class that has any, a quarter of them (rounded up) for validation. The same seed chooses the
+/// `shots` images of every class that has any, by their places in the split, in its order. The same seed chooses the
 /// same images of the same labels.
 ///
 /// # Errors
@@ -25,12 +16,12 @@ pub fn choose_shots(
     shots: usize,
     seed: u64,
     class_name: impl Fn(usize) -> String,
-) -> Result<Shots> {
+) -> Result<Vec<usize>> {
     check(shots)?;
     let classes = labels.iter().max().map_or(0, |&last| last + 1);
     let mut of_class: Vec<Vec<usize>> = vec![Vec::new(); classes];
     labels.iter().enumerate().for_each(|(image, &label)| of_class[label].push(image));
-    let mut chosen = Shots::default();
+    let mut chosen = Vec::new();
     for (class, images) in of_class.into_iter().enumerate().filter(|(_, images)| !images.is_empty()) {
         if images.len() < shots {
             return Err(Error::invalid(format!("class `{}` of task `{task}` has too few images", class_name(class)))
@@ -38,17 +29,17 @@ pub fn choose_shots(
                 .got(images.len())
                 .hint("Take fewer of every class: --shots"));
         }
-        chosen.add(shuffled(images, task, seed), shots);
+        chosen.extend(&shuffled(images, task, seed)[..shots]);
     }
-    chosen.sort();
+    chosen.sort_unstable();
     Ok(chosen)
 }
 
-/// `count` images of `total`, whatever they show, a quarter of them (rounded up) for validation.
+/// `count` images of `total`, whatever they show.
 ///
 /// # Errors
 /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for a count below two, and where there are fewer.
-pub fn choose_images(task: &str, total: usize, count: usize, seed: u64) -> Result<Shots> {
+pub fn choose_images(task: &str, total: usize, count: usize, seed: u64) -> Result<Vec<usize>> {
     check(count)?;
     if total < count {
         return Err(Error::invalid(format!("task `{task}` has too few images"))
@@ -56,30 +47,16 @@ pub fn choose_images(task: &str, total: usize, count: usize, seed: u64) -> Resul
             .got(total)
             .hint("Take fewer: --shots"));
     }
-    let mut chosen = Shots::default();
-    chosen.add(shuffled((0..total).collect(), task, seed), count);
-    chosen.sort();
+    let mut chosen = shuffled((0..total).collect(), task, seed);
+    chosen.truncate(count);
+    chosen.sort_unstable();
     Ok(chosen)
 }
 
 fn check(shots: usize) -> Result<()> {
     match shots {
         2.. => Ok(()),
-        _ => Err(Error::invalid("too few shots: one to fit on and one to choose by").expected("at least 2").got(shots)),
-    }
-}
-
-impl Shots {
-    fn add(&mut self, images: Vec<usize>, count: usize) {
-        let validation = count.div_ceil(4);
-        self.validation.extend(&images[..validation]);
-        self.training.extend(&images[validation..count]);
-    }
-
-    /// Files are read in their order.
-    fn sort(&mut self) {
-        self.training.sort_unstable();
-        self.validation.sort_unstable();
+        _ => Err(Error::invalid("too few shots: one to fit on and one to hold out").expected("at least 2").got(shots)),
     }
 }
 
@@ -104,12 +81,11 @@ mod tests {
         let labels: Vec<usize> = (0..60).map(|i| if i % 3 == 2 { 3 } else { i % 3 }).collect();
         let choose = |seed| choose_shots("A", &labels, 6, seed, |class| class.to_string()).unwrap();
         let chosen = choose(1);
-        assert_eq!((chosen.training.len(), chosen.validation.len()), (3 * 4, 3 * 2));
+        assert_eq!(chosen.len(), 3 * 6);
         for class in [0, 1, 3] {
-            assert_eq!(chosen.training.iter().filter(|&&image| labels[image] == class).count(), 4);
-            assert_eq!(chosen.validation.iter().filter(|&&image| labels[image] == class).count(), 2);
+            assert_eq!(chosen.iter().filter(|&&image| labels[image] == class).count(), 6);
         }
-        assert!(chosen.training.iter().all(|image| !chosen.validation.contains(image)));
+        assert!(chosen.windows(2).all(|pair| pair[0] < pair[1]), "each once, in the order of the split");
         assert_eq!(choose(1), chosen);
         assert_ne!(choose(2), chosen);
     }
@@ -121,7 +97,7 @@ mod tests {
         assert!(error.contains("class `one` of task `MNIST`") && error.contains("got 2"), "{error}");
         assert!(choose_shots("A", &[0; 9], 1, 0, |_| String::new()).is_err());
         assert!(choose_images("A", 5, 6, 0).unwrap_err().to_string().contains("got 5"));
-        let chosen = choose_images("A", 9, 9, 0).unwrap();
-        assert_eq!((chosen.training.len(), chosen.validation.len()), (6, 3));
+        assert_eq!(choose_images("A", 9, 9, 0).unwrap(), (0..9).collect::<Vec<_>>());
+        assert_eq!(choose_images("A", 9, 5, 0).unwrap().len(), 5);
     }
 }

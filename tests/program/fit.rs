@@ -232,7 +232,7 @@ fn opened() -> Option<(OpenModel, Encoder, impl Fn() -> Vec<FitTask>)> {
                 labels: Some(split.labels()[range].to_vec()),
             };
             let head = Head::open(&heads, Some(task)).unwrap();
-            FitTask { task: task.to_owned(), head, training: images(0..60), validation: images(60..90) }
+            FitTask { task: task.to_owned(), head, images: images(0..90) }
         };
         vec![of("MNIST"), of("Colors")]
     };
@@ -279,7 +279,7 @@ fn the_library_refuses_what_cannot_be_fitted() {
     assert!(error(twice(), &default).to_string().contains("given twice"));
     let unlabelled = || {
         let mut tasks = tasks();
-        tasks[0].training.labels = None;
+        tasks[0].images.labels = None;
         tasks
     };
     assert!(error(unlabelled(), &default).to_string().contains("no labels"));
@@ -288,6 +288,8 @@ fn the_library_refuses_what_cannot_be_fitted() {
     assert_eq!(error(unknown, &default).kind(), ErrorKind::NotFound);
     let other = FitOptions { sweep: Vec::new(), ..FitOptions::default() };
     assert!(error(tasks(), &other).to_string().contains("a sweep"));
+    let whole = FitOptions { folds: 1, ..FitOptions::default() };
+    assert!(error(tasks(), &whole).to_string().contains("too few parts to hold one out"));
     let base = Checkpoint::open(digits("base/pickled_module.pt").unwrap()).unwrap();
     let alone = Model::new(base, None, &ModelOptions::default()).unwrap();
     assert!(fit(&alone, &encoder, tasks(), &grouping, &default, &quiet).unwrap_err().to_string().contains("no basis"));

@@ -3,9 +3,10 @@
     python tests/support/compare_fit.py target/release/taskbasis [GROUPS] [PULL]
 
 Needs torch, torchvision, open_clip and safetensors; ORT_DYLIB_PATH must be set. The objective is
-mean cross-entropy over tasks + pull · Σ(λ − λ₀)² / groups, over the very images that `fit` chose; here it is minimised
-by Adam through a vision transformer written out below. What `fit` comes to must be at most 2 % above it, and both must
-agree on its value at the start.
+mean cross-entropy over tasks (of logits divided by the temperature that `fit` found) + pull · Σ(λ − λ₀)² / groups, over
+the very images that `fit` chose; here it is minimised by Adam through a vision transformer written out below. What
+`fit` comes to must be at most 2 % above it, and both must agree on its value at the
+start.
 """
 
 import fnmatch
@@ -97,7 +98,7 @@ def compare(program, method, groups, pull):
     arrays, heads = load_file(images), load_file(DIGITS / "heads.safetensors")
     pixels, labels, parts = [], [], []
     for task in tasks:
-        chosen = found["images"]["chosen"][task]["training"]
+        chosen = found["images"]["chosen"][task]
         raw = arrays[f"{task}/test/images"][chosen].numpy()
         pixels += [transform(Image.fromarray(image)) for image in raw]
         labels.append(arrays[f"{task}/test/labels"][chosen].long())
@@ -110,7 +111,8 @@ def compare(program, method, groups, pull):
             w[name] = base[name] + sum(lambdas[place, t] * vectors[t][name] for t in range(len(tasks)))
         embeds = F.normalize(encode(w, pixels), dim=-1).split(parts)
         losses = [
-            F.cross_entropy(e @ heads[f"{t}/weight"].T + heads[f"{t}/bias"], y) for t, e, y in zip(tasks, embeds, labels)
+            F.cross_entropy((e @ heads[f"{t}/weight"].T + heads[f"{t}/bias"]) / found["temperature"], y)
+            for t, e, y in zip(tasks, embeds, labels)
         ]
         return sum(losses) / len(losses) + pull * (lambdas - start).square().sum() / count
 

@@ -1,6 +1,6 @@
 //! The images that coefficients are fitted on: chosen, read and preprocessed once.
 
-use taskbasis::fit::{FitImages, FitTask, Shots, choose_images, choose_shots};
+use taskbasis::fit::{FitImages, FitTask, choose_images, choose_shots};
 use taskbasis::{Arch, Dataset, Head, OtherNames, Preprocess, Result, Split};
 
 use super::options::Fit;
@@ -36,8 +36,8 @@ impl Source<'_> {
         labels(head, split, other_names, task)
     }
 
-    /// A task's head and the images that are chosen for it.
-    pub(super) fn chosen(&self, task: &str) -> Result<(FitTask, Shots)> {
+    /// A task's head and the images that are chosen for it, and their places in the split.
+    pub(super) fn chosen(&self, task: &str) -> Result<(FitTask, Vec<usize>)> {
         let head = self.head(task)?;
         let split = self.data.split(task, &self.fit.split)?;
         let (shots, seed) = (self.fit.shots, self.fit.seed);
@@ -47,13 +47,10 @@ impl Source<'_> {
             let labels = self.labels(task, &head, &split)?;
             (choose_shots(task, &labels, shots, seed, |class| head.class_name(class))?, Some(labels))
         };
-        let images = |which: &[usize]| -> Result<FitImages> {
-            Ok(FitImages {
-                pixels: split.preprocess_chosen(&self.preprocess, which, self.fit.encoder.threads)?,
-                labels: labels.as_ref().map(|labels| which.iter().map(|&image| labels[image]).collect()),
-            })
+        let images = FitImages {
+            pixels: split.preprocess_chosen(&self.preprocess, &chosen, self.fit.encoder.threads)?,
+            labels: labels.map(|labels| chosen.iter().map(|&image| labels[image]).collect()),
         };
-        let (training, validation) = (images(&chosen.training)?, images(&chosen.validation)?);
-        Ok((FitTask { task: task.to_owned(), head, training, validation }, chosen))
+        Ok((FitTask { task: task.to_owned(), head, images }, chosen))
     }
 }

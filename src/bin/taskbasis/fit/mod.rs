@@ -30,6 +30,7 @@ impl Fit {
             option!(Self, alphabetical),
             option!(Self, split),
             option!(Self, shots),
+            option!(Self, folds),
             option!(Self, unlabelled),
             option!(Self, rounds),
             option!(Self, pull),

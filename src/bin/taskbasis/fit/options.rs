@@ -20,8 +20,9 @@ Example:
 /// Find coefficients: a λ for every task and group of parameters, with which one set of weights serves all tasks.
 ///
 /// From a few labelled images of every class, or from unlabelled ones, by search; or without images, from the lengths
-/// of the task vectors. The search begins at the best single λ and gives nothing that is worse on the images that it
-/// keeps for validation. What comes out is an expression, which -o writes into a file that --weights takes as @FILE.
+/// of the task vectors. The search begins at the best single λ and gives nothing that is worse in cross-validation: on
+/// images that what was fitted alike has not seen. What comes out is an expression, which -o writes into a file that
+/// --weights takes as @FILE.
 #[derive(Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Fit {
@@ -51,9 +52,13 @@ pub struct Fit {
     #[arg(long, default_value = "layer", value_name = "GROUPS", value_parser = PossibleValuesParser::new(Grouping::NAMES))]
     pub(super) groups: String,
 
-    /// Images of every class: a quarter of them (rounded up) to choose by, the others to fit on.
+    /// Images of every class.
     #[arg(long, value_name = "N", default_value_t = 16)]
     pub(super) shots: usize,
+
+    /// Parts of the images, of which each is held out once to choose by; what is found is fitted on all of them.
+    #[arg(long, value_name = "K", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=1000))]
+    pub(super) folds: u32,
 
     /// Look at no labels: make predictions decided (their mean entropy small) instead of right. As many images of a
     /// task as --shots would be of its head's classes.
@@ -69,7 +74,7 @@ pub struct Fit {
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub(super) rounds: usize,
 
-    /// How strongly λ are pulled back to where the search begins, instead of as the validation images choose.
+    /// How strongly λ are pulled back to where the search begins, instead of as cross-validation chooses.
     #[arg(long, value_name = "PULL")]
     pub(super) pull: Option<f64>,
 

@@ -28,10 +28,12 @@ impl Page<'_> {
             format!("{:.4}{}", measure.loss, right.unwrap_or_default())
         };
         out += &paragraph(&format!(
-            "From the best single λ, {}, to λ for {} tasks in {} groups: on the validation images from {} to {}.",
+            "From the best single λ, {}, to λ for {} tasks in {} groups: in cross-validation, {} parts of the images \
+             held out in turn, from {} to {}.",
             found.start,
             self.tasks.len(),
             found.groups,
+            found.folds,
             told(start),
             told(best),
         ));

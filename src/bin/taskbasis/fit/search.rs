@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::time::Instant;
 
 use serde_json::{Map, Value, json};
-use taskbasis::fit::{Candidate, FitOptions, FitTask, Fitted, Measure, Objective, Shots, fit};
+use taskbasis::fit::{Candidate, FitOptions, FitTask, Fitted, Measure, Objective, fit};
 use taskbasis::{Dataset, Encoder, Error, Grouping, Result, TaskExpr};
 
 use super::images::Source;
@@ -41,19 +41,19 @@ pub(super) fn run(fit: &Fit, as_json: bool) -> Result<()> {
     }
     let began = Instant::now();
     let chosen = tasks.iter().map(|task| source.chosen(task)).collect::<Result<Vec<_>>>()?;
-    let (chosen, shots): (Vec<FitTask>, Vec<Shots>) = chosen.into_iter().unzip();
-    let training: usize = shots.iter().map(|shots| shots.training.len()).sum();
-    let validation: usize = shots.iter().map(|shots| shots.validation.len()).sum();
+    let (chosen, places): (Vec<FitTask>, Vec<Vec<usize>>) = chosen.into_iter().unzip();
+    let images: usize = places.iter().map(Vec::len).sum();
     let options = FitOptions {
         objective: if fit.unlabelled { Objective::Entropy } else { Objective::CrossEntropy },
         rounds: fit.rounds,
         pull: fit.pull,
+        folds: fit.folds as usize,
         seed: fit.seed,
         batch: fit.encoder.batch as usize,
         threads: fit.encoder.threads,
         ..FitOptions::default()
     };
-    let found = searched(&session, &encoder, chosen, &grouping, &options, (training, validation))?;
+    let found = searched(&session, &encoder, chosen, &grouping, &options, images)?;
     let seconds = began.elapsed().as_secs_f64();
     let tested = fit.test.as_deref().map(|split| Tested::measure(&source, &encoder, &data, split, &tasks, &found));
     let tested = tested.transpose()?;
@@ -65,14 +65,15 @@ pub(super) fn run(fit: &Fit, as_json: bool) -> Result<()> {
         "tasks": tasks,
         "groups": { "by": fit.groups, "count": found.groups },
         "directions": found.directions,
+        "temperature": found.temperature,
         "single": { "lambda": found.start, "training": found.curve[0].training, "validation": found.curve[0].validation },
         "found": found.curve[found.best],
         "best": found.best,
         "curve": found.curve,
         "sweep": found.sweep,
         "images": {
-            "split": fit.split, "shots": fit.shots, "training": training, "validation": validation,
-            "chosen": tasks.iter().cloned().zip(shots.iter().map(|shots| json!(shots))).collect::<Map<_, _>>(),
+            "split": fit.split, "shots": fit.shots, "count": images, "folds": found.folds,
+            "chosen": tasks.iter().cloned().zip(places.iter().map(|places| json!(places))).collect::<Map<_, _>>(),
         },
         "seed": fit.seed,
         "rounds": fit.rounds,
@@ -104,13 +105,13 @@ fn searched(
     chosen: Vec<FitTask>,
     grouping: &Grouping,
     options: &FitOptions,
-    (training, validation): (usize, usize),
+    images: usize,
 ) -> Result<Fitted> {
-    // At most: all directions in every round, and a dozen candidates.
+    // At most: in every round all directions, the logits of what is fitted without each part, and a dozen candidates,
+    // which take two runs each.
     let sources = session.model().basis().map_or(0, |basis| basis.vectors() + usize::from(basis.has_mean()));
     let directions = grouping.len() * sources.min(chosen.len());
-    let total = options.sweep.len() * validation
-        + options.rounds * ((directions + 1) * training + 12 * (training + validation));
+    let total = images * (options.sweep.len() + options.rounds * (directions + 1 + options.folds + 12 * 2));
     let bar = output::progress(total, "images");
     let done = Cell::new(0u64);
     let progress = |more: usize| {
