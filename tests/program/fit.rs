@@ -62,8 +62,9 @@ fn what_is_found_is_never_worse_than_the_start() {
         let loss = |of: &Value, part: &str| number(&of[part]["loss"]);
         assert!(accuracy(best) >= accuracy(start), "{method}");
         assert!(loss(best, "validation") < loss(start, "validation"), "{method}");
-        // One group leaves the search a coefficient per vector.
-        let enough = if groups == "whole" { 1.0 } else { 0.95 };
+        // One group leaves the search a coefficient per vector, and cross-validation stops where images of one part
+        // say what the others do not.
+        let enough = if groups == "whole" { 1.0 } else { 0.97 };
         assert!(loss(best, "training") < enough * loss(start, "training"), "{method}: {best}");
         // The best of the sweep, by accuracy and then by loss.
         for point in found["sweep"].as_array().unwrap() {
