@@ -72,6 +72,8 @@ pub mod open;
 pub mod preprocess;
 #[doc(hidden)] // For the program.
 pub mod present;
+#[cfg(feature = "build")]
+mod random;
 pub mod router;
 mod sync;
 #[allow(unsafe_code)]

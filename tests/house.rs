@@ -13,7 +13,7 @@ const FLOORS: [&[&str]; 25] = [
     &["error", "sync"],
     &["present"],
     &["did_you_mean"],
-    &["descent"],
+    &["descent", "random"],
     &["mmap", "atomic_file"],
     &["tensor"],
     &["checkpoint"],

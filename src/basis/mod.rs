@@ -6,6 +6,7 @@
 mod coefficients;
 mod expr;
 mod grouping;
+mod logits;
 mod matrix;
 mod method;
 mod place;

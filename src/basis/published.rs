@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use indexmap::IndexMap;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value as Json;
 
+use super::logits;
 use super::method::Method;
 use super::vectors::{Basis, BasisContents, Parameter};
 use crate::checkpoint::torch::{Archive, Node};
@@ -23,6 +25,10 @@ const MAX_JSON: usize = 16 << 20;
 struct MethodInfo {
     method: Method,
     datasets: Vec<String>,
+    /// Whether the Autoencoder's W is stored as the logits of what was trained.
+    has_logits: bool,
+    /// Whether the Autoencoder's B is a softmax of A.
+    has_softmax_encoder: bool,
 }
 
 impl Basis {
@@ -82,12 +88,18 @@ fn read_info(folder: &Path) -> Result<MethodInfo> {
     struct Raw {
         method: String,
         datasets: Vec<String>,
+        #[serde(default)]
+        softmax_w: Json,
+        #[serde(default)]
+        encoder: Json,
+        #[serde(default)]
+        w_activation: Json,
     }
     let path = folder.join("method_info.json");
     if !present::is_file(&path)? {
         return Err(Error::format("not a basis folder: it holds no `method_info.json`").at(folder));
     }
-    let Raw { method, datasets } = read_json(&path)?;
+    let Raw { method, datasets, softmax_w, encoder, w_activation } = read_json(&path)?;
     let method = Method::parse(&method).ok_or_else(|| {
         Error::unsupported("an unknown method")
             .at(&path)
@@ -102,7 +114,8 @@ fn read_info(folder: &Path) -> Result<MethodInfo> {
             return Err(Error::format(format!("`datasets` names task `{task}` twice, or it is empty")).at(&path));
         }
     }
-    Ok(MethodInfo { method, datasets })
+    let has_logits = w_activation == "softmax" && softmax_w != true;
+    Ok(MethodInfo { method, datasets, has_logits, has_softmax_encoder: encoder != "linear" })
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
@@ -164,7 +177,7 @@ struct Artifact {
 fn read_artifact(folder: &Path, info: &MethodInfo, vectors: usize, mode: MapMode) -> Result<Artifact> {
     let shape = [vectors, info.datasets.len()];
     let (path, key) = match info.method {
-        // `W` as stored, whatever `softmax_w` says: a true one means that the activation is already applied.
+        // `W` as stored, where `softmax_w` is true: then the activation is already applied.
         Method::Autoencoder => (autoencoder_file(folder)?, "W"),
         Method::Pca => (required(folder, "pca_components.pt", info.method)?, "coefficients"),
         Method::Random => (required(folder, "random_basis.pt", info.method)?, "projection_coefficients"),
@@ -174,7 +187,15 @@ fn read_artifact(folder: &Path, info: &MethodInfo, vectors: usize, mode: MapMode
         }
     };
     let archive = Archive::open(&path, mode)?;
-    let table = table(&archive, key, shape)?;
+    let mut table = table(&archive, key, shape)?;
+    if info.method == Method::Autoencoder && info.has_logits && !logits::is_softmax(&table, shape) {
+        let transposed = [shape[1], shape[0]];
+        let a = self::table(&archive, "A", transposed)?;
+        let b = self::table(&archive, "B", transposed)?;
+        let tau =
+            logits::temperature(&a, &b, vectors, info.has_softmax_encoder).ok_or_else(|| logits::untold(&path))?;
+        logits::activate(&mut table, shape, tau);
+    }
     let mean = info.method.has_mean().then(|| mean(&archive)).transpose()?;
     Ok(Artifact { path, table, mean })
 }

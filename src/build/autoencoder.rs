@@ -15,10 +15,10 @@ use super::gram::eigen;
 use crate::descent::minimise;
 
 /// Starts that are tried where the bound was not attained.
-const MAX_STARTS: u32 = 12;
-const MAX_ITERATIONS: usize = 2000;
+pub(super) const MAX_STARTS: u32 = 12;
+pub(super) const MAX_ITERATIONS: usize = 2000;
 /// The logits' standard deviation where the descent begins: that of the reference at its τ of 5.
-const START_DEVIATION: f64 = 0.2;
+pub(super) const START_DEVIATION: f64 = 0.2;
 /// No entry of B is below this share of the column's mean after the projection, so that every logit stays small.
 const MIN_SHARE: f64 = 1e-3;
 /// Eigenvalues of BᵀGB below this share of the largest are taken for rounding.
@@ -27,6 +27,8 @@ const RANK_TOLERANCE: f64 = 1e-13;
 /// The columns that were found, and what that took.
 pub(super) struct FoundColumns {
     pub(super) b: DMatrix<f64>,
+    /// W, where it is not the best for B.
+    pub(super) w: Option<DMatrix<f64>>,
     pub(super) iterations: usize,
 }
 
@@ -66,7 +68,7 @@ pub(super) fn fit(gram: &DMatrix<f64>, vectors: usize, seed: u32) -> FoundColumn
         }
     }
     let b = best.map_or_else(|| DMatrix::from_element(tasks, vectors, 1.0 / tasks as f64), |(_, b)| b);
-    FoundColumns { b, iterations }
+    FoundColumns { b, w: None, iterations }
 }
 
 /// `(BᵀGB)⁻¹·BᵀG`; the shortest solution where B or G is short of rank.
@@ -92,16 +94,21 @@ fn value_and_gradient(g: &DMatrix<f64>, z: &DMatrix<f64>) -> (f64, Vec<f64>) {
     // tr(EᵀGE) = tr(GE) for the best W, whose residual is orthogonal to what it explains; but not for a rank cut short.
     let value = (ge.transpose() * (DMatrix::identity(g.nrows(), g.nrows()) - &b * &w)).trace();
     let by_b = -2.0 * ge * w.transpose();
-    let mut gradient = by_b.component_mul(&b);
+    (value, through_softmax(&by_b, &b).as_slice().to_vec())
+}
+
+/// The gradient by the logits, of that by their softmax `b`, column by column.
+pub(super) fn through_softmax(by_b: &DMatrix<f64>, b: &DMatrix<f64>) -> DMatrix<f64> {
+    let mut gradient = by_b.component_mul(b);
     for (mut column, b) in gradient.column_iter_mut().zip(b.column_iter()) {
         let mean = column.sum();
         column.axpy(-mean, &b, 1.0);
     }
-    (value, gradient.as_slice().to_vec())
+    gradient
 }
 
 /// The softmax of every column.
-fn softmax(z: &DMatrix<f64>) -> DMatrix<f64> {
+pub(super) fn softmax(z: &DMatrix<f64>) -> DMatrix<f64> {
     let mut b = z.clone();
     for mut column in b.column_iter_mut() {
         let largest = column.max();
@@ -143,7 +150,7 @@ fn projected(b: &DMatrix<f64>, top: &DMatrix<f64>) -> Option<DMatrix<f64>> {
 }
 
 /// A number of the standard normal distribution (Box and Muller 1958).
-fn normal(random: &mut Mt) -> f64 {
+pub(super) fn normal(random: &mut Mt) -> f64 {
     // Within (0, 1), with 32 bits.
     let mut uniform = || (f64::from(random.next_u32()) + 0.5) / 4_294_967_296.0;
     (-2.0 * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos()

@@ -2,8 +2,10 @@
 
 use nalgebra::DMatrix;
 
+use super::activated::{Activation, AutoencoderForm};
 use super::gram::{Gram, eigen};
-use super::{autoencoder, sample};
+use super::random::RandomVectors;
+use super::{activated, autoencoder, sample};
 use crate::basis::Method;
 use crate::error::{Error, Result};
 
@@ -19,6 +21,10 @@ pub struct Fit {
     pub(super) singular_values: Vec<f64>,
     pub(super) selected: Vec<usize>,
     pub(super) iterations: usize,
+    /// The Autoencoder's activations.
+    pub(super) form: AutoencoderForm,
+    /// What Random's vectors are made of, which no task vector is combined into.
+    pub(super) random: Option<RandomVectors>,
     errors: Vec<Option<f64>>,
     loss: Option<f64>,
     bound: Option<f64>,
@@ -31,20 +37,36 @@ impl Fit {
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for no vector, or more than tasks.
     pub fn autoencoder(gram: &Gram, vectors: usize, seed: u32) -> Result<Self> {
+        Self::autoencoder_of(gram, vectors, seed, AutoencoderForm::default())
+    }
+
+    /// [`Fit::autoencoder`] with other activations: B or W without a bound, or the columns of W as softmaxes too, so
+    /// that every task is a convex combination of basis vectors.
+    ///
+    /// # Errors
+    /// As [`Fit::autoencoder`].
+    pub fn autoencoder_of(gram: &Gram, vectors: usize, seed: u32, form: AutoencoderForm) -> Result<Self> {
         check(gram, vectors)?;
         let t = gram.tasks().len();
         // An empty sum is −0.
         let bound = gram.spectrum(false)[vectors..].iter().sum::<f64>() + 0.0;
-        let found = autoencoder::fit(&gram.values, vectors, seed);
+        let found = match form {
+            AutoencoderForm { encoder: Activation::Softmax, w: Activation::Linear } => {
+                autoencoder::fit(&gram.values, vectors, seed)
+            }
+            _ => activated::fit(&gram.values, vectors, seed, form),
+        };
         // In the file they are f32. W is the best for that B.
         let combine = found.b.map(|value| f64::from(value as f32));
-        let recover = autoencoder::best_w(&gram.values, &combine).map(|value| f64::from(value as f32));
+        let recover = found.w.unwrap_or_else(|| autoencoder::best_w(&gram.values, &combine));
+        let recover = recover.map(|value| f64::from(value as f32));
         let residual = DMatrix::identity(t, t) - &combine * &recover;
         let loss = (residual.transpose() * &gram.values * &residual).trace();
         let errors = errors(gram, &residual);
         let scale = (t * t) as f64;
         Ok(Self {
             iterations: found.iterations,
+            form,
             loss: Some(loss.max(0.0) / scale),
             bound: Some(bound / scale),
             ..Self::plain(Method::Autoencoder, seed, combine, recover, errors)
@@ -90,15 +112,21 @@ impl Fit {
     /// The fit of this method; `seed` has no part in PCA.
     ///
     /// # Errors
-    /// As the method's own; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for [`Method::Random`], whose
-    /// vectors have nothing to do with the tasks.
+    /// As the method's own; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for [`Method::Random`], which
+    /// needs the checkpoints, not their Gram matrix alone: [`Fit::random`].
     pub fn of(method: Method, gram: &Gram, vectors: usize, seed: u32) -> Result<Self> {
         match method {
             Method::Autoencoder => Self::autoencoder(gram, vectors, seed),
             Method::Pca => Self::pca(gram, vectors),
             Method::RandomSample => Self::random_sample(gram, vectors, seed),
-            Method::Random => Err(Error::unsupported("bases of random vectors are read, not made")),
+            Method::Random => Err(Error::unsupported("random vectors need the checkpoints: Fit::random")),
         }
+    }
+
+    /// Random vectors, with the projections on them.
+    pub(super) fn of_random(seed: u32, of: RandomVectors, recover: DMatrix<f64>, errors: Vec<Option<f64>>) -> Self {
+        let combine = DMatrix::zeros(recover.ncols(), recover.nrows());
+        Self { random: Some(of), ..Self::plain(Method::Random, seed, combine, recover, errors) }
     }
 
     fn plain(
@@ -116,6 +144,8 @@ impl Fit {
             singular_values: Vec::new(),
             selected: Vec::new(),
             iterations: 0,
+            form: AutoencoderForm::default(),
+            random: None,
             errors,
             loss: None,
             bound: None,
@@ -132,7 +162,7 @@ impl Fit {
         self.combine.ncols()
     }
 
-    /// The coefficient of task vector `t` in basis vector `m`.
+    /// The coefficient of task vector `t` in basis vector `m`; 0 for Random, whose vectors are none of the tasks'.
     ///
     /// # Panics
     /// For an index out of range.
@@ -177,7 +207,7 @@ impl Fit {
     }
 }
 
-fn check(gram: &Gram, vectors: usize) -> Result<()> {
+pub(super) fn check(gram: &Gram, vectors: usize) -> Result<()> {
     let tasks = gram.tasks().len();
     if (1..=tasks).contains(&vectors) {
         return Ok(());

@@ -9,9 +9,11 @@ use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2, Axis};
 use serde_json::{Map, Value as Json, json};
 
+use super::activated::Activation;
 use super::autoencoder::logits;
 use super::family::Family;
 use super::fit::Fit;
+use super::random::RandomColumns;
 use super::tile::{TILE, Tiles, TunedParameter, matrix, split};
 use crate::atomic_file::{PartialFolder, check_output_folder, parent, unwritten, with_room};
 use crate::basis::Method;
@@ -107,7 +109,8 @@ impl Family {
         match fit.method() {
             Method::Autoencoder => output.awb()?,
             Method::Pca => output.pca()?,
-            _ => output.selection()?,
+            Method::Random => output.projections()?,
+            Method::RandomSample => output.selection()?,
         }
         output.info()?;
         partial.take_place(folder)
@@ -171,10 +174,15 @@ impl Output<'_> {
         ]);
         let combine = to_array(&self.fit.combine.transpose());
         let mut all: Vec<Vec<f32>> = Vec::new();
+        let random = self.fit.random.as_ref();
+        let mut random = random.map(|of| of.columns(self.family.parameter_count(), self.options.threads));
         self.file(VECTORS, |out| {
             writer.write(out, &value, |StorageId(storage), out| {
                 let parameter = &self.family.parameters[storage / count];
                 let m = storage % count;
+                if let Some(columns) = &mut random {
+                    return self.random(parameter, m, columns, &mut all, out);
+                }
                 if count * parameter.numel() * size_of::<f32>() > MAX_TOGETHER {
                     return self.stream(parameter, combine.slice_axis(Axis(0), (m..m + 1).into()), out);
                 }
@@ -185,6 +193,37 @@ impl Output<'_> {
                 out.write_all(finite(&all[m], &parameter.name)?)
             })
         })
+    }
+
+    /// Writes a parameter of random vector `m`. The vectors are drawn side by side: all of them are kept until the last
+    /// is written, or drawn again for each where that were too much.
+    fn random(
+        &self,
+        parameter: &TunedParameter,
+        m: usize,
+        columns: &mut RandomColumns,
+        all: &mut Vec<Vec<f32>>,
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
+        let (count, numel) = (self.fit.vectors(), parameter.numel());
+        if count * numel * size_of::<f32>() <= MAX_TOGETHER {
+            if m == 0 {
+                *all = columns.next(numel, 0..count).map_err(io::Error::other)?;
+            }
+            self.progress(size_of_val(all[m].as_slice()));
+            return out.write_all(f32_bytes(&all[m]));
+        }
+        let mut ahead = columns.clone();
+        for range in split(0..numel, CHUNK) {
+            for chunk in ahead.next(range.len(), m..m + 1).map_err(io::Error::other)? {
+                self.progress(size_of_val(chunk.as_slice()));
+                out.write_all(f32_bytes(&chunk))?;
+            }
+        }
+        if m + 1 == count {
+            *columns = ahead;
+        }
+        Ok(())
     }
 
     /// Writes one combination of a whole parameter, computed chunk by chunk.
@@ -237,7 +276,11 @@ impl Output<'_> {
     fn awb(&self) -> Result<()> {
         let (b, w) = (&self.fit.combine, &self.fit.recover);
         let mut writer = TorchWriter::new("AWB");
-        let matrices = [("A", logits(b, TAU)), ("W", w.clone()), ("B", b.clone())];
+        let a = match self.fit.form.encoder {
+            Activation::Softmax => logits(b, TAU),
+            Activation::Linear => b * TAU,
+        };
+        let matrices = [("A", a), ("W", w.clone()), ("B", b.clone())];
         let tensors = matrices
             .iter()
             .map(|(name, matrix)| Ok((*name, writer.tensor(DType::F32, &[matrix.nrows(), matrix.ncols()])?)))
@@ -255,26 +298,13 @@ impl Output<'_> {
         let count = self.fit.vectors();
         let mut writer = TorchWriter::new("pca_components");
         let singular = self.fit.singular_values();
-        let compact = (tasks * count + total + count) * size_of::<f32>();
-        let full = total * count * size_of::<f32>();
-        let storage_info = [
-            ("compact_size_mb", compact as f64 / f64::from(1 << 20)),
-            ("full_matrix_size_gb", full as f64 / f64::from(1 << 30)),
-            ("compression_ratio", full as f64 / compact as f64),
-        ];
-        let shapes =
-            self.names().zip(parameters).map(|(name, parameter)| (name, Value::Size(parameter.shape().to_vec())));
-        let value = Value::dict([
+        let own = [
             ("coefficients", writer.tensor(DType::F32, &[count, tasks])?),
             ("mean_vector", writer.tensor(DType::F32, &[total])?),
             ("singular_values", writer.tensor(DType::F32, &[count])?),
             ("M_actual", Value::Int(count as i64)),
-            ("total_dim", Value::Int(total as i64)),
-            ("keys_order", Value::List(self.names().map(Value::Str).collect())),
-            ("param_shapes", Value::dict(shapes)),
-            ("dataset_names", Value::List(self.family.tasks().map(Value::from).collect())),
-            ("storage_info", Value::dict(storage_info.map(|(name, value)| (name, Value::Float(value))))),
-        ]);
+        ];
+        let value = Value::dict(own.into_iter().chain(self.flattened(tasks * count + total + count)));
         let mean = Array2::from_elem((1, tasks), 1.0 / tasks as f64);
         self.file("pca_components.pt", |out| {
             writer.write(out, &value, |StorageId(i), out| match i {
@@ -283,6 +313,39 @@ impl Output<'_> {
                 _ => singular.iter().try_for_each(|value| write_number(*value, out)),
             })
         })
+    }
+
+    /// `random_basis.pt`.
+    fn projections(&self) -> Result<()> {
+        let (tasks, count) = (self.family.tasks().len(), self.fit.vectors());
+        let mut writer = TorchWriter::new("random_basis");
+        let own = [
+            ("projection_coefficients", writer.tensor(DType::F32, &[count, tasks])?),
+            ("seed", Value::Int(self.fit.seed.into())),
+            ("M", Value::Int(count as i64)),
+        ];
+        let value = Value::dict(own.into_iter().chain(self.flattened(tasks * count)));
+        self.file("random_basis.pt", |out| writer.write(out, &value, |_, out| write_matrix(&self.fit.recover, out)))
+    }
+
+    /// The fields that say how vectors lie as flat ones, and what `compact` numbers save.
+    fn flattened(&self, compact: usize) -> [(&'static str, Value); 5] {
+        let total = self.family.parameter_count();
+        let (compact, full) = (compact * size_of::<f32>(), total * self.fit.vectors() * size_of::<f32>());
+        let storage_info = [
+            ("compact_size_mb", compact as f64 / f64::from(1 << 20)),
+            ("full_matrix_size_gb", full as f64 / f64::from(1 << 30)),
+            ("compression_ratio", full as f64 / compact as f64),
+        ];
+        let shapes = self.names().zip(&self.family.parameters);
+        let shapes = shapes.map(|(name, parameter)| (name, Value::Size(parameter.shape().to_vec())));
+        [
+            ("total_dim", Value::Int(total as i64)),
+            ("keys_order", Value::List(self.names().map(Value::Str).collect())),
+            ("param_shapes", Value::dict(shapes)),
+            ("dataset_names", Value::List(self.family.tasks().map(Value::from).collect())),
+            ("storage_info", Value::dict(storage_info.map(|(name, value)| (name, Value::Float(value))))),
+        ]
     }
 
     /// `random_selection.json`.
@@ -326,7 +389,9 @@ impl Output<'_> {
         add(json!({ "seed": fit.seed }));
         if fit.method() == Method::Autoencoder {
             add(json!({
-                "softmax_w": false, "encoder": "softmax", "w_activation": "linear", "gram_dtype": "float64",
+                // False whatever W is: it is stored activated, and what is true the reference's loader activates again.
+                "softmax_w": false, "encoder": fit.form.encoder.name(), "w_activation": fit.form.w.name(),
+                "gram_dtype": "float64",
                 "loss": fit.loss(), "spectral_lower_bound": fit.bound(),
             }));
         }

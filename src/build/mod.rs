@@ -18,15 +18,18 @@
 //! # Ok::<(), taskbasis::Error>(())
 //! ```
 
+mod activated;
 mod autoencoder;
 mod conditioning;
 mod family;
 mod fit;
 mod folder;
 mod gram;
+mod random;
 mod sample;
 mod tile;
 
+pub use activated::{Activation, AutoencoderForm};
 pub use family::{Difference, Family, doubt};
 pub use fit::Fit;
 pub use folder::WriteOptions;

@@ -5,13 +5,15 @@ use std::str::FromStr;
 use std::time::Instant;
 
 use clap::Args;
+use clap::builder::TypedValueParser;
 use serde_json::{Map, Value, json};
-use taskbasis::build::{Family, Fit, WriteOptions};
+use taskbasis::build::{Activation, AutoencoderForm, Family, Fit, WriteOptions};
 use taskbasis::{Method, PartialFolder, Result};
 
 use crate::args::EncoderArgs;
+use crate::choice::{choice, value};
 use crate::conflicts::{Given, Refused, option, options};
-use crate::family::{FamilyArgs, SEED_OF_PCA, methods};
+use crate::family::{FamilyArgs, SEED_OF_PCA, all_methods};
 use crate::output;
 use crate::pack::{Built, BundleArgs};
 use crate::paths::{self, OutPath};
@@ -31,7 +33,7 @@ pub struct Build {
     output: OutPath,
 
     /// How the tasks are compressed.
-    #[arg(long, default_value = "ae", value_parser = methods())]
+    #[arg(long, default_value = "ae", value_parser = all_methods())]
     method: Method,
 
     /// How many basis vectors; `auto` for the fewest that keep enough of the spectrum.
@@ -42,7 +44,16 @@ pub struct Build {
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true, default_value_t = 0.95)]
     keep: f64,
 
-    /// Another seed gives another of the Autoencoder's equally good bases, or other tasks selected.
+    /// The Autoencoder's encoder: basis vectors as convex combinations of tasks, or any.
+    #[arg(long = "encoder", value_name = "softmax|linear", default_value = "softmax", value_parser = activations())]
+    ae_encoder: Activation,
+
+    /// The Autoencoder's W: tasks as any combinations of basis vectors, or convex ones.
+    #[arg(long, value_name = "linear|softmax", default_value = "linear", value_parser = activations())]
+    w_activation: Activation,
+
+    /// Another seed gives another of the Autoencoder's equally good bases, other tasks selected, or other random
+    /// vectors.
     #[arg(long, default_value_t = 0)]
     seed: u32,
 
@@ -52,6 +63,10 @@ pub struct Build {
 
     #[command(flatten, next_help_heading = "For a bundle, and threads")]
     bundle: BundleArgs,
+}
+
+fn activations() -> impl TypedValueParser<Value = Activation> {
+    choice([Activation::Softmax, Activation::Linear].map(|of| (value(of.name()), of)))
 }
 
 #[derive(Clone, Copy)]
@@ -75,12 +90,21 @@ impl FromStr for Vectors {
 impl Build {
     pub fn conflict(&self, given: &Given<'_>) -> Refused {
         let kept = match self.vectors {
+            Vectors::Auto if self.method == Method::Random => Some((
+                option!(Self, method),
+                "random needs '--vectors M': such vectors keep nothing of a spectrum".into(),
+            )),
             Vectors::Auto => None,
             Vectors::Exactly(_) => given.first([option!(Self, keep)], "is for '--vectors auto'"),
         };
         let is_pca = self.method == Method::Pca;
         let seeded = || is_pca.then(|| given.first([option!(Self, seed)], SEED_OF_PCA)).flatten();
-        kept.or_else(seeded).or_else(|| if self.makes_bundle() { self.of_bundle(given) } else { self.of_folder(given) })
+        let is_ae = self.method == Method::Autoencoder;
+        let forms = [option!(Self, ae_encoder), option!(Self, w_activation)];
+        let formed = || (!is_ae).then(|| given.first(forms, "is for '--method ae'")).flatten();
+        kept.or_else(seeded)
+            .or_else(formed)
+            .or_else(|| if self.makes_bundle() { self.of_bundle(given) } else { self.of_folder(given) })
     }
 
     fn of_bundle(&self, given: &Given<'_>) -> Refused {
@@ -142,7 +166,19 @@ impl Build {
             Vectors::Exactly(vectors) => vectors,
             Vectors::Auto => gram.vectors_for(self.keep, method == Method::Pca)?,
         };
-        let fit = Fit::of(method, &gram, vectors, self.seed)?;
+        let fit = match method {
+            Method::Random => {
+                let bar = output::progress(family.parameter_count(), "drawing the vectors");
+                let fit = Fit::random(&family, &gram, vectors, self.seed, threads, &|done| bar.inc(done));
+                bar.finish_and_clear();
+                fit?
+            }
+            Method::Autoencoder => {
+                let form = AutoencoderForm { encoder: self.ae_encoder, w: self.w_activation };
+                Fit::autoencoder_of(&gram, vectors, self.seed, form)?
+            }
+            _ => Fit::of(method, &gram, vectors, self.seed)?,
+        };
         let left_out = self.family.left_out_json()?;
         let bar = output::progress(family.output_bytes(&fit) as usize, "writing the vectors");
         let advance = |bytes| bar.inc(bytes);

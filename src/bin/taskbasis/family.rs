@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use clap::builder::TypedValueParser;
+use clap::builder::{PossibleValue, TypedValueParser};
 use clap::{ArgGroup, Args};
 use serde_json::{Value, json};
 use taskbasis::build::{Family, Gram};
@@ -62,17 +62,30 @@ impl FromStr for NamedPath {
     }
 }
 
-/// The methods that bases can be made by.
+/// The methods that choose by what the tasks are, and so can be told from their Gram matrix.
 pub const METHODS: [Method; 3] = [Method::Autoencoder, Method::Pca, Method::RandomSample];
 
+/// All methods that bases can be made by.
+pub fn all_methods() -> impl TypedValueParser<Value = Method> {
+    let [ae, pca, sample] = named_methods();
+    let random = "Random orthonormal vectors, those that the reference draws from the same seed, and the projections on \
+        them";
+    choice([ae, pca, sample, (value("random").help(random), Method::Random)])
+}
+
+/// Those of [`METHODS`].
 pub fn methods() -> impl TypedValueParser<Value = Method> {
+    choice(named_methods())
+}
+
+fn named_methods() -> [(PossibleValue, Method); 3] {
     let ae = "Convex combinations of the tasks, and the linear decoder that is best for them";
-    let random = "Some of the task vectors themselves; the other tasks cannot be recovered";
-    choice([
+    let sample = "Some of the task vectors themselves; the other tasks cannot be recovered";
+    [
         (value("ae").help(ae), Method::Autoencoder),
         (value("pca").help("Principal components and a mean"), Method::Pca),
-        (value("random-sample").help(random), Method::RandomSample),
-    ])
+        (value("random-sample").help(sample), Method::RandomSample),
+    ]
 }
 
 impl FamilyArgs {
