@@ -1,12 +1,13 @@
 //! A base and what was fine-tuned from it, checked to be of one model before anything is read.
 
+use std::path::Path;
 use std::sync::OnceLock;
 
 use super::tile::{TILE, Tiles, TunedParameter, split};
-use crate::basis::plausibility;
+use crate::basis::{Basis, BasisContents, Method, Parameter, plausibility};
 use crate::checkpoint::{Checkpoint, is_image_tower, lacking, names};
 use crate::error::{Error, Result};
-use crate::tensor::Tensor;
+use crate::tensor::{Source, Tensor};
 use crate::tower::arch::PROJECTION;
 use crate::weights::Scope;
 
@@ -116,6 +117,34 @@ impl Family {
     /// The parameters that each fine-tuned checkpoint and the base do not share, in the order of the tasks.
     pub fn differences(&self) -> &[Difference] {
         &self.differences
+    }
+
+    /// The base, and the tasks as they are, without a basis: opened at `path`, the folder that they are known by. Its
+    /// vectors are the T fine-tuned checkpoints and the base, where they are mapped, and `τ_t` the t-th less the last:
+    /// weights of any expression of tasks are one pass over them, and nothing else takes memory. The plain sum of these
+    /// vectors means nothing: `all` is what `merged` is of a basis.
+    pub fn into_basis(self, path: &Path) -> (Checkpoint, Basis) {
+        let tasks: Vec<String> = self.tasks.iter().map(|(task, _)| task.clone()).collect();
+        let (t, files) =
+            (tasks.len(), self.tasks.iter().map(|(_, checkpoint)| checkpoint.path().to_path_buf()).collect());
+        let unit = |m: usize, task: usize| if m == t { -1.0 } else { f64::from(u8::from(m == task)) };
+        let parameters = self.parameters.into_iter().map(|parameter| {
+            let tensors = parameter.tuned.into_iter().chain([parameter.base]);
+            (parameter.name, Parameter::new(tensors.map(Source::Dense).collect()))
+        });
+        let contents = BasisContents {
+            path: path.to_path_buf(),
+            method: Method::RandomSample,
+            vectors: t + 1,
+            has_mean: false,
+            table: (0..(t + 1) * t).map(|at| unit(at / t, at % t)).collect(),
+            tasks,
+            residual_tasks: Vec::new(),
+            parameters: parameters.collect(),
+            file_bytes: self.tasks.iter().map(|(_, checkpoint)| checkpoint.file_bytes()).sum(),
+            files,
+        };
+        (self.base, Basis::from_contents(contents))
     }
 
     /// Elements of a task vector: D.

@@ -15,6 +15,8 @@ mod labels;
 mod mat;
 mod pickled;
 mod planes;
+#[cfg(feature = "build")]
+mod reference;
 mod source;
 mod split;
 mod stl10;

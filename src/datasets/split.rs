@@ -36,8 +36,21 @@ pub(super) enum ClassNaming {
 pub(super) enum Images {
     /// Pixels of one image after the other: u8, contiguous.
     Packed { pixels: Tensor, height: usize, width: usize, format: PixelFormat },
+    /// Some of the packed ones, by their places.
+    Chosen { of: Box<Images>, places: Vec<usize> },
     /// A file per image.
     Files(Vec<PathBuf>),
+}
+
+impl Images {
+    /// The packed pixels, height, width and format.
+    fn packed(&self) -> Option<(&Tensor, usize, usize, PixelFormat)> {
+        match self {
+            Self::Packed { pixels, height, width, format } => Some((pixels, *height, *width, *format)),
+            Self::Chosen { of, .. } => of.packed(),
+            Self::Files(_) => None,
+        }
+    }
 }
 
 impl Split {
@@ -91,7 +104,7 @@ impl Split {
     /// The image files, in order, where each image is a file of its own; none elsewhere.
     pub fn files(&self) -> &[PathBuf] {
         match &self.images {
-            Images::Packed { .. } => &[],
+            Images::Packed { .. } | Images::Chosen { .. } => &[],
             Images::Files(files) => files,
         }
     }
@@ -103,7 +116,7 @@ impl Split {
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when there are fewer images.
     pub fn preprocess(&self, preprocess: &Preprocess, range: Range<usize>, threads: usize) -> Result<Vec<f32>> {
         match &self.images {
-            Images::Packed { .. } => {
+            Images::Packed { .. } | Images::Chosen { .. } => {
                 let images = range.map(|i| self.image(i)).collect::<Result<Vec<_>>>()?;
                 preprocess.images(&images, threads)
             }
@@ -121,7 +134,7 @@ impl Split {
     /// Those of [`Split::preprocess`].
     pub fn preprocess_chosen(&self, preprocess: &Preprocess, images: &[usize], threads: usize) -> Result<Vec<f32>> {
         match &self.images {
-            Images::Packed { .. } => {
+            Images::Packed { .. } | Images::Chosen { .. } => {
                 let images = images.iter().map(|&i| self.image(i)).collect::<Result<Vec<_>>>()?;
                 preprocess.images(&images, threads)
             }
@@ -160,28 +173,45 @@ impl Split {
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when there are fewer, or each is a file of its
     /// own, to be decoded first ([`Split::preprocess`]).
     pub fn image(&self, index: usize) -> Result<Pixels<'_>> {
-        let Images::Packed { pixels, height, width, format } = &self.images else {
+        let place = match &self.images {
+            Images::Chosen { places, .. } => *places.get(index).ok_or_else(|| self.no_image(index))?,
+            _ => index,
+        };
+        let Some((pixels, height, width, format)) = self.images.packed() else {
             return Err(Error::invalid("the images are files that must be decoded first"));
         };
         let length = height * width * format.channels();
         // Of an image beyond the last one the start may overflow.
-        let data = index
+        let data = place
             .checked_mul(length)
             .and_then(|start| pixels.bytes()?.get(start..)?.get(..length))
             .ok_or_else(|| self.no_image(index))?;
-        Ok(Pixels::packed(data, *width, *height, *format))
+        Ok(Pixels::packed(data, width, height, format))
     }
 
     /// All images, in order, where they lie in the mapped file; none where each is a file of its own.
     pub fn images(&self) -> impl ExactSizeIterator<Item = Pixels<'_>> {
-        let (bytes, height, width, format) = match &self.images {
-            Images::Packed { pixels, height, width, format } => {
-                (pixels.bytes().expect("packed pixels are contiguous"), *height, *width, *format)
+        let count = if self.images.packed().is_some() { self.len() } else { 0 };
+        (0..count).map(|index| self.image(index).expect("packed pixels are contiguous, and as many as the labels"))
+    }
+
+    /// These images alone, by their places, in their order.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) when there are fewer images.
+    pub fn chosen(mut self, chosen: &[usize]) -> Result<Self> {
+        if let Some(beyond) = chosen.iter().find(|index| **index >= self.len()) {
+            return Err(self.no_image(*beyond));
+        }
+        self.labels = chosen.iter().map(|&index| self.labels[index]).collect();
+        self.images = match self.images {
+            Images::Files(files) => Images::Files(chosen.iter().map(|&index| files[index].clone()).collect()),
+            Images::Chosen { of, places } => {
+                Images::Chosen { of, places: chosen.iter().map(|&index| places[index]).collect() }
             }
-            Images::Files(_) => (&[][..], 1, 1, PixelFormat::Gray8),
+            packed => Images::Chosen { of: Box::new(packed), places: chosen.to_vec() },
         };
-        let length = height * width * format.channels();
-        bytes.chunks_exact(length).map(move |data| Pixels::packed(data, width, height, format))
+        Ok(self)
     }
 
     fn no_image(&self, index: usize) -> Error {

@@ -108,6 +108,17 @@ impl<'a> Images<'a> {
         tasks.iter().map(|task| self.of_task(task, split)).collect()
     }
 
+    /// [`Images::labelled`], `sample` of every task's images: M, T and the seed.
+    pub(super) fn sampled(&self, tasks: &[String], split: &str, sample: (usize, usize, u32)) -> Result<Vec<Labelled>> {
+        self.heads.check(tasks)?;
+        let (vectors, of, seed) = sample;
+        let sampled = |task: &String| {
+            let split = self.split(task, split)?.reference_sample(vectors, of, seed)?;
+            self.of_split(task, split)
+        };
+        tasks.iter().map(sampled).collect()
+    }
+
     /// The heads of these tasks.
     pub(super) fn heads(&self, tasks: &[String]) -> Result<Vec<Head>> {
         self.heads.check(tasks)?;
@@ -115,11 +126,27 @@ impl<'a> Images<'a> {
     }
 
     fn of_task(&self, task: &str, name: &str) -> Result<Labelled> {
-        let head = self.heads.head(self.bundle, task, &self.arch)?;
-        let split = self.data.split(task, name)?;
+        self.of_split(task, self.split(task, name)?)
+    }
+
+    /// The images of a split, or those that the reference sets aside of it.
+    fn split(&self, task: &str, name: &str) -> Result<Split> {
+        let (stored, is_reference) = stored_split(name);
+        // The reference has a validation split of EuroSAT's own.
+        let valid = || self.data.splits(task).is_ok_and(|splits| splits.contains(&"valid"));
+        let split = match (is_reference, task) {
+            (true, "EuroSAT") if valid() => self.data.split(task, "valid")?,
+            (true, _) => self.data.split(task, stored)?.reference_validation()?,
+            (false, _) => self.data.split(task, stored)?,
+        };
         if split.is_empty() {
             return Err(Error::format(format!("split `{name}` of task `{task}` has no images")));
         }
+        Ok(split)
+    }
+
+    fn of_split(&self, task: &str, split: Split) -> Result<Labelled> {
+        let head = self.heads.head(self.bundle, task, &self.arch)?;
         let labels = labels(&head, &split, self.other_names, task)?;
         let batches = (0..split.len().div_ceil(self.batch)).map(|_| OnceLock::new()).collect();
         let read = AtomicUsize::new(labels.len());
@@ -226,6 +253,11 @@ impl<'a> Images<'a> {
     pub(super) fn skipped(&self) -> Option<Value> {
         self.skipped.as_ref().map(Skipped::json)
     }
+}
+
+/// The split that is in the data, and whether what the reference sets aside of it is meant: `train:reference`.
+pub(super) fn stored_split(name: &str) -> (&str, bool) {
+    name.strip_suffix(":reference").map_or((name, false), |stored| (stored, true))
 }
 
 /// The labels as the head counts classes; what a person should know of them is said.

@@ -1,6 +1,7 @@
 //! `taskbasis eval`
 
 mod analogy;
+mod baseline;
 mod data;
 mod finetuned;
 mod layers;
@@ -34,12 +35,20 @@ impl Eval {
     }
 
     pub fn run(self, as_json: bool) -> Result<()> {
-        let session = self.model.open(self.encoder.threads)?;
+        let session = match &self.tasks_dir {
+            Some(folder) => baseline::open(&self, folder)?,
+            None => self.model.open(self.encoder.threads)?,
+        };
         let encoder = self.encoder.encoder(&session)?;
         let images = Images::new(open_data(&self.data)?, &self, &session, encoder.arch())?;
         let bench = Bench { session: &session, encoder, images };
         let is_left = matches!(&*self.tasks, [task] if leaves_choice(task, &session));
         let routing = self.router.open(&session, self.is_plain() && is_left)?;
+        if let Some(folder) = &self.accuracies {
+            baseline::accuracies(&self, &bench, folder, as_json)?;
+            bench.images.tell_skipped();
+            return Ok(());
+        }
         match (&self.sweep, self.negate, &self.analogy) {
             (sweep, true, _) => negate::run(&self, &bench, sweep.clone(), as_json),
             (sweep, false, Some(analogy)) => analogy::run(&self, &bench, analogy, sweep.clone(), as_json),

@@ -15,7 +15,8 @@ use super::workbench::Bench;
 use crate::output;
 
 pub(super) fn run(eval: &Eval, bench: &Bench<'_>, sweep: &Sweep, as_json: bool) -> Result<()> {
-    let direction = eval.weights.clone().unwrap_or_else(TaskExpr::merged);
+    let usual = || if eval.tasks_dir.is_some() { TaskExpr::all() } else { TaskExpr::merged() };
+    let direction = eval.weights.clone().unwrap_or_else(usual);
     if direction.terms().is_empty() {
         return Err(Error::invalid("λ times nothing is the base: give --sweep something to scale"));
     }
@@ -25,7 +26,13 @@ pub(super) fn run(eval: &Eval, bench: &Bench<'_>, sweep: &Sweep, as_json: bool) 
         check_output(path, &[])?;
     }
     let tasks = bench.tasks(eval, &[&eval.val_split, &eval.split])?;
-    let val = bench.images.labelled(&tasks, &eval.val_split)?;
+    let val = match (eval.subsample, bench.session.model().basis()) {
+        (None, _) => bench.images.labelled(&tasks, &eval.val_split)?,
+        (Some(seed), Some(basis)) => {
+            bench.images.sampled(&tasks, &eval.val_split, (basis.vectors(), tasks.len(), seed))?
+        }
+        (Some(_), None) => return Err(Error::invalid("--subsample takes M/T of the images: there is no basis")),
+    };
     let test = bench.images.labelled(&tasks, &eval.split)?;
     let finetuned = Finetuned::of(eval, bench, &val, &test)?;
     let measure = |lambda: f64, part, labelled: &[Labelled], bar: &ProgressBar| {
@@ -68,7 +75,7 @@ pub(super) fn run(eval: &Eval, bench: &Bench<'_>, sweep: &Sweep, as_json: bool) 
             test: &tested,
             zero_shot: &zero_shot,
             finetuned: finetuned.as_ref(),
-            basis: bench.session.model().basis(),
+            basis: bench.session.model().basis().filter(|_| eval.tasks_dir.is_none()),
             json: &json,
         };
         let html = page.html()?;

@@ -3,7 +3,7 @@
 use indicatif::ProgressBar;
 use taskbasis::{Encoder, Error, ErrorKind, Result, TaskExpr, TaskWeights};
 
-use super::data::{Images, Labelled};
+use super::data::{Images, Labelled, stored_split};
 use super::options::Eval;
 use crate::args::Session;
 
@@ -50,7 +50,7 @@ impl Bench<'_> {
     pub(super) fn tasks_of(&self, splits: &[&str]) -> Result<Vec<String>> {
         let mut tasks: Vec<String> = Vec::new();
         for (i, split) in splits.iter().enumerate() {
-            let of_split = self.images.data().tasks_with(split)?;
+            let of_split = self.images.data().tasks_with(stored_split(split).0)?;
             if i == 0 {
                 tasks = of_split.into_iter().map(String::from).collect();
             } else {
