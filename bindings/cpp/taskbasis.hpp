@@ -431,6 +431,23 @@ public:
         });
     }
 
+    // The dot product of what two expressions add to the base. The first on a basis reads all of its vectors.
+    result<double> try_dot(const std::string &a, const std::string &b) const {
+        return product(a, b, [&](double *out) { return detail::call(tb_basis_dot, get(), a.c_str(), b.c_str(), out); });
+    }
+
+    // The length of what an expression adds to the base.
+    result<double> try_norm(const std::string &a) const {
+        return product(a, a, [&](double *out) { return detail::call(tb_basis_norm, get(), a.c_str(), out); });
+    }
+
+    // The cosine of the angle between what two expressions add to the base.
+    result<double> try_cosine(const std::string &a, const std::string &b) const {
+        return product(a, b, [&](double *out) {
+            return detail::call(tb_basis_cosine, get(), a.c_str(), b.c_str(), out);
+        });
+    }
+
     // The weights of an expression: "MNIST@0.3 + SVHN@0.3 - Cars@0.2".
     result<taskbasis::weights> try_weights(const std::string &expression) const {
         if (auto bad = detail::cut({{"expression", expression}})) {
@@ -543,6 +560,9 @@ public:
     std::vector<std::string> tasks() const { return try_tasks().value(); }
     std::size_t task_index(const std::string &name) const { return try_task_index(name).value(); }
     std::vector<double> coefficients() const { return try_coefficients().value(); }
+    double dot(const std::string &a, const std::string &b) const { return try_dot(a, b).value(); }
+    double norm(const std::string &a) const { return try_norm(a).value(); }
+    double cosine(const std::string &a, const std::string &b) const { return try_cosine(a, b).value(); }
     taskbasis::weights weights(const std::string &expression) const { return try_weights(expression).value(); }
     taskbasis::weights weights(std::initializer_list<const char *>) const = delete;
     taskbasis::weights weights_of(const std::vector<task> &tasks) const { return try_weights_of(tasks).value(); }
@@ -557,6 +577,19 @@ public:
 
 private:
     explicit basis(tb_basis *handle) noexcept : handle_(handle) {}
+
+    template <class Compute>
+    static result<double> product(const std::string &a, const std::string &b, const Compute &compute) {
+        if (auto bad = detail::cut({{"a", a}, {"b", b}})) {
+            return *std::move(bad);
+        }
+        double out = 0.0;
+        if (auto failed = compute(&out)) {
+            return *std::move(failed);
+        }
+        return out;
+    }
+
     detail::owned<tb_basis, tb_basis_free> handle_;
 };
 

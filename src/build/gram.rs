@@ -76,6 +76,19 @@ impl Gram {
         Ok(Self { tasks, values, base_norm: None, parts: Vec::new() })
     }
 
+    /// The Gram matrix that these parts, T·T numbers for each parameter, add up to.
+    pub(crate) fn of_parts(tasks: Vec<String>, parts: Vec<(String, Vec<f64>)>) -> Result<Self> {
+        let t = tasks.len();
+        let mut values = vec![0.0; t * t];
+        for (_, part) in &parts {
+            values.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
+        }
+        // What cancels out may leave a rounding on one side.
+        let even: Vec<f64> = (0..t * t).map(|at| (values[at] + values[at % t * t + at / t]) / 2.0).collect();
+        let parts = parts.into_iter().map(|(name, part)| (name, DMatrix::from_row_slice(t, t, &part))).collect();
+        Ok(Self { parts, ..Self::new(tasks, &even)? })
+    }
+
     /// The tasks, in the order of rows and columns.
     pub fn tasks(&self) -> &[String] {
         &self.tasks

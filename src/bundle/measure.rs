@@ -42,6 +42,16 @@ impl Gram {
         self.sums[i.min(j) * self.size + i.max(j)]
     }
 
+    /// aᵀGb.
+    pub(crate) fn bilinear(&self, a: &[f64], b: &[f64]) -> f64 {
+        let row = |i: usize| b.iter().enumerate().map(|(j, b)| b * self.get(i, j)).sum::<f64>();
+        a.iter().enumerate().filter(|(_, a)| **a != 0.0).map(|(i, a)| a * row(i)).sum()
+    }
+
+    pub(crate) fn is_finite(&self) -> bool {
+        self.sums.iter().all(|sum| sum.is_finite())
+    }
+
     /// aᵀGa.
     pub(crate) fn quadratic(&self, a: &[f64]) -> f64 {
         let pairs = (0..self.size).flat_map(|i| (i..self.size).map(move |j| (i, j)));

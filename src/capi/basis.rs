@@ -4,11 +4,14 @@ use std::ffi::{CString, c_char};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use super::error::{tb_error, tb_status};
 use super::guard::call;
 use super::handle::{self, Buffer, Handle, Out, StructOut, Versioned};
 use crate::basis::Basis;
 use crate::error::{Error, Result};
+use crate::fit::Products;
 use crate::mmap::MapMode;
 use crate::open::{OpenModel, OpenOptions};
 use crate::weights::{Model, ModelOptions};
@@ -23,6 +26,8 @@ pub(super) struct OpenBasis {
     pub(super) opened: OpenModel,
     method: CString,
     tasks: Vec<CString>,
+    /// The sums of products of its vectors, once they were asked for.
+    pub(super) products: Mutex<Option<Arc<Products>>>,
 }
 
 impl Handle for tb_basis {
@@ -151,7 +156,7 @@ pub unsafe extern "C" fn tb_basis_open(
         let basis = opened.model().basis();
         let method = handle::c_text(&basis.map_or_else(|| "none".to_owned(), |basis| basis.method().to_string()));
         let tasks = basis.into_iter().flat_map(Basis::tasks).map(|task| handle::c_text(task)).collect();
-        out.set(handle::into_raw::<tb_basis>(OpenBasis { opened, method, tasks }));
+        out.set(handle::into_raw::<tb_basis>(OpenBasis { opened, method, tasks, products: Mutex::new(None) }));
         Ok(())
     })
 }
@@ -167,7 +172,7 @@ pub unsafe extern "C" fn tb_basis_info(
 ) -> tb_status {
     call!(err, {
         let info = StructOut::new(info, "info")?;
-        let OpenBasis { opened, method, tasks } = handle::borrow(basis)?;
+        let OpenBasis { opened, method, tasks, .. } = handle::borrow(basis)?;
         let (base, basis) = (opened.model().base(), opened.model().basis());
         let floats = base.encoder().filter(|(_, tensor)| tensor.dtype().is_float());
         let image_tower: usize = floats.map(|(_, tensor)| tensor.numel()).sum();
@@ -275,6 +280,6 @@ pub(super) unsafe fn model<'a>(basis: *const tb_basis) -> Result<&'a Arc<Model>>
     Ok(unsafe { handle::borrow(basis) }?.opened.model())
 }
 
-fn no_basis() -> Error {
+pub(super) fn no_basis() -> Error {
     Error::invalid("only a base is open, no basis: there are no tasks")
 }

@@ -25,6 +25,7 @@ mod bench;
 mod closed;
 mod linear;
 mod objective;
+mod products;
 mod search;
 mod set;
 mod shots;
@@ -32,6 +33,7 @@ mod space;
 
 pub use closed::{ClosedForm, closed_form};
 pub use objective::{Measure, Objective};
+pub use products::Products;
 pub use search::{Candidate, FitOptions, Fitted, SweepPoint, fit};
 pub use set::{FitImages, FitTask};
 pub use shots::{choose_images, choose_shots};

@@ -118,7 +118,7 @@ impl Model {
     }
 
     /// Threads that reconstruct; 0 means one per processor.
-    pub(super) fn threads(&self) -> usize {
+    pub(crate) fn threads(&self) -> usize {
         self.threads
     }
 

@@ -58,7 +58,7 @@ impl Parser<'_> {
             match self.sign() {
                 Some(next) => sign = next,
                 None if self.chars.peek().is_none() => return Ok(TaskExpr { terms }),
-                None => return Err(self.error("expected `+`, `-` or the end").hint(QUOTES)),
+                None => return Err(self.no_sign()),
             }
         }
     }
@@ -204,6 +204,20 @@ impl Parser<'_> {
                 Err(self.error(&format!("expected a number after {after}")).got(format_args!("`{}`", clipped(&number))))
             }
         }
+    }
+
+    /// What follows a term and is no sign.
+    fn no_sign(&mut self) -> Error {
+        let at = self.chars.peek().map_or(self.text.len(), |&(at, _)| at);
+        let rest = &self.text[at..];
+        if rest.starts_with(['^', '²', '³']) || rest.starts_with("**") {
+            let why = "powers of single elements are not linear in the basis vectors, so no coefficients give them";
+            return self.error(why).hint("Weights are sums of multiples: `MNIST@0.5 + SVHN@0.3`");
+        }
+        if rest.starts_with('*') {
+            return self.error("expected `+`, `-` or the end").hint("A multiple is written `MNIST@0.5`");
+        }
+        self.error("expected `+`, `-` or the end").hint(QUOTES)
     }
 
     fn word(&mut self, is_part: impl Fn(char) -> bool) -> String {

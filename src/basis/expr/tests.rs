@@ -220,3 +220,13 @@ proptest! {
         let _ = text.parse::<TaskExpr>();
     }
 }
+
+#[test]
+fn powers_of_elements_are_refused_with_the_reason() {
+    for power in ["MNIST^2", "MNIST ** 2", "MNIST@0.5**3 + SVHN", "all²", "\"A b\" ^ 0.5"] {
+        let error = power.parse::<TaskExpr>().unwrap_err().to_string();
+        assert!(error.contains("not linear in the basis vectors"), "{error}");
+    }
+    let error = "MNIST*2".parse::<TaskExpr>().unwrap_err().to_string();
+    assert!(error.contains("`MNIST@0.5`") && !error.contains("linear"), "{error}");
+}

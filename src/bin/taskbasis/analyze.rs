@@ -1,22 +1,41 @@
 //! `taskbasis analyze`
 
+use std::path::Path;
+
 use clap::Args;
 use serde_json::{Map, Value, json};
 use taskbasis::build::{Fit, Gram};
-use taskbasis::{Method, Result, Selector};
+use taskbasis::fit::Products;
+use taskbasis::{BasisFile, Error, MapMode, Method, Result, Selector, Source, TaskExpr};
 
 use crate::args::threads;
 use crate::build::percent;
 use crate::conflicts::{Given, Refused, option};
+use crate::expression::expression;
 use crate::family::{FamilyArgs, METHODS, SEED_OF_PCA, methods};
 use crate::output;
+use crate::paths::InPath;
 
 /// Tell how well fine-tuned checkpoints can be compressed: their spectrum, what they have in common, and what every
-/// number of vectors leaves of each task. Nothing is written.
+/// number of vectors leaves of each task. Or tell of a basis (--basis) how long its task vectors are, and what they have
+/// in common. Nothing is written.
 #[derive(Args)]
+#[command(
+    mut_arg("base", |base| base.required(false).required_unless_present("basis")),
+    mut_group("finetuned checkpoints", |group| group.required(false).conflicts_with("basis")),
+)]
 pub struct Analyze {
     #[command(flatten)]
-    family: FamilyArgs,
+    family: Option<FamilyArgs>,
+
+    /// A basis that is there already, a folder or a bundle, instead of checkpoints: the lengths of its recovered task
+    /// vectors and what they have in common, from the products of its vectors. It needs no base.
+    #[arg(long, value_name = "FOLDER|BUNDLE", conflicts_with_all = ["base", "image_tower", "method", "vectors", "seed"])]
+    basis: Option<InPath>,
+
+    /// With --basis, this expression too, beside the tasks; may be given several times.
+    #[arg(long, value_name = "EXPR", value_parser = expression, allow_hyphen_values = true, requires = "basis")]
+    weights: Vec<TaskExpr>,
 
     /// Only this method.
     #[arg(long, value_parser = methods())]
@@ -42,8 +61,15 @@ impl Analyze {
     }
 
     pub fn run(self, as_json: bool) -> Result<()> {
-        let family = self.family.open()?;
-        let gram = self.family.gram(&family, self.threads)?;
+        if let Some(basis) = &self.basis {
+            let gram = self.of_basis(basis)?;
+            return match as_json {
+                true => output::json(&report(&gram, &[])),
+                false => output::text(&format!("{}\n{}", lengths_text(&gram), summary_text(&gram))),
+            };
+        }
+        let Some(family) = &self.family else { return Err(Error::invalid("neither checkpoints nor --basis")) };
+        let gram = family.gram(&family.open()?, self.threads)?;
         let methods = self.method.map_or(METHODS.to_vec(), |method| vec![method]);
         let counts = self.vectors.map_or((1..=gram.tasks().len()).collect(), |vectors| vec![vectors]);
         let mut fits = Vec::new();
@@ -55,7 +81,7 @@ impl Analyze {
         if as_json {
             return output::json(&report(&gram, &fits));
         }
-        let mut text = spectrum_text(&gram) + "\n" + &cosines_text(&gram) + "\n" + &groups_text(&gram);
+        let mut text = summary_text(&gram);
         for method in METHODS {
             let fits: Vec<&Fit> = fits.iter().filter(|fit| fit.method() == method).collect();
             if !fits.is_empty() {
@@ -67,6 +93,39 @@ impl Analyze {
         }
         output::text(&text)
     }
+}
+
+impl Analyze {
+    /// The Gram matrix of the task vectors that the basis gives back, and of the expressions.
+    fn of_basis(&self, path: &Path) -> Result<Gram> {
+        let basis = BasisFile::open(path, MapMode::Map)?.into_basis()?;
+        let recoverable = |(t, task): (usize, &String)| {
+            let is_there = basis.recovery().is_recoverable(t);
+            if !is_there {
+                output::note(&format!("task `{task}` is left out: a {} basis cannot give it back", basis.method()));
+            }
+            is_there.then(|| (task.clone(), TaskExpr::task(task)))
+        };
+        let mut of: Vec<(String, TaskExpr)> = basis.tasks().iter().enumerate().filter_map(recoverable).collect();
+        of.extend(self.weights.iter().map(|expr| (expr.to_string(), expr.clone())));
+        let bytes = basis.parameters().flat_map(|(_, parameter)| parameter.sources()).map(Source::nbytes).sum();
+        let bar = output::progress(bytes, "reading the vectors");
+        let products = Products::of(&basis, self.threads, &|done| bar.inc(done))?;
+        bar.finish_and_clear();
+        products.gram(&basis, &of)
+    }
+}
+
+/// How long the vectors are.
+fn lengths_text(gram: &Gram) -> String {
+    let header = vec!["task".to_owned(), "length".into()];
+    let row = |(t, task): (usize, &String)| vec![task.clone(), format!("{:.4}", gram.get(t, t).sqrt())];
+    let rows: Vec<_> = std::iter::once(header).chain(gram.tasks().iter().enumerate().map(row)).collect();
+    output::table(&rows)
+}
+
+fn summary_text(gram: &Gram) -> String {
+    spectrum_text(gram) + "\n" + &cosines_text(gram) + "\n" + &groups_text(gram)
 }
 
 fn report(gram: &Gram, fits: &[Fit]) -> Value {

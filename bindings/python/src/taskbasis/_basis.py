@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -136,6 +136,27 @@ class Basis(Handle):
         out = ffi.new("tb_weights **")
         call(lib.tb_weights_create, self._handle, encoded(str(expression)), out)
         return Weights(out[0])
+
+    def dot(self, a: Named, b: Named) -> float:
+        """The dot product of what two expressions add to the base, over all parameters. The first call on a basis reads
+        all of its vectors; those after it cost nothing that a person would notice."""
+        return self._product(lib.tb_basis_dot, a, b)
+
+    def norm(self, a: Named) -> float:
+        """The length of what an expression adds to the base."""
+        return self._product(lib.tb_basis_norm, a)
+
+    def cosine(self, a: Named, b: Named) -> float:
+        """The cosine of the angle between what two expressions add to the base, from -1 to 1.
+
+        Raises InvalidArgumentError where one of them adds nothing, as `"base"` does.
+        """
+        return self._product(lib.tb_basis_cosine, a, b)
+
+    def _product(self, function: "Callable[..., int]", *expressions: Named) -> float:
+        out = ffi.new("double *")
+        call(function, self._handle, *(encoded(str(expression)) for expression in expressions), out)
+        return float(out[0])
 
     def groups(self, grouping: str) -> "tuple[str, ...]":
         """The groups of parameters of a ready grouping, as expressions spell them: `"whole"` (all in one), `"kind"` (stem,
