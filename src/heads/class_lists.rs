@@ -11,6 +11,39 @@ use crate::mmap::read_small;
 /// The largest file of lists that is read: ImageNet's names have 20 KB.
 const MAX_BYTES: usize = 64 << 20;
 
+/// The reference's datasets, with their classes in the order of its labels (uiuctml/TaskVectorBasis at dfcc7ab,
+/// torchvision 0.29): facts. `… plain` is a second list of a dataset's.
+const KNOWN_CLASSES: &str = include_str!("classes.json");
+/// What follows the name of a dataset where its classes are named by words.
+const PLAIN: &str = " plain";
+
+/// The names that the reference gives the classes of the dataset `task`, under its own names of datasets: `MNIST`,
+/// `Cars`, `SUN397`, …, also `MNISTVal`. FER2013's are lists in its code, and so go into its prompts as Python writes a
+/// list, `['happy', 'smiling']`; `plain` gives the first word of each instead.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for another dataset, naming those that there are.
+pub fn known_class_names(task: &str, plain: bool) -> Result<Vec<String>> {
+    let mut known = known()?;
+    let task = task.strip_suffix("Val").unwrap_or(task);
+    let words = plain.then(|| known.shift_remove(&format!("{task}{PLAIN}"))).flatten();
+    known.retain(|name, _| !name.ends_with(PLAIN));
+    match words.or_else(|| known.shift_remove(task)) {
+        Some(names) => Ok(names),
+        None => Err(unknown("class names of", task, known.keys().map(String::as_str))),
+    }
+}
+
+/// Whether a dataset's classes have plain names beside those that the reference puts into its prompts.
+pub fn has_plain_class_names(task: &str) -> bool {
+    let task = task.strip_suffix("Val").unwrap_or(task);
+    known().is_ok_and(|known| known.contains_key(&format!("{task}{PLAIN}")))
+}
+
+fn known() -> Result<IndexMap<String, Vec<String>>> {
+    serde_json::from_str(KNOWN_CLASSES).map_err(|e| Error::format("the known class names").because(e))
+}
+
 /// The class names in the JSON file at `path`: of `task` in `{task: [name, …]}`, or the only list, `[name, …]`.
 ///
 /// # Errors
@@ -58,4 +91,50 @@ fn lists(path: &Path, what: &str) -> Result<Lists> {
             .expected("JSON of the form {\"task\": [\"…\", …]} or [\"…\", …]")
             .because(e)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_known_lists_are_complete() {
+        for (task, count, first, last) in [
+            ("Cars", 196, "AM General Hummer SUV 2000", "smart fortwo Convertible 2012"),
+            ("CIFAR10", 10, "airplane", "truck"),
+            ("CIFAR100", 100, "apple", "worm"),
+            ("DTD", 47, "banded", "zigzagged"),
+            ("EMNIST", 10, "0", "9"),
+            ("EuroSAT", 10, "annual crop land", "lake or sea"),
+            ("FashionMNIST", 10, "T-shirt/top", "Ankle boot"),
+            ("FER2013", 7, "['angry']", "['neutral', 'bored']"),
+            ("Flowers102", 102, "pink primrose", "blackberry lily"),
+            ("Food101", 101, "apple_pie", "waffles"),
+            ("GTSRB", 43, "red and white circle 20 kph speed limit", LAST_SIGN),
+            ("ImageNet", 1000, "tench", "toilet paper"),
+            ("KMNIST", 10, "o", "wo"),
+            ("MNIST", 10, "0", "9"),
+            ("OxfordIIITPet", 37, "Abyssinian", "Yorkshire Terrier"),
+            ("PCAM", 2, "lymph node", "lymph node containing metastatic tumor tissue"),
+            ("RenderedSST2", 2, "negative", "positive"),
+            ("RESISC45", 45, "airplane", "wetland"),
+            ("STL10", 10, "airplane", "truck"),
+            ("SUN397", 397, "abbey", "youth hostel"),
+            ("SVHNVal", 10, "0", "9"),
+        ] {
+            let names = known_class_names(task, false).unwrap();
+            assert_eq!((names.len(), &*names[0], &*names[count - 1]), (count, first, last), "{task}");
+            // ImageNet has two missiles and two sunglasses.
+            let distinct: std::collections::HashSet<_> = names.iter().collect();
+            assert_eq!(distinct.len(), count - if task == "ImageNet" { 2 } else { 0 }, "{task}");
+            assert_eq!(has_plain_class_names(task), task == "FER2013");
+        }
+        let plain = ["angry", "disgusted", "fearful", "happy", "sad", "surprised", "neutral"];
+        assert_eq!(known_class_names("FER2013Val", true).unwrap(), plain);
+        assert_eq!(known_class_names("MNIST", true).unwrap(), known_class_names("MNIST", false).unwrap());
+        let error = known_class_names("Car", false).unwrap_err().to_string();
+        assert!(error.contains("Did you mean `Cars`?") && !error.contains("plain"), "{error}");
+    }
+
+    const LAST_SIGN: &str = "white circle with gray strike bar indicating no passing for trucks has ended";
 }

@@ -13,7 +13,7 @@ pub mod tokenizer;
 #[cfg(feature = "tokenizers")]
 mod tokenizer_file;
 
-pub use class_lists::{class_names, class_tasks};
+pub use class_lists::{class_names, class_tasks, has_plain_class_names, known_class_names};
 pub(crate) use files::choose_task;
 pub(crate) use files::head_places;
 pub use files::{SIGMOID, head_tasks};

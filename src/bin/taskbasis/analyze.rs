@@ -22,6 +22,7 @@ use crate::paths::InPath;
 #[derive(Args)]
 #[command(
     mut_arg("base", |base| base.required(false).required_unless_present("basis")),
+    mut_arg("tasks", |tasks| tasks.required_unless_present_any(["tasks_dir", "basis"])),
     mut_group("finetuned checkpoints", |group| group.required(false).conflicts_with("basis")),
 )]
 pub struct Analyze {

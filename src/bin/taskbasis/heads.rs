@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use taskbasis::heads::tokenizer::TOKENIZER_FILES;
-use taskbasis::heads::{SIGMOID, class_names, class_tasks};
+use taskbasis::heads::{SIGMOID, class_names, class_tasks, has_plain_class_names, known_class_names};
 use taskbasis::hub::{Hub, HubOptions};
 use taskbasis::tower::text::TextForm;
 use taskbasis::{
     Activation, EncoderOptions, Error, Prompts, Result, ScoreFunction, TextEncoder, TextHints, TextModel, check_output,
-    save_arrays,
+    replace_file, save_arrays,
 };
 
 use crate::args::threads;
@@ -34,8 +34,21 @@ pub struct Heads {
     text_model: BasePath,
 
     /// Class names: {"TASK": ["name", …]}, or ["name", …] with one `--task`.
-    #[arg(long, value_name = "C.json")]
-    classes: InPath,
+    #[arg(long, value_name = "C.json", required_unless_present = "datasets")]
+    classes: Option<InPath>,
+
+    /// A dataset of the reference's whose classes are known, as `Cars`, instead of --classes; once per dataset.
+    #[arg(long = "dataset", value_name = "NAME", conflicts_with_all = ["classes", "tasks"])]
+    datasets: Vec<String>,
+
+    /// Words for the classes that the reference puts into its prompts as Python writes a list: FER2013's `happy`, not
+    /// `['happy', 'smiling']`.
+    #[arg(long, requires = "datasets")]
+    plain_names: bool,
+
+    /// Write the class names that heads were made of, as other commands take them.
+    #[arg(long, value_name = "C.json", requires = "datasets")]
+    write_classes: Option<OutFile>,
 
     /// The file to write: `TASK/weight` [C, e] and `TASK/bias` [C], as `--heads` takes it, and `TASK/sigmoid` where
     /// scores are sigmoids.
@@ -86,13 +99,10 @@ impl Heads {
 
     pub fn run(self, as_json: bool) -> Result<()> {
         check_output(&self.output, &[])?;
+        self.write_classes.iter().try_for_each(|path| check_output(path, &[]))?;
         // All that can be wrong in small files is said before the large one is opened.
         let mut tasks = Vec::new();
-        for task in self.tasks()? {
-            let classes = class_names(&self.classes, &task)?;
-            if classes.is_empty() {
-                return Err(Error::format(format!("no class of task `{task}`")).at(&self.classes));
-            }
+        for (task, classes) in self.lists()? {
             let prompts = match &self.templates {
                 Some(path) => Prompts::open(path, &task)?,
                 None => Prompts::known(&task).map_err(|e| e.or_hint("Give them with --templates"))?,
@@ -135,6 +145,13 @@ impl Heads {
         }
         let about = [("text_model", encoder.model().path().display().to_string())];
         save_arrays(&self.output, &arrays, &about, &[])?;
+        if let Some(path) = &self.write_classes {
+            let lists: Map<String, Value> = tasks.iter().map(|(task, names, _)| (task.clone(), json!(names))).collect();
+            replace_file(path, &[], |sibling| {
+                std::fs::write(sibling, format!("{}\n", Value::Object(lists)))
+                    .map_err(|e| Error::io("cannot write", path, e))
+            })?;
+        }
 
         let after = output::after_writing(&self.output);
         if as_json {
@@ -152,15 +169,38 @@ impl Heads {
         output::text(&told).map_err(after)
     }
 
-    fn tasks(&self) -> Result<Vec<String>> {
-        let known = class_tasks(&self.classes)?;
-        match (self.tasks.len(), known.is_empty()) {
-            (0, false) => Ok(known),
-            (1, true) | (1.., false) => Ok(self.tasks.clone()),
-            _ => Err(Error::invalid("the classes of one task without its name")
-                .at(&self.classes)
-                .hint("Give one --task")),
+    /// The tasks to make heads for, each with the names of its classes.
+    fn lists(&self) -> Result<Vec<(String, Vec<String>)>> {
+        let Some(file) = &self.classes else {
+            return self.datasets.iter().map(|name| Ok((name.clone(), self.known(name)?))).collect();
+        };
+        let known = class_tasks(file)?;
+        let tasks = match (self.tasks.len(), known.is_empty()) {
+            (0, false) => known,
+            (1, true) | (1.., false) => self.tasks.clone(),
+            _ => {
+                return Err(Error::invalid("the classes of one task without its name")
+                    .at(file)
+                    .hint("Give one --task"));
+            }
+        };
+        let names = |task: String| match class_names(file, &task)? {
+            names if names.is_empty() => Err(Error::format(format!("no class of task `{task}`")).at(file)),
+            names => Ok((task, names)),
+        };
+        tasks.into_iter().map(names).collect()
+    }
+
+    /// The known names of a dataset's classes; what a person should know of them is said.
+    fn known(&self, dataset: &str) -> Result<Vec<String>> {
+        let names = known_class_names(dataset, self.plain_names).map_err(|e| e.or_hint("Give them with --classes"))?;
+        if has_plain_class_names(dataset) && !self.plain_names {
+            output::note(&format!(
+                "{dataset}: the classes go into the prompts as the reference's do, {}; --plain-names gives words",
+                names.get(3).unwrap_or(&names[0]),
+            ));
         }
+        Ok(names)
     }
 }
 
