@@ -102,6 +102,10 @@ impl Family {
         if fit.combine.nrows() != tasks {
             return Err(Error::mismatch("the fit is of other tasks").expected(tasks).got(fit.combine.nrows()));
         }
+        if let Some(random) = fit.random.as_ref().filter(|random| random.total() != self.parameter_count()) {
+            let error = Error::mismatch("the random vectors are of another model");
+            return Err(error.expected(self.parameter_count()).got(random.total()));
+        }
         Self::check_output(folder)?;
         let partial = PartialFolder::in_folder(parent(folder))?;
         let output = Output { family: self, fit, options, folder, partial: partial.path() };
@@ -175,7 +179,7 @@ impl Output<'_> {
         let combine = to_array(&self.fit.combine.transpose());
         let mut all: Vec<Vec<f32>> = Vec::new();
         let random = self.fit.random.as_ref();
-        let mut random = random.map(|of| of.columns(self.family.parameter_count(), self.options.threads));
+        let mut random = random.map(|of| of.columns(self.options.threads));
         self.file(VECTORS, |out| {
             writer.write(out, &value, |StorageId(storage), out| {
                 let parameter = &self.family.parameters[storage / count];

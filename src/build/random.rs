@@ -30,6 +30,8 @@ const PIECE: usize = 1 << 14;
 #[derive(Clone, Debug)]
 pub(super) struct RandomVectors {
     seed: u32,
+    /// D.
+    total: usize,
     /// `R⁻¹` with the columns' signs, [M, M].
     inverse: DMatrix<f64>,
 }
@@ -128,7 +130,7 @@ impl Fit {
         let recover = (inverse.transpose() * projected).map(|value| f64::from(value as f32));
         let missing = |t: usize| 1.0 - recover.column(t).norm_squared() / gram.get(t, t);
         let errors = (0..tasks).map(|t| Some(missing(t).max(0.0).sqrt())).collect();
-        Ok(Self::of_random(seed, RandomVectors { seed, inverse }, recover, errors))
+        Ok(Self::of_random(seed, RandomVectors { seed, total, inverse }, recover, errors))
     }
 }
 
@@ -215,10 +217,14 @@ pub(super) struct RandomColumns {
 }
 
 impl RandomVectors {
-    /// The vectors, `total` elements each.
-    pub(super) fn columns(&self, total: usize, threads: usize) -> RandomColumns {
+    /// Elements of each vector.
+    pub(super) fn total(&self) -> usize {
+        self.total
+    }
+
+    pub(super) fn columns(&self, threads: usize) -> RandomColumns {
         let vectors = self.inverse.nrows();
-        let rows = Rows::new(total, vectors, self.seed);
+        let rows = Rows::new(self.total, vectors, self.seed);
         RandomColumns { rows, inverse: self.inverse.clone(), threads, chunk: Vec::new(), done: 0 }
     }
 }
@@ -271,6 +277,42 @@ mod tests {
             let r = Cholesky::new(a.transpose() * &a).unwrap().l().transpose();
             let q = a * r.try_inverse().unwrap();
             assert_eq!(signs(q.rows(0, 2).into_owned()), expected);
+        }
+    }
+
+    #[test]
+    fn rows_come_in_chunks_and_columns_in_any_pieces() {
+        // Several chunks, and a rest that PyTorch draws anew.
+        let (total, vectors) = (400_003, 3);
+        let mut all = TorchNormals::new(total * vectors, 5);
+        let drawn = all.draw(total * vectors);
+        let mut expected = vec![0.0; drawn.len()];
+        drawn.normals(0..drawn.len(), &mut expected);
+        drawn.finish(&mut expected);
+        let (mut rows, mut found) = (Rows::new(total, vectors, 5), Vec::new());
+        while rows.left > 0 {
+            found.extend(rows.next(2).unwrap());
+        }
+        assert!(found == expected, "the same numbers in chunks");
+
+        let inverse = DMatrix::from_row_slice(3, 3, &[2.0, -1.0, 0.5, 0.0, 1.0, 4.0, 0.0, 0.0, -3.0]);
+        let of = RandomVectors { seed: 5, total, inverse };
+        let whole = of.columns(1).next(total, 0..3).unwrap();
+        let at = |d: usize| [0, 1, 2].map(|m| f64::from(expected[d * 3 + m]));
+        for d in [0, 349_500, 349_600, total - 1] {
+            let [a, b, c] = at(d);
+            let product = [2.0 * a, b - a, 0.5 * a + 4.0 * b - 3.0 * c].map(|value| value as f32);
+            assert_eq!([whole[0][d], whole[1][d], whole[2][d]], product, "row {d}");
+        }
+        let mut columns = of.columns(2);
+        assert_eq!(columns.next(7, 0..3).unwrap()[1], whole[1][..7]);
+        for m in 0..3 {
+            let mut ahead = columns.clone();
+            let mut one: Vec<f32> = Vec::new();
+            for range in split(7..total, 150_001) {
+                one.extend(&ahead.next(range.len(), m..m + 1).unwrap()[0]);
+            }
+            assert!(one == whole[m][7..], "vector {m} alone");
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::fit::Products;
 
 /// The dot product of what two task expressions add to the base, over all parameters: computed from the products of the
-/// basis vectors, of which the first call on a basis reads all, and keeps M² numbers per parameter.
+/// basis vectors, all of which the first call on a basis reads; it keeps M*M numbers per parameter.
 ///
 /// @param a    a task expression, UTF-8
 /// @param b    another, or the same

@@ -7,9 +7,10 @@ use std::process::Command;
 
 use crate::support::build::{content, open, write_family};
 use crate::support::digits;
-use taskbasis::build::{Family, Fit, Gram, WriteOptions};
+use taskbasis::build::{Activation, AutoencoderForm, Family, Fit, Gram, WriteOptions};
 use taskbasis::checkpoint::torch::Archive;
-use taskbasis::{Basis, Checkpoint, MapMode, Method, Scope};
+use taskbasis::checkpoint::writer::{StorageId, TorchWriter, Value as Pickled};
+use taskbasis::{Basis, Checkpoint, DType, ErrorKind, MapMode, Method, Scope};
 
 const METHODS: [Method; 3] = [Method::Autoencoder, Method::Pca, Method::RandomSample];
 
@@ -183,6 +184,141 @@ fn the_autoencoders_loss_on_the_digits_is_not_above_the_references() {
     }
     let sample = Fit::random_sample(&gram, 4, 0).unwrap();
     assert_eq!(sample.selected(), [0, 3, 6, 7], "the tasks that the reference selected with this seed");
+}
+
+#[test]
+fn random_vectors_of_the_digits_are_the_references() {
+    let (Some(family), Some(folder)) = (digits_family(), digits("bases/ViT-D-8_Random_M4_8task")) else { return };
+    let temporary = tempfile::tempdir().unwrap();
+    let gram = family.gram(0, &|_| {}).unwrap();
+    let build = |name: &str, seed, threads| {
+        let out = temporary.path().join(name);
+        let fit = Fit::random(&family, &gram, 4, seed, threads, &|_| {}).unwrap();
+        family.write_basis(&fit, &out, &WriteOptions { threads, ..WriteOptions::default() }).unwrap();
+        (out, fit)
+    };
+    let (out, fit) = build("random", 0, 2);
+    assert!(content(&out) == content(&build("again", 0, 1).0), "the same bytes on any number of threads");
+    let (ours, theirs) = (Basis::open(&out).unwrap(), Basis::open(folder).unwrap());
+    assert_eq!((ours.method(), ours.tasks()), (Method::Random, theirs.tasks()));
+    let other = Basis::open(build("other", 1, 0).0).unwrap();
+    for m in 0..4 {
+        let apart = |basis: &Basis| {
+            let (mut apart, mut all) = (0.0, 0.0);
+            for (name, parameter) in theirs.parameters() {
+                let [a, b] = [parameter, basis.parameter(name).unwrap()]
+                    .map(|of| of.sources()[m].to_f32().unwrap().into_owned());
+                apart += a.iter().zip(&b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+                all += a.iter().map(|a| f64::from(*a).powi(2)).sum::<f64>();
+            }
+            (apart / all).sqrt()
+        };
+        assert!(apart(&ours) < 1e-5, "vector {m}: {}", apart(&ours));
+        assert!(apart(&other) > 1.0, "another seed gives others");
+        for t in 0..8 {
+            let (a, b) = (ours.recovery().get(m, t).unwrap(), theirs.recovery().get(m, t).unwrap());
+            assert!((a - b).abs() < 1e-5 * gram.get(t, t).sqrt(), "vector {m}, task {t}: {a}, {b}");
+        }
+    }
+    for t in 0..8 {
+        let promised = fit.errors()[t].unwrap();
+        assert!((measured_error(&family, &ours, t) - promised).abs() < 1e-6 && promised > 0.99, "{promised}");
+    }
+    // Not of this model.
+    let folder = tempfile::tempdir().unwrap();
+    let files = write_family(folder.path());
+    let error = open(&files[..]).write_basis(&fit, folder.path().join("x"), &WriteOptions::default()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
+    assert!(Fit::of(Method::Random, &gram, 4, 0).unwrap_err().to_string().contains("Fit::random"));
+    assert!(Fit::random(&family, &gram, 9, 0, 0, &|_| {}).is_err());
+}
+
+const FORMS: [(Activation, Activation); 4] = [
+    (Activation::Softmax, Activation::Linear),
+    (Activation::Linear, Activation::Linear),
+    (Activation::Softmax, Activation::Softmax),
+    (Activation::Linear, Activation::Softmax),
+];
+
+#[test]
+fn the_autoencoders_other_activations() {
+    // The losses that the reference's training ends with: 4,000 steps of Adam, lr 0.01, τ 5, seed 0, PyTorch 2.15.
+    const TRAINED: [f64; 4] = [0.024_538_3, 0.024_487_8, 0.027_430_9, 0.025_625_5];
+    let Some(family) = digits_family() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let gram = family.gram(0, &|_| {}).unwrap();
+    for ((encoder, w), trained) in FORMS.into_iter().zip(TRAINED) {
+        let form = AutoencoderForm { encoder, w };
+        let fit = Fit::autoencoder_of(&gram, 4, 0, form).unwrap();
+        let (loss, bound) = (fit.loss().unwrap(), fit.bound().unwrap());
+        assert!(loss <= trained && loss >= bound * (1.0 - 1e-6), "{form:?}: {loss}, trained {trained}, bound {bound}");
+        assert!(w == Activation::Softmax || loss <= bound * (1.0 + 1e-6), "{form:?} reaches the bound: {loss}");
+        let sums_to_one = |column: Vec<f64>| {
+            column.iter().all(|value| *value >= 0.0) && (column.iter().sum::<f64>() - 1.0).abs() < 1e-5
+        };
+        let of_b = (0..4).all(|m| sums_to_one((0..8).map(|t| fit.combine(t, m)).collect()));
+        let of_w = (0..8).all(|t| sums_to_one((0..4).map(|m| fit.recover(m, t).unwrap()).collect()));
+        assert_eq!((of_b, of_w), (encoder == Activation::Softmax, w == Activation::Softmax), "{form:?}");
+
+        let out = folder.path().join(format!("{}-{}", encoder.name(), w.name()));
+        family.write_basis(&fit, &out, &WriteOptions::default()).unwrap();
+        let info = std::fs::read_to_string(out.join("method_info.json")).unwrap();
+        let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+        assert_eq!((&info["encoder"], &info["w_activation"]), (&encoder.name().into(), &w.name().into()));
+        let basis = Basis::open(&out).unwrap();
+        for t in 0..8 {
+            let error = measured_error(&family, &basis, t);
+            assert!((error - fit.errors()[t].unwrap()).abs() < 1e-5, "{form:?}, task {t}: {error}");
+        }
+    }
+}
+
+#[test]
+fn logits_of_a_softmax_are_activated_at_the_temperature_of_a_and_b() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = write_family(folder.path());
+    let family = open(&files);
+    let gram = family.gram(0, &|_| {}).unwrap();
+    for encoder in [Activation::Softmax, Activation::Linear] {
+        let fit = Fit::autoencoder_of(&gram, 2, 0, AutoencoderForm { encoder, w: Activation::Softmax }).unwrap();
+        let out = folder.path().join(encoder.name());
+        family.write_basis(&fit, &out, &WriteOptions::default()).unwrap();
+        let trained: Vec<f64> = Basis::open(&out).unwrap().recovery().iter().map(Option::unwrap).collect();
+        let archive = Archive::open(out.join("AWB.pt"), MapMode::Map).unwrap();
+        let matrix = |key: &str| archive.root().get(key).unwrap().tensor().unwrap().unwrap().to_f64().unwrap();
+        let (a, b) = (matrix("A"), matrix("B"));
+        drop(archive);
+        // As the reference leaves them where `w_activation` is set and `softmax_w` is not: τ has been annealed to 1.5.
+        let (tau, read_tau) = (1.5, 5.0);
+        let a: Vec<f64> = a.iter().map(|a| a / read_tau * tau).collect();
+        let w: Vec<f64> = trained.iter().map(|w| tau * w.max(1e-12).ln() + 0.25).collect();
+        let info = std::fs::read_to_string(out.join("method_info.json")).unwrap();
+        let write = |a: &[f64], w: &[f64]| {
+            let mut writer = TorchWriter::new("AWB");
+            let shapes = [("A", [5, 2]), ("W", [2, 5]), ("B", [5, 2])];
+            let entries = shapes.map(|(name, shape)| (name, writer.tensor(DType::F32, &shape).unwrap()));
+            let all = [a, w, &b];
+            let fill = |StorageId(i): StorageId, out: &mut dyn std::io::Write| {
+                all[i].iter().try_for_each(|value| out.write_all(&(*value as f32).to_le_bytes()))
+            };
+            writer.write_file(out.join("AWB.pt"), &Pickled::dict(entries), fill).unwrap();
+            Basis::open(&out).map(|basis| basis.recovery().iter().map(Option::unwrap).collect::<Vec<f64>>())
+        };
+        let far = |w: &[f64]| w.iter().zip(&trained).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        let read = write(&a, &w).unwrap();
+        assert!(far(&read) < 1e-5, "{encoder:?}: {read:?}, not {trained:?}");
+        // What is activated already is taken as it is, whatever the temperature.
+        assert!(far(&write(&a, &trained).unwrap()) < 1e-6);
+        // Neither A nor B would tell.
+        let mut wrong = a.clone();
+        wrong[3] += 40.0;
+        let error = write(&wrong, &w).unwrap_err();
+        assert!(error.kind() == ErrorKind::Format && error.to_string().contains("temperature"), "{error}");
+        // `softmax_w` says that W is activated: as it stands.
+        std::fs::write(out.join("method_info.json"), info.replace("\"softmax_w\": false", "\"softmax_w\": true"))
+            .unwrap();
+        assert!(far(&write(&wrong, &w).unwrap()) > 0.1);
+    }
 }
 
 #[test]

@@ -330,3 +330,42 @@ fn nothing_is_doubted_of_real_fine_tunes() {
     let lengths: Vec<f64> = serde_json::from_value(json["relative_lengths"].clone()).unwrap();
     assert!(lengths.iter().all(|length| (0.01..0.05).contains(length)), "{lengths:?}");
 }
+
+/// A basis that loses nothing has its tasks' lengths and angles, in all and block by block.
+#[test]
+fn a_basis_is_analysed_as_its_checkpoints_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = write_family(folder.path());
+    let at = |name: &str| folder.path().join(name);
+    let of_files = ["--base", text(&files[0]), "--tasks-dir", text(folder.path())];
+    let expected = json(&[&["analyze", "--method", "pca", "--vectors", "1"], &of_files[..]].concat());
+    for (method, vectors) in [("ae", "5"), ("pca", "4")] {
+        let out = at(&format!("{method}.taskbasis.folder"));
+        json(&[&["build", "--method", method, "--vectors", vectors, "-o", text(&out)], &of_files[..]].concat());
+        let found =
+            json(&["analyze", "--basis", text(&out), "--weights", "T0@2", "--weights=-T1 + T0@{attn: 1, *: 0}"]);
+        let numbers = |of: &Value, key: &str, i: usize, j: usize| of[key][i][j].as_f64().unwrap();
+        for i in 0..5 {
+            for j in 0..5 {
+                let (got, want) = (numbers(&found, "cosines", i, j), numbers(&expected, "cosines", i, j));
+                assert!((got - want).abs() < 1e-4, "{method}: {got}, not {want}");
+            }
+            let (got, want) = (found["norms"][i].as_f64().unwrap(), expected["norms"][i].as_f64().unwrap());
+            assert!((got - want).abs() < 1e-4 * want, "{method}: {got}, not {want}");
+        }
+        assert!((numbers(&found, "cosines", 0, 5) - 1.0).abs() < 1e-9, "twice a task points where the task does");
+        assert!(numbers(&found, "cosines", 1, 6) < -0.5, "{found}");
+        let (groups, wanted) = (found["groups"].as_array().unwrap(), expected["groups"].as_array().unwrap());
+        assert_eq!(groups.len(), wanted.len());
+        for (group, want) in groups.iter().zip(wanted) {
+            assert_eq!(group["group"], want["group"]);
+            let (got, want) = (numbers(group, "gram", 0, 1), numbers(want, "gram", 0, 1));
+            assert!((got - want).abs() < 1e-4 * want.abs().max(1e-6), "{}: {got}, not {want}", group["group"]);
+        }
+    }
+    let sample = at("sample");
+    json(&[&["build", "--method", "random-sample", "--vectors", "2", "-o", text(&sample)], &of_files[..]].concat());
+    let told = run(&["analyze", "--basis", text(&sample)]);
+    assert!(told.status.success() && String::from_utf8_lossy(&told.stderr).contains("cannot give it back"));
+    fail(&["analyze", "--basis", text(&at("ae.taskbasis.folder")), "--weights", "base"], &["`base`"]);
+}

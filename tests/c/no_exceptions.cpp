@@ -3,6 +3,7 @@
 //   no_exceptions BASIS BASE TASK
 #include "taskbasis.hpp"
 
+#include <cmath>
 #include <cstdio>
 
 #ifdef __cpp_exceptions
@@ -36,6 +37,14 @@ int main(int argc, char **argv) {
     const std::vector<float> image(3 * side->image_size * side->image_size, 0.5f);
     const auto embedding = encoder->try_encode(*weights, image);
     if (!embedding || (*embedding).size() != encoder->embedding()) {
+        return 1;
+    }
+    const auto length = basis->try_norm(argv[3]);
+    const auto square = basis->try_dot(argv[3], argv[3]);
+    const auto cosine = basis->try_cosine(argv[3], argv[3]);
+    if (!length || !square || !cosine || *length <= 0.0 || *cosine < 1.0 - 1e-12 ||
+        std::fabs(*square - *length * *length) > 1e-9 * *square || basis->try_norm(std::string("a\0b", 3))) {
+        std::fprintf(stderr, "the length of a task vector is not what it is\n");
         return 1;
     }
     std::printf("%zu\n", (*embedding).size());

@@ -94,6 +94,13 @@ fn null_in_every_pointer_argument() {
         nulls("tb_basis_coefficients", &[NO, NO, FINE], |t, e| {
             tb_basis_coefficients(p(t, 0, o.basis), m(t, 1, doubles), 64, m(t, 2, number), e)
         });
+        nulls("tb_basis_dot", &[NO, NO, NO, NO], |t, e| {
+            tb_basis_dot(p(t, 0, o.basis), p(t, 1, mnist), p(t, 2, mnist), m(t, 3, mean), e)
+        });
+        nulls("tb_basis_norm", &[NO, NO, NO], |t, e| tb_basis_norm(p(t, 0, o.basis), p(t, 1, mnist), m(t, 2, mean), e));
+        nulls("tb_basis_cosine", &[NO, NO, NO, NO], |t, e| {
+            tb_basis_cosine(p(t, 0, o.basis), p(t, 1, mnist), p(t, 2, mnist), m(t, 3, mean), e)
+        });
         nulls("tb_basis_verify", &[NO], |t, e| tb_basis_verify(p(t, 0, o.basis), e));
         nulls("tb_cache_set_budget", &[NO], |t, e| tb_cache_set_budget(p(t, 0, o.basis), 1 << 20, e));
         nulls("tb_cache_stats", &[NO, NO], |t, e| tb_cache_stats(p(t, 0, o.basis), m(t, 1, stats), e));
@@ -272,6 +279,11 @@ fn text_that_is_not_utf8() {
         let (basis, weights, encoder, head) = (&raw mut basis, &raw mut weights, &raw mut encoder, &raw mut head);
         let (number, tensor, library) = (&raw mut number, &raw mut tensor, &raw mut library);
         no("onnxruntime", &|e| tb_library_info(bad, library, e));
+        let (mut product, mnist) = (0.0, c"MNIST".as_ptr());
+        let product = &raw mut product;
+        no("b", &|e| tb_basis_dot(o.basis, mnist, bad, product, e));
+        no("a", &|e| tb_basis_norm(o.basis, bad, product, e));
+        no("a", &|e| tb_basis_cosine(o.basis, bad, mnist, product, e));
         no("path", &|e| tb_basis_open(bad, &good_basis, basis, e));
         no("base", &|e| tb_basis_open(null(), &tb_basis_options { base: bad, ..good_basis }, basis, e));
         no("name", &|e| tb_basis_task_index(o.basis, bad, number, e));

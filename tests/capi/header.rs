@@ -10,7 +10,7 @@ use cbindgen::{Builder, Config};
 const HEADER: &str = "include/taskbasis.h";
 
 /// The header's sections in order, each a file of `src/capi`: what a section uses is declared before it.
-const SECTIONS: [(&str, &str); 17] = [
+const SECTIONS: [(&str, &str); 18] = [
     ("error", "Statuses and errors"),
     ("library", "The library: version, and what it computes with"),
     ("logging", "Log messages"),
@@ -18,6 +18,7 @@ const SECTIONS: [(&str, &str); 17] = [
     ("cache", "The cache of reconstructed weights, which belongs to a basis"),
     ("weights", "The weights of a task or of any arithmetic of tasks"),
     ("groups", "Coefficients by groups of parameters"),
+    ("products", "How long it is what expressions add to the base, and how far it points apart"),
     ("pixels", "Images, and preprocessing alone"),
     ("tower", "What the shapes of an encoder's weights do not tell"),
     ("encoder", "The image encoder"),

@@ -10,6 +10,7 @@ mod header;
 mod lifetimes;
 mod other_encoders;
 mod process;
+mod products;
 mod promotion;
 mod router;
 mod streamed;

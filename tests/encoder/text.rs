@@ -135,6 +135,30 @@ fn the_program_makes_heads() {
     let (done, error) = said(&["--templates", &at("templates.json")]);
     assert!(!done && error.contains("Give one --task"), "{error}");
     assert!(said(&["--task", "Pets", "--templates", &at("templates.json")]).0);
+    // The reference's datasets need no file of names; FER2013's go into its prompts as Python writes lists.
+    let known = |extra: &[&str], out: &str| {
+        let (model, out) = (at("clip"), at(out));
+        json(&[&["heads", "--text-model", &model, "--dataset", "FER2013", "-o", &out], extra].concat())
+    };
+    let names = at("names.json");
+    let made = known(&["--dataset", "MNIST", "--write-classes", &names], "known.safetensors");
+    let counts =
+        |task: &str, classes: u32, prompts: u32| json!({ "task": task, "classes": classes, "prompts": prompts });
+    assert_eq!(made["heads"], json!([counts("FER2013", 7, 6), counts("MNIST", 10, 1)]));
+    let written: Value = serde_json::from_slice(&std::fs::read(&names).unwrap()).unwrap();
+    assert!(written["FER2013"][3] == "['happy', 'smiling']" && written["MNIST"][9] == "9", "{written}");
+    known(&["--plain-names"], "plain.safetensors");
+    let of = |file: &str, task| Head::open(at(file), Some(task)).unwrap().weight().to_vec();
+    assert!(of("known.safetensors", "FER2013") != of("plain.safetensors", "FER2013"));
+    let from_file = ["heads", "--text-model", &at("clip"), "--classes", &names, "-o", &at("named.safetensors")];
+    json(&from_file);
+    for task in ["FER2013", "MNIST"] {
+        assert!(of("known.safetensors", task) == of("named.safetensors", task), "{task}");
+    }
+    let noted = run(&["heads", "--text-model", &at("clip"), "--dataset", "FER2013", "-o", &at("again.safetensors")]);
+    assert!(String::from_utf8_lossy(&noted.stderr).contains("['happy', 'smiling']; --plain-names gives words"));
+    let unknown = run(&["heads", "--text-model", &at("clip"), "--dataset", "Car", "-o", &at("again.safetensors")]);
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("Did you mean `Cars`?"));
     // The classes are an input.
     let (done, error) = said(&["--task", "Pets", "-o", &at("classes.json")]);
     assert!(

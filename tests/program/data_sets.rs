@@ -282,3 +282,37 @@ fn what_is_known_and_not_read_says_what_to_do() {
     png(folder.path().join("photo.png"), 2, 2, &[0; 4]);
     refused(&folder.path().join("photo.png"), "test", ErrorKind::Io, &["the folder of one task", "got a file"]);
 }
+
+#[cfg(feature = "build")]
+#[test]
+fn the_references_validation_images() {
+    let folder = tempfile::tempdir().unwrap();
+    let (packed, files) = (folder.path().join("idx"), folder.path().join("classes"));
+    let pixels: Vec<u8> = (0..43).flat_map(|i| [i * 5; 4]).collect();
+    write(packed.join("train-images-idx3-ubyte"), idx(&[43, 2, 2], &pixels));
+    write(packed.join("train-labels-idx1-ubyte"), idx(&[43], &(0..43).collect::<Vec<u8>>()));
+    for i in 0..43u8 {
+        grey(files.join(format!("train/c{}/{i:02}.png", i / 10)), i * 5);
+    }
+    // torch.utils.data.random_split(range(43), [39, 4], torch.Generator().manual_seed(0))[1].indices
+    let validation = [21u8, 15, 16, 41];
+    // random.seed(42); random.sample(range(43), int(1 / 4 * 43))
+    let sample = [40u8, 7, 1, 17, 15, 14, 8, 6, 34, 5];
+    let firsts = |split: &Split| -> Vec<u8> { levels(split, 2).chunks(12).map(|image| image[0]).collect() };
+    for path in [&packed, &files] {
+        let all = || split(path, "train");
+        let val = all().reference_validation().unwrap();
+        assert_eq!(firsts(&val), validation.map(|i| i * 5), "{}", path.display());
+        let label = |i: u8| if path == &packed { usize::from(i) } else { usize::from(i / 10) };
+        assert_eq!(val.labels(), validation.map(label));
+        let drawn = all().reference_sample(1, 4, 42).unwrap();
+        assert_eq!((firsts(&drawn), drawn.labels()), (sample.map(|i| i * 5).to_vec(), &sample.map(label)[..]));
+        // A part of a part; none of nothing.
+        let part = drawn.chosen(&[9, 0]).unwrap();
+        assert_eq!(firsts(&part), [25, 200]);
+        assert_eq!(part.images().len(), if path == &packed { 2 } else { 0 });
+        assert!(all().chosen(&[43]).is_err() && all().reference_sample(2, 1, 0).is_err());
+        let few = all().chosen(&[0, 1, 2]).unwrap().reference_validation().unwrap_err();
+        assert!(few.kind() == ErrorKind::InvalidArgument && few.to_string().contains("at least 10 images"), "{few}");
+    }
+}

@@ -77,6 +77,78 @@ fn addition_gives_the_references_grid() {
     }
 }
 
+/// [`arguments`] with the checkpoints themselves in the place of a basis.
+fn without_basis() -> Option<Vec<String>> {
+    let (mut arguments, tuned) = (arguments("AE")?, digits("finetuned")?);
+    let basis = arguments.iter().position(|argument| argument == "--basis").unwrap();
+    arguments[basis] = "--tasks-dir".into();
+    arguments[basis + 1] = text(&tuned).to_owned();
+    Some(arguments)
+}
+
+#[test]
+fn checkpoints_without_a_basis_are_the_references_baseline() {
+    let Some(arguments) = without_basis() else { return };
+    let golden: Value = serde_json::from_slice(&fs::read(whole_digits("golden.json").unwrap()).unwrap()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let some = ["--task", "Rotated", "--task", "MNIST"];
+    let base: Vec<&str> = arguments.iter().map(String::as_str).chain(some).collect();
+    let near = |got: &Value, want: &Value| (got.as_f64().unwrap() - want.as_f64().unwrap()).abs() <= 1.0 / 400.0 + 1e-6;
+    run(&[&base[..], &["--accuracies", text(folder.path())]].concat()).unwrap();
+    for (file, key) in [("zeroshot_accuracies.json", "zeroshot"), ("ft_accuracies.json", "finetuned")] {
+        let written = fs::read_to_string(folder.path().join(file)).unwrap();
+        // In the order of the checkpoints, as Python spaces it.
+        let places = ["{\"MNIST\": 0.", ", \"MNISTVal\": 0.", ", \"Rotated\": 0.", ", \"RotatedVal\": 0."];
+        let places: Vec<_> = places.iter().map(|part| written.find(part).expect(part)).collect();
+        assert!(places.is_sorted() && written.ends_with('}'), "{written}");
+        let accuracies: Value = serde_json::from_str(&written).unwrap();
+        for task in ["MNIST", "Rotated"] {
+            assert!(near(&accuracies[task], &golden[key][task]), "{file}: {accuracies}");
+        }
+        let zero_shot = &golden["full_task_vectors"]["addition"]["grid"][0]["val"];
+        assert!(key == "finetuned" || near(&accuracies["MNISTVal"], &zero_shot["MNIST"]), "{accuracies}");
+    }
+    // The sum of all task vectors, whatever is evaluated, normalised by what was written.
+    let finetuned = folder.path().join("ft_accuracies.json");
+    let result = run(&[&base[..], &["--sweep", "0:0.2:2", "--finetuned", text(&finetuned)]].concat()).unwrap();
+    assert_eq!(result["weights"], "all");
+    let point = &golden["full_task_vectors"]["addition"]["grid"][4];
+    assert!((point["coef"].as_f64().unwrap() - 0.2).abs() < 1e-9);
+    for task in ["MNIST", "Rotated"] {
+        let at = &result["val"]["0.2"];
+        assert!(near(&at[format!("{task}Val:top1")], &point["val"][task]), "{task}: {at}, {point}");
+        assert!(at[format!("{task}Val:normalized_top1")].is_f64());
+    }
+    let error = run(&[&base[..], &["--weights", "merged@0.3"]].concat()).unwrap_err();
+    assert!(error.contains("their plain sum is `all`"), "{error}");
+}
+
+#[test]
+fn lambda_is_chosen_on_the_images_that_the_reference_takes() {
+    let Some(arguments) = arguments("AE") else { return };
+    let few = ["--task", "MNIST", "--task", "Parity", "--task", "Rotated", "--task", "Loops", "--sweep", "0:0.1:2"];
+    let parts = ["--val-split", "val:reference", "--split", "val:reference"];
+    let base: Vec<&str> = arguments.iter().map(String::as_str).chain(few).chain(parts).collect();
+    let all = run(&base).unwrap();
+    // A tenth of 500 images. Tested are the same ones.
+    for task in ["MNIST", "Parity", "Rotated", "Loops"] {
+        let top1 = all["val"]["0.0"][format!("{task}Val:top1")].as_f64().unwrap();
+        assert!((top1 * 50.0 - (top1 * 50.0).round()).abs() < 1e-9, "{task}: {top1}");
+        let best = all["optimal_coefficient"].as_f64().unwrap();
+        assert_eq!(all["val"][format!("{best:?}")][format!("{task}Val:top1")], all["test"][format!("{task}:top1")]);
+    }
+    // M/T of those: 4 vectors for 6 tasks.
+    let more = ["--task", "Colors", "--task", "Inverted", "--subsample", "7"];
+    let sampled = run(&[&base[..], &more].concat()).unwrap();
+    for task in ["MNIST", "Rotated"] {
+        let top1 = sampled["val"]["0.0"][format!("{task}Val:top1")].as_f64().unwrap();
+        assert!((top1 * 33.0 - (top1 * 33.0).round()).abs() < 1e-9, "{task}: {top1}");
+    }
+    let one = ["--task", "MNIST", "--sweep", "0:0.1:2", "--subsample", "--val-split", "val:reference"];
+    let error = run(&arguments.iter().map(String::as_str).chain(one).collect::<Vec<_>>()).unwrap_err();
+    assert!(error.contains("4 vectors, 1 tasks"), "{error}");
+}
+
 #[test]
 fn fine_tuned_accuracies_are_measured_and_negation_keeps_the_control() {
     let (Some(arguments), Some(tuned)) = (arguments("AE"), digits("finetuned")) else { return };

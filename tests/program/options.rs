@@ -176,6 +176,31 @@ fn what_is_of_scaling_coefficients_needs_them() {
     understood("eval --keep 0.9 --negate --control A");
 }
 
+#[test]
+fn what_the_reference_has_beside_its_methods() {
+    refused("build -o no/basis --method random", &["--method", "'--vectors M'"]);
+    understood("build -o no/basis --method random --vectors 2 --seed 3");
+    for option in ["--encoder linear", "--w-activation softmax"] {
+        refused(&format!("build -o no/basis --method pca {option}"), &["'--method ae'"]);
+        understood(&format!("build -o no/basis {option}"));
+    }
+    refused("eval --subsample", &["--sweep"]);
+    refused("eval --subsample 3 --sweep --negate --control A", &["--subsample"]);
+    understood("eval --subsample --sweep");
+    refused("eval --tasks-dir no/tasks", &["--tasks-dir", "--basis"]);
+    refused("eval --accuracies no", &["--tasks-dir"]);
+    refused("analyze --basis no/basis", &["--basis", "--base"]);
+    refused("analyze --weights A", &["--basis"]);
+    for line in ["analyze", "analyze --base no/base.pt"] {
+        let output = run(&line.split(' ').collect::<Vec<_>>());
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && text.contains("--task <NAME=FILE>"), "{line}: {text}");
+    }
+    assert_eq!(run(&["analyze", "--basis", "no/basis"]).status.code(), Some(1));
+    refused("heads --dataset Cars", &["--dataset", "--classes"]);
+    refused("heads --plain-names", &["--dataset"]);
+}
+
 /// A script whose variable is not set: nothing is computed that then has no place to go.
 #[test]
 fn an_empty_path_is_refused_at_once() {

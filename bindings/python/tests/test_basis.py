@@ -28,6 +28,26 @@ def test_arithmetic_means_what_the_text_means(basis, scale):
     assert np.array_equal(weights.coefficients, again.coefficients)
 
 
+def test_lengths_and_angles(basis):
+    def added(expression):
+        base, with_it = basis.weights("base"), basis.weights(expression)
+        return np.concatenate([(with_it[name].astype(np.float64) - base[name]).ravel() for name in base.tensors()])
+
+    a, b = basis["MNIST"] - 0.5 * basis["Parity"], "all@0.3"
+    of_a, of_b = added(a), added(b)
+    length, other = np.linalg.norm(of_a), np.linalg.norm(of_b)
+    assert basis.norm(a) == pytest.approx(length, rel=1e-5)
+    assert basis.dot(a, b) == pytest.approx(of_a @ of_b, abs=1e-5 * length * other)
+    assert basis.cosine(a, b) == pytest.approx(of_a @ of_b / length / other, abs=1e-5)
+    assert basis.cosine(a, 2 * a) == pytest.approx(1.0) and basis.norm("base") == 0.0
+    with pytest.raises(taskbasis.InvalidArgumentError, match="`base` adds nothing"):
+        basis.cosine("MNIST", "base")
+    with pytest.raises(taskbasis.InvalidArgumentError, match="not linear"):
+        basis.norm("MNIST**2")
+    with pytest.raises(ValueError, match="NUL"):
+        basis.dot("MNIST\0", "MNIST")
+
+
 def test_an_expression_is_a_value(basis):
     assert basis["MNIST"] + basis["Parity"] == basis["MNIST"] + basis["Parity"]
     assert hash(basis["MNIST"]) == hash(taskbasis.Expression.task("MNIST"))
