@@ -701,6 +701,40 @@ tb_status tb_basis_group(const tb_basis *basis,
                          size_t *needed,
                          tb_error **err);
 
+/* ---- How long it is what expressions add to the base, and how far it points apart -------------------------------- */
+
+/**
+ * The dot product of what two task expressions add to the base, over all parameters: computed from the products of the
+ * basis vectors, all of which the first call on a basis reads; it keeps M*M numbers per parameter.
+ *
+ * @param a    a task expression, UTF-8
+ * @param b    another, or the same
+ * @param out  set to the product, NaN on failure
+ * @return TB_OK; TB_ERR_INVALID_ARGUMENT for an expression that cannot be read, where the product is not finite, and
+ *         where only a base is open; TB_ERR_NOT_FOUND for an unknown task; TB_ERR_NOT_RECOVERABLE for one that this
+ *         basis cannot give back; TB_ERR_FORMAT for vectors that are not finite
+ */
+tb_status tb_basis_dot(const tb_basis *basis, const char *a, const char *b, double *out, tb_error **err);
+
+/**
+ * The length of what a task expression adds to the base: the square root of its tb_basis_dot() with itself.
+ *
+ * @param a    a task expression, UTF-8
+ * @param out  set to the length, NaN on failure
+ * @return as tb_basis_dot()
+ */
+tb_status tb_basis_norm(const tb_basis *basis, const char *a, double *out, tb_error **err);
+
+/**
+ * The cosine of the angle between what two task expressions add to the base, from -1 to 1.
+ *
+ * @param a    a task expression, UTF-8
+ * @param b    another
+ * @param out  set to the cosine, NaN on failure
+ * @return as tb_basis_dot(); TB_ERR_INVALID_ARGUMENT also where one of them adds nothing, as `base` does
+ */
+tb_status tb_basis_cosine(const tb_basis *basis, const char *a, const char *b, double *out, tb_error **err);
+
 /* ---- Images, and preprocessing alone ----------------------------------------------------------------------------- */
 
 /** Red, green, blue: three bytes per pixel. */

@@ -86,7 +86,8 @@ pub(crate) struct TorchNormals {
 #[derive(Clone, Default)]
 pub(crate) struct Drawn {
     raw: Vec<u32>,
-    /// What the last [`BLOCK`] of all numbers are made of, where they are no multiple of that: PyTorch draws these anew.
+    /// What the last [`BLOCK`] of all numbers are made of, where they are no multiple of that: PyTorch draws these
+    /// anew.
     last: Option<[u32; BLOCK]>,
 }
 

@@ -1,9 +1,9 @@
 //! The Autoencoder with other activations than a softmax for B and none for W: the reference's `encoder=linear` and
 //! `w_activation=softmax`. The loss is the same, `F(B, W) = tr((I − BW)ᵀ·G·(I − BW))`.
 //!
-//! With both linear, B is the M largest eigenvectors of G and W its transpose: the spectral lower bound itself. With W's
-//! columns softmaxes and B linear, `B = Wᵀ(WWᵀ)⁻¹` is the best for a W, whatever G, and W alone is looked for. With both
-//! softmaxes, both are. These two have local minima, and no bound that they reach: the best of all starts is taken.
+//! With both linear, B is the M largest eigenvectors of G and W its transpose: the spectral lower bound itself. With
+//! W's columns softmaxes and B linear, `B = Wᵀ(WWᵀ)⁻¹` is the best for a W, whatever G, and W alone is looked for. With
+//! both softmaxes, both are. These two have local minima, and no bound that they reach: the best of all starts is taken.
 
 use nalgebra::DMatrix;
 use rand_mt::Mt;

@@ -3,9 +3,10 @@
 use nalgebra::DMatrix;
 
 use super::activated::{Activation, AutoencoderForm};
+use super::family::Family;
 use super::gram::{Gram, eigen};
 use super::random::RandomVectors;
-use super::{activated, autoencoder, sample};
+use super::{activated, autoencoder, random, sample};
 use crate::basis::Method;
 use crate::error::{Error, Result};
 
@@ -109,6 +110,35 @@ impl Fit {
         Ok(Self { selected, ..Self::plain(Method::RandomSample, seed, combine, recover, errors) })
     }
 
+    /// M random orthonormal vectors, and the projections of the tasks on them: what the reference's method Random makes
+    /// from the same seed, to f32's rounding. Of a task, D parameters long, they keep about M/D. `gram` is the family's
+    /// own; `threads` of 0 means one per processor; `progress` is told how many more parameters are done, of
+    /// [`Family::parameter_count`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for no vector, more than tasks, or too few
+    /// parameters; [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) for the Gram matrix of other tasks; what reading
+    /// the checkpoints gives.
+    pub fn random(
+        family: &Family,
+        gram: &Gram,
+        vectors: usize,
+        seed: u32,
+        threads: usize,
+        progress: &dyn Fn(u64),
+    ) -> Result<Self> {
+        check(gram, vectors)?;
+        let tasks = gram.tasks().len();
+        if !family.tasks().eq(gram.tasks()) {
+            return Err(Error::mismatch("the Gram matrix is of other tasks").expected(family.tasks().len()).got(tasks));
+        }
+        let (random, recover) = random::project(family, vectors, seed, threads, progress)?;
+        let missing = |t: usize| 1.0 - recover.column(t).norm_squared() / gram.get(t, t);
+        let errors = (0..tasks).map(|t| Some(missing(t).max(0.0).sqrt())).collect();
+        let combine = DMatrix::zeros(tasks, vectors);
+        Ok(Self { random: Some(random), ..Self::plain(Method::Random, seed, combine, recover, errors) })
+    }
+
     /// The fit of this method; `seed` has no part in PCA.
     ///
     /// # Errors
@@ -121,12 +151,6 @@ impl Fit {
             Method::RandomSample => Self::random_sample(gram, vectors, seed),
             Method::Random => Err(Error::unsupported("random vectors need the checkpoints: Fit::random")),
         }
-    }
-
-    /// Random vectors, with the projections on them.
-    pub(super) fn of_random(seed: u32, of: RandomVectors, recover: DMatrix<f64>, errors: Vec<Option<f64>>) -> Self {
-        let combine = DMatrix::zeros(recover.ncols(), recover.nrows());
-        Self { random: Some(of), ..Self::plain(Method::Random, seed, combine, recover, errors) }
     }
 
     fn plain(
@@ -207,7 +231,7 @@ impl Fit {
     }
 }
 
-pub(super) fn check(gram: &Gram, vectors: usize) -> Result<()> {
+fn check(gram: &Gram, vectors: usize) -> Result<()> {
     let tasks = gram.tasks().len();
     if (1..=tasks).contains(&vectors) {
         return Ok(());

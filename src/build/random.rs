@@ -1,8 +1,8 @@
 //! Method Random: M orthonormal vectors that no task has a part in, `Q` of the QR factorisation of a [D, M] matrix of
 //! normal numbers, and the tasks' projections on them, `P = Qᵀ·V`.
 //!
-//! The matrix is never held: it is drawn anew, from its seed, whenever it is passed over. With `R` from its Gram matrix,
-//! `AᵀA = RᵀR`, `Q = A·R⁻¹` needs nothing but A's rows one by one, and the condition of a normal matrix is near 1, so
+//! The matrix is never held: it is drawn anew, from its seed, whenever it is passed over. With `R` from its Gram
+//! matrix, `AᵀA = RᵀR`, `Q = A·R⁻¹` needs nothing but A's rows one by one, and the condition of a normal matrix is near 1, so
 //! this loses nothing beside Householder's reflections. The signs are those that the reflections of LAPACK give, by the
 //! reconstruction of Ballard and others (2014): the k-th is `−sgn` of the k-th pivot of Q's first M rows.
 
@@ -13,8 +13,6 @@ use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 
 use super::family::Family;
-use super::fit::Fit;
-use super::gram::Gram;
 use super::tile::{TILE, Tiles, matrix, split};
 use crate::error::{Error, Result};
 use crate::kernel::threads;
@@ -83,55 +81,43 @@ struct Scratch {
     rows: Array2<f64>,
 }
 
-impl Fit {
-    /// M random orthonormal vectors, and the projections of the tasks on them: what the reference's method Random makes
-    /// from the same seed, to f32's rounding. Of a task, D parameters long, M/D is kept. `Family::gram` is what tells
-    /// the errors. `threads` of 0 means one per processor; `progress` is told how many more parameters are done, of
-    /// [`Family::parameter_count`].
-    ///
-    /// # Errors
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for no vector, more than tasks, or too few
-    /// parameters; what reading the checkpoints gives.
-    pub fn random(
-        family: &Family,
-        gram: &Gram,
-        vectors: usize,
-        seed: u32,
-        threads: usize,
-        progress: &dyn Fn(u64),
-    ) -> Result<Self> {
-        super::fit::check(gram, vectors)?;
-        let (tasks, total) = (gram.tasks().len(), family.parameter_count());
-        if total <= vectors || total * vectors < BLOCK {
-            return Err(Error::invalid("too few parameters for random vectors").got(total));
-        }
-        let (mut squares, mut first) = (Array2::<f64>::zeros((vectors + tasks, vectors)), DMatrix::zeros(0, 0));
-        let mut rows = Rows::new(total, vectors, seed);
-        let mut elements = Elements { family, parameter: 0, start: 0 };
-        while rows.left > 0 {
-            let chunk = rows.next(threads)?;
-            if first.is_empty() {
-                first = DMatrix::from_fn(vectors, vectors, |i, j| f64::from(chunk[i * vectors + j]));
-            }
-            let mut items = elements.next(&chunk, vectors);
-            let run = |item: &mut WorkItem<'_>, scratch: &mut Scratch| item.run(family, vectors, scratch);
-            threads::share(threads, items.iter_mut().collect(), run)?;
-            items.iter().for_each(|item| squares += &item.sum);
-            progress((chunk.len() / vectors) as u64);
-        }
-        let gram_of_rows = DMatrix::from_fn(vectors, vectors, |i, j| squares[[i, j]]);
-        let dependent = || Error::new(crate::ErrorKind::Internal, "the random vectors are not independent");
-        let r = Cholesky::new(gram_of_rows).ok_or_else(dependent)?.l().transpose();
-        let mut inverse = r.try_inverse().ok_or_else(dependent)?;
-        for (m, sign) in signs(&first * &inverse).into_iter().enumerate() {
-            inverse.column_mut(m).scale_mut(sign);
-        }
-        let projected = DMatrix::from_fn(vectors, tasks, |m, t| squares[[vectors + t, m]]);
-        let recover = (inverse.transpose() * projected).map(|value| f64::from(value as f32));
-        let missing = |t: usize| 1.0 - recover.column(t).norm_squared() / gram.get(t, t);
-        let errors = (0..tasks).map(|t| Some(missing(t).max(0.0).sqrt())).collect();
-        Ok(Self::of_random(seed, RandomVectors { seed, total, inverse }, recover, errors))
+/// Draws M random vectors, and sums up what makes them orthonormal and the tasks' projections on them: these [M, T], as
+/// f32. The number of vectors is right; `progress` is told how many more parameters are done.
+pub(super) fn project(
+    family: &Family,
+    vectors: usize,
+    seed: u32,
+    threads: usize,
+    progress: &dyn Fn(u64),
+) -> Result<(RandomVectors, DMatrix<f64>)> {
+    let (tasks, total) = (family.tasks().len(), family.parameter_count());
+    if total <= vectors || total * vectors < BLOCK {
+        return Err(Error::invalid("too few parameters for random vectors").got(total));
     }
+    let (mut squares, mut first) = (Array2::<f64>::zeros((vectors + tasks, vectors)), DMatrix::zeros(0, 0));
+    let mut rows = Rows::new(total, vectors, seed);
+    let mut elements = Elements { family, parameter: 0, start: 0 };
+    while rows.left > 0 {
+        let chunk = rows.next(threads)?;
+        if first.is_empty() {
+            first = DMatrix::from_fn(vectors, vectors, |i, j| f64::from(chunk[i * vectors + j]));
+        }
+        let mut items = elements.next(&chunk, vectors);
+        let run = |item: &mut WorkItem<'_>, scratch: &mut Scratch| item.run(family, vectors, scratch);
+        threads::share(threads, items.iter_mut().collect(), run)?;
+        items.iter().for_each(|item| squares += &item.sum);
+        progress((chunk.len() / vectors) as u64);
+    }
+    let gram = DMatrix::from_fn(vectors, vectors, |i, j| squares[[i, j]]);
+    let dependent = || Error::new(crate::ErrorKind::Internal, "the random vectors are not independent");
+    let r = Cholesky::new(gram).ok_or_else(dependent)?.l().transpose();
+    let mut inverse = r.try_inverse().ok_or_else(dependent)?;
+    for (m, sign) in signs(&first * &inverse).into_iter().enumerate() {
+        inverse.column_mut(m).scale_mut(sign);
+    }
+    let projected = DMatrix::from_fn(vectors, tasks, |m, t| squares[[vectors + t, m]]);
+    let recover = (inverse.transpose() * projected).map(|value| f64::from(value as f32));
+    Ok((RandomVectors { seed, total, inverse }, recover))
 }
 
 /// The signs that reflections give the columns of Q, of its first M rows.

@@ -310,8 +310,7 @@ fn logits_of_a_softmax_are_activated_at_the_temperature_of_a_and_b() {
         // What is activated already is taken as it is, whatever the temperature.
         assert!(far(&write(&a, &trained).unwrap()) < 1e-6);
         // Neither A nor B would tell.
-        let mut wrong = a.clone();
-        wrong[3] += 40.0;
+        let wrong: Vec<f64> = a.iter().map(|a| -a).collect();
         let error = write(&wrong, &w).unwrap_err();
         assert!(error.kind() == ErrorKind::Format && error.to_string().contains("temperature"), "{error}");
         // `softmax_w` says that W is activated: as it stands.

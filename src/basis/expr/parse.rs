@@ -210,7 +210,7 @@ impl Parser<'_> {
     fn no_sign(&mut self) -> Error {
         let at = self.chars.peek().map_or(self.text.len(), |&(at, _)| at);
         let rest = &self.text[at..];
-        if rest.starts_with(['^', '²', '³']) || rest.starts_with("**") {
+        if rest.starts_with('^') || rest.starts_with("**") {
             let why = "powers of single elements are not linear in the basis vectors, so no coefficients give them";
             return self.error(why).hint("Weights are sums of multiples: `MNIST@0.5 + SVHN@0.3`");
         }

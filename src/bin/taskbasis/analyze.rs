@@ -17,8 +17,8 @@ use crate::output;
 use crate::paths::InPath;
 
 /// Tell how well fine-tuned checkpoints can be compressed: their spectrum, what they have in common, and what every
-/// number of vectors leaves of each task. Or tell of a basis (--basis) how long its task vectors are, and what they have
-/// in common. Nothing is written.
+/// number of vectors leaves of each task. Or tell of a basis (--basis) how long its task vectors are, and what they
+/// have in common. Nothing is written.
 #[derive(Args)]
 #[command(
     mut_arg("base", |base| base.required(false).required_unless_present("basis")),
@@ -57,8 +57,11 @@ pub struct Analyze {
 
 impl Analyze {
     pub fn conflict(&self, given: &Given<'_>) -> Refused {
+        // Clap asks for nothing that conflicts with what was typed.
+        let of_basis =
+            self.basis.is_none().then(|| given.first([option!(Self, weights)], "is for '--basis'")).flatten();
         let is_pca = self.method == Some(Method::Pca);
-        is_pca.then(|| given.first([option!(Self, seed)], SEED_OF_PCA)).flatten()
+        of_basis.or_else(|| is_pca.then(|| given.first([option!(Self, seed)], SEED_OF_PCA)).flatten())
     }
 
     pub fn run(self, as_json: bool) -> Result<()> {

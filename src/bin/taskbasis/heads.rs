@@ -14,7 +14,7 @@ use taskbasis::{
 };
 
 use crate::args::threads;
-use crate::conflicts::{Given, Refused};
+use crate::conflicts::{Given, Refused, option};
 use crate::hub::Watch;
 use crate::paths::{BasePath, InPath, OutFile};
 use crate::provider::{self, ProviderArgs};
@@ -94,7 +94,10 @@ pub struct Heads {
 
 impl Heads {
     pub fn conflict(&self, given: &Given<'_>) -> Refused {
-        self.provider.conflict(given)
+        // Clap asks for nothing that conflicts with what was typed.
+        let of_datasets = [option!(Self, plain_names), option!(Self, write_classes)];
+        let known = self.datasets.is_empty().then(|| given.first(of_datasets, "is for '--dataset'")).flatten();
+        known.or_else(|| self.provider.conflict(given))
     }
 
     pub fn run(self, as_json: bool) -> Result<()> {

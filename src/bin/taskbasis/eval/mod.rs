@@ -20,12 +20,14 @@ use self::data::Images;
 pub use self::data::{labels, open_data};
 pub use self::options::{DataArg, Eval};
 use self::workbench::Bench;
-use crate::conflicts::{Given, Refused};
+use crate::conflicts::{Given, Refused, option};
 use crate::route::leaves_choice;
 
 impl Eval {
     pub fn conflict(&self, given: &Given<'_>) -> Refused {
-        self.encoder.conflict(Some(&self.model), given)
+        // Clap asks for nothing that conflicts with what was typed.
+        let written = self.tasks_dir.is_none().then(|| given.first([option!(Self, accuracies)], "needs '--tasks-dir'"));
+        written.flatten().or_else(|| self.encoder.conflict(Some(&self.model), given))
     }
 
     /// Whether one accuracy per task is all that is asked for.
