@@ -3,7 +3,8 @@
 //!
 //! With both linear, B is the M largest eigenvectors of G and W its transpose: the spectral lower bound itself. With
 //! W's columns softmaxes and B linear, `B = Wᵀ(WWᵀ)⁻¹` is the best for a W, whatever G, and W alone is looked for. With
-//! both softmaxes, both are. These two have local minima, and no bound that they reach: the best of all starts is taken.
+//! both softmaxes, both are. These two have local minima, and no bound that they reach: the best of all starts is
+//! taken.
 
 use nalgebra::DMatrix;
 use rand_mt::Mt;
