@@ -3,8 +3,8 @@
 //!
 //! The matrix is never held: it is drawn anew, from its seed, whenever it is passed over. With `R` from its Gram
 //! matrix, `AᵀA = RᵀR`, `Q = A·R⁻¹` needs nothing but A's rows one by one, and the condition of a normal matrix is
-//! near 1, so this loses nothing beside Householder's reflections. The signs are those that the reflections of LAPACK give, by the
-//! reconstruction of Ballard and others (2014): the k-th is `−sgn` of the k-th pivot of Q's first M rows.
+//! near 1, so this loses nothing beside Householder's reflections. The signs are those that the reflections of LAPACK
+//! give, by the reconstruction of Ballard and others (2014): the k-th is `−sgn` of the k-th pivot of Q's first M rows.
 
 use std::ops::Range;
 
